@@ -1,0 +1,39 @@
+# The command index. Every target sets up what it needs; the first run takes a minute, later ones start at once.
+VENV   := .venv
+PYTHON ?= python3
+NATIVE := $(wildcard mcr/native/*.c mcr/native/*.h mcr/native/build.py)
+
+.PHONY: help setup demo test check e2e clean
+
+help:
+	@echo 'make demo    watch MCR relay a stream between network namespaces of its own'
+	@echo 'make test    every test: make check, native code under sanitizers, end to end'
+	@echo 'make check   the fast subset: lint, types, unit and actor tests'
+	@echo 'make setup   only build: .venv/bin/mcrd, .venv/bin/mcrctl'
+	@echo 'make clean   remove what the others made'
+
+setup: $(VENV)/.ready
+
+$(VENV)/.installed: pyproject.toml setup.py tools/setup.sh
+	@tools/setup.sh $(PYTHON) $(VENV)
+	@touch $@
+
+$(VENV)/.ready: $(VENV)/.installed $(NATIVE)
+	@tools/build_native.sh $(VENV)
+	@touch $@
+
+demo: setup
+	@$(VENV)/bin/python tools/demo.py
+
+check: setup
+	@tools/check.sh $(VENV)
+
+test: check
+	@$(VENV)/bin/pytest tests/native tests/e2e
+
+e2e: setup
+	@$(VENV)/bin/pytest tests/e2e
+
+clean:
+	rm -rf $(VENV) build dist *.egg-info mcr/_native.c mcr/*.so mcr/_native.*.o
+	find . -name __pycache__ -prune -exec rm -rf {} +

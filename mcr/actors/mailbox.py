@@ -1,0 +1,62 @@
+"""The question-and-answer pair between an actor's handle and the actor.
+
+An actor reads commands from an inbox; a command that wants an answer carries a `Reply`. The actor uses each reply as
+a context manager, so that a caller is released even if the actor dies in the middle of the request: memory channels
+don't close when they are garbage.
+"""
+
+from collections.abc import Callable
+from types import TracebackType
+from typing import Generic, TypeVar
+
+import attrs
+import trio
+
+from mcr.errors import McrError, ShuttingDown
+
+T = TypeVar("T")
+C = TypeVar("C")
+
+
+@attrs.frozen
+class Reply(Generic[T]):
+    """The actor's end of one question: answer it once, with a value or with an `McrError` for the caller."""
+
+    _answer: trio.MemorySendChannel[T | McrError]
+
+    def resolve(self, answer: T | McrError) -> None:
+        """Answer. A caller that has gone away is not an error."""
+        try:
+            self._answer.send_nowait(answer)
+        except trio.BrokenResourceError:
+            pass
+
+    def __enter__(self) -> "Reply[T]":
+        return self
+
+    def __exit__(
+        self, _type: type[BaseException] | None, _value: BaseException | None, _traceback: TracebackType | None
+    ) -> None:
+        self._answer.close()
+
+
+async def ask(inbox: trio.MemorySendChannel[C], question: Callable[[Reply[T]], C]) -> T:
+    """Send a command that wants an answer, and wait for it.
+
+    Args:
+        inbox: the actor's.
+        question: makes the command, given the reply it is to carry.
+
+    Raises:
+        McrError: what the actor answered, or `ShuttingDown` if it is gone.
+    """
+    send, receive = trio.open_memory_channel[T | McrError](1)
+    with receive:
+        try:
+            await inbox.send(question(Reply(send)))
+            answer = await receive.receive()
+        except (trio.BrokenResourceError, trio.EndOfChannel):
+            raise ShuttingDown("The daemon is stopping", "start it again: mcrd supervisor") from None
+    if isinstance(answer, McrError):
+        raise answer
+    return answer

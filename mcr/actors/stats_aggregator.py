@@ -1,0 +1,192 @@
+"""Owns totals and rates.
+
+Counters are read where the workers write them, whenever somebody asks: a worker is never asked, so statistics cost
+the packet path nothing and are current at any rate of traffic.
+"""
+
+import socket
+from collections import deque
+from collections.abc import Sequence
+from typing import assert_never
+
+import attrs
+import trio
+
+from mcr.actors.mailbox import Reply, ask
+from mcr.capture_counts import CaptureCounts
+from mcr.logs import get_logger
+from mcr.model import Facility, Stats
+from mcr.placement import PlacedRule
+from mcr.readings import Reading, egress_stats, ingress_stats, rule_stats, stats_lines, worker_stats
+from mcr.shm.records import Sample
+from mcr.shm.segment import Segment
+
+log = get_logger(Facility.STATS)
+
+_TICK = 1.0  # seconds between the readings that rates are taken from
+_LINES_APART = 1.0  # seconds between two pairs of [STATS:…] lines, at least
+
+
+@attrs.frozen
+class _Read:
+    reply: Reply[Stats]
+
+
+@attrs.frozen
+class _CaptureOpened:
+    capture: int
+    interface: str
+    sockets: tuple[socket.socket, ...]
+    reply: Reply[None]
+
+
+@attrs.frozen
+class _CaptureClosing:
+    capture: int
+    reply: Reply[None]
+
+
+@attrs.frozen
+class _RulesPlaced:
+    added: tuple[PlacedRule, ...]
+    removed: tuple[str, ...]
+
+
+@attrs.frozen
+class _Sampled:
+    sample: Sample
+
+
+@attrs.frozen
+class _Tick:
+    pass
+
+
+_Command = _Read | _CaptureOpened | _CaptureClosing | _RulesPlaced | _Sampled | _Tick
+
+
+@attrs.frozen
+class StatsAggregator:
+    """Handle of the aggregator."""
+
+    _inbox: trio.MemorySendChannel[_Command]
+
+    async def read(self) -> Stats:
+        """All counters, as of now."""
+        return await ask(self._inbox, _Read)
+
+    async def capture_opened(self, capture: int, interface: str, sockets: tuple[socket.socket, ...]) -> None:
+        """Count what the kernel drops on these sockets, one a worker."""
+        await ask(self._inbox, lambda reply: _CaptureOpened(capture, interface, sockets, reply))
+
+    async def capture_closing(self, capture: int) -> None:
+        """Count a capture a last time; its slot is free for another when this returns."""
+        await ask(self._inbox, lambda reply: _CaptureClosing(capture, reply))
+
+    async def rules_placed(self, added: tuple[PlacedRule, ...], removed: tuple[str, ...]) -> None:
+        """Show these rules, and no longer those ids."""
+        await self._inbox.send(_RulesPlaced(added, removed))
+
+    async def sampled(self, sample: Sample) -> None:
+        """A worker has taken another round number of packets: a good moment for a log line."""
+        await self._inbox.send(_Sampled(sample))
+
+
+async def run_stats_aggregator(
+    segments: Sequence[Segment], *, task_status: trio.TaskStatus[StatsAggregator] = trio.TASK_STATUS_IGNORED
+) -> None:
+    """Serve statistics until cancelled. `segments` stay the caller's, one a worker in the order of their ids."""
+    send, receive = trio.open_memory_channel[_Command](0)
+    state = _State(segments)
+    try:
+        async with trio.open_nursery() as nursery:
+            with receive:
+                nursery.start_soon(_tick, send)
+                task_status.started(StatsAggregator(send))
+                async for command in receive:
+                    _handle(state, command)
+    finally:
+        state.close()
+
+
+async def _tick(inbox: trio.MemorySendChannel[_Command]) -> None:
+    while True:
+        await trio.sleep(_TICK)
+        await inbox.send(_Tick())
+
+
+def _handle(state: "_State", command: _Command) -> None:
+    match command:
+        case _Read(reply):
+            with reply:
+                reply.resolve(state.stats())
+        case _CaptureOpened(capture, interface, sockets, reply):
+            with reply:
+                reply.resolve(state.captures.open(capture, interface, sockets))
+        case _CaptureClosing(capture, reply):
+            with reply:
+                reply.resolve(state.captures.close(capture))
+        case _RulesPlaced(added, removed):
+            state.place(added, removed)
+        case _Sampled():
+            state.log_lines()
+        case _Tick():
+            state.tick()
+        case _:
+            assert_never(command)
+
+
+class _State:
+    def __init__(self, segments: Sequence[Segment]) -> None:
+        self._segments = segments
+        self._rules: dict[str, PlacedRule] = {}
+        self._rule_slots = 0  # slots ever in use: how far a reading has to reach
+        self._output_slots = 0
+        self._past = deque([self._read()], maxlen=2)
+        self._lines_at = -_LINES_APART
+        self.captures = CaptureCounts(segments)
+
+    def close(self) -> None:
+        """Say the last figures, let go of the sockets."""
+        self.captures.close_all()
+        self._write_lines()
+
+    def place(self, added: tuple[PlacedRule, ...], removed: tuple[str, ...]) -> None:
+        for rule_id in removed:
+            del self._rules[rule_id]
+        for placed in added:
+            self._rules[placed.rule.rule_id] = placed
+            self._rule_slots = max(self._rule_slots, placed.slot + 1)
+            self._output_slots = max(self._output_slots, max(placed.outputs) + 1)
+
+    def tick(self) -> None:
+        self.captures.update()  # often enough that the kernel's 32-bit counts can't wrap
+        self._past.append(self._read())
+
+    def stats(self) -> Stats:
+        self.captures.update()
+        now, past = self._read(), self._past[0]
+        drops = [self.captures.dropped(worker) for worker in range(len(self._segments))]
+        return Stats(
+            ingress=ingress_stats(now, past, sum(drops)),
+            egress=egress_stats(now, past),
+            rules=rule_stats(now, past, self._rules.values()),
+            workers=worker_stats(now, drops),
+            interfaces=self.captures.interfaces(),
+        )
+
+    def log_lines(self) -> None:
+        if trio.current_time() - self._lines_at >= _LINES_APART:
+            self._lines_at = trio.current_time()
+            self._write_lines()
+
+    def _write_lines(self) -> None:
+        self.captures.update()
+        now, past = self._read(), self._past[0]
+        drops = sum(self.captures.dropped(worker) for worker in range(len(self._segments)))
+        for line in stats_lines(ingress_stats(now, past, drops), egress_stats(now, past)):
+            log.info("%s", line)
+
+    def _read(self) -> Reading:
+        workers = tuple(segment.read(self._rule_slots, self._output_slots) for segment in self._segments)
+        return Reading(trio.current_time(), workers)

@@ -1,0 +1,312 @@
+"""Owns the workers, their sockets and the group memberships; turns rules into what workers are told.
+
+A worker keeps nothing that can't be told again: sockets live here, counters in its segment. So one that starts is
+told everything, and one that runs only what changes.
+"""
+
+import os
+from collections.abc import Callable, Sequence
+from typing import assert_never
+
+import attrs
+import trio
+
+from mcr.actors.mailbox import Reply, ask
+from mcr.actors.stats_aggregator import StatsAggregator
+from mcr.actors.worker_process import (
+    WorkerEvent,
+    WorkerExited,
+    WorkerProcess,
+    WorkerReported,
+    WorkerStarted,
+    run_worker_process,
+    worker_context,
+)
+from mcr.errors import McrError
+from mcr.logs import get_logger
+from mcr.model import Facility, LogLevels, RuleChange, WorkerState, WorkerView
+from mcr.policy import worker_cores
+from mcr.relay import Relay
+from mcr.shm import records
+from mcr.shm.segment import Segment
+from mcr.worker_log import describe
+
+log = get_logger(Facility.SUPERVISOR)
+
+
+@attrs.frozen
+class _Apply:
+    change: RuleChange
+    reply: Reply[None]
+
+
+@attrs.frozen
+class _Settle:
+    generation: int
+    reply: Reply[None]
+
+
+@attrs.frozen
+class _Describe:
+    reply: Reply[tuple[WorkerView, ...]]
+
+
+@attrs.frozen
+class _Acknowledged:
+    reply: Reply[int]
+
+
+@attrs.frozen
+class _SetLogLevels:
+    levels: LogLevels
+    reply: Reply[None]
+
+
+@attrs.frozen
+class _Stop:
+    reply: Reply[None]
+
+
+_Command = _Apply | _Settle | _Describe | _Acknowledged | _SetLogLevels | _Stop | WorkerEvent
+
+
+@attrs.frozen
+class WorkerSupervisor:
+    """Handle of the supervisor."""
+
+    _inbox: trio.MemorySendChannel[_Command]
+
+    async def apply(self, change: RuleChange) -> None:
+        """Have the workers forward by the next generation of the rules; all of the change or none of it.
+
+        Raises:
+            InterfaceNotFound: a rule names an interface that isn't there.
+            SystemFault: a socket or a group membership could not be had.
+            LimitReached: a table is full.
+        """
+        await ask(self._inbox, lambda reply: _Apply(change, reply))
+
+    async def settled(self, generation: int) -> None:
+        """Wait until every worker forwards by this generation or a newer one."""
+        await ask(self._inbox, lambda reply: _Settle(generation, reply))
+
+    async def acknowledged(self) -> int:
+        """The newest generation that every worker forwards by; 0 while one is starting or waiting to."""
+        return await ask(self._inbox, _Acknowledged)
+
+    async def describe(self) -> tuple[WorkerView, ...]:
+        """Every worker, as it is now."""
+        return await ask(self._inbox, _Describe)
+
+    async def set_log_levels(self, levels: LogLevels) -> None:
+        """Have the workers log at these levels."""
+        await ask(self._inbox, lambda reply: _SetLogLevels(levels, reply))
+
+    async def stop(self) -> None:
+        """Let nothing more in, have the workers send what has arrived, and wait until they have ended."""
+        await ask(self._inbox, _Stop)
+
+
+async def run_worker_supervisor(
+    segments: Sequence[Segment],
+    stats: StatsAggregator,
+    levels: LogLevels,
+    *,
+    task_status: trio.TaskStatus[WorkerSupervisor] = trio.TASK_STATUS_IGNORED,
+) -> None:
+    """Run one worker a segment until cancelled, which kills them; see `WorkerSupervisor.stop` for a gentle end.
+
+    Resource handling: opens and closes every socket; `segments` stay the caller's.
+    """
+    send, receive = trio.open_memory_channel[_Command](0)
+    cores = worker_cores(len(segments), list(os.sched_getaffinity(0)))
+    async with worker_context(), trio.open_nursery() as nursery:
+        with receive, Relay(len(segments)) as relay:
+            state = _State(relay, segments, stats, levels)
+            for worker_id, (core, segment) in enumerate(zip(cores, segments, strict=True)):
+                process = await nursery.start(run_worker_process, worker_id, core, segment, send)
+                state.workers.append(_Worker(worker_id, core, process))
+            task_status.started(WorkerSupervisor(send))
+            async for command in receive:
+                await _handle(state, command)
+                await state.let_go()
+
+
+async def _handle(state: "_State", command: _Command) -> None:
+    match command:
+        case _Apply(change, reply):
+            with reply:
+                reply.resolve(await state.apply(change))
+        case _Settle(generation, reply):
+            state.settle(generation, reply)
+        case _Describe(reply):
+            with reply:
+                reply.resolve(state.describe())
+        case _Acknowledged(reply):
+            with reply:
+                reply.resolve(state.acknowledged())
+        case _SetLogLevels(levels, reply):
+            with reply:
+                reply.resolve(state.set_log_levels(levels))
+        case _Stop(reply):
+            state.stop(reply)
+        case WorkerStarted():
+            state.on_started(command)
+        case WorkerReported(worker_id, events):
+            await state.on_reported(worker_id, events)
+        case WorkerExited():
+            state.on_exited(command)
+        case _:
+            assert_never(command)
+
+
+@attrs.define
+class _Worker:
+    """What the supervisor knows of one worker."""
+
+    worker_id: int
+    core: int
+    process: WorkerProcess
+    state: WorkerState = WorkerState.STARTING
+    pid: int | None = None
+    incarnation: int = 0
+    generation: int = 0
+    restarts: int = 0
+    ended: bool = False
+
+
+class _State:
+    def __init__(self, relay: Relay, segments: Sequence[Segment], stats: StatsAggregator, levels: LogLevels) -> None:
+        self._relay = relay
+        self._segments = segments
+        self._stats = stats
+        self._levels = levels
+        self._generation = 1  # without rules
+        self._settling: list[tuple[int, Reply[None]]] = []
+        self._stopping: Reply[None] | None = None
+        self.workers: list[_Worker] = []
+
+    # Rules.
+
+    async def apply(self, change: RuleChange) -> McrError | None:
+        try:
+            step = await self._relay.apply(change)
+        except McrError as error:
+            return error
+        self._generation = change.generation
+        for capture in step.captures:
+            for segment in self._segments:
+                segment.start_capture(capture.slot)
+            await self._stats.capture_opened(capture.slot, capture.interface.name, capture.sockets)
+        await self._stats.rules_placed(step.added, tuple(rule.rule_id for rule in change.removed))
+        self._tell_all((*step.commands, records.generation(change.generation)))
+        return None
+
+    def _tell_all(self, commands: tuple[records.Command, ...]) -> None:
+        for worker in self.workers:
+            worker.process.deliver(worker.incarnation, commands)
+
+    async def let_go(self) -> None:
+        """Close the sockets that no worker reads or writes any more."""
+        attached = [worker.generation for worker in self.workers if worker.pid is not None]
+        for capture in self._relay.captures_to_close(min(attached, default=self._generation)):
+            await self._stats.capture_closing(capture.slot)
+            await self._relay.close_capture(capture)
+
+    def settle(self, generation: int, reply: Reply[None]) -> None:
+        self._settling.append((generation, reply))
+        self._answer_settled()
+
+    def acknowledged(self) -> int:
+        return min(worker.generation for worker in self.workers)
+
+    def _answer_settled(self) -> None:
+        done = self.acknowledged()
+        for generation, reply in self._settling:
+            if generation <= done:
+                with reply:
+                    reply.resolve(None)
+        self._settling = [(generation, reply) for generation, reply in self._settling if generation > done]
+
+    def set_log_levels(self, levels: LogLevels) -> None:
+        self._levels = levels
+        self._tell_all((records.levels(levels),))
+
+    # Workers.
+
+    def describe(self) -> tuple[WorkerView, ...]:
+        interfaces = self._relay.input_interfaces()
+        return tuple(
+            WorkerView(
+                worker_id=worker.worker_id,
+                pid=worker.pid,
+                core=worker.core,
+                interfaces=interfaces,
+                state=worker.state,
+                restarts=worker.restarts,
+                generation=worker.generation,
+            )
+            for worker in self.workers
+        )
+
+    def on_started(self, started: WorkerStarted) -> None:
+        worker = self.workers[started.worker_id]
+        worker.pid = started.pid
+        worker.incarnation = started.incarnation
+        worker.state = WorkerState.STARTING
+        whole = (records.levels(self._levels), *self._relay.snapshot(), records.generation(self._generation))
+        worker.process.deliver(worker.incarnation, whole)
+        if self._stopping:
+            worker.process.deliver(worker.incarnation, (records.stop(),))
+        log.info("worker %d started, pid %d, core %d", worker.worker_id, worker.pid, worker.core)
+
+    async def on_reported(self, worker_id: int, events: tuple[records.Event, ...]) -> None:
+        worker = self.workers[worker_id]
+        for event in events:
+            match event:
+                case records.Ack(generation):
+                    worker.generation = generation
+                    if worker.state is WorkerState.STARTING:
+                        worker.state = WorkerState.RUNNING
+                case records.Sample():
+                    await self._stats.sampled(event)
+                case records.LogRecord():
+                    text = describe(event, self._relay)
+                    get_logger(Facility(event.facility)).log(event.level, "worker %d: %s", worker_id, text)
+                case _:
+                    assert_never(event)
+        self._answer_settled()
+
+    def on_exited(self, exited: WorkerExited) -> None:
+        worker = self.workers[exited.worker_id]
+        worker.pid = None
+        worker.generation = 0
+        if exited.delay is None:
+            worker.ended = True
+            worker.state = WorkerState.STOPPING
+            log.info("worker %d stopped", worker.worker_id)
+        else:
+            worker.restarts += 1
+            worker.state = WorkerState.WAITING
+            log.error(
+                "Worker process exited unexpectedly: worker %d (pid %s) %s; restart %d in %.1f s",
+                worker.worker_id,
+                exited.pid,
+                exited.reason,
+                worker.restarts,
+                exited.delay,
+            )
+        self._answer_stopped()
+
+    def stop(self, reply: Reply[None]) -> None:
+        self._stopping = reply
+        self._relay.reject_input()
+        for worker in self.workers:
+            worker.state = WorkerState.STOPPING
+        self._tell_all((records.stop(),))
+        self._answer_stopped()
+
+    def _answer_stopped(self) -> None:
+        if self._stopping and all(worker.ended for worker in self.workers):
+            with self._stopping:
+                self._stopping.resolve(None)

@@ -1,0 +1,75 @@
+"""What came to the capture sockets, by interface and worker."""
+
+import socket
+from collections import Counter
+from collections.abc import Sequence
+
+import attrs
+
+from mcr.model import InterfaceStats
+from mcr.net.capture import read_count
+from mcr.shm.segment import Segment
+
+
+@attrs.frozen
+class _Open:
+    interface: str
+    sockets: tuple[socket.socket, ...]  # own duplicates, one a worker
+
+
+class CaptureCounts:
+    """Adds up the kernel's counts, which start over at every reading, so nobody else may read them.
+
+    Captures come and go; what they counted stays, by interface.
+    """
+
+    def __init__(self, segments: Sequence[Segment]) -> None:
+        self._segments = segments
+        self._open: dict[int, _Open] = {}
+        self._accepted: Counter[tuple[int, int]] = Counter()  # (capture, worker): went into its ring
+        self._dropped: Counter[tuple[str, int]] = Counter()  # (interface, worker)
+        self._received: Counter[str] = Counter()  # by workers, from captures that are closed
+
+    def open(self, capture: int, interface: str, sockets: tuple[socket.socket, ...]) -> None:
+        """Count these sockets, one a worker, from now on."""
+        self._open[capture] = _Open(interface, tuple(each.dup() for each in sockets))
+
+    def close(self, capture: int) -> None:
+        """Count a capture a last time.
+
+        What its workers have not read by now goes with the rings: a drop like any other.
+        """
+        self.update()
+        closing = self._open.pop(capture)
+        for worker, each in enumerate(closing.sockets):
+            each.close()
+            received = self._segments[worker].captured(capture)
+            self._dropped[closing.interface, worker] += self._accepted.pop((capture, worker), 0) - received
+            self._received[closing.interface] += received
+
+    def close_all(self) -> None:
+        """Count every capture a last time."""
+        for capture in list(self._open):
+            self.close(capture)
+
+    def update(self) -> None:
+        """Read what the kernel counted since the last time."""
+        for capture, opened in self._open.items():
+            for worker, each in enumerate(opened.sockets):
+                count = read_count(each)
+                self._accepted[capture, worker] += count.accepted
+                self._dropped[opened.interface, worker] += count.dropped
+
+    def dropped(self, worker: int) -> int:
+        """Packets that one worker lost to full rings."""
+        return sum(count for (_, of), count in self._dropped.items() if of == worker)
+
+    def interfaces(self) -> tuple[InterfaceStats, ...]:
+        """Received and dropped of every interface that was ever captured."""
+        received = Counter(self._received)
+        for capture, opened in self._open.items():
+            received[opened.interface] += sum(segment.captured(capture) for segment in self._segments)
+        dropped: Counter[str] = Counter()
+        for (interface, _), count in self._dropped.items():
+            dropped[interface] += count
+        return tuple(InterfaceStats(name, received[name], dropped[name]) for name in sorted({*received, *dropped}))

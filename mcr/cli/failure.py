@@ -1,0 +1,54 @@
+"""How a command of `mcrd` or `mcrctl` fails: one `Error: …` line, `hint: …` lines, an exit status."""
+
+import click
+
+from mcr.errors import McrError, UsageError
+
+_INTERRUPTED = 130  # what a shell reports for a command that Ctrl-C ended
+
+
+def run(command: click.Command, name: str) -> int:
+    """Parse the command line, run the command, report its failure.
+
+    An `McrError` is reported alone or out of the exception groups of a nursery; a bug keeps its traceback.
+
+    Returns:
+        The exit status.
+    """
+    try:
+        status = command.main(prog_name=name, standalone_mode=False)
+    except McrError as error:
+        return report(error)
+    except ExceptionGroup as group:
+        _, bugs = group.split(McrError)
+        if bugs:
+            raise
+        return report(_first(group))
+    except click.Abort:
+        return _INTERRUPTED
+    except click.UsageError as error:
+        return report(_usage_error(error))
+    return status if isinstance(status, int) else 0  # click returns a status for --help, a command None
+
+
+def report(error: McrError) -> int:
+    """Print an error and its hints; return its exit status."""
+    click.echo(f"Error: {error.message}", err=True)
+    for hint in error.hints:
+        click.echo(f"hint: {hint}", err=True)
+    return error.exit_status
+
+
+def _first(error: Exception) -> McrError:
+    while isinstance(error, ExceptionGroup):
+        error = error.exceptions[0]
+    assert isinstance(error, McrError)
+    return error
+
+
+def _usage_error(error: click.UsageError) -> UsageError:
+    """Click's words in our form."""
+    hints = []
+    if isinstance(error, click.NoSuchOption) or type(error).__name__ == "NoSuchCommand":
+        ...
+    return UsageError(error.format_message(), *hints)

@@ -1,0 +1,76 @@
+"""The composition root: starts the actors in order, and stops them in reverse."""
+
+import resource
+import signal
+from contextlib import ExitStack
+
+import attrs
+import trio
+
+from mcr import __version__
+from mcr.actors.control_server import ControlServer, run_control_server
+from mcr.actors.rule_store import run_rule_store
+from mcr.actors.stats_aggregator import run_stats_aggregator
+from mcr.actors.worker_supervisor import WorkerSupervisor, run_worker_supervisor
+from mcr.api import Api
+from mcr.logs import LogControl, get_logger
+from mcr.model import Facility, LogLevels
+from mcr.net.capture import check_permission
+from mcr.shm.segment import Segment
+
+log = get_logger(Facility.SUPERVISOR)
+
+DRAIN_SECONDS = 1.5
+"""How long workers may take to send what has arrived, once told to stop."""
+
+
+@attrs.frozen
+class Settings:
+    """What an operator chose."""
+
+    control_socket: str
+    num_workers: int
+    levels: LogLevels
+
+
+async def run_daemon(settings: Settings) -> None:
+    """Run until SIGTERM or SIGINT, then drain.
+
+    Raises:
+        McrError: the daemon cannot start; in an ExceptionGroup.
+    """
+    check_permission()
+    _raise_descriptor_limit()
+    with ExitStack() as stack, trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals:
+        segments = [stack.enter_context(Segment(worker_id)) for worker_id in range(settings.num_workers)]
+        async with trio.open_nursery() as nursery:
+            stats = await nursery.start(run_stats_aggregator, segments)
+            workers = await nursery.start(run_worker_supervisor, segments, stats, settings.levels)
+            rules = await nursery.start(run_rule_store, workers)
+            api = Api(rules=rules, workers=workers, stats=stats, logging=LogControl(settings.levels, workers))
+            control = await nursery.start(run_control_server, settings.control_socket, api)
+            log.notice(
+                "mcrd %s is ready: %d workers, control socket %s",
+                __version__,
+                settings.num_workers,
+                settings.control_socket,
+            )
+            async for signum in signals:
+                log.notice("%s: stopping", signal.Signals(signum).name)
+                break
+            await _drain(control, workers)
+            nursery.cancel_scope.cancel(reason="the daemon stops")
+
+
+async def _drain(control: ControlServer, workers: WorkerSupervisor) -> None:
+    await control.stop()
+    with trio.move_on_after(DRAIN_SECONDS) as scope:
+        await workers.stop()
+    if scope.cancelled_caught:
+        log.warning("workers had not sent everything after %.1f s and are ended", DRAIN_SECONDS)
+
+
+def _raise_descriptor_limit() -> None:
+    """Group memberships take a descriptor for every 20 groups: use what the hard limit allows."""
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))

@@ -1,0 +1,110 @@
+"""Every error an operator can meet, by whose fault it is.
+
+Rules of the module:
+
+1. An error names the input and, in its hints, the remedy. It is printed as one ``Error: …`` line followed by
+   ``hint: …`` lines.
+2. An `McrError` may travel: over an actor's reply, over the control socket (`code`, message, hints), to an exit
+   status. A bug is any other exception; it is never turned into one of these.
+"""
+
+import os
+
+
+class McrError(Exception):
+    """Something an operator or a client has to be told.
+
+    Attributes:
+        message: one line, without a trailing period.
+        hints: what to do next, one line each.
+    """
+
+    code = -32000
+    """Error code in a JSON-RPC reply. Codes from -32099 to -32000 are the server's own (JSON-RPC 2.0, 5.1)."""
+
+    exit_status = 1
+    """Exit status of the command that met it."""
+
+    def __init__(self, message: str, *hints: str) -> None:
+        super().__init__(message)
+        self.message = message
+        self.hints = hints
+
+
+class UsageError(McrError):
+    """The command line or an environment variable is wrong."""
+
+    exit_status = 2
+
+
+class ParseError(McrError):
+    """A line on the control socket is not JSON."""
+
+    code = -32700
+
+
+class InvalidRequest(McrError):
+    """A line on the control socket is JSON, but not a JSON-RPC 2.0 request."""
+
+    code = -32600
+
+
+class MethodNotFound(McrError):
+    """The control protocol has no method of this name."""
+
+    code = -32601
+
+
+class InvalidParams(McrError):
+    """A value in a request is malformed or out of range."""
+
+    code = -32602
+
+
+class RuleExists(McrError):
+    """A second rule with the same input tuple, id or name."""
+
+    code = -32001
+
+
+class RuleNotFound(McrError):
+    """No rule has the id or name asked for."""
+
+    code = -32002
+
+
+class InterfaceNotFound(McrError):
+    """No network interface has this name."""
+
+    code = -32003
+
+
+class LimitReached(McrError):
+    """The request is sound, but a documented limit of the product is in the way."""
+
+    code = -32004
+
+
+class SystemFault(McrError):
+    """The operating system refused something: `step` says what, `errno` says why.
+
+    A `step` of ``""`` renders the system's message alone.
+    """
+
+    code = -32005
+
+    def __init__(self, step: str, errno: int, *hints: str) -> None:
+        text = describe_errno(errno)
+        super().__init__(f"{step}: {text}" if step else text, *hints)
+        self.errno = errno
+
+
+class ShuttingDown(McrError):
+    """The daemon is stopping and takes no more requests."""
+
+    code = -32006
+
+
+def describe_errno(errno: int) -> str:
+    """Render an errno the one way scripts may rely on: ``Permission denied (os error 13)``."""
+    return f"{os.strerror(errno)} (os error {errno})"

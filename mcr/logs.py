@@ -1,0 +1,246 @@
+"""The log: nine levels, a threshold per facility, text or JSON lines on standard error.
+
+Rules of the module:
+
+1. A line is one event on one line, whatever a message holds.
+2. Nobody waits for the log. Lines go through a bounded queue to a thread that writes them; when standard
+   error does not take them (a stopped terminal, a full pipe), the newest are dropped and their number is told
+   later.
+"""
+
+import contextlib
+import json
+import logging
+import os
+import queue
+import select
+import threading
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from typing import Final, Literal, Protocol
+
+import attrs
+
+from mcr.model import Facility, Level, LogLevels
+
+LogFormat = Literal["text", "json"]
+
+_QUEUE_LINES = 10_000
+_FLUSH_SECONDS = 2  # how long the end of the process waits for a standard error that takes nothing
+
+_STDERR = 2
+_ROOT = "mcr"
+# The standard library's numbers where it has the level, so that its own handlers and filters agree with ours.
+_NUMBERS: Final[Mapping[Level, int]] = {
+    Level.EMERGENCY: 70,
+    Level.ALERT: 60,
+    Level.CRITICAL: logging.CRITICAL,
+    Level.ERROR: logging.ERROR,
+    Level.WARNING: logging.WARNING,
+    Level.NOTICE: 25,
+    Level.INFO: logging.INFO,
+    Level.DEBUG: logging.DEBUG,
+    Level.TRACE: 5,
+}
+_LABELS: Final[Mapping[int, str]] = {number: level.label for level, number in _NUMBERS.items()}
+
+
+@attrs.frozen
+class Logger:
+    """Speaks for one facility. `fields` appear in JSON lines, beside the message."""
+
+    _logger: logging.Logger
+
+    def log(self, level: Level, message: str, /, *args: object, **fields: object) -> None:
+        """Log `message % args`, if the facility's threshold lets the level pass."""
+        number = _NUMBERS[level]
+        if self._logger.isEnabledFor(number):
+            self._logger.log(number, message, *args, extra={"fields": fields})
+
+    def emergency(self, message: str, /, *args: object, **fields: object) -> None:
+        """The system is unusable."""
+        self.log(Level.EMERGENCY, message, *args, **fields)
+
+    def alert(self, message: str, /, *args: object, **fields: object) -> None:
+        """Somebody must act at once."""
+        self.log(Level.ALERT, message, *args, **fields)
+
+    def critical(self, message: str, /, *args: object, **fields: object) -> None:
+        """A part of the relay no longer works."""
+        self.log(Level.CRITICAL, message, *args, **fields)
+
+    def error(self, message: str, /, *args: object, **fields: object) -> None:
+        """Something failed."""
+        self.log(Level.ERROR, message, *args, **fields)
+
+    def warning(self, message: str, /, *args: object, **fields: object) -> None:
+        """Something will fail, or packets are lost."""
+        self.log(Level.WARNING, message, *args, **fields)
+
+    def notice(self, message: str, /, *args: object, **fields: object) -> None:
+        """Normal, but worth knowing: a start, a stop, a change of the rules."""
+        self.log(Level.NOTICE, message, *args, **fields)
+
+    def info(self, message: str, /, *args: object, **fields: object) -> None:
+        """Normal."""
+        self.log(Level.INFO, message, *args, **fields)
+
+    def debug(self, message: str, /, *args: object, **fields: object) -> None:
+        """For someone who looks for a fault."""
+        self.log(Level.DEBUG, message, *args, **fields)
+
+    def trace(self, message: str, /, *args: object, **fields: object) -> None:
+        """Every step."""
+        self.log(Level.TRACE, message, *args, **fields)
+
+
+def get_logger(facility: Facility) -> Logger:
+    """The logger of a facility. Before `setup_logging` it logs as the standard library does by default."""
+    return Logger(logging.getLogger(f"{_ROOT}.{facility.label}"))
+
+
+def setup_logging(log_format: LogFormat, levels: LogLevels) -> None:
+    """Send the log to standard error from now on; what is still queued at the end of the process is flushed.
+
+    Libraries log through the same lines, from warning up, under their own names.
+    """
+    handler = _QueuedWriter()
+    handler.setFormatter(_JsonFormatter() if log_format == "json" else _TextFormatter())
+    logging.basicConfig(handlers=[handler], level=logging.WARNING, force=True)
+    _apply(levels)
+
+
+class WorkerLevels(Protocol):
+    """Who passes the levels on to the workers, which filter their own records."""
+
+    async def set_log_levels(self, levels: LogLevels) -> None:
+        """Make the workers use these levels."""
+
+
+class LogControl:
+    """Owns the log levels."""
+
+    def __init__(self, levels: LogLevels, workers: WorkerLevels) -> None:
+        self._levels = levels
+        self._workers = workers
+
+    @property
+    def levels(self) -> LogLevels:
+        """The levels in force."""
+        return self._levels
+
+    async def set_global(self, level: Level) -> LogLevels:
+        """Set every facility to one level: here at once, in the workers when this returns."""
+        return await self._set(self._levels.with_global(level))
+
+    async def set_facility(self, facility: Facility, level: Level) -> LogLevels:
+        """Set one facility: here at once, in the workers when this returns."""
+        return await self._set(self._levels.with_facility(facility, level))
+
+    async def _set(self, levels: LogLevels) -> LogLevels:
+        self._levels = levels
+        _apply(levels)
+        await self._workers.set_log_levels(levels)
+        return levels
+
+
+def _apply(levels: LogLevels) -> None:
+    for facility in Facility:
+        logging.getLogger(f"{_ROOT}.{facility.label}").setLevel(_NUMBERS[levels.of(facility)])
+
+
+def _time(record: logging.LogRecord) -> str:
+    return (
+        datetime.fromtimestamp(record.created, UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+    )
+
+
+def _level(record: logging.LogRecord) -> str:
+    return _LABELS.get(record.levelno, record.levelname.lower())
+
+
+def _facility(record: logging.LogRecord) -> str:
+    return record.name.removeprefix(f"{_ROOT}.")
+
+
+def _message(record: logging.LogRecord, formatter: logging.Formatter) -> str:
+    message = record.getMessage()
+    return f"{message}\n{formatter.formatException(record.exc_info)}" if record.exc_info else message
+
+
+class _TextFormatter(logging.Formatter):
+    def format(self, record: logging.LogRecord) -> str:
+        line = f"{_time(record)} {_level(record)} [{_facility(record)}] {_message(record, self)}"
+        if line.isprintable():
+            return line
+        # A name from a client must not end a line, nor move a terminal's cursor.
+        return "".join(c if c.isprintable() else repr(c)[1:-1] for c in line)
+
+
+class _JsonFormatter(logging.Formatter):
+    def format(self, record: logging.LogRecord) -> str:
+        event = {
+            "time": _time(record),
+            "level": _level(record),
+            "facility": _facility(record),
+            "message": _message(record, self),
+        }
+        # Twice: the event's own members come first, and no field replaces one of them.
+        return json.dumps(event | getattr(record, "fields", {}) | event, default=str)
+
+
+class _QueuedWriter(logging.Handler):
+    """Formats where the event happens, writes in a thread of its own."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._lines: queue.Queue[str | None] = queue.Queue(_QUEUE_LINES)
+        self._dropped = 0
+        self._guard = threading.Lock()
+        self._thread = threading.Thread(target=self._write, name="mcr-log", daemon=True)
+        self._thread.start()
+
+    def emit(self, record: logging.LogRecord) -> None:
+        try:
+            self._lines.put_nowait(self.format(record))
+        except queue.Full:
+            with self._guard:
+                self._dropped += 1
+        except Exception:  # noqa: BLE001  # as every handler does: a bad log call is no reason to stop relaying
+            self.handleError(record)
+
+    def close(self) -> None:
+        """Flush. The standard library calls this at the end of the process."""
+        with contextlib.suppress(queue.Full):
+            self._lines.put(None, timeout=_FLUSH_SECONDS)
+            self._thread.join(_FLUSH_SECONDS)
+        super().close()
+
+    def _write(self) -> None:
+        while (line := self._lines.get()) is not None:
+            _write_line(line)
+            if self._lines.empty():
+                self._report_dropped()
+        self._report_dropped()
+
+    def _report_dropped(self) -> None:
+        if not self._dropped:
+            return
+        with self._guard:
+            dropped, self._dropped = self._dropped, 0
+        message = f"{dropped} log lines were dropped: standard error did not take them"
+        record = logging.LogRecord(
+            f"{_ROOT}.{Facility.SUPERVISOR.label}", logging.WARNING, __file__, 0, message, None, None
+        )
+        _write_line(self.format(record))
+
+
+def _write_line(line: str) -> None:
+    # Not sys.stderr: a thread that blocks while holding that object's lock aborts the interpreter at its end.
+    data = f"{line}\n".encode()
+    with contextlib.suppress(OSError):  # closed, or its disk is full: there is nobody left to tell
+        while data:
+            try:
+                data = data[os.write(_STDERR, data) :]
+            except BlockingIOError:  # whoever shares the terminal with us made it non-blocking
+                select.select([], [_STDERR], [])

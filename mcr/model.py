@@ -1,0 +1,418 @@
+"""The values of MCR: frozen, validated when made, equal by content.
+
+Actors exchange them, the control protocol spells them as JSON (`mcr.wire`), and nothing here does any I/O.
+Addresses are typed; only IPv4 is accepted so far.
+"""
+
+import enum
+import hashlib
+from ipaddress import AddressValueError, IPv4Address, IPv6Address, ip_address
+
+import attrs
+
+from mcr.errors import InvalidParams
+
+Address = IPv4Address | IPv6Address
+
+MAX_RULES = 16_384
+"""Rules a relay holds at most (the worker's match table is sized for it)."""
+
+MAX_OUTPUTS = 65_536
+"""Outputs of all rules together, at most."""
+
+MAX_OUTPUTS_PER_RULE = 512
+"""Outputs of one rule, at most."""
+
+MAX_INTERFACES = 128
+"""Input interfaces, and likewise output interfaces, at most."""
+
+_INTERFACE_NAME_MAX = 15  # IFNAMSIZ without the terminating NUL
+_LABEL_MAX = 128
+
+
+def parse_address(text: str, what: str) -> Address:
+    """Turn text into an address.
+
+    Args:
+        text: the address as the operator wrote it.
+        what: what the address is for, to name it in the error ("input group").
+    """
+    try:
+        address = ip_address(text)
+    except (AddressValueError, ValueError):
+        raise InvalidParams(
+            f"Invalid {what}: {text!r} is not an IP address", "an IPv4 address such as 239.1.1.1"
+        ) from None
+    if isinstance(address, IPv6Address):
+        raise InvalidParams(
+            f"Invalid {what}: {text!r} is an IPv6 address", "MCR relays IPv4 only; use an IPv4 group"
+        )
+    return address
+
+
+def check_port(port: int, what: str) -> int:
+    """Return `port` if it is a UDP port number (1 to 65535)."""
+    if isinstance(port, bool) or not isinstance(port, int) or not 1 <= port <= 65_535:  # noqa: PLR2004
+        raise InvalidParams(f"Invalid {what}: {port!r} is not a port", "a number from 1 to 65535")
+    return port
+
+
+def check_interface_name(name: str, what: str) -> str:
+    """Return `name` if the kernel could have an interface of that name; whether it has one is another matter."""
+    # isprintable comes first: it also refuses lone surrogates, which cannot be encoded and would raise below.
+    if (
+        not name.isprintable()
+        or not 1 <= len(name.encode()) <= _INTERFACE_NAME_MAX
+        or name in {".", ".."}
+        or any(c in "/: " for c in name)
+    ):
+        raise InvalidParams(
+            f"Invalid {what}: {name!r} is not an interface name",
+            f"1 to {_INTERFACE_NAME_MAX} bytes without '/', ':' or white space; see: ip link show",
+        )
+    return name
+
+
+def _check_label(value: str, what: str) -> str:
+    if not value or len(value) > _LABEL_MAX or not value.isprintable() or value != value.strip():
+        raise InvalidParams(
+            f"Invalid {what}: {value!r}", f"1 to {_LABEL_MAX} printable characters, no white space at the ends"
+        )
+    return value
+
+
+@attrs.frozen
+class Input:
+    """What a rule matches: datagrams to one group and port that arrive on one interface. A rule's identity."""
+
+    interface: str = attrs.field()
+    group: Address = attrs.field()
+    port: int = attrs.field()
+
+    def __attrs_post_init__(self) -> None:
+        check_interface_name(self.interface, "input interface")
+        if not self.group.is_multicast:
+            raise InvalidParams(
+                f"Invalid input group: {str(self.group)!r} is not a multicast address",
+                "groups are 224.0.0.0 to 239.255.255.255",
+            )
+        check_port(self.port, "input port")
+
+    def __str__(self) -> str:
+        return f"{self.group}:{self.port} on {self.interface}"
+
+
+@attrs.frozen
+class Output:
+    """Where a rule sends: a group or host, a port, and the interface the datagram leaves by."""
+
+    group: Address
+    port: int
+    interface: str
+
+    def __attrs_post_init__(self) -> None:
+        if self.group.is_unspecified or (self.group == IPv4Address("255.255.255.255")):
+            raise InvalidParams(
+                f"Invalid output group: {str(self.group)!r} is neither a group nor a host",
+                "a multicast group such as 239.1.1.1 or a host's address",
+            )
+        check_port(self.port, "output port")
+        check_interface_name(self.interface, "output interface")
+
+    def __str__(self) -> str:
+        return f"{self.group}:{self.port}:{self.interface}"
+
+
+def automatic_rule_id(source: Input) -> str:
+    """The stable id of a rule that was given none: a hash of its input tuple, the same on every machine."""
+    text = f"{source.interface}|{source.group}|{source.port}"
+    return hashlib.sha256(text.encode()).hexdigest()[:12]
+
+
+@attrs.frozen
+class Rule:
+    """One input, one or more outputs. `rule_id` is unique; so is the input tuple; so is the name, if there is one."""
+
+    rule_id: str
+    input: Input
+    outputs: tuple[Output, ...]
+    name: str | None = None
+
+    def __attrs_post_init__(self) -> None:
+        _check_label(self.rule_id, "rule id")
+        if self.name is not None:
+            _check_label(self.name, "rule name")
+        if not self.outputs:
+            raise InvalidParams(f"Rule {self.rule_id} has no outputs", "give at least one output G:P:IF")
+        if len(self.outputs) > MAX_OUTPUTS_PER_RULE:
+            raise InvalidParams(
+                f"Rule {self.rule_id} has {len(self.outputs)} outputs", f"at most {MAX_OUTPUTS_PER_RULE} a rule"
+            )
+        seen: set[Output] = set()
+        for output in self.outputs:
+            if output in seen:
+                raise InvalidParams(
+                    f"Rule {self.rule_id} names output {output} twice", "every packet would leave twice; name it once"
+                )
+            if (output.interface, output.group, output.port) == (
+                self.input.interface,
+                self.input.group,
+                self.input.port,
+            ):
+                raise InvalidParams(
+                    f"Rule {self.rule_id} sends {output} back to where it came from",
+                    "receivers there would get every packet twice; choose another group, port or interface",
+                )
+            seen.add(output)
+
+
+class RuleState(enum.StrEnum):
+    """Whether a rule forwards."""
+
+    PENDING = "pending"
+    """Accepted; not every running worker has acknowledged it yet."""
+
+    ACTIVE = "active"
+    """Acknowledged by every running worker."""
+
+
+@attrs.frozen
+class RuleView:
+    """A rule as `mcrctl list` shows it."""
+
+    rule_id: str
+    name: str | None
+    input: Input
+    outputs: tuple[Output, ...]
+    state: RuleState
+
+
+@attrs.frozen
+class RuleChange:
+    """One step of the rule set. Applying generation N to the rules of generation N-1 gives those of N."""
+
+    generation: int
+    added: tuple[Rule, ...] = ()
+    removed: tuple[Rule, ...] = ()
+
+
+class WorkerState(enum.StrEnum):
+    """Where a worker is in its life."""
+
+    STARTING = "starting"
+    """The process exists and has not acknowledged a generation yet."""
+
+    RUNNING = "running"
+
+    WAITING = "waiting"
+    """It exited; the restart policy holds it back for a moment."""
+
+    STOPPING = "stopping"
+
+
+@attrs.frozen
+class WorkerView:
+    """A worker as `mcrctl list-workers` shows it."""
+
+    worker_id: int
+    pid: int | None
+    core: int
+    interfaces: tuple[str, ...]
+    """Input interfaces it reads."""
+    state: WorkerState
+    restarts: int
+    generation: int
+    """The newest generation of the rules that it has acknowledged."""
+
+
+@attrs.frozen
+class IngressStats:
+    """Datagrams in, in packets. At rest recv = matched + parse_err + no_match + buf_exhaust."""
+
+    recv: int = 0
+    """UDP frames that arrived on an input interface and were looked at."""
+    matched: int = 0
+    """They matched a rule."""
+    parse_err: int = 0
+    """Not a whole, well-formed IPv4 UDP datagram (fragments count here)."""
+    no_match: int = 0
+    """No rule asks for them."""
+    buf_exhaust: int = 0
+    """Dropped because no buffer was free."""
+    kernel_drops: int = 0
+    """Arrived, but the capture ring was full (PACKET_STATISTICS), or its interface's last rule went."""
+    pps: float = 0.0
+    """Arrivals a second, over the last second or two."""
+
+
+@attrs.frozen
+class EgressStats:
+    """Datagrams out, in packets. At rest submitted = sent + errors."""
+
+    submitted: int = 0
+    """What the outputs were owed: one for each output of each matched packet."""
+    sent: int = 0
+    """Accepted by the kernel for transmission."""
+    errors: int = 0
+    """Not sent."""
+    bytes: int = 0
+    """Payload bytes of what was sent."""
+    in_doubt: int = 0
+    """The part of `errors` that a dying worker had in hand: it may or may not have left. Never sent twice."""
+    pps: float = 0.0
+
+
+@attrs.frozen
+class OutputStats:
+    """One output of one rule."""
+
+    group: Address
+    port: int
+    interface: str
+    submitted: int
+    sent: int
+    errors: int
+    in_doubt: int
+    bytes: int
+    last_error: str | None
+    """The newest send error, as the system words it."""
+
+
+@attrs.frozen
+class RuleStats:
+    """One rule; sent, errors and bytes are over all its outputs."""
+
+    rule_id: str
+    name: str | None
+    matched: int
+    sent: int
+    errors: int
+    bytes: int
+    pps: float
+    """Matched packets a second."""
+    bps: float
+    """Payload bits sent a second."""
+    outputs: tuple[OutputStats, ...] = ()
+
+
+@attrs.frozen
+class WorkerStats:
+    """One worker's share."""
+
+    worker_id: int
+    recv: int
+    matched: int
+    parse_err: int
+    no_match: int
+    buf_exhaust: int
+    kernel_drops: int
+    submitted: int
+    sent: int
+    errors: int
+    bytes: int
+    log_dropped: int
+    """Log records that found the event ring full."""
+
+
+@attrs.frozen
+class InterfaceStats:
+    """One input interface, over all workers."""
+
+    interface: str
+    recv: int
+    kernel_drops: int
+
+
+@attrs.frozen
+class Stats:
+    """Everything `mcrctl stats` shows."""
+
+    ingress: IngressStats
+    egress: EgressStats
+    rules: tuple[RuleStats, ...] = ()
+    workers: tuple[WorkerStats, ...] = ()
+    interfaces: tuple[InterfaceStats, ...] = ()
+
+
+class Level(enum.IntEnum):
+    """Severities of syslog (RFC 5424, 6.2.1), and trace below them. Smaller is graver."""
+
+    EMERGENCY = 0
+    ALERT = 1
+    CRITICAL = 2
+    ERROR = 3
+    WARNING = 4
+    NOTICE = 5
+    INFO = 6
+    DEBUG = 7
+    TRACE = 8
+
+    @property
+    def label(self) -> str:
+        """The name operators type and read."""
+        return self.name.lower()
+
+    @classmethod
+    def parse(cls, text: str) -> "Level":
+        """Find a level by its label."""
+        try:
+            return cls[text.upper()]
+        except KeyError:
+            raise InvalidParams(
+                f"Unknown level: {text!r}", "levels: " + ", ".join(level.label for level in cls)
+            ) from None
+
+
+class Facility(enum.IntEnum):
+    """Who speaks in the log. The order is the order of the level table in shared memory."""
+
+    SUPERVISOR = 0
+    """Processes: start, exit, restart, stop."""
+    RULES = 1
+    """The rule store."""
+    CONTROL = 2
+    """The control socket and its clients."""
+    STATS = 3
+    """The [STATS:…] lines."""
+    NETWORK = 4
+    """Interfaces, sockets, group memberships."""
+    WORKER = 5
+    """A worker's own life: what it attached, applied, acknowledged."""
+    INGRESS = 6
+    """Capture and parsing, in the workers."""
+    EGRESS = 7
+    """Sending, in the workers."""
+
+    @property
+    def label(self) -> str:
+        """The name operators type and read."""
+        return self.name.lower()
+
+    @classmethod
+    def parse(cls, text: str) -> "Facility":
+        """Find a facility by its label."""
+        try:
+            return cls[text.upper()]
+        except KeyError:
+            raise InvalidParams(
+                f"Unknown facility: {text!r}", "facilities: " + ", ".join(facility.label for facility in cls)
+            ) from None
+
+
+@attrs.frozen
+class LogLevels:
+    """The threshold of every facility, in the order of `Facility`."""
+
+    levels: tuple[Level, ...] = (Level.INFO,) * len(Facility)
+
+    def of(self, facility: Facility) -> Level:
+        """The threshold of one facility."""
+        return self.levels[facility]
+
+    def with_global(self, level: Level) -> "LogLevels":
+        """Every facility at one level."""
+        return LogLevels((level,) * len(Facility))
+
+    def with_facility(self, facility: Facility, level: Level) -> "LogLevels":
+        """One facility changed, the others as they were."""
+        return LogLevels(tuple(level if f == facility else self.levels[f] for f in Facility))

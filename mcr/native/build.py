@@ -1,0 +1,28 @@
+"""Compiles the native code into the extension module `mcr._native` (cffi, API mode)."""
+
+import os
+from pathlib import Path
+
+from cffi import FFI
+
+HERE = Path(__file__).parent
+ROOT = HERE.parent.parent
+
+ffi = FFI()
+ffi.cdef((HERE / "cdef.txt").read_text())
+ffi.set_source(
+    "mcr._native",
+    """
+    #include "journal.h"
+    #include "match.h"
+    #include "packet.h"
+    #include "privileges.h"
+    #include "ring.h"
+    #include "worker.h"
+    """,
+    sources=sorted(os.path.relpath(source, ROOT) for source in HERE.glob("*.c")),
+    include_dirs=[os.path.relpath(HERE, ROOT)],
+    libraries=["uring"],
+    extra_compile_args=["-std=gnu11", "-O2", "-g", "-fno-strict-aliasing", *os.environ.get("MCR_CFLAGS", "").split()],
+    extra_link_args=os.environ.get("MCR_LDFLAGS", "").split(),
+)

@@ -1,0 +1,73 @@
+// SPDX-License-Identifier: MIT
+#include "capture.h"
+
+#include <errno.h>
+#include <linux/if_packet.h>
+#include <sys/mman.h>
+#include <unistd.h>
+
+#include "ring.h"
+
+#define DONE	0	/* tp_snaplen of a slot that was read; the kernel never stores 0 for a UDP frame */
+
+static struct tpacket2_hdr *slot(const struct mcr_capture *capture, uint64_t position)
+{
+	size_t index = (size_t)(position & (capture->frame_count - 1));
+
+	return (struct tpacket2_hdr *)(capture->slots + index * capture->frame_size);
+}
+
+int mcr_capture_attach(struct mcr_capture *capture, int fd, uint32_t frame_size, uint32_t frame_count,
+		       uint64_t cursor)
+{
+	void *slots;
+
+	if (!frame_size || frame_size & (frame_size - 1) || !frame_count || frame_count & (frame_count - 1))
+		return -EINVAL;
+	slots = mmap(NULL, (size_t)frame_size * frame_count, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
+	if (slots == MAP_FAILED)
+		return -errno;
+	*capture = (struct mcr_capture){
+		.fd = fd, .slots = slots, .frame_size = frame_size, .frame_count = frame_count, .cursor = cursor,
+	};
+	return 0;
+}
+
+void mcr_capture_detach(struct mcr_capture *capture)
+{
+	munmap(capture->slots, (size_t)capture->frame_size * capture->frame_count);
+	close(capture->fd);
+	*capture = (struct mcr_capture){ .fd = -1 };
+}
+
+bool mcr_capture_frame(const struct mcr_capture *capture, uint32_t ahead, struct mcr_frame *frame)
+{
+	const struct tpacket2_hdr *header = slot(capture, capture->cursor + ahead);
+	uint32_t room;
+
+	if (!(mcr_load_acquire32(&header->tp_status) & TP_STATUS_USER))
+		return false;
+	/* The offsets come from the kernel; they are clipped all the same, for the price of two compares. */
+	room = header->tp_mac < capture->frame_size ? capture->frame_size - header->tp_mac : 0;
+	frame->data = (const uint8_t *)header + header->tp_mac;
+	frame->size = header->tp_snaplen < room ? header->tp_snaplen : room;
+	frame->wire_size = header->tp_len;
+	frame->network = (uint32_t)header->tp_net - header->tp_mac;
+	return true;
+}
+
+void mcr_capture_mark(const struct mcr_capture *capture, uint32_t count)
+{
+	for (uint32_t i = count; i > 0; i--)
+		__atomic_store_n(&slot(capture, capture->cursor - i)->tp_snaplen, DONE, __ATOMIC_RELAXED);
+}
+
+void mcr_capture_release(const struct mcr_capture *capture, uint32_t count)
+{
+	for (uint32_t i = count; i > 0; i--) {
+		struct tpacket2_hdr *header = slot(capture, capture->cursor - i);
+
+		if (__atomic_load_n(&header->tp_snaplen, __ATOMIC_RELAXED) == DONE)
+			mcr_store_release32(&header->tp_status, TP_STATUS_KERNEL);
+	}
+}

@@ -1,0 +1,51 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * One TPACKET_V2 receive ring: frames the kernel captured, read where they lie.
+ *
+ * The kernel fills slots in order and hands each over at once; the worker gives them back in order. Ring and unread
+ * frames belong to the socket, which the supervisor keeps, so they outlive a worker (packet(7), and the kernel's
+ * Documentation/networking/packet_mmap.rst).
+ */
+#ifndef MCR_CAPTURE_H
+#define MCR_CAPTURE_H
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#include "shm_abi.h"
+
+struct mcr_frame {
+	const uint8_t *data;	/* from the link-layer header on */
+	uint32_t size;		/* bytes captured */
+	uint32_t wire_size;	/* bytes the frame had */
+	uint32_t network;	/* offset of the network header */
+};
+
+struct mcr_capture {
+	int fd;			/* AF_PACKET socket, owned; -1: slot not in use */
+	uint8_t *slots;
+	uint32_t frame_size;
+	uint32_t frame_count;
+	uint64_t cursor;	/* packets taken so far */
+	uint32_t in_doubt;	/* the next that many were in a dead worker's hand: count, don't send */
+	bool polled;		/* a poll request is under way */
+	bool leaving;		/* read what waits, then detach */
+};
+
+/* Map the ring of `fd`, which the capture then owns. 0, -EINVAL for an impossible geometry, or mmap's -errno. */
+int mcr_capture_attach(struct mcr_capture *capture, int fd, uint32_t frame_size, uint32_t frame_count,
+		       uint64_t cursor);
+
+void mcr_capture_detach(struct mcr_capture *capture);
+
+/* The frame `ahead` slots after the cursor, if the kernel has handed it over. */
+bool mcr_capture_frame(const struct mcr_capture *capture, uint32_t ahead, struct mcr_frame *frame);
+
+/* Mark the `count` slots before the cursor as done with, so that a successor can tell them from refilled ones. */
+void mcr_capture_mark(const struct mcr_capture *capture, uint32_t count);
+
+/* Give back those of the `count` slots before the cursor that bear the mark. */
+void mcr_capture_release(const struct mcr_capture *capture, uint32_t count);
+
+#endif

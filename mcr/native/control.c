@@ -1,0 +1,233 @@
+// SPDX-License-Identifier: MIT
+#include "control.h"
+
+#include <errno.h>
+#include <string.h>
+#include <sys/socket.h>
+#include <unistd.h>
+
+#include "journal.h"
+
+/* The next descriptor on the channel. The supervisor sends it before the command that names it. */
+static int receive_fd(int channel)
+{
+	char control[CMSG_SPACE(sizeof(int))] = { 0 };
+	char byte;
+	struct iovec iov = { .iov_base = &byte, .iov_len = sizeof(byte) };
+	struct msghdr message = {
+		.msg_iov = &iov, .msg_iovlen = 1, .msg_control = control, .msg_controllen = sizeof(control),
+	};
+	struct cmsghdr *head;
+	int fd;
+
+	if (recvmsg(channel, &message, MSG_DONTWAIT | MSG_CMSG_CLOEXEC) < 0)
+		return -errno;
+	head = CMSG_FIRSTHDR(&message);
+	if (!head || head->cmsg_level != SOL_SOCKET || head->cmsg_type != SCM_RIGHTS ||
+	    head->cmsg_len != CMSG_LEN(sizeof(fd)))
+		return -EPROTO;
+	memcpy(&fd, CMSG_DATA(head), sizeof(fd));
+	return fd;
+}
+
+/* Finish what a dead predecessor had in hand on this capture; see journal.h. */
+static void recover_capture(struct mcr_worker *worker, uint32_t slot)
+{
+	struct mcr_journal_state state = mcr_journal_state(worker->segment);
+	struct mcr_capture *capture = &worker->captures[slot];
+
+	if (state.phase == MCR_PHASE_IDLE || state.capture != slot || state.slots > capture->frame_count)
+		return;
+	if (state.phase == MCR_PHASE_SENDING) {
+		capture->in_doubt = state.slots;
+		mcr_log(&worker->log, MCR_FACILITY_WORKER, MCR_LEVEL_WARNING, MCR_LOG_RECOVERED, slot, state.slots, 0);
+		return;
+	}
+	if (state.phase == MCR_PHASE_COMMIT)
+		mcr_capture_mark(capture, state.slots);
+	mcr_journal_enter(worker->segment, (struct mcr_journal_state){ MCR_PHASE_RELEASING, slot, state.slots });
+	mcr_capture_release(capture, state.slots);
+	mcr_journal_enter(worker->segment, (struct mcr_journal_state){ MCR_PHASE_IDLE, 0, 0 });
+}
+
+static int put_capture(struct mcr_worker *worker, const struct mcr_rec_capture *record)
+{
+	uint32_t slot = record->capture;
+	int fd, ret;
+
+	if (slot >= MCR_MAX_INTERFACES || worker->captures[slot].slots)
+		return -EPROTO;
+	fd = receive_fd(worker->channel_fd);
+	if (fd < 0)
+		return fd;
+	ret = mcr_capture_attach(&worker->captures[slot], fd, record->frame_size, record->frame_count,
+				 mcr_load_relaxed(&worker->segment->captures[slot].cursor));
+	if (ret) {
+		close(fd);
+		return ret;
+	}
+	worker->active[worker->active_count++] = slot;
+	mcr_log(&worker->log, MCR_FACILITY_WORKER, MCR_LEVEL_DEBUG, MCR_LOG_CAPTURE_ATTACHED, slot,
+		record->frame_count, record->frame_size);
+	recover_capture(worker, slot);
+	return 0;
+}
+
+static int drop_capture(struct mcr_worker *worker, const struct mcr_rec_capture *record)
+{
+	if (record->capture >= MCR_MAX_INTERFACES || !worker->captures[record->capture].slots)
+		return -EPROTO;
+	worker->captures[record->capture].leaving = true;
+	return 0;
+}
+
+void mcr_control_detach(struct mcr_worker *worker, uint32_t capture)
+{
+	uint32_t i = 0;
+
+	while (worker->active[i] != capture)
+		i++;
+	worker->active[i] = worker->active[--worker->active_count];
+	mcr_log(&worker->log, MCR_FACILITY_WORKER, MCR_LEVEL_DEBUG, MCR_LOG_CAPTURE_DETACHED, capture,
+		worker->captures[capture].cursor, 0);
+	mcr_capture_detach(&worker->captures[capture]);
+}
+
+static int put_egress(struct mcr_worker *worker, const struct mcr_rec_egress *record)
+{
+	int fd;
+
+	if (record->egress >= MCR_MAX_INTERFACES || worker->egress[record->egress] >= 0)
+		return -EPROTO;
+	fd = receive_fd(worker->channel_fd);
+	if (fd < 0)
+		return fd;
+	worker->egress[record->egress] = fd;
+	return 0;
+}
+
+static int drop_egress(struct mcr_worker *worker, const struct mcr_rec_egress *record)
+{
+	if (record->egress >= MCR_MAX_INTERFACES || worker->egress[record->egress] < 0)
+		return -EPROTO;
+	close(worker->egress[record->egress]);
+	worker->egress[record->egress] = -1;
+	return 0;
+}
+
+static int apply_generation(struct mcr_worker *worker, const struct mcr_rec_generation *record)
+{
+	worker->generation = record->generation;
+	mcr_log(&worker->log, MCR_FACILITY_WORKER, MCR_LEVEL_DEBUG, MCR_LOG_GENERATION_APPLIED, record->generation,
+		worker->rules.match.used, 0);
+	return 0;
+}
+
+static int apply_levels(struct mcr_worker *worker, const struct mcr_rec_levels *record)
+{
+	memcpy(worker->log.level, record->level, sizeof(worker->log.level));
+	mcr_log(&worker->log, MCR_FACILITY_WORKER, MCR_LEVEL_DEBUG, MCR_LOG_LEVELS_CHANGED, 0, 0, 0);
+	return 0;
+}
+
+static int put_rule(struct mcr_worker *worker, const struct mcr_rec_rule *record, size_t size)
+{
+	const struct mcr_rec_output *outputs = (const struct mcr_rec_output *)(record + 1);
+
+	if (size < sizeof(*record) + record->output_count * sizeof(*outputs))
+		return -EPROTO;
+	return mcr_rules_put(&worker->rules, worker->segment, record, outputs);
+}
+
+static size_t body_size(uint32_t type)
+{
+	switch (type) {
+	case MCR_REC_CAPTURE_PUT:
+	case MCR_REC_CAPTURE_DROP:
+		return sizeof(struct mcr_rec_capture);
+	case MCR_REC_EGRESS_PUT:
+	case MCR_REC_EGRESS_DROP:
+		return sizeof(struct mcr_rec_egress);
+	case MCR_REC_RULE_PUT:
+	case MCR_REC_RULE_DROP:
+		return sizeof(struct mcr_rec_rule);
+	case MCR_REC_GENERATION:
+		return sizeof(struct mcr_rec_generation);
+	case MCR_REC_LEVELS:
+		return sizeof(struct mcr_rec_levels);
+	default:
+		return 0;
+	}
+}
+
+static int apply_record(struct mcr_worker *worker, const struct mcr_record *record, size_t size)
+{
+	const void *body = record + 1;
+
+	if (size < body_size(record->type))
+		return -EPROTO;
+	switch (record->type) {
+	case MCR_REC_CAPTURE_PUT:
+		return put_capture(worker, body);
+	case MCR_REC_CAPTURE_DROP:
+		return drop_capture(worker, body);
+	case MCR_REC_EGRESS_PUT:
+		return put_egress(worker, body);
+	case MCR_REC_EGRESS_DROP:
+		return drop_egress(worker, body);
+	case MCR_REC_RULE_PUT:
+		return put_rule(worker, body, size);
+	case MCR_REC_RULE_DROP:
+		return mcr_rules_drop(&worker->rules, body);
+	case MCR_REC_GENERATION:
+		return apply_generation(worker, body);
+	case MCR_REC_LEVELS:
+		return apply_levels(worker, body);
+	case MCR_REC_STOP:
+		worker->draining = true;
+		return 0;
+	default:
+		return -EPROTO;
+	}
+}
+
+static bool any_leaving(const struct mcr_worker *worker)
+{
+	for (uint32_t i = 0; i < worker->active_count; i++)
+		if (worker->captures[worker->active[i]].leaving)
+			return true;
+	return false;
+}
+
+int mcr_control_apply(struct mcr_worker *worker)
+{
+	const struct mcr_record *record;
+	int length, ret;
+
+	/* A capture that leaves is read to its end first: what follows may reuse its slot. */
+	while (!any_leaving(worker)) {
+		length = mcr_ring_peek(&worker->commands, &record);
+		if (length <= 0)
+			return length;
+		ret = apply_record(worker, record, (size_t)length - sizeof(*record));
+		mcr_ring_consume(&worker->commands, length);
+		if (ret)
+			return ret;
+	}
+	return 0;
+}
+
+void mcr_control_report(struct mcr_worker *worker)
+{
+	struct mcr_rec_generation ack = { .generation = worker->generation };
+	uint64_t one = 1;
+
+	/* A full ring is tried again at the next turn of the loop: an acknowledgement is never lost. */
+	if (worker->acknowledged != worker->generation &&
+	    !mcr_ring_push(&worker->events, MCR_REC_ACK, &ack, sizeof(ack))) {
+		worker->acknowledged = worker->generation;
+		worker->log.written = true;
+	}
+	if (worker->log.written && write(worker->event_fd, &one, sizeof(one)) == sizeof(one))
+		worker->log.written = false;
+}

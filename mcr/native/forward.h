@@ -1,0 +1,20 @@
+/* SPDX-License-Identifier: MIT */
+/* One batch on its way through a worker: from the capture ring to planned sends, and from outcomes to counters. */
+#ifndef MCR_FORWARD_H
+#define MCR_FORWARD_H
+
+#include "worker.h"
+
+/*
+ * Take up to MCR_BATCH_SLOTS frames from a capture, match them, plan their sends in worker->batch.
+ * The number of slots taken; they are given back by mcr_forward_commit().
+ */
+uint32_t mcr_forward_gather(struct mcr_worker *worker, uint32_t capture);
+
+/* One planned send has ended: `result` is the payload bytes sent, or -errno. */
+void mcr_forward_sent(struct mcr_worker *worker, uint32_t send, int result);
+
+/* All sends of the batch have ended: count, move the cursor, give the slots back. */
+void mcr_forward_commit(struct mcr_worker *worker, uint32_t capture, uint32_t slots);
+
+#endif

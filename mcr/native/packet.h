@@ -1,0 +1,29 @@
+/* SPDX-License-Identifier: MIT */
+/* A frame's flow key and payload. Pure: reads nothing but the bytes it is given. */
+#ifndef MCR_PACKET_H
+#define MCR_PACKET_H
+
+#include <stdint.h>
+
+struct mcr_packet {
+	uint32_t source;	/* network byte order */
+	uint32_t group;		/* destination address, network byte order */
+	uint16_t source_port;	/* network byte order */
+	uint16_t port;		/* destination port, network byte order */
+	uint32_t payload;	/* offset of the UDP payload from the start of the frame */
+	uint32_t payload_size;	/* bytes; 0 is a valid datagram */
+};
+
+/*
+ * Parse the IPv4 UDP datagram whose IP header starts at `network` in a frame of `size` captured bytes.
+ * 0, or
+ *   -EPROTONOSUPPORT  neither IPv4 nor UDP
+ *   -EOPNOTSUPP       a fragment
+ *   -EMSGSIZE         the datagram is longer than what was captured
+ *   -EBADMSG          malformed: a length that contradicts another
+ * The payload's size is the UDP header's (RFC 768), so Ethernet padding is not part of it. Checksums are not looked
+ * at: those of frames from this machine are not filled in yet.
+ */
+int mcr_packet_parse(const uint8_t *frame, uint32_t size, uint32_t network, struct mcr_packet *packet);
+
+#endif

@@ -1,0 +1,91 @@
+// SPDX-License-Identifier: MIT
+#include "rules.h"
+
+#include <errno.h>
+
+#include "ring.h"
+
+void mcr_rules_init(struct mcr_rules *rules)
+{
+	mcr_match_init(&rules->match);	/* the rest starts as the zero pages it is mapped from */
+}
+
+static void claim_rule_counters(struct mcr_rule_counters *counters, uint64_t tag)
+{
+	if (mcr_load_relaxed(&counters->tag) == tag)
+		return;
+	mcr_store_relaxed(&counters->matched, 0);
+	mcr_store_release(&counters->tag, tag);
+}
+
+static void claim_output_counters(struct mcr_output_counters *counters, uint64_t tag)
+{
+	if (mcr_load_relaxed(&counters->tag) == tag)
+		return;
+	mcr_store_relaxed(&counters->submitted, 0);
+	mcr_store_relaxed(&counters->sent, 0);
+	mcr_store_relaxed(&counters->errors, 0);
+	mcr_store_relaxed(&counters->in_doubt, 0);
+	mcr_store_relaxed(&counters->bytes, 0);
+	mcr_store_relaxed(&counters->last_error, 0);
+	mcr_store_release(&counters->tag, tag);
+}
+
+static bool in_range(const struct mcr_rec_rule *record, const struct mcr_rec_output *outputs)
+{
+	if (record->rule >= MCR_MAX_RULES || record->capture >= MCR_MAX_INTERFACES ||
+	    record->output_count > MCR_MAX_RULE_OUTPUTS)
+		return false;
+	for (uint32_t i = 0; i < record->output_count; i++)
+		if (outputs[i].output >= MCR_MAX_OUTPUTS || outputs[i].egress >= MCR_MAX_INTERFACES)
+			return false;
+	return true;
+}
+
+int mcr_rules_put(struct mcr_rules *rules, struct mcr_segment *segment, const struct mcr_rec_rule *record,
+		  const struct mcr_rec_output *outputs)
+{
+	struct mcr_rule *rule;
+	uint32_t *link;
+
+	if (!in_range(record, outputs))
+		return -EINVAL;
+	rule = &rules->rules[record->rule];
+	if (rule->held)
+		mcr_match_drop(&rules->match, rule->key);
+	*rule = (struct mcr_rule){
+		.key = mcr_match_key(record->capture, record->group, record->port),
+		.output_count = record->output_count,
+		.held = true,
+	};
+	claim_rule_counters(&segment->rules[record->rule], record->tag);
+
+	link = &rule->first;
+	for (uint32_t i = 0; i < record->output_count; i++) {
+		struct mcr_output *output = &rules->outputs[outputs[i].output];
+
+		*output = (struct mcr_output){
+			.to = { .sin_family = AF_INET, .sin_port = outputs[i].port,
+				.sin_addr.s_addr = outputs[i].address },
+			.egress = outputs[i].egress,
+		};
+		claim_output_counters(&segment->outputs[outputs[i].output], record->tag);
+		*link = outputs[i].output;
+		link = &output->next;
+	}
+	*link = MCR_NO_OUTPUT;
+	return mcr_match_put(&rules->match, rule->key, record->rule);
+}
+
+int mcr_rules_drop(struct mcr_rules *rules, const struct mcr_rec_rule *record)
+{
+	struct mcr_rule *rule;
+
+	if (record->rule >= MCR_MAX_RULES)
+		return -EINVAL;
+	rule = &rules->rules[record->rule];
+	if (!rule->held)
+		return -ENOENT;
+	rule->held = false;
+	return mcr_match_drop(&rules->match, rule->key);
+}

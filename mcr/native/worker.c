@@ -1,0 +1,105 @@
+// SPDX-License-Identifier: MIT
+// Sets a worker up, runs its loop, tears it down.
+#include "worker.h"
+
+#include <errno.h>
+#include <sys/mman.h>
+#include <unistd.h>
+
+#include "journal.h"
+#include "uring.h"
+
+static int map_segment(struct mcr_worker *worker, int fd)
+{
+	void *segment = mmap(NULL, sizeof(struct mcr_segment), PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
+
+	if (segment == MAP_FAILED)
+		return -errno;
+	worker->segment = segment;
+	if (worker->segment->header.version != MCR_ABI_VERSION ||
+	    worker->segment->header.length != sizeof(struct mcr_segment))
+		return -EPROTO;
+	return 0;
+}
+
+/* A predecessor that died while it wrote counters: write them again. Its packets come with their capture. */
+static int recover_counters(struct mcr_worker *worker)
+{
+	if (mcr_journal_state(worker->segment).phase != MCR_PHASE_COMMIT)
+		return 0;
+	return mcr_journal_apply(worker->segment);
+}
+
+static void init_tables(struct mcr_worker *worker)
+{
+	struct mcr_segment *segment = worker->segment;
+
+	mcr_ring_open_consumer(&worker->commands, &segment->rule_ring, segment->rule_data, MCR_RULE_RING_BYTES);
+	mcr_ring_open_producer(&worker->events, &segment->event_ring, segment->event_data, MCR_EVENT_RING_BYTES);
+	mcr_log_init(&worker->log, &worker->events, &segment->totals.log_dropped);
+	mcr_rules_init(&worker->rules);
+	for (uint32_t i = 0; i < MCR_MAX_INTERFACES; i++) {
+		worker->captures[i].fd = -1;
+		worker->egress[i] = -1;
+	}
+}
+
+static int run(struct mcr_worker *worker, int segment_fd, const char **step)
+{
+	int ret;
+
+	*step = "map segment";
+	ret = map_segment(worker, segment_fd);
+	if (ret)
+		return ret;
+	*step = "recover counters";
+	ret = recover_counters(worker);
+	if (ret)
+		return ret;
+	init_tables(worker);
+	*step = "set up io_uring";
+	ret = mcr_uring_open(worker);
+	if (ret)
+		return ret;
+	*step = "run";
+	ret = mcr_uring_run(worker);
+	mcr_uring_close(worker);
+	return ret;
+}
+
+static void release(struct mcr_worker *worker)
+{
+	if (!worker->segment)
+		return;
+	for (uint32_t i = 0; i < MCR_MAX_INTERFACES; i++) {
+		if (worker->captures[i].slots)
+			mcr_capture_detach(&worker->captures[i]);
+		if (worker->egress[i] > 0)
+			close(worker->egress[i]);
+	}
+	munmap(worker->segment, sizeof(*worker->segment));
+}
+
+int mcr_worker_run(int segment_fd, int channel_fd, int wake_fd, int event_fd, const char **step)
+{
+	struct mcr_worker *worker;
+	int ret;
+
+	/* Zero pages, touched only where used: room for every rule costs nothing until there is one. */
+	worker = mmap(NULL, sizeof(*worker), PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+	if (worker == MAP_FAILED) {
+		*step = "allocate worker";
+		return -errno;
+	}
+	worker->channel_fd = channel_fd;
+	worker->wake_fd = wake_fd;
+	worker->event_fd = event_fd;
+	ret = run(worker, segment_fd, step);
+	release(worker);
+	munmap(worker, sizeof(*worker));
+	close(segment_fd);
+	close(channel_fd);
+	close(wake_fd);
+	close(event_fd);
+	return ret;
+}

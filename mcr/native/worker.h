@@ -1,0 +1,55 @@
+/* SPDX-License-Identifier: MIT */
+/* A worker: everything it holds, and its one entry point. */
+#ifndef MCR_WORKER_H
+#define MCR_WORKER_H
+
+#include <liburing.h>
+#include <stdbool.h>
+#include <stdint.h>
+
+#include "capture.h"
+#include "egress.h"
+#include "log.h"
+#include "ring.h"
+#include "rules.h"
+#include "shm_abi.h"
+#include "tally.h"
+
+struct mcr_worker {
+	struct mcr_segment *segment;
+	int channel_fd;		/* brings descriptors; its hang-up means that the supervisor is gone */
+	int wake_fd;		/* eventfd, read: the rule ring has something */
+	int event_fd;		/* eventfd, written: the event ring has something */
+
+	struct mcr_ring_end commands;
+	struct mcr_ring_end events;
+	struct mcr_log log;
+
+	struct mcr_capture captures[MCR_MAX_INTERFACES];
+	uint32_t active[MCR_MAX_INTERFACES];	/* the attached ones */
+	uint32_t active_count;
+	int egress[MCR_MAX_INTERFACES];		/* UDP sockets, -1: slot not in use */
+	struct mcr_rules rules;
+
+	struct mcr_batch batch;
+	struct mcr_tally tally;
+
+	uint64_t generation;	/* newest applied; packets wait until there is one */
+	uint64_t acknowledged;
+	uint64_t sampled_at;	/* packets received at the last sample */
+	bool draining;		/* stop once nothing waits */
+	bool abandoned;		/* the supervisor is gone */
+
+	struct io_uring ring;
+	uint64_t wake_count;	/* what a read of wake_fd stores */
+	uint32_t sends_under_way;
+	bool entered;		/* the kernel was entered this turn, so completions are up to date */
+};
+
+/*
+ * Run a worker until it is told to stop. Takes over the descriptors. *step names the step that failed.
+ * 0 after an orderly stop, -EPIPE when the supervisor is gone, another -errno when a step failed.
+ */
+int mcr_worker_run(int segment_fd, int channel_fd, int wake_fd, int event_fd, const char **step);
+
+#endif

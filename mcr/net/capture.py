@@ -1,0 +1,177 @@
+"""AF_PACKET sockets that capture an input interface, one a worker.
+
+Every socket has a TPACKET_V2 ring, which the worker maps: frames are handed over one by one, without a timer, and
+those not read yet stay in the ring when a worker dies. The sockets of one interface share a fan-out group, so that
+each frame goes to one worker and a flow always to the same.
+
+Constants are those of <linux/if_packet.h>, <linux/filter.h> and <asm-generic/socket.h>.
+"""
+
+import socket
+import struct
+from collections.abc import Sequence
+
+import attrs
+
+from mcr.errors import SystemFault
+from mcr.net.filter import Instruction, attach_filter
+from mcr.net.interfaces import Interface
+
+_ETH_P_ALL = 0x0003
+_SOL_PACKET = 263
+_PACKET_RX_RING = 5
+_PACKET_STATISTICS = 6
+_PACKET_VERSION = 10
+_PACKET_FANOUT = 18
+_PACKET_IGNORE_OUTGOING = 23
+_TPACKET_V2 = 1
+_FANOUT_HASH = 0
+_FANOUT_UNIQUE_ID = 0x2000
+
+_SLOT_OVERHEAD = 128  # TPACKET2 header, address, alignment and the link-layer header
+_MIN_SLOT = 2048
+_RING_BYTES = 16 << 20
+_BLOCK_BYTES = 128 << 10
+
+# Reject everything: what a socket starts with until all of its fan-out group is in place.
+REJECT_ALL = (Instruction(0x06, 0, 0, 0),)
+
+# Untagged IPv4 UDP that this machine did not send. Loads at SKF_AD_OFF are the kernel's ancillary data, those at
+# SKF_NET_OFF count from the network header, whatever the link layer.
+ACCEPT_UDP = (
+    Instruction(0x28, 0, 0, 0xFFFFF000),  # A = protocol
+    Instruction(0x15, 0, 7, 0x0800),  # not IPv4: reject
+    Instruction(0x28, 0, 0, 0xFFFFF000 + 48),  # A = VLAN tag present: it belongs to the VLAN's interface
+    Instruction(0x15, 0, 5, 0),
+    Instruction(0x28, 0, 0, 0xFFFFF000 + 4),  # A = packet type
+    Instruction(0x15, 3, 0, 4),  # PACKET_OUTGOING: reject
+    Instruction(0x30, 0, 0, 0xFFF00000 + 9),  # A = IP protocol
+    Instruction(0x15, 0, 1, 17),
+    Instruction(0x06, 0, 0, 0x40000),  # accept, whole
+    Instruction(0x06, 0, 0, 0),
+)
+
+
+@attrs.frozen
+class CaptureSocket:
+    """One worker's view of an input interface. Sizes of the ring: slots of `frame_size` bytes."""
+
+    frame_size: int
+    frame_count: int
+    socket: socket.socket
+
+
+@attrs.frozen
+class CaptureCount:
+    """Frames since the last reading: `accepted` went into the ring, `dropped` found it full."""
+
+    accepted: int
+    dropped: int
+
+
+def slot_size(mtu: int) -> int:
+    """Bytes of a ring slot that holds a whole frame of an interface with this MTU: a power of two."""
+    return max(_MIN_SLOT, 1 << (mtu + _SLOT_OVERHEAD - 1).bit_length())
+
+
+def open_captures(interface: Interface, count: int) -> tuple[CaptureSocket, ...]:
+    """Open and start `count` capture sockets on an interface.
+
+    Raises:
+        SystemFault: naming the step; nothing stays open.
+    """
+    frame_size = slot_size(interface.mtu)
+    frame_count = _RING_BYTES // frame_size
+    opened: list[socket.socket] = []
+    try:
+        for _ in range(count):
+            opened.append(_open_bound(interface, frame_size, frame_count))
+            _join_fanout(opened, interface)
+        # Only now may frames come in: a bound socket outside the group would have had a copy of each.
+        accept(opened, interface)
+    except SystemFault:
+        close_all(opened)
+        raise
+    return tuple(CaptureSocket(frame_size, frame_count, each) for each in opened)
+
+
+def check_permission() -> None:
+    """Find out whether this process may open capture sockets at all.
+
+    Raises:
+        SystemFault: it may not.
+    """
+    _open_socket().close()
+
+
+def _open_socket() -> socket.socket:
+    try:
+        return socket.socket(socket.AF_PACKET, socket.SOCK_RAW | socket.SOCK_CLOEXEC, 0)
+    except OSError as error:
+        raise SystemFault(
+            "AF_PACKET socket creation failed",
+            error.errno or 0,
+            "mcrd needs CAP_NET_RAW: run it with sudo, or under systemd with AmbientCapabilities=CAP_NET_RAW",
+        ) from None
+
+
+def _open_bound(interface: Interface, frame_size: int, frame_count: int) -> socket.socket:
+    opened = _open_socket()
+    step = "configure capture"
+    try:
+        attach_filter(opened, REJECT_ALL)
+        step = "PACKET_VERSION"
+        opened.setsockopt(_SOL_PACKET, _PACKET_VERSION, _TPACKET_V2)
+        step = f"PACKET_RX_RING of {frame_count} slots of {frame_size} bytes"
+        ring = struct.pack("IIII", _BLOCK_BYTES, frame_count * frame_size // _BLOCK_BYTES, frame_size, frame_count)
+        opened.setsockopt(_SOL_PACKET, _PACKET_RX_RING, ring)
+        step = "PACKET_IGNORE_OUTGOING"
+        opened.setsockopt(_SOL_PACKET, _PACKET_IGNORE_OUTGOING, 1)
+        step = "bind"
+        opened.bind((interface.name, _ETH_P_ALL))
+    except OSError as error:
+        opened.close()
+        raise SystemFault(f"Cannot capture on {interface.name}: {step}", error.errno or 0) from None
+    return opened
+
+
+def _join_fanout(group: Sequence[socket.socket], interface: Interface) -> None:
+    """Put the newest socket of `group` into the fan-out group of the first."""
+    first, newest = group[0], group[-1]
+    try:
+        if newest is first:
+            # The kernel finds an id that nobody in this network namespace uses.
+            argument = (_FANOUT_HASH | _FANOUT_UNIQUE_ID) << 16
+        else:
+            argument = first.getsockopt(_SOL_PACKET, _PACKET_FANOUT) & 0xFFFF | _FANOUT_HASH << 16
+        newest.setsockopt(_SOL_PACKET, _PACKET_FANOUT, argument)
+    except OSError as error:
+        raise SystemFault(f"Cannot capture on {interface.name}: PACKET_FANOUT", error.errno or 0) from None
+
+
+def accept(sockets: Sequence[socket.socket], interface: Interface) -> None:
+    """Let UDP in."""
+    try:
+        for each in sockets:
+            attach_filter(each, ACCEPT_UDP)
+    except OSError as error:
+        raise SystemFault(f"Cannot capture on {interface.name}: SO_ATTACH_FILTER", error.errno or 0) from None
+
+
+def reject(sockets: Sequence[socket.socket]) -> None:
+    """Let nothing more in; what is in the ring stays readable."""
+    for each in sockets:
+        attach_filter(each, REJECT_ALL)
+
+
+def close_all(sockets: Sequence[socket.socket]) -> None:
+    """Close sockets; the kernel waits for its readers each time, so not on the event loop."""
+    for each in sockets:
+        each.close()
+
+
+def read_count(capture: socket.socket) -> CaptureCount:
+    """Read what came since the last call; the kernel's counts start over at every reading (packet(7))."""
+    answer = capture.getsockopt(_SOL_PACKET, _PACKET_STATISTICS, 8)
+    packets, drops = struct.unpack("II", answer)
+    return CaptureCount(packets - drops, drops)

@@ -1,0 +1,50 @@
+"""UDP sockets that send out of one interface each."""
+
+import socket
+import struct
+
+from mcr.errors import SystemFault
+from mcr.net.capture import REJECT_ALL
+from mcr.net.filter import attach_filter
+from mcr.net.interfaces import Interface
+
+SEND_BUFFER = 4 << 20
+"""Bytes that may wait in a socket for its interface."""
+
+_SO_SNDBUFFORCE = 32  # <asm-generic/socket.h>
+
+
+def open_egress(interface: Interface) -> socket.socket:
+    """Open a socket for every output on an interface: groups leave by it, hosts are reached through it.
+
+    Raises:
+        SystemFault: naming the step; nothing stays open.
+    """
+    step = "socket"
+    try:
+        opened = socket.socket(socket.AF_INET, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC)
+    except OSError as error:
+        raise SystemFault(f"Cannot send on {interface.name}: {step}", error.errno or 0) from None
+    try:
+        step = "SO_ATTACH_FILTER"
+        attach_filter(opened, REJECT_ALL)  # it only sends: nobody may fill its receive buffer
+        step = "SO_BINDTODEVICE"
+        opened.setsockopt(socket.SOL_SOCKET, socket.SO_BINDTODEVICE, interface.name.encode())
+        step = "IP_MULTICAST_IF"
+        mreqn = struct.pack("4s4si", b"", b"", interface.index)
+        opened.setsockopt(socket.IPPROTO_IP, socket.IP_MULTICAST_IF, mreqn)
+        step = "IP_MULTICAST_LOOP"
+        opened.setsockopt(socket.IPPROTO_IP, socket.IP_MULTICAST_LOOP, 0)
+        step = "SO_SNDBUF"
+        _set_send_buffer(opened)
+    except OSError as error:
+        opened.close()
+        raise SystemFault(f"Cannot send on {interface.name}: {step}", error.errno or 0) from None
+    return opened
+
+
+def _set_send_buffer(opened: socket.socket) -> None:
+    try:
+        opened.setsockopt(socket.SOL_SOCKET, _SO_SNDBUFFORCE, SEND_BUFFER)
+    except PermissionError:  # without CAP_NET_ADMIN: as much as net.core.wmem_max allows
+        opened.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, SEND_BUFFER)

@@ -1,0 +1,119 @@
+"""Group memberships, so that switches which snoop IGMP forward the input groups here.
+
+Sockets hold memberships and nothing else: bound to no port, they receive nothing. One socket holds as many as the
+kernel lets it (20 by default, net.ipv4.igmp_max_memberships, and what net.core.optmem_max has room for); then the
+next one is opened, so neither is a limit on the number of groups.
+"""
+
+import errno
+import socket
+import struct
+from collections import Counter
+
+from mcr.errors import SystemFault
+from mcr.model import Address
+from mcr.net.interfaces import Interface
+
+_Key = tuple[Address, int]  # group, interface index
+
+
+class Memberships:
+    """Who asks for a group on an interface is counted: the first joins, the last leaves."""
+
+    def __init__(self) -> None:
+        self._users: Counter[_Key] = Counter()
+        self._holder: dict[_Key, socket.socket] = {}
+        self._held: Counter[socket.socket] = Counter()
+        self._roomy: list[socket.socket] = []  # sockets that had room when last seen
+
+    def join(self, group: Address, interface: Interface) -> None:
+        """Ask for a group.
+
+        Raises:
+            SystemFault: the kernel refused; the group is not counted.
+        """
+        key = (group, interface.index)
+        if not self._users[key]:
+            try:
+                self._join(key)
+            except OSError as error:
+                del self._users[key]
+                raise SystemFault(f"Cannot join {group} on {interface.name}", error.errno or 0) from None
+        self._users[key] += 1
+
+    def leave(self, group: Address, interface: Interface) -> None:
+        """Take one request for a group back."""
+        key = (group, interface.index)
+        self._users[key] -= 1
+        if self._users[key]:
+            return
+        del self._users[key]
+        holder = self._holder.pop(key)
+        # An interface that has gone took its memberships along.
+        _set_quietly(holder, socket.IP_DROP_MEMBERSHIP, key)
+        self._held[holder] -= 1
+        if not self._held[holder]:
+            self._close(holder)
+        elif holder not in self._roomy:
+            self._roomy.append(holder)
+
+    def close(self) -> None:
+        """Leave every group."""
+        for holder in list(self._held):
+            self._close(holder)
+
+    def __len__(self) -> int:
+        return len(self._users)
+
+    @property
+    def socket_count(self) -> int:
+        """Sockets in use."""
+        return len(self._held)
+
+    def _join(self, key: _Key) -> None:
+        while self._roomy:
+            if self._try_join(self._roomy[-1], key):
+                return
+            self._roomy.pop()
+        fresh = socket.socket(socket.AF_INET, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC)
+        try:
+            fresh.setsockopt(socket.IPPROTO_IP, socket.IP_ADD_MEMBERSHIP, _mreqn(key))
+        except OSError:
+            fresh.close()
+            raise
+        self._roomy.append(fresh)
+        self._record(fresh, key)
+
+    def _try_join(self, holder: socket.socket, key: _Key) -> bool:
+        """False: this socket is full."""
+        try:
+            holder.setsockopt(socket.IPPROTO_IP, socket.IP_ADD_MEMBERSHIP, _mreqn(key))
+        except OSError as error:
+            if error.errno in (errno.ENOBUFS, errno.ENOMEM):
+                return False
+            raise
+        self._record(holder, key)
+        return True
+
+    def _record(self, holder: socket.socket, key: _Key) -> None:
+        self._holder[key] = holder
+        self._held[holder] += 1
+
+    def _close(self, holder: socket.socket) -> None:
+        del self._held[holder]
+        if holder in self._roomy:
+            self._roomy.remove(holder)
+        holder.close()
+
+
+def _mreqn(key: _Key) -> bytes:
+    group, index = key
+    return struct.pack("4s4si", group.packed, b"", index)
+
+
+def _set_quietly(holder: socket.socket, option: int, key: _Key) -> None:
+    try:
+        holder.setsockopt(socket.IPPROTO_IP, option, _mreqn(key))
+    except OSError as error:
+        if error.errno not in (errno.ENODEV, errno.EADDRNOTAVAIL):
+            raise

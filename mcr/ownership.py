@@ -1,0 +1,36 @@
+"""Who owns a file and who asks for it, in the words of an error's hint."""
+
+import grp
+import os
+import pwd
+import stat
+
+
+def describe_owner(path: str | os.PathLike[str]) -> str:
+    """Such as ``root:mcr, mode 0660``. Raises `OSError` if the file cannot be looked at."""
+    status = os.stat(path)  # noqa: PTH116  # pathlib would cost mcrctl several milliseconds
+    return f"{_user(status.st_uid)}:{_group(status.st_gid)}, mode {stat.S_IMODE(status.st_mode):04o}"
+
+
+def own_user() -> str:
+    """The user this process acts as."""
+    return _user(os.geteuid())
+
+
+def own_group() -> str:
+    """The group this process acts as."""
+    return _group(os.getegid())
+
+
+def _user(number: int) -> str:
+    try:
+        return pwd.getpwuid(number).pw_name
+    except KeyError:
+        return str(number)
+
+
+def _group(number: int) -> str:
+    try:
+        return grp.getgrgid(number).gr_name
+    except KeyError:
+        return str(number)

@@ -1,0 +1,35 @@
+"""Pure decisions of the supervisor: when a worker may start again, and which core it runs on."""
+
+from collections.abc import Sequence
+
+import attrs
+
+STEADY_SECONDS = 10.0
+"""A worker that lived this long was sound; its death counts as a first one."""
+
+_FIRST_DELAY = 0.1
+_MAX_DELAY = 5.0
+
+
+@attrs.frozen
+class RestartHistory:
+    """How often in a row a worker died young."""
+
+    early_deaths: int = 0
+
+    def after_exit(self, uptime: float) -> "RestartHistory":
+        """The history once a worker has exited after `uptime` seconds."""
+        return RestartHistory(1 if uptime >= STEADY_SECONDS else self.early_deaths + 1)
+
+    @property
+    def delay(self) -> float:
+        """Seconds to wait before the next start: none after a first death, then doubling up to five seconds."""
+        if self.early_deaths <= 1:
+            return 0.0
+        return min(_FIRST_DELAY * 2.0 ** min(self.early_deaths - 2, 16), _MAX_DELAY)
+
+
+def worker_cores(count: int, allowed: Sequence[int]) -> tuple[int, ...]:
+    """One core a worker, in turn from those that this process may use."""
+    ordered = sorted(allowed)
+    return tuple(ordered[i % len(ordered)] for i in range(count))

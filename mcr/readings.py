@@ -1,0 +1,140 @@
+"""From two readings of the workers' counters to statistics. Pure."""
+
+import os
+from collections.abc import Collection, Sequence
+
+import attrs
+
+from mcr.model import EgressStats, IngressStats, OutputStats, RuleStats, WorkerStats
+from mcr.placement import PlacedRule
+from mcr.shm.segment import Counters, OutputCounters, Totals
+
+
+@attrs.frozen
+class Reading:
+    """The counters of all workers at one `time` (seconds), in the order of the workers' ids."""
+
+    time: float
+    workers: tuple[Counters, ...]
+
+    @property
+    def totals(self) -> Totals:
+        """Over all workers."""
+        return Totals.sum(each.totals for each in self.workers)
+
+    def rule_matched(self, placed: PlacedRule) -> int:
+        """Packets a rule matched, over all workers."""
+        return sum(each.rule_matched(placed.slot, placed.tag) for each in self.workers)
+
+    def output(self, slot: int, tag: int) -> OutputCounters:
+        """An output's counters, over all workers; the last error is any worker's."""
+        parts = [each.output(slot, tag) for each in self.workers]
+        return OutputCounters(
+            submitted=sum(part.submitted for part in parts),
+            sent=sum(part.sent for part in parts),
+            errors=sum(part.errors for part in parts),
+            in_doubt=sum(part.in_doubt for part in parts),
+            bytes=sum(part.bytes for part in parts),
+            last_error=max(part.last_error for part in parts),
+        )
+
+
+def _rate(now: float, before: float, seconds: float) -> float:
+    # A rule placed in between starts below what its slot counted before: that is no negative rate.
+    return round(max(now - before, 0.0) / seconds, 1) if seconds > 0 else 0.0
+
+
+def ingress_stats(now: Reading, past: Reading, kernel_drops: int) -> IngressStats:
+    """Datagrams in, over all workers."""
+    totals = now.totals
+    return IngressStats(
+        recv=totals.recv,
+        matched=totals.matched,
+        parse_err=totals.parse_err,
+        no_match=totals.no_match,
+        buf_exhaust=totals.buf_exhaust,
+        kernel_drops=kernel_drops,
+        pps=_rate(totals.recv, past.totals.recv, now.time - past.time),
+    )
+
+
+def egress_stats(now: Reading, past: Reading) -> EgressStats:
+    """Datagrams out, over all workers."""
+    totals = now.totals
+    return EgressStats(
+        submitted=totals.submitted,
+        sent=totals.sent,
+        errors=totals.errors,
+        bytes=totals.bytes,
+        in_doubt=totals.in_doubt,
+        pps=_rate(totals.sent, past.totals.sent, now.time - past.time),
+    )
+
+
+def worker_stats(now: Reading, kernel_drops: Sequence[int]) -> tuple[WorkerStats, ...]:
+    """Each worker's share; `kernel_drops` by worker id."""
+    return tuple(
+        WorkerStats(
+            worker_id=worker_id,
+            recv=each.totals.recv,
+            matched=each.totals.matched,
+            parse_err=each.totals.parse_err,
+            no_match=each.totals.no_match,
+            buf_exhaust=each.totals.buf_exhaust,
+            kernel_drops=kernel_drops[worker_id],
+            submitted=each.totals.submitted,
+            sent=each.totals.sent,
+            errors=each.totals.errors,
+            bytes=each.totals.bytes,
+            log_dropped=each.totals.log_dropped,
+        )
+        for worker_id, each in enumerate(now.workers)
+    )
+
+
+def rule_stats(now: Reading, past: Reading, rules: Collection[PlacedRule]) -> tuple[RuleStats, ...]:
+    """Each rule, in the order given."""
+    return tuple(_rule_stats(now, past, placed) for placed in rules)
+
+
+def _rule_stats(now: Reading, past: Reading, placed: PlacedRule) -> RuleStats:
+    seconds = now.time - past.time
+    matched = now.rule_matched(placed)
+    counters = [now.output(slot, placed.tag) for slot in placed.outputs]
+    sent_bytes = sum(each.bytes for each in counters)
+    past_bytes = sum(past.output(slot, placed.tag).bytes for slot in placed.outputs)
+    return RuleStats(
+        rule_id=placed.rule.rule_id,
+        name=placed.rule.name,
+        matched=matched,
+        sent=sum(each.sent for each in counters),
+        errors=sum(each.errors for each in counters),
+        bytes=sent_bytes,
+        pps=_rate(matched, past.rule_matched(placed), seconds),
+        bps=_rate(8 * sent_bytes, 8 * past_bytes, seconds),
+        outputs=tuple(
+            OutputStats(
+                group=output.group,
+                port=output.port,
+                interface=output.interface,
+                submitted=each.submitted,
+                sent=each.sent,
+                errors=each.errors,
+                in_doubt=each.in_doubt,
+                bytes=each.bytes,
+                last_error=os.strerror(each.last_error) if each.last_error else None,
+            )
+            for output, each in zip(placed.rule.outputs, counters, strict=True)
+        ),
+    )
+
+
+def stats_lines(ingress: IngressStats, egress: EgressStats) -> tuple[str, str]:
+    """The two log lines that scripts read."""
+    return (
+        f"[STATS:Ingress] recv={ingress.recv} matched={ingress.matched} parse_err={ingress.parse_err} "
+        f"no_match={ingress.no_match} buf_exhaust={ingress.buf_exhaust} kernel_drops={ingress.kernel_drops} "
+        f"({ingress.pps:.0f} pps)",
+        f"[STATS:Egress] sent={egress.sent} submitted={egress.submitted} errors={egress.errors} "
+        f"bytes={egress.bytes} ({egress.pps:.0f} pps)",
+    )

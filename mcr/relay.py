@@ -1,0 +1,298 @@
+"""What the rules take: sockets, group memberships, slots in shared memory; and how workers are told of it.
+
+Belongs to one actor. What may wait in the kernel (opening and closing capture sockets) is done in a thread.
+"""
+
+from collections.abc import Iterable
+from contextlib import ExitStack
+from itertools import chain
+from socket import socket
+
+import attrs
+import trio
+
+from mcr.errors import LimitReached, SystemFault
+from mcr.model import MAX_INTERFACES, MAX_OUTPUTS, MAX_RULES, Input, Rule, RuleChange
+from mcr.net.capture import close_all, open_captures, reject
+from mcr.net.egress import open_egress
+from mcr.net.interfaces import Interface, find_interface
+from mcr.net.membership import Memberships
+from mcr.placement import PlacedRule
+from mcr.shm import records
+from mcr.slots import Slots
+
+
+@attrs.define(eq=False)
+class Capture:
+    """An input interface: one capture socket a worker. `users`: rules that read from it."""
+
+    slot: int
+    interface: Interface
+    frame_size: int
+    frame_count: int
+    sockets: tuple[socket, ...]
+    users: int = 0
+
+    def put(self) -> records.Command:
+        """Tells a worker to read from it."""
+        return records.capture_put(
+            self.slot, self.interface.index, self.frame_size, self.frame_count, self.sockets
+        )
+
+
+@attrs.define(eq=False)
+class Egress:
+    """An output interface: one UDP socket a worker. `users`: outputs that leave by it."""
+
+    slot: int
+    interface: Interface
+    sockets: tuple[socket, ...]
+    users: int = 0
+
+    def put(self) -> records.Command:
+        """Tells a worker to send by it."""
+        return records.egress_put(self.slot, self.interface.index, self.sockets)
+
+
+@attrs.frozen
+class Step:
+    """What one change of the rules came to: where new rules stand, new captures, and what to tell workers."""
+
+    added: tuple[PlacedRule, ...]
+    captures: tuple[Capture, ...]
+    commands: tuple[records.Command, ...]
+
+
+@attrs.frozen
+class _Opened:
+    """Sockets for the interfaces that a change is the first to use."""
+
+    captures: dict[str, Capture] = attrs.field(factory=dict)
+    egress: dict[str, Egress] = attrs.field(factory=dict)
+
+
+class Relay:
+    """All of it, for a number of workers. A context manager: leaving it closes every socket."""
+
+    def __init__(self, workers: int) -> None:
+        self._workers = workers
+        self._captures: dict[str, Capture] = {}
+        self._egress: dict[str, Egress] = {}
+        self._memberships = Memberships()
+        self._placed: dict[str, PlacedRule] = {}
+        self._closing_captures: list[tuple[int, Capture]] = []  # (generation without it, capture)
+        self._closing_egress: list[tuple[int, Egress]] = []
+        self._tags = 0
+        self._rule_slots = Slots(MAX_RULES, "rules")
+        self._output_slots = Slots(MAX_OUTPUTS, "outputs")
+        self._capture_slots = Slots(MAX_INTERFACES, "input interfaces")
+        self._egress_slots = Slots(MAX_INTERFACES, "output interfaces")
+        self._rule_names: dict[int, str] = {}
+        self._output_names: dict[int, str] = {}
+
+    def __enter__(self) -> "Relay":
+        return self
+
+    def __exit__(self, *_exc: object) -> None:
+        self._memberships.close()
+        captures = chain(self._captures.values(), (closing for _, closing in self._closing_captures))
+        egress = chain(self._egress.values(), (closing for _, closing in self._closing_egress))
+        for each in chain(captures, egress):
+            close_all(each.sockets)
+
+    async def apply(self, change: RuleChange) -> Step:
+        """Take what the added rules need and let go of what the removed ones did.
+
+        Raises:
+            InterfaceNotFound, SystemFault, LimitReached: nothing has changed.
+        """
+        self._check_room(change)
+        interfaces = self._find_interfaces(change.added)
+        with ExitStack() as undo:
+            opened = await self._open(change.added, interfaces, undo)
+            self._join(change.added, interfaces, undo)
+            undo.pop_all()
+        self._captures |= opened.captures
+        self._egress |= opened.egress
+        added = tuple(self._place(rule) for rule in change.added)
+        removed = tuple(self._displace(rule) for rule in change.removed)
+        commands = (
+            *(capture.put() for capture in opened.captures.values()),
+            *(egress.put() for egress in opened.egress.values()),
+            *(records.rule_drop(placed.slot) for placed in removed),
+            *(self._put(placed) for placed in added),
+            *self._drop_unused_egress(change.generation),
+            *self._drop_unused_captures(change.generation),
+        )
+        return Step(added, tuple(opened.captures.values()), commands)
+
+    def snapshot(self) -> tuple[records.Command, ...]:
+        """Everything a worker has to be told that knows nothing."""
+        return (
+            *(capture.put() for capture in self._captures.values()),
+            *(egress.put() for egress in self._egress.values()),
+            *(self._put(placed) for placed in self._placed.values()),
+        )
+
+    def captures_to_close(self, generation: int) -> list[Capture]:
+        """Captures that no worker reads any more once all forward by `generation`; close them next."""
+        for since, egress in self._closing_egress:
+            if since <= generation:
+                close_all(egress.sockets)
+                self._egress_slots.give(egress.slot)
+        self._closing_egress = [each for each in self._closing_egress if each[0] > generation]
+        ready = [capture for since, capture in self._closing_captures if since <= generation]
+        self._closing_captures = [each for each in self._closing_captures if each[0] > generation]
+        return ready
+
+    async def close_capture(self, capture: Capture) -> None:
+        """Close a capture's sockets and free its slot."""
+        await trio.to_thread.run_sync(close_all, capture.sockets)
+        self._capture_slots.give(capture.slot)
+
+    def reject_input(self) -> None:
+        """Let nothing more in; what has arrived can still be read."""
+        for capture in self._captures.values():
+            reject(capture.sockets)
+
+    def input_interfaces(self) -> tuple[str, ...]:
+        """Names of the interfaces that are captured."""
+        return tuple(sorted(self._captures))
+
+    # What the numbers in a worker's log stand for (`mcr.worker_log.Names`).
+
+    def capture(self, slot: int) -> str:
+        """Name of the input interface of a capture slot."""
+        closing = (capture for _, capture in self._closing_captures)
+        names = (each.interface.name for each in chain(self._captures.values(), closing) if each.slot == slot)
+        return next(names, f"capture {slot}")
+
+    def rule(self, slot: int) -> str:
+        """Id of the rule in a rule slot."""
+        return self._rule_names.get(slot, f"{slot} (gone)")
+
+    def output(self, slot: int) -> str:
+        """Destination of an output slot."""
+        return self._output_names.get(slot, f"output {slot} (gone)")
+
+    # Taking.
+
+    def _check_room(self, change: RuleChange) -> None:
+        rules = len(self._placed) + len(change.added)
+        if rules > MAX_RULES:
+            raise LimitReached(f"No room for {rules} rules", f"a relay holds at most {MAX_RULES} rules")
+        outputs = sum(len(placed.outputs) for placed in self._placed.values()) if change.added else 0
+        outputs += sum(len(rule.outputs) for rule in change.added)
+        if outputs > MAX_OUTPUTS:
+            raise LimitReached(f"No room for {outputs} outputs", f"a relay holds at most {MAX_OUTPUTS} outputs")
+
+    def _find_interfaces(self, rules: Iterable[Rule]) -> dict[str, Interface]:
+        names = {name for rule in rules for name in _interface_names(rule)}
+        found = {name: find_interface(name) for name in sorted(names)}
+        for name, interface in found.items():
+            for known in (self._captures.get(name), self._egress.get(name)):
+                if known and known.interface.index != interface.index:
+                    raise LimitReached(
+                        f"Interface {name} was replaced since its first rule was added",
+                        "remove the rules that name it, then add them again: mcrctl list",
+                    )
+        return found
+
+    async def _open(self, rules: Iterable[Rule], interfaces: dict[str, Interface], undo: ExitStack) -> _Opened:
+        """Open sockets for the interfaces that are new."""
+        opened = _Opened()
+        for name in sorted({rule.input.interface for rule in rules} - self._captures.keys()):
+            slot = self._capture_slots.take()
+            undo.callback(self._capture_slots.give, slot)
+            sockets = await trio.to_thread.run_sync(open_captures, interfaces[name], self._workers)
+            capture = Capture(
+                slot, interfaces[name], sockets[0].frame_size, sockets[0].frame_count, tuple(s.socket for s in sockets)
+            )
+            undo.callback(close_all, capture.sockets)
+            opened.captures[name] = capture
+        for name in sorted({output.interface for rule in rules for output in rule.outputs} - self._egress.keys()):
+            slot = self._egress_slots.take()
+            undo.callback(self._egress_slots.give, slot)
+            opened.egress[name] = Egress(slot, interfaces[name], self._open_egress(interfaces[name]))
+            undo.callback(close_all, opened.egress[name].sockets)
+        return opened
+
+    def _open_egress(self, interface: Interface) -> tuple[socket, ...]:
+        opened: list[socket] = []
+        try:
+            for _ in range(self._workers):
+                opened.append(open_egress(interface))
+        except SystemFault:
+            close_all(opened)
+            raise
+        return tuple(opened)
+
+    def _join(self, rules: Iterable[Rule], interfaces: dict[str, Interface], undo: ExitStack) -> None:
+        for rule in rules:
+            group, interface = rule.input.group, interfaces[rule.input.interface]
+            self._memberships.join(group, interface)
+            undo.callback(self._memberships.leave, group, interface)
+
+    def _place(self, rule: Rule) -> PlacedRule:
+        self._tags += 1
+        outputs = tuple(self._output_slots.take() for _ in rule.outputs)
+        placed = PlacedRule(rule, self._tags, self._rule_slots.take(), outputs)
+        self._placed[rule.rule_id] = placed
+        self._captures[rule.input.interface].users += 1
+        self._rule_names[placed.slot] = rule.rule_id
+        for output, slot in zip(rule.outputs, outputs, strict=True):
+            self._egress[output.interface].users += 1
+            self._output_names[slot] = str(output)
+        return placed
+
+    # Letting go.
+
+    def _displace(self, rule: Rule) -> PlacedRule:
+        placed = self._placed.pop(rule.rule_id)
+        self._leave(rule.input)
+        self._captures[rule.input.interface].users -= 1
+        del self._rule_names[placed.slot]
+        self._rule_slots.give(placed.slot)
+        for output, slot in zip(rule.outputs, placed.outputs, strict=True):
+            self._egress[output.interface].users -= 1
+            del self._output_names[slot]
+            self._output_slots.give(slot)
+        return placed
+
+    def _leave(self, source: Input) -> None:
+        self._memberships.leave(source.group, self._captures[source.interface].interface)
+
+    def _drop_unused_captures(self, generation: int) -> list[records.Command]:
+        unused = [capture for capture in self._captures.values() if not capture.users]
+        for capture in unused:
+            del self._captures[capture.interface.name]
+            reject(capture.sockets)  # so that workers come to the end of what waits
+            self._closing_captures.append((generation, capture))
+        return [records.capture_drop(capture.slot) for capture in unused]
+
+    def _drop_unused_egress(self, generation: int) -> list[records.Command]:
+        unused = [egress for egress in self._egress.values() if not egress.users]
+        for egress in unused:
+            del self._egress[egress.interface.name]
+            self._closing_egress.append((generation, egress))
+        return [records.egress_drop(egress.slot) for egress in unused]
+
+    # Telling.
+
+    def _put(self, placed: PlacedRule) -> records.Command:
+        rule = placed.rule
+        return records.rule_put(
+            tag=placed.tag,
+            rule=placed.slot,
+            capture=self._captures[rule.input.interface].slot,
+            group=rule.input.group,
+            port=rule.input.port,
+            outputs=[
+                records.OutputPlace(slot, self._egress[output.interface].slot, output.group, output.port)
+                for output, slot in zip(rule.outputs, placed.outputs, strict=True)
+            ],
+        )
+
+
+def _interface_names(rule: Rule) -> Iterable[str]:
+    return (rule.input.interface, *(output.interface for output in rule.outputs))

@@ -1,0 +1,174 @@
+"""The records of the two rings: commands encoded, events decoded. Layouts are those of ``native/shm_abi.h``."""
+
+import socket
+import struct
+from collections.abc import Iterable
+from typing import Any
+
+import attrs
+
+from mcr._native import ffi, lib
+from mcr.model import Address, Level, LogLevels
+
+
+@attrs.frozen
+class Command:
+    """One record for the rule ring.
+
+    Attributes:
+        type: ``MCR_REC_…``.
+        body: the record's body.
+        sockets: one a worker, in the order of their ids, where the record comes with a descriptor.
+    """
+
+    type: int
+    body: bytes = b""
+    sockets: tuple[socket.socket, ...] = attrs.field(default=(), eq=False)
+
+
+def _body(ctype: str, **fields: int) -> bytes:
+    record = ffi.new(f"struct {ctype} *", fields)
+    return bytes(ffi.buffer(record))
+
+
+def _network_address(address: Address) -> int:
+    """The 32-bit field whose bytes in memory are in network order."""
+    return int(struct.unpack("=I", address.packed)[0])
+
+
+def capture_put(
+    capture: int, ifindex: int, frame_size: int, frame_count: int, sockets: tuple[socket.socket, ...]
+) -> Command:
+    """Read this capture ring; sizes in bytes and slots."""
+    body = _body(
+        "mcr_rec_capture", capture=capture, ifindex=ifindex, frame_size=frame_size, frame_count=frame_count
+    )
+    return Command(lib.MCR_REC_CAPTURE_PUT, body, sockets)
+
+
+def capture_drop(capture: int) -> Command:
+    """Read what waits in this capture ring, then let it go."""
+    return Command(lib.MCR_REC_CAPTURE_DROP, _body("mcr_rec_capture", capture=capture))
+
+
+def egress_put(egress: int, ifindex: int, sockets: tuple[socket.socket, ...]) -> Command:
+    """Send by this socket what goes to this output interface."""
+    return Command(lib.MCR_REC_EGRESS_PUT, _body("mcr_rec_egress", egress=egress, ifindex=ifindex), sockets)
+
+
+def egress_drop(egress: int) -> Command:
+    """Let an output interface's socket go."""
+    return Command(lib.MCR_REC_EGRESS_DROP, _body("mcr_rec_egress", egress=egress))
+
+
+@attrs.frozen
+class OutputPlace:
+    """One output of a rule: its slot, its interface's egress slot, its destination."""
+
+    output: int
+    egress: int
+    address: Address
+    port: int
+
+
+def rule_put(
+    *, tag: int, rule: int, capture: int, group: Address, port: int, outputs: Iterable[OutputPlace]
+) -> Command:
+    """Forward what arrives on `capture` for `group` and `port` to `outputs`."""
+    tail = b"".join(
+        _body(
+            "mcr_rec_output",
+            output=place.output,
+            egress=place.egress,
+            address=_network_address(place.address),
+            port=socket.htons(place.port),
+        )
+        for place in outputs
+    )
+    head = _body(
+        "mcr_rec_rule",
+        tag=tag,
+        rule=rule,
+        capture=capture,
+        group=_network_address(group),
+        port=socket.htons(port),
+        output_count=len(tail) // ffi.sizeof("struct mcr_rec_output"),
+    )
+    return Command(lib.MCR_REC_RULE_PUT, head + tail)
+
+
+def rule_drop(rule: int) -> Command:
+    """Forget the rule in this slot."""
+    return Command(lib.MCR_REC_RULE_DROP, _body("mcr_rec_rule", rule=rule))
+
+
+def generation(number: int) -> Command:
+    """Everything before this record makes up generation `number`."""
+    return Command(lib.MCR_REC_GENERATION, _body("mcr_rec_generation", generation=number))
+
+
+def levels(log_levels: LogLevels) -> Command:
+    """Log at these levels."""
+    return Command(lib.MCR_REC_LEVELS, bytes(int(level) for level in log_levels.levels))
+
+
+def stop() -> Command:
+    """Send what has arrived, then return."""
+    return Command(lib.MCR_REC_STOP)
+
+
+@attrs.frozen
+class Ack:
+    """A worker forwards by this generation of the rules."""
+
+    generation: int
+
+
+@attrs.frozen
+class Sample:
+    """A worker's progress: CLOCK_MONOTONIC ns, packets received and sent so far."""
+
+    time_ns: int
+    recv: int
+    sent: int
+
+
+@attrs.frozen
+class LogRecord:
+    """One line of a worker's log, not worded yet; see `mcr.worker_log`."""
+
+    time_ns: int
+    first_ns: int
+    repeats: int
+    code: int
+    level: Level
+    facility: int
+    args: tuple[int, int, int]
+
+
+Event = Ack | Sample | LogRecord
+
+
+def _view(ctype: str, body: bytes) -> Any:
+    if len(body) < ffi.sizeof(f"struct {ctype}"):
+        raise ValueError(f"{ctype}: {len(body)} bytes are too few")
+    return ffi.from_buffer(f"struct {ctype} *", body, require_writable=False)
+
+
+def decode_event(record_type: int, body: bytes) -> Event:
+    """Turn a record of the event ring into a value.
+
+    Raises:
+        ValueError: the record is not one that a sound worker writes.
+    """
+    if record_type == lib.MCR_REC_ACK:
+        return Ack(_view("mcr_rec_generation", body).generation)
+    if record_type == lib.MCR_REC_SAMPLE:
+        sample = _view("mcr_rec_sample", body)
+        return Sample(sample.time_ns, sample.recv, sample.sent)
+    if record_type == lib.MCR_REC_LOG:
+        log = _view("mcr_rec_log", body)
+        return LogRecord(
+            log.time_ns, log.first_ns, log.repeats, log.code, Level(log.level), log.facility, tuple(log.args)
+        )
+    raise ValueError(f"unknown event {record_type}")

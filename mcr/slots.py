@@ -1,0 +1,33 @@
+"""Numbers for what lives in a table in shared memory."""
+
+import heapq
+
+from mcr.errors import LimitReached
+
+
+class Slots:
+    """Hands out the lowest free number of a table of fixed size."""
+
+    def __init__(self, size: int, what: str) -> None:
+        """Manage numbers 0 to ``size - 1`` for `what`, a plural noun that the limit's error names."""
+        self._size = size
+        self._what = what
+        self._next = 0
+        self._free: list[int] = []
+
+    def take(self) -> int:
+        """Take a free number.
+
+        Raises:
+            LimitReached: all are in use.
+        """
+        if self._free:
+            return heapq.heappop(self._free)
+        if self._next == self._size:
+            raise LimitReached(f"No room for more {self._what}", f"a relay holds at most {self._size}")
+        self._next += 1
+        return self._next - 1
+
+    def give(self, slot: int) -> None:
+        """Give a number back."""
+        heapq.heappush(self._free, slot)

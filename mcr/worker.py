@@ -1,0 +1,82 @@
+"""What runs in a worker process: take the descriptors, give up every privilege, run the native loop.
+
+This module is import-light on purpose (no trio, no attrs): its imports are most of what a restart costs.
+"""
+
+import array
+import contextlib
+import os
+import socket
+from typing import NamedTuple
+
+from mcr._native import ffi, lib
+
+NOBODY = 65_534
+
+
+class WorkerSpec(NamedTuple):
+    """What a worker is told at its start; everything else comes over its channel.
+
+    Attributes:
+        worker_id: its number, from 0.
+        core: the processor to run on.
+        channel: name of the abstract unix socket that hands out its descriptors.
+    """
+
+    worker_id: int
+    core: int
+    channel: str
+
+
+class WorkerExit(NamedTuple):
+    """How the native loop ended: `errno` 0 after an orderly stop, else what failed in which step."""
+
+    errno: int
+    step: str
+
+
+def retire() -> bool:
+    """Tell trio-parallel never to reuse a worker process: it has no privileges left to start over with."""
+    return True
+
+
+def _connect(name: str) -> socket.socket:
+    channel = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    channel.connect(f"\0{name}")
+    return channel
+
+
+def _receive_descriptors(channel: socket.socket) -> list[int]:
+    """Receive the segment, the wake eventfd and the event eventfd, in this order."""
+    descriptors = array.array("i")
+    _, ancillary, _, _ = channel.recvmsg(1, socket.CMSG_SPACE(3 * descriptors.itemsize), socket.MSG_CMSG_CLOEXEC)
+    for level, kind, data in ancillary:
+        if (level, kind) == (socket.SOL_SOCKET, socket.SCM_RIGHTS):
+            descriptors.frombytes(data)
+    return list(descriptors)
+
+
+def _drop_privileges() -> None:
+    if os.geteuid() == 0:
+        # In a user namespace that maps only root there is no other user to become; the capabilities go all the same.
+        with contextlib.suppress(OSError):
+            os.setgroups([])
+            os.setresgid(NOBODY, NOBODY, NOBODY)
+            os.setresuid(NOBODY, NOBODY, NOBODY)
+    result = lib.mcr_drop_capabilities()
+    if result < 0:
+        raise OSError(-result, "drop capabilities")
+
+
+def main(spec: WorkerSpec) -> WorkerExit:
+    """Be worker `spec.worker_id` until the supervisor says stop, or is gone."""
+    with contextlib.suppress(OSError):  # a core that was taken away since: run where the kernel lets us
+        os.sched_setaffinity(0, {spec.core})
+    channel = _connect(spec.channel)
+    segment_fd, wake_fd, event_fd = _receive_descriptors(channel)
+    _drop_privileges()
+    step = ffi.new("const char **")
+    result = lib.mcr_worker_run(segment_fd, channel.detach(), wake_fd, event_fd, step)
+    if result == -32:  # EPIPE: the supervisor is gone, and with it whoever would take an answer
+        os._exit(0)
+    return WorkerExit(-result, ffi.string(step[0]).decode())

@@ -1,0 +1,78 @@
+"""Words for the log records of the workers."""
+
+import os
+import socket
+import struct
+from collections.abc import Callable, Mapping
+from ipaddress import IPv4Address
+from typing import Protocol
+
+from mcr._native import lib
+from mcr.shm.records import LogRecord
+
+
+class Names(Protocol):
+    """What the numbers in a record stand for."""
+
+    def capture(self, slot: int) -> str:
+        """Name of the input interface of a capture slot."""
+
+    def rule(self, slot: int) -> str:
+        """Id of the rule in a rule slot."""
+
+    def output(self, slot: int) -> str:
+        """Destination of an output slot."""
+
+
+def _errno(number: int) -> str:
+    return f"{os.strerror(number)} (os error {number})"
+
+
+def _group(in_memory: int) -> IPv4Address:
+    return IPv4Address(struct.pack("=I", in_memory))
+
+
+_PARSE_REASONS = {
+    93: "not IPv4 UDP",  # EPROTONOSUPPORT
+    95: "a fragment",  # EOPNOTSUPP
+    90: "longer than the interface's MTU: a super-frame; switch GRO and UFO off on it (ethtool -K)",  # EMSGSIZE
+    74: "malformed",  # EBADMSG
+}
+
+_Wording = Callable[[tuple[int, int, int], Names], str]
+
+WORDINGS: Mapping[int, _Wording] = {
+    lib.MCR_LOG_STARTED: lambda _, __: "started",
+    lib.MCR_LOG_LEVELS_CHANGED: lambda _, __: "log levels changed",
+    lib.MCR_LOG_GENERATION_APPLIED: lambda a, _: f"generation {a[0]} applied, {a[1]} rules",
+    lib.MCR_LOG_CAPTURE_ATTACHED: lambda a, names: (
+        f"capturing on {names.capture(a[0])}, ring of {a[1]} slots of {a[2]} bytes"
+    ),
+    lib.MCR_LOG_CAPTURE_DETACHED: lambda a, names: (
+        f"no longer capturing on {names.capture(a[0])}, {a[1]} packets taken from it"
+    ),
+    lib.MCR_LOG_CAPTURE_ERROR: lambda a, names: f"capture on {names.capture(a[0])}: {_errno(a[1])}",
+    lib.MCR_LOG_RECOVERED: lambda a, names: (
+        f"{a[1]} packets from {names.capture(a[0])} were in the hand of a worker that died;"
+        " they may have left or not and are counted as errors in doubt"
+    ),
+    lib.MCR_LOG_DRAINED: lambda _, __: "drained, stopping",
+    lib.MCR_LOG_NO_MATCH: lambda a, names: (
+        f"no rule for {_group(a[1])}:{socket.ntohs(a[2])} on {names.capture(a[0])}"
+    ),
+    lib.MCR_LOG_PARSE_ERROR: lambda a, names: (
+        f"frame of {a[2]} bytes on {names.capture(a[0])} dropped: {_PARSE_REASONS.get(a[1], _errno(a[1]))}"
+    ),
+    lib.MCR_LOG_FORWARDED: lambda a, names: f"rule {names.rule(a[0])}: {a[2]} bytes to {a[1]} outputs",
+    lib.MCR_LOG_SEND_FAILED: lambda a, names: f"send to {names.output(a[0])} failed: {_errno(a[1])}",
+}
+
+
+def describe(record: LogRecord, names: Names) -> str:
+    """Word one record; repeats folded into it are counted at its end."""
+    wording = WORDINGS.get(record.code)
+    text = wording(record.args, names) if wording else f"event {record.code} {record.args}"
+    if record.repeats > 1:
+        seconds = (record.time_ns - record.first_ns) / 1e9
+        text += f" ({record.repeats} times in {seconds:.1f} s)"
+    return text

@@ -1,0 +1,485 @@
+"""The control server on a real unix socket, in front of actors that are played by the test."""
+
+import errno
+import fcntl
+import json
+import os
+import socket
+import stat
+import struct
+import tempfile
+from collections.abc import AsyncIterator, Callable, Iterator
+from ipaddress import IPv4Address
+from pathlib import Path
+from typing import Any
+
+import attrs
+import pytest
+import trio
+import trio.testing
+
+from mcr.actors import control_server
+from mcr.actors.control_server import ControlServer, run_control_server
+from mcr.api import Api
+from mcr.errors import RuleNotFound, SystemFault
+from mcr.model import (
+    EgressStats,
+    Facility,
+    IngressStats,
+    Input,
+    Level,
+    LogLevels,
+    Output,
+    Rule,
+    RuleState,
+    RuleView,
+    Stats,
+    WorkerView,
+)
+
+LIST = {"jsonrpc": "2.0", "id": 1, "method": "list"}
+PING = {"jsonrpc": "2.0", "id": 1, "method": "ping"}
+PONG = {"jsonrpc": "2.0", "id": 1, "result": {"pong": True}}
+
+
+@attrs.define
+class Actors:
+    """Every actor behind the API. While `gate` is shut, `list` does not answer."""
+
+    gate: trio.Event = attrs.field(factory=trio.Event)
+    asked: trio.Event = attrs.field(factory=trio.Event)
+    failure: Exception | None = None
+    rules: tuple[RuleView, ...] = ()
+    levels: LogLevels = attrs.field(factory=LogLevels)
+
+    async def list(self) -> tuple[RuleView, ...]:
+        self.asked.set()
+        await self.gate.wait()
+        if self.failure:
+            raise self.failure
+        return self.rules
+
+    async def add(self, rules: tuple[Rule, ...]) -> tuple[RuleView, ...]:
+        raise NotImplementedError
+
+    async def remove(self, *, rule_id: str | None, name: str | None) -> RuleView:
+        raise RuleNotFound(f"No rule has the id {rule_id!r} or the name {name!r}", "list them: mcrctl list")
+
+    async def describe(self) -> tuple[WorkerView, ...]:
+        return ()
+
+    async def read(self) -> Stats:
+        return Stats(IngressStats(), EgressStats())
+
+    async def set_global(self, level: Level) -> LogLevels:
+        return self.levels.with_global(level)
+
+    async def set_facility(self, facility: Facility, level: Level) -> LogLevels:
+        return self.levels.with_facility(facility, level)
+
+
+class Client:
+    """A client that speaks in whole lines, or in bytes."""
+
+    def __init__(self, stream: trio.SocketStream) -> None:
+        self.stream = stream
+        self._received = b""
+
+    async def send(self, *messages: dict[str, Any]) -> None:
+        await self.stream.send_all(b"".join(json.dumps(message).encode() + b"\n" for message in messages))
+
+    async def receive(self) -> dict[str, Any] | None:
+        """The next reply, None at the end of the stream."""
+        while b"\n" not in self._received:
+            data = await self.stream.receive_some()
+            if not data:
+                assert not self._received
+                return None
+            self._received += data
+        line, self._received = self._received.split(b"\n", 1)
+        reply: dict[str, Any] = json.loads(line)
+        return reply
+
+    async def ask(self, message: dict[str, Any]) -> dict[str, Any] | None:
+        await self.send(message)
+        return await self.receive()
+
+
+Connect = Callable[[], Any]
+
+
+@pytest.fixture
+def path() -> Iterator[Path]:
+    with tempfile.TemporaryDirectory(prefix="mcr") as directory:  # tmp_path is too long for a unix socket
+        yield Path(directory, "control.sock")
+
+
+@pytest.fixture
+def actors() -> Actors:
+    return Actors()
+
+
+def api(actors: Actors) -> Api:
+    return Api(actors, actors, actors, actors)
+
+
+@pytest.fixture
+async def server(path: Path, actors: Actors, nursery: trio.Nursery) -> ControlServer:
+    handle: ControlServer = await nursery.start(run_control_server, str(path), api(actors))
+    return handle
+
+
+@pytest.fixture
+async def connect(path: Path, server: ControlServer) -> AsyncIterator[Connect]:
+    assert server.path == str(path)
+    streams: list[trio.SocketStream] = []
+
+    async def connect() -> Client:
+        stream = await trio.open_unix_socket(str(path))
+        streams.append(stream)
+        return Client(stream)
+
+    yield connect
+    for stream in streams:
+        stream.socket.close()
+
+
+# Requests and replies
+
+
+async def test_a_request_is_answered_with_its_id(connect):
+    client = await connect()
+    assert await client.ask({"jsonrpc": "2.0", "id": "x", "method": "ping"}) == PONG | {"id": "x"}
+
+
+async def test_an_error_carries_code_kind_and_hints(connect):
+    client = await connect()
+    reply = await client.ask({"jsonrpc": "2.0", "id": 7, "method": "remove", "params": {"rule_id": "a"}})
+    assert reply == {
+        "jsonrpc": "2.0",
+        "id": 7,
+        "error": {
+            "code": -32002,
+            "message": "No rule has the id 'a' or the name None",
+            "data": {"kind": "rule_not_found", "hints": ["list them: mcrctl list"]},
+        },
+    }
+
+
+async def test_replies_come_in_the_order_of_the_requests(connect, actors, autojump_clock):
+    client = await connect()
+    await client.send(LIST, PING | {"id": 2})
+    await actors.asked.wait()
+    with trio.move_on_after(1):
+        await client.receive()
+        pytest.fail("ping overtook list")
+    actors.gate.set()
+    assert [(await client.receive())["id"] for _ in range(2)] == [1, 2]
+
+
+async def test_a_notification_is_carried_out_and_not_answered(connect, actors):
+    client = await connect()
+    actors.gate.set()
+    await client.send({"jsonrpc": "2.0", "method": "list"}, PING)
+    assert await client.receive() == PONG
+    assert actors.asked.is_set()
+
+
+async def test_a_bug_in_an_actor_ends_the_server(path, actors):
+    actors.gate.set()
+    actors.failure = ZeroDivisionError()
+    with pytest.RaisesGroup(ZeroDivisionError, flatten_subgroups=True):
+        async with trio.open_nursery() as nursery:
+            await nursery.start(run_control_server, str(path), api(actors))
+            async with await trio.open_unix_socket(str(path)) as stream:
+                await Client(stream).ask(LIST)
+    assert not path.exists()
+
+
+# Clients that misbehave
+
+
+async def test_garbage_is_answered_and_the_connection_goes_on(connect):
+    client = await connect()
+    await client.stream.send_all(b"\xff\x00 not json\n" + b"[" * 100_000 + b"\n[1]\n{}\n\n")
+    codes = [(await client.receive())["error"]["code"] for _ in range(4)]
+    assert codes == [-32700, -32700, -32600, -32600]
+    assert await client.ask(PING) == PONG
+
+
+async def test_half_a_line_at_the_end_is_told_and_not_carried_out(connect, actors):
+    client = await connect()
+    await client.stream.send_all(json.dumps(LIST).encode())
+    await client.stream.send_eof()
+    assert "newline" in (await client.receive())["error"]["message"]
+    assert await client.receive() is None
+    assert not actors.asked.is_set()
+
+
+async def test_replies_still_reach_a_client_that_sends_no_more(connect):
+    client = await connect()
+    await client.send(PING)
+    await client.stream.send_eof()
+    assert await client.receive() == PONG
+    assert await client.receive() is None
+
+
+async def test_a_client_that_hangs_up_in_the_middle_of_its_request_disturbs_nobody(connect, actors):
+    leaver, other = await connect(), await connect()
+    await leaver.send(LIST, PING)
+    await actors.asked.wait()
+    leaver.stream.socket.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+    leaver.stream.socket.close()
+    actors.gate.set()
+    assert await other.ask(PING) == PONG
+
+
+def long_reply() -> tuple[RuleView, ...]:
+    """Rules whose list is larger than any socket buffer (about 10 MB)."""
+    view = RuleView(
+        "id",
+        "n" * 1_000,
+        Input("eth0", IPv4Address("239.1.1.1"), 5000),
+        (Output(IPv4Address("239.1.1.2"), 5000, "eth1"),),
+        RuleState.ACTIVE,
+    )
+    return (view,) * 10_000
+
+
+async def test_a_client_that_does_not_read_is_disconnected_and_disturbs_nobody(
+    connect, actors, autojump_clock
+):
+    actors.rules = long_reply()
+    actors.gate.set()
+    sleeper, other = await connect(), await connect()
+    await sleeper.send(LIST)
+    await actors.asked.wait()
+    assert await other.ask(PING) == PONG
+    await trio.sleep(control_server.SEND_TIMEOUT + 1)
+    with pytest.raises(trio.BrokenResourceError):  # noqa: PT012
+        while True:
+            await sleeper.send(PING)
+
+
+async def test_long_replies_in_progress_are_bounded(connect, actors, monkeypatch, autojump_clock):
+    monkeypatch.setattr(control_server, "MAX_HELD", 15_000_000)  # room for one of them
+    actors.rules = long_reply()
+    actors.gate.set()
+    sleeper, other = await connect(), await connect()
+    await sleeper.send(LIST)
+    await sleeper.stream.receive_some(1)
+    reply = await other.ask(LIST)
+    assert reply["error"]["data"]["kind"] == "limit_reached"
+    assert reply["id"] == 1
+
+
+async def test_long_requests_in_progress_are_bounded_and_short_ones_pass(connect, monkeypatch):
+    monkeypatch.setattr(control_server, "MAX_HELD", 1_000_000)
+    hog, other, short = await connect(), await connect(), await connect()
+    await hog.stream.send_all(b" " * 950_000)
+    with pytest.RaisesGroup(trio.BrokenResourceError):
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(other.stream.send_all, b" " * 5_000_000)
+            assert (await other.receive())["error"]["data"]["kind"] == "limit_reached"
+    assert await short.ask(PING) == PONG
+
+
+async def test_an_overlong_line_is_dropped_and_the_connection_goes_on(connect):
+    client = await connect()
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(client.stream.send_all, b"x" * 50_000_000 + b"\n")
+        assert "16,777,216 bytes" in (await client.receive())["error"]["message"]
+    assert await client.ask(PING) == PONG
+
+
+async def test_one_client_too_many_is_told_so_and_the_others_stay(connect, monkeypatch):
+    monkeypatch.setattr(control_server, "MAX_CLIENTS", 2)
+    first, second, third = await connect(), await connect(), await connect()
+    assert await first.ask(PING) == await second.ask(PING) == PONG
+    reply = await third.receive()
+    assert reply["id"] is None
+    assert reply["error"]["message"] == "2 clients are connected to the control socket"
+    assert await third.receive() is None
+    first.stream.socket.close()
+    await trio.testing.wait_all_tasks_blocked()
+    assert await (await connect()).ask(PING) == PONG
+
+
+async def test_running_out_of_descriptors_is_survived(connect, monkeypatch, caplog, autojump_clock):
+    before = await connect()
+    assert await before.ask(PING) == PONG
+    accept, failures = trio.SocketListener.accept, 100
+
+    async def starved(listener: trio.SocketListener) -> trio.SocketStream:
+        nonlocal failures
+        if failures:
+            failures -= 1
+            raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
+        return await accept(listener)
+
+    monkeypatch.setattr(trio.SocketListener, "accept", starved)
+    for _ in range(2):  # the first is still taken by the accept that was waiting
+        assert await (await connect()).ask(PING) == PONG
+    assert await before.ask(PING) == PONG
+    warnings = [record.getMessage() for record in caplog.records if record.levelname == "WARNING"]
+    assert warnings == ["Cannot accept a client: Too many open files (os error 24)"]
+
+
+# Stopping
+
+
+async def test_stop_lets_the_request_in_progress_finish_and_refuses_the_next(
+    connect, server, actors, nursery
+):
+    busy, idle = await connect(), await connect()
+    await busy.send(LIST, PING | {"id": 2})
+    await actors.asked.wait()
+    nursery.start_soon(server.stop)
+    assert await idle.receive() is None
+    assert not path.exists()
+    actors.gate.set()
+    assert await busy.receive() == {"jsonrpc": "2.0", "id": 1, "result": []}
+    assert (await busy.receive())["error"]["data"]["kind"] == "shutting_down"
+    assert await busy.receive() is None
+
+
+async def test_stop_does_not_wait_for_ever(connect, server, actors, autojump_clock):
+    client = await connect()
+    await client.send(LIST)
+    await actors.asked.wait()
+    started = trio.current_time()
+    await server.stop()
+    assert trio.current_time() - started == pytest.approx(control_server.STOP_GRACE)
+    assert await client.receive() is None
+
+
+# The socket file
+
+
+async def test_the_socket_is_for_owner_and_group_whatever_the_umask(path, actors):
+    for umask in (0o000, 0o077):
+        previous = os.umask(umask)
+        try:
+            async with trio.open_nursery() as nursery:
+                await nursery.start(run_control_server, str(path), api(actors))
+                assert stat.S_IMODE(path.stat().st_mode) == 0o660
+                nursery.cancel_scope.cancel()
+        finally:
+            os.umask(previous)
+
+
+async def test_the_socket_is_never_open_to_others_not_even_while_it_is_made(path, actors, monkeypatch):
+    modes = []
+    bind = socket.socket.bind
+
+    def bind_and_look(sock: socket.socket, address: str) -> None:
+        bind(sock, address)
+        modes.append(stat.S_IMODE(Path(address).stat().st_mode))
+
+    monkeypatch.setattr(socket.socket, "bind", bind_and_look)
+    previous = os.umask(0)
+    try:
+        async with trio.open_nursery() as nursery:
+            await nursery.start(run_control_server, str(path), api(actors))
+            nursery.cancel_scope.cancel()
+    finally:
+        os.umask(previous)
+    assert modes == [0o660]
+
+
+async def test_a_missing_directory_is_made_and_nothing_is_left_in_it(path, actors):
+    deeper = path.parent / "run" / "control.sock"
+    async with trio.open_nursery() as nursery:
+        server = await nursery.start(run_control_server, str(deeper), api(actors))
+        assert stat.S_IMODE(deeper.parent.stat().st_mode) == 0o750
+        await server.stop()
+    assert list(deeper.parent.iterdir()) == []
+
+
+async def fault(path: Path, actors: Actors) -> SystemFault:
+    """The error that the server ends with instead of starting."""
+    with pytest.RaisesGroup(SystemFault, flatten_subgroups=True) as caught:
+        async with trio.open_nursery() as nursery:
+            await nursery.start(run_control_server, str(path), api(actors))
+    error = caught.value
+    while isinstance(error, ExceptionGroup):
+        error = error.exceptions[0]
+    assert isinstance(error, SystemFault)
+    return error
+
+
+async def test_a_live_socket_is_never_stolen(path, connect, actors):
+    client = await connect()
+    for _ in range(2):
+        error = await fault(path, actors)
+        assert error.message == f"Failed to bind to {path}: Address already in use (os error 98)"
+        assert "find the mcrd that is running: pgrep -a mcrd" in error.hints
+    assert await client.ask(PING) == PONG
+    assert await (await connect()).ask(PING) == PONG
+
+
+async def test_a_live_socket_of_a_daemon_without_lock_is_not_stolen_and_its_process_named(path, actors):
+    with socket.socket(socket.AF_UNIX) as other:
+        other.bind(str(path))
+        other.listen()
+        error = await fault(path, actors)
+    assert error.errno == errno.EADDRINUSE
+    assert f"process {os.getpid()} serves it" in error.hints
+
+
+async def test_a_daemon_that_binds_at_the_same_time_is_not_overrun(path, actors):
+    # It is between removing the stale socket and binding its own.
+    with path.with_name("control.sock.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        assert (await fault(path, actors)).errno == errno.EADDRINUSE
+
+
+async def test_a_stale_socket_is_replaced(path, actors):
+    with socket.socket(socket.AF_UNIX) as dead:
+        dead.bind(str(path))
+    path.with_name("control.sock.lock").touch()
+    async with trio.open_nursery() as nursery:
+        await nursery.start(run_control_server, str(path), api(actors))
+        async with await trio.open_unix_socket(str(path)) as stream:
+            assert await Client(stream).ask(PING) == PONG
+        nursery.cancel_scope.cancel()
+
+
+async def test_a_file_that_is_no_socket_is_left_alone(path, actors):
+    path.write_text("precious")
+    error = await fault(path, actors)
+    assert error.errno == errno.EADDRINUSE
+    assert "is not a socket" in error.hints[0]
+    assert path.read_text() == "precious"
+
+
+async def test_a_socket_that_came_in_our_place_is_left_alone(path, server):
+    path.unlink()
+    with socket.socket(socket.AF_UNIX) as other:
+        other.bind(str(path))
+        await server.stop()
+        assert path.is_socket()
+
+
+async def test_a_directory_that_cannot_be_made_is_explained(path, actors):
+    missing = path / "a" / "control.sock"
+    error = await fault(missing, actors)
+    assert error.message == f"Failed to bind to {missing}: No such file or directory (os error 2)"
+    assert f"the directory {path}/a cannot be made: No such file or directory" in error.hints[0]
+    assert f"mkdir -p {path}/a " in error.hints[1]
+
+
+async def test_a_refusal_says_whose_the_directory_is(path, actors, monkeypatch):
+    def refuse(*_: object) -> None:
+        raise PermissionError(errno.EACCES, "Permission denied")
+
+    monkeypatch.setattr(socket.socket, "bind", refuse)
+    path.parent.chmod(0o705)
+    error = await fault(path, actors)
+    assert error.message == f"Failed to bind to {path}: Permission denied (os error 13)"
+    assert error.hints[0].endswith("mode 0705")
+
+
+async def test_a_path_too_long_for_a_socket_is_told(path, actors):
+    error = await fault(path.with_name("x" * 100), actors)
+    assert error.message.endswith("File name too long (os error 36)")

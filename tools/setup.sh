@@ -1,0 +1,40 @@
+#!/bin/sh
+# Make the virtual environment; install what the machine lacks, or say which command does.
+set -eu
+python=$1 venv=$2
+
+missing=""
+need() { missing="$missing $1"; }
+
+"$python" -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null || {
+	echo "Error: $python is not Python 3.11 or newer" >&2
+	echo "hint: make PYTHON=/path/to/python3.11 ..." >&2
+	exit 1
+}
+"$python" -c 'import ensurepip' 2>/dev/null || need python3-venv
+"$python" -c 'import os, sys, sysconfig; sys.exit(not os.path.exists(sysconfig.get_path("include") + "/Python.h"))' ||
+	need python3-dev
+command -v cc >/dev/null || need gcc
+echo '#include <stdlib.h>' | cc -E - >/dev/null 2>&1 || need libc6-dev
+[ -e /usr/include/liburing.h ] || need liburing-dev
+command -v ip >/dev/null || [ -x /sbin/ip ] || need iproute2
+command -v nsenter >/dev/null || need util-linux
+
+if [ -n "$missing" ]; then
+	if [ "$(id -u)" = 0 ] && command -v apt-get >/dev/null; then
+		echo "Installing system packages:$missing"
+		DEBIAN_FRONTEND=noninteractive apt-get install -y -q --no-install-recommends $missing >/dev/null 2>&1 || {
+			apt-get update -q >/dev/null
+			DEBIAN_FRONTEND=noninteractive apt-get install -y -q --no-install-recommends $missing >/dev/null
+		}
+	else
+		echo "Error: system packages are missing:$missing" >&2
+		echo "hint: sudo apt-get install -y$missing" >&2
+		exit 1
+	fi
+fi
+
+echo "Setting up $venv (once)"
+[ -x "$venv/bin/python" ] || "$python" -m venv "$venv"
+"$venv/bin/python" -m pip install -q --disable-pip-version-check 'setuptools>=77' 'cffi>=1.17'
+"$venv/bin/python" -m pip install -q --disable-pip-version-check --no-build-isolation -e '.[dev]'

@@ -235,9 +235,7 @@ def _structure_class(cls: type[_T]) -> Callable[[Any, Any], _T]:
 def _structure_endpoint(cls: type[_T], what: str) -> Callable[[Any, Any], _T]:
     """Structure an input or output; errors name its address for what it is."""
     address = override(struct_hook=lambda value, _: parse_address(_expect(value, str), what))
-    return _only_from_object(
-        make_dict_structure_fn(cls, _converter, _cattrs_forbid_extra_keys=True, group=address)
-    )
+    return _only_from_object(make_dict_structure_fn(cls, _converter, _cattrs_forbid_extra_keys=True, group=address))
 
 
 def _only_from_object(structure: Callable[[Any, Any], _T]) -> Callable[[Any, Any], _T]:
@@ -252,9 +250,7 @@ def _structure_tuple(cls: Any) -> Callable[[Any, Any], tuple[Any, ...]]:
 
 _converter = cattrs.Converter()
 _converter.register_structure_hook_factory(attrs.has, _structure_class)
-_converter.register_structure_hook_factory(
-    lambda cls: getattr(cls, "__origin__", None) is tuple, _structure_tuple
-)
+_converter.register_structure_hook_factory(lambda cls: getattr(cls, "__origin__", None) is tuple, _structure_tuple)
 _converter.register_structure_hook(str, lambda value, _: _expect(value, str))
 _converter.register_structure_hook(int, lambda value, _: _expect(value, int))
 _converter.register_structure_hook(Level, lambda value, _: Level.parse(_expect(value, str)))

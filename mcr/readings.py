@@ -131,10 +131,13 @@ def _rule_stats(now: Reading, past: Reading, placed: PlacedRule) -> RuleStats:
 
 def stats_lines(ingress: IngressStats, egress: EgressStats) -> tuple[str, str]:
     """The two log lines that scripts read."""
-    return (
+    ingress_line = (
         f"[STATS:Ingress] recv={ingress.recv} matched={ingress.matched} parse_err={ingress.parse_err} "
         f"no_match={ingress.no_match} buf_exhaust={ingress.buf_exhaust} kernel_drops={ingress.kernel_drops} "
-        f"({ingress.pps:.0f} pps)",
-        f"[STATS:Egress] sent={egress.sent} submitted={egress.submitted} errors={egress.errors} "
-        f"bytes={egress.bytes} ({egress.pps:.0f} pps)",
+        f"({ingress.pps:.0f} pps)"
     )
+    egress_line = (
+        f"[STATS:Egress] sent={egress.sent} submitted={egress.submitted} errors={egress.errors} "
+        f"bytes={egress.bytes} ({egress.pps:.0f} pps)"
+    )
+    return ingress_line, egress_line

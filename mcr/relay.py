@@ -7,11 +7,12 @@ from collections.abc import Iterable
 from contextlib import ExitStack
 from itertools import chain
 from socket import socket
+from typing import Self
 
 import attrs
 import trio
 
-from mcr.errors import LimitReached, SystemFault
+from mcr.errors import LimitReached
 from mcr.model import MAX_INTERFACES, MAX_OUTPUTS, MAX_RULES, Input, Rule, RuleChange
 from mcr.net.capture import close_all, open_captures, reject
 from mcr.net.egress import open_egress
@@ -90,15 +91,15 @@ class Relay:
         self._rule_names: dict[int, str] = {}
         self._output_names: dict[int, str] = {}
 
-    def __enter__(self) -> "Relay":
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_exc: object) -> None:
         self._memberships.close()
         captures = chain(self._captures.values(), (closing for _, closing in self._closing_captures))
         egress = chain(self._egress.values(), (closing for _, closing in self._closing_egress))
-        for each in chain(captures, egress):
-            close_all(each.sockets)
+        for sockets in chain((each.sockets for each in captures), (each.sockets for each in egress)):
+            close_all(sockets)
 
     async def apply(self, change: RuleChange) -> Step:
         """Take what the added rules need and let go of what the removed ones did.
@@ -218,14 +219,10 @@ class Relay:
         return opened
 
     def _open_egress(self, interface: Interface) -> tuple[socket, ...]:
-        opened: list[socket] = []
-        try:
-            for _ in range(self._workers):
-                opened.append(open_egress(interface))
-        except SystemFault:
-            close_all(opened)
-            raise
-        return tuple(opened)
+        with ExitStack() as undo:
+            opened = tuple(undo.enter_context(open_egress(interface)) for _ in range(self._workers))
+            undo.pop_all()
+        return opened
 
     def _join(self, rules: Iterable[Rule], interfaces: dict[str, Interface], undo: ExitStack) -> None:
         for rule in rules:

@@ -119,9 +119,7 @@ def encode_error(request_id: RequestId, error: McrError) -> bytes:
     message = error.message if len(error.message) <= _MAX_MESSAGE else error.message[:_MAX_MESSAGE] + "…"
     kind = re.sub(r"(?<!^)(?=[A-Z])", "_", type(error).__name__).lower()
     data = {"kind": kind, "hints": list(error.hints)}
-    return _line(
-        {"jsonrpc": "2.0", "id": request_id, "error": {"code": error.code, "message": message, "data": data}}
-    )
+    return _line({"jsonrpc": "2.0", "id": request_id, "error": {"code": error.code, "message": message, "data": data}})
 
 
 def _load(line: bytes) -> dict[str, Any]:
@@ -149,9 +147,7 @@ def _request(message: dict[str, Any], request_id: RequestId) -> Request:
         raise InvalidRequest('The request lacks "jsonrpc":"2.0"')
     method = message.get("method")
     if not isinstance(method, str):
-        raise InvalidRequest(
-            "method must be a string" if "method" in message else "The request lacks a method"
-        )
+        raise InvalidRequest("method must be a string" if "method" in message else "The request lacks a method")
     params = message.get("params", {})
     if not isinstance(params, dict):
         raise InvalidParams("params must be an object: parameters go by name")

@@ -5,6 +5,7 @@ This module is import-light on purpose (no trio, no attrs): its imports are most
 
 import array
 import contextlib
+import errno
 import os
 import socket
 from typing import NamedTuple
@@ -77,6 +78,6 @@ def main(spec: WorkerSpec) -> WorkerExit:
     _drop_privileges()
     step = ffi.new("const char **")
     result = lib.mcr_worker_run(segment_fd, channel.detach(), wake_fd, event_fd, step)
-    if result == -32:  # EPIPE: the supervisor is gone, and with it whoever would take an answer
+    if result == -errno.EPIPE:  # the supervisor is gone, and with it whoever would take an answer
         os._exit(0)
     return WorkerExit(-result, ffi.string(step[0]).decode())

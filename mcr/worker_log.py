@@ -1,6 +1,6 @@
 """Words for the log records of the workers."""
 
-import os
+import errno
 import socket
 import struct
 from collections.abc import Callable, Mapping
@@ -8,6 +8,7 @@ from ipaddress import IPv4Address
 from typing import Protocol
 
 from mcr._native import lib
+from mcr.errors import describe_errno
 from mcr.shm.records import LogRecord
 
 
@@ -24,19 +25,26 @@ class Names(Protocol):
         """Destination of an output slot."""
 
 
+# Arguments are 64 bits wide and come from another process: each is cut to what it stands for.
+
+
 def _errno(number: int) -> str:
-    return f"{os.strerror(number)} (os error {number})"
+    return describe_errno(number & 0xFFFF)
 
 
 def _group(in_memory: int) -> IPv4Address:
-    return IPv4Address(struct.pack("=I", in_memory))
+    return IPv4Address(struct.pack("=I", in_memory & 0xFFFFFFFF))
+
+
+def _port(in_memory: int) -> int:
+    return socket.ntohs(in_memory & 0xFFFF)
 
 
 _PARSE_REASONS = {
-    93: "not IPv4 UDP",  # EPROTONOSUPPORT
-    95: "a fragment",  # EOPNOTSUPP
-    90: "longer than the interface's MTU: a super-frame; switch GRO and UFO off on it (ethtool -K)",  # EMSGSIZE
-    74: "malformed",  # EBADMSG
+    errno.EPROTONOSUPPORT: "not IPv4 UDP",
+    errno.EOPNOTSUPP: "a fragment",
+    errno.EMSGSIZE: "longer than the interface's MTU, a super-frame: switch GRO and USO off (ethtool -K)",
+    errno.EBADMSG: "malformed",
 }
 
 _Wording = Callable[[tuple[int, int, int], Names], str]
@@ -58,7 +66,7 @@ WORDINGS: Mapping[int, _Wording] = {
     ),
     lib.MCR_LOG_DRAINED: lambda _, __: "drained, stopping",
     lib.MCR_LOG_NO_MATCH: lambda a, names: (
-        f"no rule for {_group(a[1])}:{socket.ntohs(a[2])} on {names.capture(a[0])}"
+        f"no rule for {_group(a[1])}:{_port(a[2])} on {names.capture(a[0])}"
     ),
     lib.MCR_LOG_PARSE_ERROR: lambda a, names: (
         f"frame of {a[2]} bytes on {names.capture(a[0])} dropped: {_PARSE_REASONS.get(a[1], _errno(a[1]))}"

@@ -46,7 +46,8 @@ class LabError(McrError):
 def enter_user_namespace() -> None:
     """Let an ordinary user make labs: move this process into a user and a network namespace where it is root.
 
-    Does nothing when it may make network namespaces already. Call it before any thread is started.
+    Does nothing when it may make network namespaces already. Call it before any thread is started. Of all networks
+    only the loopback is left then.
 
     Raises:
         LabError: this user may not have user namespaces, or there is more than one thread.
@@ -64,9 +65,7 @@ def enter_user_namespace() -> None:
         os.close(_new_network())
     except OSError as error:
         if error.errno == errno.EINVAL:
-            raise LabError(
-                "A user namespace needs a process with one thread", "enter it first thing"
-            ) from None
+            raise LabError("A user namespace needs a process with one thread", "enter it first thing") from None
         raise LabError(
             f"This user may not make network namespaces: {error.strerror} (os error {error.errno})",
             "run it as root: sudo make demo",
@@ -74,6 +73,8 @@ def enter_user_namespace() -> None:
             "kernel.apparmor_restrict_unprivileged_userns=0, user.max_user_namespaces=10000",
             "in a container: start it with --privileged, or --cap-add SYS_ADMIN,NET_ADMIN,NET_RAW",
         ) from None
+    options = _process_options({})
+    subprocess.run(_tied_to_parent(["ip", "link", "set", "dev", "lo", "up"], options["env"]), check=True, **options)
 
 
 class Namespace:
@@ -206,9 +207,7 @@ class Lab:
 
     def __init__(self) -> None:
         self._indices = itertools.count(10)
-        self._ending = (
-            contextlib.ExitStack()
-        )  # goes on with the rest if one step fails, or at a second Ctrl-C
+        self._ending = contextlib.ExitStack()  # goes on with the rest if one step fails, or at a second Ctrl-C
 
     def __enter__(self) -> Self:
         return self
@@ -230,9 +229,7 @@ class Lab:
         try:
             namespace = Namespace(name, self)
         except PermissionError as error:
-            raise SystemFault(
-                f"Cannot make network namespace {name}", error.errno or 0, "run as root"
-            ) from None
+            raise SystemFault(f"Cannot make network namespace {name}", error.errno or 0, "run as root") from None
         self._ending.callback(os.close, namespace.fd)
         return namespace
 
@@ -301,10 +298,9 @@ class Lab:
         Raises:
             LabError: `ip` refused, or the kernel has no bridges.
         """
-        namespace.ip(
-            f"link add {name} type bridge mcast_snooping {mcast_snooping:d} mcast_querier {mcast_querier:d} "
-            "mcast_query_response_interval 10"
-        )
+        namespace.ip(f"link add {name} type bridge mcast_snooping {mcast_snooping:d} mcast_query_response_interval 10")
+        # A step of its own: it starts to wait, and for what the interval is then.
+        namespace.ip(f"link set dev {name} type bridge mcast_querier {mcast_querier:d}")
         for port in ports:
             namespace.ip(f"link set dev {port} master {name}")
         namespace.bring_up(name)

@@ -18,7 +18,7 @@ from threading import Event
 import attrs
 import click
 
-from failure import run_command
+from mcr.cli.failure import run
 from mcr.errors import UsageError
 from mcr.model import check_port, parse_address
 from trafficgen_payload import DEFAULT_SIZE
@@ -85,9 +85,7 @@ def parse_subscription(text: str, count: int) -> Subscription:
     for item in names.split(",") if names else []:
         name, slash, own_count = item.partition("/")
         if not name or (slash and not own_count.isdecimal()):
-            raise UsageError(
-                f"Invalid flow: {item!r} in {text!r}", "NAME or NAME/COUNT, such as 239.1.1.1:5001/1000"
-            )
+            raise UsageError(f"Invalid flow: {item!r} in {text!r}", "NAME or NAME/COUNT, such as 239.1.1.1:5001/1000")
         expected[name] = int(own_count) if slash else count
     return Subscription(
         destination.address, destination.port, interface or None, expected, any_flow=0 if expected else count
@@ -105,9 +103,7 @@ def main() -> None:
     "--flow", "flows", required=True, multiple=True, metavar="G:P[=NAME]", help="Repeat for several, in turn."
 )
 @click.option("--count", required=True, type=click.IntRange(1), help="Packets of each flow.")
-@click.option(
-    "--rate", required=True, type=click.FloatRange(0), help="Packets a second of all; 0: as fast as they go."
-)
+@click.option("--rate", required=True, type=click.FloatRange(0), help="Packets a second of all; 0: as fast as they go.")
 @click.option("--size", default=DEFAULT_SIZE, show_default=True, help="Bytes of payload.")
 @click.option("--source", metavar="ADDR", help="Source address; the interface's, if not given.")
 @click.option("--vlan", type=click.IntRange(0, 4095), help="Tag the frames with this VLAN.")
@@ -180,13 +176,9 @@ def send_command(
     help="Give up after SECONDS of nothing new.",
     metavar="SECONDS",
 )
-@click.option(
-    "--rcvbuf", default=DEFAULT_RCVBUF, show_default=True, help="Bytes of receive buffer of each socket."
-)
+@click.option("--rcvbuf", default=DEFAULT_RCVBUF, show_default=True, help="Bytes of receive buffer of each socket.")
 @click.option("--json", "as_json", is_flag=True, help="Report as one JSON object.")
-@click.option(
-    "--progress", is_flag=True, help="Say on stderr, 4 times a second: progress received=N missing=N"
-)
+@click.option("--progress", is_flag=True, help="Say on stderr, 4 times a second: progress received=N missing=N")
 def receive_command(
     *, flows: tuple[str, ...], count: int, idle_timeout: float, rcvbuf: int, as_json: bool, progress: bool
 ) -> int:
@@ -226,4 +218,4 @@ def _say_received(progress: ReceiveProgress) -> None:
 
 
 if __name__ == "__main__":
-    run_command(main)
+    sys.exit(run(main, "traffic_gen.py"))

@@ -29,9 +29,7 @@ def interface_address(interface: str) -> InterfaceAddress:
     Raises:
         UsageError: there is no interface of that name.
     """
-    request = struct.pack(
-        "16s24x", interface.encode()
-    )  # struct ifreq: the name, then 24 bytes for the answer
+    request = struct.pack("16s24x", interface.encode())  # struct ifreq: the name, then 24 bytes for the answer
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
         try:
             hardware = fcntl.ioctl(sock, _SIOCGIFHWADDR, request)
@@ -52,13 +50,9 @@ def open_interface(interface: str) -> socket.socket:
         SystemFault: this user may not.
     """
     try:
-        sock = socket.socket(
-            socket.AF_PACKET, socket.SOCK_RAW | socket.SOCK_CLOEXEC, 0
-        )  # protocol 0: send only
+        sock = socket.socket(socket.AF_PACKET, socket.SOCK_RAW | socket.SOCK_CLOEXEC, 0)  # protocol 0: send only
     except PermissionError as error:
-        raise SystemFault(
-            "Cannot send frames", error.errno or 0, "run as root, or with CAP_NET_RAW"
-        ) from None
+        raise SystemFault("Cannot send frames", error.errno or 0, "run as root, or with CAP_NET_RAW") from None
     try:
         sock.bind((interface, 0))
     except OSError as error:

@@ -123,7 +123,5 @@ class SocketJudge:
         flows = tuple(flow.report() for flow in self._flows.values())
         if not flows:
             flows = (FlowReport("any", Tally(expected=self._any_flow, lost=self._any_flow), None),)
-        others = Tally(
-            received=self._corrupted + self._foreign, corrupted=self._corrupted, foreign=self._foreign
-        )
+        others = Tally(received=self._corrupted + self._foreign, corrupted=self._corrupted, foreign=self._foreign)
         return sum((flow.tally for flow in flows), others), flows

@@ -44,9 +44,7 @@ class MessageBuffers:
         """Set up one slot for each size, in bytes."""
         self.offsets = [0, *itertools.accumulate(sizes[:-1])]
         self.memory = bytearray(sum(sizes))
-        self._slots = [
-            memoryview(self.memory)[at : at + size] for at, size in zip(self.offsets, sizes, strict=True)
-        ]
+        self._slots = [memoryview(self.memory)[at : at + size] for at, size in zip(self.offsets, sizes, strict=True)]
         base = ctypes.addressof(ctypes.c_char.from_buffer(self.memory))
         self._vectors = (_IoVec * len(sizes))(
             *(_IoVec(base + at, size) for at, size in zip(self.offsets, sizes, strict=True))

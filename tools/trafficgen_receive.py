@@ -106,9 +106,7 @@ def receive(
             elif _is_over(now_ns - last_ns, idle_timeout_s, listeners.values()):
                 break
             if on_progress and now_ns - told_ns >= _PROGRESS_NS:
-                on_progress(
-                    ReceiveProgress(heard, sum(listener.judge.missing for listener in listeners.values()))
-                )
+                on_progress(ReceiveProgress(heard, sum(listener.judge.missing for listener in listeners.values())))
                 told_ns = now_ns
         return _report(listeners.values(), (last_ns - first_ns) / _SECOND_NS)
 

@@ -4,9 +4,7 @@ import sys
 import time
 
 _SECOND_NS = 1_000_000_000
-_BURST_S = (
-    0.00025  # packets due within it are due together: a wake-up for each would cost more than sending it
-)
+_BURST_S = 0.00025  # packets due within it are due together: a wake-up for each would cost more than sending it
 
 
 class Paced:

@@ -106,7 +106,7 @@ def send(
 
 
 class _Train:
-    """The frames of all flows in turn, in a row of slots: packet i of the run is in slot i modulo its length."""
+    """The frames of all flows in turn, in a row of slots: packet i of the run is in slot i modulo its size."""
 
     def __init__(self, flows: Sequence[Flow], size: int) -> None:
         rounds = math.ceil(_BATCH / len(flows))
@@ -126,7 +126,5 @@ class _Train:
         for offset, due_ns in enumerate(dues_ns):
             frame, flow = self._slots[start + offset]
             sequence = (first + offset) // self._flows
-            frame.stamp_into(
-                self._buffers.memory, self._buffers.offsets[start + offset], flow, sequence, due_ns
-            )
+            frame.stamp_into(self._buffers.memory, self._buffers.offsets[start + offset], flow, sequence, due_ns)
         return self._buffers.send(sock, start, len(dues_ns))

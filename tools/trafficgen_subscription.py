@@ -83,9 +83,7 @@ def _set_receive_buffer(sock: socket.socket, size: int) -> None:
 def _join(sock: socket.socket, subscription: Subscription) -> None:
     index = socket.if_nametoindex(subscription.interface) if subscription.interface else 0
     request = struct.pack("4s4xi", subscription.address.packed, index)  # struct ip_mreqn
-    sock.setsockopt(
-        socket.IPPROTO_IP, _IP_MULTICAST_ALL, 0
-    )  # else what another socket joined elsewhere comes too
+    sock.setsockopt(socket.IPPROTO_IP, _IP_MULTICAST_ALL, 0)  # else what another socket joined elsewhere comes too
     sock.setsockopt(socket.IPPROTO_IP, socket.IP_ADD_MEMBERSHIP, request)
 
 
@@ -93,11 +91,7 @@ def _refusal(subscription: Subscription, error: OSError) -> McrError:
     number = error.errno or errno.ENODEV  # if_nametoindex gives no number
     if number == errno.ENODEV:
         where = f"interface {subscription.interface}" if subscription.interface else "route to that group"
-        return UsageError(
-            f"Cannot receive {subscription}: no {where}", "name an interface: G:P@IF; see: ip link show"
-        )
+        return UsageError(f"Cannot receive {subscription}: no {where}", "name an interface: G:P@IF; see: ip link show")
     if number == errno.EADDRNOTAVAIL:
-        return UsageError(
-            f"Cannot receive {subscription}: no such address on this host", "see: ip address show"
-        )
+        return UsageError(f"Cannot receive {subscription}: no such address on this host", "see: ip address show")
     return SystemFault(f"Cannot receive {subscription}", number)

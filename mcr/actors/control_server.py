@@ -341,9 +341,7 @@ def _explain(path: str) -> Iterator[None]:
         directory = Path(path).parent
         hints = _directory_hints(directory) if error.errno in _DIRECTORY_ERRORS else ()
         # Python itself refuses a path of more than 107 bytes, without an errno.
-        raise SystemFault(
-            f"Failed to bind to {path}", error.errno or errno.ENAMETOOLONG, *hints, _OTHER_PATH
-        ) from None
+        raise SystemFault(f"Failed to bind to {path}", error.errno or errno.ENAMETOOLONG, *hints, _OTHER_PATH) from None
 
 
 def _directory_hints(directory: Path) -> tuple[str, str]:

@@ -6,8 +6,9 @@ don't close when they are garbage.
 """
 
 from collections.abc import Callable
+from contextlib import suppress
 from types import TracebackType
-from typing import Generic, TypeVar
+from typing import Generic, Self, TypeVar
 
 import attrs
 import trio
@@ -26,12 +27,10 @@ class Reply(Generic[T]):
 
     def resolve(self, answer: T | McrError) -> None:
         """Answer. A caller that has gone away is not an error."""
-        try:
+        with suppress(trio.BrokenResourceError):
             self._answer.send_nowait(answer)
-        except trio.BrokenResourceError:
-            pass
 
-    def __enter__(self) -> "Reply[T]":
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(

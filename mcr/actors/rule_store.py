@@ -61,7 +61,7 @@ class RuleStore:
             RuleExists: an input tuple, id or name is taken, or given twice.
             McrError: from `WorkerSupervisor.apply`.
         """
-        held = await ask(self._inbox, lambda reply: _Add(rules, reply))
+        held: tuple[_Held, ...] = await ask(self._inbox, lambda reply: _Add(rules, reply))
         with trio.move_on_after(ACTIVATION_SECONDS):
             await self._workers.settled(max((each.generation for each in held), default=0))
         return await self._views(held)
@@ -72,7 +72,7 @@ class RuleStore:
         Raises:
             RuleNotFound: no rule has it.
         """
-        held = await ask(self._inbox, lambda reply: _Remove(rule_id, name, reply))
+        held: _Held = await ask(self._inbox, lambda reply: _Remove(rule_id, name, reply))
         with trio.move_on_after(ACTIVATION_SECONDS):
             await self._workers.settled(held.generation)
         return (await self._views((held,)))[0]

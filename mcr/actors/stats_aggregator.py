@@ -122,10 +122,12 @@ def _handle(state: "_State", command: _Command) -> None:
                 reply.resolve(state.stats())
         case _CaptureOpened(capture, interface, sockets, reply):
             with reply:
-                reply.resolve(state.captures.open(capture, interface, sockets))
+                state.captures.open(capture, interface, sockets)
+                reply.resolve(None)
         case _CaptureClosing(capture, reply):
             with reply:
-                reply.resolve(state.captures.close(capture))
+                state.captures.close(capture)
+                reply.resolve(None)
         case _RulesPlaced(added, removed):
             state.place(added, removed)
         case _Sampled():

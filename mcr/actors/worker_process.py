@@ -13,7 +13,7 @@ import signal
 import socket
 import struct
 from collections.abc import AsyncGenerator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from typing import NoReturn
 
 import attrs
@@ -86,14 +86,16 @@ class WorkerProcess:
         self._inbox.send_nowait(_Deliver(incarnation, commands))
 
 
-@attrs.define
-class _Attachment:
-    """What ties the supervisor to one living process."""
+@attrs.frozen
+class _Doorbells:
+    """Eventfds: one wakes the worker to its rule ring, the other this process to the event ring."""
 
-    incarnation: int
-    channel: trio.socket.SocketType
-    wake_fd: int
-    ring: RuleRing
+    wake: int = attrs.field(factory=lambda: os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK))
+    event: int = attrs.field(factory=lambda: os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK))
+
+    def close(self) -> None:
+        os.close(self.wake)
+        os.close(self.event)
 
 
 @asynccontextmanager
@@ -150,6 +152,7 @@ class _Life:
         self._segment = segment
         self._owner = owner
         self._incarnation = incarnation
+        self._unreported: list[records.Event] = []
         self.pid: int | None = None
         self.reason = ""
 
@@ -157,21 +160,22 @@ class _Life:
         """Live. True: the worker ended because it was told to."""
         name = f"mcr-{os.getpid()}-{secrets.token_hex(8)}"
         events = EventRing(self._segment)
-        wake_fd, event_fd = (os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK) for _ in range(2))
+        bells = _Doorbells()
         listener = trio.socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         stopped = False
         try:
             await listener.bind(f"\0{name}")  # abstract: gone with this process, whatever ends it
             listener.listen(1)
             async with trio.open_nursery() as nursery:
-                nursery.start_soon(self._attend, nursery, listener, wake_fd, event_fd, inbox, events)
-                stopped = await self._run_process(WorkerSpec(self._worker_id, self._core, name))
+                with trio.CancelScope() as alive:
+                    nursery.start_soon(self._listen, bells, events, alive)
+                    nursery.start_soon(self._attend, listener, bells, inbox)
+                    stopped = await self._run_process(WorkerSpec(self._worker_id, self._core, name))
                 nursery.cancel_scope.cancel()
             await self._report(events)  # its last words
         finally:
             listener.close()
-            os.close(wake_fd)
-            os.close(event_fd)
+            bells.close()
         return stopped
 
     async def _run_process(self, spec: WorkerSpec) -> bool:
@@ -181,8 +185,7 @@ class _Life:
             )
         except trio_parallel.BrokenWorkerError as error:
             self.reason = describe_exit(getattr(error.args[-1], "exitcode", None))
-        except Exception as error:
-            # Raised in the worker's Python part before its loop ran: as fatal to it, and only to it, as a crash.
+        except Exception as error:  # noqa: BLE001 - whatever failed in the worker's process is its failure alone
             self.reason = f"failed to start: {error!r}"
         else:
             if not ended.errno:
@@ -192,27 +195,17 @@ class _Life:
         return False
 
     async def _attend(
-        self,
-        nursery: trio.Nursery,
-        listener: trio.socket.SocketType,
-        wake_fd: int,
-        event_fd: int,
-        inbox: trio.MemoryReceiveChannel[_Deliver],
-        events: EventRing,
-    ) -> NoReturn:
-        """Take the worker's call, give it its descriptors, then write commands and read events."""
-        channel = await self._accept(listener)
-        with channel:
+        self, listener: trio.socket.SocketType, bells: _Doorbells, inbox: trio.MemoryReceiveChannel[_Deliver]
+    ) -> None:
+        """Take the worker's call, give it its descriptors, then write what is delivered into its ring."""
+        with await self._accept(listener) as channel:
             ring = RuleRing(self._segment)
-            await _send_descriptors(channel, [self._segment.fd, wake_fd, event_fd])
+            await _send_descriptors(channel, [self._segment.fd, bells.wake, bells.event])
             assert self.pid is not None
-            nursery.start_soon(self._listen, event_fd, events)
             await self._owner.send(WorkerStarted(self._worker_id, self._incarnation, self.pid))
-            attachment = _Attachment(self._incarnation, channel, wake_fd, ring)
             async for delivery in inbox:
                 if delivery.incarnation == self._incarnation:
-                    await self._write(attachment, delivery.commands)
-        raise AssertionError("the inbox ended before its actor")
+                    await self._write(delivery.commands, channel, ring, bells)
 
     async def _accept(self, listener: trio.socket.SocketType) -> trio.socket.SocketType:
         """Accept the first caller that runs as the user this process started workers as."""
@@ -224,41 +217,50 @@ class _Life:
                 return channel
             channel.close()
 
-    async def _write(self, to: _Attachment, commands: tuple[records.Command, ...]) -> None:
+    async def _write(
+        self,
+        commands: tuple[records.Command, ...],
+        channel: trio.socket.SocketType,
+        ring: RuleRing,
+        bells: _Doorbells,
+    ) -> None:
         for command in commands:
             if command.sockets:
-                await _send_descriptors(to.channel, [command.sockets[self._worker_id].fileno()])
-            while not to.ring.reserve(command.type, command.body):
-                to.ring.publish()
-                os.eventfd_write(to.wake_fd, 1)
+                await _send_descriptors(channel, [command.sockets[self._worker_id].fileno()])
+            while not ring.reserve(command.type, command.body):
+                ring.publish()
+                os.eventfd_write(bells.wake, 1)
                 await trio.sleep(_RING_FULL_PAUSE)
-        to.ring.publish()
-        os.eventfd_write(to.wake_fd, 1)
+        ring.publish()
+        os.eventfd_write(bells.wake, 1)
 
-    async def _listen(self, event_fd: int, events: EventRing) -> NoReturn:
+    async def _listen(self, bells: _Doorbells, events: EventRing, alive: trio.CancelScope) -> NoReturn:
         while True:
-            await trio.lowlevel.wait_readable(event_fd)
-            os.eventfd_read(event_fd)
-            await self._report(events)
+            await trio.lowlevel.wait_readable(bells.event)
+            os.eventfd_read(bells.event)
+            if not await self._report(events):
+                self.reason = "wrote a malformed event and was ended"
+                alive.cancel()
 
-    async def _report(self, events: EventRing) -> None:
-        decoded: list[records.Event] = []
+    async def _report(self, events: EventRing) -> bool:
+        """Pass on what is in the event ring. False: the worker broke its format."""
+        sound = True
         try:
-            decoded.extend(records.decode_event(kind, body) for kind, body in events.drain())
-        except (OSError, ValueError) as error:
-            log.error("worker %d wrote a malformed event: %s", self._worker_id, error)
-            if self.pid is not None:
-                os.kill(self.pid, signal.SIGKILL)
-        if decoded:
-            await self._owner.send(WorkerReported(self._worker_id, tuple(decoded)))
+            self._unreported.extend(records.decode_event(kind, body) for kind, body in events.drain())
+        except (OSError, ValueError):
+            sound = False
+        if self._unreported:
+            # A cancellation here loses nothing: the last report sends what this one could not.
+            await self._owner.send(WorkerReported(self._worker_id, tuple(self._unreported)))
+            self._unreported.clear()
+        return sound
 
 
 async def _send_descriptors(channel: trio.socket.SocketType, descriptors: list[int]) -> None:
     payload = array.array("i", descriptors).tobytes()
-    try:
+    # One that has just died is reported by who waits for the process.
+    with suppress(BrokenPipeError, ConnectionResetError):
         await channel.sendmsg([b"\0"], [(socket.SOL_SOCKET, socket.SCM_RIGHTS, payload)])
-    except (BrokenPipeError, ConnectionResetError):
-        pass  # it has just died; its exit is reported by who waits for the process
 
 
 def describe_exit(exitcode: int | None) -> str:

@@ -5,7 +5,7 @@ told everything, and one that runs only what changes.
 """
 
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import assert_never
 
 import attrs
@@ -147,7 +147,8 @@ async def _handle(state: "_State", command: _Command) -> None:
                 reply.resolve(state.acknowledged())
         case _SetLogLevels(levels, reply):
             with reply:
-                reply.resolve(state.set_log_levels(levels))
+                state.set_log_levels(levels)
+                reply.resolve(None)
         case _Stop(reply):
             state.stop(reply)
         case WorkerStarted():
@@ -272,7 +273,7 @@ class _State:
                     await self._stats.sampled(event)
                 case records.LogRecord():
                     text = describe(event, self._relay)
-                    get_logger(Facility(event.facility)).log(event.level, "worker %d: %s", worker_id, text)
+                    get_logger(event.facility).log(event.level, "worker %d: %s", worker_id, text)
                 case _:
                     assert_never(event)
         self._answer_settled()

@@ -27,7 +27,7 @@ def run(command: click.Command, name: str) -> int:
     except click.Abort:
         return _INTERRUPTED
     except click.UsageError as error:
-        return report(_usage_error(error))
+        return report(usage_error(error))
     return status if isinstance(status, int) else 0  # click returns a status for --help, a command None
 
 
@@ -46,9 +46,15 @@ def _first(error: Exception) -> McrError:
     return error
 
 
-def _usage_error(error: click.UsageError) -> UsageError:
-    """Click's words in our form."""
+def usage_error(error: click.UsageError) -> UsageError:
+    """What click found wrong with a command line, as one line and hints."""
+    possibilities = getattr(error, "possibilities", None)  # of an option or, since click 8.4, of a command
+    message = error.message if possibilities else error.format_message()
     hints = []
-    if isinstance(error, click.NoSuchOption) or type(error).__name__ == "NoSuchCommand":
-        ...
-    return UsageError(error.format_message(), *hints)
+    if possibilities:
+        hints.append(f"did you mean {' or '.join(possibilities)}?")
+    elif error.ctx and isinstance(error.ctx.command, click.Group):
+        hints.append(f"commands: {', '.join(error.ctx.command.commands)}")
+    if error.ctx:
+        hints.append(f"see: {error.ctx.command_path} --help")
+    return UsageError(" ".join(message.split()).removesuffix("."), *hints)

@@ -8,7 +8,7 @@ from typing import Any
 import attrs
 
 from mcr._native import ffi, lib
-from mcr.model import Address, Level, LogLevels
+from mcr.model import Address, Facility, Level, LogLevels
 
 
 @attrs.frozen
@@ -142,7 +142,7 @@ class LogRecord:
     repeats: int
     code: int
     level: Level
-    facility: int
+    facility: Facility
     args: tuple[int, int, int]
 
 
@@ -168,7 +168,6 @@ def decode_event(record_type: int, body: bytes) -> Event:
         return Sample(sample.time_ns, sample.recv, sample.sent)
     if record_type == lib.MCR_REC_LOG:
         log = _view("mcr_rec_log", body)
-        return LogRecord(
-            log.time_ns, log.first_ns, log.repeats, log.code, Level(log.level), log.facility, tuple(log.args)
-        )
+        level, facility = Level(log.level), Facility(log.facility)
+        return LogRecord(log.time_ns, log.first_ns, log.repeats, log.code, level, facility, tuple(log.args))
     raise ValueError(f"unknown event {record_type}")

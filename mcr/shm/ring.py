@@ -19,9 +19,8 @@ class RuleRing:
         shared.rule_ring.head = 0
         shared.rule_ring.tail = 0
         self._end = ffi.new("struct mcr_ring_end *")
-        lib.mcr_ring_open_producer(
-            self._end, ffi.addressof(shared, "rule_ring"), ffi.addressof(shared, "rule_data"), lib.MCR_RULE_RING_BYTES
-        )
+        ring, data = ffi.addressof(shared, "rule_ring"), ffi.addressof(shared, "rule_data")
+        lib.mcr_ring_open_producer(self._end, ring, data, lib.MCR_RULE_RING_BYTES)
 
     def reserve(self, record_type: int, body: bytes) -> bool:
         """Write a record that the worker sees after `publish`. False: the ring is full."""
@@ -40,11 +39,13 @@ class EventRing:
     """Consumer's end of the event ring: what one worker reports."""
 
     def __init__(self, segment: Segment) -> None:
+        """Start over with an empty ring. Only while no worker is attached."""
         shared = segment.shared
+        shared.event_ring.head = 0
+        shared.event_ring.tail = 0
         self._end = ffi.new("struct mcr_ring_end *")
-        lib.mcr_ring_open_consumer(
-            self._end, ffi.addressof(shared, "event_ring"), ffi.addressof(shared, "event_data"), lib.MCR_EVENT_RING_BYTES
-        )
+        ring, data = ffi.addressof(shared, "event_ring"), ffi.addressof(shared, "event_data")
+        lib.mcr_ring_open_consumer(self._end, ring, data, lib.MCR_EVENT_RING_BYTES)
         self._type = ffi.new("uint32_t *")
         self._body = ffi.new("uint8_t[]", _MAX_EVENT_BODY)
 

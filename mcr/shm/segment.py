@@ -8,7 +8,7 @@ import fcntl
 import mmap
 import os
 from collections.abc import Iterable
-from typing import Any
+from typing import Any, Self
 
 import attrs
 
@@ -79,7 +79,7 @@ class Segment:
         self._memory.close()
         os.close(self.fd)
 
-    def __enter__(self) -> "Segment":
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_exc: object) -> None:

@@ -166,7 +166,7 @@ async def test_an_error_carries_code_kind_and_hints(connect):
     }
 
 
-async def test_replies_come_in_the_order_of_the_requests(connect, actors, autojump_clock):
+async def test_replies_come_in_the_order_of_the_requests(connect, actors, autojump_clock):  # noqa: ARG001  # asked for, not used
     client = await connect()
     await client.send(LIST, PING | {"id": 2})
     await actors.asked.wait()
@@ -246,9 +246,7 @@ def long_reply() -> tuple[RuleView, ...]:
     return (view,) * 10_000
 
 
-async def test_a_client_that_does_not_read_is_disconnected_and_disturbs_nobody(
-    connect, actors, autojump_clock
-):
+async def test_a_client_that_does_not_read_is_disconnected_and_disturbs_nobody(connect, actors, autojump_clock):  # noqa: ARG001  # asked for, not used
     actors.rules = long_reply()
     actors.gate.set()
     sleeper, other = await connect(), await connect()
@@ -261,7 +259,7 @@ async def test_a_client_that_does_not_read_is_disconnected_and_disturbs_nobody(
             await sleeper.send(PING)
 
 
-async def test_long_replies_in_progress_are_bounded(connect, actors, monkeypatch, autojump_clock):
+async def test_long_replies_in_progress_are_bounded(connect, actors, monkeypatch, autojump_clock):  # noqa: ARG001  # asked for, not used
     monkeypatch.setattr(control_server, "MAX_HELD", 15_000_000)  # room for one of them
     actors.rules = long_reply()
     actors.gate.set()
@@ -305,7 +303,7 @@ async def test_one_client_too_many_is_told_so_and_the_others_stay(connect, monke
     assert await (await connect()).ask(PING) == PONG
 
 
-async def test_running_out_of_descriptors_is_survived(connect, monkeypatch, caplog, autojump_clock):
+async def test_running_out_of_descriptors_is_survived(connect, monkeypatch, caplog, autojump_clock):  # noqa: ARG001  # asked for, not used
     before = await connect()
     assert await before.ask(PING) == PONG
     accept, failures = trio.SocketListener.accept, 100
@@ -328,9 +326,7 @@ async def test_running_out_of_descriptors_is_survived(connect, monkeypatch, capl
 # Stopping
 
 
-async def test_stop_lets_the_request_in_progress_finish_and_refuses_the_next(
-    connect, server, actors, nursery
-):
+async def test_stop_lets_the_request_in_progress_finish_and_refuses_the_next(path, connect, server, actors, nursery):
     busy, idle = await connect(), await connect()
     await busy.send(LIST, PING | {"id": 2})
     await actors.asked.wait()
@@ -343,7 +339,7 @@ async def test_stop_lets_the_request_in_progress_finish_and_refuses_the_next(
     assert await busy.receive() is None
 
 
-async def test_stop_does_not_wait_for_ever(connect, server, actors, autojump_clock):
+async def test_stop_does_not_wait_for_ever(connect, server, actors, autojump_clock):  # noqa: ARG001  # asked for, not used
     client = await connect()
     await client.send(LIST)
     await actors.asked.wait()

@@ -1,0 +1,133 @@
+"""The daemon as a command sees it: one connection, one request at a time, every failure in words.
+
+Import-light: this module and what it imports are most of the time that a command takes.
+"""
+
+import contextlib
+import errno
+import json
+import os
+import socket
+from typing import Any, Final, Self
+
+from mcr.errors import McrError, SystemFault
+from mcr.ownership import describe_owner, own_user
+
+DEFAULT_CONTROL_SOCKET: Final = "/run/mcr/control.sock"
+
+CONTROL_SOCKET_VARIABLE: Final = "MCR_CONTROL_SOCKET"
+
+REPLY_TIMEOUT: Final = 5
+"""Seconds to wait for the daemon to take a request, and again for it to reply."""
+
+
+class Client:
+    """A connection to the daemon.
+
+    Args:
+        path: the control socket.
+        origin: who chose the path, to say so when nobody answers there.
+    """
+
+    def __init__(self, path: str, origin: str) -> None:
+        self._path = path
+        self._requests = 0
+        self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        self._socket.settimeout(REPLY_TIMEOUT)
+        try:
+            self._socket.connect(path)
+        except TimeoutError:
+            self._socket.close()
+            raise _no_reply() from None
+        except OSError as error:
+            self._socket.close()
+            # Python itself refuses a path of more than 107 bytes, without an errno.
+            raise _connect_fault(path, origin, error.errno or errno.ENAMETOOLONG) from None
+        self._replies = self._socket.makefile("rb")
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._replies.close()
+        self._socket.close()
+
+    def call(self, method: str, params: dict[str, Any] | None = None) -> Any:
+        """Carry out one method.
+
+        Returns:
+            Its result.
+
+        Raises:
+            McrError: the daemon's error, or what became of the daemon.
+        """
+        self._requests += 1
+        request = {"jsonrpc": "2.0", "id": self._requests, "method": method, "params": params or {}}
+        line = self._exchange(json.dumps(request).encode() + b"\n")
+        if not line.endswith(b"\n"):
+            raise McrError("mcrd closed the connection without a reply", "see why: journalctl -u mcrd -n 100")
+        try:
+            reply = json.loads(line)
+            if "result" in reply and reply["id"] == self._requests:
+                return reply["result"]
+            # The error may have no id: the daemon refuses a connection, or a request that it could not read.
+            error = reply["error"]
+            failure = McrError(error["message"], *error["data"]["hints"])
+        except (ValueError, LookupError, TypeError):
+            raise McrError(f"What answers on {self._path} is not mcrd") from None
+        raise failure
+
+    def _exchange(self, request: bytes) -> bytes:
+        try:
+            with contextlib.suppress(ConnectionError):  # it did not read all of the request, and may have said why
+                # Without the flag, a daemon that is gone would end this process by SIGPIPE.
+                self._socket.sendall(request, socket.MSG_NOSIGNAL)
+            return self._replies.readline()
+        except TimeoutError:
+            raise _no_reply() from None
+        except ConnectionError:
+            return b""
+
+
+def _no_reply() -> McrError:
+    return McrError(
+        f"No reply from mcrd within {REPLY_TIMEOUT} s",
+        "it may still carry out the request; look before you repeat it",
+        "is it stopped or overloaded? pgrep -a mcrd; journalctl -u mcrd -n 100",
+    )
+
+
+def _connect_fault(path: str, origin: str, number: int) -> SystemFault:
+    if number in {errno.EACCES, errno.EPERM}:
+        return SystemFault("", number, *_access_hints(path, origin))
+    states = {
+        errno.ENOENT: "does not exist",
+        errno.ECONNREFUSED: "has no mcrd behind it",
+        errno.EAGAIN: "has a full queue: mcrd accepts nobody",
+    }
+    state = states.get(number, "is unusable")
+    return SystemFault(
+        "",
+        number,
+        f"the control socket {path} ({origin}) {state}",
+        "is mcrd running? pgrep -a mcrd",
+        "start it: sudo systemctl start mcrd, or sudo mcrd supervisor",
+    )
+
+
+def _access_hints(path: str, origin: str) -> tuple[str, ...]:
+    # The socket itself, or the nearest directory above it that may be looked at: that is where the way ends.
+    file = path
+    while True:
+        try:
+            owner = describe_owner(file)
+            break
+        except OSError:
+            file = os.path.dirname(file) or "."  # noqa: PTH120  # pathlib would cost several milliseconds
+    group = owner.split(":")[1].split(",")[0]
+    join = f"join the group and log in again: sudo usermod -aG {group} {own_user()}; or " if group != "root" else ""
+    return (
+        f"you are {own_user()}; {file} belongs to {owner}",
+        f"{join}use sudo",
+        f"the control socket is {path} ({origin})",
+    )

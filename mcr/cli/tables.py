@@ -1,0 +1,220 @@
+"""What people see of the daemon's answers.
+
+Rules of the module:
+
+1. It takes the JSON of the control protocol, and shows counters under the names they have there.
+2. Nothing is cut off: a terminal too narrow folds a table's cells; in a pipe a row is as wide as it must be.
+3. What needs attention says so in words; colour only repeats it.
+4. No rich unless a table must be folded: it takes 0.3 ms a row, which is a second for 3,000 rules.
+"""
+
+import unicodedata
+from collections.abc import Iterable, Sequence
+from typing import Any, Final
+
+import click
+
+_GAP = "  "
+_LEAST_TEXT = 8  # columns that a cell can be folded into; with less, the terminal itself had better wrap the line
+_NO_RULES: Final = (
+    "No rules. Add one:\n  mcrctl add --input-interface IF --input-group G --input-port P --outputs G:P:IF[,G:P:IF...]"
+)
+_NO_WORKERS: Final = "No workers. Find out why:\n  journalctl -u mcrd -n 100"
+_LOSS: Final = "red"
+_NOTE: Final = "yellow"
+# Counters that may need attention: the colour when they are not zero, and what they mean.
+_CAUSES: Final = {
+    "parse_err": (_NOTE, "not a whole IPv4 UDP datagram"),
+    "no_match": (_NOTE, "no rule asks for them"),
+    "buf_exhaust": (_LOSS, "dropped: no buffer was free"),
+    "kernel_drops": (_LOSS, "dropped: the capture ring was full"),
+    "errors": (_LOSS, "not sent"),
+    "in_doubt": (_NOTE, "of the errors: in hand when a worker died, perhaps sent"),
+}
+
+
+def rules_view(rules: Sequence[Any], width: int | None) -> str:
+    """The rules, an output a line.
+
+    Args:
+        rules: the result of `list`.
+        width: columns of the terminal, None if there is no limit.
+    """
+    if not rules:
+        return _NO_RULES
+    named = any(rule["name"] for rule in rules)
+    rows = []
+    for rule in rules:
+        name = [rule["name"] or ""] if named else []
+        first, *others = (_endpoint(output) for output in rule["outputs"])
+        rows.append([rule["rule_id"], *name, rule["state"], _endpoint(rule["input"]), first])
+        rows.extend([""] * (len(rows[-1]) - 1) + [other] for other in others)
+    return _table(["RULE ID", *(["NAME"] if named else []), "STATE", "INPUT", "OUTPUTS"], rows, width)
+
+
+def workers_view(workers: Sequence[Any], width: int | None) -> str:
+    """The workers: the result of `list_workers`."""
+    if not workers:
+        return _NO_WORKERS
+    header = ["#WORKER", "#PID", "#CORE", "STATE", "#RESTARTS", "#GENERATION", "INTERFACES"]
+    rows = [
+        [
+            str(worker["worker_id"]),
+            str(worker["pid"] or "-"),
+            str(worker["core"]),
+            worker["state"],
+            _count(worker["restarts"]),
+            _count(worker["generation"]),
+            ", ".join(worker["interfaces"]) or "-",
+        ]
+        for worker in workers
+    ]
+    return _table(header, rows, width)
+
+
+def levels_view(levels: dict[str, str], width: int | None) -> str:
+    """The level of every facility: the result of `log_level.get`."""
+    return _table(["FACILITY", "LEVEL"], [list(item) for item in levels.items()], width)
+
+
+def stats_view(stats: dict[str, Any], width: int | None) -> str:
+    """Totals and rates: the result of `stats`."""
+    ingress, egress = stats["ingress"], stats["egress"]
+    bps = sum(rule["bps"] for rule in stats["rules"])
+    counters = ("recv", "matched", "no_match", "parse_err", "buf_exhaust", "kernel_drops")
+    parts = [
+        _block("Ingress", ingress, counters, recv=f"{_rate(ingress['pps'])} pps"),
+        _block(
+            "Egress",
+            egress,
+            ("submitted", "sent", "errors", *(["in_doubt"] if egress["in_doubt"] else []), "bytes"),
+            sent=f"{_rate(egress['pps'])} pps",
+            bytes=f"{_megabits(bps)} Mbit/s",
+        ),
+        _rules_table(stats["rules"], width) or _NO_RULES,
+        _failing_outputs_table(stats["rules"], width),
+        _workers_table(stats["workers"], width),
+    ]
+    return "\n\n".join(part for part in parts if part)
+
+
+def _block(title: str, values: dict[str, Any], names: Iterable[str], **rates: str) -> str:
+    lines = [title]
+    for name in names:
+        value = values[name]
+        line = f"  {name:<12} {_count(value):>19}"
+        if value and name in _CAUSES:
+            colour, cause = _CAUSES[name]
+            line = click.style(f"{line}  {cause}", fg=colour)
+        elif name in rates:
+            line = f"{line}  {rates[name]}"
+        lines.append(line)
+    return "\n".join(lines)
+
+
+def _rules_table(rules: Sequence[Any], width: int | None) -> str:
+    named = any(rule["name"] for rule in rules)
+    header = ["RULE ID", *(["NAME"] if named else [])]
+    rows = [
+        [
+            rule["rule_id"],
+            *([rule["name"] or ""] if named else []),
+            *(_count(rule[name]) for name in ("matched", "sent", "errors")),
+            _size(rule["bytes"]),
+            _rate(rule["pps"]),
+            _megabits(rule["bps"]),
+        ]
+        for rule in rules
+    ]
+    return _table([*header, "#MATCHED", "#SENT", "#ERRORS", "#BYTES", "#PPS", "#MBIT/S"], rows, width)
+
+
+def _failing_outputs_table(rules: Sequence[Any], width: int | None) -> str:
+    rows = [
+        [rule["rule_id"], _endpoint(output), _count(output["errors"]), output["last_error"] or "-"]
+        for rule in rules
+        for output in rule["outputs"]
+        if output["errors"]
+    ]
+    return _table(["RULE ID", "FAILING OUTPUT", "#ERRORS", "LAST ERROR"], rows, width)
+
+
+def _workers_table(workers: Sequence[Any], width: int | None) -> str:
+    rows = [
+        [
+            str(worker["worker_id"]),
+            *(_count(worker[name]) for name in ("recv", "matched", "sent", "errors")),
+            _count(worker["buf_exhaust"] + worker["kernel_drops"]),
+        ]
+        for worker in workers
+    ]
+    return _table(["#WORKER", "#RECV", "#MATCHED", "#SENT", "#ERRORS", "#DROPPED"], rows, width)
+
+
+def _endpoint(value: dict[str, Any]) -> str:
+    """An input or output, as `mcrctl add` takes it."""
+    return f"{value['group']}:{value['port']}:{value['interface']}"
+
+
+def _count(value: int) -> str:
+    return f"{value:,}"
+
+
+def _rate(value: float) -> str:
+    return f"{value:,.0f}"
+
+
+def _megabits(bits: float) -> str:
+    return f"{bits / 1e6:,.2f}"
+
+
+def _size(value: float) -> str:
+    for unit in ("B", "kB", "MB", "GB", "TB"):
+        if value < 1_000:  # noqa: PLR2004
+            return f"{value:.4g} {unit}"
+        value /= 1_000
+    return f"{value:,.1f} PB"
+
+
+# Tables. A header that begins with "#" is that of a column of numbers, which stand at the right.
+
+
+def _table(header: Sequence[str], rows: Sequence[Sequence[str]], width: int | None) -> str:
+    """A table with its header, nothing if it has no rows."""
+    if not rows:
+        return ""
+    right = [title.startswith("#") for title in header]
+    lines = [[title.removeprefix("#") for title in header], *rows]
+    widths = [max(map(_columns, cells)) for cells in zip(*lines, strict=True)]
+    if width is not None and sum(widths) + len(_GAP) * (len(widths) - 1) > width:
+        numbers = sum(columns + len(_GAP) for columns, is_number in zip(widths, right, strict=True) if is_number)
+        if width - numbers >= _LEAST_TEXT * right.count(False):
+            return _folded(right, lines, width)
+    return "\n".join(_GAP.join(map(_align, cells, widths, right)).rstrip() for cells in lines)
+
+
+def _align(cell: str, width: int, right: bool) -> str:  # noqa: FBT001
+    padding = " " * (width - _columns(cell))
+    return padding + cell if right else cell + padding
+
+
+def _columns(text: str) -> int:
+    """Columns of a terminal that the text takes."""
+    if text.isascii():
+        return len(text)
+    return sum(0 if unicodedata.combining(c) else 2 if unicodedata.east_asian_width(c) in "WF" else 1 for c in text)
+
+
+def _folded(right: Sequence[bool], lines: Sequence[Sequence[str]], width: int) -> str:
+    from rich.console import Console  # noqa: PLC0415
+    from rich.table import Table  # noqa: PLC0415
+
+    table = Table.grid(padding=(0, len(_GAP), 0, 0), pad_edge=False)
+    for is_right in right:
+        table.add_column(justify="right" if is_right else "left", overflow="fold", no_wrap=is_right)
+    for cells in lines:
+        table.add_row(*cells)
+    console = Console(width=width, highlight=False, markup=False, emoji=False, color_system=None)
+    with console.capture() as capture:
+        console.print(table)
+    return "\n".join(line.rstrip() for line in capture.get().splitlines())

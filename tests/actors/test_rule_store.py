@@ -1,0 +1,125 @@
+"""The rule store with workers that the test plays."""
+
+from ipaddress import ip_address
+
+import pytest
+import trio
+
+from mcr.actors.rule_store import ACTIVATION_SECONDS, RuleStore, run_rule_store
+from mcr.errors import InterfaceNotFound, McrError, RuleExists, RuleNotFound
+from mcr.model import Input, Output, Rule, RuleChange, RuleState, automatic_rule_id
+
+
+class Workers:
+    """Applies everything, or fails; acknowledges at once, or when told to."""
+
+    def __init__(self) -> None:
+        self.changes: list[RuleChange] = []
+        self.error: McrError | None = None
+        self.acknowledges = True
+
+    async def apply(self, change: RuleChange) -> None:
+        await trio.lowlevel.checkpoint()
+        if self.error:
+            raise self.error
+        self.changes.append(change)
+
+    async def settled(self, generation: int) -> None:
+        assert generation
+        if not self.acknowledges:
+            await trio.sleep_forever()
+
+    async def acknowledged(self) -> int:
+        await trio.lowlevel.checkpoint()
+        return self.changes[-1].generation if self.acknowledges and self.changes else 1
+
+
+def rule(group: str = "239.1.1.1", port: int = 5000, name: str | None = None, rule_id: str | None = None) -> Rule:
+    source = Input("eth0", ip_address(group), port)
+    output = Output(ip_address("239.9.9.9"), 6000, "eth1")
+    return Rule(rule_id or automatic_rule_id(source), source, (output,), name)
+
+
+@pytest.fixture
+def workers() -> Workers:
+    return Workers()
+
+
+@pytest.fixture
+async def store(nursery: trio.Nursery, workers: Workers) -> RuleStore:
+    started: RuleStore = await nursery.start(run_rule_store, workers)
+    return started
+
+
+async def test_added_rule_is_active_and_listed(store: RuleStore, workers: Workers) -> None:
+    views = await store.add((rule(name="tv"),))
+    assert views == await store.list()
+    assert [(view.name, view.state) for view in views] == [("tv", RuleState.ACTIVE)]
+    assert [change.generation for change in workers.changes] == [2]
+
+
+async def test_generations_are_numbered_without_gaps(store: RuleStore, workers: Workers) -> None:
+    first, second = rule("239.1.1.1"), rule("239.1.1.2")
+    await store.add((first,))
+    await store.add((second,))
+    await store.remove(rule_id=first.rule_id)
+    with pytest.raises(RuleNotFound):
+        await store.remove(rule_id="nothing")
+    await store.add((first,))
+    assert [change.generation for change in workers.changes] == [2, 3, 4, 5]
+
+
+@pytest.mark.parametrize(
+    "second",
+    [rule(rule_id="other"), rule("239.1.1.2", rule_id="tv-1"), rule("239.1.1.3", name="tv")],
+    ids=["same input", "same id", "same name"],
+)
+async def test_duplicate_is_refused_with_the_id_that_exists(store: RuleStore, second: Rule) -> None:
+    await store.add((rule(name="tv", rule_id="tv-1"),))
+    with pytest.raises(RuleExists, match="Rule already exists: tv-1"):
+        await store.add((second,))
+    assert len(await store.list()) == 1
+
+
+async def test_batch_is_all_or_none(store: RuleStore, workers: Workers) -> None:
+    """One bad rule in the middle, or a duplicate within the batch: nothing is added, nothing applied."""
+    await store.add((rule("239.1.1.5"),))
+    batch = tuple(rule(f"239.1.1.{i}") for i in range(1, 9))
+    with pytest.raises(RuleExists):
+        await store.add(batch)
+    with pytest.raises(RuleExists):
+        await store.add((rule("239.2.1.1"), rule("239.2.1.1")))
+    assert len(await store.list()) == 1
+    assert len(workers.changes) == 1
+
+
+async def test_refusal_of_the_system_leaves_the_rules_as_they_were(store: RuleStore, workers: Workers) -> None:
+    workers.error = InterfaceNotFound("Interface not found: eth0")
+    with pytest.raises(InterfaceNotFound):
+        await store.add((rule(),))
+    assert await store.list() == ()
+    workers.error = None
+    await store.add((rule(),))  # and the input tuple is still free
+
+
+async def test_rule_is_found_by_name(store: RuleStore) -> None:
+    await store.add((rule(name="tv"), rule("239.1.1.2", name="radio")))
+    removed = await store.remove(name="tv")
+    assert removed.name == "tv"
+    assert [view.name for view in await store.list()] == ["radio"]
+    with pytest.raises(RuleNotFound, match="No rule has the name 'radoi'") as caught:
+        await store.remove(name="radoi")
+    assert caught.value.hints[0] == "did you mean radio?"
+
+
+async def test_rule_that_workers_do_not_acknowledge_is_pending(
+    store: RuleStore, workers: Workers, autojump_clock: trio.testing.MockClock
+) -> None:
+    """A client waits a bounded time; then it is told the truth."""
+    workers.acknowledges = False
+    before = trio.current_time()
+    (view,) = await store.add((rule(),))
+    assert view.state is RuleState.PENDING
+    assert trio.current_time() - before == pytest.approx(ACTIVATION_SECONDS)
+    workers.acknowledges = True
+    assert [view.state for view in await store.list()] == [RuleState.ACTIVE]

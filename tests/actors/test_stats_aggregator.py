@@ -1,0 +1,108 @@
+"""Statistics from segments that the test fills as a worker would."""
+
+import math
+from collections.abc import Iterator
+from contextlib import ExitStack
+from ipaddress import ip_address
+
+import pytest
+import trio
+
+from mcr.actors.stats_aggregator import StatsAggregator, run_stats_aggregator
+from mcr.model import Input, Output, Rule, Stats
+from mcr.placement import PlacedRule
+from mcr.shm.segment import Segment
+
+RULE = Rule(
+    "tv",
+    Input("eth0", ip_address("239.1.1.1"), 5000),
+    (Output(ip_address("239.9.9.1"), 6000, "eth1"), Output(ip_address("239.9.9.2"), 6000, "eth2")),
+)
+PLACED = PlacedRule(RULE, tag=7, slot=3, outputs=(4, 5))
+
+
+@pytest.fixture
+def segments() -> Iterator[list[Segment]]:
+    with ExitStack() as stack:
+        yield [stack.enter_context(Segment(worker_id)) for worker_id in range(2)]
+
+
+@pytest.fixture
+async def stats(
+    nursery: trio.Nursery, segments: list[Segment], autojump_clock: trio.testing.MockClock
+) -> StatsAggregator:
+    started: StatsAggregator = await nursery.start(run_stats_aggregator, segments)
+    return started
+
+
+def forward(segment: Segment, packets: int, size: int = 100) -> None:
+    """Count as a worker does that forwarded `packets` to both outputs of the rule."""
+    shared = segment.shared
+    shared.totals.recv += packets
+    shared.totals.matched += packets
+    shared.totals.submitted += 2 * packets
+    shared.totals.sent += 2 * packets
+    shared.totals.bytes += 2 * packets * size
+    shared.rules[3].tag = 7
+    shared.rules[3].matched += packets
+    for slot in (4, 5):
+        shared.outputs[slot].tag = 7
+        shared.outputs[slot].submitted += packets
+        shared.outputs[slot].sent += packets
+        shared.outputs[slot].bytes += packets * size
+
+
+async def test_workers_are_added_up(stats: StatsAggregator, segments: list[Segment]) -> None:
+    await stats.rules_placed((PLACED,), ())
+    forward(segments[0], 30)
+    forward(segments[1], 12)
+    read = await stats.read()
+    assert (read.ingress.recv, read.ingress.matched, read.egress.submitted, read.egress.sent) == (42, 42, 84, 84)
+    assert [worker.recv for worker in read.workers] == [30, 12]
+    (rule,) = read.rules
+    assert (rule.rule_id, rule.matched, rule.sent, rule.bytes) == ("tv", 42, 84, 8400)
+    assert [(str(output.group), output.sent) for output in rule.outputs] == [("239.9.9.1", 42), ("239.9.9.2", 42)]
+
+
+async def test_counters_are_current_at_every_reading(stats: StatsAggregator, segments: list[Segment]) -> None:
+    """No interval passes between a packet and its showing."""
+    await stats.rules_placed((PLACED,), ())
+    for expected in range(1, 5):
+        forward(segments[0], 1)
+        assert (await stats.read()).rules[0].matched == expected
+
+
+async def test_rates_follow_the_traffic(stats: StatsAggregator, segments: list[Segment]) -> None:
+    await stats.rules_placed((PLACED,), ())
+    for _ in range(40):
+        forward(segments[0], 50)
+        await trio.sleep(0.1)
+    read: Stats = await stats.read()
+    assert read.ingress.pps == pytest.approx(500, rel=0.1)
+    assert read.egress.pps == pytest.approx(1000, rel=0.1)
+    assert read.rules[0].pps == pytest.approx(500, rel=0.1)
+    assert read.rules[0].bps == pytest.approx(1000 * 100 * 8, rel=0.1)
+    await trio.sleep(3)
+    read = await stats.read()
+    assert read.ingress.pps == read.rules[0].pps == 0
+
+
+async def test_slot_of_another_rule_counts_nothing(stats: StatsAggregator, segments: list[Segment]) -> None:
+    """A rule placed where another was starts at zero, also before the worker has heard of it."""
+    await stats.rules_placed((PLACED,), ())
+    forward(segments[0], 10)
+    await stats.rules_placed((PlacedRule(RULE, tag=8, slot=3, outputs=(4, 5)),), ("tv",))
+    (rule,) = (await stats.read()).rules
+    assert (rule.matched, rule.sent, rule.pps) == (0, 0, 0)
+    assert (await stats.read()).egress.sent == 20  # the totals keep what was
+
+
+async def test_removed_rule_is_no_longer_shown(stats: StatsAggregator) -> None:
+    await stats.rules_placed((PLACED,), ())
+    await stats.rules_placed((), ("tv",))
+    assert (await stats.read()).rules == ()
+
+
+async def test_rates_are_finite_at_the_first_moment(stats: StatsAggregator, segments: list[Segment]) -> None:
+    forward(segments[0], 5)
+    assert math.isfinite((await stats.read()).ingress.pps)

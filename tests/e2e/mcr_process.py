@@ -1,0 +1,213 @@
+"""A real `mcrd` in a namespace, real `mcrctl` beside it, and real traffic, as the end-to-end tests use them."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from lab import Namespace
+
+from mcr.cli.client import Client
+
+BIN = Path(sys.executable).parent
+TOOLS = Path(__file__).parents[2] / "tools"
+
+
+def wait_until(condition: Callable[[], Any], what: str, seconds: float = 10.0) -> Any:
+    """Ask again and again until the answer is true, and return it. For what can't be waited on."""
+    deadline = time.monotonic() + seconds
+    while True:
+        answer = condition()
+        if answer:
+            return answer
+        if time.monotonic() > deadline:
+            raise AssertionError(f"after {seconds:g} s still not: {what}")
+        time.sleep(0.01)
+
+
+class Mcr:
+    """One daemon."""
+
+    def __init__(self, namespace: Namespace, directory: Path, name: str = "mcr", prefix: Sequence[str] = ()) -> None:
+        self.namespace = namespace
+        self.socket = directory / f"{name}.sock"
+        self.log_file = directory / f"{name}.log"
+        self._prefix = prefix
+        self.process: subprocess.Popen[str] | None = None
+
+    def start(self, workers: int = 1, *options: str) -> "Mcr":
+        """Start it and wait until it answers and its workers run."""
+        with self.log_file.open("a") as log:
+            self.process = self.namespace.popen(
+                [*self._prefix, BIN / "mcrd", "supervisor", "--control-socket", self.socket]
+                + ["--num-workers", str(workers), *options],
+                stderr=log,
+            )
+        wait_until(self._answers, "mcrd answers")
+        self.wait_for_workers()
+        return self
+
+    def _answers(self) -> bool:
+        assert self.process is not None
+        assert self.process.poll() is None, self.log()
+        try:
+            return bool(self.call("ping")["pong"])
+        except Exception as error:  # noqa: BLE001 - not there yet; the reason is in the log
+            return not error
+
+    def call(self, method: str, params: dict[str, Any] | None = None) -> Any:
+        """Speak the control protocol: for what is asked often; see `ctl` for what an operator does."""
+        with Client(str(self.socket), "the test") as client:
+            return client.call(method, params)
+
+    def ctl(self, *arguments: str, check: bool = True, **options: Any) -> subprocess.CompletedProcess[str]:
+        """Run mcrctl."""
+        return self.namespace.run(
+            [BIN / "mcrctl", "--control-socket", self.socket, *arguments], check=check, **options
+        )
+
+    def add(self, source: str, *outputs: str, rule_id: str | None = None) -> str:
+        """Add the rule ``IF:G:P`` to outputs ``G:P:IF`` with mcrctl; return its id once it is active."""
+        interface, group, port = source.split(":")
+        words = ["add", "--input-interface", interface, "--input-group", group, "--input-port", port]
+        words += ["--outputs", ",".join(outputs), *(["--rule-id", rule_id] if rule_id else []), "--json"]
+        (rule,) = json.loads(self.ctl(*words).stdout)
+        assert rule["state"] == "active"
+        return str(rule["rule_id"])
+
+    def workers(self) -> list[dict[str, Any]]:
+        """As `mcrctl list-workers --json` shows them."""
+        workers: list[dict[str, Any]] = self.call("list_workers")
+        return workers
+
+    def wait_for_workers(self) -> list[dict[str, Any]]:
+        """Wait until all run."""
+        wait_until(lambda: all(worker["state"] == "running" for worker in self.workers()), "all workers run")
+        return self.workers()
+
+    def stats(self) -> dict[str, Any]:
+        """As `mcrctl stats --json` shows them."""
+        stats: dict[str, Any] = self.call("stats")
+        return stats
+
+    def log(self) -> str:
+        """Everything it has logged."""
+        return self.log_file.read_text()
+
+    def check_counters(self, arrived: int | None = None) -> dict[str, Any]:
+        """Traffic rests: every identity of the contract holds, exactly. Returns the counters."""
+
+        def settled() -> dict[str, Any] | None:
+            now = self.stats()
+            ingress = now["ingress"]
+            come = ingress["recv"] + ingress["kernel_drops"]
+            return now if now == self.stats() and (arrived is None or come >= arrived) else None
+
+        stats: dict[str, Any] = wait_until(settled, f"counters rest, {arrived} packets counted: {self.stats()}")
+        ingress, egress = stats["ingress"], stats["egress"]
+        classes = ("matched", "parse_err", "no_match", "buf_exhaust")
+        assert ingress["recv"] == sum(ingress[name] for name in classes)
+        assert egress["submitted"] == egress["sent"] + egress["errors"]
+        for rule in stats["rules"]:
+            for output in rule["outputs"]:
+                assert output["submitted"] == rule["matched"]
+                assert output["submitted"] == output["sent"] + output["errors"]
+        for name in ("recv", *classes, "kernel_drops"):
+            assert ingress[name] == sum(worker[name] for worker in stats["workers"]), name
+        for name in ("submitted", "sent", "errors", "bytes"):
+            assert egress[name] == sum(worker[name] for worker in stats["workers"]), name
+        if arrived is not None:
+            assert ingress["recv"] + ingress["kernel_drops"] == arrived
+        return stats
+
+    def worker_pids(self) -> list[int]:
+        """Process ids of the workers that live."""
+        return [worker["pid"] for worker in self.workers() if worker["pid"]]
+
+    def stop(self, signum: signal.Signals = signal.SIGTERM) -> None:
+        """End it as an operator would: it exits with 0 within 2 s, and its workers with it."""
+        assert self.process is not None
+        pids = self.worker_pids()
+        before = time.monotonic()
+        self.process.send_signal(signum)
+        assert self.process.wait(5) == 0, self.log()
+        assert time.monotonic() - before < 2.0
+        assert not [pid for pid in pids if alive(pid)]
+        assert not self.socket.exists()
+
+    @property
+    def running(self) -> bool:
+        """Whether the daemon lives."""
+        return self.process is not None and self.process.poll() is None
+
+
+def alive(pid: int) -> bool:
+    """Whether a process exists and is no zombie."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0] != "Z"
+    except (FileNotFoundError, ProcessLookupError):
+        return False
+
+
+class Sender:
+    """The traffic generator, sending."""
+
+    def __init__(
+        self, namespace: Namespace, interface: str, *flows: str, count: int, rate: float, size: int = 188
+    ) -> None:
+        """Send `count` packets of each flow ``G:P[=NAME]``, `rate` packets a second over all."""
+        self.total = count * len(flows)
+        words = ["--interface", interface, "--count", str(count), "--rate", str(rate), "--size", str(size), "--json"]
+        words += [word for flow in flows for word in ("--flow", flow)]
+        self.process = namespace.popen(
+            [sys.executable, TOOLS / "traffic_gen.py", "send", *words], stdout=subprocess.PIPE
+        )
+
+    def finish(self) -> dict[str, Any]:
+        """Wait until all is sent."""
+        out, _ = self.process.communicate(timeout=120)
+        assert self.process.returncode == 0, out
+        report: dict[str, Any] = json.loads(out)
+        assert report["sent"] == self.total
+        return report
+
+
+class Receiver:
+    """The traffic generator, judging what arrives."""
+
+    def __init__(self, namespace: Namespace, *flows: str, count: int, idle: float = 5.0) -> None:
+        """Expect `count` packets of each flow ``G:P@IF[=NAME,…]``; returns once it has joined."""
+        words = ["--count", str(count), "--idle-timeout", str(idle), "--json"]
+        words += [word for flow in flows for word in ("--flow", flow)]
+        self.process = namespace.popen(
+            [sys.executable, TOOLS / "traffic_gen.py", "receive", *words],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+        )
+        assert self.process.stderr is not None
+        ready = self.process.stderr.readline()
+        assert ready == "ready\n", ready + self.process.stderr.read()
+
+    def verdict(self) -> dict[str, Any]:
+        """Wait until all has come, or nothing more does, and return the judgement."""
+        out, err = self.process.communicate(timeout=120)
+        assert out, err
+        report: dict[str, Any] = json.loads(out)
+        return report
+
+    def expect_everything(self) -> dict[str, Any]:
+        """Every payload, once and in order."""
+        report = self.verdict()
+        wrong = {name: report[name] for name in ("lost", "duplicated", "reordered", "corrupted", "foreign")}
+        assert report["ok"], f"{wrong}, receiver's own drops {report['kernel_drops']}"
+        return report
+
+
+def sudo_free_environment() -> dict[str, str]:
+    """The environment without what would choose another daemon."""
+    return {name: value for name, value in os.environ.items() if not name.startswith("MCR_")}

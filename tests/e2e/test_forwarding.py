@@ -1,0 +1,110 @@
+"""Every payload, once and in order, judged at the receiver; topologies in tests/README.md."""
+
+import pytest
+from conftest import MakeMcr, Plant
+from lab import Lab
+from mcr_process import Receiver, Sender
+
+PACKETS = 100_000
+RATE = 25_000
+
+both_worker_counts = pytest.mark.parametrize("workers", [1, 2])
+
+
+@both_worker_counts
+def test_one_to_one(plant: Plant, make_mcr: MakeMcr, workers: int) -> None:
+    mcr = make_mcr(plant.relay).start(workers)
+    mcr.add("in0:239.1.1.1:5000", "239.2.2.2:6000:out0")
+    receiver = Receiver(plant.receiver, "239.2.2.2:6000@rx0=239.1.1.1:5000", count=PACKETS)
+    Sender(plant.source, "src0", "239.1.1.1:5000", count=PACKETS, rate=RATE, size=1316).finish()
+    receiver.expect_everything()
+    stats = mcr.check_counters(arrived=PACKETS)
+    assert stats["egress"]["sent"] == PACKETS
+    assert stats["egress"]["bytes"] == PACKETS * 1316
+
+
+@both_worker_counts
+def test_fan_out_to_three_groups_ports_and_interfaces(plant: Plant, make_mcr: MakeMcr, workers: int) -> None:
+    mcr = make_mcr(plant.relay).start(workers)
+    mcr.add("in0:239.1.1.1:5000", "239.2.2.1:6001:out0", "239.2.2.2:6002:out1", "239.2.2.3:6003:out2")
+    receiver = Receiver(
+        plant.receiver,
+        "239.2.2.1:6001@rx0=239.1.1.1:5000",
+        "239.2.2.2:6002@rx1=239.1.1.1:5000",
+        "239.2.2.3:6003@rx2=239.1.1.1:5000",
+        count=PACKETS,
+    )
+    Sender(plant.source, "src0", "239.1.1.1:5000", count=PACKETS, rate=RATE / 2).finish()
+    receiver.expect_everything()
+    assert mcr.check_counters(arrived=PACKETS)["egress"]["sent"] == 3 * PACKETS
+
+
+@both_worker_counts
+def test_three_flows_into_one_output(plant: Plant, make_mcr: MakeMcr, workers: int) -> None:
+    mcr = make_mcr(plant.relay).start(workers)
+    flows = [f"239.1.1.{i}:{5000 + i}" for i in range(3)]
+    for flow in flows:
+        mcr.add(f"in0:{flow}", "239.2.2.2:6000:out0")
+    receiver = Receiver(plant.receiver, f"239.2.2.2:6000@rx0={','.join(flows)}", count=PACKETS)
+    Sender(plant.source, "src0", *flows, count=PACKETS, rate=RATE).finish()
+    receiver.expect_everything()
+    assert mcr.check_counters(arrived=3 * PACKETS)["egress"]["sent"] == 3 * PACKETS
+
+
+@both_worker_counts
+def test_chain_of_three_relays(lab: Lab, make_mcr: MakeMcr, workers: int) -> None:
+    """source ─ relay 1 ─ relay 2 ─ relay 3 ─ receiver, a new group and port on each cable."""
+    hosts = [lab.namespace(name) for name in ("source", "relay-1", "relay-2", "relay-3", "receiver")]
+    for i in range(4):
+        lab.link(
+            hosts[i], "right", hosts[i + 1], "left", a_address=f"198.18.{i}.1/24", b_address=f"198.18.{i}.2/24"
+        )
+    relays = [make_mcr(hosts[i], f"relay-{i}").start(workers) for i in (1, 2, 3)]
+    for i, mcr in enumerate(relays):
+        mcr.add(f"left:239.1.1.{i}:{5000 + i}", f"239.1.1.{i + 1}:{5001 + i}:right")
+    receiver = Receiver(hosts[4], "239.1.1.3:5003@left=239.1.1.0:5000", count=PACKETS)
+    Sender(hosts[0], "right", "239.1.1.0:5000", count=PACKETS, rate=RATE / 2).finish()
+    receiver.expect_everything()
+    for mcr in relays:
+        mcr.check_counters(arrived=PACKETS)
+
+
+def test_output_may_be_a_host(plant: Plant, make_mcr: MakeMcr) -> None:
+    mcr = make_mcr(plant.relay).start()
+    mcr.add("in0:239.1.1.1:5000", "198.18.1.2:6000:out0")
+    receiver = Receiver(plant.receiver, "198.18.1.2:6000=239.1.1.1:5000", count=10_000)
+    Sender(plant.source, "src0", "239.1.1.1:5000", count=10_000, rate=RATE).finish()
+    receiver.expect_everything()
+    mcr.check_counters(arrived=10_000)
+
+
+def test_only_group_port_and_interface_together_match(plant: Plant, make_mcr: MakeMcr) -> None:
+    """The same group on another port, the same port on another group: counted, and not forwarded."""
+    mcr = make_mcr(plant.relay).start(2)
+    mcr.add("in0:239.1.1.1:5000", "239.2.2.2:6000:out0")
+    mcr.add("out1:239.1.1.1:5001", "239.2.2.2:6000:out0")  # another interface
+    receiver = Receiver(plant.receiver, "239.2.2.2:6000@rx0=239.1.1.1:5000", count=5000)
+    flows = ("239.1.1.1:5000", "239.1.1.1:5001", "239.1.1.2:5000")
+    Sender(plant.source, "src0", *flows, count=5000, rate=RATE).finish()
+    receiver.expect_everything()
+    ingress = mcr.check_counters(arrived=15_000)["ingress"]
+    assert (ingress["matched"], ingress["no_match"]) == (5000, 10_000)
+
+
+def test_what_the_relay_sends_does_not_come_back_in(plant: Plant, make_mcr: MakeMcr) -> None:
+    """Two rules that would make a ring on one interface: the relay's own datagrams are not its input."""
+    mcr = make_mcr(plant.relay).start()
+    mcr.add("out0:239.1.1.1:5000", "239.1.1.2:5000:out0")
+    mcr.add("out0:239.1.1.2:5000", "239.1.1.1:5000:out0")
+    Sender(plant.receiver, "rx0", "239.1.1.1:5000", count=1000, rate=5000).finish()
+    stats = mcr.check_counters(arrived=1000)
+    assert stats["egress"]["sent"] == 1000
+
+
+@pytest.mark.parametrize("size", [36, 1472])
+def test_smallest_and_largest_datagram(plant: Plant, make_mcr: MakeMcr, size: int) -> None:
+    mcr = make_mcr(plant.relay).start()
+    mcr.add("in0:239.1.1.1:5000", "239.2.2.2:6000:out0")
+    receiver = Receiver(plant.receiver, "239.2.2.2:6000@rx0=239.1.1.1:5000", count=5000)
+    Sender(plant.source, "src0", "239.1.1.1:5000", count=5000, rate=10_000, size=size).finish()
+    receiver.expect_everything()

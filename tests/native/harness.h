@@ -1,0 +1,187 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * A worker without a supervisor and without a network interface: the test plays the kernel that fills a capture ring
+ * (a memfd of the same layout), and the receiver (a UDP socket on loopback).
+ */
+#ifndef HARNESS_H
+#define HARNESS_H
+
+#include <arpa/inet.h>
+#include <errno.h>
+#include <fcntl.h>
+#include <linux/if_packet.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/eventfd.h>
+#include <sys/mman.h>
+#include <sys/socket.h>
+#include <unistd.h>
+
+#include "worker.h"
+
+#define SLOTS		64u
+#define SLOT_BYTES	2048u
+#define MAC_OFFSET	82u
+#define GROUP		"239.1.1.1"
+#define PORT		5000
+
+#define CHECK(condition)                                                                          \
+	do {                                                                                      \
+		if (!(condition)) {                                                               \
+			fprintf(stderr, "%s:%d: not true: %s (errno %d)\n", __FILE__, __LINE__,   \
+				#condition, errno);                                               \
+			exit(1);                                                                  \
+		}                                                                                 \
+	} while (0)
+
+struct harness {
+	int segment_fd, ring_fd, receiver, sender;
+	int channel, worker_channel;	/* ours, the worker's */
+	int wake_fd, event_fd;
+	struct mcr_segment *segment;
+	struct mcr_ring_end commands;
+	uint8_t *slots;
+	uint64_t produced;	/* frames written into the ring so far */
+};
+
+static int make_memory(const char *name, size_t size, void *mapped)
+{
+	int fd = memfd_create(name, 0);
+
+	CHECK(fd >= 0 && ftruncate(fd, (off_t)size) == 0);
+	*(void **)mapped = mmap(NULL, size, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
+	CHECK(*(void **)mapped != MAP_FAILED);
+	return fd;
+}
+
+static void harness_open(struct harness *h)
+{
+	struct sockaddr_in any = { .sin_family = AF_INET, .sin_addr.s_addr = htonl(INADDR_LOOPBACK) };
+	int big = 8 << 20;
+
+	*h = (struct harness){ .channel = -1 };
+	h->segment_fd = make_memory("segment", sizeof(*h->segment), &h->segment);
+	h->segment->header.version = MCR_ABI_VERSION;
+	h->segment->header.length = sizeof(*h->segment);
+	h->ring_fd = make_memory("ring", (size_t)SLOTS * SLOT_BYTES, &h->slots);
+	h->receiver = socket(AF_INET, SOCK_DGRAM, 0);
+	CHECK(bind(h->receiver, (struct sockaddr *)&any, sizeof(any)) == 0);
+	setsockopt(h->receiver, SOL_SOCKET, SO_RCVBUFFORCE, &big, sizeof(big));
+	h->sender = socket(AF_INET, SOCK_DGRAM, 0);
+	h->wake_fd = eventfd(0, EFD_NONBLOCK);
+	h->event_fd = eventfd(0, EFD_NONBLOCK);
+}
+
+static void command(struct harness *h, uint32_t type, const void *body, size_t size)
+{
+	CHECK(mcr_ring_push(&h->commands, type, body, size) == 0);
+}
+
+static void send_descriptor(int channel, int fd)
+{
+	char control[CMSG_SPACE(sizeof(int))] = { 0 }, byte = 0;
+	struct iovec iov = { &byte, 1 };
+	struct msghdr message = { .msg_iov = &iov, .msg_iovlen = 1, .msg_control = control,
+				  .msg_controllen = sizeof(control) };
+	struct cmsghdr *head = CMSG_FIRSTHDR(&message);
+
+	head->cmsg_level = SOL_SOCKET;
+	head->cmsg_type = SCM_RIGHTS;
+	head->cmsg_len = CMSG_LEN(sizeof(fd));
+	memcpy(CMSG_DATA(head), &fd, sizeof(fd));
+	CHECK(sendmsg(channel, &message, 0) == 1);
+}
+
+/* What a supervisor tells a worker that has just started: one capture, one egress socket, one rule, go. */
+static void tell_everything(struct harness *h, uint64_t generation)
+{
+	struct mcr_rec_capture capture = { .frame_size = SLOT_BYTES, .frame_count = SLOTS };
+	struct mcr_rec_egress egress = { .egress = 3 };
+	struct { struct mcr_rec_rule head; struct mcr_rec_output output; } rule = { 0 };
+	struct mcr_rec_generation last = { generation };
+	struct sockaddr_in to;
+	socklen_t size = sizeof(to);
+	int pair[2];
+
+	CHECK(socketpair(AF_UNIX, SOCK_SEQPACKET, 0, pair) == 0);
+	h->channel = pair[0];
+	h->worker_channel = pair[1];
+	h->segment->rule_ring = (struct mcr_ring){ 0 };
+	mcr_ring_open_producer(&h->commands, &h->segment->rule_ring, h->segment->rule_data, MCR_RULE_RING_BYTES);
+	send_descriptor(h->channel, h->ring_fd);
+	send_descriptor(h->channel, h->sender);
+	CHECK(getsockname(h->receiver, (struct sockaddr *)&to, &size) == 0);
+	rule.head = (struct mcr_rec_rule){ .tag = 7, .rule = 5, .group = inet_addr(GROUP), .port = htons(PORT),
+					   .output_count = 1 };
+	rule.output = (struct mcr_rec_output){ .output = 9, .egress = 3, .address = to.sin_addr.s_addr,
+					       .port = to.sin_port };
+	command(h, MCR_REC_CAPTURE_PUT, &capture, sizeof(capture));
+	command(h, MCR_REC_EGRESS_PUT, &egress, sizeof(egress));
+	command(h, MCR_REC_RULE_PUT, &rule, sizeof(rule));
+	command(h, MCR_REC_GENERATION, &last, sizeof(last));
+}
+
+static int run_worker(struct harness *h)
+{
+	const char *step = "";
+
+	return mcr_worker_run(dup(h->segment_fd), h->worker_channel, dup(h->wake_fd), dup(h->event_fd), &step);
+}
+
+/* Be the kernel: put one frame with this sequence number into the ring. False: the ring is full. */
+static bool produce(struct harness *h, uint64_t sequence)
+{
+	uint8_t *slot = h->slots + (h->produced % SLOTS) * SLOT_BYTES, *ip = slot + MAC_OFFSET + 14, *udp = ip + 20;
+	struct tpacket2_hdr *header = (struct tpacket2_hdr *)slot;
+	uint32_t group = inet_addr(GROUP);
+	uint16_t total = htons(20 + 8 + 8), length = htons(16), port = htons(PORT);
+
+	if (mcr_load_acquire32(&header->tp_status) != TP_STATUS_KERNEL)
+		return false;
+	header->tp_mac = MAC_OFFSET;
+	header->tp_net = MAC_OFFSET + 14;
+	header->tp_len = header->tp_snaplen = 14 + 20 + 8 + 8;
+	memset(ip, 0, 36);
+	ip[0] = 0x45;
+	ip[9] = 17;
+	memcpy(ip + 2, &total, 2);
+	memcpy(ip + 16, &group, 4);
+	memcpy(udp + 2, &port, 2);
+	memcpy(udp + 4, &length, 2);
+	memcpy(udp + 8, &sequence, 8);
+	mcr_store_release32(&header->tp_status, TP_STATUS_USER);
+	h->produced++;
+	return true;
+}
+
+/* Count what the receiver has, by sequence number. */
+static void receive(struct harness *h, uint8_t *seen, uint64_t limit)
+{
+	uint64_t sequence;
+
+	while (recv(h->receiver, &sequence, sizeof(sequence), MSG_DONTWAIT) == sizeof(sequence)) {
+		CHECK(sequence < limit);
+		CHECK(seen[sequence] < 255);
+		seen[sequence]++;
+	}
+}
+
+static void check_identities(const struct mcr_segment *segment, uint64_t produced)
+{
+	const struct mcr_totals *totals = &segment->totals;
+	const struct mcr_output_counters *output = &segment->outputs[9];
+
+	CHECK(totals->recv == produced);
+	CHECK(totals->matched == produced);
+	CHECK(totals->parse_err + totals->no_match + totals->buf_exhaust == 0);
+	CHECK(totals->submitted == produced);
+	CHECK(totals->sent + totals->errors == totals->submitted);
+	CHECK(segment->captures[0].cursor == produced);
+	CHECK(segment->rules[5].tag == 7 && segment->rules[5].matched == produced);
+	CHECK(output->tag == 7 && output->submitted == produced && output->sent == totals->sent);
+	CHECK(output->errors == totals->errors && output->in_doubt == totals->in_doubt);
+	CHECK(output->bytes == totals->bytes && totals->bytes == 8 * totals->sent);
+}
+
+#endif

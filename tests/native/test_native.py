@@ -1,0 +1,62 @@
+"""The native code by itself: under sanitizers, under fuzzing, and under kill -9 at any instruction."""
+
+import subprocess
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+HERE = Path(__file__).parent
+NATIVE = HERE.parent.parent / "mcr" / "native"
+ADDRESS = ("-O1", "-fsanitize=address,undefined", "-fno-sanitize-recover=all")
+THREAD = ("-O1", "-fsanitize=thread")
+OPTIMIZED = ("-O2",)
+
+Build = Callable[[str, tuple[str, ...]], Path]
+
+
+@pytest.fixture(scope="module")
+def build(tmp_path_factory: pytest.TempPathFactory) -> Build:
+    """Compile one of the programs here with the native code, warnings being errors."""
+    directory = tmp_path_factory.mktemp("native")
+
+    def compile_program(name: str, flags: tuple[str, ...]) -> Path:
+        program = directory / f"{name}-{abs(hash(flags))}"
+        sources = [source for source in NATIVE.glob("*.c") if source.stem != "privileges"]
+        command = ["cc", "-std=gnu11", "-g", "-D_GNU_SOURCE", "-Wall", "-Wextra", "-Werror", f"-I{NATIVE}", *flags]
+        subprocess.run([*command, HERE / f"{name}.c", *sources, "-luring", "-o", program], check=True)
+        return program
+
+    return compile_program
+
+
+def run(program: Path, *arguments: object) -> str:
+    done = subprocess.run([program, *map(str, arguments)], capture_output=True, text=True, timeout=240, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout
+
+
+def test_ring_passes_ten_million_records_between_two_processes(build: Build) -> None:
+    """None is lost, torn or out of order."""
+    assert run(build("ring_stress", OPTIMIZED), "processes", 10_000_000) == "10000000 records\n"
+
+
+def test_ring_has_no_data_race(build: Build) -> None:
+    """ThreadSanitizer sees an ordered access to every byte that both sides touch."""
+    assert run(build("ring_stress", THREAD), "threads", 2_000_000) == "2000000 records\n"
+
+
+def test_parser_reads_no_byte_beyond_the_frame(build: Build) -> None:
+    """Three million mutated and truncated frames under AddressSanitizer and UBSan; sound ones are all accepted."""
+    print(run(build("packet_fuzz", ADDRESS), 3_000_000, 20_260_101))
+
+
+@pytest.mark.parametrize("sanitizer", [ADDRESS, THREAD], ids=["address", "thread"])
+def test_loop_is_clean_under_sanitizers(build: Build, sanitizer: tuple[str, ...]) -> None:
+    """Every packet once while rules come and go, without a bad access, undefined behaviour or a data race."""
+    print(run(build("worker_steady", sanitizer), 100_000))
+
+
+def test_kill_at_any_instruction_keeps_counters_exact(build: Build) -> None:
+    """Killed in each phase of a batch: nothing is sent twice, what is missing is counted as in doubt."""
+    print(run(build("worker_killed", OPTIMIZED), 120, 20_260_101))

@@ -1,0 +1,116 @@
+// SPDX-License-Identifier: MIT
+/*
+ * kill -9 of a worker after a random number of machine instructions, again and again; each time a successor takes
+ * over the segment and the capture ring. Then every counter is exact, nothing was sent twice, and what is missing at
+ * the receiver is no more than what is counted as in doubt.
+ *
+ *	worker_killed KILLS SEED
+ */
+#include <sched.h>
+#include <signal.h>
+#include <sys/ptrace.h>
+#include <sys/wait.h>
+
+#include "harness.h"
+#include "journal.h"
+
+/* Instructions that a worker takes at most to reach each phase of its journal, and then spends in it. */
+#define REACH	20000
+static const unsigned int spend[] = {
+	[MCR_PHASE_IDLE] = 2000, [MCR_PHASE_SENDING] = 1200, [MCR_PHASE_COMMIT] = 400, [MCR_PHASE_RELEASING] = 80,
+};
+
+#define BATCH	12
+
+static pid_t start(struct harness *h)
+{
+	pid_t child;
+
+	tell_everything(h, 1);
+	child = fork();
+	CHECK(child >= 0);
+	if (child == 0) {
+		close(h->channel);	/* or it would hold its own lifeline */
+		_exit(run_worker(h) ? 1 : 0);
+	}
+	close(h->worker_channel);
+	return child;
+}
+
+/* The successor has read what its predecessor left, and everything before `position`. */
+static void wait_for_cursor(struct harness *h, uint64_t position)
+{
+	while (mcr_load_acquire(&h->segment->captures[0].cursor) < position ||
+	       mcr_journal_state(h->segment).phase != MCR_PHASE_IDLE)
+		sched_yield();
+}
+
+static void step(pid_t child)
+{
+	int status;
+
+	CHECK(ptrace(PTRACE_SINGLESTEP, child, NULL, NULL) == 0);
+	CHECK(waitpid(child, &status, 0) == child && WIFSTOPPED(status));
+}
+
+/* Let it come to a phase and some way into it, then kill. */
+static void kill_within(struct harness *h, pid_t child, enum mcr_phase phase)
+{
+	unsigned int reach = REACH, more = (unsigned int)rand() % spend[phase];
+	int status;
+
+	while (reach-- && mcr_journal_state(h->segment).phase != phase)
+		step(child);
+	while (more--)
+		step(child);
+	CHECK(kill(child, SIGKILL) == 0);
+	CHECK(waitpid(child, &status, 0) == child && WIFSIGNALED(status));
+}
+
+int main(int argc, char **argv)
+{
+	unsigned int kills = argc == 3 ? (unsigned int)atoi(argv[1]) : 0, phases[4] = { 0 };
+	uint64_t limit = (uint64_t)(kills + 1) * BATCH, sequence = 0, missing = 0;
+	uint8_t *seen = calloc(limit + 1, 1);
+	struct harness h;
+	int status;
+	pid_t child;
+
+	CHECK(kills);
+	srand((unsigned int)atoi(argv[2]));
+	harness_open(&h);
+	for (unsigned int turn = 0; turn < kills; turn++) {
+		child = start(&h);
+		wait_for_cursor(&h, sequence);
+		CHECK(ptrace(PTRACE_SEIZE, child, NULL, NULL) == 0);
+		CHECK(ptrace(PTRACE_INTERRUPT, child, NULL, NULL) == 0);
+		CHECK(waitpid(child, &status, 0) == child && WIFSTOPPED(status));
+		for (int i = 0; i < BATCH; i++)
+			CHECK(produce(&h, sequence++));
+		kill_within(&h, child, (enum mcr_phase)(turn % 4));
+		phases[mcr_journal_state(h.segment).phase]++;
+		close(h.channel);
+		receive(&h, seen, limit);
+	}
+	child = start(&h);
+	wait_for_cursor(&h, sequence);
+	command(&h, MCR_REC_STOP, NULL, 0);
+	CHECK(write(h.wake_fd, &(uint64_t){ 1 }, 8) == 8);
+	CHECK(waitpid(child, &status, 0) == child && WIFEXITED(status) && WEXITSTATUS(status) == 0);
+	receive(&h, seen, limit);
+
+	check_identities(h.segment, sequence);
+	CHECK(h.segment->totals.errors == h.segment->totals.in_doubt);
+	for (uint64_t i = 0; i < sequence; i++) {
+		CHECK(seen[i] <= 1);
+		missing += !seen[i];
+	}
+	CHECK(missing <= h.segment->totals.in_doubt);
+	printf("%u kills: idle %u, sending %u, commit %u, releasing %u; %llu packets, %llu in doubt, %llu missing\n", kills,
+	       phases[MCR_PHASE_IDLE], phases[MCR_PHASE_SENDING], phases[MCR_PHASE_COMMIT],
+	       phases[MCR_PHASE_RELEASING], (unsigned long long)sequence,
+	       (unsigned long long)h.segment->totals.in_doubt, (unsigned long long)missing);
+	free(seen);
+	/* Every phase must have been hit, or the test says nothing about it. */
+	return !(phases[MCR_PHASE_SENDING] && phases[MCR_PHASE_COMMIT] && phases[MCR_PHASE_RELEASING]);
+}

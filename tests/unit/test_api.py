@@ -1,0 +1,337 @@
+"""The methods: their parameters, their results, and the words for what is wrong with a request."""
+
+import json
+import os
+from ipaddress import IPv4Address
+from typing import Any
+
+import attrs
+import pytest
+
+import mcr
+from mcr.api import Api
+from mcr.errors import InvalidParams, McrError, MethodNotFound, RuleExists
+from mcr.model import (
+    EgressStats,
+    Facility,
+    IngressStats,
+    Input,
+    InterfaceStats,
+    Level,
+    LogLevels,
+    Output,
+    OutputStats,
+    Rule,
+    RuleState,
+    RuleStats,
+    RuleView,
+    Stats,
+    WorkerState,
+    WorkerStats,
+    WorkerView,
+)
+
+RULE = {
+    "input": {"interface": "eth0", "group": "239.1.1.1", "port": 5000},
+    "outputs": [{"group": "239.2.2.2", "port": 5001, "interface": "eth1"}],
+}
+VIEW = RULE | {"rule_id": "dcfca9531161", "name": None, "state": "pending"}
+INFO = dict.fromkeys(["supervisor", "rules", "control", "stats", "network", "worker", "ingress", "egress"], "info")
+
+
+@attrs.define
+class Actors:
+    """Every actor: answers, and remembers what it was asked."""
+
+    added: tuple[Rule, ...] = ()
+    removed: tuple[str | None, str | None] | None = None
+    failure: Exception | None = None
+    levels: LogLevels = LogLevels()
+    stats: Stats = Stats(IngressStats(), EgressStats())
+
+    async def add(self, rules: tuple[Rule, ...]) -> tuple[RuleView, ...]:
+        if self.failure:
+            raise self.failure
+        self.added = rules
+        return await self.list()
+
+    async def remove(self, *, rule_id: str | None, name: str | None) -> RuleView:
+        self.removed = rule_id, name
+        output = Output(IPv4Address("239.2.2.2"), 5001, "eth1")
+        return RuleView("x", "n", Input("eth0", IPv4Address("239.1.1.1"), 5000), (output,), RuleState.ACTIVE)
+
+    async def list(self) -> tuple[RuleView, ...]:
+        return tuple(RuleView(r.rule_id, r.name, r.input, r.outputs, RuleState.PENDING) for r in self.added)
+
+    async def describe(self) -> tuple[WorkerView, ...]:
+        return (WorkerView(0, None, 1, ("eth0",), WorkerState.WAITING, 2, 3),)
+
+    async def read(self) -> Stats:
+        return self.stats
+
+    async def set_global(self, level: Level) -> LogLevels:
+        self.levels = self.levels.with_global(level)
+        return self.levels
+
+    async def set_facility(self, facility: Facility, level: Level) -> LogLevels:
+        self.levels = self.levels.with_facility(facility, level)
+        return self.levels
+
+
+@pytest.fixture
+def actors() -> Actors:
+    return Actors()
+
+
+@pytest.fixture
+def api(actors: Actors) -> Api:
+    return Api(actors, actors, actors, actors)
+
+
+async def call(api: Api, method: str, **params: Any) -> Any:
+    """Call, and prove that the result is made of nothing but what JSON knows."""
+    result = await api.call(method, params)
+    assert json.loads(json.dumps(result)) == result
+    return result
+
+
+async def refusal(api: Api, method: str, **params: Any) -> InvalidParams:
+    with pytest.raises(InvalidParams) as caught:
+        await api.call(method, params)
+    return caught.value
+
+
+# add
+
+
+async def test_add_gives_the_rule_to_its_owner_with_its_automatic_id(api, actors):
+    assert await call(api, "add", rules=[RULE]) == [VIEW]
+    assert actors.added == (
+        Rule(
+            "dcfca9531161",
+            Input("eth0", IPv4Address("239.1.1.1"), 5000),
+            (Output(IPv4Address("239.2.2.2"), 5001, "eth1"),),
+        ),
+    )
+
+
+async def test_add_takes_an_id_and_a_name(api):
+    added = await call(api, "add", rules=[RULE | {"rule_id": "x", "name": "cam"}])
+    assert added == [VIEW | {"rule_id": "x", "name": "cam"}]
+
+
+async def test_add_takes_null_for_an_id_or_a_name_that_is_not_given(api):
+    assert await call(api, "add", rules=[RULE | {"rule_id": None, "name": None}]) == [VIEW]
+
+
+async def test_what_the_owner_refuses_reaches_the_client(api, actors):
+    actors.failure = RuleExists("Rule already exists: x")
+    with pytest.raises(RuleExists):
+        await api.call("add", {"rules": [RULE]})
+
+
+async def test_a_bug_passes_through(api, actors):
+    actors.failure = KeyError("bug")
+    with pytest.raises(KeyError):
+        await api.call("add", {"rules": [RULE]})
+
+
+def edited(*path: Any, **members: Any) -> dict[str, Any]:
+    """RULE with members of the object at the path replaced, or left out where the value is `...`."""
+    rule = json.loads(json.dumps(RULE))
+    target = rule
+    for step in path:
+        target = target[step]
+    target.update(members)
+    for name in [name for name, value in target.items() if value is ...]:
+        del target[name]
+    return rule
+
+
+@pytest.mark.parametrize(
+    ("rules", "words"),
+    [
+        (..., "Missing parameter: rules"),
+        ({}, "rules must be an array, not an object"),
+        ("eth0", "rules must be an array, not a string"),
+        (None, "rules must be an array, not null"),
+        ([], "No rules to add"),
+        ([1], "rules[0] must be an object, not a whole number"),
+        ([RULE, edited(input=...)], "Missing parameter: rules[1].input"),
+        ([RULE, edited(input=[])], "rules[1].input must be an object, not an array"),
+        ([edited("input", port=...)], "Missing parameter: rules[0].input.port"),
+        ([edited("input", port="5000")], "rules[0].input.port must be a whole number, not a string"),
+        ([edited("input", port=True)], "rules[0].input.port must be a whole number, not a boolean"),
+        ([edited("input", port=5.5)], "rules[0].input.port must be a whole number, not a fraction"),
+        ([edited("input", group=5)], "rules[0].input.group must be a string, not a whole number"),
+        ([edited("outputs", 0, interface=None)], "rules[0].outputs[0].interface must be a string, not null"),
+        ([edited("outputs", 0, prot=1)], "Unknown parameter: rules[0].outputs[0].prot"),
+        ([edited(nam="cam")], "Unknown parameter: rules[0].nam"),
+        ([edited(rule_id=7)], "rules[0].rule_id must be a string, not a whole number"),
+        ([edited(outputs="239.2.2.2:5001:eth1")], "rules[0].outputs must be an array, not a string"),
+    ],
+)
+async def test_a_parameter_of_the_wrong_shape_is_named_by_its_path(api, rules, words):
+    params = {} if rules is ... else {"rules": rules}
+    assert (await refusal(api, "add", **params)).message == words
+
+
+@pytest.mark.parametrize(
+    ("rule", "words", "path"),
+    [
+        (edited("input", group="10.0.0.1"), "Invalid input group: '10.0.0.1' is not a multicast address", ".input"),
+        (edited("input", group="x"), "Invalid input group: 'x' is not an IP address", ".input.group"),
+        (edited("outputs", 0, group="x"), "Invalid output group: 'x' is not an IP address", ".outputs[0].group"),
+        (edited("outputs", 0, port=0), "Invalid output port: 0 is not a port", ".outputs[0]"),
+        (edited(outputs=[]), "Rule dcfca9531161 has no outputs", ""),
+        (edited(name=""), "Invalid rule name: ''", ""),
+    ],
+)
+async def test_a_wrong_value_is_told_with_its_path_if_there_are_several_rules(api, rule, words, path):
+    assert (await refusal(api, "add", rules=[rule])).message == words
+    assert (await refusal(api, "add", rules=[RULE, rule])).message == f"{words} (rules[1]{path})"
+
+
+async def test_a_wrong_value_keeps_its_hints(api):
+    error = await refusal(api, "add", rules=[edited("input", group="10.0.0.1")])
+    assert error.hints == ("groups are 224.0.0.0 to 239.255.255.255",)
+
+
+async def test_an_unknown_parameter_is_told_with_the_known_ones(api):
+    error = await refusal(api, "add", rules=[edited("outputs", 0, prot=1)])
+    assert error.hints == ("parameters of rules[0].outputs[0]: group, port, interface",)
+
+
+async def test_all_faults_are_one_error(api):
+    error = await refusal(api, "add", rules=[edited("outputs", 0, port=..., prot=1), edited("input", group="x")])
+    assert error.message == (
+        "Missing parameter: rules[0].outputs[0].port; Unknown parameter: rules[0].outputs[0].prot; "
+        "Invalid input group: 'x' is not an IP address (rules[1].input.group)"
+    )
+
+
+async def test_many_faults_are_counted(api):
+    error = await refusal(api, "add", rules=[{}] * 100)
+    assert error.message.endswith("Missing parameter: rules[1].input; and 197 more faults")
+
+
+# remove
+
+
+@pytest.mark.parametrize(("params", "asked"), [({"rule_id": "x"}, ("x", None)), ({"name": "n"}, (None, "n"))])
+async def test_remove_takes_an_id_or_a_name_and_returns_the_rule(api, actors, params, asked):
+    assert await call(api, "remove", **params) == RULE | {"rule_id": "x", "name": "n", "state": "active"}
+    assert actors.removed == asked
+
+
+@pytest.mark.parametrize("params", [{}, {"rule_id": "x", "name": "n"}, {"rule_id": None}])
+async def test_remove_takes_exactly_one_of_them(api, actors, params):
+    assert (await refusal(api, "remove", **params)).message == "Give either rule_id or name"
+    assert actors.removed is None
+
+
+# What is shown
+
+
+async def test_list_has_the_shape_scripts_rely_on(api):
+    assert await call(api, "list") == []
+    await call(api, "add", rules=[RULE])
+    assert await call(api, "list") == [VIEW]
+
+
+async def test_workers_have_the_shape_scripts_rely_on(api):
+    assert await call(api, "list_workers") == [
+        {
+            "worker_id": 0,
+            "pid": None,
+            "core": 1,
+            "interfaces": ["eth0"],
+            "state": "waiting",
+            "restarts": 2,
+            "generation": 3,
+        }
+    ]
+
+
+async def test_stats_have_the_shape_scripts_rely_on(api, actors):
+    output = OutputStats(IPv4Address("239.2.2.2"), 5001, "eth1", 9, 8, 1, 0, 700, "Network is down")
+    actors.stats = Stats(
+        IngressStats(recv=10, matched=9, no_match=1, pps=1.5),
+        EgressStats(submitted=9, sent=8, errors=1, bytes=700, pps=1.5),
+        (RuleStats("x", None, 9, 8, 1, 700, 1.5, 99.5, (output,)),),
+        (WorkerStats(0, 10, 9, 0, 1, 0, 0, 9, 8, 1, 700, 0),),
+        (InterfaceStats("eth0", 10, 0),),
+    )
+    stats = await call(api, "stats")
+    assert stats["ingress"].keys() >= {
+        "recv",
+        "matched",
+        "parse_err",
+        "no_match",
+        "buf_exhaust",
+        "kernel_drops",
+        "pps",
+    }
+    assert stats["egress"].keys() >= {"submitted", "sent", "errors", "bytes", "pps"}
+    (rule,) = stats["rules"]
+    assert rule.keys() >= {"rule_id", "matched", "sent", "errors", "bytes", "pps", "bps"}
+    assert rule["outputs"][0]["group"] == "239.2.2.2"
+    (worker,) = stats["workers"]
+    assert (worker["worker_id"], worker["recv"]) == (0, 10)
+
+
+async def test_ping_answers(api):
+    assert await call(api, "ping") == {"pong": True}
+
+
+async def test_version_names_the_process(api):
+    assert await call(api, "version") == {"version": mcr.__version__, "protocol": 1, "pid": os.getpid()}
+
+
+# Log levels
+
+
+async def test_levels_are_shown_by_label(api):
+    assert await call(api, "log_level.get") == INFO
+
+
+async def test_every_facility_is_set(api):
+    assert await call(api, "log_level.set", level="trace") == dict.fromkeys(INFO, "trace")
+    assert await call(api, "log_level.get") == dict.fromkeys(INFO, "trace")
+
+
+async def test_one_facility_is_set(api):
+    assert await call(api, "log_level.set", level="debug", facility="egress") == INFO | {"egress": "debug"}
+
+
+@pytest.mark.parametrize(
+    ("params", "words"),
+    [
+        ({}, "Missing parameter: level"),
+        ({"level": "loud"}, "Unknown level: 'loud'"),
+        ({"level": 3}, "level must be a string, not a whole number"),
+        ({"level": "info", "facility": "radio"}, "Unknown facility: 'radio'"),
+    ],
+)
+async def test_a_wrong_level_or_facility_is_told(api, actors, params, words):
+    assert (await refusal(api, "log_level.set", **params)).message == words
+    assert actors.levels == LogLevels()
+
+
+# Methods
+
+
+@pytest.mark.parametrize("method", ["list", "stats", "list_workers", "ping", "version", "log_level.get"])
+async def test_a_method_without_parameters_takes_none(api, method):
+    error = await refusal(api, method, verbose=True)
+    assert (error.message, error.hints) == ("Unknown parameter: verbose", ("parameters: none",))
+
+
+async def test_an_unknown_method_is_told_with_the_known_ones(api):
+    with pytest.raises(MethodNotFound, match="Unknown method: 'lst'") as caught:
+        await api.call("lst", {})
+    assert "list_workers" in caught.value.hints[0]
+
+
+def test_only_an_mcr_error_is_for_the_client():
+    assert issubclass(InvalidParams, McrError)

@@ -1,0 +1,55 @@
+"""What errors say and which code and exit status they have."""
+
+import errno
+
+import pytest
+
+from mcr import errors
+from mcr.errors import McrError, SystemFault, UsageError, describe_errno
+
+ALL = [error for error in vars(errors).values() if isinstance(error, type) and issubclass(error, McrError)]
+
+
+def test_every_error_that_may_travel_has_its_own_code():
+    codes = [error.code for error in ALL if error is not UsageError]  # it never leaves the command that met it
+    assert len(set(codes)) == len(codes)
+
+
+def test_codes_are_those_json_rpc_reserves():
+    assert errors.ParseError.code == -32700
+    assert errors.InvalidRequest.code == -32600
+    assert errors.MethodNotFound.code == -32601
+    assert errors.InvalidParams.code == -32602
+    own = {error.code for error in ALL} - {-32700, -32600, -32601, -32602}
+    assert all(-32099 <= code <= -32000 for code in own)
+
+
+def test_only_a_wrong_command_line_exits_with_two():
+    assert {error for error in ALL if error.exit_status == 2} == {UsageError}
+    assert all(error.exit_status == 1 for error in ALL if error is not UsageError)
+
+
+@pytest.mark.parametrize(
+    ("number", "text"),
+    [
+        (errno.EPERM, "Operation not permitted (os error 1)"),
+        (errno.EACCES, "Permission denied (os error 13)"),
+        (errno.ECONNREFUSED, "Connection refused (os error 111)"),
+    ],
+)
+def test_an_errno_is_described_the_way_scripts_rely_on(number, text):
+    assert describe_errno(number) == text
+
+
+def test_a_system_fault_names_the_step():
+    fault = SystemFault("Failed to bind to /run/mcr/control.sock", errno.EACCES, "a hint")
+    assert fault.message == "Failed to bind to /run/mcr/control.sock: Permission denied (os error 13)"
+    assert (fault.errno, fault.hints) == (errno.EACCES, ("a hint",))
+
+
+def test_a_system_fault_without_a_step_is_the_systems_words_alone():
+    assert SystemFault("", errno.EACCES).message == "Permission denied (os error 13)"
+
+
+def test_an_error_prints_as_its_message():
+    assert str(McrError("message", "hint")) == "message"

@@ -1,0 +1,190 @@
+"""The log: what a line looks like, which lines appear, and what happens when nobody takes them."""
+
+import json
+import logging
+import os
+import re
+import threading
+from collections.abc import Callable, Iterator
+
+import pytest
+
+from mcr import logs
+from mcr.logs import LogControl, LogFormat, get_logger, setup_logging
+from mcr.model import Facility, Level, LogLevels
+
+log = get_logger(Facility.SUPERVISOR)
+
+
+@pytest.fixture(autouse=True)
+def _restored_logging() -> Iterator[None]:
+    handlers, level = logging.root.handlers[:], logging.root.level
+    yield
+    for handler in set(logging.root.handlers) - set(handlers):
+        handler.close()
+    logging.root.handlers[:] = handlers
+    logging.root.setLevel(level)
+    for facility in Facility:
+        logging.getLogger(f"mcr.{facility.label}").setLevel(logging.NOTSET)
+
+
+@pytest.fixture
+def lines(capfd: pytest.CaptureFixture[str]) -> Callable[[], list[str]]:
+    """What was written to standard error until now."""
+
+    def flushed() -> list[str]:
+        for handler in logging.root.handlers:
+            handler.close()
+        return capfd.readouterr().err.splitlines()
+
+    return flushed
+
+
+def set_up(log_format: LogFormat = "text", level: Level = Level.TRACE) -> None:
+    setup_logging(log_format, LogLevels().with_global(level))
+
+
+# Lines
+
+
+def test_a_text_line_is_time_level_facility_message(lines):
+    set_up()
+    log.notice("worker %d started", 3, pid=42)
+    (line,) = lines()
+    assert re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z notice \[supervisor\] worker 3 started", line)
+
+
+def test_a_json_line_is_an_object_with_the_extra_fields(lines):
+    set_up("json")
+    log.notice("worker %d started", 3, pid=42)
+    (line,) = lines()
+    event = json.loads(line)
+    assert re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z", event.pop("time"))
+    assert event == {"level": "notice", "facility": "supervisor", "message": "worker 3 started", "pid": 42}
+
+
+def test_a_field_does_not_replace_what_every_line_has(lines):
+    set_up("json")
+    log.notice("message", message="no", level="no", facility="no", time="no")
+    (line,) = lines()
+    assert "no" not in json.loads(line).values()
+
+
+def test_the_time_is_utc(lines, monkeypatch):
+    set_up()
+    monkeypatch.setattr("time.time", lambda: 1_795_345_200.1234)
+    log.notice("x")
+    assert lines()[0].startswith("2026-11-22T11:00:00.123Z ")
+
+
+@pytest.mark.parametrize("log_format", ["text", "json"])
+def test_an_event_is_one_line_whatever_it_says(lines, log_format):
+    set_up(log_format)
+    log.notice("%s", "a\nb\r\x1b[2J\u2028\ud800é")
+    (line,) = lines()
+    assert line.isprintable()
+    if log_format == "text":
+        assert line.endswith(r"a\nb\r\x1b[2J\u2028\ud800é")
+    else:
+        assert json.loads(line)["message"] == "a\nb\r\x1b[2J\u2028\ud800é"
+
+
+@pytest.mark.parametrize("level", Level)
+def test_every_level_is_shown_by_its_label(lines, level):
+    set_up()
+    getattr(log, level.label)("x")
+    assert f" {level.label} [supervisor] x" in lines()[0]
+
+
+def test_a_percent_sign_without_arguments_is_text(lines):
+    set_up()
+    log.notice("100% sure")
+    assert lines()[0].endswith("100% sure")
+
+
+def test_libraries_log_in_the_same_form_from_warning_up(lines):
+    set_up()
+    logging.getLogger("trio").info("quiet")
+    logging.getLogger("trio").warning("loud")
+    (line,) = lines()
+    assert line.endswith(" warning [trio] loud")
+
+
+def test_a_traceback_stays_in_its_line(lines):
+    set_up()
+    try:
+        raise ZeroDivisionError
+    except ZeroDivisionError:
+        logging.getLogger("trio").exception("failed")
+    (line,) = lines()
+    assert "failed\\nTraceback" in line
+    assert line.endswith("ZeroDivisionError")
+
+
+# Thresholds
+
+
+@pytest.mark.parametrize("threshold", Level)
+def test_a_threshold_lets_its_own_level_and_graver_ones_pass(lines, threshold):
+    set_up(level=threshold)
+    for level in Level:
+        log.log(level, "%s", level.label)
+    assert [line.split()[-1] for line in lines()] == [level.label for level in Level if level <= threshold]
+
+
+class Workers:
+    """Stand-ins that remember the levels they were given."""
+
+    def __init__(self) -> None:
+        self.levels: list[LogLevels] = []
+
+    async def set_log_levels(self, levels: LogLevels) -> None:
+        self.levels.append(levels)
+
+
+async def test_a_level_applies_here_and_in_the_workers(lines):
+    set_up(level=Level.INFO)
+    workers = Workers()
+    control = LogControl(LogLevels(), workers)
+    levels = await control.set_facility(Facility.SUPERVISOR, Level.DEBUG)
+    log.debug("shown")
+    get_logger(Facility.CONTROL).debug("hidden")
+    assert levels == control.levels == workers.levels[0] == LogLevels().with_facility(Facility.SUPERVISOR, Level.DEBUG)
+    levels = await control.set_global(Level.ERROR)
+    log.warning("hidden")
+    assert levels == control.levels == workers.levels[1] == LogLevels().with_global(Level.ERROR)
+    assert [line.split()[-1] for line in lines()] == ["shown"]
+
+
+# A standard error that takes nothing
+
+
+def test_a_blocked_standard_error_blocks_nobody_and_the_loss_is_told(monkeypatch):
+    monkeypatch.setattr(logs, "_QUEUE_LINES", 10)
+    reader, writer = os.pipe()
+    monkeypatch.setattr(logs, "_STDERR", writer)
+    set_up()
+    filler = "x" * 65_536  # as much as a pipe holds
+    for _ in range(100):
+        log.notice(filler)
+    received = b""
+    closing = threading.Thread(target=logging.root.handlers[0].close)
+    closing.start()
+    while closing.is_alive() or b"dropped" not in received:
+        received += os.read(reader, 1 << 20)
+    closing.join()
+    os.close(reader)
+    os.close(writer)
+    written = received.count(b" notice ")
+    assert 10 <= written <= 12  # the queue, the line in hand, perhaps one between the two
+    assert f"{100 - written} log lines were dropped".encode() in received
+
+
+def test_a_closed_standard_error_is_survived(monkeypatch):
+    reader, writer = os.pipe()
+    os.close(reader)
+    monkeypatch.setattr(logs, "_STDERR", writer)
+    set_up()
+    log.notice("nobody reads this")
+    logging.root.handlers[0].close()
+    os.close(writer)

@@ -1,0 +1,190 @@
+"""Values: what they accept, what they refuse and in which words."""
+
+from ipaddress import IPv4Address
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from mcr.errors import InvalidParams, McrError
+from mcr.model import (
+    MAX_OUTPUTS_PER_RULE,
+    Facility,
+    Input,
+    Level,
+    LogLevels,
+    Output,
+    Rule,
+    automatic_rule_id,
+    check_interface_name,
+    check_port,
+    parse_address,
+)
+
+GROUP = IPv4Address("239.1.1.1")
+INPUT = Input("eth0", GROUP, 5000)
+OUTPUT = Output(IPv4Address("239.2.2.2"), 5000, "eth1")
+
+
+# Addresses, ports, interface names
+
+
+def test_an_address_is_parsed():
+    assert parse_address("239.1.1.1", "input group") == GROUP
+
+
+@pytest.mark.parametrize("text", ["", "239.1.1", "239.1.1.256", "239.1.1.1/24", " 239.1.1.1", "host", "0xef.1.1.1"])
+def test_what_is_no_address_is_refused_with_its_text_and_purpose(text):
+    with pytest.raises(InvalidParams, match="Invalid input group: ") as caught:
+        parse_address(text, "input group")
+    assert repr(text) in caught.value.message
+
+
+def test_ipv6_is_refused_for_what_it_is():
+    with pytest.raises(InvalidParams, match="is an IPv6 address"):
+        parse_address("ff02::1", "input group")
+
+
+@pytest.mark.parametrize("port", [1, 65_535])
+def test_the_first_and_the_last_port_are_ports(port):
+    assert check_port(port, "input port") == port
+
+
+@pytest.mark.parametrize("port", [0, 65_536, -1, True, "5000", 5000.0])
+def test_what_is_no_port_is_refused(port):
+    with pytest.raises(InvalidParams, match="Invalid input port"):
+        check_port(port, "input port")
+
+
+@pytest.mark.parametrize("name", ["a", "eth0", "enp0s31f6", "fifteen-letters", "br0.100", "veth@x", "été"])
+def test_what_the_kernel_takes_for_an_interface_name_passes(name):
+    assert check_interface_name(name, "input interface") == name
+
+
+@pytest.mark.parametrize(
+    "name", ["", ".", "..", "sixteen-letters!", "a/b", "a:b", "a b", "a\tb", "a\n", "a\0", "\ud800", "é" * 8]
+)
+def test_what_the_kernel_refuses_as_an_interface_name_is_refused(name):
+    with pytest.raises(InvalidParams, match="Invalid input interface"):
+        check_interface_name(name, "input interface")
+
+
+@given(st.text(alphabet=st.characters()))
+def test_an_interface_name_that_passes_can_be_given_to_the_kernel(name):
+    try:
+        check_interface_name(name, "input interface")
+    except InvalidParams:
+        return
+    assert 1 <= len(name.encode()) <= 15
+
+
+# Inputs, outputs, rules
+
+
+@pytest.mark.parametrize("group", ["223.255.255.255", "240.0.0.0", "10.0.0.1"])
+def test_an_input_group_is_multicast(group):
+    with pytest.raises(InvalidParams, match="is not a multicast address"):
+        Input("eth0", IPv4Address(group), 5000)
+
+
+def test_an_output_may_be_a_host():
+    assert Output(IPv4Address("10.0.0.1"), 5000, "eth1").group == IPv4Address("10.0.0.1")
+
+
+@pytest.mark.parametrize("group", ["0.0.0.0", "255.255.255.255"])  # noqa: S104
+def test_an_output_is_a_group_or_a_host(group):
+    with pytest.raises(InvalidParams, match="neither a group nor a host"):
+        Output(IPv4Address(group), 5000, "eth1")
+
+
+def test_an_output_prints_as_operators_write_it():
+    assert str(OUTPUT) == "239.2.2.2:5000:eth1"
+
+
+def test_a_rule_needs_an_output():
+    with pytest.raises(InvalidParams, match="Rule id has no outputs"):
+        Rule("id", INPUT, ())
+
+
+def test_a_rule_has_room_for_so_many_outputs_and_no_more():
+    outputs = tuple(Output(GROUP + 1, 1 + i, "eth1") for i in range(MAX_OUTPUTS_PER_RULE + 1))
+    assert Rule("id", INPUT, outputs[:-1])
+    with pytest.raises(InvalidParams, match="Rule id has 513 outputs"):
+        Rule("id", INPUT, outputs)
+
+
+def test_an_output_named_twice_is_refused():
+    with pytest.raises(InvalidParams, match=r"names output 239\.2\.2\.2:5000:eth1 twice"):
+        Rule("id", INPUT, (OUTPUT, OUTPUT))
+
+
+def test_an_output_that_is_the_input_is_refused():
+    with pytest.raises(InvalidParams, match="back to where it came from"):
+        Rule("id", INPUT, (Output(INPUT.group, INPUT.port, INPUT.interface),))
+
+
+def test_the_same_group_on_another_interface_is_what_a_relay_is_for():
+    assert Rule("id", INPUT, (Output(INPUT.group, INPUT.port, "eth1"),))
+
+
+@pytest.mark.parametrize("label", ["", " x", "x ", "a\nb", "\x1b[0m", "x" * 129, "\ud800"])
+def test_ids_and_names_are_printable(label):
+    with pytest.raises(InvalidParams, match="Invalid rule id"):
+        Rule(label, INPUT, (OUTPUT,))
+    with pytest.raises(InvalidParams, match="Invalid rule name"):
+        Rule("id", INPUT, (OUTPUT,), label)
+
+
+def test_the_automatic_id_is_the_same_everywhere_and_for_ever():
+    assert automatic_rule_id(INPUT) == "dcfca9531161"
+
+
+@pytest.mark.parametrize("other", [Input("eth1", GROUP, 5000), Input("eth0", GROUP + 1, 5000), Input("eth0", GROUP, 1)])
+def test_the_automatic_id_depends_on_all_of_the_input(other):
+    assert automatic_rule_id(other) != automatic_rule_id(INPUT)
+
+
+# Levels and facilities
+
+
+@pytest.mark.parametrize("level", Level)
+def test_a_level_is_found_by_its_label(level):
+    assert Level.parse(level.label) is level
+
+
+def test_the_levels_are_those_of_syslog_and_trace():
+    assert [level.label for level in Level] == [
+        "emergency",
+        "alert",
+        "critical",
+        "error",
+        "warning",
+        "notice",
+        "info",
+        "debug",
+        "trace",
+    ]
+
+
+@pytest.mark.parametrize("facility", Facility)
+def test_a_facility_is_found_by_its_label(facility):
+    assert Facility.parse(facility.label) is facility
+
+
+@pytest.mark.parametrize("parse", [Level.parse, Facility.parse])
+def test_an_unknown_label_is_told_with_the_known_ones(parse):
+    with pytest.raises(McrError, match=r"Unknown (level|facility): 'loud'") as caught:
+        parse("loud")
+    assert ", " in caught.value.hints[0]
+
+
+def test_one_facility_is_set_and_the_others_stay():
+    levels = LogLevels().with_facility(Facility.CONTROL, Level.TRACE)
+    assert {facility: levels.of(facility) for facility in Facility} == {
+        facility: Level.TRACE if facility is Facility.CONTROL else Level.INFO for facility in Facility
+    }
+
+
+def test_all_facilities_are_set():
+    levels = LogLevels().with_facility(Facility.CONTROL, Level.TRACE).with_global(Level.ERROR)
+    assert set(levels.levels) == {Level.ERROR}

@@ -1,0 +1,52 @@
+"""Records are what the compiler says they are, and carry what was put in."""
+
+import socket
+from ipaddress import ip_address
+
+import pytest
+
+from mcr._native import ffi, lib
+from mcr.model import Level, LogLevels
+from mcr.shm import records
+
+
+def test_rule_record_carries_key_and_outputs_in_network_byte_order() -> None:
+    places = [records.OutputPlace(i, i + 10, ip_address(f"239.0.0.{i}"), 6000 + i) for i in range(3)]
+    command = records.rule_put(tag=7, rule=5, capture=2, group=ip_address("239.1.2.3"), port=5000, outputs=places)
+    size = ffi.sizeof("struct mcr_rec_rule")
+    head = ffi.from_buffer("struct mcr_rec_rule *", command.body[:size], require_writable=False)
+    assert (head.tag, head.rule, head.capture, head.output_count) == (7, 5, 2, 3)
+    assert int(head.group).to_bytes(4, "little") == socket.inet_aton("239.1.2.3")
+    assert socket.ntohs(head.port) == 5000
+    outputs = ffi.from_buffer("struct mcr_rec_output[]", command.body[size:], require_writable=False)
+    assert [(o.output, o.egress, socket.ntohs(o.port)) for o in outputs] == [(0, 10, 6000), (1, 11, 6001), (2, 12, 6002)]
+    assert int(outputs[2].address).to_bytes(4, "little") == socket.inet_aton("239.0.0.2")
+
+
+def test_levels_are_one_byte_a_facility() -> None:
+    body = records.levels(LogLevels().with_global(Level.TRACE)).body
+    assert body == bytes([8]) * lib.MCR_FACILITIES
+
+
+def test_log_event_survives_the_way_through_bytes() -> None:
+    written = ffi.new(
+        "struct mcr_rec_log *",
+        {"time_ns": 5, "first_ns": 3, "repeats": 2, "code": 4, "level": 7, "facility": 6, "args": [1, 2, 3]},
+    )
+    event = records.decode_event(lib.MCR_REC_LOG, bytes(ffi.buffer(written)))
+    assert event == records.LogRecord(5, 3, 2, 4, Level.DEBUG, 6, (1, 2, 3))
+
+
+@pytest.mark.parametrize(
+    ("kind", "body"),
+    [(lib.MCR_REC_ACK, b""), (lib.MCR_REC_LOG, bytes(10)), (lib.MCR_REC_SAMPLE, bytes(8)), (999, bytes(100))],
+)
+def test_event_that_no_sound_worker_writes_is_refused(kind: int, body: bytes) -> None:
+    with pytest.raises(ValueError, match="bytes are too few|unknown event"):
+        records.decode_event(kind, body)
+
+
+def test_event_with_an_impossible_level_is_refused() -> None:
+    written = ffi.new("struct mcr_rec_log *", {"level": 200, "repeats": 1})
+    with pytest.raises(ValueError, match="200 is not a valid Level"):
+        records.decode_event(lib.MCR_REC_LOG, bytes(ffi.buffer(written)))

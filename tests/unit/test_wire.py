@@ -1,0 +1,225 @@
+"""The control protocol: any bytes in, requests and error replies out."""
+
+import json
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from mcr.errors import InvalidParams, McrError, RuleNotFound
+from mcr.wire import LineBuffer, Rejection, Request, encode_error, encode_result, parse_request
+
+LIMIT = 20
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(),
+    lambda inner: st.lists(inner) | st.dictionaries(st.text(), inner),
+    max_leaves=5,
+)
+MEMBERS = st.sampled_from(["jsonrpc", "id", "method", "params"])
+
+
+def rejected(line: bytes) -> dict:
+    """The error of a line that must be rejected."""
+    rejection = parse_request(line)
+    assert isinstance(rejection, Rejection)
+    return reply_error(rejection.reply) | {"id": json.loads(rejection.reply)["id"]}
+
+
+def reply_error(reply: bytes) -> dict:
+    assert reply.endswith(b"\n")
+    assert reply.count(b"\n") == 1
+    return json.loads(reply)["error"]
+
+
+def request(**members: object) -> bytes:
+    return json.dumps({"jsonrpc": "2.0", "id": 1, "method": "ping"} | members).encode()
+
+
+# Lines
+
+
+@given(st.lists(st.binary(max_size=2 * LIMIT) | st.just(b"\n") | st.just(b"a\r\n")), st.data())
+def test_how_a_stream_is_cut_does_not_matter(parts, data):
+    stream = b"".join(parts)
+    cuts = sorted(data.draw(st.lists(st.integers(0, len(stream)))))
+    whole, pieces = LineBuffer(LIMIT), LineBuffer(LIMIT)
+    expected = whole.feed(stream)
+    assert [
+        line
+        for start, end in zip([0, *cuts], [*cuts, len(stream)], strict=True)
+        for line in pieces.feed(stream[start:end])
+    ] == expected
+    assert pieces.end() == whole.end()
+
+
+@given(st.lists(st.binary(max_size=2 * LIMIT)))
+def test_no_more_than_a_line_is_held(chunks):
+    buffer = LineBuffer(LIMIT)
+    for chunk in chunks:
+        buffer.feed(chunk)
+        assert buffer.held <= LIMIT
+
+
+@given(st.lists(st.binary(min_size=1, max_size=LIMIT).filter(lambda line: b"\n" not in line and line.strip())))
+def test_lines_come_out_as_they_went_in(lines):
+    assert LineBuffer(LIMIT).feed(b"".join(line + b"\n" for line in lines)) == [line.strip() for line in lines]
+
+
+def test_blank_lines_are_skipped():
+    assert LineBuffer().feed(b"\n\r\n  \nx\n") == [b"x"]
+
+
+@pytest.mark.parametrize("length", [LIMIT, LIMIT + 1])
+def test_a_line_may_be_as_long_as_the_limit_and_no_longer(length):
+    (line,) = LineBuffer(LIMIT).feed(b"x" * length + b"\n")
+    assert isinstance(line, Rejection) == (length > LIMIT)
+
+
+def test_an_overlong_line_is_told_once_at_once_and_the_next_line_is_whole():
+    buffer = LineBuffer(LIMIT)
+    (rejection,) = buffer.feed(b"x" * (LIMIT + 1))
+    assert isinstance(rejection, Rejection)
+    assert reply_error(rejection.reply) == {
+        "code": -32004,
+        "message": "A request is longer than 20 bytes",
+        "data": {"kind": "limit_reached", "hints": ["send fewer rules in one request"]},
+    }
+    assert buffer.feed(b"x" * 1_000) == []
+    assert buffer.held == 0
+    assert buffer.feed(b"x\nnext\n") == [b"next"]
+
+
+def test_an_unfinished_last_line_is_rejected():
+    buffer = LineBuffer()
+    buffer.feed(b'{"jsonrpc":')
+    rejection = buffer.end()
+    assert isinstance(rejection, Rejection)
+    assert reply_error(rejection.reply)["code"] == -32700
+
+
+def test_a_stream_that_ends_after_a_newline_ends_well():
+    buffer = LineBuffer()
+    buffer.feed(b"x\n")
+    assert buffer.end() is None
+
+
+# Requests
+
+
+def test_a_request_is_read():
+    assert parse_request(request(params={"rule_id": "x"})) == Request(1, "ping", {"rule_id": "x"})
+
+
+def test_params_may_be_missing():
+    assert parse_request(request()) == Request(1, "ping", {})
+
+
+@pytest.mark.parametrize("request_id", ["x", "", 0, -1, 1.5, None, "\ud800", 10**1_000])
+def test_an_id_comes_back_as_it_was(request_id):
+    parsed = parse_request(request(id=request_id))
+    assert isinstance(parsed, Request)
+    assert not parsed.notification
+    assert json.loads(encode_result(parsed.id, [])) == {"jsonrpc": "2.0", "id": request_id, "result": []}
+
+
+def test_a_request_without_id_is_a_notification():
+    assert parse_request(b'{"jsonrpc":"2.0","method":"ping"}') == Request(None, "ping", {}, notification=True)
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        b"ping",
+        b"{",
+        b"\xff",
+        b'"\xed\xa0\x80"',
+        b"\xef\xbb\xbf{}",
+        b'{"id": NaN}',
+        b'{"id": -Infinity}',
+        b"1" * 5_000,
+        b"[" * 100_000,
+        b'{"a":' * 100_000,
+        '{"jsonrpc":"2.0","id":1,"method":"ping"}'.encode("utf-16"),
+    ],
+)
+def test_what_is_not_json_is_a_parse_error(line):
+    error = rejected(line)
+    assert (error["code"], error["id"], error["data"]["kind"]) == (-32700, None, "parse_error")
+
+
+@pytest.mark.parametrize(
+    ("line", "words"),
+    [
+        (b"1", "A request is a JSON object"),
+        (b'"ping"', "A request is a JSON object"),
+        (b"null", "A request is a JSON object"),
+        (b"[]", "Batch arrays are not supported"),
+        (request(id={}), "id must be a string, a number or null"),
+        (request(id=[1]), "id must be a string, a number or null"),
+        (request(id=True), "id must be a string, a number or null"),
+        (b'{"jsonrpc":"2.0","id":1e999,"method":"ping"}', "id must be a string, a number or null"),
+    ],
+)
+def test_what_is_no_request_is_rejected_without_id(line, words):
+    error = rejected(line)
+    assert (error["code"], error["message"], error["id"]) == (-32600, words, None)
+
+
+@pytest.mark.parametrize(
+    ("line", "code", "words"),
+    [
+        (b'{"id":1}', -32600, 'The request lacks "jsonrpc":"2.0"'),
+        (request(jsonrpc="1.0"), -32600, 'The request lacks "jsonrpc":"2.0"'),
+        (request(jsonrpc=2.0), -32600, 'The request lacks "jsonrpc":"2.0"'),
+        (b'{"jsonrpc":"2.0","id":1}', -32600, "The request lacks a method"),
+        (request(method=1), -32600, "method must be a string"),
+        (request(params=[1]), -32602, "params must be an object: parameters go by name"),
+        (request(params=None), -32602, "params must be an object: parameters go by name"),
+    ],
+)
+def test_a_malformed_request_is_rejected_with_its_id(line, code, words):
+    error = rejected(line)
+    assert (error["code"], error["message"], error["id"]) == (code, words, 1)
+
+
+@given(
+    st.binary() | st.text().map(str.encode) | (st.dictionaries(MEMBERS, JSON) | JSON).map(json.dumps).map(str.encode)
+)
+def test_no_line_raises_and_every_rejection_is_a_reply(line):
+    parsed = parse_request(line)
+    if isinstance(parsed, Rejection):
+        assert reply_error(parsed.reply)["code"] in {-32700, -32600, -32602}
+
+
+@given(JSON.filter(lambda value: isinstance(value, dict)), st.text())
+def test_params_come_out_as_they_went_in(params, method):
+    line = json.dumps({"jsonrpc": "2.0", "id": 1, "method": method, "params": params}).encode()
+    parsed = parse_request(line)
+    if b"NaN" in line or b"Infinity" in line:
+        return  # refused, or only within a string
+    assert parsed == Request(1, method, params)
+
+
+# Replies
+
+
+def test_a_result_is_one_line():
+    assert encode_result("x", {"a": ["line\nbreak"]}) == b'{"jsonrpc":"2.0","id":"x","result":{"a":["line\\nbreak"]}}\n'
+
+
+def test_an_error_names_its_kind_and_hints():
+    assert reply_error(encode_error(1, RuleNotFound("No rule", "look", "again"))) == {
+        "code": -32002,
+        "message": "No rule",
+        "data": {"kind": "rule_not_found", "hints": ["look", "again"]},
+    }
+
+
+def test_an_error_does_not_send_megabytes_back():
+    error = reply_error(encode_error(1, InvalidParams("x" * 1_000_000)))
+    assert len(error["message"]) == 1_001
+
+
+@given(st.text(), st.lists(st.text()))
+def test_every_error_can_be_sent(message, hints):
+    assert reply_error(encode_error(None, McrError(message, *hints)))["data"]["hints"] == hints

@@ -1,0 +1,62 @@
+import errno
+import os
+import socket
+import struct
+
+import pytest
+
+from mcr._native import lib
+from mcr.model import Facility, Level
+from mcr.shm.records import LogRecord
+from mcr.worker_log import WORDINGS, describe
+
+
+class Names:
+    def capture(self, slot: int) -> str:
+        return f"eth{slot}"
+
+    def rule(self, slot: int) -> str:
+        return f"rule-{slot}"
+
+    def output(self, slot: int) -> str:
+        return f"239.0.0.{slot}:5000:eth9"
+
+
+def record(code: int, *args: int, repeats: int = 1) -> LogRecord:
+    a, b, c = (*args, 0, 0, 0)[:3]
+    return LogRecord(3_500_000_000, 1_000_000_000, repeats, code, Level.INFO, Facility.WORKER, (a, b, c))
+
+
+def test_every_code_has_words() -> None:
+    assert sorted(WORDINGS) == list(range(lib.MCR_LOG_CODES))
+
+
+@pytest.mark.parametrize("code", range(lib.MCR_LOG_CODES))
+def test_words_take_any_arguments(code: int) -> None:
+    """Records come from another process: no number in them may raise."""
+    for args in [(0, 0, 0), (2**64 - 1, 2**64 - 1, 2**64 - 1)]:
+        assert describe(record(code, *args), Names())
+
+
+def test_no_match_names_group_port_and_interface() -> None:
+    group = struct.unpack("=I", socket.inet_aton("239.1.1.1"))[0]
+    text = describe(record(lib.MCR_LOG_NO_MATCH, 2, group, socket.htons(5001)), Names())
+    assert text == "no rule for 239.1.1.1:5001 on eth2"
+
+
+def test_send_error_names_destination_and_system_error() -> None:
+    text = describe(record(lib.MCR_LOG_SEND_FAILED, 4, errno.ENETDOWN), Names())
+    assert text == f"send to 239.0.0.4:5000:eth9 failed: {os.strerror(errno.ENETDOWN)} (os error {errno.ENETDOWN})"
+
+
+def test_repeats_are_counted_with_their_span() -> None:
+    assert describe(record(lib.MCR_LOG_DRAINED, repeats=12), Names()).endswith("(12 times in 2.5 s)")
+
+
+def test_facilities_are_numbered_as_in_the_native_code() -> None:
+    assert (Facility.WORKER, Facility.INGRESS, Facility.EGRESS) == (
+        lib.MCR_FACILITY_WORKER,
+        lib.MCR_FACILITY_INGRESS,
+        lib.MCR_FACILITY_EGRESS,
+    )
+    assert len(Facility) == lib.MCR_FACILITIES

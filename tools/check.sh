@@ -1,0 +1,11 @@
+#!/bin/sh
+# The fast subset: lint, types, C warnings, unit and actor tests.
+set -eu
+venv=$1
+"$venv/bin/ruff" check --quiet .
+"$venv/bin/ruff" format --quiet --check --diff .
+"$venv/bin/mypy" --no-error-summary
+for source in mcr/native/*.c; do
+	cc -std=gnu11 -O2 -D_GNU_SOURCE -Wall -Wextra -Werror -fsyntax-only "$source"
+done
+"$venv/bin/pytest" -q tests/unit tests/actors

@@ -1,0 +1,352 @@
+"""MCR's main job, where you can watch it: one multicast stream goes in, two come out, and every packet is counted.
+
+    source                      relay                                   receiver
+    src0 ── 239.10.1.1:5001 ──▶ in0   mcrd   out0 ── 239.20.1.1:6001 ──▶ rcv0
+                                                  └─ 239.20.1.2:6002 ──▶
+
+The three live in network namespaces of their own; the host's network is not touched, and nothing is left behind.
+Exit status 0: every packet arrived, once and in order.
+"""
+
+import io
+import json
+import os
+import shlex
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from itertools import zip_longest
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any, NoReturn
+
+import attrs
+import click
+from rich.console import Console, Group, RenderableType
+from rich.live import Live
+from rich.progress_bar import ProgressBar
+from rich.table import Table
+from rich.text import Text
+
+from lab import Lab, LabError, Namespace, enter_user_namespace
+from mcr.cli.failure import run
+from trafficgen_receive import DEFAULT_RCVBUF
+from trafficgen_subscription import granted_receive_buffer
+
+INPUT = "239.10.1.1:5001"
+OUTPUTS = ("239.20.1.1:6001", "239.20.1.2:6002")
+PAYLOAD = 1316  # bytes: seven MPEG-TS packets, as television sends them
+RATE = 20_000  # packets a second
+SECONDS = 8
+
+SOCKET_BYTES_PER_PACKET = 2304  # what the kernel counts for one in a receive buffer
+LONGEST_PAUSE_S = 0.04  # what a busy machine may take until it runs the receiver again
+
+NEXT_STEPS = """
+What to try next
+  sudo .venv/bin/mcrd supervisor            relay on this machine's own network; then, in another terminal:
+  sudo .venv/bin/mcrctl add --input-interface eth0 --input-group 239.1.1.1 --input-port 5001 \\
+       --outputs 239.2.2.2:5001:eth1        one stream in, one out
+  sudo .venv/bin/mcrctl stats --watch       what came in, what went out, what was lost and why
+  .venv/bin/mcrctl --help                   everything else
+  make test                                 what MCR promises, put to the test"""
+
+PROGRAMS = Path(sys.executable).parent
+TRAFFIC_GEN = Path(__file__).with_name("traffic_gen.py")
+START_TIMEOUT_S = 10.0
+
+
+@click.command(help=__doc__)
+@click.option("--svg", type=click.Path(path_type=Path), help="Save a picture of the closing summary.")
+def main(svg: Path | None) -> int:
+    """Set up, relay, sum up."""
+    enter_user_namespace()
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, _interrupt)  # so that they end it as Ctrl-C does: tidily
+    console = Console(highlight=False)
+    rate = affordable_rate(console)
+    count = rate * SECONDS
+    with TemporaryDirectory(prefix="mcr-demo-") as directory, Lab() as lab:
+        network = Network.build(lab)
+        mcr = Mcr(network.relay, Path(directory), console)
+        mcr.start()
+        mcr.add_rule()
+        receiver = Generator.receive(network.receiver, count)
+        source = Generator.send(network.source, count, rate)
+        watch(source, mcr, receiver, console, count)
+        sent, received = source.report(), receiver.report()
+        summary = Group(*summarize(sent, received, mcr))
+    console.print(summary)
+    if svg:
+        save_picture(summary, svg, console.width)
+    return 0 if sent["ok"] and received["ok"] else 1
+
+
+def _interrupt(_number: int, _frame: object) -> NoReturn:
+    raise KeyboardInterrupt
+
+
+def affordable_rate(console: Console) -> int:
+    """Return the packets a second at which the receiver's buffers ride a pause of this machine out."""
+    buffer = granted_receive_buffer(DEFAULT_RCVBUF)
+    rate = min(RATE, int(buffer / SOCKET_BYTES_PER_PACKET / LONGEST_PAUSE_S) // 100 * 100)
+    if rate < RATE:
+        console.print(
+            f"{rate:,} packets a second: an ordinary user's sockets hold no more of them than "
+            f"net.core.rmem_max allows. As root: {RATE:,}."
+        )
+    return rate
+
+
+@attrs.frozen
+class Network:
+    """Who is connected to whom."""
+
+    source: Namespace
+    relay: Namespace
+    receiver: Namespace
+
+    @classmethod
+    def build(cls, lab: Lab) -> "Network":
+        """Lay the cables: source (src0) to relay (in0), relay (out0) to receiver (rcv0)."""
+        source, relay, receiver = (lab.namespace(name) for name in ("source", "relay", "receiver"))
+        lab.link(source, "src0", relay, "in0", a_address="198.18.1.1/24", b_address="198.18.1.2/24")
+        lab.link(relay, "out0", receiver, "rcv0", a_address="198.18.2.1/24", b_address="198.18.2.2/24")
+        return cls(source, relay, receiver)
+
+
+class Mcr:
+    """The relay: `mcrd`, and `mcrctl` to talk to it."""
+
+    def __init__(self, namespace: Namespace, directory: Path, console: Console) -> None:
+        self._namespace = namespace
+        self._console = console
+        self._log = directory / "mcrd.log"
+        self._environment = os.environ | {
+            "MCR_CONTROL_SOCKET": str(directory / "control.sock"),
+            "COLUMNS": str(console.width),
+        }
+
+    def start(self) -> None:
+        """Start the daemon, and return when it answers."""
+        self._show("mcrd", "supervisor")
+        with self._log.open("w", encoding="utf-8") as log:
+            self._daemon = self._namespace.popen(
+                [program("mcrd"), "supervisor"], env=self._environment, stdout=log, stderr=log
+            )
+        self._wait_until(lambda: self._mcrctl("ping", check=False).returncode == 0, "it did not answer")
+
+    def add_rule(self) -> None:
+        """Tell it what to relay, and return when it does."""
+        group, _, port = INPUT.partition(":")
+        outputs = ",".join(f"{output}:out0" for output in OUTPUTS)
+        add = ("add", "--name", "demo", "--input-interface", "in0", "--input-group", group, "--input-port", port)
+        self._show("mcrctl", *add, "--outputs", outputs)
+        self._console.print(self._mcrctl(*add, "--outputs", outputs).stdout.rstrip())
+        self._wait_until(
+            lambda: [rule["state"] for rule in self.ask("list")] == ["active"], "the rule did not become active"
+        )
+
+    def ask(self, command: str) -> Any:
+        """Return what ``mcrctl COMMAND --json`` says."""
+        self.check()
+        return json.loads(self._mcrctl(command, "--json").stdout)
+
+    def show(self, command: str) -> str:
+        """Return what ``mcrctl COMMAND`` shows people."""
+        return self._mcrctl(command).stdout.rstrip()
+
+    def check(self) -> None:
+        """Raise `LabError`, with the end of its log, if the daemon has exited."""
+        if self._daemon.poll() is not None:
+            last_lines = self._log.read_text(encoding="utf-8").splitlines()[-10:]
+            raise LabError(
+                f"mcrd exited with status {self._daemon.returncode}", *(f"mcrd: {line}" for line in last_lines)
+            )
+
+    def _mcrctl(self, *arguments: str, check: bool = True) -> subprocess.CompletedProcess[str]:
+        return self._namespace.run([program("mcrctl"), *arguments], check=check, env=self._environment)
+
+    def _show(self, *words: str) -> None:
+        self._console.print(Text(f"$ {shlex.join(words)}", style="bold"), soft_wrap=True)
+
+    def _wait_until(self, condition: Callable[[], bool], otherwise: str) -> None:
+        deadline = time.monotonic() + START_TIMEOUT_S
+        while not condition():
+            self.check()
+            if time.monotonic() > deadline:
+                raise LabError(f"mcrd: {otherwise} within {START_TIMEOUT_S:g} s")
+
+
+def program(name: str) -> Path:
+    """Return the path of one of MCR's programs: it is installed where this Python is."""
+    path = PROGRAMS / name
+    if not path.exists():
+        raise LabError(f"No such program: {path}", "build it: make setup", "then: make demo")
+    return path
+
+
+class Generator:
+    """One end of the traffic: `traffic_gen.py`, sending or receiving."""
+
+    def __init__(self, namespace: Namespace, *arguments: str) -> None:
+        self._name = f"traffic_gen.py {arguments[0]}"
+        self._process = namespace.popen(
+            [sys.executable, TRAFFIC_GEN, *arguments, "--json", "--progress"],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+        )
+        self._counters: dict[str, int] = {}
+        self._complaints: list[str] = []
+        self._speaks = threading.Event()
+        threading.Thread(target=self._listen, daemon=True).start()
+
+    @classmethod
+    def receive(cls, namespace: Namespace, count: int) -> "Generator":
+        """Receive every output, and return when the groups are joined."""
+        flows = [word for output in OUTPUTS for word in ("--flow", f"{output}@rcv0={INPUT}")]
+        receiver = cls(namespace, "receive", *flows, "--count", str(count))
+        receiver._speaks.wait(START_TIMEOUT_S)  # it says "ready"
+        return receiver
+
+    @classmethod
+    def send(cls, namespace: Namespace, count: int, rate: int) -> "Generator":
+        """Send the input."""
+        options = ("--flow", INPUT, "--count", str(count), "--rate", str(rate), "--size", str(PAYLOAD))
+        return cls(namespace, "send", "--interface", "src0", *options)
+
+    def counter(self, name: str) -> int:
+        """The newest value of a counter that it reports while it runs."""
+        return self._counters.get(name, 0)
+
+    def ends_within(self, seconds: float) -> bool:
+        """Wait for its end, but no longer than that; return whether it has ended."""
+        try:
+            self._process.wait(seconds)
+        except subprocess.TimeoutExpired:
+            return False
+        return True
+
+    def report(self) -> dict[str, Any]:
+        """Wait for its end and return what it found.
+
+        Raises:
+            LabError: it failed.
+        """
+        assert self._process.stdout
+        text = self._process.stdout.read()
+        if not text:
+            raise LabError(f"{self._name} failed", *self._complaints)
+        report: dict[str, Any] = json.loads(text)
+        return report
+
+    def _listen(self) -> None:
+        assert self._process.stderr
+        for line in self._process.stderr:
+            word, *values = line.split()
+            if word == "progress":
+                self._counters = {name: int(value) for name, value in (value.split("=") for value in values)}
+            elif word != "ready":
+                self._complaints.append(line.rstrip())
+            self._speaks.set()
+
+
+@attrs.frozen
+class Reading:
+    """All counters on the way of the packets, at one moment."""
+
+    sent: int
+    relay: dict[str, Any]
+    received: int
+    missing: int
+
+    @classmethod
+    def take(cls, source: Generator, mcr: Mcr, receiver: Generator) -> "Reading":
+        """Read them, the last one first: so no counter seems ahead of the one before it."""
+        missing, received = receiver.counter("missing"), receiver.counter("received")
+        relay = mcr.ask("stats")
+        return cls(source.counter("sent"), relay, received, missing)
+
+    def by_place(self) -> dict[str, dict[str, int]]:
+        """Group them, along the way of the packets."""
+        ingress, egress = self.relay["ingress"], self.relay["egress"]
+        return {
+            "source": {"sent": self.sent},
+            "relay in": {name: ingress[name] for name in ("recv", "matched", "kernel_drops")},
+            "relay out": {name: egress[name] for name in ("sent", "errors")},
+            "receiver": {"received": self.received, "missing": self.missing},
+        }
+
+    def as_line(self) -> str:
+        """Draw them for a log."""
+        return " | ".join(
+            f"{place}: " + ", ".join(f"{name} {value:,}" for name, value in counters.items())
+            for place, counters in self.by_place().items()
+        )
+
+    def as_table(self, count: int) -> RenderableType:
+        """Draw them for a terminal, and how much of `count` packets was sent."""
+        places = self.by_place()
+        table = Table(*places, box=None, padding=(0, 4, 0, 0))
+        for row in zip_longest(*(counters.items() for counters in places.values())):
+            table.add_row(*(f"{cell[0]:<12} {cell[1]:>9,}" if cell else "" for cell in row))
+        return Group("", table, "", ProgressBar(count, self.sent, width=80))
+
+
+def watch(source: Generator, mcr: Mcr, receiver: Generator, console: Console, count: int) -> None:
+    """Show the counters until the receiver is done: four times a second on a terminal, else a line a second."""
+    if not console.is_terminal:
+        while not receiver.ends_within(20.0):
+            console.print(Reading.take(source, mcr, receiver).as_line(), soft_wrap=True)
+        return
+    with Live(console=console, auto_refresh=False, transient=True) as live:
+        while not receiver.ends_within(0.25):
+            live.update(Reading.take(source, mcr, receiver).as_table(count), refresh=True)
+
+
+def summarize(sent: dict[str, Any], received: dict[str, Any], mcr: Mcr) -> Iterator[RenderableType]:
+    """Yield what came of it, in the order in which a person wants to know."""
+    table = Table("", "packets", "lost", "duplicated", "reordered", "latency, median", "99 of 100 within", box=None)
+    for column in table.columns[1:]:
+        column.justify = "right"
+    table.add_row(f"sent      {INPUT}", f"{sent['sent']:,}")
+    for output in received["sockets"]:
+        (flow,) = output["flows"]
+        latency = flow["latency_us"] or {"p50": "-", "p99": "-"}
+        faults = (f"{output[fault]:,}" for fault in ("lost", "duplicated", "reordered"))
+        table.add_row(
+            f"received  {output['socket']}",
+            f"{flow['unique']:,}",
+            *faults,
+            f"{latency['p50']} µs",
+            f"{latency['p99']} µs",
+        )
+    yield from ("", table, "")
+    yield verdict(received)
+    for command in ("list-workers", "stats"):
+        yield from ("", Text(f"$ mcrctl {command}", style="bold"), Text(mcr.show(command)))
+    yield Text(NEXT_STEPS)
+
+
+def verdict(received: dict[str, Any]) -> Text:
+    """Say in a sentence whether all is well and, if not, where to look."""
+    if received["ok"]:
+        return Text(f"All {received['expected']:,} packets arrived, each once and in order.", style="bold green")
+    text = f"Of {received['expected']:,} packets {received['lost']:,} were lost."
+    if received["kernel_drops"]:
+        text += f" {received['kernel_drops']:,} of them reached the receiver, which was too slow to take them."
+    return Text(text + " What mcrctl stats says about the others is below.", style="bold red")
+
+
+def save_picture(summary: RenderableType, path: Path, width: int) -> None:
+    """Draw the summary as it looks on a terminal."""
+    recorder = Console(record=True, file=io.StringIO(), force_terminal=True, width=width, highlight=False)
+    recorder.print(summary)
+    recorder.save_svg(str(path), title="make demo")
+
+
+if __name__ == "__main__":
+    sys.exit(run(main, "demo.py"))

@@ -4,8 +4,12 @@ from collections.abc import Sequence
 
 import attrs
 
-STEADY_SECONDS = 10.0
-"""A worker that lived this long was sound; its death counts as a first one."""
+STEADY_SECONDS = 1.0
+"""A worker that lived this long was sound; its death counts as a first one.
+
+What makes a worker crash whenever it starts does so within milliseconds. One that dies every second is still worth
+replacing at once: packets wait in its rings no longer than they have room.
+"""
 
 _FIRST_DELAY = 0.1
 _MAX_DELAY = 5.0

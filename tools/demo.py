@@ -1,27 +1,24 @@
 """MCR's main job, where you can watch it: one multicast stream goes in, two come out, and every packet is counted.
 
-    source                      relay                                   receiver
-    src0 ── 239.10.1.1:5001 ──▶ in0   mcrd   out0 ── 239.20.1.1:6001 ──▶ rcv0
-                                                  └─ 239.20.1.2:6002 ──▶
-
-The three live in network namespaces of their own; the host's network is not touched, and nothing is left behind.
-Exit status 0: every packet arrived, once and in order.
+Source, relay and receiver live in network namespaces of their own; the host's network is not touched, and nothing is
+left behind. Exit status 0: every packet arrived, once and in order.
 """
 
 import io
 import json
 import os
+import re
+import select
 import shlex
 import signal
 import subprocess
 import sys
-import threading
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator
-from itertools import zip_longest
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any, NoReturn
+from typing import Any, NoReturn, TextIO
 
 import attrs
 import click
@@ -42,17 +39,21 @@ PAYLOAD = 1316  # bytes: seven MPEG-TS packets, as television sends them
 RATE = 20_000  # packets a second
 SECONDS = 8
 
+PICTURE = f"""
+  source                        relay                          receiver
+  src0 ── {INPUT} ──▶ in0  mcrd  out0 ─┬─ {OUTPUTS[0]} ──▶ rcv0
+                                               └─ {OUTPUTS[1]} ──▶
+"""
+
 SOCKET_BYTES_PER_PACKET = 2304  # what the kernel counts for one in a receive buffer
 LONGEST_PAUSE_S = 0.04  # what a busy machine may take until it runs the receiver again
 
 NEXT_STEPS = """
 What to try next
-  sudo .venv/bin/mcrd supervisor            relay on this machine's own network; then, in another terminal:
-  sudo .venv/bin/mcrctl add --input-interface eth0 --input-group 239.1.1.1 --input-port 5001 \\
-       --outputs 239.2.2.2:5001:eth1        one stream in, one out
-  sudo .venv/bin/mcrctl stats --watch       what came in, what went out, what was lost and why
-  .venv/bin/mcrctl --help                   everything else
-  make test                                 what MCR promises, put to the test"""
+  sudo .venv/bin/mcrd supervisor        relay on the networks of this machine
+  sudo .venv/bin/mcrctl add --help      say what (in another terminal)
+  sudo .venv/bin/mcrctl stats --watch   see what comes in, goes out, is lost
+  make test                             put all that MCR promises to the test"""
 
 PROGRAMS = Path(sys.executable).parent
 TRAFFIC_GEN = Path(__file__).with_name("traffic_gen.py")
@@ -60,13 +61,14 @@ START_TIMEOUT_S = 10.0
 
 
 @click.command(help=__doc__)
-@click.option("--svg", type=click.Path(path_type=Path), help="Save a picture of the closing summary.")
-def main(svg: Path | None) -> int:
+@click.option("--svg", type=click.File("w", lazy=False), help="Save a picture of the closing summary.")
+def main(svg: TextIO | None) -> int:
     """Set up, relay, sum up."""
     enter_user_namespace()
     for number in (signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, _interrupt)  # so that they end it as Ctrl-C does: tidily
     console = Console(highlight=False)
+    console.print(PICTURE)
     rate = affordable_rate(console)
     count = rate * SECONDS
     with TemporaryDirectory(prefix="mcr-demo-") as directory, Lab() as lab:
@@ -81,7 +83,7 @@ def main(svg: Path | None) -> int:
         summary = Group(*summarize(sent, received, mcr))
     console.print(summary)
     if svg:
-        save_picture(summary, svg, console.width)
+        svg.write(picture(summary, console.width))
     return 0 if sent["ok"] and received["ok"] else 1
 
 
@@ -132,6 +134,7 @@ class Mcr:
 
     def start(self) -> None:
         """Start the daemon, and return when it answers."""
+        self._show("export", f"MCR_CONTROL_SOCKET={self._environment['MCR_CONTROL_SOCKET']}")
         self._show("mcrd", "supervisor")
         with self._log.open("w", encoding="utf-8") as log:
             self._daemon = self._namespace.popen(
@@ -160,12 +163,9 @@ class Mcr:
         return self._mcrctl(command).stdout.rstrip()
 
     def check(self) -> None:
-        """Raise `LabError`, with the end of its log, if the daemon has exited."""
+        """Raise `LabError` if the daemon has exited."""
         if self._daemon.poll() is not None:
-            last_lines = self._log.read_text(encoding="utf-8").splitlines()[-10:]
-            raise LabError(
-                f"mcrd exited with status {self._daemon.returncode}", *(f"mcrd: {line}" for line in last_lines)
-            )
+            raise self._failure(f"mcrd exited with status {self._daemon.returncode}")
 
     def _mcrctl(self, *arguments: str, check: bool = True) -> subprocess.CompletedProcess[str]:
         return self._namespace.run([program("mcrctl"), *arguments], check=check, env=self._environment)
@@ -178,7 +178,10 @@ class Mcr:
         while not condition():
             self.check()
             if time.monotonic() > deadline:
-                raise LabError(f"mcrd: {otherwise} within {START_TIMEOUT_S:g} s")
+                raise self._failure(f"mcrd: {otherwise} within {START_TIMEOUT_S:g} s")
+
+    def _failure(self, what: str) -> LabError:
+        return LabError(what, "the end of its log:", *self._log.read_text(encoding="utf-8").splitlines()[-10:])
 
 
 def program(name: str) -> Path:
@@ -199,17 +202,20 @@ class Generator:
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
         )
-        self._counters: dict[str, int] = {}
-        self._complaints: list[str] = []
-        self._speaks = threading.Event()
-        threading.Thread(target=self._listen, daemon=True).start()
+        self._said: list[str] = []
 
     @classmethod
     def receive(cls, namespace: Namespace, count: int) -> "Generator":
-        """Receive every output, and return when the groups are joined."""
+        """Receive every output, and return when the groups are joined.
+
+        Raises:
+            LabError: it failed.
+        """
         flows = [word for output in OUTPUTS for word in ("--flow", f"{output}@rcv0={INPUT}")]
         receiver = cls(namespace, "receive", *flows, "--count", str(count))
-        receiver._speaks.wait(START_TIMEOUT_S)  # it says "ready"
+        receiver._listen(START_TIMEOUT_S)
+        if receiver._said[:1] != ["ready"]:
+            raise receiver._failure()
         return receiver
 
     @classmethod
@@ -218,9 +224,11 @@ class Generator:
         options = ("--flow", INPUT, "--count", str(count), "--rate", str(rate), "--size", str(PAYLOAD))
         return cls(namespace, "send", "--interface", "src0", *options)
 
-    def counter(self, name: str) -> int:
-        """The newest value of a counter that it reports while it runs."""
-        return self._counters.get(name, 0)
+    def progress(self) -> Counter[str]:
+        """The newest counters that it has reported."""
+        self._listen(0)
+        news = next((line for line in reversed(self._said) if line.startswith("progress ")), "")
+        return Counter({name: int(value) for name, value in re.findall(r"(\w+)=(\d+)", news)})
 
     def ends_within(self, seconds: float) -> bool:
         """Wait for its end, but no longer than that; return whether it has ended."""
@@ -239,19 +247,19 @@ class Generator:
         assert self._process.stdout
         text = self._process.stdout.read()
         if not text:
-            raise LabError(f"{self._name} failed", *self._complaints)
+            raise self._failure()
         report: dict[str, Any] = json.loads(text)
         return report
 
-    def _listen(self) -> None:
+    def _listen(self, seconds: float) -> None:
+        """Take in what it has said on stderr; if that is nothing, wait so long for it to speak."""
         assert self._process.stderr
-        for line in self._process.stderr:
-            word, *values = line.split()
-            if word == "progress":
-                self._counters = {name: int(value) for name, value in (value.split("=") for value in values)}
-            elif word != "ready":
-                self._complaints.append(line.rstrip())
-            self._speaks.set()
+        if select.select([self._process.stderr], [], [], seconds)[0]:
+            self._said += os.read(self._process.stderr.fileno(), 65536).decode().splitlines()
+
+    def _failure(self) -> LabError:
+        self._listen(0)
+        return LabError(f"{self._name} failed", *self._said[-3:])
 
 
 @attrs.frozen
@@ -265,10 +273,10 @@ class Reading:
 
     @classmethod
     def take(cls, source: Generator, mcr: Mcr, receiver: Generator) -> "Reading":
-        """Read them, the last one first: so no counter seems ahead of the one before it."""
-        missing, received = receiver.counter("missing"), receiver.counter("received")
+        """Read them; those of source and receiver may be 0.25 s old."""
+        received = receiver.progress()
         relay = mcr.ask("stats")
-        return cls(source.counter("sent"), relay, received, missing)
+        return cls(source.progress()["sent"], relay, received["received"], received["missing"])
 
     def by_place(self) -> dict[str, dict[str, int]]:
         """Group them, along the way of the packets."""
@@ -289,17 +297,16 @@ class Reading:
 
     def as_table(self, count: int) -> RenderableType:
         """Draw them for a terminal, and how much of `count` packets was sent."""
-        places = self.by_place()
-        table = Table(*places, box=None, padding=(0, 4, 0, 0))
-        for row in zip_longest(*(counters.items() for counters in places.values())):
-            table.add_row(*(f"{cell[0]:<12} {cell[1]:>9,}" if cell else "" for cell in row))
-        return Group("", table, "", ProgressBar(count, self.sent, width=80))
+        table = Table.grid(padding=(0, 3, 0, 0))
+        for place, counters in self.by_place().items():
+            table.add_row(Text(place, style="bold"), *(f"{name} {value:>7,}" for name, value in counters.items()))
+        return Group("", table, "", ProgressBar(count, self.sent, width=72))
 
 
 def watch(source: Generator, mcr: Mcr, receiver: Generator, console: Console, count: int) -> None:
     """Show the counters until the receiver is done: four times a second on a terminal, else a line a second."""
     if not console.is_terminal:
-        while not receiver.ends_within(20.0):
+        while not receiver.ends_within(1.0):
             console.print(Reading.take(source, mcr, receiver).as_line(), soft_wrap=True)
         return
     with Live(console=console, auto_refresh=False, transient=True) as live:
@@ -309,22 +316,17 @@ def watch(source: Generator, mcr: Mcr, receiver: Generator, console: Console, co
 
 def summarize(sent: dict[str, Any], received: dict[str, Any], mcr: Mcr) -> Iterator[RenderableType]:
     """Yield what came of it, in the order in which a person wants to know."""
-    table = Table("", "packets", "lost", "duplicated", "reordered", "latency, median", "99 of 100 within", box=None)
-    for column in table.columns[1:]:
-        column.justify = "right"
+    table = Table(box=None, padding=(0, 4, 0, 0))
+    table.add_column("", no_wrap=True)
+    for name in ("packets", "lost", "duplicated", "reordered"):
+        table.add_column(name, justify="right", no_wrap=True)
     table.add_row(f"sent      {INPUT}", f"{sent['sent']:,}")
-    for output in received["sockets"]:
-        (flow,) = output["flows"]
-        latency = flow["latency_us"] or {"p50": "-", "p99": "-"}
-        faults = (f"{output[fault]:,}" for fault in ("lost", "duplicated", "reordered"))
-        table.add_row(
-            f"received  {output['socket']}",
-            f"{flow['unique']:,}",
-            *faults,
-            f"{latency['p50']} µs",
-            f"{latency['p99']} µs",
-        )
+    for output, found in zip(OUTPUTS, received["sockets"], strict=True):
+        counts = (f"{found[name]:,}" for name in ("unique", "lost", "duplicated", "reordered"))
+        table.add_row(f"received  {output}", *counts)
     yield from ("", table, "")
+    if latency := received["latency_us"]:
+        yield f"Latency, source to receiver: median {latency['p50']:,} µs, 99 % within {latency['p99']:,} µs."
     yield verdict(received)
     for command in ("list-workers", "stats"):
         yield from ("", Text(f"$ mcrctl {command}", style="bold"), Text(mcr.show(command)))
@@ -335,17 +337,19 @@ def verdict(received: dict[str, Any]) -> Text:
     """Say in a sentence whether all is well and, if not, where to look."""
     if received["ok"]:
         return Text(f"All {received['expected']:,} packets arrived, each once and in order.", style="bold green")
-    text = f"Of {received['expected']:,} packets {received['lost']:,} were lost."
+    faults = ("lost", "duplicated", "reordered", "corrupted", "foreign")
+    found = ", ".join(f"{received[fault]:,} {fault}" for fault in faults if received[fault])
+    text = f"Of {received['expected']:,} packets: {found}."
     if received["kernel_drops"]:
-        text += f" {received['kernel_drops']:,} of them reached the receiver, which was too slow to take them."
-    return Text(text + " What mcrctl stats says about the others is below.", style="bold red")
+        text += f" {received['kernel_drops']:,} of the lost reached the receiver, but this machine was too busy there."
+    return Text(f"{text} mcrctl stats accounts for every packet that reached the relay.", style="bold red")
 
 
-def save_picture(summary: RenderableType, path: Path, width: int) -> None:
-    """Draw the summary as it looks on a terminal."""
+def picture(summary: RenderableType, width: int) -> str:
+    """Draw the summary as it looks on a terminal of that many columns, as SVG."""
     recorder = Console(record=True, file=io.StringIO(), force_terminal=True, width=width, highlight=False)
     recorder.print(summary)
-    recorder.save_svg(str(path), title="make demo")
+    return recorder.export_svg(title="make demo")
 
 
 if __name__ == "__main__":

@@ -1,8 +1,5 @@
 """Send numbered multicast packets, and judge what arrives: the test and benchmark traffic of MCR.
 
-    traffic_gen.py send    --interface src0 --flow 239.1.1.1:5001 --count 10000 --rate 1000
-    traffic_gen.py receive --flow 239.2.2.2:6001@rcv0=239.1.1.1:5001 --count 10000
-
 A packet carries its flow's name (as a number), its own number, and the time it was due. So a receiver can
 tell what became of every single one, whatever groups and ports the relays on the way gave it.
 
@@ -92,7 +89,14 @@ def parse_subscription(text: str, count: int) -> Subscription:
     )
 
 
-@click.group(help=__doc__)
+EXAMPLES = """\b
+Examples:
+  traffic_gen.py receive --flow 239.2.2.2:6001@rcv0=239.1.1.1:5001 --count 10000
+  traffic_gen.py send --interface src0 --flow 239.1.1.1:5001 --count 10000 --rate 1000
+"""
+
+
+@click.group(help=__doc__, epilog=EXAMPLES)
 def main() -> None:
     """Group the two modes."""
 

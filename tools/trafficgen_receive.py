@@ -16,7 +16,7 @@ from trafficgen_mmsg import MessageBuffers
 from trafficgen_report import ReceiveReport, SocketReport, Tally
 from trafficgen_subscription import Subscription, kernel_drops, open_subscription
 
-DEFAULT_RCVBUF = 8 << 20
+DEFAULT_RCVBUF = 32 << 20
 """Bytes. A datagram of 1316 takes some 2,300 of them."""
 
 _SECOND_NS = 1_000_000_000

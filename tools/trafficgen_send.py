@@ -65,7 +65,7 @@ def send(
         rate: packets a second of all flows together; 0 for as fast as they go, each due when it is sent.
         size: bytes of UDP payload.
         stop: set it to end early.
-        on_progress: called every 0.25 s with the number of packets sent so far.
+        on_progress: called every 0.25 s, and at the end, with the number of packets sent so far.
 
     Raises:
         UsageError: there is no such interface, or the payload cannot have that size.
@@ -102,6 +102,8 @@ def send(
             sent += taken
             late[(time.monotonic_ns() - dues_ns[0]) // 1000] += taken
         seconds = (time.monotonic_ns() - start_ns) / _SECOND_NS
+    if on_progress:
+        on_progress(sent)
     return SendReport(planned, sent, seconds, sent / seconds, refused, summarize(late))
 
 

@@ -4,6 +4,7 @@ import errno
 import fcntl
 import json
 import os
+import re
 import socket
 import stat
 import struct
@@ -21,19 +22,24 @@ import trio.testing
 from mcr.actors import control_server
 from mcr.actors.control_server import ControlServer, run_control_server
 from mcr.api import Api
-from mcr.errors import RuleNotFound, SystemFault
+from mcr.errors import McrError, RuleNotFound, SystemFault, UsageError
 from mcr.model import (
     EgressStats,
     Facility,
     IngressStats,
     Input,
+    InterfaceStats,
     Level,
     LogLevels,
     Output,
+    OutputStats,
     Rule,
     RuleState,
+    RuleStats,
     RuleView,
     Stats,
+    WorkerState,
+    WorkerStats,
     WorkerView,
 )
 
@@ -479,3 +485,77 @@ async def test_a_refusal_says_whose_the_directory_is(path, actors, monkeypatch):
 async def test_a_path_too_long_for_a_socket_is_told(path, actors):
     error = await fault(path.with_name("x" * 100), actors)
     assert error.message.endswith("File name too long (os error 36)")
+
+
+# The documentation
+
+
+DOCUMENT = Path(__file__).parents[2] / "docs" / "control-protocol.md"
+
+
+def shape(value: Any) -> Any:
+    """A reply without what differs from run to run: the types of its leaves, and its errors in full."""
+    match value:
+        case {"error": error}:
+            return error
+        case dict():
+            return {name: shape(member) for name, member in value.items()}
+        case list():
+            return [shape(item) for item in value]
+        case _:
+            return type(value)
+
+
+@attrs.define
+class RelayOfOneRule(Actors):
+    """Actors that answer as the documentation has it."""
+
+    async def add(self, rules: tuple[Rule, ...]) -> tuple[RuleView, ...]:
+        self.rules = tuple(RuleView(r.rule_id, r.name, r.input, r.outputs, RuleState.ACTIVE) for r in rules)
+        return self.rules
+
+    async def remove(self, *, rule_id: str | None, name: str | None) -> RuleView:
+        if rule_id:
+            raise RuleNotFound(f"No rule has the id {rule_id!r}", "see the rules: mcrctl list")
+        assert name == self.rules[0].name
+        return self.rules[0]
+
+    async def describe(self) -> tuple[WorkerView, ...]:
+        return (WorkerView(0, 1, 0, ("eth0",), WorkerState.RUNNING, 0, 1),)
+
+    async def read(self) -> Stats:
+        (output,) = self.rules[0].outputs
+        outputs = (OutputStats(output.group, output.port, output.interface, 0, 0, 0, 0, 0, "Network is down"),)
+        rules = (RuleStats("id", "cam", 0, 0, 0, 0, 0.0, 0.0, outputs),)
+        workers = (WorkerStats(*[0] * 12),)
+        return Stats(IngressStats(), EgressStats(), rules, workers, (InterfaceStats("eth0", 0, 0),))
+
+
+async def test_every_documented_request_gets_the_documented_reply(path, nursery):
+    actors = RelayOfOneRule()
+    actors.gate.set()
+    await nursery.start(run_control_server, str(path), api(actors))
+    pairs = re.findall(r"^--> (.*)\n<-- (.*)$", DOCUMENT.read_text(), re.MULTILINE)
+    assert len(pairs) > 10
+    async with await trio.open_unix_socket(str(path)) as stream:
+        for request, reply in pairs:
+            await stream.send_all(request.encode() + b"\n")
+            assert shape(await Client(stream).receive()) == shape(json.loads(reply)), request
+
+
+def test_every_error_code_is_documented():
+    documented = {
+        (int(code), kind) for code, kind in re.findall(r"^\| (-\d+) \| `(\w+)`", DOCUMENT.read_text(), re.MULTILINE)
+    }
+    travelling = [error for error in McrError.__subclasses__() if error is not UsageError]
+    names = [re.sub(r"(.)([A-Z])", r"\1_\2", error.__name__).lower() for error in travelling]
+    assert documented == {(error.code, name) for error, name in zip(travelling, names, strict=True)}
+
+
+async def test_the_documented_program_works(server, actors, capsys):
+    actors.rules = long_reply()[:1]
+    actors.gate.set()
+    (program,) = re.findall(r"^```python\n(.*?)^```", DOCUMENT.read_text(), re.MULTILINE | re.DOTALL)
+    program = program.replace("/run/mcr/control.sock", server.path)
+    await trio.to_thread.run_sync(exec, program, {})
+    assert capsys.readouterr().out == "id active\n"

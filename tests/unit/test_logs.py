@@ -70,10 +70,10 @@ def test_a_field_does_not_replace_what_every_line_has(lines):
     assert "no" not in json.loads(line).values()
 
 
-def test_the_time_is_utc(lines, monkeypatch):
+def test_the_time_is_utc(lines):
     set_up()
-    monkeypatch.setattr("time.time", lambda: 1_795_345_200.1234)
-    log.notice("x")
+    record = {"name": "mcr.rules", "levelno": logging.INFO, "created": 1_795_345_200.1234}
+    logging.root.handle(logging.makeLogRecord(record))
     assert lines()[0].startswith("2026-11-22T11:00:00.123Z ")
 
 
@@ -113,12 +113,12 @@ def test_libraries_log_in_the_same_form_from_warning_up(lines):
 def test_a_traceback_stays_in_its_line(lines):
     set_up()
     try:
-        raise ZeroDivisionError
+        _ = 1 / 0
     except ZeroDivisionError:
         logging.getLogger("trio").exception("failed")
     (line,) = lines()
     assert "failed\\nTraceback" in line
-    assert line.endswith("ZeroDivisionError")
+    assert line.endswith("ZeroDivisionError: division by zero")
 
 
 # Thresholds
@@ -170,7 +170,7 @@ def test_a_blocked_standard_error_blocks_nobody_and_the_loss_is_told(monkeypatch
     received = b""
     closing = threading.Thread(target=logging.root.handlers[0].close)
     closing.start()
-    while closing.is_alive() or b"dropped" not in received:
+    while b"dropped" not in received:
         received += os.read(reader, 1 << 20)
     closing.join()
     os.close(reader)

@@ -1,0 +1,204 @@
+"""Things die; the stream goes on, and every packet is accounted for."""
+
+import os
+import signal
+import subprocess
+import time
+from pathlib import Path
+
+import pytest
+from conftest import MakeMcr, Plant
+from mcr_process import Mcr, Receiver, Sender, alive, wait_until
+
+RATE = 20_000
+
+
+def kill_worker_of_flow(mcr: Mcr) -> int:
+    """Kill -9 the worker that forwards (one flow is on one worker); return its pid."""
+    busiest = max(mcr.stats()["workers"], key=lambda worker: worker["recv"])
+    pid = next(worker["pid"] for worker in mcr.workers() if worker["worker_id"] == busiest["worker_id"])
+    os.kill(pid, signal.SIGKILL)
+    return int(pid)
+
+
+def check_loss_is_accounted_for(verdict: dict[str, int], egress: dict[str, int]) -> None:
+    """What is missing is no more than what died in a worker's hand; and nothing came twice or out of order."""
+    assert verdict["duplicated"] == verdict["reordered"] == verdict["corrupted"] == 0
+    assert verdict["kernel_drops"] == 0
+    assert egress["errors"] == egress["in_doubt"]
+    assert verdict["lost"] <= egress["in_doubt"]
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_stream_goes_on_over_the_death_of_its_worker(plant: Plant, make_mcr: MakeMcr, workers: int) -> None:
+    """kill -9 five times at 20,000 packets a second: at most a batch lost each time, and counted."""
+    packets = 10 * RATE
+    mcr = make_mcr(plant.relay).start(workers)
+    mcr.add("in0:239.1.1.1:5000", "239.2.2.2:6000:out0")
+    receiver = Receiver(plant.receiver, "239.2.2.2:6000@rx0=239.1.1.1:5000", count=packets)
+    sender = Sender(plant.source, "src0", "239.1.1.1:5000", count=packets, rate=RATE)
+    for death in range(1, 6):
+        wait_until(lambda goal=death * 1.5 * RATE: mcr.stats()["ingress"]["recv"] >= goal, f"death {death} is due")
+        kill_worker_of_flow(mcr)
+    sender.finish()
+    verdict = receiver.verdict()
+    stats = mcr.check_counters(arrived=packets)
+    print(f"lost {verdict['lost']}, in doubt {stats['egress']['in_doubt']}, ring full {stats['ingress']['kernel_drops']}")
+    assert stats["ingress"]["kernel_drops"] == 0
+    check_loss_is_accounted_for(verdict, stats["egress"])
+    assert stats["egress"]["in_doubt"] <= 5 * 32
+    assert sum(worker["restarts"] for worker in mcr.wait_for_workers()) == 5
+    assert mcr.log().count("Worker process exited unexpectedly: worker ") == 5
+    assert "killed by signal 9 (SIGKILL)" in mcr.log()
+
+
+def test_what_waits_in_the_sockets_is_forwarded_by_the_successor(plant: Plant, make_mcr: MakeMcr) -> None:
+    """Packets that arrive while there is no worker at all are not lost."""
+    mcr = make_mcr(plant.relay).start()
+    mcr.add("in0:239.1.1.1:5000", "239.2.2.2:6000:out0")
+    (pid,) = mcr.worker_pids()
+    receiver = Receiver(plant.receiver, "239.2.2.2:6000@rx0=239.1.1.1:5000", count=2000)
+    os.kill(pid, signal.SIGSTOP)  # it reads nothing from now on
+    Sender(plant.source, "src0", "239.1.1.1:5000", count=2000, rate=0).finish()
+    assert mcr.stats()["ingress"]["recv"] == 0
+    os.kill(pid, signal.SIGKILL)
+    receiver.expect_everything()
+    mcr.check_counters(arrived=2000)
+
+
+@pytest.mark.parametrize("signum", [signal.SIGSEGV, signal.SIGABRT, signal.SIGTERM])
+def test_crash_is_logged_with_its_signal(plant: Plant, make_mcr: MakeMcr, signum: signal.Signals) -> None:
+    mcr = make_mcr(plant.relay).start()
+    (pid,) = mcr.worker_pids()
+    os.kill(pid, signum)
+    wait_until(lambda: pid not in mcr.worker_pids() and mcr.worker_pids(), "a successor")
+    mcr.wait_for_workers()
+    expected = f"Worker process exited unexpectedly: worker 0 (pid {pid}) killed by signal {signum:d} ({signum.name})"
+    assert expected in mcr.log()
+
+
+def test_deaths_in_a_row_are_backed_off(plant: Plant, make_mcr: MakeMcr) -> None:
+    mcr = make_mcr(plant.relay).start()
+    for death in range(1, 5):
+        (pid,) = wait_until(mcr.worker_pids, "a worker")
+        os.kill(pid, signal.SIGKILL)
+        wait_until(lambda goal=death: mcr.workers()[0]["restarts"] == goal, f"death {death} noticed")
+    for delay in ("restart 1 in 0.0 s", "restart 2 in 0.1 s", "restart 3 in 0.2 s", "restart 4 in 0.4 s"):
+        assert delay in mcr.log()
+    mcr.wait_for_workers()
+
+
+def test_worker_has_no_privileges(plant: Plant, make_mcr: MakeMcr) -> None:
+    mcr = make_mcr(plant.relay).start(2)
+    for pid in mcr.worker_pids():
+        status = dict(line.split(":\t", 1) for line in Path(f"/proc/{pid}/status").read_text().splitlines())
+        assert {int(status[name], 16) for name in ("CapInh", "CapPrm", "CapEff", "CapAmb")} == {0}
+        assert status["NoNewPrivs"] == "1"
+
+
+def children_of(pid: int) -> list[int]:
+    return [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
+
+
+def shared_memory_names() -> set[str]:
+    return {path.name for path in Path("/dev/shm").iterdir()}
+
+
+def test_nothing_is_left_of_a_killed_daemon(plant: Plant, make_mcr: MakeMcr) -> None:
+    """kill -9 of mcrd under load: workers gone within a second, no shared memory, and the next start just works."""
+    before = shared_memory_names()
+    mcr = make_mcr(plant.relay).start(2)
+    mcr.add("in0:239.1.1.1:5000", "239.2.2.2:6000:out0")
+    sender = Sender(plant.source, "src0", "239.1.1.1:5000", count=3 * RATE, rate=RATE)
+    wait_until(lambda: mcr.stats()["ingress"]["recv"] > RATE, "traffic flows")
+    assert mcr.process is not None
+    # Everything it started, and everything those started: also helpers that are no workers.
+    family = {*mcr.worker_pids(), *children_of(mcr.process.pid)}
+    for pid in list(family):
+        family.update(children_of(pid))
+    mcr.process.kill()
+    killed = time.monotonic()
+    mcr.process.wait()
+    wait_until(lambda: not any(map(alive, family)), "workers are gone", seconds=1.0)
+    print(f"workers gone after {time.monotonic() - killed:.3f} s")
+    assert shared_memory_names() == before
+    assert mcr.socket.exists()  # stale
+    mcr.start(2)
+    mcr.add("in0:239.1.1.1:5000", "239.2.2.2:6000:out0")
+    sender.finish()
+    receiver = Receiver(plant.receiver, "239.2.2.2:6000@rx0=239.1.1.1:5000", count=1000)
+    Sender(plant.source, "src0", "239.1.1.1:5000", count=1000, rate=5000).finish()
+    receiver.expect_everything()
+
+
+@pytest.mark.parametrize("signum", [signal.SIGTERM, signal.SIGINT])
+def test_stop_sends_what_has_arrived(plant: Plant, make_mcr: MakeMcr, signum: signal.Signals) -> None:
+    """Packets that wait in the ring when the signal comes are forwarded before the end."""
+    mcr = make_mcr(plant.relay).start()
+    mcr.add("in0:239.1.1.1:5000", "239.2.2.2:6000:out0")
+    (pid,) = mcr.worker_pids()
+    receiver = Receiver(plant.receiver, "239.2.2.2:6000@rx0=239.1.1.1:5000", count=5000)
+    os.kill(pid, signal.SIGSTOP)
+    Sender(plant.source, "src0", "239.1.1.1:5000", count=5000, rate=0).finish()
+    assert mcr.process is not None
+    mcr.process.send_signal(signum)
+    wait_until(lambda: f"{signum.name}: stopping" in mcr.log(), "mcrd has begun to stop")
+    os.kill(pid, signal.SIGCONT)
+    assert mcr.process.wait(5) == 0
+    receiver.expect_everything()
+    assert "[STATS:Ingress] recv=5000 matched=5000 parse_err=0 no_match=0 buf_exhaust=0 kernel_drops=0" in mcr.log()
+    assert "[STATS:Egress] sent=5000 submitted=5000 errors=0" in mcr.log()
+
+
+def test_stop_under_load_takes_less_than_two_seconds(plant: Plant, make_mcr: MakeMcr) -> None:
+    mcr = make_mcr(plant.relay).start(2)
+    mcr.add("in0:239.1.1.1:5000", "239.2.2.2:6000:out0", "239.2.2.3:6000:out1")
+    sender = Sender(plant.source, "src0", "239.1.1.1:5000", count=200_000, rate=0)
+    wait_until(lambda: mcr.stats()["ingress"]["recv"] > 10_000, "traffic flows")
+    mcr.stop()
+    sender.process.terminate()
+    sender.process.communicate()
+
+
+def test_interface_that_goes_down_and_up_is_read_again(plant: Plant, make_mcr: MakeMcr) -> None:
+    mcr = make_mcr(plant.relay).start()
+    mcr.add("in0:239.1.1.1:5000", "239.2.2.2:6000:out0")
+    plant.relay.ip("link set dev in0 down")
+    wait_until(lambda: "capture on in0: Network is down" in mcr.log(), "the worker says so")
+    plant.relay.bring_up("in0")
+    plant.source.bring_up("src0")
+    receiver = Receiver(plant.receiver, "239.2.2.2:6000@rx0=239.1.1.1:5000", count=1000)
+    Sender(plant.source, "src0", "239.1.1.1:5000", count=1000, rate=5000).finish()
+    receiver.expect_everything()
+
+
+def test_output_that_is_down_costs_the_other_output_nothing(plant: Plant, make_mcr: MakeMcr) -> None:
+    """Its errors are counted, with their cause, and the neighbour gets every packet."""
+    mcr = make_mcr(plant.relay).start()
+    mcr.add("in0:239.1.1.1:5000", "239.2.2.1:6001:out0", "239.2.2.2:6002:out1")
+    plant.relay.ip("link set dev out0 down")
+    receiver = Receiver(plant.receiver, "239.2.2.2:6002@rx1=239.1.1.1:5000", count=10_000)
+    Sender(plant.source, "src0", "239.1.1.1:5000", count=10_000, rate=RATE).finish()
+    receiver.expect_everything()
+    (rule,) = mcr.check_counters(arrived=10_000)["rules"]
+    down, up = rule["outputs"]
+    assert (down["sent"], down["errors"]) == (0, 10_000)
+    assert down["last_error"] in {"Network is unreachable", "Network is down"}
+    assert (up["sent"], up["errors"]) == (10_000, 0)
+    wait_until(lambda: mcr.log().count("send to 239.2.2.1:6001:out0 failed: ") >= 1, "the log names it")
+    assert mcr.log().count("send to 239.2.2.1:6001:out0 failed: ") <= 5  # folded
+
+
+def test_input_interface_that_is_deleted_disturbs_no_other(plant: Plant, make_mcr: MakeMcr) -> None:
+    mcr = make_mcr(plant.relay).start()
+    mcr.add("in0:239.1.1.1:5000", "239.2.2.2:6000:out0")
+    mcr.add("out2:239.1.1.1:5000", "239.2.2.3:6000:out1", rule_id="doomed")
+    plant.relay.ip("link delete dev out2")
+    receiver = Receiver(plant.receiver, "239.2.2.2:6000@rx0=239.1.1.1:5000", count=5000)
+    Sender(plant.source, "src0", "239.1.1.1:5000", count=5000, rate=RATE).finish()
+    receiver.expect_everything()
+    mcr.ctl("remove", "--rule-id", "doomed")
+    (worker,) = mcr.workers()
+    assert (worker["restarts"], worker["interfaces"]) == (0, ["in0"])
+    busy = subprocess.run(["ps", "-o", "times=", "-p", str(worker["pid"])], capture_output=True, text=True, check=True)
+    assert int(busy.stdout) < 5  # no spinning on the dead socket

@@ -1,0 +1,615 @@
+"""The command line: what is asked of the daemon, what is printed, how failures end."""
+
+import contextlib
+import errno
+import io
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import threading
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any, Self
+
+import attrs
+import click
+import pytest
+
+import mcr
+from mcr.cli import client, failure, mcrctl
+from mcr.cli.client import Client
+from mcr.errors import McrError, SystemFault
+
+VIEW = {
+    "rule_id": "dcfca9531161",
+    "name": "cam",
+    "input": {"interface": "eth0", "group": "239.1.1.1", "port": 5000},
+    "outputs": [{"group": "239.2.2.2", "port": 5001, "interface": "eth1"}],
+    "state": "active",
+}
+STATS = {
+    "ingress": dict.fromkeys(["recv", "matched", "parse_err", "no_match", "buf_exhaust", "kernel_drops", "pps"], 0),
+    "egress": dict.fromkeys(["submitted", "sent", "errors", "bytes", "in_doubt", "pps"], 0),
+    "rules": [],
+    "workers": [],
+    "interfaces": [],
+}
+LEVELS = {"supervisor": "info", "control": "debug"}
+INPUT = ("--input-interface", "eth0", "--input-group", "239.1.1.1", "--input-port", "5000")
+ADD = ("add", *INPUT, "--outputs", "239.2.2.2:5001:eth1")
+PARAMS = {"input": VIEW["input"], "outputs": VIEW["outputs"], "rule_id": None, "name": None}
+
+
+@attrs.define
+class Daemon:
+    """A daemon that needs no process: remembers calls, answers with what it is told to."""
+
+    calls: list[tuple[str, dict[str, Any] | None]] = attrs.field(factory=list)
+    path: tuple[str, str] | None = None
+    failure: BaseException | None = None
+    results: dict[str, Any] = attrs.field(
+        factory=lambda: {
+            "add": [VIEW],
+            "remove": VIEW,
+            "list": [VIEW],
+            "stats": STATS,
+            "list_workers": [],
+            "ping": {"pong": True},
+            "version": {"version": "9.9.9", "protocol": 1, "pid": 42},
+            "log_level.get": LEVELS,
+            "log_level.set": LEVELS,
+        }
+    )
+
+    def connect(self, path: str, origin: str) -> "Daemon":
+        self.path = path, origin
+        return self
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        pass
+
+    def call(self, method: str, params: dict[str, Any] | None = None) -> Any:
+        self.calls.append((method, params))
+        if self.failure:
+            raise self.failure
+        return self.results[method]
+
+
+@pytest.fixture
+def daemon(monkeypatch: pytest.MonkeyPatch) -> Daemon:
+    daemon = Daemon()
+    monkeypatch.setattr(mcrctl, "Client", daemon.connect)
+    monkeypatch.delenv("MCR_CONTROL_SOCKET", raising=False)
+    monkeypatch.delenv("NO_COLOR", raising=False)
+    return daemon
+
+
+Run = Callable[..., tuple[int, str, list[str]]]
+
+
+@pytest.fixture
+def run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Run:
+    """Run mcrctl with arguments: its exit status, standard output, lines of standard error."""
+
+    def run(*args: str) -> tuple[int, str, list[str]]:
+        monkeypatch.setattr(sys, "argv", ["mcrctl", *args])
+        status = failure.run(mcrctl.cli, "mcrctl")
+        captured = capsys.readouterr()
+        return status, captured.out, captured.err.splitlines()
+
+    return run
+
+
+# Every command: its request, its answer for people and for machines
+
+
+@pytest.mark.parametrize(
+    ("args", "question", "words"),
+    [
+        (ADD, ("add", {"rules": [PARAMS]}), "Added rule dcfca9531161"),
+        (("remove", "--rule-id", "x"), ("remove", {"rule_id": "x"}), "Removed rule dcfca9531161"),
+        (("remove", "--name", "cam"), ("remove", {"name": "cam"}), "Removed rule dcfca9531161"),
+        (("list",), ("list", None), "239.2.2.2:5001:eth1"),
+        (("stats",), ("stats", None), "kernel_drops"),
+        (("list-workers",), ("list_workers", None), "No workers."),
+        (("ping",), ("ping", None), "mcrd answered on /run/mcr/control.sock in "),
+        (("log-level", "get"), ("log_level.get", None), "control     debug"),
+        (("log-level", "set", "--global", "debug"), ("log_level.set", {"level": "debug"}), "control     debug"),
+        (
+            ("log-level", "set", "--facility", "control", "--level", "debug"),
+            ("log_level.set", {"facility": "control", "level": "debug"}),
+            "control     debug",
+        ),
+    ],
+)
+def test_a_command_makes_one_questionand_shows_its_result(run, daemon, args, question, words):
+    method, params = question
+    status, out, err = run(*args)
+    assert (status, err) == (0, [])
+    assert words in out
+    status, out, err = run(*args, "--json")
+    assert (status, err) == (0, [])
+    assert json.loads(out) == daemon.results[method]
+    assert out.count("\n") == 1
+    assert daemon.calls == [(method, params)] * 2
+
+
+def test_version_shows_both(run, daemon):
+    assert run("version") == (0, f"mcrctl {mcr.__version__}\nmcrd 9.9.9, process 42, protocol 1\n", [])
+    assert json.loads(run("version", "--json")[1]) == {"mcrctl": mcr.__version__, "mcrd": daemon.results["version"]}
+
+
+def test_version_works_without_a_daemon(run, daemon):
+    daemon.failure = SystemFault("", errno.ECONNREFUSED, "start it")
+    status, out, err = run("version")
+    assert (status, err) == (0, [])
+    assert out.splitlines() == [
+        f"mcrctl {mcr.__version__}",
+        "mcrd cannot be asked: Connection refused (os error 111)",
+    ]
+    assert json.loads(run("version", "--json")[1]) == {"mcrctl": mcr.__version__, "mcrd": None}
+
+
+# The options that every command has
+
+
+@pytest.mark.parametrize(
+    "args",
+    [
+        ("--control-socket", "/x", "--json", "list"),
+        ("list", "--control-socket", "/x", "--json"),
+        ("--json", "list", "--control-socket", "/x"),
+        ("--control-socket", "/y", "list", "--control-socket", "/x", "--json"),
+        ("--control-socket", "/x", "log-level", "--json", "get"),
+        ("log-level", "--control-socket", "/x", "get", "--json"),
+        ("--json", "log-level", "get", "--control-socket=/x"),
+    ],
+)
+def test_common_options_stand_anywhere(run, daemon, args):
+    status, out, _ = run(*args)
+    assert status == 0
+    assert json.loads(out)
+    assert daemon.path == ("/x", "from --control-socket")
+
+
+def test_the_socket_has_a_default(run, daemon):
+    run("list")
+    assert daemon.path == ("/run/mcr/control.sock", "the default")
+
+
+def test_the_environment_changes_the_default(run, daemon, monkeypatch):
+    monkeypatch.setenv("MCR_CONTROL_SOCKET", "/env")
+    run("list")
+    assert daemon.path == ("/env", "from MCR_CONTROL_SOCKET")
+    run("list", "--control-socket", "/x")
+    assert daemon.path == ("/x", "from --control-socket")
+
+
+# add
+
+
+def test_add_takes_outputs_in_one_option_or_in_several(run, daemon):
+    one = "239.2.2.2:1:eth1,239.2.2.3:2:eth2"
+    run("add", *INPUT, "--outputs", one)
+    run("add", *INPUT, "--outputs", *one.replace(",", " --outputs ").split())
+    first, second = (params["rules"][0]["outputs"] for _, params in daemon.calls)
+    assert first == second
+    assert [output["interface"] for output in first] == ["eth1", "eth2"]
+
+
+def test_add_takes_an_id_and_a_name(run, daemon):
+    run(*ADD, "--rule-id", "x", "--name", "the gate")
+    assert daemon.calls == [("add", {"rules": [PARAMS | {"rule_id": "x", "name": "the gate"}]})]
+
+
+@pytest.mark.parametrize(
+    ("spec", "words"),
+    [
+        ("239.2.2.2:5001", "Invalid output '239.2.2.2:5001': interface missing in G:P:IF"),
+        ("239.2.2.2", "Invalid output '239.2.2.2': port and interface missing in G:P:IF"),
+        ("239.2.2.2::eth1", "Invalid output '239.2.2.2::eth1': port missing in G:P:IF"),
+        (":5001:eth1", "Invalid output ':5001:eth1': group missing in G:P:IF"),
+        ("239.2.2.2:5001:", "Invalid output '239.2.2.2:5001:': interface missing in G:P:IF"),
+        ("", "Invalid output '': group and port and interface missing in G:P:IF"),
+        ("239.2.2.2:1:eth1,", "Invalid output '': group and port and interface missing in G:P:IF"),
+        ("239.2.2.2:1:eth1:9", "Invalid output '239.2.2.2:1:eth1:9': more than G:P:IF"),
+        ("239.2.2.2:x:eth1", "Invalid output '239.2.2.2:x:eth1': the port 'x' is not a number"),
+        ("239.2.2.2:-1:eth1", "Invalid output '239.2.2.2:-1:eth1': the port '-1' is not a number"),
+        ("239.2.2.2:²:eth1", "Invalid output '239.2.2.2:²:eth1': the port '²' is not a number"),
+    ],
+)
+def test_a_malformed_output_is_told_with_its_fault_and_an_example(run, daemon, spec, words):
+    status, out, err = run("add", *INPUT, "--outputs", spec)
+    assert (status, out) == (2, "")
+    assert err == [f"Error: {words}", "hint: for example: --outputs 239.2.2.2:5000:eth1,239.2.2.3:5000:eth2"]
+    assert daemon.calls == []
+
+
+def test_values_are_for_the_daemon_to_judge(run, daemon):
+    run("add", *INPUT, "--outputs", "x:99999:y")
+    assert daemon.calls[0][1]["rules"][0]["outputs"] == [{"group": "x", "port": 99_999, "interface": "y"}]
+
+
+@pytest.mark.usefixtures("daemon")
+def test_every_missing_option_is_named_at_once(run):
+    status, _, err = run("add", "--input-port", "5000")
+    assert status == 2
+    assert err[0] == "Error: Missing: --input-interface, --input-group, --outputs"
+
+
+# add --batch
+
+
+BATCH = """
+# cameras
+--input-interface eth0 --input-group 239.1.1.1 --input-port 5000 --outputs 239.2.2.2:5001:eth1
+  --input-interface=eth0 --input-group 239.1.1.2 --input-port 5000 --outputs 239.2.2.2:5002:eth1 --name cam#1 # one
+
+--input-interface 'eth0' --input-group 239.1.1.3 --input-port 5000 --outputs 239.2.2.2:5003:eth1 --name "a # \\"b\\""
+"""
+
+
+@pytest.fixture
+def batch(tmp_path: Path) -> Callable[[str | bytes], str]:
+    def write(text: str | bytes) -> str:
+        file = tmp_path / "rules.txt"
+        file.write_bytes(text.encode() if isinstance(text, str) else text)
+        return str(file)
+
+    return write
+
+
+def test_a_batch_is_one_request(run, daemon, batch):
+    daemon.results["add"] = [VIEW] * 3
+    assert run("add", "--batch", batch(BATCH)) == (0, "Added 3 rules\n", [])
+    ((method, params),) = daemon.calls
+    assert method == "add"
+    assert [rule["input"]["group"] for rule in params["rules"]] == ["239.1.1.1", "239.1.1.2", "239.1.1.3"]
+    assert [rule["name"] for rule in params["rules"]] == [None, "cam#1", 'a # "b"']
+
+
+def test_a_batch_comes_from_standard_input(run, daemon, monkeypatch):
+    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(BATCH.encode())))
+    assert run("add", "--batch", "-")[0] == 0
+    assert len(daemon.calls[0][1]["rules"]) == 3
+
+
+LINE = " ".join(ADD[1:])
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        (f"{LINE}\n{LINE} extra", "2: Got unexpected extra argument (extra)"),
+        (f"{LINE}\n\n--input-port x", "3: Invalid value for '--input-port': 'x' is not a valid integer"),
+        ("--input-port", "1: Option '--input-port' requires an argument"),
+        ("--inputs x", "1: No such option '--inputs'"),
+        ("--json", "1: No such option '--json'"),
+        ("# x\n--input-port 5", "2: Missing: --input-interface, --input-group, --outputs"),
+        (f"{LINE},x", "1: Invalid output 'x': port and interface missing in G:P:IF"),
+        (f"{LINE} --name 'x", "1: No closing quotation"),
+        (LINE.encode() + b"\n\xff", "2: 'utf-8' codec can't decode byte 0xff in position 0: invalid start byte"),
+    ],
+)
+def test_a_fault_in_a_batch_names_file_and_line_and_nothing_is_asked(run, daemon, batch, text, words):
+    file = batch(text)
+    status, _, err = run("add", "--batch", file)
+    assert (status, err[0]) == (2, f"Error: {file}:{words}")
+    assert daemon.calls == []
+
+
+def test_a_fault_that_the_daemon_finds_names_file_and_line(run, daemon, batch):
+    daemon.failure = McrError("Invalid input group: 'x' is not an IP address (rules[1].input.group)", "a hint")
+    file = batch(f"\n{LINE}\n\n{LINE}")
+    assert run("add", "--batch", file) == (
+        1,
+        "",
+        [f"Error: Invalid input group: 'x' is not an IP address ({file}:4, input.group)", "hint: a hint"],
+    )
+
+
+def test_a_batch_without_rules_is_a_fault(run, daemon, batch):
+    status, _, err = run("add", "--batch", batch("# nothing\n"))
+    assert status == 2
+    assert err[0].startswith("Error: No rules in ")
+    assert daemon.calls == []
+
+
+def test_a_batch_that_cannot_be_read_is_told(run, daemon):
+    status, _, err = run("add", "--batch", "/nonexistent")
+    assert (status, err) == (1, ["Error: Cannot read /nonexistent: No such file or directory (os error 2)"])
+    assert daemon.calls == []
+
+
+def test_a_batch_stands_alone(run, daemon):
+    status, _, err = run("add", "--batch", "-", "--name", "x")
+    assert (status, err[0]) == (2, "Error: --batch stands alone")
+    assert daemon.calls == []
+
+
+# stats --watch
+
+
+@pytest.fixture
+def seconds(monkeypatch: pytest.MonkeyPatch) -> list[float]:
+    """The pauses of a watch that is ended by Ctrl-C in the third one."""
+    pauses: list[float] = []
+
+    def sleep(pause: float) -> None:
+        pauses.append(pause)
+        if len(pauses) == 3:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr("time.sleep", sleep)
+    return pauses
+
+
+def test_a_watch_in_a_pipe_prints_a_block_a_second_until_ctrl_c(run, daemon, seconds):
+    status, out, err = run("stats", "--watch")
+    assert (status, err, seconds) == (0, [], [1, 1, 1])
+    assert [block.split()[0] for block in out.split("\n\nIngress")] == ["Ingress", "recv", "recv"]
+    assert daemon.calls == [("stats", None)] * 3
+
+
+@pytest.mark.usefixtures("daemon", "seconds")
+def test_a_watch_for_machines_prints_an_object_a_line(run):
+    _, out, _ = run("stats", "--watch", "--json")
+    assert [json.loads(line) for line in out.splitlines()] == [STATS] * 3
+
+
+def test_a_watch_ends_with_an_error_when_the_daemon_goes(run, daemon):
+    daemon.failure = McrError("mcrd closed the connection without a reply")
+    assert run("stats", "--watch")[0] == 1
+
+
+# Failures
+
+
+def test_an_error_is_a_line_and_hints_on_standard_error(run, daemon):
+    daemon.failure = McrError("No rule has the id 'x'", "see the rules: mcrctl list", "or not")
+    assert run("remove", "--rule-id", "x", "--json") == (
+        1,
+        "",
+        ["Error: No rule has the id 'x'", "hint: see the rules: mcrctl list", "hint: or not"],
+    )
+
+
+@pytest.mark.parametrize(
+    ("args", "words", "hint"),
+    [
+        ((), "Missing command", "commands: add, remove, list, stats, list-workers, ping, version, log-level"),
+        (("log-level",), "Missing command", "commands: get, set"),
+        (("log-level", "put"), "No such command 'put'", None),
+        (("lst",), "No such command 'lst'", "did you mean list?"),
+        (("--jsn", "list"), "No such option '--jsn'", "did you mean --json?"),
+        (("add", "--input-prt", "1"), "No such option '--input-prt'", None),
+        (("list", "extra"), "Got unexpected extra argument (extra)", "see: mcrctl list --help"),
+        (("list", "--control-socket"), "Option '--control-socket' requires an argument", None),
+        (("remove",), "Give either --rule-id or --name", None),
+        (("remove", "--rule-id", "x", "--name", "y"), "Give either --rule-id or --name", None),
+        (("log-level", "set"), "Give either --global LEVEL, or --facility NAME --level LEVEL", None),
+        (("log-level", "set", "--level", "info"), "Give either --global LEVEL, or --facility NAME --level LEVEL", None),
+        (
+            ("log-level", "set", "--global", "info", "--level", "info"),
+            "Give either --global LEVEL, or --facility NAME --level LEVEL",
+            None,
+        ),
+    ],
+)
+def test_a_wrong_command_line_is_told_and_nothing_is_asked(run, daemon, args, words, hint):
+    status, out, err = run(*args)
+    assert (status, out, err[0]) == (2, "", f"Error: {words}")
+    assert all(line.startswith("hint: ") for line in err[1:])
+    assert hint is None or f"hint: {hint}" in err
+    assert daemon.calls == []
+
+
+def test_ctrl_c_ends_quietly_with_the_status_shells_expect(run, daemon):
+    daemon.failure = KeyboardInterrupt()
+    status, out, err = run("list")
+    assert (status, out, [line for line in err if line]) == (130, "", [])
+
+
+def test_a_bug_keeps_its_traceback(run, daemon):
+    daemon.failure = ZeroDivisionError()
+    with pytest.raises(ZeroDivisionError):
+        run("list")
+
+
+def test_help_is_no_failure(run):
+    status, out, err = run("add", "--help")
+    assert (status, err) == (0, [])
+    assert "--input-interface" in out
+
+
+def fail_with(error: Exception) -> click.Command:
+    def command() -> None:
+        raise error
+
+    return click.Command("command", callback=command)
+
+
+def test_an_error_out_of_a_nursery_is_reported_like_any_other(monkeypatch, capsys):
+    monkeypatch.setattr(sys, "argv", ["mcrd"])
+    group = ExceptionGroup("", [ExceptionGroup("", [SystemFault("AF_PACKET socket creation failed", errno.EPERM)])])
+    assert failure.run(fail_with(group), "mcrd") == 1
+    assert capsys.readouterr().err == (
+        "Error: AF_PACKET socket creation failed: Operation not permitted (os error 1)\n"
+    )
+
+
+def test_a_bug_out_of_a_nursery_is_not_hidden_by_an_error(monkeypatch):
+    monkeypatch.setattr(sys, "argv", ["mcrd"])
+    with pytest.raises(ExceptionGroup):
+        failure.run(fail_with(ExceptionGroup("", [McrError("error"), ZeroDivisionError()])), "mcrd")
+
+
+# The process
+
+
+def test_nothing_slow_is_imported():
+    slow = {"trio", "attrs", "attr", "cattrs", "rich", "mcr.model", "mcr.wire", "logging", "asyncio"}
+    code = "import mcr.cli.mcrctl, sys; print(*sys.modules)"
+    loaded = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True).stdout.split()
+    assert slow.isdisjoint(loaded)
+
+
+def mcrctl_process(*args: str, **options: Any) -> subprocess.CompletedProcess[str]:
+    code = "from mcr.cli.mcrctl import main; main()"
+    return subprocess.run(
+        [sys.executable, "-c", code, *args], check=False, text=True, stderr=subprocess.PIPE, **options
+    )
+
+
+def test_a_reader_that_leaves_is_no_error():
+    reader, writer = os.pipe()
+    os.close(reader)
+    done = mcrctl_process("--help", stdout=writer)
+    os.close(writer)
+    assert (done.returncode, done.stderr) == (-signal.SIGPIPE, "")
+
+
+def test_output_that_cannot_be_written_is_an_error():
+    with Path("/dev/full").open("w") as full:
+        done = mcrctl_process("version", stdout=full)
+    assert done.returncode == 1
+    assert done.stderr == "Error: Cannot write to standard output: No space left on device (os error 28)\n"
+
+
+# The connection
+
+
+@contextlib.contextmanager
+def answering(answer: Callable[[socket.socket], None]) -> Iterator[str]:
+    """A socket at whose other end `answer` is called with the first connection."""
+    with tempfile.TemporaryDirectory(prefix="mcr") as directory, socket.socket(socket.AF_UNIX) as listener:
+        path = f"{directory}/s"
+        listener.bind(path)
+        listener.listen()
+
+        def serve() -> None:
+            connection, _ = listener.accept()
+            with connection:
+                answer(connection)
+
+        thread = threading.Thread(target=serve)
+        thread.start()
+        yield path
+        thread.join()
+
+
+def replying(*replies: bytes) -> Callable[[socket.socket], None]:
+    def answer(connection: socket.socket) -> None:
+        for reply in replies:
+            connection.recv(65_536)
+            connection.sendall(reply)
+
+    return answer
+
+
+def call(path: str) -> Any:
+    with Client(path, "the default") as daemon:
+        return daemon.call("ping")
+
+
+def test_results_belong_to_their_requests():
+    replies = replying(b'{"jsonrpc":"2.0","id":1,"result":"a"}\n', b'{"jsonrpc":"2.0","id":2,"result":"b"}\n')
+    with answering(replies) as path, Client(path, "the default") as daemon:
+        assert [daemon.call("x"), daemon.call("y")] == ["a", "b"]
+
+
+def test_a_reply_may_come_in_pieces():
+    def answer(connection: socket.socket) -> None:
+        connection.recv(65_536)
+        for byte in b'{"jsonrpc":"2.0","id":1,"result":"' + b"x" * 200 + b'"}\n':
+            connection.sendall(bytes([byte]))
+
+    with answering(answer) as path:
+        assert call(path) == "x" * 200
+
+
+@pytest.mark.parametrize("request_id", [1, None])
+def test_an_error_reply_is_raised_with_or_without_id(request_id):
+    error = {"code": -32002, "message": "No", "data": {"kind": "k", "hints": ["a", "b"]}}
+    reply = json.dumps({"jsonrpc": "2.0", "id": request_id, "error": error}).encode() + b"\n"
+    with answering(replying(reply)) as path, pytest.raises(McrError) as caught:
+        call(path)
+    assert (caught.value.message, caught.value.hints) == ("No", ("a", "b"))
+
+
+def test_what_is_said_before_the_connection_closes_is_heard_though_the_questionwas_not_read():
+    def refuse(connection: socket.socket) -> None:
+        connection.sendall(b'{"jsonrpc":"2.0","id":null,"error":{"code":1,"message":"full","data":{"hints":[]}}}\n')
+
+    with answering(refuse) as path, Client(path, "the default") as daemon, pytest.raises(McrError, match=r"^full$"):
+        daemon.call("add", {"rules": ["x" * 10_000_000]})
+
+
+@pytest.mark.parametrize("replies", [[], [b""], [b'{"jsonrpc":"2.0","id":1,"resu']])
+def test_a_connection_that_closes_without_a_reply_is_told(replies):
+    with answering(replying(*replies)) as path, pytest.raises(McrError, match="closed the connection"):
+        call(path)
+
+
+@pytest.mark.parametrize(
+    "reply", [b"HTTP/1.1 400\n", b"[]\n", b"1\n", b"{}\n", b'{"id":2,"result":1}\n', b'{"error":1}\n']
+)
+def test_what_is_not_the_daemon_is_told(reply):
+    with answering(replying(reply)) as path, pytest.raises(McrError, match="is not mcrd"):
+        call(path)
+
+
+def test_a_daemon_that_does_not_reply_is_given_up(monkeypatch):
+    monkeypatch.setattr(client, "REPLY_TIMEOUT", 0.01)
+    done = threading.Event()
+    with answering(lambda _: bool(done.wait(60))) as path:
+        with pytest.raises(McrError, match="No reply from mcrd") as caught:
+            call(path)
+        done.set()
+    assert "it may still carry out the request" in caught.value.hints[0]
+
+
+def test_no_socket_is_told_with_its_path_and_origin(tmp_path):
+    with pytest.raises(SystemFault) as caught:
+        Client(str(tmp_path / "s"), "from MCR_CONTROL_SOCKET")
+    assert caught.value.message == "No such file or directory (os error 2)"
+    assert caught.value.hints[:2] == (
+        f"the control socket {tmp_path}/s (from MCR_CONTROL_SOCKET) does not exist",
+        "is mcrd running? pgrep -a mcrd",
+    )
+
+
+def test_a_socket_that_nobody_serves_is_refused_in_the_words_of_the_system():
+    with tempfile.TemporaryDirectory(prefix="mcr") as directory:
+        path = f"{directory}/s"
+        with socket.socket(socket.AF_UNIX) as dead:
+            dead.bind(path)
+        with pytest.raises(SystemFault) as caught:
+            Client(path, "the default")
+    assert caught.value.message == "Connection refused (os error 111)"
+    assert "is mcrd running? pgrep -a mcrd" in caught.value.hints
+
+
+def test_a_path_too_long_for_a_socket_is_told():
+    with pytest.raises(SystemFault, match=r"File name too long \(os error 36\)"):
+        Client("/" + "x" * 200, "the default")
+
+
+def test_a_socket_that_may_not_be_used_says_whose_it_is(monkeypatch, tmp_path):
+    def refuse(*_: object) -> None:
+        raise PermissionError(errno.EACCES, "Permission denied")
+
+    monkeypatch.setattr(socket.socket, "connect", refuse)
+    tmp_path.chmod(0o750)
+    with pytest.raises(SystemFault) as caught:
+        Client(str(tmp_path / "missing" / "s"), "the default")
+    assert caught.value.message == "Permission denied (os error 13)"
+    assert f"{tmp_path} belongs to " in caught.value.hints[0]
+    assert caught.value.hints[0].endswith("mode 0750")

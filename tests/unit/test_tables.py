@@ -1,0 +1,229 @@
+"""What people see: aligned, whole, and with words for what needs attention."""
+
+import re
+from typing import Any
+
+import pytest
+
+from mcr.cli.tables import levels_view, rules_view, stats_view, workers_view
+
+RULE = {
+    "rule_id": "dcfca9531161",
+    "name": None,
+    "input": {"interface": "eth0", "group": "239.1.1.1", "port": 5000},
+    "outputs": [{"group": "239.2.2.2", "port": 5001, "interface": "eth1"}],
+    "state": "active",
+}
+WORKER = {
+    "worker_id": 0,
+    "pid": 4242,
+    "core": 1,
+    "interfaces": ["eth0", "eth1"],
+    "state": "running",
+    "restarts": 0,
+    "generation": 1_234,
+}
+OUTPUT_STATS = {
+    "group": "239.2.2.2",
+    "port": 5001,
+    "interface": "eth1",
+    "submitted": 10,
+    "sent": 10,
+    "errors": 0,
+    "in_doubt": 0,
+    "bytes": 13_160,
+    "last_error": None,
+}
+RULE_STATS = {
+    "rule_id": "dcfca9531161",
+    "name": None,
+    "matched": 1_234_567,
+    "sent": 1_234_567,
+    "errors": 0,
+    "bytes": 1_624_690_172,
+    "pps": 12_345.6,
+    "bps": 129_974_976.0,
+    "outputs": [OUTPUT_STATS],
+}
+
+
+def stats(**members: Any) -> dict[str, Any]:
+    """Quiet statistics, but for the given members of ingress and egress, or of the whole."""
+    ingress = dict.fromkeys(["recv", "matched", "parse_err", "no_match", "buf_exhaust", "kernel_drops", "pps"], 0)
+    egress = dict.fromkeys(["submitted", "sent", "errors", "bytes", "in_doubt", "pps"], 0)
+    whole = {"ingress": ingress, "egress": egress, "rules": [], "workers": [], "interfaces": []}
+    for name, value in members.items():
+        target = next(part for part in (ingress, egress, whole) if name in part)
+        target[name] = value
+    return whole
+
+
+def line(view: str, start: str) -> str:
+    """The line of the view that begins with a word, without colour."""
+    plain = re.sub(r"\x1b\[[0-9;]*m", "", view)
+    (found,) = [line for line in plain.splitlines() if line.split()[:1] == [start]]
+    return found
+
+
+# Rules
+
+
+def test_no_rules_says_how_to_add_one():
+    assert rules_view([], None).startswith("No rules. Add one:\n  mcrctl add --input-interface ")
+
+
+def test_a_rule_is_a_row():
+    assert rules_view([RULE], None).splitlines() == [
+        "RULE ID       STATE   INPUT                OUTPUTS",
+        "dcfca9531161  active  239.1.1.1:5000:eth0  239.2.2.2:5001:eth1",
+    ]
+
+
+def test_further_outputs_stand_below_the_first():
+    outputs = [RULE["outputs"][0] | {"port": port} for port in (1, 22)]
+    assert rules_view([RULE | {"outputs": outputs}], None).splitlines() == [
+        "RULE ID       STATE   INPUT                OUTPUTS",
+        "dcfca9531161  active  239.1.1.1:5000:eth0  239.2.2.2:1:eth1",
+        "                                           239.2.2.2:22:eth1",
+    ]
+
+
+def test_names_have_a_column_if_there_are_any():
+    view = rules_view([RULE | {"name": "cam"}, RULE], None)
+    assert [row.split()[1] for row in view.splitlines()] == ["ID", "cam", "active"]
+
+
+def test_columns_are_aligned_whatever_the_names_are_made_of():
+    names = ["camera", "カメラ", "e\u0301"]  # 6, 6 and 1 columns of a terminal
+    header, *rows = rules_view([RULE | {"name": name} for name in names], None).splitlines()
+    assert header.index("STATE") == rows[0].index("active") == 22
+    assert [row.index("active") for row in rows] == [22, 22 - 3, 22 + 1]
+
+
+# Widths
+
+
+@pytest.mark.parametrize("width", [80, 200, None])
+def test_a_table_that_fits_is_the_same_at_any_width(width):
+    assert rules_view([RULE], width) == rules_view([RULE], None)
+
+
+@pytest.mark.parametrize("width", [50, 61])
+def test_a_table_too_wide_is_folded_and_nothing_is_lost(width):
+    rules = [RULE | {"name": "a name of several words"}]
+    whole, folded = rules_view(rules, None), rules_view(rules, width)
+    assert max(map(len, folded.splitlines())) <= width < max(map(len, whole.splitlines()))
+    assert sorted("".join(folded.split())) == sorted("".join(whole.split()))
+
+
+def test_numbers_are_never_folded():
+    view = stats_view(stats(rules=[RULE_STATS | {"name": "a name of several words"}]), 80)
+    assert max(map(len, view.splitlines())) <= 80
+    assert "1,234,567" in view
+    assert "129.97" in view
+
+
+def test_a_terminal_too_narrow_to_fold_for_gets_whole_lines():
+    whole = stats(rules=[RULE_STATS])
+    assert stats_view(whole, 40) == stats_view(whole, None)
+
+
+# Workers, levels
+
+
+def test_a_worker_is_a_row():
+    assert workers_view([WORKER], None).splitlines() == [
+        "WORKER   PID  CORE  STATE    RESTARTS  GENERATION  INTERFACES",
+        "     0  4242     1  running         0       1,234  eth0, eth1",
+    ]
+
+
+def test_a_worker_without_process_or_interface_shows_dashes():
+    row = workers_view([WORKER | {"pid": None, "interfaces": [], "state": "waiting"}], None).splitlines()[1]
+    assert row.split() == ["0", "-", "1", "waiting", "0", "1,234", "-"]
+
+
+def test_no_workers_says_where_to_look():
+    assert "journalctl" in workers_view([], None)
+
+
+def test_levels_are_rows():
+    assert levels_view({"rules": "info", "control": "debug"}, None).splitlines() == [
+        "FACILITY  LEVEL",
+        "rules     info",
+        "control   debug",
+    ]
+
+
+# Statistics
+
+
+def test_totals_are_shown_under_their_own_names():
+    view = stats_view(stats(recv=1_000_000, matched=1_000_000, pps=12_345.6, submitted=7, sent=7, bytes=9_212), None)
+    assert line(view, "recv").split() == ["recv", "1,000,000", "12,346", "pps"]
+    assert line(view, "matched").split() == ["matched", "1,000,000"]
+    assert line(view, "submitted").split() == ["submitted", "7"]
+    assert line(view, "sent").split()[:2] == ["sent", "7"]
+    assert line(view, "bytes").split()[:2] == ["bytes", "9,212"]
+
+
+@pytest.mark.parametrize(
+    ("counter", "words"),
+    [
+        ("parse_err", "not a whole IPv4 UDP datagram"),
+        ("no_match", "no rule asks for them"),
+        ("buf_exhaust", "dropped: no buffer was free"),
+        ("kernel_drops", "dropped: the capture ring was full"),
+        ("errors", "not sent"),
+    ],
+)
+def test_a_loss_says_its_cause_and_only_a_loss(counter, words):
+    assert line(stats_view(stats(), None), counter).split() == [counter, "0"]
+    lossy = stats_view(stats(**{counter: 1_080}), None)
+    assert line(lossy, counter).split(maxsplit=2) == [counter, "1,080", words]
+    assert "\x1b[3" in lossy
+
+
+def test_nothing_is_coloured_when_all_is_well():
+    assert "\x1b" not in stats_view(stats(recv=1, matched=1, submitted=1, sent=1, rules=[RULE_STATS]), None)
+
+
+def test_doubt_is_shown_only_if_there_is_any():
+    assert "in_doubt" not in stats_view(stats(errors=1), None)
+    assert "perhaps sent" in line(stats_view(stats(errors=1, in_doubt=1), None), "in_doubt")
+
+
+def test_a_rule_shows_its_rates():
+    row = line(stats_view(stats(rules=[RULE_STATS]), None), "dcfca9531161")
+    assert row.split() == ["dcfca9531161", "1,234,567", "1,234,567", "0", "1.625", "GB", "12,346", "129.97"]
+
+
+def test_the_traffic_of_all_rules_is_summed():
+    assert "259.95 Mbit/s" in line(stats_view(stats(rules=[RULE_STATS] * 2), None), "bytes")
+
+
+def test_an_output_that_fails_shows_its_last_error_and_others_do_not():
+    failing = OUTPUT_STATS | {"interface": "eth9", "errors": 3, "last_error": "Network is down (os error 100)"}
+    view = stats_view(stats(rules=[RULE_STATS | {"outputs": [OUTPUT_STATS, failing]}]), None)
+    assert "239.2.2.2:5001:eth9       3  Network is down (os error 100)" in view
+    assert "239.2.2.2:5001:eth1" not in view
+
+
+def test_no_rules_is_said_in_the_statistics_too():
+    assert "No rules. Add one:" in stats_view(stats(), None)
+
+
+@pytest.mark.parametrize(
+    ("size", "text"),
+    [
+        (0, "0 B"),
+        (999, "999 B"),
+        (1_000, "1 kB"),
+        (1_624_690_172, "1.625 GB"),
+        (999_999, "1000 kB"),
+        (5 * 10**18, "5,000.0 PB"),
+    ],
+)
+def test_sizes_are_short(size, text):
+    row = line(stats_view(stats(rules=[RULE_STATS | {"bytes": size}]), None), "dcfca9531161")
+    assert " ".join(row.split()[4:-2]) == text

@@ -44,9 +44,7 @@ def parse_address(text: str, what: str) -> Address:
             f"Invalid {what}: {text!r} is not an IP address", "an IPv4 address such as 239.1.1.1"
         ) from None
     if isinstance(address, IPv6Address):
-        raise InvalidParams(
-            f"Invalid {what}: {text!r} is an IPv6 address", "MCR relays IPv4 only; use an IPv4 group"
-        )
+        raise InvalidParams(f"Invalid {what}: {text!r} is an IPv6 address", "MCR relays IPv4 only; use an IPv4 group")
     return address
 
 

@@ -36,9 +36,7 @@ class Capture:
 
     def put(self) -> records.Command:
         """Tells a worker to read from it."""
-        return records.capture_put(
-            self.slot, self.interface.index, self.frame_size, self.frame_count, self.sockets
-        )
+        return records.capture_put(self.slot, self.interface.index, self.frame_size, self.frame_count, self.sockets)
 
 
 @attrs.define(eq=False)

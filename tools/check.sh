@@ -5,6 +5,7 @@ venv=$1
 "$venv/bin/ruff" check --quiet .
 "$venv/bin/ruff" format --quiet --check --diff .
 "$venv/bin/mypy" --no-error-summary
+"$venv/bin/clang-format" --dry-run --Werror mcr/native/*.[ch] tests/native/*.[ch]
 for source in mcr/native/*.c; do
 	cc -std=gnu11 -O2 -D_GNU_SOURCE -Wall -Wextra -Werror -fsyntax-only "$source"
 done

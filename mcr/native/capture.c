@@ -8,7 +8,7 @@
 
 #include "ring.h"
 
-#define DONE	0	/* tp_snaplen of a slot that was read; the kernel never stores 0 for a UDP frame */
+#define DONE 0 /* tp_snaplen of a slot that was read; the kernel never stores 0 for a UDP frame */
 
 static struct tpacket2_hdr *slot(const struct mcr_capture *capture, uint64_t position)
 {
@@ -17,8 +17,7 @@ static struct tpacket2_hdr *slot(const struct mcr_capture *capture, uint64_t pos
 	return (struct tpacket2_hdr *)(capture->slots + index * capture->frame_size);
 }
 
-int mcr_capture_attach(struct mcr_capture *capture, int fd, uint32_t frame_size, uint32_t frame_count,
-		       uint64_t cursor)
+int mcr_capture_attach(struct mcr_capture *capture, int fd, uint32_t frame_size, uint32_t frame_count, uint64_t cursor)
 {
 	void *slots;
 
@@ -28,7 +27,11 @@ int mcr_capture_attach(struct mcr_capture *capture, int fd, uint32_t frame_size,
 	if (slots == MAP_FAILED)
 		return -errno;
 	*capture = (struct mcr_capture){
-		.fd = fd, .slots = slots, .frame_size = frame_size, .frame_count = frame_count, .cursor = cursor,
+		.fd = fd,
+		.slots = slots,
+		.frame_size = frame_size,
+		.frame_count = frame_count,
+		.cursor = cursor,
 	};
 	return 0;
 }

@@ -16,26 +16,25 @@
 #include "shm_abi.h"
 
 struct mcr_frame {
-	const uint8_t *data;	/* from the link-layer header on */
-	uint32_t size;		/* bytes captured */
-	uint32_t wire_size;	/* bytes the frame had */
-	uint32_t network;	/* offset of the network header */
+	const uint8_t *data; /* from the link-layer header on */
+	uint32_t size;       /* bytes captured */
+	uint32_t wire_size;  /* bytes the frame had */
+	uint32_t network;    /* offset of the network header */
 };
 
 struct mcr_capture {
-	int fd;			/* AF_PACKET socket, owned; -1: slot not in use */
+	int fd; /* AF_PACKET socket, owned; -1: slot not in use */
 	uint8_t *slots;
 	uint32_t frame_size;
 	uint32_t frame_count;
-	uint64_t cursor;	/* packets taken so far */
-	uint32_t in_doubt;	/* the next that many were in a dead worker's hand: count, don't send */
-	bool polled;		/* a poll request is under way */
-	bool leaving;		/* read what waits, then detach */
+	uint64_t cursor;   /* packets taken so far */
+	uint32_t in_doubt; /* the next that many were in a dead worker's hand: count, don't send */
+	bool polled;       /* a poll request is under way */
+	bool leaving;      /* read what waits, then detach */
 };
 
 /* Map the ring of `fd`, which the capture then owns. 0, -EINVAL for an impossible geometry, or mmap's -errno. */
-int mcr_capture_attach(struct mcr_capture *capture, int fd, uint32_t frame_size, uint32_t frame_count,
-		       uint64_t cursor);
+int mcr_capture_attach(struct mcr_capture *capture, int fd, uint32_t frame_size, uint32_t frame_count, uint64_t cursor);
 
 void mcr_capture_detach(struct mcr_capture *capture);
 

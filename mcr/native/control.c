@@ -15,7 +15,10 @@ static int receive_fd(int channel)
 	char byte;
 	struct iovec iov = { .iov_base = &byte, .iov_len = sizeof(byte) };
 	struct msghdr message = {
-		.msg_iov = &iov, .msg_iovlen = 1, .msg_control = control, .msg_controllen = sizeof(control),
+		.msg_iov = &iov,
+		.msg_iovlen = 1,
+		.msg_control = control,
+		.msg_controllen = sizeof(control),
 	};
 	struct cmsghdr *head;
 	int fd;
@@ -67,8 +70,8 @@ static int put_capture(struct mcr_worker *worker, const struct mcr_rec_capture *
 		return ret;
 	}
 	worker->active[worker->active_count++] = slot;
-	mcr_log(&worker->log, MCR_FACILITY_WORKER, MCR_LEVEL_DEBUG, MCR_LOG_CAPTURE_ATTACHED, slot,
-		record->frame_count, record->frame_size);
+	mcr_log(&worker->log, MCR_FACILITY_WORKER, MCR_LEVEL_DEBUG, MCR_LOG_CAPTURE_ATTACHED, slot, record->frame_count,
+		record->frame_size);
 	recover_capture(worker, slot);
 	return 0;
 }

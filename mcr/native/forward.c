@@ -7,7 +7,7 @@
 #include "journal.h"
 #include "packet.h"
 
-#define SAMPLE_PACKETS	100000	/* received between two samples on the event ring */
+#define SAMPLE_PACKETS 100000 /* received between two samples on the event ring */
 
 static void plan_outputs(struct mcr_worker *worker, uint32_t index, const uint8_t *payload, uint32_t size, bool doubt)
 {
@@ -66,7 +66,7 @@ uint32_t mcr_forward_gather(struct mcr_worker *worker, uint32_t slot)
 
 	worker->batch.count = 0;
 	if (capture->in_doubt && capture->in_doubt < limit)
-		limit = capture->in_doubt;	/* a batch is in doubt as a whole, or not at all */
+		limit = capture->in_doubt; /* a batch is in doubt as a whole, or not at all */
 	while (taken < limit && mcr_capture_frame(capture, taken, &frame)) {
 		if (!take(worker, slot, &frame, capture->in_doubt != 0))
 			break;
@@ -84,8 +84,8 @@ void mcr_forward_sent(struct mcr_worker *worker, uint32_t index, int result)
 
 	mcr_tally_send(&worker->tally, &worker->rules, send->output, result);
 	if (result < 0)
-		mcr_log_folded(&worker->log, MCR_FACILITY_EGRESS, MCR_LEVEL_WARNING, MCR_LOG_SEND_FAILED,
-			       send->output, (uint64_t)-result, send->payload.iov_len);
+		mcr_log_folded(&worker->log, MCR_FACILITY_EGRESS, MCR_LEVEL_WARNING, MCR_LOG_SEND_FAILED, send->output,
+			       (uint64_t)-result, send->payload.iov_len);
 }
 
 static void sample(struct mcr_worker *worker)

@@ -3,13 +3,13 @@
 
 #include <time.h>
 
-#define FOLD_NS	UINT64_C(1000000000)
+#define FOLD_NS UINT64_C(1000000000)
 
 static uint64_t now_ns(void)
 {
 	struct timespec now;
 
-	clock_gettime(CLOCK_REALTIME, &now);	/* vDSO: no system call */
+	clock_gettime(CLOCK_REALTIME, &now); /* vDSO: no system call */
 	return (uint64_t)now.tv_sec * UINT64_C(1000000000) + (uint64_t)now.tv_nsec;
 }
 
@@ -32,7 +32,10 @@ void mcr_log(struct mcr_log *log, enum mcr_facility facility, enum mcr_level lev
 	     uint64_t arg0, uint64_t arg1, uint64_t arg2)
 {
 	struct mcr_rec_log record = {
-		.repeats = 1, .code = (uint16_t)code, .level = (uint8_t)level, .facility = (uint8_t)facility,
+		.repeats = 1,
+		.code = (uint16_t)code,
+		.level = (uint8_t)level,
+		.facility = (uint8_t)facility,
 		.args = { arg0, arg1, arg2 },
 	};
 
@@ -71,7 +74,10 @@ void mcr_log_folded(struct mcr_log *log, enum mcr_facility facility, enum mcr_le
 		    uint64_t arg0, uint64_t arg1, uint64_t arg2)
 {
 	struct mcr_rec_log record = {
-		.repeats = 1, .code = (uint16_t)code, .level = (uint8_t)level, .facility = (uint8_t)facility,
+		.repeats = 1,
+		.code = (uint16_t)code,
+		.level = (uint8_t)level,
+		.facility = (uint8_t)facility,
 		.args = { arg0, arg1, arg2 },
 	};
 	struct mcr_fold *fold;

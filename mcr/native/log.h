@@ -14,19 +14,19 @@
 #include "ring.h"
 #include "shm_abi.h"
 
-#define MCR_LOG_FOLDS	16
+#define MCR_LOG_FOLDS 16
 
 struct mcr_fold {
-	uint64_t written_ns;	/* when a record of it was last written */
-	struct mcr_rec_log pending;	/* repeats == 0: nothing to write */
+	uint64_t written_ns;        /* when a record of it was last written */
+	struct mcr_rec_log pending; /* repeats == 0: nothing to write */
 };
 
 struct mcr_log {
 	struct mcr_ring_end *events;
-	uint64_t *dropped;	/* counter of records that found no room */
+	uint64_t *dropped; /* counter of records that found no room */
 	uint8_t level[MCR_FACILITIES];
-	bool written;		/* the supervisor is to be woken */
-	uint32_t pending;	/* folds that hold something back */
+	bool written;     /* the supervisor is to be woken */
+	uint32_t pending; /* folds that hold something back */
 	struct mcr_fold folds[MCR_LOG_FOLDS];
 };
 

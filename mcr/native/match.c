@@ -4,7 +4,7 @@
 
 #include <errno.h>
 
-#define MASK	(MCR_MATCH_BUCKETS - 1)
+#define MASK (MCR_MATCH_BUCKETS - 1)
 
 _Static_assert((MCR_MATCH_BUCKETS & MASK) == 0, "buckets are a power of two");
 

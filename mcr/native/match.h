@@ -7,12 +7,12 @@
 
 #include "shm_abi.h"
 
-#define MCR_MATCH_BUCKETS	(2 * MCR_MAX_RULES)	/* at most half full, so a probe is one or two buckets */
-#define MCR_NO_RULE		UINT32_MAX
+#define MCR_MATCH_BUCKETS (2 * MCR_MAX_RULES) /* at most half full, so a probe is one or two buckets */
+#define MCR_NO_RULE       UINT32_MAX
 
 struct mcr_match_bucket {
 	uint64_t key;
-	uint32_t rule;	/* MCR_NO_RULE: free */
+	uint32_t rule; /* MCR_NO_RULE: free */
 };
 
 struct mcr_match {

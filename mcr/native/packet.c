@@ -5,10 +5,10 @@
 #include <errno.h>
 #include <string.h>
 
-#define IPV4_MIN	20
-#define UDP_HEADER	8
-#define PROTO_UDP	17
-#define FRAGMENT_BITS	0x3fff	/* more-fragments flag and offset */
+#define IPV4_MIN      20
+#define UDP_HEADER    8
+#define PROTO_UDP     17
+#define FRAGMENT_BITS 0x3fff /* more-fragments flag and offset */
 
 static uint16_t load16(const uint8_t *p)
 {

@@ -55,9 +55,9 @@ static inline void mcr_store_relaxed(uint64_t *p, uint64_t value)
 struct mcr_ring_end {
 	struct mcr_ring *shared;
 	uint8_t *data;
-	uint64_t capacity;	/* bytes, a power of two */
-	uint64_t own;		/* producer: bytes reserved; consumer: bytes consumed */
-	uint64_t seen;		/* newest known position of the other side */
+	uint64_t capacity; /* bytes, a power of two */
+	uint64_t own;      /* producer: bytes reserved; consumer: bytes consumed */
+	uint64_t seen;     /* newest known position of the other side */
 };
 
 /* Producer: take up where `shared` stands. What was reserved and not published is forgotten. */
@@ -107,7 +107,7 @@ static inline void *mcr_ring_reserve(struct mcr_ring_end *end, uint32_t type, ui
 	at = end->own & (end->capacity - 1);
 	to_end = end->capacity - at;
 
-	if (to_end < length) {	/* records don't wrap: pad, start over */
+	if (to_end < length) { /* records don't wrap: pad, start over */
 		if (!mcr_ring_has_room(end, to_end + length))
 			return NULL;
 		record = (struct mcr_record *)(end->data + at);

@@ -7,7 +7,7 @@
 
 void mcr_rules_init(struct mcr_rules *rules)
 {
-	mcr_match_init(&rules->match);	/* the rest starts as the zero pages it is mapped from */
+	mcr_match_init(&rules->match); /* the rest starts as the zero pages it is mapped from */
 }
 
 static void claim_rule_counters(struct mcr_rule_counters *counters, uint64_t tag)
@@ -65,7 +65,8 @@ int mcr_rules_put(struct mcr_rules *rules, struct mcr_segment *segment, const st
 		struct mcr_output *output = &rules->outputs[outputs[i].output];
 
 		*output = (struct mcr_output){
-			.to = { .sin_family = AF_INET, .sin_port = outputs[i].port,
+			.to = { .sin_family = AF_INET,
+				.sin_port = outputs[i].port,
 				.sin_addr.s_addr = outputs[i].address },
 			.egress = outputs[i].egress,
 		};

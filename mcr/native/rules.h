@@ -10,7 +10,7 @@
 #include "match.h"
 #include "shm_abi.h"
 
-#define MCR_NO_OUTPUT	UINT32_MAX
+#define MCR_NO_OUTPUT UINT32_MAX
 
 /* What the current batch adds to an output's counters. */
 struct mcr_output_tally {
@@ -24,16 +24,16 @@ struct mcr_output_tally {
 
 struct mcr_output {
 	struct sockaddr_in to;
-	uint32_t egress;	/* slot of the output interface's socket */
-	uint32_t next;		/* the rule's next output, or MCR_NO_OUTPUT */
+	uint32_t egress; /* slot of the output interface's socket */
+	uint32_t next;   /* the rule's next output, or MCR_NO_OUTPUT */
 	struct mcr_output_tally tally;
 };
 
 struct mcr_rule {
 	uint64_t key;
-	uint32_t first;		/* output */
+	uint32_t first; /* output */
 	uint32_t output_count;
-	uint32_t matched;	/* what the current batch adds */
+	uint32_t matched; /* what the current batch adds */
 	bool held;
 };
 

@@ -12,30 +12,30 @@
 #include <stddef.h>
 #include <stdint.h>
 
-#define MCR_ABI_VERSION		1
-#define MCR_CACHE_LINE		64
+#define MCR_ABI_VERSION 1
+#define MCR_CACHE_LINE  64
 
-#define MCR_MAX_RULES		16384
-#define MCR_MAX_OUTPUTS		65536
-#define MCR_MAX_RULE_OUTPUTS	512
-#define MCR_MAX_INTERFACES	128	/* input interfaces, and likewise output interfaces */
-#define MCR_FACILITIES		8
+#define MCR_MAX_RULES        16384
+#define MCR_MAX_OUTPUTS      65536
+#define MCR_MAX_RULE_OUTPUTS 512
+#define MCR_MAX_INTERFACES   128 /* input interfaces, and likewise output interfaces */
+#define MCR_FACILITIES       8
 
-#define MCR_RULE_RING_BYTES	(2u << 20)
-#define MCR_EVENT_RING_BYTES	(256u << 10)
+#define MCR_RULE_RING_BYTES  (2u << 20)
+#define MCR_EVENT_RING_BYTES (256u << 10)
 
-#define MCR_BATCH_SLOTS		32	/* packets taken from one capture ring at a time */
-#define MCR_BATCH_SENDS		1024	/* datagrams handed to the kernel at a time */
+#define MCR_BATCH_SLOTS 32   /* packets taken from one capture ring at a time */
+#define MCR_BATCH_SENDS 1024 /* datagrams handed to the kernel at a time */
 
 /* A batch touches the totals, one cursor, a rule a slot, and an output a send. */
-#define MCR_JOURNAL_ENTRIES	(16 + 1 + MCR_BATCH_SLOTS + 6 * MCR_BATCH_SENDS)
+#define MCR_JOURNAL_ENTRIES (16 + 1 + MCR_BATCH_SLOTS + 6 * MCR_BATCH_SENDS)
 
 _Static_assert(MCR_BATCH_SENDS >= MCR_MAX_RULE_OUTPUTS, "one packet's outputs fit in one batch");
 
 struct mcr_header {
-	uint32_t version;	/* supervisor: MCR_ABI_VERSION */
-	uint32_t length;	/* supervisor: sizeof(struct mcr_segment) */
-	uint32_t worker_id;	/* supervisor */
+	uint32_t version;   /* supervisor: MCR_ABI_VERSION */
+	uint32_t length;    /* supervisor: sizeof(struct mcr_segment) */
+	uint32_t worker_id; /* supervisor */
 	uint32_t reserved;
 };
 
@@ -49,14 +49,14 @@ struct mcr_totals {
 	uint64_t submitted;
 	uint64_t sent;
 	uint64_t errors;
-	uint64_t in_doubt;	/* part of errors: in hand when a worker died */
-	uint64_t bytes;		/* payload bytes sent */
-	uint64_t log_dropped;	/* log records that found the event ring full */
+	uint64_t in_doubt;    /* part of errors: in hand when a worker died */
+	uint64_t bytes;       /* payload bytes sent */
+	uint64_t log_dropped; /* log records that found the event ring full */
 };
 
 /* One capture ring; written by the worker, zeroed by the supervisor before it hands out a new ring. */
 struct mcr_capture_counters {
-	uint64_t cursor;	/* packets taken from the ring; modulo its size, the next slot */
+	uint64_t cursor; /* packets taken from the ring; modulo its size, the next slot */
 };
 
 /* One rule; written by the worker. `tag` tells which rule the slot belongs to now. */
@@ -73,25 +73,25 @@ struct mcr_output_counters {
 	uint64_t errors;
 	uint64_t in_doubt;
 	uint64_t bytes;
-	uint64_t last_error;	/* errno */
+	uint64_t last_error; /* errno */
 };
 
 /* What the worker is about to do with a batch, so that its successor can finish it; see journal.h. */
 struct mcr_journal_entry {
-	uint64_t offset;	/* of a counter, from the start of the segment */
+	uint64_t offset; /* of a counter, from the start of the segment */
 	uint64_t value;
 };
 
 struct mcr_journal {
-	_Alignas(MCR_CACHE_LINE) uint64_t state;	/* worker */
-	uint64_t count;					/* worker: entries in use */
+	_Alignas(MCR_CACHE_LINE) uint64_t state; /* worker */
+	uint64_t count;                          /* worker: entries in use */
 	struct mcr_journal_entry entries[MCR_JOURNAL_ENTRIES];
 };
 
 /* Positions of a single-producer single-consumer byte ring; see ring.h. */
 struct mcr_ring {
-	_Alignas(MCR_CACHE_LINE) uint64_t tail;	/* producer: bytes ever published */
-	_Alignas(MCR_CACHE_LINE) uint64_t head;	/* consumer: bytes ever consumed */
+	_Alignas(MCR_CACHE_LINE) uint64_t tail; /* producer: bytes ever published */
+	_Alignas(MCR_CACHE_LINE) uint64_t head; /* consumer: bytes ever consumed */
 };
 
 struct mcr_segment {
@@ -99,8 +99,8 @@ struct mcr_segment {
 	struct mcr_totals totals;
 	struct mcr_capture_counters captures[MCR_MAX_INTERFACES];
 	struct mcr_journal journal;
-	struct mcr_ring rule_ring;	/* supervisor to worker */
-	struct mcr_ring event_ring;	/* worker to supervisor */
+	struct mcr_ring rule_ring;  /* supervisor to worker */
+	struct mcr_ring event_ring; /* worker to supervisor */
 	_Alignas(4096) struct mcr_rule_counters rules[MCR_MAX_RULES];
 	_Alignas(4096) struct mcr_output_counters outputs[MCR_MAX_OUTPUTS];
 	_Alignas(4096) uint8_t rule_data[MCR_RULE_RING_BYTES];
@@ -120,51 +120,51 @@ struct mcr_record {
 };
 
 enum mcr_record_type {
-	MCR_REC_PAD = 0,	/* fills the end of the ring; no body */
+	MCR_REC_PAD = 0, /* fills the end of the ring; no body */
 
 	/* Down the rule ring. Descriptors named here were sent over the channel before, in the same order. */
-	MCR_REC_CAPTURE_PUT,	/* struct mcr_rec_capture, one descriptor */
-	MCR_REC_CAPTURE_DROP,	/* struct mcr_rec_capture: read what waits, then let go */
-	MCR_REC_EGRESS_PUT,	/* struct mcr_rec_egress, one descriptor */
-	MCR_REC_EGRESS_DROP,	/* struct mcr_rec_egress */
-	MCR_REC_RULE_PUT,	/* struct mcr_rec_rule, then its outputs */
-	MCR_REC_RULE_DROP,	/* struct mcr_rec_rule without outputs */
-	MCR_REC_GENERATION,	/* struct mcr_rec_generation: all before it makes up this generation */
-	MCR_REC_LEVELS,		/* struct mcr_rec_levels */
-	MCR_REC_STOP,		/* no body: send what has arrived, then return */
+	MCR_REC_CAPTURE_PUT,  /* struct mcr_rec_capture, one descriptor */
+	MCR_REC_CAPTURE_DROP, /* struct mcr_rec_capture: read what waits, then let go */
+	MCR_REC_EGRESS_PUT,   /* struct mcr_rec_egress, one descriptor */
+	MCR_REC_EGRESS_DROP,  /* struct mcr_rec_egress */
+	MCR_REC_RULE_PUT,     /* struct mcr_rec_rule, then its outputs */
+	MCR_REC_RULE_DROP,    /* struct mcr_rec_rule without outputs */
+	MCR_REC_GENERATION,   /* struct mcr_rec_generation: all before it makes up this generation */
+	MCR_REC_LEVELS,       /* struct mcr_rec_levels */
+	MCR_REC_STOP,         /* no body: send what has arrived, then return */
 
 	/* Up the event ring. */
-	MCR_REC_ACK,		/* struct mcr_rec_generation */
-	MCR_REC_SAMPLE,		/* struct mcr_rec_sample */
-	MCR_REC_LOG,		/* struct mcr_rec_log */
+	MCR_REC_ACK,    /* struct mcr_rec_generation */
+	MCR_REC_SAMPLE, /* struct mcr_rec_sample */
+	MCR_REC_LOG,    /* struct mcr_rec_log */
 };
 
 struct mcr_rec_capture {
-	uint32_t capture;	/* slot in mcr_segment.captures */
+	uint32_t capture; /* slot in mcr_segment.captures */
 	uint32_t ifindex;
-	uint32_t frame_size;	/* bytes, a power of two */
-	uint32_t frame_count;	/* a power of two */
+	uint32_t frame_size;  /* bytes, a power of two */
+	uint32_t frame_count; /* a power of two */
 };
 
 struct mcr_rec_egress {
-	uint32_t egress;	/* slot of an output interface */
+	uint32_t egress; /* slot of an output interface */
 	uint32_t ifindex;
 };
 
 struct mcr_rec_output {
-	uint32_t output;	/* slot in mcr_segment.outputs */
+	uint32_t output; /* slot in mcr_segment.outputs */
 	uint32_t egress;
-	uint32_t address;	/* network byte order */
-	uint16_t port;		/* network byte order */
+	uint32_t address; /* network byte order */
+	uint16_t port;    /* network byte order */
 	uint16_t reserved;
 };
 
 struct mcr_rec_rule {
 	uint64_t tag;
-	uint32_t rule;		/* slot in mcr_segment.rules */
+	uint32_t rule; /* slot in mcr_segment.rules */
 	uint32_t capture;
-	uint32_t group;		/* network byte order */
-	uint16_t port;		/* network byte order */
+	uint32_t group; /* network byte order */
+	uint16_t port;  /* network byte order */
 	uint16_t output_count;
 };
 
@@ -177,24 +177,31 @@ struct mcr_rec_levels {
 };
 
 struct mcr_rec_sample {
-	uint64_t time_ns;	/* CLOCK_MONOTONIC */
+	uint64_t time_ns; /* CLOCK_MONOTONIC */
 	uint64_t recv;
 	uint64_t sent;
 };
 
 struct mcr_rec_log {
-	uint64_t time_ns;	/* CLOCK_REALTIME of the newest occurrence */
-	uint64_t first_ns;	/* CLOCK_REALTIME of the first occurrence folded into this record */
-	uint32_t repeats;	/* occurrences folded into this record: 1 or more */
-	uint16_t code;		/* enum mcr_log_code */
+	uint64_t time_ns;  /* CLOCK_REALTIME of the newest occurrence */
+	uint64_t first_ns; /* CLOCK_REALTIME of the first occurrence folded into this record */
+	uint32_t repeats;  /* occurrences folded into this record: 1 or more */
+	uint16_t code;     /* enum mcr_log_code */
 	uint8_t level;
 	uint8_t facility;
 	uint64_t args[3];
 };
 
 enum mcr_level {
-	MCR_LEVEL_EMERGENCY, MCR_LEVEL_ALERT, MCR_LEVEL_CRITICAL, MCR_LEVEL_ERROR, MCR_LEVEL_WARNING,
-	MCR_LEVEL_NOTICE, MCR_LEVEL_INFO, MCR_LEVEL_DEBUG, MCR_LEVEL_TRACE,
+	MCR_LEVEL_EMERGENCY,
+	MCR_LEVEL_ALERT,
+	MCR_LEVEL_CRITICAL,
+	MCR_LEVEL_ERROR,
+	MCR_LEVEL_WARNING,
+	MCR_LEVEL_NOTICE,
+	MCR_LEVEL_INFO,
+	MCR_LEVEL_DEBUG,
+	MCR_LEVEL_TRACE,
 };
 
 /* The facilities that speak in a worker; numbered as in mcr/model.py. */
@@ -205,18 +212,18 @@ enum mcr_facility {
 };
 
 enum mcr_log_code {
-	MCR_LOG_STARTED,		/* io_uring set-up flags */
+	MCR_LOG_STARTED, /* io_uring set-up flags */
 	MCR_LOG_LEVELS_CHANGED,
-	MCR_LOG_GENERATION_APPLIED,	/* generation, rules held */
-	MCR_LOG_CAPTURE_ATTACHED,	/* capture, frames, frame size */
-	MCR_LOG_CAPTURE_DETACHED,	/* capture, packets taken from it */
-	MCR_LOG_CAPTURE_ERROR,		/* capture, errno */
-	MCR_LOG_RECOVERED,		/* capture, packets in doubt */
+	MCR_LOG_GENERATION_APPLIED, /* generation, rules held */
+	MCR_LOG_CAPTURE_ATTACHED,   /* capture, frames, frame size */
+	MCR_LOG_CAPTURE_DETACHED,   /* capture, packets taken from it */
+	MCR_LOG_CAPTURE_ERROR,      /* capture, errno */
+	MCR_LOG_RECOVERED,          /* capture, packets in doubt */
 	MCR_LOG_DRAINED,
-	MCR_LOG_NO_MATCH,		/* capture, group, port; both in network byte order */
-	MCR_LOG_PARSE_ERROR,		/* capture, errno, length of the frame */
-	MCR_LOG_FORWARDED,		/* rule, outputs, payload bytes */
-	MCR_LOG_SEND_FAILED,		/* output, errno, payload bytes */
+	MCR_LOG_NO_MATCH,    /* capture, group, port; both in network byte order */
+	MCR_LOG_PARSE_ERROR, /* capture, errno, length of the frame */
+	MCR_LOG_FORWARDED,   /* rule, outputs, payload bytes */
+	MCR_LOG_SEND_FAILED, /* output, errno, payload bytes */
 	MCR_LOG_CODES
 };
 

@@ -9,8 +9,8 @@
 #include "shm_abi.h"
 
 struct mcr_tally {
-	struct mcr_totals add;			/* log_dropped is the log's own and stays 0 here */
-	uint32_t rule_count, output_count;	/* touched in this batch */
+	struct mcr_totals add;             /* log_dropped is the log's own and stays 0 here */
+	uint32_t rule_count, output_count; /* touched in this batch */
 	uint32_t rules[MCR_BATCH_SLOTS];
 	uint32_t outputs[MCR_BATCH_SENDS];
 };

@@ -15,8 +15,8 @@
 #include "control.h"
 #include "forward.h"
 
-#define SQ_ENTRIES	MCR_BATCH_SENDS
-#define CQ_ENTRIES	(4 * SQ_ENTRIES)
+#define SQ_ENTRIES MCR_BATCH_SENDS
+#define CQ_ENTRIES (4 * SQ_ENTRIES)
 
 enum kind { KIND_SEND, KIND_CAPTURE, KIND_WAKE, KIND_LIFELINE, KIND_CANCEL };
 
@@ -36,7 +36,7 @@ static struct io_uring_sqe *next_sqe(struct mcr_worker *worker)
 {
 	struct io_uring_sqe *sqe = io_uring_get_sqe(&worker->ring);
 
-	if (!sqe) {	/* the queue holds a batch of sends; polls beyond that go in a second submission */
+	if (!sqe) { /* the queue holds a batch of sends; polls beyond that go in a second submission */
 		io_uring_submit(&worker->ring);
 		sqe = io_uring_get_sqe(&worker->ring);
 	}
@@ -96,7 +96,7 @@ int mcr_uring_open(struct mcr_worker *worker)
 	}
 	if (ret)
 		return ret;
-	io_uring_register_ring_fd(&worker->ring);	/* saves a descriptor look-up a call, where the kernel can */
+	io_uring_register_ring_fd(&worker->ring); /* saves a descriptor look-up a call, where the kernel can */
 	mcr_log(&worker->log, MCR_FACILITY_WORKER, MCR_LEVEL_INFO, MCR_LOG_STARTED, worker->ring.flags, 0, 0);
 	ret = arm_wake(worker);
 	return ret ? ret : arm_lifeline(worker);
@@ -251,7 +251,7 @@ static int turn(struct mcr_worker *worker)
 
 			if (ret)
 				return ret;
-			taken = 1;	/* commands may have waited for it */
+			taken = 1; /* commands may have waited for it */
 		}
 		total += taken;
 	}

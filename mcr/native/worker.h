@@ -17,33 +17,33 @@
 
 struct mcr_worker {
 	struct mcr_segment *segment;
-	int channel_fd;		/* brings descriptors; its hang-up means that the supervisor is gone */
-	int wake_fd;		/* eventfd, read: the rule ring has something */
-	int event_fd;		/* eventfd, written: the event ring has something */
+	int channel_fd; /* brings descriptors; its hang-up means that the supervisor is gone */
+	int wake_fd;    /* eventfd, read: the rule ring has something */
+	int event_fd;   /* eventfd, written: the event ring has something */
 
 	struct mcr_ring_end commands;
 	struct mcr_ring_end events;
 	struct mcr_log log;
 
 	struct mcr_capture captures[MCR_MAX_INTERFACES];
-	uint32_t active[MCR_MAX_INTERFACES];	/* the attached ones */
+	uint32_t active[MCR_MAX_INTERFACES]; /* the attached ones */
 	uint32_t active_count;
-	int egress[MCR_MAX_INTERFACES];		/* UDP sockets, -1: slot not in use */
+	int egress[MCR_MAX_INTERFACES]; /* UDP sockets, -1: slot not in use */
 	struct mcr_rules rules;
 
 	struct mcr_batch batch;
 	struct mcr_tally tally;
 
-	uint64_t generation;	/* newest applied; packets wait until there is one */
+	uint64_t generation; /* newest applied; packets wait until there is one */
 	uint64_t acknowledged;
-	uint64_t sampled_at;	/* packets received at the last sample */
-	bool draining;		/* stop once nothing waits */
-	bool abandoned;		/* the supervisor is gone */
+	uint64_t sampled_at; /* packets received at the last sample */
+	bool draining;       /* stop once nothing waits */
+	bool abandoned;      /* the supervisor is gone */
 
 	struct io_uring ring;
-	uint64_t wake_count;	/* what a read of wake_fd stores */
+	uint64_t wake_count; /* what a read of wake_fd stores */
 	uint32_t sends_under_way;
-	bool entered;		/* the kernel was entered this turn, so completions are up to date */
+	bool entered; /* the kernel was entered this turn, so completions are up to date */
 };
 
 /*

@@ -26,6 +26,4 @@ def attach_filter(target: socket.socket, program: Sequence[Instruction]) -> None
     """
     code = ctypes.create_string_buffer(b"".join(struct.pack("HBBI", *instruction) for instruction in program))
     # struct sock_fprog: a count and a pointer, aligned as the compiler would.
-    target.setsockopt(
-        socket.SOL_SOCKET, _SO_ATTACH_FILTER, struct.pack("@HP", len(program), ctypes.addressof(code))
-    )
+    target.setsockopt(socket.SOL_SOCKET, _SO_ATTACH_FILTER, struct.pack("@HP", len(program), ctypes.addressof(code)))

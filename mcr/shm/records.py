@@ -40,9 +40,7 @@ def capture_put(
     capture: int, ifindex: int, frame_size: int, frame_count: int, sockets: tuple[socket.socket, ...]
 ) -> Command:
     """Read this capture ring; sizes in bytes and slots."""
-    body = _body(
-        "mcr_rec_capture", capture=capture, ifindex=ifindex, frame_size=frame_size, frame_count=frame_count
-    )
+    body = _body("mcr_rec_capture", capture=capture, ifindex=ifindex, frame_size=frame_size, frame_count=frame_count)
     return Command(lib.MCR_REC_CAPTURE_PUT, body, sockets)
 
 

@@ -172,7 +172,7 @@ async def test_an_error_carries_code_kind_and_hints(connect):
     }
 
 
-async def test_replies_come_in_the_order_of_the_requests(connect, actors, autojump_clock):  # noqa: ARG001  # asked for, not used
+async def test_replies_come_in_the_order_of_the_requests(connect, actors, autojump_clock):  # asked for, not used
     client = await connect()
     await client.send(LIST, PING | {"id": 2})
     await actors.asked.wait()
@@ -252,7 +252,9 @@ def long_reply() -> tuple[RuleView, ...]:
     return (view,) * 10_000
 
 
-async def test_a_client_that_does_not_read_is_disconnected_and_disturbs_nobody(connect, actors, autojump_clock):  # noqa: ARG001  # asked for, not used
+async def test_a_client_that_does_not_read_is_disconnected_and_disturbs_nobody(
+    connect, actors, autojump_clock
+):  # asked for, not used
     actors.rules = long_reply()
     actors.gate.set()
     sleeper, other = await connect(), await connect()
@@ -265,7 +267,9 @@ async def test_a_client_that_does_not_read_is_disconnected_and_disturbs_nobody(c
             await sleeper.send(PING)
 
 
-async def test_long_replies_in_progress_are_bounded(connect, actors, monkeypatch, autojump_clock):  # noqa: ARG001  # asked for, not used
+async def test_long_replies_in_progress_are_bounded(
+    connect, actors, monkeypatch, autojump_clock
+):  # asked for, not used
     monkeypatch.setattr(control_server, "MAX_HELD", 15_000_000)  # room for one of them
     actors.rules = long_reply()
     actors.gate.set()
@@ -309,7 +313,9 @@ async def test_one_client_too_many_is_told_so_and_the_others_stay(connect, monke
     assert await (await connect()).ask(PING) == PONG
 
 
-async def test_running_out_of_descriptors_is_survived(connect, monkeypatch, caplog, autojump_clock):  # noqa: ARG001  # asked for, not used
+async def test_running_out_of_descriptors_is_survived(
+    connect, monkeypatch, caplog, autojump_clock
+):  # asked for, not used
     before = await connect()
     assert await before.ask(PING) == PONG
     accept, failures = trio.SocketListener.accept, 100
@@ -345,7 +351,7 @@ async def test_stop_lets_the_request_in_progress_finish_and_refuses_the_next(pat
     assert await busy.receive() is None
 
 
-async def test_stop_does_not_wait_for_ever(connect, server, actors, autojump_clock):  # noqa: ARG001  # asked for, not used
+async def test_stop_does_not_wait_for_ever(connect, server, actors, autojump_clock):  # asked for, not used
     client = await connect()
     await client.send(LIST)
     await actors.asked.wait()

@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Any
 
 from lab import Namespace
-
 from mcr.cli.client import Client
 
 BIN = Path(sys.executable).parent
@@ -44,8 +43,11 @@ class Mcr:
         """Start it and wait until it answers and its workers run."""
         with self.log_file.open("a") as log:
             self.process = self.namespace.popen(
-                [*self._prefix, BIN / "mcrd", "supervisor", "--control-socket", self.socket]
-                + ["--num-workers", str(workers), *options],
+                [
+                    *self._prefix,
+                    *(BIN / "mcrd", "supervisor", "--control-socket", self.socket),
+                    *("--num-workers", str(workers), *options),
+                ],
                 stderr=log,
             )
         wait_until(self._answers, "mcrd answers")
@@ -67,9 +69,7 @@ class Mcr:
 
     def ctl(self, *arguments: str, check: bool = True, **options: Any) -> subprocess.CompletedProcess[str]:
         """Run mcrctl."""
-        return self.namespace.run(
-            [BIN / "mcrctl", "--control-socket", self.socket, *arguments], check=check, **options
-        )
+        return self.namespace.run([BIN / "mcrctl", "--control-socket", self.socket, *arguments], check=check, **options)
 
     def add(self, source: str, *outputs: str, rule_id: str | None = None) -> str:
         """Add the rule ``IF:G:P`` to outputs ``G:P:IF`` with mcrctl; return its id once it is active."""

@@ -1,4 +1,4 @@
-"""The control socket under strain, with a real daemon; what it answers to which input is in tests/unit and tests/actors."""
+"""The control socket under strain, with a real daemon. What it answers to which input: tests/unit, tests/actors."""
 
 import contextlib
 import os
@@ -11,6 +11,7 @@ import time
 from collections.abc import Iterator
 
 import pytest
+
 from conftest import MakeMcr, Plant
 from mcr_process import BIN, Mcr, Receiver, Sender, wait_until
 
@@ -148,10 +149,7 @@ def test_daemon_out_of_descriptors_keeps_serving(plant: Plant, make_mcr: MakeMcr
 
 
 def words_for_group(group: str) -> list[str]:
-    return ["--input-interface", "in0", "--input-group", group, "--input-port", "5000"] + [
-        "--outputs",
-        "239.2.2.2:6000:out0",
-    ]
+    return f"--input-interface in0 --input-group {group} --input-port 5000 --outputs 239.2.2.2:6000:out0".split()
 
 
 def test_log_levels_change_at_once_in_workers_too(plant: Plant, make_mcr: MakeMcr) -> None:

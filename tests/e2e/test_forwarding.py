@@ -1,6 +1,7 @@
 """Every payload, once and in order, judged at the receiver; topologies in tests/README.md."""
 
 import pytest
+
 from conftest import MakeMcr, Plant
 from lab import Lab
 from mcr_process import Receiver, Sender
@@ -56,9 +57,7 @@ def test_chain_of_three_relays(lab: Lab, make_mcr: MakeMcr, workers: int) -> Non
     """source ─ relay 1 ─ relay 2 ─ relay 3 ─ receiver, a new group and port on each cable."""
     hosts = [lab.namespace(name) for name in ("source", "relay-1", "relay-2", "relay-3", "receiver")]
     for i in range(4):
-        lab.link(
-            hosts[i], "right", hosts[i + 1], "left", a_address=f"198.18.{i}.1/24", b_address=f"198.18.{i}.2/24"
-        )
+        lab.link(hosts[i], "right", hosts[i + 1], "left", a_address=f"198.18.{i}.1/24", b_address=f"198.18.{i}.2/24")
     relays = [make_mcr(hosts[i], f"relay-{i}").start(workers) for i in (1, 2, 3)]
     for i, mcr in enumerate(relays):
         mcr.add(f"left:239.1.1.{i}:{5000 + i}", f"239.1.1.{i + 1}:{5001 + i}:right")

@@ -7,6 +7,7 @@ import time
 from pathlib import Path
 
 import pytest
+
 from conftest import MakeMcr, Plant
 from mcr_process import Mcr, Receiver, Sender, alive, wait_until
 
@@ -43,7 +44,9 @@ def test_stream_goes_on_over_the_death_of_its_worker(plant: Plant, make_mcr: Mak
     sender.finish()
     verdict = receiver.verdict()
     stats = mcr.check_counters(arrived=packets)
-    print(f"lost {verdict['lost']}, in doubt {stats['egress']['in_doubt']}, ring full {stats['ingress']['kernel_drops']}")
+    print(
+        f"lost {verdict['lost']}, in doubt {stats['egress']['in_doubt']}, ring full {stats['ingress']['kernel_drops']}"
+    )
     assert stats["ingress"]["kernel_drops"] == 0
     check_loss_is_accounted_for(verdict, stats["egress"])
     assert stats["egress"]["in_doubt"] <= 5 * 32
@@ -114,7 +117,7 @@ def test_nothing_is_left_of_a_killed_daemon(plant: Plant, make_mcr: MakeMcr) -> 
     assert mcr.process is not None
     # Everything it started, and everything those started: also helpers that are no workers.
     family = {*mcr.worker_pids(), *children_of(mcr.process.pid)}
-    for pid in list(family):
+    for pid in tuple(family):
         family.update(children_of(pid))
     mcr.process.kill()
     killed = time.monotonic()

@@ -3,6 +3,7 @@
 import json
 
 import pytest
+
 from conftest import MakeMcr, Plant
 from mcr_process import Receiver, Sender, wait_until
 

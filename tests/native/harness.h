@@ -20,29 +20,28 @@
 
 #include "worker.h"
 
-#define SLOTS		64u
-#define SLOT_BYTES	2048u
-#define MAC_OFFSET	82u
-#define GROUP		"239.1.1.1"
-#define PORT		5000
+#define SLOTS      64u
+#define SLOT_BYTES 2048u
+#define MAC_OFFSET 82u
+#define GROUP      "239.1.1.1"
+#define PORT       5000
 
-#define CHECK(condition)                                                                          \
-	do {                                                                                      \
-		if (!(condition)) {                                                               \
-			fprintf(stderr, "%s:%d: not true: %s (errno %d)\n", __FILE__, __LINE__,   \
-				#condition, errno);                                               \
-			exit(1);                                                                  \
-		}                                                                                 \
+#define CHECK(condition)                                                                                            \
+	do {                                                                                                        \
+		if (!(condition)) {                                                                                 \
+			fprintf(stderr, "%s:%d: not true: %s (errno %d)\n", __FILE__, __LINE__, #condition, errno); \
+			exit(1);                                                                                    \
+		}                                                                                                   \
 	} while (0)
 
 struct harness {
 	int segment_fd, ring_fd, receiver, sender;
-	int channel, worker_channel;	/* ours, the worker's */
+	int channel, worker_channel; /* ours, the worker's */
 	int wake_fd, event_fd;
 	struct mcr_segment *segment;
 	struct mcr_ring_end commands;
 	uint8_t *slots;
-	uint64_t produced;	/* frames written into the ring so far */
+	uint64_t produced; /* frames written into the ring so far */
 };
 
 static int make_memory(const char *name, size_t size, void *mapped)
@@ -82,8 +81,9 @@ static void send_descriptor(int channel, int fd)
 {
 	char control[CMSG_SPACE(sizeof(int))] = { 0 }, byte = 0;
 	struct iovec iov = { &byte, 1 };
-	struct msghdr message = { .msg_iov = &iov, .msg_iovlen = 1, .msg_control = control,
-				  .msg_controllen = sizeof(control) };
+	struct msghdr message = {
+		.msg_iov = &iov, .msg_iovlen = 1, .msg_control = control, .msg_controllen = sizeof(control)
+	};
 	struct cmsghdr *head = CMSG_FIRSTHDR(&message);
 
 	head->cmsg_level = SOL_SOCKET;
@@ -98,7 +98,10 @@ static void tell_everything(struct harness *h, uint64_t generation)
 {
 	struct mcr_rec_capture capture = { .frame_size = SLOT_BYTES, .frame_count = SLOTS };
 	struct mcr_rec_egress egress = { .egress = 3 };
-	struct { struct mcr_rec_rule head; struct mcr_rec_output output; } rule = { 0 };
+	struct {
+		struct mcr_rec_rule head;
+		struct mcr_rec_output output;
+	} rule = { 0 };
 	struct mcr_rec_generation last = { generation };
 	struct sockaddr_in to;
 	socklen_t size = sizeof(to);
@@ -112,10 +115,12 @@ static void tell_everything(struct harness *h, uint64_t generation)
 	send_descriptor(h->channel, h->ring_fd);
 	send_descriptor(h->channel, h->sender);
 	CHECK(getsockname(h->receiver, (struct sockaddr *)&to, &size) == 0);
-	rule.head = (struct mcr_rec_rule){ .tag = 7, .rule = 5, .group = inet_addr(GROUP), .port = htons(PORT),
-					   .output_count = 1 };
-	rule.output = (struct mcr_rec_output){ .output = 9, .egress = 3, .address = to.sin_addr.s_addr,
-					       .port = to.sin_port };
+	rule.head = (struct mcr_rec_rule){
+		.tag = 7, .rule = 5, .group = inet_addr(GROUP), .port = htons(PORT), .output_count = 1
+	};
+	rule.output = (struct mcr_rec_output){
+		.output = 9, .egress = 3, .address = to.sin_addr.s_addr, .port = to.sin_port
+	};
 	command(h, MCR_REC_CAPTURE_PUT, &capture, sizeof(capture));
 	command(h, MCR_REC_EGRESS_PUT, &egress, sizeof(egress));
 	command(h, MCR_REC_RULE_PUT, &rule, sizeof(rule));

@@ -12,13 +12,13 @@
 
 #include "packet.h"
 
-#define NETWORK	14u
+#define NETWORK 14u
 
 static uint64_t state;
 
 static uint32_t rnd(uint32_t below)
 {
-	state ^= state << 13;	/* xorshift64 */
+	state ^= state << 13; /* xorshift64 */
 	state ^= state >> 7;
 	state ^= state << 17;
 	return (uint32_t)(state >> 16) % below;

@@ -15,8 +15,8 @@
 
 #include "ring.h"
 
-#define CAPACITY	65536u
-#define MAX_BODY	200u
+#define CAPACITY 65536u
+#define MAX_BODY 200u
 
 struct shared {
 	struct mcr_ring ring;
@@ -53,7 +53,7 @@ static void produce(void)
 		for (uint32_t i = 8; i < size; i += 16)
 			body[i] = filler(sequence, i);
 		body[size - 1] = filler(sequence, size - 1);
-		if (sequence % 3 == 0)	/* some are published alone, some together */
+		if (sequence % 3 == 0) /* some are published alone, some together */
 			mcr_ring_publish(&end);
 	}
 	mcr_ring_publish(&end);

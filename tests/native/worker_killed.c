@@ -15,12 +15,15 @@
 #include "journal.h"
 
 /* Instructions that a worker takes at most to reach each phase of its journal, and then spends in it. */
-#define REACH	20000
+#define REACH 20000
 static const unsigned int spend[] = {
-	[MCR_PHASE_IDLE] = 2000, [MCR_PHASE_SENDING] = 1200, [MCR_PHASE_COMMIT] = 400, [MCR_PHASE_RELEASING] = 80,
+	[MCR_PHASE_IDLE] = 2000,
+	[MCR_PHASE_SENDING] = 1200,
+	[MCR_PHASE_COMMIT] = 400,
+	[MCR_PHASE_RELEASING] = 80,
 };
 
-#define BATCH	12
+#define BATCH 12
 
 static pid_t start(struct harness *h)
 {
@@ -30,7 +33,7 @@ static pid_t start(struct harness *h)
 	child = fork();
 	CHECK(child >= 0);
 	if (child == 0) {
-		close(h->channel);	/* or it would hold its own lifeline */
+		close(h->channel); /* or it would hold its own lifeline */
 		_exit(run_worker(h) ? 1 : 0);
 	}
 	close(h->worker_channel);
@@ -106,8 +109,8 @@ int main(int argc, char **argv)
 		missing += !seen[i];
 	}
 	CHECK(missing <= h.segment->totals.in_doubt);
-	printf("%u kills: idle %u, sending %u, commit %u, releasing %u; %llu packets, %llu in doubt, %llu missing\n", kills,
-	       phases[MCR_PHASE_IDLE], phases[MCR_PHASE_SENDING], phases[MCR_PHASE_COMMIT],
+	printf("%u kills: idle %u, sending %u, commit %u, releasing %u; %llu packets, %llu in doubt, %llu missing\n",
+	       kills, phases[MCR_PHASE_IDLE], phases[MCR_PHASE_SENDING], phases[MCR_PHASE_COMMIT],
 	       phases[MCR_PHASE_RELEASING], (unsigned long long)sequence,
 	       (unsigned long long)h.segment->totals.in_doubt, (unsigned long long)missing);
 	free(seen);

@@ -17,12 +17,18 @@ static void *worker(void *arg)
 
 static void toggle_rule(struct harness *h, uint64_t turn)
 {
-	struct { struct mcr_rec_rule head; struct mcr_rec_output output; } rule = { 0 };
+	struct {
+		struct mcr_rec_rule head;
+		struct mcr_rec_output output;
+	} rule = { 0 };
 	struct mcr_rec_generation generation = { turn + 2 };
 	uint64_t one = 1;
 
-	rule.head = (struct mcr_rec_rule){ .tag = 100 + turn, .rule = 6, .group = inet_addr("239.9.9.9"),
-					   .port = htons(PORT), .output_count = turn % 2 ? 0 : 1 };
+	rule.head = (struct mcr_rec_rule){ .tag = 100 + turn,
+					   .rule = 6,
+					   .group = inet_addr("239.9.9.9"),
+					   .port = htons(PORT),
+					   .output_count = turn % 2 ? 0 : 1 };
 	rule.output = (struct mcr_rec_output){ .output = 10, .egress = 3 };
 	if (turn % 2)
 		command(h, MCR_REC_RULE_DROP, &rule.head, sizeof(rule.head));

@@ -29,7 +29,7 @@ def allowed() -> None:
 
 
 @pytest.fixture
-def lab(allowed: None) -> Iterator[Lab]:  # noqa: ARG001
+def lab(allowed: None) -> Iterator[Lab]:
     with Lab() as made:
         yield made
 

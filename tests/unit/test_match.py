@@ -9,12 +9,7 @@ from hypothesis.stateful import Bundle, RuleBasedStateMachine, invariant, rule
 from mcr._native import ffi, lib
 
 # Few captures, groups and ports, so that keys meet; and some that share a home bucket by chance.
-KEYS = st.builds(
-    lambda capture, group, port: lib.mcr_match_key(capture, group, port),
-    st.integers(0, 3),
-    st.integers(0, 40),
-    st.integers(1, 20),
-)
+KEYS = st.builds(lib.mcr_match_key, st.integers(0, 3), st.integers(0, 40), st.integers(1, 20))
 
 
 class MatchTable(RuleBasedStateMachine):

@@ -19,7 +19,11 @@ def test_rule_record_carries_key_and_outputs_in_network_byte_order() -> None:
     assert int(head.group).to_bytes(4, "little") == socket.inet_aton("239.1.2.3")
     assert socket.ntohs(head.port) == 5000
     outputs = ffi.from_buffer("struct mcr_rec_output[]", command.body[size:], require_writable=False)
-    assert [(o.output, o.egress, socket.ntohs(o.port)) for o in outputs] == [(0, 10, 6000), (1, 11, 6001), (2, 12, 6002)]
+    assert [(o.output, o.egress, socket.ntohs(o.port)) for o in outputs] == [
+        (0, 10, 6000),
+        (1, 11, 6001),
+        (2, 12, 6002),
+    ]
     assert int(outputs[2].address).to_bytes(4, "little") == socket.inet_aton("239.0.0.2")
 
 
@@ -42,7 +46,7 @@ def test_log_event_survives_the_way_through_bytes() -> None:
     [(lib.MCR_REC_ACK, b""), (lib.MCR_REC_LOG, bytes(10)), (lib.MCR_REC_SAMPLE, bytes(8)), (999, bytes(100))],
 )
 def test_event_that_no_sound_worker_writes_is_refused(kind: int, body: bytes) -> None:
-    with pytest.raises(ValueError, match="bytes are too few|unknown event"):
+    with pytest.raises(ValueError, match=r"bytes are too few|unknown event"):
         records.decode_event(kind, body)
 
 

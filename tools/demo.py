@@ -30,8 +30,8 @@ from rich.text import Text
 
 from lab import Lab, LabError, Namespace, enter_user_namespace
 from mcr.cli.failure import run
-from trafficgen_receive import DEFAULT_RCVBUF
-from trafficgen_subscription import granted_receive_buffer
+from trafficgen.receive import DEFAULT_RCVBUF
+from trafficgen.subscription import granted_receive_buffer
 
 INPUT = "239.10.1.1:5001"
 OUTPUTS = ("239.20.1.1:6001", "239.20.1.2:6002")

@@ -18,7 +18,7 @@ command -v cc >/dev/null || need gcc
 echo '#include <stdlib.h>' | cc -E - >/dev/null 2>&1 || need libc6-dev
 [ -e /usr/include/liburing.h ] || need liburing-dev
 command -v ip >/dev/null || [ -x /sbin/ip ] || need iproute2
-command -v nsenter >/dev/null || need util-linux
+command -v setpriv >/dev/null || need util-linux
 
 if [ -n "$missing" ]; then
 	if [ "$(id -u)" = 0 ] && command -v apt-get >/dev/null; then

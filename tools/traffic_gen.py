@@ -18,9 +18,9 @@ import click
 from mcr.cli.failure import run
 from mcr.errors import UsageError
 from mcr.model import check_port, parse_address
-from trafficgen_payload import DEFAULT_SIZE
-from trafficgen_receive import DEFAULT_RCVBUF, ReceiveProgress, receive
-from trafficgen_subscription import Subscription
+from trafficgen.payload import DEFAULT_SIZE
+from trafficgen.receive import DEFAULT_RCVBUF, ReceiveProgress, receive
+from trafficgen.subscription import Subscription
 
 
 def parse_ipv4(text: str) -> IPv4Address:
@@ -132,9 +132,9 @@ def send_command(
     """Send packets 0 to COUNT-1 of each flow. Exit status 0: all were sent."""
     stop = _stopped_by_signals()
     # scapy takes half a second to import; a receiver does without.
-    from trafficgen_frame import multicast_template  # noqa: PLC0415
-    from trafficgen_interface import interface_address  # noqa: PLC0415
-    from trafficgen_send import Flow, send  # noqa: PLC0415
+    from trafficgen.frame import multicast_template  # noqa: PLC0415
+    from trafficgen.interface import interface_address  # noqa: PLC0415
+    from trafficgen.send import Flow, send  # noqa: PLC0415
 
     mine = interface_address(interface)
     address = parse_ipv4(source) if source else mine.address

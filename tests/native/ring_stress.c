@@ -6,10 +6,12 @@
  */
 #include <pthread.h>
 #include <sched.h>
+#include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
+#include <sys/prctl.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
@@ -129,6 +131,7 @@ int main(int argc, char **argv)
 		pid_t child = fork();
 
 		if (child == 0) {
+			prctl(PR_SET_PDEATHSIG, SIGKILL); /* a consumer that found a fault has gone */
 			produce();
 			_exit(0);
 		}

@@ -19,20 +19,20 @@ from scapy.layers.inet import IP, UDP
 from scapy.layers.l2 import Dot1Q, Ether
 from scapy.packet import Packet, Padding, Raw
 
-import trafficgen_payload as payloads
+import trafficgen.payload as payloads
 from lab import Lab, LabError, Namespace, enter_user_namespace
 from mcr.errors import McrError, SystemFault, UsageError
 from traffic_gen import parse_sent_flow, parse_subscription
-from trafficgen_frame import Frame, multicast_template
-from trafficgen_interface import interface_address
-from trafficgen_judge import SocketJudge
-from trafficgen_latency import LatencySummary, summarize
-from trafficgen_mmsg import MessageBuffers
-from trafficgen_receive import receive
-from trafficgen_report import ReceiveReport, SendReport, Tally
-from trafficgen_schedule import Paced
-from trafficgen_send import Flow, send
-from trafficgen_subscription import Subscription
+from trafficgen.frame import Frame, multicast_template
+from trafficgen.interface import interface_address
+from trafficgen.judge import SocketJudge
+from trafficgen.latency import LatencySummary, summarize
+from trafficgen.mmsg import MessageBuffers
+from trafficgen.receive import receive
+from trafficgen.report import ReceiveReport, SendReport, Tally
+from trafficgen.schedule import Paced
+from trafficgen.send import Flow, send
+from trafficgen.subscription import Subscription
 
 PROGRAM = Path(__file__).parents[2] / "tools" / "traffic_gen.py"
 LOOPBACK = IPv4Address("127.0.0.1")

@@ -4,7 +4,7 @@ from typing import Any
 
 import attrs
 
-from trafficgen_latency import LatencySummary
+from trafficgen.latency import LatencySummary
 
 
 @attrs.frozen

@@ -16,13 +16,13 @@ from threading import Event
 import attrs
 from scapy.packet import Packet
 
-from trafficgen_frame import Frame
-from trafficgen_interface import open_interface, send_error
-from trafficgen_latency import summarize
-from trafficgen_mmsg import MessageBuffers
-from trafficgen_payload import DEFAULT_SIZE, flow_id
-from trafficgen_report import SendReport
-from trafficgen_schedule import AtOnce, Paced, Schedule
+from trafficgen.frame import Frame
+from trafficgen.interface import open_interface, send_error
+from trafficgen.latency import summarize
+from trafficgen.mmsg import MessageBuffers
+from trafficgen.payload import DEFAULT_SIZE, flow_id
+from trafficgen.report import SendReport
+from trafficgen.schedule import AtOnce, Paced, Schedule
 
 PROGRESS_INTERVAL_NS = 250_000_000
 """Between two reports of progress."""
@@ -43,7 +43,7 @@ class Flow:
     name: str
     """What receivers know it by: it travels, as a number, in the payload."""
     template: Packet
-    """The headers, see `trafficgen_frame.multicast_template`."""
+    """The headers, see `trafficgen.frame.multicast_template`."""
 
 
 def send(

@@ -11,9 +11,9 @@ import enum
 from collections import Counter
 from collections.abc import Mapping
 
-import trafficgen_payload as payloads
-from trafficgen_latency import summarize
-from trafficgen_report import FlowReport, Tally
+import trafficgen.payload as payloads
+from trafficgen.latency import summarize
+from trafficgen.report import FlowReport, Tally
 
 
 class Verdict(enum.Enum):

@@ -10,11 +10,11 @@ from threading import Event
 
 import attrs
 
-from trafficgen_judge import SocketJudge
-from trafficgen_latency import summarize
-from trafficgen_mmsg import MessageBuffers
-from trafficgen_report import ReceiveReport, SocketReport, Tally
-from trafficgen_subscription import Subscription, kernel_drops, open_subscription
+from trafficgen.judge import SocketJudge
+from trafficgen.latency import summarize
+from trafficgen.mmsg import MessageBuffers
+from trafficgen.report import ReceiveReport, SocketReport, Tally
+from trafficgen.subscription import Subscription, kernel_drops, open_subscription
 
 DEFAULT_RCVBUF = 32 << 20
 """Bytes. A datagram of 1316 takes some 2,300 of them."""

@@ -8,7 +8,7 @@ from scapy.layers.inet import IP, UDP
 from scapy.layers.l2 import Dot1Q, Ether
 from scapy.packet import Packet, Padding, Raw
 
-import trafficgen_payload as payloads
+import trafficgen.payload as payloads
 from mcr.errors import UsageError
 
 

@@ -1,0 +1,1 @@
+"""The parts of tools/traffic_gen.py."""

@@ -349,7 +349,8 @@ def picture(summary: RenderableType, width: int) -> str:
     """Draw the summary as it looks on a terminal of that many columns, as SVG."""
     recorder = Console(record=True, file=io.StringIO(), force_terminal=True, width=width, highlight=False)
     recorder.print(summary)
-    return recorder.export_svg(title="make demo")
+    # Without the web font that it would load from elsewhere: the viewer has a monospaced one.
+    return re.sub(r"@font-face \{.*?\}", "", recorder.export_svg(title="make demo"), flags=re.DOTALL)
 
 
 if __name__ == "__main__":

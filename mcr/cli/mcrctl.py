@@ -80,7 +80,7 @@ def _common_options(command: _F) -> _F:
     return path(as_json(command))
 
 
-@click.group(no_args_is_help=False)
+@click.group(no_args_is_help=False, context_settings={"help_option_names": ["-h", "--help"]})
 @_common_options
 def cli() -> None:
     """Control a running mcrd, the daemon of the MCR multicast relay."""

@@ -552,6 +552,13 @@ def test_what_is_said_before_the_connection_closes_is_heard_though_the_questionw
         daemon.call("add", {"rules": ["x" * 10_000_000]})
 
 
+def test_a_daemon_that_closes_while_it_is_sent_to_does_not_end_the_process():
+    with answering(replying(b"")) as path:
+        done = mcrctl_process("add", "--batch", "-", "--control-socket", path, input=f"{LINE} --name {'x' * 1_000_000}")
+    assert done.returncode == 1
+    assert done.stderr.startswith("Error: mcrd closed the connection without a reply\n")
+
+
 @pytest.mark.parametrize("replies", [[], [b""], [b'{"jsonrpc":"2.0","id":1,"resu']])
 def test_a_connection_that_closes_without_a_reply_is_told(replies):
     with answering(replying(*replies)) as path, pytest.raises(McrError, match="closed the connection"):

@@ -9,6 +9,8 @@ Rules of the module:
 """
 
 import os
+from copy import copy
+from typing import Self
 
 
 class McrError(Exception):
@@ -29,6 +31,13 @@ class McrError(Exception):
         super().__init__(message)
         self.message = message
         self.hints = hints
+
+    def at(self, place: str) -> Self:
+        """The same error, its message naming the part of the request that it is about."""
+        copied = copy(self)
+        copied.message = f"{self.message} ({place})"
+        copied.args = (copied.message,)
+        return copied
 
 
 class UsageError(McrError):

@@ -3,7 +3,7 @@
 Belongs to one actor. What may wait in the kernel (opening and closing capture sockets) is done in a thread.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from contextlib import ExitStack
 from itertools import chain
 from socket import socket
@@ -12,7 +12,7 @@ from typing import Self
 import attrs
 import trio
 
-from mcr.errors import LimitReached
+from mcr.errors import InterfaceNotFound, LimitReached
 from mcr.model import MAX_INTERFACES, MAX_OUTPUTS, MAX_RULES, Input, Rule, RuleChange
 from mcr.net.capture import close_all, open_captures, reject
 from mcr.net.egress import open_egress
@@ -185,9 +185,15 @@ class Relay:
         if outputs > MAX_OUTPUTS:
             raise LimitReached(f"No room for {outputs} outputs", f"a relay holds at most {MAX_OUTPUTS} outputs")
 
-    def _find_interfaces(self, rules: Iterable[Rule]) -> dict[str, Interface]:
-        names = {name for rule in rules for name in _interface_names(rule)}
-        found = {name: find_interface(name) for name in sorted(names)}
+    def _find_interfaces(self, rules: Sequence[Rule]) -> dict[str, Interface]:
+        found: dict[str, Interface] = {}
+        for index, rule in enumerate(rules):
+            for name in _interface_names(rule):
+                if name not in found:
+                    try:
+                        found[name] = find_interface(name)
+                    except InterfaceNotFound as error:
+                        raise error.at(f"rules[{index}]") if len(rules) > 1 else error from None
         for name, interface in found.items():
             for known in (self._captures.get(name), self._egress.get(name)):
                 if known and known.interface.index != interface.index:

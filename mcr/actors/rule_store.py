@@ -1,6 +1,7 @@
 """Owns the rules: checks them against each other, numbers the generations, has each change applied."""
 
 import difflib
+from collections.abc import Collection, Mapping
 from typing import assert_never
 
 import attrs
@@ -159,18 +160,10 @@ class _State:
     def _check(self, rules: tuple[Rule, ...]) -> None:
         """Refuse what is taken already, by a rule that is held or by one earlier in the same request."""
         inputs, ids, names = dict(self._by_input), set(self._by_id), dict(self._by_name)
-        for rule in rules:
-            if rule.input in inputs:
-                raise RuleExists(
-                    f"Rule already exists: {inputs[rule.input]} takes {rule.input}",
-                    f"remove it first: mcrctl remove --rule-id {inputs[rule.input]}",
-                )
-            if rule.rule_id in ids:
-                raise RuleExists(f"Rule already exists: {rule.rule_id}", "give another --rule-id, or none")
-            if rule.name is not None and rule.name in names:
-                raise RuleExists(
-                    f"Rule already exists: {names[rule.name]} is named {rule.name!r}", "give another --name, or none"
-                )
+        for index, rule in enumerate(rules):
+            taken = _taken(rule, inputs, ids, names)
+            if taken:
+                raise taken.at(f"rules[{index}]") if len(rules) > 1 else taken
             inputs[rule.input] = rule.rule_id
             ids.add(rule.rule_id)
             if rule.name is not None:
@@ -186,3 +179,19 @@ class _State:
         nearest = difflib.get_close_matches(asked or "", known, n=1)
         hints = [f"did you mean {nearest[0]}?"] if nearest else []
         raise RuleNotFound(f"No rule has the {what} {asked!r}", *hints, "see the rules: mcrctl list")
+
+
+def _taken(
+    rule: Rule, inputs: Mapping[Input, str], ids: Collection[str], names: Mapping[str, str]
+) -> RuleExists | None:
+    """What of a rule's identity another has already, if any."""
+    if rule.input in inputs:
+        holder = inputs[rule.input]
+        hint = f"remove it first: mcrctl remove --rule-id {holder}"
+        return RuleExists(f"Rule already exists: {holder} takes {rule.input}", hint)
+    if rule.rule_id in ids:
+        return RuleExists(f"Rule already exists: {rule.rule_id}", "give another --rule-id, or none")
+    if rule.name is not None and rule.name in names:
+        holder = names[rule.name]
+        return RuleExists(f"Rule already exists: {holder} is named {rule.name!r}", "give another --name, or none")
+    return None

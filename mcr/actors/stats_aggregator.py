@@ -149,9 +149,10 @@ class _State:
         self.captures = CaptureCounts(segments)
 
     def close(self) -> None:
-        """Say the last figures, let go of the sockets."""
+        """Let go of the sockets; if there was traffic, say the last figures."""
         self.captures.close_all()
-        self._write_lines()
+        if self._read().totals.recv:
+            self._write_lines()
 
     def place(self, added: tuple[PlacedRule, ...], removed: tuple[str, ...]) -> None:
         for rule_id in removed:

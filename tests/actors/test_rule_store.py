@@ -85,9 +85,9 @@ async def test_batch_is_all_or_none(store: RuleStore, workers: Workers) -> None:
     """One bad rule in the middle, or a duplicate within the batch: nothing is added, nothing applied."""
     await store.add((rule("239.1.1.5"),))
     batch = tuple(rule(f"239.1.1.{i}") for i in range(1, 9))
-    with pytest.raises(RuleExists):
+    with pytest.raises(RuleExists, match=r"\(rules\[4\]\)$"):
         await store.add(batch)
-    with pytest.raises(RuleExists):
+    with pytest.raises(RuleExists, match=r"\(rules\[1\]\)$"):
         await store.add((rule("239.2.1.1"), rule("239.2.1.1")))
     assert len(await store.list()) == 1
     assert len(workers.changes) == 1

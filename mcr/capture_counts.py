@@ -43,9 +43,9 @@ class CaptureCounts:
         closing = self._open.pop(capture)
         for worker, each in enumerate(closing.sockets):
             each.close()
-            received = self._segments[worker].captured(capture)
-            self._dropped[closing.interface, worker] += self._accepted.pop((capture, worker), 0) - received
-            self._received[closing.interface] += received
+            frames, datagrams = self._segments[worker].captured(capture)
+            self._dropped[closing.interface, worker] += self._accepted.pop((capture, worker), 0) - frames
+            self._received[closing.interface] += datagrams
 
     def close_all(self) -> None:
         """Count every capture a last time."""
@@ -68,7 +68,7 @@ class CaptureCounts:
         """Received and dropped of every interface that was ever captured."""
         received = Counter(self._received)
         for capture, opened in self._open.items():
-            received[opened.interface] += sum(segment.captured(capture) for segment in self._segments)
+            received[opened.interface] += sum(segment.captured(capture)[1] for segment in self._segments)
         dropped: Counter[str] = Counter()
         for (interface, _), count in self._dropped.items():
             dropped[interface] += count

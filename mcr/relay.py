@@ -22,6 +22,9 @@ from mcr.placement import PlacedRule
 from mcr.shm import records
 from mcr.slots import Slots
 
+MAX_TRAIN = 16
+"""Datagrams that leave in one system call at most, where the kernel segments (UDP_SEGMENT)."""
+
 
 @attrs.define(eq=False)
 class Capture:
@@ -50,7 +53,7 @@ class Egress:
 
     def put(self) -> records.Command:
         """Tells a worker to send by it."""
-        return records.egress_put(self.slot, self.interface.index, self.sockets)
+        return records.egress_put(self.slot, self.interface.index, self.interface.mtu, self.sockets)
 
 
 @attrs.frozen
@@ -289,7 +292,7 @@ class Relay:
             group=rule.input.group,
             port=rule.input.port,
             outputs=[
-                records.OutputPlace(slot, self._egress[output.interface].slot, output.group, output.port)
+                records.OutputPlace(slot, self._egress[output.interface].slot, output.group, output.port, MAX_TRAIN)
                 for output, slot in zip(rule.outputs, placed.outputs, strict=True)
             ],
         )

@@ -43,7 +43,7 @@ def _port(in_memory: int) -> int:
 _PARSE_REASONS = {
     errno.EPROTONOSUPPORT: "not IPv4 UDP",
     errno.EOPNOTSUPP: "a fragment",
-    errno.EMSGSIZE: "longer than the interface's MTU, a super-frame: switch GRO and USO off (ethtool -K)",
+    errno.EMSGSIZE: "shorter than its IP header says",
     errno.EBADMSG: "malformed",
 }
 
@@ -70,6 +70,12 @@ WORDINGS: Mapping[int, _Wording] = {
         f"frame of {a[2]} bytes on {names.capture(a[0])} dropped: {_PARSE_REASONS.get(a[1], _errno(a[1]))}"
     ),
     lib.MCR_LOG_FORWARDED: lambda a, names: f"rule {names.rule(a[0])}: {a[2]} bytes to {a[1]} outputs",
+    lib.MCR_LOG_NO_BUFFER: lambda a, names: (
+        f"frame of {a[2]} bytes on {names.capture(a[0])} dropped: no buffer was free for a super-frame"
+    ),
+    lib.MCR_LOG_TRAIN_REFUSED: lambda a, names: (
+        f"{names.output(a[0])} does not take UDP segmentation ({_errno(a[1])}): it gets one datagram at a time"
+    ),
     lib.MCR_LOG_SEND_FAILED: lambda a, names: f"send to {names.output(a[0])} failed: {_errno(a[1])}",
 }
 

@@ -3,10 +3,16 @@
 
 #include <errno.h>
 #include <linux/if_packet.h>
+#include <linux/virtio_net.h>
+#include <string.h>
 #include <sys/mman.h>
 #include <unistd.h>
 
 #include "ring.h"
+
+#ifndef VIRTIO_NET_HDR_GSO_UDP_L4
+#define VIRTIO_NET_HDR_GSO_UDP_L4 5 /* <linux/virtio_net.h> from kernel 6.2 on */
+#endif
 
 #define DONE 0 /* tp_snaplen of a slot that was read; the kernel never stores 0 for a UDP frame */
 
@@ -43,6 +49,15 @@ void mcr_capture_detach(struct mcr_capture *capture)
 	*capture = (struct mcr_capture){ .fd = -1 };
 }
 
+/* What the kernel says of offloads stands before the frame (PACKET_VNET_HDR). */
+static uint32_t segment_size(const uint8_t *frame)
+{
+	struct virtio_net_hdr offload;
+
+	memcpy(&offload, frame - sizeof(offload), sizeof(offload));
+	return offload.gso_type == VIRTIO_NET_HDR_GSO_UDP_L4 ? offload.gso_size : 0;
+}
+
 bool mcr_capture_frame(const struct mcr_capture *capture, uint32_t ahead, struct mcr_frame *frame)
 {
 	const struct tpacket2_hdr *header = slot(capture, capture->cursor + ahead);
@@ -56,6 +71,7 @@ bool mcr_capture_frame(const struct mcr_capture *capture, uint32_t ahead, struct
 	frame->size = header->tp_snaplen < room ? header->tp_snaplen : room;
 	frame->wire_size = header->tp_len;
 	frame->network = (uint32_t)header->tp_net - header->tp_mac;
+	frame->segment = segment_size(frame->data);
 	return true;
 }
 

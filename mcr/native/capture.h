@@ -20,6 +20,7 @@ struct mcr_frame {
 	uint32_t size;       /* bytes captured */
 	uint32_t wire_size;  /* bytes the frame had */
 	uint32_t network;    /* offset of the network header */
+	uint32_t segment;    /* payload bytes of each datagram in a super-frame; 0: the frame is one datagram */
 };
 
 struct mcr_capture {
@@ -27,10 +28,12 @@ struct mcr_capture {
 	uint8_t *slots;
 	uint32_t frame_size;
 	uint32_t frame_count;
-	uint64_t cursor;   /* packets taken so far */
-	uint32_t in_doubt; /* the next that many were in a dead worker's hand: count, don't send */
-	bool polled;       /* a poll request is under way */
-	bool leaving;      /* read what waits, then detach */
+	uint64_t cursor;     /* packets taken so far */
+	uint32_t in_doubt;   /* the next that many were in a dead worker's hand: count, don't send */
+	bool polled;         /* a poll request is under way */
+	bool leaving;        /* read what waits, then detach */
+	bool woken;          /* a poll said that there is something to read */
+	bool polled_in_vain; /* and so did the one before, and there was nothing */
 };
 
 /* Map the ring of `fd`, which the capture then owns. 0, -EINVAL for an impossible geometry, or mmap's -errno. */

@@ -8,6 +8,8 @@
 
 #include "journal.h"
 
+#define UDP_IP_HEADERS 28u /* of IPv4 without options, and of UDP */
+
 /* The next descriptor on the channel. The supervisor sends it before the command that names it. */
 static int receive_fd(int channel)
 {
@@ -100,21 +102,24 @@ static int put_egress(struct mcr_worker *worker, const struct mcr_rec_egress *re
 {
 	int fd;
 
-	if (record->egress >= MCR_MAX_INTERFACES || worker->egress[record->egress] >= 0)
+	if (record->egress >= MCR_MAX_INTERFACES || worker->egress[record->egress].fd >= 0)
 		return -EPROTO;
 	fd = receive_fd(worker->channel_fd);
 	if (fd < 0)
 		return fd;
-	worker->egress[record->egress] = fd;
+	worker->egress[record->egress] = (struct mcr_egress){
+		.fd = fd,
+		.max_segment = record->mtu > UDP_IP_HEADERS ? record->mtu - UDP_IP_HEADERS : 0,
+	};
 	return 0;
 }
 
 static int drop_egress(struct mcr_worker *worker, const struct mcr_rec_egress *record)
 {
-	if (record->egress >= MCR_MAX_INTERFACES || worker->egress[record->egress] < 0)
+	if (record->egress >= MCR_MAX_INTERFACES || worker->egress[record->egress].fd < 0)
 		return -EPROTO;
-	close(worker->egress[record->egress]);
-	worker->egress[record->egress] = -1;
+	close(worker->egress[record->egress].fd);
+	worker->egress[record->egress].fd = -1;
 	return 0;
 }
 

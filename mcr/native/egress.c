@@ -1,17 +1,151 @@
 // SPDX-License-Identifier: MIT
 #include "egress.h"
 
-void mcr_batch_add(struct mcr_batch *batch, struct mcr_rules *rules, uint32_t output, const uint8_t *payload,
-		   uint32_t size)
-{
-	struct mcr_send *send = &batch->sends[batch->count++];
+#include <errno.h>
+#include <netinet/udp.h>
+#include <string.h>
 
-	send->output = output;
-	send->payload = (struct iovec){ .iov_base = (void *)payload, .iov_len = size };
+#define UDP_MAX_PAYLOAD 65507u /* of one sendmsg over IPv4 */
+
+void mcr_batch_clear(struct mcr_batch *batch)
+{
+	batch->payload_count = 0;
+	batch->iov_count = 0;
+	batch->option_count = 0;
+}
+
+void mcr_batch_add(struct mcr_batch *batch, struct mcr_rule *rule, const uint8_t *payload, uint32_t size)
+{
+	uint32_t index = batch->payload_count++;
+
+	batch->payloads[index] = (struct mcr_payload){ .data = payload, .size = size };
+	if (rule->payload_count++)
+		batch->payloads[rule->last_payload].next = index;
+	else
+		rule->first_payload = index;
+	rule->last_payload = index;
+}
+
+/* Lay a rule's payloads out one after the other. The first of them. */
+static uint32_t gather(struct mcr_batch *batch, const struct mcr_rule *rule)
+{
+	uint32_t first = batch->iov_count, at = rule->first_payload;
+
+	for (uint32_t i = 0; i < rule->payload_count; i++) {
+		const struct mcr_payload *payload = &batch->payloads[at];
+
+		batch->iov[batch->iov_count++] = (struct iovec){ .iov_base = (void *)payload->data,
+								 .iov_len = payload->size };
+		at = payload->next;
+	}
+	return first;
+}
+
+/* How many of the first `count` payloads can travel in one train. */
+static uint32_t train_length(const struct iovec *iov, uint32_t count)
+{
+	size_t size = iov[0].iov_len, total = size;
+	uint32_t n = 1;
+
+	/* An empty payload can't be told from the end of its train. */
+	while (n < count && n < MCR_TRAIN_MAX && iov[n].iov_len && iov[n].iov_len <= size &&
+	       total + iov[n].iov_len <= UDP_MAX_PAYLOAD) {
+		total += iov[n].iov_len;
+		if (iov[n++].iov_len < size)
+			break;
+	}
+	return n;
+}
+
+static union mcr_train_option *train_option(struct mcr_batch *batch, uint16_t size)
+{
+	union mcr_train_option *option = &batch->options[batch->option_count++];
+
+	*option = (union mcr_train_option){ 0 };
+	option->align.cmsg_len = CMSG_LEN(sizeof(size));
+	option->align.cmsg_level = SOL_UDP;
+	option->align.cmsg_type = UDP_SEGMENT;
+	memcpy(CMSG_DATA(&option->align), &size, sizeof(size));
+	return option;
+}
+
+static void init_send(struct mcr_send *send, struct sockaddr_in *to, struct iovec *iov, uint32_t count)
+{
 	send->message = (struct msghdr){
-		.msg_name = &rules->outputs[output].to,
-		.msg_namelen = sizeof(rules->outputs[output].to),
-		.msg_iov = &send->payload,
-		.msg_iovlen = 1,
+		.msg_name = to,
+		.msg_namelen = sizeof(*to),
+		.msg_iov = iov,
+		.msg_iovlen = count,
 	};
+	send->refused = false;
+}
+
+void mcr_plan_start(struct mcr_plan *plan, const uint32_t *rules, uint32_t count)
+{
+	*plan = (struct mcr_plan){ .rules = rules, .rule_count = count, .output = MCR_NO_OUTPUT };
+}
+
+/* Go on to the next train, of this rule or the next one that has payloads. false: there is none. */
+static bool next_train(struct mcr_plan *plan, struct mcr_batch *batch, const struct mcr_rules *rules)
+{
+	const struct mcr_rule *rule;
+
+	plan->iov += plan->train;
+	plan->left -= plan->train;
+	if (!plan->left) {
+		if (plan->next_rule == plan->rule_count)
+			return false;
+		rule = &rules->rules[plan->rules[plan->next_rule++]];
+		plan->iov = &batch->iov[gather(batch, rule)];
+		plan->left = rule->payload_count;
+	} else {
+		rule = &rules->rules[plan->rules[plan->next_rule - 1]];
+	}
+	plan->train = train_length(plan->iov, plan->left);
+	plan->option = plan->train > 1 ? train_option(batch, (uint16_t)plan->iov->iov_len) : NULL;
+	plan->output = rule->first;
+	plan->done = 0;
+	return true;
+}
+
+bool mcr_plan_next(struct mcr_plan *plan, struct mcr_batch *batch, struct mcr_rules *rules,
+		   const struct mcr_egress *egress, struct mcr_send *send)
+{
+	struct mcr_output *output;
+	uint32_t limit, count;
+
+	if (plan->output == MCR_NO_OUTPUT && !next_train(plan, batch, rules))
+		return false;
+	output = &rules->outputs[plan->output];
+	limit = plan->iov->iov_len > egress[output->egress].max_segment ? 1 : output->max_train;
+	count = plan->train - plan->done < limit ? plan->train - plan->done : limit;
+	init_send(send, &output->to, plan->iov + plan->done, count);
+	send->output = plan->output;
+	if (count > 1) { /* for a single datagram the option costs more than it gives */
+		send->message.msg_control = plan->option->bytes;
+		send->message.msg_controllen = sizeof(plan->option->bytes);
+	}
+	plan->done += count;
+	if (plan->done == plan->train) {
+		plan->output = output->next;
+		plan->done = 0;
+	}
+	return true;
+}
+
+uint32_t mcr_batch_split(struct mcr_batch *batch, const struct mcr_send *train)
+{
+	uint32_t count = (uint32_t)train->message.msg_iovlen;
+
+	for (uint32_t i = 0; i < count; i++) {
+		init_send(&batch->singles[i], train->message.msg_name, train->message.msg_iov + i, 1);
+		batch->singles[i].output = train->output;
+	}
+	return count;
+}
+
+bool mcr_train_refused(const struct mcr_send *send, int result)
+{
+	/* A device without checksum offload, a path MTU below the segment, a kernel that wants fewer segments. */
+	return send->message.msg_iovlen > 1 && (result == -EIO || result == -EINVAL || result == -EMSGSIZE);
 }

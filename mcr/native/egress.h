@@ -1,8 +1,15 @@
 /* SPDX-License-Identifier: MIT */
-/* One batch of datagrams to send, each gathered from where it was received. Pure: plans, and sends nothing. */
+/*
+ * The sends of one batch. Pure: plans, and sends nothing.
+ *
+ * Payloads of one rule that wait together leave in one sendmsg for each output, as a train that the kernel cuts into
+ * datagrams (UDP_SEGMENT, udp(7)), gathered from where they were received. Order within a rule is kept. All payloads
+ * of a train have the size of the first, the last may be shorter.
+ */
 #ifndef MCR_EGRESS_H
 #define MCR_EGRESS_H
 
+#include <stdbool.h>
 #include <stdint.h>
 #include <sys/socket.h>
 #include <sys/uio.h>
@@ -10,20 +17,73 @@
 #include "rules.h"
 #include "shm_abi.h"
 
-/* One sendmsg: today one payload to one output. */
+#define MCR_TRAIN_MAX 64 /* datagrams; UDP_MAX_SEGMENTS of kernels before 6.9 */
+
+/* An output interface, as a worker holds it. */
+struct mcr_egress {
+	int fd;               /* UDP socket, -1: slot not in use */
+	uint32_t max_segment; /* payload bytes that fit its MTU */
+};
+
+/* A matched packet. */
+struct mcr_payload {
+	const uint8_t *data;
+	uint32_t size;
+	uint32_t next; /* the next payload of its rule; meaningless for the last */
+};
+
+/* One sendmsg: a payload, or a train of them, to one output. */
 struct mcr_send {
 	struct msghdr message;
-	struct iovec payload;
 	uint32_t output;
+	bool refused; /* as a train; to be sent one by one */
+};
+
+/* The UDP_SEGMENT option of a train. */
+union mcr_train_option {
+	char bytes[CMSG_SPACE(sizeof(uint16_t))];
+	struct cmsghdr align;
 };
 
 struct mcr_batch {
-	uint32_t count;
-	struct mcr_send sends[MCR_BATCH_SENDS];
+	uint32_t payload_count;
+	uint32_t iov_count;
+	uint32_t option_count;
+	struct mcr_payload payloads[MCR_BATCH_PAYLOADS];
+	struct iovec iov[MCR_BATCH_PAYLOADS];
+	union mcr_train_option options[MCR_BATCH_PAYLOADS];
+	struct mcr_send singles[MCR_TRAIN_MAX]; /* a refused train, one by one */
 };
 
-/* Plan one payload for one output. The batch must have room. */
-void mcr_batch_add(struct mcr_batch *batch, struct mcr_rules *rules, uint32_t output, const uint8_t *payload,
-		   uint32_t size);
+/* Where planning stands: within a train for one output, within a rule's payloads, within the batch's rules. */
+struct mcr_plan {
+	const uint32_t *rules; /* that have payloads in the batch */
+	uint32_t rule_count;
+	uint32_t next_rule;
+	struct iovec *iov; /* the train's first payload */
+	uint32_t left;     /* payloads of the rule from there on */
+	uint32_t train;    /* payloads of the train */
+	union mcr_train_option *option;
+	uint32_t output; /* that gets it now, MCR_NO_OUTPUT: all have it */
+	uint32_t done;   /* payloads of the train that this output has been sent */
+};
+
+void mcr_batch_clear(struct mcr_batch *batch);
+
+/* Add a payload for all outputs of a rule. At most MCR_BATCH_PAYLOADS of them. */
+void mcr_batch_add(struct mcr_batch *batch, struct mcr_rule *rule, const uint8_t *payload, uint32_t size);
+
+/* Start to plan the sends of these rules. */
+void mcr_plan_start(struct mcr_plan *plan, const uint32_t *rules, uint32_t count);
+
+/* The next send, in order. false: there are no more. */
+bool mcr_plan_next(struct mcr_plan *plan, struct mcr_batch *batch, struct mcr_rules *rules,
+		   const struct mcr_egress *egress, struct mcr_send *send);
+
+/* Plan a refused train again, one send a payload, in batch->singles. How many they are. */
+uint32_t mcr_batch_split(struct mcr_batch *batch, const struct mcr_send *train);
+
+/* Whether this result of a train means that its output can't have trains (and says nothing about its payloads). */
+bool mcr_train_refused(const struct mcr_send *send, int result);
 
 #endif

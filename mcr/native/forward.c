@@ -9,53 +9,104 @@
 
 #define SAMPLE_PACKETS 100000 /* received between two samples on the event ring */
 
-static void plan_outputs(struct mcr_worker *worker, uint32_t index, const uint8_t *payload, uint32_t size, bool doubt)
+/* Each datagram of a frame that matched: one, or a super-frame's. */
+static void add_payloads(struct mcr_worker *worker, uint32_t index, const struct mcr_frame *frame,
+			 const struct mcr_packet *packet)
 {
-	struct mcr_rules *rules = &worker->rules;
-	const struct mcr_rule *rule = &rules->rules[index];
+	struct mcr_rule *rule = &worker->rules.rules[index];
+	uint32_t segment = frame->segment ? frame->segment : packet->payload_size, done = 0;
 
-	mcr_tally_match(&worker->tally, rules, index);
-	for (uint32_t at = rule->first; at != MCR_NO_OUTPUT; at = rules->outputs[at].next) {
-		mcr_tally_owe(&worker->tally, rules, at);
-		if (doubt)
-			mcr_tally_send(&worker->tally, rules, at, -ECANCELED);
-		else
-			mcr_batch_add(&worker->batch, rules, at, payload, size);
-	}
-	if (mcr_log_enabled(&worker->log, MCR_FACILITY_EGRESS, MCR_LEVEL_TRACE))
-		mcr_log(&worker->log, MCR_FACILITY_EGRESS, MCR_LEVEL_TRACE, MCR_LOG_FORWARDED, index,
-			rule->output_count, size);
+	do { /* an empty datagram is one, too */
+		uint32_t left = packet->payload_size - done, size = left < segment ? left : segment;
+
+		worker->tally.add.recv++;
+		mcr_tally_match(&worker->tally, &worker->rules, index);
+		mcr_batch_add(&worker->batch, rule, frame->data + packet->payload + done, size);
+		done += size;
+	} while (done < packet->payload_size);
 }
 
-/* false: the packet's outputs don't fit in this batch any more. */
-static bool take(struct mcr_worker *worker, uint32_t slot, const struct mcr_frame *frame, bool doubt)
+/* Datagrams in a frame. */
+static uint32_t datagrams(const struct mcr_frame *frame, const struct mcr_packet *packet)
 {
-	struct mcr_tally *tally = &worker->tally;
+	return frame->segment ? (packet->payload_size + frame->segment - 1) / frame->segment : 1;
+}
+
+static void take_unmatched(struct mcr_worker *worker, uint32_t slot, const struct mcr_packet *packet, uint32_t count)
+{
+	worker->tally.add.recv += count;
+	worker->tally.add.no_match += count;
+	mcr_log_folded(&worker->log, MCR_FACILITY_INGRESS, MCR_LEVEL_DEBUG, MCR_LOG_NO_MATCH, slot, packet->group,
+		       packet->port);
+}
+
+static void take_malformed(struct mcr_worker *worker, uint32_t slot, const struct mcr_frame *frame, int error)
+{
+	worker->tally.add.recv++;
+	worker->tally.add.parse_err++;
+	mcr_log_folded(&worker->log, MCR_FACILITY_INGRESS, MCR_LEVEL_DEBUG, MCR_LOG_PARSE_ERROR, slot, (uint64_t)error,
+		       frame->wire_size);
+}
+
+static void take_clipped(struct mcr_worker *worker, uint32_t slot, const struct mcr_frame *frame)
+{
+	worker->tally.add.recv++;
+	worker->tally.add.buf_exhaust++;
+	mcr_log_folded(&worker->log, MCR_FACILITY_INGRESS, MCR_LEVEL_WARNING, MCR_LOG_NO_BUFFER, slot, 0,
+		       frame->wire_size);
+}
+
+static void take_matched(struct mcr_worker *worker, uint32_t rule, const struct mcr_frame *frame,
+			 const struct mcr_packet *packet)
+{
+	add_payloads(worker, rule, frame, packet);
+	if (mcr_log_enabled(&worker->log, MCR_FACILITY_EGRESS, MCR_LEVEL_TRACE))
+		mcr_log(&worker->log, MCR_FACILITY_EGRESS, MCR_LEVEL_TRACE, MCR_LOG_FORWARDED, rule,
+			worker->rules.rules[rule].output_count, packet->payload_size);
+}
+
+/* Find what a frame is, and count what is in it. */
+static void take(struct mcr_worker *worker, uint32_t slot, struct mcr_frame *frame)
+{
 	struct mcr_packet packet;
-	uint32_t rule;
+	uint32_t rule, count;
 	int ret;
 
+	if (frame->wire_size > frame->size &&
+	    mcr_oversize_fetch(&worker->oversize, &worker->captures[slot], frame) < 0) {
+		take_clipped(worker, slot, frame);
+		return;
+	}
 	ret = mcr_packet_parse(frame->data, frame->size, frame->network, &packet);
-	if (ret) {
-		tally->add.recv++;
-		tally->add.parse_err++;
-		mcr_log_folded(&worker->log, MCR_FACILITY_INGRESS, MCR_LEVEL_DEBUG, MCR_LOG_PARSE_ERROR, slot,
-			       (uint64_t)-ret, frame->wire_size);
-		return true;
+	count = ret ? 0 : datagrams(frame, &packet);
+	if (ret || count > MCR_FRAME_PAYLOADS) {
+		take_malformed(worker, slot, frame, ret ? -ret : EBADMSG);
+		return;
 	}
 	rule = mcr_match_find(&worker->rules.match, mcr_match_key(slot, packet.group, packet.port));
-	if (rule == MCR_NO_RULE) {
-		tally->add.recv++;
-		tally->add.no_match++;
-		mcr_log_folded(&worker->log, MCR_FACILITY_INGRESS, MCR_LEVEL_DEBUG, MCR_LOG_NO_MATCH, slot,
-			       packet.group, packet.port);
-		return true;
+	if (rule == MCR_NO_RULE)
+		take_unmatched(worker, slot, &packet, count);
+	else
+		take_matched(worker, rule, frame, &packet);
+}
+
+/* Whether the batch can take one more frame, whatever is in it. */
+static bool has_room(const struct mcr_worker *worker)
+{
+	return worker->batch.payload_count + MCR_FRAME_PAYLOADS <= MCR_BATCH_PAYLOADS &&
+	       worker->tally.output_count + MCR_MAX_RULE_OUTPUTS <= MCR_BATCH_OUTPUTS &&
+	       worker->oversize.taken < MCR_BATCH_OVERSIZE;
+}
+
+/* A dead predecessor had these in hand: whether they left is not known, and they don't leave again. */
+static void give_up(struct mcr_worker *worker)
+{
+	for (uint32_t i = 0; i < worker->tally.rule_count; i++) {
+		const struct mcr_rule *rule = &worker->rules.rules[worker->tally.rules[i]];
+
+		for (uint32_t at = rule->first; at != MCR_NO_OUTPUT; at = worker->rules.outputs[at].next)
+			mcr_tally_failed(&worker->tally, &worker->rules.outputs[at], rule->payload_count, ECANCELED);
 	}
-	if (worker->rules.rules[rule].output_count > MCR_BATCH_SENDS - tally->add.submitted)
-		return false;
-	tally->add.recv++;
-	plan_outputs(worker, rule, frame->data + packet.payload, packet.payload_size, doubt);
-	return true;
 }
 
 uint32_t mcr_forward_gather(struct mcr_worker *worker, uint32_t slot)
@@ -64,28 +115,42 @@ uint32_t mcr_forward_gather(struct mcr_worker *worker, uint32_t slot)
 	uint32_t taken = 0, limit = MCR_BATCH_SLOTS;
 	struct mcr_frame frame;
 
-	worker->batch.count = 0;
+	mcr_batch_clear(&worker->batch);
+	worker->oversize.taken = 0;
 	if (capture->in_doubt && capture->in_doubt < limit)
 		limit = capture->in_doubt; /* a batch is in doubt as a whole, or not at all */
-	while (taken < limit && mcr_capture_frame(capture, taken, &frame)) {
-		if (!take(worker, slot, &frame, capture->in_doubt != 0))
-			break;
+	while (taken < limit && has_room(worker) && mcr_capture_frame(capture, taken, &frame)) {
+		take(worker, slot, &frame);
 		taken++;
 	}
 	/* From here on a successor must not send these again. */
 	if (taken)
 		mcr_journal_enter(worker->segment, (struct mcr_journal_state){ MCR_PHASE_SENDING, slot, taken });
+	if (capture->in_doubt)
+		give_up(worker);
+	mcr_plan_start(&worker->plan, worker->tally.rules, capture->in_doubt ? 0 : worker->tally.rule_count);
 	return taken;
 }
 
-void mcr_forward_sent(struct mcr_worker *worker, uint32_t index, int result)
+void mcr_forward_sent(struct mcr_worker *worker, struct mcr_send *send, int result)
 {
-	const struct mcr_send *send = &worker->batch.sends[index];
+	struct mcr_output *output = &worker->rules.outputs[send->output];
+	uint32_t count = (uint32_t)send->message.msg_iovlen;
 
-	mcr_tally_send(&worker->tally, &worker->rules, send->output, result);
-	if (result < 0)
+	output->train_pending = false;
+	if (result >= 0) {
+		output->train_proven |= count > 1;
+		mcr_tally_sent(&worker->tally, output, count, (uint64_t)result);
+	} else if (mcr_train_refused(send, result)) {
+		output->max_train = 1;
+		send->refused = true;
+		mcr_log_folded(&worker->log, MCR_FACILITY_EGRESS, MCR_LEVEL_NOTICE, MCR_LOG_TRAIN_REFUSED, send->output,
+			       (uint64_t)-result, 0);
+	} else {
+		mcr_tally_failed(&worker->tally, output, count, -result);
 		mcr_log_folded(&worker->log, MCR_FACILITY_EGRESS, MCR_LEVEL_WARNING, MCR_LOG_SEND_FAILED, send->output,
-			       (uint64_t)-result, send->payload.iov_len);
+			       (uint64_t)-result, send->message.msg_iov->iov_len);
+	}
 }
 
 static void sample(struct mcr_worker *worker)
@@ -114,6 +179,8 @@ void mcr_forward_commit(struct mcr_worker *worker, uint32_t slot, uint32_t slots
 	capture->in_doubt -= capture->in_doubt ? slots : 0;
 
 	mcr_journal_clear(segment);
+	mcr_journal_note(segment, &segment->captures[slot].recv,
+			 mcr_load_relaxed(&segment->captures[slot].recv) + worker->tally.add.recv);
 	mcr_tally_note(&worker->tally, &worker->rules, segment);
 	mcr_journal_note(segment, &segment->captures[slot].cursor, capture->cursor);
 	mcr_journal_enter(segment, (struct mcr_journal_state){ MCR_PHASE_COMMIT, slot, slots });

@@ -11,8 +11,8 @@
  */
 uint32_t mcr_forward_gather(struct mcr_worker *worker, uint32_t capture);
 
-/* One planned send has ended: `result` is the payload bytes sent, or -errno. */
-void mcr_forward_sent(struct mcr_worker *worker, uint32_t send, int result);
+/* One send has ended: `result` is the payload bytes sent, or -errno. A refused train is marked, and not counted. */
+void mcr_forward_sent(struct mcr_worker *worker, struct mcr_send *send, int result);
 
 /* All sends of the batch have ended: count, move the cursor, give the slots back. */
 void mcr_forward_commit(struct mcr_worker *worker, uint32_t capture, uint32_t slots);

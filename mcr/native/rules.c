@@ -37,7 +37,8 @@ static bool in_range(const struct mcr_rec_rule *record, const struct mcr_rec_out
 	    record->output_count > MCR_MAX_RULE_OUTPUTS)
 		return false;
 	for (uint32_t i = 0; i < record->output_count; i++)
-		if (outputs[i].output >= MCR_MAX_OUTPUTS || outputs[i].egress >= MCR_MAX_INTERFACES)
+		if (outputs[i].output >= MCR_MAX_OUTPUTS || outputs[i].egress >= MCR_MAX_INTERFACES ||
+		    !outputs[i].max_train)
 			return false;
 	return true;
 }
@@ -69,6 +70,7 @@ int mcr_rules_put(struct mcr_rules *rules, struct mcr_segment *segment, const st
 				.sin_port = outputs[i].port,
 				.sin_addr.s_addr = outputs[i].address },
 			.egress = outputs[i].egress,
+			.max_train = outputs[i].max_train,
 		};
 		claim_output_counters(&segment->outputs[outputs[i].output], record->tag);
 		*link = outputs[i].output;

@@ -14,7 +14,6 @@
 
 /* What the current batch adds to an output's counters. */
 struct mcr_output_tally {
-	uint32_t submitted;
 	uint32_t sent;
 	uint32_t errors;
 	uint32_t in_doubt;
@@ -24,8 +23,11 @@ struct mcr_output_tally {
 
 struct mcr_output {
 	struct sockaddr_in to;
-	uint32_t egress; /* slot of the output interface's socket */
-	uint32_t next;   /* the rule's next output, or MCR_NO_OUTPUT */
+	uint32_t egress;    /* slot of the output interface's socket */
+	uint32_t next;      /* the rule's next output, or MCR_NO_OUTPUT */
+	uint32_t max_train; /* datagrams in one sendmsg; 1: no trains */
+	bool train_proven;  /* the kernel has taken one */
+	bool train_pending; /* the first one is under way */
 	struct mcr_output_tally tally;
 };
 
@@ -33,8 +35,12 @@ struct mcr_rule {
 	uint64_t key;
 	uint32_t first; /* output */
 	uint32_t output_count;
-	uint32_t matched; /* what the current batch adds */
 	bool held;
+
+	/* The current batch. */
+	uint32_t payload_count;
+	uint32_t first_payload;
+	uint32_t last_payload;
 };
 
 struct mcr_rules {

@@ -24,13 +24,18 @@
 #define MCR_RULE_RING_BYTES  (2u << 20)
 #define MCR_EVENT_RING_BYTES (256u << 10)
 
-#define MCR_BATCH_SLOTS 32   /* packets taken from one capture ring at a time */
-#define MCR_BATCH_SENDS 1024 /* datagrams handed to the kernel at a time */
+#define MCR_BATCH_SLOTS    32   /* frames taken from one capture ring at a time */
+#define MCR_BATCH_OVERSIZE 4    /* of them longer than a slot */
+#define MCR_BATCH_PAYLOADS 1024 /* datagrams in those frames */
+#define MCR_BATCH_OUTPUTS  1024 /* outputs of the rules that they match */
+#define MCR_BATCH_SENDS    1024 /* sends handed to the kernel at a time */
+#define MCR_FRAME_PAYLOADS 128  /* datagrams in one super-frame (UDP_MAX_SEGMENTS) */
 
-/* A batch touches the totals, one cursor, a rule a slot, and an output a send. */
-#define MCR_JOURNAL_ENTRIES (16 + 1 + MCR_BATCH_SLOTS + 6 * MCR_BATCH_SENDS)
+/* A batch touches the totals, one capture, a rule a slot, and so many outputs. */
+#define MCR_JOURNAL_ENTRIES (16 + 2 + MCR_BATCH_SLOTS + 6 * MCR_BATCH_OUTPUTS)
 
-_Static_assert(MCR_BATCH_SENDS >= MCR_MAX_RULE_OUTPUTS, "one packet's outputs fit in one batch");
+_Static_assert(MCR_BATCH_OUTPUTS >= MCR_MAX_RULE_OUTPUTS, "one packet's outputs fit in one batch");
+_Static_assert(MCR_BATCH_PAYLOADS >= MCR_FRAME_PAYLOADS, "one super-frame's datagrams fit in one batch");
 
 struct mcr_header {
 	uint32_t version;   /* supervisor: MCR_ABI_VERSION */
@@ -56,7 +61,8 @@ struct mcr_totals {
 
 /* One capture ring; written by the worker, zeroed by the supervisor before it hands out a new ring. */
 struct mcr_capture_counters {
-	uint64_t cursor; /* packets taken from the ring; modulo its size, the next slot */
+	uint64_t cursor; /* frames taken from the ring; modulo its size, the next slot */
+	uint64_t recv;   /* datagrams in them */
 };
 
 /* One rule; written by the worker. `tag` tells which rule the slot belongs to now. */
@@ -149,14 +155,16 @@ struct mcr_rec_capture {
 struct mcr_rec_egress {
 	uint32_t egress; /* slot of an output interface */
 	uint32_t ifindex;
+	uint32_t mtu; /* bytes */
+	uint32_t reserved;
 };
 
 struct mcr_rec_output {
 	uint32_t output; /* slot in mcr_segment.outputs */
 	uint32_t egress;
-	uint32_t address; /* network byte order */
-	uint16_t port;    /* network byte order */
-	uint16_t reserved;
+	uint32_t address;   /* network byte order */
+	uint16_t port;      /* network byte order */
+	uint16_t max_train; /* datagrams in one sendmsg, 1 or more */
 };
 
 struct mcr_rec_rule {
@@ -220,10 +228,12 @@ enum mcr_log_code {
 	MCR_LOG_CAPTURE_ERROR,      /* capture, errno */
 	MCR_LOG_RECOVERED,          /* capture, packets in doubt */
 	MCR_LOG_DRAINED,
-	MCR_LOG_NO_MATCH,    /* capture, group, port; both in network byte order */
-	MCR_LOG_PARSE_ERROR, /* capture, errno, length of the frame */
-	MCR_LOG_FORWARDED,   /* rule, outputs, payload bytes */
-	MCR_LOG_SEND_FAILED, /* output, errno, payload bytes */
+	MCR_LOG_NO_MATCH,      /* capture, group, port; both in network byte order */
+	MCR_LOG_PARSE_ERROR,   /* capture, errno, length of the frame */
+	MCR_LOG_FORWARDED,     /* rule, outputs, payload bytes */
+	MCR_LOG_SEND_FAILED,   /* output, errno, payload bytes */
+	MCR_LOG_NO_BUFFER,     /* capture, length of the frame */
+	MCR_LOG_TRAIN_REFUSED, /* output, errno */
 	MCR_LOG_CODES
 };
 

@@ -7,38 +7,33 @@
 #include "journal.h"
 #include "ring.h"
 
-void mcr_tally_match(struct mcr_tally *tally, struct mcr_rules *rules, uint32_t rule)
+void mcr_tally_match(struct mcr_tally *tally, const struct mcr_rules *rules, uint32_t rule)
 {
 	tally->add.matched++;
-	if (!rules->rules[rule].matched++)
+	tally->add.submitted += rules->rules[rule].output_count;
+	if (!rules->rules[rule].payload_count) {
 		tally->rules[tally->rule_count++] = rule;
-}
-
-void mcr_tally_owe(struct mcr_tally *tally, struct mcr_rules *rules, uint32_t output)
-{
-	tally->add.submitted++;
-	if (!rules->outputs[output].tally.submitted++)
-		tally->outputs[tally->output_count++] = output;
-}
-
-void mcr_tally_send(struct mcr_tally *tally, struct mcr_rules *rules, uint32_t output, int result)
-{
-	struct mcr_output_tally *add = &rules->outputs[output].tally;
-
-	if (result >= 0) {
-		add->sent++;
-		add->bytes += (uint64_t)result;
-		tally->add.sent++;
-		tally->add.bytes += (uint64_t)result;
-		return;
+		tally->output_count += rules->rules[rule].output_count;
 	}
-	add->errors++;
-	tally->add.errors++;
-	if (result == -ECANCELED) {
-		add->in_doubt++;
-		tally->add.in_doubt++;
+}
+
+void mcr_tally_sent(struct mcr_tally *tally, struct mcr_output *output, uint32_t datagrams, uint64_t bytes)
+{
+	output->tally.sent += datagrams;
+	output->tally.bytes += bytes;
+	tally->add.sent += datagrams;
+	tally->add.bytes += bytes;
+}
+
+void mcr_tally_failed(struct mcr_tally *tally, struct mcr_output *output, uint32_t datagrams, int error)
+{
+	output->tally.errors += datagrams;
+	tally->add.errors += datagrams;
+	if (error == ECANCELED) {
+		output->tally.in_doubt += datagrams;
+		tally->add.in_doubt += datagrams;
 	} else {
-		add->last_error = (uint32_t)-result;
+		output->tally.last_error = (uint32_t)error;
 	}
 }
 
@@ -64,10 +59,10 @@ static void note_totals(struct mcr_segment *segment, const struct mcr_totals *ad
 	note_sum(segment, &totals->bytes, add->bytes);
 }
 
-static void note_output(struct mcr_segment *segment, const struct mcr_output_counters *counters,
+static void note_output(struct mcr_segment *segment, const struct mcr_output_counters *counters, uint32_t submitted,
 			const struct mcr_output_tally *add)
 {
-	note_sum(segment, &counters->submitted, add->submitted);
+	note_sum(segment, &counters->submitted, submitted);
 	note_sum(segment, &counters->sent, add->sent);
 	note_sum(segment, &counters->errors, add->errors);
 	note_sum(segment, &counters->in_doubt, add->in_doubt);
@@ -76,21 +71,23 @@ static void note_output(struct mcr_segment *segment, const struct mcr_output_cou
 		mcr_journal_note(segment, &counters->last_error, add->last_error);
 }
 
+static void note_rule(struct mcr_segment *segment, struct mcr_rules *rules, uint32_t index)
+{
+	struct mcr_rule *rule = &rules->rules[index];
+
+	note_sum(segment, &segment->rules[index].matched, rule->payload_count);
+	for (uint32_t at = rule->first; at != MCR_NO_OUTPUT; at = rules->outputs[at].next) {
+		note_output(segment, &segment->outputs[at], rule->payload_count, &rules->outputs[at].tally);
+		rules->outputs[at].tally = (struct mcr_output_tally){ 0 };
+	}
+	rule->payload_count = 0;
+}
+
 void mcr_tally_note(struct mcr_tally *tally, struct mcr_rules *rules, struct mcr_segment *segment)
 {
 	note_totals(segment, &tally->add);
-	for (uint32_t i = 0; i < tally->rule_count; i++) {
-		struct mcr_rule *rule = &rules->rules[tally->rules[i]];
-
-		note_sum(segment, &segment->rules[tally->rules[i]].matched, rule->matched);
-		rule->matched = 0;
-	}
-	for (uint32_t i = 0; i < tally->output_count; i++) {
-		struct mcr_output *output = &rules->outputs[tally->outputs[i]];
-
-		note_output(segment, &segment->outputs[tally->outputs[i]], &output->tally);
-		output->tally = (struct mcr_output_tally){ 0 };
-	}
+	for (uint32_t i = 0; i < tally->rule_count; i++)
+		note_rule(segment, rules, tally->rules[i]);
 	memset(&tally->add, 0, sizeof(tally->add));
 	tally->rule_count = 0;
 	tally->output_count = 0;

@@ -9,19 +9,20 @@
 #include "shm_abi.h"
 
 struct mcr_tally {
-	struct mcr_totals add;             /* log_dropped is the log's own and stays 0 here */
-	uint32_t rule_count, output_count; /* touched in this batch */
+	struct mcr_totals add; /* log_dropped is the log's own and stays 0 here */
+	uint32_t rule_count;   /* rules that have packets in this batch */
+	uint32_t output_count; /* outputs of those rules */
 	uint32_t rules[MCR_BATCH_SLOTS];
-	uint32_t outputs[MCR_BATCH_SENDS];
 };
 
-void mcr_tally_match(struct mcr_tally *tally, struct mcr_rules *rules, uint32_t rule);
+/* A datagram of this batch matched a rule: each of its outputs is owed one. Before its payload is added. */
+void mcr_tally_match(struct mcr_tally *tally, const struct mcr_rules *rules, uint32_t rule);
 
-/* One datagram is owed to one output. */
-void mcr_tally_owe(struct mcr_tally *tally, struct mcr_rules *rules, uint32_t output);
+/* So many datagrams of so many payload bytes together left by an output. */
+void mcr_tally_sent(struct mcr_tally *tally, struct mcr_output *output, uint32_t datagrams, uint64_t bytes);
 
-/* One send's outcome: `result` is the payload bytes sent, or -errno; -ECANCELED means in doubt. */
-void mcr_tally_send(struct mcr_tally *tally, struct mcr_rules *rules, uint32_t output, int result);
+/* So many datagrams did not leave by an output. ECANCELED means in doubt. */
+void mcr_tally_failed(struct mcr_tally *tally, struct mcr_output *output, uint32_t datagrams, int error);
 
 /* Put every counter that changes, with its new value, into the journal; the tally starts again at zero. */
 void mcr_tally_note(struct mcr_tally *tally, struct mcr_rules *rules, struct mcr_segment *segment);

@@ -18,11 +18,19 @@
 #define SQ_ENTRIES MCR_BATCH_SENDS
 #define CQ_ENTRIES (4 * SQ_ENTRIES)
 
-enum kind { KIND_SEND, KIND_CAPTURE, KIND_WAKE, KIND_LIFELINE, KIND_CANCEL };
+/* user_data of a request: a send's address, or below the first page one of these and a capture's slot. */
+enum kind { KIND_CAPTURE = 1, KIND_WAKE, KIND_LIFELINE, KIND_CANCEL, KINDS };
+
+#define KIND_SHIFT 8
 
 static uint64_t encode(enum kind kind, uint32_t index)
 {
-	return (uint64_t)kind << 32 | index;
+	return (uint64_t)kind << KIND_SHIFT | index;
+}
+
+static bool is_send(uint64_t user_data)
+{
+	return user_data >= (uint64_t)KINDS << KIND_SHIFT;
 }
 
 /* Newest flags first; an older kernel refuses those it doesn't know. */
@@ -124,6 +132,7 @@ static int on_capture_cqe(struct mcr_worker *worker, uint32_t slot, int result)
 	worker->captures[slot].polled = false;
 	if (result < 0 && result != -ECANCELED)
 		return result;
+	worker->captures[slot].woken = result > 0 && result & POLLIN;
 	if (result > 0 && result & POLLERR && worker->captures[slot].slots)
 		on_capture_error(worker, slot);
 	return 0;
@@ -131,13 +140,14 @@ static int on_capture_cqe(struct mcr_worker *worker, uint32_t slot, int result)
 
 static int on_cqe(struct mcr_worker *worker, const struct io_uring_cqe *cqe)
 {
-	uint32_t index = (uint32_t)cqe->user_data;
+	uint32_t index = (uint32_t)cqe->user_data & ((1u << KIND_SHIFT) - 1);
 
-	switch ((enum kind)(cqe->user_data >> 32)) {
-	case KIND_SEND:
+	if (is_send(cqe->user_data)) {
 		worker->sends_under_way--;
-		mcr_forward_sent(worker, index, cqe->res);
+		mcr_forward_sent(worker, io_uring_cqe_get_data(cqe), cqe->res);
 		return 0;
+	}
+	switch ((enum kind)(cqe->user_data >> KIND_SHIFT)) {
 	case KIND_CAPTURE:
 		return on_capture_cqe(worker, index, cqe->res);
 	case KIND_WAKE:
@@ -147,6 +157,8 @@ static int on_cqe(struct mcr_worker *worker, const struct io_uring_cqe *cqe)
 		return 0;
 	case KIND_CANCEL:
 		return 0;
+	case KINDS:
+		break;
 	}
 	return -EPROTO;
 }
@@ -167,26 +179,24 @@ static int reap(struct mcr_worker *worker)
 	return ret;
 }
 
-static int queue_sends(struct mcr_worker *worker)
+static int queue_send(struct mcr_worker *worker, struct mcr_send *send)
 {
-	for (uint32_t i = 0; i < worker->batch.count; i++) {
-		struct mcr_send *send = &worker->batch.sends[i];
-		int fd = worker->egress[worker->rules.outputs[send->output].egress];
-		struct io_uring_sqe *sqe = next_sqe(worker);
+	struct mcr_output *output = &worker->rules.outputs[send->output];
+	struct io_uring_sqe *sqe = next_sqe(worker);
 
-		if (!sqe)
-			return -EBUSY;
-		io_uring_prep_sendmsg(sqe, fd, &send->message, MSG_DONTWAIT);
-		io_uring_sqe_set_data64(sqe, encode(KIND_SEND, i));
-		worker->sends_under_way++;
-	}
+	if (!sqe)
+		return -EBUSY;
+	io_uring_prep_sendmsg(sqe, worker->egress[output->egress].fd, &send->message, MSG_DONTWAIT);
+	io_uring_sqe_set_data(sqe, send);
+	output->train_pending = send->message.msg_iovlen > 1 && !output->train_proven;
+	worker->sends_under_way++;
 	return 0;
 }
 
-/* Send the batch and learn what became of each datagram. */
-static int send_batch(struct mcr_worker *worker)
+/* Enter the kernel until every send under way has ended; they do so at once. */
+static int settle(struct mcr_worker *worker)
 {
-	int ret = queue_sends(worker);
+	int ret = 0;
 
 	while (!ret && worker->sends_under_way) {
 		ret = io_uring_submit_and_wait(&worker->ring, 1);
@@ -196,14 +206,84 @@ static int send_batch(struct mcr_worker *worker)
 	return ret;
 }
 
+static int send_singly(struct mcr_worker *worker, const struct mcr_send *train)
+{
+	uint32_t count = mcr_batch_split(&worker->batch, train);
+	int ret = 0;
+
+	for (uint32_t i = 0; i < count && !ret; i++)
+		ret = queue_send(worker, &worker->batch.singles[i]);
+	return ret ? ret : settle(worker);
+}
+
+static int resend_refused(struct mcr_worker *worker, uint32_t count)
+{
+	int ret = 0;
+
+	for (uint32_t i = 0; i < count && !ret; i++)
+		if (worker->sends[i].refused)
+			ret = send_singly(worker, &worker->sends[i]);
+	return ret;
+}
+
+static bool plan_send(struct mcr_worker *worker, struct mcr_send *send)
+{
+	return mcr_plan_next(&worker->plan, &worker->batch, &worker->rules, worker->egress, send);
+}
+
+/*
+ * Queue sends until there are no more, or one may not leave yet: behind the first train of its output, which may turn
+ * out to be refused and has to be sent again before it. *more tells whether one waits, behind the *count queued ones.
+ */
+static int queue_wave(struct mcr_worker *worker, uint32_t *count, bool *more)
+{
+	struct mcr_send *send;
+	int ret = 0;
+
+	for (*count = 0; *more && *count < MCR_BATCH_SENDS && !ret; *more = plan_send(worker, &worker->sends[*count])) {
+		send = &worker->sends[*count];
+		if (worker->rules.outputs[send->output].train_pending)
+			break;
+		ret = queue_send(worker, send);
+		++*count;
+	}
+	return ret;
+}
+
+/* Send the batch and learn what became of each datagram. */
+static int send_batch(struct mcr_worker *worker)
+{
+	bool more = plan_send(worker, &worker->sends[0]);
+	uint32_t count;
+	int ret = 0;
+
+	while (more && !ret) {
+		ret = queue_wave(worker, &count, &more);
+		if (!ret)
+			ret = settle(worker);
+		if (!ret)
+			ret = resend_refused(worker, count);
+		worker->sends[0] = worker->sends[count];
+	}
+	return ret;
+}
+
 /* Move one batch. The number of packets taken, or -errno. */
 static int move_batch(struct mcr_worker *worker, uint32_t slot)
 {
+	struct mcr_capture *capture = &worker->captures[slot];
 	uint32_t taken = mcr_forward_gather(worker, slot);
 	int ret;
 
-	if (!taken)
+	if (!taken) {
+		/* Twice woken for nothing: only copies without a slot are left to read. */
+		if (capture->woken && capture->polled_in_vain)
+			mcr_oversize_flush(capture);
+		capture->polled_in_vain = capture->woken;
+		capture->woken = false;
 		return 0;
+	}
+	capture->woken = capture->polled_in_vain = false;
 	ret = send_batch(worker);
 	if (ret)
 		return ret;

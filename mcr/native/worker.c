@@ -40,7 +40,7 @@ static void init_tables(struct mcr_worker *worker)
 	mcr_rules_init(&worker->rules);
 	for (uint32_t i = 0; i < MCR_MAX_INTERFACES; i++) {
 		worker->captures[i].fd = -1;
-		worker->egress[i] = -1;
+		worker->egress[i].fd = -1;
 	}
 }
 
@@ -74,8 +74,8 @@ static void release(struct mcr_worker *worker)
 	for (uint32_t i = 0; i < MCR_MAX_INTERFACES; i++) {
 		if (worker->captures[i].slots)
 			mcr_capture_detach(&worker->captures[i]);
-		if (worker->egress[i] > 0)
-			close(worker->egress[i]);
+		if (worker->egress[i].fd > 0)
+			close(worker->egress[i].fd);
 	}
 	munmap(worker->segment, sizeof(*worker->segment));
 }

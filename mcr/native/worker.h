@@ -10,6 +10,7 @@
 #include "capture.h"
 #include "egress.h"
 #include "log.h"
+#include "oversize.h"
 #include "ring.h"
 #include "rules.h"
 #include "shm_abi.h"
@@ -28,11 +29,14 @@ struct mcr_worker {
 	struct mcr_capture captures[MCR_MAX_INTERFACES];
 	uint32_t active[MCR_MAX_INTERFACES]; /* the attached ones */
 	uint32_t active_count;
-	int egress[MCR_MAX_INTERFACES]; /* UDP sockets, -1: slot not in use */
+	struct mcr_egress egress[MCR_MAX_INTERFACES]; /* UDP sockets, -1: slot not in use */
 	struct mcr_rules rules;
 
 	struct mcr_batch batch;
 	struct mcr_tally tally;
+	struct mcr_plan plan;
+	struct mcr_send sends[MCR_BATCH_SENDS + 1]; /* under way together, and the one that waits for them */
+	struct mcr_oversize oversize;
 
 	uint64_t generation; /* newest applied; packets wait until there is one */
 	uint64_t acknowledged;

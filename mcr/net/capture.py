@@ -14,6 +14,7 @@ from collections.abc import Sequence
 import attrs
 
 from mcr.errors import SystemFault
+from mcr.net.buffer import set_buffer
 from mcr.net.filter import Instruction, attach_filter
 from mcr.net.interfaces import Interface
 
@@ -21,7 +22,9 @@ _ETH_P_ALL = 0x0003
 _SOL_PACKET = 263
 _PACKET_RX_RING = 5
 _PACKET_STATISTICS = 6
+_PACKET_COPY_THRESH = 7
 _PACKET_VERSION = 10
+_PACKET_VNET_HDR = 15
 _PACKET_FANOUT = 18
 _PACKET_IGNORE_OUTGOING = 23
 _TPACKET_V2 = 1
@@ -32,6 +35,7 @@ _SLOT_OVERHEAD = 128  # TPACKET2 header, address, alignment and the link-layer h
 _MIN_SLOT = 2048
 _RING_BYTES = 16 << 20
 _BLOCK_BYTES = 128 << 10
+_COPY_BYTES = 4 << 20  # of super-frames that wait
 
 # Reject everything: what a socket starts with until all of its fan-out group is in place.
 REJECT_ALL = (Instruction(0x06, 0, 0, 0),)
@@ -122,6 +126,12 @@ def _open_bound(interface: Interface, frame_size: int, frame_count: int) -> sock
         attach_filter(opened, REJECT_ALL)
         step = "PACKET_VERSION"
         opened.setsockopt(_SOL_PACKET, _PACKET_VERSION, _TPACKET_V2)
+        step = "PACKET_VNET_HDR"
+        opened.setsockopt(_SOL_PACKET, _PACKET_VNET_HDR, 1)  # tells how a super-frame is to be cut
+        step = "PACKET_COPY_THRESH"
+        opened.setsockopt(_SOL_PACKET, _PACKET_COPY_THRESH, 1)  # frames longer than a slot are queued whole
+        step = "SO_RCVBUF"
+        set_buffer(opened, socket.SO_RCVBUF, _COPY_BYTES)
         step = f"PACKET_RX_RING of {frame_count} slots of {frame_size} bytes"
         ring = struct.pack("IIII", _BLOCK_BYTES, frame_count * frame_size // _BLOCK_BYTES, frame_size, frame_count)
         opened.setsockopt(_SOL_PACKET, _PACKET_RX_RING, ring)

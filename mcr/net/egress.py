@@ -4,14 +4,13 @@ import socket
 import struct
 
 from mcr.errors import SystemFault
+from mcr.net.buffer import set_buffer
 from mcr.net.capture import REJECT_ALL
 from mcr.net.filter import attach_filter
 from mcr.net.interfaces import Interface
 
 SEND_BUFFER = 4 << 20
 """Bytes that may wait in a socket for its interface."""
-
-_SO_SNDBUFFORCE = 32  # <asm-generic/socket.h>
 
 
 def open_egress(interface: Interface) -> socket.socket:
@@ -36,15 +35,8 @@ def open_egress(interface: Interface) -> socket.socket:
         step = "IP_MULTICAST_LOOP"
         opened.setsockopt(socket.IPPROTO_IP, socket.IP_MULTICAST_LOOP, 0)
         step = "SO_SNDBUF"
-        _set_send_buffer(opened)
+        set_buffer(opened, socket.SO_SNDBUF, SEND_BUFFER)
     except OSError as error:
         opened.close()
         raise SystemFault(f"Cannot send on {interface.name}: {step}", error.errno or 0) from None
     return opened
-
-
-def _set_send_buffer(opened: socket.socket) -> None:
-    try:
-        opened.setsockopt(socket.SOL_SOCKET, _SO_SNDBUFFORCE, SEND_BUFFER)
-    except PermissionError:  # without CAP_NET_ADMIN: as much as net.core.wmem_max allows
-        opened.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, SEND_BUFFER)

@@ -49,9 +49,9 @@ def capture_drop(capture: int) -> Command:
     return Command(lib.MCR_REC_CAPTURE_DROP, _body("mcr_rec_capture", capture=capture))
 
 
-def egress_put(egress: int, ifindex: int, sockets: tuple[socket.socket, ...]) -> Command:
-    """Send by this socket what goes to this output interface."""
-    return Command(lib.MCR_REC_EGRESS_PUT, _body("mcr_rec_egress", egress=egress, ifindex=ifindex), sockets)
+def egress_put(egress: int, ifindex: int, mtu: int, sockets: tuple[socket.socket, ...]) -> Command:
+    """Send by this socket what goes to this output interface; `mtu` in bytes."""
+    return Command(lib.MCR_REC_EGRESS_PUT, _body("mcr_rec_egress", egress=egress, ifindex=ifindex, mtu=mtu), sockets)
 
 
 def egress_drop(egress: int) -> Command:
@@ -61,12 +61,16 @@ def egress_drop(egress: int) -> Command:
 
 @attrs.frozen
 class OutputPlace:
-    """One output of a rule: its slot, its interface's egress slot, its destination."""
+    """One output of a rule: its slot, its interface's egress slot, its destination.
+
+    At most `max_train` datagrams are handed to the kernel together; 1: no UDP segmentation.
+    """
 
     output: int
     egress: int
     address: Address
     port: int
+    max_train: int
 
 
 def rule_put(
@@ -80,6 +84,7 @@ def rule_put(
             egress=place.egress,
             address=_network_address(place.address),
             port=socket.htons(place.port),
+            max_train=place.max_train,
         )
         for place in outputs
     )

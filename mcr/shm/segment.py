@@ -82,13 +82,15 @@ class Segment:
     def __exit__(self, *_exc: object) -> None:
         self.close()
 
-    def captured(self, capture: int) -> int:
-        """Packets the worker has taken from a capture ring."""
-        return int(self.shared.captures[capture].cursor)
+    def captured(self, capture: int) -> tuple[int, int]:
+        """Frames the worker has taken from a capture ring, and datagrams in them."""
+        counters = self.shared.captures[capture]
+        return counters.cursor, counters.recv
 
     def start_capture(self, capture: int) -> None:
         """Start a new ring's count at zero. Only while no worker holds the slot."""
         self.shared.captures[capture].cursor = 0
+        self.shared.captures[capture].recv = 0
 
     def read(self, rules: int = 0, outputs: int = 0) -> "Counters":
         """Copy the worker's counters: totals, and those of the first so many rule and output slots."""

@@ -97,7 +97,7 @@ static void send_descriptor(int channel, int fd)
 static void tell_everything(struct harness *h, uint64_t generation)
 {
 	struct mcr_rec_capture capture = { .frame_size = SLOT_BYTES, .frame_count = SLOTS };
-	struct mcr_rec_egress egress = { .egress = 3 };
+	struct mcr_rec_egress egress = { .egress = 3, .mtu = 1500 };
 	struct {
 		struct mcr_rec_rule head;
 		struct mcr_rec_output output;
@@ -119,7 +119,7 @@ static void tell_everything(struct harness *h, uint64_t generation)
 		.tag = 7, .rule = 5, .group = inet_addr(GROUP), .port = htons(PORT), .output_count = 1
 	};
 	rule.output = (struct mcr_rec_output){
-		.output = 9, .egress = 3, .address = to.sin_addr.s_addr, .port = to.sin_port
+		.output = 9, .egress = 3, .address = to.sin_addr.s_addr, .port = to.sin_port, .max_train = 16
 	};
 	command(h, MCR_REC_CAPTURE_PUT, &capture, sizeof(capture));
 	command(h, MCR_REC_EGRESS_PUT, &egress, sizeof(egress));

@@ -29,7 +29,7 @@ static void toggle_rule(struct harness *h, uint64_t turn)
 					   .group = inet_addr("239.9.9.9"),
 					   .port = htons(PORT),
 					   .output_count = turn % 2 ? 0 : 1 };
-	rule.output = (struct mcr_rec_output){ .output = 10, .egress = 3 };
+	rule.output = (struct mcr_rec_output){ .output = 10, .egress = 3, .max_train = 1 };
 	if (turn % 2)
 		command(h, MCR_REC_RULE_DROP, &rule.head, sizeof(rule.head));
 	else

@@ -11,7 +11,7 @@ from mcr.shm import records
 
 
 def test_rule_record_carries_key_and_outputs_in_network_byte_order() -> None:
-    places = [records.OutputPlace(i, i + 10, ip_address(f"239.0.0.{i}"), 6000 + i) for i in range(3)]
+    places = [records.OutputPlace(i, i + 10, ip_address(f"239.0.0.{i}"), 6000 + i, 16) for i in range(3)]
     command = records.rule_put(tag=7, rule=5, capture=2, group=ip_address("239.1.2.3"), port=5000, outputs=places)
     size = ffi.sizeof("struct mcr_rec_rule")
     head = ffi.from_buffer("struct mcr_rec_rule *", command.body[:size], require_writable=False)

@@ -14,7 +14,15 @@ from mcr.shm.segment import Segment
 @attrs.frozen
 class _Open:
     interface: str
-    sockets: tuple[socket.socket, ...]  # own duplicates, one a worker
+    sockets: tuple[socket.socket, ...]  # one a worker
+
+
+@attrs.frozen
+class Backlog:
+    """Frames that wait for a worker, and frames that it has taken so far."""
+
+    waiting: int
+    taken: int
 
 
 class CaptureCounts:
@@ -31,8 +39,8 @@ class CaptureCounts:
         self._received: Counter[str] = Counter()  # by workers, from captures that are closed
 
     def open(self, capture: int, interface: str, sockets: tuple[socket.socket, ...]) -> None:
-        """Count these sockets, one a worker, from now on."""
-        self._open[capture] = _Open(interface, tuple(each.dup() for each in sockets))
+        """Count these sockets, one a worker, from now on. They are owned, and closed, here."""
+        self._open[capture] = _Open(interface, sockets)
 
     def close(self, capture: int) -> None:
         """Count a capture a last time.
@@ -64,12 +72,26 @@ class CaptureCounts:
         """Packets that one worker lost to full rings."""
         return sum(count for (_, of), count in self._dropped.items() if of == worker)
 
+    def dropped_by_interface(self) -> Counter[str]:
+        """Packets lost to full rings."""
+        dropped: Counter[str] = Counter()
+        for (interface, _), count in self._dropped.items():
+            dropped[interface] += count
+        return dropped
+
+    def backlog(self, worker: int) -> Backlog:
+        """How far a worker is behind, as of the last update."""
+        waiting = taken = 0
+        for capture in self._open:
+            frames, _ = self._segments[worker].captured(capture)
+            waiting += self._accepted[capture, worker] - frames
+            taken += frames
+        return Backlog(waiting, taken)
+
     def interfaces(self) -> tuple[InterfaceStats, ...]:
         """Received and dropped of every interface that was ever captured."""
         received = Counter(self._received)
         for capture, opened in self._open.items():
             received[opened.interface] += sum(segment.captured(capture)[1] for segment in self._segments)
-        dropped: Counter[str] = Counter()
-        for (interface, _), count in self._dropped.items():
-            dropped[interface] += count
+        dropped = self.dropped_by_interface()
         return tuple(InterfaceStats(name, received[name], dropped[name]) for name in sorted({*received, *dropped}))

@@ -8,11 +8,13 @@ import attrs
 import trio
 
 from mcr import __version__
+from mcr._native import lib
 from mcr.actors.control_server import ControlServer, run_control_server
 from mcr.actors.rule_store import run_rule_store
 from mcr.actors.stats_aggregator import run_stats_aggregator
 from mcr.actors.worker_supervisor import WorkerSupervisor, run_worker_supervisor
 from mcr.api import Api
+from mcr.errors import SystemFault
 from mcr.logs import LogControl, get_logger
 from mcr.model import Facility, LogLevels
 from mcr.net.capture import check_permission
@@ -40,6 +42,7 @@ async def run_daemon(settings: Settings) -> None:
         McrError: the daemon cannot start; in an ExceptionGroup.
     """
     check_permission()
+    _check_io_uring()
     _raise_descriptor_limit()
     with ExitStack() as stack, trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals:
         segments = [stack.enter_context(Segment(worker_id)) for worker_id in range(settings.num_workers)]
@@ -68,6 +71,17 @@ async def _drain(control: ControlServer, workers: WorkerSupervisor) -> None:
         await workers.stop()
     if scope.cancelled_caught:
         log.warning("workers had not sent everything after %.1f s and are ended", DRAIN_SECONDS)
+
+
+def _check_io_uring() -> None:
+    """Find out whether workers can run here, before they fail one after the other."""
+    error = -lib.mcr_uring_probe()
+    if error:
+        raise SystemFault(
+            "io_uring is not available",
+            error,
+            "allow it: sysctl -w kernel.io_uring_disabled=0; in a container, a seccomp profile with io_uring_setup",
+        )
 
 
 def _raise_descriptor_limit() -> None:

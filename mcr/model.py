@@ -109,9 +109,10 @@ class Output:
     interface: str
 
     def __attrs_post_init__(self) -> None:
-        if self.group.is_unspecified or (self.group == IPv4Address("255.255.255.255")):
+        reserved = self.group.is_reserved and not self.group.is_multicast
+        if self.group.is_unspecified or self.group.is_loopback or reserved:
             raise InvalidParams(
-                f"Invalid output group: {str(self.group)!r} is neither a group nor a host",
+                f"Invalid output group: {str(self.group)!r} is neither a group nor a host on a network",
                 "a multicast group such as 239.1.1.1 or a host's address",
             )
         check_port(self.port, "output port")

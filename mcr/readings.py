@@ -1,10 +1,10 @@
 """From two readings of the workers' counters to statistics. Pure."""
 
-import os
 from collections.abc import Collection, Sequence
 
 import attrs
 
+from mcr.errors import describe_errno
 from mcr.model import EgressStats, IngressStats, OutputStats, RuleStats, WorkerStats
 from mcr.placement import PlacedRule
 from mcr.shm.segment import Counters, OutputCounters, Totals
@@ -122,7 +122,7 @@ def _rule_stats(now: Reading, past: Reading, placed: PlacedRule) -> RuleStats:
                 errors=each.errors,
                 in_doubt=each.in_doubt,
                 bytes=each.bytes,
-                last_error=os.strerror(each.last_error) if each.last_error else None,
+                last_error=describe_errno(each.last_error & 0xFFFF) if each.last_error else None,
             )
             for output, each in zip(placed.rule.outputs, counters, strict=True)
         ),

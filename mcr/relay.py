@@ -14,7 +14,7 @@ import trio
 
 from mcr.errors import InterfaceNotFound, LimitReached
 from mcr.model import MAX_INTERFACES, MAX_OUTPUTS, MAX_RULES, Input, Rule, RuleChange
-from mcr.net.capture import close_all, open_captures, reject
+from mcr.net.capture import CaptureGroup, close_all, open_captures, reject
 from mcr.net.egress import open_egress
 from mcr.net.interfaces import Interface, find_interface
 from mcr.net.membership import Memberships
@@ -28,18 +28,18 @@ MAX_TRAIN = 16
 
 @attrs.define(eq=False)
 class Capture:
-    """An input interface: one capture socket a worker. `users`: rules that read from it."""
+    """An input interface. `users`: rules that read from it; `serial` tells it from the last capture in its slot."""
 
     slot: int
+    serial: int
     interface: Interface
-    frame_size: int
-    frame_count: int
-    sockets: tuple[socket, ...]
+    group: CaptureGroup
     users: int = 0
 
     def put(self) -> records.Command:
         """Tells a worker to read from it."""
-        return records.capture_put(self.slot, self.interface.index, self.frame_size, self.frame_count, self.sockets)
+        group = self.group
+        return records.capture_put(self.slot, self.serial, group.frame_size, group.frame_count, group.sockets)
 
 
 @attrs.define(eq=False)
@@ -53,7 +53,7 @@ class Egress:
 
     def put(self) -> records.Command:
         """Tells a worker to send by it."""
-        return records.egress_put(self.slot, self.interface.index, self.interface.mtu, self.sockets)
+        return records.egress_put(self.slot, self.interface.mtu, self.sockets)
 
 
 @attrs.frozen
@@ -85,6 +85,7 @@ class Relay:
         self._closing_captures: list[tuple[int, Capture]] = []  # (generation without it, capture)
         self._closing_egress: list[tuple[int, Egress]] = []
         self._tags = 0
+        self._serial = 0
         self._rule_slots = Slots(MAX_RULES, "rules")
         self._output_slots = Slots(MAX_OUTPUTS, "outputs")
         self._capture_slots = Slots(MAX_INTERFACES, "input interfaces")
@@ -99,7 +100,7 @@ class Relay:
         self._memberships.close()
         captures = chain(self._captures.values(), (closing for _, closing in self._closing_captures))
         egress = chain(self._egress.values(), (closing for _, closing in self._closing_egress))
-        for sockets in chain((each.sockets for each in captures), (each.sockets for each in egress)):
+        for sockets in chain((each.group.sockets for each in captures), (each.sockets for each in egress)):
             close_all(sockets)
 
     async def apply(self, change: RuleChange) -> Step:
@@ -149,13 +150,13 @@ class Relay:
 
     async def close_capture(self, capture: Capture) -> None:
         """Close a capture's sockets and free its slot."""
-        await trio.to_thread.run_sync(close_all, capture.sockets)
+        await trio.to_thread.run_sync(capture.group.close)
         self._capture_slots.give(capture.slot)
 
     def reject_input(self) -> None:
         """Let nothing more in; what has arrived can still be read."""
         for capture in self._captures.values():
-            reject(capture.sockets)
+            reject(capture.group.sockets)
 
     def input_interfaces(self) -> tuple[str, ...]:
         """Names of the interfaces that are captured."""
@@ -212,11 +213,11 @@ class Relay:
         for name in sorted({rule.input.interface for rule in rules} - self._captures.keys()):
             slot = self._capture_slots.take()
             undo.callback(self._capture_slots.give, slot)
-            sockets = await trio.to_thread.run_sync(open_captures, interfaces[name], self._workers)
-            capture = Capture(
-                slot, interfaces[name], sockets[0].frame_size, sockets[0].frame_count, tuple(s.socket for s in sockets)
-            )
-            undo.callback(close_all, capture.sockets)
+            group = await trio.to_thread.run_sync(open_captures, interfaces[name], self._workers)
+            undo.callback(group.close)
+            undo.callback(close_all, group.watched)
+            self._serial += 1
+            capture = Capture(slot, self._serial, interfaces[name], group)
             opened.captures[name] = capture
         for name in sorted({output.interface for rule in rules for output in rule.outputs} - self._egress.keys()):
             slot = self._egress_slots.take()
@@ -270,7 +271,7 @@ class Relay:
         unused = [capture for capture in self._captures.values() if not capture.users]
         for capture in unused:
             del self._captures[capture.interface.name]
-            reject(capture.sockets)  # so that workers come to the end of what waits
+            reject(capture.group.sockets)  # so that workers come to the end of what waits
             self._closing_captures.append((generation, capture))
         return [records.capture_drop(capture.slot) for capture in unused]
 

@@ -7,6 +7,7 @@ import array
 import contextlib
 import errno
 import os
+import signal
 import socket
 from typing import NamedTuple
 
@@ -19,12 +20,10 @@ class WorkerSpec(NamedTuple):
     """What a worker is told at its start; everything else comes over its channel.
 
     Attributes:
-        worker_id: its number, from 0.
         core: the processor to run on.
         channel: name of the abstract unix socket that hands out its descriptors.
     """
 
-    worker_id: int
     core: int
     channel: str
 
@@ -59,18 +58,32 @@ def _receive_descriptors(channel: socket.socket) -> list[int]:
 
 def _drop_privileges() -> None:
     if os.geteuid() == 0:
-        # In a user namespace that maps only root there is no other user to become; the capabilities go all the same.
-        with contextlib.suppress(OSError):
-            os.setgroups([])
-            os.setresgid(NOBODY, NOBODY, NOBODY)
-            os.setresuid(NOBODY, NOBODY, NOBODY)
+        # In a user namespace that maps only root there is no other user to become, and a bounding set may forbid it;
+        # the capabilities go all the same.
+        for step in (_drop_groups, _become_nobody_group, _become_nobody):
+            with contextlib.suppress(OSError):
+                step()
     result = lib.mcr_drop_capabilities()
     if result < 0:
         raise OSError(-result, "drop capabilities")
 
 
+def _drop_groups() -> None:
+    os.setgroups([])
+
+
+def _become_nobody_group() -> None:
+    os.setresgid(NOBODY, NOBODY, NOBODY)
+
+
+def _become_nobody() -> None:
+    os.setresuid(NOBODY, NOBODY, NOBODY)
+
+
 def main(spec: WorkerSpec) -> WorkerExit:
     """Be worker `spec.worker_id` until the supervisor says stop, or is gone."""
+    # Who stops the daemon may signal its whole control group; it is the daemon that tells its workers to drain.
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
     with contextlib.suppress(OSError):  # a core that was taken away since: run where the kernel lets us
         os.sched_setaffinity(0, {spec.core})
     channel = _connect(spec.channel)

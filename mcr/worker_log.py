@@ -65,6 +65,9 @@ WORDINGS: Mapping[int, _Wording] = {
         " they may have left or not and are counted as errors in doubt"
     ),
     lib.MCR_LOG_DRAINED: lambda _, __: "drained, stopping",
+    lib.MCR_LOG_JOURNAL_BROKEN: lambda _, __: (
+        "the journal of the last batch is not as a worker writes it; counters may be off by that batch"
+    ),
     lib.MCR_LOG_NO_MATCH: lambda a, names: f"no rule for {_group(a[1])}:{_port(a[2])} on {names.capture(a[0])}",
     lib.MCR_LOG_PARSE_ERROR: lambda a, names: (
         f"frame of {a[2]} bytes on {names.capture(a[0])} dropped: {_PARSE_REASONS.get(a[1], _errno(a[1]))}"

@@ -96,7 +96,7 @@ Examples:
 """
 
 
-@click.group(help=__doc__, epilog=EXAMPLES)
+@click.group(help=__doc__, epilog=EXAMPLES, no_args_is_help=False)
 def main() -> None:
     """Group the two modes."""
 

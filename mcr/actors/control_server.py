@@ -252,6 +252,8 @@ def _too_much(message: str, request_id: wire.RequestId = None) -> bytes:
 
 @contextmanager
 def _control_socket(path: str) -> Iterator[trio.SocketListener]:
+    if not path:
+        raise SystemFault("Failed to bind to the control socket: its path is empty", errno.EINVAL, _OTHER_PATH)
     with ExitStack() as stack:
         with _explain(path):
             with suppress(FileExistsError):

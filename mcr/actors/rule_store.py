@@ -1,7 +1,7 @@
 """Owns the rules: checks them against each other, numbers the generations, has each change applied."""
 
 import difflib
-from collections.abc import Collection, Mapping
+import shlex
 from typing import assert_never
 
 import attrs
@@ -11,7 +11,7 @@ from mcr.actors.mailbox import Reply, ask
 from mcr.actors.worker_supervisor import WorkerSupervisor
 from mcr.errors import McrError, RuleExists, RuleNotFound
 from mcr.logs import get_logger
-from mcr.model import Facility, Input, Rule, RuleChange, RuleState, RuleView
+from mcr.model import Facility, Input, Level, Rule, RuleChange, RuleState, RuleView
 
 log = get_logger(Facility.RULES)
 
@@ -140,7 +140,10 @@ class _State:
             self._by_input[rule.input] = rule.rule_id
             if rule.name is not None:
                 self._by_name[rule.name] = rule.rule_id
-            log.info("rule %s added: %s to %s", rule.rule_id, rule.input, ", ".join(map(str, rule.outputs)))
+            level = Level.INFO if len(rules) == 1 else Level.DEBUG
+            log.log(level, "rule %s added: %s to %s", rule.rule_id, rule.input, ", ".join(map(str, rule.outputs)))
+        if len(rules) != 1:
+            log.info("%d rules added together", len(rules))
         return tuple(self._by_id[rule.rule_id] for rule in rules)
 
     async def remove(self, rule_id: str | None, name: str | None) -> _Held | McrError:
@@ -159,15 +162,31 @@ class _State:
 
     def _check(self, rules: tuple[Rule, ...]) -> None:
         """Refuse what is taken already, by a rule that is held or by one earlier in the same request."""
-        inputs, ids, names = dict(self._by_input), set(self._by_id), dict(self._by_name)
+        seen: dict[tuple[str, object], int] = {}
         for index, rule in enumerate(rules):
-            taken = _taken(rule, inputs, ids, names)
+            taken = self._taken(rule)
             if taken:
                 raise taken.at(f"rules[{index}]") if len(rules) > 1 else taken
-            inputs[rule.input] = rule.rule_id
-            ids.add(rule.rule_id)
-            if rule.name is not None:
-                names[rule.name] = rule.rule_id
+            for what, value in (("input", rule.input), ("id", rule.rule_id), ("name", rule.name)):
+                earlier = seen.setdefault((what, value), index)
+                if earlier != index and value is not None:
+                    raise RuleExists(
+                        f"Rule already exists: rules[{index}] has the same {what} as rules[{earlier}], {value}",
+                        "every rule needs an input, an id and a name of its own",
+                    )
+
+    def _taken(self, rule: Rule) -> RuleExists | None:
+        """What of a rule's identity one that is held has already, if any."""
+        if rule.input in self._by_input:
+            holder = self._by_input[rule.input]
+            hint = f"remove it first: mcrctl remove --rule-id {shlex.quote(holder)}"
+            return RuleExists(f"Rule already exists: {holder} takes {rule.input}", hint)
+        if rule.rule_id in self._by_id:
+            return RuleExists(f"Rule already exists: {rule.rule_id}", "give another --rule-id, or none")
+        if rule.name is not None and rule.name in self._by_name:
+            holder = self._by_name[rule.name]
+            return RuleExists(f"Rule already exists: {holder} is named {rule.name!r}", "give another --name, or none")
+        return None
 
     def _find(self, rule_id: str | None, name: str | None) -> _Held:
         wanted = rule_id if rule_id is not None else self._by_name.get(name or "")
@@ -179,19 +198,3 @@ class _State:
         nearest = difflib.get_close_matches(asked or "", known, n=1)
         hints = [f"did you mean {nearest[0]}?"] if nearest else []
         raise RuleNotFound(f"No rule has the {what} {asked!r}", *hints, "see the rules: mcrctl list")
-
-
-def _taken(
-    rule: Rule, inputs: Mapping[Input, str], ids: Collection[str], names: Mapping[str, str]
-) -> RuleExists | None:
-    """What of a rule's identity another has already, if any."""
-    if rule.input in inputs:
-        holder = inputs[rule.input]
-        hint = f"remove it first: mcrctl remove --rule-id {holder}"
-        return RuleExists(f"Rule already exists: {holder} takes {rule.input}", hint)
-    if rule.rule_id in ids:
-        return RuleExists(f"Rule already exists: {rule.rule_id}", "give another --rule-id, or none")
-    if rule.name is not None and rule.name in names:
-        holder = names[rule.name]
-        return RuleExists(f"Rule already exists: {holder} is named {rule.name!r}", "give another --name, or none")
-    return None

@@ -5,7 +5,7 @@ the packet path nothing and are current at any rate of traffic.
 """
 
 import socket
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Sequence
 from typing import assert_never
 
@@ -13,7 +13,7 @@ import attrs
 import trio
 
 from mcr.actors.mailbox import Reply, ask
-from mcr.capture_counts import CaptureCounts
+from mcr.capture_counts import Backlog, CaptureCounts
 from mcr.logs import get_logger
 from mcr.model import Facility, Stats
 from mcr.placement import PlacedRule
@@ -22,8 +22,10 @@ from mcr.shm.records import Sample
 from mcr.shm.segment import Segment
 
 log = get_logger(Facility.STATS)
+ingress_log = get_logger(Facility.INGRESS)
 
 _TICK = 1.0  # seconds between the readings that rates are taken from
+_STALL_TICKS = 3  # without a step while packets wait: it hangs
 _LINES_APART = 1.0  # seconds between two pairs of [STATS:…] lines, at least
 
 
@@ -58,11 +60,16 @@ class _Sampled:
 
 
 @attrs.frozen
+class _Stalled:
+    reply: Reply[tuple[int, ...]]
+
+
+@attrs.frozen
 class _Tick:
     pass
 
 
-_Command = _Read | _CaptureOpened | _CaptureClosing | _RulesPlaced | _Sampled | _Tick
+_Command = _Read | _Stalled | _CaptureOpened | _CaptureClosing | _RulesPlaced | _Sampled | _Tick
 
 
 @attrs.frozen
@@ -76,7 +83,7 @@ class StatsAggregator:
         return await ask(self._inbox, _Read)
 
     async def capture_opened(self, capture: int, interface: str, sockets: tuple[socket.socket, ...]) -> None:
-        """Count what the kernel drops on these sockets, one a worker."""
+        """Count what the kernel drops on these sockets, one a worker, and own them from now on."""
         await ask(self._inbox, lambda reply: _CaptureOpened(capture, interface, sockets, reply))
 
     async def capture_closing(self, capture: int) -> None:
@@ -86,6 +93,10 @@ class StatsAggregator:
     async def rules_placed(self, added: tuple[PlacedRule, ...], removed: tuple[str, ...]) -> None:
         """Show these rules, and no longer those ids."""
         await self._inbox.send(_RulesPlaced(added, removed))
+
+    async def stalled(self) -> tuple[int, ...]:
+        """Ids of workers that have let packets wait for some seconds without taking one. Each is told once."""
+        return await ask(self._inbox, _Stalled)
 
     async def sampled(self, sample: Sample) -> None:
         """A worker has taken another round number of packets: a good moment for a log line."""
@@ -120,6 +131,9 @@ def _handle(state: "_State", command: _Command) -> None:
         case _Read(reply):
             with reply:
                 reply.resolve(state.stats())
+        case _Stalled(reply):
+            with reply:
+                reply.resolve(state.stalled())
         case _CaptureOpened(capture, interface, sockets, reply):
             with reply:
                 state.captures.open(capture, interface, sockets)
@@ -138,6 +152,14 @@ def _handle(state: "_State", command: _Command) -> None:
             assert_never(command)
 
 
+@attrs.frozen
+class _Stall:
+    """A worker's backlog at the last tick, and for how many it has not moved."""
+
+    backlog: Backlog = attrs.field(factory=lambda: Backlog(0, 0))
+    ticks: int = 0
+
+
 class _State:
     def __init__(self, segments: Sequence[Segment]) -> None:
         self._segments = segments
@@ -146,6 +168,8 @@ class _State:
         self._output_slots = 0
         self._past = deque([self._read()], maxlen=2)
         self._lines_at = -_LINES_APART
+        self._dropped: Counter[str] = Counter()
+        self._stalls = [_Stall()] * len(segments)
         self.captures = CaptureCounts(segments)
 
     def close(self) -> None:
@@ -165,6 +189,23 @@ class _State:
     def tick(self) -> None:
         self.captures.update()  # often enough that the kernel's 32-bit counts can't wrap
         self._past.append(self._read())
+        self._warn_of_drops()
+        for worker, stall in enumerate(self._stalls):
+            backlog = self.captures.backlog(worker)
+            stuck = backlog.waiting > 0 and backlog.taken == stall.backlog.taken
+            self._stalls[worker] = _Stall(backlog, stall.ticks + 1 if stuck else 0)
+
+    def stalled(self) -> tuple[int, ...]:
+        found = tuple(worker for worker, stall in enumerate(self._stalls) if stall.ticks >= _STALL_TICKS)
+        for worker in found:
+            self._stalls[worker] = attrs.evolve(self._stalls[worker], ticks=0)
+        return found
+
+    def _warn_of_drops(self) -> None:
+        dropped = self.captures.dropped_by_interface()
+        for interface, count in (dropped - self._dropped).items():
+            ingress_log.warning("capture ring of %s was full: %d packets dropped in the last second", interface, count)
+        self._dropped = dropped
 
     def stats(self) -> Stats:
         self.captures.update()

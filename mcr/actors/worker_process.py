@@ -12,16 +12,16 @@ import secrets
 import signal
 import socket
 import struct
-from collections.abc import AsyncGenerator
-from contextlib import asynccontextmanager, suppress
-from typing import NoReturn
+from collections.abc import AsyncGenerator, Generator
+from contextlib import ExitStack, asynccontextmanager, contextmanager, suppress
+from itertools import islice
+from typing import NoReturn, Self
 
 import attrs
 import trio
 import trio_parallel
 
-from mcr.logs import get_logger
-from mcr.model import Facility
+from mcr.errors import describe_errno
 from mcr.policy import RestartHistory
 from mcr.shm import records
 from mcr.shm.ring import EventRing, RuleRing
@@ -29,8 +29,8 @@ from mcr.shm.segment import Segment
 from mcr.worker import WorkerExit, WorkerSpec, retire
 from mcr.worker import main as worker_main
 
-log = get_logger(Facility.SUPERVISOR)
-
+_ATTACH_SECONDS = 10  # for a new process to call back; it takes a tenth of one
+_EVENTS_AT_ONCE = 256  # read from an event ring before others get their turn
 _RING_FULL_PAUSE = 0.001  # a full rule ring empties within a few batches
 _PEERCRED = struct.Struct("iII")
 
@@ -83,39 +83,68 @@ class WorkerProcess:
         Never blocks: its owner and this actor wait for each other otherwise. What may queue up is bounded by the
         requests of an operator.
         """
-        self._inbox.send_nowait(_Deliver(incarnation, commands))
+        with suppress(trio.BrokenResourceError):  # it has ended, as it was told to
+            self._inbox.send_nowait(_Deliver(incarnation, commands))
 
 
 @attrs.frozen
 class _Doorbells:
-    """Eventfds: one wakes the worker to its rule ring, the other this process to the event ring."""
+    """Eventfds: one wakes the worker to its rule ring, the other this process to the event ring.
 
-    wake: int = attrs.field(factory=lambda: os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK))
-    event: int = attrs.field(factory=lambda: os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK))
+    The worker has them too, and may have filled or emptied them: neither may block or fail here.
+    """
 
-    def close(self) -> None:
-        os.close(self.wake)
-        os.close(self.event)
+    wake: int
+    event: int
+
+    @classmethod
+    @contextmanager
+    def open(cls) -> Generator[Self]:
+        """Make them, and close them at the end."""
+        with ExitStack() as stack:
+            made = []
+            for _ in range(2):
+                made.append(os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK))
+                stack.callback(os.close, made[-1])
+            yield cls(*made)
+
+    def show(self, ring: RuleRing) -> None:
+        """Publish what is in the rule ring, and wake the worker to it."""
+        ring.publish()
+        with suppress(BlockingIOError):
+            os.eventfd_write(self.wake, 1)
+
+    async def wait_for_event(self) -> None:
+        """Wait until the worker has rung."""
+        await trio.lowlevel.wait_readable(self.event)
+        with suppress(BlockingIOError):
+            os.eventfd_read(self.event)
 
 
 @asynccontextmanager
-async def worker_context() -> AsyncGenerator[None]:
+async def worker_context() -> AsyncGenerator[trio_parallel.WorkerContext]:
     """What worker processes are started in. Leaving it waits for them, so it goes outside their nursery."""
-    async with trio_parallel.open_worker_context(retire=retire):
-        yield
+    async with trio_parallel.open_worker_context(retire=retire) as context:
+        yield context
+
+
+@attrs.frozen
+class Post:
+    """Where a worker serves, whichever process does."""
+
+    worker_id: int
+    core: int
+    segment: Segment
+    context: trio_parallel.WorkerContext
+    owner: trio.MemorySendChannel[WorkerEvent]
 
 
 async def run_worker_process(
-    worker_id: int,
-    core: int,
-    segment: Segment,
-    owner: trio.MemorySendChannel[WorkerEvent],
-    *,
-    task_status: trio.TaskStatus[WorkerProcess] = trio.TASK_STATUS_IGNORED,
+    post: Post, *, task_status: trio.TaskStatus[WorkerProcess] = trio.TASK_STATUS_IGNORED
 ) -> None:
-    """Keep worker `worker_id` running on `core` until it ends after a stop command.
+    """Keep a worker running until it ends after a stop command.
 
-    Resource handling: opens and closes channel and eventfds; `segment` and `owner` stay the caller's.
+    Resource handling: opens and closes channel and eventfds; what is in `post` stays the caller's.
     Cancellation kills the process.
     """
     send, receive = trio.open_memory_channel[_Deliver](math.inf)
@@ -126,61 +155,58 @@ async def run_worker_process(
         while True:
             incarnation += 1
             started = trio.current_time()
-            life = _Life(worker_id, core, segment, owner, incarnation)
-            stopped = await life.run(receive)
-            if stopped:
-                await owner.send(WorkerExited(worker_id, life.pid, life.reason, None))
+            life = _Life(post, incarnation)
+            await life.run(receive)
+            if life.stopped:
+                await post.owner.send(WorkerExited(post.worker_id, life.pid, life.reason, None))
                 return
             history = history.after_exit(trio.current_time() - started)
-            await owner.send(WorkerExited(worker_id, life.pid, life.reason, history.delay))
+            await post.owner.send(WorkerExited(post.worker_id, life.pid, life.reason, history.delay))
             await trio.sleep(history.delay)
 
 
 class _Life:
-    """One process from start to exit."""
+    """One process from start to exit. Whatever fails in it, or for want of descriptors, fails for it alone."""
 
-    def __init__(
-        self,
-        worker_id: int,
-        core: int,
-        segment: Segment,
-        owner: trio.MemorySendChannel[WorkerEvent],
-        incarnation: int,
-    ) -> None:
-        self._worker_id = worker_id
-        self._core = core
-        self._segment = segment
-        self._owner = owner
+    def __init__(self, post: Post, incarnation: int) -> None:
+        self._post = post
         self._incarnation = incarnation
         self._unreported: list[records.Event] = []
+        self._told_to_stop = False
         self.pid: int | None = None
         self.reason = ""
+        self.stopped = False
+        """It ended because it was told to."""
 
-    async def run(self, inbox: trio.MemoryReceiveChannel[_Deliver]) -> bool:
-        """Live. True: the worker ended because it was told to."""
+    async def run(self, inbox: trio.MemoryReceiveChannel[_Deliver]) -> None:
+        """Live."""
+        self._post.segment.write_header()
+        try:
+            with _Doorbells.open() as bells, trio.socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as listener:
+                await self._serve(inbox, bells, listener)
+        except* OSError as errors:
+            self.reason = f"could not be started: {_first(errors)}"
+        except* trio.TooSlowError:
+            self.reason = f"did not attach within {_ATTACH_SECONDS} s"
+
+    async def _serve(
+        self, inbox: trio.MemoryReceiveChannel[_Deliver], bells: _Doorbells, listener: trio.socket.SocketType
+    ) -> None:
         name = f"mcr-{os.getpid()}-{secrets.token_hex(8)}"
-        events = EventRing(self._segment)
-        bells = _Doorbells()
-        listener = trio.socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-        stopped = False
-        try:
-            await listener.bind(f"\0{name}")  # abstract: gone with this process, whatever ends it
-            listener.listen(1)
-            async with trio.open_nursery() as nursery:
-                with trio.CancelScope() as alive:
-                    nursery.start_soon(self._listen, bells, events, alive)
-                    nursery.start_soon(self._attend, listener, bells, inbox)
-                    stopped = await self._run_process(WorkerSpec(self._worker_id, self._core, name))
-                nursery.cancel_scope.cancel()
-            await self._report(events)  # its last words
-        finally:
-            listener.close()
-            bells.close()
-        return stopped
+        events = EventRing(self._post.segment)
+        await listener.bind(f"\0{name}")  # abstract: gone with this process, whatever ends it
+        listener.listen(1)
+        async with trio.open_nursery() as nursery:
+            with trio.CancelScope() as alive:
+                nursery.start_soon(self._listen, bells, events, alive)
+                nursery.start_soon(self._attend, listener, bells, inbox)
+                await self._run_process(WorkerSpec(self._post.core, name))
+            nursery.cancel_scope.cancel()
+        await self._report(events)  # its last words
 
-    async def _run_process(self, spec: WorkerSpec) -> bool:
+    async def _run_process(self, spec: WorkerSpec) -> None:
         try:
-            ended: WorkerExit = await trio_parallel.run_sync(
+            ended: WorkerExit = await self._post.context.run_sync(
                 worker_main, spec, kill_on_cancel=True, limiter=trio.CapacityLimiter(1)
             )
         except trio_parallel.BrokenWorkerError as error:
@@ -188,21 +214,21 @@ class _Life:
         except Exception as error:  # noqa: BLE001 - whatever failed in the worker's process is its failure alone
             self.reason = f"failed to start: {error!r}"
         else:
-            if not ended.errno:
-                self.reason = "stopped"
-                return True
-            self.reason = f"gave up: {ended.step}: {os.strerror(ended.errno)} (os error {ended.errno})"
-        return False
+            self.stopped = self._told_to_stop and not ended.errno
+            failure = f"{ended.step}: {describe_errno(ended.errno)}" if ended.errno else "it was not told to stop"
+            self.reason = "stopped" if self.stopped else f"gave up: {failure}"
 
     async def _attend(
         self, listener: trio.socket.SocketType, bells: _Doorbells, inbox: trio.MemoryReceiveChannel[_Deliver]
     ) -> None:
         """Take the worker's call, give it its descriptors, then write what is delivered into its ring."""
-        with await self._accept(listener) as channel:
-            ring = RuleRing(self._segment)
-            await _send_descriptors(channel, [self._segment.fd, bells.wake, bells.event])
+        with trio.fail_after(_ATTACH_SECONDS):
+            channel = await self._accept(listener)
+        with channel:
+            ring = RuleRing(self._post.segment)
+            await _send_descriptors(channel, [self._post.segment.fd, bells.wake, bells.event])
             assert self.pid is not None
-            await self._owner.send(WorkerStarted(self._worker_id, self._incarnation, self.pid))
+            await self._post.owner.send(WorkerStarted(self._post.worker_id, self._incarnation, self.pid))
             async for delivery in inbox:
                 if delivery.incarnation == self._incarnation:
                     await self._write(delivery.commands, channel, ring, bells)
@@ -225,34 +251,37 @@ class _Life:
         bells: _Doorbells,
     ) -> None:
         for command in commands:
+            self._told_to_stop |= command.type == records.STOP
             if command.sockets:
-                await _send_descriptors(channel, [command.sockets[self._worker_id].fileno()])
+                # The channel has room for some hundred descriptors: let the worker take those that it knows of.
+                bells.show(ring)
+                await _send_descriptors(channel, [command.sockets[self._post.worker_id].fileno()])
             while not ring.reserve(command.type, command.body):
-                ring.publish()
-                os.eventfd_write(bells.wake, 1)
+                bells.show(ring)
                 await trio.sleep(_RING_FULL_PAUSE)
-        ring.publish()
-        os.eventfd_write(bells.wake, 1)
+        bells.show(ring)
 
     async def _listen(self, bells: _Doorbells, events: EventRing, alive: trio.CancelScope) -> NoReturn:
         while True:
-            await trio.lowlevel.wait_readable(bells.event)
-            os.eventfd_read(bells.event)
+            await bells.wait_for_event()
             if not await self._report(events):
                 self.reason = "wrote a malformed event and was ended"
                 alive.cancel()
 
     async def _report(self, events: EventRing) -> bool:
         """Pass on what is in the event ring. False: the worker broke its format."""
-        sound = True
-        try:
-            self._unreported.extend(records.decode_event(kind, body) for kind, body in events.drain())
-        except (OSError, ValueError):
-            sound = False
-        if self._unreported:
-            # A cancellation here loses nothing: the last report sends what this one could not.
-            await self._owner.send(WorkerReported(self._worker_id, tuple(self._unreported)))
-            self._unreported.clear()
+        sound = more = True
+        while more:
+            before = len(self._unreported)
+            try:
+                self._unreported.extend(records.decode_event(*each) for each in islice(events.drain(), _EVENTS_AT_ONCE))
+            except (OSError, ValueError):
+                sound = False
+            more = len(self._unreported) - before == _EVENTS_AT_ONCE
+            if self._unreported:
+                # A cancellation here loses nothing: the last report sends what this one could not.
+                await self._post.owner.send(WorkerReported(self._post.worker_id, tuple(self._unreported)))
+                self._unreported.clear()
         return sound
 
 
@@ -261,6 +290,12 @@ async def _send_descriptors(channel: trio.socket.SocketType, descriptors: list[i
     # One that has just died is reported by who waits for the process.
     with suppress(BrokenPipeError, ConnectionResetError):
         await channel.sendmsg([b"\0"], [(socket.SOL_SOCKET, socket.SCM_RIGHTS, payload)])
+
+
+def _first(error: BaseException) -> BaseException:
+    while isinstance(error, BaseExceptionGroup):
+        error = error.exceptions[0]
+    return error
 
 
 def describe_exit(exitcode: int | None) -> str:

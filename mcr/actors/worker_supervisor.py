@@ -5,7 +5,9 @@ told everything, and one that runs only what changes.
 """
 
 import os
+import signal
 from collections.abc import Sequence
+from contextlib import suppress
 from typing import assert_never
 
 import attrs
@@ -14,6 +16,7 @@ import trio
 from mcr.actors.mailbox import Reply, ask
 from mcr.actors.stats_aggregator import StatsAggregator
 from mcr.actors.worker_process import (
+    Post,
     WorkerEvent,
     WorkerExited,
     WorkerProcess,
@@ -32,6 +35,8 @@ from mcr.shm.segment import Segment
 from mcr.worker_log import describe
 
 log = get_logger(Facility.SUPERVISOR)
+
+_WATCH_SECONDS = 1.0
 
 
 @attrs.frozen
@@ -67,7 +72,12 @@ class _Stop:
     reply: Reply[None]
 
 
-_Command = _Apply | _Settle | _Describe | _Acknowledged | _SetLogLevels | _Stop | WorkerEvent
+@attrs.frozen
+class _Watch:
+    pass
+
+
+_Command = _Watch | _Apply | _Settle | _Describe | _Acknowledged | _SetLogLevels | _Stop | WorkerEvent
 
 
 @attrs.frozen
@@ -87,11 +97,11 @@ class WorkerSupervisor:
         await ask(self._inbox, lambda reply: _Apply(change, reply))
 
     async def settled(self, generation: int) -> None:
-        """Wait until every worker forwards by this generation or a newer one."""
+        """Wait until every worker that runs forwards by this generation or a newer one, and one does run."""
         await ask(self._inbox, lambda reply: _Settle(generation, reply))
 
     async def acknowledged(self) -> int:
-        """The newest generation that every worker forwards by; 0 while one is starting or waiting to."""
+        """The newest generation that every worker that runs forwards by; 0 while none runs."""
         return await ask(self._inbox, _Acknowledged)
 
     async def describe(self) -> tuple[WorkerView, ...]:
@@ -120,16 +130,24 @@ async def run_worker_supervisor(
     """
     send, receive = trio.open_memory_channel[_Command](0)
     cores = worker_cores(len(segments), list(os.sched_getaffinity(0)))
-    async with worker_context(), trio.open_nursery() as nursery:
+    async with worker_context() as context, trio.open_nursery() as nursery:
         with receive, Relay(len(segments)) as relay:
             state = _State(relay, segments, stats, levels)
             for worker_id, (core, segment) in enumerate(zip(cores, segments, strict=True)):
-                process = await nursery.start(run_worker_process, worker_id, core, segment, send)
+                post = Post(worker_id, core, segment, context, send)
+                process = await nursery.start(run_worker_process, post)
                 state.workers.append(_Worker(worker_id, core, process))
+            nursery.start_soon(_watch, send)
             task_status.started(WorkerSupervisor(send))
             async for command in receive:
                 await _handle(state, command)
                 await state.let_go()
+
+
+async def _watch(inbox: trio.MemorySendChannel[_Command]) -> None:
+    while True:
+        await trio.sleep(_WATCH_SECONDS)
+        await inbox.send(_Watch())
 
 
 async def _handle(state: "_State", command: _Command) -> None:
@@ -151,6 +169,8 @@ async def _handle(state: "_State", command: _Command) -> None:
                 reply.resolve(None)
         case _Stop(reply):
             state.stop(reply)
+        case _Watch():
+            await state.kill_hung_workers()
         case WorkerStarted():
             state.on_started(command)
         case WorkerReported(worker_id, events):
@@ -198,7 +218,7 @@ class _State:
         for capture in step.captures:
             for segment in self._segments:
                 segment.start_capture(capture.slot)
-            await self._stats.capture_opened(capture.slot, capture.interface.name, capture.sockets)
+            await self._stats.capture_opened(capture.slot, capture.interface.name, capture.group.watched)
         await self._stats.rules_placed(step.added, tuple(rule.rule_id for rule in change.removed))
         self._tell_all((*step.commands, records.generation(change.generation)))
         return None
@@ -211,6 +231,9 @@ class _State:
         """Close the sockets that no worker reads or writes any more."""
         attached = [worker.generation for worker in self.workers if worker.pid is not None]
         for capture in self._relay.captures_to_close(min(attached, default=self._generation)):
+            for worker in self.workers:
+                if worker.pid is None:
+                    self._segments[worker.worker_id].settle(capture.slot)
             await self._stats.capture_closing(capture.slot)
             await self._relay.close_capture(capture)
 
@@ -219,7 +242,8 @@ class _State:
         self._answer_settled()
 
     def acknowledged(self) -> int:
-        return min(worker.generation for worker in self.workers)
+        running = (worker.generation for worker in self.workers if worker.state is WorkerState.RUNNING)
+        return min(running, default=0)
 
     def _answer_settled(self) -> None:
         done = self.acknowledged()
@@ -298,6 +322,17 @@ class _State:
                 exited.delay,
             )
         self._answer_stopped()
+        self._answer_settled()
+
+    async def kill_hung_workers(self) -> None:
+        for worker_id in await self._stats.stalled():
+            pid = self.workers[worker_id].pid
+            if pid is not None:
+                log.error(
+                    "worker %d (pid %d) takes no packets although some wait: it hangs and is killed", worker_id, pid
+                )
+                with suppress(ProcessLookupError):
+                    os.kill(pid, signal.SIGKILL)
 
     def stop(self, reply: Reply[None]) -> None:
         self._stopping = reply

@@ -65,7 +65,7 @@ class Client:
         request = {"jsonrpc": "2.0", "id": self._requests, "method": method, "params": params or {}}
         line = self._exchange(json.dumps(request).encode() + b"\n")
         if not line.endswith(b"\n"):
-            raise McrError("mcrd closed the connection without a reply", "see why: journalctl -u mcrd -n 100")
+            raise McrError("mcrd closed the connection without a reply", "see what it logged last")
         try:
             reply = json.loads(line)
             if "result" in reply and reply["id"] == self._requests:
@@ -93,7 +93,7 @@ def _no_reply() -> McrError:
     return McrError(
         f"No reply from mcrd within {REPLY_TIMEOUT} s",
         "it may still carry out the request; look before you repeat it",
-        "is it stopped or overloaded? pgrep -a mcrd; journalctl -u mcrd -n 100",
+        "is it stopped or overloaded? pgrep -a mcrd; and see its log",
     )
 
 
@@ -111,7 +111,7 @@ def _connect_fault(path: str, origin: str, number: int) -> SystemFault:
         number,
         f"the control socket {path} ({origin}) {state}",
         "is mcrd running? pgrep -a mcrd",
-        "start it: sudo systemctl start mcrd, or sudo mcrd supervisor",
+        "start it: sudo mcrd supervisor",
     )
 
 

@@ -81,6 +81,7 @@ def _common_options(command: _F) -> _F:
 
 
 @click.group(no_args_is_help=False, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(mcr.__version__, prog_name="mcrctl")
 @_common_options
 def cli() -> None:
     """Control a running mcrd, the daemon of the MCR multicast relay."""
@@ -116,6 +117,7 @@ def add(session: _Session, /, batch: str | None, **options: Any) -> None:
     if batch is None:
         (rule,) = session.call("add", {"rules": [_rule(options)]})
         session.show([rule], lambda _rules, _width: f"Added rule {rule['rule_id']}")
+        _check_active([rule])
         return
     if any(options.values()):
         raise UsageError("--batch stands alone", "write the rule's options on a line of the file")
@@ -124,7 +126,8 @@ def add(session: _Session, /, batch: str | None, **options: Any) -> None:
         added = session.call("add", {"rules": rules})
     except McrError as error:
         raise McrError(_name_lines(error.message, places), *error.hints) from None
-    session.show(added, lambda _rules, _width: f"Added {len(added):,} rules")
+    session.show(added, lambda _rules, _width: f"Added {len(added):,} rule{'' if len(added) == 1 else 's'}")
+    _check_active(added)
 
 
 @cli.command()
@@ -346,6 +349,18 @@ def _words(line: str) -> list[str]:
     if not _SPECIAL.search(line):
         return line.split()  # the same, and 50 times as fast
     return shlex.split(_QUOTED_OR_COMMENT.sub(lambda match: match[1] or "", line))
+
+
+def _check_active(added: list[dict[str, Any]]) -> None:
+    """Fail for rules that were added and that no worker forwards by yet."""
+    pending = [rule["rule_id"] for rule in added if rule["state"] != "active"]
+    if pending:
+        which = f"rule {pending[0]} is" if len(pending) == 1 else f"{len(pending):,} rules are"
+        raise McrError(
+            f"The {which} in place, but not active yet: no worker has acknowledged it in time",
+            "see how the workers are: mcrctl list-workers",
+            "see when it becomes active: mcrctl list",
+        )
 
 
 def _name_lines(message: str, places: list[str]) -> str:

@@ -7,13 +7,14 @@ import trio
 
 from mcr import __version__
 from mcr.daemon import Settings, run_daemon
+from mcr.errors import UsageError
 from mcr.logs import setup_logging
 from mcr.model import Level, LogLevels
 
 MAX_WORKERS = 256
 
 
-@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+@click.group(no_args_is_help=False, context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(__version__, prog_name="mcrd")
 def mcrd() -> None:
     """The multicast relay daemon."""
@@ -54,6 +55,8 @@ def supervisor(*, control_socket: str, num_workers: int | None, log_format: str,
 
     Rules are added and removed with mcrctl. On SIGTERM what has arrived is still sent.
     """
+    if not control_socket:
+        raise UsageError("The control socket's path is empty", "give one: --control-socket PATH, or leave it out")
     levels = LogLevels().with_global(Level.parse(log_level))
     settings = Settings(control_socket, num_workers or len(os.sched_getaffinity(0)), levels)
     setup_logging("json" if log_format == "json" else "text", levels)

@@ -19,7 +19,7 @@ _LEAST_TEXT = 8  # columns that a cell can be folded into; with less, the termin
 _NO_RULES: Final = (
     "No rules. Add one:\n  mcrctl add --input-interface IF --input-group G --input-port P --outputs G:P:IF[,G:P:IF...]"
 )
-_NO_WORKERS: Final = "No workers. Find out why:\n  journalctl -u mcrd -n 100"
+_NO_WORKERS: Final = "No workers. The log of mcrd says why."
 _LOSS: Final = "red"
 _NOTE: Final = "yellow"
 # Counters that may need attention: the colour when they are not zero, and what they mean.
@@ -136,7 +136,7 @@ def _failing_outputs_table(rules: Sequence[Any], width: int | None) -> str:
         for output in rule["outputs"]
         if output["errors"]
     ]
-    return _table(["RULE ID", "FAILING OUTPUT", "#ERRORS", "LAST ERROR"], rows, width)
+    return _table(["RULE ID", "OUTPUT WITH ERRORS", "#ERRORS", "LAST ERROR"], rows, width)
 
 
 def _workers_table(workers: Sequence[Any], width: int | None) -> str:

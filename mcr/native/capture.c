@@ -23,21 +23,28 @@ static struct tpacket2_hdr *slot(const struct mcr_capture *capture, uint64_t pos
 	return (struct tpacket2_hdr *)(capture->slots + index * capture->frame_size);
 }
 
-int mcr_capture_attach(struct mcr_capture *capture, int fd, uint32_t frame_size, uint32_t frame_count, uint64_t cursor)
+static bool is_power_of_two(uint32_t number)
+{
+	return number && !(number & (number - 1));
+}
+
+int mcr_capture_attach(struct mcr_capture *capture, int fd, const struct mcr_rec_capture *geometry, uint64_t cursor)
 {
 	void *slots;
 
-	if (!frame_size || frame_size & (frame_size - 1) || !frame_count || frame_count & (frame_count - 1))
+	if (!is_power_of_two(geometry->frame_size) || !is_power_of_two(geometry->frame_count))
 		return -EINVAL;
-	slots = mmap(NULL, (size_t)frame_size * frame_count, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
+	slots = mmap(NULL, (size_t)geometry->frame_size * geometry->frame_count, PROT_READ | PROT_WRITE, MAP_SHARED, fd,
+		     0);
 	if (slots == MAP_FAILED)
 		return -errno;
 	*capture = (struct mcr_capture){
 		.fd = fd,
 		.slots = slots,
-		.frame_size = frame_size,
-		.frame_count = frame_count,
+		.frame_size = geometry->frame_size,
+		.frame_count = geometry->frame_count,
 		.cursor = cursor,
+		.serial = geometry->serial,
 	};
 	return 0;
 }
@@ -86,7 +93,9 @@ void mcr_capture_release(const struct mcr_capture *capture, uint32_t count)
 	for (uint32_t i = count; i > 0; i--) {
 		struct tpacket2_hdr *header = slot(capture, capture->cursor - i);
 
-		if (__atomic_load_n(&header->tp_snaplen, __ATOMIC_RELAXED) == DONE)
+		/* The kernel never touches a slot that is ours: with both true, nobody else can have this one. */
+		if (mcr_load_acquire32(&header->tp_status) & TP_STATUS_USER &&
+		    __atomic_load_n(&header->tp_snaplen, __ATOMIC_RELAXED) == DONE)
 			mcr_store_release32(&header->tp_status, TP_STATUS_KERNEL);
 	}
 }

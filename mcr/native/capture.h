@@ -29,6 +29,7 @@ struct mcr_capture {
 	uint32_t frame_size;
 	uint32_t frame_count;
 	uint64_t cursor;     /* packets taken so far */
+	uint32_t serial;     /* of the capture, for those who know only its slot */
 	uint32_t in_doubt;   /* the next that many were in a dead worker's hand: count, don't send */
 	bool polled;         /* a poll request is under way */
 	bool leaving;        /* read what waits, then detach */
@@ -37,7 +38,7 @@ struct mcr_capture {
 };
 
 /* Map the ring of `fd`, which the capture then owns. 0, -EINVAL for an impossible geometry, or mmap's -errno. */
-int mcr_capture_attach(struct mcr_capture *capture, int fd, uint32_t frame_size, uint32_t frame_count, uint64_t cursor);
+int mcr_capture_attach(struct mcr_capture *capture, int fd, const struct mcr_rec_capture *geometry, uint64_t cursor);
 
 void mcr_capture_detach(struct mcr_capture *capture);
 

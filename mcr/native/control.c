@@ -65,7 +65,7 @@ static int put_capture(struct mcr_worker *worker, const struct mcr_rec_capture *
 	fd = receive_fd(worker->channel_fd);
 	if (fd < 0)
 		return fd;
-	ret = mcr_capture_attach(&worker->captures[slot], fd, record->frame_size, record->frame_count,
+	ret = mcr_capture_attach(&worker->captures[slot], fd, record,
 				 mcr_load_relaxed(&worker->segment->captures[slot].cursor));
 	if (ret) {
 		close(fd);

@@ -60,9 +60,8 @@ static void take_matched(struct mcr_worker *worker, uint32_t rule, const struct 
 			 const struct mcr_packet *packet)
 {
 	add_payloads(worker, rule, frame, packet);
-	if (mcr_log_enabled(&worker->log, MCR_FACILITY_EGRESS, MCR_LEVEL_TRACE))
-		mcr_log(&worker->log, MCR_FACILITY_EGRESS, MCR_LEVEL_TRACE, MCR_LOG_FORWARDED, rule,
-			worker->rules.rules[rule].output_count, packet->payload_size);
+	mcr_log_folded(&worker->log, MCR_FACILITY_EGRESS, MCR_LEVEL_TRACE, MCR_LOG_FORWARDED, rule,
+		       worker->rules.rules[rule].output_count, packet->payload_size);
 }
 
 /* Find what a frame is, and count what is in it. */

@@ -58,3 +58,14 @@ int mcr_journal_apply(struct mcr_segment *segment)
 	}
 	return 0;
 }
+
+void mcr_journal_settle(struct mcr_segment *segment, uint32_t capture)
+{
+	struct mcr_journal_state state = mcr_journal_state(segment);
+
+	if (state.phase == MCR_PHASE_IDLE || state.capture != capture)
+		return;
+	if (state.phase == MCR_PHASE_COMMIT)
+		mcr_journal_apply(segment);
+	mcr_journal_enter(segment, (struct mcr_journal_state){ MCR_PHASE_IDLE, 0, 0 });
+}

@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * A batch's write-ahead journal, so that kill -9 at any instruction leaves counters exact and sends nothing twice.
+ * A batch's write-ahead journal, so that kill -9 at any instruction leaves counters exact and sends nothing twice
+ * (as long as the successor lives until it has counted what was in doubt).
  *
  *   IDLE       nothing in hand
  *   SENDING    the next `slots` slots of `capture` were handed to the kernel, the outcome is not known.
@@ -33,6 +34,12 @@ void mcr_journal_clear(struct mcr_segment *segment);
 
 /* Add one entry: `counter`, inside `segment`, is to become `value`. */
 void mcr_journal_note(struct mcr_segment *segment, const uint64_t *counter, uint64_t value);
+
+/*
+ * For the supervisor, when a capture goes while no worker is there to recover it: finish the counters if they were being
+ * written, then forget the batch. What was in hand counts as not read.
+ */
+void mcr_journal_settle(struct mcr_segment *segment, uint32_t capture);
 
 /* Write every entry's value. 0, or -EBADMSG if an entry points outside the segment. */
 int mcr_journal_apply(struct mcr_segment *segment);

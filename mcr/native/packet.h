@@ -6,9 +6,7 @@
 #include <stdint.h>
 
 struct mcr_packet {
-	uint32_t source;       /* network byte order */
 	uint32_t group;        /* destination address, network byte order */
-	uint16_t source_port;  /* network byte order */
 	uint16_t port;         /* destination port, network byte order */
 	uint32_t payload;      /* offset of the UDP payload from the start of the frame */
 	uint32_t payload_size; /* bytes; 0 is a valid datagram */

@@ -142,35 +142,40 @@ static inline int mcr_ring_push(struct mcr_ring_end *end, uint32_t type, const v
 	return 0;
 }
 
+/* Consumer: what stands at the own position. Its length, 0 if nothing does, -EBADMSG if it can't be a record. */
+static inline int mcr_ring_next(struct mcr_ring_end *end, const struct mcr_record **record)
+{
+	uint64_t at = end->own & (end->capacity - 1), waiting;
+	uint32_t length;
+
+	if (end->own == end->seen)
+		end->seen = mcr_load_acquire(&end->shared->tail);
+	waiting = end->seen - end->own;
+	if (!waiting)
+		return 0;
+	*record = (const struct mcr_record *)(end->data + at);
+	length = __atomic_load_n(&(*record)->length, __ATOMIC_RELAXED);
+	if (waiting > end->capacity || length < sizeof(**record) || length % 8 || length > waiting ||
+	    length > end->capacity - at)
+		return -EBADMSG;
+	return (int)length;
+}
+
 /*
  * Consumer: the next record in *record, which stays valid until mcr_ring_consume(). Its length, 0 if the ring is
  * empty, or -EBADMSG if the producer broke the format. The length is read once: a peer may change it any time.
  */
 static inline int mcr_ring_peek(struct mcr_ring_end *end, const struct mcr_record **record)
 {
-	const struct mcr_record *next;
-	uint64_t to_end, waiting;
-	uint32_t length;
+	int length;
 
-	for (;;) {
-		if (end->own == end->seen) {
-			end->seen = mcr_load_acquire(&end->shared->tail);
-			if (end->own == end->seen)
-				return 0;
-		}
-		waiting = end->seen - end->own;
-		to_end = end->capacity - (end->own & (end->capacity - 1));
-		next = (const struct mcr_record *)(end->data + (end->own & (end->capacity - 1)));
-		length = __atomic_load_n(&next->length, __ATOMIC_RELAXED);
-		if (waiting > end->capacity || length < sizeof(*next) || length % 8 || length > waiting ||
-		    length > to_end)
-			return -EBADMSG;
-		if (next->type != MCR_REC_PAD)
-			break;
-		end->own += length;
-	}
-	*record = next;
-	return (int)length;
+	length = mcr_ring_next(end, record);
+	if (length <= 0 || (*record)->type != MCR_REC_PAD)
+		return length;
+	end->own += (uint64_t)length;
+	length = mcr_ring_next(end, record);
+	/* A sound producer writes a record behind its padding, and publishes both together. */
+	return length > 0 && (*record)->type != MCR_REC_PAD ? length : -EBADMSG;
 }
 
 /* Consumer: give back the room of the peeked record; `length` is what mcr_ring_peek() returned. */

@@ -146,17 +146,15 @@ enum mcr_record_type {
 };
 
 struct mcr_rec_capture {
-	uint32_t capture; /* slot in mcr_segment.captures */
-	uint32_t ifindex;
+	uint32_t capture;     /* slot in mcr_segment.captures */
+	uint32_t serial;      /* tells this capture from the slot's last one */
 	uint32_t frame_size;  /* bytes, a power of two */
 	uint32_t frame_count; /* a power of two */
 };
 
 struct mcr_rec_egress {
 	uint32_t egress; /* slot of an output interface */
-	uint32_t ifindex;
-	uint32_t mtu; /* bytes */
-	uint32_t reserved;
+	uint32_t mtu;    /* bytes */
 };
 
 struct mcr_rec_output {
@@ -228,6 +226,7 @@ enum mcr_log_code {
 	MCR_LOG_CAPTURE_ERROR,      /* capture, errno */
 	MCR_LOG_RECOVERED,          /* capture, packets in doubt */
 	MCR_LOG_DRAINED,
+	MCR_LOG_JOURNAL_BROKEN,
 	MCR_LOG_NO_MATCH,      /* capture, group, port; both in network byte order */
 	MCR_LOG_PARSE_ERROR,   /* capture, errno, length of the frame */
 	MCR_LOG_FORWARDED,     /* rule, outputs, payload bytes */

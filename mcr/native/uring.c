@@ -18,19 +18,19 @@
 #define SQ_ENTRIES MCR_BATCH_SENDS
 #define CQ_ENTRIES (4 * SQ_ENTRIES)
 
-/* user_data of a request: a send's address, or below the first page one of these and a capture's slot. */
-enum kind { KIND_CAPTURE = 1, KIND_WAKE, KIND_LIFELINE, KIND_CANCEL, KINDS };
+/*
+ * user_data of a request: a send's address; or, told by the top bit that no address has, one of these with a capture's
+ * slot and serial, as a poll may end after its slot has got another capture.
+ */
+enum kind { KIND_CAPTURE, KIND_WAKE, KIND_LIFELINE, KIND_CANCEL };
 
-#define KIND_SHIFT 8
+#define NO_SEND    (UINT64_C(1) << 63)
+#define KIND_SHIFT 48
+#define SLOT_SHIFT 32
 
-static uint64_t encode(enum kind kind, uint32_t index)
+static uint64_t encode(enum kind kind, uint32_t slot, uint32_t serial)
 {
-	return (uint64_t)kind << KIND_SHIFT | index;
-}
-
-static bool is_send(uint64_t user_data)
-{
-	return user_data >= (uint64_t)KINDS << KIND_SHIFT;
+	return NO_SEND | (uint64_t)kind << KIND_SHIFT | (uint64_t)slot << SLOT_SHIFT | serial;
 }
 
 /* Newest flags first; an older kernel refuses those it doesn't know. */
@@ -58,7 +58,7 @@ static int arm_wake(struct mcr_worker *worker)
 	if (!sqe)
 		return -EBUSY;
 	io_uring_prep_read(sqe, worker->wake_fd, &worker->wake_count, sizeof(worker->wake_count), 0);
-	io_uring_sqe_set_data64(sqe, encode(KIND_WAKE, 0));
+	io_uring_sqe_set_data64(sqe, encode(KIND_WAKE, 0, 0));
 	return 0;
 }
 
@@ -69,7 +69,7 @@ static int arm_lifeline(struct mcr_worker *worker)
 	if (!sqe)
 		return -EBUSY;
 	io_uring_prep_poll_add(sqe, worker->channel_fd, POLLRDHUP);
-	io_uring_sqe_set_data64(sqe, encode(KIND_LIFELINE, 0));
+	io_uring_sqe_set_data64(sqe, encode(KIND_LIFELINE, 0, 0));
 	return 0;
 }
 
@@ -85,7 +85,7 @@ static int arm_captures(struct mcr_worker *worker)
 		if (!sqe)
 			return -EBUSY;
 		io_uring_prep_poll_add(sqe, capture->fd, POLLIN);
-		io_uring_sqe_set_data64(sqe, encode(KIND_CAPTURE, worker->active[i]));
+		io_uring_sqe_set_data64(sqe, encode(KIND_CAPTURE, worker->active[i], capture->serial));
 		capture->polled = true;
 	}
 	return 0;
@@ -110,6 +110,16 @@ int mcr_uring_open(struct mcr_worker *worker)
 	return ret ? ret : arm_lifeline(worker);
 }
 
+int mcr_uring_probe(void)
+{
+	struct io_uring ring;
+	int ret = io_uring_queue_init(1, &ring, 0);
+
+	if (!ret)
+		io_uring_queue_exit(&ring);
+	return ret;
+}
+
 void mcr_uring_close(struct mcr_worker *worker)
 {
 	io_uring_queue_exit(&worker->ring);
@@ -127,29 +137,35 @@ static void on_capture_error(struct mcr_worker *worker, uint32_t slot)
 			       (uint64_t)error, 0);
 }
 
-static int on_capture_cqe(struct mcr_worker *worker, uint32_t slot, int result)
+static int on_capture_cqe(struct mcr_worker *worker, uint32_t slot, uint32_t serial, int result)
 {
-	worker->captures[slot].polled = false;
-	if (result < 0 && result != -ECANCELED)
+	struct mcr_capture *capture = &worker->captures[slot];
+
+	if (!capture->slots || capture->serial != serial)
+		return 0; /* of a capture that has gone */
+	capture->polled = false;
+	if (result < 0)
 		return result;
-	worker->captures[slot].woken = result > 0 && result & POLLIN;
-	if (result > 0 && result & POLLERR && worker->captures[slot].slots)
+	capture->woken = result & POLLIN;
+	if (result & POLLERR)
 		on_capture_error(worker, slot);
 	return 0;
 }
 
 static int on_cqe(struct mcr_worker *worker, const struct io_uring_cqe *cqe)
 {
-	uint32_t index = (uint32_t)cqe->user_data & ((1u << KIND_SHIFT) - 1);
+	uint32_t slot = (uint32_t)(cqe->user_data >> SLOT_SHIFT & 0xffff);
 
-	if (is_send(cqe->user_data)) {
+	if (cqe->user_data == LIBURING_UDATA_TIMEOUT)
+		return 0; /* how liburing waits on kernels before 5.11 */
+	if (!(cqe->user_data & NO_SEND)) {
 		worker->sends_under_way--;
 		mcr_forward_sent(worker, io_uring_cqe_get_data(cqe), cqe->res);
 		return 0;
 	}
-	switch ((enum kind)(cqe->user_data >> KIND_SHIFT)) {
+	switch ((enum kind)(cqe->user_data >> KIND_SHIFT & 0xff)) {
 	case KIND_CAPTURE:
-		return on_capture_cqe(worker, index, cqe->res);
+		return on_capture_cqe(worker, slot, (uint32_t)cqe->user_data, cqe->res);
 	case KIND_WAKE:
 		return cqe->res < 0 ? cqe->res : arm_wake(worker);
 	case KIND_LIFELINE:
@@ -157,8 +173,6 @@ static int on_cqe(struct mcr_worker *worker, const struct io_uring_cqe *cqe)
 		return 0;
 	case KIND_CANCEL:
 		return 0;
-	case KINDS:
-		break;
 	}
 	return -EPROTO;
 }
@@ -301,8 +315,8 @@ static int cancel_poll(struct mcr_worker *worker, uint32_t slot)
 	sqe = next_sqe(worker);
 	if (!sqe)
 		return -EBUSY;
-	io_uring_prep_poll_remove(sqe, encode(KIND_CAPTURE, slot));
-	io_uring_sqe_set_data64(sqe, encode(KIND_CANCEL, slot));
+	io_uring_prep_poll_remove(sqe, encode(KIND_CAPTURE, slot, worker->captures[slot].serial));
+	io_uring_sqe_set_data64(sqe, encode(KIND_CANCEL, 0, 0));
 	return 0;
 }
 
@@ -310,9 +324,11 @@ static int detach(struct mcr_worker *worker, uint32_t slot)
 {
 	int ret = cancel_poll(worker, slot);
 
-	if (!ret)
-		mcr_control_detach(worker, slot);
-	return ret;
+	if (ret)
+		return ret;
+	mcr_control_detach(worker, slot);
+	ret = io_uring_submit(&worker->ring); /* now: the supervisor is about to close the socket */
+	return ret < 0 ? ret : 0;
 }
 
 /* One batch from every capture, so that a busy one can't starve the others. Packets taken, or -errno. */

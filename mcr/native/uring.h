@@ -7,6 +7,9 @@
 
 int mcr_uring_open(struct mcr_worker *worker);
 
+/* Whether this process may use io_uring at all: 0 or -errno. */
+int mcr_uring_probe(void);
+
 /* 0 when told to stop and drained, -EPIPE when the supervisor is gone, or a failed step's -errno. */
 int mcr_uring_run(struct mcr_worker *worker);
 

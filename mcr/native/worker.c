@@ -23,11 +23,13 @@ static int map_segment(struct mcr_worker *worker, int fd)
 }
 
 /* A predecessor that died while it wrote counters: write them again. Its packets come with their capture. */
-static int recover_counters(struct mcr_worker *worker)
+static void recover_counters(struct mcr_worker *worker)
 {
-	if (mcr_journal_state(worker->segment).phase != MCR_PHASE_COMMIT)
-		return 0;
-	return mcr_journal_apply(worker->segment);
+	if (mcr_journal_state(worker->segment).phase != MCR_PHASE_COMMIT || !mcr_journal_apply(worker->segment))
+		return;
+	/* Not what a worker writes: better to go on with counters that may be off than never again. */
+	mcr_journal_enter(worker->segment, (struct mcr_journal_state){ MCR_PHASE_IDLE, 0, 0 });
+	mcr_log(&worker->log, MCR_FACILITY_WORKER, MCR_LEVEL_CRITICAL, MCR_LOG_JOURNAL_BROKEN, 0, 0, 0);
 }
 
 static void init_tables(struct mcr_worker *worker)
@@ -38,10 +40,6 @@ static void init_tables(struct mcr_worker *worker)
 	mcr_ring_open_producer(&worker->events, &segment->event_ring, segment->event_data, MCR_EVENT_RING_BYTES);
 	mcr_log_init(&worker->log, &worker->events, &segment->totals.log_dropped);
 	mcr_rules_init(&worker->rules);
-	for (uint32_t i = 0; i < MCR_MAX_INTERFACES; i++) {
-		worker->captures[i].fd = -1;
-		worker->egress[i].fd = -1;
-	}
 }
 
 static int run(struct mcr_worker *worker, int segment_fd, const char **step)
@@ -52,11 +50,8 @@ static int run(struct mcr_worker *worker, int segment_fd, const char **step)
 	ret = map_segment(worker, segment_fd);
 	if (ret)
 		return ret;
-	*step = "recover counters";
-	ret = recover_counters(worker);
-	if (ret)
-		return ret;
 	init_tables(worker);
+	recover_counters(worker);
 	*step = "set up io_uring";
 	ret = mcr_uring_open(worker);
 	if (ret)
@@ -74,7 +69,7 @@ static void release(struct mcr_worker *worker)
 	for (uint32_t i = 0; i < MCR_MAX_INTERFACES; i++) {
 		if (worker->captures[i].slots)
 			mcr_capture_detach(&worker->captures[i]);
-		if (worker->egress[i].fd > 0)
+		if (worker->egress[i].fd >= 0)
 			close(worker->egress[i].fd);
 	}
 	munmap(worker->segment, sizeof(*worker->segment));
@@ -90,6 +85,10 @@ int mcr_worker_run(int segment_fd, int channel_fd, int wake_fd, int event_fd, co
 	if (worker == MAP_FAILED) {
 		*step = "allocate worker";
 		return -errno;
+	}
+	for (uint32_t i = 0; i < MCR_MAX_INTERFACES; i++) {
+		worker->captures[i].fd = -1;
+		worker->egress[i].fd = -1;
 	}
 	worker->channel_fd = channel_fd;
 	worker->wake_fd = wake_fd;

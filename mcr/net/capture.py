@@ -10,10 +10,11 @@ Constants are those of <linux/if_packet.h>, <linux/filter.h> and <asm-generic/so
 import socket
 import struct
 from collections.abc import Sequence
+from contextlib import ExitStack, suppress
 
 import attrs
 
-from mcr.errors import SystemFault
+from mcr.errors import InvalidParams, SystemFault
 from mcr.net.buffer import set_buffer
 from mcr.net.filter import Instruction, attach_filter
 from mcr.net.interfaces import Interface
@@ -33,6 +34,7 @@ _FANOUT_UNIQUE_ID = 0x2000
 
 _SLOT_OVERHEAD = 128  # TPACKET2 header, address, alignment and the link-layer header
 _MIN_SLOT = 2048
+_PERMISSION_HINT = "mcrd needs CAP_NET_RAW: run it with sudo, or under systemd with AmbientCapabilities=CAP_NET_RAW"
 _RING_BYTES = 16 << 20
 _BLOCK_BYTES = 128 << 10
 _COPY_BYTES = 4 << 20  # of super-frames that wait
@@ -57,12 +59,24 @@ ACCEPT_UDP = (
 
 
 @attrs.frozen
-class CaptureSocket:
-    """One worker's view of an input interface. Sizes of the ring: slots of `frame_size` bytes."""
+class CaptureGroup:
+    """The capture sockets of an input interface, one a worker, each with a ring of slots.
+
+    Attributes:
+        frame_size: of a slot, in bytes.
+        frame_count: slots in each ring.
+        sockets: to be handed to the workers.
+        watched: more descriptors of the same sockets, for who counts what comes to them.
+    """
 
     frame_size: int
     frame_count: int
-    socket: socket.socket
+    sockets: tuple[socket.socket, ...]
+    watched: tuple[socket.socket, ...]
+
+    def close(self) -> None:
+        """Close the workers' sockets. The kernel waits for its readers each time, so not on the event loop."""
+        close_all(self.sockets)
 
 
 @attrs.frozen
@@ -78,25 +92,36 @@ def slot_size(mtu: int) -> int:
     return max(_MIN_SLOT, 1 << (mtu + _SLOT_OVERHEAD - 1).bit_length())
 
 
-def open_captures(interface: Interface, count: int) -> tuple[CaptureSocket, ...]:
+def open_captures(interface: Interface, count: int) -> CaptureGroup:
     """Open and start `count` capture sockets on an interface.
 
     Raises:
+        InvalidParams: its MTU is beyond what a slot can be made for.
         SystemFault: naming the step; nothing stays open.
     """
     frame_size = slot_size(interface.mtu)
+    if frame_size > _BLOCK_BYTES:
+        raise InvalidParams(
+            f"Cannot capture on {interface.name}: its MTU of {interface.mtu} is too large",
+            f"at most {_BLOCK_BYTES - _SLOT_OVERHEAD}; set it with: ip link set dev {interface.name} mtu 65536",
+        )
     frame_count = _RING_BYTES // frame_size
     opened: list[socket.socket] = []
-    try:
+    with ExitStack() as undo:
+        undo.callback(close_all, opened)
         for _ in range(count):
             opened.append(_open_bound(interface, frame_size, frame_count))
             _join_fanout(opened, interface)
+        watched: list[socket.socket] = []
+        undo.callback(close_all, watched)
+        try:
+            watched.extend(each.dup() for each in opened)
+        except OSError as error:
+            raise SystemFault(f"Cannot capture on {interface.name}: dup", error.errno or 0) from None
         # Only now may frames come in: a bound socket outside the group would have had a copy of each.
         accept(opened, interface)
-    except SystemFault:
-        close_all(opened)
-        raise
-    return tuple(CaptureSocket(frame_size, frame_count, each) for each in opened)
+        undo.pop_all()
+    return CaptureGroup(frame_size, frame_count, tuple(opened), tuple(watched))
 
 
 def check_permission() -> None:
@@ -112,11 +137,8 @@ def _open_socket() -> socket.socket:
     try:
         return socket.socket(socket.AF_PACKET, socket.SOCK_RAW | socket.SOCK_CLOEXEC, 0)
     except OSError as error:
-        raise SystemFault(
-            "AF_PACKET socket creation failed",
-            error.errno or 0,
-            "mcrd needs CAP_NET_RAW: run it with sudo, or under systemd with AmbientCapabilities=CAP_NET_RAW",
-        ) from None
+        hints = [_PERMISSION_HINT] if isinstance(error, PermissionError) else []
+        raise SystemFault("AF_PACKET socket creation failed", error.errno or 0, *hints) from None
 
 
 def _open_bound(interface: Interface, frame_size: int, frame_count: int) -> socket.socket:
@@ -171,11 +193,13 @@ def accept(sockets: Sequence[socket.socket], interface: Interface) -> None:
 def reject(sockets: Sequence[socket.socket]) -> None:
     """Let nothing more in; what is in the ring stays readable."""
     for each in sockets:
-        attach_filter(each, REJECT_ALL)
+        # A worker could have locked its filter; then it goes on receiving until the socket is closed.
+        with suppress(PermissionError):
+            attach_filter(each, REJECT_ALL)
 
 
 def close_all(sockets: Sequence[socket.socket]) -> None:
-    """Close sockets; the kernel waits for its readers each time, so not on the event loop."""
+    """Close sockets."""
     for each in sockets:
         each.close()
 

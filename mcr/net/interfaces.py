@@ -1,13 +1,14 @@
 """Network interfaces by name."""
 
 import difflib
+import errno
 import fcntl
 import socket
 import struct
 
 import attrs
 
-from mcr.errors import InterfaceNotFound
+from mcr.errors import InterfaceNotFound, SystemFault
 
 _SIOCGIFMTU = 0x8921  # <linux/sockios.h>
 _IFREQ = struct.Struct("16si20x")
@@ -27,11 +28,14 @@ def find_interface(name: str) -> Interface:
 
     Raises:
         InterfaceNotFound: with the interfaces there are, the nearest name first.
+        SystemFault: out of descriptors or memory.
     """
     try:
         index = socket.if_nametoindex(name)
         return Interface(name, index, _mtu(name))
-    except OSError:
+    except OSError as error:
+        if error.errno in (errno.EMFILE, errno.ENFILE, errno.ENOMEM):
+            raise SystemFault(f"Cannot look up interface {name}", error.errno) from None
         raise _not_found(name) from None
 
 

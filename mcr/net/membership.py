@@ -59,7 +59,8 @@ class Memberships:
 
     def close(self) -> None:
         """Leave every group."""
-        for holder in list(self._held):
+        # The kernel looks for each from the newest on.
+        for holder in reversed(list(self._held)):
             self._close(holder)
 
     def __len__(self) -> int:

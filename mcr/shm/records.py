@@ -10,6 +10,9 @@ import attrs
 from mcr._native import ffi, lib
 from mcr.model import Address, Facility, Level, LogLevels
 
+STOP: int = lib.MCR_REC_STOP
+"""Type of the command that `stop` makes."""
+
 
 @attrs.frozen
 class Command:
@@ -37,10 +40,10 @@ def _network_address(address: Address) -> int:
 
 
 def capture_put(
-    capture: int, ifindex: int, frame_size: int, frame_count: int, sockets: tuple[socket.socket, ...]
+    capture: int, serial: int, frame_size: int, frame_count: int, sockets: tuple[socket.socket, ...]
 ) -> Command:
-    """Read this capture ring; sizes in bytes and slots."""
-    body = _body("mcr_rec_capture", capture=capture, ifindex=ifindex, frame_size=frame_size, frame_count=frame_count)
+    """Read this capture ring; sizes in bytes and slots. `serial` differs from that of the slot's last capture."""
+    body = _body("mcr_rec_capture", capture=capture, serial=serial, frame_size=frame_size, frame_count=frame_count)
     return Command(lib.MCR_REC_CAPTURE_PUT, body, sockets)
 
 
@@ -49,9 +52,9 @@ def capture_drop(capture: int) -> Command:
     return Command(lib.MCR_REC_CAPTURE_DROP, _body("mcr_rec_capture", capture=capture))
 
 
-def egress_put(egress: int, ifindex: int, mtu: int, sockets: tuple[socket.socket, ...]) -> Command:
+def egress_put(egress: int, mtu: int, sockets: tuple[socket.socket, ...]) -> Command:
     """Send by this socket what goes to this output interface; `mtu` in bytes."""
-    return Command(lib.MCR_REC_EGRESS_PUT, _body("mcr_rec_egress", egress=egress, ifindex=ifindex, mtu=mtu), sockets)
+    return Command(lib.MCR_REC_EGRESS_PUT, _body("mcr_rec_egress", egress=egress, mtu=mtu), sockets)
 
 
 def egress_drop(egress: int) -> Command:
@@ -117,7 +120,7 @@ def levels(log_levels: LogLevels) -> Command:
 
 def stop() -> Command:
     """Send what has arrived, then return."""
-    return Command(lib.MCR_REC_STOP)
+    return Command(STOP)
 
 
 @attrs.frozen

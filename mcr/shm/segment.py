@@ -66,9 +66,15 @@ class Segment:
         fcntl.fcntl(self.fd, fcntl.F_ADD_SEALS, _SEALS)
         self._memory = mmap.mmap(self.fd, size)
         self.shared: Any = ffi.from_buffer("struct mcr_segment *", self._memory)
-        self.shared.header.length = size
-        self.shared.header.worker_id = worker_id
-        self.shared.header.version = lib.MCR_ABI_VERSION
+        self._worker_id = worker_id
+        self.write_header()
+
+    def write_header(self) -> None:
+        """Write what a worker checks first. Before each start: the last worker could have scribbled over it."""
+        header = self.shared.header
+        header.length = ffi.sizeof("struct mcr_segment")
+        header.worker_id = self._worker_id
+        header.version = lib.MCR_ABI_VERSION
 
     def close(self) -> None:
         """Unmap and release. The worker's own mapping stays valid."""
@@ -86,6 +92,10 @@ class Segment:
         """Frames the worker has taken from a capture ring, and datagrams in them."""
         counters = self.shared.captures[capture]
         return counters.cursor, counters.recv
+
+    def settle(self, capture: int) -> None:
+        """Finish what a dead worker left of a capture that no successor will get. Only while no worker is attached."""
+        lib.mcr_journal_settle(self.shared, capture)
 
     def start_capture(self, capture: int) -> None:
         """Start a new ring's count at zero. Only while no worker holds the slot."""

@@ -87,7 +87,7 @@ async def test_batch_is_all_or_none(store: RuleStore, workers: Workers) -> None:
     batch = tuple(rule(f"239.1.1.{i}") for i in range(1, 9))
     with pytest.raises(RuleExists, match=r"\(rules\[4\]\)$"):
         await store.add(batch)
-    with pytest.raises(RuleExists, match=r"\(rules\[1\]\)$"):
+    with pytest.raises(RuleExists, match=r"rules\[1\] has the same input as rules\[0\]"):
         await store.add((rule("239.2.1.1"), rule("239.2.1.1")))
     assert len(await store.list()) == 1
     assert len(workers.changes) == 1

@@ -13,6 +13,8 @@ from collections.abc import Iterator
 import pytest
 
 from conftest import MakeMcr, Plant
+from mcr.cli.client import Client
+from mcr.errors import McrError
 from mcr_process import BIN, Mcr, Receiver, Sender, wait_until
 
 
@@ -133,6 +135,39 @@ def test_misbehaving_clients_disturb_nobody(plant: Plant, make_mcr: MakeMcr) -> 
     assert resident < 150_000, "kB"
 
 
+def test_trace_at_full_rate_does_not_keep_operators_waiting(plant: Plant, make_mcr: MakeMcr) -> None:
+    """What would be a line for each packet is folded; the daemon answers meanwhile."""
+    mcr = make_mcr(plant.relay).start()
+    mcr.add("in0:239.1.1.1:5000", "239.2.2.2:6000:out0")
+    mcr.ctl("log-level", "set", "--global", "trace")
+    sender = Sender(plant.source, "src0", "239.1.1.1:5000", count=100_000, rate=50_000)
+    answers = []
+    while sender.process.poll() is None:
+        answers.append(timed_ping(mcr))
+    sender.finish()
+    assert statistics.median(answers) < 0.05
+    assert mcr.log().count("bytes to 1 outputs") < 20
+
+
+def test_daemon_without_a_descriptor_left_survives_deaths_and_requests(plant: Plant, make_mcr: MakeMcr) -> None:
+    """Every descriptor taken by idle clients: adding fails with a reason, a worker that dies comes back later."""
+    mcr = make_mcr(plant.relay, prefix=["prlimit", "--nofile=64:64"]).start()
+    mcr.add("in0:239.1.1.1:5000", "239.2.2.2:6000:out0")
+    rule = {
+        "input": {"interface": "out2", "group": "239.1.1.2", "port": 5000},
+        "outputs": [{"group": "239.2.2.2", "port": 6000, "interface": "out1"}],
+    }
+    with Client(str(mcr.socket), "the test") as connected, idle_clients(mcr, 80):
+        with pytest.raises(McrError, match="Too many open files"):
+            connected.call("add", {"rules": [rule]})
+        (worker,) = connected.call("list_workers")
+        os.kill(worker["pid"], signal.SIGKILL)
+        wait_until(lambda: connected.call("list_workers")[0]["restarts"] > 2, "it tries again and again")
+        assert connected.call("ping") == {"pong": True}
+    mcr.wait_for_workers()
+    mcr.call("add", {"rules": [rule]})
+
+
 def test_daemon_out_of_descriptors_keeps_serving(plant: Plant, make_mcr: MakeMcr) -> None:
     """No descriptor left for another client: the stream flows, those connected are served, and it recovers."""
     mcr = make_mcr(plant.relay, prefix=["prlimit", "--nofile=100:100"]).start()
@@ -150,6 +185,17 @@ def test_daemon_out_of_descriptors_keeps_serving(plant: Plant, make_mcr: MakeMcr
 
 def words_for_group(group: str) -> list[str]:
     return f"--input-interface in0 --input-group {group} --input-port 5000 --outputs 239.2.2.2:6000:out0".split()
+
+
+def test_rule_that_is_not_active_in_time_is_no_success(plant: Plant, make_mcr: MakeMcr) -> None:
+    mcr = make_mcr(plant.relay).start()
+    (pid,) = mcr.worker_pids()
+    os.kill(pid, signal.SIGSTOP)
+    late = mcr.ctl("add", *words_for_group("239.1.1.1"), "--rule-id", "tv", check=False)
+    os.kill(pid, signal.SIGCONT)
+    assert late.returncode == 1
+    assert "Error: The rule tv is in place, but not active yet" in late.stderr
+    wait_until(lambda: mcr.call("list")[0]["state"] == "active", "it becomes active")
 
 
 def test_log_levels_change_at_once_in_workers_too(plant: Plant, make_mcr: MakeMcr) -> None:
@@ -172,7 +218,7 @@ def test_log_levels_change_at_once_in_workers_too(plant: Plant, make_mcr: MakeMc
     mcr.ctl("log-level", "set", "--global", "info")
     mcr.ctl("log-level", "set", "--facility", "egress", "--level", "trace")
     Sender(plant.source, "src0", "239.1.1.1:5000", count=3, rate=1000, size=100).finish()
-    wait_until(lambda: mcr.log().count("100 bytes to 1 outputs") == 3, "egress traces every packet")
+    wait_until(lambda: "100 bytes to 1 outputs (2 times in" in mcr.log(), "egress traces every packet, folded")
     assert mcr.log().count("ingress] worker 0: no rule") <= 2  # the fold's last word comes within a second
 
 

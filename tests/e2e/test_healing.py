@@ -2,13 +2,16 @@
 
 import os
 import signal
+import struct
 import subprocess
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from conftest import MakeMcr, Plant
+from mcr._native import ffi
 from mcr_process import Mcr, Receiver, Sender, alive, wait_until
 
 RATE = 20_000
@@ -22,12 +25,19 @@ def kill_worker_of_flow(mcr: Mcr) -> int:
     return int(pid)
 
 
-def check_loss_is_accounted_for(verdict: dict[str, int], egress: dict[str, int]) -> None:
-    """What is missing is no more than what died in a worker's hand; and nothing came twice or out of order."""
+def came_in(mcr: Mcr) -> int:
+    """Packets that have arrived so far, whatever became of them."""
+    ingress = mcr.stats()["ingress"]
+    return int(ingress["recv"] + ingress["kernel_drops"])
+
+
+def check_loss_is_accounted_for(verdict: dict[str, Any], stats: dict[str, Any]) -> None:
+    """What is missing died in a worker's hand or found its ring full; and nothing came twice or out of order."""
+    egress = stats["egress"]
     assert verdict["duplicated"] == verdict["reordered"] == verdict["corrupted"] == 0
     assert verdict["kernel_drops"] == 0
     assert egress["errors"] == egress["in_doubt"]
-    assert verdict["lost"] <= egress["in_doubt"]
+    assert verdict["lost"] <= egress["in_doubt"] + stats["ingress"]["kernel_drops"]
 
 
 @pytest.mark.parametrize("workers", [1, 2])
@@ -39,7 +49,7 @@ def test_stream_goes_on_over_the_death_of_its_worker(plant: Plant, make_mcr: Mak
     receiver = Receiver(plant.receiver, "239.2.2.2:6000@rx0=239.1.1.1:5000", count=packets)
     sender = Sender(plant.source, "src0", "239.1.1.1:5000", count=packets, rate=RATE)
     for death in range(1, 6):
-        wait_until(lambda goal=death * 1.5 * RATE: mcr.stats()["ingress"]["recv"] >= goal, f"death {death} is due")
+        wait_until(lambda goal=death * 1.5 * RATE: came_in(mcr) >= goal, f"death {death} is due")
         kill_worker_of_flow(mcr)
     sender.finish()
     verdict = receiver.verdict()
@@ -47,8 +57,7 @@ def test_stream_goes_on_over_the_death_of_its_worker(plant: Plant, make_mcr: Mak
     print(
         f"lost {verdict['lost']}, in doubt {stats['egress']['in_doubt']}, ring full {stats['ingress']['kernel_drops']}"
     )
-    assert stats["ingress"]["kernel_drops"] == 0
-    check_loss_is_accounted_for(verdict, stats["egress"])
+    check_loss_is_accounted_for(verdict, stats)
     assert stats["egress"]["in_doubt"] <= 5 * 32
     assert sum(worker["restarts"] for worker in mcr.wait_for_workers()) == 5
     assert mcr.log().count("Worker process exited unexpectedly: worker ") == 5
@@ -69,7 +78,7 @@ def test_what_waits_in_the_sockets_is_forwarded_by_the_successor(plant: Plant, m
     mcr.check_counters(arrived=2000)
 
 
-@pytest.mark.parametrize("signum", [signal.SIGSEGV, signal.SIGABRT, signal.SIGTERM])
+@pytest.mark.parametrize("signum", [signal.SIGSEGV, signal.SIGABRT, signal.SIGBUS])
 def test_crash_is_logged_with_its_signal(plant: Plant, make_mcr: MakeMcr, signum: signal.Signals) -> None:
     mcr = make_mcr(plant.relay).start()
     (pid,) = mcr.worker_pids()
@@ -91,12 +100,77 @@ def test_deaths_in_a_row_are_backed_off(plant: Plant, make_mcr: MakeMcr) -> None
     mcr.wait_for_workers()
 
 
+def test_worker_that_hangs_is_replaced(plant: Plant, make_mcr: MakeMcr) -> None:
+    """It lives and takes nothing: a few seconds later another does, and has what waited; full rings are told."""
+    mcr = make_mcr(plant.relay).start()
+    mcr.add("in0:239.1.1.1:5000", "239.2.2.2:6000:out0")
+    (pid,) = mcr.worker_pids()
+    os.kill(pid, signal.SIGSTOP)
+    Sender(plant.source, "src0", "239.1.1.1:5000", count=10_000, rate=0).finish()
+    wait_until(lambda: f"worker 0 (pid {pid}) takes no packets" in mcr.log(), "the hang is noticed")
+    stats = mcr.check_counters(arrived=10_000)
+    assert stats["egress"]["sent"] > 5000
+    assert stats["ingress"]["kernel_drops"] > 0
+    assert "capture ring of in0 was full" in mcr.log()
+    assert mcr.wait_for_workers()[0]["restarts"] == 1
+
+
 def test_worker_has_no_privileges(plant: Plant, make_mcr: MakeMcr) -> None:
     mcr = make_mcr(plant.relay).start(2)
     for pid in mcr.worker_pids():
         status = dict(line.split(":\t", 1) for line in Path(f"/proc/{pid}/status").read_text().splitlines())
         assert {int(status[name], 16) for name in ("CapInh", "CapPrm", "CapEff", "CapAmb")} == {0}
         assert status["NoNewPrivs"] == "1"
+        # Another user, too; but in a user namespace that maps root alone, as tests without root have, there is none.
+        alone = Path("/proc/self/uid_map").read_text().split()[2] == "1"
+        assert set(status["Uid"].split()) == ({"0"} if alone else {"65534"})
+
+
+def test_worker_that_gives_up_is_replaced_by_one_that_works(plant: Plant, make_mcr: MakeMcr) -> None:
+    """Not only deaths: a worker that returns with an error has no privileges left to start over in its process."""
+    mcr = make_mcr(plant.relay).start()
+    mcr.add("in0:239.1.1.1:5000", "239.2.2.2:6000:out0")
+    (pid,) = mcr.worker_pids()
+    # Scribble over its rule ring, and let a packet wake it to that.
+    memory = next(path for path in Path(f"/proc/{pid}/fd").iterdir() if "memfd:mcr-worker-0" in str(path.readlink()))
+    with memory.open("r+b") as file:
+        file.seek(ffi.offsetof("struct mcr_segment", "rule_ring"))
+        file.write(struct.pack("=Q", 1 << 20))
+    Sender(plant.source, "src0", "239.1.1.1:5001", count=1, rate=1).finish()
+    wait_until(lambda: "gave up: run: Bad message (os error 74)" in mcr.log(), "it gives up")
+    mcr.wait_for_workers()
+    receiver = Receiver(plant.receiver, "239.2.2.2:6000@rx0=239.1.1.1:5000", count=1000)
+    Sender(plant.source, "src0", "239.1.1.1:5000", count=1000, rate=5000).finish()
+    receiver.expect_everything()
+
+
+def test_capture_slot_that_a_dead_worker_left_in_hand_is_clean_for_the_next(plant: Plant, make_mcr: MakeMcr) -> None:
+    """Killed in the middle of a batch, its rule gone before a successor comes: the next capture starts afresh."""
+    for _ in range(5):
+        mcr = make_mcr(plant.relay).start()
+        mcr.add("in0:239.1.1.1:5000", "239.2.2.2:6000:out0", rule_id="first")
+        sender = Sender(plant.source, "src0", "239.1.1.1:5000", count=20_000, rate=0)
+        wait_until(lambda mcr=mcr: mcr.stats()["ingress"]["recv"] > 1000, "traffic flows")
+        (pid,) = mcr.worker_pids()
+        os.kill(pid, signal.SIGKILL)
+        mcr.call("remove", {"rule_id": "first"})
+        sender.finish()
+        mcr.call(
+            "add",
+            {
+                "rules": [
+                    {
+                        "input": {"interface": "out2", "group": "239.1.1.2", "port": 5000},
+                        "outputs": [{"group": "239.2.2.2", "port": 6000, "interface": "out0"}],
+                    }
+                ]
+            },
+        )
+        receiver = Receiver(plant.receiver, "239.2.2.2:6000@rx0=239.1.1.2:5000", count=2000)
+        Sender(plant.receiver, "rx2", "239.1.1.2:5000", count=2000, rate=20_000).finish()
+        receiver.expect_everything()
+        mcr.check_counters()
+        mcr.stop()
 
 
 def children_of(pid: int) -> list[int]:
@@ -186,7 +260,7 @@ def test_output_that_is_down_costs_the_other_output_nothing(plant: Plant, make_m
     (rule,) = mcr.check_counters(arrived=10_000)["rules"]
     down, up = rule["outputs"]
     assert (down["sent"], down["errors"]) == (0, 10_000)
-    assert down["last_error"] in {"Network is unreachable", "Network is down"}
+    assert down["last_error"] in {"Network is unreachable (os error 101)", "Network is down (os error 100)"}
     assert (up["sent"], up["errors"]) == (10_000, 0)
     wait_until(lambda: mcr.log().count("send to 239.2.2.1:6001:out0 failed: ") >= 1, "the log names it")
     assert mcr.log().count("send to 239.2.2.1:6001:out0 failed: ") <= 5  # folded

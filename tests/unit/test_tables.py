@@ -144,7 +144,7 @@ def test_a_worker_without_process_or_interface_shows_dashes():
 
 
 def test_no_workers_says_where_to_look():
-    assert "journalctl" in workers_view([], None)
+    assert "log of mcrd" in workers_view([], None)
 
 
 def test_levels_are_rows():

@@ -26,6 +26,13 @@ MAX_OUTPUTS_PER_RULE = 512
 MAX_INTERFACES = 128
 """Input interfaces, and likewise output interfaces, at most."""
 
+DEFAULT_TRAIN = 16
+"""Datagrams that leave in one system call at most, unless an output says otherwise."""
+
+AUTO = "auto"
+OFF = "off"
+
+_TRAIN_LENGTHS = frozenset(map(str, range(2, 65)))
 _INTERFACE_NAME_MAX = 15  # IFNAMSIZ without the terminating NUL
 _LABEL_MAX = 128
 
@@ -102,11 +109,16 @@ class Input:
 
 @attrs.frozen
 class Output:
-    """Where a rule sends: a group or host, a port, and the interface the datagram leaves by."""
+    """Where a rule sends: a group or host, a port, and the interface the datagram leaves by.
+
+    `gso`: how many datagrams that wait together may leave in one system call, for the kernel or the network card to cut
+    apart (UDP segmentation offload): ``auto``, ``off``, or a number from 2 to 64.
+    """
 
     group: Address
     port: int
     interface: str
+    gso: str = AUTO
 
     def __attrs_post_init__(self) -> None:
         reserved = self.group.is_reserved and not self.group.is_multicast
@@ -117,6 +129,18 @@ class Output:
             )
         check_port(self.port, "output port")
         check_interface_name(self.interface, "output interface")
+        if self.gso not in {AUTO, OFF} and self.gso not in _TRAIN_LENGTHS:
+            raise InvalidParams(f"Invalid gso: {self.gso!r}", "auto, off, or a number of datagrams from 2 to 64")
+
+    @property
+    def destination(self) -> tuple[Address, int, str]:
+        """What makes it another output than the next."""
+        return self.group, self.port, self.interface
+
+    @property
+    def max_train(self) -> int:
+        """Datagrams that may leave in one system call."""
+        return {AUTO: DEFAULT_TRAIN, OFF: 1}.get(self.gso) or int(self.gso)
 
     def __str__(self) -> str:
         return f"{self.group}:{self.port}:{self.interface}"
@@ -147,9 +171,9 @@ class Rule:
             raise InvalidParams(
                 f"Rule {self.rule_id} has {len(self.outputs)} outputs", f"at most {MAX_OUTPUTS_PER_RULE} a rule"
             )
-        seen: set[Output] = set()
+        seen: set[tuple[Address, int, str]] = set()
         for output in self.outputs:
-            if output in seen:
+            if output.destination in seen:
                 raise InvalidParams(
                     f"Rule {self.rule_id} names output {output} twice", "every packet would leave twice; name it once"
                 )
@@ -162,7 +186,7 @@ class Rule:
                     f"Rule {self.rule_id} sends {output} back to where it came from",
                     "receivers there would get every packet twice; choose another group, port or interface",
                 )
-            seen.add(output)
+            seen.add(output.destination)
 
 
 class RuleState(enum.StrEnum):

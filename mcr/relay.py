@@ -22,9 +22,6 @@ from mcr.placement import PlacedRule
 from mcr.shm import records
 from mcr.slots import Slots
 
-MAX_TRAIN = 16
-"""Datagrams that leave in one system call at most, where the kernel segments (UDP_SEGMENT)."""
-
 
 @attrs.define(eq=False)
 class Capture:
@@ -293,7 +290,9 @@ class Relay:
             group=rule.input.group,
             port=rule.input.port,
             outputs=[
-                records.OutputPlace(slot, self._egress[output.interface].slot, output.group, output.port, MAX_TRAIN)
+                records.OutputPlace(
+                    slot, self._egress[output.interface].slot, output.group, output.port, output.max_train
+                )
                 for output, slot in zip(rule.outputs, placed.outputs, strict=True)
             ],
         )

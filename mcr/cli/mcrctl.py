@@ -28,6 +28,7 @@ from mcr.errors import McrError, SystemFault, UsageError
 
 _WATCH_INTERVAL = 1
 _LEVELS = "emergency, alert, critical, error, warning, notice, info, debug, trace"
+_OUTPUT_OPTIONS = ("gso",)
 _EXAMPLE = "for example: --outputs 239.2.2.2:5000:eth1,239.2.2.3:5000:eth2"
 
 _F = TypeVar("_F", bound=Callable[..., Any])
@@ -97,7 +98,8 @@ def _rule_options(command: _F) -> _F:
             "--outputs",
             metavar="G:P:IF[,G:P:IF...]",
             multiple=True,
-            help="Where to send them: group or host, port, interface to leave by.",
+            help="Where to send them: group or host, port, interface to leave by. With :gso=N or :gso=off behind it, "
+            "at most N datagrams, or one, leave in one system call (2 to 64; not given: 16).",
         ),
         click.option("--rule-id", metavar="ID", help="Id of the rule.  [default: a hash of the input]"),
         click.option("--name", help="Name of the rule, for people."),
@@ -299,12 +301,25 @@ def _output(text: str) -> dict[str, Any]:
     missing = [name for name, part in zip_longest(names, parts) if name and not part]
     if missing:
         raise UsageError(f"Invalid output {text!r}: {' and '.join(missing)} missing in G:P:IF", _EXAMPLE)
-    if len(parts) > len(names):
-        raise UsageError(f"Invalid output {text!r}: more than G:P:IF", _EXAMPLE)
-    group, port, interface = parts
+    group, port, interface, *options = parts
     if not (port.isascii() and port.isdecimal()):
         raise UsageError(f"Invalid output {text!r}: the port {port!r} is not a number", _EXAMPLE)
-    return {"group": group, "port": int(port), "interface": interface}
+    return {"group": group, "port": int(port), "interface": interface, **_output_options(text, options)}
+
+
+def _output_options(text: str, options: list[str]) -> dict[str, str]:
+    """What may follow an output's interface: `:gso=off`."""
+    chosen: dict[str, str] = {}
+    for option in options:
+        name, given, value = option.partition("=")
+        if name not in _OUTPUT_OPTIONS or not given or name in chosen:
+            raise UsageError(
+                f"Invalid output {text!r}: {option!r} is not an option of an output",
+                f"after G:P:IF, each once: {', '.join(f':{known}=…' for known in _OUTPUT_OPTIONS)}",
+                _EXAMPLE,
+            )
+        chosen[name] = value
+    return chosen
 
 
 @click.command(add_help_option=False)

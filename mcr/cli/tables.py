@@ -153,7 +153,9 @@ def _workers_table(workers: Sequence[Any], width: int | None) -> str:
 
 def _endpoint(value: dict[str, Any]) -> str:
     """An input or output, as `mcrctl add` takes it."""
-    return f"{value['group']}:{value['port']}:{value['interface']}"
+    gso = value.get("gso", "auto")
+    options = "" if gso == "auto" else f":gso={gso}"
+    return f"{value['group']}:{value['port']}:{value['interface']}{options}"
 
 
 def _count(value: int) -> str:

@@ -33,7 +33,7 @@ from mcr.model import (
 
 RULE = {
     "input": {"interface": "eth0", "group": "239.1.1.1", "port": 5000},
-    "outputs": [{"group": "239.2.2.2", "port": 5001, "interface": "eth1"}],
+    "outputs": [{"group": "239.2.2.2", "port": 5001, "interface": "eth1", "gso": "auto"}],
 }
 VIEW = RULE | {"rule_id": "dcfca9531161", "name": None, "state": "pending"}
 INFO = dict.fromkeys(["supervisor", "rules", "control", "stats", "network", "worker", "ingress", "egress"], "info")
@@ -199,7 +199,7 @@ async def test_a_wrong_value_keeps_its_hints(api):
 
 async def test_an_unknown_parameter_is_told_with_the_known_ones(api):
     error = await refusal(api, "add", rules=[edited("outputs", 0, prot=1)])
-    assert error.hints == ("parameters of rules[0].outputs[0]: group, port, interface",)
+    assert error.hints == ("parameters of rules[0].outputs[0]: group, port, interface, gso",)
 
 
 async def test_all_faults_are_one_error(api):

@@ -219,7 +219,6 @@ def test_add_takes_an_id_and_a_name(run, daemon):
         ("239.2.2.2:5001:", "Invalid output '239.2.2.2:5001:': interface missing in G:P:IF"),
         ("", "Invalid output '': group and port and interface missing in G:P:IF"),
         ("239.2.2.2:1:eth1,", "Invalid output '': group and port and interface missing in G:P:IF"),
-        ("239.2.2.2:1:eth1:9", "Invalid output '239.2.2.2:1:eth1:9': more than G:P:IF"),
         ("239.2.2.2:x:eth1", "Invalid output '239.2.2.2:x:eth1': the port 'x' is not a number"),
         ("239.2.2.2:-1:eth1", "Invalid output '239.2.2.2:-1:eth1': the port '-1' is not a number"),
         ("239.2.2.2:²:eth1", "Invalid output '239.2.2.2:²:eth1': the port '²' is not a number"),
@@ -620,3 +619,14 @@ def test_a_socket_that_may_not_be_used_says_whose_it_is(monkeypatch, tmp_path):
     assert caught.value.message == "Permission denied (os error 13)"
     assert f"{tmp_path} belongs to " in caught.value.hints[0]
     assert caught.value.hints[0].endswith("mode 0750")
+
+
+@pytest.mark.parametrize("option", ["9", "gso", "ttl=9", "gso=off:gso=off"])
+def test_an_unknown_option_of_an_output_is_told_with_the_known_ones(run, option):
+    text = f"239.2.2.2:1:eth1:{option}"
+    status, _, errors = run(
+        "add", "--input-interface", "eth0", "--input-group", "239.1.1.1", "--input-port", "1", "--outputs", text
+    )
+    assert status == 2
+    assert errors[0].startswith(f"Error: Invalid output {text!r}: ")
+    assert errors[1] == "hint: after G:P:IF, each once: :gso=…"

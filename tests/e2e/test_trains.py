@@ -1,0 +1,114 @@
+"""Datagrams that leave together (UDP segmentation) arrive one by one, the same bytes in the same order."""
+
+import socket
+import struct
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import pytest
+
+from conftest import MakeMcr, Plant
+from lab import Lab, Namespace
+from mcr_process import Receiver, Sender
+
+SOL_UDP = 17
+UDP_SEGMENT = 103
+
+
+@pytest.mark.parametrize("gso", ["auto", "off", "2", "64"])
+def test_every_setting_delivers_the_same(plant: Plant, make_mcr: MakeMcr, gso: str) -> None:
+    mcr = make_mcr(plant.relay).start()
+    mcr.add("in0:239.1.1.1:5000", f"239.2.2.2:6000:out0:gso={gso}")
+    receiver = Receiver(plant.receiver, "239.2.2.2:6000@rx0=239.1.1.1:5000", count=40_000)
+    Sender(plant.source, "src0", "239.1.1.1:5000", count=40_000, rate=40_000, size=1316).finish()
+    receiver.expect_everything()
+    assert mcr.check_counters(arrived=40_000)["egress"]["sent"] == 40_000
+
+
+def frames_longer_than(namespace: Namespace, interface: str, size: int, count: int) -> int:
+    """Look at frames that arrive until `count` datagrams' worth of bytes did; how many were longer than `size`."""
+    with namespace.entered():
+        raw = socket.socket(socket.AF_PACKET, socket.SOCK_RAW, socket.htons(0x0800))
+    with raw:
+        raw.bind((interface, 0x0800))
+        raw.settimeout(5)
+        lengths: list[int] = []
+        while sum(lengths) < count:
+            lengths.append(len(raw.recv(65536)))
+    return sum(length > size for length in lengths)
+
+
+@pytest.mark.parametrize(("gso", "uncut"), [("auto", True), ("off", False)])
+def test_off_means_one_frame_a_datagram(plant: Plant, make_mcr: MakeMcr, gso: str, uncut: bool) -> None:  # noqa: FBT001
+    """A virtual link shows what left the relay together: super-frames, or none."""
+    mcr = make_mcr(plant.relay).start()
+    mcr.add("in0:239.1.1.1:5000", f"198.18.1.2:6000:out0:gso={gso}")
+    sender = Sender(plant.source, "src0", "239.1.1.1:5000", count=30_000, rate=40_000, size=1000)
+    longer = frames_longer_than(plant.receiver, "rx0", 1500, count=10_000_000)
+    sender.finish()
+    assert (longer > 0) == uncut
+
+
+def test_datagrams_beyond_the_outputs_mtu_are_fragmented_not_lost(lab: Lab, make_mcr: MakeMcr) -> None:
+    """source ── relay ─(MTU 1280)─ receiver: 1316 bytes don't fit, and arrive all the same, fitting ones in trains."""
+    source, relay, receiver = (lab.namespace(name) for name in ("source", "relay", "receiver"))
+    lab.link(source, "src0", relay, "in0", a_address="198.18.0.1/24", b_address="198.18.0.2/24")
+    lab.link(relay, "out0", receiver, "rx0", a_address="198.18.1.1/24", b_address="198.18.1.2/24", mtu=1280)
+    mcr = make_mcr(relay).start()
+    mcr.add("in0:239.1.1.1:5000", "239.2.2.2:6000:out0")
+    for size in (1316, 1252, 1253):
+        judge = Receiver(receiver, "239.2.2.2:6000@rx0=239.1.1.1:5000", count=5000)
+        Sender(source, "src0", "239.1.1.1:5000", count=5000, rate=50_000, size=size).finish()
+        judge.expect_everything()
+    assert mcr.check_counters(arrived=15_000)["egress"]["errors"] == 0
+
+
+def test_network_that_refuses_trains_gets_single_datagrams(lab: Lab, make_mcr: MakeMcr) -> None:
+    """The interface carries 1500 bytes, the route to the host only 1280: refused, sent again in order, remembered."""
+    source, relay, receiver = (lab.namespace(name) for name in ("source", "relay", "receiver"))
+    lab.link(source, "src0", relay, "in0", a_address="198.18.0.1/24", b_address="198.18.0.2/24")
+    lab.link(relay, "out0", receiver, "rx0", a_address="198.18.1.1/24", b_address="198.18.1.2/24")
+    relay.ip("route add 198.18.1.2/32 dev out0 mtu 1280")
+    mcr = make_mcr(relay).start()
+    mcr.add("in0:239.1.1.1:5000", "198.18.1.2:6000:out0")
+    judge = Receiver(receiver, "198.18.1.2:6000=239.1.1.1:5000", count=20_000)
+    Sender(source, "src0", "239.1.1.1:5000", count=20_000, rate=0, size=1316).finish()
+    judge.expect_everything()
+    assert mcr.check_counters(arrived=20_000)["egress"]["errors"] == 0
+    assert "198.18.1.2:6000:out0 does not take UDP segmentation (Message too long (os error 90))" in mcr.log()
+
+
+@contextmanager
+def train_sender(namespace: Namespace, segment: int) -> Iterator[socket.socket]:
+    """A socket whose datagrams are cut into segments; over a virtual link they travel whole."""
+    with namespace.entered():
+        sender = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+    with sender:
+        sender.setsockopt(socket.IPPROTO_IP, socket.IP_MULTICAST_IF, socket.inet_aton("198.18.0.1"))
+        sender.setsockopt(SOL_UDP, UDP_SEGMENT, segment)
+        yield sender
+
+
+@pytest.mark.parametrize(("segment", "count"), [(100, 13), (1316, 40), (1400, 46), (700, 2)])
+def test_super_frames_are_taken_apart(plant: Plant, make_mcr: MakeMcr, segment: int, count: int) -> None:
+    """Trains of another sender, shorter and longer than a ring slot, the last datagram a short one."""
+    mcr = make_mcr(plant.relay).start()
+    mcr.add("in0:239.1.1.1:5000", "198.18.1.2:6000:out0:gso=off")
+    with plant.receiver.entered():
+        receiver = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+    trains = 20
+    expected = [
+        struct.pack("!HH", train, i) + bytes([i]) * ((segment if i < count - 1 else segment // 2) - 4)
+        for train in range(trains)
+        for i in range(count)
+    ]
+    with receiver, train_sender(plant.source, segment) as sender:
+        receiver.bind(("198.18.1.2", 6000))
+        receiver.settimeout(5)
+        got = []
+        for train in range(trains):
+            sender.sendto(b"".join(expected[train * count : (train + 1) * count]), ("239.1.1.1", 5000))
+            got += [receiver.recv(65536) for _ in range(count)]
+    assert got == expected
+    ingress = mcr.check_counters(arrived=trains * count)["ingress"]
+    assert ingress["matched"] == trains * count

@@ -13,7 +13,8 @@ import attrs
 import trio
 
 from mcr.errors import InterfaceNotFound, LimitReached
-from mcr.model import MAX_INTERFACES, MAX_OUTPUTS, MAX_RULES, Input, Rule, RuleChange
+from mcr.logs import get_logger
+from mcr.model import MAX_INTERFACES, MAX_OUTPUTS, MAX_RULES, Facility, Input, Rule, RuleChange
 from mcr.net.capture import CaptureGroup, close_all, open_captures, reject
 from mcr.net.egress import open_egress
 from mcr.net.interfaces import Interface, find_interface
@@ -21,6 +22,8 @@ from mcr.net.membership import Memberships
 from mcr.placement import PlacedRule
 from mcr.shm import records
 from mcr.slots import Slots
+
+log = get_logger(Facility.NETWORK)
 
 
 @attrs.define(eq=False)
@@ -221,6 +224,8 @@ class Relay:
             undo.callback(self._egress_slots.give, slot)
             opened.egress[name] = Egress(slot, interfaces[name], self._open_egress(interfaces[name]))
             undo.callback(close_all, opened.egress[name].sockets)
+            if interfaces[name].address is None:
+                log.warning("%s has no IPv4 address: what leaves by it bears another interface's as its source", name)
         return opened
 
     def _open_egress(self, interface: Interface) -> tuple[socket, ...]:

@@ -5,22 +5,28 @@ import errno
 import fcntl
 import socket
 import struct
+from ipaddress import IPv4Address
 
 import attrs
 
 from mcr.errors import InterfaceNotFound, SystemFault
 
-_SIOCGIFMTU = 0x8921  # <linux/sockios.h>
-_IFREQ = struct.Struct("16si20x")
+# <linux/sockios.h>; struct ifreq is a name and what is asked for.
+_SIOCGIFADDR = 0x8915
+_SIOCGIFMTU = 0x8921
+_NAME = struct.Struct("16s24x")
+_MTU = struct.Struct("16si20x")
+_ADDRESS = struct.Struct("16s4x4s16x")
 
 
 @attrs.frozen
 class Interface:
-    """An interface as it is now. `mtu` in bytes."""
+    """An interface as it is now. `mtu` in bytes; `address` is its first IPv4 address."""
 
     name: str
     index: int
     mtu: int
+    address: IPv4Address | None
 
 
 def find_interface(name: str) -> Interface:
@@ -32,17 +38,23 @@ def find_interface(name: str) -> Interface:
     """
     try:
         index = socket.if_nametoindex(name)
-        return Interface(name, index, _mtu(name))
+        return Interface(name, index, *_settings(name))
     except OSError as error:
         if error.errno in (errno.EMFILE, errno.ENFILE, errno.ENOMEM):
             raise SystemFault(f"Cannot look up interface {name}", error.errno) from None
         raise _not_found(name) from None
 
 
-def _mtu(name: str) -> int:
+def _settings(name: str) -> tuple[int, IPv4Address | None]:
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC) as probe:
-        answer = fcntl.ioctl(probe, _SIOCGIFMTU, _IFREQ.pack(name.encode(), 0))
-    return int(_IFREQ.unpack(answer)[1])
+        _, mtu = _MTU.unpack(fcntl.ioctl(probe, _SIOCGIFMTU, _NAME.pack(name.encode())))
+        try:
+            _, address = _ADDRESS.unpack(fcntl.ioctl(probe, _SIOCGIFADDR, _NAME.pack(name.encode())))
+        except OSError as error:
+            if error.errno != errno.EADDRNOTAVAIL:
+                raise
+            return mtu, None
+    return mtu, IPv4Address(address)
 
 
 def _not_found(name: str) -> InterfaceNotFound:

@@ -107,3 +107,11 @@ def test_smallest_and_largest_datagram(plant: Plant, make_mcr: MakeMcr, size: in
     receiver = Receiver(plant.receiver, "239.2.2.2:6000@rx0=239.1.1.1:5000", count=5000)
     Sender(plant.source, "src0", "239.1.1.1:5000", count=5000, rate=10_000, size=size).finish()
     receiver.expect_everything()
+
+
+def test_output_interface_without_an_address_is_warned_of(plant: Plant, make_mcr: MakeMcr) -> None:
+    plant.relay.ip("address flush dev out2")
+    mcr = make_mcr(plant.relay).start()
+    mcr.add("in0:239.1.1.1:5000", "239.2.2.2:6000:out0", "239.2.2.3:6000:out2")
+    assert "warning [network] out2 has no IPv4 address" in mcr.log()
+    assert "out0 has no" not in mcr.log()

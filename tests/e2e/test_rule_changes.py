@@ -1,6 +1,8 @@
 """Rules come and go while traffic flows."""
 
 import json
+import os
+import signal
 
 import pytest
 
@@ -103,7 +105,7 @@ def test_rules_outlive_their_workers(plant: Plant, make_mcr: MakeMcr) -> None:
         mcr.call("remove", {"rule_id": str(i)})
     before = {worker["generation"] for worker in mcr.workers()}
     for pid in mcr.worker_pids():
-        mcr.namespace.run(["kill", "-9", str(pid)])
+        os.kill(pid, signal.SIGKILL)
     wait_until(lambda: {worker["restarts"] for worker in mcr.workers()} == {1}, "both were replaced")
     mcr.wait_for_workers()
     assert {worker["generation"] for worker in mcr.workers()} == before

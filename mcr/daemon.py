@@ -14,7 +14,7 @@ from mcr.actors.rule_store import run_rule_store
 from mcr.actors.stats_aggregator import run_stats_aggregator
 from mcr.actors.worker_supervisor import WorkerSupervisor, run_worker_supervisor
 from mcr.api import Api
-from mcr.errors import SystemFault
+from mcr.errors import describe_errno
 from mcr.logs import LogControl, get_logger
 from mcr.model import Facility, LogLevels
 from mcr.net.capture import check_permission
@@ -42,7 +42,7 @@ async def run_daemon(settings: Settings) -> None:
         McrError: the daemon cannot start; in an ExceptionGroup.
     """
     check_permission()
-    _check_io_uring()
+    _warn_without_io_uring()
     _raise_descriptor_limit()
     with ExitStack() as stack, trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals:
         segments = [stack.enter_context(Segment(worker_id)) for worker_id in range(settings.num_workers)]
@@ -73,15 +73,10 @@ async def _drain(control: ControlServer, workers: WorkerSupervisor) -> None:
         log.warning("workers had not sent everything after %.1f s and are ended", DRAIN_SECONDS)
 
 
-def _check_io_uring() -> None:
-    """Find out whether workers can run here, before they fail one after the other."""
+def _warn_without_io_uring() -> None:
     error = -lib.mcr_uring_probe()
     if error:
-        raise SystemFault(
-            "io_uring is not available",
-            error,
-            "allow it: sysctl -w kernel.io_uring_disabled=0; in a container, a seccomp profile with io_uring_setup",
-        )
+        log.warning("io_uring is not available (%s): workers run on poll instead", describe_errno(error))
 
 
 def _raise_descriptor_limit() -> None:

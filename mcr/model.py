@@ -246,6 +246,8 @@ class WorkerView:
     restarts: int
     generation: int
     """The newest generation of the rules that it has acknowledged."""
+    io: str | None = None
+    """How it enters the kernel: ``io_uring``, or ``poll`` where that is forbidden; None before it has started."""
 
 
 @attrs.frozen

@@ -10,6 +10,7 @@ from typing import Protocol
 from mcr._native import lib
 from mcr.errors import describe_errno
 from mcr.shm.records import LogRecord
+from mcr.shm.segment import ENGINES
 
 
 class Names(Protocol):
@@ -50,7 +51,7 @@ _PARSE_REASONS = {
 _Wording = Callable[[tuple[int, int, int], Names], str]
 
 WORDINGS: Mapping[int, _Wording] = {
-    lib.MCR_LOG_STARTED: lambda _, __: "started",
+    lib.MCR_LOG_STARTED: lambda a, _: f"started on {ENGINES.get(a[0], a[0])}",
     lib.MCR_LOG_LEVELS_CHANGED: lambda _, __: "log levels changed",
     lib.MCR_LOG_GENERATION_APPLIED: lambda a, _: f"generation {a[0]} applied, {a[1]} rules",
     lib.MCR_LOG_CAPTURE_ATTACHED: lambda a, names: (

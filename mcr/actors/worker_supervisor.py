@@ -270,6 +270,7 @@ class _State:
                 state=worker.state,
                 restarts=worker.restarts,
                 generation=worker.generation,
+                io=self._segments[worker.worker_id].engine,
             )
             for worker in self.workers
         )

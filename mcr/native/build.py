@@ -13,17 +13,24 @@ ffi.cdef((HERE / "cdef.txt").read_text())
 ffi.set_source(
     "mcr._native",
     """
+    #include "engine.h"
     #include "journal.h"
     #include "match.h"
     #include "packet.h"
     #include "privileges.h"
     #include "ring.h"
-    #include "uring.h"
     #include "worker.h"
     """,
     sources=sorted(os.path.relpath(source, ROOT) for source in HERE.glob("*.c")),
     include_dirs=[os.path.relpath(HERE, ROOT)],
     libraries=["uring"],
-    extra_compile_args=["-std=gnu11", "-O2", "-g", "-fno-strict-aliasing", *os.environ.get("MCR_CFLAGS", "").split()],
+    extra_compile_args=[
+        "-std=gnu11",
+        "-D_GNU_SOURCE",
+        "-O2",
+        "-g",
+        "-fno-strict-aliasing",
+        *os.environ.get("MCR_CFLAGS", "").split(),
+    ],
     extra_link_args=os.environ.get("MCR_LDFLAGS", "").split(),
 )

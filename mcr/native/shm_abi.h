@@ -41,7 +41,7 @@ struct mcr_header {
 	uint32_t version;   /* supervisor: MCR_ABI_VERSION */
 	uint32_t length;    /* supervisor: sizeof(struct mcr_segment) */
 	uint32_t worker_id; /* supervisor */
-	uint32_t reserved;
+	uint32_t engine;    /* worker: enum mcr_engine_id */
 };
 
 /* Sums over the worker's life and its predecessors'; written by the worker. */
@@ -198,6 +198,8 @@ struct mcr_rec_log {
 	uint64_t args[3];
 };
 
+enum mcr_engine_id { MCR_ENGINE_NONE, MCR_ENGINE_URING, MCR_ENGINE_POLL };
+
 enum mcr_level {
 	MCR_LEVEL_EMERGENCY,
 	MCR_LEVEL_ALERT,
@@ -218,7 +220,7 @@ enum mcr_facility {
 };
 
 enum mcr_log_code {
-	MCR_LOG_STARTED, /* io_uring set-up flags */
+	MCR_LOG_STARTED, /* engine */
 	MCR_LOG_LEVELS_CHANGED,
 	MCR_LOG_GENERATION_APPLIED, /* generation, rules held */
 	MCR_LOG_CAPTURE_ATTACHED,   /* capture, frames, frame size */

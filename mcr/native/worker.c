@@ -6,8 +6,9 @@
 #include <sys/mman.h>
 #include <unistd.h>
 
+#include "engine.h"
 #include "journal.h"
-#include "uring.h"
+#include "loop.h"
 
 static int map_segment(struct mcr_worker *worker, int fd)
 {
@@ -42,6 +43,22 @@ static void init_tables(struct mcr_worker *worker)
 	mcr_rules_init(&worker->rules);
 }
 
+/* io_uring if it can be had, whatever the reason if not. */
+static int open_engine(struct mcr_worker *worker)
+{
+	int ret;
+
+	worker->engine = &mcr_uring_engine;
+	ret = worker->engine->open(worker);
+	if (ret) {
+		worker->engine = &mcr_poll_engine;
+		ret = worker->engine->open(worker);
+	}
+	worker->segment->header.engine = worker->engine->id;
+	mcr_log(&worker->log, MCR_FACILITY_WORKER, MCR_LEVEL_INFO, MCR_LOG_STARTED, worker->engine->id, 0, 0);
+	return ret;
+}
+
 static int run(struct mcr_worker *worker, int segment_fd, const char **step)
 {
 	int ret;
@@ -52,13 +69,13 @@ static int run(struct mcr_worker *worker, int segment_fd, const char **step)
 		return ret;
 	init_tables(worker);
 	recover_counters(worker);
-	*step = "set up io_uring";
-	ret = mcr_uring_open(worker);
+	*step = "set up an engine";
+	ret = open_engine(worker);
 	if (ret)
 		return ret;
 	*step = "run";
-	ret = mcr_uring_run(worker);
-	mcr_uring_close(worker);
+	ret = mcr_loop_run(worker);
+	worker->engine->close(worker);
 	return ret;
 }
 

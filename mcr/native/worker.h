@@ -16,6 +16,8 @@
 #include "shm_abi.h"
 #include "tally.h"
 
+struct mcr_engine;
+
 struct mcr_worker {
 	struct mcr_segment *segment;
 	int channel_fd; /* brings descriptors; its hang-up means that the supervisor is gone */
@@ -44,6 +46,7 @@ struct mcr_worker {
 	bool draining;       /* stop once nothing waits */
 	bool abandoned;      /* the supervisor is gone */
 
+	const struct mcr_engine *engine;
 	struct io_uring ring;
 	uint64_t wake_count; /* what a read of wake_fd stores */
 	uint32_t sends_under_way;

@@ -14,6 +14,9 @@ import attrs
 
 from mcr._native import ffi, lib
 
+ENGINES = {lib.MCR_ENGINE_URING: "io_uring", lib.MCR_ENGINE_POLL: "poll"}
+"""How a worker enters the kernel, by its number in the segment's header."""
+
 _SEALS = fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_SEAL_SEAL
 
 
@@ -92,6 +95,11 @@ class Segment:
         """Frames the worker has taken from a capture ring, and datagrams in them."""
         counters = self.shared.captures[capture]
         return counters.cursor, counters.recv
+
+    @property
+    def engine(self) -> str | None:
+        """What the worker runs on; None before the first has started."""
+        return ENGINES.get(self.shared.header.engine)
 
     def settle(self, capture: int) -> None:
         """Finish what a dead worker left of a capture that no successor will get. Only while no worker is attached."""

@@ -1,10 +1,15 @@
 """Every payload, once and in order, judged at the receiver; topologies in tests/README.md."""
 
+import os
+import signal
+import sys
+from pathlib import Path
+
 import pytest
 
 from conftest import MakeMcr, Plant
 from lab import Lab
-from mcr_process import Receiver, Sender
+from mcr_process import Receiver, Sender, wait_until
 
 PACKETS = 100_000
 RATE = 25_000
@@ -15,6 +20,7 @@ both_worker_counts = pytest.mark.parametrize("workers", [1, 2])
 @both_worker_counts
 def test_one_to_one(plant: Plant, make_mcr: MakeMcr, workers: int) -> None:
     mcr = make_mcr(plant.relay).start(workers)
+    assert {worker["io"] for worker in mcr.workers()} == {"io_uring"}
     mcr.add("in0:239.1.1.1:5000", "239.2.2.2:6000:out0")
     receiver = Receiver(plant.receiver, "239.2.2.2:6000@rx0=239.1.1.1:5000", count=PACKETS)
     Sender(plant.source, "src0", "239.1.1.1:5000", count=PACKETS, rate=RATE, size=1316).finish()
@@ -66,6 +72,32 @@ def test_chain_of_three_relays(lab: Lab, make_mcr: MakeMcr, workers: int) -> Non
     receiver.expect_everything()
     for mcr in relays:
         mcr.check_counters(arrived=PACKETS)
+
+
+@both_worker_counts
+def test_without_io_uring_the_same_is_forwarded(plant: Plant, make_mcr: MakeMcr, workers: int) -> None:
+    """As in a container that forbids it: one warning, then fan-out, kill -9 and drain as ever."""
+    mcr = make_mcr(plant.relay, prefix=[sys.executable, Path(__file__).parent / "without_io_uring.py"]).start(workers)
+    assert mcr.log().count("io_uring is not available (Operation not permitted (os error 1))") == 1
+    assert {worker["io"] for worker in mcr.workers()} == {"poll"}
+    mcr.add("in0:239.1.1.1:5000", "239.2.2.1:6001:out0", "239.2.2.2:6002:out1", "198.18.3.2:6003:out2")
+    receiver = Receiver(
+        plant.receiver,
+        "239.2.2.1:6001@rx0=239.1.1.1:5000",
+        "239.2.2.2:6002@rx1=239.1.1.1:5000",
+        "198.18.3.2:6003=239.1.1.1:5000",
+        count=40_000,
+    )
+    Sender(plant.source, "src0", "239.1.1.1:5000", count=40_000, rate=RATE / 2).finish()
+    receiver.expect_everything()
+    for pid in mcr.worker_pids():
+        os.kill(pid, signal.SIGKILL)
+    wait_until(lambda: {worker["restarts"] for worker in mcr.workers()} == {1}, "replaced")
+    mcr.wait_for_workers()
+    plant.relay.ip("link set dev out0 down")
+    Sender(plant.source, "src0", "239.1.1.1:5000", count=5000, rate=RATE / 2).finish()
+    egress = mcr.check_counters(arrived=45_000)["egress"]
+    assert (egress["sent"], egress["errors"]) == (3 * 40_000 + 2 * 5000, 5000)
 
 
 def test_output_may_be_a_host(plant: Plant, make_mcr: MakeMcr) -> None:

@@ -1,0 +1,176 @@
+// SPDX-License-Identifier: MIT
+/*
+ * Apply commands, move a batch from each capture, sleep only when nothing waits.
+ *
+ * Captures are read without a system call. The sends of a batch enter the kernel together and end there and then
+ * (MSG_DONTWAIT: a full socket is an error that is counted, never a wait and never a reordering).
+ */
+#include "loop.h"
+
+#include <errno.h>
+#include <poll.h>
+#include <sys/socket.h>
+
+#include "control.h"
+#include "engine.h"
+#include "forward.h"
+
+/* Read the error, so that it is reported once and the next poll waits again. */
+static void on_capture_error(struct mcr_worker *worker, uint32_t slot)
+{
+	int error = 0;
+	socklen_t size = sizeof(error);
+
+	getsockopt(worker->captures[slot].fd, SOL_SOCKET, SO_ERROR, &error, &size);
+	if (error)
+		mcr_log_folded(&worker->log, MCR_FACILITY_INGRESS, MCR_LEVEL_WARNING, MCR_LOG_CAPTURE_ERROR, slot,
+			       (uint64_t)error, 0);
+}
+
+void mcr_loop_captured(struct mcr_worker *worker, uint32_t slot, int events)
+{
+	worker->captures[slot].woken = events & POLLIN;
+	if (events & POLLERR)
+		on_capture_error(worker, slot);
+}
+
+static int send_singly(struct mcr_worker *worker, const struct mcr_send *train)
+{
+	return worker->engine->send(worker, worker->batch.singles, mcr_batch_split(&worker->batch, train));
+}
+
+static int resend_refused(struct mcr_worker *worker, uint32_t count)
+{
+	int ret = 0;
+
+	for (uint32_t i = 0; i < count && !ret; i++)
+		if (worker->sends[i].refused)
+			ret = send_singly(worker, &worker->sends[i]);
+	return ret;
+}
+
+static bool plan_send(struct mcr_worker *worker, struct mcr_send *send)
+{
+	return mcr_plan_next(&worker->plan, &worker->batch, &worker->rules, worker->egress, send);
+}
+
+/*
+ * Plan sends until there are no more, or one may not leave yet: behind the first train of its output, which may turn
+ * out to be refused and has to be sent again before it. *more tells whether one waits, behind those that can go.
+ */
+static uint32_t plan_wave(struct mcr_worker *worker, bool *more)
+{
+	uint32_t count = 0;
+
+	while (*more && count < MCR_BATCH_SENDS) {
+		const struct mcr_send *send = &worker->sends[count];
+		struct mcr_output *output = &worker->rules.outputs[send->output];
+
+		if (output->train_pending)
+			break;
+		output->train_pending = send->message.msg_iovlen > 1 && !output->train_proven;
+		*more = plan_send(worker, &worker->sends[++count]);
+	}
+	return count;
+}
+
+/* Send the batch and learn what became of each datagram. */
+static int send_batch(struct mcr_worker *worker)
+{
+	bool more = plan_send(worker, &worker->sends[0]);
+	uint32_t count;
+	int ret = 0;
+
+	while (more && !ret) {
+		count = plan_wave(worker, &more);
+		ret = worker->engine->send(worker, worker->sends, count);
+		if (!ret)
+			ret = resend_refused(worker, count);
+		worker->sends[0] = worker->sends[count];
+	}
+	return ret;
+}
+
+/* Move one batch. The number of packets taken, or -errno. */
+static int move_batch(struct mcr_worker *worker, uint32_t slot)
+{
+	struct mcr_capture *capture = &worker->captures[slot];
+	uint32_t taken = mcr_forward_gather(worker, slot);
+	int ret;
+
+	if (!taken) {
+		/* Twice woken for nothing: only copies without a slot are left to read. */
+		if (capture->woken && capture->polled_in_vain)
+			mcr_oversize_flush(capture);
+		capture->polled_in_vain = capture->woken;
+		capture->woken = false;
+		return 0;
+	}
+	capture->woken = capture->polled_in_vain = false;
+	ret = send_batch(worker);
+	if (ret)
+		return ret;
+	mcr_forward_commit(worker, slot, taken);
+	return (int)taken;
+}
+
+static int detach(struct mcr_worker *worker, uint32_t slot)
+{
+	int ret = worker->engine->forget(worker, slot);
+
+	if (!ret)
+		mcr_control_detach(worker, slot);
+	return ret;
+}
+
+/* One batch from every capture, so that a busy one can't starve the others. Packets taken, or -errno. */
+static int turn(struct mcr_worker *worker)
+{
+	int total = 0;
+
+	for (uint32_t i = worker->active_count; i-- > 0;) {
+		uint32_t slot = worker->active[i];
+		int taken = move_batch(worker, slot);
+
+		if (taken < 0)
+			return taken;
+		if (!taken && worker->captures[slot].leaving) {
+			int ret = detach(worker, slot);
+
+			if (ret)
+				return ret;
+			taken = 1; /* commands may have waited for it */
+		}
+		total += taken;
+	}
+	return total;
+}
+
+int mcr_loop_run(struct mcr_worker *worker)
+{
+	int ret, taken;
+	bool drained;
+
+	for (;;) {
+		ret = mcr_control_apply(worker);
+		if (ret)
+			return ret;
+		/* Without rules every packet would be no match; let them wait for the first generation. */
+		taken = worker->generation ? turn(worker) : 0;
+		if (taken < 0)
+			return taken;
+		drained = !taken && worker->draining;
+		if (drained)
+			mcr_log(&worker->log, MCR_FACILITY_WORKER, MCR_LEVEL_DEBUG, MCR_LOG_DRAINED, 0, 0, 0);
+		mcr_log_flush(&worker->log);
+		mcr_control_report(worker);
+		if (worker->abandoned)
+			return -EPIPE;
+		if (drained)
+			return 0;
+		/* While records are held back, wake to write them. */
+		ret = taken ? worker->engine->look(worker) : worker->engine->wait(worker, worker->log.pending);
+		if (ret)
+			return ret;
+	}
+}

@@ -56,7 +56,7 @@ def workers_view(workers: Sequence[Any], width: int | None) -> str:
     """The workers: the result of `list_workers`."""
     if not workers:
         return _NO_WORKERS
-    header = ["#WORKER", "#PID", "#CORE", "STATE", "#RESTARTS", "#GENERATION", "INTERFACES"]
+    header = ["#WORKER", "#PID", "#CORE", "STATE", "#RESTARTS", "#GENERATION", "IO", "INTERFACES"]
     rows = [
         [
             str(worker["worker_id"]),
@@ -65,6 +65,7 @@ def workers_view(workers: Sequence[Any], width: int | None) -> str:
             worker["state"],
             _count(worker["restarts"]),
             _count(worker["generation"]),
+            worker["io"] or "-",
             ", ".join(worker["interfaces"]) or "-",
         ]
         for worker in workers

@@ -24,13 +24,5 @@ ffi.set_source(
     sources=sorted(os.path.relpath(source, ROOT) for source in HERE.glob("*.c")),
     include_dirs=[os.path.relpath(HERE, ROOT)],
     libraries=["uring"],
-    extra_compile_args=[
-        "-std=gnu11",
-        "-D_GNU_SOURCE",
-        "-O2",
-        "-g",
-        "-fno-strict-aliasing",
-        *os.environ.get("MCR_CFLAGS", "").split(),
-    ],
-    extra_link_args=os.environ.get("MCR_LDFLAGS", "").split(),
+    extra_compile_args=["-std=gnu11", "-D_GNU_SOURCE", "-O2", "-g", "-fno-strict-aliasing"],
 )

@@ -22,6 +22,7 @@ WORKER = {
     "state": "running",
     "restarts": 0,
     "generation": 1_234,
+    "io": "io_uring",
 }
 OUTPUT_STATS = {
     "group": "239.2.2.2",
@@ -133,8 +134,8 @@ def test_a_terminal_too_narrow_to_fold_for_gets_whole_lines():
 
 def test_a_worker_is_a_row():
     assert workers_view([WORKER], None).splitlines() == [
-        "WORKER   PID  CORE  STATE    RESTARTS  GENERATION  INTERFACES",
-        "     0  4242     1  running         0       1,234  eth0, eth1",
+        "WORKER   PID  CORE  STATE    RESTARTS  GENERATION  IO        INTERFACES",
+        "     0  4242     1  running         0       1,234  io_uring  eth0, eth1",
     ]
 
 

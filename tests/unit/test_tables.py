@@ -140,8 +140,8 @@ def test_a_worker_is_a_row():
 
 
 def test_a_worker_without_process_or_interface_shows_dashes():
-    row = workers_view([WORKER | {"pid": None, "interfaces": [], "state": "waiting"}], None).splitlines()[1]
-    assert row.split() == ["0", "-", "1", "waiting", "0", "1,234", "-"]
+    row = workers_view([WORKER | {"pid": None, "interfaces": [], "state": "waiting", "io": None}], None).splitlines()[1]
+    assert row.split() == ["0", "-", "1", "waiting", "0", "1,234", "-", "-"]
 
 
 def test_no_workers_says_where_to_look():

@@ -4,7 +4,6 @@ import resource
 import signal
 from contextlib import ExitStack
 
-import attrs
 import trio
 
 from mcr import __version__
@@ -16,23 +15,15 @@ from mcr.actors.worker_supervisor import WorkerSupervisor, run_worker_supervisor
 from mcr.api import Api
 from mcr.errors import describe_errno
 from mcr.logs import LogControl, get_logger
-from mcr.model import Facility, LogLevels
+from mcr.model import Facility
 from mcr.net.capture import check_permission
+from mcr.settings import Settings
 from mcr.shm.segment import Segment
 
 log = get_logger(Facility.SUPERVISOR)
 
 DRAIN_SECONDS = 1.5
 """How long workers may take to send what has arrived, once told to stop."""
-
-
-@attrs.frozen
-class Settings:
-    """What an operator chose."""
-
-    control_socket: str
-    num_workers: int
-    levels: LogLevels
 
 
 async def run_daemon(settings: Settings) -> None:
@@ -47,8 +38,8 @@ async def run_daemon(settings: Settings) -> None:
     with ExitStack() as stack, trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals:
         segments = [stack.enter_context(Segment(worker_id)) for worker_id in range(settings.num_workers)]
         async with trio.open_nursery() as nursery:
-            stats = await nursery.start(run_stats_aggregator, segments)
-            workers = await nursery.start(run_worker_supervisor, segments, stats, settings.levels)
+            stats = await nursery.start(run_stats_aggregator, segments, settings.stats_interval)
+            workers = await nursery.start(run_worker_supervisor, segments, stats, settings)
             rules = await nursery.start(run_rule_store, workers)
             api = Api(rules=rules, workers=workers, stats=stats, logging=LogControl(settings.levels, workers))
             control = await nursery.start(run_control_server, settings.control_socket, api)

@@ -76,8 +76,10 @@ class _Opened:
 class Relay:
     """All of it, for a number of workers. A context manager: leaving it closes every socket."""
 
-    def __init__(self, workers: int) -> None:
+    def __init__(self, workers: int, send_buffer: int) -> None:
+        """Serve so many workers; `send_buffer` bytes may wait in each egress socket."""
         self._workers = workers
+        self._send_buffer = send_buffer
         self._captures: dict[str, Capture] = {}
         self._egress: dict[str, Egress] = {}
         self._memberships = Memberships()
@@ -230,7 +232,7 @@ class Relay:
 
     def _open_egress(self, interface: Interface) -> tuple[socket, ...]:
         with ExitStack() as undo:
-            opened = tuple(undo.enter_context(open_egress(interface)) for _ in range(self._workers))
+            opened = tuple(undo.enter_context(open_egress(interface, self._send_buffer)) for _ in range(self._workers))
             undo.pop_all()
         return opened
 

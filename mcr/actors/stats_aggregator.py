@@ -25,6 +25,7 @@ log = get_logger(Facility.STATS)
 ingress_log = get_logger(Facility.INGRESS)
 
 _TICK = 1.0  # seconds between the readings that rates are taken from
+_MANY_RULES = 200  # beyond that, others get their turn while statistics are put together
 _STALL_TICKS = 3  # without a step while packets wait: it hangs
 _LINES_APART = 1.0  # seconds between two pairs of [STATS:…] lines, at least
 
@@ -69,7 +70,12 @@ class _Tick:
     pass
 
 
-_Command = _Read | _Stalled | _CaptureOpened | _CaptureClosing | _RulesPlaced | _Sampled | _Tick
+@attrs.frozen
+class _LinesDue:
+    pass
+
+
+_Command = _Read | _Stalled | _CaptureOpened | _CaptureClosing | _RulesPlaced | _Sampled | _Tick | _LinesDue
 
 
 @attrs.frozen
@@ -104,33 +110,44 @@ class StatsAggregator:
 
 
 async def run_stats_aggregator(
-    segments: Sequence[Segment], *, task_status: trio.TaskStatus[StatsAggregator] = trio.TASK_STATUS_IGNORED
+    segments: Sequence[Segment],
+    lines_every: float = 0.0,
+    *,
+    task_status: trio.TaskStatus[StatsAggregator] = trio.TASK_STATUS_IGNORED,
 ) -> None:
-    """Serve statistics until cancelled. `segments` stay the caller's, one a worker in the order of their ids."""
+    """Serve statistics until cancelled.
+
+    Args:
+        segments: one a worker, in the order of their ids; they stay the caller's.
+        lines_every: seconds between two pairs of [STATS:…] lines; 0: when a worker passes a round number of packets.
+        task_status: gets the handle.
+    """
     send, receive = trio.open_memory_channel[_Command](0)
-    state = _State(segments)
+    state = _State(segments, by_count=not lines_every)
     try:
         async with trio.open_nursery() as nursery:
             with receive:
-                nursery.start_soon(_tick, send)
+                nursery.start_soon(_repeat, send, _Tick(), _TICK)
+                if lines_every:
+                    nursery.start_soon(_repeat, send, _LinesDue(), lines_every)
                 task_status.started(StatsAggregator(send))
                 async for command in receive:
-                    _handle(state, command)
+                    await _handle(state, command)
     finally:
         state.close()
 
 
-async def _tick(inbox: trio.MemorySendChannel[_Command]) -> None:
+async def _repeat(inbox: trio.MemorySendChannel[_Command], command: _Command, seconds: float) -> None:
     while True:
-        await trio.sleep(_TICK)
-        await inbox.send(_Tick())
+        await trio.sleep(seconds)
+        await inbox.send(command)
 
 
-def _handle(state: "_State", command: _Command) -> None:
+async def _handle(state: "_State", command: _Command) -> None:
     match command:
         case _Read(reply):
             with reply:
-                reply.resolve(state.stats())
+                reply.resolve(await state.stats())
         case _Stalled(reply):
             with reply:
                 reply.resolve(state.stalled())
@@ -145,6 +162,8 @@ def _handle(state: "_State", command: _Command) -> None:
         case _RulesPlaced(added, removed):
             state.place(added, removed)
         case _Sampled():
+            state.log_sample()
+        case _LinesDue():
             state.log_lines()
         case _Tick():
             state.tick()
@@ -161,8 +180,9 @@ class _Stall:
 
 
 class _State:
-    def __init__(self, segments: Sequence[Segment]) -> None:
+    def __init__(self, segments: Sequence[Segment], *, by_count: bool) -> None:
         self._segments = segments
+        self._by_count = by_count
         self._rules: dict[str, PlacedRule] = {}
         self._rule_slots = 0  # slots ever in use: how far a reading has to reach
         self._output_slots = 0
@@ -176,7 +196,7 @@ class _State:
         """Let go of the sockets; if there was traffic, say the last figures."""
         self.captures.close_all()
         if self._read().totals.recv:
-            self._write_lines()
+            self.log_lines()
 
     def place(self, added: tuple[PlacedRule, ...], removed: tuple[str, ...]) -> None:
         for rule_id in removed:
@@ -207,24 +227,29 @@ class _State:
             ingress_log.warning("capture ring of %s was full: %d packets dropped in the last second", interface, count)
         self._dropped = dropped
 
-    def stats(self) -> Stats:
+    async def stats(self) -> Stats:
         self.captures.update()
         now, past = self._read(), self._past[0]
         drops = [self.captures.dropped(worker) for worker in range(len(self._segments))]
+        placed = tuple(self._rules.values())
+        if len(placed) > _MANY_RULES:
+            rules = await trio.to_thread.run_sync(rule_stats, now, past, placed)
+        else:
+            rules = rule_stats(now, past, placed)
         return Stats(
             ingress=ingress_stats(now, past, sum(drops)),
             egress=egress_stats(now, past),
-            rules=rule_stats(now, past, self._rules.values()),
+            rules=rules,
             workers=worker_stats(now, drops),
             interfaces=self.captures.interfaces(),
         )
 
-    def log_lines(self) -> None:
-        if trio.current_time() - self._lines_at >= _LINES_APART:
+    def log_sample(self) -> None:
+        if self._by_count and trio.current_time() - self._lines_at >= _LINES_APART:
             self._lines_at = trio.current_time()
-            self._write_lines()
+            self.log_lines()
 
-    def _write_lines(self) -> None:
+    def log_lines(self) -> None:
         self.captures.update()
         now, past = self._read(), self._past[0]
         drops = sum(self.captures.dropped(worker) for worker in range(len(self._segments)))

@@ -30,6 +30,7 @@ from mcr.logs import get_logger
 from mcr.model import Facility, LogLevels, RuleChange, WorkerState, WorkerView
 from mcr.policy import worker_cores
 from mcr.relay import Relay
+from mcr.settings import Settings
 from mcr.shm import records
 from mcr.shm.segment import Segment
 from mcr.worker_log import describe
@@ -120,7 +121,7 @@ class WorkerSupervisor:
 async def run_worker_supervisor(
     segments: Sequence[Segment],
     stats: StatsAggregator,
-    levels: LogLevels,
+    settings: Settings,
     *,
     task_status: trio.TaskStatus[WorkerSupervisor] = trio.TASK_STATUS_IGNORED,
 ) -> None:
@@ -131,8 +132,8 @@ async def run_worker_supervisor(
     send, receive = trio.open_memory_channel[_Command](0)
     cores = worker_cores(len(segments), list(os.sched_getaffinity(0)))
     async with worker_context() as context, trio.open_nursery() as nursery:
-        with receive, Relay(len(segments)) as relay:
-            state = _State(relay, segments, stats, levels)
+        with receive, Relay(len(segments), settings.send_buffer) as relay:
+            state = _State(relay, segments, stats, settings.levels)
             for worker_id, (core, segment) in enumerate(zip(cores, segments, strict=True)):
                 post = Post(worker_id, core, segment, context, send)
                 process = await nursery.start(run_worker_process, post)

@@ -6,10 +6,11 @@ import click
 import trio
 
 from mcr import __version__
-from mcr.daemon import Settings, run_daemon
+from mcr.daemon import run_daemon
 from mcr.errors import UsageError
 from mcr.logs import setup_logging
 from mcr.model import Level, LogLevels
+from mcr.settings import Settings, from_environment
 
 MAX_WORKERS = 256
 
@@ -51,13 +52,19 @@ def mcrd() -> None:
     help=f"Least grave level that is logged: {', '.join(level.label for level in Level)}.",
 )
 def supervisor(*, control_socket: str, num_workers: int | None, log_format: str, log_level: str) -> None:
-    """Run the relay in the foreground until SIGTERM or SIGINT.
+    r"""Run the relay in the foreground until SIGTERM or SIGINT.
 
     Rules are added and removed with mcrctl. On SIGTERM what has arrived is still sent.
+
+    \b
+    Environment variables:
+      MCR_SOCKET_SNDBUF      bytes that may wait in the socket of an output interface  [4194304]
+      MCR_STATS_INTERVAL_MS  time between [STATS:...] lines; 0: every 100,000 packets  [0]
     """
     if not control_socket:
         raise UsageError("The control socket's path is empty", "give one: --control-socket PATH, or leave it out")
     levels = LogLevels().with_global(Level.parse(log_level))
-    settings = Settings(control_socket, num_workers or len(os.sched_getaffinity(0)), levels)
+    chosen = Settings(control_socket, num_workers or len(os.sched_getaffinity(0)), levels)
+    settings = from_environment(chosen, os.environ)
     setup_logging("json" if log_format == "json" else "text", levels)
     trio.run(run_daemon, settings)

@@ -9,12 +9,11 @@ from mcr.net.capture import REJECT_ALL
 from mcr.net.filter import attach_filter
 from mcr.net.interfaces import Interface
 
-SEND_BUFFER = 4 << 20
-"""Bytes that may wait in a socket for its interface."""
 
-
-def open_egress(interface: Interface) -> socket.socket:
+def open_egress(interface: Interface, send_buffer: int) -> socket.socket:
     """Open a socket for every output on an interface: groups leave by it, hosts are reached through it.
+
+    At most `send_buffer` bytes, as the kernel counts them, wait in it; a datagram beyond that is an error.
 
     Raises:
         SystemFault: naming the step; nothing stays open.
@@ -35,7 +34,7 @@ def open_egress(interface: Interface) -> socket.socket:
         step = "IP_MULTICAST_LOOP"
         opened.setsockopt(socket.IPPROTO_IP, socket.IP_MULTICAST_LOOP, 0)
         step = "SO_SNDBUF"
-        set_buffer(opened, socket.SO_SNDBUF, SEND_BUFFER)
+        set_buffer(opened, socket.SO_SNDBUF, send_buffer)
     except OSError as error:
         opened.close()
         raise SystemFault(f"Cannot send on {interface.name}: {step}", error.errno or 0) from None

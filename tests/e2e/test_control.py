@@ -229,6 +229,25 @@ def test_stats_lines_appear_in_the_log(plant: Plant, make_mcr: MakeMcr) -> None:
     wait_until(lambda: "[STATS:Ingress] recv=" in mcr.log() and "[STATS:Egress] sent=" in mcr.log(), "both lines")
 
 
+def test_environment_sets_send_buffer_and_stats_interval(plant: Plant, make_mcr: MakeMcr) -> None:
+    """The socket that the worker sends by has the size asked for; lines come without any traffic to count."""
+    mcr = make_mcr(plant.relay, prefix=["env", "MCR_SOCKET_SNDBUF=100000", "MCR_STATS_INTERVAL_MS=100"]).start()
+    mcr.add("in0:239.1.1.1:5000", "239.2.2.2:6000:out0")
+    wait_until(lambda: mcr.log().count("[STATS:Ingress] recv=0 ") >= 3, "a line every 100 ms")
+    Sender(plant.source, "src0", "239.1.1.1:5000", count=1, rate=1).finish()
+    mcr.check_counters(arrived=1)  # the socket has a port once it has sent
+    buffers = plant.relay.run(["ss", "-uanm"]).stdout
+    assert "tb200000," in buffers, buffers  # the kernel keeps twice what was asked, for its own book-keeping
+
+
+def test_bad_variable_stops_the_start_with_its_name(plant: Plant) -> None:
+    refused = plant.relay.run(
+        ["env", "MCR_STATS_INTERVAL_MS=soon", BIN / "mcrd", "supervisor"], check=False, timeout=10
+    )
+    assert refused.returncode == 2
+    assert refused.stderr.startswith("Error: Invalid MCR_STATS_INTERVAL_MS: 'soon'\nhint: ")
+
+
 def test_second_daemon_never_steals_the_socket(plant: Plant, make_mcr: MakeMcr) -> None:
     first = make_mcr(plant.relay).start()
     second = plant.relay.run([BIN / "mcrd", "supervisor", "--control-socket", first.socket], check=False, timeout=10)

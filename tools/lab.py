@@ -59,9 +59,9 @@ def enter_user_namespace() -> None:
     try:
         # A network namespace comes along, as only to one of our own can Namespace.entered return.
         _check(_libc.unshare(_CLONE_NEWUSER | _CLONE_NEWNET))
-        Path("/proc/self/setgroups").write_text("deny", encoding="ascii")
-        Path("/proc/self/uid_map").write_text(f"0 {user} 1", encoding="ascii")
-        Path("/proc/self/gid_map").write_text(f"0 {group} 1", encoding="ascii")
+        Path("/proc/self/setgroups").write_bytes(b"deny")
+        Path("/proc/self/uid_map").write_bytes(f"0 {user} 1".encode())
+        Path("/proc/self/gid_map").write_bytes(f"0 {group} 1".encode())
         os.close(_new_network())
     except OSError as error:
         if error.errno == errno.EINVAL:
@@ -173,7 +173,7 @@ class Namespace:
         """
         # /proc/sys/net shows the namespace of whoever looks, unlike /sys/class/net.
         with self.entered():
-            Path("/proc/sys", *name.split(".")).write_text(value, encoding="ascii")
+            Path("/proc/sys", *name.split(".")).write_bytes(value.encode())
 
     def bring_up(self, *interfaces: str) -> None:
         """Set interfaces up, and return when they carry traffic (a cable does when both ends are up).

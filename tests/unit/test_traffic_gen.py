@@ -20,7 +20,7 @@ from scapy.layers.l2 import Dot1Q, Ether
 from scapy.packet import Packet, Padding, Raw
 
 import trafficgen.payload as payloads
-from lab import Lab, LabError, Namespace, enter_user_namespace
+from lab import Lab, Namespace
 from mcr.errors import McrError, SystemFault, UsageError
 from traffic_gen import parse_sent_flow, parse_subscription
 from trafficgen.frame import Frame, multicast_template
@@ -414,10 +414,6 @@ def test_the_program_says_ready_and_reports_when_it_is_stopped(number):
 @pytest.fixture
 def cable() -> Iterator[tuple[Namespace, Namespace]]:
     """A source (src0) and a receiver (rcv0)."""
-    try:
-        enter_user_namespace()
-    except LabError as error:
-        pytest.skip(f"{error.message}; {error.hints[0]}")
     with Lab() as lab:
         source, receiver = lab.namespace("source"), lab.namespace("receiver")
         lab.link(source, "src0", receiver, "rcv0", a_address="198.18.1.1/24", b_address="198.18.1.2/24", mtu=9000)

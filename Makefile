@@ -3,12 +3,14 @@ VENV   := .venv
 PYTHON ?= python3
 NATIVE := $(wildcard mcr/native/*.c mcr/native/*.h mcr/native/build.py)
 
-.PHONY: help setup demo test check e2e clean
+.PHONY: help setup demo test check e2e bench bench-quick clean
 
 help:
 	@echo 'make demo    watch MCR relay a stream between network namespaces of its own'
 	@echo 'make test    every test: make check, native code under sanitizers, end to end'
 	@echo 'make check   the fast subset: lint, types, unit and actor tests'
+	@echo 'make bench   measure against other relays, write docs/performance.md (about an hour)'
+	@echo 'make bench-quick  the main ratios in two minutes'
 	@echo 'make setup   only build: .venv/bin/mcrd, .venv/bin/mcrctl'
 	@echo 'make clean   remove what the others made'
 
@@ -33,6 +35,13 @@ test: check
 
 e2e: setup
 	@$(VENV)/bin/pytest tests/e2e
+
+bench: setup
+	@$(VENV)/bin/pip install -q --disable-pip-version-check -e '.[bench]'
+	@PYTHONPATH=tools $(VENV)/bin/python -m bench --document docs/performance.md
+
+bench-quick: setup
+	@PYTHONPATH=tools $(VENV)/bin/python -m bench --quick
 
 clean:
 	rm -rf $(VENV) build dist *.egg-info mcr/_native.c mcr/*.so mcr/_native.*.o

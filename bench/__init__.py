@@ -1,0 +1,1 @@
+"""MCR beside its peers: same work, same round, same machine. `make bench`."""

@@ -1,0 +1,240 @@
+"""The relays that are compared: how each is told to do the same work."""
+
+import subprocess
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, Protocol
+
+import attrs
+
+from bench.rig import FIRST_GROUP, PORT, RELAY_CPU, SOURCE, Program, Rig, output_group, relay_address
+from lab import LabError, Namespace
+from mcr.cli.client import Client
+
+_START_TIMEOUT_S = 20.0
+_SOCKET_BYTES = 16 << 20  # as the other peers have
+
+
+@attrs.frozen
+class Work:
+    """What a relay has to do: each flow from its input group to the same number of each output's.
+
+    Attributes:
+        flows: that are sent.
+        rules: that a relay which has rules is given in all; the others match nothing that is sent.
+    """
+
+    flows: int = 1
+    rules: int = 1
+
+
+@attrs.frozen
+class Tools:
+    """Where things are."""
+
+    programs: Path  # our C programs
+    mcr: Path  # mcrd, mcrctl
+    directory: Path  # for sockets, logs
+
+
+class Subject(Protocol):
+    """A relay at work."""
+
+    def processes(self) -> list[int]:
+        """Pids of what it runs in."""
+        ...
+
+
+class NoRelay:
+    """Nothing: for a rig whose packets are dropped where they come in."""
+
+    def processes(self) -> list[int]:
+        """None."""
+        return []
+
+
+def _wait_until(condition: Callable[[], object], what: str, log: Callable[[], str]) -> None:
+    deadline = time.monotonic() + _START_TIMEOUT_S
+    while not condition():
+        if time.monotonic() > deadline:
+            raise LabError(f"After {_START_TIMEOUT_S:g} s still not: {what}", *log().splitlines()[-5:])
+        time.sleep(0.02)
+
+
+class Mcr:
+    """The real `mcrd`, told by the real `mcrctl`."""
+
+    def __init__(self, rig: Rig, work: Work, tools: Tools, name: str) -> None:
+        self._namespace, self._tools = rig.relay, tools
+        self.socket = tools.directory / f"{name}.sock"
+        self._log_file = tools.directory / f"{name}.log"
+        # One worker, on its own processor: as many as the peers have.
+        with self._log_file.open("w", encoding="utf-8") as log:
+            self._process = rig.relay.popen(
+                [
+                    *("taskset", "-c", str(RELAY_CPU), tools.mcr / "mcrd", "supervisor"),
+                    *("--control-socket", self.socket, "--num-workers", "1"),
+                ],
+                stdout=log,
+                stderr=log,
+            )
+        _wait_until(self._answers, "mcrd answers", self._log)
+        self._add_rules(rig, work)
+
+    def _answers(self) -> bool:
+        if self._process.poll() is not None:
+            raise LabError(f"mcrd exited with status {self._process.returncode}", *self._log().splitlines()[-5:])
+        try:
+            return all(worker["state"] == "running" for worker in self.call("list_workers"))
+        except Exception:  # noqa: BLE001 - not there yet; the reason is in the log
+            return False
+
+    def _add_rules(self, rig: Rig, work: Work) -> None:
+        lines = []
+        for number in range(max(work.rules, work.flows)):
+            outputs = ",".join(f"{nth(output_group(i), number)}:{PORT}:{out}" for i, out in enumerate(rig.outputs))
+            lines.append(
+                f"--input-interface in0 --input-group {nth(FIRST_GROUP, number)} --input-port {PORT} "
+                f"--outputs {outputs}\n"
+            )
+        self.mcrctl("add", "--batch", "-", input="".join(lines), timeout=60)
+
+    def mcrctl(self, *arguments: str, **options: Any) -> subprocess.CompletedProcess[str]:
+        """Do as an operator does."""
+        return self._namespace.run([self._tools.mcr / "mcrctl", "--control-socket", self.socket, *arguments], **options)
+
+    def call(self, method: str) -> Any:
+        """Speak the control protocol."""
+        with Client(str(self.socket), "the benchmark") as client:
+            return client.call(method)
+
+    def worker(self) -> dict[str, Any]:
+        """Describe the only worker."""
+        (worker,) = self.call("list_workers")
+        return dict(worker)
+
+    def processes(self) -> list[int]:
+        """Supervisor and worker."""
+        return [self._process.pid, int(self.worker()["pid"])]
+
+    def _log(self) -> str:
+        return self._log_file.read_text(encoding="utf-8")
+
+
+def nth(group: str, number: int) -> str:
+    """Give the group so much further."""
+    value = int.from_bytes(bytes(int(part) for part in group.split("."))) + number
+    return ".".join(str(byte) for byte in value.to_bytes(4))
+
+
+class KernelRouting:
+    """The kernel's multicast routing, told by smcroute. It can't rewrite: the group stays what it was."""
+
+    def __init__(self, rig: Rig, work: Work, tools: Tools, name: str) -> None:
+        self._check(work)
+        config = tools.directory / f"{name}.conf"
+        config.write_text(
+            "".join(f"phyint {interface} enable ttl-threshold 1\n" for interface in ("in0", *rig.outputs))
+            + f"mgroup from in0 group {FIRST_GROUP}\n"
+            + f"mroute from in0 group {FIRST_GROUP} source {SOURCE} to {' '.join(rig.outputs)}\n",
+            encoding="utf-8",
+        )
+        log_file = tools.directory / f"{name}.log"
+        with log_file.open("w", encoding="utf-8") as log:
+            self._process = rig.relay.popen(
+                [
+                    *("smcrouted", "-n", "-N", "-l", "info", "-f", config, "-i", name),
+                    *("-P", tools.directory / f"{name}.pid", "-u", tools.directory / f"{name}.sock"),
+                ],
+                stdout=log,
+                stderr=log,
+            )
+        _wait_until(
+            lambda: FIRST_GROUP in rig.relay.ip("mroute show"),
+            "smcrouted has set the route up",
+            lambda: log_file.read_text(encoding="utf-8"),
+        )
+
+    @staticmethod
+    def _check(work: Work) -> None:
+        if work.flows != 1:
+            raise LabError("kernel routing is measured with one flow")
+
+    def processes(self) -> list[int]:
+        """Only who set it up; the work is done in the kernel."""
+        return [self._process.pid]
+
+
+class Peer:
+    """One of our C programs."""
+
+    def __init__(self, program: str, rig: Rig, work: Work, tools: Tools) -> None:
+        outputs = ",".join(f"{output_group(i)}:{PORT}:{out}" for i, out in enumerate(rig.outputs))
+        options = {"in": "in0", "group": FIRST_GROUP, "port": PORT, "out": outputs, "flows": work.flows}
+        words = [word for name, value in options.items() for word in (f"--{name}", str(value))]
+        self._program = Program(rig.relay, tools.programs / program, *words, "--cpu", str(RELAY_CPU))
+
+    def processes(self) -> list[int]:
+        """The one."""
+        return [self._program.process.pid]
+
+
+class Socat:
+    """One socat for each output, each with a membership of its own."""
+
+    def __init__(self, rig: Rig, tools: Tools, name: str) -> None:
+        self._processes = [
+            self._start(rig.relay, i, out, tools.directory / f"{name}-{i}.log") for i, out in enumerate(rig.outputs)
+        ]
+        time.sleep(0.3)
+        for i, process in enumerate(self._processes):
+            if process.poll() is not None:
+                raise LabError("socat ended", (tools.directory / f"{name}-{i}.log").read_text(encoding="utf-8"))
+
+    @staticmethod
+    def _start(namespace: Namespace, index: int, out: str, log_file: Path) -> "subprocess.Popen[str]":
+        receive = (
+            f"UDP4-RECV:{PORT},bind={FIRST_GROUP},reuseaddr,ip-add-membership={FIRST_GROUP}:in0,"
+            f"rcvbuf={_SOCKET_BYTES}"  # no more than net.core.rmem_max
+        )
+        send = (
+            f"UDP4-SENDTO:{output_group(index)}:{PORT},so-bindtodevice={out},"
+            f"ip-multicast-if={relay_address(index)},ip-multicast-loop=0"
+        )
+        with log_file.open("w", encoding="utf-8") as log:
+            command = ["taskset", "-c", str(RELAY_CPU), "socat", "-u", "-b", "9000", receive, send]
+            return namespace.popen(command, stdout=log, stderr=log)
+
+    def processes(self) -> list[int]:
+        """All."""
+        return [process.pid for process in self._processes]
+
+
+LABELS = {
+    "mcr": "MCR",
+    "kernel": "kernel routing",
+    "mmsg": "recvmmsg + sendmmsg",
+    "uring": "io_uring, packet by packet",
+    "recvsend": "recv + send",
+    "socat": "socat",
+    "none": "generate and drop",
+}
+"""What is compared, in the order of the tables."""
+
+
+def start(kind: str, rig: Rig, work: Work, tools: Tools) -> Subject:
+    """Have a relay of some kind ready.
+
+    Raises:
+        LabError: it is not installed, or did not start.
+    """
+    if kind.startswith("mcr"):
+        return Mcr(rig, work, tools, kind)
+    if kind == "kernel":
+        return KernelRouting(rig, work, tools, kind)
+    if kind == "socat":
+        return Socat(rig, tools, kind)
+    if kind == "none":
+        return NoRelay()
+    return Peer(f"peer_{kind}", rig, work, tools)

@@ -9,6 +9,7 @@ from mcr.model import LogLevels
 
 SEND_BUFFER = "MCR_SOCKET_SNDBUF"
 STATS_INTERVAL = "MCR_STATS_INTERVAL_MS"
+MAX_HOLD = "MCR_MAX_HOLD_US"
 
 
 @attrs.frozen
@@ -22,6 +23,8 @@ class Settings:
     """Bytes that may wait in the socket of an output interface."""
     stats_interval: float = 0.0
     """Seconds between two pairs of [STATS:…] lines; 0: after every 100,000 packets of a worker."""
+    max_hold_us: int = 50
+    """Microseconds that a packet may wait for others at high rates; 0: never."""
 
 
 def from_environment(settings: Settings, environment: Mapping[str, str]) -> Settings:
@@ -34,6 +37,7 @@ def from_environment(settings: Settings, environment: Mapping[str, str]) -> Sett
         settings,
         send_buffer=_number(environment, SEND_BUFFER, settings.send_buffer, range(4096, (1 << 30) + 1)),
         stats_interval=_number(environment, STATS_INTERVAL, 0, range(86_400_001)) / 1000,
+        max_hold_us=_number(environment, MAX_HOLD, settings.max_hold_us, range(1001)),
     )
 
 

@@ -59,6 +59,7 @@ def supervisor(*, control_socket: str, num_workers: int | None, log_format: str,
     \b
     Environment variables:
       MCR_SOCKET_SNDBUF      bytes that may wait in the socket of an output interface  [4194304]
+      MCR_MAX_HOLD_US        how long a packet may wait for others at high rates; 0: never  [50]
       MCR_STATS_INTERVAL_MS  time between [STATS:...] lines; 0: every 100,000 packets  [0]
     """
     if not control_socket:

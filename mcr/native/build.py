@@ -16,6 +16,7 @@ ffi.set_source(
     #include "engine.h"
     #include "journal.h"
     #include "match.h"
+    #include "pace.h"
     #include "packet.h"
     #include "privileges.h"
     #include "ring.h"

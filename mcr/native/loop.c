@@ -10,10 +10,13 @@
 #include <errno.h>
 #include <poll.h>
 #include <sys/socket.h>
+#include <time.h>
 
 #include "control.h"
 #include "engine.h"
 #include "forward.h"
+
+#define MAX_NAP_NS 1000000
 
 /* Read the error, so that it is reported once and the next poll waits again. */
 static void on_capture_error(struct mcr_worker *worker, uint32_t slot)
@@ -146,6 +149,21 @@ static int turn(struct mcr_worker *worker)
 	return total;
 }
 
+/* Nap if it pays, after a turn that took so many packets. */
+static void nap(struct mcr_worker *worker, uint32_t taken)
+{
+	uint32_t hold_ns = worker->segment->header.hold_ns;
+	struct timespec time;
+
+	if (!hold_ns || worker->draining)
+		return;
+	clock_gettime(CLOCK_MONOTONIC, &time); /* vDSO: no system call */
+	if (!mcr_pace_step(&worker->pace, taken, (uint64_t)time.tv_sec * 1000000000u + (uint64_t)time.tv_nsec, hold_ns))
+		return;
+	time = (struct timespec){ .tv_nsec = hold_ns < MAX_NAP_NS ? hold_ns : MAX_NAP_NS };
+	clock_nanosleep(CLOCK_MONOTONIC, 0, &time, NULL);
+}
+
 int mcr_loop_run(struct mcr_worker *worker)
 {
 	int ret, taken;
@@ -169,6 +187,7 @@ int mcr_loop_run(struct mcr_worker *worker)
 		if (drained)
 			return 0;
 		/* While records are held back, wake to write them. */
+		nap(worker, (uint32_t)taken);
 		ret = taken ? worker->engine->look(worker) : worker->engine->wait(worker, worker->log.pending);
 		if (ret)
 			return ret;

@@ -42,6 +42,7 @@ struct mcr_header {
 	uint32_t length;    /* supervisor: sizeof(struct mcr_segment) */
 	uint32_t worker_id; /* supervisor */
 	uint32_t engine;    /* worker: enum mcr_engine_id */
+	uint32_t hold_ns;   /* supervisor: longest nap at high rates, 0: none */
 };
 
 /* Sums over the worker's life and its predecessors'; written by the worker. */

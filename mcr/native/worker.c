@@ -4,6 +4,7 @@
 
 #include <errno.h>
 #include <sys/mman.h>
+#include <sys/prctl.h>
 #include <unistd.h>
 
 #include "engine.h"
@@ -107,6 +108,7 @@ int mcr_worker_run(int segment_fd, int channel_fd, int wake_fd, int event_fd, co
 		worker->captures[i].fd = -1;
 		worker->egress[i].fd = -1;
 	}
+	prctl(PR_SET_TIMERSLACK, 1); /* naps are shorter than the default slack */
 	worker->channel_fd = channel_fd;
 	worker->wake_fd = wake_fd;
 	worker->event_fd = event_fd;

@@ -11,6 +11,7 @@
 #include "egress.h"
 #include "log.h"
 #include "oversize.h"
+#include "pace.h"
 #include "ring.h"
 #include "rules.h"
 #include "shm_abi.h"
@@ -47,6 +48,7 @@ struct mcr_worker {
 	bool abandoned;      /* the supervisor is gone */
 
 	const struct mcr_engine *engine;
+	struct mcr_pace pace;
 	struct io_uring ring;
 	uint64_t wake_count; /* what a read of wake_fd stores */
 	uint32_t sends_under_way;

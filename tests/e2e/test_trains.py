@@ -72,7 +72,7 @@ def test_network_that_refuses_trains_gets_single_datagrams(lab: Lab, make_mcr: M
     mcr = make_mcr(relay).start()
     mcr.add("in0:239.1.1.1:5000", "198.18.1.2:6000:out0")
     judge = Receiver(receiver, "198.18.1.2:6000=239.1.1.1:5000", count=20_000)
-    Sender(source, "src0", "239.1.1.1:5000", count=20_000, rate=0, size=1316).finish()
+    Sender(source, "src0", "239.1.1.1:5000", count=20_000, rate=20_000, size=1316).finish()
     judge.expect_everything()
     assert mcr.check_counters(arrived=20_000)["egress"]["errors"] == 0
     assert "198.18.1.2:6000:out0 does not take UDP segmentation (Message too long (os error 90))" in mcr.log()

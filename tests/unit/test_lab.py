@@ -242,4 +242,6 @@ def test_an_ordinary_user_can_have_a_lab():
         cwd=TOOLS,
         check=False,
     )
+    if is_root and "This user may not make network namespaces" in done.stderr:
+        pytest.skip("user namespaces are forbidden to ordinary users on this machine (or root is in a chroot)")
     assert done.returncode == 0, done.stderr

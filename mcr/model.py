@@ -255,7 +255,7 @@ class IngressStats:
     """Datagrams in, in packets. At rest recv = matched + parse_err + no_match + buf_exhaust."""
 
     recv: int = 0
-    """UDP frames that arrived on an input interface and were looked at."""
+    """Datagrams that arrived on an input interface and were looked at; each one in a super-frame counts."""
     matched: int = 0
     """They matched a rule."""
     parse_err: int = 0
@@ -263,11 +263,11 @@ class IngressStats:
     no_match: int = 0
     """No rule asks for them."""
     buf_exhaust: int = 0
-    """Dropped because no buffer was free."""
+    """Super-frames that are longer than a ring slot, dropped because no buffer was free for the whole."""
     kernel_drops: int = 0
-    """Arrived, but the capture ring was full (PACKET_STATISTICS), or its interface's last rule went."""
+    """Arrived, but the capture ring was full (PACKET_STATISTICS), or its interface's last rule went. In frames."""
     pps: float = 0.0
-    """Arrivals a second, over the last second or two."""
+    """What `recv` grew by a second, over the last second or two."""
 
 
 @attrs.frozen

@@ -63,14 +63,6 @@ class Memberships:
         for holder in reversed(list(self._held)):
             self._close(holder)
 
-    def __len__(self) -> int:
-        return len(self._users)
-
-    @property
-    def socket_count(self) -> int:
-        """Sockets in use."""
-        return len(self._held)
-
     def _join(self, key: _Key) -> None:
         while self._roomy:
             if self._try_join(self._roomy[-1], key):

@@ -1,7 +1,6 @@
 """A real `mcrd` in a namespace, real `mcrctl` beside it, and real traffic, as the end-to-end tests use them."""
 
 import json
-import os
 import signal
 import subprocess
 import sys
@@ -206,8 +205,3 @@ class Receiver:
         wrong = {name: report[name] for name in ("lost", "duplicated", "reordered", "corrupted", "foreign")}
         assert report["ok"], f"{wrong}, receiver's own drops {report['kernel_drops']}"
         return report
-
-
-def sudo_free_environment() -> dict[str, str]:
-    """The environment without what would choose another daemon."""
-    return {name: value for name, value in os.environ.items() if not name.startswith("MCR_")}

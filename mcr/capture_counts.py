@@ -8,13 +8,17 @@ import attrs
 
 from mcr.model import InterfaceStats
 from mcr.net.capture import read_count
+from mcr.net.screen import Rejected
 from mcr.shm.segment import Segment
 
 
 @attrs.frozen
-class _Open:
+class Watched:
+    """What to read of a capture: its sockets, one a worker, and what a filter kept from them."""
+
     interface: str
-    sockets: tuple[socket.socket, ...]  # one a worker
+    sockets: tuple[socket.socket, ...]
+    rejected: Rejected
 
 
 @attrs.frozen
@@ -33,14 +37,16 @@ class CaptureCounts:
 
     def __init__(self, segments: Sequence[Segment]) -> None:
         self._segments = segments
-        self._open: dict[int, _Open] = {}
+        self._open: dict[int, Watched] = {}
         self._accepted: Counter[tuple[int, int]] = Counter()  # (capture, worker): went into its ring
         self._dropped: Counter[tuple[str, int]] = Counter()  # (interface, worker)
-        self._received: Counter[str] = Counter()  # by workers, from captures that are closed
+        self._received: Counter[str] = Counter()  # from captures that are closed, by workers and by filters
+        self._rejected: Counter[int] = Counter()  # by the filters of captures that are open
+        self._rejected_before = 0  # by those of others
 
-    def open(self, capture: int, interface: str, sockets: tuple[socket.socket, ...]) -> None:
-        """Count these sockets, one a worker, from now on. They are owned, and closed, here."""
-        self._open[capture] = _Open(interface, sockets)
+    def open(self, capture: int, watched: Watched) -> None:
+        """Count a capture from now on. What it names is owned, and closed, here."""
+        self._open[capture] = watched
 
     def close(self, capture: int) -> None:
         """Count a capture a last time.
@@ -54,6 +60,10 @@ class CaptureCounts:
             frames, datagrams = self._segments[worker].captured(capture)
             self._dropped[closing.interface, worker] += self._accepted.pop((capture, worker), 0) - frames
             self._received[closing.interface] += datagrams
+        closing.rejected.close()
+        rejected = self._rejected.pop(capture)
+        self._received[closing.interface] += rejected
+        self._rejected_before += rejected
 
     def close_all(self) -> None:
         """Count every capture a last time."""
@@ -67,6 +77,11 @@ class CaptureCounts:
                 count = read_count(each)
                 self._accepted[capture, worker] += count.accepted
                 self._dropped[opened.interface, worker] += count.dropped
+            self._rejected[capture] = opened.rejected.read()
+
+    def rejected(self) -> int:
+        """Datagrams that no rule wanted, and no worker saw, as of the last update."""
+        return self._rejected_before + self._rejected.total()
 
     def dropped(self, worker: int) -> int:
         """Packets that one worker lost to full rings."""
@@ -93,5 +108,6 @@ class CaptureCounts:
         received = Counter(self._received)
         for capture, opened in self._open.items():
             received[opened.interface] += sum(segment.captured(capture)[1] for segment in self._segments)
+            received[opened.interface] += self._rejected[capture]
         dropped = self.dropped_by_interface()
         return tuple(InterfaceStats(name, received[name], dropped[name]) for name in sorted({*received, *dropped}))

@@ -37,7 +37,8 @@ async def run_daemon(settings: Settings) -> None:
     _raise_descriptor_limit()
     with ExitStack() as stack, trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals:
         segments = [
-            stack.enter_context(Segment(worker_id, settings.max_hold_us)) for worker_id in range(settings.num_workers)
+            stack.enter_context(Segment(worker_id, settings.max_hold_us, settings.receive_buffers))
+            for worker_id in range(settings.num_workers)
         ]
         async with trio.open_nursery() as nursery:
             stats = await nursery.start(run_stats_aggregator, segments, settings.stats_interval)

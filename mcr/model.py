@@ -26,6 +26,9 @@ MAX_OUTPUTS_PER_RULE = 512
 MAX_INTERFACES = 128
 """Input interfaces, and likewise output interfaces, at most."""
 
+MAX_BATCH = 256
+"""Packets that a worker takes from a capture ring at a time, at most."""
+
 DEFAULT_TRAIN = 16
 """Datagrams that leave in one system call at most, unless an output says otherwise."""
 
@@ -262,6 +265,8 @@ class IngressStats:
     """Not a whole, well-formed IPv4 UDP datagram (fragments count here)."""
     no_match: int = 0
     """No rule asks for them."""
+    screened: int = 0
+    """The part of `no_match` that a filter in the kernel rejected: no worker saw these, or counts them."""
     buf_exhaust: int = 0
     """Super-frames that are longer than a ring slot, dropped because no buffer was free for the whole."""
     kernel_drops: int = 0

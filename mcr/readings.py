@@ -12,10 +12,17 @@ from mcr.shm.segment import Counters, OutputCounters, Totals
 
 @attrs.frozen
 class Reading:
-    """The counters of all workers at one `time` (seconds), in the order of the workers' ids."""
+    """All counters at one time.
+
+    Attributes:
+        time: in seconds.
+        workers: in the order of their ids.
+        rejected: datagrams that the kernel's filters kept from them.
+    """
 
     time: float
     workers: tuple[Counters, ...]
+    rejected: int
 
     @property
     def totals(self) -> Totals:
@@ -45,16 +52,17 @@ def _rate(now: float, before: float, seconds: float) -> float:
 
 
 def ingress_stats(now: Reading, past: Reading, kernel_drops: int) -> IngressStats:
-    """Datagrams in, over all workers."""
+    """Datagrams in: to all workers, and those that a filter rejected."""
     totals = now.totals
     return IngressStats(
-        recv=totals.recv,
+        recv=totals.recv + now.rejected,
         matched=totals.matched,
         parse_err=totals.parse_err,
-        no_match=totals.no_match,
+        no_match=totals.no_match + now.rejected,
+        screened=now.rejected,
         buf_exhaust=totals.buf_exhaust,
         kernel_drops=kernel_drops,
-        pps=_rate(totals.recv, past.totals.recv, now.time - past.time),
+        pps=_rate(totals.recv + now.rejected, past.totals.recv + past.rejected, now.time - past.time),
     )
 
 

@@ -15,10 +15,12 @@ import trio
 from mcr.errors import InterfaceNotFound, LimitReached
 from mcr.logs import get_logger
 from mcr.model import MAX_INTERFACES, MAX_OUTPUTS, MAX_RULES, Facility, Input, Rule, RuleChange
-from mcr.net.capture import CaptureGroup, close_all, open_captures, reject
+from mcr.net.capture import BufferPools, CaptureGroup, close_all, open_captures, reject
 from mcr.net.egress import open_egress
+from mcr.net.filter import Wanted
 from mcr.net.interfaces import Interface, find_interface
 from mcr.net.membership import Memberships
+from mcr.net.screen import Rejected, open_screen
 from mcr.placement import PlacedRule
 from mcr.shm import records
 from mcr.slots import Slots
@@ -28,12 +30,19 @@ log = get_logger(Facility.NETWORK)
 
 @attrs.define(eq=False)
 class Capture:
-    """An input interface. `users`: rules that read from it; `serial` tells it from the last capture in its slot."""
+    """An input interface.
+
+    Attributes:
+        serial: tells it from the last capture in its slot.
+        rejected: what a filter kept from the workers; belongs to who counts.
+        users: rules that read from it.
+    """
 
     slot: int
     serial: int
     interface: Interface
     group: CaptureGroup
+    rejected: Rejected
     users: int = 0
 
     def put(self) -> records.Command:
@@ -76,10 +85,12 @@ class _Opened:
 class Relay:
     """All of it, for a number of workers. A context manager: leaving it closes every socket."""
 
-    def __init__(self, workers: int, send_buffer: int) -> None:
+    def __init__(self, workers: int, send_buffer: int, pools: BufferPools) -> None:
         """Serve so many workers; `send_buffer` bytes may wait in each egress socket."""
         self._workers = workers
         self._send_buffer = send_buffer
+        self._pools = pools
+        self._screen = open_screen()
         self._captures: dict[str, Capture] = {}
         self._egress: dict[str, Egress] = {}
         self._memberships = Memberships()
@@ -104,6 +115,7 @@ class Relay:
         egress = chain(self._egress.values(), (closing for _, closing in self._closing_egress))
         for sockets in chain((each.group.sockets for each in captures), (each.sockets for each in egress)):
             close_all(sockets)
+        self._screen.close()
 
     async def apply(self, change: RuleChange) -> Step:
         """Take what the added rules need and let go of what the removed ones did.
@@ -116,9 +128,12 @@ class Relay:
         with ExitStack() as undo:
             opened = await self._open(change.added, interfaces, undo)
             self._join(change.added, interfaces, undo)
+            self._screen.change([self._wanted(rule, opened) for rule in change.added], ())
             undo.pop_all()
         self._captures |= opened.captures
         self._egress |= opened.egress
+        still = {rule.input for rule in change.added}
+        self._screen.change((), [self._wanted(rule) for rule in change.removed if rule.input not in still])
         added = tuple(self._place(rule) for rule in change.added)
         removed = tuple(self._displace(rule) for rule in change.removed)
         commands = (
@@ -158,7 +173,11 @@ class Relay:
     def reject_input(self) -> None:
         """Let nothing more in; what has arrived can still be read."""
         for capture in self._captures.values():
-            reject(capture.group.sockets)
+            self._reject(capture)
+
+    def show_unmatched(self, *, show: bool) -> None:
+        """Whether workers are to see what no rule wants."""
+        self._screen.show_all(everything=show)
 
     def input_interfaces(self) -> tuple[str, ...]:
         """Names of the interfaces that are captured."""
@@ -215,12 +234,14 @@ class Relay:
         for name in sorted({rule.input.interface for rule in rules} - self._captures.keys()):
             slot = self._capture_slots.take()
             undo.callback(self._capture_slots.give, slot)
-            group = await trio.to_thread.run_sync(open_captures, interfaces[name], self._workers)
+            group = await trio.to_thread.run_sync(open_captures, interfaces[name], self._workers, self._pools)
             undo.callback(group.close)
             undo.callback(close_all, group.watched)
+            rejected = self._screen.open(slot, name, group.sockets)
+            undo.callback(rejected.close)
+            undo.callback(self._screen.forget, slot)
             self._serial += 1
-            capture = Capture(slot, self._serial, interfaces[name], group)
-            opened.captures[name] = capture
+            opened.captures[name] = Capture(slot, self._serial, interfaces[name], group, rejected)
         for name in sorted({output.interface for rule in rules for output in rule.outputs} - self._egress.keys()):
             slot = self._egress_slots.take()
             undo.callback(self._egress_slots.give, slot)
@@ -235,6 +256,12 @@ class Relay:
             opened = tuple(undo.enter_context(open_egress(interface, self._send_buffer)) for _ in range(self._workers))
             undo.pop_all()
         return opened
+
+    def _wanted(self, rule: Rule, opened: _Opened | None = None) -> tuple[int, Wanted]:
+        """What the kernel has to let in for a rule, and of which capture."""
+        name = rule.input.interface
+        capture = opened.captures[name] if opened and name in opened.captures else self._captures[name]
+        return capture.slot, Wanted(rule.input.group, rule.input.port)
 
     def _join(self, rules: Iterable[Rule], interfaces: dict[str, Interface], undo: ExitStack) -> None:
         for rule in rules:
@@ -275,9 +302,13 @@ class Relay:
         unused = [capture for capture in self._captures.values() if not capture.users]
         for capture in unused:
             del self._captures[capture.interface.name]
-            reject(capture.group.sockets)  # so that workers come to the end of what waits
+            self._reject(capture)  # so that workers come to the end of what waits
             self._closing_captures.append((generation, capture))
         return [records.capture_drop(capture.slot) for capture in unused]
+
+    def _reject(self, capture: Capture) -> None:
+        reject(capture.group.sockets)
+        self._screen.forget(capture.slot)
 
     def _drop_unused_egress(self, generation: int) -> list[records.Command]:
         unused = [egress for egress in self._egress.values() if not egress.users]

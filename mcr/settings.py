@@ -5,11 +5,18 @@ from collections.abc import Mapping
 import attrs
 
 from mcr.errors import UsageError
-from mcr.model import LogLevels
+from mcr.model import MAX_BATCH, LogLevels
+from mcr.net.capture import BufferPools
 
 SEND_BUFFER = "MCR_SOCKET_SNDBUF"
 STATS_INTERVAL = "MCR_STATS_INTERVAL_MS"
 MAX_HOLD = "MCR_MAX_HOLD_US"
+RECEIVE_BUFFERS = "MCR_NUM_RECV_BUFFERS"
+POOL_SMALL = "MCR_BUFFER_POOL_SMALL"
+POOL_STANDARD = "MCR_BUFFER_POOL_STANDARD"
+POOL_JUMBO = "MCR_BUFFER_POOL_JUMBO"
+
+_POOL = range(1, 65_537)
 
 
 @attrs.frozen
@@ -25,6 +32,10 @@ class Settings:
     """Seconds between two pairs of [STATS:…] lines; 0: after every 100,000 packets of a worker."""
     max_hold_us: int = 50
     """Microseconds that a packet may wait for others at high rates; 0: never."""
+    receive_buffers: int = 32
+    """Packets that a worker takes from a capture ring at a time; while it has them, the ring keeps them."""
+    pools: BufferPools = attrs.field(factory=BufferPools)
+    """How many packets a capture ring holds."""
 
 
 def from_environment(settings: Settings, environment: Mapping[str, str]) -> Settings:
@@ -38,6 +49,12 @@ def from_environment(settings: Settings, environment: Mapping[str, str]) -> Sett
         send_buffer=_number(environment, SEND_BUFFER, settings.send_buffer, range(4096, (1 << 30) + 1)),
         stats_interval=_number(environment, STATS_INTERVAL, 0, range(86_400_001)) / 1000,
         max_hold_us=_number(environment, MAX_HOLD, settings.max_hold_us, range(1001)),
+        receive_buffers=_number(environment, RECEIVE_BUFFERS, settings.receive_buffers, range(1, MAX_BATCH + 1)),
+        pools=BufferPools(
+            small=_number(environment, POOL_SMALL, settings.pools.small, _POOL),
+            standard=_number(environment, POOL_STANDARD, settings.pools.standard, _POOL),
+            jumbo=_number(environment, POOL_JUMBO, settings.pools.jumbo, _POOL),
+        ),
     )
 
 

@@ -4,7 +4,6 @@ Counters are read where the workers write them, whenever somebody asks: a worker
 the packet path nothing and are current at any rate of traffic.
 """
 
-import socket
 from collections import Counter, deque
 from collections.abc import Sequence
 from typing import assert_never
@@ -13,7 +12,7 @@ import attrs
 import trio
 
 from mcr.actors.mailbox import Reply, ask
-from mcr.capture_counts import Backlog, CaptureCounts
+from mcr.capture_counts import Backlog, CaptureCounts, Watched
 from mcr.logs import get_logger
 from mcr.model import Facility, Stats
 from mcr.placement import PlacedRule
@@ -38,8 +37,7 @@ class _Read:
 @attrs.frozen
 class _CaptureOpened:
     capture: int
-    interface: str
-    sockets: tuple[socket.socket, ...]
+    watched: Watched
     reply: Reply[None]
 
 
@@ -88,9 +86,9 @@ class StatsAggregator:
         """All counters, as of now."""
         return await ask(self._inbox, _Read)
 
-    async def capture_opened(self, capture: int, interface: str, sockets: tuple[socket.socket, ...]) -> None:
-        """Count what the kernel drops on these sockets, one a worker, and own them from now on."""
-        await ask(self._inbox, lambda reply: _CaptureOpened(capture, interface, sockets, reply))
+    async def capture_opened(self, capture: int, watched: Watched) -> None:
+        """Count what the kernel drops and rejects of a capture, and own what is watched from now on."""
+        await ask(self._inbox, lambda reply: _CaptureOpened(capture, watched, reply))
 
     async def capture_closing(self, capture: int) -> None:
         """Count a capture a last time; its slot is free for another when this returns."""
@@ -151,9 +149,9 @@ async def _handle(state: "_State", command: _Command) -> None:
         case _Stalled(reply):
             with reply:
                 reply.resolve(state.stalled())
-        case _CaptureOpened(capture, interface, sockets, reply):
+        case _CaptureOpened(capture, watched, reply):
             with reply:
-                state.captures.open(capture, interface, sockets)
+                state.captures.open(capture, watched)
                 reply.resolve(None)
         case _CaptureClosing(capture, reply):
             with reply:
@@ -186,16 +184,17 @@ class _State:
         self._rules: dict[str, PlacedRule] = {}
         self._rule_slots = 0  # slots ever in use: how far a reading has to reach
         self._output_slots = 0
+        self.captures = CaptureCounts(segments)
         self._past = deque([self._read()], maxlen=2)
         self._lines_at = -_LINES_APART
         self._dropped: Counter[str] = Counter()
         self._stalls = [_Stall()] * len(segments)
-        self.captures = CaptureCounts(segments)
 
     def close(self) -> None:
         """Let go of the sockets; if there was traffic, say the last figures."""
         self.captures.close_all()
-        if self._read().totals.recv:
+        last = self._read()
+        if last.totals.recv + last.rejected:
             self.log_lines()
 
     def place(self, added: tuple[PlacedRule, ...], removed: tuple[str, ...]) -> None:
@@ -258,4 +257,4 @@ class _State:
 
     def _read(self) -> Reading:
         workers = tuple(segment.read(self._rule_slots, self._output_slots) for segment in self._segments)
-        return Reading(trio.current_time(), workers)
+        return Reading(trio.current_time(), workers, self.captures.rejected())

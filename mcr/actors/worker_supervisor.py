@@ -25,9 +25,10 @@ from mcr.actors.worker_process import (
     run_worker_process,
     worker_context,
 )
+from mcr.capture_counts import Watched
 from mcr.errors import McrError
 from mcr.logs import get_logger
-from mcr.model import Facility, LogLevels, RuleChange, WorkerState, WorkerView
+from mcr.model import Facility, Level, LogLevels, RuleChange, WorkerState, WorkerView
 from mcr.policy import worker_cores
 from mcr.relay import Relay
 from mcr.settings import Settings
@@ -132,7 +133,7 @@ async def run_worker_supervisor(
     send, receive = trio.open_memory_channel[_Command](0)
     cores = worker_cores(len(segments), list(os.sched_getaffinity(0)))
     async with worker_context() as context, trio.open_nursery() as nursery:
-        with receive, Relay(len(segments), settings.send_buffer) as relay:
+        with receive, Relay(len(segments), settings.send_buffer, settings.pools) as relay:
             state = _State(relay, segments, stats, settings.levels)
             for worker_id, (core, segment) in enumerate(zip(cores, segments, strict=True)):
                 post = Post(worker_id, core, segment, context, send)
@@ -207,6 +208,7 @@ class _State:
         self._settling: list[tuple[int, Reply[None]]] = []
         self._stopping: Reply[None] | None = None
         self.workers: list[_Worker] = []
+        self._show_unmatched()
 
     # Rules.
 
@@ -219,7 +221,9 @@ class _State:
         for capture in step.captures:
             for segment in self._segments:
                 segment.start_capture(capture.slot)
-            await self._stats.capture_opened(capture.slot, capture.interface.name, capture.group.watched)
+            await self._stats.capture_opened(
+                capture.slot, Watched(capture.interface.name, capture.group.watched, capture.rejected)
+            )
         await self._stats.rules_placed(step.added, tuple(rule.rule_id for rule in change.removed))
         self._tell_all((*step.commands, records.generation(change.generation)))
         return None
@@ -254,8 +258,13 @@ class _State:
                     reply.resolve(None)
         self._settling = [(generation, reply) for generation, reply in self._settling if generation > done]
 
+    def _show_unmatched(self) -> None:
+        """What a filter rejects no worker can log."""
+        self._relay.show_unmatched(show=self._levels.of(Facility.INGRESS) >= Level.DEBUG)
+
     def set_log_levels(self, levels: LogLevels) -> None:
         self._levels = levels
+        self._show_unmatched()
         self._tell_all((records.levels(levels),))
 
     # Workers.

@@ -13,6 +13,7 @@ ffi.cdef((HERE / "cdef.txt").read_text())
 ffi.set_source(
     "mcr._native",
     """
+    #include "bpf.h"
     #include "engine.h"
     #include "journal.h"
     #include "match.h"

@@ -111,11 +111,13 @@ static void give_up(struct mcr_worker *worker)
 uint32_t mcr_forward_gather(struct mcr_worker *worker, uint32_t slot)
 {
 	struct mcr_capture *capture = &worker->captures[slot];
-	uint32_t taken = 0, limit = MCR_BATCH_SLOTS;
+	uint32_t taken = 0, limit = worker->segment->header.batch;
 	struct mcr_frame frame;
 
 	mcr_batch_clear(&worker->batch);
 	worker->oversize.taken = 0;
+	if (limit > MCR_BATCH_SLOTS)
+		limit = MCR_BATCH_SLOTS;
 	if (capture->in_doubt && capture->in_doubt < limit)
 		limit = capture->in_doubt; /* a batch is in doubt as a whole, or not at all */
 	while (taken < limit && has_room(worker) && mcr_capture_frame(capture, taken, &frame)) {

@@ -6,7 +6,7 @@
 #include "worker.h"
 
 /*
- * Take up to MCR_BATCH_SLOTS frames from a capture, match them, start the plan of their sends.
+ * Take a batch of frames from a capture, match them, start the plan of their sends.
  * The number of slots taken; they are given back by mcr_forward_commit().
  */
 uint32_t mcr_forward_gather(struct mcr_worker *worker, uint32_t capture);

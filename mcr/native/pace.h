@@ -13,7 +13,7 @@
 #include <stdint.h>
 
 #define MCR_PACE_WINDOW_NS 1000000u /* over which the rate is taken */
-#define MCR_PACE_PACKETS   3u       /* expected in a nap, for it to pay */
+#define MCR_PACE_PACKETS   8u       /* expected in a nap, for it to pay: in a guest its timer costs some 15 us */
 #define MCR_PACE_ENOUGH    16u      /* packets of one look that make a train worth sending at once */
 
 struct mcr_pace {

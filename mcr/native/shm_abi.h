@@ -24,7 +24,7 @@
 #define MCR_RULE_RING_BYTES  (2u << 20)
 #define MCR_EVENT_RING_BYTES (256u << 10)
 
-#define MCR_BATCH_SLOTS    32   /* frames taken from one capture ring at a time */
+#define MCR_BATCH_SLOTS    256  /* frames taken from one capture ring at a time, at most */
 #define MCR_BATCH_OVERSIZE 4    /* of them longer than a slot */
 #define MCR_BATCH_PAYLOADS 1024 /* datagrams in those frames */
 #define MCR_BATCH_OUTPUTS  1024 /* outputs of the rules that they match */
@@ -43,6 +43,7 @@ struct mcr_header {
 	uint32_t worker_id; /* supervisor */
 	uint32_t engine;    /* worker: enum mcr_engine_id */
 	uint32_t hold_ns;   /* supervisor: longest nap at high rates, 0: none */
+	uint32_t batch;     /* supervisor: frames to take from a capture ring at a time, 1 to MCR_BATCH_SLOTS */
 };
 
 /* Sums over the worker's life and its predecessors'; written by the worker. */

@@ -12,6 +12,8 @@
 #define SQ_ENTRIES MCR_BATCH_SENDS
 #define CQ_ENTRIES (4 * SQ_ENTRIES)
 
+#define DIRECT_SENDS 2 /* up to so many a system call each costs less than a submission of them all */
+
 /*
  * user_data of a request: a send's address; or, told by the top bit that no address has, one of these with a capture's
  * slot and serial, as a poll may end after its slot has got another capture.
@@ -27,10 +29,13 @@ static uint64_t encode(enum kind kind, uint32_t slot, uint32_t serial)
 	return NO_SEND | (uint64_t)kind << KIND_SHIFT | (uint64_t)slot << SLOT_SHIFT | serial;
 }
 
-/* Newest flags first; an older kernel refuses those it doesn't know. */
+/*
+ * Newest flags first; an older kernel refuses those it doesn't know. With the last ones it interrupts the worker for
+ * completions, with the others it says in shared memory that there are some (TASKRUN_FLAG).
+ */
 static const unsigned int setup_flags[] = {
-	IORING_SETUP_SINGLE_ISSUER | IORING_SETUP_DEFER_TASKRUN | IORING_SETUP_SUBMIT_ALL,
-	IORING_SETUP_COOP_TASKRUN | IORING_SETUP_SUBMIT_ALL,
+	IORING_SETUP_SINGLE_ISSUER | IORING_SETUP_DEFER_TASKRUN | IORING_SETUP_SUBMIT_ALL | IORING_SETUP_TASKRUN_FLAG,
+	IORING_SETUP_COOP_TASKRUN | IORING_SETUP_SUBMIT_ALL | IORING_SETUP_TASKRUN_FLAG,
 	0,
 };
 
@@ -172,14 +177,25 @@ static int reap(struct mcr_worker *worker)
 	return ret;
 }
 
+static int socket_of(const struct mcr_worker *worker, const struct mcr_send *send)
+{
+	return worker->egress[worker->rules.outputs[send->output].egress].fd;
+}
+
+static void send_directly(struct mcr_worker *worker, struct mcr_send *send)
+{
+	ssize_t sent = sendmsg(socket_of(worker, send), &send->message, MSG_DONTWAIT);
+
+	mcr_forward_sent(worker, send, sent < 0 ? -errno : (int)sent);
+}
+
 static int queue_send(struct mcr_worker *worker, struct mcr_send *send)
 {
-	struct mcr_output *output = &worker->rules.outputs[send->output];
 	struct io_uring_sqe *sqe = next_sqe(worker);
 
 	if (!sqe)
 		return -EBUSY;
-	io_uring_prep_sendmsg(sqe, worker->egress[output->egress].fd, &send->message, MSG_DONTWAIT);
+	io_uring_prep_sendmsg(sqe, socket_of(worker, send), &send->message, MSG_DONTWAIT);
 	io_uring_sqe_set_data(sqe, send);
 	worker->sends_under_way++;
 	return 0;
@@ -193,7 +209,6 @@ static int settle(struct mcr_worker *worker)
 	while (!ret && worker->sends_under_way) {
 		ret = io_uring_submit_and_wait(&worker->ring, 1);
 		ret = ret < 0 && ret != -EINTR ? ret : reap(worker);
-		worker->entered = true;
 	}
 	return ret;
 }
@@ -202,6 +217,11 @@ static int uring_send(struct mcr_worker *worker, struct mcr_send *sends, uint32_
 {
 	int ret = 0;
 
+	if (count <= DIRECT_SENDS) {
+		for (uint32_t i = 0; i < count; i++)
+			send_directly(worker, &sends[i]);
+		return 0;
+	}
 	for (uint32_t i = 0; i < count && !ret; i++)
 		ret = queue_send(worker, &sends[i]);
 	return ret ? ret : settle(worker);
@@ -224,12 +244,13 @@ static int uring_forget(struct mcr_worker *worker, uint32_t slot)
 	return ret < 0 ? ret : 0;
 }
 
-/* Completions of polls are delivered on entry to the kernel; a turn that sent something has been there. */
+/* The kernel is entered only where it says that it has something to deliver. */
 static int uring_look(struct mcr_worker *worker)
 {
-	int ret = worker->entered ? 0 : io_uring_get_events(&worker->ring);
+	int ret = 0;
 
-	worker->entered = false;
+	if (__atomic_load_n(worker->ring.sq.kflags, __ATOMIC_RELAXED) & IORING_SQ_TASKRUN)
+		ret = io_uring_get_events(&worker->ring);
 	return ret < 0 ? ret : reap(worker);
 }
 

@@ -52,7 +52,6 @@ struct mcr_worker {
 	struct io_uring ring;
 	uint64_t wake_count; /* what a read of wake_fd stores */
 	uint32_t sends_under_way;
-	bool entered; /* the kernel was entered this turn, so completions are up to date */
 };
 
 /*

@@ -5,8 +5,7 @@ import struct
 
 from mcr.errors import SystemFault
 from mcr.net.buffer import set_buffer
-from mcr.net.capture import REJECT_ALL
-from mcr.net.filter import attach_filter
+from mcr.net.filter import REJECT_ALL, attach_filter
 from mcr.net.interfaces import Interface
 
 

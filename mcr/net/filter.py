@@ -1,12 +1,24 @@
-"""Classic BPF socket filters (Documentation/networking/filter.rst)."""
+"""Socket filters: classic BPF (Documentation/networking/filter.rst), and eBPF programs that are loaded already."""
 
 import ctypes
 import socket
 import struct
-from collections.abc import Sequence
+from collections import defaultdict
+from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
+from mcr.model import Address
+
 _SO_ATTACH_FILTER = 26
+_SO_ATTACH_BPF = 50
+_MAX_INSTRUCTIONS = 4096  # BPF_MAXINSNS
+_MAX_JUMP = 255
+
+_FROM_NETWORK = 0xFFF00000  # SKF_NET_OFF: an offset from the network header
+_ANCILLARY = 0xFFFFF000  # SKF_AD_OFF: what the kernel knows of the frame
+_WHOLE = 0x40000  # bytes: more than any frame has
+
+_GROUP, _PORT = 0, 1  # words of scratch memory
 
 
 class Instruction(NamedTuple):
@@ -18,6 +30,98 @@ class Instruction(NamedTuple):
     k: int
 
 
+class Wanted(NamedTuple):
+    """What a rule takes of an interface."""
+
+    group: Address
+    port: int
+
+
+def _return(size: int) -> Instruction:
+    return Instruction(0x06, 0, 0, size)
+
+
+def _load_word(offset: int) -> Instruction:
+    return Instruction(0x20, 0, 0, offset)
+
+
+def _load_half(offset: int) -> Instruction:
+    return Instruction(0x28, 0, 0, offset)
+
+
+def _load_byte(offset: int) -> Instruction:
+    return Instruction(0x30, 0, 0, offset)
+
+
+def _if_equal(value: int, then: int, otherwise: int) -> Instruction:
+    return Instruction(0x15, then, otherwise, value)
+
+
+# Untagged IPv4 UDP that this machine did not send; others are rejected.
+_UDP = (
+    _load_half(_ANCILLARY),  # protocol
+    _if_equal(0x0800, 0, 6),
+    _load_half(_ANCILLARY + 48),  # VLAN tag present: it belongs to the VLAN's interface
+    _if_equal(0, 0, 4),
+    _load_half(_ANCILLARY + 4),  # packet type
+    _if_equal(4, 2, 0),  # PACKET_OUTGOING
+    _load_byte(_FROM_NETWORK + 9),  # IP protocol
+    _if_equal(17, 1, 0),
+    _return(0),
+)
+
+REJECT_ALL = (_return(0),)
+"""What a socket starts with until all of its fan-out group is in place."""
+
+ACCEPT_UDP = (*_UDP, _return(_WHOLE))
+
+
+def select_udp(wanted: Iterable[Wanted], *, invert: bool = False) -> tuple[Instruction, ...]:
+    """Make a filter that lets in the UDP that is wanted, and what can't be told from its headers.
+
+    Args:
+        wanted: groups and ports.
+        invert: let in all other UDP instead.
+
+    Raises:
+        OverflowError: it would be too long for the kernel.
+    """
+    yes, no = (0, _WHOLE) if invert else (_WHOLE, 0)
+    ports: defaultdict[int, list[int]] = defaultdict(list)
+    for group, port in wanted:
+        ports[int(group)].append(port)
+    program = [
+        *_UDP,
+        _load_half(_FROM_NETWORK + 6),
+        Instruction(0x45, 0, 1, 0x3FFF),  # a fragment
+        _return(yes),
+        _load_byte(_FROM_NETWORK),
+        Instruction(0x35, 1, 0, 0x45),  # version and header length
+        _return(yes),
+        Instruction(0x35, 0, 1, 0x50),
+        _return(yes),
+        Instruction(0xB1, 0, 0, _FROM_NETWORK),  # X = length of the IP header
+        Instruction(0x48, 0, 0, _FROM_NETWORK + 2),  # destination port
+        Instruction(0x02, 0, 0, _PORT),
+        _load_word(_FROM_NETWORK + 16),
+        Instruction(0x02, 0, 0, _GROUP),
+    ]
+    for number in sorted(ports):
+        program += _select_group(number, sorted(ports[number]), yes, no)
+    program.append(_return(no))
+    if len(program) > _MAX_INSTRUCTIONS:
+        raise OverflowError(f"{len(program)} instructions")
+    return tuple(program)
+
+
+def _select_group(group: int, ports: Sequence[int], yes: int, no: int) -> list[Instruction]:
+    choices = [step for port in ports for step in (_if_equal(port, 0, 1), _return(yes))]
+    block = [Instruction(0x60, 0, 0, _PORT), *choices, _return(no)]
+    if len(block) > _MAX_JUMP:
+        raise OverflowError(f"{len(ports)} ports of one group")
+    return [_if_equal(group, 0, len(block)), *block]
+
+
 def attach_filter(target: socket.socket, program: Sequence[Instruction]) -> None:
     """Put `program` in the place of the socket's filter, between two packets.
 
@@ -27,3 +131,12 @@ def attach_filter(target: socket.socket, program: Sequence[Instruction]) -> None
     code = ctypes.create_string_buffer(b"".join(struct.pack("HBBI", *instruction) for instruction in program))
     # struct sock_fprog: a count and a pointer, aligned as the compiler would.
     target.setsockopt(socket.SOL_SOCKET, _SO_ATTACH_FILTER, struct.pack("@HP", len(program), ctypes.addressof(code)))
+
+
+def attach_program(target: socket.socket, program: int) -> None:
+    """Put an eBPF program in the place of the socket's filter, between two packets.
+
+    Raises:
+        OSError: from setsockopt(2).
+    """
+    target.setsockopt(socket.SOL_SOCKET, _SO_ATTACH_BPF, program)

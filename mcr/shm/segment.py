@@ -62,7 +62,7 @@ class Segment:
         shared: cffi pointer to ``struct mcr_segment``; invalid after `close`.
     """
 
-    def __init__(self, worker_id: int, hold_us: int = 0) -> None:
+    def __init__(self, worker_id: int, hold_us: int = 0, batch: int = 32) -> None:
         size = ffi.sizeof("struct mcr_segment")
         self.fd = os.memfd_create(f"mcr-worker-{worker_id}", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
         os.ftruncate(self.fd, size)
@@ -71,6 +71,7 @@ class Segment:
         self.shared: Any = ffi.from_buffer("struct mcr_segment *", self._memory)
         self._worker_id = worker_id
         self._hold_us = hold_us
+        self._batch = batch
         self.write_header()
 
     def write_header(self) -> None:
@@ -79,6 +80,7 @@ class Segment:
         header.length = ffi.sizeof("struct mcr_segment")
         header.worker_id = self._worker_id
         header.hold_ns = 1000 * self._hold_us
+        header.batch = self._batch
         header.version = lib.MCR_ABI_VERSION
 
     def close(self) -> None:

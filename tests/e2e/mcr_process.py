@@ -117,7 +117,8 @@ class Mcr:
                 assert output["submitted"] == rule["matched"]
                 assert output["submitted"] == output["sent"] + output["errors"]
         for name in ("recv", *classes, "kernel_drops"):
-            assert ingress[name] == sum(worker[name] for worker in stats["workers"]), name
+            elsewhere = ingress["screened"] if name in ("recv", "no_match") else 0
+            assert ingress[name] == elsewhere + sum(worker[name] for worker in stats["workers"]), name
         for name in ("submitted", "sent", "errors", "bytes"):
             assert egress[name] == sum(worker[name] for worker in stats["workers"]), name
         if arrived is not None:

@@ -63,6 +63,7 @@ static void harness_open(struct harness *h)
 	h->segment_fd = make_memory("segment", sizeof(*h->segment), &h->segment);
 	h->segment->header.version = MCR_ABI_VERSION;
 	h->segment->header.length = sizeof(*h->segment);
+	h->segment->header.batch = 32;
 	h->ring_fd = make_memory("ring", (size_t)SLOTS * SLOT_BYTES, &h->slots);
 	h->receiver = socket(AF_INET, SOCK_DGRAM, 0);
 	CHECK(bind(h->receiver, (struct sockaddr *)&any, sizeof(any)) == 0);

@@ -5,9 +5,17 @@ from mcr._native import lib
 
 
 def test_limits_are_the_native_ones() -> None:
-    assert (model.MAX_RULES, model.MAX_OUTPUTS, model.MAX_OUTPUTS_PER_RULE, model.MAX_INTERFACES) == (
+    ours = (
+        model.MAX_RULES,
+        model.MAX_OUTPUTS,
+        model.MAX_OUTPUTS_PER_RULE,
+        model.MAX_INTERFACES,
+        model.MAX_BATCH,
+    )
+    assert ours == (
         lib.MCR_MAX_RULES,
         lib.MCR_MAX_OUTPUTS,
         lib.MCR_MAX_RULE_OUTPUTS,
         lib.MCR_MAX_INTERFACES,
+        lib.MCR_BATCH_SLOTS,
     )

@@ -1,0 +1,276 @@
+// SPDX-License-Identifier: MIT
+#include "bpf.h"
+
+#include <arpa/inet.h>
+#include <errno.h>
+#include <linux/bpf.h>
+#include <linux/if_ether.h>
+#include <linux/if_packet.h>
+#include <netinet/in.h>
+#include <netinet/ip.h>
+#include <netinet/udp.h>
+#include <stddef.h>
+#include <stdio.h>
+#include <string.h>
+#include <sys/syscall.h>
+#include <unistd.h>
+
+#include "shm_abi.h"
+
+#define MAX_CPUS    1024
+#define MAX_PROGRAM 96
+
+#define ACCEPT_WHOLE 0x40000 /* bytes: more than any frame has */
+
+enum verdict { REJECT, ACCEPT, VERDICTS };
+
+/* A program as it is written down: jumps to a verdict are known when both have got their place. */
+struct program {
+	struct bpf_insn code[MAX_PROGRAM];
+	uint16_t length;
+	struct {
+		uint16_t at;
+		enum verdict to;
+	} jumps[MAX_PROGRAM];
+	uint16_t jump_count;
+};
+
+/* On the program's stack, below the frame pointer: IP header, then key, then index. */
+#define IP_HEADER (-(int)sizeof(struct iphdr) - 4)
+#define KEY       (IP_HEADER - (int)sizeof(struct mcr_bpf_key))
+#define INDEX     (KEY - 8)
+
+static int bpf(enum bpf_cmd command, union bpf_attr *attr)
+{
+	long ret = syscall(__NR_bpf, command, attr, sizeof(*attr));
+
+	return ret < 0 ? -errno : (int)ret;
+}
+
+static int open_map(uint32_t type, uint32_t key_size, uint32_t value_size, uint32_t max_entries, uint32_t flags)
+{
+	union bpf_attr attr;
+
+	memset(&attr, 0, sizeof(attr)); /* the kernel looks at what no field covers, too */
+	attr.map_type = type;
+	attr.key_size = key_size;
+	attr.value_size = value_size;
+	attr.max_entries = max_entries;
+	attr.map_flags = flags;
+	return bpf(BPF_MAP_CREATE, &attr);
+}
+
+int mcr_bpf_open_wanted(void)
+{
+	return open_map(BPF_MAP_TYPE_HASH, sizeof(struct mcr_bpf_key), sizeof(uint32_t), MCR_MAX_RULES,
+			BPF_F_NO_PREALLOC);
+}
+
+int mcr_bpf_open_rejected(void)
+{
+	return open_map(BPF_MAP_TYPE_PERCPU_ARRAY, sizeof(uint32_t), sizeof(uint64_t), MCR_MAX_INTERFACES, 0);
+}
+
+static int change(enum bpf_cmd command, int map, const void *key, void *value)
+{
+	union bpf_attr attr;
+
+	memset(&attr, 0, sizeof(attr));
+	attr.map_fd = (uint32_t)map;
+	attr.key = (uintptr_t)key;
+	attr.value = (uintptr_t)value;
+	return bpf(command, &attr);
+}
+
+int mcr_bpf_put(int wanted, const struct mcr_bpf_key *key)
+{
+	uint32_t value = 0;
+
+	return change(BPF_MAP_UPDATE_ELEM, wanted, key, &value);
+}
+
+int mcr_bpf_drop(int wanted, const struct mcr_bpf_key *key)
+{
+	return change(BPF_MAP_DELETE_ELEM, wanted, key, NULL);
+}
+
+int mcr_bpf_count(int rejected, uint32_t capture, uint64_t *count)
+{
+	uint64_t by_cpu[MAX_CPUS] = { 0 }; /* a value for each possible processor */
+	int ret;
+
+	if (sysconf(_SC_NPROCESSORS_CONF) > MAX_CPUS)
+		return -E2BIG;
+	ret = change(BPF_MAP_LOOKUP_ELEM, rejected, &capture, by_cpu);
+	*count = 0;
+	for (uint32_t i = 0; i < MAX_CPUS; i++)
+		*count += by_cpu[i];
+	return ret;
+}
+
+static void emit(struct program *program, uint8_t code, uint8_t dst, uint8_t src, int16_t off, int32_t imm)
+{
+	program->code[program->length++] = (struct bpf_insn){
+		.code = code,
+		.dst_reg = dst & 0xf,
+		.src_reg = src & 0xf,
+		.off = off,
+		.imm = imm,
+	};
+}
+
+static void load(struct program *program, uint8_t size, uint8_t dst, uint8_t src, int off)
+{
+	emit(program, BPF_LDX | size | BPF_MEM, dst, src, (int16_t)off, 0);
+}
+
+static void store(struct program *program, uint8_t size, int off, uint8_t src)
+{
+	emit(program, BPF_STX | size | BPF_MEM, BPF_REG_10, src, (int16_t)off, 0);
+}
+
+static void set(struct program *program, uint8_t dst, int32_t value)
+{
+	emit(program, BPF_ALU64 | BPF_MOV | BPF_K, dst, 0, 0, value);
+}
+
+static void copy(struct program *program, uint8_t dst, uint8_t src)
+{
+	emit(program, BPF_ALU64 | BPF_MOV | BPF_X, dst, src, 0, 0);
+}
+
+static void point(struct program *program, uint8_t dst, int off)
+{
+	copy(program, dst, BPF_REG_10);
+	emit(program, BPF_ALU64 | BPF_ADD | BPF_K, dst, 0, 0, off);
+}
+
+static void point_to_map(struct program *program, uint8_t dst, int map)
+{
+	emit(program, BPF_LD | BPF_DW | BPF_IMM, dst, BPF_PSEUDO_MAP_FD, 0, map);
+	emit(program, 0, 0, 0, 0, 0);
+}
+
+static void call(struct program *program, int32_t function)
+{
+	emit(program, BPF_JMP | BPF_CALL, 0, 0, 0, function);
+}
+
+/* Go to a verdict if this register compares so with a number. */
+static void judge(struct program *program, uint8_t comparison, uint8_t reg, int32_t number, enum verdict verdict)
+{
+	program->jumps[program->jump_count].at = program->length;
+	program->jumps[program->jump_count++].to = verdict;
+	emit(program, BPF_JMP | comparison | BPF_K, reg, 0, 0, number);
+}
+
+static void conclude(struct program *program, const int32_t answers[VERDICTS])
+{
+	for (enum verdict verdict = REJECT; verdict < VERDICTS; verdict++) {
+		for (uint16_t i = 0; i < program->jump_count; i++) {
+			uint16_t at = program->jumps[i].at;
+
+			if (program->jumps[i].to == verdict)
+				program->code[at].off = (int16_t)(program->length - at - 1);
+		}
+		set(program, BPF_REG_0, answers[verdict]);
+		emit(program, BPF_JMP | BPF_EXIT, 0, 0, 0, 0);
+	}
+}
+
+/* Copy bytes of the packet, counted from its IP header, to the stack. Register 0: 0, or negative if they aren't there. */
+static void fetch(struct program *program, int to, int32_t size)
+{
+	copy(program, BPF_REG_1, BPF_REG_6);
+	point(program, BPF_REG_3, to);
+	set(program, BPF_REG_4, size);
+	set(program, BPF_REG_5, BPF_HDR_START_NET);
+	call(program, BPF_FUNC_skb_load_bytes_relative);
+}
+
+/* Untagged IPv4 UDP that this machine did not send, its header on the stack. */
+static void admit_udp(struct program *program)
+{
+	copy(program, BPF_REG_6, BPF_REG_1);
+	load(program, BPF_W, BPF_REG_0, BPF_REG_6, offsetof(struct __sk_buff, protocol));
+	judge(program, BPF_JNE, BPF_REG_0, htons(ETH_P_IP), REJECT);
+	load(program, BPF_W, BPF_REG_0, BPF_REG_6, offsetof(struct __sk_buff, vlan_present));
+	judge(program, BPF_JNE, BPF_REG_0, 0, REJECT); /* it belongs to the VLAN's interface */
+	load(program, BPF_W, BPF_REG_0, BPF_REG_6, offsetof(struct __sk_buff, pkt_type));
+	judge(program, BPF_JEQ, BPF_REG_0, PACKET_OUTGOING, REJECT);
+	set(program, BPF_REG_2, 0);
+	fetch(program, IP_HEADER, sizeof(struct iphdr));
+	judge(program, BPF_JNE, BPF_REG_0, 0, REJECT);
+	load(program, BPF_B, BPF_REG_0, BPF_REG_10, IP_HEADER + (int)offsetof(struct iphdr, protocol));
+	judge(program, BPF_JNE, BPF_REG_0, IPPROTO_UDP, REJECT);
+}
+
+/* The key of the packet on the stack; of what has none the worker says what is wrong with it. */
+static void find_key(struct program *program, uint32_t capture)
+{
+	load(program, BPF_H, BPF_REG_0, BPF_REG_10, IP_HEADER + (int)offsetof(struct iphdr, frag_off));
+	emit(program, BPF_ALU64 | BPF_AND | BPF_K, BPF_REG_0, 0, 0, htons(IP_MF | IP_OFFMASK));
+	judge(program, BPF_JNE, BPF_REG_0, 0, ACCEPT);
+	load(program, BPF_B, BPF_REG_2, BPF_REG_10, IP_HEADER);
+	judge(program, BPF_JLT, BPF_REG_2, 4 << 4 | 5, ACCEPT); /* version and header length */
+	judge(program, BPF_JGT, BPF_REG_2, 4 << 4 | 15, ACCEPT);
+	emit(program, BPF_ALU64 | BPF_AND | BPF_K, BPF_REG_2, 0, 0, 15);
+	emit(program, BPF_ALU64 | BPF_LSH | BPF_K, BPF_REG_2, 0, 0, 2);
+	emit(program, BPF_ALU64 | BPF_ADD | BPF_K, BPF_REG_2, 0, 0, offsetof(struct udphdr, dest));
+	fetch(program, KEY + (int)offsetof(struct mcr_bpf_key, port), sizeof(uint16_t));
+	judge(program, BPF_JNE, BPF_REG_0, 0, ACCEPT);
+	load(program, BPF_W, BPF_REG_0, BPF_REG_10, IP_HEADER + (int)offsetof(struct iphdr, daddr));
+	store(program, BPF_W, KEY + (int)offsetof(struct mcr_bpf_key, group), BPF_REG_0);
+	set(program, BPF_REG_0, (int32_t)capture);
+	store(program, BPF_H, KEY + (int)offsetof(struct mcr_bpf_key, capture), BPF_REG_0);
+}
+
+static void look_up(struct program *program, int map, int key)
+{
+	point_to_map(program, BPF_REG_1, map);
+	point(program, BPF_REG_2, key);
+	call(program, BPF_FUNC_map_lookup_elem);
+}
+
+/* A super-frame is as many datagrams as it will be cut into. */
+static void count(struct program *program, int rejected, uint32_t capture)
+{
+	load(program, BPF_W, BPF_REG_7, BPF_REG_6, offsetof(struct __sk_buff, gso_segs));
+	emit(program, BPF_JMP | BPF_JNE | BPF_K, BPF_REG_7, 0, 1, 0);
+	set(program, BPF_REG_7, 1);
+	set(program, BPF_REG_0, (int32_t)capture);
+	store(program, BPF_W, INDEX, BPF_REG_0);
+	look_up(program, rejected, INDEX);
+	judge(program, BPF_JEQ, BPF_REG_0, 0, REJECT); /* never: for the verifier */
+	load(program, BPF_DW, BPF_REG_1, BPF_REG_0, 0);
+	emit(program, BPF_ALU64 | BPF_ADD | BPF_X, BPF_REG_1, BPF_REG_7, 0, 0);
+	emit(program, BPF_STX | BPF_DW | BPF_MEM, BPF_REG_0, BPF_REG_1, 0, 0);
+}
+
+static int load_program(const struct program *program, uint32_t type)
+{
+	static const char license[] = "GPL"; /* what the kernel asks for before it lends some helpers */
+	union bpf_attr attr;
+
+	memset(&attr, 0, sizeof(attr));
+	attr.prog_type = type;
+	attr.insns = (uintptr_t)program->code;
+	attr.insn_cnt = program->length;
+	attr.license = (uintptr_t)license;
+	memcpy(attr.prog_name, "mcr", sizeof("mcr"));
+	return bpf(BPF_PROG_LOAD, &attr);
+}
+
+int mcr_bpf_load_filter(int wanted, int rejected, uint32_t capture)
+{
+	static const int32_t answers[VERDICTS] = { [REJECT] = 0, [ACCEPT] = ACCEPT_WHOLE };
+	struct program program = { .length = 0 };
+
+	admit_udp(&program);
+	find_key(&program, capture);
+	look_up(&program, wanted, KEY);
+	judge(&program, BPF_JNE, BPF_REG_0, 0, ACCEPT);
+	count(&program, rejected, capture);
+	conclude(&program, answers);
+	return load_program(&program, BPF_PROG_TYPE_SOCKET_FILTER);
+}

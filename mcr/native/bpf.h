@@ -1,0 +1,40 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * eBPF programs that look at every frame of an input interface before a worker does, and the maps that they share.
+ *
+ * Loaded by bpf(2) alone: no compiler, no library, nothing that stays behind when the descriptors are closed. All
+ * functions give a descriptor or 0, or -errno; -EPERM without CAP_BPF (or CAP_SYS_ADMIN), -EINVAL on a kernel that
+ * lacks something.
+ */
+#ifndef MCR_BPF_H
+#define MCR_BPF_H
+
+#include <stdint.h>
+
+/* What a rule takes; both addresses in network byte order. */
+struct mcr_bpf_key {
+	uint32_t group;
+	uint16_t port;
+	uint16_t capture; /* slot of the input interface */
+};
+
+/* A map of the wanted keys, at most MCR_MAX_RULES of them. Takes memory only for those in it. */
+int mcr_bpf_open_wanted(void);
+
+/* A map of datagrams rejected, by capture. */
+int mcr_bpf_open_rejected(void);
+
+int mcr_bpf_put(int wanted, const struct mcr_bpf_key *key);
+int mcr_bpf_drop(int wanted, const struct mcr_bpf_key *key);
+
+/* How many datagrams of a capture were rejected so far. */
+int mcr_bpf_count(int rejected, uint32_t capture, uint64_t *count);
+
+/*
+ * A socket filter for a capture's sockets (SO_ATTACH_BPF, socket(7)): lets in untagged IPv4 UDP that a rule wants, and
+ * whatever claims to be UDP but can't be told from its headers, which is for the worker to count. Counts the UDP that
+ * it rejects; other frames are nobody's business.
+ */
+int mcr_bpf_load_filter(int wanted, int rejected, uint32_t capture);
+
+#endif

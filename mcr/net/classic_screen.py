@@ -1,0 +1,124 @@
+"""Classic filters with the rules written into them, for who may not load eBPF."""
+
+import socket
+from collections import defaultdict
+from collections.abc import Iterable, Sequence
+
+import attrs
+
+from mcr.errors import SystemFault
+from mcr.net.capture import read_count
+from mcr.net.filter import ACCEPT_UDP, REJECT_ALL, Instruction, Wanted, attach_filter, select_udp
+
+_ETH_P_ALL = 0x0003
+_LEAST_BUFFER = 1  # bytes; the kernel makes it the least that it allows
+
+
+@attrs.frozen(eq=False)
+class _Filtered:
+    """A capture's sockets, and one more that takes what they reject. Nobody reads it: it counts."""
+
+    sockets: tuple[socket.socket, ...]
+    counter: socket.socket
+
+    def install(self, wanted: set[Wanted] | None) -> None:
+        """Select anew; None: everything.
+
+        In the microseconds when one filter has changed and another has not, a frame of a group that is added or removed
+        may be counted twice, or not at all.
+        """
+        try:
+            ours, theirs = (ACCEPT_UDP, REJECT_ALL) if wanted is None else _select(wanted)
+            for each in self.sockets:
+                attach_filter(each, ours)
+            attach_filter(self.counter, theirs)
+        except (OSError, OverflowError):
+            if wanted is None:
+                raise
+            self.install(None)  # too many rules for one filter: the workers tell
+
+
+def _select(wanted: set[Wanted]) -> tuple[Sequence[Instruction], Sequence[Instruction]]:
+    return select_udp(wanted), select_udp(wanted, invert=True)
+
+
+class ClassicScreen:
+    """A `Screen`. A change writes the filters of a capture anew."""
+
+    def __init__(self) -> None:
+        self._wanted: defaultdict[int, set[Wanted]] = defaultdict(set)
+        self._captures: dict[int, _Filtered] = {}
+        self._everything = False
+
+    def change(self, added: Iterable[tuple[int, Wanted]], removed: Iterable[tuple[int, Wanted]]) -> None:
+        """Change the filters of captures that are open."""
+        concerned = set()
+        for capture, wanted in removed:
+            self._wanted[capture].discard(wanted)
+            concerned.add(capture)
+        for capture, wanted in added:
+            self._wanted[capture].add(wanted)
+            concerned.add(capture)
+        for capture in concerned & self._captures.keys():
+            self._install(capture)
+
+    def open(self, capture: int, interface: str, sockets: Sequence[socket.socket]) -> "SocketCount":
+        """Attach filters."""
+        try:
+            counter = socket.socket(socket.AF_PACKET, socket.SOCK_RAW | socket.SOCK_CLOEXEC, 0)
+        except OSError as error:
+            raise SystemFault("AF_PACKET socket creation failed", error.errno or 0) from None
+        try:
+            counter.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, _LEAST_BUFFER)
+            attach_filter(counter, REJECT_ALL)
+            counter.bind((interface, _ETH_P_ALL))
+            count = SocketCount(counter.dup())
+            self._captures[capture] = _Filtered(tuple(sockets), counter)
+            self._install(capture)
+        except OSError as error:
+            self._captures.pop(capture, None)
+            counter.close()
+            raise SystemFault(f"Cannot capture on {interface}: SO_ATTACH_FILTER", error.errno or 0) from None
+        return count
+
+    def show_all(self, *, everything: bool) -> None:
+        """Change every filter."""
+        if everything == self._everything:
+            return
+        self._everything = everything
+        for capture in self._captures:
+            self._install(capture)
+
+    def _install(self, capture: int) -> None:
+        self._captures[capture].install(None if self._everything else self._wanted[capture])
+
+    def forget(self, capture: int) -> None:
+        """Count no more for it."""
+        self._wanted.pop(capture, None)
+        filtered = self._captures.pop(capture, None)
+        if filtered:
+            attach_filter(filtered.counter, REJECT_ALL)
+            filtered.counter.close()
+
+    def close(self) -> None:
+        """Close the counting sockets."""
+        for capture in list(self._captures):
+            self.forget(capture)
+
+
+class SocketCount:
+    """`Rejected`, as the kernel counts what comes to a socket. Owns it."""
+
+    def __init__(self, counter: socket.socket) -> None:
+        self._counter = counter
+        self._sum = 0
+
+    def read(self) -> int:
+        """How many so far."""
+        count = read_count(self._counter)
+        self._sum += count.accepted + count.dropped
+        return self._sum
+
+    def close(self) -> None:
+        """Close the socket."""
+        self._counter.close()

@@ -1,0 +1,118 @@
+"""One eBPF map of what is wanted, and for each capture a program that looks it up (native/bpf.h)."""
+
+import os
+import socket
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+from mcr._native import ffi, lib
+from mcr.errors import SystemFault
+from mcr.net.filter import ACCEPT_UDP, Wanted, attach_filter, attach_program
+
+
+class MapScreen:
+    """A `Screen`. A change costs a system call for each rule, and no program is made anew.
+
+    Raises:
+        OSError: this process may not, or this kernel can't.
+    """
+
+    def __init__(self) -> None:
+        self._wanted = _check(lib.mcr_bpf_open_wanted())
+        self._rejected = -1
+        self._sockets: dict[int, Sequence[socket.socket]] = {}
+        self._everything = False
+        try:
+            self._rejected = _check(lib.mcr_bpf_open_rejected())
+            os.close(self._load(0))
+        except OSError:
+            self.close()
+            raise
+
+    def change(self, added: Iterable[tuple[int, Wanted]], removed: Iterable[tuple[int, Wanted]]) -> None:
+        """Change the map."""
+        put: list[Any] = []
+        try:
+            for key in (_map_key(*each) for each in added):
+                _check(lib.mcr_bpf_put(self._wanted, key))
+                put.append(key)
+        except OSError as error:
+            for key in put:
+                lib.mcr_bpf_drop(self._wanted, key)
+            raise SystemFault("Cannot filter by rules: BPF_MAP_UPDATE_ELEM", error.errno or 0) from None
+        for each in removed:
+            lib.mcr_bpf_drop(self._wanted, _map_key(*each))
+
+    def open(self, capture: int, interface: str, sockets: Sequence[socket.socket]) -> "MapCount":
+        """Attach a program."""
+        try:
+            count = MapCount(os.dup(self._rejected), capture)
+            self._attach(capture, sockets)
+        except OSError as error:
+            raise SystemFault(f"Cannot capture on {interface}: SO_ATTACH_BPF", error.errno or 0) from None
+        self._sockets[capture] = sockets
+        return count
+
+    def show_all(self, *, everything: bool) -> None:
+        """Attach other programs."""
+        if everything == self._everything:
+            return
+        self._everything = everything
+        for capture, sockets in self._sockets.items():
+            self._attach(capture, sockets)
+
+    def forget(self, capture: int) -> None:
+        """The program goes with its sockets."""
+        self._sockets.pop(capture, None)
+
+    def close(self) -> None:
+        """Close the maps; the kernel keeps them for as long as a program uses them."""
+        for fd in (self._wanted, self._rejected):
+            if fd >= 0:
+                os.close(fd)
+        self._wanted = self._rejected = -1
+
+    def _attach(self, capture: int, sockets: Sequence[socket.socket]) -> None:
+        if self._everything:
+            for each in sockets:
+                attach_filter(each, ACCEPT_UDP)
+            return
+        program = self._load(capture)
+        try:
+            for each in sockets:
+                attach_program(each, program)
+        finally:
+            os.close(program)  # the sockets keep it
+
+    def _load(self, capture: int) -> int:
+        return _check(lib.mcr_bpf_load_filter(self._wanted, self._rejected, capture))
+
+
+class MapCount:
+    """`Rejected`, from the map that the programs count in. Owns the descriptor."""
+
+    def __init__(self, fd: int, capture: int) -> None:
+        self._fd, self._capture = fd, capture
+        self._count = ffi.new("uint64_t *")
+        self._before = 0
+        self._before = self.read()  # by others who had the slot
+
+    def read(self) -> int:
+        """How many so far."""
+        _check(lib.mcr_bpf_count(self._fd, self._capture, self._count))
+        return int(self._count[0]) - self._before
+
+    def close(self) -> None:
+        """Close the descriptor."""
+        os.close(self._fd)
+
+
+def _map_key(capture: int, wanted: Wanted) -> Any:
+    group, port = socket.htonl(int(wanted.group)), socket.htons(wanted.port)
+    return ffi.new("struct mcr_bpf_key *", {"group": group, "port": port, "capture": capture})
+
+
+def _check(result: int) -> int:
+    if result < 0:
+        raise OSError(-result, os.strerror(-result))
+    return result

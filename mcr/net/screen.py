@@ -1,0 +1,71 @@
+"""Keeps UDP that no rule wants away from the workers, and counts it: filters in the kernel, made from the rules.
+
+eBPF that looks rules up in a map, where this process may load it (CAP_BPF); else classic filters with the rules written
+into them, as many as fit; else every UDP frame goes to a worker, which counts it. Chosen by trying.
+"""
+
+import socket
+from collections.abc import Iterable, Sequence
+from typing import Protocol
+
+from mcr.errors import describe_errno
+from mcr.logs import get_logger
+from mcr.model import Facility
+from mcr.net.classic_screen import ClassicScreen
+from mcr.net.filter import Wanted
+from mcr.net.map_screen import MapScreen
+
+log = get_logger(Facility.NETWORK)
+
+
+class Rejected(Protocol):
+    """Datagrams of one capture that the kernel rejected on the workers' behalf."""
+
+    def read(self) -> int:
+        """How many so far."""
+        ...
+
+    def close(self) -> None:
+        """Let go of it; no more readings."""
+        ...
+
+
+class Screen(Protocol):
+    """The filters of all captures, which are known by their slots."""
+
+    def change(self, added: Iterable[tuple[int, Wanted]], removed: Iterable[tuple[int, Wanted]]) -> None:
+        """Want more, and less, of captures.
+
+        Raises:
+            SystemFault: nothing has changed.
+        """
+        ...
+
+    def open(self, capture: int, interface: str, sockets: Sequence[socket.socket]) -> Rejected:
+        """From now on let in, on these sockets, what is wanted of this interface.
+
+        Raises:
+            SystemFault: nothing is let in.
+        """
+        ...
+
+    def show_all(self, *, everything: bool) -> None:
+        """Whether workers are to see what no rule wants, and say so in their log."""
+        ...
+
+    def forget(self, capture: int) -> None:
+        """Stop counting for a capture; its sockets belong to others."""
+        ...
+
+    def close(self) -> None:
+        """Let go of everything."""
+        ...
+
+
+def open_screen() -> Screen:
+    """Make the best screen that this process may have."""
+    try:
+        return MapScreen()
+    except OSError as error:
+        log.info("no eBPF (%s): classic filters keep out what no rule wants", describe_errno(error.errno or 0))
+        return ClassicScreen()

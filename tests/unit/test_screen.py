@@ -1,0 +1,217 @@
+"""What the filters let in and count, on a real link. Both kinds do the same."""
+
+import socket
+import struct
+from collections.abc import Iterator
+from ipaddress import IPv4Address
+
+import pytest
+
+from lab import Lab, Namespace
+from mcr.errors import SystemFault
+from mcr.model import MAX_RULES
+from mcr.net.classic_screen import ClassicScreen
+from mcr.net.filter import REJECT_ALL, Wanted, attach_filter, select_udp
+from mcr.net.map_screen import MapScreen
+from mcr.net.screen import Rejected, Screen, open_screen
+
+WANTED = [Wanted(IPv4Address("239.1.1.1"), 5000), Wanted(IPv4Address("239.1.1.1"), 5002)]
+ETH_P_ALL = 0x0003
+SOL_PACKET, PACKET_IGNORE_OUTGOING = 263, 23
+
+
+def may_load_ebpf() -> bool:
+    try:
+        MapScreen().close()
+    except PermissionError:
+        return False
+    return True
+
+
+SCREENS = [MapScreen, ClassicScreen] if may_load_ebpf() else [ClassicScreen]
+
+
+@pytest.fixture(params=SCREENS)
+def screen(request: pytest.FixtureRequest) -> Iterator[Screen]:
+    made: Screen = request.param()
+    yield made
+    made.close()
+
+
+@pytest.fixture
+def lab() -> Iterator[Lab]:
+    with Lab() as made:
+        yield made
+
+
+def frame(
+    group: str = "239.1.1.1",
+    port: int = 5000,
+    *,
+    options: bytes = b"",
+    fragment: int = 0,
+    proto: int = 17,
+    vlan: bytes = b"",
+    first: int | None = None,
+) -> bytes:
+    """An Ethernet frame; its payload tells its destination."""
+    payload = f"{group}:{port}".encode()
+    ip_size = 20 + len(options)
+    ethernet = b"\1\0\x5e\1\1\1" + b"\2\0\0\0\0\1" + vlan + b"\x08\x00"
+    first = 0x40 | ip_size // 4 if first is None else first
+    total = ip_size + 8 + len(payload)
+    ip = struct.pack(
+        "!BBHHHBBH4s4s", first, 0, total, 0, fragment, 9, proto, 0, b"\xc6\x12\0\1", IPv4Address(group).packed
+    )
+    return ethernet + ip + options + struct.pack("!HHHH", 4000, port, 8 + len(payload), 0) + payload
+
+
+class Wire:
+    """A link with a capture socket at its far end."""
+
+    def __init__(self, lab: Lab) -> None:
+        a, self.b = lab.namespace("a"), lab.namespace("b")
+        lab.link(a, "a0", self.b, "b0")
+        self.sender, self.capture = self._raw(a, "a0"), self._raw(self.b, "b0", deaf=True)
+        self.capture.setsockopt(SOL_PACKET, PACKET_IGNORE_OUTGOING, 1)
+
+    @staticmethod
+    def _raw(namespace: Namespace, interface: str, *, deaf: bool = False) -> socket.socket:
+        with namespace.entered():
+            raw = socket.socket(socket.AF_PACKET, socket.SOCK_RAW, 0)
+        if deaf:
+            attach_filter(raw, REJECT_ALL)
+        raw.bind((interface, ETH_P_ALL))
+        return raw
+
+    def send(self, *frames: bytes) -> None:
+        for each in frames:
+            self.sender.send(each)
+
+    def receive(self, count: int) -> list[bytes]:
+        """So many frames, and no more."""
+        self.capture.settimeout(5)
+        got = [self.capture.recv(2000) for _ in range(count)]
+        self.capture.settimeout(0)
+        with pytest.raises(BlockingIOError):
+            got.append(self.capture.recv(2000))
+        return got
+
+
+@pytest.fixture
+def wire(lab: Lab) -> Iterator[Wire]:
+    made = Wire(lab)
+    with made.sender, made.capture:
+        yield made
+
+
+def opened(screen: Screen, wire: Wire, capture: int = 3) -> Rejected:
+    with wire.b.entered():
+        return screen.open(capture, "b0", [wire.capture])
+
+
+def test_only_what_is_wanted_comes_in_and_the_rest_is_counted(screen: Screen, wire: Wire) -> None:
+    screen.change([(3, each) for each in WANTED], ())
+    rejected = opened(screen, wire)
+    strangers = [frame(port=5001), frame("239.1.1.2"), frame("239.1.1.2", 5002), frame("198.18.0.1"), frame(port=80)]
+    right = [frame(), frame(port=5002), frame(options=b"\x94\x04\0\0")]
+    wire.send(*strangers, *right)
+    assert wire.receive(len(right)) == right
+    assert rejected.read() == len(strangers)
+    rejected.close()
+
+
+def test_what_is_not_untagged_udp_is_neither_let_in_nor_counted(screen: Screen, wire: Wire) -> None:
+    screen.change([(3, each) for each in WANTED], ())
+    rejected = opened(screen, wire)
+    tagged, tcp, ipv6 = frame(vlan=b"\x81\x00\0\7"), frame(proto=6), b"\1" * 12 + b"\x86\xdd" + bytes(100)
+    wire.send(tagged, tcp, ipv6, frame())
+    assert wire.receive(1) == [frame()]
+    assert rejected.read() == 0
+    rejected.close()
+
+
+def test_what_cannot_be_told_from_its_headers_is_for_the_worker(screen: Screen, wire: Wire) -> None:
+    rejected = opened(screen, wire)
+    odd = [frame(fragment=0x2000), frame(fragment=0x0010), frame(first=0x43), frame(first=0x65), frame(first=0x35)]
+    wire.send(*odd)
+    assert wire.receive(len(odd)) == odd
+    assert rejected.read() == 0
+    rejected.close()
+
+
+def test_a_change_is_in_force_at_once(screen: Screen, wire: Wire) -> None:
+    rejected = opened(screen, wire)
+    wire.send(frame())
+    screen.change([(3, WANTED[0]), (4, WANTED[1])], ())  # the second one is another interface's
+    wire.send(frame(), frame(port=5002))
+    assert wire.receive(1) == [frame()]
+    screen.change([(3, WANTED[1])], [(3, WANTED[0])])
+    wire.send(frame(), frame(port=5002))
+    assert wire.receive(1) == [frame(port=5002)]
+    assert rejected.read() == 3
+    rejected.close()
+
+
+def test_everything_is_shown_on_demand(screen: Screen, wire: Wire) -> None:
+    rejected = opened(screen, wire)
+    wire.send(frame(port=1))
+    screen.show_all(everything=True)
+    wire.send(frame(port=2), frame(proto=6))
+    assert wire.receive(1) == [frame(port=2)]
+    screen.show_all(everything=False)
+    wire.send(frame(port=3))
+    assert rejected.read() == 2
+    rejected.close()
+
+
+def test_next_capture_in_a_slot_counts_from_zero(screen: Screen, wire: Wire) -> None:
+    first = opened(screen, wire)
+    wire.send(frame(), frame())
+    assert first.read() == 2
+    screen.forget(3)
+    first.close()
+    attach_filter(wire.capture, REJECT_ALL)
+    wire.send(frame())
+    second = opened(screen, wire)
+    assert second.read() == 0
+    wire.send(frame())
+    assert second.read() == 1
+    second.close()
+
+
+def test_too_many_rules_for_a_classic_filter_leave_it_to_the_workers(wire: Wire) -> None:
+    """Nothing is lost: workers sort out what a filter can't."""
+    screen = ClassicScreen()
+    many = [Wanted(IPv4Address("239.2.0.0") + i, 5000) for i in range(2000)]
+    with pytest.raises(OverflowError):
+        select_udp(many)
+    screen.change([(3, each) for each in many], ())
+    rejected = opened(screen, wire)
+    wire.send(frame(), frame("239.2.0.9"))
+    assert wire.receive(2) == [frame(), frame("239.2.0.9")]
+    screen.change([(3, WANTED[0])], [(3, each) for each in many])
+    wire.send(frame("239.2.0.9"), frame())
+    assert wire.receive(1) == [frame()]
+    assert rejected.read() == 1
+    rejected.close()
+    screen.close()
+
+
+def test_map_holds_as_many_rules_as_a_relay(wire: Wire) -> None:
+    """Or there is none, and the classic filters take its place."""
+    screen = open_screen()
+    if not may_load_ebpf():
+        assert isinstance(screen, ClassicScreen)
+        return
+    most = [(3, Wanted(IPv4Address("239.2.0.0") + i, 5000)) for i in range(MAX_RULES)]
+    screen.change(most, ())
+    with pytest.raises(SystemFault, match="BPF_MAP_UPDATE_ELEM"):
+        screen.change([(3, WANTED[0]), (3, WANTED[1])], ())
+    screen.change([], most[:1])
+    rejected = opened(screen, wire)
+    wire.send(frame(), frame("239.2.0.0"), frame("239.2.63.255"))
+    assert wire.receive(1) == [frame("239.2.63.255")]
+    assert rejected.read() == 2
+    rejected.close()
+    screen.close()

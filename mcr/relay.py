@@ -15,13 +15,14 @@ import trio
 from mcr.errors import InterfaceNotFound, LimitReached
 from mcr.logs import get_logger
 from mcr.model import MAX_INTERFACES, MAX_OUTPUTS, MAX_RULES, Facility, Input, Rule, RuleChange
-from mcr.net.capture import BufferPools, CaptureGroup, close_all, open_captures, reject
+from mcr.net.capture import CaptureGroup, close_all, open_captures, reject
 from mcr.net.egress import open_egress
 from mcr.net.filter import Wanted
 from mcr.net.interfaces import Interface, find_interface
 from mcr.net.membership import Memberships
 from mcr.net.screen import Rejected, open_screen
 from mcr.placement import PlacedRule
+from mcr.settings import Settings
 from mcr.shm import records
 from mcr.slots import Slots
 
@@ -85,12 +86,9 @@ class _Opened:
 class Relay:
     """All of it, for a number of workers. A context manager: leaving it closes every socket."""
 
-    def __init__(self, workers: int, send_buffer: int, pools: BufferPools) -> None:
-        """Serve so many workers; `send_buffer` bytes may wait in each egress socket."""
-        self._workers = workers
-        self._send_buffer = send_buffer
-        self._pools = pools
-        self._screen = open_screen()
+    def __init__(self, settings: Settings) -> None:
+        self._settings = settings
+        self._screen = open_screen(absorb=settings.absorb)
         self._captures: dict[str, Capture] = {}
         self._egress: dict[str, Egress] = {}
         self._memberships = Memberships()
@@ -230,11 +228,11 @@ class Relay:
 
     async def _open(self, rules: Iterable[Rule], interfaces: dict[str, Interface], undo: ExitStack) -> _Opened:
         """Open sockets for the interfaces that are new."""
-        opened = _Opened()
+        opened, workers = _Opened(), self._settings.num_workers
         for name in sorted({rule.input.interface for rule in rules} - self._captures.keys()):
             slot = self._capture_slots.take()
             undo.callback(self._capture_slots.give, slot)
-            group = await trio.to_thread.run_sync(open_captures, interfaces[name], self._workers, self._pools)
+            group = await trio.to_thread.run_sync(open_captures, interfaces[name], workers, self._settings.pools)
             undo.callback(group.close)
             undo.callback(close_all, group.watched)
             rejected = self._screen.open(slot, name, group.sockets)
@@ -253,7 +251,8 @@ class Relay:
 
     def _open_egress(self, interface: Interface) -> tuple[socket, ...]:
         with ExitStack() as undo:
-            opened = tuple(undo.enter_context(open_egress(interface, self._send_buffer)) for _ in range(self._workers))
+            workers, send_buffer = self._settings.num_workers, self._settings.send_buffer
+            opened = tuple(undo.enter_context(open_egress(interface, send_buffer)) for _ in range(workers))
             undo.pop_all()
         return opened
 

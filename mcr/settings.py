@@ -12,6 +12,7 @@ SEND_BUFFER = "MCR_SOCKET_SNDBUF"
 STATS_INTERVAL = "MCR_STATS_INTERVAL_MS"
 MAX_HOLD = "MCR_MAX_HOLD_US"
 RECEIVE_BUFFERS = "MCR_NUM_RECV_BUFFERS"
+ABSORB = "MCR_ABSORB"
 POOL_SMALL = "MCR_BUFFER_POOL_SMALL"
 POOL_STANDARD = "MCR_BUFFER_POOL_STANDARD"
 POOL_JUMBO = "MCR_BUFFER_POOL_JUMBO"
@@ -34,6 +35,8 @@ class Settings:
     """Microseconds that a packet may wait for others at high rates; 0: never."""
     receive_buffers: int = 32
     """Packets that a worker takes from a capture ring at a time; while it has them, the ring keeps them."""
+    absorb: bool = False
+    """End packets that a rule takes after their capture, where no socket of this machine could take them, too."""
     pools: BufferPools = attrs.field(factory=BufferPools)
     """How many packets a capture ring holds."""
 
@@ -50,6 +53,7 @@ def from_environment(settings: Settings, environment: Mapping[str, str]) -> Sett
         stats_interval=_number(environment, STATS_INTERVAL, 0, range(86_400_001)) / 1000,
         max_hold_us=_number(environment, MAX_HOLD, settings.max_hold_us, range(1001)),
         receive_buffers=_number(environment, RECEIVE_BUFFERS, settings.receive_buffers, range(1, MAX_BATCH + 1)),
+        absorb=bool(_number(environment, ABSORB, int(settings.absorb), range(2))),
         pools=BufferPools(
             small=_number(environment, POOL_SMALL, settings.pools.small, _POOL),
             standard=_number(environment, POOL_STANDARD, settings.pools.standard, _POOL),

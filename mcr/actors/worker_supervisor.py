@@ -133,7 +133,7 @@ async def run_worker_supervisor(
     send, receive = trio.open_memory_channel[_Command](0)
     cores = worker_cores(len(segments), list(os.sched_getaffinity(0)))
     async with worker_context() as context, trio.open_nursery() as nursery:
-        with receive, Relay(len(segments), settings.send_buffer, settings.pools) as relay:
+        with receive, Relay(settings) as relay:
             state = _State(relay, segments, stats, settings.levels)
             for worker_id, (core, segment) in enumerate(zip(cores, segments, strict=True)):
                 post = Post(worker_id, core, segment, context, send)

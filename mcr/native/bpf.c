@@ -17,6 +17,11 @@
 
 #include "shm_abi.h"
 
+/* <linux/bpf.h> from kernel 6.6 on */
+#define TCX_INGRESS 46
+#define TCX_NEXT    (-1)
+#define TCX_DROP    2
+
 #define MAX_CPUS    1024
 #define MAX_PROGRAM 96
 
@@ -39,6 +44,7 @@ struct program {
 #define IP_HEADER (-(int)sizeof(struct iphdr) - 4)
 #define KEY       (IP_HEADER - (int)sizeof(struct mcr_bpf_key))
 #define INDEX     (KEY - 8)
+#define TUPLE     (KEY - 16) /* of IPv4 in struct bpf_sock_tuple: addresses, then ports */
 
 static int bpf(enum bpf_cmd command, union bpf_attr *attr)
 {
@@ -273,4 +279,54 @@ int mcr_bpf_load_filter(int wanted, int rejected, uint32_t capture)
 	count(&program, rejected, capture);
 	conclude(&program, answers);
 	return load_program(&program, BPF_PROG_TYPE_SOCKET_FILTER);
+}
+
+/* Register 0: a UDP socket that would take the packet, which has to be released; or 0. */
+static void find_socket(struct program *program)
+{
+	load(program, BPF_W, BPF_REG_0, BPF_REG_10, IP_HEADER + (int)offsetof(struct iphdr, saddr));
+	store(program, BPF_W, TUPLE, BPF_REG_0);
+	load(program, BPF_W, BPF_REG_0, BPF_REG_10, IP_HEADER + (int)offsetof(struct iphdr, daddr));
+	store(program, BPF_W, TUPLE + 4, BPF_REG_0);
+	set(program, BPF_REG_0, 0); /* a source port matters to connected sockets only */
+	store(program, BPF_W, TUPLE + 8, BPF_REG_0);
+	load(program, BPF_H, BPF_REG_0, BPF_REG_10, KEY + (int)offsetof(struct mcr_bpf_key, port));
+	store(program, BPF_H, TUPLE + 10, BPF_REG_0);
+	copy(program, BPF_REG_1, BPF_REG_6);
+	point(program, BPF_REG_2, TUPLE);
+	set(program, BPF_REG_3, 12);
+	set(program, BPF_REG_4, BPF_F_CURRENT_NETNS);
+	set(program, BPF_REG_5, 0);
+	call(program, BPF_FUNC_sk_lookup_udp);
+}
+
+int mcr_bpf_load_absorber(int wanted, uint32_t capture)
+{
+	/* To accept is to let the packet go on to whom it may concern. */
+	static const int32_t answers[VERDICTS] = { [REJECT] = TCX_NEXT, [ACCEPT] = TCX_NEXT };
+	struct program program = { .length = 0 };
+
+	admit_udp(&program);
+	find_key(&program, capture);
+	look_up(&program, wanted, KEY);
+	judge(&program, BPF_JEQ, BPF_REG_0, 0, ACCEPT);
+	find_socket(&program);
+	emit(&program, BPF_JMP | BPF_JNE | BPF_K, BPF_REG_0, 0, 2, 0);
+	set(&program, BPF_REG_0, TCX_DROP);
+	emit(&program, BPF_JMP | BPF_EXIT, 0, 0, 0, 0);
+	copy(&program, BPF_REG_1, BPF_REG_0);
+	call(&program, BPF_FUNC_sk_release);
+	conclude(&program, answers);
+	return load_program(&program, BPF_PROG_TYPE_SCHED_CLS);
+}
+
+int mcr_bpf_link_ingress(int program, uint32_t interface)
+{
+	union bpf_attr attr;
+
+	memset(&attr, 0, sizeof(attr));
+	attr.link_create.prog_fd = (uint32_t)program;
+	attr.link_create.target_ifindex = interface;
+	attr.link_create.attach_type = TCX_INGRESS;
+	return bpf(BPF_LINK_CREATE, &attr);
 }

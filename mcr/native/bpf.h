@@ -37,4 +37,13 @@ int mcr_bpf_count(int rejected, uint32_t capture, uint64_t *count);
  */
 int mcr_bpf_load_filter(int wanted, int rejected, uint32_t capture);
 
+/*
+ * A program for an interface's ingress: ends what a rule wants, once it has been captured, unless a UDP socket of this
+ * machine could take it, too. It spares the machine's own IP stack a route look-up for a packet that nobody is there for.
+ */
+int mcr_bpf_load_absorber(int wanted, uint32_t capture);
+
+/* Run it there, until the link's descriptor is closed. From kernel 6.6 on (tcx). */
+int mcr_bpf_link_ingress(int program, uint32_t interface);
+
 #endif

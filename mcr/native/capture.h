@@ -32,6 +32,7 @@ struct mcr_capture {
 	uint32_t serial;     /* of the capture, for those who know only its slot */
 	uint32_t in_doubt;   /* the next that many were in a dead worker's hand: count, don't send */
 	bool polled;         /* a poll request is under way */
+	bool poll_stays;     /* and goes on after it has told of something */
 	bool leaving;        /* read what waits, then detach */
 	bool woken;          /* a poll said that there is something to read */
 	bool polled_in_vain; /* and so did the one before, and there was nothing */

@@ -149,16 +149,16 @@ static int turn(struct mcr_worker *worker)
 	return total;
 }
 
-/* Nap if it pays, after a turn that took so many packets. */
+/* Nap if it pays and is allowed, after a turn that took so many packets. */
 static void nap(struct mcr_worker *worker, uint32_t taken)
 {
 	uint32_t hold_ns = worker->segment->header.hold_ns;
 	struct timespec time;
+	bool pays;
 
-	if (!hold_ns || worker->draining)
-		return;
 	clock_gettime(CLOCK_MONOTONIC, &time); /* vDSO: no system call */
-	if (!mcr_pace_step(&worker->pace, taken, (uint64_t)time.tv_sec * 1000000000u + (uint64_t)time.tv_nsec, hold_ns))
+	pays = mcr_pace_step(&worker->pace, taken, (uint64_t)time.tv_sec * 1000000000u + (uint64_t)time.tv_nsec);
+	if (!pays || !hold_ns || worker->draining)
 		return;
 	time = (struct timespec){ .tv_nsec = hold_ns < MAX_NAP_NS ? hold_ns : MAX_NAP_NS };
 	clock_nanosleep(CLOCK_MONOTONIC, 0, &time, NULL);

@@ -12,6 +12,7 @@
 #include <stdbool.h>
 #include <stdint.h>
 
+#define MCR_PACE_SPAN_NS   50000u   /* a nap, as long as it is by default */
 #define MCR_PACE_WINDOW_NS 1000000u /* over which the rate is taken */
 #define MCR_PACE_PACKETS   8u       /* expected in a nap, for it to pay: in a guest its timer costs some 15 us */
 #define MCR_PACE_ENOUGH    16u      /* packets of one look that make a train worth sending at once */
@@ -19,13 +20,13 @@
 struct mcr_pace {
 	uint64_t window_ns; /* when the window began */
 	uint32_t packets;   /* in it */
-	bool dense;
+	bool dense;         /* many packets in a short span: a nap pays, if it is allowed */
 };
 
 /*
- * The last look took so many packets, at this time (CLOCK_MONOTONIC). Whether to nap for hold_ns before the next. A look
+ * The last look took so many packets, at this time (CLOCK_MONOTONIC). Whether a nap before the next would pay. A look
  * that found nothing is for sleeping until a packet wakes, not for a nap.
  */
-bool mcr_pace_step(struct mcr_pace *pace, uint32_t packets, uint64_t now_ns, uint32_t hold_ns);
+bool mcr_pace_step(struct mcr_pace *pace, uint32_t packets, uint64_t now_ns);
 
 #endif

@@ -1,5 +1,8 @@
 // SPDX-License-Identifier: MIT
-/* Polls are armed only before sleeping, so that a busy worker costs the interrupt side no wake-ups. */
+/*
+ * Captures are polled while the worker sleeps. A poll that stays saves it a request each time; at high rates, where the
+ * worker hardly sleeps, it would cost the interrupt side a wake-up a packet, so there each is for one sleep only.
+ */
 #include "engine.h"
 
 #include <errno.h>
@@ -12,7 +15,8 @@
 #define SQ_ENTRIES MCR_BATCH_SENDS
 #define CQ_ENTRIES (4 * SQ_ENTRIES)
 
-#define DIRECT_SENDS 2 /* up to so many a system call each costs less than a submission of them all */
+#define LOOKS        16 /* turns between two looks for completions, while packets keep coming */
+#define DIRECT_SENDS 2  /* up to so many a system call each costs less than a submission of them all */
 
 /*
  * user_data of a request: a send's address; or, told by the top bit that no address has, one of these with a capture's
@@ -83,7 +87,11 @@ static int arm_captures(struct mcr_worker *worker)
 		sqe = next_sqe(worker);
 		if (!sqe)
 			return -EBUSY;
-		io_uring_prep_poll_add(sqe, capture->fd, POLLIN);
+		capture->poll_stays = !worker->pace.dense && !worker->no_standing_polls;
+		if (capture->poll_stays)
+			io_uring_prep_poll_multishot(sqe, capture->fd, POLLIN);
+		else
+			io_uring_prep_poll_add(sqe, capture->fd, POLLIN);
 		io_uring_sqe_set_data64(sqe, encode(KIND_CAPTURE, worker->active[i], capture->serial));
 		capture->polled = true;
 	}
@@ -123,16 +131,20 @@ static void uring_close(struct mcr_worker *worker)
 	io_uring_queue_exit(&worker->ring);
 }
 
-static int on_capture_cqe(struct mcr_worker *worker, uint32_t slot, uint32_t serial, int result)
+static int on_capture_cqe(struct mcr_worker *worker, uint32_t slot, uint32_t serial, const struct io_uring_cqe *cqe)
 {
 	struct mcr_capture *capture = &worker->captures[slot];
 
 	if (!capture->slots || capture->serial != serial)
 		return 0; /* of a capture that has gone */
-	capture->polled = false;
-	if (result < 0)
-		return result;
-	mcr_loop_captured(worker, slot, result);
+	capture->polled = cqe->flags & IORING_CQE_F_MORE;
+	if (cqe->res == -EINVAL && capture->poll_stays) {
+		worker->no_standing_polls = true;
+		return 0;
+	}
+	if (cqe->res < 0)
+		return cqe->res == -ECANCELED ? 0 : cqe->res;
+	mcr_loop_captured(worker, slot, cqe->res);
 	return 0;
 }
 
@@ -149,7 +161,7 @@ static int on_cqe(struct mcr_worker *worker, const struct io_uring_cqe *cqe)
 	}
 	switch ((enum kind)(cqe->user_data >> KIND_SHIFT & 0xff)) {
 	case KIND_CAPTURE:
-		return on_capture_cqe(worker, slot, (uint32_t)cqe->user_data, cqe->res);
+		return on_capture_cqe(worker, slot, (uint32_t)cqe->user_data, cqe);
 	case KIND_WAKE:
 		return cqe->res < 0 ? cqe->res : arm_wake(worker);
 	case KIND_LIFELINE:
@@ -227,21 +239,37 @@ static int uring_send(struct mcr_worker *worker, struct mcr_send *sends, uint32_
 	return ret ? ret : settle(worker);
 }
 
-/* A poll under way would keep the socket, and with it its place in the fan-out group, alive. */
-static int uring_forget(struct mcr_worker *worker, uint32_t slot)
+static int end_poll(struct mcr_worker *worker, uint32_t slot)
 {
-	struct io_uring_sqe *sqe;
+	struct io_uring_sqe *sqe = next_sqe(worker);
 	int ret;
 
-	if (!worker->captures[slot].polled)
-		return 0;
-	sqe = next_sqe(worker);
 	if (!sqe)
 		return -EBUSY;
 	io_uring_prep_poll_remove(sqe, encode(KIND_CAPTURE, slot, worker->captures[slot].serial));
 	io_uring_sqe_set_data64(sqe, encode(KIND_CANCEL, 0, 0));
-	ret = io_uring_submit(&worker->ring); /* now: the supervisor is about to close the socket */
+	ret = io_uring_submit(&worker->ring);
 	return ret < 0 ? ret : 0;
+}
+
+/* A poll under way would keep the socket, and with it its place in the fan-out group, alive. */
+static int uring_forget(struct mcr_worker *worker, uint32_t slot)
+{
+	return worker->captures[slot].polled ? end_poll(worker, slot) : 0;
+}
+
+static int end_standing_polls(struct mcr_worker *worker)
+{
+	int ret = 0;
+
+	for (uint32_t i = 0; i < worker->active_count && !ret; i++) {
+		struct mcr_capture *capture = &worker->captures[worker->active[i]];
+
+		if (capture->polled && capture->poll_stays)
+			ret = end_poll(worker, worker->active[i]);
+		capture->poll_stays = false;
+	}
+	return ret;
 }
 
 /* The kernel is entered only where it says that it has something to deliver. */
@@ -249,7 +277,12 @@ static int uring_look(struct mcr_worker *worker)
 {
 	int ret = 0;
 
-	if (__atomic_load_n(worker->ring.sq.kflags, __ATOMIC_RELAXED) & IORING_SQ_TASKRUN)
+	if (++worker->looks < LOOKS)
+		return 0;
+	worker->looks = 0;
+	if (worker->pace.dense)
+		ret = end_standing_polls(worker);
+	if (!ret && __atomic_load_n(worker->ring.sq.kflags, __ATOMIC_RELAXED) & IORING_SQ_TASKRUN)
 		ret = io_uring_get_events(&worker->ring);
 	return ret < 0 ? ret : reap(worker);
 }

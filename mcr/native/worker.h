@@ -52,6 +52,8 @@ struct mcr_worker {
 	struct io_uring ring;
 	uint64_t wake_count; /* what a read of wake_fd stores */
 	uint32_t sends_under_way;
+	uint32_t looks;         /* since the kernel was last asked for completions */
+	bool no_standing_polls; /* this kernel has none (before 5.13) */
 };
 
 /*

@@ -62,10 +62,17 @@ class Screen(Protocol):
         ...
 
 
-def open_screen() -> Screen:
-    """Make the best screen that this process may have."""
+def open_screen(*, absorb: bool) -> Screen:
+    """Make the best screen that this process may have.
+
+    Args:
+        absorb: whether to end what is wanted after its capture, where it is allowed.
+    """
     try:
-        return MapScreen()
+        return MapScreen(absorb=absorb)
     except OSError as error:
-        log.info("no eBPF (%s): classic filters keep out what no rule wants", describe_errno(error.errno or 0))
+        reason = describe_errno(error.errno or 0)
+        log.info("no eBPF (%s): classic filters keep out what no rule wants", reason)
+        if absorb:
+            log.warning("MCR_ABSORB has no effect: no eBPF (%s)", reason)
         return ClassicScreen()

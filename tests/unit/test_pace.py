@@ -2,16 +2,14 @@
 
 from mcr._native import ffi, lib
 
-HOLD_NS = 50_000
-
 
 def naps(looks: list[tuple[int, int]]) -> list[bool]:
     """Whether it naps after each look, given as (microseconds since the last, packets taken)."""
     pace, now, answers = ffi.new("struct mcr_pace *"), 1_000_000_000, []
-    lib.mcr_pace_step(pace, 0, now, HOLD_NS)
+    lib.mcr_pace_step(pace, 0, now)
     for passed, packets in looks:
         now += passed * 1000
-        answers.append(lib.mcr_pace_step(pace, packets, now, HOLD_NS))
+        answers.append(lib.mcr_pace_step(pace, packets, now))
     return answers
 
 

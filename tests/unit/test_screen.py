@@ -44,6 +44,13 @@ def lab() -> Iterator[Lab]:
         yield made
 
 
+def checksum(header: bytes) -> bytes:
+    """Of an IP header (RFC 791)."""
+    total = sum(struct.unpack(f"!{len(header) // 2}H", header))
+    total = (total & 0xFFFF) + (total >> 16)
+    return struct.pack("!H", ~(total + (total >> 16)) & 0xFFFF)
+
+
 def frame(
     group: str = "239.1.1.1",
     port: int = 5000,
@@ -63,6 +70,7 @@ def frame(
     ip = struct.pack(
         "!BBHHHBBH4s4s", first, 0, total, 0, fragment, 9, proto, 0, b"\xc6\x12\0\1", IPv4Address(group).packed
     )
+    ip = ip[:10] + checksum(ip + options) + ip[12:]
     return ethernet + ip + options + struct.pack("!HHHH", 4000, port, 8 + len(payload), 0) + payload
 
 
@@ -200,7 +208,7 @@ def test_too_many_rules_for_a_classic_filter_leave_it_to_the_workers(wire: Wire)
 
 def test_map_holds_as_many_rules_as_a_relay(wire: Wire) -> None:
     """Or there is none, and the classic filters take its place."""
-    screen = open_screen()
+    screen = open_screen(absorb=False)
     if not may_load_ebpf():
         assert isinstance(screen, ClassicScreen)
         return
@@ -214,4 +222,46 @@ def test_map_holds_as_many_rules_as_a_relay(wire: Wire) -> None:
     assert wire.receive(1) == [frame("239.2.63.255")]
     assert rejected.read() == 2
     rejected.close()
+    screen.close()
+
+
+def test_absorbed_packets_reach_nobody_behind_the_capture_unless_a_socket_listens(wire: Wire) -> None:
+    """The stack's own count of datagrams without a listener tells; without the permission there is only a warning."""
+    if not may_load_ebpf():
+        assert isinstance(open_screen(absorb=True), ClassicScreen)
+        return
+    screen = MapScreen(absorb=True)
+    screen.change([(3, each) for each in WANTED], ())
+    wire.b.ip("address add 198.18.0.2/24 dev b0")
+    with wire.b.entered():
+        member = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+        listener = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+    with member, listener:
+        member.setsockopt(
+            socket.IPPROTO_IP, socket.IP_ADD_MEMBERSHIP, socket.inet_aton("239.1.1.1") + bytes([198, 18, 0, 2])
+        )
+        rejected = opened(screen, wire)
+
+        def unheard() -> int:
+            text = wire.b.run(["cat", "/proc/net/snmp"]).stdout
+            names, values = (line.split() for line in text.splitlines() if line.startswith("Udp:"))
+            return int(dict(zip(names, values, strict=True))["IgnoredMulti"])
+
+        wire.send(frame(), frame(port=5002))
+        assert wire.receive(2) == [frame(), frame(port=5002)]
+        assert unheard() == 0
+        wire.send(frame(port=5001))  # no rule takes it
+        assert unheard() == 1
+        listener.bind(("", 5000))
+        listener.setsockopt(
+            socket.IPPROTO_IP, socket.IP_ADD_MEMBERSHIP, socket.inet_aton("239.1.1.1") + bytes([198, 18, 0, 2])
+        )
+        listener.settimeout(5)
+        wire.send(frame())
+        assert wire.receive(1) == [frame()]
+        assert listener.recv(100) == b"239.1.1.1:5000"
+        screen.forget(3)
+        wire.send(frame(port=5002))
+        assert unheard() == 2
+        rejected.close()
     screen.close()

@@ -15,6 +15,8 @@ from mcr.cli.client import Client
 _START_TIMEOUT_S = 20.0
 _SOCKET_BYTES = 16 << 20  # as the other peers have
 
+ABSORBING = "mcr-absorb"
+
 
 @attrs.frozen
 class Work:
@@ -73,6 +75,7 @@ class Mcr:
         with self._log_file.open("w", encoding="utf-8") as log:
             self._process = rig.relay.popen(
                 [
+                    *("env", f"MCR_ABSORB={int(name == ABSORBING)}"),
                     *("taskset", "-c", str(RELAY_CPU), tools.mcr / "mcrd", "supervisor"),
                     *("--control-socket", self.socket, "--num-workers", "1"),
                 ],
@@ -219,6 +222,8 @@ LABELS = {
     "recvsend": "recv + send",
     "socat": "socat",
     "none": "generate and drop",
+    "nobody": "no relay",
+    ABSORBING: "MCR, MCR_ABSORB=1",
 }
 """What is compared, in the order of the tables."""
 
@@ -235,6 +240,6 @@ def start(kind: str, rig: Rig, work: Work, tools: Tools) -> Subject:
         return KernelRouting(rig, work, tools, kind)
     if kind == "socat":
         return Socat(rig, tools, kind)
-    if kind == "none":
+    if kind in ("none", "nobody"):
         return NoRelay()
     return Peer(f"peer_{kind}", rig, work, tools)

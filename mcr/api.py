@@ -15,6 +15,7 @@ from typing import Any, Final, Protocol, TypeVar
 
 import attrs
 import cattrs
+import trio
 from cattrs import IterableValidationNote
 from cattrs.gen import make_dict_structure_fn, override
 
@@ -35,6 +36,7 @@ from mcr.model import (
 )
 from mcr.wire import PROTOCOL
 
+_MANY = 200  # rules beyond that take a thread, so that others get their turn
 _MAX_FAULTS = 3  # told in one error; the others are counted
 _JSON_NAMES: Final[dict[type, str]] = {
     dict: "an object",
@@ -112,6 +114,8 @@ class Api:
             params_type, handler = _METHODS[method]
         except KeyError:
             raise MethodNotFound(f"Unknown method: {method!r}", "methods: " + ", ".join(_METHODS)) from None
+        if any(isinstance(value, list) and len(value) > _MANY for value in params.values()):
+            return await handler(self, await trio.to_thread.run_sync(_structure, params, params_type))
         return await handler(self, _structure(params, params_type))
 
 
@@ -154,10 +158,17 @@ class _SetLevelParams:
     facility: Facility | None = None
 
 
+async def _json_values(value: object, rules: int) -> Any:
+    """Turn a value that has to do with so many rules into what JSON knows."""
+    if rules > _MANY:
+        return await trio.to_thread.run_sync(_converter.unstructure, value)
+    return _converter.unstructure(value)
+
+
 async def _add(api: Api, params: _AddParams) -> Any:
     if not params.rules:
         raise InvalidParams("No rules to add", "rules is an array of one rule or more")
-    return _converter.unstructure(await api.rules.add(params.rules))
+    return await _json_values(await api.rules.add(params.rules), len(params.rules))
 
 
 async def _remove(api: Api, params: _RemoveParams) -> Any:
@@ -167,11 +178,13 @@ async def _remove(api: Api, params: _RemoveParams) -> Any:
 
 
 async def _list(api: Api, _: _NoParams) -> Any:
-    return _converter.unstructure(await api.rules.list())
+    rules = await api.rules.list()
+    return await _json_values(rules, len(rules))
 
 
 async def _stats(api: Api, _: _NoParams) -> Any:
-    return _converter.unstructure(await api.stats.read())
+    stats = await api.stats.read()
+    return await _json_values(stats, len(stats.rules))
 
 
 async def _list_workers(api: Api, _: _NoParams) -> Any:

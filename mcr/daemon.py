@@ -1,7 +1,9 @@
 """The composition root: starts the actors in order, and stops them in reverse."""
 
+import gc
 import resource
 import signal
+import sys
 from contextlib import ExitStack
 
 import trio
@@ -22,6 +24,12 @@ from mcr.shm.segment import Segment
 
 log = get_logger(Facility.SUPERVISOR)
 
+_TURN_SECONDS = 0.001
+"""How long a thread that works for one client may keep the others waiting, each time."""
+
+_GC_THRESHOLD = 100_000
+"""Objects made between two collections: the rules stay, and looking through thousands of them takes time."""
+
 DRAIN_SECONDS = 1.5
 """How long workers may take to send what has arrived, once told to stop."""
 
@@ -33,6 +41,8 @@ async def run_daemon(settings: Settings) -> None:
         McrError: the daemon cannot start; in an ExceptionGroup.
     """
     check_permission()
+    sys.setswitchinterval(_TURN_SECONDS)
+    gc.set_threshold(_GC_THRESHOLD)
     _warn_without_io_uring()
     _raise_descriptor_limit()
     with ExitStack() as stack, trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals:

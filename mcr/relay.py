@@ -28,6 +28,8 @@ from mcr.slots import Slots
 
 log = get_logger(Facility.NETWORK)
 
+_FEW = 50  # rules that change at once, without a thread of their own
+
 
 @attrs.define(eq=False)
 class Capture:
@@ -121,10 +123,17 @@ class Relay:
         Raises:
             InterfaceNotFound, SystemFault, LimitReached: nothing has changed.
         """
+        known = self._captures.keys()
+        if len(change.added) + len(change.removed) <= _FEW and all(r.input.interface in known for r in change.added):
+            return self._apply(change)
+        # What may wait in the kernel, or takes long: others get their turn meanwhile.
+        return await trio.to_thread.run_sync(self._apply, change)
+
+    def _apply(self, change: RuleChange) -> Step:
         self._check_room(change)
         interfaces = self._find_interfaces(change.added)
         with ExitStack() as undo:
-            opened = await self._open(change.added, interfaces, undo)
+            opened = self._open(change.added, interfaces, undo)
             self._join(change.added, interfaces, undo)
             self._screen.change([self._wanted(rule, opened) for rule in change.added], ())
             undo.pop_all()
@@ -203,8 +212,7 @@ class Relay:
         rules = len(self._placed) + len(change.added)
         if rules > MAX_RULES:
             raise LimitReached(f"No room for {rules} rules", f"a relay holds at most {MAX_RULES} rules")
-        outputs = sum(len(placed.outputs) for placed in self._placed.values()) if change.added else 0
-        outputs += sum(len(rule.outputs) for rule in change.added)
+        outputs = self._output_slots.taken + sum(len(rule.outputs) for rule in change.added)
         if outputs > MAX_OUTPUTS:
             raise LimitReached(f"No room for {outputs} outputs", f"a relay holds at most {MAX_OUTPUTS} outputs")
 
@@ -226,13 +234,13 @@ class Relay:
                     )
         return found
 
-    async def _open(self, rules: Iterable[Rule], interfaces: dict[str, Interface], undo: ExitStack) -> _Opened:
+    def _open(self, rules: Iterable[Rule], interfaces: dict[str, Interface], undo: ExitStack) -> _Opened:
         """Open sockets for the interfaces that are new."""
         opened, workers = _Opened(), self._settings.num_workers
         for name in sorted({rule.input.interface for rule in rules} - self._captures.keys()):
             slot = self._capture_slots.take()
             undo.callback(self._capture_slots.give, slot)
-            group = await trio.to_thread.run_sync(open_captures, interfaces[name], workers, self._settings.pools)
+            group = open_captures(interfaces[name], workers, self._settings.pools)
             undo.callback(group.close)
             undo.callback(close_all, group.watched)
             rejected = self._screen.open(slot, name, group.sockets)

@@ -15,6 +15,11 @@ class Slots:
         self._next = 0
         self._free: list[int] = []
 
+    @property
+    def taken(self) -> int:
+        """How many are in use."""
+        return self._next - len(self._free)
+
     def take(self) -> int:
         """Take a free number.
 

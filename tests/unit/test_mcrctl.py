@@ -630,3 +630,25 @@ def test_an_unknown_option_of_an_output_is_told_with_the_known_ones(run, option)
     assert status == 2
     assert errors[0].startswith(f"Error: Invalid output {text!r}: ")
     assert errors[1] == "hint: after G:P:IF, each once: :gso=…"
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        LINE,
+        f"{LINE} --outputs 239.9.9.9:1:eth3 --rule-id one --name two",
+        f"--name two {LINE}",
+        f"{LINE} --input-port 7",
+        "--outputs 239.9.9.9:1:eth3",
+    ],
+)
+def test_plain_lines_of_a_batch_are_read_as_click_would(line):
+    words = line.split()
+    assert mcrctl._plain_options(words) == mcrctl._batch_line.make_context("mcrctl add", words).params
+
+
+@pytest.mark.parametrize(
+    "end", ["--name", "--name=x", "--name -x", "--nam x", "x", "--input-port +7", "--input-port ٣"]
+)
+def test_other_lines_are_left_to_click(end):
+    assert mcrctl._plain_options([*LINE.split(), *end.split()]) is None

@@ -1,5 +1,7 @@
 """Datagrams that leave together (UDP segmentation) arrive one by one, the same bytes in the same order."""
 
+import ctypes
+import fcntl
 import socket
 import struct
 from collections.abc import Iterator
@@ -13,6 +15,8 @@ from mcr_process import Receiver, Sender
 
 SOL_UDP = 17
 UDP_SEGMENT = 103
+SIOCETHTOOL = 0x8946
+ETHTOOL_STXCSUM = 0x17
 
 
 @pytest.mark.parametrize("gso", ["auto", "off", "2", "64"])
@@ -38,10 +42,18 @@ def frames_longer_than(namespace: Namespace, interface: str, size: int, count: i
     return sum(length > size for length in lengths)
 
 
-@pytest.mark.parametrize(("gso", "uncut"), [("auto", True), ("off", False)])
-def test_off_means_one_frame_a_datagram(plant: Plant, make_mcr: MakeMcr, gso: str, uncut: bool) -> None:  # noqa: FBT001
-    """A virtual link shows what left the relay together: super-frames, or none."""
-    mcr = make_mcr(plant.relay).start()
+@pytest.mark.parametrize(
+    ("gso", "buffers", "uncut"), [("auto", 32, True), ("off", 32, False), ("auto", 1, False)], ids=str
+)
+def test_off_means_one_frame_a_datagram(
+    plant: Plant,
+    make_mcr: MakeMcr,
+    gso: str,
+    buffers: int,
+    uncut: bool,  # noqa: FBT001
+) -> None:
+    """A virtual link shows what left together: super-frames or none; none, too, if a worker takes one at a time."""
+    mcr = make_mcr(plant.relay, prefix=["env", f"MCR_NUM_RECV_BUFFERS={buffers}"]).start()
     mcr.add("in0:239.1.1.1:5000", f"198.18.1.2:6000:out0:gso={gso}")
     sender = Sender(plant.source, "src0", "239.1.1.1:5000", count=30_000, rate=40_000, size=1000)
     longer = frames_longer_than(plant.receiver, "rx0", 1500, count=10_000_000)
@@ -76,6 +88,28 @@ def test_network_that_refuses_trains_gets_single_datagrams(lab: Lab, make_mcr: M
     judge.expect_everything()
     assert mcr.check_counters(arrived=20_000)["egress"]["errors"] == 0
     assert "198.18.1.2:6000:out0 does not take UDP segmentation (Message too long (os error 90))" in mcr.log()
+
+
+def without_checksum_offload(namespace: Namespace, interface: str) -> None:
+    """As `ethtool -K INTERFACE tx off`."""
+    value = ctypes.create_string_buffer(struct.pack("=II", ETHTOOL_STXCSUM, 0))
+    request = struct.pack("@16sP16x", interface.encode(), ctypes.addressof(value))
+    with namespace.entered():
+        probe = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+    with probe:
+        fcntl.ioctl(probe, SIOCETHTOOL, request)
+
+
+def test_device_without_checksum_offload_gets_the_same(plant: Plant, make_mcr: MakeMcr) -> None:
+    """Kernels before 6.11 refuse trains to it, later ones do the sums themselves."""
+    without_checksum_offload(plant.relay, "out0")
+    mcr = make_mcr(plant.relay).start()
+    mcr.add("in0:239.1.1.1:5000", "239.2.2.2:6000:out0", "239.2.2.3:6000:out1")
+    judges = [Receiver(plant.receiver, f"239.2.2.{2 + i}:6000@rx{i}=239.1.1.1:5000", count=20_000) for i in range(2)]
+    Sender(plant.source, "src0", "239.1.1.1:5000", count=20_000, rate=20_000, size=1316).finish()
+    for judge in judges:
+        judge.expect_everything()
+    assert mcr.check_counters(arrived=20_000)["egress"]["errors"] == 0
 
 
 @contextmanager

@@ -35,9 +35,16 @@ class WorkerExit(NamedTuple):
     step: str
 
 
+_served = False
+
+
+def warm_up() -> None:
+    """Do nothing: who runs this has started, imported all this, and waits for something to do."""
+
+
 def retire() -> bool:
-    """Tell trio-parallel never to reuse a worker process: it has no privileges left to start over with."""
-    return True
+    """Tell trio-parallel not to reuse a process that was a worker: it has no privileges left to start over with."""
+    return _served
 
 
 def _connect(name: str) -> socket.socket:
@@ -82,6 +89,8 @@ def _become_nobody() -> None:
 
 def main(spec: WorkerSpec) -> WorkerExit:
     """Be worker `spec.worker_id` until the supervisor says stop, or is gone."""
+    global _served  # noqa: PLW0603 - of this process, which does this once
+    _served = True
     # Who stops the daemon may signal its whole control group; it is the daemon that tells its workers to drain.
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
     with contextlib.suppress(OSError):  # a core that was taken away since: run where the kernel lets us

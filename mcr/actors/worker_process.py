@@ -26,9 +26,10 @@ from mcr.policy import RestartHistory
 from mcr.shm import records
 from mcr.shm.ring import EventRing, RuleRing
 from mcr.shm.segment import Segment
-from mcr.worker import WorkerExit, WorkerSpec, retire
+from mcr.worker import WorkerExit, WorkerSpec, retire, warm_up
 from mcr.worker import main as worker_main
 
+_SPARE_SECONDS = 1.0  # after a start, when the new worker has caught up
 _ATTACH_SECONDS = 10  # for a new process to call back; it takes a tenth of one
 _EVENTS_AT_ONCE = 256  # read from an event ring before others get their turn
 _RING_FULL_PAUSE = 0.001  # a full rule ring empties within a few batches
@@ -124,7 +125,7 @@ class _Doorbells:
 @asynccontextmanager
 async def worker_context() -> AsyncGenerator[trio_parallel.WorkerContext]:
     """What worker processes are started in. Leaving it waits for them, so it goes outside their nursery."""
-    async with trio_parallel.open_worker_context(retire=retire) as context:
+    async with trio_parallel.open_worker_context(idle_timeout=math.inf, retire=retire) as context:
         yield context
 
 
@@ -136,6 +137,8 @@ class Post:
     core: int
     segment: Segment
     context: trio_parallel.WorkerContext
+    spares: trio.CapacityLimiter
+    """Lets one at a time see to it that there is a spare process, so that there is one for all workers."""
     owner: trio.MemorySendChannel[WorkerEvent]
 
 
@@ -200,6 +203,7 @@ class _Life:
             with trio.CancelScope() as alive:
                 nursery.start_soon(self._listen, bells, events, alive)
                 nursery.start_soon(self._attend, listener, bells, inbox)
+                nursery.start_soon(self._keep_spare)
                 await self._run_process(WorkerSpec(self._post.core, name))
             nursery.cancel_scope.cancel()
         await self._report(events)  # its last words
@@ -217,6 +221,12 @@ class _Life:
             self.stopped = self._told_to_stop and not ended.errno
             failure = f"{ended.step}: {describe_errno(ended.errno)}" if ended.errno else "it was not told to stop"
             self.reason = "stopped" if self.stopped else f"gave up: {failure}"
+
+    async def _keep_spare(self) -> None:
+        """Have a process ready that can be a worker at once: starting Python takes longer than a ring has room for."""
+        await trio.sleep(_SPARE_SECONDS)
+        with suppress(trio_parallel.BrokenWorkerError, OSError):
+            await self._post.context.run_sync(warm_up, kill_on_cancel=True, limiter=self._post.spares)
 
     async def _attend(
         self, listener: trio.socket.SocketType, bells: _Doorbells, inbox: trio.MemoryReceiveChannel[_Deliver]

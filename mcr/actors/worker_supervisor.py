@@ -131,12 +131,13 @@ async def run_worker_supervisor(
     Resource handling: opens and closes every socket; `segments` stay the caller's.
     """
     send, receive = trio.open_memory_channel[_Command](0)
+    spares = trio.CapacityLimiter(1)
     cores = worker_cores(len(segments), list(os.sched_getaffinity(0)))
     async with worker_context() as context, trio.open_nursery() as nursery:
         with receive, Relay(settings) as relay:
             state = _State(relay, segments, stats, settings.levels)
             for worker_id, (core, segment) in enumerate(zip(cores, segments, strict=True)):
-                post = Post(worker_id, core, segment, context, send)
+                post = Post(worker_id, core, segment, context, spares, send)
                 process = await nursery.start(run_worker_process, post)
                 state.workers.append(_Worker(worker_id, core, process))
             nursery.start_soon(_watch, send)

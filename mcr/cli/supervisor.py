@@ -58,9 +58,14 @@ def supervisor(*, control_socket: str, num_workers: int | None, log_format: str,
 
     \b
     Environment variables:
-      MCR_SOCKET_SNDBUF      bytes that may wait in the socket of an output interface  [4194304]
-      MCR_MAX_HOLD_US        how long a packet may wait for others at high rates; 0: never  [50]
-      MCR_STATS_INTERVAL_MS  time between [STATS:...] lines; 0: every 100,000 packets  [0]
+      MCR_BUFFER_POOL_SMALL     packets a capture ring holds, of up to 2 KB  [2000]
+      MCR_BUFFER_POOL_STANDARD  the same on interfaces with an MTU above 1920  [500]
+      MCR_BUFFER_POOL_JUMBO     the same on interfaces with an MTU above 16256  [200]
+      MCR_NUM_RECV_BUFFERS      packets a worker takes from a ring at a time  [32]
+      MCR_SOCKET_SNDBUF         bytes that may wait in the socket of an output interface  [4194304]
+      MCR_MAX_HOLD_US           how long a packet may wait for others at high rates; 0: never  [50]
+      MCR_STATS_INTERVAL_MS     time between [STATS:...] lines; 0: every 100,000 packets  [0]
+      MCR_ABSORB                1: packets that a rule takes end after their capture  [0]
     """
     if not control_socket:
         raise UsageError("The control socket's path is empty", "give one: --control-socket PATH, or leave it out")

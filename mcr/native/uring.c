@@ -15,8 +15,7 @@
 #define SQ_ENTRIES MCR_BATCH_SENDS
 #define CQ_ENTRIES (4 * SQ_ENTRIES)
 
-#define LOOKS        16 /* turns between two looks for completions, while packets keep coming */
-#define DIRECT_SENDS 2  /* up to so many a system call each costs less than a submission of them all */
+#define LOOKS 16 /* turns between two looks for completions, while packets keep coming */
 
 /*
  * user_data of a request: a send's address; or, told by the top bit that no address has, one of these with a capture's
@@ -229,9 +228,8 @@ static int uring_send(struct mcr_worker *worker, struct mcr_send *sends, uint32_
 {
 	int ret = 0;
 
-	if (count <= DIRECT_SENDS) {
-		for (uint32_t i = 0; i < count; i++)
-			send_directly(worker, &sends[i]);
+	if (count == 1) { /* a system call either way, and this one costs less */
+		send_directly(worker, sends);
 		return 0;
 	}
 	for (uint32_t i = 0; i < count && !ret; i++)

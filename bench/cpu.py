@@ -24,6 +24,7 @@ _TIMER_LIST = Path("/proc/timer_list")
 _TICKS = os.sysconf("SC_CLK_TCK")
 _STEAL = 8  # column of /proc/stat
 _KTHREADD = 2
+_CPUCLOCK_SCHED = 2  # <linux/posix-timers.h>: a process's own clock, by its pid
 
 
 @attrs.frozen
@@ -171,9 +172,5 @@ def _foreign() -> int:
 
 
 def run_time_ns(pids: Iterable[int]) -> int:
-    """Time on a processor of all threads of some processes. Only for what is idle: it includes interrupts."""
-    total = 0
-    for pid in pids:
-        for task in Path(f"/proc/{pid}/task").iterdir():
-            total += int((task / "schedstat").read_text(encoding="ascii").split()[0])
-    return total
+    """Time on a processor of some processes, threads that have ended included. For what is idle: interrupts count."""
+    return sum(time.clock_gettime_ns(~pid << 3 | _CPUCLOCK_SCHED) for pid in pids)

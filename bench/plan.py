@@ -8,6 +8,8 @@ from bench.subjects import ABSORBING, Work
 EVERYONE = ("mcr", "kernel", "mmsg", "uring", "recvsend", "socat")
 ESSENTIAL = ("mcr", "kernel", "mmsg", "uring")
 SATURATED = ("mcr", ABSORBING, "kernel", "mmsg", "uring")
+SEARCHED = ("mcr", "mmsg", "uring", "socat")
+WAYS_IN = ("mcr", "in_mmsg", "in_multishot", "in_v2", "in_v3")
 FLAT_OUT = 0.0
 FEW_RULES, MANY_RULES = "mcr-1-rule", "mcr-10000-rules"
 
@@ -81,11 +83,16 @@ def full() -> tuple[Stage, ...]:
         Stage("2 outputs", ESSENTIAL, 2, (rate(20_000),), interrupt=True),
         Stage("4 outputs", ESSENTIAL, 4, (rate(20_000),), interrupt=True),
         Stage("8 outputs", ESSENTIAL, 8, (rate(20_000), rate(100_000, 188), *bursts), interrupt=True),
-        Stage("1 output at saturation", (*EVERYONE, ABSORBING), 1, flat, search=True, overload=True),
+        Stage("1 output, until packets are lost", SEARCHED, 1, interrupt=True, search=True, overload=True),
+        Stage("4 outputs, until packets are lost", SEARCHED, 4, interrupt=True, search=True, overload=True),
+        Stage("1 output at saturation", (*EVERYONE, ABSORBING), 1, flat),
         Stage("2 outputs at saturation", ESSENTIAL, 2, flat[:1]),
-        Stage("4 outputs at saturation", EVERYONE, 4, flat[:1], search=True, overload=True),
+        Stage("4 outputs at saturation", EVERYONE, 4, flat[:1]),
         Stage("8 outputs at saturation", SATURATED, 8, flat),
-        Stage("latency", EVERYONE, 1, latencies, interrupt=True, latency=True),
+        Stage("latency", (*ESSENTIAL, "recvsend"), 1, latencies, interrupt=True, latency=True),
+        Stage("ways to receive", WAYS_IN, 1, (rate(20_000), rate(100_000)), interrupt=True),
+        Stage("ways to receive, at saturation", WAYS_IN, 1, flat[:1]),
+        Stage("ways to receive, latency", WAYS_IN, 1, latencies[:2], interrupt=True, latency=True),
         Stage("traffic that matches nothing", ("mcr", "mmsg", "uring", "nobody"), 1, noise, interrupt=True),
         Stage(
             "1,000 flows",

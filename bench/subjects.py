@@ -224,6 +224,10 @@ LABELS = {
     "none": "generate and drop",
     "nobody": "no relay",
     ABSORBING: "MCR, MCR_ABSORB=1",
+    "in_mmsg": "recvmmsg, trains",
+    "in_multishot": "multishot receive, trains",
+    "in_v2": "TPACKET_V2, trains",
+    "in_v3": "TPACKET_V3, trains",
 }
 """What is compared, in the order of the tables."""
 

@@ -77,6 +77,21 @@ def test_what_waits_in_the_sockets_is_forwarded_by_the_successor(plant: Plant, m
     mcr.check_counters(arrived=2000)
 
 
+def test_successor_was_waiting_for_its_moment(plant: Plant, make_mcr: MakeMcr) -> None:
+    """One spare process for all workers, started before it is needed; and when it is taken, another."""
+    mcr = make_mcr(plant.relay).start(2)
+    assert mcr.process is not None
+    tracker = 1  # of multiprocessing: neither a worker nor a spare
+    for _ in range(3):
+        wait_until(lambda: len(children_of(mcr.process.pid)) == 2 + 1 + tracker, "a spare")
+        before = children_of(mcr.process.pid)
+        victim = mcr.worker_pids()[0]
+        os.kill(victim, signal.SIGKILL)
+        wait_until(lambda gone=victim: gone not in mcr.worker_pids() and len(mcr.worker_pids()) == 2, "a successor")
+        assert set(mcr.worker_pids()) < set(before)
+    mcr.wait_for_workers()
+
+
 @pytest.mark.parametrize("signum", [signal.SIGSEGV, signal.SIGABRT, signal.SIGBUS])
 def test_crash_is_logged_with_its_signal(plant: Plant, make_mcr: MakeMcr, signum: signal.Signals) -> None:
     mcr = make_mcr(plant.relay).start()

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: MIT
 /*
- * Ways to receive, each before the same way to send: what waits together leaves as one train. Built once for each of
+ * Ways to receive, each before the same way to send: what waits together leaves as one train. The way is the end of the
+ * name that the program is called by:
  *
  * mmsg       recvmmsg, blocking
  * multishot  one io_uring receive that stays, into a ring of 256 buffers
@@ -284,12 +285,13 @@ int main(int argc, char **argv)
 		void (*run)(struct relay *relay);
 	} ways[] = { { "mmsg", run_mmsg }, { "multishot", run_multishot }, { "v2", run_v2 }, { "v3", run_v3 } };
 	static struct relay relay;
+	const char *way = strrchr(argv[0], '_');
 
 	peer_init(&relay.peer, argc, argv);
 	relay.fd = peer_open_capture(&relay.peer);
 	peer_ready();
 	for (size_t i = 0; i < sizeof(ways) / sizeof(ways[0]); i++)
-		if (!strcmp(ways[i].name, METHOD))
+		if (way && !strcmp(ways[i].name, way + 1))
 			ways[i].run(&relay);
 	return 1;
 }

@@ -70,7 +70,8 @@ def draw_all(results: dict[str, Any], directory: Path) -> list[Path]:
         return max(row.offered.median for row in finding.rows) / 1e3
 
     def of_size(name: str) -> list[Finding]:
-        return [f for f in stages[name][1] if f.workload.endswith("1316 B")] if name in stages else []
+        even = [f for f in stages.get(name, (None, []))[1] if "bursts" not in f.workload]
+        return [f for f in even if f.workload.endswith("1316 B")]
 
     one = of_size("1 output")
     picture("cpu.svg", "CPU a packet, 1 output", ("offered, kpps", "ns"), collect(one, offered, lambda r: r.cost))

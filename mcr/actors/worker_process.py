@@ -22,12 +22,16 @@ import trio
 import trio_parallel
 
 from mcr.errors import describe_errno
+from mcr.logs import get_logger
+from mcr.model import Facility
 from mcr.policy import RestartHistory
 from mcr.shm import records
 from mcr.shm.ring import EventRing, RuleRing
 from mcr.shm.segment import Segment
 from mcr.worker import WorkerExit, WorkerSpec, retire, warm_up
 from mcr.worker import main as worker_main
+
+log = get_logger(Facility.SUPERVISOR)
 
 _SPARE_SECONDS = 1.0  # after a start, when the new worker has caught up
 _ATTACH_SECONDS = 10  # for a new process to call back; it takes a tenth of one
@@ -227,6 +231,7 @@ class _Life:
         await trio.sleep(_SPARE_SECONDS)
         with suppress(trio_parallel.BrokenWorkerError, OSError):
             await self._post.context.run_sync(warm_up, kill_on_cancel=True, limiter=self._post.spares)
+            log.debug("a spare process is ready")
 
     async def _attend(
         self, listener: trio.socket.SocketType, bells: _Doorbells, inbox: trio.MemoryReceiveChannel[_Deliver]

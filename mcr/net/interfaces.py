@@ -42,6 +42,7 @@ def find_interface(name: str) -> Interface:
     except OSError as error:
         if error.errno in (errno.EMFILE, errno.ENFILE, errno.ENOMEM):
             raise SystemFault(f"Cannot look up interface {name}", error.errno) from None
+        # Out of descriptors the C library finds no interface either, and says no more.
         raise _not_found(name) from None
 
 
@@ -57,8 +58,11 @@ def _settings(name: str) -> tuple[int, IPv4Address | None]:
     return mtu, IPv4Address(address)
 
 
-def _not_found(name: str) -> InterfaceNotFound:
-    names = [known for _, known in socket.if_nameindex()]
+def _not_found(name: str) -> InterfaceNotFound | SystemFault:
+    try:
+        names = [known for _, known in socket.if_nameindex()]
+    except OSError as error:
+        return SystemFault(f"Cannot look up interface {name}", error.errno or 0)
     nearest = difflib.get_close_matches(name, names, n=1)
     hints = [f"did you mean {nearest[0]}?"] if nearest else []
     hints.append("interfaces here: " + (", ".join(names) or "none"))

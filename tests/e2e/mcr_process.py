@@ -154,6 +154,12 @@ def alive(pid: int) -> bool:
         return False
 
 
+def children_of(pid: int) -> list[int]:
+    """Child processes that live, whichever thread made them."""
+    lists = (each.read_text() for each in Path(f"/proc/{pid}/task").glob("*/children"))
+    return [int(child) for children in lists for child in children.split() if alive(int(child))]
+
+
 class Sender:
     """The traffic generator, sending."""
 

@@ -9,13 +9,14 @@ import statistics
 import threading
 import time
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
 from conftest import MakeMcr, Plant
 from mcr.cli.client import Client
 from mcr.errors import McrError
-from mcr_process import BIN, Mcr, Receiver, Sender, wait_until
+from mcr_process import BIN, Mcr, Receiver, Sender, children_of, wait_until
 
 
 @contextlib.contextmanager
@@ -157,7 +158,12 @@ def test_daemon_without_a_descriptor_left_survives_deaths_and_requests(plant: Pl
         "input": {"interface": "out2", "group": "239.1.1.2", "port": 5000},
         "outputs": [{"group": "239.2.2.2", "port": 6000, "interface": "out1"}],
     }
+    assert mcr.process is not None
+    descriptors = Path(f"/proc/{mcr.process.pid}/fd")
+    # A worker, a spare process, which starts by itself, and multiprocessing's tracker; the clients get all the others.
+    wait_until(lambda: len(children_of(mcr.process.pid)) == 3, "a spare")
     with Client(str(mcr.socket), "the test") as connected, idle_clients(mcr, 80):
+        wait_until(lambda: len([*descriptors.iterdir()]) == 64, "no descriptor is left")
         with pytest.raises(McrError, match="Too many open files"):
             connected.call("add", {"rules": [rule]})
         (worker,) = connected.call("list_workers")

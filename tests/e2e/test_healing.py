@@ -11,7 +11,7 @@ import pytest
 
 from conftest import MakeMcr, Plant
 from mcr._native import ffi
-from mcr_process import Mcr, Receiver, Sender, alive, wait_until
+from mcr_process import Mcr, Receiver, Sender, alive, children_of, wait_until
 
 RATE = 20_000
 
@@ -80,11 +80,14 @@ def test_what_waits_in_the_sockets_is_forwarded_by_the_successor(plant: Plant, m
 def test_successor_was_waiting_for_its_moment(plant: Plant, make_mcr: MakeMcr) -> None:
     """One spare process for all workers, started before it is needed; and when it is taken, another."""
     mcr = make_mcr(plant.relay).start(2)
+    mcr.ctl("log-level", "set", "--facility", "supervisor", "--level", "debug")
     assert mcr.process is not None
-    tracker = 1  # of multiprocessing: neither a worker nor a spare
+    ready = "a spare process is ready"
     for _ in range(3):
-        wait_until(lambda: len(children_of(mcr.process.pid)) == 2 + 1 + tracker, "a spare")
+        seen = mcr.log().count(ready)
+        wait_until(lambda before=seen: mcr.log().count(ready) > before, "a spare")
         before = children_of(mcr.process.pid)
+        assert len(before) == 2 + 1 + 1  # and multiprocessing's tracker
         victim = mcr.worker_pids()[0]
         os.kill(victim, signal.SIGKILL)
         wait_until(lambda gone=victim: gone not in mcr.worker_pids() and len(mcr.worker_pids()) == 2, "a successor")
@@ -190,10 +193,6 @@ def test_capture_slot_that_a_dead_worker_left_in_hand_is_clean_for_the_next(plan
         receiver.expect_everything()
         mcr.check_counters()
         mcr.stop()
-
-
-def children_of(pid: int) -> list[int]:
-    return [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
 
 
 def shared_memory_names() -> set[str]:

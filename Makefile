@@ -10,7 +10,7 @@ help:
 	@echo 'make test    every test: make check, native code under sanitizers, end to end'
 	@echo 'make check   the fast subset: lint, types, unit and actor tests'
 	@echo 'make bench   measure against other relays, write docs/performance.md (about an hour)'
-	@echo 'make bench-quick  the main ratios in two minutes'
+	@echo 'make bench-quick  the main ratios in two and a half minutes'
 	@echo 'make setup   only build: .venv/bin/mcrd, .venv/bin/mcrctl'
 	@echo 'make clean   remove what the others made'
 

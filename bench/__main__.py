@@ -31,7 +31,7 @@ PATIENCE_S, QUICK_PATIENCE_S = 600.0, 30.0  # in all, for others to leave the ma
 
 
 @click.command(help=__doc__)
-@click.option("--quick", is_flag=True, help="The main ratios, in about two minutes.")
+@click.option("--quick", is_flag=True, help="The main ratios, in about two and a half minutes.")
 @click.option("--rounds", default=5, show_default=True, type=click.IntRange(1), help="Of every workload.")
 @click.option("--stage", "only", multiple=True, metavar="NAME", help="Only this stage; repeat for more.")
 @click.option("--subject", "subjects", multiple=True, metavar="NAME", help="Only these peers, where they take part.")

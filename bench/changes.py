@@ -6,7 +6,7 @@ import struct
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -15,6 +15,7 @@ import attrs
 import click
 
 from bench.__main__ import BUILD
+from bench.measure import asking
 from bench.prerequisites import check
 from bench.rig import FIRST_GROUP, PORT, Rig, Sink, Traffic, output_group, start_generator
 from bench.subjects import Mcr, Tools, Work, nth
@@ -40,25 +41,6 @@ class Bed:
     load_ping_ms: float
 
 
-@contextlib.contextmanager
-def pinging(mcr: Mcr) -> Iterator[list[float]]:
-    """Ask all the time; the list has the longest wait, in milliseconds."""
-    worst, stop = [0.0], threading.Event()
-
-    def ask() -> None:
-        with Client(str(mcr.socket), "the benchmark") as client:
-            while not stop.wait(PING_EVERY_S):
-                worst[0] = max(worst[0], timed(lambda: client.call("ping")) * 1000)
-
-    thread = threading.Thread(target=ask)
-    thread.start()
-    try:
-        yield worst
-    finally:
-        stop.set()
-        thread.join()
-
-
 def timed(work: Callable[[], object]) -> float:
     """Give the seconds that something takes."""
     begun = time.monotonic()
@@ -75,9 +57,12 @@ def build(lab: Lab, tools: Tools, name: str) -> Bed:
         f"--outputs {nth(output_group(0), i)}:{PORT}:out0\n"
         for i in range(2, RULES + 1)
     )
-    with pinging(mcr) as worst:
+    with (
+        Client(str(mcr.socket), "the benchmark") as client,
+        asking({"ping": lambda: client.call("ping")}, PING_EVERY_S) as longest,
+    ):
         load_s = timed(lambda: mcr.mcrctl("add", "--batch", "-", input=lines))
-    return Bed(rig, mcr, load_s, worst[0])
+    return Bed(rig, mcr, load_s, longest["ping"])
 
 
 def other_rule() -> dict[str, Any]:

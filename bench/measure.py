@@ -204,7 +204,8 @@ class Bed:
         assert isinstance(self.subject, Mcr)
         mcr = self.subject
         before = mcr.call("stats")
-        with _asking(mcr) as answers:
+        questions = {"stats_ms": lambda: mcr.call("stats"), "mcrctl_ms": lambda: mcr.mcrctl("ping")}
+        with asking(questions, ANSWER_EVERY_S) as answers:
             reading = self._trial(Workload("overload", Traffic(rate, seconds=2.0)), number)
         after = mcr.call("stats")
 
@@ -239,25 +240,22 @@ class Bed:
 
 
 @contextlib.contextmanager
-def _asking(mcr: Mcr) -> Iterator[dict[str, float]]:
+def asking(questions: dict[str, Callable[[], object]], every_s: float) -> Iterator[dict[str, float]]:
     """Ask again and again; in the end, the longest times that an answer took, in milliseconds."""
-    answers = {"stats_ms": 0.0, "mcrctl_ms": 0.0}
+    longest = dict.fromkeys(questions, 0.0)
     stop = threading.Event()
 
-    def timed(name: str, ask: Callable[[], object]) -> None:
-        begun = time.monotonic()
-        ask()
-        answers[name] = max(answers[name], (time.monotonic() - begun) * 1000)
-
     def ask() -> None:
-        while not stop.wait(ANSWER_EVERY_S):
-            timed("stats_ms", lambda: mcr.call("stats"))
-            timed("mcrctl_ms", lambda: mcr.mcrctl("ping"))
+        while not stop.wait(every_s):
+            for name, question in questions.items():
+                begun = time.monotonic()
+                question()
+                longest[name] = max(longest[name], (time.monotonic() - begun) * 1000)
 
     thread = threading.Thread(target=ask)
     thread.start()
     try:
-        yield answers
+        yield longest
     finally:
         stop.set()
         thread.join()

@@ -59,14 +59,14 @@ def rate(packets: float, size: int = 1316, seconds: float = 1.0, **more: int) ->
 
 
 def quick() -> tuple[Stage, ...]:
-    """Take about two minutes: the main ratios."""
+    """Take about two and a half minutes: the main ratios."""
     short = 0.8
-    paced = (rate(20_000, 1316, short), rate(100_000, 1316, short), rate(100_000, 1316, short, burst=16))
+    paced = (rate(20_000, 1316, short), rate(100_000, 1316, short))
     return (
         Stage("1 output", ESSENTIAL, 1, paced, interrupt=True),
         Stage("8 outputs", ESSENTIAL, 8, paced[:1], interrupt=True),
         Stage("1 output at saturation", SATURATED, 1, (rate(FLAT_OUT, 1316, short),)),
-        Stage("8 outputs at saturation", SATURATED, 8, (rate(FLAT_OUT, 1316, short),)),
+        Stage("8 outputs at saturation", ESSENTIAL, 8, (rate(FLAT_OUT, 1316, short),)),
     )
 
 

@@ -34,9 +34,8 @@ from mcr.model import (
     automatic_rule_id,
     parse_address,
 )
-from mcr.wire import PROTOCOL
+from mcr.wire import MANY, PROTOCOL
 
-_MANY = 200  # rules beyond that take a thread, so that others get their turn
 _MAX_FAULTS = 3  # told in one error; the others are counted
 _JSON_NAMES: Final[dict[type, str]] = {
     dict: "an object",
@@ -114,7 +113,7 @@ class Api:
             params_type, handler = _METHODS[method]
         except KeyError:
             raise MethodNotFound(f"Unknown method: {method!r}", "methods: " + ", ".join(_METHODS)) from None
-        if any(isinstance(value, list) and len(value) > _MANY for value in params.values()):
+        if any(isinstance(value, list) and len(value) > MANY for value in params.values()):
             return await handler(self, await trio.to_thread.run_sync(_structure, params, params_type))
         return await handler(self, _structure(params, params_type))
 
@@ -160,7 +159,7 @@ class _SetLevelParams:
 
 async def _json_values(value: object, rules: int) -> Any:
     """Turn a value that has to do with so many rules into what JSON knows."""
-    if rules > _MANY:
+    if rules > MANY:
         return await trio.to_thread.run_sync(_converter.unstructure, value)
     return _converter.unstructure(value)
 

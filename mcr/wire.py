@@ -23,7 +23,8 @@ PROTOCOL: Final = 1
 MAX_LINE: Final = 16 * 1024 * 1024
 """Bytes of a request without its newline. A full relay (16,384 rules, 65,536 outputs) fits in half of it."""
 
-_MANY = 200  # entries of a list
+MANY: Final = 200
+"""Rules, or other entries of a list, from which on a message takes a thread, so that others get their turn."""
 
 _MAX_MESSAGE = 1_000  # an error message quotes what the client sent, which may be megabytes
 
@@ -119,7 +120,7 @@ def encode_result(request_id: RequestId, result: object) -> bytes:
 def is_long(result: object) -> bool:
     """Whether a result takes long to encode."""
     parts = result.values() if isinstance(result, dict) else (result,)
-    return any(isinstance(part, list) and len(part) > _MANY for part in parts)
+    return any(isinstance(part, list) and len(part) > MANY for part in parts)
 
 
 def encode_error(request_id: RequestId, error: McrError) -> bytes:

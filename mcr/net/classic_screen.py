@@ -3,12 +3,17 @@
 import socket
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
+from contextlib import ExitStack, suppress
 
 import attrs
 
-from mcr.errors import SystemFault
+from mcr.errors import SystemFault, describe_errno
+from mcr.logs import get_logger
+from mcr.model import Facility
 from mcr.net.capture import read_count
 from mcr.net.filter import ACCEPT_UDP, REJECT_ALL, Instruction, Wanted, attach_filter, select_udp
+
+log = get_logger(Facility.NETWORK)
 
 _ETH_P_ALL = 0x0003
 _LEAST_BUFFER = 1  # bytes; the kernel makes it the least that it allows
@@ -59,8 +64,7 @@ class ClassicScreen:
         for capture, wanted in added:
             self._wanted[capture].add(wanted)
             concerned.add(capture)
-        for capture in concerned & self._captures.keys():
-            self._install(capture)
+        self._install_again(concerned & self._captures.keys())
 
     def open(self, capture: int, interface: str, sockets: Sequence[socket.socket]) -> "SocketCount":
         """Attach filters."""
@@ -69,16 +73,19 @@ class ClassicScreen:
         except OSError as error:
             raise SystemFault("AF_PACKET socket creation failed", error.errno or 0) from None
         try:
-            counter.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, _LEAST_BUFFER)
-            attach_filter(counter, REJECT_ALL)
-            counter.bind((interface, _ETH_P_ALL))
-            count = SocketCount(counter.dup())
-            self._captures[capture] = _Filtered(tuple(sockets), counter)
-            self._install(capture)
+            with ExitStack() as undo:
+                undo.callback(counter.close)
+                counter.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, _LEAST_BUFFER)
+                attach_filter(counter, REJECT_ALL)
+                counter.bind((interface, _ETH_P_ALL))
+                count = SocketCount(counter.dup())
+                undo.callback(count.close)
+                filtered = _Filtered(tuple(sockets), counter)
+                filtered.install(self._selection(capture))
+                undo.pop_all()
         except OSError as error:
-            self._captures.pop(capture, None)
-            counter.close()
             raise SystemFault(f"Cannot capture on {interface}: SO_ATTACH_FILTER", error.errno or 0) from None
+        self._captures[capture] = filtered
         return count
 
     def show_all(self, *, everything: bool) -> None:
@@ -86,18 +93,25 @@ class ClassicScreen:
         if everything == self._everything:
             return
         self._everything = everything
-        for capture in self._captures:
-            self._install(capture)
+        self._install_again(self._captures)
 
-    def _install(self, capture: int) -> None:
-        self._captures[capture].install(None if self._everything else self._wanted[capture])
+    def _selection(self, capture: int) -> set[Wanted] | None:
+        return None if self._everything else self._wanted[capture]
+
+    def _install_again(self, captures: Iterable[int]) -> None:
+        for capture in captures:
+            try:
+                self._captures[capture].install(self._selection(capture))
+            except OSError as error:
+                log.warning("a filter could not be changed: %s", describe_errno(error.errno or 0))
 
     def forget(self, capture: int) -> None:
         """Count no more for it."""
         self._wanted.pop(capture, None)
         filtered = self._captures.pop(capture, None)
         if filtered:
-            attach_filter(filtered.counter, REJECT_ALL)
+            with suppress(OSError):  # out of memory: it goes on counting until its last descriptor is closed
+                attach_filter(filtered.counter, REJECT_ALL)
             filtered.counter.close()
 
     def close(self) -> None:

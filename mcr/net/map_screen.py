@@ -3,6 +3,7 @@
 import os
 import socket
 from collections.abc import Iterable, Sequence
+from contextlib import ExitStack
 from typing import Any
 
 from mcr._native import ffi, lib
@@ -35,6 +36,7 @@ class MapScreen:
         try:
             self._rejected = _check(lib.mcr_bpf_open_rejected())
             os.close(self._load(0))
+            self._count(0).close()
         except OSError:
             self.close()
             raise
@@ -56,8 +58,11 @@ class MapScreen:
     def open(self, capture: int, interface: str, sockets: Sequence[socket.socket]) -> "MapCount":
         """Attach a program."""
         try:
-            count = MapCount(os.dup(self._rejected), capture)
-            self._attach(capture, sockets)
+            with ExitStack() as undo:
+                count = self._count(capture)
+                undo.callback(count.close)
+                self._attach(capture, sockets)
+                undo.pop_all()
         except OSError as error:
             raise SystemFault(f"Cannot capture on {interface}: SO_ATTACH_BPF", error.errno or 0) from None
         self._sockets[capture] = sockets
@@ -71,7 +76,10 @@ class MapScreen:
             return
         self._everything = everything
         for capture, sockets in self._sockets.items():
-            self._attach(capture, sockets)
+            try:
+                self._attach(capture, sockets)
+            except OSError as error:  # no descriptor, no memory: what is filtered stays as it was
+                log.warning("a filter could not be changed: %s", describe_errno(error.errno or 0))
 
     def forget(self, capture: int) -> None:
         """The program goes with its sockets."""
@@ -108,6 +116,14 @@ class MapScreen:
                 attach_program(each, program)
         finally:
             os.close(program)  # the sockets keep it
+
+    def _count(self, capture: int) -> "MapCount":
+        fd = os.dup(self._rejected)
+        try:
+            return MapCount(fd, capture)
+        except OSError:
+            os.close(fd)
+            raise
 
     def _load(self, capture: int) -> int:
         return _check(lib.mcr_bpf_load_filter(self._wanted, self._rejected, capture))

@@ -21,6 +21,7 @@ from cattrs.gen import make_dict_structure_fn, override
 
 import mcr
 from mcr.errors import InvalidParams, McrError, MethodNotFound
+from mcr.findings import Finding
 from mcr.model import (
     Facility,
     Input,
@@ -91,6 +92,16 @@ class Logging(Protocol):
         """Set one facility; return the new levels."""
 
 
+class Diagnosis(Protocol):
+    """Who finds out what is wrong."""
+
+    async def why(self, rule: str) -> tuple[Finding, ...]:
+        """Walk a rule, named by its id or name, from wire to wire."""
+
+    async def doctor(self) -> tuple[Finding, ...]:
+        """Check the machine and the daemon."""
+
+
 @attrs.frozen
 class Api:
     """The methods, bound to the actors that answer them."""
@@ -99,6 +110,7 @@ class Api:
     workers: Workers
     stats: Statistics
     logging: Logging
+    diagnosis: Diagnosis
 
     async def call(self, method: str, params: dict[str, Any]) -> Any:
         """Carry out one request.
@@ -152,6 +164,11 @@ class _RemoveParams:
 
 
 @attrs.frozen
+class _WhyParams:
+    rule: str
+
+
+@attrs.frozen
 class _SetLevelParams:
     level: Level
     facility: Facility | None = None
@@ -190,6 +207,14 @@ async def _list_workers(api: Api, _: _NoParams) -> Any:
     return _converter.unstructure(await api.workers.describe())
 
 
+async def _why(api: Api, params: _WhyParams) -> Any:
+    return _converter.unstructure(await api.diagnosis.why(params.rule))
+
+
+async def _doctor(api: Api, _: _NoParams) -> Any:
+    return _converter.unstructure(await api.diagnosis.doctor())
+
+
 async def _ping(_api: Api, _: _NoParams) -> Any:
     return {"pong": True}
 
@@ -218,6 +243,8 @@ _METHODS: Final[dict[str, tuple[type, Callable[[Api, Any], Awaitable[Any]]]]] = 
     "list": (_NoParams, _list),
     "stats": (_NoParams, _stats),
     "list_workers": (_NoParams, _list_workers),
+    "why": (_WhyParams, _why),
+    "doctor": (_NoParams, _doctor),
     "ping": (_NoParams, _ping),
     "version": (_NoParams, _version),
     "log_level.get": (_NoParams, _get_levels),

@@ -15,6 +15,7 @@ from mcr.actors.rule_store import run_rule_store
 from mcr.actors.stats_aggregator import run_stats_aggregator
 from mcr.actors.worker_supervisor import WorkerSupervisor, run_worker_supervisor
 from mcr.api import Api
+from mcr.diagnosis.consultation import Consultation
 from mcr.errors import describe_errno
 from mcr.logs import LogControl, get_logger
 from mcr.model import Facility
@@ -54,7 +55,13 @@ async def run_daemon(settings: Settings) -> None:
             stats = await nursery.start(run_stats_aggregator, segments, settings.stats_interval)
             workers = await nursery.start(run_worker_supervisor, segments, stats, settings)
             rules = await nursery.start(run_rule_store, workers)
-            api = Api(rules=rules, workers=workers, stats=stats, logging=LogControl(settings.levels, workers))
+            api = Api(
+                rules=rules,
+                workers=workers,
+                stats=stats,
+                logging=LogControl(settings.levels, workers),
+                diagnosis=Consultation(rules, workers, stats, settings),
+            )
             control = await nursery.start(run_control_server, settings.control_socket, api)
             log.notice(
                 "mcrd %s is ready: %d workers, control socket %s",

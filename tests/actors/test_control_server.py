@@ -127,7 +127,7 @@ def actors() -> Actors:
 
 
 def api(actors: Actors) -> Api:
-    return Api(actors, actors, actors, actors)
+    return Api(actors, actors, actors, actors, actors)
 
 
 @pytest.fixture

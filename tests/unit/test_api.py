@@ -85,7 +85,7 @@ def actors() -> Actors:
 
 @pytest.fixture
 def api(actors: Actors) -> Api:
-    return Api(actors, actors, actors, actors)
+    return Api(actors, actors, actors, actors, actors)
 
 
 async def call(api: Api, method: str, **params: Any) -> Any:

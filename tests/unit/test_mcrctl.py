@@ -20,7 +20,7 @@ import click
 import pytest
 
 import mcr
-from mcr.cli import client, failure, mcrctl
+from mcr.cli import client, failure, mcrctl, rule_words, session
 from mcr.cli.client import Client
 from mcr.errors import McrError, SystemFault
 
@@ -85,7 +85,7 @@ class Daemon:
 @pytest.fixture
 def daemon(monkeypatch: pytest.MonkeyPatch) -> Daemon:
     daemon = Daemon()
-    monkeypatch.setattr(mcrctl, "Client", daemon.connect)
+    monkeypatch.setattr(session, "Client", daemon.connect)
     monkeypatch.delenv("MCR_CONTROL_SOCKET", raising=False)
     monkeypatch.delenv("NO_COLOR", raising=False)
     return daemon
@@ -383,7 +383,11 @@ def test_an_error_is_a_line_and_hints_on_standard_error(run, daemon):
 @pytest.mark.parametrize(
     ("args", "words", "hint"),
     [
-        ((), "Missing command", "commands: add, remove, list, stats, list-workers, ping, version, log-level"),
+        (
+            (),
+            "Missing command",
+            "commands: add, remove, list, stats, list-workers, ping, version, log-level, doctor, why",
+        ),
         (("log-level",), "Missing command", "commands: get, set"),
         (("log-level", "put"), "No such command 'put'", None),
         (("lst",), "No such command 'lst'", "did you mean list?"),
@@ -644,11 +648,11 @@ def test_an_unknown_option_of_an_output_is_told_with_the_known_ones(run, option)
 )
 def test_plain_lines_of_a_batch_are_read_as_click_would(line):
     words = line.split()
-    assert mcrctl._plain_options(words) == mcrctl._batch_line.make_context("mcrctl add", words).params
+    assert rule_words._plain_options(words) == rule_words._batch_line.make_context("mcrctl add", words).params
 
 
 @pytest.mark.parametrize(
     "end", ["--name", "--name=x", "--name -x", "--nam x", "x", "--input-port +7", "--input-port ٣"]
 )
 def test_other_lines_are_left_to_click(end):
-    assert mcrctl._plain_options([*LINE.split(), *end.split()]) is None
+    assert rule_words._plain_options([*LINE.split(), *end.split()]) is None

@@ -1,0 +1,80 @@
+"""What every command of `mcrctl` has: a daemon to ask, two options, a way to show the answer."""
+
+import json
+import os
+import sys
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+import click
+
+from mcr.cli.client import CONTROL_SOCKET_VARIABLE, DEFAULT_CONTROL_SOCKET, Client
+from mcr.errors import SystemFault
+
+_F = TypeVar("_F", bound=Callable[..., Any])
+
+
+class Session:
+    """What the options that every command has have said so far."""
+
+    def __init__(self) -> None:
+        self.json = False
+        if path := os.environ.get(CONTROL_SOCKET_VARIABLE):
+            self.path, self.origin = path, f"from {CONTROL_SOCKET_VARIABLE}"
+        else:
+            self.path, self.origin = DEFAULT_CONTROL_SOCKET, "the default"
+
+    def connect(self) -> Client:
+        """Connect to the daemon."""
+        return Client(self.path, self.origin)
+
+    def call(self, method: str, params: dict[str, Any] | None = None) -> Any:
+        """Have the daemon carry out one method, on a connection of its own."""
+        with self.connect() as daemon:
+            return daemon.call(method, params)
+
+    def show(self, result: Any, view: Callable[[Any, int | None], str]) -> None:
+        """Print a result: as it is for machines, as a view for people."""
+        _print(json.dumps(result) if self.json else view(result, terminal_width()))
+
+
+def common_options(command: _F) -> _F:
+    """Give a command the options that stand before or after it."""
+
+    def set_socket(context: click.Context, _option: click.Parameter, path: str | None) -> None:
+        if path is not None:
+            session = context.ensure_object(Session)
+            session.path, session.origin = path, "from --control-socket"
+
+    def set_json(context: click.Context, _option: click.Parameter, chosen: bool) -> None:  # noqa: FBT001
+        session = context.ensure_object(Session)
+        session.json = session.json or chosen
+
+    path = click.option(
+        "--control-socket",
+        metavar="PATH",
+        expose_value=False,
+        callback=set_socket,
+        help=f"Socket of the daemon.  [default: {CONTROL_SOCKET_VARIABLE}, or {DEFAULT_CONTROL_SOCKET}]",
+    )
+    as_json = click.option(
+        "--json", is_flag=True, expose_value=False, callback=set_json, help="Print JSON, for machines."
+    )
+    return path(as_json(command))
+
+
+def _print(text: str) -> None:
+    try:
+        click.echo(text, color=False if os.environ.get("NO_COLOR") else None)
+    except OSError as error:
+        # What is still buffered would fail again, with a traceback, when the interpreter ends.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        raise SystemFault("Cannot write to standard output", error.errno or 0) from None
+
+
+def terminal_width() -> int | None:
+    """Columns of the terminal, None if what is printed goes elsewhere."""
+    try:
+        return os.get_terminal_size(sys.stdout.fileno()).columns or None
+    except OSError:
+        return None

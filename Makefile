@@ -1,7 +1,7 @@
 # The command index. Every target sets up what it needs; the first run takes a minute, later ones start at once.
 VENV   := .venv
 PYTHON ?= python3
-NATIVE := $(wildcard mcr/native/*.c mcr/native/*.h mcr/native/build.py mcr/native/cdef.txt)
+NATIVE := $(wildcard mcr/native/*.c mcr/native/*.h mcr/native/build.py mcr/native/cdef.txt mcr/cli/mcrd.c)
 
 .PHONY: help setup demo test check e2e bench bench-quick clean
 

@@ -1,3 +1,32 @@
-from setuptools import setup
+"""Builds what is written in C: the extension module `mcr._native`, and the program `mcrd`."""
 
-setup(cffi_modules=["mcr/native/build.py:ffi"])
+from pathlib import Path
+
+from setuptools import setup  # brings distutils along, which Python no longer has
+
+# isort: split
+from distutils.ccompiler import new_compiler
+from distutils.command.build_scripts import build_scripts
+from distutils.sysconfig import customize_compiler
+
+OPTIONS = ["-std=gnu11", "-D_GNU_SOURCE", "-O2", "-Wall", "-Wextra"]
+
+
+class BuildPrograms(build_scripts):
+    """Compiles the scripts, which are C files."""
+
+    def copy_scripts(self) -> None:
+        """Compile them."""
+        compiler = new_compiler()
+        customize_compiler(compiler)
+        temporary = self.get_finalized_command("build").build_temp
+        for source in self.scripts:
+            objects = compiler.compile([source], output_dir=temporary, extra_postargs=OPTIONS)
+            compiler.link_executable(objects, Path(source).stem, output_dir=self.build_dir)
+
+
+setup(
+    cffi_modules=["mcr/native/build.py:ffi"],
+    scripts=["mcr/cli/mcrd.c"],
+    cmdclass={"build_scripts": BuildPrograms},
+)

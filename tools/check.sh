@@ -5,8 +5,8 @@ venv=$1
 "$venv/bin/ruff" check --quiet .
 "$venv/bin/ruff" format --quiet --check --diff .
 "$venv/bin/mypy" --no-error-summary
-"$venv/bin/clang-format" --dry-run --Werror mcr/native/*.[ch] tests/native/*.[ch] bench/*.[ch]
-for source in mcr/native/*.c bench/*.c; do
+"$venv/bin/clang-format" --dry-run --Werror mcr/native/*.[ch] mcr/cli/*.c tests/native/*.[ch] bench/*.[ch]
+for source in mcr/native/*.c mcr/cli/*.c bench/*.c; do
 	cc -std=gnu11 -O2 -D_GNU_SOURCE -Wall -Wextra -Werror -fsyntax-only "$source"
 done
 "$venv/bin/pytest" -q tests/unit tests/actors

@@ -1,6 +1,6 @@
-"""The `mcrd` program.
+"""The `mcrd` program, as bin/mcrd (mcrd.c) starts it.
 
-Worker processes import this module too (multiprocessing runs the main script again), so it imports nothing itself.
+Worker processes import this module too (multiprocessing runs the main module again), so it imports nothing itself.
 """
 
 import sys
@@ -10,4 +10,13 @@ def main() -> None:
     """Run `mcrd`."""
     from mcr.cli import failure, supervisor  # noqa: PLC0415 - see the module's docstring
 
+    try:
+        with open("/proc/self/comm", "w") as name:  # noqa: PTH123 - what ps and pgrep find it by
+            name.write("mcrd")
+    except OSError:
+        pass
     sys.exit(failure.run(supervisor.mcrd, "mcrd"))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,128 @@
+// SPDX-License-Identifier: MIT
+/*
+ * bin/mcrd: something that capabilities can be set on (setcap(8)).
+ *
+ * File capabilities end at the next execve(2), and set on the interpreter they would be everybody's. So this program
+ * makes those that it was given ambient ones (capabilities(7), since Linux 4.3) and becomes the Python beside it.
+ */
+#include <errno.h>
+#include <limits.h>
+#include <linux/capability.h>
+#include <stdbool.h>
+#include <stdint.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/auxv.h>
+#include <sys/prctl.h>
+#include <sys/stat.h>
+#include <sys/syscall.h>
+#include <unistd.h>
+
+#define PYTHON    "python"
+#define ARGUMENTS "-I", "-m", "mcr.cli.mcrd"
+
+static int fail(const char *what, int number, const char *hint)
+{
+	fprintf(stderr, "Error: %s: %s (os error %d)\n", what, strerror(number), number);
+	if (hint)
+		fprintf(stderr, "hint: %s\n", hint);
+	return EXIT_FAILURE;
+}
+
+/* Puts the path of the Python beside this program, links followed, into `path`. 0 or -errno. */
+static int find_python(char path[PATH_MAX])
+{
+	ssize_t length = readlink("/proc/self/exe", path, PATH_MAX);
+	char *name;
+
+	if (length < 0)
+		return -errno;
+	if (length >= PATH_MAX - (ssize_t)sizeof(PYTHON))
+		return -ENAMETOOLONG;
+	path[length] = '\0';
+	name = strrchr(path, '/') + 1;
+	memcpy(name, PYTHON, sizeof(PYTHON));
+	return 0;
+}
+
+static bool is_trusted(const struct stat *file, uid_t owner)
+{
+	return (file->st_uid == 0 || file->st_uid == owner) && !(file->st_mode & S_IWOTH);
+}
+
+/*
+ * Whoever may link to this file could put another Python beside the link, to have its capabilities. So that Python,
+ * and the directory, have to belong to who owns this file, or to root. 0 or -errno.
+ */
+static int check_owners(const char *python)
+{
+	char directory[PATH_MAX];
+	struct stat self, beside, above;
+
+	strcpy(directory, python);
+	*strrchr(directory, '/') = '\0';
+	if (stat("/proc/self/exe", &self) || stat(python, &beside) || stat(directory, &above))
+		return -errno;
+	return is_trusted(&beside, self.st_uid) && is_trusted(&above, self.st_uid) ? 0 : -EPERM;
+}
+
+/* Has the next execve keep what this program may. 0 or -errno. */
+static int keep_capabilities(void)
+{
+	struct __user_cap_header_struct header = { .version = _LINUX_CAPABILITY_VERSION_3 };
+	struct __user_cap_data_struct data[_LINUX_CAPABILITY_U32S_3];
+
+	if (syscall(SYS_capget, &header, data))
+		return -errno;
+	for (int i = 0; i < _LINUX_CAPABILITY_U32S_3; i++)
+		data[i].inheritable = data[i].permitted;
+	if (syscall(SYS_capset, &header, data))
+		return -errno;
+	for (int capability = 0; capability <= CAP_LAST_CAP; capability++) {
+		if (!(data[CAP_TO_INDEX(capability)].permitted & CAP_TO_MASK(capability)))
+			continue;
+		if (prctl(PR_CAP_AMBIENT, PR_CAP_AMBIENT_RAISE, capability, 0, 0))
+			return -errno;
+	}
+	return 0;
+}
+
+/* Executes Python; returns only if it can't. */
+static int become(char *python, int argc, char **argv)
+{
+	static char *const prefix[] = { ARGUMENTS };
+	const int prefixed = sizeof(prefix) / sizeof(*prefix);
+	char **arguments = calloc((size_t)(1 + prefixed + argc + 1), sizeof(*arguments));
+
+	if (!arguments)
+		return -ENOMEM;
+	arguments[0] = python; /* finds its virtual environment by it */
+	memcpy(arguments + 1, prefix, sizeof(prefix));
+	for (int i = 1; i < argc; i++)
+		arguments[prefixed + i] = argv[i];
+	execv(python, arguments);
+	return -errno;
+}
+
+int main(int argc, char **argv)
+{
+	char python[PATH_MAX];
+	int ret = find_python(python);
+
+	if (ret)
+		return fail("Cannot find out where mcrd is", -ret, "is /proc mounted?");
+	if (getauxval(AT_SECURE)) { /* it was given capabilities that its caller has not */
+		ret = check_owners(python);
+		if (ret)
+			return fail(
+				python, -ret,
+				"mcrd has capabilities: the Python beside it, and the directory, must belong to its "
+				"owner or to root");
+		ret = keep_capabilities();
+		if (ret)
+			return fail("Cannot pass on capabilities", -ret, NULL);
+	}
+	ret = become(python, argc, argv);
+	return fail(python, -ret, "mcrd belongs into the bin directory of its virtual environment");
+}

@@ -4,6 +4,12 @@ import grp
 import os
 import pwd
 import stat
+from typing import Final
+
+SERVICE: Final = "mcr"
+"""Name of the user and the group that the packages make for the relay."""
+
+_NOBODY = 65_534
 
 
 def describe_owner(path: str | os.PathLike[str]) -> str:
@@ -20,6 +26,15 @@ def own_user() -> str:
 def own_group() -> str:
     """The group this process acts as."""
     return _group(os.getegid())
+
+
+def unprivileged_user() -> tuple[int, int]:
+    """User and group id of who needs no rights: `mcr` if there is such a user, else nobody."""
+    try:
+        entry = pwd.getpwnam(SERVICE)
+    except KeyError:
+        return _NOBODY, _NOBODY
+    return entry.pw_uid, entry.pw_gid
 
 
 def _user(number: int) -> str:

@@ -13,8 +13,6 @@ from typing import NamedTuple
 
 from mcr._native import ffi, lib
 
-NOBODY = 65_534
-
 
 class WorkerSpec(NamedTuple):
     """What a worker is told at its start; everything else comes over its channel.
@@ -22,10 +20,14 @@ class WorkerSpec(NamedTuple):
     Attributes:
         core: the processor to run on.
         channel: name of the abstract unix socket that hands out its descriptors.
+        uid: the user to become, if this process may.
+        gid: that user's group.
     """
 
     core: int
     channel: str
+    uid: int
+    gid: int
 
 
 class WorkerExit(NamedTuple):
@@ -63,28 +65,22 @@ def _receive_descriptors(channel: socket.socket) -> list[int]:
     return list(descriptors)
 
 
-def _drop_privileges() -> None:
-    if os.geteuid() == 0:
-        # In a user namespace that maps only root there is no other user to become, and a bounding set may forbid it;
-        # the capabilities go all the same.
-        for step in (_drop_groups, _become_nobody_group, _become_nobody):
-            with contextlib.suppress(OSError):
-                step()
+def _drop_privileges(uid: int, gid: int) -> None:
+    """Become an ordinary user, if this process may, and give up every capability.
+
+    Without CAP_SETUID it stays the user that mcrd is. In a user namespace that maps only root there is no other user to
+    become, and a bounding set may forbid it; the capabilities go all the same.
+    """
+    # mcrd, if it is not root, may end only processes that could become its user again: this one can't (mcr_confine).
+    lib.mcr_shrink_bounding_set()
+    saved = uid if os.geteuid() == 0 else os.geteuid()
+    with contextlib.suppress(OSError):
+        os.setgroups([])
+        os.setresgid(gid, gid, gid)
+        os.setresuid(uid, uid, saved)
     result = lib.mcr_drop_capabilities()
     if result < 0:
         raise OSError(-result, "drop capabilities")
-
-
-def _drop_groups() -> None:
-    os.setgroups([])
-
-
-def _become_nobody_group() -> None:
-    os.setresgid(NOBODY, NOBODY, NOBODY)
-
-
-def _become_nobody() -> None:
-    os.setresuid(NOBODY, NOBODY, NOBODY)
 
 
 def main(spec: WorkerSpec) -> WorkerExit:
@@ -97,9 +93,9 @@ def main(spec: WorkerSpec) -> WorkerExit:
         os.sched_setaffinity(0, {spec.core})
     channel = _connect(spec.channel)
     segment_fd, wake_fd, event_fd = _receive_descriptors(channel)
-    _drop_privileges()
+    _drop_privileges(spec.uid, spec.gid)
     step = ffi.new("const char **")
-    result = lib.mcr_worker_run(segment_fd, channel.detach(), wake_fd, event_fd, step)
+    result = lib.mcr_worker_run(segment_fd, channel.detach(), wake_fd, event_fd, True, step)
     if result == -errno.EPIPE:  # the supervisor is gone, and with it whoever would take an answer
         os._exit(0)
     return WorkerExit(-result, ffi.string(step[0]).decode())

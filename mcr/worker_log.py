@@ -80,6 +80,7 @@ WORDINGS: Mapping[int, _Wording] = {
     lib.MCR_LOG_TRAIN_REFUSED: lambda a, names: (
         f"{names.output(a[0])} does not take UDP segmentation ({_errno(a[1])}): it gets one datagram at a time"
     ),
+    lib.MCR_LOG_NOT_CONFINED: lambda a, _: f"not confined to the system calls it needs: {_errno(a[0])}",
     lib.MCR_LOG_SEND_FAILED: lambda a, names: f"send to {names.output(a[0])} failed: {_errno(a[1])}",
 }
 

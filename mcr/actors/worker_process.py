@@ -141,6 +141,8 @@ class Post:
     core: int
     segment: Segment
     context: trio_parallel.WorkerContext
+    user: tuple[int, int]
+    """User and group id that its processes become."""
     spares: trio.CapacityLimiter
     """Lets one at a time see to it that there is a spare process, so that there is one for all workers."""
     owner: trio.MemorySendChannel[WorkerEvent]
@@ -208,7 +210,7 @@ class _Life:
                 nursery.start_soon(self._listen, bells, events, alive)
                 nursery.start_soon(self._attend, listener, bells, inbox)
                 nursery.start_soon(self._keep_spare)
-                await self._run_process(WorkerSpec(self._post.core, name))
+                await self._run_process(WorkerSpec(self._post.core, name, *self._post.user))
             nursery.cancel_scope.cancel()
         await self._report(events)  # its last words
 

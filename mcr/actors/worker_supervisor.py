@@ -29,6 +29,7 @@ from mcr.capture_counts import Watched
 from mcr.errors import McrError
 from mcr.logs import get_logger
 from mcr.model import Facility, Level, LogLevels, RuleChange, WorkerState, WorkerView
+from mcr.ownership import unprivileged_user
 from mcr.policy import worker_cores
 from mcr.relay import Relay
 from mcr.settings import Settings
@@ -136,8 +137,9 @@ async def run_worker_supervisor(
     async with worker_context() as context, trio.open_nursery() as nursery:
         with receive, Relay(settings) as relay:
             state = _State(relay, segments, stats, settings.levels)
+            user = unprivileged_user()
             for worker_id, (core, segment) in enumerate(zip(cores, segments, strict=True)):
-                post = Post(worker_id, core, segment, context, spares, send)
+                post = Post(worker_id, core, segment, context, user, spares, send)
                 process = await nursery.start(run_worker_process, post)
                 state.workers.append(_Worker(worker_id, core, process))
             nursery.start_soon(_watch, send)

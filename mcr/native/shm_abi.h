@@ -237,6 +237,7 @@ enum mcr_log_code {
 	MCR_LOG_SEND_FAILED,   /* output, errno, payload bytes */
 	MCR_LOG_NO_BUFFER,     /* capture, length of the frame */
 	MCR_LOG_TRAIN_REFUSED, /* output, errno */
+	MCR_LOG_NOT_CONFINED,  /* errno */
 	MCR_LOG_CODES
 };
 

@@ -3,6 +3,7 @@
 #include "worker.h"
 
 #include <errno.h>
+#include <stdio.h>
 #include <sys/mman.h>
 #include <sys/prctl.h>
 #include <unistd.h>
@@ -10,6 +11,7 @@
 #include "engine.h"
 #include "journal.h"
 #include "loop.h"
+#include "privileges.h"
 
 static int map_segment(struct mcr_worker *worker, int fd)
 {
@@ -60,6 +62,23 @@ static int open_engine(struct mcr_worker *worker)
 	return ret;
 }
 
+static void confine(struct mcr_worker *worker)
+{
+	int ret = mcr_confine();
+
+	if (ret)
+		mcr_log(&worker->log, MCR_FACILITY_WORKER, MCR_LEVEL_WARNING, MCR_LOG_NOT_CONFINED, -ret, 0, 0);
+}
+
+/* What ps and top show. */
+static void name_process(uint32_t worker_id)
+{
+	char name[16];
+
+	snprintf(name, sizeof(name), "mcr-worker-%u", worker_id);
+	prctl(PR_SET_NAME, name);
+}
+
 static int run(struct mcr_worker *worker, int segment_fd, const char **step)
 {
 	int ret;
@@ -68,12 +87,15 @@ static int run(struct mcr_worker *worker, int segment_fd, const char **step)
 	ret = map_segment(worker, segment_fd);
 	if (ret)
 		return ret;
+	name_process(worker->segment->header.worker_id);
 	init_tables(worker);
 	recover_counters(worker);
 	*step = "set up an engine";
 	ret = open_engine(worker);
 	if (ret)
 		return ret;
+	if (worker->confined)
+		confine(worker);
 	*step = "run";
 	ret = mcr_loop_run(worker);
 	worker->engine->close(worker);
@@ -93,7 +115,7 @@ static void release(struct mcr_worker *worker)
 	munmap(worker->segment, sizeof(*worker->segment));
 }
 
-int mcr_worker_run(int segment_fd, int channel_fd, int wake_fd, int event_fd, const char **step)
+int mcr_worker_run(int segment_fd, int channel_fd, int wake_fd, int event_fd, bool confined, const char **step)
 {
 	struct mcr_worker *worker;
 	int ret;
@@ -112,6 +134,7 @@ int mcr_worker_run(int segment_fd, int channel_fd, int wake_fd, int event_fd, co
 	worker->channel_fd = channel_fd;
 	worker->wake_fd = wake_fd;
 	worker->event_fd = event_fd;
+	worker->confined = confined;
 	ret = run(worker, segment_fd, step);
 	release(worker);
 	munmap(worker, sizeof(*worker));

@@ -24,6 +24,7 @@ struct mcr_worker {
 	int channel_fd; /* brings descriptors; its hang-up means that the supervisor is gone */
 	int wake_fd;    /* eventfd, read: the rule ring has something */
 	int event_fd;   /* eventfd, written: the event ring has something */
+	bool confined;  /* may open nothing, once it is set up */
 
 	struct mcr_ring_end commands;
 	struct mcr_ring_end events;
@@ -57,9 +58,10 @@ struct mcr_worker {
 };
 
 /*
- * Run a worker until it is told to stop. Takes over the descriptors. *step names the step that failed.
+ * Run a worker until it is told to stop. Takes over the descriptors. *step names the step that failed. `confined`: see
+ * mcr_confine; it holds for the rest of the process's life.
  * 0 after an orderly stop, -EPIPE when the supervisor is gone, another -errno when a step failed.
  */
-int mcr_worker_run(int segment_fd, int channel_fd, int wake_fd, int event_fd, const char **step);
+int mcr_worker_run(int segment_fd, int channel_fd, int wake_fd, int event_fd, bool confined, const char **step);
 
 #endif

@@ -132,7 +132,7 @@ static int run_worker(struct harness *h)
 {
 	const char *step = "";
 
-	return mcr_worker_run(dup(h->segment_fd), h->worker_channel, dup(h->wake_fd), dup(h->event_fd), &step);
+	return mcr_worker_run(dup(h->segment_fd), h->worker_channel, dup(h->wake_fd), dup(h->event_fd), false, &step);
 }
 
 /* Be the kernel: put one frame with this sequence number into the ring. False: the ring is full. */

@@ -112,6 +112,11 @@ class Api:
     logging: Logging
     diagnosis: Diagnosis
 
+    @staticmethod
+    def changes(method: str) -> bool:
+        """Whether a method does more than look."""
+        return method in _CHANGING
+
     async def call(self, method: str, params: dict[str, Any]) -> Any:
         """Carry out one request.
 
@@ -250,6 +255,8 @@ _METHODS: Final[dict[str, tuple[type, Callable[[Api, Any], Awaitable[Any]]]]] = 
     "log_level.get": (_NoParams, _get_levels),
     "log_level.set": (_SetLevelParams, _set_level),
 }
+
+_CHANGING: Final = frozenset({"add", "remove", "log_level.set"})
 
 
 # JSON to values. cattrs on its own would turn "5" into 5 and a string into a tuple of its characters; here a

@@ -114,6 +114,12 @@ class ShuttingDown(McrError):
     code = -32006
 
 
+class NotPermitted(McrError):
+    """Who asks may look, but not change anything."""
+
+    code = -32007
+
+
 def describe_errno(errno: int) -> str:
     """Render an errno the one way scripts may rely on: ``Permission denied (os error 13)``."""
     return f"{os.strerror(errno)} (os error {errno})"

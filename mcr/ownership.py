@@ -15,12 +15,12 @@ _NOBODY = 65_534
 def describe_owner(path: str | os.PathLike[str]) -> str:
     """Such as ``root:mcr, mode 0660``. Raises `OSError` if the file cannot be looked at."""
     status = os.stat(path)  # noqa: PTH116  # pathlib would cost mcrctl several milliseconds
-    return f"{_user(status.st_uid)}:{_group(status.st_gid)}, mode {stat.S_IMODE(status.st_mode):04o}"
+    return f"{user_name(status.st_uid)}:{_group(status.st_gid)}, mode {stat.S_IMODE(status.st_mode):04o}"
 
 
 def own_user() -> str:
     """The user this process acts as."""
-    return _user(os.geteuid())
+    return user_name(os.geteuid())
 
 
 def own_group() -> str:
@@ -37,7 +37,8 @@ def unprivileged_user() -> tuple[int, int]:
     return entry.pw_uid, entry.pw_gid
 
 
-def _user(number: int) -> str:
+def user_name(number: int) -> str:
+    """Name of a user id; the number itself if it has none."""
     try:
         return pwd.getpwuid(number).pw_name
     except KeyError:

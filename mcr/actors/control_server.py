@@ -10,12 +10,12 @@ Rules of the module:
 
 import errno
 import fcntl
+import grp
 import math
 import os
 import shlex
 import socket
 import stat
-import struct
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
@@ -29,7 +29,8 @@ from mcr.api import Api
 from mcr.errors import LimitReached, McrError, ShuttingDown, SystemFault, describe_errno
 from mcr.logs import get_logger
 from mcr.model import Facility
-from mcr.ownership import describe_owner, own_group, own_user
+from mcr.ownership import SERVICE, describe_owner, own_group, own_user
+from mcr.rights import Rights, peer_of
 
 MAX_CLIENTS: Final = 1_000
 """Connections at the same time. The next one is told so and closed."""
@@ -50,7 +51,6 @@ _EXHAUSTED = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM}
 _EXHAUSTED_PAUSE = 0.1  # seconds; descriptors come back when a client leaves, and nothing tells us when
 _WARNING_INTERVAL = 60
 _MODE = 0o660
-_CREDENTIALS = struct.Struct("3i")  # struct ucred: pid, uid, gid
 _DIRECTORY_ERRORS = frozenset({errno.EACCES, errno.EPERM, errno.ENOENT, errno.ENOTDIR, errno.EROFS})
 _FIND_MCRD = "find the mcrd that is running: pgrep -a mcrd"
 _OTHER_PATH = "or choose another path: --control-socket PATH, or MCR_CONTROL_SOCKET"
@@ -112,8 +112,7 @@ class _Client:
         self.lines = wire.LineBuffer()
         self.in_hand = 0  # bytes of the request that is carried out, or of the reply that is sent
         self._stream = stream
-        credentials = stream.socket.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _CREDENTIALS.size)
-        self.pid, self.uid, _ = _CREDENTIALS.unpack(credentials)
+        self.peer = peer_of(stream.socket)
 
     @property
     def held(self) -> int:
@@ -135,7 +134,7 @@ class _Client:
             except trio.BrokenResourceError:
                 return False
             return True
-        _log.notice("Process %d did not read its reply for %d s: disconnected", self.pid, SEND_TIMEOUT)
+        _log.notice("Process %d did not read its reply for %d s: disconnected", self.peer.pid, SEND_TIMEOUT)
         return False
 
     def stop_receiving(self) -> None:
@@ -151,6 +150,7 @@ class _Clients:
 
     def __init__(self, api: Api) -> None:
         self._api = api
+        self._rights = Rights.of_this_machine()
         self._open: set[_Client] = set()
         self._stopping = False
         self._next_warning = -math.inf
@@ -184,13 +184,13 @@ class _Clients:
                 client.close()
 
     async def _serve(self, client: _Client) -> None:
-        _log.debug("Process %d connected, uid %d", client.pid, client.uid)
+        _log.debug("Process %d connected, uid %d", client.peer.pid, client.peer.uid)
         try:
             await self._converse(client)
         finally:
             self._open.remove(client)
             client.close()
-        _log.debug("Process %d left", client.pid)
+        _log.debug("Process %d left", client.peer.pid)
 
     async def _converse(self, client: _Client) -> None:
         while data := await client.receive():
@@ -227,6 +227,8 @@ class _Clients:
         try:
             if self._stopping:
                 raise ShuttingDown("mcrd is stopping")
+            if self._api.changes(request.method) and not self._rights.may_change(client.peer):
+                raise await trio.to_thread.run_sync(self._rights.refusal, client.peer, request.method)
             result = await self._api.call(request.method, request.params)
             if wire.is_long(result):
                 return await trio.to_thread.run_sync(wire.encode_result, request.id, result)
@@ -235,7 +237,7 @@ class _Clients:
             return wire.encode_error(request.id, error)
         finally:
             milliseconds = (trio.current_time() - started) * 1_000
-            _log.debug("%s for process %d took %.1f ms", request.method, client.pid, milliseconds)
+            _log.debug("%s for process %d took %.1f ms", request.method, client.peer.pid, milliseconds)
 
     def _exceeds(self, client: _Client) -> bool:
         return client.held > _LONG and sum(other.held for other in self._open) > MAX_HELD
@@ -261,6 +263,7 @@ def _control_socket(path: str) -> Iterator[trio.SocketListener]:
         with _explain(path):
             with suppress(FileExistsError):
                 Path(path).parent.mkdir(0o750)
+                _give_to_group(str(Path(path).parent))
             _lock(path, stack)
             _remove_stale(path)
             listener = stack.enter_context(socket.socket(socket.AF_UNIX, socket.SOCK_STREAM))
@@ -268,9 +271,16 @@ def _control_socket(path: str) -> Iterator[trio.SocketListener]:
             os.fchmod(listener.fileno(), _MODE)
             listener.bind(path)
             stack.callback(_remove, path, _identity(path))
+            _give_to_group(path)
             Path(path).chmod(_MODE)  # what the umask took away
             listener.listen(_BACKLOG)
         yield trio.SocketListener(trio.socket.from_stdlib_socket(listener))
+
+
+def _give_to_group(path: str) -> None:
+    """Let the group `mcr` in, if there is one and this process may."""
+    with suppress(KeyError, PermissionError):
+        os.chown(path, -1, grp.getgrnam(SERVICE).gr_gid)
 
 
 def _lock(path: str, stack: ExitStack) -> None:
@@ -309,9 +319,7 @@ def _remove_stale(path: str) -> None:
             case errno.ECONNREFUSED:
                 Path(path).unlink()
             case 0:
-                credentials = probe.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _CREDENTIALS.size)
-                pid, _, _ = _CREDENTIALS.unpack(credentials)
-                raise _in_use(path, f"process {pid} serves it", _FIND_MCRD)
+                raise _in_use(path, f"process {peer_of(probe).pid} serves it", _FIND_MCRD)
             case errno.EAGAIN:  # it listens, and its queue is full
                 raise _in_use(path, _FIND_MCRD)
             case code:

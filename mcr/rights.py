@@ -1,0 +1,75 @@
+"""Who may do what over the control socket, by the credentials of the process at its other end.
+
+Who may connect is decided by the socket file's mode: root, the user that mcrd runs as, the group `mcr`. All of them may
+look. To change something takes more: to be root, that user, or in the group `mcr-admin`.
+"""
+
+import grp
+import os
+import socket
+import struct
+from typing import Final
+
+import attrs
+import trio
+
+from mcr.errors import NotPermitted
+from mcr.ownership import user_name
+
+ADMIN_GROUP: Final = "mcr-admin"
+"""Name of the group that may change rules."""
+
+_SO_PEERGROUPS = 59  # <asm-generic/socket.h>, since Linux 4.13
+_CREDENTIALS = struct.Struct("=iII")  # struct ucred: pid, uid, gid
+_MOST_GROUPS_BYTES = 1024  # that Python's getsockopt takes
+
+
+@attrs.frozen
+class Peer:
+    """The process that connected, as it was then. `groups`: its group ids, the supplementary ones among them."""
+
+    pid: int
+    uid: int
+    groups: frozenset[int]
+
+
+def peer_of(connection: socket.socket | trio.socket.SocketType) -> Peer:
+    """Ask the kernel who is at the other end of a connected unix socket (unix(7), SO_PEERCRED)."""
+    pid, uid, gid = _CREDENTIALS.unpack(connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _CREDENTIALS.size))
+    try:
+        supplementary = connection.getsockopt(socket.SOL_SOCKET, _SO_PEERGROUPS, _MOST_GROUPS_BYTES)
+    except OSError:  # more than 256 of them
+        supplementary = b""
+    return Peer(pid, uid, frozenset((gid, *(number for (number,) in struct.iter_unpack("=I", supplementary)))))
+
+
+@attrs.frozen
+class Rights:
+    """Who may change something. `admins`: id of the group that may, None if there is no such group."""
+
+    own_uid: int
+    admins: int | None
+
+    @classmethod
+    def of_this_machine(cls) -> "Rights":
+        """As users and groups are now."""
+        try:
+            admins = grp.getgrnam(ADMIN_GROUP).gr_gid
+        except KeyError:
+            admins = None
+        return cls(os.geteuid(), admins)
+
+    def may_change(self, peer: Peer) -> bool:
+        """Whether a process may do more than look."""
+        return peer.uid in (0, self.own_uid) or self.admins in peer.groups
+
+    def refusal(self, peer: Peer, method: str) -> NotPermitted:
+        """What a process is told that may not."""
+        user = user_name(peer.uid)
+        hints = [
+            f"who may: root, {user_name(self.own_uid)} (as whom mcrd runs), the group {ADMIN_GROUP}",
+            f"use sudo; or join that group and log in again: sudo usermod -aG {ADMIN_GROUP} {user}",
+        ]
+        if self.admins is None:
+            hints.append(f"there is no such group yet: sudo groupadd --system {ADMIN_GROUP}; then restart mcrd")
+        return NotPermitted(f"{user} may look at this relay, but not change it: {method} is refused", *hints)

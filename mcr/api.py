@@ -20,6 +20,7 @@ from cattrs import IterableValidationNote
 from cattrs.gen import make_dict_structure_fn, override
 
 import mcr
+from mcr.effective import effective_views
 from mcr.errors import InvalidParams, McrError, MethodNotFound
 from mcr.findings import Finding
 from mcr.model import (
@@ -35,6 +36,7 @@ from mcr.model import (
     automatic_rule_id,
     parse_address,
 )
+from mcr.settings import Settings
 from mcr.wire import MANY, PROTOCOL
 
 _MAX_FAULTS = 3  # told in one error; the others are counted
@@ -111,6 +113,7 @@ class Api:
     stats: Statistics
     logging: Logging
     diagnosis: Diagnosis
+    settings: Settings
 
     @staticmethod
     def changes(method: str) -> bool:
@@ -220,6 +223,10 @@ async def _doctor(api: Api, _: _NoParams) -> Any:
     return _converter.unstructure(await api.diagnosis.doctor())
 
 
+async def _settings(api: Api, _: _NoParams) -> Any:
+    return _converter.unstructure(await trio.to_thread.run_sync(effective_views, api.settings, api.logging.levels))
+
+
 async def _ping(_api: Api, _: _NoParams) -> Any:
     return {"pong": True}
 
@@ -250,6 +257,7 @@ _METHODS: Final[dict[str, tuple[type, Callable[[Api, Any], Awaitable[Any]]]]] = 
     "list_workers": (_NoParams, _list_workers),
     "why": (_WhyParams, _why),
     "doctor": (_NoParams, _doctor),
+    "settings": (_NoParams, _settings),
     "ping": (_NoParams, _ping),
     "version": (_NoParams, _version),
     "log_level.get": (_NoParams, _get_levels),

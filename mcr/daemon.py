@@ -1,10 +1,13 @@
 """The composition root: starts the actors in order, and stops them in reverse."""
 
 import gc
+import os
 import resource
 import signal
 import sys
+from collections.abc import Awaitable, Callable, Sequence
 from contextlib import ExitStack
+from typing import NoReturn
 
 import trio
 
@@ -20,7 +23,8 @@ from mcr.errors import describe_errno
 from mcr.logs import LogControl, get_logger
 from mcr.model import Facility
 from mcr.net.capture import check_permission
-from mcr.settings import Settings
+from mcr.service import ServiceManager
+from mcr.settings import Settings, unknown_variables
 from mcr.shm.segment import Segment
 
 log = get_logger(Facility.SUPERVISOR)
@@ -41,12 +45,15 @@ async def run_daemon(settings: Settings) -> None:
     Raises:
         McrError: the daemon cannot start; in an ExceptionGroup.
     """
+    manager = ServiceManager.from_environment()
     check_permission()
     sys.setswitchinterval(_TURN_SECONDS)
     gc.set_threshold(_GC_THRESHOLD)
     _warn_without_io_uring()
+    for message in unknown_variables(os.environ):
+        log.warning("%s", message)
     _raise_descriptor_limit()
-    with ExitStack() as stack, trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals:
+    with ExitStack() as stack, trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT, signal.SIGHUP) as signals:
         segments = [
             stack.enter_context(Segment(worker_id, settings.max_hold_us, settings.receive_buffers))
             for worker_id in range(settings.num_workers)
@@ -55,12 +62,14 @@ async def run_daemon(settings: Settings) -> None:
             stats = await nursery.start(run_stats_aggregator, segments, settings.stats_interval)
             workers = await nursery.start(run_worker_supervisor, segments, stats, settings)
             rules = await nursery.start(run_rule_store, workers)
+            logging = LogControl(settings.levels, workers)
             api = Api(
                 rules=rules,
                 workers=workers,
                 stats=stats,
-                logging=LogControl(settings.levels, workers),
+                logging=logging,
                 diagnosis=Consultation(rules, workers, stats, settings),
+                settings=settings,
             )
             control = await nursery.start(run_control_server, settings.control_socket, api)
             log.notice(
@@ -69,11 +78,33 @@ async def run_daemon(settings: Settings) -> None:
                 settings.num_workers,
                 settings.control_socket,
             )
+            status = f"{settings.num_workers} workers, control socket {settings.control_socket}"
+            manager.ready(status)
+            if manager.watchdog_seconds:
+                nursery.start_soon(_show_life, manager, manager.watchdog_seconds / 2, (rules.list, workers.describe))
             async for signum in signals:
+                if signum == signal.SIGHUP:
+                    manager.reloading()
+                    await logging.use(settings.levels)
+                    log.notice("SIGHUP: log levels are those of the start")
+                    manager.ready(status)
+                    continue
                 log.notice("%s: stopping", signal.Signals(signum).name)
                 break
+            manager.stopping()
             await _drain(control, workers)
             nursery.cancel_scope.cancel(reason="the daemon stops")
+
+
+async def _show_life(
+    manager: ServiceManager, interval: float, questions: Sequence[Callable[[], Awaitable[object]]]
+) -> NoReturn:
+    """Tell the service manager that the daemon lives, for as long as those answer that it can't do without."""
+    while True:
+        for ask in questions:
+            await ask()
+        manager.alive()
+        await trio.sleep(interval)
 
 
 async def _drain(control: ControlServer, workers: WorkerSupervisor) -> None:

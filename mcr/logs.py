@@ -105,7 +105,9 @@ def setup_logging(log_format: LogFormat, levels: LogLevels) -> None:
     Libraries log through the same lines, from warning up, under their own names.
     """
     handler = _QueuedWriter()
-    handler.setFormatter(_JsonFormatter() if log_format == "json" else _TextFormatter())
+    journal = _is_journal(_STDERR)  # which notes the time itself
+    formatter = _JsonFormatter() if log_format == "json" else _TextFormatter(timed=not journal)
+    handler.setFormatter(_JournalFormatter(formatter) if journal else formatter)
     logging.basicConfig(handlers=[handler], level=logging.WARNING, force=True)
     _apply(levels)
 
@@ -131,13 +133,14 @@ class LogControl:
 
     async def set_global(self, level: Level) -> LogLevels:
         """Set every facility to one level: here at once, in the workers when this returns."""
-        return await self._set(self._levels.with_global(level))
+        return await self.use(self._levels.with_global(level))
 
     async def set_facility(self, facility: Facility, level: Level) -> LogLevels:
         """Set one facility: here at once, in the workers when this returns."""
-        return await self._set(self._levels.with_facility(facility, level))
+        return await self.use(self._levels.with_facility(facility, level))
 
-    async def _set(self, levels: LogLevels) -> LogLevels:
+    async def use(self, levels: LogLevels) -> LogLevels:
+        """Set all of them: here at once, in the workers when this returns."""
         self._levels = levels
         _apply(levels)
         await self._workers.set_log_levels(levels)
@@ -167,8 +170,14 @@ def _message(record: logging.LogRecord, formatter: logging.Formatter) -> str:
 
 
 class _TextFormatter(logging.Formatter):
+    def __init__(self, *, timed: bool) -> None:
+        super().__init__()
+        self._timed = timed
+
     def format(self, record: logging.LogRecord) -> str:
-        line = f"{_time(record)} {_level(record)} [{_facility(record)}] {_message(record, self)}"
+        line = f"{_level(record)} [{_facility(record)}] {_message(record, self)}"
+        if self._timed:
+            line = f"{_time(record)} {line}"
         if line.isprintable():
             return line
         # A name from a client must not end a line, nor move a terminal's cursor.
@@ -185,6 +194,27 @@ class _JsonFormatter(logging.Formatter):
         }
         # Twice: the event's own members come first, and no field replaces one of them.
         return json.dumps(event | getattr(record, "fields", {}) | event, default=str)
+
+
+def _is_journal(descriptor: int) -> bool:
+    """Whether systemd connected a descriptor to the journal: it says of which file that is true (systemd.exec(5))."""
+    try:
+        status = os.fstat(descriptor)
+    except OSError:
+        return False
+    return os.environ.get("JOURNAL_STREAM") == f"{status.st_dev}:{status.st_ino}"
+
+
+class _JournalFormatter(logging.Formatter):
+    """The lines of another formatter, with the priority that the journal takes off again (sd-daemon(3))."""
+
+    def __init__(self, lines: logging.Formatter) -> None:
+        super().__init__()
+        self._lines = lines
+
+    def format(self, record: logging.LogRecord) -> str:
+        level = next((level for level, number in _NUMBERS.items() if record.levelno >= number), Level.DEBUG)
+        return f"<{min(level, Level.DEBUG)}>{self._lines.format(record)}"
 
 
 class _QueuedWriter(logging.Handler):

@@ -368,6 +368,25 @@ class Stats:
     interfaces: tuple[InterfaceStats, ...] = ()
 
 
+@attrs.frozen
+class SettingView:
+    """A setting of the daemon as `mcrctl settings` shows it.
+
+    Attributes:
+        name: of the option or environment variable.
+        value: what was asked for, or the default.
+        source: ``command line``, ``environment`` or ``default``.
+        effective: what is in force, where that is not `value`, and why.
+    """
+
+    name: str
+    value: str
+    default: str
+    source: str
+    meaning: str
+    effective: str | None = None
+
+
 class Level(enum.IntEnum):
     """Severities of syslog (RFC 5424, 6.2.1), and trace below them. Smaller is graver."""
 

@@ -1,23 +1,76 @@
 """What an operator chooses at the start: options of the command line and environment variables."""
 
+import difflib
 from collections.abc import Mapping
+from typing import Final
 
 import attrs
 
 from mcr.errors import UsageError
-from mcr.model import MAX_BATCH, LogLevels
+from mcr.model import MAX_BATCH, LogLevels, SettingView
 from mcr.net.capture import BufferPools
 
-SEND_BUFFER = "MCR_SOCKET_SNDBUF"
-STATS_INTERVAL = "MCR_STATS_INTERVAL_MS"
-MAX_HOLD = "MCR_MAX_HOLD_US"
-RECEIVE_BUFFERS = "MCR_NUM_RECV_BUFFERS"
-ABSORB = "MCR_ABSORB"
-POOL_SMALL = "MCR_BUFFER_POOL_SMALL"
-POOL_STANDARD = "MCR_BUFFER_POOL_STANDARD"
-POOL_JUMBO = "MCR_BUFFER_POOL_JUMBO"
-
+CONTROL_SOCKET = "MCR_CONTROL_SOCKET"
+_PREFIX = "MCR_"
 _POOL = range(1, 65_537)
+
+
+@attrs.frozen
+class Variable:
+    """An environment variable that holds a whole number.
+
+    Attributes:
+        allowed: the values it may have.
+        meaning: for people, one line, with the unit.
+    """
+
+    name: str
+    default: int
+    allowed: range
+    meaning: str
+
+    def read(self, environment: Mapping[str, str]) -> int | None:
+        """Its value, None if it is not set or empty.
+
+        Raises:
+            UsageError: the value can't be used.
+        """
+        text = environment.get(self.name, "")
+        if not text:
+            return None
+        if not (text.isascii() and text.isdecimal()) or int(text) not in self.allowed:
+            least, most = self.allowed[0], self.allowed[-1]
+            raise UsageError(f"Invalid {self.name}: {text!r}", f"a whole number from {least} to {most}: {self.meaning}")
+        return int(text)
+
+
+POOL_SMALL: Final = Variable("MCR_BUFFER_POOL_SMALL", 2000, _POOL, "packets a capture ring holds, of up to 2 KB")
+POOL_STANDARD: Final = Variable("MCR_BUFFER_POOL_STANDARD", 500, _POOL, "the same on interfaces with an MTU above 1920")
+POOL_JUMBO: Final = Variable("MCR_BUFFER_POOL_JUMBO", 200, _POOL, "the same on interfaces with an MTU above 16256")
+RECEIVE_BUFFERS: Final = Variable(
+    "MCR_NUM_RECV_BUFFERS", 32, range(1, MAX_BATCH + 1), "packets a worker takes from a ring at a time"
+)
+SEND_BUFFER: Final = Variable(
+    "MCR_SOCKET_SNDBUF", 4 << 20, range(4096, (1 << 30) + 1), "bytes that may wait in the socket of an output interface"
+)
+MAX_HOLD: Final = Variable(
+    "MCR_MAX_HOLD_US", 50, range(1001), "microseconds a packet may wait for others at high rates; 0: never"
+)
+STATS_INTERVAL: Final = Variable(
+    "MCR_STATS_INTERVAL_MS", 0, range(86_400_001), "milliseconds between [STATS:...] lines; 0: every 100,000 packets"
+)
+ABSORB: Final = Variable("MCR_ABSORB", 0, range(2), "1: packets that a rule takes end after their capture")
+
+VARIABLES: Final = (
+    POOL_SMALL,
+    POOL_STANDARD,
+    POOL_JUMBO,
+    RECEIVE_BUFFERS,
+    SEND_BUFFER,
+    MAX_HOLD,
+    STATS_INTERVAL,
+    ABSORB,
+)
 
 
 @attrs.frozen
@@ -27,18 +80,20 @@ class Settings:
     control_socket: str
     num_workers: int
     levels: LogLevels
-    send_buffer: int = 4 << 20
+    send_buffer: int = SEND_BUFFER.default
     """Bytes that may wait in the socket of an output interface."""
     stats_interval: float = 0.0
     """Seconds between two pairs of [STATS:…] lines; 0: after every 100,000 packets of a worker."""
-    max_hold_us: int = 50
+    max_hold_us: int = MAX_HOLD.default
     """Microseconds that a packet may wait for others at high rates; 0: never."""
-    receive_buffers: int = 32
+    receive_buffers: int = RECEIVE_BUFFERS.default
     """Packets that a worker takes from a capture ring at a time; while it has them, the ring keeps them."""
     absorb: bool = False
     """End packets that a rule takes after their capture, where no socket of this machine could take them, too."""
     pools: BufferPools = attrs.field(factory=BufferPools)
     """How many packets a capture ring holds."""
+    views: tuple[SettingView, ...] = ()
+    """The same for people: what was asked for, and where."""
 
 
 def from_environment(settings: Settings, environment: Mapping[str, str]) -> Settings:
@@ -47,25 +102,39 @@ def from_environment(settings: Settings, environment: Mapping[str, str]) -> Sett
     Raises:
         UsageError: a variable's value can't be used.
     """
+    given = {variable.name: variable.read(environment) for variable in VARIABLES}
+    views = tuple(_view(variable, given[variable.name]) for variable in VARIABLES)
+    value = {view.name: int(view.value) for view in views}
     return attrs.evolve(
         settings,
-        send_buffer=_number(environment, SEND_BUFFER, settings.send_buffer, range(4096, (1 << 30) + 1)),
-        stats_interval=_number(environment, STATS_INTERVAL, 0, range(86_400_001)) / 1000,
-        max_hold_us=_number(environment, MAX_HOLD, settings.max_hold_us, range(1001)),
-        receive_buffers=_number(environment, RECEIVE_BUFFERS, settings.receive_buffers, range(1, MAX_BATCH + 1)),
-        absorb=bool(_number(environment, ABSORB, int(settings.absorb), range(2))),
+        send_buffer=value[SEND_BUFFER.name],
+        stats_interval=value[STATS_INTERVAL.name] / 1000,
+        max_hold_us=value[MAX_HOLD.name],
+        receive_buffers=value[RECEIVE_BUFFERS.name],
+        absorb=bool(value[ABSORB.name]),
         pools=BufferPools(
-            small=_number(environment, POOL_SMALL, settings.pools.small, _POOL),
-            standard=_number(environment, POOL_STANDARD, settings.pools.standard, _POOL),
-            jumbo=_number(environment, POOL_JUMBO, settings.pools.jumbo, _POOL),
+            small=value[POOL_SMALL.name], standard=value[POOL_STANDARD.name], jumbo=value[POOL_JUMBO.name]
         ),
+        views=(*settings.views, *views),
     )
 
 
-def _number(environment: Mapping[str, str], name: str, default: int, allowed: range) -> int:
-    text = environment.get(name, "")
-    if not text:
-        return default
-    if not (text.isascii() and text.isdecimal()) or int(text) not in allowed:
-        raise UsageError(f"Invalid {name}: {text!r}", f"a whole number from {allowed[0]} to {allowed[-1]}")
-    return int(text)
+def _view(variable: Variable, given: int | None) -> SettingView:
+    return SettingView(
+        name=variable.name,
+        value=str(variable.default if given is None else given),
+        default=str(variable.default),
+        source="default" if given is None else "environment",
+        meaning=variable.meaning,
+    )
+
+
+def unknown_variables(environment: Mapping[str, str]) -> list[str]:
+    """What to tell of variables that look like mcrd's and are not."""
+    known = [CONTROL_SOCKET, *(variable.name for variable in VARIABLES)]
+    said = []
+    for name in sorted(environment):
+        if name.startswith(_PREFIX) and name not in known:
+            nearest = difflib.get_close_matches(name, known, n=1)
+            said.append(f"{name} means nothing to mcrd" + (f"; did you mean {nearest[0]}?" if nearest else ""))
+    return said

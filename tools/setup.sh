@@ -19,6 +19,7 @@ echo '#include <stdlib.h>' | cc -E - >/dev/null 2>&1 || need libc6-dev
 [ -e /usr/include/liburing.h ] || need liburing-dev
 command -v ip >/dev/null || [ -x /sbin/ip ] || need iproute2
 command -v setpriv >/dev/null || need util-linux
+command -v setcap >/dev/null || [ -x /sbin/setcap ] || need libcap2-bin
 
 if [ -n "$missing" ]; then
 	if [ "$(id -u)" = 0 ] && command -v apt-get >/dev/null; then

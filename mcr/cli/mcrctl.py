@@ -137,6 +137,14 @@ def version(session: Session) -> None:
     )
 
 
+@cli.command()
+@common_options
+@click.pass_obj
+def settings(session: Session) -> None:
+    """Show the settings of mcrd, what is in force, and where each comes from."""
+    session.show(session.call("settings"), tables.settings_view)
+
+
 @cli.group("log-level", no_args_is_help=False)
 @common_options
 def log_level() -> None:

@@ -4,13 +4,14 @@ import os
 
 import click
 import trio
+from click.core import ParameterSource
 
 from mcr import __version__
 from mcr.daemon import run_daemon
 from mcr.errors import UsageError
 from mcr.logs import setup_logging
-from mcr.model import Level, LogLevels
-from mcr.settings import Settings, from_environment
+from mcr.model import Level, LogLevels, SettingView
+from mcr.settings import CONTROL_SOCKET, VARIABLES, Settings, from_environment
 
 MAX_WORKERS = 256
 
@@ -21,11 +22,20 @@ def mcrd() -> None:
     """The multicast relay daemon."""
 
 
-@mcrd.command()
+class _WithVariables(click.Command):
+    """A command whose help lists the environment variables that are no option's."""
+
+    def format_epilog(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        with formatter.section("Environment variables"):
+            formatter.write_dl([(each.name, f"{each.meaning}  [default: {each.default}]") for each in VARIABLES])
+        super().format_epilog(ctx, formatter)
+
+
+@mcrd.command(cls=_WithVariables)
 @click.option(
     "--control-socket",
     metavar="PATH",
-    envvar="MCR_CONTROL_SOCKET",
+    envvar=CONTROL_SOCKET,
     default="/run/mcr/control.sock",
     show_default=True,
     show_envvar=True,
@@ -51,26 +61,40 @@ def mcrd() -> None:
     show_default=True,
     help=f"Least grave level that is logged: {', '.join(level.label for level in Level)}.",
 )
-def supervisor(*, control_socket: str, num_workers: int | None, log_format: str, log_level: str) -> None:
-    r"""Run the relay in the foreground until SIGTERM or SIGINT.
+@click.pass_context
+def supervisor(
+    context: click.Context, /, *, control_socket: str, num_workers: int | None, log_format: str, log_level: str
+) -> None:
+    """Run the relay in the foreground until SIGTERM or SIGINT.
 
-    Rules are added and removed with mcrctl. On SIGTERM what has arrived is still sent.
-
-    \b
-    Environment variables:
-      MCR_BUFFER_POOL_SMALL     packets a capture ring holds, of up to 2 KB  [2000]
-      MCR_BUFFER_POOL_STANDARD  the same on interfaces with an MTU above 1920  [500]
-      MCR_BUFFER_POOL_JUMBO     the same on interfaces with an MTU above 16256  [200]
-      MCR_NUM_RECV_BUFFERS      packets a worker takes from a ring at a time  [32]
-      MCR_SOCKET_SNDBUF         bytes that may wait in the socket of an output interface  [4194304]
-      MCR_MAX_HOLD_US           how long a packet may wait for others at high rates; 0: never  [50]
-      MCR_STATS_INTERVAL_MS     time between [STATS:...] lines; 0: every 100,000 packets  [0]
-      MCR_ABSORB                1: packets that a rule takes end after their capture  [0]
+    Rules are added and removed with mcrctl. On SIGTERM what has arrived is still sent. SIGHUP sets the log levels back
+    to --log-level.
     """
     if not control_socket:
         raise UsageError("The control socket's path is empty", "give one: --control-socket PATH, or leave it out")
     levels = LogLevels().with_global(Level.parse(log_level))
-    chosen = Settings(control_socket, num_workers or len(os.sched_getaffinity(0)), levels)
+    chosen = Settings(control_socket, num_workers or len(os.sched_getaffinity(0)), levels, views=_option_views(context))
     settings = from_environment(chosen, os.environ)
     setup_logging("json" if log_format == "json" else "text", levels)
     trio.run(run_daemon, settings)
+
+
+def _option_views(context: click.Context) -> tuple[SettingView, ...]:
+    """The options, as given or not."""
+    views = []
+    for option in context.command.params:
+        assert isinstance(option, click.Option)
+        assert option.name
+        default = "one a core" if option.name == "num_workers" else str(option.default)
+        source = context.get_parameter_source(option.name)
+        given = source is not ParameterSource.DEFAULT
+        views.append(
+            SettingView(
+                name=option.opts[0],
+                value=str(context.params[option.name]) if given else default,
+                default=default,
+                source=str(source and source.name.lower().replace("commandline", "command line")),
+                meaning=option.help or "",
+            )
+        )
+    return tuple(views)

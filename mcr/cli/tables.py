@@ -73,6 +73,15 @@ def workers_view(workers: Sequence[Any], width: int | None) -> str:
     return _table(header, rows, width)
 
 
+def settings_view(settings: Sequence[Any], width: int | None) -> str:
+    """The settings: the result of `settings`."""
+    rows = [
+        [setting["name"], setting["value"], setting["source"], setting["effective"] or "", setting["meaning"]]
+        for setting in settings
+    ]
+    return _table(["SETTING", "VALUE", "FROM", "IN FORCE", "MEANING"], rows, width)
+
+
 def levels_view(levels: dict[str, str], width: int | None) -> str:
     """The level of every facility: the result of `log_level.get`."""
     return _table(["FACILITY", "LEVEL"], [list(item) for item in levels.items()], width)

@@ -42,6 +42,7 @@ from mcr.model import (
     WorkerStats,
     WorkerView,
 )
+from mcr.settings import Settings, from_environment
 
 LIST = {"jsonrpc": "2.0", "id": 1, "method": "list"}
 PING = {"jsonrpc": "2.0", "id": 1, "method": "ping"}
@@ -114,6 +115,9 @@ class Client:
 
 Connect = Callable[[], Any]
 
+ALL_SETTINGS = from_environment(Settings("/run/mcr/control.sock", 1, LogLevels()), {"MCR_BUFFER_POOL_SMALL": "3000"})
+SETTINGS = attrs.evolve(ALL_SETTINGS, views=ALL_SETTINGS.views[:1])
+
 
 @pytest.fixture
 def path() -> Iterator[Path]:
@@ -127,7 +131,7 @@ def actors() -> Actors:
 
 
 def api(actors: Actors) -> Api:
-    return Api(actors, actors, actors, actors, actors)
+    return Api(actors, actors, actors, actors, actors, SETTINGS)
 
 
 @pytest.fixture

@@ -30,6 +30,7 @@ from mcr.model import (
     WorkerStats,
     WorkerView,
 )
+from mcr.settings import Settings
 
 RULE = {
     "input": {"interface": "eth0", "group": "239.1.1.1", "port": 5000},
@@ -85,7 +86,7 @@ def actors() -> Actors:
 
 @pytest.fixture
 def api(actors: Actors) -> Api:
-    return Api(actors, actors, actors, actors, actors)
+    return Api(actors, actors, actors, actors, actors, Settings("/run/mcr/control.sock", 1, LogLevels()))
 
 
 async def call(api: Api, method: str, **params: Any) -> Any:

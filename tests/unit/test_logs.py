@@ -54,6 +54,25 @@ def test_a_text_line_is_time_level_facility_message(lines):
     assert re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z notice \[supervisor\] worker 3 started", line)
 
 
+def test_in_the_journal_a_line_has_its_priority_and_no_time(lines, monkeypatch):
+    status = os.fstat(2)
+    monkeypatch.setenv("JOURNAL_STREAM", f"{status.st_dev}:{status.st_ino}")
+    set_up()
+    for level in Level:
+        log.log(level, "x")
+    logging.getLogger("trio").warning("x")
+    labels = ["emergency", "alert", "critical", "error", "warning", "notice", "info", "debug"]
+    expected = [f"<{number}>{label} [supervisor] x" for number, label in enumerate(labels)]
+    assert lines() == [*expected, "<7>trace [supervisor] x", "<4>warning [trio] x"]
+
+
+def test_elsewhere_than_in_the_journal_there_is_no_priority(lines, monkeypatch):
+    monkeypatch.setenv("JOURNAL_STREAM", "1:2")  # of who started us, whose standard error ours no longer is
+    set_up("json")
+    log.notice("x")
+    assert lines()[0].startswith("{")
+
+
 def test_a_json_line_is_an_object_with_the_extra_fields(lines):
     set_up("json")
     log.notice("worker %d started", 3, pid=42)

@@ -1,24 +1,56 @@
+import attrs
 import pytest
 
+from mcr.effective import effective_views
 from mcr.errors import UsageError
-from mcr.model import LogLevels
-from mcr.settings import Settings, from_environment
+from mcr.model import Level, LogLevels
+from mcr.settings import VARIABLES, Settings, from_environment, unknown_variables
 
 CHOSEN = Settings("/run/mcr/control.sock", 2, LogLevels())
 
 
 def test_nothing_given_leaves_the_defaults() -> None:
-    assert from_environment(CHOSEN, {}) == from_environment(CHOSEN, {"MCR_SOCKET_SNDBUF": ""}) == CHOSEN
+    settings = from_environment(CHOSEN, {})
+    assert settings == from_environment(CHOSEN, {"MCR_SOCKET_SNDBUF": ""})
+    assert attrs.evolve(settings, views=()) == CHOSEN
+    assert {view.source for view in settings.views} == {"default"}
 
 
 def test_variables_are_taken_in_their_units() -> None:
     settings = from_environment(CHOSEN, {"MCR_SOCKET_SNDBUF": "8388608", "MCR_STATS_INTERVAL_MS": "250"})
     assert (settings.send_buffer, settings.stats_interval) == (8_388_608, 0.25)
+    given = {view.name: (view.value, view.default) for view in settings.views if view.source == "environment"}
+    assert given == {"MCR_SOCKET_SNDBUF": ("8388608", "4194304"), "MCR_STATS_INTERVAL_MS": ("250", "0")}
 
 
-@pytest.mark.parametrize("name", ["MCR_SOCKET_SNDBUF", "MCR_STATS_INTERVAL_MS"])
+@pytest.mark.parametrize("name", [variable.name for variable in VARIABLES])
 @pytest.mark.parametrize("value", ["x", "-1", "1.5", "99999999999", "8M", "\u0665"])
 def test_bad_value_is_told_with_its_variable_and_range(name: str, value: str) -> None:
     with pytest.raises(UsageError, match=f"Invalid {name}: ") as caught:
         from_environment(CHOSEN, {name: value})
     assert "a whole number from " in caught.value.hints[0]
+
+
+def test_every_variable_has_its_effect() -> None:
+    """Each one alone, at another value than the default, makes other settings."""
+    plain = attrs.evolve(from_environment(CHOSEN, {}), views=())
+    for variable in VARIABLES:
+        other = variable.allowed[-1] if variable.allowed[-1] != variable.default else variable.allowed[0]
+        changed = from_environment(CHOSEN, {variable.name: str(other)})
+        assert attrs.evolve(changed, views=()) != plain, variable.name
+
+
+def test_variable_that_mcrd_does_not_know_is_told_with_the_nearest() -> None:
+    environment = {"MCR_BUFFERPOOL_SMALL": "1", "MCR_XYZZY": "1", "MCR_SOCKET_SNDBUF": "1", "MCR_CONTROL_SOCKET": "/x"}
+    assert unknown_variables(environment) == [
+        "MCR_BUFFERPOOL_SMALL means nothing to mcrd; did you mean MCR_BUFFER_POOL_SMALL?",
+        "MCR_XYZZY means nothing to mcrd",
+    ]
+
+
+def test_what_is_in_force_is_told_where_it_is_not_what_was_asked_for() -> None:
+    """A ring's slots are a power of two; levels that were changed since say so; the rest is as asked."""
+    settings = from_environment(CHOSEN, {"MCR_BUFFER_POOL_SMALL": "3000", "MCR_BUFFER_POOL_STANDARD": "512"})
+    views = {view.name: view for view in effective_views(settings, LogLevels().with_global(Level.DEBUG))}
+    assert views["MCR_BUFFER_POOL_SMALL"].effective == "4096 (a power of two)"
+    assert views["MCR_NUM_RECV_BUFFERS"].effective is None

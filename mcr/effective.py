@@ -1,0 +1,46 @@
+"""What became of the settings: where the kernel or the machine gives something else than was asked for."""
+
+import socket
+
+import attrs
+
+from mcr.model import LogLevels, SettingView
+from mcr.net.buffer import set_buffer
+from mcr.net.capture import BufferPools
+from mcr.settings import POOL_JUMBO, POOL_SMALL, POOL_STANDARD, SEND_BUFFER, Settings
+
+
+def effective_views(settings: Settings, levels: LogLevels) -> tuple[SettingView, ...]:
+    """Every setting, with what is in force.
+
+    Args:
+        settings: as chosen at the start.
+        levels: the log levels of now.
+    """
+    found = {
+        "--num-workers": str(settings.num_workers),
+        "--log-level": None if levels == settings.levels else "changed since; see: mcrctl log-level get",
+        SEND_BUFFER.name: _send_buffer(settings.send_buffer),
+        **_slots(settings.pools),
+    }
+    return tuple(
+        attrs.evolve(view, effective=None if found.get(view.name) == view.value else found.get(view.name))
+        for view in settings.views
+    )
+
+
+def _send_buffer(wanted: int) -> str | None:
+    try:
+        with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
+            set_buffer(probe, socket.SO_SNDBUF, wanted)
+            given = probe.getsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF) // 2  # the kernel doubles it, socket(7)
+    except OSError:
+        return None  # no descriptor to try with
+    if given >= wanted:
+        return None
+    return f"{given}, by net.core.wmem_max (mcrd has no CAP_NET_ADMIN)"
+
+
+def _slots(pools: BufferPools) -> dict[str, str]:
+    sizes = {POOL_SMALL: 2 << 10, POOL_STANDARD: 16 << 10, POOL_JUMBO: 32 << 10}
+    return {variable.name: f"{pools.slots(size)} (a power of two)" for variable, size in sizes.items()}

@@ -1,0 +1,66 @@
+"""Runs a program in a mount namespace of its own, where some files are others and some paths can be reached by all.
+
+stage.py [--over FILE TARGET]... [--reach PATH]... COMMAND...
+
+What it changes, nobody else sees, and it is gone with the program. Takes root.
+"""
+
+import ctypes
+import os
+import sys
+from collections.abc import Iterable
+from pathlib import Path
+
+CLONE_NEWNS = 0x00020000
+MS_BIND, MS_REC, MS_PRIVATE = 0x1000, 0x4000, 1 << 18
+
+libc = ctypes.CDLL(None, use_errno=True)
+
+
+def check(result: int, what: str) -> None:
+    if result:
+        raise OSError(ctypes.get_errno(), f"{what}: {os.strerror(ctypes.get_errno())}")
+
+
+def mount(source: str, target: str, kind: str, flags: int, data: str = "") -> None:
+    words = (source.encode(), target.encode(), kind.encode(), flags, data.encode())
+    check(libc.mount(*words), f"mount {source} on {target}")
+
+
+def unreachable_part(path: Path) -> Path | None:
+    """The uppermost directory on the way to a path that not everybody may pass."""
+    return next((each for each in reversed(path.parents) if not each.stat().st_mode & 0o001), None)
+
+
+def let_reach(paths: Iterable[Path]) -> None:
+    """Put an empty directory over what bars the way to a path, and in it only the path."""
+    for path in paths:
+        barred = unreachable_part(path)
+        if barred is None:
+            continue
+        kept = os.open(path, os.O_PATH)
+        mount("tmpfs", str(barred), "tmpfs", 0, "mode=755")
+        path.mkdir(parents=True)
+        mount(f"/proc/self/fd/{kept}", str(path), "", MS_BIND)
+        os.close(kept)
+
+
+def main(words: list[str]) -> None:
+    over: list[tuple[str, str]] = []
+    reach: list[Path] = []
+    while words[0] in ("--over", "--reach"):
+        if words[0] == "--over":
+            over.append((words[1], words[2]))
+        else:
+            reach.append(Path(words[1]).resolve())
+        del words[: 3 if words[0] == "--over" else 2]
+    check(libc.unshare(CLONE_NEWNS), "unshare")
+    mount("none", "/", "", MS_REC | MS_PRIVATE)
+    for file, target in over:
+        mount(file, target, "", MS_BIND)
+    let_reach(reach)
+    os.execvp(words[0], words)  # noqa: S606
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])

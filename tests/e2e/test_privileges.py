@@ -1,0 +1,209 @@
+"""What mcrd may, what its workers may not, and who may ask for what: with other users than root.
+
+The users are those of files that are put over /etc/passwd and /etc/group for the processes of a test alone.
+"""
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from conftest import Plant
+from mcr_process import BIN, Mcr, Receiver, Sender
+from test_control import words_for_group
+
+STAGE = Path(__file__).with_name("stage.py")
+MCR, ALICE, ADMIN = 64_901, 64_902, 64_903
+PASSWD = f"""root:x:0:0::/root:/bin/sh
+mcr:x:{MCR}:{MCR}::/nonexistent:/usr/sbin/nologin
+alice:x:{ALICE}:{ALICE}::/nonexistent:/bin/sh
+"""
+GROUP = f"root:x:0:\nmcr:x:{MCR}:\nalice:x:{ALICE}:\nmcr-admin:x:{ADMIN}:\n"
+
+pytestmark = pytest.mark.skipif(
+    Path("/proc/self/uid_map").read_text().split() != ["0", "0", "4294967295"] or os.geteuid() != 0,
+    reason="takes other users than oneself: run it as root",
+)
+
+
+class Stage:
+    """Prefixes that run a program as somebody."""
+
+    def __init__(self, directory: Path) -> None:
+        self.directory = directory
+        directory.chmod(0o755)
+        for above in directory.parents[:3]:  # pytest's, which only its user may pass
+            if above.owner() == "root" and above.name.startswith("pytest-"):
+                above.chmod(0o711)
+        (directory / "passwd").write_text(PASSWD)
+        (directory / "group").write_text(GROUP)
+        self.over = [(directory / "passwd", "/etc/passwd"), (directory / "group", "/etc/group")]
+
+    def run_as(self, uid: int, *groups: int, options: tuple[str, ...] = ()) -> list[str]:
+        """Be a user, with the rights that `options` of setpriv(1) leave."""
+        words = [sys.executable, str(STAGE)]
+        for file, target in self.over:
+            words += ["--over", str(file), str(target)]
+        for path in (sys.base_prefix, str(BIN.parents[1])):
+            words += ["--reach", path]
+        listed = ",".join(map(str, groups))
+        words += ["setpriv", f"--reuid={uid}", f"--regid={uid}", f"--groups={listed}" if groups else "--clear-groups"]
+        return [*words, *options, "--"]
+
+
+@pytest.fixture
+def stage(tmp_path: Path) -> Stage:
+    return Stage(tmp_path)
+
+
+def status_of(pid: int) -> dict[str, str]:
+    lines = Path(f"/proc/{pid}/status").read_text().splitlines()
+    return {name: value.strip() for name, _, value in (line.partition(":") for line in lines)}
+
+
+def socket_directory(stage: Stage, owner: int) -> Path:
+    made = stage.directory / "run"
+    made.mkdir()
+    os.chown(made, owner, owner)
+    return made
+
+
+def expect_forwarding(plant: Plant, mcr: Mcr) -> None:
+    """A rule, packets, every one out again."""
+    mcr.add("in0:239.1.1.1:5000", "239.2.2.2:6000:out0")
+    receiver = Receiver(plant.receiver, "239.2.2.2:6000@rx0=239.1.1.1:5000", count=1000)
+    Sender(plant.source, "src0", "239.1.1.1:5000", count=1000, rate=10_000).finish()
+    receiver.expect_everything()
+
+
+def expect_workers_without_rights(mcr: Mcr, *uids: int) -> None:
+    """No capability in any set that counts, none to be gained, no system call that opens something."""
+    for pid in mcr.worker_pids():
+        status = status_of(pid)
+        for name in ("CapInh", "CapPrm", "CapEff", "CapAmb"):
+            assert int(status[name], 16) == 0, f"{name}: {status[name]}"
+        assert (status["NoNewPrivs"], status["Seccomp"]) == ("1", "2")
+        assert status["Uid"].split() == [str(uid) for uid in uids]
+
+
+def test_as_the_user_mcr_with_ambient_capabilities_only(plant: Plant, stage: Stage) -> None:
+    """As systemd starts it. Packets flow; workers are the same user without any right."""
+    rights = ("--inh-caps=-all,+net_raw", "--ambient-caps=-all,+net_raw", "--bounding-set=-all,+net_raw")
+    mcr = Mcr(plant.relay, socket_directory(stage, MCR), prefix=stage.run_as(MCR, options=rights)).start(2)
+    assert mcr.process is not None
+    assert int(status_of(mcr.process.pid)["CapEff"], 16) == 1 << 13, "CAP_NET_RAW"
+    expect_forwarding(plant, mcr)
+    expect_workers_without_rights(mcr, MCR, MCR, MCR, MCR)
+    mcr.check_counters(arrived=1000)
+    mcr.stop()
+
+
+def test_through_setcap_as_an_ordinary_user(plant: Plant, stage: Stage) -> None:
+    """The guide's setcap and getcap, on a copy of bin/mcrd put in its place. Workers become the user mcr.
+
+    A worker that hangs can still be ended, which takes that it could become alice again, but for its system calls.
+    """
+    capable = stage.directory / "mcrd"
+    shutil.copy(BIN / "mcrd", capable)
+    subprocess.run(["setcap", "cap_net_raw,cap_setuid,cap_setgid=eip", capable], check=True)
+    shown = subprocess.run(["getcap", capable], check=True, capture_output=True, text=True).stdout
+    assert shown == f"{capable} cap_setgid,cap_setuid,cap_net_raw=eip\n"
+    stage.over.append((capable, str(BIN / "mcrd")))
+    mcr = Mcr(plant.relay, socket_directory(stage, ALICE), prefix=stage.run_as(ALICE)).start(2)
+    assert mcr.process is not None
+    assert status_of(mcr.process.pid)["Uid"].split() == [str(ALICE)] * 4
+    expect_forwarding(plant, mcr)
+    expect_workers_without_rights(mcr, MCR, MCR, ALICE, MCR)
+    mcr.check_counters(arrived=1000)
+    os.kill(mcr.worker_pids()[0], signal.SIGSTOP)
+    mcr.stop()
+
+
+def test_a_capable_mcrd_does_not_run_a_python_that_somebody_else_put_beside_it(stage: Stage) -> None:
+    """A link to it in another directory would lend its capabilities to whatever is called python there."""
+    capable = stage.directory / "mcrd"
+    shutil.copy(BIN / "mcrd", capable)
+    subprocess.run(["setcap", "cap_net_raw=eip", capable], check=True)
+    theirs = stage.directory / "theirs"
+    theirs.mkdir()
+    os.link(capable, theirs / "mcrd")
+    (theirs / "python").symlink_to("/bin/id")
+    os.chown(theirs, ALICE, ALICE)
+    command = ["setpriv", f"--reuid={ALICE}", "--clear-groups", "--", theirs / "mcrd"]
+    refused = subprocess.run(command, check=False, capture_output=True, text=True)
+    assert refused.returncode == 1
+    assert refused.stdout == ""
+    assert refused.stderr.startswith(f"Error: {theirs}/python: Operation not permitted (os error 1)\nhint: mcrd has")
+
+
+def test_capabilities_are_not_lent_to_what_the_environment_names(stage: Stage) -> None:
+    """LD_PRELOAD and PYTHON* of whoever starts a capable mcrd are not heeded in the Python that it becomes."""
+    capable = stage.directory / "mcrd"
+    shutil.copy(BIN / "mcrd", capable)
+    subprocess.run(["setcap", "cap_net_raw=eip", capable], check=True)
+    stage.over.append((capable, str(BIN / "mcrd")))
+    (stage.directory / "mcr").mkdir()
+    (stage.directory / "mcr" / "__init__.py").write_text("raise SystemExit('taken over')")
+    environment = {"LD_PRELOAD": "/nonexistent.so", "PYTHONPATH": str(stage.directory), "PYTHONINSPECT": "1"}
+    command = [*stage.run_as(ALICE), "env", *(f"{name}={value}" for name, value in environment.items())]
+    done = subprocess.run(
+        [*command, BIN / "mcrd", "--version"], check=True, capture_output=True, text=True, stdin=subprocess.DEVNULL
+    )
+    assert done.stdout.startswith("mcrd, version ")
+    # What `env` itself is told of the library that isn't there; the Python after mcrd says nothing of it.
+    assert done.stderr.count("/nonexistent.so") <= 1, done.stderr
+
+
+def test_started_with_sudo_workers_are_the_user_mcr(plant: Plant, stage: Stage) -> None:
+    """And the socket is that group's, in a directory that they may pass: members look, admins change."""
+    mcr = Mcr(plant.relay, stage.directory, prefix=stage.run_as(0))
+    mcr.socket = stage.directory / "made" / "mcr.sock"
+    mcr.start()
+    expect_workers_without_rights(mcr, MCR, MCR, MCR, MCR)
+    for path, mode in ((mcr.socket, 0o660), (mcr.socket.parent, 0o750)):
+        assert (path.stat().st_gid, path.stat().st_mode & 0o777) == (MCR, mode), path
+    mcr.stop()
+
+
+def as_user(plant: Plant, stage: Stage, mcr: Mcr, uid: int, *groups: int) -> Any:
+    """Run mcrctl as somebody."""
+
+    def run(*words: str) -> subprocess.CompletedProcess[str]:
+        command = [*stage.run_as(uid, *groups), BIN / "mcrctl", "--control-socket", mcr.socket, *words]
+        return plant.relay.run(command, check=False)
+
+    return run
+
+
+def test_members_of_mcr_look_and_admins_change(plant: Plant, stage: Stage) -> None:
+    mcr = Mcr(plant.relay, socket_directory(stage, MCR), prefix=stage.run_as(0)).start()
+    stranger, looker, admin = (as_user(plant, stage, mcr, ALICE, *groups) for groups in ((), (MCR,), (MCR, ADMIN)))
+
+    refused = stranger("list")
+    assert refused.returncode == 1
+    assert refused.stderr.startswith("Error: Permission denied (os error 13)\nhint: you are alice; ")
+    assert "sudo usermod -aG mcr alice" in refused.stderr
+
+    for words in (("list",), ("stats",), ("list-workers",), ("settings",), ("log-level", "get"), ("ping",)):
+        assert looker(*words).returncode == 0, words
+    for words in (
+        ("add", *words_for_group("239.1.1.1")),
+        ("remove", "--rule-id", "x"),
+        ("log-level", "set", "--global", "debug"),
+    ):
+        refused = looker(*words)
+        assert refused.returncode == 1, words
+        assert refused.stderr.startswith("Error: alice may look at this relay, but not change it: "), refused.stderr
+        assert "sudo usermod -aG mcr-admin alice" in refused.stderr
+    assert mcr.call("list") == []
+
+    assert admin("add", *words_for_group("239.1.1.1"), "--rule-id", "tv").returncode == 0
+    assert json.loads(looker("list", "--json").stdout)[0]["rule_id"] == "tv"
+    assert admin("remove", "--rule-id", "tv").returncode == 0
+    mcr.stop()

@@ -253,6 +253,8 @@ class WorkerView:
     restarts: int
     generation: int
     """The newest generation of the rules that it has acknowledged."""
+    last_exit: str | None = None
+    """When its last process ended unexpectedly, and how: ``2026-01-01T12:00:00Z killed by signal 9 (SIGKILL)``."""
     io: str | None = None
     """How it enters the kernel: ``io_uring``, or ``poll`` where that is forbidden; None before it has started."""
 

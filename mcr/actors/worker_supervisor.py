@@ -8,6 +8,7 @@ import os
 import signal
 from collections.abc import Sequence
 from contextlib import suppress
+from datetime import UTC, datetime
 from typing import assert_never
 
 import attrs
@@ -198,6 +199,7 @@ class _Worker:
     incarnation: int = 0
     generation: int = 0
     restarts: int = 0
+    last_exit: str | None = None
     ended: bool = False
 
 
@@ -283,6 +285,7 @@ class _State:
                 state=worker.state,
                 restarts=worker.restarts,
                 generation=worker.generation,
+                last_exit=worker.last_exit,
                 io=self._segments[worker.worker_id].engine,
             )
             for worker in self.workers
@@ -327,6 +330,7 @@ class _State:
         else:
             worker.restarts += 1
             worker.state = WorkerState.WAITING
+            worker.last_exit = f"{datetime.now(UTC):%Y-%m-%dT%H:%M:%SZ} {exited.reason}"
             log.error(
                 "Worker process exited unexpectedly: worker %d (pid %s) %s; restart %d in %.1f s",
                 worker.worker_id,

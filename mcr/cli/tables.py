@@ -56,7 +56,8 @@ def workers_view(workers: Sequence[Any], width: int | None) -> str:
     """The workers: the result of `list_workers`."""
     if not workers:
         return _NO_WORKERS
-    header = ["#WORKER", "#PID", "#CORE", "STATE", "#RESTARTS", "#GENERATION", "IO", "INTERFACES"]
+    exits = ["LAST EXIT"] if any(worker["last_exit"] for worker in workers) else []
+    header = ["#WORKER", "#PID", "#CORE", "STATE", "#RESTARTS", "#GENERATION", "IO", "INTERFACES", *exits]
     rows = [
         [
             str(worker["worker_id"]),
@@ -67,6 +68,7 @@ def workers_view(workers: Sequence[Any], width: int | None) -> str:
             _count(worker["generation"]),
             worker["io"] or "-",
             ", ".join(worker["interfaces"]) or "-",
+            *([worker["last_exit"] or "-"] if exits else []),
         ]
         for worker in workers
     ]

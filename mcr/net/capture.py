@@ -8,10 +8,13 @@ frame's flow costs time.
 Constants are those of <linux/if_packet.h>, <linux/filter.h> and <asm-generic/socket.h>.
 """
 
+import shlex
 import socket
 import struct
+import sys
 from collections.abc import Sequence
 from contextlib import ExitStack, suppress
+from pathlib import Path
 
 import attrs
 
@@ -36,7 +39,6 @@ _FANOUT_UNIQUE_ID = 0x2000
 _SLOT_OVERHEAD = 128  # TPACKET2 header, address, alignment and the link-layer header
 _MIN_SLOT = 2048
 _LARGE_SLOT = 16384
-_PERMISSION_HINT = "mcrd needs CAP_NET_RAW: run it with sudo, or under systemd with AmbientCapabilities=CAP_NET_RAW"
 _BLOCK_BYTES = 128 << 10
 _COPY_BYTES = 4 << 20  # of super-frames that wait
 
@@ -140,9 +142,20 @@ def check_permission() -> None:
 def _open_socket() -> socket.socket:
     try:
         return socket.socket(socket.AF_PACKET, socket.SOCK_RAW | socket.SOCK_CLOEXEC, 0)
+    except PermissionError as error:
+        raise SystemFault("", error.errno or 0, *_permission_hints()) from None
     except OSError as error:
-        hints = [_PERMISSION_HINT] if isinstance(error, PermissionError) else []
-        raise SystemFault("AF_PACKET socket creation failed", error.errno or 0, *hints) from None
+        raise SystemFault("AF_PACKET socket creation failed", error.errno or 0) from None
+
+
+def _permission_hints() -> tuple[str, ...]:
+    program = shlex.quote(str(Path(sys.executable).with_name("mcrd")))
+    return (
+        "AF_PACKET socket creation failed: mcrd needs the capability CAP_NET_RAW, and has not got it",
+        "to try it out: sudo mcrd supervisor",
+        f"to develop: sudo setcap cap_net_raw,cap_setuid,cap_setgid=eip {program}",
+        "in production: run it under systemd by packaging/systemd/mcrd.service, which grants it",
+    )
 
 
 def _open_bound(interface: Interface, frame_size: int, frame_count: int) -> socket.socket:

@@ -555,7 +555,7 @@ class RelayOfOneRule(Actors):
         return self.rules[0]
 
     async def describe(self) -> tuple[WorkerView, ...]:
-        return (WorkerView(0, 1, 0, ("eth0",), WorkerState.RUNNING, 0, 1),)
+        return (WorkerView(0, 1, 0, ("eth0",), WorkerState.RUNNING, 0, 1, "x"),)
 
     async def read(self) -> Stats:
         (output,) = self.rules[0].outputs

@@ -1,3 +1,4 @@
+import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -7,6 +8,11 @@ from lab import Lab, Namespace
 from mcr_process import Mcr
 
 MakeMcr = Callable[..., Mcr]
+
+needs_root = pytest.mark.skipif(
+    os.geteuid() != 0 or Path("/proc/self/uid_map").read_text().split() != ["0", "0", "4294967295"],
+    reason="takes root outside of any user namespace",
+)
 
 
 @pytest.fixture

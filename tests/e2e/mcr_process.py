@@ -38,14 +38,16 @@ class Mcr:
         self._prefix = prefix
         self.process: subprocess.Popen[str] | None = None
 
-    def start(self, workers: int = 1, *options: str) -> "Mcr":
-        """Start it and wait until it answers and its workers run."""
+    def start(self, workers: int | None = 1, *options: str) -> "Mcr":
+        """Start it and wait until it answers and its workers run; None: as many as it likes."""
+        chosen = () if workers is None else ("--num-workers", str(workers))
         with self.log_file.open("a") as log:
             self.process = self.namespace.popen(
                 [
                     *self._prefix,
                     *(BIN / "mcrd", "supervisor", "--control-socket", self.socket),
-                    *("--num-workers", str(workers), *options),
+                    *chosen,
+                    *options,
                 ],
                 stderr=log,
             )

@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from conftest import Plant
+from conftest import Plant, needs_root
 from mcr_process import BIN, Mcr, Receiver, Sender
 from test_control import words_for_group
 
@@ -26,10 +26,7 @@ alice:x:{ALICE}:{ALICE}::/nonexistent:/bin/sh
 """
 GROUP = f"root:x:0:\nmcr:x:{MCR}:\nalice:x:{ALICE}:\nmcr-admin:x:{ADMIN}:\n"
 
-pytestmark = pytest.mark.skipif(
-    Path("/proc/self/uid_map").read_text().split() != ["0", "0", "4294967295"] or os.geteuid() != 0,
-    reason="takes other users than oneself: run it as root",
-)
+pytestmark = needs_root
 
 
 class Stage:

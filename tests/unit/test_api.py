@@ -250,6 +250,7 @@ async def test_workers_have_the_shape_scripts_rely_on(api):
             "state": "waiting",
             "restarts": 2,
             "generation": 3,
+            "last_exit": None,
             "io": None,
         }
     ]

@@ -22,6 +22,7 @@ WORKER = {
     "state": "running",
     "restarts": 0,
     "generation": 1_234,
+    "last_exit": None,
     "io": "io_uring",
 }
 OUTPUT_STATS = {
@@ -137,6 +138,14 @@ def test_a_worker_is_a_row():
         "WORKER   PID  CORE  STATE    RESTARTS  GENERATION  IO        INTERFACES",
         "     0  4242     1  running         0       1,234  io_uring  eth0, eth1",
     ]
+
+
+def test_a_worker_that_died_shows_when_and_how() -> None:
+    killed = "2026-01-01T12:00:00Z killed by signal 9 (SIGKILL)"
+    header, first, second = workers_view([WORKER | {"last_exit": killed}, WORKER], None).splitlines()
+    assert header.endswith("LAST EXIT")
+    assert first.endswith(killed)
+    assert second.endswith("-")
 
 
 def test_a_worker_without_process_or_interface_shows_dashes():

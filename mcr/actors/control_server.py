@@ -52,8 +52,9 @@ _EXHAUSTED_PAUSE = 0.1  # seconds; descriptors come back when a client leaves, a
 _WARNING_INTERVAL = 60
 _MODE = 0o660
 _DIRECTORY_ERRORS = frozenset({errno.EACCES, errno.EPERM, errno.ENOENT, errno.ENOTDIR, errno.EROFS})
+_MORE_FILES = "allow more open files: ulimit -n, or LimitNOFILE= of the systemd unit"
 _FIND_MCRD = "find the mcrd that is running: pgrep -a mcrd"
-_OTHER_PATH = "or choose another path: --control-socket PATH, or MCR_CONTROL_SOCKET"
+_OTHER_PATH = "choose another path: --control-socket PATH, or MCR_CONTROL_SOCKET"
 
 _log = get_logger(Facility.CONTROL)
 
@@ -351,10 +352,14 @@ def _explain(path: str) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        directory = Path(path).parent
-        hints = _directory_hints(directory) if error.errno in _DIRECTORY_ERRORS else ()
         # Python itself refuses a path of more than 107 bytes, without an errno.
-        raise SystemFault(f"Failed to bind to {path}", error.errno or errno.ENAMETOOLONG, *hints, _OTHER_PATH) from None
+        number = error.errno or errno.ENAMETOOLONG
+        hints = (_OTHER_PATH,)
+        if number in _DIRECTORY_ERRORS:
+            hints = (*_directory_hints(Path(path).parent), _OTHER_PATH)
+        elif number in _EXHAUSTED:
+            hints = (_MORE_FILES,)
+        raise SystemFault(f"Failed to bind to {path}", number, *hints) from None
 
 
 def _directory_hints(directory: Path) -> tuple[str, str]:

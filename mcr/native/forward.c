@@ -48,10 +48,15 @@ static void take_malformed(struct mcr_worker *worker, uint32_t slot, const struc
 		       frame->wire_size);
 }
 
+/* The headers are there, and with them the number of datagrams that are lost; a slot is longer than any headers. */
 static void take_clipped(struct mcr_worker *worker, uint32_t slot, const struct mcr_frame *frame)
 {
-	worker->tally.add.recv++;
-	worker->tally.add.buf_exhaust++;
+	struct mcr_packet packet;
+	int ret = mcr_packet_parse(frame->data, frame->wire_size, frame->network, &packet);
+	uint32_t count = ret ? 1 : datagrams(frame, &packet);
+
+	worker->tally.add.recv += count;
+	worker->tally.add.buf_exhaust += count;
 	mcr_log_folded(&worker->log, MCR_FACILITY_INGRESS, MCR_LEVEL_WARNING, MCR_LOG_NO_BUFFER, slot, 0,
 		       frame->wire_size);
 }

@@ -2,6 +2,8 @@
 
 import ctypes
 import fcntl
+import os
+import signal
 import socket
 import struct
 from collections.abc import Iterator
@@ -11,7 +13,7 @@ import pytest
 
 from conftest import MakeMcr, Plant
 from lab import Lab, Namespace
-from mcr_process import Receiver, Sender
+from mcr_process import Receiver, Sender, wait_until
 
 SOL_UDP = 17
 UDP_SEGMENT = 103
@@ -146,3 +148,50 @@ def test_super_frames_are_taken_apart(plant: Plant, make_mcr: MakeMcr, segment: 
     assert got == expected
     ingress = mcr.check_counters(arrived=trains * count)["ingress"]
     assert ingress["matched"] == trains * count
+
+
+def test_super_frames_that_find_no_buffer_are_counted_and_disturb_nothing_else(plant: Plant, make_mcr: MakeMcr) -> None:
+    """More than wait whole for a worker that is kept from running: `buf_exhaust`; what comes next is forwarded."""
+    mcr = make_mcr(plant.relay).start()
+    rule = mcr.add("in0:239.1.1.1:5000", "239.2.2.2:6000:out0")
+    (pid,) = mcr.worker_pids()
+    segment, count, trains = 1400, 46, 300
+    with train_sender(plant.source, segment) as sender:
+        os.kill(pid, signal.SIGSTOP)
+        for _ in range(trains):
+            sender.sendto(bytes(segment * count), ("239.1.1.1", 5000))
+        os.kill(pid, signal.SIGCONT)
+    stats = mcr.check_counters(arrived=trains * count)
+    ingress = stats["ingress"]
+    print(f"{ingress['matched']} forwarded, {ingress['buf_exhaust']} without a buffer")
+    assert ingress["buf_exhaust"] > 0
+    assert ingress["matched"] > 0
+    assert ingress["kernel_drops"] == 0
+    assert "dropped: no buffer was free for a super-frame" in mcr.log()
+    mcr.ctl("remove", "--rule-id", rule)
+    mcr.add("in0:239.1.1.1:5001", "239.2.2.2:6000:out0")
+    receiver = Receiver(plant.receiver, "239.2.2.2:6000@rx0=239.1.1.1:5001", count=1000)
+    Sender(plant.source, "src0", "239.1.1.1:5001", count=1000, rate=10_000).finish()
+    receiver.expect_everything()
+
+
+@pytest.mark.parametrize(
+    ("mtu", "variable", "ring"),
+    [
+        (1500, "MCR_BUFFER_POOL_SMALL=500", "512 slots of 2048"),
+        (9000, "MCR_BUFFER_POOL_STANDARD=100", "128 slots of 16384"),
+        (20_000, "MCR_BUFFER_POOL_JUMBO=60", "64 slots of 32768"),
+    ],
+)
+def test_the_pool_of_an_interface_goes_by_its_mtu(
+    plant: Plant, make_mcr: MakeMcr, mtu: int, variable: str, ring: str
+) -> None:
+    """And frames of that size pass whole."""
+    plant.source.ip(f"link set src0 mtu {mtu}")
+    plant.relay.ip(f"link set in0 mtu {mtu}")
+    mcr = make_mcr(plant.relay, prefix=["env", variable]).start(1, "--log-level", "debug")
+    mcr.add("in0:239.1.1.1:5000", "239.2.2.2:6000:out0")
+    wait_until(lambda: f"capturing on in0, ring of {ring} bytes" in mcr.log(), "the worker says so")
+    receiver = Receiver(plant.receiver, "239.2.2.2:6000@rx0=239.1.1.1:5000", count=500)
+    Sender(plant.source, "src0", "239.1.1.1:5000", count=500, rate=5_000, size=mtu - 28).finish()
+    receiver.expect_everything()

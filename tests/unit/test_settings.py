@@ -54,3 +54,18 @@ def test_what_is_in_force_is_told_where_it_is_not_what_was_asked_for() -> None:
     views = {view.name: view for view in effective_views(settings, LogLevels().with_global(Level.DEBUG))}
     assert views["MCR_BUFFER_POOL_SMALL"].effective == "4096 (a power of two)"
     assert views["MCR_NUM_RECV_BUFFERS"].effective is None
+
+
+def test_defaults_are_the_guide_s_but_for_one() -> None:
+    """Why a small pool holds 2,000 and not 1,000: docs/performance.md."""
+    defaults = {variable.name: variable.default for variable in VARIABLES}
+    assert defaults == {
+        "MCR_BUFFER_POOL_SMALL": 2000,
+        "MCR_BUFFER_POOL_STANDARD": 500,
+        "MCR_BUFFER_POOL_JUMBO": 200,
+        "MCR_NUM_RECV_BUFFERS": 32,
+        "MCR_SOCKET_SNDBUF": 4_194_304,
+        "MCR_MAX_HOLD_US": 50,
+        "MCR_STATS_INTERVAL_MS": 0,
+        "MCR_ABSORB": 0,
+    }

@@ -354,7 +354,7 @@ def _explain(path: str) -> Iterator[None]:
     except OSError as error:
         # Python itself refuses a path of more than 107 bytes, without an errno.
         number = error.errno or errno.ENAMETOOLONG
-        hints = (_OTHER_PATH,)
+        hints: tuple[str, ...] = (_OTHER_PATH,)
         if number in _DIRECTORY_ERRORS:
             hints = (*_directory_hints(Path(path).parent), _OTHER_PATH)
         elif number in _EXHAUSTED:

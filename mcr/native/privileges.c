@@ -13,11 +13,11 @@
 #include <unistd.h>
 
 #if defined(__x86_64__)
-#define AUDIT_ARCH AUDIT_ARCH_X86_64
+#define THIS_ARCH AUDIT_ARCH_X86_64
 #elif defined(__aarch64__)
-#define AUDIT_ARCH AUDIT_ARCH_AARCH64
+#define THIS_ARCH AUDIT_ARCH_AARCH64
 #else
-#define AUDIT_ARCH 0
+#define THIS_ARCH 0
 #endif
 
 void mcr_shrink_bounding_set(void)
@@ -52,7 +52,7 @@ int mcr_confine(void)
 {
 	struct sock_filter program[] = {
 		LOAD(arch),
-		BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, AUDIT_ARCH, 1, 0),
+		BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, THIS_ARCH, 1, 0),
 		REFUSE,
 		LOAD(nr),
 		/* The loop. */
@@ -96,7 +96,7 @@ int mcr_confine(void)
 	};
 	struct sock_fprog filter = { .len = sizeof(program) / sizeof(*program), .filter = program };
 
-	if (!AUDIT_ARCH)
+	if (!THIS_ARCH)
 		return -EOPNOTSUPP;
 	if (prctl(PR_SET_SECCOMP, SECCOMP_MODE_FILTER, &filter))
 		return -errno;

@@ -22,7 +22,7 @@ def build(tmp_path_factory: pytest.TempPathFactory) -> Build:
 
     def compile_program(name: str, flags: tuple[str, ...]) -> Path:
         program = directory / f"{name}-{abs(hash(flags))}"
-        sources = [source for source in NATIVE.glob("*.c") if source.stem != "privileges"]
+        sources = [*NATIVE.glob("*.c")]
         command = ["cc", "-std=gnu11", "-g", "-D_GNU_SOURCE", "-Wall", "-Wextra", "-Werror", f"-I{NATIVE}", *flags]
         subprocess.run([*command, HERE / f"{name}.c", *sources, "-luring", "-o", program], check=True)
         return program

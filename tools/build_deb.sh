@@ -50,7 +50,7 @@ put_all() { # SECTION-PATTERN DIRECTORY: what other steps may have made
 mkdir -p "$root/usr/bin"
 ln -s ../lib/mcr/bin/mcrd "$root/usr/bin/mcrd"
 ln -s ../lib/mcr/bin/mcrctl "$root/usr/bin/mcrctl"
-put 644 packaging/systemd/mcrd.service lib/systemd/system/mcrd.service
+put 644 packaging/systemd/mcrd.service usr/lib/systemd/system/mcrd.service
 put 644 packaging/systemd/mcrd.tmpfiles usr/lib/tmpfiles.d/mcrd.conf
 put 644 packaging/systemd/mcrd.sysusers usr/lib/sysusers.d/mcrd.conf
 put 644 packaging/sysctl/50-mcr.conf usr/lib/sysctl.d/50-mcr.conf

@@ -28,6 +28,9 @@ class Machine:
             lambda: self.run("systemctl", "is-system-running", check=False).stdout == "running\n", "it has booted"
         )
 
+    def _has_booted(self) -> bool:
+        return self.run("systemctl", "is-system-running", check=False).stdout == "running\n"
+
     def _first_process(self, pid: int) -> int | None:
         assert self._process.poll() is None, "the machine ended while it booted"
         with contextlib.suppress(FileNotFoundError, ProcessLookupError):

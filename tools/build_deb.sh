@@ -14,9 +14,7 @@ fail() {
 [ -n "$python" ] || fail "there is no /usr/bin/python3, which the package is made for" "sudo apt-get install -y python3"
 "$python" -c 'import sys; sys.exit(sys.version_info < (3, 11))' ||
 	fail "the distribution's Python, $python, is older than 3.11" "use the wheel: make wheel"
-for program in dpkg-deb dpkg-shlibdeps strip; do
-	command -v "$program" >/dev/null || fail "there is no $program" "sudo apt-get install -y dpkg-dev binutils"
-done
+command -v dpkg-deb >/dev/null || fail "there is no dpkg-deb" "build it on Debian, or use the wheel: make wheel"
 
 work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT
@@ -84,9 +82,8 @@ END
 gzip -9n "$doc/changelog" "$doc/changelog.Debian"
 find "$root/usr/share/man" -type f -exec gzip -9n {} + 2>/dev/null || true
 
-mkdir -p "$work/debian" "$root/DEBIAN"
-printf 'Source: mcr\n\nPackage: mcr\nArchitecture: any\n' >"$work/debian/control"
-libraries=$(cd "$work" && dpkg-shlibdeps -O "$home/bin/mcrd" "$home"/lib/python3.*/site-packages/mcr/*.so)
+mkdir "$root/DEBIAN"
+libc=$(echo dist/*.whl | sed -E 's/.*manylinux_([0-9]+)_([0-9]+)_.*/\1.\2/')
 next=$("$python" -c 'import sys; print(f"{sys.version_info[0]}.{sys.version_info[1] + 1}")')
 this=$("$python" -c 'import sys; print(f"{sys.version_info[0]}.{sys.version_info[1]}")')
 cat >"$root/DEBIAN/control" <<END
@@ -95,7 +92,7 @@ Version: $version-1
 Architecture: $architecture
 Maintainer: The MCR developers <mcr@localhost>
 Installed-Size: $(du -sk "$root" | cut -f1)
-Depends: ${libraries#shlibs:Depends=}, python3 (>= $this~), python3 (<< $next), systemd | systemd-standalone-sysusers | systemd-sysusers, systemd | systemd-standalone-tmpfiles | systemd-tmpfiles
+Depends: libc6 (>= $libc), python3 (>= $this~), python3 (<< $next), systemd | systemd-standalone-sysusers | systemd-sysusers, systemd | systemd-standalone-tmpfiles | systemd-tmpfiles
 Section: net
 Priority: optional
 Description: multicast relay

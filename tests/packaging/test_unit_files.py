@@ -1,6 +1,5 @@
 """The service unit and what goes with it, as files."""
 
-import os
 import re
 import shutil
 import subprocess
@@ -8,6 +7,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from machine import IS_ROOT
 
 from mcr.settings import CONTROL_SOCKET, VARIABLES
 
@@ -16,7 +16,7 @@ UNIT = PACKAGING / "systemd" / "mcrd.service"
 WORST_EXPOSURE = 2.0
 
 needs_systemd = pytest.mark.skipif(
-    shutil.which("systemd-analyze") is None and os.geteuid() != 0,  # tools/setup.sh installs it if it is root
+    shutil.which("systemd-analyze") is None and not IS_ROOT,  # tools/setup.sh installs it if it is root
     reason="there is no systemd-analyze: sudo apt-get install systemd",
 )
 

@@ -4,6 +4,7 @@ import os
 import re
 import subprocess
 import sys
+import sysconfig
 import venv
 from pathlib import Path
 
@@ -24,19 +25,34 @@ def wheel() -> Path:
 
 @pytest.fixture(scope="module")
 def bin_directory(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Of a virtual environment with nothing but the wheel and what it depends on, made without a compiler."""
+    """Of a virtual environment that the wheel was installed into, without a compiler and without a network.
+
+    What it depends on is seen in this one. (`make deb` installs all of it, and nothing that is no wheel.)
+    """
     home = tmp_path_factory.mktemp("elsewhere") / "venv"
     venv.create(home, symlinks=True)
     subprocess.run(
-        [sys.executable, "-m", "pip", "--python", home / "bin" / "python", "install", "-q", "--no-cache-dir", wheel],
-        env=os.environ | {"CC": "/bin/false", "CXX": "/bin/false", "PIP_DISABLE_PIP_VERSION_CHECK": "1"},
+        [
+            *(sys.executable, "-m", "pip", "--python", home / "bin" / "python"),
+            *("install", "-q", "--no-index", "--no-deps", wheel),
+        ],
+        env=os.environ | {"CC": "/bin/false", "PIP_DISABLE_PIP_VERSION_CHECK": "1"},
         check=True,
     )
+    (site_packages,) = home.glob("lib/python*/site-packages")
+    (site_packages / "dependencies.pth").write_text(sysconfig.get_path("platlib"))
     return home / "bin"
 
 
 def test_it_is_for_every_python_from_3_11_and_any_distribution(wheel: Path) -> None:
     assert re.fullmatch(rf"mcr-{re.escape(mcr.__version__)}-cp311-abi3-manylinux_\d+_\d+_\w+\.whl", wheel.name)
+
+
+def test_it_is_what_runs(bin_directory: Path) -> None:
+    """And not this checkout, which the environment of the dependencies knows."""
+    where = "import mcr; print(mcr.__file__)"
+    found = subprocess.run([bin_directory / "python", "-I", "-c", where], capture_output=True, text=True, check=True)
+    assert Path(found.stdout).is_relative_to(bin_directory.parent)
 
 
 @pytest.mark.parametrize("program", ["mcrd", "mcrctl"])

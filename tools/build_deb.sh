@@ -64,7 +64,8 @@ for each in "$root"/usr/share/bash-completion/completions/*.bash; do
 	[ ! -e "$each" ] || mv "$each" "${each%.bash}"
 done
 put 644 packaging/deb/copyright usr/share/doc/mcr/copyright
-put_all "docs/*.md" usr/share/doc/mcr
+put 644 docs/installation.md usr/share/doc/mcr/installation.md
+put 644 docs/control-protocol.md usr/share/doc/mcr/control-protocol.md
 put 644 CHANGELOG.md usr/share/doc/mcr/changelog
 
 # What dpkg wants to know.

@@ -46,16 +46,17 @@ mount -t tmpfs -o mode=1777 tmpfs dev/shm
 ln -s pts/ptmx dev/ptmx
 ln -s /proc/self/fd dev/fd
 
-# Nothing of this machine's own services: the journal, and what a test starts.
-rm -rf lib/systemd/system-generators etc/systemd/system lib/systemd/system/*.wants var/log/journal
-mkdir -p etc/systemd/system/basic.target.wants etc/systemd/system/multi-user.target.wants
-ln -s /lib/systemd/system/systemd-journald.service etc/systemd/system/basic.target.wants/
-rm -f usr/sbin/policy-rc.d # of container images: no service may start
-: >etc/fstab
-
 mkdir old
 pivot_root . old
 umount -l /old
 rmdir /old
+
+# From here on every path is the machine's. Nothing of this machine's own services: the journal, and what a test starts.
+rm -rf /lib/systemd/system-generators /etc/systemd/system /lib/systemd/system/*.wants /var/log/journal
+mkdir -p /etc/systemd/system/basic.target.wants
+ln -s /lib/systemd/system/systemd-journald.service /etc/systemd/system/basic.target.wants/
+rm -f /usr/sbin/policy-rc.d # of container images: no service may start
+: >/etc/fstab
+
 exec env -i container=mcr-machine PATH=/usr/sbin:/usr/bin:/sbin:/bin \
 	/lib/systemd/systemd --unit=multi-user.target --show-status=no --log-target=journal

@@ -260,6 +260,9 @@ def test_stop_leaves_no_process(site: Site) -> None:
     assert machine.service("Result") == "success"
     assert machine.service("ExecMainStatus") == "0"
     assert machine.run("pgrep", "-u", "mcr", check=False).stdout == ""
+    assert machine.run("test", "-e", "/run/mcr", check=False).returncode != 0
+    machine.run("systemd-tmpfiles", "--create")  # for a mcrd that systemd does not start
+    assert machine.ask("stat", "-c", "%U:%G %a", "/run/mcr") == "mcr:mcr 750"
     machine.run("systemctl", "start", "mcrd")
 
 

@@ -2,8 +2,9 @@
 VENV   := .venv
 PYTHON ?= python3
 NATIVE := $(wildcard mcr/native/*.c mcr/native/*.h mcr/native/build.py mcr/native/cdef.txt mcr/cli/mcrd.c)
+PACKED := $(shell find mcr packaging docs -type f ! -name '*.pyc' ! -name '*.so' ! -name '*.o' ! -name '_native.c')
 
-.PHONY: help setup demo test check e2e bench bench-quick clean
+.PHONY: help setup wheel deb demo test check e2e bench bench-quick clean
 
 help:
 	@echo 'make demo    watch MCR relay a stream between network namespaces of its own'
@@ -12,6 +13,8 @@ help:
 	@echo 'make bench   measure against other relays, write docs/performance.md (about an hour)'
 	@echo 'make bench-quick  the main ratios in two and a half minutes'
 	@echo 'make setup   only build: .venv/bin/mcrd, .venv/bin/mcrctl'
+	@echo 'make wheel   a wheel that needs no compiler to install: dist/*.whl'
+	@echo 'make deb     a Debian package: dist/*.deb'
 	@echo 'make clean   remove what the others made'
 
 setup: $(VENV)/.ready
@@ -24,14 +27,28 @@ $(VENV)/.ready: $(VENV)/.installed $(NATIVE)
 	@tools/build_native.sh $(VENV)
 	@touch $@
 
+wheel: dist/.wheel
+
+dist/.wheel: $(VENV)/.ready $(PACKED) LICENSE README.md MANIFEST.in tools/build_wheel.sh
+	@tools/build_wheel.sh $(VENV)
+	@touch $@
+
+deb: dist/.deb
+
+dist/.deb: dist/.wheel CHANGELOG.md tools/build_deb.sh
+	@tools/build_deb.sh $(VENV)
+	@touch $@
+
 demo: setup
 	@$(VENV)/bin/python tools/demo.py
 
 check: setup
 	@tools/check.sh $(VENV)
 
-test: check
+# The Debian package where there is dpkg.
+test: check wheel $(if $(shell command -v dpkg-deb),deb)
 	@$(VENV)/bin/pytest tests/native tests/e2e
+	@$(VENV)/bin/pytest tests/packaging
 
 e2e: setup
 	@$(VENV)/bin/pytest tests/e2e

@@ -21,6 +21,13 @@ command -v ip >/dev/null || [ -x /sbin/ip ] || need iproute2
 command -v setpriv >/dev/null || need util-linux
 command -v setcap >/dev/null || [ -x /sbin/setcap ] || need libcap2-bin
 
+# For `make deb`, and to test what it makes.
+if [ "$(id -u)" = 0 ] && command -v dpkg >/dev/null; then
+	[ -x /usr/bin/python3 ] || need python3
+	[ -x /lib/systemd/systemd ] || need systemd
+	command -v ps >/dev/null || need procps
+fi
+
 if [ -n "$missing" ]; then
 	if [ "$(id -u)" = 0 ] && command -v apt-get >/dev/null; then
 		echo "Installing system packages:$missing"

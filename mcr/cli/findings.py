@@ -7,7 +7,7 @@ from typing import Any, Final
 import click
 
 from mcr.cli.session import Session, common_options
-from mcr.errors import UsageError
+from mcr.errors import McrError, UsageError
 
 _EXIT_STATUS: Final = {"ok": 0, "advice": 1, "fault": 2}
 _COLOURS: Final = {"ok": "green", "advice": "yellow", "fault": "red"}
@@ -31,11 +31,39 @@ def why(session: Session, rule: str) -> None:
 @common_options
 @click.pass_obj
 def doctor(session: Session) -> None:
-    """Check the machine and the daemon.
+    """Check the machine and the daemon; without a daemon, the machine.
 
     Exit status: 0 if all is well, 1 for advice, 2 for a fault.
     """
-    _show(session, session.call("doctor"))
+    _show(session, sorted(ask_doctor(session), key=lambda finding: -_EXIT_STATUS[finding["verdict"]]))
+
+
+def ask_doctor(session: Session) -> list[dict[str, Any]]:
+    """What the daemon finds; if it can't be asked, that, and what can be seen of the machine from here."""
+    try:
+        findings: list[dict[str, Any]] = session.call("doctor")
+    except McrError as error:
+        return [_unreachable(error), *_examine_machine()]
+    return findings
+
+
+def _unreachable(error: McrError) -> dict[str, Any]:
+    evidence, *remedies = error.hints or ("mcrctl ping",)
+    return {
+        "check": "daemon",
+        "verdict": "fault",
+        "what": f"mcrd cannot be asked: {error.message}",
+        "evidence": evidence,
+        "remedy": "; ".join(remedies),
+    }
+
+
+def _examine_machine() -> list[dict[str, Any]]:
+    import attrs  # noqa: PLC0415 - only without a daemon, and slow to import
+
+    from mcr.diagnosis.doctor import examine_machine  # noqa: PLC0415
+
+    return [attrs.asdict(finding) for finding in examine_machine()]
 
 
 def _show(session: Session, findings: Sequence[dict[str, Any]]) -> None:

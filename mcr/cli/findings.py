@@ -35,16 +35,16 @@ def doctor(session: Session) -> None:
 
     Exit status: 0 if all is well, 1 for advice, 2 for a fault.
     """
-    _show(session, sorted(ask_doctor(session), key=lambda finding: -_EXIT_STATUS[finding["verdict"]]))
+    _show(session, ask_doctor(session))
 
 
 def ask_doctor(session: Session) -> list[dict[str, Any]]:
-    """What the daemon finds; if it can't be asked, that, and what can be seen of the machine from here."""
+    """What the daemon finds, the worst first; if it can't be asked, that, and what can be seen of the machine here."""
     try:
         findings: list[dict[str, Any]] = session.call("doctor")
     except McrError as error:
-        return [_unreachable(error), *_examine_machine()]
-    return findings
+        findings = [_unreachable(error), *_examine_machine()]
+    return sorted(findings, key=lambda finding: -_EXIT_STATUS[finding["verdict"]])
 
 
 def _unreachable(error: McrError) -> dict[str, Any]:
@@ -67,11 +67,12 @@ def _examine_machine() -> list[dict[str, Any]]:
 
 
 def _show(session: Session, findings: Sequence[dict[str, Any]]) -> None:
-    session.show(findings, _view)
+    session.show(findings, findings_view)
     sys.exit(max((_EXIT_STATUS[finding["verdict"]] for finding in findings), default=0))
 
 
-def _view(findings: Sequence[dict[str, Any]], _width: int | None) -> str:
+def findings_view(findings: Sequence[dict[str, Any]], _width: int | None) -> str:
+    """Findings, one line each."""
     return "\n".join(_line(finding) for finding in findings)
 
 

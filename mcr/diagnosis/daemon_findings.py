@@ -126,45 +126,48 @@ def judge_worker_privileges(workers: Mapping[int, Process | None]) -> tuple[Find
     )
     if privileged or not seen:
         return privileged
+    evidence = f"CapEff 0, NoNewPrivs 1, Seccomp {{}} in the status of {len(seen)} of {len(workers)} workers"
+    if all(process.seccomp for process in seen.values()):
+        what = "Workers have no privileges, and no system calls but those they need"
+        return (Finding("worker_privileges", Verdict.OK, what, evidence.format(2)),)
     return (
         Finding(
             "worker_privileges",
-            Verdict.OK,
-            "Workers have no privileges and no way to regain one",
-            f"CapEff 0, NoNewPrivs 1 in the status of {len(seen)} of {len(workers)} workers",
+            Verdict.ADVICE,
+            "Workers have no privileges, but any system call",
+            evidence.format(0),
+            "mcrd's log says why: look for 'not confined'",
         ),
     )
 
 
 def judge_workers(workers: tuple[WorkerView, ...]) -> tuple[Finding, ...]:
-    """Whether they run, and have run all the time."""
-    findings = [
-        Finding(
-            "workers",
-            Verdict.FAULT,
-            f"Worker {worker.worker_id} does not run: it exited {worker.restarts} times and is held back",
-            "mcrctl list-workers: STATE waiting",
-            _LOG,
-        )
-        for worker in workers
-        if worker.state is WorkerState.WAITING
-    ]
-    findings += [
-        Finding(
-            "workers",
-            Verdict.ADVICE,
-            f"Worker {worker.worker_id} exited unexpectedly and was restarted: {worker.restarts} times",
-            "mcrctl list-workers: RESTARTS",
-            f"see why: {_LOG}",
-        )
-        for worker in workers
-        if worker.restarts and worker.state is not WorkerState.WAITING
-    ]
+    """Whether they run, and have run all the time. A first death is no fault: another process takes over at once."""
+    findings = tuple(_death(worker) for worker in workers if worker.restarts)
     if findings:
-        return tuple(findings)
+        return findings
     running = sum(worker.state is WorkerState.RUNNING for worker in workers)
     what = f"{running} of {len(workers)} workers run, none was restarted"
     return (Finding("workers", Verdict.OK, what, "mcrctl list-workers"),)
+
+
+def _death(worker: WorkerView) -> Finding:
+    times = "once" if worker.restarts == 1 else f"{worker.restarts:,} times"
+    if worker.state is WorkerState.WAITING and worker.restarts > 1:
+        return Finding(
+            "workers",
+            Verdict.FAULT,
+            f"Worker {worker.worker_id} does not run: it has exited unexpectedly {times} and is held back",
+            "mcrctl list-workers: STATE waiting",
+            _LOG,
+        )
+    return Finding(
+        "workers",
+        Verdict.ADVICE,
+        f"Worker {worker.worker_id} has exited unexpectedly {times} and was replaced",
+        "mcrctl list-workers: RESTARTS",
+        f"see why: {_LOG}",
+    )
 
 
 def judge_cores(workers: tuple[WorkerView, ...], cores: tuple[int, ...]) -> tuple[Finding, ...]:
@@ -240,7 +243,7 @@ def _full_ring(name: str, dropped: int, received: int, why: str, remedy: str) ->
 def _why_full(stats: Stats, workers: tuple[WorkerView, ...]) -> str:
     restarts = sum(worker.restarts for worker in workers)
     if restarts:
-        return f"perhaps while a worker hung or was replaced ({restarts} restarts)"
+        return "perhaps while a worker hung or was replaced (see the restarts in mcrctl list-workers)"
     dropping = [worker for worker in stats.workers if worker.kernel_drops]
     if len(dropping) == 1 and len(stats.workers) > 1:
         return f"all of them worker {dropping[0].worker_id}'s: a flow stays with one worker, and one has too much"

@@ -14,6 +14,8 @@ from mcr.net.buffer import set_buffer
 CAPABILITIES = {"CAP_NET_ADMIN": 12, "CAP_NET_RAW": 13, "CAP_BPF": 39}
 """Those that mcrd has a use for (<linux/capability.h>)."""
 
+_FILTERED = "2"  # SECCOMP_MODE_FILTER
+
 
 @attrs.frozen
 class Machine:
@@ -45,11 +47,18 @@ class Machine:
 
 @attrs.frozen
 class Process:
-    """A process, as its status file (proc(5)) shows it. `capabilities`: the numbers of the effective ones."""
+    """A process, as its status file (proc(5)) shows it.
+
+    Attributes:
+        capabilities: the numbers of the effective ones.
+        no_new_privs: no program that it executes gets more.
+        seccomp: a system call filter is in force.
+    """
 
     pid: int
     capabilities: frozenset[int]
     no_new_privs: bool
+    seccomp: bool
 
     def has(self, name: str) -> bool:
         """Whether a capability is effective."""
@@ -87,7 +96,7 @@ def look_at_machine() -> Machine:
         kernel=platform.release(),
         uring_errno=-lib.mcr_uring_probe(),
         uring_disabled=read_number("/proc/sys/kernel/io_uring_disabled"),
-        seccomp=_status_fields(_read("/proc/self/status")).get("Seccomp") == "2",
+        seccomp=_status_fields(_read("/proc/self/status")).get("Seccomp") == _FILTERED,
         memlock=None if memlock == resource.RLIM_INFINITY else memlock,
         open_files=open_files,
         wmem_max=read_number("/proc/sys/net/core/wmem_max"),
@@ -132,7 +141,7 @@ def parse_status(pid: int, text: str) -> Process:
     fields = _status_fields(text)
     effective = int(fields["CapEff"], 16)
     capabilities = frozenset(bit for bit in range(effective.bit_length()) if effective >> bit & 1)
-    return Process(pid, capabilities, fields["NoNewPrivs"] == "1")
+    return Process(pid, capabilities, fields["NoNewPrivs"] == "1", fields.get("Seccomp") == _FILTERED)
 
 
 def parse_softnet(text: str) -> int:

@@ -7,7 +7,7 @@ from typing import Any, Final
 import click
 
 from mcr.cli.session import Session, common_options
-from mcr.errors import McrError, UsageError
+from mcr.errors import McrError, SystemFault, UsageError
 
 _EXIT_STATUS: Final = {"ok": 0, "advice": 1, "fault": 2}
 _COLOURS: Final = {"ok": "green", "advice": "yellow", "fault": "red"}
@@ -43,18 +43,19 @@ def ask_doctor(session: Session) -> list[dict[str, Any]]:
     try:
         findings: list[dict[str, Any]] = session.call("doctor")
     except McrError as error:
-        findings = [_unreachable(error), *_examine_machine()]
+        findings = [_unreachable(error, session.path), *_examine_machine()]
     return sorted(findings, key=lambda finding: -_EXIT_STATUS[finding["verdict"]])
 
 
-def _unreachable(error: McrError) -> dict[str, Any]:
-    evidence, *remedies = error.hints or ("mcrctl ping",)
+def _unreachable(error: McrError, path: str) -> dict[str, Any]:
+    # What the system refuses comes with where it did, first thing; other errors only with what to do.
+    hints = error.hints if isinstance(error, SystemFault) else (f"the control socket is {path}", *error.hints)
     return {
         "check": "daemon",
         "verdict": "fault",
         "what": f"mcrd cannot be asked: {error.message}",
-        "evidence": evidence,
-        "remedy": "; ".join(remedies),
+        "evidence": hints[0],
+        "remedy": "; ".join(hints[1:]),
     }
 
 

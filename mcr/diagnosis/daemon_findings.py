@@ -18,57 +18,41 @@ _HALF = 0.5
 """Beyond that it no longer relays."""
 
 _LOG = "journalctl -u mcrd -n 100; dmesg | tail -50"
-_AMBIENT = "AmbientCapabilities={} in mcrd's unit, or start it with sudo"
+_GRANT = "add {} to AmbientCapabilities= and CapabilityBoundingSet= in mcrd's unit, or start it with sudo"
 
 
-def judge_capabilities(daemon: Self, *, absorb: bool) -> tuple[Finding, ...]:
+def judge_capabilities(daemon: Self, *, absorb: bool, short_of_buffers: bool) -> tuple[Finding, ...]:
     """Whether the daemon may do what it is for, and what would make it better.
 
     Args:
         daemon: this process.
         absorb: MCR_ABSORB is set.
+        short_of_buffers: sockets were granted smaller buffers than they were to have.
     """
     process = daemon.process
     evidence = f"CapEff in /proc/{process.pid}/status"
-    findings = []
+    losses = {}
     if not process.has("CAP_NET_RAW"):
-        findings.append(
-            Finding(
-                "cap_net_raw",
-                Verdict.FAULT,
-                "mcrd has no CAP_NET_RAW: it cannot capture",
-                evidence,
-                _AMBIENT.format("CAP_NET_RAW"),
-            )
-        )
-    if not process.has("CAP_NET_ADMIN"):
-        loss = "buffers end at what sysctl allows, and firewall rules can't be seen"
-        if absorb:
-            loss = f"MCR_ABSORB has no effect, {loss}"
-        findings.append(
-            Finding(
-                "cap_net_admin",
-                Verdict.ADVICE,
-                f"mcrd has no CAP_NET_ADMIN: {loss}",
-                evidence,
-                _AMBIENT.format("CAP_NET_ADMIN"),
-            )
-        )
+        losses["CAP_NET_RAW"] = "it cannot capture"
     if not process.has("CAP_BPF"):
-        findings.append(
+        losses["CAP_BPF"] = "it filters with what sockets have had of old, slower with every rule"
+    if not process.has("CAP_NET_ADMIN") and (absorb or short_of_buffers):
+        lost = ["MCR_ABSORB has no effect"] if absorb else []
+        lost += ["buffers end at what sysctl allows"] if short_of_buffers else []
+        losses["CAP_NET_ADMIN"] = ", ".join(lost)
+    if losses:
+        return tuple(
             Finding(
-                "cap_bpf",
-                Verdict.ADVICE,
-                "mcrd has no CAP_BPF: it filters with what sockets have had of old, slower with every rule",
+                name.lower(),
+                Verdict.FAULT if name == "CAP_NET_RAW" else Verdict.ADVICE,
+                f"mcrd has no {name}: {loss}",
                 evidence,
-                _AMBIENT.format("CAP_BPF"),
+                _GRANT.format(name),
             )
+            for name, loss in losses.items()
         )
-    if not findings:
-        findings.append(
-            Finding("capabilities", Verdict.OK, f"mcrd has all it has a use for: {', '.join(CAPABILITIES)}", evidence)
-        )
-    return tuple(findings)
+    has = ", ".join(name for name in CAPABILITIES if process.has(name))
+    return (Finding("capabilities", Verdict.OK, f"mcrd has what it needs: {has}", evidence),)
 
 
 def judge_filter(daemon: Self, inputs: int, *, absorb: bool) -> tuple[Finding, ...]:

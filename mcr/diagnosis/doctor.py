@@ -73,7 +73,8 @@ def _judge_machine(
 
 
 def _judge_daemon(daemon: Self, settings: Settings, inputs: int) -> Iterator[Finding]:
-    yield from daemon_findings.judge_capabilities(daemon, absorb=settings.absorb)
+    short = daemon.send_buffer < settings.send_buffer or daemon.receive_buffer < COPY_BYTES
+    yield from daemon_findings.judge_capabilities(daemon, absorb=settings.absorb, short_of_buffers=short)
     yield from daemon_findings.judge_filter(daemon, inputs, absorb=settings.absorb)
 
 

@@ -51,7 +51,7 @@ def judge_io_uring(machine: Machine, workers: tuple[WorkerView, ...]) -> Finding
         return Finding(
             "io_uring",
             Verdict.ADVICE,
-            f"Workers {', '.join(on_poll)} run on poll although io_uring is available now",
+            f"io_uring is available now, but was not when worker {', '.join(on_poll)} started: on poll",
             "mcrctl list-workers: IO",
             "restart mcrd",
         )

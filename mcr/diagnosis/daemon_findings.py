@@ -137,19 +137,20 @@ def judge_workers(workers: tuple[WorkerView, ...]) -> tuple[Finding, ...]:
 
 def _death(worker: WorkerView) -> Finding:
     times = "once" if worker.restarts == 1 else f"{worker.restarts:,} times"
+    evidence = f"mcrctl list-workers: STATE {worker.state}, LAST EXIT {worker.last_exit}"
     if worker.state is WorkerState.WAITING and worker.restarts > 1:
         return Finding(
             "workers",
             Verdict.FAULT,
             f"Worker {worker.worker_id} does not run: it has exited unexpectedly {times} and is held back",
-            "mcrctl list-workers: STATE waiting",
+            evidence,
             _LOG,
         )
     return Finding(
         "workers",
         Verdict.ADVICE,
         f"Worker {worker.worker_id} has exited unexpectedly {times} and was replaced",
-        "mcrctl list-workers: RESTARTS",
+        evidence,
         f"see why: {_LOG}",
     )
 

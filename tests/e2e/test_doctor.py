@@ -116,6 +116,7 @@ def test_killed_worker_is_told(plant: Plant, make_mcr: MakeMcr) -> None:
     mcr.wait_for_workers()
     findings = examine(mcr, status=1)
     assert findings["workers"]["what"] == "Worker 0 has exited unexpectedly once and was replaced"
+    assert findings["workers"]["evidence"].endswith("killed by signal 9 (SIGKILL)")
     assert bad(findings) - OF_THE_TEST_MACHINE == {"workers"}
 
 

@@ -65,7 +65,7 @@ DAEMON = Self(
     send_buffer=4 << 20,
     receive_buffer=4 << 20,
 )
-WORKER = WorkerView(0, 100, 0, ("in0",), WorkerState.RUNNING, 0, 2, "io_uring")
+WORKER = WorkerView(0, 100, 0, ("in0",), WorkerState.RUNNING, 0, 2, io="io_uring")
 CONFINED = Process(100, frozenset(), no_new_privs=True, seccomp=True)
 IDLE = Stats(IngressStats(), EgressStats())
 IN0, OUT0 = Link("in0", addresses=("198.18.0.2/24",)), Link("out0", addresses=("198.18.1.1/24",))
@@ -309,8 +309,9 @@ def test_workers_that_run_are_counted():
     ],
 )
 def test_deaths_are_told(state, restarts, verdict, words):
-    dead = attrs.evolve(WORKER, worker_id=1, state=state, restarts=restarts)
-    expect(daemon_findings.judge_workers((WORKER, dead)), verdict, "Worker 1", words, "journalctl -u mcrd")
+    dead = attrs.evolve(WORKER, worker_id=1, state=state, restarts=restarts, last_exit="2026-01-01T12:00:00Z killed")
+    finding = expect(daemon_findings.judge_workers((WORKER, dead)), verdict, "Worker 1", words, "journalctl -u mcrd")
+    assert "LAST EXIT 2026-01-01T12:00:00Z killed" in finding.evidence
 
 
 def test_workers_that_share_a_core_are_named():

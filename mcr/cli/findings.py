@@ -1,7 +1,7 @@
 """`mcrctl why` and `mcrctl doctor`: findings, one line each, and an exit status that says how bad the worst is."""
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, Final
 
 import click
@@ -35,15 +35,20 @@ def doctor(session: Session) -> None:
 
     Exit status: 0 if all is well, 1 for advice, 2 for a fault.
     """
-    _show(session, ask_doctor(session))
+    _show(session, ask_doctor(session.call, session.path))
 
 
-def ask_doctor(session: Session) -> list[dict[str, Any]]:
-    """What the daemon finds, the worst first; if it can't be asked, that, and what can be seen of the machine here."""
+def ask_doctor(call: Callable[[str], Any], path: str) -> list[dict[str, Any]]:
+    """What the daemon finds, the worst first; if it can't be asked, that, and what can be seen of the machine here.
+
+    Args:
+        call: has the daemon carry out a method.
+        path: its control socket.
+    """
     try:
-        findings: list[dict[str, Any]] = session.call("doctor")
+        findings: list[dict[str, Any]] = call("doctor")
     except McrError as error:
-        findings = [_unreachable(error, session.path), *_examine_machine()]
+        findings = [_unreachable(error, path), *_examine_machine()]
     return sorted(findings, key=lambda finding: -_EXIT_STATUS[finding["verdict"]])
 
 

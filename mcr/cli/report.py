@@ -83,7 +83,7 @@ def _compose(session: Session, title: str) -> str:
     sections: dict[str, Callable[[], str]] = {
         "Versions": lambda: _versions(daemon),
         "System": lambda: "\n".join(_system()),
-        "Findings of mcrctl doctor": lambda: findings_view(ask_doctor(session), None),
+        "Findings of mcrctl doctor": lambda: findings_view(ask_doctor(daemon.ask, session.path), None),
         "Rules": lambda: tables.rules_view(daemon.ask("list"), None),
         "Workers": lambda: tables.workers_view(daemon.ask("list_workers"), None),
         "Statistics": lambda: _statistics(daemon.ask("stats")),
@@ -103,7 +103,7 @@ def _section(write: Callable[[], str]) -> str:
     try:
         return write().rstrip("\n")
     except McrError as error:
-        return f"Not to be had: {error.message}"
+        return f"mcrd cannot be asked: {error.message}"
     except Exception as error:  # noqa: BLE001 - a report is for when things are not as expected
         return f"Not to be had: {type(error).__name__}: {error}"
 
@@ -123,7 +123,7 @@ class _Daemon:
     def ask(self, method: str) -> Any:
         """Have it carry out one method."""
         if self.absence:
-            raise McrError(f"mcrd cannot be asked: {self.absence.message}")
+            raise self.absence
         return self._session.call(method)
 
 

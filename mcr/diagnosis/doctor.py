@@ -42,9 +42,9 @@ def examine(settings: Settings, workers: tuple[WorkerView, ...], stats: Stats) -
     ]
     if links is not None:
         found += link_findings.judge_presence(inputs | outputs, links)
-        found += [finding for link in links.values() for finding in link_findings.judge_drops(link)]
+        found += [finding for link in dict.fromkeys(links.values()) for finding in link_findings.judge_drops(link)]
         found += _judge_inputs([links[name] for name in sorted(inputs & links.keys())], machine)
-        found += _judge_outputs([links[name] for name in sorted(outputs & links.keys())], stats, blind)
+        found += _judge_outputs({name: links[name] for name in sorted(outputs & links.keys())}, stats, blind)
     return (*found, *blind)
 
 
@@ -103,7 +103,7 @@ def _judge_inputs(links: list[Link], machine: Machine) -> Iterator[Finding]:
         yield from link_findings.judge_igmp_version(link)
 
 
-def _judge_outputs(links: list[Link], stats: Stats, blind: list[Finding]) -> Iterator[Finding]:
+def _judge_outputs(links: dict[str, Link], stats: Stats, blind: list[Finding]) -> Iterator[Finding]:
     groups: dict[str, Address] = {}
     pps: Counter[str] = Counter()
     for rule in stats.rules:
@@ -112,10 +112,10 @@ def _judge_outputs(links: list[Link], stats: Stats, blind: list[Finding]) -> Ite
                 groups.setdefault(output.interface, output.group)
                 pps[output.interface] += round(rule.pps)
     routes: dict[str, str | None] = _try("group_route", lambda: find_routes(groups), {}, blind)
-    for link in links:
+    for name, link in links.items():
         yield from link_findings.judge_source(link)
-        if link.name in routes:
-            yield link_findings.judge_route(link, routes[link.name], pps[link.name])
+        if name in routes:
+            yield link_findings.judge_route(link, routes[name], pps[name])
 
 
 def _try(check: str, look: Callable[[], _T], otherwise: _T, blind: list[Finding]) -> _T:

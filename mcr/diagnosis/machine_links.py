@@ -2,7 +2,7 @@
 
 import socket
 from collections import defaultdict
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Mapping
 from typing import Any
 
 import attrs
@@ -51,16 +51,25 @@ class Link:
     forced_igmp: int = 0
 
 
-def look_at_links(names: Iterable[str] | None = None) -> dict[str, Link]:
-    """Those of these interfaces that there are, or all, in the network namespace of the calling thread."""
-    from pyroute2 import IPRoute  # noqa: PLC0415 - slow to import, seldom needed
+def look_at_links(names: Collection[str] | None = None) -> dict[str, Link]:
+    """Those of these interfaces that there are, or all, in the network namespace of the calling thread.
 
-    with IPRoute() as netlink:
-        found = [each for each in netlink.get_links() if names is None or each.get("ifname") in names]
+    Args:
+        names: each one's name, or another that it goes by (``ip link property``).
+    """
+    from pyroute2 import Ethtool, IPRoute  # noqa: PLC0415 - slow to import, seldom needed
+
+    with IPRoute() as netlink, Ethtool() as ethtool:
         addresses: defaultdict[int, list[str]] = defaultdict(list)
         for each in netlink.get_addr(family=socket.AF_INET):
             addresses[each["index"]].append(f"{each.get('local') or each.get('address')}/{each['prefixlen']}")
-    return {each.get("ifname"): _link(each, tuple(addresses[each["index"]])) for each in found}
+        found = {}
+        for each in netlink.get_links():
+            wanted = [each.get("ifname")] if names is None else _names(each).intersection(names)
+            if wanted:
+                link = _link(each, tuple(addresses[each["index"]]), ethtool)
+                found.update(dict.fromkeys(wanted, link))
+    return found
 
 
 def find_routes(groups: Mapping[str, Address]) -> dict[str, str | None]:
@@ -85,7 +94,13 @@ def find_routes(groups: Mapping[str, Address]) -> dict[str, str | None]:
     return routes
 
 
-def _link(link: Any, addresses: tuple[str, ...]) -> Link:
+def _names(link: Any) -> set[str]:
+    """All names that an interface goes by."""
+    properties = link.get_attr("IFLA_PROP_LIST")
+    return {link.get("ifname"), *(properties.get_attrs("IFLA_ALT_IFNAME") if properties else ())}
+
+
+def _link(link: Any, addresses: tuple[str, ...], ethtool: Any) -> Link:
     name = link.get("ifname")
     counters = link.get("stats64") or {}
     return Link(
@@ -99,19 +114,17 @@ def _link(link: Any, addresses: tuple[str, ...]) -> Link:
         rx_missed=counters.get("rx_missed_errors", 0) + counters.get("rx_fifo_errors", 0),
         tx_packets=counters.get("tx_packets", 0),
         tx_dropped=counters.get("tx_dropped", 0),
-        merging=_merging(name),
+        merging=_merging(name, ethtool),
         rp_filter=_parameter(name, "rp_filter"),
         forced_igmp=_parameter(name, "force_igmp_version"),
     )
 
 
-def _merging(name: str) -> tuple[str, ...] | None:
-    from pyroute2 import Ethtool  # noqa: PLC0415 - slow to import, seldom needed
-    from pyroute2.netlink.exceptions import NetlinkError  # noqa: PLC0415
+def _merging(name: str, ethtool: Any) -> tuple[str, ...] | None:
+    from pyroute2.netlink.exceptions import NetlinkError  # noqa: PLC0415 - slow to import, seldom needed
 
     try:
-        with Ethtool() as netlink:
-            features = netlink.get_features(name).features
+        features = ethtool.get_features(name).features
     except (OSError, NetlinkError):  # a driver or a kernel that has no such thing
         return None
     return tuple(each for each in MERGING if each in features and features[each].enable)

@@ -28,7 +28,7 @@ _HEAD: Final = """\
 In it: versions of MCR and of the system; rules, workers, statistics, settings and log levels of mcrd; what mcrctl
 doctor finds; interfaces with their IPv4 addresses; group memberships; kernel parameters; mcrd's newest warnings.
 Left out: the names of host and users, hardware addresses, the environment but for MCR_... variables, packets.
-Addresses, interface names, rule names and paths can tell of your network: read it before you pass it on.
+Addresses, paths, log lines, the names of interfaces and rules can tell of you: read it before you pass it on.
 """
 
 _PARAMETERS: Final = (
@@ -118,7 +118,7 @@ class _Daemon:
         try:
             self.version = session.call("version")
         except McrError as error:
-            self.absence = error
+            self.absence = McrError(error.message)  # its hints may say who asks
 
     def ask(self, method: str) -> Any:
         """Have it carry out one method."""
@@ -130,7 +130,7 @@ class _Daemon:
 def _versions(daemon: _Daemon) -> str:
     lines = [f"mcrctl {mcr.__version__}", f"Python {'.'.join(map(str, sys.version_info[:3]))}"]
     if daemon.absence:
-        return "\n".join([*lines, f"mcrd cannot be asked: {daemon.absence.message}", *daemon.absence.hints])
+        return "\n".join([*lines, f"mcrd cannot be asked: {daemon.absence.message}"])
     version = daemon.version
     lines.append(f"mcrd {version['version']}, protocol {version['protocol']}, process {version['pid']}")
     if _network(version["pid"]) not in {_network("self"), None}:

@@ -9,6 +9,9 @@ from mcr.findings import Finding, Verdict
 _MANY = 10_000
 """One frame lost in so many is worth a look: interfaces drop some that nobody here speaks."""
 
+_SOME = 10
+"""Fewer than these are not, whatever their share: an interface that comes up drops some."""
+
 _PPS_WITHOUT_ROUTE = 20_000
 """Datagrams a second from which a missing route costs half a percent of a core, if they leave one by one."""
 
@@ -71,7 +74,7 @@ def judge_drops(link: Link) -> tuple[Finding, ...]:
         ("in", link.rx_dropped, link.rx_packets),
         ("out", link.tx_dropped, link.tx_packets),
     ):
-        if dropped * _MANY > passed + dropped:
+        if dropped >= _SOME and dropped * _MANY > passed + dropped:
             findings.append(
                 Finding(
                     "interface_drops",

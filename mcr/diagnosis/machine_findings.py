@@ -208,7 +208,7 @@ def _judge_sends(firewall: Firewall, refused: tuple[str, ...] | None) -> Finding
     if not output and _all_seen(firewall):
         what = "No firewall rule is in the way of what mcrd sends"
     elif refused is None:
-        what = "What mcrd sends passes the firewall's rules"
+        what = "Firewall rules at output, if there are any, apply to what mcrd sends"
     else:
         what = "No firewall rule has refused what mcrd sent so far"
     return Finding("firewall_output", Verdict.OK, what, seen)

@@ -1,5 +1,6 @@
 """`mcrctl report`: what it does when something it asks for can't be had."""
 
+import errno
 import re
 import sys
 from pathlib import Path
@@ -8,7 +9,7 @@ from typing import Any, Self
 import pytest
 
 from mcr.cli import failure, mcrctl, session
-from mcr.errors import McrError
+from mcr.errors import McrError, SystemFault
 
 FINDING = {"check": "kernel", "verdict": "ok", "what": "Linux", "evidence": "uname -r", "remedy": ""}
 
@@ -59,6 +60,19 @@ def test_a_section_that_cannot_be_had_says_why_and_the_others_are_there(told):
 def test_the_worst_findings_come_first(told):
     verdicts = [line.split()[0] for line in told["Findings of mcrctl doctor"].strip().splitlines()]
     assert verdicts == ["fault", "advice", "ok"]
+
+
+def test_who_asks_is_not_told(monkeypatch, capsys):
+    class Closed:
+        def __init__(self, *_: object) -> None:
+            raise SystemFault("", errno.EACCES, "you are alice; the socket belongs to root")
+
+    monkeypatch.setattr(session, "Client", Closed)
+    monkeypatch.setattr(sys, "argv", ["mcrctl", "report", "--output", "-"])
+    assert failure.run(mcrctl.cli, "mcrctl") == 0
+    out = capsys.readouterr().out
+    assert "mcrd cannot be asked: Permission denied (os error 13)" in out
+    assert "alice" not in out
 
 
 def test_an_empty_name_is_refused(monkeypatch, capsys, tmp_path):

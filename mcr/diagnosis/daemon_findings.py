@@ -18,7 +18,7 @@ _HALF = 0.5
 """Beyond that it no longer relays."""
 
 _LOG = "journalctl -u mcrd -n 100; dmesg | tail -50"
-_GRANT = "add {} to AmbientCapabilities= and CapabilityBoundingSet= in mcrd's unit, or start it with sudo"
+_GRANT = "systemctl edit mcrd: add {} to AmbientCapabilities= and CapabilityBoundingSet=; or start it with sudo"
 
 
 def judge_capabilities(daemon: Self, *, absorb: bool, short_of_buffers: bool) -> tuple[Finding, ...]:

@@ -114,6 +114,9 @@ def judge_reverse_path(link: Link, unroutable: int) -> Finding:
     """
     name = link.name
     evidence = f"net.ipv4.conf.{name}.rp_filter or that of all is {link.rp_filter}"
+    if link.rp_filter is None:
+        what = f"Whether {name} takes IGMP queries from any address is not to be seen"
+        return Finding("reverse_path", Verdict.OK, what, f"/proc/sys/net/ipv4/conf/{name}/rp_filter can't be read")
     if not link.rp_filter:
         return Finding("reverse_path", Verdict.OK, f"{name} takes IGMP queries from any address", evidence)
     networks = ", ".join(str(IPv4Interface(address).network) for address in link.addresses)

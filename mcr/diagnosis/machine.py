@@ -106,9 +106,10 @@ def look_at_machine() -> Machine:
     )
 
 
-def count_backlog_drops() -> int:
-    """Frames that found a processor's backlog full, since the boot, in all network namespaces."""
-    return parse_softnet(_read("/proc/net/softnet_stat"))
+def count_backlog_drops() -> int | None:
+    """Frames that found a processor's backlog full, since the boot, in all network namespaces; None: not to be seen."""
+    text = _read("/proc/net/softnet_stat")
+    return parse_softnet(text) if text else None
 
 
 def look_at_self(send_buffer: int, receive_buffer: int) -> Self:

@@ -110,7 +110,7 @@ def judge_buffers(machine: Machine, daemon: Self | None, send_buffer: int, copy_
 
 def _judge_buffer(check: str, purpose: str, wanted: int, granted: int | None, limit: tuple[str, int | None]) -> Finding:
     name, most = limit
-    evidence = f"{name}={most}" if most is not None else f"{name} is not to be seen in this network namespace"
+    evidence = f"{name}={most}" if most is not None else f"{name} is not to be seen here"
     if granted is None:
         granted = wanted if most is None else min(wanted, most)
         evidence += ", no limit for mcrd with CAP_NET_ADMIN"
@@ -165,12 +165,15 @@ def judge_memberships(machine: Machine) -> Finding:
         "memberships",
         Verdict.OK,
         "The number of groups is not limited: mcrd opens as many sockets as it takes",
-        f"net.ipv4.igmp_max_memberships={machine.memberships}, which is for each socket",
+        f"net.ipv4.igmp_max_memberships={machine.memberships or 'unknown'}, which is for each socket",
     )
 
 
-def judge_backlog(before: int, after: int) -> Finding:
+def judge_backlog(before: int | None, after: int | None) -> Finding:
     """Whether frames are lost before anybody sees them, from two counts of those that were."""
+    if before is None or after is None:
+        what = "Whether frames are dropped between network card and capture is not to be seen"
+        return Finding("backlog", Verdict.OK, what, "/proc/net/softnet_stat can't be read")
     evidence = f"/proc/net/softnet_stat, second column: {after:,} since the boot"
     if after > before:
         return Finding(

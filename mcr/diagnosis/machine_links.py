@@ -32,8 +32,8 @@ class Link:
         tx_packets: frames sent.
         tx_dropped: frames dropped on the way out.
         merging: those of `MERGING` that are on; None if it can't be asked.
-        rp_filter: the reverse-path filter in force: 0 off, 1 strict, 2 loose.
-        forced_igmp: the version of IGMP that is forced; 0: the querier's.
+        rp_filter: the reverse-path filter in force: 0 off, 1 strict, 2 loose; None: not to be seen here.
+        forced_igmp: the version of IGMP that is forced; 0: the querier's; None: not to be seen here.
     """
 
     name: str
@@ -47,8 +47,8 @@ class Link:
     tx_packets: int = 0
     tx_dropped: int = 0
     merging: tuple[str, ...] | None = ()
-    rp_filter: int = 0
-    forced_igmp: int = 0
+    rp_filter: int | None = 0
+    forced_igmp: int | None = 0
 
 
 def look_at_links(names: Collection[str] | None = None) -> dict[str, Link]:
@@ -130,7 +130,7 @@ def _merging(name: str, ethtool: Any) -> tuple[str, ...] | None:
     return tuple(each for each in MERGING if each in features and features[each].enable)
 
 
-def _parameter(name: str, parameter: str) -> int:
+def _parameter(name: str, parameter: str) -> int | None:
     """What is in force on an interface: the greater of its own and that of all."""
-    paths = (f"/proc/sys/net/ipv4/conf/{each}/{parameter}" for each in ("all", name))
-    return max(read_number(path) or 0 for path in paths)
+    values = [read_number(f"/proc/sys/net/ipv4/conf/{each}/{parameter}") for each in ("all", name)]
+    return max((value for value in values if value is not None), default=None)

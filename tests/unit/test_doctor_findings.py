@@ -511,6 +511,14 @@ def test_a_reverse_path_filter_matters_if_queries_may_meet_it(rp_filter, address
         assert "net.ipv4.conf.all.rp_filter=0 net.ipv4.conf.in0.rp_filter=0" in finding.remedy
 
 
+def test_parameters_that_cannot_be_read_are_not_judged():
+    hidden = attrs.evolve(IN0, rp_filter=None, forced_igmp=None)
+    expect(link_findings.judge_reverse_path(hidden, 0), OK, "not to be seen")
+    assert link_findings.judge_igmp_version(hidden) == ()
+    expect(machine_findings.judge_backlog(None, None), OK, "not to be seen")
+    expect(machine_findings.judge_memberships(attrs.evolve(MACHINE, memberships=None)), OK, "unknown")
+
+
 def test_a_forced_version_of_igmp_is_mentioned():
     assert link_findings.judge_igmp_version(IN0) == ()
     expect(link_findings.judge_igmp_version(attrs.evolve(IN0, forced_igmp=2)), ADVICE, "version 2 is forced on in0")

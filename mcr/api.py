@@ -28,6 +28,7 @@ from mcr.model import (
     Input,
     Level,
     LogLevels,
+    LogLine,
     Output,
     Rule,
     RuleView,
@@ -86,6 +87,9 @@ class Logging(Protocol):
     @property
     def levels(self) -> LogLevels:
         """The levels in force."""
+
+    def recent(self) -> tuple[LogLine, ...]:
+        """The newest warnings and errors, oldest first."""
 
     async def set_global(self, level: Level) -> LogLevels:
         """Set every facility to one level; return the new levels."""
@@ -235,6 +239,10 @@ async def _version(_api: Api, _: _NoParams) -> Any:
     return {"version": mcr.__version__, "protocol": PROTOCOL, "pid": os.getpid()}
 
 
+async def _recent_lines(api: Api, _: _NoParams) -> Any:
+    return _converter.unstructure(api.logging.recent())
+
+
 async def _get_levels(api: Api, _: _NoParams) -> Any:
     return _level_table(api.logging.levels)
 
@@ -260,6 +268,7 @@ _METHODS: Final[dict[str, tuple[type, Callable[[Api, Any], Awaitable[Any]]]]] = 
     "settings": (_NoParams, _settings),
     "ping": (_NoParams, _ping),
     "version": (_NoParams, _version),
+    "log.recent": (_NoParams, _recent_lines),
     "log_level.get": (_NoParams, _get_levels),
     "log_level.set": (_SetLevelParams, _set_level),
 }

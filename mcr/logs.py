@@ -6,6 +6,7 @@ Rules of the module:
 2. Nobody waits for the log. Lines go through a bounded queue to a thread that writes them; when standard
    error does not take them (a stopped terminal, a full pipe), the newest are dropped and their number is told
    later.
+3. The newest warnings, and what is graver, are remembered: who asks for help need not be able to read the journal.
 """
 
 import contextlib
@@ -15,17 +16,19 @@ import os
 import queue
 import select
 import threading
+from collections import deque
 from collections.abc import Mapping
 from datetime import UTC, datetime
 from typing import Final, Literal, Protocol
 
 import attrs
 
-from mcr.model import Facility, Level, LogLevels
+from mcr.model import Facility, Level, LogLevels, LogLine
 
 LogFormat = Literal["text", "json"]
 
 _QUEUE_LINES = 10_000
+_REMEMBERED_LINES = 200
 _FLUSH_SECONDS = 2  # how long the end of the process waits for a standard error that takes nothing
 
 _STDERR = 2
@@ -108,7 +111,7 @@ def setup_logging(log_format: LogFormat, levels: LogLevels) -> None:
     journal = _is_journal(_STDERR)  # which notes the time itself
     formatter = _JsonFormatter() if log_format == "json" else _TextFormatter(timed=not journal)
     handler.setFormatter(_JournalFormatter(formatter) if journal else formatter)
-    logging.basicConfig(handlers=[handler], level=logging.WARNING, force=True)
+    logging.basicConfig(handlers=[handler, _Memory()], level=logging.WARNING, force=True)
     _apply(levels)
 
 
@@ -130,6 +133,11 @@ class LogControl:
     def levels(self) -> LogLevels:
         """The levels in force."""
         return self._levels
+
+    def recent(self) -> tuple[LogLine, ...]:
+        """The newest 200 events of level warning and graver, oldest first."""
+        memories = (handler for handler in logging.root.handlers if isinstance(handler, _Memory))
+        return next((tuple(memory.lines) for memory in memories), ())  # at once: other threads log, too
 
     async def set_global(self, level: Level) -> LogLevels:
         """Set every facility to one level: here at once, in the workers when this returns."""
@@ -215,6 +223,20 @@ class _JournalFormatter(logging.Formatter):
     def format(self, record: logging.LogRecord) -> str:
         level = next((level for level, number in _NUMBERS.items() if record.levelno >= number), Level.DEBUG)
         return f"<{min(level, Level.DEBUG)}>{self._lines.format(record)}"
+
+
+class _Memory(logging.Handler):
+    """Keeps the newest warnings, and what is graver."""
+
+    def __init__(self) -> None:
+        super().__init__(logging.WARNING)
+        self.lines: deque[LogLine] = deque(maxlen=_REMEMBERED_LINES)
+        self._words = logging.Formatter()
+
+    def emit(self, record: logging.LogRecord) -> None:
+        with contextlib.suppress(Exception):  # a bad log call is no reason to stop relaying; the writer has told it
+            message = _message(record, self._words)
+            self.lines.append(LogLine(_time(record), _level(record), _facility(record), message))
 
 
 class _QueuedWriter(logging.Handler):

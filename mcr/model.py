@@ -455,6 +455,16 @@ class Facility(enum.IntEnum):
 
 
 @attrs.frozen
+class LogLine:
+    """An event of the log. `time` is UTC (RFC 3339); `facility` is that of a `Facility`, or the name of a library."""
+
+    time: str
+    level: str
+    facility: str
+    message: str
+
+
+@attrs.frozen
 class LogLevels:
     """The threshold of every facility, in the order of `Facility`."""
 

@@ -1,13 +1,13 @@
 """`mcrctl why` and `mcrctl doctor`: findings, one line each, and an exit status that says how bad the worst is."""
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, Final
 
 import click
 
 from mcr.cli.session import Session, common_options
-from mcr.errors import UsageError
+from mcr.errors import McrError, SystemFault, UsageError
 
 _EXIT_STATUS: Final = {"ok": 0, "advice": 1, "fault": 2}
 _COLOURS: Final = {"ok": "green", "advice": "yellow", "fault": "red"}
@@ -31,19 +31,54 @@ def why(session: Session, rule: str) -> None:
 @common_options
 @click.pass_obj
 def doctor(session: Session) -> None:
-    """Check the machine and the daemon.
+    """Check the machine and the daemon; without a daemon, the machine.
 
     Exit status: 0 if all is well, 1 for advice, 2 for a fault.
     """
-    _show(session, session.call("doctor"))
+    _show(session, ask_doctor(session.call, session.path))
+
+
+def ask_doctor(call: Callable[[str], Any], path: str) -> list[dict[str, Any]]:
+    """What the daemon finds, the worst first; if it can't be asked, that, and what can be seen of the machine here.
+
+    Args:
+        call: has the daemon carry out a method.
+        path: its control socket.
+    """
+    try:
+        findings: list[dict[str, Any]] = call("doctor")
+    except McrError as error:
+        findings = [_unreachable(error, path), *_examine_machine()]
+    return sorted(findings, key=lambda finding: -_EXIT_STATUS[finding["verdict"]])
+
+
+def _unreachable(error: McrError, path: str) -> dict[str, Any]:
+    # What the system refuses comes with where it did, first thing; other errors only with what to do.
+    hints = error.hints if isinstance(error, SystemFault) else (f"the control socket is {path}", *error.hints)
+    return {
+        "check": "daemon",
+        "verdict": "fault",
+        "what": f"mcrd cannot be asked: {error.message}",
+        "evidence": hints[0],
+        "remedy": "; ".join(hints[1:]),
+    }
+
+
+def _examine_machine() -> list[dict[str, Any]]:
+    import attrs  # noqa: PLC0415 - only without a daemon, and slow to import
+
+    from mcr.diagnosis.doctor import examine_machine  # noqa: PLC0415
+
+    return [attrs.asdict(finding) for finding in examine_machine()]
 
 
 def _show(session: Session, findings: Sequence[dict[str, Any]]) -> None:
-    session.show(findings, _view)
+    session.show(findings, findings_view)
     sys.exit(max((_EXIT_STATUS[finding["verdict"]] for finding in findings), default=0))
 
 
-def _view(findings: Sequence[dict[str, Any]], _width: int | None) -> str:
+def findings_view(findings: Sequence[dict[str, Any]], _width: int | None) -> str:
+    """Findings, one line each."""
     return "\n".join(_line(finding) for finding in findings)
 
 

@@ -19,6 +19,7 @@ import mcr
 from mcr.cli import tables
 from mcr.cli.failure import report, run
 from mcr.cli.findings import doctor, why
+from mcr.cli.report import write_report
 from mcr.cli.rule_words import name_lines, read_batch, rule_options, rule_params
 from mcr.cli.session import Session, common_options, terminal_width
 from mcr.errors import McrError, SystemFault, UsageError
@@ -179,6 +180,7 @@ def set_log_level(session: Session, global_level: str | None, facility: str | No
 
 cli.add_command(doctor)
 cli.add_command(why)
+cli.add_command(write_report)
 
 
 def main() -> None:

@@ -1,10 +1,130 @@
-"""Checks the machine and the daemon."""
+"""Checks the machine and the daemon: has everything looked at, and everything judged."""
 
-from mcr.findings import Finding
-from mcr.model import Stats, WorkerView
+from collections import Counter
+from collections.abc import Callable, Iterator
+from typing import TypeVar
+
+from mcr.diagnosis import daemon_findings, link_findings, machine_findings
+from mcr.diagnosis.machine import (
+    Machine,
+    Self,
+    count_backlog_drops,
+    look_at_machine,
+    look_at_process,
+    look_at_self,
+)
+from mcr.diagnosis.machine_firewall import Firewall, look_at_firewall
+from mcr.diagnosis.machine_links import Link, find_routes, look_at_links
+from mcr.findings import Finding, Verdict
+from mcr.model import Address, LogLevels, Stats, WorkerView
+from mcr.net.capture import COPY_BYTES
 from mcr.settings import Settings
+
+_T = TypeVar("_T")
 
 
 def examine(settings: Settings, workers: tuple[WorkerView, ...], stats: Stats) -> tuple[Finding, ...]:
-    """Check the machine and the daemon."""
-    raise NotImplementedError
+    """Check the machine and the daemon, which is this process. It may wait for the kernel."""
+    backlog, machine = count_backlog_drops(), look_at_machine()
+    daemon = look_at_self(settings.send_buffer, COPY_BYTES)
+    inputs = frozenset(each.interface for each in stats.interfaces)
+    outputs = frozenset(output.interface for rule in stats.rules for output in rule.outputs)
+    blind: list[Finding] = []
+    links: dict[str, Link] | None = _try("interfaces", lambda: look_at_links(inputs | outputs), None, blind)
+    firewall = _try("firewall", look_at_firewall, Firewall(), blind)
+    found = [
+        *_judge_machine(machine, daemon, workers, settings),
+        machine_findings.judge_backlog(backlog, count_backlog_drops()),
+        *_judge_daemon(daemon, settings, len(inputs)),
+        *_judge_workers(workers, daemon),
+        *_judge_counters(stats, workers, links or {}, settings),
+        *machine_findings.judge_firewall(firewall, daemon_findings.refused_outputs(stats)),
+    ]
+    if links is not None:
+        found += link_findings.judge_presence(inputs | outputs, links)
+        found += [finding for link in dict.fromkeys(links.values()) for finding in link_findings.judge_drops(link)]
+        found += _judge_inputs([links[name] for name in sorted(inputs & links.keys())], machine)
+        found += _judge_outputs({name: links[name] for name in sorted(outputs & links.keys())}, stats, blind)
+    return (*found, *blind)
+
+
+def examine_machine() -> tuple[Finding, ...]:
+    """Check the machine alone, from a process that is not the daemon."""
+    backlog, machine = count_backlog_drops(), look_at_machine()
+    blind: list[Finding] = []
+    firewall = _try("firewall", look_at_firewall, Firewall(), blind)
+    return (
+        *_judge_machine(machine, None, (), Settings("", 1, LogLevels())),
+        machine_findings.judge_backlog(backlog, count_backlog_drops()),
+        *machine_findings.judge_firewall(firewall, None),
+        *blind,
+    )
+
+
+def _judge_machine(
+    machine: Machine, daemon: Self | None, workers: tuple[WorkerView, ...], settings: Settings
+) -> Iterator[Finding]:
+    yield machine_findings.judge_kernel(machine)
+    yield machine_findings.judge_io_uring(machine, workers)
+    yield from machine_findings.judge_buffers(machine, daemon, settings.send_buffer, COPY_BYTES)
+    yield machine_findings.judge_locked_memory(machine)
+    yield machine_findings.judge_open_files(machine, daemon)
+    yield machine_findings.judge_memberships(machine)
+
+
+def _judge_daemon(daemon: Self, settings: Settings, inputs: int) -> Iterator[Finding]:
+    short = daemon.send_buffer < settings.send_buffer or daemon.receive_buffer < COPY_BYTES
+    yield from daemon_findings.judge_capabilities(daemon, absorb=settings.absorb, short_of_buffers=short)
+    yield from daemon_findings.judge_filter(daemon, inputs, absorb=settings.absorb)
+
+
+def _judge_workers(workers: tuple[WorkerView, ...], daemon: Self) -> Iterator[Finding]:
+    statuses = {worker.worker_id: look_at_process(worker.pid) for worker in workers if worker.pid}
+    yield from daemon_findings.judge_worker_privileges(statuses)
+    yield from daemon_findings.judge_workers(workers)
+    yield from daemon_findings.judge_cores(workers, daemon.cores)
+
+
+def _judge_counters(
+    stats: Stats, workers: tuple[WorkerView, ...], links: dict[str, Link], settings: Settings
+) -> Iterator[Finding]:
+    yield from daemon_findings.judge_captures(stats, workers, links, settings.pools)
+    yield daemon_findings.judge_super_frames(stats)
+    yield daemon_findings.judge_malformed(stats)
+    yield daemon_findings.judge_matches(stats)
+    yield from daemon_findings.judge_outputs(stats, links)
+    yield daemon_findings.judge_log(stats)
+
+
+def _judge_inputs(links: list[Link], machine: Machine) -> Iterator[Finding]:
+    for link in links:
+        yield link_findings.judge_merging(link)
+        yield link_findings.judge_reverse_path(link, machine.unroutable)
+        yield from link_findings.judge_igmp_version(link)
+
+
+def _judge_outputs(links: dict[str, Link], stats: Stats, blind: list[Finding]) -> Iterator[Finding]:
+    groups: dict[str, Address] = {}
+    pps: Counter[str] = Counter()
+    for rule in stats.rules:
+        for output in rule.outputs:
+            if output.group.is_multicast:
+                groups.setdefault(output.interface, output.group)
+                pps[output.interface] += round(rule.pps)
+    routes: dict[str, str | None] = _try("group_route", lambda: find_routes(groups), {}, blind)
+    for name, link in links.items():
+        yield from link_findings.judge_source(link)
+        if name in routes:
+            yield link_findings.judge_route(link, routes[name], pps[name])
+
+
+def _try(check: str, look: Callable[[], _T], otherwise: _T, blind: list[Finding]) -> _T:
+    """Look; where the kernel does not answer, say so in `blind` and go on with something else."""
+    from pyroute2.netlink.exceptions import NetlinkError  # noqa: PLC0415 - slow to import, seldom needed
+
+    try:
+        return look()
+    except (OSError, NetlinkError) as error:
+        what = f"The kernel does not say how it stands with {check}"
+        blind.append(Finding(check, Verdict.ADVICE, what, f"netlink: {error}", "ask again; then report it as a bug"))
+        return otherwise

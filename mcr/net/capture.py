@@ -40,7 +40,9 @@ _SLOT_OVERHEAD = 128  # TPACKET2 header, address, alignment and the link-layer h
 _MIN_SLOT = 2048
 _LARGE_SLOT = 16384
 _BLOCK_BYTES = 128 << 10
-_COPY_BYTES = 4 << 20  # of super-frames that wait
+
+COPY_BYTES = 4 << 20
+"""Bytes of super-frames that may wait in a capture socket."""
 
 
 @attrs.frozen
@@ -61,8 +63,13 @@ class BufferPools:
 
     def slots(self, frame_size: int) -> int:
         """Slots of a ring, given their size: a power of two that fills whole blocks."""
-        wanted = self.small if frame_size <= _MIN_SLOT else self.standard if frame_size <= _LARGE_SLOT else self.jumbo
+        wanted: int = getattr(self, self.name(frame_size))
         return max(1 << (wanted - 1).bit_length(), _BLOCK_BYTES // frame_size)
+
+    @staticmethod
+    def name(frame_size: int) -> str:
+        """Which of the three is meant for slots of a size."""
+        return "small" if frame_size <= _MIN_SLOT else "standard" if frame_size <= _LARGE_SLOT else "jumbo"
 
 
 @attrs.frozen
@@ -170,7 +177,7 @@ def _open_bound(interface: Interface, frame_size: int, frame_count: int) -> sock
         step = "PACKET_COPY_THRESH"
         opened.setsockopt(_SOL_PACKET, _PACKET_COPY_THRESH, 1)  # frames longer than a slot are queued whole
         step = "SO_RCVBUF"
-        set_buffer(opened, socket.SO_RCVBUF, _COPY_BYTES)
+        set_buffer(opened, socket.SO_RCVBUF, COPY_BYTES)
         step = f"PACKET_RX_RING of {frame_count} slots of {frame_size} bytes"
         ring = struct.pack("IIII", _BLOCK_BYTES, frame_count * frame_size // _BLOCK_BYTES, frame_size, frame_count)
         opened.setsockopt(_SOL_PACKET, _PACKET_RX_RING, ring)

@@ -23,6 +23,7 @@ from mcr.actors import control_server
 from mcr.actors.control_server import ControlServer, run_control_server
 from mcr.api import Api
 from mcr.errors import McrError, RuleNotFound, SystemFault, UsageError
+from mcr.findings import Finding, Verdict
 from mcr.model import (
     EgressStats,
     Facility,
@@ -31,6 +32,7 @@ from mcr.model import (
     InterfaceStats,
     Level,
     LogLevels,
+    LogLine,
     Output,
     OutputStats,
     Rule,
@@ -77,6 +79,12 @@ class Actors:
 
     async def read(self) -> Stats:
         return Stats(IngressStats(), EgressStats())
+
+    def recent(self) -> tuple[LogLine, ...]:
+        return (LogLine("2026-01-01T12:00:00.000Z", "error", "supervisor", "a worker died"),)
+
+    async def doctor(self) -> tuple[Finding, ...]:
+        return (Finding("kernel", Verdict.OK, "Linux", "uname -r"),)
 
     async def set_global(self, level: Level) -> LogLevels:
         return self.levels.with_global(level)

@@ -175,6 +175,28 @@ async def test_a_level_applies_here_and_in_the_workers(lines):
     assert [line.split()[-1] for line in lines()] == ["shown"]
 
 
+# What is remembered
+
+
+def test_the_newest_warnings_are_remembered_oldest_first(lines):
+    set_up()
+    control = LogControl(LogLevels(), Workers())
+    for number in range(250):
+        log.warning("warning %d", number)
+        log.notice("notice %d", number)
+    recent = control.recent()
+    assert [line.message for line in recent] == [f"warning {number}" for number in range(50, 250)]
+    assert (recent[0].level, recent[0].facility) == ("warning", "supervisor")
+    assert re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z", recent[0].time)
+
+
+def test_a_level_that_hides_a_warning_hides_it_from_the_memory_too(lines):
+    set_up(level=Level.ERROR)
+    log.warning("hidden")
+    log.error("shown")
+    assert [line.message for line in LogControl(LogLevels(), Workers()).recent()] == ["shown"]
+
+
 # A standard error that takes nothing
 
 

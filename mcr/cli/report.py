@@ -1,0 +1,212 @@
+"""`mcrctl report`: all that somebody who helps would ask for, in one file that a person can read.
+
+Rules of the module:
+
+1. A section that can't be had says why; the report is written all the same, without a daemon, too.
+2. No secrets: each section names what it shows, and nothing is taken along whole. The environment is seen only through
+   the settings, and no host or user name is asked for.
+"""
+
+import json
+import os
+import socket
+import struct
+import sys
+import time
+from collections.abc import Callable, Iterator
+from typing import Any, Final
+
+import click
+
+import mcr
+from mcr.cli import tables
+from mcr.cli.findings import ask_doctor, findings_view
+from mcr.cli.session import Session, common_options
+from mcr.errors import McrError, SystemFault, UsageError
+
+_HEAD: Final = """\
+In it: versions of MCR and of the system; rules, workers, statistics, settings and log levels of mcrd; what mcrctl
+doctor finds; interfaces with their IPv4 addresses; group memberships; kernel parameters; mcrd's newest warnings.
+Left out: the names of host and users, hardware addresses, the environment but for MCR_... variables, packets.
+Addresses, paths, log lines, the names of interfaces and rules can tell of you: read it before you pass it on.
+"""
+
+_PARAMETERS: Final = (
+    "kernel.io_uring_disabled",
+    "kernel.unprivileged_bpf_disabled",
+    "net.core.bpf_jit_enable",
+    "net.core.netdev_budget",
+    "net.core.netdev_max_backlog",
+    "net.core.optmem_max",
+    "net.core.rmem_default",
+    "net.core.rmem_max",
+    "net.core.wmem_default",
+    "net.core.wmem_max",
+    "net.ipv4.igmp_max_memberships",
+    "net.ipv4.igmp_max_msf",
+    "net.ipv4.igmp_qrv",
+    "net.ipv4.ip_forward",
+)
+_OF_INTERFACES: Final = ("rp_filter", "force_igmp_version", "mc_forwarding")
+
+
+@click.command("report")
+@click.option("--output", metavar="FILE|-", help="Where to write it.  [default: mcr-report-TIME.txt]")
+@common_options
+@click.pass_obj
+def write_report(session: Session, output: str | None) -> None:
+    """Write a file with all that somebody who helps would ask for.
+
+    It holds no secrets, and says at its head what is in it. It works without a daemon, too.
+    """
+    if output == "":
+        raise UsageError("--output is empty", "give a file's name, or - for standard output")
+    now = time.gmtime()
+    path = output or time.strftime("mcr-report-%Y%m%dT%H%M%SZ.txt", now)
+    text = _compose(session, time.strftime("MCR report, %Y-%m-%d %H:%M:%S UTC", now))
+    if path == "-":
+        session.show({"report": text}, lambda *_: text.rstrip("\n"))
+        return
+    try:
+        with open(path, "x", encoding="utf-8") as file:  # noqa: PTH123 - pathlib is slow to import
+            file.write(text)
+    except OSError as error:
+        what = "that file stays as it is" if isinstance(error, FileExistsError) else "choose another place"
+        raise SystemFault(
+            f"Cannot write {path}", error.errno or 0, f"{what}: --output FILE, or - for standard output"
+        ) from None
+    session.show({"file": path}, lambda *_: f"Wrote {path}; read it before you pass it on")
+
+
+def _compose(session: Session, title: str) -> str:
+    daemon = _Daemon(session)
+    sections: dict[str, Callable[[], str]] = {
+        "Versions": lambda: _versions(daemon),
+        "System": lambda: "\n".join(_system()),
+        "Findings of mcrctl doctor": lambda: findings_view(ask_doctor(daemon.ask, session.path), None),
+        "Rules": lambda: tables.rules_view(daemon.ask("list"), None),
+        "Workers": lambda: tables.workers_view(daemon.ask("list_workers"), None),
+        "Statistics": lambda: _statistics(daemon.ask("stats")),
+        "Settings": lambda: tables.settings_view(daemon.ask("settings"), None),
+        "Log levels": lambda: tables.levels_view(daemon.ask("log_level.get"), None),
+        "Interfaces, as mcrctl sees them": lambda: "\n".join(_interfaces()),
+        "Group memberships, of whatever program": lambda: "\n".join(_memberships()),
+        "Kernel parameters": lambda: "\n".join(_parameters()),
+        "Newest warnings and errors of mcrd": lambda: _recent(daemon.ask("log.recent")),
+    }
+    parts = [f"{title}\n\n{_HEAD}"]
+    parts += [f"== {name} ==\n\n{_section(write)}\n" for name, write in sections.items()]
+    return click.unstyle("\n".join(parts))
+
+
+def _section(write: Callable[[], str]) -> str:
+    try:
+        return write().rstrip("\n")
+    except McrError as error:
+        return f"mcrd cannot be asked: {error.message}"
+    except Exception as error:  # noqa: BLE001 - a report is for when things are not as expected
+        return f"Not to be had: {type(error).__name__}: {error}"
+
+
+class _Daemon:
+    """The daemon; asked no more once it could not be reached, for that may take seconds each time."""
+
+    def __init__(self, session: Session) -> None:
+        self._session = session
+        self.version: Any = None
+        self.absence: McrError | None = None
+        try:
+            self.version = session.call("version")
+        except McrError as error:
+            self.absence = McrError(error.message)  # its hints may say who asks
+
+    def ask(self, method: str) -> Any:
+        """Have it carry out one method."""
+        if self.absence:
+            raise self.absence
+        return self._session.call(method)
+
+
+def _versions(daemon: _Daemon) -> str:
+    lines = [f"mcrctl {mcr.__version__}", f"Python {'.'.join(map(str, sys.version_info[:3]))}"]
+    if daemon.absence:
+        return "\n".join([*lines, f"mcrd cannot be asked: {daemon.absence.message}"])
+    version = daemon.version
+    lines.append(f"mcrd {version['version']}, protocol {version['protocol']}, process {version['pid']}")
+    if _network(version["pid"]) not in {_network("self"), None}:
+        lines.append("mcrd is in another network namespace than mcrctl: what mcrctl sees is not what it sees")
+    return "\n".join(lines)
+
+
+def _network(process: int | str) -> str | None:
+    try:
+        return os.readlink(f"/proc/{process}/ns/net")  # noqa: PTH115 - pathlib is slow to import
+    except OSError:  # another user's
+        return None
+
+
+def _system() -> Iterator[str]:
+    system = os.uname()
+    yield f"kernel        {system.sysname} {system.release} {system.machine}"
+    release = dict(line.split("=", 1) for line in _read("/etc/os-release").splitlines() if "=" in line)
+    yield f"distribution  {release.get('PRETTY_NAME', 'unknown').strip(chr(34))}"
+    yield f"processors    {os.cpu_count()}, of which mcrctl may use {len(os.sched_getaffinity(0))}"
+    memory = dict(line.split(":", 1) for line in _read("/proc/meminfo").splitlines())
+    yield f"memory        {memory['MemTotal'].strip()}, available {memory['MemAvailable'].strip()}"
+    yield f"load          {_read('/proc/loadavg').strip()}"
+
+
+def _statistics(stats: dict[str, Any]) -> str:
+    exact = {name: stats[name] for name in ("ingress", "egress", "interfaces", "workers")}
+    return "\n".join([tables.stats_view(stats, None), "", *(f"{name} {json.dumps(exact[name])}" for name in exact)])
+
+
+def _interfaces() -> Iterator[str]:
+    from mcr.diagnosis.machine_links import look_at_links  # noqa: PLC0415 - slow to import
+
+    for link in look_at_links().values():
+        state = "down" if not link.up else "up" if link.carrier else "up, no carrier"
+        yield f"{link.name}: {state}, mtu {link.mtu}, {', '.join(link.addresses) or 'no IPv4 address'}"
+        yield f"    in  {link.rx_packets:,} packets, {link.rx_dropped:,} dropped, {link.rx_missed:,} missed"
+        yield f"    out {link.tx_packets:,} packets, {link.tx_dropped:,} dropped"
+        yield f"    merging: {'not to be asked' if link.merging is None else ', '.join(link.merging) or 'none'}"
+
+
+def _memberships() -> Iterator[str]:
+    """The interfaces' lines of /proc/net/igmp, each with its groups, which have lines of their own there."""
+    interface, groups = "", list[str]()
+    for line in _read("/proc/thread-self/net/igmp").splitlines()[1:]:
+        words = line.split()
+        if line.startswith("\t"):
+            groups.append(socket.inet_ntoa(struct.pack("=I", int(words[0], 16))))
+            continue
+        if interface:
+            yield f"{interface}: {', '.join(groups)}"
+        interface, groups = f"{words[1]}, {words[-1]} of IGMP", []
+    yield f"{interface}: {', '.join(groups)}"
+
+
+def _parameters() -> Iterator[str]:
+    for name in _PARAMETERS:
+        yield f"{name} = {_parameter(name.replace('.', '/'))}"
+    for interface in sorted(os.listdir("/proc/sys/net/ipv4/conf")):  # noqa: PTH208 - pathlib is slow to import
+        values = ", ".join(f"{name} = {_parameter(f'net/ipv4/conf/{interface}/{name}')}" for name in _OF_INTERFACES)
+        yield f"net.ipv4.conf.{interface}: {values}"
+
+
+def _parameter(path: str) -> str:
+    try:
+        return _read(f"/proc/sys/{path}").strip()
+    except OSError as error:
+        return f"({error.strerror})"
+
+
+def _recent(lines: list[dict[str, str]]) -> str:
+    if not lines:
+        return "None since its start."
+    return "\n".join(f"{line['time']} {line['level']} [{line['facility']}] {line['message']}" for line in lines)
+
+
+def _read(path: str) -> str:
+    with open(path, encoding="utf-8") as file:  # noqa: PTH123 - pathlib is slow to import
+        return file.read()

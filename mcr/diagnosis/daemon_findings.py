@@ -1,0 +1,387 @@
+"""Judges the daemon: its privileges, its workers, what its counters say. Pure: from what was seen to findings."""
+
+import errno
+from collections import Counter, defaultdict
+from collections.abc import Mapping
+
+from mcr.diagnosis.machine import CAPABILITIES, Process, Self
+from mcr.diagnosis.machine_links import Link
+from mcr.errors import describe_errno
+from mcr.findings import Finding, Verdict
+from mcr.model import OutputStats, RuleStats, Stats, WorkerState, WorkerView
+from mcr.net.capture import BufferPools, slot_size
+
+_FEW = 0.01
+"""Dropped packets in a hundredth of all are what an overload looks like that is over."""
+
+_HALF = 0.5
+"""Beyond that it no longer relays."""
+
+_LOG = "journalctl -u mcrd -n 100; dmesg | tail -50"
+_GRANT = "systemctl edit mcrd: add {} to AmbientCapabilities= and CapabilityBoundingSet=; or start it with sudo"
+
+
+def judge_capabilities(daemon: Self, *, absorb: bool, short_of_buffers: bool) -> tuple[Finding, ...]:
+    """Whether the daemon may do what it is for, and what would make it better.
+
+    Args:
+        daemon: this process.
+        absorb: MCR_ABSORB is set.
+        short_of_buffers: sockets were granted smaller buffers than they were to have.
+    """
+    process = daemon.process
+    evidence = f"CapEff in /proc/{process.pid}/status"
+    losses = {}
+    if not process.has("CAP_NET_RAW"):
+        losses["CAP_NET_RAW"] = "it cannot capture"
+    if not process.has("CAP_BPF"):
+        losses["CAP_BPF"] = "it filters with what sockets have had of old, slower with every rule"
+    if not process.has("CAP_NET_ADMIN") and (absorb or short_of_buffers):
+        lost = ["MCR_ABSORB has no effect"] if absorb else []
+        lost += ["buffers end at what sysctl allows"] if short_of_buffers else []
+        losses["CAP_NET_ADMIN"] = ", ".join(lost)
+    if losses:
+        return tuple(
+            Finding(
+                name.lower(),
+                Verdict.FAULT if name == "CAP_NET_RAW" else Verdict.ADVICE,
+                f"mcrd has no {name}: {loss}",
+                evidence,
+                _GRANT.format(name),
+            )
+            for name, loss in losses.items()
+        )
+    has = ", ".join(name for name in CAPABILITIES if process.has(name))
+    return (Finding("capabilities", Verdict.OK, f"mcrd has what it needs: {has}", evidence),)
+
+
+def judge_filter(daemon: Self, inputs: int, *, absorb: bool) -> tuple[Finding, ...]:
+    """Which filter keeps from the workers what no rule wants, and whether absorbing works.
+
+    Args:
+        daemon: this process.
+        inputs: how many input interfaces there are.
+        absorb: MCR_ABSORB is set.
+    """
+    holds = f"/proc/{daemon.process.pid}/fd holds"
+    if daemon.ebpf:
+        screen = Finding("filter", Verdict.OK, "An eBPF filter rejects what no rule wants", f"{holds} bpf-map")
+    else:
+        # Where the capability is missing, that is its own finding; the lack of it is told once.
+        known = not daemon.process.has("CAP_BPF")
+        screen = Finding(
+            "filter",
+            Verdict.OK if known else Verdict.ADVICE,
+            "Classic filters reject what no rule wants, for up to some 800 rules; beyond, the workers do",
+            f"{holds} no bpf-map",
+            "" if known else "see why eBPF is not: mcrctl log-level set --global info, restart mcrd, read its log",
+        )
+    if not absorb:
+        return (screen,)
+    if daemon.absorbers >= inputs:
+        what = f"MCR_ABSORB is in force on {daemon.absorbers} of {inputs} input interfaces"
+        return screen, Finding("absorb", Verdict.OK, what, f"{holds} {daemon.absorbers} bpf_link")
+    return screen, Finding(
+        "absorb",
+        Verdict.ADVICE,
+        f"MCR_ABSORB has an effect on {daemon.absorbers} of {inputs} input interfaces only",
+        f"{holds} {daemon.absorbers} bpf_link",
+        "it takes CAP_BPF, CAP_NET_ADMIN and Linux 6.6; mcrd's log has the reason",
+    )
+
+
+def judge_worker_privileges(workers: Mapping[int, Process | None]) -> tuple[Finding, ...]:
+    """Whether workers have given up every privilege.
+
+    Args:
+        workers: by id; None for one that can't be seen, or has gone meanwhile.
+    """
+    seen = {worker_id: process for worker_id, process in workers.items() if process}
+    privileged = tuple(
+        Finding(
+            "worker_privileges",
+            Verdict.FAULT,
+            f"Worker {worker_id} has kept privileges: a fault in it could do more than it should",
+            f"/proc/{process.pid}/status: {len(process.capabilities)} in CapEff, NoNewPrivs {process.no_new_privs:d}",
+            "report this as a bug of MCR, with the output of: mcrctl report",
+        )
+        for worker_id, process in seen.items()
+        if process.capabilities or not process.no_new_privs
+    )
+    if privileged or not seen:
+        return privileged
+    evidence = f"CapEff 0, NoNewPrivs 1, Seccomp {{}} in the status of {len(seen)} of {len(workers)} workers"
+    if all(process.seccomp for process in seen.values()):
+        what = "Workers have no privileges, and no system calls but those they need"
+        return (Finding("worker_privileges", Verdict.OK, what, evidence.format(2)),)
+    return (
+        Finding(
+            "worker_privileges",
+            Verdict.ADVICE,
+            "Workers have no privileges, but any system call",
+            evidence.format(0),
+            "mcrd's log says why: look for 'not confined'",
+        ),
+    )
+
+
+def judge_workers(workers: tuple[WorkerView, ...]) -> tuple[Finding, ...]:
+    """Whether they run, and have run all the time. A first death is no fault: another process takes over at once."""
+    findings = tuple(_death(worker) for worker in workers if worker.restarts)
+    if findings:
+        return findings
+    running = sum(worker.state is WorkerState.RUNNING for worker in workers)
+    what = f"{running} of {len(workers)} workers run, none was restarted"
+    return (Finding("workers", Verdict.OK, what, "mcrctl list-workers"),)
+
+
+def _death(worker: WorkerView) -> Finding:
+    times = "once" if worker.restarts == 1 else f"{worker.restarts:,} times"
+    evidence = f"mcrctl list-workers: STATE {worker.state}, LAST EXIT {worker.last_exit}"
+    if worker.state is WorkerState.WAITING and worker.restarts > 1:
+        return Finding(
+            "workers",
+            Verdict.FAULT,
+            f"Worker {worker.worker_id} does not run: it has exited unexpectedly {times} and is held back",
+            evidence,
+            _LOG,
+        )
+    return Finding(
+        "workers",
+        Verdict.ADVICE,
+        f"Worker {worker.worker_id} has exited unexpectedly {times} and was replaced",
+        evidence,
+        f"see why: {_LOG}",
+    )
+
+
+def judge_cores(workers: tuple[WorkerView, ...], cores: tuple[int, ...]) -> tuple[Finding, ...]:
+    """Whether every worker has a processor of its own.
+
+    Args:
+        workers: those of the daemon.
+        cores: processors that the daemon may use.
+    """
+    tenants: defaultdict[int, list[int]] = defaultdict(list)
+    for worker in workers:
+        tenants[worker.core].append(worker.worker_id)
+    evidence = f"mcrd may use cores {', '.join(map(str, cores))}; mcrctl list-workers: CORE"
+    shared = {core: ids for core, ids in tenants.items() if len(ids) > 1}
+    if not shared:
+        return (Finding("cores", Verdict.OK, "Every worker has a core of its own", evidence),)
+    core, ids = next(iter(shared.items()))
+    more = f", and {len(shared) - 1} more cores are shared" if len(shared) > 1 else ""
+    return (
+        Finding(
+            "cores",
+            Verdict.ADVICE,
+            f"Workers {' and '.join(map(str, ids))} share core {core}{more}: they take turns",
+            evidence,
+            f"start mcrd with --num-workers {len(cores)}, or give it more cores: CPUAffinity= in its unit, or taskset",
+        ),
+    )
+
+
+def judge_captures(
+    stats: Stats, workers: tuple[WorkerView, ...], links: Mapping[str, Link], pools: BufferPools
+) -> tuple[Finding, ...]:
+    """Whether packets were lost since their capture ring was full."""
+    findings = []
+    for interface in stats.interfaces:
+        if interface.kernel_drops:
+            mtu = links[interface.interface].mtu if interface.interface in links else 1500
+            findings.append(
+                _full_ring(
+                    interface.interface,
+                    interface.kernel_drops,
+                    interface.recv,
+                    _why_full(stats, workers),
+                    _larger_ring(mtu, pools),
+                )
+            )
+    former = stats.ingress.kernel_drops - sum(each.kernel_drops for each in stats.interfaces)
+    if former > 0:
+        findings.append(
+            Finding(
+                "kernel_drops",
+                Verdict.ADVICE,
+                f"{former:,} packets were lost on interfaces that no rule names any more",
+                "mcrctl stats: kernel_drops",
+            )
+        )
+    if findings:
+        return tuple(findings)
+    return (Finding("kernel_drops", Verdict.OK, "No capture ring was ever full", "mcrctl stats: kernel_drops=0"),)
+
+
+def _full_ring(name: str, dropped: int, received: int, why: str, remedy: str) -> Finding:
+    share = dropped / (dropped + received)
+    return Finding(
+        "kernel_drops",
+        Verdict.FAULT if share > _HALF else Verdict.ADVICE,
+        f"{dropped:,} packets on {name} were lost, {share:.2%} of what arrived: the capture ring was full, {why}",
+        f"mcrctl stats: kernel_drops={dropped}",
+        remedy,
+    )
+
+
+def _why_full(stats: Stats, workers: tuple[WorkerView, ...]) -> str:
+    restarts = sum(worker.restarts for worker in workers)
+    if restarts:
+        return "perhaps while a worker hung or was replaced (see the restarts in mcrctl list-workers)"
+    dropping = [worker for worker in stats.workers if worker.kernel_drops]
+    if len(dropping) == 1 and len(stats.workers) > 1:
+        return f"all of them worker {dropping[0].worker_id}'s: a flow stays with one worker, and one has too much"
+    return "since workers had more than they can take, or were kept from running"
+
+
+def _larger_ring(mtu: int, pools: BufferPools) -> str:
+    size = slot_size(mtu)
+    name = f"MCR_BUFFER_POOL_{pools.name(size).upper()}"
+    return f"a ring of twice the size: {name}={2 * pools.slots(size)} in the environment of mcrd"
+
+
+def judge_super_frames(stats: Stats) -> Finding:
+    """Whether there was room for those that are longer than a slot of the ring."""
+    ingress = stats.ingress
+    evidence = f"mcrctl stats: buf_exhaust={ingress.buf_exhaust} recv={ingress.recv}"
+    if not ingress.buf_exhaust:
+        return Finding("buf_exhaust", Verdict.OK, "There was always a buffer for what is longer than a slot", evidence)
+    share = ingress.buf_exhaust / ingress.recv
+    what = f"{ingress.buf_exhaust:,} packets, {share:.2%}, were in super-frames for which no buffer was free"
+    if share <= _FEW:
+        return Finding("buf_exhaust", Verdict.OK, f"{what}: normal while there is more traffic than capacity", evidence)
+    return Finding(
+        "buf_exhaust",
+        Verdict.FAULT if share > _HALF else Verdict.ADVICE,
+        what,
+        evidence,
+        "do not merge frames that early: sudo ethtool -K IF rx-udp-gro-forwarding off rx-gro-list off",
+    )
+
+
+def judge_malformed(stats: Stats) -> Finding:
+    """Whether there was what is no whole datagram."""
+    ingress = stats.ingress
+    evidence = f"mcrctl stats: parse_err={ingress.parse_err}"
+    if not ingress.parse_err:
+        return Finding("parse_err", Verdict.OK, "Every datagram was whole", evidence)
+    return Finding(
+        "parse_err",
+        Verdict.ADVICE,
+        f"{ingress.parse_err:,} of {ingress.recv:,} packets were fragments or malformed and are not relayed",
+        evidence,
+        "have the source send datagrams that fit its MTU; name them: "
+        "mcrctl log-level set --facility ingress --level debug",
+    )
+
+
+def judge_matches(stats: Stats) -> Finding:
+    """Whether anything that arrives is wanted."""
+    ingress, rules = stats.ingress, stats.rules
+    evidence = f"mcrctl stats: recv={ingress.recv} matched={ingress.matched} no_match={ingress.no_match}"
+    idle = [rule for rule in rules if not rule.matched]
+    if not rules:
+        return Finding("matched", Verdict.OK, "No rules yet", evidence)
+    if not idle:
+        return Finding("matched", Verdict.OK, "Every rule has matched packets", evidence)
+    which = f"{len(idle):,} of {len(rules):,} rules have matched no packet so far, {_name(idle[0])} among them"
+    ask = f"mcrctl why {idle[0].rule_id}"
+    if ingress.matched or not ingress.no_match:
+        return Finding("matched", Verdict.OK, which, evidence, f"if there should be some: {ask}")
+    return Finding("matched", Verdict.ADVICE, f"Packets arrive, but no rule has matched one: {which}", evidence, ask)
+
+
+def _name(rule: RuleStats) -> str:
+    return rule.name or rule.rule_id
+
+
+def judge_outputs(stats: Stats, links: Mapping[str, Link]) -> tuple[Finding, ...]:
+    """Whether the outputs took what they were owed; those of one interface and error together."""
+    failing: defaultdict[tuple[str, str], list[OutputStats]] = defaultdict(list)
+    for rule in stats.rules:
+        for output in rule.outputs:
+            if output.errors:
+                failing[output.interface, output.last_error or ""].append(output)
+    if failing:
+        return tuple(_failing(name, error, outputs, links.get(name)) for (name, error), outputs in failing.items())
+    if stats.egress.errors:
+        return (
+            Finding(
+                "egress_errors",
+                Verdict.ADVICE,
+                f"{stats.egress.errors:,} packets were not sent, by outputs that no rule has any more",
+                f"mcrctl stats: errors={stats.egress.errors}",
+            ),
+        )
+    return (Finding("egress_errors", Verdict.OK, "Outputs took every packet", "mcrctl stats: errors=0"),)
+
+
+def refused_outputs(stats: Stats) -> tuple[str, ...]:
+    """Outputs whose last error was that sending is not permitted."""
+    refused = describe_errno(errno.EPERM)
+    return tuple(
+        f"{output.group}:{output.port}:{output.interface}"
+        for rule in stats.rules
+        for output in rule.outputs
+        if output.last_error == refused
+    )
+
+
+def _failing(name: str, error: str, outputs: list[OutputStats], link: Link | None) -> Finding:
+    counts: Counter[str] = Counter()
+    for output in outputs:
+        counts.update(submitted=output.submitted, errors=output.errors, in_doubt=output.in_doubt)
+    share = counts["errors"] / counts["submitted"]
+    broken = share > _HALF or link is None or not (link.up and link.carrier)
+    first = f"{outputs[0].group}:{outputs[0].port}:{name}"
+    which = first if len(outputs) == 1 else f"{len(outputs):,} outputs by {name}, {first} among them"
+    doubt = f", {counts['in_doubt']:,} of them in the hand of a worker that died" if counts["in_doubt"] else ""
+    cause, remedy = _CAUSES.get(error, ("", "")) if error else ("", "")
+    return Finding(
+        "egress_errors",
+        Verdict.FAULT if broken else Verdict.ADVICE,
+        f"{counts['errors']:,} packets ({share:.2%}) were not sent to {which}{doubt}"
+        + (f": {error}" if error else "")
+        + (f", {cause}" if cause else ""),
+        f"mcrctl stats: errors={counts['errors']}",
+        remedy.format(name=name),
+    )
+
+
+_CAUSES = {
+    describe_errno(number): words
+    for number, words in {
+        errno.ENETDOWN: ("the interface was down", "ip link show dev {name}"),
+        errno.ENETUNREACH: ("the interface was down, or no route led there", "ip link show dev {name}; ip route"),
+        errno.ENODEV: ("the interface was gone", "ip link show dev {name}"),
+        errno.ENXIO: ("the interface was gone", "ip link show dev {name}"),
+        errno.EHOSTUNREACH: ("no route, or nobody answered ARP", "ip route; ip neigh show dev {name}"),
+        errno.EMSGSIZE: ("larger than the interface's MTU", "ip link show dev {name}; raise its MTU, or send less"),
+        errno.EPERM: ("a firewall rule dropped them", "sudo nft list ruleset; sudo iptables-save"),
+        errno.ENOBUFS: (
+            "more than the interface could take at once",
+            "its network is the bottleneck; for bursts: tc -s qdisc show dev {name}, and raise MCR_SOCKET_SNDBUF",
+        ),
+        errno.EAGAIN: (
+            "more waited than fits the send buffer",
+            "its network is the bottleneck; for bursts raise MCR_SOCKET_SNDBUF in the environment of mcrd",
+        ),
+    }.items()
+}
+"""What an output's last error means, and where to look."""
+
+
+def judge_log(stats: Stats) -> Finding:
+    """Whether log records of workers were lost."""
+    dropped = sum(worker.log_dropped for worker in stats.workers)
+    evidence = f"mcrctl stats --json: log_dropped={dropped}"
+    if not dropped:
+        return Finding("log_dropped", Verdict.OK, "No log record of a worker was lost", evidence)
+    return Finding(
+        "log_dropped",
+        Verdict.ADVICE,
+        f"{dropped:,} log records of workers were lost: they came faster than mcrd reads them",
+        evidence,
+        "log less: mcrctl log-level set --global info",
+    )

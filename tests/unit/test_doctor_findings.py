@@ -1,0 +1,576 @@
+"""What doctor makes of what it sees: each judgement with values, no machine."""
+
+import errno
+import os
+import subprocess
+import sys
+from ipaddress import IPv4Address
+from typing import Any
+
+import attrs
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from mcr.diagnosis import daemon_findings, link_findings, machine_findings
+from mcr.diagnosis.machine import (
+    CAPABILITIES,
+    Machine,
+    Process,
+    Self,
+    look_at_process,
+    look_at_self,
+    parse_netstat,
+    parse_softnet,
+    parse_status,
+)
+from mcr.diagnosis.machine_firewall import Chain, Firewall
+from mcr.diagnosis.machine_links import Link
+from mcr.errors import describe_errno
+from mcr.findings import Finding, Verdict
+from mcr.model import (
+    EgressStats,
+    IngressStats,
+    InterfaceStats,
+    OutputStats,
+    RuleStats,
+    Stats,
+    WorkerState,
+    WorkerStats,
+    WorkerView,
+)
+from mcr.net.capture import BufferPools
+
+OK, ADVICE, FAULT = Verdict.OK, Verdict.ADVICE, Verdict.FAULT
+
+MACHINE = Machine(
+    kernel="6.1.0-18-amd64",
+    uring_errno=0,
+    uring_disabled=None,
+    seccomp=False,
+    memlock=8 << 20,
+    open_files=524_288,
+    wmem_max=212_992,
+    rmem_max=212_992,
+    memberships=20,
+    unroutable=0,
+)
+ALL = frozenset(CAPABILITIES.values())
+DAEMON = Self(
+    process=Process(42, ALL, no_new_privs=False, seccomp=False),
+    cores=(0, 1),
+    descriptors=50,
+    ebpf=True,
+    absorbers=0,
+    send_buffer=4 << 20,
+    receive_buffer=4 << 20,
+)
+WORKER = WorkerView(0, 100, 0, ("in0",), WorkerState.RUNNING, 0, 2, io="io_uring")
+CONFINED = Process(100, frozenset(), no_new_privs=True, seccomp=True)
+IDLE = Stats(IngressStats(), EgressStats())
+IN0, OUT0 = Link("in0", addresses=("198.18.0.2/24",)), Link("out0", addresses=("198.18.1.1/24",))
+FULL_SIZE = WorkerStats(0, *[0] * 11)
+
+
+def daemon(*missing: str, **changes: Any) -> Self:
+    kept = frozenset(number for name, number in CAPABILITIES.items() if name not in missing)
+    return attrs.evolve(DAEMON, process=attrs.evolve(DAEMON.process, capabilities=kept), **changes)
+
+
+def output(errors: int, submitted: int, number: int = 0, group: str = "239.2.2.2", in_doubt: int = 0) -> OutputStats:
+    last = describe_errno(number) if number else None
+    return OutputStats(
+        IPv4Address(group), 6000, "out0", submitted, submitted - errors, errors, in_doubt, 0, last_error=last
+    )
+
+
+def stats_of(*outputs: OutputStats) -> Stats:
+    rule = RuleStats("id", "news", 1, 1, sum(each.errors for each in outputs), 1, 0.0, 0.0, outputs)
+    return Stats(IngressStats(), EgressStats(errors=rule.errors), (rule,))
+
+
+def expect(finding: Finding | tuple[Finding, ...], verdict: Verdict, *words: str) -> Finding:
+    """One finding, this bad, with these words; and with a remedy if it is bad."""
+    if isinstance(finding, tuple):
+        (finding,) = finding
+    text = f"{finding.what} ({finding.evidence}); {finding.remedy}"
+    assert finding.verdict is verdict, text
+    for word in words:
+        assert word in text
+    assert finding.evidence
+    assert finding.remedy or finding.verdict is OK
+    assert "\n" not in text
+    assert not finding.what.endswith(".")
+    return finding
+
+
+# The machine
+
+
+@pytest.mark.parametrize(
+    ("release", "verdict"),
+    [("5.10.0", OK), ("6.18.44-fc", OK), ("10.0-rc1", OK), ("5.9.16-arch", FAULT), ("4.18.0-553.el8", FAULT)],
+)
+def test_a_kernel_older_than_5_10_is_a_fault(release, verdict):
+    expect(machine_findings.judge_kernel(attrs.evolve(MACHINE, kernel=release)), verdict, release)
+
+
+def test_io_uring_in_use_is_fine():
+    expect(machine_findings.judge_io_uring(MACHINE, (WORKER,)), OK, "Workers run on io_uring")
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"uring_errno": errno.EPERM, "uring_disabled": 2}, ["kernel.io_uring_disabled=2", "sysctl -w", "everybody"]),
+        ({"uring_errno": errno.EPERM, "uring_disabled": 1}, ["=1 forbids it to all but administrators"]),
+        ({"uring_errno": errno.EPERM, "seccomp": True}, ["Seccomp: 2", "seccomp profile", "(os error 1)"]),
+        ({"uring_errno": errno.ENOSYS, "seccomp": True}, ["Seccomp: 2"]),
+        ({"uring_errno": errno.ENOSYS}, ["built without it", "CONFIG_IO_URING"]),
+        ({"uring_errno": errno.ENOMEM, "memlock": 65_536}, ["64 KiB", "LimitMEMLOCK"]),
+        ({"uring_errno": errno.EACCES}, ["security module"]),
+    ],
+)
+def test_what_forbids_io_uring_is_named(changes, words):
+    worker = attrs.evolve(WORKER, io="poll")
+    expect(machine_findings.judge_io_uring(attrs.evolve(MACHINE, **changes), (worker,)), ADVICE, "run on poll", *words)
+
+
+def test_workers_on_poll_from_before_it_was_allowed_are_named():
+    workers = (WORKER, attrs.evolve(WORKER, worker_id=1, io="poll"))
+    expect(machine_findings.judge_io_uring(MACHINE, workers), ADVICE, "worker 1 started: on poll", "restart mcrd")
+
+
+def test_buffers_are_judged_by_what_was_granted():
+    granted = machine_findings.judge_buffers(MACHINE, DAEMON, 4 << 20, 4 << 20)
+    assert [finding.verdict for finding in granted] == [OK, OK]
+    limited = attrs.evolve(DAEMON, send_buffer=212_992, receive_buffer=212_992)
+    send, copy = machine_findings.judge_buffers(MACHINE, limited, 4 << 20, 4 << 20)
+    expect(send, ADVICE, "208 KiB of the 4 MiB", "sudo sysctl -w net.core.wmem_max=4194304", "CAP_NET_ADMIN")
+    expect(copy, ADVICE, "sudo sysctl -w net.core.rmem_max=4194304")
+
+
+def test_buffers_without_a_daemon_are_judged_by_the_limit():
+    send, _ = machine_findings.judge_buffers(MACHINE, None, 4 << 20, 4 << 20)
+    expect(send, ADVICE, "208 KiB", "no limit for mcrd with CAP_NET_ADMIN")
+    unknown = attrs.evolve(MACHINE, wmem_max=None)
+    send, _ = machine_findings.judge_buffers(unknown, None, 4 << 20, 4 << 20)
+    expect(send, OK, "not to be seen")
+
+
+@pytest.mark.parametrize(
+    ("release", "memlock", "verdict"),
+    [
+        ("6.1.0", 65_536, OK),
+        ("5.12.0", 65_536, OK),
+        ("5.10.0", None, OK),
+        ("5.10.0", 8 << 20, OK),
+        ("5.10.0", 65_536, ADVICE),
+    ],
+)
+def test_locked_memory_matters_on_old_kernels_only(release, memlock, verdict):
+    expect(machine_findings.judge_locked_memory(attrs.evolve(MACHINE, kernel=release, memlock=memlock)), verdict)
+
+
+def test_descriptors_are_told_in_groups():
+    few = attrs.evolve(MACHINE, open_files=1024)
+    expect(machine_findings.judge_open_files(few, attrs.evolve(DAEMON, descriptors=24)), OK, "20,000 more groups")
+    nearly = attrs.evolve(DAEMON, descriptors=1000)
+    expect(machine_findings.judge_open_files(few, nearly), ADVICE, "480 more groups", "1,000 of 1,024", "LimitNOFILE")
+    expect(machine_findings.judge_open_files(few, None), OK, "1,024 descriptors")
+
+
+@given(st.integers(1, 1 << 20), st.integers(0, 1 << 20))
+def test_any_count_of_descriptors_has_a_judgement(limit, used):
+    machine = attrs.evolve(MACHINE, open_files=limit)
+    finding = machine_findings.judge_open_files(machine, attrs.evolve(DAEMON, descriptors=used))
+    assert (finding.verdict is OK) == (limit - used >= limit / 4)
+    assert "-" not in finding.what
+
+
+def test_memberships_are_no_limit():
+    expect(machine_findings.judge_memberships(MACHINE), OK, "not limited", "igmp_max_memberships=20")
+
+
+def test_only_a_backlog_that_drops_now_is_worth_advice():
+    expect(machine_findings.judge_backlog(1000, 1000), OK, "1,000 since the boot")
+    expect(machine_findings.judge_backlog(1000, 1007), ADVICE, "7 while doctor looked", "netdev_max_backlog")
+
+
+# The firewall
+
+OUTPUT = Chain("inet filter", "output", "output", drops=False, rules=3, igmp=False)
+INPUT = Chain("inet filter", "input", "input", drops=True, rules=5, igmp=False)
+
+
+def firewall(*chains: Chain, **changes: Any) -> tuple[Finding, Finding]:
+    refused = changes.pop("refused", ())
+    sends, queries = machine_findings.judge_firewall(Firewall(chains, **changes), refused)
+    return sends, queries
+
+
+def test_no_rules_are_in_nobodys_way():
+    sends, queries = firewall()
+    expect(sends, OK, "No firewall rule is in the way")
+    expect(queries, OK, "does not shut out IGMP")
+
+
+def test_a_refused_send_is_a_fault_whose_rules_are_shown():
+    sends, _ = firewall(OUTPUT, refused=("239.2.2.2:6000:out0", "239.2.2.3:6000:out0"))
+    expect(sends, FAULT, "239.2.2.2:6000:out0 and 1 more", "inet filter, chain output: 3 rules", "nft list ruleset")
+
+
+def test_rules_at_output_that_refused_nothing_are_fine():
+    sends, _ = firewall(OUTPUT)
+    expect(sends, OK, "has refused what mcrd sent so far", "3 rules, policy accept")
+
+
+def test_a_default_of_drop_without_a_rule_for_igmp_is_worth_advice():
+    _, queries = firewall(INPUT)
+    expect(queries, ADVICE, "IGMP", "nft insert rule inet filter input ip protocol igmp accept")
+    expect(firewall(attrs.evolve(INPUT, igmp=True))[1], OK)
+    expect(firewall(attrs.evolve(INPUT, drops=False))[1], OK)
+
+
+@pytest.mark.parametrize("changes", [{"hidden": "Operation not permitted (os error 1)"}, {"legacy": ("filter",)}])
+def test_what_cannot_be_seen_is_not_claimed(changes):
+    sends, queries = firewall(**changes)
+    for finding in (sends, queries):
+        expect(finding, OK, "cannot be seen" if "hidden" in changes else "not looked at")
+    assert "in the way" not in sends.what
+    assert "IGMP" not in queries.what
+
+
+# The daemon's privileges
+
+
+def capabilities(*missing: str, absorb: bool = False, short: bool = False) -> tuple[Finding, ...]:
+    return daemon_findings.judge_capabilities(daemon(*missing), absorb=absorb, short_of_buffers=short)
+
+
+def test_all_capabilities_are_one_line():
+    expect(capabilities(absorb=True), OK, "CAP_NET_ADMIN, CAP_NET_RAW, CAP_BPF")
+
+
+def test_each_missing_capability_is_named_with_what_it_costs():
+    raw, bpf, admin = capabilities(*CAPABILITIES, absorb=True)
+    expect(raw, FAULT, "CAP_NET_RAW", "cannot capture")
+    expect(bpf, ADVICE, "CAP_BPF", "slower with every rule", "add CAP_BPF to AmbientCapabilities=")
+    expect(admin, ADVICE, "CAP_NET_ADMIN", "MCR_ABSORB has no effect")
+
+
+def test_cap_net_admin_is_missed_only_where_it_would_help():
+    expect(capabilities("CAP_NET_ADMIN", short=True), ADVICE, "buffers end at what sysctl allows")
+    expect(capabilities("CAP_NET_ADMIN"), OK, "CAP_NET_RAW, CAP_BPF")
+
+
+def test_the_filter_in_force_is_named():
+    expect(daemon_findings.judge_filter(daemon(), 1, absorb=False), OK, "eBPF")
+    expect(daemon_findings.judge_filter(daemon(ebpf=False), 1, absorb=False), ADVICE, "Classic", "no bpf-map")
+    told = daemon_findings.judge_filter(daemon("CAP_BPF", ebpf=False), 1, absorb=False)
+    expect(told, OK, "Classic")  # the missing capability has a line of its own
+
+
+def test_absorbing_is_judged_by_the_programs_that_are_there():
+    _, all_of_them = daemon_findings.judge_filter(daemon(absorbers=2), 2, absorb=True)
+    expect(all_of_them, OK, "in force on 2 of 2")
+    _, some = daemon_findings.judge_filter(daemon(absorbers=1), 2, absorb=True)
+    expect(some, ADVICE, "1 of 2", "Linux 6.6")
+
+
+def test_workers_have_nothing():
+    seen = daemon_findings.judge_worker_privileges({0: CONFINED, 1: None})
+    expect(seen, OK, "Seccomp 2", "1 of 2 workers")
+    assert daemon_findings.judge_worker_privileges({0: None}) == ()
+    open_to_all = attrs.evolve(CONFINED, seccomp=False)
+    expect(daemon_findings.judge_worker_privileges({0: CONFINED, 1: open_to_all}), ADVICE, "any system call")
+
+
+@pytest.mark.parametrize("changes", [{"capabilities": frozenset({13})}, {"no_new_privs": False}])
+def test_a_worker_with_privileges_is_a_fault(changes):
+    seen = {0: CONFINED, 1: attrs.evolve(CONFINED, **changes)}
+    expect(daemon_findings.judge_worker_privileges(seen), FAULT, "Worker 1 has kept privileges")
+
+
+# The workers
+
+
+def test_workers_that_run_are_counted():
+    expect(daemon_findings.judge_workers((WORKER, WORKER)), OK, "2 of 2 workers run")
+
+
+@pytest.mark.parametrize(
+    ("state", "restarts", "verdict", "words"),
+    [
+        (WorkerState.RUNNING, 1, ADVICE, "once and was replaced"),
+        (WorkerState.RUNNING, 3, ADVICE, "3 times and was replaced"),
+        (WorkerState.WAITING, 1, ADVICE, "once"),  # for no time at all
+        (WorkerState.WAITING, 4, FAULT, "4 times and is held back"),
+    ],
+)
+def test_deaths_are_told(state, restarts, verdict, words):
+    dead = attrs.evolve(WORKER, worker_id=1, state=state, restarts=restarts, last_exit="2026-01-01T12:00:00Z killed")
+    finding = expect(daemon_findings.judge_workers((WORKER, dead)), verdict, "Worker 1", words, "journalctl -u mcrd")
+    assert "LAST EXIT 2026-01-01T12:00:00Z killed" in finding.evidence
+
+
+def test_workers_that_share_a_core_are_named():
+    workers = tuple(attrs.evolve(WORKER, worker_id=i, core=core) for i, core in enumerate((0, 1, 0)))
+    expect(daemon_findings.judge_cores(workers[:2], (0, 1)), OK)
+    expect(daemon_findings.judge_cores(workers, (0, 1)), ADVICE, "Workers 0 and 2 share core 0", "--num-workers 2")
+
+
+# The counters
+
+
+def captured(recv: int, drops: int, *by_worker: int) -> Stats:
+    workers = tuple(attrs.evolve(FULL_SIZE, worker_id=i, kernel_drops=n) for i, n in enumerate(by_worker))
+    ingress = IngressStats(recv=recv, kernel_drops=drops)
+    return Stats(ingress, EgressStats(), workers=workers, interfaces=(InterfaceStats("in0", recv, drops),))
+
+
+def judge_captures(stats: Stats, mtu: int = 1500, restarts: int = 0) -> tuple[Finding, ...]:
+    workers = (attrs.evolve(WORKER, restarts=restarts),)
+    return daemon_findings.judge_captures(stats, workers, {"in0": attrs.evolve(IN0, mtu=mtu)}, BufferPools())
+
+
+def test_no_drops_are_fine():
+    expect(judge_captures(captured(10, 0, 0)), OK)
+
+
+def test_drops_are_told_with_their_share_and_a_larger_ring():
+    finding = expect(
+        judge_captures(captured(900, 100, 100)), ADVICE, "100 packets on in0", "10.00%", "kernel_drops=100"
+    )
+    assert "MCR_BUFFER_POOL_SMALL=4096" in finding.remedy
+    assert "MCR_BUFFER_POOL_STANDARD=1024" in expect(judge_captures(captured(9, 1, 1), mtu=9000), ADVICE).remedy
+    assert "MCR_BUFFER_POOL_JUMBO=512" in expect(judge_captures(captured(9, 1, 1), mtu=65_536), ADVICE).remedy
+
+
+def test_most_lost_is_a_fault():
+    expect(judge_captures(captured(400, 600, 600)), FAULT)
+
+
+def test_the_cause_of_drops_is_told_as_far_as_it_is_known():
+    expect(judge_captures(captured(900, 100, 100), restarts=2), ADVICE, "hung or was replaced")
+    expect(judge_captures(captured(900, 100, 0, 100)), ADVICE, "worker 1's", "a flow stays with one worker")
+    expect(judge_captures(captured(900, 100, 50, 50)), ADVICE, "more than they can take")
+
+
+def test_drops_on_interfaces_of_the_past_are_not_forgotten():
+    stats = Stats(IngressStats(kernel_drops=7), EgressStats())
+    (finding,) = daemon_findings.judge_captures(stats, (WORKER,), {}, BufferPools())
+    assert finding.verdict is ADVICE
+    assert finding.what.startswith("7 packets were lost on interfaces that no rule names any more")
+
+
+@given(st.integers(0, 10**12), st.integers(0, 10**12))
+def test_any_counters_have_a_judgement(recv, drops):
+    (finding,) = judge_captures(captured(recv, drops, drops))
+    assert (finding.verdict is OK) == (drops == 0)
+    assert (finding.verdict is FAULT) == (drops > recv)
+
+
+@pytest.mark.parametrize(
+    ("exhausted", "verdict"), [(0, OK), (10, OK), (11, ADVICE), (500, ADVICE), (501, FAULT), (1000, FAULT)]
+)
+def test_exhaustion_is_judged_by_its_share(exhausted, verdict):
+    stats = Stats(IngressStats(recv=1000, buf_exhaust=exhausted), EgressStats())
+    expect(daemon_findings.judge_super_frames(stats), verdict, f"buf_exhaust={exhausted}")
+
+
+def test_malformed_packets_are_told():
+    stats = Stats(IngressStats(recv=1000, parse_err=3), EgressStats())
+    expect(daemon_findings.judge_malformed(stats), ADVICE, "3 of 1,000", "fragments", "--facility ingress")
+    expect(daemon_findings.judge_malformed(IDLE), OK)
+
+
+def matching(recv: int, *matched: int) -> Finding:
+    rules = tuple(RuleStats(f"r{i}", None, n, 0, 0, 0, 0.0, 0.0) for i, n in enumerate(matched))
+    total = sum(matched)
+    return daemon_findings.judge_matches(Stats(IngressStats(recv, total, no_match=recv - total), EgressStats(), rules))
+
+
+def test_rules_that_match_nothing_are_told_with_whom_to_ask():
+    expect(matching(100, 0, 0), ADVICE, "no rule has matched one", "2 of 2", "mcrctl why r0")
+    expect(matching(100, 50, 0), OK, "1 of 2 rules", "mcrctl why r1")
+    expect(matching(0, 0), OK, "1 of 1")
+    expect(matching(100, 50, 50), OK, "Every rule")
+    expect(matching(100), OK, "No rules yet")
+
+
+def test_outputs_that_took_everything_are_fine():
+    expect(daemon_findings.judge_outputs(stats_of(output(0, 100)), {"out0": OUT0}), OK)
+
+
+@pytest.mark.parametrize(
+    ("number", "words"),
+    [
+        (errno.ENETDOWN, ["the interface was down", "ip link show dev out0"]),
+        (errno.ENETUNREACH, ["Network is unreachable (os error 101)", "the interface was down, or no route"]),
+        (errno.EMSGSIZE, ["MTU"]),
+        (errno.EPERM, ["firewall"]),
+        (errno.ENOBUFS, ["bottleneck", "MCR_SOCKET_SNDBUF"]),
+        (errno.EAGAIN, ["send buffer", "MCR_SOCKET_SNDBUF"]),
+        (errno.EHOSTUNREACH, ["ip neigh show dev out0"]),
+    ],
+)
+def test_an_error_of_an_output_is_told_with_its_cause(number, words):
+    (finding,) = daemon_findings.judge_outputs(stats_of(output(10, 100, number)), {"out0": OUT0})
+    expect(finding, ADVICE, "10 packets (10.00%)", "239.2.2.2:6000:out0", "errors=10", *words)
+
+
+def test_an_output_that_fails_mostly_or_cannot_work_is_a_fault():
+    down = attrs.evolve(OUT0, up=False)
+    for outputs, links in (
+        (output(51, 100, errno.EAGAIN), {"out0": OUT0}),
+        (output(1, 100, errno.ENETDOWN), {"out0": down}),
+        (output(1, 100, errno.ENODEV), {}),
+    ):
+        expect(daemon_findings.judge_outputs(stats_of(outputs), links), FAULT)
+
+
+def test_outputs_of_one_interface_and_error_are_told_together():
+    outputs = [output(5, 100, errno.ENETDOWN, f"239.2.2.{i}") for i in range(1, 9)]
+    (finding,) = daemon_findings.judge_outputs(stats_of(*outputs, output(0, 100)), {"out0": OUT0})
+    expect(finding, ADVICE, "40 packets (5.00%)", "8 outputs by out0, 239.2.2.1:6000:out0 among them")
+
+
+def test_packets_in_doubt_are_told_apart():
+    (finding,) = daemon_findings.judge_outputs(stats_of(output(3, 100, in_doubt=3)), {"out0": OUT0})
+    assert finding.verdict is ADVICE
+    assert "3 of them in the hand of a worker that died" in finding.what
+
+
+def test_refused_outputs_are_those_whose_last_error_says_so():
+    stats = stats_of(output(1, 9, errno.EPERM), output(1, 9, errno.ENETDOWN, "239.2.2.3"))
+    assert daemon_findings.refused_outputs(stats) == ("239.2.2.2:6000:out0",)
+
+
+def test_lost_log_records_are_told():
+    lossy = Stats(IngressStats(), EgressStats(), workers=(attrs.evolve(FULL_SIZE, log_dropped=5),))
+    expect(daemon_findings.judge_log(lossy), ADVICE, "5 log records")
+    expect(daemon_findings.judge_log(IDLE), OK)
+
+
+# The interfaces
+
+
+def test_interfaces_that_are_up_are_one_line():
+    links = {"in0": IN0, "out0": OUT0}
+    expect(link_findings.judge_presence(frozenset(links), links), OK, "Up: in0, out0")
+    expect(link_findings.judge_presence(frozenset(), {}), OK, "No rules yet")
+
+
+@pytest.mark.parametrize(
+    ("link", "words"),
+    [
+        (None, ["is gone", "remove its rules"]),
+        (attrs.evolve(IN0, up=False, carrier=False), ["is down", "sudo ip link set dev in0 up"]),
+        (attrs.evolve(IN0, carrier=False), ["no carrier", "cable"]),
+    ],
+)
+def test_an_interface_that_cannot_work_is_a_fault(link, words):
+    links = {"out0": OUT0} | ({"in0": link} if link else {})
+    expect(link_findings.judge_presence(frozenset({"in0", "out0"}), links), FAULT, "in0", *words)
+
+
+def test_frames_that_an_interface_loses_are_told():
+    assert link_findings.judge_drops(attrs.evolve(IN0, rx_packets=1_000_000, rx_dropped=50)) == ()
+    assert link_findings.judge_drops(attrs.evolve(IN0, rx_packets=10, rx_dropped=9)) == ()
+    lossy = attrs.evolve(IN0, rx_packets=1000, rx_dropped=10, rx_missed=5, tx_packets=1000, tx_dropped=10)
+    missed, inward, outward = link_findings.judge_drops(lossy)
+    expect(missed, ADVICE, "lost 5 of 1,005", "ethtool -G in0")
+    expect(inward, ADVICE, "way in", "10 of 1,010")
+    expect(outward, ADVICE, "way out", "ethtool -S in0")
+
+
+def test_merging_is_no_reason_for_concern():
+    expect(link_findings.judge_merging(IN0), OK, "merges no frames")
+    expect(link_findings.judge_merging(attrs.evolve(IN0, merging=("rx-gro", "rx-lro"))), OK, "rx-gro, rx-lro on")
+    expect(link_findings.judge_merging(attrs.evolve(IN0, merging=None)), OK)
+
+
+@pytest.mark.parametrize(
+    ("rp_filter", "addressed", "unroutable", "verdict"),
+    [
+        (0, False, 9, OK),
+        (0, True, 0, OK),
+        (1, True, 0, OK),
+        (1, True, 9, ADVICE),
+        (1, False, 0, ADVICE),
+        (2, True, 9, OK),
+        (2, False, 0, ADVICE),
+    ],
+)
+def test_a_reverse_path_filter_matters_if_queries_may_meet_it(rp_filter, addressed, unroutable, verdict):
+    link = Link("in0", rp_filter=rp_filter, addresses=("198.18.0.2/24",) if addressed else ())
+    finding = expect(link_findings.judge_reverse_path(link, unroutable), verdict)
+    assert ("198.18.0.0/24" in finding.what) == (addressed and rp_filter > 0)
+    if verdict is ADVICE:
+        assert "net.ipv4.conf.all.rp_filter=0 net.ipv4.conf.in0.rp_filter=0" in finding.remedy
+
+
+def test_parameters_that_cannot_be_read_are_not_judged():
+    hidden = attrs.evolve(IN0, rp_filter=None, forced_igmp=None)
+    expect(link_findings.judge_reverse_path(hidden, 0), OK, "not to be seen")
+    assert link_findings.judge_igmp_version(hidden) == ()
+    expect(machine_findings.judge_backlog(None, None), OK, "not to be seen")
+    expect(machine_findings.judge_memberships(attrs.evolve(MACHINE, memberships=None)), OK, "unknown")
+
+
+def test_a_forced_version_of_igmp_is_mentioned():
+    assert link_findings.judge_igmp_version(IN0) == ()
+    expect(link_findings.judge_igmp_version(attrs.evolve(IN0, forced_igmp=2)), ADVICE, "version 2 is forced on in0")
+
+
+def test_an_output_interface_needs_an_address():
+    assert link_findings.judge_source(OUT0) == ()
+    expect(link_findings.judge_source(Link("out0")), ADVICE, "no IPv4 address")
+
+
+@pytest.mark.parametrize(
+    ("route", "pps", "verdict"),
+    [
+        ("224.0.0.0/4", 10**6, OK),
+        ("239.2.0.0/16", 10**6, OK),
+        (None, 19_999, OK),
+        (None, 20_000, ADVICE),
+        ("0.0.0.0/0", 20_000, ADVICE),
+        ("0.0.0.0/0", 0, OK),
+    ],
+)
+def test_a_missing_route_matters_at_high_rates(route, pps, verdict):
+    finding = expect(link_findings.judge_route(OUT0, route, pps), verdict, "out0")
+    assert finding.remedy == ("sudo ip route append 224.0.0.0/4 dev out0" if verdict is ADVICE else "")
+
+
+# What is read
+
+
+def test_a_status_file_is_read():
+    text = "Name:\tx\nCapInh:\t0000000000000000\nCapEff:\t0000008000003000\nNoNewPrivs:\t1\nSeccomp:\t2\n"
+    process = parse_status(7, text)
+    assert process == Process(7, frozenset({12, 13, 39}), no_new_privs=True, seccomp=True)
+    assert process.has("CAP_BPF")
+
+
+def test_softnet_and_netstat_are_read():
+    assert parse_softnet("2bbe36e4 0000000a 0000001a\n1e346ff5 00b1afef 0000076d\n") == 10 + 0xB1AFEF
+    text = "TcpExt: A IPReversePathFilter\nTcpExt: 1 22\nIpExt: B\nIpExt: 3\n"
+    assert parse_netstat(text) == {"A": 1, "IPReversePathFilter": 22, "B": 3}
+    assert parse_netstat("") == {}
+
+
+def test_this_process_can_be_looked_at():
+    here = look_at_self(8192, 8192)
+    assert here.process == look_at_process(os.getpid())
+    assert (here.send_buffer, here.receive_buffer) == (8192, 8192)
+    assert set(here.cores) == os.sched_getaffinity(0)
+    assert here.descriptors >= 3
+    assert look_at_process(2**22 + 1) is None  # beyond the largest pid
+
+
+def test_a_start_of_the_daemon_does_not_pay_for_netlink():
+    code = "import mcr.daemon, sys; print('pyroute2' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True).stdout == "False\n"

@@ -1,0 +1,83 @@
+"""`mcrctl report`: what it does when something it asks for can't be had."""
+
+import errno
+import re
+import sys
+from pathlib import Path
+from typing import Any, Self
+
+import pytest
+
+from mcr.cli import failure, mcrctl, session
+from mcr.errors import McrError, SystemFault
+
+FINDING = {"check": "kernel", "verdict": "ok", "what": "Linux", "evidence": "uname -r", "remedy": ""}
+
+
+RESULTS = {
+    "version": {"version": "0.0.1", "protocol": 1, "pid": 1},
+    "doctor": [FINDING, FINDING | {"verdict": "fault", "what": "No"}, FINDING | {"verdict": "advice"}],
+    "list": [],
+    "list_workers": [{"pid": 1}],
+}
+
+
+class OldDaemon:
+    """A daemon that knows few methods, and answers one of them with what no view expects."""
+
+    def __init__(self, *_: object) -> None:
+        pass
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        pass
+
+    def call(self, method: str, _params: object = None) -> Any:
+        if method not in RESULTS:
+            raise McrError(f"Unknown method: {method!r}")
+        return RESULTS[method]
+
+
+@pytest.fixture
+def told(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> dict[str, str]:
+    """The sections of a report on this machine."""
+    monkeypatch.setattr(session, "Client", OldDaemon)
+    monkeypatch.setattr(sys, "argv", ["mcrctl", "report", "--output", "-"])
+    assert failure.run(mcrctl.cli, "mcrctl") == 0
+    parts = re.split(r"^== (.*) ==\n\n", capsys.readouterr().out, flags=re.MULTILINE)
+    return dict(zip(parts[1::2], parts[2::2], strict=True))
+
+
+def test_a_section_that_cannot_be_had_says_why_and_the_others_are_there(told):
+    assert told["Settings"].strip() == "mcrd cannot be asked: Unknown method: 'settings'"
+    assert told["Workers"].startswith("Not to be had: KeyError")
+    assert told["Rules"].startswith("No rules")
+    assert "lo: " in told["Interfaces, as mcrctl sees them"]
+
+
+def test_the_worst_findings_come_first(told):
+    verdicts = [line.split()[0] for line in told["Findings of mcrctl doctor"].strip().splitlines()]
+    assert verdicts == ["fault", "advice", "ok"]
+
+
+def test_who_asks_is_not_told(monkeypatch, capsys):
+    class Closed:
+        def __init__(self, *_: object) -> None:
+            raise SystemFault("", errno.EACCES, "you are alice; the socket belongs to root")
+
+    monkeypatch.setattr(session, "Client", Closed)
+    monkeypatch.setattr(sys, "argv", ["mcrctl", "report", "--output", "-"])
+    assert failure.run(mcrctl.cli, "mcrctl") == 0
+    out = capsys.readouterr().out
+    assert "mcrd cannot be asked: Permission denied (os error 13)" in out
+    assert "alice" not in out
+
+
+def test_an_empty_name_is_refused(monkeypatch, capsys, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "argv", ["mcrctl", "report", "--output", ""])
+    assert failure.run(mcrctl.cli, "mcrctl") == 2
+    assert capsys.readouterr().err.startswith("Error: --output is empty\n")
+    assert not list(Path(tmp_path).iterdir())

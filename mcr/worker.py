@@ -41,7 +41,8 @@ _served = False
 
 
 def warm_up() -> None:
-    """Do nothing: who runs this has started, imported all this, and waits for something to do."""
+    """Wait for something to do, with everything imported, and for mcrd to say when there is nothing any more."""
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
 
 
 def retire() -> bool:

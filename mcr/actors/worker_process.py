@@ -129,8 +129,11 @@ class _Doorbells:
 @asynccontextmanager
 async def worker_context() -> AsyncGenerator[trio_parallel.WorkerContext]:
     """What worker processes are started in. Leaving it waits for them, so it goes outside their nursery."""
-    async with trio_parallel.open_worker_context(idle_timeout=math.inf, retire=retire) as context:
-        yield context
+    try:
+        async with trio_parallel.open_worker_context(idle_timeout=math.inf, retire=retire) as context:
+            yield context
+    except trio_parallel.BrokenWorkerError as error:  # the spare process: whoever ended it, nothing depended on it
+        log.info("a spare process had been ended: %s", describe_exit(getattr(error.args[-1], "exitcode", None)))
 
 
 @attrs.frozen

@@ -96,6 +96,25 @@ def test_successor_was_waiting_for_its_moment(plant: Plant, make_mcr: MakeMcr) -
     mcr.wait_for_workers()
 
 
+@pytest.mark.parametrize("signum", [signal.SIGKILL, signal.SIGTERM])
+def test_spare_process_that_is_ended_is_not_missed(plant: Plant, make_mcr: MakeMcr, signum: signal.Signals) -> None:
+    """SIGTERM it ignores: who stops a process group sends it to all. Without a spare mcrd goes on, ends in order."""
+    mcr = make_mcr(plant.relay).start()
+    mcr.ctl("log-level", "set", "--facility", "supervisor", "--level", "debug")
+    wait_until(lambda: "a spare process is ready" in mcr.log(), "a spare")
+    assert mcr.process is not None
+    others = set(children_of(mcr.process.pid)) - set(mcr.worker_pids())
+    (spare,) = [pid for pid in others if b"resource_tracker" not in Path(f"/proc/{pid}/cmdline").read_bytes()]
+    os.kill(spare, signum)
+    if signum == signal.SIGKILL:
+        wait_until(lambda: not alive(spare), "it is gone")
+    os.kill(mcr.worker_pids()[0], signal.SIGKILL)
+    wait_until(lambda: mcr.workers()[0]["restarts"] == 1 and mcr.worker_pids(), "another worker")
+    mcr.wait_for_workers()
+    assert (mcr.worker_pids() == [spare]) == (signum == signal.SIGTERM)
+    mcr.stop()
+
+
 @pytest.mark.parametrize("signum", [signal.SIGSEGV, signal.SIGABRT, signal.SIGBUS])
 def test_crash_is_logged_with_its_signal(plant: Plant, make_mcr: MakeMcr, signum: signal.Signals) -> None:
     mcr = make_mcr(plant.relay).start()

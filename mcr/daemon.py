@@ -14,6 +14,7 @@ import trio
 from mcr import __version__
 from mcr._native import lib
 from mcr.actors.control_server import ControlServer, run_control_server
+from mcr.actors.querier_watch import run_querier_watch
 from mcr.actors.rule_store import run_rule_store
 from mcr.actors.stats_aggregator import run_stats_aggregator
 from mcr.actors.worker_supervisor import WorkerSupervisor, run_worker_supervisor
@@ -63,12 +64,14 @@ async def run_daemon(settings: Settings) -> None:
             workers = await nursery.start(run_worker_supervisor, segments, stats, settings)
             rules = await nursery.start(run_rule_store, workers)
             logging = LogControl(settings.levels, workers)
+            watch = await nursery.start(run_querier_watch)
+            diagnosis = Consultation(rules, workers, stats, settings, watch)
             api = Api(
                 rules=rules,
                 workers=workers,
                 stats=stats,
                 logging=logging,
-                diagnosis=Consultation(rules, workers, stats, settings),
+                diagnosis=diagnosis,
                 settings=settings,
             )
             control = await nursery.start(run_control_server, settings.control_socket, api)
@@ -92,6 +95,7 @@ async def run_daemon(settings: Settings) -> None:
                 log.notice("%s: stopping", signal.Signals(signum).name)
                 break
             manager.stopping()
+            diagnosis.stop()
             await _drain(control, workers)
             nursery.cancel_scope.cancel(reason="the daemon stops")
 

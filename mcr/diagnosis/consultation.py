@@ -3,14 +3,19 @@
 import attrs
 import trio
 
+from mcr.actors.querier_watch import QuerierWatch
 from mcr.actors.rule_store import RuleStore
 from mcr.actors.stats_aggregator import StatsAggregator
 from mcr.actors.worker_supervisor import WorkerSupervisor
 from mcr.diagnosis.doctor import examine
-from mcr.diagnosis.why import walk
-from mcr.errors import RuleNotFound
+from mcr.diagnosis.why import Walk
+from mcr.errors import LimitReached, RuleNotFound, ShuttingDown
 from mcr.findings import Finding
+from mcr.model import Input, RuleView
 from mcr.settings import Settings
+
+_WALKS = 4  # at the same time
+_PATIENCE = 0.7  # seconds to wait for one to end; with the walk itself, less than a client waits
 
 
 @attrs.frozen
@@ -21,19 +26,47 @@ class Consultation:
     _workers: WorkerSupervisor
     _stats: StatsAggregator
     _settings: Settings
+    _watch: QuerierWatch
+    _walking: set[trio.CancelScope] = attrs.field(factory=set, init=False)
+    _walks: trio.CapacityLimiter = attrs.field(factory=lambda: trio.CapacityLimiter(_WALKS), init=False)
 
     async def why(self, rule: str) -> tuple[Finding, ...]:
         """Walk a rule from wire to wire.
 
         Raises:
             RuleNotFound: no rule has this id or name.
+            LimitReached: as many walks as may be are under way.
+            SystemFault: the system keeps something from being looked at.
+            ShuttingDown: the daemon is told to stop meanwhile.
         """
         rules = await self._rules.list()
         view = next((each for each in rules if rule in (each.rule_id, each.name)), None)
         if view is None:
             raise RuleNotFound(f"No rule has the id or name {rule!r}", "see the rules: mcrctl list")
-        stats = await self._stats.read()
-        return await trio.to_thread.run_sync(walk, view, stats)
+        others = tuple(each.input for each in rules if each is not view)
+        with trio.CancelScope() as walking:
+            self._walking.add(walking)
+            try:
+                return await self._walk(view, others)
+            finally:
+                self._walking.remove(walking)
+        raise ShuttingDown("The daemon is stopping", "start it again: mcrd supervisor")
+
+    async def _walk(self, rule: RuleView, others: tuple[Input, ...]) -> tuple[Finding, ...]:
+        with trio.move_on_after(_PATIENCE) as waiting:
+            await self._walks.acquire()
+        if waiting.cancelled_caught:
+            raise LimitReached(f"{_WALKS} others are being answered why", "try again when they are")
+        try:
+            workers = await self._workers.describe()
+            return await Walk(rule, others, workers, self._stats, self._watch).go()
+        finally:
+            self._walks.release()
+
+    def stop(self) -> None:
+        """Break off every walk: it would take longer than the daemon may take to stop."""
+        for walking in self._walking:
+            walking.cancel(reason="the daemon stops")
 
     async def doctor(self) -> tuple[Finding, ...]:
         """Check the machine and the daemon."""

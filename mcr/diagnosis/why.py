@@ -1,9 +1,143 @@
-"""Walks one rule from wire to wire."""
+"""Walks one rule from wire to wire.
 
-from mcr.findings import Finding
-from mcr.model import RuleView, Stats
+Rules of the module:
+
+1. What is looked at is gathered step by step, and judged by pure functions (`incoming`, `outgoing`). A fault on the way
+   in ends the walk; one at an output ends the walk to this output, as the others don't depend on it.
+2. Nothing waits on the event loop; all of it takes less time than a client waits for a reply.
+"""
+
+from collections.abc import Iterable, Sequence
+
+import attrs
+import trio
+
+from mcr.actors.querier_watch import QuerierWatch
+from mcr.actors.stats_aggregator import StatsAggregator
+from mcr.diagnosis.incoming import Entrance, judge_arrival, judge_entrance, judge_match, judge_rule, matched
+from mcr.diagnosis.links import Link, Neighbour, Path, find_paths, read_links
+from mcr.diagnosis.look import look_at_wire
+from mcr.diagnosis.outgoing import judge_output
+from mcr.diagnosis.sighting import Look, Sighting
+from mcr.diagnosis.sockets import captured_interfaces, joined_groups, reverse_path_filter
+from mcr.errors import RuleNotFound
+from mcr.findings import Finding, Verdict
+from mcr.model import Address, Input, Output, OutputStats, RuleView, Stats, WorkerView
+
+_COUNTED_SECONDS = 0.8  # for what was seen on the wire to reach the counters
+_ARP_SECONDS = 0.5  # for a neighbour that is being asked to answer
+_PAUSE = 0.02
 
 
-def walk(rule: RuleView, stats: Stats) -> tuple[Finding, ...]:
-    """Find the first thing that is wrong with a rule."""
-    raise NotImplementedError
+@attrs.frozen
+class Walk:
+    """One walk.
+
+    Attributes:
+        rule: which one.
+        others: inputs of the other rules.
+        workers: as they are.
+        stats: who counts.
+        watch: who listens for queriers.
+    """
+
+    rule: RuleView
+    others: tuple[Input, ...]
+    workers: tuple[WorkerView, ...]
+    stats: StatsAggregator
+    watch: QuerierWatch
+
+    async def go(self) -> tuple[Finding, ...]:
+        """Find the first thing that is wrong.
+
+        Raises:
+            RuleNotFound: the rule is removed meanwhile.
+            SystemFault: the system keeps something from being looked at.
+        """
+        findings = _until_fault(judge_rule(self.rule, self.workers))
+        if _ends(findings):
+            return findings
+        source = self.rule.input
+        entrance = await trio.to_thread.run_sync(_read_entrance, source)
+        findings += _until_fault(judge_entrance(source, entrance))
+        if entrance.link is None or _ends(findings):
+            return findings
+        before = await self._read_stats()
+        look = await trio.to_thread.run_sync(look_at_wire, source, entrance.link.index, abandon_on_cancel=True)
+        after = await self._read_counted(look, before)
+        querier = self.watch.on(entrance.link.index)
+        arrival = judge_arrival(self.rule, look, before, after, others=self.others, querier=querier)
+        findings += await trio.to_thread.run_sync(_until_fault, arrival)  # there may be thousands of other rules
+        if _ends(findings):
+            return findings
+        findings += (judge_match(self.rule, look, before, after),)
+        if _ends(findings):
+            return findings
+        return findings + await self._judge_outputs(look, before, after)
+
+    async def _judge_outputs(self, look: Look, before: Stats, after: Stats) -> tuple[Finding, ...]:
+        outputs = self.rule.outputs
+        links = await trio.to_thread.run_sync(read_links, [output.interface for output in outputs])
+        paths = await self._find_paths(outputs, links)
+        findings: dict[Finding, None] = {}  # outputs by the same interface have some in common
+        for output, then, now in zip(outputs, self._outputs(before), self._outputs(after), strict=True):
+            link, path = links.get(output.interface), paths.get((output.group, output.interface))
+            judged = judge_output(output, link, path, look.payload, before=then, after=now)
+            findings |= dict.fromkeys(_until_fault(judged))
+        return tuple(findings)
+
+    async def _find_paths(self, outputs: Iterable[Output], links: dict[str, Link]) -> dict[tuple[Address, str], Path]:
+        """Find the ways to hosts; a neighbour that is being asked gets a moment to answer."""
+        hosts = [
+            (output.group, links[output.interface])
+            for output in outputs
+            if not output.group.is_multicast and output.interface in links
+        ]
+        if not hosts:
+            return {}
+        deadline = trio.current_time() + _ARP_SECONDS
+        while True:
+            paths = await trio.to_thread.run_sync(find_paths, hosts)
+            asked = any(path.neighbour is Neighbour.INCOMPLETE for path in paths.values())
+            if not asked or trio.current_time() >= deadline:
+                return paths
+            await trio.sleep(_PAUSE)
+
+    async def _read_counted(self, look: Look, before: Stats) -> Stats:
+        """Read statistics, once they show what was seen on the wire."""
+        seen = Sighting.of(self.rule.input) in look.frames
+        deadline = trio.current_time() + _COUNTED_SECONDS
+        while True:
+            after = await self._read_stats()
+            if not seen or matched(self.rule, after) > matched(self.rule, before) or trio.current_time() >= deadline:
+                return after
+            await trio.sleep(_PAUSE)
+
+    async def _read_stats(self) -> Stats:
+        stats = await self.stats.read()
+        if not any(each.rule_id == self.rule.rule_id for each in stats.rules):
+            raise RuleNotFound(f"The rule {self.rule.rule_id!r} has just been removed", "see the rules: mcrctl list")
+        return stats
+
+    def _outputs(self, stats: Stats) -> Sequence[OutputStats]:
+        return next(each.outputs for each in stats.rules if each.rule_id == self.rule.rule_id)
+
+
+def _read_entrance(source: Input) -> Entrance:
+    link = read_links([source.interface]).get(source.interface)
+    if link is None:
+        return Entrance(None)
+    return Entrance(link, captured_interfaces(), joined_groups(), reverse_path_filter(source.interface))
+
+
+def _until_fault(findings: Iterable[Finding]) -> tuple[Finding, ...]:
+    kept = []
+    for finding in findings:
+        kept.append(finding)
+        if finding.verdict is Verdict.FAULT:
+            break
+    return tuple(kept)
+
+
+def _ends(findings: Sequence[Finding]) -> bool:
+    return findings[-1].verdict is Verdict.FAULT

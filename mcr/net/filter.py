@@ -14,6 +14,11 @@ _SO_ATTACH_BPF = 50
 _MAX_INSTRUCTIONS = 4096  # BPF_MAXINSNS
 _MAX_JUMP = 255
 
+_ETH_P_IP = 0x0800
+_ETH_P_8021Q = 0x8100
+_ETH_P_8021AD = 0x88A8
+_IGMP_QUERY = 0x11  # RFC 3376, 4
+
 _FROM_NETWORK = 0xFFF00000  # SKF_NET_OFF: an offset from the network header
 _ANCILLARY = 0xFFFFF000  # SKF_AD_OFF: what the kernel knows of the frame
 _WHOLE = 0x40000  # bytes: more than any frame has
@@ -60,7 +65,7 @@ def _if_equal(value: int, then: int, otherwise: int) -> Instruction:
 # Untagged IPv4 UDP that this machine did not send; others are rejected.
 _UDP = (
     _load_half(_ANCILLARY),  # protocol
-    _if_equal(0x0800, 0, 6),
+    _if_equal(_ETH_P_IP, 0, 6),
     _load_half(_ANCILLARY + 48),  # VLAN tag present: it belongs to the VLAN's interface
     _if_equal(0, 0, 4),
     _load_half(_ANCILLARY + 4),  # packet type
@@ -120,6 +125,78 @@ def _select_group(group: int, ports: Sequence[int], yes: int, no: int) -> list[I
     if len(block) > _MAX_JUMP:
         raise OverflowError(f"{len(ports)} ports of one group")
     return [_if_equal(group, 0, len(block)), *block]
+
+
+IGMP_QUERIES = (
+    Instruction(0xB1, 0, 0, 0),  # X = length of the IP header
+    Instruction(0x50, 0, 0, 0),  # IGMP type
+    _if_equal(_IGMP_QUERY, 0, 1),
+    _return(_WHOLE),
+    _return(0),
+)
+"""For a raw IGMP socket, whose data begins at the IP header: lets in queries."""
+
+
+def select_kin(flow: Wanted, size: int, *, strictly: bool = False) -> tuple[Instruction, ...]:
+    """Make a filter for a look at what is like a flow, tagged or not: UDP to its group, or to its port of any group.
+
+    IGMP queries come in, too. The kernel has taken the outermost VLAN tag out of the frame; a second one is skipped.
+
+    Args:
+        flow: the group and port.
+        size: bytes of a frame that are kept.
+        strictly: only UDP to this very group and port, and queries.
+    """
+    # X is where the IP header begins, counted from the network header; after that, where it ends.
+    skip_ip_header = (
+        Instruction(0x50, 0, 0, _FROM_NETWORK),
+        Instruction(0x54, 0, 0, 0x0F),  # words of the IP header
+        Instruction(0x64, 0, 0, 2),
+        Instruction(0x0C, 0, 0, 0),
+        Instruction(0x07, 0, 0, 0),
+    )
+    group_alone = (_if_equal(int(flow.group), 1, 0), _return(0))
+    group_or_port = (
+        _if_equal(int(flow.group), 0, 1),
+        _return(size),
+        Instruction(0x54, 0, 0, 0xF0000000),
+        _if_equal(0xE0000000, 1, 0),  # a group
+        _return(0),
+    )
+    udp = (
+        Instruction(0x40, 0, 0, _FROM_NETWORK + 16),  # destination
+        *(group_alone if strictly else group_or_port),
+        Instruction(0x48, 0, 0, _FROM_NETWORK + 6),
+        Instruction(0x45, 0, 1, 0x1FFF),  # a fragment without a port
+        _return(0),
+        *skip_ip_header,
+        Instruction(0x48, 0, 0, _FROM_NETWORK + 2),  # destination port
+        _if_equal(flow.port, 0, 1),
+        _return(size),
+        _return(0),
+    )
+    return (
+        _load_half(_ANCILLARY),  # protocol
+        Instruction(0x01, 0, 0, 0),  # X = 0
+        _if_equal(_ETH_P_IP, 7, 0),
+        _if_equal(_ETH_P_8021Q, 2, 0),
+        _if_equal(_ETH_P_8021AD, 1, 0),
+        _return(0),
+        _load_half(_FROM_NETWORK + 2),  # protocol after the second tag
+        _if_equal(_ETH_P_IP, 1, 0),
+        _return(0),
+        Instruction(0x01, 0, 0, 4),
+        Instruction(0x50, 0, 0, _FROM_NETWORK + 9),  # IP protocol
+        _if_equal(socket.IPPROTO_IGMP, 2, 0),
+        _if_equal(socket.IPPROTO_UDP, 1 + len(skip_ip_header) + 4, 0),
+        _return(0),
+        *skip_ip_header,
+        Instruction(0x50, 0, 0, _FROM_NETWORK),  # IGMP type
+        _if_equal(_IGMP_QUERY, 0, 1),
+        _return(size),
+        _return(0),
+        *udp,
+    )
 
 
 def attach_filter(target: socket.socket, program: Sequence[Instruction]) -> None:

@@ -92,6 +92,9 @@ class Actors:
     async def set_facility(self, facility: Facility, level: Level) -> LogLevels:
         return self.levels.with_facility(facility, level)
 
+    async def why(self, rule: str) -> tuple[Finding, ...]:
+        raise NotImplementedError
+
 
 class Client:
     """A client that speaks in whole lines, or in bytes."""
@@ -561,6 +564,10 @@ class RelayOfOneRule(Actors):
             raise RuleNotFound(f"No rule has the id {rule_id!r}", "see the rules: mcrctl list")
         assert name == self.rules[0].name
         return self.rules[0]
+
+    async def why(self, rule: str) -> tuple[Finding, ...]:
+        assert rule == self.rules[0].name
+        return (Finding("input_up", Verdict.FAULT, "eth0 is down", "ip link show dev eth0", "ip link set dev eth0 up"),)
 
     async def describe(self) -> tuple[WorkerView, ...]:
         return (WorkerView(0, 1, 0, ("eth0",), WorkerState.RUNNING, 0, 1, "x"),)

@@ -1,0 +1,360 @@
+"""Judges the way in: from the wire to the rule. Pure."""
+
+from collections.abc import Collection, Iterator
+from typing import Final
+
+import attrs
+
+from mcr.actors.querier_watch import Hearing
+from mcr.diagnosis.links import Link
+from mcr.diagnosis.sighting import ETH_P_8021AD, Look, Sighting, Tag
+from mcr.findings import Finding, Verdict
+from mcr.model import Address, Input, RuleState, RuleView, Stats, WorkerState, WorkerView
+
+MEMBERSHIP_SECONDS: Final = 260
+"""After so long without a query a switch has forgotten who wants what (RFC 3376, 8.4, with the defaults)."""
+
+_QUERY_SECONDS = 125  # between two queries, by default (RFC 3376, 8.2)
+_NAMED = 5  # sightings in one finding, at most
+_INTERFACE_NAME_MAX = 15
+
+# What makes a sighting another than the flow, the likeliest cause first.
+_VLAN, _INTERFACE, _PORT, _FRAGMENTS, _GROUP = "vlan_tag", "arrival_interface", "port", "fragments", "group"
+
+
+@attrs.frozen
+class Entrance:
+    """What the kernel knows of a rule's input interface.
+
+    Attributes:
+        link: None if there is none of its name.
+        captured: indices of the interfaces that mcrd captures.
+        joined: interface index and group of every membership.
+        reverse_path_filter: the interface's rp_filter in force.
+    """
+
+    link: Link | None
+    captured: Collection[int] = ()
+    joined: Collection[tuple[int, Address]] = ()
+    reverse_path_filter: int = 0
+
+
+def judge_rule(rule: RuleView, workers: Collection[WorkerView]) -> Iterator[Finding]:
+    """Is it in force, and does anybody forward?"""
+    states = ", ".join(f"worker {each.worker_id} {each.state}" for each in workers)
+    running = [each for each in workers if each.state is WorkerState.RUNNING]
+    see = f"mcrctl list-workers: {states}"
+    if rule.state is not RuleState.ACTIVE:
+        remedy = "see the log of mcrd for what keeps its workers"
+        yield Finding("rule_active", Verdict.FAULT, "not every worker has taken the rule over yet", see, remedy)
+        return
+    yield Finding(
+        "rule_active",
+        Verdict.OK,
+        f"the rule is active: {rule.input} to {_count(len(rule.outputs), 'output')}",
+        f"mcrctl list: {rule.rule_id} {rule.state}",
+    )
+    if not running:
+        remedy = "see the log of mcrd for why they end"
+        yield Finding("workers_running", Verdict.FAULT, "no worker runs", see, remedy)
+    elif len(running) < len(workers):
+        what = f"{len(running)} of {len(workers)} workers run: what falls to the others waits"
+        yield Finding("workers_running", Verdict.ADVICE, what, see, "see the log of mcrd for why they end")
+    else:
+        what = "the worker runs" if len(workers) == 1 else f"all {len(workers)} workers run"
+        yield Finding("workers_running", Verdict.OK, what, see)
+
+
+def judge_entrance(source: Input, entrance: Entrance) -> Iterator[Finding]:
+    """Is the input interface there, up and connected, and is the group joined on it?"""
+    name, link = source.interface, entrance.link
+    again = f"remove the rules that name {name}, then add them again: mcrctl list"
+    if link is None:
+        what, see = f"there is no interface {name}", f"ip link show dev {name}"
+        yield Finding("input_interface", Verdict.FAULT, what, see, f"bring it back; {again}")
+        return
+    if link.index not in entrance.captured:
+        what = f"{name} was deleted and made again, and mcrd still captures the one that is gone"
+        see = f"/proc/net/packet: no socket of mcrd is bound to interface {link.index}"
+        yield Finding("input_interface", Verdict.FAULT, what, see, again)
+        return
+    see = f"/proc/net/packet: a socket of mcrd is bound to interface {link.index}"
+    yield Finding("input_interface", Verdict.OK, f"{name} is there and captured", see)
+    yield from judge_link("input", name, link)
+    yield _judge_input_address(name, link, entrance.reverse_path_filter)
+    see = f"/proc/net/igmp, interface {link.index}"
+    if (link.index, source.group) in entrance.joined:
+        yield Finding("group_joined", Verdict.OK, f"{source.group} is joined on {name}", see)
+    else:
+        what = f"{source.group} is not joined on {name}: a switch that snoops IGMP keeps it back"
+        yield Finding("group_joined", Verdict.FAULT, what, f"{see}: not listed", "remove the rule and add it again")
+
+
+def judge_link(side: str, name: str, link: Link) -> Iterator[Finding]:
+    """Is an interface set up, and is there somebody at the other end?"""
+    see = f"ip link show dev {name}"
+    if not link.up:
+        yield Finding(f"{side}_up", Verdict.FAULT, f"{name} is down", see, f"ip link set dev {name} up")
+    elif not link.carrier:
+        remedy = f"check the cable and the port at its other end: ethtool {name}"
+        yield Finding(f"{side}_carrier", Verdict.FAULT, f"{name} has no carrier", f"{see}: NO-CARRIER", remedy)
+    else:
+        yield Finding(f"{side}_up", Verdict.OK, f"{name} is up and has carrier", see)
+
+
+def _judge_input_address(name: str, link: Link, reverse_path_filter: int) -> Finding:
+    see = f"ip -4 address show dev {name}"
+    if link.address is not None:
+        return Finding("input_address", Verdict.OK, f"{name} has an IPv4 address", f"{see}: {link.address}")
+    # IGMPv3 reports come from 0.0.0.0, those of version 2 from an address of another interface.
+    what = f"{name} has no IPv4 address: its IGMP reports come from none of that network, and some switches ignore them"
+    if reverse_path_filter:
+        what += "; and the reverse-path check keeps it from answering queriers that have an address"
+        see += f"; the greater of net/ipv4/conf/{{all,{name}}}/rp_filter: {reverse_path_filter}"
+    return Finding("input_address", Verdict.ADVICE, what, see, f"ip address add ADDRESS/LENGTH dev {name}")
+
+
+def judge_arrival(
+    rule: RuleView, look: Look, before: Stats, after: Stats, *, others: Collection[Input], querier: Hearing
+) -> Iterator[Finding]:
+    """Does the flow come in, and if not, what comes instead?
+
+    Args:
+        rule: this one.
+        look: at the wire.
+        before: statistics before the look.
+        after: and after it.
+        others: inputs of the other rules: what these take is not this rule's gone astray.
+        querier: what was heard on the input interface.
+    """
+    source = rule.input
+    expected = Sighting.of(source)
+    seconds = _length(look)
+    grown = matched(rule, after) - matched(rule, before)
+    if expected not in look.frames and grown <= 0:
+        yield from _judge_absence(source, look, matched(rule, after), others, querier)
+        return
+    see = f"{seconds}: {_count(look.frames.get(expected, 0), 'frame')}"
+    if look.payload is not None:
+        see += f" with {look.payload:,} bytes of payload"
+    elif grown > 0:
+        see = f"mcrctl stats: matched grew by {grown:,} in {seconds}"
+    yield Finding("flow_arrives", Verdict.OK, f"{_flow(source)} arrives on {source.interface}", see)
+    cut = attrs.evolve(expected, fragment=True), attrs.evolve(expected, port=None, fragment=True)
+    fragments = sum(look.frames.get(each, 0) for each in cut)
+    if fragments:
+        what, remedy = f"a part of {source.group} arrives in fragments, which are dropped", _remedy_for_fragments()
+        yield Finding(_FRAGMENTS, Verdict.ADVICE, what, f"{seconds}: {_count(fragments, 'frame')}", remedy)
+    yield from _judge_querier_of_a_flow(source.interface, look, querier)
+
+
+def _judge_querier_of_a_flow(name: str, look: Look, querier: Hearing) -> Iterator[Finding]:
+    heard = _heard_lately(querier)
+    if heard:
+        yield Finding("querier", Verdict.OK, f"an IGMP querier is on {name}", heard)
+    elif querier.listening is not None and querier.listening >= MEMBERSHIP_SECONDS and not look.queries.get(name):
+        what = f"no IGMP querier is on {name}: a switch there that snoops would stop forwarding"
+        see = f"no query in {_time(MEMBERSHIP_SECONDS if querier.ago is None else querier.ago)}"
+        remedy = "if there is such a switch, enable its querier"
+        yield Finding("querier", Verdict.ADVICE, what, see, remedy)
+
+
+def _judge_absence(
+    source: Input, look: Look, so_far: int, others: Collection[Input], querier: Hearing
+) -> Iterator[Finding]:
+    astray = _astray(source, look, others)
+    if astray:
+        yield _judge_astray(source, look, astray)
+        return
+    name, seconds = source.interface, _length(look)
+    what = f"nothing of {source.group} arrives on {name}"
+    see = f"{seconds}: no frame of it; matched so far: {so_far:,}"
+    heard = _heard_lately(querier)
+    if heard or querier.listening is None:
+        see += f"; {heard}" if heard else "; mcrd could not listen for queriers: see its log"
+        remedy = (
+            "does the source send? does its TTL reach here? does the switch, or a firewall on the way, let it pass?"
+        )
+        yield Finding("flow_arrives", Verdict.FAULT, what, see, remedy)
+        return
+    if look.queries.get(name):
+        what += ", and the kernel answers no querier there: the switch never learns that it is wanted"
+        see += f"; {_count(look.queries[name], 'IGMP query')} came in, and the kernel took none"
+        remedy = (
+            "let a firewall here pass IGMP (nft list ruleset), and the reverse-path check what has no route back: "
+            f"sysctl net/ipv4/conf/all/rp_filter=0 net/ipv4/conf/{name}/rp_filter=0"
+        )
+        yield Finding("querier", Verdict.FAULT, what, see, remedy)
+        return
+    what += ", and no IGMP querier is heard: a switch that snoops forgets who asked"
+    if querier.ago is None:
+        see += f"; no IGMP query since mcrd began to listen {_time(querier.listening)} ago"
+        if querier.listening < _QUERY_SECONDS:
+            see += f", and by default they come every {_QUERY_SECONDS} s"
+    else:
+        see += f"; the last IGMP query came {_time(querier.ago)} ago"
+    remedy = (
+        "enable the IGMP querier of the switch or router, or turn snooping off; if there is none, see that it is sent"
+    )
+    yield Finding("querier", Verdict.FAULT, what, see, remedy)
+
+
+def _astray(source: Input, look: Look, others: Collection[Input]) -> dict[Sighting, tuple[str, ...]]:
+    """What is nearest to the flow, and by what it differs."""
+    found = {}
+    taken = {(each.interface, each.group, each.port) for each in others}
+    for sighting in look.frames:
+        differs = tuple(_differences(source, sighting))
+        if _GROUP in differs and differs != (_GROUP,):
+            continue  # it has nothing in common with the flow but the port
+        if not sighting.tags and (sighting.interface, sighting.group, sighting.port) in taken:
+            continue
+        found[sighting] = differs
+    ranks = [_VLAN, _INTERFACE, _PORT, _FRAGMENTS, _GROUP]
+    nearest = min(
+        found.values(), key=lambda differs: (len(differs), [ranks.index(each) for each in differs]), default=()
+    )
+    return {sighting: differs for sighting, differs in found.items() if differs == nearest}
+
+
+def _differences(source: Input, sighting: Sighting) -> Iterator[str]:
+    if sighting.tags:
+        yield _VLAN
+    if sighting.interface != source.interface:
+        yield _INTERFACE
+    if sighting.port not in {source.port, None}:
+        yield _PORT
+    if sighting.fragment:
+        yield _FRAGMENTS
+    if sighting.group != source.group:
+        yield _GROUP
+
+
+def _judge_astray(source: Input, look: Look, astray: dict[Sighting, tuple[str, ...]]) -> Finding:
+    differs = next(iter(astray.values()))
+    names = [_describe(each) for each in sorted(astray, key=lambda each: -look.frames[each])]
+    listed = ", ".join(names[:_NAMED]) + (f" and {len(names) - _NAMED:,} more" if len(names) > _NAMED else "")
+    wanted = "untagged " if _VLAN in differs else "whole " if _FRAGMENTS in differs else ""
+    frames = _count(sum(look.frames[each] for each in astray), "frame")
+    first = max(astray, key=lambda each: look.frames[each])
+    untagged = [
+        each.interface
+        for each in look.frames
+        if not each.tags and each.interface != source.interface and (each.group, each.port) == (first.group, first.port)
+    ]
+    return Finding(
+        differs[0],
+        Verdict.FAULT,
+        f"{_flow(source)} does not arrive {wanted}on {source.interface}, but this does: {listed}",
+        f"{_length(look)}: {frames}",
+        "; ".join(filter(None, (_remedy(each, source, first, untagged) for each in differs))),
+    )
+
+
+def _describe(sighting: Sighting) -> str:
+    text = f"{sighting.group}" if sighting.port is None else f"{sighting.group}:{sighting.port}"
+    text += f" on {sighting.interface}"
+    for tag in sighting.tags:
+        text += f" with VLAN tag {tag.vlan}" if tag.vlan else " with a priority tag (VLAN 0)"
+    return text + (" in fragments" if sighting.fragment else "")
+
+
+def _remedy(difference: str, source: Input, seen: Sighting, untagged: list[str]) -> str:
+    if difference == _VLAN:
+        return _remedy_for_tags(seen, untagged)
+    if difference == _INTERFACE:
+        # Behind a tag, the remedy for that has named the interface.
+        return "" if seen.tags else f"add the rule with --input-interface {seen.interface}, or connect the right cable"
+    if difference == _PORT:
+        return f"add the rule with --input-port {seen.port}, or have the source send to port {source.port}"
+    if difference == _FRAGMENTS:
+        return _remedy_for_fragments()
+    return (
+        f"add the rule with --input-group {seen.group}, if that is the one; "
+        f"else see that {source.group} is sent, and that the switch forwards it"
+    )
+
+
+def _remedy_for_tags(seen: Sighting, untagged: list[str]) -> str:
+    if untagged:
+        return f"add the rule with --input-interface {untagged[0]}, where it comes without the tag"
+    if not all(tag.vlan for tag in seen.tags):
+        return "have the switch send it untagged: a priority tag is part of no VLAN's interface"
+    below, steps = seen.interface, []
+    for tag in seen.tags:
+        name = _vlan_interface(below, tag)
+        kind = " proto 802.1ad" if tag.protocol == ETH_P_8021AD else ""
+        steps += [f"ip link add link {below} name {name} type vlan{kind} id {tag.vlan}", f"ip link set dev {name} up"]
+        below = name
+    return f"{' && '.join(steps)}, and add the rule with --input-interface {below}"
+
+
+def _vlan_interface(below: str, tag: Tag) -> str:
+    name = f"{below}.{tag.vlan}"
+    return name if len(name.encode()) <= _INTERFACE_NAME_MAX else f"vlan{tag.vlan}"
+
+
+def _remedy_for_fragments() -> str:
+    return "have the source send datagrams that fit the MTU of its network: with 1500, 1,472 bytes of payload at most"
+
+
+def judge_match(rule: RuleView, look: Look, before: Stats, after: Stats) -> Finding:
+    """What arrives, is it taken by the rule?"""
+    source = rule.input
+    now, grown = matched(rule, after), matched(rule, after) - matched(rule, before)
+    if grown > 0:
+        see = f"mcrctl stats: matched {now:,}, {grown:,} of them since this began"
+        return Finding("matched", Verdict.OK, "the rule takes it", see)
+    lost = {
+        "kernel_drops": _dropped(source, after) - _dropped(source, before),
+        "parse_err": after.ingress.parse_err - before.ingress.parse_err,
+        "buf_exhaust": after.ingress.buf_exhaust - before.ingress.buf_exhaust,
+    }
+    remedies = {
+        "kernel_drops": "the workers are too slow, or their rings too small: see mcrd supervisor --help",
+        "parse_err": "its datagrams are cut short or malformed: see the log after mcrctl log-level set --global debug",
+        "buf_exhaust": f"super-frames came faster than they were fetched: ethtool -K {source.interface} gro off",
+    }
+    remedy = next((remedies[each] for each, count in lost.items() if count > 0), "see mcrctl list-workers and the log")
+    frames = look.frames.get(Sighting.of(source), 0)
+    see = f"mcrctl stats: matched stays {now:,} with {_count(frames, 'frame')} on the wire; " + ", ".join(
+        f"{each} +{count:,}" for each, count in lost.items()
+    )
+    return Finding("matched", Verdict.FAULT, "it arrives, but the rule does not get it", see, remedy)
+
+
+def matched(rule: RuleView, stats: Stats) -> int:
+    """Packets that a rule has matched so far."""
+    return sum(each.matched for each in stats.rules if each.rule_id == rule.rule_id)
+
+
+def _dropped(source: Input, stats: Stats) -> int:
+    return sum(each.kernel_drops for each in stats.interfaces if each.interface == source.interface)
+
+
+def _flow(source: Input) -> str:
+    return f"{source.group}:{source.port}"
+
+
+def _heard_lately(querier: Hearing) -> str:
+    if querier.ago is None or querier.ago > MEMBERSHIP_SECONDS:
+        return ""
+    return f"an IGMP query came from {querier.querier} {_time(querier.ago)} ago"
+
+
+def _length(look: Look) -> str:
+    return f"a look of {look.seconds:.1f} s" if look.seconds >= 1 else f"a look of {look.seconds * 1000:.0f} ms"
+
+
+def _time(seconds: float) -> str:
+    return f"{seconds:,.0f} s" if seconds >= 1 else "less than 1 s"
+
+
+def _count(number: int, noun: str) -> str:
+    return (
+        f"{number:,} {noun}"
+        if number == 1
+        else f"{number:,} {noun}s"
+        if noun[-1] != "y"
+        else f"{number:,} {noun[:-1]}ies"
+    )

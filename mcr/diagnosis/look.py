@@ -1,0 +1,139 @@
+"""A short look at the wire: what comes in that is like a rule's flow, on any interface, tagged or not.
+
+The socket takes what the capture's filter leaves out. While it is open, its interface receives every group
+(allmulti), or a network card would keep back those that nobody here has joined.
+
+Constants are those of <linux/if_packet.h> and <linux/virtio_net.h>.
+"""
+
+import ctypes
+import errno
+import os
+import socket
+import struct
+import time
+from collections import Counter
+from contextlib import suppress
+from typing import Final, NamedTuple
+
+from mcr.diagnosis.sighting import ETH_P_8021Q, Datagram, Look, Query, Sighting, Tag, identify
+from mcr.errors import SystemFault
+from mcr.model import Input
+from mcr.net.filter import REJECT_ALL, Wanted, attach_filter, select_kin
+
+LOOK_SECONDS: Final = 2.0
+"""How long a look takes if the flow does not come in."""
+
+_FRAMES = 4_000  # then only the very flow is still looked for, and as many of it as that
+_SNAP = 128  # bytes of a frame: link header, tags, IP header and UDP header
+_BUFFER = 256 << 10  # bytes of frames that wait
+_ETH_P_ALL = 0x0003
+_SOL_PACKET = 263
+_PACKET_ADD_MEMBERSHIP = 1
+_PACKET_AUXDATA = 8
+_PACKET_VNET_HDR = 15
+_PACKET_IGNORE_OUTGOING = 23
+_MR_ALLMULTI = struct.pack("H", 2)
+_VLAN_VALID = 1 << 4
+_VLAN_TPID_VALID = 1 << 6
+_AUXILIARY = struct.Struct("IIIHHHH")  # status, length, snapped, link header at, network header at, TCI, TPID
+_VNET = struct.Struct("BBHHHH")  # flags, kind of super-frame, header length, segment size, checksum start and offset
+_EVERYWHERE = struct.pack("=HHi12x", socket.AF_PACKET, socket.htons(_ETH_P_ALL), 0)  # struct sockaddr_ll
+
+_libc = ctypes.CDLL(None, use_errno=True)
+
+
+class _Frame(NamedTuple):
+    """What recvmsg(2) gives: the interface's name and the protocol are part of the address."""
+
+    data: bytes
+    ancillary: list[tuple[int, int, bytes]]
+    flags: int
+    address: tuple[str, int]
+
+
+def look_at_wire(source: Input, index: int, seconds: float = LOOK_SECONDS) -> Look:
+    """Look until the flow comes in where a rule takes it, or for so many seconds.
+
+    Args:
+        source: the flow, and where it should come in.
+        index: of that interface.
+        seconds: at most.
+
+    Raises:
+        SystemFault: naming the step.
+    """
+    expected = Sighting.of(source)
+    frames: Counter[Sighting] = Counter()
+    queries: Counter[str] = Counter()
+    started = time.monotonic()
+    taken, payload = 0, None
+    with _open(source, index) as tap:
+        while payload is None and taken < 2 * _FRAMES and (left := started + seconds - time.monotonic()) > 0:
+            tap.settimeout(left)
+            try:
+                seen = _identify(_Frame(*tap.recvmsg(_SNAP, socket.CMSG_SPACE(_AUXILIARY.size))[:4]))
+            except TimeoutError:
+                break
+            except OSError as error:
+                if error.errno != errno.EINVAL:  # a super-frame of a kind that the kernel can't describe
+                    raise SystemFault(f"Cannot look at the wire of {source.interface}", error.errno or 0) from None
+                continue
+            taken += 1
+            if taken == _FRAMES:
+                attach_filter(tap, select_kin(Wanted(source.group, source.port), _SNAP, strictly=True))
+            match seen:
+                case Datagram(sighting, size):
+                    frames[sighting] += 1
+                    payload = size if sighting == expected else None
+                case Query(interface):
+                    queries[interface] += 1
+    return Look(time.monotonic() - started, frames, queries, payload)
+
+
+def _open(source: Input, index: int) -> socket.socket:
+    step = "AF_PACKET socket"
+    try:
+        opened = socket.socket(socket.AF_PACKET, socket.SOCK_RAW | socket.SOCK_CLOEXEC, 0)
+    except OSError as error:
+        raise SystemFault(f"Cannot look at the wire of {source.interface}: {step}", error.errno or 0) from None
+    try:
+        step = "SO_ATTACH_FILTER"
+        attach_filter(opened, REJECT_ALL)
+        step = "SO_RCVBUF"
+        opened.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, _BUFFER)
+        step = "PACKET_AUXDATA"
+        opened.setsockopt(_SOL_PACKET, _PACKET_AUXDATA, 1)  # the VLAN tag, which the kernel takes out
+        step = "PACKET_VNET_HDR"
+        opened.setsockopt(_SOL_PACKET, _PACKET_VNET_HDR, 1)
+        step = "PACKET_IGNORE_OUTGOING"
+        opened.setsockopt(_SOL_PACKET, _PACKET_IGNORE_OUTGOING, 1)
+        step = "PACKET_ADD_MEMBERSHIP"
+        opened.setsockopt(_SOL_PACKET, _PACKET_ADD_MEMBERSHIP, struct.pack("i2sH8x", index, _MR_ALLMULTI, 0))
+        step = "SO_ATTACH_FILTER"
+        attach_filter(opened, select_kin(Wanted(source.group, source.port), _SNAP))
+        step = "bind"
+        _bind_everywhere(opened)
+    except OSError as error:
+        opened.close()
+        raise SystemFault(f"Cannot look at the wire of {source.interface}: {step}", error.errno or 0) from None
+    return opened
+
+
+def _bind_everywhere(target: socket.socket) -> None:
+    """Bind to every interface, which `socket.bind` can't: it wants a name."""
+    if _libc.bind(target.fileno(), _EVERYWHERE, len(_EVERYWHERE)) != 0:
+        number = ctypes.get_errno()
+        raise OSError(number, os.strerror(number))
+
+
+def _identify(frame: _Frame) -> Datagram | Query | None:
+    tag, network = None, 0
+    for _, _, auxiliary in frame.ancillary:  # there is but one kind
+        with suppress(struct.error):
+            status, _, _, _, network, tci, protocol = _AUXILIARY.unpack(auxiliary)
+            if status & _VLAN_VALID:
+                tag = Tag.from_tci(tci, protocol if status & _VLAN_TPID_VALID else ETH_P_8021Q)
+    _, kind, _, segment, _, _ = _VNET.unpack_from(frame.data)
+    interface, protocol = frame.address[:2]
+    return identify(frame.data[_VNET.size + network :], interface, protocol, tag, segment if kind else 0)

@@ -1,0 +1,120 @@
+"""A frame as a look at the wire makes it out: where it came, to which group and port, how it was tagged."""
+
+import socket
+import struct
+from collections.abc import Mapping
+from ipaddress import IPv4Address
+from typing import Final, NamedTuple
+
+import attrs
+
+from mcr.model import Address, Input
+
+ETH_P_8021Q: Final = 0x8100
+ETH_P_8021AD: Final = 0x88A8
+
+_ETH_P_IP = 0x0800
+_VLAN_ID = 0x0FFF
+_MORE_FRAGMENTS = 0x2000
+_FRAGMENT_OFFSET = 0x1FFF
+_IP_HEADER = struct.Struct("!BxxxxxHxBxxxxxx4s")  # version and length, fragment, protocol, destination
+_UDP_HEADER = struct.Struct("!xxHHxx")  # destination port, length
+_TAG = struct.Struct("!HH")  # TCI, protocol of what follows
+
+
+class Tag(NamedTuple):
+    """A VLAN tag (IEEE 802.1Q, 9). `vlan` 0: it only bears a priority. `protocol`: 0x8100, or 0x88a8 (802.1ad)."""
+
+    vlan: int
+    protocol: int = ETH_P_8021Q
+
+    @classmethod
+    def from_tci(cls, tci: int, protocol: int) -> "Tag":
+        """Take the VLAN id out of a tag's control information."""
+        return cls(tci & _VLAN_ID, protocol)
+
+
+@attrs.frozen
+class Sighting:
+    """A kind of UDP frames.
+
+    Attributes:
+        interface: name of the one that they came in by.
+        port: None for fragments that bear none.
+        tags: the outermost first.
+    """
+
+    interface: str
+    group: Address
+    port: int | None
+    tags: tuple[Tag, ...] = ()
+    fragment: bool = False
+
+    @classmethod
+    def of(cls, source: Input) -> "Sighting":
+        """What a rule takes: untagged and whole."""
+        return cls(source.interface, source.group, source.port)
+
+
+@attrs.frozen
+class Datagram:
+    """One UDP frame. `payload`: bytes, of the datagrams in it if it is a super-frame."""
+
+    sighting: Sighting
+    payload: int
+
+
+@attrs.frozen
+class Query:
+    """One IGMP query, by the interface it came in by."""
+
+    interface: str
+
+
+@attrs.frozen
+class Look:
+    """What was seen.
+
+    Attributes:
+        seconds: how long it took.
+        frames: of each kind.
+        queries: IGMP queries without a tag, by interface.
+        payload: of the flow looked for, on the interface where it was looked for; the largest, in bytes.
+    """
+
+    seconds: float
+    frames: Mapping[Sighting, int] = attrs.field(factory=dict)
+    queries: Mapping[str, int] = attrs.field(factory=dict)
+    payload: int | None = None
+
+
+def identify(data: bytes, interface: str, protocol: int, tag: Tag | None, segment: int = 0) -> Datagram | Query | None:
+    """Make out a frame; None: neither UDP nor IGMP over IPv4, or cut short.
+
+    Args:
+        data: from the network header on, without the outermost VLAN tag.
+        interface: where it came in.
+        protocol: of what `data` begins with, by Ethernet's number: IPv4, or another VLAN tag.
+        tag: the outermost, which the kernel took out.
+        segment: bytes of payload of each datagram, if it is a super-frame; 0: it is not.
+    """
+    tags = (tag,) if tag else ()
+    try:
+        if protocol in {ETH_P_8021Q, ETH_P_8021AD}:
+            tci, inner = _TAG.unpack_from(data)
+            tags, data, protocol = (*tags, Tag.from_tci(tci, protocol)), data[_TAG.size :], inner
+        if protocol != _ETH_P_IP:
+            return None
+        first, fragment, transport, destination = _IP_HEADER.unpack_from(data)
+        if transport == socket.IPPROTO_IGMP:
+            return None if tags else Query(interface)
+        if transport != socket.IPPROTO_UDP:
+            return None
+        group = IPv4Address(destination)
+        fragmented = bool(fragment & (_MORE_FRAGMENTS | _FRAGMENT_OFFSET))
+        if fragment & _FRAGMENT_OFFSET:
+            return Datagram(Sighting(interface, group, None, tags, fragmented), 0)
+        port, length = _UDP_HEADER.unpack_from(data, (first & 0x0F) * 4)
+    except struct.error:
+        return None
+    return Datagram(Sighting(interface, group, port, tags, fragmented), segment or max(length - _UDP_HEADER.size, 0))

@@ -1,0 +1,79 @@
+"""What /proc says of memberships and capture sockets, in the network namespace of the thread that reads."""
+
+import struct
+from collections.abc import Iterable, Iterator
+from contextlib import suppress
+from ipaddress import IPv4Address
+from pathlib import Path
+
+from mcr.errors import SystemFault
+
+# /proc/net would be that of the process, which need not be the thread's.
+_IGMP = Path("/proc/thread-self/net/igmp")
+_PACKET = Path("/proc/thread-self/net/packet")
+_SETTINGS = Path("/proc/sys/net/ipv4/conf")
+_DESCRIPTORS = Path("/proc/self/fd")
+_INDEX, _INODE = 4, 8  # columns of /proc/net/packet
+
+
+def joined_groups() -> frozenset[tuple[int, IPv4Address]]:
+    """Interface index and group of every membership of this machine.
+
+    Raises:
+        SystemFault: it can't be read.
+    """
+    return frozenset(parse_igmp(_read(_IGMP)))
+
+
+def parse_igmp(text: str) -> Iterator[tuple[int, IPv4Address]]:
+    """Read /proc/net/igmp: a line an interface, then an indented one for each group."""
+    index = 0
+    for line in text.splitlines()[1:]:
+        word = line.split()[0]
+        if line[0].isspace():
+            # The four bytes of the address, printed as if they were a number of this machine.
+            yield index, IPv4Address(struct.pack("=I", int(word, 16)))
+        else:
+            index = int(word)
+
+
+def captured_interfaces() -> frozenset[int]:
+    """Indices of the interfaces that capture sockets of this process are bound to.
+
+    Raises:
+        SystemFault: it can't be read.
+    """
+    return frozenset(parse_packet(_read(_PACKET), _socket_inodes()))
+
+
+def reverse_path_filter(interface: str) -> int:
+    """How the kernel checks sources on an interface (Documentation/networking/ip-sysctl.rst, rp_filter); 0: it doesn't.
+
+    Raises:
+        SystemFault: it can't be read.
+    """
+    return max(int(_read(_SETTINGS / each / "rp_filter")) for each in ("all", interface))
+
+
+def parse_packet(text: str, inodes: Iterable[int]) -> Iterator[int]:
+    """Read /proc/net/packet for these sockets. One whose interface has gone is bound to none (-1)."""
+    ours = set(inodes)
+    for line in text.splitlines()[1:]:
+        words = line.split()
+        if int(words[_INODE]) in ours and int(words[_INDEX]) > 0:
+            yield int(words[_INDEX])
+
+
+def _socket_inodes() -> Iterator[int]:
+    for descriptor in _DESCRIPTORS.iterdir():
+        with suppress(OSError):  # closed meanwhile
+            target = str(descriptor.readlink())
+            if target.startswith("socket:["):
+                yield int(target[len("socket:[") : -1])
+
+
+def _read(file: Path) -> str:
+    try:
+        return file.read_text()
+    except OSError as error:
+        raise SystemFault(f"Cannot read {file}", error.errno or 0) from None

@@ -1,0 +1,107 @@
+"""The watch for IGMP queries on a real link, and what it takes for one."""
+
+import errno
+import socket
+import struct
+from collections.abc import Iterator
+
+import pytest
+import trio
+
+from lab import Lab, Namespace
+from mcr.actors import querier_watch
+from mcr.actors.querier_watch import Hearing, parse_query, run_querier_watch
+from trafficgen.interface import open_interface
+
+QUERY = bytes.fromhex("1164ee9b00000000")
+
+
+def packet(message: bytes, *, source: str = "198.18.0.254", options: bytes = b"") -> bytes:
+    """An IP packet to all hosts."""
+    size = 20 + len(options)
+    header = struct.pack("!BBHHHBBH", 0x40 | size // 4, 0, size + len(message), 0, 0, 1, 2, 0)
+    header += socket.inet_aton(source) + socket.inet_aton("224.0.0.1") + options
+    total = sum(struct.unpack(f"!{size // 2}H", header))
+    total = (total & 0xFFFF) + (total >> 16)
+    return header[:10] + struct.pack("!H", ~total & 0xFFFF) + header[12:] + message
+
+
+def frame(message: bytes, **how: object) -> bytes:
+    return b"\x01\x00\x5e\x00\x00\x01" + b"\x02\0\0\0\0\x01" + b"\x08\x00" + packet(message, **how)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    "message",
+    [
+        QUERY,
+        bytes.fromhex("1100eeff00000000"),  # version 1
+        bytes.fromhex("1164eb1e00000000037d0000"),  # version 3
+    ],
+)
+@pytest.mark.parametrize("options", [b"", b"\x94\x04\0\0"])
+def test_queries_of_every_version(message, options):
+    assert str(parse_query(packet(message, options=options))) == "198.18.0.254"
+
+
+@pytest.mark.parametrize(
+    "message",
+    [
+        b"",
+        QUERY[:7],
+        QUERY[:7] + b"\x01",  # its checksum is wrong
+        bytes(8),
+        bytes.fromhex("1600f9fcef010101"),  # a report
+    ],
+)
+def test_what_is_no_query(message):
+    assert parse_query(packet(message)) is None
+
+
+def test_half_a_header_is_no_query():
+    assert parse_query(packet(QUERY)[:19]) is None
+
+
+@pytest.fixture
+def ends() -> Iterator[tuple[Namespace, Namespace]]:
+    with Lab() as lab:
+        a, b = lab.namespace("a"), lab.namespace("b")
+        lab.link(a, "a0", b, "b0", a_address="198.18.0.1/24", b_address="198.18.0.2/24")
+        yield a, b
+
+
+async def test_it_hears_who_asked_where_and_when(ends, nursery, monkeypatch):
+    """Reports and garbage before it are nothing to it."""
+    a, b = ends
+
+    def opened() -> socket.socket:
+        with b.entered():
+            return open_()
+
+    open_ = querier_watch._open
+    monkeypatch.setattr(querier_watch, "_open", opened)
+    watch = await nursery.start(run_querier_watch)
+    with b.entered():
+        index = socket.if_nametoindex("b0")
+    assert watch.on(index).ago is None
+    with a.entered():
+        sender = open_interface("a0")
+    with sender, trio.fail_after(10):
+        for garbage in (b"", QUERY[:3], QUERY[:7] + b"\x01", bytes.fromhex("1600f9fcef010101"), bytes(500)):
+            sender.send(frame(garbage))
+        while watch.on(index).ago is None:
+            sender.send(frame(QUERY))
+            await trio.sleep(0.01)
+    heard = watch.on(index)
+    assert str(heard.querier) == "198.18.0.254"
+    assert heard.ago < heard.listening
+    assert watch.on(index + 1).ago is None
+
+
+async def test_without_a_socket_it_says_so_and_hears_nothing(nursery, monkeypatch, caplog):
+    def refuse() -> socket.socket:
+        raise OSError(errno.EPERM, "Operation not permitted")
+
+    monkeypatch.setattr(querier_watch, "_open", refuse)
+    watch = await nursery.start(run_querier_watch)
+    assert watch.on(1) == Hearing(None)
+    assert "cannot listen for IGMP queries (Operation not permitted (os error 1))" in caplog.text

@@ -1,0 +1,389 @@
+"""`mcrctl why`: each cause is set up for real, named, and where it can be, remedied and gone."""
+
+import json
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import threading
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from typing import Any
+
+import pytest
+from scapy.layers.inet import IP, UDP
+from scapy.layers.l2 import Dot1Q, Ether
+from scapy.packet import Packet, Raw
+
+from conftest import MakeMcr, Plant, needs_root
+from lab import Lab, Namespace, end
+from mcr_process import BIN, Mcr, Sender, wait_until
+from test_control import words_for_group
+from test_membership import forwarded_to
+from test_privileges import MCR, Stage, socket_directory, stage
+from trafficgen.interface import open_interface
+
+__all__ = ["stage"]
+
+STATUS = {"ok": 0, "advice": 1, "fault": 2}
+
+
+def why(mcr: Mcr, rule: str = "tv") -> list[dict[str, str]]:
+    """Ask as an operator does; the exit status is that of the worst finding."""
+    done = mcr.ctl("why", rule, "--json", check=False)
+    assert done.stdout, done.stderr
+    findings: list[dict[str, str]] = json.loads(done.stdout)
+    print(*findings, "", sep="\n")
+    assert done.returncode == max(STATUS[finding["verdict"]] for finding in findings)
+    return findings
+
+
+def troubles(mcr: Mcr, rule: str = "tv") -> list[str]:
+    """Verdict and check of all that is not well."""
+    return [f"{each['verdict']} {each['check']}" for each in why(mcr, rule) if each["verdict"] != "ok"]
+
+
+def fault(mcr: Mcr, check: str) -> str:
+    """The one fault, with which the walk has ended: in words, with its remedy."""
+    findings = why(mcr)
+    assert [each["check"] for each in findings if each["verdict"] == "fault"] == [check]
+    assert findings[-1]["check"] == check
+    return f"{findings[-1]['what']}; {findings[-1]['remedy']}"
+
+
+def frame(group: str = "239.1.1.1", port: int = 5000, *tags: Packet, size: int = 188, **ip: Any) -> Packet:
+    """A datagram, behind tags."""
+    link = Ether(dst="01:00:5e:01:01:01")
+    for tag in tags:
+        link /= tag
+    return link / IP(src="198.18.0.1", dst=group, ttl=16, **ip) / UDP(sport=5000, dport=port) / Raw(b"x" * size)
+
+
+def query(source: str = "198.18.0.254") -> Packet:
+    """An IGMP general query."""
+    message = Raw(bytes.fromhex("1164ee9b00000000"))  # of version 2, answers within 10 s
+    return Ether(dst="01:00:5e:00:00:01") / IP(src=source, dst="224.0.0.1", ttl=1, proto=2) / message
+
+
+@contextmanager
+def sending(namespace: Namespace, interface: str, *frames: Packet, every: float = 0.005) -> Iterator[None]:
+    """A source: all of the frames, every so many seconds."""
+    with namespace.entered():
+        sock = open_interface(interface)
+    data = [bytes(each) for each in frames]
+    with sock, repeating(lambda: [sock.send(each) for each in data], every):
+        yield
+
+
+@contextmanager
+def repeating(action: Callable[[], Any], every: float = 0.005) -> Iterator[None]:
+    """In a thread, every so many seconds."""
+    ended = threading.Event()
+
+    def run() -> None:
+        while not ended.wait(every):
+            action()
+
+    thread = threading.Thread(target=run)
+    thread.start()
+    try:
+        yield
+    finally:
+        ended.set()
+        thread.join()
+
+
+@pytest.fixture
+def mcr(plant: Plant, make_mcr: MakeMcr) -> Mcr:
+    """A relay with a rule, tv, to a group and a host; it may do no more than under systemd."""
+    mcr = make_mcr(plant.relay, prefix=["setpriv", "--bounding-set=-all,+net_raw,+setuid,+setgid"]).start()
+    mcr.add("in0:239.1.1.1:5000", "239.2.2.2:6000:out0", "198.18.2.2:6000:out1", rule_id="tv")
+    return mcr
+
+
+@pytest.fixture
+def source(plant: Plant, mcr: Mcr) -> Iterator[None]:
+    """The source sends what the rule takes, for as long as the relay is there."""
+    with sending(plant.source, "src0", frame()):
+        yield
+
+
+@pytest.mark.usefixtures("source")
+def test_all_is_well(mcr: Mcr) -> None:
+    """Every finding is ok, on one line each, and it takes no longer than it has to."""
+    started = time.monotonic()
+    assert troubles(mcr) == []
+    print(f"{time.monotonic() - started:.2f} s")
+    shown = mcr.ctl("why", "tv")
+    assert len(shown.stdout.splitlines()) == len(why(mcr))
+    assert all(line.startswith("ok ") for line in shown.stdout.splitlines())
+
+
+@pytest.mark.usefixtures("source")
+def test_rule_by_its_name(mcr: Mcr) -> None:
+    mcr.ctl("remove", "--rule-id", "tv")
+    mcr.ctl("add", "--name", "evening news", *words_for_group("239.1.1.1"))
+    assert troubles(mcr, "evening news") == []
+
+
+def test_unknown_rule(mcr: Mcr) -> None:
+    refused = mcr.ctl("why", "radio", check=False)
+    assert (refused.returncode, refused.stdout) == (1, "")
+    assert refused.stderr == "Error: No rule has the id or name 'radio'\nhint: see the rules: mcrctl list\n"
+
+
+# The way in
+
+
+def test_interface_down(plant: Plant, mcr: Mcr) -> None:
+    plant.relay.ip("link set dev in0 down")
+    assert "ip link set dev in0 up" in fault(mcr, "input_up")
+    plant.relay.bring_up("in0")
+    with sending(plant.source, "src0", frame()):
+        assert troubles(mcr) == []
+
+
+def test_no_carrier(plant: Plant, mcr: Mcr) -> None:
+    plant.source.ip("link set dev src0 down")
+    assert "in0 has no carrier" in fault(mcr, "input_carrier")
+
+
+def test_interface_deleted_and_made_again(plant: Plant, mcr: Mcr) -> None:
+    plant.relay.ip("link delete in0")
+    assert "there is no interface in0" in fault(mcr, "input_interface")
+    plant.lab.link(plant.source, "src0", plant.relay, "in0", a_address="198.18.0.1/24", b_address="198.18.0.2/24")
+    assert "remove the rules that name in0, then add them again" in fault(mcr, "input_interface")
+    mcr.ctl("remove", "--rule-id", "tv")
+    mcr.add("in0:239.1.1.1:5000", "239.2.2.2:6000:out0", rule_id="tv")
+    with sending(plant.source, "src0", frame()):
+        assert troubles(mcr) == []
+
+
+@pytest.mark.usefixtures("source")
+def test_interface_without_an_address(plant: Plant, mcr: Mcr) -> None:
+    plant.relay.ip("address flush dev in0")
+    assert troubles(mcr) == ["advice input_address"]
+    plant.relay.sysctl("net.ipv4.conf.in0.rp_filter", "2")
+    (advice,) = (each for each in why(mcr) if each["verdict"] == "advice")
+    assert "keeps it from answering queriers" in advice["what"]
+    plant.relay.ip("address add 198.18.0.2/24 dev in0")
+    assert troubles(mcr) == []
+
+
+def test_wrong_port(plant: Plant, mcr: Mcr) -> None:
+    with sending(plant.source, "src0", frame(port=5001)):
+        said = fault(mcr, "port")
+        assert "239.1.1.1:5001 on in0" in said
+        assert "--input-port 5001" in said
+        mcr.add("in0:239.1.1.1:5001", "239.2.2.2:6000:out0", rule_id="right")
+        assert why(mcr, "right")[-1]["verdict"] == "ok"
+        assert "5001" not in fault(mcr, "querier")  # that is what the other rule takes
+
+
+def test_wrong_group(plant: Plant, mcr: Mcr) -> None:
+    with sending(plant.source, "src0", frame("239.1.1.2")):
+        said = fault(mcr, "group")
+        assert "239.1.1.2:5000 on in0" in said
+        assert "--input-group 239.1.1.2" in said
+
+
+def test_wrong_interface(plant: Plant, mcr: Mcr) -> None:
+    with sending(plant.receiver, "rx2", frame()):
+        said = fault(mcr, "arrival_interface")
+    assert "239.1.1.1:5000 on out2" in said
+    assert "--input-interface out2" in said
+
+
+def test_tagged(plant: Plant, mcr: Mcr) -> None:
+    """With other tags: tests/unit/test_look.py, tests/unit/test_why_incoming.py."""
+    with sending(plant.source, "src0", frame("239.1.1.1", 5000, Dot1Q(vlan=100))):
+        assert (
+            "239.1.1.1:5000 on in0 with VLAN tag 100; ip link add link in0 name in0.100 type vlan id 100 && "
+            "ip link set dev in0.100 up, and add the rule with --input-interface in0.100"
+        ) in fault(mcr, "vlan_tag")
+
+
+def test_fragments(plant: Plant, mcr: Mcr) -> None:
+    parts = [Ether(dst="01:00:5e:01:01:01") / part for part in frame(size=2000)[IP].fragment(1400)]
+    with sending(plant.source, "src0", *parts):
+        assert "in fragments" in fault(mcr, "fragments")
+
+
+def test_nothing_is_sent(plant: Plant, mcr: Mcr) -> None:
+    """There is a querier, so the switch is not to blame."""
+    with plant.source.entered(), open_interface("src0") as querier:
+        querier.send(bytes(query()))
+    assert "nothing of 239.1.1.1 arrives on in0" in fault(mcr, "flow_arrives")
+
+
+def test_switch_snoops_and_nobody_queries(lab: Lab, make_mcr: MakeMcr) -> None:
+    """source ── p0 br0 p1 ── in0 relay out0 ── rx0 receiver; br0 forwards only what its querier is told."""
+    source, switch, relay, receiver = (lab.namespace(name) for name in ("source", "switch", "relay", "receiver"))
+    lab.link(source, "src0", switch, "p0", a_address="198.18.0.1/24")
+    lab.link(relay, "in0", switch, "p1", a_address="198.18.0.2/24")
+    lab.link(relay, "out0", receiver, "rx0", a_address="198.18.1.1/24", b_address="198.18.1.2/24")
+    lab.bridge(switch, "br0", ports=["p0", "p1"], mcast_snooping=True, mcast_querier=False)
+    switch.ip("link set dev p1 type bridge_slave mcast_flood off")
+    mcr = make_mcr(relay).start()
+    mcr.add("in0:239.1.1.1:5000", "239.2.2.2:6000:out0", rule_id="tv")
+    switch.ip("link set dev br0 type bridge mcast_snooping 0 mcast_snooping 1")  # it forgets the join
+    with sending(source, "src0", frame()):
+        said = fault(mcr, "querier")
+        assert "no IGMP querier is heard" in said
+        assert "enable the IGMP querier" in said
+        switch.ip("link set dev br0 type bridge mcast_querier 1")
+        wait_until(lambda: "239.1.1.1" in forwarded_to(switch, "p1"), "the switch has heard the join")
+        findings = why(mcr)
+        assert {each["verdict"] for each in findings} == {"ok"}
+        assert "querier" in {each["check"] for each in findings}
+
+
+def test_queries_that_fail_the_reverse_path_check(plant: Plant, mcr: Mcr) -> None:
+    """They come in, but the kernel answers none."""
+    plant.relay.sysctl("net.ipv4.conf.in0.rp_filter", "1")
+    with sending(plant.source, "src0", query("198.19.0.1")):
+        said = fault(mcr, "querier")
+        assert "the kernel answers no querier there" in said
+        plant.relay.sysctl("net.ipv4.conf.in0.rp_filter", "0")
+        wait_until(lambda: why(mcr)[-1]["check"] == "flow_arrives", "queries are taken")
+
+
+def test_packets_are_not_taken_while_the_worker_hangs(mcr: Mcr, source: None) -> None:
+    (pid,) = mcr.worker_pids()
+    os.kill(pid, signal.SIGSTOP)
+    assert "the rule does not get it" in fault(mcr, "matched")
+    os.kill(pid, signal.SIGCONT)
+    wait_until(lambda: not troubles(mcr), "it goes on")
+
+
+def test_super_frames(plant: Plant, mcr: Mcr) -> None:
+    """They are what the datagrams in them are."""
+    with plant.source.entered():
+        sock = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+    sock.setsockopt(socket.IPPROTO_IP, socket.IP_MULTICAST_IF, socket.inet_aton("198.18.0.1"))
+    sock.setsockopt(socket.IPPROTO_UDP, 103, 1316)  # UDP_SEGMENT, <linux/udp.h>
+    sock.connect(("239.1.1.1", 5000))
+    with sock, repeating(lambda: sock.send(bytes(13_160))):
+        findings = why(mcr)
+        assert {each["verdict"] for each in findings} == {"ok"}
+        assert "with 1,316 bytes of payload" in str(findings)
+
+
+# The way out
+
+
+@pytest.mark.usefixtures("source")
+def test_output_down(plant: Plant, mcr: Mcr) -> None:
+    """The other output is judged, too."""
+    plant.relay.ip("link set dev out0 down")
+    findings = why(mcr)
+    assert [each["check"] for each in findings if each["verdict"] != "ok"] == ["output_up"]
+    assert findings[-1]["what"] == "198.18.2.2:6000:out1 is sent"
+    plant.relay.bring_up("out0")
+    wait_until(lambda: not troubles(mcr), "it is sent again")
+
+
+@pytest.mark.usefixtures("source")
+def test_output_without_carrier_or_address_or_deleted(plant: Plant, mcr: Mcr) -> None:
+    plant.relay.ip("address flush dev out0")
+    assert troubles(mcr) == ["advice source_address"]
+    plant.receiver.ip("link set dev rx0 down")
+    assert troubles(mcr) == ["fault output_carrier"]
+    plant.relay.ip("link delete out0")
+    assert troubles(mcr) == ["fault output_interface"]
+    plant.lab.link(plant.relay, "out0", plant.receiver, "rx0", a_address="198.18.1.1/24", b_address="198.18.1.2/24")
+    (trouble,) = (each for each in why(mcr) if each["verdict"] != "ok")
+    assert trouble["check"] == "sent"
+    assert "out0 was deleted and made again: remove the rules that name it" in trouble["remedy"]
+
+
+@pytest.mark.usefixtures("source")
+def test_host_without_a_route(plant: Plant, mcr: Mcr) -> None:
+    mcr.add("in0:239.1.1.1:5001", "198.19.7.7:6000:out1", rule_id="far")
+    with sending(plant.source, "src0", frame(port=5001)):
+        (trouble,) = (each for each in why(mcr, "far") if each["verdict"] != "ok")
+        assert (trouble["verdict"], trouble["check"]) == ("fault", "route")
+        plant.receiver.ip("address add 198.19.7.7/32 dev lo")
+        plant.relay.ip("route add 198.19.7.7 via 198.18.2.2 dev out1")
+        wait_until(lambda: why(mcr, "far")[-1]["verdict"] == "ok", "it has a route")
+
+
+@pytest.mark.usefixtures("source")
+def test_neighbour_that_never_answers(plant: Plant, mcr: Mcr) -> None:
+    mcr.add("in0:239.1.1.1:5001", "198.18.2.7:6000:out1", rule_id="silent")
+    with sending(plant.source, "src0", frame(port=5001)):
+        wait_until(lambda: troubles(mcr, "silent") == ["fault neighbour"], "it was asked, and did not answer")
+        plant.receiver.ip("address add 198.18.2.7/24 dev rx1")
+        wait_until(lambda: troubles(mcr, "silent") == [], "it answers")
+
+
+def test_output_with_a_small_mtu(plant: Plant, mcr: Mcr) -> None:
+    """It leaves in fragments, also where several would leave together."""
+    plant.relay.ip("link set dev out0 mtu 1000")
+    with sending(plant.source, "src0", *[frame(size=1316)] * 4):
+        assert troubles(mcr) == ["advice mtu"]
+        assert mcr.stats()["egress"]["errors"] == 0
+        assert snmp(plant.relay, "Ip")["FragCreates"] > 0
+        plant.relay.ip("link set dev out0 mtu 1500")
+        assert troubles(mcr) == []
+
+
+def snmp(namespace: Namespace, protocol: str) -> dict[str, int]:
+    """The kernel's counters of a protocol."""
+    lines = namespace.run(["cat", "/proc/net/snmp"]).stdout.splitlines()
+    names, values = (line.split()[1:] for line in lines if line.startswith(f"{protocol}:"))
+    return {name: int(value) for name, value in zip(names, values, strict=True)}
+
+
+# How it asks
+
+
+@needs_root
+@pytest.mark.parametrize("setcap", [True, False], ids=["setcap", "ambient"])
+def test_as_another_user_than_root(plant: Plant, stage: Stage, setcap: bool) -> None:  # noqa: FBT001
+    """With the file's capabilities, or those that systemd grants, it finds out the same."""
+    rights = ("--inh-caps=-all,+net_raw", "--ambient-caps=-all,+net_raw", "--bounding-set=-all,+net_raw")
+    if setcap:
+        capable, rights = stage.directory / "mcrd", ()
+        shutil.copy(BIN / "mcrd", capable)
+        subprocess.run(["setcap", "cap_net_raw,cap_setuid,cap_setgid=eip", capable], check=True)
+        stage.over.append((capable, str(BIN / "mcrd")))
+    mcr = Mcr(plant.relay, socket_directory(stage, MCR), prefix=stage.run_as(MCR, options=rights)).start()
+    mcr.add("in0:239.1.1.1:5000", "239.2.2.2:6000:out0", "198.18.2.2:6000:out1", rule_id="tv")
+    with sending(plant.source, "src0", frame()):
+        assert troubles(mcr) == []
+    mcr.stop()
+
+
+def test_many_at_once(mcr: Mcr) -> None:
+    """Each is answered before a client gives up, if only by being told that others are first; the daemon goes on."""
+    with ThreadPoolExecutor(12) as pool:
+        asked = [pool.submit(mcr.call, "why", {"rule": "tv"}) for _ in range(12)]
+        started = time.monotonic()
+        assert mcr.call("ping") == {"pong": True}
+        assert time.monotonic() - started < 1
+        refused = [each.exception() for each in asked if each.exception()]
+        assert all("others are being answered" in str(error) for error in refused), refused
+        assert 4 <= len(asked) - len(refused) < len(asked)
+
+
+def test_the_daemon_stops_in_time_while_it_is_asked(mcr: Mcr) -> None:
+    with ThreadPoolExecutor(6) as pool:
+        asked = [pool.submit(mcr.call, "why", {"rule": "tv"}) for _ in range(6)]
+        wait_until(lambda: "allmulti 0" not in mcr.namespace.ip("-details link show dev in0"), "they look")
+        mcr.stop()
+        assert {str(each.exception()) for each in asked} <= {
+            "The daemon is stopping",
+            "mcrd closed the connection without a reply",
+        }
+
+
+def test_flow_among_a_flood_of_its_group(plant: Plant, mcr: Mcr) -> None:
+    """A thousand packets to other ports for each of its own."""
+    strangers = Sender(plant.source, "src0", "239.1.1.1:5001", count=1_000_000, rate=50_000)
+    with sending(plant.source, "src0", frame(), every=0.3):
+        assert troubles(mcr) == []
+    end(strangers.process)

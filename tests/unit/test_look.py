@@ -1,0 +1,128 @@
+"""A look at the wire, on a real link: what it makes out of which frame."""
+
+import threading
+from collections.abc import Callable, Iterator
+from ipaddress import IPv4Address
+
+import pytest
+from scapy.layers.inet import IP, UDP
+from scapy.layers.l2 import Dot1AD, Dot1Q, Ether
+from scapy.packet import Packet, Raw
+
+from lab import Lab
+from mcr.diagnosis.look import look_at_wire
+from mcr.diagnosis.sighting import Datagram, Look, Sighting, Tag, identify
+from mcr.errors import SystemFault
+from mcr.model import Input
+from trafficgen.interface import open_interface
+
+SOURCE = Input("b0", IPv4Address("239.1.1.1"), 5000)
+GROUP, OTHER = IPv4Address("239.1.1.1"), IPv4Address("239.1.1.2")
+QUERY = bytes.fromhex("1164ee9b00000000")
+REPORT = bytes.fromhex("1600f9fcef010101")
+
+
+def frame(*tags: Packet, group: str = "239.1.1.1", port: int = 5000, **ip: object) -> Packet:
+    link = Ether(dst="01:00:5e:01:01:01")
+    for tag in tags:
+        link /= tag
+    return link / IP(src="198.18.0.1", dst=group, **ip) / UDP(sport=4000, dport=port) / Raw(bytes(100))
+
+
+def igmp(message: bytes) -> Packet:
+    return Ether(dst="01:00:5e:00:00:01") / IP(src="198.18.0.1", dst="224.0.0.1", proto=2) / Raw(message)
+
+
+Watch = Callable[..., Look]
+
+
+@pytest.fixture
+def watch() -> Iterator[Watch]:
+    """Look at b0 while frames are sent to it again and again."""
+    with Lab() as lab:
+        a, b = lab.namespace("a"), lab.namespace("b")
+        lab.link(a, "a0", b, "b0")
+        with a.entered():
+            sender = open_interface("a0")
+
+        def watch(*frames: Packet, seconds: float = 0.1) -> Look:
+            data, ended = [bytes(each) for each in frames], threading.Event()
+
+            def send() -> None:
+                while not ended.wait(0.002):
+                    for each in data:
+                        sender.send(each)
+
+            thread = threading.Thread(target=send)
+            thread.start()
+            try:
+                with b.entered():
+                    return look_at_wire(SOURCE, 11, seconds)
+            finally:
+                ended.set()
+                thread.join()
+
+        with sender:
+            yield watch
+
+
+@pytest.mark.parametrize(
+    ("sent", "seen"),
+    [
+        (frame(port=5001), Sighting("b0", GROUP, 5001)),
+        (frame(group="239.1.1.2"), Sighting("b0", OTHER, 5000)),
+        (frame(Dot1Q(vlan=100)), Sighting("b0", GROUP, 5000, (Tag(100),))),
+        (frame(Dot1Q(vlan=0, prio=5)), Sighting("b0", GROUP, 5000, (Tag(0),))),
+        (frame(Dot1AD(vlan=7), Dot1Q(vlan=100, prio=2)), Sighting("b0", GROUP, 5000, (Tag(7, 0x88A8), Tag(100)))),
+        (frame(Dot1Q(vlan=100), group="239.1.1.2"), Sighting("b0", OTHER, 5000, (Tag(100),))),
+        (frame(flags="MF"), Sighting("b0", GROUP, 5000, (), fragment=True)),
+        (frame(frag=100), Sighting("b0", GROUP, None, (), fragment=True)),
+        (frame(options=[b"\x94\x04\0\0"], port=5001), Sighting("b0", GROUP, 5001)),
+        (frame(options=[b"\x94\x04\0\0"], group="239.1.1.2"), Sighting("b0", OTHER, 5000)),
+    ],
+    ids=str,
+)
+def test_kin_is_seen_for_what_it_is(watch: Watch, sent: Packet, seen: Sighting) -> None:
+    look = watch(sent)
+    assert set(look.frames) == {seen}
+    assert look.payload is None
+    assert look.seconds >= 0.1
+
+
+def test_strangers_are_not_seen(watch: Watch) -> None:
+    """Another group and port, a host, TCP, an IGMP report, another group's fragment, ARP, what is cut short."""
+    strangers = (
+        frame(group="239.1.1.2", port=5001),
+        frame(group="198.18.0.2"),
+        frame(proto=6),
+        igmp(REPORT),
+        frame(group="239.1.1.2", frag=100),
+        Ether(dst="ff:ff:ff:ff:ff:ff", type=0x0806) / Raw(bytes(46)),
+        Ether(dst="01:00:5e:01:01:01", type=0x0800) / Raw(b"\x45\x00"),
+        Ether(dst="01:00:5e:01:01:01") / Dot1Q(vlan=1) / Dot1Q(vlan=2) / Dot1Q(vlan=3) / frame()[IP],
+    )
+    look = watch(*strangers)
+    assert (look.frames, look.queries) == ({}, {})
+
+
+def test_the_look_ends_with_the_flow(watch: Watch) -> None:
+    look = watch(frame(), igmp(QUERY), seconds=10)
+    assert look.seconds < 5
+    assert look.payload == 100
+    assert look.frames == {Sighting.of(SOURCE): 1}
+
+
+def test_queries_are_counted(watch: Watch) -> None:
+    assert set(watch(igmp(QUERY)).queries) == {"b0"}
+
+
+def test_an_interface_that_is_not_there_is_a_fault() -> None:
+    with pytest.raises(SystemFault, match=r"b0: PACKET_ADD_MEMBERSHIP: No such device \(os error 19\)"):
+        look_at_wire(SOURCE, 999_999)
+
+
+@pytest.mark.parametrize("size", range(60))
+def test_a_frame_that_is_cut_short_is_nothing(size: int) -> None:
+    data = bytes(frame(Dot1Q(vlan=1)))[14:]  # its inner tag, IP and UDP
+    seen = identify(data[:size], "b0", 0x8100, Tag(2))
+    assert seen is None if size < 4 + 20 + 8 else seen == Datagram(Sighting("b0", GROUP, 5000, (Tag(2), Tag(1))), 100)

@@ -1,0 +1,38 @@
+import subprocess
+import sys
+from ipaddress import IPv4Address
+
+from mcr.diagnosis.sockets import parse_igmp, parse_packet
+
+IGMP = """Idx\tDevice    : Count Querier\tGroup    Users Timer\tReporter
+1\tlo        :     1      V3
+\t\t\t\t010000E0     1 0:00000000\t\t0
+11\tin0       :     2      V2
+\t\t\t\t010101EF     1 0:00000000\t\t1
+\t\t\t\t010000E0     1 0:00000000\t\t0
+"""
+
+PACKET = """sk               RefCnt Type Proto  Iface R Rmem   User   Inode
+0000000000000000 3      3    0003   11    1 0      0      4001
+0000000000000000 3      3    0003   -1    1 0      0      4002
+0000000000000000 3      3    0003   12    1 0      0      4003
+0000000000000000 3      2    0003   0     1 0      0      4004
+"""
+
+
+def test_memberships_by_interface():
+    all_hosts = IPv4Address("224.0.0.1")
+    assert list(parse_igmp(IGMP)) == [(1, all_hosts), (11, IPv4Address("239.1.1.1")), (11, all_hosts)]
+    assert list(parse_igmp(IGMP.splitlines()[0])) == []
+
+
+def test_only_our_sockets_that_are_bound_to_an_interface_count():
+    assert list(parse_packet(PACKET, [4001, 4002, 4004])) == [11]
+
+
+def test_the_start_of_mcrd_does_not_wait_for_netlink():
+    """pyroute2, and asyncio with it, takes as long to import as everything else."""
+    code = "import mcr.daemon, sys; print(*sys.modules)"
+    modules = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True).stdout.split()
+    assert "mcr.diagnosis.links" in modules
+    assert not {"pyroute2", "asyncio"} & set(modules)

@@ -1,0 +1,313 @@
+"""What is said of a rule's way in, given what was found there."""
+
+from collections.abc import Collection, Iterable
+from ipaddress import IPv4Address
+
+import attrs
+import pytest
+
+from mcr.actors.querier_watch import Hearing
+from mcr.diagnosis.incoming import Entrance, judge_arrival, judge_entrance, judge_match, judge_rule
+from mcr.diagnosis.links import Link
+from mcr.diagnosis.sighting import Look, Sighting, Tag
+from mcr.findings import Finding, Verdict
+from mcr.model import (
+    EgressStats,
+    IngressStats,
+    Input,
+    InterfaceStats,
+    Output,
+    RuleState,
+    RuleStats,
+    RuleView,
+    Stats,
+    WorkerState,
+    WorkerView,
+)
+
+GROUP, OTHER = IPv4Address("239.1.1.1"), IPv4Address("239.1.1.2")
+SOURCE = Input("in0", GROUP, 5000)
+RULE = RuleView("tv", None, SOURCE, (Output(IPv4Address("239.2.2.2"), 6000, "out0"),), RuleState.ACTIVE)
+FLOW = Sighting("in0", GROUP, 5000)
+LINK = Link("in0", 11, up=True, carrier=True, mtu=1500, address=IPv4Address("198.18.0.2"))
+ENTRANCE = Entrance(LINK, {11}, {(11, GROUP)})
+HEARD = Hearing(300.0, 20.0, IPv4Address("198.18.0.254"))
+UNHEARD = Hearing(7.0)
+
+
+def verdicts(findings: Iterable[Finding]) -> list[str]:
+    return [f"{each.verdict} {each.check}" for each in findings]
+
+
+def troubles(findings: Iterable[Finding]) -> list[str]:
+    return verdicts(each for each in findings if each.verdict is not Verdict.OK)
+
+
+# The rule
+
+
+def workers(*states: WorkerState) -> tuple[WorkerView, ...]:
+    return tuple(WorkerView(i, 1, i, ("in0",), state, 0, 1) for i, state in enumerate(states))
+
+
+RUNNING, WAITING = WorkerState.RUNNING, WorkerState.WAITING
+
+
+@pytest.mark.parametrize(
+    ("rule", "states", "expected"),
+    [
+        (RULE, [RUNNING, RUNNING], []),
+        (RULE, [RUNNING, WAITING], ["advice workers_running"]),
+        (RULE, [WAITING, WAITING], ["fault workers_running"]),
+        (attrs.evolve(RULE, state=RuleState.PENDING), [WAITING], ["fault rule_active"]),
+    ],
+)
+def test_rule(rule, states, expected):
+    findings = list(judge_rule(rule, workers(*states)))
+    assert troubles(findings) == expected
+    assert all(f"worker {i} {state}" in findings[-1].evidence for i, state in enumerate(states))
+
+
+# The interface
+
+
+@pytest.mark.parametrize(
+    ("entrance", "expected"),
+    [
+        (ENTRANCE, []),
+        (Entrance(None), ["fault input_interface"]),
+        (attrs.evolve(ENTRANCE, captured={10}), ["fault input_interface"]),
+        (attrs.evolve(ENTRANCE, link=attrs.evolve(LINK, up=False, carrier=False)), ["fault input_up"]),
+        (attrs.evolve(ENTRANCE, link=attrs.evolve(LINK, carrier=False)), ["fault input_carrier"]),
+        (attrs.evolve(ENTRANCE, link=attrs.evolve(LINK, address=None)), ["advice input_address"]),
+        (attrs.evolve(ENTRANCE, joined={(12, GROUP), (11, OTHER)}), ["fault group_joined"]),
+    ],
+)
+def test_entrance(entrance, expected):
+    findings = list(judge_entrance(SOURCE, entrance))
+    assert troubles(findings) == expected
+    assert all(each.remedy for each in findings if each.verdict is not Verdict.OK)
+    assert not any(each.remedy for each in findings if each.verdict is Verdict.OK)
+
+
+def test_without_an_address_the_reverse_path_check_matters():
+    (advice,) = (
+        each
+        for each in judge_entrance(
+            SOURCE, attrs.evolve(ENTRANCE, link=attrs.evolve(LINK, address=None), reverse_path_filter=2)
+        )
+        if each.verdict is Verdict.ADVICE
+    )
+    assert "keeps it from answering queriers" in advice.what
+    assert "rp_filter: 2" in advice.evidence
+
+
+# What arrives
+
+
+def stats(matched: int = 0, *, drops: int = 0, **ingress: int) -> Stats:
+    return Stats(
+        IngressStats(**ingress),
+        EgressStats(),
+        (RuleStats("radio", None, 99, 0, 0, 0, 0.0, 0.0), RuleStats("tv", None, matched, 0, 0, 0, 0.0, 0.0)),
+        (),
+        (InterfaceStats("in0", 0, drops), InterfaceStats("in1", 0, 0)),
+    )
+
+
+def arrival(
+    *seen: Sighting,
+    grown: int = 0,
+    querier: Hearing = UNHEARD,
+    others: Collection[Input] = (),
+    queries: dict[str, int] | None = None,
+) -> list[Finding]:
+    frames = dict.fromkeys(seen, 10)
+    look = Look(2.0, frames, queries or {}, 188 if FLOW in seen else None)
+    return list(judge_arrival(RULE, look, stats(50), stats(50 + grown), others=others, querier=querier))
+
+
+def test_flow_on_the_wire():
+    (finding,) = arrival(FLOW)
+    assert verdicts([finding]) == ["ok flow_arrives"]
+    assert finding.evidence == "a look of 2.0 s: 10 frames with 188 bytes of payload"
+
+
+def test_flow_that_only_the_counter_shows():
+    """The look may miss it among a flood."""
+    (finding,) = arrival(Sighting("in0", GROUP, 5001), grown=3)
+    assert verdicts([finding]) == ["ok flow_arrives"]
+    assert finding.evidence == "mcrctl stats: matched grew by 3 in a look of 2.0 s"
+
+
+@pytest.mark.parametrize(
+    ("querier", "queries", "expected"),
+    [
+        (HEARD, 0, ["ok querier"]),
+        (Hearing(259.0), 0, []),  # too early to tell
+        (Hearing(260.0), 0, ["advice querier"]),
+        (Hearing(9000.0, 261.0, OTHER), 0, ["advice querier"]),
+        (Hearing(260.0), 1, []),
+        (Hearing(None), 0, []),
+    ],
+)
+def test_querier_of_a_flow_that_arrives(querier, queries, expected):
+    assert verdicts(arrival(FLOW, querier=querier, queries={"in0": queries}))[1:] == expected
+
+
+@pytest.mark.parametrize("port", [5000, None])
+def test_flow_a_part_of_which_is_cut(port):
+    assert troubles(arrival(FLOW, Sighting("in0", GROUP, port, (), fragment=True))) == ["advice fragments"]
+
+
+@pytest.mark.parametrize(
+    ("seen", "check", "said", "remedy"),
+    [
+        ([Sighting("in0", GROUP, 5001)], "port", "239.1.1.1:5001 on in0", "--input-port 5001"),
+        ([Sighting("in1", GROUP, 5000)], "arrival_interface", "239.1.1.1:5000 on in1", "--input-interface in1"),
+        ([Sighting("in0", OTHER, 5000)], "group", "239.1.1.2:5000 on in0", "--input-group 239.1.1.2"),
+        (
+            [Sighting("in0", GROUP, 5000, (Tag(100),))],
+            "vlan_tag",
+            "does not arrive untagged on in0, but this does: 239.1.1.1:5000 on in0 with VLAN tag 100",
+            "ip link add link in0 name in0.100 type vlan id 100",
+        ),
+        (
+            [Sighting("in0", GROUP, 5000, (Tag(0),))],
+            "vlan_tag",
+            "with a priority tag (VLAN 0)",
+            "have the switch send it untagged",
+        ),
+        (
+            [Sighting("in0", GROUP, 5000, (Tag(7, 0x88A8), Tag(100)))],
+            "vlan_tag",
+            "with VLAN tag 7 with VLAN tag 100",
+            (
+                "ip link add link in0 name in0.7 type vlan proto 802.1ad id 7 && ip link set dev in0.7 up && "
+                "ip link add link in0.7 name in0.7.100 type vlan id 100 && ip link set dev in0.7.100 up"
+            ),
+        ),
+        (
+            [Sighting("in0", GROUP, 5000, (Tag(100),)), Sighting("in0.100", GROUP, 5000)],
+            "vlan_tag",
+            "with VLAN tag 100",
+            "--input-interface in0.100, where it comes without the tag",
+        ),
+        (
+            [Sighting("enp129s0f1np1", GROUP, 5000, (Tag(100),))],
+            "vlan_tag",
+            "on enp129s0f1np1 with VLAN tag 100",
+            "name vlan100 type vlan id 100",  # the other name would be too long
+        ),
+        ([Sighting("in0", GROUP, 5000, (), fragment=True)], "fragments", "in fragments", "1,472 bytes"),
+        (
+            [Sighting("in0", GROUP, None, (), fragment=True)],
+            "fragments",
+            "239.1.1.1 on in0 in fragments",
+            "1,472 bytes",
+        ),
+        (
+            [Sighting("in1", GROUP, 5001)],
+            "arrival_interface",
+            "239.1.1.1:5001 on in1",
+            "--input-interface in1, or connect the right cable; add the rule with --input-port 5001",
+        ),
+    ],
+)
+def test_flow_gone_astray(seen, check, said, remedy):
+    (finding,) = arrival(*seen)
+    assert verdicts([finding]) == [f"fault {check}"]
+    assert finding.what.startswith("239.1.1.1:5000 does not arrive ")
+    assert said in finding.what
+    assert remedy in finding.remedy
+
+
+def test_what_is_nearest_to_the_flow_is_named_alone():
+    """One that differs in one thing before one that differs in two, a tag before all."""
+    two = Sighting("in1", GROUP, 5001)
+    group, port = Sighting("in0", OTHER, 5000), Sighting("in0", GROUP, 5001)
+    elsewhere, tagged = Sighting("in1", GROUP, 5000), Sighting("in0", GROUP, 5000, (Tag(1),))
+    seen: list[Sighting] = []
+    for each, check in [
+        (two, "arrival_interface"),
+        (group, "group"),
+        (port, "port"),
+        (elsewhere, "arrival_interface"),
+        (tagged, "vlan_tag"),
+    ]:
+        seen.append(each)
+        (finding,) = arrival(*seen)
+        assert finding.check == check
+        assert f"{each.group}:{each.port} on {each.interface}" in finding.what
+        assert finding.what.count(" on ") == 2
+
+
+def test_many_of_a_kind_are_counted():
+    (finding,) = arrival(*(Sighting("in0", GROUP, port) for port in range(6000, 6008)))
+    assert finding.what.count("239.1.1.1:60") == 5
+    assert finding.what.endswith(" and 3 more")
+    assert finding.evidence == "a look of 2.0 s: 80 frames"
+
+
+def test_what_other_rules_take_is_not_gone_astray():
+    others = [Input("in0", OTHER, 5000), Input("in1", GROUP, 5000)]
+    seen = [Sighting(each.interface, each.group, each.port) for each in others]
+    assert verdicts(arrival(*seen, others=others)) == ["fault querier"]
+    assert verdicts(arrival(*seen, others=others[:1])) == ["fault arrival_interface"]
+
+
+def test_other_groups_elsewhere_or_tagged_are_no_likeness():
+    seen = [Sighting("in1", OTHER, 5000), Sighting("in0", OTHER, 5000, (Tag(1),))]
+    assert verdicts(arrival(*seen)) == ["fault querier"]
+
+
+@pytest.mark.parametrize(
+    ("querier", "check", "evidence"),
+    [
+        (HEARD, "flow_arrives", "an IGMP query came from 198.18.0.254 20 s ago"),
+        (Hearing(None), "flow_arrives", "mcrd could not listen for queriers"),
+        (Hearing(7.4), "querier", "began to listen 7 s ago, and by default they come every 125 s"),
+        (Hearing(0.3), "querier", "began to listen less than 1 s ago"),
+        (Hearing(4000.0), "querier", "no IGMP query since mcrd began to listen 4,000 s ago"),
+        (Hearing(4000.0, 300.0, OTHER), "querier", "the last IGMP query came 300 s ago"),
+    ],
+)
+def test_nothing_arrives(querier, check, evidence):
+    (finding,) = arrival(querier=querier)
+    assert verdicts([finding]) == [f"fault {check}"]
+    assert finding.evidence.startswith("a look of 2.0 s: no frame of it; matched so far: 50; ")
+    assert evidence in finding.evidence
+    assert finding.remedy
+
+
+def test_queries_that_come_in_and_are_not_taken():
+    (finding,) = arrival(queries={"in0": 2})
+    assert verdicts([finding]) == ["fault querier"]
+    assert "the kernel answers no querier there" in finding.what
+    assert "2 IGMP queries came in" in finding.evidence
+    (finding,) = arrival(queries={"in1": 2})
+    assert "no IGMP querier is heard" in finding.what
+
+
+# What the rule takes
+
+
+def test_match():
+    look = Look(0.1, {FLOW: 1}, {}, 188)
+    assert judge_match(RULE, look, stats(50), stats(51)).verdict is Verdict.OK
+
+
+@pytest.mark.parametrize(
+    ("after", "evidence", "remedy"),
+    [
+        (stats(50, drops=7), "kernel_drops +7, parse_err +0, buf_exhaust +0", "rings too small"),
+        (stats(50, parse_err=7), "kernel_drops +0, parse_err +7, buf_exhaust +0", "cut short or malformed"),
+        (stats(50, buf_exhaust=7), "kernel_drops +0, parse_err +0, buf_exhaust +7", "ethtool -K in0 gro off"),
+        (stats(50), "kernel_drops +0, parse_err +0, buf_exhaust +0", "mcrctl list-workers"),
+    ],
+)
+def test_no_match_although_it_arrives(after, evidence, remedy):
+    finding = judge_match(RULE, Look(0.1, {FLOW: 1}, {}, 188), stats(50), after)
+    assert verdicts([finding]) == ["fault matched"]
+    assert finding.evidence == f"mcrctl stats: matched stays 50 with 1 frame on the wire; {evidence}"
+    assert remedy in finding.remedy

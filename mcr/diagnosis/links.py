@@ -25,7 +25,10 @@ _RTM_F_FIB_MATCH = 0x2000  # <linux/rtnetlink.h>: the route itself, or an error;
 
 @attrs.frozen
 class Link:
-    """An interface. `up`: somebody set it up; `mtu` in bytes; `address`: its first IPv4 address."""
+    """An interface. `up`: somebody set it up; `mtu` in bytes; `address`: its first IPv4 address.
+
+    `name` is its own; a rule may know it by another (``ip link property``).
+    """
 
     name: str
     index: int
@@ -67,7 +70,7 @@ class Path:
 
 
 def read_links(names: Iterable[str]) -> dict[str, Link]:
-    """Look interfaces up; those that aren't there are left out.
+    """Look interfaces up, by any of their names; those that aren't there are left out.
 
     Raises:
         SystemFault: no netlink socket could be had.
@@ -83,7 +86,7 @@ def read_links(names: Iterable[str]) -> dict[str, Link]:
             if isinstance(link, int):
                 continue
             found[name] = Link(
-                name=name,
+                name=str(link.get("ifname")),
                 index=link["index"],
                 up=bool(link["flags"] & _IFF_UP),
                 carrier=bool(link.get("carrier")),
@@ -94,7 +97,7 @@ def read_links(names: Iterable[str]) -> dict[str, Link]:
 
 
 def find_paths(hosts: Iterable[tuple[Address, Link]]) -> dict[tuple[Address, str], Path]:
-    """Find out how hosts are reached, each through an interface.
+    """Find out how hosts are reached, each through an interface, which the result has by its own name.
 
     Raises:
         SystemFault: no netlink socket could be had.

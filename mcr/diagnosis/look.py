@@ -66,13 +66,17 @@ def look_at_wire(source: Input, index: int, seconds: float = LOOK_SECONDS) -> Lo
     expected = Sighting.of(source)
     frames: Counter[Sighting] = Counter()
     queries: Counter[str] = Counter()
+    try:
+        name = socket.if_indextoname(index)  # the rule may know it by another
+    except OSError as error:
+        raise SystemFault(f"Cannot look at the wire of {source.interface}", error.errno or 0) from None
     started = time.monotonic()
     taken, payload = 0, None
     with _open(source, index) as tap:
         while payload is None and taken < 2 * _FRAMES and (left := started + seconds - time.monotonic()) > 0:
             tap.settimeout(left)
             try:
-                seen = _identify(_Frame(*tap.recvmsg(_SNAP, socket.CMSG_SPACE(_AUXILIARY.size))[:4]))
+                frame = _Frame(*tap.recvmsg(_SNAP, socket.CMSG_SPACE(_AUXILIARY.size))[:4])
             except TimeoutError:
                 break
             except OSError as error:
@@ -82,7 +86,8 @@ def look_at_wire(source: Input, index: int, seconds: float = LOOK_SECONDS) -> Lo
             taken += 1
             if taken == _FRAMES:
                 attach_filter(tap, select_kin(Wanted(source.group, source.port), _SNAP, strictly=True))
-            match seen:
+            came_by = source.interface if frame.address[0] == name else frame.address[0]
+            match _identify(frame, came_by):
                 case Datagram(sighting, size):
                     frames[sighting] += 1
                     payload = size if sighting == expected else None
@@ -127,7 +132,7 @@ def _bind_everywhere(target: socket.socket) -> None:
         raise OSError(number, os.strerror(number))
 
 
-def _identify(frame: _Frame) -> Datagram | Query | None:
+def _identify(frame: _Frame, interface: str) -> Datagram | Query | None:
     tag, network = None, 0
     for _, _, auxiliary in frame.ancillary:  # there is but one kind
         with suppress(struct.error):
@@ -135,5 +140,5 @@ def _identify(frame: _Frame) -> Datagram | Query | None:
             if status & _VLAN_VALID:
                 tag = Tag.from_tci(tci, protocol if status & _VLAN_TPID_VALID else ETH_P_8021Q)
     _, kind, _, segment, _, _ = _VNET.unpack_from(frame.data)
-    interface, protocol = frame.address[:2]
-    return identify(frame.data[_VNET.size + network :], interface, protocol, tag, segment if kind else 0)
+    data = frame.data[_VNET.size + network :]
+    return identify(data, interface, frame.address[1], tag, segment if kind else 0)

@@ -143,7 +143,7 @@ def _remedy(output: Output, number: int | None) -> str:
     remedies = {
         errno.ENETDOWN: f"did it go down? ip link show dev {name}",
         errno.ENODEV: f"{name} was deleted and made again: remove the rules that name it, then add them again",
-        errno.ENETUNREACH: f"ip route get {output.group} oif {name}",
+        errno.ENETUNREACH: f"did it go down? ip link show dev {name}",
         errno.EHOSTUNREACH: f"ip route get {output.group} oif {name}",
         errno.EPERM: "a firewall of this machine refuses it: nft list ruleset",
         errno.EACCES: f"{output.group} is a broadcast address, to which MCR does not send: name a host or a group",

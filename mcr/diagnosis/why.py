@@ -81,7 +81,8 @@ class Walk:
         paths = await self._find_paths(outputs, links)
         findings: dict[Finding, None] = {}  # outputs by the same interface have some in common
         for output, then, now in zip(outputs, self._outputs(before), self._outputs(after), strict=True):
-            link, path = links.get(output.interface), paths.get((output.group, output.interface))
+            link = links.get(output.interface)
+            path = paths.get((output.group, link.name)) if link else None
             judged = judge_output(output, link, path, look.payload, before=then, after=now)
             findings |= dict.fromkeys(_until_fault(judged))
         return tuple(findings)
@@ -127,7 +128,7 @@ def _read_entrance(source: Input) -> Entrance:
     link = read_links([source.interface]).get(source.interface)
     if link is None:
         return Entrance(None)
-    return Entrance(link, captured_interfaces(), joined_groups(), reverse_path_filter(source.interface))
+    return Entrance(link, captured_interfaces(), joined_groups(), reverse_path_filter(link.name))
 
 
 def _until_fault(findings: Iterable[Finding]) -> tuple[Finding, ...]:

@@ -129,6 +129,16 @@ def test_rule_by_its_name(mcr: Mcr) -> None:
     assert troubles(mcr, "evening news") == []
 
 
+def test_interfaces_by_other_names_of_theirs(plant: Plant, mcr: Mcr) -> None:
+    for interface, other in (("in0", "feed"), ("out0", "hall"), ("out1", "yard")):
+        plant.relay.ip(f"link property add dev {interface} altname {other}")
+    mcr.add("feed:239.1.1.3:5000", "239.2.2.2:6000:hall", "198.18.2.2:6000:yard", rule_id="other")
+    with sending(plant.source, "src0", frame("239.1.1.3")):
+        assert troubles(mcr, "other") == []
+    with sending(plant.source, "src0", frame("239.1.1.3", 5001)):
+        assert [each["check"] for each in why(mcr, "other")][-1] == "port"
+
+
 def test_unknown_rule(mcr: Mcr) -> None:
     refused = mcr.ctl("why", "radio", check=False)
     assert (refused.returncode, refused.stdout) == (1, "")

@@ -117,7 +117,7 @@ def test_queries_are_counted(watch: Watch) -> None:
 
 
 def test_an_interface_that_is_not_there_is_a_fault() -> None:
-    with pytest.raises(SystemFault, match=r"b0: PACKET_ADD_MEMBERSHIP: No such device \(os error 19\)"):
+    with pytest.raises(SystemFault, match=r"the wire of b0: .*\(os error \d+\)"):
         look_at_wire(SOURCE, 999_999)
 
 

@@ -1,5 +1,9 @@
 """What is wrong, asked of the daemon: collects what the actors and the kernel know, and has it judged."""
 
+import traceback
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 import attrs
 import trio
 
@@ -9,10 +13,13 @@ from mcr.actors.stats_aggregator import StatsAggregator
 from mcr.actors.worker_supervisor import WorkerSupervisor
 from mcr.diagnosis.doctor import examine
 from mcr.diagnosis.why import Walk
-from mcr.errors import LimitReached, RuleNotFound, ShuttingDown
+from mcr.errors import LimitReached, McrError, RuleNotFound, ShuttingDown
 from mcr.findings import Finding
-from mcr.model import Input, RuleView
+from mcr.logs import get_logger
+from mcr.model import Facility, Input, RuleView
 from mcr.settings import Settings
+
+log = get_logger(Facility.CONTROL)
 
 _WALKS = 4  # at the same time
 _PATIENCE = 0.7  # seconds to wait for one to end; with the walk itself, less than a client waits
@@ -47,7 +54,8 @@ class Consultation:
         with trio.CancelScope() as walking:
             self._walking.add(walking)
             try:
-                return await self._walk(view, others)
+                with _contained():
+                    return await self._walk(view, others)
             finally:
                 self._walking.remove(walking)
         raise ShuttingDown("The daemon is stopping", "start it again: mcrd supervisor")
@@ -71,4 +79,17 @@ class Consultation:
     async def doctor(self) -> tuple[Finding, ...]:
         """Check the machine and the daemon."""
         workers, stats = await self._workers.describe(), await self._stats.read()
-        return await trio.to_thread.run_sync(examine, self._settings, workers, stats)
+        with _contained():
+            return await trio.to_thread.run_sync(examine, self._settings, workers, stats)
+
+
+@contextmanager
+def _contained() -> Iterator[None]:
+    """Turn a bug into an error of the request: looking into a relay must never be what stops it."""
+    try:
+        yield
+    except McrError:
+        raise
+    except Exception as error:  # noqa: BLE001 - whatever it is, packets have nothing to do with it
+        log.critical("an examination failed: %s", "".join(traceback.format_exception(error)))
+        raise McrError(f"The examination failed: {error!r}", "this is a fault of mcrd; see its log") from None

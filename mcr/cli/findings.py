@@ -6,6 +6,7 @@ from typing import Any, Final
 
 import click
 
+from mcr.cli import completion
 from mcr.cli.session import Session, common_options
 from mcr.errors import McrError, SystemFault, UsageError
 
@@ -14,7 +15,7 @@ _COLOURS: Final = {"ok": "green", "advice": "yellow", "fault": "red"}
 
 
 @click.command()
-@click.argument("rule", metavar="RULE")
+@click.argument("rule", metavar="RULE", shell_complete=completion.rules)
 @common_options
 @click.pass_obj
 def why(session: Session, rule: str) -> None:

@@ -16,7 +16,7 @@ from typing import Any
 import click
 
 import mcr
-from mcr.cli import tables
+from mcr.cli import completion, tables
 from mcr.cli.failure import report, run
 from mcr.cli.findings import doctor, why
 from mcr.cli.report import write_report
@@ -37,7 +37,12 @@ def cli() -> None:
 
 @cli.command()
 @rule_options
-@click.option("--batch", metavar="FILE|-", help="Add the rules of a file: the options above, a rule a line.")
+@click.option(
+    "--batch",
+    metavar="FILE|-",
+    shell_complete=completion.files,
+    help="Add the rules of a file: the options above, a rule a line.",
+)
 @common_options
 @click.pass_obj
 def add(session: Session, /, batch: str | None, **options: Any) -> None:
@@ -59,8 +64,8 @@ def add(session: Session, /, batch: str | None, **options: Any) -> None:
 
 
 @cli.command()
-@click.option("--rule-id", metavar="ID", help="Id of the rule.")
-@click.option("--name", help="Name of the rule.")
+@click.option("--rule-id", metavar="ID", shell_complete=completion.rule_ids, help="Id of the rule.")
+@click.option("--name", shell_complete=completion.rule_names, help="Name of the rule.")
 @common_options
 @click.pass_obj
 def remove(session: Session, rule_id: str | None, name: str | None) -> None:
@@ -161,9 +166,20 @@ def get_log_level(session: Session) -> None:
 
 
 @log_level.command("set")
-@click.option("--global", "global_level", metavar="LEVEL", help=f"Level of every facility: {_LEVELS}.")
-@click.option("--facility", metavar="NAME", help="Facility to set alone; see: mcrctl log-level get.")
-@click.option("--level", metavar="LEVEL", help="Level of this facility.")
+@click.option(
+    "--global",
+    "global_level",
+    metavar="LEVEL",
+    shell_complete=completion.levels,
+    help=f"Level of every facility: {_LEVELS}.",
+)
+@click.option(
+    "--facility",
+    metavar="NAME",
+    shell_complete=completion.facilities,
+    help="Facility to set alone; see: mcrctl log-level get.",
+)
+@click.option("--level", metavar="LEVEL", shell_complete=completion.levels, help="Level of this facility.")
 @common_options
 @click.pass_obj
 def set_log_level(session: Session, global_level: str | None, facility: str | None, level: str | None) -> None:

@@ -19,7 +19,7 @@ from typing import Any, Final
 import click
 
 import mcr
-from mcr.cli import tables
+from mcr.cli import completion, tables
 from mcr.cli.findings import ask_doctor, findings_view
 from mcr.cli.session import Session, common_options
 from mcr.errors import McrError, SystemFault, UsageError
@@ -51,7 +51,12 @@ _OF_INTERFACES: Final = ("rp_filter", "force_igmp_version", "mc_forwarding")
 
 
 @click.command("report")
-@click.option("--output", metavar="FILE|-", help="Where to write it.  [default: mcr-report-TIME.txt]")
+@click.option(
+    "--output",
+    metavar="FILE|-",
+    shell_complete=completion.files,
+    help="Where to write it.  [default: mcr-report-TIME.txt]",
+)
 @common_options
 @click.pass_obj
 def write_report(session: Session, output: str | None) -> None:

@@ -11,6 +11,7 @@ from typing import Any, TypeVar
 
 import click
 
+from mcr.cli.completion import interfaces
 from mcr.cli.failure import usage_error
 from mcr.errors import SystemFault, UsageError
 
@@ -23,7 +24,9 @@ _F = TypeVar("_F", bound=Callable[..., Any])
 def rule_options(command: _F) -> _F:
     """Give a command the options that make a rule."""
     options = (
-        click.option("--input-interface", metavar="IF", help="Interface that datagrams arrive on."),
+        click.option(
+            "--input-interface", metavar="IF", shell_complete=interfaces, help="Interface that datagrams arrive on."
+        ),
         click.option("--input-group", metavar="G", help="Multicast group they are sent to."),
         click.option("--input-port", metavar="P", type=int, help="UDP port they are sent to."),
         click.option(

@@ -8,6 +8,7 @@ from typing import Any, TypeVar
 
 import click
 
+from mcr.cli import completion
 from mcr.cli.client import CONTROL_SOCKET_VARIABLE, DEFAULT_CONTROL_SOCKET, Client
 from mcr.errors import SystemFault
 
@@ -55,6 +56,7 @@ def common_options(command: _F) -> _F:
         metavar="PATH",
         expose_value=False,
         callback=set_socket,
+        shell_complete=completion.files,
         help=f"Socket of the daemon.  [default: {CONTROL_SOCKET_VARIABLE}, or {DEFAULT_CONTROL_SOCKET}]",
     )
     as_json = click.option(

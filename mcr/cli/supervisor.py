@@ -7,6 +7,7 @@ import trio
 from click.core import ParameterSource
 
 from mcr import __version__
+from mcr.cli import completion
 from mcr.daemon import run_daemon
 from mcr.errors import UsageError
 from mcr.logs import setup_logging
@@ -35,6 +36,7 @@ class _WithVariables(click.Command):
 @click.option(
     "--control-socket",
     metavar="PATH",
+    shell_complete=completion.files,
     envvar=CONTROL_SOCKET,
     default="/run/mcr/control.sock",
     show_default=True,
@@ -57,6 +59,7 @@ class _WithVariables(click.Command):
 @click.option(
     "--log-level",
     metavar="LEVEL",
+    shell_complete=completion.levels,
     default=Level.INFO.label,
     show_default=True,
     help=f"Least grave level that is logged: {', '.join(level.label for level in Level)}.",

@@ -1,0 +1,83 @@
+"""What the shell offers at the Tab key for the values of options: click's `shell_complete` functions.
+
+Rules of the module:
+
+1. Nothing is ever said but proposals: who presses Tab has not asked for an error.
+2. It is imported by every command, so what only a completion needs is imported in the function that needs it.
+"""
+
+import shlex
+import socket
+from typing import TYPE_CHECKING
+
+import click
+
+from mcr.errors import McrError
+
+if TYPE_CHECKING:
+    from click.shell_completion import CompletionItem
+
+
+def rule_ids(context: click.Context, _: click.Parameter, incomplete: str) -> "list[CompletionItem[str]]":
+    """Ids of the daemon's rules; none if it can't be asked."""
+    return _rules(context, incomplete, ids=True, names=False)
+
+
+def rule_names(context: click.Context, _: click.Parameter, incomplete: str) -> "list[CompletionItem[str]]":
+    """Names of the daemon's rules; none if it can't be asked."""
+    return _rules(context, incomplete, ids=False, names=True)
+
+
+def rules(context: click.Context, _: click.Parameter, incomplete: str) -> "list[CompletionItem[str]]":
+    """Ids and names of the daemon's rules; none if it can't be asked."""
+    return _rules(context, incomplete, ids=True, names=True)
+
+
+def interfaces(_context: click.Context, _: click.Parameter, incomplete: str) -> list[str]:
+    """Interfaces of this machine."""
+    try:
+        return [name for _, name in socket.if_nameindex() if name.startswith(incomplete)]
+    except OSError:
+        return []
+
+
+def levels(_context: click.Context, _: click.Parameter, incomplete: str) -> list[str]:
+    """Log levels."""
+    from mcr.model import Level  # noqa: PLC0415
+
+    return [level.label for level in Level if level.label.startswith(incomplete)]
+
+
+def facilities(_context: click.Context, _: click.Parameter, incomplete: str) -> list[str]:
+    """Facilities of the log."""
+    from mcr.model import Facility  # noqa: PLC0415
+
+    return [facility.label for facility in Facility if facility.label.startswith(incomplete)]
+
+
+def files(_context: click.Context, _: click.Parameter, incomplete: str) -> "list[CompletionItem[str]]":
+    """Whatever the shell finds for a path."""
+    from click.shell_completion import CompletionItem  # noqa: PLC0415
+
+    return [CompletionItem(incomplete, type="file")]
+
+
+def _rules(context: click.Context, incomplete: str, *, ids: bool, names: bool) -> "list[CompletionItem[str]]":
+    from click.shell_completion import CompletionItem  # noqa: PLC0415
+
+    from mcr.cli.session import Session  # noqa: PLC0415 - which offers files by this module
+
+    try:
+        found = context.ensure_object(Session).call("list")
+    except McrError:
+        return []
+    items = []
+    for rule in found:
+        source = rule["input"]
+        where = f"{source['group']}:{source['port']} on {source['interface']}"
+        if ids:
+            items.append(CompletionItem(rule["rule_id"], help=f"{rule['name'] or ''} {where}".strip()))
+        if names and rule["name"]:
+            items.append(CompletionItem(rule["name"], help=where))
+    # bash puts a proposal on the command line as it is: one that would have to be quoted is none.
+    return [item for item in items if item.value.startswith(incomplete) and shlex.quote(item.value) == item.value]

@@ -1,0 +1,137 @@
+"""What the shell is told at the Tab key, by the protocol that the completion scripts speak."""
+
+import os
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from mcr.cli import session
+from mcr.cli.mcrctl import cli
+from mcr.cli.supervisor import mcrd
+from mcr.errors import SystemFault
+from mcr.model import Facility, Level
+
+BIN = Path(sys.executable).parent
+LEVELS = [level.label for level in Level]
+RULES = [
+    {"rule_id": "dcfca9531161", "name": "cam", "input": {"interface": "eth0", "group": "239.1.1.1", "port": 5000}},
+    {"rule_id": "dada", "name": "two words", "input": {"interface": "eth0", "group": "239.1.1.2", "port": 5000}},
+    {"rule_id": "news", "name": None, "input": {"interface": "eth1", "group": "239.1.1.3", "port": 5000}},
+]
+
+Complete = Callable[..., list[str]]
+
+
+@pytest.fixture
+def complete(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Complete:
+    """Ask for completions of a command line whose last word is incomplete, as bash does; return its answer."""
+
+    def ask(*words: str, asker: str = "bash") -> list[str]:
+        program = {"mcrctl": cli, "mcrd": mcrd}[words[0]]
+        monkeypatch.setenv("COMP_WORDS", " ".join(words))
+        monkeypatch.setenv("COMP_CWORD", str(len(words) - 1))
+        monkeypatch.setenv(f"_{words[0].upper()}_COMPLETE", f"{asker}_complete")
+        with pytest.raises(SystemExit) as ended:
+            program.main(prog_name=words[0], standalone_mode=False)
+        assert ended.value.code == 0
+        printed = capsys.readouterr()
+        assert printed.err == ""
+        return printed.out.split("\n")[:-1]
+
+    return ask
+
+
+@pytest.fixture
+def daemon(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[str]]:
+    """A daemon with rules; the paths it was asked at."""
+    asked: list[str] = []
+
+    def call(self: session.Session, method: str) -> Any:
+        assert method == "list"
+        asked.append(self.path)
+        return RULES
+
+    monkeypatch.setattr(session.Session, "call", call)
+    return asked
+
+
+def plain(*values: str) -> list[str]:
+    return [f"plain,{value}" for value in values]
+
+
+def test_commands_and_options(complete):
+    assert complete("mcrctl", "l") == plain("list", "list-workers", "log-level")
+    assert complete("mcrctl", "stats", "--w") == plain("--watch")
+    assert complete("mcrd", "s") == plain("supervisor")
+    assert complete("mcrd", "supervisor", "--log-format", "j") == plain("json")
+
+
+def test_rules_are_those_of_the_daemon(complete, daemon):
+    assert complete("mcrctl", "remove", "--rule-id", "d") == plain("dcfca9531161", "dada")
+    assert complete("mcrctl", "remove", "--name", "c") == plain("cam")
+    assert complete("mcrctl", "why", "") == plain("dcfca9531161", "cam", "dada", "news")
+
+
+def test_a_name_that_would_have_to_be_quoted_is_not_offered(complete, daemon):
+    assert complete("mcrctl", "remove", "--name", "") == plain("cam")
+
+
+def test_a_shell_that_can_is_told_what_an_id_stands_for(complete, daemon):
+    assert complete("mcrctl", "remove", "--rule-id", "dc", asker="zsh") == [
+        *("plain", "dcfca9531161", "cam 239.1.1.1:5000 on eth0")
+    ]
+
+
+def test_the_daemon_is_the_one_that_the_command_line_names(complete, daemon):
+    complete("mcrctl", "--control-socket", "/run/other.sock", "remove", "--rule-id", "")
+    complete("mcrctl", "remove", "--control-socket", "/run/other.sock", "--rule-id", "")
+    assert daemon == ["/run/other.sock"] * 2
+
+
+def test_without_a_daemon_there_are_no_rules_and_no_words(complete, monkeypatch):
+    def refused(*_: object) -> None:
+        raise SystemFault("", 111)
+
+    monkeypatch.setattr(session.Session, "call", refused)
+    assert complete("mcrctl", "remove", "--rule-id", "") == [""]
+
+
+def test_levels_and_facilities(complete):
+    for words in (
+        ("mcrctl", "log-level", "set", "--global"),
+        ("mcrctl", "log-level", "set", "--level"),
+        ("mcrd", "supervisor", "--log-level"),
+    ):
+        assert complete(*words, "") == plain(*LEVELS)
+    facilities = plain(*(facility.label for facility in Facility))
+    assert complete("mcrctl", "log-level", "set", "--facility", "") == facilities
+
+
+def test_interfaces_are_those_of_this_machine(complete, monkeypatch):
+    monkeypatch.setattr("socket.if_nameindex", lambda: [(1, "lo"), (2, "eth0"), (3, "eth1")])
+    assert complete("mcrctl", "add", "--input-interface", "e") == plain("eth0", "eth1")
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ("mcrctl", "add", "--batch"),
+        ("mcrctl", "report", "--output"),
+        ("mcrctl", "list", "--control-socket"),
+        ("mcrd", "supervisor", "--control-socket"),
+    ],
+)
+def test_paths_are_the_shells_to_complete(complete, words):
+    assert complete(*words, "/ru") == ["file,/ru"]
+
+
+@pytest.mark.parametrize("program", ["mcrd", "mcrctl"])
+def test_the_programs_themselves_answer(program):
+    """mcrd through the launcher that it is."""
+    asked = {f"_{program.upper()}_COMPLETE": "bash_complete", "COMP_WORDS": f"{program} --vers", "COMP_CWORD": "1"}
+    done = subprocess.run([BIN / program], env=os.environ | asked, check=True, capture_output=True, text=True)
+    assert (done.stdout, done.stderr) == ("plain,--version\n", "")

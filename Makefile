@@ -2,9 +2,10 @@
 VENV   := .venv
 PYTHON ?= python3
 NATIVE := $(wildcard mcr/native/*.c mcr/native/*.h mcr/native/build.py mcr/native/cdef.txt mcr/cli/mcrd.c)
-PACKED := $(shell find mcr packaging docs -type f ! -name '*.pyc' ! -name '*.so' ! -name '*.o' ! -name '_native.c')
+PACKED := $(shell find mcr packaging docs -type f ! -path 'packaging/man/*' ! -path 'packaging/completions/*' \
+	! -name '*.pyc' ! -name '*.so' ! -name '*.o' ! -name '_native.c')
 
-.PHONY: help setup wheel deb demo test check e2e bench bench-quick clean
+.PHONY: help setup wheel deb demo test check e2e man bench bench-quick clean
 
 help:
 	@echo 'make demo    watch MCR relay a stream between network namespaces of its own'
@@ -12,6 +13,7 @@ help:
 	@echo 'make check   the fast subset: lint, types, unit and actor tests'
 	@echo 'make bench   measure against other relays, write docs/performance.md (about an hour)'
 	@echo 'make bench-quick  the main ratios in two and a half minutes'
+	@echo 'make man     write man pages and shell completion to packaging/'
 	@echo 'make setup   only build: .venv/bin/mcrd, .venv/bin/mcrctl'
 	@echo 'make wheel   a wheel that needs no compiler to install: dist/*.whl'
 	@echo 'make deb     a Debian package: dist/*.deb'
@@ -35,7 +37,7 @@ dist/.wheel: $(VENV)/.ready $(PACKED) LICENSE README.md MANIFEST.in tools/build_
 
 deb: dist/.deb
 
-dist/.deb: dist/.wheel CHANGELOG.md tools/build_deb.sh
+dist/.deb: dist/.wheel packaging/man/mcrd.8 CHANGELOG.md tools/build_deb.sh
 	@tools/build_deb.sh $(VENV)
 	@touch $@
 
@@ -53,6 +55,11 @@ test: check wheel $(if $(shell command -v dpkg-deb),deb)
 e2e: setup
 	@$(VENV)/bin/pytest tests/e2e
 
+man: packaging/man/mcrd.8
+
+packaging/man/mcrd.8: $(VENV)/.ready tools/man.py $(wildcard mcr/*.py mcr/cli/*.py)
+	@$(VENV)/bin/python tools/man.py packaging
+
 bench: setup
 	@$(VENV)/bin/pip install -q --disable-pip-version-check -e '.[bench]'
 	@PYTHONPATH=tools $(VENV)/bin/python -m bench --document docs/performance.md
@@ -61,5 +68,5 @@ bench-quick: setup
 	@PYTHONPATH=tools $(VENV)/bin/python -m bench --quick
 
 clean:
-	rm -rf $(VENV) build dist *.egg-info mcr/_native.c mcr/*.so mcr/_native.*.o
+	rm -rf $(VENV) packaging/man packaging/completions build dist *.egg-info mcr/_native.c mcr/*.so mcr/_native.*.o
 	find . -name __pycache__ -prune -exec rm -rf {} +

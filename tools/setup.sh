@@ -20,6 +20,7 @@ echo '#include <stdlib.h>' | cc -E - >/dev/null 2>&1 || need libc6-dev
 command -v ip >/dev/null || [ -x /sbin/ip ] || need iproute2
 command -v setpriv >/dev/null || need util-linux
 command -v setcap >/dev/null || [ -x /sbin/setcap ] || need libcap2-bin
+command -v groff >/dev/null || need groff-base
 
 # For `make deb`, and to test what it makes.
 if [ "$(id -u)" = 0 ] && command -v dpkg >/dev/null; then

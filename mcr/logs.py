@@ -28,6 +28,7 @@ from mcr.model import Facility, Level, LogLevels, LogLine
 LogFormat = Literal["text", "json"]
 
 _QUEUE_LINES = 10_000
+_LONGEST_LINE = 16_384  # characters
 _REMEMBERED_LINES = 200
 _FLUSH_SECONDS = 2  # how long the end of the process waits for a standard error that takes nothing
 
@@ -239,6 +240,10 @@ class _Memory(logging.Handler):
             self.lines.append(LogLine(_time(record), _level(record), _facility(record), message))
 
 
+def _cut(line: str) -> str:
+    return line if len(line) <= _LONGEST_LINE else f"{line[:_LONGEST_LINE]}... ({len(line):,} characters)"
+
+
 class _QueuedWriter(logging.Handler):
     """Formats where the event happens, writes in a thread of its own."""
 
@@ -252,7 +257,7 @@ class _QueuedWriter(logging.Handler):
 
     def emit(self, record: logging.LogRecord) -> None:
         try:
-            self._lines.put_nowait(self.format(record))
+            self._lines.put_nowait(_cut(self.format(record)))
         except queue.Full:
             with self._guard:
                 self._dropped += 1

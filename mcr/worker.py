@@ -77,7 +77,9 @@ def _drop_privileges(uid: int, gid: int) -> None:
     saved = uid if os.geteuid() == 0 else os.geteuid()
     with contextlib.suppress(OSError):
         os.setgroups([])
+    with contextlib.suppress(OSError):
         os.setresgid(gid, gid, gid)
+    with contextlib.suppress(OSError):
         os.setresuid(uid, uid, saved)
     result = lib.mcr_drop_capabilities()
     if result < 0:

@@ -9,16 +9,8 @@ Rules of the module:
 """
 
 import errno
-import fcntl
-import grp
 import math
-import os
-import shlex
 import socket
-import stat
-from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager, suppress
-from pathlib import Path
 from typing import Final
 
 import attrs
@@ -26,14 +18,17 @@ import trio
 
 from mcr import wire
 from mcr.api import Api
-from mcr.errors import LimitReached, McrError, ShuttingDown, SystemFault, describe_errno
+from mcr.control_socket import control_socket
+from mcr.errors import LimitReached, McrError, ShuttingDown, describe_errno
 from mcr.logs import get_logger
 from mcr.model import Facility
-from mcr.ownership import SERVICE, describe_owner, own_group, own_user
 from mcr.rights import Rights, peer_of
 
 MAX_CLIENTS: Final = 1_000
 """Connections at the same time. The next one is told so and closed."""
+
+MAX_LOOKERS: Final = 750
+"""Connections of those who may only look: places are left for who may change something."""
 
 MAX_HELD: Final = 64 * 1024 * 1024
 """Bytes of long requests and replies of all clients together. Who exceeds it is told so."""
@@ -46,15 +41,9 @@ STOP_GRACE: Final = 2
 
 _LONG = 64 * 1024  # a request or reply up to this length is too short to count against MAX_HELD
 _CHUNK = 64 * 1024
-_BACKLOG = 1_024
 _EXHAUSTED = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM})
 _EXHAUSTED_PAUSE = 0.1  # seconds; descriptors come back when a client leaves, and nothing tells us when
 _WARNING_INTERVAL = 60
-_MODE = 0o660
-_DIRECTORY_ERRORS = frozenset({errno.EACCES, errno.EPERM, errno.ENOENT, errno.ENOTDIR, errno.EROFS})
-_MORE_FILES = "allow more open files: ulimit -n, or LimitNOFILE= of the systemd unit"
-_FIND_MCRD = "find the mcrd that is running: pgrep -a mcrd"
-_OTHER_PATH = "choose another path: --control-socket PATH, or MCR_CONTROL_SOCKET"
 
 _log = get_logger(Facility.CONTROL)
 
@@ -94,7 +83,7 @@ async def run_control_server(
     clients = _Clients(api)
     try:
         async with trio.open_nursery() as nursery:
-            with _control_socket(path) as listener:
+            with control_socket(path) as listener:
                 task_status.started(ControlServer(path, stopping, stopped))
                 async with trio.open_nursery() as door:
                     door.start_soon(clients.accept, listener, nursery)
@@ -109,11 +98,12 @@ async def run_control_server(
 class _Client:
     """One connection. Its failures are answers, not exceptions: an exception in its task is a handler's."""
 
-    def __init__(self, stream: trio.SocketStream) -> None:
-        self.lines = wire.LineBuffer()
+    def __init__(self, stream: trio.SocketStream, rights: Rights) -> None:
         self.in_hand = 0  # bytes of the request that is carried out, or of the reply that is sent
         self._stream = stream
         self.peer = peer_of(stream.socket)
+        self.may_change = rights.may_change(self.peer)
+        self.lines = wire.LineBuffer(wire.MAX_LINE if self.may_change else _LONG)
 
     @property
     def held(self) -> int:
@@ -173,14 +163,15 @@ class _Clients:
                 self._warn_seldom(f"Cannot accept a client: {describe_errno(error.errno)}")
                 await trio.sleep(_EXHAUSTED_PAUSE)
                 continue
-            client = _Client(stream)
-            if len(self._open) < MAX_CLIENTS:
+            client = _Client(stream, self._rights)
+            places = MAX_CLIENTS if client.may_change else MAX_LOOKERS
+            if len(self._open) < places:
                 self._open.add(client)
                 nursery.start_soon(self._serve, client)
                 continue
-            self._warn_seldom(f"Refused a client: {MAX_CLIENTS:,} are connected")
+            self._warn_seldom(f"Refused a client: {places:,} are connected")
             try:
-                await client.send(_too_much(f"{MAX_CLIENTS:,} clients are connected to the control socket"))
+                await client.send(_too_much(f"{places:,} clients are connected to the control socket"))
             finally:
                 client.close()
 
@@ -217,7 +208,8 @@ class _Clients:
             if request.notification:
                 return True
             client.in_hand = len(reply)
-            if self._exceeds(client):
+            # What was changed is said, come what may: an error would tell that it was not.
+            if self._exceeds(client) and not self._api.changes(request.method):
                 reply = _too_much("The long replies in progress exceed what mcrd holds", request.id)
             return await client.send(reply)
         finally:
@@ -228,7 +220,7 @@ class _Clients:
         try:
             if self._stopping:
                 raise ShuttingDown("mcrd is stopping")
-            if self._api.changes(request.method) and not self._rights.may_change(client.peer):
+            if self._api.changes(request.method) and not client.may_change:
                 raise await trio.to_thread.run_sync(self._rights.refusal, client.peer, request.method)
             result = await self._api.call(request.method, request.params)
             if wire.is_long(result):
@@ -238,10 +230,10 @@ class _Clients:
             return wire.encode_error(request.id, error)
         finally:
             milliseconds = (trio.current_time() - started) * 1_000
-            _log.debug("%s for process %d took %.1f ms", request.method, client.peer.pid, milliseconds)
+            _log.debug("%.80s for process %d took %.1f ms", request.method, client.peer.pid, milliseconds)
 
     def _exceeds(self, client: _Client) -> bool:
-        return client.held > _LONG and sum(other.held for other in self._open) > MAX_HELD
+        return client.held > _LONG and sum(other.held for other in self._open if other.held > _LONG) > MAX_HELD
 
     def _warn_seldom(self, message: str) -> None:
         if trio.current_time() >= self._next_warning:
@@ -251,124 +243,3 @@ class _Clients:
 
 def _too_much(message: str, request_id: wire.RequestId = None) -> bytes:
     return wire.encode_error(request_id, LimitReached(message, "try again when others are done"))
-
-
-# The socket file.
-
-
-@contextmanager
-def _control_socket(path: str) -> Iterator[trio.SocketListener]:
-    if not path:
-        raise SystemFault("Failed to bind to the control socket: its path is empty", errno.EINVAL, _OTHER_PATH)
-    with ExitStack() as stack:
-        with _explain(path):
-            with suppress(FileExistsError):
-                Path(path).parent.mkdir(0o750)
-                _give_to_group(str(Path(path).parent))
-            _lock(path, stack)
-            _remove_stale(path)
-            listener = stack.enter_context(socket.socket(socket.AF_UNIX, socket.SOCK_STREAM))
-            # The file gets the socket's mode less the umask: never a wider one, not even for a moment.
-            os.fchmod(listener.fileno(), _MODE)
-            listener.bind(path)
-            stack.callback(_remove, path, _identity(path))
-            _give_to_group(path)
-            Path(path).chmod(_MODE)  # what the umask took away
-            listener.listen(_BACKLOG)
-        yield trio.SocketListener(trio.socket.from_stdlib_socket(listener))
-
-
-def _give_to_group(path: str) -> None:
-    """Let the group `mcr` in, if there is one and this process may."""
-    with suppress(KeyError, PermissionError):
-        os.chown(path, -1, grp.getgrnam(SERVICE).gr_gid)
-
-
-def _lock(path: str, stack: ExitStack) -> None:
-    """Hold the file beside the socket that says who may bind or replace it.
-
-    The socket alone cannot say: between "nobody answers" and "remove it", another daemon may bind its own.
-    The lock goes with its process, so a crash leaves nothing that would have to be cleaned up.
-    """
-    lock = f"{path}.lock"
-    while True:
-        # Read-only is enough for flock, and lets a daemon of another user take over a crashed one's file.
-        descriptor = os.open(lock, os.O_RDONLY | os.O_CREAT | os.O_NOFOLLOW, 0o644)
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            os.close(descriptor)
-            raise _in_use(path, _FIND_MCRD) from None
-        status = os.fstat(descriptor)
-        if _identity(lock) == (status.st_dev, status.st_ino):
-            stack.callback(os.close, descriptor)
-            stack.callback(_remove, lock, _identity(lock))
-            return
-        os.close(descriptor)  # its last holder removed it on leaving: it locks nothing
-
-
-def _remove_stale(path: str) -> None:
-    """Remove the socket of a daemon that is gone; raise if there is anything else at the path."""
-    try:
-        mode = os.lstat(path).st_mode
-    except FileNotFoundError:
-        return
-    if not stat.S_ISSOCK(mode):
-        raise _in_use(path, f"{path} is not a socket, so mcrd leaves it alone; move it away", _OTHER_PATH)
-    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_NONBLOCK) as probe:
-        match probe.connect_ex(path):
-            case errno.ECONNREFUSED:
-                Path(path).unlink()
-            case 0:
-                raise _in_use(path, f"process {peer_of(probe).pid} serves it", _FIND_MCRD)
-            case errno.EAGAIN:  # it listens, and its queue is full
-                raise _in_use(path, _FIND_MCRD)
-            case code:
-                raise OSError(code, os.strerror(code))
-
-
-def _identity(path: str) -> tuple[int, int] | None:
-    try:
-        status = os.lstat(path)
-    except FileNotFoundError:
-        return None
-    return status.st_dev, status.st_ino
-
-
-def _remove(path: str, identity: tuple[int, int] | None) -> None:
-    """Remove what we made, and nothing that came in its place."""
-    if _identity(path) == identity:
-        with suppress(OSError):  # gone, or no longer ours to remove: nothing depends on it
-            Path(path).unlink()
-
-
-def _in_use(path: str, *hints: str) -> SystemFault:
-    return SystemFault(f"Failed to bind to {path}", errno.EADDRINUSE, *hints)
-
-
-@contextmanager
-def _explain(path: str) -> Iterator[None]:
-    """Turn the system's refusal into an error that says who may write where."""
-    try:
-        yield
-    except OSError as error:
-        # Python itself refuses a path of more than 107 bytes, without an errno.
-        number = error.errno or errno.ENAMETOOLONG
-        hints: tuple[str, ...] = (_OTHER_PATH,)
-        if number in _DIRECTORY_ERRORS:
-            hints = (*_directory_hints(Path(path).parent), _OTHER_PATH)
-        elif number in _EXHAUSTED:
-            hints = (_MORE_FILES,)
-        raise SystemFault(f"Failed to bind to {path}", number, *hints) from None
-
-
-def _directory_hints(directory: Path) -> tuple[str, str]:
-    try:
-        owner = f"belongs to {describe_owner(directory)}"
-    except OSError as error:
-        owner = f"cannot be made: {error.strerror}"
-    quoted = shlex.quote(str(directory))
-    return (
-        f"mcrd runs as {own_user()}; the directory {directory} {owner}",
-        f"sudo mkdir -p {quoted} && sudo chown {own_user()}:{own_group()} {quoted} && sudo chmod 750 {quoted}",
-    )

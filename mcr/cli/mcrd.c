@@ -46,25 +46,62 @@ static int find_python(char path[PATH_MAX])
 	return 0;
 }
 
-static bool is_trusted(const struct stat *file, uid_t owner)
+/* Whether nobody but root and who owns this program can change a file, or what is in a directory. */
+static bool is_trusted(const struct stat *file, const struct stat *self)
 {
-	return (file->st_uid == 0 || file->st_uid == owner) && !(file->st_mode & S_IWOTH);
+	bool by_group = file->st_mode & S_IWGRP && file->st_gid != 0 && file->st_gid != self->st_gid;
+
+	if (file->st_uid != 0 && file->st_uid != self->st_uid)
+		return false;
+	return file->st_mode & S_ISVTX || (!by_group && !(file->st_mode & S_IWOTH));
+}
+
+/* The same of every directory on the way to a file, so that none is another when Python is executed. 0 or -errno. */
+static int check_way(const char *file, const struct stat *self)
+{
+	char directory[PATH_MAX];
+	struct stat status;
+
+	for (const char *end = strchr(file, '/'); end; end = strchr(end + 1, '/')) {
+		memcpy(directory, file, (size_t)(end - file) + 1);
+		directory[end - file + 1] = '\0';
+		if (lstat(directory, &status))
+			return -errno;
+		if (!is_trusted(&status, self))
+			return -EPERM;
+	}
+	return 0;
 }
 
 /*
  * Whoever may link to this file could put another Python beside the link, to have its capabilities. So that Python,
- * and the directory, have to belong to who owns this file, or to root. 0 or -errno.
+ * and all directories above it, have to belong to who owns this file, or to root. 0 or -errno.
  */
 static int check_owners(const char *python)
 {
-	char directory[PATH_MAX];
-	struct stat self, beside, above;
+	struct stat self, beside;
 
-	strcpy(directory, python);
-	*strrchr(directory, '/') = '\0';
-	if (stat("/proc/self/exe", &self) || stat(python, &beside) || stat(directory, &above))
+	if (stat("/proc/self/exe", &self) || stat(python, &beside))
 		return -errno;
-	return is_trusted(&beside, self.st_uid) && is_trusted(&above, self.st_uid) ? 0 : -EPERM;
+	return is_trusted(&beside, &self) ? check_way(python, &self) : -EPERM;
+}
+
+/*
+ * Leave in the environment what mcrd itself reads. The C library cleans it for this program, and not for Python, which
+ * gains nothing by the exec; and a variable of OpenSSL's, for one, names code to load.
+ */
+static void clean_environment(void)
+{
+	static const char *const kept[] = { "MCR_", "NOTIFY_SOCKET=", "WATCHDOG_", "JOURNAL_STREAM=", "NO_COLOR=" };
+	char **to = environ;
+
+	for (char **from = environ; *from; from++) {
+		for (size_t i = 0; i < sizeof(kept) / sizeof(*kept); i++) {
+			if (!strncmp(*from, kept[i], strlen(kept[i])))
+				*to++ = *from;
+		}
+	}
+	*to = NULL;
 }
 
 /* Has the next execve keep what this program may. 0 or -errno. */
@@ -112,13 +149,15 @@ int main(int argc, char **argv)
 
 	if (ret)
 		return fail("Cannot find out where mcrd is", -ret, "is /proc mounted?");
-	if (getauxval(AT_SECURE)) { /* it was given capabilities that its caller has not */
+	/* Given capabilities that its caller has not; what a shell's completion asks takes none. */
+	if (getauxval(AT_SECURE) && !getenv("_MCRD_COMPLETE")) {
 		ret = check_owners(python);
 		if (ret)
 			return fail(
 				python, -ret,
 				"mcrd has capabilities: the Python beside it, and the directory, must belong to its "
 				"owner or to root");
+		clean_environment();
 		ret = keep_capabilities();
 		if (ret)
 			return fail("Cannot pass on capabilities", -ret, NULL);

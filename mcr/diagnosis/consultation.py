@@ -1,8 +1,8 @@
 """What is wrong, asked of the daemon: collects what the actors and the kernel know, and has it judged."""
 
 import traceback
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager
 
 import attrs
 import trio
@@ -23,6 +23,8 @@ log = get_logger(Facility.CONTROL)
 
 _WALKS = 4  # at the same time
 _PATIENCE = 0.7  # seconds to wait for one to end; with the walk itself, less than a client waits
+_EXAMINATIONS = 1
+_LONG_PATIENCE = 3.0
 
 
 @attrs.frozen
@@ -35,6 +37,7 @@ class Consultation:
     _settings: Settings
     _watch: QuerierWatch
     _walking: set[trio.CancelScope] = attrs.field(factory=set, init=False)
+    _examinations: trio.CapacityLimiter = attrs.field(factory=lambda: trio.CapacityLimiter(_EXAMINATIONS), init=False)
     _walks: trio.CapacityLimiter = attrs.field(factory=lambda: trio.CapacityLimiter(_WALKS), init=False)
 
     async def why(self, rule: str) -> tuple[Finding, ...]:
@@ -61,15 +64,9 @@ class Consultation:
         raise ShuttingDown("The daemon is stopping", "start it again: mcrd supervisor")
 
     async def _walk(self, rule: RuleView, others: tuple[Input, ...]) -> tuple[Finding, ...]:
-        with trio.move_on_after(_PATIENCE) as waiting:
-            await self._walks.acquire()
-        if waiting.cancelled_caught:
-            raise LimitReached(f"{_WALKS} others are being answered why", "try again when they are")
-        try:
+        async with _place(self._walks, _PATIENCE):
             workers = await self._workers.describe()
             return await Walk(rule, others, workers, self._stats, self._watch).go()
-        finally:
-            self._walks.release()
 
     def stop(self) -> None:
         """Break off every walk: it would take longer than the daemon may take to stop."""
@@ -78,9 +75,25 @@ class Consultation:
 
     async def doctor(self) -> tuple[Finding, ...]:
         """Check the machine and the daemon."""
-        workers, stats = await self._workers.describe(), await self._stats.read()
-        with _contained():
-            return await trio.to_thread.run_sync(examine, self._settings, workers, stats)
+        async with _place(self._examinations, _LONG_PATIENCE):
+            workers, stats = await self._workers.describe(), await self._stats.read()
+            with _contained():
+                return await trio.to_thread.run_sync(examine, self._settings, workers, stats)
+
+
+@asynccontextmanager
+async def _place(limiter: trio.CapacityLimiter, patience: float) -> AsyncIterator[None]:
+    """Be one of the few; the threads are needed for other things as well."""
+    with trio.move_on_after(patience) as waiting:
+        await limiter.acquire()
+    if waiting.cancelled_caught:
+        raise LimitReached(
+            f"{int(limiter.total_tokens)} others have asked the same", "try again when they are answered"
+        )
+    try:
+        yield
+    finally:
+        limiter.release()
 
 
 @contextmanager

@@ -33,6 +33,9 @@ int mcr_drop_capabilities(void)
 
 	if (prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0))
 		return -errno;
+	/* Without capabilities it would be its user's to trace, and to speak in its name to mcrd. */
+	if (prctl(PR_SET_DUMPABLE, 0, 0, 0, 0))
+		return -errno;
 	if (prctl(PR_CAP_AMBIENT, PR_CAP_AMBIENT_CLEAR_ALL, 0, 0, 0))
 		return -errno;
 	if (syscall(SYS_capset, &header, none))

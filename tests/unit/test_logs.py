@@ -197,11 +197,21 @@ def test_a_level_that_hides_a_warning_hides_it_from_the_memory_too(lines):
     assert [line.message for line in LogControl(LogLevels(), Workers()).recent()] == ["shown"]
 
 
+def test_a_line_that_is_too_long_is_cut(lines):
+    """What a client sends may be in it, and the queue counts lines."""
+    set_up()
+    log.notice("x" * 100_000)
+    (line,) = lines()
+    assert len(line) < 17_000
+    assert re.search(r"x\.\.\. \(100,\d+ characters\)$", line)
+
+
 # A standard error that takes nothing
 
 
 def test_a_blocked_standard_error_blocks_nobody_and_the_loss_is_told(monkeypatch):
     monkeypatch.setattr(logs, "_QUEUE_LINES", 10)
+    monkeypatch.setattr(logs, "_LONGEST_LINE", 100_000)
     reader, writer = os.pipe()
     monkeypatch.setattr(logs, "_STDERR", writer)
     set_up()

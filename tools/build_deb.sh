@@ -64,8 +64,9 @@ for each in "$root"/usr/share/bash-completion/completions/*.bash; do
 	[ ! -e "$each" ] || mv "$each" "${each%.bash}"
 done
 put 644 packaging/deb/copyright usr/share/doc/mcr/copyright
-put 644 docs/installation.md usr/share/doc/mcr/installation.md
-put 644 docs/control-protocol.md usr/share/doc/mcr/control-protocol.md
+for each in installation troubleshooting control-protocol performance; do
+	put 644 "docs/$each.md" "usr/share/doc/mcr/$each.md"
+done
 put 644 CHANGELOG.md usr/share/doc/mcr/changelog
 
 # What dpkg wants to know.

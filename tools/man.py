@@ -250,8 +250,19 @@ def completion_scripts(program: Program) -> dict[str, str]:
     return {
         f"{program.name}.bash": BashComplete(*made).source(),
         f"{program.name}.fish": FishComplete(*made).source(),
-        f"_{program.name}": ZshComplete(*made).source(),
+        f"_{program.name}": _autoloadable(ZshComplete(*made).source(), program.name),
     }
+
+
+def _autoloadable(script: str, name: str) -> str:
+    """Have a file of zsh's fpath complete each time.
+
+    As click writes it, it asks whether it is just being loaded. That is so at the first Tab only, and the second finds
+    nothing.
+    """
+    asks = "$zsh_eval_context[-1] == loadautofunc"
+    assert asks in script
+    return script.replace(asks, f"$funcstack[1] == _{name}")
 
 
 def main(directory: Path) -> None:

@@ -128,6 +128,23 @@ def test_installing_enables_and_starts_the_service(site: Site) -> None:
         assert machine.ask("cat", f"/proc/sys/net/core/{limit}") == "16777216"
 
 
+def test_manual_and_completion_are_where_programs_look_for_them(site: Site) -> None:
+    listed = site.machine.ask("dpkg-deb", "--contents", "/mcr.deb")
+    for path in (
+        *("man/man8/mcrd.8.gz", "man/man1/mcrctl.1.gz", "doc/mcr/troubleshooting.md"),
+        *(f"bash-completion/completions/{name}" for name in ("mcrd", "mcrctl")),
+        *(f"zsh/vendor-completions/_{name}" for name in ("mcrd", "mcrctl")),
+        *(f"fish/vendor_completions.d/{name}.fish" for name in ("mcrd", "mcrctl")),
+    ):
+        assert f" ./usr/share/{path}\n" in listed
+    site.ctl("add", "--input-interface", "in0", "--input-group", "239.9.9.9", "--input-port", "5", "--rule-id", "tab",
+             "--outputs", "239.9.9.8:5:out0")  # fmt: skip
+    ask = "COMP_WORDS=(mcrctl why t) COMP_CWORD=2; _mcrctl_completion mcrctl t why; echo $COMPREPLY"
+    script = f"source /usr/share/bash-completion/completions/mcrctl; {ask}"
+    assert site.machine.ask("bash", "-c", script) == "tab"
+    site.ctl("remove", "--rule-id", "tab")
+
+
 def test_packets_are_relayed_by_the_service(site: Site) -> None:
     workers = site.wait_for_workers()
     site.relay_something()

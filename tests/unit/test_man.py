@@ -106,5 +106,7 @@ def test_bash_completes_by_the_script(made, program, word, answers):
 @pytest.mark.parametrize("program", ["mcrd", "mcrctl"])
 def test_scripts_are_named_as_the_shells_look_for_them(made, program):
     completions = made / "completions"
-    assert (completions / f"_{program}").read_text().startswith(f"#compdef {program}\n")
+    zsh = (completions / f"_{program}").read_text()
+    assert zsh.startswith(f"#compdef {program}\n")
+    assert f"if [[ $funcstack[1] == _{program} ]]; then" in zsh
     assert f"complete --no-files --command {program} " in (completions / f"{program}.fish").read_text()

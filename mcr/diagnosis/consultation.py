@@ -87,9 +87,7 @@ async def _place(limiter: trio.CapacityLimiter, patience: float) -> AsyncIterato
     with trio.move_on_after(patience) as waiting:
         await limiter.acquire()
     if waiting.cancelled_caught:
-        raise LimitReached(
-            f"{int(limiter.total_tokens)} others have asked the same", "try again when they are answered"
-        )
+        raise LimitReached(f"{int(limiter.total_tokens)} others are being answered", "try again when they are")
     try:
         yield
     finally:

@@ -1,8 +1,10 @@
 """Looking into a relay never stops it."""
 
+import threading
 from typing import Any
 
 import pytest
+import trio
 
 from mcr.diagnosis import consultation
 from mcr.diagnosis.consultation import Consultation
@@ -49,3 +51,22 @@ async def test_what_an_examination_has_to_say_passes(monkeypatch):
 async def test_a_rule_that_is_not_there_is_told():
     with pytest.raises(RuleNotFound, match="No rule has the id or name 'x'"):
         await consult().why("x")
+
+
+async def test_examinations_wait_for_each_other_and_not_for_ever(monkeypatch, autojump_clock):
+    """One at a time, or they would take the threads that healing and new rules need."""
+    started, release = threading.Event(), threading.Event()
+
+    def examine(*_: object) -> tuple[()]:
+        started.set()
+        release.wait()
+        return ()
+
+    monkeypatch.setattr(consultation, "examine", examine)
+    doctor = consult().doctor
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(doctor)
+        await trio.to_thread.run_sync(started.wait)
+        with pytest.raises(LimitReached, match="1 others are being answered"):
+            await doctor()
+        release.set()

@@ -69,7 +69,7 @@ class Actors:
         return self.rules
 
     async def add(self, rules: tuple[Rule, ...]) -> tuple[RuleView, ...]:
-        raise NotImplementedError
+        return self.rules
 
     async def remove(self, *, rule_id: str | None, name: str | None) -> RuleView:
         raise RuleNotFound(f"No rule has the id {rule_id!r} or the name {name!r}", "list them: mcrctl list")
@@ -609,3 +609,79 @@ async def test_the_documented_program_works(server, actors, capsys):
     program = program.replace("/run/mcr/control.sock", server.path)
     await trio.to_thread.run_sync(exec, program, {})
     assert capsys.readouterr().out == "id active\n"
+
+
+# Who may only look
+
+
+@pytest.fixture
+def lookers(monkeypatch):
+    """Every client may look and no more."""
+    monkeypatch.setattr(control_server.Rights, "may_change", lambda *_: False)
+
+
+async def test_who_may_only_look_is_refused_what_changes_and_nothing_else(lookers, connect, actors):
+    client = await connect()
+    for method in ("add", "remove", "log_level.set"):
+        reply = await client.ask({"jsonrpc": "2.0", "id": 1, "method": method, "params": {}})
+        assert reply["error"]["code"] == -32007, method
+    assert await client.ask(PING) == PONG
+    assert actors.levels == LogLevels()
+
+
+async def test_a_long_request_of_who_may_only_look_is_refused_before_it_is_held(lookers, connect):
+    client = await connect()
+    await client.stream.send_all(b"x" * 70_000)
+    assert (await client.receive())["error"]["message"] == "A request is longer than 65,536 bytes"
+
+
+async def test_places_are_left_for_who_may_change_something(connect, monkeypatch):
+    monkeypatch.setattr(control_server, "MAX_LOOKERS", 1)
+    first = await connect()
+    assert await first.ask(PING) == PONG
+    monkeypatch.setattr(control_server.Rights, "may_change", lambda *_: False)
+    refused = await connect()
+    assert (await refused.receive())["error"]["message"] == "1 clients are connected to the control socket"
+    monkeypatch.undo()
+    admin = await connect()
+    assert await admin.ask(PING) == PONG
+
+
+async def test_what_was_changed_is_said_also_when_long_replies_are_too_many(
+    connect, actors, monkeypatch, no_threads, autojump_clock
+):
+    """An error would tell that it was not."""
+    monkeypatch.setattr(control_server, "MAX_HELD", 1)
+    actors.rules = long_reply()
+    actors.gate.set()
+    client = await connect()
+    rule = {
+        "input": {"interface": "eth0", "group": "239.1.1.1", "port": 5000},
+        "outputs": [{"group": "239.2.2.2", "port": 5000, "interface": "eth1"}],
+    }
+    reply = await client.ask({"jsonrpc": "2.0", "id": 1, "method": "add", "params": {"rules": [rule]}})
+    assert "result" in reply
+    assert "error" in await client.ask(LIST)
+
+
+async def test_a_link_in_the_place_of_the_socket_is_not_followed(path, actors, monkeypatch):
+    """Who owns the directory could else have root change another file's group and mode."""
+    victim = path.with_name("victim")
+    victim.write_text("secret")
+    victim.chmod(0o600)
+    bind = socket.socket.bind
+
+    def bind_and_exchange(self, address):
+        bind(self, address)
+        if address == str(path):
+            path.unlink()
+            path.symlink_to(victim)
+
+    monkeypatch.setattr(socket.socket, "bind", bind_and_exchange)
+    with pytest.RaisesGroup(SystemFault, allow_unwrapped=True):
+        await run_control_server(str(path), api(actors))
+    assert victim.stat().st_mode & 0o777 == 0o600
+
+
+async def test_only_its_user_can_hold_the_lock(path, server):
+    assert path.with_name(f"{path.name}.lock").stat().st_mode & 0o777 == 0o600

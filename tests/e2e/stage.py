@@ -33,16 +33,15 @@ def unreachable_part(path: Path) -> Path | None:
 
 
 def let_reach(paths: Iterable[Path]) -> None:
-    """Put an empty directory over what bars the way to a path, and in it only the path."""
-    for path in paths:
-        barred = unreachable_part(path)
-        if barred is None:
-            continue
-        kept = os.open(path, os.O_PATH)
-        mount("tmpfs", str(barred), "tmpfs", 0, "mode=755")
-        path.mkdir(parents=True)
-        mount(f"/proc/self/fd/{kept}", str(path), "", MS_BIND)
-        os.close(kept)
+    """Put an empty directory over each that bars the way to a path, and in it only the paths."""
+    barred = {path: above for path in paths if (above := unreachable_part(path))}
+    kept = {path: os.open(path, os.O_PATH) for path in barred}
+    for above in set(barred.values()):
+        mount("tmpfs", str(above), "tmpfs", 0, "mode=755")
+    for path, descriptor in kept.items():
+        path.mkdir(parents=True, exist_ok=True)
+        mount(f"/proc/self/fd/{descriptor}", str(path), "", MS_BIND)
+        os.close(descriptor)
 
 
 def main(words: list[str]) -> None:

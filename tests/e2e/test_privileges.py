@@ -35,9 +35,6 @@ class Stage:
     def __init__(self, directory: Path) -> None:
         self.directory = directory
         directory.chmod(0o755)
-        for above in directory.parents[:3]:  # pytest's, which only its user may pass
-            if above.owner() == "root" and above.name.startswith("pytest-"):
-                above.chmod(0o711)
         (directory / "passwd").write_text(PASSWD)
         (directory / "group").write_text(GROUP)
         self.over = [(directory / "passwd", "/etc/passwd"), (directory / "group", "/etc/group")]
@@ -47,7 +44,7 @@ class Stage:
         words = [sys.executable, str(STAGE)]
         for file, target in self.over:
             words += ["--over", str(file), str(target)]
-        for path in (sys.base_prefix, str(BIN.parents[1])):
+        for path in (sys.base_prefix, str(BIN.parents[1]), str(self.directory)):
             words += ["--reach", path]
         listed = ",".join(map(str, groups))
         words += ["setpriv", f"--reuid={uid}", f"--regid={uid}", f"--groups={listed}" if groups else "--clear-groups"]
@@ -122,6 +119,30 @@ def test_through_setcap_as_an_ordinary_user(plant: Plant, stage: Stage) -> None:
     mcr.stop()
 
 
+OPENSSL_CONF = """openssl_conf = start
+[start]
+providers = all
+[all]
+theirs = theirs
+[theirs]
+module = {library}
+activate = 1
+"""
+LOADED = "it was loaded"
+
+
+def run_quietly(words: list[Any]) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(words, check=True, capture_output=True, text=True, stdin=subprocess.DEVNULL)
+
+
+def library(directory: Path) -> Path:
+    """One that says that it was loaded."""
+    source, made = directory / "theirs.c", directory / "theirs.so"
+    source.write_text(f'#include <stdio.h>\n__attribute__((constructor)) static void f(void) {{ puts("{LOADED}"); }}')
+    subprocess.run(["cc", "-shared", "-fPIC", "-o", made, source], check=True)
+    return made
+
+
 def test_a_capable_mcrd_does_not_run_a_python_that_somebody_else_put_beside_it(stage: Stage) -> None:
     """A link to it in another directory would lend its capabilities to whatever is called python there."""
     capable = stage.directory / "mcrd"
@@ -132,8 +153,7 @@ def test_a_capable_mcrd_does_not_run_a_python_that_somebody_else_put_beside_it(s
     os.link(capable, theirs / "mcrd")
     (theirs / "python").symlink_to("/bin/id")
     os.chown(theirs, ALICE, ALICE)
-    command = ["setpriv", f"--reuid={ALICE}", "--clear-groups", "--", theirs / "mcrd"]
-    refused = subprocess.run(command, check=False, capture_output=True, text=True)
+    refused = subprocess.run([*stage.run_as(ALICE), theirs / "mcrd"], check=False, capture_output=True, text=True)
     assert refused.returncode == 1
     assert refused.stdout == ""
     assert refused.stderr.startswith(f"Error: {theirs}/python: Operation not permitted (os error 1)\nhint: mcrd has")
@@ -147,14 +167,34 @@ def test_capabilities_are_not_lent_to_what_the_environment_names(stage: Stage) -
     stage.over.append((capable, str(BIN / "mcrd")))
     (stage.directory / "mcr").mkdir()
     (stage.directory / "mcr" / "__init__.py").write_text("raise SystemExit('taken over')")
-    environment = {"LD_PRELOAD": "/nonexistent.so", "PYTHONPATH": str(stage.directory), "PYTHONINSPECT": "1"}
+    environment = {
+        "LD_PRELOAD": "/nonexistent.so",
+        "PYTHONPATH": str(stage.directory),
+        "PYTHONINSPECT": "1",
+        "OPENSSL_CONF": str(stage.directory / "openssl.cnf"),
+    }
+    (stage.directory / "openssl.cnf").write_text(OPENSSL_CONF.format(library=library(stage.directory)))
     command = [*stage.run_as(ALICE), "env", *(f"{name}={value}" for name, value in environment.items())]
-    done = subprocess.run(
-        [*command, BIN / "mcrd", "--version"], check=True, capture_output=True, text=True, stdin=subprocess.DEVNULL
-    )
+    plain = run_quietly([*command, sys.executable, "-I", "-c", "import ssl"])
+    assert LOADED in plain.stdout, "the library is loaded where the variable is heeded"
+    done = run_quietly([*command, BIN / "mcrd", "--version"])
     assert done.stdout.startswith("mcrd, version ")
     # What `env` itself is told of the library that isn't there; the Python after mcrd says nothing of it.
     assert done.stderr.count("/nonexistent.so") <= 1, done.stderr
+
+
+def test_completion_through_a_capable_mcrd_has_no_capabilities(stage: Stage) -> None:
+    """The shell that click asks for its version is whatever PATH says."""
+    capable = stage.directory / "mcrd"
+    shutil.copy(BIN / "mcrd", capable)
+    subprocess.run(["setcap", "cap_net_raw=eip", capable], check=True)
+    stage.over.append((capable, str(BIN / "mcrd")))
+    (stage.directory / "bash").write_text("#!/bin/sh\ngrep CapEff /proc/self/status >&2\necho 5.2.0")
+    (stage.directory / "bash").chmod(0o755)
+    words = ["env", f"PATH={stage.directory}:/usr/bin:/bin", "_MCRD_COMPLETE=bash_source", BIN / "mcrd"]
+    done = run_quietly([*stage.run_as(ALICE), *words])
+    assert "_mcrd_completion" in done.stdout
+    assert "CapEff:\t0000000000000000" in done.stderr
 
 
 def test_started_with_sudo_workers_are_the_user_mcr(plant: Plant, stage: Stage) -> None:

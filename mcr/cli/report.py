@@ -167,14 +167,18 @@ def _statistics(stats: dict[str, Any]) -> str:
 
 
 def _interfaces() -> Iterator[str]:
-    from mcr.diagnosis.machine_links import look_at_links  # noqa: PLC0415 - slow to import
+    from mcr.diagnosis.links import read_links  # noqa: PLC0415 - slow to import
+    from mcr.diagnosis.merging import read_merging  # noqa: PLC0415
 
-    for link in look_at_links().values():
-        state = "down" if not link.up else "up" if link.carrier else "up, no carrier"
-        yield f"{link.name}: {state}, mtu {link.mtu}, {', '.join(link.addresses) or 'no IPv4 address'}"
+    links = read_links()
+    merging = read_merging(links)
+    for name, link in links.items():
+        state = "down" if not link.up else "up" if link.running else "up, no carrier"
+        yield f"{name}: {state}, mtu {link.mtu}, {', '.join(map(str, link.addresses)) or 'no IPv4 address'}"
         yield f"    in  {link.rx_packets:,} packets, {link.rx_dropped:,} dropped, {link.rx_missed:,} missed"
         yield f"    out {link.tx_packets:,} packets, {link.tx_dropped:,} dropped"
-        yield f"    merging: {'not to be asked' if link.merging is None else ', '.join(link.merging) or 'none'}"
+        features = merging[name]
+        yield f"    merging: {'not to be asked' if features is None else ', '.join(features) or 'none'}"
 
 
 def _memberships() -> Iterator[str]:

@@ -4,8 +4,8 @@ import errno
 from collections import Counter, defaultdict
 from collections.abc import Mapping
 
+from mcr.diagnosis.links import Link
 from mcr.diagnosis.machine import CAPABILITIES, Process, Self
-from mcr.diagnosis.machine_links import Link
 from mcr.errors import describe_errno
 from mcr.findings import Finding, Verdict
 from mcr.model import OutputStats, RuleStats, Stats, WorkerState, WorkerView
@@ -333,7 +333,7 @@ def _failing(name: str, error: str, outputs: list[OutputStats], link: Link | Non
     for output in outputs:
         counts.update(submitted=output.submitted, errors=output.errors, in_doubt=output.in_doubt)
     share = counts["errors"] / counts["submitted"]
-    broken = share > _HALF or link is None or not (link.up and link.carrier)
+    broken = share > _HALF or link is None or not (link.up and link.running)
     first = f"{outputs[0].group}:{outputs[0].port}:{name}"
     which = first if len(outputs) == 1 else f"{len(outputs):,} outputs by {name}, {first} among them"
     doubt = f", {counts['in_doubt']:,} of them in the hand of a worker that died" if counts["in_doubt"] else ""

@@ -1,10 +1,13 @@
 """Checks the machine and the daemon: has everything looked at, and everything judged."""
 
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from typing import TypeVar
 
+import attrs
+
 from mcr.diagnosis import daemon_findings, link_findings, machine_findings
+from mcr.diagnosis.links import Link, read_links
 from mcr.diagnosis.machine import (
     Machine,
     Self,
@@ -14,13 +17,22 @@ from mcr.diagnosis.machine import (
     look_at_self,
 )
 from mcr.diagnosis.machine_firewall import Firewall, look_at_firewall
-from mcr.diagnosis.machine_links import Link, find_routes, look_at_links
+from mcr.diagnosis.merging import read_merging
+from mcr.diagnosis.routes import find_routes
 from mcr.findings import Finding, Verdict
 from mcr.model import Address, LogLevels, Stats, WorkerView
 from mcr.net.capture import COPY_BYTES
 from mcr.settings import Settings
 
 _T = TypeVar("_T")
+
+
+@attrs.frozen
+class _Interfaces:
+    """Those that rules name, and which of the inputs merge frames, by their own names."""
+
+    links: Mapping[str, Link]
+    merging: Mapping[str, tuple[str, ...] | None]
 
 
 def examine(settings: Settings, workers: tuple[WorkerView, ...], stats: Stats) -> tuple[Finding, ...]:
@@ -30,20 +42,21 @@ def examine(settings: Settings, workers: tuple[WorkerView, ...], stats: Stats) -
     inputs = frozenset(each.interface for each in stats.interfaces)
     outputs = frozenset(output.interface for rule in stats.rules for output in rule.outputs)
     blind: list[Finding] = []
-    links: dict[str, Link] | None = _try("interfaces", lambda: look_at_links(inputs | outputs), None, blind)
+    interfaces: _Interfaces | None = _try("interfaces", lambda: _look_at_interfaces(inputs, outputs), None, blind)
+    links = interfaces.links if interfaces else {}
     firewall = _try("firewall", look_at_firewall, Firewall(), blind)
     found = [
         *_judge_machine(machine, daemon, workers, settings),
         machine_findings.judge_backlog(backlog, count_backlog_drops()),
         *_judge_daemon(daemon, settings, len(inputs)),
         *_judge_workers(workers, daemon),
-        *_judge_counters(stats, workers, links or {}, settings),
+        *_judge_counters(stats, workers, links, settings),
         *machine_findings.judge_firewall(firewall, daemon_findings.refused_outputs(stats)),
     ]
-    if links is not None:
+    if interfaces is not None:
         found += link_findings.judge_presence(inputs | outputs, links)
         found += [finding for link in dict.fromkeys(links.values()) for finding in link_findings.judge_drops(link)]
-        found += _judge_inputs([links[name] for name in sorted(inputs & links.keys())], machine)
+        found += _judge_inputs([links[name] for name in sorted(inputs & links.keys())], interfaces.merging, machine)
         found += _judge_outputs({name: links[name] for name in sorted(outputs & links.keys())}, stats, blind)
     return (*found, *blind)
 
@@ -59,6 +72,11 @@ def examine_machine() -> tuple[Finding, ...]:
         *machine_findings.judge_firewall(firewall, None),
         *blind,
     )
+
+
+def _look_at_interfaces(inputs: frozenset[str], outputs: frozenset[str]) -> _Interfaces:
+    links = read_links(inputs | outputs)
+    return _Interfaces(links, read_merging({links[name].name for name in inputs & links.keys()}))
 
 
 def _judge_machine(
@@ -86,7 +104,7 @@ def _judge_workers(workers: tuple[WorkerView, ...], daemon: Self) -> Iterator[Fi
 
 
 def _judge_counters(
-    stats: Stats, workers: tuple[WorkerView, ...], links: dict[str, Link], settings: Settings
+    stats: Stats, workers: tuple[WorkerView, ...], links: Mapping[str, Link], settings: Settings
 ) -> Iterator[Finding]:
     yield from daemon_findings.judge_captures(stats, workers, links, settings.pools)
     yield daemon_findings.judge_super_frames(stats)
@@ -96,20 +114,22 @@ def _judge_counters(
     yield daemon_findings.judge_log(stats)
 
 
-def _judge_inputs(links: list[Link], machine: Machine) -> Iterator[Finding]:
+def _judge_inputs(
+    links: list[Link], merging: Mapping[str, tuple[str, ...] | None], machine: Machine
+) -> Iterator[Finding]:
     for link in links:
-        yield link_findings.judge_merging(link)
+        yield link_findings.judge_merging(link.name, merging[link.name])
         yield link_findings.judge_reverse_path(link, machine.unroutable)
         yield from link_findings.judge_igmp_version(link)
 
 
 def _judge_outputs(links: dict[str, Link], stats: Stats, blind: list[Finding]) -> Iterator[Finding]:
-    groups: dict[str, Address] = {}
+    groups: dict[str, tuple[Address, Link]] = {}
     pps: Counter[str] = Counter()
     for rule in stats.rules:
         for output in rule.outputs:
-            if output.group.is_multicast:
-                groups.setdefault(output.interface, output.group)
+            if output.group.is_multicast and output.interface in links:
+                groups.setdefault(output.interface, (output.group, links[output.interface]))
                 pps[output.interface] += round(rule.pps)
     routes: dict[str, str | None] = _try("group_route", lambda: find_routes(groups), {}, blind)
     for name, link in links.items():

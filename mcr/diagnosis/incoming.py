@@ -30,13 +30,11 @@ class Entrance:
         link: None if there is none of its name.
         captured: indices of the interfaces that mcrd captures.
         joined: interface index and group of every membership.
-        reverse_path_filter: the interface's rp_filter in force.
     """
 
     link: Link | None
     captured: Collection[int] = ()
     joined: Collection[tuple[int, Address]] = ()
-    reverse_path_filter: int = 0
 
 
 def judge_rule(rule: RuleView, workers: Collection[WorkerView]) -> Iterator[Finding]:
@@ -81,7 +79,7 @@ def judge_entrance(source: Input, entrance: Entrance) -> Iterator[Finding]:
     see = f"/proc/net/packet: a socket of mcrd is bound to interface {link.index}"
     yield Finding("input_interface", Verdict.OK, f"{name} is there and captured", see)
     yield from judge_link("input", name, link)
-    yield _judge_input_address(name, link, entrance.reverse_path_filter)
+    yield _judge_input_address(name, link)
     see = f"/proc/net/igmp, interface {link.index}"
     if (link.index, source.group) in entrance.joined:
         yield Finding("group_joined", Verdict.OK, f"{source.group} is joined on {name}", see)
@@ -102,15 +100,15 @@ def judge_link(side: str, name: str, link: Link) -> Iterator[Finding]:
         yield Finding(f"{side}_up", Verdict.OK, f"{name} is up and has carrier", see)
 
 
-def _judge_input_address(name: str, link: Link, reverse_path_filter: int) -> Finding:
+def _judge_input_address(name: str, link: Link) -> Finding:
     see = f"ip -4 address show dev {name}"
     if link.address is not None:
         return Finding("input_address", Verdict.OK, f"{name} has an IPv4 address", f"{see}: {link.address}")
     # IGMPv3 reports come from 0.0.0.0, those of version 2 from an address of another interface.
     what = f"{name} has no IPv4 address: its IGMP reports come from none of that network, and some switches ignore them"
-    if reverse_path_filter:
+    if link.rp_filter:
         what += "; and the reverse-path check keeps it from answering queriers that have an address"
-        see += f"; the greater of net/ipv4/conf/{{all,{name}}}/rp_filter: {reverse_path_filter}"
+        see += f"; the greater of net/ipv4/conf/{{all,{name}}}/rp_filter: {link.rp_filter}"
     return Finding("input_address", Verdict.ADVICE, what, see, f"ip address add ADDRESS/LENGTH dev {name}")
 
 

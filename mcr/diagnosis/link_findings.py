@@ -1,9 +1,8 @@
 """Judges the interfaces of the rules. Pure: from what was seen to findings."""
 
 from collections.abc import Mapping
-from ipaddress import IPv4Interface
 
-from mcr.diagnosis.machine_links import Link
+from mcr.diagnosis.links import Link
 from mcr.findings import Finding, Verdict
 
 _MANY = 10_000
@@ -27,7 +26,7 @@ def judge_presence(names: frozenset[str], links: Mapping[str, Link]) -> tuple[Fi
 
 
 def _ready(link: Link | None) -> bool:
-    return link is not None and link.up and link.carrier
+    return link is not None and link.up and link.running
 
 
 def _absence(name: str, link: Link | None) -> Finding:
@@ -87,18 +86,22 @@ def judge_drops(link: Link) -> tuple[Finding, ...]:
     return tuple(findings)
 
 
-def judge_merging(link: Link) -> Finding:
-    """Whether frames are merged before they are captured: MCR takes them apart again."""
-    name = link.name
-    if link.merging is None:
+def judge_merging(name: str, merging: tuple[str, ...] | None) -> Finding:
+    """Whether frames are merged before they are captured: MCR takes them apart again.
+
+    Args:
+        name: of the input interface.
+        merging: the features by which they are; None: it has none to ask for.
+    """
+    if merging is None:
         return Finding("super_frames", Verdict.OK, f"{name} has no offloads to ask for", f"ethtool -k {name}")
-    if not link.merging:
+    if not merging:
         return Finding("super_frames", Verdict.OK, f"{name} merges no frames", f"ethtool -k {name}")
     return Finding(
         "super_frames",
         Verdict.OK,
         f"{name} may merge frames, which mcrd takes apart and counts one by one",
-        f"ethtool -k {name}: {', '.join(link.merging)} on",
+        f"ethtool -k {name}: {', '.join(merging)} on",
     )
 
 
@@ -119,7 +122,7 @@ def judge_reverse_path(link: Link, unroutable: int) -> Finding:
         return Finding("reverse_path", Verdict.OK, what, f"/proc/sys/net/ipv4/conf/{name}/rp_filter can't be read")
     if not link.rp_filter:
         return Finding("reverse_path", Verdict.OK, f"{name} takes IGMP queries from any address", evidence)
-    networks = ", ".join(str(IPv4Interface(address).network) for address in link.addresses)
+    networks = ", ".join(str(address.network) for address in link.addresses)
     if networks and (link.rp_filter > 1 or not unroutable):
         return Finding(
             "reverse_path",

@@ -1,161 +1,135 @@
-"""What the kernel says of interfaces and of the ways to hosts, over netlink (rtnetlink(7)).
+"""What the kernel says of network interfaces. It only looks; others judge.
 
-pyroute2 is imported here alone, and only when it is asked for: it takes longer than anything else at a start.
+pyroute2 is imported only when it is asked for: it takes longer than anything else at a start.
 """
 
-import enum
 import errno
 import socket
-from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
-from ipaddress import IPv4Address, ip_address
+from collections import defaultdict
+from collections.abc import Collection, Iterator, Mapping
+from ipaddress import IPv4Address, IPv4Interface
 from typing import TYPE_CHECKING, Any
 
 import attrs
 
-from mcr.errors import SystemFault
-from mcr.model import Address
+from mcr.diagnosis.machine import read_number
 
 if TYPE_CHECKING:
     from pyroute2 import IPRoute
 
-_IFF_UP = 0x1  # <linux/if.h>
-_RTM_F_FIB_MATCH = 0x2000  # <linux/rtnetlink.h>: the route itself, or an error; no guess that the host is on the link
+_IFF_UP, _IFF_RUNNING = 0x1, 0x40  # <linux/if.h>
 
 
 @attrs.frozen
 class Link:
-    """An interface. `up`: somebody set it up; `mtu` in bytes; `address`: its first IPv4 address.
+    """An interface as it is now.
 
-    `name` is its own; a rule may know it by another (``ip link property``).
+    Attributes:
+        name: its own; a rule may know it by another (``ip link property``).
+        up: somebody has set it up.
+        carrier: its driver sees somebody at the other end.
+        running: the kernel takes it to be able to carry traffic (RFC 2863, ifOperStatus). It follows `carrier` within
+            a second, unless something else holds it back, as 802.1X does.
+        mtu: in bytes.
+        addresses: IPv4 addresses with their networks.
+        rx_packets: frames received.
+        rx_dropped: frames dropped on the way in, by the driver or since no protocol here wants them.
+        rx_missed: frames that the network card had no room for.
+        tx_packets: frames sent.
+        tx_dropped: frames dropped on the way out.
+        rp_filter: the reverse-path filter in force (Documentation/networking/ip-sysctl.rst): 0 off, 1 strict, 2 loose;
+            None: not to be seen here.
+        forced_igmp: the version of IGMP that is forced; 0: the querier's; None: not to be seen here.
     """
 
     name: str
     index: int
-    up: bool
-    carrier: bool
-    mtu: int
-    address: IPv4Address | None
+    up: bool = True
+    carrier: bool = True
+    running: bool = True
+    mtu: int = 1500
+    addresses: tuple[IPv4Interface, ...] = ()
+    rx_packets: int = 0
+    rx_dropped: int = 0
+    rx_missed: int = 0
+    tx_packets: int = 0
+    tx_dropped: int = 0
+    rp_filter: int | None = 0
+    forced_igmp: int | None = 0
+
+    @property
+    def address(self) -> IPv4Address | None:
+        """The first IPv4 address."""
+        return self.addresses[0].ip if self.addresses else None
 
 
-class Neighbour(enum.IntEnum):
-    """What the kernel knows of a neighbour's link address (<linux/neighbour.h>, NUD_…)."""
+def read_links(names: Collection[str] | None = None) -> dict[str, Link]:
+    """Those of these interfaces that there are, or all, in the network namespace of the calling thread.
 
-    UNKNOWN = 0x00
-    INCOMPLETE = 0x01
-    REACHABLE = 0x02
-    STALE = 0x04
-    DELAY = 0x08
-    PROBE = 0x10
-    FAILED = 0x20
-    NOARP = 0x40
-    PERMANENT = 0x80
+    They are in the order of their indices. Named ones are asked for one by one: there may be thousands of others.
 
-
-@attrs.frozen
-class Path:
-    """How a host is reached through an interface.
-
-    Attributes:
-        refusal: errno of the look-up, if no route leads through the interface.
-        gateway: None if the host is on the link.
-        neighbour: of the gateway, or the host.
-        elsewhere: the interface that its route does lead through, if no other.
-    """
-
-    refusal: int | None
-    gateway: Address | None
-    neighbour: Neighbour
-    elsewhere: str | None = None
-
-
-def read_links(names: Iterable[str]) -> dict[str, Link]:
-    """Look interfaces up, by any of their names; those that aren't there are left out.
+    Args:
+        names: each one's name, or another that it goes by (``ip link property``).
 
     Raises:
-        SystemFault: no netlink socket could be had.
+        OSError: no netlink socket could be had.
+        NetlinkError: (of pyroute2) the kernel refuses to tell.
     """
-    with _netlink() as netlink:
-        addresses: dict[int, IPv4Address] = {}
+    from pyroute2 import IPRoute  # noqa: PLC0415 - slow to import, seldom needed
+
+    with IPRoute() as netlink:
+        addresses: defaultdict[int, list[IPv4Interface]] = defaultdict(list)
         for each in netlink.get_addr(family=socket.AF_INET):
-            if local := each.get("local"):
-                addresses.setdefault(each["index"], IPv4Address(local))
+            addresses[each["index"]].append(IPv4Interface((each.get("local"), each["prefixlen"])))
+        links: dict[int, Link] = {}  # one of each, by however many names it was asked for
         found = {}
-        for name in set(names):
-            link = _ask(netlink.link, ifname=name)
-            if isinstance(link, int):
-                continue
-            found[name] = Link(
-                name=str(link.get("ifname")),
-                index=link["index"],
-                up=bool(link["flags"] & _IFF_UP),
-                carrier=bool(link.get("carrier")),
-                mtu=int(link.get("mtu", 0)),
-                address=addresses.get(link["index"]),
-            )
-        return found
+        for name, each in _messages(netlink, names):
+            index = each["index"]
+            if index not in links:
+                links[index] = _link(each, tuple(addresses[index]))
+            found[name] = links[index]
+    return dict(sorted(found.items(), key=lambda item: item[1].index))
 
 
-def find_paths(hosts: Iterable[tuple[Address, Link]]) -> dict[tuple[Address, str], Path]:
-    """Find out how hosts are reached, each through an interface, which the result has by its own name.
+def _messages(netlink: "IPRoute", names: Collection[str] | None) -> Iterator[tuple[str, Mapping[str, Any]]]:
+    from pyroute2 import NetlinkError  # noqa: PLC0415 - slow to import, seldom needed
 
-    Raises:
-        SystemFault: no netlink socket could be had.
-    """
-    with _netlink() as netlink:
-        return {(host, link.name): _find_path(netlink, host, link) for host, link in set(hosts)}
-
-
-def _find_path(netlink: "IPRoute", host: Address, link: Link) -> Path:
-    route = _ask(netlink.route, dst=str(host), oif=link.index, flags=_RTM_F_FIB_MATCH)
-    if isinstance(route, int):
-        # Sent by a socket that is bound to the interface, the kernel takes the host to be on the link.
-        return Path(route, None, _neighbour(netlink, host, link), _way_elsewhere(netlink, host))
-    resolved = _ask(netlink.route, dst=str(host), oif=link.index)
-    gateway = None if isinstance(resolved, int) else _gateway(resolved)
-    return Path(None, gateway, _neighbour(netlink, gateway or host, link))
+    if names is None:
+        for each in netlink.get_links():
+            yield each.get("ifname"), each
+        return
+    for name in set(names):
+        try:
+            (link,) = netlink.link("get", ifname=name)
+        except NetlinkError as error:
+            if error.code != errno.ENODEV:
+                raise
+        else:
+            yield name, link
 
 
-def _neighbour(netlink: "IPRoute", hop: Address, link: Link) -> Neighbour:
-    entry = _ask(netlink.neigh, dst=str(hop), ifindex=link.index)
-    state = 0 if isinstance(entry, int) else entry["state"]
-    return next((each for each in Neighbour if each == state), Neighbour.UNKNOWN)
+def _link(link: Mapping[str, Any], addresses: tuple[IPv4Interface, ...]) -> Link:
+    name = str(link.get("ifname"))
+    counters = link.get("stats64") or {}
+    return Link(
+        name=name,
+        index=link["index"],
+        up=bool(link["flags"] & _IFF_UP),
+        carrier=bool(link.get("carrier")),
+        running=bool(link["flags"] & _IFF_RUNNING),
+        mtu=int(link.get("mtu", 0)),
+        addresses=addresses,
+        rx_packets=counters.get("rx_packets", 0),
+        rx_dropped=counters.get("rx_dropped", 0),
+        rx_missed=counters.get("rx_missed_errors", 0) + counters.get("rx_fifo_errors", 0),
+        tx_packets=counters.get("tx_packets", 0),
+        tx_dropped=counters.get("tx_dropped", 0),
+        rp_filter=_parameter(name, "rp_filter"),
+        forced_igmp=_parameter(name, "force_igmp_version"),
+    )
 
 
-def _gateway(route: Mapping[str, Any]) -> Address | None:
-    via = route.get("via")  # of the other family: an IPv6 router for IPv4 hosts
-    text = via["addr"] if via else route.get("gateway")
-    return ip_address(text) if text else None
-
-
-def _way_elsewhere(netlink: "IPRoute", host: Address) -> str | None:
-    route = _ask(netlink.route, dst=str(host))
-    if isinstance(route, int):
-        return None
-    try:
-        return socket.if_indextoname(int(route.get("oif", 0)))
-    except OSError:
-        return None
-
-
-@contextmanager
-def _netlink() -> "Iterator[IPRoute]":
-    from pyroute2 import IPRoute, NetlinkError  # noqa: PLC0415
-
-    try:
-        with IPRoute() as netlink:
-            yield netlink
-    except NetlinkError as error:
-        raise SystemFault("Cannot ask the kernel over netlink", error.code) from None
-    except OSError as error:
-        raise SystemFault("Cannot ask the kernel over netlink", error.errno or 0) from None
-
-
-def _ask(request: Any, **what: Any) -> Mapping[str, Any] | int:
-    """Get one thing; the kernel's errno if there is none."""
-    from pyroute2 import NetlinkError  # noqa: PLC0415
-
-    try:
-        return next(iter(request("get", **what)), errno.ENOENT)
-    except NetlinkError as error:
-        return int(error.code)
+def _parameter(name: str, parameter: str) -> int | None:
+    """What is in force on an interface: the greater of its own and that of all."""
+    values = [read_number(f"/proc/sys/net/ipv4/conf/{each}/{parameter}") for each in ("all", name)]
+    return max((value for value in values if value is not None), default=None)

@@ -6,7 +6,8 @@ from collections.abc import Iterator
 from typing import Final
 
 from mcr.diagnosis.incoming import judge_link
-from mcr.diagnosis.links import Link, Neighbour, Path
+from mcr.diagnosis.links import Link
+from mcr.diagnosis.routes import Neighbour, Path
 from mcr.errors import describe_errno
 from mcr.findings import Finding, Verdict
 from mcr.model import Output, OutputStats

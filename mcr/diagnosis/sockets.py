@@ -11,7 +11,6 @@ from mcr.errors import SystemFault
 # /proc/net would be that of the process, which need not be the thread's.
 _IGMP = Path("/proc/thread-self/net/igmp")
 _PACKET = Path("/proc/thread-self/net/packet")
-_SETTINGS = Path("/proc/sys/net/ipv4/conf")
 _DESCRIPTORS = Path("/proc/self/fd")
 _INDEX, _INODE = 4, 8  # columns of /proc/net/packet
 
@@ -44,15 +43,6 @@ def captured_interfaces() -> frozenset[int]:
         SystemFault: it can't be read.
     """
     return frozenset(parse_packet(_read(_PACKET), _socket_inodes()))
-
-
-def reverse_path_filter(interface: str) -> int:
-    """How the kernel checks sources on an interface (Documentation/networking/ip-sysctl.rst, rp_filter); 0: it doesn't.
-
-    Raises:
-        SystemFault: it can't be read.
-    """
-    return max(int(_read(_SETTINGS / each / "rp_filter")) for each in ("all", interface))
 
 
 def parse_packet(text: str, inodes: Iterable[int]) -> Iterator[int]:

@@ -7,7 +7,8 @@ Rules of the module:
 2. Nothing waits on the event loop; all of it takes less time than a client waits for a reply.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from typing import TypeVar
 
 import attrs
 import trio
@@ -15,18 +16,22 @@ import trio
 from mcr.actors.querier_watch import QuerierWatch
 from mcr.actors.stats_aggregator import StatsAggregator
 from mcr.diagnosis.incoming import Entrance, judge_arrival, judge_entrance, judge_match, judge_rule, matched
-from mcr.diagnosis.links import Link, Neighbour, Path, find_paths, read_links
+from mcr.diagnosis.links import Link, read_links
 from mcr.diagnosis.look import look_at_wire
 from mcr.diagnosis.outgoing import judge_output
+from mcr.diagnosis.routes import Neighbour, Path, find_paths
 from mcr.diagnosis.sighting import Look, Sighting
-from mcr.diagnosis.sockets import captured_interfaces, joined_groups, reverse_path_filter
-from mcr.errors import RuleNotFound
+from mcr.diagnosis.sockets import captured_interfaces, joined_groups
+from mcr.errors import RuleNotFound, SystemFault
 from mcr.findings import Finding, Verdict
 from mcr.model import Address, Input, Output, OutputStats, RuleView, Stats, WorkerView
 
 _COUNTED_SECONDS = 0.8  # for what was seen on the wire to reach the counters
 _ARP_SECONDS = 0.5  # for a neighbour that is being asked to answer
 _PAUSE = 0.02
+
+_A = TypeVar("_A")
+_T = TypeVar("_T")
 
 
 @attrs.frozen
@@ -77,7 +82,7 @@ class Walk:
 
     async def _judge_outputs(self, look: Look, before: Stats, after: Stats) -> tuple[Finding, ...]:
         outputs = self.rule.outputs
-        links = await trio.to_thread.run_sync(read_links, [output.interface for output in outputs])
+        links = await trio.to_thread.run_sync(_asked, read_links, [output.interface for output in outputs])
         paths = await self._find_paths(outputs, links)
         findings: dict[Finding, None] = {}  # outputs by the same interface have some in common
         for output, then, now in zip(outputs, self._outputs(before), self._outputs(after), strict=True):
@@ -98,7 +103,7 @@ class Walk:
             return {}
         deadline = trio.current_time() + _ARP_SECONDS
         while True:
-            paths = await trio.to_thread.run_sync(find_paths, hosts)
+            paths = await trio.to_thread.run_sync(_asked, find_paths, hosts)
             asked = any(path.neighbour is Neighbour.INCOMPLETE for path in paths.values())
             if not asked or trio.current_time() >= deadline:
                 return paths
@@ -125,10 +130,22 @@ class Walk:
 
 
 def _read_entrance(source: Input) -> Entrance:
-    link = read_links([source.interface]).get(source.interface)
+    link = _asked(read_links, [source.interface]).get(source.interface)
     if link is None:
         return Entrance(None)
-    return Entrance(link, captured_interfaces(), joined_groups(), reverse_path_filter(link.name))
+    return Entrance(link, captured_interfaces(), joined_groups())
+
+
+def _asked(look: Callable[[_A], _T], what: _A) -> _T:
+    """Look, over netlink; raises SystemFault if the kernel does not answer."""
+    from pyroute2 import NetlinkError  # noqa: PLC0415 - slow to import, seldom needed
+
+    try:
+        return look(what)
+    except NetlinkError as error:
+        raise SystemFault("Cannot ask the kernel over netlink", error.code) from None
+    except OSError as error:
+        raise SystemFault("Cannot ask the kernel over netlink", error.errno or 0) from None
 
 
 def _until_fault(findings: Iterable[Finding]) -> tuple[Finding, ...]:

@@ -4,7 +4,7 @@ import errno
 import os
 import subprocess
 import sys
-from ipaddress import IPv4Address
+from ipaddress import IPv4Address, IPv4Interface
 from typing import Any
 
 import attrs
@@ -13,6 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mcr.diagnosis import daemon_findings, link_findings, machine_findings
+from mcr.diagnosis.links import Link
 from mcr.diagnosis.machine import (
     CAPABILITIES,
     Machine,
@@ -25,7 +26,6 @@ from mcr.diagnosis.machine import (
     parse_status,
 )
 from mcr.diagnosis.machine_firewall import Chain, Firewall
-from mcr.diagnosis.machine_links import Link
 from mcr.errors import describe_errno
 from mcr.findings import Finding, Verdict
 from mcr.model import (
@@ -68,7 +68,8 @@ DAEMON = Self(
 WORKER = WorkerView(0, 100, 0, ("in0",), WorkerState.RUNNING, 0, 2, io="io_uring")
 CONFINED = Process(100, frozenset(), no_new_privs=True, seccomp=True)
 IDLE = Stats(IngressStats(), EgressStats())
-IN0, OUT0 = Link("in0", addresses=("198.18.0.2/24",)), Link("out0", addresses=("198.18.1.1/24",))
+IN0 = Link("in0", 2, addresses=(IPv4Interface("198.18.0.2/24"),))
+OUT0 = Link("out0", 3, addresses=(IPv4Interface("198.18.1.1/24"),))
 FULL_SIZE = WorkerStats(0, *[0] * 11)
 
 
@@ -466,8 +467,8 @@ def test_interfaces_that_are_up_are_one_line():
     ("link", "words"),
     [
         (None, ["is gone", "remove its rules"]),
-        (attrs.evolve(IN0, up=False, carrier=False), ["is down", "sudo ip link set dev in0 up"]),
-        (attrs.evolve(IN0, carrier=False), ["no carrier", "cable"]),
+        (attrs.evolve(IN0, up=False, running=False), ["is down", "sudo ip link set dev in0 up"]),
+        (attrs.evolve(IN0, running=False), ["no carrier", "cable"]),
     ],
 )
 def test_an_interface_that_cannot_work_is_a_fault(link, words):
@@ -486,9 +487,9 @@ def test_frames_that_an_interface_loses_are_told():
 
 
 def test_merging_is_no_reason_for_concern():
-    expect(link_findings.judge_merging(IN0), OK, "merges no frames")
-    expect(link_findings.judge_merging(attrs.evolve(IN0, merging=("rx-gro", "rx-lro"))), OK, "rx-gro, rx-lro on")
-    expect(link_findings.judge_merging(attrs.evolve(IN0, merging=None)), OK)
+    expect(link_findings.judge_merging("in0", ()), OK, "merges no frames")
+    expect(link_findings.judge_merging("in0", ("rx-gro", "rx-lro")), OK, "rx-gro, rx-lro on")
+    expect(link_findings.judge_merging("in0", None), OK)
 
 
 @pytest.mark.parametrize(
@@ -504,7 +505,7 @@ def test_merging_is_no_reason_for_concern():
     ],
 )
 def test_a_reverse_path_filter_matters_if_queries_may_meet_it(rp_filter, addressed, unroutable, verdict):
-    link = Link("in0", rp_filter=rp_filter, addresses=("198.18.0.2/24",) if addressed else ())
+    link = attrs.evolve(IN0, rp_filter=rp_filter, addresses=IN0.addresses if addressed else ())
     finding = expect(link_findings.judge_reverse_path(link, unroutable), verdict)
     assert ("198.18.0.0/24" in finding.what) == (addressed and rp_filter > 0)
     if verdict is ADVICE:
@@ -526,7 +527,7 @@ def test_a_forced_version_of_igmp_is_mentioned():
 
 def test_an_output_interface_needs_an_address():
     assert link_findings.judge_source(OUT0) == ()
-    expect(link_findings.judge_source(Link("out0")), ADVICE, "no IPv4 address")
+    expect(link_findings.judge_source(attrs.evolve(OUT0, addresses=())), ADVICE, "no IPv4 address")
 
 
 @pytest.mark.parametrize(

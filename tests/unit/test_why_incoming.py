@@ -1,7 +1,7 @@
 """What is said of a rule's way in, given what was found there."""
 
 from collections.abc import Collection, Iterable
-from ipaddress import IPv4Address
+from ipaddress import IPv4Address, IPv4Interface
 
 import attrs
 import pytest
@@ -29,7 +29,7 @@ GROUP, OTHER = IPv4Address("239.1.1.1"), IPv4Address("239.1.1.2")
 SOURCE = Input("in0", GROUP, 5000)
 RULE = RuleView("tv", None, SOURCE, (Output(IPv4Address("239.2.2.2"), 6000, "out0"),), RuleState.ACTIVE)
 FLOW = Sighting("in0", GROUP, 5000)
-LINK = Link("in0", 11, up=True, carrier=True, mtu=1500, address=IPv4Address("198.18.0.2"))
+LINK = Link("in0", 11, addresses=(IPv4Interface("198.18.0.2/24"),))
 ENTRANCE = Entrance(LINK, {11}, {(11, GROUP)})
 HEARD = Hearing(300.0, 20.0, IPv4Address("198.18.0.254"))
 UNHEARD = Hearing(7.0)
@@ -79,7 +79,7 @@ def test_rule(rule, states, expected):
         (attrs.evolve(ENTRANCE, captured={10}), ["fault input_interface"]),
         (attrs.evolve(ENTRANCE, link=attrs.evolve(LINK, up=False, carrier=False)), ["fault input_up"]),
         (attrs.evolve(ENTRANCE, link=attrs.evolve(LINK, carrier=False)), ["fault input_carrier"]),
-        (attrs.evolve(ENTRANCE, link=attrs.evolve(LINK, address=None)), ["advice input_address"]),
+        (attrs.evolve(ENTRANCE, link=attrs.evolve(LINK, addresses=())), ["advice input_address"]),
         (attrs.evolve(ENTRANCE, joined={(12, GROUP), (11, OTHER)}), ["fault group_joined"]),
     ],
 )
@@ -93,9 +93,7 @@ def test_entrance(entrance, expected):
 def test_without_an_address_the_reverse_path_check_matters():
     (advice,) = (
         each
-        for each in judge_entrance(
-            SOURCE, attrs.evolve(ENTRANCE, link=attrs.evolve(LINK, address=None), reverse_path_filter=2)
-        )
+        for each in judge_entrance(SOURCE, attrs.evolve(ENTRANCE, link=attrs.evolve(LINK, addresses=(), rp_filter=2)))
         if each.verdict is Verdict.ADVICE
     )
     assert "keeps it from answering queriers" in advice.what

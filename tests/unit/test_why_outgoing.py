@@ -1,18 +1,18 @@
 """What is said of a rule's way out, given what was found there."""
 
 from collections.abc import Iterable
-from ipaddress import IPv4Address
+from ipaddress import IPv4Address, IPv4Interface
 
 import attrs
 import pytest
 
-from mcr.diagnosis.links import Link, Neighbour, Path
+from mcr.diagnosis.links import Link
 from mcr.diagnosis.outgoing import judge_output
+from mcr.diagnosis.routes import Neighbour, Path
 from mcr.findings import Finding, Verdict
 from mcr.model import Output, OutputStats
 
-ADDRESS = IPv4Address("198.18.1.1")
-LINK = Link("out0", 12, up=True, carrier=True, mtu=1500, address=ADDRESS)
+LINK = Link("out0", 12, addresses=(IPv4Interface("198.18.1.1/24"),))
 GROUP = Output(IPv4Address("239.2.2.2"), 6000, "out0")
 HOST = Output(IPv4Address("198.18.1.2"), 6000, "out0")
 PATH = Path(None, None, Neighbour.REACHABLE)
@@ -55,7 +55,7 @@ def test_all_is_well():
         (None, "fault output_interface"),
         (attrs.evolve(LINK, up=False), "fault output_up"),
         (attrs.evolve(LINK, carrier=False), "fault output_carrier"),
-        (attrs.evolve(LINK, address=None), "advice source_address"),
+        (attrs.evolve(LINK, addresses=()), "advice source_address"),
     ],
 )
 def test_interface(link, trouble):
@@ -63,7 +63,7 @@ def test_interface(link, trouble):
 
 
 def test_a_host_needs_no_address_on_the_interface():
-    assert not troubles(judged(HOST, attrs.evolve(LINK, address=None), PATH))
+    assert not troubles(judged(HOST, attrs.evolve(LINK, addresses=()), PATH))
 
 
 @pytest.mark.parametrize("neighbour", Neighbour)

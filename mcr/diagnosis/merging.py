@@ -1,0 +1,30 @@
+"""Which interfaces make super-frames of what arrives. It only looks; `link_findings` judges."""
+
+from collections.abc import Collection
+from typing import Any
+
+MERGING = ("rx-gro", "rx-lro", "rx-gro-hw", "rx-gro-list", "rx-udp-gro-forwarding")
+"""Features that make super-frames of what arrives, as ethtool names them in the kernel."""
+
+
+def read_merging(names: Collection[str]) -> dict[str, tuple[str, ...] | None]:
+    """For each interface those of `MERGING` that are on; None if it can't be asked.
+
+    Raises:
+        OSError: no netlink socket could be had.
+        NetlinkError: (of pyroute2) the kernel refuses to tell of any.
+    """
+    from pyroute2 import Ethtool  # noqa: PLC0415 - slow to import, seldom needed
+
+    with Ethtool() as ethtool:
+        return {name: _merging(name, ethtool) for name in names}
+
+
+def _merging(name: str, ethtool: Any) -> tuple[str, ...] | None:
+    from pyroute2 import NetlinkError  # noqa: PLC0415 - slow to import, seldom needed
+
+    try:
+        features = ethtool.get_features(name).features
+    except (OSError, NetlinkError):  # a driver or a kernel that has no such thing
+        return None
+    return tuple(each for each in MERGING if each in features and features[each].enable)

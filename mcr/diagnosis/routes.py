@@ -1,0 +1,133 @@
+"""What the kernel says of the ways to hosts and groups, over netlink (rtnetlink(7)). It only looks; others judge.
+
+pyroute2 is imported only when it is asked for, as in `links`.
+"""
+
+import enum
+import errno
+import socket
+from collections.abc import Iterable, Mapping
+from ipaddress import ip_address
+from typing import TYPE_CHECKING, Any
+
+import attrs
+
+from mcr.diagnosis.links import Link
+from mcr.model import Address
+
+if TYPE_CHECKING:
+    from pyroute2 import IPRoute
+
+_RTM_F_FIB_MATCH = 0x2000  # <linux/rtnetlink.h>: the route itself, or an error; no guess that the host is on the link
+
+
+class Neighbour(enum.IntEnum):
+    """What the kernel knows of a neighbour's link address (<linux/neighbour.h>, NUD_…)."""
+
+    UNKNOWN = 0x00
+    INCOMPLETE = 0x01
+    REACHABLE = 0x02
+    STALE = 0x04
+    DELAY = 0x08
+    PROBE = 0x10
+    FAILED = 0x20
+    NOARP = 0x40
+    PERMANENT = 0x80
+
+
+@attrs.frozen
+class Path:
+    """How a host is reached through an interface.
+
+    Attributes:
+        refusal: errno of the look-up, if no route leads through the interface.
+        gateway: None if the host is on the link.
+        neighbour: of the gateway, or the host.
+        elsewhere: the interface that its route does lead through, if no other.
+    """
+
+    refusal: int | None
+    gateway: Address | None
+    neighbour: Neighbour
+    elsewhere: str | None = None
+
+
+def find_paths(hosts: Iterable[tuple[Address, Link]]) -> dict[tuple[Address, str], Path]:
+    """Find out how hosts are reached, each through an interface, which the result has by its own name.
+
+    Raises:
+        OSError: no netlink socket could be had.
+    """
+    from pyroute2 import IPRoute  # noqa: PLC0415 - slow to import, seldom needed
+
+    with IPRoute() as netlink:
+        return {(host, link.name): _find_path(netlink, host, link) for host, link in set(hosts)}
+
+
+def find_routes(groups: Mapping[str, tuple[Address, Link]]) -> dict[str, str | None]:
+    """For each interface the route that datagrams to a group would take out of it; None without one.
+
+    Args:
+        groups: by any name of the interface.
+
+    Raises:
+        OSError: no netlink socket could be had.
+    """
+    from pyroute2 import IPRoute  # noqa: PLC0415 - slow to import, seldom needed
+
+    with IPRoute() as netlink:
+        return {name: _find_route(netlink, group, link) for name, (group, link) in groups.items()}
+
+
+def _find_route(netlink: "IPRoute", group: Address, link: Link) -> str | None:
+    route = _entry(netlink, group, link)
+    if isinstance(route, int):
+        return None
+    return f"{route.get('dst') or '0.0.0.0'}/{route['dst_len']}"  # noqa: S104 - the default route
+
+
+def _find_path(netlink: "IPRoute", host: Address, link: Link) -> Path:
+    route = _entry(netlink, host, link)
+    if isinstance(route, int):
+        # Sent by a socket that is bound to the interface, the kernel takes the host to be on the link.
+        return Path(route, None, _neighbour(netlink, host, link), _way_elsewhere(netlink, host))
+    resolved = _ask(netlink.route, dst=str(host), oif=link.index)
+    gateway = None if isinstance(resolved, int) else _gateway(resolved)
+    return Path(None, gateway, _neighbour(netlink, gateway or host, link))
+
+
+def _entry(netlink: "IPRoute", destination: Address, link: Link) -> Mapping[str, Any] | int:
+    """The table's entry that leads to a destination through an interface; the kernel's errno if there is none."""
+    return _ask(netlink.route, dst=str(destination), oif=link.index, flags=_RTM_F_FIB_MATCH)
+
+
+def _neighbour(netlink: "IPRoute", hop: Address, link: Link) -> Neighbour:
+    entry = _ask(netlink.neigh, dst=str(hop), ifindex=link.index)
+    state = 0 if isinstance(entry, int) else entry["state"]
+    return next((each for each in Neighbour if each == state), Neighbour.UNKNOWN)
+
+
+def _gateway(route: Mapping[str, Any]) -> Address | None:
+    via = route.get("via")  # of the other family: an IPv6 router for IPv4 hosts
+    text = via["addr"] if via else route.get("gateway")
+    return ip_address(text) if text else None
+
+
+def _way_elsewhere(netlink: "IPRoute", host: Address) -> str | None:
+    route = _ask(netlink.route, dst=str(host))
+    if isinstance(route, int):
+        return None
+    try:
+        return socket.if_indextoname(int(route.get("oif", 0)))
+    except OSError:
+        return None
+
+
+def _ask(request: Any, **what: Any) -> Mapping[str, Any] | int:
+    """Get one thing; the kernel's errno if there is none."""
+    from pyroute2 import NetlinkError  # noqa: PLC0415 - slow to import, seldom needed
+
+    try:
+        return next(iter(request("get", **what)), errno.ENOENT)
+    except NetlinkError as error:
+        return int(error.code)

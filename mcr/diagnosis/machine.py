@@ -116,7 +116,7 @@ def look_at_self(send_buffer: int, receive_buffer: int) -> Self:
     """Look at this process. Of buffers, try what it gets when it asks for so many bytes."""
     process = look_at_process(os.getpid())
     assert process is not None
-    held = [_link(f"/proc/self/fd/{name}") for name in os.listdir("/proc/self/fd")]  # noqa: PTH208 - names suffice
+    held = read_descriptors()
     return Self(
         process=process,
         cores=tuple(sorted(os.sched_getaffinity(0))),
@@ -126,6 +126,11 @@ def look_at_self(send_buffer: int, receive_buffer: int) -> Self:
         send_buffer=_granted(socket.SO_SNDBUF, send_buffer),
         receive_buffer=_granted(socket.SO_RCVBUF, receive_buffer),
     )
+
+
+def read_descriptors() -> list[str]:
+    """What each descriptor of this process refers to, as proc(5) names it; empty if it is closed meanwhile."""
+    return [_link(f"/proc/self/fd/{name}") for name in os.listdir("/proc/self/fd")]  # noqa: PTH208 - names suffice
 
 
 def look_at_process(pid: int) -> Process | None:

@@ -2,16 +2,15 @@
 
 import struct
 from collections.abc import Iterable, Iterator
-from contextlib import suppress
 from ipaddress import IPv4Address
 from pathlib import Path
 
+from mcr.diagnosis.machine import read_descriptors
 from mcr.errors import SystemFault
 
 # /proc/net would be that of the process, which need not be the thread's.
 _IGMP = Path("/proc/thread-self/net/igmp")
 _PACKET = Path("/proc/thread-self/net/packet")
-_DESCRIPTORS = Path("/proc/self/fd")
 _INDEX, _INODE = 4, 8  # columns of /proc/net/packet
 
 
@@ -55,11 +54,9 @@ def parse_packet(text: str, inodes: Iterable[int]) -> Iterator[int]:
 
 
 def _socket_inodes() -> Iterator[int]:
-    for descriptor in _DESCRIPTORS.iterdir():
-        with suppress(OSError):  # closed meanwhile
-            target = str(descriptor.readlink())
-            if target.startswith("socket:["):
-                yield int(target[len("socket:[") : -1])
+    for target in read_descriptors():
+        if target.startswith("socket:["):
+            yield int(target[len("socket:[") : -1])
 
 
 def _read(file: Path) -> str:

@@ -9,8 +9,6 @@ Rules of the module:
 
 import json
 import os
-import socket
-import struct
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -182,17 +180,10 @@ def _interfaces() -> Iterator[str]:
 
 
 def _memberships() -> Iterator[str]:
-    """The interfaces' lines of /proc/net/igmp, each with its groups, which have lines of their own there."""
-    interface, groups = "", list[str]()
-    for line in _read("/proc/thread-self/net/igmp").splitlines()[1:]:
-        words = line.split()
-        if line.startswith("\t"):
-            groups.append(socket.inet_ntoa(struct.pack("=I", int(words[0], 16))))
-            continue
-        if interface:
-            yield f"{interface}: {', '.join(groups)}"
-        interface, groups = f"{words[1]}, {words[-1]} of IGMP", []
-    yield f"{interface}: {', '.join(groups)}"
+    from mcr.diagnosis.sockets import parse_igmp  # noqa: PLC0415 - slow to import
+
+    for each in parse_igmp(_read("/proc/thread-self/net/igmp")):
+        yield f"{each.interface}, {each.version} of IGMP: {', '.join(map(str, each.groups))}"
 
 
 def _parameters() -> Iterator[str]:

@@ -1,9 +1,12 @@
 """What /proc says of memberships and capture sockets, in the network namespace of the thread that reads."""
 
+import re
 import struct
 from collections.abc import Iterable, Iterator
 from ipaddress import IPv4Address
 from pathlib import Path
+
+import attrs
 
 from mcr.diagnosis.machine import read_descriptors
 from mcr.errors import SystemFault
@@ -14,25 +17,33 @@ _PACKET = Path("/proc/thread-self/net/packet")
 _INDEX, _INODE = 4, 8  # columns of /proc/net/packet
 
 
+@attrs.frozen
+class Joined:
+    """The groups that are joined on an interface. `version`: of IGMP, as the kernel writes it: V1, V2 or V3."""
+
+    index: int
+    interface: str
+    version: str
+    groups: tuple[IPv4Address, ...]
+
+
 def joined_groups() -> frozenset[tuple[int, IPv4Address]]:
     """Interface index and group of every membership of this machine.
 
     Raises:
         SystemFault: it can't be read.
     """
-    return frozenset(parse_igmp(_read(_IGMP)))
+    return frozenset((each.index, group) for each in parse_igmp(_read(_IGMP)) for group in each.groups)
 
 
-def parse_igmp(text: str) -> Iterator[tuple[int, IPv4Address]]:
+def parse_igmp(text: str) -> Iterator[Joined]:
     """Read /proc/net/igmp: a line an interface, then an indented one for each group."""
-    index = 0
-    for line in text.splitlines()[1:]:
-        word = line.split()[0]
-        if line[0].isspace():
-            # The four bytes of the address, printed as if they were a number of this machine.
-            yield index, IPv4Address(struct.pack("=I", int(word, 16)))
-        else:
-            index = int(word)
+    for part in re.split(r"\n(?=\S)", text.rstrip())[1:]:
+        head, *lines = part.splitlines()
+        index, name, *_, version = head.split()
+        # The four bytes of the address, printed as if they were a number of this machine.
+        groups = (IPv4Address(struct.pack("=I", int(line.split()[0], 16))) for line in lines)
+        yield Joined(int(index), name.rstrip(":"), version, tuple(groups))
 
 
 def captured_interfaces() -> frozenset[int]:

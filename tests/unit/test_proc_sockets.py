@@ -2,14 +2,15 @@ import subprocess
 import sys
 from ipaddress import IPv4Address
 
-from mcr.diagnosis.sockets import parse_igmp, parse_packet
+from mcr.diagnosis.sockets import Joined, parse_igmp, parse_packet
 
 IGMP = """Idx\tDevice    : Count Querier\tGroup    Users Timer\tReporter
 1\tlo        :     1      V3
 \t\t\t\t010000E0     1 0:00000000\t\t0
-11\tin0       :     2      V2
+11\tinput-port-one:     2      V2
 \t\t\t\t010101EF     1 0:00000000\t\t1
 \t\t\t\t010000E0     1 0:00000000\t\t0
+12\tout0      :     0      V3
 """
 
 PACKET = """sk               RefCnt Type Proto  Iface R Rmem   User   Inode
@@ -22,7 +23,11 @@ PACKET = """sk               RefCnt Type Proto  Iface R Rmem   User   Inode
 
 def test_memberships_by_interface():
     all_hosts = IPv4Address("224.0.0.1")
-    assert list(parse_igmp(IGMP)) == [(1, all_hosts), (11, IPv4Address("239.1.1.1")), (11, all_hosts)]
+    assert list(parse_igmp(IGMP)) == [
+        Joined(1, "lo", "V3", (all_hosts,)),
+        Joined(11, "input-port-one", "V2", (IPv4Address("239.1.1.1"), all_hosts)),
+        Joined(12, "out0", "V3", ()),
+    ]
     assert list(parse_igmp(IGMP.splitlines()[0])) == []
 
 

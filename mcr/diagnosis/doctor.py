@@ -1,10 +1,8 @@
 """Checks the machine and the daemon: has everything looked at, and everything judged."""
 
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from typing import TypeVar
-
-import attrs
 
 from mcr.diagnosis import daemon_findings, link_findings, machine_findings
 from mcr.diagnosis.links import Link, read_links
@@ -25,14 +23,9 @@ from mcr.net.capture import COPY_BYTES
 from mcr.settings import Settings
 
 _T = TypeVar("_T")
-
-
-@attrs.frozen
-class _Interfaces:
-    """Those that rules name, and which of the inputs merge frames, by their own names."""
-
-    links: Mapping[str, Link]
-    merging: Mapping[str, tuple[str, ...] | None]
+_Merging = dict[str, tuple[str, ...] | None]  # by the interfaces' own names
+_Interfaces = tuple[dict[str, Link] | None, _Merging]
+_UNSEEN: _Interfaces = (None, {})
 
 
 def examine(settings: Settings, workers: tuple[WorkerView, ...], stats: Stats) -> tuple[Finding, ...]:
@@ -42,21 +35,20 @@ def examine(settings: Settings, workers: tuple[WorkerView, ...], stats: Stats) -
     inputs = frozenset(each.interface for each in stats.interfaces)
     outputs = frozenset(output.interface for rule in stats.rules for output in rule.outputs)
     blind: list[Finding] = []
-    interfaces: _Interfaces | None = _try("interfaces", lambda: _look_at_interfaces(inputs, outputs), None, blind)
-    links = interfaces.links if interfaces else {}
+    links, merging = _try("interfaces", lambda: _look_at_interfaces(inputs, outputs), _UNSEEN, blind)
     firewall = _try("firewall", look_at_firewall, Firewall(), blind)
     found = [
         *_judge_machine(machine, daemon, workers, settings),
         machine_findings.judge_backlog(backlog, count_backlog_drops()),
         *_judge_daemon(daemon, settings, len(inputs)),
         *_judge_workers(workers, daemon),
-        *_judge_counters(stats, workers, links, settings),
+        *_judge_counters(stats, workers, links or {}, settings),
         *machine_findings.judge_firewall(firewall, daemon_findings.refused_outputs(stats)),
     ]
-    if interfaces is not None:
+    if links is not None:
         found += link_findings.judge_presence(inputs | outputs, links)
         found += [finding for link in dict.fromkeys(links.values()) for finding in link_findings.judge_drops(link)]
-        found += _judge_inputs([links[name] for name in sorted(inputs & links.keys())], interfaces.merging, machine)
+        found += _judge_inputs([links[name] for name in sorted(inputs & links.keys())], merging, machine)
         found += _judge_outputs({name: links[name] for name in sorted(outputs & links.keys())}, stats, blind)
     return (*found, *blind)
 
@@ -76,7 +68,7 @@ def examine_machine() -> tuple[Finding, ...]:
 
 def _look_at_interfaces(inputs: frozenset[str], outputs: frozenset[str]) -> _Interfaces:
     links = read_links(inputs | outputs)
-    return _Interfaces(links, read_merging({links[name].name for name in inputs & links.keys()}))
+    return links, read_merging({links[name].name for name in inputs & links.keys()})
 
 
 def _judge_machine(
@@ -104,7 +96,7 @@ def _judge_workers(workers: tuple[WorkerView, ...], daemon: Self) -> Iterator[Fi
 
 
 def _judge_counters(
-    stats: Stats, workers: tuple[WorkerView, ...], links: Mapping[str, Link], settings: Settings
+    stats: Stats, workers: tuple[WorkerView, ...], links: dict[str, Link], settings: Settings
 ) -> Iterator[Finding]:
     yield from daemon_findings.judge_captures(stats, workers, links, settings.pools)
     yield daemon_findings.judge_super_frames(stats)
@@ -114,9 +106,7 @@ def _judge_counters(
     yield daemon_findings.judge_log(stats)
 
 
-def _judge_inputs(
-    links: list[Link], merging: Mapping[str, tuple[str, ...] | None], machine: Machine
-) -> Iterator[Finding]:
+def _judge_inputs(links: list[Link], merging: _Merging, machine: Machine) -> Iterator[Finding]:
     for link in links:
         yield link_findings.judge_merging(link.name, merging[link.name])
         yield link_findings.judge_reverse_path(link, machine.unroutable)

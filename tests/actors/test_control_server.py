@@ -68,7 +68,7 @@ class Actors:
             raise self.failure
         return self.rules
 
-    async def add(self, rules: tuple[Rule, ...]) -> tuple[RuleView, ...]:
+    async def add(self, rules: tuple[Rule, ...]) -> tuple[RuleView, ...]:  # noqa: ARG002 - as the actor
         return self.rules
 
     async def remove(self, *, rule_id: str | None, name: str | None) -> RuleView:

@@ -94,7 +94,7 @@ def _lock(path: str, stack: ExitStack) -> None:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             os.close(descriptor)
-            raise _in_use(path, _FIND_MCRD) from None
+            raise _in_use(path, _FIND_MCRD, _OTHER_PATH) from None
         status = os.fstat(descriptor)
         if _identity(lock) == (status.st_dev, status.st_ino):
             stack.callback(os.close, descriptor)
@@ -116,9 +116,9 @@ def _remove_stale(path: str) -> None:
             case errno.ECONNREFUSED:
                 Path(path).unlink()
             case 0:
-                raise _in_use(path, f"process {peer_of(probe).pid} serves it", _FIND_MCRD)
+                raise _in_use(path, f"process {peer_of(probe).pid} serves it", _FIND_MCRD, _OTHER_PATH)
             case errno.EAGAIN:  # it listens, and its queue is full
-                raise _in_use(path, _FIND_MCRD)
+                raise _in_use(path, _FIND_MCRD, _OTHER_PATH)
             case code:
                 raise OSError(code, os.strerror(code))
 

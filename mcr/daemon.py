@@ -51,7 +51,7 @@ async def run_daemon(settings: Settings) -> None:
     sys.setswitchinterval(_TURN_SECONDS)
     gc.set_threshold(_GC_THRESHOLD)
     _warn_without_io_uring()
-    for message in unknown_variables(os.environ):
+    for message in unknown_variables(os.environ, [view.name for view in settings.views]):
         log.warning("%s", message)
     _raise_descriptor_limit()
     with ExitStack() as stack, trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT, signal.SIGHUP) as signals:

@@ -1,7 +1,7 @@
 """What an operator chooses at the start: options of the command line and environment variables."""
 
 import difflib
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Final
 
 import attrs
@@ -40,7 +40,8 @@ class Variable:
             return None
         if not (text.isascii() and text.isdecimal()) or int(text) not in self.allowed:
             least, most = self.allowed[0], self.allowed[-1]
-            raise UsageError(f"Invalid {self.name}: {text!r}", f"a whole number from {least} to {most}: {self.meaning}")
+            which = f"{least} or {most}" if len(self.allowed) == 2 else f"a whole number from {least} to {most}"  # noqa: PLR2004
+            raise UsageError(f"Invalid {self.name}: {text!r}", f"{which}: {self.meaning}")
         return int(text)
 
 
@@ -129,12 +130,20 @@ def _view(variable: Variable, given: int | None) -> SettingView:
     )
 
 
-def unknown_variables(environment: Mapping[str, str]) -> list[str]:
-    """What to tell of variables that look like mcrd's and are not."""
+def unknown_variables(environment: Mapping[str, str], options: Collection[str]) -> list[str]:
+    """What to tell of variables that look like mcrd's and are not.
+
+    Args:
+        environment: of the process.
+        options: of the command line, ``--num-workers``: somebody may take one for a variable.
+    """
     known = [CONTROL_SOCKET, *(variable.name for variable in VARIABLES)]
     said = []
     for name in sorted(environment):
         if name.startswith(_PREFIX) and name not in known:
-            nearest = difflib.get_close_matches(name, known, n=1)
+            as_option = f"--{name.removeprefix(_PREFIX).lower().replace('_', '-')}"
+            nearest = (
+                [f"the option {as_option}"] if as_option in options else difflib.get_close_matches(name, known, n=1)
+            )
             said.append(f"{name} means nothing to mcrd" + (f"; did you mean {nearest[0]}?" if nearest else ""))
     return said

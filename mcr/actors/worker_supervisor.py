@@ -200,6 +200,8 @@ class _Worker:
     generation: int = 0
     restarts: int = 0
     last_exit: str | None = None
+    hung: int | None = None
+    """Pid that was killed since it took no packets."""
     ended: bool = False
 
 
@@ -330,7 +332,8 @@ class _State:
         else:
             worker.restarts += 1
             worker.state = WorkerState.WAITING
-            worker.last_exit = f"{datetime.now(UTC):%Y-%m-%dT%H:%M:%SZ} {exited.reason}"
+            why = f"hung, {exited.reason} by mcrd" if exited.pid == worker.hung else exited.reason
+            worker.last_exit = f"{datetime.now(UTC):%Y-%m-%dT%H:%M:%SZ} {why}"
             log.error(
                 "Worker process exited unexpectedly: worker %d (pid %s) %s; restart %d in %.1f s",
                 worker.worker_id,
@@ -349,6 +352,7 @@ class _State:
                 log.error(
                     "worker %d (pid %d) takes no packets although some wait: it hangs and is killed", worker_id, pid
                 )
+                self.workers[worker_id].hung = pid
                 with suppress(ProcessLookupError):
                     os.kill(pid, signal.SIGKILL)
 

@@ -8,6 +8,7 @@ import errno
 import json
 import os
 import socket
+import stat
 from typing import Any, Final, Self
 
 from mcr.errors import McrError, SystemFault
@@ -106,13 +107,24 @@ def _connect_fault(path: str, origin: str, number: int) -> SystemFault:
         errno.EAGAIN: "has a full queue: mcrd accepts nobody",
     }
     state = states.get(number, "is unusable")
+    if number == errno.ECONNREFUSED and not _is_socket(path):
+        state = "is not a socket"
+    elsewhere = path != DEFAULT_CONTROL_SOCKET and _is_socket(DEFAULT_CONTROL_SOCKET)
     return SystemFault(
         "",
         number,
         f"the control socket {path} ({origin}) {state}",
+        *([f"there is one at {DEFAULT_CONTROL_SOCKET}, the default"] if elsewhere else []),
         "is mcrd running? pgrep -a mcrd",
-        "start it: sudo mcrd supervisor",
+        "start it: sudo systemctl start mcrd; without systemd: sudo mcrd supervisor",
     )
+
+
+def _is_socket(path: str) -> bool:
+    try:
+        return stat.S_ISSOCK(os.stat(path).st_mode)  # noqa: PTH116  # pathlib would cost several milliseconds
+    except OSError:
+        return False
 
 
 def _access_hints(path: str, origin: str) -> tuple[str, ...]:

@@ -56,5 +56,8 @@ def usage_error(error: click.UsageError) -> UsageError:
     elif error.ctx and isinstance(error.ctx.command, click.Group):
         hints.append(f"commands: {', '.join(error.ctx.command.commands)}")
     if error.ctx:
+        by = [name for option in error.ctx.command.params for name in option.opts if name in ("--rule-id", "--name")]
+        if "extra argument" in message and by:
+            hints.append(f"name the rule by an option: {' or '.join(by)}")
         hints.append(f"see: {error.ctx.command_path} --help")
     return UsageError(" ".join(message.split()).removesuffix("."), *hints)

@@ -58,6 +58,8 @@ def rule_params(options: dict[str, Any]) -> dict[str, Any]:
 
 
 def _output(text: str) -> dict[str, Any]:
+    if not text:
+        raise UsageError("Invalid outputs: one of them is empty", "is there a comma too many?", _EXAMPLE)
     parts = text.split(":")
     names = ("group", "port", "interface")
     missing = [name for name, part in zip_longest(names, parts) if name and not part]
@@ -130,8 +132,10 @@ def read_batch(file: str) -> tuple[list[dict[str, Any]], list[str]]:
             raise UsageError(f"{place}: {fault.message}", *fault.hints) from None
         except UsageError as error:
             raise UsageError(f"{place}: {error.message}", *error.hints) from None
-        except ValueError as error:  # not UTF-8, or a quotation that does not end
-            raise UsageError(f"{place}: {error}") from None
+        except UnicodeDecodeError:
+            raise UsageError(f"{place}: not text in UTF-8", "a line is the options of mcrctl add") from None
+        except ValueError as error:  # of shlex
+            raise UsageError(f"{place}: {error}", "a quotation ends on its line") from None
     if not rules:
         raise UsageError(f"No rules in {name}", "a line is such as: --input-interface eth0 --input-group 239.1.1.1 ...")
     return rules, places

@@ -1,5 +1,6 @@
 """The commands of `mcrd`."""
 
+import difflib
 import os
 
 import click
@@ -9,7 +10,7 @@ from click.core import ParameterSource
 from mcr import __version__
 from mcr.cli import completion
 from mcr.daemon import run_daemon
-from mcr.errors import UsageError
+from mcr.errors import InvalidParams, UsageError
 from mcr.logs import setup_logging
 from mcr.model import Level, LogLevels, SettingView
 from mcr.settings import CONTROL_SOCKET, VARIABLES, Settings, from_environment
@@ -75,11 +76,20 @@ def supervisor(
     """
     if not control_socket:
         raise UsageError("The control socket's path is empty", "give one: --control-socket PATH, or leave it out")
-    levels = LogLevels().with_global(Level.parse(log_level))
+    levels = LogLevels().with_global(_level(log_level))
     chosen = Settings(control_socket, num_workers or len(os.sched_getaffinity(0)), levels, views=_option_views(context))
     settings = from_environment(chosen, os.environ)
     setup_logging("json" if log_format == "json" else "text", levels)
     trio.run(run_daemon, settings)
+
+
+def _level(text: str) -> Level:
+    try:
+        return Level.parse(text)
+    except InvalidParams as error:
+        nearest = difflib.get_close_matches(text, [level.label for level in Level], n=1)
+        hints = [f"did you mean {nearest[0]}?"] if nearest else []
+        raise UsageError(f"Invalid --log-level: {text!r}", *hints, *error.hints) from None
 
 
 def _option_views(context: click.Context) -> tuple[SettingView, ...]:

@@ -26,6 +26,7 @@ _NOTE: Final = "yellow"
 _CAUSES: Final = {
     "parse_err": (_NOTE, "not a whole IPv4 UDP datagram"),
     "no_match": (_NOTE, "no rule asks for them"),
+    "screened": (_NOTE, "of no_match: rejected in the kernel, so in no worker's recv"),
     "buf_exhaust": (_LOSS, "dropped: no buffer was free"),
     "kernel_drops": (_LOSS, "dropped: the capture ring was full"),
     "errors": (_LOSS, "not sent"),
@@ -78,10 +79,16 @@ def workers_view(workers: Sequence[Any], width: int | None) -> str:
 def settings_view(settings: Sequence[Any], width: int | None) -> str:
     """The settings: the result of `settings`."""
     rows = [
-        [setting["name"], setting["value"], setting["source"], setting["effective"] or "", setting["meaning"]]
+        [setting["name"], setting["value"], setting["source"], setting["effective"] or "", _clause(setting["meaning"])]
         for setting in settings
     ]
     return _table(["SETTING", "VALUE", "FROM", "IN FORCE", "MEANING"], rows, width)
+
+
+def _clause(sentence: str) -> str:
+    """What an option's help says, as the variables' meaning is worded: without its default, which has a column."""
+    text = sentence.partition("  [")[0].rstrip(".")
+    return text[:1].lower() + text[1:]
 
 
 def levels_view(levels: dict[str, str], width: int | None) -> str:
@@ -93,7 +100,8 @@ def stats_view(stats: dict[str, Any], width: int | None) -> str:
     """Totals and rates: the result of `stats`."""
     ingress, egress = stats["ingress"], stats["egress"]
     bps = sum(rule["bps"] for rule in stats["rules"])
-    counters = ("recv", "matched", "no_match", "parse_err", "buf_exhaust", "kernel_drops")
+    screened = ["screened"] if ingress.get("screened") else []
+    counters = ("recv", "matched", "no_match", *screened, "parse_err", "buf_exhaust", "kernel_drops")
     parts = [
         _block("Ingress", ingress, counters, recv=f"{_rate(ingress['pps'])} pps"),
         _block(

@@ -1,6 +1,7 @@
 """Judges the way in: from the wire to the rule. Pure."""
 
 from collections.abc import Collection, Iterator
+from ipaddress import IPv4Network
 from typing import Final
 
 import attrs
@@ -14,6 +15,7 @@ from mcr.model import Address, Input, RuleState, RuleView, Stats, WorkerState, W
 MEMBERSHIP_SECONDS: Final = 260
 """After so long without a query a switch has forgotten who wants what (RFC 3376, 8.4, with the defaults)."""
 
+_NOBODY_JOINS: Final = IPv4Network("224.0.0.0/24")  # forwarded on a link without being asked for (RFC 4541, 2.1.2)
 _QUERY_SECONDS = 125  # between two queries, by default (RFC 3376, 8.2)
 _NAMED = 5  # sightings in one finding, at most
 _INTERFACE_NAME_MAX = 15
@@ -168,6 +170,10 @@ def _judge_absence(
     what = f"nothing of {source.group} arrives on {name}"
     see = f"{seconds}: no frame of it; matched so far: {so_far:,}"
     heard = _heard_lately(querier)
+    if source.group in _NOBODY_JOINS:
+        remedy = f"does the source send, on the network of {name} itself? no router or relay passes such a group on"
+        yield Finding("flow_arrives", Verdict.FAULT, what, see, remedy)
+        return
     if heard or querier.listening is None:
         see += f"; {heard}" if heard else "; mcrd could not listen for queriers: see its log"
         remedy = (
@@ -192,7 +198,8 @@ def _judge_absence(
     else:
         see += f"; the last IGMP query came {_time(querier.ago)} ago"
     remedy = (
-        "enable the IGMP querier of the switch or router, or turn snooping off; if there is none, see that it is sent"
+        "see that it is sent; if it is, and a switch on the way snoops, enable the IGMP querier of the switch or "
+        "router, or turn snooping off"
     )
     yield Finding("querier", Verdict.FAULT, what, see, remedy)
 

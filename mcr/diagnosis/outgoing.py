@@ -72,6 +72,11 @@ def _judge_source_address(link: Link) -> Finding:
 def _judge_path(output: Output, path: Path) -> Iterator[Finding]:
     host, name = output.group, output.interface
     answers = path.neighbour in _ANSWERS
+    if path.local:
+        what = f"{host} is an address of this machine: what is sent there stays here, and does not leave by {name}"
+        see = f"ip route get {host}: local"
+        yield Finding("route", Verdict.ADVICE, what, see, "if that is not what you want, name another host")
+        return
     if path.refusal is not None:
         see = f"ip route get fibmatch {host} oif {name}: {describe_errno(path.refusal)}"
         remedy = f"ip route add {host} via GATEWAY dev {name}"

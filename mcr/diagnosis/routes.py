@@ -18,6 +18,7 @@ from mcr.model import Address
 if TYPE_CHECKING:
     from pyroute2 import IPRoute
 
+_RTN_LOCAL = 2  # <linux/rtnetlink.h>
 _RTM_F_FIB_MATCH = 0x2000  # <linux/rtnetlink.h>: the route itself, or an error; no guess that the host is on the link
 
 
@@ -44,12 +45,14 @@ class Path:
         gateway: None if the host is on the link.
         neighbour: of the gateway, or the host.
         elsewhere: the interface that its route does lead through, if no other.
+        local: the address is this machine's own.
     """
 
     refusal: int | None
     gateway: Address | None
     neighbour: Neighbour
     elsewhere: str | None = None
+    local: bool = False
 
 
 def find_paths(hosts: Iterable[tuple[Address, Link]]) -> dict[tuple[Address, str], Path]:
@@ -87,6 +90,9 @@ def _find_route(netlink: "IPRoute", group: Address, link: Link) -> str | None:
 
 
 def _find_path(netlink: "IPRoute", host: Address, link: Link) -> Path:
+    usual = _ask(netlink.route, dst=str(host))
+    if not isinstance(usual, int) and usual["type"] == _RTN_LOCAL:
+        return Path(None, None, Neighbour.NOARP, local=True)
     route = _entry(netlink, host, link)
     if isinstance(route, int):
         # Sent by a socket that is bound to the interface, the kernel takes the host to be on the link.

@@ -8,6 +8,7 @@ frame's flow costs time.
 Constants are those of <linux/if_packet.h>, <linux/filter.h> and <asm-generic/socket.h>.
 """
 
+import os
 import shlex
 import socket
 import struct
@@ -39,6 +40,7 @@ _FANOUT_UNIQUE_ID = 0x2000
 _SLOT_OVERHEAD = 128  # TPACKET2 header, address, alignment and the link-layer header
 _MIN_SLOT = 2048
 _LARGE_SLOT = 16384
+_ROOT_WITHOUT_RIGHTS = "this is root, without it: in a container, start that with --cap-add NET_RAW"
 _BLOCK_BYTES = 128 << 10
 
 COPY_BYTES = 4 << 20
@@ -159,7 +161,7 @@ def _permission_hints() -> tuple[str, ...]:
     program = shlex.quote(str(Path(sys.executable).with_name("mcrd")))
     return (
         "AF_PACKET socket creation failed: mcrd needs the capability CAP_NET_RAW, and has not got it",
-        "to try it out: sudo mcrd supervisor",
+        "to try it out: sudo mcrd supervisor" if os.geteuid() else _ROOT_WITHOUT_RIGHTS,
         f"to develop: sudo setcap cap_net_raw,cap_setuid,cap_setgid=eip {program}",
         "in production: run it under systemd by packaging/systemd/mcrd.service, which grants it",
     )

@@ -154,7 +154,9 @@ def test_worker_that_hangs_is_replaced(plant: Plant, make_mcr: MakeMcr, settings
     assert stats["egress"]["sent"] == slots
     assert stats["ingress"]["kernel_drops"] == 10_000 - slots
     assert "capture ring of in0 was full" in mcr.log()
-    assert mcr.wait_for_workers()[0]["restarts"] == 1
+    (worker,) = mcr.wait_for_workers()
+    assert worker["restarts"] == 1
+    assert worker["last_exit"].endswith("Z hung, killed by signal 9 (SIGKILL) by mcrd")
 
 
 def test_worker_has_no_privileges(plant: Plant, make_mcr: MakeMcr) -> None:

@@ -245,6 +245,28 @@ def test_drop_in_adds_a_capability(site: Site) -> None:
         machine.run("systemctl", "restart", "mcrd")
 
 
+def test_drop_in_adds_rules_at_every_start(site: Site) -> None:
+    """As docs/installation.md has it."""
+    machine = site.machine
+    folder = machine.path("/etc/systemd/system/mcrd.service.d")
+    folder.mkdir()
+    (folder / "rules.conf").write_text("[Service]\nExecStartPost=/usr/bin/mcrctl add --batch /etc/mcr/rules\n")
+    rules = machine.path("/etc/mcr")
+    rules.mkdir()
+    rule = "--input-interface in0 --input-group 239.1.1.7 --input-port 5000 --outputs 239.2.2.2:6000:out0 --rule-id tv"
+    (rules / "rules").write_text(f"# every morning\n{rule}\n")
+    try:
+        machine.run("systemctl", "daemon-reload")
+        machine.run("systemctl", "restart", "mcrd")
+        assert [each["rule_id"] for each in site.ctl("list")] == ["tv"]
+        site.restart_after("kill", "-KILL")
+        wait_until(lambda: [each["rule_id"] for each in site.ctl("list")] == ["tv"], "the rule is there again")
+    finally:
+        machine.run("rm", "-r", "/etc/systemd/system/mcrd.service.d", "/etc/mcr")
+        machine.run("systemctl", "daemon-reload")
+        machine.run("systemctl", "restart", "mcrd")
+
+
 def test_killed_daemon_is_restarted_and_no_worker_is_left(site: Site) -> None:
     workers = site.wait_for_workers()
     site.restart_after("kill", "-KILL")

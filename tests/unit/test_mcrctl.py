@@ -217,8 +217,8 @@ def test_add_takes_an_id_and_a_name(run, daemon):
         ("239.2.2.2::eth1", "Invalid output '239.2.2.2::eth1': port missing in G:P:IF"),
         (":5001:eth1", "Invalid output ':5001:eth1': group missing in G:P:IF"),
         ("239.2.2.2:5001:", "Invalid output '239.2.2.2:5001:': interface missing in G:P:IF"),
-        ("", "Invalid output '': group and port and interface missing in G:P:IF"),
-        ("239.2.2.2:1:eth1,", "Invalid output '': group and port and interface missing in G:P:IF"),
+        ("", "Invalid outputs: one of them is empty"),
+        ("239.2.2.2:1:eth1,", "Invalid outputs: one of them is empty"),
         ("239.2.2.2:x:eth1", "Invalid output '239.2.2.2:x:eth1': the port 'x' is not a number"),
         ("239.2.2.2:-1:eth1", "Invalid output '239.2.2.2:-1:eth1': the port '-1' is not a number"),
         ("239.2.2.2:²:eth1", "Invalid output '239.2.2.2:²:eth1': the port '²' is not a number"),
@@ -227,7 +227,10 @@ def test_add_takes_an_id_and_a_name(run, daemon):
 def test_a_malformed_output_is_told_with_its_fault_and_an_example(run, daemon, spec, words):
     status, out, err = run("add", *INPUT, "--outputs", spec)
     assert (status, out) == (2, "")
-    assert err == [f"Error: {words}", "hint: for example: --outputs 239.2.2.2:5000:eth1,239.2.2.3:5000:eth2"]
+    assert (err[0], err[-1]) == (
+        f"Error: {words}",
+        "hint: for example: --outputs 239.2.2.2:5000:eth1,239.2.2.3:5000:eth2",
+    )
     assert daemon.calls == []
 
 
@@ -294,7 +297,7 @@ LINE = " ".join(ADD[1:])
         ("# x\n--input-port 5", "2: Missing: --input-interface, --input-group, --outputs"),
         (f"{LINE},x", "1: Invalid output 'x': port and interface missing in G:P:IF"),
         (f"{LINE} --name 'x", "1: No closing quotation"),
-        (LINE.encode() + b"\n\xff", "2: 'utf-8' codec can't decode byte 0xff in position 0: invalid start byte"),
+        (LINE.encode() + b"\n\xff", "2: not text in UTF-8"),
     ],
 )
 def test_a_fault_in_a_batch_names_file_and_line_and_nothing_is_asked(run, daemon, batch, text, words):
@@ -586,7 +589,8 @@ def test_a_daemon_that_does_not_reply_is_given_up(monkeypatch):
     assert "it may still carry out the request" in caught.value.hints[0]
 
 
-def test_no_socket_is_told_with_its_path_and_origin(tmp_path):
+def test_no_socket_is_told_with_its_path_and_origin(tmp_path, monkeypatch):
+    monkeypatch.setattr(client, "DEFAULT_CONTROL_SOCKET", "/nonexistent")
     with pytest.raises(SystemFault) as caught:
         Client(str(tmp_path / "s"), "from MCR_CONTROL_SOCKET")
     assert caught.value.message == "No such file or directory (os error 2)"
@@ -594,6 +598,29 @@ def test_no_socket_is_told_with_its_path_and_origin(tmp_path):
         f"the control socket {tmp_path}/s (from MCR_CONTROL_SOCKET) does not exist",
         "is mcrd running? pgrep -a mcrd",
     )
+
+
+def test_a_path_without_a_socket_is_told_where_there_is_one(tmp_path, monkeypatch):
+    with socket.socket(socket.AF_UNIX) as default, tempfile.TemporaryDirectory(prefix="mcr") as directory:
+        default.bind(f"{directory}/s")
+        monkeypatch.setattr(client, "DEFAULT_CONTROL_SOCKET", f"{directory}/s")
+        with pytest.raises(SystemFault) as caught:
+            Client(str(tmp_path / "typo"), "from --control-socket")
+        assert f"there is one at {directory}/s, the default" in caught.value.hints
+
+
+@pytest.mark.parametrize("path", ["/etc/passwd", "/etc"])
+def test_a_path_that_is_no_socket_is_told(path):
+    with pytest.raises(SystemFault) as caught:
+        Client(path, "from --control-socket")
+    assert caught.value.hints[0] == f"the control socket {path} (from --control-socket) is not a socket"
+
+
+def test_an_argument_where_an_option_is_wanted_names_the_option(run, daemon):
+    status, _, err = run("remove", "news")
+    assert status == 2
+    assert "hint: name the rule by an option: --rule-id or --name" in err
+    assert daemon.calls == []
 
 
 def test_a_socket_that_nobody_serves_is_refused_in_the_words_of_the_system():

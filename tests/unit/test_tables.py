@@ -140,6 +140,18 @@ def test_a_worker_is_a_row():
     ]
 
 
+def test_what_a_filter_rejected_is_a_row_of_its_own_where_there_is_some() -> None:
+    """Else the workers' recv would not add up to the total."""
+    ingress = dict.fromkeys(["recv", "matched", "parse_err", "buf_exhaust", "kernel_drops", "pps"], 0)
+    stats = {
+        "egress": dict.fromkeys(["submitted", "sent", "errors", "bytes", "in_doubt", "pps"], 0),
+        **{name: [] for name in ("rules", "workers", "interfaces")},
+    }
+    shown = stats_view(stats | {"ingress": ingress | {"no_match": 7, "screened": 5}}, None)
+    assert re.search(r"screened +5  of no_match: rejected in the kernel, so in no worker's recv", shown)
+    assert "screened" not in stats_view(stats | {"ingress": ingress | {"no_match": 2, "screened": 0}}, None)
+
+
 def test_a_worker_that_died_shows_when_and_how() -> None:
     killed = "2026-01-01T12:00:00Z killed by signal 9 (SIGKILL)"
     header, first, second = workers_view([WORKER | {"last_exit": killed}, WORKER], None).splitlines()

@@ -102,6 +102,12 @@ def test_a_route_by_another_interface():
     assert finding.remedy.endswith("or name eth0 in the output")
 
 
+def test_an_address_of_this_machine():
+    findings = judged(HOST, path=Path(None, None, Neighbour.NOARP, local=True))
+    assert troubles(findings) == ["advice route"]
+    assert "198.18.1.2 is an address of this machine" in the("route", findings).what
+
+
 @pytest.mark.parametrize(
     ("payload", "after", "trouble"),
     [

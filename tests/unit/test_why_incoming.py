@@ -1,5 +1,6 @@
 """What is said of a rule's way in, given what was found there."""
 
+from collections import Counter
 from collections.abc import Collection, Iterable
 from ipaddress import IPv4Address, IPv4Interface
 
@@ -276,6 +277,14 @@ def test_nothing_arrives(querier, check, evidence):
     assert finding.evidence.startswith("a look of 2.0 s: no frame of it; matched so far: 50; ")
     assert evidence in finding.evidence
     assert finding.remedy
+
+
+def test_a_group_that_nobody_has_to_join_needs_no_querier():
+    rule = attrs.evolve(RULE, input=Input("in0", IPv4Address("224.0.0.1"), 5000))
+    look = Look(2.0, Counter(), Counter(), None)
+    (finding,) = judge_arrival(rule, look, stats(50), stats(50), others=(), querier=UNHEARD)
+    assert verdicts([finding]) == ["fault flow_arrives"]
+    assert "on the network of in0 itself" in finding.remedy
 
 
 def test_queries_that_come_in_and_are_not_taken():

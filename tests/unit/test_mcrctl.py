@@ -609,11 +609,13 @@ def test_a_path_without_a_socket_is_told_where_there_is_one(tmp_path, monkeypatc
         assert f"there is one at {directory}/s, the default" in caught.value.hints
 
 
-@pytest.mark.parametrize("path", ["/etc/passwd", "/etc"])
-def test_a_path_that_is_no_socket_is_told(path):
-    with pytest.raises(SystemFault) as caught:
-        Client(path, "from --control-socket")
-    assert caught.value.hints[0] == f"the control socket {path} (from --control-socket) is not a socket"
+def test_a_path_that_is_no_socket_is_told(tmp_path):
+    file = tmp_path / "file"
+    file.touch()
+    for path in (file, tmp_path):
+        with pytest.raises(SystemFault) as caught:
+            Client(str(path), "from --control-socket")
+        assert caught.value.hints[0] == f"the control socket {path} (from --control-socket) is not a socket"
 
 
 def test_an_argument_where_an_option_is_wanted_names_the_option(run, daemon):

@@ -24,11 +24,17 @@ UNITS = Path(__file__).parents[2] / "packaging" / "systemd"
 
 
 def start_and_fail(namespace: Namespace, *words: str | Path) -> list[str]:
-    """Run a program that is to end at once with status 1; return what it said."""
+    """Run a program that is to end at once with status 1; return its error and hints."""
     done = namespace.run(words, check=False, timeout=10)
     assert done.returncode == 1, done.stderr
     assert done.stdout == ""
-    return done.stderr.splitlines()
+    return refusal(done.stderr)
+
+
+def refusal(said: str) -> list[str]:
+    """The error and its hints, after whatever was logged before."""
+    lines = said.splitlines()
+    return lines[next(number for number, line in enumerate(lines) if line.startswith("Error: ")) :]
 
 
 def test_a_missing_right_to_capture_is_told_with_the_three_ways_to_grant_it(plant: Plant) -> None:
@@ -49,12 +55,6 @@ def test_a_missing_right_to_capture_is_told_with_the_three_ways_to_grant_it(plan
         ]
     # With the right it comes to the next thing that is wrong here.
     assert start_and_fail(plant.relay, *supervisor)[0].startswith("Error: Failed to bind to /nonexistent/mcr/control.")
-
-
-def refusal(said: str) -> list[str]:
-    """The error and its hints, after whatever was logged before."""
-    lines = said.splitlines()
-    return lines[next(number for number, line in enumerate(lines) if line.startswith("Error: ")) :]
 
 
 def test_a_capture_socket_that_fails_for_another_reason_names_that(plant: Plant) -> None:

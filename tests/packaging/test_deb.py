@@ -245,6 +245,27 @@ def test_drop_in_adds_a_capability(site: Site) -> None:
         machine.run("systemctl", "restart", "mcrd")
 
 
+def test_drop_in_sets_variables_and_processors(site: Site) -> None:
+    """Environment= and CPUAffinity=, as the guide has them."""
+    machine = site.machine
+    folder = machine.path("/etc/systemd/system/mcrd.service.d")
+    folder.mkdir()
+    lines = ("[Service]", 'Environment="MCR_BUFFER_POOL_SMALL=2000"', 'Environment="MCR_BUFFER_POOL_STANDARD=1000"')
+    (folder / "tuned.conf").write_text("\n".join((*lines, "CPUAffinity=1\n")))
+    try:
+        machine.run("systemctl", "daemon-reload")
+        machine.run("systemctl", "restart", "mcrd")
+        settings = {each["name"]: each for each in site.ctl("settings")}
+        assert settings["MCR_BUFFER_POOL_SMALL"]["source"] == "environment"
+        assert settings["MCR_BUFFER_POOL_STANDARD"]["value"] == "1000"
+        site.wait_for_workers()
+        assert [each["core"] for each in site.ctl("list-workers")] == [1]
+    finally:
+        machine.run("rm", "-r", "/etc/systemd/system/mcrd.service.d")
+        machine.run("systemctl", "daemon-reload")
+        machine.run("systemctl", "restart", "mcrd")
+
+
 def test_drop_in_adds_rules_at_every_start(site: Site) -> None:
     """As docs/installation.md has it."""
     machine = site.machine

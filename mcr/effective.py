@@ -5,7 +5,7 @@ import socket
 import attrs
 
 from mcr.model import LogLevels, SettingView
-from mcr.net.buffer import set_buffer
+from mcr.net.buffer import granted
 from mcr.net.capture import BufferPools
 from mcr.settings import POOL_JUMBO, POOL_SMALL, POOL_STANDARD, SEND_BUFFER, Settings
 
@@ -31,9 +31,7 @@ def effective_views(settings: Settings, levels: LogLevels) -> tuple[SettingView,
 
 def _send_buffer(wanted: int) -> str | None:
     try:
-        with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
-            set_buffer(probe, socket.SO_SNDBUF, wanted)
-            given = probe.getsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF) // 2  # the kernel doubles it, socket(7)
+        given = granted(socket.SO_SNDBUF, wanted)
     except OSError:
         return None  # no descriptor to try with
     if given >= wanted:

@@ -72,8 +72,8 @@ def _drop_privileges(uid: int, gid: int) -> None:
     Without CAP_SETUID it stays the user that mcrd is. In a user namespace that maps only root there is no other user to
     become, and a bounding set may forbid it; the capabilities go all the same.
     """
-    # mcrd, if it is not root, may end only processes that could become its user again: this one can't (mcr_confine).
     lib.mcr_shrink_bounding_set()
+    # mcrd, if it is not root, may end only processes that could become its user again: this one can't (mcr_confine).
     saved = uid if os.geteuid() == 0 else os.geteuid()
     with contextlib.suppress(OSError):
         os.setgroups([])
@@ -87,7 +87,7 @@ def _drop_privileges(uid: int, gid: int) -> None:
 
 
 def main(spec: WorkerSpec) -> WorkerExit:
-    """Be worker `spec.worker_id` until the supervisor says stop, or is gone."""
+    """Be a worker until the supervisor says stop, or is gone."""
     global _served  # noqa: PLW0603 - of this process, which does this once
     _served = True
     # Who stops the daemon may signal its whole control group; it is the daemon that tells its workers to drain.

@@ -116,16 +116,16 @@ def parse_query(message: bytes) -> IPv4Address | None:
     if len(message) < _IP_HEADER:
         return None
     body = message[(message[0] & 0x0F) * 4 :]
-    if len(body) < _SHORTEST_QUERY or body[0] != 0x11 or _checksum(body):  # noqa: PLR2004 - type: membership query
+    if len(body) < _SHORTEST_QUERY or body[0] != 0x11 or not _is_intact(body):  # noqa: PLR2004 - type: membership query
         return None
     return IPv4Address(message[12:16])
 
 
-def _checksum(body: bytes) -> int:
-    """0 if it is right: the complement of the words' ones' complement sum (RFC 1071)."""
+def _is_intact(body: bytes) -> bool:
+    """Whether its checksum is right: with it, the words' ones' complement sum is all ones (RFC 1071)."""
     padded = body + b"\0" * (len(body) % 2)
     total: int = sum(struct.unpack(f"!{len(padded) // 2}H", padded))
-    return 0 if total and total % 0xFFFF == 0 else 1
+    return total > 0 and total % 0xFFFF == 0
 
 
 def _warn(error: OSError) -> None:

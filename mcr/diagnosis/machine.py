@@ -9,7 +9,7 @@ from pathlib import Path
 import attrs
 
 from mcr._native import lib
-from mcr.net.buffer import set_buffer
+from mcr.net.buffer import granted
 
 CAPABILITIES = {"CAP_NET_ADMIN": 12, "CAP_NET_RAW": 13, "CAP_BPF": 39}
 """Those that mcrd has a use for (<linux/capability.h>)."""
@@ -123,8 +123,8 @@ def look_at_self(send_buffer: int, receive_buffer: int) -> Self:
         descriptors=len(held),
         ebpf="anon_inode:bpf-map" in held,
         absorbers=held.count("anon_inode:bpf_link"),
-        send_buffer=_granted(socket.SO_SNDBUF, send_buffer),
-        receive_buffer=_granted(socket.SO_RCVBUF, receive_buffer),
+        send_buffer=granted(socket.SO_SNDBUF, send_buffer),
+        receive_buffer=granted(socket.SO_RCVBUF, receive_buffer),
     )
 
 
@@ -184,9 +184,3 @@ def _link(path: str) -> str:
         return os.readlink(path)  # noqa: PTH115 - thousands of them
     except OSError:  # closed meanwhile
         return ""
-
-
-def _granted(option: int, size: int) -> int:
-    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC) as probe:
-        set_buffer(probe, option, size)
-        return probe.getsockopt(socket.SOL_SOCKET, option) // 2  # the kernel doubles what it is asked for: socket(7)

@@ -15,3 +15,14 @@ def set_buffer(target: socket.socket, option: int, size: int) -> None:
         target.setsockopt(socket.SOL_SOCKET, _FORCED[option], size)
     except PermissionError:
         target.setsockopt(socket.SOL_SOCKET, option, size)
+
+
+def granted(option: int, size: int) -> int:
+    """Bytes that this process gets when it asks for `size`: tried with a socket of its own.
+
+    Raises:
+        OSError: no socket could be had.
+    """
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC) as probe:
+        set_buffer(probe, option, size)
+        return probe.getsockopt(socket.SOL_SOCKET, option) // 2  # the kernel doubles what it is asked for, socket(7)

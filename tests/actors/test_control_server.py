@@ -1,12 +1,9 @@
 """The control server on a real unix socket, in front of actors that are played by the test."""
 
 import errno
-import fcntl
 import json
 import os
 import re
-import socket
-import stat
 import tempfile
 from collections.abc import AsyncIterator, Callable, Iterator
 from ipaddress import IPv4Address
@@ -22,7 +19,7 @@ from mcr import errors
 from mcr.actors import control_server
 from mcr.actors.control_server import ControlServer, run_control_server
 from mcr.api import Api
-from mcr.errors import McrError, RuleNotFound, SystemFault, UsageError
+from mcr.errors import McrError, RuleNotFound, UsageError
 from mcr.findings import Finding, Verdict
 from mcr.model import (
     EgressStats,
@@ -399,139 +396,6 @@ async def test_stop_does_not_wait_for_ever(connect, server, actors, autojump_clo
     assert await client.receive() is None
 
 
-# The socket file
-
-
-async def test_the_socket_is_for_owner_and_group_whatever_the_umask(path, actors):
-    for umask in (0o000, 0o077):
-        previous = os.umask(umask)
-        try:
-            async with trio.open_nursery() as nursery:
-                await nursery.start(run_control_server, str(path), api(actors))
-                assert stat.S_IMODE(path.stat().st_mode) == 0o660
-                nursery.cancel_scope.cancel()
-        finally:
-            os.umask(previous)
-
-
-async def test_the_socket_is_never_open_to_others_not_even_while_it_is_made(path, actors, monkeypatch):
-    modes = []
-    bind = socket.socket.bind
-
-    def bind_and_look(sock: socket.socket, address: str) -> None:
-        bind(sock, address)
-        modes.append(stat.S_IMODE(Path(address).stat().st_mode))
-
-    monkeypatch.setattr(socket.socket, "bind", bind_and_look)
-    previous = os.umask(0)
-    try:
-        async with trio.open_nursery() as nursery:
-            await nursery.start(run_control_server, str(path), api(actors))
-            nursery.cancel_scope.cancel()
-    finally:
-        os.umask(previous)
-    assert modes == [0o660]
-
-
-async def test_a_missing_directory_is_made_and_nothing_is_left_in_it(path, actors):
-    deeper = path.parent / "run" / "control.sock"
-    async with trio.open_nursery() as nursery:
-        server = await nursery.start(run_control_server, str(deeper), api(actors))
-        assert stat.S_IMODE(deeper.parent.stat().st_mode) == 0o750
-        await server.stop()
-    assert list(deeper.parent.iterdir()) == []
-
-
-async def fault(path: Path, actors: Actors) -> SystemFault:
-    """The error that the server ends with instead of starting."""
-    with pytest.RaisesGroup(SystemFault, flatten_subgroups=True) as caught:
-        async with trio.open_nursery() as nursery:
-            await nursery.start(run_control_server, str(path), api(actors))
-            nursery.cancel_scope.cancel()
-    error = caught.value
-    while isinstance(error, ExceptionGroup):
-        error = error.exceptions[0]
-    assert isinstance(error, SystemFault)
-    return error
-
-
-async def test_a_live_socket_is_never_stolen(path, connect, actors):
-    client = await connect()
-    for _ in range(2):
-        error = await fault(path, actors)
-        assert error.message == f"Failed to bind to {path}: Address already in use (os error 98)"
-        assert "find the mcrd that is running: pgrep -a mcrd" in error.hints
-    assert await client.ask(PING) == PONG
-    assert await (await connect()).ask(PING) == PONG
-
-
-async def test_a_live_socket_of_a_daemon_without_lock_is_not_stolen_and_its_process_named(path, actors):
-    with socket.socket(socket.AF_UNIX) as other:
-        other.bind(str(path))
-        other.listen()
-        error = await fault(path, actors)
-    assert error.errno == errno.EADDRINUSE
-    assert f"process {os.getpid()} serves it" in error.hints
-
-
-async def test_a_daemon_that_binds_at_the_same_time_is_not_overrun(path, actors):
-    # It is between removing the stale socket and binding its own.
-    with path.with_name("control.sock.lock").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        assert (await fault(path, actors)).errno == errno.EADDRINUSE
-
-
-async def test_a_stale_socket_is_replaced(path, actors):
-    with socket.socket(socket.AF_UNIX) as dead:
-        dead.bind(str(path))
-    path.with_name("control.sock.lock").touch()
-    async with trio.open_nursery() as nursery:
-        await nursery.start(run_control_server, str(path), api(actors))
-        async with await trio.open_unix_socket(str(path)) as stream:
-            assert await Client(stream).ask(PING) == PONG
-        nursery.cancel_scope.cancel()
-
-
-async def test_a_file_that_is_no_socket_is_left_alone(path, actors):
-    path.write_text("precious")
-    error = await fault(path, actors)
-    assert error.errno == errno.EADDRINUSE
-    assert "is not a socket" in error.hints[0]
-    assert path.read_text() == "precious"
-
-
-async def test_a_socket_that_came_in_our_place_is_left_alone(path, server):
-    path.unlink()
-    with socket.socket(socket.AF_UNIX) as other:
-        other.bind(str(path))
-        await server.stop()
-        assert path.is_socket()
-
-
-async def test_a_directory_that_cannot_be_made_is_explained(path, actors):
-    missing = path / "a" / "control.sock"
-    error = await fault(missing, actors)
-    assert error.message == f"Failed to bind to {missing}: No such file or directory (os error 2)"
-    assert f"the directory {path}/a cannot be made: No such file or directory" in error.hints[0]
-    assert f"mkdir -p {path}/a " in error.hints[1]
-
-
-async def test_a_refusal_says_whose_the_directory_is(path, actors, monkeypatch):
-    def refuse(*_: object) -> None:
-        raise PermissionError(errno.EACCES, "Permission denied")
-
-    monkeypatch.setattr(socket.socket, "bind", refuse)
-    path.parent.chmod(0o705)
-    error = await fault(path, actors)
-    assert error.message == f"Failed to bind to {path}: Permission denied (os error 13)"
-    assert error.hints[0].endswith("mode 0705")
-
-
-async def test_a_path_too_long_for_a_socket_is_told(path, actors):
-    error = await fault(path.with_name("x" * 100), actors)
-    assert error.message.endswith("File name too long (os error 36)")
-
-
 # The documentation
 
 
@@ -662,26 +526,3 @@ async def test_what_was_changed_is_said_also_when_long_replies_are_too_many(
     reply = await client.ask({"jsonrpc": "2.0", "id": 1, "method": "add", "params": {"rules": [rule]}})
     assert "result" in reply
     assert "error" in await client.ask(LIST)
-
-
-async def test_a_link_in_the_place_of_the_socket_is_not_followed(path, actors, monkeypatch):
-    """Who owns the directory could else have root change another file's group and mode."""
-    victim = path.with_name("victim")
-    victim.write_text("secret")
-    victim.chmod(0o600)
-    bind = socket.socket.bind
-
-    def bind_and_exchange(self, address):
-        bind(self, address)
-        if address == str(path):
-            path.unlink()
-            path.symlink_to(victim)
-
-    monkeypatch.setattr(socket.socket, "bind", bind_and_exchange)
-    with pytest.RaisesGroup(SystemFault, allow_unwrapped=True):
-        await run_control_server(str(path), api(actors))
-    assert victim.stat().st_mode & 0o777 == 0o600
-
-
-async def test_only_its_user_can_hold_the_lock(path, server):
-    assert path.with_name(f"{path.name}.lock").stat().st_mode & 0o777 == 0o600

@@ -1,18 +1,14 @@
-import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
 from lab import Lab, Namespace
-from mcr_process import Mcr
+from mcr_process import IS_ROOT, Mcr
 
 MakeMcr = Callable[..., Mcr]
 
-needs_root = pytest.mark.skipif(
-    os.geteuid() != 0 or Path("/proc/self/uid_map").read_text().split() != ["0", "0", "4294967295"],
-    reason="takes root outside of any user namespace",
-)
+needs_root = pytest.mark.skipif(not IS_ROOT, reason="takes root outside of any user namespace")
 
 
 @pytest.fixture

@@ -1,6 +1,7 @@
 """A real `mcrd` in a namespace, real `mcrctl` beside it, and real traffic, as the end-to-end tests use them."""
 
 import json
+import os
 import signal
 import subprocess
 import sys
@@ -13,6 +14,8 @@ from lab import Namespace
 from mcr.cli.client import Client
 
 BIN = Path(sys.executable).parent
+IS_ROOT = os.geteuid() == 0 and Path("/proc/self/uid_map").read_text().split() == ["0", "0", "4294967295"]
+"""Root, and not only of a user namespace."""
 TOOLS = Path(__file__).parents[2] / "tools"
 
 

@@ -83,6 +83,7 @@ def expect_workers_without_rights(mcr: Mcr, *uids: int) -> None:
         for name in ("CapInh", "CapPrm", "CapEff", "CapAmb"):
             assert int(status[name], 16) == 0, f"{name}: {status[name]}"
         assert (status["NoNewPrivs"], status["Seccomp"]) == ("1", "2")
+        assert Path(f"/proc/{pid}/fd").stat().st_uid == 0, "its user may trace it"
         assert status["Uid"].split() == [str(uid) for uid in uids]
 
 

@@ -9,9 +9,6 @@ from pathlib import Path
 from lab import Namespace
 from mcr_process import children_of, wait_until
 
-IS_ROOT = os.geteuid() == 0 and Path("/proc/self/uid_map").read_text().split() == ["0", "0", "4294967295"]
-"""Outside of any user namespace, that is; tests/conftest.py makes everybody root in one."""
-
 SCRIPT = Path(__file__).with_name("machine.sh")
 
 

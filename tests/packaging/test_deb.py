@@ -3,16 +3,17 @@
 import json
 import shutil
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import attrs
 import pytest
-from machine import IS_ROOT, Machine
+from machine import Machine
 
 import mcr
 from lab import Lab, Namespace
-from mcr_process import Receiver, Sender, wait_until
+from mcr_process import IS_ROOT, Receiver, Sender, wait_until
 
 ROOT = Path(__file__).parents[2]
 CAP_NET_ADMIN, CAP_NET_RAW, CAP_BPF = 1 << 12, 1 << 13, 1 << 39
@@ -225,67 +226,54 @@ def test_setting_that_cannot_be_used_is_no_endless_restart(site: Site) -> None:
     site.machine.run("systemctl", "restart", "mcrd")
 
 
-def test_drop_in_adds_a_capability(site: Site) -> None:
-    """As the unit's comment says it, for MCR_ABSORB=1."""
-    machine = site.machine
+@contextmanager
+def drop_in(machine: Machine, *lines: str) -> Iterator[None]:
+    """The service has these lines, too, as after systemctl edit; and was restarted."""
     folder = machine.path("/etc/systemd/system/mcrd.service.d")
     folder.mkdir()
-    lines = ("[Service]", "AmbientCapabilities=CAP_NET_ADMIN", "CapabilityBoundingSet=CAP_NET_ADMIN")
-    (folder / "absorb.conf").write_text("\n".join((*lines, "Environment=MCR_ABSORB=1\n")))
+    (folder / "override.conf").write_text("\n".join(("[Service]", *lines, "")))
     try:
         machine.run("systemctl", "daemon-reload")
         machine.run("systemctl", "restart", "mcrd")
-        assert int(site.status(site.main_pid())["CapEff"], 16) == CAP_NET_ADMIN | CAP_NET_RAW | CAP_BPF
-        site.wait_for_workers()
-        site.relay_something("239.1.1.3")
-        assert "MCR_ABSORB" not in machine.ask("journalctl", "-u", "mcrd", f"_PID={site.main_pid()}")
+        yield
     finally:
         machine.run("rm", "-r", "/etc/systemd/system/mcrd.service.d")
         machine.run("systemctl", "daemon-reload")
         machine.run("systemctl", "restart", "mcrd")
 
 
+def test_drop_in_adds_a_capability(site: Site) -> None:
+    """As the unit's comment says it, for MCR_ABSORB=1."""
+    added = ("AmbientCapabilities=CAP_NET_ADMIN", "CapabilityBoundingSet=CAP_NET_ADMIN", "Environment=MCR_ABSORB=1")
+    with drop_in(site.machine, *added):
+        assert int(site.status(site.main_pid())["CapEff"], 16) == CAP_NET_ADMIN | CAP_NET_RAW | CAP_BPF
+        site.wait_for_workers()
+        site.relay_something("239.1.1.3")
+        assert "MCR_ABSORB" not in site.machine.ask("journalctl", "-u", "mcrd", f"_PID={site.main_pid()}")
+
+
 def test_drop_in_sets_variables_and_processors(site: Site) -> None:
     """Environment= and CPUAffinity=, as the guide has them."""
-    machine = site.machine
-    folder = machine.path("/etc/systemd/system/mcrd.service.d")
-    folder.mkdir()
-    lines = ("[Service]", 'Environment="MCR_BUFFER_POOL_SMALL=2000"', 'Environment="MCR_BUFFER_POOL_STANDARD=1000"')
-    (folder / "tuned.conf").write_text("\n".join((*lines, "CPUAffinity=1\n")))
-    try:
-        machine.run("systemctl", "daemon-reload")
-        machine.run("systemctl", "restart", "mcrd")
+    variables = ('Environment="MCR_BUFFER_POOL_SMALL=2000"', 'Environment="MCR_BUFFER_POOL_STANDARD=1000"')
+    with drop_in(site.machine, *variables, "CPUAffinity=1"):
         settings = {each["name"]: each for each in site.ctl("settings")}
         assert settings["MCR_BUFFER_POOL_SMALL"]["source"] == "environment"
         assert settings["MCR_BUFFER_POOL_STANDARD"]["value"] == "1000"
         site.wait_for_workers()
         assert [each["core"] for each in site.ctl("list-workers")] == [1]
-    finally:
-        machine.run("rm", "-r", "/etc/systemd/system/mcrd.service.d")
-        machine.run("systemctl", "daemon-reload")
-        machine.run("systemctl", "restart", "mcrd")
 
 
 def test_drop_in_adds_rules_at_every_start(site: Site) -> None:
     """As docs/installation.md has it."""
-    machine = site.machine
-    folder = machine.path("/etc/systemd/system/mcrd.service.d")
-    folder.mkdir()
-    (folder / "rules.conf").write_text("[Service]\nExecStartPost=/usr/bin/mcrctl add --batch /etc/mcr/rules\n")
-    rules = machine.path("/etc/mcr")
+    rules = site.machine.path("/etc/mcr")
     rules.mkdir()
     rule = "--input-interface in0 --input-group 239.1.1.7 --input-port 5000 --outputs 239.2.2.2:6000:out0 --rule-id tv"
     (rules / "rules").write_text(f"# every morning\n{rule}\n")
-    try:
-        machine.run("systemctl", "daemon-reload")
-        machine.run("systemctl", "restart", "mcrd")
+    with drop_in(site.machine, "ExecStartPost=/usr/bin/mcrctl add --batch /etc/mcr/rules"):
         assert [each["rule_id"] for each in site.ctl("list")] == ["tv"]
         site.restart_after("kill", "-KILL")
         wait_until(lambda: [each["rule_id"] for each in site.ctl("list")] == ["tv"], "the rule is there again")
-    finally:
-        machine.run("rm", "-r", "/etc/systemd/system/mcrd.service.d", "/etc/mcr")
-        machine.run("systemctl", "daemon-reload")
-        machine.run("systemctl", "restart", "mcrd")
+    site.machine.run("rm", "-r", "/etc/mcr")
 
 
 def test_killed_daemon_is_restarted_and_no_worker_is_left(site: Site) -> None:

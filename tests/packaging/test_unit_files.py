@@ -7,9 +7,9 @@ import sys
 from pathlib import Path
 
 import pytest
-from machine import IS_ROOT
 
 from mcr.settings import CONTROL_SOCKET, VARIABLES
+from mcr_process import IS_ROOT
 
 PACKAGING = Path(__file__).parents[2] / "packaging"
 UNIT = PACKAGING / "systemd" / "mcrd.service"

@@ -1,0 +1,178 @@
+"""The connection to the daemon: replies, silence, and every way not to get one."""
+
+import contextlib
+import errno
+import json
+import socket
+import subprocess
+import sys
+import tempfile
+import threading
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from mcr.cli import client
+from mcr.cli.client import Client
+from mcr.errors import McrError, SystemFault
+
+LINE = "--input-interface eth0 --input-group 239.1.1.1 --input-port 5000 --outputs 239.2.2.2:5001:eth1"
+
+
+@contextlib.contextmanager
+def answering(answer: Callable[[socket.socket], None]) -> Iterator[str]:
+    """A socket at whose other end `answer` is called with the first connection."""
+    with tempfile.TemporaryDirectory(prefix="mcr") as directory, socket.socket(socket.AF_UNIX) as listener:
+        path = f"{directory}/s"
+        listener.bind(path)
+        listener.listen()
+
+        def serve() -> None:
+            connection, _ = listener.accept()
+            with connection:
+                answer(connection)
+
+        thread = threading.Thread(target=serve)
+        thread.start()
+        yield path
+        thread.join()
+
+
+def replying(*replies: bytes) -> Callable[[socket.socket], None]:
+    def answer(connection: socket.socket) -> None:
+        for reply in replies:
+            connection.recv(65_536)
+            connection.sendall(reply)
+
+    return answer
+
+
+def call(path: str) -> Any:
+    with Client(path, "the default") as daemon:
+        return daemon.call("ping")
+
+
+def test_results_belong_to_their_requests():
+    replies = replying(b'{"jsonrpc":"2.0","id":1,"result":"a"}\n', b'{"jsonrpc":"2.0","id":2,"result":"b"}\n')
+    with answering(replies) as path, Client(path, "the default") as daemon:
+        assert [daemon.call("x"), daemon.call("y")] == ["a", "b"]
+
+
+def test_a_reply_may_come_in_pieces():
+    def answer(connection: socket.socket) -> None:
+        connection.recv(65_536)
+        for byte in b'{"jsonrpc":"2.0","id":1,"result":"' + b"x" * 200 + b'"}\n':
+            connection.sendall(bytes([byte]))
+
+    with answering(answer) as path:
+        assert call(path) == "x" * 200
+
+
+@pytest.mark.parametrize("request_id", [1, None])
+def test_an_error_reply_is_raised_with_or_without_id(request_id):
+    error = {"code": -32002, "message": "No", "data": {"kind": "k", "hints": ["a", "b"]}}
+    reply = json.dumps({"jsonrpc": "2.0", "id": request_id, "error": error}).encode() + b"\n"
+    with answering(replying(reply)) as path, pytest.raises(McrError) as caught:
+        call(path)
+    assert (caught.value.message, caught.value.hints) == ("No", ("a", "b"))
+
+
+def test_what_is_said_before_the_connection_closes_is_heard_though_the_questionwas_not_read():
+    def refuse(connection: socket.socket) -> None:
+        connection.sendall(b'{"jsonrpc":"2.0","id":null,"error":{"code":1,"message":"full","data":{"hints":[]}}}\n')
+
+    with answering(refuse) as path, Client(path, "the default") as daemon, pytest.raises(McrError, match=r"^full$"):
+        daemon.call("add", {"rules": ["x" * 10_000_000]})
+
+
+def test_a_daemon_that_closes_while_it_is_sent_to_does_not_end_the_process():
+    with answering(replying(b"")) as path:
+        command = [Path(sys.executable).with_name("mcrctl"), "add", "--batch", "-", "--control-socket", path]
+        line = f"{LINE} --name {'x' * 1_000_000}"
+        done = subprocess.run(command, input=line, capture_output=True, text=True, check=False)
+    assert done.returncode == 1
+    assert done.stderr.startswith("Error: mcrd closed the connection without a reply\n")
+
+
+@pytest.mark.parametrize("replies", [[], [b""], [b'{"jsonrpc":"2.0","id":1,"resu']])
+def test_a_connection_that_closes_without_a_reply_is_told(replies):
+    with answering(replying(*replies)) as path, pytest.raises(McrError, match="closed the connection"):
+        call(path)
+
+
+@pytest.mark.parametrize(
+    "reply", [b"HTTP/1.1 400\n", b"[]\n", b"1\n", b"{}\n", b'{"id":2,"result":1}\n', b'{"error":1}\n']
+)
+def test_what_is_not_the_daemon_is_told(reply):
+    with answering(replying(reply)) as path, pytest.raises(McrError, match="is not mcrd"):
+        call(path)
+
+
+def test_a_daemon_that_does_not_reply_is_given_up(monkeypatch):
+    monkeypatch.setattr(client, "REPLY_TIMEOUT", 0.01)
+    done = threading.Event()
+    with answering(lambda _: bool(done.wait(60))) as path:
+        with pytest.raises(McrError, match="No reply from mcrd") as caught:
+            call(path)
+        done.set()
+    assert "it may still carry out the request" in caught.value.hints[0]
+
+
+def test_no_socket_is_told_with_its_path_and_origin(tmp_path, monkeypatch):
+    monkeypatch.setattr(client, "DEFAULT_CONTROL_SOCKET", "/nonexistent")
+    with pytest.raises(SystemFault) as caught:
+        Client(str(tmp_path / "s"), "from MCR_CONTROL_SOCKET")
+    assert caught.value.message == "No such file or directory (os error 2)"
+    assert caught.value.hints[:2] == (
+        f"the control socket {tmp_path}/s (from MCR_CONTROL_SOCKET) does not exist",
+        "is mcrd running? pgrep -a mcrd",
+    )
+
+
+def test_a_path_without_a_socket_is_told_where_there_is_one(tmp_path, monkeypatch):
+    with socket.socket(socket.AF_UNIX) as default, tempfile.TemporaryDirectory(prefix="mcr") as directory:
+        default.bind(f"{directory}/s")
+        monkeypatch.setattr(client, "DEFAULT_CONTROL_SOCKET", f"{directory}/s")
+        with pytest.raises(SystemFault) as caught:
+            Client(str(tmp_path / "typo"), "from --control-socket")
+        assert f"there is one at {directory}/s, the default" in caught.value.hints
+
+
+def test_a_path_that_is_no_socket_is_told(tmp_path):
+    file = tmp_path / "file"
+    file.touch()
+    for path in (file, tmp_path):
+        with pytest.raises(SystemFault) as caught:
+            Client(str(path), "from --control-socket")
+        assert caught.value.hints[0] == f"the control socket {path} (from --control-socket) is not a socket"
+
+
+def test_a_socket_that_nobody_serves_is_refused_in_the_words_of_the_system():
+    with tempfile.TemporaryDirectory(prefix="mcr") as directory:
+        path = f"{directory}/s"
+        with socket.socket(socket.AF_UNIX) as dead:
+            dead.bind(path)
+        with pytest.raises(SystemFault) as caught:
+            Client(path, "the default")
+    assert caught.value.message == "Connection refused (os error 111)"
+    assert "is mcrd running? pgrep -a mcrd" in caught.value.hints
+
+
+def test_a_path_too_long_for_a_socket_is_told():
+    with pytest.raises(SystemFault, match=r"File name too long \(os error 36\)"):
+        Client("/" + "x" * 200, "the default")
+
+
+def test_a_socket_that_may_not_be_used_says_whose_it_is(monkeypatch, tmp_path):
+    def refuse(*_: object) -> None:
+        raise PermissionError(errno.EACCES, "Permission denied")
+
+    monkeypatch.setattr(socket.socket, "connect", refuse)
+    tmp_path.chmod(0o750)
+    with pytest.raises(SystemFault) as caught:
+        Client(str(tmp_path / "missing" / "s"), "the default")
+    assert caught.value.message == "Permission denied (os error 13)"
+    assert f"{tmp_path} belongs to " in caught.value.hints[0]
+    assert caught.value.hints[0].endswith("mode 0750")

@@ -1,0 +1,29 @@
+"""Lines of a batch: read fast, and as the command line would read them."""
+
+import pytest
+
+from mcr.cli import rule_words
+
+LINE = "--input-interface eth0 --input-group 239.1.1.1 --input-port 5000 --outputs 239.2.2.2:5001:eth1"
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        LINE,
+        f"{LINE} --outputs 239.9.9.9:1:eth3 --rule-id one --name two",
+        f"--name two {LINE}",
+        f"{LINE} --input-port 7",
+        "--outputs 239.9.9.9:1:eth3",
+    ],
+)
+def test_plain_lines_of_a_batch_are_read_as_click_would(line):
+    words = line.split()
+    assert rule_words._plain_options(words) == rule_words._batch_line.make_context("mcrctl add", words).params
+
+
+@pytest.mark.parametrize(
+    "end", ["--name", "--name=x", "--name -x", "--nam x", "x", "--input-port +7", "--input-port ٣"]
+)
+def test_other_lines_are_left_to_click(end):
+    assert rule_words._plain_options([*LINE.split(), *end.split()]) is None

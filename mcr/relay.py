@@ -186,6 +186,15 @@ class Relay:
         """Whether workers are to see what no rule wants."""
         self._screen.show_all(everything=show)
 
+    def absorbing_due(self) -> frozenset[int]:
+        """Interfaces whose bystanders have to be looked for (`mcr.net.bystanders`); then call `absorb_on`."""
+        return self._screen.absorber.due() if self._screen.absorber else frozenset()
+
+    def absorb_on(self, free: frozenset[int]) -> None:
+        """Spare the IP stack what rules take from these interfaces, by index, and from no others."""
+        if self._screen.absorber:
+            self._screen.absorber.absorb_on(free)
+
     def input_interfaces(self) -> tuple[str, ...]:
         """Names of the interfaces that are captured."""
         return tuple(sorted(self._captures))

@@ -60,7 +60,9 @@ MAX_HOLD: Final = Variable(
 STATS_INTERVAL: Final = Variable(
     "MCR_STATS_INTERVAL_MS", 0, range(86_400_001), "milliseconds between [STATS:...] lines; 0: every 100,000 packets"
 )
-ABSORB: Final = Variable("MCR_ABSORB", 0, range(2), "1: packets that a rule takes end after their capture")
+ABSORB: Final = Variable(
+    "MCR_ABSORB", 1, range(2), "1: what a rule takes is spared this machine's IP stack if nobody else here wants it"
+)
 
 VARIABLES: Final = (
     POOL_SMALL,
@@ -89,8 +91,8 @@ class Settings:
     """Microseconds that a packet may wait for others at high rates; 0: never."""
     receive_buffers: int = RECEIVE_BUFFERS.default
     """Packets that a worker takes from a capture ring at a time; while it has them, the ring keeps them."""
-    absorb: bool = False
-    """End packets that a rule takes after their capture, where no socket of this machine could take them, too."""
+    absorb: bool = bool(ABSORB.default)
+    """Spare this machine's IP stack what a rule takes, where nobody else on it could want that."""
     pools: BufferPools = attrs.field(factory=BufferPools)
     """How many packets a capture ring holds."""
     views: tuple[SettingView, ...] = ()
@@ -118,6 +120,11 @@ def from_environment(settings: Settings, environment: Mapping[str, str]) -> Sett
         ),
         views=(*settings.views, *views),
     )
+
+
+def is_asked_for(variable: Variable, settings: Settings) -> bool:
+    """Whether an operator has set a variable, be it to its default."""
+    return any(view.name == variable.name and view.source == "environment" for view in settings.views)
 
 
 def _view(variable: Variable, given: int | None) -> SettingView:

@@ -9,6 +9,7 @@ import signal
 from collections.abc import Sequence
 from contextlib import suppress
 from datetime import UTC, datetime
+from functools import partial
 from typing import assert_never
 
 import attrs
@@ -27,9 +28,10 @@ from mcr.actors.worker_process import (
     worker_context,
 )
 from mcr.capture_counts import Watched
-from mcr.errors import McrError
+from mcr.errors import McrError, describe_errno
 from mcr.logs import get_logger
 from mcr.model import Facility, Level, LogLevels, RuleChange, WorkerState, WorkerView
+from mcr.net.bystanders import without_bystanders
 from mcr.ownership import unprivileged_user
 from mcr.policy import worker_cores
 from mcr.relay import Relay
@@ -78,10 +80,16 @@ class _Stop:
 
 @attrs.frozen
 class _Watch:
-    pass
+    reply: Reply[frozenset[int]]
 
 
-_Command = _Watch | _Apply | _Settle | _Describe | _Acknowledged | _SetLogLevels | _Stop | WorkerEvent
+@attrs.frozen
+class _AbsorbOn:
+    free: frozenset[int]
+    reply: Reply[None]
+
+
+_Command = _Watch | _AbsorbOn | _Apply | _Settle | _Describe | _Acknowledged | _SetLogLevels | _Stop | WorkerEvent
 
 
 @attrs.frozen
@@ -153,7 +161,18 @@ async def run_worker_supervisor(
 async def _watch(inbox: trio.MemorySendChannel[_Command]) -> None:
     while True:
         await trio.sleep(_WATCH_SECONDS)
-        await inbox.send(_Watch())
+        interfaces = await ask(inbox, _Watch)
+        if interfaces:
+            free = await trio.to_thread.run_sync(_find_free, interfaces)
+            await ask(inbox, partial(_AbsorbOn, free))
+
+
+def _find_free(interfaces: frozenset[int]) -> frozenset[int]:
+    try:
+        return without_bystanders(interfaces)
+    except OSError as error:  # no descriptor, no memory
+        log.warning("cannot see who else wants packets, so none are absorbed: %s", describe_errno(error.errno or 0))
+        return frozenset()
 
 
 async def _handle(state: "_State", command: _Command) -> None:
@@ -175,8 +194,14 @@ async def _handle(state: "_State", command: _Command) -> None:
                 reply.resolve(None)
         case _Stop(reply):
             state.stop(reply)
-        case _Watch():
-            await state.kill_hung_workers()
+        case _Watch(reply):
+            with reply:
+                await state.kill_hung_workers()
+                reply.resolve(state.absorbing_due())
+        case _AbsorbOn(free, reply):
+            with reply:
+                state.absorb_on(free)
+                reply.resolve(None)
         case WorkerStarted():
             state.on_started(command)
         case WorkerReported(worker_id, events):
@@ -248,6 +273,12 @@ class _State:
                     self._segments[worker.worker_id].settle(capture.slot)
             await self._stats.capture_closing(capture.slot)
             await self._relay.close_capture(capture)
+
+    def absorbing_due(self) -> frozenset[int]:
+        return self._relay.absorbing_due()
+
+    def absorb_on(self, free: frozenset[int]) -> None:
+        self._relay.absorb_on(free)
 
     def settle(self, generation: int, reply: Reply[None]) -> None:
         self._settling.append((generation, reply))

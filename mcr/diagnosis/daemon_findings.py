@@ -26,7 +26,7 @@ def judge_capabilities(daemon: Self, *, absorb: bool, short_of_buffers: bool) ->
 
     Args:
         daemon: this process.
-        absorb: MCR_ABSORB is set.
+        absorb: MCR_ABSORB is missed.
         short_of_buffers: sockets were granted smaller buffers than they were to have.
     """
     process = daemon.process
@@ -37,7 +37,7 @@ def judge_capabilities(daemon: Self, *, absorb: bool, short_of_buffers: bool) ->
     if not process.has("CAP_BPF"):
         losses["CAP_BPF"] = "it filters with what sockets have had of old, slower with every rule"
     if not process.has("CAP_NET_ADMIN") and (absorb or short_of_buffers):
-        lost = ["MCR_ABSORB has no effect"] if absorb else []
+        lost = ["MCR_ABSORB has no effect, so each packet costs more"] if absorb else []
         lost += ["buffers end at what sysctl allows"] if short_of_buffers else []
         losses["CAP_NET_ADMIN"] = ", ".join(lost)
     if losses:
@@ -55,38 +55,42 @@ def judge_capabilities(daemon: Self, *, absorb: bool, short_of_buffers: bool) ->
     return (Finding("capabilities", Verdict.OK, f"mcrd has what it needs: {has}", evidence),)
 
 
-def judge_filter(daemon: Self, inputs: int, *, absorb: bool) -> tuple[Finding, ...]:
-    """Which filter keeps from the workers what no rule wants, and whether absorbing works.
+def judge_filter(daemon: Self) -> Finding:
+    """Which filter keeps from the workers what no rule wants."""
+    holds = f"/proc/{daemon.process.pid}/fd holds"
+    if daemon.ebpf:
+        return Finding("filter", Verdict.OK, "An eBPF filter rejects what no rule wants", f"{holds} bpf-map")
+    # Where the capability is missing, that is its own finding; the lack of it is told once.
+    known = not daemon.process.has("CAP_BPF")
+    return Finding(
+        "filter",
+        Verdict.OK if known else Verdict.ADVICE,
+        "Classic filters reject what no rule wants, for up to some 800 rules; beyond, the workers do",
+        f"{holds} no bpf-map",
+        "" if known else "see why eBPF is not: mcrctl log-level set --global info, restart mcrd, read its log",
+    )
+
+
+def judge_absorbing(daemon: Self, inputs: int, *, missed: bool) -> Finding:
+    """Whether the IP stack is spared what rules take (MCR_ABSORB).
 
     Args:
         daemon: this process.
         inputs: how many input interfaces there are.
-        absorb: MCR_ABSORB is set.
+        missed: it was asked for, or there is so much traffic that it would be felt.
     """
-    holds = f"/proc/{daemon.process.pid}/fd holds"
-    if daemon.ebpf:
-        screen = Finding("filter", Verdict.OK, "An eBPF filter rejects what no rule wants", f"{holds} bpf-map")
-    else:
-        # Where the capability is missing, that is its own finding; the lack of it is told once.
-        known = not daemon.process.has("CAP_BPF")
-        screen = Finding(
-            "filter",
-            Verdict.OK if known else Verdict.ADVICE,
-            "Classic filters reject what no rule wants, for up to some 800 rules; beyond, the workers do",
-            f"{holds} no bpf-map",
-            "" if known else "see why eBPF is not: mcrctl log-level set --global info, restart mcrd, read its log",
-        )
-    if not absorb:
-        return (screen,)
+    what = f"The IP stack is spared what rules take on {daemon.absorbers} of {inputs} input interfaces"
+    evidence = f"/proc/{daemon.process.pid}/fd holds {daemon.absorbers} bpf_link"
     if daemon.absorbers >= inputs:
-        what = f"MCR_ABSORB is in force on {daemon.absorbers} of {inputs} input interfaces"
-        return screen, Finding("absorb", Verdict.OK, what, f"{holds} {daemon.absorbers} bpf_link")
-    return screen, Finding(
+        return Finding("absorb", Verdict.OK, what, evidence)
+    allowed = daemon.process.has("CAP_BPF") and daemon.process.has("CAP_NET_ADMIN")
+    return Finding(
         "absorb",
-        Verdict.ADVICE,
-        f"MCR_ABSORB has an effect on {daemon.absorbers} of {inputs} input interfaces only",
-        f"{holds} {daemon.absorbers} bpf_link",
-        "it takes CAP_BPF, CAP_NET_ADMIN and Linux 6.6; mcrd's log has the reason",
+        Verdict.ADVICE if missed and not (allowed and daemon.absorbers) else Verdict.OK,
+        what,
+        evidence,
+        "it takes CAP_BPF, CAP_NET_ADMIN, Linux 6.6, and an interface that no bridge and no multicast routing uses; "
+        "mcrd's log has the reason",
     )
 
 

@@ -20,7 +20,6 @@
 /* <linux/bpf.h> from kernel 6.6 on */
 #define TCX_INGRESS 46
 #define TCX_NEXT    (-1)
-#define TCX_DROP    2
 
 #define MAX_CPUS    1024
 #define MAX_PROGRAM 96
@@ -302,7 +301,7 @@ static void find_socket(struct program *program)
 
 int mcr_bpf_load_absorber(int wanted, uint32_t capture)
 {
-	/* To accept is to let the packet go on to whom it may concern. */
+	/* Whatever it is, it goes on to whom it may concern. */
 	static const int32_t answers[VERDICTS] = { [REJECT] = TCX_NEXT, [ACCEPT] = TCX_NEXT };
 	struct program program = { .length = 0 };
 
@@ -311,11 +310,14 @@ int mcr_bpf_load_absorber(int wanted, uint32_t capture)
 	look_up(&program, wanted, KEY);
 	judge(&program, BPF_JEQ, BPF_REG_0, 0, ACCEPT);
 	find_socket(&program);
-	emit(&program, BPF_JMP | BPF_JNE | BPF_K, BPF_REG_0, 0, 2, 0);
-	set(&program, BPF_REG_0, TCX_DROP);
-	emit(&program, BPF_JMP | BPF_EXIT, 0, 0, 0, 0);
+	emit(&program, BPF_JMP | BPF_JEQ | BPF_K, BPF_REG_0, 0, 4, 0);
 	copy(&program, BPF_REG_1, BPF_REG_0);
 	call(&program, BPF_FUNC_sk_release);
+	set(&program, BPF_REG_0, TCX_NEXT);
+	emit(&program, BPF_JMP | BPF_EXIT, 0, 0, 0, 0);
+	copy(&program, BPF_REG_1, BPF_REG_6);
+	set(&program, BPF_REG_2, PACKET_OTHERHOST);
+	call(&program, BPF_FUNC_skb_change_type);
 	conclude(&program, answers);
 	return load_program(&program, BPF_PROG_TYPE_SCHED_CLS);
 }

@@ -38,8 +38,9 @@ int mcr_bpf_count(int rejected, uint32_t capture, uint64_t *count);
 int mcr_bpf_load_filter(int wanted, int rejected, uint32_t capture);
 
 /*
- * A program for an interface's ingress: ends what a rule wants, once it has been captured, unless a UDP socket of this
- * machine could take it, too. It spares the machine's own IP stack a route look-up for a packet that nobody is there for.
+ * A program for an interface's ingress: marks what a rule wants, once it has been captured, as meant for another host,
+ * unless a UDP socket of this machine could take it, too. IP drops that at once, and is spared a route look-up for a
+ * packet that nobody is there for. Whoever takes packets below IP (a bridge, macvlan, tc) still gets it.
  */
 int mcr_bpf_load_absorber(int wanted, uint32_t capture);
 

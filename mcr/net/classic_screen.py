@@ -10,6 +10,7 @@ import attrs
 from mcr.errors import SystemFault, describe_errno
 from mcr.logs import get_logger
 from mcr.model import Facility
+from mcr.net.absorber import Absorber
 from mcr.net.capture import read_count
 from mcr.net.filter import ACCEPT_UDP, REJECT_ALL, Instruction, Wanted, attach_filter, select_udp
 
@@ -49,6 +50,8 @@ def _select(wanted: set[Wanted]) -> tuple[Sequence[Instruction], Sequence[Instru
 
 class ClassicScreen:
     """A `Screen`. A change writes the filters of a capture anew."""
+
+    absorber: Absorber | None = None
 
     def __init__(self) -> None:
         self._wanted: defaultdict[int, set[Wanted]] = defaultdict(set)

@@ -10,6 +10,7 @@ from mcr._native import ffi, lib
 from mcr.errors import SystemFault, describe_errno
 from mcr.logs import get_logger
 from mcr.model import Facility
+from mcr.net.absorber import Absorber
 from mcr.net.filter import ACCEPT_UDP, Wanted, attach_filter, attach_program
 
 log = get_logger(Facility.NETWORK)
@@ -18,17 +19,12 @@ log = get_logger(Facility.NETWORK)
 class MapScreen:
     """A `Screen`. A change costs a system call for each rule, and no program is made anew.
 
-    With `absorb` packets that a rule takes end after their capture, unless a UDP socket of this machine could take
-    them, too. Whoever else looks at packets there gets them no more: multicast routing, a bridge that the interface is
-    a port of, the firewall, raw sockets.
-
     Raises:
         OSError: this process may not, or this kernel can't.
     """
 
     def __init__(self, *, absorb: bool = False) -> None:
-        self._absorb = absorb
-        self._links: dict[int, int] = {}
+        self.absorber: Absorber | None = None
         self._wanted = _check(lib.mcr_bpf_open_wanted())
         self._rejected = -1
         self._sockets: dict[int, Sequence[socket.socket]] = {}
@@ -40,6 +36,8 @@ class MapScreen:
         except OSError:
             self.close()
             raise
+        if absorb:
+            self.absorber = _open_absorber(self._wanted)
 
     def change(self, added: Iterable[tuple[int, Wanted]], removed: Iterable[tuple[int, Wanted]]) -> None:
         """Change the map."""
@@ -66,8 +64,8 @@ class MapScreen:
         except OSError as error:
             raise SystemFault(f"Cannot capture on {interface}: SO_ATTACH_BPF", error.errno or 0) from None
         self._sockets[capture] = sockets
-        if self._absorb:
-            self._link(capture, interface)
+        if self.absorber:
+            self.absorber.add(capture, interface)
         return count
 
     def show_all(self, *, everything: bool) -> None:
@@ -84,26 +82,18 @@ class MapScreen:
     def forget(self, capture: int) -> None:
         """The program goes with its sockets."""
         self._sockets.pop(capture, None)
-        if capture in self._links:
-            os.close(self._links.pop(capture))
+        if self.absorber:
+            self.absorber.forget(capture)
 
     def close(self) -> None:
         """Close the maps; the kernel keeps them for as long as a program uses them."""
-        for fd in (self._wanted, self._rejected, *self._links.values()):
+        if self.absorber:
+            self.absorber.close()
+            self.absorber = None
+        for fd in (self._wanted, self._rejected):
             if fd >= 0:
                 os.close(fd)
         self._wanted = self._rejected = -1
-        self._links.clear()
-
-    def _link(self, capture: int, interface: str) -> None:
-        try:
-            program = _check(lib.mcr_bpf_load_absorber(self._wanted, capture))
-            try:
-                self._links[capture] = _check(lib.mcr_bpf_link_ingress(program, socket.if_nametoindex(interface)))
-            finally:
-                os.close(program)  # the link keeps it
-        except OSError as error:
-            log.warning("MCR_ABSORB has no effect on %s: %s", interface, describe_errno(error.errno or 0))
 
     def _attach(self, capture: int, sockets: Sequence[socket.socket]) -> None:
         if self._everything:
@@ -146,6 +136,14 @@ class MapCount:
     def close(self) -> None:
         """Close the descriptor."""
         os.close(self._fd)
+
+
+def _open_absorber(wanted: int) -> Absorber | None:
+    try:
+        return Absorber(wanted)
+    except OSError as error:
+        log.info("MCR_ABSORB has no effect: %s", describe_errno(error.errno or 0))
+        return None
 
 
 def _map_key(capture: int, wanted: Wanted) -> Any:

@@ -11,6 +11,7 @@ from typing import Protocol
 from mcr.errors import describe_errno
 from mcr.logs import get_logger
 from mcr.model import Facility
+from mcr.net.absorber import Absorber
 from mcr.net.classic_screen import ClassicScreen
 from mcr.net.filter import Wanted
 from mcr.net.map_screen import MapScreen
@@ -31,7 +32,13 @@ class Rejected(Protocol):
 
 
 class Screen(Protocol):
-    """The filters of all captures, which are known by their slots."""
+    """The filters of all captures, which are known by their slots.
+
+    Attributes:
+        absorber: spares the IP stack what is wanted; None: it does not.
+    """
+
+    absorber: Absorber | None
 
     def change(self, added: Iterable[tuple[int, Wanted]], removed: Iterable[tuple[int, Wanted]]) -> None:
         """Want more, and less, of captures.
@@ -66,13 +73,10 @@ def open_screen(*, absorb: bool) -> Screen:
     """Make the best screen that this process may have.
 
     Args:
-        absorb: whether to end what is wanted after its capture, where it is allowed.
+        absorb: whether to spare this machine's IP stack what is wanted, where it is allowed.
     """
     try:
         return MapScreen(absorb=absorb)
     except OSError as error:
-        reason = describe_errno(error.errno or 0)
-        log.info("no eBPF (%s): classic filters keep out what no rule wants", reason)
-        if absorb:
-            log.warning("MCR_ABSORB has no effect: no eBPF (%s)", reason)
+        log.info("no eBPF (%s): classic filters keep out what no rule wants", describe_errno(error.errno or 0))
         return ClassicScreen()

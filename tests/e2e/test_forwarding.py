@@ -171,24 +171,3 @@ def test_what_no_rule_wants_reaches_no_worker(
     assert sum(worker["recv"] for worker in stats["workers"]) == 10_000
     if not privileged:
         assert "no eBPF (Operation not permitted (os error 1))" in mcr.log()
-
-
-@pytest.mark.parametrize("absorb", [0, 1])
-def test_absorbed_packets_do_not_burden_the_machines_own_stack(plant: Plant, make_mcr: MakeMcr, absorb: int) -> None:
-    """Its count of multicast without a listener tells; where eBPF is forbidden, the log does."""
-    mcr = make_mcr(plant.relay, prefix=["env", f"MCR_ABSORB={absorb}"]).start()
-    mcr.add("in0:239.1.1.1:5000", "239.2.2.2:6000:out0")
-    receiver = Receiver(plant.receiver, "239.2.2.2:6000@rx0=239.1.1.1:5000", count=1000)
-    Sender(plant.source, "src0", "239.1.1.1:5000", count=1000, rate=10_000).finish()
-    receiver.expect_everything()
-    mcr.check_counters(arrived=1000)
-    names, values = (
-        line.split()
-        for line in plant.relay.run(["cat", "/proc/net/snmp"]).stdout.splitlines()
-        if line.startswith("Udp:")
-    )
-    unheard = int(dict(zip(names, values, strict=True))["IgnoredMulti"])
-    if "MCR_ABSORB has no effect: no eBPF" in mcr.log():
-        assert unheard == 1000
-    else:
-        assert unheard == (0 if absorb else 1000)

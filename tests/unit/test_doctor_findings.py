@@ -266,17 +266,22 @@ def test_cap_net_admin_is_missed_only_where_it_would_help():
 
 
 def test_the_filter_in_force_is_named():
-    expect(daemon_findings.judge_filter(daemon(), 1, absorb=False), OK, "eBPF")
-    expect(daemon_findings.judge_filter(daemon(ebpf=False), 1, absorb=False), ADVICE, "Classic", "no bpf-map")
-    told = daemon_findings.judge_filter(daemon("CAP_BPF", ebpf=False), 1, absorb=False)
+    expect(daemon_findings.judge_filter(daemon()), OK, "eBPF")
+    expect(daemon_findings.judge_filter(daemon(ebpf=False)), ADVICE, "Classic", "no bpf-map")
+    told = daemon_findings.judge_filter(daemon("CAP_BPF", ebpf=False))
     expect(told, OK, "Classic")  # the missing capability has a line of its own
 
 
 def test_absorbing_is_judged_by_the_programs_that_are_there():
-    _, all_of_them = daemon_findings.judge_filter(daemon(absorbers=2), 2, absorb=True)
-    expect(all_of_them, OK, "in force on 2 of 2")
-    _, some = daemon_findings.judge_filter(daemon(absorbers=1), 2, absorb=True)
-    expect(some, ADVICE, "1 of 2", "Linux 6.6")
+    expect(daemon_findings.judge_absorbing(daemon(absorbers=2), 2, missed=True), OK, "on 2 of 2")
+    expect(daemon_findings.judge_absorbing(daemon(absorbers=1), 2, missed=True), OK, "1 of 2", "bridge")
+    expect(daemon_findings.judge_absorbing(daemon(absorbers=0), 2, missed=True), ADVICE, "0 of 2", "Linux 6.6")
+
+
+def test_absorbing_is_missed_only_where_it_would_be_felt():
+    without = daemon("CAP_NET_ADMIN", absorbers=0)
+    expect(daemon_findings.judge_absorbing(without, 1, missed=False), OK, "0 of 1")
+    expect(daemon_findings.judge_absorbing(without, 1, missed=True), ADVICE, "0 of 1", "CAP_NET_ADMIN")
 
 
 def test_workers_have_nothing():

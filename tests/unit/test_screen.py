@@ -12,6 +12,7 @@ import pytest
 from lab import Lab, Namespace
 from mcr.errors import SystemFault
 from mcr.model import MAX_RULES
+from mcr.net.bystanders import without_bystanders
 from mcr.net.classic_screen import ClassicScreen
 from mcr.net.filter import REJECT_ALL, Wanted, attach_filter, select_udp
 from mcr.net.map_screen import MapScreen
@@ -21,6 +22,7 @@ WANTED = [Wanted(IPv4Address("239.1.1.1"), 5000), Wanted(IPv4Address("239.1.1.1"
 ETH_P_ALL = 0x0003
 OPEN = Path("/proc/self/fd")
 SOL_PACKET, PACKET_IGNORE_OUTGOING = 263, 23
+MRT_INIT, MRT_ADD_VIF = 200, 202  # <linux/mroute.h>
 
 
 def may_load_ebpf() -> bool:
@@ -248,43 +250,134 @@ def test_map_holds_as_many_rules_as_a_relay(wire: Wire) -> None:
     screen.close()
 
 
-def test_absorbed_packets_reach_nobody_behind_the_capture_unless_a_socket_listens(wire: Wire) -> None:
-    """The stack's own count of datagrams without a listener tells; without the permission there is only a warning."""
+def unheard(namespace: Namespace) -> int:
+    """Multicast datagrams that the IP stack found no socket for."""
+    text = namespace.run(["cat", "/proc/net/snmp"]).stdout
+    names, values = (line.split() for line in text.splitlines() if line.startswith("Udp:"))
+    return int(dict(zip(names, values, strict=True))["IgnoredMulti"])
+
+
+@pytest.fixture
+def absorbing(wire: Wire) -> Iterator[MapScreen]:
+    """What `WANTED` has is absorbed on b0, once a capture is open."""
     if not may_load_ebpf():
-        assert isinstance(open_screen(absorb=True), ClassicScreen)
-        return
-    screen = MapScreen(absorb=True)
-    screen.change([(3, each) for each in WANTED], ())
-    wire.b.ip("address add 198.18.0.2/24 dev b0")
+        pytest.skip("eBPF is forbidden here (no CAP_BPF outside user namespaces), so nothing is absorbed")
     with wire.b.entered():
+        made = MapScreen(absorb=True)
+    made.change([(3, each) for each in WANTED], ())
+    wire.b.ip("address add 198.18.0.2/24 dev b0")
+    yield made
+    made.close()
+
+
+def absorb(screen: MapScreen, wire: Wire) -> None:
+    """As far as bystanders allow."""
+    assert screen.absorber
+    with wire.b.entered():
+        screen.absorber.absorb_on(without_bystanders(screen.absorber.due()))
+
+
+def join(namespace: Namespace) -> socket.socket:
+    """A socket without a port: a membership, and nobody who listens."""
+    with namespace.entered():
         member = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
-        listener = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
-    with member, listener:
-        member.setsockopt(
-            socket.IPPROTO_IP, socket.IP_ADD_MEMBERSHIP, socket.inet_aton("239.1.1.1") + bytes([198, 18, 0, 2])
-        )
-        rejected = opened(screen, wire)
+    where = socket.inet_aton("239.1.1.1") + bytes([198, 18, 0, 2])
+    member.setsockopt(socket.IPPROTO_IP, socket.IP_ADD_MEMBERSHIP, where)
+    return member
 
-        def unheard() -> int:
-            text = wire.b.run(["cat", "/proc/net/snmp"]).stdout
-            names, values = (line.split() for line in text.splitlines() if line.startswith("Udp:"))
-            return int(dict(zip(names, values, strict=True))["IgnoredMulti"])
 
+def test_the_ip_stack_is_spared_what_is_wanted_unless_a_socket_listens(absorbing: MapScreen, wire: Wire) -> None:
+    with join(wire.b) as listener, join(wire.b):
+        rejected = opened(absorbing, wire)
+        absorb(absorbing, wire)
         wire.send(frame(), frame(port=5002))
         assert wire.receive(2) == [frame(), frame(port=5002)]
-        assert unheard() == 0
+        assert unheard(wire.b) == 0
         wire.send(frame(port=5001))  # no rule takes it
-        assert unheard() == 1
+        assert unheard(wire.b) == 1
         listener.bind(("", 5000))
-        listener.setsockopt(
-            socket.IPPROTO_IP, socket.IP_ADD_MEMBERSHIP, socket.inet_aton("239.1.1.1") + bytes([198, 18, 0, 2])
-        )
         listener.settimeout(5)
         wire.send(frame())
         assert wire.receive(1) == [frame()]
         assert listener.recv(100) == b"239.1.1.1:5000"
-        screen.forget(3)
+        absorbing.forget(3)
         wire.send(frame(port=5002))
-        assert unheard() == 2
+        assert unheard(wire.b) == 2
         rejected.close()
-    screen.close()
+
+
+def test_who_takes_packets_below_ip_gets_what_is_absorbed(absorbing: MapScreen, wire: Wire) -> None:
+    """As a packet socket for one protocol does, which stands behind the program; so do bridges and macvlan."""
+    with wire.b.entered():
+        behind = socket.socket(socket.AF_PACKET, socket.SOCK_RAW, socket.htons(0x0800))
+    with behind, join(wire.b):
+        behind.bind(("b0", 0x0800))
+        behind.settimeout(5)
+        rejected = opened(absorbing, wire)
+        absorb(absorbing, wire)
+        wire.send(frame())
+        assert wire.receive(1) == [frame()]
+        assert behind.recv(2000) == frame()
+        assert unheard(wire.b) == 0
+        rejected.close()
+
+
+def test_a_port_of_a_bridge_is_not_absorbed_from_and_absorbed_again_when_it_is_none(
+    absorbing: MapScreen, wire: Wire
+) -> None:
+    """The bridge's own sockets and routes are not to be seen from its port."""
+    assert absorbing.absorber
+    rejected = opened(absorbing, wire)
+    absorb(absorbing, wire)
+    assert not absorbing.absorber.due()
+    wire.b.ip("link add br0 up type bridge mcast_snooping 0")
+    wire.b.ip("link set b0 master br0")
+    wire.b.ip("address add 198.18.0.2/24 dev br0")
+    wire.b.ip("address del 198.18.0.2/24 dev b0")
+    with join(wire.b) as member:
+        absorb(absorbing, wire)
+        wire.send(frame())
+        assert unheard(wire.b) == 1
+        del member
+    wire.b.ip("link delete br0")
+    wire.b.ip("address add 198.18.0.2/24 dev b0")
+    with join(wire.b):
+        absorb(absorbing, wire)
+        wire.send(frame())
+        assert unheard(wire.b) == 1
+    assert wire.receive(2) == [frame(), frame()]
+    rejected.close()
+
+
+def test_what_multicast_routing_may_route_is_not_absorbed(absorbing: MapScreen, wire: Wire) -> None:
+    assert absorbing.absorber
+    rejected = opened(absorbing, wire)
+    absorb(absorbing, wire)
+    with wire.b.entered():
+        routing = socket.socket(socket.AF_INET, socket.SOCK_RAW, socket.IPPROTO_IGMP)
+    with routing, join(wire.b):
+        routing.setsockopt(socket.IPPROTO_IP, MRT_INIT, 1)
+        vif = struct.pack("HBBI4s4s", 0, 0, 1, 0, bytes([198, 18, 0, 2]), bytes(4))
+        routing.setsockopt(socket.IPPROTO_IP, MRT_ADD_VIF, vif)
+        absorb(absorbing, wire)
+        wire.send(frame())
+        assert unheard(wire.b) == 1
+    absorb(absorbing, wire)
+    with join(wire.b):
+        wire.send(frame())
+        assert unheard(wire.b) == 1
+    assert wire.receive(2) == [frame(), frame()]
+    rejected.close()
+
+
+def test_an_interface_that_is_gone_is_not_absorbed_from(absorbing: MapScreen, wire: Wire) -> None:
+    assert absorbing.absorber
+    rejected = opened(absorbing, wire)
+    absorb(absorbing, wire)
+    wire.b.ip("link delete b0")
+    due = absorbing.absorber.due()
+    assert due
+    with wire.b.entered():
+        assert without_bystanders(due) == frozenset()
+    absorbing.absorber.absorb_on(frozenset())
+    rejected.close()

@@ -1,0 +1,81 @@
+"""Who else on this machine could want what comes in by an interface: a device on top of it, or multicast routing.
+
+UDP sockets are not asked for here: the absorber's program looks for them, packet by packet.
+"""
+
+import errno
+import os
+import socket
+from collections.abc import Collection
+from pathlib import Path
+
+# <linux/rtnetlink.h>; groups are bits.
+_RTMGRP_LINK = 1 << 0
+_RTMGRP_IPV4_NETCONF = 1 << 23
+_MESSAGE_BYTES = 65_536
+
+
+class LinkChanges:
+    """Hears of every change of an interface in this network namespace, multicast routing's use of it among them.
+
+    Raises:
+        OSError: no netlink socket could be had.
+    """
+
+    def __init__(self) -> None:
+        self._socket = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_CLOEXEC, socket.NETLINK_ROUTE)
+        try:
+            self._socket.setblocking(False)
+            self._socket.bind((0, _RTMGRP_LINK | _RTMGRP_IPV4_NETCONF))
+        except OSError:
+            self.close()
+            raise
+
+    def heard(self) -> bool:
+        """Whether there were some since the last call."""
+        heard = False
+        while True:
+            try:
+                self._socket.recv(_MESSAGE_BYTES)
+            except BlockingIOError:
+                return heard
+            except OSError as error:
+                if error.errno != errno.ENOBUFS:  # more than the socket could hold
+                    raise
+            heard = True
+
+    def close(self) -> None:
+        """Hear no more."""
+        self._socket.close()
+
+
+def without_bystanders(interfaces: Collection[int]) -> frozenset[int]:
+    """Those of these interfaces, by index, that no other device owns and multicast routing does not use.
+
+    A bridge gives the frames of its ports to sockets and routing of its own, which look like nobody's from the port.
+
+    Raises:
+        OSError: no netlink socket could be had, or the kernel refuses to tell.
+    """
+    from pyroute2 import IPRoute, NetlinkError  # noqa: PLC0415 - slow to import; mcrd's start does not wait for it
+
+    found = set()
+    with IPRoute() as netlink:
+        for index in interfaces:
+            try:
+                (link,) = netlink.link("get", index=index)
+            except NetlinkError as error:
+                if error.code != errno.ENODEV:
+                    raise OSError(error.code, os.strerror(error.code)) from None
+                continue
+            if link.get("master") is None and not _is_routed(str(link.get("ifname"))):
+                found.add(index)
+    return frozenset(found)
+
+
+def _is_routed(name: str) -> bool:
+    """Whether it is one of multicast routing's (netconf's mc_forwarding); what can't be seen may be."""
+    try:
+        return int(Path(f"/proc/sys/net/ipv4/conf/{name}/mc_forwarding").read_text(encoding="ascii")) != 0
+    except (OSError, ValueError):
+        return True

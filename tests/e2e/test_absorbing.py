@@ -1,0 +1,132 @@
+"""What a rule takes is spared the machine's own IP stack, and whoever else wants it gets it all the same."""
+
+import json
+import os
+import socket
+import struct
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+import pytest
+
+from conftest import MakeMcr, Plant, needs_root
+from lab import Namespace
+from mcr_process import Mcr, Receiver, Sender, wait_until
+
+MRT_INIT, MRT_ADD_VIF, MRT_ADD_MFC = 200, 202, 204  # <linux/mroute.h>
+
+
+def links(mcr: Mcr) -> int:
+    """Programs that mcrd has at the ingress of interfaces."""
+    assert mcr.process
+    found = 0
+    for each in Path(f"/proc/{mcr.process.pid}/fd").iterdir():
+        with suppress(FileNotFoundError):
+            found += str(each.readlink()) == "anon_inode:bpf_link"
+    return found
+
+
+def unheard(namespace: Namespace) -> int:
+    """Multicast datagrams that the IP stack found no socket for."""
+    text = namespace.run(["cat", "/proc/net/snmp"]).stdout
+    names, values = (line.split() for line in text.splitlines() if line.startswith("Udp:"))
+    return int(dict(zip(names, values, strict=True))["IgnoredMulti"])
+
+
+def relay(mcr: Mcr, plant: Plant) -> None:
+    """A thousand packets through the relay, each of them once."""
+    receiver = Receiver(plant.receiver, "239.2.2.2:6000@rx0=239.1.1.1:5000", count=1000)
+    Sender(plant.source, "src0", "239.1.1.1:5000", count=1000, rate=10_000).finish()
+    receiver.expect_everything()
+    mcr.check_counters()
+
+
+@needs_root
+def test_without_being_asked_to(plant: Plant, make_mcr: MakeMcr) -> None:
+    mcr = make_mcr(plant.relay).start()
+    mcr.add("in0:239.1.1.1:5000", "239.2.2.2:6000:out0")
+    wait_until(lambda: links(mcr) == 1, "in0 is absorbed from")
+    relay(mcr, plant)
+    assert unheard(plant.relay) == 0
+    findings = json.loads(mcr.ctl("doctor", "--json", check=False).stdout)
+    (finding,) = (each for each in findings if each["check"] == "absorb")
+    assert finding["verdict"] == "ok"
+    assert "on 1 of 1" in finding["what"]
+    mcr.ctl("remove", "--rule-id", mcr.call("list")[0]["rule_id"])
+    wait_until(lambda: links(mcr) == 0, "absorbing ends with the last rule")
+
+
+def test_switched_off_the_ip_stack_throws_each_packet_away(plant: Plant, make_mcr: MakeMcr) -> None:
+    mcr = make_mcr(plant.relay, prefix=["env", "MCR_ABSORB=0"]).start()
+    mcr.add("in0:239.1.1.1:5000", "239.2.2.2:6000:out0")
+    relay(mcr, plant)
+    assert unheard(plant.relay) == 1000
+    assert links(mcr) == 0
+
+
+@needs_root
+def test_local_listener_gets_every_packet_too(plant: Plant, make_mcr: MakeMcr) -> None:
+    """From the moment that it listens, and without the relay being told."""
+    mcr = make_mcr(plant.relay).start()
+    mcr.add("in0:239.1.1.1:5000", "239.2.2.2:6000:out0")
+    wait_until(lambda: links(mcr) == 1, "in0 is absorbed from")
+    relay(mcr, plant)
+    local = Receiver(plant.relay, "239.1.1.1:5000@in0", count=1000)
+    relay(mcr, plant)
+    local.expect_everything()
+
+
+@contextmanager
+def multicast_routing(namespace: Namespace, source: str, group: str, *addresses: str) -> Iterator[None]:
+    """The kernel routes a group from the first of these addresses' interfaces to the others'."""
+    with namespace.entered():
+        routing = socket.socket(socket.AF_INET, socket.SOCK_RAW, socket.IPPROTO_IGMP)
+    with routing:
+        routing.setsockopt(socket.IPPROTO_IP, MRT_INIT, 1)
+        for index, address in enumerate(addresses):
+            vif = struct.pack("HBBI4s4s", index, 0, 1, 0, socket.inet_aton(address), bytes(4))
+            routing.setsockopt(socket.IPPROTO_IP, MRT_ADD_VIF, vif)
+        ttls = bytes([0, *[1] * (len(addresses) - 1)]).ljust(32, b"\0")
+        route = struct.pack("4s4sH32sxxIIIi", socket.inet_aton(source), socket.inet_aton(group), 0, ttls, 0, 0, 0, 0)
+        routing.setsockopt(socket.IPPROTO_IP, MRT_ADD_MFC, route)
+        yield
+
+
+@needs_root
+def test_multicast_routing_of_the_same_group_goes_on(plant: Plant, make_mcr: MakeMcr) -> None:
+    """Absorbing ends within a second or so of its start, and begins again after its end."""
+    mcr = make_mcr(plant.relay).start()
+    mcr.add("in0:239.1.1.1:5000", "239.2.2.2:6000:out0")
+    wait_until(lambda: links(mcr) == 1, "in0 is absorbed from")
+    with multicast_routing(plant.relay, "198.18.0.1", "239.1.1.1", "198.18.0.2", "198.18.2.1"):
+        wait_until(lambda: links(mcr) == 0, "absorbing ends")
+        routed = Receiver(plant.receiver, "239.1.1.1:5000@rx1", count=1000)
+        relay(mcr, plant)
+        routed.expect_everything()
+    wait_until(lambda: links(mcr) == 1, "absorbing begins again")
+
+
+@needs_root
+@pytest.mark.parametrize("kind", ["bridge", "macvlan"])
+def test_who_is_behind_a_bridge_or_a_macvlan_gets_every_packet_too(plant: Plant, make_mcr: MakeMcr, kind: str) -> None:
+    """A rule that names a port of the bridge, and a listener that is bound to the bridge itself; or a container."""
+    container = plant.lab.namespace("container")
+    if kind == "bridge":
+        plant.relay.ip("address flush dev in0")
+        plant.relay.ip("link add br0 up type bridge mcast_snooping 0")
+        plant.relay.ip("link set in0 master br0")
+        plant.lab.link(plant.relay, "port1", container, "eth0", b_address="198.18.0.3/24")
+        plant.relay.ip("link set port1 master br0")
+    else:
+        inside = f"/proc/{os.getpid()}/fd/{container.fd}"
+        plant.relay.ip(f"link add link in0 name eth0 netns {inside} type macvlan mode bridge")
+        container.ip("address add 198.18.0.3/24 dev eth0")
+        container.ip("link set eth0 up")
+    mcr = make_mcr(plant.relay).start()
+    mcr.add("in0:239.1.1.1:5000", "239.2.2.2:6000:out0")
+    if kind == "macvlan":
+        wait_until(lambda: links(mcr) == 1, "in0 is absorbed from")
+    behind = Receiver(container, "239.1.1.1:5000@eth0", count=1000)
+    relay(mcr, plant)
+    behind.expect_everything()

@@ -5,6 +5,7 @@
 #include <sys/socket.h>
 #include <unistd.h>
 
+#include "direct.h"
 #include "engine.h"
 #include "forward.h"
 #include "loop.h"
@@ -24,19 +25,14 @@ static void poll_close(struct mcr_worker *worker)
 	(void)worker;
 }
 
-static int socket_of(const struct mcr_worker *worker, const struct mcr_send *send)
-{
-	return worker->egress[worker->rules.outputs[send->output].egress].fd;
-}
-
 /* Send the first of these by its socket, and those behind it that leave by the same one. How many have ended. */
 static uint32_t send_some(struct mcr_worker *worker, struct mcr_send *sends, uint32_t count)
 {
 	struct mmsghdr messages[TOGETHER];
-	int fd = socket_of(worker, sends), sent;
+	int fd = mcr_direct_socket(worker, sends), sent;
 	uint32_t n = 0;
 
-	while (n < count && n < TOGETHER && socket_of(worker, &sends[n]) == fd) {
+	while (n < count && n < TOGETHER && mcr_direct_socket(worker, &sends[n]) == fd) {
 		messages[n] = (struct mmsghdr){ .msg_hdr = sends[n].message };
 		n++;
 	}
@@ -52,6 +48,10 @@ static uint32_t send_some(struct mcr_worker *worker, struct mcr_send *sends, uin
 
 static int poll_send(struct mcr_worker *worker, struct mcr_send *sends, uint32_t count)
 {
+	if (count == 1) {
+		mcr_direct_send(worker, sends);
+		return 0;
+	}
 	for (uint32_t done = 0; done < count;)
 		done += send_some(worker, sends + done, count - done);
 	return 0;

@@ -60,6 +60,7 @@ int mcr_confine(void)
 		LOAD(nr),
 		/* The loop. */
 		ALLOW(io_uring_enter),
+		ALLOW(sendto),
 		ALLOW(sendmsg),
 		ALLOW(sendmmsg),
 		ALLOW(recvmsg),

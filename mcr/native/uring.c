@@ -11,6 +11,7 @@
 #include <sys/syscall.h>
 #include <unistd.h>
 
+#include "direct.h"
 #include "forward.h"
 #include "loop.h"
 
@@ -223,25 +224,13 @@ static int reap(struct mcr_worker *worker)
 	return ret;
 }
 
-static int socket_of(const struct mcr_worker *worker, const struct mcr_send *send)
-{
-	return worker->egress[worker->rules.outputs[send->output].egress].fd;
-}
-
-static void send_directly(struct mcr_worker *worker, struct mcr_send *send)
-{
-	ssize_t sent = sendmsg(socket_of(worker, send), &send->message, MSG_DONTWAIT);
-
-	mcr_forward_sent(worker, send, sent < 0 ? -errno : (int)sent);
-}
-
 static int queue_send(struct mcr_worker *worker, struct mcr_send *send)
 {
 	struct io_uring_sqe *sqe = next_sqe(worker);
 
 	if (!sqe)
 		return -EBUSY;
-	io_uring_prep_sendmsg(sqe, socket_of(worker, send), &send->message, MSG_DONTWAIT);
+	io_uring_prep_sendmsg(sqe, mcr_direct_socket(worker, send), &send->message, MSG_DONTWAIT);
 	io_uring_sqe_set_data(sqe, send);
 	worker->sends_under_way++;
 	return 0;
@@ -264,7 +253,7 @@ static int uring_send(struct mcr_worker *worker, struct mcr_send *sends, uint32_
 	int ret = 0;
 
 	if (count == 1) { /* a system call either way, and this one costs less */
-		send_directly(worker, sends);
+		mcr_direct_send(worker, sends);
 		return 0;
 	}
 	for (uint32_t i = 0; i < count && !ret; i++)

@@ -25,6 +25,9 @@
 #define MAX_CPUS    1024
 #define MAX_PROGRAM 96
 
+#define TRIES    20 /* to get memory for a key */
+#define PAUSE_US 1000
+
 #define ACCEPT_WHOLE 0x40000 /* bytes: more than any frame has */
 
 enum verdict { REJECT, ACCEPT, VERDICTS };
@@ -88,11 +91,21 @@ static int change(enum bpf_cmd command, int map, const void *key, void *value)
 	return bpf(command, &attr);
 }
 
+/*
+ * From 6.1 on the kernel keeps some memory ready for maps, and gets more by an interrupt that it sends itself; where that
+ * takes its time, many keys in a row find none.
+ */
 int mcr_bpf_put(int wanted, const struct mcr_bpf_key *key)
 {
 	uint32_t value = 0;
+	int ret = -ENOMEM;
 
-	return change(BPF_MAP_UPDATE_ELEM, wanted, key, &value);
+	for (int i = 0; i < TRIES && ret == -ENOMEM; i++) {
+		if (i)
+			usleep(PAUSE_US);
+		ret = change(BPF_MAP_UPDATE_ELEM, wanted, key, &value);
+	}
+	return ret;
 }
 
 int mcr_bpf_drop(int wanted, const struct mcr_bpf_key *key)

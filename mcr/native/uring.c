@@ -129,7 +129,8 @@ static int restrict_ring(struct io_uring *ring)
 	return ret ? ret : register_ring(ring, IORING_REGISTER_ENABLE_RINGS, NULL, 0);
 }
 
-static int uring_open(struct mcr_worker *worker)
+/* A ring that may do what is asked of it here. It is entered once: in some 5.10 kernels it stays disabled for ever. */
+static int open_ring(struct io_uring *ring)
 {
 	unsigned int i = 0;
 	int ret = -EINVAL;
@@ -139,28 +140,37 @@ static int uring_open(struct mcr_worker *worker)
 							   IORING_SETUP_R_DISABLED,
 						  .cq_entries = CQ_ENTRIES };
 
-		ret = io_uring_queue_init_params(SQ_ENTRIES, &worker->ring, &params);
+		ret = io_uring_queue_init_params(SQ_ENTRIES, ring, &params);
 	}
 	if (ret)
 		return ret;
-	io_uring_register_ring_fd(&worker->ring); /* saves a descriptor look-up a call, where the kernel can */
-	ret = restrict_ring(&worker->ring);
+	io_uring_register_ring_fd(ring); /* saves a descriptor look-up a call, where the kernel can */
+	ret = restrict_ring(ring);
+	if (!ret)
+		ret = io_uring_get_events(ring);
 	if (ret)
-		goto fail;
+		io_uring_queue_exit(ring);
+	return ret;
+}
+
+static int uring_open(struct mcr_worker *worker)
+{
+	int ret = open_ring(&worker->ring);
+
+	if (ret)
+		return ret;
 	ret = arm_wake(worker);
 	if (!ret)
 		ret = arm_lifeline(worker);
-	if (!ret)
-		return 0;
-fail:
-	io_uring_queue_exit(&worker->ring);
+	if (ret)
+		io_uring_queue_exit(&worker->ring);
 	return ret;
 }
 
 int mcr_uring_probe(void)
 {
 	struct io_uring ring;
-	int ret = io_uring_queue_init(1, &ring, 0);
+	int ret = open_ring(&ring);
 
 	if (!ret)
 		io_uring_queue_exit(&ring);

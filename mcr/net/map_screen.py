@@ -32,6 +32,7 @@ class MapScreen:
         self._wanted = _check(lib.mcr_bpf_open_wanted())
         self._rejected = -1
         self._sockets: dict[int, Sequence[socket.socket]] = {}
+        self._clipped: set[int] = set()
         self._everything = False
         try:
             self._rejected = _check(lib.mcr_bpf_open_rejected())
@@ -55,8 +56,10 @@ class MapScreen:
         for each in removed:
             lib.mcr_bpf_drop(self._wanted, _map_key(*each))
 
-    def open(self, capture: int, interface: str, sockets: Sequence[socket.socket]) -> "MapCount":
+    def open(self, capture: int, interface: str, sockets: Sequence[socket.socket], *, clip: bool = False) -> "MapCount":
         """Attach a program."""
+        self._clipped -= {capture}
+        self._clipped |= {capture} if clip else set()
         try:
             with ExitStack() as undo:
                 count = self._count(capture)
@@ -106,7 +109,7 @@ class MapScreen:
             log.warning("MCR_ABSORB has no effect on %s: %s", interface, describe_errno(error.errno or 0))
 
     def _attach(self, capture: int, sockets: Sequence[socket.socket]) -> None:
-        if self._everything:
+        if self._everything and capture not in self._clipped:
             for each in sockets:
                 attach_filter(each, ACCEPT_UDP)
             return
@@ -126,7 +129,8 @@ class MapScreen:
             raise
 
     def _load(self, capture: int) -> int:
-        return _check(lib.mcr_bpf_load_filter(self._wanted, self._rejected, capture))
+        clip = capture in self._clipped
+        return _check(lib.mcr_bpf_load_filter(self._wanted, self._rejected, capture, clip, clip and self._everything))
 
 
 class MapCount:

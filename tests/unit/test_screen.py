@@ -264,6 +264,8 @@ def test_absorbed_packets_reach_nobody_behind_the_capture_unless_a_socket_listen
             socket.IPPROTO_IP, socket.IP_ADD_MEMBERSHIP, socket.inet_aton("239.1.1.1") + bytes([198, 18, 0, 2])
         )
         rejected = opened(screen, wire)
+        if not screen._links:
+            pytest.skip("this kernel has no tcx: a warning says that MCR_ABSORB has no effect")
 
         def unheard() -> int:
             text = wire.b.run(["cat", "/proc/net/snmp"]).stdout

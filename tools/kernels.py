@@ -40,7 +40,7 @@ QEMU = "qemu-system-x86_64"
 
 TESTS = (".venv/bin/pytest", "-p", "no:cacheprovider", "tests/unit", "tests/actors", "tests/native", "tests/e2e")
 
-SLOWNESS = {"kvm": 1, "uml": 4, "tcg": 15}
+SLOWNESS = {"kvm": 1, "uml": 8, "tcg": 15}
 """How many times longer the end-to-end tests may take (tests/e2e/mcr_process.py)."""
 
 # What a machine needs to see its disk, and the command to be heard: these are loaded before anything else.
@@ -60,7 +60,7 @@ INIT = """#!/bin/busybox sh
 b=/bin/busybox
 $b mkdir -p /dev /proc /lower /layer /root
 $b mount -t proc proc /proc
-for module in /modules/*; do $b insmod $module; done
+for module in /modules/*.ko; do [ ! -e $module ] || $b insmod $module; done
 {root}
 $b mount -t proc proc /root/proc
 $b mount -t sysfs sysfs /root/sys
@@ -99,7 +99,9 @@ $b mount -o remount,ro,bind /root
 for name in /tmp /var/tmp; do $b mount -t tmpfs -o mode=1777 tmp /root$name; done
 $b mkdir -p /root{directory}
 $b mount -t tmpfs checkout /root{directory}
-(cd /lower{directory} && $b tar -c --exclude ./build --exclude ./.git .) | (cd /root{directory} && $b tar -x)
+cd /lower{directory}
+$b tar -c $($b ls -A | $b grep -vxE "build|\\.git|\\..*_cache") | $b tar -x -C /root{directory}
+cd /
 """
 
 # Reaps what the command leaves behind. Limits are those of a session under systemd, not the kernel's own for its first

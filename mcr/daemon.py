@@ -53,7 +53,7 @@ async def run_daemon(settings: Settings) -> None:
     _warn_without_io_uring()
     for message in unknown_variables(os.environ, [view.name for view in settings.views]):
         log.warning("%s", message)
-    _raise_descriptor_limit()
+    _raise_limits()
     with ExitStack() as stack, trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT, signal.SIGHUP) as signals:
         segments = [
             stack.enter_context(Segment(worker_id, settings.max_hold_us, settings.receive_buffers))
@@ -125,7 +125,16 @@ def _warn_without_io_uring() -> None:
         log.warning("io_uring is not available (%s): workers run on poll instead", describe_errno(error))
 
 
-def _raise_descriptor_limit() -> None:
-    """Group memberships take a descriptor for every 20 groups: use what the hard limit allows."""
+def _raise_limits() -> None:
+    """Use what may be had.
+
+    Group memberships take a descriptor for every 20 groups. Kernels before 5.12 count io_uring and eBPF as locked
+    memory, of which most systems allow 64 KiB: root may have more.
+    """
     _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+    _, hard = resource.getrlimit(resource.RLIMIT_MEMLOCK)
+    try:
+        resource.setrlimit(resource.RLIMIT_MEMLOCK, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
+    except ValueError:  # not permitted
+        resource.setrlimit(resource.RLIMIT_MEMLOCK, (hard, hard))

@@ -51,7 +51,8 @@ class Capture:
     def put(self) -> records.Command:
         """Tells a worker to read from it."""
         group = self.group
-        return records.capture_put(self.slot, self.serial, group.frame_size, group.frame_count, group.sockets)
+        ring = group.frame_size, group.frame_count
+        return records.capture_put(self.slot, self.serial, ring, group.sockets, offloads=group.offloads)
 
 
 @attrs.define(eq=False)
@@ -252,7 +253,7 @@ class Relay:
             group = open_captures(interfaces[name], workers, self._settings.pools)
             undo.callback(group.close)
             undo.callback(close_all, group.watched)
-            rejected = self._screen.open(slot, name, group.sockets)
+            rejected = self._screen.open(slot, name, group.sockets, clip=not group.offloads)
             undo.callback(rejected.close)
             undo.callback(self._screen.forget, slot)
             self._serial += 1

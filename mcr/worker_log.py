@@ -51,7 +51,9 @@ _PARSE_REASONS = {
 _Wording = Callable[[tuple[int, int, int], Names], str]
 
 WORDINGS: Mapping[int, _Wording] = {
-    lib.MCR_LOG_STARTED: lambda a, _: f"started on {ENGINES.get(a[0], a[0])}",
+    lib.MCR_LOG_STARTED: lambda a, _: (
+        f"started on {ENGINES.get(a[0], a[0])}{f', for want of io_uring: {_errno(a[1])}' if a[1] else ''}"
+    ),
     lib.MCR_LOG_LEVELS_CHANGED: lambda _, __: "log levels changed",
     lib.MCR_LOG_GENERATION_APPLIED: lambda a, _: f"generation {a[0]} applied, {a[1]} rules",
     lib.MCR_LOG_CAPTURE_ATTACHED: lambda a, names: (
@@ -76,6 +78,10 @@ WORDINGS: Mapping[int, _Wording] = {
     lib.MCR_LOG_FORWARDED: lambda a, names: f"rule {names.rule(a[0])}: {a[2]} bytes to {a[1]} outputs",
     lib.MCR_LOG_NO_BUFFER: lambda a, names: (
         f"frame of {a[2]} bytes on {names.capture(a[0])} dropped: no buffer was free for a super-frame"
+    ),
+    lib.MCR_LOG_UNCUT: lambda a, names: (
+        f"frame of {a[2]} bytes on {names.capture(a[0])} dropped: several datagrams in one, and this kernel does not"
+        " tell how to cut them apart; have their sender do it: ethtool -K INTERFACE tx-udp-segmentation off"
     ),
     lib.MCR_LOG_TRAIN_REFUSED: lambda a, names: (
         f"{names.output(a[0])} does not take UDP segmentation ({_errno(a[1])}): it gets one datagram at a time"

@@ -245,10 +245,17 @@ def _larger_ring(mtu: int, pools: BufferPools) -> str:
     return f"a ring of twice the size: {name}={2 * pools.slots(size)} in the environment of mcrd"
 
 
-def judge_super_frames(stats: Stats) -> Finding:
-    """Whether there was room for those that are longer than a slot of the ring."""
+def judge_super_frames(stats: Stats, *, described: bool) -> Finding:
+    """Whether they could be taken apart.
+
+    Args:
+        stats: the counters.
+        described: the kernel says how they are to be cut; then only room can be short, for those longer than a slot.
+    """
     ingress = stats.ingress
     evidence = f"mcrctl stats: buf_exhaust={ingress.buf_exhaust} recv={ingress.recv}"
+    if not described:
+        return _judge_undescribed(ingress.buf_exhaust, evidence)
     if not ingress.buf_exhaust:
         return Finding("buf_exhaust", Verdict.OK, "There was always a buffer for what is longer than a slot", evidence)
     share = ingress.buf_exhaust / ingress.recv
@@ -261,6 +268,21 @@ def judge_super_frames(stats: Stats) -> Finding:
         what,
         evidence,
         "do not merge frames that early: sudo ethtool -K IF rx-udp-gro-forwarding off rx-gro-list off",
+    )
+
+
+def _judge_undescribed(lost: int, evidence: str) -> Finding:
+    why = "this kernel does not tell a capture how to cut frames of several datagrams"
+    evidence += "; a trial on the loopback interface"
+    if not lost:
+        return Finding("buf_exhaust", Verdict.OK, f"None came, but {why}", evidence)
+    return Finding(
+        "buf_exhaust",
+        Verdict.FAULT,
+        f"{lost:,} packets are lost, as {why}",
+        evidence,
+        "have their sender cut them: sudo ethtool -K IF tx-udp-segmentation off at its end of the link, or :gso=off "
+        "behind the output, if it is an mcrd; or use a newer kernel; if the loopback is down: sudo ip link set lo up",
     )
 
 

@@ -19,7 +19,7 @@ from mcr.diagnosis.merging import read_merging
 from mcr.diagnosis.routes import find_routes
 from mcr.findings import Finding, Verdict
 from mcr.model import Address, LogLevels, Stats, WorkerView
-from mcr.net.capture import COPY_BYTES
+from mcr.net.capture import COPY_BYTES, describes_super_frames
 from mcr.settings import ABSORB, Settings, is_asked_for
 
 _T = TypeVar("_T")
@@ -105,7 +105,7 @@ def _judge_counters(
     stats: Stats, workers: tuple[WorkerView, ...], links: dict[str, Link], settings: Settings
 ) -> Iterator[Finding]:
     yield from daemon_findings.judge_captures(stats, workers, links, settings.pools)
-    yield daemon_findings.judge_super_frames(stats)
+    yield daemon_findings.judge_super_frames(stats, described=describes_super_frames())
     yield daemon_findings.judge_malformed(stats)
     yield daemon_findings.judge_matches(stats)
     yield from daemon_findings.judge_outputs(stats, links)

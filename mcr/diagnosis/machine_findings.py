@@ -76,6 +76,8 @@ def _who_forbids_io_uring(machine: Machine) -> tuple[str, str]:
         )
     if machine.uring_errno == errno.ENOSYS:
         return "the kernel was built without it", "use a kernel with CONFIG_IO_URING"
+    if machine.uring_errno == errno.EBADFD:
+        return "a ring with restrictions stays disabled, an error of some 5.10 kernels", "use a newer kernel"
     if machine.uring_errno == errno.ENOMEM:
         return f"locked memory is limited to {_bytes(machine.memlock)}", "raise it: LimitMEMLOCK=infinity in the unit"
     return "io_uring_setup(2) fails", "a security module may forbid it: see its log"

@@ -24,6 +24,9 @@
 #define MAX_CPUS    1024
 #define MAX_PROGRAM 96
 
+#define TRIES    20 /* to get memory for a key */
+#define PAUSE_US 1000
+
 #define ACCEPT_WHOLE 0x40000 /* bytes: more than any frame has */
 
 enum verdict { REJECT, ACCEPT, VERDICTS };
@@ -87,11 +90,21 @@ static int change(enum bpf_cmd command, int map, const void *key, void *value)
 	return bpf(command, &attr);
 }
 
+/*
+ * From 6.1 on the kernel keeps some memory ready for maps, and gets more by an interrupt that it sends itself; where that
+ * takes its time, many keys in a row find none.
+ */
 int mcr_bpf_put(int wanted, const struct mcr_bpf_key *key)
 {
 	uint32_t value = 0;
+	int ret = -ENOMEM;
 
-	return change(BPF_MAP_UPDATE_ELEM, wanted, key, &value);
+	for (int i = 0; i < TRIES && ret == -ENOMEM; i++) {
+		if (i)
+			usleep(PAUSE_US);
+		ret = change(BPF_MAP_UPDATE_ELEM, wanted, key, &value);
+	}
+	return ret;
 }
 
 int mcr_bpf_drop(int wanted, const struct mcr_bpf_key *key)
@@ -252,6 +265,17 @@ static void count(struct program *program, int rejected, uint32_t capture)
 	emit(program, BPF_STX | BPF_DW | BPF_MEM, BPF_REG_0, BPF_REG_1, 0, 0);
 }
 
+/* If it is wanted (register 0) and in a super-frame, end with how much of it to keep; else go on. */
+static void clip_super_frame(struct program *program)
+{
+	emit(program, BPF_JMP | BPF_JEQ | BPF_K, BPF_REG_0, 0, 5, 0);
+	load(program, BPF_W, BPF_REG_7, BPF_REG_6, offsetof(struct __sk_buff, gso_segs));
+	emit(program, BPF_JMP | BPF_JEQ | BPF_K, BPF_REG_7, 0, 3, 0);
+	copy(program, BPF_REG_0, BPF_REG_7);
+	emit(program, BPF_ALU64 | BPF_ADD | BPF_K, BPF_REG_0, 0, 0, MCR_BPF_CLIP);
+	emit(program, BPF_JMP | BPF_EXIT, 0, 0, 0, 0);
+}
+
 static int load_program(const struct program *program, uint32_t type)
 {
 	static const char license[] = "GPL"; /* what the kernel asks for before it lends some helpers */
@@ -266,14 +290,19 @@ static int load_program(const struct program *program, uint32_t type)
 	return bpf(BPF_PROG_LOAD, &attr);
 }
 
-int mcr_bpf_load_filter(int wanted, int rejected, uint32_t capture)
+int mcr_bpf_load_filter(int wanted, int rejected, uint32_t capture, bool clip, bool everything)
 {
 	static const int32_t answers[VERDICTS] = { [REJECT] = 0, [ACCEPT] = ACCEPT_WHOLE };
 	struct program program = { .length = 0 };
 
 	admit_udp(&program);
 	find_key(&program, capture);
-	look_up(&program, wanted, KEY);
+	if (everything)
+		set(&program, BPF_REG_0, 1);
+	else
+		look_up(&program, wanted, KEY);
+	if (clip)
+		clip_super_frame(&program);
 	judge(&program, BPF_JNE, BPF_REG_0, 0, ACCEPT);
 	count(&program, rejected, capture);
 	conclude(&program, answers);

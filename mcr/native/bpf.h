@@ -9,7 +9,10 @@
 #ifndef MCR_BPF_H
 #define MCR_BPF_H
 
+#include <stdbool.h>
 #include <stdint.h>
+
+#define MCR_BPF_CLIP 128u /* bytes that a clipped super-frame keeps, more than its headers, and one for each datagram */
 
 /* What a rule takes; both addresses in network byte order. */
 struct mcr_bpf_key {
@@ -33,9 +36,10 @@ int mcr_bpf_count(int rejected, uint32_t capture, uint64_t *count);
 /*
  * A socket filter for a capture's sockets (SO_ATTACH_BPF, socket(7)): lets in untagged IPv4 UDP that a rule wants, and
  * whatever claims to be UDP but can't be told from its headers, which is for the worker to count. Counts the UDP that
- * it rejects; other frames are nobody's business.
+ * it rejects; other frames are nobody's business. Where the kernel can't tell a worker how to cut a super-frame, `clip`
+ * it, so that the worker at least counts what is in it. `everything`: as if rules wanted all UDP.
  */
-int mcr_bpf_load_filter(int wanted, int rejected, uint32_t capture);
+int mcr_bpf_load_filter(int wanted, int rejected, uint32_t capture, bool clip, bool everything);
 
 /*
  * A program for an interface's ingress: marks what a rule wants, once it has been captured, as meant for another host,

@@ -8,6 +8,7 @@
 #include <sys/mman.h>
 #include <unistd.h>
 
+#include "bpf.h"
 #include "ring.h"
 
 #ifndef VIRTIO_NET_HDR_GSO_UDP_L4
@@ -43,6 +44,7 @@ int mcr_capture_attach(struct mcr_capture *capture, int fd, const struct mcr_rec
 		.slots = slots,
 		.frame_size = geometry->frame_size,
 		.frame_count = geometry->frame_count,
+		.offloads = geometry->offloads,
 		.cursor = cursor,
 		.serial = geometry->serial,
 	};
@@ -65,6 +67,17 @@ static uint32_t segment_size(const uint8_t *frame)
 	return offload.gso_type == VIRTIO_NET_HDR_GSO_UDP_L4 ? offload.gso_size : 0;
 }
 
+/*
+ * Without that word of the kernel a super-frame shows by what is missing of it: the filter has clipped it to headers and
+ * a number of datagrams, or the ring to a slot.
+ */
+static uint32_t uncut_datagrams(const struct tpacket2_hdr *header, uint32_t room)
+{
+	if (header->tp_snaplen == header->tp_len)
+		return 0;
+	return header->tp_snaplen < room && header->tp_snaplen > MCR_BPF_CLIP ? header->tp_snaplen - MCR_BPF_CLIP : 1;
+}
+
 bool mcr_capture_frame(const struct mcr_capture *capture, uint32_t ahead, struct mcr_frame *frame)
 {
 	const struct tpacket2_hdr *header = slot(capture, capture->cursor + ahead);
@@ -78,7 +91,8 @@ bool mcr_capture_frame(const struct mcr_capture *capture, uint32_t ahead, struct
 	frame->size = header->tp_snaplen < room ? header->tp_snaplen : room;
 	frame->wire_size = header->tp_len;
 	frame->network = (uint32_t)header->tp_net - header->tp_mac;
-	frame->segment = segment_size(frame->data);
+	frame->segment = capture->offloads ? segment_size(frame->data) : 0;
+	frame->uncut = capture->offloads ? 0 : uncut_datagrams(header, room);
 	return true;
 }
 

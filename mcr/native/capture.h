@@ -21,6 +21,7 @@ struct mcr_frame {
 	uint32_t wire_size;  /* bytes the frame had */
 	uint32_t network;    /* offset of the network header */
 	uint32_t segment;    /* payload bytes of each datagram in a super-frame; 0: the frame is one datagram */
+	uint32_t uncut;      /* datagrams in a super-frame of which the kernel doesn't say how to cut it; else 0 */
 };
 
 struct mcr_capture {
@@ -28,6 +29,7 @@ struct mcr_capture {
 	uint8_t *slots;
 	uint32_t frame_size;
 	uint32_t frame_count;
+	bool offloads;       /* the kernel says before each frame how to cut it */
 	uint64_t cursor;     /* packets taken so far */
 	uint32_t serial;     /* of the capture, for those who know only its slot */
 	uint32_t in_doubt;   /* the next that many were in a dead worker's hand: count, don't send */

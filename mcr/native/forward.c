@@ -61,6 +61,14 @@ static void take_clipped(struct mcr_worker *worker, uint32_t slot, const struct 
 		       frame->wire_size);
 }
 
+/* The datagrams of a super-frame can't be told from each other: all are lost. */
+static void take_uncut(struct mcr_worker *worker, uint32_t slot, const struct mcr_frame *frame)
+{
+	worker->tally.add.recv += frame->uncut;
+	worker->tally.add.buf_exhaust += frame->uncut;
+	mcr_log_folded(&worker->log, MCR_FACILITY_INGRESS, MCR_LEVEL_WARNING, MCR_LOG_UNCUT, slot, 0, frame->wire_size);
+}
+
 static void take_matched(struct mcr_worker *worker, uint32_t rule, const struct mcr_frame *frame,
 			 const struct mcr_packet *packet)
 {
@@ -76,6 +84,10 @@ static void take(struct mcr_worker *worker, uint32_t slot, struct mcr_frame *fra
 	uint32_t rule, count;
 	int ret;
 
+	if (frame->uncut) {
+		take_uncut(worker, slot, frame);
+		return;
+	}
 	if (frame->wire_size > frame->size &&
 	    mcr_oversize_fetch(&worker->oversize, &worker->captures[slot], frame) < 0) {
 		take_clipped(worker, slot, frame);

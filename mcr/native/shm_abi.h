@@ -152,6 +152,8 @@ struct mcr_rec_capture {
 	uint32_t serial;      /* tells this capture from the slot's last one */
 	uint32_t frame_size;  /* bytes, a power of two */
 	uint32_t frame_count; /* a power of two */
+	uint32_t offloads;    /* whether the kernel says before each frame how to cut it (PACKET_VNET_HDR) */
+	uint32_t reserved;
 };
 
 struct mcr_rec_egress {
@@ -222,7 +224,7 @@ enum mcr_facility {
 };
 
 enum mcr_log_code {
-	MCR_LOG_STARTED, /* engine */
+	MCR_LOG_STARTED, /* engine, errno that io_uring was refused with */
 	MCR_LOG_LEVELS_CHANGED,
 	MCR_LOG_GENERATION_APPLIED, /* generation, rules held */
 	MCR_LOG_CAPTURE_ATTACHED,   /* capture, frames, frame size */
@@ -236,6 +238,7 @@ enum mcr_log_code {
 	MCR_LOG_FORWARDED,     /* rule, outputs, payload bytes */
 	MCR_LOG_SEND_FAILED,   /* output, errno, payload bytes */
 	MCR_LOG_NO_BUFFER,     /* capture, length of the frame */
+	MCR_LOG_UNCUT,         /* capture, length of the frame */
 	MCR_LOG_TRAIN_REFUSED, /* output, errno */
 	MCR_LOG_NOT_CONFINED,  /* errno */
 	MCR_LOG_CODES

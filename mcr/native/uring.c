@@ -100,6 +100,12 @@ static int arm_captures(struct mcr_worker *worker)
 	return 0;
 }
 
+/* Not by liburing: 2.3 declares functions for what is needed here, and exports none. */
+static int register_ring(struct io_uring *ring, unsigned int opcode, void *argument, unsigned int count)
+{
+	return syscall(SYS_io_uring_register, ring->ring_fd, opcode, argument, count) ? -errno : 0;
+}
+
 /*
  * Allow the ring what is asked of it here and nothing else. A filter of system calls (privileges.h) does not see what a
  * ring is asked for, which may also be to open a file.
@@ -113,17 +119,19 @@ static int restrict_ring(struct io_uring *ring)
 		{ .opcode = IORING_RESTRICTION_SQE_OP, .sqe_op = IORING_OP_READ },
 		{ .opcode = IORING_RESTRICTION_SQE_OP, .sqe_op = IORING_OP_TIMEOUT }, /* liburing's, before 5.11 */
 		{ .opcode = IORING_RESTRICTION_REGISTER_OP, .register_op = IORING_REGISTER_ENABLE_RINGS },
+		/* The last one: kernels before 5.18 don't know it, and refuse a list that names it. */
 		{ .opcode = IORING_RESTRICTION_REGISTER_OP, .register_op = IORING_UNREGISTER_RING_FDS },
 	};
-	/* Not by liburing: 2.3 declares functions for these, and exports none. */
-	if (syscall(SYS_io_uring_register, ring->ring_fd, IORING_REGISTER_RESTRICTIONS, allowed,
-		    sizeof(allowed) / sizeof(*allowed)) ||
-	    syscall(SYS_io_uring_register, ring->ring_fd, IORING_REGISTER_ENABLE_RINGS, NULL, 0))
-		return -errno;
-	return 0;
+	unsigned int count = sizeof(allowed) / sizeof(*allowed);
+	int ret = register_ring(ring, IORING_REGISTER_RESTRICTIONS, allowed, count);
+
+	if (ret == -EINVAL)
+		ret = register_ring(ring, IORING_REGISTER_RESTRICTIONS, allowed, count - 1);
+	return ret ? ret : register_ring(ring, IORING_REGISTER_ENABLE_RINGS, NULL, 0);
 }
 
-static int uring_open(struct mcr_worker *worker)
+/* A ring that may do what is asked of it here. It is entered once: in some 5.10 kernels it stays disabled for ever. */
+static int open_ring(struct io_uring *ring)
 {
 	unsigned int i = 0;
 	int ret = -EINVAL;
@@ -133,28 +141,37 @@ static int uring_open(struct mcr_worker *worker)
 							   IORING_SETUP_R_DISABLED,
 						  .cq_entries = CQ_ENTRIES };
 
-		ret = io_uring_queue_init_params(SQ_ENTRIES, &worker->ring, &params);
+		ret = io_uring_queue_init_params(SQ_ENTRIES, ring, &params);
 	}
 	if (ret)
 		return ret;
-	io_uring_register_ring_fd(&worker->ring); /* saves a descriptor look-up a call, where the kernel can */
-	ret = restrict_ring(&worker->ring);
+	io_uring_register_ring_fd(ring); /* saves a descriptor look-up a call, where the kernel can */
+	ret = restrict_ring(ring);
+	if (!ret)
+		ret = io_uring_get_events(ring);
 	if (ret)
-		goto fail;
+		io_uring_queue_exit(ring);
+	return ret;
+}
+
+static int uring_open(struct mcr_worker *worker)
+{
+	int ret = open_ring(&worker->ring);
+
+	if (ret)
+		return ret;
 	ret = arm_wake(worker);
 	if (!ret)
 		ret = arm_lifeline(worker);
-	if (!ret)
-		return 0;
-fail:
-	io_uring_queue_exit(&worker->ring);
+	if (ret)
+		io_uring_queue_exit(&worker->ring);
 	return ret;
 }
 
 int mcr_uring_probe(void)
 {
 	struct io_uring ring;
-	int ret = io_uring_queue_init(1, &ring, 0);
+	int ret = open_ring(&ring);
 
 	if (!ret)
 		io_uring_queue_exit(&ring);

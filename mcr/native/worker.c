@@ -49,16 +49,17 @@ static void init_tables(struct mcr_worker *worker)
 /* io_uring if it can be had, whatever the reason if not. */
 static int open_engine(struct mcr_worker *worker)
 {
-	int ret;
+	int ret, refused;
 
 	worker->engine = &mcr_uring_engine;
-	ret = worker->engine->open(worker);
+	ret = refused = worker->engine->open(worker);
 	if (ret) {
 		worker->engine = &mcr_poll_engine;
 		ret = worker->engine->open(worker);
 	}
 	worker->segment->header.engine = worker->engine->id;
-	mcr_log(&worker->log, MCR_FACILITY_WORKER, MCR_LEVEL_INFO, MCR_LOG_STARTED, worker->engine->id, 0, 0);
+	mcr_log(&worker->log, MCR_FACILITY_WORKER, MCR_LEVEL_INFO, MCR_LOG_STARTED, worker->engine->id,
+		(uint64_t)-refused, 0);
 	return ret;
 }
 

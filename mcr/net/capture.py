@@ -5,7 +5,8 @@ those not read yet stay in the ring when a worker dies. The sockets of one inter
 each frame goes to one worker and a flow always to the same. Where there is one worker there is no group: finding a
 frame's flow costs time.
 
-Constants are those of <linux/if_packet.h>, <linux/filter.h> and <asm-generic/socket.h>.
+Constants are those of <linux/if_packet.h>, <linux/filter.h>, <linux/udp.h>, <linux/virtio_net.h> and
+<asm-generic/socket.h>.
 """
 
 import os
@@ -15,13 +16,14 @@ import struct
 import sys
 from collections.abc import Sequence
 from contextlib import ExitStack, suppress
+from ipaddress import IPv4Address
 from pathlib import Path
 
 import attrs
 
 from mcr.errors import InvalidParams, SystemFault
 from mcr.net.buffer import set_buffer
-from mcr.net.filter import REJECT_ALL, attach_filter
+from mcr.net.filter import REJECT_ALL, Wanted, attach_filter, select_udp
 from mcr.net.interfaces import Interface
 
 _ETH_P_ALL = 0x0003
@@ -33,6 +35,8 @@ _PACKET_VERSION = 10
 _PACKET_VNET_HDR = 15
 _PACKET_FANOUT = 18
 _PACKET_IGNORE_OUTGOING = 23
+_UDP_SEGMENT = 103
+_GSO_UDP_L4 = 5  # of struct virtio_net_hdr, its second byte
 _TPACKET_V2 = 1
 _FANOUT_HASH = 0
 _FANOUT_UNIQUE_ID = 0x2000
@@ -42,6 +46,7 @@ _MIN_SLOT = 2048
 _LARGE_SLOT = 16384
 _ROOT_WITHOUT_RIGHTS = "this is root, without it: in a container, start that with --cap-add NET_RAW"
 _BLOCK_BYTES = 128 << 10
+_TRIAL_SECONDS = 1.0
 
 COPY_BYTES = 4 << 20
 """Bytes of super-frames that may wait in a capture socket."""
@@ -81,12 +86,14 @@ class CaptureGroup:
     Attributes:
         frame_size: of a slot, in bytes.
         frame_count: slots in each ring.
+        offloads: the kernel says before each frame how to cut it.
         sockets: to be handed to the workers.
         watched: more descriptors of the same sockets, for who counts what comes to them.
     """
 
     frame_size: int
     frame_count: int
+    offloads: bool
     sockets: tuple[socket.socket, ...]
     watched: tuple[socket.socket, ...]
 
@@ -122,11 +129,12 @@ def open_captures(interface: Interface, count: int, pools: BufferPools) -> Captu
             f"at most {_BLOCK_BYTES - _SLOT_OVERHEAD}; set it with: ip link set dev {interface.name} mtu 65536",
         )
     frame_count = pools.slots(frame_size)
+    offloads = describes_super_frames()
     opened: list[socket.socket] = []
     with ExitStack() as undo:
         undo.callback(close_all, opened)
         for _ in range(count):
-            opened.append(_open_bound(interface, frame_size, frame_count))
+            opened.append(_open_bound(interface, frame_size, frame_count, offloads=offloads))
             if count > 1:
                 _join_fanout(opened, interface)
         watched: list[socket.socket] = []
@@ -136,7 +144,31 @@ def open_captures(interface: Interface, count: int, pools: BufferPools) -> Captu
         except OSError as error:
             raise SystemFault(f"Cannot capture on {interface.name}: dup", error.errno or 0) from None
         undo.pop_all()
-    return CaptureGroup(frame_size, frame_count, tuple(opened), tuple(watched))
+    return CaptureGroup(frame_size, frame_count, offloads, tuple(opened), tuple(watched))
+
+
+def describes_super_frames() -> bool:
+    """Whether the kernel can say how a frame of several UDP datagrams is to be cut: found out on the loopback.
+
+    Where it can't, such a frame would end a capture that asks for it: the kernel drops it, but never gives its slot of
+    the ring free again. So a capture may ask only if this has succeeded.
+    """
+    try:
+        with ExitStack() as opened:
+            tap = opened.enter_context(_open_socket())
+            receiver = opened.enter_context(socket.socket(socket.AF_INET, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC))
+            sender = opened.enter_context(socket.socket(socket.AF_INET, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC))
+            receiver.bind(("127.0.0.1", 0))
+            port = receiver.getsockname()[1]
+            tap.setsockopt(_SOL_PACKET, _PACKET_VNET_HDR, 1)
+            attach_filter(tap, select_udp([Wanted(IPv4Address("127.0.0.1"), port)]))
+            tap.bind(("lo", _ETH_P_ALL))
+            sender.setsockopt(socket.IPPROTO_UDP, _UDP_SEGMENT, 1)
+            sender.sendto(b"12", ("127.0.0.1", port))
+            tap.settimeout(_TRIAL_SECONDS)
+            return tap.recv(2048)[1] == _GSO_UDP_L4
+    except OSError:  # it can't; or it can't be tried: loopback is down, or a firewall in the way
+        return False
 
 
 def check_permission() -> None:
@@ -167,17 +199,18 @@ def _permission_hints() -> tuple[str, ...]:
     )
 
 
-def _open_bound(interface: Interface, frame_size: int, frame_count: int) -> socket.socket:
+def _open_bound(interface: Interface, frame_size: int, frame_count: int, *, offloads: bool) -> socket.socket:
     opened = _open_socket()
     step = "configure capture"
     try:
         attach_filter(opened, REJECT_ALL)
         step = "PACKET_VERSION"
         opened.setsockopt(_SOL_PACKET, _PACKET_VERSION, _TPACKET_V2)
-        step = "PACKET_VNET_HDR"
-        opened.setsockopt(_SOL_PACKET, _PACKET_VNET_HDR, 1)  # tells how a super-frame is to be cut
-        step = "PACKET_COPY_THRESH"
-        opened.setsockopt(_SOL_PACKET, _PACKET_COPY_THRESH, 1)  # frames longer than a slot are queued whole
+        if offloads:
+            step = "PACKET_VNET_HDR"
+            opened.setsockopt(_SOL_PACKET, _PACKET_VNET_HDR, 1)  # tells how a super-frame is to be cut
+            step = "PACKET_COPY_THRESH"
+            opened.setsockopt(_SOL_PACKET, _PACKET_COPY_THRESH, 1)  # frames longer than a slot are queued whole
         step = "SO_RCVBUF"
         set_buffer(opened, socket.SO_RCVBUF, COPY_BYTES)
         step = f"PACKET_RX_RING of {frame_count} slots of {frame_size} bytes"

@@ -69,8 +69,11 @@ class ClassicScreen:
             concerned.add(capture)
         self._install_again(concerned & self._captures.keys())
 
-    def open(self, capture: int, interface: str, sockets: Sequence[socket.socket]) -> "SocketCount":
-        """Attach filters."""
+    def open(
+        self, capture: int, interface: str, sockets: Sequence[socket.socket], *, clip: bool = False
+    ) -> "SocketCount":
+        """Attach filters. They can't tell a super-frame: those that are longer than a slot are clipped by that."""
+        del clip
         try:
             counter = socket.socket(socket.AF_PACKET, socket.SOCK_RAW | socket.SOCK_CLOEXEC, 0)
         except OSError as error:

@@ -28,6 +28,7 @@ class MapScreen:
         self._wanted = _check(lib.mcr_bpf_open_wanted())
         self._rejected = -1
         self._sockets: dict[int, Sequence[socket.socket]] = {}
+        self._clipped: set[int] = set()
         self._everything = False
         try:
             self._rejected = _check(lib.mcr_bpf_open_rejected())
@@ -53,8 +54,10 @@ class MapScreen:
         for each in removed:
             lib.mcr_bpf_drop(self._wanted, _map_key(*each))
 
-    def open(self, capture: int, interface: str, sockets: Sequence[socket.socket]) -> "MapCount":
+    def open(self, capture: int, interface: str, sockets: Sequence[socket.socket], *, clip: bool = False) -> "MapCount":
         """Attach a program."""
+        self._clipped -= {capture}
+        self._clipped |= {capture} if clip else set()
         try:
             with ExitStack() as undo:
                 count = self._count(capture)
@@ -96,7 +99,7 @@ class MapScreen:
         self._wanted = self._rejected = -1
 
     def _attach(self, capture: int, sockets: Sequence[socket.socket]) -> None:
-        if self._everything:
+        if self._everything and capture not in self._clipped:
             for each in sockets:
                 attach_filter(each, ACCEPT_UDP)
             return
@@ -116,7 +119,8 @@ class MapScreen:
             raise
 
     def _load(self, capture: int) -> int:
-        return _check(lib.mcr_bpf_load_filter(self._wanted, self._rejected, capture))
+        clip = capture in self._clipped
+        return _check(lib.mcr_bpf_load_filter(self._wanted, self._rejected, capture, clip, clip and self._everything))
 
 
 class MapCount:

@@ -48,8 +48,10 @@ class Screen(Protocol):
         """
         ...
 
-    def open(self, capture: int, interface: str, sockets: Sequence[socket.socket]) -> Rejected:
+    def open(self, capture: int, interface: str, sockets: Sequence[socket.socket], *, clip: bool = False) -> Rejected:
         """From now on let in, on these sockets, what is wanted of this interface.
+
+        With `clip`, only the beginning of super-frames, as far as they can be told.
 
         Raises:
             SystemFault: nothing is let in.

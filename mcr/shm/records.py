@@ -40,10 +40,26 @@ def _network_address(address: Address) -> int:
 
 
 def capture_put(
-    capture: int, serial: int, frame_size: int, frame_count: int, sockets: tuple[socket.socket, ...]
+    capture: int, serial: int, ring: tuple[int, int], sockets: tuple[socket.socket, ...], *, offloads: bool
 ) -> Command:
-    """Read this capture ring; sizes in bytes and slots. `serial` differs from that of the slot's last capture."""
-    body = _body("mcr_rec_capture", capture=capture, serial=serial, frame_size=frame_size, frame_count=frame_count)
+    """Read this capture ring.
+
+    Args:
+        capture: its slot.
+        serial: differs from that of the slot's last capture.
+        ring: bytes of its slots, and how many there are.
+        sockets: one a worker.
+        offloads: whether the kernel says before each frame how to cut it.
+    """
+    frame_size, frame_count = ring
+    body = _body(
+        "mcr_rec_capture",
+        capture=capture,
+        serial=serial,
+        frame_size=frame_size,
+        frame_count=frame_count,
+        offloads=offloads,
+    )
     return Command(lib.MCR_REC_CAPTURE_PUT, body, sockets)
 
 

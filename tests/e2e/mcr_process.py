@@ -17,11 +17,15 @@ BIN = Path(sys.executable).parent
 IS_ROOT = os.geteuid() == 0 and Path("/proc/self/uid_map").read_text().split() == ["0", "0", "4294967295"]
 """Root, and not only of a user namespace."""
 TOOLS = Path(__file__).parents[2] / "tools"
+SLOWNESS = float(os.environ.get("MCR_SLOWNESS", "1"))
+"""How many times slower than a machine of today this one is; an emulated one is. Rates are divided by it, patience
+multiplied; no claim becomes weaker.
+"""
 
 
 def wait_until(condition: Callable[[], Any], what: str, seconds: float = 10.0) -> Any:
     """Ask again and again until the answer is true, and return it. For what can't be waited on."""
-    deadline = time.monotonic() + seconds
+    deadline = time.monotonic() + seconds * SLOWNESS
     while True:
         answer = condition()
         if answer:
@@ -182,9 +186,19 @@ class Sender:
     def __init__(
         self, namespace: Namespace, interface: str, *flows: str, count: int, rate: float, size: int = 188
     ) -> None:
-        """Send `count` packets of each flow ``G:P[=NAME]``, `rate` packets a second over all."""
+        """Send `count` packets of each flow ``G:P[=NAME]``, `rate` packets a second over all (see SLOWNESS)."""
         self.total = count * len(flows)
-        words = ["--interface", interface, "--count", str(count), "--rate", str(rate), "--size", str(size), "--json"]
+        words = [
+            "--interface",
+            interface,
+            "--count",
+            str(count),
+            "--rate",
+            str(rate / SLOWNESS),
+            "--size",
+            str(size),
+            "--json",
+        ]
         words += [word for flow in flows for word in ("--flow", flow)]
         self.process = namespace.popen(
             [sys.executable, TOOLS / "traffic_gen.py", "send", *words], stdout=subprocess.PIPE
@@ -192,7 +206,7 @@ class Sender:
 
     def finish(self) -> dict[str, Any]:
         """Wait until all is sent."""
-        out, _ = self.process.communicate(timeout=120)
+        out, _ = self.process.communicate(timeout=120 * SLOWNESS)
         assert self.process.returncode == 0, out
         report: dict[str, Any] = json.loads(out)
         assert report["sent"] == self.total
@@ -204,7 +218,7 @@ class Receiver:
 
     def __init__(self, namespace: Namespace, *flows: str, count: int, idle: float = 5.0) -> None:
         """Expect `count` packets of each flow ``G:P@IF[=NAME,…]``; returns once it has joined."""
-        words = ["--count", str(count), "--idle-timeout", str(idle), "--json"]
+        words = ["--count", str(count), "--idle-timeout", str(idle * SLOWNESS), "--json"]
         words += [word for flow in flows for word in ("--flow", flow)]
         self.process = namespace.popen(
             [sys.executable, TOOLS / "traffic_gen.py", "receive", *words],
@@ -217,7 +231,7 @@ class Receiver:
 
     def verdict(self) -> dict[str, Any]:
         """Wait until all has come, or nothing more does, and return the judgement."""
-        out, err = self.process.communicate(timeout=120)
+        out, err = self.process.communicate(timeout=120 * SLOWNESS)
         assert out, err
         report: dict[str, Any] = json.loads(out)
         return report

@@ -27,6 +27,14 @@ def links(mcr: Mcr) -> int:
     return found
 
 
+def wait_for_absorbing(mcr: Mcr) -> None:
+    """Until in0 is absorbed from."""
+    refused = "MCR_ABSORB has no effect on in0: Invalid argument (os error 22)"
+    wait_until(lambda: links(mcr) == 1 or refused in mcr.log(), "in0 is absorbed from")
+    if not links(mcr):
+        pytest.skip("this kernel has no tcx; the log says so, and packets go where they go without")
+
+
 def unheard(namespace: Namespace) -> int:
     """Multicast datagrams that the IP stack found no socket for."""
     text = namespace.run(["cat", "/proc/net/snmp"]).stdout
@@ -46,7 +54,7 @@ def relay(mcr: Mcr, plant: Plant) -> None:
 def test_without_being_asked_to(plant: Plant, make_mcr: MakeMcr) -> None:
     mcr = make_mcr(plant.relay).start()
     mcr.add("in0:239.1.1.1:5000", "239.2.2.2:6000:out0")
-    wait_until(lambda: links(mcr) == 1, "in0 is absorbed from")
+    wait_for_absorbing(mcr)
     relay(mcr, plant)
     assert unheard(plant.relay) == 0
     findings = json.loads(mcr.ctl("doctor", "--json", check=False).stdout)
@@ -70,7 +78,7 @@ def test_local_listener_gets_every_packet_too(plant: Plant, make_mcr: MakeMcr) -
     """From the moment that it listens, and without the relay being told."""
     mcr = make_mcr(plant.relay).start()
     mcr.add("in0:239.1.1.1:5000", "239.2.2.2:6000:out0")
-    wait_until(lambda: links(mcr) == 1, "in0 is absorbed from")
+    wait_for_absorbing(mcr)
     relay(mcr, plant)
     local = Receiver(plant.relay, "239.1.1.1:5000@in0", count=1000)
     relay(mcr, plant)
@@ -98,7 +106,7 @@ def test_multicast_routing_of_the_same_group_goes_on(plant: Plant, make_mcr: Mak
     """Absorbing ends within a second or so of its start, and begins again after its end."""
     mcr = make_mcr(plant.relay).start()
     mcr.add("in0:239.1.1.1:5000", "239.2.2.2:6000:out0")
-    wait_until(lambda: links(mcr) == 1, "in0 is absorbed from")
+    wait_for_absorbing(mcr)
     with multicast_routing(plant.relay, "198.18.0.1", "239.1.1.1", "198.18.0.2", "198.18.2.1"):
         wait_until(lambda: links(mcr) == 0, "absorbing ends")
         routed = Receiver(plant.receiver, "239.1.1.1:5000@rx1", count=1000)
@@ -126,7 +134,7 @@ def test_who_is_behind_a_bridge_or_a_macvlan_gets_every_packet_too(plant: Plant,
     mcr = make_mcr(plant.relay).start()
     mcr.add("in0:239.1.1.1:5000", "239.2.2.2:6000:out0")
     if kind == "macvlan":
-        wait_until(lambda: links(mcr) == 1, "in0 is absorbed from")
+        wait_for_absorbing(mcr)
     behind = Receiver(container, "239.1.1.1:5000@eth0", count=1000)
     relay(mcr, plant)
     behind.expect_everything()

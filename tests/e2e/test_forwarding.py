@@ -8,7 +8,9 @@ from pathlib import Path
 import pytest
 
 from conftest import MakeMcr, Plant
-from lab import Lab
+from lab import Lab, LabError
+from mcr._native import lib
+from mcr.net.capture import describes_super_frames
 from mcr_process import Receiver, Sender, wait_until
 
 PACKETS = 100_000
@@ -20,7 +22,7 @@ both_worker_counts = pytest.mark.parametrize("workers", [1, 2])
 @both_worker_counts
 def test_one_to_one(plant: Plant, make_mcr: MakeMcr, workers: int) -> None:
     mcr = make_mcr(plant.relay).start(workers)
-    assert {worker["io"] for worker in mcr.workers()} == {"io_uring"}
+    assert {worker["io"] for worker in mcr.workers()} == {"poll" if lib.mcr_uring_probe() else "io_uring"}
     mcr.add("in0:239.1.1.1:5000", "239.2.2.2:6000:out0")
     receiver = Receiver(plant.receiver, "239.2.2.2:6000@rx0=239.1.1.1:5000", count=PACKETS)
     Sender(plant.source, "src0", "239.1.1.1:5000", count=PACKETS, rate=RATE, size=1316).finish()
@@ -65,8 +67,11 @@ def test_chain_of_three_relays(lab: Lab, make_mcr: MakeMcr, workers: int) -> Non
     for i in range(4):
         lab.link(hosts[i], "right", hosts[i + 1], "left", a_address=f"198.18.{i}.1/24", b_address=f"198.18.{i}.2/24")
     relays = [make_mcr(hosts[i], f"relay-{i}").start(workers) for i in (1, 2, 3)]
+    with hosts[1].entered():
+        # Trains cross a virtual link uncut; kernels before 6.2 don't tell the next relay how to cut them.
+        gso = "" if describes_super_frames() else ":gso=off"
     for i, mcr in enumerate(relays):
-        mcr.add(f"left:239.1.1.{i}:{5000 + i}", f"239.1.1.{i + 1}:{5001 + i}:right")
+        mcr.add(f"left:239.1.1.{i}:{5000 + i}", f"239.1.1.{i + 1}:{5001 + i}:right{gso}")
     receiver = Receiver(hosts[4], "239.1.1.3:5003@left=239.1.1.0:5000", count=PACKETS)
     Sender(hosts[0], "right", "239.1.1.0:5000", count=PACKETS, rate=RATE / 2).finish()
     receiver.expect_everything()
@@ -149,6 +154,27 @@ def test_output_interface_without_an_address_is_warned_of(plant: Plant, make_mcr
     assert "out0 has no" not in mcr.log()
 
 
+def test_tagged_frames_come_in_by_the_vlans_interface(plant: Plant, make_mcr: MakeMcr) -> None:
+    """As `mcrctl why` advises: a rule with the VLAN's interface gets them, one with the interface below gets none."""
+    for namespace, interface, address in ((plant.source, "src0", "198.18.7.1"), (plant.relay, "in0", "198.18.7.2")):
+        try:
+            namespace.ip(f"link add link {interface} name {interface}.7 type vlan id 7")
+        except LabError as error:
+            if "Unknown device type" in error.message:
+                pytest.skip("this kernel has no 8021q")
+            raise
+        namespace.ip(f"address add {address}/24 dev {interface}.7")
+        namespace.bring_up(f"{interface}.7")
+    mcr = make_mcr(plant.relay).start()
+    tagged = mcr.add("in0.7:239.1.1.1:5000", "239.2.2.2:6000:out0")
+    untagged = mcr.add("in0:239.1.1.1:5000", "239.2.2.3:6000:out0")
+    receiver = Receiver(plant.receiver, "239.2.2.2:6000@rx0=239.1.1.1:5000", count=5_000)
+    Sender(plant.source, "src0.7", "239.1.1.1:5000", count=5_000, rate=10_000).finish()
+    receiver.expect_everything()
+    stats = mcr.check_counters(arrived=5_000)
+    assert {rule["rule_id"]: rule["matched"] for rule in stats["rules"]} == {tagged: 5_000, untagged: 0}
+
+
 @pytest.mark.parametrize("privileged", [True, False], ids=["eBPF", "classic"])
 @both_worker_counts
 def test_what_no_rule_wants_reaches_no_worker(
@@ -158,6 +184,8 @@ def test_what_no_rule_wants_reaches_no_worker(
     privileged: bool,  # noqa: FBT001
 ) -> None:
     """Five strangers to each packet of a stream: it is whole, they are counted, and the workers saw none of them."""
+    if not privileged and Path("/proc/sys/kernel/unprivileged_bpf_disabled").read_text().strip() == "0":
+        pytest.skip("this kernel has no ban on eBPF: everybody may load it")
     prefix = [] if privileged else ["setpriv", "--bounding-set=-bpf,-sys_admin"]
     mcr = make_mcr(plant.relay, prefix=prefix).start(workers)
     mcr.add("in0:239.1.1.1:5000", "239.2.2.2:6000:out0")

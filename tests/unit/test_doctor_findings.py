@@ -129,6 +129,7 @@ def test_io_uring_in_use_is_fine():
         ({"uring_errno": errno.ENOSYS, "seccomp": True}, ["Seccomp: 2"]),
         ({"uring_errno": errno.ENOSYS}, ["built without it", "CONFIG_IO_URING"]),
         ({"uring_errno": errno.ENOMEM, "memlock": 65_536}, ["64 KiB", "LimitMEMLOCK"]),
+        ({"uring_errno": errno.EBADFD}, ["stays disabled", "newer kernel"]),
         ({"uring_errno": errno.EACCES}, ["security module"]),
     ],
 )
@@ -382,7 +383,13 @@ def test_any_counters_have_a_judgement(recv, drops):
 )
 def test_exhaustion_is_judged_by_its_share(exhausted, verdict):
     stats = Stats(IngressStats(recv=1000, buf_exhaust=exhausted), EgressStats())
-    expect(daemon_findings.judge_super_frames(stats), verdict, f"buf_exhaust={exhausted}")
+    expect(daemon_findings.judge_super_frames(stats, described=True), verdict, f"buf_exhaust={exhausted}")
+
+
+def test_any_frame_that_the_kernel_does_not_tell_how_to_cut_is_a_fault():
+    stats = Stats(IngressStats(recv=1000, buf_exhaust=2), EgressStats())
+    expect(daemon_findings.judge_super_frames(stats, described=False), FAULT, "2 packets", "tx-udp-segmentation off")
+    expect(daemon_findings.judge_super_frames(IDLE, described=False), OK, "None came", "does not tell")
 
 
 def test_malformed_packets_are_told():

@@ -277,6 +277,17 @@ def absorb(screen: MapScreen, wire: Wire) -> None:
         screen.absorber.absorb_on(without_bystanders(screen.absorber.due()))
 
 
+def begin(screen: MapScreen, wire: Wire) -> Rejected:
+    """Open the capture, and absorb."""
+    rejected = opened(screen, wire)
+    absorb(screen, wire)
+    assert screen.absorber
+    if not screen.absorber._links:
+        rejected.close()
+        pytest.skip("this kernel has no tcx, so nothing is absorbed")
+    return rejected
+
+
 def join(namespace: Namespace) -> socket.socket:
     """A socket without a port: a membership, and nobody who listens."""
     with namespace.entered():
@@ -288,8 +299,7 @@ def join(namespace: Namespace) -> socket.socket:
 
 def test_the_ip_stack_is_spared_what_is_wanted_unless_a_socket_listens(absorbing: MapScreen, wire: Wire) -> None:
     with join(wire.b) as listener, join(wire.b):
-        rejected = opened(absorbing, wire)
-        absorb(absorbing, wire)
+        rejected = begin(absorbing, wire)
         wire.send(frame(), frame(port=5002))
         assert wire.receive(2) == [frame(), frame(port=5002)]
         assert unheard(wire.b) == 0
@@ -313,8 +323,7 @@ def test_who_takes_packets_below_ip_gets_what_is_absorbed(absorbing: MapScreen, 
     with behind, join(wire.b):
         behind.bind(("b0", 0x0800))
         behind.settimeout(5)
-        rejected = opened(absorbing, wire)
-        absorb(absorbing, wire)
+        rejected = begin(absorbing, wire)
         wire.send(frame())
         assert wire.receive(1) == [frame()]
         assert behind.recv(2000) == frame()
@@ -327,8 +336,7 @@ def test_a_port_of_a_bridge_is_not_absorbed_from_and_absorbed_again_when_it_is_n
 ) -> None:
     """The bridge's own sockets and routes are not to be seen from its port."""
     assert absorbing.absorber
-    rejected = opened(absorbing, wire)
-    absorb(absorbing, wire)
+    rejected = begin(absorbing, wire)
     assert not absorbing.absorber.due()
     wire.b.ip("link add br0 up type bridge mcast_snooping 0")
     wire.b.ip("link set b0 master br0")
@@ -351,8 +359,7 @@ def test_a_port_of_a_bridge_is_not_absorbed_from_and_absorbed_again_when_it_is_n
 
 def test_what_multicast_routing_may_route_is_not_absorbed(absorbing: MapScreen, wire: Wire) -> None:
     assert absorbing.absorber
-    rejected = opened(absorbing, wire)
-    absorb(absorbing, wire)
+    rejected = begin(absorbing, wire)
     with wire.b.entered():
         routing = socket.socket(socket.AF_INET, socket.SOCK_RAW, socket.IPPROTO_IGMP)
     with routing, join(wire.b):
@@ -372,8 +379,7 @@ def test_what_multicast_routing_may_route_is_not_absorbed(absorbing: MapScreen, 
 
 def test_an_interface_that_is_gone_is_not_absorbed_from(absorbing: MapScreen, wire: Wire) -> None:
     assert absorbing.absorber
-    rejected = opened(absorbing, wire)
-    absorb(absorbing, wire)
+    rejected = begin(absorbing, wire)
     wire.b.ip("link delete b0")
     due = absorbing.absorber.due()
     assert due

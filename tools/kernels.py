@@ -145,8 +145,7 @@ SOURCES = {
 }
 USER_MODE_SOURCES = {
     "5.10": Source(DEBIAN, "bullseye"),
-    "6.1": Source(DEBIAN, "bookworm"),
-    "6.12": Source(DEBIAN, "trixie"),
+    "6.1": Source(DEBIAN, "bookworm"),  # the next one takes a newer C library than Debian 12 has
 }
 
 

@@ -31,7 +31,7 @@ MAX_INTERFACES = 128
 MAX_BATCH = 256
 """Packets that a worker takes from a capture ring at a time, at most."""
 
-DEFAULT_TRAIN = 16
+DEFAULT_TRAIN = 32
 """Datagrams that leave in one system call at most, unless an output says otherwise."""
 
 AUTO = "auto"

@@ -48,7 +48,7 @@ BOOT_MODULES = ("virtio_pci", "virtio_console", "9pnet_virtio", "9p", "overlay")
 # Of several thousand modules those that a program without devices can ask for; they load when it does.
 WANTED = re.compile(
     r"\./(usr/)?lib/(uml/)?modules/[^/]+/"
-    r"(modules\.(builtin|order|builtin\.modinfo)"
+    r"(vmlinuz|modules\.(builtin|order|builtin\.modinfo)"
     r"|kernel/(arch|crypto|lib|net|fs/(9p|netfs|fscache|overlayfs|nls)|drivers/(virtio|char|net/[^/]+\.ko.*))\b.*)"
 )
 KERNEL_IMAGE = re.compile(r"\./boot/vmlinuz-.+|\./usr/bin/linux\.uml")
@@ -109,7 +109,9 @@ cd /
 SECOND = """b=/run/kernels/bin/busybox
 {begin}
 $b ip link set lo up
-ulimit -Sn 1024 -Hn 524288
+ulimit -Sn 1024
+ulimit -Hn 524288
+ulimit -l 65536
 cd {directory}
 {command} </dev/null
 echo $? >{status}
@@ -143,8 +145,7 @@ SOURCES = {
 }
 USER_MODE_SOURCES = {
     "5.10": Source(DEBIAN, "bullseye"),
-    "6.1": Source(DEBIAN, "bookworm"),
-    "6.12": Source(DEBIAN, "trixie"),
+    "6.1": Source(DEBIAN, "bookworm"),  # the next one takes a newer C library than Debian 12 has
 }
 
 
@@ -188,7 +189,7 @@ class Archive:
     def dependencies(self, package: str) -> list[str]:
         """What a package needs of what a kernel is made of."""
         said = self._apt("apt-cache", "depends", package)
-        return re.findall(r"Depends: (linux-(?:image|binary|modules)-\d\S*)", said)
+        return re.findall(r"Depends: (linux-(?:image|base|binary|modules)-\d\S*)", said)
 
     def fetch(self, package: str) -> Path:
         """Fetch a package, as a file."""
@@ -267,8 +268,9 @@ def provide_kernel(name: str, busybox: Path, *, user_mode: bool) -> Kernel:
         subprocess.run([busybox, "depmod", "-b", tree, release], check=True)
         (tree / "complete").touch()
     (modules,) = (tree / "lib" / "modules").iterdir()
-    image = tree / "bin" / "linux.uml" if user_mode else tree / "boot" / f"vmlinuz-{modules.name}"
-    return Kernel(modules.name, image, modules)
+    # Where user-mode Linux is, where Debian had its kernels up to 2025, and where it has them since.
+    places = (tree / "bin" / "linux.uml", tree / "boot" / f"vmlinuz-{modules.name}", modules / "vmlinuz")
+    return Kernel(modules.name, next(place for place in places if place.exists()), modules)
 
 
 def find_parts(archive: Archive) -> list[str]:

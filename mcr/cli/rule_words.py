@@ -34,7 +34,7 @@ def rule_options(command: _F) -> _F:
             metavar="G:P:IF[,G:P:IF...]",
             multiple=True,
             help="Where to send them: group or host, port, interface to leave by. With :gso=N or :gso=off behind it, "
-            "at most N datagrams, or one, leave in one system call (2 to 64; not given: 16).",
+            "at most N datagrams, or one, leave in one system call (2 to 64; not given: 32).",
         ),
         click.option("--rule-id", metavar="ID", help="Id of the rule.  [default: a hash of the input]"),
         click.option("--name", help="Name of the rule, for people."),

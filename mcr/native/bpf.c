@@ -22,7 +22,7 @@
 #define TCX_NEXT    (-1)
 
 #define MAX_CPUS    1024
-#define MAX_PROGRAM 96
+#define MAX_PROGRAM 128
 
 #define TRIES    20 /* to get memory for a key */
 #define PAUSE_US 1000
@@ -196,14 +196,26 @@ static void conclude(struct program *program, const int32_t answers[VERDICTS])
 	}
 }
 
-/* Copy bytes of the packet, counted from its IP header, to the stack. Register 0: 0, or negative if they aren't there. */
+/*
+ * Copy bytes of the packet, counted from its IP header (register 2), to the stack. Register 0: 0, or negative if they
+ * aren't there. The first helper doesn't see what lies in the packet's page fragments, as may a long one's headers; the
+ * other one does, and counts from the link layer's header: Ethernet's.
+ */
 static void fetch(struct program *program, int to, int32_t size)
 {
+	copy(program, BPF_REG_8, BPF_REG_2);
 	copy(program, BPF_REG_1, BPF_REG_6);
 	point(program, BPF_REG_3, to);
 	set(program, BPF_REG_4, size);
 	set(program, BPF_REG_5, BPF_HDR_START_NET);
 	call(program, BPF_FUNC_skb_load_bytes_relative);
+	emit(program, BPF_JMP | BPF_JEQ | BPF_K, BPF_REG_0, 0, 7, 0);
+	copy(program, BPF_REG_1, BPF_REG_6);
+	copy(program, BPF_REG_2, BPF_REG_8);
+	emit(program, BPF_ALU64 | BPF_ADD | BPF_K, BPF_REG_2, 0, 0, ETH_HLEN);
+	point(program, BPF_REG_3, to);
+	set(program, BPF_REG_4, size);
+	call(program, BPF_FUNC_skb_load_bytes);
 }
 
 /* Untagged IPv4 UDP that this machine did not send, its header on the stack. */

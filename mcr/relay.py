@@ -15,6 +15,7 @@ import trio
 from mcr.errors import InterfaceNotFound, LimitReached
 from mcr.logs import get_logger
 from mcr.model import MAX_INTERFACES, MAX_OUTPUTS, MAX_RULES, Facility, Input, Rule, RuleChange
+from mcr.net.absorber import Absorber
 from mcr.net.capture import CaptureGroup, close_all, open_captures, reject
 from mcr.net.egress import open_egress
 from mcr.net.filter import Wanted
@@ -187,14 +188,10 @@ class Relay:
         """Whether workers are to see what no rule wants."""
         self._screen.show_all(everything=show)
 
-    def absorbing_due(self) -> frozenset[int]:
-        """Interfaces whose bystanders have to be looked for (`mcr.net.bystanders`); then call `absorb_on`."""
-        return self._screen.absorber.due() if self._screen.absorber else frozenset()
-
-    def absorb_on(self, free: frozenset[int]) -> None:
-        """Spare the IP stack what rules take from these interfaces, by index, and from no others."""
-        if self._screen.absorber:
-            self._screen.absorber.absorb_on(free)
+    @property
+    def absorber(self) -> Absorber | None:
+        """Spares the IP stack what rules take, for who looks for bystanders; None: nothing does."""
+        return self._screen.absorber
 
     def input_interfaces(self) -> tuple[str, ...]:
         """Names of the interfaces that are captured."""

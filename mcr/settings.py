@@ -61,7 +61,7 @@ STATS_INTERVAL: Final = Variable(
     "MCR_STATS_INTERVAL_MS", 0, range(86_400_001), "milliseconds between [STATS:...] lines; 0: every 100,000 packets"
 )
 ABSORB: Final = Variable(
-    "MCR_ABSORB", 1, range(2), "1: what a rule takes is spared this machine's IP stack if nobody else here wants it"
+    "MCR_ABSORB", 1, range(2), "1: what a rule takes is spared this machine's IP stack if no UDP socket here wants it"
 )
 
 VARIABLES: Final = (
@@ -92,7 +92,7 @@ class Settings:
     receive_buffers: int = RECEIVE_BUFFERS.default
     """Packets that a worker takes from a capture ring at a time; while it has them, the ring keeps them."""
     absorb: bool = bool(ABSORB.default)
-    """Spare this machine's IP stack what a rule takes, where nobody else on it could want that."""
+    """Spare this machine's IP stack what a rule takes, where no UDP socket, bridge or routing could want that."""
     pools: BufferPools = attrs.field(factory=BufferPools)
     """How many packets a capture ring holds."""
     views: tuple[SettingView, ...] = ()

@@ -28,10 +28,10 @@ from mcr.actors.worker_process import (
     worker_context,
 )
 from mcr.capture_counts import Watched
-from mcr.errors import McrError, describe_errno
+from mcr.errors import McrError
 from mcr.logs import get_logger
 from mcr.model import Facility, Level, LogLevels, RuleChange, WorkerState, WorkerView
-from mcr.net.bystanders import without_bystanders
+from mcr.net.bystanders import LinkChanges, without_bystanders
 from mcr.ownership import unprivileged_user
 from mcr.policy import worker_cores
 from mcr.relay import Relay
@@ -80,16 +80,32 @@ class _Stop:
 
 @attrs.frozen
 class _Watch:
+    pass
+
+
+@attrs.frozen
+class _PauseAbsorbing:
     reply: Reply[frozenset[int]]
 
 
 @attrs.frozen
 class _AbsorbOn:
-    free: frozenset[int]
+    free: frozenset[int] | None
     reply: Reply[None]
 
 
-_Command = _Watch | _AbsorbOn | _Apply | _Settle | _Describe | _Acknowledged | _SetLogLevels | _Stop | WorkerEvent
+_Command = (
+    _Watch
+    | _PauseAbsorbing
+    | _AbsorbOn
+    | _Apply
+    | _Settle
+    | _Describe
+    | _Acknowledged
+    | _SetLogLevels
+    | _Stop
+    | WorkerEvent
+)
 
 
 @attrs.frozen
@@ -152,6 +168,8 @@ async def run_worker_supervisor(
                 process = await nursery.start(run_worker_process, post)
                 state.workers.append(_Worker(worker_id, core, process))
             nursery.start_soon(_watch, send)
+            if relay.absorber:
+                nursery.start_soon(_keep_absorbing, relay.absorber.changes, send)
             task_status.started(WorkerSupervisor(send))
             async for command in receive:
                 await _handle(state, command)
@@ -161,18 +179,25 @@ async def run_worker_supervisor(
 async def _watch(inbox: trio.MemorySendChannel[_Command]) -> None:
     while True:
         await trio.sleep(_WATCH_SECONDS)
-        interfaces = await ask(inbox, _Watch)
+        await inbox.send(_Watch())
+
+
+async def _keep_absorbing(changes: LinkChanges, inbox: trio.MemorySendChannel[_Command]) -> None:
+    """Have packets absorbed where only UDP sockets could want them, and nowhere while that is not known."""
+    blind = False
+    while True:
+        with trio.move_on_after(_WATCH_SECONDS):  # there may be new captures
+            await trio.lowlevel.wait_readable(changes)
+        interfaces = await ask(inbox, _PauseAbsorbing)
         if interfaces:
-            free = await trio.to_thread.run_sync(_find_free, interfaces)
+            free: frozenset[int] | None = None
+            try:
+                free = await trio.to_thread.run_sync(without_bystanders, interfaces)
+            except Exception as error:  # noqa: BLE001 - whatever it is, relaying does not depend on it
+                if not blind:
+                    log.warning("cannot see who else wants packets, so none are absorbed: %s", error)
+            blind = free is None
             await ask(inbox, partial(_AbsorbOn, free))
-
-
-def _find_free(interfaces: frozenset[int]) -> frozenset[int]:
-    try:
-        return without_bystanders(interfaces)
-    except OSError as error:  # no descriptor, no memory
-        log.warning("cannot see who else wants packets, so none are absorbed: %s", describe_errno(error.errno or 0))
-        return frozenset()
 
 
 async def _handle(state: "_State", command: _Command) -> None:
@@ -194,14 +219,10 @@ async def _handle(state: "_State", command: _Command) -> None:
                 reply.resolve(None)
         case _Stop(reply):
             state.stop(reply)
-        case _Watch(reply):
-            with reply:
-                await state.kill_hung_workers()
-                reply.resolve(state.absorbing_due())
-        case _AbsorbOn(free, reply):
-            with reply:
-                state.absorb_on(free)
-                reply.resolve(None)
+        case _Watch():
+            await state.kill_hung_workers()
+        case _PauseAbsorbing() | _AbsorbOn():
+            await _absorb(state, command)
         case WorkerStarted():
             state.on_started(command)
         case WorkerReported(worker_id, events):
@@ -210,6 +231,16 @@ async def _handle(state: "_State", command: _Command) -> None:
             state.on_exited(command)
         case _:
             assert_never(command)
+
+
+async def _absorb(state: "_State", command: _PauseAbsorbing | _AbsorbOn) -> None:
+    match command:
+        case _PauseAbsorbing(reply):
+            with reply:
+                reply.resolve(await state.pause_absorbing())
+        case _AbsorbOn(free, reply):
+            with reply:
+                reply.resolve(await state.absorb_on(free))
 
 
 @attrs.define
@@ -274,11 +305,13 @@ class _State:
             await self._stats.capture_closing(capture.slot)
             await self._relay.close_capture(capture)
 
-    def absorbing_due(self) -> frozenset[int]:
-        return self._relay.absorbing_due()
+    async def pause_absorbing(self) -> frozenset[int]:
+        absorber = self._relay.absorber
+        return await trio.to_thread.run_sync(absorber.pause) if absorber else frozenset()
 
-    def absorb_on(self, free: frozenset[int]) -> None:
-        self._relay.absorb_on(free)
+    async def absorb_on(self, free: frozenset[int] | None) -> None:
+        if self._relay.absorber:
+            await trio.to_thread.run_sync(self._relay.absorber.absorb_on, free)
 
     def settle(self, generation: int, reply: Reply[None]) -> None:
         self._settling.append((generation, reply))

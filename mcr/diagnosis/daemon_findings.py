@@ -21,12 +21,12 @@ _LOG = "journalctl -u mcrd -n 100; dmesg | tail -50"
 _GRANT = "systemctl edit mcrd: add {} to AmbientCapabilities= and CapabilityBoundingSet=; or start it with sudo"
 
 
-def judge_capabilities(daemon: Self, *, absorb: bool, short_of_buffers: bool) -> tuple[Finding, ...]:
+def judge_capabilities(daemon: Self, *, absorbing_missed: bool, short_of_buffers: bool) -> tuple[Finding, ...]:
     """Whether the daemon may do what it is for, and what would make it better.
 
     Args:
         daemon: this process.
-        absorb: MCR_ABSORB is missed.
+        absorbing_missed: see `judge_absorbing`.
         short_of_buffers: sockets were granted smaller buffers than they were to have.
     """
     process = daemon.process
@@ -36,8 +36,8 @@ def judge_capabilities(daemon: Self, *, absorb: bool, short_of_buffers: bool) ->
         losses["CAP_NET_RAW"] = "it cannot capture"
     if not process.has("CAP_BPF"):
         losses["CAP_BPF"] = "it filters with what sockets have had of old, slower with every rule"
-    if not process.has("CAP_NET_ADMIN") and (absorb or short_of_buffers):
-        lost = ["MCR_ABSORB has no effect, so each packet costs more"] if absorb else []
+    if not process.has("CAP_NET_ADMIN") and (absorbing_missed or short_of_buffers):
+        lost = ["MCR_ABSORB has no effect, so each packet costs more"] if absorbing_missed else []
         lost += ["buffers end at what sysctl allows"] if short_of_buffers else []
         losses["CAP_NET_ADMIN"] = ", ".join(lost)
     if losses:
@@ -83,10 +83,11 @@ def judge_absorbing(daemon: Self, inputs: int, *, missed: bool) -> Finding:
     evidence = f"/proc/{daemon.process.pid}/fd holds {daemon.absorbers} bpf_link"
     if daemon.absorbers >= inputs:
         return Finding("absorb", Verdict.OK, what, evidence)
+    # A missing capability is its own finding.
     allowed = daemon.process.has("CAP_BPF") and daemon.process.has("CAP_NET_ADMIN")
     return Finding(
         "absorb",
-        Verdict.ADVICE if missed and not (allowed and daemon.absorbers) else Verdict.OK,
+        Verdict.ADVICE if missed and allowed and not daemon.absorbers else Verdict.OK,
         what,
         evidence,
         "it takes CAP_BPF, CAP_NET_ADMIN, Linux 6.6, and an interface that no bridge and no multicast routing uses; "

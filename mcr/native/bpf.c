@@ -42,11 +42,12 @@ struct program {
 	uint16_t jump_count;
 };
 
-/* On the program's stack, below the frame pointer: IP header, then key, then index. */
-#define IP_HEADER (-(int)sizeof(struct iphdr) - 4)
+/* On the program's stack, below the frame pointer: ports, IP header, key, and what one of the programs has beside. */
+#define PORTS     (-4)
+#define IP_HEADER (PORTS - (int)sizeof(struct iphdr))
 #define KEY       (IP_HEADER - (int)sizeof(struct mcr_bpf_key))
-#define INDEX     (KEY - 8)
-#define TUPLE     (KEY - 16) /* of IPv4 in struct bpf_sock_tuple: addresses, then ports */
+#define INDEX     (KEY - 8)  /* the filter's */
+#define TUPLE     (KEY - 16) /* the absorber's; of IPv4 in struct bpf_sock_tuple: addresses, then ports */
 
 static int bpf(enum bpf_cmd command, union bpf_attr *attr)
 {
@@ -246,9 +247,10 @@ static void find_key(struct program *program, uint32_t capture)
 	judge(program, BPF_JGT, BPF_REG_2, 4 << 4 | 15, ACCEPT);
 	emit(program, BPF_ALU64 | BPF_AND | BPF_K, BPF_REG_2, 0, 0, 15);
 	emit(program, BPF_ALU64 | BPF_LSH | BPF_K, BPF_REG_2, 0, 0, 2);
-	emit(program, BPF_ALU64 | BPF_ADD | BPF_K, BPF_REG_2, 0, 0, offsetof(struct udphdr, dest));
-	fetch(program, KEY + (int)offsetof(struct mcr_bpf_key, port), sizeof(uint16_t));
+	fetch(program, PORTS, 2 * sizeof(uint16_t));
 	judge(program, BPF_JNE, BPF_REG_0, 0, ACCEPT);
+	load(program, BPF_H, BPF_REG_0, BPF_REG_10, PORTS + (int)offsetof(struct udphdr, dest));
+	store(program, BPF_H, KEY + (int)offsetof(struct mcr_bpf_key, port), BPF_REG_0);
 	load(program, BPF_W, BPF_REG_0, BPF_REG_10, IP_HEADER + (int)offsetof(struct iphdr, daddr));
 	store(program, BPF_W, KEY + (int)offsetof(struct mcr_bpf_key, group), BPF_REG_0);
 	set(program, BPF_REG_0, (int32_t)capture);
@@ -328,10 +330,8 @@ static void find_socket(struct program *program)
 	store(program, BPF_W, TUPLE, BPF_REG_0);
 	load(program, BPF_W, BPF_REG_0, BPF_REG_10, IP_HEADER + (int)offsetof(struct iphdr, daddr));
 	store(program, BPF_W, TUPLE + 4, BPF_REG_0);
-	set(program, BPF_REG_0, 0); /* a source port matters to connected sockets only */
+	load(program, BPF_W, BPF_REG_0, BPF_REG_10, PORTS);
 	store(program, BPF_W, TUPLE + 8, BPF_REG_0);
-	load(program, BPF_H, BPF_REG_0, BPF_REG_10, KEY + (int)offsetof(struct mcr_bpf_key, port));
-	store(program, BPF_H, TUPLE + 10, BPF_REG_0);
 	copy(program, BPF_REG_1, BPF_REG_6);
 	point(program, BPF_REG_2, TUPLE);
 	set(program, BPF_REG_3, 12);
@@ -342,7 +342,7 @@ static void find_socket(struct program *program)
 
 int mcr_bpf_load_absorber(int wanted, uint32_t capture)
 {
-	/* Whatever it is, it goes on to whom it may concern. */
+	/* Other programs are to have their say, too. */
 	static const int32_t answers[VERDICTS] = { [REJECT] = TCX_NEXT, [ACCEPT] = TCX_NEXT };
 	struct program program = { .length = 0 };
 

@@ -12,7 +12,11 @@
 #include <stdbool.h>
 #include <stdint.h>
 
-#define MCR_BPF_CLIP 128u /* bytes that a clipped super-frame keeps, more than its headers, and one for each datagram */
+/*
+ * Bytes that a clipped super-frame keeps, and one more for each datagram in it. Fewer than any headers have, so that each
+ * is clipped; nobody reads them.
+ */
+#define MCR_BPF_CLIP 32u
 
 /* What a rule takes; both addresses in network byte order. */
 struct mcr_bpf_key {
@@ -44,7 +48,7 @@ int mcr_bpf_load_filter(int wanted, int rejected, uint32_t capture, bool clip, b
 /*
  * A program for an interface's ingress: marks what a rule wants, once it has been captured, as meant for another host,
  * unless a UDP socket of this machine could take it, too. IP drops that at once, and is spared a route look-up for a
- * packet that nobody is there for. Whoever takes packets below IP (a bridge, macvlan, tc) still gets it.
+ * packet that nobody is there for. Whoever takes packets below IP still gets it.
  */
 int mcr_bpf_load_absorber(int wanted, uint32_t capture);
 

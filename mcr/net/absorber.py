@@ -1,8 +1,9 @@
-"""Spares this machine's IP stack what a rule takes and nobody else here waits for (native/bpf.h).
+"""Spares this machine's IP stack what a rule takes and no UDP socket here waits for (native/bpf.h).
 
 Otherwise the kernel allocates a route for each packet of a joined group, finds no socket, and throws both away.
 """
 
+import errno
 import os
 import socket
 
@@ -16,10 +17,15 @@ log = get_logger(Facility.NETWORK)
 
 
 class Absorber:
-    """A program at the ingress of each captured interface, where only UDP sockets could want the same packets.
+    """A program at the ingress of each captured interface that has no bystanders (`mcr.net.bystanders`).
+
+    Making and closing its links waits for the kernel's lock of the network's configuration.
 
     Args:
         wanted: the map of what rules want; stays the caller's.
+
+    Attributes:
+        changes: of interfaces, and so perhaps of bystanders.
 
     Raises:
         OSError: this process may not, or this kernel can't.
@@ -29,48 +35,63 @@ class Absorber:
         self._wanted = wanted
         self._interfaces: dict[int, int] = {}
         self._links: dict[int, int] = {}
+        self._told: set[int] = set()
         os.close(_open(lib.mcr_bpf_load_absorber(wanted, 0)))
-        self._changes = LinkChanges()
+        self.changes = LinkChanges()
         self._stale = False
+        self._useless = False
 
     def add(self, capture: int, interface: str) -> None:
         """Mean to absorb, once it is known that nobody minds."""
-        self._interfaces[capture] = socket.if_nametoindex(interface)
+        try:
+            self._interfaces[capture] = socket.if_nametoindex(interface)
+        except OSError:  # it has just gone
+            return
         self._stale = True
 
     def forget(self, capture: int) -> None:
         """Absorb no more."""
         self._interfaces.pop(capture, None)
-        if capture in self._links:
-            os.close(self._links.pop(capture))
+        self._told.discard(capture)
+        self._unlink(capture)
 
-    def due(self) -> frozenset[int]:
-        """Interfaces whose bystanders have to be looked for, since something has changed; then call `absorb_on`."""
-        if self._changes.heard():
+    def pause(self) -> frozenset[int]:
+        """If something has changed, absorb nothing until it is known whose packets these are.
+
+        Returns:
+            The interfaces whose bystanders have to be looked for; then call `absorb_on`. Empty: nothing has changed.
+        """
+        if self.changes.heard():
             self._stale = True
-        if not self._stale:
+        if not self._stale or self._useless:
             return frozenset()
         self._stale = False
+        for capture in [*self._links]:
+            self._unlink(capture)
         return frozenset(self._interfaces.values())
 
-    def absorb_on(self, free: frozenset[int]) -> None:
-        """Absorb on these interfaces, by index, as far as they are captured; on others no more."""
+    def absorb_on(self, free: frozenset[int] | None) -> None:
+        """Absorb on these interfaces, by index, as far as they are captured. None: it can't be known now."""
+        if free is None:
+            self._stale = True
+            return
         for capture, index in self._interfaces.items():
-            if index not in free:
-                if capture in self._links:
-                    os.close(self._links.pop(capture))
-                    log.info("absorbing ends on %s: its packets may be wanted by others", _name(index))
-            elif capture not in self._links:
+            if index in free:
                 self._link(capture, index)
+            elif capture not in self._told:
+                self._told.add(capture)
+                log.info("nothing is absorbed on %s: a bridge or multicast routing may want its packets", _name(index))
 
     def close(self) -> None:
         """Absorb nothing more."""
-        for link in self._links.values():
-            os.close(link)
-        self._links.clear()
-        self._changes.close()
+        for capture in [*self._links]:
+            self._unlink(capture)
+        self.changes.close()
 
     def _link(self, capture: int, index: int) -> None:
+        self._told.discard(capture)
+        if capture in self._links:
+            return
         try:
             program = _open(lib.mcr_bpf_load_absorber(self._wanted, capture))
             try:
@@ -78,7 +99,13 @@ class Absorber:
             finally:
                 os.close(program)  # the link keeps it
         except OSError as error:
+            self._useless = error.errno == errno.EINVAL  # a kernel without tcx
+            self._stale = error.errno in (errno.EMFILE, errno.ENFILE, errno.ENOMEM)
             log.info("MCR_ABSORB has no effect on %s: %s", _name(index), describe_errno(error.errno or 0))
+
+    def _unlink(self, capture: int) -> None:
+        if capture in self._links:
+            os.close(self._links.pop(capture))
 
 
 def _open(result: int) -> int:

@@ -39,10 +39,13 @@ class LinkChanges:
                 self._socket.recv(_MESSAGE_BYTES)
             except BlockingIOError:
                 return heard
-            except OSError as error:
-                if error.errno != errno.ENOBUFS:  # more than the socket could hold
-                    raise
+            except OSError:  # ENOBUFS: there were more than it could hold; whatever else, something has happened
+                return True
             heard = True
+
+    def fileno(self) -> int:
+        """Readable when there are some."""
+        return self._socket.fileno()
 
     def close(self) -> None:
         """Hear no more."""

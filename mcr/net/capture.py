@@ -167,7 +167,7 @@ def describes_super_frames() -> bool:
             sender.sendto(b"12", ("127.0.0.1", port))
             tap.settimeout(_TRIAL_SECONDS)
             return tap.recv(2048)[1] == _GSO_UDP_L4
-    except OSError:  # it can't; or it can't be tried: loopback is down, or a firewall in the way
+    except (OSError, SystemFault):  # it can't; or it can't be tried: loopback is down, or a firewall in the way
         return False
 
 

@@ -134,7 +134,7 @@ def needs_described_super_frames(namespace: Namespace) -> None:
             pytest.skip("this kernel has no way to tell a capture how super-frames are to be cut")
 
 
-@pytest.mark.parametrize(("segment", "count"), [(100, 13), (1400, 46), (700, 2)])
+@pytest.mark.parametrize(("segment", "count"), [(100, 13), (1400, 46), (700, 2), (20, 3), (1, 10)])
 def test_super_frames_that_the_kernel_does_not_describe_are_counted_and_end_nothing(
     plant: Plant, make_mcr: MakeMcr, segment: int, count: int
 ) -> None:

@@ -249,7 +249,20 @@ def test_drop_in_adds_a_capability(site: Site) -> None:
         assert int(site.status(site.main_pid())["CapEff"], 16) == CAP_NET_ADMIN | CAP_NET_RAW | CAP_BPF
         site.wait_for_workers()
         site.relay_something("239.1.1.3")
-        assert "MCR_ABSORB" not in site.machine.ask("journalctl", "-u", "mcrd", f"_PID={site.main_pid()}")
+        rule = (
+            "--input-interface",
+            "in0",
+            "--input-group",
+            "239.1.1.4",
+            "--input-port",
+            "5000",
+            "--rule-id",
+            "absorbed",
+        )
+        site.ctl("add", *rule, "--outputs", "239.2.2.2:6000:out0")
+        folder = f"/proc/{site.main_pid()}/fd"
+        wait_until(lambda: "bpf_link" in site.machine.ask("ls", "-l", folder), "in0 is absorbed from")
+        site.ctl("remove", "--rule-id", "absorbed")
 
 
 def test_drop_in_sets_variables_and_processors(site: Site) -> None:

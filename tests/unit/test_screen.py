@@ -1,5 +1,6 @@
 """What the filters let in and count, on a real link. Both kinds do the same."""
 
+import errno
 import resource
 import socket
 import struct
@@ -12,7 +13,7 @@ import pytest
 from lab import Lab, Namespace
 from mcr.errors import SystemFault
 from mcr.model import MAX_RULES
-from mcr.net.bystanders import without_bystanders
+from mcr.net.bystanders import LinkChanges, without_bystanders
 from mcr.net.classic_screen import ClassicScreen
 from mcr.net.filter import REJECT_ALL, Wanted, attach_filter, select_udp
 from mcr.net.map_screen import MapScreen
@@ -274,7 +275,7 @@ def absorb(screen: MapScreen, wire: Wire) -> None:
     """As far as bystanders allow."""
     assert screen.absorber
     with wire.b.entered():
-        screen.absorber.absorb_on(without_bystanders(screen.absorber.due()))
+        screen.absorber.absorb_on(without_bystanders(screen.absorber.pause()))
 
 
 def begin(screen: MapScreen, wire: Wire) -> Rejected:
@@ -282,9 +283,10 @@ def begin(screen: MapScreen, wire: Wire) -> Rejected:
     rejected = opened(screen, wire)
     absorb(screen, wire)
     assert screen.absorber
-    if not screen.absorber._links:
+    if screen.absorber._useless:
         rejected.close()
         pytest.skip("this kernel has no tcx, so nothing is absorbed")
+    assert screen.absorber._links
     return rejected
 
 
@@ -316,8 +318,48 @@ def test_the_ip_stack_is_spared_what_is_wanted_unless_a_socket_listens(absorbing
         rejected.close()
 
 
+@pytest.mark.parametrize("kind", ["bound to the group", "connected to the sender", "of both families", "by interface"])
+def test_every_kind_of_udp_socket_gets_what_is_absorbed(absorbing: MapScreen, wire: Wire, kind: str) -> None:
+    with wire.b.entered():
+        family = socket.AF_INET6 if kind == "of both families" else socket.AF_INET
+        listener = socket.socket(family, socket.SOCK_DGRAM)
+    with listener, join(wire.b):
+        if kind == "by interface":
+            listener.setsockopt(socket.SOL_SOCKET, socket.SO_BINDTODEVICE, b"b0")
+        if kind == "of both families":
+            listener.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 0)
+            listener.bind(("::", 5000))
+        else:
+            listener.bind(("" if kind == "by interface" else "239.1.1.1", 5000))
+        if kind == "connected to the sender":
+            listener.connect(("198.18.0.1", 4000))
+        listener.settimeout(5)
+        rejected = begin(absorbing, wire)
+        wire.send(frame())
+        assert wire.receive(1) == [frame()]
+        assert listener.recv(100) == b"239.1.1.1:5000"
+        rejected.close()
+
+
+def test_what_cannot_be_known_is_not_absorbed_and_looked_for_again(absorbing: MapScreen, wire: Wire) -> None:
+    assert absorbing.absorber
+    rejected = begin(absorbing, wire)
+    wire.b.ip("link set b0 alias other")
+    assert absorbing.absorber.pause()
+    absorbing.absorber.absorb_on(None)
+    with join(wire.b):
+        wire.send(frame())
+        assert wire.receive(1) == [frame()]
+        assert unheard(wire.b) == 1
+        absorb(absorbing, wire)
+        wire.send(frame())
+        assert wire.receive(1) == [frame()]
+        assert unheard(wire.b) == 1
+    rejected.close()
+
+
 def test_who_takes_packets_below_ip_gets_what_is_absorbed(absorbing: MapScreen, wire: Wire) -> None:
-    """As a packet socket for one protocol does, which stands behind the program; so do bridges and macvlan."""
+    """As a packet socket for one protocol does, which stands behind the program."""
     with wire.b.entered():
         behind = socket.socket(socket.AF_PACKET, socket.SOCK_RAW, socket.htons(0x0800))
     with behind, join(wire.b):
@@ -337,7 +379,7 @@ def test_a_port_of_a_bridge_is_not_absorbed_from_and_absorbed_again_when_it_is_n
     """The bridge's own sockets and routes are not to be seen from its port."""
     assert absorbing.absorber
     rejected = begin(absorbing, wire)
-    assert not absorbing.absorber.due()
+    assert not absorbing.absorber.pause()
     wire.b.ip("link add br0 up type bridge mcast_snooping 0")
     wire.b.ip("link set b0 master br0")
     wire.b.ip("address add 198.18.0.2/24 dev br0")
@@ -381,9 +423,25 @@ def test_an_interface_that_is_gone_is_not_absorbed_from(absorbing: MapScreen, wi
     assert absorbing.absorber
     rejected = begin(absorbing, wire)
     wire.b.ip("link delete b0")
-    due = absorbing.absorber.due()
-    assert due
+    gone = absorbing.absorber.pause()
+    assert gone
     with wire.b.entered():
-        assert without_bystanders(due) == frozenset()
+        assert without_bystanders(gone) == frozenset()
     absorbing.absorber.absorb_on(frozenset())
     rejected.close()
+
+
+def test_more_changes_than_can_be_heard_are_a_change(lab: Lab) -> None:
+    namespace = lab.namespace("busy")
+    with namespace.entered():
+        changes = LinkChanges()
+    changes._socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 1)
+    while changes.heard():
+        pass
+    for up in ("up", "down") * 10:
+        namespace.ip(f"link set lo {up}")
+    assert changes._socket.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR) == errno.ENOBUFS
+    assert changes.heard()
+    while changes.heard():
+        pass
+    changes.close()

@@ -240,7 +240,8 @@ async def _absorb(state: "_State", command: _PauseAbsorbing | _AbsorbOn) -> None
                 reply.resolve(await state.pause_absorbing())
         case _AbsorbOn(free, reply):
             with reply:
-                reply.resolve(await state.absorb_on(free))
+                await state.absorb_on(free)
+                reply.resolve(None)
 
 
 @attrs.define

@@ -24,6 +24,7 @@ ETH_P_ALL = 0x0003
 OPEN = Path("/proc/self/fd")
 SOL_PACKET, PACKET_IGNORE_OUTGOING = 263, 23
 MRT_INIT, MRT_ADD_VIF = 200, 202  # <linux/mroute.h>
+MEMBERSHIP = socket.inet_aton("239.1.1.1") + socket.inet_aton("198.18.0.2")  # struct ip_mreq
 
 
 def may_load_ebpf() -> bool:
@@ -294,8 +295,7 @@ def join(namespace: Namespace) -> socket.socket:
     """A socket without a port: a membership, and nobody who listens."""
     with namespace.entered():
         member = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
-    where = socket.inet_aton("239.1.1.1") + bytes([198, 18, 0, 2])
-    member.setsockopt(socket.IPPROTO_IP, socket.IP_ADD_MEMBERSHIP, where)
+    member.setsockopt(socket.IPPROTO_IP, socket.IP_ADD_MEMBERSHIP, MEMBERSHIP)
     return member
 
 
@@ -329,6 +329,7 @@ def test_every_kind_of_udp_socket_gets_what_is_absorbed(absorbing: MapScreen, wi
         if kind == "of both families":
             listener.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 0)
             listener.bind(("::", 5000))
+            listener.setsockopt(socket.IPPROTO_IP, socket.IP_ADD_MEMBERSHIP, MEMBERSHIP)  # they take their own only
         else:
             listener.bind(("" if kind == "by interface" else "239.1.1.1", 5000))
         if kind == "connected to the sender":

@@ -15,7 +15,7 @@ from mcr.cli.client import Client
 _START_TIMEOUT_S = 20.0
 _SOCKET_BYTES = 16 << 20  # as the other peers have
 
-NOT_ABSORBING = "mcr-no-absorb"
+ABSORBING = "mcr-absorb"
 
 
 @attrs.frozen
@@ -75,7 +75,7 @@ class Mcr:
         with self._log_file.open("w", encoding="utf-8") as log:
             self._process = rig.relay.popen(
                 [
-                    *("env", f"MCR_ABSORB={int(name != NOT_ABSORBING)}"),
+                    *("env", f"MCR_ABSORB={int(name == ABSORBING)}"),
                     *("taskset", "-c", str(RELAY_CPU), tools.mcr / "mcrd", "supervisor"),
                     *("--control-socket", self.socket, "--num-workers", "1"),
                 ],
@@ -223,7 +223,7 @@ LABELS = {
     "socat": "socat",
     "none": "generate and drop",
     "nobody": "no relay",
-    NOT_ABSORBING: "MCR, MCR_ABSORB=0",
+    ABSORBING: "MCR, MCR_ABSORB=1",
     "in_mmsg": "recvmmsg, trains",
     "in_multishot": "multishot receive, trains",
     "in_v2": "TPACKET_V2, trains",

@@ -1,4 +1,4 @@
-"""What a rule takes is spared the machine's own IP stack, and whoever else wants it gets it all the same."""
+"""MCR_ABSORB=1: what a rule takes is spared the IP stack, and whoever else wants it gets it all the same."""
 
 import json
 import os
@@ -51,8 +51,8 @@ def relay(mcr: Mcr, plant: Plant) -> None:
 
 
 @needs_root
-def test_without_being_asked_to(plant: Plant, make_mcr: MakeMcr) -> None:
-    mcr = make_mcr(plant.relay).start()
+def test_the_ip_stack_is_spared_what_a_rule_takes(plant: Plant, make_mcr: MakeMcr) -> None:
+    mcr = make_mcr(plant.relay, prefix=["env", "MCR_ABSORB=1"]).start()
     mcr.add("in0:239.1.1.1:5000", "239.2.2.2:6000:out0")
     wait_for_absorbing(mcr)
     relay(mcr, plant)
@@ -65,8 +65,8 @@ def test_without_being_asked_to(plant: Plant, make_mcr: MakeMcr) -> None:
     wait_until(lambda: links(mcr) == 0, "absorbing ends with the last rule")
 
 
-def test_switched_off_the_ip_stack_throws_each_packet_away(plant: Plant, make_mcr: MakeMcr) -> None:
-    mcr = make_mcr(plant.relay, prefix=["env", "MCR_ABSORB=0"]).start()
+def test_unless_asked_to_the_ip_stack_throws_each_packet_away(plant: Plant, make_mcr: MakeMcr) -> None:
+    mcr = make_mcr(plant.relay).start()
     mcr.add("in0:239.1.1.1:5000", "239.2.2.2:6000:out0")
     relay(mcr, plant)
     assert unheard(plant.relay) == 1000
@@ -76,7 +76,7 @@ def test_switched_off_the_ip_stack_throws_each_packet_away(plant: Plant, make_mc
 @needs_root
 def test_local_listener_gets_every_packet_too(plant: Plant, make_mcr: MakeMcr) -> None:
     """From the moment that it listens, and without the relay being told."""
-    mcr = make_mcr(plant.relay).start()
+    mcr = make_mcr(plant.relay, prefix=["env", "MCR_ABSORB=1"]).start()
     mcr.add("in0:239.1.1.1:5000", "239.2.2.2:6000:out0")
     wait_for_absorbing(mcr)
     relay(mcr, plant)
@@ -87,7 +87,7 @@ def test_local_listener_gets_every_packet_too(plant: Plant, make_mcr: MakeMcr) -
 
 @needs_root
 def test_a_killed_mcrd_leaves_nothing_behind(plant: Plant, make_mcr: MakeMcr) -> None:
-    mcr = make_mcr(plant.relay).start()
+    mcr = make_mcr(plant.relay, prefix=["env", "MCR_ABSORB=1"]).start()
     mcr.add("in0:239.1.1.1:5000", "239.2.2.2:6000:out0")
     wait_for_absorbing(mcr)
     with plant.relay.entered():
@@ -121,7 +121,7 @@ def multicast_routing(namespace: Namespace, source: str, group: str, *addresses:
 @needs_root
 def test_multicast_routing_of_the_same_group_goes_on(plant: Plant, make_mcr: MakeMcr) -> None:
     """Absorbing ends at its start, and begins again after its end."""
-    mcr = make_mcr(plant.relay).start()
+    mcr = make_mcr(plant.relay, prefix=["env", "MCR_ABSORB=1"]).start()
     mcr.add("in0:239.1.1.1:5000", "239.2.2.2:6000:out0")
     wait_for_absorbing(mcr)
     with multicast_routing(plant.relay, "198.18.0.1", "239.1.1.1", "198.18.0.2", "198.18.2.1"):
@@ -148,7 +148,7 @@ def test_who_is_behind_a_bridge_or_a_macvlan_gets_every_packet_too(plant: Plant,
         plant.relay.ip(f"link add link in0 name eth0 netns {inside} type macvlan mode bridge")
         container.ip("address add 198.18.0.3/24 dev eth0")
         container.ip("link set eth0 up")
-    mcr = make_mcr(plant.relay).start()
+    mcr = make_mcr(plant.relay, prefix=["env", "MCR_ABSORB=1"]).start()
     mcr.add("in0:239.1.1.1:5000", "239.2.2.2:6000:out0")
     if kind == "macvlan":
         wait_for_absorbing(mcr)

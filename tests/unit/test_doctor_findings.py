@@ -247,7 +247,7 @@ def test_what_cannot_be_seen_is_not_claimed(changes):
 
 
 def capabilities(*missing: str, absorb: bool = False, short: bool = False) -> tuple[Finding, ...]:
-    return daemon_findings.judge_capabilities(daemon(*missing), absorbing_missed=absorb, short_of_buffers=short)
+    return daemon_findings.judge_capabilities(daemon(*missing), absorb=absorb, short_of_buffers=short)
 
 
 def test_all_capabilities_are_one_line():
@@ -274,15 +274,13 @@ def test_the_filter_in_force_is_named():
 
 
 def test_absorbing_is_judged_by_the_programs_that_are_there():
-    expect(daemon_findings.judge_absorbing(daemon(absorbers=2), 2, missed=True), OK, "on 2 of 2")
-    expect(daemon_findings.judge_absorbing(daemon(absorbers=1), 2, missed=True), OK, "1 of 2", "bridge")
-    expect(daemon_findings.judge_absorbing(daemon(absorbers=0), 2, missed=True), ADVICE, "0 of 2", "Linux 6.6")
+    expect(daemon_findings.judge_absorbing(daemon(absorbers=2), 2), OK, "on 2 of 2")
+    expect(daemon_findings.judge_absorbing(daemon(absorbers=1), 2), OK, "1 of 2", "bridge")
+    expect(daemon_findings.judge_absorbing(daemon(absorbers=0), 2), ADVICE, "0 of 2", "Linux 6.6")
 
 
-def test_absorbing_is_missed_only_where_it_would_be_felt():
-    without = daemon("CAP_NET_ADMIN", absorbers=0)
-    expect(daemon_findings.judge_absorbing(daemon(absorbers=0), 1, missed=False), OK, "0 of 1")
-    expect(daemon_findings.judge_absorbing(without, 1, missed=True), OK, "0 of 1")  # told once: the capability
+def test_absorbing_without_the_capability_is_told_once():
+    expect(daemon_findings.judge_absorbing(daemon("CAP_NET_ADMIN", absorbers=0), 1), OK, "0 of 1")
 
 
 def test_workers_have_nothing():

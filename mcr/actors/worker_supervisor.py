@@ -308,7 +308,9 @@ class _State:
 
     async def pause_absorbing(self) -> frozenset[int]:
         absorber = self._relay.absorber
-        return await trio.to_thread.run_sync(absorber.pause) if absorber else frozenset()
+        if not absorber or not absorber.is_due():
+            return frozenset()
+        return await trio.to_thread.run_sync(absorber.pause)
 
     async def absorb_on(self, free: frozenset[int] | None) -> None:
         if self._relay.absorber:

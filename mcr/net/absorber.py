@@ -55,16 +55,18 @@ class Absorber:
         self._told.discard(capture)
         self._unlink(capture)
 
-    def pause(self) -> frozenset[int]:
-        """If something has changed, absorb nothing until it is known whose packets these are.
-
-        Returns:
-            The interfaces whose bystanders have to be looked for; then call `absorb_on`. Empty: nothing has changed.
-        """
+    def is_due(self) -> bool:
+        """Whether there are new captures, or bystanders may have changed: then `pause`."""
         if self.changes.heard():
             self._stale = True
-        if not self._stale or self._useless:
-            return frozenset()
+        return self._stale and not self._useless
+
+    def pause(self) -> frozenset[int]:
+        """Absorb nothing until it is known whose packets these are.
+
+        Returns:
+            The interfaces whose bystanders have to be looked for; then call `absorb_on`.
+        """
         self._stale = False
         for capture in [*self._links]:
             self._unlink(capture)

@@ -120,6 +120,17 @@ class NotPermitted(McrError):
     code = -32007
 
 
+def check_result(result: int) -> int:
+    """What a native function gave, if it is no -errno.
+
+    Raises:
+        OSError: it is one.
+    """
+    if result < 0:
+        raise OSError(-result, os.strerror(-result))
+    return result
+
+
 def describe_errno(errno: int) -> str:
     """Render an errno the one way scripts may rely on: ``Permission denied (os error 13)``."""
     return f"{os.strerror(errno)} (os error {errno})"

@@ -103,6 +103,12 @@ class Namespace:
             _setns(home)
             os.close(home)
 
+    def counter(self, protocol: str, name: str) -> int:
+        """One of the IP stack's (proc(5), /proc/net/snmp): ``counter("Udp", "IgnoredMulti")``."""
+        lines = self.run(["cat", "/proc/net/snmp"]).stdout.splitlines()
+        names, values = (line.split() for line in lines if line.startswith(f"{protocol}:"))
+        return int(dict(zip(names, values, strict=True))[name])
+
     def run(
         self,
         command: Sequence[str | os.PathLike[str]],

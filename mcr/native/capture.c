@@ -68,8 +68,8 @@ static uint32_t segment_size(const uint8_t *frame)
 }
 
 /*
- * Without that word of the kernel a super-frame shows by what is missing of it: the filter has clipped it to headers and
- * a number of datagrams, or the ring to a slot.
+ * Without that word of the kernel a super-frame shows by what is missing of it: the filter has clipped it to some bytes
+ * and one more for each datagram, or the ring to a slot.
  */
 static uint32_t uncut_datagrams(const struct tpacket2_hdr *header, uint32_t room)
 {

@@ -8,7 +8,7 @@ import os
 import socket
 
 from mcr._native import lib
-from mcr.errors import describe_errno
+from mcr.errors import check_result, describe_errno
 from mcr.logs import get_logger
 from mcr.model import Facility
 from mcr.net.bystanders import LinkChanges
@@ -36,7 +36,7 @@ class Absorber:
         self._interfaces: dict[int, int] = {}
         self._links: dict[int, int] = {}
         self._told: set[int] = set()
-        os.close(_open(lib.mcr_bpf_load_absorber(wanted, 0)))
+        os.close(check_result(lib.mcr_bpf_load_absorber(wanted, 0)))
         self.changes = LinkChanges()
         self._stale = False
         self._useless = False
@@ -73,7 +73,7 @@ class Absorber:
         return frozenset(self._interfaces.values())
 
     def absorb_on(self, free: frozenset[int] | None) -> None:
-        """Absorb on these interfaces, by index, as far as they are captured. None: it can't be known now."""
+        """After `pause`: absorb on these interfaces, by index. None: it can't be known now."""
         if free is None:
             self._stale = True
             return
@@ -82,7 +82,9 @@ class Absorber:
                 self._link(capture, index)
             elif capture not in self._told:
                 self._told.add(capture)
-                log.info("nothing is absorbed on %s: a bridge or multicast routing may want its packets", _name(index))
+                log.warning(
+                    "nothing is absorbed on %s: a bridge or multicast routing may want its packets", _name(index)
+                )
 
     def close(self) -> None:
         """Absorb nothing more."""
@@ -92,28 +94,20 @@ class Absorber:
 
     def _link(self, capture: int, index: int) -> None:
         self._told.discard(capture)
-        if capture in self._links:
-            return
         try:
-            program = _open(lib.mcr_bpf_load_absorber(self._wanted, capture))
+            program = check_result(lib.mcr_bpf_load_absorber(self._wanted, capture))
             try:
-                self._links[capture] = _open(lib.mcr_bpf_link_ingress(program, index))
+                self._links[capture] = check_result(lib.mcr_bpf_link_ingress(program, index))
             finally:
                 os.close(program)  # the link keeps it
         except OSError as error:
-            self._useless = error.errno == errno.EINVAL  # a kernel without tcx
-            self._stale = error.errno in (errno.EMFILE, errno.ENFILE, errno.ENOMEM)
-            log.info("MCR_ABSORB has no effect on %s: %s", _name(index), describe_errno(error.errno or 0))
+            self._useless |= error.errno == errno.EINVAL  # a kernel without tcx
+            self._stale |= error.errno in (errno.EMFILE, errno.ENFILE, errno.ENOMEM)
+            log.warning("MCR_ABSORB has no effect on %s: %s", _name(index), describe_errno(error.errno or 0))
 
     def _unlink(self, capture: int) -> None:
         if capture in self._links:
             os.close(self._links.pop(capture))
-
-
-def _open(result: int) -> int:
-    if result < 0:
-        raise OSError(-result, os.strerror(-result))
-    return result
 
 
 def _name(index: int) -> str:

@@ -7,7 +7,7 @@ from contextlib import ExitStack
 from typing import Any
 
 from mcr._native import ffi, lib
-from mcr.errors import SystemFault, describe_errno
+from mcr.errors import SystemFault, check_result, describe_errno
 from mcr.logs import get_logger
 from mcr.model import Facility
 from mcr.net.absorber import Absorber
@@ -25,13 +25,13 @@ class MapScreen:
 
     def __init__(self, *, absorb: bool = False) -> None:
         self.absorber: Absorber | None = None
-        self._wanted = _check(lib.mcr_bpf_open_wanted())
+        self._wanted = check_result(lib.mcr_bpf_open_wanted())
         self._rejected = -1
         self._sockets: dict[int, Sequence[socket.socket]] = {}
         self._clipped: set[int] = set()
         self._everything = False
         try:
-            self._rejected = _check(lib.mcr_bpf_open_rejected())
+            self._rejected = check_result(lib.mcr_bpf_open_rejected())
             os.close(self._load(0))
             self._count(0).close()
         except OSError:
@@ -45,7 +45,7 @@ class MapScreen:
         put: list[Any] = []
         try:
             for key in (_map_key(*each) for each in added):
-                _check(lib.mcr_bpf_put(self._wanted, key))
+                check_result(lib.mcr_bpf_put(self._wanted, key))
                 put.append(key)
         except OSError as error:
             for key in put:
@@ -56,8 +56,8 @@ class MapScreen:
 
     def open(self, capture: int, interface: str, sockets: Sequence[socket.socket], *, clip: bool = False) -> "MapCount":
         """Attach a program."""
-        self._clipped -= {capture}
-        self._clipped |= {capture} if clip else set()
+        if clip:
+            self._clipped.add(capture)
         try:
             with ExitStack() as undo:
                 count = self._count(capture)
@@ -85,6 +85,7 @@ class MapScreen:
     def forget(self, capture: int) -> None:
         """The program goes with its sockets."""
         self._sockets.pop(capture, None)
+        self._clipped.discard(capture)
         if self.absorber:
             self.absorber.forget(capture)
 
@@ -120,7 +121,9 @@ class MapScreen:
 
     def _load(self, capture: int) -> int:
         clip = capture in self._clipped
-        return _check(lib.mcr_bpf_load_filter(self._wanted, self._rejected, capture, clip, clip and self._everything))
+        return check_result(
+            lib.mcr_bpf_load_filter(self._wanted, self._rejected, capture, clip, clip and self._everything)
+        )
 
 
 class MapCount:
@@ -134,7 +137,7 @@ class MapCount:
 
     def read(self) -> int:
         """How many so far."""
-        _check(lib.mcr_bpf_count(self._fd, self._capture, self._count))
+        check_result(lib.mcr_bpf_count(self._fd, self._capture, self._count))
         return int(self._count[0]) - self._before
 
     def close(self) -> None:
@@ -146,16 +149,10 @@ def _open_absorber(wanted: int) -> Absorber | None:
     try:
         return Absorber(wanted)
     except OSError as error:
-        log.info("MCR_ABSORB has no effect: %s", describe_errno(error.errno or 0))
+        log.warning("MCR_ABSORB has no effect: %s", describe_errno(error.errno or 0))
         return None
 
 
 def _map_key(capture: int, wanted: Wanted) -> Any:
     group, port = socket.htonl(int(wanted.group)), socket.htons(wanted.port)
     return ffi.new("struct mcr_bpf_key *", {"group": group, "port": port, "capture": capture})
-
-
-def _check(result: int) -> int:
-    if result < 0:
-        raise OSError(-result, os.strerror(-result))
-    return result

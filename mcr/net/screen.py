@@ -80,5 +80,8 @@ def open_screen(*, absorb: bool) -> Screen:
     try:
         return MapScreen(absorb=absorb)
     except OSError as error:
-        log.info("no eBPF (%s): classic filters keep out what no rule wants", describe_errno(error.errno or 0))
+        reason = describe_errno(error.errno or 0)
+        log.info("no eBPF (%s): classic filters keep out what no rule wants", reason)
+        if absorb:
+            log.warning("MCR_ABSORB has no effect: no eBPF (%s)", reason)
         return ClassicScreen()

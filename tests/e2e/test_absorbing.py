@@ -37,9 +37,7 @@ def wait_for_absorbing(mcr: Mcr) -> None:
 
 def unheard(namespace: Namespace) -> int:
     """Multicast datagrams that the IP stack found no socket for."""
-    text = namespace.run(["cat", "/proc/net/snmp"]).stdout
-    names, values = (line.split() for line in text.splitlines() if line.startswith("Udp:"))
-    return int(dict(zip(names, values, strict=True))["IgnoredMulti"])
+    return namespace.counter("Udp", "IgnoredMulti")
 
 
 def relay(mcr: Mcr, plant: Plant) -> None:
@@ -71,6 +69,19 @@ def test_unless_asked_to_the_ip_stack_throws_each_packet_away(plant: Plant, make
     relay(mcr, plant)
     assert unheard(plant.relay) == 1000
     assert links(mcr) == 0
+
+
+@needs_root
+def test_where_it_cannot_be_done_the_log_and_doctor_say_so(plant: Plant, make_mcr: MakeMcr) -> None:
+    without = ["env", "MCR_ABSORB=1", "setpriv", "--bounding-set=-bpf,-sys_admin"]
+    mcr = make_mcr(plant.relay, prefix=without).start()
+    mcr.add("in0:239.1.1.1:5000", "239.2.2.2:6000:out0")
+    relay(mcr, plant)
+    assert "warning [network] MCR_ABSORB has no effect: no eBPF (Operation not permitted (os error 1))" in mcr.log()
+    findings = json.loads(mcr.ctl("doctor", "--json", check=False).stdout)
+    (finding,) = (each for each in findings if each["check"] == "absorb")
+    assert finding["verdict"] == "advice"
+    assert "on 0 of 1" in finding["what"]
 
 
 @needs_root

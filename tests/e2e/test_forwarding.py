@@ -1,5 +1,6 @@
 """Every payload, once and in order, judged at the receiver; topologies in tests/README.md."""
 
+import errno
 import os
 import signal
 import sys
@@ -22,7 +23,9 @@ both_worker_counts = pytest.mark.parametrize("workers", [1, 2])
 @both_worker_counts
 def test_one_to_one(plant: Plant, make_mcr: MakeMcr, workers: int) -> None:
     mcr = make_mcr(plant.relay).start(workers)
-    assert {worker["io"] for worker in mcr.workers()} == {"poll" if lib.mcr_uring_probe() else "io_uring"}
+    # Some 5.10 kernels can't enable a ring with restrictions; no other reason counts.
+    expected = "poll" if lib.mcr_uring_probe() == -errno.EBADFD else "io_uring"
+    assert {worker["io"] for worker in mcr.workers()} == {expected}
     mcr.add("in0:239.1.1.1:5000", "239.2.2.2:6000:out0")
     receiver = Receiver(plant.receiver, "239.2.2.2:6000@rx0=239.1.1.1:5000", count=PACKETS)
     Sender(plant.source, "src0", "239.1.1.1:5000", count=PACKETS, rate=RATE, size=1316).finish()

@@ -3,6 +3,7 @@
 import ctypes
 import fcntl
 import os
+import platform
 import re
 import signal
 import socket
@@ -126,6 +127,15 @@ def train_sender(namespace: Namespace, segment: int) -> Iterator[socket.socket]:
         sender.setsockopt(socket.IPPROTO_IP, socket.IP_MULTICAST_IF, socket.inet_aton("198.18.0.1"))
         sender.setsockopt(SOL_UDP, UDP_SEGMENT, segment)
         yield sender
+
+
+def test_the_trial_finds_that_the_kernel_describes_super_frames_from_6_2_on(plant: Plant) -> None:
+    """Else the tests that need it would be skipped for want of it."""
+    major, minor = (int(part) for part in re.findall(r"\d+", platform.release())[:2])
+    with plant.relay.entered():
+        assert describes_super_frames() == ((major, minor) >= (6, 2))
+        plant.relay.ip("link set dev lo down")
+        assert not describes_super_frames()
 
 
 def needs_described_super_frames(namespace: Namespace) -> None:

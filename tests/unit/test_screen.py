@@ -254,9 +254,7 @@ def test_map_holds_as_many_rules_as_a_relay(wire: Wire) -> None:
 
 def unheard(namespace: Namespace) -> int:
     """Multicast datagrams that the IP stack found no socket for."""
-    text = namespace.run(["cat", "/proc/net/snmp"]).stdout
-    names, values = (line.split() for line in text.splitlines() if line.startswith("Udp:"))
-    return int(dict(zip(names, values, strict=True))["IgnoredMulti"])
+    return namespace.counter("Udp", "IgnoredMulti")
 
 
 @pytest.fixture

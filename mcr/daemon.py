@@ -6,7 +6,7 @@ import resource
 import signal
 import sys
 from collections.abc import Awaitable, Callable, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from typing import NoReturn
 
 import trio
@@ -36,6 +36,10 @@ _TURN_SECONDS = 0.001
 _GC_THRESHOLD = 100_000
 """Objects made between two collections: the rules stay, and looking through thousands of them takes time."""
 
+_NICE = -10
+"""Of mcrd and its workers. When more arrives than can be forwarded, ksoftirqd, which is of nice 0, takes packets in;
+beside it, a worker of the same priority has too little of its processor to forward as many as it could."""
+
 DRAIN_SECONDS = 1.5
 """How long workers may take to send what has arrived, once told to stop."""
 
@@ -54,6 +58,7 @@ async def run_daemon(settings: Settings) -> None:
     for message in unknown_variables(os.environ, [view.name for view in settings.views]):
         log.warning("%s", message)
     _raise_limits()
+    _raise_priority()
     with ExitStack() as stack, trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT, signal.SIGHUP) as signals:
         segments = [
             stack.enter_context(Segment(worker_id, settings.max_hold_us, settings.receive_buffers))
@@ -138,3 +143,10 @@ def _raise_limits() -> None:
         resource.setrlimit(resource.RLIMIT_MEMLOCK, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
     except ValueError:  # not permitted
         resource.setrlimit(resource.RLIMIT_MEMLOCK, (hard, hard))
+
+
+def _raise_priority() -> None:
+    """Where it is permitted, and nobody has chosen another priority. Workers inherit it."""
+    if os.getpriority(os.PRIO_PROCESS, 0) == 0:
+        with suppress(PermissionError):
+            os.setpriority(os.PRIO_PROCESS, 0, _NICE)

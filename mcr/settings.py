@@ -61,7 +61,7 @@ STATS_INTERVAL: Final = Variable(
     "MCR_STATS_INTERVAL_MS", 0, range(86_400_001), "milliseconds between [STATS:...] lines; 0: every 100,000 packets"
 )
 ABSORB: Final = Variable(
-    "MCR_ABSORB", 0, range(2), "1: what a rule takes is spared this machine's IP stack if no UDP socket here wants it"
+    "MCR_ABSORB", 1, range(2), "1: what a rule takes is spared this machine's IP stack if no UDP socket here wants it"
 )
 
 VARIABLES: Final = (
@@ -120,6 +120,11 @@ def from_environment(settings: Settings, environment: Mapping[str, str]) -> Sett
         ),
         views=(*settings.views, *views),
     )
+
+
+def is_asked_for(variable: Variable, settings: Settings) -> bool:
+    """Whether an operator has set a variable, be it to its default."""
+    return any(view.name == variable.name and view.source == "environment" for view in settings.views)
 
 
 def _view(variable: Variable, given: int | None) -> SettingView:

@@ -161,7 +161,8 @@ async def run_worker_supervisor(
     cores = worker_cores(len(segments), list(os.sched_getaffinity(0)))
     async with worker_context() as context, trio.open_nursery() as nursery:
         with receive, Relay(settings) as relay:
-            state = _State(relay, segments, stats, settings.levels)
+            due, is_due = trio.open_memory_channel[None](0)
+            state = _State(relay, segments, stats, settings.levels, due)
             user = unprivileged_user()
             for worker_id, (core, segment) in enumerate(zip(cores, segments, strict=True)):
                 post = Post(worker_id, core, segment, context, user, spares, send)
@@ -169,7 +170,8 @@ async def run_worker_supervisor(
                 state.workers.append(_Worker(worker_id, core, process))
             nursery.start_soon(_watch, send)
             if relay.absorber:
-                nursery.start_soon(_keep_absorbing, relay.absorber.changes, send)
+                nursery.start_soon(_hear_of_links, relay.absorber.changes, due)
+                nursery.start_soon(_keep_absorbing, is_due, send)
             task_status.started(WorkerSupervisor(send))
             async for command in receive:
                 await _handle(state, command)
@@ -182,12 +184,17 @@ async def _watch(inbox: trio.MemorySendChannel[_Command]) -> None:
         await inbox.send(_Watch())
 
 
-async def _keep_absorbing(changes: LinkChanges, inbox: trio.MemorySendChannel[_Command]) -> None:
+async def _hear_of_links(changes: LinkChanges, due: trio.MemorySendChannel[None]) -> None:
+    """Have bystanders looked for at once when an interface changes."""
+    while True:
+        await trio.lowlevel.wait_readable(changes)
+        await due.send(None)
+
+
+async def _keep_absorbing(due: trio.MemoryReceiveChannel[None], inbox: trio.MemorySendChannel[_Command]) -> None:
     """Have packets absorbed where only UDP sockets could want them, and nowhere while that is not known."""
     blind = False
-    while True:
-        with trio.move_on_after(_WATCH_SECONDS):  # there may be new captures
-            await trio.lowlevel.wait_readable(changes)
+    async for _ in due:
         interfaces = await ask(inbox, _PauseAbsorbing)
         if interfaces:
             free: frozenset[int] | None = None
@@ -221,6 +228,7 @@ async def _handle(state: "_State", command: _Command) -> None:
             state.stop(reply)
         case _Watch():
             await state.kill_hung_workers()
+            state.look_for_bystanders()
         case _PauseAbsorbing() | _AbsorbOn():
             await _absorb(state, command)
         case WorkerStarted():
@@ -263,11 +271,19 @@ class _Worker:
 
 
 class _State:
-    def __init__(self, relay: Relay, segments: Sequence[Segment], stats: StatsAggregator, levels: LogLevels) -> None:
+    def __init__(
+        self,
+        relay: Relay,
+        segments: Sequence[Segment],
+        stats: StatsAggregator,
+        levels: LogLevels,
+        absorbing_due: trio.MemorySendChannel[None],
+    ) -> None:
         self._relay = relay
         self._segments = segments
         self._stats = stats
         self._levels = levels
+        self._absorbing_due = absorbing_due
         self._generation = 1  # without rules
         self._settling: list[tuple[int, Reply[None]]] = []
         self._stopping: Reply[None] | None = None
@@ -305,6 +321,12 @@ class _State:
                     self._segments[worker.worker_id].settle(capture.slot)
             await self._stats.capture_closing(capture.slot)
             await self._relay.close_capture(capture)
+
+    def look_for_bystanders(self) -> None:
+        """If need be; unless that is under way."""
+        if self._relay.absorber and self._relay.absorber.is_due():
+            with suppress(trio.WouldBlock):
+                self._absorbing_due.send_nowait(None)
 
     async def pause_absorbing(self) -> frozenset[int]:
         absorber = self._relay.absorber

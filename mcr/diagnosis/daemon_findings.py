@@ -21,12 +21,12 @@ _LOG = "journalctl -u mcrd -n 100; dmesg | tail -50"
 _GRANT = "systemctl edit mcrd: add {} to AmbientCapabilities= and CapabilityBoundingSet=; or start it with sudo"
 
 
-def judge_capabilities(daemon: Self, *, absorb: bool, short_of_buffers: bool) -> tuple[Finding, ...]:
+def judge_capabilities(daemon: Self, *, absorbing_missed: bool, short_of_buffers: bool) -> tuple[Finding, ...]:
     """Whether the daemon may do what it is for, and what would make it better.
 
     Args:
         daemon: this process.
-        absorb: MCR_ABSORB is set.
+        absorbing_missed: see `judge_absorbing`.
         short_of_buffers: sockets were granted smaller buffers than they were to have.
     """
     process = daemon.process
@@ -36,8 +36,9 @@ def judge_capabilities(daemon: Self, *, absorb: bool, short_of_buffers: bool) ->
         losses["CAP_NET_RAW"] = "it cannot capture"
     if not process.has("CAP_BPF"):
         losses["CAP_BPF"] = "it filters with what sockets have had of old, slower with every rule"
-    if not process.has("CAP_NET_ADMIN") and (absorb or short_of_buffers):
-        lost = ["MCR_ABSORB has no effect"] if absorb else []
+        losses["CAP_BPF"] += "; MCR_ABSORB has no effect" if absorbing_missed else ""
+    if not process.has("CAP_NET_ADMIN") and (absorbing_missed or short_of_buffers):
+        lost = ["MCR_ABSORB has no effect, so each packet costs more"] if absorbing_missed else []
         lost += ["buffers end at what sysctl allows"] if short_of_buffers else []
         losses["CAP_NET_ADMIN"] = ", ".join(lost)
     if losses:
@@ -71,20 +72,23 @@ def judge_filter(daemon: Self) -> Finding:
     )
 
 
-def judge_absorbing(daemon: Self, inputs: int) -> Finding:
+def judge_absorbing(daemon: Self, inputs: int, *, missed: bool) -> Finding:
     """Whether the IP stack is spared what rules take (MCR_ABSORB).
 
     Args:
         daemon: this process.
         inputs: how many input interfaces there are.
+        missed: it was asked for, or there is so much traffic that it would be felt.
     """
     what = f"The IP stack is spared what rules take on {daemon.absorbers} of {inputs} input interfaces"
     evidence = f"/proc/{daemon.process.pid}/fd holds {daemon.absorbers} bpf_link"
     if daemon.absorbers >= inputs:
         return Finding("absorb", Verdict.OK, what, evidence)
+    # A missing capability is its own finding.
+    allowed = daemon.process.has("CAP_BPF") and daemon.process.has("CAP_NET_ADMIN")
     return Finding(
         "absorb",
-        Verdict.ADVICE,
+        Verdict.ADVICE if missed and allowed else Verdict.OK,
         what,
         evidence,
         "it takes CAP_BPF, CAP_NET_ADMIN, Linux 6.6, and an interface that no bridge and no multicast routing uses; "

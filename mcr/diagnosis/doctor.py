@@ -20,12 +20,15 @@ from mcr.diagnosis.routes import find_routes
 from mcr.findings import Finding, Verdict
 from mcr.model import Address, LogLevels, Stats, WorkerView
 from mcr.net.capture import COPY_BYTES, describes_super_frames
-from mcr.settings import Settings
+from mcr.settings import ABSORB, Settings, is_asked_for
 
 _T = TypeVar("_T")
 _Merging = dict[str, tuple[str, ...] | None]  # by the interfaces' own names
 _Interfaces = tuple[dict[str, Link] | None, _Merging]
 _UNSEEN: _Interfaces = (None, {})
+
+_PPS_TO_ABSORB = 20_000
+"""Packets a second from which it is felt: the IP stack's share of 400 ns each is then a percent of a core."""
 
 
 def examine(settings: Settings, workers: tuple[WorkerView, ...], stats: Stats) -> tuple[Finding, ...]:
@@ -40,7 +43,7 @@ def examine(settings: Settings, workers: tuple[WorkerView, ...], stats: Stats) -
     found = [
         *_judge_machine(machine, daemon, workers, settings),
         machine_findings.judge_backlog(backlog, count_backlog_drops()),
-        *_judge_daemon(daemon, settings, len(inputs)),
+        *_judge_daemon(daemon, settings, len(inputs), stats.ingress.pps),
         *_judge_workers(workers, daemon),
         *_judge_counters(stats, workers, links or {}, settings),
         *machine_findings.judge_firewall(firewall, daemon_findings.refused_outputs(stats)),
@@ -82,12 +85,13 @@ def _judge_machine(
     yield machine_findings.judge_memberships(machine)
 
 
-def _judge_daemon(daemon: Self, settings: Settings, inputs: int) -> Iterator[Finding]:
+def _judge_daemon(daemon: Self, settings: Settings, inputs: int, pps: float) -> Iterator[Finding]:
     short = daemon.send_buffer < settings.send_buffer or daemon.receive_buffer < COPY_BYTES
-    yield from daemon_findings.judge_capabilities(daemon, absorb=settings.absorb, short_of_buffers=short)
+    missed = settings.absorb and (is_asked_for(ABSORB, settings) or pps >= _PPS_TO_ABSORB)
+    yield from daemon_findings.judge_capabilities(daemon, absorbing_missed=missed, short_of_buffers=short)
     yield daemon_findings.judge_filter(daemon)
     if settings.absorb:
-        yield daemon_findings.judge_absorbing(daemon, inputs)
+        yield daemon_findings.judge_absorbing(daemon, inputs, missed=missed)
 
 
 def _judge_workers(workers: tuple[WorkerView, ...], daemon: Self) -> Iterator[Finding]:

@@ -22,7 +22,7 @@
 #define TCX_NEXT    (-1)
 
 #define MAX_CPUS    1024
-#define MAX_PROGRAM 128
+#define MAX_PROGRAM 160
 
 #define TRIES    20 /* to get memory for a key */
 #define PAUSE_US 1000
@@ -42,12 +42,16 @@ struct program {
 	uint16_t jump_count;
 };
 
-/* On the program's stack, below the frame pointer: ports, IP header, key, and what one of the programs has beside. */
+/*
+ * On the program's stack, below the frame pointer: ports, IP header (one behind the other, as most packets have them), key,
+ * and what one of the programs has beside.
+ */
 #define PORTS     (-4)
 #define IP_HEADER (PORTS - (int)sizeof(struct iphdr))
 #define KEY       (IP_HEADER - (int)sizeof(struct mcr_bpf_key))
-#define INDEX     (KEY - 8)  /* the filter's */
-#define TUPLE     (KEY - 16) /* the absorber's; of IPv4 in struct bpf_sock_tuple: addresses, then ports */
+#define INDEX     (KEY - 8)   /* the filter's */
+#define TUPLE     (KEY - 16)  /* the absorber's; of IPv4 in struct bpf_sock_tuple: addresses, then ports */
+#define TICK      (TUPLE - 8) /* the absorber's */
 
 static int bpf(enum bpf_cmd command, union bpf_attr *attr)
 {
@@ -175,6 +179,18 @@ static void call(struct program *program, int32_t function)
 	emit(program, BPF_JMP | BPF_CALL, 0, 0, 0, function);
 }
 
+/* Jump ahead, to where `land` is told this jump, if this register compares so with a number. */
+static uint16_t emit_jump(struct program *program, uint8_t comparison, uint8_t reg, int32_t number)
+{
+	emit(program, BPF_JMP | comparison | BPF_K, reg, 0, 0, number);
+	return (uint16_t)(program->length - 1);
+}
+
+static void land(struct program *program, uint16_t jump)
+{
+	program->code[jump].off = (int16_t)(program->length - jump - 1);
+}
+
 /* Go to a verdict if this register compares so with a number. */
 static void judge(struct program *program, uint8_t comparison, uint8_t reg, int32_t number, enum verdict verdict)
 {
@@ -222,6 +238,8 @@ static void fetch(struct program *program, int to, int32_t size)
 /* Untagged IPv4 UDP that this machine did not send, its header on the stack. */
 static void admit_udp(struct program *program)
 {
+	uint16_t skip;
+
 	copy(program, BPF_REG_6, BPF_REG_1);
 	load(program, BPF_W, BPF_REG_0, BPF_REG_6, offsetof(struct __sk_buff, protocol));
 	judge(program, BPF_JNE, BPF_REG_0, htons(ETH_P_IP), REJECT);
@@ -230,8 +248,14 @@ static void admit_udp(struct program *program)
 	load(program, BPF_W, BPF_REG_0, BPF_REG_6, offsetof(struct __sk_buff, pkt_type));
 	judge(program, BPF_JEQ, BPF_REG_0, PACKET_OUTGOING, REJECT);
 	set(program, BPF_REG_2, 0);
+	fetch(program, IP_HEADER, sizeof(struct iphdr) + 2 * sizeof(uint16_t));
+	skip = emit_jump(program, BPF_JEQ, BPF_REG_0, 0);
+	set(program, BPF_REG_2, 0);
 	fetch(program, IP_HEADER, sizeof(struct iphdr));
 	judge(program, BPF_JNE, BPF_REG_0, 0, REJECT);
+	load(program, BPF_B, BPF_REG_0, BPF_REG_10, IP_HEADER + (int)offsetof(struct iphdr, protocol));
+	judge(program, BPF_JEQ, BPF_REG_0, IPPROTO_UDP, ACCEPT); /* without ports */
+	land(program, skip);
 	load(program, BPF_B, BPF_REG_0, BPF_REG_10, IP_HEADER + (int)offsetof(struct iphdr, protocol));
 	judge(program, BPF_JNE, BPF_REG_0, IPPROTO_UDP, REJECT);
 }
@@ -239,6 +263,8 @@ static void admit_udp(struct program *program)
 /* The key of the packet on the stack; of what has none the worker says what is wrong with it. */
 static void find_key(struct program *program, uint32_t capture)
 {
+	uint16_t skip;
+
 	load(program, BPF_H, BPF_REG_0, BPF_REG_10, IP_HEADER + (int)offsetof(struct iphdr, frag_off));
 	emit(program, BPF_ALU64 | BPF_AND | BPF_K, BPF_REG_0, 0, 0, htons(IP_MF | IP_OFFMASK));
 	judge(program, BPF_JNE, BPF_REG_0, 0, ACCEPT);
@@ -247,8 +273,10 @@ static void find_key(struct program *program, uint32_t capture)
 	judge(program, BPF_JGT, BPF_REG_2, 4 << 4 | 15, ACCEPT);
 	emit(program, BPF_ALU64 | BPF_AND | BPF_K, BPF_REG_2, 0, 0, 15);
 	emit(program, BPF_ALU64 | BPF_LSH | BPF_K, BPF_REG_2, 0, 0, 2);
+	skip = emit_jump(program, BPF_JEQ, BPF_REG_2, sizeof(struct iphdr)); /* no options: they are there */
 	fetch(program, PORTS, 2 * sizeof(uint16_t));
 	judge(program, BPF_JNE, BPF_REG_0, 0, ACCEPT);
+	land(program, skip);
 	load(program, BPF_H, BPF_REG_0, BPF_REG_10, PORTS + (int)offsetof(struct udphdr, dest));
 	store(program, BPF_H, KEY + (int)offsetof(struct mcr_bpf_key, port), BPF_REG_0);
 	load(program, BPF_W, BPF_REG_0, BPF_REG_10, IP_HEADER + (int)offsetof(struct iphdr, daddr));
@@ -340,7 +368,26 @@ static void find_socket(struct program *program)
 	call(program, BPF_FUNC_sk_lookup_udp);
 }
 
-int mcr_bpf_load_absorber(int wanted, uint32_t capture)
+/*
+ * Leave the packet to IP if it is this processor's first of the clock's tick. What IP throws away there is freed after
+ * a grace period, and a processor that has something to free keeps its tick. Else an idle one stops it whenever it
+ * waits for a packet, and leaving that state costs more than absorbing saves.
+ */
+static void spare_the_tick(struct program *program, int ticks)
+{
+	call(program, BPF_FUNC_jiffies64);
+	copy(program, BPF_REG_7, BPF_REG_0);
+	set(program, BPF_REG_0, 0);
+	store(program, BPF_W, TICK, BPF_REG_0);
+	look_up(program, ticks, TICK);
+	judge(program, BPF_JEQ, BPF_REG_0, 0, ACCEPT); /* never: for the verifier */
+	load(program, BPF_DW, BPF_REG_1, BPF_REG_0, 0);
+	emit(program, BPF_STX | BPF_DW | BPF_MEM, BPF_REG_0, BPF_REG_7, 0, 0);
+	emit(program, BPF_ALU64 | BPF_SUB | BPF_X, BPF_REG_1, BPF_REG_7, 0, 0);
+	judge(program, BPF_JNE, BPF_REG_1, 0, ACCEPT);
+}
+
+static int load_absorber(int wanted, int ticks, uint32_t capture)
 {
 	/* Other programs are to have their say, too. */
 	static const int32_t answers[VERDICTS] = { [REJECT] = TCX_NEXT, [ACCEPT] = TCX_NEXT };
@@ -350,6 +397,7 @@ int mcr_bpf_load_absorber(int wanted, uint32_t capture)
 	find_key(&program, capture);
 	look_up(&program, wanted, KEY);
 	judge(&program, BPF_JEQ, BPF_REG_0, 0, ACCEPT);
+	spare_the_tick(&program, ticks);
 	find_socket(&program);
 	emit(&program, BPF_JMP | BPF_JEQ | BPF_K, BPF_REG_0, 0, 4, 0);
 	copy(&program, BPF_REG_1, BPF_REG_0);
@@ -361,6 +409,18 @@ int mcr_bpf_load_absorber(int wanted, uint32_t capture)
 	call(&program, BPF_FUNC_skb_change_type);
 	conclude(&program, answers);
 	return load_program(&program, BPF_PROG_TYPE_SCHED_CLS);
+}
+
+int mcr_bpf_load_absorber(int wanted, uint32_t capture)
+{
+	int ticks = open_map(BPF_MAP_TYPE_PERCPU_ARRAY, sizeof(uint32_t), sizeof(uint64_t), 1, 0);
+	int ret;
+
+	if (ticks < 0)
+		return ticks;
+	ret = load_absorber(wanted, ticks, capture);
+	close(ticks); /* the program keeps it */
+	return ret;
 }
 
 int mcr_bpf_link_ingress(int program, uint32_t interface)

@@ -82,9 +82,7 @@ class Absorber:
                 self._link(capture, index)
             elif capture not in self._told:
                 self._told.add(capture)
-                log.warning(
-                    "nothing is absorbed on %s: a bridge or multicast routing may want its packets", _name(index)
-                )
+                log.info("nothing is absorbed on %s: a bridge or multicast routing may want its packets", _name(index))
 
     def close(self) -> None:
         """Absorb nothing more."""
@@ -103,7 +101,7 @@ class Absorber:
         except OSError as error:
             self._useless |= error.errno == errno.EINVAL  # a kernel without tcx
             self._stale |= error.errno in (errno.EMFILE, errno.ENFILE, errno.ENOMEM)
-            log.warning("MCR_ABSORB has no effect on %s: %s", _name(index), describe_errno(error.errno or 0))
+            log.info("MCR_ABSORB has no effect on %s: %s", _name(index), describe_errno(error.errno or 0))
 
     def _unlink(self, capture: int) -> None:
         if capture in self._links:

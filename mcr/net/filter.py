@@ -21,6 +21,7 @@ _IGMP_QUERY = 0x11  # RFC 3376, 4
 
 _FROM_NETWORK = 0xFFF00000  # SKF_NET_OFF: an offset from the network header
 _ANCILLARY = 0xFFFFF000  # SKF_AD_OFF: what the kernel knows of the frame
+_WITH_PORTS = 14 + 20 + 4  # bytes of the shortest frame that has a UDP header's ports; loading what isn't there rejects
 _WHOLE = 0x40000  # bytes: more than any frame has
 
 _GROUP, _PORT = 0, 1  # words of scratch memory
@@ -97,6 +98,9 @@ def select_udp(wanted: Iterable[Wanted], *, invert: bool = False) -> tuple[Instr
         ports[int(group)].append(port)
     program = [
         *_UDP,
+        Instruction(0x80, 0, 0, 0),  # length of the frame
+        Instruction(0x35, 1, 0, _WITH_PORTS),
+        _return(yes),
         _load_half(_FROM_NETWORK + 6),
         Instruction(0x45, 0, 1, 0x3FFF),  # a fragment
         _return(yes),

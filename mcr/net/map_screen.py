@@ -149,7 +149,7 @@ def _open_absorber(wanted: int) -> Absorber | None:
     try:
         return Absorber(wanted)
     except OSError as error:
-        log.warning("MCR_ABSORB has no effect: %s", describe_errno(error.errno or 0))
+        log.info("MCR_ABSORB has no effect: %s", describe_errno(error.errno or 0))
         return None
 
 

@@ -83,5 +83,5 @@ def open_screen(*, absorb: bool) -> Screen:
         reason = describe_errno(error.errno or 0)
         log.info("no eBPF (%s): classic filters keep out what no rule wants", reason)
         if absorb:
-            log.warning("MCR_ABSORB has no effect: no eBPF (%s)", reason)
+            log.info("MCR_ABSORB has no effect: no eBPF (%s)", reason)
         return ClassicScreen()

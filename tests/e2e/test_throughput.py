@@ -1,5 +1,6 @@
 """The guide's high-throughput settings at a rate beyond the guide's, with the benchmark's generator and sink."""
 
+import os
 import subprocess
 from functools import partial
 from pathlib import Path
@@ -59,3 +60,14 @@ def test_workers_keep_to_the_processors_that_mcrd_was_given(plant: Plant, make_m
     assert worker["core"] == 1
     status = Path(f"/proc/{worker['pid']}/status").read_text()
     assert "Cpus_allowed_list:\t1\n" in status
+
+
+def test_mcrd_and_its_workers_go_before_ordinary_processes_where_they_may(plant: Plant, make_mcr: MakeMcr) -> None:
+    """Unless they were given a priority."""
+    granted = int(plant.relay.run(["nice", "-n", "-10", "nice"]).stdout)  # 0 where it may not
+    for prefix, expected in ((), granted), (("nice", "-n", "3"), 3):
+        mcr = make_mcr(plant.relay, prefix=prefix).start()
+        assert mcr.process
+        pids = [mcr.process.pid, *(worker["pid"] for worker in mcr.workers())]
+        assert [os.getpriority(os.PRIO_PROCESS, pid) for pid in pids] == [expected] * len(pids)
+        mcr.stop()

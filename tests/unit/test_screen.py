@@ -148,7 +148,8 @@ def test_what_is_not_untagged_udp_is_neither_let_in_nor_counted(screen: Screen, 
 def test_what_cannot_be_told_from_its_headers_is_for_the_worker(screen: Screen, wire: Wire) -> None:
     rejected = opened(screen, wire)
     odd = [frame(fragment=0x2000), frame(fragment=0x0010), frame(first=0x43), frame(first=0x65), frame(first=0x35)]
-    wire.send(*odd)
+    odd += [frame()[:34], frame()[:36]]  # without ports
+    wire.send(*odd, frame(proto=6)[:34])
     assert wire.receive(len(odd)) == odd
     assert rejected.read() == 0
     rejected.close()
@@ -257,6 +258,17 @@ def unheard(namespace: Namespace) -> int:
     return namespace.counter("Udp", "IgnoredMulti")
 
 
+BURST = 50  # of each tick of the kernel's clock, one packet is left to the IP stack
+
+
+def send_burst(wire: Wire, each: bytes) -> int:
+    """Send it often; the capture gets all. Of how many the IP stack found that there was no socket for them."""
+    before = unheard(wire.b)
+    wire.send(*[each] * BURST)
+    assert wire.receive(BURST) == [each] * BURST
+    return unheard(wire.b) - before
+
+
 @pytest.fixture
 def absorbing(wire: Wire) -> Iterator[MapScreen]:
     """What `WANTED` has is absorbed on b0, once a capture is open."""
@@ -301,19 +313,17 @@ def join(namespace: Namespace) -> socket.socket:
 def test_the_ip_stack_is_spared_what_is_wanted_unless_a_socket_listens(absorbing: MapScreen, wire: Wire) -> None:
     with join(wire.b) as listener, join(wire.b):
         rejected = begin(absorbing, wire)
-        wire.send(frame(), frame(port=5002))
-        assert wire.receive(2) == [frame(), frame(port=5002)]
-        assert unheard(wire.b) == 0
-        wire.send(frame(port=5001))  # no rule takes it
-        assert unheard(wire.b) == 1
+        assert send_burst(wire, frame()) < BURST
+        assert send_burst(wire, frame(port=5002)) < BURST
+        before = unheard(wire.b)
+        wire.send(*[frame(port=5001)] * BURST)  # no rule takes it
+        assert unheard(wire.b) - before == BURST
         listener.bind(("", 5000))
         listener.settimeout(5)
-        wire.send(frame())
-        assert wire.receive(1) == [frame()]
-        assert listener.recv(100) == b"239.1.1.1:5000"
+        assert send_burst(wire, frame()) == 0
+        assert [listener.recv(100) for _ in range(BURST)] == [b"239.1.1.1:5000"] * BURST
         absorbing.forget(3)
-        wire.send(frame(port=5002))
-        assert unheard(wire.b) == 2
+        assert send_burst(wire, frame(port=5002)) == BURST
         rejected.close()
 
 
@@ -335,9 +345,8 @@ def test_every_kind_of_udp_socket_gets_what_is_absorbed(absorbing: MapScreen, wi
             listener.connect(("198.18.0.1", 4000))
         listener.settimeout(5)
         rejected = begin(absorbing, wire)
-        wire.send(frame())
-        assert wire.receive(1) == [frame()]
-        assert listener.recv(100) == b"239.1.1.1:5000"
+        assert send_burst(wire, frame()) == 0
+        assert [listener.recv(100) for _ in range(BURST)] == [b"239.1.1.1:5000"] * BURST
         rejected.close()
 
 
@@ -349,13 +358,9 @@ def test_what_cannot_be_known_is_not_absorbed_and_looked_for_again(absorbing: Ma
     absorbing.absorber.pause()
     absorbing.absorber.absorb_on(None)
     with join(wire.b):
-        wire.send(frame())
-        assert wire.receive(1) == [frame()]
-        assert unheard(wire.b) == 1
+        assert send_burst(wire, frame()) == BURST
         absorb(absorbing, wire)
-        wire.send(frame())
-        assert wire.receive(1) == [frame()]
-        assert unheard(wire.b) == 1
+        assert send_burst(wire, frame()) < BURST
     rejected.close()
 
 
@@ -367,10 +372,8 @@ def test_who_takes_packets_below_ip_gets_what_is_absorbed(absorbing: MapScreen, 
         behind.bind(("b0", 0x0800))
         behind.settimeout(5)
         rejected = begin(absorbing, wire)
-        wire.send(frame())
-        assert wire.receive(1) == [frame()]
-        assert behind.recv(2000) == frame()
-        assert unheard(wire.b) == 0
+        assert send_burst(wire, frame()) < BURST
+        assert [behind.recv(2000) for _ in range(BURST)] == [frame()] * BURST
         rejected.close()
 
 
@@ -387,16 +390,13 @@ def test_a_port_of_a_bridge_is_not_absorbed_from_and_absorbed_again_when_it_is_n
     wire.b.ip("address del 198.18.0.2/24 dev b0")
     with join(wire.b) as member:
         absorb(absorbing, wire)
-        wire.send(frame())
-        assert unheard(wire.b) == 1
+        assert send_burst(wire, frame()) == BURST
         del member
     wire.b.ip("link delete br0")
     wire.b.ip("address add 198.18.0.2/24 dev b0")
     with join(wire.b):
         absorb(absorbing, wire)
-        wire.send(frame())
-        assert unheard(wire.b) == 1
-    assert wire.receive(2) == [frame(), frame()]
+        assert send_burst(wire, frame()) < BURST
     rejected.close()
 
 
@@ -410,13 +410,10 @@ def test_what_multicast_routing_may_route_is_not_absorbed(absorbing: MapScreen, 
         vif = struct.pack("HBBI4s4s", 0, 0, 1, 0, bytes([198, 18, 0, 2]), bytes(4))
         routing.setsockopt(socket.IPPROTO_IP, MRT_ADD_VIF, vif)
         absorb(absorbing, wire)
-        wire.send(frame())
-        assert unheard(wire.b) == 1
+        assert send_burst(wire, frame()) == BURST
     absorb(absorbing, wire)
     with join(wire.b):
-        wire.send(frame())
-        assert unheard(wire.b) == 1
-    assert wire.receive(2) == [frame(), frame()]
+        assert send_burst(wire, frame()) < BURST
     rejected.close()
 
 

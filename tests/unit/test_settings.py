@@ -68,5 +68,5 @@ def test_defaults_are_the_guide_s_but_for_one() -> None:
         "MCR_SOCKET_SNDBUF": 4_194_304,
         "MCR_MAX_HOLD_US": 50,
         "MCR_STATS_INTERVAL_MS": 0,
-        "MCR_ABSORB": 0,
+        "MCR_ABSORB": 1,
     }

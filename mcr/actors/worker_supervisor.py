@@ -161,7 +161,7 @@ async def run_worker_supervisor(
     cores = worker_cores(len(segments), list(os.sched_getaffinity(0)))
     async with worker_context() as context, trio.open_nursery() as nursery:
         with receive, Relay(settings) as relay:
-            due, is_due = trio.open_memory_channel[None](0)
+            due, due_received = trio.open_memory_channel[None](0)
             state = _State(relay, segments, stats, settings.levels, due)
             user = unprivileged_user()
             for worker_id, (core, segment) in enumerate(zip(cores, segments, strict=True)):
@@ -171,7 +171,7 @@ async def run_worker_supervisor(
             nursery.start_soon(_watch, send)
             if relay.absorber:
                 nursery.start_soon(_hear_of_links, relay.absorber.changes, due)
-                nursery.start_soon(_keep_absorbing, is_due, send)
+                nursery.start_soon(_keep_absorbing, due_received, send)
             task_status.started(WorkerSupervisor(send))
             async for command in receive:
                 await _handle(state, command)
@@ -323,9 +323,9 @@ class _State:
             await self._relay.close_capture(capture)
 
     def look_for_bystanders(self) -> None:
-        """If need be; unless that is under way."""
-        if self._relay.absorber and self._relay.absorber.is_due():
-            with suppress(trio.WouldBlock):
+        """If there is a reason beside changes of links, which are heard of at once."""
+        if self._relay.absorber and self._relay.absorber.is_stale:
+            with suppress(trio.WouldBlock):  # they are being looked for
                 self._absorbing_due.send_nowait(None)
 
     async def pause_absorbing(self) -> frozenset[int]:

@@ -38,7 +38,7 @@ def judge_capabilities(daemon: Self, *, absorbing_missed: bool, short_of_buffers
         losses["CAP_BPF"] = "it filters with what sockets have had of old, slower with every rule"
         losses["CAP_BPF"] += "; MCR_ABSORB has no effect" if absorbing_missed else ""
     if not process.has("CAP_NET_ADMIN") and (absorbing_missed or short_of_buffers):
-        lost = ["MCR_ABSORB has no effect, so each packet costs more"] if absorbing_missed else []
+        lost = ["MCR_ABSORB has no effect"] if absorbing_missed else []
         lost += ["buffers end at what sysctl allows"] if short_of_buffers else []
         losses["CAP_NET_ADMIN"] = ", ".join(lost)
     if losses:
@@ -86,9 +86,11 @@ def judge_absorbing(daemon: Self, inputs: int, *, missed: bool) -> Finding:
         return Finding("absorb", Verdict.OK, what, evidence)
     # A missing capability is its own finding.
     allowed = daemon.process.has("CAP_BPF") and daemon.process.has("CAP_NET_ADMIN")
+    if not missed or not allowed:
+        return Finding("absorb", Verdict.OK, what, evidence)
     return Finding(
         "absorb",
-        Verdict.ADVICE if missed and allowed else Verdict.OK,
+        Verdict.ADVICE,
         what,
         evidence,
         "it takes CAP_BPF, CAP_NET_ADMIN, Linux 6.6, and an interface that no bridge and no multicast routing uses; "

@@ -27,8 +27,8 @@ _Merging = dict[str, tuple[str, ...] | None]  # by the interfaces' own names
 _Interfaces = tuple[dict[str, Link] | None, _Merging]
 _UNSEEN: _Interfaces = (None, {})
 
-_PPS_TO_ABSORB = 20_000
-"""Packets a second from which it is felt: the IP stack's share of 400 ns each is then a percent of a core."""
+_PPS_TO_ABSORB = 100_000
+"""Packets a second from which it is felt, if they come in bursts as from a network card."""
 
 
 def examine(settings: Settings, workers: tuple[WorkerView, ...], stats: Stats) -> tuple[Finding, ...]:

@@ -48,8 +48,8 @@ int mcr_bpf_load_filter(int wanted, int rejected, uint32_t capture, bool clip, b
 /*
  * A program for an interface's ingress: marks what a rule wants, once it has been captured, as meant for another host,
  * unless a UDP socket of this machine could take it, too. IP drops that at once, and is spared a route look-up for a
- * packet that nobody is there for. Whoever takes packets below IP still gets it. One packet a tick of the kernel's clock
- * and processor is left alone (bpf_jiffies64, from Linux 5.6 on).
+ * packet that nobody is there for. Whoever takes packets below IP still gets it. The first packet of
+ * each tick of the kernel's clock is left alone, on each processor (bpf_jiffies64, from Linux 5.6 on).
  */
 int mcr_bpf_load_absorber(int wanted, uint32_t capture);
 

@@ -36,6 +36,7 @@ class Absorber:
         self._interfaces: dict[int, int] = {}
         self._links: dict[int, int] = {}
         self._told: set[int] = set()
+        self._asked: frozenset[int] = frozenset()
         os.close(check_result(lib.mcr_bpf_load_absorber(wanted, 0)))
         self.changes = LinkChanges()
         self._stale = False
@@ -55,11 +56,16 @@ class Absorber:
         self._told.discard(capture)
         self._unlink(capture)
 
+    @property
+    def is_stale(self) -> bool:
+        """Whether there are new captures, or bystanders have to be looked for again; links may have changed, too."""
+        return self._stale and not self._useless
+
     def is_due(self) -> bool:
-        """Whether there are new captures, or bystanders may have changed: then `pause`."""
+        """Whether there are new captures, or bystanders may have changed: then `pause`. Hears what changed."""
         if self.changes.heard():
             self._stale = True
-        return self._stale and not self._useless
+        return self.is_stale
 
     def pause(self) -> frozenset[int]:
         """Absorb nothing until it is known whose packets these are.
@@ -70,7 +76,8 @@ class Absorber:
         self._stale = False
         for capture in [*self._links]:
             self._unlink(capture)
-        return frozenset(self._interfaces.values())
+        self._asked = frozenset(self._interfaces.values())
+        return self._asked
 
     def absorb_on(self, free: frozenset[int] | None) -> None:
         """After `pause`: absorb on these interfaces, by index. None: it can't be known now."""
@@ -80,9 +87,8 @@ class Absorber:
         for capture, index in self._interfaces.items():
             if index in free:
                 self._link(capture, index)
-            elif capture not in self._told:
-                self._told.add(capture)
-                log.info("nothing is absorbed on %s: a bridge or multicast routing may want its packets", _name(index))
+            elif index in self._asked:  # others came since
+                self._tell(capture, f"nothing is absorbed on {_name(index)}: a bridge or multicast routing may want it")
 
     def close(self) -> None:
         """Absorb nothing more."""
@@ -91,7 +97,6 @@ class Absorber:
         self.changes.close()
 
     def _link(self, capture: int, index: int) -> None:
-        self._told.discard(capture)
         try:
             program = check_result(lib.mcr_bpf_load_absorber(self._wanted, capture))
             try:
@@ -101,7 +106,14 @@ class Absorber:
         except OSError as error:
             self._useless |= error.errno == errno.EINVAL  # a kernel without tcx
             self._stale |= error.errno in (errno.EMFILE, errno.ENFILE, errno.ENOMEM)
-            log.info("MCR_ABSORB has no effect on %s: %s", _name(index), describe_errno(error.errno or 0))
+            self._tell(capture, f"MCR_ABSORB has no effect on {_name(index)}: {describe_errno(error.errno or 0)}")
+        else:
+            self._told.discard(capture)
+
+    def _tell(self, capture: int, what: str) -> None:
+        if capture not in self._told:
+            self._told.add(capture)
+            log.info("%s", what)
 
     def _unlink(self, capture: int) -> None:
         if capture in self._links:

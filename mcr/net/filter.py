@@ -21,7 +21,7 @@ _IGMP_QUERY = 0x11  # RFC 3376, 4
 
 _FROM_NETWORK = 0xFFF00000  # SKF_NET_OFF: an offset from the network header
 _ANCILLARY = 0xFFFFF000  # SKF_AD_OFF: what the kernel knows of the frame
-_WITH_PORTS = 14 + 20 + 4  # bytes of the shortest frame that has a UDP header's ports; loading what isn't there rejects
+_PORTS_END = 14 + 4  # bytes of a frame that has ports, beside those of its IP header
 _WHOLE = 0x40000  # bytes: more than any frame has
 
 _GROUP, _PORT = 0, 1  # words of scratch memory
@@ -98,9 +98,6 @@ def select_udp(wanted: Iterable[Wanted], *, invert: bool = False) -> tuple[Instr
         ports[int(group)].append(port)
     program = [
         *_UDP,
-        Instruction(0x80, 0, 0, 0),  # length of the frame
-        Instruction(0x35, 1, 0, _WITH_PORTS),
-        _return(yes),
         _load_half(_FROM_NETWORK + 6),
         Instruction(0x45, 0, 1, 0x3FFF),  # a fragment
         _return(yes),
@@ -110,6 +107,10 @@ def select_udp(wanted: Iterable[Wanted], *, invert: bool = False) -> tuple[Instr
         Instruction(0x35, 0, 1, 0x50),
         _return(yes),
         Instruction(0xB1, 0, 0, _FROM_NETWORK),  # X = length of the IP header
+        Instruction(0x80, 0, 0, 0),  # length of the frame
+        Instruction(0x1C, 0, 0, 0),  # less X
+        Instruction(0x35, 1, 0, _PORTS_END),
+        _return(yes),  # without ports; to load them would reject
         Instruction(0x48, 0, 0, _FROM_NETWORK + 2),  # destination port
         Instruction(0x02, 0, 0, _PORT),
         _load_word(_FROM_NETWORK + 16),

@@ -164,6 +164,23 @@ def test_daemon_has_two_capabilities_and_workers_have_none(site: Site) -> None:
         assert (worker["NoNewPrivs"], worker["Seccomp"]) == ("1", "2")
 
 
+def test_daemon_and_workers_go_before_ordinary_processes(site: Site) -> None:
+    """Also in a slice of their own, as docs/installation.md has it."""
+
+    def expect() -> None:
+        for pid in (site.main_pid(), *site.wait_for_workers()):
+            assert site.machine.ask("ps", "-o", "ni=", "-p", pid).strip() == "-10"
+
+    expect()
+    with drop_in(site.machine, "Slice=mcr.slice"):
+        site.machine.run("systemctl", "set-property", "mcr.slice", "CPUWeight=1000")
+        site.machine.run("systemctl", "restart", "mcrd")
+        assert site.machine.ask("systemctl", "show", "mcr.slice", "--property=CPUWeight").strip() == "CPUWeight=1000"
+        assert site.machine.service("Slice") == "mcr.slice"
+        expect()
+        site.relay_something()
+
+
 def test_kernel_filters_by_ebpf(site: Site) -> None:
     """CAP_BPF is enough for it."""
     words = ("--input-interface", "in0", "--input-group", "239.1.1.9", "--input-port", "5000")

@@ -148,7 +148,7 @@ def test_what_is_not_untagged_udp_is_neither_let_in_nor_counted(screen: Screen, 
 def test_what_cannot_be_told_from_its_headers_is_for_the_worker(screen: Screen, wire: Wire) -> None:
     rejected = opened(screen, wire)
     odd = [frame(fragment=0x2000), frame(fragment=0x0010), frame(first=0x43), frame(first=0x65), frame(first=0x35)]
-    odd += [frame()[:34], frame()[:36]]  # without ports
+    odd += [frame()[:34], frame()[:36], frame(options=bytes(4))[:40]]  # without ports
     wire.send(*odd, frame(proto=6)[:34])
     assert wire.receive(len(odd)) == odd
     assert rejected.read() == 0
@@ -313,11 +313,12 @@ def join(namespace: Namespace) -> socket.socket:
 def test_the_ip_stack_is_spared_what_is_wanted_unless_a_socket_listens(absorbing: MapScreen, wire: Wire) -> None:
     with join(wire.b) as listener, join(wire.b):
         rejected = begin(absorbing, wire)
-        assert send_burst(wire, frame()) < BURST
-        assert send_burst(wire, frame(port=5002)) < BURST
+        assert send_burst(wire, frame()) < BURST // 2
+        assert send_burst(wire, frame(port=5002)) < BURST // 2
         before = unheard(wire.b)
-        wire.send(*[frame(port=5001)] * BURST)  # no rule takes it
-        assert unheard(wire.b) - before == BURST
+        wire.send(*[frame(port=5001)] * BURST, frame())  # no rule takes these but the last, which comes behind them
+        assert wire.receive(1) == [frame()]
+        assert unheard(wire.b) - before in (BURST, BURST + 1)
         listener.bind(("", 5000))
         listener.settimeout(5)
         assert send_burst(wire, frame()) == 0
@@ -360,7 +361,7 @@ def test_what_cannot_be_known_is_not_absorbed_and_looked_for_again(absorbing: Ma
     with join(wire.b):
         assert send_burst(wire, frame()) == BURST
         absorb(absorbing, wire)
-        assert send_burst(wire, frame()) < BURST
+        assert send_burst(wire, frame()) < BURST // 2
     rejected.close()
 
 
@@ -372,7 +373,7 @@ def test_who_takes_packets_below_ip_gets_what_is_absorbed(absorbing: MapScreen, 
         behind.bind(("b0", 0x0800))
         behind.settimeout(5)
         rejected = begin(absorbing, wire)
-        assert send_burst(wire, frame()) < BURST
+        assert send_burst(wire, frame()) < BURST // 2
         assert [behind.recv(2000) for _ in range(BURST)] == [frame()] * BURST
         rejected.close()
 
@@ -396,7 +397,7 @@ def test_a_port_of_a_bridge_is_not_absorbed_from_and_absorbed_again_when_it_is_n
     wire.b.ip("address add 198.18.0.2/24 dev b0")
     with join(wire.b):
         absorb(absorbing, wire)
-        assert send_burst(wire, frame()) < BURST
+        assert send_burst(wire, frame()) < BURST // 2
     rejected.close()
 
 
@@ -413,7 +414,7 @@ def test_what_multicast_routing_may_route_is_not_absorbed(absorbing: MapScreen, 
         assert send_burst(wire, frame()) == BURST
     absorb(absorbing, wire)
     with join(wire.b):
-        assert send_burst(wire, frame()) < BURST
+        assert send_burst(wire, frame()) < BURST // 2
     rejected.close()
 
 

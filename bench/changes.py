@@ -24,7 +24,7 @@ from bench.tables import number, table
 from lab import Lab, enter_user_namespace
 from mcr.cli.client import Client
 
-RULES, ADDED, CHANGES = 10_000, 200, 1000
+RULES, ADDED, CHANGES, CLIENTS = 10_000, 200, 1000, 4
 STREAM = 20_000.0  # packets a second: half to the group of the stream, half to one that rules come and go for
 STREAM_SECONDS = 12.0
 PING_EVERY_S = 0.005
@@ -65,10 +65,10 @@ def build(lab: Lab, tools: Tools, name: str) -> Bed:
     return Bed(rig, mcr, load_s, longest["ping"])
 
 
-def other_rule() -> dict[str, Any]:
-    """Make the rule that comes and goes."""
+def other_rule(client_number: int = 0) -> dict[str, Any]:
+    """Make the rule that comes and goes; each client has one of its own."""
     return {
-        "input": {"interface": "in0", "group": OTHER_GROUP, "port": PORT},
+        "input": {"interface": "in0", "group": OTHER_GROUP, "port": PORT + client_number},
         "outputs": [{"group": output_group(1), "port": OTHER_PORT, "interface": "out1"}],
     }
 
@@ -106,11 +106,25 @@ def first_packet_ms(client: Client, receiver: socket.socket) -> float:
     return (arrived[0] - begun) * 1000
 
 
-def change(client: Client) -> None:
-    """Add and remove as fast as it goes."""
-    for _ in range(CHANGES // 2):
-        (added,) = client.call("add", {"rules": [other_rule()]})
+def change(client: Client, changes: int, client_number: int = 0) -> None:
+    """Add and remove as fast as it goes, one after the other."""
+    for _ in range(changes // 2):
+        (added,) = client.call("add", {"rules": [other_rule(client_number)]})
         client.call("remove", {"rule_id": added["rule_id"]})
+
+
+def change_together(mcr: Mcr) -> None:
+    """Do the same with several clients at once."""
+    with contextlib.ExitStack() as stack:
+        clients = [stack.enter_context(Client(str(mcr.socket), "the benchmark")) for _ in range(CLIENTS)]
+        threads = [
+            threading.Thread(target=change, args=(client, CHANGES // CLIENTS, number))
+            for number, client in enumerate(clients)
+        ]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
 
 
 def measure(bed: Bed, tools: Tools) -> dict[str, float]:
@@ -121,7 +135,8 @@ def measure(bed: Bed, tools: Tools) -> dict[str, float]:
     with open_receiver(bed.rig) as receiver, Client(str(bed.mcr.socket), "the benchmark") as client:
         generator.say()
         waits = sorted(first_packet_ms(client, receiver) for _ in range(ADDED))
-        change_s = timed(lambda: change(client))
+        change_s = timed(lambda: change(client, CHANGES))
+        together_s = timed(lambda: change_together(bed.mcr))
         report = generator.answer(STREAM_SECONDS * 2)
     time.sleep(0.2)
     lost = report["sent"] / 2 - sum(each["packets"] for each in sink.read())
@@ -131,6 +146,7 @@ def measure(bed: Bed, tools: Tools) -> dict[str, float]:
         "median": waits[len(waits) // 2],
         "p99": waits[int(len(waits) * 0.99)],
         "changes": CHANGES / change_s,
+        "together": CHANGES / together_s,
         "lost": lost,
     }
 
@@ -153,6 +169,7 @@ def main(rounds: int) -> None:
         "median": "`add` until its first packet has arrived, median, ms",
         "p99": "99th percentile of that, ms",
         "changes": "rules added or removed in a second, one after the other",
+        "together": f"the same, {CLIENTS} clients at once",
         "lost": "packets that the stream beside it lost",
     }
     rows = [[text, number(Spread.of(each[name] for each in found), digits=2)] for name, text in what.items()]

@@ -7,6 +7,8 @@ import sys
 import threading
 import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from itertools import repeat
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -117,14 +119,9 @@ def change_together(mcr: Mcr) -> None:
     """Do the same with several clients at once."""
     with contextlib.ExitStack() as stack:
         clients = [stack.enter_context(Client(str(mcr.socket), "the benchmark")) for _ in range(CLIENTS)]
-        threads = [
-            threading.Thread(target=change, args=(client, CHANGES // CLIENTS, number))
-            for number, client in enumerate(clients)
-        ]
-        for thread in threads:
-            thread.start()
-        for thread in threads:
-            thread.join()
+        pool = stack.enter_context(ThreadPoolExecutor(CLIENTS))
+        for _ in pool.map(change, clients, repeat(CHANGES // CLIENTS), range(CLIENTS)):
+            pass  # whatever failed is raised
 
 
 def measure(bed: Bed, tools: Tools) -> dict[str, float]:

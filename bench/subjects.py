@@ -13,10 +13,10 @@ import attrs
 from bench.rig import FIRST_GROUP, PORT, RELAY_CPU, SOURCE, Program, Rig, output_group, relay_address
 from lab import LabError, Namespace
 from mcr.cli.client import Client
+from mcr.daemon import NICE
 
 _START_TIMEOUT_S = 20.0
 _SOCKET_BYTES = 16 << 20  # as the other peers have
-_NICE = -10
 
 NOT_ABSORBING = "mcr-no-absorb"
 
@@ -70,7 +70,7 @@ def _wait_until(condition: Callable[[], object], what: str, log: Callable[[], st
 def _prefer(pid: int) -> None:
     """Give a peer the priority that mcrd gives itself, where that is permitted."""
     with contextlib.suppress(PermissionError):
-        os.setpriority(os.PRIO_PROCESS, pid, _NICE)
+        os.setpriority(os.PRIO_PROCESS, pid, NICE)
 
 
 class Mcr:

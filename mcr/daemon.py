@@ -36,7 +36,7 @@ _TURN_SECONDS = 0.001
 _GC_THRESHOLD = 100_000
 """Objects made between two collections: the rules stay, and looking through thousands of them takes time."""
 
-_NICE = -10
+NICE = -10
 """Of mcrd and its workers. When more arrives than can be forwarded, ksoftirqd, which is of nice 0, takes packets in;
 beside it, a worker of the same priority has too little of its processor to forward as many as it could."""
 
@@ -149,4 +149,4 @@ def _raise_priority() -> None:
     """Where it is permitted, and nobody has chosen another priority. Workers inherit it."""
     if os.getpriority(os.PRIO_PROCESS, 0) == 0:
         with suppress(PermissionError):
-            os.setpriority(os.PRIO_PROCESS, 0, _NICE)
+            os.setpriority(os.PRIO_PROCESS, 0, NICE)

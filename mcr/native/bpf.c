@@ -49,9 +49,8 @@ struct program {
 #define PORTS     (-4)
 #define IP_HEADER (PORTS - (int)sizeof(struct iphdr))
 #define KEY       (IP_HEADER - (int)sizeof(struct mcr_bpf_key))
-#define INDEX     (KEY - 8)   /* the filter's */
-#define TUPLE     (KEY - 16)  /* the absorber's; of IPv4 in struct bpf_sock_tuple: addresses, then ports */
-#define TICK      (TUPLE - 8) /* the absorber's */
+#define INDEX     (KEY - 8)
+#define TUPLE     (KEY - 16) /* the absorber's; of IPv4 in struct bpf_sock_tuple: addresses, then ports */
 
 static int bpf(enum bpf_cmd command, union bpf_attr *attr)
 {
@@ -292,17 +291,23 @@ static void look_up(struct program *program, int map, int key)
 	call(program, BPF_FUNC_map_lookup_elem);
 }
 
+/* An array's value is in register 1, and where it lies in register 0. */
+static void load_value(struct program *program, int array, uint32_t index)
+{
+	set(program, BPF_REG_0, (int32_t)index);
+	store(program, BPF_W, INDEX, BPF_REG_0);
+	look_up(program, array, INDEX);
+	judge(program, BPF_JEQ, BPF_REG_0, 0, REJECT); /* never: for the verifier */
+	load(program, BPF_DW, BPF_REG_1, BPF_REG_0, 0);
+}
+
 /* A super-frame is as many datagrams as it will be cut into. */
 static void count(struct program *program, int rejected, uint32_t capture)
 {
 	load(program, BPF_W, BPF_REG_7, BPF_REG_6, offsetof(struct __sk_buff, gso_segs));
 	emit(program, BPF_JMP | BPF_JNE | BPF_K, BPF_REG_7, 0, 1, 0);
 	set(program, BPF_REG_7, 1);
-	set(program, BPF_REG_0, (int32_t)capture);
-	store(program, BPF_W, INDEX, BPF_REG_0);
-	look_up(program, rejected, INDEX);
-	judge(program, BPF_JEQ, BPF_REG_0, 0, REJECT); /* never: for the verifier */
-	load(program, BPF_DW, BPF_REG_1, BPF_REG_0, 0);
+	load_value(program, rejected, capture);
 	emit(program, BPF_ALU64 | BPF_ADD | BPF_X, BPF_REG_1, BPF_REG_7, 0, 0);
 	emit(program, BPF_STX | BPF_DW | BPF_MEM, BPF_REG_0, BPF_REG_1, 0, 0);
 }
@@ -377,11 +382,7 @@ static void spare_the_tick(struct program *program, int ticks)
 {
 	call(program, BPF_FUNC_jiffies64);
 	copy(program, BPF_REG_7, BPF_REG_0);
-	set(program, BPF_REG_0, 0);
-	store(program, BPF_W, TICK, BPF_REG_0);
-	look_up(program, ticks, TICK);
-	judge(program, BPF_JEQ, BPF_REG_0, 0, ACCEPT); /* never: for the verifier */
-	load(program, BPF_DW, BPF_REG_1, BPF_REG_0, 0);
+	load_value(program, ticks, 0);
 	emit(program, BPF_STX | BPF_DW | BPF_MEM, BPF_REG_0, BPF_REG_7, 0, 0);
 	emit(program, BPF_ALU64 | BPF_SUB | BPF_X, BPF_REG_1, BPF_REG_7, 0, 0);
 	judge(program, BPF_JNE, BPF_REG_1, 0, ACCEPT);

@@ -34,10 +34,13 @@ MAX_BATCH = 256
 DEFAULT_TRAIN = 32
 """Datagrams that leave in one system call at most, unless an output says otherwise."""
 
+MAX_TRAIN = 64
+"""Those that an output can ask for."""
+
 AUTO = "auto"
 OFF = "off"
 
-_TRAIN_LENGTHS = frozenset(map(str, range(2, 65)))
+_TRAIN_LENGTHS = frozenset(map(str, range(2, MAX_TRAIN + 1)))
 _INTERFACE_NAME_MAX = 15  # IFNAMSIZ without the terminating NUL
 _LABEL_MAX = 128
 

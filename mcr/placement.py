@@ -1,8 +1,13 @@
 """Where rules stand in shared memory: the numbers that workers and statistics know them by."""
 
+from collections.abc import Mapping
+
 import attrs
 
-from mcr.model import Rule
+from mcr.model import Address, Rule
+
+Sources = Mapping[tuple[str, Address], Address]
+"""By output interface and group: the address that raw frames come from, where they may be sent."""
 
 
 @attrs.frozen
@@ -14,9 +19,16 @@ class PlacedRule:
         tag: unique to this placing; tells a slot's counters from those of whoever had the slot before.
         slot: of the rule's counters.
         outputs: slots of the outputs' counters, in the rule's order.
+        sources: of raw frames to the outputs, in the same order; None: an output gets none.
     """
 
     rule: Rule
     tag: int
     slot: int
     outputs: tuple[int, ...]
+    sources: tuple[Address | None, ...]
+
+
+def sources_of(rule: Rule, sources: Sources) -> tuple[Address | None, ...]:
+    """Those of a rule's outputs."""
+    return tuple(sources.get((output.interface, output.group)) for output in rule.outputs)

@@ -6,7 +6,6 @@ Belongs to one actor. What may wait in the kernel (opening and closing capture s
 from collections.abc import Iterable, Sequence
 from contextlib import ExitStack
 from itertools import chain
-from socket import socket
 from typing import Self
 
 import attrs
@@ -17,12 +16,12 @@ from mcr.logs import get_logger
 from mcr.model import MAX_INTERFACES, MAX_OUTPUTS, MAX_RULES, Facility, Input, Rule, RuleChange
 from mcr.net.absorber import Absorber
 from mcr.net.capture import CaptureGroup, close_all, open_captures, reject
-from mcr.net.egress import open_egress
 from mcr.net.filter import Wanted
 from mcr.net.interfaces import Interface, find_interface
 from mcr.net.membership import Memberships
 from mcr.net.screen import Rejected, open_screen
-from mcr.placement import PlacedRule
+from mcr.outputs import Egress, OutputInterfaces
+from mcr.placement import PlacedRule, Sources, sources_of
 from mcr.settings import Settings
 from mcr.shm import records
 from mcr.slots import Slots
@@ -56,20 +55,6 @@ class Capture:
         return records.capture_put(self.slot, self.serial, ring, group.sockets, offloads=group.offloads)
 
 
-@attrs.define(eq=False)
-class Egress:
-    """An output interface: one UDP socket a worker. `users`: outputs that leave by it."""
-
-    slot: int
-    interface: Interface
-    sockets: tuple[socket, ...]
-    users: int = 0
-
-    def put(self) -> records.Command:
-        """Tells a worker to send by it."""
-        return records.egress_put(self.slot, self.interface.mtu, self.sockets)
-
-
 @attrs.frozen
 class Step:
     """What one change of the rules came to: where new rules stand, new captures, and what to tell workers."""
@@ -94,17 +79,15 @@ class Relay:
         self._settings = settings
         self._screen = open_screen(absorb=settings.absorb)
         self._captures: dict[str, Capture] = {}
-        self._egress: dict[str, Egress] = {}
+        self._outputs = OutputInterfaces(settings)
         self._memberships = Memberships()
         self._placed: dict[str, PlacedRule] = {}
         self._closing_captures: list[tuple[int, Capture]] = []  # (generation without it, capture)
-        self._closing_egress: list[tuple[int, Egress]] = []
         self._tags = 0
         self._serial = 0
         self._rule_slots = Slots(MAX_RULES, "rules")
         self._output_slots = Slots(MAX_OUTPUTS, "outputs")
         self._capture_slots = Slots(MAX_INTERFACES, "input interfaces")
-        self._egress_slots = Slots(MAX_INTERFACES, "output interfaces")
         self._rule_names: dict[int, str] = {}
         self._output_names: dict[int, str] = {}
 
@@ -114,9 +97,9 @@ class Relay:
     def __exit__(self, *_exc: object) -> None:
         self._memberships.close()
         captures = chain(self._captures.values(), (closing for _, closing in self._closing_captures))
-        egress = chain(self._egress.values(), (closing for _, closing in self._closing_egress))
-        for sockets in chain((each.group.sockets for each in captures), (each.sockets for each in egress)):
-            close_all(sockets)
+        for capture in captures:
+            close_all(capture.group.sockets)
+        self._outputs.close()
         self._screen.close()
 
     async def apply(self, change: RuleChange) -> Step:
@@ -140,17 +123,18 @@ class Relay:
             self._screen.change([self._wanted(rule, opened) for rule in change.added], ())
             undo.pop_all()
         self._captures |= opened.captures
-        self._egress |= opened.egress
+        self._outputs.adopt(opened.egress)
+        sources = self._outputs.sources(change.added)
         still = {rule.input for rule in change.added}
         self._screen.change((), [self._wanted(rule) for rule in change.removed if rule.input not in still])
-        added = tuple(self._place(rule) for rule in change.added)
+        added = tuple(self._place(rule, sources) for rule in change.added)
         removed = tuple(self._displace(rule) for rule in change.removed)
         commands = (
             *(capture.put() for capture in opened.captures.values()),
-            *(egress.put() for egress in opened.egress.values()),
+            *chain.from_iterable(egress.put() for egress in opened.egress.values()),
             *(records.rule_drop(placed.slot) for placed in removed),
             *(self._put(placed) for placed in added),
-            *self._drop_unused_egress(change.generation),
+            *self._outputs.drop_unused(change.generation),
             *self._drop_unused_captures(change.generation),
         )
         return Step(added, tuple(opened.captures.values()), commands)
@@ -159,17 +143,21 @@ class Relay:
         """Everything a worker has to be told that knows nothing."""
         return (
             *(capture.put() for capture in self._captures.values()),
-            *(egress.put() for egress in self._egress.values()),
+            *self._outputs.put(),
             *(self._put(placed) for placed in self._placed.values()),
         )
 
+    async def close_outputs(self, generation: int) -> None:
+        """Close the output interfaces that no worker sends by any more once all forward by `generation`."""
+        for egress in self._outputs.to_close(generation):
+            if egress.raw_sockets:
+                await trio.to_thread.run_sync(egress.close)
+            else:
+                egress.close()
+            self._outputs.has_closed(egress)
+
     def captures_to_close(self, generation: int) -> list[Capture]:
         """Captures that no worker reads any more once all forward by `generation`; close them next."""
-        for since, egress in self._closing_egress:
-            if since <= generation:
-                close_all(egress.sockets)
-                self._egress_slots.give(egress.slot)
-        self._closing_egress = [each for each in self._closing_egress if each[0] > generation]
         ready = [capture for since, capture in self._closing_captures if since <= generation]
         self._closing_captures = [each for each in self._closing_captures if each[0] > generation]
         return ready
@@ -187,6 +175,29 @@ class Relay:
     def show_unmatched(self, *, show: bool) -> None:
         """Whether workers are to see what no rule wants."""
         self._screen.show_all(everything=show)
+
+    @property
+    def has_new_outputs(self) -> bool:
+        """Whether there are output interfaces that `review_raw` has not seen yet."""
+        return self._outputs.is_stale
+
+    async def review_raw(self, bar: str) -> tuple[records.Command, ...]:
+        """Find out anew where raw frames may leave; what to tell workers that run.
+
+        Args:
+            bar: why nowhere; empty: they may, as far as is known.
+        """
+        return await trio.to_thread.run_sync(self._review_raw, bar)
+
+    def _review_raw(self, bar: str) -> tuple[records.Command, ...]:
+        commands = self._outputs.review(bar)
+        sources = self._outputs.sources(placed.rule for placed in self._placed.values())
+        for placed in [*self._placed.values()]:
+            found = sources_of(placed.rule, sources)
+            if found != placed.sources:
+                self._placed[placed.rule.rule_id] = attrs.evolve(placed, sources=found)
+                commands.append(self._put(self._placed[placed.rule.rule_id]))
+        return tuple(commands)
 
     @property
     def absorber(self) -> Absorber | None:
@@ -233,7 +244,7 @@ class Relay:
                     except InterfaceNotFound as error:
                         raise error.at(f"rules[{index}]") if len(rules) > 1 else error from None
         for name, interface in found.items():
-            for known in (self._captures.get(name), self._egress.get(name)):
+            for known in (self._captures.get(name), self._outputs.get(name)):
                 if known and known.interface.index != interface.index:
                     raise LimitReached(
                         f"Interface {name} was replaced since its first rule was added",
@@ -255,20 +266,8 @@ class Relay:
             undo.callback(self._screen.forget, slot)
             self._serial += 1
             opened.captures[name] = Capture(slot, self._serial, interfaces[name], group, rejected)
-        for name in sorted({output.interface for rule in rules for output in rule.outputs} - self._egress.keys()):
-            slot = self._egress_slots.take()
-            undo.callback(self._egress_slots.give, slot)
-            opened.egress[name] = Egress(slot, interfaces[name], self._open_egress(interfaces[name]))
-            undo.callback(close_all, opened.egress[name].sockets)
-            if interfaces[name].address is None:
-                log.warning("%s has no IPv4 address: what leaves by it bears another interface's as its source", name)
-        return opened
-
-    def _open_egress(self, interface: Interface) -> tuple[socket, ...]:
-        with ExitStack() as undo:
-            workers, send_buffer = self._settings.num_workers, self._settings.send_buffer
-            opened = tuple(undo.enter_context(open_egress(interface, send_buffer)) for _ in range(workers))
-            undo.pop_all()
+        outputs = {output.interface for rule in rules for output in rule.outputs}
+        opened.egress.update(self._outputs.open(outputs, interfaces, undo))
         return opened
 
     def _wanted(self, rule: Rule, opened: _Opened | None = None) -> tuple[int, Wanted]:
@@ -283,15 +282,15 @@ class Relay:
             self._memberships.join(group, interface)
             undo.callback(self._memberships.leave, group, interface)
 
-    def _place(self, rule: Rule) -> PlacedRule:
+    def _place(self, rule: Rule, sources: Sources) -> PlacedRule:
         self._tags += 1
         outputs = tuple(self._output_slots.take() for _ in rule.outputs)
-        placed = PlacedRule(rule, self._tags, self._rule_slots.take(), outputs)
+        placed = PlacedRule(rule, self._tags, self._rule_slots.take(), outputs, sources_of(rule, sources))
         self._placed[rule.rule_id] = placed
         self._captures[rule.input.interface].users += 1
         self._rule_names[placed.slot] = rule.rule_id
         for output, slot in zip(rule.outputs, outputs, strict=True):
-            self._egress[output.interface].users += 1
+            self._outputs[output.interface].users += 1
             self._output_names[slot] = str(output)
         return placed
 
@@ -304,7 +303,7 @@ class Relay:
         del self._rule_names[placed.slot]
         self._rule_slots.give(placed.slot)
         for output, slot in zip(rule.outputs, placed.outputs, strict=True):
-            self._egress[output.interface].users -= 1
+            self._outputs[output.interface].users -= 1
             del self._output_names[slot]
             self._output_slots.give(slot)
         return placed
@@ -324,13 +323,6 @@ class Relay:
         reject(capture.group.sockets)
         self._screen.forget(capture.slot)
 
-    def _drop_unused_egress(self, generation: int) -> list[records.Command]:
-        unused = [egress for egress in self._egress.values() if not egress.users]
-        for egress in unused:
-            del self._egress[egress.interface.name]
-            self._closing_egress.append((generation, egress))
-        return [records.egress_drop(egress.slot) for egress in unused]
-
     # Telling.
 
     def _put(self, placed: PlacedRule) -> records.Command:
@@ -343,9 +335,9 @@ class Relay:
             port=rule.input.port,
             outputs=[
                 records.OutputPlace(
-                    slot, self._egress[output.interface].slot, output.group, output.port, output.max_train
+                    slot, self._outputs[output.interface].slot, output.group, output.port, output.max_train, source
                 )
-                for output, slot in zip(rule.outputs, placed.outputs, strict=True)
+                for output, slot, source in zip(rule.outputs, placed.outputs, placed.sources, strict=True)
             ],
         )
 

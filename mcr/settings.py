@@ -63,6 +63,9 @@ STATS_INTERVAL: Final = Variable(
 ABSORB: Final = Variable(
     "MCR_ABSORB", 1, range(2), "1: what a rule takes is spared this machine's IP stack if no UDP socket here wants it"
 )
+RAW_SEND: Final = Variable(
+    "MCR_RAW_SEND", 1, range(2), "1: to groups, raw frames leave past IP where it would only add headers"
+)
 
 VARIABLES: Final = (
     POOL_SMALL,
@@ -73,6 +76,7 @@ VARIABLES: Final = (
     MAX_HOLD,
     STATS_INTERVAL,
     ABSORB,
+    RAW_SEND,
 )
 
 
@@ -93,6 +97,8 @@ class Settings:
     """Packets that a worker takes from a capture ring at a time; while it has them, the ring keeps them."""
     absorb: bool = bool(ABSORB.default)
     """Spare this machine's IP stack what a rule takes, where no UDP socket, bridge or routing could want that."""
+    raw_send: bool = bool(RAW_SEND.default)
+    """Send raw frames to groups, where nobody is between IP and the interface."""
     pools: BufferPools = attrs.field(factory=BufferPools)
     """How many packets a capture ring holds."""
     views: tuple[SettingView, ...] = ()
@@ -115,6 +121,7 @@ def from_environment(settings: Settings, environment: Mapping[str, str]) -> Sett
         max_hold_us=value[MAX_HOLD.name],
         receive_buffers=value[RECEIVE_BUFFERS.name],
         absorb=bool(value[ABSORB.name]),
+        raw_send=bool(value[RAW_SEND.name]),
         pools=BufferPools(
             small=value[POOL_SMALL.name], standard=value[POOL_STANDARD.name], jumbo=value[POOL_JUMBO.name]
         ),

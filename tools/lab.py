@@ -103,6 +103,19 @@ class Namespace:
             _setns(home)
             os.close(home)
 
+    def cut_super_frames(self, interface: str) -> None:
+        """Have the kernel cut what leaves by an interface."""
+        self.set_feature(interface, "tx-udp-segmentation", enable=False)
+
+    def set_feature(self, interface: str, name: str, *, enable: bool) -> None:
+        """Switch a feature of an interface, as ``ethtool -K INTERFACE NAME on``."""
+        from pyroute2 import Ethtool  # noqa: PLC0415 - slow to import, seldom needed
+
+        with self.entered(), Ethtool() as ethtool:
+            features = ethtool.get_features(interface)
+            features.features[name].enable = enable
+            ethtool.set_features(interface, features)
+
     def counter(self, protocol: str, name: str) -> int:
         """One of the IP stack's (proc(5), /proc/net/snmp): ``counter("Udp", "IgnoredMulti")``."""
         lines = self.run(["cat", "/proc/net/snmp"]).stdout.splitlines()
@@ -267,17 +280,18 @@ class Lab:
         Raises:
             LabError: `ip` refused.
         """
-        settings = f"mtu {mtu}" if gso else f"mtu {mtu} gso_max_segs 1"
         # The kernel takes its time, a second, to tell a pair up whose ends have the same index.
         a_index, b_index = next(self._indices), next(self._indices)
         add = (
-            f"ip link add {a_name} index {a_index} {settings} type veth "
-            f"peer name {b_name} index {b_index} {settings} netns /proc/self/fd/{b.fd}"
+            f"ip link add {a_name} index {a_index} mtu {mtu} type veth "
+            f"peer name {b_name} index {b_index} mtu {mtu} netns /proc/self/fd/{b.fd}"
         )
         a.run(add.split(), pass_fds=[b.fd])
         for namespace, name, address in ((a, a_name, a_address), (b, b_name, b_address)):
             if address is not None:
                 namespace.ip(f"address add {address} dev {name}")
+            if not gso:
+                namespace.cut_super_frames(name)
         a.ip(f"link set dev {a_name} up")
         b.bring_up(b_name)
         a.bring_up(a_name)

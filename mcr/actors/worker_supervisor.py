@@ -6,8 +6,8 @@ told everything, and one that runs only what changes.
 
 import os
 import signal
-from collections.abc import Sequence
-from contextlib import suppress
+from collections.abc import Generator, Sequence
+from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from functools import partial
 from typing import assert_never
@@ -28,10 +28,11 @@ from mcr.actors.worker_process import (
     worker_context,
 )
 from mcr.capture_counts import Watched
-from mcr.errors import McrError
+from mcr.errors import McrError, describe_errno
 from mcr.logs import get_logger
 from mcr.model import Facility, Level, LogLevels, RuleChange, WorkerState, WorkerView
 from mcr.net.bystanders import LinkChanges, without_bystanders
+from mcr.net.past_ip import EgressChanges, find_bar
 from mcr.ownership import unprivileged_user
 from mcr.policy import worker_cores
 from mcr.relay import Relay
@@ -43,6 +44,7 @@ from mcr.worker_log import describe
 log = get_logger(Facility.SUPERVISOR)
 
 _WATCH_SECONDS = 1.0
+_REVIEW_SHARE = 0.2  # of the time, at most, where routes change all the time
 
 
 @attrs.frozen
@@ -94,10 +96,17 @@ class _AbsorbOn:
     reply: Reply[None]
 
 
+@attrs.frozen
+class _ReviewRaw:
+    bar: str
+    reply: Reply[None]
+
+
 _Command = (
     _Watch
     | _PauseAbsorbing
     | _AbsorbOn
+    | _ReviewRaw
     | _Apply
     | _Settle
     | _Describe
@@ -160,9 +169,10 @@ async def run_worker_supervisor(
     spares = trio.CapacityLimiter(1)
     cores = worker_cores(len(segments), list(os.sched_getaffinity(0)))
     async with worker_context() as context, trio.open_nursery() as nursery:
-        with receive, Relay(settings) as relay:
+        with receive, Relay(settings) as relay, _egress_changes(settings) as egress_changes:
             due, due_received = trio.open_memory_channel[None](0)
-            state = _State(relay, segments, stats, settings.levels, due)
+            raw_due, raw_due_received = trio.open_memory_channel[None](0)
+            state = _State(relay, segments, stats, settings.levels, _Due(due, raw_due, egress_changes))
             user = unprivileged_user()
             for worker_id, (core, segment) in enumerate(zip(cores, segments, strict=True)):
                 post = Post(worker_id, core, segment, context, user, spares, send)
@@ -170,8 +180,11 @@ async def run_worker_supervisor(
                 state.workers.append(_Worker(worker_id, core, process))
             nursery.start_soon(_watch, send)
             if relay.absorber:
-                nursery.start_soon(_hear_of_links, relay.absorber.changes, due)
+                nursery.start_soon(_hear_of_changes, relay.absorber.changes, due)
                 nursery.start_soon(_keep_absorbing, due_received, send)
+            if egress_changes:
+                nursery.start_soon(_hear_of_changes, egress_changes, raw_due)
+                nursery.start_soon(_keep_raw, egress_changes, raw_due_received, send)
             task_status.started(WorkerSupervisor(send))
             async for command in receive:
                 await _handle(state, command)
@@ -184,8 +197,8 @@ async def _watch(inbox: trio.MemorySendChannel[_Command]) -> None:
         await inbox.send(_Watch())
 
 
-async def _hear_of_links(changes: LinkChanges, due: trio.MemorySendChannel[None]) -> None:
-    """Have bystanders looked for at once when an interface changes."""
+async def _hear_of_changes(changes: LinkChanges | EgressChanges, due: trio.MemorySendChannel[None]) -> None:
+    """Have bystanders looked for at once when something changes."""
     while True:
         await trio.lowlevel.wait_readable(changes)
         await due.send(None)
@@ -205,6 +218,38 @@ async def _keep_absorbing(due: trio.MemoryReceiveChannel[None], inbox: trio.Memo
                     log.warning("cannot see who else wants packets, so none are absorbed: %s", error)
             blind = free is None
             await ask(inbox, partial(_AbsorbOn, free))
+
+
+@contextmanager
+def _egress_changes(settings: Settings) -> Generator[EgressChanges | None]:
+    """Hears of what raw frames depend on; None: there are none."""
+    changes = None
+    if settings.raw_send:
+        try:
+            changes = EgressChanges()
+        except OSError as error:
+            log.info("MCR_RAW_SEND has no effect: %s", describe_errno(error.errno or 0))
+    try:
+        yield changes
+    finally:
+        if changes:
+            changes.close()
+
+
+async def _keep_raw(
+    changes: EgressChanges, due: trio.MemoryReceiveChannel[None], inbox: trio.MemorySendChannel[_Command]
+) -> None:
+    """Have raw frames sent while nobody is between IP and the interfaces, as far as can be seen."""
+    while True:
+        begun = trio.current_time()
+        changes.hear()
+        try:
+            bar = await trio.to_thread.run_sync(find_bar)
+        except Exception as error:  # noqa: BLE001 - whatever it is, relaying does not depend on it
+            bar = f"it cannot be seen who else there is: {error}"
+        await ask(inbox, partial(_ReviewRaw, bar))
+        await trio.sleep((trio.current_time() - begun) / _REVIEW_SHARE)
+        await due.receive()
 
 
 async def _handle(state: "_State", command: _Command) -> None:
@@ -229,8 +274,8 @@ async def _handle(state: "_State", command: _Command) -> None:
         case _Watch():
             await state.kill_hung_workers()
             state.look_for_bystanders()
-        case _PauseAbsorbing() | _AbsorbOn():
-            await _absorb(state, command)
+        case _PauseAbsorbing() | _AbsorbOn() | _ReviewRaw():
+            await _heed_bystanders(state, command)
         case WorkerStarted():
             state.on_started(command)
         case WorkerReported(worker_id, events):
@@ -241,7 +286,7 @@ async def _handle(state: "_State", command: _Command) -> None:
             assert_never(command)
 
 
-async def _absorb(state: "_State", command: _PauseAbsorbing | _AbsorbOn) -> None:
+async def _heed_bystanders(state: "_State", command: _PauseAbsorbing | _AbsorbOn | _ReviewRaw) -> None:
     match command:
         case _PauseAbsorbing(reply):
             with reply:
@@ -250,6 +295,19 @@ async def _absorb(state: "_State", command: _PauseAbsorbing | _AbsorbOn) -> None
             with reply:
                 await state.absorb_on(free)
                 reply.resolve(None)
+        case _ReviewRaw(bar, reply):
+            with reply:
+                await state.review_raw(bar)
+                reply.resolve(None)
+
+
+@attrs.frozen
+class _Due:
+    """Where to say that bystanders have to be looked for. `egress_changes`: None where there are no raw frames."""
+
+    absorbing: trio.MemorySendChannel[None]
+    raw: trio.MemorySendChannel[None]
+    egress_changes: EgressChanges | None
 
 
 @attrs.define
@@ -277,13 +335,13 @@ class _State:
         segments: Sequence[Segment],
         stats: StatsAggregator,
         levels: LogLevels,
-        absorbing_due: trio.MemorySendChannel[None],
+        due: _Due,
     ) -> None:
         self._relay = relay
         self._segments = segments
         self._stats = stats
         self._levels = levels
-        self._absorbing_due = absorbing_due
+        self._due = due
         self._generation = 1  # without rules
         self._settling: list[tuple[int, Reply[None]]] = []
         self._stopping: Reply[None] | None = None
@@ -315,7 +373,9 @@ class _State:
     async def let_go(self) -> None:
         """Close the sockets that no worker reads or writes any more."""
         attached = [worker.generation for worker in self.workers if worker.pid is not None]
-        for capture in self._relay.captures_to_close(min(attached, default=self._generation)):
+        forwarded_by = min(attached, default=self._generation)
+        await self._relay.close_outputs(forwarded_by)
+        for capture in self._relay.captures_to_close(forwarded_by):
             for worker in self.workers:
                 if worker.pid is None:
                     self._segments[worker.worker_id].settle(capture.slot)
@@ -323,10 +383,14 @@ class _State:
             await self._relay.close_capture(capture)
 
     def look_for_bystanders(self) -> None:
-        """If there is a reason beside changes of links, which are heard of at once."""
-        if self._relay.absorber and self._relay.absorber.is_stale:
-            with suppress(trio.WouldBlock):  # they are being looked for
-                self._absorbing_due.send_nowait(None)
+        """If there is a reason beside changes that are heard of at once."""
+        with suppress(trio.WouldBlock):  # they are being looked for
+            if self._relay.absorber and self._relay.absorber.is_stale:
+                self._due.absorbing.send_nowait(None)
+        with suppress(trio.WouldBlock):
+            changes = self._due.egress_changes
+            if changes and (self._relay.has_new_outputs or changes.legacy_changed()):
+                self._due.raw.send_nowait(None)
 
     async def pause_absorbing(self) -> frozenset[int]:
         absorber = self._relay.absorber
@@ -337,6 +401,10 @@ class _State:
     async def absorb_on(self, free: frozenset[int] | None) -> None:
         if self._relay.absorber:
             await trio.to_thread.run_sync(self._relay.absorber.absorb_on, free)
+
+    async def review_raw(self, bar: str) -> None:
+        if commands := await self._relay.review_raw(bar):
+            self._tell_all(commands)
 
     def settle(self, generation: int, reply: Reply[None]) -> None:
         self._settling.append((generation, reply))

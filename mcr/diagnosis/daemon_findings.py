@@ -98,6 +98,25 @@ def judge_absorbing(daemon: Self, inputs: int, *, missed: bool) -> Finding:
     )
 
 
+def judge_raw(bar: str, *, missed: bool) -> Finding:
+    """Whether raw frames leave to groups (MCR_RAW_SEND).
+
+    Args:
+        bar: why they do not, see `mcr.net.past_ip`.
+        missed: there is so much traffic that it would be felt.
+    """
+    if not bar:
+        what = "To groups on Ethernet raw frames leave, past IP, which would only add headers"
+        return Finding("raw_send", Verdict.OK, what, "nobody is between IP and the interfaces")
+    return Finding(
+        "raw_send",
+        Verdict.ADVICE if missed else Verdict.OK,
+        f"Everything leaves through IP, which takes longer: {bar}",
+        "nftables, legacy iptables, IPsec policies, eBPF programs of the control group",
+        "where that is not needed do without it; to see it takes CAP_NET_ADMIN" if missed else "",
+    )
+
+
 def judge_worker_privileges(workers: Mapping[int, Process | None]) -> tuple[Finding, ...]:
     """Whether workers have given up every privilege.
 

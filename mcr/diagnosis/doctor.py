@@ -14,12 +14,13 @@ from mcr.diagnosis.machine import (
     look_at_process,
     look_at_self,
 )
-from mcr.diagnosis.machine_firewall import Firewall, look_at_firewall
 from mcr.diagnosis.merging import read_merging
 from mcr.diagnosis.routes import find_routes
 from mcr.findings import Finding, Verdict
 from mcr.model import Address, LogLevels, Stats, WorkerView
 from mcr.net.capture import COPY_BYTES, describes_super_frames
+from mcr.net.firewall import Firewall, look_at_firewall
+from mcr.net.past_ip import find_bar
 from mcr.settings import ABSORB, Settings, is_asked_for
 
 _T = TypeVar("_T")
@@ -27,8 +28,8 @@ _Merging = dict[str, tuple[str, ...] | None]  # by the interfaces' own names
 _Interfaces = tuple[dict[str, Link] | None, _Merging]
 _UNSEEN: _Interfaces = (None, {})
 
-_PPS_TO_ABSORB = 100_000
-"""Packets a second from which it is felt, if they come in bursts as from a network card."""
+_PPS_TO_FEEL = 100_000
+"""Packets a second from which absorbing and raw frames are felt, if they come in bursts as from a network card."""
 
 
 def examine(settings: Settings, workers: tuple[WorkerView, ...], stats: Stats) -> tuple[Finding, ...]:
@@ -38,12 +39,13 @@ def examine(settings: Settings, workers: tuple[WorkerView, ...], stats: Stats) -
     inputs = frozenset(each.interface for each in stats.interfaces)
     outputs = frozenset(output.interface for rule in stats.rules for output in rule.outputs)
     blind: list[Finding] = []
+    raw_bar = _try("raw_send", find_bar, "it cannot be seen who else there is", blind)
     links, merging = _try("interfaces", lambda: _look_at_interfaces(inputs, outputs), _UNSEEN, blind)
     firewall = _try("firewall", look_at_firewall, Firewall(), blind)
     found = [
         *_judge_machine(machine, daemon, workers, settings),
         machine_findings.judge_backlog(backlog, count_backlog_drops()),
-        *_judge_daemon(daemon, settings, len(inputs), stats.ingress.pps),
+        *_judge_daemon(daemon, settings, len(inputs), stats.ingress.pps, raw_bar),
         *_judge_workers(workers, daemon),
         *_judge_counters(stats, workers, links or {}, settings),
         *machine_findings.judge_firewall(firewall, daemon_findings.refused_outputs(stats)),
@@ -85,13 +87,15 @@ def _judge_machine(
     yield machine_findings.judge_memberships(machine)
 
 
-def _judge_daemon(daemon: Self, settings: Settings, inputs: int, pps: float) -> Iterator[Finding]:
+def _judge_daemon(daemon: Self, settings: Settings, inputs: int, pps: float, raw_bar: str) -> Iterator[Finding]:
     short = daemon.send_buffer < settings.send_buffer or daemon.receive_buffer < COPY_BYTES
-    missed = settings.absorb and (is_asked_for(ABSORB, settings) or pps >= _PPS_TO_ABSORB)
+    missed = settings.absorb and (is_asked_for(ABSORB, settings) or pps >= _PPS_TO_FEEL)
     yield from daemon_findings.judge_capabilities(daemon, absorbing_missed=missed, short_of_buffers=short)
     yield daemon_findings.judge_filter(daemon)
     if settings.absorb:
         yield daemon_findings.judge_absorbing(daemon, inputs, missed=missed)
+    if settings.raw_send:
+        yield daemon_findings.judge_raw(raw_bar, missed=pps >= _PPS_TO_FEEL)
 
 
 def _judge_workers(workers: tuple[WorkerView, ...], daemon: Self) -> Iterator[Finding]:

@@ -4,10 +4,10 @@ import errno
 import re
 
 from mcr.diagnosis.machine import Machine, Self
-from mcr.diagnosis.machine_firewall import Chain, Firewall
 from mcr.errors import describe_errno
 from mcr.findings import Finding, Verdict
 from mcr.model import WorkerView
+from mcr.net.firewall import Chain, Firewall
 
 _OLDEST_KERNEL = (5, 10)
 _UNLOCKED_KERNEL = (5, 12)  # from here on neither io_uring nor eBPF counts as locked memory
@@ -199,7 +199,7 @@ def judge_firewall(firewall: Firewall, refused: tuple[str, ...] | None) -> tuple
 
 
 def _judge_sends(firewall: Firewall, refused: tuple[str, ...] | None) -> Finding:
-    output = [chain for chain in firewall.chains if chain.hook in {"output", "postrouting"} and _decides(chain)]
+    output = _filters(firewall, "output", "postrouting")
     seen = _describe(firewall, output, "at output")
     if refused:
         more = f" and {len(refused) - 1:,} more" if len(refused) > 1 else ""
@@ -220,7 +220,7 @@ def _judge_sends(firewall: Firewall, refused: tuple[str, ...] | None) -> Finding
 
 
 def _judge_queries(firewall: Firewall) -> Finding:
-    inward = [chain for chain in firewall.chains if chain.hook in {"prerouting", "input"} and _decides(chain)]
+    inward = _filters(firewall, "prerouting", "input")
     closed = [chain for chain in inward if chain.drops and not chain.igmp]
     seen = _describe(firewall, inward, "at input")
     if closed:
@@ -243,8 +243,8 @@ def _all_seen(firewall: Firewall) -> bool:
     return not firewall.hidden and not firewall.legacy
 
 
-def _decides(chain: Chain) -> bool:
-    return chain.drops or chain.rules > 0
+def _filters(firewall: Firewall, *hooks: str) -> list[Chain]:
+    return [chain for chain in firewall.chains if chain.kind == "filter" and chain.hook in hooks and chain.decides]
 
 
 def _describe(firewall: Firewall, chains: list[Chain], where: str) -> str:

@@ -434,3 +434,16 @@ int mcr_bpf_link_ingress(int program, uint32_t interface)
 	attr.link_create.attach_type = TCX_INGRESS;
 	return bpf(BPF_LINK_CREATE, &attr);
 }
+
+int mcr_bpf_count_egress(int group)
+{
+	union bpf_attr attr;
+	int ret;
+
+	memset(&attr, 0, sizeof(attr));
+	attr.query.target_fd = (uint32_t)group;
+	attr.query.attach_type = BPF_CGROUP_INET_EGRESS;
+	attr.query.query_flags = BPF_F_QUERY_EFFECTIVE;
+	ret = bpf(BPF_PROG_QUERY, &attr);
+	return ret ? ret : (int)attr.query.prog_cnt;
+}

@@ -56,4 +56,10 @@ int mcr_bpf_load_absorber(int wanted, uint32_t capture);
 /* Run it there, until the link's descriptor is closed. From kernel 6.6 on (tcx). */
 int mcr_bpf_link_ingress(int program, uint32_t interface);
 
+/*
+ * How many programs a control group's sockets have their datagrams looked at by (BPF_CGROUP_INET_EGRESS), those of its
+ * parents included; -errno. `group`: a descriptor of its directory in cgroup2.
+ */
+int mcr_bpf_count_egress(int group);
+
 #endif

@@ -21,6 +21,7 @@ ffi.set_source(
     #include "packet.h"
     #include "privileges.h"
     #include "ring.h"
+    #include "source.h"
     #include "worker.h"
     """,
     sources=sorted(os.path.relpath(source, ROOT) for source in HERE.glob("*.c")),

@@ -98,6 +98,11 @@ void mcr_control_detach(struct mcr_worker *worker, uint32_t capture)
 	mcr_capture_detach(&worker->captures[capture]);
 }
 
+static uint32_t max_segment(uint32_t mtu)
+{
+	return mtu > UDP_IP_HEADERS ? mtu - UDP_IP_HEADERS : 0;
+}
+
 static int put_egress(struct mcr_worker *worker, const struct mcr_rec_egress *record)
 {
 	int fd;
@@ -109,8 +114,43 @@ static int put_egress(struct mcr_worker *worker, const struct mcr_rec_egress *re
 		return fd;
 	worker->egress[record->egress] = (struct mcr_egress){
 		.fd = fd,
-		.max_segment = record->mtu > UDP_IP_HEADERS ? record->mtu - UDP_IP_HEADERS : 0,
+		.raw_fd = -1,
+		.max_segment = max_segment(record->mtu),
 	};
+	return 0;
+}
+
+static int drop_raw(struct mcr_worker *worker, const struct mcr_rec_egress *record)
+{
+	if (record->egress >= MCR_MAX_INTERFACES || worker->egress[record->egress].raw_fd < 0)
+		return -EPROTO;
+	close(worker->egress[record->egress].raw_fd);
+	worker->egress[record->egress].raw_fd = -1;
+	return 0;
+}
+
+/* Raw frames come from the port of the UDP socket: which of the two a datagram took is not to be seen on the wire. */
+static int put_raw(struct mcr_worker *worker, const struct mcr_rec_raw *record)
+{
+	struct sockaddr_in from;
+	socklen_t size = sizeof(from);
+	struct mcr_egress *egress;
+	int fd;
+
+	if (record->egress >= MCR_MAX_INTERFACES || worker->egress[record->egress].fd < 0)
+		return -EPROTO;
+	egress = &worker->egress[record->egress];
+	fd = receive_fd(worker->channel_fd);
+	if (fd < 0)
+		return fd;
+	if (egress->raw_fd >= 0)
+		close(egress->raw_fd);
+	egress->raw_fd = fd;
+	if (getsockname(egress->fd, (struct sockaddr *)&from, &size))
+		return -errno;
+	egress->max_segment = max_segment(record->mtu);
+	egress->source.port = from.sin_port;
+	memcpy(egress->source.mac, record->mac, sizeof(egress->source.mac));
 	return 0;
 }
 
@@ -120,6 +160,8 @@ static int drop_egress(struct mcr_worker *worker, const struct mcr_rec_egress *r
 		return -EPROTO;
 	close(worker->egress[record->egress].fd);
 	worker->egress[record->egress].fd = -1;
+	if (worker->egress[record->egress].raw_fd >= 0)
+		drop_raw(worker, record);
 	return 0;
 }
 
@@ -155,7 +197,10 @@ static size_t body_size(uint32_t type)
 		return sizeof(struct mcr_rec_capture);
 	case MCR_REC_EGRESS_PUT:
 	case MCR_REC_EGRESS_DROP:
+	case MCR_REC_RAW_DROP:
 		return sizeof(struct mcr_rec_egress);
+	case MCR_REC_RAW_PUT:
+		return sizeof(struct mcr_rec_raw);
 	case MCR_REC_RULE_PUT:
 	case MCR_REC_RULE_DROP:
 		return sizeof(struct mcr_rec_rule);
@@ -183,6 +228,10 @@ static int apply_record(struct mcr_worker *worker, const struct mcr_record *reco
 		return put_egress(worker, body);
 	case MCR_REC_EGRESS_DROP:
 		return drop_egress(worker, body);
+	case MCR_REC_RAW_PUT:
+		return put_raw(worker, body);
+	case MCR_REC_RAW_DROP:
+		return drop_raw(worker, body);
 	case MCR_REC_RULE_PUT:
 		return put_rule(worker, body, size);
 	case MCR_REC_RULE_DROP:

@@ -2,8 +2,6 @@
 #include "egress.h"
 
 #include <errno.h>
-#include <netinet/udp.h>
-#include <string.h>
 
 #define UDP_MAX_PAYLOAD 65507u /* of one sendmsg over IPv4 */
 
@@ -11,7 +9,6 @@ void mcr_batch_clear(struct mcr_batch *batch)
 {
 	batch->payload_count = 0;
 	batch->iov_count = 0;
-	batch->option_count = 0;
 }
 
 void mcr_batch_add(struct mcr_batch *batch, struct mcr_rule *rule, const uint8_t *payload, uint32_t size)
@@ -57,29 +54,6 @@ static uint32_t train_length(const struct iovec *iov, uint32_t count)
 	return n;
 }
 
-static union mcr_train_option *train_option(struct mcr_batch *batch, uint16_t size)
-{
-	union mcr_train_option *option = &batch->options[batch->option_count++];
-
-	*option = (union mcr_train_option){ 0 };
-	option->align.cmsg_len = CMSG_LEN(sizeof(size));
-	option->align.cmsg_level = SOL_UDP;
-	option->align.cmsg_type = UDP_SEGMENT;
-	memcpy(CMSG_DATA(&option->align), &size, sizeof(size));
-	return option;
-}
-
-static void init_send(struct mcr_send *send, struct sockaddr_in *to, struct iovec *iov, uint32_t count)
-{
-	send->message = (struct msghdr){
-		.msg_name = to,
-		.msg_namelen = sizeof(*to),
-		.msg_iov = iov,
-		.msg_iovlen = count,
-	};
-	send->refused = false;
-}
-
 void mcr_plan_start(struct mcr_plan *plan, const uint32_t *rules, uint32_t count)
 {
 	*plan = (struct mcr_plan){ .rules = rules, .rule_count = count, .output = MCR_NO_OUTPUT };
@@ -102,7 +76,6 @@ static bool next_train(struct mcr_plan *plan, struct mcr_batch *batch, const str
 		rule = &rules->rules[plan->rules[plan->next_rule - 1]];
 	}
 	plan->train = train_length(plan->iov, plan->left);
-	plan->option = plan->train > 1 ? train_option(batch, (uint16_t)plan->iov->iov_len) : NULL;
 	plan->output = rule->first;
 	plan->done = 0;
 	return true;
@@ -111,20 +84,24 @@ static bool next_train(struct mcr_plan *plan, struct mcr_batch *batch, const str
 bool mcr_plan_next(struct mcr_plan *plan, struct mcr_batch *batch, struct mcr_rules *rules,
 		   const struct mcr_egress *egress, struct mcr_send *send)
 {
-	struct mcr_output *output;
+	const struct mcr_output *output;
+	const struct mcr_egress *by;
 	uint32_t limit, count;
+	bool fits;
 
 	if (plan->output == MCR_NO_OUTPUT && !next_train(plan, batch, rules))
 		return false;
 	output = &rules->outputs[plan->output];
-	limit = plan->iov->iov_len > egress[output->egress].max_segment ? 1 : output->max_train;
+	by = &egress[output->egress];
+	fits = plan->iov->iov_len <= by->max_segment; /* the others are not longer */
+	limit = fits ? output->max_train : 1;
 	count = plan->train - plan->done < limit ? plan->train - plan->done : limit;
-	init_send(send, &output->to, plan->iov + plan->done, count);
-	send->output = plan->output;
-	if (count > 1) { /* for a single datagram the option costs more than it gives */
-		send->message.msg_control = plan->option->bytes;
-		send->message.msg_controllen = sizeof(plan->option->bytes);
-	}
+	*send = (struct mcr_send){
+		.payloads = plan->iov + plan->done,
+		.count = count,
+		.output = plan->output,
+		.raw = fits && output->source && by->raw_fd >= 0,
+	};
 	plan->done += count;
 	if (plan->done == plan->train) {
 		plan->output = output->next;
@@ -135,17 +112,18 @@ bool mcr_plan_next(struct mcr_plan *plan, struct mcr_batch *batch, struct mcr_ru
 
 uint32_t mcr_batch_split(struct mcr_batch *batch, const struct mcr_send *train)
 {
-	uint32_t count = (uint32_t)train->message.msg_iovlen;
-
-	for (uint32_t i = 0; i < count; i++) {
-		init_send(&batch->singles[i], train->message.msg_name, train->message.msg_iov + i, 1);
-		batch->singles[i].output = train->output;
-	}
-	return count;
+	for (uint32_t i = 0; i < train->count; i++)
+		batch->singles[i] = (struct mcr_send){
+			.payloads = train->payloads + i,
+			.count = 1,
+			.output = train->output,
+			.raw = train->raw,
+		};
+	return train->count;
 }
 
 bool mcr_train_refused(const struct mcr_send *send, int result)
 {
 	/* A device without checksum offload, a path MTU below the segment, a kernel that wants fewer segments. */
-	return send->message.msg_iovlen > 1 && (result == -EIO || result == -EINVAL || result == -EMSGSIZE);
+	return send->count > 1 && (result == -EIO || result == -EINVAL || result == -EMSGSIZE);
 }

@@ -2,7 +2,7 @@
 /*
  * The sends of one batch. Pure: plans, and sends nothing.
  *
- * Payloads of one rule that wait together leave in one sendmsg for each output, as a train that the kernel cuts into
+ * Payloads of one rule that wait together leave in one send for each output, as a train that the kernel cuts into
  * datagrams (UDP_SEGMENT, udp(7)), gathered from where they were received. Order within a rule is kept. All payloads
  * of a train have the size of the first, the last may be shorter.
  */
@@ -14,6 +14,7 @@
 #include <sys/socket.h>
 #include <sys/uio.h>
 
+#include "raw.h"
 #include "rules.h"
 #include "shm_abi.h"
 
@@ -21,8 +22,10 @@
 
 /* An output interface, as a worker holds it. */
 struct mcr_egress {
-	int fd;               /* UDP socket, -1: slot not in use */
-	uint32_t max_segment; /* payload bytes that fit its MTU */
+	int fd;                       /* UDP socket, -1: slot not in use */
+	int raw_fd;                   /* AF_PACKET socket, -1: none */
+	uint32_t max_segment;         /* payload bytes that fit its MTU */
+	struct mcr_raw_source source; /* of raw frames; the address is the output's */
 };
 
 /* A matched packet. */
@@ -32,26 +35,20 @@ struct mcr_payload {
 	uint32_t next; /* the next payload of its rule; meaningless for the last */
 };
 
-/* One sendmsg: a payload, or a train of them, to one output. */
+/* One send: a payload, or a train of them, to one output. */
 struct mcr_send {
-	struct msghdr message;
+	struct iovec *payloads;
+	uint32_t count;
 	uint32_t output;
+	bool raw;     /* as a raw frame, by the AF_PACKET socket */
 	bool refused; /* as a train; to be sent one by one */
-};
-
-/* The UDP_SEGMENT option of a train. */
-union mcr_train_option {
-	char bytes[CMSG_SPACE(sizeof(uint16_t))];
-	struct cmsghdr align;
 };
 
 struct mcr_batch {
 	uint32_t payload_count;
 	uint32_t iov_count;
-	uint32_t option_count;
 	struct mcr_payload payloads[MCR_BATCH_PAYLOADS];
 	struct iovec iov[MCR_BATCH_PAYLOADS];
-	union mcr_train_option options[MCR_BATCH_PAYLOADS];
 	struct mcr_send singles[MCR_TRAIN_MAX]; /* a refused train, one by one */
 };
 
@@ -63,9 +60,8 @@ struct mcr_plan {
 	struct iovec *iov; /* the train's first payload */
 	uint32_t left;     /* payloads of the rule from there on */
 	uint32_t train;    /* payloads of the train */
-	union mcr_train_option *option;
-	uint32_t output; /* that gets it now, MCR_NO_OUTPUT: all have it */
-	uint32_t done;   /* payloads of the train that this output has been sent */
+	uint32_t output;   /* that gets it now, MCR_NO_OUTPUT: all have it */
+	uint32_t done;     /* payloads of the train that this output has been sent */
 };
 
 void mcr_batch_clear(struct mcr_batch *batch);

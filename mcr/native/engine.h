@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: MIT */
-/* How a worker's loop enters the kernel: on io_uring, or where that is forbidden on poll and sendmmsg. */
+/* How a worker's loop waits: on io_uring, or where that is forbidden on poll. */
 #ifndef MCR_ENGINE_H
 #define MCR_ENGINE_H
 
@@ -12,9 +12,6 @@ struct mcr_engine {
 
 	int (*open)(struct mcr_worker *worker);
 	void (*close)(struct mcr_worker *worker);
-
-	/* Send the first `count` of worker->sends; each has ended, and been told of, on return. 0 or -errno. */
-	int (*send)(struct mcr_worker *worker, struct mcr_send *sends, uint32_t count);
 
 	/* Learn what has happened meanwhile, without waiting. 0 or -errno. */
 	int (*look)(struct mcr_worker *worker);

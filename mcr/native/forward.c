@@ -153,12 +153,13 @@ uint32_t mcr_forward_gather(struct mcr_worker *worker, uint32_t slot)
 void mcr_forward_sent(struct mcr_worker *worker, struct mcr_send *send, int result)
 {
 	struct mcr_output *output = &worker->rules.outputs[send->output];
-	uint32_t count = (uint32_t)send->message.msg_iovlen;
+	uint32_t count = send->count;
 
 	output->train_pending = false;
 	if (result >= 0) {
 		output->train_proven |= count > 1;
-		mcr_tally_sent(&worker->tally, output, count, (uint64_t)result);
+		mcr_tally_sent(&worker->tally, output, count,
+			       (uint64_t)result - (send->raw ? sizeof(struct mcr_raw_header) : 0));
 	} else if (mcr_train_refused(send, result)) {
 		output->max_train = 1;
 		send->refused = true;
@@ -167,7 +168,7 @@ void mcr_forward_sent(struct mcr_worker *worker, struct mcr_send *send, int resu
 	} else {
 		mcr_tally_failed(&worker->tally, output, count, -result);
 		mcr_log_folded(&worker->log, MCR_FACILITY_EGRESS, MCR_LEVEL_WARNING, MCR_LOG_SEND_FAILED, send->output,
-			       (uint64_t)-result, send->message.msg_iov->iov_len);
+			       (uint64_t)-result, send->payloads->iov_len);
 	}
 }
 

@@ -2,8 +2,8 @@
 /*
  * Apply commands, move a batch from each capture, sleep only when nothing waits.
  *
- * Captures are read without a system call. The sends of a batch enter the kernel together and end there and then
- * (MSG_DONTWAIT: a full socket is an error that is counted, never a wait and never a reordering).
+ * Captures are read without a system call. The sends of a batch enter the kernel together, those by one interface, and
+ * end there and then (transmit.h).
  */
 #include "loop.h"
 
@@ -15,6 +15,7 @@
 #include "control.h"
 #include "engine.h"
 #include "forward.h"
+#include "transmit.h"
 
 #define MAX_NAP_NS 1000000
 
@@ -37,19 +38,16 @@ void mcr_loop_captured(struct mcr_worker *worker, uint32_t slot, int events)
 		on_capture_error(worker, slot);
 }
 
-static int send_singly(struct mcr_worker *worker, const struct mcr_send *train)
+static void send_singly(struct mcr_worker *worker, const struct mcr_send *train)
 {
-	return worker->engine->send(worker, worker->batch.singles, mcr_batch_split(&worker->batch, train));
+	mcr_transmit(worker, worker->batch.singles, mcr_batch_split(&worker->batch, train));
 }
 
-static int resend_refused(struct mcr_worker *worker, uint32_t count)
+static void resend_refused(struct mcr_worker *worker, uint32_t count)
 {
-	int ret = 0;
-
-	for (uint32_t i = 0; i < count && !ret; i++)
+	for (uint32_t i = 0; i < count; i++)
 		if (worker->sends[i].refused)
-			ret = send_singly(worker, &worker->sends[i]);
-	return ret;
+			send_singly(worker, &worker->sends[i]);
 }
 
 static bool plan_send(struct mcr_worker *worker, struct mcr_send *send)
@@ -71,35 +69,31 @@ static uint32_t plan_wave(struct mcr_worker *worker, bool *more)
 
 		if (output->train_pending)
 			break;
-		output->train_pending = send->message.msg_iovlen > 1 && !output->train_proven;
+		output->train_pending = send->count > 1 && !output->train_proven;
 		*more = plan_send(worker, &worker->sends[++count]);
 	}
 	return count;
 }
 
 /* Send the batch and learn what became of each datagram. */
-static int send_batch(struct mcr_worker *worker)
+static void send_batch(struct mcr_worker *worker)
 {
 	bool more = plan_send(worker, &worker->sends[0]);
-	uint32_t count;
-	int ret = 0;
 
-	while (more && !ret) {
-		count = plan_wave(worker, &more);
-		ret = worker->engine->send(worker, worker->sends, count);
-		if (!ret)
-			ret = resend_refused(worker, count);
+	while (more) {
+		uint32_t count = plan_wave(worker, &more);
+
+		mcr_transmit(worker, worker->sends, count);
+		resend_refused(worker, count);
 		worker->sends[0] = worker->sends[count];
 	}
-	return ret;
 }
 
-/* Move one batch. The number of packets taken, or -errno. */
-static int move_batch(struct mcr_worker *worker, uint32_t slot)
+/* Move one batch. The number of packets taken. */
+static uint32_t move_batch(struct mcr_worker *worker, uint32_t slot)
 {
 	struct mcr_capture *capture = &worker->captures[slot];
 	uint32_t taken = mcr_forward_gather(worker, slot);
-	int ret;
 
 	if (!taken) {
 		/* Twice woken for nothing: only copies without a slot are left to read. */
@@ -110,11 +104,9 @@ static int move_batch(struct mcr_worker *worker, uint32_t slot)
 		return 0;
 	}
 	capture->woken = capture->polled_in_vain = false;
-	ret = send_batch(worker);
-	if (ret)
-		return ret;
+	send_batch(worker);
 	mcr_forward_commit(worker, slot, taken);
-	return (int)taken;
+	return taken;
 }
 
 static int detach(struct mcr_worker *worker, uint32_t slot)
@@ -133,10 +125,8 @@ static int turn(struct mcr_worker *worker)
 
 	for (uint32_t i = worker->active_count; i-- > 0;) {
 		uint32_t slot = worker->active[i];
-		int taken = move_batch(worker, slot);
+		uint32_t taken = move_batch(worker, slot);
 
-		if (taken < 0)
-			return taken;
 		if (!taken && worker->captures[slot].leaving) {
 			int ret = detach(worker, slot);
 
@@ -144,7 +134,7 @@ static int turn(struct mcr_worker *worker)
 				return ret;
 			taken = 1; /* commands may have waited for it */
 		}
-		total += taken;
+		total += (int)taken;
 	}
 	return total;
 }

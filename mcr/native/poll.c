@@ -1,16 +1,11 @@
 // SPDX-License-Identifier: MIT
-/* For where io_uring is forbidden or missing: poll(2) and sendmmsg(2). */
+/* For where io_uring is forbidden or missing: poll(2). */
 #include <errno.h>
 #include <poll.h>
-#include <sys/socket.h>
 #include <unistd.h>
 
-#include "direct.h"
 #include "engine.h"
-#include "forward.h"
 #include "loop.h"
-
-#define TOGETHER 64 /* sends in one system call */
 
 enum { POLL_WAKE, POLL_CHANNEL, POLL_CAPTURES };
 
@@ -23,38 +18,6 @@ static int poll_open(struct mcr_worker *worker)
 static void poll_close(struct mcr_worker *worker)
 {
 	(void)worker;
-}
-
-/* Send the first of these by its socket, and those behind it that leave by the same one. How many have ended. */
-static uint32_t send_some(struct mcr_worker *worker, struct mcr_send *sends, uint32_t count)
-{
-	struct mmsghdr messages[TOGETHER];
-	int fd = mcr_direct_socket(worker, sends), sent;
-	uint32_t n = 0;
-
-	while (n < count && n < TOGETHER && mcr_direct_socket(worker, &sends[n]) == fd) {
-		messages[n] = (struct mmsghdr){ .msg_hdr = sends[n].message };
-		n++;
-	}
-	sent = sendmmsg(fd, messages, n, MSG_DONTWAIT);
-	if (sent < 0) { /* the first one failed; what becomes of the others is for the next call */
-		mcr_forward_sent(worker, sends, -errno);
-		return 1;
-	}
-	for (int i = 0; i < sent; i++)
-		mcr_forward_sent(worker, &sends[i], (int)messages[i].msg_len);
-	return (uint32_t)sent;
-}
-
-static int poll_send(struct mcr_worker *worker, struct mcr_send *sends, uint32_t count)
-{
-	if (count == 1) {
-		mcr_direct_send(worker, sends);
-		return 0;
-	}
-	for (uint32_t done = 0; done < count;)
-		done += send_some(worker, sends + done, count - done);
-	return 0;
 }
 
 static int wait_ms(struct mcr_worker *worker, int timeout)
@@ -101,7 +64,6 @@ const struct mcr_engine mcr_poll_engine = {
 	.id = MCR_ENGINE_POLL,
 	.open = poll_open,
 	.close = poll_close,
-	.send = poll_send,
 	.look = poll_look,
 	.wait = poll_wait,
 	.forget = poll_forget,

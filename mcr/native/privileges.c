@@ -74,6 +74,7 @@ int mcr_confine(void)
 		ALLOW(clock_nanosleep),
 		ALLOW(clock_gettime),
 		ALLOW(getsockopt),
+		ALLOW(getsockname),
 		ALLOW(close),
 		/* What the C library and the end of a Python process take. */
 		ALLOW(io_uring_register),

@@ -69,6 +69,7 @@ int mcr_rules_put(struct mcr_rules *rules, struct mcr_segment *segment, const st
 			.to = { .sin_family = AF_INET,
 				.sin_port = outputs[i].port,
 				.sin_addr.s_addr = outputs[i].address },
+			.source = outputs[i].source,
 			.egress = outputs[i].egress,
 			.max_train = outputs[i].max_train,
 		};

@@ -134,7 +134,9 @@ enum mcr_record_type {
 	MCR_REC_CAPTURE_PUT,  /* struct mcr_rec_capture, one descriptor */
 	MCR_REC_CAPTURE_DROP, /* struct mcr_rec_capture: read what waits, then let go */
 	MCR_REC_EGRESS_PUT,   /* struct mcr_rec_egress, one descriptor */
-	MCR_REC_EGRESS_DROP,  /* struct mcr_rec_egress */
+	MCR_REC_EGRESS_DROP,  /* struct mcr_rec_egress, and its raw socket with it */
+	MCR_REC_RAW_PUT,      /* struct mcr_rec_raw, one descriptor; in the place of the egress's last one */
+	MCR_REC_RAW_DROP,     /* struct mcr_rec_egress */
 	MCR_REC_RULE_PUT,     /* struct mcr_rec_rule, then its outputs */
 	MCR_REC_RULE_DROP,    /* struct mcr_rec_rule without outputs */
 	MCR_REC_GENERATION,   /* struct mcr_rec_generation: all before it makes up this generation */
@@ -161,10 +163,19 @@ struct mcr_rec_egress {
 	uint32_t mtu;    /* bytes */
 };
 
+/* Outputs of this egress that have a source may be sent to by raw frames from here on. */
+struct mcr_rec_raw {
+	uint32_t egress;
+	uint32_t mtu; /* bytes */
+	uint8_t mac[6];
+	uint16_t reserved;
+};
+
 struct mcr_rec_output {
 	uint32_t output; /* slot in mcr_segment.outputs */
 	uint32_t egress;
 	uint32_t address;   /* network byte order */
+	uint32_t source;    /* of raw frames to it, network byte order; 0: they may not be sent */
 	uint16_t port;      /* network byte order */
 	uint16_t max_train; /* datagrams in one sendmsg, 1 or more */
 };

@@ -11,28 +11,22 @@
 #include <sys/syscall.h>
 #include <unistd.h>
 
-#include "direct.h"
-#include "forward.h"
 #include "loop.h"
 
-#define SQ_ENTRIES MCR_BATCH_SENDS
+#define SQ_ENTRIES 256 /* a poll for each capture, and the others */
 #define CQ_ENTRIES (4 * SQ_ENTRIES)
 
 #define LOOKS 16 /* turns between two looks for completions, while packets keep coming */
 
-/*
- * user_data of a request: a send's address; or, told by the top bit that no address has, one of these with a capture's
- * slot and serial, as a poll may end after its slot has got another capture.
- */
+/* user_data of a request: one of these, and a capture's slot and serial, as a poll may end after its slot has got another. */
 enum kind { KIND_CAPTURE, KIND_WAKE, KIND_LIFELINE, KIND_CANCEL };
 
-#define NO_SEND    (UINT64_C(1) << 63)
 #define KIND_SHIFT 48
 #define SLOT_SHIFT 32
 
 static uint64_t encode(enum kind kind, uint32_t slot, uint32_t serial)
 {
-	return NO_SEND | (uint64_t)kind << KIND_SHIFT | (uint64_t)slot << SLOT_SHIFT | serial;
+	return (uint64_t)kind << KIND_SHIFT | (uint64_t)slot << SLOT_SHIFT | serial;
 }
 
 /*
@@ -49,7 +43,7 @@ static struct io_uring_sqe *next_sqe(struct mcr_worker *worker)
 {
 	struct io_uring_sqe *sqe = io_uring_get_sqe(&worker->ring);
 
-	if (!sqe) { /* the queue holds a batch of sends; polls beyond that go in a second submission */
+	if (!sqe) { /* the queue is full: in a second submission */
 		io_uring_submit(&worker->ring);
 		sqe = io_uring_get_sqe(&worker->ring);
 	}
@@ -113,7 +107,6 @@ static int register_ring(struct io_uring *ring, unsigned int opcode, void *argum
 static int restrict_ring(struct io_uring *ring)
 {
 	struct io_uring_restriction allowed[] = {
-		{ .opcode = IORING_RESTRICTION_SQE_OP, .sqe_op = IORING_OP_SENDMSG },
 		{ .opcode = IORING_RESTRICTION_SQE_OP, .sqe_op = IORING_OP_POLL_ADD },
 		{ .opcode = IORING_RESTRICTION_SQE_OP, .sqe_op = IORING_OP_POLL_REMOVE },
 		{ .opcode = IORING_RESTRICTION_SQE_OP, .sqe_op = IORING_OP_READ },
@@ -206,12 +199,7 @@ static int on_cqe(struct mcr_worker *worker, const struct io_uring_cqe *cqe)
 
 	if (cqe->user_data == LIBURING_UDATA_TIMEOUT)
 		return 0; /* how liburing waits on kernels before 5.11 */
-	if (!(cqe->user_data & NO_SEND)) {
-		worker->sends_under_way--;
-		mcr_forward_sent(worker, io_uring_cqe_get_data(cqe), cqe->res);
-		return 0;
-	}
-	switch ((enum kind)(cqe->user_data >> KIND_SHIFT & 0xff)) {
+	switch ((enum kind)(cqe->user_data >> KIND_SHIFT)) {
 	case KIND_CAPTURE:
 		return on_capture_cqe(worker, slot, (uint32_t)cqe->user_data, cqe);
 	case KIND_WAKE:
@@ -239,43 +227,6 @@ static int reap(struct mcr_worker *worker)
 	}
 	io_uring_cq_advance(&worker->ring, seen);
 	return ret;
-}
-
-static int queue_send(struct mcr_worker *worker, struct mcr_send *send)
-{
-	struct io_uring_sqe *sqe = next_sqe(worker);
-
-	if (!sqe)
-		return -EBUSY;
-	io_uring_prep_sendmsg(sqe, mcr_direct_socket(worker, send), &send->message, MSG_DONTWAIT);
-	io_uring_sqe_set_data(sqe, send);
-	worker->sends_under_way++;
-	return 0;
-}
-
-/* Enter the kernel until every send under way has ended; they do so at once. */
-static int settle(struct mcr_worker *worker)
-{
-	int ret = 0;
-
-	while (!ret && worker->sends_under_way) {
-		ret = io_uring_submit_and_wait(&worker->ring, 1);
-		ret = ret < 0 && ret != -EINTR ? ret : reap(worker);
-	}
-	return ret;
-}
-
-static int uring_send(struct mcr_worker *worker, struct mcr_send *sends, uint32_t count)
-{
-	int ret = 0;
-
-	if (count == 1) { /* a system call either way, and this one costs less */
-		mcr_direct_send(worker, sends);
-		return 0;
-	}
-	for (uint32_t i = 0; i < count && !ret; i++)
-		ret = queue_send(worker, &sends[i]);
-	return ret ? ret : settle(worker);
 }
 
 static int end_poll(struct mcr_worker *worker, uint32_t slot)
@@ -345,7 +296,6 @@ const struct mcr_engine mcr_uring_engine = {
 	.id = MCR_ENGINE_URING,
 	.open = uring_open,
 	.close = uring_close,
-	.send = uring_send,
 	.look = uring_look,
 	.wait = uring_wait,
 	.forget = uring_forget,

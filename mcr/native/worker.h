@@ -10,6 +10,7 @@
 #include "capture.h"
 #include "egress.h"
 #include "log.h"
+#include "message.h"
 #include "oversize.h"
 #include "pace.h"
 #include "ring.h"
@@ -33,13 +34,14 @@ struct mcr_worker {
 	struct mcr_capture captures[MCR_MAX_INTERFACES];
 	uint32_t active[MCR_MAX_INTERFACES]; /* the attached ones */
 	uint32_t active_count;
-	struct mcr_egress egress[MCR_MAX_INTERFACES]; /* UDP sockets, -1: slot not in use */
+	struct mcr_egress egress[MCR_MAX_INTERFACES];
 	struct mcr_rules rules;
 
 	struct mcr_batch batch;
 	struct mcr_tally tally;
 	struct mcr_plan plan;
 	struct mcr_send sends[MCR_BATCH_SENDS + 1]; /* under way together, and the one that waits for them */
+	struct mcr_messages messages;               /* of those that are being handed over */
 	struct mcr_oversize oversize;
 
 	uint64_t generation; /* newest applied; packets wait until there is one */
@@ -51,8 +53,7 @@ struct mcr_worker {
 	const struct mcr_engine *engine;
 	struct mcr_pace pace;
 	struct io_uring ring;
-	uint64_t wake_count; /* what a read of wake_fd stores */
-	uint32_t sends_under_way;
+	uint64_t wake_count;    /* what a read of wake_fd stores */
 	uint32_t looks;         /* since the kernel was last asked for completions */
 	bool no_standing_polls; /* this kernel has none (before 5.13) */
 };

@@ -32,6 +32,8 @@ def open_egress(interface: Interface, send_buffer: int) -> socket.socket:
         opened.setsockopt(socket.IPPROTO_IP, socket.IP_MULTICAST_IF, mreqn)
         step = "IP_MULTICAST_LOOP"
         opened.setsockopt(socket.IPPROTO_IP, socket.IP_MULTICAST_LOOP, 0)
+        step = "bind"
+        opened.bind(("", 0))  # now, as raw frames come from its port, too
         step = "SO_SNDBUF"
         set_buffer(opened, socket.SO_SNDBUF, send_buffer)
     except OSError as error:

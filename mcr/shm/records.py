@@ -29,7 +29,7 @@ class Command:
     sockets: tuple[socket.socket, ...] = attrs.field(default=(), eq=False)
 
 
-def _body(ctype: str, **fields: int) -> bytes:
+def _body(ctype: str, **fields: int | bytes) -> bytes:
     record = ffi.new(f"struct {ctype} *", fields)
     return bytes(ffi.buffer(record))
 
@@ -78,11 +78,22 @@ def egress_drop(egress: int) -> Command:
     return Command(lib.MCR_REC_EGRESS_DROP, _body("mcr_rec_egress", egress=egress))
 
 
+def raw_put(egress: int, mtu: int, mac: bytes, sockets: tuple[socket.socket, ...]) -> Command:
+    """Send raw frames by this AF_PACKET socket to what has a source on this output interface."""
+    return Command(lib.MCR_REC_RAW_PUT, _body("mcr_rec_raw", egress=egress, mtu=mtu, mac=mac), sockets)
+
+
+def raw_drop(egress: int) -> Command:
+    """Send no more raw frames by an output interface."""
+    return Command(lib.MCR_REC_RAW_DROP, _body("mcr_rec_egress", egress=egress))
+
+
 @attrs.frozen
 class OutputPlace:
     """One output of a rule: its slot, its interface's egress slot, its destination.
 
-    At most `max_train` datagrams are handed to the kernel together; 1: no UDP segmentation.
+    At most `max_train` datagrams are handed to the kernel together; 1: no UDP segmentation. `source` is the address
+    that raw frames to it come from; None: it gets none.
     """
 
     output: int
@@ -90,6 +101,7 @@ class OutputPlace:
     address: Address
     port: int
     max_train: int
+    source: Address | None = None
 
 
 def rule_put(
@@ -104,6 +116,7 @@ def rule_put(
             address=_network_address(place.address),
             port=socket.htons(place.port),
             max_train=place.max_train,
+            source=_network_address(place.source) if place.source else 0,
         )
         for place in outputs
     )

@@ -36,6 +36,7 @@
 
 struct harness {
 	int segment_fd, ring_fd, receiver, sender;
+	int wire[2];                 /* what raw frames leave by, and where they arrive; -1: none do */
 	int channel, worker_channel; /* ours, the worker's */
 	int wake_fd, event_fd;
 	struct mcr_segment *segment;
@@ -59,7 +60,7 @@ static void harness_open(struct harness *h)
 	struct sockaddr_in any = { .sin_family = AF_INET, .sin_addr.s_addr = htonl(INADDR_LOOPBACK) };
 	int big = 8 << 20;
 
-	*h = (struct harness){ .channel = -1 };
+	*h = (struct harness){ .channel = -1, .wire = { -1, -1 } };
 	h->segment_fd = make_memory("segment", sizeof(*h->segment), &h->segment);
 	h->segment->header.version = MCR_ABI_VERSION;
 	h->segment->header.length = sizeof(*h->segment);
@@ -71,6 +72,15 @@ static void harness_open(struct harness *h)
 	h->sender = socket(AF_INET, SOCK_DGRAM, 0);
 	h->wake_fd = eventfd(0, EFD_NONBLOCK);
 	h->event_fd = eventfd(0, EFD_NONBLOCK);
+}
+
+/* From here on: raw frames to a group, over a socket that keeps their boundaries as a network interface does. */
+static void send_raw(struct harness *h)
+{
+	int big = 8 << 20;
+
+	CHECK(socketpair(AF_UNIX, SOCK_SEQPACKET, 0, h->wire) == 0);
+	setsockopt(h->wire[0], SOL_SOCKET, SO_SNDBUFFORCE, &big, sizeof(big));
 }
 
 static void command(struct harness *h, uint32_t type, const void *body, size_t size)
@@ -124,6 +134,13 @@ static void tell_everything(struct harness *h, uint64_t generation)
 	};
 	command(h, MCR_REC_CAPTURE_PUT, &capture, sizeof(capture));
 	command(h, MCR_REC_EGRESS_PUT, &egress, sizeof(egress));
+	if (h->wire[0] >= 0) {
+		struct mcr_rec_raw raw = { .egress = 3, .mtu = 1500 };
+
+		send_descriptor(h->channel, h->wire[0]);
+		command(h, MCR_REC_RAW_PUT, &raw, sizeof(raw));
+		rule.output.source = inet_addr("198.18.0.1");
+	}
 	command(h, MCR_REC_RULE_PUT, &rule, sizeof(rule));
 	command(h, MCR_REC_GENERATION, &last, sizeof(last));
 }
@@ -161,16 +178,45 @@ static bool produce(struct harness *h, uint64_t sequence)
 	return true;
 }
 
+static void see(uint64_t sequence, uint8_t *seen, uint64_t limit)
+{
+	CHECK(sequence < limit);
+	CHECK(seen[sequence] < 255);
+	seen[sequence]++;
+}
+
+/* Be the network card: cut what arrived on the wire. */
+static void receive_raw(struct harness *h, uint8_t *seen, uint64_t limit)
+{
+	struct {
+		struct mcr_raw_header header;
+		uint64_t sequences[MCR_TRAIN_MAX];
+	} __attribute__((packed)) frame;
+	ssize_t size;
+
+	while ((size = recv(h->wire[1], &frame, sizeof(frame), MSG_DONTWAIT)) > 0) {
+		uint64_t count = ((uint64_t)size - sizeof(frame.header)) / sizeof(uint64_t);
+
+		CHECK(count && ntohs(frame.header.udp.len) == sizeof(frame.header.udp) + count * sizeof(uint64_t));
+		CHECK(frame.header.offload.gso_size == (count > 1 ? sizeof(uint64_t) : 0));
+		for (uint64_t i = 0; i < count; i++) {
+			uint64_t sequence;
+
+			memcpy(&sequence, (uint8_t *)frame.sequences + i * sizeof(sequence), sizeof(sequence));
+			see(sequence, seen, limit);
+		}
+	}
+}
+
 /* Count what the receiver has, by sequence number. */
 static void receive(struct harness *h, uint8_t *seen, uint64_t limit)
 {
 	uint64_t sequence;
 
-	while (recv(h->receiver, &sequence, sizeof(sequence), MSG_DONTWAIT) == sizeof(sequence)) {
-		CHECK(sequence < limit);
-		CHECK(seen[sequence] < 255);
-		seen[sequence]++;
-	}
+	while (recv(h->receiver, &sequence, sizeof(sequence), MSG_DONTWAIT) == sizeof(sequence))
+		see(sequence, seen, limit);
+	if (h->wire[1] >= 0)
+		receive_raw(h, seen, limit);
 }
 
 static void check_identities(const struct mcr_segment *segment, uint64_t produced)

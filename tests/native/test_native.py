@@ -51,12 +51,14 @@ def test_parser_reads_no_byte_beyond_the_frame(build: Build) -> None:
     print(run(build("packet_fuzz", ADDRESS), 3_000_000, 20_260_101))
 
 
+@pytest.mark.parametrize("way", [(), ("raw",)], ids=["udp", "raw"])
 @pytest.mark.parametrize("sanitizer", [ADDRESS, THREAD], ids=["address", "thread"])
-def test_loop_is_clean_under_sanitizers(build: Build, sanitizer: tuple[str, ...]) -> None:
+def test_loop_is_clean_under_sanitizers(build: Build, sanitizer: tuple[str, ...], way: tuple[str, ...]) -> None:
     """Every packet once while rules come and go, without a bad access, undefined behaviour or a data race."""
-    print(run(build("worker_steady", sanitizer), 100_000))
+    print(run(build("worker_steady", sanitizer), 100_000, *way))
 
 
-def test_kill_at_any_instruction_keeps_counters_exact(build: Build) -> None:
+@pytest.mark.parametrize("way", [(), ("raw",)], ids=["udp", "raw"])
+def test_kill_at_any_instruction_keeps_counters_exact(build: Build, way: tuple[str, ...]) -> None:
     """Killed in each phase of a batch: nothing is sent twice, what is missing is counted as in doubt."""
-    print(run(build("worker_killed", OPTIMIZED), 120, 20_260_101))
+    print(run(build("worker_killed", OPTIMIZED), 120, 20_260_101, *way))

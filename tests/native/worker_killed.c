@@ -4,7 +4,7 @@
  * over the segment and the capture ring. Then every counter is exact, nothing was sent twice, and what is missing at
  * the receiver is no more than what is counted as in doubt.
  *
- *	worker_killed KILLS SEED
+ *	worker_killed KILLS SEED [raw]
  */
 #include <sched.h>
 #include <signal.h>
@@ -72,7 +72,7 @@ static void kill_within(struct harness *h, pid_t child, enum mcr_phase phase)
 
 int main(int argc, char **argv)
 {
-	unsigned int kills = argc == 3 ? (unsigned int)atoi(argv[1]) : 0, phases[4] = { 0 };
+	unsigned int kills = argc > 2 ? (unsigned int)atoi(argv[1]) : 0, phases[4] = { 0 };
 	uint64_t limit = (uint64_t)(kills + 1) * BATCH, sequence = 0, missing = 0;
 	uint8_t *seen = calloc(limit + 1, 1);
 	struct harness h;
@@ -82,6 +82,8 @@ int main(int argc, char **argv)
 	CHECK(kills);
 	srand((unsigned int)atoi(argv[2]));
 	harness_open(&h);
+	if (argc > 3)
+		send_raw(&h);
 	for (unsigned int turn = 0; turn < kills; turn++) {
 		child = start(&h);
 		wait_for_cursor(&h, sequence);

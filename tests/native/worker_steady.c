@@ -3,7 +3,7 @@
  * A worker in a thread forwards everything the test puts into its ring, while its only other rule comes and goes.
  * For sanitizers: the whole loop runs, with both processes' ends of the rings in one address space.
  *
- *	worker_steady PACKETS
+ *	worker_steady PACKETS [raw]
  */
 #include <pthread.h>
 #include <sched.h>
@@ -59,7 +59,7 @@ static uint64_t drain_events(struct mcr_ring_end *events, uint64_t acknowledged)
 
 int main(int argc, char **argv)
 {
-	uint64_t packets = argc == 2 ? strtoull(argv[1], NULL, 10) : 0, sent = 0, turn = 0, acknowledged = 0, one = 1;
+	uint64_t packets = argc > 1 ? strtoull(argv[1], NULL, 10) : 0, sent = 0, turn = 0, acknowledged = 0, one = 1;
 	uint8_t *seen = calloc(packets + 1, 1);
 	struct mcr_ring_end events;
 	pthread_t thread;
@@ -68,6 +68,8 @@ int main(int argc, char **argv)
 
 	CHECK(packets);
 	harness_open(&h);
+	if (argc > 2)
+		send_raw(&h);
 	mcr_ring_open_consumer(&events, &h.segment->event_ring, h.segment->event_data, MCR_EVENT_RING_BYTES);
 	tell_everything(&h, 1);
 	CHECK(pthread_create(&thread, NULL, worker, &h) == 0);

@@ -25,7 +25,6 @@ from mcr.diagnosis.machine import (
     parse_softnet,
     parse_status,
 )
-from mcr.diagnosis.machine_firewall import Chain, Firewall
 from mcr.errors import describe_errno
 from mcr.findings import Finding, Verdict
 from mcr.model import (
@@ -40,6 +39,7 @@ from mcr.model import (
     WorkerView,
 )
 from mcr.net.capture import BufferPools
+from mcr.net.firewall import Chain, Firewall
 
 OK, ADVICE, FAULT = Verdict.OK, Verdict.ADVICE, Verdict.FAULT
 
@@ -587,3 +587,13 @@ def test_this_process_can_be_looked_at():
 def test_a_start_of_the_daemon_does_not_pay_for_netlink():
     code = "import mcr.daemon, sys; print('pyroute2' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True).stdout == "False\n"
+
+
+def test_raw_frames_that_do_not_leave_are_advice_where_it_is_felt() -> None:
+    bar = "nftables has a chain output at output, in table inet filter"
+    assert daemon_findings.judge_raw("", missed=True).verdict is OK
+    assert daemon_findings.judge_raw(bar, missed=False).verdict is OK
+    finding = daemon_findings.judge_raw(bar, missed=True)
+    assert finding.verdict is ADVICE
+    assert bar in finding.what
+    assert "CAP_NET_ADMIN" in finding.remedy

@@ -69,4 +69,5 @@ def test_defaults_are_the_guide_s_but_for_one() -> None:
         "MCR_MAX_HOLD_US": 50,
         "MCR_STATS_INTERVAL_MS": 0,
         "MCR_ABSORB": 1,
+        "MCR_RAW_SEND": 1,
     }

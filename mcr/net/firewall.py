@@ -1,5 +1,6 @@
-"""What the kernel says of firewall rules. It only looks; `machine_findings` judges."""
+"""What the kernel says of firewall rules. It only looks; others judge."""
 
+import errno
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ _FAMILIES = {1: "inet", 2: "ip"}  # NFPROTO_INET, NFPROTO_IPV4; others never see
 _HOOKS = {0: "prerouting", 1: "input", 3: "output", 4: "postrouting"}  # <linux/netfilter.h>
 _DROP = 0  # NF_DROP
 _IGMP = b"\x02"  # IPPROTO_IGMP
+_ABSENT = (errno.EINVAL, errno.EOPNOTSUPP, errno.EPROTONOSUPPORT)  # a kernel without nftables, or without netfilter
 
 
 @attrs.frozen
@@ -24,6 +26,7 @@ class Chain:
         drops: its policy: what no rule decides is dropped.
         rules: how many it has.
         igmp: a rule somewhere in its table may be about IGMP.
+        kind: of chain: ``filter``, ``nat`` or ``route``.
     """
 
     table: str
@@ -32,6 +35,12 @@ class Chain:
     drops: bool
     rules: int
     igmp: bool
+    kind: str = "filter"
+
+    @property
+    def decides(self) -> bool:
+        """Whether it could make any difference."""
+        return self.drops or self.rules > 0
 
 
 @attrs.frozen
@@ -42,11 +51,13 @@ class Firewall:
         chains: those of nftables.
         legacy: names of the tables of legacy iptables that are loaded; their rules can't be seen here.
         hidden: why nftables can't be seen; empty if it can.
+        legacy_hidden: whether legacy iptables is loaded can't be seen.
     """
 
     chains: tuple[Chain, ...] = ()
     legacy: tuple[str, ...] = ()
     hidden: str = ""
+    legacy_hidden: bool = False
 
 
 def look_at_firewall() -> Firewall:
@@ -54,15 +65,26 @@ def look_at_firewall() -> Firewall:
     from pyroute2.netlink.exceptions import NetlinkError  # noqa: PLC0415 - slow to import, seldom needed
     from pyroute2.nftables.main import NFTables  # noqa: PLC0415
 
-    try:
-        legacy = tuple(Path("/proc/thread-self/net/ip_tables_names").read_text().split())
-    except OSError:  # not in this kernel, or only for root
-        legacy = ()
+    legacy = legacy_tables()
+    found = Firewall(legacy=legacy or (), legacy_hidden=legacy is None)
     try:
         with NFTables(nfgen_family=0) as netlink:
-            return Firewall(tuple(_chains(netlink.get_chains(), netlink.get_rules())), legacy)
+            return attrs.evolve(found, chains=tuple(_chains(netlink.get_chains(), netlink.get_rules())))
     except NetlinkError as error:
-        return Firewall(legacy=legacy, hidden=describe_errno(error.code))
+        code = error.code
+    except OSError as error:
+        code = error.errno or 0
+    return found if code in _ABSENT else attrs.evolve(found, hidden=describe_errno(code))
+
+
+def legacy_tables() -> tuple[str, ...] | None:
+    """Names of the tables of legacy iptables that are loaded; None if only root may know."""
+    try:
+        return tuple(Path("/proc/thread-self/net/ip_tables_names").read_text().split())
+    except FileNotFoundError:  # not in this kernel
+        return ()
+    except OSError:
+        return None
 
 
 def _chains(chains: Iterable[Any], rules: Iterable[Any]) -> Iterable[Chain]:
@@ -71,7 +93,7 @@ def _chains(chains: Iterable[Any], rules: Iterable[Any]) -> Iterable[Chain]:
         by_table.setdefault((rule["nfgen_family"], rule.get_attr("NFTA_RULE_TABLE")), []).append(rule)
     for chain in chains:
         hook, family = chain.get_attr("NFTA_CHAIN_HOOK"), chain["nfgen_family"]
-        if hook is None or family not in _FAMILIES or chain.get_attr("NFTA_CHAIN_TYPE") != "filter":
+        if hook is None or family not in _FAMILIES:
             continue
         if (number := hook.get_attr("NFTA_HOOK_HOOKNUM")) not in _HOOKS:
             continue
@@ -84,6 +106,7 @@ def _chains(chains: Iterable[Any], rules: Iterable[Any]) -> Iterable[Chain]:
             drops=chain.get_attr("NFTA_CHAIN_POLICY") == _DROP,
             rules=sum(rule.get_attr("NFTA_RULE_CHAIN") == name for rule in siblings),
             igmp=any(map(_may_be_about_igmp, siblings)),
+            kind=chain.get_attr("NFTA_CHAIN_TYPE"),
         )
 
 

@@ -1,0 +1,41 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * A datagram, or a train of them, as a raw frame: it begins with the headers that IP and Ethernet would have given it.
+ * Pure.
+ *
+ * To a group this costs less than a UDP socket: there is no route to look up, no neighbour, no firewall to ask. So it is
+ * only for where those would have nothing to say (mcr/net/raw.py).
+ */
+#ifndef MCR_RAW_H
+#define MCR_RAW_H
+
+#include <linux/if_ether.h>
+#include <linux/virtio_net.h>
+#include <netinet/in.h>
+#include <netinet/ip.h>
+#include <netinet/udp.h>
+#include <stdint.h>
+
+/* Who sends: of one output interface, but for the address, which goes by the destination, too. */
+struct mcr_raw_source {
+	uint32_t address; /* network byte order */
+	uint16_t port;    /* network byte order */
+	uint8_t mac[ETH_ALEN];
+};
+
+/* What comes before the payload in a send on an AF_PACKET socket with PACKET_VNET_HDR, see packet(7). */
+struct mcr_raw_header {
+	struct virtio_net_hdr offload; /* has the kernel, or the card, cut the train and do the checksums */
+	struct ethhdr ethernet;
+	struct iphdr ip;
+	struct udphdr udp;
+} __attribute__((packed));
+
+/*
+ * The headers of `count` datagrams to a group, `size` bytes of payload in all, `segment` bytes in each but the last. As
+ * a UDP socket with default options sends them: TTL 1, don't fragment.
+ */
+struct mcr_raw_header mcr_raw_header(const struct mcr_raw_source *from, const struct sockaddr_in *to, uint32_t count,
+				     uint32_t segment, uint32_t size);
+
+#endif

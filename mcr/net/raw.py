@@ -1,0 +1,99 @@
+"""Raw frames: AF_PACKET sockets that send to groups without IP's help, one a worker for an output interface.
+
+To a group on Ethernet IP adds nothing but headers, which a worker can as well (native/raw.h), at two thirds of the cost
+of a UDP socket. What IP might have to say beside is asked for first: `find_sources` asks what it would do with each
+group, `mcr.net.past_ip` who else there is between IP and the interface.
+
+Constants are those of <linux/if_packet.h> and <linux/if_arp.h>.
+"""
+
+import errno
+import os
+import socket
+import sys
+from collections.abc import Collection, Sequence
+from contextlib import ExitStack
+from ipaddress import IPv4Address
+
+import attrs
+
+from mcr._native import ffi, lib
+from mcr.errors import check_result
+from mcr.model import MAX_TRAIN, Address
+from mcr.net.buffer import set_buffer
+from mcr.net.interfaces import Interface
+
+_SOL_PACKET = 263
+_PACKET_VNET_HDR = 15
+_ARPHRD_ETHER = 1
+
+
+@attrs.frozen
+class RawLink:
+    """What raw frames need to know of an interface: the address they come from, and how many bytes its MTU is."""
+
+    mac: bytes
+    mtu: int
+
+
+def find_links(interfaces: Collection[int]) -> dict[int, RawLink]:
+    """Those of these interfaces, by index, that raw frames can leave by, as they are now.
+
+    They have to be Ethernet, and to take trains of any length: where ``gso_max_segs`` is lower the kernel cuts
+    those of UDP sockets, but not those of raw frames.
+
+    Raises:
+        OSError: no netlink socket could be had, or the kernel refuses to tell.
+    """
+    from pyroute2 import IPRoute, NetlinkError  # noqa: PLC0415 - slow to import; mcrd's start does not wait for it
+
+    found = {}
+    with IPRoute() as netlink:
+        for index in interfaces:
+            try:
+                (link,) = netlink.link("get", index=index)
+            except NetlinkError as error:
+                if error.code != errno.ENODEV:
+                    raise OSError(error.code, os.strerror(error.code)) from None
+                continue
+            if link["ifi_type"] == _ARPHRD_ETHER and link.get("gso_max_segs") >= MAX_TRAIN:
+                found[index] = RawLink(bytes.fromhex(link.get("address").replace(":", "")), link.get("mtu"))
+    return found
+
+
+def open_raw(interface: Interface, count: int, send_buffer: int) -> tuple[socket.socket, ...]:
+    """Open sockets for raw frames, with room for so many bytes each. Nothing comes in by them.
+
+    Raises:
+        OSError: nothing stays open.
+    """
+    with ExitStack() as undo:
+        opened = []
+        for _ in range(count):
+            raw = socket.socket(socket.AF_PACKET, socket.SOCK_RAW | socket.SOCK_CLOEXEC, 0)
+            opened.append(undo.enter_context(raw))
+            raw.setsockopt(_SOL_PACKET, _PACKET_VNET_HDR, 1)
+            set_buffer(raw, socket.SO_SNDBUF, send_buffer)
+            raw.bind((interface.name, 0))  # protocol 0: nothing
+        undo.pop_all()
+    return tuple(opened)
+
+
+def find_sources(udp: socket.socket, mtu: int, groups: Sequence[Address]) -> tuple[IPv4Address | None, ...]:
+    """The source addresses that IP would give datagrams to these groups.
+
+    Args:
+        udp: sends by the interface in question; it is connected and disconnected, so nobody else may use it.
+        mtu: bytes that the interface carries.
+        groups: in question.
+
+    Returns:
+        None for a group where IP would do more: it has no route, or one with an MTU of its own, or may not be sent to.
+    """
+    asked = ffi.new("uint32_t[]", [int.from_bytes(group.packed, sys.byteorder) for group in groups])
+    found = ffi.new("uint32_t[]", len(groups))
+    try:
+        check_result(lib.mcr_source_find(udp.fileno(), mtu, asked, found, len(groups)))
+    except OSError:
+        return (None,) * len(groups)
+    return tuple(IPv4Address(each.to_bytes(4, sys.byteorder)) if each else None for each in found)

@@ -1,0 +1,383 @@
+"""Raw frames: groups get the same as from UDP sockets, and whoever is between IP and the interface is heard."""
+
+import itertools
+import json
+import os
+import re
+import signal
+import socket
+import struct
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+import pytest
+from pyroute2.netlink.exceptions import NetlinkError
+from pyroute2.nftables.main import NFTables
+from scapy.layers.inet import IP, UDP
+from scapy.layers.l2 import Ether
+
+from conftest import MakeMcr, Plant, needs_root
+from lab import Namespace
+from mcr.net.capture import describes_super_frames
+from mcr_process import Mcr, Receiver, Sender, wait_until
+
+SIOCETHTOOL = 0x8946
+ACCEPT, DROP = 1, 0  # NF_ACCEPT, NF_DROP
+
+
+@pytest.fixture(autouse=True)
+def _needs_raw_frames(plant: Plant) -> None:
+    with plant.relay.entered():
+        if not describes_super_frames():
+            pytest.skip("this kernel takes no trains in raw frames; everything leaves through IP")
+
+
+def wait_for_raw(mcr: Mcr, interface: str = "out0", *, times: int = 1) -> None:
+    """Until raw frames leave by an interface, for the first time or again."""
+    wait_until(lambda: len(re.findall(rf"{interface}: raw frames leave", mcr.log())) >= times, "raw frames leave")
+
+
+def wait_until_barred(mcr: Mcr, reason: str, interface: str = "out0") -> None:
+    """Until none leave any more, for a reason."""
+    wait_until(lambda: f"{interface}: no raw frames leave any more: {reason}" in mcr.log(), f"no raw frames: {reason}")
+
+
+def by_sockets(namespace: Namespace) -> int:
+    """Datagrams that UDP sockets here have sent."""
+    return namespace.counter("Udp", "OutDatagrams")
+
+
+def relay(plant: Plant, *, count: int = 1000, size: int = 188, rate: float = 10_000) -> int:
+    """Packets through the relay, each once and in order. How many of them its UDP sockets have sent."""
+    before = by_sockets(plant.relay)
+    receiver = Receiver(plant.receiver, "239.2.2.2:6000@rx0=239.1.1.1:5000", count=count)
+    Sender(plant.source, "src0", "239.1.1.1:5000", count=count, rate=rate, size=size).finish()
+    receiver.expect_everything()
+    return by_sockets(plant.relay) - before
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_groups_get_raw_frames_and_hosts_do_not(plant: Plant, make_mcr: MakeMcr, workers: int) -> None:
+    mcr = make_mcr(plant.relay).start(workers)
+    mcr.add("in0:239.1.1.1:5000", "239.2.2.2:6000:out0:gso=off", "198.18.2.2:6001:out1:gso=off")
+    wait_for_raw(mcr)
+    host = Receiver(plant.receiver, "198.18.2.2:6001=239.1.1.1:5000", count=20_000)
+    assert relay(plant, count=20_000, rate=20_000) == 20_000  # those to the host
+    host.expect_everything()
+    sent = mcr.check_counters(arrived=20_000)["egress"]
+    assert (sent["sent"], sent["bytes"]) == (40_000, 40_000 * 188)
+
+
+def test_rules_that_come_later_get_them_at_once(plant: Plant, make_mcr: MakeMcr) -> None:
+    mcr = make_mcr(plant.relay).start()
+    mcr.add("in0:239.1.1.2:5000", "239.2.2.3:6000:out0")
+    wait_for_raw(mcr)
+    mcr.add("in0:239.1.1.1:5000", "239.2.2.2:6000:out0")
+    assert relay(plant) == 0
+
+
+def test_switched_off_everything_leaves_through_ip(plant: Plant, make_mcr: MakeMcr) -> None:
+    mcr = make_mcr(plant.relay, prefix=["env", "MCR_RAW_SEND=0"]).start()
+    mcr.add("in0:239.1.1.1:5000", "239.2.2.2:6000:out0")
+    assert relay(plant) > 0
+    assert "raw frames" not in mcr.log()
+
+
+@needs_root
+def test_who_may_not_see_the_firewall_sends_through_ip(plant: Plant, make_mcr: MakeMcr) -> None:
+    mcr = make_mcr(plant.relay, prefix=["setpriv", "--bounding-set=-net_admin"]).start()
+    mcr.add("in0:239.1.1.1:5000", "239.2.2.2:6000:out0")
+    assert relay(plant) > 0
+    assert "info [supervisor] MCR_RAW_SEND has no effect: Operation not permitted (os error 1)" in mcr.log()
+
+
+# What is on the wire.
+
+
+def frames(plant: Plant, mcr: Mcr, count: int, size: int, rate: float) -> list[Ether]:
+    """Forward so many packets, and take what arrives off the wire."""
+    with plant.receiver.entered():
+        wire = socket.socket(socket.AF_PACKET, socket.SOCK_RAW, socket.htons(0x0800))
+    with wire:
+        wire.setsockopt(socket.SOL_SOCKET, 33, 64 << 20)  # SO_RCVBUFFORCE
+        wire.bind(("rx0", 0x0800))
+        wire.settimeout(10)
+        Sender(plant.source, "src0", "239.1.1.1:5000", count=count, rate=rate, size=size).finish()
+        mcr.check_counters()
+        return [Ether(wire.recv(2048)) for _ in range(count)]
+
+
+def without_checksum_offload(namespace: Namespace, interface: str) -> None:
+    """So that what arrives has the checksums that it would have on a wire, and is cut as it would be there."""
+    namespace.cut_super_frames(interface)
+    namespace.set_feature(interface, "tx-checksum-ip-generic", enable=False)
+
+
+@pytest.mark.parametrize(("size", "rate"), [(188, 5_000), (1316, 50_000), (32, 50_000), (1472, 50_000)])
+def test_the_same_bytes_as_from_a_udp_socket(plant: Plant, make_mcr: MakeMcr, size: int, rate: float) -> None:
+    """One by one and in trains: every header field but the port sent from; and the checksums are right."""
+    without_checksum_offload(plant.relay, "out0")
+    taken = []
+    for raw in (0, 1):
+        mcr = make_mcr(plant.relay, f"mcr{raw}", prefix=["env", f"MCR_RAW_SEND={raw}"]).start()
+        mcr.add("in0:239.1.1.1:5000", "239.2.2.2:6000:out0")
+        if raw:
+            wait_for_raw(mcr)
+        before = by_sockets(plant.relay)
+        taken.append(frames(plant, mcr, 500, size, rate))
+        assert (by_sockets(plant.relay) - before == 0) == bool(raw)
+        mcr.stop()
+    for through_ip, past_ip in zip(*taken, strict=True):
+        assert past_ip[IP].flags.DF
+        for frame in (through_ip, past_ip):
+            checksums = frame[IP].chksum, frame[UDP].chksum
+            del frame[IP].chksum, frame[UDP].chksum
+            done = Ether(bytes(frame))
+            assert checksums == (done[IP].chksum, done[UDP].chksum)
+            frame[UDP].sport = 40_000
+            frame[IP].id, frame[IP].flags = 0, 0  # of a UDP socket's train: counted, and without DF
+        assert bytes(through_ip)[:40] == bytes(past_ip)[:40]  # up to the checksum of what has a clock in it
+        assert len(through_ip) == len(past_ip)
+
+
+def test_a_receiver_can_t_tell_when_it_changes(plant: Plant, make_mcr: MakeMcr) -> None:
+    """A firewall comes and goes, eight times while a stream flows: each packet once, in order, from the same port."""
+    mcr = make_mcr(plant.relay).start()
+    mcr.add("in0:239.1.1.1:5000", "239.2.2.2:6000:out0")
+    wait_for_raw(mcr)
+    with plant.receiver.entered():
+        wire = socket.socket(socket.AF_PACKET, socket.SOCK_RAW, socket.htons(0x0800))
+    with wire:
+        wire.setsockopt(socket.SOL_SOCKET, 33, 64 << 20)  # SO_RCVBUFFORCE
+        wire.bind(("rx0", 0x0800))
+        before = by_sockets(plant.relay)
+        receiver = Receiver(plant.receiver, "239.2.2.2:6000@rx0=239.1.1.1:5000", count=100_000)
+        sender = Sender(plant.source, "src0", "239.1.1.1:5000", count=100_000, rate=20_000)
+        for turn in range(8):
+            with firewall(plant.relay, "postrouting", ACCEPT, rule=True):
+                wait_until(lambda: mcr.log().count("no raw frames leave") > turn, "barred")  # noqa: B023
+            wait_for_raw(mcr, times=2 + turn)
+        sender.finish()
+        receiver.expect_everything()
+        assert 0 < by_sockets(plant.relay) - before < 100_000
+        assert len({frame[34:36] for frame in waiting(wire) if frame[23] == socket.IPPROTO_UDP}) == 1
+
+
+def waiting(wire: socket.socket) -> Iterator[bytes]:
+    """Whatever has arrived."""
+    wire.setblocking(False)
+    with suppress(BlockingIOError):
+        while True:
+            yield wire.recv(2048)
+
+
+@contextmanager
+def firewall(namespace: Namespace, hook: str, policy: int, *, rule: bool = False) -> Iterator[None]:
+    """A chain of nftables, with a rule that accepts everything if asked for."""
+    with namespace.entered():
+        netlink = NFTables(nfgen_family=2)
+    try:
+        netlink.table("add", name="filter")
+        netlink.chain("add", table="filter", name="passed", hook=hook, type="filter", policy=policy)
+        if rule:
+            netlink.rule("add", table="filter", chain="passed", expressions=())
+        yield
+        netlink.table("del", name="filter")
+    except NetlinkError as error:
+        pytest.skip(f"this kernel has no nftables: {error}")
+    finally:
+        netlink.close()
+
+
+# Who is between IP and the interface.
+
+
+def test_a_firewall_that_drops_is_obeyed(plant: Plant, make_mcr: MakeMcr) -> None:
+    mcr = make_mcr(plant.relay).start()
+    mcr.add("in0:239.1.1.1:5000", "239.2.2.2:6000:out0")
+    wait_for_raw(mcr)
+    with firewall(plant.relay, "output", DROP):
+        wait_until_barred(mcr, "nftables has a chain passed at output, in table ip filter")
+        Sender(plant.source, "src0", "239.1.1.1:5000", count=100, rate=10_000).finish()
+        stats = mcr.check_counters(arrived=100)
+        assert stats["egress"]["errors"] == 100
+        assert stats["rules"][0]["outputs"][0]["last_error"] == "Operation not permitted (os error 1)"
+    wait_for_raw(mcr, times=2)
+    assert relay(plant) == 0
+
+
+def test_a_chain_that_decides_nothing_is_none(plant: Plant, make_mcr: MakeMcr) -> None:
+    """As distributions make them: empty, and everything is accepted."""
+    with firewall(plant.relay, "output", ACCEPT):
+        mcr = make_mcr(plant.relay).start()
+        mcr.add("in0:239.1.1.1:5000", "239.2.2.2:6000:out0")
+        wait_for_raw(mcr)
+        assert relay(plant) == 0
+
+
+def test_ipsec_policies_are_obeyed(plant: Plant, make_mcr: MakeMcr) -> None:
+    mcr = make_mcr(plant.relay).start()
+    mcr.add("in0:239.1.1.1:5000", "239.2.2.2:6000:out0")
+    wait_for_raw(mcr)
+    added = plant.relay.run(
+        ["ip", "xfrm", "policy", "add", "dir", "out", "src", "0.0.0.0/0", "dst", "239.2.0.0/16", "action", "block"],
+        check=False,
+    )
+    if added.returncode:
+        pytest.skip(f"this kernel has no IPsec: {added.stderr}")
+    wait_until_barred(mcr, "IPsec has policies")
+    Sender(plant.source, "src0", "239.1.1.1:5000", count=100, rate=10_000).finish()
+    assert mcr.check_counters(arrived=100)["egress"]["errors"] == 100
+
+
+@needs_root
+def test_programs_of_the_control_group_are_obeyed(plant: Plant, make_mcr: MakeMcr, tmp_path: Path) -> None:
+    """As systemd's IPAddressDeny= and IPAccounting= load them."""
+    mounts = Path("/proc/self/mountinfo").read_text()
+    where = re.search(r"^\S+ \S+ \S+ \S+ (\S+) .* - cgroup2 ", mounts, re.MULTILINE)
+    if not where:
+        pytest.skip("there are no control groups of version 2 here")
+    group = Path(where[1]) / f"mcr-test-{os.getpid()}-{next(itertools.count())}"
+    group.mkdir()
+    move = ["sh", "-c", f'echo $$ > {group}/cgroup.procs; exec "$@"', "sh"]
+    mcr = make_mcr(plant.relay, prefix=move)
+    try:
+        program = attach_accepting_program(group)
+        mcr.start()
+        mcr.add("in0:239.1.1.1:5000", "239.2.2.2:6000:out0")
+        assert relay(plant) > 0
+        findings = {each["check"]: each for each in json.loads(mcr.ctl("doctor", "--json", check=False).stdout)}
+        assert "the control group has 1 eBPF program(s)" in findings["raw_send"]["what"]
+        os.close(program)
+    finally:
+        mcr.stop()
+        wait_until(lambda: not (group / "cgroup.procs").read_text(), "the group is empty")
+        group.rmdir()
+
+
+def attach_accepting_program(group: Path) -> int:
+    """``return 1``, for everything that the group's sockets send. Its descriptor."""
+    import ctypes  # noqa: PLC0415 - for this alone
+
+    libc = ctypes.CDLL(None, use_errno=True)
+    code = ctypes.create_string_buffer(struct.pack("=BBhi", 0xB7, 0, 0, 1) + struct.pack("=BBhi", 0x95, 0, 0, 0))
+    license_ = ctypes.create_string_buffer(b"GPL")
+    load = struct.pack(
+        "=IIQQIIQII16sII", 8, 2, ctypes.addressof(code), ctypes.addressof(license_), 0, 0, 0, 0, 0, b"accept", 0, 1
+    )
+    loaded = ctypes.create_string_buffer(load.ljust(128, b"\0"))
+    program = libc.syscall(321, 5, loaded, 128)  # BPF_PROG_LOAD of a BPF_PROG_TYPE_CGROUP_SKB, BPF_CGROUP_INET_EGRESS
+    assert program >= 0, os.strerror(ctypes.get_errno())
+    directory = os.open(group, os.O_RDONLY | os.O_DIRECTORY)
+    attach = ctypes.create_string_buffer(struct.pack("=IIII", directory, program, 1, 0).ljust(128, b"\0"))
+    assert libc.syscall(321, 8, attach, 128) == 0, os.strerror(ctypes.get_errno())  # BPF_PROG_ATTACH
+    os.close(directory)
+    return int(program)
+
+
+# Routes and interfaces.
+
+
+def test_a_route_with_an_mtu_of_its_own_is_obeyed(plant: Plant, make_mcr: MakeMcr) -> None:
+    """IP cuts the datagrams; they arrive. Other groups still get raw frames."""
+    mcr = make_mcr(plant.relay).start()
+    plant.relay.ip("route add 239.2.2.2/32 dev out0 mtu 1280")
+    mcr.add("in0:239.1.1.1:5000", "239.2.2.2:6000:out0", "239.3.3.3:6000:out0")
+    wait_for_raw(mcr)
+    other = Receiver(plant.receiver, "239.3.3.3:6000@rx0=239.1.1.1:5000", count=1000)
+    assert relay(plant, size=1316) > 0
+    other.expect_everything()
+
+
+def test_the_source_address_and_the_hardware_address_follow_the_interface(plant: Plant, make_mcr: MakeMcr) -> None:
+    mcr = make_mcr(plant.relay).start()
+    mcr.add("in0:239.1.1.1:5000", "239.2.2.2:6000:out0")
+    wait_for_raw(mcr)
+    (frame,) = frames(plant, mcr, 1, 188, 1000)
+    assert frame[IP].src == "198.18.1.1"
+    plant.relay.ip("address flush dev out0")
+    plant.relay.ip("address add 198.18.1.77/24 dev out0")
+    plant.relay.ip("link set dev out0 address 02:00:00:00:00:77")
+
+    def followed() -> bool:
+        (frame,) = frames(plant, mcr, 1, 188, 1000)
+        return (frame[IP].src, frame.src) == ("198.18.1.77", "02:00:00:00:00:77")
+
+    wait_until(followed, "frames come from the new addresses")
+    assert relay(plant) == 0
+
+
+def test_what_no_longer_fits_the_interface_is_cut_by_ip(plant: Plant, make_mcr: MakeMcr) -> None:
+    """The MTU shrinks while the relay runs."""
+    mcr = make_mcr(plant.relay).start()
+    mcr.add("in0:239.1.1.1:5000", "239.2.2.2:6000:out0")
+    wait_for_raw(mcr)
+    plant.relay.ip("link set dev out0 mtu 1280")
+    wait_for_raw(mcr, times=2)
+    assert relay(plant, size=1316) > 0
+    assert relay(plant, size=1000) == 0
+
+
+def test_order_is_kept_between_what_fits_and_what_does_not(plant: Plant, make_mcr: MakeMcr) -> None:
+    """Long and short datagrams of a flow leave by two sockets, and arrive as they came."""
+    for namespace, interface in ((plant.source, "src0"), (plant.relay, "in0")):
+        namespace.ip(f"link set dev {interface} mtu 9000")
+    mcr = make_mcr(plant.relay).start()
+    mcr.add("in0:239.1.1.1:5000", "239.2.2.2:6000:out0")
+    wait_for_raw(mcr)
+    with plant.source.entered():
+        sender = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+    with plant.receiver.entered():
+        receiver = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+    with sender, receiver:
+        sender.setsockopt(socket.IPPROTO_IP, socket.IP_MULTICAST_IF, socket.inet_aton("198.18.0.1"))
+        receiver.bind(("239.2.2.2", 6000))
+        receiver.settimeout(10)
+        where = socket.inet_aton("239.2.2.2") + socket.inet_aton("198.18.1.2")
+        receiver.setsockopt(socket.IPPROTO_IP, socket.IP_ADD_MEMBERSHIP, where)
+        sizes = (100, 100, 4000, 1000, 4000, 4000, 1472, 1473, 8)
+        (pid,) = mcr.worker_pids()
+        for turn in range(20):
+            os.kill(pid, signal.SIGSTOP)  # so that they wait together
+            sent = [struct.pack("!II", turn, i).ljust(size, b"x") for i, size in enumerate(sizes)]
+            for payload in sent:
+                sender.sendto(payload, ("239.1.1.1", 5000))
+            os.kill(pid, signal.SIGCONT)
+            assert [receiver.recv(9000) for _ in sizes] == sent
+    mcr.check_counters(arrived=20 * len(sizes))
+
+
+def test_an_interface_that_takes_no_long_trains_gets_none(plant: Plant, make_mcr: MakeMcr) -> None:
+    """The kernel would not cut those of raw frames for it."""
+    plant.relay.ip("link set dev out0 gso_max_segs 4")
+    mcr = make_mcr(plant.relay).start()
+    mcr.add("in0:239.1.1.1:5000", "239.2.2.2:6000:out0", "239.3.3.3:6000:out1")
+    wait_for_raw(mcr, "out1")
+    assert relay(plant) > 0
+    assert "out0: raw frames leave" not in mcr.log()
+
+
+def test_a_successor_sends_them_too(plant: Plant, make_mcr: MakeMcr) -> None:
+    mcr = make_mcr(plant.relay).start()
+    mcr.add("in0:239.1.1.1:5000", "239.2.2.2:6000:out0")
+    wait_for_raw(mcr)
+    (pid,) = mcr.worker_pids()
+    os.kill(pid, signal.SIGKILL)
+    wait_until(lambda: mcr.workers()[0]["restarts"] == 1 and mcr.workers()[0]["state"] == "running", "it is back")
+    assert relay(plant) == 0
+
+
+def test_an_interface_that_goes_down_and_up_again_gets_them_again(plant: Plant, make_mcr: MakeMcr) -> None:
+    """While it is down each datagram is an error, with its name."""
+    mcr = make_mcr(plant.relay).start()
+    mcr.add("in0:239.1.1.1:5000", "239.2.2.2:6000:out0")
+    wait_for_raw(mcr)
+    plant.relay.ip("link set dev out0 down")
+    Sender(plant.source, "src0", "239.1.1.1:5000", count=100, rate=10_000).finish()
+    stats = mcr.check_counters(arrived=100)
+    assert stats["egress"]["errors"] == 100
+    assert re.search("down|unreachable", stats["rules"][0]["outputs"][0]["last_error"])
+    plant.relay.bring_up("out0")
+    assert relay(plant) in range(1001)
+    assert relay(plant) == 0

@@ -1,0 +1,46 @@
+"""Who of a firewall is between IP and the interfaces; the kernel's answers themselves are in tests/e2e/test_raw.py."""
+
+import pytest
+
+from mcr.net.firewall import Chain, Firewall
+from mcr.net.past_ip import firewall_bar
+
+
+def chain(hook: str, *, drops: bool = False, rules: int = 0, kind: str = "filter") -> Chain:
+    return Chain("inet t", "c", hook, drops=drops, rules=rules, igmp=False, kind=kind)
+
+
+@pytest.mark.parametrize(
+    "firewall",
+    [
+        Firewall(),
+        Firewall((chain("output"), chain("postrouting", kind="nat"))),
+        Firewall((chain("input", drops=True, rules=3), chain("prerouting", rules=1, kind="nat"))),
+    ],
+    ids=["none", "empty", "inward"],
+)
+def test_nobody_is_between(firewall: Firewall) -> None:
+    assert firewall_bar(firewall) == ""
+
+
+@pytest.mark.parametrize(
+    ("firewall", "bar"),
+    [
+        (Firewall((chain("output", drops=True),)), "nftables has a chain c at output, in table inet t"),
+        (Firewall((chain("postrouting", rules=1),)), "nftables has a chain c at postrouting, in table inet t"),
+        (Firewall((chain("output", rules=1, kind="route"),)), "nftables has a chain c at output, in table inet t"),
+        (
+            Firewall((chain("postrouting", rules=1, kind="nat"),)),
+            "nftables has a chain c at postrouting, in table inet t",
+        ),
+        (Firewall(legacy=("mangle",)), "legacy iptables has a table mangle"),
+        (Firewall(legacy_hidden=True), "legacy iptables cannot be seen"),
+        (
+            Firewall(hidden="Operation not permitted (os error 1)"),
+            "nftables cannot be seen: Operation not permitted (os error 1)",
+        ),
+    ],
+    ids=lambda value: "" if isinstance(value, Firewall) else value[:30],
+)
+def test_somebody_is_or_may_be(firewall: Firewall, bar: str) -> None:
+    assert firewall_bar(firewall) == bar

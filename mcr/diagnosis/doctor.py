@@ -54,7 +54,8 @@ def examine(settings: Settings, workers: tuple[WorkerView, ...], stats: Stats) -
         found += link_findings.judge_presence(inputs | outputs, links)
         found += [finding for link in dict.fromkeys(links.values()) for finding in link_findings.judge_drops(link)]
         found += _judge_inputs([links[name] for name in sorted(inputs & links.keys())], merging, machine)
-        found += _judge_outputs({name: links[name] for name in sorted(outputs & links.keys())}, stats, blind)
+        raw = settings.raw_send and not raw_bar
+        found += _judge_outputs({name: links[name] for name in sorted(outputs & links.keys())}, stats, blind, raw=raw)
     return (*found, *blind)
 
 
@@ -123,7 +124,7 @@ def _judge_inputs(links: list[Link], merging: _Merging, machine: Machine) -> Ite
         yield from link_findings.judge_igmp_version(link)
 
 
-def _judge_outputs(links: dict[str, Link], stats: Stats, blind: list[Finding]) -> Iterator[Finding]:
+def _judge_outputs(links: dict[str, Link], stats: Stats, blind: list[Finding], *, raw: bool) -> Iterator[Finding]:
     groups: dict[str, tuple[Address, Link]] = {}
     pps: Counter[str] = Counter()
     for rule in stats.rules:
@@ -135,7 +136,7 @@ def _judge_outputs(links: dict[str, Link], stats: Stats, blind: list[Finding]) -
     for name, link in links.items():
         yield from link_findings.judge_source(link)
         if name in routes:
-            yield link_findings.judge_route(link, routes[name], pps[name])
+            yield link_findings.judge_route(link, routes[name], pps[name], raw=raw)
 
 
 def _try(check: str, look: Callable[[], _T], otherwise: _T, blind: list[Finding]) -> _T:

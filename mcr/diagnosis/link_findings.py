@@ -174,7 +174,7 @@ def judge_source(link: Link) -> tuple[Finding, ...]:
     )
 
 
-def judge_route(link: Link, route: str | None, pps: int) -> Finding:
+def judge_route(link: Link, route: str | None, pps: int, *, raw: bool) -> Finding:
     """Whether datagrams to groups that leave by an interface have a route that the kernel may keep.
 
     Without one (a default route is none) it makes one for each send and throws it away: 280 ns of 1,250 for a
@@ -184,8 +184,11 @@ def judge_route(link: Link, route: str | None, pps: int) -> Finding:
         link: the output interface.
         route: what leads to one of its groups by it.
         pps: datagrams to groups that leave by it, a second.
+        raw: they leave as raw frames.
     """
     name = link.name
+    if raw:
+        return Finding("group_route", Verdict.OK, f"{name} needs no route for its groups", "raw frames leave, past IP")
     if route is not None and int(route.rpartition("/")[2]) >= 4:  # noqa: PLR2004 - the kernel keeps no shorter ones
         return Finding("group_route", Verdict.OK, f"{name} has a route for its groups", f"ip route: {route}")
     evidence = f"ip route show dev {name}: none of 224.0.0.0/4"

@@ -554,8 +554,9 @@ def test_an_output_interface_needs_an_address():
     ],
 )
 def test_a_missing_route_matters_at_high_rates(route, pps, verdict):
-    finding = expect(link_findings.judge_route(OUT0, route, pps), verdict, "out0")
+    finding = expect(link_findings.judge_route(OUT0, route, pps, raw=False), verdict, "out0")
     assert finding.remedy == ("sudo ip route append 224.0.0.0/4 dev out0" if verdict is ADVICE else "")
+    expect(link_findings.judge_route(OUT0, route, pps, raw=True), OK, "needs no route")
 
 
 # What is read

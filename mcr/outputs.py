@@ -18,15 +18,13 @@ from mcr.model import MAX_INTERFACES, Address, Facility, Rule
 from mcr.net.capture import close_all
 from mcr.net.egress import open_egress
 from mcr.net.interfaces import Interface
-from mcr.net.raw import RawLink, find_links, find_sources, open_raw
+from mcr.net.raw import RawLink, bind_raw, find_links, find_sources, open_raw
 from mcr.placement import Sources
 from mcr.settings import Settings
 from mcr.shm import records
 from mcr.slots import Slots
 
 log = get_logger(Facility.NETWORK)
-
-NOT_KNOWN = "what else there is between IP and the interfaces is not known yet"
 
 _PROBE_BYTES = 4096  # of send buffer, for a socket that sends nothing
 
@@ -68,7 +66,7 @@ class OutputInterfaces:
 
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
-        self._bar = NOT_KNOWN if settings.raw_send else "MCR_RAW_SEND is 0"
+        self._told = ""  # why no raw frames leave
         self._by_name: dict[str, Egress] = {}
         self._closing: list[tuple[int, Egress]] = []  # (generation without it, egress)
         self._slots = Slots(MAX_INTERFACES, "output interfaces")
@@ -145,7 +143,7 @@ class OutputInterfaces:
 
     @property
     def is_stale(self) -> bool:
-        """Whether there are some that no review has seen yet."""
+        """Whether there are some that no review has seen yet, or that the last one could not judge."""
         return self._stale
 
     def review(self, bar: str) -> list[records.Command]:
@@ -154,68 +152,70 @@ class OutputInterfaces:
         Args:
             bar: why they may leave by none; empty: they may, as far as is known.
         """
-        self._bar = bar
         self._stale = False
-        return self._set_raw(self._by_name.values())
+        links = {} if bar else self._find_links()
+        self._tell(bar)
+        return list(chain.from_iterable(self._set_raw(egress, links, bar) for egress in self._by_name.values()))
 
-    def _set_raw(self, those: Collection[Egress]) -> list[records.Command]:
-        commands: list[records.Command] = []
-        links = self._find_links(those)
-        for egress in those:
-            before, egress.raw = egress.raw, links.get(egress.interface.index)
-            if egress.raw and not self._have_sockets(egress):
-                egress.raw = None
-            if egress.raw and egress.raw != before:
-                log.info("%s: raw frames leave to groups, past IP", egress.interface.name)
-                commands += egress.put_raw()
-            elif before and not egress.raw:
-                reason = self._bar or "it is not what it was"
-                log.info("%s: no raw frames leave any more: %s", egress.interface.name, reason)
-                commands.append(records.raw_drop(egress.slot))
-        return commands
-
-    def _find_links(self, those: Collection[Egress]) -> dict[int, RawLink]:
-        if self._bar or not those:
-            return {}
+    def _find_links(self) -> dict[int, RawLink]:
         try:
-            return find_links({egress.interface.index for egress in those})
-        except OSError as error:
-            log.info("raw frames leave by no interface: %s", describe_errno(error.errno or 0))
+            return find_links({egress.interface.index for egress in self._by_name.values()})
+        except Exception as error:  # noqa: BLE001 - whatever it is, relaying does not depend on it
+            self._fail(f"interfaces cannot be seen: {error}")
             return {}
+
+    def _set_raw(self, egress: Egress, links: Mapping[int, RawLink], bar: str) -> tuple[records.Command, ...]:
+        before, egress.raw = egress.raw, links.get(egress.interface.index)
+        if egress.raw and not self._have_sockets(egress):
+            egress.raw = None
+        if egress.raw and egress.raw != before:
+            log.info("%s: raw frames leave to groups, past IP", egress.interface.name)
+            return egress.put_raw()
+        if before and not egress.raw:
+            log.info("%s: no raw frames leave any more: %s", egress.interface.name, bar or "it is not what it was")
+            return (records.raw_drop(egress.slot),)
+        return ()
 
     def _have_sockets(self, egress: Egress) -> bool:
         try:
-            if not egress.raw_sockets:
+            if egress.raw_sockets:
+                bind_raw(egress.raw_sockets, egress.interface.index)
+            else:
                 workers, send_buffer = self._settings.num_workers, self._settings.send_buffer
-                egress.raw_sockets = open_raw(egress.interface, workers, send_buffer)
+                egress.raw_sockets = open_raw(egress.interface.index, workers, send_buffer)
         except OSError as error:
-            log.info("%s: no raw frames leave: %s", egress.interface.name, describe_errno(error.errno or 0))
-        return bool(egress.raw_sockets)
+            self._fail(f"{egress.interface.name}: {describe_errno(error.errno or 0)}")
+            return False
+        return True
 
-    def sources(self, rules: Iterable[Rule], opened: Mapping[str, Egress] | None = None) -> Sources:
-        """Find where raw frames to these rules' outputs come from; those to which they may not be sent have nothing.
-
-        Args:
-            rules: in question.
-            opened: for them, and not in use yet.
-        """
-        known = {**self._by_name, **(opened or {})}
-        groups: dict[str, dict[Address, None]] = {}
+    def sources(self, rules: Iterable[Rule]) -> Sources:
+        """Find where raw frames to these rules' outputs come from; those to which they may not be sent have nothing."""
+        wanted: dict[str, dict[tuple[Address, int], None]] = {}
         for output in chain.from_iterable(rule.outputs for rule in rules):
-            if known[output.interface].raw and output.group.is_multicast:
-                groups.setdefault(output.interface, {})[output.group] = None
+            if self._by_name[output.interface].raw and output.group.is_multicast:
+                wanted.setdefault(output.interface, {})[output.group, output.port] = None
         return {
-            (name, group): source
-            for name, those in groups.items()
-            for group, source in zip(those, _ask(known[name], [*those]), strict=True)
+            (*destination, name): source
+            for name, those in wanted.items()
+            for destination, source in zip(those, self._ask(self._by_name[name], [*those]), strict=True)
             if source
         }
 
+    def _ask(self, egress: Egress, destinations: Sequence[tuple[Address, int]]) -> Sequence[Address | None]:
+        assert egress.raw
+        try:
+            with open_egress(egress.interface, _PROBE_BYTES) as probe:
+                return find_sources(probe, egress.raw.mtu, destinations)
+        except (McrError, OSError) as error:
+            self._fail(f"{egress.interface.name}: {error}")
+            return [None] * len(destinations)
 
-def _ask(egress: Egress, groups: Sequence[Address]) -> Sequence[Address | None]:
-    assert egress.raw
-    try:
-        with open_egress(egress.interface, _PROBE_BYTES) as probe:
-            return find_sources(probe, egress.raw.mtu, groups)
-    except McrError:
-        return [None] * len(groups)
+    def _fail(self, why: str) -> None:
+        """Something that may be better the next time."""
+        self._stale = True
+        self._tell(why)
+
+    def _tell(self, why: str) -> None:
+        if why and why != self._told:
+            log.info("not everything may leave as raw frames: %s", why)
+        self._told = why or self._told

@@ -6,8 +6,8 @@ import attrs
 
 from mcr.model import Address, Rule
 
-Sources = Mapping[tuple[str, Address], Address]
-"""By output interface and group: the address that raw frames come from, where they may be sent."""
+Sources = Mapping[tuple[Address, int, str], Address]
+"""By an output's destination: the address that raw frames to it come from, where they may be sent."""
 
 
 @attrs.frozen
@@ -31,4 +31,4 @@ class PlacedRule:
 
 def sources_of(rule: Rule, sources: Sources) -> tuple[Address | None, ...]:
     """Those of a rule's outputs."""
-    return tuple(sources.get((output.interface, output.group)) for output in rule.outputs)
+    return tuple(sources.get(output.destination) for output in rule.outputs)

@@ -191,8 +191,9 @@ class Relay:
 
     def _review_raw(self, bar: str) -> tuple[records.Command, ...]:
         commands = self._outputs.review(bar)
-        sources = self._outputs.sources(placed.rule for placed in self._placed.values())
-        for placed in [*self._placed.values()]:
+        # Where none leave the sources that outputs had don't matter, and may do again.
+        sources = {} if bar else self._outputs.sources(placed.rule for placed in self._placed.values())
+        for placed in [] if bar else [*self._placed.values()]:
             found = sources_of(placed.rule, sources)
             if found != placed.sources:
                 self._placed[placed.rule.rule_id] = attrs.evolve(placed, sources=found)

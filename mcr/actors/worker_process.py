@@ -86,7 +86,7 @@ class WorkerProcess:
         """Have commands written to the worker, in order; dropped if that incarnation is gone.
 
         Never blocks: its owner and this actor wait for each other otherwise. What may queue up is bounded by the
-        requests of an operator.
+        requests of an operator, and by how often the supervisor looks at routes.
         """
         with suppress(trio.BrokenResourceError):  # it has ended, as it was told to
             self._inbox.send_nowait(_Deliver(incarnation, commands))

@@ -4,6 +4,7 @@ A worker keeps nothing that can't be told again: sockets live here, counters in 
 told everything, and one that runs only what changes.
 """
 
+import math
 import os
 import signal
 from collections.abc import Generator, Sequence
@@ -32,7 +33,7 @@ from mcr.errors import McrError, describe_errno
 from mcr.logs import get_logger
 from mcr.model import Facility, Level, LogLevels, RuleChange, WorkerState, WorkerView
 from mcr.net.bystanders import LinkChanges, without_bystanders
-from mcr.net.past_ip import EgressChanges, find_bar
+from mcr.net.past_ip import EgressChanges, find_bar, kernel_bar
 from mcr.ownership import unprivileged_user
 from mcr.policy import worker_cores
 from mcr.relay import Relay
@@ -44,7 +45,8 @@ from mcr.worker_log import describe
 log = get_logger(Facility.SUPERVISOR)
 
 _WATCH_SECONDS = 1.0
-_REVIEW_SHARE = 0.2  # of the time, at most, where routes change all the time
+_REVIEW_SHARE = 0.05  # of the time, at most
+_RETRY_SECONDS = 5.0
 
 
 @attrs.frozen
@@ -240,16 +242,28 @@ async def _keep_raw(
     changes: EgressChanges, due: trio.MemoryReceiveChannel[None], inbox: trio.MemorySendChannel[_Command]
 ) -> None:
     """Have raw frames sent while nobody is between IP and the interfaces, as far as can be seen."""
+    able = kernel_bar
     while True:
         begun = trio.current_time()
         changes.hear()
+        bar, again = "", math.inf
         try:
-            bar = await trio.to_thread.run_sync(find_bar)
+            bar = await trio.to_thread.run_sync(able)
+            if not bar:
+                able = str  # it stays so
+                bar = await trio.to_thread.run_sync(find_bar)
         except Exception as error:  # noqa: BLE001 - whatever it is, relaying does not depend on it
-            bar = f"it cannot be seen who else there is: {error}"
+            bar, again = f"it cannot be seen who else there is: {error}", trio.current_time() + _RETRY_SECONDS
         await ask(inbox, partial(_ReviewRaw, bar))
-        await trio.sleep((trio.current_time() - begun) / _REVIEW_SHARE)
-        await due.receive()
+        took = trio.current_time() - begun
+        with trio.move_on_at(again):
+            await due.receive()
+        # Where routes change all the time only a share is spent on them. Who may bar raw frames does so now.
+        with trio.move_on_after(took / _REVIEW_SHARE):
+            while True:
+                if changes.hear():
+                    await ask(inbox, partial(_ReviewRaw, "who is between IP and the interfaces has changed"))
+                await due.receive()
 
 
 async def _handle(state: "_State", command: _Command) -> None:
@@ -389,7 +403,7 @@ class _State:
                 self._due.absorbing.send_nowait(None)
         with suppress(trio.WouldBlock):
             changes = self._due.egress_changes
-            if changes and (self._relay.has_new_outputs or changes.legacy_changed()):
+            if changes and (self._relay.has_new_outputs or changes.unheard()):
                 self._due.raw.send_nowait(None)
 
     async def pause_absorbing(self) -> frozenset[int]:

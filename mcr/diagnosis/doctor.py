@@ -20,7 +20,8 @@ from mcr.findings import Finding, Verdict
 from mcr.model import Address, LogLevels, Stats, WorkerView
 from mcr.net.capture import COPY_BYTES, describes_super_frames
 from mcr.net.firewall import Firewall, look_at_firewall
-from mcr.net.past_ip import find_bar
+from mcr.net.past_ip import find_bar, kernel_bar
+from mcr.net.raw import find_links
 from mcr.settings import ABSORB, Settings, is_asked_for
 
 _T = TypeVar("_T")
@@ -39,7 +40,7 @@ def examine(settings: Settings, workers: tuple[WorkerView, ...], stats: Stats) -
     inputs = frozenset(each.interface for each in stats.interfaces)
     outputs = frozenset(output.interface for rule in stats.rules for output in rule.outputs)
     blind: list[Finding] = []
-    raw_bar = _try("raw_send", find_bar, "it cannot be seen who else there is", blind)
+    raw_bar = _look_at_raw(settings, blind)
     links, merging = _try("interfaces", lambda: _look_at_interfaces(inputs, outputs), _UNSEEN, blind)
     firewall = _try("firewall", look_at_firewall, Firewall(), blind)
     found = [
@@ -54,9 +55,21 @@ def examine(settings: Settings, workers: tuple[WorkerView, ...], stats: Stats) -
         found += link_findings.judge_presence(inputs | outputs, links)
         found += [finding for link in dict.fromkeys(links.values()) for finding in link_findings.judge_drops(link)]
         found += _judge_inputs([links[name] for name in sorted(inputs & links.keys())], merging, machine)
-        raw = settings.raw_send and not raw_bar
-        found += _judge_outputs({name: links[name] for name in sorted(outputs & links.keys())}, stats, blind, raw=raw)
+        raw = _raw_links(links, outputs, raw_bar, blind)
+        found += _judge_outputs({name: links[name] for name in sorted(outputs & links.keys())}, stats, blind, raw)
     return (*found, *blind)
+
+
+def _look_at_raw(settings: Settings, blind: list[Finding]) -> str:
+    if not settings.raw_send:
+        return "MCR_RAW_SEND is 0"
+    return _try("raw_send", lambda: kernel_bar() or find_bar(), "it cannot be seen who else there is", blind)
+
+
+def _raw_links(links: dict[str, Link], outputs: frozenset[str], bar: str, blind: list[Finding]) -> frozenset[int]:
+    """Interfaces, by index, by which raw frames leave to groups."""
+    indexes = {links[name].index for name in outputs & links.keys()}
+    return frozenset() if bar else _try("raw_send", lambda: frozenset(find_links(indexes)), frozenset[int](), blind)
 
 
 def examine_machine() -> tuple[Finding, ...]:
@@ -124,7 +137,9 @@ def _judge_inputs(links: list[Link], merging: _Merging, machine: Machine) -> Ite
         yield from link_findings.judge_igmp_version(link)
 
 
-def _judge_outputs(links: dict[str, Link], stats: Stats, blind: list[Finding], *, raw: bool) -> Iterator[Finding]:
+def _judge_outputs(
+    links: dict[str, Link], stats: Stats, blind: list[Finding], raw: frozenset[int]
+) -> Iterator[Finding]:
     groups: dict[str, tuple[Address, Link]] = {}
     pps: Counter[str] = Counter()
     for rule in stats.rules:
@@ -136,7 +151,7 @@ def _judge_outputs(links: dict[str, Link], stats: Stats, blind: list[Finding], *
     for name, link in links.items():
         yield from link_findings.judge_source(link)
         if name in routes:
-            yield link_findings.judge_route(link, routes[name], pps[name], raw=raw)
+            yield link_findings.judge_route(link, routes[name], pps[name], raw=link.index in raw)
 
 
 def _try(check: str, look: Callable[[], _T], otherwise: _T, blind: list[Finding]) -> _T:

@@ -435,15 +435,23 @@ int mcr_bpf_link_ingress(int program, uint32_t interface)
 	return bpf(BPF_LINK_CREATE, &attr);
 }
 
-int mcr_bpf_count_egress(int group)
+static int count_programs(int group, uint32_t attach_type)
 {
 	union bpf_attr attr;
 	int ret;
 
 	memset(&attr, 0, sizeof(attr));
 	attr.query.target_fd = (uint32_t)group;
-	attr.query.attach_type = BPF_CGROUP_INET_EGRESS;
+	attr.query.attach_type = attach_type;
 	attr.query.query_flags = BPF_F_QUERY_EFFECTIVE;
 	ret = bpf(BPF_PROG_QUERY, &attr);
 	return ret ? ret : (int)attr.query.prog_cnt;
+}
+
+int mcr_bpf_count_egress(int group)
+{
+	int frames = count_programs(group, BPF_CGROUP_INET_EGRESS);
+	int sends = count_programs(group, BPF_CGROUP_UDP4_SENDMSG);
+
+	return frames < 0 ? frames : sends < 0 ? sends : frames + sends;
 }

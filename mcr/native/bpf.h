@@ -57,8 +57,8 @@ int mcr_bpf_load_absorber(int wanted, uint32_t capture);
 int mcr_bpf_link_ingress(int program, uint32_t interface);
 
 /*
- * How many programs a control group's sockets have their datagrams looked at by (BPF_CGROUP_INET_EGRESS), those of its
- * parents included; -errno. `group`: a descriptor of its directory in cgroup2.
+ * How many programs look at what a control group's UDP sockets send (BPF_CGROUP_INET_EGRESS, BPF_CGROUP_UDP4_SENDMSG),
+ * those of its parents included; -errno. `group`: a descriptor of its directory in cgroup2.
  */
 int mcr_bpf_count_egress(int group);
 

@@ -12,7 +12,7 @@
 #include <stddef.h>
 #include <stdint.h>
 
-#define MCR_ABI_VERSION 1
+#define MCR_ABI_VERSION 2
 #define MCR_CACHE_LINE  64
 
 #define MCR_MAX_RULES        16384

@@ -5,11 +5,17 @@
 
 #include <stdint.h>
 
+struct mcr_destination {
+	uint32_t group; /* network byte order */
+	uint16_t port;  /* network byte order */
+};
+
 /*
- * The source address that datagrams from a UDP socket to each of these groups get; 0 where there is more to it than that:
- * no route, or one that forbids sending (EACCES and the like), a path MTU other than `mtu`, IPsec. It asks by connect(2),
- * which sends nothing. Addresses are in network byte order. 0, or the -errno of a socket that can't be asked.
+ * The source address, in network byte order, that datagrams from a UDP socket to each of these get; 0 where there is more
+ * to it than that: no way there, or a path MTU other than `mtu`. It asks by connect(2), which sends nothing; the socket has
+ * to have its interface by IP_MULTICAST_IF, as being connected to the next loses it what SO_BINDTODEVICE said.
+ * 0, -EOPNOTSUPP if datagrams are not to have DF set (net.ipv4.ip_no_pmtu_disc), or the -errno of a socket that can't be asked.
  */
-int mcr_source_find(int udp, uint32_t mtu, const uint32_t *groups, uint32_t *sources, uint32_t count);
+int mcr_source_find(int udp, uint32_t mtu, const struct mcr_destination *to, uint32_t *sources, uint32_t count);
 
 #endif

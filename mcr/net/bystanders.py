@@ -9,10 +9,11 @@ import socket
 from collections.abc import Collection
 from pathlib import Path
 
+from mcr.net.netlink import drain
+
 # <linux/rtnetlink.h>; groups are bits.
 _RTMGRP_LINK = 1 << 0
 _RTMGRP_IPV4_NETCONF = 1 << 23
-_MESSAGE_BYTES = 65_536
 
 
 class LinkChanges:
@@ -33,15 +34,7 @@ class LinkChanges:
 
     def heard(self) -> bool:
         """Whether there were some since the last call."""
-        heard = False
-        while True:
-            try:
-                self._socket.recv(_MESSAGE_BYTES)
-            except BlockingIOError:
-                return heard
-            except OSError:  # ENOBUFS: there were more than it could hold; whatever else, something has happened
-                return True
-            heard = True
+        return drain(self._socket)
 
     def fileno(self) -> int:
         """Readable when there are some."""

@@ -2,7 +2,8 @@
 
 Looked for: rules of nftables, legacy iptables, IPsec policies, eBPF programs of mcrd's control group (as systemd's
 ``IPAddressDeny=`` and ``IPAccounting=`` make them). To see them takes CAP_NET_ADMIN; what can't be seen may be there.
-Routes and addresses are asked for output by output (`mcr.net.raw.find_sources`).
+Routes and addresses are asked for output by output (`mcr.net.raw.find_sources`). Not looked for: eBPF programs that are
+linked to netfilter's hooks (Linux 6.4), IPVS, security modules that label packets, a gateway of a route to groups.
 """
 
 import errno
@@ -11,13 +12,14 @@ import re
 import select
 import socket
 import struct
-from contextlib import ExitStack, suppress
+from contextlib import ExitStack
 from pathlib import Path
 
 from mcr._native import lib
 from mcr.errors import check_result, describe_errno
 from mcr.net.capture import describes_super_frames
 from mcr.net.firewall import Firewall, legacy_tables, look_at_firewall
+from mcr.net.netlink import drain
 
 _MESSAGE_BYTES = 65_536
 
@@ -49,32 +51,41 @@ class EgressChanges:
     def __init__(self) -> None:
         with ExitStack() as undo:
             self._poll = undo.enter_context(select.epoll())
-            self._sockets = []
+            self._sockets: dict[int, socket.socket] = {}
             for family, groups in _HEARD:
                 try:
-                    heard = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_CLOEXEC, family)
+                    news = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_CLOEXEC, family)
                 except OSError as error:
                     if error.errno in _NO_SUCH_FAMILY:  # not in this kernel, and so never changed
                         continue
                     raise
-                self._sockets.append(undo.enter_context(heard))
-                heard.setblocking(False)
-                heard.bind((0, groups))
-                self._poll.register(heard, select.EPOLLIN)
+                self._sockets[family] = undo.enter_context(news)
+                news.setblocking(False)
+                news.bind((0, groups))
+                self._poll.register(news, select.EPOLLIN)
+            directory = _control_group()
+            self._group = -1 if directory is None else os.open(directory, os.O_RDONLY | os.O_CLOEXEC)
+            undo.callback(self._close_group)
             self._undo = undo.pop_all()
-        self._legacy = legacy_tables()
+        self._silent = self._look()
 
-    def hear(self) -> None:
-        """Take note of all there were so far."""
-        self._legacy = legacy_tables()
-        for heard in self._sockets:
-            with suppress(OSError):  # none more; or, ENOBUFS, more than it could hold
-                while True:
-                    heard.recv(_MESSAGE_BYTES)
+    def _close_group(self) -> None:
+        if self._group >= 0:
+            os.close(self._group)
 
-    def legacy_changed(self) -> bool:
-        """Whether legacy iptables, which tells nobody, has been loaded or unloaded since `hear`."""
-        return self._legacy != legacy_tables()
+    def _look(self) -> tuple[tuple[str, ...] | None, int]:
+        """What nobody is told of."""
+        return legacy_tables(), lib.mcr_bpf_count_egress(self._group)
+
+    def hear(self) -> bool:
+        """Take note of all there were so far. Whether somebody new may be between IP and the interfaces."""
+        before, self._silent = self._silent, self._look()
+        heard = [family for family, news in self._sockets.items() if drain(news)]
+        return before != self._silent or any(family != socket.NETLINK_ROUTE for family in heard)
+
+    def unheard(self) -> bool:
+        """Whether legacy iptables or the control group has changed since `hear`: of that nobody is told."""
+        return self._silent != self._look()
 
     def fileno(self) -> int:
         """Readable when there are some."""
@@ -86,11 +97,12 @@ class EgressChanges:
 
 
 def find_bar() -> str:
-    """Why no raw frames may leave, in words; empty: they may, as far as can be seen. It waits for the kernel."""
-    return firewall_bar(look_at_firewall()) or _ipsec_bar() or _control_group_bar() or _kernel_bar()
+    """Who is between IP and the interfaces, in words; empty: nobody. It waits for the kernel."""
+    return firewall_bar(look_at_firewall()) or _ipsec_bar() or _control_group_bar()
 
 
-def _kernel_bar() -> str:
+def kernel_bar() -> str:
+    """Why this kernel takes no raw frames, in words; empty: it does. Found out on the loopback interface."""
     able = describes_super_frames()
     return "" if able else "raw frames take Linux 6.2, and a loopback interface that is up to find out"
 
@@ -126,11 +138,11 @@ def _ipsec_bar() -> str:
 
 
 def _control_group_bar() -> str:
-    directory = _control_group()
-    if directory is None:
-        return ""
     try:
-        group = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        directory = _control_group()
+        if directory is None:
+            return ""
+        group = os.open(directory, os.O_RDONLY | os.O_CLOEXEC)
         try:
             programs = check_result(lib.mcr_bpf_count_egress(group))
         finally:
@@ -143,8 +155,16 @@ def _control_group_bar() -> str:
 
 
 def _control_group() -> Path | None:
-    """Directory of this process's group in cgroup2; None where that is not mounted."""
+    """Directory of this process's group in cgroup2; None where there is no cgroup2.
+
+    Raises:
+        FileNotFoundError: it is not to be seen from here, as in ``ip netns exec``.
+    """
     group = re.search(r"^0::/(.*)$", Path("/proc/self/cgroup").read_text(), re.MULTILINE)
+    if not group:
+        return None
     mounts = (line.split() for line in Path("/proc/self/mountinfo").read_text().splitlines())
     where = next((fields[4] for fields in mounts if fields[fields.index("-") + 1] == "cgroup2"), None)
-    return Path(where) / group[1] if group and where else None
+    if where is None:
+        raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT))
+    return Path(where) / group[1]

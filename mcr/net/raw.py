@@ -11,7 +11,7 @@ import errno
 import os
 import socket
 import sys
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from contextlib import ExitStack
 from ipaddress import IPv4Address
 
@@ -21,7 +21,6 @@ from mcr._native import ffi, lib
 from mcr.errors import check_result
 from mcr.model import MAX_TRAIN, Address
 from mcr.net.buffer import set_buffer
-from mcr.net.interfaces import Interface
 
 _SOL_PACKET = 263
 _PACKET_VNET_HDR = 15
@@ -61,8 +60,8 @@ def find_links(interfaces: Collection[int]) -> dict[int, RawLink]:
     return found
 
 
-def open_raw(interface: Interface, count: int, send_buffer: int) -> tuple[socket.socket, ...]:
-    """Open sockets for raw frames, with room for so many bytes each. Nothing comes in by them.
+def open_raw(index: int, count: int, send_buffer: int) -> tuple[socket.socket, ...]:
+    """Open sockets for raw frames by an interface, with room for so many bytes each. Nothing comes in by them.
 
     Raises:
         OSError: nothing stays open.
@@ -74,26 +73,44 @@ def open_raw(interface: Interface, count: int, send_buffer: int) -> tuple[socket
             opened.append(undo.enter_context(raw))
             raw.setsockopt(_SOL_PACKET, _PACKET_VNET_HDR, 1)
             set_buffer(raw, socket.SO_SNDBUF, send_buffer)
-            raw.bind((interface.name, 0))  # protocol 0: nothing
+        bind_raw(opened, index)
         undo.pop_all()
     return tuple(opened)
 
 
-def find_sources(udp: socket.socket, mtu: int, groups: Sequence[Address]) -> tuple[IPv4Address | None, ...]:
-    """The source addresses that IP would give datagrams to these groups.
+def bind_raw(sockets: Iterable[socket.socket], index: int) -> None:
+    """Bind them, again if need be: an interface that leaves this network namespace takes their binding with it.
+
+    Raises:
+        OSError: it has gone.
+    """
+    name = socket.if_indextoname(index)
+    for each in sockets:
+        each.bind((name, 0))  # protocol 0: nothing comes in
+
+
+def find_sources(
+    udp: socket.socket, mtu: int, destinations: Sequence[tuple[Address, int]]
+) -> tuple[IPv4Address | None, ...]:
+    """The source addresses that IP would give datagrams to these groups and ports.
 
     Args:
         udp: sends by the interface in question; it is connected and disconnected, so nobody else may use it.
         mtu: bytes that the interface carries.
-        groups: in question.
+        destinations: in question.
 
     Returns:
-        None for a group where IP would do more: it has no route, or one with an MTU of its own, or may not be sent to.
+        None where IP would do more: there is no way there, or one with an MTU of its own, or none gets DF.
+
+    Raises:
+        OSError: the socket can't be asked.
     """
-    asked = ffi.new("uint32_t[]", [int.from_bytes(group.packed, sys.byteorder) for group in groups])
-    found = ffi.new("uint32_t[]", len(groups))
-    try:
-        check_result(lib.mcr_source_find(udp.fileno(), mtu, asked, found, len(groups)))
-    except OSError:
-        return (None,) * len(groups)
+    asked = ffi.new("struct mcr_destination[]", len(destinations))
+    for each, (group, port) in zip(asked, destinations, strict=True):
+        each.group, each.port = int.from_bytes(group.packed, sys.byteorder), socket.htons(port)
+    found = ffi.new("uint32_t[]", len(destinations))
+    result = lib.mcr_source_find(udp.fileno(), mtu, asked, found, len(destinations))
+    if result == -errno.EOPNOTSUPP:
+        return (None,) * len(destinations)
+    check_result(result)
     return tuple(IPv4Address(each.to_bytes(4, sys.byteorder)) if each else None for each in found)

@@ -45,7 +45,8 @@ from mcr.worker_log import describe
 log = get_logger(Facility.SUPERVISOR)
 
 _WATCH_SECONDS = 1.0
-_REVIEW_SHARE = 0.05  # of the time, at most
+_REVIEW_SHARE = 0.05  # of the time, unless the pause would be longer
+_REVIEW_PAUSE = 1.0
 _RETRY_SECONDS = 5.0
 
 
@@ -259,7 +260,7 @@ async def _keep_raw(
         with trio.move_on_at(again):
             await due.receive()
         # Where routes change all the time only a share is spent on them. Who may bar raw frames does so now.
-        with trio.move_on_after(took / _REVIEW_SHARE):
+        with trio.move_on_after(min(took / _REVIEW_SHARE, _REVIEW_PAUSE)):
             while True:
                 if changes.hear():
                     await ask(inbox, partial(_ReviewRaw, "who is between IP and the interfaces has changed"))

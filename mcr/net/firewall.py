@@ -16,6 +16,10 @@ _IGMP = b"\x02"  # IPPROTO_IGMP
 _ABSENT = (errno.EINVAL, errno.EOPNOTSUPP, errno.EPROTONOSUPPORT)  # a kernel without nftables, or without netfilter
 
 
+LEGACY_TABLES = Path("/proc/thread-self/net/ip_tables_names")
+"""Names of the tables of legacy iptables that are loaded, in the network namespace of who opens it."""
+
+
 @attrs.frozen
 class Chain:
     """A chain of filter rules that the kernel asks about packets (nftables, or iptables-nft).
@@ -80,7 +84,7 @@ def look_at_firewall() -> Firewall:
 def legacy_tables() -> tuple[str, ...] | None:
     """Names of the tables of legacy iptables that are loaded; None if only root may know."""
     try:
-        return tuple(Path("/proc/thread-self/net/ip_tables_names").read_text().split())
+        return tuple(LEGACY_TABLES.read_text().split())
     except FileNotFoundError:  # not in this kernel
         return ()
     except OSError:

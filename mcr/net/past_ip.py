@@ -18,7 +18,7 @@ from pathlib import Path
 from mcr._native import lib
 from mcr.errors import check_result, describe_errno
 from mcr.net.capture import describes_super_frames
-from mcr.net.firewall import Firewall, legacy_tables, look_at_firewall
+from mcr.net.firewall import LEGACY_TABLES, Firewall, look_at_firewall
 from mcr.net.netlink import drain
 
 _MESSAGE_BYTES = 65_536
@@ -63,19 +63,15 @@ class EgressChanges:
                 news.setblocking(False)
                 news.bind((0, groups))
                 self._poll.register(news, select.EPOLLIN)
-            directory = _control_group()
-            self._group = -1 if directory is None else os.open(directory, os.O_RDONLY | os.O_CLOEXEC)
-            undo.callback(self._close_group)
+            self._legacy = _open(LEGACY_TABLES, undo)
+            self._group = _open(_control_group(), undo)
             self._undo = undo.pop_all()
         self._silent = self._look()
 
-    def _close_group(self) -> None:
-        if self._group >= 0:
-            os.close(self._group)
-
-    def _look(self) -> tuple[tuple[str, ...] | None, int]:
-        """What nobody is told of."""
-        return legacy_tables(), lib.mcr_bpf_count_egress(self._group)
+    def _look(self) -> tuple[bytes, int]:
+        """What nobody is told of. Once a second: so files stay open."""
+        tables = b"" if self._legacy is None else os.pread(self._legacy, _MESSAGE_BYTES, 0)
+        return tables, 0 if self._group is None else lib.mcr_bpf_count_egress(self._group)
 
     def hear(self) -> bool:
         """Take note of all there were so far. Whether somebody new may be between IP and the interfaces."""
@@ -94,6 +90,17 @@ class EgressChanges:
     def close(self) -> None:
         """Hear no more."""
         self._undo.close()
+
+
+def _open(path: Path | None, undo: ExitStack) -> int | None:
+    """A descriptor to look with again and again; None if there is nothing, or only for others: `find_bar` tells."""
+    try:
+        opened = os.open(path, os.O_RDONLY | os.O_CLOEXEC) if path else None
+    except (FileNotFoundError, PermissionError):
+        return None
+    if opened is not None:
+        undo.callback(os.close, opened)
+    return opened
 
 
 def find_bar() -> str:

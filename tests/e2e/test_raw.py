@@ -21,7 +21,6 @@ from lab import Namespace
 from mcr.net.capture import describes_super_frames
 from mcr_process import Mcr, Receiver, Sender, wait_until
 
-SIOCETHTOOL = 0x8946
 ACCEPT, DROP = 1, 0  # NF_ACCEPT, NF_DROP
 
 

@@ -152,8 +152,9 @@ def test_trace_at_full_rate_does_not_keep_operators_waiting(plant: Plant, make_m
 
 def test_daemon_without_a_descriptor_left_survives_deaths_and_requests(plant: Plant, make_mcr: MakeMcr) -> None:
     """Every descriptor taken by idle clients: adding fails with a reason, a worker that dies comes back later."""
-    # To look for who minds absorbing takes some descriptors for a moment, and then a worker could have them.
-    mcr = make_mcr(plant.relay, prefix=["env", "MCR_ABSORB=0", "prlimit", "--nofile=64:64"]).start()
+    # To look for who minds absorbing or raw frames takes some descriptors for a moment; then a worker could have them.
+    plain = ["env", "MCR_ABSORB=0", "MCR_RAW_SEND=0"]
+    mcr = make_mcr(plant.relay, prefix=[*plain, "prlimit", "--nofile=64:64"]).start()
     mcr.add("in0:239.1.1.1:5000", "239.2.2.2:6000:out0")
     rule = {
         "input": {"interface": "out2", "group": "239.1.1.2", "port": 5000},

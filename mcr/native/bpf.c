@@ -80,6 +80,8 @@ int mcr_bpf_open_wanted(void)
 
 int mcr_bpf_open_rejected(void)
 {
+	if (sysconf(_SC_NPROCESSORS_CONF) > MAX_CPUS)
+		return -E2BIG;
 	return open_map(BPF_MAP_TYPE_PERCPU_ARRAY, sizeof(uint32_t), sizeof(uint64_t), MCR_MAX_INTERFACES, 0);
 }
 
@@ -119,11 +121,8 @@ int mcr_bpf_drop(int wanted, const struct mcr_bpf_key *key)
 int mcr_bpf_count(int rejected, uint32_t capture, uint64_t *count)
 {
 	uint64_t by_cpu[MAX_CPUS] = { 0 }; /* a value for each possible processor */
-	int ret;
+	int ret = change(BPF_MAP_LOOKUP_ELEM, rejected, &capture, by_cpu);
 
-	if (sysconf(_SC_NPROCESSORS_CONF) > MAX_CPUS)
-		return -E2BIG;
-	ret = change(BPF_MAP_LOOKUP_ELEM, rejected, &capture, by_cpu);
 	*count = 0;
 	for (uint32_t i = 0; i < MAX_CPUS; i++)
 		*count += by_cpu[i];

@@ -28,7 +28,7 @@ struct mcr_bpf_key {
 /* A map of the wanted keys, at most MCR_MAX_RULES of them. Takes memory only for those in it. */
 int mcr_bpf_open_wanted(void);
 
-/* A map of datagrams rejected, by capture. */
+/* A map of datagrams rejected, by capture. -E2BIG: more processors than `mcr_bpf_count` can add up. */
 int mcr_bpf_open_rejected(void);
 
 int mcr_bpf_put(int wanted, const struct mcr_bpf_key *key);

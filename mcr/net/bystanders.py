@@ -3,13 +3,11 @@
 UDP sockets are not asked for here: the absorber's program looks for them, packet by packet.
 """
 
-import errno
-import os
 import socket
 from collections.abc import Collection
 from pathlib import Path
 
-from mcr.net.netlink import drain
+from mcr.net.netlink import drain, look_at_links
 
 # <linux/rtnetlink.h>; groups are bits.
 _RTMGRP_LINK = 1 << 0
@@ -53,20 +51,11 @@ def without_bystanders(interfaces: Collection[int]) -> frozenset[int]:
     Raises:
         OSError: no netlink socket could be had, or the kernel refuses to tell.
     """
-    from pyroute2 import IPRoute, NetlinkError  # noqa: PLC0415 - slow to import; mcrd's start does not wait for it
-
-    found = set()
-    with IPRoute() as netlink:
-        for index in interfaces:
-            try:
-                (link,) = netlink.link("get", index=index)
-            except NetlinkError as error:
-                if error.code != errno.ENODEV:
-                    raise OSError(error.code, os.strerror(error.code)) from None
-                continue
-            if link.get("master") is None and not _is_routed(str(link.get("ifname"))):
-                found.add(index)
-    return frozenset(found)
+    return frozenset(
+        index
+        for index, link in look_at_links(interfaces)
+        if link.get("master") is None and not _is_routed(str(link.get("ifname")))
+    )
 
 
 def _is_routed(name: str) -> bool:

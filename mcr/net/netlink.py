@@ -1,6 +1,10 @@
-"""What every listener to the kernel's news does with them, where it matters only that there are some."""
+"""What several modules do with netlink: look at interfaces by index, and take note that there is news."""
 
+import errno
+import os
 import socket
+from collections.abc import Collection, Iterator
+from typing import Any
 
 _MESSAGE_BYTES = 65_536
 
@@ -16,3 +20,22 @@ def drain(news: socket.socket) -> bool:
         except OSError:  # ENOBUFS: there were more than it could hold; whatever else, something has happened
             return True
         heard = True
+
+
+def look_at_links(interfaces: Collection[int]) -> Iterator[tuple[int, Any]]:
+    """Those of these interfaces, by index, that are there, each with pyroute2's message of it.
+
+    Raises:
+        OSError: no netlink socket could be had, or the kernel refuses to tell.
+    """
+    from pyroute2 import IPRoute, NetlinkError  # noqa: PLC0415 - slow to import; mcrd's start does not wait for it
+
+    with IPRoute() as netlink:
+        for index in interfaces:
+            try:
+                (link,) = netlink.link("get", index=index)
+            except NetlinkError as error:
+                if error.code != errno.ENODEV:
+                    raise OSError(error.code, os.strerror(error.code)) from None
+                continue
+            yield index, link

@@ -8,7 +8,6 @@ Constants are those of <linux/if_packet.h> and <linux/if_arp.h>.
 """
 
 import errno
-import os
 import socket
 import sys
 from collections.abc import Collection, Iterable, Sequence
@@ -21,6 +20,7 @@ from mcr._native import ffi, lib
 from mcr.errors import check_result
 from mcr.model import MAX_TRAIN, Address
 from mcr.net.buffer import set_buffer
+from mcr.net.netlink import look_at_links
 
 _SOL_PACKET = 263
 _PACKET_VNET_HDR = 15
@@ -44,20 +44,11 @@ def find_links(interfaces: Collection[int]) -> dict[int, RawLink]:
     Raises:
         OSError: no netlink socket could be had, or the kernel refuses to tell.
     """
-    from pyroute2 import IPRoute, NetlinkError  # noqa: PLC0415 - slow to import; mcrd's start does not wait for it
-
-    found = {}
-    with IPRoute() as netlink:
-        for index in interfaces:
-            try:
-                (link,) = netlink.link("get", index=index)
-            except NetlinkError as error:
-                if error.code != errno.ENODEV:
-                    raise OSError(error.code, os.strerror(error.code)) from None
-                continue
-            if link["ifi_type"] == _ARPHRD_ETHER and link.get("gso_max_segs") >= MAX_TRAIN:
-                found[index] = RawLink(bytes.fromhex(link.get("address").replace(":", "")), link.get("mtu"))
-    return found
+    return {
+        index: RawLink(bytes.fromhex(link.get("address").replace(":", "")), link.get("mtu"))
+        for index, link in look_at_links(interfaces)
+        if link["ifi_type"] == _ARPHRD_ETHER and link.get("gso_max_segs") >= MAX_TRAIN
+    }
 
 
 def open_raw(index: int, count: int, send_buffer: int) -> tuple[socket.socket, ...]:

@@ -25,6 +25,7 @@
 #define MAC_OFFSET 82u
 #define GROUP      "239.1.1.1"
 #define PORT       5000
+#define WIDE       (8 << 20) /* bytes of a buffer that nothing fills */
 
 #define CHECK(condition)                                                                                            \
 	do {                                                                                                        \
@@ -58,7 +59,7 @@ static int make_memory(const char *name, size_t size, void *mapped)
 static void harness_open(struct harness *h)
 {
 	struct sockaddr_in any = { .sin_family = AF_INET, .sin_addr.s_addr = htonl(INADDR_LOOPBACK) };
-	int big = 8 << 20;
+	int big = WIDE;
 
 	*h = (struct harness){ .channel = -1, .wire = { -1, -1 } };
 	h->segment_fd = make_memory("segment", sizeof(*h->segment), &h->segment);
@@ -74,13 +75,14 @@ static void harness_open(struct harness *h)
 	h->event_fd = eventfd(0, EFD_NONBLOCK);
 }
 
-/* From here on: raw frames to a group, over a socket that keeps their boundaries as a network interface does. */
-static void send_raw(struct harness *h)
+/*
+ * From here on: raw frames to a group, over a socket that keeps their boundaries as a network interface does, and that
+ * holds so many bytes.
+ */
+static void send_raw(struct harness *h, int bytes)
 {
-	int big = 8 << 20;
-
 	CHECK(socketpair(AF_UNIX, SOCK_SEQPACKET, 0, h->wire) == 0);
-	setsockopt(h->wire[0], SOL_SOCKET, SO_SNDBUFFORCE, &big, sizeof(big));
+	setsockopt(h->wire[0], SOL_SOCKET, SO_SNDBUFFORCE, &bytes, sizeof(bytes));
 }
 
 static void command(struct harness *h, uint32_t type, const void *body, size_t size)
@@ -178,7 +180,7 @@ static bool produce(struct harness *h, uint64_t sequence)
 	return true;
 }
 
-static void see(uint64_t sequence, uint8_t *seen, uint64_t limit)
+static inline void see(uint64_t sequence, uint8_t *seen, uint64_t limit)
 {
 	CHECK(sequence < limit);
 	CHECK(seen[sequence] < 255);
@@ -186,7 +188,7 @@ static void see(uint64_t sequence, uint8_t *seen, uint64_t limit)
 }
 
 /* Be the network card: cut what arrived on the wire. */
-static void receive_raw(struct harness *h, uint8_t *seen, uint64_t limit)
+static inline void receive_raw(struct harness *h, uint8_t *seen, uint64_t limit)
 {
 	struct {
 		struct mcr_raw_header header;
@@ -209,7 +211,7 @@ static void receive_raw(struct harness *h, uint8_t *seen, uint64_t limit)
 }
 
 /* Count what the receiver has, by sequence number. */
-static void receive(struct harness *h, uint8_t *seen, uint64_t limit)
+static inline void receive(struct harness *h, uint8_t *seen, uint64_t limit)
 {
 	uint64_t sequence;
 
@@ -219,7 +221,7 @@ static void receive(struct harness *h, uint8_t *seen, uint64_t limit)
 		receive_raw(h, seen, limit);
 }
 
-static void check_identities(const struct mcr_segment *segment, uint64_t produced)
+static inline void check_identities(const struct mcr_segment *segment, uint64_t produced)
 {
 	const struct mcr_totals *totals = &segment->totals;
 	const struct mcr_output_counters *output = &segment->outputs[9];

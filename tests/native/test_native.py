@@ -62,3 +62,9 @@ def test_loop_is_clean_under_sanitizers(build: Build, sanitizer: tuple[str, ...]
 def test_kill_at_any_instruction_keeps_counters_exact(build: Build, way: tuple[str, ...]) -> None:
     """Killed in each phase of a batch: nothing is sent twice, what is missing is counted as in doubt."""
     print(run(build("worker_killed", OPTIMIZED), 120, 20_260_101, *way))
+
+
+@pytest.mark.parametrize("sanitizer", [ADDRESS, THREAD], ids=["address", "thread"])
+def test_full_socket_is_a_counted_drop_of_its_output_alone(build: Build, sanitizer: tuple[str, ...]) -> None:
+    """Where one sendmmsg takes but a part: what arrived is what was counted, in order, and the other output has all."""
+    print(run(build("worker_overflow", sanitizer), 20_000))

@@ -83,7 +83,7 @@ int main(int argc, char **argv)
 	srand((unsigned int)atoi(argv[2]));
 	harness_open(&h);
 	if (argc > 3)
-		send_raw(&h);
+		send_raw(&h, WIDE);
 	for (unsigned int turn = 0; turn < kills; turn++) {
 		child = start(&h);
 		wait_for_cursor(&h, sequence);

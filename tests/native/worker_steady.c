@@ -69,7 +69,7 @@ int main(int argc, char **argv)
 	CHECK(packets);
 	harness_open(&h);
 	if (argc > 2)
-		send_raw(&h);
+		send_raw(&h, WIDE);
 	mcr_ring_open_consumer(&events, &h.segment->event_ring, h.segment->event_data, MCR_EVENT_RING_BYTES);
 	tell_everything(&h, 1);
 	CHECK(pthread_create(&thread, NULL, worker, &h) == 0);

@@ -1,0 +1,113 @@
+// SPDX-License-Identifier: MIT
+/*
+ * One rule with two outputs by one interface, in turn by its UDP socket and by its raw one, whose buffer holds but a
+ * few frames: what one sendmmsg(2) takes ends midway. Each output gets what it is said to have got, in order.
+ *
+ *	worker_overflow PACKETS
+ */
+#include <pthread.h>
+#include <sched.h>
+
+#include "harness.h"
+
+#define UDP_OUTPUT 9
+#define RAW_OUTPUT 10
+
+static void *worker(void *arg)
+{
+	return (void *)(intptr_t)run_worker(arg);
+}
+
+/* In the place of the harness's rule. One datagram a send: what waits together leaves by one sendmmsg. */
+static void put_two_outputs(struct harness *h)
+{
+	struct {
+		struct mcr_rec_rule head;
+		struct mcr_rec_output outputs[2];
+	} rule = { 0 };
+	struct mcr_rec_generation generation = { 2 };
+	struct sockaddr_in to;
+	socklen_t size = sizeof(to);
+
+	CHECK(getsockname(h->receiver, (struct sockaddr *)&to, &size) == 0);
+	rule.head = (struct mcr_rec_rule){ .tag = 7, .rule = 5, .group = inet_addr(GROUP), .port = htons(PORT) };
+	command(h, MCR_REC_RULE_DROP, &rule.head, sizeof(rule.head));
+	rule.head.tag = 8;
+	rule.head.output_count = 2;
+	for (uint32_t i = 0; i < 2; i++)
+		rule.outputs[i] = (struct mcr_rec_output){ .output = UDP_OUTPUT + i,
+							   .egress = 3,
+							   .address = to.sin_addr.s_addr,
+							   .port = to.sin_port,
+							   .max_train = 1 };
+	rule.outputs[1].source = inet_addr("198.18.0.1");
+	command(h, MCR_REC_RULE_PUT, &rule, sizeof(rule));
+	command(h, MCR_REC_GENERATION, &generation, sizeof(generation));
+}
+
+/* Every one, in order. How many there were. */
+static uint64_t receive_all(struct harness *h, uint64_t expected)
+{
+	uint64_t sequence;
+
+	while (recv(h->receiver, &sequence, sizeof(sequence), MSG_DONTWAIT) == sizeof(sequence))
+		CHECK(sequence == expected++);
+	return expected;
+}
+
+/* Some, in order. How many there were. */
+static uint64_t receive_some(struct harness *h, uint64_t *next)
+{
+	struct {
+		struct mcr_raw_header header;
+		uint64_t sequence;
+	} __attribute__((packed)) frame;
+	uint64_t count = 0;
+
+	for (; recv(h->wire[1], &frame, sizeof(frame), MSG_DONTWAIT) == sizeof(frame); count++) {
+		CHECK(frame.sequence >= *next);
+		*next = frame.sequence + 1;
+	}
+	return count;
+}
+
+int main(int argc, char **argv)
+{
+	uint64_t packets = argc > 1 ? strtoull(argv[1], NULL, 10) : 0, sent = 0, all = 0, some = 0, next = 0, one = 1;
+	const struct mcr_output_counters *udp, *raw;
+	struct harness h;
+	pthread_t thread;
+	void *ret;
+
+	CHECK(packets);
+	harness_open(&h);
+	send_raw(&h, 1); /* the kernel makes it the least it allows, a few frames */
+	tell_everything(&h, 1);
+	put_two_outputs(&h);
+	CHECK(pthread_create(&thread, NULL, worker, &h) == 0);
+	while (sent < packets) {
+		if (produce(&h, sent))
+			sent++;
+		else
+			sched_yield();
+		all = receive_all(&h, all);
+		if (sent % 100 == 0)
+			some += receive_some(&h, &next);
+	}
+	command(&h, MCR_REC_STOP, NULL, 0);
+	CHECK(write(h.wake_fd, &one, sizeof(one)) == sizeof(one));
+	CHECK(pthread_join(thread, &ret) == 0 && (intptr_t)ret == 0);
+	all = receive_all(&h, all);
+	some += receive_some(&h, &next);
+
+	udp = &h.segment->outputs[UDP_OUTPUT];
+	raw = &h.segment->outputs[RAW_OUTPUT];
+	CHECK(all == packets && udp->sent == packets && udp->errors == 0);
+	CHECK(some == raw->sent && raw->sent + raw->errors == packets && raw->last_error == EAGAIN);
+	CHECK(raw->sent > 0 && raw->errors > 0);
+	CHECK(udp->bytes == 8 * udp->sent && raw->bytes == 8 * raw->sent);
+	CHECK(h.segment->totals.submitted == 2 * packets);
+	CHECK(h.segment->totals.sent == udp->sent + raw->sent && h.segment->totals.errors == raw->errors);
+	printf("%llu packets, %llu of them raw\n", (unsigned long long)packets, (unsigned long long)some);
+	return 0;
+}

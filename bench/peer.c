@@ -16,7 +16,7 @@
 #include <sys/socket.h>
 #include <unistd.h>
 
-#define BUFFER_BYTES (16 << 20) /* as much as MCR's ring */
+#define BUFFER_BYTES (16 << 20) /* more than MCR's ring, which is 4 MiB */
 
 void peer_die(const char *what)
 {

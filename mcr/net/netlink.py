@@ -3,7 +3,7 @@
 import errno
 import os
 import socket
-from collections.abc import Collection, Iterator
+from collections.abc import Collection
 from typing import Any
 
 _MESSAGE_BYTES = 65_536
@@ -22,7 +22,7 @@ def drain(news: socket.socket) -> bool:
         heard = True
 
 
-def look_at_links(interfaces: Collection[int]) -> Iterator[tuple[int, Any]]:
+def look_at_links(interfaces: Collection[int]) -> list[tuple[int, Any]]:
     """Those of these interfaces, by index, that are there, each with pyroute2's message of it.
 
     Raises:
@@ -30,6 +30,7 @@ def look_at_links(interfaces: Collection[int]) -> Iterator[tuple[int, Any]]:
     """
     from pyroute2 import IPRoute, NetlinkError  # noqa: PLC0415 - slow to import; mcrd's start does not wait for it
 
+    found = []
     with IPRoute() as netlink:
         for index in interfaces:
             try:
@@ -38,4 +39,5 @@ def look_at_links(interfaces: Collection[int]) -> Iterator[tuple[int, Any]]:
                 if error.code != errno.ENODEV:
                     raise OSError(error.code, os.strerror(error.code)) from None
                 continue
-            yield index, link
+            found.append((index, link))
+    return found

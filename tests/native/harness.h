@@ -26,6 +26,7 @@
 #define GROUP      "239.1.1.1"
 #define PORT       5000
 #define WIDE       (8 << 20) /* bytes of a buffer that nothing fills */
+#define NARROW     1
 
 #define CHECK(condition)                                                                                            \
 	do {                                                                                                        \
@@ -76,13 +77,15 @@ static void harness_open(struct harness *h)
 }
 
 /*
- * From here on: raw frames to a group, over a socket that keeps their boundaries as a network interface does, and that
- * holds so many bytes.
+ * From here on: raw frames to a group, over a socket that keeps their boundaries as a network interface does.
+ * WIDE: as much as may be had. NARROW: the least that the kernel allows, a few frames.
  */
 static void send_raw(struct harness *h, int bytes)
 {
 	CHECK(socketpair(AF_UNIX, SOCK_SEQPACKET, 0, h->wire) == 0);
-	setsockopt(h->wire[0], SOL_SOCKET, SO_SNDBUFFORCE, &bytes, sizeof(bytes));
+	CHECK(setsockopt(h->wire[0], SOL_SOCKET, SO_SNDBUF, &bytes, sizeof(bytes)) == 0);
+	if (bytes == WIDE)
+		setsockopt(h->wire[0], SOL_SOCKET, SO_SNDBUFFORCE, &bytes, sizeof(bytes));
 }
 
 static void command(struct harness *h, uint32_t type, const void *body, size_t size)

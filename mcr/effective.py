@@ -4,14 +4,16 @@ import socket
 
 import attrs
 
+from mcr.diagnosis.machine import read_descriptors
 from mcr.model import LogLevels, SettingView
 from mcr.net.buffer import granted
 from mcr.net.capture import BufferPools
-from mcr.settings import POOL_JUMBO, POOL_SMALL, POOL_STANDARD, SEND_BUFFER, Settings
+from mcr.net.past_ip import find_bar, kernel_bar
+from mcr.settings import ABSORB, POOL_JUMBO, POOL_SMALL, POOL_STANDARD, RAW_SEND, SEND_BUFFER, Settings
 
 
 def effective_views(settings: Settings, levels: LogLevels) -> tuple[SettingView, ...]:
-    """Every setting, with what is in force.
+    """Every setting, with what is in force. It may wait for the kernel.
 
     Args:
         settings: as chosen at the start.
@@ -21,6 +23,8 @@ def effective_views(settings: Settings, levels: LogLevels) -> tuple[SettingView,
         "--num-workers": str(settings.num_workers),
         "--log-level": None if levels == settings.levels else "changed since; see: mcrctl log-level get",
         SEND_BUFFER.name: _send_buffer(settings.send_buffer),
+        ABSORB.name: _absorbing(asked_for=settings.absorb),
+        RAW_SEND.name: _raw_frames(asked_for=settings.raw_send),
         **_slots(settings.pools),
     }
     return tuple(
@@ -37,6 +41,22 @@ def _send_buffer(wanted: int) -> str | None:
     if given >= wanted:
         return None
     return f"{given}, by net.core.wmem_max (mcrd has no CAP_NET_ADMIN)"
+
+
+def _absorbing(*, asked_for: bool) -> str | None:
+    if not asked_for or "anon_inode:bpf_link" in read_descriptors():
+        return None
+    return "0: on no input interface now; why: mcrctl doctor"
+
+
+def _raw_frames(*, asked_for: bool) -> str | None:
+    if not asked_for:
+        return None
+    try:
+        bar = kernel_bar() or find_bar()
+    except Exception as error:  # noqa: BLE001 - pyroute2's are many, and none says that they may leave
+        bar = f"it cannot be seen who else there is: {error}"
+    return f"0: {bar}" if bar else None
 
 
 def _slots(pools: BufferPools) -> dict[str, str]:

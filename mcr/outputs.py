@@ -5,7 +5,7 @@ interface, and end with one that finds somebody; the UDP sockets are there all t
 fit the MTU, and for then.
 """
 
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from itertools import chain
 from socket import socket
@@ -74,6 +74,9 @@ class OutputInterfaces:
 
     def __getitem__(self, name: str) -> Egress:
         return self._by_name[name]
+
+    def __iter__(self) -> Iterator[Egress]:
+        return iter(self._by_name.values())
 
     def get(self, name: str) -> Egress | None:
         """One, if it is in use."""
@@ -169,7 +172,7 @@ class OutputInterfaces:
         if egress.raw and not self._have_sockets(egress):
             egress.raw = None
         if egress.raw and egress.raw != before:
-            log.info("%s: raw frames leave to groups, past IP", egress.interface.name)
+            log.info("%s: raw frames leave to groups, past IP; MTU %d", egress.interface.name, egress.raw.mtu)
             return egress.put_raw()
         if before and not egress.raw:
             log.info("%s: no raw frames leave any more: %s", egress.interface.name, bar or "it is not what it was")

@@ -9,6 +9,8 @@ from mcr.model import EgressStats, IngressStats, OutputStats, RuleStats, WorkerS
 from mcr.placement import PlacedRule
 from mcr.shm.segment import Counters, OutputCounters, Totals
 
+_ERRNO = 0xFFFF  # of a last error; the rest is when
+
 
 @attrs.frozen
 class Reading:
@@ -34,7 +36,7 @@ class Reading:
         return sum(each.rule_matched(placed.slot, placed.tag) for each in self.workers)
 
     def output(self, slot: int, tag: int) -> OutputCounters:
-        """An output's counters, over all workers; the last error is any worker's."""
+        """An output's counters, over all workers; the last error is the newest of theirs."""
         parts = [each.output(slot, tag) for each in self.workers]
         return OutputCounters(
             submitted=sum(part.submitted for part in parts),
@@ -130,7 +132,7 @@ def _rule_stats(now: Reading, past: Reading, placed: PlacedRule) -> RuleStats:
                 errors=each.errors,
                 in_doubt=each.in_doubt,
                 bytes=each.bytes,
-                last_error=describe_errno(each.last_error & 0xFFFF) if each.last_error else None,
+                last_error=describe_errno(each.last_error & _ERRNO) if each.last_error else None,
             )
             for output, each in zip(placed.rule.outputs, counters, strict=True)
         ),

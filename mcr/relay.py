@@ -28,6 +28,7 @@ from mcr.slots import Slots
 
 log = get_logger(Facility.NETWORK)
 
+_NAMED = 5  # rules in a hint
 _FEW = 50  # rules that change at once, without a thread of their own
 
 
@@ -209,6 +210,11 @@ class Relay:
         """Names of the interfaces that are captured."""
         return tuple(sorted(self._captures))
 
+    def interfaces(self) -> dict[str, int]:
+        """Indices of all interfaces in use, by name, as they were when they were opened."""
+        used = (each.interface for each in (*self._captures.values(), *self._outputs))
+        return {interface.name: interface.index for interface in used}
+
     # What the numbers in a worker's log stand for (`mcr.worker_log.Names`).
 
     def capture(self, slot: int) -> str:
@@ -249,9 +255,15 @@ class Relay:
                 if known and known.interface.index != interface.index:
                     raise LimitReached(
                         f"Interface {name} was replaced since its first rule was added",
-                        "remove the rules that name it, then add them again: mcrctl list",
+                        f"remove the rules that name it, then add them again: {self._users(name)}",
                     )
         return found
+
+    def _users(self, interface: str) -> str:
+        """The rules that name it, in words."""
+        using = [rule_id for rule_id, placed in self._placed.items() if interface in _interface_names(placed.rule)]
+        more = f" and {len(using) - _NAMED:,} more (mcrctl list)" if len(using) > _NAMED else ""
+        return ", ".join(using[:_NAMED]) + more
 
     def _open(self, rules: Iterable[Rule], interfaces: dict[str, Interface], undo: ExitStack) -> _Opened:
         """Open sockets for the interfaces that are new."""

@@ -29,11 +29,11 @@ from mcr.actors.worker_process import (
     worker_context,
 )
 from mcr.capture_counts import Watched
-from mcr.errors import McrError, describe_errno
+from mcr.errors import McrError
 from mcr.logs import get_logger
 from mcr.model import Facility, Level, LogLevels, RuleChange, WorkerState, WorkerView
 from mcr.net.bystanders import LinkChanges, without_bystanders
-from mcr.net.past_ip import EgressChanges, find_bar, kernel_bar
+from mcr.net.past_ip import EgressChanges, describe_hidden, find_bar, kernel_bar
 from mcr.ownership import unprivileged_user
 from mcr.policy import worker_cores
 from mcr.relay import Relay
@@ -65,6 +65,11 @@ class _Settle:
 @attrs.frozen
 class _Describe:
     reply: Reply[tuple[WorkerView, ...]]
+
+
+@attrs.frozen
+class _Interfaces:
+    reply: Reply[dict[str, int]]
 
 
 @attrs.frozen
@@ -113,6 +118,7 @@ _Command = (
     | _Apply
     | _Settle
     | _Describe
+    | _Interfaces
     | _Acknowledged
     | _SetLogLevels
     | _Stop
@@ -147,6 +153,10 @@ class WorkerSupervisor:
     async def describe(self) -> tuple[WorkerView, ...]:
         """Every worker, as it is now."""
         return await ask(self._inbox, _Describe)
+
+    async def interfaces(self) -> dict[str, int]:
+        """Indices of the interfaces that are in use, by name: those that they had when they were opened."""
+        return await ask(self._inbox, _Interfaces)
 
     async def set_log_levels(self, levels: LogLevels) -> None:
         """Have the workers log at these levels."""
@@ -231,7 +241,7 @@ def _egress_changes(settings: Settings) -> Generator[EgressChanges | None]:
         try:
             changes = EgressChanges()
         except OSError as error:
-            log.info("MCR_RAW_SEND has no effect: %s", describe_errno(error.errno or 0))
+            log.info("MCR_RAW_SEND has no effect: %s", describe_hidden(error))
     try:
         yield changes
     finally:
@@ -274,12 +284,8 @@ async def _handle(state: "_State", command: _Command) -> None:
                 reply.resolve(await state.apply(change))
         case _Settle(generation, reply):
             state.settle(generation, reply)
-        case _Describe(reply):
-            with reply:
-                reply.resolve(state.describe())
-        case _Acknowledged(reply):
-            with reply:
-                reply.resolve(state.acknowledged())
+        case _Describe() | _Interfaces() | _Acknowledged():
+            _tell(state, command)
         case _SetLogLevels(levels, reply):
             with reply:
                 state.set_log_levels(levels)
@@ -299,6 +305,19 @@ async def _handle(state: "_State", command: _Command) -> None:
             state.on_exited(command)
         case _:
             assert_never(command)
+
+
+def _tell(state: "_State", command: _Describe | _Interfaces | _Acknowledged) -> None:
+    match command:
+        case _Describe(reply):
+            with reply:
+                reply.resolve(state.describe())
+        case _Interfaces(reply):
+            with reply:
+                reply.resolve(state.interfaces())
+        case _Acknowledged(reply):
+            with reply:
+                reply.resolve(state.acknowledged())
 
 
 async def _heed_bystanders(state: "_State", command: _PauseAbsorbing | _AbsorbOn | _ReviewRaw) -> None:
@@ -464,6 +483,9 @@ class _State:
             )
             for worker in self.workers
         )
+
+    def interfaces(self) -> dict[str, int]:
+        return self._relay.interfaces()
 
     def on_started(self, started: WorkerStarted) -> None:
         worker = self.workers[started.worker_id]

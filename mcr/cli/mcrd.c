@@ -163,5 +163,7 @@ int main(int argc, char **argv)
 			return fail("Cannot pass on capabilities", -ret, NULL);
 	}
 	ret = become(python, argc, argv);
-	return fail(python, -ret, "mcrd belongs into the bin directory of its virtual environment");
+	return fail(python, -ret,
+		    ret == -EACCES ? "you may not execute it, or not reach what it is a link to: ls -lL, namei -l"
+				   : "mcrd belongs into the bin directory of its virtual environment");
 }

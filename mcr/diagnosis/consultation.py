@@ -77,8 +77,9 @@ class Consultation:
         """Check the machine and the daemon."""
         async with _place(self._examinations, _LONG_PATIENCE):
             workers, stats = await self._workers.describe(), await self._stats.read()
+            used = await self._workers.interfaces()
             with _contained():
-                return await trio.to_thread.run_sync(examine, self._settings, workers, stats)
+                return await trio.to_thread.run_sync(examine, self._settings, workers, stats, used)
 
 
 @asynccontextmanager

@@ -98,6 +98,12 @@ def judge_absorbing(daemon: Self, inputs: int, *, missed: bool) -> Finding:
     )
 
 
+def not_absorbing() -> Finding:
+    """It is not to be done."""
+    what = "This machine's IP stack sees all that rules take, as it was asked for"
+    return Finding("absorb", Verdict.OK, what, "MCR_ABSORB is 0")
+
+
 def judge_raw(bar: str, *, missed: bool) -> Finding:
     """Whether raw frames leave to groups (MCR_RAW_SEND).
 
@@ -407,6 +413,7 @@ _CAUSES = {
         errno.ENXIO: ("the interface was gone", "ip link show dev {name}"),
         errno.EHOSTUNREACH: ("no route, or nobody answered ARP", "ip route; ip neigh show dev {name}"),
         errno.EMSGSIZE: ("larger than the interface's MTU", "ip link show dev {name}; raise its MTU, or send less"),
+        errno.EACCES: ("that is a broadcast address, to which MCR does not send", "name a host or a group instead"),
         errno.EPERM: ("a firewall rule dropped them", "sudo nft list ruleset; sudo iptables-save"),
         errno.ENOBUFS: (
             "more than the interface could take at once",

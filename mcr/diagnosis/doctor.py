@@ -1,7 +1,7 @@
 """Checks the machine and the daemon: has everything looked at, and everything judged."""
 
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from typing import TypeVar
 
 from mcr.diagnosis import daemon_findings, link_findings, machine_findings
@@ -33,8 +33,17 @@ _PPS_TO_FEEL = 100_000
 """Packets a second from which absorbing and raw frames are felt, if they come in bursts as from a network card."""
 
 
-def examine(settings: Settings, workers: tuple[WorkerView, ...], stats: Stats) -> tuple[Finding, ...]:
-    """Check the machine and the daemon, which is this process. It may wait for the kernel."""
+def examine(
+    settings: Settings, workers: tuple[WorkerView, ...], stats: Stats, used: Mapping[str, int]
+) -> tuple[Finding, ...]:
+    """Check the machine and the daemon, which is this process. It may wait for the kernel.
+
+    Args:
+        settings: of the daemon.
+        workers: its workers.
+        stats: its counters.
+        used: indices of the interfaces that it has sockets of, by name.
+    """
     backlog, machine = count_backlog_drops(), look_at_machine()
     daemon = look_at_self(settings.send_buffer, COPY_BYTES)
     inputs = frozenset(each.interface for each in stats.interfaces)
@@ -52,7 +61,7 @@ def examine(settings: Settings, workers: tuple[WorkerView, ...], stats: Stats) -
         *machine_findings.judge_firewall(firewall, daemon_findings.refused_outputs(stats)),
     ]
     if links is not None:
-        found += link_findings.judge_presence(inputs | outputs, links)
+        found += link_findings.judge_presence(inputs | outputs, links, used)
         found += [finding for link in dict.fromkeys(links.values()) for finding in link_findings.judge_drops(link)]
         found += _judge_inputs([links[name] for name in sorted(inputs & links.keys())], merging, machine)
         raw = _raw_links(links, outputs, raw_bar, blind)
@@ -108,8 +117,9 @@ def _judge_daemon(daemon: Self, settings: Settings, inputs: int, pps: float, raw
     yield daemon_findings.judge_filter(daemon)
     if settings.absorb:
         yield daemon_findings.judge_absorbing(daemon, inputs, missed=missed)
-    if settings.raw_send:
-        yield daemon_findings.judge_raw(raw_bar, missed=pps >= _PPS_TO_FEEL)
+    else:
+        yield daemon_findings.not_absorbing()
+    yield daemon_findings.judge_raw(raw_bar, missed=settings.raw_send and pps >= _PPS_TO_FEEL)
 
 
 def _judge_workers(workers: tuple[WorkerView, ...], daemon: Self) -> Iterator[Finding]:

@@ -15,44 +15,39 @@ _PPS_WITHOUT_ROUTE = 20_000
 """Datagrams a second from which a missing route costs half a percent of a core, if they leave one by one."""
 
 
-def judge_presence(names: frozenset[str], links: Mapping[str, Link]) -> tuple[Finding, ...]:
-    """Whether the interfaces that rules name are there, up and connected."""
+def judge_presence(names: frozenset[str], links: Mapping[str, Link], used: Mapping[str, int]) -> tuple[Finding, ...]:
+    """Whether the interfaces that rules name are there, the same as ever, up and connected.
+
+    Args:
+        names: that rules name.
+        links: those that are there.
+        used: the indices of those that mcrd has sockets of.
+    """
     if not names:
         return (Finding("interfaces", Verdict.OK, "No rules yet, so no interfaces", "mcrctl list"),)
-    faults = tuple(_absence(name, links.get(name)) for name in sorted(names) if not _ready(links.get(name)))
+    judged = (_judge_presence(name, links.get(name), used.get(name)) for name in sorted(names))
+    faults = tuple(fault for fault in judged if fault)
     if faults:
         return faults
     return (Finding("interfaces", Verdict.OK, f"Up: {', '.join(sorted(names))}", "ip link show"),)
 
 
-def _ready(link: Link | None) -> bool:
-    return link is not None and link.up and link.running
-
-
-def _absence(name: str, link: Link | None) -> Finding:
+def _judge_presence(name: str, link: Link | None, used: int | None) -> Finding | None:
+    see = f"ip link show dev {name}"
+    again = "remove its rules and add them again: mcrctl list"
     if link is None:
-        return Finding(
-            "interfaces",
-            Verdict.FAULT,
-            f"Interface {name} is gone, and rules name it",
-            f"ip link show dev {name}",
-            "when it is back, remove its rules and add them again: mcrctl list",
-        )
-    if not link.up:
-        return Finding(
-            "interfaces",
-            Verdict.FAULT,
-            f"Interface {name} is down, and rules name it",
-            f"ip link show dev {name}",
-            f"sudo ip link set dev {name} up",
-        )
-    return Finding(
-        "interfaces",
-        Verdict.FAULT,
-        f"Interface {name} has no carrier, and rules name it",
-        f"ip link show dev {name}: NO-CARRIER or LOWERLAYERDOWN",
-        "is the cable in, and the far end up?",
-    )
+        what, remedy = f"Interface {name} is gone, and rules name it", f"when it is back, {again}"
+    elif used not in (None, link.index):
+        what = f"Interface {name} was deleted and made again, and mcrd still uses the one that is gone"
+        see, remedy = f"{see}: index {link.index}, and mcrd's sockets have {used}", again
+    elif not link.up:
+        what, remedy = f"Interface {name} is down, and rules name it", f"sudo ip link set dev {name} up"
+    elif not link.running:
+        what, remedy = f"Interface {name} has no carrier, and rules name it", "is the cable in, and the far end up?"
+        see = f"{see}: NO-CARRIER or LOWERLAYERDOWN"
+    else:
+        return None
+    return Finding("interfaces", Verdict.FAULT, what, see, remedy)
 
 
 def judge_drops(link: Link) -> tuple[Finding, ...]:

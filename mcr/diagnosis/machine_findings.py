@@ -201,6 +201,9 @@ def judge_firewall(firewall: Firewall, refused: tuple[str, ...] | None) -> tuple
 def _judge_sends(firewall: Firewall, refused: tuple[str, ...] | None) -> Finding:
     output = _filters(firewall, "output", "postrouting")
     seen = _describe(firewall, output, "at output")
+    if refused and not output and _all_seen(firewall):
+        what = f"No firewall rule is in the way of what mcrd sends any more: one has refused some to {refused[0]}"
+        return Finding("firewall_output", Verdict.OK, what, seen)
     if refused:
         more = f" and {len(refused) - 1:,} more" if len(refused) > 1 else ""
         return Finding(

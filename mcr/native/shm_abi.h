@@ -81,7 +81,7 @@ struct mcr_output_counters {
 	uint64_t errors;
 	uint64_t in_doubt;
 	uint64_t bytes;
-	uint64_t last_error; /* errno */
+	uint64_t last_error; /* when, in µs of CLOCK_MONOTONIC, and errno in the lowest 16 bits; 0: none */
 };
 
 /* What the worker is about to do with a batch, so that its successor can finish it; see journal.h. */

@@ -3,6 +3,7 @@
 
 #include <errno.h>
 #include <string.h>
+#include <time.h>
 
 #include "journal.h"
 #include "ring.h"
@@ -37,6 +38,15 @@ void mcr_tally_failed(struct mcr_tally *tally, struct mcr_output *output, uint32
 	}
 }
 
+/* With its time, so that of several workers' the newest can be told. */
+static uint64_t stamped(uint32_t error)
+{
+	struct timespec now;
+
+	clock_gettime(CLOCK_MONOTONIC, &now);
+	return ((uint64_t)now.tv_sec * 1000000 + (uint64_t)now.tv_nsec / 1000) << 16 | (error & 0xffff);
+}
+
 static void note_sum(struct mcr_segment *segment, const uint64_t *counter, uint64_t add)
 {
 	if (add)
@@ -68,7 +78,7 @@ static void note_output(struct mcr_segment *segment, const struct mcr_output_cou
 	note_sum(segment, &counters->in_doubt, add->in_doubt);
 	note_sum(segment, &counters->bytes, add->bytes);
 	if (add->last_error)
-		mcr_journal_note(segment, &counters->last_error, add->last_error);
+		mcr_journal_note(segment, &counters->last_error, stamped(add->last_error));
 }
 
 static void note_rule(struct mcr_segment *segment, struct mcr_rules *rules, uint32_t index)

@@ -41,6 +41,9 @@ _HEARD = (
 )
 
 
+_HIDDEN = "no cgroup2 is mounted here, as under ip netns exec; nsenter --net=/run/netns/NAME leaves it in sight"
+
+
 class EgressChanges:
     """Hears of changes of interfaces, addresses, routes, nftables and IPsec in this network namespace.
 
@@ -103,6 +106,11 @@ def _open(path: Path | None, undo: ExitStack) -> int | None:
     return opened
 
 
+def describe_hidden(error: OSError) -> str:
+    """Why something cannot be seen."""
+    return _HIDDEN if isinstance(error, FileNotFoundError) else describe_errno(error.errno or 0)
+
+
 def find_bar() -> str:
     """Who is between IP and the interfaces, in words; empty: nobody. It waits for the kernel."""
     return firewall_bar(look_at_firewall()) or _ipsec_bar() or _control_group_bar()
@@ -157,7 +165,7 @@ def _control_group_bar() -> str:
     except OSError as error:
         if error.errno == errno.EINVAL:  # a kernel without them
             return ""
-        return f"programs of the control group cannot be seen: {describe_errno(error.errno or 0)}"
+        return f"programs of the control group cannot be seen: {describe_hidden(error)}"
     return f"the control group has {programs} eBPF program(s) for what is sent" if programs else ""
 
 

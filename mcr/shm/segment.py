@@ -44,7 +44,7 @@ class Totals:
 
 @attrs.frozen
 class OutputCounters:
-    """One output's counters. `last_error` is an errno, 0 if no send failed."""
+    """One output's counters. `last_error` is when << 16 | errno, the higher the newer; 0 if no send failed."""
 
     submitted: int
     sent: int

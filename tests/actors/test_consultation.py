@@ -20,6 +20,9 @@ class Actors:
     async def describe(self) -> tuple[()]:
         return ()
 
+    async def interfaces(self) -> dict[str, int]:
+        return {}
+
     async def read(self) -> None:
         return None
 

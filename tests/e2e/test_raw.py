@@ -84,6 +84,8 @@ def test_switched_off_everything_leaves_through_ip(plant: Plant, make_mcr: MakeM
     mcr.add("in0:239.1.1.1:5000", OUT)
     assert relay(plant) == 1000
     assert "raw frames" not in mcr.log()
+    (said,) = (each for each in mcr.call("doctor") if each["check"] == "raw_send")
+    assert said["what"] == "Everything leaves through IP, which takes longer: MCR_RAW_SEND is 0"
 
 
 @needs_root
@@ -92,6 +94,9 @@ def test_who_may_not_see_the_firewall_sends_through_ip(plant: Plant, make_mcr: M
     mcr.add("in0:239.1.1.1:5000", OUT)
     assert relay(plant) == 1000
     assert "info [supervisor] MCR_RAW_SEND has no effect: Operation not permitted (os error 1)" in mcr.log()
+    (setting,) = (each for each in mcr.call("settings") if each["name"] == "MCR_RAW_SEND")
+    assert setting["effective"].startswith("0: ")
+    assert "cannot be seen" in setting["effective"]
 
 
 # What is on the wire.

@@ -222,6 +222,11 @@ def test_a_refused_send_is_a_fault_whose_rules_are_shown():
     expect(sends, FAULT, "239.2.2.2:6000:out0 and 1 more", "inet filter, chain output: 3 rules", "nft list ruleset")
 
 
+def test_a_refused_send_is_past_where_there_are_no_rules_any_more():
+    sends, _ = firewall(refused=("239.2.2.2:6000:out0",))
+    expect(sends, OK, "any more", "239.2.2.2:6000:out0")
+
+
 def test_rules_at_output_that_refused_nothing_are_fine():
     sends, _ = firewall(OUTPUT)
     expect(sends, OK, "has refused what mcrd sent so far", "3 rules, policy accept")
@@ -469,10 +474,13 @@ def test_lost_log_records_are_told():
 # The interfaces
 
 
+USED = {"in0": IN0.index, "out0": OUT0.index}
+
+
 def test_interfaces_that_are_up_are_one_line():
     links = {"in0": IN0, "out0": OUT0}
-    expect(link_findings.judge_presence(frozenset(links), links), OK, "Up: in0, out0")
-    expect(link_findings.judge_presence(frozenset(), {}), OK, "No rules yet")
+    expect(link_findings.judge_presence(frozenset(links), links, USED), OK, "Up: in0, out0")
+    expect(link_findings.judge_presence(frozenset(), {}, {}), OK, "No rules yet")
 
 
 @pytest.mark.parametrize(
@@ -481,11 +489,12 @@ def test_interfaces_that_are_up_are_one_line():
         (None, ["is gone", "remove its rules"]),
         (attrs.evolve(IN0, up=False, running=False), ["is down", "sudo ip link set dev in0 up"]),
         (attrs.evolve(IN0, running=False), ["no carrier", "cable"]),
+        (attrs.evolve(IN0, index=99), ["deleted and made again", "index 99", "remove its rules and add them again"]),
     ],
 )
 def test_an_interface_that_cannot_work_is_a_fault(link, words):
     links = {"out0": OUT0} | ({"in0": link} if link else {})
-    expect(link_findings.judge_presence(frozenset({"in0", "out0"}), links), FAULT, "in0", *words)
+    expect(link_findings.judge_presence(frozenset({"in0", "out0"}), links, USED), FAULT, "in0", *words)
 
 
 def test_frames_that_an_interface_loses_are_told():

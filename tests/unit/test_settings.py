@@ -8,6 +8,8 @@ from mcr.settings import VARIABLES, Settings, from_environment, unknown_variable
 
 CHOSEN = Settings("/run/mcr/control.sock", 2, LogLevels())
 
+OFF = {"MCR_ABSORB": "0", "MCR_RAW_SEND": "0"}
+
 
 def test_nothing_given_leaves_the_defaults() -> None:
     settings = from_environment(CHOSEN, {})
@@ -55,6 +57,14 @@ def test_what_is_in_force_is_told_where_it_is_not_what_was_asked_for() -> None:
     views = {view.name: view for view in effective_views(settings, LogLevels().with_global(Level.DEBUG))}
     assert views["MCR_BUFFER_POOL_SMALL"].effective == "4096 (a power of two)"
     assert views["MCR_NUM_RECV_BUFFERS"].effective is None
+
+
+def test_what_is_switched_off_is_in_force_as_asked_for_and_what_is_not_done_says_why() -> None:
+    off = {view.name: view for view in effective_views(from_environment(CHOSEN, OFF), LogLevels())}
+    assert off["MCR_ABSORB"].effective is off["MCR_RAW_SEND"].effective is None
+    on = {view.name: view for view in effective_views(from_environment(CHOSEN, {}), LogLevels())}
+    # This process is no daemon, and absorbs nothing. Who is between IP and its interfaces is the machine's matter.
+    assert on["MCR_ABSORB"].effective == "0: on no input interface now; why: mcrctl doctor"
 
 
 def test_defaults_are_the_guide_s_but_for_one() -> None:

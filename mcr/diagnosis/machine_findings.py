@@ -202,7 +202,7 @@ def _judge_sends(firewall: Firewall, refused: tuple[str, ...] | None) -> Finding
     output = _filters(firewall, "output", "postrouting")
     seen = _describe(firewall, output, "at output")
     if refused and not output and _all_seen(firewall):
-        what = f"No firewall rule is in the way of what mcrd sends any more: one has refused some to {refused[0]}"
+        what = f"No firewall rule is in the way of what mcrd sends now, though some to {refused[0]} was refused"
         return Finding("firewall_output", Verdict.OK, what, seen)
     if refused:
         more = f" and {len(refused) - 1:,} more" if len(refused) > 1 else ""

@@ -46,7 +46,7 @@ def _send_buffer(wanted: int) -> str | None:
 def _absorbing(*, asked_for: bool) -> str | None:
     if not asked_for or "anon_inode:bpf_link" in read_descriptors():
         return None
-    return "0: on no input interface now; why: mcrctl doctor"
+    return "0: on no input interface now; if rules name some, the log of mcrd says why"
 
 
 def _raw_frames(*, asked_for: bool) -> str | None:

@@ -10,6 +10,7 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <linux/if_packet.h>
+#include <pthread.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -155,6 +156,17 @@ static int run_worker(struct harness *h)
 	const char *step = "";
 
 	return mcr_worker_run(dup(h->segment_fd), h->worker_channel, dup(h->wake_fd), dup(h->event_fd), false, &step);
+}
+
+/* A worker in a thread sends what it has, and ends. */
+static inline void stop_worker(struct harness *h, pthread_t thread)
+{
+	uint64_t one = 1;
+	void *ret;
+
+	command(h, MCR_REC_STOP, NULL, 0);
+	CHECK(write(h->wake_fd, &one, sizeof(one)) == sizeof(one));
+	CHECK(pthread_join(thread, &ret) == 0 && (intptr_t)ret == 0);
 }
 
 /* Be the kernel: put one frame with this sequence number into the ring. False: the ring is full. */

@@ -6,7 +6,6 @@
  *	worker_overflow PACKETS
  */
 #include <poll.h>
-#include <pthread.h>
 #include <sched.h>
 
 #include "harness.h"
@@ -74,11 +73,10 @@ static uint64_t receive_some(struct harness *h, uint64_t *next)
 
 int main(int argc, char **argv)
 {
-	uint64_t packets = argc > 1 ? strtoull(argv[1], NULL, 10) : 0, sent = 0, all = 0, some = 0, next = 0, one = 1;
+	uint64_t packets = argc > 1 ? strtoull(argv[1], NULL, 10) : 0, sent = 0, all = 0, some = 0, next = 0;
 	const struct mcr_output_counters *udp, *raw;
 	struct harness h;
 	pthread_t thread;
-	void *ret;
 
 	CHECK(packets);
 	harness_open(&h);
@@ -97,9 +95,7 @@ int main(int argc, char **argv)
 		if (sent % 100 == 0)
 			some += receive_some(&h, &next);
 	}
-	command(&h, MCR_REC_STOP, NULL, 0);
-	CHECK(write(h.wake_fd, &one, sizeof(one)) == sizeof(one));
-	CHECK(pthread_join(thread, &ret) == 0 && (intptr_t)ret == 0);
+	stop_worker(&h, thread);
 	for (int i = 0; i < 5000 && (all = receive_all(&h, all)) < packets; i++) /* loopback may take its time */
 		poll(&(struct pollfd){ .fd = h.receiver, .events = POLLIN }, 1, 1);
 	some += receive_some(&h, &next);

@@ -5,7 +5,6 @@
  *
  *	worker_steady PACKETS [raw]
  */
-#include <pthread.h>
 #include <sched.h>
 
 #include "harness.h"
@@ -59,12 +58,11 @@ static uint64_t drain_events(struct mcr_ring_end *events, uint64_t acknowledged)
 
 int main(int argc, char **argv)
 {
-	uint64_t packets = argc > 1 ? strtoull(argv[1], NULL, 10) : 0, sent = 0, turn = 0, acknowledged = 0, one = 1;
+	uint64_t packets = argc > 1 ? strtoull(argv[1], NULL, 10) : 0, sent = 0, turn = 0, acknowledged = 0;
 	uint8_t *seen = calloc(packets + 1, 1);
 	struct mcr_ring_end events;
 	pthread_t thread;
 	struct harness h;
-	void *ret;
 
 	CHECK(packets);
 	harness_open(&h);
@@ -83,9 +81,7 @@ int main(int argc, char **argv)
 		acknowledged = drain_events(&events, acknowledged);
 		receive(&h, seen, packets);
 	}
-	command(&h, MCR_REC_STOP, NULL, 0);
-	CHECK(write(h.wake_fd, &one, sizeof(one)) == sizeof(one));
-	CHECK(pthread_join(thread, &ret) == 0 && (intptr_t)ret == 0);
+	stop_worker(&h, thread);
 	receive(&h, seen, packets);
 	check_identities(h.segment, packets);
 	CHECK(h.segment->totals.errors == 0 && turn > 2);

@@ -5,13 +5,14 @@ NATIVE := $(wildcard mcr/native/*.c mcr/native/*.h mcr/native/build.py mcr/nativ
 PACKED := $(shell find mcr packaging docs -type f ! -path 'packaging/man/*' ! -path 'packaging/completions/*' \
 	! -name '*.pyc' ! -name '*.so' ! -name '*.o' ! -name '_native.c')
 
-.PHONY: help setup wheel deb demo test check e2e kernels man bench bench-quick clean
+.PHONY: help setup wheel deb demo test check e2e chaos kernels man bench bench-quick clean
 
 help:
 	@echo 'make demo    watch MCR relay a stream between network namespaces of its own'
 	@echo 'make test    every test: make check, native code under sanitizers, end to end'
 	@echo 'make check   the fast subset: lint, types, unit and actor tests'
 	@echo 'make kernels  the tests on older and newer kernels of Debian (an hour or two; KERNEL=5.10: one of them)'
+	@echo 'make chaos   a relay under load is disturbed at random (ten minutes; SECONDS=60: one)'
 	@echo 'make bench   measure against other relays, write docs/performance.md (about an hour)'
 	@echo 'make bench-quick  the main ratios in two and a half minutes'
 	@echo 'make man     write man pages and shell completion to packaging/'
@@ -56,6 +57,9 @@ test: check wheel $(if $(shell command -v dpkg-deb),deb)
 # Not a part of `make test`: it fetches kernels, and takes root.
 kernels: setup
 	@$(VENV)/bin/python tools/kernels.py $(if $(KERNEL),--kernel $(KERNEL))
+
+chaos: setup
+	@PYTHONPATH=tools:tests/e2e $(VENV)/bin/python tools/chaos.py $(if $(SECONDS),--seconds $(SECONDS))
 
 e2e: setup
 	@$(VENV)/bin/pytest tests/e2e

@@ -22,19 +22,22 @@ command -v setpriv >/dev/null || need util-linux
 command -v setcap >/dev/null || [ -x /sbin/setcap ] || need libcap2-bin
 command -v groff >/dev/null || need groff-base
 
-# For `make deb`, and to test what it makes.
+# For `make check`, `make deb`, and to test what that makes.
 if [ "$(id -u)" = 0 ] && command -v dpkg >/dev/null; then
 	[ -x /usr/bin/python3 ] || need python3
 	[ -x /lib/systemd/systemd ] || need systemd
 	command -v ps >/dev/null || need procps
+	command -v shellcheck >/dev/null || need shellcheck
 fi
 
 if [ -n "$missing" ]; then
 	if [ "$(id -u)" = 0 ] && command -v apt-get >/dev/null; then
+		# shellcheck disable=SC2086 # a word a package
+		install() { DEBIAN_FRONTEND=noninteractive apt-get install -y -q --no-install-recommends $missing >/dev/null; }
 		echo "Installing system packages:$missing"
-		DEBIAN_FRONTEND=noninteractive apt-get install -y -q --no-install-recommends $missing >/dev/null 2>&1 || {
+		install 2>/dev/null || {
 			apt-get update -q >/dev/null
-			DEBIAN_FRONTEND=noninteractive apt-get install -y -q --no-install-recommends $missing >/dev/null
+			install
 		}
 	else
 		echo "Error: system packages are missing:$missing" >&2

@@ -25,7 +25,7 @@ from mcr.logs import LogControl, get_logger
 from mcr.model import Facility
 from mcr.net.capture import check_permission
 from mcr.service import ServiceManager
-from mcr.settings import Settings, unknown_variables
+from mcr.settings import Settings, disagreements, unknown_variables
 from mcr.shm.segment import Segment
 
 log = get_logger(Facility.SUPERVISOR)
@@ -55,7 +55,8 @@ async def run_daemon(settings: Settings) -> None:
     sys.setswitchinterval(_TURN_SECONDS)
     gc.set_threshold(_GC_THRESHOLD)
     _warn_without_io_uring()
-    for message in unknown_variables(os.environ, [view.name for view in settings.views]):
+    unknown = unknown_variables(os.environ, [view.name for view in settings.views])
+    for message in [*unknown, *disagreements(settings)]:
         log.warning("%s", message)
     _raise_limits()
     _raise_priority()

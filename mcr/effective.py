@@ -9,7 +9,20 @@ from mcr.model import LogLevels, SettingView
 from mcr.net.buffer import granted
 from mcr.net.capture import BufferPools
 from mcr.net.past_ip import find_bar, kernel_bar
-from mcr.settings import ABSORB, POOL_JUMBO, POOL_SMALL, POOL_STANDARD, RAW_SEND, SEND_BUFFER, Settings
+from mcr.settings import (
+    ABSORB,
+    MAX_HOLD,
+    POOL_JUMBO,
+    POOL_SMALL,
+    POOL_STANDARD,
+    RAW_SEND,
+    RECEIVE_BUFFERS,
+    SEND_BUFFER,
+    Settings,
+)
+
+_SLOT_SIZES = {POOL_SMALL: 2 << 10, POOL_STANDARD: 16 << 10, POOL_JUMBO: 32 << 10}
+_SLOTS_PER_US = 2  # slots of a ring for each microsecond that a packet may wait (native/loop.c)
 
 
 def effective_views(settings: Settings, levels: LogLevels) -> tuple[SettingView, ...]:
@@ -25,6 +38,8 @@ def effective_views(settings: Settings, levels: LogLevels) -> tuple[SettingView,
         SEND_BUFFER.name: _send_buffer(settings.send_buffer),
         ABSORB.name: _absorbing(asked_for=settings.absorb),
         RAW_SEND.name: _raw_frames(asked_for=settings.raw_send),
+        RECEIVE_BUFFERS.name: _at_most(settings.receive_buffers, 2, settings.pools),
+        MAX_HOLD.name: _at_most(settings.max_hold_us, _SLOTS_PER_US, settings.pools),
         **_slots(settings.pools),
     }
     return tuple(
@@ -60,5 +75,10 @@ def _raw_frames(*, asked_for: bool) -> str | None:
 
 
 def _slots(pools: BufferPools) -> dict[str, str]:
-    sizes = {POOL_SMALL: 2 << 10, POOL_STANDARD: 16 << 10, POOL_JUMBO: 32 << 10}
-    return {variable.name: f"{pools.slots(size)} (a power of two)" for variable, size in sizes.items()}
+    return {variable.name: f"{pools.slots(size)} (a power of two)" for variable, size in _SLOT_SIZES.items()}
+
+
+def _at_most(wanted: int, slots_each: int, pools: BufferPools) -> str | None:
+    """What a worker keeps to, where a ring has fewer slots than `wanted` takes of them."""
+    limits = ((pools.slots(size) // slots_each, variable.name) for variable, size in _SLOT_SIZES.items())
+    return ", ".join(f"{most} where {name} counts" for most, name in limits if most < wanted) or None

@@ -13,6 +13,7 @@ from mcr.net.capture import BufferPools
 CONTROL_SOCKET = "MCR_CONTROL_SOCKET"
 _PREFIX = "MCR_"
 _POOL = range(1, 65_537)
+_DATAGRAM_BYTES = 2304  # what the kernel counts for one of 1,316 bytes that waits in a socket
 
 
 @attrs.frozen
@@ -127,6 +128,16 @@ def from_environment(settings: Settings, environment: Mapping[str, str]) -> Sett
         ),
         views=(*settings.views, *views),
     )
+
+
+def disagreements(settings: Settings) -> list[str]:
+    """What to tell of settings that don't go together, though mcrd can run with them."""
+    room = 2 * settings.send_buffer // _DATAGRAM_BYTES  # the kernel doubles what it is asked for, socket(7)
+    if room >= settings.receive_buffers:
+        return []
+    buffer, batch = f"{SEND_BUFFER.name}={settings.send_buffer}", f"{RECEIVE_BUFFERS.name}={settings.receive_buffers}"
+    what = f"{buffer} has room for {room} datagrams of 1316 bytes, and {batch} leave together"
+    return [f"{what}: where an interface takes them more slowly, the others are errors"]
 
 
 def is_asked_for(variable: Variable, settings: Settings) -> bool:

@@ -125,18 +125,31 @@ static void give_up(struct mcr_worker *worker)
 	}
 }
 
+/*
+ * Frames of one batch, at most: half a ring, so that the kernel has room while they are sent. A batch never goes round
+ * the ring: it would find its own first frames again.
+ */
+static uint32_t batch_limit(const struct mcr_worker *worker, const struct mcr_capture *capture)
+{
+	uint32_t limit = worker->segment->header.batch, half = capture->frame_count > 1 ? capture->frame_count / 2 : 1;
+
+	if (limit > MCR_BATCH_SLOTS)
+		limit = MCR_BATCH_SLOTS;
+	if (limit > half)
+		limit = half;
+	if (capture->in_doubt && capture->in_doubt < limit)
+		limit = capture->in_doubt; /* a batch is in doubt as a whole, or not at all */
+	return limit;
+}
+
 uint32_t mcr_forward_gather(struct mcr_worker *worker, uint32_t slot)
 {
 	struct mcr_capture *capture = &worker->captures[slot];
-	uint32_t taken = 0, limit = worker->segment->header.batch;
+	uint32_t taken = 0, limit = batch_limit(worker, capture);
 	struct mcr_frame frame;
 
 	mcr_batch_clear(&worker->batch);
 	worker->oversize.taken = 0;
-	if (limit > MCR_BATCH_SLOTS)
-		limit = MCR_BATCH_SLOTS;
-	if (capture->in_doubt && capture->in_doubt < limit)
-		limit = capture->in_doubt; /* a batch is in doubt as a whole, or not at all */
 	while (taken < limit && has_room(worker) && mcr_capture_frame(capture, taken, &frame)) {
 		take(worker, slot, &frame);
 		taken++;

@@ -222,8 +222,15 @@ def _open_bound(interface: Interface, frame_size: int, frame_count: int, *, offl
         opened.bind((interface.name, _ETH_P_ALL))
     except OSError as error:
         opened.close()
-        raise SystemFault(f"Cannot capture on {interface.name}: {step}", error.errno or 0) from None
+        hints = _ring_hints(interface, frame_size, frame_count) if "RX_RING" in step else ()
+        raise SystemFault(f"Cannot capture on {interface.name}: {step}", error.errno or 0, *hints) from None
     return opened
+
+
+def _ring_hints(interface: Interface, frame_size: int, frame_count: int) -> tuple[str, ...]:
+    """Which settings make a ring this large."""
+    pool, mib = BufferPools.name(frame_size).upper(), frame_size * frame_count >> 20
+    return (f"MCR_BUFFER_POOL_{pool} and the MTU of {interface.mtu} make it {mib} MiB for each worker: lower one",)
 
 
 def _join_fanout(group: Sequence[socket.socket], interface: Interface) -> None:

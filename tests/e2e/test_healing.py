@@ -139,7 +139,11 @@ def test_deaths_in_a_row_are_backed_off(plant: Plant, make_mcr: MakeMcr) -> None
 
 @pytest.mark.parametrize(
     ("settings", "slots"),
-    [([], 2048), (["MCR_BUFFER_POOL_SMALL=100"], 128), (["MCR_BUFFER_POOL_SMALL=4097"], 8192)],
+    [
+        ([], 2048),
+        (["MCR_BUFFER_POOL_SMALL=100", "MCR_NUM_RECV_BUFFERS=256"], 128),
+        (["MCR_BUFFER_POOL_SMALL=4097"], 8192),
+    ],
     ids=["default", "few", "many"],
 )
 def test_worker_that_hangs_is_replaced(plant: Plant, make_mcr: MakeMcr, settings: list[str], slots: int) -> None:

@@ -70,6 +70,9 @@ int main(int argc, char **argv)
 		send_raw(&h, WIDE);
 	mcr_ring_open_consumer(&events, &h.segment->event_ring, h.segment->event_data, MCR_EVENT_RING_BYTES);
 	tell_everything(&h, 1);
+	h.segment->header.batch = MCR_BATCH_SLOTS; /* more than the ring has slots, and it begins full */
+	while (sent < packets && produce(&h, sent))
+		sent++;
 	CHECK(pthread_create(&thread, NULL, worker, &h) == 0);
 	while (sent < packets) {
 		if (produce(&h, sent))

@@ -4,7 +4,7 @@ import pytest
 from mcr.effective import effective_views
 from mcr.errors import UsageError
 from mcr.model import Level, LogLevels
-from mcr.settings import VARIABLES, Settings, from_environment, unknown_variables
+from mcr.settings import VARIABLES, Settings, disagreements, from_environment, unknown_variables
 
 CHOSEN = Settings("/run/mcr/control.sock", 2, LogLevels())
 
@@ -56,7 +56,23 @@ def test_what_is_in_force_is_told_where_it_is_not_what_was_asked_for() -> None:
     settings = from_environment(CHOSEN, {"MCR_BUFFER_POOL_SMALL": "3000", "MCR_BUFFER_POOL_STANDARD": "512"})
     views = {view.name: view for view in effective_views(settings, LogLevels().with_global(Level.DEBUG))}
     assert views["MCR_BUFFER_POOL_SMALL"].effective == "4096 (a power of two)"
-    assert views["MCR_NUM_RECV_BUFFERS"].effective is None
+    assert views["MCR_NUM_RECV_BUFFERS"].effective is views["MCR_MAX_HOLD_US"].effective is None
+
+
+def test_small_rings_limit_the_batch_and_the_wait() -> None:
+    """Half a ring at most is in hand, and none runs full while a worker waits."""
+    asked = {"MCR_BUFFER_POOL_SMALL": "60", "MCR_BUFFER_POOL_JUMBO": "8", "MCR_NUM_RECV_BUFFERS": "256"}
+    views = {view.name: view for view in effective_views(from_environment(CHOSEN, asked), LogLevels())}
+    limits = "32 where MCR_BUFFER_POOL_SMALL counts", "4 where MCR_BUFFER_POOL_JUMBO counts"
+    assert views["MCR_NUM_RECV_BUFFERS"].effective == views["MCR_MAX_HOLD_US"].effective == ", ".join(limits)
+
+
+def test_send_buffer_that_does_not_hold_a_batch_is_told() -> None:
+    assert disagreements(from_environment(CHOSEN, {})) == []
+    (said,) = disagreements(from_environment(CHOSEN, {"MCR_SOCKET_SNDBUF": "4096"}))
+    assert said.startswith(
+        "MCR_SOCKET_SNDBUF=4096 has room for 3 datagrams of 1316 bytes, and MCR_NUM_RECV_BUFFERS=32 "
+    )
 
 
 def test_absorbing_that_is_switched_off_is_as_asked_for_and_that_is_not_done_is_told() -> None:

@@ -1,7 +1,10 @@
 """The native code by itself: under sanitizers, under fuzzing, and under kill -9 at any instruction."""
 
+import os
 import subprocess
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -15,16 +18,33 @@ OPTIMIZED = ("-O2",)
 Build = Callable[[str, tuple[str, ...]], Path]
 
 
-@pytest.fixture(scope="module")
-def build(tmp_path_factory: pytest.TempPathFactory) -> Build:
-    """Compile one of the programs here with the native code, warnings being errors."""
-    directory = tmp_path_factory.mktemp("native")
+def compiler(flags: tuple[str, ...]) -> list[str | Path]:
+    """Warnings are errors."""
+    return ["cc", "-std=gnu11", "-g", "-D_GNU_SOURCE", "-Wall", "-Wextra", "-Werror", f"-I{NATIVE}", *flags]
 
+
+@pytest.fixture(scope="session")
+def build(tmp_path_factory: pytest.TempPathFactory) -> Build:
+    """Compile one of the programs here with the native code, which is compiled once for each set of flags."""
+
+    @cache
+    def native_objects(flags: tuple[str, ...]) -> list[Path]:
+        directory = tmp_path_factory.mktemp("native")
+
+        def compile_source(source: Path) -> Path:
+            target = directory / f"{source.stem}.o"
+            subprocess.run([*compiler(flags), "-c", source, "-o", target], check=True)
+            return target
+
+        with ThreadPoolExecutor(os.cpu_count()) as pool:
+            return list(pool.map(compile_source, NATIVE.glob("*.c")))
+
+    @cache
     def compile_program(name: str, flags: tuple[str, ...]) -> Path:
-        program = directory / f"{name}-{abs(hash(flags))}"
-        sources = [*NATIVE.glob("*.c")]
-        command = ["cc", "-std=gnu11", "-g", "-D_GNU_SOURCE", "-Wall", "-Wextra", "-Werror", f"-I{NATIVE}", *flags]
-        subprocess.run([*command, HERE / f"{name}.c", *sources, "-luring", "-o", program], check=True)
+        objects = native_objects(flags)
+        program = objects[0].with_name(name)
+        command = [*compiler(flags), HERE / f"{name}.c", *objects, "-luring", "-o", program]
+        subprocess.run(command, check=True)
         return program
 
     return compile_program

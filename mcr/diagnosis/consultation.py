@@ -16,7 +16,7 @@ from mcr.diagnosis.why import Walk
 from mcr.errors import LimitReached, McrError, RuleNotFound, ShuttingDown
 from mcr.findings import Finding
 from mcr.logs import get_logger
-from mcr.model import Facility, Input, RuleView
+from mcr.model import Facility, RuleView
 from mcr.settings import Settings
 
 log = get_logger(Facility.CONTROL)
@@ -53,7 +53,7 @@ class Consultation:
         view = next((each for each in rules if rule in (each.rule_id, each.name)), None)
         if view is None:
             raise RuleNotFound(f"No rule has the id or name {rule!r}", "see the rules: mcrctl list")
-        others = tuple(each.input for each in rules if each is not view)
+        others = tuple(each for each in rules if each is not view)
         with trio.CancelScope() as walking:
             self._walking.add(walking)
             try:
@@ -63,7 +63,7 @@ class Consultation:
                 self._walking.remove(walking)
         raise ShuttingDown("The daemon is stopping", "start it again: mcrd supervisor")
 
-    async def _walk(self, rule: RuleView, others: tuple[Input, ...]) -> tuple[Finding, ...]:
+    async def _walk(self, rule: RuleView, others: tuple[RuleView, ...]) -> tuple[Finding, ...]:
         async with _place(self._walks, _PATIENCE):
             workers = await self._workers.describe()
             return await Walk(rule, others, workers, self._stats, self._watch).go()

@@ -6,22 +6,25 @@ from typing import Final
 
 import attrs
 
-from mcr.actors.querier_watch import Hearing
 from mcr.diagnosis.links import Link
+from mcr.diagnosis.queriers import Queriers, judge_querier_of_a_flow, judge_querier_without_a_flow
 from mcr.diagnosis.sighting import ETH_P_8021AD, Look, Sighting, Tag
 from mcr.findings import Finding, Verdict
 from mcr.model import Address, Input, RuleState, RuleView, Stats, WorkerState, WorkerView
 
-MEMBERSHIP_SECONDS: Final = 260
-"""After so long without a query a switch has forgotten who wants what (RFC 3376, 8.4, with the defaults)."""
-
 _NOBODY_JOINS: Final = IPv4Network("224.0.0.0/24")  # forwarded on a link without being asked for (RFC 4541, 2.1.2)
-_QUERY_SECONDS = 125  # between two queries, by default (RFC 3376, 8.2)
 _NAMED = 5  # sightings in one finding, at most
 _INTERFACE_NAME_MAX = 15
 
 # What makes a sighting another than the flow, the likeliest cause first.
-_VLAN, _INTERFACE, _PORT, _FRAGMENTS, _GROUP = "vlan_tag", "arrival_interface", "port", "fragments", "group"
+_VLAN, _INTERFACE, _LOCAL, _PORT, _FRAGMENTS, _GROUP = (
+    "vlan_tag",
+    "arrival_interface",
+    "local_source",
+    "port",
+    "fragments",
+    "group",
+)
 
 
 @attrs.frozen
@@ -32,11 +35,13 @@ class Entrance:
         link: None if there is none of its name.
         captured: indices of the interfaces that mcrd captures.
         joined: interface index and group of every membership.
+        unroutable: packets that the reverse-path filter has dropped so far, on any interface.
     """
 
     link: Link | None
     captured: Collection[int] = ()
     joined: Collection[tuple[int, Address]] = ()
+    unroutable: int = 0
 
 
 def judge_rule(rule: RuleView, workers: Collection[WorkerView]) -> Iterator[Finding]:
@@ -115,7 +120,13 @@ def _judge_input_address(name: str, link: Link) -> Finding:
 
 
 def judge_arrival(
-    rule: RuleView, look: Look, before: Stats, after: Stats, *, others: Collection[Input], querier: Hearing
+    rule: RuleView,
+    look: Look,
+    before: Stats,
+    after: Stats,
+    *,
+    others: Collection[RuleView],
+    queriers: Queriers,
 ) -> Iterator[Finding]:
     """Does the flow come in, and if not, what comes instead?
 
@@ -124,15 +135,15 @@ def judge_arrival(
         look: at the wire.
         before: statistics before the look.
         after: and after it.
-        others: inputs of the other rules: what these take is not this rule's gone astray.
-        querier: what was heard on the input interface.
+        others: the other rules: what these take, and send, is not this rule's gone astray.
+        queriers: of the input interface.
     """
     source = rule.input
     expected = Sighting.of(source)
     seconds = _length(look)
     grown = matched(rule, after) - matched(rule, before)
     if expected not in look.frames and grown <= 0:
-        yield from _judge_absence(source, look, matched(rule, after), others, querier)
+        yield from _judge_absence(source, look, matched(rule, after), others, queriers)
         return
     see = f"{seconds}: {_count(look.frames.get(expected, 0), 'frame')}"
     if look.payload is not None:
@@ -145,77 +156,40 @@ def judge_arrival(
     if fragments:
         what, remedy = f"a part of {source.group} arrives in fragments, which are dropped", _remedy_for_fragments()
         yield Finding(_FRAGMENTS, Verdict.ADVICE, what, f"{seconds}: {_count(fragments, 'frame')}", remedy)
-    yield from _judge_querier_of_a_flow(source.interface, look, querier)
-
-
-def _judge_querier_of_a_flow(name: str, look: Look, querier: Hearing) -> Iterator[Finding]:
-    heard = _heard_lately(querier)
-    if heard:
-        yield Finding("querier", Verdict.OK, f"an IGMP querier is on {name}", heard)
-    elif querier.listening is not None and querier.listening >= MEMBERSHIP_SECONDS and not look.queries.get(name):
-        what = f"no IGMP querier is on {name}: a switch there that snoops would stop forwarding"
-        see = f"no query in {_time(MEMBERSHIP_SECONDS if querier.ago is None else querier.ago)}"
-        remedy = "if there is such a switch, enable its querier"
-        yield Finding("querier", Verdict.ADVICE, what, see, remedy)
+    yield from judge_querier_of_a_flow(source.interface, queriers)
 
 
 def _judge_absence(
-    source: Input, look: Look, so_far: int, others: Collection[Input], querier: Hearing
+    source: Input, look: Look, so_far: int, others: Collection[RuleView], queriers: Queriers
 ) -> Iterator[Finding]:
     astray = _astray(source, look, others)
     if astray:
         yield _judge_astray(source, look, astray)
         return
-    name, seconds = source.interface, _length(look)
+    name = source.interface
     what = f"nothing of {source.group} arrives on {name}"
-    see = f"{seconds}: no frame of it; matched so far: {so_far:,}"
-    heard = _heard_lately(querier)
+    see = f"{_length(look)}: no frame of it; matched so far: {so_far:,}"
     if source.group in _NOBODY_JOINS:
         remedy = f"does the source send, on the network of {name} itself? no router or relay passes such a group on"
         yield Finding("flow_arrives", Verdict.FAULT, what, see, remedy)
         return
-    if heard or querier.listening is None:
-        see += f"; {heard}" if heard else "; mcrd could not listen for queriers: see its log"
-        remedy = (
-            "does the source send? does its TTL reach here? does the switch, or a firewall on the way, let it pass?"
-        )
-        yield Finding("flow_arrives", Verdict.FAULT, what, see, remedy)
-        return
-    if look.queries.get(name):
-        what += ", and the kernel answers no querier there: the switch never learns that it is wanted"
-        see += f"; {_count(look.queries[name], 'IGMP query')} came in, and the kernel took none"
-        remedy = (
-            "let a firewall here pass IGMP (nft list ruleset), and the reverse-path check what has no route back: "
-            f"sysctl net/ipv4/conf/all/rp_filter=0 net/ipv4/conf/{name}/rp_filter=0"
-        )
-        yield Finding("querier", Verdict.FAULT, what, see, remedy)
-        return
-    what += ", and no IGMP querier is heard: a switch that snoops forgets who asked"
-    if querier.ago is None:
-        see += f"; no IGMP query since mcrd began to listen {_time(querier.listening)} ago"
-        if querier.listening < _QUERY_SECONDS:
-            see += f", and by default they come every {_QUERY_SECONDS} s"
-    else:
-        see += f"; the last IGMP query came {_time(querier.ago)} ago"
-    remedy = (
-        "see that it is sent; if it is, and a switch on the way snoops, enable the IGMP querier of the switch or "
-        "router, or turn snooping off"
-    )
-    yield Finding("querier", Verdict.FAULT, what, see, remedy)
+    yield judge_querier_without_a_flow(name, queriers, what, see)
 
 
-def _astray(source: Input, look: Look, others: Collection[Input]) -> dict[Sighting, tuple[str, ...]]:
+def _astray(source: Input, look: Look, others: Collection[RuleView]) -> dict[Sighting, tuple[str, ...]]:
     """What is nearest to the flow, and by what it differs."""
     found = {}
-    taken = {(each.interface, each.group, each.port) for each in others}
+    inputs = {(each.input.interface, each.input.group, each.input.port) for each in others}
+    outputs = {(each.interface, each.group, each.port) for rule in others for each in rule.outputs}
     for sighting in look.frames:
         differs = tuple(_differences(source, sighting))
         if _GROUP in differs and differs != (_GROUP,):
             continue  # it has nothing in common with the flow but the port
-        if not sighting.tags and (sighting.interface, sighting.group, sighting.port) in taken:
+        known = outputs if sighting.outgoing else inputs
+        if not sighting.tags and (sighting.interface, sighting.group, sighting.port) in known:
             continue
         found[sighting] = differs
-    ranks = [_VLAN, _INTERFACE, _PORT, _FRAGMENTS, _GROUP]
+    ranks = [_VLAN, _INTERFACE, _LOCAL, _PORT, _FRAGMENTS, _GROUP]
     nearest = min(
         found.values(), key=lambda differs: (len(differs), [ranks.index(each) for each in differs]), default=()
     )
@@ -223,6 +197,9 @@ def _astray(source: Input, look: Look, others: Collection[Input]) -> dict[Sighti
 
 
 def _differences(source: Input, sighting: Sighting) -> Iterator[str]:
+    if sighting.outgoing:
+        yield _LOCAL  # by which interface is then of no account
+        return
     if sighting.tags:
         yield _VLAN
     if sighting.interface != source.interface:
@@ -237,6 +214,8 @@ def _differences(source: Input, sighting: Sighting) -> Iterator[str]:
 
 def _judge_astray(source: Input, look: Look, astray: dict[Sighting, tuple[str, ...]]) -> Finding:
     differs = next(iter(astray.values()))
+    if differs == (_LOCAL,):
+        return _judge_local(source, look, max(astray, key=lambda each: look.frames[each]))
     names = [_describe(each) for each in sorted(astray, key=lambda each: -look.frames[each])]
     listed = ", ".join(names[:_NAMED]) + (f" and {len(names) - _NAMED:,} more" if len(names) > _NAMED else "")
     wanted = "untagged " if _VLAN in differs else "whole " if _FRAGMENTS in differs else ""
@@ -253,6 +232,17 @@ def _judge_astray(source: Input, look: Look, astray: dict[Sighting, tuple[str, .
         f"{_flow(source)} does not arrive {wanted}on {source.interface}, but this does: {listed}",
         f"{_length(look)}: {frames}",
         "; ".join(filter(None, (_remedy(each, source, first, untagged) for each in differs))),
+    )
+
+
+def _judge_local(source: Input, look: Look, seen: Sighting) -> Finding:
+    return Finding(
+        _LOCAL,
+        Verdict.FAULT,
+        f"this machine itself sends {_flow(source)}, out of {seen.interface}; MCR relays only what comes in",
+        f"{_length(look)}: {_count(look.frames[seen], 'outgoing frame')}, none that came in",
+        "send it from another machine; or through a veth pair: ip link add to-mcr type veth peer name from-host; "
+        "set both up, have the program send out of from-host, and add the rule with --input-interface to-mcr",
     )
 
 
@@ -341,18 +331,8 @@ def _flow(source: Input) -> str:
     return f"{source.group}:{source.port}"
 
 
-def _heard_lately(querier: Hearing) -> str:
-    if querier.ago is None or querier.ago > MEMBERSHIP_SECONDS:
-        return ""
-    return f"an IGMP query came from {querier.querier} {_time(querier.ago)} ago"
-
-
 def _length(look: Look) -> str:
     return f"a look of {look.seconds:.1f} s" if look.seconds >= 1 else f"a look of {look.seconds * 1000:.0f} ms"
-
-
-def _time(seconds: float) -> str:
-    return f"{seconds:,.0f} s" if seconds >= 1 else "less than 1 s"
 
 
 def _count(number: int, noun: str) -> str:

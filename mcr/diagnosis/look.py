@@ -1,7 +1,7 @@
 """A short look at the wire: what comes in that is like a rule's flow, on any interface, tagged or not.
 
-The socket takes what the capture's filter leaves out. While it is open, its interface receives every group
-(allmulti), or a network card would keep back those that nobody here has joined.
+The socket takes what the capture's filter leaves out, and the flow itself if this machine sends it. While it is open,
+its interface receives every group (allmulti), or a network card would keep back those that nobody here has joined.
 
 Constants are those of <linux/if_packet.h> and <linux/virtio_net.h>.
 """
@@ -15,6 +15,8 @@ import time
 from collections import Counter
 from contextlib import suppress
 from typing import Final, NamedTuple
+
+import attrs
 
 from mcr.diagnosis.sighting import ETH_P_8021Q, Datagram, Look, Query, Sighting, Tag, identify
 from mcr.errors import SystemFault
@@ -32,7 +34,7 @@ _SOL_PACKET = 263
 _PACKET_ADD_MEMBERSHIP = 1
 _PACKET_AUXDATA = 8
 _PACKET_VNET_HDR = 15
-_PACKET_IGNORE_OUTGOING = 23
+_PACKET_OUTGOING = 4  # type of a packet, <linux/if_packet.h>
 _MR_ALLMULTI = struct.pack("H", 2)
 _VLAN_VALID = 1 << 4
 _VLAN_TPID_VALID = 1 << 6
@@ -44,12 +46,16 @@ _libc = ctypes.CDLL(None, use_errno=True)
 
 
 class _Frame(NamedTuple):
-    """What recvmsg(2) gives: the interface's name and the protocol are part of the address."""
+    """What recvmsg(2) gives. The address begins with the interface's name, the protocol and the type of packet."""
 
     data: bytes
     ancillary: list[tuple[int, int, bytes]]
     flags: int
-    address: tuple[str, int]
+    address: tuple[str, int, int]
+
+    @property
+    def outgoing(self) -> bool:
+        return self.address[2] == _PACKET_OUTGOING
 
 
 def look_at_wire(source: Input, index: int, seconds: float = LOOK_SECONDS) -> Look:
@@ -88,10 +94,12 @@ def look_at_wire(source: Input, index: int, seconds: float = LOOK_SECONDS) -> Lo
                 attach_filter(tap, select_kin(Wanted(source.group, source.port), _SNAP, strictly=True))
             came_by = source.interface if frame.address[0] == name else frame.address[0]
             match _identify(frame, came_by):
+                case Datagram(sighting, _) if frame.outgoing:
+                    frames[attrs.evolve(sighting, outgoing=True)] += 1
                 case Datagram(sighting, size):
                     frames[sighting] += 1
                     payload = size if sighting == expected else None
-                case Query(interface):
+                case Query(interface) if not frame.outgoing:
                     queries[interface] += 1
     return Look(time.monotonic() - started, frames, queries, payload)
 
@@ -111,8 +119,6 @@ def _open(source: Input, index: int) -> socket.socket:
         opened.setsockopt(_SOL_PACKET, _PACKET_AUXDATA, 1)  # the VLAN tag, which the kernel takes out
         step = "PACKET_VNET_HDR"
         opened.setsockopt(_SOL_PACKET, _PACKET_VNET_HDR, 1)
-        step = "PACKET_IGNORE_OUTGOING"
-        opened.setsockopt(_SOL_PACKET, _PACKET_IGNORE_OUTGOING, 1)
         step = "PACKET_ADD_MEMBERSHIP"
         opened.setsockopt(_SOL_PACKET, _PACKET_ADD_MEMBERSHIP, struct.pack("i2sH8x", index, _MR_ALLMULTI, 0))
         step = "SO_ATTACH_FILTER"

@@ -102,8 +102,13 @@ def look_at_machine() -> Machine:
         wmem_max=read_number("/proc/sys/net/core/wmem_max"),
         rmem_max=read_number("/proc/sys/net/core/rmem_max"),
         memberships=read_number("/proc/sys/net/ipv4/igmp_max_memberships"),
-        unroutable=parse_netstat(_read("/proc/thread-self/net/netstat")).get("IPReversePathFilter", 0),
+        unroutable=count_unroutable(),
     )
+
+
+def count_unroutable() -> int:
+    """Packets that the reverse-path filter has dropped, in the network namespace of the calling thread."""
+    return parse_netstat(_read("/proc/thread-self/net/netstat")).get("IPReversePathFilter", 0)
 
 
 def count_backlog_drops() -> int | None:

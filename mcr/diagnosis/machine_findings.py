@@ -199,7 +199,7 @@ def judge_firewall(firewall: Firewall, refused: tuple[str, ...] | None) -> tuple
 
 
 def _judge_sends(firewall: Firewall, refused: tuple[str, ...] | None) -> Finding:
-    output = _filters(firewall, "output", "postrouting")
+    output = firewall.at("output", "postrouting")
     seen = _describe(firewall, output, "at output")
     if refused and not output and _all_seen(firewall):
         what = f"No firewall rule is in the way of what mcrd sends now, though some to {refused[0]} was refused"
@@ -223,11 +223,9 @@ def _judge_sends(firewall: Firewall, refused: tuple[str, ...] | None) -> Finding
 
 
 def _judge_queries(firewall: Firewall) -> Finding:
-    inward = _filters(firewall, "prerouting", "input")
-    closed = [chain for chain in inward if chain.drops and not chain.igmp]
-    seen = _describe(firewall, inward, "at input")
-    if closed:
-        chain = closed[0]
+    seen = _describe(firewall, firewall.at("prerouting", "input"), "at input")
+    if firewall.closed_to_queries:
+        chain = firewall.closed_to_queries[0]
         return Finding(
             "firewall_input",
             Verdict.ADVICE,
@@ -246,11 +244,7 @@ def _all_seen(firewall: Firewall) -> bool:
     return not firewall.hidden and not firewall.legacy
 
 
-def _filters(firewall: Firewall, *hooks: str) -> list[Chain]:
-    return [chain for chain in firewall.chains if chain.kind == "filter" and chain.hook in hooks and chain.decides]
-
-
-def _describe(firewall: Firewall, chains: list[Chain], where: str) -> str:
+def _describe(firewall: Firewall, chains: tuple[Chain, ...], where: str) -> str:
     parts = [
         f"table {chain.table}, chain {chain.name}: {chain.rules} rules, policy {'drop' if chain.drops else 'accept'}"
         for chain in chains

@@ -19,6 +19,7 @@ _MORE_FRAGMENTS = 0x2000
 _FRAGMENT_OFFSET = 0x1FFF
 _IP_HEADER = struct.Struct("!BxxxxxHxBxxxxxx4s")  # version and length, fragment, protocol, destination
 _UDP_HEADER = struct.Struct("!xxHHxx")  # destination port, length
+_ALL_HOSTS = IPv4Address("224.0.0.1")  # one to another group reaches only hosts that have joined it
 _TAG = struct.Struct("!HH")  # TCI, protocol of what follows
 
 
@@ -42,6 +43,7 @@ class Sighting:
         interface: name of the one that they came in by.
         port: None for fragments that bear none.
         tags: the outermost first.
+        outgoing: this machine sent them, out of the interface.
     """
 
     interface: str
@@ -49,6 +51,7 @@ class Sighting:
     port: int | None
     tags: tuple[Tag, ...] = ()
     fragment: bool = False
+    outgoing: bool = False
 
     @classmethod
     def of(cls, source: Input) -> "Sighting":
@@ -66,7 +69,7 @@ class Datagram:
 
 @attrs.frozen
 class Query:
-    """One IGMP query, by the interface it came in by."""
+    """One IGMP query to all hosts, by the interface it came in by."""
 
     interface: str
 
@@ -78,7 +81,7 @@ class Look:
     Attributes:
         seconds: how long it took.
         frames: of each kind.
-        queries: IGMP queries without a tag, by interface.
+        queries: IGMP queries to all hosts, without a tag, by interface.
         payload: of the flow looked for, on the interface where it was looked for; the largest, in bytes.
     """
 
@@ -89,7 +92,7 @@ class Look:
 
 
 def identify(data: bytes, interface: str, protocol: int, tag: Tag | None, segment: int = 0) -> Datagram | Query | None:
-    """Make out a frame; None: neither UDP nor IGMP over IPv4, or cut short.
+    """Make out a frame; None: neither UDP nor an IGMP query to all hosts over IPv4, or cut short.
 
     Args:
         data: from the network header on, without the outermost VLAN tag.
@@ -106,11 +109,11 @@ def identify(data: bytes, interface: str, protocol: int, tag: Tag | None, segmen
         if protocol != _ETH_P_IP:
             return None
         first, fragment, transport, destination = _IP_HEADER.unpack_from(data)
+        group = IPv4Address(destination)
         if transport == socket.IPPROTO_IGMP:
-            return None if tags else Query(interface)
+            return None if tags or group != _ALL_HOSTS else Query(interface)
         if transport != socket.IPPROTO_UDP:
             return None
-        group = IPv4Address(destination)
         fragmented = bool(fragment & (_MORE_FRAGMENTS | _FRAGMENT_OFFSET))
         if fragment & _FRAGMENT_OFFSET:
             return Datagram(Sighting(interface, group, None, tags, fragmented), 0)

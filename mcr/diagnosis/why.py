@@ -13,22 +13,26 @@ from typing import TypeVar
 import attrs
 import trio
 
-from mcr.actors.querier_watch import QuerierWatch
+from mcr.actors.querier_watch import Hearing, QuerierWatch
 from mcr.actors.stats_aggregator import StatsAggregator
 from mcr.diagnosis.incoming import Entrance, judge_arrival, judge_entrance, judge_match, judge_rule, matched
 from mcr.diagnosis.links import Link, read_links
 from mcr.diagnosis.look import look_at_wire
+from mcr.diagnosis.machine import count_unroutable
 from mcr.diagnosis.outgoing import judge_output
+from mcr.diagnosis.queriers import Queriers
 from mcr.diagnosis.routes import Neighbour, Path, find_paths
 from mcr.diagnosis.sighting import Look, Sighting
 from mcr.diagnosis.sockets import captured_interfaces, joined_groups
 from mcr.errors import RuleNotFound, SystemFault
 from mcr.findings import Finding, Verdict
 from mcr.model import Address, Input, Output, OutputStats, RuleView, Stats, WorkerView
+from mcr.net.firewall import Firewall, look_at_firewall
 
 _COUNTED_SECONDS = 0.8  # for what was seen on the wire to reach the counters
 _ARP_SECONDS = 0.5  # for a neighbour that is being asked to answer
 _PAUSE = 0.02
+_HEARD_SECONDS = 0.2  # between a query that a look sees and the question whether it was heard
 
 _A = TypeVar("_A")
 _T = TypeVar("_T")
@@ -40,14 +44,14 @@ class Walk:
 
     Attributes:
         rule: which one.
-        others: inputs of the other rules.
+        others: the other rules.
         workers: as they are.
         stats: who counts.
         watch: who listens for queriers.
     """
 
     rule: RuleView
-    others: tuple[Input, ...]
+    others: tuple[RuleView, ...]
     workers: tuple[WorkerView, ...]
     stats: StatsAggregator
     watch: QuerierWatch
@@ -69,9 +73,9 @@ class Walk:
             return findings
         before = await self._read_stats()
         look = await trio.to_thread.run_sync(look_at_wire, source, entrance.link.index, abandon_on_cancel=True)
+        queriers = await self._find_queriers(look, entrance, entrance.link.index)
         after = await self._read_counted(look, before)
-        querier = self.watch.on(entrance.link.index)
-        arrival = judge_arrival(self.rule, look, before, after, others=self.others, querier=querier)
+        arrival = judge_arrival(self.rule, look, before, after, others=self.others, queriers=queriers)
         findings += await trio.to_thread.run_sync(_until_fault, arrival)  # there may be thousands of other rules
         if _ends(findings):
             return findings
@@ -79,6 +83,18 @@ class Walk:
         if _ends(findings):
             return findings
         return findings + await self._judge_outputs(look, before, after)
+
+    async def _find_queriers(self, look: Look, entrance: Entrance, index: int) -> Queriers:
+        """Who asks for groups where the flow should come in."""
+        await trio.sleep(_PAUSE)  # for what has just come in to be heard
+        heard = self.watch.on(index)
+        seen = look.queries.get(self.rule.input.interface, 0)
+        unheard = seen if not _heard_within(heard, look.seconds + _HEARD_SECONDS) else 0
+        if not unheard and heard.lately and not heard.overdue:
+            return Queriers(heard)
+        firewall = await trio.to_thread.run_sync(_look_at_firewall)
+        filtered = entrance.link is not None and entrance.link.rp_filter != 0
+        return Queriers(heard, unheard, firewall, count_unroutable() - entrance.unroutable if filtered else 0)
 
     async def _judge_outputs(self, look: Look, before: Stats, after: Stats) -> tuple[Finding, ...]:
         outputs = self.rule.outputs
@@ -133,7 +149,15 @@ def _read_entrance(source: Input) -> Entrance:
     link = _asked(read_links, [source.interface]).get(source.interface)
     if link is None:
         return Entrance(None)
-    return Entrance(link, captured_interfaces(), joined_groups())
+    return Entrance(link, captured_interfaces(), joined_groups(), count_unroutable())
+
+
+def _heard_within(heard: Hearing, seconds: float) -> bool:
+    return heard.ago is not None and heard.ago <= seconds
+
+
+def _look_at_firewall() -> Firewall:
+    return _asked(lambda _: look_at_firewall(), None)
 
 
 def _asked(look: Callable[[_A], _T], what: _A) -> _T:

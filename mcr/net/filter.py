@@ -145,7 +145,8 @@ IGMP_QUERIES = (
 def select_kin(flow: Wanted, size: int, *, strictly: bool = False) -> tuple[Instruction, ...]:
     """Make a filter for a look at what is like a flow, tagged or not: UDP to its group, or to its port of any group.
 
-    IGMP queries come in, too. The kernel has taken the outermost VLAN tag out of the frame; a second one is skipped.
+    IGMP queries come in, too. Of what this machine sends, only the very flow. The kernel has taken the outermost VLAN
+    tag out of the frame; a second one is skipped.
 
     Args:
         flow: the group and port.
@@ -168,7 +169,16 @@ def select_kin(flow: Wanted, size: int, *, strictly: bool = False) -> tuple[Inst
         _if_equal(0xE0000000, 1, 0),  # a group
         _return(0),
     )
+    # Of what this machine sends, the other groups and ports are the relay's own output.
+    own_alone = (
+        _load_half(_ANCILLARY + 4),  # packet type
+        _if_equal(4, 0, 3),  # PACKET_OUTGOING
+        Instruction(0x40, 0, 0, _FROM_NETWORK + 16),
+        _if_equal(int(flow.group), 2 + len(group_or_port), 0),
+        _return(0),
+    )
     udp = (
+        *(() if strictly else own_alone),
         Instruction(0x40, 0, 0, _FROM_NETWORK + 16),  # destination
         *(group_alone if strictly else group_or_port),
         Instruction(0x48, 0, 0, _FROM_NETWORK + 6),

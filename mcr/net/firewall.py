@@ -63,6 +63,15 @@ class Firewall:
     hidden: str = ""
     legacy_hidden: bool = False
 
+    def at(self, *hooks: str) -> tuple[Chain, ...]:
+        """Its chains at these hooks that could make a difference."""
+        return tuple(each for each in self.chains if each.kind == "filter" and each.hook in hooks and each.decides)
+
+    @property
+    def closed_to_queries(self) -> tuple[Chain, ...]:
+        """Chains that drop IGMP queries unless a rule lets in what it does not name: drop by default, none for IGMP."""
+        return tuple(each for each in self.at("prerouting", "input") if each.drops and not each.igmp)
+
 
 def look_at_firewall() -> Firewall:
     """Ask the kernel, in the network namespace of the calling thread."""

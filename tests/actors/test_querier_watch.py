@@ -1,16 +1,18 @@
 """The watch for IGMP queries on a real link, and what it takes for one."""
 
 import errno
+import itertools
 import socket
 import struct
 from collections.abc import Iterator
+from ipaddress import IPv4Address
 
 import pytest
 import trio
 
 from lab import Lab, Namespace
 from mcr.actors import querier_watch
-from mcr.actors.querier_watch import Hearing, parse_query, run_querier_watch
+from mcr.actors.querier_watch import Hearing, Queries, Query, parse_query, run_querier_watch
 from trafficgen.interface import open_interface
 
 QUERY = bytes.fromhex("1164ee9b00000000")
@@ -30,17 +32,50 @@ def frame(message: bytes, **how: object) -> bytes:
     return b"\x01\x00\x5e\x00\x00\x01" + b"\x02\0\0\0\0\x01" + b"\x08\x00" + packet(message, **how)  # type: ignore[arg-type]
 
 
+QUERIER, ALL = IPv4Address("198.18.0.254"), IPv4Address(0)
+GENERAL = Query(QUERIER, ALL, 10.0)
+
+
 @pytest.mark.parametrize(
-    "message",
+    ("message", "query"),
     [
-        QUERY,
-        bytes.fromhex("1100eeff00000000"),  # version 1
-        bytes.fromhex("1164eb1e00000000037d0000"),  # version 3
+        ("11640000 00000000", Query(QUERIER, ALL, 10.0)),
+        ("11000000 00000000", Query(QUERIER, ALL, 10.0)),  # version 1
+        ("110a0000 ef010101", Query(QUERIER, IPv4Address("239.1.1.1"), 1.0)),
+        ("11640000 00000000 037d0000", Query(QUERIER, ALL, 10.0, 3, 125.0)),  # version 3
+        ("11640000 00000000 00000000", Query(QUERIER, ALL, 10.0)),
+        ("11890000 00000000 02800000", Query(QUERIER, ALL, 20.0, 2, 128.0)),  # with exponents: 25 << 3, 16 << 3
     ],
 )
 @pytest.mark.parametrize("options", [b"", b"\x94\x04\0\0"])
-def test_queries_of_every_version(message, options):
-    assert str(parse_query(packet(message, options=options))) == "198.18.0.254"
+def test_queries_of_every_version(message, query, options):
+    assert parse_query(packet(checked(bytes.fromhex(message)), options=options)) == query
+
+
+def checked(message: bytes) -> bytes:
+    """With its checksum."""
+    total = sum(struct.unpack(f"!{len(message) // 2}H", message))
+    total = (total & 0xFFFF) + (total >> 16)
+    return message[:2] + struct.pack("!H", ~total & 0xFFFF) + message[4:]
+
+
+@pytest.mark.parametrize(
+    ("gaps", "query", "interval", "holds"),
+    [
+        ([], GENERAL, None, 260.0),
+        ([31, 125], GENERAL, None, 260.0),  # two come early after a start
+        ([31, 125, 125], GENERAL, 125.0, 260.0),
+        ([1, 1, 1], GENERAL, 1.0, 12.0),
+        ([125, 125, 125, 1, 1, 1], GENERAL, 1.0, 12.0),
+        ([1, 1, 1, 3600], GENERAL, None, 260.0),  # it was silent, and came back
+        ([], Query(QUERIER, ALL, 10.0, 3, 60.0), 60.0, 190.0),
+    ],
+)
+def test_how_long_a_query_holds_follows_the_querier(gaps, query, interval, holds):
+    queries = Queries(query, 0.0)
+    for time in itertools.accumulate(gaps):
+        queries.follow(query, time)
+    assert (queries.interval(), queries.holds()) == (interval, holds)
 
 
 @pytest.mark.parametrize(

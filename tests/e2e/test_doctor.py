@@ -161,12 +161,12 @@ def test_rules_that_nothing_matches_are_told(plant: Plant, make_mcr: MakeMcr) ->
     assert (finding["verdict"], finding["remedy"]) == ("advice", "mcrctl why wrong-port")
 
 
-def forbid_output(namespace: Namespace) -> None:
-    """Make a firewall that lets nothing out, nor in."""
+def close_firewall(namespace: Namespace, *hooks: str) -> None:
+    """Make a firewall that drops by default and has no rules."""
     with namespace.entered(), NFTables(nfgen_family=2) as netlink:
         try:
             netlink.table("add", name="closed")
-            for hook in ("output", "input"):
+            for hook in hooks:
                 netlink.chain("add", table="closed", name=hook, hook=hook, type="filter", policy=0)
         except NetlinkError as error:
             pytest.skip(f"this kernel has no nftables: {error}")
@@ -175,7 +175,7 @@ def forbid_output(namespace: Namespace) -> None:
 def test_firewall_that_drops_is_named(plant: Plant, make_mcr: MakeMcr) -> None:
     mcr = make_mcr(plant.relay).start()
     mcr.add("in0:239.1.1.1:5000", "239.2.2.2:6000:out0")
-    forbid_output(plant.relay)
+    close_firewall(plant.relay, "output", "input")
     send(plant, mcr)
     findings = examine(mcr, status=2)
     assert findings["firewall_output"]["what"] == "A firewall rule drops what is sent to 239.2.2.2:6000:out0"

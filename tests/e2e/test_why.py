@@ -22,6 +22,7 @@ from conftest import MakeMcr, Plant, needs_root
 from lab import Lab, Namespace, end
 from mcr_process import BIN, Mcr, Sender, wait_until
 from test_control import words_for_group
+from test_doctor import close_firewall
 from test_membership import forwarded_to
 from test_privileges import MCR, Stage, socket_directory, stage
 from trafficgen.interface import open_interface
@@ -259,9 +260,22 @@ def test_queries_that_fail_the_reverse_path_check(plant: Plant, mcr: Mcr) -> Non
     plant.relay.sysctl("net.ipv4.conf.in0.rp_filter", "1")
     with sending(plant.source, "src0", query("198.19.0.1")):
         said = fault(mcr, "querier")
-        assert "the kernel answers no querier there" in said
+        assert "the reverse-path filter finds no route back to the querier" in said
         plant.relay.sysctl("net.ipv4.conf.in0.rp_filter", "0")
         wait_until(lambda: why(mcr)[-1]["check"] == "flow_arrives", "queries are taken")
+
+
+def test_firewall_that_drops_queries(plant: Plant, make_mcr: MakeMcr) -> None:
+    """It is named; so is a flow that this machine itself sends."""
+    mcr = make_mcr(plant.relay).start()
+    mcr.add("in0:239.1.1.1:5000", "239.2.2.2:6000:out0", rule_id="tv")
+    close_firewall(plant.relay, "input")
+    with sending(plant.source, "src0", query()):
+        said = fault(mcr, "querier")
+        assert "the firewall of this machine has no rule that accepts IGMP" in said
+        assert "nft insert rule ip closed input ip protocol igmp accept" in said
+    with sending(plant.relay, "in0", frame()):
+        assert "this machine itself sends 239.1.1.1:5000, out of in0" in fault(mcr, "local_source")
 
 
 def test_packets_are_not_taken_while_the_worker_hangs(mcr: Mcr, source: None) -> None:

@@ -10,6 +10,7 @@ import pytest
 from mcr.actors.querier_watch import Hearing
 from mcr.diagnosis.incoming import Entrance, judge_arrival, judge_entrance, judge_match, judge_rule
 from mcr.diagnosis.links import Link
+from mcr.diagnosis.queriers import Queriers
 from mcr.diagnosis.sighting import Look, Sighting, Tag
 from mcr.findings import Finding, Verdict
 from mcr.model import (
@@ -25,6 +26,7 @@ from mcr.model import (
     WorkerState,
     WorkerView,
 )
+from mcr.net.firewall import Chain, Firewall
 
 GROUP, OTHER = IPv4Address("239.1.1.1"), IPv4Address("239.1.1.2")
 SOURCE = Input("in0", GROUP, 5000)
@@ -33,6 +35,8 @@ FLOW = Sighting("in0", GROUP, 5000)
 LINK = Link("in0", 11, addresses=(IPv4Interface("198.18.0.2/24"),))
 ENTRANCE = Entrance(LINK, {11}, {(11, GROUP)})
 HEARD = Hearing(300.0, 20.0, IPv4Address("198.18.0.254"))
+CLOSED = Firewall((Chain("inet filter", "input", "input", drops=True, rules=1, igmp=False),))
+OPEN = Firewall((Chain("inet filter", "input", "input", drops=False, rules=3, igmp=True),))
 UNHEARD = Hearing(7.0)
 
 
@@ -118,12 +122,15 @@ def arrival(
     *seen: Sighting,
     grown: int = 0,
     querier: Hearing = UNHEARD,
-    others: Collection[Input] = (),
-    queries: dict[str, int] | None = None,
+    others: Collection[RuleView] = (),
+    unheard: int = 0,
+    firewall: Firewall = Firewall(),  # noqa: B008 - frozen
+    unroutable: int = 0,
 ) -> list[Finding]:
     frames = dict.fromkeys(seen, 10)
-    look = Look(2.0, frames, queries or {}, 188 if FLOW in seen else None)
-    return list(judge_arrival(RULE, look, stats(50), stats(50 + grown), others=others, querier=querier))
+    look = Look(2.0, frames, {}, 188 if FLOW in seen else None)
+    queriers = Queriers(querier, unheard, firewall, unroutable)
+    return list(judge_arrival(RULE, look, stats(50), stats(50 + grown), others=others, queriers=queriers))
 
 
 def test_flow_on_the_wire():
@@ -140,18 +147,23 @@ def test_flow_that_only_the_counter_shows():
 
 
 @pytest.mark.parametrize(
-    ("querier", "queries", "expected"),
+    ("querier", "unheard", "firewall", "expected", "said"),
     [
-        (HEARD, 0, ["ok querier"]),
-        (Hearing(259.0), 0, []),  # too early to tell
-        (Hearing(260.0), 0, ["advice querier"]),
-        (Hearing(9000.0, 261.0, OTHER), 0, ["advice querier"]),
-        (Hearing(260.0), 1, []),
-        (Hearing(None), 0, []),
+        (HEARD, 0, Firewall(), ["ok querier"], "an IGMP querier is on in0"),
+        (Hearing(259.0), 0, Firewall(), [], ""),  # too early to tell
+        (Hearing(260.0), 0, Firewall(), ["advice querier"], "no IGMP querier is on in0"),
+        (Hearing(9000.0, 261.0, OTHER), 0, Firewall(), ["advice querier"], "has gone silent"),
+        (Hearing(9000.0, 12.0, OTHER, 3.0, 1.0), 0, Firewall(), ["advice querier"], "has gone silent"),
+        (Hearing(9000.0, 2.0, OTHER, 3.0, 1.0), 0, Firewall(), ["ok querier"], "is on in0"),
+        (HEARD, 1, Firewall(), ["advice querier"], "this machine drops them"),
+        (Hearing(260.0), 0, CLOSED, ["advice querier"], "no rule that accepts IGMP"),
+        (Hearing(None), 0, Firewall(), [], ""),
     ],
 )
-def test_querier_of_a_flow_that_arrives(querier, queries, expected):
-    assert verdicts(arrival(FLOW, querier=querier, queries={"in0": queries}))[1:] == expected
+def test_querier_of_a_flow_that_arrives(querier, unheard, firewall, expected, said):
+    findings = arrival(FLOW, querier=querier, unheard=unheard, firewall=firewall)[1:]
+    assert verdicts(findings) == expected
+    assert all(said in each.what for each in findings)
 
 
 @pytest.mark.parametrize("port", [5000, None])
@@ -249,8 +261,9 @@ def test_many_of_a_kind_are_counted():
 
 
 def test_what_other_rules_take_is_not_gone_astray():
-    others = [Input("in0", OTHER, 5000), Input("in1", GROUP, 5000)]
-    seen = [Sighting(each.interface, each.group, each.port) for each in others]
+    inputs = [Input("in0", OTHER, 5000), Input("in1", GROUP, 5000)]
+    others = [attrs.evolve(RULE, input=each) for each in inputs]
+    seen = [Sighting(each.interface, each.group, each.port) for each in inputs]
     assert verdicts(arrival(*seen, others=others)) == ["fault querier"]
     assert verdicts(arrival(*seen, others=others[:1])) == ["fault arrival_interface"]
 
@@ -263,12 +276,13 @@ def test_other_groups_elsewhere_or_tagged_are_no_likeness():
 @pytest.mark.parametrize(
     ("querier", "check", "evidence"),
     [
-        (HEARD, "flow_arrives", "an IGMP query came from 198.18.0.254 20 s ago"),
+        (HEARD, "flow_arrives", "the last IGMP query came from 198.18.0.254 20 s ago"),
         (Hearing(None), "flow_arrives", "mcrd could not listen for queriers"),
-        (Hearing(7.4), "querier", "began to listen 7 s ago, and by default they come every 125 s"),
+        (Hearing(7.4), "querier", "began to listen 7 s ago; by default there is one every 125 s"),
         (Hearing(0.3), "querier", "began to listen less than 1 s ago"),
         (Hearing(4000.0), "querier", "no IGMP query since mcrd began to listen 4,000 s ago"),
-        (Hearing(4000.0, 300.0, OTHER), "querier", "the last IGMP query came 300 s ago"),
+        (Hearing(4000.0, 300.0, OTHER), "querier", "the last IGMP query came from 239.1.1.2 300 s ago"),
+        (Hearing(90.0, 12.0, OTHER, 3.0, 1.0), "querier", "239.1.1.2 12 s ago; they came every 1 s"),
     ],
 )
 def test_nothing_arrives(querier, check, evidence):
@@ -282,18 +296,87 @@ def test_nothing_arrives(querier, check, evidence):
 def test_a_group_that_nobody_has_to_join_needs_no_querier():
     rule = attrs.evolve(RULE, input=Input("in0", IPv4Address("224.0.0.1"), 5000))
     look = Look(2.0, Counter(), Counter(), None)
-    (finding,) = judge_arrival(rule, look, stats(50), stats(50), others=(), querier=UNHEARD)
+    (finding,) = judge_arrival(rule, look, stats(50), stats(50), others=(), queriers=Queriers(UNHEARD))
     assert verdicts([finding]) == ["fault flow_arrives"]
     assert "on the network of in0 itself" in finding.remedy
 
 
-def test_queries_that_come_in_and_are_not_taken():
-    (finding,) = arrival(queries={"in0": 2})
+@pytest.mark.parametrize(
+    ("firewall", "unroutable", "said", "evidence", "remedy"),
+    [
+        (
+            CLOSED,
+            7,
+            "the firewall of this machine has no rule that accepts IGMP",
+            "nft list chain inet filter input: policy drop",
+            "sudo nft insert rule inet filter input ip protocol igmp accept",
+        ),
+        (Firewall(), 7, "no route back to the querier", "IPReversePathFilter: +7", "net.ipv4.conf.in0.rp_filter=0"),
+        (
+            OPEN,
+            0,
+            "a firewall rule or the reverse-path filter",
+            "table inet filter, chain input has 3 rules",
+            "nft list",
+        ),
+        (
+            Firewall(hidden="Operation not permitted"),
+            0,
+            "a firewall rule or",
+            "cannot be seen: Operation",
+            "rp_filter=0",
+        ),
+        (Firewall(legacy=("filter",)), 0, "a firewall rule or", "iptables rules are loaded", "iptables-save"),
+    ],
+)
+def test_queries_that_come_in_and_are_dropped_here(firewall, unroutable, said, evidence, remedy):
+    """Also where some were heard before the firewall came."""
+    for querier in (UNHEARD, HEARD):
+        (finding,) = arrival(querier=querier, unheard=2, firewall=firewall, unroutable=unroutable)
+        assert verdicts([finding]) == ["fault querier"]
+        assert "IGMP queries reach in0, but this machine drops them" in finding.what
+        assert said in finding.what
+        assert "2 IGMP queries came in" in finding.evidence
+        assert evidence in finding.evidence
+        assert remedy in finding.remedy
+
+
+@pytest.mark.parametrize("querier", [UNHEARD, Hearing(900.0, 300.0, OTHER), Hearing(900.0, 200.0, OTHER)])
+def test_a_firewall_that_is_closed_is_named_before_a_querier_that_is_not_heard(querier):
+    (finding,) = arrival(querier=querier, firewall=CLOSED)
     assert verdicts([finding]) == ["fault querier"]
-    assert "the kernel answers no querier there" in finding.what
-    assert "2 IGMP queries came in" in finding.evidence
-    (finding,) = arrival(queries={"in1": 2})
-    assert "no IGMP querier is heard" in finding.what
+    assert "the firewall of this machine has no rule that accepts IGMP" in finding.what
+    assert finding.remedy == "sudo nft insert rule inet filter input ip protocol igmp accept"
+
+
+def test_a_firewall_that_lets_queries_in_all_the_same_is_not_blamed():
+    (finding,) = arrival(querier=HEARD, firewall=CLOSED)
+    assert verdicts([finding]) == ["fault flow_arrives"]
+
+
+# This machine sends it
+
+
+SENT_HERE = attrs.evolve(FLOW, outgoing=True)
+
+
+def test_a_flow_that_this_machine_sends_itself():
+    (finding,) = arrival(SENT_HERE, Sighting("in0", GROUP, 5001))
+    assert verdicts([finding]) == ["fault local_source"]
+    assert finding.what == "this machine itself sends 239.1.1.1:5000, out of in0; MCR relays only what comes in"
+    assert finding.evidence == "a look of 2.0 s: 10 outgoing frames, none that came in"
+    (finding,) = arrival(attrs.evolve(SENT_HERE, interface="eth9"))
+    assert "out of eth9" in finding.what
+
+
+def test_a_flow_that_comes_in_is_not_this_machines():
+    assert verdicts(arrival(FLOW, SENT_HERE)) == ["ok flow_arrives"]
+    assert verdicts(arrival(SENT_HERE, Sighting("in1", GROUP, 5000))) == ["fault arrival_interface"]
+
+
+def test_what_another_rule_sends_is_not_gone_astray():
+    sender = attrs.evolve(RULE, input=Input("in1", OTHER, 7000), outputs=(Output(GROUP, 5000, "in0"),))
+    assert verdicts(arrival(SENT_HERE, others=[sender])) == ["fault querier"]
 
 
 # What the rule takes

@@ -1,0 +1,136 @@
+"""Judges who asks for groups on an input interface: without queries a snooping switch stops forwarding. Pure."""
+
+from collections.abc import Iterator
+from typing import Final
+
+import attrs
+
+from mcr.actors.querier_watch import Hearing
+from mcr.findings import Finding, Verdict
+from mcr.net.firewall import Firewall
+
+_QUERY_SECONDS: Final = 125  # between two queries, by default (RFC 3376, 8.2)
+
+
+@attrs.frozen
+class Queriers:
+    """What is known of the queriers on an input interface.
+
+    Attributes:
+        heard: queries that the IP stack took, and so answers.
+        unheard: queries that were seen on the wire while it took none.
+        firewall: of this machine, looked at where a query is missing.
+        unroutable: packets that the reverse-path filter dropped during the look.
+    """
+
+    heard: Hearing
+    unheard: int = 0
+    firewall: Firewall = attrs.field(factory=Firewall)
+    unroutable: int = 0
+
+
+def judge_querier_of_a_flow(name: str, queriers: Queriers) -> Iterator[Finding]:
+    """A flow arrives: will it go on?"""
+    heard = queriers.heard
+    if queriers.unheard:
+        what, see, remedy = _dropped_queries(name, queriers)
+        what += ": a switch there that snoops will stop forwarding"
+        yield Finding("querier", Verdict.ADVICE, what, see, remedy)
+    elif heard.lately:
+        yield Finding("querier", Verdict.OK, f"an IGMP querier is on {name}", _last_query(heard))
+    elif heard.listening is not None and heard.listening >= heard.holds:
+        see = _last_query(heard)
+        if queriers.firewall.closed_to_queries:
+            what, more, remedy = _closed_firewall(queriers.firewall)
+            what = f"no IGMP query is heard on {name}, and {what}: a switch there that snoops will stop forwarding"
+            yield Finding("querier", Verdict.ADVICE, what, f"{see}; {more}", remedy)
+        elif heard.ago is None:
+            what = f"no IGMP querier is on {name}: a switch there that snoops would stop forwarding"
+            yield Finding("querier", Verdict.ADVICE, what, see, "if there is such a switch, enable its querier")
+        else:
+            what = f"the IGMP querier on {name} has gone silent: a switch there that snoops will stop forwarding"
+            remedy = f"see what became of {heard.querier}, or enable the querier of another switch or router"
+            yield Finding("querier", Verdict.ADVICE, what, see, remedy)
+
+
+def judge_querier_without_a_flow(name: str, queriers: Queriers, what: str, see: str) -> Finding:
+    """Nothing of the flow arrives: is a missing querier why?
+
+    Args:
+        name: of the input interface.
+        queriers: of the input interface.
+        what: what is missing.
+        see: how that was seen.
+    """
+    heard = queriers.heard
+    if queriers.unheard:
+        cause, more, remedy = _dropped_queries(name, queriers)
+        return Finding("querier", Verdict.FAULT, f"{what}; {cause}", f"{see}; {more}", remedy)
+    if heard.listening is None:
+        return _not_sent(what, f"{see}; mcrd could not listen for queriers: see its log")
+    if queriers.firewall.closed_to_queries and (heard.overdue or not heard.lately):
+        cause, more, remedy = _closed_firewall(queriers.firewall)
+        what += f", and no IGMP query is heard: {cause}, so the switch may not know that the group is wanted"
+        return Finding("querier", Verdict.FAULT, what, f"{see}; {_last_query(heard)}; {more}", remedy)
+    if heard.lately:
+        return _not_sent(what, f"{see}; {_last_query(heard)}")
+    if heard.ago is None:
+        what += ", and no IGMP querier is heard: a switch that snoops forgets who asked"
+        remedy = "enable the IGMP querier of the switch or router, or turn snooping off"
+    else:
+        what += ", and the IGMP querier has gone silent: a switch that snoops forgets who asked"
+        remedy = (
+            f"see what became of {heard.querier}, enable the IGMP querier of another switch or router, or turn "
+            "snooping off"
+        )
+    remedy = f"see that it is sent; if it is, and a switch on the way snoops, {remedy}"
+    return Finding("querier", Verdict.FAULT, what, f"{see}; {_last_query(heard)}", remedy)
+
+
+def _not_sent(what: str, see: str) -> Finding:
+    remedy = "does the source send? does its TTL reach here? does the switch, or a firewall on the way, let it pass?"
+    return Finding("flow_arrives", Verdict.FAULT, what, see, remedy)
+
+
+def _dropped_queries(name: str, queriers: Queriers) -> tuple[str, str, str]:
+    """Queries come in and the IP stack takes none: what is wrong, where to see it, what to do."""
+    number = "an IGMP query" if queriers.unheard == 1 else f"{queriers.unheard:,} IGMP queries"
+    what = f"IGMP queries reach {name}, but this machine drops them, so its groups are not reported to the switch"
+    see = f"{number} came in, and the IP stack took none"
+    reverse_path = f"sudo sysctl -w net.ipv4.conf.all.rp_filter=0 net.ipv4.conf.{name}.rp_filter=0"
+    if queriers.firewall.closed_to_queries:
+        cause, more, remedy = _closed_firewall(queriers.firewall)
+        return f"{what}: {cause}", f"{see}; {more}", remedy
+    if queriers.unroutable:
+        see += f"; nstat -az TcpExtIPReversePathFilter: +{queriers.unroutable:,}"
+        return f"{what}: the reverse-path filter finds no route back to the querier", see, reverse_path
+    if chains := queriers.firewall.at("prerouting", "input"):
+        see += "; " + "; ".join(f"table {each.table}, chain {each.name} has {each.rules} rules" for each in chains)
+    elif queriers.firewall.legacy:
+        see += "; iptables rules are loaded"
+    elif queriers.firewall.hidden:
+        see += f"; nftables rules cannot be seen: {queriers.firewall.hidden}"
+    remedy = f"let the firewall accept IGMP: sudo nft list ruleset; sudo iptables-save; or: {reverse_path}"
+    return f"{what}: a firewall rule or the reverse-path filter", see, remedy
+
+
+def _closed_firewall(firewall: Firewall) -> tuple[str, str, str]:
+    chain = firewall.closed_to_queries[0]
+    return (
+        "the firewall of this machine has no rule that accepts IGMP",
+        f"nft list chain {chain.table} {chain.name}: policy drop",
+        f"sudo nft insert rule {chain.table} {chain.name} ip protocol igmp accept",
+    )
+
+
+def _last_query(heard: Hearing) -> str:
+    if heard.ago is None or heard.querier is None:
+        listening = heard.listening or 0.0
+        text = f"no IGMP query since mcrd began to listen {_time(listening)} ago"
+        return text if listening >= _QUERY_SECONDS else f"{text}; by default there is one every {_QUERY_SECONDS} s"
+    text = f"the last IGMP query came from {heard.querier} {_time(heard.ago)} ago"
+    return text if heard.interval is None else f"{text}; they came every {_time(heard.interval)}"
+
+
+def _time(seconds: float) -> str:
+    return f"{seconds:,.0f} s" if seconds >= 1 else "less than 1 s"

@@ -1,63 +1,100 @@
-"""What runs in a worker process: take the descriptors, give up every privilege, run the native loop.
+"""What runs in a worker process: call mcrd, give up every privilege, run the native loop.
 
 This module is import-light on purpose (no trio, no attrs): its imports are most of what a restart costs.
+
+A process is trusted until its loop begins to read packets. By then it holds what mcrd named for it and nothing else;
+above all no way into trio-parallel, which unpickles what it hears. So it never returns there: it exits, and its status
+is all that it says.
 """
 
 import array
 import contextlib
-import errno
 import os
 import signal
 import socket
-from typing import NamedTuple
+import struct
+import sys
+from errno import EPIPE
+from multiprocessing import resource_tracker
+from typing import NamedTuple, NoReturn
 
-from mcr._native import ffi, lib
+from mcr._native import lib
+
+RECEPTION = 0
+"""Descriptor of the socket on which processes call mcrd: the one that multiprocessing passes on unasked."""
+
+CALL = struct.Struct("=IQii")
+"""What a process says when it calls: worker id, incarnation, its pid, how many descriptors come with it."""
+
+FAILED = 255
+"""Exit status where there is no errno."""
+
+_OUTPUTS = (1, 2)
 
 
 class WorkerSpec(NamedTuple):
     """What a worker is told at its start; everything else comes over its channel.
 
     Attributes:
+        worker_id: where it serves.
+        incarnation: which process it is there.
         core: the processor to run on.
-        channel: name of the abstract unix socket that hands out its descriptors.
         uid: the user to become, if this process may.
         gid: that user's group.
     """
 
+    worker_id: int
+    incarnation: int
     core: int
-    channel: str
     uid: int
     gid: int
-
-
-class WorkerExit(NamedTuple):
-    """How the native loop ended: `errno` 0 after an orderly stop, else what failed in which step."""
-
-    errno: int
-    step: str
-
-
-_served = False
 
 
 def warm_up() -> None:
     """Wait for something to do, with everything imported, and for mcrd to say when there is nothing any more."""
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    tracker = resource_tracker.getfd()  # its pipe: it runs with mcrd's rights, and removes what it is told to
+    if tracker is not None:
+        _silence(tracker)
 
 
-def retire() -> bool:
-    """Tell trio-parallel not to reuse a process that was a worker: it has no privileges left to start over with."""
-    return _served
+def _held() -> list[int]:
+    """Every descriptor of this process beside the standard ones."""
+    listed = [int(name) for name in os.listdir("/proc/self/fd")]  # noqa: PTH208 - pathlib is slow to import
+    held = []
+    for descriptor in sorted(listed):
+        with contextlib.suppress(OSError):  # that of the list itself
+            os.fstat(descriptor)
+            held.append(descriptor)
+    return [descriptor for descriptor in held if descriptor > max(RECEPTION, *_OUTPUTS)]
 
 
-def _connect(name: str) -> socket.socket:
-    channel = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-    channel.connect(f"\0{name}")
+def _call_in(spec: WorkerSpec) -> socket.socket:
+    """Open the channel to mcrd, and give it every descriptor that this process was started with, to hold until the end.
+
+    Among them are trio-parallel's pipes, at whose end it takes this process for dead, and that of multiprocessing's
+    resource tracker.
+    """
+    surrendered = _held()
+    channel, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    with theirs, socket.socket(fileno=os.dup(RECEPTION)) as reception:
+        sent = [theirs.fileno(), *surrendered]
+        call = CALL.pack(spec.worker_id, spec.incarnation, os.getpid(), len(sent))
+        socket.send_fds(reception, [call], sent)
+    for descriptor in surrendered:
+        os.close(descriptor)
     return channel
 
 
+def _silence(*descriptors: int) -> None:
+    null = os.open(os.devnull, os.O_RDWR)
+    for descriptor in descriptors:
+        os.dup2(null, descriptor)
+    os.close(null)
+
+
 def _receive_descriptors(channel: socket.socket) -> list[int]:
-    """Receive the segment, the wake eventfd and the event eventfd, in this order."""
+    """Receive the segment, the wake eventfd and the event eventfd, in this order; nothing if mcrd has gone."""
     descriptors = array.array("i")
     _, ancillary, _, _ = channel.recvmsg(1, socket.CMSG_SPACE(3 * descriptors.itemsize), socket.MSG_CMSG_CLOEXEC)
     for level, kind, data in ancillary:
@@ -86,19 +123,35 @@ def _drop_privileges(uid: int, gid: int) -> None:
         raise OSError(-result, "drop capabilities")
 
 
-def main(spec: WorkerSpec) -> WorkerExit:
-    """Be a worker until the supervisor says stop, or is gone."""
-    global _served  # noqa: PLW0603 - of this process, which does this once
-    _served = True
+def main(spec: WorkerSpec) -> NoReturn:
+    """Be a worker until the supervisor says stop, or is gone. The exit status is 0 after that, else an errno.
+
+    Raises:
+        OSError: it could not call mcrd.
+    """
     # Who stops the daemon may signal its whole control group; it is the daemon that tells its workers to drain.
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    channel = _call_in(spec)
+    status = FAILED
+    try:
+        status = _serve(spec, channel)
+    except OSError as error:
+        status = error.errno or FAILED
+    except BaseException:  # noqa: BLE001 - whatever it is, the numbers of trio-parallel's pipes are other files' by now
+        sys.excepthook(*sys.exc_info())
+    finally:
+        os._exit(status)
+
+
+def _serve(spec: WorkerSpec, channel: socket.socket) -> int:
+    _silence(RECEPTION)
     with contextlib.suppress(OSError):  # a core that was taken away since: run where the kernel lets us
         os.sched_setaffinity(0, {spec.core})
-    channel = _connect(spec.channel)
-    segment_fd, wake_fd, event_fd = _receive_descriptors(channel)
+    descriptors = _receive_descriptors(channel)
+    if not descriptors:
+        return 0
+    segment_fd, wake_fd, event_fd = descriptors
     _drop_privileges(spec.uid, spec.gid)
-    step = ffi.new("const char **")
-    result = lib.mcr_worker_run(segment_fd, channel.detach(), wake_fd, event_fd, True, step)
-    if result == -errno.EPIPE:  # the supervisor is gone, and with it whoever would take an answer
-        os._exit(0)
-    return WorkerExit(-result, ffi.string(step[0]).decode())
+    _silence(*_OUTPUTS)  # what there is to say goes into the event ring
+    result: int = lib.mcr_worker_run(segment_fd, channel.detach(), wake_fd, event_fd, True)
+    return 0 if result == -EPIPE else -result  # EPIPE: the supervisor is gone, and with it whoever would ask

@@ -8,10 +8,8 @@ worker was told is lost with it, so its owner answers every `WorkerStarted` with
 import array
 import math
 import os
-import secrets
 import signal
 import socket
-import struct
 from collections.abc import AsyncGenerator, Generator
 from contextlib import ExitStack, asynccontextmanager, contextmanager, suppress
 from itertools import islice
@@ -21,6 +19,7 @@ import attrs
 import trio
 import trio_parallel
 
+from mcr.actors.reception import Caller, Reception, open_reception
 from mcr.errors import describe_errno
 from mcr.logs import get_logger
 from mcr.model import Facility
@@ -28,7 +27,7 @@ from mcr.policy import RestartHistory
 from mcr.shm import records
 from mcr.shm.ring import EventRing, RuleRing
 from mcr.shm.segment import Segment
-from mcr.worker import WorkerExit, WorkerSpec, retire, warm_up
+from mcr.worker import FAILED, WorkerSpec, warm_up
 from mcr.worker import main as worker_main
 
 log = get_logger(Facility.SUPERVISOR)
@@ -37,7 +36,6 @@ _SPARE_SECONDS = 1.0  # after a start, when the new worker has caught up
 _ATTACH_SECONDS = 10  # for a new process to call back; it takes a tenth of one
 _EVENTS_AT_ONCE = 256  # read from an event ring before others get their turn
 _RING_FULL_PAUSE = 0.001  # a full rule ring empties within a few batches
-_PEERCRED = struct.Struct("iII")
 
 
 @attrs.frozen
@@ -126,12 +124,20 @@ class _Doorbells:
             os.eventfd_read(self.event)
 
 
+@attrs.frozen
+class Workshop:
+    """What starts worker processes, and where they call back."""
+
+    context: trio_parallel.WorkerContext
+    reception: Reception
+
+
 @asynccontextmanager
-async def worker_context() -> AsyncGenerator[trio_parallel.WorkerContext]:
-    """What worker processes are started in. Leaving it waits for them, so it goes outside their nursery."""
+async def open_workshop() -> AsyncGenerator[Workshop]:
+    """Have worker processes started. Leaving it waits for them, so it goes outside their nursery."""
     try:
-        async with trio_parallel.open_worker_context(idle_timeout=math.inf, retire=retire) as context:
-            yield context
+        async with open_reception() as reception, trio_parallel.open_worker_context(idle_timeout=math.inf) as context:
+            yield Workshop(context, reception)
     except trio_parallel.BrokenWorkerError as error:  # the spare process: whoever ended it, nothing depended on it
         log.info("a spare process had been ended: %s", describe_exit(getattr(error.args[-1], "exitcode", None)))
 
@@ -143,7 +149,7 @@ class Post:
     worker_id: int
     core: int
     segment: Segment
-    context: trio_parallel.WorkerContext
+    workshop: Workshop
     user: tuple[int, int]
     """User and group id that its processes become."""
     spares: trio.CapacityLimiter
@@ -156,7 +162,7 @@ async def run_worker_process(
 ) -> None:
     """Keep a worker running until it ends after a stop command.
 
-    Resource handling: opens and closes channel and eventfds; what is in `post` stays the caller's.
+    Resource handling: opens and closes eventfds, closes the channel; what is in `post` stays the caller's.
     Cancellation kills the process.
     """
     send, receive = trio.open_memory_channel[_Deliver](math.inf)
@@ -194,74 +200,74 @@ class _Life:
         """Live."""
         self._post.segment.write_header()
         try:
-            with _Doorbells.open() as bells, trio.socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as listener:
-                await self._serve(inbox, bells, listener)
+            with (
+                _Doorbells.open() as bells,
+                self._post.workshop.reception.expect(self._post.worker_id, self._incarnation) as calls,
+            ):
+                await self._serve(inbox, bells, calls)
         except* OSError as errors:
             self.reason = f"could not be started: {_first(errors)}"
         except* trio.TooSlowError:
             self.reason = f"did not attach within {_ATTACH_SECONDS} s"
 
     async def _serve(
-        self, inbox: trio.MemoryReceiveChannel[_Deliver], bells: _Doorbells, listener: trio.socket.SocketType
+        self, inbox: trio.MemoryReceiveChannel[_Deliver], bells: _Doorbells, calls: trio.MemoryReceiveChannel[Caller]
     ) -> None:
-        name = f"mcr-{os.getpid()}-{secrets.token_hex(8)}"
         events = EventRing(self._post.segment)
-        await listener.bind(f"\0{name}")  # abstract: gone with this process, whatever ends it
-        listener.listen(1)
         async with trio.open_nursery() as nursery:
             with trio.CancelScope() as alive:
                 nursery.start_soon(self._listen, bells, events, alive)
-                nursery.start_soon(self._attend, listener, bells, inbox)
+                nursery.start_soon(self._attend, calls, bells, inbox)
                 nursery.start_soon(self._keep_spare)
-                await self._run_process(WorkerSpec(self._post.core, name, *self._post.user))
+                spec = WorkerSpec(self._post.worker_id, self._incarnation, self._post.core, *self._post.user)
+                await self._run_process(spec)
             nursery.cancel_scope.cancel()
         await self._report(events)  # its last words
 
     async def _run_process(self, spec: WorkerSpec) -> None:
         try:
-            ended: WorkerExit = await self._post.context.run_sync(
+            await self._post.workshop.context.run_sync(
                 worker_main, spec, kill_on_cancel=True, limiter=trio.CapacityLimiter(1)
             )
-        except trio_parallel.BrokenWorkerError as error:
-            self.reason = describe_exit(getattr(error.args[-1], "exitcode", None))
+        except trio_parallel.BrokenWorkerError as error:  # it never comes back in another way, once it has called
+            self._note_exit(getattr(error.args[-1], "exitcode", None))
         except Exception as error:  # noqa: BLE001 - whatever failed in the worker's process is its failure alone
             self.reason = f"failed to start: {error!r}"
+
+    def _note_exit(self, status: int | None) -> None:
+        self.stopped = self._told_to_stop and status == 0
+        if self.stopped:
+            self.reason = "stopped"
+        elif status == 0:
+            self.reason = "gave up: it was not told to stop"
+        elif status is not None and 0 < status < FAILED:
+            self.reason = f"gave up: {self._post.segment.step}: {describe_errno(status)}"
         else:
-            self.stopped = self._told_to_stop and not ended.errno
-            failure = f"{ended.step}: {describe_errno(ended.errno)}" if ended.errno else "it was not told to stop"
-            self.reason = "stopped" if self.stopped else f"gave up: {failure}"
+            self.reason = describe_exit(status)
 
     async def _keep_spare(self) -> None:
         """Have a process ready that can be a worker at once: starting Python takes longer than a ring has room for."""
         await trio.sleep(_SPARE_SECONDS)
-        with suppress(trio_parallel.BrokenWorkerError, OSError):
-            await self._post.context.run_sync(warm_up, kill_on_cancel=True, limiter=self._post.spares)
+        # One that hangs is ended.
+        with suppress(trio_parallel.BrokenWorkerError, OSError), trio.move_on_after(_ATTACH_SECONDS):
+            await self._post.workshop.context.run_sync(warm_up, kill_on_cancel=True, limiter=self._post.spares)
             log.debug("a spare process is ready")
 
     async def _attend(
-        self, listener: trio.socket.SocketType, bells: _Doorbells, inbox: trio.MemoryReceiveChannel[_Deliver]
+        self, calls: trio.MemoryReceiveChannel[Caller], bells: _Doorbells, inbox: trio.MemoryReceiveChannel[_Deliver]
     ) -> None:
         """Take the worker's call, give it its descriptors, then write what is delivered into its ring."""
         with trio.fail_after(_ATTACH_SECONDS):
-            channel = await self._accept(listener)
-        with channel:
+            caller = await calls.receive()
+        self.pid = caller.pid
+        with caller.channel as channel:
+            channel.shutdown(socket.SHUT_RD)  # a worker has nothing to say there
             ring = RuleRing(self._post.segment)
             await _send_descriptors(channel, [self._post.segment.fd, bells.wake, bells.event])
-            assert self.pid is not None
-            await self._post.owner.send(WorkerStarted(self._post.worker_id, self._incarnation, self.pid))
+            await self._post.owner.send(WorkerStarted(self._post.worker_id, self._incarnation, caller.pid))
             async for delivery in inbox:
                 if delivery.incarnation == self._incarnation:
                     await self._write(delivery.commands, channel, ring, bells)
-
-    async def _accept(self, listener: trio.socket.SocketType) -> trio.socket.SocketType:
-        """Accept the first caller that runs as the user this process started workers as."""
-        while True:
-            channel, _ = await listener.accept()
-            pid, uid, _gid = _PEERCRED.unpack(channel.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12))
-            if uid == os.geteuid():
-                self.pid = pid
-                return channel
-            channel.close()
 
     async def _write(
         self,

@@ -25,8 +25,8 @@ from mcr.actors.worker_process import (
     WorkerProcess,
     WorkerReported,
     WorkerStarted,
+    open_workshop,
     run_worker_process,
-    worker_context,
 )
 from mcr.capture_counts import Watched
 from mcr.errors import McrError
@@ -181,14 +181,14 @@ async def run_worker_supervisor(
     send, receive = trio.open_memory_channel[_Command](0)
     spares = trio.CapacityLimiter(1)
     cores = worker_cores(len(segments), list(os.sched_getaffinity(0)))
-    async with worker_context() as context, trio.open_nursery() as nursery:
+    async with open_workshop() as workshop, trio.open_nursery() as nursery:
         with receive, Relay(settings) as relay, _egress_changes(settings) as egress_changes:
             due, due_received = trio.open_memory_channel[None](0)
             raw_due, raw_due_received = trio.open_memory_channel[None](0)
             state = _State(relay, segments, stats, settings.levels, _Due(due, raw_due, egress_changes))
             user = unprivileged_user()
             for worker_id, (core, segment) in enumerate(zip(cores, segments, strict=True)):
-                post = Post(worker_id, core, segment, context, user, spares, send)
+                post = Post(worker_id, core, segment, workshop, user, spares, send)
                 process = await nursery.start(run_worker_process, post)
                 state.workers.append(_Worker(worker_id, core, process))
             nursery.start_soon(_watch, send)

@@ -12,7 +12,7 @@
 #include <stddef.h>
 #include <stdint.h>
 
-#define MCR_ABI_VERSION 2
+#define MCR_ABI_VERSION 3
 #define MCR_CACHE_LINE  64
 
 #define MCR_MAX_RULES        16384
@@ -37,6 +37,9 @@
 _Static_assert(MCR_BATCH_OUTPUTS >= MCR_MAX_RULE_OUTPUTS, "one packet's outputs fit in one batch");
 _Static_assert(MCR_BATCH_PAYLOADS >= MCR_FRAME_PAYLOADS, "one super-frame's datagrams fit in one batch");
 
+/* How far a worker has come: with its exit status, all that it says of its end. */
+enum mcr_step { MCR_STEP_START, MCR_STEP_ENGINE, MCR_STEP_RUN };
+
 struct mcr_header {
 	uint32_t version;   /* supervisor: MCR_ABI_VERSION */
 	uint32_t length;    /* supervisor: sizeof(struct mcr_segment) */
@@ -44,6 +47,7 @@ struct mcr_header {
 	uint32_t engine;    /* worker: enum mcr_engine_id */
 	uint32_t hold_ns;   /* supervisor: longest nap at high rates, 0: none */
 	uint32_t batch;     /* supervisor: frames to take from a capture ring at a time, 1 to MCR_BATCH_SLOTS */
+	uint32_t step;      /* worker: enum mcr_step; the supervisor sets it back before each start */
 };
 
 /* Sums over the worker's life and its predecessors'; written by the worker. */

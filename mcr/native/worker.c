@@ -108,24 +108,22 @@ static void shorten_slice(void)
 	syscall(SYS_sched_setattr, 0, &request, 0);
 }
 
-static int run(struct mcr_worker *worker, int segment_fd, const char **step)
+static int run(struct mcr_worker *worker, int segment_fd)
 {
-	int ret;
+	int ret = map_segment(worker, segment_fd);
 
-	*step = "map segment";
-	ret = map_segment(worker, segment_fd);
 	if (ret)
 		return ret;
 	name_process(worker->segment->header.worker_id);
 	init_tables(worker);
 	recover_counters(worker);
-	*step = "set up an engine";
+	worker->segment->header.step = MCR_STEP_ENGINE;
 	ret = open_engine(worker);
 	if (ret)
 		return ret;
 	if (worker->confined)
 		confine(worker);
-	*step = "run";
+	worker->segment->header.step = MCR_STEP_RUN;
 	ret = mcr_loop_run(worker);
 	worker->engine->close(worker);
 	return ret;
@@ -146,17 +144,15 @@ static void release(struct mcr_worker *worker)
 	munmap(worker->segment, sizeof(*worker->segment));
 }
 
-int mcr_worker_run(int segment_fd, int channel_fd, int wake_fd, int event_fd, bool confined, const char **step)
+int mcr_worker_run(int segment_fd, int channel_fd, int wake_fd, int event_fd, bool confined)
 {
 	struct mcr_worker *worker;
 	int ret;
 
 	/* Zero pages, touched only where used: room for every rule costs nothing until there is one. */
 	worker = mmap(NULL, sizeof(*worker), PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
-	if (worker == MAP_FAILED) {
-		*step = "allocate worker";
+	if (worker == MAP_FAILED)
 		return -errno;
-	}
 	for (uint32_t i = 0; i < MCR_MAX_INTERFACES; i++) {
 		worker->captures[i].fd = -1;
 		worker->egress[i].fd = worker->egress[i].raw_fd = -1;
@@ -167,7 +163,7 @@ int mcr_worker_run(int segment_fd, int channel_fd, int wake_fd, int event_fd, bo
 	worker->wake_fd = wake_fd;
 	worker->event_fd = event_fd;
 	worker->confined = confined;
-	ret = run(worker, segment_fd, step);
+	ret = run(worker, segment_fd);
 	release(worker);
 	munmap(worker, sizeof(*worker));
 	close(segment_fd);

@@ -59,10 +59,10 @@ struct mcr_worker {
 };
 
 /*
- * Run a worker until it is told to stop. Takes over the descriptors. *step names the step that failed. `confined`: see
- * mcr_confine; it holds for the rest of the process's life.
- * 0 after an orderly stop, -EPIPE when the supervisor is gone, another -errno when a step failed.
+ * Run a worker until it is told to stop. Takes over the descriptors. `confined`: see mcr_confine; it holds for the rest
+ * of the process's life.
+ * 0 after an orderly stop, -EPIPE when the supervisor is gone, another -errno when the header's step failed.
  */
-int mcr_worker_run(int segment_fd, int channel_fd, int wake_fd, int event_fd, bool confined, const char **step);
+int mcr_worker_run(int segment_fd, int channel_fd, int wake_fd, int event_fd, bool confined);
 
 #endif

@@ -17,6 +17,8 @@ from mcr._native import ffi, lib
 ENGINES = {lib.MCR_ENGINE_URING: "io_uring", lib.MCR_ENGINE_POLL: "poll"}
 """How a worker enters the kernel, by its number in the segment's header."""
 
+_STEPS = {lib.MCR_STEP_START: "start", lib.MCR_STEP_ENGINE: "set up an engine", lib.MCR_STEP_RUN: "run"}
+
 _SEALS = fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_SEAL_SEAL
 
 
@@ -81,6 +83,7 @@ class Segment:
         header.worker_id = self._worker_id
         header.hold_ns = 1000 * self._hold_us
         header.batch = self._batch
+        header.step = lib.MCR_STEP_START
         header.version = lib.MCR_ABI_VERSION
 
     def close(self) -> None:
@@ -104,6 +107,11 @@ class Segment:
     def engine(self) -> str | None:
         """What the worker runs on; None before the first has started."""
         return ENGINES.get(self.shared.header.engine)
+
+    @property
+    def step(self) -> str:
+        """How far the last worker came, in words. It may have written anything there."""
+        return _STEPS.get(self.shared.header.step, "an unknown step")
 
     def settle(self, capture: int) -> None:
         """Finish what a dead worker left of a capture that no successor will get. Only while no worker is attached."""

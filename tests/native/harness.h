@@ -153,9 +153,7 @@ static void tell_everything(struct harness *h, uint64_t generation)
 
 static int run_worker(struct harness *h)
 {
-	const char *step = "";
-
-	return mcr_worker_run(dup(h->segment_fd), h->worker_channel, dup(h->wake_fd), dup(h->event_fd), false, &step);
+	return mcr_worker_run(dup(h->segment_fd), h->worker_channel, dup(h->wake_fd), dup(h->event_fd), false);
 }
 
 /* A worker in a thread sends what it has, and ends. */

@@ -1,0 +1,164 @@
+"""One worker's process: what it holds, what it can do to mcrd, and what becomes of it when it hangs. Real processes."""
+
+import math
+import os
+import re
+import signal
+from collections import Counter
+from collections.abc import AsyncGenerator, Callable
+from contextlib import asynccontextmanager
+from multiprocessing import active_children, resource_tracker
+from pathlib import Path
+from typing import TypeVar
+
+import hostile_worker
+import pytest
+import trio
+import trio.testing
+
+from mcr.actors import worker_process
+from mcr.actors.worker_process import (
+    Post,
+    WorkerEvent,
+    WorkerExited,
+    WorkerProcess,
+    WorkerReported,
+    WorkerStarted,
+    Workshop,
+    open_workshop,
+    run_worker_process,
+)
+from mcr.shm import records
+from mcr.shm.segment import Segment
+
+E = TypeVar("E")
+
+
+class Worker:
+    def __init__(
+        self, process: WorkerProcess, events: trio.MemoryReceiveChannel[WorkerEvent], workshop: Workshop
+    ) -> None:
+        self.process = process
+        self._events = events
+        self._workshop = workshop
+
+    async def next(self, kind: type[E]) -> E:
+        """The next event of this kind; what comes before is passed over."""
+        with trio.fail_after(30):
+            while True:
+                event = await self._events.receive()
+                if isinstance(event, kind):
+                    return event
+
+    async def running(self) -> WorkerStarted:
+        """Have the next process forward by a generation."""
+        started = await self.next(WorkerStarted)
+        self.process.deliver(started.incarnation, (records.generation(1),))
+        while records.Ack(1) not in (await self.next(WorkerReported)).events:
+            pass
+        return started
+
+    async def standby(self, worker_pid: int) -> int:
+        """The pid of the process that waits to be the next worker, once it does."""
+        await wait_until(lambda: self._workshop.context.statistics().idle_workers == 1)
+        (pid,) = (child.pid for child in active_children() if child.pid != worker_pid)
+        assert pid
+        return pid
+
+
+@asynccontextmanager
+async def worker() -> AsyncGenerator[Worker]:
+    send, receive = trio.open_memory_channel[WorkerEvent](math.inf)
+    core = min(os.sched_getaffinity(0))
+    with Segment(0) as segment:
+        async with open_workshop() as workshop, trio.open_nursery() as nursery:
+            post = Post(0, core, segment, workshop, (os.getuid(), os.getgid()), trio.CapacityLimiter(1), send)
+            yield Worker(await nursery.start(run_worker_process, post), receive, workshop)
+            nursery.cancel_scope.cancel()
+
+
+def descriptors(pid: int) -> list[str]:
+    return [str(each.readlink()) for each in Path(f"/proc/{pid}/fd").iterdir()]
+
+
+def tracker() -> str:
+    """The pipe of multiprocessing's resource tracker."""
+    return str(Path(f"/proc/self/fd/{resource_tracker.getfd()}").readlink())
+
+
+async def wait_until(condition: Callable[[], bool]) -> None:
+    with trio.fail_after(30):
+        while not condition():  # noqa: ASYNC110 - nobody can tell it
+            await trio.sleep(0.01)
+
+
+@pytest.fixture
+def marker(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    path = tmp_path / "made"
+    monkeypatch.setenv(hostile_worker.MARKER, str(path))
+    return path
+
+
+async def test_nothing_that_a_worker_writes_is_unpickled_and_it_can_not_hang_mcrd(marker, monkeypatch):
+    """It writes a pickle into all that it holds, closes everything and stops."""
+    monkeypatch.setattr(worker_process, "worker_main", hostile_worker.taken_over)
+    async with worker() as taken_over:
+        pid = (await taken_over.next(WorkerStarted)).pid
+        await wait_until(lambda: Path(f"/proc/{pid}/stat").read_text().split()[2] == "T")
+        await trio.testing.wait_all_tasks_blocked()
+        assert not marker.exists()
+        os.kill(pid, signal.SIGKILL)
+        assert (await taken_over.next(WorkerExited)).reason == "killed by signal 9 (SIGKILL)"
+        assert (await taken_over.next(WorkerStarted)).incarnation == 2
+    assert not marker.exists()
+
+
+async def test_a_worker_holds_what_is_named_for_it_and_nothing_else():
+    async with worker() as sound:
+        held = Counter(re.sub(r"[0-9]+", "N", each) for each in descriptors((await sound.running()).pid))
+    ring = held.pop("anon_inode:[io_uring]", 0)
+    assert ring <= 1
+    assert held == {
+        "/dev/null": 3,
+        "/memfd:mcr-worker-N (deleted)": 1,
+        "anon_inode:[eventfd]": 2,
+        "socket:[N]": 1,  # its channel
+    }
+
+
+async def test_a_standby_process_cannot_reach_the_resource_tracker(monkeypatch):
+    """That removes files and shared memory, with mcrd's rights, for whoever asks."""
+    monkeypatch.setattr(worker_process, "_SPARE_SECONDS", 0)
+    async with worker() as sound:
+        pid = await sound.standby((await sound.running()).pid)
+        held = descriptors(pid)
+    assert tracker() not in held
+    assert sum(each.startswith("socket:") for each in held) == 1, "where it will call in"
+
+
+async def test_a_process_that_does_not_report_is_replaced(monkeypatch):
+    """The standby process is stopped, then becomes a worker."""
+    monkeypatch.setattr(worker_process, "_SPARE_SECONDS", 0)
+    monkeypatch.setattr(worker_process, "_ATTACH_SECONDS", 1)
+    async with worker() as sound:
+        first = await sound.running()
+        os.kill(await sound.standby(first.pid), signal.SIGSTOP)
+        monkeypatch.setattr(worker_process, "_SPARE_SECONDS", math.inf)
+        os.kill(first.pid, signal.SIGKILL)
+        assert (await sound.next(WorkerExited)).pid == first.pid
+        assert (await sound.next(WorkerExited)).reason == "did not attach within 1 s"
+        assert (await sound.running()).incarnation == 3
+
+
+async def test_a_worker_that_gives_up_says_at_what(monkeypatch):
+    monkeypatch.setattr(worker_process, "worker_main", hostile_worker.gives_up)
+    async with worker() as given_up:
+        assert (await given_up.next(WorkerExited)).reason == "gave up: start: No space left on device (os error 28)"
+
+
+async def test_a_worker_that_is_told_to_stop_stops():
+    async with worker() as sound:
+        started = await sound.running()
+        sound.process.deliver(started.incarnation, (records.stop(),))
+        exited = await sound.next(WorkerExited)
+        assert (exited.reason, exited.delay) == ("stopped", None)

@@ -45,6 +45,7 @@ from mcr.worker_log import describe
 log = get_logger(Facility.SUPERVISOR)
 
 _WATCH_SECONDS = 1.0
+_OVERDUE_WATCHES = 3  # without an acknowledgement that is due: the worker hangs
 _REVIEW_SHARE = 0.05  # of the time, unless the pause would be longer
 _REVIEW_PAUSE = 1.0
 _RETRY_SECONDS = 5.0
@@ -357,8 +358,10 @@ class _Worker:
     generation: int = 0
     restarts: int = 0
     last_exit: str | None = None
+    overdue: int = 0
+    """For how many watches it has acknowledged nothing although something is due."""
     hung: int | None = None
-    """Pid that was killed since it took no packets."""
+    """Pid that was killed since it did not do its work."""
     ended: bool = False
 
 
@@ -492,6 +495,7 @@ class _State:
         worker.pid = started.pid
         worker.incarnation = started.incarnation
         worker.state = WorkerState.STARTING
+        worker.overdue = 0
         whole = (records.levels(self._levels), *self._relay.snapshot(), records.generation(self._generation))
         worker.process.deliver(worker.incarnation, whole)
         if self._stopping:
@@ -503,7 +507,8 @@ class _State:
         for event in events:
             match event:
                 case records.Ack(generation):
-                    worker.generation = generation
+                    worker.generation = min(generation, self._generation)
+                    worker.overdue = 0
                     if worker.state is WorkerState.STARTING:
                         worker.state = WorkerState.RUNNING
                 case records.Sample():
@@ -541,14 +546,12 @@ class _State:
 
     async def kill_hung_workers(self) -> None:
         for worker_id in await self._stats.stalled():
-            pid = self.workers[worker_id].pid
-            if pid is not None:
-                log.error(
-                    "worker %d (pid %d) takes no packets although some wait: it hangs and is killed", worker_id, pid
-                )
-                self.workers[worker_id].hung = pid
-                with suppress(ProcessLookupError):
-                    os.kill(pid, signal.SIGKILL)
+            _kill(self.workers[worker_id], "takes no packets although some wait")
+        # Counted, not timed: a supervisor that was itself stopped has first to hear what was said meanwhile.
+        for worker in self.workers:
+            worker.overdue = worker.overdue + 1 if worker.generation < self._generation else 0
+            if worker.overdue >= _OVERDUE_WATCHES:
+                _kill(worker, f"has not acknowledged generation {self._generation}")
 
     def stop(self, reply: Reply[None]) -> None:
         self._stopping = reply
@@ -562,3 +565,13 @@ class _State:
         if self._stopping and all(worker.ended for worker in self.workers):
             with self._stopping:
                 self._stopping.resolve(None)
+
+
+def _kill(worker: _Worker, what: str) -> None:
+    """End a process that hangs; another takes its place."""
+    if worker.pid is not None:
+        log.error("worker %d (pid %d) %s: it hangs and is killed", worker.worker_id, worker.pid, what)
+        worker.hung = worker.pid
+        worker.overdue = 0
+        with suppress(ProcessLookupError):
+            os.kill(worker.pid, signal.SIGKILL)

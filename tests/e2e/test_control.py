@@ -196,14 +196,16 @@ def words_for_group(group: str) -> list[str]:
 
 
 def test_rule_that_is_not_active_in_time_is_no_success(plant: Plant, make_mcr: MakeMcr) -> None:
-    mcr = make_mcr(plant.relay).start()
-    (pid,) = mcr.worker_pids()
+    """A worker hangs, without traffic that would show it. It is replaced, and the rule does not stay pending."""
+    mcr = make_mcr(plant.relay).start(2)
+    pid = mcr.worker_pids()[1]
     os.kill(pid, signal.SIGSTOP)
     late = mcr.ctl("add", *words_for_group("239.1.1.1"), "--rule-id", "tv", check=False)
-    os.kill(pid, signal.SIGCONT)
     assert late.returncode == 1
     assert "Error: The rule tv is in place, but not active yet" in late.stderr
     wait_until(lambda: mcr.call("list")[0]["state"] == "active", "it becomes active")
+    assert mcr.workers()[1]["last_exit"].endswith("Z hung, killed by signal 9 (SIGKILL) by mcrd")
+    assert f"worker 1 (pid {pid}) has not acknowledged generation 2: it hangs and is killed" in mcr.log()
 
 
 def test_log_levels_change_at_once_in_workers_too(plant: Plant, make_mcr: MakeMcr) -> None:

@@ -390,14 +390,14 @@ def _failing(name: str, error: str, outputs: list[OutputStats], link: Link | Non
     share = counts["errors"] / counts["submitted"]
     broken = share > _HALF or link is None or not (link.up and link.running)
     first = f"{outputs[0].group}:{outputs[0].port}:{name}"
-    which = first if len(outputs) == 1 else f"{len(outputs):,} outputs by {name}, {first} among them"
-    doubt = f", {counts['in_doubt']:,} of them in the hand of a worker that died" if counts["in_doubt"] else ""
+    which = first if len(outputs) == 1 else f"{len(outputs):,} outputs on {name}, among them {first}"
+    doubt = f"; a worker that died had {counts['in_doubt']:,} of them in hand" if counts["in_doubt"] else ""
     cause, remedy = _CAUSES.get(error, ("", "")) if error else ("", "")
     return Finding(
         "egress_errors",
         Verdict.FAULT if broken else Verdict.ADVICE,
         f"{counts['errors']:,} packets ({share:.2%}) were not sent to {which}{doubt}"
-        + (f": {error}" if error else "")
+        + (f"; the newest error: {error}" if error else "")
         + (f", {cause}" if cause else ""),
         f"mcrctl stats: errors={counts['errors']}",
         remedy.format(name=name),
@@ -425,7 +425,7 @@ _CAUSES = {
         ),
     }.items()
 }
-"""What an output's last error means, and where to look."""
+"""What an output's newest error means, and where to look. Older ones are counted, and not kept."""
 
 
 def judge_log(stats: Stats) -> Finding:

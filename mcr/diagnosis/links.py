@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from pyroute2 import IPRoute
 
 _IFF_UP, _IFF_RUNNING = 0x1, 0x40  # <linux/if.h>
+_IFF_POINTOPOINT, _IFF_NOARP = 0x10, 0x80
 
 
 @attrs.frozen
@@ -30,6 +31,7 @@ class Link:
         carrier: its driver sees somebody at the other end.
         running: the kernel takes it to be able to carry traffic (RFC 2863, ifOperStatus). It follows `carrier` within
             a second, unless something else holds it back, as 802.1X does.
+        arp: who is at the other end is asked for by ARP; no, on tunnels and other point-to-point links.
         mtu: in bytes.
         addresses: IPv4 addresses with their networks.
         rx_packets: frames received.
@@ -47,6 +49,7 @@ class Link:
     up: bool = True
     carrier: bool = True
     running: bool = True
+    arp: bool = True
     mtu: int = 1500
     addresses: tuple[IPv4Interface, ...] = ()
     rx_packets: int = 0
@@ -117,6 +120,7 @@ def _link(link: Mapping[str, Any], addresses: tuple[IPv4Interface, ...]) -> Link
         up=bool(link["flags"] & _IFF_UP),
         carrier=bool(link.get("carrier")),
         running=bool(link["flags"] & _IFF_RUNNING),
+        arp=not link["flags"] & (_IFF_NOARP | _IFF_POINTOPOINT),
         mtu=int(link.get("mtu", 0)),
         addresses=addresses,
         rx_packets=counters.get("rx_packets", 0),

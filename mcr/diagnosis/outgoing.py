@@ -5,23 +5,17 @@ import re
 from collections.abc import Iterator
 from typing import Final
 
+from mcr.diagnosis.arp import ASKED_TIMES
 from mcr.diagnosis.incoming import judge_link
 from mcr.diagnosis.links import Link
 from mcr.diagnosis.routes import Neighbour, Path
 from mcr.errors import describe_errno
 from mcr.findings import Finding, Verdict
-from mcr.model import Output, OutputStats
+from mcr.model import Address, Output, OutputStats
 
 _HEADERS = 28  # bytes of an IPv4 and a UDP header
 _ERRNO = re.compile(r"\(os error (\d+)\)")
-_ANSWERS: Final = {
-    Neighbour.REACHABLE,
-    Neighbour.STALE,
-    Neighbour.DELAY,
-    Neighbour.PROBE,
-    Neighbour.NOARP,
-    Neighbour.PERMANENT,
-}
+_ANSWERS: Final = {Neighbour.REACHABLE, Neighbour.NOARP, Neighbour.PERMANENT}
 _SILENT: Final = {Neighbour.INCOMPLETE, Neighbour.FAILED}
 _CONGESTED: Final = {errno.ENOBUFS, errno.EAGAIN}
 
@@ -34,16 +28,18 @@ def judge_output(
     *,
     before: OutputStats,
     after: OutputStats,
+    local_receiver: bool = False,
 ) -> Iterator[Finding]:
     """Does what the rule takes leave here?
 
     Args:
         output: the output.
         link: its interface; None: there is none of its name.
-        path: how its host is reached; None if it is a group, or the interface is missing.
+        path: how it is reached; None if the interface is missing.
         payload: bytes of the datagrams that the rule takes, if they were seen.
         before: its counters before the look.
         after: and now.
+        local_receiver: a program on this machine has joined the group there and listens on the port.
     """
     name = output.interface
     if link is None:
@@ -54,8 +50,10 @@ def judge_output(
     yield from judge_link("output", name, link)
     if output.group.is_multicast:
         yield _judge_source_address(link)
-    elif path is not None:
-        yield from _judge_path(output, path)
+        if local_receiver:
+            yield _judge_local_receiver(output)
+    if path is not None:
+        yield from _judge_path(output, link, path)
     yield from _judge_size(output, link, payload, before, after)
     yield _judge_sending(output, before, after)
 
@@ -69,38 +67,81 @@ def _judge_source_address(link: Link) -> Finding:
     return Finding("source_address", Verdict.ADVICE, what, see, f"ip address add ADDRESS/LENGTH dev {link.name}")
 
 
-def _judge_path(output: Output, path: Path) -> Iterator[Finding]:
+def _judge_local_receiver(output: Output) -> Finding:
+    what = (
+        f"a program on this machine has joined {output.group} on {output.interface} and listens on port {output.port}"
+    )
+    return Finding(
+        "local_receiver",
+        Verdict.ADVICE,
+        f"{what}: it does not get what MCR sends there, only other machines do",
+        f"/proc/net/igmp; ss -lnup 'sport = :{output.port}'",
+        "have it join the rule's input group on the input interface, where it gets what MCR gets",
+    )
+
+
+def _judge_path(output: Output, link: Link, path: Path) -> Iterator[Finding]:
     host, name = output.group, output.interface
-    answers = path.neighbour in _ANSWERS
     if path.local:
         what = f"{host} is an address of this machine: what is sent there stays here, and does not leave by {name}"
         see = f"ip route get {host}: local"
         yield Finding("route", Verdict.ADVICE, what, see, "if that is not what you want, name another host")
         return
-    if path.refusal is not None:
-        see = f"ip route get fibmatch {host} oif {name}: {describe_errno(path.refusal)}"
-        remedy = f"ip route add {host} via GATEWAY dev {name}"
-        if path.elsewhere is not None and path.elsewhere != name:
-            see += f"; its route leads through {path.elsewhere}"
-            remedy += f", or name {path.elsewhere} in the output"
-        what = f"no route to {host} leads through {name}"
-        what += ", but somebody there answers for it" if answers else ", and nobody there has answered for it"
-        yield Finding("route", Verdict.ADVICE if answers else Verdict.FAULT, what, see, remedy)
-    else:
+    if output.group.is_multicast:
+        if path.gateway is not None:
+            yield _judge_gateway_of_group(output, path.gateway)
+            yield _judge_neighbour(output, path)
+        return
+    yield _judge_route(output, link, path)
+    if link.arp:
+        yield _judge_neighbour(output, path)
+
+
+def _judge_gateway_of_group(output: Output, gateway: Address) -> Finding:
+    what = f"the route to {output.group} leads via {gateway}: frames go to that gateway alone, not to the group"
+    see = f"ip route get {output.group} oif {output.interface}: via {gateway}"
+    remedy = f"unless that is meant: ip route replace {output.group} dev {output.interface}"
+    return Finding("route", Verdict.ADVICE, what, see, remedy)
+
+
+def _judge_route(output: Output, link: Link, path: Path) -> Finding:
+    host, name = output.group, output.interface
+    if path.refusal is None:
         way = "on the link" if path.gateway is None else f"via {path.gateway}"
         see = f"ip route get {host} oif {name}: {way}"
-        yield Finding("route", Verdict.OK, f"a route to {host} leads through {name}", see)
-    who = f"the gateway {path.gateway}" if path.gateway else f"the host {host}"
-    hop = path.gateway or host
+        return Finding("route", Verdict.OK, f"a route to {host} leads through {name}", see)
+    see = f"ip route get fibmatch {host} oif {name}: {describe_errno(path.refusal)}"
+    if not link.arp:
+        what = f"{name} is a point-to-point link: what is sent to {host} leaves by it without a route"
+        return Finding("route", Verdict.OK, what, f"ip link show dev {name}: NOARP or POINTOPOINT")
+    remedy = f"ip route add {host} via GATEWAY dev {name}"
+    if path.elsewhere is not None and path.elsewhere != name:
+        see += f"; its route leads through {path.elsewhere}"
+        remedy += f", or name {path.elsewhere} in the output"
+    answers = path.answered or (path.answered is None and path.neighbour in _ANSWERS)
+    what = f"no route to {host} leads through {name}"
+    what += ", but somebody there answers for it" if answers else ", and nobody there has answered for it"
+    return Finding("route", Verdict.ADVICE if answers else Verdict.FAULT, what, see, remedy)
+
+
+def _judge_neighbour(output: Output, path: Path) -> Finding:
+    name, hop = output.interface, path.gateway or output.group
+    who = f"the gateway {hop}" if path.gateway else f"the host {hop}"
     see = f"ip neigh show {hop} dev {name}: {path.neighbour.name}"
-    if path.neighbour in _SILENT:
-        what = f"{who} does not answer ARP on {name}: what is sent there is lost, though it counts as sent"
-        remedy = f"is it up, on this network, and its address right? arping -I {name} {hop}"
-        yield Finding("neighbour", Verdict.FAULT, what, see, remedy)
-    elif answers:
-        yield Finding("neighbour", Verdict.OK, f"{who} answers on {name}", see)
-    else:
-        yield Finding("neighbour", Verdict.OK, f"{who} has not been asked for on {name} yet", see)
+    lost = "what is sent there is lost, though it counts as sent"
+    remedy = f"is it up, on this network, and its address right? arping -I {name} {hop}"
+    if path.answered:
+        return Finding("neighbour", Verdict.OK, f"{who} answers on {name}", see)
+    if path.answered is False:
+        see += f", and no answer to {ASKED_TIMES} ARP requests"
+        if path.neighbour is Neighbour.REACHABLE:  # it was there a moment ago
+            what = f"{who} does not answer ARP on {name} just now: if that lasts, {lost}"
+            return Finding("neighbour", Verdict.ADVICE, what, see, remedy)
+    if path.answered is False or path.neighbour in _SILENT:
+        return Finding("neighbour", Verdict.FAULT, f"{who} does not answer ARP on {name}: {lost}", see, remedy)
+    if path.neighbour in _ANSWERS:
+        return Finding("neighbour", Verdict.OK, f"{who} answers on {name}", see)
+    return Finding("neighbour", Verdict.OK, f"whether {who} answers on {name} is not known", see)
 
 
 def _judge_size(
@@ -126,7 +167,7 @@ def _judge_sending(output: Output, before: OutputStats, after: OutputStats) -> F
     grown, sent = after.errors - before.errors, after.sent - before.sent
     see = f"mcrctl stats: sent {after.sent:,} (+{sent:,}), errors {after.errors:,} (+{grown:,})"
     if after.last_error:
-        see += f", the last of them: {after.last_error}"
+        see += f"; the newest error: {after.last_error}"
     remedy = _remedy(output, _last_errno(after))
     if grown > 0:
         what = f"sending to {output} fails" + (" in part" if sent > 0 else "")

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import attrs
 
+from mcr.diagnosis.arp import ask_neighbours
 from mcr.diagnosis.links import Link
 from mcr.model import Address
 
@@ -36,16 +37,20 @@ class Neighbour(enum.IntEnum):
     PERMANENT = 0x80
 
 
+_UNCERTAIN = frozenset(Neighbour) - {Neighbour.NOARP, Neighbour.PERMANENT}
+
+
 @attrs.frozen
 class Path:
-    """How a host is reached through an interface.
+    """How a host or a group is reached through an interface.
 
     Attributes:
-        refusal: errno of the look-up, if no route leads through the interface.
-        gateway: None if the host is on the link.
-        neighbour: of the gateway, or the host.
+        refusal: errno of the look-up, if no route to the host leads through the interface.
+        gateway: None if the host, or group, is on the link.
+        neighbour: of the gateway, or the host; that of a group without a gateway is NOARP.
         elsewhere: the interface that its route does lead through, if no other.
         local: the address is this machine's own.
+        answered: whether the neighbour has just answered ARP; None: it was not asked.
     """
 
     refusal: int | None
@@ -53,18 +58,28 @@ class Path:
     neighbour: Neighbour
     elsewhere: str | None = None
     local: bool = False
+    answered: bool | None = None
 
 
 def find_paths(hosts: Iterable[tuple[Address, Link]]) -> dict[tuple[Address, str], Path]:
-    """Find out how hosts are reached, each through an interface, which the result has by its own name.
+    """Find out how hosts and groups are reached, each through an interface, which the result has by its own name.
+
+    Neighbours that the kernel's table may be wrong about are asked whether they are there.
 
     Raises:
         OSError: no netlink socket could be had.
     """
     from pyroute2 import IPRoute  # noqa: PLC0415 - slow to import, seldom needed
 
+    wanted = set(hosts)
     with IPRoute() as netlink:
-        return {(host, link.name): _find_path(netlink, host, link) for host, link in set(hosts)}
+        paths = {(host, link): _find_path(netlink, host, link) for host, link in wanted}
+    hops = {key: (path.gateway or key[0], key[1]) for key, path in paths.items() if path.neighbour in _UNCERTAIN}
+    asked, answered = ask_neighbours(set(hops.values()))
+    for (host, link), (hop, _) in hops.items():
+        if (hop, link.index) in asked:
+            paths[host, link] = attrs.evolve(paths[host, link], answered=(hop, link.index) in answered)
+    return {(host, link.name): path for (host, link), path in paths.items()}
 
 
 def find_routes(groups: Mapping[str, tuple[Address, Link]]) -> dict[str, str | None]:
@@ -90,6 +105,8 @@ def _find_route(netlink: "IPRoute", group: Address, link: Link) -> str | None:
 
 
 def _find_path(netlink: "IPRoute", host: Address, link: Link) -> Path:
+    if host.is_multicast:
+        return _find_path_to_group(netlink, host, link)
     usual = _ask(netlink.route, dst=str(host))
     if not isinstance(usual, int) and usual["type"] == _RTN_LOCAL:
         return Path(None, None, Neighbour.NOARP, local=True)
@@ -102,12 +119,21 @@ def _find_path(netlink: "IPRoute", host: Address, link: Link) -> Path:
     return Path(None, gateway, _neighbour(netlink, gateway or host, link))
 
 
+def _find_path_to_group(netlink: "IPRoute", group: Address, link: Link) -> Path:
+    """To a group no route is needed; but one with a gateway leads to that gateway alone."""
+    resolved = _ask(netlink.route, dst=str(group), oif=link.index)
+    gateway = None if isinstance(resolved, int) else _gateway(resolved)
+    return Path(None, gateway, _neighbour(netlink, gateway, link) if gateway else Neighbour.NOARP)
+
+
 def _entry(netlink: "IPRoute", destination: Address, link: Link) -> Mapping[str, Any] | int:
     """The table's entry that leads to a destination through an interface; the kernel's errno if there is none."""
     return _ask(netlink.route, dst=str(destination), oif=link.index, flags=_RTM_F_FIB_MATCH)
 
 
 def _neighbour(netlink: "IPRoute", hop: Address, link: Link) -> Neighbour:
+    if not link.arp:
+        return Neighbour.NOARP
     entry = _ask(netlink.neigh, dst=str(hop), ifindex=link.index)
     state = 0 if isinstance(entry, int) else entry["state"]
     return next((each for each in Neighbour if each == state), Neighbour.UNKNOWN)

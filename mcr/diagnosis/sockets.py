@@ -14,7 +14,9 @@ from mcr.errors import SystemFault
 # /proc/net would be that of the process, which need not be the thread's.
 _IGMP = Path("/proc/thread-self/net/igmp")
 _PACKET = Path("/proc/thread-self/net/packet")
+_UDP = Path("/proc/thread-self/net/udp")
 _INDEX, _INODE = 4, 8  # columns of /proc/net/packet
+_LOCAL, _UDP_INODE = 1, 9  # of /proc/net/udp
 
 
 @attrs.frozen
@@ -62,6 +64,25 @@ def parse_packet(text: str, inodes: Iterable[int]) -> Iterator[int]:
         words = line.split()
         if int(words[_INODE]) in ours and int(words[_INDEX]) > 0:
             yield int(words[_INDEX])
+
+
+def udp_listeners() -> frozenset[tuple[IPv4Address, int]]:
+    """Address and port of every UDP socket of another process; address 0.0.0.0 takes any.
+
+    Raises:
+        SystemFault: it can't be read.
+    """
+    return frozenset(parse_udp(_read(_UDP), _socket_inodes()))
+
+
+def parse_udp(text: str, ours: Iterable[int]) -> Iterator[tuple[IPv4Address, int]]:
+    """Read /proc/net/udp, without these sockets."""
+    own = set(ours)
+    for line in text.splitlines()[1:]:
+        words = line.split()
+        if int(words[_UDP_INODE]) not in own:
+            address, _, port = words[_LOCAL].partition(":")
+            yield IPv4Address(struct.pack("=I", int(address, 16))), int(port, 16)
 
 
 def _socket_inodes() -> Iterator[int]:

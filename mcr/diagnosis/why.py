@@ -7,7 +7,8 @@ Rules of the module:
 2. Nothing waits on the event loop; all of it takes less time than a client waits for a reply.
 """
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from ipaddress import IPv4Address
 from typing import TypeVar
 
 import attrs
@@ -21,17 +22,17 @@ from mcr.diagnosis.look import look_at_wire
 from mcr.diagnosis.machine import count_unroutable
 from mcr.diagnosis.outgoing import judge_output
 from mcr.diagnosis.queriers import Queriers
-from mcr.diagnosis.routes import Neighbour, Path, find_paths
+from mcr.diagnosis.routes import find_paths
 from mcr.diagnosis.sighting import Look, Sighting
-from mcr.diagnosis.sockets import captured_interfaces, joined_groups
+from mcr.diagnosis.sockets import captured_interfaces, joined_groups, udp_listeners
 from mcr.errors import RuleNotFound, SystemFault
 from mcr.findings import Finding, Verdict
-from mcr.model import Address, Input, Output, OutputStats, RuleView, Stats, WorkerView
+from mcr.model import Input, Output, OutputStats, RuleView, Stats, WorkerView
 from mcr.net.firewall import Firewall, look_at_firewall
 
 _COUNTED_SECONDS = 0.8  # for what was seen on the wire to reach the counters
-_ARP_SECONDS = 0.5  # for a neighbour that is being asked to answer
 _PAUSE = 0.02
+_ANY = IPv4Address(0)
 _HEARD_SECONDS = 0.2  # between a query that a look sees and the question whether it was heard
 
 _A = TypeVar("_A")
@@ -99,31 +100,23 @@ class Walk:
     async def _judge_outputs(self, look: Look, before: Stats, after: Stats) -> tuple[Finding, ...]:
         outputs = self.rule.outputs
         links = await trio.to_thread.run_sync(_asked, read_links, [output.interface for output in outputs])
-        paths = await self._find_paths(outputs, links)
+        leading = [(output.group, links[output.interface]) for output in outputs if output.interface in links]
+        paths = await trio.to_thread.run_sync(_asked, find_paths, leading)
+        received = await trio.to_thread.run_sync(_find_local_receivers, outputs, links, (self.rule, *self.others))
         findings: dict[Finding, None] = {}  # outputs by the same interface have some in common
         for output, then, now in zip(outputs, self._outputs(before), self._outputs(after), strict=True):
             link = links.get(output.interface)
-            path = paths.get((output.group, link.name)) if link else None
-            judged = judge_output(output, link, path, look.payload, before=then, after=now)
+            judged = judge_output(
+                output,
+                link,
+                paths.get((output.group, link.name)) if link else None,
+                look.payload,
+                before=then,
+                after=now,
+                local_receiver=output in received,
+            )
             findings |= dict.fromkeys(_until_fault(judged))
         return tuple(findings)
-
-    async def _find_paths(self, outputs: Iterable[Output], links: dict[str, Link]) -> dict[tuple[Address, str], Path]:
-        """Find the ways to hosts; a neighbour that is being asked gets a moment to answer."""
-        hosts = [
-            (output.group, links[output.interface])
-            for output in outputs
-            if not output.group.is_multicast and output.interface in links
-        ]
-        if not hosts:
-            return {}
-        deadline = trio.current_time() + _ARP_SECONDS
-        while True:
-            paths = await trio.to_thread.run_sync(_asked, find_paths, hosts)
-            asked = any(path.neighbour is Neighbour.INCOMPLETE for path in paths.values())
-            if not asked or trio.current_time() >= deadline:
-                return paths
-            await trio.sleep(_PAUSE)
 
     async def _read_counted(self, look: Look, before: Stats) -> Stats:
         """Read statistics, once they show what was seen on the wire."""
@@ -158,6 +151,22 @@ def _heard_within(heard: Hearing, seconds: float) -> bool:
 
 def _look_at_firewall() -> Firewall:
     return _asked(lambda _: look_at_firewall(), None)
+
+
+def _find_local_receivers(
+    outputs: Iterable[Output], links: Mapping[str, Link], rules: Iterable[RuleView]
+) -> frozenset[Output]:
+    """Groups that a program of this machine has joined where they leave, and on whose port it listens."""
+    ours = {(each.input.interface, each.input.group) for each in rules}  # joined by mcrd itself
+    joined, listeners = joined_groups(), udp_listeners()
+    return frozenset(
+        output
+        for output in outputs
+        if output.interface in links
+        and (links[output.interface].index, output.group) in joined
+        and not {(output.interface, output.group), (links[output.interface].name, output.group)} & ours
+        and not listeners.isdisjoint({(output.group, output.port), (_ANY, output.port)})
+    )
 
 
 def _asked(look: Callable[[_A], _T], what: _A) -> _T:

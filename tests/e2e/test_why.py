@@ -347,6 +347,36 @@ def test_neighbour_that_never_answers(plant: Plant, mcr: Mcr) -> None:
         wait_until(lambda: troubles(mcr, "silent") == [], "it answers")
 
 
+@pytest.mark.usefixtures("source")
+def test_ways_out_of_every_kind(plant: Plant, mcr: Mcr) -> None:
+    """A link without ARP, a group behind a gateway, a receiver on the relay, a dead host that is not forgotten yet."""
+    plant.relay.ip("link set dev out2 arp off")
+    plant.relay.ip("route add 239.2.2.9 via 198.18.1.77 dev out0")
+    ways = {
+        "no-arp": "198.19.9.9:6000:out2",
+        "gateway": "239.2.2.9:6000:out0",
+        "local": "239.2.2.8:6000:out0",
+        "dead": "198.18.2.2:6000:out1",
+    }
+    for port, (name, output) in enumerate(ways.items(), 7000):
+        mcr.add(f"in0:239.1.1.1:{port}", output, rule_id=name)
+    with plant.relay.entered(), socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as listener:
+        listener.bind(("0.0.0.0", 6000))  # noqa: S104 - in a namespace of its own
+        listener.setsockopt(
+            socket.IPPROTO_IP, socket.IP_ADD_MEMBERSHIP, socket.inet_aton("239.2.2.8") + socket.inet_aton("198.18.1.1")
+        )
+        with sending(plant.source, "src0", *(frame(port=port) for port in range(7000, 7004))):
+            assert troubles(mcr, "no-arp") == []
+            assert troubles(mcr, "gateway") == ["advice route", "fault neighbour"]
+            plant.receiver.ip("address add 198.18.1.77/24 dev rx0")
+            wait_until(lambda: troubles(mcr, "gateway") == ["advice route"], "the gateway answers")
+            assert troubles(mcr, "local") == ["advice local_receiver"]
+            assert troubles(mcr, "dead") == []
+            plant.receiver.ip("address delete 198.18.2.2/24 dev rx1")
+            plant.relay.ip("neigh change 198.18.2.2 dev out1 nud stale")
+            assert troubles(mcr, "dead") == ["fault neighbour"]
+
+
 def test_output_with_a_small_mtu(plant: Plant, mcr: Mcr) -> None:
     """It leaves in fragments, also where several would leave together."""
     plant.relay.ip("link set dev out0 mtu 1000")

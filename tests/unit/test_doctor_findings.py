@@ -435,7 +435,7 @@ def test_outputs_that_took_everything_are_fine():
 )
 def test_an_error_of_an_output_is_told_with_its_cause(number, words):
     (finding,) = daemon_findings.judge_outputs(stats_of(output(10, 100, number)), {"out0": OUT0})
-    expect(finding, ADVICE, "10 packets (10.00%)", "239.2.2.2:6000:out0", "errors=10", *words)
+    expect(finding, ADVICE, "10 packets (10.00%)", "239.2.2.2:6000:out0; the newest error: ", "errors=10", *words)
 
 
 def test_an_output_that_fails_mostly_or_cannot_work_is_a_fault():
@@ -451,13 +451,13 @@ def test_an_output_that_fails_mostly_or_cannot_work_is_a_fault():
 def test_outputs_of_one_interface_and_error_are_told_together():
     outputs = [output(5, 100, errno.ENETDOWN, f"239.2.2.{i}") for i in range(1, 9)]
     (finding,) = daemon_findings.judge_outputs(stats_of(*outputs, output(0, 100)), {"out0": OUT0})
-    expect(finding, ADVICE, "40 packets (5.00%)", "8 outputs by out0, 239.2.2.1:6000:out0 among them")
+    expect(finding, ADVICE, "40 packets (5.00%)", "8 outputs on out0, among them 239.2.2.1:6000:out0")
 
 
 def test_packets_in_doubt_are_told_apart():
     (finding,) = daemon_findings.judge_outputs(stats_of(output(3, 100, in_doubt=3)), {"out0": OUT0})
     assert finding.verdict is ADVICE
-    assert "3 of them in the hand of a worker that died" in finding.what
+    assert "a worker that died had 3 of them in hand" in finding.what
 
 
 def test_refused_outputs_are_those_whose_last_error_says_so():

@@ -2,7 +2,7 @@ import subprocess
 import sys
 from ipaddress import IPv4Address
 
-from mcr.diagnosis.sockets import Joined, parse_igmp, parse_packet
+from mcr.diagnosis.sockets import Joined, parse_igmp, parse_packet, parse_udp
 
 IGMP = """Idx\tDevice    : Count Querier\tGroup    Users Timer\tReporter
 1\tlo        :     1      V3
@@ -21,6 +21,13 @@ PACKET = """sk               RefCnt Type Proto  Iface R Rmem   User   Inode
 """
 
 
+UDP = """   sl  local_address rem_address   st tx_queue rx_queue tr tm->when retrnsmt   uid  timeout inode ref
+  391: 020202EF:1770 00000000:0000 07 00000000:00000000 00:00000000 00000000     0        0 4001 2 0000000000000000 0
+  391: 00000000:1771 00000000:0000 07 00000000:00000000 00:00000000 00000000     0        0 4002 2 0000000000000000 0
+ 1234: 00000000:14E9 00000000:0000 07 00000000:00000000 00:00000000 00000000     0        0 4003 2 0000000000000000 0
+"""
+
+
 def test_memberships_by_interface():
     all_hosts = IPv4Address("224.0.0.1")
     assert list(parse_igmp(IGMP)) == [
@@ -33,6 +40,10 @@ def test_memberships_by_interface():
 
 def test_only_our_sockets_that_are_bound_to_an_interface_count():
     assert list(parse_packet(PACKET, [4001, 4002, 4004])) == [11]
+
+
+def test_udp_sockets_of_others_are_listed():
+    assert list(parse_udp(UDP, [4002])) == [(IPv4Address("239.2.2.2"), 6000), (IPv4Address(0), 5353)]
 
 
 def test_the_start_of_mcrd_does_not_wait_for_netlink():

@@ -87,20 +87,21 @@ bool mcr_plan_next(struct mcr_plan *plan, struct mcr_batch *batch, struct mcr_ru
 	const struct mcr_output *output;
 	const struct mcr_egress *by;
 	uint32_t limit, count;
-	bool fits;
+	bool fits, refused;
 
 	if (plan->output == MCR_NO_OUTPUT && !next_train(plan, batch, rules))
 		return false;
 	output = &rules->outputs[plan->output];
 	by = &egress[output->egress];
 	fits = plan->iov->iov_len <= by->max_segment; /* the others are not longer */
-	limit = fits ? output->max_train : 1;
+	refused = output->refused == rules->epoch;
+	limit = fits && !refused ? output->max_train : 1;
 	count = plan->train - plan->done < limit ? plan->train - plan->done : limit;
 	*send = (struct mcr_send){
 		.payloads = plan->iov + plan->done,
 		.count = count,
 		.output = plan->output,
-		.raw = fits && output->source && by->raw_fd >= 0,
+		.raw = fits && !refused && output->source && by->raw_fd >= 0,
 	};
 	plan->done += count;
 	if (plan->done == plan->train) {
@@ -110,20 +111,14 @@ bool mcr_plan_next(struct mcr_plan *plan, struct mcr_batch *batch, struct mcr_ru
 	return true;
 }
 
-uint32_t mcr_batch_split(struct mcr_batch *batch, const struct mcr_send *train)
-{
-	for (uint32_t i = 0; i < train->count; i++)
-		batch->singles[i] = (struct mcr_send){
-			.payloads = train->payloads + i,
-			.count = 1,
-			.output = train->output,
-			.raw = train->raw,
-		};
-	return train->count;
-}
-
 bool mcr_train_refused(const struct mcr_send *send, int result)
 {
 	/* A device without checksum offload, a path MTU below the segment, a kernel that wants fewer segments. */
 	return send->count > 1 && (result == -EIO || result == -EINVAL || result == -EMSGSIZE);
+}
+
+bool mcr_raw_refused(const struct mcr_send *send, int result)
+{
+	/* But what has no room would have none there either, or overtake what waits. */
+	return send->raw && result < 0 && result != -EAGAIN && result != -ENOBUFS && result != -ENOMEM;
 }

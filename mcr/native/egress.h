@@ -40,8 +40,7 @@ struct mcr_send {
 	struct iovec *payloads;
 	uint32_t count;
 	uint32_t output;
-	bool raw;     /* as a raw frame, by the AF_PACKET socket */
-	bool refused; /* as a train; to be sent one by one */
+	bool raw; /* as a raw frame, by the AF_PACKET socket */
 };
 
 struct mcr_batch {
@@ -49,7 +48,6 @@ struct mcr_batch {
 	uint32_t iov_count;
 	struct mcr_payload payloads[MCR_BATCH_PAYLOADS];
 	struct iovec iov[MCR_BATCH_PAYLOADS];
-	struct mcr_send singles[MCR_TRAIN_MAX]; /* a refused train, one by one */
 };
 
 /* Where planning stands: within a train for one output, within a rule's payloads, within the batch's rules. */
@@ -76,10 +74,10 @@ void mcr_plan_start(struct mcr_plan *plan, const uint32_t *rules, uint32_t count
 bool mcr_plan_next(struct mcr_plan *plan, struct mcr_batch *batch, struct mcr_rules *rules,
 		   const struct mcr_egress *egress, struct mcr_send *send);
 
-/* Plan a refused train again, one send a payload, in batch->singles. How many they are. */
-uint32_t mcr_batch_split(struct mcr_batch *batch, const struct mcr_send *train);
-
 /* Whether this result of a train means that its output can't have trains (and says nothing about its payloads). */
 bool mcr_train_refused(const struct mcr_send *send, int result);
+
+/* Whether this result of a raw frame is for IP to judge: it may cut the datagram, or know another way, or say why not. */
+bool mcr_raw_refused(const struct mcr_send *send, int result);
 
 #endif

@@ -163,26 +163,25 @@ uint32_t mcr_forward_gather(struct mcr_worker *worker, uint32_t slot)
 	return taken;
 }
 
-void mcr_forward_sent(struct mcr_worker *worker, struct mcr_send *send, int result)
+void mcr_forward_sent(struct mcr_worker *worker, const struct mcr_send *send, int result)
 {
 	struct mcr_output *output = &worker->rules.outputs[send->output];
-	uint32_t count = send->count;
 
-	output->train_pending = false;
 	if (result >= 0) {
-		output->train_proven |= count > 1;
-		mcr_tally_sent(&worker->tally, output, count,
+		mcr_tally_sent(&worker->tally, output, send->count,
 			       (uint64_t)result - (send->raw ? sizeof(struct mcr_raw_header) : 0));
-	} else if (mcr_train_refused(send, result)) {
-		output->max_train = 1;
-		send->refused = true;
-		mcr_log_folded(&worker->log, MCR_FACILITY_EGRESS, MCR_LEVEL_NOTICE, MCR_LOG_TRAIN_REFUSED, send->output,
-			       (uint64_t)-result, 0);
-	} else {
-		mcr_tally_failed(&worker->tally, output, count, -result);
-		mcr_log_folded(&worker->log, MCR_FACILITY_EGRESS, MCR_LEVEL_WARNING, MCR_LOG_SEND_FAILED, send->output,
-			       (uint64_t)-result, send->payloads->iov_len);
+		return;
 	}
+	mcr_tally_failed(&worker->tally, output, send->count, -result);
+	mcr_log_folded(&worker->log, MCR_FACILITY_EGRESS, MCR_LEVEL_WARNING, MCR_LOG_SEND_FAILED, send->output,
+		       (uint64_t)-result, send->payloads->iov_len);
+}
+
+void mcr_forward_train_refused(struct mcr_worker *worker, const struct mcr_send *send, int result)
+{
+	worker->rules.outputs[send->output].max_train = 1;
+	mcr_log_folded(&worker->log, MCR_FACILITY_EGRESS, MCR_LEVEL_NOTICE, MCR_LOG_TRAIN_REFUSED, send->output,
+		       (uint64_t)-result, 0);
 }
 
 static void sample(struct mcr_worker *worker)

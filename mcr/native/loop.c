@@ -39,57 +39,6 @@ void mcr_loop_captured(struct mcr_worker *worker, uint32_t slot, int events)
 		on_capture_error(worker, slot);
 }
 
-static void send_singly(struct mcr_worker *worker, const struct mcr_send *train)
-{
-	mcr_transmit(worker, worker->batch.singles, mcr_batch_split(&worker->batch, train));
-}
-
-static void resend_refused(struct mcr_worker *worker, uint32_t count)
-{
-	for (uint32_t i = 0; i < count; i++)
-		if (worker->sends[i].refused)
-			send_singly(worker, &worker->sends[i]);
-}
-
-static bool plan_send(struct mcr_worker *worker, struct mcr_send *send)
-{
-	return mcr_plan_next(&worker->plan, &worker->batch, &worker->rules, worker->egress, send);
-}
-
-/*
- * Plan sends until there are no more, or one may not leave yet: behind the first train of its output, which may turn
- * out to be refused and has to be sent again before it. *more tells whether one waits, behind those that can go.
- */
-static uint32_t plan_wave(struct mcr_worker *worker, bool *more)
-{
-	uint32_t count = 0;
-
-	while (*more && count < MCR_BATCH_SENDS) {
-		const struct mcr_send *send = &worker->sends[count];
-		struct mcr_output *output = &worker->rules.outputs[send->output];
-
-		if (output->train_pending)
-			break;
-		output->train_pending = send->count > 1 && !output->train_proven;
-		*more = plan_send(worker, &worker->sends[++count]);
-	}
-	return count;
-}
-
-/* Send the batch and learn what became of each datagram. */
-static void send_batch(struct mcr_worker *worker)
-{
-	bool more = plan_send(worker, &worker->sends[0]);
-
-	while (more) {
-		uint32_t count = plan_wave(worker, &more);
-
-		mcr_transmit(worker, worker->sends, count);
-		resend_refused(worker, count);
-		worker->sends[0] = worker->sends[count];
-	}
-}
-
 /* Move one batch. The number of packets taken. */
 static uint32_t move_batch(struct mcr_worker *worker, uint32_t slot)
 {
@@ -105,7 +54,7 @@ static uint32_t move_batch(struct mcr_worker *worker, uint32_t slot)
 		return 0;
 	}
 	capture->woken = capture->polled_in_vain = false;
-	send_batch(worker);
+	mcr_transmit(worker);
 	mcr_forward_commit(worker, slot, taken);
 	return taken;
 }
@@ -161,6 +110,7 @@ static void nap(struct mcr_worker *worker, uint32_t taken)
 	bool pays;
 
 	clock_gettime(CLOCK_MONOTONIC, &time); /* vDSO: no system call */
+	worker->rules.epoch = (uint32_t)time.tv_sec + 1;
 	pays = mcr_pace_step(&worker->pace, taken, (uint64_t)time.tv_sec * 1000000000u + (uint64_t)time.tv_nsec);
 	if (!pays || !worker->segment->header.hold_ns || worker->draining)
 		return;

@@ -49,21 +49,29 @@ static struct msghdr frame(const struct mcr_send *send, const struct mcr_output 
 	return (struct msghdr){ .msg_iov = iov, .msg_iovlen = 1 + send->count };
 }
 
-uint32_t mcr_messages_make(struct mcr_messages *messages, const struct mcr_send *sends, uint32_t count,
-			   struct mcr_rules *rules, const struct mcr_egress *egress)
+void mcr_messages_clear(struct mcr_messages *messages)
 {
-	uint32_t used = 0, i = 0;
+	messages->count = 0;
+	messages->iov_count = 0;
+}
 
-	for (; i < count && i < MCR_MESSAGES && used + 1 + MCR_TRAIN_MAX <= MCR_MESSAGE_IOV; i++) {
-		struct mcr_output *output = &rules->outputs[sends[i].output];
+bool mcr_messages_have_room(const struct mcr_messages *messages)
+{
+	return messages->count < MCR_MESSAGES && messages->iov_count + 1 + MCR_TRAIN_MAX <= MCR_MESSAGE_IOV;
+}
 
-		if (!sends[i].raw) {
-			messages->messages[i] = datagrams(&sends[i], output, &messages->options[i]);
-			continue;
-		}
-		messages->messages[i] = frame(&sends[i], output, &egress[output->egress], &messages->headers[i],
-					      &messages->iov[used]);
-		used += 1 + sends[i].count;
+void mcr_messages_add(struct mcr_messages *messages, const struct mcr_send *send, struct mcr_rules *rules,
+		      const struct mcr_egress *egress)
+{
+	struct mcr_output *output = &rules->outputs[send->output];
+	uint32_t i = messages->count++;
+
+	messages->sends[i] = *send;
+	if (!send->raw) {
+		messages->messages[i] = datagrams(send, output, &messages->options[i]);
+		return;
 	}
-	return i;
+	messages->messages[i] = frame(send, output, &egress[output->egress], &messages->headers[i],
+				      &messages->iov[messages->iov_count]);
+	messages->iov_count += 1 + send->count;
 }

@@ -6,6 +6,7 @@
 #ifndef MCR_MESSAGE_H
 #define MCR_MESSAGE_H
 
+#include <stdbool.h>
 #include <stdint.h>
 #include <sys/socket.h>
 
@@ -21,16 +22,24 @@ union mcr_train_option {
 	struct cmsghdr align;
 };
 
-/* By the number of the message. */
+/* A handful of sends, by their number. */
 struct mcr_messages {
+	uint32_t count;
+	uint32_t iov_count;
+	struct mcr_send sends[MCR_MESSAGES];
 	struct msghdr messages[MCR_MESSAGES];
 	struct mcr_raw_header headers[MCR_MESSAGES];
 	union mcr_train_option options[MCR_MESSAGES];
 	struct iovec iov[MCR_MESSAGE_IOV];
 };
 
-/* Make the messages of the first sends, in the place of those made before. How many: one at least, if there is one. */
-uint32_t mcr_messages_make(struct mcr_messages *messages, const struct mcr_send *sends, uint32_t count,
-			   struct mcr_rules *rules, const struct mcr_egress *egress);
+void mcr_messages_clear(struct mcr_messages *messages);
+
+/* Whether there is room for one more, whatever it is. */
+bool mcr_messages_have_room(const struct mcr_messages *messages);
+
+/* Make the message of one more send. */
+void mcr_messages_add(struct mcr_messages *messages, const struct mcr_send *send, struct mcr_rules *rules,
+		      const struct mcr_egress *egress);
 
 #endif

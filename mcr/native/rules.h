@@ -27,8 +27,7 @@ struct mcr_output {
 	uint32_t egress;    /* slot of the output interface's sockets */
 	uint32_t next;      /* the rule's next output, or MCR_NO_OUTPUT */
 	uint32_t max_train; /* datagrams in one sendmsg; 1: no trains */
-	bool train_proven;  /* the kernel has taken one */
-	bool train_pending; /* the first one is under way */
+	uint32_t refused;   /* epoch in which a raw frame to it was refused */
 	struct mcr_output_tally tally;
 };
 
@@ -48,6 +47,7 @@ struct mcr_rules {
 	struct mcr_match match;
 	struct mcr_rule rules[MCR_MAX_RULES];
 	struct mcr_output outputs[MCR_MAX_OUTPUTS];
+	uint32_t epoch; /* a second or so, from 1 on: what was refused in one is tried again in the next */
 };
 
 void mcr_rules_init(struct mcr_rules *rules);

@@ -28,7 +28,6 @@
 #define MCR_BATCH_OVERSIZE 4    /* of them longer than a slot */
 #define MCR_BATCH_PAYLOADS 1024 /* datagrams in those frames */
 #define MCR_BATCH_OUTPUTS  1024 /* outputs of the rules that they match */
-#define MCR_BATCH_SENDS    1024 /* sends handed to the kernel at a time */
 #define MCR_FRAME_PAYLOADS 128  /* datagrams in one super-frame (UDP_MAX_SEGMENTS) */
 
 /* A batch touches the totals, one capture, a rule a slot, and so many outputs. */

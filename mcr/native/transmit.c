@@ -10,7 +10,9 @@
 
 /* Sends whose messages are made, and which of them have ended. */
 struct handful {
+	struct mcr_worker *worker;
 	struct mcr_send *sends;
+	struct msghdr *messages;
 	uint32_t count;
 	bool ended[MCR_MESSAGES];
 };
@@ -22,43 +24,109 @@ struct run {
 	uint32_t members[TOGETHER];
 };
 
-static void end(struct mcr_worker *worker, struct handful *handful, uint32_t member, int result)
+static const struct mcr_egress *egress_of(const struct handful *handful, uint32_t member)
 {
-	handful->ended[member] = true;
-	mcr_forward_sent(worker, &handful->sends[member], result);
+	const struct mcr_worker *worker = handful->worker;
+
+	return &worker->egress[worker->rules.outputs[handful->sends[member].output].egress];
 }
 
-static uint32_t interface_of(const struct mcr_worker *worker, const struct mcr_send *send)
+static int socket_of(const struct handful *handful, uint32_t member)
 {
-	return worker->rules.outputs[send->output].egress;
+	const struct mcr_egress *egress = egress_of(handful, member);
+
+	return handful->sends[member].raw ? egress->raw_fd : egress->fd;
 }
 
-static int socket_of(const struct mcr_worker *worker, const struct mcr_send *send)
+/* The next sends of the plan. Whether there may be more. */
+static bool fill(struct handful *handful)
 {
-	const struct mcr_egress *egress = &worker->egress[interface_of(worker, send)];
+	struct mcr_worker *worker = handful->worker;
+	struct mcr_messages *messages = &worker->messages;
+	struct mcr_send send;
+	bool more = true;
 
-	return send->raw ? egress->raw_fd : egress->fd;
+	mcr_messages_clear(messages);
+	while (more && mcr_messages_have_room(messages)) {
+		more = mcr_plan_next(&worker->plan, &worker->batch, &worker->rules, worker->egress, &send);
+		if (more)
+			mcr_messages_add(messages, &send, &worker->rules, worker->egress);
+	}
+	handful->sends = messages->sends;
+	handful->messages = messages->messages;
+	handful->count = messages->count;
+	return more;
 }
 
-/* From the first on, those by its interface; one by the interface's other socket ends the run, or it would be overtaken. */
-static void gather_run(const struct mcr_worker *worker, const struct handful *handful, uint32_t first, struct run *run)
+/* From the first on, those by its egress; one by the egress's other socket ends the run, or it would be overtaken. */
+static void gather_run(const struct handful *handful, uint32_t first, struct run *run)
 {
-	uint32_t interface = interface_of(worker, &handful->sends[first]);
+	const struct mcr_egress *egress = egress_of(handful, first);
 
-	run->fd = socket_of(worker, &handful->sends[first]);
+	run->fd = socket_of(handful, first);
 	run->count = 0;
 	for (uint32_t i = first; i < handful->count && run->count < TOGETHER; i++) {
-		if (handful->ended[i] || interface_of(worker, &handful->sends[i]) != interface)
+		if (handful->ended[i] || egress_of(handful, i) != egress)
 			continue;
-		if (socket_of(worker, &handful->sends[i]) != run->fd)
+		if (socket_of(handful, i) != run->fd)
 			break;
 		run->members[run->count++] = i;
 	}
 }
 
-static void send_one(struct mcr_worker *worker, struct handful *handful, int fd, uint32_t member)
+/* By the UDP socket, one datagram at a time. */
+static void send_singly(const struct handful *handful, uint32_t member)
 {
-	const struct msghdr *message = &worker->messages.messages[member];
+	struct mcr_worker *worker = handful->worker;
+	const struct mcr_send *send = &handful->sends[member];
+	const struct sockaddr_in *to = &worker->rules.outputs[send->output].to;
+
+	for (uint32_t i = 0; i < send->count; i++) {
+		struct mcr_send single = { .payloads = send->payloads + i, .count = 1, .output = send->output };
+		ssize_t sent = sendto(egress_of(handful, member)->fd, single.payloads->iov_base,
+				      single.payloads->iov_len, MSG_DONTWAIT, (const struct sockaddr *)to, sizeof(*to));
+
+		mcr_forward_sent(worker, &single, sent < 0 ? -errno : (int)sent);
+	}
+}
+
+/* Its output gets no raw frames for now. This send and those behind it leave through IP, in order. */
+static void leave_through_ip(struct handful *handful, uint32_t member)
+{
+	struct mcr_rules *rules = &handful->worker->rules;
+	uint32_t output = handful->sends[member].output;
+
+	rules->outputs[output].refused = rules->epoch;
+	for (uint32_t i = member; i < handful->count; i++) {
+		if (handful->ended[i] || handful->sends[i].output != output)
+			continue;
+		handful->ended[i] = true;
+		send_singly(handful, i);
+	}
+}
+
+/* A send has come to this. False: so have others, and what was to be sent next may be gone. */
+static bool end(struct handful *handful, uint32_t member, int result)
+{
+	const struct mcr_send *send = &handful->sends[member];
+
+	if (mcr_raw_refused(send, result)) {
+		leave_through_ip(handful, member);
+		return false;
+	}
+	handful->ended[member] = true;
+	if (mcr_train_refused(send, result)) {
+		mcr_forward_train_refused(handful->worker, send, result);
+		send_singly(handful, member);
+	} else {
+		mcr_forward_sent(handful->worker, send, result);
+	}
+	return true;
+}
+
+static void send_one(struct handful *handful, int fd, uint32_t member)
+{
+	const struct msghdr *message = &handful->messages[member];
 	ssize_t sent;
 
 	if (message->msg_iovlen == 1) /* for a single datagram the kernel has less to copy than with sendmsg */
@@ -66,41 +134,44 @@ static void send_one(struct mcr_worker *worker, struct handful *handful, int fd,
 			      message->msg_name, message->msg_namelen);
 	else
 		sent = sendmsg(fd, message, MSG_DONTWAIT);
-	end(worker, handful, member, sent < 0 ? -errno : (int)sent);
+	end(handful, member, sent < 0 ? -errno : (int)sent);
 }
 
-static void send_run(struct mcr_worker *worker, struct handful *handful, const struct run *run)
+/* As much of it as leaves in this way. */
+static void send_run(struct handful *handful, const struct run *run)
 {
 	struct mmsghdr together[TOGETHER];
 
 	for (uint32_t i = 0; i < run->count; i++)
-		together[i] = (struct mmsghdr){ .msg_hdr = worker->messages.messages[run->members[i]] };
+		together[i] = (struct mmsghdr){ .msg_hdr = handful->messages[run->members[i]] };
 	for (uint32_t done = 0; done < run->count;) {
 		int sent = sendmmsg(run->fd, together + done, run->count - done, MSG_DONTWAIT);
 
-		if (sent < 0) /* the first one failed; what becomes of the others is for the next call */
-			end(worker, handful, run->members[done++], -errno);
+		/* The first one failed; what becomes of the others is for the next call. */
+		if (sent < 0 && !end(handful, run->members[done++], -errno))
+			return;
 		for (int i = 0; i < sent; i++, done++)
-			end(worker, handful, run->members[done], (int)together[done].msg_len);
+			end(handful, run->members[done], (int)together[done].msg_len);
 	}
 }
 
-void mcr_transmit(struct mcr_worker *worker, struct mcr_send *sends, uint32_t count)
+void mcr_transmit(struct mcr_worker *worker)
 {
-	for (uint32_t made; count; sends += made, count -= made) {
-		struct handful handful = { .sends = sends };
-		struct run run;
+	struct run run;
+	bool more;
 
-		made = mcr_messages_make(&worker->messages, sends, count, &worker->rules, worker->egress);
-		handful.count = made;
-		for (uint32_t i = 0; i < made; i++) {
+	do {
+		struct handful handful = { .worker = worker };
+
+		more = fill(&handful);
+		for (uint32_t i = 0; i < handful.count; i++) {
 			if (handful.ended[i])
 				continue;
-			gather_run(worker, &handful, i, &run);
+			gather_run(&handful, i, &run);
 			if (run.count == 1)
-				send_one(worker, &handful, run.fd, i);
+				send_one(&handful, run.fd, i);
 			else
-				send_run(worker, &handful, &run);
+				send_run(&handful, &run);
 		}
-	}
+	} while (more);
 }

@@ -40,8 +40,7 @@ struct mcr_worker {
 	struct mcr_batch batch;
 	struct mcr_tally tally;
 	struct mcr_plan plan;
-	struct mcr_send sends[MCR_BATCH_SENDS + 1]; /* under way together, and the one that waits for them */
-	struct mcr_messages messages;               /* of those that are being handed over */
+	struct mcr_messages messages; /* that are being handed over */
 	struct mcr_oversize oversize;
 
 	uint64_t generation; /* newest applied; packets wait until there is one */

@@ -339,6 +339,22 @@ def test_what_no_longer_fits_the_interface_is_cut_by_ip(plant: Plant, make_mcr: 
     assert relay(plant, size=1000) == 0
 
 
+def test_an_mtu_that_shrinks_under_traffic_costs_nothing(plant: Plant, make_mcr: MakeMcr) -> None:
+    """What no longer fits is cut by IP from the first datagram on, before the supervisor has heard of it."""
+    mcr = make_mcr(plant.relay).start()
+    mcr.add("in0:239.1.1.1:5000", "239.2.2.2:6000:out0")
+    wait_for_raw(mcr)
+    receiver = Receiver(plant.receiver, "239.2.2.2:6000@rx0=239.1.1.1:5000", count=40_000)
+    sender = Sender(plant.source, "src0", "239.1.1.1:5000", count=40_000, rate=20_000, size=1400)
+    for turn in range(1, 7):
+        wait_until(lambda goal=turn * 5000: mcr.stats()["ingress"]["recv"] >= goal, "the stream goes on")
+        plant.relay.ip(f"link set dev out0 mtu {1300 if turn % 2 else 1500}")
+    sender.finish()
+    receiver.expect_everything()
+    assert mcr.check_counters(arrived=40_000)["egress"]["errors"] == 0
+    assert plant.relay.counter("Ip", "FragOKs") > 0
+
+
 def test_order_is_kept_between_what_fits_and_what_does_not(plant: Plant, make_mcr: MakeMcr) -> None:
     """Long and short datagrams of a flow leave by two sockets, and arrive as they came."""
     for namespace, interface in ((plant.source, "src0"), (plant.relay, "in0")):

@@ -88,3 +88,9 @@ def test_kill_at_any_instruction_keeps_counters_exact(build: Build, way: tuple[s
 def test_full_socket_is_a_counted_drop_of_its_output_alone(build: Build, sanitizer: tuple[str, ...]) -> None:
     """Where one sendmmsg takes but a part: what arrived is what was counted, in order, and the other output has all."""
     print(run(build("worker_overflow", sanitizer), 20_000))
+
+
+@pytest.mark.parametrize("sanitizer", [ADDRESS, THREAD], ids=["address", "thread"])
+def test_raw_frame_that_is_refused_leaves_as_a_datagram(build: Build, sanitizer: tuple[str, ...]) -> None:
+    """At once, before anything later of its output, and without an error."""
+    print(run(build("worker_refused", sanitizer), 20_000))

@@ -24,6 +24,7 @@ from typing import Final, Literal, Protocol
 import attrs
 
 from mcr.model import Facility, Level, LogLevels, LogLine
+from mcr.visible import visible
 
 LogFormat = Literal["text", "json"]
 
@@ -187,10 +188,7 @@ class _TextFormatter(logging.Formatter):
         line = f"{_level(record)} [{_facility(record)}] {_message(record, self)}"
         if self._timed:
             line = f"{_time(record)} {line}"
-        if line.isprintable():
-            return line
-        # A name from a client must not end a line, nor move a terminal's cursor.
-        return "".join(c if c.isprintable() else repr(c)[1:-1] for c in line)
+        return visible(line)
 
 
 class _JsonFormatter(logging.Formatter):

@@ -9,7 +9,8 @@ import json
 import os
 import socket
 import stat
-from typing import Any, Final, Self
+import time
+from typing import Any, Final, NoReturn, Self
 
 from mcr.errors import McrError, SystemFault
 from mcr.ownership import describe_owner, own_user
@@ -19,7 +20,15 @@ DEFAULT_CONTROL_SOCKET: Final = "/run/mcr/control.sock"
 CONTROL_SOCKET_VARIABLE: Final = "MCR_CONTROL_SOCKET"
 
 REPLY_TIMEOUT: Final = 5
-"""Seconds to wait for the daemon to take a request, and again for it to reply."""
+"""Seconds to wait for the daemon to take a request, and again for it to say something."""
+
+LONGEST_REPLY: Final = 32 << 20
+"""Bytes. What is known of 16,384 rules with 65,536 outputs takes half of that."""
+
+WHOLE_REPLY_TIMEOUT: Final = 30
+"""Seconds for a reply to come as a whole."""
+
+_PART = 1 << 18
 
 
 class Client:
@@ -44,13 +53,12 @@ class Client:
             self._socket.close()
             # Python itself refuses a path of more than 107 bytes, without an errno.
             raise _connect_fault(path, origin, error.errno or errno.ENAMETOOLONG) from None
-        self._replies = self._socket.makefile("rb")
+        self._received = bytearray()
 
     def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._replies.close()
         self._socket.close()
 
     def call(self, method: str, params: dict[str, Any] | None = None) -> Any:
@@ -64,30 +72,62 @@ class Client:
         """
         self._requests += 1
         request = {"jsonrpc": "2.0", "id": self._requests, "method": method, "params": params or {}}
-        line = self._exchange(json.dumps(request).encode() + b"\n")
-        if not line.endswith(b"\n"):
-            raise McrError("mcrd closed the connection without a reply", "see what it logged last")
-        try:
-            reply = json.loads(line)
-            if "result" in reply and reply["id"] == self._requests:
-                return reply["result"]
+        reply = _decode(self._exchange(json.dumps(request).encode() + b"\n"))
+        match reply:
+            case {"result": result, "id": int(number)} if number == self._requests:
+                return result
             # The error may have no id: the daemon refuses a connection, or a request that it could not read.
-            error = reply["error"]
-            failure = McrError(error["message"], *error["data"]["hints"])
-        except (ValueError, LookupError, TypeError):
-            raise McrError(f"What answers on {self._path} is not mcrd") from None
-        raise failure
+            case {"error": {"message": str(message), "data": {"hints": [*hints]}}} if _are_text(hints):
+                raise McrError(message, *hints)
+        raise McrError(f"What answers on {self._path} is not mcrd")
 
     def _exchange(self, request: bytes) -> bytes:
         try:
             with contextlib.suppress(ConnectionError):  # it did not read all of the request, and may have said why
                 # Without the flag, a daemon that is gone would end this process by SIGPIPE.
                 self._socket.sendall(request, socket.MSG_NOSIGNAL)
-            return self._replies.readline()
+            return self._read_line()
         except TimeoutError:
             raise _no_reply() from None
         except ConnectionError:
-            return b""
+            raise _closed() from None
+
+    def _read_line(self) -> bytes:
+        deadline = time.monotonic() + WHOLE_REPLY_TIMEOUT
+        searched = 0
+        while (end := self._received.find(b"\n", searched)) < 0:
+            searched = len(self._received)
+            if searched > LONGEST_REPLY:
+                raise McrError(f"What answers on {self._path} is not mcrd: its answer does not end")
+            if time.monotonic() > deadline:
+                raise TimeoutError
+            part = self._socket.recv(_PART)
+            if not part:
+                raise _closed()
+            self._received += part
+        line = bytes(self._received[:end])
+        del self._received[: end + 1]
+        return line
+
+
+def _decode(line: bytes) -> Any:
+    """The message; None if it is none."""
+    try:
+        return json.loads(line, parse_constant=_refuse_constant)
+    except (ValueError, RecursionError):
+        return None
+
+
+def _refuse_constant(name: str) -> NoReturn:
+    raise ValueError(f"{name} is not JSON")
+
+
+def _are_text(values: list[Any]) -> bool:
+    return all(isinstance(value, str) for value in values)
+
+
+def _closed() -> McrError:
+    return McrError("mcrd closed the connection without a reply", "see what it logged last")
 
 
 def _no_reply() -> McrError:

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 import click
 
 from mcr.errors import McrError
+from mcr.visible import all_visible
 
 if TYPE_CHECKING:
     from click.shell_completion import CompletionItem
@@ -36,7 +37,7 @@ def rules(context: click.Context, _: click.Parameter, incomplete: str) -> "list[
 def interfaces(_context: click.Context, _: click.Parameter, incomplete: str) -> list[str]:
     """Interfaces of this machine."""
     try:
-        return [name for _, name in socket.if_nameindex() if name.startswith(incomplete)]
+        return [name for _, name in socket.if_nameindex() if name.startswith(incomplete) and _is_plain(name)]
     except OSError:
         return []
 
@@ -67,17 +68,22 @@ def _rules(context: click.Context, incomplete: str, *, ids: bool, names: bool) -
 
     from mcr.cli.session import Session  # noqa: PLC0415 - which offers files by this module
 
+    items = []
+    session = context.ensure_object(Session)
     try:
-        found = context.ensure_object(Session).call("list")
+        with session.understand():
+            for rule in all_visible(session.call("list")):
+                source = rule["input"]
+                where = f"{source['group']}:{source['port']} on {source['interface']}"
+                if ids:
+                    items.append(CompletionItem(rule["rule_id"], help=f"{rule['name'] or ''} {where}".strip()))
+                if names and rule["name"]:
+                    items.append(CompletionItem(rule["name"], help=where))
+            return [item for item in items if item.value.startswith(incomplete) and _is_plain(item.value)]
     except McrError:
         return []
-    items = []
-    for rule in found:
-        source = rule["input"]
-        where = f"{source['group']}:{source['port']} on {source['interface']}"
-        if ids:
-            items.append(CompletionItem(rule["rule_id"], help=f"{rule['name'] or ''} {where}".strip()))
-        if names and rule["name"]:
-            items.append(CompletionItem(rule["name"], help=where))
-    # bash puts a proposal on the command line as it is: one that would have to be quoted is none.
-    return [item for item in items if item.value.startswith(incomplete) and shlex.quote(item.value) == item.value]
+
+
+def _is_plain(proposal: str) -> bool:
+    """Whether it need not be quoted: bash puts a proposal on the command line as it is."""
+    return shlex.quote(proposal) == proposal

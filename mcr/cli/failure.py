@@ -3,6 +3,7 @@
 import click
 
 from mcr.errors import McrError, UsageError
+from mcr.visible import visible
 
 _INTERRUPTED = 130  # what a shell reports for a command that Ctrl-C ended
 
@@ -32,10 +33,10 @@ def run(command: click.Command, name: str) -> int:
 
 
 def report(error: McrError) -> int:
-    """Print an error and its hints; return its exit status."""
-    click.echo(f"Error: {error.message}", err=True)
+    """Print an error and its hints, a line each; return its exit status."""
+    click.echo(f"Error: {visible(error.message)}", err=True)
     for hint in error.hints:
-        click.echo(f"hint: {hint}", err=True)
+        click.echo(f"hint: {visible(hint)}", err=True)
     return error.exit_status
 
 

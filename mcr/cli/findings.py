@@ -36,7 +36,9 @@ def doctor(session: Session) -> None:
 
     Exit status: 0 if all is well, 1 for advice, 2 for a fault.
     """
-    _show(session, ask_doctor(session.call, session.path))
+    with session.understand():
+        findings = ask_doctor(session.call, session.path)
+    _show(session, findings)
 
 
 def ask_doctor(call: Callable[[str], Any], path: str) -> list[dict[str, Any]]:
@@ -50,7 +52,11 @@ def ask_doctor(call: Callable[[str], Any], path: str) -> list[dict[str, Any]]:
         findings: list[dict[str, Any]] = call("doctor")
     except McrError as error:
         findings = [_unreachable(error, path), *_examine_machine()]
-    return sorted(findings, key=lambda finding: -_EXIT_STATUS[finding["verdict"]])
+    return sorted(findings, key=_badness, reverse=True)
+
+
+def _badness(finding: dict[str, Any]) -> int:
+    return _EXIT_STATUS[finding["verdict"]]
 
 
 def _unreachable(error: McrError, path: str) -> dict[str, Any]:
@@ -75,7 +81,9 @@ def _examine_machine() -> list[dict[str, Any]]:
 
 def _show(session: Session, findings: Sequence[dict[str, Any]]) -> None:
     session.show(findings, findings_view)
-    sys.exit(max((_EXIT_STATUS[finding["verdict"]] for finding in findings), default=0))
+    with session.understand():
+        status = max(map(_badness, findings), default=0)
+    sys.exit(status)
 
 
 def findings_view(findings: Sequence[dict[str, Any]], _width: int | None) -> str:

@@ -23,6 +23,7 @@ from mcr.cli.report import write_report
 from mcr.cli.rule_words import name_lines, read_batch, rule_options, rule_params
 from mcr.cli.session import Session, common_options, terminal_width
 from mcr.errors import McrError, SystemFault, UsageError
+from mcr.visible import all_visible, visible
 
 _WATCH_INTERVAL = 1
 _LEVELS = "emergency, alert, critical, error, warning, notice, info, debug, trace"
@@ -48,9 +49,9 @@ def cli() -> None:
 def add(session: Session, /, batch: str | None, **options: Any) -> None:
     """Add a rule, or with --batch all rules of a file or none."""
     if batch is None:
-        (rule,) = session.call("add", {"rules": [rule_params(options)]})
-        session.show([rule], lambda _rules, _width: f"Added rule {rule['rule_id']}")
-        _check_active([rule])
+        added = session.call("add", {"rules": [rule_params(options)]})
+        session.show(added, lambda rules, _width: f"Added rule {rules[0]['rule_id']}")
+        _check_active(session, added)
         return
     if any(options.values()):
         raise UsageError("--batch stands alone", "write the rule's options on a line of the file")
@@ -59,8 +60,8 @@ def add(session: Session, /, batch: str | None, **options: Any) -> None:
         added = session.call("add", {"rules": rules})
     except McrError as error:
         raise McrError(name_lines(error.message, places), *error.hints) from None
-    session.show(added, lambda _rules, _width: f"Added {len(added):,} rule{'' if len(added) == 1 else 's'}")
-    _check_active(added)
+    session.show(added, lambda rules, _width: f"Added {len(rules):,} rule{'' if len(rules) == 1 else 's'}")
+    _check_active(session, added)
 
 
 @cli.command()
@@ -101,7 +102,7 @@ def stats(session: Session, *, watch: bool) -> None:
         with Live(auto_refresh=False) as live:
             _watch(
                 session,
-                lambda result: live.update(Text.from_ansi(tables.stats_view(result, terminal_width())), refresh=True),
+                lambda result: live.update(Text.from_ansi(_statistics(session, result)), refresh=True),
             )
 
 
@@ -133,14 +134,17 @@ def version(session: Session) -> None:
     try:
         daemon, state = session.call("version"), ""
     except McrError as error:
-        daemon, state = None, f"mcrd cannot be asked: {error.message}"
+        daemon, state = None, f"mcrd cannot be asked: {visible(error.message)}"
     session.show(
         {"mcrctl": mcr.__version__, "mcrd": daemon},
-        lambda *_: (
-            f"mcrctl {mcr.__version__}\n"
-            + (f"mcrd {daemon['version']}, process {daemon['pid']}, protocol {daemon['protocol']}" if daemon else state)
+        lambda versions, _width: (
+            f"mcrctl {mcr.__version__}\n{_daemon_version(versions['mcrd']) if versions['mcrd'] else state}"
         ),
     )
+
+
+def _daemon_version(daemon: dict[str, Any]) -> str:
+    return f"mcrd {daemon['version']}, process {daemon['pid']}, protocol {daemon['protocol']}"
 
 
 @cli.command()
@@ -218,9 +222,15 @@ def _watch(session: Session, show: Callable[[Any], None]) -> None:
         pass
 
 
-def _check_active(added: list[dict[str, Any]]) -> None:
+def _statistics(session: Session, result: Any) -> str:
+    with session.understand():
+        return tables.stats_view(all_visible(result), terminal_width())
+
+
+def _check_active(session: Session, added: list[dict[str, Any]]) -> None:
     """Fail for rules that were added and that no worker forwards by yet."""
-    pending = [rule["rule_id"] for rule in added if rule["state"] != "active"]
+    with session.understand():
+        pending = [rule["rule_id"] for rule in added if rule["state"] != "active"]
     if pending:
         which = f"rule {pending[0]} is" if len(pending) == 1 else f"{len(pending):,} rules are"
         raise McrError(

@@ -21,6 +21,7 @@ from mcr.cli import completion, tables
 from mcr.cli.findings import ask_doctor, findings_view
 from mcr.cli.session import Session, common_options
 from mcr.errors import McrError, SystemFault, UsageError
+from mcr.visible import all_visible, visible
 
 _HEAD: Final = """\
 In it: versions of MCR and of the system; rules, workers, statistics, settings and log levels of mcrd; what mcrctl
@@ -71,7 +72,7 @@ def write_report(session: Session, output: str | None) -> None:
         session.show({"report": text}, lambda *_: text.rstrip("\n"))
         return
     try:
-        with open(path, "x", encoding="utf-8") as file:  # noqa: PTH123 - pathlib is slow to import
+        with open(path, "x", encoding="utf-8", opener=_private) as file:
             file.write(text)
     except OSError as error:
         what = "that file stays as it is" if isinstance(error, FileExistsError) else "choose another place"
@@ -81,12 +82,17 @@ def write_report(session: Session, output: str | None) -> None:
     session.show({"file": path}, lambda *_: f"Wrote {path}; read it before you pass it on")
 
 
+def _private(path: str, flags: int) -> int:
+    """Make it for its owner alone, and only if nothing has the name yet: "x" says so."""
+    return os.open(path, flags | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
+
+
 def _compose(session: Session, title: str) -> str:
     daemon = _Daemon(session)
     sections: dict[str, Callable[[], str]] = {
         "Versions": lambda: _versions(daemon),
         "System": lambda: "\n".join(_system()),
-        "Findings of mcrctl doctor": lambda: findings_view(ask_doctor(daemon.ask, session.path), None),
+        "Findings of mcrctl doctor": lambda: findings_view(all_visible(ask_doctor(daemon.ask, session.path)), None),
         "Rules": lambda: tables.rules_view(daemon.ask("list"), None),
         "Workers": lambda: tables.workers_view(daemon.ask("list_workers"), None),
         "Statistics": lambda: _statistics(daemon.ask("stats")),
@@ -99,14 +105,14 @@ def _compose(session: Session, title: str) -> str:
     }
     parts = [f"{title}\n\n{_HEAD}"]
     parts += [f"== {name} ==\n\n{_section(write)}\n" for name, write in sections.items()]
-    return click.unstyle("\n".join(parts))
+    return "\n".join(map(visible, click.unstyle("\n".join(parts)).split("\n")))
 
 
 def _section(write: Callable[[], str]) -> str:
     try:
         return write().rstrip("\n")
     except McrError as error:
-        return f"mcrd cannot be asked: {error.message}"
+        return f"mcrd cannot be asked: {visible(error.message)}"
     except Exception as error:  # noqa: BLE001 - a report is for when things are not as expected
         return f"Not to be had: {type(error).__name__}: {error}"
 
@@ -119,7 +125,8 @@ class _Daemon:
         self.version: Any = None
         self.absence: McrError | None = None
         try:
-            self.version = session.call("version")
+            with session.understand():
+                self.version = all_visible(session.call("version"))
         except McrError as error:
             self.absence = McrError(error.message)  # its hints may say who asks
 
@@ -127,13 +134,13 @@ class _Daemon:
         """Have it carry out one method."""
         if self.absence:
             raise self.absence
-        return self._session.call(method)
+        return all_visible(self._session.call(method))
 
 
 def _versions(daemon: _Daemon) -> str:
     lines = [f"mcrctl {mcr.__version__}", f"Python {'.'.join(map(str, sys.version_info[:3]))}"]
     if daemon.absence:
-        return "\n".join([*lines, f"mcrd cannot be asked: {daemon.absence.message}"])
+        return "\n".join([*lines, f"mcrd cannot be asked: {visible(daemon.absence.message)}"])
     version = daemon.version
     lines.append(f"mcrd {version['version']}, protocol {version['protocol']}, process {version['pid']}")
     if _network(version["pid"]) not in {_network("self"), None}:

@@ -3,14 +3,16 @@
 import json
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any, TypeVar
 
 import click
 
 from mcr.cli import completion
 from mcr.cli.client import CONTROL_SOCKET_VARIABLE, DEFAULT_CONTROL_SOCKET, Client
-from mcr.errors import SystemFault
+from mcr.errors import McrError, SystemFault
+from mcr.visible import all_visible
 
 _F = TypeVar("_F", bound=Callable[..., Any])
 
@@ -35,8 +37,25 @@ class Session:
             return daemon.call(method, params)
 
     def show(self, result: Any, view: Callable[[Any, int | None], str]) -> None:
-        """Print a result: as it is for machines, as a view for people."""
-        _print(json.dumps(result) if self.json else view(result, terminal_width()))
+        """Print a result: as it is for machines, as a view for people, with nothing in it that a terminal obeys."""
+        with self.understand():
+            text = json.dumps(result, allow_nan=False) if self.json else view(all_visible(result), terminal_width())
+        _print(text)
+
+    @contextmanager
+    def understand(self) -> Iterator[None]:
+        """Use a result. One of another make than this mcrctl expects is no reason for a traceback.
+
+        Raises:
+            McrError: it is not as it should be.
+        """
+        try:
+            yield
+        except (LookupError, TypeError, ValueError, AttributeError, ArithmeticError, RecursionError) as error:
+            raise McrError(
+                f"What answers on {self.path} does not answer as this mcrctl expects",
+                f"it is not mcrd, or one of another version: mcrctl version ({type(error).__name__}: {error})",
+            ) from error
 
 
 def common_options(command: _F) -> _F:

@@ -1,7 +1,9 @@
 """`mcrctl report`: what it does when something it asks for can't be had."""
 
 import errno
+import os
 import re
+import stat
 import sys
 from pathlib import Path
 from typing import Any, Self
@@ -73,6 +75,28 @@ def test_who_asks_is_not_told(monkeypatch, capsys):
     out = capsys.readouterr().out
     assert "mcrd cannot be asked: Permission denied (os error 13)" in out
     assert "alice" not in out
+
+
+def test_it_is_for_its_owner_alone_and_replaces_nothing(monkeypatch, capsys, tmp_path):
+    monkeypatch.setattr(session, "Client", OldDaemon)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "argv", ["mcrctl", "report", "--output", "made"])
+    before = os.umask(0)
+    try:
+        assert failure.run(mcrctl.cli, "mcrctl") == 0
+        assert (tmp_path / "made").stat().st_mode == stat.S_IFREG | 0o600
+    finally:
+        os.umask(before)
+    (tmp_path / "target").write_text("mine")
+    (tmp_path / "link").symlink_to("target")
+    (tmp_path / "dangling").symlink_to("nothing")
+    os.mkfifo(tmp_path / "fifo")
+    for name in ("made", "link", "dangling", "fifo"):
+        monkeypatch.setattr(sys, "argv", ["mcrctl", "report", "--output", name])
+        assert failure.run(mcrctl.cli, "mcrctl") == 1
+        assert f"Error: Cannot write {name}: File exists (os error 17)\n" in capsys.readouterr().err
+    assert (tmp_path / "target").read_text() == "mine"
+    assert not (tmp_path / "nothing").exists()
 
 
 def test_an_empty_name_is_refused(monkeypatch, capsys, tmp_path):

@@ -8,6 +8,7 @@ import attrs
 
 from mcr.model import InterfaceStats
 from mcr.net.capture import read_count
+from mcr.net.patience import close_all
 from mcr.net.screen import Rejected
 from mcr.shm.segment import Segment
 
@@ -54,9 +55,17 @@ class CaptureCounts:
         What its workers have not read by now goes with the rings: a drop like any other.
         """
         self.update()
-        closing = self._open.pop(capture)
-        for worker, each in enumerate(closing.sockets):
+        for each in self._close(capture):
             each.close()
+
+    def close_all(self) -> None:
+        """Count every capture a last time."""
+        self.update()
+        close_all([each for capture in [*self._open] for each in self._close(capture)])
+
+    def _close(self, capture: int) -> tuple[socket.socket, ...]:
+        closing = self._open.pop(capture)
+        for worker in range(len(closing.sockets)):
             frames, datagrams = self._segments[worker].captured(capture)
             self._dropped[closing.interface, worker] += self._accepted.pop((capture, worker), 0) - frames
             self._received[closing.interface] += datagrams
@@ -64,11 +73,7 @@ class CaptureCounts:
         rejected = self._rejected.pop(capture)
         self._received[closing.interface] += rejected
         self._rejected_before += rejected
-
-    def close_all(self) -> None:
-        """Count every capture a last time."""
-        for capture in list(self._open):
-            self.close(capture)
+        return closing.sockets
 
     def update(self) -> None:
         """Read what the kernel counted since the last time."""

@@ -15,9 +15,9 @@ import attrs
 from mcr.errors import McrError, describe_errno
 from mcr.logs import get_logger
 from mcr.model import MAX_INTERFACES, Address, Facility, Rule
-from mcr.net.capture import close_all
 from mcr.net.egress import open_egress
 from mcr.net.interfaces import Interface
+from mcr.net.patience import close_all
 from mcr.net.raw import RawLink, bind_raw, find_links, find_sources, open_raw
 from mcr.placement import Sources
 from mcr.settings import Settings
@@ -55,10 +55,10 @@ class Egress:
         """Tells a worker to send raw frames by it, if they may leave."""
         return (records.raw_put(self.slot, self.raw.mtu, self.raw.mac, self.raw_sockets),) if self.raw else ()
 
-    def close(self) -> None:
-        """Close all sockets; those that workers have are others. For raw ones the kernel waits for its readers."""
-        close_all(self.sockets)
-        close_all(self.raw_sockets)
+    @property
+    def all_sockets(self) -> tuple[socket, ...]:
+        """Those of both kinds."""
+        return (*self.sockets, *self.raw_sockets)
 
 
 class OutputInterfaces:
@@ -84,8 +84,8 @@ class OutputInterfaces:
 
     def close(self) -> None:
         """Close every socket."""
-        for egress in chain(self._by_name.values(), (closing for _, closing in self._closing)):
-            egress.close()
+        egresses = chain(self._by_name.values(), (closing for _, closing in self._closing))
+        close_all([each for egress in egresses for each in egress.all_sockets])
 
     def put(self) -> Iterable[records.Command]:
         """Tell a worker of all of them that knows nothing."""
@@ -105,7 +105,7 @@ class OutputInterfaces:
             slot = self._slots.take()
             undo.callback(self._slots.give, slot)
             egress = opened[name] = Egress(slot, interfaces[name], self._open_sockets(interfaces[name]))
-            undo.callback(egress.close)
+            undo.callback(close_all, egress.sockets)
             if interfaces[name].address is None:
                 log.warning("%s has no IPv4 address: what leaves by it bears another interface's as its source", name)
         return opened
@@ -132,15 +132,17 @@ class OutputInterfaces:
             self._closing.append((generation, egress))
         return [records.egress_drop(egress.slot) for egress in unused]
 
-    def to_close(self, generation: int) -> list[Egress]:
-        """What no worker sends by any more, once all forward by this generation; close it next, see `has_closed`."""
-        ready = [egress for since, egress in self._closing if since <= generation]
-        self._closing = [each for each in self._closing if each[0] > generation]
-        return ready
+    def release(self, generation: int) -> list[socket]:
+        """Free the slots of what no worker sends by any more, once all forward by this generation.
 
-    def has_closed(self, egress: Egress) -> None:
-        """Its slot is free again."""
-        self._slots.give(egress.slot)
+        Returns:
+            Their sockets, to be closed.
+        """
+        released = [egress for since, egress in self._closing if since <= generation]
+        self._closing = [each for each in self._closing if each[0] > generation]
+        for egress in released:
+            self._slots.give(egress.slot)
+        return [each for egress in released for each in egress.all_sockets]
 
     # Raw frames.
 

@@ -6,6 +6,7 @@ Belongs to one actor. What may wait in the kernel (opening and closing capture s
 from collections.abc import Iterable, Sequence
 from contextlib import ExitStack
 from itertools import chain
+from socket import socket
 from typing import Self
 
 import attrs
@@ -15,10 +16,11 @@ from mcr.errors import InterfaceNotFound, LimitReached
 from mcr.logs import get_logger
 from mcr.model import MAX_INTERFACES, MAX_OUTPUTS, MAX_RULES, Facility, Input, Rule, RuleChange
 from mcr.net.absorber import Absorber
-from mcr.net.capture import CaptureGroup, close_all, open_captures, reject
+from mcr.net.capture import CaptureGroup, open_captures, reject
 from mcr.net.filter import Wanted
 from mcr.net.interfaces import Interface, find_interface
 from mcr.net.membership import Memberships
+from mcr.net.patience import close_all
 from mcr.net.screen import Rejected, open_screen
 from mcr.outputs import Egress, OutputInterfaces
 from mcr.placement import PlacedRule, Sources, sources_of
@@ -29,7 +31,6 @@ from mcr.slots import Slots
 log = get_logger(Facility.NETWORK)
 
 _NAMED = 5  # rules in a hint
-_FEW = 50  # rules that change at once, without a thread of their own
 
 
 @attrs.define(eq=False)
@@ -98,8 +99,7 @@ class Relay:
     def __exit__(self, *_exc: object) -> None:
         self._memberships.close()
         captures = chain(self._captures.values(), (closing for _, closing in self._closing_captures))
-        for capture in captures:
-            close_all(capture.group.sockets)
+        close_all([each for capture in captures for each in capture.group.sockets])
         self._outputs.close()
         self._screen.close()
 
@@ -109,10 +109,7 @@ class Relay:
         Raises:
             InterfaceNotFound, SystemFault, LimitReached: nothing has changed.
         """
-        known = self._captures.keys()
-        if len(change.added) + len(change.removed) <= _FEW and all(r.input.interface in known for r in change.added):
-            return self._apply(change)
-        # What may wait in the kernel, or takes long: others get their turn meanwhile.
+        # It may wait in the kernel, or take long: others get their turn meanwhile.
         return await trio.to_thread.run_sync(self._apply, change)
 
     def _apply(self, change: RuleChange) -> Step:
@@ -148,25 +145,24 @@ class Relay:
             *(self._put(placed) for placed in self._placed.values()),
         )
 
-    async def close_outputs(self, generation: int) -> None:
-        """Close the output interfaces that no worker sends by any more once all forward by `generation`."""
-        for egress in self._outputs.to_close(generation):
-            if egress.raw_sockets:
-                await trio.to_thread.run_sync(egress.close)
-            else:
-                egress.close()
-            self._outputs.has_closed(egress)
+    def release_outputs(self, generation: int) -> list[socket]:
+        """Free the slots of output interfaces that no worker sends by once all forward by `generation`.
 
-    def captures_to_close(self, generation: int) -> list[Capture]:
-        """Captures that no worker reads any more once all forward by `generation`; close them next."""
+        Returns:
+            Their sockets, to be closed.
+        """
+        return self._outputs.release(generation)
+
+    def captures_to_release(self, generation: int) -> list[Capture]:
+        """Captures that no worker reads any more once all forward by `generation`; release them next."""
         ready = [capture for since, capture in self._closing_captures if since <= generation]
         self._closing_captures = [each for each in self._closing_captures if each[0] > generation]
         return ready
 
-    async def close_capture(self, capture: Capture) -> None:
-        """Close a capture's sockets and free its slot."""
-        await trio.to_thread.run_sync(capture.group.close)
+    def release_capture(self, capture: Capture) -> tuple[socket, ...]:
+        """Free a capture's slot; its sockets, to be closed."""
         self._capture_slots.give(capture.slot)
+        return capture.group.sockets
 
     def reject_input(self) -> None:
         """Let nothing more in; what has arrived can still be read."""
@@ -268,12 +264,14 @@ class Relay:
     def _open(self, rules: Iterable[Rule], interfaces: dict[str, Interface], undo: ExitStack) -> _Opened:
         """Open sockets for the interfaces that are new."""
         opened, workers = _Opened(), self._settings.num_workers
-        for name in sorted({rule.input.interface for rule in rules} - self._captures.keys()):
-            slot = self._capture_slots.take()
-            undo.callback(self._capture_slots.give, slot)
-            group = open_captures(interfaces[name], workers, self._settings.pools)
-            undo.callback(group.close)
-            undo.callback(close_all, group.watched)
+        new = sorted({rule.input.interface for rule in rules} - self._captures.keys())
+        slots = []
+        for _ in new:
+            slots.append(self._capture_slots.take())
+            undo.callback(self._capture_slots.give, slots[-1])
+        groups = open_captures([interfaces[name] for name in new], workers, self._settings.pools)
+        undo.callback(close_all, [each for group in groups.values() for each in (*group.watched, *group.sockets)])
+        for slot, (name, group) in zip(slots, groups.items(), strict=True):
             rejected = self._screen.open(slot, name, group.sockets, clip=not group.offloads)
             undo.callback(rejected.close)
             undo.callback(self._screen.forget, slot)

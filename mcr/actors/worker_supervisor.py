@@ -11,6 +11,7 @@ from collections.abc import Generator, Sequence
 from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from functools import partial
+from socket import socket
 from typing import assert_never
 
 import attrs
@@ -34,6 +35,7 @@ from mcr.logs import get_logger
 from mcr.model import Facility, Level, LogLevels, RuleChange, WorkerState, WorkerView
 from mcr.net.bystanders import LinkChanges, without_bystanders
 from mcr.net.past_ip import EgressChanges, describe_hidden, find_bar, kernel_bar
+from mcr.net.patience import close_all
 from mcr.ownership import unprivileged_user
 from mcr.policy import worker_cores
 from mcr.relay import Relay
@@ -186,7 +188,7 @@ async def run_worker_supervisor(
         with receive, Relay(settings) as relay, _egress_changes(settings) as egress_changes:
             due, due_received = trio.open_memory_channel[None](0)
             raw_due, raw_due_received = trio.open_memory_channel[None](0)
-            state = _State(relay, segments, stats, settings.levels, _Due(due, raw_due, egress_changes))
+            state = _State(relay, segments, stats, settings.levels, _Due(due, raw_due, egress_changes), nursery=nursery)
             user = unprivileged_user()
             for worker_id, (core, segment) in enumerate(zip(cores, segments, strict=True)):
                 post = Post(worker_id, core, segment, workshop, user, spares, send)
@@ -203,6 +205,12 @@ async def run_worker_supervisor(
             async for command in receive:
                 await _handle(state, command)
                 await state.let_go()
+
+
+async def _close(sockets: Sequence[socket]) -> None:
+    """Close sockets, beside what the supervisor does: the kernel waits each time."""
+    with trio.CancelScope(shield=True):
+        await trio.to_thread.run_sync(close_all, sockets)
 
 
 async def _watch(inbox: trio.MemorySendChannel[_Command]) -> None:
@@ -373,12 +381,15 @@ class _State:
         stats: StatsAggregator,
         levels: LogLevels,
         due: _Due,
+        *,
+        nursery: trio.Nursery,
     ) -> None:
         self._relay = relay
         self._segments = segments
         self._stats = stats
         self._levels = levels
         self._due = due
+        self._nursery = nursery
         self._generation = 1  # without rules
         self._settling: list[tuple[int, Reply[None]]] = []
         self._stopping: Reply[None] | None = None
@@ -408,16 +419,18 @@ class _State:
             worker.process.deliver(worker.incarnation, commands)
 
     async def let_go(self) -> None:
-        """Close the sockets that no worker reads or writes any more."""
+        """Let go of the sockets that no worker reads or writes any more."""
         attached = [worker.generation for worker in self.workers if worker.pid is not None]
         forwarded_by = min(attached, default=self._generation)
-        await self._relay.close_outputs(forwarded_by)
-        for capture in self._relay.captures_to_close(forwarded_by):
+        sockets = self._relay.release_outputs(forwarded_by)
+        for capture in self._relay.captures_to_release(forwarded_by):
             for worker in self.workers:
                 if worker.pid is None:
                     self._segments[worker.worker_id].settle(capture.slot)
             await self._stats.capture_closing(capture.slot)
-            await self._relay.close_capture(capture)
+            sockets += self._relay.release_capture(capture)
+        if sockets:
+            self._nursery.start_soon(_close, sockets)
 
     def look_for_bystanders(self) -> None:
         """If there is a reason beside changes that are heard of at once."""

@@ -22,6 +22,7 @@ from mcr.diagnosis.sighting import ETH_P_8021Q, Datagram, Look, Query, Sighting,
 from mcr.errors import SystemFault
 from mcr.model import Input
 from mcr.net.filter import REJECT_ALL, Wanted, attach_filter, select_kin
+from mcr.net.patience import set_option
 
 LOOK_SECONDS: Final = 2.0
 """How long a look takes if the flow does not come in."""
@@ -120,7 +121,7 @@ def _open(source: Input, index: int) -> socket.socket:
         step = "PACKET_VNET_HDR"
         opened.setsockopt(_SOL_PACKET, _PACKET_VNET_HDR, 1)
         step = "PACKET_ADD_MEMBERSHIP"
-        opened.setsockopt(_SOL_PACKET, _PACKET_ADD_MEMBERSHIP, struct.pack("i2sH8x", index, _MR_ALLMULTI, 0))
+        set_option(opened, _SOL_PACKET, _PACKET_ADD_MEMBERSHIP, struct.pack("i2sH8x", index, _MR_ALLMULTI, 0))
         step = "SO_ATTACH_FILTER"
         attach_filter(opened, select_kin(Wanted(source.group, source.port), _SNAP))
         step = "bind"

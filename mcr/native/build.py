@@ -13,6 +13,8 @@ ffi.cdef((HERE / "cdef.txt").read_text())
 ffi.set_source(
     "mcr._native",
     """
+    #include <sys/socket.h>
+
     #include "bpf.h"
     #include "engine.h"
     #include "journal.h"

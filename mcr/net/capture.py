@@ -18,6 +18,7 @@ from collections.abc import Sequence
 from contextlib import ExitStack, suppress
 from ipaddress import IPv4Address
 from pathlib import Path
+from typing import NamedTuple
 
 import attrs
 
@@ -25,6 +26,7 @@ from mcr.errors import InvalidParams, SystemFault
 from mcr.net.buffer import set_buffer
 from mcr.net.filter import REJECT_ALL, Wanted, attach_filter, select_udp
 from mcr.net.interfaces import Interface
+from mcr.net.patience import close_all, in_parallel, set_option
 
 _ETH_P_ALL = 0x0003
 _SOL_PACKET = 263
@@ -97,10 +99,6 @@ class CaptureGroup:
     sockets: tuple[socket.socket, ...]
     watched: tuple[socket.socket, ...]
 
-    def close(self) -> None:
-        """Close the workers' sockets. The kernel waits for its readers each time, so not on the event loop."""
-        close_all(self.sockets)
-
 
 @attrs.frozen
 class CaptureCount:
@@ -110,41 +108,49 @@ class CaptureCount:
     dropped: int
 
 
+class _Ring(NamedTuple):
+    """To be made for a socket."""
+
+    interface: Interface
+    capture: socket.socket
+    frame_size: int
+    frame_count: int
+
+
 def slot_size(mtu: int) -> int:
     """Bytes of a ring slot that holds a whole frame of an interface with this MTU: a power of two."""
     return max(_MIN_SLOT, 1 << (mtu + _SLOT_OVERHEAD - 1).bit_length())
 
 
-def open_captures(interface: Interface, count: int, pools: BufferPools) -> CaptureGroup:
-    """Open `count` capture sockets on an interface. Nothing comes in until they get a filter that lets it.
+def open_captures(interfaces: Sequence[Interface], count: int, pools: BufferPools) -> dict[str, CaptureGroup]:
+    """Open `count` capture sockets on each of some interfaces. Nothing comes in until they get a filter that lets it.
+
+    Returns:
+        The sockets, by the interface's name.
 
     Raises:
-        InvalidParams: its MTU is beyond what a slot can be made for.
+        InvalidParams: an MTU is beyond what a slot can be made for.
         SystemFault: naming the step; nothing stays open.
     """
-    frame_size = slot_size(interface.mtu)
-    if frame_size > _BLOCK_BYTES:
-        raise InvalidParams(
-            f"Cannot capture on {interface.name}: its MTU of {interface.mtu} is too large",
-            f"at most {_BLOCK_BYTES - _SLOT_OVERHEAD}; set it with: ip link set dev {interface.name} mtu 65536",
-        )
-    frame_count = pools.slots(frame_size)
-    offloads = describes_super_frames()
+    offloads = describes_super_frames() if interfaces else False
+    groups: dict[str, CaptureGroup] = {}
     opened: list[socket.socket] = []
     with ExitStack() as undo:
         undo.callback(close_all, opened)
-        for _ in range(count):
-            opened.append(_open_bound(interface, frame_size, frame_count, offloads=offloads))
-            if count > 1:
-                _join_fanout(opened, interface)
-        watched: list[socket.socket] = []
-        undo.callback(close_all, watched)
-        try:
-            watched.extend(each.dup() for each in opened)
-        except OSError as error:
-            raise SystemFault(f"Cannot capture on {interface.name}: dup", error.errno or 0) from None
+        rings = []
+        for interface in interfaces:
+            frame_size = _checked_slot_size(interface)
+            frame_count = pools.slots(frame_size)
+            sockets = tuple(_open(interface, opened, offloads=offloads) for _ in range(count))
+            watched = tuple(_duplicate(each, interface, opened) for each in sockets)
+            groups[interface.name] = CaptureGroup(frame_size, frame_count, offloads, sockets, watched)
+            rings += [_Ring(interface, each, frame_size, frame_count) for each in sockets]
+        # Each takes a while, and all together as long as one.
+        in_parallel(_allocate, rings)
+        for interface in interfaces:
+            _bind(interface, groups[interface.name].sockets)
         undo.pop_all()
-    return CaptureGroup(frame_size, frame_count, offloads, tuple(opened), tuple(watched))
+    return groups
 
 
 def describes_super_frames() -> bool:
@@ -199,52 +205,81 @@ def _permission_hints() -> tuple[str, ...]:
     )
 
 
-def _open_bound(interface: Interface, frame_size: int, frame_count: int, *, offloads: bool) -> socket.socket:
-    opened = _open_socket()
+def _checked_slot_size(interface: Interface) -> int:
+    frame_size = slot_size(interface.mtu)
+    if frame_size > _BLOCK_BYTES:
+        raise InvalidParams(
+            f"Cannot capture on {interface.name}: its MTU of {interface.mtu} is too large",
+            f"at most {_BLOCK_BYTES - _SLOT_OVERHEAD}; set it with: ip link set dev {interface.name} mtu 65536",
+        )
+    return frame_size
+
+
+def _open(interface: Interface, opened: list[socket.socket], *, offloads: bool) -> socket.socket:
+    capture = _open_socket()
+    opened.append(capture)
     step = "configure capture"
     try:
-        attach_filter(opened, REJECT_ALL)
+        attach_filter(capture, REJECT_ALL)
         step = "PACKET_VERSION"
-        opened.setsockopt(_SOL_PACKET, _PACKET_VERSION, _TPACKET_V2)
+        capture.setsockopt(_SOL_PACKET, _PACKET_VERSION, _TPACKET_V2)
         if offloads:
             step = "PACKET_VNET_HDR"
-            opened.setsockopt(_SOL_PACKET, _PACKET_VNET_HDR, 1)  # tells how a super-frame is to be cut
+            capture.setsockopt(_SOL_PACKET, _PACKET_VNET_HDR, 1)  # tells how a super-frame is to be cut
             step = "PACKET_COPY_THRESH"
-            opened.setsockopt(_SOL_PACKET, _PACKET_COPY_THRESH, 1)  # frames longer than a slot are queued whole
+            capture.setsockopt(_SOL_PACKET, _PACKET_COPY_THRESH, 1)  # frames longer than a slot are queued whole
         step = "SO_RCVBUF"
-        set_buffer(opened, socket.SO_RCVBUF, COPY_BYTES)
-        step = f"PACKET_RX_RING of {frame_count} slots of {frame_size} bytes"
-        ring = struct.pack("IIII", _BLOCK_BYTES, frame_count * frame_size // _BLOCK_BYTES, frame_size, frame_count)
-        opened.setsockopt(_SOL_PACKET, _PACKET_RX_RING, ring)
+        set_buffer(capture, socket.SO_RCVBUF, COPY_BYTES)
         step = "PACKET_IGNORE_OUTGOING"
-        opened.setsockopt(_SOL_PACKET, _PACKET_IGNORE_OUTGOING, 1)
-        step = "bind"
-        opened.bind((interface.name, _ETH_P_ALL))
+        capture.setsockopt(_SOL_PACKET, _PACKET_IGNORE_OUTGOING, 1)
     except OSError as error:
-        opened.close()
-        hints = _ring_hints(interface, frame_size, frame_count) if "RX_RING" in step else ()
-        raise SystemFault(f"Cannot capture on {interface.name}: {step}", error.errno or 0, *hints) from None
-    return opened
+        raise _fault(interface, step, error) from None
+    return capture
 
 
-def _ring_hints(interface: Interface, frame_size: int, frame_count: int) -> tuple[str, ...]:
-    """Which settings make a ring this large."""
-    pool, mib = BufferPools.name(frame_size).upper(), frame_size * frame_count >> 20
-    return (f"MCR_BUFFER_POOL_{pool} and the MTU of {interface.mtu} make it {mib} MiB for each worker: lower one",)
-
-
-def _join_fanout(group: Sequence[socket.socket], interface: Interface) -> None:
-    """Put the newest socket of `group` into the fan-out group of the first."""
-    first, newest = group[0], group[-1]
+def _duplicate(capture: socket.socket, interface: Interface, opened: list[socket.socket]) -> socket.socket:
     try:
-        if newest is first:
-            # The kernel finds an id that nobody in this network namespace uses.
-            argument = (_FANOUT_HASH | _FANOUT_UNIQUE_ID) << 16
-        else:
-            argument = first.getsockopt(_SOL_PACKET, _PACKET_FANOUT) & 0xFFFF | _FANOUT_HASH << 16
-        newest.setsockopt(_SOL_PACKET, _PACKET_FANOUT, argument)
+        opened.append(capture.dup())
     except OSError as error:
-        raise SystemFault(f"Cannot capture on {interface.name}: PACKET_FANOUT", error.errno or 0) from None
+        raise _fault(interface, "dup", error) from None
+    return opened[-1]
+
+
+def _allocate(ring: _Ring) -> None:
+    blocks = ring.frame_count * ring.frame_size // _BLOCK_BYTES
+    geometry = struct.pack("IIII", _BLOCK_BYTES, blocks, ring.frame_size, ring.frame_count)
+    try:
+        set_option(ring.capture, _SOL_PACKET, _PACKET_RX_RING, geometry)
+    except OSError as error:
+        step = f"PACKET_RX_RING of {ring.frame_count} slots of {ring.frame_size} bytes"
+        raise _fault(ring.interface, step, error, *_ring_hints(ring)) from None
+
+
+def _ring_hints(ring: _Ring) -> tuple[str, ...]:
+    """Which settings make a ring this large."""
+    pool, mib = BufferPools.name(ring.frame_size).upper(), ring.frame_size * ring.frame_count >> 20
+    return (f"MCR_BUFFER_POOL_{pool} and the MTU of {ring.interface.mtu} make it {mib} MiB for each worker: lower one",)
+
+
+def _bind(interface: Interface, group: Sequence[socket.socket]) -> None:
+    """Have all receive what comes in, and share it among them where there are several."""
+    # The kernel finds an id for the first that nobody in this network namespace uses.
+    argument = (_FANOUT_HASH | _FANOUT_UNIQUE_ID) << 16
+    step = "bind"
+    try:
+        for capture in group:
+            step = "bind"
+            capture.bind((interface.name, _ETH_P_ALL))
+            if len(group) > 1:
+                step = "PACKET_FANOUT"
+                capture.setsockopt(_SOL_PACKET, _PACKET_FANOUT, argument)
+                argument = capture.getsockopt(_SOL_PACKET, _PACKET_FANOUT) & 0xFFFF | _FANOUT_HASH << 16
+    except OSError as error:
+        raise _fault(interface, step, error) from None
+
+
+def _fault(interface: Interface, step: str, error: OSError, *hints: str) -> SystemFault:
+    return SystemFault(f"Cannot capture on {interface.name}: {step}", error.errno or 0, *hints)
 
 
 def reject(sockets: Sequence[socket.socket]) -> None:
@@ -253,12 +288,6 @@ def reject(sockets: Sequence[socket.socket]) -> None:
         # A worker could have locked its filter; then it goes on receiving until the socket is closed.
         with suppress(PermissionError):
             attach_filter(each, REJECT_ALL)
-
-
-def close_all(sockets: Sequence[socket.socket]) -> None:
-    """Close sockets."""
-    for each in sockets:
-        each.close()
 
 
 def read_count(capture: socket.socket) -> CaptureCount:

@@ -13,6 +13,7 @@ from collections import Counter
 from mcr.errors import SystemFault
 from mcr.model import Address
 from mcr.net.interfaces import Interface
+from mcr.net.patience import set_option
 
 _Key = tuple[Address, int]  # group, interface index
 
@@ -70,7 +71,7 @@ class Memberships:
             self._roomy.pop()
         fresh = socket.socket(socket.AF_INET, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC)
         try:
-            fresh.setsockopt(socket.IPPROTO_IP, socket.IP_ADD_MEMBERSHIP, _mreqn(key))
+            set_option(fresh, socket.IPPROTO_IP, socket.IP_ADD_MEMBERSHIP, _mreqn(key))
         except OSError:
             fresh.close()
             raise
@@ -80,7 +81,7 @@ class Memberships:
     def _try_join(self, holder: socket.socket, key: _Key) -> bool:
         """False: this socket is full."""
         try:
-            holder.setsockopt(socket.IPPROTO_IP, socket.IP_ADD_MEMBERSHIP, _mreqn(key))
+            set_option(holder, socket.IPPROTO_IP, socket.IP_ADD_MEMBERSHIP, _mreqn(key))
         except OSError as error:
             if error.errno in (errno.ENOBUFS, errno.ENOMEM):
                 return False
@@ -106,7 +107,7 @@ def _mreqn(key: _Key) -> bytes:
 
 def _set_quietly(holder: socket.socket, option: int, key: _Key) -> None:
     try:
-        holder.setsockopt(socket.IPPROTO_IP, option, _mreqn(key))
+        set_option(holder, socket.IPPROTO_IP, option, _mreqn(key))
     except OSError as error:
         if error.errno not in (errno.ENODEV, errno.EADDRNOTAVAIL):
             raise

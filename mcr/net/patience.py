@@ -1,0 +1,75 @@
+"""What may wait in the kernel: for its readers (RCU), or for its lock of the network's configuration.
+
+Python's own ``setsockopt`` keeps the interpreter's lock while it waits, so nothing else of the process would run, in
+whichever thread it is called. And each wait for the kernel's readers takes some 15 ms, but those of several threads
+end together.
+"""
+
+import os
+import socket
+from collections import deque
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from threading import Thread, get_native_id
+from typing import Any, TypeVar
+
+from mcr._native import ffi, lib
+
+_THREADS = 32
+_NICE = 10  # of these threads: memory for a ring is zeroed first, and what so many do at a time nobody else does
+
+T = TypeVar("T")
+
+
+def set_option(target: socket.socket, level: int, option: int, value: bytes) -> None:
+    """Set a socket's option; other threads run meanwhile.
+
+    Raises:
+        OSError: from setsockopt(2).
+    """
+    if lib.setsockopt(target.fileno(), level, option, value, len(value)):
+        raise OSError(ffi.errno, os.strerror(ffi.errno))
+
+
+def in_parallel(work: Callable[[T], Any], items: Sequence[T]) -> None:
+    """Do work on each item, on several at the same time, and wait until all is done. Workers and event loop go first.
+
+    Raises:
+        Exception: one that `work` raised.
+    """
+    waiting, failures = deque(items), deque[Exception]()
+
+    def take() -> None:
+        with suppress(IndexError):
+            while True:
+                _try(work, waiting.popleft(), failures)
+
+    def take_last() -> None:
+        os.setpriority(os.PRIO_PROCESS, get_native_id(), _NICE)
+        take()
+
+    started = []
+    if len(items) > 1:
+        with suppress(RuntimeError):  # no more threads to be had
+            for _ in range(min(len(items), _THREADS)):
+                thread = Thread(target=take_last)
+                thread.start()
+                started.append(thread)
+    if not started:
+        take()
+    for thread in started:
+        thread.join()
+    if failures:
+        raise failures[0]
+
+
+def _try(work: Callable[[T], Any], item: T, failures: deque[Exception]) -> None:
+    try:
+        work(item)
+    except Exception as failure:  # noqa: BLE001 - raised by who waits for all
+        failures.append(failure)
+
+
+def close_all(sockets: Sequence[socket.socket]) -> None:
+    """Close sockets. For those of AF_PACKET the kernel waits, so not on the event loop."""
+    in_parallel(socket.socket.close, sockets)

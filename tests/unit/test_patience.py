@@ -1,0 +1,54 @@
+"""Waiting in the kernel for several things at a time."""
+
+import errno
+import socket
+import threading
+
+import pytest
+
+from mcr.net.patience import close_all, in_parallel, set_option
+
+
+def test_all_is_done_at_the_same_time():
+    together = threading.Barrier(8, timeout=10)
+    in_parallel(lambda _: together.wait(), range(8))
+
+
+def test_a_failure_is_raised_and_everything_is_done_all_the_same():
+    done = []
+
+    def work(number: int) -> None:
+        done.append(number)
+        if number == 2:
+            raise ValueError(number)
+
+    with pytest.raises(ValueError, match="2"):
+        in_parallel(work, range(6))
+    assert sorted(done) == [0, 1, 2, 3, 4, 5]
+
+
+def test_without_more_threads_it_is_done_one_by_one(monkeypatch):
+    def refuse(_: threading.Thread) -> None:
+        raise RuntimeError("can't start new thread")
+
+    monkeypatch.setattr(threading.Thread, "start", refuse)
+    done: list[int] = []
+    in_parallel(done.append, range(5))
+    assert done == [0, 1, 2, 3, 4]
+
+
+def test_sockets_are_closed_be_there_none_one_or_several():
+    sockets = [socket.socket() for _ in range(4)]
+    close_all([])
+    close_all(sockets[:1])
+    close_all(sockets[1:])
+    assert [each.fileno() for each in sockets] == [-1] * 4
+
+
+def test_an_option_is_set_and_a_refusal_is_raised():
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as target:
+        set_option(target, socket.SOL_SOCKET, socket.SO_BROADCAST, (1).to_bytes(4, "little"))
+        assert target.getsockopt(socket.SOL_SOCKET, socket.SO_BROADCAST) == 1
+        with pytest.raises(OSError, match="Protocol not available") as refused:
+            set_option(target, socket.SOL_SOCKET, 9_999, bytes(4))
+        assert refused.value.errno == errno.ENOPROTOOPT

@@ -1,6 +1,7 @@
 """The composition root: starts the actors in order, and stops them in reverse."""
 
 import gc
+import math
 import os
 import resource
 import signal
@@ -27,6 +28,7 @@ from mcr.net.capture import check_permission
 from mcr.service import ServiceManager
 from mcr.settings import Settings, disagreements, unknown_variables
 from mcr.shm.segment import Segment
+from mcr.signals import listen
 
 log = get_logger(Facility.SUPERVISOR)
 
@@ -60,7 +62,8 @@ async def run_daemon(settings: Settings) -> None:
         log.warning("%s", message)
     _raise_limits()
     _raise_priority()
-    with ExitStack() as stack, trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT, signal.SIGHUP) as signals:
+    signals = _signals()
+    with ExitStack() as stack:
         segments = [
             stack.enter_context(Segment(worker_id, settings.max_hold_us, settings.receive_buffers))
             for worker_id in range(settings.num_workers)
@@ -98,12 +101,25 @@ async def run_daemon(settings: Settings) -> None:
                     log.notice("SIGHUP: log levels are those of the start")
                     manager.ready(status)
                     continue
-                log.notice("%s: stopping", signal.Signals(signum).name)
+                log.notice("%s: stopping", signum.name)
                 break
             manager.stopping()
             diagnosis.stop()
             await _drain(control, workers)
             nursery.cancel_scope.cancel(reason="the daemon stops")
+
+
+def _signals() -> trio.MemoryReceiveChannel[signal.Signals]:
+    """Those that wait since the start, and those that come. Once nobody receives, they mean nothing."""
+    send, receive = trio.open_memory_channel[signal.Signals](math.inf)
+    token = trio.lowlevel.current_trio_token()
+
+    def hear(number: signal.Signals) -> None:
+        with suppress(trio.RunFinishedError):
+            token.run_sync_soon(send.send_nowait, number)
+
+    listen(hear)
+    return receive
 
 
 async def _show_life(

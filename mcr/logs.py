@@ -3,9 +3,9 @@
 Rules of the module:
 
 1. A line is one event on one line, whatever a message holds.
-2. Nobody waits for the log. Lines go through a bounded queue to a thread that writes them; when standard
-   error does not take them (a stopped terminal, a full pipe), the newest are dropped and their number is told
-   later.
+2. Nobody waits for the log, or fails by it. Lines go through a bounded queue to a thread that writes them; when
+   standard error does not take them (a stopped terminal, a full pipe or disk), they are dropped and their number is
+   told later.
 3. The newest warnings, and what is graver, are remembered: who asks for help need not be able to read the journal.
 """
 
@@ -114,6 +114,7 @@ def setup_logging(log_format: LogFormat, levels: LogLevels) -> None:
     formatter = _JsonFormatter() if log_format == "json" else _TextFormatter(timed=not journal)
     handler.setFormatter(_JournalFormatter(formatter) if journal else formatter)
     logging.basicConfig(handlers=[handler, _Memory()], level=logging.WARNING, force=True)
+    logging.captureWarnings(True)
     _apply(levels)
 
 
@@ -257,8 +258,7 @@ class _QueuedWriter(logging.Handler):
         try:
             self._lines.put_nowait(_cut(self.format(record)))
         except queue.Full:
-            with self._guard:
-                self._dropped += 1
+            self._drop(1)
         except Exception:  # noqa: BLE001  # as every handler does: a bad log call is no reason to stop relaying
             self.handleError(record)
 
@@ -271,10 +271,15 @@ class _QueuedWriter(logging.Handler):
 
     def _write(self) -> None:
         while (line := self._lines.get()) is not None:
-            _write_line(line)
-            if self._lines.empty():
+            if not _write_line(line):
+                self._drop(1)
+            elif self._lines.empty():
                 self._report_dropped()
         self._report_dropped()
+
+    def _drop(self, lines: int) -> None:
+        with self._guard:
+            self._dropped += lines
 
     def _report_dropped(self) -> None:
         if not self._dropped:
@@ -285,15 +290,19 @@ class _QueuedWriter(logging.Handler):
         record = logging.LogRecord(
             f"{_ROOT}.{Facility.SUPERVISOR.label}", logging.WARNING, __file__, 0, message, None, None
         )
-        _write_line(self.format(record))
+        if not _write_line(self.format(record)):
+            self._drop(dropped)
 
 
-def _write_line(line: str) -> None:
+def _write_line(line: str) -> bool:
+    """Write it, however long that takes; False if it can't be written."""
     # Not sys.stderr: a thread that blocks while holding that object's lock aborts the interpreter at its end.
     data = f"{line}\n".encode()
-    with contextlib.suppress(OSError):  # closed, or its disk is full: there is nobody left to tell
-        while data:
-            try:
-                data = data[os.write(_STDERR, data) :]
-            except BlockingIOError:  # whoever shares the terminal with us made it non-blocking
-                select.select([], [_STDERR], [])
+    while data:
+        try:
+            data = data[os.write(_STDERR, data) :]
+        except BlockingIOError:  # whoever shares the terminal with us made it non-blocking
+            select.select([], [_STDERR], [])
+        except OSError:  # closed, or its disk is full
+            return False
+    return True

@@ -10,7 +10,6 @@ is all that it says.
 import array
 import contextlib
 import os
-import signal
 import socket
 import struct
 import sys
@@ -19,6 +18,8 @@ from multiprocessing import resource_tracker
 from typing import NamedTuple, NoReturn
 
 from mcr._native import lib
+from mcr.signals import hold_signals
+from mcr.streams import spare_errors
 
 RECEPTION = 0
 """Descriptor of the socket on which processes call mcrd: the one that multiprocessing passes on unasked."""
@@ -50,9 +51,14 @@ class WorkerSpec(NamedTuple):
     gid: int
 
 
+def prepare() -> None:
+    """Make of a new process one that neither a signal to mcrd's whole group nor a dead terminal ends."""
+    hold_signals()  # which it has inherited
+    spare_errors()
+
+
 def warm_up() -> None:
     """Wait for something to do, with everything imported, and for mcrd to say when there is nothing any more."""
-    signal.signal(signal.SIGTERM, signal.SIG_IGN)
     tracker = resource_tracker.getfd()  # its pipe: it runs with mcrd's rights, and removes what it is told to
     if tracker is not None:
         _silence(tracker)
@@ -129,8 +135,6 @@ def main(spec: WorkerSpec) -> NoReturn:
     Raises:
         OSError: it could not call mcrd.
     """
-    # Who stops the daemon may signal its whole control group; it is the daemon that tells its workers to drain.
-    signal.signal(signal.SIGTERM, signal.SIG_IGN)
     channel = _call_in(spec)
     status = FAILED
     try:

@@ -13,6 +13,7 @@ import socket
 from collections.abc import AsyncGenerator, Generator
 from contextlib import ExitStack, asynccontextmanager, contextmanager, suppress
 from itertools import islice
+from multiprocessing import resource_tracker
 from typing import NoReturn, Self
 
 import attrs
@@ -27,7 +28,7 @@ from mcr.policy import RestartHistory
 from mcr.shm import records
 from mcr.shm.ring import EventRing, RuleRing
 from mcr.shm.segment import Segment
-from mcr.worker import FAILED, WorkerSpec, warm_up
+from mcr.worker import FAILED, WorkerSpec, prepare, warm_up
 from mcr.worker import main as worker_main
 
 log = get_logger(Facility.SUPERVISOR)
@@ -135,8 +136,12 @@ class Workshop:
 @asynccontextmanager
 async def open_workshop() -> AsyncGenerator[Workshop]:
     """Have worker processes started. Leaving it waits for them, so it goes outside their nursery."""
+    held = signal.pthread_sigmask(signal.SIG_BLOCK, ())
+    resource_tracker.ensure_running()  # now: it would let in some of the signals, where a worker is started
+    signal.pthread_sigmask(signal.SIG_SETMASK, held)
+    processes = trio_parallel.open_worker_context(idle_timeout=math.inf, init=prepare)
     try:
-        async with open_reception() as reception, trio_parallel.open_worker_context(idle_timeout=math.inf) as context:
+        async with open_reception() as reception, processes as context:
             yield Workshop(context, reception)
     except trio_parallel.BrokenWorkerError as error:  # the spare process: whoever ended it, nothing depended on it
         log.info("a spare process had been ended: %s", describe_exit(getattr(error.args[-1], "exitcode", None)))

@@ -16,6 +16,7 @@ from typing import Any
 import click
 
 import mcr
+from mcr import streams
 from mcr.cli import completion, tables
 from mcr.cli.failure import report, run
 from mcr.cli.findings import doctor, why
@@ -205,6 +206,8 @@ cli.add_command(write_report)
 
 def main() -> None:
     """Entry point of `mcrctl`."""
+    streams.open_standard_descriptors()
+    streams.report_errors()
     if sys.stdout is None:
         sys.exit(report(SystemFault("Cannot write to standard output", errno.EBADF)))
     signal.signal(signal.SIGPIPE, signal.SIG_DFL)  # `mcrctl list | head` ends quietly, as other tools do

@@ -4,10 +4,14 @@
  *
  * File capabilities end at the next execve(2), and set on the interpreter they would be everybody's. So this program
  * makes those that it was given ambient ones (capabilities(7), since Linux 4.3) and becomes the Python beside it.
+ *
+ * It also sees to what Python itself comes too late for: which signals wait, and what descriptors 0 to 2 are.
  */
 #include <errno.h>
+#include <fcntl.h>
 #include <limits.h>
 #include <linux/capability.h>
+#include <signal.h>
 #include <stdbool.h>
 #include <stdint.h>
 #include <stdio.h>
@@ -125,6 +129,32 @@ static int keep_capabilities(void)
 	return 0;
 }
 
+/* A closed one of descriptors 0 to 2 would become a socket's, and what is written to standard error go to it. 0 or -errno. */
+static int open_standard_descriptors(void)
+{
+	int fd;
+
+	do {
+		fd = open("/dev/null", O_RDWR);
+		if (fd < 0)
+			return -errno;
+	} while (fd <= STDERR_FILENO);
+	close(fd);
+	return 0;
+}
+
+/* Until mcrd can act on them (mcr/signals.py). */
+static void hold_signals(void)
+{
+	sigset_t heard;
+
+	sigemptyset(&heard);
+	sigaddset(&heard, SIGHUP);
+	sigaddset(&heard, SIGINT);
+	sigaddset(&heard, SIGTERM);
+	sigprocmask(SIG_BLOCK, &heard, NULL);
+}
+
 /* Executes Python; returns only if it can't. */
 static int become(char *python, int argc, char **argv)
 {
@@ -145,8 +175,12 @@ static int become(char *python, int argc, char **argv)
 int main(int argc, char **argv)
 {
 	char python[PATH_MAX];
-	int ret = find_python(python);
+	int ret = open_standard_descriptors();
 
+	if (ret)
+		return fail("/dev/null", -ret, NULL);
+	hold_signals();
+	ret = find_python(python);
 	if (ret)
 		return fail("Cannot find out where mcrd is", -ret, "is /proc mounted?");
 	/* Given capabilities that its caller has not; what a shell's completion asks takes none. */

@@ -8,7 +8,13 @@ import sys
 
 def main() -> None:
     """Run `mcrd`."""
-    from mcr.cli import failure, supervisor  # noqa: PLC0415 - see the module's docstring
+    from mcr import signals, streams  # noqa: PLC0415 - see the module's docstring
+
+    # As bin/mcrd has done already, if it was that which was started.
+    streams.open_standard_descriptors()
+    signals.hold_signals()
+    streams.report_errors()
+    from mcr.cli import failure, supervisor  # noqa: PLC0415
 
     try:
         with open("/proc/self/comm", "w") as name:  # noqa: PTH123 - what ps and pgrep find it by

@@ -11,7 +11,7 @@ import click
 
 from mcr.cli import completion
 from mcr.cli.client import CONTROL_SOCKET_VARIABLE, DEFAULT_CONTROL_SOCKET, Client
-from mcr.errors import McrError, SystemFault
+from mcr.errors import McrError
 from mcr.visible import all_visible
 
 _F = TypeVar("_F", bound=Callable[..., Any])
@@ -40,7 +40,7 @@ class Session:
         """Print a result: as it is for machines, as a view for people, with nothing in it that a terminal obeys."""
         with self.understand():
             text = json.dumps(result, allow_nan=False) if self.json else view(all_visible(result), terminal_width())
-        _print(text)
+        click.echo(text, color=False if os.environ.get("NO_COLOR") else None)
 
     @contextmanager
     def understand(self) -> Iterator[None]:
@@ -82,15 +82,6 @@ def common_options(command: _F) -> _F:
         "--json", is_flag=True, expose_value=False, callback=set_json, help="Print JSON, for machines."
     )
     return path(as_json(command))
-
-
-def _print(text: str) -> None:
-    try:
-        click.echo(text, color=False if os.environ.get("NO_COLOR") else None)
-    except OSError as error:
-        # What is still buffered would fail again, with a traceback, when the interpreter ends.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        raise SystemFault("Cannot write to standard output", error.errno or 0) from None
 
 
 def terminal_width() -> int | None:

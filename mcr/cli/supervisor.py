@@ -14,6 +14,7 @@ from mcr.errors import InvalidParams, UsageError
 from mcr.logs import setup_logging
 from mcr.model import Level, LogLevels, SettingView
 from mcr.settings import CONTROL_SOCKET, VARIABLES, Settings, from_environment
+from mcr.streams import spare_errors
 
 MAX_WORKERS = 256
 
@@ -79,6 +80,7 @@ def supervisor(
     levels = LogLevels().with_global(_level(log_level))
     chosen = Settings(control_socket, num_workers or len(os.sched_getaffinity(0)), levels, views=_option_views(context))
     settings = from_environment(chosen, os.environ)
+    spare_errors()
     setup_logging("json" if log_format == "json" else "text", levels)
     trio.run(run_daemon, settings)
 

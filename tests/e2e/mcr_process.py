@@ -38,15 +38,30 @@ def wait_until(condition: Callable[[], Any], what: str, seconds: float = 10.0) -
 class Mcr:
     """One daemon."""
 
-    def __init__(self, namespace: Namespace, directory: Path, name: str = "mcr", prefix: Sequence[str] = ()) -> None:
+    def __init__(
+        self,
+        namespace: Namespace,
+        directory: Path,
+        name: str = "mcr",
+        prefix: Sequence[str] = (),
+        **process_options: Any,
+    ) -> None:
         self.namespace = namespace
         self.socket = directory / f"{name}.sock"
         self.log_file = directory / f"{name}.log"
         self._prefix = prefix
+        self._process_options = process_options
         self.process: subprocess.Popen[str] | None = None
 
     def start(self, workers: int | None = 1, *options: str) -> "Mcr":
         """Start it and wait until it answers and its workers run; None: as many as it likes."""
+        self.launch(workers, *options)
+        wait_until(self._answers, "mcrd answers")
+        self.wait_for_workers()
+        return self
+
+    def launch(self, workers: int | None = 1, *options: str) -> subprocess.Popen[str]:
+        """Only start it."""
         chosen = () if workers is None else ("--num-workers", str(workers))
         with self.log_file.open("a") as log:
             self.process = self.namespace.popen(
@@ -56,11 +71,9 @@ class Mcr:
                     *chosen,
                     *options,
                 ],
-                stderr=log,
+                **{"stderr": log} | self._process_options,
             )
-        wait_until(self._answers, "mcrd answers")
-        self.wait_for_workers()
-        return self
+        return self.process
 
     def _answers(self) -> bool:
         assert self.process is not None

@@ -249,15 +249,3 @@ def test_settings_say_what_is_in_force_and_where_it_comes_from(plant: Plant, mak
     mcr.ctl("log-level", "set", "--global", "info")
     assert settings_of(mcr)["--log-level"]["effective"] == "changed since; see: mcrctl log-level get"
     assert "warning [supervisor] MCR_TYPO means nothing to mcrd" in mcr.log()
-
-
-def test_hangup_sets_the_log_levels_back_and_nothing_stops(plant: Plant, make_mcr: MakeMcr) -> None:
-    mcr = make_mcr(plant.relay).start()
-    rule = mcr.add("in0:239.1.1.1:5000", "239.2.2.2:6000:out0")
-    mcr.ctl("log-level", "set", "--global", "trace")
-    assert mcr.process is not None
-    mcr.process.send_signal(signal.SIGHUP)
-    wait_until(lambda: "SIGHUP: log levels are those of the start" in mcr.log(), "it says so")
-    assert set(mcr.call("log_level.get").values()) == {"info"}
-    assert [each["rule_id"] for each in mcr.call("list")] == [rule]
-    assert mcr.workers()[0]["restarts"] == 0

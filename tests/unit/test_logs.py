@@ -5,7 +5,10 @@ import logging
 import os
 import re
 import threading
+import time
+import warnings
 from collections.abc import Callable, Iterator
+from pathlib import Path
 
 import pytest
 
@@ -20,6 +23,7 @@ log = get_logger(Facility.SUPERVISOR)
 def _restored_logging() -> Iterator[None]:
     handlers, level = logging.root.handlers[:], logging.root.level
     yield
+    logging.captureWarnings(False)
     for handler in set(logging.root.handlers) - set(handlers):
         handler.close()
     logging.root.handlers[:] = handlers
@@ -239,3 +243,30 @@ def test_a_closed_standard_error_is_survived(monkeypatch):
     log.notice("nobody reads this")
     logging.root.handlers[0].close()
     os.close(writer)
+
+
+def test_lines_that_a_full_disk_did_not_take_are_told_when_it_does(monkeypatch, tmp_path):
+    disk = tmp_path / "log"
+    with Path("/dev/full").open("w") as full, disk.open("w") as file:
+        monkeypatch.setattr(logs, "_STDERR", full.fileno())
+        set_up()
+        writer = logging.root.handlers[0]
+        for _ in range(3):
+            log.notice("lost")
+        while not writer._lines.empty():  # the last one may be in hand yet, and finds room
+            time.sleep(0.001)
+        monkeypatch.setattr(logs, "_STDERR", file.fileno())
+        log.notice("written")
+        writer.close()
+    *_, written, told = disk.read_text().splitlines()
+    assert written.endswith(" notice [supervisor] written")
+    assert re.search(r" warning \[supervisor\] [23] log lines were dropped: standard error did not take them$", told)
+
+
+@pytest.mark.filterwarnings("default")
+def test_a_warning_of_python_is_a_line_of_the_log(lines):
+    set_up()
+    warnings.warn("out of order", stacklevel=1)
+    (line,) = lines()
+    assert " warning [py.warnings] " in line
+    assert "out of order" in line

@@ -462,11 +462,11 @@ def test_nothing_slow_is_imported():
     assert slow.isdisjoint(loaded)
 
 
+MCRCTL = (sys.executable, "-c", "from mcr.cli.mcrctl import main; main()")
+
+
 def mcrctl_process(*args: str, **options: Any) -> subprocess.CompletedProcess[str]:
-    code = "from mcr.cli.mcrctl import main; main()"
-    return subprocess.run(
-        [sys.executable, "-c", code, *args], check=False, text=True, stderr=subprocess.PIPE, **options
-    )
+    return subprocess.run([*MCRCTL, *args], check=False, text=True, stderr=subprocess.PIPE, **options)
 
 
 def test_a_reader_that_leaves_is_no_error():
@@ -477,11 +477,35 @@ def test_a_reader_that_leaves_is_no_error():
     assert (done.returncode, done.stderr) == (-signal.SIGPIPE, "")
 
 
-def test_output_that_cannot_be_written_is_an_error():
+@pytest.mark.parametrize("words", [("version",), ("--help",), ("add", "--help"), ("--version",)])
+def test_output_that_cannot_be_written_is_an_error(words):
     with Path("/dev/full").open("w") as full:
-        done = mcrctl_process("version", stdout=full)
+        done = mcrctl_process(*words, stdout=full)
     assert done.returncode == 1
     assert done.stderr == "Error: Cannot write to standard output: No space left on device (os error 28)\n"
+
+
+def test_an_error_that_cannot_be_written_is_still_a_status():
+    with Path("/dev/full").open("w") as full:
+        done = subprocess.run([*MCRCTL, "nonsense"], check=False, stderr=full)
+    assert done.returncode == 2
+
+
+@pytest.mark.parametrize(
+    ("closed", "status", "said"),
+    [
+        ("<&-", 2, "No rules in <stdin>"),
+        (">&-", 1, "Cannot write to standard output: Bad file descriptor (os error 9)"),
+    ],
+)
+def test_a_closed_descriptor_is_told_and_no_traceback(closed, status, said):
+    done = subprocess.run(
+        ["sh", "-c", f'exec "$@" {closed}', "sh", *MCRCTL, "add", "--batch", "-"],
+        check=False,
+        text=True,
+        stderr=subprocess.PIPE,
+    )
+    assert (done.returncode, done.stderr.splitlines()[0]) == (status, f"Error: {said}")
 
 
 def test_an_argument_where_an_option_is_wanted_names_the_option(run, daemon):

@@ -1,0 +1,29 @@
+"""The signals that mean something to mcrd, from its first moment to its last.
+
+They are blocked in every thread, so none ends the process half-way into its start or its end, and one that comes
+before mcrd can act on it waits. A thread takes them one by one. Processes that mcrd starts inherit the mask: what a
+terminal sends to everybody in front of it is the daemon's business alone.
+
+Import-light: nothing can be held before this module is there.
+"""
+
+import signal
+import threading
+from collections.abc import Callable
+
+HEARD = frozenset({signal.SIGHUP, signal.SIGINT, signal.SIGTERM})
+
+
+def hold_signals() -> None:
+    """Keep the signals waiting, in this thread and in those that it starts. Call it before there are others."""
+    signal.pthread_sigmask(signal.SIG_BLOCK, HEARD)
+
+
+def listen(hear: Callable[[signal.Signals], None]) -> None:
+    """Have those that wait, and those that come, passed to `hear`: in a thread of its own, for ever."""
+
+    def pass_on() -> None:
+        while True:
+            hear(signal.Signals(signal.sigwait(HEARD)))
+
+    threading.Thread(target=pass_on, name="mcr-signals", daemon=True).start()

@@ -1,0 +1,86 @@
+"""What is known of this machine's network: links, IPv4 addresses, neighbours. Values; `rtnetlink` makes them."""
+
+from collections.abc import Iterator, Mapping
+from ipaddress import IPv4Address, IPv4Interface
+
+import attrs
+
+
+@attrs.frozen
+class Link:
+    """A network interface as it is now.
+
+    Attributes:
+        name: its present name.
+        altnames: others that it goes by (``ip link property``).
+        up: somebody has set it up.
+        carrier: its driver sees somebody at the other end.
+        running: the kernel takes it to be able to carry traffic (RFC 2863, ifOperStatus).
+        arp: it asks for the link addresses of neighbours.
+        point_to_point: there is one neighbour, at the other end.
+        mtu: in bytes.
+        mac: its link address.
+        master: index of the device that owns it, such as a bridge; 0: none does.
+        kind: of device, as ``ip -details link`` says: ``veth``, ``bridge``; empty for a network card.
+    """
+
+    index: int
+    name: str
+    altnames: tuple[str, ...] = ()
+    up: bool = True
+    carrier: bool = True
+    running: bool = True
+    arp: bool = True
+    point_to_point: bool = False
+    mtu: int = 1500
+    mac: bytes = b""
+    master: int = 0
+    kind: str = ""
+
+
+@attrs.frozen
+class Neighbour:
+    """A host on a link, as the kernel's neighbour table has it.
+
+    Attributes:
+        state: as <linux/neighbour.h> has it (NUD_…); 0: the kernel has forgotten it.
+        silent: it did not answer when it was last asked, and has not been heard of since.
+        mac: its link address, if known.
+    """
+
+    state: int
+    silent: bool = False
+    mac: bytes = b""
+
+
+@attrs.frozen
+class Network:
+    """All of it, at one moment.
+
+    Attributes:
+        version: grows with every change.
+        links: by index.
+        addresses: IPv4 addresses with their networks, by the interface's index.
+        neighbours: by the interface's index and the host's address.
+        routes: grows when a way to somewhere may be another: with routes, addresses, and interfaces.
+    """
+
+    version: int = 0
+    links: Mapping[int, Link] = attrs.field(factory=dict)
+    addresses: Mapping[int, tuple[IPv4Interface, ...]] = attrs.field(factory=dict)
+    neighbours: Mapping[tuple[int, IPv4Address], Neighbour] = attrs.field(factory=dict)
+    routes: int = 0
+
+    def find(self, name: str) -> Link | None:
+        """The interface of a name; by one of its altnames if none has it for its own."""
+        links = self.links.values()
+        own = next((link for link in links if link.name == name), None)
+        return own or next((link for link in links if name in link.altnames), None)
+
+    def own_addresses(self) -> Iterator[IPv4Address]:
+        """Every address of this machine."""
+        return (each.ip for addresses in self.addresses.values() for each in addresses)
+
+    def is_on_link(self, host: IPv4Address, index: int) -> bool:
+        """Whether a host is in a network of an interface's addresses."""
+        return any(host in each.network for each in self.addresses.get(index, ()))

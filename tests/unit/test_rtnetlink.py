@@ -1,0 +1,206 @@
+"""What the kernel says of the network is understood, and what is known follows what it says."""
+
+import socket
+import struct
+from ipaddress import IPv4Address, IPv4Interface
+
+import pytest
+from pyroute2 import IPRoute
+from pyroute2.netlink.rtnl.ifaddrmsg import ifaddrmsg
+from pyroute2.netlink.rtnl.ifinfmsg import ifinfmsg
+from pyroute2.netlink.rtnl.ndmsg import ndmsg
+
+from mcr.net.network import Network
+from mcr.net.rtnetlink import DUMPS, Known, parse_link, request_dump
+
+PORT = 4_711
+LINKS, ADDRESSES, NEIGHBOURS = DUMPS
+REACHABLE, STALE, INCOMPLETE, FAILED, NOARP = 0x02, 0x04, 0x01, 0x20, 0x40
+HOST = IPv4Address("198.18.1.7")
+
+
+def encoded(message, kind, *, port=0, flags=0):
+    message["header"]["type"] = kind
+    message.encode()
+    body = bytes(message.data[16:])
+    return struct.pack("IHHII", 16 + len(body), kind, flags, 0, port) + body
+
+
+def link(index, name, kind=16, *, family=0, flags=0x11043, port=0):
+    message = ifinfmsg()
+    message |= {"family": family, "index": index, "flags": flags}
+    message["attrs"] = [("IFLA_IFNAME", name)]
+    return encoded(message, kind, port=port)
+
+
+def address(index, text, kind=20, port=0):
+    interface = IPv4Interface(text)
+    message = ifaddrmsg()
+    message |= {"family": socket.AF_INET, "index": index, "prefixlen": interface.network.prefixlen}
+    message["attrs"] = [("IFA_LOCAL", str(interface.ip)), ("IFA_ADDRESS", str(interface.ip))]
+    return encoded(message, kind, port=port)
+
+
+def neighbour(index, state, kind=28, host=HOST, port=0):
+    message = ndmsg()
+    message |= {"family": socket.AF_INET, "ifindex": index, "state": state}
+    message["attrs"] = [("NDA_DST", str(host))]
+    return encoded(message, kind, port=port)
+
+
+def done(flags=0):
+    return struct.pack("IHHIIi", 20, 3, flags, 0, PORT, 0)
+
+
+@pytest.fixture
+def known() -> Known:
+    return Known(PORT)
+
+
+def test_this_machine_is_seen_as_pyroute2_sees_it(known):
+    with socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, socket.NETLINK_ROUTE) as netlink:
+        netlink.bind((0, 0))
+        known = Known(netlink.getsockname()[0])
+        for dump in DUMPS:
+            known.begin(dump)
+            netlink.send(request_dump(dump))
+            while known.dumping:
+                known.heed(netlink.recv(65_536))
+    network = known.network()
+    with IPRoute() as netlink:
+        links = {each["index"]: each for each in netlink.get_links()}
+        addresses = {
+            (each["index"], IPv4Interface((each.get("local"), each["prefixlen"])))
+            for each in netlink.get_addr(family=socket.AF_INET)
+        }
+    assert {index: each.name for index, each in network.links.items()} == {
+        index: each.get("ifname") for index, each in links.items()
+    }
+    for index, each in network.links.items():
+        assert each.mtu == links[index].get("mtu")
+        assert each.mac.hex(":") == (links[index].get("address") or "")
+        assert each.carrier == bool(links[index].get("carrier"))
+    assert {(index, each) for index, those in network.addresses.items() for each in those} == addresses
+
+
+def test_link_has_its_names_state_and_owner():
+    message = ifinfmsg()
+    message |= {"index": 7, "flags": 0x1003 | 0x80}
+    message["attrs"] = [
+        ("IFLA_IFNAME", "out0"),
+        ("IFLA_MTU", 1300),
+        ("IFLA_MASTER", 9),
+        ("IFLA_CARRIER", 0),
+        ("IFLA_LINKINFO", {"attrs": [("IFLA_INFO_KIND", "veth")]}),
+        ("IFLA_PROP_LIST", {"attrs": [("IFLA_ALT_IFNAME", "oalt"), ("IFLA_ALT_IFNAME", "other")]}),
+    ]
+    found = parse_link(encoded(message, 16)[16:])
+    assert found is not None
+    assert (found.index, found.name, found.altnames) == (7, "out0", ("oalt", "other"))
+    assert (found.up, found.carrier, found.running, found.arp) == (True, False, False, False)
+    assert (found.mtu, found.master, found.kind) == (1300, 9, "veth")
+
+
+@pytest.mark.parametrize("length", range(0, 24, 3))
+def test_what_is_cut_short_says_nothing_and_harms_nothing(known, length):
+    known.heed(link(7, "out0")[:length])
+    known.heed(struct.pack("IHHII", 16 + length, 16, 0, 0, 0) + link(7, "out0")[16 : 16 + length])
+    assert known.network().links == {}
+
+
+def test_changes_are_followed(known):
+    known.heed(link(7, "out0") + address(7, "198.18.1.1/24"))
+    first = known.network()
+    assert first.find("out0") is not None
+    assert first.is_on_link(HOST, 7)
+    assert list(first.own_addresses()) == [IPv4Address("198.18.1.1")]
+    known.heed(link(7, "out9") + address(7, "198.18.1.1/24", kind=21))
+    second = known.network()
+    assert (second.find("out0"), second.links[7].name, second.addresses[7]) == (None, "out9", ())
+    assert second.version > first.version
+    assert second.routes > first.routes
+    assert first.find("out0") is not None  # a value
+
+
+def test_what_says_nothing_new_makes_no_new_version(known):
+    known.heed(link(7, "out0"))
+    before = known.network()
+    known.heed(link(7, "out0"))
+    assert known.network() is before
+
+
+def test_port_that_leaves_its_bridge_is_no_link_that_is_gone(known):
+    known.heed(link(7, "out0") + link(7, "out0", kind=17, family=socket.AF_BRIDGE))
+    assert 7 in known.network().links
+
+
+def test_link_that_goes_takes_its_addresses_and_neighbours_along(known):
+    known.heed(link(7, "out0") + address(7, "198.18.1.1/24") + neighbour(7, FAILED) + link(7, "out0", kind=17))
+    assert known.network() == Network(version=1, routes=known.network().routes)
+
+
+def test_neighbour_is_silent_until_it_answers(known):
+    """The kernel asks it again with every packet that is due to it, and forgets it now and then."""
+
+    def silent():
+        return known.network().neighbours[7, HOST].silent
+
+    known.heed(link(7, "out0") + neighbour(7, INCOMPLETE))
+    assert not silent()
+    for message in (neighbour(7, FAILED), neighbour(7, INCOMPLETE), neighbour(7, FAILED, kind=29)):
+        known.heed(message)
+        assert silent()
+    known.heed(neighbour(7, INCOMPLETE))
+    assert silent()
+    known.heed(neighbour(7, REACHABLE))
+    assert not silent()
+    known.heed(neighbour(7, STALE, kind=29))
+    assert known.network().neighbours == {}
+
+
+def test_silent_neighbours_that_are_forgotten_do_not_pile_up(known):
+    known.heed(link(7, "out0"))
+    came, went = neighbour(7, FAILED), neighbour(7, FAILED, kind=29)
+    for each in range(20_000):
+        host = struct.pack("!I", 0x0A000000 + each)
+        known.heed(came.replace(HOST.packed, host))
+        known.heed(went.replace(HOST.packed, host))
+    assert len(known.network().neighbours) <= 4_096
+
+
+def test_groups_are_nobody_s_neighbours(known):
+    known.heed(link(7, "out0") + neighbour(7, NOARP, host=IPv4Address("239.1.1.1")))
+    assert known.network().neighbours == {}
+
+
+def test_what_an_answer_does_not_speak_of_is_gone(known):
+    """After more has changed than could be heard."""
+    known.heed(link(7, "out0") + link(8, "out1") + address(7, "198.18.1.1/24") + neighbour(7, REACHABLE))
+    known.begin(LINKS)
+    known.heed(link(7, "out0", port=PORT))
+    known.heed(link(9, "new") + link(7, "out0", kind=17))  # changes meanwhile
+    known.heed(done())
+    assert not known.dumping
+    assert set(known.network().links) == {9}
+    known.heed(link(7, "out0") + address(7, "198.18.1.1/24") + address(7, "198.18.2.1/24") + neighbour(7, REACHABLE))
+    known.begin(ADDRESSES)
+    known.heed(address(7, "198.18.2.1/24", port=PORT) + done())
+    known.begin(NEIGHBOURS)
+    known.heed(done())
+    network = known.network()
+    assert network.addresses[7] == (IPv4Interface("198.18.2.1/24"),)
+    assert network.neighbours == {}
+
+
+def test_answer_that_was_torn_is_asked_for_again(known):
+    known.heed(link(7, "out0"))
+    known.begin(LINKS)
+    known.heed(done(flags=0x10))
+    assert (known.dumping, known.torn) == (False, True)
+    assert 7 in known.network().links
+
+
+def test_others_answers_end_no_request(known):
+    known.begin(LINKS)
+    known.heed(struct.pack("IHHIIi", 20, 3, 0, 0, PORT + 1, 0))
+    assert known.dumping

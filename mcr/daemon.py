@@ -15,6 +15,7 @@ import trio
 from mcr import __version__
 from mcr._native import lib
 from mcr.actors.control_server import ControlServer, run_control_server
+from mcr.actors.network_watch import run_network_watch
 from mcr.actors.querier_watch import run_querier_watch
 from mcr.actors.rule_store import run_rule_store
 from mcr.actors.stats_aggregator import run_stats_aggregator
@@ -70,8 +71,9 @@ async def run_daemon(settings: Settings) -> None:
         ]
         async with trio.open_nursery() as nursery:
             stats = await nursery.start(run_stats_aggregator, segments, settings.stats_interval)
-            workers = await nursery.start(run_worker_supervisor, segments, stats, settings)
-            rules = await nursery.start(run_rule_store, workers)
+            network = await nursery.start(run_network_watch)
+            workers = await nursery.start(run_worker_supervisor, segments, stats, settings, network)
+            rules = await nursery.start(run_rule_store, workers, network)
             logging = LogControl(settings.levels, workers)
             watch = await nursery.start(run_querier_watch)
             diagnosis = Consultation(rules, workers, stats, settings, watch)

@@ -9,6 +9,7 @@ import hashlib
 import socket
 from contextlib import suppress
 from ipaddress import AddressValueError, IPv4Address, IPv6Address, ip_address
+from typing import Self
 
 import attrs
 
@@ -206,27 +207,62 @@ class RuleState(enum.StrEnum):
     """Accepted; not every running worker has acknowledged it yet."""
 
     ACTIVE = "active"
-    """Acknowledged by every running worker."""
+    """Every running worker has acknowledged it, and what it needs is there."""
+
+    DEGRADED = "degraded"
+    """Some outputs can't be served, or all; or the input only in part."""
+
+    WAITING = "waiting"
+    """What it needs is missing, or down: for a rule its input. It goes on by itself when that is back."""
+
+
+@attrs.frozen
+class OutputView(Output):
+    """An output of a rule as `mcrctl list` shows it.
+
+    Attributes:
+        state: ``active``, ``waiting``, or ``pending`` with its rule.
+        reason: one sentence; empty when it is active.
+    """
+
+    state: RuleState = attrs.field(default=RuleState.ACTIVE, kw_only=True)
+    reason: str = attrs.field(default="", kw_only=True)
+
+    @classmethod
+    def of(cls, output: Output, state: RuleState = RuleState.ACTIVE, reason: str = "") -> Self:
+        """An output and how it stands with it."""
+        return cls(output.group, output.port, output.interface, output.gso, state=state, reason=reason)
 
 
 @attrs.frozen
 class RuleView:
-    """A rule as `mcrctl list` shows it."""
+    """A rule as `mcrctl list` shows it.
+
+    Attributes:
+        reason: one sentence that says why it is not active; empty when it is.
+        warnings: what one should know of it, active or not.
+    """
 
     rule_id: str
     name: str | None
     input: Input
-    outputs: tuple[Output, ...]
+    outputs: tuple[OutputView, ...]
     state: RuleState
+    reason: str = ""
+    warnings: tuple[str, ...] = ()
 
 
 @attrs.frozen
 class RuleChange:
-    """One step of the rule set. Applying generation N to the rules of generation N-1 gives those of N."""
+    """One step of the rule set. Applying generation N to the rules of generation N-1 gives those of N.
+
+    `renew`: the rules stay, but interfaces that were deleted, or left, and are back are opened again.
+    """
 
     generation: int
     added: tuple[Rule, ...] = ()
     removed: tuple[Rule, ...] = ()
+    renew: bool = False
 
 
 class WorkerState(enum.StrEnum):

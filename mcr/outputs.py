@@ -12,11 +12,13 @@ from socket import socket
 
 import attrs
 
+from mcr.conditions import Attachment
 from mcr.errors import McrError, describe_errno
 from mcr.logs import get_logger
 from mcr.model import MAX_INTERFACES, Address, Facility, Rule
 from mcr.net.egress import open_egress
-from mcr.net.interfaces import Interface
+from mcr.net.interfaces import Interface, find_interface, has_lost_its_interface, is_there, open_witness
+from mcr.net.network import Network
 from mcr.net.patience import close_all
 from mcr.net.raw import RawLink, bind_raw, find_links, find_sources, open_raw
 from mcr.placement import Sources
@@ -38,14 +40,24 @@ class Egress:
         raw_sockets: AF_PACKET, one a worker; none until raw frames may leave for the first time.
         raw: raw frames may leave; None: they may not.
         users: outputs that leave by it.
+        witness: tells whether the interface is the one that it was.
+        fault: why it could not be opened again.
     """
 
     slot: int
     interface: Interface
     sockets: tuple[socket, ...]
+    witness: socket
     raw_sockets: tuple[socket, ...] = ()
     raw: RawLink | None = None
     users: int = 0
+    fault: str = ""
+
+    @property
+    def attachment(self) -> Attachment:
+        """Whether it still stands for its interface."""
+        name, index = self.interface.name, self.interface.index
+        return Attachment(name, index, has_lost_its_interface(self.witness), self.fault)
 
     def put(self) -> tuple[records.Command, ...]:
         """Tells a worker to send by it."""
@@ -57,8 +69,8 @@ class Egress:
 
     @property
     def all_sockets(self) -> tuple[socket, ...]:
-        """Those of both kinds."""
-        return (*self.sockets, *self.raw_sockets)
+        """Those of every kind."""
+        return (*self.sockets, *self.raw_sockets, self.witness)
 
 
 class OutputInterfaces:
@@ -102,10 +114,7 @@ class OutputInterfaces:
         """
         opened = {}
         for name in sorted(names - self._by_name.keys()):
-            slot = self._slots.take()
-            undo.callback(self._slots.give, slot)
-            egress = opened[name] = Egress(slot, interfaces[name], self._open_sockets(interfaces[name]))
-            undo.callback(close_all, egress.sockets)
+            opened[name] = self._open(interfaces[name], undo)
             if interfaces[name].address is None:
                 log.warning("%s has no IPv4 address: what leaves by it bears another interface's as its source", name)
         return opened
@@ -114,6 +123,37 @@ class OutputInterfaces:
         """Have these in use."""
         self._by_name |= opened
         self._stale |= bool(opened)
+
+    def _open(self, interface: Interface, undo: ExitStack) -> Egress:
+        slot = self._slots.take()
+        undo.callback(self._slots.give, slot)
+        witness = undo.enter_context(open_witness(interface))
+        egress = Egress(slot, interface, self._open_sockets(interface), witness)
+        undo.callback(close_all, egress.sockets)
+        return egress
+
+    def renew(self, generation: int) -> list[tuple[Egress, Egress]]:
+        """Open those again whose interfaces were lost and are back; each with what took its place."""
+        renewed = []
+        for old in self.returned():
+            name = old.interface.name
+            try:
+                with ExitStack() as undo:
+                    fresh = self._open(find_interface(name), undo)
+                    undo.pop_all()
+            except McrError as error:
+                old.fault = error.message
+                continue
+            fresh.users = old.users
+            self._by_name[name] = fresh
+            self._closing.append((generation, old))
+            self._stale = True
+            renewed.append((old, fresh))
+        return renewed
+
+    def returned(self) -> list[Egress]:
+        """Those whose interfaces were lost and are back."""
+        return [each for each in self if has_lost_its_interface(each.witness) and is_there(each.interface.name)]
 
     def _open_sockets(self, interface: Interface) -> tuple[socket, ...]:
         with ExitStack() as undo:
@@ -161,6 +201,18 @@ class OutputInterfaces:
         links = {} if bar else self._find_links()
         self._tell(bar)
         return list(chain.from_iterable(self._set_raw(egress, links, bar) for egress in self._by_name.values()))
+
+    def suspect(self, before: Network, now: Network) -> list[records.Command]:
+        """Send no raw frames by interfaces that are not what they were, until the next review has seen them."""
+        commands = []
+        for egress in self:
+            index = egress.interface.index
+            if egress.raw and _identity(before, index) != _identity(now, index):
+                egress.raw = None
+                self._stale = True
+                log.debug("%s: no raw frames leave until it is looked at, as it has changed", egress.interface.name)
+                commands.append(records.raw_drop(egress.slot))
+        return commands
 
     def _find_links(self) -> dict[int, RawLink]:
         try:
@@ -224,3 +276,9 @@ class OutputInterfaces:
         if why and why != self._told:
             log.info("not everything may leave as raw frames: %s", why)
         self._told = why or self._told
+
+
+def _identity(network: Network, index: int) -> object:
+    """What the headers of raw frames are made of, and how long they may be."""
+    link = network.links.get(index)
+    return link and (link.mac, link.mtu, link.up), network.addresses.get(index)

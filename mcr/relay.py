@@ -3,7 +3,7 @@
 Belongs to one actor. What may wait in the kernel (opening and closing capture sockets) is done in a thread.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Container, Iterable, Sequence
 from contextlib import ExitStack
 from itertools import chain
 from socket import socket
@@ -12,14 +12,17 @@ from typing import Self
 import attrs
 import trio
 
-from mcr.errors import InterfaceNotFound, LimitReached
+from mcr.conditions import Attachment, Standing
+from mcr.errors import InterfaceNotFound, LimitReached, McrError
+from mcr.interface_log import Users
 from mcr.logs import get_logger
 from mcr.model import MAX_INTERFACES, MAX_OUTPUTS, MAX_RULES, Facility, Input, Rule, RuleChange
 from mcr.net.absorber import Absorber
 from mcr.net.capture import CaptureGroup, open_captures, reject
 from mcr.net.filter import Wanted
-from mcr.net.interfaces import Interface, find_interface
+from mcr.net.interfaces import Interface, find_interface, has_lost_its_interface, is_there, present_name
 from mcr.net.membership import Memberships
+from mcr.net.network import Network
 from mcr.net.patience import close_all
 from mcr.net.screen import Rejected, open_screen
 from mcr.outputs import Egress, OutputInterfaces
@@ -41,6 +44,7 @@ class Capture:
         serial: tells it from the last capture in its slot.
         rejected: what a filter kept from the workers; belongs to who counts.
         users: rules that read from it.
+        fault: why it could not be opened again, or not with all of its groups.
     """
 
     slot: int
@@ -49,6 +53,17 @@ class Capture:
     group: CaptureGroup
     rejected: Rejected
     users: int = 0
+    fault: str = ""
+
+    @property
+    def is_lost(self) -> bool:
+        """Whether its interface was deleted, or has left this network namespace."""
+        return has_lost_its_interface(self.group.sockets[0])
+
+    @property
+    def attachment(self) -> Attachment:
+        """Whether it still stands for its interface."""
+        return Attachment(self.interface.name, self.interface.index, self.is_lost, self.fault)
 
     def put(self) -> records.Command:
         """Tells a worker to read from it."""
@@ -110,6 +125,8 @@ class Relay:
             InterfaceNotFound, SystemFault, LimitReached: nothing has changed.
         """
         # It may wait in the kernel, or take long: others get their turn meanwhile.
+        if change.renew:
+            return await trio.to_thread.run_sync(self._renew, change.generation)
         return await trio.to_thread.run_sync(self._apply, change)
 
     def _apply(self, change: RuleChange) -> Step:
@@ -136,6 +153,78 @@ class Relay:
             *self._drop_unused_captures(change.generation),
         )
         return Step(added, tuple(opened.captures.values()), commands)
+
+    def _renew(self, generation: int) -> Step:
+        """Open interfaces again. Whatever can't be had now is tried again later, and takes nothing else down."""
+        renewed = self._outputs.renew(generation)
+        returned = self._returned()
+        captures = self._reopen(returned)
+        if len(returned) > 1 and not captures:
+            captures = list(chain.from_iterable(self._reopen([each]) for each in returned))
+        gone = [capture for capture in returned if self._captures[capture.interface.name] is not capture]
+        for capture in gone:
+            self._reject(capture)
+            self._closing_captures.append((generation, capture))
+        for capture in self._captures.values():
+            self._join_missing(capture)
+        inputs, outputs = (
+            {each.interface.name for each in those} for those in (captures, [fresh for _, fresh in renewed])
+        )
+        concerned = [placed for placed in self._placed.values() if concerns(placed.rule, inputs, outputs)]
+        commands = (
+            *chain.from_iterable(fresh.put() for _, fresh in renewed),
+            # What waits in a ring is read by the rules as they are: they follow to the new ones after that.
+            *(records.capture_drop(capture.slot) for capture in gone),
+            *(capture.put() for capture in captures),
+            *(self._put(placed) for placed in concerned),
+            *(records.egress_drop(old.slot) for old, _ in renewed),
+        )
+        for name in sorted(inputs | outputs):
+            log.notice("%s was deleted, or elsewhere, and is back: it is used again", name)
+        return Step((), tuple(captures), commands)
+
+    def _returned(self) -> list[Capture]:
+        return [each for each in self._captures.values() if each.is_lost and is_there(each.interface.name)]
+
+    def has_returned(self) -> bool:
+        """Whether there are interfaces to be opened again, or groups to be joined."""
+        faults = (capture.fault for capture in self._captures.values() if not capture.is_lost)
+        return bool(self._returned() or self._outputs.returned() or any(faults))
+
+    def _reopen(self, lost: Sequence[Capture]) -> list[Capture]:
+        """Open all of these again, or none."""
+        try:
+            with ExitStack() as undo:
+                opened = self._open_captures([find_interface(old.interface.name) for old in lost], undo)
+                self._screen.change(
+                    [(capture.slot, each) for capture in opened for each in self._wanted_of(capture)], ()
+                )
+                undo.pop_all()
+        except McrError as error:
+            for old in lost:
+                old.fault = error.message
+            return []
+        for old, capture in zip(lost, opened, strict=True):
+            self._screen.change((), [(old.slot, each) for each in self._wanted_of(old)])
+            capture.users = old.users
+            self._captures[capture.interface.name] = capture
+            try:
+                self._memberships.move(old.interface.index, capture.interface)
+            except McrError as error:
+                capture.fault = error.message
+        return opened
+
+    def _wanted_of(self, capture: Capture) -> list[Wanted]:
+        sources = (placed.rule.input for placed in self._placed.values())
+        return [Wanted(each.group, each.port) for each in sources if each.interface == capture.interface.name]
+
+    def _join_missing(self, capture: Capture) -> None:
+        if capture.fault and not capture.is_lost:
+            try:
+                self._memberships.join_missing(capture.interface)
+                capture.fault = ""
+            except McrError as error:
+                capture.fault = error.message
 
     def snapshot(self) -> tuple[records.Command, ...]:
         """Everything a worker has to be told that knows nothing."""
@@ -206,10 +295,23 @@ class Relay:
         """Names of the interfaces that are captured."""
         return tuple(sorted(self._captures))
 
-    def interfaces(self) -> dict[str, int]:
-        """Indices of all interfaces in use, by name, as they were when they were opened."""
-        used = (each.interface for each in (*self._captures.values(), *self._outputs))
-        return {interface.name: interface.index for interface in used}
+    def standing(self, acknowledged: int) -> Standing:
+        """Input and output interfaces, and whether sockets still stand for them."""
+        return Standing(
+            acknowledged,
+            {name: capture.attachment for name, capture in self._captures.items()},
+            {egress.interface.name: egress.attachment for egress in self._outputs},
+        )
+
+    def users(self) -> dict[str, Users]:
+        """How much depends on each interface."""
+        rules = {name: capture.users for name, capture in self._captures.items()}
+        outputs = {egress.interface.name: egress.users for egress in self._outputs}
+        return {name: Users(rules.get(name, 0), outputs.get(name, 0)) for name in rules | outputs}
+
+    def suspect(self, before: Network, now: Network) -> list[records.Command]:
+        """Send no raw frames by interfaces that have changed, until `review_raw` has seen them."""
+        return self._outputs.suspect(before, now)
 
     # What the numbers in a worker's log stand for (`mcr.worker_log.Names`).
 
@@ -248,9 +350,13 @@ class Relay:
                         raise error.at(f"rules[{index}]") if len(rules) > 1 else error from None
         for name, interface in found.items():
             for known in (self._captures.get(name), self._outputs.get(name)):
+                if known and known.attachment.lost:
+                    what = f"Interface {name} was made again, and could not be opened again so far: {known.fault}"
+                    raise LimitReached(what, f"see how it stands: mcrctl list; rules that name it: {self._users(name)}")
                 if known and known.interface.index != interface.index:
                     raise LimitReached(
-                        f"Interface {name} was replaced since its first rule was added",
+                        f"Interface {name} is another than the one that rules call {name}, which is called "
+                        f"{present_name(known.interface)} now",
                         f"remove the rules that name it, then add them again: {self._users(name)}",
                     )
         return found
@@ -263,22 +369,29 @@ class Relay:
 
     def _open(self, rules: Iterable[Rule], interfaces: dict[str, Interface], undo: ExitStack) -> _Opened:
         """Open sockets for the interfaces that are new."""
-        opened, workers = _Opened(), self._settings.num_workers
+        opened = _Opened()
         new = sorted({rule.input.interface for rule in rules} - self._captures.keys())
+        for capture in self._open_captures([interfaces[name] for name in new], undo):
+            opened.captures[capture.interface.name] = capture
+        outputs = {output.interface for rule in rules for output in rule.outputs}
+        opened.egress.update(self._outputs.open(outputs, interfaces, undo))
+        return opened
+
+    def _open_captures(self, interfaces: Sequence[Interface], undo: ExitStack) -> list[Capture]:
         slots = []
-        for _ in new:
+        for _ in interfaces:
             slots.append(self._capture_slots.take())
             undo.callback(self._capture_slots.give, slots[-1])
-        groups = open_captures([interfaces[name] for name in new], workers, self._settings.pools)
+        groups = open_captures(interfaces, self._settings.num_workers, self._settings.pools)
         undo.callback(close_all, [each for group in groups.values() for each in (*group.watched, *group.sockets)])
-        for slot, (name, group) in zip(slots, groups.items(), strict=True):
-            rejected = self._screen.open(slot, name, group.sockets, clip=not group.offloads)
+        opened = []
+        for slot, interface in zip(slots, interfaces, strict=True):
+            group = groups[interface.name]
+            rejected = self._screen.open(slot, interface.name, group.sockets, clip=not group.offloads)
             undo.callback(rejected.close)
             undo.callback(self._screen.forget, slot)
             self._serial += 1
-            opened.captures[name] = Capture(slot, self._serial, interfaces[name], group, rejected)
-        outputs = {output.interface for rule in rules for output in rule.outputs}
-        opened.egress.update(self._outputs.open(outputs, interfaces, undo))
+            opened.append(Capture(slot, self._serial, interface, group, rejected))
         return opened
 
     def _wanted(self, rule: Rule, opened: _Opened | None = None) -> tuple[int, Wanted]:
@@ -351,6 +464,11 @@ class Relay:
                 for output, slot, source in zip(rule.outputs, placed.outputs, placed.sources, strict=True)
             ],
         )
+
+
+def concerns(rule: Rule, inputs: Container[str], outputs: Container[str]) -> bool:
+    """Whether a rule reads from one of these interfaces, or sends by one of those."""
+    return rule.input.interface in inputs or any(output.interface in outputs for output in rule.outputs)
 
 
 def _interface_names(rule: Rule) -> Iterable[str]:

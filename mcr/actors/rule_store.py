@@ -1,22 +1,32 @@
 """Owns the rules: checks them against each other, numbers the generations, has each change applied."""
 
 import difflib
+import math
 import shlex
+from collections.abc import Mapping
+from itertools import chain
 from typing import assert_never
 
 import attrs
 import trio
 
 from mcr.actors.mailbox import Reply, ask
+from mcr.actors.network_watch import NetworkWatch
 from mcr.actors.worker_supervisor import WorkerSupervisor
+from mcr.conditions import judge, view_of
 from mcr.errors import McrError, RuleExists, RuleNotFound
+from mcr.hop_cache import HopCache
 from mcr.logs import get_logger
-from mcr.model import Facility, Input, Level, Rule, RuleChange, RuleState, RuleView
+from mcr.model import Facility, Input, Level, Rule, RuleChange, RuleView
+from mcr.net.interfaces import name_in_rules
+from mcr.net.network import Network
 
 log = get_logger(Facility.RULES)
 
 ACTIVATION_SECONDS = 2.0
 """How long `RuleStore.add` waits for the workers; a rule they have not acknowledged by then is still pending."""
+
+_RETRY_SECONDS = 5.0  # until an interface that could not be used again is tried once more
 
 
 @attrs.frozen
@@ -45,7 +55,12 @@ class _List:
     reply: Reply[tuple[_Held, ...]]
 
 
-_Command = _Add | _Remove | _List
+@attrs.frozen
+class _Renew:
+    reply: Reply[None]
+
+
+_Command = _Add | _Remove | _List | _Renew
 
 
 @attrs.frozen
@@ -54,6 +69,8 @@ class RuleStore:
 
     _inbox: trio.MemorySendChannel[_Command]
     _workers: WorkerSupervisor
+    _network: NetworkWatch
+    _hops: HopCache = attrs.field(factory=HopCache, init=False)
 
     async def add(self, rules: tuple[Rule, ...]) -> tuple[RuleView, ...]:
         """Add all of these rules or none, and wait a little for the workers to forward by them.
@@ -83,38 +100,66 @@ class RuleStore:
         return await self._views(await ask(self._inbox, _List))
 
     async def _views(self, held: tuple[_Held, ...]) -> tuple[RuleView, ...]:
-        acknowledged = await self._workers.acknowledged()
-        return tuple(
-            RuleView(
-                rule_id=each.rule.rule_id,
-                name=each.rule.name,
-                input=each.rule.input,
-                outputs=each.rule.outputs,
-                state=RuleState.ACTIVE if each.generation <= acknowledged else RuleState.PENDING,
-            )
-            for each in held
-        )
+        standing, network = await self._workers.standing(), await self._network.snapshot()
+        outputs = chain.from_iterable(each.rule.outputs for each in held)
+        hosts = ((each.group, each.interface) for each in outputs if not each.group.is_multicast)
+        hops = await self._hops.find(hosts, standing.outputs, network)
+        conditions = judge(standing, hops, network)
+        return tuple(view_of(each.rule, each.generation, conditions) for each in held)
 
 
 async def run_rule_store(
-    workers: WorkerSupervisor, *, task_status: trio.TaskStatus[RuleStore] = trio.TASK_STATUS_IGNORED
+    workers: WorkerSupervisor,
+    network: NetworkWatch,
+    *,
+    task_status: trio.TaskStatus[RuleStore] = trio.TASK_STATUS_IGNORED,
 ) -> None:
     """Serve rules until cancelled. Starts without any."""
     send, receive = trio.open_memory_channel[_Command](0)
     state = _State(workers)
-    with receive:
-        task_status.started(RuleStore(send, workers))
-        async for command in receive:
-            with command.reply:
-                match command:
-                    case _Add(rules, reply):
-                        reply.resolve(await state.add(rules))
-                    case _Remove(rule_id, name, removal):
-                        removal.resolve(await state.remove(rule_id, name))
-                    case _List(listing):
-                        listing.resolve(state.all())
-                    case _:
-                        assert_never(command)
+    async with trio.open_nursery() as nursery:
+        with receive:
+            nursery.start_soon(_keep_renewed, workers, network, send)
+            task_status.started(RuleStore(send, workers, network))
+            await _serve(state, receive)
+
+
+async def _keep_renewed(
+    workers: WorkerSupervisor, network: NetworkWatch, inbox: trio.MemorySendChannel[_Command]
+) -> None:
+    """Have interfaces used again that are back."""
+    now, patience = Network(), math.inf
+    while True:
+        links = now.links
+        with trio.move_on_after(patience):
+            while now.links is links:
+                now = await network.changed(now.version)
+        if await workers.has_returned():
+            await ask(inbox, _Renew)
+        patience = _RETRY_SECONDS if await workers.has_returned() else math.inf
+
+
+async def _serve(state: "_State", receive: trio.MemoryReceiveChannel[_Command]) -> None:
+    async for command in receive:
+        with command.reply:
+            match command:
+                case _Add(rules, reply):
+                    reply.resolve(await state.add(rules))
+                case _Remove(rule_id, name, removal):
+                    removal.resolve(await state.remove(rule_id, name))
+                case _List(listing):
+                    listing.resolve(state.all())
+                case _Renew(renewal):
+                    await state.renew()
+                    renewal.resolve(None)
+                case _:
+                    assert_never(command)
+
+
+def _renamed(rule: Rule, known: Mapping[str, str]) -> Rule:
+    source = attrs.evolve(rule.input, interface=known[rule.input.interface])
+    outputs = tuple(attrs.evolve(each, interface=known[each.interface]) for each in rule.outputs)
+    return attrs.evolve(rule, input=source, outputs=outputs)
 
 
 class _State:
@@ -130,6 +175,8 @@ class _State:
 
     async def add(self, rules: tuple[Rule, ...]) -> tuple[_Held, ...] | McrError:
         try:
+            await self.renew()  # what is added may need what is just back
+            rules = await self._with_real_names(rules)
             self._check(rules)
             await self._workers.apply(RuleChange(self._generation + 1, added=rules))
         except McrError as error:
@@ -159,6 +206,22 @@ class _State:
             del self._by_name[held.rule.name]
         log.info("rule %s removed: %s", held.rule.rule_id, held.rule.input)
         return attrs.evolve(held, generation=self._generation)
+
+    async def renew(self) -> None:
+        """Have interfaces used again that were lost and are back, if there are any."""
+        if await self._workers.has_returned():
+            await self._workers.apply(RuleChange(self._generation + 1, renew=True))
+            self._generation += 1
+
+    async def _with_real_names(self, rules: tuple[Rule, ...]) -> tuple[Rule, ...]:
+        """The rules, with each interface by the one name that other rules have for it, or else its own."""
+        names = {name for rule in rules for name in (rule.input.interface, *(each.interface for each in rule.outputs))}
+        standing = await self._workers.standing()
+        used = {each.index: each.name for each in standing.all() if not each.lost}
+        known = {name: name_in_rules(name, used) for name in names}
+        if all(name == real for name, real in known.items()):
+            return rules
+        return tuple(_renamed(rule, known) for rule in rules)
 
     def _check(self, rules: tuple[Rule, ...]) -> None:
         """Refuse what is taken already, by a rule that is held or by one earlier in the same request."""

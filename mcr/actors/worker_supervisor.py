@@ -18,6 +18,7 @@ import attrs
 import trio
 
 from mcr.actors.mailbox import Reply, ask
+from mcr.actors.network_watch import NetworkWatch
 from mcr.actors.stats_aggregator import StatsAggregator
 from mcr.actors.worker_process import (
     Post,
@@ -30,10 +31,13 @@ from mcr.actors.worker_process import (
     run_worker_process,
 )
 from mcr.capture_counts import Watched
+from mcr.conditions import WELL, Standing, judge
 from mcr.errors import McrError
+from mcr.interface_log import InterfaceLog
 from mcr.logs import get_logger
 from mcr.model import Facility, Level, LogLevels, RuleChange, WorkerState, WorkerView
 from mcr.net.bystanders import LinkChanges, without_bystanders
+from mcr.net.network import Network
 from mcr.net.past_ip import EgressChanges, describe_hidden, find_bar, kernel_bar
 from mcr.net.patience import close_all
 from mcr.ownership import unprivileged_user
@@ -45,6 +49,7 @@ from mcr.shm.segment import Segment
 from mcr.worker_log import describe
 
 log = get_logger(Facility.SUPERVISOR)
+network_log = get_logger(Facility.NETWORK)
 
 _WATCH_SECONDS = 1.0
 _OVERDUE_WATCHES = 3  # without an acknowledgement that is due: the worker hangs
@@ -71,13 +76,19 @@ class _Describe:
 
 
 @attrs.frozen
-class _Interfaces:
-    reply: Reply[dict[str, int]]
+class _Stand:
+    reply: Reply[Standing]
 
 
 @attrs.frozen
-class _Acknowledged:
-    reply: Reply[int]
+class _HasReturned:
+    reply: Reply[bool]
+
+
+@attrs.frozen
+class _Heed:
+    network: Network
+    reply: Reply[None]
 
 
 @attrs.frozen
@@ -121,8 +132,9 @@ _Command = (
     | _Apply
     | _Settle
     | _Describe
-    | _Interfaces
-    | _Acknowledged
+    | _Stand
+    | _HasReturned
+    | _Heed
     | _SetLogLevels
     | _Stop
     | WorkerEvent
@@ -149,17 +161,17 @@ class WorkerSupervisor:
         """Wait until every worker that runs forwards by this generation or a newer one, and one does run."""
         await ask(self._inbox, lambda reply: _Settle(generation, reply))
 
-    async def acknowledged(self) -> int:
-        """The newest generation that every worker that runs forwards by; 0 while none runs."""
-        return await ask(self._inbox, _Acknowledged)
+    async def standing(self) -> Standing:
+        """What workers have acknowledged, and whether sockets still stand for the interfaces that rules name."""
+        return await ask(self._inbox, _Stand)
+
+    async def has_returned(self) -> bool:
+        """Whether interfaces that were lost are back, or what they need can be tried again: renew them."""
+        return await ask(self._inbox, _HasReturned)
 
     async def describe(self) -> tuple[WorkerView, ...]:
         """Every worker, as it is now."""
         return await ask(self._inbox, _Describe)
-
-    async def interfaces(self) -> dict[str, int]:
-        """Indices of the interfaces that are in use, by name: those that they had when they were opened."""
-        return await ask(self._inbox, _Interfaces)
 
     async def set_log_levels(self, levels: LogLevels) -> None:
         """Have the workers log at these levels."""
@@ -174,6 +186,7 @@ async def run_worker_supervisor(
     segments: Sequence[Segment],
     stats: StatsAggregator,
     settings: Settings,
+    network: NetworkWatch,
     *,
     task_status: trio.TaskStatus[WorkerSupervisor] = trio.TASK_STATUS_IGNORED,
 ) -> None:
@@ -195,6 +208,7 @@ async def run_worker_supervisor(
                 process = await nursery.start(run_worker_process, post)
                 state.workers.append(_Worker(worker_id, core, process))
             nursery.start_soon(_watch, send)
+            nursery.start_soon(_follow, network, send)
             if relay.absorber:
                 nursery.start_soon(_hear_of_changes, relay.absorber.changes, due)
                 nursery.start_soon(_keep_absorbing, due_received, send)
@@ -217,6 +231,14 @@ async def _watch(inbox: trio.MemorySendChannel[_Command]) -> None:
     while True:
         await trio.sleep(_WATCH_SECONDS)
         await inbox.send(_Watch())
+
+
+async def _follow(network: NetworkWatch, inbox: trio.MemorySendChannel[_Command]) -> None:
+    """Have what is known of the network heeded whenever it changes."""
+    now = Network()
+    while True:
+        now = await network.changed(now.version)
+        await ask(inbox, partial(_Heed, now))
 
 
 async def _hear_of_changes(changes: LinkChanges | EgressChanges, due: trio.MemorySendChannel[None]) -> None:
@@ -293,8 +315,12 @@ async def _handle(state: "_State", command: _Command) -> None:
                 reply.resolve(await state.apply(change))
         case _Settle(generation, reply):
             state.settle(generation, reply)
-        case _Describe() | _Interfaces() | _Acknowledged():
+        case _Describe() | _Stand() | _HasReturned():
             _tell(state, command)
+        case _Heed(network, reply):
+            with reply:
+                state.heed(network)
+                reply.resolve(None)
         case _SetLogLevels(levels, reply):
             with reply:
                 state.set_log_levels(levels)
@@ -303,6 +329,7 @@ async def _handle(state: "_State", command: _Command) -> None:
             state.stop(reply)
         case _Watch():
             await state.kill_hung_workers()
+            state.log_interfaces()
             state.look_for_bystanders()
         case _PauseAbsorbing() | _AbsorbOn() | _ReviewRaw():
             await _heed_bystanders(state, command)
@@ -316,17 +343,19 @@ async def _handle(state: "_State", command: _Command) -> None:
             assert_never(command)
 
 
-def _tell(state: "_State", command: _Describe | _Interfaces | _Acknowledged) -> None:
+def _tell(state: "_State", command: _Describe | _Stand | _HasReturned) -> None:
     match command:
         case _Describe(reply):
             with reply:
                 reply.resolve(state.describe())
-        case _Interfaces(reply):
+        case _Stand(reply):
             with reply:
-                reply.resolve(state.interfaces())
-        case _Acknowledged(reply):
+                reply.resolve(state.standing())
+        case _HasReturned(reply):
             with reply:
-                reply.resolve(state.acknowledged())
+                reply.resolve(state.has_returned())
+        case _:
+            assert_never(command)
 
 
 async def _heed_bystanders(state: "_State", command: _PauseAbsorbing | _AbsorbOn | _ReviewRaw) -> None:
@@ -394,7 +423,34 @@ class _State:
         self._settling: list[tuple[int, Reply[None]]] = []
         self._stopping: Reply[None] | None = None
         self.workers: list[_Worker] = []
+        self._network = Network()
+        self._interfaces = InterfaceLog()
         self._show_unmatched()
+
+    # The network.
+
+    def standing(self) -> Standing:
+        return self._relay.standing(self.acknowledged())
+
+    def has_returned(self) -> bool:
+        return self._relay.has_returned()
+
+    def heed(self, network: Network) -> None:
+        before, self._network = self._network, network
+        if network.links is before.links and network.addresses is before.addresses:
+            return
+        if commands := self._relay.suspect(before, network):
+            self._tell_all(tuple(commands))
+            with suppress(trio.WouldBlock):  # it is being looked at
+                self._due.raw.send_nowait(None)
+        self.log_interfaces()
+
+    def log_interfaces(self) -> None:
+        conditions = judge(self.standing(), {}, self._network)
+        waiting = {name: each for name, each in conditions.inputs.items() if each != WELL}
+        self._interfaces.note({**conditions.inputs, **conditions.outputs, **waiting})
+        for level, line in self._interfaces.lines(self._relay.users(), trio.current_time()):
+            network_log.log(level, "%s", line)
 
     # Rules.
 
@@ -499,9 +555,6 @@ class _State:
             )
             for worker in self.workers
         )
-
-    def interfaces(self) -> dict[str, int]:
-        return self._relay.interfaces()
 
     def on_started(self, started: WorkerStarted) -> None:
         worker = self.workers[started.worker_id]

@@ -52,6 +52,7 @@ def add(session: Session, /, batch: str | None, **options: Any) -> None:
     if batch is None:
         added = session.call("add", {"rules": [rule_params(options)]})
         session.show(added, lambda rules, _width: f"Added rule {rules[0]['rule_id']}")
+        _warn(session, added)
         _check_active(session, added)
         return
     if any(options.values()):
@@ -62,6 +63,7 @@ def add(session: Session, /, batch: str | None, **options: Any) -> None:
     except McrError as error:
         raise McrError(name_lines(error.message, places), *error.hints) from None
     session.show(added, lambda rules, _width: f"Added {len(rules):,} rule{'' if len(rules) == 1 else 's'}")
+    _warn(session, added)
     _check_active(session, added)
 
 
@@ -230,10 +232,23 @@ def _statistics(session: Session, result: Any) -> str:
         return tables.stats_view(all_visible(result), terminal_width())
 
 
+def _warn(session: Session, added: list[dict[str, Any]]) -> None:
+    """Say what is odd about rules that were added, or keeps them from being served now."""
+    said: dict[str, list[str]] = {}
+    with session.understand():
+        for rule in all_visible(added):
+            for what in (*rule.get("warnings", ()), rule.get("reason") if rule["state"] != "pending" else ""):
+                if what:
+                    said.setdefault(what, []).append(rule["rule_id"])
+    for what, rules in said.items():
+        others = f" (and {len(rules) - 1:,} more rules)" if len(rules) > 1 else ""
+        click.echo(f"Warning: rule {rules[0]}{others}: {what}", err=True)
+
+
 def _check_active(session: Session, added: list[dict[str, Any]]) -> None:
     """Fail for rules that were added and that no worker forwards by yet."""
     with session.understand():
-        pending = [rule["rule_id"] for rule in added if rule["state"] != "active"]
+        pending = [rule["rule_id"] for rule in added if rule["state"] == "pending"]
     if pending:
         which = f"rule {pending[0]} is" if len(pending) == 1 else f"{len(pending):,} rules are"
         raise McrError(

@@ -22,6 +22,7 @@ _NO_RULES: Final = (
 _NO_WORKERS: Final = "No workers. The log of mcrd says why."
 _LOSS: Final = "red"
 _NOTE: Final = "yellow"
+_NAMED: Final = 3  # rules before a reason that they share
 # Counters that may need attention: the colour when they are not zero, and what they mean.
 _CAUSES: Final = {
     "parse_err": (_NOTE, "not a whole IPv4 UDP datagram"),
@@ -47,10 +48,31 @@ def rules_view(rules: Sequence[Any], width: int | None) -> str:
     rows = []
     for rule in rules:
         name = [rule["name"] or ""] if named else []
-        first, *others = (_endpoint(output) for output in rule["outputs"])
+        first, *others = (_output(output) for output in rule["outputs"])
         rows.append([rule["rule_id"], *name, rule["state"], _endpoint(rule["input"]), first])
         rows.extend([""] * (len(rows[-1]) - 1) + [other] for other in others)
-    return _table(["RULE ID", *(["NAME"] if named else []), "STATE", "INPUT", "OUTPUTS"], rows, width)
+    table = _table(["RULE ID", *(["NAME"] if named else []), "STATE", "INPUT", "OUTPUTS"], rows, width)
+    return "\n".join([table, *_reasons(rules)])
+
+
+def _output(output: dict[str, Any]) -> str:
+    """An output, and its state where that is another than one takes for granted."""
+    state = output.get("state", "active")
+    return _endpoint(output) + (f" ({state})" if state == "waiting" else "")
+
+
+def _reasons(rules: Sequence[Any]) -> list[str]:
+    """Below the table: why rules are not active, and what is odd about them; each reason once."""
+    said: dict[str, list[str]] = {}
+    for rule in rules:
+        for what in (rule.get("reason"), *rule.get("warnings", ())):
+            if what:
+                said.setdefault(what, []).append(rule["rule_id"])
+    lines = []
+    for what, those in said.items():
+        more = f" and {len(those) - _NAMED:,} more" if len(those) > _NAMED else ""
+        lines.append(click.style(f"{', '.join(those[:_NAMED])}{more}: {what}", fg=_NOTE))
+    return ["", *lines] if lines else []
 
 
 def workers_view(workers: Sequence[Any], width: int | None) -> str:

@@ -1,7 +1,7 @@
 """What is wrong, asked of the daemon: collects what the actors and the kernel know, and has it judged."""
 
 import traceback
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Iterator, Mapping
 from contextlib import asynccontextmanager, contextmanager
 
 import attrs
@@ -12,6 +12,7 @@ from mcr.actors.rule_store import RuleStore
 from mcr.actors.stats_aggregator import StatsAggregator
 from mcr.actors.worker_supervisor import WorkerSupervisor
 from mcr.diagnosis.doctor import examine
+from mcr.diagnosis.present import present_names, present_view
 from mcr.diagnosis.why import Walk
 from mcr.errors import LimitReached, McrError, RuleNotFound, ShuttingDown
 from mcr.findings import Finding
@@ -65,8 +66,17 @@ class Consultation:
 
     async def _walk(self, rule: RuleView, others: tuple[RuleView, ...]) -> tuple[Finding, ...]:
         async with _place(self._walks, _PATIENCE):
-            workers = await self._workers.describe()
-            return await Walk(rule, others, workers, self._stats, self._watch).go()
+            workers, standing = await self._workers.describe(), await self._workers.standing()
+            names = present_names(standing.all())
+            return await Walk(
+                present_view(rule, names),
+                tuple(present_view(other, names) for other in others) if _are_others(names) else others,
+                workers,
+                self._stats,
+                self._watch,
+                {names[each.name]: each.index for each in standing.all() if each.name in names},
+                {name: former for former, name in names.items() if name != former},
+            ).go()
 
     def stop(self) -> None:
         """Break off every walk: it would take longer than the daemon may take to stop."""
@@ -77,9 +87,13 @@ class Consultation:
         """Check the machine and the daemon."""
         async with _place(self._examinations, _LONG_PATIENCE):
             workers, stats = await self._workers.describe(), await self._stats.read()
-            used = await self._workers.interfaces()
+            rules, standing = await self._rules.list(), await self._workers.standing()
             with _contained():
-                return await trio.to_thread.run_sync(examine, self._settings, workers, stats, used)
+                return await trio.to_thread.run_sync(examine, self._settings, workers, stats, rules, standing)
+
+
+def _are_others(names: Mapping[str, str]) -> bool:
+    return any(former != name for former, name in names.items())
 
 
 @asynccontextmanager

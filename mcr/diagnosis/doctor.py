@@ -4,6 +4,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from typing import TypeVar
 
+from mcr.conditions import Attachment, Standing
 from mcr.diagnosis import daemon_findings, link_findings, machine_findings
 from mcr.diagnosis.links import Link, read_links
 from mcr.diagnosis.machine import (
@@ -17,7 +18,7 @@ from mcr.diagnosis.machine import (
 from mcr.diagnosis.merging import read_merging
 from mcr.diagnosis.routes import find_routes
 from mcr.findings import Finding, Verdict
-from mcr.model import Address, LogLevels, Stats, WorkerView
+from mcr.model import Address, LogLevels, RuleView, Stats, WorkerView
 from mcr.net.capture import COPY_BYTES, describes_super_frames
 from mcr.net.firewall import Firewall, look_at_firewall
 from mcr.net.past_ip import find_bar, kernel_bar
@@ -34,7 +35,11 @@ _PPS_TO_FEEL = 100_000
 
 
 def examine(
-    settings: Settings, workers: tuple[WorkerView, ...], stats: Stats, used: Mapping[str, int]
+    settings: Settings,
+    workers: tuple[WorkerView, ...],
+    stats: Stats,
+    rules: tuple[RuleView, ...],
+    standing: Standing,
 ) -> tuple[Finding, ...]:
     """Check the machine and the daemon, which is this process. It may wait for the kernel.
 
@@ -42,7 +47,8 @@ def examine(
         settings: of the daemon.
         workers: its workers.
         stats: its counters.
-        used: indices of the interfaces that it has sockets of, by name.
+        rules: its rules, and how it stands with them.
+        standing: of its sockets.
     """
     backlog, machine = count_backlog_drops(), look_at_machine()
     daemon = look_at_self(settings.send_buffer, COPY_BYTES)
@@ -50,7 +56,8 @@ def examine(
     outputs = frozenset(output.interface for rule in stats.rules for output in rule.outputs)
     blind: list[Finding] = []
     raw_bar = _look_at_raw(settings, blind)
-    links, merging = _try("interfaces", lambda: _look_at_interfaces(inputs, outputs), _UNSEEN, blind)
+    used = {each.name: each for each in standing.all()}
+    links, merging = _try("interfaces", lambda: _look_at_interfaces(inputs, outputs, used), _UNSEEN, blind)
     firewall = _try("firewall", look_at_firewall, Firewall(), blind)
     found = [
         *_judge_machine(machine, daemon, workers, settings),
@@ -59,6 +66,7 @@ def examine(
         *_judge_workers(workers, daemon),
         *_judge_counters(stats, workers, links or {}, settings),
         *machine_findings.judge_firewall(firewall, daemon_findings.refused_outputs(stats)),
+        *link_findings.judge_rules(rules),
     ]
     if links is not None:
         found += link_findings.judge_presence(inputs | outputs, links, used)
@@ -94,8 +102,8 @@ def examine_machine() -> tuple[Finding, ...]:
     )
 
 
-def _look_at_interfaces(inputs: frozenset[str], outputs: frozenset[str]) -> _Interfaces:
-    links = read_links(inputs | outputs)
+def _look_at_interfaces(inputs: frozenset[str], outputs: frozenset[str], used: Mapping[str, Attachment]) -> _Interfaces:
+    links = read_links(inputs | outputs, {name: each.index for name, each in used.items() if not each.lost})
     return links, read_merging({links[name].name for name in inputs & links.keys()})
 
 

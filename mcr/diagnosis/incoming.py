@@ -49,15 +49,16 @@ def judge_rule(rule: RuleView, workers: Collection[WorkerView]) -> Iterator[Find
     states = ", ".join(f"worker {each.worker_id} {each.state}" for each in workers)
     running = [each for each in workers if each.state is WorkerState.RUNNING]
     see = f"mcrctl list-workers: {states}"
-    if rule.state is not RuleState.ACTIVE:
+    if rule.state is RuleState.PENDING:
         remedy = "see the log of mcrd for what keeps its workers"
         yield Finding("rule_active", Verdict.FAULT, "not every worker has taken the rule over yet", see, remedy)
         return
+    how = "active" if rule.state is RuleState.ACTIVE else "in force"
     yield Finding(
         "rule_active",
         Verdict.OK,
-        f"the rule is active: {rule.input} to {_count(len(rule.outputs), 'output')}",
-        f"mcrctl list: {rule.rule_id} {rule.state}",
+        f"the rule is {how}: {rule.input} to {_count(len(rule.outputs), 'output')}",
+        f"mcrctl list: {rule.rule_id} {rule.state}" + (f", {rule.reason}" if rule.reason else ""),
     )
     if not running:
         remedy = "see the log of mcrd for why they end"
@@ -73,19 +74,21 @@ def judge_rule(rule: RuleView, workers: Collection[WorkerView]) -> Iterator[Find
 def judge_entrance(source: Input, entrance: Entrance) -> Iterator[Finding]:
     """Is the input interface there, up and connected, and is the group joined on it?"""
     name, link = source.interface, entrance.link
-    again = f"remove the rules that name {name}, then add them again: mcrctl list"
+    again = "mcrd uses one of that name again by itself"
     if link is None:
         what, see = f"there is no interface {name}", f"ip link show dev {name}"
-        yield Finding("input_interface", Verdict.FAULT, what, see, f"bring it back; {again}")
+        yield Finding("input_interface", Verdict.FAULT, what, see, f"bring it back: {again}")
         return
     if link.index not in entrance.captured:
-        what = f"{name} was deleted and made again, and mcrd still captures the one that is gone"
+        what = f"{name} was deleted and made again, and mcrd does not capture it"
         see = f"/proc/net/packet: no socket of mcrd is bound to interface {link.index}"
-        yield Finding("input_interface", Verdict.FAULT, what, see, again)
+        yield Finding("input_interface", Verdict.FAULT, what, see, f"{again}; why not: mcrctl list, and its log")
         return
     see = f"/proc/net/packet: a socket of mcrd is bound to interface {link.index}"
     yield Finding("input_interface", Verdict.OK, f"{name} is there and captured", see)
     yield from judge_link("input", name, link)
+    if link.bridge:
+        yield judge_bridge(name, link.bridge, Verdict.ADVICE)
     yield _judge_input_address(name, link)
     see = f"/proc/net/igmp, interface {link.index}"
     if (link.index, source.group) in entrance.joined:
@@ -93,6 +96,13 @@ def judge_entrance(source: Input, entrance: Entrance) -> Iterator[Finding]:
     else:
         what = f"{source.group} is not joined on {name}: a switch that snoops IGMP keeps it back"
         yield Finding("group_joined", Verdict.FAULT, what, f"{see}: not listed", "remove the rule and add it again")
+
+
+def judge_bridge(name: str, bridge: str, verdict: Verdict) -> Finding:
+    """An input interface that is a bridge's port: IP never sees what comes in by it, so joins are not refreshed."""
+    what = f"{name} is a port of bridge {bridge}, which takes IGMP queries: joins on it last one membership interval"
+    remedy = f"add the rule with --input-interface {bridge}, or take it out: ip link set dev {name} nomaster"
+    return Finding("bridge_port", verdict, what, f"ip -details link show dev {name}: master {bridge}", remedy)
 
 
 def judge_link(side: str, name: str, link: Link) -> Iterator[Finding]:

@@ -1,9 +1,16 @@
 """Judges the interfaces of the rules. Pure: from what was seen to findings."""
 
-from collections.abc import Mapping
+from collections import defaultdict
+from collections.abc import Iterable, Iterator, Mapping
+from itertools import islice
 
+from mcr.conditions import Attachment
 from mcr.diagnosis.links import Link
 from mcr.findings import Finding, Verdict
+from mcr.model import RuleState, RuleView
+
+_CAUSES = 5
+"""Of one kind that are named."""
 
 _MANY = 10_000
 """One frame lost in so many is worth a look: interfaces drop some that nobody here speaks."""
@@ -15,13 +22,15 @@ _PPS_WITHOUT_ROUTE = 20_000
 """Datagrams a second from which a missing route costs half a percent of a core, if they leave one by one."""
 
 
-def judge_presence(names: frozenset[str], links: Mapping[str, Link], used: Mapping[str, int]) -> tuple[Finding, ...]:
+def judge_presence(
+    names: frozenset[str], links: Mapping[str, Link], used: Mapping[str, Attachment]
+) -> tuple[Finding, ...]:
     """Whether the interfaces that rules name are there, the same as ever, up and connected.
 
     Args:
         names: that rules name.
         links: those that are there.
-        used: the indices of those that mcrd has sockets of.
+        used: those that mcrd has sockets of.
     """
     if not names:
         return (Finding("interfaces", Verdict.OK, "No rules yet, so no interfaces", "mcrctl list"),)
@@ -29,25 +38,56 @@ def judge_presence(names: frozenset[str], links: Mapping[str, Link], used: Mappi
     faults = tuple(fault for fault in judged if fault)
     if faults:
         return faults
-    return (Finding("interfaces", Verdict.OK, f"Up: {', '.join(sorted(names))}", "ip link show"),)
+    called = [_called(name, links[name]) for name in sorted(names)]
+    return (Finding("interfaces", Verdict.OK, f"Up: {', '.join(called)}", "ip link show"),)
 
 
-def _judge_presence(name: str, link: Link | None, used: int | None) -> Finding | None:
-    see = f"ip link show dev {name}"
-    again = "remove its rules and add them again: mcrctl list"
+def _called(name: str, link: Link) -> str:
+    return name if link.name == name else f"{name} (is called {link.name} now)"
+
+
+def _judge_presence(name: str, link: Link | None, used: Attachment | None) -> Finding | None:
+    see = f"ip link show dev {link.name if link else name}"
     if link is None:
-        what, remedy = f"Interface {name} is gone, and rules name it", f"when it is back, {again}"
-    elif used not in (None, link.index):
-        what = f"Interface {name} was deleted and made again, and mcrd still uses the one that is gone"
-        see, remedy = f"{see}: index {link.index}, and mcrd's sockets have {used}", again
+        what, remedy = f"Interface {name} is gone, and rules name it", "mcrd uses one of that name again by itself"
+    elif used and used.lost:
+        what = f"Interface {name} was deleted and made again, and mcrd does not use it"
+        what += f": {used.fault}" if used.fault else ""
+        see, remedy = f"{see}: index {link.index}, and mcrd's sockets had {used.index}", "mcrd tries again: see its log"
     elif not link.up:
-        what, remedy = f"Interface {name} is down, and rules name it", f"sudo ip link set dev {name} up"
+        what, remedy = f"Interface {name} is down, and rules name it", f"sudo ip link set dev {link.name} up"
     elif not link.running:
         what, remedy = f"Interface {name} has no carrier, and rules name it", "is the cable in, and the far end up?"
         see = f"{see}: NO-CARRIER or LOWERLAYERDOWN"
     else:
         return None
     return Finding("interfaces", Verdict.FAULT, what, see, remedy)
+
+
+def judge_rules(rules: Iterable[RuleView]) -> tuple[Finding, ...]:
+    """Whether outputs wait for hosts that don't answer, and what is odd about rules; each cause once."""
+    silent: defaultdict[str, list[str]] = defaultdict(list)
+    odd: defaultdict[str, list[str]] = defaultdict(list)
+    for rule in rules:
+        for output in rule.outputs:
+            if "does not answer ARP" in output.reason:
+                silent[output.reason].append(rule.rule_id)
+        if rule.state is RuleState.DEGRADED and all(each.state is RuleState.ACTIVE for each in rule.outputs):
+            odd[rule.reason].append(rule.rule_id)  # so it is its input
+        for warning in rule.warnings:
+            odd[warning].append(rule.rule_id)
+    arp = "is it up, on this network, and its address right? ip neigh show"
+    return (
+        *_by_cause("neighbour", Verdict.FAULT, silent, arp),
+        *_by_cause("rule_warnings", Verdict.ADVICE, odd, "is it meant? mcrctl list"),
+    )
+
+
+def _by_cause(check: str, verdict: Verdict, causes: Mapping[str, list[str]], remedy: str) -> Iterator[Finding]:
+    for cause, rules in islice(causes.items(), _CAUSES):
+        more = f" and {len(rules) - 1:,} more" if len(rules) > 1 else ""
+        others = f"; and {len(causes) - _CAUSES:,} more like this" if len(causes) > _CAUSES else ""
+        yield Finding(check, verdict, cause, f"mcrctl list: {rules[0]}{more}{others}", remedy)
 
 
 def judge_drops(link: Link) -> tuple[Finding, ...]:

@@ -33,6 +33,7 @@ class Link:
             a second, unless something else holds it back, as 802.1X does.
         arp: who is at the other end is asked for by ARP; no, on tunnels and other point-to-point links.
         mtu: in bytes.
+        bridge: the bridge that it is a port of; empty: of none.
         addresses: IPv4 addresses with their networks.
         rx_packets: frames received.
         rx_dropped: frames dropped on the way in, by the driver or since no protocol here wants them.
@@ -51,6 +52,7 @@ class Link:
     running: bool = True
     arp: bool = True
     mtu: int = 1500
+    bridge: str = ""
     addresses: tuple[IPv4Interface, ...] = ()
     rx_packets: int = 0
     rx_dropped: int = 0
@@ -66,13 +68,14 @@ class Link:
         return self.addresses[0].ip if self.addresses else None
 
 
-def read_links(names: Collection[str] | None = None) -> dict[str, Link]:
+def read_links(names: Collection[str] | None = None, used: Mapping[str, int] | None = None) -> dict[str, Link]:
     """Those of these interfaces that there are, or all, in the network namespace of the calling thread.
 
     They are in the order of their indices. Named ones are asked for one by one: there may be thousands of others.
 
     Args:
         names: each one's name, or another that it goes by (``ip link property``).
+        used: indices of those of them that mcrd has sockets of, whatever they are called now.
 
     Raises:
         OSError: no netlink socket could be had.
@@ -86,7 +89,7 @@ def read_links(names: Collection[str] | None = None) -> dict[str, Link]:
             addresses[each["index"]].append(IPv4Interface((each.get("local"), each["prefixlen"])))
         links: dict[int, Link] = {}  # one of each, by however many names it was asked for
         found = {}
-        for name, each in _messages(netlink, names):
+        for name, each in _messages(netlink, names, used or {}):
             index = each["index"]
             if index not in links:
                 links[index] = _link(each, tuple(addresses[index]))
@@ -94,7 +97,9 @@ def read_links(names: Collection[str] | None = None) -> dict[str, Link]:
     return dict(sorted(found.items(), key=lambda item: item[1].index))
 
 
-def _messages(netlink: "IPRoute", names: Collection[str] | None) -> Iterator[tuple[str, Mapping[str, Any]]]:
+def _messages(
+    netlink: "IPRoute", names: Collection[str] | None, used: Mapping[str, int]
+) -> Iterator[tuple[str, Mapping[str, Any]]]:
     from pyroute2 import NetlinkError  # noqa: PLC0415 - slow to import, seldom needed
 
     if names is None:
@@ -103,7 +108,7 @@ def _messages(netlink: "IPRoute", names: Collection[str] | None) -> Iterator[tup
         return
     for name in set(names):
         try:
-            (link,) = netlink.link("get", ifname=name)
+            (link,) = netlink.link("get", **({"index": used[name]} if name in used else {"ifname": name}))
         except NetlinkError as error:
             if error.code != errno.ENODEV:
                 raise
@@ -122,6 +127,7 @@ def _link(link: Mapping[str, Any], addresses: tuple[IPv4Interface, ...]) -> Link
         running=bool(link["flags"] & _IFF_RUNNING),
         arp=not link["flags"] & (_IFF_NOARP | _IFF_POINTOPOINT),
         mtu=int(link.get("mtu", 0)),
+        bridge=_bridge(link),
         addresses=addresses,
         rx_packets=counters.get("rx_packets", 0),
         rx_dropped=counters.get("rx_dropped", 0),
@@ -131,6 +137,16 @@ def _link(link: Mapping[str, Any], addresses: tuple[IPv4Interface, ...]) -> Link
         rp_filter=_parameter(name, "rp_filter"),
         forced_igmp=_parameter(name, "force_igmp_version"),
     )
+
+
+def _bridge(link: Mapping[str, Any]) -> str:
+    information = link.get("linkinfo")
+    if not information or information.get("slave_kind") != "bridge":
+        return ""
+    try:
+        return socket.if_indextoname(int(link.get("master") or 0))
+    except OSError:  # it has just gone
+        return ""
 
 
 def _parameter(name: str, parameter: str) -> int | None:

@@ -43,7 +43,7 @@ def judge_output(
     """
     name = output.interface
     if link is None:
-        remedy = f"bring it back; remove the rules that name {name}, then add them again: mcrctl list"
+        remedy = "bring it back: mcrd uses one of that name again by itself"
         what, see = f"there is no interface {name}", f"ip link show dev {name}"
         yield Finding("output_interface", Verdict.FAULT, what, see, remedy)
         return
@@ -189,7 +189,7 @@ def _remedy(output: Output, number: int | None) -> str:
     name = output.interface
     remedies = {
         errno.ENETDOWN: f"did it go down? ip link show dev {name}",
-        errno.ENODEV: f"{name} was deleted and made again: remove the rules that name it, then add them again",
+        errno.ENODEV: f"{name} was deleted: ip link show dev {name}",
         errno.ENETUNREACH: f"did it go down? ip link show dev {name}",
         errno.EHOSTUNREACH: f"ip route get {output.group} oif {name}",
         errno.EPERM: "a firewall of this machine refuses it: nft list ruleset",

@@ -7,7 +7,8 @@ Rules of the module:
 2. Nothing waits on the event loop; all of it takes less time than a client waits for a reply.
 """
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from functools import partial
 from ipaddress import IPv4Address
 from typing import TypeVar
 
@@ -16,11 +17,20 @@ import trio
 
 from mcr.actors.querier_watch import Hearing, QuerierWatch
 from mcr.actors.stats_aggregator import StatsAggregator
-from mcr.diagnosis.incoming import Entrance, judge_arrival, judge_entrance, judge_match, judge_rule, matched
+from mcr.diagnosis.incoming import (
+    Entrance,
+    judge_arrival,
+    judge_bridge,
+    judge_entrance,
+    judge_match,
+    judge_rule,
+    matched,
+)
 from mcr.diagnosis.links import Link, read_links
 from mcr.diagnosis.look import look_at_wire
 from mcr.diagnosis.machine import count_unroutable
 from mcr.diagnosis.outgoing import judge_output
+from mcr.diagnosis.present import present_stats
 from mcr.diagnosis.queriers import Queriers
 from mcr.diagnosis.routes import find_paths
 from mcr.diagnosis.sighting import Look, Sighting
@@ -49,6 +59,8 @@ class Walk:
         workers: as they are.
         stats: who counts.
         watch: who listens for queriers.
+        used: indices of the interfaces that mcrd has sockets of, by their present names.
+        former: what the rules call them, by their present names, if that is another.
     """
 
     rule: RuleView
@@ -56,6 +68,8 @@ class Walk:
     workers: tuple[WorkerView, ...]
     stats: StatsAggregator
     watch: QuerierWatch
+    used: Mapping[str, int] = attrs.field(factory=dict)
+    former: Mapping[str, str] = attrs.field(factory=dict)
 
     async def go(self) -> tuple[Finding, ...]:
         """Find the first thing that is wrong.
@@ -67,8 +81,9 @@ class Walk:
         findings = _until_fault(judge_rule(self.rule, self.workers))
         if _ends(findings):
             return findings
+        findings += tuple(self._judge_names())
         source = self.rule.input
-        entrance = await trio.to_thread.run_sync(_read_entrance, source)
+        entrance = await trio.to_thread.run_sync(_read_entrance, source, self.used)
         findings += _until_fault(judge_entrance(source, entrance))
         if entrance.link is None or _ends(findings):
             return findings
@@ -76,6 +91,9 @@ class Walk:
         look = await trio.to_thread.run_sync(look_at_wire, source, entrance.link.index, abandon_on_cancel=True)
         queriers = await self._find_queriers(look, entrance, entrance.link.index)
         after = await self._read_counted(look, before)
+        arrived = Sighting.of(source) in look.frames or matched(self.rule, after) > matched(self.rule, before)
+        if entrance.link.bridge and not arrived:
+            return (*findings, judge_bridge(source.interface, entrance.link.bridge, Verdict.FAULT))
         arrival = judge_arrival(self.rule, look, before, after, others=self.others, queriers=queriers)
         findings += await trio.to_thread.run_sync(_until_fault, arrival)  # there may be thousands of other rules
         if _ends(findings):
@@ -84,6 +102,12 @@ class Walk:
         if _ends(findings):
             return findings
         return findings + await self._judge_outputs(look, before, after)
+
+    def _judge_names(self) -> Iterator[Finding]:
+        for name in dict.fromkeys((self.rule.input.interface, *(each.interface for each in self.rule.outputs))):
+            if name in self.former:
+                what = f"{self.former[name]} is called {name} now, which is what it is called here"
+                yield Finding("interface_name", Verdict.OK, what, f"ip link show dev {name}: {self.used[name]}")
 
     async def _find_queriers(self, look: Look, entrance: Entrance, index: int) -> Queriers:
         """Who asks for groups where the flow should come in."""
@@ -99,7 +123,8 @@ class Walk:
 
     async def _judge_outputs(self, look: Look, before: Stats, after: Stats) -> tuple[Finding, ...]:
         outputs = self.rule.outputs
-        links = await trio.to_thread.run_sync(_asked, read_links, [output.interface for output in outputs])
+        read = partial(read_links, used=self.used)
+        links = await trio.to_thread.run_sync(_asked, read, [output.interface for output in outputs])
         leading = [(output.group, links[output.interface]) for output in outputs if output.interface in links]
         paths = await trio.to_thread.run_sync(_asked, find_paths, leading)
         received = await trio.to_thread.run_sync(_find_local_receivers, outputs, links, (self.rule, *self.others))
@@ -129,7 +154,7 @@ class Walk:
             await trio.sleep(_PAUSE)
 
     async def _read_stats(self) -> Stats:
-        stats = await self.stats.read()
+        stats = present_stats(await self.stats.read(), {former: name for name, former in self.former.items()})
         if not any(each.rule_id == self.rule.rule_id for each in stats.rules):
             raise RuleNotFound(f"The rule {self.rule.rule_id!r} has just been removed", "see the rules: mcrctl list")
         return stats
@@ -138,8 +163,8 @@ class Walk:
         return next(each.outputs for each in stats.rules if each.rule_id == self.rule.rule_id)
 
 
-def _read_entrance(source: Input) -> Entrance:
-    link = _asked(read_links, [source.interface]).get(source.interface)
+def _read_entrance(source: Input, used: Mapping[str, int]) -> Entrance:
+    link = _asked(partial(read_links, used=used), [source.interface]).get(source.interface)
     if link is None:
         return Entrance(None)
     return Entrance(link, captured_interfaces(), joined_groups(), count_unroutable())

@@ -5,6 +5,8 @@ import errno
 import fcntl
 import socket
 import struct
+from collections.abc import Mapping
+from contextlib import ExitStack
 from ipaddress import IPv4Address
 
 import attrs
@@ -44,6 +46,64 @@ def find_interface(name: str) -> Interface:
             raise SystemFault(f"Cannot look up interface {name}", error.errno) from None
         # Out of descriptors the C library finds no interface either, and says no more.
         raise _not_found(name) from None
+
+
+def name_in_rules(name: str, used: Mapping[int, str]) -> str:
+    """The one name that rules know an interface by, so that the same is never taken for two.
+
+    Args:
+        name: its own, or an altname (``ip link property``).
+        used: names that rules have for interfaces already, by index.
+
+    Returns:
+        `name` itself if there is no such interface.
+    """
+    try:
+        index = socket.if_nametoindex(name)
+        return used.get(index) or socket.if_indextoname(index)
+    except OSError:
+        return name
+
+
+def present_name(interface: Interface) -> str:
+    """What an interface is called now; the name that it had when it was looked up if it is gone."""
+    try:
+        return socket.if_indextoname(interface.index)
+    except OSError:
+        return interface.name
+
+
+def is_there(name: str) -> bool:
+    """Whether there is an interface of this name."""
+    try:
+        return socket.if_nametoindex(name) > 0
+    except OSError:
+        return False
+
+
+def has_lost_its_interface(bound: socket.socket) -> bool:
+    """Whether the interface that an AF_PACKET socket was bound to was deleted or has left this network namespace.
+
+    The socket stays bound to nothing then, also if the interface comes back with the index that it had.
+    """
+    return not bound.getsockname()[0]
+
+
+def open_witness(interface: Interface) -> socket.socket:
+    """Open a socket that takes part in nothing, see `has_lost_its_interface`.
+
+    Raises:
+        SystemFault: it could not be had.
+    """
+    try:
+        with ExitStack() as undo:
+            opened = socket.socket(socket.AF_PACKET, socket.SOCK_RAW | socket.SOCK_CLOEXEC, 0)
+            undo.callback(opened.close)
+            opened.bind((interface.name, 0))  # protocol 0: nothing comes in
+            undo.pop_all()
+    except OSError as error:
+        raise SystemFault(f"Cannot watch {interface.name}", error.errno or 0) from None
+    return opened
 
 
 def _settings(name: str) -> tuple[int, IPv4Address | None]:

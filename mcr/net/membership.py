@@ -49,7 +49,12 @@ class Memberships:
         if self._users[key]:
             return
         del self._users[key]
-        holder = self._holder.pop(key)
+        self._release(key)
+
+    def _release(self, key: _Key) -> None:
+        holder = self._holder.pop(key, None)
+        if holder is None:
+            return
         # An interface that has gone took its memberships along.
         _set_quietly(holder, socket.IP_DROP_MEMBERSHIP, key)
         self._held[holder] -= 1
@@ -57,6 +62,33 @@ class Memberships:
             self._close(holder)
         elif holder not in self._roomy:
             self._roomy.append(holder)
+
+    def move(self, index: int, interface: Interface) -> None:
+        """Join the groups of an interface that is gone, by its index, on the one that took its place.
+
+        A membership goes with its interface, but the socket that held it still says that it has it.
+
+        Raises:
+            SystemFault: not all could be joined; `join_missing` tries again.
+        """
+        for key in [key for key in self._users if key[1] == index]:
+            self._release(key)
+            users = self._users.pop(key)
+            self._users[key[0], interface.index] += users
+        self.join_missing(interface)
+
+    def join_missing(self, interface: Interface) -> None:
+        """Join the groups of an interface that are asked for and could not be joined so far.
+
+        Raises:
+            SystemFault: not all could be.
+        """
+        for key in self._users.keys() - self._holder.keys():
+            if key[1] == interface.index:
+                try:
+                    self._join(key)
+                except OSError as error:
+                    raise SystemFault(f"Cannot join {key[0]} on {interface.name}", error.errno or 0) from None
 
     def close(self) -> None:
         """Leave every group."""

@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 import trio
 
+from mcr.conditions import Standing
 from mcr.diagnosis import consultation
 from mcr.diagnosis.consultation import Consultation
 from mcr.errors import LimitReached, McrError, RuleNotFound
@@ -20,8 +21,8 @@ class Actors:
     async def describe(self) -> tuple[()]:
         return ()
 
-    async def interfaces(self) -> dict[str, int]:
-        return {}
+    async def standing(self) -> Standing:
+        return Standing()
 
     async def read(self) -> None:
         return None

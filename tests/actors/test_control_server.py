@@ -30,8 +30,8 @@ from mcr.model import (
     Level,
     LogLevels,
     LogLine,
-    Output,
     OutputStats,
+    OutputView,
     Rule,
     RuleState,
     RuleStats,
@@ -267,7 +267,7 @@ def long_reply() -> tuple[RuleView, ...]:
         "id",
         "n" * 1_000,
         Input("eth0", IPv4Address("239.1.1.1"), 5000),
-        (Output(IPv4Address("239.1.1.2"), 5000, "eth1"),),
+        (OutputView(IPv4Address("239.1.1.2"), 5000, "eth1"),),
         RuleState.ACTIVE,
     )
     return (view,) * 10_000
@@ -420,7 +420,9 @@ class RelayOfOneRule(Actors):
     """Actors that answer as the documentation has it."""
 
     async def add(self, rules: tuple[Rule, ...]) -> tuple[RuleView, ...]:
-        self.rules = tuple(RuleView(r.rule_id, r.name, r.input, r.outputs, RuleState.ACTIVE) for r in rules)
+        self.rules = tuple(
+            RuleView(r.rule_id, r.name, r.input, tuple(map(OutputView.of, r.outputs)), RuleState.ACTIVE) for r in rules
+        )
         return self.rules
 
     async def remove(self, *, rule_id: str | None, name: str | None) -> RuleView:

@@ -2,12 +2,15 @@
 
 from ipaddress import ip_address
 
+import attrs
 import pytest
 import trio
 
 from mcr.actors.rule_store import ACTIVATION_SECONDS, RuleStore, run_rule_store
+from mcr.conditions import Standing
 from mcr.errors import InterfaceNotFound, McrError, RuleExists, RuleNotFound
 from mcr.model import Input, Output, Rule, RuleChange, RuleState, automatic_rule_id
+from mcr.net import network
 
 
 class Workers:
@@ -17,11 +20,13 @@ class Workers:
         self.changes: list[RuleChange] = []
         self.error: McrError | None = None
         self.acknowledges = True
+        self.returned = False
 
     async def apply(self, change: RuleChange) -> None:
         await trio.lowlevel.checkpoint()
         if self.error:
             raise self.error
+        self.returned &= not change.renew
         self.changes.append(change)
 
     async def settled(self, generation: int) -> None:
@@ -29,9 +34,37 @@ class Workers:
         if not self.acknowledges:
             await trio.sleep_forever()
 
-    async def acknowledged(self) -> int:
+    async def standing(self) -> Standing:
         await trio.lowlevel.checkpoint()
-        return self.changes[-1].generation if self.acknowledges and self.changes else 1
+        return Standing(self.changes[-1].generation if self.acknowledges and self.changes else 1)
+
+    async def has_returned(self) -> bool:
+        await trio.lowlevel.checkpoint()
+        return self.returned
+
+
+class Network:
+    """A machine's network that changes when the test says so."""
+
+    def __init__(self) -> None:
+        self.now = network.Network(version=1)
+        self.changes = trio.Event()
+
+    async def snapshot(self) -> network.Network:
+        await trio.lowlevel.checkpoint()
+        return self.now
+
+    async def changed(self, since: int) -> network.Network:
+        while self.now.version <= since:
+            await self.changes.wait()
+        return self.now
+
+    def change(self) -> None:
+        """Add an interface."""
+        version = self.now.version + 1
+        self.now = attrs.evolve(self.now, version=version, links={1: network.Link(1, f"eth{version}")})
+        self.changes.set()
+        self.changes = trio.Event()
 
 
 def rule(group: str = "239.1.1.1", port: int = 5000, name: str | None = None, rule_id: str | None = None) -> Rule:
@@ -46,8 +79,13 @@ def workers() -> Workers:
 
 
 @pytest.fixture
-async def store(nursery: trio.Nursery, workers: Workers) -> RuleStore:
-    started: RuleStore = await nursery.start(run_rule_store, workers)
+def machine() -> Network:
+    return Network()
+
+
+@pytest.fixture
+async def store(nursery: trio.Nursery, workers: Workers, machine: Network) -> RuleStore:
+    started: RuleStore = await nursery.start(run_rule_store, workers, machine)
     return started
 
 
@@ -123,3 +161,22 @@ async def test_rule_that_workers_do_not_acknowledge_is_pending(
     assert trio.current_time() - before == pytest.approx(ACTIVATION_SECONDS)
     workers.acknowledges = True
     assert [view.state for view in await store.list()] == [RuleState.ACTIVE]
+
+
+async def test_interfaces_that_are_back_are_used_again_in_a_generation_of_their_own(
+    store: RuleStore, workers: Workers, machine: Network
+) -> None:
+    await store.add((rule(),))
+    workers.returned = True
+    machine.change()
+    await trio.testing.wait_all_tasks_blocked()
+    assert workers.changes[1:] == [RuleChange(3, renew=True)]
+    assert [view.state for view in await store.list()] == [RuleState.ACTIVE]
+
+
+async def test_rule_that_is_added_finds_interfaces_used_again(store: RuleStore, workers: Workers) -> None:
+    """The addition may be here before the news."""
+    await store.add((rule(),))
+    workers.returned = True
+    await store.add((rule("239.1.1.2"),))
+    assert [(change.generation, change.renew) for change in workers.changes] == [(2, False), (3, True), (4, False)]

@@ -166,9 +166,6 @@ def test_interface_deleted_and_made_again(plant: Plant, mcr: Mcr) -> None:
     plant.relay.ip("link delete in0")
     assert "there is no interface in0" in fault(mcr, "input_interface")
     plant.lab.link(plant.source, "src0", plant.relay, "in0", a_address="198.18.0.1/24", b_address="198.18.0.2/24")
-    assert "remove the rules that name in0, then add them again" in fault(mcr, "input_interface")
-    mcr.ctl("remove", "--rule-id", "tv")
-    mcr.add("in0:239.1.1.1:5000", "239.2.2.2:6000:out0", rule_id="tv")
     with sending(plant.source, "src0", frame()):
         assert troubles(mcr) == []
 
@@ -322,9 +319,7 @@ def test_output_without_carrier_or_address_or_deleted(plant: Plant, mcr: Mcr) ->
     plant.relay.ip("link delete out0")
     assert troubles(mcr) == ["fault output_interface"]
     plant.lab.link(plant.relay, "out0", plant.receiver, "rx0", a_address="198.18.1.1/24", b_address="198.18.1.2/24")
-    (trouble,) = (each for each in why(mcr) if each["verdict"] != "ok")
-    assert trouble["check"] == "sent"
-    assert "out0 was deleted and made again: remove the rules that name it" in trouble["remedy"]
+    wait_until(lambda: not troubles(mcr), "it is sent again")
 
 
 @pytest.mark.usefixtures("source")

@@ -21,6 +21,7 @@ from mcr.model import (
     LogLevels,
     Output,
     OutputStats,
+    OutputView,
     Rule,
     RuleState,
     RuleStats,
@@ -36,7 +37,12 @@ RULE = {
     "input": {"interface": "eth0", "group": "239.1.1.1", "port": 5000},
     "outputs": [{"group": "239.2.2.2", "port": 5001, "interface": "eth1", "gso": "auto"}],
 }
-VIEW = RULE | {"rule_id": "dcfca9531161", "name": None, "state": "pending"}
+ACTIVE_OUTPUTS = {"outputs": [RULE["outputs"][0] | {"state": "active", "reason": ""}]}
+VIEW = (
+    RULE
+    | ACTIVE_OUTPUTS
+    | {"rule_id": "dcfca9531161", "name": None, "state": "pending", "reason": "soon", "warnings": ["odd"]}
+)
 INFO = dict.fromkeys(["supervisor", "rules", "control", "stats", "network", "worker", "ingress", "egress"], "info")
 
 
@@ -58,11 +64,16 @@ class Actors:
 
     async def remove(self, *, rule_id: str | None, name: str | None) -> RuleView:
         self.removed = rule_id, name
-        output = Output(IPv4Address("239.2.2.2"), 5001, "eth1")
+        output = OutputView(IPv4Address("239.2.2.2"), 5001, "eth1")
         return RuleView("x", "n", Input("eth0", IPv4Address("239.1.1.1"), 5000), (output,), RuleState.ACTIVE)
 
     async def list(self) -> tuple[RuleView, ...]:
-        return tuple(RuleView(r.rule_id, r.name, r.input, r.outputs, RuleState.PENDING) for r in self.added)
+        return tuple(
+            RuleView(
+                r.rule_id, r.name, r.input, tuple(map(OutputView.of, r.outputs)), RuleState.PENDING, "soon", ("odd",)
+            )
+            for r in self.added
+        )
 
     async def describe(self) -> tuple[WorkerView, ...]:
         return (WorkerView(0, None, 1, ("eth0",), WorkerState.WAITING, 2, 3),)
@@ -221,7 +232,13 @@ async def test_many_faults_are_counted(api):
 
 @pytest.mark.parametrize(("params", "asked"), [({"rule_id": "x"}, ("x", None)), ({"name": "n"}, (None, "n"))])
 async def test_remove_takes_an_id_or_a_name_and_returns_the_rule(api, actors, params, asked):
-    assert await call(api, "remove", **params) == RULE | {"rule_id": "x", "name": "n", "state": "active"}
+    assert await call(api, "remove", **params) == RULE | ACTIVE_OUTPUTS | {
+        "rule_id": "x",
+        "name": "n",
+        "state": "active",
+        "reason": "",
+        "warnings": [],
+    }
     assert actors.removed == asked
 
 

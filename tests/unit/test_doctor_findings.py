@@ -12,6 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from mcr.conditions import Attachment
 from mcr.diagnosis import daemon_findings, link_findings, machine_findings
 from mcr.diagnosis.links import Link
 from mcr.diagnosis.machine import (
@@ -30,9 +31,13 @@ from mcr.findings import Finding, Verdict
 from mcr.model import (
     EgressStats,
     IngressStats,
+    Input,
     InterfaceStats,
     OutputStats,
+    OutputView,
+    RuleState,
     RuleStats,
+    RuleView,
     Stats,
     WorkerState,
     WorkerStats,
@@ -474,7 +479,7 @@ def test_lost_log_records_are_told():
 # The interfaces
 
 
-USED = {"in0": IN0.index, "out0": OUT0.index}
+USED = {"in0": Attachment("in0", IN0.index), "out0": Attachment("out0", OUT0.index)}
 
 
 def test_interfaces_that_are_up_are_one_line():
@@ -486,15 +491,45 @@ def test_interfaces_that_are_up_are_one_line():
 @pytest.mark.parametrize(
     ("link", "words"),
     [
-        (None, ["is gone", "remove its rules"]),
+        (None, ["is gone", "by itself"]),
         (attrs.evolve(IN0, up=False, running=False), ["is down", "sudo ip link set dev in0 up"]),
         (attrs.evolve(IN0, running=False), ["no carrier", "cable"]),
-        (attrs.evolve(IN0, index=99), ["deleted and made again", "index 99", "remove its rules and add them again"]),
     ],
 )
 def test_an_interface_that_cannot_work_is_a_fault(link, words):
     links = {"out0": OUT0} | ({"in0": link} if link else {})
     expect(link_findings.judge_presence(frozenset({"in0", "out0"}), links, USED), FAULT, "in0", *words)
+
+
+def test_interface_that_mcrd_could_not_use_again_is_a_fault():
+    used = USED | {"in0": Attachment("in0", 7, lost=True, fault="Too many open files")}
+    links = {"in0": attrs.evolve(IN0, index=99), "out0": OUT0}
+    (fault,) = link_findings.judge_presence(frozenset(links), links, used)
+    expect(fault, FAULT, "deleted and made again", "Too many open files", "index 99", "had 7")
+
+
+def test_interface_that_is_called_otherwise_now_is_spoken_of_by_both_names():
+    links = {"in0": attrs.evolve(IN0, name="in9"), "out0": OUT0}
+    expect(link_findings.judge_presence(frozenset(links), links, USED), OK, "Up: in0 (is called in9 now), out0")
+    links = {"in0": attrs.evolve(IN0, name="in9", up=False), "out0": OUT0}
+    expect(link_findings.judge_presence(frozenset(links), links, USED), FAULT, "sudo ip link set dev in9 up")
+
+
+def test_hosts_that_do_not_answer_are_faults_and_what_is_odd_is_advice():
+    silent = "198.18.1.2 does not answer ARP on out0"
+    output = OutputView(IPv4Address("198.18.1.2"), 6000, "out0", state=RuleState.WAITING, reason=silent)
+    source = Input("in0", IPv4Address("239.1.1.1"), 5000)
+    rules = [
+        RuleView(str(each), None, source, (output,), RuleState.DEGRADED, silent, ("in0 is odd",)) for each in range(3)
+    ]
+    fault, advice = link_findings.judge_rules(rules)
+    expect(fault, FAULT, silent, "mcrctl list: 0 and 2 more")
+    expect(advice, ADVICE, "in0 is odd")
+    group = (OutputView(IPv4Address("239.2.2.2"), 6000, "out0"),)
+    port = RuleView("4", None, source, group, RuleState.DEGRADED, "in0 is a port of bridge br0")
+    (advice,) = link_findings.judge_rules([port])
+    expect(advice, ADVICE, "in0 is a port of bridge br0")
+    assert link_findings.judge_rules([attrs.evolve(port, state=RuleState.ACTIVE)]) == ()
 
 
 def test_frames_that_an_interface_loses_are_told():

@@ -102,6 +102,16 @@ def run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> 
     return run
 
 
+@pytest.mark.parametrize("json_asked", [(), ("--json",)])
+def test_what_is_odd_about_a_rule_that_was_added_is_a_warning(run, daemon, json_asked):
+    """It is added all the same."""
+    odd = {"state": "waiting", "reason": "eth0 is down", "warnings": ["eth1 is called eth9 now"]}
+    daemon.results = {"add": [daemon.results["list"][0] | odd]}
+    status, out, err = run(*ADD, *json_asked)
+    assert (status, "dcfca9531161" in out) == (0, True)
+    assert err == ["Warning: rule dcfca9531161: eth1 is called eth9 now", "Warning: rule dcfca9531161: eth0 is down"]
+
+
 # Every command: its request, its answer for people and for machines
 
 

@@ -90,6 +90,22 @@ def test_further_outputs_stand_below_the_first():
     ]
 
 
+def test_state_of_outputs_is_beside_them_and_reasons_are_below():
+    waiting = {"state": "waiting", "reason": "eth1 is down"}
+    outputs = [RULE["outputs"][0] | waiting, RULE["outputs"][0] | {"port": 22, "state": "active", "reason": ""}]
+    why = {"state": "degraded", "reason": "1 of 2 outputs: eth1 is down", "warnings": ["eth0 is called eth9 now"]}
+    rules = [RULE | {"rule_id": f"rule-{number}", "outputs": outputs} | why for number in range(5)]
+    assert rules_view(rules[:1], 80).splitlines() == [
+        "RULE ID  STATE     INPUT                OUTPUTS",
+        "rule-0   degraded  239.1.1.1:5000:eth0  239.2.2.2:5001:eth1 (waiting)",
+        "                                        239.2.2.2:22:eth1",
+        "",
+        "\x1b[33mrule-0: 1 of 2 outputs: eth1 is down\x1b[0m",
+        "\x1b[33mrule-0: eth0 is called eth9 now\x1b[0m",
+    ]
+    assert "rule-0, rule-1, rule-2 and 2 more: 1 of 2 outputs: eth1 is down" in rules_view(rules, 80)
+
+
 def test_names_have_a_column_if_there_are_any():
     view = rules_view([RULE | {"name": "cam"}, RULE], None)
     assert [row.split()[1] for row in view.splitlines()] == ["ID", "cam", "active"]

@@ -172,7 +172,7 @@ def test_mtu(payload, after, trouble):
     ("error", "remedy"),
     [
         ("Network is down (os error 100)", "did it go down?"),
-        ("No such device (os error 19)", "was deleted and made again"),
+        ("No such device (os error 19)", "was deleted"),
         ("Network is unreachable (os error 101)", "did it go down?"),
         ("No route to host (os error 113)", "ip route get 239.2.2.2 oif out0"),
         ("No buffer space available (os error 105)", "MCR_SOCKET_SNDBUF"),

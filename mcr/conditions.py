@@ -1,0 +1,257 @@
+"""Whether inputs and outputs can be served, judged from what is known of the network. Pure.
+
+An interface is who it was when its sockets were opened, by its index; it is spoken of by the name that the rules give
+it, and if it has another one now, by that as well.
+"""
+
+from collections.abc import Iterable, Mapping
+from ipaddress import IPv4Address
+from itertools import chain
+
+import attrs
+
+from mcr.model import Address, Output, OutputView, Rule, RuleState, RuleView
+from mcr.net.network import Link, Network
+
+_BRIDGE = "bridge"
+_LEAST_BROADCAST = 30  # prefix length: longer ones have no broadcast address
+
+
+@attrs.frozen
+class Attachment:
+    """An interface that sockets were opened on.
+
+    Attributes:
+        name: that rules give it.
+        index: it had then.
+        lost: the sockets are no longer bound to it: it was deleted, or has left this network namespace.
+        fault: why it could not be opened again, although one of its name is back, or only in part.
+    """
+
+    name: str
+    index: int
+    lost: bool = False
+    fault: str = ""
+
+
+@attrs.frozen
+class Condition:
+    """How it stands with something that a rule needs.
+
+    Attributes:
+        state: active, or why not: waiting for it, or degraded, as it can be served in part.
+        reason: in words; empty: active.
+        warnings: what one should know although it is active.
+        passing: it is about to change by itself.
+    """
+
+    state: RuleState = RuleState.ACTIVE
+    reason: str = ""
+    warnings: tuple[str, ...] = ()
+    passing: bool = False
+
+
+WELL = Condition()
+
+
+@attrs.frozen
+class Hop:
+    """How a host that is an output is reached.
+
+    Attributes:
+        neighbour: who has to answer on the link: the host, or the gateway to it.
+        oddity: why it can't be meant, in words; empty: it may be.
+    """
+
+    neighbour: Address
+    oddity: str = ""
+
+
+@attrs.frozen
+class Standing:
+    """What the workers and their sockets have to say to that.
+
+    Attributes:
+        acknowledged: the newest generation that every worker that runs forwards by; 0 while none runs.
+        inputs: input interfaces, by name.
+        outputs: output interfaces, by name.
+    """
+
+    acknowledged: int = 0
+    inputs: Mapping[str, Attachment] = attrs.field(factory=dict)
+    outputs: Mapping[str, Attachment] = attrs.field(factory=dict)
+
+    def all(self) -> tuple[Attachment, ...]:
+        """Every interface that rules name; one may be there twice."""
+        return (*self.inputs.values(), *self.outputs.values())
+
+
+@attrs.frozen
+class Conditions:
+    """How it stands with all that rules need.
+
+    Attributes:
+        acknowledged: the newest generation that every worker that runs forwards by; 0 while none runs.
+        inputs: of input interfaces, by name.
+        outputs: of output interfaces, by name.
+        hosts: of hosts that are outputs, by address and interface; of most there is nothing to be said.
+    """
+
+    acknowledged: int = 0
+    inputs: Mapping[str, Condition] = attrs.field(factory=dict)
+    outputs: Mapping[str, Condition] = attrs.field(factory=dict)
+    hosts: Mapping[tuple[Address, str], Condition] = attrs.field(factory=dict)
+
+
+def _waiting(reason: str) -> Condition:
+    return Condition(RuleState.WAITING, reason)
+
+
+def _judge_attachment(attachment: Attachment, network: Network) -> Condition:
+    """What is the same for inputs and outputs."""
+    name = attachment.name
+    link = None if attachment.lost else network.links.get(attachment.index)
+    if link is None:
+        if attachment.fault:
+            return _waiting(f"{name} is back, but cannot be used: {attachment.fault}")
+        if network.find(name):
+            reason = f"{name} was deleted and made again, and is about to be used"
+            return Condition(RuleState.WAITING, reason, passing=True)
+        return _waiting(f"there is no interface {name} in this network namespace any more")
+    called = name if link.name == name else f"{name}, called {link.name} now,"
+    if not link.up:
+        return _waiting(f"{called} is down")
+    if not link.carrier:
+        return _waiting(f"{called} has no carrier")
+    return Condition(warnings=_renamed(name, link, network))
+
+
+def _renamed(name: str, link: Link, network: Network) -> tuple[str, ...]:
+    if link.name == name or name in link.altnames:
+        return ()
+    other = f", and {name} is another interface" if network.find(name) else ""
+    return (f"{name} is called {link.name} now{other}",)
+
+
+def judge_input(attachment: Attachment, network: Network) -> Condition:
+    """Whether packets can come in by an interface."""
+    condition = _judge_attachment(attachment, network)
+    link = network.links.get(attachment.index)
+    if condition.state is not RuleState.ACTIVE or link is None:
+        return condition
+    if attachment.fault:
+        return Condition(RuleState.DEGRADED, f"{attachment.name}: {attachment.fault}", condition.warnings)
+    master = network.links.get(link.master)
+    if master and master.kind == _BRIDGE:
+        reason = f"{attachment.name} is a port of bridge {master.name}: joins on it last one membership interval"
+        return Condition(RuleState.DEGRADED, reason, condition.warnings)
+    return condition
+
+
+def judge_output(attachment: Attachment, network: Network) -> Condition:
+    """Whether packets can leave by an interface."""
+    return _judge_attachment(attachment, network)
+
+
+def judge(standing: Standing, hops: Mapping[tuple[Address, str], Hop], network: Network) -> Conditions:
+    """All of it."""
+    return Conditions(
+        standing.acknowledged,
+        {name: judge_input(each, network) for name, each in standing.inputs.items()},
+        {name: judge_output(each, network) for name, each in standing.outputs.items()},
+        judge_hosts(hops, standing.outputs, network),
+    )
+
+
+def judge_hosts(
+    hops: Mapping[tuple[Address, str], Hop], outputs: Mapping[str, Attachment], network: Network
+) -> dict[tuple[Address, str], Condition]:
+    """Hosts that don't answer, or can't be meant."""
+    # Of thousands of hosts few are silent, if any.
+    silent = {key for key, neighbour in network.neighbours.items() if neighbour.silent}
+    found = {}
+    for (host, name), hop in hops.items():
+        index = outputs[name].index if name in outputs else 0
+        warnings = (hop.oddity,) if hop.oddity else ()
+        if silent and (index, hop.neighbour) in silent:
+            who = f"{host}" if hop.neighbour == host else f"the gateway {hop.neighbour} to {host}"
+            found[host, name] = Condition(RuleState.WAITING, f"{who} does not answer ARP on {name}", warnings)
+        elif warnings:
+            found[host, name] = Condition(warnings=warnings)
+    return found
+
+
+def find_oddity(host: IPv4Address, name: str, index: int, network: Network, *, routed: bool) -> str:
+    """Why a host can't be meant as an output by an interface, in words; empty: it may be.
+
+    Args:
+        host: an output's address.
+        name: of the interface.
+        index: of the interface.
+        network: as it is.
+        routed: a route leads to the host by this interface.
+    """
+    if host in set(network.own_addresses()):
+        return f"{host} is an address of this machine: what is sent there does not leave by {name}"
+    for each in network.addresses.get(index, ()):
+        if each.network.prefixlen <= _LEAST_BROADCAST and host == each.network.broadcast_address:
+            return (
+                f"{host} is the broadcast address of {each.network}, to which nothing is sent: name a host or a group"
+            )
+    if host == IPv4Address("255.255.255.255"):
+        return f"{host} is a broadcast address, to which nothing is sent: name a host or a group"
+    return "" if routed else f"no route to {host} leads through {name}"
+
+
+def view_of(rule: Rule, generation: int, conditions: Conditions) -> RuleView:
+    """A rule and how it stands with it.
+
+    Args:
+        rule: the rule.
+        generation: that brought it in.
+        conditions: of all that rules need.
+    """
+    source = conditions.inputs.get(rule.input.interface, WELL)
+    several = [_of_output(output, conditions) for output in rule.outputs]
+    warnings = dict.fromkeys(chain.from_iterable(each.warnings for each in (source, *several)))
+    failing = [each for each in several if each.state is not RuleState.ACTIVE]
+    if generation > conditions.acknowledged:
+        state, reason = RuleState.PENDING, "not every worker has taken it over yet"
+        several = [Condition(state, reason)] * len(several)
+    elif source.state is not RuleState.ACTIVE:
+        state, reason = source.state, source.reason
+    elif failing:
+        state, reason = RuleState.DEGRADED, _describe(failing, len(several))
+    else:
+        state, reason = RuleState.ACTIVE, ""
+    return RuleView(
+        rule_id=rule.rule_id,
+        name=rule.name,
+        input=rule.input,
+        outputs=tuple(
+            OutputView.of(each, how.state, how.reason) for each, how in zip(rule.outputs, several, strict=True)
+        ),
+        state=state,
+        reason=reason,
+        warnings=tuple(warnings),
+    )
+
+
+def _of_output(output: Output, conditions: Conditions) -> Condition:
+    condition = conditions.outputs.get(output.interface, WELL)
+    if condition.state is not RuleState.ACTIVE or output.group.is_multicast:
+        return condition
+    host = conditions.hosts.get((output.group, output.interface), WELL)
+    return attrs.evolve(host, warnings=(*condition.warnings, *host.warnings))
+
+
+def _describe(failing: Iterable[Condition], outputs: int) -> str:
+    reasons = [each.reason for each in failing]
+    distinct = list(dict.fromkeys(reasons))
+    more = f", and {len(distinct) - 1} more reasons" if len(distinct) > 2 else ""  # noqa: PLR2004
+    if len(distinct) == 2:  # noqa: PLR2004
+        more = f", and {distinct[1]}"
+    if outputs == 1:
+        return distinct[0]
+    count = f"all {outputs}" if len(reasons) == outputs else f"{len(reasons)} of {outputs}"
+    return f"{count} outputs: {distinct[0]}{more}"

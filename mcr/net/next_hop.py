@@ -1,0 +1,45 @@
+"""Asks the kernel how hosts are reached through an interface (rtnetlink(7)), thousands of them at once if need be."""
+
+import socket
+import struct
+from collections.abc import Iterable
+from ipaddress import IPv4Address
+
+from mcr.net.rtnetlink import attributes, split
+
+_HEADER = struct.Struct("IHHII")
+_ROUTE = struct.Struct("BBBBBBBBI")  # family, destination's and source's length, …, flags
+_RTM_GETROUTE, _NLM_F_REQUEST, _NLMSG_ERROR = 26, 0x1, 2
+_RTM_F_FIB_MATCH = 0x2000  # the table's entry, or an error; no guess that the host is on the link
+_RTA_DST, _RTA_OIF, _RTA_GATEWAY, _RTA_MULTIPATH = 1, 4, 5, 9
+_MESSAGE_BYTES = 65_536
+
+
+def find_next_hops(hosts: Iterable[tuple[IPv4Address, int]]) -> list[tuple[IPv4Address, bool]]:
+    """For each host, through the interface of an index: who has to answer on the link, and whether a route leads there.
+
+    Without a route the kernel takes the host to be on the link, as it does for sockets that are bound to an interface.
+
+    Raises:
+        OSError: no netlink socket could be had.
+    """
+    with socket.socket(socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_CLOEXEC, socket.NETLINK_ROUTE) as netlink:
+        return [_find(netlink, host, index) for host, index in hosts]
+
+
+def _find(netlink: socket.socket, host: IPv4Address, index: int) -> tuple[IPv4Address, bool]:
+    entry = _ask(netlink, host, index, _RTM_F_FIB_MATCH)
+    if entry is None:
+        return host, False
+    if _RTA_MULTIPATH in entry:  # the kernel chooses one of several
+        entry = _ask(netlink, host, index, 0) or {}
+    gateway = entry.get(_RTA_GATEWAY)
+    return IPv4Address(gateway) if gateway else host, True
+
+
+def _ask(netlink: socket.socket, host: IPv4Address, index: int, flags: int) -> dict[int, bytes] | None:
+    body = _ROUTE.pack(socket.AF_INET, 32, 0, 0, 0, 0, 0, 0, flags)
+    body += struct.pack("HH4sHHi", 8, _RTA_DST, host.packed, 8, _RTA_OIF, index)
+    netlink.send(_HEADER.pack(_HEADER.size + len(body), _RTM_GETROUTE, _NLM_F_REQUEST, 1, 0) + body)
+    answer = next(split(netlink.recv(_MESSAGE_BYTES)))
+    return None if answer.kind == _NLMSG_ERROR else dict(attributes(answer.body, _ROUTE.size))

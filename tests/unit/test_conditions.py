@@ -1,0 +1,165 @@
+"""How it stands with rules, judged from what is known of the network."""
+
+from ipaddress import IPv4Address, IPv4Interface
+
+import attrs
+import pytest
+
+from mcr.conditions import (
+    Attachment,
+    Conditions,
+    Hop,
+    Standing,
+    find_oddity,
+    judge,
+    judge_input,
+    judge_output,
+    view_of,
+)
+from mcr.model import Input, Output, Rule, RuleState
+from mcr.net.network import Link, Neighbour, Network
+
+IN0, OUT0, OUT1 = Link(7, "in0"), Link(8, "out0"), Link(9, "out1")
+HOST, GATEWAY = IPv4Address("198.18.10.2"), IPv4Address("198.18.10.254")
+NETWORK = Network(
+    1, {link.index: link for link in (IN0, OUT0, OUT1)}, {8: (IPv4Interface("198.18.10.1/24"),)}, {}, routes=1
+)
+STANDING = Standing(5, {"in0": Attachment("in0", 7)}, {"out0": Attachment("out0", 8), "out1": Attachment("out1", 9)})
+GROUP_OUTPUT, HOST_OUTPUT = Output(IPv4Address("239.2.2.2"), 6000, "out1"), Output(HOST, 6000, "out0")
+RULE = Rule("tv", Input("in0", IPv4Address("239.1.1.1"), 5000), (GROUP_OUTPUT, HOST_OUTPUT))
+
+
+def without(*indices: int, **links: Link) -> Network:
+    """The network, but for these interfaces, or with others."""
+    kept = {index: link for index, link in NETWORK.links.items() if index not in indices}
+    return attrs.evolve(NETWORK, links=kept | {link.index: link for link in links.values()})
+
+
+def view(network: Network = NETWORK, hop: Hop | None = None, generation: int = 5):
+    return view_of(RULE, generation, judge(STANDING, {(HOST, "out0"): hop} if hop else {}, network))
+
+
+def test_all_is_well():
+    found = view(hop=Hop(HOST))
+    assert (found.state, found.reason, found.warnings) == (RuleState.ACTIVE, "", ())
+    assert [(each.state, each.reason) for each in found.outputs] == [(RuleState.ACTIVE, "")] * 2
+    assert found.outputs[0].destination == GROUP_OUTPUT.destination
+
+
+def test_rule_that_workers_have_not_taken_over_is_pending_with_its_outputs():
+    found = view(generation=6)
+    assert {found.state, *(each.state for each in found.outputs)} == {RuleState.PENDING}
+    assert found.reason
+
+
+@pytest.mark.parametrize(
+    ("network", "reason"),
+    [
+        (without(7), "there is no interface in0 in this network namespace any more"),
+        (without(new=attrs.evolve(IN0, up=False)), "in0 is down"),
+        (without(new=attrs.evolve(IN0, carrier=False)), "in0 has no carrier"),
+        (without(new=attrs.evolve(IN0, name="in9", up=False)), "in0, called in9 now, is down"),
+    ],
+)
+def test_input_that_cannot_be_served_is_waited_for(network, reason):
+    found = view(network)
+    assert (found.state, found.reason) == (RuleState.WAITING, reason)
+    assert {each.state for each in found.outputs} == {RuleState.ACTIVE}
+
+
+def test_interface_is_who_it_was_by_its_index():
+    renamed = without(new=attrs.evolve(IN0, name="in9"))
+    assert view(renamed).warnings == ("in0 is called in9 now",)
+    assert view(renamed).state is RuleState.ACTIVE
+    taken = without(new=attrs.evolve(IN0, name="in9"), other=Link(20, "in0", up=False))
+    assert view(taken).warnings == ("in0 is called in9 now, and in0 is another interface",)
+    assert view(taken).state is RuleState.ACTIVE
+    other_name = without(new=attrs.evolve(IN0, name="in9", altnames=("in0",)))
+    assert view(other_name).warnings == ()
+
+
+@pytest.mark.parametrize("there", [NETWORK, without(7, again=Link(17, "in0"))], ids=["same index", "other index"])
+def test_sockets_that_lost_their_interface_are_bound_to_nothing(there):
+    """Whatever has its index, or its name, now."""
+    lost = judge_input(Attachment("in0", 7, lost=True), there)
+    assert (lost.state, lost.passing) == (RuleState.WAITING, True)
+    failed = judge_input(Attachment("in0", 7, lost=True, fault="No memory"), there)
+    assert (failed.state, failed.passing) == (RuleState.WAITING, False)
+    assert failed.reason == "in0 is back, but cannot be used: No memory"
+
+
+def test_input_whose_groups_are_not_all_joined_is_degraded():
+    found = judge_input(Attachment("in0", 7, fault="Cannot join 239.1.1.1 on in0"), NETWORK)
+    assert (found.state, found.reason) == (RuleState.DEGRADED, "in0: Cannot join 239.1.1.1 on in0")
+
+
+def test_port_of_a_bridge_is_named_with_its_bridge():
+    bridge = Link(30, "brx", kind="bridge")
+    found = view(without(new=attrs.evolve(IN0, master=30), bridge=bridge))
+    assert found.state is RuleState.DEGRADED
+    assert found.reason == "in0 is a port of bridge brx: joins on it last one membership interval"
+    assert judge_output(Attachment("out0", 8), without(o=attrs.evolve(OUT0, master=30), bridge=bridge)).reason == ""
+    vrf = Link(30, "red", kind="vrf")
+    assert view(without(new=attrs.evolve(IN0, master=30), vrf=vrf)).state is RuleState.ACTIVE
+
+
+def test_output_that_cannot_be_served_degrades_its_rule():
+    found = view(without(9))
+    assert found.state is RuleState.DEGRADED
+    assert found.reason == "1 of 2 outputs: there is no interface out1 in this network namespace any more"
+    assert [each.state for each in found.outputs] == [RuleState.WAITING, RuleState.ACTIVE]
+    none = view(without(a=attrs.evolve(OUT0, up=False), b=attrs.evolve(OUT1, carrier=False)))
+    assert none.reason == "all 2 outputs: out1 has no carrier, and out0 is down"
+    assert none.state is RuleState.DEGRADED
+
+
+@pytest.mark.parametrize(
+    ("hop", "reason"),
+    [
+        (Hop(HOST), "198.18.10.2 does not answer ARP on out0"),
+        (Hop(GATEWAY), "the gateway 198.18.10.254 to 198.18.10.2 does not answer ARP on out0"),
+    ],
+)
+def test_host_that_does_not_answer_is_named(hop, reason):
+    silent = attrs.evolve(NETWORK, neighbours={(8, hop.neighbour): Neighbour(0x20, silent=True)})
+    found = view(silent, hop)
+    assert (found.state, found.outputs[1].state) == (RuleState.DEGRADED, RuleState.WAITING)
+    assert found.outputs[1].reason == reason
+    assert found.reason == f"1 of 2 outputs: {reason}"
+    elsewhere = attrs.evolve(NETWORK, neighbours={(9, hop.neighbour): Neighbour(0x20, silent=True)})
+    assert view(elsewhere, hop).state is RuleState.ACTIVE
+
+
+def test_interface_that_is_down_explains_more_than_its_hosts():
+    silent = attrs.evolve(
+        without(new=attrs.evolve(OUT0, up=False)), neighbours={(8, HOST): Neighbour(0x20, silent=True)}
+    )
+    assert view(silent, Hop(HOST)).outputs[1].reason == "out0 is down"
+
+
+@pytest.mark.parametrize(
+    ("host", "routed", "oddity"),
+    [
+        ("198.18.10.2", True, ""),
+        ("198.18.10.1", True, "198.18.10.1 is an address of this machine"),
+        ("198.18.10.255", True, "198.18.10.255 is the broadcast address of 198.18.10.0/24"),
+        ("255.255.255.255", True, "255.255.255.255 is a broadcast address"),
+        ("203.0.113.9", False, "no route to 203.0.113.9 leads through out0"),
+    ],
+)
+def test_hosts_that_cannot_be_meant_are_told(host, routed, oddity):
+    found = find_oddity(IPv4Address(host), "out0", 8, NETWORK, routed=routed)
+    assert found.startswith(oddity)
+    assert bool(found) == bool(oddity)
+    if found:
+        told = view(hop=Hop(HOST, found))
+        assert (told.state, told.warnings) == (RuleState.ACTIVE, (found,))
+
+
+def test_networks_of_two_addresses_have_no_broadcast():
+    pair = attrs.evolve(NETWORK, addresses={8: (IPv4Interface("198.18.10.2/31"),)})
+    assert find_oddity(IPv4Address("198.18.10.3"), "out0", 8, pair, routed=True) == ""
+
+
+def test_rule_of_which_nothing_is_known_is_as_its_workers_are():
+    assert view_of(RULE, 1, Conditions(acknowledged=1)).state is RuleState.ACTIVE

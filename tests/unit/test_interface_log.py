@@ -1,0 +1,96 @@
+"""What the log says of interfaces that come and go."""
+
+import pytest
+
+from mcr.conditions import WELL, Condition
+from mcr.interface_log import InterfaceLog, Users
+from mcr.model import Level, RuleState
+
+DOWN = Condition(RuleState.WAITING, "eth0 is down")
+GONE = Condition(RuleState.WAITING, "there is no interface eth0")
+PASSING = Condition(RuleState.WAITING, "eth0 is about to be used", passing=True)
+PORT = Condition(RuleState.DEGRADED, "eth0 is a port of bridge br0")
+AGAIN = "eth0 is up again: 12 rules go on"
+RENAMED = Condition(warnings=("eth0 is called eth9 now",))
+
+
+@pytest.fixture
+def log() -> InterfaceLog:
+    return InterfaceLog()
+
+
+def said(log: InterfaceLog, *conditions: Condition, users: Users = Users(12), time: float = 0.0) -> list[str]:  # noqa: B008
+    lines = []
+    for condition in conditions:
+        log.note({"eth0": condition})
+        lines += [text for _, text in log.lines({"eth0": users}, time)]
+    return lines
+
+
+def test_each_change_is_said_once(log):
+    assert said(log, WELL, DOWN, DOWN, WELL, WELL) == [
+        "eth0 is down: 12 rules wait",
+        "eth0 is up again: 12 rules go on",
+    ]
+
+
+def test_what_is_lost_is_a_warning_and_what_is_back_is_not(log):
+    log.note({"eth0": DOWN})
+    assert [level for level, _ in log.lines({}, 0)] == [Level.WARNING]
+    log.note({"eth0": WELL})
+    assert [level for level, _ in log.lines({}, 0)] == [Level.NOTICE]
+
+
+def test_users_are_counted(log):
+    assert said(log, DOWN, users=Users(1)) == ["eth0 is down: 1 rule waits"]
+    assert said(log, GONE, users=Users(2, 1_000)) == ["there is no interface eth0: 2 rules and 1,000 outputs wait"]
+    assert said(log, WELL, users=Users(0, 1)) == ["eth0 is up again: 1 output goes on"]
+
+
+def test_what_will_be_over_at_once_is_not_said(log):
+    assert said(log, PASSING, WELL) == []
+    assert said(log, GONE, PASSING, WELL) == [
+        "there is no interface eth0: 12 rules wait",
+        "eth0 is up again: 12 rules go on",
+    ]
+
+
+def test_bridges_and_names_are_said(log):
+    assert said(log, PORT, WELL, RENAMED, WELL) == [
+        "eth0 is a port of bridge br0; 12 rules are concerned",
+        "eth0 can be used as before: 12 rules",
+        "eth0 is called eth9 now: 12 rules stay with it",
+        "eth0 is called eth0 again: 12 rules go on",
+    ]
+
+
+def test_interface_that_comes_and_goes_all_the_time_is_told_seldom(log):
+    """Ten times a second for a minute: some lines at first, then one in ten seconds that says how often."""
+    lines = []
+    for tenth in range(600):
+        lines += said(log, DOWN if tenth % 2 else WELL, time=tenth / 10)
+    assert 8 <= len(lines) <= 12
+    assert "changes since the last such line" in lines[-1]
+    assert len(said(log, DOWN, WELL, time=1_000.0)) == 2
+
+
+def test_last_state_is_said_in_the_end(log):
+    for _ in range(10):
+        said(log, DOWN, WELL)
+    said(log, DOWN)
+    (line,) = said(log, DOWN, time=11.0)
+    assert line.startswith("eth0 is down: 12 rules wait (")
+
+
+def test_others_are_told_meanwhile(log):
+    for _ in range(10):
+        said(log, DOWN, WELL)
+    log.note({"eth0": WELL, "eth1": Condition(RuleState.WAITING, "eth1 is down")})
+    assert [text for _, text in log.lines({"eth1": Users(1)}, 0.0)] == ["eth1 is down: 1 rule waits"]
+
+
+def test_interface_that_no_rule_names_any_more_is_forgotten(log):
+    said(log, DOWN)
+    log.note({})
+    assert log.lines({}, 0.0) == []
+    assert said(log, WELL) == []

@@ -13,14 +13,14 @@ import attrs
 import trio
 
 from mcr.conditions import Attachment, Standing
-from mcr.errors import InterfaceNotFound, LimitReached, McrError
+from mcr.errors import LimitReached, McrError
 from mcr.interface_log import Users
 from mcr.logs import get_logger
 from mcr.model import MAX_INTERFACES, MAX_OUTPUTS, MAX_RULES, Facility, Input, Rule, RuleChange
 from mcr.net.absorber import Absorber
 from mcr.net.capture import CaptureGroup, open_captures, reject
 from mcr.net.filter import Wanted
-from mcr.net.interfaces import Interface, find_interface, has_lost_its_interface, is_there, present_name
+from mcr.net.interfaces import Interface, find_interface, has_lost_its_interface, is_there
 from mcr.net.membership import Memberships
 from mcr.net.network import Network
 from mcr.net.patience import close_all
@@ -340,26 +340,27 @@ class Relay:
             raise LimitReached(f"No room for {outputs} outputs", f"a relay holds at most {MAX_OUTPUTS} outputs")
 
     def _find_interfaces(self, rules: Sequence[Rule]) -> dict[str, Interface]:
+        """By the names that rules have for them: those that are in use may be called otherwise now."""
         found: dict[str, Interface] = {}
         for index, rule in enumerate(rules):
             for name in _interface_names(rule):
                 if name not in found:
                     try:
-                        found[name] = find_interface(name)
-                    except InterfaceNotFound as error:
+                        found[name] = self._used(name) or find_interface(name)
+                    except McrError as error:
                         raise error.at(f"rules[{index}]") if len(rules) > 1 else error from None
-        for name, interface in found.items():
-            for known in (self._captures.get(name), self._outputs.get(name)):
-                if known and known.attachment.lost:
-                    what = f"Interface {name} was made again, and could not be opened again so far: {known.fault}"
-                    raise LimitReached(what, f"see how it stands: mcrctl list; rules that name it: {self._users(name)}")
-                if known and known.interface.index != interface.index:
-                    raise LimitReached(
-                        f"Interface {name} is another than the one that rules call {name}, which is called "
-                        f"{present_name(known.interface)} now",
-                        f"remove the rules that name it, then add them again: {self._users(name)}",
-                    )
         return found
+
+    def _used(self, name: str) -> Interface | None:
+        for known in (self._captures.get(name), self._outputs.get(name)):
+            if known and not known.attachment.lost:
+                return known.interface
+            if known and is_there(name):
+                raise LimitReached(
+                    f"Interface {name} was made again, and could not be opened again so far: {known.fault}",
+                    f"rules that name it: {self._users(name)}",
+                )
+        return None
 
     def _users(self, interface: str) -> str:
         """The rules that name it, in words."""

@@ -87,7 +87,7 @@ class Absorber:
         for capture, index in self._interfaces.items():
             if index in free:
                 self._link(capture, index)
-            elif index in self._asked:  # others came since
+            elif index in self._asked and _exists(index):  # others came since, and some have gone
                 self._tell(capture, f"nothing is absorbed on {_name(index)}: a bridge or multicast routing may want it")
 
     def close(self) -> None:
@@ -118,6 +118,13 @@ class Absorber:
     def _unlink(self, capture: int) -> None:
         if capture in self._links:
             os.close(self._links.pop(capture))
+
+
+def _exists(index: int) -> bool:
+    try:
+        return bool(socket.if_indextoname(index))
+    except OSError:
+        return False
 
 
 def _name(index: int) -> str:

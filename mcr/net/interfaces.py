@@ -11,7 +11,7 @@ from ipaddress import IPv4Address
 
 import attrs
 
-from mcr.errors import InterfaceNotFound, SystemFault
+from mcr.errors import InterfaceNotFound, LimitReached, SystemFault
 
 # <linux/sockios.h>; struct ifreq is a name and what is asked for.
 _SIOCGIFADDR = 0x8915
@@ -57,20 +57,29 @@ def name_in_rules(name: str, used: Mapping[int, str]) -> str:
 
     Returns:
         `name` itself if there is no such interface.
+
+    Raises:
+        LimitReached: rules have its name for another.
     """
     try:
         index = socket.if_nametoindex(name)
-        return used.get(index) or socket.if_indextoname(index)
+        own = socket.if_indextoname(index)
     except OSError:
         return name
+    other = next((each for each, called in used.items() if called == own and each != index), None)
+    if index not in used and other is not None:
+        raise LimitReached(
+            f"Interface {own} is another than the one that rules call {own}, which is called {_name(other)} now",
+            f"give one of the two a name of its own, or remove the rules that name {own} and add them again",
+        )
+    return used.get(index, own)
 
 
-def present_name(interface: Interface) -> str:
-    """What an interface is called now; the name that it had when it was looked up if it is gone."""
+def _name(index: int) -> str:
     try:
-        return socket.if_indextoname(interface.index)
+        return socket.if_indextoname(index)
     except OSError:
-        return interface.name
+        return f"interface {index}"
 
 
 def is_there(name: str) -> bool:

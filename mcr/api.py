@@ -8,9 +8,10 @@ Rules of the module:
 """
 
 import os
-import types
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Awaitable, Callable, Iterator, Sequence
+from heapq import nsmallest
 from ipaddress import IPv4Address, IPv6Address
+from itertools import islice
 from typing import Any, Final, Protocol, TypeVar
 
 import attrs
@@ -21,9 +22,12 @@ from cattrs.gen import make_dict_structure_fn, override
 
 import mcr
 from mcr.effective import effective_views
-from mcr.errors import InvalidParams, McrError, MethodNotFound
+from mcr.errors import InvalidParams, LimitReached, McrError, MethodNotFound
 from mcr.findings import Finding
 from mcr.model import (
+    MAX_OUTPUTS,
+    MAX_OUTPUTS_PER_RULE,
+    MAX_RULES,
     Facility,
     Input,
     Level,
@@ -31,6 +35,7 @@ from mcr.model import (
     LogLine,
     Output,
     Rule,
+    RuleStats,
     RuleView,
     Stats,
     WorkerView,
@@ -40,7 +45,13 @@ from mcr.model import (
 from mcr.settings import Settings
 from mcr.wire import MANY, PROTOCOL
 
-_MAX_FAULTS = 3  # told in one error; the others are counted
+_MAX_FAULTS = 3  # told in one error; nobody looks for many more
+_MANY_MEMBERS = 50  # of an object; none has as many
+_MAX_TEXT = 1_000  # characters; no parameter needs as many
+_MOST: Final[dict[type, tuple[int, str]]] = {
+    Rule: (MAX_RULES, f"a relay holds at most {MAX_RULES:,} rules"),
+    Output: (MAX_OUTPUTS_PER_RULE, f"a rule has at most {MAX_OUTPUTS_PER_RULE} outputs"),
+}
 _JSON_NAMES: Final[dict[type, str]] = {
     dict: "an object",
     list: "an array",
@@ -124,8 +135,13 @@ class Api:
         """Whether a method does more than look."""
         return method in _CHANGING
 
-    async def call(self, method: str, params: dict[str, Any]) -> Any:
+    async def call(self, method: str, params: dict[str, Any], *, long: bool = False) -> Any:
         """Carry out one request.
+
+        Args:
+            method: its name.
+            params: by name.
+            long: they take long to look through.
 
         Returns:
             The result, in values that JSON knows.
@@ -137,7 +153,7 @@ class Api:
             params_type, handler = _METHODS[method]
         except KeyError:
             raise MethodNotFound(f"Unknown method: {method!r}", "methods: " + ", ".join(_METHODS)) from None
-        if any(isinstance(value, list) and len(value) > MANY for value in params.values()):
+        if long:
             return await handler(self, await trio.to_thread.run_sync(_structure, params, params_type))
         return await handler(self, _structure(params, params_type))
 
@@ -186,9 +202,9 @@ class _SetLevelParams:
     facility: Facility | None = None
 
 
-async def _json_values(value: object, rules: int) -> Any:
-    """Turn a value that has to do with so many rules into what JSON knows."""
-    if rules > MANY:
+async def _json_values(value: object, rules: Sequence[RuleView | RuleStats]) -> Any:
+    """Turn a value that has to do with these rules into what JSON knows."""
+    if len(rules) + sum(len(rule.outputs) for rule in rules) > MANY:
         return await trio.to_thread.run_sync(_converter.unstructure, value)
     return _converter.unstructure(value)
 
@@ -196,7 +212,8 @@ async def _json_values(value: object, rules: int) -> Any:
 async def _add(api: Api, params: _AddParams) -> Any:
     if not params.rules:
         raise InvalidParams("No rules to add", "rules is an array of one rule or more")
-    return await _json_values(await api.rules.add(params.rules), len(params.rules))
+    added = await api.rules.add(params.rules)
+    return await _json_values(added, added)
 
 
 async def _remove(api: Api, params: _RemoveParams) -> Any:
@@ -207,12 +224,12 @@ async def _remove(api: Api, params: _RemoveParams) -> Any:
 
 async def _list(api: Api, _: _NoParams) -> Any:
     rules = await api.rules.list()
-    return await _json_values(rules, len(rules))
+    return await _json_values(rules, rules)
 
 
 async def _stats(api: Api, _: _NoParams) -> Any:
     stats = await api.stats.read()
-    return await _json_values(stats, len(stats.rules))
+    return await _json_values(stats, stats.rules)
 
 
 async def _list_workers(api: Api, _: _NoParams) -> Any:
@@ -285,9 +302,16 @@ class _WrongTypeError(Exception):
         super().__init__(f"must be {_JSON_NAMES[expected]}, not {_JSON_NAMES[type(value)]}")
 
 
+class _TooLongError(Exception):
+    def __str__(self) -> str:
+        return f"is longer than {_MAX_TEXT:,} characters"
+
+
 def _expect(value: object, expected: type[_T]) -> _T:
     if type(value) is not expected:  # isinstance would let true pass for 1
         raise _WrongTypeError(expected, value)
+    if isinstance(value, str) and len(value) > _MAX_TEXT:
+        raise _TooLongError
     return value
 
 
@@ -302,13 +326,45 @@ def _structure_endpoint(cls: type[_T], what: str) -> Callable[[Any, Any], _T]:
 
 
 def _only_from_object(structure: Callable[[Any, Any], _T]) -> Callable[[Any, Any], _T]:
-    return lambda value, cls: structure(_expect(value, dict), cls)
+    def structure_object(value: object, cls: Any) -> _T:
+        members: dict[str, Any] = _expect(value, dict)
+        if len(members) > _MANY_MEMBERS:
+            known = attrs.fields_dict(cls)
+            unknown = set(islice((name for name in members if name not in known), _MAX_FAULTS + 1))
+            raise cattrs.ClassValidationError("", [cattrs.ForbiddenExtraKeysError(None, cls, unknown)], cls)
+        return structure(members, cls)
+
+    return structure_object
 
 
 def _structure_tuple(cls: Any) -> Callable[[Any, Any], tuple[Any, ...]]:
-    items = types.GenericAlias(list, cls.__args__[:1])
-    structure = _converter.get_structure_hook(items)
-    return lambda value, _: tuple(structure(_expect(value, list), items))
+    (item_type, *_) = cls.__args__
+    structure = _converter.get_structure_hook(item_type)
+    most, limit = _MOST[item_type]
+
+    def structure_all(value: object, _: object) -> tuple[Any, ...]:
+        items: list[Any] = _expect(value, list)
+        if len(items) > most:
+            raise LimitReached(f"{len(items):,} are too many", limit)
+        return tuple(_structure_each(items, item_type, structure))
+
+    return structure_all
+
+
+def _structure_each(items: list[Any], item_type: type, structure: Callable[[Any, Any], Any]) -> list[Any]:
+    """Structure until there are more faults than are told."""
+    structured, faults = [], []
+    for index, item in enumerate(items):
+        try:
+            structured.append(structure(item, item_type))
+        except Exception as fault:  # noqa: BLE001 - `_faults` raises what is none
+            fault.add_note(IterableValidationNote(f"item {index}", index, item_type))
+            faults.append(fault)
+            if len(faults) > _MAX_FAULTS:
+                break
+    if faults:
+        raise cattrs.IterableValidationError("faults", faults, item_type)
+    return structured
 
 
 _converter = cattrs.Converter()
@@ -326,19 +382,33 @@ _converter.register_unstructure_hook(IPv6Address, str)
 
 
 def _structure(params: dict[str, Any], cls: type[_T]) -> _T:
+    rules = params.get("rules")
+    _check_outputs(rules)
     try:
         return _converter.structure(params, cls)
     except cattrs.BaseValidationError as error:
-        rules = params.get("rules")
-        faults = list(_faults(error, several_rules=isinstance(rules, list) and len(rules) > 1))
+        several_rules = isinstance(rules, list) and len(rules) > 1
+        faults = list(islice(_faults(error, several_rules=several_rules), _MAX_FAULTS + 1))
+    if isinstance(faults[0], LimitReached):
+        raise faults[0]
     messages = [fault.message for fault in faults[:_MAX_FAULTS]]
     if len(faults) > _MAX_FAULTS:
-        messages.append(f"and {len(faults) - _MAX_FAULTS} more faults")
+        messages.append("and more faults")
     hints = dict.fromkeys(hint for fault in faults[:_MAX_FAULTS] for hint in fault.hints)
     raise InvalidParams("; ".join(messages), *hints)
 
 
-def _faults(error: Exception, path: str = "", *, several_rules: bool) -> Iterator[InvalidParams]:
+def _check_outputs(rules: object) -> None:
+    """Refuse more outputs than a relay has before anything is made of them."""
+    if not isinstance(rules, list) or len(rules) > MAX_RULES:  # which is refused next
+        return
+    outputs = (rule.get("outputs") for rule in rules if isinstance(rule, dict))
+    total = sum(len(each) for each in outputs if isinstance(each, list))
+    if total > MAX_OUTPUTS:
+        raise LimitReached(f"{total:,} outputs are too many", f"a relay holds at most {MAX_OUTPUTS:,} outputs")
+
+
+def _faults(error: Exception, path: str = "", *, several_rules: bool) -> Iterator[InvalidParams | LimitReached]:
     """Every fault in what cattrs raised, in words, with its path."""
     match error:
         case cattrs.ClassValidationError() | cattrs.IterableValidationError():
@@ -352,13 +422,15 @@ def _faults(error: Exception, path: str = "", *, several_rules: bool) -> Iterato
             yield InvalidParams(f"Missing parameter: {path}")
         case cattrs.ForbiddenExtraKeysError():
             known = ", ".join(attrs.fields_dict(error.cl)) or "none"
-            for name in sorted(error.extra_fields):
+            for name in nsmallest(_MAX_FAULTS + 1, error.extra_fields):
                 yield InvalidParams(
                     f"Unknown parameter: {path}.{name}".replace(": .", ": "),
                     f"parameters{f' of {path}' if path else ''}: {known}",
                 )
-        case _WrongTypeError():
+        case _WrongTypeError() | _TooLongError():
             yield InvalidParams(f"{path} {error}")
+        case LimitReached():
+            yield error.at(path)
         case McrError():
             yield InvalidParams(f"{error.message} ({path})" if several_rules else error.message, *error.hints)
         case _:

@@ -24,7 +24,10 @@ MAX_LINE: Final = 16 * 1024 * 1024
 """Bytes of a request without its newline. A full relay (16,384 rules, 65,536 outputs) fits in half of it."""
 
 MANY: Final = 200
-"""Rules, or other entries of a list, from which on a message takes a thread, so that others get their turn."""
+"""Rules and outputs from which on a message takes a thread, so that others get their turn."""
+
+MAX_VALUES: Final = 2_000_000
+"""Values in a request, about: what Python makes of one takes up to 72 bytes. A full relay has a third of them."""
 
 _MAX_MESSAGE = 1_000  # an error message quotes what the client sent, which may be megabytes
 
@@ -120,7 +123,12 @@ def encode_result(request_id: RequestId, result: object) -> bytes:
 def is_long(result: object) -> bool:
     """Whether a result takes long to encode."""
     parts = result.values() if isinstance(result, dict) else (result,)
-    return any(isinstance(part, list) and len(part) > MANY for part in parts)
+    return any(_entries(part) > MANY for part in parts if isinstance(part, list))
+
+
+def _entries(part: list[Any]) -> int:
+    """Of a list, and of its entries' outputs."""
+    return len(part) + sum(len(each.get("outputs", ())) for each in part if isinstance(each, dict))
 
 
 def encode_error(request_id: RequestId, error: McrError) -> bytes:
@@ -132,6 +140,8 @@ def encode_error(request_id: RequestId, error: McrError) -> bytes:
 
 
 def _load(line: bytes) -> dict[str, Any]:
+    if len(line) > MAX_VALUES and sum(map(line.count, (b",", b"[", b"{"))) > MAX_VALUES:
+        raise LimitReached(f"A request has more than {MAX_VALUES:,} values", "send fewer rules in one request")
     try:
         message = json.loads(line.decode(), parse_constant=_refuse_constant)
     except (ValueError, RecursionError) as error:  # ValueError: not UTF-8, not JSON, or a 5,000-digit integer

@@ -40,6 +40,7 @@ STOP_GRACE: Final = 2
 """Seconds for the requests in progress to finish when the server stops."""
 
 _LONG = 64 * 1024  # a request or reply up to this length is too short to count against MAX_HELD
+_MEDIUM = 16 * 1024  # bytes of a request from which on a thread looks through it
 _CHUNK = 64 * 1024
 _EXHAUSTED = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM})
 _EXHAUSTED_PAUSE = 0.1  # seconds; descriptors come back when a client leaves, and nothing tells us when
@@ -204,7 +205,7 @@ class _Clients:
             return await client.send(request.reply)
         try:
             client.in_hand = len(line)
-            reply = await self._carry_out(request, client)
+            reply = await self._carry_out(request, client, long=len(line) > _MEDIUM)
             if request.notification:
                 return True
             client.in_hand = len(reply)
@@ -215,14 +216,14 @@ class _Clients:
         finally:
             client.in_hand = 0
 
-    async def _carry_out(self, request: wire.Request, client: _Client) -> bytes:
+    async def _carry_out(self, request: wire.Request, client: _Client, *, long: bool) -> bytes:
         started = trio.current_time()
         try:
             if self._stopping:
                 raise ShuttingDown("mcrd is stopping")
             if self._api.changes(request.method) and not client.may_change:
                 raise await trio.to_thread.run_sync(self._rights.refusal, client.peer, request.method)
-            result = await self._api.call(request.method, request.params)
+            result = await self._api.call(request.method, request.params, long=long)
             if wire.is_long(result):
                 return await trio.to_thread.run_sync(wire.encode_result, request.id, result)
             return wire.encode_result(request.id, result)

@@ -17,11 +17,13 @@ from mcr.conditions import judge, view_of
 from mcr.errors import McrError, RuleExists, RuleNotFound
 from mcr.hop_cache import HopCache
 from mcr.logs import get_logger
-from mcr.model import Facility, Input, Level, Rule, RuleChange, RuleView
+from mcr.model import Facility, Input, Rule, RuleChange, RuleView
 from mcr.net.interfaces import name_in_rules
 from mcr.net.network import Network
 
 log = get_logger(Facility.RULES)
+
+_COMPARED = 500  # ids or names that a wrong one is compared with, at most: it takes a while
 
 ACTIVATION_SECONDS = 2.0
 """How long `RuleStore.add` waits for the workers; a rule they have not acknowledged by then is still pending."""
@@ -187,9 +189,9 @@ class _State:
             self._by_input[rule.input] = rule.rule_id
             if rule.name is not None:
                 self._by_name[rule.name] = rule.rule_id
-            level = Level.INFO if len(rules) == 1 else Level.DEBUG
-            log.log(level, "rule %s added: %s to %s", rule.rule_id, rule.input, ", ".join(map(str, rule.outputs)))
-        if len(rules) != 1:
+        if len(rules) == 1:
+            log.info("rule %s added: %s to %s", rule.rule_id, rule.input, ", ".join(map(str, rule.outputs)))
+        else:
             log.info("%d rules added together", len(rules))
         return tuple(self._by_id[rule.rule_id] for rule in rules)
 
@@ -258,6 +260,6 @@ class _State:
             return held
         asked, known = (rule_id, list(self._by_id)) if rule_id is not None else (name, list(self._by_name))
         what = "id" if rule_id is not None else "name"
-        nearest = difflib.get_close_matches(asked or "", known, n=1)
+        nearest = difflib.get_close_matches(asked or "", known, n=1) if len(known) <= _COMPARED else []
         hints = [f"did you mean {nearest[0]}?"] if nearest else []
         raise RuleNotFound(f"No rule has the {what} {asked!r}", *hints, "see the rules: mcrctl list")

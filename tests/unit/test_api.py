@@ -2,6 +2,8 @@
 
 import json
 import os
+import time
+import tracemalloc
 from ipaddress import IPv4Address
 from typing import Any
 
@@ -10,7 +12,7 @@ import pytest
 
 import mcr
 from mcr.api import Api
-from mcr.errors import InvalidParams, MethodNotFound, RuleExists
+from mcr.errors import InvalidParams, LimitReached, McrError, MethodNotFound, RuleExists
 from mcr.model import (
     EgressStats,
     Facility,
@@ -107,8 +109,8 @@ async def call(api: Api, method: str, **params: Any) -> Any:
     return result
 
 
-async def refusal(api: Api, method: str, **params: Any) -> InvalidParams:
-    with pytest.raises(InvalidParams) as caught:
+async def refusal(api: Api, method: str, **params: Any) -> McrError:
+    with pytest.raises((InvalidParams, LimitReached)) as caught:
         await api.call(method, params)
     return caught.value
 
@@ -222,9 +224,51 @@ async def test_all_faults_are_one_error(api):
     )
 
 
-async def test_many_faults_are_counted(api):
+async def test_of_many_faults_the_first_are_told(api):
     error = await refusal(api, "add", rules=[{}] * 100)
-    assert error.message.endswith("Missing parameter: rules[1].input; and 197 more faults")
+    assert error.message.endswith("Missing parameter: rules[1].input; and more faults")
+
+
+HUGE = [
+    pytest.param("ping", {str(n): n for n in range(1_000_000)}, id="unknown parameters"),
+    pytest.param("add", {"rules": [1] * 1_000_000}, id="entries that are not rules"),
+    pytest.param("add", {"rules": [{}] * 16_000}, id="rules without anything"),
+    pytest.param("add", {"rules": [{"input": {}, "outputs": [1] * 1_000_000}]}, id="outputs"),
+    pytest.param("add", {"rules": [RULE | {"outputs": RULE["outputs"] * 512}] * 16_000}, id="outputs of many rules"),
+    pytest.param("add", {"rules": [RULE | {"name": "." * 10_000_000}]}, id="a name"),
+    pytest.param("add", {"rules": [RULE | {"input": RULE["input"] | {"group": "." * 10_000_000}}]}, id="an address"),
+    pytest.param("remove", {"rule_id": "x" * 10_000_000}, id="an id"),
+    pytest.param("log_level.set", {"level": "x" * 10_000_000}, id="a level"),
+    pytest.param("why", {"rule": [[]] * 1_000_000}, id="another type"),
+]
+
+
+@pytest.mark.parametrize(("method", "params"), HUGE)
+async def test_what_is_huge_and_wrong_is_refused_at_once(api, method, params):
+    """By its length, or after the first faults: in little time, with little memory, in a few words."""
+    tracemalloc.start()
+    try:
+        before = time.perf_counter()
+        with pytest.raises((InvalidParams, LimitReached)) as caught:
+            await api.call(method, params)
+        took = time.perf_counter() - before
+        _, most = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    print(f"{took * 1_000:.0f} ms, {most / 1e6:.0f} MB: {caught.value}")
+    assert len(caught.value.message) < 200
+    assert took < 0.5  # tracing takes most of it
+    assert most < 1e6
+
+
+async def test_limits_are_told_with_the_place(api):
+    outputs = RULE["outputs"] * 513
+    error = await refusal(api, "add", rules=[RULE, RULE | {"outputs": outputs}])
+    assert isinstance(error, LimitReached)
+    assert (error.message, *error.hints) == (
+        "513 are too many (rules[1].outputs)",
+        "a rule has at most 512 outputs",
+    )
 
 
 # remove

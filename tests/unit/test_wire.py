@@ -1,13 +1,14 @@
 """The control protocol: any bytes in, requests and error replies out."""
 
 import json
+import tracemalloc
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from mcr.errors import InvalidParams, McrError, RuleNotFound
-from mcr.wire import LineBuffer, Rejection, Request, encode_error, encode_result, parse_request
+from mcr.wire import MAX_LINE, LineBuffer, Rejection, Request, encode_error, encode_result, parse_request
 
 LIMIT = 20
 JSON = st.recursive(
@@ -201,6 +202,23 @@ def test_params_come_out_as_they_went_in(params, method):
 
 
 # Replies
+
+
+@pytest.mark.parametrize(
+    "values", [b"[],", b"{},", b"1.1,", b"[" * 1_000 + b"]" * 1_000 + b","], ids=lambda values: str(values[:9])
+)
+def test_a_request_takes_memory_by_its_size(values):
+    """Python would make half a gigabyte of the values in some."""
+    line = b'{"jsonrpc":"2.0","id":1,"method":"add","params":{"rules":[' + values * (MAX_LINE // len(values))
+    tracemalloc.start()
+    try:
+        rejected = parse_request(line[:MAX_LINE])
+        _, most = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    print(f"{most / 1e6:.0f} MB")
+    assert isinstance(rejected, Rejection)
+    assert most < 100e6
 
 
 def test_a_result_is_one_line():

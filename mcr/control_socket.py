@@ -84,12 +84,18 @@ def _lock(path: str, stack: ExitStack) -> None:
     lock = f"{path}.lock"
     while True:
         try:
-            descriptor = os.open(lock, os.O_RDONLY | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, _LOCK_MODE)
+            # Of a pipe that somebody has put there the other end is not waited for.
+            flags = os.O_RDONLY | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
+            descriptor = os.open(lock, flags, _LOCK_MODE)
         except PermissionError as error:
             with suppress(FileNotFoundError):
                 hint = f"{lock} belongs to {describe_owner(lock)}; if no mcrd runs: sudo rm {shlex.quote(lock)}"
                 raise SystemFault(f"Failed to bind to {path}", error.errno or 0, hint, _OTHER_PATH) from None
             raise
+        if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+            os.close(descriptor)
+            hint = f"{lock} is not a file that mcrd has made; move it away"
+            raise SystemFault(f"Failed to bind to {path}", errno.EEXIST, hint, _OTHER_PATH)
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:

@@ -9,6 +9,8 @@ import time
 from contextlib import suppress
 from typing import Self
 
+from mcr.visible import visible
+
 
 class ServiceManager:
     """The service manager, if there is one. Telling it something never fails and never waits."""
@@ -53,4 +55,4 @@ class ServiceManager:
             return
         flags = socket.SOCK_DGRAM | socket.SOCK_CLOEXEC | socket.SOCK_NONBLOCK
         with suppress(OSError), socket.socket(socket.AF_UNIX, flags) as sender:
-            sender.sendto("\n".join(lines).encode(), self._address)
+            sender.sendto("\n".join(map(visible, lines)).encode(), self._address)

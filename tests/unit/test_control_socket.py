@@ -162,3 +162,19 @@ def test_a_refusal_says_whose_the_directory_is(path, monkeypatch):
 
 def test_a_path_too_long_for_a_socket_is_told(path):
     assert fault(path.with_name("x" * 100)).message.endswith("File name too long (os error 36)")
+
+
+def test_what_somebody_put_in_the_lock_s_place_is_left_alone_and_not_waited_for(path):
+    lock = path.with_name(f"{path.name}.lock")
+    target = path.with_name("target")
+    target.touch()
+    for put in (lambda: os.mkfifo(lock), lambda: lock.symlink_to(target), lock.mkdir):
+        put()
+        assert fault(path).message.startswith(f"Failed to bind to {path}: ")
+        if lock.is_dir():
+            lock.rmdir()
+        else:
+            lock.unlink()
+    assert target.exists()
+    with control_socket(str(path)):
+        assert reaches(path)

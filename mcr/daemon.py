@@ -26,6 +26,7 @@ from mcr.errors import describe_errno
 from mcr.logs import LogControl, get_logger
 from mcr.model import Facility
 from mcr.net.capture import check_permission
+from mcr.refusal import describe_refusal
 from mcr.service import ServiceManager
 from mcr.settings import Settings, disagreements, unknown_variables
 from mcr.shm.segment import Segment
@@ -155,17 +156,20 @@ def _raise_limits() -> None:
     Group memberships take a descriptor for every 20 groups. Kernels before 5.12 count io_uring and eBPF as locked
     memory, of which most systems allow 64 KiB: root may have more.
     """
-    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
-    _, hard = resource.getrlimit(resource.RLIMIT_MEMLOCK)
     try:
-        resource.setrlimit(resource.RLIMIT_MEMLOCK, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
-    except ValueError:  # not permitted
-        resource.setrlimit(resource.RLIMIT_MEMLOCK, (hard, hard))
+        _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+        _, hard = resource.getrlimit(resource.RLIMIT_MEMLOCK)
+        try:
+            resource.setrlimit(resource.RLIMIT_MEMLOCK, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
+        except ValueError:  # not permitted
+            resource.setrlimit(resource.RLIMIT_MEMLOCK, (hard, hard))
+    except OSError as error:
+        log.warning("limits of open files and locked memory stay as they are: %s", describe_refusal(error))
 
 
 def _raise_priority() -> None:
     """Where it is permitted, and nobody has chosen another priority. Workers inherit it."""
-    if os.getpriority(os.PRIO_PROCESS, 0) == 0:
-        with suppress(PermissionError):
+    with suppress(OSError):
+        if os.getpriority(os.PRIO_PROCESS, 0) == 0:
             os.setpriority(os.PRIO_PROCESS, 0, NICE)

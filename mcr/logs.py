@@ -247,12 +247,12 @@ class _QueuedWriter(logging.Handler):
     """Formats where the event happens, writes in a thread of its own."""
 
     def __init__(self) -> None:
-        super().__init__()
         self._lines: queue.Queue[str | None] = queue.Queue(_QUEUE_LINES)
         self._dropped = 0
         self._guard = threading.Lock()
         self._thread = threading.Thread(target=self._write, name="mcr-log", daemon=True)
         self._thread.start()
+        super().__init__()  # now: it will be closed at the end of the process
 
     def emit(self, record: logging.LogRecord) -> None:
         try:

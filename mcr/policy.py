@@ -1,5 +1,6 @@
-"""Pure decisions of the supervisor: when a worker may start again, and which core it runs on."""
+"""Decisions of the supervisor: when a worker may start again, and which core it runs on."""
 
+import os
 from collections.abc import Sequence
 
 import attrs
@@ -31,6 +32,14 @@ class RestartHistory:
         if self.early_deaths <= 1:
             return 0.0
         return min(_FIRST_DELAY * 2.0 ** min(self.early_deaths - 2, 16), _MAX_DELAY)
+
+
+def usable_cores() -> list[int]:
+    """The processors that this process may use; all, where it may not ask."""
+    try:
+        return sorted(os.sched_getaffinity(0))
+    except OSError:
+        return list(range(os.cpu_count() or 1))
 
 
 def worker_cores(count: int, allowed: Sequence[int]) -> tuple[int, ...]:

@@ -17,7 +17,7 @@ from errno import EPIPE
 from multiprocessing import resource_tracker
 from typing import NamedTuple, NoReturn
 
-from mcr._native import lib
+from mcr._native import ffi, lib
 from mcr.signals import hold_signals
 from mcr.streams import spare_errors
 
@@ -31,6 +31,7 @@ FAILED = 255
 """Exit status where there is no errno."""
 
 _OUTPUTS = (1, 2)
+_STEP_AT = ffi.offsetof("struct mcr_segment", "header") + ffi.offsetof("struct mcr_header", "step")
 
 
 class WorkerSpec(NamedTuple):
@@ -109,6 +110,11 @@ def _receive_descriptors(channel: socket.socket) -> list[int]:
     return list(descriptors)
 
 
+def _enter_step(segment_fd: int, step: int) -> None:
+    """Say what fails, if it does."""
+    os.pwrite(segment_fd, step.to_bytes(4, sys.byteorder), _STEP_AT)
+
+
 def _drop_privileges(uid: int, gid: int) -> None:
     """Become an ordinary user, if this process may, and give up every capability.
 
@@ -155,7 +161,9 @@ def _serve(spec: WorkerSpec, channel: socket.socket) -> int:
     if not descriptors:
         return 0
     segment_fd, wake_fd, event_fd = descriptors
+    _enter_step(segment_fd, lib.MCR_STEP_PRIVILEGES)
     _drop_privileges(spec.uid, spec.gid)
+    _enter_step(segment_fd, lib.MCR_STEP_START)
     _silence(*_OUTPUTS)  # what there is to say goes into the event ring
     result: int = lib.mcr_worker_run(segment_fd, channel.detach(), wake_fd, event_fd, True)
     return 0 if result == -EPIPE else -result  # EPIPE: the supervisor is gone, and with it whoever would ask

@@ -25,6 +25,7 @@ from mcr.errors import describe_errno
 from mcr.logs import get_logger
 from mcr.model import Facility
 from mcr.policy import RestartHistory
+from mcr.refusal import describe_refusal
 from mcr.shm import records
 from mcr.shm.ring import EventRing, RuleRing
 from mcr.shm.segment import Segment
@@ -211,7 +212,7 @@ class _Life:
             ):
                 await self._serve(inbox, bells, calls)
         except* OSError as errors:
-            self.reason = f"could not be started: {_first(errors)}"
+            self.reason = f"could not be started: {describe_refusal(_first(errors))}"
         except* trio.TooSlowError:
             self.reason = f"did not attach within {_ATTACH_SECONDS} s"
 
@@ -237,7 +238,8 @@ class _Life:
         except trio_parallel.BrokenWorkerError as error:  # it never comes back in another way, once it has called
             self._note_exit(getattr(error.args[-1], "exitcode", None))
         except Exception as error:  # noqa: BLE001 - whatever failed in the worker's process is its failure alone
-            self.reason = f"failed to start: {error!r}"
+            what = describe_refusal(error) if isinstance(error, OSError) else repr(error)
+            self.reason = f"failed to start: {what}"
 
     def _note_exit(self, status: int | None) -> None:
         self.stopped = self._told_to_stop and status == 0
@@ -323,7 +325,7 @@ async def _send_descriptors(channel: trio.socket.SocketType, descriptors: list[i
         await channel.sendmsg([b"\0"], [(socket.SOL_SOCKET, socket.SCM_RIGHTS, payload)])
 
 
-def _first(error: BaseException) -> BaseException:
+def _first(error: OSError | BaseExceptionGroup[OSError]) -> OSError:
     while isinstance(error, BaseExceptionGroup):
         error = error.exceptions[0]
     return error

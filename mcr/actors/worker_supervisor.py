@@ -41,7 +41,7 @@ from mcr.net.network import Network
 from mcr.net.past_ip import EgressChanges, describe_hidden, find_bar, kernel_bar
 from mcr.net.patience import close_all
 from mcr.ownership import unprivileged_user
-from mcr.policy import worker_cores
+from mcr.policy import usable_cores, worker_cores
 from mcr.relay import Relay
 from mcr.settings import Settings
 from mcr.shm import records
@@ -196,7 +196,7 @@ async def run_worker_supervisor(
     """
     send, receive = trio.open_memory_channel[_Command](0)
     spares = trio.CapacityLimiter(1)
-    cores = worker_cores(len(segments), list(os.sched_getaffinity(0)))
+    cores = worker_cores(len(segments), usable_cores())
     async with open_workshop() as workshop, trio.open_nursery() as nursery:
         with receive, Relay(settings) as relay, _egress_changes(settings) as egress_changes:
             due, due_received = trio.open_memory_channel[None](0)

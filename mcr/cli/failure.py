@@ -5,30 +5,32 @@ import click
 from mcr.errors import McrError, UsageError
 from mcr.visible import visible
 
+_MORE_THREADS = (
+    "allow more: ulimit -u; systemd's TasksMax=; --pids-limit of a container; clone3(2) where it is filtered"
+)
 _INTERRUPTED = 130  # what a shell reports for a command that Ctrl-C ended
 
 
 def run(command: click.Command, name: str) -> int:
     """Parse the command line, run the command, report its failure.
 
-    An `McrError` is reported alone or out of the exception groups of a nursery; a bug keeps its traceback.
+    An `McrError`, or what the system refused, is reported alone or out of the exception groups of a nursery; a bug
+    keeps its traceback.
 
     Returns:
         The exit status.
     """
     try:
         status = command.main(prog_name=name, standalone_mode=False)
-    except McrError as error:
-        return report(error)
-    except ExceptionGroup as group:
-        _, bugs = group.split(McrError)
-        if bugs:
-            raise
-        return report(_first(group))
     except click.Abort:
         return _INTERRUPTED
     except click.UsageError as error:
         return report(usage_error(error))
+    except Exception as error:
+        worded = _words(error)
+        if worded is None:
+            raise
+        return report(worded)
     return status if isinstance(status, int) else 0  # click returns a status for --help, a command None
 
 
@@ -40,11 +42,22 @@ def report(error: McrError) -> int:
     return error.exit_status
 
 
-def _first(error: Exception) -> McrError:
-    while isinstance(error, ExceptionGroup):
-        error = error.exceptions[0]
-    assert isinstance(error, McrError)
-    return error
+def _words(error: Exception) -> McrError | None:
+    """What an operator is told; None of a bug."""
+    match error:
+        case McrError():
+            return error
+        case OSError():
+            from mcr.refusal import refusal  # noqa: PLC0415 - seldom needed, and slow to import
+
+            return refusal(error)
+        case RuntimeError(args=("can't start new thread",)):  # Python does not say why
+            return McrError("Cannot start a thread", _MORE_THREADS)
+        case ExceptionGroup():
+            known, rest = error.split(McrError)
+            worded = list(map(_words, (*(known.exceptions if known else ()), *(rest.exceptions if rest else ()))))
+            return None if None in worded else worded[0]
+    return None
 
 
 def usage_error(error: click.UsageError) -> UsageError:

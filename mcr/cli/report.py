@@ -156,11 +156,13 @@ def _network(process: int | str) -> str | None:
 
 
 def _system() -> Iterator[str]:
+    from mcr.policy import usable_cores  # noqa: PLC0415 - slow to import
+
     system = os.uname()
     yield f"kernel        {system.sysname} {system.release} {system.machine}"
     release = dict(line.split("=", 1) for line in _read("/etc/os-release").splitlines() if "=" in line)
     yield f"distribution  {release.get('PRETTY_NAME', 'unknown').strip(chr(34))}"
-    yield f"processors    {os.cpu_count()}, of which mcrctl may use {len(os.sched_getaffinity(0))}"
+    yield f"processors    {os.cpu_count()}, of which mcrctl may use {len(usable_cores())}"
     memory = dict(line.split(":", 1) for line in _read("/proc/meminfo").splitlines())
     yield f"memory        {memory['MemTotal'].strip()}, available {memory['MemAvailable'].strip()}"
     yield f"load          {_read('/proc/loadavg').strip()}"

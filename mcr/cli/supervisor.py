@@ -13,6 +13,7 @@ from mcr.daemon import run_daemon
 from mcr.errors import InvalidParams, UsageError
 from mcr.logs import setup_logging
 from mcr.model import Level, LogLevels, SettingView
+from mcr.policy import usable_cores
 from mcr.settings import CONTROL_SOCKET, VARIABLES, Settings, from_environment
 from mcr.streams import spare_errors
 
@@ -78,7 +79,7 @@ def supervisor(
     if not control_socket:
         raise UsageError("The control socket's path is empty", "give one: --control-socket PATH, or leave it out")
     levels = LogLevels().with_global(_level(log_level))
-    chosen = Settings(control_socket, num_workers or len(os.sched_getaffinity(0)), levels, views=_option_views(context))
+    chosen = Settings(control_socket, num_workers or len(usable_cores()), levels, views=_option_views(context))
     settings = from_environment(chosen, os.environ)
     spare_errors()
     setup_logging("json" if log_format == "json" else "text", levels)

@@ -10,6 +10,7 @@ import attrs
 
 from mcr._native import lib
 from mcr.net.buffer import granted
+from mcr.policy import usable_cores
 
 CAPABILITIES = {"CAP_NET_ADMIN": 12, "CAP_NET_RAW": 13, "CAP_BPF": 39}
 """Those that mcrd has a use for (<linux/capability.h>)."""
@@ -124,7 +125,7 @@ def look_at_self(send_buffer: int, receive_buffer: int) -> Self:
     held = read_descriptors()
     return Self(
         process=process,
-        cores=tuple(sorted(os.sched_getaffinity(0))),
+        cores=tuple(usable_cores()),
         descriptors=len(held),
         ebpf="anon_inode:bpf-map" in held,
         absorbers=held.count("anon_inode:bpf_link"),

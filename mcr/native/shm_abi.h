@@ -37,7 +37,7 @@ _Static_assert(MCR_BATCH_OUTPUTS >= MCR_MAX_RULE_OUTPUTS, "one packet's outputs 
 _Static_assert(MCR_BATCH_PAYLOADS >= MCR_FRAME_PAYLOADS, "one super-frame's datagrams fit in one batch");
 
 /* How far a worker has come: with its exit status, all that it says of its end. */
-enum mcr_step { MCR_STEP_START, MCR_STEP_ENGINE, MCR_STEP_RUN };
+enum mcr_step { MCR_STEP_START, MCR_STEP_PRIVILEGES, MCR_STEP_ENGINE, MCR_STEP_RUN };
 
 struct mcr_header {
 	uint32_t version;   /* supervisor: MCR_ABI_VERSION */

@@ -17,7 +17,12 @@ from mcr._native import ffi, lib
 ENGINES = {lib.MCR_ENGINE_URING: "io_uring", lib.MCR_ENGINE_POLL: "poll"}
 """How a worker enters the kernel, by its number in the segment's header."""
 
-_STEPS = {lib.MCR_STEP_START: "start", lib.MCR_STEP_ENGINE: "set up an engine", lib.MCR_STEP_RUN: "run"}
+_STEPS = {
+    lib.MCR_STEP_START: "start",
+    lib.MCR_STEP_PRIVILEGES: "give up its privileges",
+    lib.MCR_STEP_ENGINE: "set up an engine",
+    lib.MCR_STEP_RUN: "run",
+}
 
 _SEALS = fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_SEAL_SEAL
 

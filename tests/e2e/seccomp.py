@@ -1,8 +1,10 @@
-"""Denies a system call to a program that it becomes."""
+"""Denies system calls to a program that it becomes: seccomp.py NAME[,NAME...] COMMAND..."""
 
 import ctypes
+import errno as numbers
 import os
 import struct
+import sys
 from collections.abc import Sequence
 from typing import NoReturn
 
@@ -10,6 +12,21 @@ PR_SET_SECCOMP, SECCOMP_MODE_FILTER = 22, 2
 LOAD, JUMP_IF_EQUAL, RETURN = 0x20, 0x15, 0x06
 ERRNO, ALLOW = 0x00050000, 0x7FFF0000
 NUMBER, FIRST_ARGUMENT = 0, 16  # offsets in struct seccomp_data
+
+CALLS = {
+    "epoll_create1": (291, 20),
+    "eventfd2": (290, 19),
+    "getpriority": (140, 141),
+    "memfd_create": (319, 279),
+    "pidfd_open": (434, 434),
+    "prlimit64": (302, 261),
+    "sched_getaffinity": (204, 123),
+    "sched_setaffinity": (203, 122),
+    "sched_setattr": (314, 274),
+    "setpriority": (141, 140),
+    "socketpair": (53, 199),
+}
+"""Numbers on x86_64 and aarch64."""
 
 
 def become(command: Sequence[str], *, without: int, argument: int | None = None, errno: int) -> NoReturn:
@@ -19,8 +36,25 @@ def become(command: Sequence[str], *, without: int, argument: int | None = None,
     for left, (offset, value) in zip(range(len(checks) - 1, -1, -1), checks, strict=True):
         program += [(LOAD, 0, 0, offset), (JUMP_IF_EQUAL, 0, 2 * left + 1, value)]
     program += [(RETURN, 0, 0, ERRNO | errno), (RETURN, 0, 0, ALLOW)]
+    _become(command, program)
+
+
+def become_without(command: Sequence[str], *names: str) -> NoReturn:
+    """Execute a command to which all of these are not permitted."""
+    machine = ("x86_64", "aarch64").index(os.uname().machine)
+    program = [(LOAD, 0, 0, NUMBER)]
+    for name in names:
+        program += [(JUMP_IF_EQUAL, 0, 1, CALLS[name][machine]), (RETURN, 0, 0, ERRNO | numbers.EPERM)]
+    _become(command, [*program, (RETURN, 0, 0, ALLOW)])
+
+
+def _become(command: Sequence[str], program: list[tuple[int, int, int, int]]) -> NoReturn:
     code = ctypes.create_string_buffer(b"".join(struct.pack("HBBI", *instruction) for instruction in program))
     filter_program = struct.pack("@HP", len(program), ctypes.addressof(code))
     if ctypes.CDLL(None, use_errno=True).prctl(PR_SET_SECCOMP, SECCOMP_MODE_FILTER, filter_program, 0, 0):
         raise OSError(ctypes.get_errno(), "seccomp")
     os.execvp(command[0], command)  # noqa: S606
+
+
+if __name__ == "__main__":
+    become_without(sys.argv[2:], *sys.argv[1].split(","))

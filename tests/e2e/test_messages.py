@@ -11,14 +11,17 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 from conftest import MakeMcr, Plant, needs_root
-from lab import Namespace
+from lab import Lab, Namespace
 from mcr_process import BIN, Mcr, wait_until
 from test_control import words_for_group
 from test_privileges import MCR, Stage, stage
 
 __all__ = ["stage"]
 
+SECCOMP = Path(__file__).with_name("seccomp.py")
 WITHOUT_PACKET_SOCKETS = Path(__file__).with_name("without_packet_sockets.py")
 UNITS = Path(__file__).parents[2] / "packaging" / "systemd"
 
@@ -64,6 +67,26 @@ def test_a_capture_socket_that_fails_for_another_reason_names_that(plant: Plant)
 
 
 @needs_root
+@pytest.mark.parametrize(
+    ("denied", "named"),
+    [("memfd_create", "os.memfd_create"), ("epoll_create1", "select.epoll"), ("socketpair", "_socket.socketpair")],
+)
+def test_a_call_that_a_sandbox_denies_is_named(lab: Lab, denied: str, named: str) -> None:
+    said = start_and_fail(lab.namespace("relay"), sys.executable, SECCOMP, denied, BIN / "mcrd", "supervisor")
+    assert said[0] == f"Error: The system refuses a call that is needed: {named}: Operation not permitted (os error 1)"
+    assert [line.startswith("hint: ") for line in said[1:]] == [True, True]
+
+
+def test_what_mcrd_can_do_without_a_sandbox_may_deny(lab: Lab, make_mcr: MakeMcr) -> None:
+    unneeded = "sched_getaffinity,sched_setaffinity,sched_setattr,getpriority,setpriority,prlimit64,pidfd_open"
+    mcr = make_mcr(lab.namespace("relay"), prefix=[sys.executable, SECCOMP, unneeded]).start()
+    assert "limits of open files and locked memory stay as they are: resource.getrlimit: Operation not" in mcr.log()
+    os.kill(mcr.worker_pids()[0], signal.SIGKILL)
+    wait_until(lambda: mcr.workers()[0]["restarts"], "its end is noticed")
+    mcr.wait_for_workers()
+    mcr.stop()
+
+
 def test_a_runtime_directory_that_mcrd_may_not_write_is_told_with_owner_and_mode(plant: Plant, stage: Stage) -> None:
     """At the default path, as the user mcr. After the commands of the hint, it starts."""
     run = stage.directory / "run"

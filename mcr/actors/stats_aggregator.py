@@ -5,12 +5,13 @@ the packet path nothing and are current at any rate of traffic.
 """
 
 from collections import Counter, deque
-from collections.abc import Sequence
-from typing import assert_never
+from collections.abc import Callable, Sequence
+from typing import TypeVar, assert_never
 
 import attrs
 import trio
 
+from mcr.activity import Activity
 from mcr.actors.mailbox import Reply, ask
 from mcr.capture_counts import Backlog, CaptureCounts, Watched
 from mcr.logs import get_logger
@@ -20,11 +21,14 @@ from mcr.readings import Reading, egress_stats, ingress_stats, rule_stats, stats
 from mcr.shm.records import Sample
 from mcr.shm.segment import Segment
 
+_T = TypeVar("_T")
+
 log = get_logger(Facility.STATS)
 ingress_log = get_logger(Facility.INGRESS)
 
 _TICK = 1.0  # seconds between the readings that rates are taken from
 _MANY_RULES = 200  # beyond that, others get their turn while statistics are put together
+_NOTE_TICKS = 10  # between two notes of which rules match
 _STALL_TICKS = 3  # without a step while packets wait: it hangs
 _LINES_APART = 1.0  # seconds between two pairs of [STATS:…] lines, at least
 
@@ -32,6 +36,11 @@ _LINES_APART = 1.0  # seconds between two pairs of [STATS:…] lines, at least
 @attrs.frozen
 class _Read:
     reply: Reply[Stats]
+
+
+@attrs.frozen
+class _Idle:
+    reply: Reply[dict[str, float]]
 
 
 @attrs.frozen
@@ -73,7 +82,7 @@ class _LinesDue:
     pass
 
 
-_Command = _Read | _Stalled | _CaptureOpened | _CaptureClosing | _RulesPlaced | _Sampled | _Tick | _LinesDue
+_Command = _Read | _Idle | _Stalled | _CaptureOpened | _CaptureClosing | _RulesPlaced | _Sampled | _Tick | _LinesDue
 
 
 @attrs.frozen
@@ -85,6 +94,10 @@ class StatsAggregator:
     async def read(self) -> Stats:
         """All counters, as of now."""
         return await ask(self._inbox, _Read)
+
+    async def idle(self) -> dict[str, float]:
+        """Seconds for which each rule, by id, has matched nothing, or that it exists; ten less, at most."""
+        return await ask(self._inbox, _Idle)
 
     async def capture_opened(self, capture: int, watched: Watched) -> None:
         """Count what the kernel drops and rejects of a capture, and own what is watched from now on."""
@@ -146,6 +159,9 @@ async def _handle(state: "_State", command: _Command) -> None:
         case _Read(reply):
             with reply:
                 reply.resolve(await state.stats())
+        case _Idle(reply):
+            with reply:
+                reply.resolve(await state.idle())
         case _Stalled(reply):
             with reply:
                 reply.resolve(state.stalled())
@@ -164,7 +180,7 @@ async def _handle(state: "_State", command: _Command) -> None:
         case _LinesDue():
             state.log_lines()
         case _Tick():
-            state.tick()
+            await state.tick()
         case _:
             assert_never(command)
 
@@ -189,6 +205,8 @@ class _State:
         self._lines_at = -_LINES_APART
         self._dropped: Counter[str] = Counter()
         self._stalls = [_Stall()] * len(segments)
+        self._activity = Activity()
+        self._ticks = 0
 
     def close(self) -> None:
         """Let go of the sockets; if there was traffic, say the last figures."""
@@ -205,7 +223,7 @@ class _State:
             self._rule_slots = max(self._rule_slots, placed.slot + 1)
             self._output_slots = max(self._output_slots, max(placed.outputs) + 1)
 
-    def tick(self) -> None:
+    async def tick(self) -> None:
         self.captures.update()  # often enough that the kernel's 32-bit counts can't wrap
         self._past.append(self._read())
         self._warn_of_drops()
@@ -213,6 +231,12 @@ class _State:
             backlog = self.captures.backlog(worker)
             stuck = backlog.waiting > 0 and backlog.taken == stall.backlog.taken
             self._stalls[worker] = _Stall(backlog, stall.ticks + 1 if stuck else 0)
+        if self._ticks % _NOTE_TICKS == 0:
+            await self._look_through_rules(self._activity.note, self._past[-1])
+        self._ticks += 1
+
+    async def idle(self) -> dict[str, float]:
+        return await self._look_through_rules(self._activity.idle, self._read())
 
     def stalled(self) -> tuple[int, ...]:
         found = tuple(worker for worker, stall in enumerate(self._stalls) if stall.ticks >= _STALL_TICKS)
@@ -230,11 +254,7 @@ class _State:
         self.captures.update()
         now, past = self._read(), self._past[0]
         drops = [self.captures.dropped(worker) for worker in range(len(self._segments))]
-        placed = tuple(self._rules.values())
-        if len(placed) > _MANY_RULES:
-            rules = await trio.to_thread.run_sync(rule_stats, now, past, placed)
-        else:
-            rules = rule_stats(now, past, placed)
+        rules = await self._look_through_rules(lambda now, placed: rule_stats(now, past, placed), now)
         return Stats(
             ingress=ingress_stats(now, past, sum(drops)),
             egress=egress_stats(now, past),
@@ -242,6 +262,12 @@ class _State:
             workers=worker_stats(now, drops),
             interfaces=self.captures.interfaces(),
         )
+
+    async def _look_through_rules(self, look: Callable[[Reading, tuple[PlacedRule, ...]], _T], now: Reading) -> _T:
+        placed = tuple(self._rules.values())
+        if len(placed) > _MANY_RULES:
+            return await trio.to_thread.run_sync(look, now, placed)
+        return look(now, placed)
 
     def log_sample(self) -> None:
         if self._by_count and trio.current_time() - self._lines_at >= _LINES_APART:

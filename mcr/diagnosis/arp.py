@@ -4,14 +4,14 @@ Whoever answers is there, whatever the kernel's table says: it takes a dead host
 vain, and asks only while something is sent there.
 """
 
-import select
+import selectors
 import socket
 import struct
 import time
 from collections.abc import Collection, Iterator
 from contextlib import ExitStack
 from ipaddress import IPv4Address
-from typing import Final
+from typing import Final, cast
 
 from mcr.diagnosis.links import Link
 from mcr.model import Address
@@ -41,6 +41,7 @@ def ask_neighbours(hops: Collection[tuple[Address, Link]]) -> tuple[frozenset[Ho
         OSError: no packet socket could be had.
     """
     with ExitStack() as stack:
+        selector = stack.enter_context(selectors.PollSelector())
         sockets = {}
         for link in {link.index: link for _, link in hops}.values():
             sock = stack.enter_context(socket.socket(socket.AF_PACKET, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC, 0))
@@ -50,6 +51,7 @@ def ask_neighbours(hops: Collection[tuple[Address, Link]]) -> tuple[frozenset[Ho
                 continue
             if sock.getsockname()[3] == _ETHERNET:
                 sockets[link.index] = sock
+                selector.register(sock, selectors.EVENT_READ, link.index)
         asked = {(hop, link.index): link for hop, link in hops if link.index in sockets}
         answered: set[Hop] = set()
         for _ in range(ASKED_TIMES):
@@ -58,7 +60,7 @@ def ask_neighbours(hops: Collection[tuple[Address, Link]]) -> tuple[frozenset[Ho
                     _ask(sockets[link.index], hop[0], link)
             deadline = time.monotonic() + ASKED_SECONDS / ASKED_TIMES
             while len(answered) < len(asked) and (left := deadline - time.monotonic()) > 0:
-                answered.update(hop for hop in _hear(sockets, left) if hop in asked)
+                answered.update(hop for hop in _hear(selector, left) if hop in asked)
         return frozenset(asked), frozenset(answered)
 
 
@@ -72,13 +74,12 @@ def _ask(sock: socket.socket, hop: Address, link: Link) -> None:
         return
 
 
-def _hear(sockets: dict[int, socket.socket], seconds: float) -> Iterator[Hop]:
+def _hear(selector: selectors.BaseSelector, seconds: float) -> Iterator[Hop]:
     """Who has spoken within so many seconds, from any of its ARP packets."""
-    index = {sock: index for index, sock in sockets.items()}
-    for sock in select.select(list(index), (), (), seconds)[0]:
+    for key, _ in selector.select(seconds):
         try:
-            data, address = sock.recvfrom(_MAX_PACKET)
+            data, address = cast("socket.socket", key.fileobj).recvfrom(_MAX_PACKET)
         except OSError:
             continue
         if address[2] != _OUTGOING and len(data) >= _ARP.size:
-            yield IPv4Address(_ARP.unpack_from(data)[6]), index[sock]
+            yield IPv4Address(_ARP.unpack_from(data)[6]), key.data

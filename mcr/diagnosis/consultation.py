@@ -11,7 +11,7 @@ from mcr.actors.querier_watch import QuerierWatch
 from mcr.actors.rule_store import RuleStore
 from mcr.actors.stats_aggregator import StatsAggregator
 from mcr.actors.worker_supervisor import WorkerSupervisor
-from mcr.diagnosis.doctor import examine
+from mcr.diagnosis.doctor import Relay, examine
 from mcr.diagnosis.present import present_names, present_view
 from mcr.diagnosis.why import Walk
 from mcr.errors import LimitReached, McrError, RuleNotFound, ShuttingDown
@@ -86,10 +86,15 @@ class Consultation:
     async def doctor(self) -> tuple[Finding, ...]:
         """Check the machine and the daemon."""
         async with _place(self._examinations, _LONG_PATIENCE):
-            workers, stats = await self._workers.describe(), await self._stats.read()
-            rules, standing = await self._rules.list(), await self._workers.standing()
+            relay = Relay(
+                workers=await self._workers.describe(),
+                stats=await self._stats.read(),
+                rules=await self._rules.list(),
+                standing=await self._workers.standing(),
+                idle=await self._stats.idle(),
+            )
             with _contained():
-                return await trio.to_thread.run_sync(examine, self._settings, workers, stats, rules, standing)
+                return await trio.to_thread.run_sync(examine, self._settings, relay)
 
 
 def _are_others(names: Mapping[str, str]) -> bool:

@@ -8,7 +8,7 @@ from mcr.diagnosis.links import Link
 from mcr.diagnosis.machine import CAPABILITIES, Process, Self
 from mcr.errors import describe_errno
 from mcr.findings import Finding, Verdict
-from mcr.model import OutputStats, RuleStats, Stats, WorkerState, WorkerView
+from mcr.model import OutputStats, Stats, WorkerState, WorkerView
 from mcr.net.capture import BufferPools, slot_size
 
 _FEW = 0.01
@@ -329,26 +329,6 @@ def judge_malformed(stats: Stats) -> Finding:
         "have the source send datagrams that fit its MTU; name them: "
         "mcrctl log-level set --facility ingress --level debug",
     )
-
-
-def judge_matches(stats: Stats) -> Finding:
-    """Whether anything that arrives is wanted."""
-    ingress, rules = stats.ingress, stats.rules
-    evidence = f"mcrctl stats: recv={ingress.recv} matched={ingress.matched} no_match={ingress.no_match}"
-    idle = [rule for rule in rules if not rule.matched]
-    if not rules:
-        return Finding("matched", Verdict.OK, "No rules yet", evidence)
-    if not idle:
-        return Finding("matched", Verdict.OK, "Every rule has matched packets", evidence)
-    which = f"{len(idle):,} of {len(rules):,} rules have matched no packet so far, {_name(idle[0])} among them"
-    ask = f"mcrctl why {idle[0].rule_id}"
-    if ingress.matched or not ingress.no_match:
-        return Finding("matched", Verdict.OK, which, evidence, f"if there should be some: {ask}")
-    return Finding("matched", Verdict.ADVICE, f"Packets arrive, but no rule has matched one: {which}", evidence, ask)
-
-
-def _name(rule: RuleStats) -> str:
-    return rule.name or rule.rule_id
 
 
 def judge_outputs(stats: Stats, links: Mapping[str, Link]) -> tuple[Finding, ...]:

@@ -4,8 +4,10 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from typing import TypeVar
 
+import attrs
+
 from mcr.conditions import Attachment, Standing
-from mcr.diagnosis import daemon_findings, link_findings, machine_findings
+from mcr.diagnosis import daemon_findings, flow_findings, link_findings, machine_findings
 from mcr.diagnosis.links import Link, read_links
 from mcr.diagnosis.machine import (
     Machine,
@@ -16,9 +18,11 @@ from mcr.diagnosis.machine import (
     look_at_self,
 )
 from mcr.diagnosis.merging import read_merging
-from mcr.diagnosis.routes import find_routes
+from mcr.diagnosis.routes import Path, find_paths, find_routes
+from mcr.diagnosis.sighting import Sighting
+from mcr.diagnosis.strays import look_for_strays
 from mcr.findings import Finding, Verdict
-from mcr.model import Address, LogLevels, RuleView, Stats, WorkerView
+from mcr.model import Address, LogLevels, RuleState, RuleView, Stats, WorkerView
 from mcr.net.capture import COPY_BYTES, describes_super_frames
 from mcr.net.firewall import Firewall, look_at_firewall
 from mcr.net.past_ip import find_bar, kernel_bar
@@ -30,33 +34,42 @@ _Merging = dict[str, tuple[str, ...] | None]  # by the interfaces' own names
 _Interfaces = tuple[dict[str, Link] | None, _Merging]
 _UNSEEN: _Interfaces = (None, {})
 
+_HOSTS_ASKED = 256
+"""Hosts that doctor asks whether they are there, at most."""
+
 _PPS_TO_FEEL = 100_000
 """Packets a second from which absorbing and raw frames are felt, if they come in bursts as from a network card."""
 
 
-def examine(
-    settings: Settings,
-    workers: tuple[WorkerView, ...],
-    stats: Stats,
-    rules: tuple[RuleView, ...],
-    standing: Standing,
-) -> tuple[Finding, ...]:
-    """Check the machine and the daemon, which is this process. It may wait for the kernel.
+@attrs.frozen
+class Relay:
+    """What the daemon knows of itself.
 
-    Args:
-        settings: of the daemon.
+    Attributes:
         workers: its workers.
         stats: its counters.
         rules: its rules, and how it stands with them.
         standing: of its sockets.
+        idle: seconds for which each rule has matched nothing, by id.
     """
+
+    workers: tuple[WorkerView, ...]
+    stats: Stats
+    rules: tuple[RuleView, ...]
+    standing: Standing
+    idle: Mapping[str, float]
+
+
+def examine(settings: Settings, relay: Relay) -> tuple[Finding, ...]:
+    """Check the machine and the daemon, which is this process. It may wait for the kernel."""
+    workers, stats = relay.workers, relay.stats
     backlog, machine = count_backlog_drops(), look_at_machine()
     daemon = look_at_self(settings.send_buffer, COPY_BYTES)
     inputs = frozenset(each.interface for each in stats.interfaces)
     outputs = frozenset(output.interface for rule in stats.rules for output in rule.outputs)
     blind: list[Finding] = []
     raw_bar = _look_at_raw(settings, blind)
-    used = {each.name: each for each in standing.all()}
+    used = {each.name: each for each in relay.standing.all()}
     links, merging = _try("interfaces", lambda: _look_at_interfaces(inputs, outputs, used), _UNSEEN, blind)
     firewall = _try("firewall", look_at_firewall, Firewall(), blind)
     found = [
@@ -65,14 +78,16 @@ def examine(
         *_judge_daemon(daemon, settings, len(inputs), stats.ingress.pps, raw_bar),
         *_judge_workers(workers, daemon),
         *_judge_counters(stats, workers, links or {}, settings),
+        *_judge_flows(relay, links or {}, blind),
         *machine_findings.judge_firewall(firewall, daemon_findings.refused_outputs(stats)),
-        *link_findings.judge_rules(rules),
+        *link_findings.judge_rules(relay.rules),
     ]
     if links is not None:
         found += link_findings.judge_presence(inputs | outputs, links, used)
         found += [finding for link in dict.fromkeys(links.values()) for finding in link_findings.judge_drops(link)]
         found += _judge_inputs([links[name] for name in sorted(inputs & links.keys())], merging, machine)
         raw = _raw_links(links, outputs, raw_bar, blind)
+        found += _judge_neighbours(relay, links, blind)
         found += _judge_outputs({name: links[name] for name in sorted(outputs & links.keys())}, stats, blind, raw)
     return (*found, *blind)
 
@@ -143,9 +158,37 @@ def _judge_counters(
     yield from daemon_findings.judge_captures(stats, workers, links, settings.pools)
     yield daemon_findings.judge_super_frames(stats, described=describes_super_frames())
     yield daemon_findings.judge_malformed(stats)
-    yield daemon_findings.judge_matches(stats)
     yield from daemon_findings.judge_outputs(stats, links)
     yield daemon_findings.judge_log(stats)
+
+
+def _judge_flows(relay: Relay, links: Mapping[str, Link], blind: list[Finding]) -> Iterator[Finding]:
+    names = {name: link.name for name, link in links.items()}
+    sources = {
+        rule.rule_id: attrs.evolve(rule.input, interface=names.get(rule.input.interface, rule.input.interface))
+        for rule in relay.rules
+    }
+    idle = flow_findings.find_idle(relay.stats, sources, relay.idle)
+    where = {each.source.interface for each in idle}
+    strays: Mapping[Sighting, int] = {}
+    if up := {link for link in links.values() if link.name in where and link.up}:
+        strays = _try("matched", lambda: look_for_strays(up, sources.values()), {}, blind)
+    yield from flow_findings.judge_matches(relay.stats, idle, strays)
+
+
+def _judge_neighbours(relay: Relay, links: Mapping[str, Link], blind: list[Finding]) -> Iterator[Finding]:
+    hosts = {
+        (output.group, output.interface): output.state is RuleState.ACTIVE
+        for rule in relay.rules
+        for output in rule.outputs
+        if output.interface in links and not output.group.is_multicast
+    }
+    # Of one that is not active the rule has told already.
+    asked = [(host, name) for (host, name), active in hosts.items() if active][:_HOSTS_ASKED]
+    wanted = [(host, links[name]) for host, name in asked]
+    found: Mapping[tuple[Address, str], Path] = _try("neighbours", lambda: find_paths(wanted), {}, blind)
+    paths = {(host, name): found[host, links[name].name] for host, name in asked if (host, links[name].name) in found}
+    yield from flow_findings.judge_neighbours(paths, relay.stats, len(hosts) - len(asked))
 
 
 def _judge_inputs(links: list[Link], merging: _Merging, machine: Machine) -> Iterator[Finding]:

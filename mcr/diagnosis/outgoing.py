@@ -16,7 +16,6 @@ from mcr.model import Address, Output, OutputStats
 _HEADERS = 28  # bytes of an IPv4 and a UDP header
 _ERRNO = re.compile(r"\(os error (\d+)\)")
 _ANSWERS: Final = {Neighbour.REACHABLE, Neighbour.NOARP, Neighbour.PERMANENT}
-_SILENT: Final = {Neighbour.INCOMPLETE, Neighbour.FAILED}
 _CONGESTED: Final = {errno.ENOBUFS, errno.EAGAIN}
 
 
@@ -118,7 +117,7 @@ def _judge_route(output: Output, link: Link, path: Path) -> Finding:
     if path.elsewhere is not None and path.elsewhere != name:
         see += f"; its route leads through {path.elsewhere}"
         remedy += f", or name {path.elsewhere} in the output"
-    answers = path.answered or (path.answered is None and path.neighbour in _ANSWERS)
+    answers = path.answered or (path.neighbour in _ANSWERS and not path.dead)
     what = f"no route to {host} leads through {name}"
     what += ", but somebody there answers for it" if answers else ", and nobody there has answered for it"
     return Finding("route", Verdict.ADVICE if answers else Verdict.FAULT, what, see, remedy)
@@ -137,7 +136,7 @@ def _judge_neighbour(output: Output, path: Path) -> Finding:
         if path.neighbour is Neighbour.REACHABLE:  # it was there a moment ago
             what = f"{who} does not answer ARP on {name} just now: if that lasts, {lost}"
             return Finding("neighbour", Verdict.ADVICE, what, see, remedy)
-    if path.answered is False or path.neighbour in _SILENT:
+    if path.dead:
         return Finding("neighbour", Verdict.FAULT, f"{who} does not answer ARP on {name}: {lost}", see, remedy)
     if path.neighbour in _ANSWERS:
         return Finding("neighbour", Verdict.OK, f"{who} answers on {name}", see)

@@ -60,6 +60,13 @@ class Path:
     local: bool = False
     answered: bool | None = None
 
+    @property
+    def dead(self) -> bool:
+        """Nobody answers: not who was asked just now, nor, if nobody was asked, whom the kernel has asked."""
+        if self.answered is None:
+            return self.neighbour in {Neighbour.INCOMPLETE, Neighbour.FAILED}
+        return not self.answered
+
 
 def find_paths(hosts: Iterable[tuple[Address, Link]]) -> dict[tuple[Address, str], Path]:
     """Find out how hosts and groups are reached, each through an interface, which the result has by its own name.

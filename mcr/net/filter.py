@@ -124,6 +124,17 @@ def select_udp(wanted: Iterable[Wanted], *, invert: bool = False) -> tuple[Instr
     return tuple(program)
 
 
+def select_groups(program: Sequence[Instruction]) -> tuple[Instruction, ...]:
+    """Make a filter that lets in what another does, if it is sent to a group."""
+    return (
+        _load_word(_FROM_NETWORK + 16),  # IPv4 destination; what is no IPv4 the other rejects
+        Instruction(0x54, 0, 0, 0xF0000000),
+        _if_equal(0xE0000000, 1, 0),
+        _return(0),
+        *program,
+    )
+
+
 def _select_group(group: int, ports: Sequence[int], yes: int, no: int) -> list[Instruction]:
     choices = [step for port in ports for step in (_if_equal(port, 0, 1), _return(yes))]
     block = [Instruction(0x60, 0, 0, _PORT), *choices, _return(no)]

@@ -24,6 +24,9 @@ class Actors:
     async def standing(self) -> Standing:
         return Standing()
 
+    async def idle(self) -> dict[str, float]:
+        return {}
+
     async def read(self) -> None:
         return None
 

@@ -28,9 +28,7 @@ def segments() -> Iterator[list[Segment]]:
 
 
 @pytest.fixture
-async def stats(
-    nursery: trio.Nursery, segments: list[Segment], autojump_clock: trio.testing.MockClock
-) -> StatsAggregator:
+async def stats(nursery: trio.Nursery, segments: list[Segment]) -> StatsAggregator:
     started: StatsAggregator = await nursery.start(run_stats_aggregator, segments)
     return started
 
@@ -72,7 +70,11 @@ async def test_counters_are_current_at_every_reading(stats: StatsAggregator, seg
         assert (await stats.read()).rules[0].matched == expected
 
 
-async def test_rates_follow_the_traffic(stats: StatsAggregator, segments: list[Segment]) -> None:
+async def test_rates_follow_the_traffic(
+    stats: StatsAggregator,
+    segments: list[Segment],
+    autojump_clock: trio.testing.MockClock,  # a fixture's has no effect
+) -> None:
     await stats.rules_placed((PLACED,), ())
     for _ in range(40):
         forward(segments[0], 50)
@@ -85,6 +87,24 @@ async def test_rates_follow_the_traffic(stats: StatsAggregator, segments: list[S
     await trio.sleep(3)
     read = await stats.read()
     assert read.ingress.pps == read.rules[0].pps == 0
+
+
+async def test_it_is_known_for_how_long_a_rule_has_matched_nothing(
+    stats: StatsAggregator, segments: list[Segment], autojump_clock: trio.testing.MockClock
+) -> None:
+    """To within ten seconds, and never too long."""
+    await trio.sleep(100)
+    await stats.rules_placed((PLACED,), ())
+    await trio.sleep(60)
+    assert 50 <= (await stats.idle())["tv"] <= 60
+    forward(segments[0], 1)
+    assert (await stats.idle())["tv"] == 0
+    await trio.sleep(60)
+    assert 50 <= (await stats.idle())["tv"] <= 60
+    await stats.rules_placed((PlacedRule(RULE, tag=8, slot=3, outputs=(4, 5), sources=(None, None)),), ("tv",))
+    assert (await stats.idle())["tv"] == 0
+    await stats.rules_placed((), ("tv",))
+    assert await stats.idle() == {}
 
 
 async def test_slot_of_another_rule_counts_nothing(stats: StatsAggregator, segments: list[Segment]) -> None:

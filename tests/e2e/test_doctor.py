@@ -12,7 +12,7 @@ from pyroute2.netlink.exceptions import NetlinkError
 from pyroute2.nftables.main import NFTables
 
 from conftest import MakeMcr, Plant
-from lab import Namespace
+from lab import Namespace, end
 from mcr_process import BIN, Mcr, Sender, wait_until
 
 WITHOUT_IO_URING = Path(__file__).with_name("without_io_uring.py")
@@ -155,6 +155,11 @@ def test_rules_that_nothing_matches_are_told(plant: Plant, make_mcr: MakeMcr) ->
     send(plant, mcr)
     finding = examine(mcr, status=1)["matched"]
     assert (finding["verdict"], finding["remedy"]) == ("advice", "mcrctl why wrong-port")
+    strays = Sender(plant.source, "src0", "239.1.1.1:5000", count=100_000, rate=1_000)
+    assert "but 239.1.1.1:5000, which no rule takes" in examine(mcr, status=1)["matched"]["what"]
+    end(strays.process)
+    mcr.add("in0:239.1.1.1:5000", "198.18.1.99:6000:out0", rule_id="nobody-there")
+    assert "On out0 the host 198.18.1.99 does not answer ARP" in examine(mcr, status=2)["neighbours"]["what"]
 
 
 def close_firewall(namespace: Namespace, *hooks: str) -> None:

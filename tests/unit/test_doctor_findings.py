@@ -408,20 +408,6 @@ def test_malformed_packets_are_told():
     expect(daemon_findings.judge_malformed(IDLE), OK)
 
 
-def matching(recv: int, *matched: int) -> Finding:
-    rules = tuple(RuleStats(f"r{i}", None, n, 0, 0, 0, 0.0, 0.0) for i, n in enumerate(matched))
-    total = sum(matched)
-    return daemon_findings.judge_matches(Stats(IngressStats(recv, total, no_match=recv - total), EgressStats(), rules))
-
-
-def test_rules_that_match_nothing_are_told_with_whom_to_ask():
-    expect(matching(100, 0, 0), ADVICE, "no rule has matched one", "2 of 2", "mcrctl why r0")
-    expect(matching(100, 50, 0), OK, "1 of 2 rules", "mcrctl why r1")
-    expect(matching(0, 0), OK, "1 of 1")
-    expect(matching(100, 50, 50), OK, "Every rule")
-    expect(matching(100), OK, "No rules yet")
-
-
 def test_outputs_that_took_everything_are_fine():
     expect(daemon_findings.judge_outputs(stats_of(output(0, 100)), {"out0": OUT0}), OK)
 

@@ -3,6 +3,7 @@
 import threading
 from collections.abc import Callable, Iterator
 from ipaddress import IPv4Address
+from typing import Any
 
 import pytest
 from scapy.layers.inet import IP, UDP
@@ -10,8 +11,10 @@ from scapy.layers.l2 import Dot1AD, Dot1Q, Ether
 from scapy.packet import Packet, Raw
 
 from lab import Lab
+from mcr.diagnosis.links import Link
 from mcr.diagnosis.look import look_at_wire
 from mcr.diagnosis.sighting import Datagram, Look, Sighting, Tag, identify
+from mcr.diagnosis.strays import look_for_strays
 from mcr.errors import SystemFault
 from mcr.model import Input
 from trafficgen.interface import open_interface
@@ -33,19 +36,23 @@ def igmp(message: bytes) -> Packet:
     return Ether(dst="01:00:5e:00:00:01") / IP(src="198.18.0.1", dst="224.0.0.1", proto=2) / Raw(message)
 
 
-Watch = Callable[..., Look]
+Watch = Callable[..., Any]
+
+
+def look_at_b0(seconds: float = 0.1) -> Look:
+    return look_at_wire(SOURCE, 11, seconds)
 
 
 @pytest.fixture
 def watch() -> Iterator[Watch]:
-    """Look at b0 while frames are sent to it again and again."""
+    """Look at b0 while frames are sent to it again and again, or by it, if they are to come from it."""
     with Lab() as lab:
         a, b = lab.namespace("a"), lab.namespace("b")
         lab.link(a, "a0", b, "b0")
         with a.entered():
             sender = open_interface("a0")
 
-        def watch(*frames: Packet, seconds: float = 0.1) -> Look:
+        def watch(*frames: Packet, look: Callable[[], Any] = look_at_b0) -> Any:
             data, ended = [bytes(each) for each in frames], threading.Event()
 
             def send() -> None:
@@ -57,7 +64,7 @@ def watch() -> Iterator[Watch]:
             thread.start()
             try:
                 with b.entered():
-                    return look_at_wire(SOURCE, 11, seconds)
+                    return look()
             finally:
                 ended.set()
                 thread.join()
@@ -106,7 +113,7 @@ def test_strangers_are_not_seen(watch: Watch) -> None:
 
 
 def test_the_look_ends_with_the_flow(watch: Watch) -> None:
-    look = watch(frame(), igmp(QUERY), seconds=10)
+    look = watch(frame(), igmp(QUERY), look=lambda: look_at_b0(10))
     assert look.seconds < 5
     assert look.payload == 100
     assert look.frames == {Sighting.of(SOURCE): 1}
@@ -114,6 +121,15 @@ def test_the_look_ends_with_the_flow(watch: Watch) -> None:
 
 def test_queries_are_counted(watch: Watch) -> None:
     assert set(watch(igmp(QUERY)).queries) == {"b0"}
+
+
+@pytest.mark.parametrize("rules", [1, 2_000])
+def test_what_no_rule_takes_is_seen(watch: Watch, rules: int) -> None:
+    """Also with more rules than a filter has room for; not what is sent to hosts, nor in fragments, nor tagged."""
+    inputs = [SOURCE, *(Input("b0", IPv4Address("239.9.0.0") + i, 5000) for i in range(1, rules))]
+    frames = (frame(), frame(port=5001), frame(group="198.18.0.2"), frame(flags="MF", port=7), frame(Dot1Q(vlan=1)))
+    strays = watch(*frames, look=lambda: look_for_strays([Link("b0", 11)], inputs))
+    assert set(strays) == {Sighting("b0", GROUP, 5001)}
 
 
 def test_an_interface_that_is_not_there_is_a_fault() -> None:

@@ -1,0 +1,166 @@
+"""Judges what flows through the rules, and who is there to get it. Pure: from what was seen to findings."""
+
+from collections import defaultdict
+from collections.abc import Collection, Iterator, Mapping
+from typing import Final
+
+import attrs
+
+from mcr.diagnosis.routes import Neighbour, Path
+from mcr.diagnosis.sighting import Sighting
+from mcr.findings import Finding, Verdict
+from mcr.model import Address, Input, RuleStats, Stats
+
+IDLE_SECONDS: Final = 60
+"""A rule that has matched nothing for so long is worth a look."""
+
+_NAMED = 3  # things of a kind in one finding, at most
+
+
+@attrs.frozen
+class Idle:
+    """A rule that matches nothing.
+
+    Attributes:
+        source: its input, by the interface's own name.
+        seconds: for how long, at least.
+    """
+
+    rule: RuleStats
+    source: Input
+    seconds: float
+
+
+def find_idle(stats: Stats, sources: Mapping[str, Input], idle: Mapping[str, float]) -> tuple[Idle, ...]:
+    """Rules that have matched nothing so far, or for a while.
+
+    Args:
+        stats: the counters.
+        sources: inputs of the rules, by id.
+        idle: seconds for which each has matched nothing.
+    """
+    return tuple(
+        Idle(rule, sources[rule.rule_id], idle.get(rule.rule_id, 0.0))
+        for rule in stats.rules
+        if rule.rule_id in sources and (not rule.matched or idle.get(rule.rule_id, 0.0) >= IDLE_SECONDS)
+    )
+
+
+def judge_matches(stats: Stats, idle: Collection[Idle], strays: Mapping[Sighting, int]) -> Iterator[Finding]:
+    """Whether every rule gets something, and what arrives instead.
+
+    Args:
+        stats: the counters.
+        idle: the rules that get nothing.
+        strays: frames of what arrives and no rule takes.
+    """
+    ingress = stats.ingress
+    evidence = f"mcrctl stats: recv={ingress.recv} matched={ingress.matched} no_match={ingress.no_match}"
+    if not stats.rules:
+        yield Finding("matched", Verdict.OK, "No rules yet", evidence)
+        return
+    astray = [(each, kin) for each in idle if (kin := _kin(each.source, strays))]
+    for each, kin in astray[:_NAMED]:
+        yield _judge_astray(each, kin, strays)
+    left = [each for each in idle if each not in {each for each, _ in astray[:_NAMED]}]
+    never = [each for each in left if not each.rule.matched]
+    silent = [each for each in left if each.rule.matched]
+    if never:
+        yield _judge_never(never, stats, evidence)
+    if silent:
+        yield _judge_silent(silent, len(stats.rules))
+    if not idle:
+        yield Finding("matched", Verdict.OK, "Every rule has matched packets", evidence)
+
+
+def _kin(source: Input, strays: Mapping[Sighting, int]) -> list[Sighting]:
+    """What is like the rule's flow: its group with another port, or its port with another group; most frames first."""
+    here = [each for each in strays if each.interface == source.interface]
+    kin = [each for each in here if each.group == source.group] or [each for each in here if each.port == source.port]
+    return sorted(kin, key=lambda each: -strays[each])
+
+
+def _judge_astray(idle: Idle, kin: list[Sighting], strays: Mapping[Sighting, int]) -> Finding:
+    source, rule = idle.source, idle.rule
+    names = ", ".join(f"{each.group}:{each.port}" for each in kin[:_NAMED])
+    names += f" and {len(kin) - _NAMED:,} more" if len(kin) > _NAMED else ""
+    since = f"for {idle.seconds:,.0f} s" if rule.matched else "so far"
+    return Finding(
+        "matched",
+        Verdict.ADVICE,
+        f"Rule {_name(rule)} has matched nothing {since}: not {source.group}:{source.port} arrives on "
+        f"{source.interface}, but {names}, which no rule takes",
+        f"{sum(strays[each] for each in kin):,} frames in a look of half a second",
+        f"mcrctl why {rule.rule_id}",
+    )
+
+
+def _judge_never(never: list[Idle], stats: Stats, evidence: str) -> Finding:
+    ingress, first = stats.ingress, max(never, key=lambda each: each.seconds)
+    which = (
+        f"{len(never):,} of {len(stats.rules):,} rules have matched no packet so far, among them {_name(first.rule)}"
+        if len(stats.rules) > 1
+        else f"Rule {_name(first.rule)} has matched no packet so far"
+    )
+    ask = f"mcrctl why {first.rule.rule_id}"
+    if not ingress.matched and ingress.no_match:
+        return Finding(
+            "matched", Verdict.ADVICE, f"Packets arrive, but no rule has matched one: {which}", evidence, ask
+        )
+    if first.seconds >= IDLE_SECONDS:
+        what = f"{which}, for {first.seconds:,.0f} s now"
+        return Finding("matched", Verdict.ADVICE, what, evidence, f"if its source should send: {ask}")
+    return Finding("matched", Verdict.OK, which, evidence, f"if there should be some: {ask}")
+
+
+def _judge_silent(silent: list[Idle], rules: int) -> Finding:
+    first = min(silent, key=lambda each: each.seconds)
+    many = f"{len(silent):,} of {rules:,} rules have matched nothing for a minute or longer, among them "
+    return Finding(
+        "matched",
+        Verdict.ADVICE,
+        (many if len(silent) > 1 else "Rule ")
+        + f"{_name(first.rule)}{':' if len(silent) > 1 else ' has matched'} nothing for {first.seconds:,.0f} s",
+        f"mcrctl stats: matched {first.rule.matched:,} before",
+        f"if its source should send: mcrctl why {first.rule.rule_id}",
+    )
+
+
+def judge_neighbours(paths: Mapping[tuple[Address, str], Path], stats: Stats, left_out: int) -> Iterator[Finding]:
+    """Whether the hosts that outputs send to answer.
+
+    Args:
+        paths: how hosts are reached, by address and name of the interface that rules know.
+        stats: the counters.
+        left_out: hosts that were not looked at.
+    """
+    sent: defaultdict[tuple[Address, str], int] = defaultdict(int)
+    for rule in stats.rules:
+        for output in rule.outputs:
+            sent[output.group, output.interface] += output.sent
+    dead: defaultdict[str, list[Address]] = defaultdict(list)
+    for (host, name), path in paths.items():
+        if path.dead:
+            dead[name].append(host)
+    for name, hosts in dead.items():
+        packets = sum(sent[host, name] for host in hosts)
+        first = paths[hosts[0], name]
+        who = f"the gateway {first.gateway} to {hosts[0]}" if first.gateway else f"the host {hosts[0]}"
+        who += f" and {len(hosts) - 1:,} more" if len(hosts) > 1 else ""
+        lost = f"what is sent there is lost, though it counts as sent ({packets:,} packets so far)"
+        lately = all(paths[host, name].neighbour is Neighbour.REACHABLE for host in hosts)  # a reply may get lost
+        yield Finding(
+            "neighbours",
+            Verdict.ADVICE if lately else Verdict.FAULT,
+            f"On {name} {who} {'do' if len(hosts) > 1 else 'does'} not answer ARP: {lost}",
+            f"ip neigh show dev {name}; no answer to 3 ARP requests",
+            f"is it up, on this network, and its address right? arping -I {name} {first.gateway or hosts[0]}",
+        )
+    if paths and not dead:
+        what = "Every host that outputs send to answers" if not left_out else "Hosts that outputs send to answer"
+        see = "ARP requests, and what the kernel knows: ip neigh"
+        yield Finding("neighbours", Verdict.OK, what, see + (f"; {left_out:,} were not asked" if left_out else ""))
+
+
+def _name(rule: RuleStats) -> str:
+    return rule.name or rule.rule_id

@@ -1,0 +1,69 @@
+"""What arrives on input interfaces and no rule takes: a short look at all of them. It only looks; others judge.
+
+Unlike the look of `why` it changes nothing: only groups that somebody has joined, or a switch floods, are seen.
+"""
+
+import selectors
+import socket
+import time
+from collections import Counter, defaultdict
+from collections.abc import Iterable
+from contextlib import ExitStack
+from typing import Final, cast
+
+from mcr.diagnosis.links import Link
+from mcr.diagnosis.sighting import Datagram, Sighting, identify
+from mcr.model import Input
+from mcr.net.filter import REJECT_ALL, Instruction, Wanted, attach_filter, select_groups, select_udp
+
+LOOK_SECONDS: Final = 0.5
+
+_FRAMES = 4_000  # then enough was seen
+_SNAP = 128
+_ETH_P_ALL = 0x0003
+
+
+def look_for_strays(links: Iterable[Link], rules: Iterable[Input]) -> Counter[Sighting]:
+    """Look for UDP to groups that no rule takes, in the network namespace of the calling thread.
+
+    Args:
+        links: where to look.
+        rules: inputs of all rules, by the interfaces' own names.
+
+    Raises:
+        OSError: no packet socket could be had.
+    """
+    wanted: defaultdict[str, list[Wanted]] = defaultdict(list)
+    for source in rules:
+        wanted[source.interface].append(Wanted(source.group, source.port))
+    seen: Counter[Sighting] = Counter()
+    with ExitStack() as stack:
+        selector = stack.enter_context(selectors.PollSelector())
+        for link in links:
+            tap = stack.enter_context(socket.socket(socket.AF_PACKET, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC, 0))
+            attach_filter(tap, REJECT_ALL)
+            attach_filter(tap, _unwanted(wanted[link.name]))
+            tap.bind((link.name, _ETH_P_ALL))
+            selector.register(tap, selectors.EVENT_READ, link.name)
+        deadline = time.monotonic() + LOOK_SECONDS
+        taken = 0
+        while taken < _FRAMES and (left := deadline - time.monotonic()) > 0:
+            for key, _ in selector.select(left):
+                data, address = cast("socket.socket", key.fileobj).recvfrom(_SNAP)
+                taken += 1
+                match identify(data, key.data, address[1], None):
+                    case Datagram(sighting, _) if sighting.port is not None:
+                        seen[sighting] += 1
+    taken_by_rules = {(name, each.group, each.port) for name, flows in wanted.items() for each in flows}
+    for sighting in list(seen):
+        if (sighting.interface, sighting.group, sighting.port) in taken_by_rules:
+            del seen[sighting]
+    return seen
+
+
+def _unwanted(wanted: list[Wanted]) -> tuple[Instruction, ...]:
+    """A filter for UDP to groups that is not wanted; for all to groups, if there are too many rules for one."""
+    try:
+        return select_groups(select_udp(wanted, invert=True))
+    except OverflowError:
+        return select_groups(select_udp((), invert=True))

@@ -1,0 +1,118 @@
+"""What doctor says of flows and of the hosts that get them."""
+
+from collections.abc import Iterable, Mapping
+from ipaddress import IPv4Address
+
+import pytest
+
+from mcr.diagnosis.flow_findings import find_idle, judge_matches, judge_neighbours
+from mcr.diagnosis.routes import Neighbour, Path
+from mcr.diagnosis.sighting import Sighting
+from mcr.findings import Finding, Verdict
+from mcr.model import EgressStats, IngressStats, Input, OutputStats, RuleStats, Stats
+
+OK, ADVICE, FAULT = Verdict.OK, Verdict.ADVICE, Verdict.FAULT
+GROUP, OTHER = IPv4Address("239.1.1.0"), IPv4Address("239.7.7.7")
+HOST, HOST_2, GATEWAY = (IPv4Address(f"198.18.1.{i}") for i in (2, 3, 254))
+
+
+def matching(
+    recv: int, *matched: int, idle: Iterable[float] = (), strays: Mapping[Sighting, int] | None = None
+) -> list[Finding]:
+    """Rules r0, r1, …, on in0, 239.1.1.0:5000, 239.1.1.1:5000, …, idle for so many seconds."""
+    rules = tuple(RuleStats(f"r{i}", None, n, 0, 0, 0, 0.0, 0.0) for i, n in enumerate(matched))
+    total = sum(matched)
+    stats = Stats(IngressStats(recv, total, no_match=recv - total), EgressStats(), rules)
+    sources = {rule.rule_id: Input("in0", GROUP + i, 5000) for i, rule in enumerate(rules)}
+    seconds = {rule.rule_id: each for rule, each in zip(rules, idle, strict=False)}
+    return list(judge_matches(stats, find_idle(stats, sources, seconds), strays or {}))
+
+
+def expect(findings: Iterable[Finding], verdict: Verdict, *words: str) -> None:
+    (finding,) = findings
+    assert finding.verdict is verdict
+    text = f"{finding.what} {finding.evidence} {finding.remedy}"
+    assert all(word in text for word in words), text
+
+
+def test_rules_that_match_nothing_are_told_with_whom_to_ask():
+    expect(matching(100, 0, 0), ADVICE, "no rule has matched one", "2 of 2", "mcrctl why r0")
+    expect(matching(100, 50, 0), OK, "1 of 2 rules", "mcrctl why r1")
+    expect(matching(0, 0), OK, "Rule r0 has matched no packet")
+    expect(matching(100, 50, 50), OK, "Every rule")
+    expect(matching(100), OK, "No rules yet")
+
+
+def test_a_rule_that_matches_nothing_for_long_is_worth_advice():
+    expect(matching(100, 50, 0, idle=[0, 59]), OK, "if there should be some: mcrctl why r1")
+    expect(matching(100, 50, 0, idle=[0, 75]), ADVICE, "1 of 2 rules", "r1, for 75 s now", "mcrctl why r1")
+
+
+def test_a_rule_that_has_fallen_silent_is_worth_advice():
+    expect(matching(100, 50, 50, idle=[0, 59]), OK, "Every rule")
+    expect(matching(100, 50, 41, idle=[0, 75]), ADVICE, "Rule r1 has matched nothing for 75 s", "matched 41 before")
+    expect(matching(100, 50, 41, idle=[900, 75]), ADVICE, "2 of 2 rules", "among them r1: nothing for 75 s")
+    never, silent = matching(100, 0, 50, idle=[75, 75])
+    assert ("no packet so far" in never.what, "nothing for 75 s" in silent.what) == (True, True)
+
+
+def test_what_arrives_instead_is_named():
+    """The group with another port; failing that, the port with other groups; on the same interface."""
+    stray = {Sighting("in0", OTHER, 5000): 9, Sighting("in0", GROUP, 5001): 3, Sighting("in1", GROUP, 5002): 99}
+    expect(
+        matching(100, 0, strays=stray),
+        ADVICE,
+        "Rule r0 has matched nothing so far: not 239.1.1.0:5000 arrives on in0, but 239.1.1.0:5001, which",
+        "3 frames in a look",
+        "mcrctl why r0",
+    )
+    expect(matching(100, 90, idle=[80], strays=stray), ADVICE, "nothing for 80 s: not", "239.1.1.0:5001")
+    expect(matching(100, 90, strays=stray), OK, "Every rule")
+    many = {Sighting("in0", OTHER + i, 5000): i for i in range(1, 9)}
+    expect(matching(100, 0, strays=many), ADVICE, "but 239.7.7.15:5000, 239.7.7.14:5000, 239.7.7.13:5000 and 5 more,")
+    expect(matching(100, 0, strays={Sighting("in0", OTHER, 6000): 9}), ADVICE, "no rule has matched one")
+
+
+def test_many_rules_that_miss_their_flow_are_few_lines():
+    strays = {Sighting("in0", GROUP + i, 5001): 1 for i in range(9)}
+    *astray, others = matching(100, *[0] * 9, strays=strays)
+    assert len(astray) == 3
+    assert "6 of 9 rules have matched no packet" in others.what
+
+
+def neighbours(paths: Mapping[IPv4Address, Path], left_out: int = 0) -> list[Finding]:
+    outputs = tuple(OutputStats(host, 6000, "out0", 41, 41, 0, 0, 0, None) for host in paths)
+    stats = Stats(IngressStats(), EgressStats(), (RuleStats("tv", None, 1, 0, 0, 0, 0.0, 0.0, outputs),))
+    return list(judge_neighbours({(host, "out0"): path for host, path in paths.items()}, stats, left_out))
+
+
+ALIVE = Path(None, None, Neighbour.STALE, answered=True)
+DEAD = Path(None, None, Neighbour.DELAY, answered=False)
+
+
+def test_hosts_that_do_not_answer_are_named_with_what_was_sent_to_them():
+    assert neighbours({}) == []
+    expect(neighbours({HOST: ALIVE}), OK, "Every host that outputs send to answers")
+    expect(neighbours({HOST: ALIVE}, left_out=7), OK, "7 were not asked")
+    expect(
+        neighbours({HOST: ALIVE, HOST_2: DEAD}),
+        FAULT,
+        "On out0 the host 198.18.1.3 does not answer ARP: what is sent there is lost, though",
+        "(41 packets",
+        "arping -I out0 198.18.1.3",
+    )
+    expect(neighbours({HOST: DEAD, HOST_2: DEAD}), FAULT, "198.18.1.2 and 1 more do not answer", "82 packets")
+
+
+@pytest.mark.parametrize(
+    ("path", "verdict", "words"),
+    [
+        (Path(None, GATEWAY, Neighbour.FAILED, answered=False), FAULT, "the gateway 198.18.1.254 to 198.18.1.2 does"),
+        (Path(None, None, Neighbour.REACHABLE, answered=False), ADVICE, "does not answer"),  # it did a moment ago
+        (Path(None, None, Neighbour.FAILED), FAULT, "does not answer"),  # it could not be asked
+        (Path(None, None, Neighbour.FAILED, answered=True), OK, "answers"),
+        (Path(None, None, Neighbour.NOARP), OK, "answers"),
+    ],
+)
+def test_whether_a_host_is_there_is_judged_by_its_answer(path, verdict, words):
+    expect(neighbours({HOST: path}), verdict, words)

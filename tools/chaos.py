@@ -27,7 +27,6 @@ import attrs
 import click
 
 from lab import Lab, Namespace, enter_user_namespace
-from mcr.errors import McrError
 from mcr_process import Mcr, Receiver, Sender, children_of, wait_until
 
 WORKERS, CLIENTS = 2, 4
@@ -152,16 +151,8 @@ class Chaos:
             for _ in self._turns(chance, 1.0, 4.0):
                 self._plant.relay.ip("link del in1")
                 self._plant.link_input(1)
-                self._mcr.call("remove", {"rule_id": "probe"})
-                wait_until(self._add_probe, "the rule of the new interface", PATIENCE_S)
                 wait_until(lambda: self._probe(receiver), "a packet through the new interface", PATIENCE_S)
                 self.done["interfaces"] += 1
-
-    def _add_probe(self) -> bool:
-        with contextlib.suppress(McrError):
-            self._mcr.call("add", {"rules": [rule("probe", "in1", *PROBE, ("239.2.2.9", 6000, "out1"))]})
-            return True
-        return False
 
     def _probe(self, receiver: socket.socket) -> bool:
         with self._plant.source.entered():

@@ -41,7 +41,9 @@ class _Changed:
 
 @attrs.frozen
 class _News:
-    """There is something to read."""
+    """There is something to read, or to ask for."""
+
+    reply: Reply[None]
 
 
 _Command = _Snapshot | _Changed | _News
@@ -97,19 +99,21 @@ async def _listen(state: "_State", news: socket.socket, inbox: trio.MemorySendCh
     while True:
         with trio.move_on_after(math.inf if state.complete else _APART):
             await trio.lowlevel.wait_readable(news)
-        await inbox.send(_News())
+        await ask(inbox, _News)
 
 
 def _handle(state: "_State", command: _Command) -> None:
     match command:
-        case _News():
-            state.hear()
-        case _Snapshot(reply):
+        case _News(reply):
             with reply:
                 state.hear()
-                reply.resolve(state.network())
-        case _Changed(since, reply):
-            state.wait(since, reply)
+                reply.resolve(None)
+        case _Snapshot(snapshot):
+            with snapshot:
+                state.hear()
+                snapshot.resolve(state.network())
+        case _Changed(since, change):
+            state.wait(since, change)
         case _:
             assert_never(command)
 

@@ -183,7 +183,7 @@ def test_interfaces_are_who_they_are_whatever_they_are_called(plant: Plant, mcr:
     assert "in0 (is called in9 now)" in mcr.ctl("doctor", check=False).stdout
     added = mcr.ctl(*words("in9:239.1.1.2:5000", "239.2.2.3:6000:out0"))
     assert ": in0 is called in9 now" in added.stderr
-    plant.relay.ip("link add in0 type dummy")
+    plant.relay.ip("link add in0 type veth peer name other")
     refused = mcr.ctl(*words("in0:239.1.1.3:5000", "239.2.2.3:6000:out0"), check=False)
     assert "in0 is another than the one that rules call in0, which is called in9 now" in refused.stderr
     plant.relay.ip("link delete in0")

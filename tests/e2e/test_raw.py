@@ -6,6 +6,7 @@ import re
 import signal
 import socket
 import struct
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -22,6 +23,7 @@ from mcr.net.capture import describes_super_frames
 from mcr_process import Mcr, Receiver, Sender, wait_until
 
 ACCEPT, DROP = 1, 0  # NF_ACCEPT, NF_DROP
+SO_TIMESTAMPNS = 35  # <asm-generic/socket.h>
 
 
 @pytest.fixture(autouse=True)
@@ -326,6 +328,48 @@ def test_the_source_address_and_the_hardware_address_follow_the_interface(plant:
 
     wait_until(followed, "frames come from the new addresses")
     assert relay(plant) == 0
+
+
+def test_former_addresses_are_out_of_use_at_once(plant: Plant, make_mcr: MakeMcr) -> None:
+    """Also while mcrd still looks at the changes before; meanwhile everything leaves through IP."""
+    mcr = make_mcr(plant.relay).start()
+    mcr.add("in0:239.1.1.1:5000", OUT)
+    wait_for_raw(mcr)
+    receiver = Receiver(plant.receiver, "239.2.2.2:6000@rx0=239.1.1.1:5000", count=1_500)
+    with plant.receiver.entered():
+        wire = socket.socket(socket.AF_PACKET, socket.SOCK_RAW, socket.htons(0x0800))
+    with wire:
+        wire.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 16 << 20)
+        wire.setsockopt(socket.SOL_SOCKET, SO_TIMESTAMPNS, 1)
+        wire.bind(("rx0", 0x0800))
+        sender = Sender(plant.source, "src0", "239.1.1.1:5000", count=1_500, rate=1_500)
+        since = []
+        for turn in range(1, 6):
+            wait_until(lambda goal=turn * 250: mcr.stats()["ingress"]["recv"] >= goal, "the stream goes on")
+            plant.relay.ip("address flush dev out0")
+            plant.relay.ip(f"address add 198.18.1.{turn + 10}/24 dev out0")
+            plant.relay.ip(f"link set dev out0 address 02:00:00:00:00:{turn:02}")
+            since.append(time.time())
+        sender.finish()
+        receiver.expect_everything()
+        wire.settimeout(0.0)
+        taken = list(with_times(wire))
+    for turn, time_of_change in enumerate(since, 1):
+        late = [(when - time_of_change, frame.src) for when, frame in taken if when > time_of_change + 0.05]
+        former = {f"02:00:00:00:00:{each:02}" for each in range(1, turn)}
+        assert [each for each in late if each[1] in former] == []
+    assert taken[-1][1][IP].src == "198.18.1.15"
+
+
+def with_times(wire: socket.socket) -> Iterator[tuple[float, Ether]]:
+    """What waits in a socket, and when it came."""
+    while True:
+        try:
+            data, [(_, _, stamp)], _, _ = wire.recvmsg(2048, 64)
+        except BlockingIOError:
+            return
+        seconds, nanoseconds = struct.unpack("qq", stamp)
+        yield seconds + nanoseconds / 1e9, Ether(data)
 
 
 def test_what_no_longer_fits_the_interface_is_cut_by_ip(plant: Plant, make_mcr: MakeMcr) -> None:

@@ -24,7 +24,7 @@ from mcr.cli.mcrctl import cli
 from mcr.cli.supervisor import mcrd
 from mcr.settings import VARIABLES
 from mcr_process import BIN, Sender, wait_until
-from test_doctor import forbid_output
+from test_doctor import close_firewall
 from test_privileges import ADMIN, ALICE, MCR, Stage
 from transcript import Block, Step, matches, read_sections, table_rows
 
@@ -435,7 +435,7 @@ def small_buffer_and_slow_output(machine: Machine) -> None:
 
 ERRORS: dict[str, Callable[[Machine], object]] = {
     "Network is unreachable (os error 101)": lambda machine: machine.relay.ip("link set dev eth1 down"),
-    "Operation not permitted (os error 1)": lambda machine: forbid_output(machine.relay),
+    "Operation not permitted (os error 1)": lambda machine: close_firewall(machine.relay, "output", "input"),
     "Resource temporarily unavailable (os error 11)": small_buffer_and_slow_output,
 }
 """What causes the errors in the table of them."""

@@ -29,6 +29,9 @@ MAX_OUTPUTS_PER_RULE = 512
 MAX_INTERFACES = 128
 """Input interfaces, and likewise output interfaces, at most."""
 
+MAX_NEIGHBOURS = 65_536
+"""Hosts that are sent to, at most, and groups whose route leads to a gateway."""
+
 MAX_BATCH = 256
 """Packets that a worker takes from a capture ring at a time, at most."""
 

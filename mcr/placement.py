@@ -1,6 +1,6 @@
 """Where rules stand in shared memory: the numbers that workers and statistics know them by."""
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping, Sequence
 
 import attrs
 
@@ -8,6 +8,10 @@ from mcr.model import Address, Rule
 
 Sources = Mapping[tuple[Address, int, str], Address]
 """By an output's destination: the address that raw frames to it come from, where they may be sent."""
+
+
+Key = tuple[str, Address]
+"""A neighbour: an output interface, and the host, or the group with a gateway, that is sent to by it."""
 
 
 @attrs.frozen
@@ -20,6 +24,7 @@ class PlacedRule:
         slot: of the rule's counters.
         outputs: slots of the outputs' counters, in the rule's order.
         sources: of raw frames to the outputs, in the same order; None: an output gets none.
+        neighbours: that outputs wait for, in the same order; None: an output waits for nobody.
     """
 
     rule: Rule
@@ -27,8 +32,18 @@ class PlacedRule:
     slot: int
     outputs: tuple[int, ...]
     sources: tuple[Address | None, ...]
+    neighbours: tuple[Key | None, ...]
 
 
-def sources_of(rule: Rule, sources: Sources) -> tuple[Address | None, ...]:
+def sources_of(rule: Rule, sources: Sources, neighbours: Sequence[Key | None]) -> tuple[Address | None, ...]:
+    """Those of a rule's outputs: raw frames wait for no neighbour."""
+    return tuple(
+        None if neighbour else sources.get(output.destination)
+        for output, neighbour in zip(rule.outputs, neighbours, strict=True)
+    )
+
+
+def neighbours_of(rule: Rule, neighbours: Collection[Key]) -> tuple[Key | None, ...]:
     """Those of a rule's outputs."""
-    return tuple(sources.get(output.destination) for output in rule.outputs)
+    keys = ((output.interface, output.group) for output in rule.outputs)
+    return tuple(key if key in neighbours else None for key in keys)

@@ -3,7 +3,7 @@
 Belongs to one actor. What may wait in the kernel (opening and closing capture sockets) is done in a thread.
 """
 
-from collections.abc import Container, Iterable, Sequence
+from collections.abc import Collection, Container, Iterable, Sequence
 from contextlib import ExitStack
 from itertools import chain
 from socket import socket
@@ -17,6 +17,7 @@ from mcr.errors import LimitReached, McrError
 from mcr.interface_log import Users
 from mcr.logs import get_logger
 from mcr.model import MAX_INTERFACES, MAX_OUTPUTS, MAX_RULES, Facility, Input, Rule, RuleChange
+from mcr.neighbours import Neighbour, Neighbours, find_neighbours
 from mcr.net.absorber import Absorber
 from mcr.net.capture import CaptureGroup, open_captures, reject
 from mcr.net.filter import Wanted
@@ -26,7 +27,7 @@ from mcr.net.network import Network
 from mcr.net.patience import close_all
 from mcr.net.screen import Rejected, open_screen
 from mcr.outputs import Egress, OutputInterfaces
-from mcr.placement import PlacedRule, Sources, sources_of
+from mcr.placement import Key, PlacedRule, Sources, neighbours_of, sources_of
 from mcr.settings import Settings
 from mcr.shm import records
 from mcr.slots import Slots
@@ -87,6 +88,7 @@ class _Opened:
 
     captures: dict[str, Capture] = attrs.field(factory=dict)
     egress: dict[str, Egress] = attrs.field(factory=dict)
+    neighbours: dict[Key, Neighbour] = attrs.field(factory=dict)
 
 
 class Relay:
@@ -97,6 +99,7 @@ class Relay:
         self._screen = open_screen(absorb=settings.absorb)
         self._captures: dict[str, Capture] = {}
         self._outputs = OutputInterfaces(settings)
+        self._neighbours = Neighbours(settings)
         self._memberships = Memberships()
         self._placed: dict[str, PlacedRule] = {}
         self._closing_captures: list[tuple[int, Capture]] = []  # (generation without it, capture)
@@ -116,6 +119,7 @@ class Relay:
         captures = chain(self._captures.values(), (closing for _, closing in self._closing_captures))
         close_all([each for capture in captures for each in capture.group.sockets])
         self._outputs.close()
+        self._neighbours.close()
         self._screen.close()
 
     async def apply(self, change: RuleChange) -> Step:
@@ -132,24 +136,29 @@ class Relay:
     def _apply(self, change: RuleChange) -> Step:
         self._check_room(change)
         interfaces = self._find_interfaces(change.added)
+        neighbours = find_neighbours(change.added, interfaces)
         with ExitStack() as undo:
             opened = self._open(change.added, interfaces, undo)
+            opened.neighbours.update(self._neighbours.open(neighbours, interfaces, undo))
             self._join(change.added, interfaces, undo)
             self._screen.change([self._wanted(rule, opened) for rule in change.added], ())
             undo.pop_all()
         self._captures |= opened.captures
         self._outputs.adopt(opened.egress)
+        self._neighbours.adopt(opened.neighbours)
         sources = self._outputs.sources(change.added)
         still = {rule.input for rule in change.added}
         self._screen.change((), [self._wanted(rule) for rule in change.removed if rule.input not in still])
-        added = tuple(self._place(rule, sources) for rule in change.added)
+        added = tuple(self._place(rule, sources, neighbours) for rule in change.added)
         removed = tuple(self._displace(rule) for rule in change.removed)
         commands = (
             *(capture.put() for capture in opened.captures.values()),
             *chain.from_iterable(egress.put() for egress in opened.egress.values()),
+            *(neighbour.put() for neighbour in opened.neighbours.values()),
             *(records.rule_drop(placed.slot) for placed in removed),
             *(self._put(placed) for placed in added),
             *self._outputs.drop_unused(change.generation),
+            *self._neighbours.drop_unused(change.generation),
             *self._drop_unused_captures(change.generation),
         )
         return Step(added, tuple(opened.captures.values()), commands)
@@ -157,6 +166,7 @@ class Relay:
     def _renew(self, generation: int) -> Step:
         """Open interfaces again. Whatever can't be had now is tried again later, and takes nothing else down."""
         renewed = self._outputs.renew(generation)
+        neighbours = self._neighbours.renew([fresh.interface for _, fresh in renewed], generation)
         returned = self._returned()
         captures = self._reopen(returned)
         if len(returned) > 1 and not captures:
@@ -170,14 +180,17 @@ class Relay:
         inputs, outputs = (
             {each.interface.name for each in those} for those in (captures, [fresh for _, fresh in renewed])
         )
+        outputs |= {fresh.interface.name for _, fresh in neighbours}
         concerned = [placed for placed in self._placed.values() if concerns(placed.rule, inputs, outputs)]
         commands = (
             *chain.from_iterable(fresh.put() for _, fresh in renewed),
+            *(fresh.put() for _, fresh in neighbours),
             # What waits in a ring is read by the rules as they are: they follow to the new ones after that.
             *(records.capture_drop(capture.slot) for capture in gone),
             *(capture.put() for capture in captures),
             *(self._put(placed) for placed in concerned),
             *(records.egress_drop(old.slot) for old, _ in renewed),
+            *(old.drop() for old, _ in neighbours),
         )
         for name in sorted(inputs | outputs):
             log.notice("%s was deleted, or elsewhere, and is back: it is used again", name)
@@ -189,7 +202,7 @@ class Relay:
     def has_returned(self) -> bool:
         """Whether there are interfaces to be opened again, or groups to be joined."""
         faults = (capture.fault for capture in self._captures.values() if not capture.is_lost)
-        return bool(self._returned() or self._outputs.returned() or any(faults))
+        return bool(self._returned() or self._outputs.returned() or self._neighbours.unrenewed or any(faults))
 
     def _reopen(self, lost: Sequence[Capture]) -> list[Capture]:
         """Open all of these again, or none."""
@@ -231,6 +244,7 @@ class Relay:
         return (
             *(capture.put() for capture in self._captures.values()),
             *self._outputs.put(),
+            *self._neighbours.put(),
             *(self._put(placed) for placed in self._placed.values()),
         )
 
@@ -240,7 +254,7 @@ class Relay:
         Returns:
             Their sockets, to be closed.
         """
-        return self._outputs.release(generation)
+        return self._outputs.release(generation) + self._neighbours.release(generation)
 
     def captures_to_release(self, generation: int) -> list[Capture]:
         """Captures that no worker reads any more once all forward by `generation`; release them next."""
@@ -277,14 +291,26 @@ class Relay:
 
     def _review_raw(self, bar: str) -> tuple[records.Command, ...]:
         commands = self._outputs.review(bar)
-        # Where none leave the sources that outputs had don't matter, and may do again.
-        sources = {} if bar else self._outputs.sources(placed.rule for placed in self._placed.values())
-        for placed in [] if bar else [*self._placed.values()]:
-            found = sources_of(placed.rule, sources)
-            if found != placed.sources:
-                self._placed[placed.rule.rule_id] = attrs.evolve(placed, sources=found)
-                commands.append(self._put(self._placed[placed.rule.rule_id]))
+        if not bar:  # where none leave the sources that outputs had don't matter, and may do again
+            commands += self._follow_routes()
         return tuple(commands)
+
+    def _follow_routes(self) -> list[records.Command]:
+        """Where outputs come from, and whom they wait for, as routes are now."""
+        rules = [placed.rule for placed in self._placed.values()]
+        interfaces = {egress.interface.name: egress.interface for egress in self._outputs}
+        sources, neighbours = self._outputs.sources(rules), find_neighbours(rules, interfaces)
+        commands = [neighbour.put() for neighbour in self._neighbours.open_now(neighbours, interfaces)]
+        neighbours &= self._neighbours.keys()
+        for rule_id, placed in self._placed.items():
+            waits_for = neighbours_of(placed.rule, neighbours)
+            found = sources_of(placed.rule, sources, waits_for)
+            if (found, waits_for) != (placed.sources, placed.neighbours):
+                self._neighbours.use(waits_for)
+                self._neighbours.leave(placed.neighbours)
+                self._placed[rule_id] = attrs.evolve(placed, sources=found, neighbours=waits_for)
+                commands.append(self._put(self._placed[rule_id]))
+        return commands
 
     @property
     def absorber(self) -> Absorber | None:
@@ -407,16 +433,20 @@ class Relay:
             self._memberships.join(group, interface)
             undo.callback(self._memberships.leave, group, interface)
 
-    def _place(self, rule: Rule, sources: Sources) -> PlacedRule:
+    def _place(self, rule: Rule, sources: Sources, neighbours: Collection[Key]) -> PlacedRule:
         self._tags += 1
         outputs = tuple(self._output_slots.take() for _ in rule.outputs)
-        placed = PlacedRule(rule, self._tags, self._rule_slots.take(), outputs, sources_of(rule, sources))
+        waits_for = neighbours_of(rule, neighbours)
+        placed = PlacedRule(
+            rule, self._tags, self._rule_slots.take(), outputs, sources_of(rule, sources, waits_for), waits_for
+        )
         self._placed[rule.rule_id] = placed
         self._captures[rule.input.interface].users += 1
         self._rule_names[placed.slot] = rule.rule_id
         for output, slot in zip(rule.outputs, outputs, strict=True):
             self._outputs[output.interface].users += 1
             self._output_names[slot] = str(output)
+        self._neighbours.use(placed.neighbours)
         return placed
 
     # Letting go.
@@ -431,6 +461,7 @@ class Relay:
             self._outputs[output.interface].users -= 1
             del self._output_names[slot]
             self._output_slots.give(slot)
+        self._neighbours.leave(placed.neighbours)
         return placed
 
     def _leave(self, source: Input) -> None:
@@ -459,11 +490,17 @@ class Relay:
             group=rule.input.group,
             port=rule.input.port,
             outputs=[
-                records.OutputPlace(
-                    slot, self._outputs[output.interface].slot, output.group, output.port, output.max_train, source
+                records.OutputPlace(slot, egress, output.group, output.port, output.max_train, source)
+                for output, slot, egress, source in zip(
+                    rule.outputs, placed.outputs, self._egress_slots(placed), placed.sources, strict=True
                 )
-                for output, slot, source in zip(rule.outputs, placed.outputs, placed.sources, strict=True)
             ],
+        )
+
+    def _egress_slots(self, placed: PlacedRule) -> Iterable[int]:
+        return (
+            self._neighbours.egress_slot(neighbour) if neighbour else self._outputs[output.interface].slot
+            for output, neighbour in zip(placed.rule.outputs, placed.neighbours, strict=True)
         )
 
 

@@ -53,7 +53,10 @@ RECEIVE_BUFFERS: Final = Variable(
     "MCR_NUM_RECV_BUFFERS", 32, range(1, MAX_BATCH + 1), "packets a worker takes from a ring at a time"
 )
 SEND_BUFFER: Final = Variable(
-    "MCR_SOCKET_SNDBUF", 4 << 20, range(4096, (1 << 30) + 1), "bytes that may wait in the socket of an output interface"
+    "MCR_SOCKET_SNDBUF",
+    4 << 20,
+    range(4096, (1 << 30) + 1),
+    "bytes that may wait in a socket that sends",
 )
 MAX_HOLD: Final = Variable(
     "MCR_MAX_HOLD_US", 50, range(1001), "microseconds a packet may wait for others at high rates; 0: never"
@@ -89,7 +92,7 @@ class Settings:
     num_workers: int
     levels: LogLevels
     send_buffer: int = SEND_BUFFER.default
-    """Bytes that may wait in the socket of an output interface."""
+    """Bytes that may wait in the socket of an output interface, or of a host."""
     stats_interval: float = 0.0
     """Seconds between two pairs of [STATS:…] lines; 0: after every 100,000 packets of a worker."""
     max_hold_us: int = MAX_HOLD.default

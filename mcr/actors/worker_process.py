@@ -20,6 +20,7 @@ import attrs
 import trio
 import trio_parallel
 
+from mcr._native import lib
 from mcr.actors.reception import Caller, Reception, open_reception
 from mcr.errors import describe_errno
 from mcr.logs import get_logger
@@ -37,6 +38,7 @@ log = get_logger(Facility.SUPERVISOR)
 _SPARE_SECONDS = 1.0  # after a start, when the new worker has caught up
 _ATTACH_SECONDS = 10  # for a new process to call back; it takes a tenth of one
 _EVENTS_AT_ONCE = 256  # read from an event ring before others get their turn
+_COMMANDS_AT_ONCE: int = lib.MCR_CHANNEL_FDS  # with a descriptor each, at most
 _RING_FULL_PAUSE = 0.001  # a full rule ring empties within a few batches
 
 
@@ -283,16 +285,18 @@ class _Life:
         ring: RuleRing,
         bells: _Doorbells,
     ) -> None:
-        for command in commands:
-            self._told_to_stop |= command.type == records.STOP
-            if command.sockets:
-                # The channel has room for some hundred descriptors: let the worker take those that it knows of.
-                bells.show(ring)
-                await _send_descriptors(channel, [command.sockets[self._post.worker_id].fileno()])
-            while not ring.reserve(command.type, command.body):
-                bells.show(ring)
-                await trio.sleep(_RING_FULL_PAUSE)
-        bells.show(ring)
+        for first in range(0, len(commands), _COMMANDS_AT_ONCE):
+            some = commands[first : first + _COMMANDS_AT_ONCE]
+            descriptors = [each.sockets[self._post.worker_id].fileno() for each in some if each.sockets]
+            if descriptors:
+                await _send_descriptors(channel, descriptors)
+            for command in some:
+                self._told_to_stop |= command.type == records.STOP
+                while not ring.reserve(command.type, command.body):
+                    bells.show(ring)
+                    await trio.sleep(_RING_FULL_PAUSE)
+            # The channel has room for some hundred descriptors: let the worker take those that it knows of.
+            bells.show(ring)
 
     async def _listen(self, bells: _Doorbells, events: EventRing, alive: trio.CancelScope) -> NoReturn:
         while True:

@@ -17,6 +17,7 @@ ffi.set_source(
 
     #include "bpf.h"
     #include "engine.h"
+    #include "gateway.h"
     #include "journal.h"
     #include "match.h"
     #include "pace.h"

@@ -10,31 +10,6 @@
 
 #define UDP_IP_HEADERS 28u /* of IPv4 without options, and of UDP */
 
-/* The next descriptor on the channel. The supervisor sends it before the command that names it. */
-static int receive_fd(int channel)
-{
-	char control[CMSG_SPACE(sizeof(int))] = { 0 };
-	char byte;
-	struct iovec iov = { .iov_base = &byte, .iov_len = sizeof(byte) };
-	struct msghdr message = {
-		.msg_iov = &iov,
-		.msg_iovlen = 1,
-		.msg_control = control,
-		.msg_controllen = sizeof(control),
-	};
-	struct cmsghdr *head;
-	int fd;
-
-	if (recvmsg(channel, &message, MSG_DONTWAIT | MSG_CMSG_CLOEXEC) < 0)
-		return -errno;
-	head = CMSG_FIRSTHDR(&message);
-	if (!head || head->cmsg_level != SOL_SOCKET || head->cmsg_type != SCM_RIGHTS ||
-	    head->cmsg_len != CMSG_LEN(sizeof(fd)))
-		return -EPROTO;
-	memcpy(&fd, CMSG_DATA(head), sizeof(fd));
-	return fd;
-}
-
 /* Finish what a dead predecessor had in hand on this capture; see journal.h. */
 static void recover_capture(struct mcr_worker *worker, uint32_t slot)
 {
@@ -62,7 +37,7 @@ static int put_capture(struct mcr_worker *worker, const struct mcr_rec_capture *
 
 	if (slot >= MCR_MAX_INTERFACES || worker->captures[slot].slots)
 		return -EPROTO;
-	fd = receive_fd(worker->channel_fd);
+	fd = mcr_channel_take(&worker->channel);
 	if (fd < 0)
 		return fd;
 	ret = mcr_capture_attach(&worker->captures[slot], fd, record,
@@ -103,18 +78,23 @@ static uint32_t max_segment(uint32_t mtu)
 	return mtu > UDP_IP_HEADERS ? mtu - UDP_IP_HEADERS : 0;
 }
 
+static struct mcr_egress *held_egress(struct mcr_worker *worker, uint32_t slot)
+{
+	return slot < MCR_MAX_EGRESS && worker->egress[slot].held ? &worker->egress[slot] : NULL;
+}
+
 static int put_egress(struct mcr_worker *worker, const struct mcr_rec_egress *record)
 {
 	int fd;
 
-	if (record->egress >= MCR_MAX_INTERFACES || worker->egress[record->egress].fd >= 0)
+	if (record->egress >= MCR_MAX_EGRESS || worker->egress[record->egress].held)
 		return -EPROTO;
-	fd = receive_fd(worker->channel_fd);
+	fd = mcr_channel_take(&worker->channel);
 	if (fd < 0)
 		return fd;
 	worker->egress[record->egress] = (struct mcr_egress){
+		.held = true,
 		.fd = fd,
-		.raw_fd = -1,
 		.max_segment = max_segment(record->mtu),
 	};
 	return 0;
@@ -122,29 +102,31 @@ static int put_egress(struct mcr_worker *worker, const struct mcr_rec_egress *re
 
 static int drop_raw(struct mcr_worker *worker, const struct mcr_rec_egress *record)
 {
-	if (record->egress >= MCR_MAX_INTERFACES || worker->egress[record->egress].raw_fd < 0)
+	struct mcr_egress *egress = held_egress(worker, record->egress);
+
+	if (!egress || !egress->raw)
 		return -EPROTO;
-	close(worker->egress[record->egress].raw_fd);
-	worker->egress[record->egress].raw_fd = -1;
+	close(egress->raw_fd);
+	egress->raw = false;
 	return 0;
 }
 
 /* Raw frames come from the port of the UDP socket: which of the two a datagram took is not to be seen on the wire. */
 static int put_raw(struct mcr_worker *worker, const struct mcr_rec_raw *record)
 {
+	struct mcr_egress *egress = held_egress(worker, record->egress);
 	struct sockaddr_in from;
 	socklen_t size = sizeof(from);
-	struct mcr_egress *egress;
 	int fd;
 
-	if (record->egress >= MCR_MAX_INTERFACES || worker->egress[record->egress].fd < 0)
+	if (!egress)
 		return -EPROTO;
-	egress = &worker->egress[record->egress];
-	fd = receive_fd(worker->channel_fd);
+	fd = mcr_channel_take(&worker->channel);
 	if (fd < 0)
 		return fd;
-	if (egress->raw_fd >= 0)
+	if (egress->raw)
 		close(egress->raw_fd);
+	egress->raw = true;
 	egress->raw_fd = fd;
 	if (getsockname(egress->fd, (struct sockaddr *)&from, &size))
 		return -errno;
@@ -156,12 +138,14 @@ static int put_raw(struct mcr_worker *worker, const struct mcr_rec_raw *record)
 
 static int drop_egress(struct mcr_worker *worker, const struct mcr_rec_egress *record)
 {
-	if (record->egress >= MCR_MAX_INTERFACES || worker->egress[record->egress].fd < 0)
+	struct mcr_egress *egress = held_egress(worker, record->egress);
+
+	if (!egress)
 		return -EPROTO;
-	close(worker->egress[record->egress].fd);
-	worker->egress[record->egress].fd = -1;
-	if (worker->egress[record->egress].raw_fd >= 0)
-		drop_raw(worker, record);
+	close(egress->fd);
+	if (egress->raw)
+		close(egress->raw_fd);
+	egress->held = egress->raw = false;
 	return 0;
 }
 

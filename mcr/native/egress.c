@@ -101,7 +101,7 @@ bool mcr_plan_next(struct mcr_plan *plan, struct mcr_batch *batch, struct mcr_ru
 		.payloads = plan->iov + plan->done,
 		.count = count,
 		.output = plan->output,
-		.raw = fits && !refused && output->source && by->raw_fd >= 0,
+		.raw = fits && !refused && output->source && by->raw,
 	};
 	plan->done += count;
 	if (plan->done == plan->train) {

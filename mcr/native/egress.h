@@ -20,12 +20,19 @@
 
 #define MCR_TRAIN_MAX 64 /* datagrams; UDP_MAX_SEGMENTS of kernels before 6.9 */
 
-/* An output interface, as a worker holds it. */
+/*
+ * A way to send, as a worker holds it: an output interface, or a neighbour on one. Those have sockets of their own, since
+ * what waits for a neighbour's answer fills the buffer of the socket that it left by.
+ */
 struct mcr_egress {
-	int fd;                       /* UDP socket, -1: slot not in use */
-	int raw_fd;                   /* AF_PACKET socket, -1: none */
+	bool held;                    /* the slot is in use */
+	bool raw;                     /* raw frames may leave */
+	int fd;                       /* UDP socket */
+	int raw_fd;                   /* AF_PACKET socket, if raw frames may leave */
 	uint32_t max_segment;         /* payload bytes that fit its MTU */
 	struct mcr_raw_source source; /* of raw frames; the address is the output's */
+	uint32_t last_send;           /* by it, of those that are handed over */
+	uint64_t handful;             /* to which that belongs */
 };
 
 /* A matched packet. */

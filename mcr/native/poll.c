@@ -24,7 +24,7 @@ static int wait_ms(struct mcr_worker *worker, int timeout)
 {
 	struct pollfd fds[POLL_CAPTURES + MCR_MAX_INTERFACES] = {
 		[POLL_WAKE] = { .fd = worker->wake_fd, .events = POLLIN },
-		[POLL_CHANNEL] = { .fd = worker->channel_fd, .events = POLLRDHUP },
+		[POLL_CHANNEL] = { .fd = worker->channel.fd, .events = POLLRDHUP },
 	};
 	struct pollfd *captures = fds + POLL_CAPTURES;
 	uint32_t count = timeout ? worker->active_count : 0; /* a look is not for captures: they are read anyway */

@@ -38,7 +38,7 @@ static bool in_range(const struct mcr_rec_rule *record, const struct mcr_rec_out
 	    record->output_count > MCR_MAX_RULE_OUTPUTS)
 		return false;
 	for (uint32_t i = 0; i < record->output_count; i++)
-		if (outputs[i].output >= MCR_MAX_OUTPUTS || outputs[i].egress >= MCR_MAX_INTERFACES ||
+		if (outputs[i].output >= MCR_MAX_OUTPUTS || outputs[i].egress >= MCR_MAX_EGRESS ||
 		    !outputs[i].max_train)
 			return false;
 	return true;

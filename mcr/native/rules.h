@@ -24,7 +24,7 @@ struct mcr_output_tally {
 struct mcr_output {
 	struct sockaddr_in to;
 	uint32_t source;    /* of raw frames to it, network byte order; 0: they may not be sent */
-	uint32_t egress;    /* slot of the output interface's sockets */
+	uint32_t egress;    /* slot of the sockets that it is sent by */
 	uint32_t next;      /* the rule's next output, or MCR_NO_OUTPUT */
 	uint32_t max_train; /* datagrams in one sendmsg; 1: no trains */
 	uint32_t refused;   /* epoch in which a raw frame to it was refused */

@@ -18,7 +18,9 @@
 #define MCR_MAX_RULES        16384
 #define MCR_MAX_OUTPUTS      65536
 #define MCR_MAX_RULE_OUTPUTS 512
-#define MCR_MAX_INTERFACES   128 /* input interfaces, and likewise output interfaces */
+#define MCR_MAX_INTERFACES   128   /* input interfaces, and likewise output interfaces */
+#define MCR_MAX_NEIGHBOURS   65536 /* that have a socket of their own: as many as outputs */
+#define MCR_MAX_EGRESS       (MCR_MAX_INTERFACES + MCR_MAX_NEIGHBOURS)
 #define MCR_FACILITIES       8
 
 #define MCR_RULE_RING_BYTES  (2u << 20)
@@ -133,7 +135,7 @@ struct mcr_record {
 enum mcr_record_type {
 	MCR_REC_PAD = 0, /* fills the end of the ring; no body */
 
-	/* Down the rule ring. Descriptors named here were sent over the channel before, in the same order. */
+	/* Down the rule ring. Descriptors named here were sent over the channel before, in the same order (channel.h). */
 	MCR_REC_CAPTURE_PUT,  /* struct mcr_rec_capture, one descriptor */
 	MCR_REC_CAPTURE_DROP, /* struct mcr_rec_capture: read what waits, then let go */
 	MCR_REC_EGRESS_PUT,   /* struct mcr_rec_egress, one descriptor */
@@ -162,8 +164,8 @@ struct mcr_rec_capture {
 };
 
 struct mcr_rec_egress {
-	uint32_t egress; /* slot of an output interface */
-	uint32_t mtu;    /* bytes */
+	uint32_t egress; /* slot of an output interface, or from MCR_MAX_INTERFACES on of a neighbour */
+	uint32_t mtu;    /* of the interface, bytes */
 };
 
 /* Outputs of this egress that have a source may be sent to by raw frames from here on. */

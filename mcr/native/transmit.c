@@ -2,6 +2,7 @@
 #include "transmit.h"
 
 #include <errno.h>
+#include <string.h>
 #include <sys/socket.h>
 
 #include "forward.h"
@@ -14,6 +15,7 @@ struct handful {
 	struct mcr_send *sends;
 	struct msghdr *messages;
 	uint32_t count;
+	uint32_t next[MCR_MESSAGES]; /* send by the same egress; MCR_MESSAGES: there is none */
 	bool ended[MCR_MESSAGES];
 };
 
@@ -24,9 +26,9 @@ struct run {
 	uint32_t members[TOGETHER];
 };
 
-static const struct mcr_egress *egress_of(const struct handful *handful, uint32_t member)
+static struct mcr_egress *egress_of(const struct handful *handful, uint32_t member)
 {
-	const struct mcr_worker *worker = handful->worker;
+	struct mcr_worker *worker = handful->worker;
 
 	return &worker->egress[worker->rules.outputs[handful->sends[member].output].egress];
 }
@@ -36,6 +38,18 @@ static int socket_of(const struct handful *handful, uint32_t member)
 	const struct mcr_egress *egress = egress_of(handful, member);
 
 	return handful->sends[member].raw ? egress->raw_fd : egress->fd;
+}
+
+/* Have sends by the same egress follow one another. */
+static void chain(struct handful *handful, uint32_t member)
+{
+	struct mcr_egress *egress = egress_of(handful, member);
+
+	if (egress->handful == handful->worker->handfuls)
+		handful->next[egress->last_send] = member;
+	egress->handful = handful->worker->handfuls;
+	egress->last_send = member;
+	handful->next[member] = MCR_MESSAGES;
 }
 
 /* The next sends of the plan. Whether there may be more. */
@@ -55,18 +69,20 @@ static bool fill(struct handful *handful)
 	handful->sends = messages->sends;
 	handful->messages = messages->messages;
 	handful->count = messages->count;
+	memset(handful->ended, 0, sizeof(handful->ended));
+	worker->handfuls++;
+	for (uint32_t i = 0; i < handful->count; i++)
+		chain(handful, i);
 	return more;
 }
 
 /* From the first on, those by its egress; one by the egress's other socket ends the run, or it would be overtaken. */
 static void gather_run(const struct handful *handful, uint32_t first, struct run *run)
 {
-	const struct mcr_egress *egress = egress_of(handful, first);
-
 	run->fd = socket_of(handful, first);
 	run->count = 0;
-	for (uint32_t i = first; i < handful->count && run->count < TOGETHER; i++) {
-		if (handful->ended[i] || egress_of(handful, i) != egress)
+	for (uint32_t i = first; i < MCR_MESSAGES && run->count < TOGETHER; i = handful->next[i]) {
+		if (handful->ended[i])
 			continue;
 		if (socket_of(handful, i) != run->fd)
 			break;
@@ -157,12 +173,12 @@ static void send_run(struct handful *handful, const struct run *run)
 
 void mcr_transmit(struct mcr_worker *worker)
 {
+	struct handful handful;
 	struct run run;
 	bool more;
 
 	do {
-		struct handful handful = { .worker = worker };
-
+		handful.worker = worker;
 		more = fill(&handful);
 		for (uint32_t i = 0; i < handful.count; i++) {
 			if (handful.ended[i])

@@ -67,7 +67,7 @@ static int arm_lifeline(struct mcr_worker *worker)
 
 	if (!sqe)
 		return -EBUSY;
-	io_uring_prep_poll_add(sqe, worker->channel_fd, POLLRDHUP);
+	io_uring_prep_poll_add(sqe, worker->channel.fd, POLLRDHUP);
 	io_uring_sqe_set_data64(sqe, encode(KIND_LIFELINE, 0, 0));
 	return 0;
 }

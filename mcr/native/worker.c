@@ -133,12 +133,13 @@ static void release(struct mcr_worker *worker)
 {
 	if (!worker->segment)
 		return;
-	for (uint32_t i = 0; i < MCR_MAX_INTERFACES; i++) {
+	for (uint32_t i = 0; i < MCR_MAX_INTERFACES; i++)
 		if (worker->captures[i].slots)
 			mcr_capture_detach(&worker->captures[i]);
-		if (worker->egress[i].fd >= 0)
+	for (uint32_t i = 0; i < MCR_MAX_EGRESS; i++) {
+		if (worker->egress[i].held)
 			close(worker->egress[i].fd);
-		if (worker->egress[i].raw_fd >= 0)
+		if (worker->egress[i].raw)
 			close(worker->egress[i].raw_fd);
 	}
 	munmap(worker->segment, sizeof(*worker->segment));
@@ -153,21 +154,19 @@ int mcr_worker_run(int segment_fd, int channel_fd, int wake_fd, int event_fd, bo
 	worker = mmap(NULL, sizeof(*worker), PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
 	if (worker == MAP_FAILED)
 		return -errno;
-	for (uint32_t i = 0; i < MCR_MAX_INTERFACES; i++) {
+	for (uint32_t i = 0; i < MCR_MAX_INTERFACES; i++)
 		worker->captures[i].fd = -1;
-		worker->egress[i].fd = worker->egress[i].raw_fd = -1;
-	}
 	shorten_slice();
 	prctl(PR_SET_TIMERSLACK, 1); /* naps are shorter than the default slack */
-	worker->channel_fd = channel_fd;
+	worker->channel.fd = channel_fd;
 	worker->wake_fd = wake_fd;
 	worker->event_fd = event_fd;
 	worker->confined = confined;
 	ret = run(worker, segment_fd);
 	release(worker);
+	mcr_channel_close(&worker->channel);
 	munmap(worker, sizeof(*worker));
 	close(segment_fd);
-	close(channel_fd);
 	close(wake_fd);
 	close(event_fd);
 	return ret;

@@ -8,6 +8,7 @@
 #include <stdint.h>
 
 #include "capture.h"
+#include "channel.h"
 #include "egress.h"
 #include "log.h"
 #include "message.h"
@@ -22,10 +23,10 @@ struct mcr_engine;
 
 struct mcr_worker {
 	struct mcr_segment *segment;
-	int channel_fd; /* brings descriptors; its hang-up means that the supervisor is gone */
-	int wake_fd;    /* eventfd, read: the rule ring has something */
-	int event_fd;   /* eventfd, written: the event ring has something */
-	bool confined;  /* may open nothing, once it is set up */
+	struct mcr_channel channel; /* its hang-up means that the supervisor is gone */
+	int wake_fd;                /* eventfd, read: the rule ring has something */
+	int event_fd;               /* eventfd, written: the event ring has something */
+	bool confined;              /* may open nothing, once it is set up */
 
 	struct mcr_ring_end commands;
 	struct mcr_ring_end events;
@@ -34,7 +35,8 @@ struct mcr_worker {
 	struct mcr_capture captures[MCR_MAX_INTERFACES];
 	uint32_t active[MCR_MAX_INTERFACES]; /* the attached ones */
 	uint32_t active_count;
-	struct mcr_egress egress[MCR_MAX_INTERFACES];
+	struct mcr_egress egress[MCR_MAX_EGRESS];
+	uint64_t handfuls; /* handed over so far */
 	struct mcr_rules rules;
 
 	struct mcr_batch batch;

@@ -1,27 +1,43 @@
 """UDP sockets that send out of one interface each."""
 
+import errno
 import socket
 import struct
 
 from mcr.errors import SystemFault
+from mcr.model import Address
 from mcr.net.buffer import set_buffer
 from mcr.net.filter import REJECT_ALL, attach_filter
 from mcr.net.interfaces import Interface
 
 
-def open_egress(interface: Interface, send_buffer: int) -> socket.socket:
-    """Open a socket for every output on an interface: groups leave by it, hosts are reached through it.
+class PortTaken(SystemFault):
+    """The port that was to be shared belongs to somebody else now."""
+
+
+def open_egress(
+    interface: Interface, send_buffer: int, *, to: Address | None = None, shared_port: int | None = None
+) -> socket.socket:
+    """Open a socket for outputs on an interface: groups leave by it, hosts are reached through it.
 
     At most `send_buffer` bytes, as the kernel counts them, wait in it; a datagram beyond that is an error.
 
+    Args:
+        interface: what it leaves by.
+        send_buffer: in bytes.
+        to: the one host or group that it is for, to name it in an error.
+        shared_port: the port that it sends from, as others that are opened with it may; 0: a free one.
+
     Raises:
+        PortTaken: that port is not to be had.
         SystemFault: naming the step; nothing stays open.
     """
+    what = f"Cannot send to {to} on {interface.name}" if to else f"Cannot send on {interface.name}"
     step = "socket"
     try:
         opened = socket.socket(socket.AF_INET, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC)
     except OSError as error:
-        raise SystemFault(f"Cannot send on {interface.name}: {step}", error.errno or 0) from None
+        raise SystemFault(f"{what}: {step}", error.errno or 0, *_hints(error)) from None
     try:
         step = "SO_ATTACH_FILTER"
         attach_filter(opened, REJECT_ALL)  # it only sends: nobody may fill its receive buffer
@@ -33,10 +49,25 @@ def open_egress(interface: Interface, send_buffer: int) -> socket.socket:
         step = "IP_MULTICAST_LOOP"
         opened.setsockopt(socket.IPPROTO_IP, socket.IP_MULTICAST_LOOP, 0)
         step = "bind"
-        opened.bind(("", 0))  # now, as raw frames come from its port, too
+        _bind(opened, shared_port)  # now, as raw frames come from its port, too
         step = "SO_SNDBUF"
         set_buffer(opened, socket.SO_SNDBUF, send_buffer)
     except OSError as error:
         opened.close()
-        raise SystemFault(f"Cannot send on {interface.name}: {step}", error.errno or 0) from None
+        taken = step == "bind" and error.errno == errno.EADDRINUSE
+        raise (PortTaken if taken else SystemFault)(f"{what}: {step}", error.errno or 0) from None
     return opened
+
+
+def _bind(opened: socket.socket, shared_port: int | None) -> None:
+    if shared_port:
+        opened.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    opened.bind(("", shared_port or 0))
+    if shared_port == 0:  # only after bind, which else could give it a port that others share
+        opened.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+
+
+def _hints(error: OSError) -> tuple[str, ...]:
+    if error.errno not in (errno.EMFILE, errno.ENFILE):
+        return ()
+    return ("a host takes a descriptor for each worker: raise LimitNOFILE of mcrd.service, or send to a group",)

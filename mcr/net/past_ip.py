@@ -3,7 +3,7 @@
 Looked for: rules of nftables, legacy iptables, IPsec policies, eBPF programs of mcrd's control group (as systemd's
 ``IPAddressDeny=`` and ``IPAccounting=`` make them). To see them takes CAP_NET_ADMIN; what can't be seen may be there.
 Routes and addresses are asked for output by output (`mcr.net.raw.find_sources`). Not looked for: eBPF programs that are
-linked to netfilter's hooks (Linux 6.4), IPVS, security modules that label packets, a gateway of a route to groups.
+linked to netfilter's hooks (Linux 6.4), IPVS, security modules that label packets.
 """
 
 import errno

@@ -18,7 +18,7 @@ RULE = Rule(
     Input("eth0", ip_address("239.1.1.1"), 5000),
     (Output(ip_address("239.9.9.1"), 6000, "eth1"), Output(ip_address("239.9.9.2"), 6000, "eth2")),
 )
-PLACED = PlacedRule(RULE, tag=7, slot=3, outputs=(4, 5), sources=(None, None))
+PLACED = PlacedRule(RULE, tag=7, slot=3, outputs=(4, 5), sources=(None, None), neighbours=(None, None))
 
 
 @pytest.fixture
@@ -101,7 +101,9 @@ async def test_it_is_known_for_how_long_a_rule_has_matched_nothing(
     assert (await stats.idle())["tv"] == 0
     await trio.sleep(60)
     assert 50 <= (await stats.idle())["tv"] <= 60
-    await stats.rules_placed((PlacedRule(RULE, tag=8, slot=3, outputs=(4, 5), sources=(None, None)),), ("tv",))
+    await stats.rules_placed(
+        (PlacedRule(RULE, tag=8, slot=3, outputs=(4, 5), sources=(None, None), neighbours=(None, None)),), ("tv",)
+    )
     assert (await stats.idle())["tv"] == 0
     await stats.rules_placed((), ("tv",))
     assert await stats.idle() == {}
@@ -111,7 +113,9 @@ async def test_slot_of_another_rule_counts_nothing(stats: StatsAggregator, segme
     """A rule placed where another was starts at zero, also before the worker has heard of it."""
     await stats.rules_placed((PLACED,), ())
     forward(segments[0], 10)
-    await stats.rules_placed((PlacedRule(RULE, tag=8, slot=3, outputs=(4, 5), sources=(None, None)),), ("tv",))
+    await stats.rules_placed(
+        (PlacedRule(RULE, tag=8, slot=3, outputs=(4, 5), sources=(None, None), neighbours=(None, None)),), ("tv",)
+    )
     (rule,) = (await stats.read()).rules
     assert (rule.matched, rule.sent, rule.pps) == (0, 0, 0)
     assert (await stats.read()).egress.sent == 20  # the totals keep what was

@@ -150,12 +150,17 @@ def test_output_that_comes_and_goes_is_told_and_used_again(plant: Plant, mcr: Mc
     assert lines(mcr, "out0 is down") == ["out0 is down: 2 outputs wait"]
     plant.relay.bring_up("out0")
     expect(mcr, "active", "")
+    host = mcr.add("in0:239.1.1.3:5000", "198.18.1.2:6000:out0")
     plant.relay.ip("link delete dev out0")
     expect(mcr, "degraded", GONE.format("out0"))
     make_cable(plant, "out0", plant.receiver, "rx0")
     plant.relay.ip("address add 198.18.1.1/24 dev out0")
     expect(mcr, "active", "")
     passes(plant)
+    receiver = Receiver(plant.receiver, "198.18.1.2:6000@rx0=239.1.1.3:5000", count=10)
+    Sender(plant.source, "src0", "239.1.1.3:5000", count=10, rate=50).finish()
+    receiver.expect_everything()
+    mcr.ctl("remove", "--rule-id", host)
 
     silent = "198.18.2.77 does not answer ARP on out1"
     Sender(plant.source, "src0", "239.1.1.2:5000", count=1, rate=10).finish()

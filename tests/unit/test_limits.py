@@ -10,6 +10,7 @@ def test_limits_are_the_native_ones() -> None:
         model.MAX_OUTPUTS,
         model.MAX_OUTPUTS_PER_RULE,
         model.MAX_INTERFACES,
+        model.MAX_NEIGHBOURS,
         model.MAX_BATCH,
     )
     assert ours == (
@@ -17,5 +18,6 @@ def test_limits_are_the_native_ones() -> None:
         lib.MCR_MAX_OUTPUTS,
         lib.MCR_MAX_RULE_OUTPUTS,
         lib.MCR_MAX_INTERFACES,
+        lib.MCR_MAX_NEIGHBOURS,
         lib.MCR_BATCH_SLOTS,
     )

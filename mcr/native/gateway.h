@@ -1,0 +1,14 @@
+/* SPDX-License-Identifier: MIT */
+/* For the supervisor: which groups IP would send to a gateway. */
+#ifndef MCR_GATEWAY_H
+#define MCR_GATEWAY_H
+
+#include <stdint.h>
+
+/*
+ * For each of these groups (network byte order) whether its route by this interface leads to a gateway: then what is sent
+ * to it goes to the gateway's hardware address, not to the group's, and waits for the gateway's answer. 0 or -errno.
+ */
+int mcr_gateway_find(uint32_t interface, const uint32_t *groups, uint8_t *found, uint32_t count);
+
+#endif

@@ -1,0 +1,95 @@
+"""Hosts that do not answer: what waits for them is theirs alone."""
+
+import json
+import os
+import signal
+from pathlib import Path
+
+import pytest
+from scapy.layers.inet import IP
+
+from conftest import MakeMcr, Plant
+from mcr_process import Mcr, Receiver, Sender, wait_until
+from test_raw import frames, wait_for_raw
+
+DEAD = [f"198.18.1.{100 + i}:6000:out0" for i in range(47)]
+
+
+@pytest.mark.parametrize("settings", [[], ["MCR_RAW_SEND=0", "MCR_SOCKET_SNDBUF=212992"]], ids=["default", "small"])
+def test_a_dead_neighbour_costs_only_its_own_output(plant: Plant, make_mcr: MakeMcr, settings: list[str]) -> None:
+    """Hosts, and a gateway: beside them a live host and groups, on their interface and another, get every packet."""
+    plant.relay.ip("route add 239.3.3.3/32 via 198.18.1.77 dev out0")
+    mcr = make_mcr(plant.relay, prefix=["env", *settings]).start()
+    live = "198.18.1.2:6000:out0", "239.2.2.2:6001:out0", "239.2.2.2:6002:out1"
+    mcr.add("in0:239.1.1.1:5000", live[0], *DEAD, "239.3.3.3:6003:out0", *live[1:])
+    flows = "198.18.1.2:6000=239.1.1.1:5000", "239.2.2.2:6001@rx0=239.1.1.1:5000", "239.2.2.2:6002@rx1=239.1.1.1:5000"
+    receivers = [Receiver(plant.receiver, flow, count=4000) for flow in flows]
+    Sender(plant.source, "src0", "239.1.1.1:5000", count=4000, rate=4000).finish()
+    for receiver in receivers:
+        receiver.expect_everything()
+    outputs = mcr.check_counters(arrived=4000)["rules"][0]["outputs"]
+    assert [each["errors"] for each in (outputs[0], *outputs[-2:])] == [0, 0, 0]
+
+
+def test_a_worker_of_many_hosts_is_back_as_soon(plant: Plant, make_mcr: MakeMcr) -> None:
+    """A thousand sockets go to its successor while packets wait in the ring; then hosts come and go."""
+    mcr = make_mcr(plant.relay).start()
+    hosts = [f"198.18.{2 + i // 250}.{3 + i % 250}:6000:out0" for i in range(1000)]
+    plant.relay.ip("route add 198.18.0.0/16 dev out0")
+    for first in (0, 500):
+        mcr.add(f"in0:239.1.2.{1 + first // 500}:5000", *hosts[first : first + 500])
+    rule = mcr.add("in0:239.1.1.1:5000", "198.18.1.2:6000:out0")
+    receiver = Receiver(plant.receiver, "198.18.1.2:6000=239.1.1.1:5000", count=2000)
+    (pid,) = mcr.worker_pids()
+    os.kill(pid, signal.SIGSTOP)
+    Sender(plant.source, "src0", "239.1.1.1:5000", count=2000, rate=0).finish()
+    os.kill(pid, signal.SIGKILL)
+    receiver.expect_everything()
+    mcr.ctl("remove", "--rule-id", rule)
+    wait_until(lambda: sockets_of(mcr) == 1001, "the live host's socket is closed")  # and the interface's
+
+
+def sockets_of(mcr: Mcr) -> int:
+    """UDP sockets that the worker sends by."""
+    (pid,) = mcr.worker_pids()
+    lines = mcr.namespace.run(["cat", "/proc/net/udp"]).stdout.splitlines()
+    inodes = {f"socket:[{line.split()[9]}]" for line in lines[1:]}
+    return sum(str(each.readlink()) in inodes for each in Path(f"/proc/{pid}/fd").iterdir())
+
+
+def test_hosts_beyond_the_limit_of_descriptors_are_refused_and_nothing_changes(plant: Plant, make_mcr: MakeMcr) -> None:
+    mcr = make_mcr(plant.relay, prefix=["prlimit", "--nofile=150:150", "--"]).start()
+    mcr.add("in0:239.1.1.1:5000", "198.18.1.2:6000:out0")
+    words = ["--input-interface", "in0", "--input-group", "239.1.1.2", "--input-port", "5000", "--outputs"]
+    refused = mcr.ctl("add", *words, ",".join(f"198.18.2.{i}:6000:out0" for i in range(1, 200)), check=False)
+    first, hint, *_ = refused.stderr.splitlines()
+    assert first.startswith("Error: Cannot send to 198.18.2."), refused.stderr
+    assert first.endswith(" on out0: socket: Too many open files (os error 24)")
+    assert "LimitNOFILE" in hint
+    assert len(mcr.call("list")) == 1
+    receiver = Receiver(plant.receiver, "198.18.1.2:6000=239.1.1.1:5000", count=500)
+    Sender(plant.source, "src0", "239.1.1.1:5000", count=500, rate=5000).finish()
+    receiver.expect_everything()
+    mcr.add("in0:239.1.1.2:5000", "198.18.1.3:6000:out0")
+
+
+def test_a_group_with_a_gateway_goes_there_on_either_path(plant: Plant, make_mcr: MakeMcr) -> None:
+    """Raw frames would go to the group's hardware address: there are none, for as long as there is the route."""
+    plant.relay.ip("route add 239.2.2.2/32 via 198.18.1.2 dev out0")
+    (link,) = json.loads(plant.receiver.run(["ip", "-json", "link", "show", "dev", "rx0"]).stdout)
+    mcr = make_mcr(plant.relay).start()
+    mcr.add("in0:239.1.1.1:5000", "239.2.2.2:6000:out0:gso=off", "239.3.3.3:6000:out0:gso=off")
+
+    def destinations() -> set[tuple[str, str]]:
+        taken = frames(plant, mcr, 4, 188, 1000)
+        return {(each[IP].dst, each.dst) for each in taken if each[IP].dst.startswith("239.")}
+
+    to_gateway, to_group = ("239.2.2.2", link["address"]), ("239.2.2.2", "01:00:5e:02:02:02")
+    other = ("239.3.3.3", "01:00:5e:03:03:03")
+    assert destinations() == {to_gateway, other}
+    wait_for_raw(mcr)
+    assert destinations() == {to_gateway, other}
+    plant.relay.ip("route del 239.2.2.2/32")
+    wait_until(lambda: destinations() == {to_group, other}, "no gateway any more")
+    plant.relay.ip("route add 239.2.2.2/32 via 198.18.1.2 dev out0")
+    wait_until(lambda: destinations() == {to_gateway, other}, "a gateway again")

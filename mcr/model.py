@@ -59,13 +59,13 @@ def parse_address(text: str, what: str) -> Address:
     with suppress(OSError, ValueError):
         return IPv4Address(socket.inet_pton(socket.AF_INET, text))  # thrice as fast as in Python
     try:
-        address = ip_address(text)
+        address = ip_address(text[1:-1] if text.startswith("[") and ":" in text else text)
     except (AddressValueError, ValueError):
         raise InvalidParams(
             f"Invalid {what}: {text!r} is not an IP address", "an IPv4 address such as 239.1.1.1"
         ) from None
     if isinstance(address, IPv6Address):
-        raise InvalidParams(f"Invalid {what}: {text!r} is an IPv6 address", "MCR relays IPv4 only; use an IPv4 group")
+        raise InvalidParams(f"Invalid {what}: {text!r} is an IPv6 address", "MCR relays only IPv4 for now")
     return address
 
 

@@ -597,7 +597,8 @@ class _State:
         else:
             worker.restarts += 1
             worker.state = WorkerState.WAITING
-            why = f"hung, {exited.reason} by mcrd" if exited.pid == worker.hung else exited.reason
+            killed = exited.pid == worker.hung and exited.reason.startswith("killed")
+            why = f"hung and was {exited.reason} from mcrd" if killed else exited.reason
             worker.last_exit = f"{datetime.now(UTC):%Y-%m-%dT%H:%M:%SZ} {why}"
             log.error(
                 "Worker process exited unexpectedly: worker %d (pid %s) %s; restart %d in %.1f s",

@@ -1,5 +1,8 @@
 """How a command of `mcrd` or `mcrctl` fails: one `Error: …` line, `hint: …` lines, an exit status."""
 
+import re
+from collections.abc import Iterator
+
 import click
 
 from mcr.errors import McrError, UsageError
@@ -8,6 +11,7 @@ from mcr.visible import visible
 _MORE_THREADS = (
     "allow more: ulimit -u; systemd's TasksMax=; --pids-limit of a container; clone3(2) where it is filtered"
 )
+_EXTRA = re.compile(r"unexpected extra arguments? \((.*)\)")
 _INTERRUPTED = 130  # what a shell reports for a command that Ctrl-C ended
 
 
@@ -60,6 +64,16 @@ def _words(error: Exception) -> McrError | None:
     return None
 
 
+def _hints_for_extra(words: str, context: click.Context) -> Iterator[str]:
+    """A word where an option is wanted: which option?"""
+    options = {name for option in context.command.params for name in option.opts}
+    if "--global" in options:
+        yield f"for all facilities: {context.command_path} --global {words}"
+        yield f"for one: {context.command_path} --facility NAME --level {words}"
+    elif by := [name for name in ("--rule-id", "--name") if name in options]:
+        yield f"name the rule by an option: {' or '.join(by)}"
+
+
 def usage_error(error: click.UsageError) -> UsageError:
     """What click found wrong with a command line, as one line and hints."""
     possibilities = getattr(error, "possibilities", None)  # of an option or, since click 8.4, of a command
@@ -70,8 +84,7 @@ def usage_error(error: click.UsageError) -> UsageError:
     elif error.ctx and isinstance(error.ctx.command, click.Group):
         hints.append(f"commands: {', '.join(error.ctx.command.commands)}")
     if error.ctx:
-        by = [name for option in error.ctx.command.params for name in option.opts if name in ("--rule-id", "--name")]
-        if "extra argument" in message and by:
-            hints.append(f"name the rule by an option: {' or '.join(by)}")
+        if extra := _EXTRA.search(message):
+            hints.extend(_hints_for_extra(extra[1], error.ctx))
         hints.append(f"see: {error.ctx.command_path} --help")
     return UsageError(" ".join(message.split()).removesuffix("."), *hints)

@@ -144,7 +144,7 @@ def _versions(daemon: _Daemon) -> str:
     version = daemon.version
     lines.append(f"mcrd {version['version']}, protocol {version['protocol']}, process {version['pid']}")
     if _network(version["pid"]) not in {_network("self"), None}:
-        lines.append("mcrd is in another network namespace than mcrctl: what mcrctl sees is not what it sees")
+        lines.append("mcrctl runs in another network namespace than mcrd: the interfaces below are not those of mcrd")
     return "\n".join(lines)
 
 

@@ -3,10 +3,14 @@
 Turned into what the control protocol spells; whether a value is any good is for the daemon to say.
 """
 
+import codecs
 import re
 import shlex
 from collections.abc import Callable
+from contextlib import suppress
+from ipaddress import IPv6Address
 from itertools import zip_longest
+from pathlib import PurePath
 from typing import Any, TypeVar
 
 import click
@@ -16,6 +20,8 @@ from mcr.cli.failure import usage_error
 from mcr.errors import SystemFault, UsageError
 
 _OUTPUT_OPTIONS = ("gso",)
+_BYTE_ORDER_MARK = codecs.BOM_UTF8
+_LINE_EXAMPLE = "--input-interface eth0 --input-group 239.1.1.1 --input-port 5000 --outputs 239.2.2.2:5000:eth1"
 _EXAMPLE = "for example: --outputs 239.2.2.2:5000:eth1,239.2.2.3:5000:eth2"
 
 _F = TypeVar("_F", bound=Callable[..., Any])
@@ -60,6 +66,8 @@ def rule_params(options: dict[str, Any]) -> dict[str, Any]:
 def _output(text: str) -> dict[str, Any]:
     if not text:
         raise UsageError("Invalid outputs: one of them is empty", "is there a comma too many?", _EXAMPLE)
+    if "[" in text or _looks_like_ipv6(text):
+        raise UsageError(f"Invalid output {text!r}: MCR relays only IPv4 for now", _EXAMPLE)
     parts = text.split(":")
     names = ("group", "port", "interface")
     missing = [name for name, part in zip_longest(names, parts) if name and not part]
@@ -69,6 +77,15 @@ def _output(text: str) -> dict[str, Any]:
     if not (port.isascii() and port.isdecimal()):
         raise UsageError(f"Invalid output {text!r}: the port {port!r} is not a number", _EXAMPLE)
     return {"group": group, "port": int(port), "interface": interface, **_output_options(text, options)}
+
+
+def _looks_like_ipv6(text: str) -> bool:
+    """Whether what is not an output G:P:IF is one with an IPv6 address, without brackets."""
+    for behind in range(4):  # nothing, an interface, a port and an interface, these and an option
+        with suppress(ValueError):
+            IPv6Address(text.rsplit(":", behind)[0])
+            return True
+    return False
 
 
 def _output_options(text: str, options: list[str]) -> dict[str, str]:
@@ -120,6 +137,7 @@ def read_batch(file: str) -> tuple[list[dict[str, Any]], list[str]]:
             lines = stream.read().split(b"\n")
     except OSError as error:
         raise SystemFault(f"Cannot read {name}", error.errno or 0) from None
+    lines[0] = lines[0].removeprefix(_BYTE_ORDER_MARK)  # some editors begin a file with it
     rules, places = [], []
     for number, line in enumerate(lines, 1):
         place = f"{name}:{number}"
@@ -133,11 +151,17 @@ def read_batch(file: str) -> tuple[list[dict[str, Any]], list[str]]:
         except UsageError as error:
             raise UsageError(f"{place}: {error.message}", *error.hints) from None
         except UnicodeDecodeError:
-            raise UsageError(f"{place}: not text in UTF-8", "a line is the options of mcrctl add") from None
+            raise UsageError(f"{place}: not text in UTF-8", "save the file as UTF-8") from None
         except ValueError as error:  # of shlex
-            raise UsageError(f"{place}: {error}", "a quotation ends on its line") from None
+            raise UsageError(
+                f"{place}: {error}", "a rule is one line: no quotation and no \\ goes on to the next"
+            ) from None
     if not rules:
-        raise UsageError(f"No rules in {name}", "a line is such as: --input-interface eth0 --input-group 239.1.1.1 ...")
+        raise UsageError(
+            f"No rules in {name}",
+            f"each line has the options of mcrctl add: {_LINE_EXAMPLE}",
+            "lines with # are comments",
+        )
     return rules, places
 
 
@@ -146,12 +170,21 @@ _QUOTED_OR_COMMENT = re.compile(r"""('[^']*'|"(?:\\.|[^"\\])*"|\\.)|(?<!\S)#.*""
 
 
 def _words(line: str) -> list[str]:
-    """Split a line as a shell would; shlex alone would take a # in the middle of a word for a comment."""
+    """Split a line as a shell would, and take the command away, if it has one.
+
+    shlex alone would take a # in the middle of a word for a comment.
+    """
     if not _SPECIAL.search(line):
-        return line.split()  # the same, and 50 times as fast
-    return shlex.split(_QUOTED_OR_COMMENT.sub(lambda match: match[1] or "", line))
+        words = line.split()  # the same, and 50 times as fast
+    else:
+        words = shlex.split(_QUOTED_OR_COMMENT.sub(lambda match: match[1] or "", line))
+    start = 1 if words[:1] == ["sudo"] else 0
+    if len(words) > start + 1 and PurePath(words[start]).name == "mcrctl" and words[start + 1] == "add":
+        return words[start + 2 :]
+    return words
 
 
 def name_lines(message: str, places: list[str]) -> str:
-    """Put lines of the batch in place of the rules that the daemon counts."""
-    return re.sub(r"\brules\[(\d+)\](\.?)", lambda match: places[int(match[1])] + (", " if match[2] else ""), message)
+    """Put lines of the batch in place of the rules that the daemon counts. A single rule it does not count."""
+    named = re.sub(r"\brules\[(\d+)\](\.?)", lambda match: places[int(match[1])] + (", " if match[2] else ""), message)
+    return f"{places[0]}: {message}" if named == message and len(places) == 1 else named

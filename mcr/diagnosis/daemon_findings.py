@@ -164,7 +164,12 @@ def judge_workers(workers: tuple[WorkerView, ...]) -> tuple[Finding, ...]:
     if findings:
         return findings
     running = sum(worker.state is WorkerState.RUNNING for worker in workers)
-    what = f"{running} of {len(workers)} workers run, none was restarted"
+    if running < len(workers):
+        what = f"{running} of {len(workers)} workers run"
+    elif running == 1:
+        what = "The worker runs, and has never been restarted"
+    else:
+        what = f"All {running} workers run, and none has been restarted"
     return (Finding("workers", Verdict.OK, what, "mcrctl list-workers"),)
 
 

@@ -84,43 +84,49 @@ def _judge_astray(idle: Idle, kin: list[Sighting], strays: Mapping[Sighting, int
     source, rule = idle.source, idle.rule
     names = ", ".join(f"{each.group}:{each.port}" for each in kin[:_NAMED])
     names += f" and {len(kin) - _NAMED:,} more" if len(kin) > _NAMED else ""
+    names += " does" if len(kin) == 1 else " do"
     since = f"for {idle.seconds:,.0f} s" if rule.matched else "so far"
     return Finding(
         "matched",
         Verdict.ADVICE,
-        f"Rule {_name(rule)} has matched nothing {since}: not {source.group}:{source.port} arrives on "
+        f"Rule {_name(rule)} has matched nothing {since}: {source.group}:{source.port} does not arrive on "
         f"{source.interface}, but {names}, which no rule takes",
-        f"{sum(strays[each] for each in kin):,} frames in a look of half a second",
+        f"{sum(strays[each] for each in kin):,} frames of it within half a second",
         f"mcrctl why {rule.rule_id}",
     )
 
 
 def _judge_never(never: list[Idle], stats: Stats, evidence: str) -> Finding:
     ingress, first = stats.ingress, max(never, key=lambda each: each.seconds)
-    which = (
-        f"{len(never):,} of {len(stats.rules):,} rules have matched no packet so far, among them {_name(first.rule)}"
-        if len(stats.rules) > 1
-        else f"Rule {_name(first.rule)} has matched no packet so far"
-    )
+    if len(never) == 1:
+        which = f"Rule {_name(first.rule)} has matched no packet so far"
+    else:
+        which = (
+            f"{len(never):,} of {len(stats.rules):,} rules, such as {_name(first.rule)}, have matched no packet so far"
+        )
     ask = f"mcrctl why {first.rule.rule_id}"
     if not ingress.matched and ingress.no_match:
         return Finding(
             "matched", Verdict.ADVICE, f"Packets arrive, but no rule has matched one: {which}", evidence, ask
         )
     if first.seconds >= IDLE_SECONDS:
-        what = f"{which}, for {first.seconds:,.0f} s now"
+        what = f"{which}, in {first.seconds:,.0f} s"
         return Finding("matched", Verdict.ADVICE, what, evidence, f"if its source should send: {ask}")
     return Finding("matched", Verdict.OK, which, evidence, f"if there should be some: {ask}")
 
 
 def _judge_silent(silent: list[Idle], rules: int) -> Finding:
     first = min(silent, key=lambda each: each.seconds)
-    many = f"{len(silent):,} of {rules:,} rules have matched nothing for a minute or longer, among them "
+    since = f"matched nothing for {first.seconds:,.0f} s"
+    if len(silent) == 1:
+        what = f"Rule {_name(first.rule)} has {since}"
+    else:
+        what = f"{len(silent):,} of {rules:,} rules have matched nothing for a minute or more"
+        what += f": {_name(first.rule)} has {since}"
     return Finding(
         "matched",
         Verdict.ADVICE,
-        (many if len(silent) > 1 else "Rule ")
-        + f"{_name(first.rule)}{':' if len(silent) > 1 else ' has matched'} nothing for {first.seconds:,.0f} s",
+        what,
         f"mcrctl stats: matched {first.rule.matched:,} before",
         f"if its source should send: mcrctl why {first.rule.rule_id}",
     )

@@ -204,7 +204,7 @@ def test_rule_that_is_not_active_in_time_is_no_success(plant: Plant, make_mcr: M
     assert late.returncode == 1
     assert "Error: The rule tv is in place, but not active yet" in late.stderr
     wait_until(lambda: mcr.call("list")[0]["state"] == "active", "it becomes active")
-    assert mcr.workers()[1]["last_exit"].endswith("Z hung, killed by signal 9 (SIGKILL) by mcrd")
+    assert mcr.workers()[1]["last_exit"].endswith("Z hung and was killed by signal 9 (SIGKILL) from mcrd")
     assert f"worker 1 (pid {pid}) has not acknowledged generation 2: it hangs and is killed" in mcr.log()
 
 

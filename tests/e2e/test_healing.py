@@ -160,7 +160,7 @@ def test_worker_that_hangs_is_replaced(plant: Plant, make_mcr: MakeMcr, settings
     assert "capture ring of in0 was full" in mcr.log()
     (worker,) = mcr.wait_for_workers()
     assert worker["restarts"] == 1
-    assert worker["last_exit"].endswith("Z hung, killed by signal 9 (SIGKILL) by mcrd")
+    assert worker["last_exit"].endswith("Z hung and was killed by signal 9 (SIGKILL) from mcrd")
 
 
 def test_worker_has_no_privileges(plant: Plant, make_mcr: MakeMcr) -> None:

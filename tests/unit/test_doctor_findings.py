@@ -313,7 +313,10 @@ def test_a_worker_with_privileges_is_a_fault(changes):
 
 
 def test_workers_that_run_are_counted():
-    expect(daemon_findings.judge_workers((WORKER, WORKER)), OK, "2 of 2 workers run")
+    expect(daemon_findings.judge_workers((WORKER, WORKER)), OK, "All 2 workers run, and none has been restarted")
+    expect(daemon_findings.judge_workers((WORKER,)), OK, "The worker runs, and has never been restarted")
+    starting = attrs.evolve(WORKER, state=WorkerState.STARTING)
+    expect(daemon_findings.judge_workers((WORKER, starting)), OK, "1 of 2 workers run")
 
 
 @pytest.mark.parametrize(

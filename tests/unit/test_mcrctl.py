@@ -227,6 +227,11 @@ def test_add_takes_an_id_and_a_name(run, daemon):
         ("239.2.2.2:x:eth1", "Invalid output '239.2.2.2:x:eth1': the port 'x' is not a number"),
         ("239.2.2.2:-1:eth1", "Invalid output '239.2.2.2:-1:eth1': the port '-1' is not a number"),
         ("239.2.2.2:²:eth1", "Invalid output '239.2.2.2:²:eth1': the port '²' is not a number"),
+        ("[ff15::1]:6000:eth1", "Invalid output '[ff15::1]:6000:eth1': MCR relays only IPv4 for now"),
+        ("ff15::1:6000:eth1", "Invalid output 'ff15::1:6000:eth1': MCR relays only IPv4 for now"),
+        ("ff15::1", "Invalid output 'ff15::1': MCR relays only IPv4 for now"),
+        ("ff15::1:6000:eth1:gso=off", "Invalid output 'ff15::1:6000:eth1:gso=off': MCR relays only IPv4 for now"),
+        ("fe80::1%eth0:6000:eth1", "Invalid output 'fe80::1%eth0:6000:eth1': MCR relays only IPv4 for now"),
     ],
 )
 def test_a_malformed_output_is_told_with_its_fault_and_an_example(run, daemon, spec, words):
@@ -254,6 +259,7 @@ def test_every_missing_option_is_named_at_once(run):
 # add --batch
 
 
+LINE = " ".join(ADD[1:])
 BATCH = """
 # cameras
 --input-interface eth0 --input-group 239.1.1.1 --input-port 5000 --outputs 239.2.2.2:5001:eth1
@@ -282,13 +288,27 @@ def test_a_batch_is_one_request(run, daemon, batch):
     assert [rule["name"] for rule in params["rules"]] == [None, "cam#1", 'a # "b"']
 
 
+@pytest.mark.parametrize(
+    "text",
+    [
+        f"\ufeff{LINE}\n{LINE}\n",
+        f"{LINE}\r\n# x\r\n\r\n{LINE} --name 'x'\r\n",
+        f"mcrctl add {LINE}\nsudo /usr/bin/mcrctl add {LINE} # x\n",
+    ],
+    ids=["byte order mark", "CRLF", "the whole command"],
+)
+def test_a_batch_may_come_from_elsewhere(run, daemon, batch, text):
+    """An editor of Windows, a shell's history."""
+    daemon.results["add"] = [VIEW] * 2
+    assert run("add", "--batch", batch(text)) == (0, "Added 2 rules\n", [])
+    first, second = daemon.calls[0][1]["rules"]
+    assert first["input"] == second["input"] == {"interface": "eth0", "group": "239.1.1.1", "port": 5000}
+
+
 def test_a_batch_comes_from_standard_input(run, daemon, monkeypatch):
     monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(BATCH.encode())))
     assert run("add", "--batch", "-")[0] == 0
     assert len(daemon.calls[0][1]["rules"]) == 3
-
-
-LINE = " ".join(ADD[1:])
 
 
 @pytest.mark.parametrize(
@@ -303,6 +323,8 @@ LINE = " ".join(ADD[1:])
         (f"{LINE},x", "1: Invalid output 'x': port and interface missing in G:P:IF"),
         (f"{LINE} --name 'x", "1: No closing quotation"),
         (LINE.encode() + b"\n\xff", "2: not text in UTF-8"),
+        (f"{LINE} \\\n --name x", "1: No escaped character"),
+        (f"mcrctl list\n{LINE}", "1: Got unexpected extra arguments (mcrctl list)"),
     ],
 )
 def test_a_fault_in_a_batch_names_file_and_line_and_nothing_is_asked(run, daemon, batch, text, words):
@@ -320,6 +342,12 @@ def test_a_fault_that_the_daemon_finds_names_file_and_line(run, daemon, batch):
         "",
         [f"Error: Invalid input group: 'x' is not an IP address ({file}:4, input.group)", "hint: a hint"],
     )
+
+
+def test_a_fault_in_the_only_rule_of_a_batch_names_file_and_line(run, daemon, batch):
+    daemon.failure = McrError("Interface not found: eth9")
+    file = batch(f"\n{LINE}\n")
+    assert run("add", "--batch", file)[2] == [f"Error: {file}:2: Interface not found: eth9"]
 
 
 def test_a_batch_without_rules_is_a_fault(run, daemon, batch):
@@ -406,6 +434,11 @@ def test_an_error_is_a_line_and_hints_on_standard_error(run, daemon):
         (("remove",), "Give either --rule-id or --name", None),
         (("remove", "--rule-id", "x", "--name", "y"), "Give either --rule-id or --name", None),
         (("log-level", "set"), "Give either --global LEVEL, or --facility NAME --level LEVEL", None),
+        (
+            ("log-level", "set", "debug"),
+            "Got unexpected extra argument (debug)",
+            "for all facilities: mcrctl log-level set --global debug",
+        ),
         (("log-level", "set", "--level", "info"), "Give either --global LEVEL, or --facility NAME --level LEVEL", None),
         (
             ("log-level", "set", "--global", "info", "--level", "info"),

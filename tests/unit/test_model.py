@@ -42,6 +42,8 @@ def test_what_is_no_address_is_refused_with_its_text_and_purpose(text):
 
 def test_ipv6_is_refused_for_what_it_is():
     with pytest.raises(InvalidParams, match="is an IPv6 address"):
+        parse_address("[ff15::1]", "input group")
+    with pytest.raises(InvalidParams, match="is an IPv6 address"):
         parse_address("ff02::1", "input group")
 
 

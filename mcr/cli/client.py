@@ -77,8 +77,10 @@ class Client:
             case {"result": result, "id": int(number)} if number == self._requests:
                 return result
             # The error may have no id: the daemon refuses a connection, or a request that it could not read.
-            case {"error": {"message": str(message), "data": {"hints": [*hints]}}} if _are_text(hints):
-                raise McrError(message, *hints)
+            case {"error": {"code": int(code), "message": str(message), "data": {"hints": [*hints]}}} if _are_text(
+                hints
+            ):
+                raise _fault(code, message, hints)
         raise McrError(f"What answers on {self._path} is not mcrd")
 
     def _exchange(self, request: bytes) -> bytes:
@@ -120,6 +122,12 @@ def _decode(line: bytes) -> Any:
 
 def _refuse_constant(name: str) -> NoReturn:
     raise ValueError(f"{name} is not JSON")
+
+
+def _fault(code: int, message: str, hints: list[Any]) -> McrError:
+    fault = McrError(message, *hints)
+    fault.code = code
+    return fault
 
 
 def _are_text(values: list[Any]) -> bool:

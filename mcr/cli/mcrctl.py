@@ -61,7 +61,7 @@ def add(session: Session, /, batch: str | None, **options: Any) -> None:
     try:
         added = session.call("add", {"rules": rules})
     except McrError as error:
-        raise McrError(name_lines(error.message, places), *error.hints) from None
+        raise name_lines(error, places) from None
     session.show(added, lambda rules, _width: f"Added {len(rules):,} rule{'' if len(rules) == 1 else 's'}")
     _warn(session, added)
     _check_active(session, added)

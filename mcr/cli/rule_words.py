@@ -17,9 +17,10 @@ import click
 
 from mcr.cli.completion import interfaces
 from mcr.cli.failure import usage_error
-from mcr.errors import SystemFault, UsageError
+from mcr.errors import InterfaceNotFound, InvalidParams, McrError, RuleExists, SystemFault, UsageError
 
 _OUTPUT_OPTIONS = ("gso",)
+_OF_A_RULE = {fault.code for fault in (InvalidParams, RuleExists, InterfaceNotFound, SystemFault)}
 _BYTE_ORDER_MARK = codecs.BOM_UTF8
 _LINE_EXAMPLE = "--input-interface eth0 --input-group 239.1.1.1 --input-port 5000 --outputs 239.2.2.2:5000:eth1"
 _EXAMPLE = "for example: --outputs 239.2.2.2:5000:eth1,239.2.2.3:5000:eth2"
@@ -184,7 +185,13 @@ def _words(line: str) -> list[str]:
     return words
 
 
-def name_lines(message: str, places: list[str]) -> str:
-    """Put lines of the batch in place of the rules that the daemon counts. A single rule it does not count."""
-    named = re.sub(r"\brules\[(\d+)\](\.?)", lambda match: places[int(match[1])] + (", " if match[2] else ""), message)
-    return f"{places[0]}: {message}" if named == message and len(places) == 1 else named
+def name_lines(error: McrError, places: list[str]) -> McrError:
+    """Put lines of the batch in place of the rules that the daemon counts; a single rule it does not count."""
+    named = re.sub(
+        r"\brules\[(\d+)\](\.?)", lambda match: places[int(match[1])] + (", " if match[2] else ""), error.message
+    )
+    # What mcrctl itself met, such as a socket that is not there, is of a class of its own.
+    if len(places) == 1 and named == error.message and type(error) is McrError and error.code in _OF_A_RULE:
+        named = f"{places[0]}: {named}"
+    error.message = named
+    return error

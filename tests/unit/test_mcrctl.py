@@ -17,7 +17,7 @@ import pytest
 
 import mcr
 from mcr.cli import failure, mcrctl, session
-from mcr.errors import McrError, SystemFault
+from mcr.errors import InterfaceNotFound, McrError, SystemFault
 
 VIEW = {
     "rule_id": "dcfca9531161",
@@ -346,8 +346,12 @@ def test_a_fault_that_the_daemon_finds_names_file_and_line(run, daemon, batch):
 
 def test_a_fault_in_the_only_rule_of_a_batch_names_file_and_line(run, daemon, batch):
     daemon.failure = McrError("Interface not found: eth9")
+    daemon.failure.code = InterfaceNotFound.code
     file = batch(f"\n{LINE}\n")
     assert run("add", "--batch", file)[2] == [f"Error: {file}:2: Interface not found: eth9"]
+    for other in (McrError("mcrd closed the connection without a reply"), SystemFault("", 2)):
+        daemon.failure = other  # it has nothing to do with the rule
+        assert run("add", "--batch", file)[2] == [f"Error: {other.message}"]
 
 
 def test_a_batch_without_rules_is_a_fault(run, daemon, batch):

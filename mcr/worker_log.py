@@ -91,11 +91,24 @@ WORDINGS: Mapping[int, _Wording] = {
 }
 
 
+# What a record that stands for several things stands for, where that is not interfaces.
+_SUBJECTS: Mapping[int, str] = {
+    lib.MCR_LOG_NO_MATCH: "flows",
+    lib.MCR_LOG_FORWARDED: "rules",
+    lib.MCR_LOG_SEND_FAILED: "outputs",
+    lib.MCR_LOG_TRAIN_REFUSED: "outputs",
+}
+
+
 def describe(record: LogRecord, names: Names) -> str:
-    """Word one record; repeats folded into it are counted at its end."""
+    """Word one record; what is folded into it is counted at its end."""
     wording = WORDINGS.get(record.code)
     text = wording(record.args, names) if wording else f"event {record.code} {record.args}"
-    if record.repeats > 1:
-        seconds = (record.time_ns - record.first_ns) / 1e9
-        text += f" ({record.repeats} times in {seconds:.1f} s)"
-    return text
+    if record.repeats == 1:
+        return text
+    seconds = max(0, record.time_ns - record.first_ns) / 1e9  # the clock may have been set back
+    times = f"{record.repeats:,} times in {seconds:.1f} s"
+    if record.subjects == 1:
+        return f"{text} ({times})"
+    count = f"{record.subjects} or more" if record.subjects >= lib.MCR_LOG_SUBJECTS else f"{record.subjects}"
+    return f"{text} (the newest of {times}, for {count} {_SUBJECTS.get(record.code, 'interfaces')})"

@@ -2,8 +2,10 @@
 /*
  * A worker's log: records on the event ring, made only when the facility's level lets them through.
  *
- * What can repeat with every packet is folded: the first occurrence is written at once, later ones of the same code
- * and subject are counted and written as one record a second.
+ * What can repeat with every packet is folded, by its code and its subject (an output, a flow, ...). A few subjects of
+ * each code have records of their own: the first occurrence is written at once, later ones are counted and written as
+ * one record a second. All others of the code share one record a second, which says how many subjects it stands for.
+ * So however many outputs fail, a code never makes more than 2 * MCR_LOG_NAMED + 1 records a second.
  */
 #ifndef MCR_LOG_H
 #define MCR_LOG_H
@@ -14,11 +16,30 @@
 #include "ring.h"
 #include "shm_abi.h"
 
-#define MCR_LOG_FOLDS 16
+#define MCR_LOG_NAMED    3    /* subjects of a code with records of their own */
+#define MCR_LOG_SUBJECTS 512  /* other subjects that are told apart; with more, the record says so many */
+#define MCR_LOG_BUCKETS  1024 /* for them: a power of two, and at most half of them in use */
 
-struct mcr_fold {
-	uint64_t written_ns;        /* when a record of it was last written */
-	struct mcr_rec_log pending; /* repeats == 0: nothing to write */
+/* The subjects of one record. Those of an earlier round are no longer in it. */
+struct mcr_log_subjects {
+	uint32_t round, count;
+	struct {
+		uint64_t subject;
+		uint32_t round;
+	} buckets[MCR_LOG_BUCKETS];
+};
+
+/* Occurrences that are not written yet; repeats == 0: none. */
+struct mcr_log_fold {
+	bool taken; /* by the subject of `pending` */
+	struct mcr_rec_log pending;
+};
+
+struct mcr_log_folds {
+	uint64_t written_ns; /* when what was held back was last written */
+	bool held;           /* something is held back */
+	struct mcr_log_fold named[MCR_LOG_NAMED], others;
+	struct mcr_log_subjects subjects; /* in `others` */
 };
 
 struct mcr_log {
@@ -26,10 +47,11 @@ struct mcr_log {
 	uint64_t *dropped; /* counter of records that found no room */
 	uint8_t level[MCR_FACILITIES];
 	bool written;     /* the supervisor is to be woken */
-	uint32_t pending; /* folds that hold something back */
-	struct mcr_fold folds[MCR_LOG_FOLDS];
+	uint32_t pending; /* codes of which something is held back */
+	struct mcr_log_folds folds[MCR_LOG_CODES];
 };
 
+/* Of a log that is all zeros. */
 void mcr_log_init(struct mcr_log *log, struct mcr_ring_end *events, uint64_t *dropped);
 
 static inline bool mcr_log_enabled(const struct mcr_log *log, enum mcr_facility facility, enum mcr_level level)
@@ -41,11 +63,15 @@ static inline bool mcr_log_enabled(const struct mcr_log *log, enum mcr_facility 
 void mcr_log(struct mcr_log *log, enum mcr_facility facility, enum mcr_level level, enum mcr_log_code code,
 	     uint64_t arg0, uint64_t arg1, uint64_t arg2);
 
-/* The same for what may repeat with every packet; folded by code, arg0 and arg1. */
+/* The same for what may repeat with every packet. Its subject is arg0 (of a flow: all three), its cause arg1. */
 void mcr_log_folded(struct mcr_log *log, enum mcr_facility facility, enum mcr_level level, enum mcr_log_code code,
 		    uint64_t arg0, uint64_t arg1, uint64_t arg2);
 
 /* Write what has been held back for a second. */
 void mcr_log_flush(struct mcr_log *log);
+
+/* What these two come to, by other clocks. */
+void mcr_log_fold(struct mcr_log *log, const struct mcr_rec_log *record);
+void mcr_log_flush_at(struct mcr_log *log, uint64_t now_ns);
 
 #endif

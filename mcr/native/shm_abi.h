@@ -12,7 +12,7 @@
 #include <stddef.h>
 #include <stdint.h>
 
-#define MCR_ABI_VERSION 3
+#define MCR_ABI_VERSION 4
 #define MCR_CACHE_LINE  64
 
 #define MCR_MAX_RULES        16384
@@ -212,9 +212,11 @@ struct mcr_rec_log {
 	uint64_t time_ns;  /* CLOCK_REALTIME of the newest occurrence */
 	uint64_t first_ns; /* CLOCK_REALTIME of the first occurrence folded into this record */
 	uint32_t repeats;  /* occurrences folded into this record: 1 or more */
+	uint32_t subjects; /* outputs, flows, ... that they are of: 1 or more; args are the newest's */
 	uint16_t code;     /* enum mcr_log_code */
 	uint8_t level;
 	uint8_t facility;
+	uint32_t padding; /* 0 */
 	uint64_t args[3];
 };
 

@@ -170,11 +170,15 @@ class Sample:
 
 @attrs.frozen
 class LogRecord:
-    """One line of a worker's log, not worded yet; see `mcr.worker_log`."""
+    """One line of a worker's log, not worded yet; see `mcr.worker_log`.
+
+    It stands for `repeats` occurrences, with `subjects` outputs (or whatever it is about); `args` are the newest's.
+    """
 
     time_ns: int
     first_ns: int
     repeats: int
+    subjects: int
     code: int
     level: Level
     facility: Facility
@@ -204,5 +208,7 @@ def decode_event(record_type: int, body: bytes) -> Event:
     if record_type == lib.MCR_REC_LOG:
         log = _view("mcr_rec_log", body)
         level, facility = Level(log.level), Facility(log.facility)
-        return LogRecord(log.time_ns, log.first_ns, log.repeats, log.code, level, facility, tuple(log.args))
+        return LogRecord(
+            log.time_ns, log.first_ns, log.repeats, log.subjects, log.code, level, facility, tuple(log.args)
+        )
     raise ValueError(f"unknown event {record_type}")

@@ -16,7 +16,7 @@ import pytest
 from conftest import MakeMcr, Plant
 from mcr.cli.client import Client
 from mcr.errors import McrError
-from mcr_process import BIN, Mcr, Receiver, Sender, children_of, wait_until
+from mcr_process import BIN, SLOWNESS, Mcr, Receiver, Sender, children_of, wait_until
 
 
 @contextlib.contextmanager
@@ -137,17 +137,20 @@ def test_misbehaving_clients_disturb_nobody(plant: Plant, make_mcr: MakeMcr) -> 
 
 
 def test_trace_at_full_rate_does_not_keep_operators_waiting(plant: Plant, make_mcr: MakeMcr) -> None:
-    """What would be a line for each packet is folded; the daemon answers meanwhile."""
+    """What would be a line for each packet is folded, however many flows there are; the daemon answers meanwhile."""
     mcr = make_mcr(plant.relay).start()
     mcr.add("in0:239.1.1.1:5000", "239.2.2.2:6000:out0")
     mcr.ctl("log-level", "set", "--global", "trace")
-    sender = Sender(plant.source, "src0", "239.1.1.1:5000", count=100_000, rate=50_000)
+    unwanted = [f"239.1.3.{number}:5000" for number in range(40)]
+    sender = Sender(plant.source, "src0", "239.1.1.1:5000", *unwanted, count=2_500, rate=50_000)
     answers = []
     while sender.process.poll() is None:
         answers.append(timed_ping(mcr))
     sender.finish()
     assert statistics.median(answers) < 0.05
     assert mcr.log().count("bytes to 1 outputs") < 20
+    wait_until(lambda: ", for 37 flows)" in mcr.log(), "the log says for how many flows a line stands")
+    assert mcr.log().count("no rule for") < 10 * SLOWNESS + 20
 
 
 def test_daemon_without_a_descriptor_left_survives_deaths_and_requests(plant: Plant, make_mcr: MakeMcr) -> None:

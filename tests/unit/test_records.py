@@ -35,10 +35,19 @@ def test_levels_are_one_byte_a_facility() -> None:
 def test_log_event_survives_the_way_through_bytes() -> None:
     written = ffi.new(
         "struct mcr_rec_log *",
-        {"time_ns": 5, "first_ns": 3, "repeats": 2, "code": 4, "level": 7, "facility": 6, "args": [1, 2, 3]},
+        {
+            "time_ns": 5,
+            "first_ns": 3,
+            "repeats": 2,
+            "subjects": 9,
+            "code": 4,
+            "level": 7,
+            "facility": 6,
+            "args": [1, 2, 3],
+        },
     )
     event = records.decode_event(lib.MCR_REC_LOG, bytes(ffi.buffer(written)))
-    assert event == records.LogRecord(5, 3, 2, 4, Level.DEBUG, 6, (1, 2, 3))
+    assert event == records.LogRecord(5, 3, 2, 9, 4, Level.DEBUG, 6, (1, 2, 3))
 
 
 @pytest.mark.parametrize(

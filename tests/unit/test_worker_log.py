@@ -22,9 +22,10 @@ class Names:
         return f"239.0.0.{slot}:5000:eth9"
 
 
-def record(code: int, *args: int, repeats: int = 1) -> LogRecord:
+def record(code: int, *args: int, repeats: int = 1, subjects: int = 1) -> LogRecord:
     a, b, c = (*args, 0, 0, 0)[:3]
-    return LogRecord(3_500_000_000, 1_000_000_000, repeats, code, Level.INFO, Facility.WORKER, (a, b, c))
+    times = (3_500_000_000, 1_000_000_000)
+    return LogRecord(*times, repeats, subjects, code, Level.INFO, Facility.WORKER, (a, b, c))
 
 
 def test_every_code_has_words() -> None:
@@ -51,6 +52,14 @@ def test_send_error_names_destination_and_system_error() -> None:
 
 def test_repeats_are_counted_with_their_span() -> None:
     assert describe(record(lib.MCR_LOG_DRAINED, repeats=12), Names()).endswith("(12 times in 2.5 s)")
+
+
+@pytest.mark.parametrize(
+    ("subjects", "told"), [(37, "37 outputs"), (lib.MCR_LOG_SUBJECTS, f"{lib.MCR_LOG_SUBJECTS} or more outputs")]
+)
+def test_a_record_for_several_outputs_says_for_how_many(subjects: int, told: str) -> None:
+    text = describe(record(lib.MCR_LOG_SEND_FAILED, 4, errno.ENETDOWN, repeats=1234, subjects=subjects), Names())
+    assert text.endswith(f" (os error 100) (the newest of 1,234 times in 2.5 s, for {told})")
 
 
 def test_facilities_are_numbered_as_in_the_native_code() -> None:

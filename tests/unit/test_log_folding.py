@@ -1,0 +1,162 @@
+"""A worker's log records are few, whatever fails, and none is missing from their sum."""
+
+import errno
+from collections import Counter
+from collections.abc import Iterator
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from mcr._native import ffi, lib
+from mcr.shm.records import LogRecord, decode_event
+
+SECOND = 1_000_000_000
+CAPACITY = 1 << 20
+
+
+class Worker:
+    """Its log, and a clock."""
+
+    def __init__(self) -> None:
+        self._memory = ffi.new("struct mcr_ring *"), ffi.new("uint64_t[]", CAPACITY // 8), ffi.new("uint64_t *")
+        shared, data, dropped = self._memory
+        self._ends = ffi.new("struct mcr_ring_end *"), ffi.new("struct mcr_ring_end *")
+        lib.mcr_ring_open_producer(self._ends[0], shared, data, CAPACITY)
+        lib.mcr_ring_open_consumer(self._ends[1], shared, data, CAPACITY)
+        self.log = ffi.new("struct mcr_log *")
+        lib.mcr_log_init(self.log, self._ends[0], dropped)
+        self.now = 1_795_000_000 * SECOND
+
+    def fail(self, output: int, number: int = errno.ENETDOWN, code: int = lib.MCR_LOG_SEND_FAILED) -> None:
+        fields = {"repeats": 1, "subjects": 1, "code": code, "level": 4, "facility": 7}
+        times = {"time_ns": self.now, "first_ns": self.now}
+        lib.mcr_log_fold(self.log, ffi.new("struct mcr_rec_log *", fields | times | {"args": [output, number, 0]}))
+
+    def flow(self, group: int, port: int) -> None:
+        fields = {"repeats": 1, "subjects": 1, "code": lib.MCR_LOG_NO_MATCH, "level": 7, "facility": 6}
+        times = {"time_ns": self.now, "first_ns": self.now}
+        lib.mcr_log_fold(self.log, ffi.new("struct mcr_rec_log *", fields | times | {"args": [0, group, port]}))
+
+    def wait(self, seconds: float) -> None:
+        self.now += int(seconds * SECOND)
+        lib.mcr_log_flush_at(self.log, self.now)
+
+    def records(self) -> list[LogRecord]:
+        return list(self._records())
+
+    def _records(self) -> Iterator[LogRecord]:
+        kind, body = ffi.new("uint32_t *"), ffi.new("uint8_t[]", 256)
+        while (size := lib.mcr_ring_pop(self._ends[1], kind, body, 256)) >= 0:
+            event = decode_event(kind[0], bytes(ffi.buffer(body, size)))
+            assert isinstance(event, LogRecord)
+            yield event
+
+
+def test_the_first_failure_of_an_output_is_told_at_once() -> None:
+    worker = Worker()
+    worker.fail(1)
+    worker.fail(2)
+    assert [(record.args[0], record.repeats) for record in worker.records()] == [(1, 1), (2, 1)]
+
+
+def test_repeats_are_one_record_a_second() -> None:
+    worker = Worker()
+    for _ in range(2_000):
+        worker.fail(1)
+        worker.wait(0.001)
+    first, *folded = worker.records()
+    assert first.repeats == 1
+    assert [record.subjects for record in folded] == [1, 1]
+    assert sum(record.repeats for record in folded) == 1_999
+
+
+@pytest.mark.parametrize("outputs", [4, 17, 40, 500])
+def test_outputs_that_fail_by_turns_are_a_few_records_a_second(outputs: int) -> None:
+    """10 s at 2,000 packets a second: each failure is in one record, which says for how many outputs it stands."""
+    worker = Worker()
+    for packet in range(20_000):
+        worker.fail(packet % outputs)
+        worker.wait(0.0005)
+    worker.wait(1)
+    records = worker.records()
+    assert len(records) <= 10 * (lib.MCR_LOG_NAMED + 1) + 2 * lib.MCR_LOG_NAMED
+    assert sum(record.repeats for record in records) == 20_000
+    assert max(record.subjects for record in records) == outputs - lib.MCR_LOG_NAMED
+
+
+def test_more_outputs_than_are_told_apart_are_said_to_be_many() -> None:
+    worker = Worker()
+    for output in range(10_000):
+        worker.fail(output)
+    worker.wait(1)
+    assert worker.records()[-1].subjects == lib.MCR_LOG_SUBJECTS
+
+
+def test_flows_that_no_rule_wants_are_a_few_records_a_second() -> None:
+    """Two of one group, which differ by their port; then a thousand."""
+    worker = Worker()
+    for packet in range(2_000):
+        worker.flow(0x010101EF, packet % 2)
+        worker.wait(0.001)
+    records = worker.records()
+    assert len(records) <= 3 * 2
+    assert {record.args[2] for record in records} == {0, 1}
+    for packet in range(2_000):
+        worker.flow(packet % 1_000, 0)
+        worker.wait(0.001)
+    worker.wait(1)
+    records = worker.records()
+    assert len(records) <= 3 * (lib.MCR_LOG_NAMED + 1) + lib.MCR_LOG_NAMED
+    assert sum(record.repeats for record in records) <= 2_000 + 2
+
+
+def test_an_output_that_fails_after_the_flood_is_told_at_once() -> None:
+    worker = Worker()
+    for packet in range(4_000):
+        worker.fail(packet % 40)
+        worker.wait(0.001)
+    worker.wait(1)
+    worker.wait(1)
+    worker.records()
+    worker.fail(99)
+    (record,) = worker.records()
+    assert (record.args[0], record.repeats) == (99, 1)
+    worker.wait(1)
+    assert worker.records() == []
+
+
+def test_nothing_held_back_wakes_nobody() -> None:
+    worker = Worker()
+    for output in range(5):
+        worker.fail(output)
+    assert worker.log.pending == 1
+    worker.fail(0, code=lib.MCR_LOG_CAPTURE_ERROR)
+    assert worker.log.pending == 1
+    worker.wait(1)
+    assert worker.log.pending == 0
+
+
+@given(
+    st.lists(
+        st.tuples(st.integers(0, 12), st.sampled_from([errno.ENETDOWN, errno.EPERM]), st.floats(-2, 2), st.booleans()),
+        max_size=80,
+    )
+)
+def test_every_failure_is_in_one_record_whatever_the_clock_does(events: list[tuple[int, int, float, bool]]) -> None:
+    worker = Worker()
+    told, failed = Counter[int](), Counter[int]()
+    for output, number, seconds, flushed in events:
+        worker.fail(output, number)
+        failed[number] += 1
+        if flushed:
+            worker.wait(seconds)
+        else:
+            worker.now += int(seconds * SECOND)
+    worker.wait(3)
+    assert worker.log.pending == 0
+    records = worker.records()
+    for record in records:
+        told[record.args[1]] += record.repeats
+    assert sum(told.values()) == sum(failed.values())
+    assert all(1 <= record.subjects <= min(13, record.repeats) for record in records)

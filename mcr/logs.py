@@ -6,7 +6,8 @@ Rules of the module:
 2. Nobody waits for the log, or fails by it. Lines go through a bounded queue to a thread that writes them; when
    standard error does not take them (a stopped terminal, a full pipe or disk), they are dropped and their number is
    told later.
-3. The newest warnings, and what is graver, are remembered: who asks for help need not be able to read the journal.
+3. What repeats does not flood it: see `mcr.log_limit`.
+4. The newest warnings, and what is graver, are remembered: who asks for help need not be able to read the journal.
 """
 
 import contextlib
@@ -16,6 +17,7 @@ import os
 import queue
 import select
 import threading
+import time
 from collections import deque
 from collections.abc import Mapping
 from datetime import UTC, datetime
@@ -23,6 +25,7 @@ from typing import Final, Literal, Protocol
 
 import attrs
 
+from mcr.log_limit import LogLimit
 from mcr.model import Facility, Level, LogLevels, LogLine
 from mcr.visible import visible
 
@@ -31,6 +34,7 @@ LogFormat = Literal["text", "json"]
 _QUEUE_LINES = 10_000
 _LONGEST_LINE = 16_384  # characters
 _REMEMBERED_LINES = 200
+_LEFT_OUT_SECONDS = 1  # between two reports of what was left out
 _FLUSH_SECONDS = 2  # how long the end of the process waits for a standard error that takes nothing
 
 _STDERR = 2
@@ -58,9 +62,13 @@ class Logger:
 
     def log(self, level: Level, message: str, /, *args: object, **fields: object) -> None:
         """Log `message % args`, if the facility's threshold lets the level pass."""
+        self.log_kind(message, level, message, *args, **fields)
+
+    def log_kind(self, kind: str, level: Level, message: str, /, *args: object, **fields: object) -> None:
+        """The same, where more than the message tells the kinds of lines apart that are limited; see `LogLimit`."""
         number = _NUMBERS[level]
         if self._logger.isEnabledFor(number):
-            self._logger.log(number, message, *args, extra={"fields": fields})
+            self._logger.log(number, message, *args, extra={"fields": fields, "kind": kind})
 
     def emergency(self, message: str, /, *args: object, **fields: object) -> None:
         """The system is unusable."""
@@ -109,7 +117,11 @@ def setup_logging(log_format: LogFormat, levels: LogLevels) -> None:
 
     Libraries log through the same lines, from warning up, under their own names.
     """
-    handler = _QueuedWriter()
+    limit = LogLimit()
+    for facility in Facility:
+        logger = logging.getLogger(f"{_ROOT}.{facility.label}")
+        logger.filters = [limit]
+    handler = _QueuedWriter(limit)
     journal = _is_journal(_STDERR)  # which notes the time itself
     formatter = _JsonFormatter() if log_format == "json" else _TextFormatter(timed=not journal)
     handler.setFormatter(_JournalFormatter(formatter) if journal else formatter)
@@ -246,7 +258,8 @@ def _cut(line: str) -> str:
 class _QueuedWriter(logging.Handler):
     """Formats where the event happens, writes in a thread of its own."""
 
-    def __init__(self) -> None:
+    def __init__(self, limit: LogLimit) -> None:
+        self._limit = limit
         self._lines: queue.Queue[str | None] = queue.Queue(_QUEUE_LINES)
         self._dropped = 0
         self._guard = threading.Lock()
@@ -270,12 +283,27 @@ class _QueuedWriter(logging.Handler):
         super().close()
 
     def _write(self) -> None:
-        while (line := self._lines.get()) is not None:
+        due = time.monotonic() + _LEFT_OUT_SECONDS
+        while True:
+            try:
+                line = self._lines.get(timeout=max(0, due - time.monotonic()))
+            except queue.Empty:
+                self._report_left_out()
+                due = time.monotonic() + _LEFT_OUT_SECONDS
+                continue
+            if line is None:
+                break
             if not _write_line(line):
                 self._drop(1)
             elif self._lines.empty():
                 self._report_dropped()
+        self._report_left_out()
         self._report_dropped()
+
+    def _report_left_out(self) -> None:
+        for record in self._limit.left_out():
+            if not _write_line(_cut(self.format(record))):
+                self._drop(1)
 
     def _drop(self, lines: int) -> None:
         with self._guard:

@@ -14,8 +14,9 @@ import trio
 from mcr.activity import Activity
 from mcr.actors.mailbox import Reply, ask
 from mcr.capture_counts import Backlog, CaptureCounts, Watched
+from mcr.log_limit import UNLIMITED
 from mcr.logs import get_logger
-from mcr.model import Facility, Stats
+from mcr.model import Facility, Level, Stats
 from mcr.placement import PlacedRule
 from mcr.readings import Reading, egress_stats, ingress_stats, rule_stats, stats_lines, worker_stats
 from mcr.shm.records import Sample
@@ -279,7 +280,7 @@ class _State:
         now, past = self._read(), self._past[0]
         drops = sum(self.captures.dropped(worker) for worker in range(len(self._segments)))
         for line in stats_lines(ingress_stats(now, past, drops), egress_stats(now, past)):
-            log.info("%s", line)
+            log.log_kind(UNLIMITED, Level.INFO, "%s", line)  # as often as the settings say
 
     def _read(self) -> Reading:
         workers = tuple(segment.read(self._rule_slots, self._output_slots) for segment in self._segments)

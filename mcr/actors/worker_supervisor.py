@@ -581,7 +581,8 @@ class _State:
                     await self._stats.sampled(event)
                 case records.LogRecord():
                     text = describe(event, self._relay)
-                    get_logger(event.facility).log(event.level, "worker %d: %s", worker_id, text)
+                    log_of = get_logger(event.facility)
+                    log_of.log_kind(f"code {event.code}", event.level, "worker %d: %s", worker_id, text)
                 case _:
                     assert_never(event)
         self._answer_settled()

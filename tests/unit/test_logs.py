@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 
 from mcr import logs
+from mcr.log_limit import BURST
 from mcr.logs import LogControl, LogFormat, get_logger, setup_logging
 from mcr.model import Facility, Level, LogLevels
 
@@ -29,7 +30,9 @@ def _restored_logging() -> Iterator[None]:
     logging.root.handlers[:] = handlers
     logging.root.setLevel(level)
     for facility in Facility:
-        logging.getLogger(f"mcr.{facility.label}").setLevel(logging.NOTSET)
+        logger = logging.getLogger(f"mcr.{facility.label}")
+        logger.setLevel(logging.NOTSET)
+        logger.filters = []
 
 
 @pytest.fixture
@@ -186,8 +189,8 @@ def test_the_newest_warnings_are_remembered_oldest_first(lines):
     set_up()
     control = LogControl(LogLevels(), Workers())
     for number in range(250):
-        log.warning("warning %d", number)
-        log.notice("notice %d", number)
+        log.log_kind(str(number), Level.WARNING, "warning %d", number)
+        log.log_kind(str(number), Level.NOTICE, "notice %d", number)
     recent = control.recent()
     assert [line.message for line in recent] == [f"warning {number}" for number in range(50, 250)]
     assert (recent[0].level, recent[0].facility) == ("warning", "supervisor")
@@ -210,6 +213,31 @@ def test_a_line_that_is_too_long_is_cut(lines):
     assert re.search(r"x\.\.\. \(100,\d+ characters\)$", line)
 
 
+# What repeats
+
+
+def test_what_repeats_does_not_flood_the_log_and_the_rest_is_told(lines):
+    set_up()
+    for number in range(1_000):
+        log.warning("client %d refused", number)
+    log.notice("still heard")
+    *said, heard, told = lines()
+    assert len(said) == BURST
+    assert heard.endswith("still heard")
+    assert told.endswith(f" warning [supervisor] {1_000 - BURST} more lines such as: client 999 refused")
+
+
+def test_what_was_left_out_is_told_while_nothing_else_is_said(monkeypatch, capfd):
+    monkeypatch.setattr(logs, "_LEFT_OUT_SECONDS", 0.01)
+    set_up()
+    for number in range(BURST + 1):
+        log.warning("client %d refused", number)
+    said = ""
+    while "1 more lines such as" not in said:
+        said += capfd.readouterr().err
+        time.sleep(0.001)
+
+
 # A standard error that takes nothing
 
 
@@ -220,8 +248,8 @@ def test_a_blocked_standard_error_blocks_nobody_and_the_loss_is_told(monkeypatch
     monkeypatch.setattr(logs, "_STDERR", writer)
     set_up()
     filler = "x" * 65_536  # as much as a pipe holds
-    for _ in range(100):
-        log.notice(filler)
+    for number in range(100):
+        log.log_kind(str(number), Level.NOTICE, filler)
     received = b""
     closing = threading.Thread(target=logging.root.handlers[0].close)
     closing.start()

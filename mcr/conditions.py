@@ -4,7 +4,7 @@ An interface is who it was when its sockets were opened, by its index; it is spo
 it, and if it has another one now, by that as well.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from ipaddress import IPv4Address
 from itertools import chain
 
@@ -63,7 +63,7 @@ class Hop:
         oddity: why it can't be meant, in words; empty: it may be.
     """
 
-    neighbour: Address
+    neighbour: IPv4Address
     oddity: str = ""
 
 
@@ -153,27 +153,39 @@ def judge_output(attachment: Attachment, network: Network) -> Condition:
     return _judge_attachment(attachment, network)
 
 
-def judge(standing: Standing, hops: Mapping[tuple[Address, str], Hop], network: Network) -> Conditions:
-    """All of it."""
+def judge(
+    standing: Standing,
+    network: Network,
+    hops: Mapping[tuple[Address, str], Hop] | None = None,
+    silent: Collection[tuple[int, IPv4Address]] = (),
+) -> Conditions:
+    """All of it.
+
+    Args:
+        standing: of the sockets.
+        network: as it is.
+        hops: how hosts are reached, by address and output interface.
+        silent: neighbours that don't answer, by the interface's index and address.
+    """
     return Conditions(
         standing.acknowledged,
         {name: judge_input(each, network) for name, each in standing.inputs.items()},
         {name: judge_output(each, network) for name, each in standing.outputs.items()},
-        judge_hosts(hops, standing.outputs, network),
+        _judge_hosts(hops or {}, standing.outputs, silent),
     )
 
 
-def judge_hosts(
-    hops: Mapping[tuple[Address, str], Hop], outputs: Mapping[str, Attachment], network: Network
+def _judge_hosts(
+    hops: Mapping[tuple[Address, str], Hop],
+    outputs: Mapping[str, Attachment],
+    silent: Collection[tuple[int, IPv4Address]],
 ) -> dict[tuple[Address, str], Condition]:
     """Hosts that don't answer, or can't be meant."""
-    # Of thousands of hosts few are silent, if any.
-    silent = {key for key, neighbour in network.neighbours.items() if neighbour.silent}
     found = {}
     for (host, name), hop in hops.items():
         index = outputs[name].index if name in outputs else 0
         warnings = (hop.oddity,) if hop.oddity else ()
-        if silent and (index, hop.neighbour) in silent:
+        if (index, hop.neighbour) in silent:
             who = f"{host}" if hop.neighbour == host else f"the gateway {hop.neighbour} to {host}"
             found[host, name] = Condition(RuleState.WAITING, f"{who} does not answer ARP on {name}", warnings)
         elif warnings:

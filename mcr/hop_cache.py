@@ -1,18 +1,22 @@
 """How hosts that are outputs are reached, as far as it was asked for; asked for anew when routes have changed."""
 
 from collections.abc import Iterable, Mapping
+from contextlib import suppress
 from functools import partial
 from ipaddress import IPv4Address
+from itertools import islice
 
 import trio
 
 from mcr.conditions import Attachment, Hop, find_oddity
 from mcr.model import Address
-from mcr.net.network import Network
-from mcr.net.next_hop import find_next_hops
+from mcr.net.network import Neighbour, Network
+from mcr.net.next_hop import find_next_hops, find_unanswered
 
 _Key = tuple[Address, str]
 _FEW = 50  # asked for without a thread
+_UNHEARD = 100  # neighbours that are looked at each time
+_NUD_INCOMPLETE = 0x01  # <linux/neighbour.h>
 
 
 class HopCache:
@@ -41,6 +45,23 @@ class HopCache:
                 ask = partial(_ask, unknown, outputs, network)
                 self._hops |= await trio.to_thread.run_sync(ask) if len(unknown) > _FEW else ask()
             return {each: self._hops[each] for each in wanted if each in self._hops}
+
+
+def find_silent(
+    hops: Mapping[_Key, Hop], outputs: Mapping[str, Attachment], network: Network
+) -> frozenset[tuple[int, IPv4Address]]:
+    """Who of these next hops does not answer, by interface and address."""
+    silent = {key for key, neighbour in network.neighbours.items() if neighbour.silent}
+    asked = {(hop.neighbour, outputs[name].index) for (_, name), hop in hops.items() if name in outputs}
+    # Of whom it waits for an answer the kernel says nothing.
+    unheard = ((host, index) for host, index in asked if _is_unheard(network.neighbours.get((index, host))))
+    with suppress(OSError):
+        silent |= find_unanswered(islice(unheard, _UNHEARD))
+    return frozenset(silent)
+
+
+def _is_unheard(neighbour: Neighbour | None) -> bool:
+    return neighbour is None or (neighbour.state <= _NUD_INCOMPLETE and not neighbour.silent)
 
 
 def _ask(hosts: list[_Key], outputs: Mapping[str, Attachment], network: Network) -> dict[_Key, Hop]:

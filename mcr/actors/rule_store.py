@@ -15,7 +15,7 @@ from mcr.actors.network_watch import NetworkWatch
 from mcr.actors.worker_supervisor import WorkerSupervisor
 from mcr.conditions import judge, view_of
 from mcr.errors import McrError, RuleExists, RuleNotFound
-from mcr.hop_cache import HopCache
+from mcr.hop_cache import HopCache, find_silent
 from mcr.logs import get_logger
 from mcr.model import Facility, Input, Rule, RuleChange, RuleView
 from mcr.net.interfaces import name_in_rules
@@ -106,7 +106,7 @@ class RuleStore:
         outputs = chain.from_iterable(each.rule.outputs for each in held)
         hosts = ((each.group, each.interface) for each in outputs if not each.group.is_multicast)
         hops = await self._hops.find(hosts, standing.outputs, network)
-        conditions = judge(standing, hops, network)
+        conditions = judge(standing, network, hops, find_silent(hops, standing.outputs, network))
         return tuple(view_of(each.rule, each.generation, conditions) for each in held)
 
 

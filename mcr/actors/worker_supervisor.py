@@ -446,7 +446,7 @@ class _State:
         self.log_interfaces()
 
     def log_interfaces(self) -> None:
-        conditions = judge(self.standing(), {}, self._network)
+        conditions = judge(self.standing(), self._network)
         waiting = {name: each for name, each in conditions.inputs.items() if each != WELL}
         self._interfaces.note({**conditions.inputs, **conditions.outputs, **waiting})
         for level, line in self._interfaces.lines(self._relay.users(), trio.current_time()):

@@ -1,4 +1,4 @@
-"""Asks the kernel how hosts are reached through an interface (rtnetlink(7)), thousands of them at once if need be."""
+"""Asks the kernel how hosts are reached through an interface, and whether they answer (rtnetlink(7))."""
 
 import socket
 import struct
@@ -12,7 +12,13 @@ _ROUTE = struct.Struct("BBBBBBBBI")  # family, destination's and source's length
 _RTM_GETROUTE, _NLM_F_REQUEST, _NLMSG_ERROR = 26, 0x1, 2
 _RTM_F_FIB_MATCH = 0x2000  # the table's entry, or an error; no guess that the host is on the link
 _RTA_DST, _RTA_OIF, _RTA_GATEWAY, _RTA_MULTIPATH = 1, 4, 5, 9
+_NEIGHBOUR = struct.Struct("B3xiHBB")  # family, index, state, flags, type
+_CACHE = struct.Struct("IIII")  # struct nda_cacheinfo: hundredths of a second since confirmed, used, updated; users
+_RTM_GETNEIGH, _NDA_DST, _NDA_CACHEINFO, _NUD_INCOMPLETE = 30, 1, 3, 0x01
 _MESSAGE_BYTES = 65_536
+
+_PATIENCE = 100
+"""Hundredths of a second. A host that has been asked for so long does not answer; the kernel asks thrice as long."""
 
 
 def find_next_hops(hosts: Iterable[tuple[IPv4Address, int]]) -> list[tuple[IPv4Address, bool]]:
@@ -25,6 +31,29 @@ def find_next_hops(hosts: Iterable[tuple[IPv4Address, int]]) -> list[tuple[IPv4A
     """
     with socket.socket(socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_CLOEXEC, socket.NETLINK_ROUTE) as netlink:
         return [_find(netlink, host, index) for host, index in hosts]
+
+
+def find_unanswered(hosts: Iterable[tuple[IPv4Address, int]]) -> set[tuple[int, IPv4Address]]:
+    """Those of these neighbours, each with the interface's index, that have been asked for a second and don't answer.
+
+    The kernel tells of a neighbour only when it has given it up.
+
+    Raises:
+        OSError: no netlink socket could be had.
+    """
+    with socket.socket(socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_CLOEXEC, socket.NETLINK_ROUTE) as netlink:
+        return {(index, host) for host, index in hosts if _is_unanswered(netlink, host, index)}
+
+
+def _is_unanswered(netlink: socket.socket, host: IPv4Address, index: int) -> bool:
+    body = _NEIGHBOUR.pack(socket.AF_INET, index, 0, 0, 0) + struct.pack("HH4s", 8, _NDA_DST, host.packed)
+    netlink.send(_HEADER.pack(_HEADER.size + len(body), _RTM_GETNEIGH, _NLM_F_REQUEST, 1, 0) + body)
+    answer = next(split(netlink.recv(_MESSAGE_BYTES)))
+    if answer.kind == _NLMSG_ERROR:
+        return False
+    _, _, state, _, _ = _NEIGHBOUR.unpack_from(answer.body)
+    cache = dict(attributes(answer.body, _NEIGHBOUR.size)).get(_NDA_CACHEINFO)
+    return state == _NUD_INCOMPLETE and cache is not None and _CACHE.unpack(cache)[2] >= _PATIENCE
 
 
 def _find(netlink: socket.socket, host: IPv4Address, index: int) -> tuple[IPv4Address, bool]:

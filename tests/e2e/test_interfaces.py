@@ -164,7 +164,9 @@ def test_output_that_comes_and_goes_is_told_and_used_again(plant: Plant, mcr: Mc
 
     silent = "198.18.2.77 does not answer ARP on out1"
     Sender(plant.source, "src0", "239.1.1.2:5000", count=1, rate=10).finish()
-    wait_until(lambda: rule(mcr, "two")["reason"] == f"1 of 2 outputs: {silent}", "the silent host is told")
+    wait_until(
+        lambda: rule(mcr, "two")["reason"] == f"1 of 2 outputs: {silent}", "the silent host is told", seconds=2.5
+    )
     shown = mcr.ctl("list").stdout.splitlines()
     assert shown[4].split() == ["198.18.2.77:6000:out1", "(waiting)"]
     assert shown[-1] == f"two: 1 of 2 outputs: {silent}"
@@ -172,7 +174,8 @@ def test_output_that_comes_and_goes_is_told_and_used_again(plant: Plant, mcr: Mc
     plant.receiver.ip("address add 198.18.2.77/24 dev rx1")
     receiver = Receiver(plant.receiver, "198.18.2.77:6000@rx1=239.1.1.2:5000", count=10)
     Sender(plant.source, "src0", "239.1.1.2:5000", count=10, rate=50).finish()
-    receiver.expect_everything()
+    verdict = receiver.verdict()
+    assert (verdict["lost"], verdict["corrupted"]) == (0, 0)  # the one that has waited may have come, too
     assert rule(mcr, "two")["state"] == "active"
 
 

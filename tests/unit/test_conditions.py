@@ -16,6 +16,7 @@ from mcr.conditions import (
     judge_output,
     view_of,
 )
+from mcr.hop_cache import find_silent
 from mcr.model import Input, Output, Rule, RuleState
 from mcr.net.network import Link, Neighbour, Network
 
@@ -35,8 +36,8 @@ def without(*indices: int, **links: Link) -> Network:
     return attrs.evolve(NETWORK, links=kept | {link.index: link for link in links.values()})
 
 
-def view(network: Network = NETWORK, hop: Hop | None = None, generation: int = 5):
-    return view_of(RULE, generation, judge(STANDING, {(HOST, "out0"): hop} if hop else {}, network))
+def view(network: Network = NETWORK, hop: Hop | None = None, generation: int = 5, silent: frozenset = frozenset()):
+    return view_of(RULE, generation, judge(STANDING, network, {(HOST, "out0"): hop} if hop else {}, silent))
 
 
 def test_all_is_well():
@@ -121,20 +122,24 @@ def test_output_that_cannot_be_served_degrades_its_rule():
     ],
 )
 def test_host_that_does_not_answer_is_named(hop, reason):
-    silent = attrs.evolve(NETWORK, neighbours={(8, hop.neighbour): Neighbour(0x20, silent=True)})
-    found = view(silent, hop)
+    found = view(hop=hop, silent={(8, hop.neighbour)})
     assert (found.state, found.outputs[1].state) == (RuleState.DEGRADED, RuleState.WAITING)
     assert found.outputs[1].reason == reason
     assert found.reason == f"1 of 2 outputs: {reason}"
-    elsewhere = attrs.evolve(NETWORK, neighbours={(9, hop.neighbour): Neighbour(0x20, silent=True)})
-    assert view(elsewhere, hop).state is RuleState.ACTIVE
+    assert view(hop=hop, silent={(9, hop.neighbour)}).state is RuleState.ACTIVE
 
 
 def test_interface_that_is_down_explains_more_than_its_hosts():
-    silent = attrs.evolve(
-        without(new=attrs.evolve(OUT0, up=False)), neighbours={(8, HOST): Neighbour(0x20, silent=True)}
-    )
-    assert view(silent, Hop(HOST)).outputs[1].reason == "out0 is down"
+    down = without(new=attrs.evolve(OUT0, up=False))
+    assert view(down, Hop(HOST), silent={(8, HOST)}).outputs[1].reason == "out0 is down"
+
+
+def test_who_has_given_no_answer_is_silent():
+    """As the kernel tells; of whom it has told nothing it is asked, and here it knows nobody."""
+    hops = {(HOST, "out0"): Hop(HOST), (GATEWAY, "out0"): Hop(GATEWAY)}
+    assert find_silent(hops, STANDING.outputs, NETWORK) == frozenset()
+    told = attrs.evolve(NETWORK, neighbours={(8, HOST): Neighbour(0x20, silent=True), (8, GATEWAY): Neighbour(0x02)})
+    assert find_silent(hops, STANDING.outputs, told) == {(8, HOST)}
 
 
 @pytest.mark.parametrize(

@@ -13,10 +13,13 @@ from collections.abc import Callable
 
 HEARD = frozenset({signal.SIGHUP, signal.SIGINT, signal.SIGTERM})
 
+_UNHEARD = frozenset({signal.SIGTTOU})
+"""Would stop mcrd and its workers when it logs from the background to a terminal with `stty tostop`."""
+
 
 def hold_signals() -> None:
     """Keep the signals waiting, in this thread and in those that it starts. Call it before there are others."""
-    signal.pthread_sigmask(signal.SIG_BLOCK, HEARD)
+    signal.pthread_sigmask(signal.SIG_BLOCK, HEARD | _UNHEARD)
 
 
 def listen(hear: Callable[[signal.Signals], None]) -> None:

@@ -146,13 +146,14 @@ static int open_standard_descriptors(void)
 /* Until mcrd can act on them (mcr/signals.py). */
 static void hold_signals(void)
 {
-	sigset_t heard;
+	sigset_t held;
 
-	sigemptyset(&heard);
-	sigaddset(&heard, SIGHUP);
-	sigaddset(&heard, SIGINT);
-	sigaddset(&heard, SIGTERM);
-	sigprocmask(SIG_BLOCK, &heard, NULL);
+	sigemptyset(&held);
+	sigaddset(&held, SIGHUP);
+	sigaddset(&held, SIGINT);
+	sigaddset(&held, SIGTERM);
+	sigaddset(&held, SIGTTOU); /* never: writing to the terminal from the background stops nothing */
+	sigprocmask(SIG_BLOCK, &held, NULL);
 }
 
 /* Executes Python; returns only if it can't. */

@@ -74,7 +74,7 @@ def supervisor(
     """Run the relay in the foreground until SIGTERM or SIGINT.
 
     Rules are added and removed with mcrctl. On SIGTERM what has arrived is still sent. SIGHUP sets the log levels back
-    to --log-level.
+    to --log-level and ends nothing: mcrd goes on when its terminal is closed.
     """
     if not control_socket:
         raise UsageError("The control socket's path is empty", "give one: --control-socket PATH, or leave it out")

@@ -88,19 +88,28 @@ class Standing:
 
 @attrs.frozen
 class Conditions:
-    """How it stands with all that rules need.
+    """What of all that rules need is not well.
 
     Attributes:
         acknowledged: the newest generation that every worker that runs forwards by; 0 while none runs.
-        inputs: of input interfaces, by name.
-        outputs: of output interfaces, by name.
-        hosts: of hosts that are outputs, by address and interface; of most there is nothing to be said.
+        inputs: input interfaces, by name.
+        outputs: output interfaces, by name.
+        hosts: hosts that are outputs, by address and interface.
     """
 
     acknowledged: int = 0
     inputs: Mapping[str, Condition] = attrs.field(factory=dict)
     outputs: Mapping[str, Condition] = attrs.field(factory=dict)
     hosts: Mapping[tuple[Address, str], Condition] = attrs.field(factory=dict)
+
+    def concern(self, rule: Rule) -> bool:
+        """Whether there is anything to be said of a rule."""
+        return rule.input.interface in self.inputs or (
+            bool(self.outputs or self.hosts)
+            and any(
+                each.interface in self.outputs or (each.group, each.interface) in self.hosts for each in rule.outputs
+            )
+        )
 
 
 def _waiting(reason: str) -> Condition:
@@ -169,10 +178,14 @@ def judge(
     """
     return Conditions(
         standing.acknowledged,
-        {name: judge_input(each, network) for name, each in standing.inputs.items()},
-        {name: judge_output(each, network) for name, each in standing.outputs.items()},
+        _unwell({name: judge_input(each, network) for name, each in standing.inputs.items()}),
+        _unwell({name: judge_output(each, network) for name, each in standing.outputs.items()}),
         _judge_hosts(hops or {}, standing.outputs, silent),
     )
+
+
+def _unwell(conditions: Mapping[str, Condition]) -> dict[str, Condition]:
+    return {name: condition for name, condition in conditions.items() if condition != WELL}
 
 
 def _judge_hosts(

@@ -231,6 +231,9 @@ class OutputView(Output):
     state: RuleState = attrs.field(default=RuleState.ACTIVE, kw_only=True)
     reason: str = attrs.field(default="", kw_only=True)
 
+    def __attrs_post_init__(self) -> None:
+        """It was checked as an output: there may be thousands to be shown."""
+
     @classmethod
     def of(cls, output: Output, state: RuleState = RuleState.ACTIVE, reason: str = "") -> Self:
         """An output and how it stands with it."""

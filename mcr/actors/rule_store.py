@@ -13,11 +13,11 @@ import trio
 from mcr.actors.mailbox import Reply, ask
 from mcr.actors.network_watch import NetworkWatch
 from mcr.actors.worker_supervisor import WorkerSupervisor
-from mcr.conditions import judge, view_of
+from mcr.conditions import Conditions, judge, view_of
 from mcr.errors import McrError, RuleExists, RuleNotFound
 from mcr.hop_cache import HopCache, find_silent
 from mcr.logs import get_logger
-from mcr.model import Facility, Input, Rule, RuleChange, RuleView
+from mcr.model import Address, Facility, Input, Rule, RuleChange, RuleView
 from mcr.net.interfaces import name_in_rules
 from mcr.net.network import Network
 
@@ -28,15 +28,17 @@ _COMPARED = 500  # ids or names that a wrong one is compared with, at most: it t
 ACTIVATION_SECONDS = 2.0
 """How long `RuleStore.add` waits for the workers; a rule they have not acknowledged by then is still pending."""
 
+_MANY = 200  # rules: others get their turn while so many are shown
 _RETRY_SECONDS = 5.0  # until an interface that could not be used again is tried once more
 
 
 @attrs.frozen
 class _Held:
-    """A rule, and the generation that brought it in."""
+    """A rule, the generation that brought it in, and the hosts that it sends to, with their interfaces."""
 
     rule: Rule
     generation: int
+    hosts: tuple[tuple[Address, str], ...]
 
 
 @attrs.frozen
@@ -73,6 +75,8 @@ class RuleStore:
     _workers: WorkerSupervisor
     _network: NetworkWatch
     _hops: HopCache = attrs.field(factory=HopCache, init=False)
+    _well: dict[str, tuple[_Held, RuleView]] = attrs.field(factory=dict, init=False)
+    """How rules are shown that lack nothing."""
 
     async def add(self, rules: tuple[Rule, ...]) -> tuple[RuleView, ...]:
         """Add all of these rules or none, and wait a little for the workers to forward by them.
@@ -95,7 +99,9 @@ class RuleStore:
         held: _Held = await ask(self._inbox, lambda reply: _Remove(rule_id, name, reply))
         with trio.move_on_after(ACTIVATION_SECONDS):
             await self._workers.settled(held.generation)
-        return (await self._views((held,)))[0]
+        (view,) = await self._views((held,))
+        self._well.pop(view.rule_id, None)
+        return view
 
     async def list(self) -> tuple[RuleView, ...]:
         """Every rule, in the order in which they were added."""
@@ -103,11 +109,24 @@ class RuleStore:
 
     async def _views(self, held: tuple[_Held, ...]) -> tuple[RuleView, ...]:
         standing, network = await self._workers.standing(), await self._network.snapshot()
-        outputs = chain.from_iterable(each.rule.outputs for each in held)
-        hosts = ((each.group, each.interface) for each in outputs if not each.group.is_multicast)
+        hosts = chain.from_iterable(each.hosts for each in held)
         hops = await self._hops.find(hosts, standing.outputs, network)
         conditions = judge(standing, network, hops, find_silent(hops, standing.outputs, network))
-        return tuple(view_of(each.rule, each.generation, conditions) for each in held)
+        if len(held) > _MANY:
+            return await trio.to_thread.run_sync(self._show, held, conditions)
+        return self._show(held, conditions)
+
+    def _show(self, held: tuple[_Held, ...], conditions: Conditions) -> tuple[RuleView, ...]:
+        return tuple(self._show_one(each, conditions) for each in held)
+
+    def _show_one(self, held: _Held, conditions: Conditions) -> RuleView:
+        if held.generation > conditions.acknowledged or conditions.concern(held.rule):
+            return view_of(held.rule, held.generation, conditions)
+        known, view = self._well.get(held.rule.rule_id, (None, None))
+        if known is not held or view is None:
+            view = view_of(held.rule, held.generation, conditions)
+            self._well[held.rule.rule_id] = held, view
+        return view
 
 
 async def run_rule_store(
@@ -158,6 +177,10 @@ async def _serve(state: "_State", receive: trio.MemoryReceiveChannel[_Command]) 
                     assert_never(command)
 
 
+def _hosts(rule: Rule) -> tuple[tuple[Address, str], ...]:
+    return tuple((each.group, each.interface) for each in rule.outputs if not each.group.is_multicast)
+
+
 def _renamed(rule: Rule, known: Mapping[str, str]) -> Rule:
     source = attrs.evolve(rule.input, interface=known[rule.input.interface])
     outputs = tuple(attrs.evolve(each, interface=known[each.interface]) for each in rule.outputs)
@@ -185,7 +208,7 @@ class _State:
             return error
         self._generation += 1
         for rule in rules:
-            self._by_id[rule.rule_id] = _Held(rule, self._generation)
+            self._by_id[rule.rule_id] = _Held(rule, self._generation, _hosts(rule))
             self._by_input[rule.input] = rule.rule_id
             if rule.name is not None:
                 self._by_name[rule.name] = rule.rule_id

@@ -446,9 +446,10 @@ class _State:
         self.log_interfaces()
 
     def log_interfaces(self) -> None:
-        conditions = judge(self.standing(), self._network)
-        waiting = {name: each for name, each in conditions.inputs.items() if each != WELL}
-        self._interfaces.note({**conditions.inputs, **conditions.outputs, **waiting})
+        standing = self.standing()
+        conditions = judge(standing, self._network)
+        well = dict.fromkeys((each.name for each in standing.all()), WELL)
+        self._interfaces.note(well | {**conditions.outputs, **conditions.inputs})
         for level, line in self._interfaces.lines(self._relay.users(), trio.current_time()):
             network_log.log(level, "%s", line)
 

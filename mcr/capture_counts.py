@@ -1,12 +1,13 @@
 """What came to the capture sockets, by interface and worker."""
 
 import socket
+import time
 from collections import Counter
 from collections.abc import Sequence
 
 import attrs
 
-from mcr.model import InterfaceStats
+from mcr.model import InterfaceStats, ParseErrors
 from mcr.net.capture import read_count
 from mcr.net.patience import close_all
 from mcr.net.screen import Rejected
@@ -42,6 +43,9 @@ class CaptureCounts:
         self._accepted: Counter[tuple[int, int]] = Counter()  # (capture, worker): went into its ring
         self._dropped: Counter[tuple[str, int]] = Counter()  # (interface, worker)
         self._received: Counter[str] = Counter()  # from captures that are closed, by workers and by filters
+        self._errors: dict[str, ParseErrors] = {}  # from captures that are closed
+        self._loops: Counter[str] = Counter()  # as of the last update
+        self._looped_at: dict[str, float] = {}
         self._rejected: Counter[int] = Counter()  # by the filters of captures that are open
         self._rejected_before = 0  # by those of others
 
@@ -69,6 +73,8 @@ class CaptureCounts:
             frames, datagrams = self._segments[worker].captured(capture)
             self._dropped[closing.interface, worker] += self._accepted.pop((capture, worker), 0) - frames
             self._received[closing.interface] += datagrams
+        before = self._errors.get(closing.interface, ParseErrors())
+        self._errors[closing.interface] = ParseErrors.sum([before, *self._capture_errors(capture)])
         closing.rejected.close()
         rejected = self._rejected.pop(capture)
         self._received[closing.interface] += rejected
@@ -83,6 +89,9 @@ class CaptureCounts:
                 self._accepted[capture, worker] += count.accepted
                 self._dropped[opened.interface, worker] += count.dropped
             self._rejected[capture] = opened.rejected.read()
+        loops = Counter({name: errors.loop for name, errors in self._parse_errors().items()})
+        self._looped_at |= dict.fromkeys(loops - self._loops, time.monotonic())
+        self._loops = loops
 
     def rejected(self) -> int:
         """Datagrams that no rule wanted, and no worker saw, as of the last update."""
@@ -108,6 +117,18 @@ class CaptureCounts:
             taken += frames
         return Backlog(waiting, taken)
 
+    def _capture_errors(self, capture: int) -> list[ParseErrors]:
+        """By worker."""
+        return [segment.capture_errors(capture) for segment in self._segments]
+
+    def _parse_errors(self) -> dict[str, ParseErrors]:
+        """By interface, over all workers."""
+        errors = dict(self._errors)
+        for capture, opened in self._open.items():
+            before = errors.get(opened.interface, ParseErrors())
+            errors[opened.interface] = ParseErrors.sum([before, *self._capture_errors(capture)])
+        return errors
+
     def interfaces(self) -> tuple[InterfaceStats, ...]:
         """Received and dropped of every interface that was ever captured."""
         received = Counter(self._received)
@@ -115,4 +136,14 @@ class CaptureCounts:
             received[opened.interface] += sum(segment.captured(capture)[1] for segment in self._segments)
             received[opened.interface] += self._rejected[capture]
         dropped = self.dropped_by_interface()
-        return tuple(InterfaceStats(name, received[name], dropped[name]) for name in sorted({*received, *dropped}))
+        errors, now = self._parse_errors(), time.monotonic()
+        return tuple(
+            InterfaceStats(
+                name,
+                received[name],
+                dropped[name],
+                errors.get(name, ParseErrors()),
+                round(now - self._looped_at[name], 1) if name in self._looped_at else None,
+            )
+            for name in sorted({*received, *dropped})
+        )

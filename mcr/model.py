@@ -7,6 +7,7 @@ Addresses are typed; only IPv4 is accepted so far.
 import enum
 import hashlib
 import socket
+from collections.abc import Iterable
 from contextlib import suppress
 from ipaddress import AddressValueError, IPv4Address, IPv6Address, ip_address
 from typing import Self
@@ -305,6 +306,29 @@ class WorkerView:
 
 
 @attrs.frozen
+class ParseErrors:
+    """The parts of `parse_err`: why datagrams were not relayed. Fields are in the order of native/shm_abi.h."""
+
+    malformed: int = 0
+    """Not a whole, well-formed IPv4 UDP datagram."""
+    fragment: int = 0
+    """A part of one: fragments are not put together."""
+    checksum: int = 0
+    """The checksum of the IP header, or UDP's, is wrong."""
+    source: int = 0
+    """From an address that no host can have: 0.0.0.0, 127.0.0.0/8, a group, a broadcast address."""
+    loop: int = 0
+    """From an address or MAC of this machine: it was sent here, and came back."""
+    other_host: int = 0
+    """To another host's MAC: seen only since the interface is promiscuous."""
+
+    @classmethod
+    def sum(cls, parts: Iterable["ParseErrors"]) -> "ParseErrors":
+        """Add up, field by field."""
+        return cls(*(sum(column) for column in zip(*map(attrs.astuple, parts), strict=True)))
+
+
+@attrs.frozen
 class IngressStats:
     """Datagrams in, in packets. At rest recv = matched + parse_err + no_match + buf_exhaust."""
 
@@ -313,7 +337,7 @@ class IngressStats:
     matched: int = 0
     """They matched a rule."""
     parse_err: int = 0
-    """Not a whole, well-formed IPv4 UDP datagram (fragments count here)."""
+    """Not a sound datagram for this machine: `parse_errors` has the causes."""
     no_match: int = 0
     """No rule asks for them."""
     screened: int = 0
@@ -324,6 +348,7 @@ class IngressStats:
     """Arrived, but the capture ring was full (PACKET_STATISTICS), or its interface's last rule went. In frames."""
     pps: float = 0.0
     """What `recv` grew by a second, over the last second or two."""
+    parse_errors: ParseErrors = ParseErrors()
 
 
 @attrs.frozen
@@ -402,6 +427,9 @@ class InterfaceStats:
     interface: str
     recv: int
     kernel_drops: int
+    parse_errors: ParseErrors = ParseErrors()
+    looped: float | None = None
+    """Seconds since the last datagram of this machine came back in, to about a second; None: none did."""
 
 
 @attrs.frozen

@@ -5,7 +5,7 @@ from collections.abc import Collection, Sequence
 import attrs
 
 from mcr.errors import describe_errno
-from mcr.model import EgressStats, IngressStats, OutputStats, RuleStats, WorkerStats
+from mcr.model import EgressStats, IngressStats, OutputStats, ParseErrors, RuleStats, WorkerStats
 from mcr.placement import PlacedRule
 from mcr.shm.segment import Counters, OutputCounters, Totals
 
@@ -65,6 +65,7 @@ def ingress_stats(now: Reading, past: Reading, kernel_drops: int) -> IngressStat
         buf_exhaust=totals.buf_exhaust,
         kernel_drops=kernel_drops,
         pps=_rate(totals.recv + now.rejected, past.totals.recv + past.rejected, now.time - past.time),
+        parse_errors=ParseErrors.sum(each.parse_errors for each in now.workers),
     )
 
 

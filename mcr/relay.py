@@ -321,6 +321,10 @@ class Relay:
         """Names of the interfaces that are captured."""
         return tuple(sorted(self._captures))
 
+    def used(self) -> set[int]:
+        """Indices of the interfaces that are captured or sent by."""
+        return {each.interface.index for each in (*self._captures.values(), *self._outputs)}
+
     def standing(self, acknowledged: int) -> Standing:
         """Input and output interfaces, and whether sockets still stand for them."""
         return Standing(

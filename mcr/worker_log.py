@@ -33,7 +33,7 @@ def _errno(number: int) -> str:
     return describe_errno(number & 0xFFFF)
 
 
-def _group(in_memory: int) -> IPv4Address:
+def _address(in_memory: int) -> IPv4Address:
     return IPv4Address(struct.pack("=I", in_memory & 0xFFFFFFFF))
 
 
@@ -46,6 +46,12 @@ _PARSE_REASONS = {
     errno.EOPNOTSUPP: "a fragment",
     errno.EMSGSIZE: "shorter than its IP header says",
     errno.EBADMSG: "malformed",
+}
+
+_DROP_REASONS = {
+    lib.MCR_CAUSE_CHECKSUM: "its checksum is wrong",
+    lib.MCR_CAUSE_SOURCE: "no host can have this address",
+    lib.MCR_CAUSE_OTHER_HOST: "it is addressed to another host's MAC",
 }
 
 _Wording = Callable[[tuple[int, int, int], Names], str]
@@ -71,9 +77,16 @@ WORDINGS: Mapping[int, _Wording] = {
     lib.MCR_LOG_JOURNAL_BROKEN: lambda _, __: (
         "the journal of the last batch is not as a worker writes it; counters may be off by that batch"
     ),
-    lib.MCR_LOG_NO_MATCH: lambda a, names: f"no rule for {_group(a[1])}:{_port(a[2])} on {names.capture(a[0])}",
+    lib.MCR_LOG_NO_MATCH: lambda a, names: f"no rule for {_address(a[1])}:{_port(a[2])} on {names.capture(a[0])}",
     lib.MCR_LOG_PARSE_ERROR: lambda a, names: (
         f"frame of {a[2]} bytes on {names.capture(a[0])} dropped: {_PARSE_REASONS.get(a[1], _errno(a[1]))}"
+    ),
+    lib.MCR_LOG_DROPPED: lambda a, names: (
+        f"datagram from {_address(a[2])} on {names.capture(a[0])} dropped: {_DROP_REASONS.get(a[1], f'cause {a[1]}')}"
+    ),
+    lib.MCR_LOG_LOOP: lambda a, names: (
+        f"{_address(a[1])}:{_port(a[1] >> 32)} from {_address(a[2])}, which this machine sent, comes back to"
+        f" {names.capture(a[0])}: a loop; it is not forwarded again"
     ),
     lib.MCR_LOG_FORWARDED: lambda a, names: f"rule {names.rule(a[0])}: {a[2]} bytes to {a[1]} outputs",
     lib.MCR_LOG_NO_BUFFER: lambda a, names: (

@@ -38,6 +38,7 @@ from mcr.logs import get_logger
 from mcr.model import Facility, Level, LogLevels, RuleChange, WorkerState, WorkerView
 from mcr.net.bystanders import LinkChanges, without_bystanders
 from mcr.net.network import Network
+from mcr.net.own import own_keys
 from mcr.net.past_ip import EgressChanges, describe_hidden, find_bar, kernel_bar
 from mcr.net.patience import close_all
 from mcr.ownership import unprivileged_user
@@ -424,6 +425,7 @@ class _State:
         self._stopping: Reply[None] | None = None
         self.workers: list[_Worker] = []
         self._network = Network()
+        self._own_keys = b""
         self._interfaces = InterfaceLog()
         self._show_unmatched()
 
@@ -439,11 +441,19 @@ class _State:
         before, self._network = self._network, network
         if network.links is before.links and network.addresses is before.addresses:
             return
+        self._tell_own()
         if commands := self._relay.suspect(before, network):
             self._tell_all(tuple(commands))
             with suppress(trio.WouldBlock):  # it is being looked at
                 self._due.raw.send_nowait(None)
         self.log_interfaces()
+
+    def _tell_own(self) -> None:
+        """What bears one of these as its source was sent here."""
+        keys = own_keys(self._network, self._relay.used())
+        if keys != self._own_keys:
+            self._own_keys = keys
+            self._tell_all((records.own(keys),))
 
     def log_interfaces(self) -> None:
         standing = self.standing()
@@ -468,6 +478,7 @@ class _State:
                 capture.slot, Watched(capture.interface.name, capture.group.watched, capture.rejected)
             )
         await self._stats.rules_placed(step.added, tuple(rule.rule_id for rule in change.removed))
+        self._tell_own()
         self._tell_all((*step.commands, records.generation(change.generation)))
         return None
 
@@ -563,7 +574,8 @@ class _State:
         worker.incarnation = started.incarnation
         worker.state = WorkerState.STARTING
         worker.overdue = 0
-        whole = (records.levels(self._levels), *self._relay.snapshot(), records.generation(self._generation))
+        told = (records.levels(self._levels), records.own(self._own_keys))
+        whole = (*told, *self._relay.snapshot(), records.generation(self._generation))
         worker.process.deliver(worker.incarnation, whole)
         if self._stopping:
             worker.process.deliver(worker.incarnation, (records.stop(),))

@@ -25,7 +25,13 @@ _NOTE: Final = "yellow"
 _NAMED: Final = 3  # rules before a reason that they share
 # Counters that may need attention: the colour when they are not zero, and what they mean.
 _CAUSES: Final = {
-    "parse_err": (_NOTE, "not a whole IPv4 UDP datagram"),
+    "parse_err": (_NOTE, "no sound IPv4 UDP datagram for this machine"),
+    "malformed": (_NOTE, "of parse_err: cut short or malformed"),
+    "fragment": (_NOTE, "of parse_err: fragments are not put together"),
+    "checksum": (_NOTE, "of parse_err: the checksum of the IP header or of UDP is wrong"),
+    "source": (_NOTE, "of parse_err: no host can have the address that it comes from"),
+    "loop": (_LOSS, "of parse_err: this machine sent it, and it came back"),
+    "other_host": (_NOTE, "of parse_err: to another host's MAC"),
     "no_match": (_NOTE, "no rule asks for them"),
     "screened": (_NOTE, "of no_match: rejected in the kernel, so in no worker's recv"),
     "buf_exhaust": (_LOSS, "dropped: no buffer was free"),
@@ -123,9 +129,10 @@ def stats_view(stats: dict[str, Any], width: int | None) -> str:
     ingress, egress = stats["ingress"], stats["egress"]
     bps = sum(rule["bps"] for rule in stats["rules"])
     screened = ["screened"] if ingress.get("screened") else []
-    counters = ("recv", "matched", "no_match", *screened, "parse_err", "buf_exhaust", "kernel_drops")
+    causes = {name: count for name, count in ingress.get("parse_errors", {}).items() if count}
+    counters = ("recv", "matched", "no_match", *screened, "parse_err", *causes, "buf_exhaust", "kernel_drops")
     parts = [
-        _block("Ingress", ingress, counters, recv=f"{_rate(ingress['pps'])} pps"),
+        _block("Ingress", causes | ingress, counters, recv=f"{_rate(ingress['pps'])} pps"),
         _block(
             "Egress",
             egress,

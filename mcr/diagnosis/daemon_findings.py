@@ -320,22 +320,6 @@ def _judge_undescribed(lost: int, evidence: str) -> Finding:
     )
 
 
-def judge_malformed(stats: Stats) -> Finding:
-    """Whether there was what is no whole datagram."""
-    ingress = stats.ingress
-    evidence = f"mcrctl stats: parse_err={ingress.parse_err}"
-    if not ingress.parse_err:
-        return Finding("parse_err", Verdict.OK, "Every datagram was whole", evidence)
-    return Finding(
-        "parse_err",
-        Verdict.ADVICE,
-        f"{ingress.parse_err:,} of {ingress.recv:,} packets were fragments or malformed and are not relayed",
-        evidence,
-        "have the source send datagrams that fit its MTU; name them: "
-        "mcrctl log-level set --facility ingress --level debug",
-    )
-
-
 def judge_outputs(stats: Stats, links: Mapping[str, Link]) -> tuple[Finding, ...]:
     """Whether the outputs took what they were owed; those of one interface and error together."""
     failing: defaultdict[tuple[str, str], list[OutputStats]] = defaultdict(list)

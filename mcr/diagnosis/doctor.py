@@ -7,7 +7,7 @@ from typing import TypeVar
 import attrs
 
 from mcr.conditions import Attachment, Standing
-from mcr.diagnosis import daemon_findings, flow_findings, link_findings, machine_findings
+from mcr.diagnosis import daemon_findings, flow_findings, link_findings, machine_findings, parse_errors
 from mcr.diagnosis.links import Link, read_links
 from mcr.diagnosis.machine import (
     Machine,
@@ -157,7 +157,8 @@ def _judge_counters(
 ) -> Iterator[Finding]:
     yield from daemon_findings.judge_captures(stats, workers, links, settings.pools)
     yield daemon_findings.judge_super_frames(stats, described=describes_super_frames())
-    yield daemon_findings.judge_malformed(stats)
+    yield from parse_errors.judge_parse_errors(stats)
+    yield from parse_errors.judge_loops(stats)
     yield from daemon_findings.judge_outputs(stats, links)
     yield daemon_findings.judge_log(stats)
 

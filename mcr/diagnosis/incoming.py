@@ -6,6 +6,7 @@ from typing import Final
 
 import attrs
 
+from mcr.diagnosis import parse_errors
 from mcr.diagnosis.links import Link
 from mcr.diagnosis.queriers import Queriers, judge_querier_of_a_flow, judge_querier_without_a_flow
 from mcr.diagnosis.sighting import ETH_P_8021AD, Look, Sighting, Tag
@@ -260,7 +261,7 @@ def _describe(sighting: Sighting) -> str:
     text = f"{sighting.group}" if sighting.port is None else f"{sighting.group}:{sighting.port}"
     text += f" on {sighting.interface}"
     for tag in sighting.tags:
-        text += f" with VLAN tag {tag.vlan}" if tag.vlan else " with a priority tag (VLAN 0)"
+        text += f" with VLAN tag {tag.vlan}"
     return text + (" in fragments" if sighting.fragment else "")
 
 
@@ -283,8 +284,6 @@ def _remedy(difference: str, source: Input, seen: Sighting, untagged: list[str])
 def _remedy_for_tags(seen: Sighting, untagged: list[str]) -> str:
     if untagged:
         return f"add the rule with --input-interface {untagged[0]}, where it comes without the tag"
-    if not all(tag.vlan for tag in seen.tags):
-        return "have the switch send it untagged: a priority tag is part of no VLAN's interface"
     below, steps = seen.interface, []
     for tag in seen.tags:
         name = _vlan_interface(below, tag)
@@ -303,6 +302,14 @@ def _remedy_for_fragments() -> str:
     return "have the source send datagrams that fit the MTU of its network: with 1500, 1,472 bytes of payload at most"
 
 
+def judge_taking(rule: RuleView, look: Look, before: Stats, after: Stats) -> Iterator[Finding]:
+    """What arrives, is it what this relay sent, and is it taken by the rule?"""
+    for each in after.interfaces:
+        if each.interface == rule.input.interface and each.looped is not None:
+            yield parse_errors.judge_loop(each)
+    yield judge_match(rule, look, before, after)
+
+
 def judge_match(rule: RuleView, look: Look, before: Stats, after: Stats) -> Finding:
     """What arrives, is it taken by the rule?"""
     source = rule.input
@@ -315,9 +322,13 @@ def judge_match(rule: RuleView, look: Look, before: Stats, after: Stats) -> Find
         "parse_err": after.ingress.parse_err - before.ingress.parse_err,
         "buf_exhaust": after.ingress.buf_exhaust - before.ingress.buf_exhaust,
     }
+    causes = parse_errors.grown(before.ingress.parse_errors, after.ingress.parse_errors)
     remedies = {
         "kernel_drops": "the workers are too slow, or their rings too small: see mcrd supervisor --help",
-        "parse_err": "its datagrams are cut short or malformed: see the log after mcrctl log-level set --global debug",
+        "parse_err": "; ".join(
+            f"{count:,} {parse_errors.CAUSES[cause][0]}: {parse_errors.CAUSES[cause][1]}"
+            for cause, count in causes.items()
+        ),
         "buf_exhaust": f"super-frames came faster than they were fetched: ethtool -K {source.interface} gro off",
     }
     remedy = next((remedies[each] for each, count in lost.items() if count > 0), "see mcrctl list-workers and the log")

@@ -24,7 +24,7 @@ _TAG = struct.Struct("!HH")  # TCI, protocol of what follows
 
 
 class Tag(NamedTuple):
-    """A VLAN tag (IEEE 802.1Q, 9). `vlan` 0: it only bears a priority. `protocol`: 0x8100, or 0x88a8 (802.1ad)."""
+    """A VLAN tag (IEEE 802.1Q, 9). `protocol`: 0x8100, or 0x88a8 (802.1ad)."""
 
     vlan: int
     protocol: int = ETH_P_8021Q
@@ -42,7 +42,7 @@ class Sighting:
     Attributes:
         interface: name of the one that they came in by.
         port: None for fragments that bear none.
-        tags: the outermost first.
+        tags: the outermost first, without those that bear a priority alone (VLAN 0).
         outgoing: this machine sent them, out of the interface.
     """
 
@@ -101,11 +101,12 @@ def identify(data: bytes, interface: str, protocol: int, tag: Tag | None, segmen
         tag: the outermost, which the kernel took out.
         segment: bytes of payload of each datagram, if it is a super-frame; 0: it is not.
     """
-    tags = (tag,) if tag else ()
+    tags: tuple[Tag, ...] = (tag,) if tag else ()
     try:
         if protocol in {ETH_P_8021Q, ETH_P_8021AD}:
             tci, inner = _TAG.unpack_from(data)
             tags, data, protocol = (*tags, Tag.from_tci(tci, protocol)), data[_TAG.size :], inner
+        tags = tuple(each for each in tags if each.vlan)  # with VLAN 0 a tag bears but a priority
         if protocol != _ETH_P_IP:
             return None
         first, fragment, transport, destination = _IP_HEADER.unpack_from(data)

@@ -22,8 +22,8 @@ from mcr.diagnosis.incoming import (
     judge_arrival,
     judge_bridge,
     judge_entrance,
-    judge_match,
     judge_rule,
+    judge_taking,
     matched,
 )
 from mcr.diagnosis.links import Link, read_links
@@ -98,7 +98,7 @@ class Walk:
         findings += await trio.to_thread.run_sync(_until_fault, arrival)  # there may be thousands of other rules
         if _ends(findings):
             return findings
-        findings += (judge_match(self.rule, look, before, after),)
+        findings += _until_fault(judge_taking(self.rule, look, before, after))
         if _ends(findings):
             return findings
         return findings + await self._judge_outputs(look, before, after)

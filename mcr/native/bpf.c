@@ -27,6 +27,8 @@
 #define TRIES    20 /* to get memory for a key */
 #define PAUSE_US 1000
 
+#define VLAN_ID 0x0fff /* in a tag's control information */
+
 #define ACCEPT_WHOLE 0x40000 /* bytes: more than any frame has */
 
 enum verdict { REJECT, ACCEPT, VERDICTS };
@@ -233,7 +235,20 @@ static void fetch(struct program *program, int to, int32_t size)
 	call(program, BPF_FUNC_skb_load_bytes);
 }
 
-/* Untagged IPv4 UDP that this machine did not send, its header on the stack. */
+/* A tag of VLAN 0 bears but a priority (IEEE 802.1Q, 6.9): IP takes the frame, too. Others are their VLAN's interface's. */
+static void reject_vlans(struct program *program)
+{
+	uint16_t untagged;
+
+	load(program, BPF_W, BPF_REG_0, BPF_REG_6, offsetof(struct __sk_buff, vlan_present));
+	untagged = emit_jump(program, BPF_JEQ, BPF_REG_0, 0);
+	load(program, BPF_W, BPF_REG_0, BPF_REG_6, offsetof(struct __sk_buff, vlan_tci));
+	emit(program, BPF_ALU64 | BPF_AND | BPF_K, BPF_REG_0, 0, 0, VLAN_ID);
+	judge(program, BPF_JNE, BPF_REG_0, 0, REJECT);
+	land(program, untagged);
+}
+
+/* IPv4 UDP of no VLAN that this machine did not send, its header on the stack. */
 static void admit_udp(struct program *program)
 {
 	uint16_t skip;
@@ -241,8 +256,7 @@ static void admit_udp(struct program *program)
 	copy(program, BPF_REG_6, BPF_REG_1);
 	load(program, BPF_W, BPF_REG_0, BPF_REG_6, offsetof(struct __sk_buff, protocol));
 	judge(program, BPF_JNE, BPF_REG_0, htons(ETH_P_IP), REJECT);
-	load(program, BPF_W, BPF_REG_0, BPF_REG_6, offsetof(struct __sk_buff, vlan_present));
-	judge(program, BPF_JNE, BPF_REG_0, 0, REJECT); /* it belongs to the VLAN's interface */
+	reject_vlans(program);
 	load(program, BPF_W, BPF_REG_0, BPF_REG_6, offsetof(struct __sk_buff, pkt_type));
 	judge(program, BPF_JEQ, BPF_REG_0, PACKET_OUTGOING, REJECT);
 	set(program, BPF_REG_2, 0);

@@ -16,6 +16,7 @@ ffi.set_source(
     #include <sys/socket.h>
 
     #include "bpf.h"
+    #include "checksum.h"
     #include "engine.h"
     #include "gateway.h"
     #include "journal.h"
@@ -23,7 +24,9 @@ ffi.set_source(
     #include "pace.h"
     #include "packet.h"
     #include "privileges.h"
+    #include "own.h"
     #include "ring.h"
+    #include "sanity.h"
     #include "source.h"
     #include "worker.h"
     """,

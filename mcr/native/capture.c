@@ -2,6 +2,7 @@
 #include "capture.h"
 
 #include <errno.h>
+#include <linux/if_arp.h>
 #include <linux/if_packet.h>
 #include <linux/virtio_net.h>
 #include <string.h>
@@ -9,6 +10,7 @@
 #include <unistd.h>
 
 #include "bpf.h"
+#include "own.h"
 #include "ring.h"
 
 #ifndef VIRTIO_NET_HDR_GSO_UDP_L4
@@ -59,12 +61,32 @@ void mcr_capture_detach(struct mcr_capture *capture)
 }
 
 /* What the kernel says of offloads stands before the frame (PACKET_VNET_HDR). */
-static uint32_t segment_size(const uint8_t *frame)
+static void read_offload(struct mcr_frame *frame)
 {
 	struct virtio_net_hdr offload;
 
-	memcpy(&offload, frame - sizeof(offload), sizeof(offload));
-	return offload.gso_type == VIRTIO_NET_HDR_GSO_UDP_L4 ? offload.gso_size : 0;
+	memcpy(&offload, frame->data - sizeof(offload), sizeof(offload));
+	frame->segment = offload.gso_type == VIRTIO_NET_HDR_GSO_UDP_L4 ? offload.gso_size : 0;
+}
+
+/*
+ * A card that has checked the checksum says so, and so does a sender on this machine that left it to a card that was
+ * never reached. The parts of a super-frame get theirs when it is cut; what merged them has checked those they had.
+ */
+static bool is_vouched(uint32_t status, const struct mcr_frame *frame)
+{
+	return status & (TP_STATUS_CSUM_VALID | TP_STATUS_CSUMNOTREADY) || frame->segment;
+}
+
+/* The kernel tells what it knows of the link layer in a sockaddr_ll behind the slot's header (packet(7)). */
+static void read_link(const struct tpacket2_hdr *header, struct mcr_frame *frame)
+{
+	const struct sockaddr_ll *link = (const struct sockaddr_ll *)(header + 1);
+
+	frame->loopback = link->sll_hatype == ARPHRD_LOOPBACK;
+	frame->mac = link->sll_halen == MCR_MAC_BYTES ? mcr_own_mac(link->sll_addr) : 0;
+	/* No frame to a group's MAC is another host's: that mark is this relay's own (absorber.py), from an interface below. */
+	frame->elsewhere = link->sll_pkttype == PACKET_OTHERHOST && !(frame->size && frame->data[0] & 1);
 }
 
 /*
@@ -81,18 +103,24 @@ static uint32_t uncut_datagrams(const struct tpacket2_hdr *header, uint32_t room
 bool mcr_capture_frame(const struct mcr_capture *capture, uint32_t ahead, struct mcr_frame *frame)
 {
 	const struct tpacket2_hdr *header = slot(capture, capture->cursor + ahead);
-	uint32_t room;
+	uint32_t status = mcr_load_acquire32(&header->tp_status), mac, room;
 
-	if (!(mcr_load_acquire32(&header->tp_status) & TP_STATUS_USER))
+	if (!(status & TP_STATUS_USER))
 		return false;
 	/* The offsets come from the kernel; they are clipped all the same, for the price of two compares. */
-	room = header->tp_mac < capture->frame_size ? capture->frame_size - header->tp_mac : 0;
-	frame->data = (const uint8_t *)header + header->tp_mac;
+	mac = header->tp_mac >= TPACKET2_HDRLEN && header->tp_mac < capture->frame_size ? header->tp_mac
+											: capture->frame_size;
+	room = capture->frame_size - mac;
+	frame->data = (const uint8_t *)header + mac;
 	frame->size = header->tp_snaplen < room ? header->tp_snaplen : room;
 	frame->wire_size = header->tp_len;
 	frame->network = (uint32_t)header->tp_net - header->tp_mac;
-	frame->segment = capture->offloads ? segment_size(frame->data) : 0;
+	frame->segment = 0;
+	if (capture->offloads)
+		read_offload(frame);
 	frame->uncut = capture->offloads ? 0 : uncut_datagrams(header, room);
+	frame->vouched = is_vouched(status, frame);
+	read_link(header, frame);
 	return true;
 }
 

@@ -22,6 +22,10 @@ struct mcr_frame {
 	uint32_t network;    /* offset of the network header */
 	uint32_t segment;    /* payload bytes of each datagram in a super-frame; 0: the frame is one datagram */
 	uint32_t uncut;      /* datagrams in a super-frame of which the kernel doesn't say how to cut it; else 0 */
+	uint64_t mac;        /* it came from, as in own.h; 0: it has none */
+	bool vouched;        /* the card or the sending kernel answers for the UDP checksum */
+	bool elsewhere;      /* to another host's MAC */
+	bool loopback;       /* it has never left this machine */
 };
 
 struct mcr_capture {

@@ -173,6 +173,15 @@ static int put_rule(struct mcr_worker *worker, const struct mcr_rec_rule *record
 	return mcr_rules_put(&worker->rules, worker->segment, record, outputs);
 }
 
+static int put_own(struct mcr_worker *worker, const struct mcr_rec_own *record, size_t size)
+{
+	const struct mcr_rec_own_key *keys = (const struct mcr_rec_own_key *)(record + 1);
+
+	if (record->count > MCR_MAX_OWN || size < sizeof(*record) + record->count * sizeof(*keys))
+		return -EPROTO;
+	return mcr_own_set(&worker->own, keys, record->count);
+}
+
 static size_t body_size(uint32_t type)
 {
 	switch (type) {
@@ -192,6 +201,8 @@ static size_t body_size(uint32_t type)
 		return sizeof(struct mcr_rec_generation);
 	case MCR_REC_LEVELS:
 		return sizeof(struct mcr_rec_levels);
+	case MCR_REC_OWN:
+		return sizeof(struct mcr_rec_own);
 	default:
 		return 0;
 	}
@@ -224,6 +235,8 @@ static int apply_record(struct mcr_worker *worker, const struct mcr_record *reco
 		return apply_generation(worker, body);
 	case MCR_REC_LEVELS:
 		return apply_levels(worker, body);
+	case MCR_REC_OWN:
+		return put_own(worker, body, size);
 	case MCR_REC_STOP:
 		worker->draining = true;
 		return 0;

@@ -6,8 +6,10 @@
 
 #include "journal.h"
 #include "packet.h"
+#include "sanity.h"
 
-#define SAMPLE_PACKETS 100000 /* received between two samples on the event ring */
+#define SAMPLE_PACKETS 100000   /* received between two samples on the event ring */
+#define MAX_HEADERS    (60 + 8) /* bytes, of IPv4 with all options, and of UDP */
 
 /* Each datagram of a frame that matched: one, or a super-frame's. */
 static void add_payloads(struct mcr_worker *worker, uint32_t index, const struct mcr_frame *frame,
@@ -29,7 +31,7 @@ static void add_payloads(struct mcr_worker *worker, uint32_t index, const struct
 /* Datagrams in a frame. */
 static uint32_t datagrams(const struct mcr_frame *frame, const struct mcr_packet *packet)
 {
-	return frame->segment ? (packet->payload_size + frame->segment - 1) / frame->segment : 1;
+	return frame->segment && packet->payload_size ? (packet->payload_size - 1) / frame->segment + 1 : 1;
 }
 
 static void take_unmatched(struct mcr_worker *worker, uint32_t slot, const struct mcr_packet *packet, uint32_t count)
@@ -40,19 +42,39 @@ static void take_unmatched(struct mcr_worker *worker, uint32_t slot, const struc
 		       packet->port);
 }
 
+static void drop(struct mcr_worker *worker, enum mcr_cause cause, uint32_t count)
+{
+	worker->tally.add.recv += count;
+	worker->tally.add.parse_err += count;
+	worker->tally.add.causes[cause] += count;
+}
+
 static void take_malformed(struct mcr_worker *worker, uint32_t slot, const struct mcr_frame *frame, int error)
 {
-	worker->tally.add.recv++;
-	worker->tally.add.parse_err++;
+	drop(worker, error == EOPNOTSUPP ? MCR_CAUSE_FRAGMENT : MCR_CAUSE_MALFORMED, 1);
 	mcr_log_folded(&worker->log, MCR_FACILITY_INGRESS, MCR_LEVEL_DEBUG, MCR_LOG_PARSE_ERROR, slot, (uint64_t)error,
 		       frame->wire_size);
 }
 
-/* The headers are there, and with them the number of datagrams that are lost; a slot is longer than any headers. */
+/* A rule wants it, and it may not be relayed. */
+static void take_unsound(struct mcr_worker *worker, uint32_t slot, const struct mcr_packet *packet,
+			 enum mcr_cause cause, uint32_t count)
+{
+	drop(worker, cause, count);
+	if (cause == MCR_CAUSE_LOOP)
+		mcr_log_folded(&worker->log, MCR_FACILITY_INGRESS, MCR_LEVEL_WARNING, MCR_LOG_LOOP, slot,
+			       packet->group | (uint64_t)packet->port << 32, packet->source);
+	else
+		mcr_log_folded(&worker->log, MCR_FACILITY_INGRESS, MCR_LEVEL_DEBUG, MCR_LOG_DROPPED, slot, cause,
+			       packet->source);
+}
+
+/* The headers are there, and with them the number of datagrams that are lost: a slot is longer than any headers. */
 static void take_clipped(struct mcr_worker *worker, uint32_t slot, const struct mcr_frame *frame)
 {
 	struct mcr_packet packet;
-	int ret = mcr_packet_parse(frame->data, frame->wire_size, frame->network, &packet);
+	bool whole = frame->network <= frame->size && frame->size - frame->network >= MAX_HEADERS;
+	int ret = whole ? mcr_packet_parse(frame->data, frame->wire_size, frame->network, &packet) : -EMSGSIZE;
 	uint32_t count = ret ? 1 : datagrams(frame, &packet);
 
 	worker->tally.add.recv += count;
@@ -81,6 +103,7 @@ static void take_matched(struct mcr_worker *worker, uint32_t rule, const struct 
 static void take(struct mcr_worker *worker, uint32_t slot, struct mcr_frame *frame)
 {
 	struct mcr_packet packet;
+	enum mcr_cause cause;
 	uint32_t rule, count;
 	int ret;
 
@@ -100,10 +123,15 @@ static void take(struct mcr_worker *worker, uint32_t slot, struct mcr_frame *fra
 		return;
 	}
 	rule = mcr_match_find(&worker->rules.match, mcr_match_key(slot, packet.group, packet.port));
-	if (rule == MCR_NO_RULE)
+	if (rule == MCR_NO_RULE) {
 		take_unmatched(worker, slot, &packet, count);
-	else
+		return;
+	}
+	cause = mcr_sanity_check(frame, &packet, &worker->own);
+	if (cause == MCR_CAUSE_NONE)
 		take_matched(worker, rule, frame, &packet);
+	else
+		take_unsound(worker, slot, &packet, cause, count);
 }
 
 /* Whether the batch can take one more frame, whatever is in it. */
@@ -210,9 +238,7 @@ void mcr_forward_commit(struct mcr_worker *worker, uint32_t slot, uint32_t slots
 	capture->in_doubt -= capture->in_doubt ? slots : 0;
 
 	mcr_journal_clear(segment);
-	mcr_journal_note(segment, &segment->captures[slot].recv,
-			 mcr_load_relaxed(&segment->captures[slot].recv) + worker->tally.add.recv);
-	mcr_tally_note(&worker->tally, &worker->rules, segment);
+	mcr_tally_note(&worker->tally, &worker->rules, segment, slot);
 	mcr_journal_note(segment, &segment->captures[slot].cursor, capture->cursor);
 	mcr_journal_enter(segment, (struct mcr_journal_state){ MCR_PHASE_COMMIT, slot, slots });
 	mcr_journal_apply(segment);

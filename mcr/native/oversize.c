@@ -20,7 +20,7 @@ int mcr_oversize_fetch(struct mcr_oversize *oversize, const struct mcr_capture *
 	uint8_t *buffer;
 	ssize_t length;
 
-	if (oversize->taken == MCR_BATCH_OVERSIZE || whole > MCR_OVERSIZE_BYTES)
+	if (oversize->taken == MCR_BATCH_OVERSIZE || frame->wire_size > MCR_OVERSIZE_BYTES - VNET)
 		return -ENOBUFS;
 	buffer = oversize->buffers[oversize->taken];
 	length = recv(capture->fd, buffer, VNET + frame->size, MSG_PEEK | MSG_TRUNC | MSG_DONTWAIT);

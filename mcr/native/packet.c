@@ -51,6 +51,7 @@ int mcr_packet_parse(const uint8_t *frame, uint32_t size, uint32_t network, stru
 	if (udp_length < UDP_HEADER || udp_length > total - header)
 		return -EBADMSG;
 
+	memcpy(&packet->source, ip + 12, 4);
 	memcpy(&packet->group, ip + 16, 4);
 	memcpy(&packet->port, udp + 2, 2);
 	packet->payload = network + header + UDP_HEADER;

@@ -6,6 +6,7 @@
 #include <stdint.h>
 
 struct mcr_packet {
+	uint32_t source;       /* address, network byte order */
 	uint32_t group;        /* destination address, network byte order */
 	uint16_t port;         /* destination port, network byte order */
 	uint32_t payload;      /* offset of the UDP payload from the start of the frame */
@@ -19,8 +20,8 @@ struct mcr_packet {
  *   -EOPNOTSUPP       a fragment
  *   -EMSGSIZE         the datagram is longer than what was captured
  *   -EBADMSG          malformed: a length that contradicts another
- * The payload's size is the UDP header's (RFC 768), so Ethernet padding is not part of it. Checksums are not looked
- * at: those of frames from this machine are not filled in yet.
+ * The payload's size is the UDP header's (RFC 768), so Ethernet padding is not part of it. Addresses and checksums are
+ * not judged here: see sanity.h.
  */
 int mcr_packet_parse(const uint8_t *frame, uint32_t size, uint32_t network, struct mcr_packet *packet);
 

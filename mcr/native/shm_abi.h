@@ -22,6 +22,7 @@
 #define MCR_MAX_NEIGHBOURS   65536 /* that have a socket of their own: as many as outputs */
 #define MCR_MAX_EGRESS       (MCR_MAX_INTERFACES + MCR_MAX_NEIGHBOURS)
 #define MCR_FACILITIES       8
+#define MCR_MAX_OWN          1024 /* addresses and MACs of this machine */
 
 #define MCR_RULE_RING_BYTES  (2u << 20)
 #define MCR_EVENT_RING_BYTES (256u << 10)
@@ -32,8 +33,20 @@
 #define MCR_BATCH_OUTPUTS  1024 /* outputs of the rules that they match */
 #define MCR_FRAME_PAYLOADS 128  /* datagrams in one super-frame (UDP_MAX_SEGMENTS) */
 
+/* Why a datagram could not be relayed as it came: the parts of parse_err. */
+enum mcr_cause {
+	MCR_CAUSE_MALFORMED,  /* not a whole, well-formed IPv4 UDP datagram */
+	MCR_CAUSE_FRAGMENT,   /* a part of one */
+	MCR_CAUSE_CHECKSUM,   /* the IP header's or UDP's is wrong */
+	MCR_CAUSE_SOURCE,     /* from an address that nobody can have: IP drops these, too */
+	MCR_CAUSE_LOOP,       /* from an address or MAC of this machine */
+	MCR_CAUSE_OTHER_HOST, /* to another host's MAC */
+	MCR_CAUSES,
+	MCR_CAUSE_NONE = MCR_CAUSES
+};
+
 /* A batch touches the totals, one capture, a rule a slot, and so many outputs. */
-#define MCR_JOURNAL_ENTRIES (16 + 2 + MCR_BATCH_SLOTS + 6 * MCR_BATCH_OUTPUTS)
+#define MCR_JOURNAL_ENTRIES (10 + MCR_CAUSES + 2 + MCR_CAUSES + MCR_BATCH_SLOTS + 6 * MCR_BATCH_OUTPUTS)
 
 _Static_assert(MCR_BATCH_OUTPUTS >= MCR_MAX_RULE_OUTPUTS, "one packet's outputs fit in one batch");
 _Static_assert(MCR_BATCH_PAYLOADS >= MCR_FRAME_PAYLOADS, "one super-frame's datagrams fit in one batch");
@@ -61,15 +74,17 @@ struct mcr_totals {
 	uint64_t submitted;
 	uint64_t sent;
 	uint64_t errors;
-	uint64_t in_doubt;    /* part of errors: in hand when a worker died */
-	uint64_t bytes;       /* payload bytes sent */
-	uint64_t log_dropped; /* log records that found the event ring full */
+	uint64_t in_doubt;           /* part of errors: in hand when a worker died */
+	uint64_t bytes;              /* payload bytes sent */
+	uint64_t log_dropped;        /* log records that found the event ring full */
+	uint64_t causes[MCR_CAUSES]; /* parts of parse_err */
 };
 
 /* One capture ring; written by the worker, zeroed by the supervisor before it hands out a new ring. */
 struct mcr_capture_counters {
-	uint64_t cursor; /* frames taken from the ring; modulo its size, the next slot */
-	uint64_t recv;   /* datagrams in them */
+	uint64_t cursor;             /* frames taken from the ring; modulo its size, the next slot */
+	uint64_t recv;               /* datagrams in them */
+	uint64_t causes[MCR_CAUSES]; /* of these, by enum mcr_cause */
 };
 
 /* One rule; written by the worker. `tag` tells which rule the slot belongs to now. */
@@ -146,6 +161,7 @@ enum mcr_record_type {
 	MCR_REC_RULE_DROP,    /* struct mcr_rec_rule without outputs */
 	MCR_REC_GENERATION,   /* struct mcr_rec_generation: all before it makes up this generation */
 	MCR_REC_LEVELS,       /* struct mcr_rec_levels */
+	MCR_REC_OWN,          /* struct mcr_rec_own, then its keys; in the place of those before */
 	MCR_REC_STOP,         /* no body: send what has arrived, then return */
 
 	/* Up the event ring. */
@@ -202,6 +218,17 @@ struct mcr_rec_levels {
 	uint8_t level[MCR_FACILITIES];
 };
 
+struct mcr_rec_own {
+	uint32_t count;
+	uint32_t reserved;
+};
+
+/* An address or MAC of this machine (own.h), and what a datagram is that has it as its source. */
+struct mcr_rec_own_key {
+	uint64_t key;
+	uint64_t cause; /* enum mcr_cause */
+};
+
 struct mcr_rec_sample {
 	uint64_t time_ns; /* CLOCK_MONOTONIC */
 	uint64_t recv;
@@ -253,6 +280,8 @@ enum mcr_log_code {
 	MCR_LOG_JOURNAL_BROKEN,
 	MCR_LOG_NO_MATCH,      /* capture, group, port; both in network byte order */
 	MCR_LOG_PARSE_ERROR,   /* capture, errno, length of the frame */
+	MCR_LOG_DROPPED,       /* capture, enum mcr_cause, source address in network byte order */
+	MCR_LOG_LOOP,          /* capture, group | port << 32, source address; all in network byte order */
 	MCR_LOG_FORWARDED,     /* rule, outputs, payload bytes */
 	MCR_LOG_SEND_FAILED,   /* output, errno, payload bytes */
 	MCR_LOG_NO_BUFFER,     /* capture, length of the frame */

@@ -69,6 +69,12 @@ static void note_totals(struct mcr_segment *segment, const struct mcr_totals *ad
 	note_sum(segment, &totals->bytes, add->bytes);
 }
 
+static void note_causes(struct mcr_segment *segment, const uint64_t *counters, const struct mcr_totals *add)
+{
+	for (uint32_t cause = 0; add->parse_err && cause < MCR_CAUSES; cause++)
+		note_sum(segment, &counters[cause], add->causes[cause]);
+}
+
 static void note_output(struct mcr_segment *segment, const struct mcr_output_counters *counters, uint32_t submitted,
 			const struct mcr_output_tally *add)
 {
@@ -93,9 +99,12 @@ static void note_rule(struct mcr_segment *segment, struct mcr_rules *rules, uint
 	rule->payload_count = 0;
 }
 
-void mcr_tally_note(struct mcr_tally *tally, struct mcr_rules *rules, struct mcr_segment *segment)
+void mcr_tally_note(struct mcr_tally *tally, struct mcr_rules *rules, struct mcr_segment *segment, uint32_t capture)
 {
 	note_totals(segment, &tally->add);
+	note_causes(segment, segment->totals.causes, &tally->add);
+	note_sum(segment, &segment->captures[capture].recv, tally->add.recv);
+	note_causes(segment, segment->captures[capture].causes, &tally->add);
 	for (uint32_t i = 0; i < tally->rule_count; i++)
 		note_rule(segment, rules, tally->rules[i]);
 	memset(&tally->add, 0, sizeof(tally->add));

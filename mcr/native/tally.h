@@ -24,7 +24,8 @@ void mcr_tally_sent(struct mcr_tally *tally, struct mcr_output *output, uint32_t
 /* So many datagrams did not leave by an output. ECANCELED means in doubt. */
 void mcr_tally_failed(struct mcr_tally *tally, struct mcr_output *output, uint32_t datagrams, int error);
 
-/* Put every counter that changes, with its new value, into the journal; the tally starts again at zero. */
-void mcr_tally_note(struct mcr_tally *tally, struct mcr_rules *rules, struct mcr_segment *segment);
+/* Put every counter that changes, with its new value, into the journal; the tally starts again at zero. `capture`: whose
+ * batch it was. */
+void mcr_tally_note(struct mcr_tally *tally, struct mcr_rules *rules, struct mcr_segment *segment, uint32_t capture);
 
 #endif

@@ -13,6 +13,7 @@
 #include "log.h"
 #include "message.h"
 #include "oversize.h"
+#include "own.h"
 #include "pace.h"
 #include "ring.h"
 #include "rules.h"
@@ -38,6 +39,7 @@ struct mcr_worker {
 	struct mcr_egress egress[MCR_MAX_EGRESS];
 	uint64_t handfuls; /* handed over so far */
 	struct mcr_rules rules;
+	struct mcr_own own;
 
 	struct mcr_batch batch;
 	struct mcr_tally tally;

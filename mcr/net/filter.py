@@ -17,6 +17,7 @@ _MAX_JUMP = 255
 _ETH_P_IP = 0x0800
 _ETH_P_8021Q = 0x8100
 _ETH_P_8021AD = 0x88A8
+_VLAN_ID = 0x0FFF
 _IGMP_QUERY = 0x11  # RFC 3376, 4
 
 _FROM_NETWORK = 0xFFF00000  # SKF_NET_OFF: an offset from the network header
@@ -63,12 +64,15 @@ def _if_equal(value: int, then: int, otherwise: int) -> Instruction:
     return Instruction(0x15, then, otherwise, value)
 
 
-# Untagged IPv4 UDP that this machine did not send; others are rejected.
+# IPv4 UDP of no VLAN that this machine did not send; others are rejected. A tag of VLAN 0 bears but a priority.
 _UDP = (
     _load_half(_ANCILLARY),  # protocol
-    _if_equal(_ETH_P_IP, 0, 6),
-    _load_half(_ANCILLARY + 48),  # VLAN tag present: it belongs to the VLAN's interface
-    _if_equal(0, 0, 4),
+    _if_equal(_ETH_P_IP, 0, 9),
+    _load_half(_ANCILLARY + 48),  # VLAN tag present
+    _if_equal(0, 3, 0),
+    _load_half(_ANCILLARY + 44),  # the tag
+    Instruction(0x54, 0, 0, _VLAN_ID),
+    _if_equal(0, 0, 4),  # others are their VLAN's interface's
     _load_half(_ANCILLARY + 4),  # packet type
     _if_equal(4, 2, 0),  # PACKET_OUTGOING
     _load_byte(_FROM_NETWORK + 9),  # IP protocol

@@ -34,7 +34,7 @@ def _body(ctype: str, **fields: int | bytes) -> bytes:
     return bytes(ffi.buffer(record))
 
 
-def _network_address(address: Address) -> int:
+def network_address(address: Address) -> int:
     """The 32-bit field whose bytes in memory are in network order."""
     return int(struct.unpack("=I", address.packed)[0])
 
@@ -113,10 +113,10 @@ def rule_put(
             "mcr_rec_output",
             output=place.output,
             egress=place.egress,
-            address=_network_address(place.address),
+            address=network_address(place.address),
             port=socket.htons(place.port),
             max_train=place.max_train,
-            source=_network_address(place.source) if place.source else 0,
+            source=network_address(place.source) if place.source else 0,
         )
         for place in outputs
     )
@@ -125,7 +125,7 @@ def rule_put(
         tag=tag,
         rule=rule,
         capture=capture,
-        group=_network_address(group),
+        group=network_address(group),
         port=socket.htons(port),
         output_count=len(tail) // ffi.sizeof("struct mcr_rec_output"),
     )
@@ -145,6 +145,12 @@ def generation(number: int) -> Command:
 def levels(log_levels: LogLevels) -> Command:
     """Log at these levels."""
     return Command(lib.MCR_REC_LEVELS, bytes(int(level) for level in log_levels.levels))
+
+
+def own(keys: bytes) -> Command:
+    """Take what bears one of these as its source for this machine's; `mcr.net.own` finds them."""
+    count = len(keys) // ffi.sizeof("struct mcr_rec_own_key")
+    return Command(lib.MCR_REC_OWN, _body("mcr_rec_own", count=count) + keys)
 
 
 def stop() -> Command:

@@ -13,6 +13,7 @@ from typing import Any, Self
 import attrs
 
 from mcr._native import ffi, lib
+from mcr.model import ParseErrors
 
 ENGINES = {lib.MCR_ENGINE_URING: "io_uring", lib.MCR_ENGINE_POLL: "poll"}
 """How a worker enters the kernel, by its number in the segment's header."""
@@ -108,6 +109,10 @@ class Segment:
         counters = self.shared.captures[capture]
         return counters.cursor, counters.recv
 
+    def capture_errors(self, capture: int) -> ParseErrors:
+        """Why datagrams of a capture ring were not relayed."""
+        return ParseErrors(*self.shared.captures[capture].causes)
+
     @property
     def engine(self) -> str | None:
         """What the worker runs on; None before the first has started."""
@@ -126,6 +131,8 @@ class Segment:
         """Start a new ring's count at zero. Only while no worker holds the slot."""
         self.shared.captures[capture].cursor = 0
         self.shared.captures[capture].recv = 0
+        for cause in range(lib.MCR_CAUSES):
+            self.shared.captures[capture].causes[cause] = 0
 
     def read(self, rules: int = 0, outputs: int = 0) -> "Counters":
         """Copy the worker's counters: totals, and those of the first so many rule and output slots."""
@@ -144,6 +151,7 @@ class Counters:
         self._outputs = _words(shared.outputs, outputs * _OUTPUT.words)
         totals = shared.totals
         self.totals = Totals(*(getattr(totals, field.name) for field in attrs.fields(Totals)))
+        self.parse_errors = ParseErrors(*totals.causes)
 
     def rule_matched(self, slot: int, tag: int) -> int:
         """Packets a rule matched; 0 while the slot does not bear its tag yet."""

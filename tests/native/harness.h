@@ -167,13 +167,27 @@ static inline void stop_worker(struct harness *h, pthread_t thread)
 	CHECK(pthread_join(thread, &ret) == 0 && (intptr_t)ret == 0);
 }
 
+/* Of an IP header without options (RFC 1071). */
+static uint16_t ip_checksum(const uint8_t *ip)
+{
+	uint32_t sum = 0;
+	uint16_t word;
+
+	for (uint32_t i = 0; i < 20; i += 2) {
+		memcpy(&word, ip + i, sizeof(word));
+		sum += word;
+	}
+	sum = (sum & 0xffff) + (sum >> 16);
+	return (uint16_t)~(sum + (sum >> 16));
+}
+
 /* Be the kernel: put one frame with this sequence number into the ring. False: the ring is full. */
 static bool produce(struct harness *h, uint64_t sequence)
 {
 	uint8_t *slot = h->slots + (h->produced % SLOTS) * SLOT_BYTES, *ip = slot + MAC_OFFSET + 14, *udp = ip + 20;
 	struct tpacket2_hdr *header = (struct tpacket2_hdr *)slot;
-	uint32_t group = inet_addr(GROUP);
-	uint16_t total = htons(20 + 8 + 8), length = htons(16), port = htons(PORT);
+	uint32_t group = inet_addr(GROUP), source = inet_addr("198.18.0.9");
+	uint16_t total = htons(20 + 8 + 8), length = htons(16), port = htons(PORT), check;
 
 	if (mcr_load_acquire32(&header->tp_status) != TP_STATUS_KERNEL)
 		return false;
@@ -184,7 +198,10 @@ static bool produce(struct harness *h, uint64_t sequence)
 	ip[0] = 0x45;
 	ip[9] = 17;
 	memcpy(ip + 2, &total, 2);
+	memcpy(ip + 12, &source, 4);
 	memcpy(ip + 16, &group, 4);
+	check = ip_checksum(ip);
+	memcpy(ip + 10, &check, 2); /* UDP needs none */
 	memcpy(udp + 2, &port, 2);
 	memcpy(udp + 4, &length, 2);
 	memcpy(udp + 8, &sequence, 8);

@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mcr.conditions import Attachment
-from mcr.diagnosis import daemon_findings, link_findings, machine_findings
+from mcr.diagnosis import daemon_findings, link_findings, machine_findings, parse_errors
 from mcr.diagnosis.links import Link
 from mcr.diagnosis.machine import (
     CAPABILITIES,
@@ -35,6 +35,7 @@ from mcr.model import (
     InterfaceStats,
     OutputStats,
     OutputView,
+    ParseErrors,
     RuleState,
     RuleStats,
     RuleView,
@@ -406,9 +407,17 @@ def test_any_frame_that_the_kernel_does_not_tell_how_to_cut_is_a_fault():
 
 
 def test_malformed_packets_are_told():
-    stats = Stats(IngressStats(recv=1000, parse_err=3), EgressStats())
-    expect(daemon_findings.judge_malformed(stats), ADVICE, "3 of 1,000", "fragments", "--facility ingress")
-    expect(daemon_findings.judge_malformed(IDLE), OK)
+    ingress = IngressStats(recv=1000, parse_err=4, parse_errors=ParseErrors(malformed=3, loop=1))
+    findings = parse_errors.judge_parse_errors(Stats(ingress, EgressStats()))
+    expect(findings, ADVICE, "3 of 1,000", "malformed", "--facility ingress")
+    expect(parse_errors.judge_parse_errors(IDLE), OK)
+
+
+@pytest.mark.parametrize(("ago", "verdict"), [(1.5, FAULT), (61.0, ADVICE), (None, OK)])
+def test_a_loop_is_a_fault_for_a_minute(ago, verdict):
+    interface = InterfaceStats("in0", 1000, 0, ParseErrors(loop=7), ago)
+    findings = parse_errors.judge_loops(Stats(IngressStats(), EgressStats(), interfaces=(interface,)))
+    expect(findings, verdict, *(["in0", "loop=7"] if ago else []))
 
 
 def test_outputs_that_took_everything_are_fine():

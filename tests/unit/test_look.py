@@ -79,7 +79,6 @@ def watch() -> Iterator[Watch]:
         (frame(port=5001), Sighting("b0", GROUP, 5001)),
         (frame(group="239.1.1.2"), Sighting("b0", OTHER, 5000)),
         (frame(Dot1Q(vlan=100)), Sighting("b0", GROUP, 5000, (Tag(100),))),
-        (frame(Dot1Q(vlan=0, prio=5)), Sighting("b0", GROUP, 5000, (Tag(0),))),
         (frame(Dot1AD(vlan=7), Dot1Q(vlan=100, prio=2)), Sighting("b0", GROUP, 5000, (Tag(7, 0x88A8), Tag(100)))),
         (frame(Dot1Q(vlan=100), group="239.1.1.2"), Sighting("b0", OTHER, 5000, (Tag(100),))),
         (frame(flags="MF"), Sighting("b0", GROUP, 5000, (), fragment=True)),
@@ -112,8 +111,9 @@ def test_strangers_are_not_seen(watch: Watch) -> None:
     assert (look.frames, look.queries) == ({}, {})
 
 
-def test_the_look_ends_with_the_flow(watch: Watch) -> None:
-    look = watch(frame(), igmp(QUERY), look=lambda: look_at_b0(10))
+@pytest.mark.parametrize("flow", [frame(), frame(Dot1Q(vlan=0, prio=5))], ids=["plain", "with a priority"])
+def test_the_look_ends_with_the_flow(watch: Watch, flow: Packet) -> None:
+    look = watch(flow, igmp(QUERY), look=lambda: look_at_b0(10))
     assert look.seconds < 5
     assert look.payload == 100
     assert look.frames == {Sighting.of(SOURCE): 1}

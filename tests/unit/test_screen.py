@@ -129,13 +129,14 @@ def test_only_what_is_wanted_comes_in_and_the_rest_is_counted(screen: Screen, wi
     rejected = opened(screen, wire)
     strangers = [frame(port=5001), frame("239.1.1.2"), frame("239.1.1.2", 5002), frame("198.18.0.1"), frame(port=80)]
     right = [frame(), frame(port=5002), frame(options=b"\x94\x04\0\0")]
-    wire.send(*strangers, *right)
-    assert wire.receive(len(right)) == right
-    assert rejected.read() == len(strangers)
+    priority = b"\x81\x00\x60\0"  # of VLAN 0; the kernel takes it out
+    wire.send(*strangers, frame(port=5003, vlan=priority), *right, frame(vlan=priority))
+    assert wire.receive(len(right) + 1) == [*right, frame()]
+    assert rejected.read() == len(strangers) + 1
     rejected.close()
 
 
-def test_what_is_not_untagged_udp_is_neither_let_in_nor_counted(screen: Screen, wire: Wire) -> None:
+def test_what_is_no_udp_or_of_a_vlan_is_neither_let_in_nor_counted(screen: Screen, wire: Wire) -> None:
     screen.change([(3, each) for each in WANTED], ())
     rejected = opened(screen, wire)
     tagged, tcp, ipv6 = frame(vlan=b"\x81\x00\0\7"), frame(proto=6), b"\1" * 12 + b"\x86\xdd" + bytes(100)

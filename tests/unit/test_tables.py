@@ -208,7 +208,7 @@ def test_totals_are_shown_under_their_own_names():
 @pytest.mark.parametrize(
     ("counter", "words"),
     [
-        ("parse_err", "not a whole IPv4 UDP datagram"),
+        ("parse_err", "no sound IPv4 UDP datagram for this machine"),
         ("no_match", "no rule asks for them"),
         ("buf_exhaust", "dropped: no buffer was free"),
         ("kernel_drops", "dropped: the capture ring was full"),
@@ -224,6 +224,14 @@ def test_a_loss_says_its_cause_and_only_a_loss(counter, words):
 
 def test_nothing_is_coloured_when_all_is_well():
     assert "\x1b" not in stats_view(stats(recv=1, matched=1, submitted=1, sent=1, rules=[RULE_STATS]), None)
+
+
+def test_causes_of_parse_errors_are_shown_where_there_are_any():
+    causes = {"malformed": 0, "checksum": 1_080, "loop": 2}
+    view = stats_view(stats(ingress=stats()["ingress"] | {"parse_err": 1_082, "parse_errors": causes}), None)
+    assert line(view, "checksum").split()[:2] == ["checksum", "1,080"]
+    assert "it came back" in line(view, "loop")
+    assert "malformed" not in view
 
 
 def test_doubt_is_shown_only_if_there_is_any():

@@ -8,7 +8,7 @@ import attrs
 import pytest
 
 from mcr.actors.querier_watch import Hearing
-from mcr.diagnosis.incoming import Entrance, judge_arrival, judge_entrance, judge_match, judge_rule
+from mcr.diagnosis.incoming import Entrance, judge_arrival, judge_entrance, judge_match, judge_rule, judge_taking
 from mcr.diagnosis.links import Link
 from mcr.diagnosis.queriers import Queriers
 from mcr.diagnosis.sighting import Look, Sighting, Tag
@@ -19,6 +19,7 @@ from mcr.model import (
     Input,
     InterfaceStats,
     Output,
+    ParseErrors,
     RuleState,
     RuleStats,
     RuleView,
@@ -182,12 +183,6 @@ def test_flow_a_part_of_which_is_cut(port):
             "vlan_tag",
             "does not arrive untagged on in0, but this does: 239.1.1.1:5000 on in0 with VLAN tag 100",
             "ip link add link in0 name in0.100 type vlan id 100",
-        ),
-        (
-            [Sighting("in0", GROUP, 5000, (Tag(0),))],
-            "vlan_tag",
-            "with a priority tag (VLAN 0)",
-            "have the switch send it untagged",
         ),
         (
             [Sighting("in0", GROUP, 5000, (Tag(7, 0x88A8), Tag(100)))],
@@ -382,16 +377,30 @@ def test_what_another_rule_sends_is_not_gone_astray():
 # What the rule takes
 
 
+def test_a_loop_comes_first():
+    looping = (
+        InterfaceStats("in0", 1, 0, ParseErrors(loop=1), 0.5),
+        InterfaceStats("in1", 1, 0, ParseErrors(loop=1), 0.5),
+    )
+    after = attrs.evolve(stats(51), interfaces=looping)
+    found = list(judge_taking(RULE, Look(0.1, {FLOW: 1}, {}, 188), stats(50), after))
+    assert verdicts(found) == ["fault loop", "ok matched"]
+    assert "in0" in found[0].what
+
+
 def test_match():
     look = Look(0.1, {FLOW: 1}, {}, 188)
     assert judge_match(RULE, look, stats(50), stats(51)).verdict is Verdict.OK
+
+
+DAMAGED = attrs.evolve(stats(50), ingress=IngressStats(parse_err=7, parse_errors=ParseErrors(checksum=7)))
 
 
 @pytest.mark.parametrize(
     ("after", "evidence", "remedy"),
     [
         (stats(50, drops=7), "kernel_drops +7, parse_err +0, buf_exhaust +0", "rings too small"),
-        (stats(50, parse_err=7), "kernel_drops +0, parse_err +7, buf_exhaust +0", "cut short or malformed"),
+        (DAMAGED, "kernel_drops +0, parse_err +7, buf_exhaust +0", "7 had a wrong IP or UDP checksum"),
         (stats(50, buf_exhaust=7), "kernel_drops +0, parse_err +0, buf_exhaust +7", "ethtool -K in0 gro off"),
         (stats(50), "kernel_drops +0, parse_err +0, buf_exhaust +0", "mcrctl list-workers"),
     ],

@@ -45,6 +45,12 @@ def test_no_match_names_group_port_and_interface() -> None:
     assert text == "no rule for 239.1.1.1:5001 on eth2"
 
 
+def test_a_loop_names_flow_source_and_interface() -> None:
+    group, source = (struct.unpack("=I", socket.inet_aton(each))[0] for each in ("239.1.1.1", "198.18.0.3"))
+    text = describe(record(lib.MCR_LOG_LOOP, 2, group | socket.htons(5001) << 32, source), Names())
+    assert text.startswith("239.1.1.1:5001 from 198.18.0.3, which this machine sent, comes back to eth2: a loop")
+
+
 def test_send_error_names_destination_and_system_error() -> None:
     text = describe(record(lib.MCR_LOG_SEND_FAILED, 4, errno.ENETDOWN), Names())
     assert text == f"send to 239.0.0.4:5000:eth9 failed: {os.strerror(errno.ENETDOWN)} (os error {errno.ENETDOWN})"

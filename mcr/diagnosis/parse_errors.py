@@ -1,0 +1,84 @@
+"""What the parts of `parse_err` mean, and where to look; loops among them, which are faults of the network."""
+
+from typing import Final
+
+import attrs
+
+from mcr.findings import Finding, Verdict
+from mcr.model import InterfaceStats, ParseErrors, Stats
+
+_LOOPS_NOW: Final = 60.0
+"""Seconds after the last looped datagram until a loop counts as over."""
+
+_NAME_THEM: Final = "mcrctl log-level set --facility ingress --level debug"
+
+CAUSES: Final = {
+    "malformed": ("were cut short or malformed", f"they are named in the log: {_NAME_THEM}"),
+    "fragment": ("were fragments", "have the source send datagrams that fit its MTU"),
+    "checksum": (
+        "had a wrong IP or UDP checksum",
+        "they were damaged on the way: look for errors of cables and cards (ethtool -S IF; ip -s -s link)",
+    ),
+    "source": (
+        "came from an address that no host can have",
+        f"give the source an address of its network; the address is in the log: {_NAME_THEM}",
+    ),
+    "loop": ("were sent by this machine and came back", "see the finding loop"),
+    "other_host": (
+        "were addressed to another host's MAC",
+        "the interface is promiscuous; have the source send to the group's MAC, or to this host's",
+    ),
+}
+"""By cause: what was wrong, as the end of a sentence, and what to do."""
+
+
+def counted(errors: ParseErrors) -> dict[str, int]:
+    """The causes that are not zero, the most frequent first."""
+    causes: dict[str, int] = {name: count for name, count in attrs.asdict(errors).items() if count > 0}
+    return dict(sorted(causes.items(), key=lambda item: -item[1]))
+
+
+def grown(before: ParseErrors, after: ParseErrors) -> dict[str, int]:
+    """The same, of what has been added."""
+    then = attrs.astuple(before)
+    return counted(ParseErrors(*(now - past for now, past in zip(attrs.astuple(after), then, strict=True))))
+
+
+def judge_parse_errors(stats: Stats) -> tuple[Finding, ...]:
+    """Whether there was what can't be relayed; loops apart."""
+    ingress = stats.ingress
+    findings = tuple(
+        Finding(
+            "parse_err",
+            Verdict.ADVICE,
+            f"{count:,} of {ingress.recv:,} packets {CAUSES[cause][0]} and are not relayed",
+            f"mcrctl stats: parse_err={ingress.parse_err} {cause}={count}",
+            CAUSES[cause][1],
+        )
+        for cause, count in counted(ingress.parse_errors).items()
+        if cause != "loop"
+    )
+    evidence = f"mcrctl stats: parse_err={ingress.parse_err}"
+    return findings or (Finding("parse_err", Verdict.OK, "Every datagram was sound", evidence),)
+
+
+def judge_loops(stats: Stats) -> tuple[Finding, ...]:
+    """Whether what this machine sent came back in."""
+    findings = tuple(judge_loop(each) for each in stats.interfaces if each.looped is not None)
+    return findings or (
+        Finding("loop", Verdict.OK, "Nothing that this relay sent came back in", "mcrctl stats: loop=0"),
+    )
+
+
+def judge_loop(interface: InterfaceStats) -> Finding:
+    """Whether it still does on an interface where it did."""
+    name, ago = interface.interface, interface.looped or 0.0
+    now = ago <= _LOOPS_NOW
+    return Finding(
+        "loop",
+        Verdict.FAULT if now else Verdict.ADVICE,
+        f"datagrams that this relay sent {'come' if now else 'came'} back in on {name}: a loop; they end here",
+        f"mcrctl stats --json: {name}: loop={interface.parse_errors.loop}, the last one {ago:,.0f} s ago",
+        f"keep the networks of {name} and of the outputs apart, or send to groups that no rule takes on {name}; "
+        "the log names the flows",
+    )

@@ -1,0 +1,68 @@
+// SPDX-License-Identifier: MIT
+// Sums are of words as they lie in memory: which byte order that is does not matter as long as it is one (RFC 1071).
+#include "checksum.h"
+
+#include <arpa/inet.h>
+#include <netinet/in.h>
+#include <string.h>
+
+#define STEP 32u /* bytes: four words, and two sums that do not wait for each other */
+
+/* One's complement addition: what overflows comes in again at the other end. */
+static uint64_t add(uint64_t sum, uint64_t word)
+{
+	sum += word;
+	return sum + (sum < word);
+}
+
+static uint64_t load64(const uint8_t *p)
+{
+	uint64_t word;
+
+	memcpy(&word, p, sizeof(word));
+	return word;
+}
+
+static uint64_t add_bytes(uint64_t sum, const uint8_t *data, uint32_t size)
+{
+	uint64_t other = 0, carry = 0, other_carry = 0, rest = 0, word;
+
+	for (; size >= STEP; data += STEP, size -= STEP) {
+		sum += word = load64(data);
+		carry += sum < word;
+		other += word = load64(data + 8);
+		other_carry += other < word;
+		sum += word = load64(data + 16);
+		carry += sum < word;
+		other += word = load64(data + 24);
+		other_carry += other < word;
+	}
+	sum = add(add(sum, other), carry + other_carry);
+	for (; size >= sizeof(word); data += sizeof(word), size -= (uint32_t)sizeof(word))
+		sum = add(sum, load64(data));
+	memcpy(&rest, data, size); /* an odd byte is followed by a zero */
+	return add(sum, rest);
+}
+
+static uint16_t fold(uint64_t sum)
+{
+	sum = (sum & 0xffffffff) + (sum >> 32);
+	sum = (sum & 0xffffffff) + (sum >> 32);
+	sum = (sum & 0xffff) + (sum >> 16);
+	sum = (sum & 0xffff) + (sum >> 16);
+	return (uint16_t)sum;
+}
+
+bool mcr_checksum_ip(const uint8_t *header, uint32_t size)
+{
+	return fold(add_bytes(0, header, size)) == 0xffff;
+}
+
+bool mcr_checksum_udp(const uint8_t *udp, uint32_t size, uint32_t source, uint32_t destination)
+{
+	uint64_t pseudo = (uint64_t)source + destination + htons(IPPROTO_UDP) + htons((uint16_t)size);
+
+	if (!udp[6] && !udp[7])
+		return true;
+	return fold(add_bytes(pseudo, udp, size)) == 0xffff;
+}

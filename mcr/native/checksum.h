@@ -1,0 +1,17 @@
+/* SPDX-License-Identifier: MIT */
+/* The Internet checksum (RFC 1071). Pure. */
+#ifndef MCR_CHECKSUM_H
+#define MCR_CHECKSUM_H
+
+#include <stdbool.h>
+#include <stdint.h>
+
+/* Whether the checksum of an IPv4 header of `size` bytes is right. */
+bool mcr_checksum_ip(const uint8_t *header, uint32_t size);
+
+/*
+ * Whether that of a UDP datagram is, or it has none (0). `size`: header and payload; addresses in network byte order.
+ */
+bool mcr_checksum_udp(const uint8_t *udp, uint32_t size, uint32_t source, uint32_t destination);
+
+#endif

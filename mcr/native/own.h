@@ -1,0 +1,56 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * What this machine sends with: its addresses, and the MACs of the interfaces in use. A datagram that comes in with one
+ * of them as its source was sent by this machine, and came back.
+ */
+#ifndef MCR_OWN_H
+#define MCR_OWN_H
+
+#include <stdint.h>
+#include <string.h>
+
+#include "shm_abi.h"
+
+#define MCR_OWN_BUCKETS (2 * MCR_MAX_OWN) /* at most half full */
+#define MCR_MAC_BYTES   6
+
+/* A hash table of fixed size; a key of 0 is a free bucket. */
+struct mcr_own {
+	struct mcr_rec_own_key buckets[MCR_OWN_BUCKETS];
+};
+
+/* An address in network byte order, told from a MAC by a bit above both. */
+static inline uint64_t mcr_own_address(uint32_t address)
+{
+	return UINT64_C(1) << 48 | address;
+}
+
+static inline uint64_t mcr_own_mac(const uint8_t *mac)
+{
+	uint64_t key = 0;
+
+	memcpy(&key, mac, MCR_MAC_BYTES);
+	return UINT64_C(1) << 49 | key;
+}
+
+static inline uint32_t mcr_own_bucket(uint64_t key)
+{
+	/* Multiplicative hashing, as in match.c. */
+	return (uint32_t)((key * UINT64_C(0x9e3779b97f4a7c15)) >> 40) % MCR_OWN_BUCKETS;
+}
+
+/* What a datagram with this source is; MCR_CAUSE_NONE: not from here. */
+static inline enum mcr_cause mcr_own_find(const struct mcr_own *own, uint64_t key)
+{
+	uint32_t at = mcr_own_bucket(key);
+
+	for (; own->buckets[at].key; at = (at + 1) % MCR_OWN_BUCKETS)
+		if (own->buckets[at].key == key)
+			return (enum mcr_cause)own->buckets[at].cause;
+	return MCR_CAUSE_NONE;
+}
+
+/* Hold these and no others. 0, or -EINVAL for too many, or one that can't be. */
+int mcr_own_set(struct mcr_own *own, const struct mcr_rec_own_key *keys, uint32_t count);
+
+#endif

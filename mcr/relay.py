@@ -12,20 +12,16 @@ from typing import Self
 import attrs
 import trio
 
-from mcr.conditions import Attachment, Standing
+from mcr.conditions import Standing
 from mcr.errors import LimitReached, McrError
+from mcr.inputs import Capture, InputInterfaces
 from mcr.interface_log import Users
 from mcr.logs import get_logger
-from mcr.model import MAX_INTERFACES, MAX_OUTPUTS, MAX_RULES, Facility, Input, Rule, RuleChange
+from mcr.model import MAX_OUTPUTS, MAX_RULES, Facility, Rule, RuleChange
 from mcr.neighbours import Neighbour, Neighbours, find_neighbours
 from mcr.net.absorber import Absorber
-from mcr.net.capture import CaptureGroup, open_captures, reject
-from mcr.net.filter import Wanted
-from mcr.net.interfaces import Interface, find_interface, has_lost_its_interface, is_there
-from mcr.net.membership import Memberships
+from mcr.net.interfaces import Interface, find_interface, is_there
 from mcr.net.network import Network
-from mcr.net.patience import close_all
-from mcr.net.screen import Rejected, open_screen
 from mcr.outputs import Egress, OutputInterfaces
 from mcr.placement import Key, PlacedRule, Sources, neighbours_of, sources_of
 from mcr.settings import Settings
@@ -35,42 +31,6 @@ from mcr.slots import Slots
 log = get_logger(Facility.NETWORK)
 
 _NAMED = 5  # rules in a hint
-
-
-@attrs.define(eq=False)
-class Capture:
-    """An input interface.
-
-    Attributes:
-        serial: tells it from the last capture in its slot.
-        rejected: what a filter kept from the workers; belongs to who counts.
-        users: rules that read from it.
-        fault: why it could not be opened again, or not with all of its groups.
-    """
-
-    slot: int
-    serial: int
-    interface: Interface
-    group: CaptureGroup
-    rejected: Rejected
-    users: int = 0
-    fault: str = ""
-
-    @property
-    def is_lost(self) -> bool:
-        """Whether its interface was deleted, or has left this network namespace."""
-        return has_lost_its_interface(self.group.sockets[0])
-
-    @property
-    def attachment(self) -> Attachment:
-        """Whether it still stands for its interface."""
-        return Attachment(self.interface.name, self.interface.index, self.is_lost, self.fault)
-
-    def put(self) -> records.Command:
-        """Tells a worker to read from it."""
-        group = self.group
-        ring = group.frame_size, group.frame_count
-        return records.capture_put(self.slot, self.serial, ring, group.sockets, offloads=group.offloads)
 
 
 @attrs.frozen
@@ -96,18 +56,13 @@ class Relay:
 
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
-        self._screen = open_screen(absorb=settings.absorb)
-        self._captures: dict[str, Capture] = {}
+        self._inputs = InputInterfaces(settings)
         self._outputs = OutputInterfaces(settings)
         self._neighbours = Neighbours(settings)
-        self._memberships = Memberships()
         self._placed: dict[str, PlacedRule] = {}
-        self._closing_captures: list[tuple[int, Capture]] = []  # (generation without it, capture)
         self._tags = 0
-        self._serial = 0
         self._rule_slots = Slots(MAX_RULES, "rules")
         self._output_slots = Slots(MAX_OUTPUTS, "outputs")
-        self._capture_slots = Slots(MAX_INTERFACES, "input interfaces")
         self._rule_names: dict[int, str] = {}
         self._output_names: dict[int, str] = {}
 
@@ -115,12 +70,9 @@ class Relay:
         return self
 
     def __exit__(self, *_exc: object) -> None:
-        self._memberships.close()
-        captures = chain(self._captures.values(), (closing for _, closing in self._closing_captures))
-        close_all([each for capture in captures for each in capture.group.sockets])
+        self._inputs.close()
         self._outputs.close()
         self._neighbours.close()
-        self._screen.close()
 
     async def apply(self, change: RuleChange) -> Step:
         """Take what the added rules need and let go of what the removed ones did.
@@ -140,15 +92,14 @@ class Relay:
         with ExitStack() as undo:
             opened = self._open(change.added, interfaces, undo)
             opened.neighbours.update(self._neighbours.open(neighbours, interfaces, undo))
-            self._join(change.added, interfaces, undo)
-            self._screen.change([self._wanted(rule, opened) for rule in change.added], ())
+            self._inputs.want([rule.input for rule in change.added], opened.captures, interfaces, undo)
             undo.pop_all()
-        self._captures |= opened.captures
+        self._inputs.adopt(opened.captures)
         self._outputs.adopt(opened.egress)
         self._neighbours.adopt(opened.neighbours)
         sources = self._outputs.sources(change.added)
         still = {rule.input for rule in change.added}
-        self._screen.change((), [self._wanted(rule) for rule in change.removed if rule.input not in still])
+        self._inputs.unwant(rule.input for rule in change.removed if rule.input not in still)
         added = tuple(self._place(rule, sources, neighbours) for rule in change.added)
         removed = tuple(self._displace(rule) for rule in change.removed)
         commands = (
@@ -159,7 +110,7 @@ class Relay:
             *(self._put(placed) for placed in added),
             *self._outputs.drop_unused(change.generation),
             *self._neighbours.drop_unused(change.generation),
-            *self._drop_unused_captures(change.generation),
+            *self._inputs.drop_unused(change.generation),
         )
         return Step(added, tuple(opened.captures.values()), commands)
 
@@ -167,82 +118,35 @@ class Relay:
         """Open interfaces again. Whatever can't be had now is tried again later, and takes nothing else down."""
         renewed = self._outputs.renew(generation)
         neighbours = self._neighbours.renew([fresh.interface for _, fresh in renewed], generation)
-        returned = self._returned()
-        captures = self._reopen(returned)
-        if len(returned) > 1 and not captures:
-            captures = list(chain.from_iterable(self._reopen([each]) for each in returned))
-        gone = [capture for capture in returned if self._captures[capture.interface.name] is not capture]
-        for capture in gone:
-            self._reject(capture)
-            self._closing_captures.append((generation, capture))
-        for capture in self._captures.values():
-            self._join_missing(capture)
-        inputs, outputs = (
-            {each.interface.name for each in those} for those in (captures, [fresh for _, fresh in renewed])
-        )
+        captures = self._inputs.renew([placed.rule.input for placed in self._placed.values()], generation)
+        inputs = {fresh.interface.name for _, fresh in captures}
+        outputs = {fresh.interface.name for _, fresh in renewed}
         outputs |= {fresh.interface.name for _, fresh in neighbours}
         concerned = [placed for placed in self._placed.values() if concerns(placed.rule, inputs, outputs)]
         commands = (
             *chain.from_iterable(fresh.put() for _, fresh in renewed),
             *(fresh.put() for _, fresh in neighbours),
             # What waits in a ring is read by the rules as they are: they follow to the new ones after that.
-            *(records.capture_drop(capture.slot) for capture in gone),
-            *(capture.put() for capture in captures),
+            *(records.capture_drop(old.slot) for old, _ in captures),
+            *(fresh.put() for _, fresh in captures),
             *(self._put(placed) for placed in concerned),
             *(records.egress_drop(old.slot) for old, _ in renewed),
             *(old.drop() for old, _ in neighbours),
         )
         for name in sorted(inputs | outputs):
             log.notice("%s was deleted, or elsewhere, and is back: it is used again", name)
-        return Step((), tuple(captures), commands)
-
-    def _returned(self) -> list[Capture]:
-        return [each for each in self._captures.values() if each.is_lost and is_there(each.interface.name)]
+        return Step((), tuple(fresh for _, fresh in captures), commands)
 
     def has_returned(self) -> bool:
         """Whether there are interfaces to be opened again, or groups to be joined."""
-        faults = (capture.fault for capture in self._captures.values() if not capture.is_lost)
-        return bool(self._returned() or self._outputs.returned() or self._neighbours.unrenewed or any(faults))
-
-    def _reopen(self, lost: Sequence[Capture]) -> list[Capture]:
-        """Open all of these again, or none."""
-        try:
-            with ExitStack() as undo:
-                opened = self._open_captures([find_interface(old.interface.name) for old in lost], undo)
-                self._screen.change(
-                    [(capture.slot, each) for capture in opened for each in self._wanted_of(capture)], ()
-                )
-                undo.pop_all()
-        except McrError as error:
-            for old in lost:
-                old.fault = error.message
-            return []
-        for old, capture in zip(lost, opened, strict=True):
-            self._screen.change((), [(old.slot, each) for each in self._wanted_of(old)])
-            capture.users = old.users
-            self._captures[capture.interface.name] = capture
-            try:
-                self._memberships.move(old.interface.index, capture.interface)
-            except McrError as error:
-                capture.fault = error.message
-        return opened
-
-    def _wanted_of(self, capture: Capture) -> list[Wanted]:
-        sources = (placed.rule.input for placed in self._placed.values())
-        return [Wanted(each.group, each.port) for each in sources if each.interface == capture.interface.name]
-
-    def _join_missing(self, capture: Capture) -> None:
-        if capture.fault and not capture.is_lost:
-            try:
-                self._memberships.join_missing(capture.interface)
-                capture.fault = ""
-            except McrError as error:
-                capture.fault = error.message
+        return bool(
+            self._inputs.returned() or self._inputs.incomplete or self._outputs.returned() or self._neighbours.unrenewed
+        )
 
     def snapshot(self) -> tuple[records.Command, ...]:
         """Everything a worker has to be told that knows nothing."""
         return (
-            *(capture.put() for capture in self._captures.values()),
+            *(capture.put() for capture in self._inputs),
             *self._outputs.put(),
             *self._neighbours.put(),
             *(self._put(placed) for placed in self._placed.values()),
@@ -258,23 +162,19 @@ class Relay:
 
     def captures_to_release(self, generation: int) -> list[Capture]:
         """Captures that no worker reads any more once all forward by `generation`; release them next."""
-        ready = [capture for since, capture in self._closing_captures if since <= generation]
-        self._closing_captures = [each for each in self._closing_captures if each[0] > generation]
-        return ready
+        return self._inputs.to_release(generation)
 
     def release_capture(self, capture: Capture) -> tuple[socket, ...]:
         """Free a capture's slot; its sockets, to be closed."""
-        self._capture_slots.give(capture.slot)
-        return capture.group.sockets
+        return self._inputs.release(capture)
 
     def reject_input(self) -> None:
         """Let nothing more in; what has arrived can still be read."""
-        for capture in self._captures.values():
-            self._reject(capture)
+        self._inputs.reject()
 
     def show_unmatched(self, *, show: bool) -> None:
         """Whether workers are to see what no rule wants."""
-        self._screen.show_all(everything=show)
+        self._inputs.show_unmatched(show=show)
 
     @property
     def has_new_outputs(self) -> bool:
@@ -315,27 +215,27 @@ class Relay:
     @property
     def absorber(self) -> Absorber | None:
         """Spares the IP stack what rules take, for who looks for bystanders; None: nothing does."""
-        return self._screen.absorber
+        return self._inputs.absorber
 
     def input_interfaces(self) -> tuple[str, ...]:
         """Names of the interfaces that are captured."""
-        return tuple(sorted(self._captures))
+        return tuple(sorted(capture.interface.name for capture in self._inputs))
 
     def used(self) -> set[int]:
         """Indices of the interfaces that are captured or sent by."""
-        return {each.interface.index for each in (*self._captures.values(), *self._outputs)}
+        return {each.interface.index for each in (*self._inputs, *self._outputs)}
 
     def standing(self, acknowledged: int) -> Standing:
         """Input and output interfaces, and whether sockets still stand for them."""
         return Standing(
             acknowledged,
-            {name: capture.attachment for name, capture in self._captures.items()},
+            {capture.interface.name: capture.attachment for capture in self._inputs},
             {egress.interface.name: egress.attachment for egress in self._outputs},
         )
 
     def users(self) -> dict[str, Users]:
         """How much depends on each interface."""
-        rules = {name: capture.users for name, capture in self._captures.items()}
+        rules = {capture.interface.name: capture.users for capture in self._inputs}
         outputs = {egress.interface.name: egress.users for egress in self._outputs}
         return {name: Users(rules.get(name, 0), outputs.get(name, 0)) for name in rules | outputs}
 
@@ -347,9 +247,7 @@ class Relay:
 
     def capture(self, slot: int) -> str:
         """Name of the input interface of a capture slot."""
-        closing = (capture for _, capture in self._closing_captures)
-        names = (each.interface.name for each in chain(self._captures.values(), closing) if each.slot == slot)
-        return next(names, f"capture {slot}")
+        return self._inputs.name(slot)
 
     def rule(self, slot: int) -> str:
         """Id of the rule in a rule slot."""
@@ -382,7 +280,7 @@ class Relay:
         return found
 
     def _used(self, name: str) -> Interface | None:
-        for known in (self._captures.get(name), self._outputs.get(name)):
+        for known in (self._inputs.get(name), self._outputs.get(name)):
             if known and not known.attachment.lost:
                 return known.interface
             if known and is_there(name):
@@ -401,41 +299,10 @@ class Relay:
     def _open(self, rules: Iterable[Rule], interfaces: dict[str, Interface], undo: ExitStack) -> _Opened:
         """Open sockets for the interfaces that are new."""
         opened = _Opened()
-        new = sorted({rule.input.interface for rule in rules} - self._captures.keys())
-        for capture in self._open_captures([interfaces[name] for name in new], undo):
-            opened.captures[capture.interface.name] = capture
+        opened.captures.update(self._inputs.open({rule.input.interface for rule in rules}, interfaces, undo))
         outputs = {output.interface for rule in rules for output in rule.outputs}
         opened.egress.update(self._outputs.open(outputs, interfaces, undo))
         return opened
-
-    def _open_captures(self, interfaces: Sequence[Interface], undo: ExitStack) -> list[Capture]:
-        slots = []
-        for _ in interfaces:
-            slots.append(self._capture_slots.take())
-            undo.callback(self._capture_slots.give, slots[-1])
-        groups = open_captures(interfaces, self._settings.num_workers, self._settings.pools)
-        undo.callback(close_all, [each for group in groups.values() for each in (*group.watched, *group.sockets)])
-        opened = []
-        for slot, interface in zip(slots, interfaces, strict=True):
-            group = groups[interface.name]
-            rejected = self._screen.open(slot, interface.name, group.sockets, clip=not group.offloads)
-            undo.callback(rejected.close)
-            undo.callback(self._screen.forget, slot)
-            self._serial += 1
-            opened.append(Capture(slot, self._serial, interface, group, rejected))
-        return opened
-
-    def _wanted(self, rule: Rule, opened: _Opened | None = None) -> tuple[int, Wanted]:
-        """What the kernel has to let in for a rule, and of which capture."""
-        name = rule.input.interface
-        capture = opened.captures[name] if opened and name in opened.captures else self._captures[name]
-        return capture.slot, Wanted(rule.input.group, rule.input.port)
-
-    def _join(self, rules: Iterable[Rule], interfaces: dict[str, Interface], undo: ExitStack) -> None:
-        for rule in rules:
-            group, interface = rule.input.group, interfaces[rule.input.interface]
-            self._memberships.join(group, interface)
-            undo.callback(self._memberships.leave, group, interface)
 
     def _place(self, rule: Rule, sources: Sources, neighbours: Collection[Key]) -> PlacedRule:
         self._tags += 1
@@ -445,7 +312,7 @@ class Relay:
             rule, self._tags, self._rule_slots.take(), outputs, sources_of(rule, sources, waits_for), waits_for
         )
         self._placed[rule.rule_id] = placed
-        self._captures[rule.input.interface].users += 1
+        self._inputs[rule.input.interface].users += 1
         self._rule_names[placed.slot] = rule.rule_id
         for output, slot in zip(rule.outputs, outputs, strict=True):
             self._outputs[output.interface].users += 1
@@ -457,8 +324,7 @@ class Relay:
 
     def _displace(self, rule: Rule) -> PlacedRule:
         placed = self._placed.pop(rule.rule_id)
-        self._leave(rule.input)
-        self._captures[rule.input.interface].users -= 1
+        self._inputs.leave(rule.input)
         del self._rule_names[placed.slot]
         self._rule_slots.give(placed.slot)
         for output, slot in zip(rule.outputs, placed.outputs, strict=True):
@@ -468,21 +334,6 @@ class Relay:
         self._neighbours.leave(placed.neighbours)
         return placed
 
-    def _leave(self, source: Input) -> None:
-        self._memberships.leave(source.group, self._captures[source.interface].interface)
-
-    def _drop_unused_captures(self, generation: int) -> list[records.Command]:
-        unused = [capture for capture in self._captures.values() if not capture.users]
-        for capture in unused:
-            del self._captures[capture.interface.name]
-            self._reject(capture)  # so that workers come to the end of what waits
-            self._closing_captures.append((generation, capture))
-        return [records.capture_drop(capture.slot) for capture in unused]
-
-    def _reject(self, capture: Capture) -> None:
-        reject(capture.group.sockets)
-        self._screen.forget(capture.slot)
-
     # Telling.
 
     def _put(self, placed: PlacedRule) -> records.Command:
@@ -490,7 +341,7 @@ class Relay:
         return records.rule_put(
             tag=placed.tag,
             rule=placed.slot,
-            capture=self._captures[rule.input.interface].slot,
+            capture=self._inputs[rule.input.interface].slot,
             group=rule.input.group,
             port=rule.input.port,
             outputs=[

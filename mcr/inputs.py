@@ -1,0 +1,264 @@
+"""The input interfaces that rules use: their captures, filters and group memberships.
+
+Belongs to the relay.
+"""
+
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from contextlib import ExitStack
+from itertools import chain
+from socket import socket
+
+import attrs
+
+from mcr.conditions import Attachment
+from mcr.errors import McrError
+from mcr.model import MAX_INTERFACES, Input
+from mcr.net.absorber import Absorber
+from mcr.net.capture import CaptureGroup, open_captures, reject
+from mcr.net.filter import Wanted
+from mcr.net.interfaces import Interface, find_interface, has_lost_its_interface, is_there
+from mcr.net.membership import Memberships
+from mcr.net.patience import close_all
+from mcr.net.screen import Rejected, open_screen
+from mcr.settings import Settings
+from mcr.shm import records
+from mcr.slots import Slots
+
+
+@attrs.define(eq=False)
+class Capture:
+    """An input interface.
+
+    Attributes:
+        serial: tells it from the last capture in its slot.
+        rejected: what a filter kept from the workers; belongs to who counts.
+        users: rules that read from it.
+        fault: why it could not be opened again, or not with all of its groups.
+    """
+
+    slot: int
+    serial: int
+    interface: Interface
+    group: CaptureGroup
+    rejected: Rejected
+    users: int = 0
+    fault: str = ""
+
+    @property
+    def is_lost(self) -> bool:
+        """Whether its interface was deleted, or has left this network namespace."""
+        return has_lost_its_interface(self.group.sockets[0])
+
+    @property
+    def attachment(self) -> Attachment:
+        """Whether it still stands for its interface."""
+        return Attachment(self.interface.name, self.interface.index, self.is_lost, self.fault)
+
+    def put(self) -> records.Command:
+        """Tells a worker to read from it."""
+        group = self.group
+        ring = group.frame_size, group.frame_count
+        return records.capture_put(self.slot, self.serial, ring, group.sockets, offloads=group.offloads)
+
+
+class InputInterfaces:
+    """All of them, by name. What is opened here is in use once it is adopted."""
+
+    def __init__(self, settings: Settings) -> None:
+        self._settings = settings
+        self._screen = open_screen(absorb=settings.absorb)
+        self._by_name: dict[str, Capture] = {}
+        self._memberships = Memberships()
+        self._closing: list[tuple[int, Capture]] = []  # (generation without it, capture)
+        self._serial = 0
+        self._slots = Slots(MAX_INTERFACES, "input interfaces")
+
+    def __getitem__(self, name: str) -> Capture:
+        return self._by_name[name]
+
+    def __iter__(self) -> Iterator[Capture]:
+        return iter(self._by_name.values())
+
+    def get(self, name: str) -> Capture | None:
+        """One, if it is in use."""
+        return self._by_name.get(name)
+
+    def close(self) -> None:
+        """Close every socket."""
+        self._memberships.close()
+        close_all([each for capture in self._all() for each in capture.group.sockets])
+        self._screen.close()
+
+    def _all(self) -> Iterable[Capture]:
+        return chain(self._by_name.values(), (closing for _, closing in self._closing))
+
+    def name(self, slot: int) -> str:
+        """Name of the interface of a capture slot."""
+        return next((each.interface.name for each in self._all() if each.slot == slot), f"capture {slot}")
+
+    @property
+    def absorber(self) -> Absorber | None:
+        """Spares the IP stack what rules take, for who looks for bystanders; None: nothing does."""
+        return self._screen.absorber
+
+    # Taking.
+
+    def open(self, names: Collection[str], interfaces: Mapping[str, Interface], undo: ExitStack) -> dict[str, Capture]:
+        """Open what is new of these.
+
+        Raises:
+            SystemFault: a socket could not be had.
+            LimitReached: there are too many.
+        """
+        new = sorted(names - self._by_name.keys())
+        return {each.interface.name: each for each in self._open([interfaces[name] for name in new], undo)}
+
+    def _open(self, interfaces: Sequence[Interface], undo: ExitStack) -> list[Capture]:
+        slots = []
+        for _ in interfaces:
+            slots.append(self._slots.take())
+            undo.callback(self._slots.give, slots[-1])
+        groups = open_captures(interfaces, self._settings.num_workers, self._settings.pools)
+        undo.callback(close_all, [each for group in groups.values() for each in (*group.watched, *group.sockets)])
+        opened = []
+        for slot, interface in zip(slots, interfaces, strict=True):
+            group = groups[interface.name]
+            rejected = self._screen.open(slot, interface.name, group.sockets, clip=not group.offloads)
+            undo.callback(rejected.close)
+            undo.callback(self._screen.forget, slot)
+            self._serial += 1
+            opened.append(Capture(slot, self._serial, interface, group, rejected))
+        return opened
+
+    def want(
+        self,
+        sources: Sequence[Input],
+        opened: Mapping[str, Capture],
+        interfaces: Mapping[str, Interface],
+        undo: ExitStack,
+    ) -> None:
+        """Join the groups of these inputs, and let in what they want; the last step that may fail.
+
+        Raises:
+            SystemFault: a group or a filter could not be had.
+        """
+        for source in sources:
+            self._memberships.join(source.group, interfaces[source.interface])
+            undo.callback(self._memberships.leave, source.group, interfaces[source.interface])
+        captures = {**self._by_name, **opened}
+        self._screen.change([_key(captures[source.interface], source) for source in sources], ())
+
+    def adopt(self, opened: Mapping[str, Capture]) -> None:
+        """Have these in use."""
+        self._by_name |= opened
+
+    # Letting go.
+
+    def unwant(self, sources: Iterable[Input]) -> None:
+        """Let in no more what these inputs want."""
+        self._screen.change((), [_key(self._by_name[source.interface], source) for source in sources])
+
+    def leave(self, source: Input) -> None:
+        """An input has one rule less."""
+        capture = self._by_name[source.interface]
+        self._memberships.leave(source.group, capture.interface)
+        capture.users -= 1
+
+    def drop_unused(self, generation: int) -> list[records.Command]:
+        """Let go of those that no rule uses from this generation on."""
+        unused = [capture for capture in self if not capture.users]
+        for capture in unused:
+            del self._by_name[capture.interface.name]
+            self._let_go(capture, generation)
+        return [records.capture_drop(capture.slot) for capture in unused]
+
+    def _let_go(self, capture: Capture, generation: int) -> None:
+        self._reject(capture)  # so that workers come to the end of what waits
+        self._closing.append((generation, capture))
+
+    def to_release(self, generation: int) -> list[Capture]:
+        """Those that no worker reads any more once all forward by this generation; release them next."""
+        ready = [capture for since, capture in self._closing if since <= generation]
+        self._closing = [each for each in self._closing if each[0] > generation]
+        return ready
+
+    def release(self, capture: Capture) -> tuple[socket, ...]:
+        """Free a capture's slot; its sockets, to be closed."""
+        self._slots.give(capture.slot)
+        return capture.group.sockets
+
+    def reject(self) -> None:
+        """Let nothing more in; what has arrived can still be read."""
+        for capture in self:
+            self._reject(capture)
+
+    def _reject(self, capture: Capture) -> None:
+        reject(capture.group.sockets)
+        self._screen.forget(capture.slot)
+
+    def show_unmatched(self, *, show: bool) -> None:
+        """Whether workers are to see what no rule wants."""
+        self._screen.show_all(everything=show)
+
+    # Interfaces that were lost and are back.
+
+    def returned(self) -> list[Capture]:
+        """Those whose interfaces were lost and are back."""
+        return [each for each in self if each.is_lost and is_there(each.interface.name)]
+
+    @property
+    def incomplete(self) -> list[Capture]:
+        """Those that are open, but not joined to all of their groups."""
+        return [each for each in self if each.fault and not each.is_lost]
+
+    def renew(self, sources: Collection[Input], generation: int) -> list[tuple[Capture, Capture]]:
+        """Open those again whose interfaces are back; each with what took its place. What can't be had is a fault.
+
+        Args:
+            sources: inputs of all rules.
+            generation: from which on the former ones are not read.
+        """
+        returned = self.returned()
+        renewed = self._reopen(returned, sources)
+        if len(returned) > 1 and not renewed:
+            renewed = list(chain.from_iterable(self._reopen([each], sources) for each in returned))
+        for old, _ in renewed:
+            self._let_go(old, generation)
+        for capture in self.incomplete:
+            try:
+                self._memberships.join_missing(capture.interface)
+                capture.fault = ""
+            except McrError as error:
+                capture.fault = error.message
+        return renewed
+
+    def _reopen(self, lost: Sequence[Capture], sources: Collection[Input]) -> list[tuple[Capture, Capture]]:
+        """Open all of these again, or none."""
+        try:
+            with ExitStack() as undo:
+                opened = self._open([find_interface(old.interface.name) for old in lost], undo)
+                for capture in opened:
+                    self._screen.change(_keys(capture, sources), ())
+                undo.pop_all()
+        except McrError as error:
+            for old in lost:
+                old.fault = error.message
+            return []
+        for old, capture in zip(lost, opened, strict=True):
+            self._screen.change((), _keys(old, sources))
+            capture.users = old.users
+            self._by_name[capture.interface.name] = capture
+            try:
+                self._memberships.move(old.interface.index, capture.interface)
+            except McrError as error:
+                capture.fault = error.message
+        return list(zip(lost, opened, strict=True))
+
+
+def _key(capture: Capture, source: Input) -> tuple[int, Wanted]:
+    """What the kernel has to let in, and of which capture."""
+    return capture.slot, Wanted(source.group, source.port)
+
+
+def _keys(capture: Capture, sources: Iterable[Input]) -> list[tuple[int, Wanted]]:
+    return [_key(capture, source) for source in sources if source.interface == capture.interface.name]

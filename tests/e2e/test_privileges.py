@@ -5,6 +5,7 @@ The users are those of files that are put over /etc/passwd and /etc/group for th
 
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -85,6 +86,9 @@ def expect_workers_without_rights(mcr: Mcr, *uids: int) -> None:
         assert (status["NoNewPrivs"], status["Seccomp"]) == ("1", "2")
         assert Path(f"/proc/{pid}/fd").stat().st_uid == 0, "its user may trace it"
         assert status["Uid"].split() == [str(uid) for uid in uids]
+        held = {re.sub(r"[0-9]+", "N", str(each.readlink())) for each in Path(f"/proc/{pid}/fd").iterdir()}
+        named = {"/dev/null", "/memfd:mcr-worker-N (deleted)", "anon_inode:[eventfd]", "socket:[N]"}
+        assert held - {"anon_inode:[io_uring]"} == named, "something that is not named for it"
 
 
 def test_as_the_user_mcr_with_ambient_capabilities_only(plant: Plant, stage: Stage) -> None:

@@ -1,0 +1,64 @@
+"""Group memberships, on the loopback interface, which every network namespace has."""
+
+import errno
+import os
+import socket
+from collections.abc import Iterator
+from ipaddress import IPv4Address
+from pathlib import Path
+
+import pytest
+
+from mcr.errors import SystemFault
+from mcr.net.interfaces import Interface
+from mcr.net.membership import Memberships
+
+GROUPS = [IPv4Address(f"239.77.1.{number}") for number in range(1, 31)]  # more than one socket holds
+LOOPBACK = Interface("lo", socket.if_nametoindex("lo"), 65_536, None)
+
+
+@pytest.fixture
+def memberships() -> Iterator[Memberships]:
+    made = Memberships()
+    yield made
+    made.close()
+    assert joined() == set()
+
+
+def joined() -> set[IPv4Address]:
+    """Of these groups, those that this machine is a member of on the loopback."""
+    names = {socket.htonl(int(group)): group for group in GROUPS}
+    words = Path("/proc/self/net/igmp").read_text().split()
+    return {group for number, group in names.items() if f"{number:08X}" in words}
+
+
+def test_groups_are_joined_anew_on_an_interface_that_was_made_again(memberships):
+    """Its index may be the same: the kernel's memberships are gone, and the sockets still say that they have them."""
+    for group in GROUPS:
+        memberships.join(group, LOOPBACK)
+    memberships.join(GROUPS[0], LOOPBACK)
+    memberships.move(LOOPBACK.index, LOOPBACK)
+    assert joined() == set(GROUPS)
+    memberships.leave(GROUPS[0], LOOPBACK)
+    assert joined() == set(GROUPS)
+    for group in GROUPS:
+        memberships.leave(group, LOOPBACK)
+    assert joined() == set()
+
+
+def test_what_could_not_be_joined_is_joined_later(memberships, monkeypatch):
+    for group in GROUPS:
+        memberships.join(group, LOOPBACK)
+
+    def refuse(*_: object) -> None:
+        raise OSError(errno.ENOMEM, os.strerror(errno.ENOMEM))
+
+    with monkeypatch.context() as short:
+        short.setattr(memberships, "_join", refuse)
+        with pytest.raises(SystemFault, match=r"Cannot join 239\.77\.1"):
+            memberships.move(LOOPBACK.index, LOOPBACK)
+    memberships.leave(GROUPS[0], LOOPBACK)
+    memberships.join_missing(LOOPBACK)
+    assert joined() == set(GROUPS[1:])
+    for group in GROUPS[1:]:
+        memberships.leave(group, LOOPBACK)

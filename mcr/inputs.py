@@ -70,6 +70,7 @@ class InputInterfaces:
         self._by_name: dict[str, Capture] = {}
         self._memberships = Memberships()
         self._closing: list[tuple[int, Capture]] = []  # (generation without it, capture)
+        self._names: dict[int, str] = {}
         self._serial = 0
         self._slots = Slots(MAX_INTERFACES, "input interfaces")
 
@@ -86,15 +87,13 @@ class InputInterfaces:
     def close(self) -> None:
         """Close every socket."""
         self._memberships.close()
-        close_all([each for capture in self._all() for each in capture.group.sockets])
+        captures = chain(self._by_name.values(), (closing for _, closing in self._closing))
+        close_all([each for capture in captures for each in capture.group.sockets])
         self._screen.close()
 
-    def _all(self) -> Iterable[Capture]:
-        return chain(self._by_name.values(), (closing for _, closing in self._closing))
-
     def name(self, slot: int) -> str:
-        """Name of the interface of a capture slot."""
-        return next((each.interface.name for each in self._all() if each.slot == slot), f"capture {slot}")
+        """Name of the interface of a capture slot; the last that it had if it is free: logs may come late."""
+        return self._names.get(slot, f"capture {slot}")
 
     @property
     def absorber(self) -> Absorber | None:
@@ -127,6 +126,7 @@ class InputInterfaces:
             undo.callback(rejected.close)
             undo.callback(self._screen.forget, slot)
             self._serial += 1
+            self._names[slot] = interface.name
             opened.append(Capture(slot, self._serial, interface, group, rejected))
         return opened
 

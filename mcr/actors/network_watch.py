@@ -88,7 +88,8 @@ def _open() -> socket.socket:
     try:
         opened = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_CLOEXEC, socket.NETLINK_ROUTE)
     except OSError as error:
-        raise SystemFault("Cannot watch the network: netlink", error.errno or 0) from None
+        hint = "netlink tells of interfaces: a sandbox has to allow AF_NETLINK (RestrictAddressFamilies= of its unit)"
+        raise SystemFault("Cannot watch the network", error.errno or 0, hint) from None
     opened.setblocking(False)
     set_buffer(opened, socket.SO_RCVBUF, _BUFFER_BYTES)
     opened.bind((0, GROUPS))

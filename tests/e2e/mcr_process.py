@@ -92,13 +92,13 @@ class Mcr:
         """Run mcrctl."""
         return self.namespace.run([BIN / "mcrctl", "--control-socket", self.socket, *arguments], check=check, **options)
 
-    def add(self, source: str, *outputs: str, rule_id: str | None = None) -> str:
-        """Add the rule ``IF:G:P`` to outputs ``G:P:IF`` with mcrctl; return its id once it is active."""
+    def add(self, source: str, *outputs: str, rule_id: str | None = None, state: str = "active") -> str:
+        """Add the rule ``IF:G:P`` to outputs ``G:P:IF`` with mcrctl; return its id once it is in this state."""
         interface, group, port = source.split(":")
         words = ["add", "--input-interface", interface, "--input-group", group, "--input-port", port]
         words += ["--outputs", ",".join(outputs), *(["--rule-id", rule_id] if rule_id else []), "--json"]
         (rule,) = json.loads(self.ctl(*words).stdout)
-        assert rule["state"] == "active"
+        assert rule["state"] == state
         return str(rule["rule_id"])
 
     def workers(self) -> list[dict[str, Any]]:

@@ -135,6 +135,11 @@ class Api:
         """Whether a method does more than look."""
         return method in _CHANGING
 
+    @staticmethod
+    def examines(method: str) -> bool:
+        """Whether a method takes long, and is mostly waited for."""
+        return method in _EXAMINING
+
     async def call(self, method: str, params: dict[str, Any], *, long: bool = False) -> Any:
         """Carry out one request.
 
@@ -289,6 +294,8 @@ _METHODS: Final[dict[str, tuple[type, Callable[[Api, Any], Awaitable[Any]]]]] = 
     "log_level.get": (_NoParams, _get_levels),
     "log_level.set": (_SetLevelParams, _set_level),
 }
+
+_EXAMINING: Final = frozenset({"why", "doctor"})
 
 _CHANGING: Final = frozenset({"add", "remove", "log_level.set"})
 

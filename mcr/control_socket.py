@@ -11,13 +11,11 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
-import trio
-
 from mcr.errors import SystemFault
 from mcr.ownership import SERVICE, describe_owner, own_group, own_user
 from mcr.rights import peer_of
 
-_BACKLOG = 1_024
+_BACKLOG = 128  # whoever comes next waits behind all of them
 _MODE = 0o660
 _DIRECTORY_MODE = 0o750
 _LOCK_MODE = 0o600  # who could open it could hold it
@@ -29,7 +27,7 @@ _OTHER_PATH = "choose another path: --control-socket PATH, or MCR_CONTROL_SOCKET
 
 
 @contextmanager
-def control_socket(path: str) -> Iterator[trio.SocketListener]:
+def control_socket(path: str) -> Iterator[socket.socket]:
     """Make the socket, with mode 0660 and for the group `mcr` if there is one, and listen on it; remove it at the end.
 
     Its directory is made, too, with mode 0750, if only the last component is missing. What somebody put in the socket's
@@ -54,7 +52,8 @@ def control_socket(path: str) -> Iterator[trio.SocketListener]:
             stack.callback(_remove, path, _identity(path))
             _give_to_group(path, _MODE)  # the mode, too: the umask took some of it away
             listener.listen(_BACKLOG)
-        yield trio.SocketListener(trio.socket.from_stdlib_socket(listener))
+            listener.setblocking(False)
+        yield listener
 
 
 def _give_to_group(path: str, mode: int) -> None:

@@ -43,6 +43,8 @@ class Request:
     params: dict[str, Any]
     notification: bool = False
     """It has no `id` member: it is carried out, and nothing is answered, not even an error."""
+    progress: bool = False
+    """Who asks wants to be told while it is carried out."""
 
 
 @attrs.frozen
@@ -120,6 +122,12 @@ def encode_result(request_id: RequestId, result: object) -> bytes:
     return f'{{"jsonrpc":"2.0","id":{_dump(request_id)},"result":{_dump_long(result)}}}\n'.encode()
 
 
+def encode_progress(request_id: RequestId, seconds: float) -> bytes:
+    """The notification that a request is carried out, for so many seconds by now."""
+    params = {"id": request_id, "seconds": round(seconds, 1)}
+    return _line({"jsonrpc": "2.0", "method": "progress", "params": params})
+
+
 def is_long(result: object) -> bool:
     """Whether a result takes long to encode."""
     parts = result.values() if isinstance(result, dict) else (result,)
@@ -170,7 +178,9 @@ def _request(message: dict[str, Any], request_id: RequestId) -> Request:
     params = message.get("params", {})
     if not isinstance(params, dict):
         raise InvalidParams("params must be an object: parameters go by name")
-    return Request(request_id, method, params, notification="id" not in message)
+    notification = "id" not in message
+    progress = message.get("progress") is True and not notification
+    return Request(request_id, method, params, notification=notification, progress=progress)
 
 
 def _refuse_constant(name: str) -> NoReturn:

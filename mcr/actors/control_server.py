@@ -5,24 +5,32 @@ Rules of the module:
 1. One task a client. Whatever a client does (reset, send garbage, not read), only its own connection ends.
 2. The requests of one connection are answered in order, one at a time; the next ones wait in its socket.
 3. What clients can make the daemon hold is bounded: their number, and the bytes of long requests and replies.
-4. An `McrError` is the client's to hear; any other exception is a bug, and ends the daemon.
+4. Those who may only look wait for a turn before anything of theirs is read or carried out: others never wait for
+   more than one of them.
+5. What was asked by one who has left is not looked for.
+6. An `McrError` is the client's to hear; any other exception is a bug, and ends the daemon.
 """
 
 import errno
 import math
 import socket
+from collections import Counter
+from contextlib import AbstractAsyncContextManager, nullcontext
+from functools import lru_cache
 from typing import Final
 
 import attrs
 import trio
 
 from mcr import wire
+from mcr.actors.control_client import SHORT, ControlClient, has_left
 from mcr.api import Api
 from mcr.control_socket import control_socket
 from mcr.errors import LimitReached, McrError, ShuttingDown, describe_errno
 from mcr.logs import get_logger
 from mcr.model import Facility
-from mcr.rights import Rights, peer_of
+from mcr.rights import Peer, Rights, peer_of
+from mcr.turns import Turns
 
 MAX_CLIENTS: Final = 1_000
 """Connections at the same time. The next one is told so and closed."""
@@ -30,18 +38,26 @@ MAX_CLIENTS: Final = 1_000
 MAX_LOOKERS: Final = 750
 """Connections of those who may only look: places are left for who may change something."""
 
+MAX_LOOKERS_OF_A_USER: Final = 100
+"""Those of one of them: places are left for other users."""
+
 MAX_HELD: Final = 64 * 1024 * 1024
 """Bytes of long requests and replies of all clients together. Who exceeds it is told so."""
 
-SEND_TIMEOUT: Final = 10
-"""Seconds for a client to read a reply. Ordinary replies fit into the socket's buffer and wait for nobody."""
+LOOKERS_SHARE: Final = 0.2
+"""Of the daemon's time, for the requests of all who may only look."""
+
+EXAMINATIONS_SHARE: Final = 0.5
+"""Of the time, for what they have examined: one thing at a time, and most of it is waiting."""
+
+PROGRESS_INTERVAL: Final = 1.0
+"""Seconds between two messages to a client that it is still answered, if it wants them."""
 
 STOP_GRACE: Final = 2
 """Seconds for the requests in progress to finish when the server stops."""
 
-_LONG = 64 * 1024  # a request or reply up to this length is too short to count against MAX_HELD
 _MEDIUM = 16 * 1024  # bytes of a request from which on a thread looks through it
-_CHUNK = 64 * 1024
+_ACCEPTED_AT_ONCE = 32
 _EXHAUSTED = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM})
 _EXHAUSTED_PAUSE = 0.1  # seconds; descriptors come back when a client leaves, and nothing tells us when
 _WARNING_INTERVAL = 60
@@ -96,54 +112,16 @@ async def run_control_server(
         stopped.set()
 
 
-class _Client:
-    """One connection. Its failures are answers, not exceptions: an exception in its task is a handler's."""
-
-    def __init__(self, stream: trio.SocketStream, rights: Rights) -> None:
-        self.in_hand = 0  # bytes of the request that is carried out, or of the reply that is sent
-        self._stream = stream
-        self.peer = peer_of(stream.socket)
-        self.may_change = rights.may_change(self.peer)
-        self.lines = wire.LineBuffer(wire.MAX_LINE if self.may_change else _LONG)
-
-    @property
-    def held(self) -> int:
-        """Bytes that the daemon keeps for this client."""
-        return self.lines.held + self.in_hand
-
-    async def receive(self) -> bytes:
-        """The next bytes, none at the end of the stream."""
-        try:
-            return bytes(await self._stream.receive_some(_CHUNK))
-        except trio.BrokenResourceError:
-            return b""
-
-    async def send(self, reply: bytes) -> bool:
-        """Send a whole reply; False if the client left or did not read it in time."""
-        with trio.move_on_after(SEND_TIMEOUT):
-            try:
-                await self._stream.send_all(reply)
-            except trio.BrokenResourceError:
-                return False
-            return True
-        _log.notice("Process %d did not read its reply for %d s: disconnected", self.peer.pid, SEND_TIMEOUT)
-        return False
-
-    def stop_receiving(self) -> None:
-        """Let `receive` return the end of the stream, now or when it is called next."""
-        self._stream.socket.shutdown(socket.SHUT_RD)
-
-    def close(self) -> None:
-        self._stream.socket.close()
-
-
 class _Clients:
     """All connections."""
 
     def __init__(self, api: Api) -> None:
         self._api = api
         self._rights = Rights.of_this_machine()
-        self._open: set[_Client] = set()
+        self._open: set[ControlClient] = set()
+        self._lookers: Counter[int] = Counter()  # by user
+        self._turns = Turns(LOOKERS_SHARE)
+        self._examinations = Turns(EXAMINATIONS_SHARE)
         self._stopping = False
         self._next_warning = -math.inf
 
@@ -153,41 +131,83 @@ class _Clients:
         for client in self._open:
             client.stop_receiving()
 
-    async def accept(self, listener: trio.SocketListener, nursery: trio.Nursery) -> None:
+    async def accept(self, listener: socket.socket, nursery: trio.Nursery) -> None:
         """Start a task in the nursery for every client that comes."""
         while True:
+            await trio.lowlevel.wait_readable(listener)
+            started = trio.current_time()
             try:
-                stream = await listener.accept()
+                for _ in range(_ACCEPTED_AT_ONCE):
+                    self._welcome(listener.accept()[0], nursery)
+            except BlockingIOError:
+                continue
             except OSError as error:
                 if error.errno not in _EXHAUSTED:
                     raise
-                self._warn_seldom(f"Cannot accept a client: {describe_errno(error.errno)}")
+                self._warn_seldom("Cannot accept a client: %s", describe_errno(error.errno))
                 await trio.sleep(_EXHAUSTED_PAUSE)
                 continue
-            client = _Client(stream, self._rights)
-            places = MAX_CLIENTS if client.may_change else MAX_LOOKERS
-            if len(self._open) < places:
-                self._open.add(client)
-                nursery.start_soon(self._serve, client)
-                continue
-            self._warn_seldom(f"Refused a client: {places:,} are connected")
-            try:
-                await client.send(_too_much(f"{places:,} clients are connected to the control socket"))
-            finally:
-                client.close()
+            await trio.sleep(trio.current_time() - started)  # however many more wait
 
-    async def _serve(self, client: _Client) -> None:
+    def _welcome(self, connection: socket.socket, nursery: trio.Nursery) -> None:
+        try:
+            peer = peer_of(connection)
+            may_change = self._rights.may_change(peer)
+            if not may_change and has_left(connection):
+                connection.close()
+                return
+            if refusal := self._refusal(peer, may_change=may_change):
+                connection.send(refusal, socket.MSG_DONTWAIT | socket.MSG_NOSIGNAL)
+                connection.close()
+                return
+        except OSError:  # it has left already
+            connection.close()
+            return
+        client = ControlClient(connection, peer, may_change=may_change)
+        self._open.add(client)
+        if not may_change:
+            self._lookers[peer.uid] += 1
+        nursery.start_soon(self._serve, client)
+
+    def _refusal(self, peer: Peer, *, may_change: bool) -> bytes:
+        """What one client too many is told; nothing if it is not."""
+        places = MAX_CLIENTS if may_change else MAX_LOOKERS
+        if len(self._open) >= places:
+            self._warn_seldom("Refused a client: %d are connected", places)
+            return _refused(f"{places:,} clients are connected to the control socket")
+        if not may_change and self._lookers[peer.uid] >= MAX_LOOKERS_OF_A_USER:
+            self._warn_seldom(
+                "Refused a client of uid %d: %d of that user are connected", peer.uid, MAX_LOOKERS_OF_A_USER
+            )
+            return _refused(f"{MAX_LOOKERS_OF_A_USER} clients of your user are connected to the control socket")
+        return b""
+
+    async def _serve(self, client: ControlClient) -> None:
         _log.debug("Process %d connected, uid %d", client.peer.pid, client.peer.uid)
         try:
             await self._converse(client)
         finally:
             self._open.remove(client)
+            if not client.may_change:
+                self._lookers -= Counter([client.peer.uid])
             client.close()
         _log.debug("Process %d left", client.peer.pid)
 
-    async def _converse(self, client: _Client) -> None:
-        while data := await client.receive():
-            for line in client.lines.feed(data):
+    def _turn(self, client: ControlClient, method: str = "") -> AbstractAsyncContextManager[None]:
+        """When it is this client's turn, to be read or to have a method carried out."""
+        if client.may_change:
+            return nullcontext()
+        turns = self._examinations if self._api.examines(method) else self._turns
+        return turns.turn(client.peer.uid)
+
+    async def _converse(self, client: ControlClient) -> None:
+        data = b"?"
+        while data:
+            await client.wait_for_data()
+            async with self._turn(client):
+                data = await client.receive()
+                lines = client.lines.feed(data)
+            for line in lines:
                 if not await self._answer(client, line):
                     return
             if self._exceeds(client):
@@ -196,16 +216,17 @@ class _Clients:
         if rejection := client.lines.end():
             await client.send(rejection.reply)
 
-    async def _answer(self, client: _Client, line: bytes | wire.Rejection) -> bool:
+    async def _answer(self, client: ControlClient, line: bytes | wire.Rejection) -> bool:
         """Answer a line; False if the client is gone."""
         if isinstance(line, wire.Rejection):
             return await client.send(line.reply)
-        request = wire.parse_request(line)
+        async with self._turn(client):
+            request = wire.parse_request(line)
         if isinstance(request, wire.Rejection):
             return await client.send(request.reply)
         try:
             client.in_hand = len(line)
-            reply = await self._carry_out(request, client, long=len(line) > _MEDIUM)
+            reply = await self._carry_out(request, client)
             if request.notification:
                 return True
             client.in_hand = len(reply)
@@ -216,30 +237,66 @@ class _Clients:
         finally:
             client.in_hand = 0
 
-    async def _carry_out(self, request: wire.Request, client: _Client, *, long: bool) -> bytes:
+    async def _carry_out(self, request: wire.Request, client: ControlClient) -> bytes:
+        """The reply. Until there is one, a client that wants to know is told that it is worked at."""
+        if not request.progress:
+            return await self._reply(request, client)
+        done = trio.Event()
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(_tell_progress, client, request.id, done)
+            reply = await self._reply(request, client)
+            done.set()
+        return reply
+
+    async def _reply(self, request: wire.Request, client: ControlClient) -> bytes:
         started = trio.current_time()
         try:
-            if self._stopping:
-                raise ShuttingDown("mcrd is stopping")
             if self._api.changes(request.method) and not client.may_change:
                 raise await trio.to_thread.run_sync(self._rights.refusal, client.peer, request.method)
-            result = await self._api.call(request.method, request.params, long=long)
-            if wire.is_long(result):
-                return await trio.to_thread.run_sync(wire.encode_result, request.id, result)
-            return wire.encode_result(request.id, result)
+            async with self._turn(client, request.method):
+                return await self._result(request, client)
         except McrError as error:
             return wire.encode_error(request.id, error)
         finally:
             milliseconds = (trio.current_time() - started) * 1_000
             _log.debug("%.80s for process %d took %.1f ms", request.method, client.peer.pid, milliseconds)
 
-    def _exceeds(self, client: _Client) -> bool:
-        return client.held > _LONG and sum(other.held for other in self._open if other.held > _LONG) > MAX_HELD
+    async def _result(self, request: wire.Request, client: ControlClient) -> bytes:
+        if self._stopping:
+            raise ShuttingDown("mcrd is stopping")
+        looks = not self._api.changes(request.method)
+        if looks and client.has_left:
+            return b""
+        result = await self._api.call(request.method, request.params, long=client.in_hand > _MEDIUM)
+        if looks and client.has_left:
+            return b""
+        if wire.is_long(result):
+            return await trio.to_thread.run_sync(wire.encode_result, request.id, result)
+        return wire.encode_result(request.id, result)
 
-    def _warn_seldom(self, message: str) -> None:
+    def _exceeds(self, client: ControlClient) -> bool:
+        return client.held > SHORT and sum(other.held for other in self._open if other.held > SHORT) > MAX_HELD
+
+    def _warn_seldom(self, message: str, *arguments: object) -> None:
         if trio.current_time() >= self._next_warning:
             self._next_warning = trio.current_time() + _WARNING_INTERVAL
-            _log.warning("%s", message)
+            _log.warning(message, *arguments)
+
+
+async def _tell_progress(client: ControlClient, request_id: wire.RequestId, done: trio.Event) -> None:
+    """Say again and again that a request is carried out, until it is."""
+    started = trio.current_time()
+    while True:
+        with trio.move_on_after(PROGRESS_INTERVAL):
+            await done.wait()
+            return
+        if not await client.send(wire.encode_progress(request_id, trio.current_time() - started)):
+            return
+
+
+@lru_cache  # of which somebody may want thousands a second
+def _refused(message: str) -> bytes:
+    return _too_much(message)
 
 
 def _too_much(message: str, request_id: wire.RequestId = None) -> bytes:

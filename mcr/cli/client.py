@@ -9,6 +9,7 @@ import json
 import os
 import socket
 import stat
+import struct
 import time
 from typing import Any, Final, NoReturn, Self
 
@@ -28,7 +29,10 @@ LONGEST_REPLY: Final = 32 << 20
 WHOLE_REPLY_TIMEOUT: Final = 30
 """Seconds for a reply to come as a whole."""
 
+_UNKNOWN = "the change may still be carried out, or may have been; before you repeat it, see: mcrctl list"
 _PART = 1 << 18
+_REPLY_TIMEVAL: Final = (REPLY_TIMEOUT, 0)  # struct timeval
+_CHANGING: Final = frozenset({"add", "remove", "log_level.set"})
 
 
 class Client:
@@ -43,12 +47,11 @@ class Client:
         self._path = path
         self._requests = 0
         self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-        self._socket.settimeout(REPLY_TIMEOUT)
+        # With Python's own timeout it would not wait for a place in a full queue.
+        self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, struct.pack("@ll", *_REPLY_TIMEVAL))
         try:
             self._socket.connect(path)
-        except TimeoutError:
-            self._socket.close()
-            raise _no_reply() from None
+            self._socket.settimeout(REPLY_TIMEOUT)
         except OSError as error:
             self._socket.close()
             # Python itself refuses a path of more than 107 bytes, without an errno.
@@ -62,7 +65,7 @@ class Client:
         self._socket.close()
 
     def call(self, method: str, params: dict[str, Any] | None = None) -> Any:
-        """Carry out one method.
+        """Carry out one method, and wait for as long as the daemon says that it does.
 
         Returns:
             Its result.
@@ -71,8 +74,8 @@ class Client:
             McrError: the daemon's error, or what became of the daemon.
         """
         self._requests += 1
-        request = {"jsonrpc": "2.0", "id": self._requests, "method": method, "params": params or {}}
-        reply = _decode(self._exchange(json.dumps(request).encode() + b"\n"))
+        request = {"jsonrpc": "2.0", "id": self._requests, "method": method, "params": params or {}, "progress": True}
+        reply = self._exchange(json.dumps(request).encode() + b"\n", changes=method in _CHANGING)
         match reply:
             case {"result": result, "id": int(number)} if number == self._requests:
                 return result
@@ -83,16 +86,22 @@ class Client:
                 raise _fault(code, message, hints)
         raise McrError(f"What answers on {self._path} is not mcrd")
 
-    def _exchange(self, request: bytes) -> bytes:
+    def _exchange(self, request: bytes, *, changes: bool) -> Any:
         try:
             with contextlib.suppress(ConnectionError):  # it did not read all of the request, and may have said why
                 # Without the flag, a daemon that is gone would end this process by SIGPIPE.
                 self._socket.sendall(request, socket.MSG_NOSIGNAL)
-            return self._read_line()
         except TimeoutError:
-            raise _no_reply() from None
+            raise _no_reply("it did not take the request, so it does not carry it out") from None
+        try:
+            reply = _decode(self._read_line())
+            while isinstance(reply, dict) and reply.get("method") == "progress":
+                reply = _decode(self._read_line())
+        except TimeoutError:
+            raise _no_reply(*([_UNKNOWN] if changes else [])) from None
         except ConnectionError:
-            raise _closed() from None
+            raise _closed(*([_UNKNOWN] if changes else [])) from None
+        return reply
 
     def _read_line(self) -> bytes:
         deadline = time.monotonic() + WHOLE_REPLY_TIMEOUT
@@ -105,7 +114,7 @@ class Client:
                 raise TimeoutError
             part = self._socket.recv(_PART)
             if not part:
-                raise _closed()
+                raise ConnectionResetError
             self._received += part
         line = bytes(self._received[:end])
         del self._received[: end + 1]
@@ -134,14 +143,14 @@ def _are_text(values: list[Any]) -> bool:
     return all(isinstance(value, str) for value in values)
 
 
-def _closed() -> McrError:
-    return McrError("mcrd closed the connection without a reply", "see what it logged last")
+def _closed(*hints: str) -> McrError:
+    return McrError("mcrd closed the connection without a reply", *hints, "see what it logged last")
 
 
-def _no_reply() -> McrError:
+def _no_reply(*hints: str) -> McrError:
     return McrError(
         f"No reply from mcrd within {REPLY_TIMEOUT} s",
-        "it may still carry out the request; look before you repeat it",
+        *hints,
         "is it stopped or overloaded? pgrep -a mcrd; and see its log",
     )
 

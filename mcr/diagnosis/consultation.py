@@ -24,7 +24,7 @@ log = get_logger(Facility.CONTROL)
 
 _WALKS = 4  # at the same time
 _PATIENCE = 0.7  # seconds to wait for one to end; with the walk itself, less than a client waits
-_EXAMINATIONS = 1
+_EXAMINATIONS = 2  # one of who may only look, and one of who may change something
 _LONG_PATIENCE = 3.0
 
 

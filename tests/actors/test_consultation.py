@@ -61,7 +61,8 @@ async def test_a_rule_that_is_not_there_is_told():
 
 
 async def test_examinations_wait_for_each_other_and_not_for_ever(monkeypatch, autojump_clock):
-    """One at a time, or they would take the threads that healing and new rules need."""
+    """A few at a time, or they would take the threads that healing and new rules need."""
+    monkeypatch.setattr(consultation, "_EXAMINATIONS", 1)
     started, release = threading.Event(), threading.Event()
 
     def examine(*_: object) -> tuple[()]:

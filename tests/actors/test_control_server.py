@@ -4,6 +4,7 @@ import errno
 import json
 import os
 import re
+import socket
 import tempfile
 from collections.abc import AsyncIterator, Callable, Iterator
 from ipaddress import IPv4Address
@@ -16,7 +17,7 @@ import trio
 import trio.testing
 
 from mcr import errors
-from mcr.actors import control_server
+from mcr.actors import control_client, control_server
 from mcr.actors.control_server import ControlServer, run_control_server
 from mcr.api import Api
 from mcr.errors import McrError, RuleNotFound, UsageError
@@ -41,6 +42,7 @@ from mcr.model import (
     WorkerStats,
     WorkerView,
 )
+from mcr.rights import Peer
 from mcr.settings import Settings, from_environment
 
 LIST = {"jsonrpc": "2.0", "id": 1, "method": "list"}
@@ -57,10 +59,15 @@ class Actors:
     failure: Exception | None = None
     rules: tuple[RuleView, ...] = ()
     levels: LogLevels = attrs.field(factory=LogLevels)
+    listing: int = 0
+    listed: int = 0
 
     async def list(self) -> tuple[RuleView, ...]:
         self.asked.set()
+        self.listing += 1
+        self.listed += 1
         await self.gate.wait()
+        self.listing -= 1
         if self.failure:
             raise self.failure
         return self.rules
@@ -292,7 +299,7 @@ async def test_a_client_that_does_not_read_is_disconnected_and_disturbs_nobody(
     await sleeper.send(LIST)
     await actors.asked.wait()
     assert await other.ask(PING) == PONG
-    await trio.sleep(control_server.SEND_TIMEOUT + 1)
+    await trio.sleep(control_client.SEND_TIMEOUT + 1)
     with trio.fail_after(1), pytest.raises(trio.BrokenResourceError):  # noqa: PT012
         while True:
             await sleeper.send(PING)
@@ -352,18 +359,17 @@ async def test_running_out_of_descriptors_is_survived(
 ):  # asked for, not used
     before = await connect()
     assert await before.ask(PING) == PONG
-    accept, failures = trio.SocketListener.accept, 100
+    accept, failures = socket.socket.accept, 100
 
-    async def starved(listener: trio.SocketListener) -> trio.SocketStream:
+    def starved(listener: socket.socket) -> object:
         nonlocal failures
         if failures:
             failures -= 1
             raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
-        return await accept(listener)
+        return accept(listener)
 
-    monkeypatch.setattr(trio.SocketListener, "accept", starved)
-    for _ in range(2):  # the first is still taken by the accept that was waiting
-        assert await (await connect()).ask(PING) == PONG
+    monkeypatch.setattr(socket.socket, "accept", starved)
+    assert await (await connect()).ask(PING) == PONG
     assert await before.ask(PING) == PONG
     warnings = [record.getMessage() for record in caplog.records if record.levelname == "WARNING"]
     assert warnings == ["Cannot accept a client: Too many open files (os error 24)"]
@@ -477,6 +483,26 @@ async def test_the_documented_program_works(server, actors, capsys):
     assert capsys.readouterr().out == "id active\n"
 
 
+# Progress
+
+
+async def test_who_wants_to_know_is_told_that_a_long_request_is_carried_out(connect, actors, autojump_clock):
+    asker, other = await connect(), await connect()
+    await asker.send(LIST | {"id": 7, "progress": True})
+    await other.send(LIST)
+    for seconds in (1.0, 2.0):
+        told = {"jsonrpc": "2.0", "method": "progress", "params": {"id": 7, "seconds": seconds}}
+        assert await asker.receive() == told
+    actors.gate.set()
+    assert await asker.receive() == {"jsonrpc": "2.0", "id": 7, "result": []}
+    assert await other.receive() == {"jsonrpc": "2.0", "id": 1, "result": []}
+
+
+async def test_who_is_answered_at_once_hears_of_no_progress(connect):
+    client = await connect()
+    assert await client.ask(PING | {"progress": True}) == PONG
+
+
 # Who may only look
 
 
@@ -511,6 +537,52 @@ async def test_places_are_left_for_who_may_change_something(connect, monkeypatch
     monkeypatch.undo()
     admin = await connect()
     assert await admin.ask(PING) == PONG
+
+
+async def test_places_are_left_for_other_users(lookers, connect, monkeypatch, autojump_clock):
+    monkeypatch.setattr(control_server, "MAX_LOOKERS_OF_A_USER", 2)
+    peers = iter([1, 1, 1, 2, 1])
+    monkeypatch.setattr(control_server, "peer_of", lambda _: Peer(1, next(peers), frozenset()))
+    first, second = await connect(), await connect()
+    assert await first.ask(PING) == await second.ask(PING) == PONG
+    refused = (await (await connect()).receive())["error"]
+    assert refused["message"] == "2 clients of your user are connected to the control socket"
+    other = await connect()
+    assert await other.ask(PING) == PONG
+    first.stream.socket.close()
+    await trio.sleep(1)  # it is missed when its turn comes
+    assert await (await connect()).ask(PING) == PONG
+
+
+async def test_of_a_hundred_who_look_one_is_answered_at_a_time_and_who_may_change_waits_for_none(
+    connect, actors, monkeypatch
+):
+    with monkeypatch.context() as patch:
+        patch.setattr(control_server.Rights, "may_change", lambda *_: False)
+        lookers = [await connect() for _ in range(100)]
+        for looker in lookers:
+            await looker.send(LIST)
+        await actors.asked.wait()
+        await trio.testing.wait_all_tasks_blocked()
+    assert actors.listing == 1
+    admin = await connect()
+    assert await admin.ask(PING) == PONG
+    actors.gate.set()
+    assert (await lookers[0].receive())["result"] == []
+
+
+async def test_what_was_asked_by_one_who_has_left_is_not_looked_for(lookers, connect, actors, autojump_clock):
+    first, *leavers = [await connect() for _ in range(20)]
+    await first.send(LIST)
+    await actors.asked.wait()
+    for leaver in leavers:
+        await leaver.send(LIST)
+        leaver.stream.socket.close()
+    actors.gate.set()
+    assert (await first.receive())["result"] == []
+    await trio.sleep(10)
+    assert await first.ask(PING) == PONG
+    assert actors.listed == 1
 
 
 async def test_what_was_changed_is_said_also_when_long_replies_are_too_many(

@@ -8,12 +8,14 @@ import subprocess
 import sys
 import tempfile
 import threading
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from mcr import wire
 from mcr.cli import client
 from mcr.cli.client import Client
 from mcr.errors import McrError, SystemFault
@@ -117,7 +119,36 @@ def test_a_daemon_that_does_not_reply_is_given_up(monkeypatch):
         with pytest.raises(McrError, match="No reply from mcrd") as caught:
             call(path)
         done.set()
-    assert "it may still carry out the request" in caught.value.hints[0]
+    assert not any("change" in hint for hint in caught.value.hints)
+
+
+def test_what_became_of_a_change_is_not_claimed(monkeypatch):
+    monkeypatch.setattr(client, "REPLY_TIMEOUT", 0.01)
+    done = threading.Event()
+    with answering(lambda _: bool(done.wait(60))) as path, Client(path, "the default") as daemon:
+        with pytest.raises(McrError, match="No reply from mcrd") as caught:
+            daemon.call("add", {"rules": []})
+        done.set()
+    assert caught.value.hints[0].startswith("the change may still be carried out")
+    with answering(replying(b"")) as path, Client(path, "the default") as daemon:
+        with pytest.raises(McrError, match="closed the connection") as caught:
+            daemon.call("remove", {"name": "n"})
+        assert caught.value.hints[0].startswith("the change may still be carried out")
+
+
+def test_a_daemon_that_says_that_it_works_is_waited_for(monkeypatch):
+    """Three times as long as one that says nothing."""
+    monkeypatch.setattr(client, "REPLY_TIMEOUT", 0.2)
+
+    def answer(connection: socket.socket) -> None:
+        assert json.loads(connection.recv(65_536))["progress"] is True
+        for seconds in range(6):
+            connection.sendall(wire.encode_progress(1, seconds))
+            time.sleep(0.1)  # that it takes long is the claim
+        connection.sendall(b'{"jsonrpc":"2.0","id":1,"result":"done"}\n')
+
+    with answering(answer) as path:
+        assert call(path) == "done"
 
 
 def test_no_socket_is_told_with_its_path_and_origin(tmp_path, monkeypatch):

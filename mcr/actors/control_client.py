@@ -1,0 +1,82 @@
+"""One connection to the control socket. Its failures are answers, not exceptions."""
+
+import select
+import socket
+from typing import Final
+
+import trio
+
+from mcr import wire
+from mcr.logs import get_logger
+from mcr.model import Facility
+from mcr.rights import Peer
+
+SEND_TIMEOUT: Final = 10
+"""Seconds for a client to read a reply. Ordinary replies fit into the socket's buffer and wait for nobody."""
+
+SHORT: Final = 64 * 1024
+"""Bytes of the longest request of who may only look, and of what is too short to count against what all may hold."""
+
+_CHUNK = 64 * 1024
+_SMALL_CHUNK = 8 * 1024  # of who may only look: no more work at a time than in one request
+
+_log = get_logger(Facility.CONTROL)
+
+
+def has_left(connection: socket.socket | trio.socket.SocketType) -> bool:
+    """Whether the other end is closed; it is not where somebody has only sent all there is to send."""
+    poll = select.poll()
+    poll.register(connection, 0)
+    return bool(poll.poll(0))  # POLLHUP or POLLERR, which are always told
+
+
+class ControlClient:
+    """One client."""
+
+    def __init__(self, connection: socket.socket, peer: Peer, *, may_change: bool) -> None:
+        self.in_hand = 0  # bytes of the request that is carried out, or of the reply that is sent
+        self.peer = peer
+        self.may_change = may_change
+        self.lines = wire.LineBuffer(wire.MAX_LINE if may_change else SHORT)
+        self._chunk = _CHUNK if may_change else _SMALL_CHUNK
+        self._stream = trio.SocketStream(trio.socket.from_stdlib_socket(connection))
+
+    @property
+    def held(self) -> int:
+        """Bytes that the daemon keeps for this client."""
+        return self.lines.held + self.in_hand
+
+    @property
+    def has_left(self) -> bool:
+        """Whether nobody is there any more to read a reply."""
+        return has_left(self._stream.socket)
+
+    async def wait_for_data(self) -> None:
+        """Wait until `receive` has something."""
+        await trio.lowlevel.wait_readable(self._stream.socket)
+
+    async def receive(self) -> bytes:
+        """The next bytes, none at the end of the stream."""
+        try:
+            return bytes(await self._stream.receive_some(self._chunk))
+        except trio.BrokenResourceError:
+            return b""
+
+    async def send(self, reply: bytes) -> bool:
+        """Send a whole reply; False if the client left or did not read it in time."""
+        with trio.move_on_after(SEND_TIMEOUT):
+            try:
+                await self._stream.send_all(reply)
+            except trio.BrokenResourceError:
+                return False
+            return True
+        _log.notice("Process %d did not read its reply for %d s: disconnected", self.peer.pid, SEND_TIMEOUT)
+        return False
+
+    def stop_receiving(self) -> None:
+        """Let `receive` return the end of the stream, now or when it is called next."""
+        self._stream.socket.shutdown(socket.SHUT_RD)
+
+    def close(self) -> None:
+        """Close the connection."""
+        self._stream.socket.close()

@@ -1,0 +1,67 @@
+"""Turns at the daemon's time, for those who must not keep others waiting."""
+
+from collections import deque
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+import trio
+
+
+class Turns:
+    """One has its turn at a time; users take turns, however often each asks; between two turns there is a rest.
+
+    Args:
+        share: of the time that turns take altogether, at most.
+    """
+
+    def __init__(self, share: float) -> None:
+        self._rest = 1 / share - 1
+        self._rested = 0.0  # when the next turn may begin
+        self._taken = False
+        self._waiting: dict[int, deque[trio.Event]] = {}  # by user; who is first is next
+
+    @asynccontextmanager
+    async def turn(self, uid: int) -> AsyncIterator[None]:
+        """Wait for a turn of this user, and take it."""
+        await self._wait(uid)
+        try:
+            await trio.sleep_until(self._rested)
+            started = trio.current_time()
+            try:
+                yield
+            finally:
+                ended = trio.current_time()
+                self._rested = ended + self._rest * (ended - started)
+        finally:
+            self._pass_on()
+
+    async def _wait(self, uid: int) -> None:
+        if not self._taken:
+            self._taken = True
+            return
+        mine = trio.Event()
+        self._waiting.setdefault(uid, deque()).append(mine)
+        try:
+            await mine.wait()
+        except trio.Cancelled:
+            if mine.is_set():
+                self._pass_on()
+            else:
+                self._leave(uid, mine)
+            raise
+
+    def _pass_on(self) -> None:
+        if not self._waiting:
+            self._taken = False
+            return
+        uid, events = next(iter(self._waiting.items()))
+        event = events.popleft()
+        del self._waiting[uid]
+        if events:
+            self._waiting[uid] = events  # behind the other users
+        event.set()
+
+    def _leave(self, uid: int, event: trio.Event) -> None:
+        self._waiting[uid].remove(event)
+        if not self._waiting[uid]:
+            del self._waiting[uid]

@@ -1,0 +1,42 @@
+"""Turns: one at a time, user by user, with a rest between them."""
+
+import trio
+import trio.testing
+
+from mcr.turns import Turns
+
+
+async def test_users_take_turns_and_rest_between_them(autojump_clock):
+    """User 1 asks four times, then user 2 once. Each turn of a second is followed by four of rest."""
+    turns, taken = Turns(0.2), []
+
+    async def ask(uid: int) -> None:
+        async with turns.turn(uid):
+            taken.append((uid, trio.current_time()))
+            await trio.sleep(1)
+
+    async with trio.open_nursery() as nursery:
+        for uid in (1, 1, 1, 1, 2):
+            nursery.start_soon(ask, uid)
+            await trio.testing.wait_all_tasks_blocked()
+    start = taken[0][1]
+    assert [(uid, round(when - start, 3)) for uid, when in taken] == [(1, 0), (1, 5), (2, 10), (1, 15), (1, 20)]
+
+
+async def test_who_stops_waiting_holds_nobody_up(autojump_clock):
+    turns = Turns(0.5)
+    taken = []
+
+    async def ask(number: int, patience: float) -> None:
+        with trio.move_on_after(patience):
+            async with turns.turn(number % 2):
+                taken.append(number)
+                await trio.sleep(1)
+
+    async with trio.open_nursery() as nursery:
+        for number in range(6):
+            nursery.start_soon(ask, number, 100 if number in (0, 5) else 0.5)
+            await trio.testing.wait_all_tasks_blocked()
+    assert taken == [0, 5]
+    async with turns.turn(0):
+        pass

@@ -101,7 +101,7 @@ async def run_daemon(settings: Settings) -> None:
                 if signum == signal.SIGHUP:
                     manager.reloading()
                     await logging.use(settings.levels)
-                    log.notice("SIGHUP: log levels are those of the start")
+                    log.notice("SIGHUP: log levels are reset to those of the start")
                     manager.ready(status)
                     continue
                 log.notice("%s: stopping", signum.name)
@@ -141,7 +141,7 @@ async def _drain(control: ControlServer, workers: WorkerSupervisor) -> None:
     with trio.move_on_after(DRAIN_SECONDS) as scope:
         await workers.stop()
     if scope.cancelled_caught:
-        log.warning("workers had not sent everything after %.1f s and are ended", DRAIN_SECONDS)
+        log.warning("workers had not sent everything after %.1f s, and were stopped", DRAIN_SECONDS)
 
 
 def _warn_without_io_uring() -> None:

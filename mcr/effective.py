@@ -61,7 +61,7 @@ def _send_buffer(wanted: int) -> str | None:
 def _absorbing(*, asked_for: bool) -> str | None:
     if not asked_for or "anon_inode:bpf_link" in read_descriptors():
         return None
-    return "0: on no input interface now; if rules name some, the log of mcrd says why"
+    return "0: on no input interface now; if there are any, see the log of mcrd for why"
 
 
 def _raw_frames(*, asked_for: bool) -> str | None:
@@ -70,7 +70,7 @@ def _raw_frames(*, asked_for: bool) -> str | None:
     try:
         bar = kernel_bar() or find_bar()
     except Exception as error:  # noqa: BLE001 - pyroute2's are many, and none says that they may leave
-        bar = f"it cannot be seen who else there is: {error}"
+        bar = f"firewall rules and the like cannot be seen: {error}"
     return f"0: {bar}" if bar else None
 
 

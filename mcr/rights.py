@@ -67,9 +67,9 @@ class Rights:
         """What a process is told that may not."""
         user = user_name(peer.uid)
         hints = [
-            f"who may: root, {user_name(self.own_uid)} (as whom mcrd runs), the group {ADMIN_GROUP}",
+            f"who may: root, {user_name(self.own_uid)} (the user that mcrd runs as), and members of {ADMIN_GROUP}",
             f"use sudo; or join that group and log in again: sudo usermod -aG {ADMIN_GROUP} {user}",
         ]
         if self.admins is None:
             hints.append(f"there is no such group yet: sudo groupadd --system {ADMIN_GROUP}; then restart mcrd")
-        return NotPermitted(f"{user} may look at this relay, but not change it: {method} is refused", *hints)
+        return NotPermitted(f"{user} may look at this relay but not change it: {method} was refused", *hints)

@@ -42,11 +42,11 @@ class Variable:
         if not (text.isascii() and text.isdecimal()) or int(text) not in self.allowed:
             least, most = self.allowed[0], self.allowed[-1]
             which = f"{least} or {most}" if len(self.allowed) == 2 else f"a whole number from {least} to {most}"  # noqa: PLR2004
-            raise UsageError(f"Invalid {self.name}: {text!r}", f"{which}: {self.meaning}")
+            raise UsageError(f"Invalid {self.name}: {text!r}", f"{which} ({self.meaning})")
         return int(text)
 
 
-POOL_SMALL: Final = Variable("MCR_BUFFER_POOL_SMALL", 2000, _POOL, "packets a capture ring holds, of up to 2 KB")
+POOL_SMALL: Final = Variable("MCR_BUFFER_POOL_SMALL", 2000, _POOL, "slots of a capture ring, for frames of up to 2 KB")
 POOL_STANDARD: Final = Variable("MCR_BUFFER_POOL_STANDARD", 500, _POOL, "the same on interfaces with an MTU above 1920")
 POOL_JUMBO: Final = Variable("MCR_BUFFER_POOL_JUMBO", 200, _POOL, "the same on interfaces with an MTU above 16256")
 RECEIVE_BUFFERS: Final = Variable(
@@ -59,16 +59,16 @@ SEND_BUFFER: Final = Variable(
     "bytes that may wait in a socket that sends",
 )
 MAX_HOLD: Final = Variable(
-    "MCR_MAX_HOLD_US", 50, range(1001), "microseconds a packet may wait for others at high rates; 0: never"
+    "MCR_MAX_HOLD_US", 50, range(1001), "longest batching delay at high rates, in microseconds; 0: none"
 )
 STATS_INTERVAL: Final = Variable(
     "MCR_STATS_INTERVAL_MS", 0, range(86_400_001), "milliseconds between [STATS:...] lines; 0: every 100,000 packets"
 )
 ABSORB: Final = Variable(
-    "MCR_ABSORB", 1, range(2), "1: what a rule takes is spared this machine's IP stack if no UDP socket here wants it"
+    "MCR_ABSORB", 1, range(2), "1: keep matched packets out of the local IP stack unless a local UDP socket wants them"
 )
 RAW_SEND: Final = Variable(
-    "MCR_RAW_SEND", 1, range(2), "1: to groups, raw frames leave past IP where it would only add headers"
+    "MCR_RAW_SEND", 1, range(2), "1: send to groups as raw frames where IP would only add headers"
 )
 
 VARIABLES: Final = (

@@ -58,7 +58,7 @@ _Wording = Callable[[tuple[int, int, int], Names], str]
 
 WORDINGS: Mapping[int, _Wording] = {
     lib.MCR_LOG_STARTED: lambda a, _: (
-        f"started on {ENGINES.get(a[0], a[0])}{f', for want of io_uring: {_errno(a[1])}' if a[1] else ''}"
+        f"started on {ENGINES.get(a[0], a[0])}{f', without io_uring: {_errno(a[1])}' if a[1] else ''}"
     ),
     lib.MCR_LOG_LEVELS_CHANGED: lambda _, __: "log levels changed",
     lib.MCR_LOG_GENERATION_APPLIED: lambda a, _: f"generation {a[0]} applied, {a[1]} rules",
@@ -70,12 +70,12 @@ WORDINGS: Mapping[int, _Wording] = {
     ),
     lib.MCR_LOG_CAPTURE_ERROR: lambda a, names: f"capture on {names.capture(a[0])}: {_errno(a[1])}",
     lib.MCR_LOG_RECOVERED: lambda a, names: (
-        f"{a[1]} packets from {names.capture(a[0])} were in the hand of a worker that died;"
-        " they may have left or not and are counted as errors in doubt"
+        f"a worker died with {a[1]} packets from {names.capture(a[0])} in hand:"
+        " they may have been sent or not, and count as errors (in_doubt)"
     ),
     lib.MCR_LOG_DRAINED: lambda _, __: "drained, stopping",
     lib.MCR_LOG_JOURNAL_BROKEN: lambda _, __: (
-        "the journal of the last batch is not as a worker writes it; counters may be off by that batch"
+        "the journal of the last batch is damaged; counters may be off by that batch"
     ),
     lib.MCR_LOG_NO_MATCH: lambda a, names: f"no rule for {_address(a[1])}:{_port(a[2])} on {names.capture(a[0])}",
     lib.MCR_LOG_PARSE_ERROR: lambda a, names: (

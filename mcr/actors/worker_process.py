@@ -147,7 +147,7 @@ async def open_workshop() -> AsyncGenerator[Workshop]:
         async with open_reception() as reception, processes as context:
             yield Workshop(context, reception)
     except trio_parallel.BrokenWorkerError as error:  # the spare process: whoever ended it, nothing depended on it
-        log.info("a spare process had been ended: %s", describe_exit(getattr(error.args[-1], "exitcode", None)))
+        log.info("a standby process had ended: %s", describe_exit(getattr(error.args[-1], "exitcode", None)))
 
 
 @attrs.frozen

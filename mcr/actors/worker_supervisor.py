@@ -260,7 +260,9 @@ async def _keep_absorbing(due: trio.MemoryReceiveChannel[None], inbox: trio.Memo
                 free = await trio.to_thread.run_sync(without_bystanders, interfaces)
             except Exception as error:  # noqa: BLE001 - whatever it is, relaying does not depend on it
                 if not blind:
-                    log.warning("cannot see who else wants packets, so none are absorbed: %s", error)
+                    log.warning(
+                        "cannot tell whether others want the packets, so local delivery is not suppressed: %s", error
+                    )
             blind = free is None
             await ask(inbox, partial(_AbsorbOn, free))
 
@@ -296,7 +298,7 @@ async def _keep_raw(
                 able = str  # it stays so
                 bar = await trio.to_thread.run_sync(find_bar)
         except Exception as error:  # noqa: BLE001 - whatever it is, relaying does not depend on it
-            bar, again = f"it cannot be seen who else there is: {error}", trio.current_time() + _RETRY_SECONDS
+            bar, again = f"firewall rules and the like cannot be seen: {error}", trio.current_time() + _RETRY_SECONDS
         await ask(inbox, partial(_ReviewRaw, bar))
         took = trio.current_time() - begun
         with trio.move_on_at(again):

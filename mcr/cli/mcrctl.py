@@ -43,7 +43,7 @@ def cli() -> None:
     "--batch",
     metavar="FILE|-",
     shell_complete=completion.files,
-    help="Add the rules of a file: the options above, a rule a line.",
+    help="Add the rules of a file, one rule per line, written as the options above.",
 )
 @common_options
 @click.pass_obj
@@ -56,7 +56,7 @@ def add(session: Session, /, batch: str | None, **options: Any) -> None:
         _check_active(session, added)
         return
     if any(options.values()):
-        raise UsageError("--batch stands alone", "write the rule's options on a line of the file")
+        raise UsageError("--batch takes no other options of a rule", "write the rule's options on a line of the file")
     rules, places = read_batch(batch)
     try:
         added = session.call("add", {"rules": rules})
@@ -93,7 +93,7 @@ def list_rules(session: Session) -> None:
 @common_options
 @click.pass_obj
 def stats(session: Session, *, watch: bool) -> None:
-    """Show what came in, what went out, what was lost and why."""
+    """Show what was received, sent and lost, and why."""
     if not watch:
         session.show(session.call("stats"), tables.stats_view)
     elif session.json or not sys.stdout.isatty():
@@ -133,7 +133,7 @@ def ping(session: Session) -> None:
 @common_options
 @click.pass_obj
 def version(session: Session) -> None:
-    """Show the version of mcrctl and, if it can be asked, of mcrd."""
+    """Show the version of mcrctl and of mcrd."""
     try:
         daemon, state = session.call("version"), ""
     except McrError as error:

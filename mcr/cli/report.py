@@ -59,7 +59,7 @@ _OF_INTERFACES: Final = ("rp_filter", "force_igmp_version", "mc_forwarding")
 @common_options
 @click.pass_obj
 def write_report(session: Session, output: str | None) -> None:
-    """Write a file with all that somebody who helps would ask for.
+    """Write a report file for whoever helps you.
 
     It holds no secrets, and says at its head what is in it. It works without a daemon, too.
     """

@@ -44,7 +44,7 @@ class _WithVariables(click.Command):
     default="/run/mcr/control.sock",
     show_default=True,
     show_envvar=True,
-    help="Unix socket on which mcrctl is answered.",
+    help="Unix socket that mcrctl connects to.",
 )
 @click.option(
     "--num-workers",
@@ -57,7 +57,7 @@ class _WithVariables(click.Command):
     type=click.Choice(["text", "json"]),
     default="text",
     show_default=True,
-    help="How lines on standard error look.",
+    help="Format of log lines on standard error.",
 )
 @click.option(
     "--log-level",
@@ -65,7 +65,7 @@ class _WithVariables(click.Command):
     shell_complete=completion.levels,
     default=Level.INFO.label,
     show_default=True,
-    help=f"Least grave level that is logged: {', '.join(level.label for level in Level)}.",
+    help=f"Lowest level that is logged: {', '.join(level.label for level in Level)}.",
 )
 @click.pass_context
 def supervisor(

@@ -19,20 +19,20 @@ _LEAST_TEXT = 8  # columns that a cell can be folded into; with less, the termin
 _NO_RULES: Final = (
     "No rules. Add one:\n  mcrctl add --input-interface IF --input-group G --input-port P --outputs G:P:IF[,G:P:IF...]"
 )
-_NO_WORKERS: Final = "No workers. The log of mcrd says why."
+_NO_WORKERS: Final = "No workers. See the log of mcrd for why."
 _LOSS: Final = "red"
 _NOTE: Final = "yellow"
 _NAMED: Final = 3  # rules before a reason that they share
 # Counters that may need attention: the colour when they are not zero, and what they mean.
 _CAUSES: Final = {
-    "parse_err": (_NOTE, "no sound IPv4 UDP datagram for this machine"),
+    "parse_err": (_NOTE, "not a valid IPv4 UDP datagram for this machine"),
     "malformed": (_NOTE, "of parse_err: cut short or malformed"),
     "fragment": (_NOTE, "of parse_err: fragments are not put together"),
     "checksum": (_NOTE, "of parse_err: the checksum of the IP header or of UDP is wrong"),
-    "source": (_NOTE, "of parse_err: no host can have the address that it comes from"),
+    "source": (_NOTE, "of parse_err: from an address that no host can have"),
     "loop": (_LOSS, "of parse_err: this machine sent it, and it came back"),
     "other_host": (_NOTE, "of parse_err: to another host's MAC"),
-    "no_match": (_NOTE, "no rule asks for them"),
+    "no_match": (_NOTE, "no rule takes them"),
     "screened": (_NOTE, "of no_match: rejected in the kernel, so in no worker's recv"),
     "buf_exhaust": (_LOSS, "dropped: no buffer was free"),
     "kernel_drops": (_LOSS, "dropped: the capture ring was full"),

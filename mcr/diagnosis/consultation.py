@@ -107,7 +107,7 @@ async def _place(limiter: trio.CapacityLimiter, patience: float) -> AsyncIterato
     with trio.move_on_after(patience) as waiting:
         await limiter.acquire()
     if waiting.cancelled_caught:
-        raise LimitReached(f"{int(limiter.total_tokens)} others are being answered", "try again when they are")
+        raise LimitReached(f"mcrd is busy with {int(limiter.total_tokens)} such requests", "try again in a few seconds")
     try:
         yield
     finally:
@@ -123,4 +123,4 @@ def _contained() -> Iterator[None]:
         raise
     except Exception as error:  # noqa: BLE001 - whatever it is, packets have nothing to do with it
         log.critical("an examination failed: %s", "".join(traceback.format_exception(error)))
-        raise McrError(f"The examination failed: {error!r}", "this is a fault of mcrd; see its log") from None
+        raise McrError(f"The examination failed: {error!r}", "this is a bug in mcrd; its log has the details") from None

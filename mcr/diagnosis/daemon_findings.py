@@ -35,11 +35,11 @@ def judge_capabilities(daemon: Self, *, absorbing_missed: bool, short_of_buffers
     if not process.has("CAP_NET_RAW"):
         losses["CAP_NET_RAW"] = "it cannot capture"
     if not process.has("CAP_BPF"):
-        losses["CAP_BPF"] = "it filters with what sockets have had of old, slower with every rule"
+        losses["CAP_BPF"] = "it filters with classic socket filters, which get slower with every rule"
         losses["CAP_BPF"] += "; MCR_ABSORB has no effect" if absorbing_missed else ""
     if not process.has("CAP_NET_ADMIN") and (absorbing_missed or short_of_buffers):
         lost = ["MCR_ABSORB has no effect"] if absorbing_missed else []
-        lost += ["buffers end at what sysctl allows"] if short_of_buffers else []
+        lost += ["socket buffers are limited by net.core.wmem_max and net.core.rmem_max"] if short_of_buffers else []
         losses["CAP_NET_ADMIN"] = ", ".join(lost)
     if losses:
         return tuple(
@@ -60,15 +60,15 @@ def judge_filter(daemon: Self) -> Finding:
     """Which filter keeps from the workers what no rule wants."""
     holds = f"/proc/{daemon.process.pid}/fd holds"
     if daemon.ebpf:
-        return Finding("filter", Verdict.OK, "An eBPF filter rejects what no rule wants", f"{holds} bpf-map")
+        return Finding("filter", Verdict.OK, "An eBPF filter rejects what no rule takes", f"{holds} bpf-map")
     # Where the capability is missing, that is its own finding; the lack of it is told once.
     known = not daemon.process.has("CAP_BPF")
     return Finding(
         "filter",
         Verdict.OK if known else Verdict.ADVICE,
-        "Classic filters reject what no rule wants, for up to some 800 rules; beyond, the workers do",
+        "Classic socket filters reject what no rule takes, for up to about 800 rules; beyond, the workers do",
         f"{holds} no bpf-map",
-        "" if known else "see why eBPF is not: mcrctl log-level set --global info, restart mcrd, read its log",
+        "" if known else "for why there is no eBPF filter, restart mcrd and read its log",
     )
 
 
@@ -80,7 +80,7 @@ def judge_absorbing(daemon: Self, inputs: int, *, missed: bool) -> Finding:
         inputs: how many input interfaces there are.
         missed: it was asked for, or there is so much traffic that it would be felt.
     """
-    what = f"The IP stack is spared what rules take on {daemon.absorbers} of {inputs} input interfaces"
+    what = f"Matched packets skip the local IP stack on {daemon.absorbers} of {inputs} input interfaces"
     evidence = f"/proc/{daemon.process.pid}/fd holds {daemon.absorbers} bpf_link"
     if daemon.absorbers >= inputs:
         return Finding("absorb", Verdict.OK, what, evidence)
@@ -93,14 +93,14 @@ def judge_absorbing(daemon: Self, inputs: int, *, missed: bool) -> Finding:
         Verdict.ADVICE,
         what,
         evidence,
-        "it takes CAP_BPF, CAP_NET_ADMIN, Linux 6.6, and an interface that no bridge and no multicast routing uses; "
+        "it needs CAP_BPF, CAP_NET_ADMIN, Linux 6.6, and an interface without a bridge and multicast routing; "
         "mcrd's log has the reason",
     )
 
 
 def not_absorbing() -> Finding:
     """It is not to be done."""
-    what = "This machine's IP stack sees all that rules take, as it was asked for"
+    what = "Matched packets also go through the local IP stack, as configured"
     return Finding("absorb", Verdict.OK, what, "MCR_ABSORB is 0")
 
 
@@ -112,14 +112,16 @@ def judge_raw(bar: str, *, missed: bool) -> Finding:
         missed: there is so much traffic that it would be felt.
     """
     if not bar:
-        what = "To groups on Ethernet raw frames leave, past IP, which would only add headers"
-        return Finding("raw_send", Verdict.OK, what, "nobody is between IP and the interfaces")
+        what = "Packets to groups on Ethernet leave as raw frames, which costs less than the IP stack"
+        return Finding(
+            "raw_send", Verdict.OK, what, "no firewall rule, IPsec policy or cgroup program acts on what is sent"
+        )
     return Finding(
         "raw_send",
         Verdict.ADVICE if missed else Verdict.OK,
-        f"Everything leaves through IP, which takes longer: {bar}",
+        f"Everything leaves through the IP stack, which costs more: {bar}",
         "nftables, legacy iptables, IPsec policies, eBPF programs of the control group",
-        "where that is not needed do without it; to see it takes CAP_NET_ADMIN" if missed else "",
+        "remove it if it is not needed; to look for it, mcrd needs CAP_NET_ADMIN" if missed else "",
     )
 
 
@@ -145,13 +147,13 @@ def judge_worker_privileges(workers: Mapping[int, Process | None]) -> tuple[Find
         return privileged
     evidence = f"CapEff 0, NoNewPrivs 1, Seccomp {{}} in the status of {len(seen)} of {len(workers)} workers"
     if all(process.seccomp for process in seen.values()):
-        what = "Workers have no privileges, and no system calls but those they need"
+        what = "Workers have no privileges, and only the system calls that they need"
         return (Finding("worker_privileges", Verdict.OK, what, evidence.format(2)),)
     return (
         Finding(
             "worker_privileges",
             Verdict.ADVICE,
-            "Workers have no privileges, but any system call",
+            "Workers have no privileges, but may make any system call",
             evidence.format(0),
             "mcrd's log says why: look for 'not confined'",
         ),
@@ -180,7 +182,7 @@ def _death(worker: WorkerView) -> Finding:
         return Finding(
             "workers",
             Verdict.FAULT,
-            f"Worker {worker.worker_id} does not run: it has exited unexpectedly {times} and is held back",
+            f"Worker {worker.worker_id} does not run: it has exited unexpectedly {times}, and waits for its next start",
             evidence,
             _LOG,
         )
@@ -206,7 +208,7 @@ def judge_cores(workers: tuple[WorkerView, ...], cores: tuple[int, ...]) -> tupl
     evidence = f"mcrd may use cores {', '.join(map(str, cores))}; mcrctl list-workers: CORE"
     shared = {core: ids for core, ids in tenants.items() if len(ids) > 1}
     if not shared:
-        return (Finding("cores", Verdict.OK, "Every worker has a core of its own", evidence),)
+        return (Finding("cores", Verdict.OK, "Every worker has its own core", evidence),)
     core, ids = next(iter(shared.items()))
     more = f", and {len(shared) - 1} more cores are shared" if len(shared) > 1 else ""
     return (
@@ -243,13 +245,13 @@ def judge_captures(
             Finding(
                 "kernel_drops",
                 Verdict.ADVICE,
-                f"{former:,} packets were lost on interfaces that no rule names any more",
+                f"{former:,} packets were lost on interfaces that rules no longer use",
                 "mcrctl stats: kernel_drops",
             )
         )
     if findings:
         return tuple(findings)
-    return (Finding("kernel_drops", Verdict.OK, "No capture ring was ever full", "mcrctl stats: kernel_drops=0"),)
+    return (Finding("kernel_drops", Verdict.OK, "No capture ring has been full", "mcrctl stats: kernel_drops=0"),)
 
 
 def _full_ring(name: str, dropped: int, received: int, why: str, remedy: str) -> Finding:
@@ -269,8 +271,9 @@ def _why_full(stats: Stats, workers: tuple[WorkerView, ...]) -> str:
         return "perhaps while a worker hung or was replaced (see the restarts in mcrctl list-workers)"
     dropping = [worker for worker in stats.workers if worker.kernel_drops]
     if len(dropping) == 1 and len(stats.workers) > 1:
-        return f"all of them worker {dropping[0].worker_id}'s: a flow stays with one worker, and one has too much"
-    return "since workers had more than they can take, or were kept from running"
+        worker_id = dropping[0].worker_id
+        return f"all of it in the ring of worker {worker_id}: a flow stays with one worker, and this one has too much"
+    return "because workers got more than they can handle, or did not get the CPU"
 
 
 def _larger_ring(mtu: int, pools: BufferPools) -> str:
@@ -291,7 +294,9 @@ def judge_super_frames(stats: Stats, *, described: bool) -> Finding:
     if not described:
         return _judge_undescribed(ingress.buf_exhaust, evidence)
     if not ingress.buf_exhaust:
-        return Finding("buf_exhaust", Verdict.OK, "There was always a buffer for what is longer than a slot", evidence)
+        return Finding(
+            "buf_exhaust", Verdict.OK, "There was always a buffer for super-frames longer than a ring slot", evidence
+        )
     share = ingress.buf_exhaust / ingress.recv
     what = f"{ingress.buf_exhaust:,} packets, {share:.2%}, were in super-frames for which no buffer was free"
     if share <= _FEW:
@@ -301,7 +306,7 @@ def judge_super_frames(stats: Stats, *, described: bool) -> Finding:
         Verdict.FAULT if share > _HALF else Verdict.ADVICE,
         what,
         evidence,
-        "do not merge frames that early: sudo ethtool -K IF rx-udp-gro-forwarding off rx-gro-list off",
+        "stop merging frames at the interface: sudo ethtool -K IF rx-udp-gro-forwarding off rx-gro-list off",
     )
 
 
@@ -309,7 +314,7 @@ def _judge_undescribed(lost: int, evidence: str) -> Finding:
     why = "this kernel does not tell a capture how to cut frames of several datagrams"
     evidence += "; a trial on the loopback interface"
     if not lost:
-        return Finding("buf_exhaust", Verdict.OK, f"None came, but {why}", evidence)
+        return Finding("buf_exhaust", Verdict.OK, f"No super-frames came, but {why}", evidence)
     return Finding(
         "buf_exhaust",
         Verdict.FAULT,
@@ -334,11 +339,11 @@ def judge_outputs(stats: Stats, links: Mapping[str, Link]) -> tuple[Finding, ...
             Finding(
                 "egress_errors",
                 Verdict.ADVICE,
-                f"{stats.egress.errors:,} packets were not sent, by outputs that no rule has any more",
+                f"{stats.egress.errors:,} packets were not sent to outputs that have been removed since",
                 f"mcrctl stats: errors={stats.egress.errors}",
             ),
         )
-    return (Finding("egress_errors", Verdict.OK, "Outputs took every packet", "mcrctl stats: errors=0"),)
+    return (Finding("egress_errors", Verdict.OK, "No output has had errors", "mcrctl stats: errors=0"),)
 
 
 def refused_outputs(stats: Stats) -> tuple[str, ...]:
@@ -381,7 +386,10 @@ _CAUSES = {
         errno.ENODEV: ("the interface was gone", "ip link show dev {name}"),
         errno.ENXIO: ("the interface was gone", "ip link show dev {name}"),
         errno.EHOSTUNREACH: ("no route, or nobody answered ARP", "ip route; ip neigh show dev {name}"),
-        errno.EMSGSIZE: ("larger than the interface's MTU", "ip link show dev {name}; raise its MTU, or send less"),
+        errno.EMSGSIZE: (
+            "larger than the interface's MTU",
+            "ip link show dev {name}; raise its MTU, or send smaller datagrams",
+        ),
         errno.EACCES: ("that is a broadcast address, to which MCR does not send", "name a host or a group instead"),
         errno.EPERM: ("a firewall rule dropped them", "sudo nft list ruleset; sudo iptables-save"),
         errno.ENOBUFS: (

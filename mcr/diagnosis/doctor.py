@@ -95,7 +95,7 @@ def examine(settings: Settings, relay: Relay) -> tuple[Finding, ...]:
 def _look_at_raw(settings: Settings, blind: list[Finding]) -> str:
     if not settings.raw_send:
         return "MCR_RAW_SEND is 0"
-    return _try("raw_send", lambda: kernel_bar() or find_bar(), "it cannot be seen who else there is", blind)
+    return _try("raw_send", lambda: kernel_bar() or find_bar(), "firewall rules and the like cannot be seen", blind)
 
 
 def _raw_links(links: dict[str, Link], outputs: frozenset[str], bar: str, blind: list[Finding]) -> frozenset[int]:

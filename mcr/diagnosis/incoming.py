@@ -51,7 +51,7 @@ def judge_rule(rule: RuleView, workers: Collection[WorkerView]) -> Iterator[Find
     running = [each for each in workers if each.state is WorkerState.RUNNING]
     see = f"mcrctl list-workers: {states}"
     if rule.state is RuleState.PENDING:
-        remedy = "see the log of mcrd for what keeps its workers"
+        remedy = "see the log of mcrd for what delays the workers"
         yield Finding("rule_active", Verdict.FAULT, "not every worker has taken the rule over yet", see, remedy)
         return
     how = "active" if rule.state is RuleState.ACTIVE else "in force"
@@ -63,9 +63,9 @@ def judge_rule(rule: RuleView, workers: Collection[WorkerView]) -> Iterator[Find
     )
     if not running:
         remedy = "see the log of mcrd for why they end"
-        yield Finding("workers_running", Verdict.FAULT, "no worker runs", see, remedy)
+        yield Finding("workers_running", Verdict.FAULT, "no worker is running", see, remedy)
     elif len(running) < len(workers):
-        what = f"{len(running)} of {len(workers)} workers run: what falls to the others waits"
+        what = f"{len(running)} of {len(workers)} workers run: packets of the others wait"
         yield Finding("workers_running", Verdict.ADVICE, what, see, "see the log of mcrd for why they end")
     else:
         what = "the worker runs" if len(workers) == 1 else f"all {len(workers)} workers run"
@@ -86,7 +86,7 @@ def judge_entrance(source: Input, entrance: Entrance) -> Iterator[Finding]:
         yield Finding("input_interface", Verdict.FAULT, what, see, f"{again}; why not: mcrctl list, and its log")
         return
     see = f"/proc/net/packet: a socket of mcrd is bound to interface {link.index}"
-    yield Finding("input_interface", Verdict.OK, f"{name} is there and captured", see)
+    yield Finding("input_interface", Verdict.OK, f"{name} exists and is captured", see)
     yield from judge_link("input", name, link)
     if link.bridge:
         yield judge_bridge(name, link.bridge, Verdict.ADVICE)
@@ -160,7 +160,7 @@ def judge_arrival(
     if look.payload is not None:
         see += f" with {look.payload:,} bytes of payload"
     elif grown > 0:
-        see = f"mcrctl stats: matched grew by {grown:,} in {seconds}"
+        see = f"mcrctl stats: matched grew by {grown:,} {seconds}"
     yield Finding("flow_arrives", Verdict.OK, f"{_flow(source)} arrives on {source.interface}", see)
     cut = attrs.evolve(expected, fragment=True), attrs.evolve(expected, port=None, fragment=True)
     fragments = sum(look.frames.get(each, 0) for each in cut)
@@ -277,7 +277,7 @@ def _remedy(difference: str, source: Input, seen: Sighting, untagged: list[str])
         return _remedy_for_fragments()
     return (
         f"add the rule with --input-group {seen.group}, if that is the one; "
-        f"else see that {source.group} is sent, and that the switch forwards it"
+        f"otherwise check that {source.group} is sent, and that the switch forwards it"
     )
 
 
@@ -353,7 +353,7 @@ def _flow(source: Input) -> str:
 
 
 def _length(look: Look) -> str:
-    return f"a look of {look.seconds:.1f} s" if look.seconds >= 1 else f"a look of {look.seconds * 1000:.0f} ms"
+    return f"within {look.seconds:.1f} s" if look.seconds >= 1 else f"within {look.seconds * 1000:.0f} ms"
 
 
 def _count(number: int, noun: str) -> str:

@@ -105,15 +105,15 @@ def judge_drops(link: Link) -> tuple[Finding, ...]:
             )
         )
     for direction, dropped, passed in (
-        ("in", link.rx_dropped, link.rx_packets),
-        ("out", link.tx_dropped, link.tx_packets),
+        ("incoming", link.rx_dropped, link.rx_packets),
+        ("outgoing", link.tx_dropped, link.tx_packets),
     ):
         if dropped >= _SOME and dropped * _MANY > passed + dropped:
             findings.append(
                 Finding(
                     "interface_drops",
                     Verdict.ADVICE,
-                    f"On its way {direction}, {name} has dropped {dropped:,} of {passed + dropped:,} frames",
+                    f"{name} has dropped {dropped:,} of {passed + dropped:,} {direction} frames",
                     f"ip -s link show dev {name}: dropped",
                     f"see which counter: sudo ethtool -S {name}",
                 )
@@ -129,9 +129,9 @@ def judge_merging(name: str, merging: tuple[str, ...] | None) -> Finding:
         merging: the features by which they are; None: it has none to ask for.
     """
     if merging is None:
-        return Finding("super_frames", Verdict.OK, f"{name} has no offloads to ask for", f"ethtool -k {name}")
+        return Finding("super_frames", Verdict.OK, f"{name} does not report offloads", f"ethtool -k {name}")
     if not merging:
-        return Finding("super_frames", Verdict.OK, f"{name} merges no frames", f"ethtool -k {name}")
+        return Finding("super_frames", Verdict.OK, f"{name} does not merge frames", f"ethtool -k {name}")
     return Finding(
         "super_frames",
         Verdict.OK,
@@ -153,16 +153,16 @@ def judge_reverse_path(link: Link, unroutable: int) -> Finding:
     name = link.name
     evidence = f"net.ipv4.conf.{name}.rp_filter or that of all is {link.rp_filter}"
     if link.rp_filter is None:
-        what = f"Whether {name} takes IGMP queries from any address is not to be seen"
+        what = f"Whether {name} accepts IGMP queries from any address cannot be seen"
         return Finding("reverse_path", Verdict.OK, what, f"/proc/sys/net/ipv4/conf/{name}/rp_filter can't be read")
     if not link.rp_filter:
-        return Finding("reverse_path", Verdict.OK, f"{name} takes IGMP queries from any address", evidence)
+        return Finding("reverse_path", Verdict.OK, f"{name} accepts IGMP queries from any address", evidence)
     networks = ", ".join(str(address.network) for address in link.addresses)
     if networks and (link.rp_filter > 1 or not unroutable):
         return Finding(
             "reverse_path",
             Verdict.OK,
-            f"{name} takes IGMP queries from {networks} and where routes lead; captures come before the filter",
+            f"{name} accepts IGMP queries from {networks} and wherever routes lead; captures come before the filter",
             evidence,
         )
     dropped = f"; {unroutable:,} packets dropped so far: nstat -az TcpExtIPReversePathFilter" if unroutable else ""
@@ -223,18 +223,23 @@ def judge_route(link: Link, route: str | None, pps: int, *, raw: bool) -> Findin
     """
     name = link.name
     if raw:
-        return Finding("group_route", Verdict.OK, f"{name} needs no route for its groups", "raw frames leave, past IP")
+        return Finding(
+            "group_route", Verdict.OK, f"{name} does not need a route for its groups", "raw frames do not use routes"
+        )
     if route is not None and int(route.rpartition("/")[2]) >= 4:  # noqa: PLR2004 - the kernel keeps no shorter ones
         return Finding("group_route", Verdict.OK, f"{name} has a route for its groups", f"ip route: {route}")
     evidence = f"ip route show dev {name}: none of 224.0.0.0/4"
     if pps < _PPS_WITHOUT_ROUTE:
         return Finding(
-            "group_route", Verdict.OK, f"{name} has no route for its groups, at this rate it needs none", evidence
+            "group_route",
+            Verdict.OK,
+            f"{name} has no route for its groups, and at this rate does not need one",
+            evidence,
         )
     return Finding(
         "group_route",
         Verdict.ADVICE,
-        f"{name} has no route for its groups: each send makes one and throws it away, up to 0.3 µs a packet",
-        f"{evidence}; {pps:,.0f} packets a second leave by it",
+        f"{name} has no route for its groups: the kernel makes one for every send, which costs up to 0.3 µs per packet",
+        f"{evidence}; {pps:,.0f} packets per second leave by it",
         f"sudo ip route append 224.0.0.0/4 dev {name}",
     )

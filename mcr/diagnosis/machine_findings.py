@@ -51,7 +51,7 @@ def judge_io_uring(machine: Machine, workers: tuple[WorkerView, ...]) -> Finding
         return Finding(
             "io_uring",
             Verdict.ADVICE,
-            f"io_uring is available now, but was not when worker {', '.join(on_poll)} started: on poll",
+            f"io_uring is available now, but was not when worker {', '.join(on_poll)} started, which runs on poll",
             "mcrctl list-workers: IO",
             "restart mcrd",
         )
@@ -95,14 +95,14 @@ def judge_buffers(machine: Machine, daemon: Self | None, send_buffer: int, copy_
     return (
         _judge_buffer(
             "send_buffer",
-            "what waits for an output interface",
+            "the send buffer of an output interface",
             send_buffer,
             daemon.send_buffer if daemon else None,
             ("net.core.wmem_max", machine.wmem_max),
         ),
         _judge_buffer(
             "copy_buffer",
-            "super-frames that wait for a worker",
+            "the buffer for super-frames",
             copy_buffer,
             daemon.receive_buffer if daemon else None,
             ("net.core.rmem_max", machine.rmem_max),
@@ -112,7 +112,7 @@ def judge_buffers(machine: Machine, daemon: Self | None, send_buffer: int, copy_
 
 def _judge_buffer(check: str, purpose: str, wanted: int, granted: int | None, limit: tuple[str, int | None]) -> Finding:
     name, most = limit
-    evidence = f"{name}={most}" if most is not None else f"{name} is not to be seen here"
+    evidence = f"{name}={most}" if most is not None else f"{name} cannot be seen here"
     if granted is None:
         granted = wanted if most is None else min(wanted, most)
         evidence += ", no limit for mcrd with CAP_NET_ADMIN"
@@ -131,7 +131,9 @@ def judge_locked_memory(machine: Machine) -> Finding:
     """Whether rings and maps fit into what may be locked."""
     version = _version(machine.kernel)
     if version is None or version >= _UNLOCKED_KERNEL:
-        return Finding("memlock", Verdict.OK, "Locked memory is no limit", "since Linux 5.12 it does not count rings")
+        return Finding(
+            "memlock", Verdict.OK, "Locked memory is not a limit", "since Linux 5.12 it does not count rings"
+        )
     if machine.memlock is None or machine.memlock >= _ENOUGH_LOCKED:
         return Finding("memlock", Verdict.OK, f"{_bytes(machine.memlock)} of memory may be locked", "ulimit -l")
     return Finding(
@@ -154,11 +156,11 @@ def judge_open_files(machine: Machine, daemon: Self | None) -> Finding:
         return Finding(
             "open_files",
             Verdict.ADVICE,
-            f"Descriptors left for {max(left, 0) * groups:,} more groups, and each new interface takes several, too",
+            f"Descriptors are left for {max(left, 0) * groups:,} more groups; each new interface takes several, too",
             evidence,
             "raise the limit: LimitNOFILE=65536 in mcrd's unit, or ulimit -n before it starts",
         )
-    return Finding("open_files", Verdict.OK, f"Descriptors left for {left * groups:,} more groups", evidence)
+    return Finding("open_files", Verdict.OK, f"Descriptors are left for {left * groups:,} more groups", evidence)
 
 
 def judge_memberships(machine: Machine) -> Finding:
@@ -174,7 +176,7 @@ def judge_memberships(machine: Machine) -> Finding:
 def judge_backlog(before: int | None, after: int | None) -> Finding:
     """Whether frames are lost before anybody sees them, from two counts of those that were."""
     if before is None or after is None:
-        what = "Whether frames are dropped between network card and capture is not to be seen"
+        what = "Whether frames are dropped between network card and capture cannot be seen"
         return Finding("backlog", Verdict.OK, what, "/proc/net/softnet_stat can't be read")
     evidence = f"/proc/net/softnet_stat, second column: {after:,} since the boot"
     if after > before:
@@ -202,7 +204,7 @@ def _judge_sends(firewall: Firewall, refused: tuple[str, ...] | None) -> Finding
     output = firewall.at("output", "postrouting")
     seen = _describe(firewall, output, "at output")
     if refused and not output and _all_seen(firewall):
-        what = f"No firewall rule is in the way of what mcrd sends now, though some to {refused[0]} was refused"
+        what = f"No firewall rule affects what mcrd sends now; before, packets to {refused[0]} were refused"
         return Finding("firewall_output", Verdict.OK, what, seen)
     if refused:
         more = f" and {len(refused) - 1:,} more" if len(refused) > 1 else ""
@@ -211,10 +213,10 @@ def _judge_sends(firewall: Firewall, refused: tuple[str, ...] | None) -> Finding
             Verdict.FAULT,
             f"A firewall rule drops what is sent to {refused[0]}{more}",
             f"mcrctl stats: Operation not permitted; {seen}",
-            "let it out; see the rules: sudo nft list ruleset; sudo iptables-save",
+            "accept it; see the rules: sudo nft list ruleset; sudo iptables-save",
         )
     if not output and _all_seen(firewall):
-        what = "No firewall rule is in the way of what mcrd sends"
+        what = "No firewall rule affects what mcrd sends"
     elif refused is None:
         what = "Firewall rules at output, if there are any, apply to what mcrd sends"
     else:
@@ -232,11 +234,11 @@ def _judge_queries(firewall: Firewall) -> Finding:
             "A firewall that drops by default has no rule for IGMP: the queries of routers and switches, which "
             "keep memberships alive, may not get in (captures are not affected)",
             seen,
-            f"unless another rule lets them: sudo nft insert rule {chain.table} {chain.name} ip protocol igmp accept",
+            f"unless a rule accepts them: sudo nft insert rule {chain.table} {chain.name} ip protocol igmp accept",
         )
-    what = "Captures come before the firewall"
+    what = "The firewall does not affect captures"
     if _all_seen(firewall):
-        what += ", and it does not shut out IGMP queries by default"
+        what += ", and does not drop IGMP queries by default"
     return Finding("firewall_input", Verdict.OK, what, seen)
 
 

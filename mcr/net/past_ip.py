@@ -41,7 +41,7 @@ _HEARD = (
 )
 
 
-_HIDDEN = "no cgroup2 is mounted here, as under ip netns exec; nsenter --net=/run/netns/NAME leaves it in sight"
+_HIDDEN = "no cgroup2 is mounted here, as under ip netns exec; nsenter --net=/run/netns/NAME keeps it visible"
 
 
 class EgressChanges:
@@ -119,7 +119,7 @@ def find_bar() -> str:
 def kernel_bar() -> str:
     """Why this kernel takes no raw frames, in words; empty: it does. Found out on the loopback interface."""
     able = describes_super_frames()
-    return "" if able else "raw frames take Linux 6.2, and a loopback interface that is up to find out"
+    return "" if able else "raw frames need Linux 6.2, and a loopback interface that is up to test for it"
 
 
 def firewall_bar(firewall: Firewall) -> str:

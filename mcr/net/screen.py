@@ -81,7 +81,7 @@ def open_screen(*, absorb: bool) -> Screen:
         return MapScreen(absorb=absorb)
     except OSError as error:
         reason = describe_errno(error.errno or 0)
-        log.info("no eBPF (%s): classic filters keep out what no rule wants", reason)
+        log.info("no eBPF (%s): classic filters reject what no rule takes", reason)
         if absorb:
             log.info("MCR_ABSORB has no effect: no eBPF (%s)", reason)
         return ClassicScreen()

@@ -75,6 +75,6 @@ async def test_examinations_wait_for_each_other_and_not_for_ever(monkeypatch, au
     async with trio.open_nursery() as nursery:
         nursery.start_soon(doctor)
         await trio.to_thread.run_sync(started.wait)
-        with pytest.raises(LimitReached, match="1 others are being answered"):
+        with pytest.raises(LimitReached, match="mcrd is busy with 1 such requests"):
             await doctor()
         release.set()

@@ -56,7 +56,7 @@ def test_healthy_relay_is_fine(plant: Plant, make_mcr: MakeMcr) -> None:
     assert {"worker_privileges", "workers", "cores", "kernel_drops", "buf_exhaust", "parse_err"} <= findings.keys()
     assert {"matched", "egress_errors", "log_dropped", "interfaces", "reverse_path", "group_route"} <= findings.keys()
     assert (
-        findings["worker_privileges"]["what"] == "Workers have no privileges, and no system calls but those they need"
+        findings["worker_privileges"]["what"] == "Workers have no privileges, and only the system calls that they need"
     )
     assert mcr.stats()["ingress"]["recv"] == before["ingress"]["recv"]
     lines = mcr.ctl("doctor", check=False).stdout.splitlines()

@@ -146,7 +146,12 @@ def test_what_forbids_io_uring_is_named(changes, words):
 
 def test_workers_on_poll_from_before_it_was_allowed_are_named():
     workers = (WORKER, attrs.evolve(WORKER, worker_id=1, io="poll"))
-    expect(machine_findings.judge_io_uring(MACHINE, workers), ADVICE, "worker 1 started: on poll", "restart mcrd")
+    expect(
+        machine_findings.judge_io_uring(MACHINE, workers),
+        ADVICE,
+        "worker 1 started, which runs on poll",
+        "restart mcrd",
+    )
 
 
 def test_buffers_are_judged_by_what_was_granted():
@@ -163,7 +168,7 @@ def test_buffers_without_a_daemon_are_judged_by_the_limit():
     expect(send, ADVICE, "208 KiB", "no limit for mcrd with CAP_NET_ADMIN")
     unknown = attrs.evolve(MACHINE, wmem_max=None)
     send, _ = machine_findings.judge_buffers(unknown, None, 4 << 20, 4 << 20)
-    expect(send, OK, "not to be seen")
+    expect(send, OK, "cannot be seen")
 
 
 @pytest.mark.parametrize(
@@ -219,8 +224,8 @@ def firewall(*chains: Chain, **changes: Any) -> tuple[Finding, Finding]:
 
 def test_no_rules_are_in_nobodys_way():
     sends, queries = firewall()
-    expect(sends, OK, "No firewall rule is in the way")
-    expect(queries, OK, "does not shut out IGMP")
+    expect(sends, OK, "No firewall rule affects")
+    expect(queries, OK, "does not drop IGMP")
 
 
 def test_a_refused_send_is_a_fault_whose_rules_are_shown():
@@ -230,7 +235,7 @@ def test_a_refused_send_is_a_fault_whose_rules_are_shown():
 
 def test_a_refused_send_is_past_where_there_are_no_rules_any_more():
     sends, _ = firewall(refused=("239.2.2.2:6000:out0",))
-    expect(sends, OK, "now, though some to 239.2.2.2:6000:out0 was refused")
+    expect(sends, OK, "now; before, packets to 239.2.2.2:6000:out0 were refused")
 
 
 def test_rules_at_output_that_refused_nothing_are_fine():
@@ -273,7 +278,11 @@ def test_each_missing_capability_is_named_with_what_it_costs():
 
 
 def test_cap_net_admin_is_missed_only_where_it_would_help():
-    expect(capabilities("CAP_NET_ADMIN", short=True), ADVICE, "buffers end at what sysctl allows")
+    expect(
+        capabilities("CAP_NET_ADMIN", short=True),
+        ADVICE,
+        "socket buffers are limited by net.core.wmem_max and net.core.rmem_max",
+    )
     expect(capabilities("CAP_NET_ADMIN"), OK, "CAP_NET_RAW, CAP_BPF")
 
 
@@ -326,7 +335,7 @@ def test_workers_that_run_are_counted():
         (WorkerState.RUNNING, 1, ADVICE, "once and was replaced"),
         (WorkerState.RUNNING, 3, ADVICE, "3 times and was replaced"),
         (WorkerState.WAITING, 1, ADVICE, "once"),  # for no time at all
-        (WorkerState.WAITING, 4, FAULT, "4 times and is held back"),
+        (WorkerState.WAITING, 4, FAULT, "4 times, and waits for its next start"),
     ],
 )
 def test_deaths_are_told(state, restarts, verdict, words):
@@ -374,15 +383,15 @@ def test_most_lost_is_a_fault():
 
 def test_the_cause_of_drops_is_told_as_far_as_it_is_known():
     expect(judge_captures(captured(900, 100, 100), restarts=2), ADVICE, "hung or was replaced")
-    expect(judge_captures(captured(900, 100, 0, 100)), ADVICE, "worker 1's", "a flow stays with one worker")
-    expect(judge_captures(captured(900, 100, 50, 50)), ADVICE, "more than they can take")
+    expect(judge_captures(captured(900, 100, 0, 100)), ADVICE, "worker 1: a flow stays", "a flow stays with one worker")
+    expect(judge_captures(captured(900, 100, 50, 50)), ADVICE, "more than they can handle")
 
 
 def test_drops_on_interfaces_of_the_past_are_not_forgotten():
     stats = Stats(IngressStats(kernel_drops=7), EgressStats())
     (finding,) = daemon_findings.judge_captures(stats, (WORKER,), {}, BufferPools())
     assert finding.verdict is ADVICE
-    assert finding.what.startswith("7 packets were lost on interfaces that no rule names any more")
+    assert finding.what.startswith("7 packets were lost on interfaces that rules no longer use")
 
 
 @given(st.integers(0, 10**12), st.integers(0, 10**12))
@@ -403,7 +412,7 @@ def test_exhaustion_is_judged_by_its_share(exhausted, verdict):
 def test_any_frame_that_the_kernel_does_not_tell_how_to_cut_is_a_fault():
     stats = Stats(IngressStats(recv=1000, buf_exhaust=2), EgressStats())
     expect(daemon_findings.judge_super_frames(stats, described=False), FAULT, "2 packets", "tx-udp-segmentation off")
-    expect(daemon_findings.judge_super_frames(IDLE, described=False), OK, "None came", "does not tell")
+    expect(daemon_findings.judge_super_frames(IDLE, described=False), OK, "No super-frames came", "does not tell")
 
 
 def test_malformed_packets_are_told():
@@ -536,12 +545,12 @@ def test_frames_that_an_interface_loses_are_told():
     lossy = attrs.evolve(IN0, rx_packets=1000, rx_dropped=10, rx_missed=5, tx_packets=1000, tx_dropped=10)
     missed, inward, outward = link_findings.judge_drops(lossy)
     expect(missed, ADVICE, "lost 5 of 1,005", "ethtool -G in0")
-    expect(inward, ADVICE, "way in", "10 of 1,010")
-    expect(outward, ADVICE, "way out", "ethtool -S in0")
+    expect(inward, ADVICE, "10 of 1,010 incoming frames")
+    expect(outward, ADVICE, "outgoing frames", "ethtool -S in0")
 
 
 def test_merging_is_no_reason_for_concern():
-    expect(link_findings.judge_merging("in0", ()), OK, "merges no frames")
+    expect(link_findings.judge_merging("in0", ()), OK, "does not merge frames")
     expect(link_findings.judge_merging("in0", ("rx-gro", "rx-lro")), OK, "rx-gro, rx-lro on")
     expect(link_findings.judge_merging("in0", None), OK)
 
@@ -568,9 +577,9 @@ def test_a_reverse_path_filter_matters_if_queries_may_meet_it(rp_filter, address
 
 def test_parameters_that_cannot_be_read_are_not_judged():
     hidden = attrs.evolve(IN0, rp_filter=None, forced_igmp=None)
-    expect(link_findings.judge_reverse_path(hidden, 0), OK, "not to be seen")
+    expect(link_findings.judge_reverse_path(hidden, 0), OK, "cannot be seen")
     assert link_findings.judge_igmp_version(hidden) == ()
-    expect(machine_findings.judge_backlog(None, None), OK, "not to be seen")
+    expect(machine_findings.judge_backlog(None, None), OK, "cannot be seen")
     expect(machine_findings.judge_memberships(attrs.evolve(MACHINE, memberships=None)), OK, "unknown")
 
 
@@ -598,7 +607,7 @@ def test_an_output_interface_needs_an_address():
 def test_a_missing_route_matters_at_high_rates(route, pps, verdict):
     finding = expect(link_findings.judge_route(OUT0, route, pps, raw=False), verdict, "out0")
     assert finding.remedy == ("sudo ip route append 224.0.0.0/4 dev out0" if verdict is ADVICE else "")
-    expect(link_findings.judge_route(OUT0, route, pps, raw=True), OK, "needs no route")
+    expect(link_findings.judge_route(OUT0, route, pps, raw=True), OK, "does not need a route")
 
 
 # What is read

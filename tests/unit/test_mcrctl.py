@@ -369,7 +369,7 @@ def test_a_batch_that_cannot_be_read_is_told(run, daemon):
 
 def test_a_batch_stands_alone(run, daemon):
     status, _, err = run("add", "--batch", "-", "--name", "x")
-    assert (status, err[0]) == (2, "Error: --batch stands alone")
+    assert (status, err[0]) == (2, "Error: --batch takes no other options of a rule")
     assert daemon.calls == []
 
 

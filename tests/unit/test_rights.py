@@ -37,7 +37,7 @@ def test_the_kernel_says_who_the_peer_is() -> None:
 
 def test_a_refusal_names_the_user_what_was_asked_and_the_remedy() -> None:
     error = RIGHTS.refusal(Peer(1, 4_000_000, frozenset()), "add")
-    assert error.message == "4000000 may look at this relay, but not change it: add is refused"
+    assert error.message == "4000000 may look at this relay but not change it: add was refused"
     assert "sudo usermod -aG mcr-admin 4000000" in error.hints[1]
     assert len(RIGHTS.refusal(Peer(1, 1, frozenset()), "add").hints) == 2
     assert "groupadd" in Rights(0, None).refusal(Peer(1, 1, frozenset()), "add").hints[2]

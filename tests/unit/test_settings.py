@@ -30,7 +30,7 @@ def test_variables_are_taken_in_their_units() -> None:
 def test_bad_value_is_told_with_its_variable_and_range(name: str, value: str) -> None:
     with pytest.raises(UsageError, match=f"Invalid {name}: ") as caught:
         from_environment(CHOSEN, {name: value})
-    assert "a whole number from " in caught.value.hints[0] or caught.value.hints[0].startswith("0 or 1: ")
+    assert "a whole number from " in caught.value.hints[0] or caught.value.hints[0].startswith("0 or 1 (")
 
 
 def test_every_variable_has_its_effect() -> None:
@@ -80,7 +80,7 @@ def test_absorbing_that_is_switched_off_is_as_asked_for_and_that_is_not_done_is_
     assert off["MCR_ABSORB"].effective is off["MCR_RAW_SEND"].effective is None
     on = {view.name: view for view in effective_views(from_environment(CHOSEN, {}), LogLevels())}
     # This process is no daemon, and absorbs nothing. Whether raw frames may leave depends on the machine: test_raw.py.
-    assert on["MCR_ABSORB"].effective == "0: on no input interface now; if rules name some, the log of mcrd says why"
+    assert on["MCR_ABSORB"].effective == "0: on no input interface now; if there are any, see the log of mcrd for why"
 
 
 def test_defaults_are_the_guide_s_but_for_one() -> None:

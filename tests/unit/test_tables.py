@@ -208,8 +208,8 @@ def test_totals_are_shown_under_their_own_names():
 @pytest.mark.parametrize(
     ("counter", "words"),
     [
-        ("parse_err", "no sound IPv4 UDP datagram for this machine"),
-        ("no_match", "no rule asks for them"),
+        ("parse_err", "not a valid IPv4 UDP datagram for this machine"),
+        ("no_match", "no rule takes them"),
         ("buf_exhaust", "dropped: no buffer was free"),
         ("kernel_drops", "dropped: the capture ring was full"),
         ("errors", "not sent"),

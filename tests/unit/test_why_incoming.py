@@ -137,14 +137,14 @@ def arrival(
 def test_flow_on_the_wire():
     (finding,) = arrival(FLOW)
     assert verdicts([finding]) == ["ok flow_arrives"]
-    assert finding.evidence == "a look of 2.0 s: 10 frames with 188 bytes of payload"
+    assert finding.evidence == "within 2.0 s: 10 frames with 188 bytes of payload"
 
 
 def test_flow_that_only_the_counter_shows():
     """The look may miss it among a flood."""
     (finding,) = arrival(Sighting("in0", GROUP, 5001), grown=3)
     assert verdicts([finding]) == ["ok flow_arrives"]
-    assert finding.evidence == "mcrctl stats: matched grew by 3 in a look of 2.0 s"
+    assert finding.evidence == "mcrctl stats: matched grew by 3 within 2.0 s"
 
 
 @pytest.mark.parametrize(
@@ -252,7 +252,7 @@ def test_many_of_a_kind_are_counted():
     (finding,) = arrival(*(Sighting("in0", GROUP, port) for port in range(6000, 6008)))
     assert finding.what.count("239.1.1.1:60") == 5
     assert finding.what.endswith(" and 3 more")
-    assert finding.evidence == "a look of 2.0 s: 80 frames"
+    assert finding.evidence == "within 2.0 s: 80 frames"
 
 
 def test_what_other_rules_take_is_not_gone_astray():
@@ -283,7 +283,7 @@ def test_other_groups_elsewhere_or_tagged_are_no_likeness():
 def test_nothing_arrives(querier, check, evidence):
     (finding,) = arrival(querier=querier)
     assert verdicts([finding]) == [f"fault {check}"]
-    assert finding.evidence.startswith("a look of 2.0 s: no frame of it; matched so far: 50; ")
+    assert finding.evidence.startswith("within 2.0 s: no frame of it; matched so far: 50; ")
     assert evidence in finding.evidence
     assert finding.remedy
 
@@ -359,7 +359,7 @@ def test_a_flow_that_this_machine_sends_itself():
     (finding,) = arrival(SENT_HERE, Sighting("in0", GROUP, 5001))
     assert verdicts([finding]) == ["fault local_source"]
     assert finding.what == "this machine itself sends 239.1.1.1:5000, out of in0; MCR relays only what comes in"
-    assert finding.evidence == "a look of 2.0 s: 10 outgoing frames, none that came in"
+    assert finding.evidence == "within 2.0 s: 10 outgoing frames, none that came in"
     (finding,) = arrival(attrs.evolve(SENT_HERE, interface="eth9"))
     assert "out of eth9" in finding.what
 

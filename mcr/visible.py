@@ -1,5 +1,6 @@
 """Text of others, made fit for a terminal and a log."""
 
+from operator import is_not
 from typing import Any
 
 
@@ -15,11 +16,14 @@ def visible(text: str) -> str:
 
 
 def all_visible(value: Any) -> Any:
-    """A value of JSON with all of its strings visible."""
+    """A value of JSON with all of its strings visible; where they are, the same object, which takes no room."""
     if isinstance(value, str):
         return visible(value)
     if isinstance(value, list):
-        return [all_visible(each) for each in value]
+        parts = [all_visible(each) for each in value]
+        return parts if any(map(is_not, parts, value)) else value
     if isinstance(value, dict):
-        return {visible(name): all_visible(each) for name, each in value.items()}
+        members = {visible(name): all_visible(each) for name, each in value.items()}
+        same = members.keys() == value.keys() and not any(map(is_not, members.values(), value.values()))
+        return value if same else members
     return value

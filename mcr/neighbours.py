@@ -1,11 +1,12 @@
 """Neighbours that rules send to, and their sockets: hosts, and groups whose route leads to a gateway.
 
 What is sent to a neighbour that does not answer ARP waits in the kernel, and fills the buffer of the socket that it
-left by. So each has a socket of its own in each worker: a dead one costs nobody else anything.
+left by. So each has a socket of its own in each worker: a dead one costs nobody else anything. While there is no need,
+they send by common sockets: what goes to several hosts is one system call then.
 """
 
 from collections.abc import Collection, Iterable, Iterator, KeysView, Mapping, Sequence
-from contextlib import ExitStack, suppress
+from contextlib import ExitStack
 from itertools import chain
 from socket import socket
 
@@ -14,7 +15,7 @@ import attrs
 from mcr.errors import McrError
 from mcr.logs import get_logger
 from mcr.model import MAX_INTERFACES, MAX_NEIGHBOURS, Address, Facility, Rule
-from mcr.net.egress import PortTaken, open_egress
+from mcr.net.egress import open_egress
 from mcr.net.gateways import find_gateways
 from mcr.net.interfaces import Interface
 from mcr.net.patience import close_all
@@ -25,10 +26,36 @@ from mcr.slots import Slots
 
 log = get_logger(Facility.NETWORK)
 
-_PORT_SHARE = 64
-"""Sockets of a worker on an interface that send from the same port. With a port each, some ten thousand hosts would use
-up those of the whole machine; with one for all, the kernel would look through all sockets for each packet that comes to
-it."""
+_PARTY = 64
+"""Neighbours that share a common socket, and with it the port that they send from. With a port each, some ten thousand
+hosts would use up those of the whole machine; with one for all, the kernel would look through all sockets for each
+packet that comes to it."""
+
+
+@attrs.define(eq=False)
+class Common:
+    """Sockets that some neighbours on an interface send by while they have room: one system call for all of them.
+
+    Attributes:
+        sockets: UDP, one a worker.
+        users: neighbours that share it.
+        told: workers know of it.
+    """
+
+    slot: int
+    interface: Interface
+    sockets: tuple[socket, ...]
+    users: int = 0
+    told: bool = False
+
+    @property
+    def egress_slot(self) -> int:
+        """What workers know it by."""
+        return MAX_INTERFACES + self.slot
+
+    def put(self) -> records.Command:
+        """Tells a worker to send by it."""
+        return records.egress_put(self.egress_slot, self.interface.mtu, self.sockets)
 
 
 @attrs.define(eq=False)
@@ -42,6 +69,7 @@ class Neighbour:
 
     slot: int
     interface: Interface
+    common: Common
     sockets: tuple[socket, ...]
     users: int = 0
 
@@ -52,11 +80,7 @@ class Neighbour:
 
     def put(self) -> records.Command:
         """Tells a worker to send by it."""
-        return records.egress_put(self.egress_slot, self.interface.mtu, self.sockets)
-
-    def drop(self) -> records.Command:
-        """Tells a worker to let it go."""
-        return records.egress_drop(self.egress_slot)
+        return records.egress_put(self.egress_slot, self.interface.mtu, self.sockets, self.common.egress_slot)
 
 
 class Neighbours:
@@ -69,11 +93,12 @@ class Neighbours:
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
         self._by_key: dict[Key, Neighbour] = {}
-        self._closing: list[tuple[int, Neighbour]] = []  # (generation without it, neighbour)
-        self._slots = Slots(MAX_NEIGHBOURS, "hosts")
+        self._closing: list[tuple[int, Neighbour | Common]] = []  # (generation without it, what it is)
+        self._slots = Slots(2 * MAX_NEIGHBOURS, "hosts")
+        self._commons: dict[int, Common] = {}  # by slot
+        self._newest: dict[str, Common] = {}  # by interface
         self._unused: set[Key] = set()
         self.unrenewed: dict[str, Interface] = {}
-        self._ports: dict[str, tuple[tuple[int, ...], int]] = {}  # by interface: one a worker, and how many share them
 
     def keys(self) -> KeysView[Key]:
         """Those that are in use."""
@@ -85,12 +110,13 @@ class Neighbours:
 
     def close(self) -> None:
         """Close every socket."""
-        neighbours = chain(self._by_key.values(), (closing for _, closing in self._closing))
-        close_all([each for neighbour in neighbours for each in neighbour.sockets])
+        held = chain(self._by_key.values(), self._commons.values(), (closing for _, closing in self._closing))
+        close_all([each for those in held for each in those.sockets])
 
     def put(self) -> Iterator[records.Command]:
         """Tell a worker of all of them that knows nothing."""
-        return (neighbour.put() for neighbour in self._by_key.values())
+        yield from (common.put() for common in self._commons.values())
+        yield from (neighbour.put() for neighbour in self._by_key.values())
 
     def open(self, keys: Collection[Key], interfaces: Mapping[str, Interface], undo: ExitStack) -> dict[Key, Neighbour]:
         """Open what is new of these.
@@ -101,24 +127,62 @@ class Neighbours:
         """
         opened = {}
         for key in sorted(keys - self._by_key.keys()):
+            interface = interfaces[key[0]]
+            common = self._join_common(interface, undo)
             slot = self._slots.take()
             undo.callback(self._slots.give, slot)
-            interface = interfaces[key[0]]
-            sockets = self._open_sockets(key, interface)
-            opened[key] = Neighbour(slot, interface, sockets)
-            for each in sockets:
-                undo.callback(each.close)
+            ports = [each.getsockname()[1] for each in common.sockets]
+            opened[key] = Neighbour(slot, interface, common, self._open_sockets(interface, ports, undo, key[1]))
         return opened
 
-    def adopt(self, opened: Mapping[Key, Neighbour]) -> None:
-        """Have these in use, once there are outputs."""
+    def _join_common(self, interface: Interface, undo: ExitStack) -> Common:
+        common = self._newest.get(interface.name)
+        if not common or common.users in (0, _PARTY) or common.interface.index != interface.index:
+            slot = self._slots.take()
+            undo.callback(self._slots.give, slot)
+            ports = [0] * self._settings.num_workers
+            common = Common(slot, interface, self._open_sockets(interface, ports, undo))
+            self._commons[slot] = self._newest[interface.name] = common
+            undo.callback(self._commons.pop, slot)
+        common.users += 1
+        undo.callback(self._leave_common, common)
+        return common
+
+    @staticmethod
+    def _leave_common(common: Common) -> None:
+        common.users -= 1
+
+    def _open_sockets(
+        self, interface: Interface, ports: Sequence[int], undo: ExitStack, to: Address | None = None
+    ) -> tuple[socket, ...]:
+        send_buffer = self._settings.send_buffer
+        return tuple(undo.enter_context(open_egress(interface, send_buffer, to=to, shared_port=port)) for port in ports)
+
+    def adopt(self, opened: Mapping[Key, Neighbour]) -> list[records.Command]:
+        """Have these in use, once there are outputs; what to tell workers."""
         self._by_key |= opened
         self._unused.update(opened)
+        return self._tell(opened.values())
 
-    def renew(self, returned: Sequence[Interface], generation: int) -> list[tuple[Neighbour, Neighbour]]:
-        """Open those again whose interfaces were made again; each with what took its place.
+    @staticmethod
+    def _tell(opened: Iterable[Neighbour]) -> list[records.Command]:
+        commands = []
+        for neighbour in opened:
+            if not neighbour.common.told:
+                neighbour.common.told = True
+                commands.append(neighbour.common.put())
+            commands.append(neighbour.put())
+        return commands
+
+    def renew(
+        self, returned: Sequence[Interface], generation: int
+    ) -> tuple[frozenset[str], list[records.Command], list[records.Command]]:
+        """Open those again whose interfaces were made again.
 
         What can't be had now is tried again at the next call.
+
+        Returns:
+            Names of the interfaces; what to tell workers before, and what after their rules were put again.
         """
         self.unrenewed |= {interface.name: interface for interface in returned}
         keys = [key for key in self._by_key if key[0] in self.unrenewed] if self.unrenewed else []
@@ -130,15 +194,14 @@ class Neighbours:
         except McrError as error:
             log.warning("%s: it is tried again", error.message)
             self._by_key |= zip(keys, olds, strict=True)
-            return []
+            return frozenset(), [], []
         self.unrenewed = {}
         self._by_key |= opened
-        self._closing.extend((generation, old) for old in olds)
         for key, old in zip(keys, olds, strict=True):
             opened[key].users = old.users
-        return [(old, opened[key]) for key, old in zip(keys, olds, strict=True)]
+        return frozenset(name for name, _ in keys), self._tell(opened.values()), self._drop(olds, generation)
 
-    def open_now(self, keys: Collection[Key], interfaces: Mapping[str, Interface]) -> Collection[Neighbour]:
+    def open_now(self, keys: Collection[Key], interfaces: Mapping[str, Interface]) -> list[records.Command]:
         """Open and adopt what is new of these, as routes have changed; if that can't be had, nothing."""
         try:
             with ExitStack() as undo:
@@ -146,29 +209,8 @@ class Neighbours:
                 undo.pop_all()
         except McrError as error:
             log.warning("%s: groups whose routes lead to a gateway since then can keep others waiting", error.message)
-            return ()
-        self.adopt(opened)
-        return opened.values()
-
-    def _open_sockets(self, key: Key, interface: Interface) -> tuple[socket, ...]:
-        ports, sharing = self._ports.get(interface.name, ((), _PORT_SHARE))
-        if sharing < _PORT_SHARE:
-            with suppress(PortTaken):  # those who had it have gone, and it with them
-                opened = self._open_from(key, interface, ports)
-                self._ports[interface.name] = ports, sharing + 1
-                return opened
-        opened = self._open_from(key, interface, (0,) * self._settings.num_workers)
-        self._ports[interface.name] = tuple(each.getsockname()[1] for each in opened), 1
-        return opened
-
-    def _open_from(self, key: Key, interface: Interface, ports: Sequence[int]) -> tuple[socket, ...]:
-        with ExitStack() as undo:
-            send_buffer, to = self._settings.send_buffer, key[1]
-            opened = tuple(
-                undo.enter_context(open_egress(interface, send_buffer, to=to, shared_port=port)) for port in ports
-            )
-            undo.pop_all()
-        return opened
+            return []
+        return self.adopt(opened)
 
     # Use.
 
@@ -189,8 +231,16 @@ class Neighbours:
         """Let go of those that no output uses from this generation of the rules on."""
         unused = [self._by_key.pop(key) for key in sorted(self._unused)]
         self._unused.clear()
-        self._closing.extend((generation, neighbour) for neighbour in unused)
-        return [neighbour.drop() for neighbour in unused]
+        return self._drop(unused, generation)
+
+    def _drop(self, those: Sequence[Neighbour], generation: int) -> list[records.Command]:
+        dropped: list[Neighbour | Common] = [*those]
+        for neighbour in those:
+            self._leave_common(neighbour.common)
+            if not neighbour.common.users:
+                dropped.append(self._commons.pop(neighbour.common.slot))
+        self._closing.extend((generation, each) for each in dropped)
+        return [records.egress_drop(each.egress_slot) for each in dropped]
 
     def release(self, generation: int) -> list[socket]:
         """Free the slots of what no worker sends by any more, once all forward by this generation.
@@ -198,11 +248,11 @@ class Neighbours:
         Returns:
             Their sockets, to be closed.
         """
-        released = [neighbour for since, neighbour in self._closing if since <= generation]
+        released = [each for since, each in self._closing if since <= generation]
         self._closing = [each for each in self._closing if each[0] > generation]
-        for neighbour in released:
-            self._slots.give(neighbour.slot)
-        return [each for neighbour in released for each in neighbour.sockets]
+        for each in released:
+            self._slots.give(each.slot)
+        return [opened for each in released for opened in each.sockets]
 
 
 def find_neighbours(rules: Iterable[Rule], interfaces: Mapping[str, Interface]) -> frozenset[Key]:

@@ -96,7 +96,7 @@ class Relay:
             undo.pop_all()
         self._inputs.adopt(opened.captures)
         self._outputs.adopt(opened.egress)
-        self._neighbours.adopt(opened.neighbours)
+        neighbour_puts = self._neighbours.adopt(opened.neighbours)
         sources = self._outputs.sources(change.added)
         still = {rule.input for rule in change.added}
         self._inputs.unwant(rule.input for rule in change.removed if rule.input not in still)
@@ -105,7 +105,7 @@ class Relay:
         commands = (
             *(capture.put() for capture in opened.captures.values()),
             *chain.from_iterable(egress.put() for egress in opened.egress.values()),
-            *(neighbour.put() for neighbour in opened.neighbours.values()),
+            *neighbour_puts,
             *(records.rule_drop(placed.slot) for placed in removed),
             *(self._put(placed) for placed in added),
             *self._outputs.drop_unused(change.generation),
@@ -117,21 +117,21 @@ class Relay:
     def _renew(self, generation: int) -> Step:
         """Open interfaces again. Whatever can't be had now is tried again later, and takes nothing else down."""
         renewed = self._outputs.renew(generation)
-        neighbours = self._neighbours.renew([fresh.interface for _, fresh in renewed], generation)
+        names, puts, drops = self._neighbours.renew([fresh.interface for _, fresh in renewed], generation)
         captures = self._inputs.renew([placed.rule.input for placed in self._placed.values()], generation)
         inputs = {fresh.interface.name for _, fresh in captures}
         outputs = {fresh.interface.name for _, fresh in renewed}
-        outputs |= {fresh.interface.name for _, fresh in neighbours}
+        outputs |= names
         concerned = [placed for placed in self._placed.values() if concerns(placed.rule, inputs, outputs)]
         commands = (
             *chain.from_iterable(fresh.put() for _, fresh in renewed),
-            *(fresh.put() for _, fresh in neighbours),
+            *puts,
             # What waits in a ring is read by the rules as they are: they follow to the new ones after that.
             *(records.capture_drop(old.slot) for old, _ in captures),
             *(fresh.put() for _, fresh in captures),
             *(self._put(placed) for placed in concerned),
             *(records.egress_drop(old.slot) for old, _ in renewed),
-            *(old.drop() for old, _ in neighbours),
+            *drops,
         )
         for name in sorted(inputs | outputs):
             log.notice("%s was deleted, or elsewhere, and is back: it is used again", name)
@@ -200,7 +200,7 @@ class Relay:
         rules = [placed.rule for placed in self._placed.values()]
         interfaces = {egress.interface.name: egress.interface for egress in self._outputs}
         sources, neighbours = self._outputs.sources(rules), find_neighbours(rules, interfaces)
-        commands = [neighbour.put() for neighbour in self._neighbours.open_now(neighbours, interfaces)]
+        commands = self._neighbours.open_now(neighbours, interfaces)
         neighbours &= self._neighbours.keys()
         for rule_id, placed in self._placed.items():
             waits_for = neighbours_of(placed.rule, neighbours)

@@ -96,6 +96,7 @@ static int put_egress(struct mcr_worker *worker, const struct mcr_rec_egress *re
 		.held = true,
 		.fd = fd,
 		.max_segment = max_segment(record->mtu),
+		.common = held_egress(worker, record->common) ? record->common : record->egress,
 	};
 	return 0;
 }

@@ -22,7 +22,8 @@
 
 /*
  * A way to send, as a worker holds it: an output interface, or a neighbour on one. Those have sockets of their own, since
- * what waits for a neighbour's answer fills the buffer of the socket that it left by.
+ * what waits for a neighbour's answer fills the buffer of the socket that it left by. While nothing fills it, several of
+ * them send by a common one, which takes what goes to all of them in one system call.
  */
 struct mcr_egress {
 	bool held;                    /* the slot is in use */
@@ -30,6 +31,8 @@ struct mcr_egress {
 	int fd;                       /* UDP socket */
 	int raw_fd;                   /* AF_PACKET socket, if raw frames may leave */
 	uint32_t max_segment;         /* payload bytes that fit its MTU */
+	uint32_t common;              /* slot of the egress in whose place this one stands; its own: there is none */
+	uint32_t full;                /* epoch in which its UDP socket was full, where it is a common one */
 	struct mcr_raw_source source; /* of raw frames; the address is the output's */
 	uint32_t last_send;           /* by it, of those that are handed over */
 	uint64_t handful;             /* to which that belongs */

@@ -20,7 +20,8 @@
 #define MCR_MAX_RULE_OUTPUTS 512
 #define MCR_MAX_INTERFACES   128   /* input interfaces, and likewise output interfaces */
 #define MCR_MAX_NEIGHBOURS   65536 /* that have a socket of their own: as many as outputs */
-#define MCR_MAX_EGRESS       (MCR_MAX_INTERFACES + MCR_MAX_NEIGHBOURS)
+#define MCR_MAX_EGRESS       (MCR_MAX_INTERFACES + 2 * MCR_MAX_NEIGHBOURS)
+#define MCR_NO_EGRESS        UINT32_MAX
 #define MCR_FACILITIES       8
 #define MCR_MAX_OWN          1024 /* addresses and MACs of this machine */
 
@@ -182,6 +183,8 @@ struct mcr_rec_capture {
 struct mcr_rec_egress {
 	uint32_t egress; /* slot of an output interface, or from MCR_MAX_INTERFACES on of a neighbour */
 	uint32_t mtu;    /* of the interface, bytes */
+	uint32_t common; /* slot of an egress that is used in its place while that has room, or MCR_NO_EGRESS */
+	uint32_t reserved;
 };
 
 /* Outputs of this egress that have a source may be sent to by raw frames from here on. */

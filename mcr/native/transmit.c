@@ -15,7 +15,8 @@ struct handful {
 	struct mcr_send *sends;
 	struct msghdr *messages;
 	uint32_t count;
-	uint32_t next[MCR_MESSAGES]; /* send by the same egress; MCR_MESSAGES: there is none */
+	struct mcr_egress *ways[MCR_MESSAGES];
+	uint32_t next[MCR_MESSAGES]; /* send by the same way; MCR_MESSAGES: there is none */
 	bool ended[MCR_MESSAGES];
 };
 
@@ -26,7 +27,7 @@ struct run {
 	uint32_t members[TOGETHER];
 };
 
-static struct mcr_egress *egress_of(const struct handful *handful, uint32_t member)
+static struct mcr_egress *own_egress(const struct handful *handful, uint32_t member)
 {
 	struct mcr_worker *worker = handful->worker;
 
@@ -35,20 +36,28 @@ static struct mcr_egress *egress_of(const struct handful *handful, uint32_t memb
 
 static int socket_of(const struct handful *handful, uint32_t member)
 {
-	const struct mcr_egress *egress = egress_of(handful, member);
+	const struct mcr_egress *way = handful->ways[member];
 
-	return handful->sends[member].raw ? egress->raw_fd : egress->fd;
+	return handful->sends[member].raw ? way->raw_fd : way->fd;
 }
 
-/* Have sends by the same egress follow one another. */
+static struct mcr_egress *choose_way(const struct handful *handful, uint32_t member)
+{
+	struct mcr_egress *own = own_egress(handful, member), *common = &handful->worker->egress[own->common];
+
+	return common->held && common->full != handful->worker->rules.epoch ? common : own;
+}
+
+/* Have sends by the same way follow one another. */
 static void chain(struct handful *handful, uint32_t member)
 {
-	struct mcr_egress *egress = egress_of(handful, member);
+	struct mcr_egress *way = choose_way(handful, member);
 
-	if (egress->handful == handful->worker->handfuls)
-		handful->next[egress->last_send] = member;
-	egress->handful = handful->worker->handfuls;
-	egress->last_send = member;
+	if (way->handful == handful->worker->handfuls)
+		handful->next[way->last_send] = member;
+	way->handful = handful->worker->handfuls;
+	way->last_send = member;
+	handful->ways[member] = way;
 	handful->next[member] = MCR_MESSAGES;
 }
 
@@ -76,7 +85,7 @@ static bool fill(struct handful *handful)
 	return more;
 }
 
-/* From the first on, those by its egress; one by the egress's other socket ends the run, or it would be overtaken. */
+/* From the first on, those by its way; one by the other socket of that ends the run, or it would be overtaken. */
 static void gather_run(const struct handful *handful, uint32_t first, struct run *run)
 {
 	run->fd = socket_of(handful, first);
@@ -90,7 +99,7 @@ static void gather_run(const struct handful *handful, uint32_t first, struct run
 	}
 }
 
-/* By the UDP socket, one datagram at a time. */
+/* By its own UDP socket, one datagram at a time. */
 static void send_singly(const struct handful *handful, uint32_t member)
 {
 	struct mcr_worker *worker = handful->worker;
@@ -99,7 +108,7 @@ static void send_singly(const struct handful *handful, uint32_t member)
 
 	for (uint32_t i = 0; i < send->count; i++) {
 		struct mcr_send single = { .payloads = send->payloads + i, .count = 1, .output = send->output };
-		ssize_t sent = sendto(egress_of(handful, member)->fd, single.payloads->iov_base,
+		ssize_t sent = sendto(own_egress(handful, member)->fd, single.payloads->iov_base,
 				      single.payloads->iov_len, MSG_DONTWAIT, (const struct sockaddr *)to, sizeof(*to));
 
 		mcr_forward_sent(worker, &single, sent < 0 ? -errno : (int)sent);
@@ -121,11 +130,31 @@ static void leave_through_ip(struct handful *handful, uint32_t member)
 	}
 }
 
+static void send_one(struct handful *handful, uint32_t member);
+
+/* The common socket is full. This send and those behind it leave by their own, in order. */
+static void leave_common(struct handful *handful, uint32_t member)
+{
+	struct mcr_egress *common = handful->ways[member];
+
+	common->full = handful->worker->rules.epoch;
+	for (uint32_t i = member; i < handful->count; i++) {
+		if (handful->ended[i] || handful->ways[i] != common)
+			continue;
+		handful->ways[i] = own_egress(handful, i);
+		send_one(handful, i);
+	}
+}
+
 /* A send has come to this. False: so have others, and what was to be sent next may be gone. */
 static bool end(struct handful *handful, uint32_t member, int result)
 {
 	const struct mcr_send *send = &handful->sends[member];
 
+	if (result == -EAGAIN && handful->ways[member] != own_egress(handful, member)) {
+		leave_common(handful, member);
+		return false;
+	}
 	if (mcr_raw_refused(send, result)) {
 		leave_through_ip(handful, member);
 		return false;
@@ -140,9 +169,10 @@ static bool end(struct handful *handful, uint32_t member, int result)
 	return true;
 }
 
-static void send_one(struct handful *handful, int fd, uint32_t member)
+static void send_one(struct handful *handful, uint32_t member)
 {
 	const struct msghdr *message = &handful->messages[member];
+	int fd = socket_of(handful, member);
 	ssize_t sent;
 
 	if (message->msg_iovlen == 1) /* for a single datagram the kernel has less to copy than with sendmsg */
@@ -185,7 +215,7 @@ void mcr_transmit(struct mcr_worker *worker)
 				continue;
 			gather_run(&handful, i, &run);
 			if (run.count == 1)
-				send_one(&handful, run.fd, i);
+				send_one(&handful, i);
 			else
 				send_run(&handful, &run);
 		}

@@ -11,10 +11,6 @@ from mcr.net.filter import REJECT_ALL, attach_filter
 from mcr.net.interfaces import Interface
 
 
-class PortTaken(SystemFault):
-    """The port that was to be shared belongs to somebody else now."""
-
-
 def open_egress(
     interface: Interface, send_buffer: int, *, to: Address | None = None, shared_port: int | None = None
 ) -> socket.socket:
@@ -29,7 +25,6 @@ def open_egress(
         shared_port: the port that it sends from, as others that are opened with it may; 0: a free one.
 
     Raises:
-        PortTaken: that port is not to be had.
         SystemFault: naming the step; nothing stays open.
     """
     what = f"Cannot send to {to} on {interface.name}" if to else f"Cannot send on {interface.name}"
@@ -54,8 +49,7 @@ def open_egress(
         set_buffer(opened, socket.SO_SNDBUF, send_buffer)
     except OSError as error:
         opened.close()
-        taken = step == "bind" and error.errno == errno.EADDRINUSE
-        raise (PortTaken if taken else SystemFault)(f"{what}: {step}", error.errno or 0) from None
+        raise SystemFault(f"{what}: {step}", error.errno or 0) from None
     return opened
 
 

@@ -68,9 +68,13 @@ def capture_drop(capture: int) -> Command:
     return Command(lib.MCR_REC_CAPTURE_DROP, _body("mcr_rec_capture", capture=capture))
 
 
-def egress_put(egress: int, mtu: int, sockets: tuple[socket.socket, ...]) -> Command:
-    """Send by this socket what goes to this output interface; `mtu` in bytes."""
-    return Command(lib.MCR_REC_EGRESS_PUT, _body("mcr_rec_egress", egress=egress, mtu=mtu), sockets)
+def egress_put(egress: int, mtu: int, sockets: tuple[socket.socket, ...], common: int = lib.MCR_NO_EGRESS) -> Command:
+    """Send by this socket what goes to this output interface or neighbour; `mtu` in bytes.
+
+    `common` is the slot of one that is used in its place, while that has room.
+    """
+    body = _body("mcr_rec_egress", egress=egress, mtu=mtu, common=common)
+    return Command(lib.MCR_REC_EGRESS_PUT, body, sockets)
 
 
 def egress_drop(egress: int) -> Command:

@@ -139,15 +139,15 @@ async def test_a_standby_process_cannot_reach_the_resource_tracker(monkeypatch):
 async def test_a_process_that_does_not_report_is_replaced(monkeypatch):
     """The standby process is stopped, then becomes a worker."""
     monkeypatch.setattr(worker_process, "_SPARE_SECONDS", 0)
-    monkeypatch.setattr(worker_process, "_ATTACH_SECONDS", 1)
+    monkeypatch.setattr(worker_process, "_ATTACH_SECONDS", 2)
     async with worker() as sound:
         first = await sound.running()
         os.kill(await sound.standby(first.pid), signal.SIGSTOP)
         monkeypatch.setattr(worker_process, "_SPARE_SECONDS", math.inf)
         os.kill(first.pid, signal.SIGKILL)
         assert (await sound.next(WorkerExited)).pid == first.pid
-        assert (await sound.next(WorkerExited)).reason == "did not attach within 1 s"
-        assert (await sound.running()).incarnation == 3
+        assert (await sound.next(WorkerExited)).reason == "did not attach within 2 s"
+        assert (await sound.running()).incarnation >= 3  # more where Python takes long to start
 
 
 async def test_a_worker_that_gives_up_says_at_what(monkeypatch):

@@ -96,7 +96,7 @@ async def run_daemon(settings: Settings) -> None:
             status = f"{settings.num_workers} workers, control socket {settings.control_socket}"
             manager.ready(status)
             if manager.watchdog_seconds:
-                nursery.start_soon(_show_life, manager, manager.watchdog_seconds / 2, (rules.list, workers.describe))
+                nursery.start_soon(_show_life, manager, manager.watchdog_seconds / 2, (rules.check, workers.describe))
             async for signum in signals:
                 if signum == signal.SIGHUP:
                     manager.reloading()

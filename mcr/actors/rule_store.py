@@ -107,6 +107,10 @@ class RuleStore:
         """Every rule, in the order in which they were added."""
         return await self._views(await ask(self._inbox, _List))
 
+    async def check(self) -> None:
+        """Return if the store answers."""
+        await ask(self._inbox, _List)
+
     async def _views(self, held: tuple[_Held, ...]) -> tuple[RuleView, ...]:
         standing, network = await self._workers.standing(), await self._network.snapshot()
         hosts = chain.from_iterable(each.hosts for each in held)

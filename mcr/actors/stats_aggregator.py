@@ -35,8 +35,18 @@ _LINES_APART = 1.0  # seconds between two pairs of [STATS:…] lines, at least
 
 
 @attrs.frozen
+class _Moment:
+    """What statistics are made of: all but the rules', and what those come from."""
+
+    stats: Stats
+    now: Reading
+    past: Reading
+    rules: tuple[PlacedRule, ...]
+
+
+@attrs.frozen
 class _Read:
-    reply: Reply[Stats]
+    reply: Reply[_Moment]
 
 
 @attrs.frozen
@@ -94,7 +104,13 @@ class StatsAggregator:
 
     async def read(self) -> Stats:
         """All counters, as of now."""
-        return await ask(self._inbox, _Read)
+        moment: _Moment = await ask(self._inbox, _Read)
+        # Not by the actor: who starts workers anew waits for it, too.
+        if len(moment.rules) > _MANY_RULES:
+            rules = await trio.to_thread.run_sync(rule_stats, moment.now, moment.past, moment.rules)
+        else:
+            rules = rule_stats(moment.now, moment.past, moment.rules)
+        return attrs.evolve(moment.stats, rules=rules)
 
     async def idle(self) -> dict[str, float]:
         """Seconds for which each rule, by id, has matched nothing, or that it exists; ten less, at most."""
@@ -159,7 +175,7 @@ async def _handle(state: "_State", command: _Command) -> None:
     match command:
         case _Read(reply):
             with reply:
-                reply.resolve(await state.stats())
+                reply.resolve(state.stats())
         case _Idle(reply):
             with reply:
                 reply.resolve(await state.idle())
@@ -251,18 +267,17 @@ class _State:
             ingress_log.warning("capture ring of %s was full: %d packets dropped in the last second", interface, count)
         self._dropped = dropped
 
-    async def stats(self) -> Stats:
+    def stats(self) -> _Moment:
         self.captures.update()
         now, past = self._read(), self._past[0]
         drops = [self.captures.dropped(worker) for worker in range(len(self._segments))]
-        rules = await self._look_through_rules(lambda now, placed: rule_stats(now, past, placed), now)
-        return Stats(
+        stats = Stats(
             ingress=ingress_stats(now, past, sum(drops)),
             egress=egress_stats(now, past),
-            rules=rules,
             workers=worker_stats(now, drops),
             interfaces=self.captures.interfaces(),
         )
+        return _Moment(stats, now, past, tuple(self._rules.values()))
 
     async def _look_through_rules(self, look: Callable[[Reading, tuple[PlacedRule, ...]], _T], now: Reading) -> _T:
         placed = tuple(self._rules.values())

@@ -8,6 +8,7 @@ from ipaddress import ip_address
 import pytest
 import trio
 
+from mcr.actors import stats_aggregator
 from mcr.actors.stats_aggregator import StatsAggregator, run_stats_aggregator
 from mcr.model import Input, Output, Rule, Stats
 from mcr.placement import PlacedRule
@@ -130,3 +131,21 @@ async def test_removed_rule_is_no_longer_shown(stats: StatsAggregator) -> None:
 async def test_rates_are_finite_at_the_first_moment(stats: StatsAggregator, segments: list[Segment]) -> None:
     forward(segments[0], 5)
     assert math.isfinite((await stats.read()).ingress.pps)
+
+
+async def test_a_long_reading_holds_nobody_else_up(stats, nursery, monkeypatch):
+    """Who starts workers anew asks the same actor."""
+    begun, gate = trio.Event(), trio.Event()
+
+    async def wait(*_: object) -> tuple[()]:
+        begun.set()
+        await gate.wait()
+        return ()
+
+    monkeypatch.setattr(stats_aggregator, "_MANY_RULES", -1)
+    monkeypatch.setattr(trio.to_thread, "run_sync", wait)
+    nursery.start_soon(stats.read)
+    await begun.wait()
+    with trio.fail_after(5):
+        assert await stats.stalled() == ()
+    gate.set()

@@ -23,9 +23,28 @@ static uint64_t load64(const uint8_t *p)
 	return word;
 }
 
+/* Fewer than eight bytes. An odd one is followed by a zero. */
+static uint64_t add_rest(uint64_t sum, const uint8_t *data, uint32_t size)
+{
+	uint32_t word = 0;
+	uint16_t half = 0, last = 0;
+
+	if (size & 4) {
+		memcpy(&word, data, sizeof(word));
+		data += sizeof(word);
+	}
+	if (size & 2) {
+		memcpy(&half, data, sizeof(half));
+		data += sizeof(half);
+	}
+	if (size & 1)
+		memcpy(&last, data, 1);
+	return add(sum, (uint64_t)word + half + last);
+}
+
 static uint64_t add_bytes(uint64_t sum, const uint8_t *data, uint32_t size)
 {
-	uint64_t other = 0, carry = 0, other_carry = 0, rest = 0, word;
+	uint64_t other = 0, carry = 0, other_carry = 0, word;
 
 	for (; size >= STEP; data += STEP, size -= STEP) {
 		sum += word = load64(data);
@@ -40,8 +59,7 @@ static uint64_t add_bytes(uint64_t sum, const uint8_t *data, uint32_t size)
 	sum = add(add(sum, other), carry + other_carry);
 	for (; size >= sizeof(word); data += sizeof(word), size -= (uint32_t)sizeof(word))
 		sum = add(sum, load64(data));
-	memcpy(&rest, data, size); /* an odd byte is followed by a zero */
-	return add(sum, rest);
+	return add_rest(sum, data, size);
 }
 
 static uint16_t fold(uint64_t sum)

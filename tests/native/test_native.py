@@ -71,6 +71,11 @@ def test_parser_reads_no_byte_beyond_the_frame(build: Build) -> None:
     print(run(build("packet_fuzz", ADDRESS), 3_000_000, 20_260_101))
 
 
+def test_hostile_frames_break_no_counter_and_nothing_unsound_leaves(build: Build) -> None:
+    """Frames, statuses and offload headers of all kinds through whole batches, every identity checked after each."""
+    print(run(build("batch_fuzz", ADDRESS), 200_000, 20_260_101))
+
+
 @pytest.mark.parametrize("way", [(), ("raw",)], ids=["udp", "raw"])
 @pytest.mark.parametrize("sanitizer", [ADDRESS, THREAD], ids=["address", "thread"])
 def test_loop_is_clean_under_sanitizers(build: Build, sanitizer: tuple[str, ...], way: tuple[str, ...]) -> None:

@@ -1,0 +1,254 @@
+// SPDX-License-Identifier: MIT
+/*
+ * The relay as a whole but for the kernel: hostile frames, statuses and offload headers, in capture rings in plain
+ * memory, go through a worker's batches, and calls that send end here, one way or another. After every batch each counter
+ * identity holds, what was counted as sent is what was handed over, and nothing marked as unsound was.
+ *
+ *	batch_fuzz BATCHES SEED
+ */
+#include "batch_world.h"
+#include "forward.h"
+#include "transmit.h"
+
+static struct world *world;
+
+/* The calls that send, in the place of the C library's. */
+
+static uint32_t segment_of(const struct msghdr *message)
+{
+	const struct cmsghdr *option = CMSG_FIRSTHDR(message);
+	uint16_t segment;
+
+	if (!option)
+		return 0;
+	CHECK(option->cmsg_level == SOL_UDP && option->cmsg_type == UDP_SEGMENT);
+	memcpy(&segment, CMSG_DATA(option), sizeof(segment));
+	return segment;
+}
+
+static void check_payload(const struct iovec *payload)
+{
+	CHECK(!payload->iov_len || IS_READABLE(payload->iov_base, payload->iov_len));
+	CHECK(payload->iov_len < sizeof(*marks) || memcmp(payload->iov_base, marks[UNSOUND], sizeof(*marks)));
+}
+
+/* What leaves, in datagrams; `bytes` of payload. */
+static uint32_t inspect(int fd, const struct msghdr *message, size_t *bytes)
+{
+	const struct iovec *payloads = message->msg_iov;
+	size_t count = message->msg_iovlen;
+	uint32_t segment = segment_of(message);
+
+	if (fd == RAW_FD) {
+		const struct mcr_raw_header *header = payloads->iov_base;
+
+		CHECK(payloads->iov_len == sizeof(*header) && count >= 2 && !message->msg_name);
+		segment = header->offload.gso_size;
+		payloads++;
+		count--;
+	} else {
+		CHECK(fd == UDP_FD && message->msg_namelen == sizeof(struct sockaddr_in));
+	}
+	*bytes = 0;
+	for (size_t i = 0; i < count; i++) {
+		check_payload(&payloads[i]);
+		*bytes += payloads[i].iov_len;
+	}
+	CHECK(*bytes <= 65507 && count <= MCR_TRAIN_MAX && (count == 1 || segment));
+	for (size_t i = 0; count > 1 && i < count;
+	     i++) /* what a kernel would cut: equal ones, the last may be shorter */
+		CHECK(payloads[i].iov_len == segment || (i == count - 1 && payloads[i].iov_len < segment));
+	return (uint32_t)count;
+}
+
+/* Take it, or give one of the errors that the kernel may. */
+static ssize_t send_somehow(int fd, const struct msghdr *message)
+{
+	static const int errors[] = { EAGAIN, ENOBUFS, EPERM, EIO, EINVAL, EMSGSIZE, ENETDOWN, ENODEV };
+	uint32_t datagrams;
+	size_t bytes;
+
+	datagrams = inspect(fd, message, &bytes);
+	if (!rnd(8)) {
+		errno = errors[rnd(sizeof(errors) / sizeof(*errors))];
+		return -1;
+	}
+	world->sent += datagrams;
+	world->bytes += bytes;
+	return (ssize_t)(bytes + (fd == RAW_FD ? sizeof(struct mcr_raw_header) : 0));
+}
+
+ssize_t sendmsg(int fd, const struct msghdr *message, int flags)
+{
+	CHECK(flags == MSG_DONTWAIT);
+	return send_somehow(fd, message);
+}
+
+ssize_t sendto(int fd, const void *data, size_t size, int flags, const struct sockaddr *to, socklen_t to_size)
+{
+	struct iovec iov = { .iov_base = (void *)data, .iov_len = size };
+	struct msghdr message = { .msg_name = (void *)to, .msg_namelen = to_size, .msg_iov = &iov, .msg_iovlen = 1 };
+
+	CHECK(flags == MSG_DONTWAIT);
+	return send_somehow(fd, &message);
+}
+
+int sendmmsg(int fd, struct mmsghdr *messages, unsigned int count, int flags)
+{
+	unsigned int i, limit = rnd(4) ? count : 1 + rnd(count);
+
+	CHECK(flags == MSG_DONTWAIT && count);
+	for (i = 0; i < limit; i++) {
+		ssize_t sent = send_somehow(fd, &messages[i].msg_hdr);
+
+		if (sent < 0)
+			break;
+		messages[i].msg_len = (unsigned int)sent;
+	}
+	return i ? (int)i : -1;
+}
+
+/* A capture's queue of whole copies: the one of the frame that was made last, another, or none. */
+ssize_t recv(int fd, void *buffer, size_t size, int flags)
+{
+	size_t length = world->copy_size;
+
+	CHECK(fd == CAPTURE_FD);
+	if (!length) {
+		errno = EAGAIN;
+		return -1;
+	}
+	memcpy(buffer, world->copy, size < length ? size : length);
+	if (!(flags & MSG_PEEK))
+		world->copy_size = 0;
+	return (ssize_t)(flags & MSG_TRUNC || length < size ? length : size);
+}
+
+/* What has to be true between two batches. */
+
+static uint64_t sum_causes(const uint64_t *causes)
+{
+	uint64_t sum = 0;
+
+	for (uint32_t i = 0; i < MCR_CAUSES; i++)
+		sum += causes[i];
+	return sum;
+}
+
+static void check_captures(const struct mcr_segment *segment)
+{
+	uint64_t recv = 0, causes[MCR_CAUSES] = { 0 };
+
+	for (uint32_t slot = 0; slot < CAPTURES; slot++) {
+		recv += segment->captures[slot].recv;
+		for (uint32_t i = 0; i < MCR_CAUSES; i++)
+			causes[i] += segment->captures[slot].causes[i];
+	}
+	CHECK(recv == segment->totals.recv);
+	CHECK(!memcmp(causes, segment->totals.causes, sizeof(causes)));
+}
+
+static void check_outputs(const struct mcr_segment *segment)
+{
+	struct mcr_output_counters sum = { 0 };
+	uint64_t matched = 0;
+
+	for (uint32_t rule = 0; rule < RULES; rule++)
+		matched += segment->rules[rule].matched;
+	for (uint32_t at = 0; at < RULES * OUTPUTS; at++) {
+		const struct mcr_output_counters *output = &segment->outputs[at];
+
+		CHECK(output->submitted == output->sent + output->errors && output->in_doubt <= output->errors);
+		sum.submitted += output->submitted;
+		sum.sent += output->sent;
+		sum.errors += output->errors;
+		sum.in_doubt += output->in_doubt;
+		sum.bytes += output->bytes;
+	}
+	CHECK(matched == segment->totals.matched && sum.submitted == segment->totals.submitted);
+	CHECK(sum.sent == segment->totals.sent && sum.errors == segment->totals.errors);
+	CHECK(sum.in_doubt == segment->totals.in_doubt && sum.bytes == segment->totals.bytes);
+}
+
+static void check_identities(const struct world *w)
+{
+	const struct mcr_totals *totals = &w->worker->segment->totals;
+
+	CHECK(totals->recv == totals->matched + totals->parse_err + totals->no_match + totals->buf_exhaust);
+	CHECK(totals->parse_err == sum_causes(totals->causes));
+	CHECK(totals->submitted == totals->sent + totals->errors);
+	CHECK(totals->sent == w->sent && totals->bytes == w->bytes);
+	check_captures(w->worker->segment);
+	check_outputs(w->worker->segment);
+}
+
+static void drain_events(struct world *w)
+{
+	uint8_t body[256];
+	uint32_t type;
+
+	while (mcr_ring_pop(&w->events, &type, body, sizeof(body)) >= 0)
+		CHECK(type == MCR_REC_LOG || type == MCR_REC_SAMPLE);
+}
+
+/* As the loop does. */
+static uint32_t move_batch(struct mcr_worker *worker, uint32_t slot)
+{
+	uint32_t taken = mcr_forward_gather(worker, slot);
+
+	if (taken) {
+		mcr_transmit(worker);
+		mcr_forward_commit(worker, slot, taken);
+	}
+	return taken;
+}
+
+/* Move what is in a ring, batch by batch. */
+static void move_all(struct world *w, uint32_t slot, uint32_t left)
+{
+	const struct mcr_capture_counters *capture = &w->worker->segment->captures[slot];
+
+	for (; left; w->batches++) {
+		uint64_t before = capture->recv;
+		uint32_t taken = move_batch(w->worker, slot);
+
+		CHECK(taken && taken <= left && capture->recv >= before + taken);
+		left -= taken;
+		check_identities(w);
+	}
+	CHECK(!move_batch(w->worker, slot));
+	CHECK(w->worker->segment->totals.matched >= w->owed);
+}
+
+static void report(const struct world *w)
+{
+	const struct mcr_totals *totals = &w->worker->segment->totals;
+
+	printf("%llu batches, %llu frames:", (unsigned long long)w->batches, (unsigned long long)w->frames);
+	printf(" %llu matched, %llu sent,", (unsigned long long)totals->matched, (unsigned long long)totals->sent);
+	for (uint32_t i = 0; i < MCR_CAUSES; i++) {
+		CHECK(totals->causes[i]);
+		printf(" %llu", (unsigned long long)totals->causes[i]);
+	}
+	printf(" by cause, %llu no match, %llu without a buffer\n", (unsigned long long)totals->no_match,
+	       (unsigned long long)totals->buf_exhaust);
+	CHECK(totals->matched && totals->no_match && totals->buf_exhaust && totals->errors && totals->in_doubt);
+}
+
+int main(int argc, char **argv)
+{
+	uint64_t batches = argc == 3 ? strtoull(argv[1], NULL, 10) : 0;
+
+	CHECK(batches);
+	world = world_open(strtoull(argv[2], NULL, 10));
+	while (world->batches < batches) {
+		uint32_t slot = rnd(CAPTURES);
+
+		move_all(world, slot, world_fill(world, slot));
+		drain_events(world);
+		world_change(world);
+	}
+	report(world);
+	world_close(world);
+	return 0;
+}

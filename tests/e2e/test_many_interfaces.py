@@ -47,13 +47,14 @@ def test_a_batch_that_opens_all_of_them_is_added_at_once(wide: Wide, make_mcr: M
             for n in range(MAX_INTERFACES)
         )
     )
-    mcr = make_mcr(wide.relay).start(2)
+    # The links of absorbing wait for the kernel one after the other, which would take most of the time to stop.
+    mcr = make_mcr(wide.relay, prefix=["env", "MCR_ABSORB=0"]).start(2)
     before = time.monotonic()
     added = mcr.ctl("add", "--batch", str(rules))
     took = time.monotonic() - before
     print(f"added in {took:.2f} s")
     assert added.stdout == f"Added {MAX_INTERFACES} rules\n"
-    assert took < 5 * SLOWNESS  # half a second, more while 1 GiB of memory has to be found; one by one it took nine
+    assert took < 7 * SLOWNESS  # half a second, more where 1 GiB has to be found first; one by one it took nine
     last = MAX_INTERFACES - 1
     wide.source.ip(f"address add 198.18.0.1/24 dev src{last}")
     receiver = Receiver(wide.receiver, f"239.2.2.2:{6_000 + last}@rx0=239.1.1.1:5000", count=100)

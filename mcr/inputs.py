@@ -122,7 +122,7 @@ class InputInterfaces:
         opened = []
         for slot, interface in zip(slots, interfaces, strict=True):
             group = groups[interface.name]
-            rejected = self._screen.open(slot, interface.name, group.sockets, clip=not group.offloads)
+            rejected = self._screen.open(slot, interface, group.sockets, clip=not group.offloads)
             undo.callback(rejected.close)
             undo.callback(self._screen.forget, slot)
             self._serial += 1

@@ -20,7 +20,7 @@ from mcr.logs import get_logger
 from mcr.model import MAX_OUTPUTS, MAX_RULES, Facility, Rule, RuleChange
 from mcr.neighbours import Neighbour, Neighbours, find_neighbours
 from mcr.net.absorber import Absorber
-from mcr.net.interfaces import Interface, find_interface, is_there
+from mcr.net.interfaces import Interface, find_interface, is_there, look_again
 from mcr.net.network import Network
 from mcr.outputs import Egress, OutputInterfaces
 from mcr.placement import Key, PlacedRule, Sources, neighbours_of, sources_of
@@ -282,7 +282,7 @@ class Relay:
     def _used(self, name: str) -> Interface | None:
         for known in (self._inputs.get(name), self._outputs.get(name)):
             if known and not known.attachment.lost:
-                return known.interface
+                return look_again(known.interface)
             if known and is_there(name):
                 raise LimitReached(
                     f"Interface {name} was made again, and could not be opened again so far: {known.fault}",

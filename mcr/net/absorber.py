@@ -42,12 +42,9 @@ class Absorber:
         self._stale = False
         self._useless = False
 
-    def add(self, capture: int, interface: str) -> None:
-        """Mean to absorb, once it is known that nobody minds."""
-        try:
-            self._interfaces[capture] = socket.if_nametoindex(interface)
-        except OSError:  # it has just gone
-            return
+    def add(self, capture: int, interface: int) -> None:
+        """Mean to absorb on an interface, by index, once it is known that nobody minds."""
+        self._interfaces[capture] = interface
         self._stale = True
 
     def forget(self, capture: int) -> None:

@@ -269,7 +269,7 @@ def _bind(interface: Interface, group: Sequence[socket.socket]) -> None:
     try:
         for capture in group:
             step = "bind"
-            capture.bind((interface.name, _ETH_P_ALL))
+            capture.bind((socket.if_indextoname(interface.index), _ETH_P_ALL))
             if len(group) > 1:
                 step = "PACKET_FANOUT"
                 capture.setsockopt(_SOL_PACKET, _PACKET_FANOUT, argument)

@@ -13,6 +13,7 @@ from mcr.model import Facility
 from mcr.net.absorber import Absorber
 from mcr.net.capture import read_count
 from mcr.net.filter import ACCEPT_UDP, REJECT_ALL, Instruction, Wanted, attach_filter, select_udp
+from mcr.net.interfaces import Interface
 
 log = get_logger(Facility.NETWORK)
 
@@ -70,7 +71,7 @@ class ClassicScreen:
         self._install_again(concerned & self._captures.keys())
 
     def open(
-        self, capture: int, interface: str, sockets: Sequence[socket.socket], *, clip: bool = False
+        self, capture: int, interface: Interface, sockets: Sequence[socket.socket], *, clip: bool = False
     ) -> "SocketCount":
         """Attach filters. They can't tell a super-frame: those that are longer than a slot are clipped by that."""
         del clip
@@ -83,14 +84,14 @@ class ClassicScreen:
                 undo.callback(counter.close)
                 counter.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, _LEAST_BUFFER)
                 attach_filter(counter, REJECT_ALL)
-                counter.bind((interface, _ETH_P_ALL))
+                counter.bind((socket.if_indextoname(interface.index), _ETH_P_ALL))
                 count = SocketCount(counter.dup())
                 undo.callback(count.close)
                 filtered = _Filtered(tuple(sockets), counter)
                 filtered.install(self._selection(capture))
                 undo.pop_all()
         except OSError as error:
-            raise SystemFault(f"Cannot capture on {interface}: SO_ATTACH_FILTER", error.errno or 0) from None
+            raise SystemFault(f"Cannot capture on {interface.name}: SO_ATTACH_FILTER", error.errno or 0) from None
         self._captures[capture] = filtered
         return count
 

@@ -37,7 +37,7 @@ def open_egress(
         step = "SO_ATTACH_FILTER"
         attach_filter(opened, REJECT_ALL)  # it only sends: nobody may fill its receive buffer
         step = "SO_BINDTODEVICE"
-        opened.setsockopt(socket.SOL_SOCKET, socket.SO_BINDTODEVICE, interface.name.encode())
+        opened.setsockopt(socket.SOL_SOCKET, socket.SO_BINDTODEVICE, socket.if_indextoname(interface.index).encode())
         step = "IP_MULTICAST_IF"
         mreqn = struct.pack("4s4si", b"", b"", interface.index)
         opened.setsockopt(socket.IPPROTO_IP, socket.IP_MULTICAST_IF, mreqn)

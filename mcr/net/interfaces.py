@@ -23,7 +23,10 @@ _ADDRESS = struct.Struct("16s4x4s16x")
 
 @attrs.frozen
 class Interface:
-    """An interface as it is now. `mtu` in bytes; `address` is its first IPv4 address."""
+    """An interface as it was when it was looked up. `mtu` in bytes; `address` is its first IPv4 address.
+
+    It is who it is by its index: `name` is the one that rules have for it, and may be another's by now.
+    """
 
     name: str
     index: int
@@ -46,6 +49,19 @@ def find_interface(name: str) -> Interface:
             raise SystemFault(f"Cannot look up interface {name}", error.errno) from None
         # Out of descriptors the C library finds no interface either, and says no more.
         raise _not_found(name) from None
+
+
+def look_again(known: Interface) -> Interface:
+    """See what an interface is now, whatever it is called.
+
+    Raises:
+        SystemFault: it has just gone; or out of descriptors or memory.
+    """
+    try:
+        mtu, address = _settings(socket.if_indextoname(known.index))
+    except OSError as error:
+        raise SystemFault(f"Cannot look up interface {known.name}", error.errno or 0) from None
+    return attrs.evolve(known, mtu=mtu, address=address)
 
 
 def name_in_rules(name: str, used: Mapping[int, str]) -> str:
@@ -108,7 +124,7 @@ def open_witness(interface: Interface) -> socket.socket:
         with ExitStack() as undo:
             opened = socket.socket(socket.AF_PACKET, socket.SOCK_RAW | socket.SOCK_CLOEXEC, 0)
             undo.callback(opened.close)
-            opened.bind((interface.name, 0))  # protocol 0: nothing comes in
+            opened.bind((socket.if_indextoname(interface.index), 0))  # protocol 0: nothing comes in
             undo.pop_all()
     except OSError as error:
         raise SystemFault(f"Cannot watch {interface.name}", error.errno or 0) from None

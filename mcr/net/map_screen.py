@@ -12,6 +12,7 @@ from mcr.logs import get_logger
 from mcr.model import Facility
 from mcr.net.absorber import Absorber
 from mcr.net.filter import ACCEPT_UDP, Wanted, attach_filter, attach_program
+from mcr.net.interfaces import Interface
 
 log = get_logger(Facility.NETWORK)
 
@@ -54,7 +55,9 @@ class MapScreen:
         for each in removed:
             lib.mcr_bpf_drop(self._wanted, _map_key(*each))
 
-    def open(self, capture: int, interface: str, sockets: Sequence[socket.socket], *, clip: bool = False) -> "MapCount":
+    def open(
+        self, capture: int, interface: Interface, sockets: Sequence[socket.socket], *, clip: bool = False
+    ) -> "MapCount":
         """Attach a program."""
         if clip:
             self._clipped.add(capture)
@@ -65,10 +68,10 @@ class MapScreen:
                 self._attach(capture, sockets)
                 undo.pop_all()
         except OSError as error:
-            raise SystemFault(f"Cannot capture on {interface}: SO_ATTACH_BPF", error.errno or 0) from None
+            raise SystemFault(f"Cannot capture on {interface.name}: SO_ATTACH_BPF", error.errno or 0) from None
         self._sockets[capture] = sockets
         if self.absorber:
-            self.absorber.add(capture, interface)
+            self.absorber.add(capture, interface.index)
         return count
 
     def show_all(self, *, everything: bool) -> None:

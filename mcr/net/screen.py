@@ -14,6 +14,7 @@ from mcr.model import Facility
 from mcr.net.absorber import Absorber
 from mcr.net.classic_screen import ClassicScreen
 from mcr.net.filter import Wanted
+from mcr.net.interfaces import Interface
 from mcr.net.map_screen import MapScreen
 
 log = get_logger(Facility.NETWORK)
@@ -48,7 +49,9 @@ class Screen(Protocol):
         """
         ...
 
-    def open(self, capture: int, interface: str, sockets: Sequence[socket.socket], *, clip: bool = False) -> Rejected:
+    def open(
+        self, capture: int, interface: Interface, sockets: Sequence[socket.socket], *, clip: bool = False
+    ) -> Rejected:
         """From now on let in, on these sockets, what is wanted of this interface.
 
         With `clip`, only the beginning of super-frames, as far as they can be told.

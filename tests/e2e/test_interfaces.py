@@ -49,9 +49,9 @@ def expect(mcr: Mcr, state: str, reason: str) -> None:
     wait_until(lambda: (rule(mcr)["state"], rule(mcr)["reason"]) == (state, reason), f"{state}: {rule(mcr)}", 0.1)
 
 
-def passes(plant: Plant, interface: str = "rx0", output: str = "239.2.2.2:6000") -> None:
-    receiver = Receiver(plant.receiver, f"{output}@{interface}=239.1.1.1:5000", count=100)
-    Sender(plant.source, "src0", "239.1.1.1:5000", count=100, rate=5000).finish()
+def passes(plant: Plant, output: str = "239.2.2.2:6000", source: str = "239.1.1.1:5000") -> None:
+    receiver = Receiver(plant.receiver, f"{output}@rx0={source}", count=100)
+    Sender(plant.source, "src0", source, count=100, rate=5000).finish()
     receiver.expect_everything()
 
 
@@ -204,6 +204,9 @@ def test_interfaces_are_who_they_are_whatever_they_are_called(plant: Plant, mcr:
     expect(mcr, "active", "")
     assert rule(mcr)["warnings"] == ["out0 is called out1 now, and out0 is another interface"]
     passes(plant)
+    mcr.add("in0:239.1.1.4:5000", "198.18.1.2:6000:out1", "239.2.2.5:6000:out1", rule_id="swapped")
+    passes(plant, output="239.2.2.5:6000", source="239.1.1.4:5000")
+    passes(plant, output="198.18.1.2:6000", source="239.1.1.4:5000")
     for old, new in (("out0", "spare"), ("out1", "out0"), ("spare", "out1")):
         rename(plant.relay, old, new)
     plant.relay.bring_up("out0", "out1")

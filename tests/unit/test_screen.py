@@ -16,6 +16,7 @@ from mcr.model import MAX_RULES
 from mcr.net.bystanders import LinkChanges, without_bystanders
 from mcr.net.classic_screen import ClassicScreen
 from mcr.net.filter import REJECT_ALL, Wanted, attach_filter, select_udp
+from mcr.net.interfaces import find_interface
 from mcr.net.map_screen import MapScreen
 from mcr.net.screen import Rejected, Screen, open_screen
 
@@ -121,7 +122,7 @@ def wire(lab: Lab) -> Iterator[Wire]:
 
 def opened(screen: Screen, wire: Wire, capture: int = 3) -> Rejected:
     with wire.b.entered():
-        return screen.open(capture, "b0", [wire.capture])
+        return screen.open(capture, find_interface("b0"), [wire.capture])
 
 
 def test_only_what_is_wanted_comes_in_and_the_rest_is_counted(screen: Screen, wire: Wire) -> None:
@@ -188,12 +189,13 @@ def test_without_a_descriptor_left_a_filter_stays_as_it_was(screen: Screen, wire
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     before = len([*OPEN.iterdir()])
     with wire.b.entered():
+        b0 = find_interface("b0")
         resource.setrlimit(resource.RLIMIT_NOFILE, (0, hard))
         try:
             screen.show_all(everything=True)
             screen.show_all(everything=False)
             with pytest.raises(SystemFault):
-                screen.open(4, "b0", [wire.capture])
+                screen.open(4, b0, [wire.capture])
         finally:
             resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
     assert len([*OPEN.iterdir()]) == before

@@ -1,0 +1,80 @@
+"""Interfaces are who they are by their index; rules may have a name for one that is another's by now."""
+
+import socket
+from collections.abc import Callable, Iterator
+from ipaddress import IPv4Address
+
+import pytest
+
+from lab import Lab, Namespace
+from mcr.errors import SystemFault
+from mcr.net.capture import BufferPools, open_captures
+from mcr.net.classic_screen import ClassicScreen
+from mcr.net.egress import open_egress
+from mcr.net.interfaces import Interface, find_interface, look_again, open_witness
+
+
+@pytest.fixture
+def inside() -> Iterator[Namespace]:
+    """Where a0 and a1 are."""
+    with Lab() as lab:
+        made = lab.namespace("inside")
+        made.ip("link add a0 type veth peer name a1")
+        with made.entered():
+            yield made
+
+
+def swap_names(namespace: Namespace) -> None:
+    for old, new in (("a0", "spare"), ("a1", "a0"), ("spare", "a1")):
+        namespace.ip(f"link set dev {old} name {new}")
+
+
+def sending(interface: Interface) -> str:
+    with open_egress(interface, 1 << 16, to=IPv4Address("198.18.0.9")) as opened:
+        return opened.getsockopt(socket.SOL_SOCKET, socket.SO_BINDTODEVICE, 16).rstrip(b"\0").decode()
+
+
+def witnessing(interface: Interface) -> str:
+    with open_witness(interface) as opened:
+        return str(opened.getsockname()[0])
+
+
+def capturing(interface: Interface) -> str:
+    group = open_captures([interface], 1, BufferPools())[interface.name]
+    (opened,), (watched,) = group.sockets, group.watched
+    with opened, watched:
+        return str(opened.getsockname()[0])
+
+
+def counting(interface: Interface) -> str:
+    screen = ClassicScreen()
+    rejected = screen.open(0, interface, ())
+    try:
+        return str(screen._captures[0].counter.getsockname()[0])
+    finally:
+        rejected.close()
+        screen.close()
+
+
+@pytest.mark.parametrize("opening", [sending, witnessing, capturing, counting])
+def test_sockets_are_of_the_interface_whatever_it_is_called(
+    inside: Namespace, opening: Callable[[Interface], str]
+) -> None:
+    known = find_interface("a0")
+    assert opening(known) == "a0"
+    swap_names(inside)
+    assert opening(known) == "a1"
+    inside.ip("link delete dev a1")
+    with pytest.raises(SystemFault, match="a0"):
+        opening(known)
+
+
+def test_an_interface_is_seen_as_it_is_now_under_the_name_that_rules_have_for_it(inside: Namespace) -> None:
+    known = find_interface("a0")
+    swap_names(inside)
+    inside.ip("link set dev a1 mtu 9000")
+    inside.ip("address add 198.18.0.2/24 dev a1")
+    assert look_again(known) == Interface("a0", known.index, 9000, IPv4Address("198.18.0.2"))
+    inside.ip("link delete dev a1")
+    with pytest.raises(SystemFault, match="a0"):
+        look_again(known)

@@ -166,7 +166,7 @@ static struct world *world_open(uint64_t seed)
 	struct world *w = allocate(sizeof(*w));
 	struct mcr_segment *segment = allocate(sizeof(*segment));
 
-	state = seed | 1;
+	state = seed * 2 + 1; /* never 0, and each seed another */
 	w->worker = allocate(sizeof(*w->worker));
 	w->worker->segment = segment;
 	mcr_ring_open_producer(&w->worker->events, &segment->event_ring, segment->event_data, MCR_EVENT_RING_BYTES);

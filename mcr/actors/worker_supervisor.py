@@ -4,12 +4,7 @@ A worker keeps nothing that can't be told again: sockets live here, counters in 
 told everything, and one that runs only what changes.
 """
 
-import math
-import os
-import signal
-from collections.abc import Generator, Sequence
-from contextlib import contextmanager, suppress
-from datetime import UTC, datetime
+from collections.abc import Sequence
 from functools import partial
 from socket import socket
 from typing import assert_never
@@ -19,27 +14,26 @@ import trio
 
 from mcr.actors.mailbox import Reply, ask
 from mcr.actors.network_watch import NetworkWatch
+from mcr.actors.reviews import AbsorbOn, PauseAbsorbing, Review, ReviewRaw, Reviews, open_reviews
 from mcr.actors.stats_aggregator import StatsAggregator
 from mcr.actors.worker_process import (
     Post,
     WorkerEvent,
     WorkerExited,
-    WorkerProcess,
     WorkerReported,
     WorkerStarted,
     open_workshop,
     run_worker_process,
 )
+from mcr.actors.worker_table import WorkerTable
 from mcr.capture_counts import Watched
 from mcr.conditions import WELL, Standing, judge
 from mcr.errors import McrError
 from mcr.interface_log import InterfaceLog
 from mcr.logs import get_logger
-from mcr.model import Facility, Level, LogLevels, RuleChange, WorkerState, WorkerView
-from mcr.net.bystanders import LinkChanges, without_bystanders
+from mcr.model import Facility, Level, LogLevels, RuleChange, WorkerView
 from mcr.net.network import Network
 from mcr.net.own import own_keys
-from mcr.net.past_ip import EgressChanges, describe_hidden, find_bar, kernel_bar
 from mcr.net.patience import close_all
 from mcr.ownership import unprivileged_user
 from mcr.policy import usable_cores, worker_cores
@@ -49,14 +43,9 @@ from mcr.shm import records
 from mcr.shm.segment import Segment
 from mcr.worker_log import describe
 
-log = get_logger(Facility.SUPERVISOR)
 network_log = get_logger(Facility.NETWORK)
 
 _WATCH_SECONDS = 1.0
-_OVERDUE_WATCHES = 3  # without an acknowledgement that is due: the worker hangs
-_REVIEW_SHARE = 0.05  # of the time, unless the pause would be longer
-_REVIEW_PAUSE = 1.0
-_RETRY_SECONDS = 5.0
 
 
 @attrs.frozen
@@ -108,37 +97,8 @@ class _Watch:
     pass
 
 
-@attrs.frozen
-class _PauseAbsorbing:
-    reply: Reply[frozenset[int]]
-
-
-@attrs.frozen
-class _AbsorbOn:
-    free: frozenset[int] | None
-    reply: Reply[None]
-
-
-@attrs.frozen
-class _ReviewRaw:
-    bar: str
-    reply: Reply[None]
-
-
 _Command = (
-    _Watch
-    | _PauseAbsorbing
-    | _AbsorbOn
-    | _ReviewRaw
-    | _Apply
-    | _Settle
-    | _Describe
-    | _Stand
-    | _HasReturned
-    | _Heed
-    | _SetLogLevels
-    | _Stop
-    | WorkerEvent
+    _Watch | Review | _Apply | _Settle | _Describe | _Stand | _HasReturned | _Heed | _SetLogLevels | _Stop | WorkerEvent
 )
 
 
@@ -199,23 +159,15 @@ async def run_worker_supervisor(
     spares = trio.CapacityLimiter(1)
     cores = worker_cores(len(segments), usable_cores())
     async with open_workshop() as workshop, trio.open_nursery() as nursery:
-        with receive, Relay(settings) as relay, _egress_changes(settings) as egress_changes:
-            due, due_received = trio.open_memory_channel[None](0)
-            raw_due, raw_due_received = trio.open_memory_channel[None](0)
-            state = _State(relay, segments, stats, settings.levels, _Due(due, raw_due, egress_changes), nursery=nursery)
+        with receive, Relay(settings) as relay, open_reviews(settings) as reviews:
+            state = _State(relay, segments, stats, settings.levels, reviews, nursery=nursery)
             user = unprivileged_user()
             for worker_id, (core, segment) in enumerate(zip(cores, segments, strict=True)):
                 post = Post(worker_id, core, segment, workshop, user, spares, send)
-                process = await nursery.start(run_worker_process, post)
-                state.workers.append(_Worker(worker_id, core, process))
+                state.workers.add(core, await nursery.start(run_worker_process, post))
             nursery.start_soon(_watch, send)
             nursery.start_soon(_follow, network, send)
-            if relay.absorber:
-                nursery.start_soon(_hear_of_changes, relay.absorber.changes, due)
-                nursery.start_soon(_keep_absorbing, due_received, send)
-            if egress_changes:
-                nursery.start_soon(_hear_of_changes, egress_changes, raw_due)
-                nursery.start_soon(_keep_raw, egress_changes, raw_due_received, send)
+            reviews.start(nursery, relay.absorber, send)
             task_status.started(WorkerSupervisor(send))
             async for command in receive:
                 await _handle(state, command)
@@ -242,75 +194,6 @@ async def _follow(network: NetworkWatch, inbox: trio.MemorySendChannel[_Command]
         await ask(inbox, partial(_Heed, now))
 
 
-async def _hear_of_changes(changes: LinkChanges | EgressChanges, due: trio.MemorySendChannel[None]) -> None:
-    """Have bystanders looked for at once when something changes."""
-    while True:
-        await trio.lowlevel.wait_readable(changes)
-        await due.send(None)
-
-
-async def _keep_absorbing(due: trio.MemoryReceiveChannel[None], inbox: trio.MemorySendChannel[_Command]) -> None:
-    """Have packets absorbed where only UDP sockets could want them, and nowhere while that is not known."""
-    blind = False
-    async for _ in due:
-        interfaces = await ask(inbox, _PauseAbsorbing)
-        if interfaces:
-            free: frozenset[int] | None = None
-            try:
-                free = await trio.to_thread.run_sync(without_bystanders, interfaces)
-            except Exception as error:  # noqa: BLE001 - whatever it is, relaying does not depend on it
-                if not blind:
-                    log.warning(
-                        "cannot tell whether others want the packets, so local delivery is not suppressed: %s", error
-                    )
-            blind = free is None
-            await ask(inbox, partial(_AbsorbOn, free))
-
-
-@contextmanager
-def _egress_changes(settings: Settings) -> Generator[EgressChanges | None]:
-    """Hears of what raw frames depend on; None: there are none."""
-    changes = None
-    if settings.raw_send:
-        try:
-            changes = EgressChanges()
-        except OSError as error:
-            log.info("MCR_RAW_SEND has no effect: %s", describe_hidden(error))
-    try:
-        yield changes
-    finally:
-        if changes:
-            changes.close()
-
-
-async def _keep_raw(
-    changes: EgressChanges, due: trio.MemoryReceiveChannel[None], inbox: trio.MemorySendChannel[_Command]
-) -> None:
-    """Have raw frames sent while nobody is between IP and the interfaces, as far as can be seen."""
-    able = kernel_bar
-    while True:
-        begun = trio.current_time()
-        changes.hear()
-        bar, again = "", math.inf
-        try:
-            bar = await trio.to_thread.run_sync(able)
-            if not bar:
-                able = str  # it stays so
-                bar = await trio.to_thread.run_sync(find_bar)
-        except Exception as error:  # noqa: BLE001 - whatever it is, relaying does not depend on it
-            bar, again = f"firewall rules and the like cannot be seen: {error}", trio.current_time() + _RETRY_SECONDS
-        await ask(inbox, partial(_ReviewRaw, bar))
-        took = trio.current_time() - begun
-        with trio.move_on_at(again):
-            await due.receive()
-        # Where routes change all the time only a share is spent on them. Who may bar raw frames does so now.
-        with trio.move_on_after(min(took / _REVIEW_SHARE, _REVIEW_PAUSE)):
-            while True:
-                if changes.hear():
-                    await ask(inbox, partial(_ReviewRaw, "who is between IP and the interfaces has changed"))
-                await due.receive()
-
-
 async def _handle(state: "_State", command: _Command) -> None:
     match command:
         case _Apply(change, reply):
@@ -333,9 +216,9 @@ async def _handle(state: "_State", command: _Command) -> None:
         case _Watch():
             await state.kill_hung_workers()
             state.log_interfaces()
-            state.look_for_bystanders()
-        case _PauseAbsorbing() | _AbsorbOn() | _ReviewRaw():
-            await _heed_bystanders(state, command)
+            state.check_reviews()
+        case PauseAbsorbing() | AbsorbOn() | ReviewRaw():
+            await _heed_review(state, command)
         case WorkerStarted():
             state.on_started(command)
         case WorkerReported(worker_id, events):
@@ -361,48 +244,21 @@ def _tell(state: "_State", command: _Describe | _Stand | _HasReturned) -> None:
             assert_never(command)
 
 
-async def _heed_bystanders(state: "_State", command: _PauseAbsorbing | _AbsorbOn | _ReviewRaw) -> None:
+async def _heed_review(state: "_State", command: Review) -> None:
     match command:
-        case _PauseAbsorbing(reply):
+        case PauseAbsorbing(reply):
             with reply:
                 reply.resolve(await state.pause_absorbing())
-        case _AbsorbOn(free, reply):
+        case AbsorbOn(free, reply):
             with reply:
                 await state.absorb_on(free)
                 reply.resolve(None)
-        case _ReviewRaw(bar, reply):
+        case ReviewRaw(bar, reply):
             with reply:
                 await state.review_raw(bar)
                 reply.resolve(None)
-
-
-@attrs.frozen
-class _Due:
-    """Where to say that bystanders have to be looked for. `egress_changes`: None where there are no raw frames."""
-
-    absorbing: trio.MemorySendChannel[None]
-    raw: trio.MemorySendChannel[None]
-    egress_changes: EgressChanges | None
-
-
-@attrs.define
-class _Worker:
-    """What the supervisor knows of one worker."""
-
-    worker_id: int
-    core: int
-    process: WorkerProcess
-    state: WorkerState = WorkerState.STARTING
-    pid: int | None = None
-    incarnation: int = 0
-    generation: int = 0
-    restarts: int = 0
-    last_exit: str | None = None
-    overdue: int = 0
-    """For how many watches it has acknowledged nothing although something is due."""
-    hung: int | None = None
-    """Pid that was killed since it did not do its work."""
-    ended: bool = False
+        case _:
+            assert_never(command)
 
 
 class _State:
@@ -412,7 +268,7 @@ class _State:
         segments: Sequence[Segment],
         stats: StatsAggregator,
         levels: LogLevels,
-        due: _Due,
+        reviews: Reviews,
         *,
         nursery: trio.Nursery,
     ) -> None:
@@ -420,12 +276,12 @@ class _State:
         self._segments = segments
         self._stats = stats
         self._levels = levels
-        self._due = due
+        self._reviews = reviews
         self._nursery = nursery
         self._generation = 1  # without rules
         self._settling: list[tuple[int, Reply[None]]] = []
         self._stopping: Reply[None] | None = None
-        self.workers: list[_Worker] = []
+        self.workers = WorkerTable()
         self._network = Network()
         self._own_keys = b""
         self._interfaces = InterfaceLog()
@@ -434,7 +290,7 @@ class _State:
     # The network.
 
     def standing(self) -> Standing:
-        return self._relay.standing(self.acknowledged())
+        return self._relay.standing(self.workers.acknowledged())
 
     def has_returned(self) -> bool:
         return self._relay.has_returned()
@@ -445,9 +301,8 @@ class _State:
             return
         self._tell_own()
         if commands := self._relay.suspect(before, network):
-            self._tell_all(tuple(commands))
-            with suppress(trio.WouldBlock):  # it is being looked at
-                self._due.raw.send_nowait(None)
+            self.workers.tell_all(*commands)
+            self._reviews.raw_is_due()
         self.log_interfaces()
 
     def _tell_own(self) -> None:
@@ -455,7 +310,7 @@ class _State:
         keys = own_keys(self._network, self._relay.used())
         if keys != self._own_keys:
             self._own_keys = keys
-            self._tell_all((records.own(keys),))
+            self.workers.tell_all(records.own(keys))
 
     def log_interfaces(self) -> None:
         standing = self.standing()
@@ -481,17 +336,12 @@ class _State:
             )
         await self._stats.rules_placed(step.added, tuple(rule.rule_id for rule in change.removed))
         self._tell_own()
-        self._tell_all((*step.commands, records.generation(change.generation)))
+        self.workers.tell_all(*step.commands, records.generation(change.generation))
         return None
-
-    def _tell_all(self, commands: tuple[records.Command, ...]) -> None:
-        for worker in self.workers:
-            worker.process.deliver(worker.incarnation, commands)
 
     async def let_go(self) -> None:
         """Let go of the sockets that no worker reads or writes any more."""
-        attached = [worker.generation for worker in self.workers if worker.pid is not None]
-        forwarded_by = min(attached, default=self._generation)
+        forwarded_by = self.workers.forwarded_by(self._generation)
         sockets = self._relay.release_outputs(forwarded_by)
         for capture in self._relay.captures_to_release(forwarded_by):
             for worker in self.workers:
@@ -502,15 +352,11 @@ class _State:
         if sockets:
             self._nursery.start_soon(_close, sockets)
 
-    def look_for_bystanders(self) -> None:
-        """If there is a reason beside changes that are heard of at once."""
-        with suppress(trio.WouldBlock):  # they are being looked for
-            if self._relay.absorber and self._relay.absorber.is_stale:
-                self._due.absorbing.send_nowait(None)
-        with suppress(trio.WouldBlock):
-            changes = self._due.egress_changes
-            if changes and (self._relay.has_new_outputs or changes.unheard()):
-                self._due.raw.send_nowait(None)
+    def check_reviews(self) -> None:
+        """Have made what is due for a reason beside changes that are heard of at once."""
+        if self._relay.absorber and self._relay.absorber.is_stale:
+            self._reviews.absorbing_is_due()
+        self._reviews.check_raw(has_new_outputs=self._relay.has_new_outputs)
 
     async def pause_absorbing(self) -> frozenset[int]:
         absorber = self._relay.absorber
@@ -524,18 +370,14 @@ class _State:
 
     async def review_raw(self, bar: str) -> None:
         if commands := await self._relay.review_raw(bar):
-            self._tell_all(commands)
+            self.workers.tell_all(*commands)
 
     def settle(self, generation: int, reply: Reply[None]) -> None:
         self._settling.append((generation, reply))
         self._answer_settled()
 
-    def acknowledged(self) -> int:
-        running = (worker.generation for worker in self.workers if worker.state is WorkerState.RUNNING)
-        return min(running, default=0)
-
     def _answer_settled(self) -> None:
-        done = self.acknowledged()
+        done = self.workers.acknowledged()
         for generation, reply in self._settling:
             if generation <= done:
                 with reply:
@@ -549,49 +391,25 @@ class _State:
     def set_log_levels(self, levels: LogLevels) -> None:
         self._levels = levels
         self._show_unmatched()
-        self._tell_all((records.levels(levels),))
+        self.workers.tell_all(records.levels(levels))
 
     # Workers.
 
     def describe(self) -> tuple[WorkerView, ...]:
-        interfaces = self._relay.input_interfaces()
-        return tuple(
-            WorkerView(
-                worker_id=worker.worker_id,
-                pid=worker.pid,
-                core=worker.core,
-                interfaces=interfaces,
-                state=worker.state,
-                restarts=worker.restarts,
-                generation=worker.generation,
-                last_exit=worker.last_exit,
-                io=self._segments[worker.worker_id].engine,
-            )
-            for worker in self.workers
-        )
+        return self.workers.describe(self._relay.input_interfaces(), self._segments)
 
     def on_started(self, started: WorkerStarted) -> None:
-        worker = self.workers[started.worker_id]
-        worker.pid = started.pid
-        worker.incarnation = started.incarnation
-        worker.state = WorkerState.STARTING
-        worker.overdue = 0
+        worker = self.workers.start(started)
         told = (records.levels(self._levels), records.own(self._own_keys))
-        whole = (*told, *self._relay.snapshot(), records.generation(self._generation))
-        worker.process.deliver(worker.incarnation, whole)
+        worker.tell(*told, *self._relay.snapshot(), records.generation(self._generation))
         if self._stopping:
-            worker.process.deliver(worker.incarnation, (records.stop(),))
-        log.info("worker %d started, pid %d, core %d", worker.worker_id, worker.pid, worker.core)
+            worker.tell(records.stop())
 
     async def on_reported(self, worker_id: int, events: tuple[records.Event, ...]) -> None:
-        worker = self.workers[worker_id]
         for event in events:
             match event:
                 case records.Ack(generation):
-                    worker.generation = min(generation, self._generation)
-                    worker.overdue = 0
-                    if worker.state is WorkerState.STARTING:
-                        worker.state = WorkerState.RUNNING
+                    self.workers.acknowledge(worker_id, min(generation, self._generation))
                 case records.Sample():
                     await self._stats.sampled(event)
                 case records.LogRecord():
@@ -603,58 +421,22 @@ class _State:
         self._answer_settled()
 
     def on_exited(self, exited: WorkerExited) -> None:
-        worker = self.workers[exited.worker_id]
-        worker.pid = None
-        worker.generation = 0
-        if exited.delay is None:
-            worker.ended = True
-            worker.state = WorkerState.STOPPING
-            log.info("worker %d stopped", worker.worker_id)
-        else:
-            worker.restarts += 1
-            worker.state = WorkerState.WAITING
-            killed = exited.pid == worker.hung and exited.reason.startswith("killed")
-            why = f"hung and was {exited.reason} from mcrd" if killed else exited.reason
-            worker.last_exit = f"{datetime.now(UTC):%Y-%m-%dT%H:%M:%SZ} {why}"
-            log.error(
-                "Worker process exited unexpectedly: worker %d (pid %s) %s; restart %d in %.1f s",
-                worker.worker_id,
-                exited.pid,
-                exited.reason,
-                worker.restarts,
-                exited.delay,
-            )
+        self.workers.exit(exited)
         self._answer_stopped()
         self._answer_settled()
 
     async def kill_hung_workers(self) -> None:
         for worker_id in await self._stats.stalled():
-            _kill(self.workers[worker_id], "takes no packets although some wait")
-        # Counted, not timed: a supervisor that was itself stopped has first to hear what was said meanwhile.
-        for worker in self.workers:
-            worker.overdue = worker.overdue + 1 if worker.generation < self._generation else 0
-            if worker.overdue >= _OVERDUE_WATCHES:
-                _kill(worker, f"has not acknowledged generation {self._generation}")
+            self.workers[worker_id].kill("takes no packets although some wait")
+        self.workers.kill_overdue(self._generation)
 
     def stop(self, reply: Reply[None]) -> None:
         self._stopping = reply
         self._relay.reject_input()
-        for worker in self.workers:
-            worker.state = WorkerState.STOPPING
-        self._tell_all((records.stop(),))
+        self.workers.stop()
         self._answer_stopped()
 
     def _answer_stopped(self) -> None:
-        if self._stopping and all(worker.ended for worker in self.workers):
+        if self._stopping and self.workers.have_ended:
             with self._stopping:
                 self._stopping.resolve(None)
-
-
-def _kill(worker: _Worker, what: str) -> None:
-    """End a process that hangs; another takes its place."""
-    if worker.pid is not None:
-        log.error("worker %d (pid %d) %s: it hangs and is killed", worker.worker_id, worker.pid, what)
-        worker.hung = worker.pid
-        worker.overdue = 0
-        with suppress(ProcessLookupError):
-            os.kill(worker.pid, signal.SIGKILL)

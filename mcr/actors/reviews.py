@@ -1,0 +1,158 @@
+"""Finds out again and again where packets of rules may skip this machine's IP stack.
+
+On the way in, local delivery is suppressed where only UDP sockets could want them (`mcr.net.bystanders`). On the way
+out, raw frames bypass IP where nothing acts on packets between IP and the interface (`mcr.net.past_ip`). The supervisor
+owns the sockets, so it is told what was found. Relaying does not depend on it: whatever fails here, packets take the
+long way.
+"""
+
+import math
+from collections.abc import Generator
+from contextlib import contextmanager, suppress
+from functools import partial
+
+import attrs
+import trio
+
+from mcr.actors.mailbox import Reply, ask
+from mcr.logs import get_logger
+from mcr.model import Facility
+from mcr.net.absorber import Absorber
+from mcr.net.bystanders import LinkChanges, without_bystanders
+from mcr.net.past_ip import EgressChanges, describe_hidden, find_bar, kernel_bar
+from mcr.settings import Settings
+
+log = get_logger(Facility.SUPERVISOR)
+
+_SHARE = 0.05  # of the time, unless the pause would be longer
+_PAUSE = 1.0
+_RETRY_SECONDS = 5.0
+
+
+@attrs.frozen
+class PauseAbsorbing:
+    """Suppress nothing until it is known who wants the packets; which interfaces have to be looked at."""
+
+    reply: Reply[frozenset[int]]
+
+
+@attrs.frozen
+class AbsorbOn:
+    """Suppress local delivery on these interfaces; None: it can't be known where."""
+
+    free: frozenset[int] | None
+    reply: Reply[None]
+
+
+@attrs.frozen
+class ReviewRaw:
+    """Find out by which interfaces raw frames may leave. `bar`: why by none; empty: they may, as far as is known."""
+
+    bar: str
+    reply: Reply[None]
+
+
+Review = PauseAbsorbing | AbsorbOn | ReviewRaw
+
+
+class Reviews:
+    """Starts the reviews, and has one made when it is due."""
+
+    def __init__(self, egress_changes: EgressChanges | None) -> None:
+        """`egress_changes`: of what raw frames depend on; None: there are none."""
+        self._egress_changes = egress_changes
+        self._absorbing, self._absorbing_received = trio.open_memory_channel[None](0)
+        self._raw, self._raw_received = trio.open_memory_channel[None](0)
+
+    def start(self, nursery: trio.Nursery, absorber: Absorber | None, owner: trio.MemorySendChannel[Review]) -> None:
+        """Have `owner` told from now on."""
+        if absorber:
+            nursery.start_soon(_hear_of_changes, absorber.changes, self._absorbing)
+            nursery.start_soon(_keep_absorbing, self._absorbing_received, owner)
+        if self._egress_changes:
+            nursery.start_soon(_hear_of_changes, self._egress_changes, self._raw)
+            nursery.start_soon(_keep_raw, self._egress_changes, self._raw_received, owner)
+
+    def absorbing_is_due(self) -> None:
+        """Have local receivers looked for, unless they are being looked for."""
+        with suppress(trio.WouldBlock):
+            self._absorbing.send_nowait(None)
+
+    def raw_is_due(self) -> None:
+        """Have it looked at by which interfaces raw frames may leave, unless it is being looked at."""
+        with suppress(trio.WouldBlock):
+            self._raw.send_nowait(None)
+
+    def check_raw(self, *, has_new_outputs: bool) -> None:
+        """The same, if there are new outputs, or changes of which nobody is told."""
+        if self._egress_changes and (has_new_outputs or self._egress_changes.unheard()):
+            self.raw_is_due()
+
+
+@contextmanager
+def open_reviews(settings: Settings) -> Generator[Reviews]:
+    """Prepare them."""
+    changes = None
+    if settings.raw_send:
+        try:
+            changes = EgressChanges()
+        except OSError as error:
+            log.info("MCR_RAW_SEND has no effect: %s", describe_hidden(error))
+    try:
+        yield Reviews(changes)
+    finally:
+        if changes:
+            changes.close()
+
+
+async def _hear_of_changes(changes: LinkChanges | EgressChanges, due: trio.MemorySendChannel[None]) -> None:
+    """Have a review made at once when something changes."""
+    while True:
+        await trio.lowlevel.wait_readable(changes)
+        await due.send(None)
+
+
+async def _keep_absorbing(due: trio.MemoryReceiveChannel[None], owner: trio.MemorySendChannel[Review]) -> None:
+    """Have local delivery suppressed where only UDP sockets could want packets, and nowhere while that is not known."""
+    blind = False
+    async for _ in due:
+        interfaces = await ask(owner, PauseAbsorbing)
+        if interfaces:
+            free: frozenset[int] | None = None
+            try:
+                free = await trio.to_thread.run_sync(without_bystanders, interfaces)
+            except Exception as error:  # noqa: BLE001 - whatever it is, relaying does not depend on it
+                if not blind:
+                    log.warning(
+                        "cannot tell whether others want the packets, so local delivery is not suppressed: %s", error
+                    )
+            blind = free is None
+            await ask(owner, partial(AbsorbOn, free))
+
+
+async def _keep_raw(
+    changes: EgressChanges, due: trio.MemoryReceiveChannel[None], owner: trio.MemorySendChannel[Review]
+) -> None:
+    """Have raw frames sent while nothing acts on packets between IP and the interfaces, as far as can be seen."""
+    able = kernel_bar
+    while True:
+        begun = trio.current_time()
+        changes.hear()
+        bar, again = "", math.inf
+        try:
+            bar = await trio.to_thread.run_sync(able)
+            if not bar:
+                able = str  # it stays so
+                bar = await trio.to_thread.run_sync(find_bar)
+        except Exception as error:  # noqa: BLE001 - whatever it is, relaying does not depend on it
+            bar, again = f"firewall rules and the like cannot be seen: {error}", trio.current_time() + _RETRY_SECONDS
+        await ask(owner, partial(ReviewRaw, bar))
+        took = trio.current_time() - begun
+        with trio.move_on_at(again):
+            await due.receive()
+        # Where routes change all the time only a share is spent on them. What may block raw frames does so now.
+        with trio.move_on_after(min(took / _SHARE, _PAUSE)):
+            while True:
+                if changes.hear():
+                    await ask(owner, partial(ReviewRaw, "who is between IP and the interfaces has changed"))
+                await due.receive()

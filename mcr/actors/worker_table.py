@@ -1,0 +1,163 @@
+"""What the supervisor knows of its workers, one row each. Values and handles; nothing here waits."""
+
+import os
+import signal
+from collections.abc import Iterator, Sequence
+from contextlib import suppress
+from datetime import UTC, datetime
+
+import attrs
+
+from mcr.actors.worker_process import WorkerExited, WorkerProcess, WorkerStarted
+from mcr.logs import get_logger
+from mcr.model import Facility, WorkerState, WorkerView
+from mcr.shm import records
+from mcr.shm.segment import Segment
+
+log = get_logger(Facility.SUPERVISOR)
+
+_OVERDUE_WATCHES = 3  # without an acknowledgement that is due: the worker hangs
+
+
+@attrs.define
+class Worker:
+    """One of them."""
+
+    worker_id: int
+    core: int
+    process: WorkerProcess
+    state: WorkerState = WorkerState.STARTING
+    pid: int | None = None
+    incarnation: int = 0
+    generation: int = 0
+    restarts: int = 0
+    last_exit: str | None = None
+    overdue: int = 0
+    """For how many watches it has acknowledged nothing although something is due."""
+    hung: int | None = None
+    """Pid that was killed since it did not do its work."""
+    ended: bool = False
+
+    def tell(self, *commands: records.Command) -> None:
+        """Have its process told, in order."""
+        self.process.deliver(self.incarnation, commands)
+
+    def kill(self, what: str) -> None:
+        """End its process, which hangs; another takes its place."""
+        if self.pid is not None:
+            log.error("worker %d (pid %d) %s: it hangs and is killed", self.worker_id, self.pid, what)
+            self.hung = self.pid
+            self.overdue = 0
+            with suppress(ProcessLookupError):
+                os.kill(self.pid, signal.SIGKILL)
+
+
+class WorkerTable:
+    """All of them, by their ids."""
+
+    def __init__(self) -> None:
+        self._workers: list[Worker] = []
+
+    def __getitem__(self, worker_id: int) -> Worker:
+        return self._workers[worker_id]
+
+    def __iter__(self) -> Iterator[Worker]:
+        return iter(self._workers)
+
+    def add(self, core: int, process: WorkerProcess) -> None:
+        """Take the next one in."""
+        self._workers.append(Worker(len(self._workers), core, process))
+
+    def tell_all(self, *commands: records.Command) -> None:
+        """Have all of them told, in order."""
+        for worker in self:
+            worker.tell(*commands)
+
+    def acknowledged(self) -> int:
+        """The newest generation that every worker that runs forwards by; 0 while none runs."""
+        running = (worker.generation for worker in self if worker.state is WorkerState.RUNNING)
+        return min(running, default=0)
+
+    def forwarded_by(self, newest: int) -> int:
+        """The oldest generation that a process may still forward by; `newest` if there is no process."""
+        return min((worker.generation for worker in self if worker.pid is not None), default=newest)
+
+    @property
+    def have_ended(self) -> bool:
+        """Whether all have stopped as they were told to."""
+        return all(worker.ended for worker in self)
+
+    def describe(self, interfaces: tuple[str, ...], segments: Sequence[Segment]) -> tuple[WorkerView, ...]:
+        """Every worker, as it is now."""
+        return tuple(
+            WorkerView(
+                worker_id=worker.worker_id,
+                pid=worker.pid,
+                core=worker.core,
+                interfaces=interfaces,
+                state=worker.state,
+                restarts=worker.restarts,
+                generation=worker.generation,
+                last_exit=worker.last_exit,
+                io=segments[worker.worker_id].engine,
+            )
+            for worker in self
+        )
+
+    # What happens to them.
+
+    def start(self, started: WorkerStarted) -> Worker:
+        """A worker has a process, which knows nothing yet."""
+        worker = self[started.worker_id]
+        worker.pid = started.pid
+        worker.incarnation = started.incarnation
+        worker.state = WorkerState.STARTING
+        worker.overdue = 0
+        log.info("worker %d started, pid %d, core %d", worker.worker_id, worker.pid, worker.core)
+        return worker
+
+    def acknowledge(self, worker_id: int, generation: int) -> None:
+        """A worker forwards by this generation."""
+        worker = self[worker_id]
+        worker.generation = generation
+        worker.overdue = 0
+        if worker.state is WorkerState.STARTING:
+            worker.state = WorkerState.RUNNING
+
+    def exit(self, exited: WorkerExited) -> None:
+        """A worker has no process any more."""
+        worker = self[exited.worker_id]
+        worker.pid = None
+        worker.generation = 0
+        if exited.delay is None:
+            worker.ended = True
+            worker.state = WorkerState.STOPPING
+            log.info("worker %d stopped", worker.worker_id)
+            return
+        worker.restarts += 1
+        worker.state = WorkerState.WAITING
+        killed = exited.pid == worker.hung and exited.reason.startswith("killed")
+        why = f"hung and was {exited.reason} from mcrd" if killed else exited.reason
+        worker.last_exit = f"{datetime.now(UTC):%Y-%m-%dT%H:%M:%SZ} {why}"
+        log.error(
+            "Worker process exited unexpectedly: worker %d (pid %s) %s; restart %d in %.1f s",
+            worker.worker_id,
+            exited.pid,
+            exited.reason,
+            worker.restarts,
+            exited.delay,
+        )
+
+    def kill_overdue(self, generation: int) -> None:
+        """End those that have not acknowledged this generation for some watches."""
+        # Counted, not timed: a supervisor that was itself stopped has first to hear what was said meanwhile.
+        for worker in self:
+            worker.overdue = worker.overdue + 1 if worker.generation < generation else 0
+            if worker.overdue >= _OVERDUE_WATCHES:
+                worker.kill(f"has not acknowledged generation {generation}")
+
+    def stop(self) -> None:
+        """Tell all of them to send what has arrived, and to end."""
+        for worker in self:
+            worker.state = WorkerState.STOPPING
+        self.tell_all(records.stop())

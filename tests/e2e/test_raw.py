@@ -87,7 +87,7 @@ def test_switched_off_everything_leaves_through_ip(plant: Plant, make_mcr: MakeM
     assert relay(plant) == 1000
     assert "raw frames" not in mcr.log()
     (said,) = (each for each in mcr.call("doctor") if each["check"] == "raw_send")
-    assert said["what"] == "Everything leaves through IP, which takes longer: MCR_RAW_SEND is 0"
+    assert said["what"] == "Everything leaves through the IP stack, which costs more: MCR_RAW_SEND is 0"
 
 
 @needs_root

@@ -30,6 +30,11 @@ class Reply(Generic[T]):
         with suppress(trio.BrokenResourceError):
             self._answer.send_nowait(answer)
 
+    @property
+    def is_wanted(self) -> bool:
+        """Whether the caller still waits."""
+        return self._answer.statistics().open_receive_channels > 0
+
     def __enter__(self) -> Self:
         return self
 
@@ -37,6 +42,29 @@ class Reply(Generic[T]):
         self, _type: type[BaseException] | None, _value: BaseException | None, _traceback: TracebackType | None
     ) -> None:
         self._answer.close()
+
+
+class Waiting(Generic[T]):
+    """Replies that wait for a number to be reached, such as a generation. Callers that have gone away are forgotten."""
+
+    def __init__(self) -> None:
+        self._replies: list[tuple[int, Reply[T]]] = []
+
+    def __len__(self) -> int:
+        return len(self._replies)
+
+    def add(self, number: int, reply: Reply[T]) -> None:
+        """Answer this one when the number is reached."""
+        self._replies = [each for each in self._replies if each[1].is_wanted]
+        self._replies.append((number, reply))
+
+    def answer(self, reached: int, answer: T) -> None:
+        """Answer those whose number is reached."""
+        due = [reply for number, reply in self._replies if number <= reached]
+        self._replies = [each for each in self._replies if each[0] > reached]
+        for reply in due:
+            with reply:
+                reply.resolve(answer)
 
 
 async def ask(inbox: trio.MemorySendChannel[C], question: Callable[[Reply[T]], C]) -> T:

@@ -12,7 +12,7 @@ from typing import assert_never
 import attrs
 import trio
 
-from mcr.actors.mailbox import Reply, ask
+from mcr.actors.mailbox import Reply, Waiting, ask
 from mcr.errors import SystemFault
 from mcr.logs import get_logger
 from mcr.model import Facility
@@ -123,7 +123,7 @@ class _State:
     def __init__(self, news: socket.socket) -> None:
         self._news = news
         self._known = Known(news.getsockname()[0])
-        self._waiting: list[tuple[int, Reply[Network]]] = []
+        self._waiting = Waiting[Network]()  # by version
         self._due: list[int] = []  # what is still to be asked for
         self._lost = True
         self._asked_at = -math.inf
@@ -138,7 +138,7 @@ class _State:
         return self._known.network()
 
     def wait(self, since: int, reply: Reply[Network]) -> None:
-        self._waiting.append((since, reply))
+        self._waiting.add(since + 1, reply)
         self._tell()
 
     def hear(self) -> None:
@@ -157,17 +157,9 @@ class _State:
         self._tell()
 
     def _tell(self) -> None:
-        if not self._waiting:
-            return
-        network = self.network()
-        still = []
-        for since, reply in self._waiting:
-            if network.version > since:
-                with reply:
-                    reply.resolve(network)
-            else:
-                still.append((since, reply))
-        self._waiting = still
+        if self._waiting:
+            network = self.network()
+            self._waiting.answer(network.version, network)
 
     def _ask_on(self) -> None:
         """One answer after the other; if something was missed meanwhile, or changed while it was told, all anew."""

@@ -12,7 +12,7 @@ from typing import assert_never
 import attrs
 import trio
 
-from mcr.actors.mailbox import Reply, ask
+from mcr.actors.mailbox import Reply, Waiting, ask
 from mcr.actors.network_watch import NetworkWatch
 from mcr.actors.reviews import AbsorbOn, PauseAbsorbing, Review, ReviewRaw, Reviews, open_reviews
 from mcr.actors.stats_aggregator import StatsAggregator
@@ -279,7 +279,7 @@ class _State:
         self._reviews = reviews
         self._nursery = nursery
         self._generation = 1  # without rules
-        self._settling: list[tuple[int, Reply[None]]] = []
+        self._settling = Waiting[None]()  # by generation
         self._stopping: Reply[None] | None = None
         self.workers = WorkerTable()
         self._network = Network()
@@ -373,16 +373,11 @@ class _State:
             self.workers.tell_all(*commands)
 
     def settle(self, generation: int, reply: Reply[None]) -> None:
-        self._settling.append((generation, reply))
+        self._settling.add(generation, reply)
         self._answer_settled()
 
     def _answer_settled(self) -> None:
-        done = self.workers.acknowledged()
-        for generation, reply in self._settling:
-            if generation <= done:
-                with reply:
-                    reply.resolve(None)
-        self._settling = [(generation, reply) for generation, reply in self._settling if generation > done]
+        self._settling.answer(self.workers.acknowledged(), None)
 
     def _show_unmatched(self) -> None:
         """What a filter rejects no worker can log."""

@@ -1,8 +1,9 @@
 import attrs
 import pytest
 import trio
+import trio.testing
 
-from mcr.actors.mailbox import Reply, ask
+from mcr.actors.mailbox import Reply, Waiting, ask
 from mcr.errors import RuleNotFound, ShuttingDown
 
 
@@ -73,3 +74,29 @@ async def test_caller_that_went_away_does_not_disturb_the_actor() -> None:
         callers.cancel_scope.cancel()
     with question.reply:
         question.reply.resolve("nobody listens")
+
+
+async def test_replies_that_wait_are_answered_when_their_number_is_reached(nursery: trio.Nursery) -> None:
+    """Those whose callers have gone away are not kept: one that asks again and again would fill the memory."""
+    waiting, answers = Waiting[str](), []
+    send, receive = trio.open_memory_channel[Question](0)
+
+    async def wait(patience: float) -> None:
+        with trio.move_on_after(patience):
+            answers.append(await ask(send, lambda reply: Question("when", reply)))
+
+    for _ in range(10):
+        async with trio.open_nursery() as callers:
+            callers.start_soon(wait, 1_000)
+            waiting.add(2, (await receive.receive()).reply)
+            callers.cancel_scope.cancel()
+    for number in (1, 2):
+        nursery.start_soon(wait, 1_000)
+        waiting.add(number, (await receive.receive()).reply)
+    assert len(waiting) == 2
+    waiting.answer(1, "first")
+    await trio.testing.wait_all_tasks_blocked()
+    assert (answers, len(waiting)) == (["first"], 1)
+    waiting.answer(3, "last")
+    await trio.testing.wait_all_tasks_blocked()
+    assert (answers, len(waiting)) == (["first", "last"], 0)

@@ -1,6 +1,7 @@
 """The watch of the network, with a kernel that the test plays."""
 
 import errno
+import gc
 import socket
 import struct
 from typing import Self
@@ -10,6 +11,7 @@ import trio
 import trio.testing
 
 from mcr.actors import network_watch
+from mcr.actors.mailbox import Reply
 from mcr.actors.network_watch import NetworkWatch, run_network_watch
 from mcr.net.rtnetlink import DUMPS
 
@@ -128,3 +130,15 @@ async def test_everything_is_asked_for_again_when_news_was_lost(
         network = await watch.changed(network.version)
     assert kernel.asked == 2 * len(DUMPS)
     assert trio.current_time() < 1
+
+
+async def test_who_waits_in_vain_leaves_nothing_behind(watch: NetworkWatch) -> None:
+    """As the rule store does every few seconds while an interface can't be opened again, on a network at rest."""
+    version = (await watch.snapshot()).version
+    for _ in range(50):
+        async with trio.open_nursery() as callers:
+            callers.start_soon(watch.changed, version)
+            await trio.testing.wait_all_tasks_blocked()
+            callers.cancel_scope.cancel()
+    gc.collect()
+    assert sum(type(each) is Reply for each in gc.get_objects()) < 5

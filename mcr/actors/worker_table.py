@@ -3,7 +3,6 @@
 import os
 import signal
 from collections.abc import Iterator, Sequence
-from contextlib import suppress
 from datetime import UTC, datetime
 
 import attrs
@@ -44,12 +43,17 @@ class Worker:
 
     def kill(self, what: str) -> None:
         """End its process, which hangs; another takes its place."""
-        if self.pid is not None:
-            log.error("worker %d (pid %d) %s: it hangs and is killed", self.worker_id, self.pid, what)
-            self.hung = self.pid
-            self.overdue = 0
-            with suppress(ProcessLookupError):
-                os.kill(self.pid, signal.SIGKILL)
+        if self.pid is None:
+            return
+        self.overdue = 0
+        try:
+            os.kill(self.pid, signal.SIGKILL)
+            self.hung, fate = self.pid, "it hangs and is killed"
+        except ProcessLookupError:
+            return
+        except PermissionError:  # it is another user, and mcrd is root without the rights of root
+            fate = f"it hangs, and mcrd may not end it without CAP_KILL; end it yourself: kill -9 {self.pid}"
+        log.error("worker %d (pid %d) %s: %s", self.worker_id, self.pid, what, fate)
 
 
 class WorkerTable:
@@ -69,9 +73,10 @@ class WorkerTable:
         self._workers.append(Worker(len(self._workers), core, process))
 
     def tell_all(self, *commands: records.Command) -> None:
-        """Have all of them told, in order."""
+        """Have all of them told, in order, that have a process. A new process is told everything anyway."""
         for worker in self:
-            worker.tell(*commands)
+            if worker.pid is not None:
+                worker.tell(*commands)
 
     def acknowledged(self) -> int:
         """The newest generation that every worker that runs forwards by; 0 while none runs."""

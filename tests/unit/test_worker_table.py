@@ -1,0 +1,72 @@
+"""What the supervisor knows of its workers."""
+
+import os
+import signal
+
+import pytest
+import trio
+
+from mcr.actors.worker_process import WorkerExited, WorkerProcess, WorkerStarted
+from mcr.actors.worker_table import WorkerTable
+from mcr.shm import records
+
+
+class Workers:
+    """Two workers, and what is delivered to them."""
+
+    def __init__(self) -> None:
+        self.table = WorkerTable()
+        self._inboxes = []
+        for core in (4, 5):
+            send, receive = trio.open_memory_channel(100)
+            self.table.add(core, WorkerProcess(send))
+            self._inboxes.append(receive)
+
+    def delivered(self, worker_id: int) -> list[records.Command]:
+        """Since the last call."""
+        waiting = self._inboxes[worker_id].statistics().current_buffer_used
+        return [each for _ in range(waiting) for each in self._inboxes[worker_id].receive_nowait().commands]
+
+
+@pytest.fixture
+def workers() -> Workers:
+    return Workers()
+
+
+def test_nothing_is_kept_for_a_worker_that_has_no_process(workers: Workers) -> None:
+    """One that can't be started, as in a sandbox that denies it, would have all that was ever said in its inbox."""
+    workers.table.start(WorkerStarted(0, 1, 100))
+    workers.table.tell_all(records.generation(2))
+    assert (len(workers.delivered(0)), len(workers.delivered(1))) == (1, 0)
+    workers.table.exit(WorkerExited(0, 100, "killed by signal 9 (SIGKILL)", 0.1))
+    workers.table.tell_all(records.generation(3))
+    assert (len(workers.delivered(0)), len(workers.delivered(1))) == (0, 0)
+    workers.table.start(WorkerStarted(0, 2, 101)).tell(records.generation(3))
+    assert len(workers.delivered(0)) == 1
+
+
+def test_worker_that_may_not_be_killed_takes_nothing_else_down(
+    workers: Workers, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """mcrd as root without CAP_KILL, as in a container that drops capabilities, and a worker that is another user."""
+
+    def refuse(pid: int, number: int) -> None:
+        assert (pid, number) == (100, signal.SIGKILL)
+        raise PermissionError(1, "Operation not permitted")
+
+    monkeypatch.setattr(os, "kill", refuse)
+    workers.table.start(WorkerStarted(0, 1, 100))
+    workers.table.acknowledge(0, 1)
+    workers.table.start(WorkerStarted(1, 1, 101))
+    workers.table.acknowledge(1, 2)
+    for _ in range(4):
+        workers.table.kill_overdue(2)
+    (said,) = caplog.messages
+    assert said == (
+        "worker 0 (pid 100) has not acknowledged generation 2: it hangs, and mcrd may not end it without CAP_KILL;"
+        " end it yourself: kill -9 100"
+    )
+    workers.table.exit(WorkerExited(0, 100, "killed by signal 9 (SIGKILL)", 0.1))
+    last = workers.table[0].last_exit
+    assert last is not None
+    assert last.endswith("Z killed by signal 9 (SIGKILL)")

@@ -9,12 +9,13 @@ from itertools import islice
 import trio
 
 from mcr.conditions import Attachment, Hop, find_oddity
-from mcr.model import Address
+from mcr.model import MAX_OUTPUTS, Address
 from mcr.net.network import Neighbour, Network
 from mcr.net.next_hop import find_next_hops, find_unanswered
 
 _Key = tuple[Address, str]
 _FEW = 50  # asked for without a thread
+_MOST = 2 * MAX_OUTPUTS  # that are remembered
 _UNHEARD = 100  # neighbours that are looked at each time
 _NUD_INCOMPLETE = 0x01  # <linux/neighbour.h>
 
@@ -44,6 +45,8 @@ class HopCache:
             if unknown:
                 ask = partial(_ask, unknown, outputs, network)
                 self._hops |= await trio.to_thread.run_sync(ask) if len(unknown) > _FEW else ask()
+            if len(self._hops) > _MOST:  # of rules that are gone
+                self._hops = {each: self._hops[each] for each in wanted if each in self._hops}
             return {each: self._hops[each] for each in wanted if each in self._hops}
 
 

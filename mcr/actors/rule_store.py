@@ -115,7 +115,9 @@ class RuleStore:
         standing, network = await self._workers.standing(), await self._network.snapshot()
         hosts = chain.from_iterable(each.hosts for each in held)
         hops = await self._hops.find(hosts, standing.outputs, network)
-        conditions = judge(standing, network, hops, find_silent(hops, standing.outputs, network))
+        # In a thread: the kernel tells it under its lock of the network's configuration, which others hold for long.
+        silent = await trio.to_thread.run_sync(find_silent, hops, standing.outputs, network) if hops else ()
+        conditions = judge(standing, network, hops, silent)
         if len(held) > _MANY:
             return await trio.to_thread.run_sync(self._show, held, conditions)
         return self._show(held, conditions)
@@ -175,7 +177,10 @@ async def _serve(state: "_State", receive: trio.MemoryReceiveChannel[_Command]) 
                 case _List(listing):
                     listing.resolve(state.all())
                 case _Renew(renewal):
-                    await state.renew()
+                    try:
+                        await state.renew()
+                    except McrError as error:
+                        log.warning("interfaces that are back cannot be used yet: %s", error.message)
                     renewal.resolve(None)
                 case _:
                     assert_never(command)

@@ -1,14 +1,18 @@
 """The rule store with workers that the test plays."""
 
-from ipaddress import ip_address
+import threading
+from collections.abc import Iterable
+from ipaddress import IPv4Address, ip_address
 
 import attrs
 import pytest
 import trio
+import trio.testing
 
+from mcr import hop_cache
 from mcr.actors.rule_store import ACTIVATION_SECONDS, RuleStore, run_rule_store
-from mcr.conditions import Standing
-from mcr.errors import InterfaceNotFound, McrError, RuleExists, RuleNotFound
+from mcr.conditions import Attachment, Standing
+from mcr.errors import InterfaceNotFound, LimitReached, McrError, RuleExists, RuleNotFound
 from mcr.model import Input, Output, Rule, RuleChange, RuleState, automatic_rule_id
 from mcr.net import network
 
@@ -21,6 +25,7 @@ class Workers:
         self.error: McrError | None = None
         self.acknowledges = True
         self.returned = False
+        self.outputs: dict[str, Attachment] = {}
 
     async def apply(self, change: RuleChange) -> None:
         await trio.lowlevel.checkpoint()
@@ -36,7 +41,8 @@ class Workers:
 
     async def standing(self) -> Standing:
         await trio.lowlevel.checkpoint()
-        return Standing(self.changes[-1].generation if self.acknowledges and self.changes else 1)
+        generation = self.changes[-1].generation if self.acknowledges and self.changes else 1
+        return Standing(generation, outputs=self.outputs)
 
     async def has_returned(self) -> bool:
         await trio.lowlevel.checkpoint()
@@ -180,3 +186,58 @@ async def test_rule_that_is_added_finds_interfaces_used_again(store: RuleStore, 
     workers.returned = True
     await store.add((rule("239.1.1.2"),))
     assert [(change.generation, change.renew) for change in workers.changes] == [(2, False), (3, True), (4, False)]
+
+
+async def test_interfaces_that_cannot_be_used_again_yet_end_nothing(
+    store: RuleStore, workers: Workers, machine: Network, autojump_clock: trio.testing.MockClock
+) -> None:
+    """They are tried again, also if nothing changes meanwhile."""
+    await store.add((rule(),))
+    workers.returned, workers.error = True, LimitReached("No room for more input interfaces")
+    machine.change()
+    await trio.sleep(1)
+    assert len(await store.list()) == 1
+    workers.error = None
+    await trio.sleep(10)
+    assert workers.changes[1:] == [RuleChange(3, renew=True)]
+
+
+@pytest.fixture
+def hosts(workers: Workers, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every host is on the link."""
+
+    def find(asked: Iterable[tuple[IPv4Address, int]]) -> list[tuple[IPv4Address, bool]]:
+        return [(host, True) for host, _ in asked]
+
+    workers.outputs = {"eth1": Attachment("eth1", 2)}
+    monkeypatch.setattr(hop_cache, "find_next_hops", find)
+
+
+def to_host(number: int) -> Rule:
+    source = Input("eth0", ip_address("239.1.1.1"), 5000 + number)
+    return Rule(automatic_rule_id(source), source, (Output(ip_address(f"198.18.2.{number}"), 6000, "eth1"),))
+
+
+@pytest.mark.usefixtures("hosts")
+async def test_kernel_that_takes_its_time_holds_nobody_up(store: RuleStore, monkeypatch: pytest.MonkeyPatch) -> None:
+    others_went_on = threading.Event()
+
+    def find(hosts: Iterable[tuple[int, IPv4Address]]) -> set[tuple[int, IPv4Address]]:
+        assert others_went_on.wait(1), "all others wait for the kernel, too"
+        return set(hosts) & set()
+
+    monkeypatch.setattr(hop_cache, "find_unanswered", find)
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(store.add, (to_host(1),))
+        await trio.sleep(0.05)
+        others_went_on.set()
+
+
+@pytest.mark.usefixtures("hosts")
+async def test_hosts_of_rules_that_are_gone_are_forgotten(store: RuleStore, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(hop_cache, "find_unanswered", lambda _: set())
+    monkeypatch.setattr(hop_cache, "_MOST", 8)
+    for number in range(1, 40):
+        (view,) = await store.add((to_host(number),))
+        await store.remove(rule_id=view.rule_id)
+    assert 0 < len(store._hops._hops) <= 8

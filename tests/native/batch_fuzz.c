@@ -2,7 +2,8 @@
 /*
  * The relay as a whole but for the kernel: hostile frames, statuses and offload headers, in capture rings in plain
  * memory, go through a worker's batches, and calls that send end here, one way or another. After every batch each counter
- * identity holds, what was counted as sent is what was handed over, and nothing marked as unsound was.
+ * identity holds, what was counted as sent is what was handed over, nothing marked as unsound was, and what left by an
+ * output left once and in order, whichever of its sockets took it.
  *
  *	batch_fuzz BATCHES SEED
  */
@@ -10,7 +11,25 @@
 #include "forward.h"
 #include "transmit.h"
 
+#define COMMON OUTPUTS /* the egress in whose place those of the last two outputs of a rule stand */
+#define UDP_FD 1000    /* and the number of an egress */
+#define RAW_FD 1100
+
 static struct world *world;
+
+/* The first one has a UDP socket alone, two have raw frames, and two are neighbours that share a common one. */
+static void open_egress(struct mcr_worker *worker)
+{
+	for (uint32_t i = 0; i <= COMMON; i++)
+		worker->egress[i] = (struct mcr_egress){
+			.held = true,
+			.raw = i == 1 || i == 2,
+			.fd = UDP_FD + (int)i,
+			.raw_fd = RAW_FD + (int)i,
+			.max_segment = i == 2 ? 272 : 1472,
+			.common = i == 3 || i == 4 ? COMMON : i,
+		};
+}
 
 /* The calls that send, in the place of the C library's. */
 
@@ -32,50 +51,92 @@ static void check_payload(const struct iovec *payload)
 	CHECK(payload->iov_len < sizeof(*marks) || memcmp(payload->iov_base, marks[UNSOUND], sizeof(*marks)));
 }
 
-/* What leaves, in datagrams; `bytes` of payload. */
-static uint32_t inspect(int fd, const struct msghdr *message, size_t *bytes)
+/* Datagrams that are to leave together. */
+struct sending {
+	bool raw;
+	uint32_t output, count;
+	const struct iovec *payloads;
+	size_t bytes;
+};
+
+static void check_socket(int fd, const struct sending *sending)
 {
-	const struct iovec *payloads = message->msg_iov;
-	size_t count = message->msg_iovlen;
+	const struct mcr_egress *own = &world->worker->egress[world->worker->rules.outputs[sending->output].egress];
+
+	CHECK(sending->output < RULES * OUTPUTS);
+	if (sending->raw)
+		CHECK(own->raw && fd == own->raw_fd);
+	else
+		CHECK(fd == own->fd || (fd == UDP_FD + COMMON && own->common == COMMON));
+}
+
+static void check_payloads(struct sending *sending, uint32_t segment)
+{
+	uint32_t last = sending->count - 1;
+
+	for (uint32_t i = 0; i <= last; i++) {
+		check_payload(&sending->payloads[i]);
+		sending->bytes += sending->payloads[i].iov_len;
+	}
+	CHECK(sending->bytes <= 65507 && last < MCR_TRAIN_MAX && (!last || segment));
+	for (uint32_t i = 0; last && i <= last; i++) /* what a kernel would cut: equal ones, the last may be shorter */
+		CHECK(sending->payloads[i].iov_len == segment || (i == last && sending->payloads[i].iov_len < segment));
+}
+
+static struct sending inspect(int fd, const struct msghdr *message)
+{
+	struct sending sending = { .payloads = message->msg_iov, .count = (uint32_t)message->msg_iovlen };
+	const struct sockaddr_in *to = message->msg_name;
 	uint32_t segment = segment_of(message);
 
-	if (fd == RAW_FD) {
-		const struct mcr_raw_header *header = payloads->iov_base;
+	if (fd >= RAW_FD) {
+		const struct mcr_raw_header *header = message->msg_iov->iov_base;
 
-		CHECK(payloads->iov_len == sizeof(*header) && count >= 2 && !message->msg_name);
+		CHECK(message->msg_iov->iov_len == sizeof(*header) && sending.count >= 2 && !to);
 		segment = header->offload.gso_size;
-		payloads++;
-		count--;
+		sending.raw = true;
+		sending.output = ntohs(header->udp.dest) - PORT;
+		sending.payloads++;
+		sending.count--;
 	} else {
-		CHECK(fd == UDP_FD && message->msg_namelen == sizeof(struct sockaddr_in));
+		CHECK(message->msg_namelen == sizeof(*to));
+		sending.output = ntohs(to->sin_port) - PORT;
 	}
-	*bytes = 0;
-	for (size_t i = 0; i < count; i++) {
-		check_payload(&payloads[i]);
-		*bytes += payloads[i].iov_len;
+	check_socket(fd, &sending);
+	check_payloads(&sending, segment);
+	return sending;
+}
+
+/* It leaves: never before, and behind what has left by its output. */
+static void take(const struct sending *sending)
+{
+	const struct mcr_batch *batch = &world->worker->batch;
+	uint32_t *next = &world->next[sending->output];
+
+	for (uint32_t i = 0; i < sending->count; i++) {
+		while (*next < batch->iov_count && batch->iov[*next].iov_base != sending->payloads[i].iov_base)
+			++*next;
+		CHECK(*next < batch->iov_count && batch->iov[*next].iov_len == sending->payloads[i].iov_len);
+		++*next;
 	}
-	CHECK(*bytes <= 65507 && count <= MCR_TRAIN_MAX && (count == 1 || segment));
-	for (size_t i = 0; count > 1 && i < count;
-	     i++) /* what a kernel would cut: equal ones, the last may be shorter */
-		CHECK(payloads[i].iov_len == segment || (i == count - 1 && payloads[i].iov_len < segment));
-	return (uint32_t)count;
+	world->sent += sending->count;
+	world->bytes += sending->bytes;
 }
 
 /* Take it, or give one of the errors that the kernel may. */
 static ssize_t send_somehow(int fd, const struct msghdr *message)
 {
-	static const int errors[] = { EAGAIN, ENOBUFS, EPERM, EIO, EINVAL, EMSGSIZE, ENETDOWN, ENODEV };
-	uint32_t datagrams;
-	size_t bytes;
+	static const int errors[] = { EAGAIN, EAGAIN, ENOBUFS, EPERM, EIO, EINVAL, EMSGSIZE, ENETDOWN, ENODEV };
+	struct sending sending = inspect(fd, message);
 
-	datagrams = inspect(fd, message, &bytes);
-	if (!rnd(8)) {
+	if (!rnd(16)) {
 		errno = errors[rnd(sizeof(errors) / sizeof(*errors))];
 		return -1;
 	}
-	world->sent += datagrams;
-	world->bytes += bytes;
-	return (ssize_t)(bytes + (fd == RAW_FD ? sizeof(struct mcr_raw_header) : 0));
+	take(&sending);
+	world->raw += sending.raw ? sending.count : 0;
+	world->common += fd == UDP_FD + COMMON ? sending.count : 0;
+	return (ssize_t)(sending.bytes + (sending.raw ? sizeof(struct mcr_raw_header) : 0));
 }
 
 ssize_t sendmsg(int fd, const struct msghdr *message, int flags)
@@ -210,8 +271,10 @@ static void move_all(struct world *w, uint32_t slot, uint32_t left)
 
 	for (; left; w->batches++) {
 		uint64_t before = capture->recv;
-		uint32_t taken = move_batch(w->worker, slot);
+		uint32_t taken;
 
+		memset(w->next, 0, sizeof(w->next));
+		taken = move_batch(w->worker, slot);
 		CHECK(taken && taken <= left && capture->recv >= before + taken);
 		left -= taken;
 		check_identities(w);
@@ -226,13 +289,15 @@ static void report(const struct world *w)
 
 	printf("%llu batches, %llu frames:", (unsigned long long)w->batches, (unsigned long long)w->frames);
 	printf(" %llu matched, %llu sent,", (unsigned long long)totals->matched, (unsigned long long)totals->sent);
+	printf(" %llu raw, %llu by a common socket,", (unsigned long long)w->raw, (unsigned long long)w->common);
 	for (uint32_t i = 0; i < MCR_CAUSES; i++) {
 		CHECK(totals->causes[i]);
 		printf(" %llu", (unsigned long long)totals->causes[i]);
 	}
 	printf(" by cause, %llu no match, %llu without a buffer\n", (unsigned long long)totals->no_match,
 	       (unsigned long long)totals->buf_exhaust);
-	CHECK(totals->matched && totals->no_match && totals->buf_exhaust && totals->errors && totals->in_doubt);
+	CHECK(totals->matched && totals->no_match && totals->buf_exhaust && totals->errors && totals->in_doubt &&
+	      w->raw && w->common);
 }
 
 int main(int argc, char **argv)
@@ -241,12 +306,14 @@ int main(int argc, char **argv)
 
 	CHECK(batches);
 	world = world_open(strtoull(argv[2], NULL, 10));
+	open_egress(world->worker);
 	while (world->batches < batches) {
 		uint32_t slot = rnd(CAPTURES);
 
 		move_all(world, slot, world_fill(world, slot));
 		drain_events(world);
 		world_change(world);
+		world->worker->egress[COMMON].held = rnd(8);
 	}
 	report(world);
 	world_close(world);

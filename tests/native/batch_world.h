@@ -45,9 +45,8 @@
 #define SLOT_BYTES 2048u
 #define MAC_OFFSET 82u
 #define ROOM       (SLOT_BYTES - MAC_OFFSET)
-#define UDP_FD     1000
-#define RAW_FD     1001
-#define CAPTURE_FD 1002
+#define CAPTURE_FD 1200
+#define PORT       6000 /* and the slot of an output */
 #define MAX_FRAME  66000u
 #define GSO_UDP_L4 5
 
@@ -67,6 +66,8 @@ struct world {
 	uint64_t batches, frames;
 	uint64_t owed; /* datagrams that have to have matched */
 	uint64_t sent, bytes;
+	uint64_t raw, common;           /* of these, by such sockets */
+	uint32_t next[RULES * OUTPUTS]; /* by output: the first payload of the batch that may still leave by it */
 };
 
 /* A frame that is being made, and what the kernel says of it. */
@@ -110,10 +111,10 @@ static void put_rule(struct world *w, uint32_t rule)
 	for (uint32_t i = 0; i < head.output_count; i++)
 		outputs[i] = (struct mcr_rec_output){
 			.output = rule * OUTPUTS + i,
-			.egress = i % 3,
+			.egress = i,
 			.address = htonl(0xef020200 + i),
 			.source = rnd(4) ? htonl(0xc6120002) : 0,
-			.port = htons(6000),
+			.port = htons((uint16_t)(PORT + rule * OUTPUTS + i)),
 			.max_train = (uint16_t)(1 + rnd(MCR_TRAIN_MAX)),
 		};
 	CHECK(!mcr_rules_put(&w->worker->rules, w->worker->segment, &head, outputs));
@@ -127,6 +128,7 @@ static void world_change(struct world *w)
 	struct mcr_rec_rule head = { .rule = rule };
 
 	w->worker->segment->header.batch = 1 + rnd(MCR_BATCH_SLOTS);
+	w->worker->rules.epoch += !rnd(4);
 	w->worker->log.level[MCR_FACILITY_INGRESS] = w->worker->log.level[MCR_FACILITY_EGRESS] =
 		rnd(8) ? MCR_LEVEL_ERROR : MCR_LEVEL_TRACE;
 	if (rnd(4))
@@ -151,9 +153,6 @@ static void open_captures(struct mcr_worker *worker)
 		};
 		CHECK(worker->captures[i].slots);
 	}
-	worker->egress[0] = (struct mcr_egress){ .fd = UDP_FD, .raw_fd = -1, .max_segment = 1472 };
-	worker->egress[1] = (struct mcr_egress){ .fd = UDP_FD, .raw_fd = RAW_FD, .max_segment = 1472 };
-	worker->egress[2] = (struct mcr_egress){ .fd = UDP_FD, .raw_fd = RAW_FD, .max_segment = 272 };
 }
 
 static struct world *world_open(uint64_t seed)

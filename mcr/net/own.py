@@ -18,9 +18,12 @@ _SHARED_MAC = ("ipvlan", "ipvtap")  # their neighbours on this machine have the 
 def own_keys(network: Network, used: Collection[int]) -> bytes:
     """Addresses of all interfaces, and MACs of those in use, by index, as `mcr.shm.records.own` takes them.
 
-    With the addresses, the directed broadcasts of their networks, from which nothing can come. No more than fit.
+    With the addresses, the directed broadcasts of their networks, from which nothing can come. No more than fit, those
+    of loops first.
     """
-    causes = dict(_keys(network, used))
+    causes: dict[int, int] = {}
+    for key, cause in _keys(network, used):
+        causes.setdefault(key, cause)
     kept = [*causes.items()][: lib.MCR_MAX_OWN]
     return bytes(ffi.buffer(ffi.new("struct mcr_rec_own_key[]", kept)))
 
@@ -31,11 +34,11 @@ def _keys(network: Network, used: Collection[int]) -> Iterator[tuple[int, int]]:
         if link and len(link.mac) == _MAC_BYTES and any(link.mac) and link.kind not in _SHARED_MAC:
             yield lib.mcr_own_mac(link.mac), lib.MCR_CAUSE_LOOP
     addresses = [each for index in sorted(network.addresses) for each in network.addresses[index]]
+    for each in addresses:  # whatever else they are
+        yield _key(each.ip), lib.MCR_CAUSE_LOOP
     for each in addresses:
         if each.network.prefixlen < _NO_BROADCAST:
             yield _key(each.network.broadcast_address), lib.MCR_CAUSE_SOURCE
-    for each in addresses:  # whatever else they are
-        yield _key(each.ip), lib.MCR_CAUSE_LOOP
 
 
 def _key(address: IPv4Address) -> int:

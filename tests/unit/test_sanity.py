@@ -163,8 +163,10 @@ def test_addresses_are_those_of_all_interfaces_and_macs_of_those_in_use() -> Non
     }
 
 
-def test_more_addresses_than_fit_are_left_out() -> None:
-    many = {2: tuple(IPv4Interface(f"10.0.{i // 256}.{i % 256}/32") for i in range(2000))}
+def test_what_loops_come_from_has_the_room_first() -> None:
+    """A thousand addresses, each with a broadcast of its own; what is more than fits is left out."""
+    many = {2: tuple(IPv4Interface(f"10.{i // 256}.{i % 256}.1/24") for i in range(1000))}
     keys = own_keys(Network(links={2: Link(2, "a0", mac=OWN_MAC)}, addresses=many), {2})
-    assert len(keys) == lib.MCR_MAX_OWN * ffi.sizeof("struct mcr_rec_own_key")
+    causes = [each.cause for each in ffi.from_buffer("struct mcr_rec_own_key[]", keys)]
+    assert causes == [LOOP] * 1001 + [SOURCE] * (lib.MCR_MAX_OWN - 1001)
     assert ffi.from_buffer("struct mcr_rec_own_key[]", keys)[0].key == lib.mcr_own_mac(OWN_MAC)

@@ -78,7 +78,7 @@ class Absorber:
 
     def absorb_on(self, free: frozenset[int] | None) -> None:
         """After `pause`: absorb on these interfaces, by index. None: it can't be known now."""
-        if free is None:
+        if free is None or self.changes.heard():  # what was seen may be no more
             self._stale = True
             return
         for capture, index in self._interfaces.items():

@@ -368,6 +368,26 @@ def test_what_cannot_be_known_is_not_absorbed_and_looked_for_again(absorbing: Ma
     rejected.close()
 
 
+@pytest.mark.parametrize("is_free", [True, False])
+def test_what_has_changed_while_it_was_looked_at_is_looked_at_again(
+    absorbing: MapScreen, wire: Wire, *, is_free: bool
+) -> None:
+    """An interface that was made again was seen as it went: it is neither absorbed from nor said to be a bridge's."""
+    assert absorbing.absorber
+    rejected = begin(absorbing, wire)
+    wire.b.ip("link set b0 alias other")
+    assert absorbing.absorber.is_due()
+    asked = absorbing.absorber.pause()
+    wire.b.ip("link set b0 alias another")
+    with wire.b.entered():
+        absorbing.absorber.absorb_on(asked if is_free else frozenset())
+    assert not absorbing.absorber._links
+    assert not absorbing.absorber._told
+    absorb(absorbing, wire)
+    assert absorbing.absorber._links
+    rejected.close()
+
+
 def test_who_takes_packets_below_ip_gets_what_is_absorbed(absorbing: MapScreen, wire: Wire) -> None:
     """As a packet socket for one protocol does, which stands behind the program."""
     with wire.b.entered():

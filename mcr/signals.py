@@ -18,8 +18,13 @@ _UNHEARD = frozenset({signal.SIGTTOU})
 
 
 def hold_signals() -> None:
-    """Keep the signals waiting, in this thread and in those that it starts. Call it before there are others."""
+    """Keep the signals waiting, in this thread and in those that it starts. Call it before there are others.
+
+    A shell has what it starts in the background ignore SIGINT, and nohup SIGHUP: what is ignored does not wait.
+    """
     signal.pthread_sigmask(signal.SIG_BLOCK, HEARD | _UNHEARD)
+    for number in HEARD:
+        signal.signal(number, signal.SIG_DFL)
 
 
 def listen(hear: Callable[[signal.Signals], None]) -> None:

@@ -136,12 +136,19 @@ class Workshop:
     reception: Reception
 
 
+def start_tracker() -> None:
+    """Start multiprocessing's resource tracker.
+
+    Each time it is started it would let in some of the signals that mcrd holds (mcr/signals.py): they would end mcrd.
+    """
+    resource_tracker._HAVE_SIGMASK = False  # type: ignore[attr-defined] # noqa: SLF001 - there is no other way
+    resource_tracker.ensure_running()
+
+
 @asynccontextmanager
 async def open_workshop() -> AsyncGenerator[Workshop]:
     """Have worker processes started. Leaving it waits for them, so it goes outside their nursery."""
-    held = signal.pthread_sigmask(signal.SIG_BLOCK, ())
-    resource_tracker.ensure_running()  # now: it would let in some of the signals, where a worker is started
-    signal.pthread_sigmask(signal.SIG_SETMASK, held)
+    start_tracker()
     processes = trio_parallel.open_worker_context(idle_timeout=math.inf, init=prepare)
     try:
         async with open_reception() as reception, processes as context:

@@ -143,15 +143,20 @@ static int open_standard_descriptors(void)
 	return 0;
 }
 
-/* Until mcrd can act on them (mcr/signals.py). */
+/*
+ * Until mcrd can act on them (mcr/signals.py). A shell has what it starts in the background ignore SIGINT, and nohup
+ * SIGHUP: what is ignored does not wait.
+ */
 static void hold_signals(void)
 {
+	static const int heard[] = { SIGHUP, SIGINT, SIGTERM };
 	sigset_t held;
 
 	sigemptyset(&held);
-	sigaddset(&held, SIGHUP);
-	sigaddset(&held, SIGINT);
-	sigaddset(&held, SIGTERM);
+	for (size_t i = 0; i < sizeof(heard) / sizeof(*heard); i++) {
+		sigaddset(&held, heard[i]);
+		signal(heard[i], SIG_DFL);
+	}
 	sigaddset(&held, SIGTTOU); /* never: writing to the terminal from the background stops nothing */
 	sigprocmask(SIG_BLOCK, &held, NULL);
 }

@@ -70,7 +70,7 @@ def test_missing_capabilities_are_named(plant: Plant, make_mcr: MakeMcr) -> None
     findings = examine(mcr, status=1)
     assert bad(findings) - OF_THE_TEST_MACHINE == {"cap_net_admin", "cap_bpf"}
     assert "sudo sysctl -w net.core.wmem_max=1073741824" in findings["send_buffer"]["remedy"]
-    assert findings["filter"]["what"].startswith("Classic filters")
+    assert findings["filter"]["what"].startswith("Classic socket filters")
     assert "cannot be seen" in findings["firewall_output"]["evidence"]
 
 

@@ -7,10 +7,14 @@ import subprocess
 import sys
 import textwrap
 
+import pytest
+
 HELD = "import os, signal, sys; from mcr.signals import HEARD, hold_signals, listen; hold_signals()\n"
 
 
-def test_what_comes_before_somebody_listens_is_heard_then():
+@pytest.mark.parametrize("prefix", [[], ["sh", "-c", 'trap "" INT HUP TERM; exec "$@"', "sh"]], ids=["", "ignored"])
+def test_what_comes_before_somebody_listens_is_heard_then(prefix):
+    """Also where a shell or nohup has had it ignored."""
     code = HELD + textwrap.dedent("""
         for number in sorted(HEARD):
             os.kill(os.getpid(), number)
@@ -19,8 +23,17 @@ def test_what_comes_before_somebody_listens_is_heard_then():
         listen(heard.put)
         print(*sorted(heard.get(timeout=10).name for _ in HEARD))
     """)
-    done = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True)
+    command = [*prefix, sys.executable, "-c", code]
+    done = subprocess.run(command, check=True, capture_output=True, text=True, timeout=30)
     assert done.stdout == "SIGHUP SIGINT SIGTERM\n"
+
+
+def test_multiprocessing_s_tracker_lets_none_in():
+    code = (
+        HELD
+        + "os.kill(os.getpid(), signal.SIGTERM)\nfrom mcr.actors.worker_process import start_tracker\nstart_tracker()"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True, timeout=30)
 
 
 def test_started_processes_hold_them_from_their_first_instruction():

@@ -150,8 +150,19 @@ static int drop_egress(struct mcr_worker *worker, const struct mcr_rec_egress *r
 	return 0;
 }
 
+/* What a dead predecessor had in hand of a capture that has gone: the next one in its slot has nothing to do with it. */
+static void forget_orphan(struct mcr_worker *worker)
+{
+	uint32_t slot = mcr_journal_state(worker->segment).capture;
+
+	if (slot >= MCR_MAX_INTERFACES || !worker->captures[slot].slots)
+		mcr_journal_enter(worker->segment, (struct mcr_journal_state){ MCR_PHASE_IDLE, 0, 0 });
+}
+
 static int apply_generation(struct mcr_worker *worker, const struct mcr_rec_generation *record)
 {
+	if (!worker->generation) /* all captures that a predecessor can have read are there */
+		forget_orphan(worker);
 	worker->generation = record->generation;
 	mcr_log(&worker->log, MCR_FACILITY_WORKER, MCR_LEVEL_DEBUG, MCR_LOG_GENERATION_APPLIED, record->generation,
 		worker->rules.match.used, 0);

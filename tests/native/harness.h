@@ -81,7 +81,7 @@ static void harness_open(struct harness *h)
  * From here on: raw frames to a group, over a socket that keeps their boundaries as a network interface does.
  * WIDE: as much as may be had. NARROW: the least that the kernel allows, a few frames.
  */
-static void send_raw(struct harness *h, int bytes)
+static inline void send_raw(struct harness *h, int bytes)
 {
 	CHECK(socketpair(AF_UNIX, SOCK_SEQPACKET, 0, h->wire) == 0);
 	CHECK(setsockopt(h->wire[0], SOL_SOCKET, SO_SNDBUF, &bytes, sizeof(bytes)) == 0);

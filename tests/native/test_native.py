@@ -89,6 +89,11 @@ def test_kill_at_any_instruction_keeps_counters_exact(build: Build, way: tuple[s
     print(run(build("worker_killed", OPTIMIZED), 120, 20_260_101, *way))
 
 
+def test_capture_has_nothing_to_do_with_what_a_dead_worker_read_in_its_slot(build: Build) -> None:
+    """The former one went while its batch was in doubt; all that comes in by the next one leaves."""
+    print(run(build("worker_orphan", ADDRESS)))
+
+
 @pytest.mark.parametrize("sanitizer", [ADDRESS, THREAD], ids=["address", "thread"])
 def test_full_socket_is_a_counted_drop_of_its_output_alone(build: Build, sanitizer: tuple[str, ...]) -> None:
     """Where one sendmmsg takes but a part: what arrived is what was counted, in order, and the other output has all."""

@@ -1,0 +1,73 @@
+// SPDX-License-Identifier: MIT
+/*
+ * A predecessor died while it sent, and the capture that it read has gone since. The next one in its slot is another:
+ * everything that comes in by that leaves, and nothing is in doubt.
+ *
+ *	worker_orphan
+ */
+#include <poll.h>
+
+#include "harness.h"
+#include "journal.h"
+
+#define PACKETS 40
+#define SLOT    1
+
+static void *worker(void *arg)
+{
+	return (void *)(intptr_t)run_worker(arg);
+}
+
+/* Wait until the worker forwards by a generation. */
+static void await(struct harness *h, uint64_t generation)
+{
+	struct mcr_ring_end events;
+	uint64_t body[16] = { 0 };
+	uint32_t type = MCR_REC_PAD;
+
+	mcr_ring_open_consumer(&events, &h->segment->event_ring, h->segment->event_data, MCR_EVENT_RING_BYTES);
+	do {
+		int size = mcr_ring_pop(&events, &type, body, sizeof(body));
+
+		CHECK(size > 0 || size == -ENOENT);
+		if (size < 0)
+			poll(&(struct pollfd){ .fd = h->event_fd, .events = POLLIN }, 1, 1);
+	} while (type != MCR_REC_ACK || body[0] != generation);
+}
+
+int main(void)
+{
+	struct mcr_rec_capture old = { 0 }, fresh = { .capture = SLOT, .frame_size = SLOT_BYTES, .frame_count = SLOTS };
+	struct {
+		struct mcr_rec_rule head;
+		struct mcr_rec_output output;
+	} rule = { .head = { .tag = 7, .rule = 5, .capture = SLOT, .port = htons(PORT), .output_count = 1 } };
+	struct mcr_rec_generation second = { 2 };
+	struct sockaddr_in to;
+	socklen_t size = sizeof(to);
+	struct harness h;
+	pthread_t thread;
+
+	harness_open(&h);
+	mcr_journal_enter(h.segment, (struct mcr_journal_state){ MCR_PHASE_SENDING, SLOT, PACKETS / 2 });
+	tell_everything(&h, 1);
+	CHECK(getsockname(h.receiver, (struct sockaddr *)&to, &size) == 0);
+	rule.head.group = inet_addr(GROUP);
+	rule.output = (struct mcr_rec_output){
+		.output = 9, .egress = 3, .address = to.sin_addr.s_addr, .port = to.sin_port, .max_train = 16
+	};
+	command(&h, MCR_REC_CAPTURE_DROP, &old, sizeof(old));
+	send_descriptor(h.channel, h.ring_fd);
+	command(&h, MCR_REC_CAPTURE_PUT, &fresh, sizeof(fresh));
+	command(&h, MCR_REC_RULE_PUT, &rule, sizeof(rule));
+	command(&h, MCR_REC_GENERATION, &second, sizeof(second));
+	CHECK(pthread_create(&thread, NULL, worker, &h) == 0);
+	await(&h, 2);
+	for (uint64_t sent = 0; sent < PACKETS; sent++)
+		CHECK(produce(&h, sent));
+	stop_worker(&h, thread);
+	CHECK(h.segment->captures[SLOT].recv == PACKETS && h.segment->totals.sent == PACKETS);
+	CHECK(h.segment->totals.in_doubt == 0);
+	printf("%d packets\n", PACKETS);
+	return 0;
+}

@@ -17,7 +17,6 @@ class Link:
         carrier: its driver sees somebody at the other end.
         running: the kernel takes it to be able to carry traffic (RFC 2863, ifOperStatus).
         arp: it asks for the link addresses of neighbours.
-        point_to_point: there is one neighbour, at the other end.
         mtu: in bytes.
         mac: its link address.
         master: index of the device that owns it, such as a bridge; 0: none does.
@@ -31,7 +30,6 @@ class Link:
     carrier: bool = True
     running: bool = True
     arp: bool = True
-    point_to_point: bool = False
     mtu: int = 1500
     mac: bytes = b""
     master: int = 0
@@ -80,7 +78,3 @@ class Network:
     def own_addresses(self) -> Iterator[IPv4Address]:
         """Every address of this machine."""
         return (each.ip for addresses in self.addresses.values() for each in addresses)
-
-    def is_on_link(self, host: IPv4Address, index: int) -> bool:
-        """Whether a host is in a network of an interface's addresses."""
-        return any(host in each.network for each in self.addresses.get(index, ()))

@@ -37,7 +37,7 @@ _TYPE_MASK = 0x3FFF  # without NLA_F_NESTED and NLA_F_NET_BYTEORDER
 _IFLA_ADDRESS, _IFLA_IFNAME, _IFLA_MTU, _IFLA_MASTER, _IFLA_LINKINFO, _IFLA_CARRIER = 1, 3, 4, 10, 18, 33
 _IFLA_PROP_LIST, _IFLA_ALT_IFNAME, _IFLA_INFO_KIND = 52, 53, 1
 _IFLA_EXT_MASK, _RTEXT_FILTER_SKIP_STATS = 29, 1 << 3
-_IFF_UP, _IFF_POINTOPOINT, _IFF_RUNNING, _IFF_NOARP, _IFF_LOWER_UP = 0x1, 0x10, 0x40, 0x80, 0x10000
+_IFF_UP, _IFF_RUNNING, _IFF_NOARP, _IFF_LOWER_UP = 0x1, 0x40, 0x80, 0x10000
 _IFA_ADDRESS, _IFA_LOCAL = 1, 2
 _NDA_DST, _NDA_LLADDR = 1, 2
 _NTF_PROXY = 0x08
@@ -118,7 +118,6 @@ def parse_link(body: bytes) -> Link | None:
         carrier=bool(carrier[0]) if carrier else bool(flags & _IFF_LOWER_UP),
         running=bool(flags & _IFF_RUNNING),
         arp=not flags & _IFF_NOARP,
-        point_to_point=bool(flags & _IFF_POINTOPOINT),
         mtu=_number(found.get(_IFLA_MTU)),
         mac=found.get(_IFLA_ADDRESS, b""),
         master=_number(found.get(_IFLA_MASTER)),

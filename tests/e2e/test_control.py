@@ -6,6 +6,7 @@ import random
 import signal
 import socket
 import statistics
+import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -13,10 +14,13 @@ from pathlib import Path
 
 import pytest
 
-from conftest import MakeMcr, Plant
+from conftest import MakeMcr, Plant, needs_root
 from mcr.cli.client import Client
 from mcr.errors import McrError
 from mcr_process import BIN, SLOWNESS, Mcr, Receiver, Sender, children_of, wait_until
+
+LOOKERS = Path(__file__).with_name("lookers.py")
+NOBODY = 65_534
 
 
 @contextlib.contextmanager
@@ -134,6 +138,59 @@ def test_misbehaving_clients_disturb_nobody(plant: Plant, make_mcr: MakeMcr) -> 
     with open(f"/proc/{mcr.process.pid}/status") as status:  # noqa: PTH123
         resident = next(int(line.split()[1]) for line in status if line.startswith("VmRSS"))
     assert resident < 150_000, "kB"
+
+
+@contextlib.contextmanager
+def hostile_lookers(plant: Plant, mcr: Mcr) -> Iterator[None]:
+    """Hundreds, of several users who may only look."""
+    mcr.socket.parent.chmod(0o755)
+    mcr.socket.chmod(0o666)
+    users = [("pings", 200), ("pings", 200), ("pings", 200), ("lists", 50)]
+    processes = [
+        plant.relay.popen([sys.executable, LOOKERS, mcr.socket, str(NOBODY - each), how, str(number)])
+        for each, (how, number) in enumerate(users)
+    ]
+    try:
+        yield
+        assert [process.poll() for process in processes] == [None] * len(users)
+    finally:
+        for process in processes:
+            process.kill()
+            process.wait()
+
+
+@needs_root
+def test_hostile_lookers_keep_neither_root_nor_a_worker_waiting(plant: Plant, make_mcr: MakeMcr) -> None:
+    """600 connections that repeat 54 KB of ping, and lists that nobody waits for: root is answered as ever, and a
+    worker that is killed has its rules again before the ring is full.
+    """
+    rate, packets = 5_000, 12_000
+    mcr = make_mcr(plant.relay).start()
+    outputs = [{"group": "239.2.2.2", "port": 6000, "interface": "out0"}]
+    inputs = [{"interface": "in0", "group": "239.1.1.1", "port": 5_000 + number} for number in range(2_000)]
+    mcr.call("add", {"rules": [{"input": each, "outputs": outputs} for each in inputs]})
+    (before,) = mcr.workers()
+    with hostile_lookers(plant, mcr):
+        receiver = Receiver(plant.receiver, "239.2.2.2:6000@rx0=239.1.1.1:5000", count=packets, idle=10)
+        sender = Sender(plant.source, "src0", "239.1.1.1:5000", count=packets, rate=rate)
+        wait_until(lambda: mcr.stats()["ingress"]["recv"] > 0, "the stream flows", 60)
+        os.kill(before["pid"], signal.SIGKILL)
+        killed = time.monotonic()
+        wait_until(lambda: mcr.workers()[0]["restarts"] == 1, "its death is noticed", 60)
+        wait_until(lambda: mcr.workers()[0]["generation"] == before["generation"], "its successor has its rules", 60)
+        back = time.monotonic() - killed
+        answers = []
+        while sender.process.poll() is None:
+            answers.append(timed_ping(mcr))
+    sender.finish()
+    verdict = receiver.verdict()
+    stats = mcr.check_counters(arrived=packets)
+    print(f"answer: median {statistics.median(answers):.4f} s, worst {max(answers):.4f} s; worker back in {back:.3f} s")
+    print(f"lost {verdict['lost']}, ring full {stats['ingress']['kernel_drops']}, doubt {stats['egress']['in_doubt']}")
+    assert max(answers) < 1 * SLOWNESS
+    assert back < 1 * SLOWNESS
+    assert verdict["duplicated"] == verdict["reordered"] == verdict["corrupted"] == 0
+    assert verdict["lost"] <= stats["ingress"]["kernel_drops"] + stats["egress"]["in_doubt"] < rate
 
 
 def test_trace_at_full_rate_does_not_keep_operators_waiting(plant: Plant, make_mcr: MakeMcr) -> None:

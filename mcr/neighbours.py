@@ -5,7 +5,7 @@ left by. So each has a socket of its own in each worker: a dead one costs nobody
 they send by common sockets: what goes to several hosts is one system call then.
 """
 
-from collections.abc import Collection, Iterable, Iterator, KeysView, Mapping, Sequence
+from collections.abc import Collection, Iterable, KeysView, Mapping, Sequence
 from contextlib import ExitStack
 from itertools import chain
 from socket import socket
@@ -112,11 +112,6 @@ class Neighbours:
         """Close every socket."""
         held = chain(self._by_key.values(), self._commons.values(), (closing for _, closing in self._closing))
         close_all([each for those in held for each in those.sockets])
-
-    def put(self) -> Iterator[records.Command]:
-        """Tell a worker of all of them that knows nothing."""
-        yield from (common.put() for common in self._commons.values())
-        yield from (neighbour.put() for neighbour in self._by_key.values())
 
     def open(self, keys: Collection[Key], interfaces: Mapping[str, Interface], undo: ExitStack) -> dict[Key, Neighbour]:
         """Open what is new of these.

@@ -99,10 +99,6 @@ class OutputInterfaces:
         egresses = chain(self._by_name.values(), (closing for _, closing in self._closing))
         close_all([each for egress in egresses for each in egress.all_sockets])
 
-    def put(self) -> Iterable[records.Command]:
-        """Tell a worker of all of them that knows nothing."""
-        return chain.from_iterable(egress.put() for egress in self._by_name.values())
-
     # Taking.
 
     def open(self, names: Collection[str], interfaces: Mapping[str, Interface], undo: ExitStack) -> dict[str, Egress]:

@@ -143,15 +143,6 @@ class Relay:
             self._inputs.returned() or self._inputs.incomplete or self._outputs.returned() or self._neighbours.unrenewed
         )
 
-    def snapshot(self) -> tuple[records.Command, ...]:
-        """Everything a worker has to be told that knows nothing."""
-        return (
-            *(capture.put() for capture in self._inputs),
-            *self._outputs.put(),
-            *self._neighbours.put(),
-            *(self._put(placed) for placed in self._placed.values()),
-        )
-
     def release_outputs(self, generation: int) -> list[socket]:
         """Free the slots of output interfaces that no worker sends by once all forward by `generation`.
 

@@ -10,7 +10,7 @@ import math
 import os
 import signal
 import socket
-from collections.abc import AsyncGenerator, Generator
+from collections.abc import AsyncGenerator, Generator, Iterator, Sequence
 from contextlib import ExitStack, asynccontextmanager, contextmanager, suppress
 from itertools import islice
 from multiprocessing import resource_tracker
@@ -38,7 +38,7 @@ log = get_logger(Facility.SUPERVISOR)
 _SPARE_SECONDS = 1.0  # after a start, when the new worker has caught up
 _ATTACH_SECONDS = 10  # for a new process to call back; it takes a tenth of one
 _EVENTS_AT_ONCE = 256  # read from an event ring before others get their turn
-_COMMANDS_AT_ONCE: int = lib.MCR_CHANNEL_FDS  # with a descriptor each, at most
+_DESCRIPTORS_AT_ONCE: int = lib.MCR_CHANNEL_FDS
 _RING_FULL_PAUSE = 0.001  # a full rule ring empties within a few batches
 
 
@@ -292,16 +292,15 @@ class _Life:
         ring: RuleRing,
         bells: _Doorbells,
     ) -> None:
-        for first in range(0, len(commands), _COMMANDS_AT_ONCE):
-            some = commands[first : first + _COMMANDS_AT_ONCE]
+        for some in portions(commands, _DESCRIPTORS_AT_ONCE):
             descriptors = [each.sockets[self._post.worker_id].fileno() for each in some if each.sockets]
             if descriptors:
                 await _send_descriptors(channel, descriptors)
-            for command in some:
-                self._told_to_stop |= command.type == records.STOP
-                while not ring.reserve(command.type, command.body):
-                    bells.show(ring)
-                    await trio.sleep(_RING_FULL_PAUSE)
+            self._told_to_stop |= any(each.type == records.STOP for each in some)
+            waiting = b"".join(each.record for each in some)
+            while waiting := waiting[ring.reserve(waiting) :]:
+                bells.show(ring)
+                await trio.sleep(_RING_FULL_PAUSE)
             # The channel has room for some hundred descriptors: let the worker take those that it knows of.
             bells.show(ring)
 
@@ -327,6 +326,17 @@ class _Life:
                 await self._post.owner.send(WorkerReported(self._post.worker_id, tuple(self._unreported)))
                 self._unreported.clear()
         return sound
+
+
+def portions(commands: Sequence[records.Command], descriptors: int) -> Iterator[Sequence[records.Command]]:
+    """Cut commands so that each portion comes with so many descriptors, at most."""
+    begin = count = 0
+    for at, command in enumerate(commands):
+        if command.sockets and count == descriptors:
+            yield commands[begin:at]
+            begin, count = at, 0
+        count += bool(command.sockets)
+    yield commands[begin:]
 
 
 async def _send_descriptors(channel: trio.socket.SocketType, descriptors: list[int]) -> None:

@@ -97,9 +97,7 @@ class _Watch:
     pass
 
 
-_Command = (
-    _Watch | Review | _Apply | _Settle | _Describe | _Stand | _HasReturned | _Heed | _SetLogLevels | _Stop | WorkerEvent
-)
+_Command = _Watch | Review | _Apply | _Settle | _Describe | _Stand | _HasReturned | _Heed | _SetLogLevels | _Stop
 
 
 @attrs.frozen
@@ -156,6 +154,7 @@ async def run_worker_supervisor(
     Resource handling: opens and closes every socket; `segments` stay the caller's.
     """
     send, receive = trio.open_memory_channel[_Command](0)
+    events_send, events = trio.open_memory_channel[WorkerEvent](0)
     spares = trio.CapacityLimiter(1)
     cores = worker_cores(len(segments), usable_cores())
     async with open_workshop() as workshop, trio.open_nursery() as nursery:
@@ -163,15 +162,17 @@ async def run_worker_supervisor(
             state = _State(relay, segments, stats, settings.levels, reviews, nursery=nursery)
             user = unprivileged_user()
             for worker_id, (core, segment) in enumerate(zip(cores, segments, strict=True)):
-                post = Post(worker_id, core, segment, workshop, user, spares, send)
+                post = Post(worker_id, core, segment, workshop, user, spares, events_send)
                 state.workers.add(core, await nursery.start(run_worker_process, post))
+            nursery.start_soon(_hear_of_workers, state, events)
             nursery.start_soon(_watch, send)
             nursery.start_soon(_follow, network, send)
             reviews.start(nursery, relay.absorber, send)
             task_status.started(WorkerSupervisor(send))
             async for command in receive:
-                await _handle(state, command)
-                await state.let_go()
+                async with state.relaying:
+                    await _handle(state, command)
+                    await state.let_go()
 
 
 async def _close(sockets: Sequence[socket]) -> None:
@@ -192,6 +193,23 @@ async def _follow(network: NetworkWatch, inbox: trio.MemorySendChannel[_Command]
     while True:
         now = await network.changed(now.version)
         await ask(inbox, partial(_Heed, now))
+
+
+async def _hear_of_workers(state: "_State", events: trio.MemoryReceiveChannel[WorkerEvent]) -> None:
+    """Beside the commands: a worker that starts does not wait for one that takes long."""
+    async for event in events:
+        match event:
+            case WorkerStarted():
+                state.workers.start(event)
+            case WorkerReported(worker_id, reported):
+                await state.on_reported(worker_id, reported)
+            case WorkerExited():
+                state.on_exited(event)
+            case _:
+                assert_never(event)
+        if not state.relaying.locked():  # else it is done after the command
+            async with state.relaying:
+                await state.let_go()
 
 
 async def _handle(state: "_State", command: _Command) -> None:
@@ -219,12 +237,6 @@ async def _handle(state: "_State", command: _Command) -> None:
             state.check_reviews()
         case PauseAbsorbing() | AbsorbOn() | ReviewRaw():
             await _heed_review(state, command)
-        case WorkerStarted():
-            state.on_started(command)
-        case WorkerReported(worker_id, events):
-            await state.on_reported(worker_id, events)
-        case WorkerExited():
-            state.on_exited(command)
         case _:
             assert_never(command)
 
@@ -281,7 +293,9 @@ class _State:
         self._generation = 1  # without rules
         self._settling = Waiting[None]()  # by generation
         self._stopping: Reply[None] | None = None
-        self.workers = WorkerTable()
+        self.workers = WorkerTable(levels)
+        self.relaying = trio.Lock()
+        """Of whoever uses the relay, which may be in a thread."""
         self._network = Network()
         self._own_keys = b""
         self._interfaces = InterfaceLog()
@@ -392,13 +406,6 @@ class _State:
 
     def describe(self) -> tuple[WorkerView, ...]:
         return self.workers.describe(self._relay.input_interfaces(), self._segments)
-
-    def on_started(self, started: WorkerStarted) -> None:
-        worker = self.workers.start(started)
-        told = (records.levels(self._levels), records.own(self._own_keys))
-        worker.tell(*told, *self._relay.snapshot(), records.generation(self._generation))
-        if self._stopping:
-            worker.tell(records.stop())
 
     async def on_reported(self, worker_id: int, events: tuple[records.Event, ...]) -> None:
         for event in events:

@@ -9,9 +9,10 @@ import attrs
 
 from mcr.actors.worker_process import WorkerExited, WorkerProcess, WorkerStarted
 from mcr.logs import get_logger
-from mcr.model import Facility, WorkerState, WorkerView
+from mcr.model import Facility, LogLevels, WorkerState, WorkerView
 from mcr.shm import records
 from mcr.shm.segment import Segment
+from mcr.told import Told
 
 log = get_logger(Facility.SUPERVISOR)
 
@@ -59,8 +60,11 @@ class Worker:
 class WorkerTable:
     """All of them, by their ids."""
 
-    def __init__(self) -> None:
+    def __init__(self, levels: LogLevels) -> None:
+        """`levels`: they are told these, no addresses of this machine, and the generation without rules."""
         self._workers: list[Worker] = []
+        self._told = Told()
+        self._told.note((records.levels(levels), records.own(b""), records.generation(1)))
 
     def __getitem__(self, worker_id: int) -> Worker:
         return self._workers[worker_id]
@@ -74,6 +78,7 @@ class WorkerTable:
 
     def tell_all(self, *commands: records.Command) -> None:
         """Have all of them told, in order, that have a process. A new process is told everything anyway."""
+        self._told.note(commands)
         for worker in self:
             if worker.pid is not None:
                 worker.tell(*commands)
@@ -111,15 +116,15 @@ class WorkerTable:
 
     # What happens to them.
 
-    def start(self, started: WorkerStarted) -> Worker:
-        """A worker has a process, which knows nothing yet."""
+    def start(self, started: WorkerStarted) -> None:
+        """A worker has a process, which knows nothing yet: tell it what the others have been told."""
         worker = self[started.worker_id]
         worker.pid = started.pid
         worker.incarnation = started.incarnation
         worker.state = WorkerState.STARTING
         worker.overdue = 0
+        worker.tell(*self._told.whole())
         log.info("worker %d started, pid %d, core %d", worker.worker_id, worker.pid, worker.core)
-        return worker
 
     def acknowledge(self, worker_id: int, generation: int) -> None:
         """A worker forwards by this generation."""

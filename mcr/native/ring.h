@@ -123,6 +123,27 @@ static inline void *mcr_ring_reserve(struct mcr_ring_end *end, uint32_t type, ui
 	return record + 1;
 }
 
+/*
+ * Producer: reserve and fill whole records, which stand one after the other with their heads. How many of the `size`
+ * bytes were taken: fewer where the ring is full, and never a part of a record.
+ */
+static inline uint64_t mcr_ring_reserve_all(struct mcr_ring_end *end, const uint8_t *records, uint64_t size)
+{
+	struct mcr_record head;
+	uint64_t done = 0;
+	void *room;
+
+	while (done < size) {
+		memcpy(&head, records + done, sizeof(head));
+		room = mcr_ring_reserve(end, head.type, head.length - sizeof(head));
+		if (!room)
+			break;
+		memcpy(room, records + done + sizeof(head), head.length - sizeof(head));
+		done += head.length;
+	}
+	return done;
+}
+
 /* Producer: show the consumer everything reserved so far, at once. */
 static inline void mcr_ring_publish(struct mcr_ring_end *end)
 {

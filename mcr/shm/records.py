@@ -10,6 +10,9 @@ import attrs
 from mcr._native import ffi, lib
 from mcr.model import Address, Facility, Level, LogLevels
 
+_HEAD = struct.Struct("=II")  # struct mcr_record
+_ALIGNMENT = 8
+
 STOP: int = lib.MCR_REC_STOP
 """Type of the command that `stop` makes."""
 
@@ -22,11 +25,20 @@ class Command:
         type: ``MCR_REC_…``.
         body: the record's body.
         sockets: one a worker, in the order of their ids, where the record comes with a descriptor.
+        slot: what it is about, among all of its kind.
+        record: as it stands in the ring; made once, for it is written for each worker and each start of one.
     """
 
     type: int
     body: bytes = b""
     sockets: tuple[socket.socket, ...] = attrs.field(default=(), eq=False)
+    slot: int = 0
+    record: bytes = attrs.field(init=False, repr=False)
+
+    @record.default
+    def _encode(self) -> bytes:
+        padding = -len(self.body) % _ALIGNMENT
+        return _HEAD.pack(_HEAD.size + len(self.body) + padding, self.type) + self.body + bytes(padding)
 
 
 def _body(ctype: str, **fields: int | bytes) -> bytes:
@@ -60,12 +72,12 @@ def capture_put(
         frame_count=frame_count,
         offloads=offloads,
     )
-    return Command(lib.MCR_REC_CAPTURE_PUT, body, sockets)
+    return Command(lib.MCR_REC_CAPTURE_PUT, body, sockets, slot=capture)
 
 
 def capture_drop(capture: int) -> Command:
     """Read what waits in this capture ring, then let it go."""
-    return Command(lib.MCR_REC_CAPTURE_DROP, _body("mcr_rec_capture", capture=capture))
+    return Command(lib.MCR_REC_CAPTURE_DROP, _body("mcr_rec_capture", capture=capture), slot=capture)
 
 
 def egress_put(egress: int, mtu: int, sockets: tuple[socket.socket, ...], common: int = lib.MCR_NO_EGRESS) -> Command:
@@ -74,22 +86,22 @@ def egress_put(egress: int, mtu: int, sockets: tuple[socket.socket, ...], common
     `common` is the slot of one that is used in its place, while that has room.
     """
     body = _body("mcr_rec_egress", egress=egress, mtu=mtu, common=common)
-    return Command(lib.MCR_REC_EGRESS_PUT, body, sockets)
+    return Command(lib.MCR_REC_EGRESS_PUT, body, sockets, slot=egress)
 
 
 def egress_drop(egress: int) -> Command:
     """Let an output interface's socket go."""
-    return Command(lib.MCR_REC_EGRESS_DROP, _body("mcr_rec_egress", egress=egress))
+    return Command(lib.MCR_REC_EGRESS_DROP, _body("mcr_rec_egress", egress=egress), slot=egress)
 
 
 def raw_put(egress: int, mtu: int, mac: bytes, sockets: tuple[socket.socket, ...]) -> Command:
     """Send raw frames by this AF_PACKET socket to what has a source on this output interface."""
-    return Command(lib.MCR_REC_RAW_PUT, _body("mcr_rec_raw", egress=egress, mtu=mtu, mac=mac), sockets)
+    return Command(lib.MCR_REC_RAW_PUT, _body("mcr_rec_raw", egress=egress, mtu=mtu, mac=mac), sockets, slot=egress)
 
 
 def raw_drop(egress: int) -> Command:
     """Send no more raw frames by an output interface."""
-    return Command(lib.MCR_REC_RAW_DROP, _body("mcr_rec_egress", egress=egress))
+    return Command(lib.MCR_REC_RAW_DROP, _body("mcr_rec_egress", egress=egress), slot=egress)
 
 
 @attrs.frozen
@@ -133,12 +145,12 @@ def rule_put(
         port=socket.htons(port),
         output_count=len(tail) // ffi.sizeof("struct mcr_rec_output"),
     )
-    return Command(lib.MCR_REC_RULE_PUT, head + tail)
+    return Command(lib.MCR_REC_RULE_PUT, head + tail, slot=rule)
 
 
 def rule_drop(rule: int) -> Command:
     """Forget the rule in this slot."""
-    return Command(lib.MCR_REC_RULE_DROP, _body("mcr_rec_rule", rule=rule))
+    return Command(lib.MCR_REC_RULE_DROP, _body("mcr_rec_rule", rule=rule), slot=rule)
 
 
 def generation(number: int) -> Command:

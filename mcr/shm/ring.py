@@ -22,13 +22,13 @@ class RuleRing:
         ring, data = ffi.addressof(shared, "rule_ring"), ffi.addressof(shared, "rule_data")
         lib.mcr_ring_open_producer(self._end, ring, data, lib.MCR_RULE_RING_BYTES)
 
-    def reserve(self, record_type: int, body: bytes) -> bool:
-        """Write a record that the worker sees after `publish`. False: the ring is full."""
-        room = lib.mcr_ring_reserve(self._end, record_type, len(body))
-        if room == ffi.NULL:
-            return False
-        ffi.memmove(room, body, len(body))
-        return True
+    def reserve(self, records: bytes) -> int:
+        """Write whole records, one after the other, that the worker sees after `publish`.
+
+        Returns:
+            Bytes of those that had room.
+        """
+        return int(lib.mcr_ring_reserve_all(self._end, records, len(records)))
 
     def publish(self) -> None:
         """Show the worker every record reserved so far, at once."""

@@ -162,3 +162,14 @@ async def test_a_worker_that_is_told_to_stop_stops():
         sound.process.deliver(started.incarnation, (records.stop(),))
         exited = await sound.next(WorkerExited)
         assert (exited.reason, exited.delay) == ("stopped", None)
+
+
+@pytest.mark.parametrize("commands", ["", "pp", "ds", "dddd", "pdpddpdp", "dddddp"])
+def test_commands_are_cut_by_the_descriptors_that_come_with_them(commands: str) -> None:
+    """Any number without one (p), at most two with (d); all of them, in order."""
+    made = [records.egress_put(i, 1500, (None,) if each == "d" else ()) for i, each in enumerate(commands)]  # type: ignore[arg-type]
+    portions = [*worker_process.portions(tuple(made), 2)]
+    assert [each for portion in portions for each in portion] == made
+    counts = [sum(bool(each.sockets) for each in portion) for portion in portions]
+    assert max(counts) <= 2
+    assert len(portions) == max(1, -(-commands.count("d") // 2))

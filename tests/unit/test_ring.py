@@ -9,6 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mcr._native import ffi, lib
+from mcr.shm.records import Command
 from mcr.shm.ring import EventRing, RuleRing
 from mcr.shm.segment import Segment
 
@@ -80,6 +81,23 @@ def test_consumer_survives_a_hostile_producer(data: bytes, tail: int, head: int)
             assert len(popped[1]) < CAPACITY
 
 
+@given(st.lists(RECORDS, max_size=30))
+def test_records_written_together_arrive_as_one_by_one(written: list[tuple[int, bytes]]) -> None:
+    """As many as have room, none in part; the rest goes on where they end."""
+    ring = Ring()
+    waiting = b"".join(Command(*each).record for each in written if len(each[1]) <= CAPACITY // 4 - 8)
+    popped = []
+    while waiting:
+        taken = lib.mcr_ring_reserve_all(ring.producer, waiting, len(waiting))
+        assert taken, "an empty ring refused a record"
+        lib.mcr_ring_publish(ring.producer)
+        waiting = waiting[taken:]
+        while isinstance(record := ring.pop(), tuple):
+            popped.append(record)
+    padded = [(kind, body + bytes(-len(body) % 8)) for kind, body in written if len(body) <= CAPACITY // 4 - 8]
+    assert popped == padded
+
+
 def test_full_ring_refuses_and_loses_nothing() -> None:
     ring = Ring()
     count = 0
@@ -115,8 +133,8 @@ def segment() -> Iterator[Segment]:
 def test_reserved_records_are_seen_together(segment: Segment) -> None:
     """A worker never sees half a change of the rules: nothing before `publish`, then everything."""
     rules = RuleRing(segment)
-    assert rules.reserve(1, b"a" * 8)
-    assert rules.reserve(2, b"b" * 8)
+    both = Command(1, b"a" * 8).record + Command(2, b"b" * 8).record
+    assert rules.reserve(both) == len(both)
     assert segment.shared.rule_ring.tail == 0
     rules.publish()
     assert segment.shared.rule_ring.tail == 32

@@ -8,6 +8,7 @@ import trio
 
 from mcr.actors.worker_process import WorkerExited, WorkerProcess, WorkerStarted
 from mcr.actors.worker_table import WorkerTable
+from mcr.model import LogLevels
 from mcr.shm import records
 
 
@@ -15,7 +16,7 @@ class Workers:
     """Two workers, and what is delivered to them."""
 
     def __init__(self) -> None:
-        self.table = WorkerTable()
+        self.table = WorkerTable(LogLevels())
         self._inboxes = []
         for core in (4, 5):
             send, receive = trio.open_memory_channel(100)
@@ -36,13 +37,14 @@ def workers() -> Workers:
 def test_nothing_is_kept_for_a_worker_that_has_no_process(workers: Workers) -> None:
     """One that can't be started, as in a sandbox that denies it, would have all that was ever said in its inbox."""
     workers.table.start(WorkerStarted(0, 1, 100))
+    assert records.generation(1) in workers.delivered(0)
     workers.table.tell_all(records.generation(2))
     assert (len(workers.delivered(0)), len(workers.delivered(1))) == (1, 0)
     workers.table.exit(WorkerExited(0, 100, "killed by signal 9 (SIGKILL)", 0.1))
     workers.table.tell_all(records.generation(3))
     assert (len(workers.delivered(0)), len(workers.delivered(1))) == (0, 0)
-    workers.table.start(WorkerStarted(0, 2, 101)).tell(records.generation(3))
-    assert len(workers.delivered(0)) == 1
+    workers.table.start(WorkerStarted(0, 2, 101))
+    assert workers.delivered(0) == [records.levels(LogLevels()), records.own(b""), records.generation(3)]
 
 
 def test_worker_that_may_not_be_killed_takes_nothing_else_down(

@@ -1,0 +1,104 @@
+"""The supervisor, with a worker's process and the relay played by the test."""
+
+from collections.abc import AsyncGenerator, Iterator
+from contextlib import asynccontextmanager
+from typing import Any
+
+import pytest
+import trio
+import trio.testing
+
+from mcr.actors import worker_supervisor
+from mcr.actors.network_watch import NetworkWatch
+from mcr.actors.stats_aggregator import run_stats_aggregator
+from mcr.actors.worker_process import Post, WorkerStarted
+from mcr.actors.worker_supervisor import WorkerSupervisor, run_worker_supervisor
+from mcr.model import LogLevels, RuleChange
+from mcr.net.network import Network
+from mcr.relay import Relay, Step
+from mcr.settings import Settings
+from mcr.shm import records
+from mcr.shm.segment import Segment
+
+
+class Process:
+    """A worker's, as the supervisor knows it."""
+
+    def __init__(self) -> None:
+        self.post: Post | None = None
+        self.told: list[tuple[int, tuple[records.Command, ...]]] = []
+
+    async def run(self, post: Post, *, task_status: trio.TaskStatus[Any]) -> None:
+        self.post = post
+        task_status.started(self)
+        await trio.sleep_forever()
+
+    def deliver(self, incarnation: int, commands: tuple[records.Command, ...]) -> None:
+        self.told.append((incarnation, commands))
+
+    async def start(self, incarnation: int) -> None:
+        assert self.post
+        with trio.fail_after(5):
+            await self.post.owner.send(WorkerStarted(0, incarnation, 1))
+        await trio.testing.wait_all_tasks_blocked()
+
+
+class QuietNetwork:
+    async def changed(self, _version: int) -> Network:
+        await trio.sleep_forever()
+        raise AssertionError
+
+
+@pytest.fixture
+def process(monkeypatch: pytest.MonkeyPatch) -> Process:
+    @asynccontextmanager
+    async def no_workshop() -> AsyncGenerator[None]:
+        yield None
+
+    made = Process()
+    monkeypatch.setattr(worker_supervisor, "run_worker_process", made.run)
+    monkeypatch.setattr(worker_supervisor, "open_workshop", no_workshop)
+    return made
+
+
+@pytest.fixture
+def segment() -> Iterator[Segment]:
+    with Segment(0) as made:
+        yield made
+
+
+@pytest.fixture
+async def supervisor(nursery: trio.Nursery, segment: Segment, process: Process) -> WorkerSupervisor:
+    assert process
+    settings = Settings("", 1, LogLevels(), absorb=False, raw_send=False)
+    stats = await nursery.start(run_stats_aggregator, [segment])
+    network: NetworkWatch = QuietNetwork()  # type: ignore[assignment]
+    started: WorkerSupervisor = await nursery.start(run_worker_supervisor, [segment], stats, settings, network)
+    return started
+
+
+async def test_worker_that_starts_does_not_wait_for_a_long_change(
+    supervisor: WorkerSupervisor, process: Process, nursery: trio.Nursery, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is told the rules as they were before the change, and then the change."""
+    rule = records.rule_drop(3)
+    gate = trio.Event()
+
+    async def apply(_relay: Relay, change: RuleChange) -> Step:
+        if change.generation == 3:
+            await gate.wait()
+        return Step((), (), (rule,))
+
+    monkeypatch.setattr(Relay, "apply", apply)
+    await process.start(1)
+    await supervisor.apply(RuleChange(2))
+    nursery.start_soon(supervisor.apply, RuleChange(3))
+    await trio.testing.wait_all_tasks_blocked()
+    process.told.clear()
+    await process.start(2)
+    ((incarnation, commands),) = process.told
+    assert incarnation == 2
+    assert commands[-1] == records.generation(2)
+    gate.set()
+    await trio.testing.wait_all_tasks_blocked()
+    assert process.told[1:] == [(2, (rule, records.generation(3)))]

@@ -6,12 +6,16 @@ from contextlib import asynccontextmanager
 
 import trio
 
+LONGEST_REST = 4.0
+"""Seconds. A turn that took longer than a request can has waited itself, for a change of many rules: that is no reason
+to let the next one wait four times as long."""
+
 
 class Turns:
     """One has its turn at a time; users take turns, however often each asks; between two turns there is a rest.
 
     Args:
-        share: of the time that turns take altogether, at most.
+        share: of the time that turns take altogether, at most, unless single ones take long; see `LONGEST_REST`.
     """
 
     def __init__(self, share: float) -> None:
@@ -31,7 +35,7 @@ class Turns:
                 yield
             finally:
                 ended = trio.current_time()
-                self._rested = ended + self._rest * (ended - started)
+                self._rested = ended + min(self._rest * (ended - started), LONGEST_REST)
         finally:
             self._pass_on()
 

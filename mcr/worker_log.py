@@ -113,6 +113,11 @@ _SUBJECTS: Mapping[int, str] = {
 }
 
 
+def kind(record: LogRecord) -> str:
+    """Of which kind it is, for `mcr.log_limit`. All codes that no sound worker writes are one."""
+    return f"code {record.code}" if record.code in WORDINGS else "unknown code"
+
+
 def describe(record: LogRecord, names: Names) -> str:
     """Word one record; what is folded into it is counted at its end."""
     wording = WORDINGS.get(record.code)

@@ -251,9 +251,9 @@ class _Clients:
     async def _reply(self, request: wire.Request, client: ControlClient) -> bytes:
         started = trio.current_time()
         try:
-            if self._api.changes(request.method) and not client.may_change:
-                raise await trio.to_thread.run_sync(self._rights.refusal, client.peer, request.method)
             async with self._turn(client, request.method):
+                if self._api.changes(request.method) and not client.may_change:
+                    raise await trio.to_thread.run_sync(self._rights.refusal, client.peer, request.method)
                 return await self._result(request, client)
         except McrError as error:
             return wire.encode_error(request.id, error)

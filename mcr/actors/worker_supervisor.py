@@ -41,7 +41,7 @@ from mcr.relay import Relay
 from mcr.settings import Settings
 from mcr.shm import records
 from mcr.shm.segment import Segment
-from mcr.worker_log import describe
+from mcr.worker_log import describe, kind
 
 network_log = get_logger(Facility.NETWORK)
 
@@ -417,7 +417,7 @@ class _State:
                 case records.LogRecord():
                     text = describe(event, self._relay)
                     log_of = get_logger(event.facility)
-                    log_of.log_kind(f"code {event.code}", event.level, "worker %d: %s", worker_id, text)
+                    log_of.log_kind(kind(event), event.level, "worker %d: %s", worker_id, text)
                 case _:
                     assert_never(event)
         self._answer_settled()

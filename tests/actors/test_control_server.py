@@ -6,6 +6,7 @@ import os
 import re
 import socket
 import tempfile
+import time
 from collections.abc import AsyncIterator, Callable, Iterator
 from ipaddress import IPv4Address
 from pathlib import Path
@@ -42,7 +43,7 @@ from mcr.model import (
     WorkerStats,
     WorkerView,
 )
-from mcr.rights import Peer
+from mcr.rights import Peer, Rights
 from mcr.settings import Settings, from_environment
 
 LIST = {"jsonrpc": "2.0", "id": 1, "method": "list"}
@@ -519,6 +520,27 @@ async def test_who_may_only_look_is_refused_what_changes_and_nothing_else(looker
         assert reply["error"]["code"] == -32007, method
     assert await client.ask(PING) == PONG
     assert actors.levels == LogLevels()
+
+
+async def test_refusals_take_turns_too(lookers, connect, monkeypatch):
+    """The directory of users may take its time to find a name, and the daemon's threads are needed for other things."""
+    asking, most = [0], [0]
+
+    def refusal(_rights: Rights, _peer: Peer, _method: str) -> McrError:
+        asking[0] += 1
+        most[0] = max(most[0], asking[0])
+        time.sleep(0.02)
+        asking[0] -= 1
+        return McrError("no")
+
+    monkeypatch.setattr(control_server, "LOOKERS_SHARE", 1)
+    monkeypatch.setattr(control_server.Rights, "refusal", refusal)
+    clients = [await connect() for _ in range(8)]
+    for client in clients:
+        await client.send({"jsonrpc": "2.0", "id": 1, "method": "remove", "params": {}})
+    for client in clients:
+        assert (await client.receive())["error"]["message"] == "no"
+    assert most == [1]
 
 
 async def test_a_long_request_of_who_may_only_look_is_refused_before_it_is_held(lookers, connect):

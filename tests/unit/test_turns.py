@@ -3,7 +3,7 @@
 import trio
 import trio.testing
 
-from mcr.turns import Turns
+from mcr.turns import LONGEST_REST, Turns
 
 
 async def test_users_take_turns_and_rest_between_them(autojump_clock):
@@ -40,3 +40,13 @@ async def test_who_stops_waiting_holds_nobody_up(autojump_clock):
     assert taken == [0, 5]
     async with turns.turn(0):
         pass
+
+
+async def test_turn_that_had_to_wait_itself_keeps_the_next_waiting_for_seconds_only(autojump_clock):
+    """As `list` waits while thousands of rules are added."""
+    turns = Turns(0.2)
+    async with turns.turn(1):
+        await trio.sleep(60)
+    ended = trio.current_time()
+    async with turns.turn(2):
+        assert trio.current_time() - ended <= LONGEST_REST

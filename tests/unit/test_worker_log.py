@@ -8,7 +8,7 @@ import pytest
 from mcr._native import lib
 from mcr.model import Facility, Level
 from mcr.shm.records import LogRecord
-from mcr.worker_log import WORDINGS, describe
+from mcr.worker_log import WORDINGS, describe, kind
 
 
 class Names:
@@ -75,3 +75,9 @@ def test_facilities_are_numbered_as_in_the_native_code() -> None:
         lib.MCR_FACILITY_EGRESS,
     )
     assert len(Facility) == lib.MCR_FACILITIES
+
+
+def test_codes_that_no_sound_worker_writes_are_one_kind_of_lines() -> None:
+    """Each kind may say so many lines at once (`mcr.log_limit`), and a worker may write any of 65,536 codes."""
+    kinds = {kind(record(code)) for code in range(1 << 16)}
+    assert len(kinds) == lib.MCR_LOG_CODES + 1

@@ -45,6 +45,7 @@ def ask_neighbours(hops: Collection[tuple[Address, Link]]) -> tuple[frozenset[Ho
         sockets = {}
         for link in {link.index: link for _, link in hops}.values():
             sock = stack.enter_context(socket.socket(socket.AF_PACKET, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC, 0))
+            sock.setblocking(False)  # an interface that sends nothing, as under flow control, is waited for by nobody
             try:
                 sock.bind((link.name, _ETH_P_ARP))
             except OSError:  # gone, or down

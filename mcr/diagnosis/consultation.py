@@ -68,9 +68,11 @@ class Consultation:
         async with _place(self._walks, _PATIENCE):
             workers, standing = await self._workers.describe(), await self._workers.standing()
             names = present_names(standing.all())
+            if _are_others(names):
+                others = await trio.to_thread.run_sync(_present_all, others, names)
             return await Walk(
                 present_view(rule, names),
-                tuple(present_view(other, names) for other in others) if _are_others(names) else others,
+                others,
                 workers,
                 self._stats,
                 self._watch,
@@ -95,6 +97,10 @@ class Consultation:
             )
             with _contained():
                 return await trio.to_thread.run_sync(examine, self._settings, relay)
+
+
+def _present_all(rules: tuple[RuleView, ...], names: Mapping[str, str]) -> tuple[RuleView, ...]:
+    return tuple(present_view(rule, names) for rule in rules)
 
 
 def _are_others(names: Mapping[str, str]) -> bool:

@@ -222,7 +222,9 @@ class OutputInterfaces:
         if egress.raw and not self._have_sockets(egress):
             egress.raw = None
         if egress.raw and egress.raw != before:
-            log.info("%s: raw frames leave to groups, past IP; MTU %d", egress.interface.name, egress.raw.mtu)
+            log.info(
+                "%s: raw frames leave to groups, and bypass the IP stack; MTU %d", egress.interface.name, egress.raw.mtu
+            )
             return egress.put_raw()
         if before and not egress.raw:
             log.info("%s: no raw frames leave any more: %s", egress.interface.name, bar or "it is not what it was")

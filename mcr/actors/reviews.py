@@ -154,5 +154,7 @@ async def _keep_raw(
         with trio.move_on_after(min(took / _SHARE, _PAUSE)):
             while True:
                 if changes.hear():
-                    await ask(owner, partial(ReviewRaw, "who is between IP and the interfaces has changed"))
+                    await ask(
+                        owner, partial(ReviewRaw, "what acts on packets between IP and the interfaces has changed")
+                    )
                 await due.receive()

@@ -267,7 +267,7 @@ class _Life:
         # One that hangs is ended.
         with suppress(trio_parallel.BrokenWorkerError, OSError), trio.move_on_after(_ATTACH_SECONDS):
             await self._post.workshop.context.run_sync(warm_up, kill_on_cancel=True, limiter=self._post.spares)
-            log.debug("a spare process is ready")
+            log.debug("a standby process is ready")
 
     async def _attend(
         self, calls: trio.MemoryReceiveChannel[Caller], bells: _Doorbells, inbox: trio.MemoryReceiveChannel[_Deliver]

@@ -85,7 +85,9 @@ class Absorber:
             if index in free:
                 self._link(capture, index)
             elif index in self._asked and _exists(index):  # others came since, and some have gone
-                self._tell(capture, f"nothing is absorbed on {_name(index)}: a bridge or multicast routing may want it")
+                self._tell(
+                    capture, f"local delivery on {_name(index)} goes on: a bridge or multicast routing may want it"
+                )
 
     def close(self) -> None:
         """Absorb nothing more."""

@@ -45,7 +45,8 @@ def in_parallel(work: Callable[[T], Any], items: Sequence[T]) -> None:
                 _try(work, waiting.popleft(), failures)
 
     def take_last() -> None:
-        os.setpriority(os.PRIO_PROCESS, get_native_id(), _NICE)
+        with suppress(OSError):  # a sandbox may deny it
+            os.setpriority(os.PRIO_PROCESS, get_native_id(), _NICE)
         take()
 
     started = []

@@ -83,7 +83,7 @@ def test_successor_was_waiting_for_its_moment(plant: Plant, make_mcr: MakeMcr) -
     mcr = make_mcr(plant.relay).start(2)
     mcr.ctl("log-level", "set", "--facility", "supervisor", "--level", "debug")
     assert mcr.process is not None
-    ready = "a spare process is ready"
+    ready = "a standby process is ready"
     for _ in range(3):
         seen = mcr.log().count(ready)
         wait_until(lambda before=seen: mcr.log().count(ready) > before, "a spare")
@@ -101,7 +101,7 @@ def test_spare_process_that_is_ended_is_not_missed(plant: Plant, make_mcr: MakeM
     """SIGTERM it ignores: who stops a process group sends it to all. Without a spare mcrd goes on, ends in order."""
     mcr = make_mcr(plant.relay).start()
     mcr.ctl("log-level", "set", "--facility", "supervisor", "--level", "debug")
-    wait_until(lambda: "a spare process is ready" in mcr.log(), "a spare")
+    wait_until(lambda: "a standby process is ready" in mcr.log(), "a spare")
     assert mcr.process is not None
     others = set(children_of(mcr.process.pid)) - set(mcr.worker_pids())
     (spare,) = [pid for pid in others if b"resource_tracker" not in Path(f"/proc/{pid}/cmdline").read_bytes()]

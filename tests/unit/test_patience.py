@@ -1,6 +1,7 @@
 """Waiting in the kernel for several things at a time."""
 
 import errno
+import os
 import socket
 import threading
 
@@ -35,6 +36,16 @@ def test_without_more_threads_it_is_done_one_by_one(monkeypatch):
     done: list[int] = []
     in_parallel(done.append, range(5))
     assert done == [0, 1, 2, 3, 4]
+
+
+def test_where_a_sandbox_denies_another_priority_it_is_done_all_the_same(monkeypatch):
+    def refuse(*_: int) -> None:
+        raise PermissionError(errno.EPERM, os.strerror(errno.EPERM))
+
+    monkeypatch.setattr(os, "setpriority", refuse)
+    done: list[int] = []
+    in_parallel(done.append, range(5))
+    assert sorted(done) == [0, 1, 2, 3, 4]
 
 
 def test_sockets_are_closed_be_there_none_one_or_several():

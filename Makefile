@@ -49,10 +49,10 @@ demo: setup
 check: setup
 	@tools/check.sh $(VENV)
 
-# The Debian package where there is dpkg.
+# The Debian package where there is dpkg. Two lanes: what measures rates or moments has the machine for itself.
 test: check wheel $(if $(shell command -v dpkg-deb),deb)
-	@$(VENV)/bin/pytest tests/native tests/e2e
-	@$(VENV)/bin/pytest tests/packaging
+	@$(VENV)/bin/pytest -n 2 --dist loadfile -m 'not alone' tests/native tests/e2e tests/packaging
+	@$(VENV)/bin/pytest -m alone tests/e2e
 
 # Not a part of `make test`: it fetches kernels, and takes root.
 kernels: setup

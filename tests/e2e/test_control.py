@@ -19,6 +19,8 @@ from mcr.cli.client import Client
 from mcr.errors import McrError
 from mcr_process import BIN, SLOWNESS, Mcr, Receiver, Sender, children_of, wait_until
 
+pytestmark = pytest.mark.alone
+
 LOOKERS = Path(__file__).with_name("lookers.py")
 NOBODY = 65_534
 

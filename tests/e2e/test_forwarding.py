@@ -14,6 +14,8 @@ from mcr._native import lib
 from mcr.net.capture import describes_super_frames
 from mcr_process import Receiver, Sender, wait_until
 
+pytestmark = pytest.mark.alone
+
 PACKETS = 100_000
 RATE = 25_000
 

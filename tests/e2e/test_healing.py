@@ -14,6 +14,8 @@ from mcr._native import ffi
 from mcr.ownership import unprivileged_user
 from mcr_process import SLOWNESS, Mcr, Receiver, Sender, alive, children_of, wait_until
 
+pytestmark = pytest.mark.alone
+
 RATE = 20_000
 
 

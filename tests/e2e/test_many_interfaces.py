@@ -10,6 +10,8 @@ from lab import Lab, Namespace
 from mcr.model import MAX_INTERFACES
 from mcr_process import SLOWNESS, Receiver, Sender, wait_until
 
+pytestmark = pytest.mark.alone
+
 
 class Wide:
     """source src0… ══ in0… relay out0 ── rx0 receiver: 128 cables in, one out."""

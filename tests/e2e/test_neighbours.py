@@ -12,6 +12,8 @@ from conftest import MakeMcr, Plant
 from mcr_process import Mcr, Receiver, Sender, wait_until
 from test_raw import frames, wait_for_raw
 
+pytestmark = pytest.mark.alone
+
 DEAD = [f"198.18.1.{100 + i}:6000:out0" for i in range(47)]
 
 

@@ -22,6 +22,8 @@ from lab import Namespace
 from mcr.net.capture import describes_super_frames
 from mcr_process import Mcr, Receiver, Sender, wait_until
 
+pytestmark = pytest.mark.alone
+
 ACCEPT, DROP = 1, 0  # NF_ACCEPT, NF_DROP
 SO_TIMESTAMPNS = 35  # <asm-generic/socket.h>
 

@@ -9,6 +9,8 @@ import pytest
 from conftest import MakeMcr, Plant
 from mcr_process import Receiver, Sender, wait_until
 
+pytestmark = pytest.mark.alone
+
 
 @pytest.mark.parametrize("workers", [1, 2])
 def test_thousand_changes_cost_another_stream_nothing(plant: Plant, make_mcr: MakeMcr, workers: int) -> None:

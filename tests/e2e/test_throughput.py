@@ -5,10 +5,14 @@ import subprocess
 from functools import partial
 from pathlib import Path
 
+import pytest
+
 from bench.rig import FIRST_GROUP, PORT, RELAY_CPU, Rig, Sink, Traffic, output_group, start_generator
 from conftest import MakeMcr, Plant, needs_root
 from lab import Lab
 from mcr_process import wait_until
+
+pytestmark = pytest.mark.alone
 
 RATE = 220_000
 SECONDS = 2.0

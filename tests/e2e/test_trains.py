@@ -18,6 +18,8 @@ from lab import Lab, Namespace
 from mcr.net.capture import describes_super_frames
 from mcr_process import Receiver, Sender, wait_until
 
+pytestmark = pytest.mark.alone
+
 SOL_UDP = 17
 UDP_SEGMENT = 103
 SIOCETHTOOL = 0x8946

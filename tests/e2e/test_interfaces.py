@@ -13,7 +13,7 @@ import pytest
 
 from conftest import MakeMcr, Plant
 from lab import Namespace
-from mcr_process import Mcr, Receiver, Sender, wait_until
+from mcr_process import IS_ROOT, Mcr, Receiver, Sender, wait_until
 
 SECOND = "239.1.1.9:5000"
 PLENTY = 1_000_000
@@ -126,7 +126,8 @@ def test_input_that_comes_and_goes_is_told_and_used_again(plant: Plant, mcr: Mcr
     passes(plant)
     checks = {each["check"]: each for each in json.loads(mcr.ctl("doctor", "--json", check=False).stdout)}
     assert checks["interfaces"]["verdict"] == "ok"
-    wait_until(lambda: len(absorbing(mcr)) == 2, "both inputs are absorbed")
+    if IS_ROOT:  # it takes eBPF
+        wait_until(lambda: len(absorbing(mcr)) == 2, "both inputs are absorbed")
     assert lines(mcr, "in0 is down")[0] == "in0 is down: 1 rule waits"
     assert lines(mcr, "in0 is up again")[0] == "in0 is up again: 1 rule goes on"
     assert not lines(mcr, "may want it")

@@ -18,8 +18,8 @@ from mcr.net.rtnetlink import DUMPS
 PORT = 4_711
 
 
-def message(kind: int, body: bytes = b"", port: int = 0) -> bytes:
-    return struct.pack("IHHII", 16 + len(body), kind, 0, 0, port) + body
+def message(kind: int, body: bytes = b"", port: int = 0, flags: int = 0) -> bytes:
+    return struct.pack("IHHII", 16 + len(body), kind, flags, 0, port) + body
 
 
 def link(index: int, name: str, *, kind: int = 16) -> bytes:
@@ -37,6 +37,7 @@ class Kernel:
         self.links = {7: "in0"}
         self.lost = False
         self.asked = 0
+        self.changing = 0  # answers that change while they are given
 
     # What the watch calls.
 
@@ -58,7 +59,8 @@ class Kernel:
         if struct.unpack_from("H", request, 4)[0] == DUMPS[0]:
             for each in self.links.items():
                 self.tell(link(*each))
-        self.tell(message(3, bytes(4), PORT))
+        self.changing -= 1
+        self.tell(message(3, bytes(4), PORT, flags=0x10 if self.changing >= 0 else 0))
 
     def recv(self, size: int) -> bytes:
         if self.lost:
@@ -130,6 +132,15 @@ async def test_everything_is_asked_for_again_when_news_was_lost(
         network = await watch.changed(network.version)
     assert kernel.asked == 2 * len(DUMPS)
     assert trio.current_time() < 1
+
+
+async def test_an_answer_that_changed_while_it_was_given_is_asked_for_again(
+    nursery: trio.Nursery, kernel: Kernel, autojump_clock: trio.testing.MockClock
+) -> None:
+    kernel.changing = 2
+    started: NetworkWatch = await nursery.start(run_network_watch)
+    assert set((await started.snapshot()).links) == {7}
+    assert len(DUMPS) < kernel.asked <= 3 * len(DUMPS)
 
 
 async def test_who_waits_in_vain_leaves_nothing_behind(watch: NetworkWatch) -> None:

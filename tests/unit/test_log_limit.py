@@ -46,6 +46,10 @@ def test_a_flood_is_some_lines_and_a_count():
     assert said == pytest.approx(BURST + 10 * RATE, abs=1)
     assert log.left_out() == [f"{20_000 - said:,} more lines such as: client 19999"]
     assert log.left_out() == []
+    while log.say("client %d", 1):
+        pass
+    assert not log.say("client %d", 2)
+    assert log.left_out() == ["2 more lines such as: client 2"]
 
 
 def test_one_kind_costs_the_others_nothing():

@@ -50,3 +50,22 @@ async def test_turn_that_had_to_wait_itself_keeps_the_next_waiting_for_seconds_o
     ended = trio.current_time()
     async with turns.turn(2):
         assert trio.current_time() - ended <= LONGEST_REST
+
+
+async def test_turn_of_one_who_stops_waiting_as_it_comes_is_the_next_ones(autojump_clock):
+    """Else nobody would ever have one again."""
+    turns, waiting, taken = Turns(1), trio.CancelScope(), []
+
+    async def ask(uid: int, scope: trio.CancelScope) -> None:
+        with scope:
+            async with turns.turn(uid):
+                taken.append(uid)
+
+    async with trio.open_nursery() as nursery:
+        async with turns.turn(1):
+            for uid, scope in ((2, waiting), (3, trio.CancelScope())):
+                nursery.start_soon(ask, uid, scope)
+                await trio.testing.wait_all_tasks_blocked()
+            waiting.cancel()
+        nursery.cancel_scope.deadline = trio.current_time() + 10
+    assert taken == [3]

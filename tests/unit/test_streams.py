@@ -35,7 +35,8 @@ def test_a_full_disk_and_a_pipe_without_a_reader_fail_nothing():
 def test_a_reader_that_does_not_read_stops_nobody(blocking):
     reader, writer = os.pipe()
     os.set_blocking(writer, blocking)
-    assert run(SPARED + SAY, stdout=writer, stderr=writer) == 0
+    often = "\nfor _ in range(60): print('z', file=sys.stderr)"  # it is waited for once, not each time
+    assert run(SPARED + SAY + often, stdout=writer, stderr=writer) == 0
     os.close(writer)
     os.close(reader)
 

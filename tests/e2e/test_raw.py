@@ -20,7 +20,7 @@ from scapy.layers.l2 import Ether
 from conftest import MakeMcr, Plant, needs_root
 from lab import Namespace
 from mcr.net.capture import describes_super_frames
-from mcr_process import Mcr, Receiver, Sender, wait_until
+from mcr_process import SLOWNESS, Mcr, Receiver, Sender, wait_until
 
 pytestmark = pytest.mark.alone
 
@@ -357,7 +357,7 @@ def test_former_addresses_are_out_of_use_at_once(plant: Plant, make_mcr: MakeMcr
         wire.settimeout(0.0)
         taken = list(with_times(wire))
     for turn, time_of_change in enumerate(since, 1):
-        late = [(when - time_of_change, frame.src) for when, frame in taken if when > time_of_change + 0.05]
+        late = [(when - time_of_change, frame.src) for when, frame in taken if when > time_of_change + 0.05 * SLOWNESS]
         former = {f"02:00:00:00:00:{each:02}" for each in range(1, turn)}
         assert [each for each in late if each[1] in former] == []
     assert taken[-1][1][IP].src == "198.18.1.15"

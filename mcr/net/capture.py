@@ -25,7 +25,7 @@ import attrs
 from mcr.errors import InvalidParams, SystemFault
 from mcr.net.buffer import set_buffer
 from mcr.net.filter import REJECT_ALL, Wanted, attach_filter, select_udp
-from mcr.net.interfaces import Interface
+from mcr.net.interfaces import Interface, bind_packet
 from mcr.net.patience import close_all, in_parallel, set_option
 
 _ETH_P_ALL = 0x0003
@@ -269,7 +269,7 @@ def _bind(interface: Interface, group: Sequence[socket.socket]) -> None:
     try:
         for capture in group:
             step = "bind"
-            capture.bind((socket.if_indextoname(interface.index), _ETH_P_ALL))
+            bind_packet(capture, interface.index, _ETH_P_ALL)
             if len(group) > 1:
                 step = "PACKET_FANOUT"
                 capture.setsockopt(_SOL_PACKET, _PACKET_FANOUT, argument)

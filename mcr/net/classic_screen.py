@@ -13,7 +13,7 @@ from mcr.model import Facility
 from mcr.net.absorber import Absorber
 from mcr.net.capture import read_count
 from mcr.net.filter import ACCEPT_UDP, REJECT_ALL, Instruction, Wanted, attach_filter, select_udp
-from mcr.net.interfaces import Interface
+from mcr.net.interfaces import Interface, bind_packet
 
 log = get_logger(Facility.NETWORK)
 
@@ -84,7 +84,7 @@ class ClassicScreen:
                 undo.callback(counter.close)
                 counter.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, _LEAST_BUFFER)
                 attach_filter(counter, REJECT_ALL)
-                counter.bind((socket.if_indextoname(interface.index), _ETH_P_ALL))
+                bind_packet(counter, interface.index, _ETH_P_ALL)
                 count = SocketCount(counter.dup())
                 undo.callback(count.close)
                 filtered = _Filtered(tuple(sockets), counter)

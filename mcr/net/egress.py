@@ -10,6 +10,8 @@ from mcr.net.buffer import set_buffer
 from mcr.net.filter import REJECT_ALL, attach_filter
 from mcr.net.interfaces import Interface
 
+_SO_BINDTOIFINDEX = 62  # <asm-generic/socket.h>
+
 
 def open_egress(
     interface: Interface, send_buffer: int, *, to: Address | None = None, shared_port: int | None = None
@@ -36,8 +38,8 @@ def open_egress(
     try:
         step = "SO_ATTACH_FILTER"
         attach_filter(opened, REJECT_ALL)  # it only sends: nobody may fill its receive buffer
-        step = "SO_BINDTODEVICE"
-        opened.setsockopt(socket.SOL_SOCKET, socket.SO_BINDTODEVICE, socket.if_indextoname(interface.index).encode())
+        step = "SO_BINDTOIFINDEX"
+        opened.setsockopt(socket.SOL_SOCKET, _SO_BINDTOIFINDEX, interface.index)
         step = "IP_MULTICAST_IF"
         mreqn = struct.pack("4s4si", b"", b"", interface.index)
         opened.setsockopt(socket.IPPROTO_IP, socket.IP_MULTICAST_IF, mreqn)

@@ -3,6 +3,7 @@
 import difflib
 import errno
 import fcntl
+import os
 import socket
 import struct
 from collections.abc import Mapping
@@ -14,10 +15,11 @@ import attrs
 from mcr.errors import InterfaceNotFound, LimitReached, SystemFault
 
 # <linux/sockios.h>; struct ifreq is a name and what is asked for.
+_SIOCGIFNAME = 0x8910
 _SIOCGIFADDR = 0x8915
 _SIOCGIFMTU = 0x8921
 _NAME = struct.Struct("16s24x")
-_MTU = struct.Struct("16si20x")
+_NUMBER = struct.Struct("16si20x")  # an index, or an MTU
 _ADDRESS = struct.Struct("16s4x4s16x")
 
 
@@ -43,7 +45,8 @@ def find_interface(name: str) -> Interface:
     """
     try:
         index = socket.if_nametoindex(name)
-        return Interface(name, index, *_settings(name))
+        with _probe() as probe:
+            return Interface(name, index, *_settings(probe, name))
     except OSError as error:
         if error.errno in (errno.EMFILE, errno.ENFILE, errno.ENOMEM):
             raise SystemFault(f"Cannot look up interface {name}", error.errno) from None
@@ -58,7 +61,8 @@ def look_again(known: Interface) -> Interface:
         SystemFault: it has just gone; or out of descriptors or memory.
     """
     try:
-        mtu, address = _settings(socket.if_indextoname(known.index))
+        with _probe() as probe:
+            mtu, address = _settings(probe, _present_name(probe, known.index))
     except OSError as error:
         raise SystemFault(f"Cannot look up interface {known.name}", error.errno or 0) from None
     return attrs.evolve(known, mtu=mtu, address=address)
@@ -114,6 +118,15 @@ def has_lost_its_interface(bound: socket.socket) -> bool:
     return not bound.getsockname()[0]
 
 
+def bind_packet(packet: socket.socket, index: int, protocol: int) -> None:
+    """Bind an AF_PACKET socket to an interface, whatever it is called.
+
+    Raises:
+        OSError: the interface has gone.
+    """
+    packet.bind((_present_name(packet, index), protocol))
+
+
 def open_witness(interface: Interface) -> socket.socket:
     """Open a socket that takes part in nothing, see `has_lost_its_interface`.
 
@@ -124,22 +137,32 @@ def open_witness(interface: Interface) -> socket.socket:
         with ExitStack() as undo:
             opened = socket.socket(socket.AF_PACKET, socket.SOCK_RAW | socket.SOCK_CLOEXEC, 0)
             undo.callback(opened.close)
-            opened.bind((socket.if_indextoname(interface.index), 0))  # protocol 0: nothing comes in
+            bind_packet(opened, interface.index, 0)  # protocol 0: nothing comes in
             undo.pop_all()
     except OSError as error:
         raise SystemFault(f"Cannot watch {interface.name}", error.errno or 0) from None
     return opened
 
 
-def _settings(name: str) -> tuple[int, IPv4Address | None]:
-    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC) as probe:
-        _, mtu = _MTU.unpack(fcntl.ioctl(probe, _SIOCGIFMTU, _NAME.pack(name.encode())))
-        try:
-            _, address = _ADDRESS.unpack(fcntl.ioctl(probe, _SIOCGIFADDR, _NAME.pack(name.encode())))
-        except OSError as error:
-            if error.errno != errno.EADDRNOTAVAIL:
-                raise
-            return mtu, None
+def _probe() -> socket.socket:
+    return socket.socket(socket.AF_INET, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC)
+
+
+def _present_name(asked: socket.socket, index: int) -> str:
+    """By a socket that is there: the C library opens one, and without a descriptor left finds no interface."""
+    name, _ = _NUMBER.unpack(fcntl.ioctl(asked, _SIOCGIFNAME, _NUMBER.pack(b"", index)))
+    return os.fsdecode(name.rstrip(b"\0"))
+
+
+def _settings(probe: socket.socket, name: str) -> tuple[int, IPv4Address | None]:
+    asked = _NAME.pack(os.fsencode(name))
+    _, mtu = _NUMBER.unpack(fcntl.ioctl(probe, _SIOCGIFMTU, asked))
+    try:
+        _, address = _ADDRESS.unpack(fcntl.ioctl(probe, _SIOCGIFADDR, asked))
+    except OSError as error:
+        if error.errno != errno.EADDRNOTAVAIL:
+            raise
+        return mtu, None
     return mtu, IPv4Address(address)
 
 

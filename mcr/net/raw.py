@@ -20,6 +20,7 @@ from mcr._native import ffi, lib
 from mcr.errors import check_result
 from mcr.model import MAX_TRAIN, Address
 from mcr.net.buffer import set_buffer
+from mcr.net.interfaces import bind_packet
 from mcr.net.netlink import look_at_links
 
 _SOL_PACKET = 263
@@ -75,9 +76,8 @@ def bind_raw(sockets: Iterable[socket.socket], index: int) -> None:
     Raises:
         OSError: it has gone.
     """
-    name = socket.if_indextoname(index)
     for each in sockets:
-        each.bind((name, 0))  # protocol 0: nothing comes in
+        bind_packet(each, index, 0)  # protocol 0: nothing comes in
 
 
 def find_sources(

@@ -124,7 +124,7 @@ class InputInterfaces:
             group = groups[interface.name]
             rejected = self._screen.open(slot, interface, group.sockets, clip=not group.offloads)
             undo.callback(rejected.close)
-            undo.callback(self._screen.forget, slot)
+            undo.callback(self._forget, slot)
             self._serial += 1
             self._names[slot] = interface.name
             opened.append(Capture(slot, self._serial, interface, group, rejected))
@@ -173,7 +173,8 @@ class InputInterfaces:
         return [records.capture_drop(capture.slot) for capture in unused]
 
     def _let_go(self, capture: Capture, generation: int) -> None:
-        self._reject(capture)  # so that workers come to the end of what waits
+        reject(capture.group.sockets)  # so that workers come to the end of what waits
+        self._forget(capture.slot)
         self._closing.append((generation, capture))
 
     def to_release(self, generation: int) -> list[Capture]:
@@ -187,14 +188,16 @@ class InputInterfaces:
         self._slots.give(capture.slot)
         return capture.group.sockets
 
-    def reject(self) -> None:
-        """Let nothing more in; what has arrived can still be read."""
-        for capture in self:
-            self._reject(capture)
+    def _forget(self, slot: int) -> None:
+        self._screen.forget(slot)
+        if self.absorber:
+            self.absorber.forget(slot)
 
-    def _reject(self, capture: Capture) -> None:
-        reject(capture.group.sockets)
-        self._screen.forget(capture.slot)
+    def reject(self) -> None:
+        """Let nothing more in, at the end; what has arrived can still be read."""
+        for capture in self:
+            reject(capture.group.sockets)
+            self._screen.forget(capture.slot)
 
     def show_unmatched(self, *, show: bool) -> None:
         """Whether workers are to see what no rule wants."""

@@ -31,17 +31,17 @@ _RETRY_SECONDS = 5.0
 
 @attrs.frozen
 class PauseAbsorbing:
-    """Suppress nothing until it is known who wants the packets; which interfaces have to be looked at."""
+    """Suppress nothing until it is known who wants the packets; where to look for that. None: ask again."""
 
-    reply: Reply[frozenset[int]]
+    reply: Reply[frozenset[int] | None]
 
 
 @attrs.frozen
 class AbsorbOn:
-    """Suppress local delivery on these interfaces; None: it can't be known where."""
+    """Suppress local delivery on these interfaces; None: it can't be known where. False: ask again."""
 
     free: frozenset[int] | None
-    reply: Reply[None]
+    reply: Reply[bool]
 
 
 @attrs.frozen
@@ -116,7 +116,8 @@ async def _keep_absorbing(due: trio.MemoryReceiveChannel[None], owner: trio.Memo
     """Have local delivery suppressed where only UDP sockets could want packets, and nowhere while that is not known."""
     blind = False
     async for _ in due:
-        interfaces = await ask(owner, PauseAbsorbing)
+        while (interfaces := await ask(owner, PauseAbsorbing)) is None:
+            pass
         if interfaces:
             free: frozenset[int] | None = None
             try:
@@ -127,7 +128,8 @@ async def _keep_absorbing(due: trio.MemoryReceiveChannel[None], owner: trio.Memo
                         "cannot tell whether others want the packets, so local delivery is not suppressed: %s", error
                     )
             blind = free is None
-            await ask(owner, partial(AbsorbOn, free))
+            while not await ask(owner, partial(AbsorbOn, free)):
+                pass
 
 
 async def _keep_raw(

@@ -263,8 +263,7 @@ async def _heed_review(state: "_State", command: Review) -> None:
                 reply.resolve(await state.pause_absorbing())
         case AbsorbOn(free, reply):
             with reply:
-                await state.absorb_on(free)
-                reply.resolve(None)
+                reply.resolve(await state.absorb_on(free))
         case ReviewRaw(bar, reply):
             with reply:
                 await state.review_raw(bar)
@@ -372,15 +371,15 @@ class _State:
             self._reviews.absorbing_is_due()
         self._reviews.check_raw(has_new_outputs=self._relay.has_new_outputs)
 
-    async def pause_absorbing(self) -> frozenset[int]:
+    async def pause_absorbing(self) -> frozenset[int] | None:
         absorber = self._relay.absorber
         if not absorber or not absorber.is_due():
             return frozenset()
         return await trio.to_thread.run_sync(absorber.pause)
 
-    async def absorb_on(self, free: frozenset[int] | None) -> None:
-        if self._relay.absorber:
-            await trio.to_thread.run_sync(self._relay.absorber.absorb_on, free)
+    async def absorb_on(self, free: frozenset[int] | None) -> bool:
+        absorber = self._relay.absorber
+        return not absorber or await trio.to_thread.run_sync(absorber.absorb_on, free)
 
     async def review_raw(self, bar: str) -> None:
         if commands := await self._relay.review_raw(bar):

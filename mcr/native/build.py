@@ -20,6 +20,7 @@ ffi.set_source(
     #include "engine.h"
     #include "gateway.h"
     #include "journal.h"
+    #include "later.h"
     #include "match.h"
     #include "pace.h"
     #include "packet.h"

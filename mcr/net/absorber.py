@@ -12,8 +12,11 @@ from mcr.errors import check_result, describe_errno
 from mcr.logs import get_logger
 from mcr.model import Facility
 from mcr.net.bystanders import LinkChanges
+from mcr.net.patience import close_after_exit
 
 log = get_logger(Facility.NETWORK)
+
+_AT_ONCE = 8  # links made or closed before others have their turn: some 15 ms each
 
 
 class Absorber:
@@ -36,7 +39,7 @@ class Absorber:
         self._interfaces: dict[int, int] = {}
         self._links: dict[int, int] = {}
         self._told: set[int] = set()
-        self._asked: frozenset[int] = frozenset()
+        self._asked: dict[int, int] = {}  # those that are looked for, by capture
         os.close(check_result(lib.mcr_bpf_load_absorber(wanted, 0)))
         self.changes = LinkChanges()
         self._stale = False
@@ -64,35 +67,42 @@ class Absorber:
             self._stale = True
         return self.is_stale
 
-    def pause(self) -> frozenset[int]:
+    def pause(self) -> frozenset[int] | None:
         """Absorb nothing until it is known whose packets these are.
 
         Returns:
-            The interfaces whose bystanders have to be looked for; then call `absorb_on`.
+            The interfaces whose bystanders have to be looked for; then call `absorb_on`. None: call again, for it takes
+            long, and others may have their turn.
         """
-        self._stale = False
-        for capture in [*self._links]:
+        for capture in [*self._links][:_AT_ONCE]:
             self._unlink(capture)
-        self._asked = frozenset(self._interfaces.values())
-        return self._asked
+        if self._links:
+            return None
+        self._stale = False
+        self._asked = dict(self._interfaces)
+        return frozenset(self._asked.values())
 
-    def absorb_on(self, free: frozenset[int] | None) -> None:
-        """After `pause`: absorb on these interfaces, by index. None: it can't be known now."""
-        if free is None or self.changes.heard():  # what was seen may be no more
+    def absorb_on(self, free: frozenset[int] | None) -> bool:
+        """After `pause`: absorb on these interfaces, by index. None: it can't be known now. False: call again."""
+        # What was seen may be no more. Of what changes from the first link on, `changes` tells once all are made.
+        if free is None or (not self._links and self.changes.heard()):
             self._stale = True
-            return
-        for capture, index in self._interfaces.items():
+            return True
+        for capture, index in [*self._asked.items()][:_AT_ONCE]:
+            del self._asked[capture]
+            if self._interfaces.get(capture) != index:  # it has gone meanwhile
+                continue
             if index in free:
                 self._link(capture, index)
-            elif index in self._asked and _exists(index):  # others came since, and some have gone
+            elif _exists(index):
                 self._tell(
                     capture, f"local delivery on {_name(index)} goes on: a bridge or multicast routing may want it"
                 )
+        return not self._asked
 
     def close(self) -> None:
-        """Absorb nothing more."""
-        for capture in [*self._links]:
-            self._unlink(capture)
+        """Absorb nothing more, soon after the process has ended."""
+        close_after_exit([*self._links.values()])
         self.changes.close()
 
     def _link(self, capture: int, index: int) -> None:

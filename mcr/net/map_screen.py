@@ -89,8 +89,6 @@ class MapScreen:
         """The program goes with its sockets."""
         self._sockets.pop(capture, None)
         self._clipped.discard(capture)
-        if self.absorber:
-            self.absorber.forget(capture)
 
     def close(self) -> None:
         """Close the maps; the kernel keeps them for as long as a program uses them."""

@@ -31,6 +31,13 @@ def set_option(target: socket.socket, level: int, option: int, value: bytes) -> 
         raise OSError(ffi.errno, os.strerror(ffi.errno))
 
 
+def close_after_exit(descriptors: Sequence[int]) -> None:
+    """Close what the kernel takes long to close, if possible when this process has ended: nobody waits for it then."""
+    if descriptors and lib.mcr_close_after_exit(descriptors, len(descriptors)):
+        for descriptor in descriptors:
+            os.close(descriptor)
+
+
 def in_parallel(work: Callable[[T], Any], items: Sequence[T]) -> None:
     """Do work on each item, on several at the same time, and wait until all is done. Workers and event loop go first.
 

@@ -2,12 +2,18 @@
 
 import errno
 import os
+import select
 import socket
+import subprocess
+import sys
 import threading
+from types import SimpleNamespace
 
 import pytest
 
-from mcr.net.patience import close_all, in_parallel, set_option
+from mcr._native import lib
+from mcr.net import patience
+from mcr.net.patience import close_after_exit, close_all, in_parallel, set_option
 
 
 def test_all_is_done_at_the_same_time():
@@ -63,3 +69,42 @@ def test_an_option_is_set_and_a_refusal_is_raised():
         with pytest.raises(OSError, match="Protocol not available") as refused:
             set_option(target, socket.SOL_SOCKET, 9_999, bytes(4))
         assert refused.value.errno == errno.ENOPROTOOPT
+
+
+HOLDER = """
+import os, sys
+from mcr.net.patience import close_after_exit
+descriptor = int(sys.argv[1])
+close_after_exit([descriptor])
+print(os.path.exists(f"/proc/self/fd/{descriptor}"), flush=True)
+sys.stdin.read()
+"""
+
+
+def test_what_is_closed_after_exit_is_kept_until_then():
+    """Its descriptor is closed, itself it is not; both without anybody waiting."""
+    assert lib.mcr_uring_probe() == 0
+    reader, writer = os.pipe()
+    with subprocess.Popen(
+        [sys.executable, "-c", HOLDER, str(writer)],
+        pass_fds=[writer],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    ) as holder:
+        os.close(writer)
+        assert holder.stdout
+        assert holder.stdout.readline() == "False\n"
+        assert select.select([reader], [], [], 0)[0] == []
+        holder.communicate("")
+    assert select.select([reader], [], [], 10)[0] == [reader]
+    assert os.read(reader, 1) == b""
+    os.close(reader)
+
+
+def test_where_nobody_else_closes_it_is_closed_now(monkeypatch):
+    monkeypatch.setattr(patience, "lib", SimpleNamespace(mcr_close_after_exit=lambda *_: -errno.EPERM))
+    reader, writer = os.pipe()
+    close_after_exit([writer])
+    assert os.read(reader, 1) == b""
+    os.close(reader)

@@ -241,3 +241,24 @@ async def test_hosts_of_rules_that_are_gone_are_forgotten(store: RuleStore, monk
         (view,) = await store.add((to_host(number),))
         await store.remove(rule_id=view.rule_id)
     assert 0 < len(store._hops._hops) <= 8
+
+
+@pytest.mark.usefixtures("hosts")
+async def test_next_hops_are_asked_for_anew_when_routes_have_changed(
+    store: RuleStore, machine: Network, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[IPv4Address] = []
+
+    def find(hosts: Iterable[tuple[IPv4Address, int]]) -> list[tuple[IPv4Address, bool]]:
+        asked.extend(host for host, _ in hosts)
+        return [(host, True) for host in asked[-1:]]
+
+    monkeypatch.setattr(hop_cache, "find_unanswered", lambda _: set())
+    monkeypatch.setattr(hop_cache, "find_next_hops", find)
+    await store.add((to_host(1),))
+    await store.list()
+    assert len(asked) == 1
+    machine.now = attrs.evolve(machine.now, routes=machine.now.routes + 1)
+    await store.list()
+    await store.list()
+    assert len(asked) == 2

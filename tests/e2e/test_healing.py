@@ -178,7 +178,7 @@ def test_worker_has_no_privileges(plant: Plant, make_mcr: MakeMcr) -> None:
 
 def test_worker_that_gives_up_is_replaced_by_one_that_works(plant: Plant, make_mcr: MakeMcr) -> None:
     """Not only deaths: a worker that returns with an error has no privileges left to start over in its process."""
-    mcr = make_mcr(plant.relay).start()
+    mcr = make_mcr(plant.relay, prefix=["env", "MCR_RAW_SEND=0"]).start()  # so that nothing else is told meanwhile
     mcr.add("in0:239.1.1.1:5000", "239.2.2.2:6000:out0")
     (pid,) = mcr.worker_pids()
     # Scribble over its rule ring, and let a packet wake it to that.

@@ -95,7 +95,7 @@ bool mcr_plan_next(struct mcr_plan *plan, struct mcr_batch *batch, struct mcr_ru
 	by = &egress[output->egress];
 	fits = plan->iov->iov_len <= by->max_segment; /* the others are not longer */
 	refused = output->refused == rules->epoch;
-	limit = fits && !refused ? output->max_train : 1;
+	limit = fits && !refused && output->cut != rules->epoch ? output->max_train : 1;
 	count = plan->train - plan->done < limit ? plan->train - plan->done : limit;
 	*send = (struct mcr_send){
 		.payloads = plan->iov + plan->done,

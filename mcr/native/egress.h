@@ -84,7 +84,7 @@ void mcr_plan_start(struct mcr_plan *plan, const uint32_t *rules, uint32_t count
 bool mcr_plan_next(struct mcr_plan *plan, struct mcr_batch *batch, struct mcr_rules *rules,
 		   const struct mcr_egress *egress, struct mcr_send *send);
 
-/* Whether this result of a train means that its output can't have trains (and says nothing about its payloads). */
+/* Whether this result of a train means that its output can't have trains now (and says nothing about its payloads). */
 bool mcr_train_refused(const struct mcr_send *send, int result);
 
 /* Whether this result of a raw frame is for IP to judge: it may cut the datagram, or know another way, or say why not. */

@@ -207,7 +207,12 @@ void mcr_forward_sent(struct mcr_worker *worker, const struct mcr_send *send, in
 
 void mcr_forward_train_refused(struct mcr_worker *worker, const struct mcr_send *send, int result)
 {
-	worker->rules.outputs[send->output].max_train = 1;
+	struct mcr_output *output = &worker->rules.outputs[send->output];
+	bool told = output->cut;
+
+	output->cut = worker->rules.epoch;
+	if (told)
+		return;
 	mcr_log_folded(&worker->log, MCR_FACILITY_EGRESS, MCR_LEVEL_NOTICE, MCR_LOG_TRAIN_REFUSED, send->output,
 		       (uint64_t)-result, 0);
 }

@@ -14,7 +14,7 @@ uint32_t mcr_forward_gather(struct mcr_worker *worker, uint32_t capture);
 /* One send has ended: `result` is the bytes sent, or -errno. Log and count what became of its datagrams. */
 void mcr_forward_sent(struct mcr_worker *worker, const struct mcr_send *send, int result);
 
-/* A train was refused with this -errno, and its datagrams leave one by one: its output gets no more trains. */
+/* A train was refused with this -errno, and its datagrams leave one by one: its output gets no more trains for now. */
 void mcr_forward_train_refused(struct mcr_worker *worker, const struct mcr_send *send, int result);
 
 /* All sends of the batch have ended: count, move the cursor, give the slots back. */

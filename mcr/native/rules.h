@@ -28,6 +28,7 @@ struct mcr_output {
 	uint32_t next;      /* the rule's next output, or MCR_NO_OUTPUT */
 	uint32_t max_train; /* datagrams in one sendmsg; 1: no trains */
 	uint32_t refused;   /* epoch in which a raw frame to it was refused */
+	uint32_t cut;       /* epoch in which a train to it was; 0: none has been */
 	struct mcr_output_tally tally;
 };
 

@@ -83,7 +83,7 @@ def test_datagrams_beyond_the_outputs_mtu_are_fragmented_not_lost(lab: Lab, make
 
 
 def test_network_that_refuses_trains_gets_single_datagrams(lab: Lab, make_mcr: MakeMcr) -> None:
-    """The interface carries 1500 bytes, the route to the host only 1280: refused, sent again in order, remembered."""
+    """The interface carries 1500 bytes, the route to the host only 1280: refused, sent again in order, tried anew."""
     source, relay, receiver = (lab.namespace(name) for name in ("source", "relay", "receiver"))
     lab.link(source, "src0", relay, "in0", a_address="198.18.0.1/24", b_address="198.18.0.2/24")
     lab.link(relay, "out0", receiver, "rx0", a_address="198.18.1.1/24", b_address="198.18.1.2/24")

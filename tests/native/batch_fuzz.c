@@ -220,6 +220,7 @@ static void check_outputs(const struct mcr_segment *segment)
 		const struct mcr_output_counters *output = &segment->outputs[at];
 
 		CHECK(output->submitted == output->sent + output->errors && output->in_doubt <= output->errors);
+		CHECK(world->worker->rules.outputs[at].max_train != 1); /* what is refused is so for a while */
 		sum.submitted += output->submitted;
 		sum.sent += output->sent;
 		sum.errors += output->errors;

@@ -115,7 +115,7 @@ static void put_rule(struct world *w, uint32_t rule)
 			.address = htonl(0xef020200 + i),
 			.source = rnd(4) ? htonl(0xc6120002) : 0,
 			.port = htons((uint16_t)(PORT + rule * OUTPUTS + i)),
-			.max_train = (uint16_t)(1 + rnd(MCR_TRAIN_MAX)),
+			.max_train = (uint16_t)(2 + rnd(MCR_TRAIN_MAX - 1)),
 		};
 	CHECK(!mcr_rules_put(&w->worker->rules, w->worker->segment, &head, outputs));
 	w->held |= 1u << rule;

@@ -59,14 +59,28 @@ class Relay:
     standing: Standing
     idle: Mapping[str, float]
 
+    @property
+    def inputs(self) -> frozenset[str]:
+        """Input interfaces that rules name."""
+        return frozenset(rule.input.interface for rule in self.rules)
+
+    @property
+    def outputs(self) -> frozenset[str]:
+        """Output interfaces that rules name."""
+        return frozenset(output.interface for rule in self.rules for output in rule.outputs)
+
+    def counters(self) -> Stats:
+        """The counters; of input interfaces only those that rules name, as others are counted on after their rules."""
+        interfaces = tuple(each for each in self.stats.interfaces if each.interface in self.inputs)
+        return attrs.evolve(self.stats, interfaces=interfaces)
+
 
 def examine(settings: Settings, relay: Relay) -> tuple[Finding, ...]:
     """Check the machine and the daemon, which is this process. It may wait for the kernel."""
-    workers, stats = relay.workers, relay.stats
+    workers, stats = relay.workers, relay.counters()
     backlog, machine = count_backlog_drops(), look_at_machine()
     daemon = look_at_self(settings.send_buffer, COPY_BYTES)
-    inputs = frozenset(each.interface for each in stats.interfaces)
-    outputs = frozenset(output.interface for rule in stats.rules for output in rule.outputs)
+    inputs, outputs = relay.inputs, relay.outputs
     blind: list[Finding] = []
     raw_bar = _look_at_raw(settings, blind)
     used = {each.name: each for each in relay.standing.all()}

@@ -302,12 +302,27 @@ def _remedy_for_fragments() -> str:
     return "have the source send datagrams that fit the MTU of its network: with 1500, 1,472 bytes of payload at most"
 
 
-def judge_taking(rule: RuleView, look: Look, before: Stats, after: Stats) -> Iterator[Finding]:
+def judge_taking(
+    rule: RuleView, look: Look, before: Stats, after: Stats, others: Collection[RuleView]
+) -> Iterator[Finding]:
     """What arrives, is it what this relay sent, and is it taken by the rule?"""
     for each in after.interfaces:
-        if each.interface == rule.input.interface and each.looped is not None:
-            yield parse_errors.judge_loop(each)
+        if each.interface == rule.input.interface and parse_errors.loops_now(each):
+            returns = _is_sent_here(rule, others) or (
+                matched(rule, after) <= matched(rule, before) and _loops(rule, after) > _loops(rule, before)
+            )
+            yield parse_errors.judge_loop(each, concerned=returns)
     yield judge_match(rule, look, before, after)
+
+
+def _is_sent_here(rule: RuleView, others: Collection[RuleView]) -> bool:
+    """Whether an output of any rule sends to the group and port that the rule takes."""
+    flow = rule.input.group, rule.input.port
+    return any((each.group, each.port) == flow for one in (rule, *others) for each in one.outputs)
+
+
+def _loops(rule: RuleView, stats: Stats) -> int:
+    return sum(each.parse_errors.loop for each in stats.interfaces if each.interface == rule.input.interface)
 
 
 def judge_match(rule: RuleView, look: Look, before: Stats, after: Stats) -> Finding:

@@ -64,20 +64,34 @@ def judge_parse_errors(stats: Stats) -> tuple[Finding, ...]:
 
 def judge_loops(stats: Stats) -> tuple[Finding, ...]:
     """Whether what this machine sent came back in."""
-    findings = tuple(judge_loop(each) for each in stats.interfaces if each.looped is not None)
-    return findings or (
-        Finding("loop", Verdict.OK, "Nothing that this relay sent came back in", "mcrctl stats: loop=0"),
-    )
+    findings = tuple(_loop(each, Verdict.FAULT) for each in stats.interfaces if loops_now(each))
+    lately = f"none in the last {_LOOPS_NOW:.0f} s; mcrctl stats: loop={stats.ingress.parse_errors.loop}"
+    return findings or (Finding("loop", Verdict.OK, "Nothing that this relay sent comes back in", lately),)
 
 
-def judge_loop(interface: InterfaceStats) -> Finding:
-    """Whether it still does on an interface where it did."""
+def loops_now(interface: InterfaceStats) -> bool:
+    """Whether something that this machine sent has come in there within the last minute."""
+    return interface.looped is not None and interface.looped <= _LOOPS_NOW
+
+
+def judge_loop(interface: InterfaceStats, *, concerned: bool) -> Finding:
+    """A loop at the input of a rule.
+
+    Args:
+        interface: the rule's input interface.
+        concerned: what comes back is to the rule's group and port, as far as can be told.
+    """
+    if concerned:
+        return _loop(interface, Verdict.FAULT)
+    return _loop(interface, Verdict.ADVICE, "; as far as can be told, this rule's flow is not among them")
+
+
+def _loop(interface: InterfaceStats, verdict: Verdict, more: str = "") -> Finding:
     name, ago = interface.interface, interface.looped or 0.0
-    now = ago <= _LOOPS_NOW
     return Finding(
         "loop",
-        Verdict.FAULT if now else Verdict.ADVICE,
-        f"datagrams that this relay sent {'come' if now else 'came'} back in on {name}: a loop; they end here",
+        verdict,
+        f"datagrams that this relay sent come back in on {name}: a loop; they end here{more}",
         f"mcrctl stats --json: {name}: loop={interface.parse_errors.loop}, the last one {ago:,.0f} s ago",
         f"keep the networks of {name} and of the outputs apart, or send to groups that no rule takes on {name}; "
         "the log names the flows",

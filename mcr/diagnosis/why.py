@@ -98,7 +98,8 @@ class Walk:
         findings += await trio.to_thread.run_sync(_until_fault, arrival)  # there may be thousands of other rules
         if _ends(findings):
             return findings
-        findings += _until_fault(judge_taking(self.rule, look, before, after))
+        taking = judge_taking(self.rule, look, before, after, self.others)
+        findings += await trio.to_thread.run_sync(_until_fault, taking)
         if _ends(findings):
             return findings
         return findings + await self._judge_outputs(look, before, after)

@@ -12,8 +12,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mcr.conditions import Attachment
+from mcr.conditions import Attachment, Standing
 from mcr.diagnosis import daemon_findings, link_findings, machine_findings, parse_errors
+from mcr.diagnosis.doctor import Relay, examine
 from mcr.diagnosis.links import Link
 from mcr.diagnosis.machine import (
     CAPABILITIES,
@@ -33,6 +34,7 @@ from mcr.model import (
     IngressStats,
     Input,
     InterfaceStats,
+    LogLevels,
     OutputStats,
     OutputView,
     ParseErrors,
@@ -46,6 +48,7 @@ from mcr.model import (
 )
 from mcr.net.capture import BufferPools
 from mcr.net.firewall import Chain, Firewall
+from mcr.settings import Settings
 
 OK, ADVICE, FAULT = Verdict.OK, Verdict.ADVICE, Verdict.FAULT
 
@@ -422,11 +425,11 @@ def test_malformed_packets_are_told():
     expect(parse_errors.judge_parse_errors(IDLE), OK)
 
 
-@pytest.mark.parametrize(("ago", "verdict"), [(1.5, FAULT), (61.0, ADVICE), (None, OK)])
+@pytest.mark.parametrize(("ago", "verdict"), [(1.5, FAULT), (59.0, FAULT), (61.0, OK), (None, OK)])
 def test_a_loop_is_a_fault_for_a_minute(ago, verdict):
     interface = InterfaceStats("in0", 1000, 0, ParseErrors(loop=7), ago)
     findings = parse_errors.judge_loops(Stats(IngressStats(), EgressStats(), interfaces=(interface,)))
-    expect(findings, verdict, *(["in0", "loop=7"] if ago else []))
+    expect(findings, verdict, *(["in0", "loop=7"] if verdict is FAULT else []))
 
 
 def test_outputs_that_took_everything_are_fine():
@@ -506,6 +509,21 @@ def test_interfaces_that_are_up_are_one_line():
 def test_an_interface_that_cannot_work_is_a_fault(link, words):
     links = {"out0": OUT0} | ({"in0": link} if link else {})
     expect(link_findings.judge_presence(frozenset({"in0", "out0"}), links, USED), FAULT, "in0", *words)
+
+
+def test_interfaces_that_no_rule_names_any_more_are_not_judged():
+    """They are counted on after their last rule."""
+    counted = (InterfaceStats("gone0", 9, 5, ParseErrors(loop=7), 1.5), InterfaceStats("lo", 9, 0))
+    stats = Stats(IngressStats(recv=18, kernel_drops=5), EgressStats(), (), (), counted)
+    findings = examine(Settings("", 1, LogLevels()), Relay((WORKER,), stats, (), Standing(), {}))
+    told = " ".join(each.what for each in findings)
+    assert "No rules yet, so no interfaces" in told
+    assert "on 0 of 0 input interfaces" in told or "also go through" in told
+    assert not {"gone0", "lo"} & set(told.replace(":", " ").split())
+    rule = RuleView("a", None, Input("lo", IPv4Address("239.1.1.1"), 5000), (), RuleState.ACTIVE)
+    relay = Relay((WORKER,), stats, (rule,), Standing(), {})
+    assert relay.inputs == {"lo"}
+    assert [each.interface for each in relay.counters().interfaces] == ["lo"]
 
 
 def test_interface_that_mcrd_could_not_use_again_is_a_fault():

@@ -383,9 +383,29 @@ def test_a_loop_comes_first():
         InterfaceStats("in1", 1, 0, ParseErrors(loop=1), 0.5),
     )
     after = attrs.evolve(stats(51), interfaces=looping)
-    found = list(judge_taking(RULE, Look(0.1, {FLOW: 1}, {}, 188), stats(50), after))
+    ring = attrs.evolve(RULE, rule_id="ring", outputs=(Output(GROUP, 5000, "out0"),))
+    found = list(judge_taking(RULE, Look(0.1, {FLOW: 1}, {}, 188), stats(50), after, [ring]))
     assert verdicts(found) == ["fault loop", "ok matched"]
     assert "in0" in found[0].what
+
+
+def looped(ago: float, matched: int, loops: int = 40) -> Stats:
+    return attrs.evolve(stats(matched), interfaces=(InterfaceStats("in0", 1, 0, ParseErrors(loop=loops), ago),))
+
+
+@pytest.mark.parametrize(
+    ("after", "expected"),
+    [
+        (looped(35.0, 51), ["advice loop", "ok matched"]),  # another rule's, as this one gets its flow
+        (looped(0.5, 51, 41), ["advice loop", "ok matched"]),
+        (looped(0.5, 50, 41), ["fault loop", "fault matched"]),  # not known whose, but this one gets nothing
+        (looped(61.0, 51), ["ok matched"]),
+        (looped(818.0, 51), ["ok matched"]),
+    ],
+)
+def test_a_loop_that_is_over_or_of_another_rule_is_no_fault_of_this_one(after, expected):
+    look = Look(0.1, {FLOW: 1}, {}, 188)
+    assert verdicts(judge_taking(RULE, look, looped(1.0, 50), after, ())) == expected
 
 
 def test_match():

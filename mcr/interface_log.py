@@ -7,6 +7,7 @@ import attrs
 
 from mcr.conditions import WELL, Condition
 from mcr.model import Level, RuleState
+from mcr.plurals import counted
 
 _BURST: Final = 5  # lines about an interface, before it is told seldom
 _APART: Final = 10.0  # seconds between two lines then
@@ -20,7 +21,7 @@ class Users:
     outputs: int = 0
 
     def __str__(self) -> str:
-        return " and ".join(_count(*each) for each in ((self.rules, "rule"), (self.outputs, "output")) if each[0])
+        return " and ".join(counted(*each) for each in ((self.rules, "rule"), (self.outputs, "output")) if each[0])
 
     def verb(self, one: str, many: str) -> str:
         """The verb in the number of these."""
@@ -79,7 +80,3 @@ def _line(name: str, told: _Told, users: Users) -> tuple[Level, str]:
         return Level.NOTICE, f"{name} can be used as before: {users}{often}"
     again = "is up again" if told.said.state is RuleState.WAITING or often else f"is called {name} again"
     return Level.NOTICE, f"{name} {again}: {users} {users.verb('goes', 'go')} on{often}"
-
-
-def _count(number: int, noun: str) -> str:
-    return f"{number:,} {noun}" if number == 1 else f"{number:,} {noun}s"

@@ -16,12 +16,14 @@ from mcr.actors.worker_supervisor import WorkerSupervisor
 from mcr.conditions import Conditions, judge, view_of
 from mcr.errors import McrError, RuleExists, RuleNotFound
 from mcr.hop_cache import HopCache, find_silent
+from mcr.host_log import HostLog
 from mcr.logs import get_logger
 from mcr.model import Address, Facility, Input, Rule, RuleChange, RuleView
 from mcr.net.interfaces import name_in_rules
 from mcr.net.network import Network
 
 log = get_logger(Facility.RULES)
+network_log = get_logger(Facility.NETWORK)
 
 _COMPARED = 500  # ids or names that a wrong one is compared with, at most: it takes a while
 
@@ -30,6 +32,8 @@ ACTIVATION_SECONDS = 2.0
 
 _MANY = 200  # rules: others get their turn while so many are shown
 _RETRY_SECONDS = 5.0  # until an interface that could not be used again is tried once more
+_HOSTS_SECONDS = 1.0  # between two times that the log is told of hosts
+_HOSTS_SHARE = 0.05  # of the time at most, where there are many
 
 
 @attrs.frozen
@@ -74,7 +78,7 @@ class RuleStore:
     _inbox: trio.MemorySendChannel[_Command]
     _workers: WorkerSupervisor
     _network: NetworkWatch
-    _hops: HopCache = attrs.field(factory=HopCache, init=False)
+    _hops: HopCache
     _well: dict[str, tuple[_Held, RuleView]] = attrs.field(factory=dict, init=False)
     """How rules are shown that lack nothing."""
 
@@ -143,11 +147,12 @@ async def run_rule_store(
 ) -> None:
     """Serve rules until cancelled. Starts without any."""
     send, receive = trio.open_memory_channel[_Command](0)
-    state = _State(workers)
+    state, hops = _State(workers), HopCache()
     async with trio.open_nursery() as nursery:
         with receive:
             nursery.start_soon(_keep_renewed, workers, network, send)
-            task_status.started(RuleStore(send, workers, network))
+            nursery.start_soon(_keep_hosts_logged, workers, network, hops, send)
+            task_status.started(RuleStore(send, workers, network, hops))
             await _serve(state, receive)
 
 
@@ -164,6 +169,25 @@ async def _keep_renewed(
         if await workers.has_returned():
             await ask(inbox, _Renew)
         patience = _RETRY_SECONDS if await workers.has_returned() else math.inf
+
+
+async def _keep_hosts_logged(
+    workers: WorkerSupervisor, network: NetworkWatch, hops: HopCache, inbox: trio.MemorySendChannel[_Command]
+) -> None:
+    """Log it when hosts that outputs send to stop answering ARP, and when they answer again."""
+    host_log, seen = HostLog(), (tuple[_Held, ...](), Network())
+    while True:
+        begun = trio.current_time()
+        held, now = await ask(inbox, _List), await network.snapshot()
+        if held != seen[0] or now.neighbours is not seen[1].neighbours or now.routes != seen[1].routes:
+            seen = held, now
+            hosts = [*chain.from_iterable(each.hosts for each in held)]
+            outputs = (await workers.standing()).outputs if hosts else {}
+            reached = await hops.find(hosts, outputs, now)
+            host_log.note(hosts, reached, outputs, now)
+        for level, line in host_log.lines(trio.current_time()):
+            network_log.log(level, "%s", line)
+        await trio.sleep(max(_HOSTS_SECONDS, (trio.current_time() - begun) / _HOSTS_SHARE))
 
 
 async def _serve(state: "_State", receive: trio.MemoryReceiveChannel[_Command]) -> None:

@@ -1,5 +1,6 @@
 """The rule store with workers that the test plays."""
 
+import logging
 import threading
 from collections.abc import Iterable
 from ipaddress import IPv4Address, ip_address
@@ -262,3 +263,24 @@ async def test_next_hops_are_asked_for_anew_when_routes_have_changed(
     await store.list()
     await store.list()
     assert len(asked) == 2
+
+
+@pytest.mark.usefixtures("hosts")
+async def test_hosts_that_stop_answering_are_logged(
+    store: RuleStore,
+    machine: Network,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    caplog.set_level(logging.DEBUG, "mcr.network")
+    monkeypatch.setattr(hop_cache, "find_unanswered", lambda _: set())
+    await store.add((to_host(1), to_host(2)))
+    for neighbour in (network.Neighbour(0x20, silent=True), network.Neighbour(0x02)):
+        neighbours = {(2, IPv4Address("198.18.2.1")): neighbour}
+        machine.now = attrs.evolve(machine.now, version=machine.now.version + 1, neighbours=neighbours)
+        await trio.sleep(1.5)
+    assert [each.message for each in caplog.records if "198.18.2.1 on eth1" in each.message] == [
+        "198.18.2.1 on eth1 does not answer ARP: 1 output waits",
+        "198.18.2.1 on eth1 answers again: 1 output goes on",
+    ]

@@ -172,12 +172,16 @@ def test_output_that_comes_and_goes_is_told_and_used_again(plant: Plant, mcr: Mc
     assert shown[4].split() == ["198.18.2.77:6000:out1", "(waiting)"]
     assert shown[-1] == f"two: 1 of 2 outputs: {silent}"
     assert silent in mcr.ctl("doctor", check=False).stdout
+    told = ["198.18.2.77 on out1 does not answer ARP: 1 output waits"]
+    wait_until(lambda: lines(mcr, "198.18.2.77") == told, "the silent host is in the log")  # the kernel asks for 3 s
     plant.receiver.ip("address add 198.18.2.77/24 dev rx1")
     receiver = Receiver(plant.receiver, "198.18.2.77:6000@rx1=239.1.1.2:5000", count=10)
     Sender(plant.source, "src0", "239.1.1.2:5000", count=10, rate=50).finish()
     verdict = receiver.verdict()
     assert (verdict["lost"], verdict["corrupted"]) == (0, 0)  # the one that has waited may have come, too
     assert rule(mcr, "two")["state"] == "active"
+    told.append("198.18.2.77 on out1 answers again: 1 output goes on")
+    wait_until(lambda: lines(mcr, "198.18.2.77") == told, "its answer is in the log")
 
 
 def test_interfaces_are_who_they_are_whatever_they_are_called(plant: Plant, mcr: Mcr) -> None:

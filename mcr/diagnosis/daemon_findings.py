@@ -17,8 +17,8 @@ _FEW = 0.01
 _HALF = 0.5
 """Beyond that it no longer relays."""
 
-_LOG = "journalctl -u mcrd -n 100; dmesg | tail -50"
-_GRANT = "systemctl edit mcrd: add {} to AmbientCapabilities= and CapabilityBoundingSet=; or start it with sudo"
+_LOG = "journalctl -u mcrd -n 100; sudo dmesg | tail -50"
+_GRANT = "sudo systemctl edit mcrd: add {} to AmbientCapabilities= and CapabilityBoundingSet=; or start it with sudo"
 
 
 def judge_capabilities(daemon: Self, *, absorbing_missed: bool, short_of_buffers: bool) -> tuple[Finding, ...]:
@@ -365,14 +365,18 @@ def _failing(name: str, error: str, outputs: list[OutputStats], link: Link | Non
     broken = share > _HALF or link is None or not (link.up and link.running)
     first = f"{outputs[0].group}:{outputs[0].port}:{name}"
     which = first if len(outputs) == 1 else f"{len(outputs):,} outputs on {name}, among them {first}"
-    doubt = f"; a worker that died had {counts['in_doubt']:,} of them in hand" if counts["in_doubt"] else ""
+    doubt, failed = counts["in_doubt"], counts["errors"] - counts["in_doubt"]
+    what = f"{failed:,} packets ({failed / counts['submitted']:.2%}) were not sent to {which}"
+    in_hand = "may or may not have left: a worker had them in hand when it died"
+    if doubt and not failed:
+        what = f"{doubt:,} packets ({doubt / counts['submitted']:.2%}) to {which} {in_hand}"
+    elif doubt:
+        what += f"; {doubt:,} more {in_hand}"
     cause, remedy = _CAUSES.get(error, ("", "")) if error else ("", "")
     return Finding(
         "egress_errors",
         Verdict.FAULT if broken else Verdict.ADVICE,
-        f"{counts['errors']:,} packets ({share:.2%}) were not sent to {which}{doubt}"
-        + (f"; the newest error: {error}" if error else "")
-        + (f", {cause}" if cause else ""),
+        what + (f"; the newest error: {error}" if error else "") + (f", {cause}" if cause else ""),
         f"mcrctl stats: errors={counts['errors']}",
         remedy.format(name=name),
     )

@@ -145,6 +145,7 @@ def judge_neighbours(paths: Mapping[tuple[Address, str], Path], stats: Stats, le
         for output in rule.outputs:
             sent[output.group, output.interface] += output.sent
     dead: defaultdict[str, list[Address]] = defaultdict(list)
+    paths = {key: path for key, path in paths.items() if not path.broadcast}  # that is a warning of the rule
     for (host, name), path in paths.items():
         if path.dead:
             dead[name].append(host)
@@ -160,7 +161,7 @@ def judge_neighbours(paths: Mapping[tuple[Address, str], Path], stats: Stats, le
             Verdict.ADVICE if lately else Verdict.FAULT,
             f"On {name} {who} {'do' if len(hosts) > 1 else 'does'} not answer ARP: {lost}",
             f"ip neigh show dev {name}; no answer to 3 ARP requests",
-            f"is it up, on this network, and its address right? arping -I {name} {first.gateway or hosts[0]}",
+            f"is it up, on this network, and its address right? sudo arping -I {name} {first.gateway or hosts[0]}",
         )
     if paths and not dead:
         what = "Every host that outputs send to answers" if not left_out else "Hosts that outputs send to answer"

@@ -102,7 +102,7 @@ def judge_entrance(source: Input, entrance: Entrance) -> Iterator[Finding]:
 def judge_bridge(name: str, bridge: str, verdict: Verdict) -> Finding:
     """An input interface that is a bridge's port: IP never sees what comes in by it, so joins are not refreshed."""
     what = f"{name} is a port of bridge {bridge}, which takes IGMP queries: joins on it last one membership interval"
-    remedy = f"add the rule with --input-interface {bridge}, or take it out: ip link set dev {name} nomaster"
+    remedy = f"add the rule with --input-interface {bridge}, or take it out: sudo ip link set dev {name} nomaster"
     return Finding("bridge_port", verdict, what, f"ip -details link show dev {name}: master {bridge}", remedy)
 
 
@@ -110,7 +110,7 @@ def judge_link(side: str, name: str, link: Link) -> Iterator[Finding]:
     """Is an interface set up, and is there somebody at the other end?"""
     see = f"ip link show dev {name}"
     if not link.up:
-        yield Finding(f"{side}_up", Verdict.FAULT, f"{name} is down", see, f"ip link set dev {name} up")
+        yield Finding(f"{side}_up", Verdict.FAULT, f"{name} is down", see, f"sudo ip link set dev {name} up")
     elif not link.carrier:
         remedy = f"check the cable and the port at its other end: ethtool {name}"
         yield Finding(f"{side}_carrier", Verdict.FAULT, f"{name} has no carrier", f"{see}: NO-CARRIER", remedy)
@@ -127,7 +127,7 @@ def _judge_input_address(name: str, link: Link) -> Finding:
     if link.rp_filter:
         what += "; and the reverse-path check keeps it from answering queriers that have an address"
         see += f"; the greater of net/ipv4/conf/{{all,{name}}}/rp_filter: {link.rp_filter}"
-    return Finding("input_address", Verdict.ADVICE, what, see, f"ip address add ADDRESS/LENGTH dev {name}")
+    return Finding("input_address", Verdict.ADVICE, what, see, f"sudo ip address add ADDRESS/LENGTH dev {name}")
 
 
 def judge_arrival(
@@ -252,7 +252,7 @@ def _judge_local(source: Input, look: Look, seen: Sighting) -> Finding:
         Verdict.FAULT,
         f"this machine itself sends {_flow(source)}, out of {seen.interface}; MCR relays only what comes in",
         f"{_length(look)}: {_count(look.frames[seen], 'outgoing frame')}, none that came in",
-        "send it from another machine; or through a veth pair: ip link add to-mcr type veth peer name from-host; "
+        "send it from another machine; or through a veth pair: sudo ip link add to-mcr type veth peer name from-host; "
         "set both up, have the program send out of from-host, and add the rule with --input-interface to-mcr",
     )
 
@@ -288,7 +288,10 @@ def _remedy_for_tags(seen: Sighting, untagged: list[str]) -> str:
     for tag in seen.tags:
         name = _vlan_interface(below, tag)
         kind = " proto 802.1ad" if tag.protocol == ETH_P_8021AD else ""
-        steps += [f"ip link add link {below} name {name} type vlan{kind} id {tag.vlan}", f"ip link set dev {name} up"]
+        steps += [
+            f"sudo ip link add link {below} name {name} type vlan{kind} id {tag.vlan}",
+            f"sudo ip link set dev {name} up",
+        ]
         below = name
     return f"{' && '.join(steps)}, and add the rule with --input-interface {below}"
 
@@ -344,14 +347,17 @@ def judge_match(rule: RuleView, look: Look, before: Stats, after: Stats) -> Find
             f"{count:,} {parse_errors.CAUSES[cause][0]}: {parse_errors.CAUSES[cause][1]}"
             for cause, count in causes.items()
         ),
-        "buf_exhaust": f"super-frames came faster than they were fetched: ethtool -K {source.interface} gro off",
+        "buf_exhaust": f"super-frames came faster than they were fetched: sudo ethtool -K {source.interface} gro off",
     }
-    remedy = next((remedies[each] for each, count in lost.items() if count > 0), "see mcrctl list-workers and the log")
     frames = look.frames.get(Sighting.of(source), 0)
     see = f"mcrctl stats: matched stays {now:,} with {_count(frames, 'frame')} on the wire; " + ", ".join(
         f"{each} +{count:,}" for each, count in lost.items()
     )
-    return Finding("matched", Verdict.FAULT, "it arrives, but the rule does not get it", see, remedy)
+    if remedy := next((remedies[each] for each, count in lost.items() if count > 0), ""):
+        return Finding("matched", Verdict.FAULT, "it arrives, but the rule does not get it", see, remedy)
+    what = "it arrives, but no worker has taken it: a worker is stopped, or does not get the CPU"
+    remedy = "ask again: mcrd replaces a worker that takes nothing within seconds, and its log says so"
+    return Finding("matched", Verdict.FAULT, what, see, remedy)
 
 
 def matched(rule: RuleView, stats: Stats) -> int:

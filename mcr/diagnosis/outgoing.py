@@ -63,7 +63,7 @@ def _judge_source_address(link: Link) -> Finding:
         what = f"{link.name} has an IPv4 address, the source of what leaves"
         return Finding("source_address", Verdict.OK, what, f"{see}: {link.address}")
     what = f"{link.name} has no IPv4 address: what leaves bears another interface's as its source, or 0.0.0.0"
-    return Finding("source_address", Verdict.ADVICE, what, see, f"ip address add ADDRESS/LENGTH dev {link.name}")
+    return Finding("source_address", Verdict.ADVICE, what, see, f"sudo ip address add ADDRESS/LENGTH dev {link.name}")
 
 
 def _judge_local_receiver(output: Output) -> Finding:
@@ -86,6 +86,12 @@ def _judge_path(output: Output, link: Link, path: Path) -> Iterator[Finding]:
         see = f"ip route get {host}: local"
         yield Finding("route", Verdict.ADVICE, what, see, "if that is not what you want, name another host")
         return
+    if path.broadcast:
+        what = f"{host} is a broadcast address, to which MCR does not send"
+        yield Finding(
+            "route", Verdict.FAULT, what, f"ip -4 address show dev {name}: brd", "name a host or a group instead"
+        )
+        return
     if output.group.is_multicast:
         if path.gateway is not None:
             yield _judge_gateway_of_group(output, path.gateway)
@@ -99,7 +105,7 @@ def _judge_path(output: Output, link: Link, path: Path) -> Iterator[Finding]:
 def _judge_gateway_of_group(output: Output, gateway: Address) -> Finding:
     what = f"the route to {output.group} leads via {gateway}: frames go to that gateway alone, not to the group"
     see = f"ip route get {output.group} oif {output.interface}: via {gateway}"
-    remedy = f"unless that is meant: ip route replace {output.group} dev {output.interface}"
+    remedy = f"unless that is meant: sudo ip route replace {output.group} dev {output.interface}"
     return Finding("route", Verdict.ADVICE, what, see, remedy)
 
 
@@ -113,7 +119,10 @@ def _judge_route(output: Output, link: Link, path: Path) -> Finding:
     if not link.arp:
         what = f"{name} is a point-to-point link: what is sent to {host} leaves by it without a route"
         return Finding("route", Verdict.OK, what, f"ip link show dev {name}: NOARP or POINTOPOINT")
-    remedy = f"ip route add {host} via GATEWAY dev {name}"
+    remedy = f"sudo ip route add {host} via GATEWAY dev {name}"
+    if link.address is None:  # the kernel refuses a gateway that it has no network for
+        see += f"; ip -4 address show dev {link.name}: none"
+        remedy = f"sudo ip address add ADDRESS/LENGTH dev {link.name}; then, if {host} is not in its network, {remedy}"
     if path.elsewhere is not None and path.elsewhere != name:
         see += f"; its route leads through {path.elsewhere}"
         remedy += f", or name {path.elsewhere} in the output"
@@ -128,7 +137,7 @@ def _judge_neighbour(output: Output, path: Path) -> Finding:
     who = f"the gateway {hop}" if path.gateway else f"the host {hop}"
     see = f"ip neigh show {hop} dev {name}: {path.neighbour.name}"
     lost = "what is sent there is lost, though it counts as sent"
-    remedy = f"is it up, on this network, and its address right? arping -I {name} {hop}"
+    remedy = f"is it up, on this network, and its address right? sudo arping -I {name} {hop}"
     if path.answered:
         return Finding("neighbour", Verdict.OK, f"{who} answers on {name}", see)
     if path.answered is False:
@@ -153,7 +162,9 @@ def _judge_size(
     if size <= link.mtu:
         yield Finding("mtu", Verdict.OK, f"what was seen fits the MTU of {link.name}", see)
         return
-    remedy = f"ip link set dev {link.name} mtu {size}, all along its network; or have the source send smaller datagrams"
+    remedy = (
+        f"sudo ip link set dev {link.name} mtu {size}, all along its network; or have the source send smaller datagrams"
+    )
     if after.errors > before.errors and _last_errno(after) == errno.EMSGSIZE:
         what = f"{output} gets nothing: what comes is too large for {link.name}"
         yield Finding("mtu", Verdict.FAULT, what, f"{see}; {after.last_error}", remedy)
@@ -191,7 +202,7 @@ def _remedy(output: Output, number: int | None) -> str:
         errno.ENODEV: f"{name} was deleted: ip link show dev {name}",
         errno.ENETUNREACH: f"did it go down? ip link show dev {name}",
         errno.EHOSTUNREACH: f"ip route get {output.group} oif {name}",
-        errno.EPERM: "a firewall of this machine refuses it: nft list ruleset",
+        errno.EPERM: "a firewall of this machine refuses it: sudo nft list ruleset",
         errno.EACCES: f"{output.group} is a broadcast address, to which MCR does not send: name a host or a group",
         errno.EMSGSIZE: f"it is too large: ip link show dev {name}; have the source send smaller datagrams",
     }

@@ -26,7 +26,10 @@ CAUSES: Final = {
     "loop": ("were sent by this machine and came back", "see the finding loop"),
     "other_host": (
         "were addressed to another host's MAC",
-        "the interface is promiscuous; have the source send to the group's MAC, or to this host's",
+        (
+            "have the source send to the group's MAC, or to this host's; such frames are seen where an interface takes "
+            "all: a promiscuous one (ip -details link show: promiscuity), or a virtual one without a filter"
+        ),
     ),
 }
 """By cause: what was wrong, as the end of a sentence, and what to do."""

@@ -118,7 +118,7 @@ def _closed_firewall(firewall: Firewall) -> tuple[str, str, str]:
     chain = firewall.closed_to_queries[0]
     return (
         "the firewall of this machine has no rule that accepts IGMP",
-        f"nft list chain {chain.table} {chain.name}: policy drop",
+        f"sudo nft list chain {chain.table} {chain.name}: policy drop",
         f"sudo nft insert rule {chain.table} {chain.name} ip protocol igmp accept",
     )
 

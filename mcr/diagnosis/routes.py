@@ -7,7 +7,7 @@ import enum
 import errno
 import socket
 from collections.abc import Iterable, Mapping
-from ipaddress import ip_address
+from ipaddress import IPv4Address, ip_address
 from typing import TYPE_CHECKING, Any
 
 import attrs
@@ -19,7 +19,9 @@ from mcr.model import Address
 if TYPE_CHECKING:
     from pyroute2 import IPRoute
 
-_RTN_LOCAL = 2  # <linux/rtnetlink.h>
+_RTN_LOCAL, _RTN_BROADCAST = 2, 3  # <linux/rtnetlink.h>
+_ALL = IPv4Address("255.255.255.255")
+_LEAST_BROADCAST = 30  # prefix length: longer ones have no broadcast address
 _RTM_F_FIB_MATCH = 0x2000  # <linux/rtnetlink.h>: the route itself, or an error; no guess that the host is on the link
 
 
@@ -50,6 +52,7 @@ class Path:
         neighbour: of the gateway, or the host; that of a group without a gateway is NOARP.
         elsewhere: the interface that its route does lead through, if no other.
         local: the address is this machine's own.
+        broadcast: it is a broadcast address, which nobody answers ARP for.
         answered: whether the neighbour has just answered ARP; None: it was not asked.
     """
 
@@ -58,6 +61,7 @@ class Path:
     neighbour: Neighbour
     elsewhere: str | None = None
     local: bool = False
+    broadcast: bool = False
     answered: bool | None = None
 
     @property
@@ -89,6 +93,12 @@ def find_paths(hosts: Iterable[tuple[Address, Link]]) -> dict[tuple[Address, str
     return {(host, link.name): path for (host, link), path in paths.items()}
 
 
+def is_broadcast(host: Address, link: Link) -> bool:
+    """Whether it is the broadcast address of a network of the link, or that of all."""
+    networks = (each.network for each in link.addresses if each.network.prefixlen <= _LEAST_BROADCAST)
+    return host == _ALL or any(host == each.broadcast_address for each in networks)
+
+
 def find_routes(groups: Mapping[str, tuple[Address, Link]]) -> dict[str, str | None]:
     """For each interface the route that datagrams to a group would take out of it; None without one.
 
@@ -117,6 +127,8 @@ def _find_path(netlink: "IPRoute", host: Address, link: Link) -> Path:
     usual = _ask(netlink.route, dst=str(host))
     if not isinstance(usual, int) and usual["type"] == _RTN_LOCAL:
         return Path(None, None, Neighbour.NOARP, local=True)
+    if is_broadcast(host, link) or (not isinstance(usual, int) and usual["type"] == _RTN_BROADCAST):
+        return Path(None, None, Neighbour.NOARP, broadcast=True)
     route = _entry(netlink, host, link)
     if isinstance(route, int):
         # Sent by a socket that is bound to the interface, the kernel takes the host to be on the link.

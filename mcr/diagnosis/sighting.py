@@ -2,6 +2,7 @@
 
 import socket
 import struct
+from collections import Counter
 from collections.abc import Mapping
 from ipaddress import IPv4Address
 from typing import Final, NamedTuple
@@ -89,6 +90,15 @@ class Look:
     frames: Mapping[Sighting, int] = attrs.field(factory=dict)
     queries: Mapping[str, int] = attrs.field(factory=dict)
     payload: int | None = None
+
+    def with_more(self, later: "Look") -> "Look":
+        """Together with a later look for the same."""
+        return Look(
+            self.seconds + later.seconds,
+            Counter(self.frames) + Counter(later.frames),
+            Counter(self.queries) + Counter(later.queries),
+            max((each.payload for each in (self, later) if each.payload is not None), default=None),
+        )
 
 
 def identify(data: bytes, interface: str, protocol: int, tag: Tag | None, segment: int = 0) -> Datagram | Query | None:

@@ -40,7 +40,9 @@ from mcr.findings import Finding, Verdict
 from mcr.model import Input, Output, OutputStats, RuleView, Stats, WorkerView
 from mcr.net.firewall import Firewall, look_at_firewall
 
-_COUNTED_SECONDS = 0.8  # for what was seen on the wire to reach the counters
+_COUNTED_SECONDS = 0.4  # for what was seen on the wire to reach the counters
+_AGAIN_SECONDS = 0.7  # and more, with other frames, before it is said that they don't
+_APART = 0.1  # between two such looks
 _PAUSE = 0.02
 _ANY = IPv4Address(0)
 _HEARD_SECONDS = 0.2  # between a query that a look sees and the question whether it was heard
@@ -90,7 +92,7 @@ class Walk:
         before = await self._read_stats()
         look = await trio.to_thread.run_sync(look_at_wire, source, entrance.link.index, abandon_on_cancel=True)
         queriers = await self._find_queriers(look, entrance, entrance.link.index)
-        after = await self._read_counted(look, before)
+        look, after = await self._count(look, before, entrance.link.index)
         arrived = Sighting.of(source) in look.frames or matched(self.rule, after) > matched(self.rule, before)
         if entrance.link.bridge and not arrived:
             return (*findings, judge_bridge(source.interface, entrance.link.bridge, Verdict.FAULT))
@@ -144,15 +146,35 @@ class Walk:
             findings |= dict.fromkeys(_until_fault(judged))
         return tuple(findings)
 
+    async def _count(self, look: Look, before: Stats, index: int) -> tuple[Look, Stats]:
+        """Read statistics, once they show what was seen on the wire.
+
+        If they don't, the wire is looked at again: a worker may be late, and a single frame may be one that is damaged.
+        """
+        flow = Sighting.of(self.rule.input)
+        after = await self._read_counted(look, before)
+        deadline = trio.current_time() + _AGAIN_SECONDS
+        while flow in look.frames and not self._has_grown(before, after):
+            left = deadline - trio.current_time()
+            if left <= 0:
+                break
+            see = partial(look_at_wire, self.rule.input, index, left)
+            look = look.with_more(await trio.to_thread.run_sync(see, abandon_on_cancel=True))
+            await trio.sleep(min(_APART, left))
+            after = await self._read_stats()
+        return look, after
+
     async def _read_counted(self, look: Look, before: Stats) -> Stats:
-        """Read statistics, once they show what was seen on the wire."""
         seen = Sighting.of(self.rule.input) in look.frames
         deadline = trio.current_time() + _COUNTED_SECONDS
         while True:
             after = await self._read_stats()
-            if not seen or matched(self.rule, after) > matched(self.rule, before) or trio.current_time() >= deadline:
+            if not seen or self._has_grown(before, after) or trio.current_time() >= deadline:
                 return after
             await trio.sleep(_PAUSE)
+
+    def _has_grown(self, before: Stats, after: Stats) -> bool:
+        return matched(self.rule, after) > matched(self.rule, before)
 
     async def _read_stats(self) -> Stats:
         stats = present_stats(await self.stats.read(), {former: name for name, former in self.former.items()})

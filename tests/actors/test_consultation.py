@@ -10,10 +10,22 @@ import pytest
 import trio
 
 from mcr.conditions import Attachment, Conditions, Standing, view_of
-from mcr.diagnosis import consultation
+from mcr.diagnosis import consultation, why
 from mcr.diagnosis.consultation import Consultation
+from mcr.diagnosis.incoming import matched
+from mcr.diagnosis.sighting import Look, Sighting
 from mcr.errors import LimitReached, McrError, RuleNotFound
-from mcr.model import Input, Output, Rule, RuleView
+from mcr.model import (
+    EgressStats,
+    IngressStats,
+    Input,
+    Output,
+    Rule,
+    RuleState,
+    RuleStats,
+    RuleView,
+    Stats,
+)
 
 
 class Actors:
@@ -116,3 +128,30 @@ async def test_many_rules_of_a_renamed_interface_are_put_into_words_beside_every
     actors: Any = Renamed()
     assert await Consultation(actors, actors, actors, actors, actors).why("this") == ("lo", "lo")
     assert seen == {"this": True, "other": False, "another": False}
+
+
+class Counting:
+    """Statistics in which the rule has matched nothing until they are read so many times."""
+
+    def __init__(self, reads: int) -> None:
+        self.reads = reads
+
+    async def read(self) -> Stats:
+        self.reads -= 1
+        return Stats(IngressStats(), EgressStats(), (RuleStats("tv", None, 50 + (self.reads <= 0), 0, 0, 0, 0.0, 0.0),))
+
+
+@pytest.mark.parametrize(("reads", "grown"), [(25, 1), (10_000, 0)])
+async def test_a_frame_that_is_counted_late_is_waited_for_and_others_are_looked_for(
+    monkeypatch, autojump_clock, reads, grown
+):
+    source, counting = Input("in0", IPv4Address("239.1.1.1"), 5000), Counting(reads)
+    rule = RuleView("tv", None, source, (), RuleState.ACTIVE)
+    one = Look(0.034, {Sighting.of(source): 1}, {}, 188)
+    monkeypatch.setattr(why, "look_at_wire", lambda *_: one)
+    actor: Any = counting
+    walk = why.Walk(rule, (), (), actor, actor)
+    before = Stats(IngressStats(), EgressStats(), (RuleStats("tv", None, 50, 0, 0, 0, 0.0, 0.0),))
+    look, after = await walk._count(one, before, 11)
+    assert matched(rule, after) == 50 + grown
+    assert look.frames[Sighting.of(source)] > 3

@@ -425,6 +425,13 @@ def test_malformed_packets_are_told():
     expect(parse_errors.judge_parse_errors(IDLE), OK)
 
 
+def test_that_an_interface_is_promiscuous_is_not_claimed_without_a_look():
+    ingress = IngressStats(recv=9, parse_err=4, parse_errors=ParseErrors(other_host=4))
+    (finding,) = parse_errors.judge_parse_errors(Stats(ingress, EgressStats()))
+    assert "the interface is promiscuous" not in finding.remedy
+    expect(finding, ADVICE, "addressed to another host's MAC", "ip -details link show: promiscuity", "virtual")
+
+
 @pytest.mark.parametrize(("ago", "verdict"), [(1.5, FAULT), (59.0, FAULT), (61.0, OK), (None, OK)])
 def test_a_loop_is_a_fault_for_a_minute(ago, verdict):
     interface = InterfaceStats("in0", 1000, 0, ParseErrors(loop=7), ago)
@@ -472,7 +479,10 @@ def test_outputs_of_one_interface_and_error_are_told_together():
 def test_packets_in_doubt_are_told_apart():
     (finding,) = daemon_findings.judge_outputs(stats_of(output(3, 100, in_doubt=3)), {"out0": OUT0})
     assert finding.verdict is ADVICE
-    assert "a worker that died had 3 of them in hand" in finding.what
+    assert finding.what.startswith("3 packets (3.00%) to 239.2.2.2:6000:out0 may or may not have left")
+    assert "not sent" not in finding.what
+    (finding,) = daemon_findings.judge_outputs(stats_of(output(5, 100, errno.ENOBUFS, in_doubt=3)), {"out0": OUT0})
+    assert "2 packets (2.00%) were not sent to 239.2.2.2:6000:out0; 3 more may or may not have left" in finding.what
 
 
 def test_refused_outputs_are_those_whose_last_error_says_so():

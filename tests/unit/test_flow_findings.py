@@ -103,6 +103,7 @@ def test_hosts_that_do_not_answer_are_named_with_what_was_sent_to_them():
     assert neighbours({}) == []
     expect(neighbours({HOST: ALIVE}), OK, "Every host that outputs send to answers")
     expect(neighbours({HOST: ALIVE}, left_out=7), OK, "7 were not asked")
+    assert neighbours({HOST: Path(None, None, Neighbour.NOARP, broadcast=True)}) == []  # nobody answers for one
     expect(
         neighbours({HOST: ALIVE, HOST_2: DEAD}),
         FAULT,

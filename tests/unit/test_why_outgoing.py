@@ -8,7 +8,7 @@ import pytest
 
 from mcr.diagnosis.links import Link
 from mcr.diagnosis.outgoing import judge_output
-from mcr.diagnosis.routes import Neighbour, Path
+from mcr.diagnosis.routes import Neighbour, Path, is_broadcast
 from mcr.findings import Finding, Verdict
 from mcr.model import Output, OutputStats
 
@@ -104,7 +104,7 @@ def test_a_route_with_a_gateway_takes_a_group_to_that_gateway():
     findings = judged(GROUP, path=gateway)
     assert troubles(findings) == ["advice route", "fault neighbour"]
     assert "leads via 198.18.1.77" in the("route", findings).what
-    assert the("route", findings).remedy.endswith("ip route replace 239.2.2.2 dev out0")
+    assert the("route", findings).remedy.endswith("sudo ip route replace 239.2.2.2 dev out0")
     assert "the gateway 198.18.1.77 does not answer ARP" in the("neighbour", findings).what
 
 
@@ -122,7 +122,7 @@ def test_the_next_hop_of_a_host_behind_a_gateway():
     findings = judged(HOST, path=Path(None, IPv4Address("198.18.1.254"), Neighbour.FAILED))
     assert "via 198.18.1.254" in the("route", findings).evidence
     assert "the gateway 198.18.1.254 does not answer ARP" in the("neighbour", findings).what
-    assert "arping -I out0 198.18.1.254" in the("neighbour", findings).remedy
+    assert "sudo arping -I out0 198.18.1.254" in the("neighbour", findings).remedy
 
 
 @pytest.mark.parametrize(
@@ -138,9 +138,16 @@ def test_no_route(neighbour, verdict):
     finding = the("route", judged(HOST, path=Path(101, None, neighbour)))
     assert finding.verdict is verdict
     assert finding.evidence.endswith("Network is unreachable (os error 101)")
-    assert finding.remedy == "ip route add 198.18.1.2 via GATEWAY dev out0"
+    assert finding.remedy == "sudo ip route add 198.18.1.2 via GATEWAY dev out0"
     answering = Path(101, None, Neighbour.STALE, answered=True)
     assert the("route", judged(HOST, path=answering)).verdict is Verdict.ADVICE
+
+
+def test_without_an_address_the_kernel_refuses_a_route():
+    finding = the("route", judged(HOST, attrs.evolve(LINK, addresses=()), Path(101, None, Neighbour.STALE)))
+    assert finding.remedy.startswith("sudo ip address add ADDRESS/LENGTH dev out0; then, if 198.18.1.2 is not in its")
+    assert "sudo ip route add 198.18.1.2 via GATEWAY dev out0" in finding.remedy
+    assert "ip -4 address show dev out0: none" in finding.evidence
 
 
 def test_a_route_by_another_interface():
@@ -153,6 +160,21 @@ def test_an_address_of_this_machine():
     findings = judged(HOST, path=Path(None, None, Neighbour.NOARP, local=True))
     assert troubles(findings) == ["advice route"]
     assert "198.18.1.2 is an address of this machine" in the("route", findings).what
+
+
+def test_a_broadcast_address_is_no_host():
+    findings = judged(HOST, path=Path(None, None, Neighbour.NOARP, broadcast=True))
+    assert troubles(findings) == ["fault route"]
+    assert "198.18.1.2 is a broadcast address" in the("route", findings).what
+    assert not any("ARP" in each.what for each in findings)
+
+
+@pytest.mark.parametrize(
+    ("host", "expected"),
+    [("198.18.1.255", True), ("255.255.255.255", True), ("198.18.1.2", False), ("198.18.2.255", False)],
+)
+def test_broadcast_addresses_are_known_by_the_networks_of_the_interface(host, expected):
+    assert is_broadcast(IPv4Address(host), LINK) is expected
 
 
 @pytest.mark.parametrize(

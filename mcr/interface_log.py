@@ -10,7 +10,10 @@ from mcr.model import Level, RuleState
 from mcr.plurals import counted
 
 _BURST: Final = 5  # lines about an interface, before it is told seldom
-_APART: Final = 10.0  # seconds between two lines then
+_RESERVE: Final = 5  # more lines for what has lasted: how it is in the end is not held back for long
+_LASTING: Final = 1.0  # seconds without a change
+_APART: Final = 10.0  # seconds between two lines when they are used up
+_BADNESS: Final = (RuleState.ACTIVE, RuleState.DEGRADED, RuleState.WAITING)
 
 
 @attrs.frozen
@@ -30,13 +33,30 @@ class Users:
 
 @attrs.define
 class _Told:
-    """What was said of an interface last, and how it is now."""
+    """What was said of an interface last, how it is now, and the worst it was since."""
 
     said: Condition = WELL
     now: Condition = WELL
+    worst: RuleState = RuleState.ACTIVE
     changes: int = 0
-    lines: float = _BURST
+    counted: int = 0  # changes, when it was looked at last
+    changed_at: float = 0.0
+    lines: float = _BURST + _RESERVE
     at: float = 0.0
+
+    def may_be_said(self, time: float) -> bool:
+        """Whether there is something to be said, and it is not too much."""
+        self.lines = min(_BURST + _RESERVE, self.lines + (time - self.at) / _APART)
+        self.at = time
+        if self.changes != self.counted:
+            self.counted, self.changed_at = self.changes, time
+        lasts = time - self.changed_at >= _LASTING
+        return self.changes > 0 and self.lines >= (1 if lasts else _RESERVE + 1)
+
+    def be_said(self) -> None:
+        """It was."""
+        self.lines -= 1
+        self.said, self.worst, self.changes, self.counted = self.now, self.now.state, 0, 0
 
 
 class InterfaceLog:
@@ -53,18 +73,16 @@ class InterfaceLog:
             told = self._told.setdefault(name, _Told())
             if not condition.passing and condition != told.now:
                 told.now = condition
+                told.worst = max(told.worst, condition.state, key=_BADNESS.index)
                 told.changes += 1
 
     def lines(self, users: Mapping[str, Users], time: float) -> list[tuple[Level, str]]:
         """What is to be said now. `time` in seconds, of a clock that is not set."""
         found = []
         for name, told in self._told.items():
-            told.lines = min(_BURST, told.lines + (time - told.at) / _APART)
-            told.at = time
-            if told.changes and told.lines >= 1:
+            if told.may_be_said(time):
                 found.append(_line(name, told, users.get(name, Users())))
-                told.lines -= 1
-                told.said, told.changes = told.now, 0
+                told.be_said()
         return found
 
 
@@ -74,9 +92,12 @@ def _line(name: str, told: _Told, users: Users) -> tuple[Level, str]:
         return Level.WARNING, f"{told.now.reason}: {users} {users.verb('waits', 'wait')}{often}"
     if told.now.state is RuleState.DEGRADED:
         return Level.WARNING, f"{told.now.reason}; {users} {users.verb('is', 'are')} concerned{often}"
-    if told.said.state is RuleState.ACTIVE and told.now.warnings:
-        return Level.NOTICE, f"{told.now.warnings[0]}: {users} {users.verb('stays', 'stay')} with it{often}"
-    if told.said.state is RuleState.DEGRADED:
-        return Level.NOTICE, f"{name} can be used as before: {users}{often}"
-    again = "is up again" if told.said.state is RuleState.WAITING or often else f"is called {name} again"
-    return Level.NOTICE, f"{name} {again}: {users} {users.verb('goes', 'go')} on{often}"
+    called = told.now.warnings[0] if told.now.warnings else f"{name} is called {name} again"
+    match told.worst:
+        case RuleState.WAITING:
+            now = f" ({told.now.warnings[0]})" if told.now.warnings else ""
+            return Level.NOTICE, f"{name} is up again{now}: {users} {users.verb('goes', 'go')} on{often}"
+        case RuleState.DEGRADED:
+            return Level.NOTICE, f"{name} can be used as before: {users}{often}"
+        case _:
+            return Level.NOTICE, f"{called}: {users} {users.verb('stays', 'stay')} with it{often}"

@@ -60,7 +60,19 @@ def test_bridges_and_names_are_said(log):
         "eth0 is a port of bridge br0; 12 rules are concerned",
         "eth0 can be used as before: 12 rules",
         "eth0 is called eth9 now: 12 rules stay with it",
-        "eth0 is called eth0 again: 12 rules go on",
+        "eth0 is called eth0 again: 12 rules stay with it",
+    ]
+
+
+def test_interface_that_was_only_renamed_is_not_up_again(log):
+    """Also if two changes become one line, and if it comes back with another name."""
+    for condition in (RENAMED, WELL):
+        log.note({"eth0": condition})
+    ((_, line),) = log.lines({"eth0": Users(12)}, 0.0)
+    assert line == "eth0 is called eth0 again: 12 rules stay with it (2 changes since the last such line)"
+    assert said(log, DOWN, RENAMED) == [
+        "eth0 is down: 12 rules wait",
+        "eth0 is up again (eth0 is called eth9 now): 12 rules go on",
     ]
 
 
@@ -74,12 +86,18 @@ def test_interface_that_comes_and_goes_all_the_time_is_told_seldom(log):
     assert len(said(log, DOWN, WELL, time=1_000.0)) == 2
 
 
-def test_last_state_is_said_in_the_end(log):
-    for _ in range(10):
-        said(log, DOWN, WELL)
-    said(log, DOWN)
-    (line,) = said(log, DOWN, time=11.0)
+def test_last_state_is_said_soon_after_the_last_change(log):
+    for tenth in range(51):
+        said(log, WELL if tenth % 2 else DOWN, time=tenth / 10)
+    assert said(log, DOWN, time=5.5) == []
+    (line,) = said(log, DOWN, time=6.0)
     assert line.startswith("eth0 is down: 12 rules wait (")
+
+
+def test_interface_that_comes_and_goes_slowly_is_told_seldom_too(log):
+    """Each state lasts three seconds, for ten minutes."""
+    lines = [line for second in range(600) for line in said(log, DOWN if second // 3 % 2 else WELL, time=second)]
+    assert 60 <= len(lines) <= 70
 
 
 def test_others_are_told_meanwhile(log):

@@ -19,6 +19,7 @@ from mcr.model import MAX_INTERFACES, Address, Facility, Rule
 from mcr.net.egress import open_egress
 from mcr.net.interfaces import Interface, find_interface, has_lost_its_interface, is_there, open_witness
 from mcr.net.network import Network
+from mcr.net.past_ip import UNSURE
 from mcr.net.patience import close_all
 from mcr.net.raw import RawLink, bind_raw, find_links, find_sources, open_raw
 from mcr.placement import Sources
@@ -39,6 +40,7 @@ class Egress:
         sockets: UDP, one a worker.
         raw_sockets: AF_PACKET, one a worker; none until raw frames may leave for the first time.
         raw: raw frames may leave; None: they may not.
+        raw_logged: what the log says of that.
         users: outputs that leave by it.
         witness: tells whether the interface is the one that it was.
         fault: why it could not be opened again.
@@ -50,6 +52,7 @@ class Egress:
     witness: socket
     raw_sockets: tuple[socket, ...] = ()
     raw: RawLink | None = None
+    raw_logged: RawLink | None = None
     users: int = 0
     fault: str = ""
 
@@ -78,7 +81,8 @@ class OutputInterfaces:
 
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
-        self._told = ""  # why no raw frames leave
+        self._logged: set[str] = set()  # reasons why some raw frames don't leave
+        self._found: set[str] = set()  # those of them that were met since the last review began
         self._by_name: dict[str, Egress] = {}
         self._closing: list[tuple[int, Egress]] = []  # (generation without it, egress)
         self._slots = Slots(MAX_INTERFACES, "output interfaces")
@@ -194,9 +198,17 @@ class OutputInterfaces:
             bar: why they may leave by none; empty: they may, as far as is known.
         """
         self._stale = False
+        self._logged &= self._found
+        self._found = set()
         links = {} if bar else self._find_links()
-        self._tell(bar)
-        return list(chain.from_iterable(self._set_raw(egress, links, bar) for egress in self._by_name.values()))
+        if bar != UNSURE:
+            self._tell(bar)
+        commands = [each for egress in self for each in self._set_raw(egress, links)]
+        if bar == UNSURE:  # for a moment: what comes of it is logged
+            self._found |= self._logged
+        else:
+            self._log_raw(bar)
+        return commands
 
     def suspect(self, before: Network, now: Network) -> list[records.Command]:
         """Send no raw frames by interfaces that are not what they were, until the next review has seen them."""
@@ -217,19 +229,25 @@ class OutputInterfaces:
             self._fail(f"interfaces cannot be seen: {error}")
             return {}
 
-    def _set_raw(self, egress: Egress, links: Mapping[int, RawLink], bar: str) -> tuple[records.Command, ...]:
+    def _set_raw(self, egress: Egress, links: Mapping[int, RawLink]) -> tuple[records.Command, ...]:
         before, egress.raw = egress.raw, links.get(egress.interface.index)
         if egress.raw and not self._have_sockets(egress):
             egress.raw = None
         if egress.raw and egress.raw != before:
-            log.info(
-                "%s: raw frames leave to groups, and bypass the IP stack; MTU %d", egress.interface.name, egress.raw.mtu
-            )
             return egress.put_raw()
-        if before and not egress.raw:
-            log.info("%s: no raw frames leave any more: %s", egress.interface.name, bar or "it is not what it was")
-            return (records.raw_drop(egress.slot),)
-        return ()
+        return (records.raw_drop(egress.slot),) if before and not egress.raw else ()
+
+    def _log_raw(self, bar: str) -> None:
+        """Log by which interfaces raw frames leave, where that is another than the log says."""
+        for egress in self:
+            name, raw = egress.interface.name, egress.raw
+            if raw and raw != egress.raw_logged:
+                log.info(
+                    "%s: datagrams to groups leave as raw frames, which bypass the IP stack; MTU %d", name, raw.mtu
+                )
+            elif egress.raw_logged and not raw:
+                log.info("%s: no raw frames leave any more: %s", name, bar or "it is not what it was")
+            egress.raw_logged = raw
 
     def _have_sockets(self, egress: Egress) -> bool:
         try:
@@ -271,9 +289,13 @@ class OutputInterfaces:
         self._tell(why)
 
     def _tell(self, why: str) -> None:
-        if why and why != self._told:
+        """Log a reason that was not there before."""
+        if not why:
+            return
+        if why not in self._logged:
             log.info("not everything may leave as raw frames: %s", why)
-        self._told = why or self._told
+        self._logged.add(why)
+        self._found.add(why)
 
 
 def _identity(network: Network, index: int) -> object:

@@ -79,7 +79,7 @@ Packets are moved by worker processes. A worker that dies is replaced, and every
 dropped with a named cause.
 
 It takes the capability CAP_NET_RAW. With CAP_BPF the kernel rejects by eBPF what no rule wants; with CAP_NET_ADMIN
-socket buffers may exceed net.core.rmem_max and net.core.wmem_max, and raw frames leave to groups, past IP, where
+socket buffers may exceed net.core.rmem_max and net.core.wmem_max, and datagrams to groups leave as raw frames where
 nobody is between (MCR_RAW_SEND); with both, and Linux 6.6, the IP stack is spared what rules take (MCR_ABSORB).
 Workers give up every capability.""",
         sections={

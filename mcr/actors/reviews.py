@@ -19,7 +19,7 @@ from mcr.logs import get_logger
 from mcr.model import Facility
 from mcr.net.absorber import Absorber
 from mcr.net.bystanders import LinkChanges, without_bystanders
-from mcr.net.past_ip import EgressChanges, describe_hidden, find_bar, kernel_bar
+from mcr.net.past_ip import UNSURE, EgressChanges, describe_hidden, find_bar, kernel_bar
 from mcr.settings import Settings
 
 log = get_logger(Facility.SUPERVISOR)
@@ -156,7 +156,5 @@ async def _keep_raw(
         with trio.move_on_after(min(took / _SHARE, _PAUSE)):
             while True:
                 if changes.hear():
-                    await ask(
-                        owner, partial(ReviewRaw, "what acts on packets between IP and the interfaces has changed")
-                    )
+                    await ask(owner, partial(ReviewRaw, UNSURE))
                 await due.receive()

@@ -21,6 +21,9 @@ from mcr.net.capture import describes_super_frames
 from mcr.net.firewall import LEGACY_TABLES, Firewall, look_at_firewall
 from mcr.net.netlink import drain
 
+UNSURE = "what acts on packets between IP and the interfaces has changed"
+"""Why no raw frames leave until it has been looked at."""
+
 _MESSAGE_BYTES = 65_536
 
 # <linux/netlink.h>, <linux/xfrm.h>

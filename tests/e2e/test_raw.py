@@ -37,7 +37,10 @@ def _needs_raw_frames(plant: Plant) -> None:
 
 def wait_for_raw(mcr: Mcr, interface: str = "out0", *, times: int = 1) -> None:
     """Until raw frames leave by an interface, for the first time or again."""
-    wait_until(lambda: len(re.findall(rf"{interface}: raw frames leave", mcr.log())) >= times, "raw frames leave")
+    wait_until(
+        lambda: len(re.findall(rf"{interface}: datagrams to groups leave as raw frames", mcr.log())) >= times,
+        "raw frames leave",
+    )
 
 
 def wait_until_barred(mcr: Mcr, reason: str, interface: str = "out0") -> None:
@@ -437,7 +440,7 @@ def test_an_interface_that_takes_no_long_trains_gets_none(plant: Plant, make_mcr
     mcr.add("in0:239.1.1.1:5000", OUT, "239.3.3.3:6000:out1")
     wait_for_raw(mcr, "out1")
     assert relay(plant) == 1000
-    assert "out0: raw frames leave" not in mcr.log()
+    assert "out0: datagrams to groups leave as raw" not in mcr.log()
 
 
 def test_a_successor_sends_them_too(plant: Plant, make_mcr: MakeMcr) -> None:

@@ -1,0 +1,93 @@
+"""What the log says of raw frames."""
+
+import logging
+import socket
+
+import pytest
+
+from mcr import outputs
+from mcr.model import LogLevels
+from mcr.net.interfaces import Interface
+from mcr.net.network import Link, Network
+from mcr.net.past_ip import UNSURE
+from mcr.net.raw import RawLink
+from mcr.outputs import Egress, OutputInterfaces
+from mcr.settings import Settings
+
+LEAVE = "{}: datagrams to groups leave as raw frames, which bypass the IP stack; MTU {}"
+FIREWALL = "nftables has a chain c at output, in table inet t"
+
+
+@pytest.fixture
+def mtus(monkeypatch) -> dict[int, int]:
+    """MTUs of the interfaces that raw frames can leave by, by index."""
+    mtus = {1: 1500, 2: 1500}
+    links = lambda _: {index: RawLink(bytes(6), mtu) for index, mtu in mtus.items()}  # noqa: E731
+    monkeypatch.setattr(outputs, "find_links", links)
+    monkeypatch.setattr(outputs, "open_raw", lambda *_: ())
+    return mtus
+
+
+@pytest.fixture
+def interfaces(caplog):
+    caplog.set_level(logging.INFO, "mcr.network")
+    with socket.socket() as witness:
+        made = OutputInterfaces(Settings("", 1, LogLevels()))
+        made.adopt({f"eth{i}": Egress(i, Interface(f"eth{i}", i, 1500, None), (), witness) for i in (1, 2)})
+        yield made
+
+
+def said(caplog):
+    lines = [each.message for each in caplog.records]
+    caplog.clear()
+    return lines
+
+
+def test_reason_that_lasts_is_logged_once_and_again_when_it_is_back(interfaces, mtus, caplog, monkeypatch):
+    """Also one for each of two interfaces."""
+
+    def refuse(index: int, *_: object) -> None:
+        raise OSError(22 + index, "")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(outputs, "open_raw", refuse)
+        interfaces.review("")
+        assert len(said(caplog)) == 2
+        for _ in range(5):
+            interfaces.review("")
+        assert said(caplog) == []
+    interfaces.review("")
+    assert said(caplog) == [LEAVE.format("eth1", 1500), LEAVE.format("eth2", 1500)]
+    for _ in range(2):
+        interfaces.review(FIREWALL)
+        assert f"not everything may leave as raw frames: {FIREWALL}" in said(caplog)
+        interfaces.review("")
+        caplog.clear()
+
+
+def test_interface_that_was_down_for_a_moment_is_not_told_of(interfaces, mtus, caplog):
+    interfaces.review("")
+    caplog.clear()
+    up, down = (Network(links={1: Link(1, "eth1", up=up)}) for up in (True, False))
+    assert interfaces.suspect(up, down)
+    assert interfaces.review("")
+    assert said(caplog) == []
+    mtus[1] = 9000
+    interfaces.review("")
+    assert said(caplog) == [LEAVE.format("eth1", 9000)]
+
+
+def test_what_turns_out_to_be_nothing_is_not_told(interfaces, mtus, caplog):
+    """A firewall that has changed, and lets everything pass as before."""
+    interfaces.review("")
+    caplog.clear()
+    assert interfaces.review(UNSURE)
+    assert interfaces.review("")
+    assert said(caplog) == []
+    interfaces.review(UNSURE)
+    interfaces.review(FIREWALL)
+    assert said(caplog) == [
+        f"not everything may leave as raw frames: {FIREWALL}",
+        f"eth1: no raw frames leave any more: {FIREWALL}",
+        f"eth2: no raw frames leave any more: {FIREWALL}",
+    ]

@@ -382,6 +382,8 @@ class OutputStats:
     bytes: int
     last_error: str | None
     """The newest send error, as the system words it."""
+    last_error_ago: float | None = None
+    """Seconds since then; None: no send failed."""
 
 
 @attrs.frozen

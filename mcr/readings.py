@@ -1,6 +1,7 @@
 """From two readings of the workers' counters to statistics. Pure."""
 
 from collections.abc import Collection, Sequence
+from time import monotonic
 
 import attrs
 
@@ -9,7 +10,7 @@ from mcr.model import EgressStats, IngressStats, OutputStats, ParseErrors, RuleS
 from mcr.placement import PlacedRule
 from mcr.shm.segment import Counters, OutputCounters, Totals
 
-_ERRNO = 0xFFFF  # of a last error; the rest is when
+_ERRNO, _TIME = 0xFFFF, 16  # of a last error: the mask of its number, and the bits below its time in µs
 
 
 @attrs.frozen
@@ -20,11 +21,13 @@ class Reading:
         time: in seconds.
         workers: in the order of their ids.
         rejected: datagrams that the kernel's filters kept from them.
+        clock: the same moment by CLOCK_MONOTONIC, which workers take the times of errors from.
     """
 
     time: float
     workers: tuple[Counters, ...]
     rejected: int
+    clock: float = attrs.field(factory=monotonic)
 
     @property
     def totals(self) -> Totals:
@@ -134,10 +137,15 @@ def _rule_stats(now: Reading, past: Reading, placed: PlacedRule) -> RuleStats:
                 in_doubt=each.in_doubt,
                 bytes=each.bytes,
                 last_error=describe_errno(each.last_error & _ERRNO) if each.last_error else None,
+                last_error_ago=_seconds_since(each.last_error, now.clock) if each.last_error else None,
             )
             for output, each in zip(placed.rule.outputs, counters, strict=True)
         ),
     )
+
+
+def _seconds_since(error: int, clock: float) -> float:
+    return round(max(clock - (error >> _TIME) / 1e6, 0.0), 1)
 
 
 def stats_lines(ingress: IngressStats, egress: EgressStats) -> tuple[str, str]:

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 
 from mcr.diagnosis.links import Link
 from mcr.diagnosis.machine import CAPABILITIES, Process, Self
+from mcr.diagnosis.send_errors import is_lately, newest_error
 from mcr.errors import describe_errno
 from mcr.findings import Finding, Verdict
 from mcr.model import OutputStats, Stats, WorkerState, WorkerView
@@ -327,18 +328,18 @@ def _judge_undescribed(lost: int, evidence: str) -> Finding:
 
 def judge_outputs(stats: Stats, links: Mapping[str, Link]) -> tuple[Finding, ...]:
     """Whether the outputs took what they were owed; those of one interface and error together."""
-    failing: defaultdict[tuple[str, str], list[OutputStats]] = defaultdict(list)
+    failing: defaultdict[tuple[str, str, bool], list[OutputStats]] = defaultdict(list)
     for rule in stats.rules:
         for output in rule.outputs:
             if output.errors:
-                failing[output.interface, output.last_error or ""].append(output)
+                failing[output.interface, output.last_error or "", is_lately(output)].append(output)
     if failing:
-        return tuple(_failing(name, error, outputs, links.get(name)) for (name, error), outputs in failing.items())
+        return tuple(_failing(name, error, outputs, links.get(name)) for (name, error, _), outputs in failing.items())
     if stats.egress.errors:
         return (
             Finding(
                 "egress_errors",
-                Verdict.ADVICE,
+                Verdict.OK,
                 f"{stats.egress.errors:,} packets were not sent to outputs that have been removed since",
                 f"mcrctl stats: errors={stats.egress.errors}",
             ),
@@ -347,13 +348,13 @@ def judge_outputs(stats: Stats, links: Mapping[str, Link]) -> tuple[Finding, ...
 
 
 def refused_outputs(stats: Stats) -> tuple[str, ...]:
-    """Outputs whose last error was that sending is not permitted."""
+    """Outputs whose last error, lately, was that sending is not permitted."""
     refused = describe_errno(errno.EPERM)
     return tuple(
         f"{output.group}:{output.port}:{output.interface}"
         for rule in stats.rules
         for output in rule.outputs
-        if output.last_error == refused
+        if output.last_error == refused and is_lately(output)
     )
 
 
@@ -373,11 +374,15 @@ def _failing(name: str, error: str, outputs: list[OutputStats], link: Link | Non
     elif doubt:
         what += f"; {doubt:,} more {in_hand}"
     cause, remedy = _CAUSES.get(error, ("", "")) if error else ("", "")
+    what += newest_error(outputs) + (f", {cause}" if cause else "")
+    evidence = f"mcrctl stats: errors={counts['errors']}"
+    if not is_lately(outputs[0]):  # of a worker that died the finding `workers` tells
+        return Finding("egress_errors", Verdict.OK, what, evidence)
     return Finding(
         "egress_errors",
         Verdict.FAULT if broken else Verdict.ADVICE,
-        what + (f"; the newest error: {error}" if error else "") + (f", {cause}" if cause else ""),
-        f"mcrctl stats: errors={counts['errors']}",
+        what,
+        evidence,
         remedy.format(name=name),
     )
 

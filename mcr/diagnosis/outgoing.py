@@ -9,6 +9,7 @@ from mcr.diagnosis.arp import ASKED_TIMES
 from mcr.diagnosis.incoming import judge_link
 from mcr.diagnosis.links import Link
 from mcr.diagnosis.routes import Neighbour, Path
+from mcr.diagnosis.send_errors import is_lately, newest_error
 from mcr.errors import describe_errno
 from mcr.findings import Finding, Verdict
 from mcr.model import Address, Output, OutputStats
@@ -176,13 +177,12 @@ def _judge_size(
 def _judge_sending(output: Output, before: OutputStats, after: OutputStats) -> Finding:
     grown, sent = after.errors - before.errors, after.sent - before.sent
     see = f"mcrctl stats: sent {after.sent:,} (+{sent:,}), errors {after.errors:,} (+{grown:,})"
-    if after.last_error:
-        see += f"; the newest error: {after.last_error}"
+    see += newest_error([after])
     remedy = _remedy(output, _last_errno(after))
     if grown > 0:
         what = f"sending to {output} fails" + (" in part" if sent > 0 else "")
         return Finding("sent", Verdict.FAULT, what, see, remedy)
-    if after.errors and _last_errno(after) in _CONGESTED:
+    if after.errors and _last_errno(after) in _CONGESTED and is_lately(after):
         what = f"{output} is sent, but some of it was lost here before"
         return Finding("sent", Verdict.ADVICE, what, see, remedy)
     if sent > 0:

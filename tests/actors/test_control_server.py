@@ -447,7 +447,7 @@ class RelayOfOneRule(Actors):
 
     async def read(self) -> Stats:
         (output,) = self.rules[0].outputs
-        outputs = (OutputStats(output.group, output.port, output.interface, 0, 0, 0, 0, 0, "Network is down"),)
+        outputs = (OutputStats(output.group, output.port, output.interface, 0, 0, 0, 0, 0, "Network is down", 3.5),)
         rules = (RuleStats("id", "cam", 0, 0, 0, 0, 0.0, 0.0, outputs),)
         workers = (WorkerStats(*[0] * 12),)
         return Stats(IngressStats(), EgressStats(), rules, workers, (InterfaceStats("eth0", 0, 0),))

@@ -87,11 +87,11 @@ def daemon(*missing: str, **changes: Any) -> Self:
     return attrs.evolve(DAEMON, process=attrs.evolve(DAEMON.process, capabilities=kept), **changes)
 
 
-def output(errors: int, submitted: int, number: int = 0, group: str = "239.2.2.2", in_doubt: int = 0) -> OutputStats:
-    last = describe_errno(number) if number else None
-    return OutputStats(
-        IPv4Address(group), 6000, "out0", submitted, submitted - errors, errors, in_doubt, 0, last_error=last
-    )
+def output(
+    errors: int, submitted: int, number: int = 0, group: str = "239.2.2.2", *, in_doubt: int = 0, ago: float = 12.0
+) -> OutputStats:
+    last = (describe_errno(number), ago) if number else (None, None)
+    return OutputStats(IPv4Address(group), 6000, "out0", submitted, submitted - errors, errors, in_doubt, 0, *last)
 
 
 def stats_of(*outputs: OutputStats) -> Stats:
@@ -457,7 +457,9 @@ def test_outputs_that_took_everything_are_fine():
 )
 def test_an_error_of_an_output_is_told_with_its_cause(number, words):
     (finding,) = daemon_findings.judge_outputs(stats_of(output(10, 100, number)), {"out0": OUT0})
-    expect(finding, ADVICE, "10 packets (10.00%)", "239.2.2.2:6000:out0; the newest error: ", "errors=10", *words)
+    expect(
+        finding, ADVICE, "10 packets (10.00%)", "239.2.2.2:6000:out0; the newest error, 12 s ago: ", "errors=10", *words
+    )
 
 
 def test_an_output_that_fails_mostly_or_cannot_work_is_a_fault():
@@ -470,6 +472,18 @@ def test_an_output_that_fails_mostly_or_cannot_work_is_a_fault():
         expect(daemon_findings.judge_outputs(stats_of(outputs), links), FAULT)
 
 
+def test_errors_of_long_ago_are_shown_and_are_no_advice():
+    (recent, old) = daemon_findings.judge_outputs(
+        stats_of(output(10, 100, errno.EPERM, ago=599.0), output(60, 100, errno.EPERM, "239.2.2.3", ago=601.0)),
+        {"out0": OUT0},
+    )
+    expect(recent, ADVICE, "239.2.2.2:6000:out0; the newest error, 599 s ago")
+    expect(old, OK, "60 packets (60.00%) were not sent to 239.2.2.3:6000:out0; the newest error, 601 s ago")
+    assert daemon_findings.refused_outputs(stats_of(output(1, 9, errno.EPERM, ago=601.0))) == ()
+    removed = Stats(IngressStats(), EgressStats(errors=7))
+    expect(daemon_findings.judge_outputs(removed, {}), OK, "7 packets were not sent to outputs that have been removed")
+
+
 def test_outputs_of_one_interface_and_error_are_told_together():
     outputs = [output(5, 100, errno.ENETDOWN, f"239.2.2.{i}") for i in range(1, 9)]
     (finding,) = daemon_findings.judge_outputs(stats_of(*outputs, output(0, 100)), {"out0": OUT0})
@@ -478,7 +492,7 @@ def test_outputs_of_one_interface_and_error_are_told_together():
 
 def test_packets_in_doubt_are_told_apart():
     (finding,) = daemon_findings.judge_outputs(stats_of(output(3, 100, in_doubt=3)), {"out0": OUT0})
-    assert finding.verdict is ADVICE
+    assert finding.verdict is OK  # that the worker died is told as such
     assert finding.what.startswith("3 packets (3.00%) to 239.2.2.2:6000:out0 may or may not have left")
     assert "not sent" not in finding.what
     (finding,) = daemon_findings.judge_outputs(stats_of(output(5, 100, errno.ENOBUFS, in_doubt=3)), {"out0": OUT0})

@@ -1,17 +1,23 @@
 """From counters to statistics."""
 
 import errno
+from ipaddress import IPv4Address
 from typing import cast
 
 import attrs
 
-from mcr.readings import Reading
+from mcr.model import Input, Output, Rule
+from mcr.placement import PlacedRule
+from mcr.readings import Reading, rule_stats
 from mcr.shm.segment import Counters, OutputCounters
 
 
 @attrs.frozen
 class _Worker:
     counters: OutputCounters
+
+    def rule_matched(self, _slot: int, _tag: int) -> int:
+        return 10
 
     def output(self, _slot: int, _tag: int) -> OutputCounters:
         return self.counters
@@ -29,3 +35,13 @@ def test_last_error_of_an_output_is_the_newest_of_its_workers() -> None:
         counters = Reading(0.0, workers, 0).output(0, 0)
         assert counters.last_error & 0xFFFF == errno.EPERM
         assert counters.errors == 2
+
+
+def test_the_time_of_the_newest_error_is_told_by_the_workers_clock() -> None:
+    rule = Rule("id", Input("in0", IPv4Address("239.1.1.1"), 5000), (Output(IPv4Address("239.2.2.2"), 6000, "out0"),))
+    now = Reading(7.0, (failed(90_000_000, errno.EPERM), failed(95_500_000, errno.ENOBUFS)), 0, 100.0)
+    (stats,) = rule_stats(now, now, [PlacedRule(rule, 1, 0, (0,), (None,), (None,))])
+    assert stats.outputs[0].last_error_ago == 4.5
+    never = attrs.evolve(now, workers=(failed(0, 0),))
+    (stats,) = rule_stats(never, never, [PlacedRule(rule, 1, 0, (0,), (None,), (None,))])
+    assert stats.outputs[0].last_error_ago is None

@@ -40,7 +40,7 @@ def the(check: str, findings: Iterable[Finding]) -> Finding:
 
 
 def failed(error: str | None, sent: int = 95, errors: int = 15) -> OutputStats:
-    return attrs.evolve(BEFORE, submitted=110, sent=sent, errors=errors, last_error=error)
+    return attrs.evolve(BEFORE, submitted=110, sent=sent, errors=errors, last_error=error, last_error_ago=0.2)
 
 
 def test_all_is_well():
@@ -212,7 +212,7 @@ def test_errors_that_grow(error, remedy):
     assert finding.what == "sending to 239.2.2.2:6000:out0 fails"
     assert finding.evidence.startswith("mcrctl stats: sent 95 (+0), errors 15 (+10)")
     assert remedy in finding.remedy
-    assert not error or finding.evidence.endswith(f"; the newest error: {error}")
+    assert not error or finding.evidence.endswith(f"; the newest error, 0 s ago: {error}")
 
 
 def test_a_part_that_fails():
@@ -222,16 +222,17 @@ def test_a_part_that_fails():
 
 
 @pytest.mark.parametrize(
-    ("error", "verdict"),
+    ("error", "ago", "verdict"),
     [
-        ("No buffer space available (os error 105)", Verdict.ADVICE),  # comes and goes with the load
-        ("Network is down (os error 100)", Verdict.OK),  # a thing of the past, still shown
+        ("No buffer space available (os error 105)", 599.0, Verdict.ADVICE),  # comes and goes with the load
+        ("No buffer space available (os error 105)", 601.0, Verdict.OK),
+        ("Network is down (os error 100)", 20.0, Verdict.OK),  # a thing of the past, still shown
     ],
 )
-def test_errors_that_no_longer_grow(error, verdict):
-    finding = the("sent", judged(after=attrs.evolve(SENT, last_error=error)))
+def test_errors_that_no_longer_grow(error, ago, verdict):
+    finding = the("sent", judged(after=attrs.evolve(SENT, last_error=error, last_error_ago=ago)))
     assert finding.verdict is verdict
-    assert error in finding.evidence
+    assert f"the newest error, {ago:.0f} s ago: {error}" in finding.evidence
 
 
 def test_nothing_was_due():

@@ -138,6 +138,8 @@ def judge_arrival(
     *,
     others: Collection[RuleView],
     queriers: Queriers,
+    dropped: int = 0,
+    mtu: int = 1500,
 ) -> Iterator[Finding]:
     """Does the flow come in, and if not, what comes instead?
 
@@ -148,13 +150,16 @@ def judge_arrival(
         after: and after it.
         others: the other rules: what these take, and send, is not this rule's gone astray.
         queriers: of the input interface.
+        dropped: frames that the interface has dropped during the look.
+        mtu: of the interface.
     """
     source = rule.input
     expected = Sighting.of(source)
     seconds = _length(look)
     grown = matched(rule, after) - matched(rule, before)
     if expected not in look.frames and grown <= 0:
-        yield from _judge_absence(source, look, matched(rule, after), others, queriers)
+        for absence in _judge_absence(source, look, matched(rule, after), others, queriers):
+            yield _with_dropped(absence, source.interface, dropped, mtu)
         return
     see = f"{seconds}: {_count(look.frames.get(expected, 0), 'frame')}"
     if look.payload is not None:
@@ -168,6 +173,15 @@ def judge_arrival(
         what, remedy = f"a part of {source.group} arrives in fragments, which are dropped", _remedy_for_fragments()
         yield Finding(_FRAGMENTS, Verdict.ADVICE, what, f"{seconds}: {_count(fragments, 'frame')}", remedy)
     yield from judge_querier_of_a_flow(source.interface, queriers)
+
+
+def _with_dropped(absence: Finding, name: str, dropped: int, mtu: int) -> Finding:
+    """What is longer than the MTU is dropped before anybody sees it."""
+    if dropped <= 0:
+        return absence
+    evidence = f"{absence.evidence}; {name} dropped {_count(dropped, 'frame')} meanwhile: ip -s link show dev {name}"
+    remedy = f"{absence.remedy}; are its frames longer than the MTU of {name}, {mtu:,}?"
+    return attrs.evolve(absence, evidence=evidence, remedy=remedy)
 
 
 def _judge_absence(

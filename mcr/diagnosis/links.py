@@ -17,7 +17,7 @@ from mcr.diagnosis.machine import read_number
 if TYPE_CHECKING:
     from pyroute2 import IPRoute
 
-_IFF_UP, _IFF_RUNNING = 0x1, 0x40  # <linux/if.h>
+_IFF_UP, _IFF_LOOPBACK, _IFF_RUNNING = 0x1, 0x8, 0x40  # <linux/if.h>
 _IFF_POINTOPOINT, _IFF_NOARP = 0x10, 0x80
 
 
@@ -32,6 +32,7 @@ class Link:
         running: the kernel takes it to be able to carry traffic (RFC 2863, ifOperStatus). It follows `carrier` within
             a second, unless something else holds it back, as 802.1X does.
         arp: who is at the other end is asked for by ARP; no, on tunnels and other point-to-point links.
+        loopback: what is sent by it comes back in, on this machine.
         mtu: in bytes.
         bridge: the bridge that it is a port of; empty: of none.
         addresses: IPv4 addresses with their networks.
@@ -51,6 +52,7 @@ class Link:
     carrier: bool = True
     running: bool = True
     arp: bool = True
+    loopback: bool = False
     mtu: int = 1500
     bridge: str = ""
     addresses: tuple[IPv4Interface, ...] = ()
@@ -126,6 +128,7 @@ def _link(link: Mapping[str, Any], addresses: tuple[IPv4Interface, ...]) -> Link
         carrier=bool(link.get("carrier")),
         running=bool(link["flags"] & _IFF_RUNNING),
         arp=not link["flags"] & (_IFF_NOARP | _IFF_POINTOPOINT),
+        loopback=bool(link["flags"] & _IFF_LOOPBACK),
         mtu=int(link.get("mtu", 0)),
         bridge=_bridge(link),
         addresses=addresses,

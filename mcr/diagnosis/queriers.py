@@ -21,17 +21,21 @@ class Queriers:
         unheard: queries that were seen on the wire while it took none.
         firewall: of this machine, looked at where a query is missing.
         unroutable: packets that the reverse-path filter dropped during the look.
+        loopback: it is the loopback interface, where nobody has to ask.
     """
 
     heard: Hearing
     unheard: int = 0
     firewall: Firewall = attrs.field(factory=Firewall)
     unroutable: int = 0
+    loopback: bool = False
 
 
 def judge_querier_of_a_flow(name: str, queriers: Queriers) -> Iterator[Finding]:
     """A flow arrives: will it go on?"""
     heard = queriers.heard
+    if queriers.loopback:
+        return
     if queriers.unheard:
         what, see, remedy = _dropped_queries(name, queriers)
         what += ": a switch there that snoops will stop forwarding"
@@ -63,6 +67,9 @@ def judge_querier_without_a_flow(name: str, queriers: Queriers, what: str, see: 
         see: how that was seen.
     """
     heard = queriers.heard
+    if queriers.loopback:
+        remedy = "does a program on this machine send it, and out of the loopback interface?"
+        return Finding("flow_arrives", Verdict.FAULT, what, see, remedy)
     if queriers.unheard:
         cause, more, remedy = _dropped_queries(name, queriers)
         return Finding("querier", Verdict.FAULT, f"{what}; {cause}", f"{see}; {more}", remedy)
@@ -72,8 +79,9 @@ def judge_querier_without_a_flow(name: str, queriers: Queriers, what: str, see: 
         cause, more, remedy = _closed_firewall(queriers.firewall)
         what += f", and no IGMP query is heard: {cause}, so the switch may not know that the group is wanted"
         return Finding("querier", Verdict.FAULT, what, f"{see}; {_last_query(heard)}; {more}", remedy)
-    if heard.lately:
-        return _not_sent(what, f"{see}; {_last_query(heard)}")
+    early = heard.ago is None and heard.listening <= _QUERY_SECONDS  # the next one may still be to come
+    if heard.lately or early:
+        return _not_sent(what, see if early else f"{see}; {_last_query(heard)}")
     if heard.ago is None:
         what += ", and no IGMP querier is heard: a switch that snoops forgets who asked"
         remedy = "enable the IGMP querier of the switch or router, or turn snooping off"
@@ -83,7 +91,7 @@ def judge_querier_without_a_flow(name: str, queriers: Queriers, what: str, see: 
             f"see what became of {heard.querier}, enable the IGMP querier of another switch or router, or turn "
             "snooping off"
         )
-    remedy = f"see that it is sent; if it is, and a switch on the way snoops, {remedy}"
+    remedy = f"does the source send? if it does, and a switch on the way snoops, {remedy}"
     return Finding("querier", Verdict.FAULT, what, f"{see}; {_last_query(heard)}", remedy)
 
 
@@ -125,9 +133,9 @@ def _closed_firewall(firewall: Firewall) -> tuple[str, str, str]:
 
 def _last_query(heard: Hearing) -> str:
     if heard.ago is None or heard.querier is None:
-        listening = heard.listening or 0.0
-        text = f"no IGMP query since mcrd began to listen {_time(listening)} ago"
-        return text if listening >= _QUERY_SECONDS else f"{text}; by default there is one every {_QUERY_SECONDS} s"
+        text = f"no IGMP query since mcrd began to listen {_time(heard.listening or 0.0)} ago"
+        early = heard.listening is not None and heard.listening <= _QUERY_SECONDS
+        return f"{text}; by default there is one every {_QUERY_SECONDS} s" if early else text
     text = f"the last IGMP query came from {heard.querier} {_time(heard.ago)} ago"
     return text if heard.interval is None else f"{text}; they came every {_time(heard.interval)}"
 

@@ -96,7 +96,17 @@ class Walk:
         arrived = Sighting.of(source) in look.frames or matched(self.rule, after) > matched(self.rule, before)
         if entrance.link.bridge and not arrived:
             return (*findings, judge_bridge(source.interface, entrance.link.bridge, Verdict.FAULT))
-        arrival = judge_arrival(self.rule, look, before, after, others=self.others, queriers=queriers)
+        dropped = 0 if arrived else await trio.to_thread.run_sync(_count_dropped, source, entrance.link, self.used)
+        arrival = judge_arrival(
+            self.rule,
+            look,
+            before,
+            after,
+            others=self.others,
+            queriers=queriers,
+            dropped=dropped,
+            mtu=entrance.link.mtu,
+        )
         findings += await trio.to_thread.run_sync(_until_fault, arrival)  # there may be thousands of other rules
         if _ends(findings):
             return findings
@@ -116,6 +126,8 @@ class Walk:
         """Who asks for groups where the flow should come in."""
         await trio.sleep(_PAUSE)  # for what has just come in to be heard
         heard = self.watch.on(index)
+        if entrance.link is not None and entrance.link.loopback:
+            return Queriers(heard, loopback=True)
         seen = look.queries.get(self.rule.input.interface, 0)
         unheard = seen if not _heard_within(heard, look.seconds + _HEARD_SECONDS) else 0
         if not unheard and heard.lately and not heard.overdue:
@@ -191,6 +203,12 @@ def _read_entrance(source: Input, used: Mapping[str, int]) -> Entrance:
     if link is None:
         return Entrance(None)
     return Entrance(link, captured_interfaces(), joined_groups(), count_unroutable())
+
+
+def _count_dropped(source: Input, before: Link, used: Mapping[str, int]) -> int:
+    """Frames that the input interface has dropped since."""
+    link = _asked(partial(read_links, used=used), [source.interface]).get(source.interface, before)
+    return link.rx_dropped + link.rx_missed - before.rx_dropped - before.rx_missed
 
 
 def _heard_within(heard: Hearing, seconds: float) -> bool:

@@ -22,4 +22,5 @@ def test_interfaces_that_are_named_are_asked_for_alone(monkeypatch):
     assert list(named) == ["lo"]
     assert (named["lo"].name, named["lo"].index) == ("lo", everything["lo"].index)
     assert named["lo"].addresses == everything["lo"].addresses
+    assert named["lo"].loopback
     assert read_links([]) == {}

@@ -26,6 +26,7 @@ from mcr.errors import describe_errno
 from mcr.logs import LogControl, get_logger
 from mcr.model import Facility
 from mcr.net.capture import check_permission
+from mcr.plurals import counted
 from mcr.refusal import describe_refusal
 from mcr.service import ServiceManager
 from mcr.settings import Settings, disagreements, unknown_variables
@@ -88,12 +89,12 @@ async def run_daemon(settings: Settings) -> None:
             )
             control = await nursery.start(run_control_server, settings.control_socket, api)
             log.notice(
-                "mcrd %s is ready: %d workers, control socket %s",
+                "mcrd %s is ready: %s, control socket %s",
                 __version__,
-                settings.num_workers,
+                counted(settings.num_workers, "worker"),
                 settings.control_socket,
             )
-            status = f"{settings.num_workers} workers, control socket {settings.control_socket}"
+            status = f"{counted(settings.num_workers, 'worker')}, control socket {settings.control_socket}"
             manager.ready(status)
             if manager.watchdog_seconds:
                 nursery.start_soon(_show_life, manager, manager.watchdog_seconds / 2, (rules.check, workers.describe))

@@ -32,7 +32,8 @@ WHOLE_REPLY_TIMEOUT: Final = 30
 _UNKNOWN = "the change may still be carried out, or may have been; before you repeat it, see: mcrctl list"
 _PART = 1 << 18
 _REPLY_TIMEVAL: Final = (REPLY_TIMEOUT, 0)  # struct timeval
-_CHANGING: Final = frozenset({"add", "remove", "log_level.set"})
+CHANGING: Final = frozenset({"add", "remove", "log_level.set"})
+"""Methods that do more than look."""
 
 
 class Client:
@@ -75,7 +76,7 @@ class Client:
         """
         self._requests += 1
         request = {"jsonrpc": "2.0", "id": self._requests, "method": method, "params": params or {}, "progress": True}
-        reply = self._exchange(json.dumps(request).encode() + b"\n", changes=method in _CHANGING)
+        reply = self._exchange(json.dumps(request).encode() + b"\n", changes=method in CHANGING)
         match reply:
             case {"result": result, "id": int(number)} if number == self._requests:
                 return result

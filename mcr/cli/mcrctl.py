@@ -22,7 +22,7 @@ from mcr.cli.failure import report, run
 from mcr.cli.findings import doctor, why
 from mcr.cli.report import write_report
 from mcr.cli.rule_words import name_lines, read_batch, rule_options, rule_params
-from mcr.cli.session import Session, common_options, terminal_width
+from mcr.cli.session import Session, common_options, terminal_height, terminal_width
 from mcr.errors import McrError, SystemFault, UsageError
 from mcr.visible import all_visible, visible
 
@@ -207,7 +207,7 @@ cli.add_command(write_report)
 
 
 def main() -> None:
-    """Entry point of `mcrctl`."""
+    """What `mcr.cli.start` starts."""
     streams.open_standard_descriptors()
     streams.report_errors()
     if sys.stdout is None:
@@ -229,7 +229,7 @@ def _watch(session: Session, show: Callable[[Any], None]) -> None:
 
 def _statistics(session: Session, result: Any) -> str:
     with session.understand():
-        return tables.stats_view(all_visible(result), terminal_width())
+        return tables.watched_view(all_visible(result), terminal_width(), terminal_height())
 
 
 def _warn(session: Session, added: list[dict[str, Any]]) -> None:
@@ -250,9 +250,9 @@ def _check_active(session: Session, added: list[dict[str, Any]]) -> None:
     with session.understand():
         pending = [rule["rule_id"] for rule in added if rule["state"] == "pending"]
     if pending:
-        which = f"rule {pending[0]} is" if len(pending) == 1 else f"{len(pending):,} rules are"
+        which, them = (f"rule {pending[0]} is", "it") if len(pending) == 1 else (f"{len(pending):,} rules are", "them")
         raise McrError(
-            f"The {which} in place, but not active yet: no worker has acknowledged it in time",
+            f"The {which} in place, but not active yet: not every worker has taken {them} over yet",
             "see how the workers are: mcrctl list-workers",
             "see when it becomes active: mcrctl list",
         )

@@ -10,8 +10,8 @@ from typing import Any, TypeVar
 import click
 
 from mcr.cli import completion
-from mcr.cli.client import CONTROL_SOCKET_VARIABLE, DEFAULT_CONTROL_SOCKET, Client
-from mcr.errors import McrError
+from mcr.cli.client import CHANGING, CONTROL_SOCKET_VARIABLE, DEFAULT_CONTROL_SOCKET, Client
+from mcr.errors import McrError, SystemFault
 from mcr.visible import all_visible
 
 _F = TypeVar("_F", bound=Callable[..., Any])
@@ -22,6 +22,7 @@ class Session:
 
     def __init__(self) -> None:
         self.json = False
+        self._changed = False
         if path := os.environ.get(CONTROL_SOCKET_VARIABLE):
             self.path, self.origin = path, f"from {CONTROL_SOCKET_VARIABLE}"
         else:
@@ -34,13 +35,20 @@ class Session:
     def call(self, method: str, params: dict[str, Any] | None = None) -> Any:
         """Have the daemon carry out one method, on a connection of its own."""
         with self.connect() as daemon:
-            return daemon.call(method, params)
+            result = daemon.call(method, params)
+        self._changed |= method in CHANGING
+        return result
 
     def show(self, result: Any, view: Callable[[Any, int | None], str]) -> None:
         """Print a result: as it is for machines, as a view for people, with nothing in it that a terminal obeys."""
         with self.understand():
             text = json.dumps(result, allow_nan=False) if self.json else view(all_visible(result), terminal_width())
-        click.echo(text, color=False if os.environ.get("NO_COLOR") else None)
+        try:
+            click.echo(text, color=False if os.environ.get("NO_COLOR") else None)
+        except SystemFault as error:
+            if self._changed:
+                error.hints = (*error.hints, "the change was carried out all the same")
+            raise
 
     @contextmanager
     def understand(self) -> Iterator[None]:
@@ -86,7 +94,16 @@ def common_options(command: _F) -> _F:
 
 def terminal_width() -> int | None:
     """Columns of the terminal, None if what is printed goes elsewhere."""
+    return _terminal_size()[0] or None
+
+
+def terminal_height() -> int | None:
+    """Lines of the terminal, None if what is printed goes elsewhere."""
+    return _terminal_size()[1] or None
+
+
+def _terminal_size() -> tuple[int, int]:
     try:
-        return os.get_terminal_size(sys.stdout.fileno()).columns or None
+        return os.get_terminal_size(sys.stdout.fileno())
     except OSError:
-        return None
+        return 0, 0

@@ -124,25 +124,35 @@ def levels_view(levels: dict[str, str], width: int | None) -> str:
     return _table(["FACILITY", "LEVEL"], [list(item) for item in levels.items()], width)
 
 
-def stats_view(stats: dict[str, Any], width: int | None) -> str:
+def watched_view(stats: dict[str, Any], width: int | None, height: int | None) -> str:
+    """Statistics for so many lines of a terminal: without room for all, what is zero and the workers go first."""
+    whole = stats_view(stats, width)
+    return whole if height is None or len(whole.splitlines()) <= height else stats_view(stats, width, short=True)
+
+
+def stats_view(stats: dict[str, Any], width: int | None, *, short: bool = False) -> str:
     """Totals and rates: the result of `stats`."""
     ingress, egress = stats["ingress"], stats["egress"]
     bps = sum(rule["bps"] for rule in stats["rules"])
     screened = ["screened"] if ingress.get("screened") else []
     causes = {name: count for name, count in ingress.get("parse_errors", {}).items() if count}
     counters = ("recv", "matched", "no_match", *screened, "parse_err", *causes, "buf_exhaust", "kernel_drops")
+    sent = ("submitted", "sent", "errors", *(["in_doubt"] if egress["in_doubt"] else []), "bytes")
+    if short:
+        counters = tuple(name for name in counters if name not in _CAUSES or (causes | ingress)[name])
+        sent = tuple(name for name in sent if name not in _CAUSES or egress[name])
     parts = [
         _block("Ingress", causes | ingress, counters, recv=f"{_rate(ingress['pps'])} pps"),
         _block(
             "Egress",
             egress,
-            ("submitted", "sent", "errors", *(["in_doubt"] if egress["in_doubt"] else []), "bytes"),
+            sent,
             sent=f"{_rate(egress['pps'])} pps",
             bytes=f"{_megabits(bps)} Mbit/s",
         ),
         _rules_table(stats["rules"], width) or _NO_RULES,
         _failing_outputs_table(stats["rules"], width),
-        _workers_table(stats["workers"], width),
+        "" if short else _workers_table(stats["workers"], width),
     ]
     return "\n\n".join(part for part in parts if part)
 

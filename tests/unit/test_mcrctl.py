@@ -112,6 +112,15 @@ def test_what_is_odd_about_a_rule_that_was_added_is_a_warning(run, daemon, json_
     assert err == ["Warning: rule dcfca9531161: eth1 is called eth9 now", "Warning: rule dcfca9531161: eth0 is down"]
 
 
+def test_rule_that_not_every_worker_has_taken_over_is_told_as_list_tells_it(run, daemon):
+    """One that has may be forwarding already."""
+    daemon.results = {"add": [daemon.results["list"][0] | {"state": "pending"}]}
+    status, out, err = run(*ADD)
+    assert (status, out) == (1, "Added rule dcfca9531161\n")
+    not_yet = "The rule dcfca9531161 is in place, but not active yet: not every worker has taken it over yet"
+    assert f"Error: {not_yet}" in err
+
+
 # Every command: its request, its answer for people and for machines
 
 
@@ -509,7 +518,7 @@ def test_nothing_slow_is_imported():
     assert slow.isdisjoint(loaded)
 
 
-MCRCTL = (sys.executable, "-c", "from mcr.cli.mcrctl import main; main()")
+MCRCTL = (sys.executable, "-c", "from mcr.cli.start import main; main()")
 
 
 def mcrctl_process(*args: str, **options: Any) -> subprocess.CompletedProcess[str]:
@@ -530,6 +539,35 @@ def test_output_that_cannot_be_written_is_an_error(words):
         done = mcrctl_process(*words, stdout=full)
     assert done.returncode == 1
     assert done.stderr == "Error: Cannot write to standard output: No space left on device (os error 28)\n"
+
+
+def test_change_whose_answer_cannot_be_written_was_carried_out(daemon, monkeypatch, capsys):
+    """That is said, or who asked does it again."""
+
+    def refuse(*_: object, **__: object) -> None:
+        raise SystemFault("Cannot write to standard output", errno.ENOSPC)
+
+    for words, hints in ((ADD, ["hint: the change was carried out all the same"]), (("list",), [])):
+        monkeypatch.setattr(sys, "argv", ["mcrctl", *words])
+        with monkeypatch.context() as patch:
+            patch.setattr(session.click, "echo", refuse)
+            with pytest.raises(SystemFault) as caught:
+                mcrctl.cli.main(standalone_mode=False)
+        assert [f"hint: {each}" for each in caught.value.hints] == hints
+
+
+@pytest.mark.parametrize("moment", ["mcr.cli.mcrctl", "mcr.cli.tables"])
+def test_ctrl_c_while_it_is_imported_ends_it_without_a_word(moment):
+    code = (
+        "import os, signal, sys\n"
+        "class Interrupts:\n"
+        "    def find_spec(self, name, *_):\n"
+        f"        if name == {moment!r}: os.kill(os.getpid(), signal.SIGINT)\n"
+        "sys.meta_path.insert(0, Interrupts())\n"
+        "from mcr.cli.start import main; main()"
+    )
+    done = subprocess.run([sys.executable, "-c", code, "version"], check=False, capture_output=True, text=True)
+    assert (done.returncode, done.stdout, done.stderr) == (-signal.SIGINT, "", "")
 
 
 def test_an_error_that_cannot_be_written_is_still_a_status():
@@ -559,6 +597,17 @@ def test_an_argument_where_an_option_is_wanted_names_the_option(run, daemon):
     status, _, err = run("remove", "news")
     assert status == 2
     assert "hint: name the rule by an option: --rule-id or --name" in err
+    assert daemon.calls == []
+
+
+def test_a_space_behind_a_comma_of_the_outputs_is_told(run, daemon, tmp_path):
+    batch = tmp_path / "rules"
+    batch.write_text(f"{' '.join(ADD[1:])}, 239.2.2.3:5001:eth1\n")
+    for words in ((*ADD[:-1], f"{ADD[-1]},", "239.2.2.3:5001:eth1"), ("add", "--batch", str(batch))):
+        status, _, err = run(*words)
+        assert status == 2
+        assert err[1] == "hint: no space behind a comma: --outputs 239.2.2.2:5000:eth1,239.2.2.3:5000:eth2"
+    assert "hint: name the rule" not in "".join(run("add", "news")[2])
     assert daemon.calls == []
 
 

@@ -3,9 +3,10 @@
 import re
 from typing import Any
 
+import click
 import pytest
 
-from mcr.cli.tables import levels_view, rules_view, stats_view, workers_view
+from mcr.cli.tables import levels_view, rules_view, stats_view, watched_view, workers_view
 
 RULE = {
     "rule_id": "dcfca9531161",
@@ -273,3 +274,16 @@ def test_no_rules_is_said_in_the_statistics_too():
 def test_sizes_are_short(size, text):
     row = line(stats_view(stats(rules=[RULE_STATS | {"bytes": size}]), None), "dcfca9531161")
     assert " ".join(row.split()[4:-2]) == text
+
+
+def test_in_a_small_terminal_the_rules_stay():
+    """What is zero and the workers go first, and only if there is no room; what was lost stays."""
+    worker = dict.fromkeys(["worker_id", "recv", "matched", "sent", "errors", "buf_exhaust", "kernel_drops"], 0)
+    watched = stats(recv=9, no_match=2, rules=[RULE_STATS] * 11, workers=[worker] * 2)
+    whole = stats_view(watched, 80)
+    assert watched_view(watched, 80, len(whole.splitlines())) == watched_view(watched, 80, None) == whole
+    short = watched_view(watched, 80, 24)
+    assert len(short.splitlines()) <= 24
+    assert short.count("dcfca9531161") == 11
+    totals = [each.split()[0] for each in click.unstyle(short).splitlines() if each.startswith("  ")]
+    assert totals == ["recv", "matched", "no_match", "submitted", "sent", "bytes"]

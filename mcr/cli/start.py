@@ -1,0 +1,24 @@
+"""The first moments of `mcrctl`: Ctrl-C ends it without a word, also while its modules are still being imported.
+
+So it imports nothing of MCR before that is so.
+"""
+
+import signal
+import sys
+
+_INTERRUPTED = 130  # what a shell reports for a command that Ctrl-C ended
+
+
+def main() -> None:
+    """Entry point of `mcrctl`."""
+    hears = signal.getsignal(signal.SIGINT) is signal.default_int_handler  # else whoever started it wants it ignored
+    if hears:
+        signal.signal(signal.SIGINT, signal.SIG_DFL)
+    from mcr.cli import mcrctl  # noqa: PLC0415 - takes a while
+
+    try:
+        if hears:
+            signal.signal(signal.SIGINT, signal.default_int_handler)
+        mcrctl.main()
+    except KeyboardInterrupt:
+        sys.exit(_INTERRUPTED)

@@ -181,16 +181,16 @@ class Rule:
         if self.name is not None:
             _check_label(self.name, "rule name")
         if not self.outputs:
-            raise InvalidParams(f"Rule {self.rule_id} has no outputs", "give at least one output G:P:IF")
+            raise InvalidParams(f"{self._called} has no outputs", "give at least one output G:P:IF")
         if len(self.outputs) > MAX_OUTPUTS_PER_RULE:
             raise InvalidParams(
-                f"Rule {self.rule_id} has {len(self.outputs)} outputs", f"at most {MAX_OUTPUTS_PER_RULE} a rule"
+                f"{self._called} has {len(self.outputs)} outputs", f"at most {MAX_OUTPUTS_PER_RULE} a rule"
             )
         seen: set[tuple[Address, int, str]] = set()
         for output in self.outputs:
             if output.destination in seen:
                 raise InvalidParams(
-                    f"Rule {self.rule_id} names output {output} twice", "every packet would leave twice; name it once"
+                    f"{self._called} names output {output} twice", "every packet would leave twice; name it once"
                 )
             if (output.interface, output.group, output.port) == (
                 self.input.interface,
@@ -198,10 +198,16 @@ class Rule:
                 self.input.port,
             ):
                 raise InvalidParams(
-                    f"Rule {self.rule_id} sends {output} back to where it came from",
+                    f"{self._called} sends {output} back to where it came from",
                     "receivers there would get every packet twice; choose another group, port or interface",
                 )
             seen.add(output.destination)
+
+    @property
+    def _called(self) -> str:
+        """What its author knows it by, who has not seen an id that he did not give."""
+        automatic = self.rule_id == automatic_rule_id(self.input)
+        return f"The rule for {self.input}" if automatic else f"Rule {self.rule_id}"
 
 
 class RuleState(enum.StrEnum):

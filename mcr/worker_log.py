@@ -97,7 +97,8 @@ WORDINGS: Mapping[int, _Wording] = {
         " tell how to cut them apart; have their sender do it: ethtool -K INTERFACE tx-udp-segmentation off"
     ),
     lib.MCR_LOG_TRAIN_REFUSED: lambda a, names: (
-        f"{names.output(a[0])} does not take UDP segmentation ({_errno(a[1])}): it gets one datagram at a time"
+        f"{names.output(a[0])} does not take UDP segmentation ({_errno(a[1])}): datagrams leave one by one,"
+        " and it is tried again each second"
     ),
     lib.MCR_LOG_NOT_CONFINED: lambda a, _: f"not confined to the system calls it needs: {_errno(a[0])}",
     lib.MCR_LOG_SEND_FAILED: lambda a, names: f"send to {names.output(a[0])} failed: {_errno(a[1])}",

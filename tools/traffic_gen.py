@@ -12,15 +12,19 @@ import sys
 from ipaddress import IPv4Address
 from threading import Event
 
-import attrs
-import click
+try:
+    import attrs
+    import click
 
-from mcr.cli.failure import run
-from mcr.errors import UsageError
-from mcr.model import check_port, parse_address
-from trafficgen.payload import DEFAULT_SIZE
-from trafficgen.receive import DEFAULT_RCVBUF, ReceiveProgress, receive
-from trafficgen.subscription import Subscription
+    from mcr.cli.failure import run
+    from mcr.errors import UsageError
+    from mcr.model import check_port, parse_address
+    from trafficgen.payload import DEFAULT_SIZE
+    from trafficgen.receive import DEFAULT_RCVBUF, ReceiveProgress, receive
+    from trafficgen.subscription import Subscription
+except ModuleNotFoundError as error:
+    hint = "run it with the Python that has MCR: .venv/bin/python tools/traffic_gen.py (make setup makes it)"
+    sys.exit(f"Error: {error}\nhint: {hint}")
 
 
 def parse_ipv4(text: str) -> IPv4Address:

@@ -197,7 +197,7 @@ async def test_a_parameter_of_the_wrong_shape_is_named_by_its_path(api, rules, w
         (edited("input", group="x"), "Invalid input group: 'x' is not an IP address", ".input.group"),
         (edited("outputs", 0, group="x"), "Invalid output group: 'x' is not an IP address", ".outputs[0].group"),
         (edited("outputs", 0, port=0), "Invalid output port: 0 is not a port", ".outputs[0]"),
-        (edited(outputs=[]), "Rule dcfca9531161 has no outputs", ""),
+        (edited(outputs=[]), "The rule for 239.1.1.1:5000 on eth0 has no outputs", ""),
         (edited(name=""), "Invalid rule name: ''", ""),
     ],
 )

@@ -116,8 +116,14 @@ def test_a_rule_has_room_for_so_many_outputs_and_no_more():
 
 
 def test_an_output_named_twice_is_refused():
-    with pytest.raises(InvalidParams, match=r"names output 239\.2\.2\.2:5000:eth1 twice"):
+    with pytest.raises(InvalidParams, match=r"^Rule id names output 239\.2\.2\.2:5000:eth1 twice"):
         Rule("id", INPUT, (OUTPUT, OUTPUT))
+
+
+def test_rule_that_was_given_no_id_is_called_by_its_input():
+    """Its automatic id says nothing to anybody who has not seen it in a list."""
+    with pytest.raises(InvalidParams, match=f"^The rule for {INPUT} names output {OUTPUT} twice"):
+        Rule(automatic_rule_id(INPUT), INPUT, (OUTPUT, OUTPUT))
 
 
 def test_an_output_that_is_the_input_is_refused():

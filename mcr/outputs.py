@@ -246,7 +246,7 @@ class OutputInterfaces:
                     "%s: datagrams to groups leave as raw frames, which bypass the IP stack; MTU %d", name, raw.mtu
                 )
             elif egress.raw_logged and not raw:
-                log.info("%s: no raw frames leave any more: %s", name, bar or "it is not what it was")
+                log.info("%s: no raw frames leave any more: %s", name, bar or "the interface has changed, or is gone")
             egress.raw_logged = raw
 
     def _have_sockets(self, egress: Egress) -> bool:

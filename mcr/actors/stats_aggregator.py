@@ -18,6 +18,7 @@ from mcr.log_limit import UNLIMITED
 from mcr.logs import get_logger
 from mcr.model import Facility, Level, Stats
 from mcr.placement import PlacedRule
+from mcr.plurals import counted
 from mcr.readings import Reading, egress_stats, ingress_stats, rule_stats, stats_lines, worker_stats
 from mcr.shm.records import Sample
 from mcr.shm.segment import Segment
@@ -264,7 +265,8 @@ class _State:
     def _warn_of_drops(self) -> None:
         dropped = self.captures.dropped_by_interface()
         for interface, count in (dropped - self._dropped).items():
-            ingress_log.warning("capture ring of %s was full: %d packets dropped in the last second", interface, count)
+            packets = counted(count, "packet")
+            ingress_log.warning("capture ring of %s was full: %s dropped in the last second", interface, packets)
         self._dropped = dropped
 
     def stats(self) -> _Moment:

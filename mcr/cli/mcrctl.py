@@ -24,6 +24,7 @@ from mcr.cli.report import write_report
 from mcr.cli.rule_words import name_lines, read_batch, rule_options, rule_params
 from mcr.cli.session import Session, common_options, terminal_height, terminal_width
 from mcr.errors import McrError, SystemFault, UsageError
+from mcr.plurals import counted
 from mcr.visible import all_visible, visible
 
 _WATCH_INTERVAL = 1
@@ -62,7 +63,7 @@ def add(session: Session, /, batch: str | None, **options: Any) -> None:
         added = session.call("add", {"rules": rules})
     except McrError as error:
         raise name_lines(error, places) from None
-    session.show(added, lambda rules, _width: f"Added {len(rules):,} rule{'' if len(rules) == 1 else 's'}")
+    session.show(added, lambda rules, _width: f"Added {counted(len(rules), 'rule')}")
     _warn(session, added)
     _check_active(session, added)
 

@@ -20,6 +20,7 @@ from mcr.errors import check_result, describe_errno
 from mcr.net.capture import describes_super_frames
 from mcr.net.firewall import LEGACY_TABLES, Firewall, look_at_firewall
 from mcr.net.netlink import drain
+from mcr.plurals import counted
 
 UNSURE = "what acts on packets between IP and the interfaces has changed"
 """Why no raw frames leave until it has been looked at."""
@@ -169,7 +170,7 @@ def _control_group_bar() -> str:
         if error.errno == errno.EINVAL:  # a kernel without them
             return ""
         return f"programs of the control group cannot be seen: {describe_hidden(error)}"
-    return f"the control group has {programs} eBPF program(s) for what is sent" if programs else ""
+    return f"the control group has {counted(programs, 'eBPF program')} for what is sent" if programs else ""
 
 
 def _control_group() -> Path | None:

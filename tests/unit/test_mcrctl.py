@@ -560,6 +560,7 @@ def test_change_whose_answer_cannot_be_written_was_carried_out(daemon, monkeypat
 def test_ctrl_c_while_it_is_imported_ends_it_without_a_word(moment):
     code = (
         "import os, signal, sys\n"
+        "signal.signal(signal.SIGINT, signal.default_int_handler)\n"
         "class Interrupts:\n"
         "    def find_spec(self, name, *_):\n"
         f"        if name == {moment!r}: os.kill(os.getpid(), signal.SIGINT)\n"

@@ -23,6 +23,7 @@ from mcr.placement import Key
 from mcr.settings import Settings
 from mcr.shm import records
 from mcr.slots import Slots
+from mcr.standing_reason import StandingReason
 
 log = get_logger(Facility.NETWORK)
 
@@ -99,6 +100,8 @@ class Neighbours:
         self._newest: dict[str, Common] = {}  # by interface
         self._unused: set[Key] = set()
         self.unrenewed: dict[str, Interface] = {}
+        self._not_renewed = StandingReason()
+        self._not_opened = StandingReason()
 
     def keys(self) -> KeysView[Key]:
         """Those that are in use."""
@@ -187,9 +190,11 @@ class Neighbours:
                 opened = self.open(keys, self.unrenewed, undo)
                 undo.pop_all()
         except McrError as error:
-            log.warning("%s: it is tried again", error.message)
+            if self._not_renewed.is_news(error.message):
+                log.warning("%s: it is tried again", error.message)
             self._by_key |= zip(keys, olds, strict=True)
             return frozenset(), [], []
+        self._not_renewed.is_news("")
         self.unrenewed = {}
         self._by_key |= opened
         for key, old in zip(keys, olds, strict=True):
@@ -203,8 +208,10 @@ class Neighbours:
                 opened = self.open(keys, interfaces, undo)
                 undo.pop_all()
         except McrError as error:
-            log.warning("%s: groups whose routes lead to a gateway since then can keep others waiting", error.message)
+            if self._not_opened.is_news(error.message):
+                log.warning("%s: groups whose routes lead to a gateway now can keep others waiting", error.message)
             return []
+        self._not_opened.is_news("")
         return self.adopt(opened)
 
     # Use.

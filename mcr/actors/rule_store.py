@@ -21,6 +21,7 @@ from mcr.logs import get_logger
 from mcr.model import Address, Facility, Input, Rule, RuleChange, RuleView
 from mcr.net.interfaces import name_in_rules
 from mcr.net.network import Network
+from mcr.standing_reason import StandingReason
 
 log = get_logger(Facility.RULES)
 network_log = get_logger(Facility.NETWORK)
@@ -201,10 +202,7 @@ async def _serve(state: "_State", receive: trio.MemoryReceiveChannel[_Command]) 
                 case _List(listing):
                     listing.resolve(state.all())
                 case _Renew(renewal):
-                    try:
-                        await state.renew()
-                    except McrError as error:
-                        log.warning("interfaces that are back cannot be used yet: %s", error.message)
+                    await state.try_to_renew()
                     renewal.resolve(None)
                 case _:
                     assert_never(command)
@@ -227,6 +225,7 @@ class _State:
         self._by_id: dict[str, _Held] = {}
         self._by_input: dict[Input, str] = {}
         self._by_name: dict[str, str] = {}
+        self._not_renewed = StandingReason()
 
     def all(self) -> tuple[_Held, ...]:
         return tuple(self._by_id.values())
@@ -264,6 +263,16 @@ class _State:
             del self._by_name[held.rule.name]
         log.info("rule %s removed: %s", held.rule.rule_id, held.rule.input)
         return attrs.evolve(held, generation=self._generation)
+
+    async def try_to_renew(self) -> None:
+        """The same as `renew`; what hinders it is logged, once for as long as it does."""
+        hindrance = ""
+        try:
+            await self.renew()
+        except McrError as error:
+            hindrance = error.message
+        if self._not_renewed.is_news(hindrance):
+            log.warning("interfaces that are back cannot be used yet: %s", hindrance)
 
     async def renew(self) -> None:
         """Have interfaces used again that were lost and are back, if there are any."""

@@ -190,14 +190,19 @@ async def test_rule_that_is_added_finds_interfaces_used_again(store: RuleStore, 
 
 
 async def test_interfaces_that_cannot_be_used_again_yet_end_nothing(
-    store: RuleStore, workers: Workers, machine: Network, autojump_clock: trio.testing.MockClock
+    store: RuleStore,
+    workers: Workers,
+    machine: Network,
+    autojump_clock: trio.testing.MockClock,
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
-    """They are tried again, also if nothing changes meanwhile."""
+    """They are tried again, also if nothing changes meanwhile; why not is logged once."""
     await store.add((rule(),))
     workers.returned, workers.error = True, LimitReached("No room for more input interfaces")
     machine.change()
-    await trio.sleep(1)
+    await trio.sleep(20)
     assert len(await store.list()) == 1
+    assert caplog.text.count("cannot be used yet: No room for more input interfaces") == 1
     workers.error = None
     await trio.sleep(10)
     assert workers.changes[1:] == [RuleChange(3, renew=True)]

@@ -263,7 +263,8 @@ class _Life:
 
     async def _keep_spare(self) -> None:
         """Have a process ready that can be a worker at once: starting Python takes longer than a ring has room for."""
-        await trio.sleep(_SPARE_SECONDS)
+        if self._incarnation > 1:  # at the start it comes before there are rules, whose packets it would keep waiting
+            await trio.sleep(_SPARE_SECONDS)
         # One that hangs is ended.
         with suppress(trio_parallel.BrokenWorkerError, OSError), trio.move_on_after(_ATTACH_SECONDS):
             await self._post.workshop.context.run_sync(warm_up, kill_on_cancel=True, limiter=self._post.spares)

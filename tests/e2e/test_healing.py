@@ -82,13 +82,11 @@ def test_what_waits_in_the_sockets_is_forwarded_by_the_successor(plant: Plant, m
 
 def test_successor_was_waiting_for_its_moment(plant: Plant, make_mcr: MakeMcr) -> None:
     """One spare process for all workers, started before it is needed; and when it is taken, another."""
-    mcr = make_mcr(plant.relay).start(2)
-    mcr.ctl("log-level", "set", "--facility", "supervisor", "--level", "debug")
+    mcr = make_mcr(plant.relay).start(2, "--log-level", "debug")
     assert mcr.process is not None
-    ready = "a standby process is ready"
-    for _ in range(3):
-        seen = mcr.log().count(ready)
-        wait_until(lambda before=seen: mcr.log().count(ready) > before, "a spare")
+    for death in range(3):  # each worker that starts sees to it
+        told = 2 + death
+        wait_until(lambda goal=told: mcr.log().count("a standby process is ready") >= goal, "a spare")
         before = children_of(mcr.process.pid)
         assert len(before) == 2 + 1 + 1  # and multiprocessing's tracker
         victim = mcr.worker_pids()[0]
@@ -101,8 +99,7 @@ def test_successor_was_waiting_for_its_moment(plant: Plant, make_mcr: MakeMcr) -
 @pytest.mark.parametrize("signum", [signal.SIGKILL, signal.SIGTERM])
 def test_spare_process_that_is_ended_is_not_missed(plant: Plant, make_mcr: MakeMcr, signum: signal.Signals) -> None:
     """SIGTERM it ignores: who stops a process group sends it to all. Without a spare mcrd goes on, ends in order."""
-    mcr = make_mcr(plant.relay).start()
-    mcr.ctl("log-level", "set", "--facility", "supervisor", "--level", "debug")
+    mcr = make_mcr(plant.relay).start(1, "--log-level", "debug")
     wait_until(lambda: "a standby process is ready" in mcr.log(), "a spare")
     assert mcr.process is not None
     others = set(children_of(mcr.process.pid)) - set(mcr.worker_pids())

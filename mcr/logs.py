@@ -13,6 +13,7 @@ Rules of the module:
 import contextlib
 import json
 import logging
+import math
 import os
 import queue
 import select
@@ -283,14 +284,15 @@ class _QueuedWriter(logging.Handler):
         super().close()
 
     def _write(self) -> None:
-        due = time.monotonic() + _LEFT_OUT_SECONDS
+        due, fresh = math.inf, False  # when to see what was left out; only beside lines that are written some are
         while True:
             try:
-                line = self._lines.get(timeout=max(0, due - time.monotonic()))
+                line = self._lines.get(timeout=None if due == math.inf else max(0, due - time.monotonic()))
             except queue.Empty:
-                self._report_left_out()
-                due = time.monotonic() + _LEFT_OUT_SECONDS
+                again = self._report_left_out() or fresh
+                due, fresh = time.monotonic() + _LEFT_OUT_SECONDS if again else math.inf, False
                 continue
+            fresh, due = True, min(due, time.monotonic() + _LEFT_OUT_SECONDS)
             if line is None:
                 break
             if not _write_line(line):
@@ -300,10 +302,13 @@ class _QueuedWriter(logging.Handler):
         self._report_left_out()
         self._report_dropped()
 
-    def _report_left_out(self) -> None:
-        for record in self._limit.left_out():
+    def _report_left_out(self) -> bool:
+        """Whether there was something to report."""
+        records = self._limit.left_out()
+        for record in records:
             if not _write_line(_cut(self.format(record))):
                 self._drop(1)
+        return bool(records)
 
     def _drop(self, lines: int) -> None:
         with self._guard:

@@ -33,7 +33,8 @@ ACTIVATION_SECONDS = 2.0
 
 _MANY = 200  # rules: others get their turn while so many are shown
 _RETRY_SECONDS = 5.0  # until an interface that could not be used again is tried once more
-_HOSTS_SECONDS = 1.0  # between two times that the log is told of hosts
+_HOSTS_SECONDS = 1.0  # between two times that the log is told of hosts, if anything changes
+_HOSTS_PATIENCE = 10.0  # if nothing does: for rules that have changed, and what was held back
 _HOSTS_SHARE = 0.05  # of the time at most, where there are many
 
 
@@ -189,6 +190,8 @@ async def _keep_hosts_logged(
         for level, line in host_log.lines(trio.current_time()):
             network_log.log(level, "%s", line)
         await trio.sleep(max(_HOSTS_SECONDS, (trio.current_time() - begun) / _HOSTS_SHARE))
+        with trio.move_on_after(_HOSTS_PATIENCE):
+            await network.changed(now.version)
 
 
 async def _serve(state: "_State", receive: trio.MemoryReceiveChannel[_Command]) -> None:

@@ -68,8 +68,11 @@ class Network:
 
     def change(self) -> None:
         """Add an interface."""
-        version = self.now.version + 1
-        self.now = attrs.evolve(self.now, version=version, links={1: network.Link(1, f"eth{version}")})
+        self.become(links={1: network.Link(1, f"eth{self.now.version + 1}")})
+
+    def become(self, **changes: object) -> None:
+        """Be another, and tell of it."""
+        self.now = attrs.evolve(self.now, version=self.now.version + 1, **changes)
         self.changes.set()
         self.changes = trio.Event()
 
@@ -282,8 +285,7 @@ async def test_hosts_that_stop_answering_are_logged(
     monkeypatch.setattr(hop_cache, "find_unanswered", lambda _: set())
     await store.add((to_host(1), to_host(2)))
     for neighbour in (network.Neighbour(0x20, silent=True), network.Neighbour(0x02)):
-        neighbours = {(2, IPv4Address("198.18.2.1")): neighbour}
-        machine.now = attrs.evolve(machine.now, version=machine.now.version + 1, neighbours=neighbours)
+        machine.become(neighbours={(2, IPv4Address("198.18.2.1")): neighbour})
         await trio.sleep(1.5)
     assert [each.message for each in caplog.records if "198.18.2.1 on eth1" in each.message] == [
         "198.18.2.1 on eth1 does not answer ARP: 1 output waits",

@@ -3,7 +3,7 @@
  * Apply commands, move a batch from each capture, sleep only when nothing waits.
  *
  * Captures are read without a system call. The sends of a batch enter the kernel together, those by one interface, and
- * end there and then (transmit.h).
+ * end there and then (send.h).
  */
 #include "loop.h"
 
@@ -14,8 +14,8 @@
 
 #include "control.h"
 #include "engine.h"
-#include "forward.h"
-#include "transmit.h"
+#include "gather.h"
+#include "send.h"
 
 #define MAX_NAP_NS  1000000
 #define NAP_SLOT_NS 500 /* of a nap for each slot of a ring: at 1,000,000 packets a second it is half full then */

@@ -10,7 +10,7 @@
 #include <stdint.h>
 #include <sys/socket.h>
 
-#include "egress.h"
+#include "plan.h"
 #include "raw.h"
 
 #define MCR_MESSAGES    256  /* at a time */

@@ -9,12 +9,12 @@
 
 #include "capture.h"
 #include "channel.h"
-#include "egress.h"
 #include "log.h"
 #include "message.h"
 #include "oversize.h"
 #include "own.h"
 #include "pace.h"
+#include "plan.h"
 #include "ring.h"
 #include "rules.h"
 #include "shm_abi.h"

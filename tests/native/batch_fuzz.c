@@ -8,8 +8,8 @@
  *	batch_fuzz BATCHES SEED
  */
 #include "batch_world.h"
-#include "forward.h"
-#include "transmit.h"
+#include "gather.h"
+#include "send.h"
 
 #define COMMON OUTPUTS /* the egress in whose place those of the last two outputs of a rule stand */
 #define UDP_FD 1000    /* and the number of an egress */

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 /* One batch on its way through a worker: from the capture ring to planned sends, and from outcomes to counters. */
-#ifndef MCR_FORWARD_H
-#define MCR_FORWARD_H
+#ifndef MCR_GATHER_H
+#define MCR_GATHER_H
 
 #include "worker.h"
 

@@ -7,8 +7,8 @@
  * What is refused, but could leave in another way (a train, a raw frame), does so at once, before anything later of its
  * output.
  */
-#ifndef MCR_TRANSMIT_H
-#define MCR_TRANSMIT_H
+#ifndef MCR_SEND_H
+#define MCR_SEND_H
 
 #include "worker.h"
 

@@ -1,11 +1,11 @@
 // SPDX-License-Identifier: MIT
-#include "transmit.h"
+#include "send.h"
 
 #include <errno.h>
 #include <string.h>
 #include <sys/socket.h>
 
-#include "forward.h"
+#include "gather.h"
 
 #define TOGETHER 64 /* sends in one system call, at most */
 

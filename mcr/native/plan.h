@@ -6,8 +6,8 @@
  * datagrams (UDP_SEGMENT, udp(7)), gathered from where they were received. Order within a rule is kept. All payloads
  * of a train have the size of the first, the last may be shorter.
  */
-#ifndef MCR_EGRESS_H
-#define MCR_EGRESS_H
+#ifndef MCR_PLAN_H
+#define MCR_PLAN_H
 
 #include <stdbool.h>
 #include <stdint.h>

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: MIT
-#include "egress.h"
+#include "plan.h"
 
 #include <errno.h>
 

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: MIT
-#include "forward.h"
+#include "gather.h"
 
 #include <errno.h>
 #include <time.h>

@@ -12,7 +12,7 @@ from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
 from mcr.errors import SystemFault
-from mcr.ownership import SERVICE, describe_owner, own_group, own_user
+from mcr.process.accounts import SERVICE, describe_owner, own_group, own_user
 from mcr.rights import peer_of
 
 _BACKLOG = 128  # whoever comes next waits behind all of them

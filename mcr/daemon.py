@@ -26,12 +26,12 @@ from mcr.errors import describe_errno
 from mcr.logs import LogControl, get_logger
 from mcr.model import Facility
 from mcr.net.capture import check_permission
-from mcr.plurals import counted
-from mcr.refusal import describe_refusal
-from mcr.service import ServiceManager
+from mcr.process.refusal import describe_refusal
+from mcr.process.service import ServiceManager
+from mcr.process.signals import listen
 from mcr.settings import Settings, disagreements, unknown_variables
 from mcr.shm.segment import Segment
-from mcr.signals import listen
+from mcr.text.plurals import counted
 
 log = get_logger(Facility.SUPERVISOR)
 

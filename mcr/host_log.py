@@ -8,7 +8,7 @@ from typing import Final
 from mcr.conditions import Attachment, Hop
 from mcr.model import Address, Level
 from mcr.net.network import Network
-from mcr.plurals import counted
+from mcr.text.plurals import counted
 
 _BURST: Final = 5  # times that something is said, before it is said seldom
 _APART: Final = 10.0  # seconds between two times then

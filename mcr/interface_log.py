@@ -7,7 +7,7 @@ import attrs
 
 from mcr.conditions import WELL, Condition
 from mcr.model import Level, RuleState
-from mcr.plurals import counted
+from mcr.text.plurals import counted
 
 _BURST: Final = 5  # lines about an interface, before it is told seldom
 _RESERVE: Final = 5  # more lines for what has lasted: how it is in the end is not held back for long

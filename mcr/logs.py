@@ -28,7 +28,7 @@ import attrs
 
 from mcr.log_limit import LogLimit
 from mcr.model import Facility, Level, LogLevels, LogLine
-from mcr.visible import visible
+from mcr.text.visible import visible
 
 LogFormat = Literal["text", "json"]
 

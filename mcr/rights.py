@@ -14,7 +14,7 @@ import attrs
 import trio
 
 from mcr.errors import NotPermitted
-from mcr.ownership import user_name
+from mcr.process.accounts import user_name
 
 ADMIN_GROUP: Final = "mcr-admin"
 """Name of the group that may change rules."""

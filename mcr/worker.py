@@ -18,8 +18,8 @@ from multiprocessing import resource_tracker
 from typing import NamedTuple, NoReturn
 
 from mcr._native import ffi, lib
-from mcr.signals import hold_signals
-from mcr.streams import spare_errors
+from mcr.process.signals import hold_signals
+from mcr.process.streams import spare_errors
 
 RECEPTION = 0
 """Descriptor of the socket on which processes call mcrd: the one that multiprocessing passes on unasked."""

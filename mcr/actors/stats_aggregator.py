@@ -18,10 +18,10 @@ from mcr.log_limit import UNLIMITED
 from mcr.logs import get_logger
 from mcr.model import Facility, Level, Stats
 from mcr.placement import PlacedRule
-from mcr.plurals import counted
 from mcr.readings import Reading, egress_stats, ingress_stats, rule_stats, stats_lines, worker_stats
 from mcr.shm.records import Sample
 from mcr.shm.segment import Segment
+from mcr.text.plurals import counted
 
 _T = TypeVar("_T")
 

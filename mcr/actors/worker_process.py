@@ -26,7 +26,7 @@ from mcr.errors import describe_errno
 from mcr.logs import get_logger
 from mcr.model import Facility
 from mcr.policy import RestartHistory
-from mcr.refusal import describe_refusal
+from mcr.process.refusal import describe_refusal
 from mcr.shm import records
 from mcr.shm.ring import EventRing, RuleRing
 from mcr.shm.segment import Segment
@@ -139,7 +139,8 @@ class Workshop:
 def start_tracker() -> None:
     """Start multiprocessing's resource tracker.
 
-    Each time it is started it would let in some of the signals that mcrd holds (mcr/signals.py): they would end mcrd.
+    Each time it is started it would let in some of the signals that mcrd holds (mcr/process/signals.py).
+    They would end mcrd.
     """
     resource_tracker._HAVE_SIGMASK = False  # type: ignore[attr-defined] # noqa: SLF001 - there is no other way
     resource_tracker.ensure_running()

@@ -14,7 +14,7 @@ import time
 from typing import Any, Final, NoReturn, Self
 
 from mcr.errors import McrError, SystemFault
-from mcr.ownership import describe_owner, own_user
+from mcr.process.accounts import describe_owner, own_user
 
 DEFAULT_CONTROL_SOCKET: Final = "/run/mcr/control.sock"
 

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 import click
 
 from mcr.errors import McrError
-from mcr.visible import all_visible
+from mcr.text.visible import all_visible
 
 if TYPE_CHECKING:
     from click.shell_completion import CompletionItem

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 import click
 
 from mcr.errors import McrError, UsageError
-from mcr.visible import visible
+from mcr.text.visible import visible
 
 _MORE_THREADS = (
     "allow more: ulimit -u; systemd's TasksMax=; --pids-limit of a container; clone3(2) where it is filtered"
@@ -52,7 +52,7 @@ def _words(error: Exception) -> McrError | None:
         case McrError():
             return error
         case OSError():
-            from mcr.refusal import refusal  # noqa: PLC0415 - seldom needed, and slow to import
+            from mcr.process.refusal import refusal  # noqa: PLC0415 - seldom needed, and slow to import
 
             return refusal(error)
         case RuntimeError(args=("can't start new thread",)):  # Python does not say why

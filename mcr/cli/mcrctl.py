@@ -16,7 +16,6 @@ from typing import Any
 import click
 
 import mcr
-from mcr import streams
 from mcr.cli import completion, tables
 from mcr.cli.failure import report, run
 from mcr.cli.findings import doctor, why
@@ -24,8 +23,9 @@ from mcr.cli.report import write_report
 from mcr.cli.rule_words import name_lines, read_batch, rule_options, rule_params
 from mcr.cli.session import Session, common_options, terminal_height, terminal_width
 from mcr.errors import McrError, SystemFault, UsageError
-from mcr.plurals import counted
-from mcr.visible import all_visible, visible
+from mcr.process import streams
+from mcr.text.plurals import counted
+from mcr.text.visible import all_visible, visible
 
 _WATCH_INTERVAL = 1
 _LEVELS = "emergency, alert, critical, error, warning, notice, info, debug, trace"

@@ -8,7 +8,7 @@ import sys
 
 def main() -> None:
     """Run `mcrd`."""
-    from mcr import signals, streams  # noqa: PLC0415 - see the module's docstring
+    from mcr.process import signals, streams  # noqa: PLC0415 - see the module's docstring
 
     # As bin/mcrd has done already, if it was that which was started.
     streams.open_standard_descriptors()

@@ -21,7 +21,7 @@ from mcr.cli import completion, tables
 from mcr.cli.findings import ask_doctor, findings_view
 from mcr.cli.session import Session, common_options
 from mcr.errors import McrError, SystemFault, UsageError
-from mcr.visible import all_visible, visible
+from mcr.text.visible import all_visible, visible
 
 _HEAD: Final = """\
 In it: versions of MCR and of the system; rules, workers, statistics, settings and log levels of mcrd; what mcrctl

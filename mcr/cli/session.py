@@ -12,7 +12,7 @@ import click
 from mcr.cli import completion
 from mcr.cli.client import CHANGING, CONTROL_SOCKET_VARIABLE, DEFAULT_CONTROL_SOCKET, Client
 from mcr.errors import McrError, SystemFault
-from mcr.visible import all_visible
+from mcr.text.visible import all_visible
 
 _F = TypeVar("_F", bound=Callable[..., Any])
 

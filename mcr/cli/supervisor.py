@@ -14,8 +14,8 @@ from mcr.errors import InvalidParams, UsageError
 from mcr.logs import setup_logging
 from mcr.model import Level, LogLevels, SettingView
 from mcr.policy import usable_cores
+from mcr.process.streams import spare_errors
 from mcr.settings import CONTROL_SOCKET, VARIABLES, Settings, from_environment
-from mcr.streams import spare_errors
 
 MAX_WORKERS = 256
 

@@ -20,7 +20,7 @@ from mcr.errors import check_result, describe_errno
 from mcr.net.capture import describes_super_frames
 from mcr.net.firewall import LEGACY_TABLES, Firewall, look_at_firewall
 from mcr.net.netlink import drain
-from mcr.plurals import counted
+from mcr.text.plurals import counted
 
 UNSURE = "what acts on packets between IP and the interfaces has changed"
 """Why no raw frames leave until it has been looked at."""

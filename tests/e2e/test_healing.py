@@ -11,7 +11,7 @@ import pytest
 
 from conftest import MakeMcr, Plant
 from mcr._native import ffi
-from mcr.ownership import unprivileged_user
+from mcr.process.accounts import unprivileged_user
 from mcr_process import SLOWNESS, Mcr, Receiver, Sender, alive, children_of, wait_until
 
 pytestmark = pytest.mark.alone

@@ -12,7 +12,7 @@ from test_mcrctl import ADD, LEVELS, STATS, VIEW, daemon, run
 
 from mcr.cli import client
 from mcr.errors import McrError
-from mcr.visible import visible
+from mcr.text.visible import visible
 
 __all__ = ["daemon", "run"]
 

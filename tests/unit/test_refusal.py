@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from mcr.cli import failure
-from mcr.refusal import describe_refusal, refusal
+from mcr.process.refusal import describe_refusal, refusal
 
 GONE = "No such file or directory (os error 2)"
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from mcr.service import ServiceManager
+from mcr.process.service import ServiceManager
 
 
 @pytest.fixture

@@ -9,7 +9,7 @@ import textwrap
 
 import pytest
 
-HELD = "import os, signal, sys; from mcr.signals import HEARD, hold_signals, listen; hold_signals()\n"
+HELD = "import os, signal, sys; from mcr.process.signals import HEARD, hold_signals, listen; hold_signals()\n"
 
 
 @pytest.mark.parametrize("prefix", [[], ["sh", "-c", 'trap "" INT HUP TERM; exec "$@"', "sh"]], ids=["", "ignored"])

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-SPARED = "import sys; from mcr.streams import spare_errors; spare_errors()\n"
+SPARED = "import sys; from mcr.process.streams import spare_errors; spare_errors()\n"
 SAY = "print('x' * 200_000, file=sys.stderr); print('y'); sys.stderr.flush(); print('end', flush=True)"
 
 
@@ -51,7 +51,7 @@ def test_the_reader_of_a_command_may_take_its_time():
     """Even where whoever shares the pipe has made it non-blocking."""
     reader, writer = os.pipe()
     os.set_blocking(writer, False)
-    code = "from mcr import streams; streams.report_errors(); print('x' * 200_000)"
+    code = "from mcr.process import streams; streams.report_errors(); print('x' * 200_000)"
     with subprocess.Popen([sys.executable, "-c", code], stdout=writer) as process:
         os.close(writer)
         received = b""

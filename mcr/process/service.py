@@ -9,7 +9,7 @@ import time
 from contextlib import suppress
 from typing import Self
 
-from mcr.visible import visible
+from mcr.text.visible import visible
 
 
 class ServiceManager:

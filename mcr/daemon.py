@@ -23,7 +23,7 @@ from mcr.actors.worker_supervisor import WorkerSupervisor, run_worker_supervisor
 from mcr.api import Api
 from mcr.diagnosis.consultation import Consultation
 from mcr.errors import describe_errno
-from mcr.logs import LogControl, get_logger
+from mcr.logs.logger import LogControl, get_logger
 from mcr.model import Facility
 from mcr.net.capture import check_permission
 from mcr.process.refusal import describe_refusal

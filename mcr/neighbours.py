@@ -13,7 +13,8 @@ from socket import socket
 import attrs
 
 from mcr.errors import McrError
-from mcr.logs import get_logger
+from mcr.logs.logger import get_logger
+from mcr.logs.standing_reason import StandingReason
 from mcr.model import MAX_INTERFACES, MAX_NEIGHBOURS, Address, Facility, Rule
 from mcr.net.egress import open_egress
 from mcr.net.gateways import find_gateways
@@ -23,7 +24,6 @@ from mcr.placement import Key
 from mcr.settings import Settings
 from mcr.shm import records
 from mcr.slots import Slots
-from mcr.standing_reason import StandingReason
 
 log = get_logger(Facility.NETWORK)
 

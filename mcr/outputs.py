@@ -14,7 +14,7 @@ import attrs
 
 from mcr.conditions import Attachment
 from mcr.errors import McrError, describe_errno
-from mcr.logs import get_logger
+from mcr.logs.logger import get_logger
 from mcr.model import MAX_INTERFACES, Address, Facility, Rule
 from mcr.net.egress import open_egress
 from mcr.net.interfaces import Interface, find_interface, has_lost_its_interface, is_there, open_witness

@@ -16,7 +16,7 @@ from mcr.conditions import Standing
 from mcr.errors import LimitReached, McrError
 from mcr.inputs import Capture, InputInterfaces
 from mcr.interface_log import Users
-from mcr.logs import get_logger
+from mcr.logs.logger import get_logger
 from mcr.model import MAX_OUTPUTS, MAX_RULES, Facility, Rule, RuleChange
 from mcr.neighbours import Neighbour, Neighbours, find_neighbours
 from mcr.net.absorber import Absorber
@@ -234,7 +234,7 @@ class Relay:
         """Send no raw frames by interfaces that have changed, until `review_raw` has seen them."""
         return self._outputs.suspect(before, now)
 
-    # What the numbers in a worker's log stand for (`mcr.worker_log.Names`).
+    # What the numbers in a worker's log stand for (`mcr.logs.worker_records.Names`).
 
     def capture(self, slot: int) -> str:
         """Name of the input interface of a capture slot."""

@@ -7,7 +7,7 @@ from typing import Final
 import trio
 
 from mcr import wire
-from mcr.logs import get_logger
+from mcr.logs.logger import get_logger
 from mcr.model import Facility
 from mcr.rights import Peer
 

@@ -27,7 +27,7 @@ from mcr.actors.control_client import SHORT, ControlClient, has_left
 from mcr.api import Api
 from mcr.control_socket import control_socket
 from mcr.errors import LimitReached, McrError, ShuttingDown, describe_errno
-from mcr.logs import get_logger
+from mcr.logs.logger import get_logger
 from mcr.model import Facility
 from mcr.rights import Peer, Rights, peer_of
 from mcr.turns import Turns

@@ -14,7 +14,7 @@ import trio
 
 from mcr.actors.mailbox import Reply, Waiting, ask
 from mcr.errors import SystemFault
-from mcr.logs import get_logger
+from mcr.logs.logger import get_logger
 from mcr.model import Facility
 from mcr.net.buffer import set_buffer
 from mcr.net.network import Network

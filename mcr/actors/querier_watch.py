@@ -19,7 +19,7 @@ import attrs
 import trio
 
 from mcr.errors import describe_errno
-from mcr.logs import get_logger
+from mcr.logs.logger import get_logger
 from mcr.model import Facility
 from mcr.net.filter import IGMP_QUERIES, attach_filter
 

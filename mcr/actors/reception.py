@@ -16,7 +16,7 @@ import attrs
 import trio
 
 from mcr.errors import describe_errno
-from mcr.logs import get_logger
+from mcr.logs.logger import get_logger
 from mcr.model import Facility
 from mcr.worker import CALL, RECEPTION
 

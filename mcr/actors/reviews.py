@@ -15,7 +15,7 @@ import attrs
 import trio
 
 from mcr.actors.mailbox import Reply, ask
-from mcr.logs import get_logger
+from mcr.logs.logger import get_logger
 from mcr.model import Facility
 from mcr.net.absorber import Absorber
 from mcr.net.bystanders import LinkChanges, without_bystanders

@@ -17,11 +17,11 @@ from mcr.conditions import Conditions, judge, view_of
 from mcr.errors import McrError, RuleExists, RuleNotFound
 from mcr.hop_cache import HopCache, find_silent
 from mcr.host_log import HostLog
-from mcr.logs import get_logger
+from mcr.logs.logger import get_logger
+from mcr.logs.standing_reason import StandingReason
 from mcr.model import Address, Facility, Input, Rule, RuleChange, RuleView
 from mcr.net.interfaces import name_in_rules
 from mcr.net.network import Network
-from mcr.standing_reason import StandingReason
 
 log = get_logger(Facility.RULES)
 network_log = get_logger(Facility.NETWORK)

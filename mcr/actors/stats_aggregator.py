@@ -14,8 +14,8 @@ import trio
 from mcr.activity import Activity
 from mcr.actors.mailbox import Reply, ask
 from mcr.capture_counts import Backlog, CaptureCounts, Watched
-from mcr.log_limit import UNLIMITED
-from mcr.logs import get_logger
+from mcr.logs.limit import UNLIMITED
+from mcr.logs.logger import get_logger
 from mcr.model import Facility, Level, Stats
 from mcr.placement import PlacedRule
 from mcr.readings import Reading, egress_stats, ingress_stats, rule_stats, stats_lines, worker_stats

@@ -23,7 +23,7 @@ import trio_parallel
 from mcr._native import lib
 from mcr.actors.reception import Caller, Reception, open_reception
 from mcr.errors import describe_errno
-from mcr.logs import get_logger
+from mcr.logs.logger import get_logger
 from mcr.model import Facility
 from mcr.policy import RestartHistory
 from mcr.process.refusal import describe_refusal

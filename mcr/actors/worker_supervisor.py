@@ -30,7 +30,8 @@ from mcr.capture_counts import Watched
 from mcr.conditions import WELL, Standing, judge
 from mcr.errors import McrError
 from mcr.interface_log import InterfaceLog
-from mcr.logs import get_logger
+from mcr.logs.logger import get_logger
+from mcr.logs.worker_records import describe, kind
 from mcr.model import Facility, Level, LogLevels, RuleChange, WorkerView
 from mcr.net.network import Network
 from mcr.net.own import own_keys
@@ -41,7 +42,6 @@ from mcr.relay import Relay
 from mcr.settings import Settings
 from mcr.shm import records
 from mcr.shm.segment import Segment
-from mcr.worker_log import describe, kind
 
 network_log = get_logger(Facility.NETWORK)
 

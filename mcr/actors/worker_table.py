@@ -8,7 +8,7 @@ from datetime import UTC, datetime
 import attrs
 
 from mcr.actors.worker_process import WorkerExited, WorkerProcess, WorkerStarted
-from mcr.logs import get_logger
+from mcr.logs.logger import get_logger
 from mcr.model import Facility, LogLevels, WorkerState, WorkerView
 from mcr.shm import records
 from mcr.shm.segment import Segment

@@ -144,8 +144,8 @@ static int open_standard_descriptors(void)
 }
 
 /*
- * Until mcrd can act on them (mcr/process/signals.py). A shell has what it starts in the background ignore SIGINT, and nohup
- * SIGHUP: what is ignored does not wait.
+ * Until mcrd can act on them (mcr/process/signals.py). A shell has what it starts in the background ignore SIGINT, and
+ * nohup SIGHUP: what is ignored does not wait.
  */
 static void hold_signals(void)
 {

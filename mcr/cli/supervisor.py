@@ -11,7 +11,7 @@ from mcr import __version__
 from mcr.cli import completion
 from mcr.daemon import run_daemon
 from mcr.errors import InvalidParams, UsageError
-from mcr.logs import setup_logging
+from mcr.logs.logger import setup_logging
 from mcr.model import Level, LogLevels, SettingView
 from mcr.policy import usable_cores
 from mcr.process.streams import spare_errors

@@ -16,7 +16,7 @@ from mcr.diagnosis.present import present_names, present_view
 from mcr.diagnosis.why import Walk
 from mcr.errors import LimitReached, McrError, RuleNotFound, ShuttingDown
 from mcr.findings import Finding
-from mcr.logs import get_logger
+from mcr.logs.logger import get_logger
 from mcr.model import Facility, RuleView
 from mcr.settings import Settings
 

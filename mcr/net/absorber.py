@@ -9,7 +9,7 @@ import socket
 
 from mcr._native import lib
 from mcr.errors import check_result, describe_errno
-from mcr.logs import get_logger
+from mcr.logs.logger import get_logger
 from mcr.model import Facility
 from mcr.net.bystanders import LinkChanges
 from mcr.net.patience import close_after_exit

@@ -8,7 +8,7 @@ from contextlib import ExitStack, suppress
 import attrs
 
 from mcr.errors import SystemFault, describe_errno
-from mcr.logs import get_logger
+from mcr.logs.logger import get_logger
 from mcr.model import Facility
 from mcr.net.absorber import Absorber
 from mcr.net.capture import read_count

@@ -8,7 +8,7 @@ from typing import Any
 
 from mcr._native import ffi, lib
 from mcr.errors import SystemFault, check_result, describe_errno
-from mcr.logs import get_logger
+from mcr.logs.logger import get_logger
 from mcr.model import Facility
 from mcr.net.absorber import Absorber
 from mcr.net.filter import ACCEPT_UDP, Wanted, attach_filter, attach_program

@@ -9,7 +9,7 @@ from collections.abc import Iterable, Sequence
 from typing import Protocol
 
 from mcr.errors import describe_errno
-from mcr.logs import get_logger
+from mcr.logs.logger import get_logger
 from mcr.model import Facility
 from mcr.net.absorber import Absorber
 from mcr.net.classic_screen import ClassicScreen

@@ -192,7 +192,7 @@ class Sample:
 
 @attrs.frozen
 class LogRecord:
-    """One line of a worker's log, not worded yet; see `mcr.worker_log`.
+    """One line of a worker's log, not worded yet; see `mcr.logs.worker_records`.
 
     It stands for `repeats` occurrences, with `subjects` outputs (or whatever it is about); `args` are the newest's.
     """

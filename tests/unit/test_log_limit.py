@@ -5,7 +5,7 @@ import logging
 import attrs
 import pytest
 
-from mcr.log_limit import BURST, RATE, UNLIMITED, LogLimit
+from mcr.logs.limit import BURST, RATE, UNLIMITED, LogLimit
 
 
 @attrs.define

@@ -6,9 +6,9 @@ import struct
 import pytest
 
 from mcr._native import lib
+from mcr.logs.worker_records import WORDINGS, describe, kind
 from mcr.model import Facility, Level
 from mcr.shm.records import LogRecord
-from mcr.worker_log import WORDINGS, describe, kind
 
 
 class Names:
@@ -78,6 +78,6 @@ def test_facilities_are_numbered_as_in_the_native_code() -> None:
 
 
 def test_codes_that_no_sound_worker_writes_are_one_kind_of_lines() -> None:
-    """Each kind may say so many lines at once (`mcr.log_limit`), and a worker may write any of 65,536 codes."""
+    """Each kind may say so many lines at once (`mcr.logs.limit`), and a worker may write any of 65,536 codes."""
     kinds = {kind(record(code)) for code in range(1 << 16)}
     assert len(kinds) == lib.MCR_LOG_CODES + 1

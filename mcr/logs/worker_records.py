@@ -115,7 +115,7 @@ _SUBJECTS: Mapping[int, str] = {
 
 
 def kind(record: LogRecord) -> str:
-    """Of which kind it is, for `mcr.log_limit`. All codes that no sound worker writes are one."""
+    """Of which kind it is, for `mcr.logs.limit`. All codes that no sound worker writes are one."""
     return f"code {record.code}" if record.code in WORDINGS else "unknown code"
 
 

@@ -6,7 +6,7 @@ Rules of the module:
 2. Nobody waits for the log, or fails by it. Lines go through a bounded queue to a thread that writes them; when
    standard error does not take them (a stopped terminal, a full pipe or disk), they are dropped and their number is
    told later.
-3. What repeats does not flood it: see `mcr.log_limit`.
+3. What repeats does not flood it: see `mcr.logs.limit`.
 4. The newest warnings, and what is graver, are remembered: who asks for help need not be able to read the journal.
 """
 
@@ -26,7 +26,7 @@ from typing import Final, Literal, Protocol
 
 import attrs
 
-from mcr.log_limit import LogLimit
+from mcr.logs.limit import LogLimit
 from mcr.model import Facility, Level, LogLevels, LogLine
 from mcr.text.visible import visible
 

@@ -25,13 +25,13 @@ from mcr.actors.reception import Caller, Reception, open_reception
 from mcr.errors import describe_errno
 from mcr.logs.logger import get_logger
 from mcr.model import Facility
-from mcr.policy import RestartHistory
 from mcr.process.refusal import describe_refusal
 from mcr.shm import records
 from mcr.shm.ring import EventRing, RuleRing
 from mcr.shm.segment import Segment
-from mcr.worker import FAILED, WorkerSpec, prepare, warm_up
-from mcr.worker import main as worker_main
+from mcr.worker.main import FAILED, WorkerSpec, prepare, warm_up
+from mcr.worker.main import main as worker_main
+from mcr.worker.policy import RestartHistory
 
 log = get_logger(Facility.SUPERVISOR)
 

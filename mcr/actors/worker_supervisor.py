@@ -36,12 +36,12 @@ from mcr.model import Facility, Level, LogLevels, RuleChange, WorkerView
 from mcr.net.network import Network
 from mcr.net.own import own_keys
 from mcr.net.patience import close_all
-from mcr.policy import usable_cores, worker_cores
 from mcr.process.accounts import unprivileged_user
 from mcr.relay import Relay
 from mcr.settings import Settings
 from mcr.shm import records
 from mcr.shm.segment import Segment
+from mcr.worker.policy import usable_cores, worker_cores
 
 network_log = get_logger(Facility.NETWORK)
 

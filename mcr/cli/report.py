@@ -156,7 +156,7 @@ def _network(process: int | str) -> str | None:
 
 
 def _system() -> Iterator[str]:
-    from mcr.policy import usable_cores  # noqa: PLC0415 - slow to import
+    from mcr.worker.policy import usable_cores  # noqa: PLC0415 - slow to import
 
     system = os.uname()
     yield f"kernel        {system.sysname} {system.release} {system.machine}"

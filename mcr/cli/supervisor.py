@@ -13,9 +13,9 @@ from mcr.daemon import run_daemon
 from mcr.errors import InvalidParams, UsageError
 from mcr.logs.logger import setup_logging
 from mcr.model import Level, LogLevels, SettingView
-from mcr.policy import usable_cores
 from mcr.process.streams import spare_errors
 from mcr.settings import CONTROL_SOCKET, VARIABLES, Settings, from_environment
+from mcr.worker.policy import usable_cores
 
 MAX_WORKERS = 256
 

@@ -10,7 +10,7 @@ import attrs
 
 from mcr._native import lib
 from mcr.net.buffer import granted
-from mcr.policy import usable_cores
+from mcr.worker.policy import usable_cores
 
 CAPABILITIES = {"CAP_NET_ADMIN": 12, "CAP_NET_RAW": 13, "CAP_BPF": 39}
 """Those that mcrd has a use for (<linux/capability.h>)."""

@@ -8,15 +8,15 @@ import struct
 from contextlib import suppress
 from typing import Any, NoReturn
 
-import mcr.worker
-from mcr.worker import WorkerSpec
+from mcr.worker import main as worker
+from mcr.worker.main import WorkerSpec
 
 MARKER = "HOSTILE_MARKER"
 """Environment variable with the path of a file that is made by whoever unpickles what a hostile worker writes."""
 
 STATUS = 28
 
-_native = mcr.worker.lib
+_native = worker.lib
 
 
 class _Pickled:
@@ -47,12 +47,12 @@ class _GivesUp(_Native):
 
 
 def taken_over(spec: WorkerSpec) -> None:
-    """In place of `mcr.worker.main`."""
-    mcr.worker.lib = _TakenOver()
-    mcr.worker.main(spec)
+    """In place of `mcr.worker.main.main`."""
+    worker.lib = _TakenOver()
+    worker.main(spec)
 
 
 def gives_up(spec: WorkerSpec) -> None:
-    """In place of `mcr.worker.main`."""
-    mcr.worker.lib = _GivesUp()
-    mcr.worker.main(spec)
+    """In place of `mcr.worker.main.main`."""
+    worker.lib = _GivesUp()
+    worker.main(spec)

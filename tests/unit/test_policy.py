@@ -1,7 +1,7 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mcr.policy import STEADY_SECONDS, RestartHistory, worker_cores
+from mcr.worker.policy import STEADY_SECONDS, RestartHistory, worker_cores
 
 
 def delays(uptimes: list[float]) -> list[float]:

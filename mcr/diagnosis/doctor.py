@@ -19,8 +19,6 @@ from mcr.diagnosis.machine import (
 )
 from mcr.diagnosis.merging import read_merging
 from mcr.diagnosis.routes import Path, find_paths, find_routes
-from mcr.diagnosis.sighting import Sighting
-from mcr.diagnosis.strays import look_for_strays
 from mcr.findings import Finding, Verdict
 from mcr.model import Address, LogLevels, RuleState, RuleView, Stats, WorkerView
 from mcr.net.capture import COPY_BYTES, describes_super_frames
@@ -28,6 +26,8 @@ from mcr.net.firewall import Firewall, look_at_firewall
 from mcr.net.past_ip import find_bar, kernel_bar
 from mcr.net.raw import find_links
 from mcr.settings import ABSORB, Settings, is_asked_for
+from mcr.tap.sighting import Sighting
+from mcr.tap.strays import look_for_strays
 
 _T = TypeVar("_T")
 _Merging = dict[str, tuple[str, ...] | None]  # by the interfaces' own names

@@ -7,9 +7,9 @@ from typing import Final
 import attrs
 
 from mcr.diagnosis.routes import Neighbour, Path
-from mcr.diagnosis.sighting import Sighting
 from mcr.findings import Finding, Verdict
 from mcr.model import Address, Input, RuleStats, Stats
+from mcr.tap.sighting import Sighting
 
 IDLE_SECONDS: Final = 60
 """A rule that has matched nothing for so long is worth a look."""

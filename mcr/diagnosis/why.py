@@ -27,18 +27,18 @@ from mcr.diagnosis.incoming import (
     matched,
 )
 from mcr.diagnosis.links import Link, read_links
-from mcr.diagnosis.look import look_at_wire
 from mcr.diagnosis.machine import count_unroutable
 from mcr.diagnosis.outgoing import judge_output
 from mcr.diagnosis.present import present_stats
 from mcr.diagnosis.queriers import Queriers
 from mcr.diagnosis.routes import find_paths
-from mcr.diagnosis.sighting import Look, Sighting
 from mcr.diagnosis.sockets import captured_interfaces, joined_groups, udp_listeners
 from mcr.errors import RuleNotFound, SystemFault
 from mcr.findings import Finding, Verdict
 from mcr.model import Input, Output, OutputStats, RuleView, Stats, WorkerView
 from mcr.net.firewall import Firewall, look_at_firewall
+from mcr.tap.probe import look_at_wire
+from mcr.tap.sighting import Look, Sighting
 
 _COUNTED_SECONDS = 0.4  # for what was seen on the wire to reach the counters
 _AGAIN_SECONDS = 0.7  # and more, with other frames, before it is said that they don't

@@ -13,7 +13,6 @@ from mcr.conditions import Attachment, Conditions, Standing, view_of
 from mcr.diagnosis import consultation, why
 from mcr.diagnosis.consultation import Consultation
 from mcr.diagnosis.incoming import matched
-from mcr.diagnosis.sighting import Look, Sighting
 from mcr.errors import LimitReached, McrError, RuleNotFound
 from mcr.model import (
     EgressStats,
@@ -26,6 +25,7 @@ from mcr.model import (
     RuleView,
     Stats,
 )
+from mcr.tap.sighting import Look, Sighting
 
 
 class Actors:

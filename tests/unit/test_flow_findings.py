@@ -7,9 +7,9 @@ import pytest
 
 from mcr.diagnosis.flow_findings import find_idle, judge_matches, judge_neighbours
 from mcr.diagnosis.routes import Neighbour, Path
-from mcr.diagnosis.sighting import Sighting
 from mcr.findings import Finding, Verdict
 from mcr.model import EgressStats, IngressStats, Input, OutputStats, RuleStats, Stats
+from mcr.tap.sighting import Sighting
 
 OK, ADVICE, FAULT = Verdict.OK, Verdict.ADVICE, Verdict.FAULT
 GROUP, OTHER = IPv4Address("239.1.1.0"), IPv4Address("239.7.7.7")

@@ -12,11 +12,11 @@ from scapy.packet import Packet, Raw
 
 from lab import Lab
 from mcr.diagnosis.links import Link
-from mcr.diagnosis.look import look_at_wire
-from mcr.diagnosis.sighting import Datagram, Look, Sighting, Tag, identify
-from mcr.diagnosis.strays import look_for_strays
 from mcr.errors import SystemFault
 from mcr.model import Input
+from mcr.tap.probe import look_at_wire
+from mcr.tap.sighting import Datagram, Look, Sighting, Tag, identify
+from mcr.tap.strays import look_for_strays
 from trafficgen.interface import open_interface
 
 SOURCE = Input("b0", IPv4Address("239.1.1.1"), 5000)

@@ -11,7 +11,6 @@ from mcr.actors.querier_watch import Hearing
 from mcr.diagnosis.incoming import Entrance, judge_arrival, judge_entrance, judge_match, judge_rule, judge_taking
 from mcr.diagnosis.links import Link
 from mcr.diagnosis.queriers import Queriers
-from mcr.diagnosis.sighting import Look, Sighting, Tag
 from mcr.findings import Finding, Verdict
 from mcr.model import (
     EgressStats,
@@ -28,6 +27,7 @@ from mcr.model import (
     WorkerView,
 )
 from mcr.net.firewall import Chain, Firewall
+from mcr.tap.sighting import Look, Sighting, Tag
 
 GROUP, OTHER = IPv4Address("239.1.1.1"), IPv4Address("239.1.1.2")
 SOURCE = Input("in0", GROUP, 5000)

@@ -12,9 +12,9 @@ from contextlib import ExitStack
 from typing import Final, cast
 
 from mcr.diagnosis.links import Link
-from mcr.diagnosis.sighting import Datagram, Sighting, identify
 from mcr.model import Input
 from mcr.net.filter import REJECT_ALL, Instruction, Wanted, attach_filter, select_groups, select_udp
+from mcr.tap.sighting import Datagram, Sighting, identify
 
 LOOK_SECONDS: Final = 0.5
 

@@ -18,11 +18,11 @@ from typing import Final, NamedTuple
 
 import attrs
 
-from mcr.diagnosis.sighting import ETH_P_8021Q, Datagram, Look, Query, Sighting, Tag, identify
 from mcr.errors import SystemFault
 from mcr.model import Input
 from mcr.net.filter import REJECT_ALL, Wanted, attach_filter, select_kin
 from mcr.net.patience import set_option
+from mcr.tap.sighting import ETH_P_8021Q, Datagram, Look, Query, Sighting, Tag, identify
 
 LOOK_SECONDS: Final = 2.0
 """How long a look takes if the flow does not come in."""

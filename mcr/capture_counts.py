@@ -9,8 +9,8 @@ import attrs
 
 from mcr.model import InterfaceStats, ParseErrors
 from mcr.net.capture import read_count
+from mcr.net.filter.base import Rejected
 from mcr.net.patience import close_all
-from mcr.net.screen import Rejected
 from mcr.shm.segment import Segment
 
 

@@ -13,13 +13,13 @@ import attrs
 from mcr.conditions import Attachment
 from mcr.errors import McrError
 from mcr.model import MAX_INTERFACES, Input
-from mcr.net.absorber import Absorber
 from mcr.net.capture import CaptureGroup, open_captures, reject
-from mcr.net.filter import Wanted
+from mcr.net.filter.base import Rejected, open_screen
+from mcr.net.filter.cbpf import Wanted
+from mcr.net.filter.suppress import Absorber
 from mcr.net.interfaces import Interface, find_interface, has_lost_its_interface, is_there
 from mcr.net.membership import Memberships
 from mcr.net.patience import close_all
-from mcr.net.screen import Rejected, open_screen
 from mcr.settings import Settings
 from mcr.shm import records
 from mcr.slots import Slots

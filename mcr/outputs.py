@@ -18,8 +18,8 @@ from mcr.logs.logger import get_logger
 from mcr.model import MAX_INTERFACES, Address, Facility, Rule
 from mcr.net.egress import open_egress
 from mcr.net.interfaces import Interface, find_interface, has_lost_its_interface, is_there, open_witness
+from mcr.net.ip_bypass import UNSURE
 from mcr.net.network import Network
-from mcr.net.past_ip import UNSURE
 from mcr.net.patience import close_all
 from mcr.net.raw import RawLink, bind_raw, find_links, find_sources, open_raw
 from mcr.placement import Sources

@@ -19,7 +19,7 @@ from mcr.interface_log import Users
 from mcr.logs.logger import get_logger
 from mcr.model import MAX_OUTPUTS, MAX_RULES, Facility, Rule, RuleChange
 from mcr.neighbours import Neighbour, Neighbours, find_neighbours
-from mcr.net.absorber import Absorber
+from mcr.net.filter.suppress import Absorber
 from mcr.net.interfaces import Interface, find_interface, is_there, look_again
 from mcr.net.network import Network
 from mcr.outputs import Egress, OutputInterfaces

@@ -21,7 +21,7 @@ import trio
 from mcr.errors import describe_errno
 from mcr.logs.logger import get_logger
 from mcr.model import Facility
-from mcr.net.filter import IGMP_QUERIES, attach_filter
+from mcr.net.filter.cbpf import IGMP_QUERIES, attach_filter
 
 log = get_logger(Facility.NETWORK)
 

@@ -1,9 +1,9 @@
 """Finds out again and again where packets of rules may skip this machine's IP stack.
 
-On the way in, local delivery is suppressed where only UDP sockets could want them (`mcr.net.bystanders`). On the way
-out, raw frames bypass IP where nothing acts on packets between IP and the interface (`mcr.net.past_ip`). The supervisor
-owns the sockets, so it is told what was found. Relaying does not depend on it: whatever fails here, packets take the
-long way.
+On the way in, local delivery is suppressed where only UDP sockets could want them (`mcr.net.local_receivers`). On the
+way out, raw frames bypass IP where nothing acts on packets between IP and the interface (`mcr.net.ip_bypass`). The
+supervisor owns the sockets, so it is told what was found. Relaying does not depend on it: whatever fails here, packets
+take the long way.
 """
 
 import math
@@ -17,9 +17,9 @@ import trio
 from mcr.actors.mailbox import Reply, ask
 from mcr.logs.logger import get_logger
 from mcr.model import Facility
-from mcr.net.absorber import Absorber
-from mcr.net.bystanders import LinkChanges, without_bystanders
-from mcr.net.past_ip import UNSURE, EgressChanges, describe_hidden, find_bar, kernel_bar
+from mcr.net.filter.suppress import Absorber
+from mcr.net.ip_bypass import UNSURE, EgressChanges, describe_hidden, find_bar, kernel_bar
+from mcr.net.local_receivers import LinkChanges, without_bystanders
 from mcr.settings import Settings
 
 log = get_logger(Facility.SUPERVISOR)

@@ -109,7 +109,7 @@ def judge_raw(bar: str, *, missed: bool) -> Finding:
     """Whether raw frames leave to groups (MCR_RAW_SEND).
 
     Args:
-        bar: why they do not, see `mcr.net.past_ip`.
+        bar: why they do not, see `mcr.net.ip_bypass`.
         missed: there is so much traffic that it would be felt.
     """
     if not bar:

@@ -23,7 +23,7 @@ from mcr.findings import Finding, Verdict
 from mcr.model import Address, LogLevels, RuleState, RuleView, Stats, WorkerView
 from mcr.net.capture import COPY_BYTES, describes_super_frames
 from mcr.net.firewall import Firewall, look_at_firewall
-from mcr.net.past_ip import find_bar, kernel_bar
+from mcr.net.ip_bypass import find_bar, kernel_bar
 from mcr.net.raw import find_links
 from mcr.settings import ABSORB, Settings, is_asked_for
 from mcr.tap.sighting import Sighting

@@ -24,7 +24,7 @@ import attrs
 
 from mcr.errors import InvalidParams, SystemFault
 from mcr.net.buffer import set_buffer
-from mcr.net.filter import REJECT_ALL, Wanted, attach_filter, select_udp
+from mcr.net.filter.cbpf import REJECT_ALL, Wanted, attach_filter, select_udp
 from mcr.net.interfaces import Interface, bind_packet
 from mcr.net.patience import close_all, in_parallel, set_option
 

@@ -7,7 +7,7 @@ import struct
 from mcr.errors import SystemFault
 from mcr.model import Address
 from mcr.net.buffer import set_buffer
-from mcr.net.filter import REJECT_ALL, attach_filter
+from mcr.net.filter.cbpf import REJECT_ALL, attach_filter
 from mcr.net.interfaces import Interface
 
 _SO_BINDTOIFINDEX = 62  # <asm-generic/socket.h>

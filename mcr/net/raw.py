@@ -2,7 +2,7 @@
 
 To a group on Ethernet IP adds nothing but headers, which a worker can as well (native/raw.h), at two thirds of the cost
 of a UDP socket. What IP might have to say beside is asked for first: `find_sources` asks what it would do with each
-group, `mcr.net.past_ip` who else there is between IP and the interface.
+group, `mcr.net.ip_bypass` who else there is between IP and the interface.
 
 Constants are those of <linux/if_packet.h> and <linux/if_arp.h>.
 """

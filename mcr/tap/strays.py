@@ -13,7 +13,7 @@ from typing import Final, cast
 
 from mcr.diagnosis.links import Link
 from mcr.model import Input
-from mcr.net.filter import REJECT_ALL, Instruction, Wanted, attach_filter, select_groups, select_udp
+from mcr.net.filter.cbpf import REJECT_ALL, Instruction, Wanted, attach_filter, select_groups, select_udp
 from mcr.tap.sighting import Datagram, Sighting, identify
 
 LOOK_SECONDS: Final = 0.5

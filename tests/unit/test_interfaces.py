@@ -9,8 +9,8 @@ import pytest
 from lab import Lab, Namespace
 from mcr.errors import SystemFault
 from mcr.net.capture import BufferPools, open_captures
-from mcr.net.classic_screen import ClassicScreen
 from mcr.net.egress import open_egress
+from mcr.net.filter.classic import ClassicScreen
 from mcr.net.interfaces import Interface, find_interface, look_again, open_witness
 
 

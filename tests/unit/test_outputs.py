@@ -8,8 +8,8 @@ import pytest
 from mcr import outputs
 from mcr.model import LogLevels
 from mcr.net.interfaces import Interface
+from mcr.net.ip_bypass import UNSURE
 from mcr.net.network import Link, Network
-from mcr.net.past_ip import UNSURE
 from mcr.net.raw import RawLink
 from mcr.outputs import Egress, OutputInterfaces
 from mcr.settings import Settings

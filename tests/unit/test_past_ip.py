@@ -3,7 +3,7 @@
 import pytest
 
 from mcr.net.firewall import Chain, Firewall
-from mcr.net.past_ip import firewall_bar
+from mcr.net.ip_bypass import firewall_bar
 
 
 def chain(hook: str, *, drops: bool = False, rules: int = 0, kind: str = "filter") -> Chain:

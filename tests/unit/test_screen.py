@@ -13,12 +13,12 @@ import pytest
 from lab import Lab, Namespace
 from mcr.errors import SystemFault
 from mcr.model import MAX_RULES
-from mcr.net.bystanders import LinkChanges, without_bystanders
-from mcr.net.classic_screen import ClassicScreen
-from mcr.net.filter import REJECT_ALL, Wanted, attach_filter, select_udp
+from mcr.net.filter.base import Rejected, Screen, open_screen
+from mcr.net.filter.cbpf import REJECT_ALL, Wanted, attach_filter, select_udp
+from mcr.net.filter.classic import ClassicScreen
+from mcr.net.filter.ebpf import MapScreen
 from mcr.net.interfaces import find_interface
-from mcr.net.map_screen import MapScreen
-from mcr.net.screen import Rejected, Screen, open_screen
+from mcr.net.local_receivers import LinkChanges, without_bystanders
 
 WANTED = [Wanted(IPv4Address("239.1.1.1"), 5000), Wanted(IPv4Address("239.1.1.1"), 5002)]
 ETH_P_ALL = 0x0003

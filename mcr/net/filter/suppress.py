@@ -11,7 +11,7 @@ from mcr._native import lib
 from mcr.errors import check_result, describe_errno
 from mcr.logs.logger import get_logger
 from mcr.model import Facility
-from mcr.net.bystanders import LinkChanges
+from mcr.net.local_receivers import LinkChanges
 from mcr.net.patience import close_after_exit
 
 log = get_logger(Facility.NETWORK)
@@ -20,7 +20,7 @@ _AT_ONCE = 8  # links made or closed before others have their turn: some 15 ms e
 
 
 class Absorber:
-    """A program at the ingress of each captured interface that has no bystanders (`mcr.net.bystanders`).
+    """A program at the ingress of each captured interface that has no bystanders (`mcr.net.local_receivers`).
 
     Making and closing its links waits for the kernel's lock of the network's configuration.
 

@@ -10,8 +10,8 @@ from mcr._native import ffi, lib
 from mcr.errors import SystemFault, check_result, describe_errno
 from mcr.logs.logger import get_logger
 from mcr.model import Facility
-from mcr.net.absorber import Absorber
-from mcr.net.filter import ACCEPT_UDP, Wanted, attach_filter, attach_program
+from mcr.net.filter.cbpf import ACCEPT_UDP, Wanted, attach_filter, attach_program
+from mcr.net.filter.suppress import Absorber
 from mcr.net.interfaces import Interface
 
 log = get_logger(Facility.NETWORK)

@@ -11,11 +11,11 @@ from typing import Protocol
 from mcr.errors import describe_errno
 from mcr.logs.logger import get_logger
 from mcr.model import Facility
-from mcr.net.absorber import Absorber
-from mcr.net.classic_screen import ClassicScreen
-from mcr.net.filter import Wanted
+from mcr.net.filter.cbpf import Wanted
+from mcr.net.filter.classic import ClassicScreen
+from mcr.net.filter.ebpf import MapScreen
+from mcr.net.filter.suppress import Absorber
 from mcr.net.interfaces import Interface
-from mcr.net.map_screen import MapScreen
 
 log = get_logger(Facility.NETWORK)
 

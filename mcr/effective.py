@@ -4,11 +4,11 @@ import socket
 
 import attrs
 
-from mcr.diagnosis.machine import read_descriptors
 from mcr.model import LogLevels, SettingView
 from mcr.net.buffer import granted
 from mcr.net.capture import BufferPools
 from mcr.net.ip_bypass import find_bar, kernel_bar
+from mcr.net.machine import read_descriptors
 from mcr.settings import (
     ABSORB,
     MAX_HOLD,

@@ -174,8 +174,8 @@ def _statistics(stats: dict[str, Any]) -> str:
 
 
 def _interfaces() -> Iterator[str]:
-    from mcr.diagnosis.links import read_links  # noqa: PLC0415 - slow to import
-    from mcr.diagnosis.merging import read_merging  # noqa: PLC0415
+    from mcr.net.links import read_links  # noqa: PLC0415 - slow to import
+    from mcr.net.offloads import read_merging  # noqa: PLC0415
 
     links = read_links()
     merging = read_merging(links)
@@ -189,7 +189,7 @@ def _interfaces() -> Iterator[str]:
 
 
 def _memberships() -> Iterator[str]:
-    from mcr.diagnosis.sockets import parse_igmp  # noqa: PLC0415 - slow to import
+    from mcr.net.procfs import parse_igmp  # noqa: PLC0415 - slow to import
 
     for each in parse_igmp(_read("/proc/thread-self/net/igmp")):
         yield f"{each.interface}, {each.version} of IGMP: {', '.join(map(str, each.groups))}"

@@ -4,13 +4,13 @@ import errno
 from collections import Counter, defaultdict
 from collections.abc import Mapping
 
-from mcr.diagnosis.links import Link
-from mcr.diagnosis.machine import CAPABILITIES, Process, Self
 from mcr.diagnosis.send_errors import is_lately, newest_error
 from mcr.errors import describe_errno
 from mcr.findings import Finding, Verdict
 from mcr.model import OutputStats, Stats, WorkerState, WorkerView
 from mcr.net.capture import BufferPools, slot_size
+from mcr.net.links import Link
+from mcr.net.machine import CAPABILITIES, Process, Self
 
 _FEW = 0.01
 """Dropped packets in a hundredth of all are what an overload looks like that is over."""

@@ -8,8 +8,13 @@ import attrs
 
 from mcr.conditions import Attachment, Standing
 from mcr.diagnosis import daemon_findings, flow_findings, link_findings, machine_findings, parse_errors
-from mcr.diagnosis.links import Link, read_links
-from mcr.diagnosis.machine import (
+from mcr.findings import Finding, Verdict
+from mcr.model import Address, LogLevels, RuleState, RuleView, Stats, WorkerView
+from mcr.net.capture import COPY_BYTES, describes_super_frames
+from mcr.net.firewall import Firewall, look_at_firewall
+from mcr.net.ip_bypass import find_bar, kernel_bar
+from mcr.net.links import Link, read_links
+from mcr.net.machine import (
     Machine,
     Self,
     count_backlog_drops,
@@ -17,14 +22,9 @@ from mcr.diagnosis.machine import (
     look_at_process,
     look_at_self,
 )
-from mcr.diagnosis.merging import read_merging
-from mcr.diagnosis.routes import Path, find_paths, find_routes
-from mcr.findings import Finding, Verdict
-from mcr.model import Address, LogLevels, RuleState, RuleView, Stats, WorkerView
-from mcr.net.capture import COPY_BYTES, describes_super_frames
-from mcr.net.firewall import Firewall, look_at_firewall
-from mcr.net.ip_bypass import find_bar, kernel_bar
+from mcr.net.offloads import read_merging
 from mcr.net.raw import find_links
+from mcr.net.routes import Path, find_paths, find_routes
 from mcr.settings import ABSORB, Settings, is_asked_for
 from mcr.tap.sighting import Sighting
 from mcr.tap.strays import look_for_strays

@@ -6,9 +6,9 @@ from typing import Final
 
 import attrs
 
-from mcr.diagnosis.routes import Neighbour, Path
 from mcr.findings import Finding, Verdict
 from mcr.model import Address, Input, RuleStats, Stats
+from mcr.net.routes import Neighbour, Path
 from mcr.tap.sighting import Sighting
 
 IDLE_SECONDS: Final = 60

@@ -7,10 +7,10 @@ from typing import Final
 import attrs
 
 from mcr.diagnosis import parse_errors
-from mcr.diagnosis.links import Link
 from mcr.diagnosis.queriers import Queriers, judge_querier_of_a_flow, judge_querier_without_a_flow
 from mcr.findings import Finding, Verdict
 from mcr.model import Address, Input, RuleState, RuleView, Stats, WorkerState, WorkerView
+from mcr.net.links import Link
 from mcr.tap.sighting import ETH_P_8021AD, Look, Sighting, Tag
 
 _NOBODY_JOINS: Final = IPv4Network("224.0.0.0/24")  # forwarded on a link without being asked for (RFC 4541, 2.1.2)

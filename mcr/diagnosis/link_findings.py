@@ -5,9 +5,9 @@ from collections.abc import Iterable, Iterator, Mapping
 from itertools import islice
 
 from mcr.conditions import Attachment
-from mcr.diagnosis.links import Link
 from mcr.findings import Finding, Verdict
 from mcr.model import RuleState, RuleView
+from mcr.net.links import Link
 
 _CAUSES = 5
 """Of one kind that are named."""

@@ -3,11 +3,11 @@
 import errno
 import re
 
-from mcr.diagnosis.machine import Machine, Self
 from mcr.errors import describe_errno
 from mcr.findings import Finding, Verdict
 from mcr.model import WorkerView
 from mcr.net.firewall import Chain, Firewall
+from mcr.net.machine import Machine, Self
 
 _OLDEST_KERNEL = (5, 10)
 _UNLOCKED_KERNEL = (5, 12)  # from here on neither io_uring nor eBPF counts as locked memory

@@ -5,14 +5,14 @@ import re
 from collections.abc import Iterator
 from typing import Final
 
-from mcr.diagnosis.arp import ASKED_TIMES
 from mcr.diagnosis.incoming import judge_link
-from mcr.diagnosis.links import Link
-from mcr.diagnosis.routes import Neighbour, Path
 from mcr.diagnosis.send_errors import is_lately, newest_error
 from mcr.errors import describe_errno
 from mcr.findings import Finding, Verdict
 from mcr.model import Address, Output, OutputStats
+from mcr.net.arp import ASKED_TIMES
+from mcr.net.links import Link
+from mcr.net.routes import Neighbour, Path
 
 _HEADERS = 28  # bytes of an IPv4 and a UDP header
 _ERRNO = re.compile(r"\(os error (\d+)\)")

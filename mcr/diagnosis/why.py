@@ -26,17 +26,17 @@ from mcr.diagnosis.incoming import (
     judge_taking,
     matched,
 )
-from mcr.diagnosis.links import Link, read_links
-from mcr.diagnosis.machine import count_unroutable
 from mcr.diagnosis.outgoing import judge_output
 from mcr.diagnosis.present import present_stats
 from mcr.diagnosis.queriers import Queriers
-from mcr.diagnosis.routes import find_paths
-from mcr.diagnosis.sockets import captured_interfaces, joined_groups, udp_listeners
 from mcr.errors import RuleNotFound, SystemFault
 from mcr.findings import Finding, Verdict
 from mcr.model import Input, Output, OutputStats, RuleView, Stats, WorkerView
 from mcr.net.firewall import Firewall, look_at_firewall
+from mcr.net.links import Link, read_links
+from mcr.net.machine import count_unroutable
+from mcr.net.procfs import captured_interfaces, joined_groups, udp_listeners
+from mcr.net.routes import find_paths
 from mcr.tap.probe import look_at_wire
 from mcr.tap.sighting import Look, Sighting
 

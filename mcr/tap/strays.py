@@ -11,9 +11,9 @@ from collections.abc import Iterable
 from contextlib import ExitStack
 from typing import Final, cast
 
-from mcr.diagnosis.links import Link
 from mcr.model import Input
 from mcr.net.filter.cbpf import REJECT_ALL, Instruction, Wanted, attach_filter, select_groups, select_udp
+from mcr.net.links import Link
 from mcr.tap.sighting import Datagram, Sighting, identify
 
 LOOK_SECONDS: Final = 0.5

@@ -15,18 +15,6 @@ from hypothesis import strategies as st
 from mcr.conditions import Attachment, Standing
 from mcr.diagnosis import daemon_findings, link_findings, machine_findings, parse_errors
 from mcr.diagnosis.doctor import Relay, examine
-from mcr.diagnosis.links import Link
-from mcr.diagnosis.machine import (
-    CAPABILITIES,
-    Machine,
-    Process,
-    Self,
-    look_at_process,
-    look_at_self,
-    parse_netstat,
-    parse_softnet,
-    parse_status,
-)
 from mcr.errors import describe_errno
 from mcr.findings import Finding, Verdict
 from mcr.model import (
@@ -48,6 +36,18 @@ from mcr.model import (
 )
 from mcr.net.capture import BufferPools
 from mcr.net.firewall import Chain, Firewall
+from mcr.net.links import Link
+from mcr.net.machine import (
+    CAPABILITIES,
+    Machine,
+    Process,
+    Self,
+    look_at_process,
+    look_at_self,
+    parse_netstat,
+    parse_softnet,
+    parse_status,
+)
 from mcr.settings import Settings
 
 OK, ADVICE, FAULT = Verdict.OK, Verdict.ADVICE, Verdict.FAULT

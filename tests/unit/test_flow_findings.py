@@ -6,9 +6,9 @@ from ipaddress import IPv4Address
 import pytest
 
 from mcr.diagnosis.flow_findings import find_idle, judge_matches, judge_neighbours
-from mcr.diagnosis.routes import Neighbour, Path
 from mcr.findings import Finding, Verdict
 from mcr.model import EgressStats, IngressStats, Input, OutputStats, RuleStats, Stats
+from mcr.net.routes import Neighbour, Path
 from mcr.tap.sighting import Sighting
 
 OK, ADVICE, FAULT = Verdict.OK, Verdict.ADVICE, Verdict.FAULT

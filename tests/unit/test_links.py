@@ -4,7 +4,7 @@ from collections.abc import Iterator
 
 import pyroute2
 
-from mcr.diagnosis.links import read_links
+from mcr.net.links import read_links
 
 
 class Asked(pyroute2.IPRoute):

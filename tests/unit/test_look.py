@@ -11,9 +11,9 @@ from scapy.layers.l2 import Dot1AD, Dot1Q, Ether
 from scapy.packet import Packet, Raw
 
 from lab import Lab
-from mcr.diagnosis.links import Link
 from mcr.errors import SystemFault
 from mcr.model import Input
+from mcr.net.links import Link
 from mcr.tap.probe import look_at_wire
 from mcr.tap.sighting import Datagram, Look, Sighting, Tag, identify
 from mcr.tap.strays import look_for_strays

@@ -2,7 +2,7 @@ import subprocess
 import sys
 from ipaddress import IPv4Address
 
-from mcr.diagnosis.sockets import Joined, parse_igmp, parse_packet, parse_udp
+from mcr.net.procfs import Joined, parse_igmp, parse_packet, parse_udp
 
 IGMP = """Idx\tDevice    : Count Querier\tGroup    Users Timer\tReporter
 1\tlo        :     1      V3
@@ -50,5 +50,5 @@ def test_the_start_of_mcrd_does_not_wait_for_netlink():
     """pyroute2, and asyncio with it, takes as long to import as everything else."""
     code = "import mcr.daemon, sys; print(*sys.modules)"
     modules = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True).stdout.split()
-    assert "mcr.diagnosis.links" in modules
+    assert "mcr.net.links" in modules
     assert not {"pyroute2", "asyncio"} & set(modules)

@@ -9,7 +9,6 @@ import pytest
 
 from mcr.actors.querier_watch import Hearing
 from mcr.diagnosis.incoming import Entrance, judge_arrival, judge_entrance, judge_match, judge_rule, judge_taking
-from mcr.diagnosis.links import Link
 from mcr.diagnosis.queriers import Queriers
 from mcr.findings import Finding, Verdict
 from mcr.model import (
@@ -27,6 +26,7 @@ from mcr.model import (
     WorkerView,
 )
 from mcr.net.firewall import Chain, Firewall
+from mcr.net.links import Link
 from mcr.tap.sighting import Look, Sighting, Tag
 
 GROUP, OTHER = IPv4Address("239.1.1.1"), IPv4Address("239.1.1.2")

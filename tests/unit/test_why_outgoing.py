@@ -6,11 +6,11 @@ from ipaddress import IPv4Address, IPv4Interface
 import attrs
 import pytest
 
-from mcr.diagnosis.links import Link
 from mcr.diagnosis.outgoing import judge_output
-from mcr.diagnosis.routes import Neighbour, Path, is_broadcast
 from mcr.findings import Finding, Verdict
 from mcr.model import Output, OutputStats
+from mcr.net.links import Link
+from mcr.net.routes import Neighbour, Path, is_broadcast
 
 LINK = Link("out0", 12, addresses=(IPv4Interface("198.18.1.1/24"),))
 GROUP = Output(IPv4Address("239.2.2.2"), 6000, "out0")

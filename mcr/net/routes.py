@@ -12,9 +12,9 @@ from typing import TYPE_CHECKING, Any
 
 import attrs
 
-from mcr.diagnosis.arp import ask_neighbours
-from mcr.diagnosis.links import Link
 from mcr.model import Address
+from mcr.net.arp import ask_neighbours
+from mcr.net.links import Link
 
 if TYPE_CHECKING:
     from pyroute2 import IPRoute

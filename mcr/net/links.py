@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import attrs
 
-from mcr.diagnosis.machine import read_number
+from mcr.net.machine import read_number
 
 if TYPE_CHECKING:
     from pyroute2 import IPRoute

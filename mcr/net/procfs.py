@@ -8,8 +8,8 @@ from pathlib import Path
 
 import attrs
 
-from mcr.diagnosis.machine import read_descriptors
 from mcr.errors import SystemFault
+from mcr.net.machine import read_descriptors
 
 # /proc/net would be that of the process, which need not be the thread's.
 _IGMP = Path("/proc/thread-self/net/igmp")

@@ -13,8 +13,8 @@ from contextlib import ExitStack
 from ipaddress import IPv4Address
 from typing import Final, cast
 
-from mcr.diagnosis.links import Link
 from mcr.model import Address
+from mcr.net.links import Link
 
 ASKED_TIMES: Final = 3
 ASKED_SECONDS: Final = 0.6

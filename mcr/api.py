@@ -21,7 +21,8 @@ from cattrs import IterableValidationNote
 from cattrs.gen import make_dict_structure_fn, override
 
 import mcr
-from mcr.effective import effective_views
+from mcr.config.effective import effective_views
+from mcr.config.settings import Settings
 from mcr.errors import InvalidParams, LimitReached, McrError, MethodNotFound
 from mcr.findings import Finding
 from mcr.model import (
@@ -42,7 +43,6 @@ from mcr.model import (
     automatic_rule_id,
     parse_address,
 )
-from mcr.settings import Settings
 from mcr.wire import MANY, PROTOCOL
 
 _MAX_FAULTS = 3  # told in one error; nobody looks for many more

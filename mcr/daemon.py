@@ -21,6 +21,7 @@ from mcr.actors.rule_store import run_rule_store
 from mcr.actors.stats_aggregator import run_stats_aggregator
 from mcr.actors.worker_supervisor import WorkerSupervisor, run_worker_supervisor
 from mcr.api import Api
+from mcr.config.settings import Settings, disagreements, unknown_variables
 from mcr.diagnosis.consultation import Consultation
 from mcr.errors import describe_errno
 from mcr.logs.logger import LogControl, get_logger
@@ -29,7 +30,6 @@ from mcr.net.capture import check_permission
 from mcr.process.refusal import describe_refusal
 from mcr.process.service import ServiceManager
 from mcr.process.signals import listen
-from mcr.settings import Settings, disagreements, unknown_variables
 from mcr.shm.segment import Segment
 from mcr.text.plurals import counted
 

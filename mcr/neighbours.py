@@ -12,6 +12,7 @@ from socket import socket
 
 import attrs
 
+from mcr.config.settings import Settings
 from mcr.errors import McrError
 from mcr.logs.logger import get_logger
 from mcr.logs.standing_reason import StandingReason
@@ -21,7 +22,6 @@ from mcr.net.gateways import find_gateways
 from mcr.net.interfaces import Interface
 from mcr.net.patience import close_all
 from mcr.placement import Key
-from mcr.settings import Settings
 from mcr.shm import records
 from mcr.slots import Slots
 

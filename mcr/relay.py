@@ -13,6 +13,7 @@ import attrs
 import trio
 
 from mcr.conditions import Standing
+from mcr.config.settings import Settings
 from mcr.errors import LimitReached, McrError
 from mcr.inputs import Capture, InputInterfaces
 from mcr.interface_log import Users
@@ -24,7 +25,6 @@ from mcr.net.interfaces import Interface, find_interface, is_there, look_again
 from mcr.net.network import Network
 from mcr.outputs import Egress, OutputInterfaces
 from mcr.placement import Key, PlacedRule, Sources, neighbours_of, sources_of
-from mcr.settings import Settings
 from mcr.shm import records
 from mcr.slots import Slots
 

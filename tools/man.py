@@ -24,7 +24,7 @@ from mcr import __version__
 from mcr.cli.client import CONTROL_SOCKET_VARIABLE, DEFAULT_CONTROL_SOCKET
 from mcr.cli.mcrctl import cli
 from mcr.cli.supervisor import mcrd
-from mcr.settings import VARIABLES, Variable
+from mcr.config.settings import VARIABLES, Variable
 
 Term = tuple[str, str]
 """What is explained, and the explanation."""

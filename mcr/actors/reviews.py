@@ -15,12 +15,12 @@ import attrs
 import trio
 
 from mcr.actors.mailbox import Reply, ask
+from mcr.config.settings import Settings
 from mcr.logs.logger import get_logger
 from mcr.model import Facility
 from mcr.net.filter.suppress import Absorber
 from mcr.net.ip_bypass import UNSURE, EgressChanges, describe_hidden, find_bar, kernel_bar
 from mcr.net.local_receivers import LinkChanges, without_bystanders
-from mcr.settings import Settings
 
 log = get_logger(Facility.SUPERVISOR)
 

@@ -9,12 +9,12 @@ from click.core import ParameterSource
 
 from mcr import __version__
 from mcr.cli import completion
+from mcr.config.settings import CONTROL_SOCKET, VARIABLES, Settings, from_environment
 from mcr.daemon import run_daemon
 from mcr.errors import InvalidParams, UsageError
 from mcr.logs.logger import setup_logging
 from mcr.model import Level, LogLevels, SettingView
 from mcr.process.streams import spare_errors
-from mcr.settings import CONTROL_SOCKET, VARIABLES, Settings, from_environment
 from mcr.worker.policy import usable_cores
 
 MAX_WORKERS = 256

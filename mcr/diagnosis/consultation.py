@@ -11,6 +11,7 @@ from mcr.actors.querier_watch import QuerierWatch
 from mcr.actors.rule_store import RuleStore
 from mcr.actors.stats_aggregator import StatsAggregator
 from mcr.actors.worker_supervisor import WorkerSupervisor
+from mcr.config.settings import Settings
 from mcr.diagnosis.doctor import Relay, examine
 from mcr.diagnosis.present import present_names, present_view
 from mcr.diagnosis.why import Walk
@@ -18,7 +19,6 @@ from mcr.errors import LimitReached, McrError, RuleNotFound, ShuttingDown
 from mcr.findings import Finding
 from mcr.logs.logger import get_logger
 from mcr.model import Facility, RuleView
-from mcr.settings import Settings
 
 log = get_logger(Facility.CONTROL)
 

@@ -21,6 +21,7 @@ from mcr import errors
 from mcr.actors import control_client, control_server
 from mcr.actors.control_server import ControlServer, run_control_server
 from mcr.api import Api
+from mcr.config.settings import Settings, from_environment
 from mcr.errors import McrError, RuleNotFound, UsageError
 from mcr.findings import Finding, Verdict
 from mcr.model import (
@@ -44,7 +45,6 @@ from mcr.model import (
     WorkerView,
 )
 from mcr.rights import Peer, Rights
-from mcr.settings import Settings, from_environment
 
 LIST = {"jsonrpc": "2.0", "id": 1, "method": "list"}
 PING = {"jsonrpc": "2.0", "id": 1, "method": "ping"}

@@ -13,10 +13,10 @@ from mcr.actors.network_watch import NetworkWatch
 from mcr.actors.stats_aggregator import run_stats_aggregator
 from mcr.actors.worker_process import Post, WorkerStarted
 from mcr.actors.worker_supervisor import WorkerSupervisor, run_worker_supervisor
+from mcr.config.settings import Settings
 from mcr.model import LogLevels, RuleChange
 from mcr.net.network import Network
 from mcr.relay import Relay, Step
-from mcr.settings import Settings
 from mcr.shm import records
 from mcr.shm.segment import Segment
 

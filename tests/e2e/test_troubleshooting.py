@@ -22,7 +22,7 @@ from conftest import needs_root
 from lab import Lab
 from mcr.cli.mcrctl import cli
 from mcr.cli.supervisor import mcrd
-from mcr.settings import VARIABLES
+from mcr.config.settings import VARIABLES
 from mcr_process import BIN, Sender, wait_until
 from test_doctor import close_firewall
 from test_privileges import ADMIN, ALICE, MCR, Stage

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from mcr.settings import CONTROL_SOCKET, VARIABLES
+from mcr.config.settings import CONTROL_SOCKET, VARIABLES
 from mcr_process import IS_ROOT
 
 PACKAGING = Path(__file__).parents[2] / "packaging"

@@ -12,6 +12,7 @@ import pytest
 
 import mcr
 from mcr.api import Api
+from mcr.config.settings import Settings
 from mcr.errors import InvalidParams, LimitReached, McrError, MethodNotFound, RuleExists
 from mcr.model import (
     EgressStats,
@@ -33,7 +34,6 @@ from mcr.model import (
     WorkerStats,
     WorkerView,
 )
-from mcr.settings import Settings
 
 RULE = {
     "input": {"interface": "eth0", "group": "239.1.1.1", "port": 5000},

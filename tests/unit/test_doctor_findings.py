@@ -13,6 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mcr.conditions import Attachment, Standing
+from mcr.config.settings import Settings
 from mcr.diagnosis import daemon_findings, link_findings, machine_findings, parse_errors
 from mcr.diagnosis.doctor import Relay, examine
 from mcr.errors import describe_errno
@@ -48,7 +49,6 @@ from mcr.net.machine import (
     parse_softnet,
     parse_status,
 )
-from mcr.settings import Settings
 
 OK, ADVICE, FAULT = Verdict.OK, Verdict.ADVICE, Verdict.FAULT
 

@@ -12,7 +12,7 @@ import pytest
 import man
 from mcr.cli.mcrctl import cli
 from mcr.cli.supervisor import mcrd
-from mcr.settings import VARIABLES
+from mcr.config.settings import VARIABLES
 
 BIN = Path(sys.executable).parent
 PAGES = {"mcrd.8": mcrd, "mcrctl.1": cli}

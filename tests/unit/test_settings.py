@@ -1,10 +1,10 @@
 import attrs
 import pytest
 
-from mcr.effective import effective_views
+from mcr.config.effective import effective_views
+from mcr.config.settings import VARIABLES, Settings, disagreements, from_environment, unknown_variables
 from mcr.errors import UsageError
 from mcr.model import Level, LogLevels
-from mcr.settings import VARIABLES, Settings, disagreements, from_environment, unknown_variables
 
 CHOSEN = Settings("/run/mcr/control.sock", 2, LogLevels())
 

@@ -4,12 +4,7 @@ import socket
 
 import attrs
 
-from mcr.model import LogLevels, SettingView
-from mcr.net.buffer import granted
-from mcr.net.capture import BufferPools
-from mcr.net.ip_bypass import find_bar, kernel_bar
-from mcr.net.machine import read_descriptors
-from mcr.settings import (
+from mcr.config.settings import (
     ABSORB,
     MAX_HOLD,
     POOL_JUMBO,
@@ -20,6 +15,11 @@ from mcr.settings import (
     SEND_BUFFER,
     Settings,
 )
+from mcr.model import LogLevels, SettingView
+from mcr.net.buffer import granted
+from mcr.net.capture import BufferPools
+from mcr.net.ip_bypass import find_bar, kernel_bar
+from mcr.net.machine import read_descriptors
 
 _SLOT_SIZES = {POOL_SMALL: 2 << 10, POOL_STANDARD: 16 << 10, POOL_JUMBO: 32 << 10}
 _SLOTS_PER_US = 2  # slots of a ring for each microsecond that a packet may wait (native/loop.c)

@@ -10,7 +10,6 @@ from socket import socket
 
 import attrs
 
-from mcr.conditions import Attachment
 from mcr.config.settings import Settings
 from mcr.errors import McrError
 from mcr.model import MAX_INTERFACES, Input
@@ -21,6 +20,7 @@ from mcr.net.filter.suppress import Absorber
 from mcr.net.interfaces import Interface, find_interface, has_lost_its_interface, is_there
 from mcr.net.membership import Memberships
 from mcr.net.patience import close_all
+from mcr.rules.conditions import Attachment
 from mcr.shm import records
 from mcr.slots import Slots
 

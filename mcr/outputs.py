@@ -12,7 +12,6 @@ from socket import socket
 
 import attrs
 
-from mcr.conditions import Attachment
 from mcr.config.settings import Settings
 from mcr.errors import McrError, describe_errno
 from mcr.logs.logger import get_logger
@@ -24,6 +23,7 @@ from mcr.net.network import Network
 from mcr.net.patience import close_all
 from mcr.net.raw import RawLink, bind_raw, find_links, find_sources, open_raw
 from mcr.placement import Sources
+from mcr.rules.conditions import Attachment
 from mcr.shm import records
 from mcr.slots import Slots
 

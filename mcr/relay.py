@@ -12,11 +12,9 @@ from typing import Self
 import attrs
 import trio
 
-from mcr.conditions import Standing
 from mcr.config.settings import Settings
 from mcr.errors import LimitReached, McrError
 from mcr.inputs import Capture, InputInterfaces
-from mcr.interface_log import Users
 from mcr.logs.logger import get_logger
 from mcr.model import MAX_OUTPUTS, MAX_RULES, Facility, Rule, RuleChange
 from mcr.neighbours import Neighbour, Neighbours, find_neighbours
@@ -25,6 +23,8 @@ from mcr.net.interfaces import Interface, find_interface, is_there, look_again
 from mcr.net.network import Network
 from mcr.outputs import Egress, OutputInterfaces
 from mcr.placement import Key, PlacedRule, Sources, neighbours_of, sources_of
+from mcr.rules.conditions import Standing
+from mcr.rules.interface_log import Users
 from mcr.shm import records
 from mcr.slots import Slots
 

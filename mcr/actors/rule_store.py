@@ -13,15 +13,15 @@ import trio
 from mcr.actors.mailbox import Reply, ask
 from mcr.actors.network_watch import NetworkWatch
 from mcr.actors.worker_supervisor import WorkerSupervisor
-from mcr.conditions import Conditions, judge, view_of
 from mcr.errors import McrError, RuleExists, RuleNotFound
-from mcr.hop_cache import HopCache, find_silent
-from mcr.host_log import HostLog
 from mcr.logs.logger import get_logger
 from mcr.logs.standing_reason import StandingReason
 from mcr.model import Address, Facility, Input, Rule, RuleChange, RuleView
 from mcr.net.interfaces import name_in_rules
 from mcr.net.network import Network
+from mcr.rules.conditions import Conditions, judge, view_of
+from mcr.rules.hop_cache import HopCache, find_silent
+from mcr.rules.host_log import HostLog
 
 log = get_logger(Facility.RULES)
 network_log = get_logger(Facility.NETWORK)

@@ -27,10 +27,8 @@ from mcr.actors.worker_process import (
 )
 from mcr.actors.worker_table import WorkerTable
 from mcr.capture_counts import Watched
-from mcr.conditions import WELL, Standing, judge
 from mcr.config.settings import Settings
 from mcr.errors import McrError
-from mcr.interface_log import InterfaceLog
 from mcr.logs.logger import get_logger
 from mcr.logs.worker_records import describe, kind
 from mcr.model import Facility, Level, LogLevels, RuleChange, WorkerView
@@ -39,6 +37,8 @@ from mcr.net.own import own_keys
 from mcr.net.patience import close_all
 from mcr.process.accounts import unprivileged_user
 from mcr.relay import Relay
+from mcr.rules.conditions import WELL, Standing, judge
+from mcr.rules.interface_log import InterfaceLog
 from mcr.shm import records
 from mcr.shm.segment import Segment
 from mcr.worker.policy import usable_cores, worker_cores

@@ -6,7 +6,6 @@ from typing import TypeVar
 
 import attrs
 
-from mcr.conditions import Attachment, Standing
 from mcr.config.settings import ABSORB, Settings, is_asked_for
 from mcr.diagnosis import daemon_findings, flow_findings, link_findings, machine_findings, parse_errors
 from mcr.findings import Finding, Verdict
@@ -26,6 +25,7 @@ from mcr.net.machine import (
 from mcr.net.offloads import read_merging
 from mcr.net.raw import find_links
 from mcr.net.routes import Path, find_paths, find_routes
+from mcr.rules.conditions import Attachment, Standing
 from mcr.tap.sighting import Sighting
 from mcr.tap.strays import look_for_strays
 

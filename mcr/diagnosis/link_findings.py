@@ -4,10 +4,10 @@ from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping
 from itertools import islice
 
-from mcr.conditions import Attachment
 from mcr.findings import Finding, Verdict
 from mcr.model import RuleState, RuleView
 from mcr.net.links import Link
+from mcr.rules.conditions import Attachment
 
 _CAUSES = 5
 """Of one kind that are named."""

@@ -6,8 +6,8 @@ from contextlib import suppress
 
 import attrs
 
-from mcr.conditions import Attachment
 from mcr.model import RuleView, Stats
+from mcr.rules.conditions import Attachment
 
 
 def present_names(attachments: Iterable[Attachment]) -> dict[str, str]:

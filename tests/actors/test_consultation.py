@@ -9,7 +9,6 @@ import attrs
 import pytest
 import trio
 
-from mcr.conditions import Attachment, Conditions, Standing, view_of
 from mcr.diagnosis import consultation, why
 from mcr.diagnosis.consultation import Consultation
 from mcr.diagnosis.incoming import matched
@@ -25,6 +24,7 @@ from mcr.model import (
     RuleView,
     Stats,
 )
+from mcr.rules.conditions import Attachment, Conditions, Standing, view_of
 from mcr.tap.sighting import Look, Sighting
 
 

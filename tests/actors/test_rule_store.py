@@ -10,12 +10,12 @@ import pytest
 import trio
 import trio.testing
 
-from mcr import hop_cache
 from mcr.actors.rule_store import ACTIVATION_SECONDS, RuleStore, run_rule_store
-from mcr.conditions import Attachment, Standing
 from mcr.errors import InterfaceNotFound, LimitReached, McrError, RuleExists, RuleNotFound
 from mcr.model import Input, Output, Rule, RuleChange, RuleState, automatic_rule_id
 from mcr.net import network
+from mcr.rules import hop_cache
+from mcr.rules.conditions import Attachment, Standing
 
 
 class Workers:

@@ -5,7 +5,9 @@ from ipaddress import IPv4Address, IPv4Interface
 import attrs
 import pytest
 
-from mcr.conditions import (
+from mcr.model import Input, Output, Rule, RuleState
+from mcr.net.network import Link, Neighbour, Network
+from mcr.rules.conditions import (
     Attachment,
     Conditions,
     Hop,
@@ -16,9 +18,7 @@ from mcr.conditions import (
     judge_output,
     view_of,
 )
-from mcr.hop_cache import find_silent
-from mcr.model import Input, Output, Rule, RuleState
-from mcr.net.network import Link, Neighbour, Network
+from mcr.rules.hop_cache import find_silent
 
 IN0, OUT0, OUT1 = Link(7, "in0"), Link(8, "out0"), Link(9, "out1")
 HOST, GATEWAY = IPv4Address("198.18.10.2"), IPv4Address("198.18.10.254")

@@ -12,7 +12,6 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mcr.conditions import Attachment, Standing
 from mcr.config.settings import Settings
 from mcr.diagnosis import daemon_findings, link_findings, machine_findings, parse_errors
 from mcr.diagnosis.doctor import Relay, examine
@@ -49,6 +48,7 @@ from mcr.net.machine import (
     parse_softnet,
     parse_status,
 )
+from mcr.rules.conditions import Attachment, Standing
 
 OK, ADVICE, FAULT = Verdict.OK, Verdict.ADVICE, Verdict.FAULT
 

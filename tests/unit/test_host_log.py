@@ -5,10 +5,10 @@ from ipaddress import IPv4Address
 import attrs
 import pytest
 
-from mcr.conditions import Attachment, Hop
-from mcr.host_log import HostLog
 from mcr.model import Level
 from mcr.net.network import Neighbour, Network
+from mcr.rules.conditions import Attachment, Hop
+from mcr.rules.host_log import HostLog
 
 REACHABLE, FAILED, INCOMPLETE = Neighbour(0x02), Neighbour(0x20, silent=True), Neighbour(0x01)
 FORGOTTEN = None

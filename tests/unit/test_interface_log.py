@@ -2,9 +2,9 @@
 
 import pytest
 
-from mcr.conditions import WELL, Condition
-from mcr.interface_log import InterfaceLog, Users
 from mcr.model import Level, RuleState
+from mcr.rules.conditions import WELL, Condition
+from mcr.rules.interface_log import InterfaceLog, Users
 
 DOWN = Condition(RuleState.WAITING, "eth0 is down")
 GONE = Condition(RuleState.WAITING, "there is no interface eth0")

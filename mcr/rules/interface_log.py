@@ -5,8 +5,8 @@ from typing import Final
 
 import attrs
 
-from mcr.conditions import WELL, Condition
 from mcr.model import Level, RuleState
+from mcr.rules.conditions import WELL, Condition
 from mcr.text.plurals import counted
 
 _BURST: Final = 5  # lines about an interface, before it is told seldom

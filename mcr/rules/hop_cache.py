@@ -8,10 +8,10 @@ from itertools import islice
 
 import trio
 
-from mcr.conditions import Attachment, Hop, find_oddity
 from mcr.model import MAX_OUTPUTS, Address
 from mcr.net.network import Neighbour, Network
 from mcr.net.next_hop import find_next_hops, find_unanswered
+from mcr.rules.conditions import Attachment, Hop, find_oddity
 
 _Key = tuple[Address, str]
 _FEW = 50  # asked for without a thread

@@ -5,9 +5,9 @@ from collections.abc import Iterable, Mapping
 from ipaddress import IPv4Address
 from typing import Final
 
-from mcr.conditions import Attachment, Hop
 from mcr.model import Address, Level
 from mcr.net.network import Network
+from mcr.rules.conditions import Attachment, Hop
 from mcr.text.plurals import counted
 
 _BURST: Final = 5  # times that something is said, before it is said seldom

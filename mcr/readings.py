@@ -7,7 +7,7 @@ import attrs
 
 from mcr.errors import describe_errno
 from mcr.model import EgressStats, IngressStats, OutputStats, ParseErrors, RuleStats, WorkerStats
-from mcr.placement import PlacedRule
+from mcr.relay.placement import PlacedRule
 from mcr.shm.segment import Counters, OutputCounters, Totals
 
 _ERRNO, _TIME = 0xFFFF, 16  # of a last error: the mask of its number, and the bits below its time in µs

@@ -17,8 +17,8 @@ from mcr.capture_counts import Backlog, CaptureCounts, Watched
 from mcr.logs.limit import UNLIMITED
 from mcr.logs.logger import get_logger
 from mcr.model import Facility, Level, Stats
-from mcr.placement import PlacedRule
 from mcr.readings import Reading, egress_stats, ingress_stats, rule_stats, stats_lines, worker_stats
+from mcr.relay.placement import PlacedRule
 from mcr.shm.records import Sample
 from mcr.shm.segment import Segment
 from mcr.text.plurals import counted

@@ -36,7 +36,7 @@ from mcr.net.network import Network
 from mcr.net.own import own_keys
 from mcr.net.patience import close_all
 from mcr.process.accounts import unprivileged_user
-from mcr.relay import Relay
+from mcr.relay.relay import Relay
 from mcr.rules.conditions import WELL, Standing, judge
 from mcr.rules.interface_log import InterfaceLog
 from mcr.shm import records

@@ -10,9 +10,9 @@ import attrs
 from mcr.actors.worker_process import WorkerExited, WorkerProcess, WorkerStarted
 from mcr.logs.logger import get_logger
 from mcr.model import Facility, LogLevels, WorkerState, WorkerView
+from mcr.relay.told import Told
 from mcr.shm import records
 from mcr.shm.segment import Segment
-from mcr.told import Told
 
 log = get_logger(Facility.SUPERVISOR)
 

@@ -11,7 +11,7 @@ import trio
 from mcr.actors import stats_aggregator
 from mcr.actors.stats_aggregator import StatsAggregator, run_stats_aggregator
 from mcr.model import Input, Output, Rule, Stats
-from mcr.placement import PlacedRule
+from mcr.relay.placement import PlacedRule
 from mcr.shm.segment import Segment
 
 RULE = Rule(

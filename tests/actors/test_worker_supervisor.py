@@ -16,7 +16,7 @@ from mcr.actors.worker_supervisor import WorkerSupervisor, run_worker_supervisor
 from mcr.config.settings import Settings
 from mcr.model import LogLevels, RuleChange
 from mcr.net.network import Network
-from mcr.relay import Relay, Step
+from mcr.relay.relay import Relay, Step
 from mcr.shm import records
 from mcr.shm.segment import Segment
 

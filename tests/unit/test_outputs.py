@@ -5,14 +5,14 @@ import socket
 
 import pytest
 
-from mcr import outputs
 from mcr.config.settings import Settings
 from mcr.model import LogLevels
 from mcr.net.interfaces import Interface
 from mcr.net.ip_bypass import UNSURE
 from mcr.net.network import Link, Network
 from mcr.net.raw import RawLink
-from mcr.outputs import Egress, OutputInterfaces
+from mcr.relay import outputs
+from mcr.relay.outputs import Egress, OutputInterfaces
 
 LEAVE = "{}: datagrams to groups leave as raw frames, which bypass the IP stack; MTU {}"
 FIREWALL = "nftables has a chain c at output, in table inet t"

@@ -7,8 +7,8 @@ from typing import cast
 import attrs
 
 from mcr.model import Input, Output, Rule
-from mcr.placement import PlacedRule
 from mcr.readings import Reading, rule_stats
+from mcr.relay.placement import PlacedRule
 from mcr.shm.segment import Counters, OutputCounters
 
 

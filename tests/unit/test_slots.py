@@ -3,7 +3,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mcr.errors import LimitReached
-from mcr.slots import Slots
+from mcr.relay.slots import Slots
 
 
 @given(st.lists(st.one_of(st.none(), st.integers(0, 9)), max_size=60))

@@ -8,9 +8,9 @@ from hypothesis import strategies as st
 
 from mcr._native import lib
 from mcr.model import LogLevels
+from mcr.relay.told import Told
 from mcr.shm import records
 from mcr.shm.records import Command
-from mcr.told import Told
 
 GROUP = ip_address("239.1.1.1")
 

@@ -14,19 +14,19 @@ import trio
 
 from mcr.config.settings import Settings
 from mcr.errors import LimitReached, McrError
-from mcr.inputs import Capture, InputInterfaces
 from mcr.logs.logger import get_logger
 from mcr.model import MAX_OUTPUTS, MAX_RULES, Facility, Rule, RuleChange
-from mcr.neighbours import Neighbour, Neighbours, find_neighbours
 from mcr.net.filter.suppress import Absorber
 from mcr.net.interfaces import Interface, find_interface, is_there, look_again
 from mcr.net.network import Network
-from mcr.outputs import Egress, OutputInterfaces
-from mcr.placement import Key, PlacedRule, Sources, neighbours_of, sources_of
+from mcr.relay.inputs import Capture, InputInterfaces
+from mcr.relay.neighbours import Neighbour, Neighbours, find_neighbours
+from mcr.relay.outputs import Egress, OutputInterfaces
+from mcr.relay.placement import Key, PlacedRule, Sources, neighbours_of, sources_of
+from mcr.relay.slots import Slots
 from mcr.rules.conditions import Standing
 from mcr.rules.interface_log import Users
 from mcr.shm import records
-from mcr.slots import Slots
 
 log = get_logger(Facility.NETWORK)
 

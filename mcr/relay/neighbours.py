@@ -21,9 +21,9 @@ from mcr.net.egress import open_egress
 from mcr.net.gateways import find_gateways
 from mcr.net.interfaces import Interface
 from mcr.net.patience import close_all
-from mcr.placement import Key
+from mcr.relay.placement import Key
+from mcr.relay.slots import Slots
 from mcr.shm import records
-from mcr.slots import Slots
 
 log = get_logger(Facility.NETWORK)
 

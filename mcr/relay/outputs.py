@@ -22,10 +22,10 @@ from mcr.net.ip_bypass import UNSURE
 from mcr.net.network import Network
 from mcr.net.patience import close_all
 from mcr.net.raw import RawLink, bind_raw, find_links, find_sources, open_raw
-from mcr.placement import Sources
+from mcr.relay.placement import Sources
+from mcr.relay.slots import Slots
 from mcr.rules.conditions import Attachment
 from mcr.shm import records
-from mcr.slots import Slots
 
 log = get_logger(Facility.NETWORK)
 

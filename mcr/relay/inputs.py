@@ -20,9 +20,9 @@ from mcr.net.filter.suppress import Absorber
 from mcr.net.interfaces import Interface, find_interface, has_lost_its_interface, is_there
 from mcr.net.membership import Memberships
 from mcr.net.patience import close_all
+from mcr.relay.slots import Slots
 from mcr.rules.conditions import Attachment
 from mcr.shm import records
-from mcr.slots import Slots
 
 
 @attrs.define(eq=False)

@@ -11,16 +11,16 @@ from typing import TypeVar, assert_never
 import attrs
 import trio
 
-from mcr.activity import Activity
 from mcr.actors.mailbox import Reply, ask
-from mcr.capture_counts import Backlog, CaptureCounts, Watched
 from mcr.logs.limit import UNLIMITED
 from mcr.logs.logger import get_logger
 from mcr.model import Facility, Level, Stats
-from mcr.readings import Reading, egress_stats, ingress_stats, rule_stats, stats_lines, worker_stats
 from mcr.relay.placement import PlacedRule
 from mcr.shm.records import Sample
 from mcr.shm.segment import Segment
+from mcr.stats.activity import Activity
+from mcr.stats.captures import Backlog, CaptureCounts, Watched
+from mcr.stats.readings import Reading, egress_stats, ingress_stats, rule_stats, stats_lines, worker_stats
 from mcr.text.plurals import counted
 
 _T = TypeVar("_T")

@@ -26,7 +26,6 @@ from mcr.actors.worker_process import (
     run_worker_process,
 )
 from mcr.actors.worker_table import WorkerTable
-from mcr.capture_counts import Watched
 from mcr.config.settings import Settings
 from mcr.errors import McrError
 from mcr.logs.logger import get_logger
@@ -41,6 +40,7 @@ from mcr.rules.conditions import WELL, Standing, judge
 from mcr.rules.interface_log import InterfaceLog
 from mcr.shm import records
 from mcr.shm.segment import Segment
+from mcr.stats.captures import Watched
 from mcr.worker.policy import usable_cores, worker_cores
 
 network_log = get_logger(Facility.NETWORK)

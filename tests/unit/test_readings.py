@@ -7,9 +7,9 @@ from typing import cast
 import attrs
 
 from mcr.model import Input, Output, Rule
-from mcr.readings import Reading, rule_stats
 from mcr.relay.placement import PlacedRule
 from mcr.shm.segment import Counters, OutputCounters
+from mcr.stats.readings import Reading, rule_stats
 
 
 @attrs.frozen

@@ -4,8 +4,8 @@ from collections.abc import Collection, Mapping
 
 import attrs
 
-from mcr.readings import Reading
 from mcr.relay.placement import PlacedRule
+from mcr.stats.readings import Reading
 
 
 @attrs.frozen

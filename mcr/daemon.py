@@ -14,14 +14,14 @@ import trio
 
 from mcr import __version__
 from mcr._native import lib
-from mcr.actors.control_server import ControlServer, run_control_server
 from mcr.actors.network_watch import run_network_watch
 from mcr.actors.querier_watch import run_querier_watch
 from mcr.actors.rule_store import run_rule_store
 from mcr.actors.stats_aggregator import run_stats_aggregator
 from mcr.actors.worker_supervisor import WorkerSupervisor, run_worker_supervisor
-from mcr.api import Api
 from mcr.config.settings import Settings, disagreements, unknown_variables
+from mcr.control.methods import Api
+from mcr.control.server import ControlServer, run_control_server
 from mcr.diagnosis.consultation import Consultation
 from mcr.errors import describe_errno
 from mcr.logs.logger import LogControl, get_logger

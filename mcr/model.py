@@ -1,6 +1,6 @@
 """The values of MCR: frozen, validated when made, equal by content.
 
-Actors exchange them, the control protocol spells them as JSON (`mcr.wire`), and nothing here does any I/O.
+Actors exchange them, the control protocol spells them as JSON (`mcr.control.wire`), and nothing here does any I/O.
 Addresses are typed; only IPv4 is accepted so far.
 """
 

@@ -18,10 +18,12 @@ import trio
 import trio.testing
 
 from mcr import errors
-from mcr.actors import control_client, control_server
-from mcr.actors.control_server import ControlServer, run_control_server
-from mcr.api import Api
 from mcr.config.settings import Settings, from_environment
+from mcr.control import connection
+from mcr.control import server as control_server
+from mcr.control.methods import Api
+from mcr.control.peers import Peer, Rights
+from mcr.control.server import ControlServer, run_control_server
 from mcr.errors import McrError, RuleNotFound, UsageError
 from mcr.findings import Finding, Verdict
 from mcr.model import (
@@ -44,7 +46,6 @@ from mcr.model import (
     WorkerStats,
     WorkerView,
 )
-from mcr.rights import Peer, Rights
 
 LIST = {"jsonrpc": "2.0", "id": 1, "method": "list"}
 PING = {"jsonrpc": "2.0", "id": 1, "method": "ping"}
@@ -300,7 +301,7 @@ async def test_a_client_that_does_not_read_is_disconnected_and_disturbs_nobody(
     await sleeper.send(LIST)
     await actors.asked.wait()
     assert await other.ask(PING) == PONG
-    await trio.sleep(control_client.SEND_TIMEOUT + 1)
+    await trio.sleep(connection.SEND_TIMEOUT + 1)
     with trio.fail_after(1), pytest.raises(trio.BrokenResourceError):  # noqa: PT012
         while True:
             await sleeper.send(PING)

@@ -11,8 +11,8 @@ import attrs
 import pytest
 
 import mcr
-from mcr.api import Api
 from mcr.config.settings import Settings
+from mcr.control.methods import Api
 from mcr.errors import InvalidParams, LimitReached, McrError, MethodNotFound, RuleExists
 from mcr.model import (
     EgressStats,

@@ -15,9 +15,9 @@ from typing import Any
 
 import pytest
 
-from mcr import wire
 from mcr.cli import client
 from mcr.cli.client import Client
+from mcr.control import wire
 from mcr.errors import McrError, SystemFault
 
 LINE = "--input-interface eth0 --input-group 239.1.1.1 --input-port 5000 --outputs 239.2.2.2:5001:eth1"

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from mcr.control_socket import control_socket
+from mcr.control.listener import control_socket
 from mcr.errors import SystemFault
 
 

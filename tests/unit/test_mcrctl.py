@@ -512,7 +512,7 @@ def test_a_bug_out_of_a_nursery_is_not_hidden_by_an_error(monkeypatch):
 
 
 def test_nothing_slow_is_imported():
-    slow = {"trio", "attrs", "attr", "cattrs", "rich", "mcr.model", "mcr.wire", "logging", "asyncio"}
+    slow = {"trio", "attrs", "attr", "cattrs", "rich", "mcr.model", "mcr.control.wire", "logging", "asyncio"}
     code = "import mcr.cli.mcrctl, sys; print(*sys.modules)"
     loaded = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True).stdout.split()
     assert slow.isdisjoint(loaded)

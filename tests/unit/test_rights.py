@@ -5,7 +5,7 @@ import socket
 
 import pytest
 
-from mcr.rights import Peer, Rights, peer_of
+from mcr.control.peers import Peer, Rights, peer_of
 
 RIGHTS = Rights(own_uid=990, admins=991)
 

@@ -3,7 +3,7 @@
 import trio
 import trio.testing
 
-from mcr.turns import LONGEST_REST, Turns
+from mcr.control.turns import LONGEST_REST, Turns
 
 
 async def test_users_take_turns_and_rest_between_them(autojump_clock):

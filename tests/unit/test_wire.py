@@ -7,8 +7,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from mcr.control.wire import MAX_LINE, LineBuffer, Rejection, Request, encode_error, encode_result, parse_request
 from mcr.errors import InvalidParams, McrError, RuleNotFound
-from mcr.wire import MAX_LINE, LineBuffer, Rejection, Request, encode_error, encode_result, parse_request
 
 LIMIT = 20
 JSON = st.recursive(

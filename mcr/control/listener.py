@@ -11,9 +11,9 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
+from mcr.control.peers import peer_of
 from mcr.errors import SystemFault
 from mcr.process.accounts import SERVICE, describe_owner, own_group, own_user
-from mcr.rights import peer_of
 
 _BACKLOG = 128  # whoever comes next waits behind all of them
 _MODE = 0o660

@@ -22,15 +22,15 @@ from typing import Final
 import attrs
 import trio
 
-from mcr import wire
-from mcr.actors.control_client import SHORT, ControlClient, has_left
-from mcr.api import Api
-from mcr.control_socket import control_socket
+from mcr.control import wire
+from mcr.control.connection import SHORT, ControlClient, has_left
+from mcr.control.listener import control_socket
+from mcr.control.methods import Api
+from mcr.control.peers import Peer, Rights, peer_of
+from mcr.control.turns import Turns
 from mcr.errors import LimitReached, McrError, ShuttingDown, describe_errno
 from mcr.logs.logger import get_logger
 from mcr.model import Facility
-from mcr.rights import Peer, Rights, peer_of
-from mcr.turns import Turns
 
 MAX_CLIENTS: Final = 1_000
 """Connections at the same time. The next one is told so and closed."""

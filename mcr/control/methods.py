@@ -23,6 +23,7 @@ from cattrs.gen import make_dict_structure_fn, override
 import mcr
 from mcr.config.effective import effective_views
 from mcr.config.settings import Settings
+from mcr.control.wire import MANY, PROTOCOL
 from mcr.errors import InvalidParams, LimitReached, McrError, MethodNotFound
 from mcr.findings import Finding
 from mcr.model import (
@@ -43,7 +44,6 @@ from mcr.model import (
     automatic_rule_id,
     parse_address,
 )
-from mcr.wire import MANY, PROTOCOL
 
 _MAX_FAULTS = 3  # told in one error; nobody looks for many more
 _MANY_MEMBERS = 50  # of an object; none has as many

@@ -18,7 +18,7 @@ try:
 
     from mcr.cli.failure import run
     from mcr.errors import UsageError
-    from mcr.model import check_port, parse_address
+    from mcr.model.flow import check_port, parse_address
     from trafficgen.payload import DEFAULT_SIZE
     from trafficgen.receive import DEFAULT_RCVBUF, ReceiveProgress, receive
     from trafficgen.subscription import Subscription

@@ -15,7 +15,7 @@ import trio
 from mcr.actors.mailbox import Reply, Waiting, ask
 from mcr.errors import SystemFault
 from mcr.logs.logger import get_logger
-from mcr.model import Facility
+from mcr.model.log import Facility
 from mcr.net.buffer import set_buffer
 from mcr.net.network import Network
 from mcr.net.rtnetlink import DUMPS, GROUPS, Known, request_dump

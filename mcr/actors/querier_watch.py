@@ -20,7 +20,7 @@ import trio
 
 from mcr.errors import describe_errno
 from mcr.logs.logger import get_logger
-from mcr.model import Facility
+from mcr.model.log import Facility
 from mcr.net.filter.cbpf import IGMP_QUERIES, attach_filter
 
 log = get_logger(Facility.NETWORK)

@@ -17,7 +17,7 @@ import trio
 
 from mcr.errors import describe_errno
 from mcr.logs.logger import get_logger
-from mcr.model import Facility
+from mcr.model.log import Facility
 from mcr.worker.main import CALL, RECEPTION
 
 log = get_logger(Facility.SUPERVISOR)

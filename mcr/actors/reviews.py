@@ -17,7 +17,7 @@ import trio
 from mcr.actors.mailbox import Reply, ask
 from mcr.config.settings import Settings
 from mcr.logs.logger import get_logger
-from mcr.model import Facility
+from mcr.model.log import Facility
 from mcr.net.filter.suppress import Absorber
 from mcr.net.ip_bypass import UNSURE, EgressChanges, describe_hidden, find_bar, kernel_bar
 from mcr.net.local_receivers import LinkChanges, without_bystanders

@@ -16,7 +16,9 @@ from mcr.actors.worker_supervisor import WorkerSupervisor
 from mcr.errors import McrError, RuleExists, RuleNotFound
 from mcr.logs.logger import get_logger
 from mcr.logs.standing_reason import StandingReason
-from mcr.model import Address, Facility, Input, Rule, RuleChange, RuleView
+from mcr.model.flow import Address, Input
+from mcr.model.log import Facility
+from mcr.model.rule import Rule, RuleChange, RuleView
 from mcr.net.interfaces import name_in_rules
 from mcr.net.network import Network
 from mcr.rules.conditions import Conditions, judge, view_of

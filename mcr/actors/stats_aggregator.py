@@ -14,7 +14,8 @@ import trio
 from mcr.actors.mailbox import Reply, ask
 from mcr.logs.limit import UNLIMITED
 from mcr.logs.logger import get_logger
-from mcr.model import Facility, Level, Stats
+from mcr.model.log import Facility, Level
+from mcr.model.stats import Stats
 from mcr.relay.placement import PlacedRule
 from mcr.shm.records import Sample
 from mcr.shm.segment import Segment

@@ -24,7 +24,7 @@ from mcr._native import lib
 from mcr.actors.reception import Caller, Reception, open_reception
 from mcr.errors import describe_errno
 from mcr.logs.logger import get_logger
-from mcr.model import Facility
+from mcr.model.log import Facility
 from mcr.process.refusal import describe_refusal
 from mcr.shm import records
 from mcr.shm.ring import EventRing, RuleRing

@@ -30,7 +30,9 @@ from mcr.config.settings import Settings
 from mcr.errors import McrError
 from mcr.logs.logger import get_logger
 from mcr.logs.worker_records import describe, kind
-from mcr.model import Facility, Level, LogLevels, RuleChange, WorkerView
+from mcr.model.log import Facility, Level, LogLevels
+from mcr.model.rule import RuleChange
+from mcr.model.worker import WorkerView
 from mcr.net.network import Network
 from mcr.net.own import own_keys
 from mcr.net.patience import close_all

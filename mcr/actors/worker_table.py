@@ -9,7 +9,8 @@ import attrs
 
 from mcr.actors.worker_process import WorkerExited, WorkerProcess, WorkerStarted
 from mcr.logs.logger import get_logger
-from mcr.model import Facility, LogLevels, WorkerState, WorkerView
+from mcr.model.log import Facility, LogLevels
+from mcr.model.worker import WorkerState, WorkerView
 from mcr.relay.told import Told
 from mcr.shm import records
 from mcr.shm.segment import Segment

@@ -44,14 +44,14 @@ def interfaces(_context: click.Context, _: click.Parameter, incomplete: str) -> 
 
 def levels(_context: click.Context, _: click.Parameter, incomplete: str) -> list[str]:
     """Log levels."""
-    from mcr.model import Level  # noqa: PLC0415
+    from mcr.model.log import Level  # noqa: PLC0415
 
     return [level.label for level in Level if level.label.startswith(incomplete)]
 
 
 def facilities(_context: click.Context, _: click.Parameter, incomplete: str) -> list[str]:
     """Facilities of the log."""
-    from mcr.model import Facility  # noqa: PLC0415
+    from mcr.model.log import Facility  # noqa: PLC0415
 
     return [facility.label for facility in Facility if facility.label.startswith(incomplete)]
 

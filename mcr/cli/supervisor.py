@@ -13,7 +13,8 @@ from mcr.config.settings import CONTROL_SOCKET, VARIABLES, Settings, from_enviro
 from mcr.daemon import run_daemon
 from mcr.errors import InvalidParams, UsageError
 from mcr.logs.logger import setup_logging
-from mcr.model import Level, LogLevels, SettingView
+from mcr.model.log import Level, LogLevels
+from mcr.model.setting import SettingView
 from mcr.process.streams import spare_errors
 from mcr.worker.policy import usable_cores
 

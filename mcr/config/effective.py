@@ -15,7 +15,8 @@ from mcr.config.settings import (
     SEND_BUFFER,
     Settings,
 )
-from mcr.model import LogLevels, SettingView
+from mcr.model.log import LogLevels
+from mcr.model.setting import SettingView
 from mcr.net.buffer import granted
 from mcr.net.capture import BufferPools
 from mcr.net.ip_bypass import find_bar, kernel_bar

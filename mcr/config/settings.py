@@ -7,7 +7,9 @@ from typing import Final
 import attrs
 
 from mcr.errors import UsageError
-from mcr.model import MAX_BATCH, LogLevels, SettingView
+from mcr.model.limits import MAX_BATCH
+from mcr.model.log import LogLevels
+from mcr.model.setting import SettingView
 from mcr.net.capture import BufferPools
 
 CONTROL_SOCKET = "MCR_CONTROL_SOCKET"

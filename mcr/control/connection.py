@@ -9,7 +9,7 @@ import trio
 from mcr.control import wire
 from mcr.control.peers import Peer
 from mcr.logs.logger import get_logger
-from mcr.model import Facility
+from mcr.model.log import Facility
 
 SEND_TIMEOUT: Final = 10
 """Seconds for a client to read a reply. Ordinary replies fit into the socket's buffer and wait for nobody."""

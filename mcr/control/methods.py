@@ -25,25 +25,13 @@ from mcr.config.effective import effective_views
 from mcr.config.settings import Settings
 from mcr.control.wire import MANY, PROTOCOL
 from mcr.errors import InvalidParams, LimitReached, McrError, MethodNotFound
-from mcr.findings import Finding
-from mcr.model import (
-    MAX_OUTPUTS,
-    MAX_OUTPUTS_PER_RULE,
-    MAX_RULES,
-    Facility,
-    Input,
-    Level,
-    LogLevels,
-    LogLine,
-    Output,
-    Rule,
-    RuleStats,
-    RuleView,
-    Stats,
-    WorkerView,
-    automatic_rule_id,
-    parse_address,
-)
+from mcr.model.finding import Finding
+from mcr.model.flow import Input, parse_address
+from mcr.model.limits import MAX_OUTPUTS, MAX_OUTPUTS_PER_RULE, MAX_RULES
+from mcr.model.log import Facility, Level, LogLevels, LogLine
+from mcr.model.rule import Output, Rule, RuleView, automatic_rule_id
+from mcr.model.stats import RuleStats, Stats
+from mcr.model.worker import WorkerView
 
 _MAX_FAULTS = 3  # told in one error; nobody looks for many more
 _MANY_MEMBERS = 50  # of an object; none has as many

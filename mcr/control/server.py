@@ -30,7 +30,7 @@ from mcr.control.peers import Peer, Rights, peer_of
 from mcr.control.turns import Turns
 from mcr.errors import LimitReached, McrError, ShuttingDown, describe_errno
 from mcr.logs.logger import get_logger
-from mcr.model import Facility
+from mcr.model.log import Facility
 
 MAX_CLIENTS: Final = 1_000
 """Connections at the same time. The next one is told so and closed."""

@@ -16,9 +16,10 @@ from mcr.diagnosis.doctor import Relay, examine
 from mcr.diagnosis.present import present_names, present_view
 from mcr.diagnosis.why import Walk
 from mcr.errors import LimitReached, McrError, RuleNotFound, ShuttingDown
-from mcr.findings import Finding
 from mcr.logs.logger import get_logger
-from mcr.model import Facility, RuleView
+from mcr.model.finding import Finding
+from mcr.model.log import Facility
+from mcr.model.rule import RuleView
 
 log = get_logger(Facility.CONTROL)
 

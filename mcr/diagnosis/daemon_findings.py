@@ -6,8 +6,9 @@ from collections.abc import Mapping
 
 from mcr.diagnosis.send_errors import is_lately, newest_error
 from mcr.errors import describe_errno
-from mcr.findings import Finding, Verdict
-from mcr.model import OutputStats, Stats, WorkerState, WorkerView
+from mcr.model.finding import Finding, Verdict
+from mcr.model.stats import OutputStats, Stats
+from mcr.model.worker import WorkerState, WorkerView
 from mcr.net.capture import BufferPools, slot_size
 from mcr.net.links import Link
 from mcr.net.machine import CAPABILITIES, Process, Self

@@ -8,8 +8,12 @@ import attrs
 
 from mcr.config.settings import ABSORB, Settings, is_asked_for
 from mcr.diagnosis import daemon_findings, flow_findings, link_findings, machine_findings, parse_errors
-from mcr.findings import Finding, Verdict
-from mcr.model import Address, LogLevels, RuleState, RuleView, Stats, WorkerView
+from mcr.model.finding import Finding, Verdict
+from mcr.model.flow import Address
+from mcr.model.log import LogLevels
+from mcr.model.rule import RuleState, RuleView
+from mcr.model.stats import Stats
+from mcr.model.worker import WorkerView
 from mcr.net.capture import COPY_BYTES, describes_super_frames
 from mcr.net.firewall import Firewall, look_at_firewall
 from mcr.net.ip_bypass import find_bar, kernel_bar

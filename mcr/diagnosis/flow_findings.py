@@ -6,8 +6,9 @@ from typing import Final
 
 import attrs
 
-from mcr.findings import Finding, Verdict
-from mcr.model import Address, Input, RuleStats, Stats
+from mcr.model.finding import Finding, Verdict
+from mcr.model.flow import Address, Input
+from mcr.model.stats import RuleStats, Stats
 from mcr.net.routes import Neighbour, Path
 from mcr.tap.sighting import Sighting
 

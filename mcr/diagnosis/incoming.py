@@ -8,8 +8,11 @@ import attrs
 
 from mcr.diagnosis import parse_errors
 from mcr.diagnosis.queriers import Queriers, judge_querier_of_a_flow, judge_querier_without_a_flow
-from mcr.findings import Finding, Verdict
-from mcr.model import Address, Input, RuleState, RuleView, Stats, WorkerState, WorkerView
+from mcr.model.finding import Finding, Verdict
+from mcr.model.flow import Address, Input
+from mcr.model.rule import RuleState, RuleView
+from mcr.model.stats import Stats
+from mcr.model.worker import WorkerState, WorkerView
 from mcr.net.links import Link
 from mcr.tap.sighting import ETH_P_8021AD, Look, Sighting, Tag
 

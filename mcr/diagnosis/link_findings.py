@@ -4,8 +4,8 @@ from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping
 from itertools import islice
 
-from mcr.findings import Finding, Verdict
-from mcr.model import RuleState, RuleView
+from mcr.model.finding import Finding, Verdict
+from mcr.model.rule import RuleState, RuleView
 from mcr.net.links import Link
 from mcr.rules.conditions import Attachment
 

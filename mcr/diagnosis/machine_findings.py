@@ -4,8 +4,8 @@ import errno
 import re
 
 from mcr.errors import describe_errno
-from mcr.findings import Finding, Verdict
-from mcr.model import WorkerView
+from mcr.model.finding import Finding, Verdict
+from mcr.model.worker import WorkerView
 from mcr.net.firewall import Chain, Firewall
 from mcr.net.machine import Machine, Self
 

@@ -8,8 +8,10 @@ from typing import Final
 from mcr.diagnosis.incoming import judge_link
 from mcr.diagnosis.send_errors import is_lately, newest_error
 from mcr.errors import describe_errno
-from mcr.findings import Finding, Verdict
-from mcr.model import Address, Output, OutputStats
+from mcr.model.finding import Finding, Verdict
+from mcr.model.flow import Address
+from mcr.model.rule import Output
+from mcr.model.stats import OutputStats
 from mcr.net.arp import ASKED_TIMES
 from mcr.net.links import Link
 from mcr.net.routes import Neighbour, Path

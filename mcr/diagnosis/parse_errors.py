@@ -4,8 +4,8 @@ from typing import Final
 
 import attrs
 
-from mcr.findings import Finding, Verdict
-from mcr.model import InterfaceStats, ParseErrors, Stats
+from mcr.model.finding import Finding, Verdict
+from mcr.model.stats import InterfaceStats, ParseErrors, Stats
 
 _LOOPS_NOW: Final = 60.0
 """Seconds after the last looped datagram until a loop counts as over."""

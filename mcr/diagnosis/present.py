@@ -6,7 +6,8 @@ from contextlib import suppress
 
 import attrs
 
-from mcr.model import RuleView, Stats
+from mcr.model.rule import RuleView
+from mcr.model.stats import Stats
 from mcr.rules.conditions import Attachment
 
 

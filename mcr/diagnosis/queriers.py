@@ -6,7 +6,7 @@ from typing import Final
 import attrs
 
 from mcr.actors.querier_watch import Hearing
-from mcr.findings import Finding, Verdict
+from mcr.model.finding import Finding, Verdict
 from mcr.net.firewall import Firewall
 
 _QUERY_SECONDS: Final = 125  # between two queries, by default (RFC 3376, 8.2)

@@ -2,7 +2,7 @@
 
 from typing import Final
 
-from mcr.model import OutputStats
+from mcr.model.stats import OutputStats
 
 _LATELY: Final = 600.0  # seconds after the newest error until errors count as over
 

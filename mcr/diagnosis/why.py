@@ -30,8 +30,11 @@ from mcr.diagnosis.outgoing import judge_output
 from mcr.diagnosis.present import present_stats
 from mcr.diagnosis.queriers import Queriers
 from mcr.errors import RuleNotFound, SystemFault
-from mcr.findings import Finding, Verdict
-from mcr.model import Input, Output, OutputStats, RuleView, Stats, WorkerView
+from mcr.model.finding import Finding, Verdict
+from mcr.model.flow import Input
+from mcr.model.rule import Output, RuleView
+from mcr.model.stats import OutputStats, Stats
+from mcr.model.worker import WorkerView
 from mcr.net.firewall import Firewall, look_at_firewall
 from mcr.net.links import Link, read_links
 from mcr.net.machine import count_unroutable

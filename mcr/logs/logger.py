@@ -27,7 +27,7 @@ from typing import Final, Literal, Protocol
 import attrs
 
 from mcr.logs.limit import LogLimit
-from mcr.model import Facility, Level, LogLevels, LogLine
+from mcr.model.log import Facility, Level, LogLevels, LogLine
 from mcr.text.visible import visible
 
 LogFormat = Literal["text", "json"]

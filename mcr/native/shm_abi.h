@@ -264,7 +264,7 @@ enum mcr_level {
 	MCR_LEVEL_TRACE,
 };
 
-/* The facilities that speak in a worker; numbered as in mcr/model.py. */
+/* The facilities that speak in a worker; numbered as in mcr/model/log.py. */
 enum mcr_facility {
 	MCR_FACILITY_WORKER = 5,
 	MCR_FACILITY_INGRESS = 6,

@@ -13,7 +13,7 @@ from contextlib import ExitStack
 from ipaddress import IPv4Address
 from typing import Final, cast
 
-from mcr.model import Address
+from mcr.model.flow import Address
 from mcr.net.links import Link
 
 ASKED_TIMES: Final = 3

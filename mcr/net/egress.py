@@ -5,7 +5,7 @@ import socket
 import struct
 
 from mcr.errors import SystemFault
-from mcr.model import Address
+from mcr.model.flow import Address
 from mcr.net.buffer import set_buffer
 from mcr.net.filter.cbpf import REJECT_ALL, attach_filter
 from mcr.net.interfaces import Interface

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 
 from mcr._native import ffi, lib
 from mcr.errors import check_result
-from mcr.model import Address
+from mcr.model.flow import Address
 
 
 def find_gateways(interface: int, groups: Sequence[Address]) -> frozenset[Address]:

@@ -11,7 +11,7 @@ import struct
 from collections import Counter
 
 from mcr.errors import SystemFault
-from mcr.model import Address
+from mcr.model.flow import Address
 from mcr.net.interfaces import Interface
 from mcr.net.patience import set_option
 

@@ -18,7 +18,8 @@ import attrs
 
 from mcr._native import ffi, lib
 from mcr.errors import check_result
-from mcr.model import MAX_TRAIN, Address
+from mcr.model.flow import Address
+from mcr.model.limits import MAX_TRAIN
 from mcr.net.buffer import set_buffer
 from mcr.net.interfaces import bind_packet
 from mcr.net.netlink import look_at_links

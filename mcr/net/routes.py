@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import attrs
 
-from mcr.model import Address
+from mcr.model.flow import Address
 from mcr.net.arp import ask_neighbours
 from mcr.net.links import Link
 

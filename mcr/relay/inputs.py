@@ -12,7 +12,8 @@ import attrs
 
 from mcr.config.settings import Settings
 from mcr.errors import McrError
-from mcr.model import MAX_INTERFACES, Input
+from mcr.model.flow import Input
+from mcr.model.limits import MAX_INTERFACES
 from mcr.net.capture import CaptureGroup, open_captures, reject
 from mcr.net.filter.base import Rejected, open_screen
 from mcr.net.filter.cbpf import Wanted

@@ -16,7 +16,10 @@ from mcr.config.settings import Settings
 from mcr.errors import McrError
 from mcr.logs.logger import get_logger
 from mcr.logs.standing_reason import StandingReason
-from mcr.model import MAX_INTERFACES, MAX_NEIGHBOURS, Address, Facility, Rule
+from mcr.model.flow import Address
+from mcr.model.limits import MAX_INTERFACES, MAX_NEIGHBOURS
+from mcr.model.log import Facility
+from mcr.model.rule import Rule
 from mcr.net.egress import open_egress
 from mcr.net.gateways import find_gateways
 from mcr.net.interfaces import Interface

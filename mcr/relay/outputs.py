@@ -15,7 +15,10 @@ import attrs
 from mcr.config.settings import Settings
 from mcr.errors import McrError, describe_errno
 from mcr.logs.logger import get_logger
-from mcr.model import MAX_INTERFACES, Address, Facility, Rule
+from mcr.model.flow import Address
+from mcr.model.limits import MAX_INTERFACES
+from mcr.model.log import Facility
+from mcr.model.rule import Rule
 from mcr.net.egress import open_egress
 from mcr.net.interfaces import Interface, find_interface, has_lost_its_interface, is_there, open_witness
 from mcr.net.ip_bypass import UNSURE

@@ -4,7 +4,8 @@ from collections.abc import Collection, Mapping, Sequence
 
 import attrs
 
-from mcr.model import Address, Rule
+from mcr.model.flow import Address
+from mcr.model.rule import Rule
 
 Sources = Mapping[tuple[Address, int, str], Address]
 """By an output's destination: the address that raw frames to it come from, where they may be sent."""

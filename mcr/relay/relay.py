@@ -15,7 +15,9 @@ import trio
 from mcr.config.settings import Settings
 from mcr.errors import LimitReached, McrError
 from mcr.logs.logger import get_logger
-from mcr.model import MAX_OUTPUTS, MAX_RULES, Facility, Rule, RuleChange
+from mcr.model.limits import MAX_OUTPUTS, MAX_RULES
+from mcr.model.log import Facility
+from mcr.model.rule import Rule, RuleChange
 from mcr.net.filter.suppress import Absorber
 from mcr.net.interfaces import Interface, find_interface, is_there, look_again
 from mcr.net.network import Network

@@ -10,7 +10,8 @@ from itertools import chain
 
 import attrs
 
-from mcr.model import Address, Output, OutputView, Rule, RuleState, RuleView
+from mcr.model.flow import Address
+from mcr.model.rule import Output, OutputView, Rule, RuleState, RuleView
 from mcr.net.network import Link, Network
 
 _BRIDGE = "bridge"

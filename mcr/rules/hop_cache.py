@@ -8,7 +8,8 @@ from itertools import islice
 
 import trio
 
-from mcr.model import MAX_OUTPUTS, Address
+from mcr.model.flow import Address
+from mcr.model.limits import MAX_OUTPUTS
 from mcr.net.network import Neighbour, Network
 from mcr.net.next_hop import find_next_hops, find_unanswered
 from mcr.rules.conditions import Attachment, Hop, find_oddity

@@ -5,7 +5,8 @@ from collections.abc import Iterable, Mapping
 from ipaddress import IPv4Address
 from typing import Final
 
-from mcr.model import Address, Level
+from mcr.model.flow import Address
+from mcr.model.log import Level
 from mcr.net.network import Network
 from mcr.rules.conditions import Attachment, Hop
 from mcr.text.plurals import counted

@@ -5,7 +5,8 @@ from typing import Final
 
 import attrs
 
-from mcr.model import Level, RuleState
+from mcr.model.log import Level
+from mcr.model.rule import RuleState
 from mcr.rules.conditions import WELL, Condition
 from mcr.text.plurals import counted
 

@@ -8,7 +8,8 @@ from typing import Any
 import attrs
 
 from mcr._native import ffi, lib
-from mcr.model import Address, Facility, Level, LogLevels
+from mcr.model.flow import Address
+from mcr.model.log import Facility, Level, LogLevels
 
 _HEAD = struct.Struct("=II")  # struct mcr_record
 _ALIGNMENT = 8

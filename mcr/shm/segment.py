@@ -13,7 +13,7 @@ from typing import Any, Self
 import attrs
 
 from mcr._native import ffi, lib
-from mcr.model import ParseErrors
+from mcr.model.stats import ParseErrors
 
 ENGINES = {lib.MCR_ENGINE_URING: "io_uring", lib.MCR_ENGINE_POLL: "poll"}
 """How a worker enters the kernel, by its number in the segment's header."""

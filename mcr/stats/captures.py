@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 import attrs
 
-from mcr.model import InterfaceStats, ParseErrors
+from mcr.model.stats import InterfaceStats, ParseErrors
 from mcr.net.capture import read_count
 from mcr.net.filter.base import Rejected
 from mcr.net.patience import close_all

@@ -6,7 +6,7 @@ from time import monotonic
 import attrs
 
 from mcr.errors import describe_errno
-from mcr.model import EgressStats, IngressStats, OutputStats, ParseErrors, RuleStats, WorkerStats
+from mcr.model.stats import EgressStats, IngressStats, OutputStats, ParseErrors, RuleStats, WorkerStats
 from mcr.relay.placement import PlacedRule
 from mcr.shm.segment import Counters, OutputCounters, Totals
 

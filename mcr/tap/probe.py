@@ -19,7 +19,7 @@ from typing import Final, NamedTuple
 import attrs
 
 from mcr.errors import SystemFault
-from mcr.model import Input
+from mcr.model.flow import Input
 from mcr.net.filter.cbpf import REJECT_ALL, Wanted, attach_filter, select_kin
 from mcr.net.patience import set_option
 from mcr.tap.sighting import ETH_P_8021Q, Datagram, Look, Query, Sighting, Tag, identify

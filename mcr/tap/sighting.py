@@ -9,7 +9,7 @@ from typing import Final, NamedTuple
 
 import attrs
 
-from mcr.model import Address, Input
+from mcr.model.flow import Address, Input
 
 ETH_P_8021Q: Final = 0x8100
 ETH_P_8021AD: Final = 0x88A8

@@ -11,7 +11,7 @@ from collections.abc import Iterable
 from contextlib import ExitStack
 from typing import Final, cast
 
-from mcr.model import Input
+from mcr.model.flow import Input
 from mcr.net.filter.cbpf import REJECT_ALL, Instruction, Wanted, attach_filter, select_groups, select_udp
 from mcr.net.links import Link
 from mcr.tap.sighting import Datagram, Sighting, identify

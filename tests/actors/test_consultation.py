@@ -13,17 +13,9 @@ from mcr.diagnosis import consultation, why
 from mcr.diagnosis.consultation import Consultation
 from mcr.diagnosis.incoming import matched
 from mcr.errors import LimitReached, McrError, RuleNotFound
-from mcr.model import (
-    EgressStats,
-    IngressStats,
-    Input,
-    Output,
-    Rule,
-    RuleState,
-    RuleStats,
-    RuleView,
-    Stats,
-)
+from mcr.model.flow import Input
+from mcr.model.rule import Output, Rule, RuleState, RuleView
+from mcr.model.stats import EgressStats, IngressStats, RuleStats, Stats
 from mcr.rules.conditions import Attachment, Conditions, Standing, view_of
 from mcr.tap.sighting import Look, Sighting
 

@@ -25,27 +25,12 @@ from mcr.control.methods import Api
 from mcr.control.peers import Peer, Rights
 from mcr.control.server import ControlServer, run_control_server
 from mcr.errors import McrError, RuleNotFound, UsageError
-from mcr.findings import Finding, Verdict
-from mcr.model import (
-    EgressStats,
-    Facility,
-    IngressStats,
-    Input,
-    InterfaceStats,
-    Level,
-    LogLevels,
-    LogLine,
-    OutputStats,
-    OutputView,
-    Rule,
-    RuleState,
-    RuleStats,
-    RuleView,
-    Stats,
-    WorkerState,
-    WorkerStats,
-    WorkerView,
-)
+from mcr.model.finding import Finding, Verdict
+from mcr.model.flow import Input
+from mcr.model.log import Facility, Level, LogLevels, LogLine
+from mcr.model.rule import OutputView, Rule, RuleState, RuleView
+from mcr.model.stats import EgressStats, IngressStats, InterfaceStats, OutputStats, RuleStats, Stats, WorkerStats
+from mcr.model.worker import WorkerState, WorkerView
 
 LIST = {"jsonrpc": "2.0", "id": 1, "method": "list"}
 PING = {"jsonrpc": "2.0", "id": 1, "method": "ping"}

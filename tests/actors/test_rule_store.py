@@ -12,7 +12,8 @@ import trio.testing
 
 from mcr.actors.rule_store import ACTIVATION_SECONDS, RuleStore, run_rule_store
 from mcr.errors import InterfaceNotFound, LimitReached, McrError, RuleExists, RuleNotFound
-from mcr.model import Input, Output, Rule, RuleChange, RuleState, automatic_rule_id
+from mcr.model.flow import Input
+from mcr.model.rule import Output, Rule, RuleChange, RuleState, automatic_rule_id
 from mcr.net import network
 from mcr.rules import hop_cache
 from mcr.rules.conditions import Attachment, Standing

@@ -10,7 +10,9 @@ import trio
 
 from mcr.actors import stats_aggregator
 from mcr.actors.stats_aggregator import StatsAggregator, run_stats_aggregator
-from mcr.model import Input, Output, Rule, Stats
+from mcr.model.flow import Input
+from mcr.model.rule import Output, Rule
+from mcr.model.stats import Stats
 from mcr.relay.placement import PlacedRule
 from mcr.shm.segment import Segment
 

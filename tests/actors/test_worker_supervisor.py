@@ -14,7 +14,8 @@ from mcr.actors.stats_aggregator import run_stats_aggregator
 from mcr.actors.worker_process import Post, WorkerStarted
 from mcr.actors.worker_supervisor import WorkerSupervisor, run_worker_supervisor
 from mcr.config.settings import Settings
-from mcr.model import LogLevels, RuleChange
+from mcr.model.log import LogLevels
+from mcr.model.rule import RuleChange
 from mcr.net.network import Network
 from mcr.relay.relay import Relay, Step
 from mcr.shm import records

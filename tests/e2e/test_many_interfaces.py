@@ -7,7 +7,7 @@ import pytest
 
 from conftest import MakeMcr
 from lab import Lab, Namespace
-from mcr.model import MAX_INTERFACES
+from mcr.model.limits import MAX_INTERFACES
 from mcr_process import SLOWNESS, Receiver, Sender, wait_until
 
 pytestmark = pytest.mark.alone

@@ -14,26 +14,11 @@ import mcr
 from mcr.config.settings import Settings
 from mcr.control.methods import Api
 from mcr.errors import InvalidParams, LimitReached, McrError, MethodNotFound, RuleExists
-from mcr.model import (
-    EgressStats,
-    Facility,
-    IngressStats,
-    Input,
-    InterfaceStats,
-    Level,
-    LogLevels,
-    Output,
-    OutputStats,
-    OutputView,
-    Rule,
-    RuleState,
-    RuleStats,
-    RuleView,
-    Stats,
-    WorkerState,
-    WorkerStats,
-    WorkerView,
-)
+from mcr.model.flow import Input
+from mcr.model.log import Facility, Level, LogLevels
+from mcr.model.rule import Output, OutputView, Rule, RuleState, RuleView
+from mcr.model.stats import EgressStats, IngressStats, InterfaceStats, OutputStats, RuleStats, Stats, WorkerStats
+from mcr.model.worker import WorkerState, WorkerView
 
 RULE = {
     "input": {"interface": "eth0", "group": "239.1.1.1", "port": 5000},

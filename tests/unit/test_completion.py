@@ -13,7 +13,7 @@ from mcr.cli import session
 from mcr.cli.mcrctl import cli
 from mcr.cli.supervisor import mcrd
 from mcr.errors import SystemFault
-from mcr.model import Facility, Level
+from mcr.model.log import Facility, Level
 
 BIN = Path(sys.executable).parent
 LEVELS = [level.label for level in Level]

@@ -5,7 +5,8 @@ from ipaddress import IPv4Address, IPv4Interface
 import attrs
 import pytest
 
-from mcr.model import Input, Output, Rule, RuleState
+from mcr.model.flow import Input
+from mcr.model.rule import Output, Rule, RuleState
 from mcr.net.network import Link, Neighbour, Network
 from mcr.rules.conditions import (
     Attachment,

@@ -16,24 +16,21 @@ from mcr.config.settings import Settings
 from mcr.diagnosis import daemon_findings, link_findings, machine_findings, parse_errors
 from mcr.diagnosis.doctor import Relay, examine
 from mcr.errors import describe_errno
-from mcr.findings import Finding, Verdict
-from mcr.model import (
+from mcr.model.finding import Finding, Verdict
+from mcr.model.flow import Input
+from mcr.model.log import LogLevels
+from mcr.model.rule import OutputView, RuleState, RuleView
+from mcr.model.stats import (
     EgressStats,
     IngressStats,
-    Input,
     InterfaceStats,
-    LogLevels,
     OutputStats,
-    OutputView,
     ParseErrors,
-    RuleState,
     RuleStats,
-    RuleView,
     Stats,
-    WorkerState,
     WorkerStats,
-    WorkerView,
 )
+from mcr.model.worker import WorkerState, WorkerView
 from mcr.net.capture import BufferPools
 from mcr.net.firewall import Chain, Firewall
 from mcr.net.links import Link

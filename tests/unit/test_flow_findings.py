@@ -6,8 +6,9 @@ from ipaddress import IPv4Address
 import pytest
 
 from mcr.diagnosis.flow_findings import find_idle, judge_matches, judge_neighbours
-from mcr.findings import Finding, Verdict
-from mcr.model import EgressStats, IngressStats, Input, OutputStats, RuleStats, Stats
+from mcr.model.finding import Finding, Verdict
+from mcr.model.flow import Input
+from mcr.model.stats import EgressStats, IngressStats, OutputStats, RuleStats, Stats
 from mcr.net.routes import Neighbour, Path
 from mcr.tap.sighting import Sighting
 

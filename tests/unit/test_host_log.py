@@ -5,7 +5,7 @@ from ipaddress import IPv4Address
 import attrs
 import pytest
 
-from mcr.model import Level
+from mcr.model.log import Level
 from mcr.net.network import Neighbour, Network
 from mcr.rules.conditions import Attachment, Hop
 from mcr.rules.host_log import HostLog

@@ -2,7 +2,8 @@
 
 import pytest
 
-from mcr.model import Level, RuleState
+from mcr.model.log import Level
+from mcr.model.rule import RuleState
 from mcr.rules.conditions import WELL, Condition
 from mcr.rules.interface_log import InterfaceLog, Users
 

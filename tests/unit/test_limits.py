@@ -1,17 +1,17 @@
 """The limits that requests are checked against are those of the worker's tables."""
 
-from mcr import model
 from mcr._native import lib
+from mcr.model import limits
 
 
 def test_limits_are_the_native_ones() -> None:
     ours = (
-        model.MAX_RULES,
-        model.MAX_OUTPUTS,
-        model.MAX_OUTPUTS_PER_RULE,
-        model.MAX_INTERFACES,
-        model.MAX_NEIGHBOURS,
-        model.MAX_BATCH,
+        limits.MAX_RULES,
+        limits.MAX_OUTPUTS,
+        limits.MAX_OUTPUTS_PER_RULE,
+        limits.MAX_INTERFACES,
+        limits.MAX_NEIGHBOURS,
+        limits.MAX_BATCH,
     )
     assert ours == (
         lib.MCR_MAX_RULES,

@@ -15,7 +15,7 @@ import pytest
 from mcr.logs import logger
 from mcr.logs.limit import BURST
 from mcr.logs.logger import LogControl, LogFormat, get_logger, setup_logging
-from mcr.model import Facility, Level, LogLevels
+from mcr.model.log import Facility, Level, LogLevels
 
 log = get_logger(Facility.SUPERVISOR)
 

@@ -12,7 +12,7 @@ from scapy.packet import Packet, Raw
 
 from lab import Lab
 from mcr.errors import SystemFault
-from mcr.model import Input
+from mcr.model.flow import Input
 from mcr.net.links import Link
 from mcr.tap.probe import look_at_wire
 from mcr.tap.sighting import Datagram, Look, Sighting, Tag, identify

@@ -7,19 +7,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mcr.errors import InvalidParams, McrError
-from mcr.model import (
-    MAX_OUTPUTS_PER_RULE,
-    Facility,
-    Input,
-    Level,
-    LogLevels,
-    Output,
-    Rule,
-    automatic_rule_id,
-    check_interface_name,
-    check_port,
-    parse_address,
-)
+from mcr.model.flow import Input, check_interface_name, check_port, parse_address
+from mcr.model.limits import MAX_OUTPUTS_PER_RULE
+from mcr.model.log import Facility, Level, LogLevels
+from mcr.model.rule import Output, Rule, automatic_rule_id
 
 GROUP = IPv4Address("239.1.1.1")
 INPUT = Input("eth0", GROUP, 5000)

@@ -6,7 +6,7 @@ import socket
 import pytest
 
 from mcr.config.settings import Settings
-from mcr.model import LogLevels
+from mcr.model.log import LogLevels
 from mcr.net.interfaces import Interface
 from mcr.net.ip_bypass import UNSURE
 from mcr.net.network import Link, Network

@@ -6,7 +6,8 @@ from typing import cast
 
 import attrs
 
-from mcr.model import Input, Output, Rule
+from mcr.model.flow import Input
+from mcr.model.rule import Output, Rule
 from mcr.relay.placement import PlacedRule
 from mcr.shm.segment import Counters, OutputCounters
 from mcr.stats.readings import Reading, rule_stats

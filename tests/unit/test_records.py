@@ -6,7 +6,7 @@ from ipaddress import ip_address
 import pytest
 
 from mcr._native import ffi, lib
-from mcr.model import Level, LogLevels
+from mcr.model.log import Level, LogLevels
 from mcr.shm import records
 
 

@@ -12,7 +12,7 @@ import pytest
 
 from lab import Lab, Namespace
 from mcr.errors import SystemFault
-from mcr.model import MAX_RULES
+from mcr.model.limits import MAX_RULES
 from mcr.net.filter.base import Rejected, Screen, open_screen
 from mcr.net.filter.cbpf import REJECT_ALL, Wanted, attach_filter, select_udp
 from mcr.net.filter.classic import ClassicScreen

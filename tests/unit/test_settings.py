@@ -4,7 +4,7 @@ import pytest
 from mcr.config.effective import effective_views
 from mcr.config.settings import VARIABLES, Settings, disagreements, from_environment, unknown_variables
 from mcr.errors import UsageError
-from mcr.model import Level, LogLevels
+from mcr.model.log import Level, LogLevels
 
 CHOSEN = Settings("/run/mcr/control.sock", 2, LogLevels())
 

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mcr._native import lib
-from mcr.model import LogLevels
+from mcr.model.log import LogLevels
 from mcr.relay.told import Told
 from mcr.shm import records
 from mcr.shm.records import Command

@@ -10,21 +10,11 @@ import pytest
 from mcr.actors.querier_watch import Hearing
 from mcr.diagnosis.incoming import Entrance, judge_arrival, judge_entrance, judge_match, judge_rule, judge_taking
 from mcr.diagnosis.queriers import Queriers
-from mcr.findings import Finding, Verdict
-from mcr.model import (
-    EgressStats,
-    IngressStats,
-    Input,
-    InterfaceStats,
-    Output,
-    ParseErrors,
-    RuleState,
-    RuleStats,
-    RuleView,
-    Stats,
-    WorkerState,
-    WorkerView,
-)
+from mcr.model.finding import Finding, Verdict
+from mcr.model.flow import Input
+from mcr.model.rule import Output, RuleState, RuleView
+from mcr.model.stats import EgressStats, IngressStats, InterfaceStats, ParseErrors, RuleStats, Stats
+from mcr.model.worker import WorkerState, WorkerView
 from mcr.net.firewall import Chain, Firewall
 from mcr.net.links import Link
 from mcr.tap.sighting import Look, Sighting, Tag

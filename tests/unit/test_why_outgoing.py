@@ -7,8 +7,9 @@ import attrs
 import pytest
 
 from mcr.diagnosis.outgoing import judge_output
-from mcr.findings import Finding, Verdict
-from mcr.model import Output, OutputStats
+from mcr.model.finding import Finding, Verdict
+from mcr.model.rule import Output
+from mcr.model.stats import OutputStats
 from mcr.net.links import Link
 from mcr.net.routes import Neighbour, Path, is_broadcast
 

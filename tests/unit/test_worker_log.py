@@ -7,7 +7,7 @@ import pytest
 
 from mcr._native import lib
 from mcr.logs.worker_records import WORDINGS, describe, kind
-from mcr.model import Facility, Level
+from mcr.model.log import Facility, Level
 from mcr.shm.records import LogRecord
 
 

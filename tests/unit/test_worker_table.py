@@ -8,7 +8,7 @@ import trio
 
 from mcr.actors.worker_process import WorkerExited, WorkerProcess, WorkerStarted
 from mcr.actors.worker_table import WorkerTable
-from mcr.model import LogLevels
+from mcr.model.log import LogLevels
 from mcr.shm import records
 
 

@@ -10,7 +10,7 @@ from typing import Protocol
 
 from mcr.errors import describe_errno
 from mcr.logs.logger import get_logger
-from mcr.model import Facility
+from mcr.model.log import Facility
 from mcr.net.filter.cbpf import Wanted
 from mcr.net.filter.classic import ClassicScreen
 from mcr.net.filter.ebpf import MapScreen

@@ -7,7 +7,7 @@ from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
-from mcr.model import Address
+from mcr.model.flow import Address
 
 _SO_ATTACH_FILTER = 26
 _SO_ATTACH_BPF = 50

@@ -9,7 +9,7 @@ import attrs
 
 from mcr.errors import SystemFault, describe_errno
 from mcr.logs.logger import get_logger
-from mcr.model import Facility
+from mcr.model.log import Facility
 from mcr.net.capture import read_count
 from mcr.net.filter.cbpf import ACCEPT_UDP, REJECT_ALL, Instruction, Wanted, attach_filter, select_udp
 from mcr.net.filter.suppress import Absorber

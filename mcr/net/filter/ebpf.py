@@ -9,7 +9,7 @@ from typing import Any
 from mcr._native import ffi, lib
 from mcr.errors import SystemFault, check_result, describe_errno
 from mcr.logs.logger import get_logger
-from mcr.model import Facility
+from mcr.model.log import Facility
 from mcr.net.filter.cbpf import ACCEPT_UDP, Wanted, attach_filter, attach_program
 from mcr.net.filter.suppress import Absorber
 from mcr.net.interfaces import Interface

@@ -10,7 +10,7 @@ import socket
 from mcr._native import lib
 from mcr.errors import check_result, describe_errno
 from mcr.logs.logger import get_logger
-from mcr.model import Facility
+from mcr.model.log import Facility
 from mcr.net.local_receivers import LinkChanges
 from mcr.net.patience import close_after_exit
 

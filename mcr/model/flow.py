@@ -1,0 +1,77 @@
+"""What a rule matches: an input interface, a group and a port."""
+
+import socket
+from contextlib import suppress
+from ipaddress import AddressValueError, IPv4Address, IPv6Address, ip_address
+
+import attrs
+
+from mcr.errors import InvalidParams
+
+Address = IPv4Address | IPv6Address
+
+_INTERFACE_NAME_MAX = 15  # IFNAMSIZ without the terminating NUL
+
+
+def parse_address(text: str, what: str) -> Address:
+    """Turn text into an address.
+
+    Args:
+        text: the address as the operator wrote it.
+        what: what the address is for, to name it in the error ("input group").
+    """
+    with suppress(OSError, ValueError):
+        return IPv4Address(socket.inet_pton(socket.AF_INET, text))  # thrice as fast as in Python
+    try:
+        address = ip_address(text[1:-1] if text.startswith("[") and ":" in text else text)
+    except (AddressValueError, ValueError):
+        raise InvalidParams(
+            f"Invalid {what}: {text!r} is not an IP address", "an IPv4 address such as 239.1.1.1"
+        ) from None
+    if isinstance(address, IPv6Address):
+        raise InvalidParams(f"Invalid {what}: {text!r} is an IPv6 address", "MCR relays only IPv4 for now")
+    return address
+
+
+def check_port(port: int, what: str) -> int:
+    """Return `port` if it is a UDP port number (1 to 65535)."""
+    if isinstance(port, bool) or not isinstance(port, int) or not 1 <= port <= 65_535:  # noqa: PLR2004
+        raise InvalidParams(f"Invalid {what}: {port!r} is not a port", "a number from 1 to 65535")
+    return port
+
+
+def check_interface_name(name: str, what: str) -> str:
+    """Return `name` if the kernel could have an interface of that name; whether it has one is another matter."""
+    # isprintable comes first: it also refuses lone surrogates, which cannot be encoded and would raise below.
+    if (
+        not name.isprintable()
+        or not 1 <= len(name.encode()) <= _INTERFACE_NAME_MAX
+        or name in {".", ".."}
+        or any(c in "/: " for c in name)
+    ):
+        raise InvalidParams(
+            f"Invalid {what}: {name!r} is not an interface name",
+            f"1 to {_INTERFACE_NAME_MAX} bytes without '/', ':' or white space; see: ip link show",
+        )
+    return name
+
+
+@attrs.frozen
+class Input:
+    """What a rule matches: datagrams to one group and port that arrive on one interface. A rule's identity."""
+
+    interface: str = attrs.field()
+    group: Address = attrs.field()
+    port: int = attrs.field()
+
+    def __attrs_post_init__(self) -> None:
+        check_interface_name(self.interface, "input interface")
+        if not self.group.is_multicast:
+            raise InvalidParams(
+                f"Invalid input group: {str(self.group)!r} is not a multicast address",
+                "groups are 224.0.0.0 to 239.255.255.255",
+            )
+        check_port(self.port, "input port")
+
+    def __str__(self) -> str:
+        return f"{self.group}:{self.port} on {self.interface}"

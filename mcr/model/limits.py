@@ -1,0 +1,25 @@
+"""How much a relay holds at most."""
+
+MAX_RULES = 16_384
+"""Rules a relay holds at most (the worker's match table is sized for it)."""
+
+MAX_OUTPUTS = 65_536
+"""Outputs of all rules together, at most."""
+
+MAX_OUTPUTS_PER_RULE = 512
+"""Outputs of one rule, at most."""
+
+MAX_INTERFACES = 128
+"""Input interfaces, and likewise output interfaces, at most."""
+
+MAX_NEIGHBOURS = 65_536
+"""Hosts that are sent to, at most, and groups whose route leads to a gateway."""
+
+MAX_BATCH = 256
+"""Packets that a worker takes from a capture ring at a time, at most."""
+
+DEFAULT_TRAIN = 32
+"""Datagrams that leave in one system call at most, unless an output says otherwise."""
+
+MAX_TRAIN = 64
+"""Those that an output can ask for."""

@@ -1,0 +1,186 @@
+"""Rules: one input, one or more outputs; how they change, and how they stand.
+
+Values are frozen, validated when made, equal by content. Addresses are typed; only IPv4 is accepted so far.
+"""
+
+import enum
+import hashlib
+from typing import Self
+
+import attrs
+
+from mcr.errors import InvalidParams
+from mcr.model.flow import Address, Input, check_interface_name, check_port
+from mcr.model.limits import DEFAULT_TRAIN, MAX_OUTPUTS_PER_RULE, MAX_TRAIN
+
+AUTO = "auto"
+
+OFF = "off"
+
+_TRAIN_LENGTHS = frozenset(map(str, range(2, MAX_TRAIN + 1)))
+
+_LABEL_MAX = 128
+
+
+def _check_label(value: str, what: str) -> str:
+    if not value or len(value) > _LABEL_MAX or not value.isprintable() or value != value.strip():
+        raise InvalidParams(
+            f"Invalid {what}: {value!r}", f"1 to {_LABEL_MAX} printable characters, no white space at the ends"
+        )
+    return value
+
+
+@attrs.frozen
+class Output:
+    """Where a rule sends: a group or host, a port, and the interface the datagram leaves by.
+
+    `gso`: how many datagrams that wait together may leave in one system call, for the kernel or the network card to cut
+    apart (UDP segmentation offload): ``auto``, ``off``, or a number from 2 to 64.
+    """
+
+    group: Address
+    port: int
+    interface: str
+    gso: str = AUTO
+
+    def __attrs_post_init__(self) -> None:
+        reserved = self.group.is_reserved and not self.group.is_multicast
+        if self.group.is_unspecified or self.group.is_loopback or reserved:
+            raise InvalidParams(
+                f"Invalid output group: {str(self.group)!r} is neither a group nor a host on a network",
+                "a multicast group such as 239.1.1.1 or a host's address",
+            )
+        check_port(self.port, "output port")
+        check_interface_name(self.interface, "output interface")
+        if self.gso not in {AUTO, OFF} and self.gso not in _TRAIN_LENGTHS:
+            raise InvalidParams(f"Invalid gso: {self.gso!r}", "auto, off, or a number of datagrams from 2 to 64")
+
+    @property
+    def destination(self) -> tuple[Address, int, str]:
+        """What makes it another output than the next."""
+        return self.group, self.port, self.interface
+
+    @property
+    def max_train(self) -> int:
+        """Datagrams that may leave in one system call."""
+        return {AUTO: DEFAULT_TRAIN, OFF: 1}.get(self.gso) or int(self.gso)
+
+    def __str__(self) -> str:
+        return f"{self.group}:{self.port}:{self.interface}"
+
+
+def automatic_rule_id(source: Input) -> str:
+    """The stable id of a rule that was given none: a hash of its input tuple, the same on every machine."""
+    text = f"{source.interface}|{source.group}|{source.port}"
+    return hashlib.sha256(text.encode()).hexdigest()[:12]
+
+
+@attrs.frozen
+class Rule:
+    """One input, one or more outputs. `rule_id` is unique; so is the input tuple; so is the name, if there is one."""
+
+    rule_id: str
+    input: Input
+    outputs: tuple[Output, ...]
+    name: str | None = None
+
+    def __attrs_post_init__(self) -> None:
+        _check_label(self.rule_id, "rule id")
+        if self.name is not None:
+            _check_label(self.name, "rule name")
+        if not self.outputs:
+            raise InvalidParams(f"{self._called} has no outputs", "give at least one output G:P:IF")
+        if len(self.outputs) > MAX_OUTPUTS_PER_RULE:
+            raise InvalidParams(
+                f"{self._called} has {len(self.outputs)} outputs", f"at most {MAX_OUTPUTS_PER_RULE} a rule"
+            )
+        seen: set[tuple[Address, int, str]] = set()
+        for output in self.outputs:
+            if output.destination in seen:
+                raise InvalidParams(
+                    f"{self._called} names output {output} twice", "every packet would leave twice; name it once"
+                )
+            if (output.interface, output.group, output.port) == (
+                self.input.interface,
+                self.input.group,
+                self.input.port,
+            ):
+                raise InvalidParams(
+                    f"{self._called} sends {output} back to where it came from",
+                    "receivers there would get every packet twice; choose another group, port or interface",
+                )
+            seen.add(output.destination)
+
+    @property
+    def _called(self) -> str:
+        """What its author knows it by, who has not seen an id that he did not give."""
+        automatic = self.rule_id == automatic_rule_id(self.input)
+        return f"The rule for {self.input}" if automatic else f"Rule {self.rule_id}"
+
+
+class RuleState(enum.StrEnum):
+    """Whether a rule forwards."""
+
+    PENDING = "pending"
+    """Accepted; not every running worker has acknowledged it yet."""
+
+    ACTIVE = "active"
+    """Every running worker has acknowledged it, and what it needs is there."""
+
+    DEGRADED = "degraded"
+    """Some outputs can't be served, or all; or the input only in part."""
+
+    WAITING = "waiting"
+    """What it needs is missing, or down: for a rule its input. It goes on by itself when that is back."""
+
+
+@attrs.frozen
+class OutputView(Output):
+    """An output of a rule as `mcrctl list` shows it.
+
+    Attributes:
+        state: ``active``, ``waiting``, or ``pending`` with its rule.
+        reason: one sentence; empty when it is active.
+    """
+
+    state: RuleState = attrs.field(default=RuleState.ACTIVE, kw_only=True)
+    reason: str = attrs.field(default="", kw_only=True)
+
+    def __attrs_post_init__(self) -> None:
+        """It was checked as an output: there may be thousands to be shown."""
+
+    @classmethod
+    def of(cls, output: Output, state: RuleState = RuleState.ACTIVE, reason: str = "") -> Self:
+        """An output and how it stands with it."""
+        return cls(output.group, output.port, output.interface, output.gso, state=state, reason=reason)
+
+
+@attrs.frozen
+class RuleView:
+    """A rule as `mcrctl list` shows it.
+
+    Attributes:
+        reason: one sentence that says why it is not active; empty when it is.
+        warnings: what one should know of it, active or not.
+    """
+
+    rule_id: str
+    name: str | None
+    input: Input
+    outputs: tuple[OutputView, ...]
+    state: RuleState
+    reason: str = ""
+    warnings: tuple[str, ...] = ()
+
+
+@attrs.frozen
+class RuleChange:
+    """One step of the rule set. Applying generation N to the rules of generation N-1 gives those of N.
+
+    `renew`: the rules stay, but interfaces that were deleted, or left, and are back are opened again.
+    """
+
+    generation: int
+    added: tuple[Rule, ...] = ()
+    removed: tuple[Rule, ...] = ()
+    renew: bool = False

@@ -1,0 +1,147 @@
+"""Counters and rates, as `mcrctl stats` shows them."""
+
+from collections.abc import Iterable
+
+import attrs
+
+from mcr.model.flow import Address
+
+
+@attrs.frozen
+class ParseErrors:
+    """The parts of `parse_err`: why datagrams were not relayed. Fields are in the order of native/shm_abi.h."""
+
+    malformed: int = 0
+    """Not a whole, well-formed IPv4 UDP datagram."""
+    fragment: int = 0
+    """A part of one: fragments are not put together."""
+    checksum: int = 0
+    """The checksum of the IP header, or UDP's, is wrong."""
+    source: int = 0
+    """From an address that no host can have: 0.0.0.0, 127.0.0.0/8, a group, a broadcast address."""
+    loop: int = 0
+    """From an address or MAC of this machine: it was sent here, and came back."""
+    other_host: int = 0
+    """To another host's MAC: seen only since the interface is promiscuous."""
+
+    @classmethod
+    def sum(cls, parts: Iterable["ParseErrors"]) -> "ParseErrors":
+        """Add up, field by field."""
+        return cls(*(sum(column) for column in zip(*map(attrs.astuple, parts), strict=True)))
+
+
+@attrs.frozen
+class IngressStats:
+    """Datagrams in, in packets. At rest recv = matched + parse_err + no_match + buf_exhaust."""
+
+    recv: int = 0
+    """Datagrams that arrived on an input interface and were looked at; each one in a super-frame counts."""
+    matched: int = 0
+    """They matched a rule."""
+    parse_err: int = 0
+    """Not a sound datagram for this machine: `parse_errors` has the causes."""
+    no_match: int = 0
+    """No rule asks for them."""
+    screened: int = 0
+    """The part of `no_match` that a filter in the kernel rejected: no worker saw these, or counts them."""
+    buf_exhaust: int = 0
+    """Super-frames that are longer than a ring slot, dropped because no buffer was free for the whole."""
+    kernel_drops: int = 0
+    """Arrived, but the capture ring was full (PACKET_STATISTICS), or its interface's last rule went. In frames."""
+    pps: float = 0.0
+    """What `recv` grew by a second, over the last second or two."""
+    parse_errors: ParseErrors = ParseErrors()
+
+
+@attrs.frozen
+class EgressStats:
+    """Datagrams out, in packets. At rest submitted = sent + errors."""
+
+    submitted: int = 0
+    """What the outputs were owed: one for each output of each matched packet."""
+    sent: int = 0
+    """Accepted by the kernel for transmission."""
+    errors: int = 0
+    """Not sent."""
+    bytes: int = 0
+    """Payload bytes of what was sent."""
+    in_doubt: int = 0
+    """The part of `errors` that a dying worker had in hand: it may or may not have left. Never sent twice."""
+    pps: float = 0.0
+
+
+@attrs.frozen
+class OutputStats:
+    """One output of one rule."""
+
+    group: Address
+    port: int
+    interface: str
+    submitted: int
+    sent: int
+    errors: int
+    in_doubt: int
+    bytes: int
+    last_error: str | None
+    """The newest send error, as the system words it."""
+    last_error_ago: float | None = None
+    """Seconds since then; None: no send failed."""
+
+
+@attrs.frozen
+class RuleStats:
+    """One rule; sent, errors and bytes are over all its outputs."""
+
+    rule_id: str
+    name: str | None
+    matched: int
+    sent: int
+    errors: int
+    bytes: int
+    pps: float
+    """Matched packets a second."""
+    bps: float
+    """Payload bits sent a second."""
+    outputs: tuple[OutputStats, ...] = ()
+
+
+@attrs.frozen
+class WorkerStats:
+    """One worker's share."""
+
+    worker_id: int
+    recv: int
+    matched: int
+    parse_err: int
+    no_match: int
+    buf_exhaust: int
+    kernel_drops: int
+    submitted: int
+    sent: int
+    errors: int
+    bytes: int
+    log_dropped: int
+    """Log records that found the event ring full."""
+
+
+@attrs.frozen
+class InterfaceStats:
+    """One input interface, over all workers."""
+
+    interface: str
+    recv: int
+    kernel_drops: int
+    parse_errors: ParseErrors = ParseErrors()
+    looped: float | None = None
+    """Seconds since the last datagram of this machine came back in, to about a second; None: none did."""
+
+
+@attrs.frozen
+class Stats:
+    """Everything `mcrctl stats` shows."""
+
+    ingress: IngressStats
+    egress: EgressStats
+    rules: tuple[RuleStats, ...] = ()
+    workers: tuple[WorkerStats, ...] = ()
+    interfaces: tuple[InterfaceStats, ...] = ()

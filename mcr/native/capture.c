@@ -4,18 +4,14 @@
 #include <errno.h>
 #include <linux/if_arp.h>
 #include <linux/if_packet.h>
-#include <linux/virtio_net.h>
 #include <string.h>
 #include <sys/mman.h>
 #include <unistd.h>
 
 #include "bpf.h"
+#include "offload.h"
 #include "own.h"
 #include "ring.h"
-
-#ifndef VIRTIO_NET_HDR_GSO_UDP_L4
-#define VIRTIO_NET_HDR_GSO_UDP_L4 5 /* <linux/virtio_net.h> from kernel 6.2 on */
-#endif
 
 #define DONE 0 /* tp_snaplen of a slot that was read; the kernel never stores 0 for a UDP frame */
 
@@ -127,7 +123,7 @@ bool mcr_capture_frame(const struct mcr_capture *capture, uint32_t ahead, struct
 void mcr_capture_mark(const struct mcr_capture *capture, uint32_t count)
 {
 	for (uint32_t i = count; i > 0; i--)
-		__atomic_store_n(&slot(capture, capture->cursor - i)->tp_snaplen, DONE, __ATOMIC_RELAXED);
+		mcr_store_relaxed32(&slot(capture, capture->cursor - i)->tp_snaplen, DONE);
 }
 
 void mcr_capture_release(const struct mcr_capture *capture, uint32_t count)
@@ -137,7 +133,7 @@ void mcr_capture_release(const struct mcr_capture *capture, uint32_t count)
 
 		/* The kernel never touches a slot that is ours: with both true, nobody else can have this one. */
 		if (mcr_load_acquire32(&header->tp_status) & TP_STATUS_USER &&
-		    __atomic_load_n(&header->tp_snaplen, __ATOMIC_RELAXED) == DONE)
+		    mcr_load_relaxed32(&header->tp_snaplen) == DONE)
 			mcr_store_release32(&header->tp_status, TP_STATUS_KERNEL);
 	}
 }

@@ -180,9 +180,15 @@ static int put_rule(struct mcr_worker *worker, const struct mcr_rec_rule *record
 {
 	const struct mcr_rec_output *outputs = (const struct mcr_rec_output *)(record + 1);
 
+	int ret;
+
 	if (size < sizeof(*record) + record->output_count * sizeof(*outputs))
 		return -EPROTO;
-	return mcr_rules_put(&worker->rules, worker->segment, record, outputs);
+	ret = mcr_rules_put(&worker->rules, worker->segment, record, outputs);
+	for (uint32_t i = 0; !ret && i < record->output_count;
+	     i++) /* what the former ones in their slots were refused */
+		worker->refusals.outputs[outputs[i].output] = (struct mcr_output_refusals){ 0 };
+	return ret;
 }
 
 static int put_own(struct mcr_worker *worker, const struct mcr_rec_own *record, size_t size)

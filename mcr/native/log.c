@@ -1,22 +1,13 @@
 // SPDX-License-Identifier: MIT
 #include "log.h"
 
-#include <time.h>
-
+#include "clock.h"
 #include "match.h"
 
-#define FOLD_NS     UINT64_C(1000000000)
+#define LOG_CLOCK   CLOCK_REALTIME_COARSE /* never a system call, whatever the clock is */
 #define BUCKET_MASK (MCR_LOG_BUCKETS - 1)
 
 _Static_assert((MCR_LOG_BUCKETS & BUCKET_MASK) == 0 && 2 * MCR_LOG_SUBJECTS <= MCR_LOG_BUCKETS, "a search ends soon");
-
-static uint64_t now_ns(void)
-{
-	struct timespec now;
-
-	clock_gettime(CLOCK_REALTIME_COARSE, &now); /* never a system call, whatever the clock is */
-	return (uint64_t)now.tv_sec * UINT64_C(1000000000) + (uint64_t)now.tv_nsec;
-}
 
 void mcr_log_init(struct mcr_log *log, struct mcr_ring_end *events, uint64_t *dropped)
 {
@@ -37,7 +28,7 @@ static void write_record(struct mcr_log *log, const struct mcr_rec_log *record)
 static struct mcr_rec_log make_record(enum mcr_facility facility, enum mcr_level level, enum mcr_log_code code,
 				      uint64_t arg0, uint64_t arg1, uint64_t arg2)
 {
-	uint64_t now = now_ns();
+	uint64_t now = mcr_clock_ns(LOG_CLOCK);
 
 	return (struct mcr_rec_log){
 		.time_ns = now,
@@ -136,7 +127,7 @@ static void write_folds(struct mcr_log *log, struct mcr_log_folds *folds, uint64
 /* Also if the clock was set back. */
 static bool is_due(const struct mcr_log_folds *folds, uint64_t now)
 {
-	return now - folds->written_ns >= FOLD_NS;
+	return now - folds->written_ns >= MCR_SECOND_NS;
 }
 
 void mcr_log_fold(struct mcr_log *log, const struct mcr_rec_log *record)
@@ -182,5 +173,5 @@ void mcr_log_flush_at(struct mcr_log *log, uint64_t now)
 void mcr_log_flush(struct mcr_log *log)
 {
 	if (log->pending)
-		mcr_log_flush_at(log, now_ns());
+		mcr_log_flush_at(log, mcr_clock_ns(LOG_CLOCK));
 }

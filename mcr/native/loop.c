@@ -2,7 +2,7 @@
 /*
  * Apply commands, move a batch from each capture, sleep only when nothing waits.
  *
- * Captures are read without a system call. The sends of a batch enter the kernel together, those by one interface, and
+ * A batch goes one way: gather, plan, send, commit. Captures are read without a system call. The sends of a batch enter the kernel together, those by one interface, and
  * end there and then (send.h).
  */
 #include "loop.h"
@@ -10,11 +10,13 @@
 #include <errno.h>
 #include <poll.h>
 #include <sys/socket.h>
-#include <time.h>
 
+#include "clock.h"
+#include "commit.h"
 #include "control.h"
 #include "engine.h"
 #include "gather.h"
+#include "plan.h"
 #include "send.h"
 
 #define MAX_NAP_NS  1000000
@@ -39,24 +41,36 @@ void mcr_loop_captured(struct mcr_worker *worker, uint32_t slot, int events)
 		on_capture_error(worker, slot);
 }
 
-/* Move one batch. The number of packets taken. */
-static uint32_t move_batch(struct mcr_worker *worker, uint32_t slot)
+/* A capture has nothing to read. */
+static void rest(struct mcr_capture *capture)
+{
+	/* Twice woken for nothing: only copies without a slot are left to read. */
+	if (capture->woken && capture->polled_in_vain)
+		mcr_oversize_flush(capture);
+	capture->polled_in_vain = capture->woken;
+	capture->woken = false;
+}
+
+uint32_t mcr_loop_move(struct mcr_worker *worker, uint32_t slot)
 {
 	struct mcr_capture *capture = &worker->captures[slot];
-	uint32_t taken = mcr_forward_gather(worker, slot);
+	struct mcr_batch *batch = &worker->batch;
 
-	if (!taken) {
-		/* Twice woken for nothing: only copies without a slot are left to read. */
-		if (capture->woken && capture->polled_in_vain)
-			mcr_oversize_flush(capture);
-		capture->polled_in_vain = capture->woken;
-		capture->woken = false;
+	mcr_gather(worker, slot);
+	if (!batch->slots) {
+		rest(capture);
 		return 0;
 	}
 	capture->woken = capture->polled_in_vain = false;
-	mcr_transmit(worker);
-	mcr_forward_commit(worker, slot, taken);
-	return taken;
+	mcr_commit_begin(worker);
+	if (batch->in_doubt) {
+		mcr_batch_give_up(batch, &worker->rules);
+	} else {
+		mcr_plan_start(batch);
+		mcr_send_all(worker);
+	}
+	mcr_commit(worker);
+	return batch->slots;
 }
 
 static int detach(struct mcr_worker *worker, uint32_t slot)
@@ -75,7 +89,7 @@ static int turn(struct mcr_worker *worker)
 
 	for (uint32_t i = worker->active_count; i-- > 0;) {
 		uint32_t slot = worker->active[i];
-		uint32_t taken = move_batch(worker, slot);
+		uint32_t taken = mcr_loop_move(worker, slot);
 
 		if (!taken && worker->captures[slot].leaving) {
 			int ret = detach(worker, slot);
@@ -106,12 +120,11 @@ static uint32_t nap_ns(const struct mcr_worker *worker)
 /* Nap if it pays and is allowed, after a turn that took so many packets. */
 static void nap(struct mcr_worker *worker, uint32_t taken)
 {
+	uint64_t now = mcr_clock_ns(CLOCK_MONOTONIC);
+	bool pays = mcr_pace_step(&worker->pace, taken, now);
 	struct timespec time;
-	bool pays;
 
-	clock_gettime(CLOCK_MONOTONIC, &time); /* vDSO: no system call */
-	worker->rules.epoch = (uint32_t)time.tv_sec + 1;
-	pays = mcr_pace_step(&worker->pace, taken, (uint64_t)time.tv_sec * 1000000000u + (uint64_t)time.tv_nsec);
+	worker->refusals.epoch = (uint32_t)(now / MCR_SECOND_NS) + 1;
 	if (!pays || !worker->segment->header.hold_ns || worker->draining)
 		return;
 	time = (struct timespec){ .tv_nsec = nap_ns(worker) };

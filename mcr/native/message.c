@@ -15,10 +15,11 @@ static void set_option(union mcr_train_option *option, size_t segment)
 	memcpy(CMSG_DATA(&option->align), &size, sizeof(size));
 }
 
-static struct msghdr datagrams(const struct mcr_send *send, struct mcr_output *output, union mcr_train_option *option)
+static struct msghdr datagrams(const struct mcr_send *send, const struct mcr_output *output,
+			       union mcr_train_option *option)
 {
 	struct msghdr message = {
-		.msg_name = &output->to,
+		.msg_name = (void *)&output->to, /* the kernel reads it */
 		.msg_namelen = sizeof(output->to),
 		.msg_iov = send->payloads,
 		.msg_iovlen = send->count,
@@ -49,29 +50,22 @@ static struct msghdr frame(const struct mcr_send *send, const struct mcr_output 
 	return (struct msghdr){ .msg_iov = iov, .msg_iovlen = 1 + send->count };
 }
 
-void mcr_messages_clear(struct mcr_messages *messages)
+bool mcr_message_has_room(const struct mcr_handful *handful)
 {
-	messages->count = 0;
-	messages->iov_count = 0;
+	return handful->count < MCR_MESSAGES && handful->iov_count + 1 + MCR_TRAIN_MAX <= MCR_MESSAGE_IOV;
 }
 
-bool mcr_messages_have_room(const struct mcr_messages *messages)
+void mcr_message_add(struct mcr_handful *handful, const struct mcr_rules *rules, const struct mcr_egress *egress)
 {
-	return messages->count < MCR_MESSAGES && messages->iov_count + 1 + MCR_TRAIN_MAX <= MCR_MESSAGE_IOV;
-}
+	uint32_t i = handful->count++;
+	const struct mcr_send *send = &handful->sends[i];
+	const struct mcr_output *output = &rules->outputs[send->output];
 
-void mcr_messages_add(struct mcr_messages *messages, const struct mcr_send *send, struct mcr_rules *rules,
-		      const struct mcr_egress *egress)
-{
-	struct mcr_output *output = &rules->outputs[send->output];
-	uint32_t i = messages->count++;
-
-	messages->sends[i] = *send;
 	if (!send->raw) {
-		messages->messages[i] = datagrams(send, output, &messages->options[i]);
+		handful->messages[i] = datagrams(send, output, &handful->options[i]);
 		return;
 	}
-	messages->messages[i] = frame(send, output, &egress[output->egress], &messages->headers[i],
-				      &messages->iov[messages->iov_count]);
-	messages->iov_count += 1 + send->count;
+	handful->messages[i] = frame(send, output, &egress[output->egress], &handful->headers[i],
+				     &handful->iov[handful->iov_count]);
+	handful->iov_count += 1 + send->count;
 }

@@ -6,40 +6,13 @@
 #ifndef MCR_MESSAGE_H
 #define MCR_MESSAGE_H
 
-#include <stdbool.h>
-#include <stdint.h>
-#include <sys/socket.h>
+#include "batch.h"
+#include "egress.h"
 
-#include "plan.h"
-#include "raw.h"
+/* Whether there is room for the message of one more send, whatever it is. */
+bool mcr_message_has_room(const struct mcr_handful *handful);
 
-#define MCR_MESSAGES    256  /* at a time */
-#define MCR_MESSAGE_IOV 2048 /* pieces of all raw frames among them */
-
-/* The UDP_SEGMENT option of a train. */
-union mcr_train_option {
-	char bytes[CMSG_SPACE(sizeof(uint16_t))];
-	struct cmsghdr align;
-};
-
-/* A handful of sends, by their number. */
-struct mcr_messages {
-	uint32_t count;
-	uint32_t iov_count;
-	struct mcr_send sends[MCR_MESSAGES];
-	struct msghdr messages[MCR_MESSAGES];
-	struct mcr_raw_header headers[MCR_MESSAGES];
-	union mcr_train_option options[MCR_MESSAGES];
-	struct iovec iov[MCR_MESSAGE_IOV];
-};
-
-void mcr_messages_clear(struct mcr_messages *messages);
-
-/* Whether there is room for one more, whatever it is. */
-bool mcr_messages_have_room(const struct mcr_messages *messages);
-
-/* Make the message of one more send. */
-void mcr_messages_add(struct mcr_messages *messages, const struct mcr_send *send, struct mcr_rules *rules,
-		      const struct mcr_egress *egress);
+/* Make the message of the send that stands behind the others, which then is one of them. */
+void mcr_message_add(struct mcr_handful *handful, const struct mcr_rules *rules, const struct mcr_egress *egress);
 
 #endif

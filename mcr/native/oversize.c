@@ -2,9 +2,10 @@
 #include "oversize.h"
 
 #include <errno.h>
-#include <linux/virtio_net.h>
 #include <string.h>
 #include <sys/socket.h>
+
+#include "offload.h"
 
 #define VNET ((uint32_t)sizeof(struct virtio_net_hdr)) /* what the kernel puts before a frame (PACKET_VNET_HDR) */
 

@@ -1,34 +1,15 @@
 // SPDX-License-Identifier: MIT
 #include "plan.h"
 
-#include <errno.h>
-
 #define UDP_MAX_PAYLOAD 65507u /* of one sendmsg over IPv4 */
 
-void mcr_batch_clear(struct mcr_batch *batch)
+/* Lay a share's payloads out one after the other. The first of them. */
+static struct iovec *lay_out(struct mcr_batch *batch, const struct mcr_share *share)
 {
-	batch->payload_count = 0;
-	batch->iov_count = 0;
-}
+	struct iovec *first = &batch->iov[batch->iov_count];
+	uint32_t at = share->first_payload;
 
-void mcr_batch_add(struct mcr_batch *batch, struct mcr_rule *rule, const uint8_t *payload, uint32_t size)
-{
-	uint32_t index = batch->payload_count++;
-
-	batch->payloads[index] = (struct mcr_payload){ .data = payload, .size = size };
-	if (rule->payload_count++)
-		batch->payloads[rule->last_payload].next = index;
-	else
-		rule->first_payload = index;
-	rule->last_payload = index;
-}
-
-/* Lay a rule's payloads out one after the other. The first of them. */
-static uint32_t gather(struct mcr_batch *batch, const struct mcr_rule *rule)
-{
-	uint32_t first = batch->iov_count, at = rule->first_payload;
-
-	for (uint32_t i = 0; i < rule->payload_count; i++) {
+	for (uint32_t i = 0; i < share->payload_count; i++) {
 		const struct mcr_payload *payload = &batch->payloads[at];
 
 		batch->iov[batch->iov_count++] = (struct iovec){ .iov_base = (void *)payload->data,
@@ -54,71 +35,73 @@ static uint32_t train_length(const struct iovec *iov, uint32_t count)
 	return n;
 }
 
-void mcr_plan_start(struct mcr_plan *plan, const uint32_t *rules, uint32_t count)
+void mcr_plan_start(struct mcr_batch *batch)
 {
-	*plan = (struct mcr_plan){ .rules = rules, .rule_count = count, .output = MCR_NO_OUTPUT };
+	batch->plan = (struct mcr_plan){ .output = MCR_NO_OUTPUT };
 }
 
-/* Go on to the next train, of this rule or the next one that has payloads. false: there is none. */
-static bool next_train(struct mcr_plan *plan, struct mcr_batch *batch, const struct mcr_rules *rules)
+/* Go on to the next train, of this share or the next one. false: there is none. */
+static bool next_train(struct mcr_batch *batch, const struct mcr_rules *rules)
 {
-	const struct mcr_rule *rule;
+	struct mcr_plan *plan = &batch->plan;
+	const struct mcr_share *share;
 
 	plan->iov += plan->train;
 	plan->left -= plan->train;
 	if (!plan->left) {
-		if (plan->next_rule == plan->rule_count)
+		if (plan->next_share == batch->share_count)
 			return false;
-		rule = &rules->rules[plan->rules[plan->next_rule++]];
-		plan->iov = &batch->iov[gather(batch, rule)];
-		plan->left = rule->payload_count;
+		share = &batch->shares[plan->next_share++];
+		plan->iov = lay_out(batch, share);
+		plan->left = share->payload_count;
 	} else {
-		rule = &rules->rules[plan->rules[plan->next_rule - 1]];
+		share = &batch->shares[plan->next_share - 1];
 	}
 	plan->train = train_length(plan->iov, plan->left);
-	plan->output = rule->first;
+	plan->output = rules->rules[share->rule].first;
+	plan->outcome = share->first_outcome;
 	plan->done = 0;
 	return true;
 }
 
-bool mcr_plan_next(struct mcr_plan *plan, struct mcr_batch *batch, struct mcr_rules *rules,
-		   const struct mcr_egress *egress, struct mcr_send *send)
+/* These payloads of the train have been planned for its output. */
+static void advance(struct mcr_plan *plan, const struct mcr_output *output, uint32_t count)
 {
+	plan->done += count;
+	if (plan->done < plan->train)
+		return;
+	plan->output = output->next;
+	plan->outcome++;
+	plan->done = 0;
+}
+
+bool mcr_plan_next(struct mcr_batch *batch, const struct mcr_rules *rules, const struct mcr_egress *egress,
+		   const struct mcr_refusals *refusals, struct mcr_send *send)
+{
+	struct mcr_plan *plan = &batch->plan;
+	const struct mcr_output_refusals *refused;
 	const struct mcr_output *output;
 	const struct mcr_egress *by;
-	uint32_t limit, count;
-	bool fits, refused;
+	uint32_t limit, left;
+	bool fits, through_ip;
 
-	if (plan->output == MCR_NO_OUTPUT && !next_train(plan, batch, rules))
-		return false;
+	while (plan->output == MCR_NO_OUTPUT)
+		if (!next_train(batch, rules))
+			return false;
 	output = &rules->outputs[plan->output];
+	refused = &refusals->outputs[plan->output];
 	by = &egress[output->egress];
 	fits = plan->iov->iov_len <= by->max_segment; /* the others are not longer */
-	refused = output->refused == rules->epoch;
-	limit = fits && !refused && output->cut != rules->epoch ? output->max_train : 1;
-	count = plan->train - plan->done < limit ? plan->train - plan->done : limit;
+	through_ip = refused->raw == refusals->epoch;
+	limit = fits && !through_ip && refused->train != refusals->epoch ? output->max_train : 1;
+	left = plan->train - plan->done;
 	*send = (struct mcr_send){
 		.payloads = plan->iov + plan->done,
-		.count = count,
+		.count = left < limit ? left : limit,
 		.output = plan->output,
-		.raw = fits && !refused && output->source && by->raw,
+		.outcome = plan->outcome,
+		.raw = fits && !through_ip && output->source && by->raw,
 	};
-	plan->done += count;
-	if (plan->done == plan->train) {
-		plan->output = output->next;
-		plan->done = 0;
-	}
+	advance(plan, output, send->count);
 	return true;
-}
-
-bool mcr_train_refused(const struct mcr_send *send, int result)
-{
-	/* A device without checksum offload, a path MTU below the segment, a kernel that wants fewer segments. */
-	return send->count > 1 && (result == -EIO || result == -EINVAL || result == -EMSGSIZE);
-}
-
-bool mcr_raw_refused(const struct mcr_send *send, int result)
-{
-	/* But what has no room would have none there either, or overtake what waits. */
-	return send->raw && result < 0 && result != -EAGAIN && result != -ENOBUFS && result != -ENOMEM;
 }

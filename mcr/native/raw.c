@@ -4,8 +4,6 @@
 #include <arpa/inet.h>
 #include <stddef.h>
 
-#define GSO_UDP_L4 5 /* VIRTIO_NET_HDR_GSO_UDP_L4, of kernel 6.2 */
-
 #define CHECKSUM_START (sizeof(struct ethhdr) + sizeof(struct iphdr))
 
 static uint32_t halves(uint32_t address)
@@ -76,7 +74,7 @@ struct mcr_raw_header mcr_raw_header(const struct mcr_raw_source *from, const st
 	};
 
 	if (count > 1) {
-		header.offload.gso_type = GSO_UDP_L4;
+		header.offload.gso_type = VIRTIO_NET_HDR_GSO_UDP_L4;
 		header.offload.gso_size = (uint16_t)segment;
 		header.offload.hdr_len = CHECKSUM_START + sizeof(struct udphdr);
 	}

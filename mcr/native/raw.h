@@ -10,11 +10,12 @@
 #define MCR_RAW_H
 
 #include <linux/if_ether.h>
-#include <linux/virtio_net.h>
 #include <netinet/in.h>
 #include <netinet/ip.h>
 #include <netinet/udp.h>
 #include <stdint.h>
+
+#include "offload.h"
 
 /* Who sends: of one output interface, but for the address, which goes by the destination, too. */
 struct mcr_raw_source {

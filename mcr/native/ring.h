@@ -51,6 +51,16 @@ static inline void mcr_store_relaxed(uint64_t *p, uint64_t value)
 	__atomic_store_n(p, value, __ATOMIC_RELAXED);
 }
 
+static inline uint32_t mcr_load_relaxed32(const uint32_t *p)
+{
+	return __atomic_load_n(p, __ATOMIC_RELAXED);
+}
+
+static inline void mcr_store_relaxed32(uint32_t *p, uint32_t value)
+{
+	__atomic_store_n(p, value, __ATOMIC_RELAXED);
+}
+
 /* One process's end of a ring; never in shared memory. */
 struct mcr_ring_end {
 	struct mcr_ring *shared;
@@ -175,7 +185,7 @@ static inline int mcr_ring_next(struct mcr_ring_end *end, const struct mcr_recor
 	if (!waiting)
 		return 0;
 	*record = (const struct mcr_record *)(end->data + at);
-	length = __atomic_load_n(&(*record)->length, __ATOMIC_RELAXED);
+	length = mcr_load_relaxed32(&(*record)->length);
 	if (waiting > end->capacity || length < sizeof(**record) || length % 8 || length > waiting ||
 	    length > end->capacity - at)
 		return -EBADMSG;

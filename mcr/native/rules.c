@@ -8,7 +8,6 @@
 void mcr_rules_init(struct mcr_rules *rules)
 {
 	mcr_match_init(&rules->match); /* the rest starts as the zero pages it is mapped from */
-	rules->epoch = 1;
 }
 
 static void claim_rule_counters(struct mcr_rule_counters *counters, uint64_t tag)

@@ -5,20 +5,12 @@
 #include <string.h>
 #include <sys/socket.h>
 
-#include "gather.h"
+#include "message.h"
+#include "plan.h"
 
 #define TOGETHER 64 /* sends in one system call, at most */
 
-/* Sends whose messages are made, and which of them have ended. */
-struct handful {
-	struct mcr_worker *worker;
-	struct mcr_send *sends;
-	struct msghdr *messages;
-	uint32_t count;
-	struct mcr_egress *ways[MCR_MESSAGES];
-	uint32_t next[MCR_MESSAGES]; /* send by the same way; MCR_MESSAGES: there is none */
-	bool ended[MCR_MESSAGES];
-};
+_Static_assert(MCR_MESSAGES <= UINT16_MAX, "last holds the number of any send");
 
 /* By one socket, in order. */
 struct run {
@@ -27,152 +19,200 @@ struct run {
 	uint32_t members[TOGETHER];
 };
 
-static struct mcr_egress *own_egress(const struct handful *handful, uint32_t member)
+static struct mcr_handful *in_hand(struct mcr_worker *worker)
 {
-	struct mcr_worker *worker = handful->worker;
-
-	return &worker->egress[worker->rules.outputs[handful->sends[member].output].egress];
+	return &worker->batch.handful;
 }
 
-static int socket_of(const struct handful *handful, uint32_t member)
+/* Slot of the egress that is the output's own. */
+static uint32_t own_way(struct mcr_worker *worker, uint32_t member)
 {
-	const struct mcr_egress *way = handful->ways[member];
-
-	return handful->sends[member].raw ? way->raw_fd : way->fd;
+	return worker->rules.outputs[in_hand(worker)->sends[member].output].egress;
 }
 
-static struct mcr_egress *choose_way(const struct handful *handful, uint32_t member)
+static int socket_of(struct mcr_worker *worker, uint32_t member)
 {
-	struct mcr_egress *own = own_egress(handful, member), *common = &handful->worker->egress[own->common];
+	const struct mcr_egress *way = &worker->egress[in_hand(worker)->ways[member]];
 
-	return common->held && common->full != handful->worker->rules.epoch ? common : own;
+	return in_hand(worker)->sends[member].raw ? way->raw_fd : way->fd;
 }
 
-/* Have sends by the same way follow one another. */
-static void chain(struct handful *handful, uint32_t member)
+static uint32_t choose_way(struct mcr_worker *worker, uint32_t member)
 {
-	struct mcr_egress *way = choose_way(handful, member);
+	uint32_t own = own_way(worker, member), common = worker->egress[own].common;
 
-	if (way->handful == handful->worker->handfuls)
-		handful->next[way->last_send] = member;
-	way->handful = handful->worker->handfuls;
-	way->last_send = member;
+	return worker->egress[common].held && worker->egress[common].full != worker->refusals.epoch ? common : own;
+}
+
+/* Have sends by the same way follow one another. What `last` holds of earlier handfuls shows by not being of this way. */
+static void chain(struct mcr_worker *worker, uint32_t member)
+{
+	struct mcr_handful *handful = in_hand(worker);
+	uint32_t way = choose_way(worker, member), last = handful->last[way];
+
+	if (last < member && handful->ways[last] == way)
+		handful->next[last] = member;
+	handful->last[way] = (uint16_t)member;
 	handful->ways[member] = way;
 	handful->next[member] = MCR_MESSAGES;
+	handful->ended[member] = false;
 }
 
 /* The next sends of the plan. Whether there may be more. */
-static bool fill(struct handful *handful)
+static bool fill(struct mcr_worker *worker)
 {
-	struct mcr_worker *worker = handful->worker;
-	struct mcr_messages *messages = &worker->messages;
-	struct mcr_send send;
+	struct mcr_handful *handful = in_hand(worker);
 	bool more = true;
 
-	mcr_messages_clear(messages);
-	while (more && mcr_messages_have_room(messages)) {
-		more = mcr_plan_next(&worker->plan, &worker->batch, &worker->rules, worker->egress, &send);
+	handful->count = 0;
+	handful->iov_count = 0;
+	while (more && mcr_message_has_room(handful)) {
+		more = mcr_plan_next(&worker->batch, &worker->rules, worker->egress, &worker->refusals,
+				     &handful->sends[handful->count]);
 		if (more)
-			mcr_messages_add(messages, &send, &worker->rules, worker->egress);
+			mcr_message_add(handful, &worker->rules, worker->egress);
 	}
-	handful->sends = messages->sends;
-	handful->messages = messages->messages;
-	handful->count = messages->count;
-	memset(handful->ended, 0, sizeof(handful->ended));
-	worker->handfuls++;
 	for (uint32_t i = 0; i < handful->count; i++)
-		chain(handful, i);
+		chain(worker, i);
 	return more;
 }
 
 /* From the first on, those by its way; one by the other socket of that ends the run, or it would be overtaken. */
-static void gather_run(const struct handful *handful, uint32_t first, struct run *run)
+static void gather_run(struct mcr_worker *worker, uint32_t first, struct run *run)
 {
-	run->fd = socket_of(handful, first);
+	const struct mcr_handful *handful = in_hand(worker);
+
+	run->fd = socket_of(worker, first);
 	run->count = 0;
 	for (uint32_t i = first; i < MCR_MESSAGES && run->count < TOGETHER; i = handful->next[i]) {
 		if (handful->ended[i])
 			continue;
-		if (socket_of(handful, i) != run->fd)
+		if (socket_of(worker, i) != run->fd)
 			break;
 		run->members[run->count++] = i;
 	}
 }
 
-/* By its own UDP socket, one datagram at a time. */
-static void send_singly(const struct handful *handful, uint32_t member)
+/* A send has ended: `result` is the bytes sent, or -errno. */
+static void note(struct mcr_worker *worker, const struct mcr_send *send, int result)
 {
-	struct mcr_worker *worker = handful->worker;
-	const struct mcr_send *send = &handful->sends[member];
+	struct mcr_outcome *outcome = &worker->batch.outcomes[send->outcome];
+
+	if (result >= 0) {
+		outcome->sent += send->count;
+		outcome->bytes += (uint64_t)result - (send->raw ? sizeof(struct mcr_raw_header) : 0);
+		return;
+	}
+	outcome->errors += send->count;
+	outcome->last_error = (uint32_t)-result;
+	mcr_log_folded(&worker->log, MCR_FACILITY_EGRESS, MCR_LEVEL_WARNING, MCR_LOG_SEND_FAILED, send->output,
+		       (uint64_t)-result, send->payloads->iov_len);
+}
+
+/* By its own UDP socket, one datagram at a time. */
+static void send_singly(struct mcr_worker *worker, uint32_t member)
+{
+	const struct mcr_send *send = &in_hand(worker)->sends[member];
 	const struct sockaddr_in *to = &worker->rules.outputs[send->output].to;
+	int fd = worker->egress[own_way(worker, member)].fd;
 
 	for (uint32_t i = 0; i < send->count; i++) {
-		struct mcr_send single = { .payloads = send->payloads + i, .count = 1, .output = send->output };
-		ssize_t sent = sendto(own_egress(handful, member)->fd, single.payloads->iov_base,
-				      single.payloads->iov_len, MSG_DONTWAIT, (const struct sockaddr *)to, sizeof(*to));
+		struct mcr_send single = {
+			.payloads = send->payloads + i, .count = 1, .output = send->output, .outcome = send->outcome
+		};
+		ssize_t sent = sendto(fd, single.payloads->iov_base, single.payloads->iov_len, MSG_DONTWAIT,
+				      (const struct sockaddr *)to, sizeof(*to));
 
-		mcr_forward_sent(worker, &single, sent < 0 ? -errno : (int)sent);
+		note(worker, &single, sent < 0 ? -errno : (int)sent);
 	}
 }
 
-/* Its output gets no raw frames for now. This send and those behind it leave through IP, in order. */
-static void leave_through_ip(struct handful *handful, uint32_t member)
+/* Whether this result of a raw frame is for IP to judge: it may cut the datagram, or know another way, or say why not. */
+static bool is_for_ip(const struct mcr_send *send, int result)
 {
-	struct mcr_rules *rules = &handful->worker->rules;
+	/* But what has no room would have none there either, or overtake what waits. */
+	return send->raw && result < 0 && result != -EAGAIN && result != -ENOBUFS && result != -ENOMEM;
+}
+
+/* Its output gets no raw frames for now. This send and those behind it leave through IP, in order. */
+static void leave_through_ip(struct mcr_worker *worker, uint32_t member)
+{
+	struct mcr_handful *handful = in_hand(worker);
 	uint32_t output = handful->sends[member].output;
 
-	rules->outputs[output].refused = rules->epoch;
+	worker->refusals.outputs[output].raw = worker->refusals.epoch;
 	for (uint32_t i = member; i < handful->count; i++) {
 		if (handful->ended[i] || handful->sends[i].output != output)
 			continue;
 		handful->ended[i] = true;
-		send_singly(handful, i);
+		send_singly(worker, i);
 	}
 }
 
-static void send_one(struct handful *handful, uint32_t member);
+/* Whether this result of a train means that its output can't have trains now (and says nothing about its payloads). */
+static bool is_train_refused(const struct mcr_send *send, int result)
+{
+	/* A device without checksum offload, a path MTU below the segment, a kernel that wants fewer segments. */
+	return send->count > 1 && (result == -EIO || result == -EINVAL || result == -EMSGSIZE);
+}
+
+/* Its output gets no trains for now. Its datagrams leave one by one. */
+static void cut_train(struct mcr_worker *worker, uint32_t member, int result)
+{
+	uint32_t output = in_hand(worker)->sends[member].output;
+	struct mcr_output_refusals *refused = &worker->refusals.outputs[output];
+	bool told = refused->train;
+
+	refused->train = worker->refusals.epoch;
+	if (!told)
+		mcr_log_folded(&worker->log, MCR_FACILITY_EGRESS, MCR_LEVEL_NOTICE, MCR_LOG_TRAIN_REFUSED, output,
+			       (uint64_t)-result, 0);
+	send_singly(worker, member);
+}
+
+static void send_one(struct mcr_worker *worker, uint32_t member);
 
 /* The common socket is full. This send and those behind it leave by their own, in order. */
-static void leave_common(struct handful *handful, uint32_t member)
+static void leave_common(struct mcr_worker *worker, uint32_t member)
 {
-	struct mcr_egress *common = handful->ways[member];
+	struct mcr_handful *handful = in_hand(worker);
+	uint32_t common = handful->ways[member];
 
-	common->full = handful->worker->rules.epoch;
+	worker->egress[common].full = worker->refusals.epoch;
 	for (uint32_t i = member; i < handful->count; i++) {
 		if (handful->ended[i] || handful->ways[i] != common)
 			continue;
-		handful->ways[i] = own_egress(handful, i);
-		send_one(handful, i);
+		handful->ways[i] = own_way(worker, i);
+		send_one(worker, i);
 	}
 }
 
 /* A send has come to this. False: so have others, and what was to be sent next may be gone. */
-static bool end(struct handful *handful, uint32_t member, int result)
+static bool end(struct mcr_worker *worker, uint32_t member, int result)
 {
+	struct mcr_handful *handful = in_hand(worker);
 	const struct mcr_send *send = &handful->sends[member];
 
-	if (result == -EAGAIN && handful->ways[member] != own_egress(handful, member)) {
-		leave_common(handful, member);
+	if (result == -EAGAIN && handful->ways[member] != own_way(worker, member)) {
+		leave_common(worker, member);
 		return false;
 	}
-	if (mcr_raw_refused(send, result)) {
-		leave_through_ip(handful, member);
+	if (is_for_ip(send, result)) {
+		leave_through_ip(worker, member);
 		return false;
 	}
 	handful->ended[member] = true;
-	if (mcr_train_refused(send, result)) {
-		mcr_forward_train_refused(handful->worker, send, result);
-		send_singly(handful, member);
-	} else {
-		mcr_forward_sent(handful->worker, send, result);
-	}
+	if (is_train_refused(send, result))
+		cut_train(worker, member, result);
+	else
+		note(worker, send, result);
 	return true;
 }
 
-static void send_one(struct handful *handful, uint32_t member)
+static void send_one(struct mcr_worker *worker, uint32_t member)
 {
-	const struct msghdr *message = &handful->messages[member];
-	int fd = socket_of(handful, member);
+	const struct msghdr *message = &in_hand(worker)->messages[member];
+	int fd = socket_of(worker, member);
 	ssize_t sent;
 
 	if (message->msg_iovlen == 1) /* for a single datagram the kernel has less to copy than with sendmsg */
@@ -180,44 +220,43 @@ static void send_one(struct handful *handful, uint32_t member)
 			      message->msg_name, message->msg_namelen);
 	else
 		sent = sendmsg(fd, message, MSG_DONTWAIT);
-	end(handful, member, sent < 0 ? -errno : (int)sent);
+	end(worker, member, sent < 0 ? -errno : (int)sent);
 }
 
 /* As much of it as leaves in this way. */
-static void send_run(struct handful *handful, const struct run *run)
+static void send_run(struct mcr_worker *worker, const struct run *run)
 {
 	struct mmsghdr together[TOGETHER];
 
 	for (uint32_t i = 0; i < run->count; i++)
-		together[i] = (struct mmsghdr){ .msg_hdr = handful->messages[run->members[i]] };
+		together[i] = (struct mmsghdr){ .msg_hdr = in_hand(worker)->messages[run->members[i]] };
 	for (uint32_t done = 0; done < run->count;) {
 		int sent = sendmmsg(run->fd, together + done, run->count - done, MSG_DONTWAIT);
 
 		/* The first one failed; what becomes of the others is for the next call. */
-		if (sent < 0 && !end(handful, run->members[done++], -errno))
+		if (sent < 0 && !end(worker, run->members[done++], -errno))
 			return;
 		for (int i = 0; i < sent; i++, done++)
-			end(handful, run->members[done], (int)together[done].msg_len);
+			end(worker, run->members[done], (int)together[done].msg_len);
 	}
 }
 
-void mcr_transmit(struct mcr_worker *worker)
+void mcr_send_all(struct mcr_worker *worker)
 {
-	struct handful handful;
+	const struct mcr_handful *handful = in_hand(worker);
 	struct run run;
 	bool more;
 
 	do {
-		handful.worker = worker;
-		more = fill(&handful);
-		for (uint32_t i = 0; i < handful.count; i++) {
-			if (handful.ended[i])
+		more = fill(worker);
+		for (uint32_t i = 0; i < handful->count; i++) {
+			if (handful->ended[i])
 				continue;
-			gather_run(&handful, i, &run);
+			gather_run(worker, i, &run);
 			if (run.count == 1)
-				send_one(&handful, i);
+				send_one(worker, i);
 			else
-				send_run(&handful, &run);
+				send_run(worker, &run);
 		}
 	} while (more);
 }

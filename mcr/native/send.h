@@ -12,7 +12,7 @@
 
 #include "worker.h"
 
-/* Send what is planned, to each output in order, and tell what became of each datagram (mcr_forward_sent). */
-void mcr_transmit(struct mcr_worker *worker);
+/* Send what is planned, to each output in order, and note in the batch what became of each datagram. */
+void mcr_send_all(struct mcr_worker *worker);
 
 #endif

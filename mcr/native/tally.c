@@ -1,50 +1,30 @@
 // SPDX-License-Identifier: MIT
 #include "tally.h"
 
-#include <errno.h>
-#include <string.h>
-#include <time.h>
-
+#include "clock.h"
 #include "journal.h"
 #include "ring.h"
 
-void mcr_tally_match(struct mcr_tally *tally, const struct mcr_rules *rules, uint32_t rule)
+/* Datagrams that matched, and what became of each at its rule's outputs. */
+static void add_up(struct mcr_batch *batch, const struct mcr_rules *rules)
 {
-	tally->add.matched++;
-	tally->add.submitted += rules->rules[rule].output_count;
-	if (!rules->rules[rule].payload_count) {
-		tally->rules[tally->rule_count++] = rule;
-		tally->output_count += rules->rules[rule].output_count;
-	}
-}
+	struct mcr_totals *add = &batch->add;
 
-void mcr_tally_sent(struct mcr_tally *tally, struct mcr_output *output, uint32_t datagrams, uint64_t bytes)
-{
-	output->tally.sent += datagrams;
-	output->tally.bytes += bytes;
-	tally->add.sent += datagrams;
-	tally->add.bytes += bytes;
-}
-
-void mcr_tally_failed(struct mcr_tally *tally, struct mcr_output *output, uint32_t datagrams, int error)
-{
-	output->tally.errors += datagrams;
-	tally->add.errors += datagrams;
-	if (error == ECANCELED) {
-		output->tally.in_doubt += datagrams;
-		tally->add.in_doubt += datagrams;
-	} else {
-		output->tally.last_error = (uint32_t)error;
+	add->matched = batch->payload_count;
+	for (uint32_t i = 0; i < batch->share_count; i++)
+		add->submitted += batch->shares[i].payload_count * rules->rules[batch->shares[i].rule].output_count;
+	for (uint32_t i = 0; i < batch->outcome_count; i++) {
+		add->sent += batch->outcomes[i].sent;
+		add->errors += batch->outcomes[i].errors;
+		add->in_doubt += batch->outcomes[i].in_doubt;
+		add->bytes += batch->outcomes[i].bytes;
 	}
 }
 
 /* With its time, so that of several workers' the newest can be told. */
 static uint64_t stamped(uint32_t error)
 {
-	struct timespec now;
-
-	clock_gettime(CLOCK_MONOTONIC, &now);
-	return ((uint64_t)now.tv_sec * 1000000 + (uint64_t)now.tv_nsec / 1000) << 16 | (error & 0xffff);
+	return mcr_clock_ns(CLOCK_MONOTONIC) / 1000 << 16 | (error & 0xffff);
 }
 
 static void note_sum(struct mcr_segment *segment, const uint64_t *counter, uint64_t add)
@@ -76,7 +56,7 @@ static void note_causes(struct mcr_segment *segment, const uint64_t *counters, c
 }
 
 static void note_output(struct mcr_segment *segment, const struct mcr_output_counters *counters, uint32_t submitted,
-			const struct mcr_output_tally *add)
+			const struct mcr_outcome *add)
 {
 	note_sum(segment, &counters->submitted, submitted);
 	note_sum(segment, &counters->sent, add->sent);
@@ -87,27 +67,25 @@ static void note_output(struct mcr_segment *segment, const struct mcr_output_cou
 		mcr_journal_note(segment, &counters->last_error, stamped(add->last_error));
 }
 
-static void note_rule(struct mcr_segment *segment, struct mcr_rules *rules, uint32_t index)
+static void note_share(struct mcr_segment *segment, const struct mcr_rules *rules, const struct mcr_batch *batch,
+		       const struct mcr_share *share)
 {
-	struct mcr_rule *rule = &rules->rules[index];
+	const struct mcr_outcome *outcome = &batch->outcomes[share->first_outcome];
 
-	note_sum(segment, &segment->rules[index].matched, rule->payload_count);
-	for (uint32_t at = rule->first; at != MCR_NO_OUTPUT; at = rules->outputs[at].next) {
-		note_output(segment, &segment->outputs[at], rule->payload_count, &rules->outputs[at].tally);
-		rules->outputs[at].tally = (struct mcr_output_tally){ 0 };
-	}
-	rule->payload_count = 0;
+	note_sum(segment, &segment->rules[share->rule].matched, share->payload_count);
+	for (uint32_t at = rules->rules[share->rule].first; at != MCR_NO_OUTPUT; at = rules->outputs[at].next)
+		note_output(segment, &segment->outputs[at], share->payload_count, outcome++);
 }
 
-void mcr_tally_note(struct mcr_tally *tally, struct mcr_rules *rules, struct mcr_segment *segment, uint32_t capture)
+void mcr_tally_note(struct mcr_batch *batch, const struct mcr_rules *rules, struct mcr_segment *segment)
 {
-	note_totals(segment, &tally->add);
-	note_causes(segment, segment->totals.causes, &tally->add);
-	note_sum(segment, &segment->captures[capture].recv, tally->add.recv);
-	note_causes(segment, segment->captures[capture].causes, &tally->add);
-	for (uint32_t i = 0; i < tally->rule_count; i++)
-		note_rule(segment, rules, tally->rules[i]);
-	memset(&tally->add, 0, sizeof(tally->add));
-	tally->rule_count = 0;
-	tally->output_count = 0;
+	const struct mcr_totals *add = &batch->add;
+
+	add_up(batch, rules);
+	note_totals(segment, add);
+	note_causes(segment, segment->totals.causes, add);
+	note_sum(segment, &segment->captures[batch->capture].recv, add->recv);
+	note_causes(segment, segment->captures[batch->capture].causes, add);
+	for (uint32_t i = 0; i < batch->share_count; i++)
+		note_share(segment, rules, batch, &batch->shares[i]);
 }

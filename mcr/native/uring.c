@@ -272,7 +272,7 @@ static int uring_look(struct mcr_worker *worker)
 	worker->looks = 0;
 	if (worker->pace.dense)
 		ret = end_standing_polls(worker);
-	if (!ret && __atomic_load_n(worker->ring.sq.kflags, __ATOMIC_RELAXED) & IORING_SQ_TASKRUN)
+	if (!ret && mcr_load_relaxed32(worker->ring.sq.kflags) & IORING_SQ_TASKRUN)
 		ret = io_uring_get_events(&worker->ring);
 	return ret < 0 ? ret : reap(worker);
 }

@@ -49,6 +49,7 @@ static void init_tables(struct mcr_worker *worker)
 	mcr_ring_open_producer(&worker->events, &segment->event_ring, segment->event_data, MCR_EVENT_RING_BYTES);
 	mcr_log_init(&worker->log, &worker->events, &segment->totals.log_dropped);
 	mcr_rules_init(&worker->rules);
+	worker->refusals.epoch = 1;
 }
 
 /* io_uring if it can be had, whatever the reason if not. */

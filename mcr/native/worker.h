@@ -7,18 +7,16 @@
 #include <stdbool.h>
 #include <stdint.h>
 
+#include "batch.h"
 #include "capture.h"
 #include "channel.h"
+#include "egress.h"
 #include "log.h"
-#include "message.h"
-#include "oversize.h"
 #include "own.h"
 #include "pace.h"
-#include "plan.h"
 #include "ring.h"
 #include "rules.h"
 #include "shm_abi.h"
-#include "tally.h"
 
 struct mcr_engine;
 
@@ -37,15 +35,11 @@ struct mcr_worker {
 	uint32_t active[MCR_MAX_INTERFACES]; /* the attached ones */
 	uint32_t active_count;
 	struct mcr_egress egress[MCR_MAX_EGRESS];
-	uint64_t handfuls; /* handed over so far */
+	struct mcr_refusals refusals;
 	struct mcr_rules rules;
 	struct mcr_own own;
 
 	struct mcr_batch batch;
-	struct mcr_tally tally;
-	struct mcr_plan plan;
-	struct mcr_messages messages; /* that are being handed over */
-	struct mcr_oversize oversize;
 
 	uint64_t generation; /* newest applied; packets wait until there is one */
 	uint64_t acknowledged;

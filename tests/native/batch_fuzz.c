@@ -8,8 +8,7 @@
  *	batch_fuzz BATCHES SEED
  */
 #include "batch_world.h"
-#include "gather.h"
-#include "send.h"
+#include "loop.h"
 
 #define COMMON OUTPUTS /* the egress in whose place those of the last two outputs of a rule stand */
 #define UDP_FD 1000    /* and the number of an egress */
@@ -253,18 +252,6 @@ static void drain_events(struct world *w)
 		CHECK(type == MCR_REC_LOG || type == MCR_REC_SAMPLE);
 }
 
-/* As the loop does. */
-static uint32_t move_batch(struct mcr_worker *worker, uint32_t slot)
-{
-	uint32_t taken = mcr_forward_gather(worker, slot);
-
-	if (taken) {
-		mcr_transmit(worker);
-		mcr_forward_commit(worker, slot, taken);
-	}
-	return taken;
-}
-
 /* Move what is in a ring, batch by batch. */
 static void move_all(struct world *w, uint32_t slot, uint32_t left)
 {
@@ -275,12 +262,12 @@ static void move_all(struct world *w, uint32_t slot, uint32_t left)
 		uint32_t taken;
 
 		memset(w->next, 0, sizeof(w->next));
-		taken = move_batch(w->worker, slot);
+		taken = mcr_loop_move(w->worker, slot);
 		CHECK(taken && taken <= left && capture->recv >= before + taken);
 		left -= taken;
 		check_identities(w);
 	}
-	CHECK(!move_batch(w->worker, slot));
+	CHECK(!mcr_loop_move(w->worker, slot));
 	CHECK(w->worker->segment->totals.matched >= w->owed);
 }
 

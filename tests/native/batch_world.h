@@ -10,7 +10,6 @@
 #include <errno.h>
 #include <linux/if_arp.h>
 #include <linux/if_packet.h>
-#include <linux/virtio_net.h>
 #include <netinet/udp.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -18,6 +17,7 @@
 #include <sys/mman.h>
 
 #include "bpf.h"
+#include "offload.h"
 #include "worker.h"
 
 #ifdef __SANITIZE_ADDRESS__
@@ -48,7 +48,6 @@
 #define CAPTURE_FD 1200
 #define PORT       6000 /* and the slot of an output */
 #define MAX_FRAME  66000u
-#define GSO_UDP_L4 5
 
 /* What payloads are made of, over and over. */
 static const uint8_t marks[][4] = { "GOOD", "BAD!", "WHAT" };
@@ -107,7 +106,7 @@ static void put_rule(struct world *w, uint32_t rule)
 
 	head.group = htonl(0xef010100 + rule);
 	head.port = htons((uint16_t)(5000 + rule));
-	head.output_count = (uint16_t)(1 + rule % OUTPUTS);
+	head.output_count = (uint16_t)(rule % (OUTPUTS + 1));
 	for (uint32_t i = 0; i < head.output_count; i++)
 		outputs[i] = (struct mcr_rec_output){
 			.output = rule * OUTPUTS + i,
@@ -118,6 +117,7 @@ static void put_rule(struct world *w, uint32_t rule)
 			.max_train = (uint16_t)(2 + rnd(MCR_TRAIN_MAX - 1)),
 		};
 	CHECK(!mcr_rules_put(&w->worker->rules, w->worker->segment, &head, outputs));
+	memset(&w->worker->refusals.outputs[rule * OUTPUTS], 0, OUTPUTS * sizeof(*w->worker->refusals.outputs));
 	w->held |= 1u << rule;
 }
 
@@ -128,7 +128,7 @@ static void world_change(struct world *w)
 	struct mcr_rec_rule head = { .rule = rule };
 
 	w->worker->segment->header.batch = 1 + rnd(MCR_BATCH_SLOTS);
-	w->worker->rules.epoch += !rnd(4);
+	w->worker->refusals.epoch += !rnd(4);
 	w->worker->log.level[MCR_FACILITY_INGRESS] = w->worker->log.level[MCR_FACILITY_EGRESS] =
 		rnd(8) ? MCR_LEVEL_ERROR : MCR_LEVEL_TRACE;
 	if (rnd(4))
@@ -172,6 +172,7 @@ static struct world *world_open(uint64_t seed)
 	mcr_ring_open_consumer(&w->events, &segment->event_ring, segment->event_data, MCR_EVENT_RING_BYTES);
 	mcr_log_init(&w->worker->log, &w->worker->events, &segment->totals.log_dropped);
 	mcr_rules_init(&w->worker->rules);
+	w->worker->refusals.epoch = 1;
 	CHECK(!mcr_own_set(&w->worker->own, own, sizeof(own) / sizeof(*own)));
 	open_captures(w->worker);
 	for (uint32_t rule = 0; rule < RULES; rule++)
@@ -264,7 +265,8 @@ static void merge(struct draft *d)
 {
 	uint32_t segment = 4 * (1 + rnd(32));
 
-	d->offload = (struct virtio_net_hdr){ .flags = VIRTIO_NET_HDR_F_NEEDS_CSUM, .gso_type = GSO_UDP_L4 };
+	d->offload = (struct virtio_net_hdr){ .flags = VIRTIO_NET_HDR_F_NEEDS_CSUM,
+					      .gso_type = VIRTIO_NET_HDR_GSO_UDP_L4 };
 	d->offload.gso_size = (uint16_t)segment;
 	d->status |= TP_STATUS_CSUMNOTREADY;
 	d->datagrams = d->payload ? (d->payload + segment - 1) / segment : 1;
@@ -353,7 +355,8 @@ static void scramble(struct draft *d)
 		d->size = 1 + rnd(d->size);
 	if (!rnd(4))
 		d->offload = (struct virtio_net_hdr){ .flags = (uint8_t)rnd(256),
-						      .gso_type = rnd(2) ? GSO_UDP_L4 : (uint8_t)rnd(256),
+						      .gso_type = rnd(2) ? VIRTIO_NET_HDR_GSO_UDP_L4
+									 : (uint8_t)rnd(256),
 						      .gso_size = (uint16_t)(rnd(2) ? rnd(8) : rnd(65536)) };
 	if (!rnd(4))
 		d->link = (struct sockaddr_ll){ .sll_hatype = rnd(2) ? ARPHRD_LOOPBACK : (uint16_t)rnd(65536),

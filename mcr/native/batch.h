@@ -1,0 +1,127 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * The batch in hand: everything that is known of it, from the frames taken out of a capture ring to what became of each
+ * datagram. Rules and sockets are other tables; a batch refers to them by slot.
+ *
+ * Each step reads what the steps before it have written: gather.c the frames, plan.c the sends, message.c and send.c the
+ * messages and outcomes. commit.c counts what is here then, and nothing of it lasts.
+ */
+#ifndef MCR_BATCH_H
+#define MCR_BATCH_H
+
+#include <stdbool.h>
+#include <stdint.h>
+#include <sys/socket.h>
+#include <sys/uio.h>
+
+#include "oversize.h"
+#include "raw.h"
+#include "rules.h"
+#include "shm_abi.h"
+
+#define MCR_TRAIN_MAX   64   /* datagrams; UDP_MAX_SEGMENTS of kernels before 6.9 */
+#define MCR_MESSAGES    256  /* sends handed over together */
+#define MCR_MESSAGE_IOV 2048 /* pieces of all raw frames among them */
+
+/* A matched datagram. */
+struct mcr_payload {
+	const uint8_t *data;
+	uint32_t size;
+	uint32_t next; /* the next payload of its rule; meaningless for the last */
+};
+
+/* What a rule has in the batch. */
+struct mcr_share {
+	uint32_t rule;
+	uint32_t payload_count;
+	uint32_t first_payload;
+	uint32_t last_payload;
+	uint32_t first_outcome; /* of the rule's first output; those of its other outputs follow in their order */
+};
+
+/* What became of a share at one output. */
+struct mcr_outcome {
+	uint32_t sent;
+	uint32_t errors;
+	uint32_t in_doubt; /* part of errors */
+	uint32_t last_error;
+	uint64_t bytes;
+};
+
+/* One send: a payload, or a train of them, to one output. */
+struct mcr_send {
+	struct iovec *payloads;
+	uint32_t count;
+	uint32_t output;
+	uint32_t outcome; /* where it is to be noted */
+	bool raw;         /* as a raw frame, by the AF_PACKET socket */
+};
+
+/* Where planning stands: within a train for one output, within a share, within the batch. */
+struct mcr_plan {
+	uint32_t next_share;
+	struct iovec *iov; /* the train's first payload */
+	uint32_t left;     /* payloads of the share from there on */
+	uint32_t train;    /* payloads of the train */
+	uint32_t output;   /* that gets it now, MCR_NO_OUTPUT: all have it */
+	uint32_t outcome;  /* of that output */
+	uint32_t done;     /* payloads of the train that this output has been sent */
+};
+
+/* The UDP_SEGMENT option of a train. */
+union mcr_train_option {
+	char bytes[CMSG_SPACE(sizeof(uint16_t))];
+	struct cmsghdr align;
+};
+
+/* Sends that are handed to the kernel together, by their number: their messages, and which of them have ended. */
+struct mcr_handful {
+	uint32_t count;
+	uint32_t iov_count;
+	struct mcr_send sends[MCR_MESSAGES];
+	struct msghdr messages[MCR_MESSAGES];
+	struct mcr_raw_header headers[MCR_MESSAGES];
+	union mcr_train_option options[MCR_MESSAGES];
+	struct iovec iov[MCR_MESSAGE_IOV];
+	uint32_t ways[MCR_MESSAGES]; /* slot of the egress that each leaves by */
+	uint32_t next[MCR_MESSAGES]; /* send by the same way; MCR_MESSAGES: there is none */
+	bool ended[MCR_MESSAGES];
+	uint16_t last[MCR_MAX_EGRESS]; /* newest send by a way, see mcr_handful_last() */
+};
+
+struct mcr_batch {
+	uint32_t capture; /* slot of the capture that it came by */
+	uint32_t slots;   /* frames taken from its ring */
+	bool in_doubt; /* a dead worker had them in hand: whether they left is not known, and they don't leave again */
+
+	struct mcr_totals add; /* to the counters */
+	uint32_t share_count;
+	uint32_t payload_count;
+	uint32_t outcome_count;
+	uint32_t iov_count;
+	struct mcr_share shares[MCR_BATCH_SLOTS];
+	struct mcr_payload payloads[MCR_BATCH_PAYLOADS];
+	struct mcr_outcome outcomes[MCR_BATCH_OUTPUTS];
+
+	struct mcr_plan plan;
+	struct iovec iov[MCR_BATCH_PAYLOADS]; /* the payloads, those of a share one after the other */
+	struct mcr_handful handful;
+
+	uint16_t share_of[MCR_MAX_RULES]; /* see mcr_batch_share() */
+	struct mcr_oversize oversize;
+};
+
+/* Begin a batch of a capture's frames. */
+void mcr_batch_begin(struct mcr_batch *batch, uint32_t capture, bool in_doubt);
+
+/* Whether it can take one more frame, whatever is in it. */
+bool mcr_batch_has_room(const struct mcr_batch *batch);
+
+/* Add a payload for all outputs of a rule. */
+void mcr_batch_add(struct mcr_batch *batch, const struct mcr_rules *rules, uint32_t rule, const uint8_t *payload,
+		   uint32_t size);
+
+/* The payloads of a batch in doubt are not sent: note that as what became of each. */
+void mcr_batch_give_up(struct mcr_batch *batch, const struct mcr_rules *rules);
+
+#endif

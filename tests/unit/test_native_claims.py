@@ -1,0 +1,32 @@
+"""What the documents claim of the native code's layout."""
+
+import re
+from pathlib import Path
+
+NATIVE = Path(__file__).parents[2] / "mcr" / "native"
+STEPS = ["loop", "gather", "plan", "message", "send", "commit"]
+
+
+def test_all_memory_ordering_is_in_one_header() -> None:
+    """No other file has an atomic access, or a fence, of its own."""
+    ordering = re.compile(r"__atomic_|__sync_|stdatomic|asm\b|\bvolatile\b")
+    sources = [*NATIVE.rglob("*.c"), *NATIVE.rglob("*.h")]
+    assert {source.name for source in sources if ordering.search(source.read_text())} == {"ring.h"}
+
+
+def test_steps_of_a_batch_know_only_what_comes_after_them() -> None:
+    """Except that who sends asks for the plan and the messages: nothing includes what calls it."""
+    before = {"send": {"plan", "message"}}
+    for place, step in enumerate(STEPS):
+        for kind in ("c", "h"):
+            included = set(re.findall(r'#include "(\w+)\.h"', (NATIVE / f"{step}.{kind}").read_text()))
+            assert not included & set(STEPS[:place]) - before.get(step, set()), f"{step}.{kind}"
+
+
+def test_packets_only_read_the_rules() -> None:
+    """No step of a batch can change what commands have put there."""
+    for name in ["batch", *STEPS, "tally"]:
+        for kind in ("c", "h"):
+            text = (NATIVE / f"{name}.{kind}").read_text()
+            assert not re.search(r"(?<!const )struct mcr_(rules|rule|output) ?\*", text), f"{name}.{kind}"
+            assert not re.search(r"rules\.(rules|outputs)\[[^\]]*\]\.\w+ [-+|]?= ", text), f"{name}.{kind}"

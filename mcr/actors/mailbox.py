@@ -8,7 +8,7 @@ don't close when they are garbage.
 from collections.abc import Callable
 from contextlib import suppress
 from types import TracebackType
-from typing import Generic, Self, TypeVar
+from typing import Generic, NoReturn, Self, TypeVar
 
 import attrs
 import trio
@@ -65,6 +65,13 @@ class Waiting(Generic[T]):
         for reply in due:
             with reply:
                 reply.resolve(answer)
+
+
+async def repeat(inbox: trio.MemorySendChannel[C], command: C, seconds: float) -> NoReturn:
+    """Send a command at each whole multiple of so many seconds. Actors that do so wake the process together."""
+    while True:
+        await trio.sleep_until((trio.current_time() // seconds + 1) * seconds)
+        await inbox.send(command)
 
 
 async def ask(inbox: trio.MemorySendChannel[C], question: Callable[[Reply[T]], C]) -> T:

@@ -11,7 +11,7 @@ from typing import TypeVar, assert_never
 import attrs
 import trio
 
-from mcr.actors.mailbox import Reply, ask
+from mcr.actors.mailbox import Reply, ask, repeat
 from mcr.logs.limit import UNLIMITED
 from mcr.logs.logger import get_logger
 from mcr.model.log import Facility, Level
@@ -157,20 +157,14 @@ async def run_stats_aggregator(
     try:
         async with trio.open_nursery() as nursery:
             with receive:
-                nursery.start_soon(_repeat, send, _Tick(), _TICK)
+                nursery.start_soon(repeat, send, _Tick(), _TICK)
                 if lines_every:
-                    nursery.start_soon(_repeat, send, _LinesDue(), lines_every)
+                    nursery.start_soon(repeat, send, _LinesDue(), lines_every)
                 task_status.started(StatsAggregator(send))
                 async for command in receive:
                     await _handle(state, command)
     finally:
         state.close()
-
-
-async def _repeat(inbox: trio.MemorySendChannel[_Command], command: _Command, seconds: float) -> None:
-    while True:
-        await trio.sleep(seconds)
-        await inbox.send(command)
 
 
 async def _handle(state: "_State", command: _Command) -> None:

@@ -12,7 +12,7 @@ from typing import assert_never
 import attrs
 import trio
 
-from mcr.actors.mailbox import Reply, Waiting, ask
+from mcr.actors.mailbox import Reply, Waiting, ask, repeat
 from mcr.actors.network_watch import NetworkWatch
 from mcr.actors.reviews import AbsorbOn, PauseAbsorbing, Review, ReviewRaw, Reviews, open_reviews
 from mcr.actors.stats_aggregator import StatsAggregator
@@ -167,7 +167,7 @@ async def run_worker_supervisor(
                 post = Post(worker_id, core, segment, workshop, user, spares, events_send)
                 state.workers.add(core, await nursery.start(run_worker_process, post))
             nursery.start_soon(_hear_of_workers, state, events)
-            nursery.start_soon(_watch, send)
+            nursery.start_soon(repeat, send, _Watch(), _WATCH_SECONDS)
             nursery.start_soon(_follow, network, send)
             reviews.start(nursery, relay.absorber, send)
             task_status.started(WorkerSupervisor(send))
@@ -181,12 +181,6 @@ async def _close(sockets: Sequence[socket]) -> None:
     """Close sockets, beside what the supervisor does: the kernel waits each time."""
     with trio.CancelScope(shield=True):
         await trio.to_thread.run_sync(close_all, sockets)
-
-
-async def _watch(inbox: trio.MemorySendChannel[_Command]) -> None:
-    while True:
-        await trio.sleep(_WATCH_SECONDS)
-        await inbox.send(_Watch())
 
 
 async def _follow(network: NetworkWatch, inbox: trio.MemorySendChannel[_Command]) -> None:
@@ -235,7 +229,7 @@ async def _handle(state: "_State", command: _Command) -> None:
             state.stop(reply)
         case _Watch():
             await state.kill_hung_workers()
-            state.log_interfaces()
+            state.check_interfaces()
             state.check_reviews()
         case PauseAbsorbing() | AbsorbOn() | ReviewRaw():
             await _heed_review(state, command)
@@ -300,6 +294,7 @@ class _State:
         self._network = Network()
         self._own_keys = b""
         self._interfaces = InterfaceLog()
+        self._interfaces_due = False  # they may stand in another way than when they were looked at last
         self._show_unmatched()
 
     # The network.
@@ -318,7 +313,8 @@ class _State:
         if commands := self._relay.suspect(before, network):
             self.workers.tell_all(*commands)
             self._reviews.raw_is_due()
-        self.log_interfaces()
+        self._log_interfaces()
+        self._interfaces_due = True  # sockets may follow a little later
 
     def _tell_own(self) -> None:
         """What bears one of these as its source was sent here."""
@@ -327,7 +323,13 @@ class _State:
             self._own_keys = keys
             self.workers.tell_all(records.own(keys))
 
-    def log_interfaces(self) -> None:
+    def check_interfaces(self) -> None:
+        """Log what was held back, and what came of the last changes."""
+        if self._interfaces_due or self._interfaces.holds_back:
+            self._interfaces_due = False
+            self._log_interfaces()
+
+    def _log_interfaces(self) -> None:
         standing = self.standing()
         conditions = judge(standing, self._network)
         well = dict.fromkeys((each.name for each in standing.all()), WELL)
@@ -338,6 +340,7 @@ class _State:
     # Rules.
 
     async def apply(self, change: RuleChange) -> McrError | None:
+        self._interfaces_due = True
         try:
             step = await self._relay.apply(change)
         except McrError as error:

@@ -66,6 +66,11 @@ class InterfaceLog:
     def __init__(self) -> None:
         self._told: dict[str, _Told] = {}
 
+    @property
+    def holds_back(self) -> bool:
+        """Whether there is something to be said, now or later."""
+        return any(told.changes for told in self._told.values())
+
     def note(self, conditions: Mapping[str, Condition]) -> None:
         """See how it stands with the interfaces of all rules; those that no rule names any more are forgotten."""
         for name in self._told.keys() - conditions.keys():

@@ -3,7 +3,7 @@ import pytest
 import trio
 import trio.testing
 
-from mcr.actors.mailbox import Reply, Waiting, ask
+from mcr.actors.mailbox import Reply, Waiting, ask, repeat
 from mcr.errors import RuleNotFound, ShuttingDown
 
 
@@ -100,3 +100,23 @@ async def test_replies_that_wait_are_answered_when_their_number_is_reached(nurse
     waiting.answer(3, "last")
     await trio.testing.wait_all_tasks_blocked()
     assert (answers, len(waiting)) == (["first", "last"], 0)
+
+
+async def test_commands_that_repeat_come_together_whenever_they_were_started(nursery, autojump_clock):
+    send, receive = trio.open_memory_channel[tuple[str, float]](0)
+
+    async def tell(inbox: trio.MemoryReceiveChannel[str]) -> None:
+        async for name in inbox:
+            await send.send((name, trio.current_time()))
+
+    for name, period in (("a", 1.0), ("b", 1.0), ("c", 2.0)):
+        theirs, inbox = trio.open_memory_channel[str](0)
+        nursery.start_soon(tell, inbox)
+        nursery.start_soon(repeat, theirs, name, period)
+        await trio.sleep(0.3)
+    moments: dict[float, set[str]] = {}
+    for _ in range(10):
+        name, time = await receive.receive()
+        moments.setdefault(round(time, 6), set()).add(name)
+    assert moments == {1: {"a", "b"}, 2: {"a", "b", "c"}, 3: {"a", "b"}, 4: {"a", "b", "c"}}
+    nursery.cancel_scope.cancel()

@@ -95,6 +95,17 @@ def test_last_state_is_said_soon_after_the_last_change(log):
     assert line.startswith("eth0 is down: 12 rules wait (")
 
 
+def test_what_was_not_said_is_held_back_until_it_is(log):
+    said(log, WELL)
+    assert not log.holds_back
+    said(log, *[DOWN, WELL] * 5)
+    assert log.holds_back
+    said(log, time=1_000.0)
+    assert log.holds_back
+    log.lines({}, 1_000.0)
+    assert not log.holds_back
+
+
 def test_interface_that_comes_and_goes_slowly_is_told_seldom_too(log):
     """Each state lasts three seconds, for ten minutes."""
     lines = [line for second in range(600) for line in said(log, DOWN if second // 3 % 2 else WELL, time=second)]

@@ -64,7 +64,7 @@ for each in "$root"/usr/share/bash-completion/completions/*.bash; do
 	[ ! -e "$each" ] || mv "$each" "${each%.bash}"
 done
 put 644 packaging/deb/copyright usr/share/doc/mcr/copyright
-for each in installation troubleshooting control-protocol performance; do
+for each in installation glossary troubleshooting control-protocol performance; do
 	put 644 "docs/$each.md" "usr/share/doc/mcr/$each.md"
 done
 put 644 CHANGELOG.md usr/share/doc/mcr/changelog

@@ -51,55 +51,58 @@ int mcr_drop_capabilities(void)
 	BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, SYS_##name, 0, 4), LOAD(args[2]),                     \
 		BPF_JUMP(BPF_JMP | BPF_JSET | BPF_K, PROT_EXEC, 0, 1), REFUSE, RETURN(SECCOMP_RET_ALLOW)
 
+/* What a worker may ask the kernel for. */
+static const struct sock_filter program[] = {
+	LOAD(arch),
+	BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, THIS_ARCH, 1, 0),
+	REFUSE,
+	LOAD(nr),
+	/* The loop. */
+	ALLOW(io_uring_enter),
+	ALLOW(sendto),
+	ALLOW(sendmsg),
+	ALLOW(sendmmsg),
+	ALLOW(recvmsg),
+	ALLOW(recvfrom),
+	ALLOW(read),
+	ALLOW(write),
+	ALLOW(ppoll),
+#ifdef SYS_poll
+	ALLOW(poll),
+#endif
+	ALLOW(clock_nanosleep),
+	ALLOW(clock_gettime),
+	ALLOW(getsockopt),
+	ALLOW(getsockname),
+	ALLOW(close),
+	/* What the C library and the end of a Python process take. */
+	ALLOW(io_uring_register),
+	ALLOW(futex),
+	ALLOW(munmap),
+	ALLOW(mremap),
+	ALLOW(madvise),
+	ALLOW(brk),
+	ALLOW(lseek),
+	ALLOW(getrandom),
+	ALLOW(getpid),
+	ALLOW(gettid),
+	ALLOW(sched_yield),
+	ALLOW(restart_syscall),
+	ALLOW(rt_sigaction),
+	ALLOW(rt_sigprocmask),
+	ALLOW(rt_sigreturn),
+	ALLOW(sigaltstack),
+	ALLOW(exit),
+	ALLOW(exit_group),
+	ALLOW_DATA(mmap),
+	ALLOW_DATA(mprotect),
+	REFUSE,
+};
+
 int mcr_confine(void)
 {
-	struct sock_filter program[] = {
-		LOAD(arch),
-		BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, THIS_ARCH, 1, 0),
-		REFUSE,
-		LOAD(nr),
-		/* The loop. */
-		ALLOW(io_uring_enter),
-		ALLOW(sendto),
-		ALLOW(sendmsg),
-		ALLOW(sendmmsg),
-		ALLOW(recvmsg),
-		ALLOW(recvfrom),
-		ALLOW(read),
-		ALLOW(write),
-		ALLOW(ppoll),
-#ifdef SYS_poll
-		ALLOW(poll),
-#endif
-		ALLOW(clock_nanosleep),
-		ALLOW(clock_gettime),
-		ALLOW(getsockopt),
-		ALLOW(getsockname),
-		ALLOW(close),
-		/* What the C library and the end of a Python process take. */
-		ALLOW(io_uring_register),
-		ALLOW(futex),
-		ALLOW(munmap),
-		ALLOW(mremap),
-		ALLOW(madvise),
-		ALLOW(brk),
-		ALLOW(lseek),
-		ALLOW(getrandom),
-		ALLOW(getpid),
-		ALLOW(gettid),
-		ALLOW(sched_yield),
-		ALLOW(restart_syscall),
-		ALLOW(rt_sigaction),
-		ALLOW(rt_sigprocmask),
-		ALLOW(rt_sigreturn),
-		ALLOW(sigaltstack),
-		ALLOW(exit),
-		ALLOW(exit_group),
-		ALLOW_DATA(mmap),
-		ALLOW_DATA(mprotect),
-		REFUSE,
-	};
-	struct sock_fprog filter = { .len = sizeof(program) / sizeof(*program), .filter = program };
+	struct sock_fprog filter = { .len = sizeof(program) / sizeof(*program),
+				     .filter = (struct sock_filter *)program };
 
 	if (!THIS_ARCH)
 		return -EOPNOTSUPP;

@@ -7,16 +7,13 @@
 #define BATCH_WORLD_H
 
 #include <arpa/inet.h>
-#include <errno.h>
 #include <linux/if_arp.h>
 #include <linux/if_packet.h>
 #include <netinet/udp.h>
-#include <stdio.h>
-#include <stdlib.h>
-#include <string.h>
 #include <sys/mman.h>
 
 #include "bpf.h"
+#include "common.h"
 #include "offload.h"
 #include "worker.h"
 
@@ -29,21 +26,11 @@
 #define IS_READABLE(start, size)                 ((void)(start), (void)(size), true)
 #endif
 
-#define CHECK(condition)                                                                                            \
-	do {                                                                                                        \
-		if (!(condition)) {                                                                                 \
-			fprintf(stderr, "%s:%d: not true: %s (errno %d)\n", __FILE__, __LINE__, #condition, errno); \
-			abort();                                                                                    \
-		}                                                                                                   \
-	} while (0)
-
 #define CAPTURES   3
 #define DESCRIBED  2 /* of them: the kernel says how to cut super-frames */
 #define RULES      8
 #define OUTPUTS    5 /* of a rule, at most */
 #define RING_SLOTS 64u
-#define SLOT_BYTES 2048u
-#define MAC_OFFSET 82u
 #define ROOM       (SLOT_BYTES - MAC_OFFSET)
 #define CAPTURE_FD 1200
 #define PORT       6000 /* and the slot of an output */
@@ -78,16 +65,6 @@ struct draft {
 	struct sockaddr_ll link;
 	uint32_t status;
 };
-
-static uint64_t state;
-
-static uint32_t rnd(uint32_t below)
-{
-	state ^= state << 13; /* xorshift64 */
-	state ^= state >> 7;
-	state ^= state << 17;
-	return (uint32_t)(state >> 16) % below;
-}
 
 static void *allocate(size_t size)
 {
@@ -155,7 +132,7 @@ static void open_captures(struct mcr_worker *worker)
 	}
 }
 
-static struct world *world_open(uint64_t seed)
+static struct world *world_open(uint64_t number)
 {
 	const struct mcr_rec_own_key own[] = {
 		{ mcr_own_address(htonl(0xc6120002)), MCR_CAUSE_LOOP },
@@ -165,7 +142,7 @@ static struct world *world_open(uint64_t seed)
 	struct world *w = allocate(sizeof(*w));
 	struct mcr_segment *segment = allocate(sizeof(*segment));
 
-	state = seed * 2 + 1; /* never 0, and each seed another */
+	seed(number);
 	w->worker = allocate(sizeof(*w->worker));
 	w->worker->segment = segment;
 	mcr_ring_open_producer(&w->worker->events, &segment->event_ring, segment->event_data, MCR_EVENT_RING_BYTES);
@@ -189,24 +166,9 @@ static void world_close(struct world *w)
 
 /* Frames. */
 
-static uint32_t sum16(uint32_t sum, const uint8_t *data, uint32_t size)
-{
-	for (uint32_t i = 0; i < size; i++)
-		sum += i % 2 ? data[i] : (uint32_t)data[i] << 8;
-	while (sum >> 16)
-		sum = (sum & 0xffff) + (sum >> 16);
-	return sum;
-}
-
-static void store16(uint8_t *at, uint32_t value)
-{
-	at[0] = (uint8_t)(value >> 8);
-	at[1] = (uint8_t)value;
-}
-
 static uint8_t *ip_of(const struct draft *d)
 {
-	return d->frame + 14;
+	return d->frame + ETHERNET;
 }
 
 static uint8_t *udp_of(const struct draft *d)
@@ -216,8 +178,7 @@ static uint8_t *udp_of(const struct draft *d)
 
 static void sum_ip(const struct draft *d)
 {
-	store16(ip_of(d) + 10, 0);
-	store16(ip_of(d) + 10, ~sum16(0, ip_of(d), d->header));
+	sum_ip_header(ip_of(d), d->header);
 }
 
 static void sum_udp(const struct draft *d)
@@ -233,21 +194,8 @@ static void sum_udp(const struct draft *d)
 static void draft_datagram(struct draft *d, uint32_t rule)
 {
 	static const uint8_t types[] = { PACKET_HOST, PACKET_MULTICAST, PACKET_OTHERHOST };
-	uint8_t *ip = ip_of(d);
 
-	d->size = 14 + d->header + 8 + d->payload;
-	memset(d->frame, 0, d->size);
-	memcpy(d->frame, "\1\0\x5e\1\1\1", 6);
-	d->frame[12] = 8;
-	ip[0] = (uint8_t)(0x40 | d->header / 4);
-	store16(ip + 2, d->header + 8 + d->payload);
-	ip[8] = 1;
-	ip[9] = 17;
-	memcpy(ip + 12, "\xc6\x12\0\1", 4);
-	memcpy(ip + 16, "\xef\1\1", 3);
-	ip[19] = (uint8_t)rule;
-	store16(udp_of(d) + 2, 5000 + rule);
-	store16(udp_of(d) + 4, 8 + d->payload);
+	d->size = put_headers(d->frame, d->header, d->payload, (uint8_t)rule, 5000 + rule);
 	for (uint32_t i = 0; i < d->payload; i++)
 		udp_of(d)[8 + i] = marks[d->kind][i % 4];
 	d->link = (struct sockaddr_ll){
@@ -350,7 +298,7 @@ static void spoil(struct draft *d)
 static void scramble(struct draft *d)
 {
 	for (uint32_t i = rnd(6); i; i--)
-		d->frame[rnd(2) ? rnd(d->size) : rnd(14 + d->header + 8)] = (uint8_t)rnd(256);
+		d->frame[rnd(2) ? rnd(d->size) : rnd(ETHERNET + d->header + 8)] = (uint8_t)rnd(256);
 	if (!rnd(4))
 		d->size = 1 + rnd(d->size);
 	if (!rnd(4))
@@ -408,7 +356,7 @@ static void put(struct world *w, uint32_t slot, const struct draft *d)
 	ASAN_UNPOISON_MEMORY_REGION(at, SLOT_BYTES);
 	CHECK(header->tp_status == TP_STATUS_KERNEL);
 	header->tp_mac = MAC_OFFSET;
-	header->tp_net = MAC_OFFSET + 14;
+	header->tp_net = MAC_OFFSET + ETHERNET;
 	header->tp_len = d->size;
 	header->tp_snaplen = kept;
 	if (slot >= DESCRIBED && d->kind == CHANCE && !rnd(8))

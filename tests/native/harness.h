@@ -7,35 +7,24 @@
 #define HARNESS_H
 
 #include <arpa/inet.h>
-#include <errno.h>
 #include <fcntl.h>
 #include <linux/if_packet.h>
+#include <poll.h>
 #include <pthread.h>
-#include <stdio.h>
-#include <stdlib.h>
-#include <string.h>
+#include <sched.h>
 #include <sys/eventfd.h>
 #include <sys/mman.h>
 #include <sys/socket.h>
 #include <unistd.h>
 
+#include "common.h"
 #include "worker.h"
 
-#define SLOTS      64u
-#define SLOT_BYTES 2048u
-#define MAC_OFFSET 82u
-#define GROUP      "239.1.1.1"
-#define PORT       5000
-#define WIDE       (8 << 20) /* bytes of a buffer that nothing fills */
-#define NARROW     1
-
-#define CHECK(condition)                                                                                            \
-	do {                                                                                                        \
-		if (!(condition)) {                                                                                 \
-			fprintf(stderr, "%s:%d: not true: %s (errno %d)\n", __FILE__, __LINE__, #condition, errno); \
-			exit(1);                                                                                    \
-		}                                                                                                   \
-	} while (0)
+#define SLOTS  64u
+#define GROUP  "239.1.1.1"
+#define PORT   5000
+#define WIDE   (8 << 20) /* bytes of a buffer that nothing fills */
+#define NARROW 1
 
 struct harness {
 	int segment_fd, ring_fd, receiver, sender;
@@ -156,6 +145,49 @@ static int run_worker(struct harness *h)
 	return mcr_worker_run(dup(h->segment_fd), h->worker_channel, dup(h->wake_fd), dup(h->event_fd), false);
 }
 
+static void *worker_thread(void *arg)
+{
+	return (void *)(intptr_t)run_worker(arg);
+}
+
+/* Be the kernel: put one frame with this sequence number into the ring. False: the ring is full. */
+static bool produce(struct harness *h, uint64_t sequence)
+{
+	uint8_t *slot = h->slots + (h->produced % SLOTS) * SLOT_BYTES, *frame = slot + MAC_OFFSET;
+	struct tpacket2_hdr *header = (struct tpacket2_hdr *)slot;
+
+	if (mcr_load_acquire32(&header->tp_status) != TP_STATUS_KERNEL)
+		return false;
+	header->tp_mac = MAC_OFFSET;
+	header->tp_net = MAC_OFFSET + ETHERNET;
+	header->tp_len = header->tp_snaplen = put_headers(frame, 20, sizeof(sequence), 1, PORT);
+	sum_ip_header(frame + ETHERNET, 20); /* UDP needs none */
+	memcpy(frame + ETHERNET + 20 + 8, &sequence, sizeof(sequence));
+	mcr_store_release32(&header->tp_status, TP_STATUS_USER);
+	h->produced++;
+	return true;
+}
+
+/* Once as much waits as the ring holds, a worker starts in a thread: its first batch is a whole one. Frames produced. */
+static inline uint64_t start_full(struct harness *h, uint64_t packets, pthread_t *thread)
+{
+	uint64_t sent = 0;
+
+	while (sent < packets && produce(h, sent))
+		sent++;
+	CHECK(pthread_create(thread, NULL, worker_thread, h) == 0);
+	return sent;
+}
+
+/* One more frame, where there is room; else let the worker go on. Whether there was. */
+static inline bool produce_or_yield(struct harness *h, uint64_t sequence)
+{
+	if (produce(h, sequence))
+		return true;
+	sched_yield();
+	return false;
+}
+
 /* A worker in a thread sends what it has, and ends. */
 static inline void stop_worker(struct harness *h, pthread_t thread)
 {
@@ -167,47 +199,22 @@ static inline void stop_worker(struct harness *h, pthread_t thread)
 	CHECK(pthread_join(thread, &ret) == 0 && (intptr_t)ret == 0);
 }
 
-/* Of an IP header without options (RFC 1071). */
-static uint16_t ip_checksum(const uint8_t *ip)
+/* What the receiver has, every one and in order, from the `next` on. The one after. */
+static inline uint64_t receive_in_order(struct harness *h, uint64_t next)
 {
-	uint32_t sum = 0;
-	uint16_t word;
+	uint64_t sequence;
 
-	for (uint32_t i = 0; i < 20; i += 2) {
-		memcpy(&word, ip + i, sizeof(word));
-		sum += word;
-	}
-	sum = (sum & 0xffff) + (sum >> 16);
-	return (uint16_t)~(sum + (sum >> 16));
+	while (recv(h->receiver, &sequence, sizeof(sequence), MSG_DONTWAIT) == sizeof(sequence))
+		CHECK(sequence == next++);
+	return next;
 }
 
-/* Be the kernel: put one frame with this sequence number into the ring. False: the ring is full. */
-static bool produce(struct harness *h, uint64_t sequence)
+/* The same until all have come: loopback may take its time. */
+static inline uint64_t await_in_order(struct harness *h, uint64_t next, uint64_t packets)
 {
-	uint8_t *slot = h->slots + (h->produced % SLOTS) * SLOT_BYTES, *ip = slot + MAC_OFFSET + 14, *udp = ip + 20;
-	struct tpacket2_hdr *header = (struct tpacket2_hdr *)slot;
-	uint32_t group = inet_addr(GROUP), source = inet_addr("198.18.0.9");
-	uint16_t total = htons(20 + 8 + 8), length = htons(16), port = htons(PORT), check;
-
-	if (mcr_load_acquire32(&header->tp_status) != TP_STATUS_KERNEL)
-		return false;
-	header->tp_mac = MAC_OFFSET;
-	header->tp_net = MAC_OFFSET + 14;
-	header->tp_len = header->tp_snaplen = 14 + 20 + 8 + 8;
-	memset(ip, 0, 36);
-	ip[0] = 0x45;
-	ip[9] = 17;
-	memcpy(ip + 2, &total, 2);
-	memcpy(ip + 12, &source, 4);
-	memcpy(ip + 16, &group, 4);
-	check = ip_checksum(ip);
-	memcpy(ip + 10, &check, 2); /* UDP needs none */
-	memcpy(udp + 2, &port, 2);
-	memcpy(udp + 4, &length, 2);
-	memcpy(udp + 8, &sequence, 8);
-	mcr_store_release32(&header->tp_status, TP_STATUS_USER);
-	h->produced++;
-	return true;
+	for (int i = 0; i < 5000 && (next = receive_in_order(h, next)) < packets; i++)
+		poll(&(struct pollfd){ .fd = h->receiver, .events = POLLIN }, 1, 1);
+	return next;
 }
 
 static inline void see(uint64_t sequence, uint8_t *seen, uint64_t limit)

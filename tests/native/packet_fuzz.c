@@ -5,47 +5,22 @@
  *
  *	packet_fuzz ROUNDS SEED
  */
-#include <errno.h>
-#include <stdio.h>
-#include <stdlib.h>
-#include <string.h>
-
+#include "common.h"
 #include "packet.h"
-
-#define NETWORK 14u
-
-static uint64_t state;
-
-static uint32_t rnd(uint32_t below)
-{
-	state ^= state << 13; /* xorshift64 */
-	state ^= state >> 7;
-	state ^= state << 17;
-	return (uint32_t)(state >> 16) % below;
-}
 
 /* A sound frame: Ethernet, IPv4 with `options` words of options, UDP, payload, padding. */
 static uint32_t build(uint8_t *frame, uint32_t options, uint32_t payload, uint32_t padding)
 {
-	uint32_t header = 20 + 4 * options, total = header + 8 + payload, udp = 8 + payload;
-	uint8_t *ip = frame + NETWORK;
+	uint32_t size = put_headers(frame, 20 + 4 * options, payload, 1, 5000);
 
-	memset(frame, 0, NETWORK + total + padding);
-	frame[12] = 0x08;
-	ip[0] = (uint8_t)(0x40 | header / 4);
-	ip[2] = (uint8_t)(total >> 8);
-	ip[3] = (uint8_t)total;
-	ip[8] = 1;
-	ip[9] = 17;
-	ip[16] = 239;
-	ip[header + 4] = (uint8_t)(udp >> 8);
-	ip[header + 5] = (uint8_t)udp;
-	return NETWORK + total + padding;
+	memset(frame + size - payload, 0, payload + padding);
+	return size + padding;
 }
 
 static void check_accepted(const struct mcr_packet *packet, uint32_t size)
 {
-	if (packet->payload < NETWORK + 28 || packet->payload > size || packet->payload_size > size - packet->payload) {
+	if (packet->payload < ETHERNET + 28 || packet->payload > size ||
+	    packet->payload_size > size - packet->payload) {
 		fprintf(stderr, "payload outside the frame\n");
 		exit(1);
 	}
@@ -57,12 +32,12 @@ int main(int argc, char **argv)
 
 	if (argc != 3)
 		return 2;
-	state = strtoull(argv[2], NULL, 10) * 2 + 1; /* never 0, and each seed another */
+	seed(strtoull(argv[2], NULL, 10));
 	for (uint64_t round = strtoull(argv[1], NULL, 10); round; round--) {
 		uint32_t payload = rnd(64);
 		uint8_t sound[256], *frame;
 		uint32_t size = build(sound, rnd(11), payload, rnd(20));
-		uint32_t mutations = rnd(4), network = NETWORK;
+		uint32_t mutations = rnd(4), network = ETHERNET;
 		struct mcr_packet packet;
 		int ret;
 
@@ -77,7 +52,7 @@ int main(int argc, char **argv)
 		ret = mcr_packet_parse(frame, size, network, &packet);
 		if (ret == 0) {
 			accepted++;
-			if (network == NETWORK)
+			if (network == ETHERNET)
 				check_accepted(&packet, size);
 		} else if (ret == -EBADMSG || ret == -EMSGSIZE || ret == -EOPNOTSUPP || ret == -EPROTONOSUPPORT) {
 			refused++;

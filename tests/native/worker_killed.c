@@ -6,7 +6,6 @@
  *
  *	worker_killed KILLS SEED [raw]
  */
-#include <sched.h>
 #include <signal.h>
 #include <sys/ptrace.h>
 #include <sys/wait.h>
@@ -70,10 +69,25 @@ static void kill_within(struct harness *h, pid_t child, enum mcr_phase phase)
 	CHECK(waitpid(child, &status, 0) == child && WIFSIGNALED(status));
 }
 
+/* Every counter is exact, and nothing was sent twice. What is missing at the receiver. */
+static uint64_t count_missing(const struct harness *h, const uint8_t *seen, uint64_t sequence)
+{
+	uint64_t missing = 0;
+
+	check_identities(h->segment, sequence);
+	CHECK(h->segment->totals.errors == h->segment->totals.in_doubt);
+	for (uint64_t i = 0; i < sequence; i++) {
+		CHECK(seen[i] <= 1);
+		missing += !seen[i];
+	}
+	CHECK(missing <= h->segment->totals.in_doubt);
+	return missing;
+}
+
 int main(int argc, char **argv)
 {
 	unsigned int kills = argc > 2 ? (unsigned int)atoi(argv[1]) : 0, phases[4] = { 0 };
-	uint64_t limit = (uint64_t)(kills + 1) * BATCH, sequence = 0, missing = 0;
+	uint64_t limit = (uint64_t)(kills + 1) * BATCH, sequence = 0, missing;
 	uint8_t *seen = calloc(limit + 1, 1);
 	struct harness h;
 	int status;
@@ -104,13 +118,7 @@ int main(int argc, char **argv)
 	CHECK(waitpid(child, &status, 0) == child && WIFEXITED(status) && WEXITSTATUS(status) == 0);
 	receive(&h, seen, limit);
 
-	check_identities(h.segment, sequence);
-	CHECK(h.segment->totals.errors == h.segment->totals.in_doubt);
-	for (uint64_t i = 0; i < sequence; i++) {
-		CHECK(seen[i] <= 1);
-		missing += !seen[i];
-	}
-	CHECK(missing <= h.segment->totals.in_doubt);
+	missing = count_missing(&h, seen, sequence);
 	printf("%u kills: idle %u, sending %u, commit %u, releasing %u; %llu packets, %llu in doubt, %llu missing\n",
 	       kills, phases[MCR_PHASE_IDLE], phases[MCR_PHASE_SENDING], phases[MCR_PHASE_COMMIT],
 	       phases[MCR_PHASE_RELEASING], (unsigned long long)sequence,

@@ -5,18 +5,11 @@
  *
  *	worker_orphan
  */
-#include <poll.h>
-
 #include "harness.h"
 #include "journal.h"
 
 #define PACKETS 40
 #define SLOT    1
-
-static void *worker(void *arg)
-{
-	return (void *)(intptr_t)run_worker(arg);
-}
 
 /* Wait until the worker forwards by a generation. */
 static void await(struct harness *h, uint64_t generation)
@@ -61,7 +54,7 @@ int main(void)
 	command(&h, MCR_REC_CAPTURE_PUT, &fresh, sizeof(fresh));
 	command(&h, MCR_REC_RULE_PUT, &rule, sizeof(rule));
 	command(&h, MCR_REC_GENERATION, &second, sizeof(second));
-	CHECK(pthread_create(&thread, NULL, worker, &h) == 0);
+	CHECK(pthread_create(&thread, NULL, worker_thread, &h) == 0);
 	await(&h, 2);
 	for (uint64_t sent = 0; sent < PACKETS; sent++)
 		CHECK(produce(&h, sent));

@@ -5,18 +5,10 @@
  *
  *	worker_overflow PACKETS
  */
-#include <poll.h>
-#include <sched.h>
-
 #include "harness.h"
 
 #define UDP_OUTPUT 9
 #define RAW_OUTPUT 10
-
-static void *worker(void *arg)
-{
-	return (void *)(intptr_t)run_worker(arg);
-}
 
 /* In the place of the harness's rule. One datagram a send: what waits together leaves by one sendmmsg. */
 static void put_two_outputs(struct harness *h)
@@ -45,16 +37,6 @@ static void put_two_outputs(struct harness *h)
 	command(h, MCR_REC_GENERATION, &generation, sizeof(generation));
 }
 
-/* Every one, in order. How many there were. */
-static uint64_t receive_all(struct harness *h, uint64_t expected)
-{
-	uint64_t sequence;
-
-	while (recv(h->receiver, &sequence, sizeof(sequence), MSG_DONTWAIT) == sizeof(sequence))
-		CHECK(sequence == expected++);
-	return expected;
-}
-
 /* Some, in order. How many there were. */
 static uint64_t receive_some(struct harness *h, uint64_t *next)
 {
@@ -73,7 +55,7 @@ static uint64_t receive_some(struct harness *h, uint64_t *next)
 
 int main(int argc, char **argv)
 {
-	uint64_t packets = argc > 1 ? strtoull(argv[1], NULL, 10) : 0, sent = 0, all = 0, some = 0, next = 0;
+	uint64_t packets = argc > 1 ? strtoull(argv[1], NULL, 10) : 0, sent, all = 0, some = 0, next = 0;
 	const struct mcr_output_counters *udp, *raw;
 	struct harness h;
 	pthread_t thread;
@@ -83,21 +65,15 @@ int main(int argc, char **argv)
 	send_raw(&h, NARROW);
 	tell_everything(&h, 1);
 	put_two_outputs(&h);
-	while (sent < packets && produce(&h, sent)) /* the first batch is a whole one: more than the wire takes */
-		sent++;
-	CHECK(pthread_create(&thread, NULL, worker, &h) == 0);
+	sent = start_full(&h, packets, &thread);
 	while (sent < packets) {
-		if (produce(&h, sent))
-			sent++;
-		else
-			sched_yield();
-		all = receive_all(&h, all);
+		sent += produce_or_yield(&h, sent);
+		all = receive_in_order(&h, all);
 		if (sent % 100 == 0)
 			some += receive_some(&h, &next);
 	}
 	stop_worker(&h, thread);
-	for (int i = 0; i < 5000 && (all = receive_all(&h, all)) < packets; i++) /* loopback may take its time */
-		poll(&(struct pollfd){ .fd = h.receiver, .events = POLLIN }, 1, 1);
+	all = await_in_order(&h, all, packets);
 	some += receive_some(&h, &next);
 
 	udp = &h.segment->outputs[UDP_OUTPUT];

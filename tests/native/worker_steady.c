@@ -5,14 +5,7 @@
  *
  *	worker_steady PACKETS [raw]
  */
-#include <sched.h>
-
 #include "harness.h"
-
-static void *worker(void *arg)
-{
-	return (void *)(intptr_t)run_worker(arg);
-}
 
 static void toggle_rule(struct harness *h, uint64_t turn)
 {
@@ -58,7 +51,7 @@ static uint64_t drain_events(struct mcr_ring_end *events, uint64_t acknowledged)
 
 int main(int argc, char **argv)
 {
-	uint64_t packets = argc > 1 ? strtoull(argv[1], NULL, 10) : 0, sent = 0, turn = 0, acknowledged = 0;
+	uint64_t packets = argc > 1 ? strtoull(argv[1], NULL, 10) : 0, sent, turn = 0, acknowledged = 0;
 	uint8_t *seen = calloc(packets + 1, 1);
 	struct mcr_ring_end events;
 	pthread_t thread;
@@ -71,14 +64,9 @@ int main(int argc, char **argv)
 	mcr_ring_open_consumer(&events, &h.segment->event_ring, h.segment->event_data, MCR_EVENT_RING_BYTES);
 	tell_everything(&h, 1);
 	h.segment->header.batch = MCR_BATCH_SLOTS; /* more than the ring has slots, and it begins full */
-	while (sent < packets && produce(&h, sent))
-		sent++;
-	CHECK(pthread_create(&thread, NULL, worker, &h) == 0);
+	sent = start_full(&h, packets, &thread);
 	while (sent < packets) {
-		if (produce(&h, sent))
-			sent++;
-		else
-			sched_yield();
+		sent += produce_or_yield(&h, sent);
 		if (sent % 500 == 0 && acknowledged >= turn + 1)
 			toggle_rule(&h, turn++);
 		acknowledged = drain_events(&events, acknowledged);

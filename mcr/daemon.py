@@ -60,8 +60,7 @@ async def run_daemon(settings: Settings) -> None:
     sys.setswitchinterval(_TURN_SECONDS)
     gc.set_threshold(_GC_THRESHOLD)
     _warn_without_io_uring()
-    unknown = unknown_variables(os.environ, [view.name for view in settings.views])
-    for message in [*unknown, *disagreements(settings)]:
+    for message in [*unknown_variables(os.environ), *disagreements(settings)]:
         log.warning("%s", message)
     _raise_limits()
     _raise_priority()

@@ -21,18 +21,18 @@ import click
 from click.shell_completion import BashComplete, FishComplete, ZshComplete
 
 from mcr import __version__
-from mcr.cli.client import CONTROL_SOCKET_VARIABLE, DEFAULT_CONTROL_SOCKET
 from mcr.cli.mcrctl import cli
 from mcr.cli.supervisor import mcrd
-from mcr.config.settings import VARIABLES, Variable
+from mcr.config.paths import CONTROL_SOCKET_VARIABLE, DEFAULT_CONTROL_SOCKET
+from mcr.config.table import VARIABLES, Setting
 
 Term = tuple[str, str]
 """What is explained, and the explanation."""
 
 
-def _variable(each: Variable) -> Term:
-    meaning = each.meaning[0].upper() + each.meaning[1:]
-    return each.name, f"{meaning}.  [default: {each.default}; {each.allowed[0]} to {each.allowed[-1]}]"
+def _variable(each: Setting[Any]) -> Term:
+    default = f"{each.default_text} {each.unit}".strip()
+    return each.variable, f"{each.sentence}  [default: {default}; {each.kind.allowed}]"
 
 
 @attrs.frozen

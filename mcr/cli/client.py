@@ -13,12 +13,9 @@ import struct
 import time
 from typing import Any, Final, NoReturn, Self
 
+from mcr.config.paths import DEFAULT_CONTROL_SOCKET
 from mcr.errors import McrError, SystemFault
 from mcr.process.accounts import describe_owner, own_user
-
-DEFAULT_CONTROL_SOCKET: Final = "/run/mcr/control.sock"
-
-CONTROL_SOCKET_VARIABLE: Final = "MCR_CONTROL_SOCKET"
 
 REPLY_TIMEOUT: Final = 5
 """Seconds to wait for the daemon to take a request, and again for it to say something."""

@@ -10,7 +10,8 @@ from typing import Any, TypeVar
 import click
 
 from mcr.cli import completion
-from mcr.cli.client import CHANGING, CONTROL_SOCKET_VARIABLE, DEFAULT_CONTROL_SOCKET, Client
+from mcr.cli.client import CHANGING, Client
+from mcr.config.paths import CONTROL_SOCKET_VARIABLE, DEFAULT_CONTROL_SOCKET
 from mcr.errors import McrError, SystemFault
 from mcr.text.visible import all_visible
 

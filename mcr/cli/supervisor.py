@@ -1,7 +1,8 @@
 """The commands of `mcrd`."""
 
-import difflib
 import os
+from collections.abc import Callable
+from typing import Any, TypeVar
 
 import click
 import trio
@@ -9,16 +10,14 @@ from click.core import ParameterSource
 
 from mcr import __version__
 from mcr.cli import completion
-from mcr.config.settings import CONTROL_SOCKET, VARIABLES, Settings, from_environment
+from mcr.config.kinds import FilePath, Kind, LogLevel, Whole, Word
+from mcr.config.settings import settings_from
+from mcr.config.table import TABLE, VARIABLES, Setting, Source
 from mcr.daemon import run_daemon
-from mcr.errors import InvalidParams, UsageError
 from mcr.logs.logger import setup_logging
-from mcr.model.log import Level, LogLevels
-from mcr.model.setting import SettingView
 from mcr.process.streams import spare_errors
-from mcr.worker.policy import usable_cores
 
-MAX_WORKERS = 256
+_F = TypeVar("_F", bound=Callable[..., Any])
 
 
 @click.group(no_args_is_help=False, context_settings={"help_option_names": ["-h", "--help"]})
@@ -32,86 +31,64 @@ class _WithVariables(click.Command):
 
     def format_epilog(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         with formatter.section("Environment variables"):
-            formatter.write_dl([(each.name, f"{each.meaning}  [default: {each.default}]") for each in VARIABLES])
+            formatter.write_dl(
+                [(each.variable, f"{each.meaning}  [default: {each.default_text}]") for each in VARIABLES]
+            )
         super().format_epilog(ctx, formatter)
 
 
+def _options(command: _F) -> _F:
+    """Give a command the options of the settings."""
+    for setting in reversed(TABLE):
+        if setting.option:
+            command = _option(setting)(command)
+    return command
+
+
+def _option(setting: Setting[Any]) -> Callable[[_F], _F]:
+    computed = f"  [default: {setting.default_words}]" if setting.default_words else ""
+    return click.option(
+        setting.option,
+        setting.name,
+        default=None if computed else setting.default_text,
+        show_default=not computed,
+        envvar=setting.variable or None,
+        show_envvar=bool(setting.variable),
+        help=setting.sentence + computed,
+        **_of_kind(setting.kind),
+    )
+
+
+def _of_kind(kind: Kind[Any]) -> dict[str, Any]:
+    """How click takes values of a kind."""
+    match kind:
+        case FilePath():
+            return {"metavar": "PATH", "shell_complete": completion.files}
+        case Whole(values):
+            return {"metavar": "N", "type": click.IntRange(values[0], values[-1])}
+        case Word(words):
+            return {"type": click.Choice(words)}
+        case LogLevel():
+            return {"metavar": "LEVEL", "shell_complete": completion.levels}
+        case _:
+            return {}
+
+
 @mcrd.command(cls=_WithVariables)
-@click.option(
-    "--control-socket",
-    metavar="PATH",
-    shell_complete=completion.files,
-    envvar=CONTROL_SOCKET,
-    default="/run/mcr/control.sock",
-    show_default=True,
-    show_envvar=True,
-    help="Unix socket that mcrctl connects to.",
-)
-@click.option(
-    "--num-workers",
-    metavar="N",
-    type=click.IntRange(1, MAX_WORKERS),
-    help="Worker processes, which share every input interface.  [default: one a core]",
-)
-@click.option(
-    "--log-format",
-    type=click.Choice(["text", "json"]),
-    default="text",
-    show_default=True,
-    help="Format of log lines on standard error.",
-)
-@click.option(
-    "--log-level",
-    metavar="LEVEL",
-    shell_complete=completion.levels,
-    default=Level.INFO.label,
-    show_default=True,
-    help=f"Lowest level that is logged: {', '.join(level.label for level in Level)}.",
-)
+@_options
 @click.pass_context
-def supervisor(
-    context: click.Context, /, *, control_socket: str, num_workers: int | None, log_format: str, log_level: str
-) -> None:
+def supervisor(context: click.Context, /, **values: Any) -> None:
     """Run the relay in the foreground until SIGTERM or SIGINT.
 
     Rules are added and removed with mcrctl. On SIGTERM what has arrived is still sent. SIGHUP sets the log levels back
     to --log-level and ends nothing: mcrd goes on when its terminal is closed.
     """
-    if not control_socket:
-        raise UsageError("The control socket's path is empty", "give one: --control-socket PATH, or leave it out")
-    levels = LogLevels().with_global(_level(log_level))
-    chosen = Settings(control_socket, num_workers or len(usable_cores()), levels, views=_option_views(context))
-    settings = from_environment(chosen, os.environ)
+    options = {
+        setting.option: str(values[setting.name])
+        for setting in TABLE
+        if context.get_parameter_source(setting.name) is ParameterSource.COMMANDLINE
+    }
+    settings = settings_from({Source.COMMAND_LINE: options, Source.ENVIRONMENT: os.environ})
     spare_errors()
-    setup_logging("json" if log_format == "json" else "text", levels)
+    setup_logging("json" if settings.log_format == "json" else "text", settings.levels)
     trio.run(run_daemon, settings)
-
-
-def _level(text: str) -> Level:
-    try:
-        return Level.parse(text)
-    except InvalidParams as error:
-        nearest = difflib.get_close_matches(text, [level.label for level in Level], n=1)
-        hints = [f"did you mean {nearest[0]}?"] if nearest else []
-        raise UsageError(f"Invalid --log-level: {text!r}", *hints, *error.hints) from None
-
-
-def _option_views(context: click.Context) -> tuple[SettingView, ...]:
-    """The options, as given or not."""
-    views = []
-    for option in context.command.params:
-        assert isinstance(option, click.Option)
-        assert option.name
-        default = "one a core" if option.name == "num_workers" else str(option.default)
-        source = context.get_parameter_source(option.name)
-        given = source is not ParameterSource.DEFAULT
-        views.append(
-            SettingView(
-                name=option.opts[0],
-                value=str(context.params[option.name]) if given else default,
-                default=default,
-                source=str(source and source.name.lower().replace("commandline", "command line")),
-                meaning=option.help or "",
-            )
-        )
-    return tuple(views)

@@ -107,16 +107,10 @@ def workers_view(workers: Sequence[Any], width: int | None) -> str:
 def settings_view(settings: Sequence[Any], width: int | None) -> str:
     """The settings: the result of `settings`."""
     rows = [
-        [setting["name"], setting["value"], setting["source"], setting["effective"] or "", _clause(setting["meaning"])]
+        [setting["name"], setting["value"], setting["source"], setting["effective"] or "", setting["meaning"]]
         for setting in settings
     ]
     return _table(["SETTING", "VALUE", "FROM", "IN FORCE", "MEANING"], rows, width)
-
-
-def _clause(sentence: str) -> str:
-    """What an option's help says, as the variables' meaning is worded: without its default, which has a column."""
-    text = sentence.partition("  [")[0].rstrip(".")
-    return text[:1].lower() + text[1:]
 
 
 def levels_view(levels: dict[str, str], width: int | None) -> str:

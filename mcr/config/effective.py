@@ -4,17 +4,8 @@ import socket
 
 import attrs
 
-from mcr.config.settings import (
-    ABSORB,
-    MAX_HOLD,
-    POOL_JUMBO,
-    POOL_SMALL,
-    POOL_STANDARD,
-    RAW_SEND,
-    RECEIVE_BUFFERS,
-    SEND_BUFFER,
-    Settings,
-)
+from mcr.config import table
+from mcr.config.settings import Settings
 from mcr.model.log import LogLevels
 from mcr.model.setting import SettingView
 from mcr.net.buffer import granted
@@ -22,7 +13,11 @@ from mcr.net.capture import BufferPools
 from mcr.net.ip_bypass import find_bar, kernel_bar
 from mcr.net.machine import read_descriptors
 
-_SLOT_SIZES = {POOL_SMALL: 2 << 10, POOL_STANDARD: 16 << 10, POOL_JUMBO: 32 << 10}
+_SLOT_SIZES = {
+    table.POOL_SMALL.variable: 2 << 10,
+    table.POOL_STANDARD.variable: 16 << 10,
+    table.POOL_JUMBO.variable: 32 << 10,
+}
 _SLOTS_PER_US = 2  # slots of a ring for each microsecond that a packet may wait (native/loop.c)
 
 
@@ -34,13 +29,13 @@ def effective_views(settings: Settings, levels: LogLevels) -> tuple[SettingView,
         levels: the log levels of now.
     """
     found = {
-        "--num-workers": str(settings.num_workers),
-        "--log-level": None if levels == settings.levels else "changed since; see: mcrctl log-level get",
-        SEND_BUFFER.name: _send_buffer(settings.send_buffer),
-        ABSORB.name: _absorbing(asked_for=settings.absorb),
-        RAW_SEND.name: _raw_frames(asked_for=settings.raw_send),
-        RECEIVE_BUFFERS.name: _at_most(settings.receive_buffers, 2, settings.pools),
-        MAX_HOLD.name: _at_most(settings.max_hold_us, _SLOTS_PER_US, settings.pools),
+        table.NUM_WORKERS.shown_name: str(settings.num_workers),
+        table.LOG_LEVEL.shown_name: (None if levels == settings.levels else "changed since; see: mcrctl log-level get"),
+        table.SEND_BUFFER.shown_name: _send_buffer(settings.send_buffer),
+        table.ABSORB.shown_name: _absorbing(asked_for=settings.absorb),
+        table.RAW_SEND.shown_name: _raw_frames(asked_for=settings.raw_send),
+        table.RECEIVE_BUFFERS.shown_name: _at_most(settings.receive_buffers, 2, settings.pools),
+        table.MAX_HOLD.shown_name: _at_most(settings.max_hold_us, _SLOTS_PER_US, settings.pools),
         **_slots(settings.pools),
     }
     return tuple(
@@ -76,10 +71,10 @@ def _raw_frames(*, asked_for: bool) -> str | None:
 
 
 def _slots(pools: BufferPools) -> dict[str, str]:
-    return {variable.name: f"{pools.slots(size)} (a power of two)" for variable, size in _SLOT_SIZES.items()}
+    return {variable: f"{pools.slots(size)} (a power of two)" for variable, size in _SLOT_SIZES.items()}
 
 
 def _at_most(wanted: int, slots_each: int, pools: BufferPools) -> str | None:
     """What a worker keeps to, where a ring has fewer slots than `wanted` takes of them."""
-    limits = ((pools.slots(size) // slots_each, variable.name) for variable, size in _SLOT_SIZES.items())
+    limits = ((pools.slots(size) // slots_each, variable) for variable, size in _SLOT_SIZES.items())
     return ", ".join(f"{most} where {name} counts" for most, name in limits if most < wanted) or None

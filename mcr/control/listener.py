@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
+from mcr.config.paths import CONTROL_SOCKET_VARIABLE
 from mcr.control.peers import peer_of
 from mcr.errors import SystemFault
 from mcr.process.accounts import SERVICE, describe_owner, own_group, own_user
@@ -23,7 +24,7 @@ _DIRECTORY_ERRORS = frozenset({errno.EACCES, errno.EPERM, errno.ENOENT, errno.EN
 _EXHAUSTED = frozenset({errno.EMFILE, errno.ENFILE})
 _MORE_FILES = "allow more open files: ulimit -n, or LimitNOFILE= of the systemd unit"
 _FIND_MCRD = "find the mcrd that is running: pgrep -a mcrd"
-_OTHER_PATH = "choose another path: --control-socket PATH, or MCR_CONTROL_SOCKET"
+_OTHER_PATH = f"choose another path: --control-socket PATH, or {CONTROL_SOCKET_VARIABLE}"
 
 
 @contextmanager

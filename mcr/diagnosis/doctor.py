@@ -6,7 +6,8 @@ from typing import TypeVar
 
 import attrs
 
-from mcr.config.settings import ABSORB, Settings, is_asked_for
+from mcr.config.settings import Settings, is_asked_for
+from mcr.config.table import ABSORB
 from mcr.diagnosis import daemon_findings, flow_findings, link_findings, machine_findings, parse_errors
 from mcr.model.finding import Finding, Verdict
 from mcr.model.flow import Address

@@ -18,7 +18,8 @@ import trio
 import trio.testing
 
 from mcr import errors
-from mcr.config.settings import Settings, from_environment
+from mcr.config.settings import settings_from
+from mcr.config.table import Source
 from mcr.control import connection
 from mcr.control import server as control_server
 from mcr.control.methods import Api
@@ -117,8 +118,8 @@ class Client:
 
 Connect = Callable[[], Any]
 
-ALL_SETTINGS = from_environment(Settings("/run/mcr/control.sock", 1, LogLevels()), {"MCR_BUFFER_POOL_SMALL": "3000"})
-SETTINGS = attrs.evolve(ALL_SETTINGS, views=ALL_SETTINGS.views[:1])
+ALL_SETTINGS = settings_from({Source.ENVIRONMENT: {"MCR_BUFFER_POOL_SMALL": "3000"}})
+SETTINGS = attrs.evolve(ALL_SETTINGS, views=[each for each in ALL_SETTINGS.views if each.source == "environment"])
 
 
 @pytest.fixture

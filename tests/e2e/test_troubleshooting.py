@@ -22,7 +22,6 @@ from conftest import needs_root
 from lab import Lab
 from mcr.cli.mcrctl import cli
 from mcr.cli.supervisor import mcrd
-from mcr.config.settings import VARIABLES
 from mcr_process import BIN, Sender, wait_until
 from test_doctor import close_firewall
 from test_privileges import ADMIN, ALICE, MCR, Stage
@@ -504,8 +503,3 @@ def test_what_is_not_run_is_in_the_document() -> None:
     commands = [step.command for blocks in SECTIONS.values() for block in blocks for step in block]
     for excused in (*NOT_RUN, *STANDS_IN):
         assert any(excused in command for command in commands), excused
-
-
-def test_every_variable_is_explained_with_its_default() -> None:
-    rows = [(row[0].strip("`"), row[1]) for row in table_rows(TEXT, "Variables")]
-    assert rows == [(variable.name, str(variable.default)) for variable in VARIABLES]

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from mcr.config.settings import CONTROL_SOCKET, VARIABLES
+from mcr.config.table import TABLE
 from mcr_process import IS_ROOT
 
 PACKAGING = Path(__file__).parents[2] / "packaging"
@@ -50,8 +50,7 @@ def test_default_file_shows_every_variable_with_its_default() -> None:
     """And sets none: each line is a comment."""
     lines = (PACKAGING / "default" / "mcrd").read_text().splitlines()
     shown = dict(line.removeprefix("#").split("=") for line in lines if re.fullmatch(r"#MCR_[A-Z_]+=.*", line))
-    defaults = {variable.name: str(variable.default) for variable in VARIABLES}
-    assert shown == defaults | {CONTROL_SOCKET: "/run/mcr/control.sock"}
+    assert shown == {setting.variable: setting.default_text for setting in TABLE if setting.variable}
     assert all(not line or line.startswith("#") for line in lines)
 
 

@@ -12,7 +12,7 @@ import pytest
 import man
 from mcr.cli.mcrctl import cli
 from mcr.cli.supervisor import mcrd
-from mcr.config.settings import VARIABLES
+from mcr.config.table import VARIABLES
 
 BIN = Path(sys.executable).parent
 PAGES = {"mcrd.8": mcrd, "mcrctl.1": cli}
@@ -59,8 +59,8 @@ def test_a_page_names_every_command_and_option_with_its_meaning(made, name):
 def test_the_daemons_page_names_every_variable_with_its_default(made):
     text = read(made / "man" / "mcrd.8")
     for variable in VARIABLES:
-        meaning = variable.meaning[0].upper() + variable.meaning[1:]
-        assert f" {variable.name} {meaning}. [default: {variable.default}; " in text
+        default = f"[default: {variable.default_text} {variable.unit}".strip()
+        assert f" {variable.variable} {variable.sentence} {default}; {variable.kind.allowed}]" in text
 
 
 @pytest.mark.parametrize("name", PAGES)

@@ -1,50 +1,81 @@
+from pathlib import Path
+from typing import Any
+
 import attrs
 import pytest
 
 from mcr.config.effective import effective_views
-from mcr.config.settings import VARIABLES, Settings, disagreements, from_environment, unknown_variables
+from mcr.config.kinds import FilePath, LogLevel, Switch, Whole, Word
+from mcr.config.settings import Settings, disagreements, is_asked_for, settings_from, unknown_variables
+from mcr.config.table import LOG_LEVEL, NUM_WORKERS, RAW_SEND, TABLE, VARIABLES, Setting, Source, choose
 from mcr.errors import UsageError
 from mcr.model.log import Level, LogLevels
+from mcr.worker.policy import usable_cores
+from transcript import table_rows
 
-CHOSEN = Settings("/run/mcr/control.sock", 2, LogLevels())
+TROUBLESHOOTING = Path(__file__).parents[2] / "docs" / "troubleshooting.md"
+
+
+def from_environment(environment: dict[str, str]) -> Settings:
+    return settings_from({Source.ENVIRONMENT: environment})
+
+
+def another(setting: Setting[Any]) -> str:
+    """A value that is allowed, and not the default."""
+    match setting.kind:
+        case Whole(values):
+            return str(values[-1] if values[-1] != setting.default else values[0])
+        case Switch():
+            return "0" if setting.default else "1"
+        case Word(words):
+            return next(word for word in words if word != setting.default)
+        case LogLevel():
+            return "trace"
+        case FilePath():
+            return "/tmp/other.sock"
+    raise AssertionError(setting.kind)
+
 
 OFF = {"MCR_ABSORB": "0", "MCR_RAW_SEND": "0"}
 
 
 def test_nothing_given_leaves_the_defaults() -> None:
-    settings = from_environment(CHOSEN, {})
-    assert settings == from_environment(CHOSEN, {"MCR_SOCKET_SNDBUF": ""})
-    assert attrs.evolve(settings, views=()) == CHOSEN
+    settings = settings_from({})
+    assert settings == from_environment({"MCR_SOCKET_SNDBUF": ""})
+    assert attrs.evolve(settings, views=()) == Settings("/run/mcr/control.sock", len(usable_cores()), LogLevels())
     assert {view.source for view in settings.views} == {"default"}
 
 
 def test_variables_are_taken_in_their_units() -> None:
-    settings = from_environment(CHOSEN, {"MCR_SOCKET_SNDBUF": "8388608", "MCR_STATS_INTERVAL_MS": "250"})
+    settings = from_environment({"MCR_SOCKET_SNDBUF": "8388608", "MCR_STATS_INTERVAL_MS": "250"})
     assert (settings.send_buffer, settings.stats_interval) == (8_388_608, 0.25)
     given = {view.name: (view.value, view.default) for view in settings.views if view.source == "environment"}
     assert given == {"MCR_SOCKET_SNDBUF": ("8388608", "4194304"), "MCR_STATS_INTERVAL_MS": ("250", "0")}
 
 
-@pytest.mark.parametrize("name", [variable.name for variable in VARIABLES])
+@pytest.mark.parametrize("name", [setting.variable for setting in VARIABLES])
 @pytest.mark.parametrize("value", ["x", "-1", "1.5", "99999999999", "8M", "\u0665"])
 def test_bad_value_is_told_with_its_variable_and_range(name: str, value: str) -> None:
     with pytest.raises(UsageError, match=f"Invalid {name}: ") as caught:
-        from_environment(CHOSEN, {name: value})
+        from_environment({name: value})
     assert "a whole number from " in caught.value.hints[0] or caught.value.hints[0].startswith("0 or 1 (")
 
 
-def test_every_variable_has_its_effect() -> None:
+def test_every_setting_has_its_effect_wherever_it_stands() -> None:
     """Each one alone, at another value than the default, makes other settings."""
-    plain = attrs.evolve(from_environment(CHOSEN, {}), views=())
-    for variable in VARIABLES:
-        other = variable.allowed[-1] if variable.allowed[-1] != variable.default else variable.allowed[0]
-        changed = from_environment(CHOSEN, {variable.name: str(other)})
-        assert attrs.evolve(changed, views=()) != plain, variable.name
+    plain = attrs.evolve(settings_from({}), views=())
+    for setting in TABLE:
+        for source in (Source.COMMAND_LINE, Source.ENVIRONMENT, Source.FILE):
+            if called := setting.called_by(source):
+                changed = settings_from({source: {called: another(setting)}})
+                assert attrs.evolve(changed, views=()) != plain, called
+                (view,) = (view for view in changed.views if view.source != "default")
+                assert (view.name, view.value, view.source) == (setting.shown_name, another(setting), source.value)
 
 
 def test_variable_that_mcrd_does_not_know_is_told_with_the_nearest() -> None:
     names = ["BUFFERPOOL_SMALL", "NUM_WORKERS", "XYZZY", "SOCKET_SNDBUF", "CONTROL_SOCKET"]
-    assert unknown_variables({f"MCR_{name}": "1" for name in names}, ["--control-socket", "--num-workers"]) == [
+    assert unknown_variables({f"MCR_{name}": "1" for name in names}) == [
         "MCR_BUFFERPOOL_SMALL means nothing to mcrd; did you mean MCR_BUFFER_POOL_SMALL?",
         "MCR_NUM_WORKERS means nothing to mcrd; did you mean the option --num-workers?",
         "MCR_XYZZY means nothing to mcrd",
@@ -53,7 +84,7 @@ def test_variable_that_mcrd_does_not_know_is_told_with_the_nearest() -> None:
 
 def test_what_is_in_force_is_told_where_it_is_not_what_was_asked_for() -> None:
     """A ring's slots are a power of two; levels that were changed since say so; the rest is as asked."""
-    settings = from_environment(CHOSEN, {"MCR_BUFFER_POOL_SMALL": "3000", "MCR_BUFFER_POOL_STANDARD": "512"})
+    settings = from_environment({"MCR_BUFFER_POOL_SMALL": "3000", "MCR_BUFFER_POOL_STANDARD": "512"})
     views = {view.name: view for view in effective_views(settings, LogLevels().with_global(Level.DEBUG))}
     assert views["MCR_BUFFER_POOL_SMALL"].effective == "4096 (a power of two)"
     assert views["MCR_NUM_RECV_BUFFERS"].effective is views["MCR_MAX_HOLD_US"].effective is None
@@ -62,30 +93,30 @@ def test_what_is_in_force_is_told_where_it_is_not_what_was_asked_for() -> None:
 def test_small_rings_limit_the_batch_and_the_wait() -> None:
     """Half a ring at most is in hand, and none runs full while a worker waits."""
     asked = {"MCR_BUFFER_POOL_SMALL": "60", "MCR_BUFFER_POOL_JUMBO": "8", "MCR_NUM_RECV_BUFFERS": "256"}
-    views = {view.name: view for view in effective_views(from_environment(CHOSEN, asked), LogLevels())}
+    views = {view.name: view for view in effective_views(from_environment(asked), LogLevels())}
     limits = "32 where MCR_BUFFER_POOL_SMALL counts", "4 where MCR_BUFFER_POOL_JUMBO counts"
     assert views["MCR_NUM_RECV_BUFFERS"].effective == views["MCR_MAX_HOLD_US"].effective == ", ".join(limits)
 
 
 def test_send_buffer_that_does_not_hold_a_batch_is_told() -> None:
-    assert disagreements(from_environment(CHOSEN, {})) == []
-    (said,) = disagreements(from_environment(CHOSEN, {"MCR_SOCKET_SNDBUF": "4096"}))
+    assert disagreements(from_environment({})) == []
+    (said,) = disagreements(from_environment({"MCR_SOCKET_SNDBUF": "4096"}))
     assert said.startswith(
         "MCR_SOCKET_SNDBUF=4096 has room for 3 datagrams of 1316 bytes, and MCR_NUM_RECV_BUFFERS=32 "
     )
 
 
 def test_absorbing_that_is_switched_off_is_as_asked_for_and_that_is_not_done_is_told() -> None:
-    off = {view.name: view for view in effective_views(from_environment(CHOSEN, OFF), LogLevels())}
+    off = {view.name: view for view in effective_views(from_environment(OFF), LogLevels())}
     assert off["MCR_ABSORB"].effective is off["MCR_RAW_SEND"].effective is None
-    on = {view.name: view for view in effective_views(from_environment(CHOSEN, {}), LogLevels())}
+    on = {view.name: view for view in effective_views(from_environment({}), LogLevels())}
     # This process is no daemon, and absorbs nothing. Whether raw frames may leave depends on the machine: test_raw.py.
     assert on["MCR_ABSORB"].effective == "0: on no input interface now; if there are any, see the log of mcrd for why"
 
 
 def test_defaults_are_the_guide_s_but_for_one() -> None:
     """Why a small pool holds 2,000 and not 1,000: docs/performance.md."""
-    defaults = {variable.name: variable.default for variable in VARIABLES}
+    defaults = {setting.variable: setting.default for setting in VARIABLES}
     assert defaults == {
         "MCR_BUFFER_POOL_SMALL": 2000,
         "MCR_BUFFER_POOL_STANDARD": 500,
@@ -97,3 +128,59 @@ def test_defaults_are_the_guide_s_but_for_one() -> None:
         "MCR_ABSORB": 1,
         "MCR_RAW_SEND": 1,
     }
+
+
+# The table
+
+
+def test_the_first_source_that_has_a_value_counts() -> None:
+    """Command line, environment, file, default."""
+    names = {source: LOG_LEVEL.called_by(source) for source in (Source.COMMAND_LINE, Source.FILE)}
+    assert names == {Source.COMMAND_LINE: "--log-level", Source.FILE: "log_level"}
+    given = {
+        Source.FILE: {"control_socket": "/file", "num_workers": "3", "max_hold_us": "7"},
+        Source.ENVIRONMENT: {"MCR_CONTROL_SOCKET": "/environment", "MCR_MAX_HOLD_US": "", "MCR_NUM_WORKERS": "4"},
+        Source.COMMAND_LINE: {"--control-socket": "/command-line"},
+    }
+    settings = settings_from(given)
+    assert (settings.control_socket, settings.num_workers, settings.max_hold_us) == ("/command-line", 3, 7)
+    del given[Source.COMMAND_LINE]
+    assert settings_from(given).control_socket == "/environment"
+    del given[Source.ENVIRONMENT]
+    assert settings_from(given).control_socket == "/file"
+    assert settings_from({}).control_socket == "/run/mcr/control.sock"
+
+
+def test_a_value_that_does_not_count_is_not_judged() -> None:
+    given = {Source.FILE: {"raw_send": "maybe"}, Source.ENVIRONMENT: {"MCR_RAW_SEND": "0"}}
+    assert choose(RAW_SEND, given).value is False
+    with pytest.raises(UsageError, match="Invalid raw_send: 'maybe'"):
+        choose(RAW_SEND, {Source.FILE: given[Source.FILE]})
+
+
+def test_names_of_settings_differ_and_follow_from_each_other() -> None:
+    """A file's name for a setting is its variable's without MCR_, in lower case, or its option's."""
+    assert len({setting.name for setting in TABLE}) == len(TABLE)
+    for setting in TABLE:
+        assert setting.option or setting.variable
+        assert setting.option in ("", f"--{setting.name.replace('_', '-')}")
+        assert setting.variable in ("", f"MCR_{setting.name.upper()}")
+
+
+def test_defaults_are_allowed() -> None:
+    for setting in TABLE:
+        if setting is not NUM_WORKERS:
+            assert setting.kind.parse(setting.default_text) == setting.default
+
+
+def test_a_setting_is_asked_for_even_at_its_default() -> None:
+    assert is_asked_for(RAW_SEND, from_environment({"MCR_RAW_SEND": "1"}))
+    assert not is_asked_for(RAW_SEND, settings_from({}))
+
+
+def test_the_manual_names_every_setting_with_its_default() -> None:
+    rows = [tuple(row[:2]) for row in table_rows(TROUBLESHOOTING.read_text(), "Settings")]
+    assert rows == [
+        (", ".join(f"`{name}`" for name in (setting.option, setting.variable) if name), setting.default_text)
+        for setting in TABLE
+    ]

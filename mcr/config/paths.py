@@ -1,0 +1,9 @@
+"""Where mcrd and mcrctl meet. Import-light: every command of mcrctl pays for it."""
+
+from typing import Final
+
+DEFAULT_CONTROL_SOCKET: Final = "/run/mcr/control.sock"
+"""The control socket, unless another is chosen."""
+
+CONTROL_SOCKET_VARIABLE: Final = "MCR_CONTROL_SOCKET"
+"""The environment variable that chooses another."""

@@ -24,7 +24,8 @@ from mcr.control.methods import Api
 from mcr.control.server import ControlServer, run_control_server
 from mcr.diagnosis.consultation import Consultation
 from mcr.errors import describe_errno
-from mcr.logs.logger import LogControl, get_logger
+from mcr.logs.control import LogControl
+from mcr.logs.logger import get_logger
 from mcr.model.log import Facility
 from mcr.net.capture import check_permission
 from mcr.process.refusal import describe_refusal

@@ -14,7 +14,7 @@ from mcr.config.kinds import FilePath, Kind, LogLevel, Whole, Word
 from mcr.config.settings import settings_from
 from mcr.config.table import TABLE, VARIABLES, Setting, Source
 from mcr.daemon import run_daemon
-from mcr.logs.logger import setup_logging
+from mcr.logs.control import setup_logging
 from mcr.process.streams import spare_errors
 
 _F = TypeVar("_F", bound=Callable[..., Any])

@@ -12,9 +12,11 @@ from pathlib import Path
 
 import pytest
 
-from mcr.logs import logger
+from mcr.logs import writer as log_writer
+from mcr.logs.control import LogControl, setup_logging
 from mcr.logs.limit import BURST
-from mcr.logs.logger import LogControl, LogFormat, get_logger, setup_logging
+from mcr.logs.logger import get_logger
+from mcr.logs.writer import LogFormat
 from mcr.model.log import Facility, Level, LogLevels
 
 log = get_logger(Facility.SUPERVISOR)
@@ -228,7 +230,7 @@ def test_what_repeats_does_not_flood_the_log_and_the_rest_is_told(lines):
 
 
 def test_what_was_left_out_is_told_while_nothing_else_is_said(monkeypatch, capfd):
-    monkeypatch.setattr(logger, "_LEFT_OUT_SECONDS", 0.01)
+    monkeypatch.setattr(log_writer, "_LEFT_OUT_SECONDS", 0.01)
     set_up()
     for number in range(BURST + 1):
         log.warning("client %d refused", number)
@@ -242,10 +244,10 @@ def test_what_was_left_out_is_told_while_nothing_else_is_said(monkeypatch, capfd
 
 
 def test_a_blocked_standard_error_blocks_nobody_and_the_loss_is_told(monkeypatch):
-    monkeypatch.setattr(logger, "_QUEUE_LINES", 10)
-    monkeypatch.setattr(logger, "_LONGEST_LINE", 100_000)
+    monkeypatch.setattr(log_writer, "_QUEUE_LINES", 10)
+    monkeypatch.setattr(log_writer, "_LONGEST_LINE", 100_000)
     reader, writer = os.pipe()
-    monkeypatch.setattr(logger, "_STDERR", writer)
+    monkeypatch.setattr(log_writer, "_STDERR", writer)
     set_up()
     filler = "x" * 65_536  # as much as a pipe holds
     for number in range(100):
@@ -266,7 +268,7 @@ def test_a_blocked_standard_error_blocks_nobody_and_the_loss_is_told(monkeypatch
 def test_a_closed_standard_error_is_survived(monkeypatch):
     reader, writer = os.pipe()
     os.close(reader)
-    monkeypatch.setattr(logger, "_STDERR", writer)
+    monkeypatch.setattr(log_writer, "_STDERR", writer)
     set_up()
     log.notice("nobody reads this")
     logging.root.handlers[0].close()
@@ -276,14 +278,14 @@ def test_a_closed_standard_error_is_survived(monkeypatch):
 def test_lines_that_a_full_disk_did_not_take_are_told_when_it_does(monkeypatch, tmp_path):
     disk = tmp_path / "log"
     with Path("/dev/full").open("w") as full, disk.open("w") as file:
-        monkeypatch.setattr(logger, "_STDERR", full.fileno())
+        monkeypatch.setattr(log_writer, "_STDERR", full.fileno())
         set_up()
         writer = logging.root.handlers[0]
         for _ in range(3):
             log.notice("lost")
         while not writer._lines.empty():  # the last one may be in hand yet, and finds room
             time.sleep(0.001)
-        monkeypatch.setattr(logger, "_STDERR", file.fileno())
+        monkeypatch.setattr(log_writer, "_STDERR", file.fileno())
         log.notice("written")
         writer.close()
     *_, written, told = disk.read_text().splitlines()

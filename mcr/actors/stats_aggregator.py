@@ -17,7 +17,6 @@ from mcr.logs.logger import get_logger
 from mcr.model.log import Facility, Level
 from mcr.model.stats import Stats
 from mcr.relay.placement import PlacedRule
-from mcr.shm.records import Sample
 from mcr.shm.segment import Segment
 from mcr.stats.activity import Activity
 from mcr.stats.captures import Backlog, CaptureCounts, Watched
@@ -77,7 +76,7 @@ class _RulesPlaced:
 
 @attrs.frozen
 class _Sampled:
-    sample: Sample
+    pass
 
 
 @attrs.frozen
@@ -134,9 +133,9 @@ class StatsAggregator:
         """Ids of workers that have let packets wait for some seconds without taking one. Each is told once."""
         return await ask(self._inbox, _Stalled)
 
-    async def sampled(self, sample: Sample) -> None:
+    async def sampled(self) -> None:
         """A worker has taken another round number of packets: a good moment for a log line."""
-        await self._inbox.send(_Sampled(sample))
+        await self._inbox.send(_Sampled())
 
 
 async def run_stats_aggregator(

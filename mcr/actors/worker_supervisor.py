@@ -29,7 +29,7 @@ from mcr.actors.worker_table import WorkerTable
 from mcr.config.settings import Settings
 from mcr.errors import McrError
 from mcr.logs.logger import get_logger
-from mcr.logs.worker_records import describe, kind
+from mcr.logs.worker_records import log_record
 from mcr.model.log import Facility, Level, LogLevels
 from mcr.model.rule import RuleChange
 from mcr.model.worker import WorkerView
@@ -417,11 +417,9 @@ class _State:
                 case records.Ack(generation):
                     self.workers.acknowledge(worker_id, min(generation, self._generation))
                 case records.Sample():
-                    await self._stats.sampled(event)
+                    await self._stats.sampled()
                 case records.LogRecord():
-                    text = describe(event, self._relay)
-                    log_of = get_logger(event.facility)
-                    log_of.log_kind(kind(event), event.level, "worker %d: %s", worker_id, text)
+                    log_record(worker_id, event, self._relay)
                 case _:
                     assert_never(event)
         self._answer_settled()

@@ -42,6 +42,15 @@ class Logger:
         if self._logger.isEnabledFor(number):
             self._logger.log(number, message, *args, extra={"fields": fields, "kind": kind})
 
+    def log_past(self, when: float, kind: str, level: Level, message: str, /, *args: object) -> None:
+        """The same of what happened before now: `when`, in seconds since 1970; what is later than now counts as now."""
+        number = NUMBERS[level]
+        if self._logger.isEnabledFor(number):
+            extra = {"kind": kind}
+            record = self._logger.makeRecord(self._logger.name, number, "", 0, message, args, None, extra=extra)
+            record.created = min(when, record.created)
+            self._logger.handle(record)
+
     def emergency(self, message: str, /, *args: object, **fields: object) -> None:
         """The system is unusable."""
         self.log(Level.EMERGENCY, message, *args, **fields)

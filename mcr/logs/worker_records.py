@@ -1,4 +1,4 @@
-"""Words for the log records of the workers."""
+"""The log records of the workers: words for them, and lines with the time at which they were written."""
 
 import errno
 import socket
@@ -9,6 +9,7 @@ from typing import Protocol
 
 from mcr._native import lib
 from mcr.errors import describe_errno
+from mcr.logs.logger import get_logger
 from mcr.shm.records import LogRecord
 from mcr.shm.segment import ENGINES
 
@@ -131,3 +132,10 @@ def describe(record: LogRecord, names: Names) -> str:
         return f"{text} ({times})"
     count = f"{record.subjects} or more" if record.subjects >= lib.MCR_LOG_SUBJECTS else f"{record.subjects}"
     return f"{text} (the newest of {times}, for {count} {_SUBJECTS.get(record.code, 'interfaces')})"
+
+
+def log_record(worker_id: int, record: LogRecord, names: Names) -> None:
+    """Log one record, at the time of its newest occurrence: mcrd may read it later."""
+    when = record.time_ns / 1e9
+    log = get_logger(record.facility)
+    log.log_past(when, kind(record), record.level, "worker %d: %s", worker_id, describe(record, names))

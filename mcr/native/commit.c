@@ -1,7 +1,6 @@
 // SPDX-License-Identifier: MIT
 #include "commit.h"
 
-#include "clock.h"
 #include "journal.h"
 #include "tally.h"
 
@@ -21,17 +20,14 @@ void mcr_commit_begin(struct mcr_worker *worker)
 
 static void sample(struct mcr_worker *worker)
 {
-	const struct mcr_totals *totals = &worker->segment->totals;
-	struct mcr_rec_sample record = { .recv = mcr_load_relaxed(&totals->recv),
-					 .sent = mcr_load_relaxed(&totals->sent) };
+	uint64_t recv = mcr_load_relaxed(&worker->segment->totals.recv);
 
-	if (record.recv - worker->sampled_at < SAMPLE_PACKETS)
+	if (recv - worker->sampled_at < SAMPLE_PACKETS)
 		return;
-	record.time_ns = mcr_clock_ns(CLOCK_MONOTONIC);
 	/* No room means that the supervisor is behind; the counters themselves are never lost. */
-	if (!mcr_ring_push(&worker->events, MCR_REC_SAMPLE, &record, sizeof(record)))
+	if (!mcr_ring_push(&worker->events, MCR_REC_SAMPLE, NULL, 0))
 		worker->log.written = true;
-	worker->sampled_at = record.recv;
+	worker->sampled_at = recv;
 }
 
 void mcr_commit(struct mcr_worker *worker)

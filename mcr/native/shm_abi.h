@@ -12,7 +12,7 @@
 #include <stddef.h>
 #include <stdint.h>
 
-#define MCR_ABI_VERSION 4
+#define MCR_ABI_VERSION 5
 #define MCR_CACHE_LINE  64
 
 #define MCR_MAX_RULES        16384
@@ -167,7 +167,7 @@ enum mcr_record_type {
 
 	/* Up the event ring. */
 	MCR_REC_ACK,    /* struct mcr_rec_generation */
-	MCR_REC_SAMPLE, /* struct mcr_rec_sample */
+	MCR_REC_SAMPLE, /* no body: a round number of packets was received, and the counters are worth a log line */
 	MCR_REC_LOG,    /* struct mcr_rec_log */
 };
 
@@ -230,12 +230,6 @@ struct mcr_rec_own {
 struct mcr_rec_own_key {
 	uint64_t key;
 	uint64_t cause; /* enum mcr_cause */
-};
-
-struct mcr_rec_sample {
-	uint64_t time_ns; /* CLOCK_MONOTONIC */
-	uint64_t recv;
-	uint64_t sent;
 };
 
 struct mcr_rec_log {

@@ -52,7 +52,7 @@ def test_log_event_survives_the_way_through_bytes() -> None:
 
 @pytest.mark.parametrize(
     ("kind", "body"),
-    [(lib.MCR_REC_ACK, b""), (lib.MCR_REC_LOG, bytes(10)), (lib.MCR_REC_SAMPLE, bytes(8)), (999, bytes(100))],
+    [(lib.MCR_REC_ACK, b""), (lib.MCR_REC_LOG, bytes(10)), (999, bytes(100))],
 )
 def test_event_that_no_sound_worker_writes_is_refused(kind: int, body: bytes) -> None:
     with pytest.raises(ValueError, match=r"bytes are too few|unknown event"):
@@ -63,3 +63,7 @@ def test_event_with_an_impossible_level_is_refused() -> None:
     written = ffi.new("struct mcr_rec_log *", {"level": 200, "repeats": 1})
     with pytest.raises(ValueError, match="200 is not a valid Level"):
         records.decode_event(lib.MCR_REC_LOG, bytes(ffi.buffer(written)))
+
+
+def test_a_sample_says_no_more_than_that_it_is_time_for_a_line() -> None:
+    assert records.decode_event(lib.MCR_REC_SAMPLE, b"") == records.Sample()

@@ -1,12 +1,15 @@
 import errno
+import logging
 import os
 import socket
 import struct
+import time
 
+import attrs
 import pytest
 
 from mcr._native import lib
-from mcr.logs.worker_records import WORDINGS, describe, kind
+from mcr.logs.worker_records import WORDINGS, describe, kind, log_record
 from mcr.model.log import Facility, Level
 from mcr.shm.records import LogRecord
 
@@ -81,3 +84,22 @@ def test_codes_that_no_sound_worker_writes_are_one_kind_of_lines() -> None:
     """Each kind may say so many lines at once (`mcr.logs.limit`), and a worker may write any of 65,536 codes."""
     kinds = {kind(record(code)) for code in range(1 << 16)}
     assert len(kinds) == lib.MCR_LOG_CODES + 1
+
+
+def test_a_line_has_the_time_of_the_record_and_not_of_its_reader(caplog: pytest.LogCaptureFixture) -> None:
+    with caplog.at_level(logging.INFO, "mcr.worker"):
+        log_record(1, record(lib.MCR_LOG_DRAINED), Names())
+    (line,) = caplog.records
+    assert (line.created, line.getMessage()) == (3.5, "worker 1: drained, stopping")
+
+
+def test_a_record_that_claims_to_be_of_the_future_is_of_now(caplog: pytest.LogCaptureFixture) -> None:
+    with caplog.at_level(logging.INFO, "mcr.worker"):
+        log_record(1, attrs.evolve(record(lib.MCR_LOG_DRAINED), time_ns=2**64 - 1), Names())
+    assert time.time() - 60 < caplog.records[0].created <= time.time()
+
+
+def test_a_record_below_the_level_is_no_line(caplog: pytest.LogCaptureFixture) -> None:
+    with caplog.at_level(logging.WARNING, "mcr.worker"):
+        log_record(1, record(lib.MCR_LOG_DRAINED), Names())
+    assert not caplog.records

@@ -82,7 +82,7 @@ class Client:
                 hints
             ):
                 raise _fault(code, message, hints)
-        raise McrError(f"What answers on {self._path} is not mcrd")
+        raise McrError(f"The program that answers on {self._path} is not mcrd")
 
     def _exchange(self, request: bytes, *, changes: bool) -> Any:
         try:
@@ -90,7 +90,7 @@ class Client:
                 # Without the flag, a daemon that is gone would end this process by SIGPIPE.
                 self._socket.sendall(request, socket.MSG_NOSIGNAL)
         except TimeoutError:
-            raise _no_reply("it did not take the request, so it does not carry it out") from None
+            raise _no_reply("it did not read the whole request, so it does not carry it out") from None
         try:
             reply = _decode(self._read_line())
             while isinstance(reply, dict) and reply.get("method") == "progress":
@@ -107,7 +107,7 @@ class Client:
         while (end := self._received.find(b"\n", searched)) < 0:
             searched = len(self._received)
             if searched > LONGEST_REPLY:
-                raise McrError(f"What answers on {self._path} is not mcrd: its answer does not end")
+                raise McrError(f"The program that answers on {self._path} is not mcrd: its answer does not end")
             if time.monotonic() > deadline:
                 raise TimeoutError
             part = self._socket.recv(_PART)
@@ -159,7 +159,7 @@ def _connect_fault(path: str, origin: str, number: int) -> SystemFault:
     states = {
         errno.ENOENT: "does not exist",
         errno.ECONNREFUSED: "has no mcrd behind it",
-        errno.EAGAIN: "has a full queue: mcrd accepts nobody",
+        errno.EAGAIN: "has a full queue: mcrd accepts no connections",
     }
     state = states.get(number, "is unusable")
     if number == errno.ECONNREFUSED and not _is_socket(path):

@@ -253,7 +253,7 @@ def _check_active(session: Session, added: list[dict[str, Any]]) -> None:
     if pending:
         which, them = (f"rule {pending[0]} is", "it") if len(pending) == 1 else (f"{len(pending):,} rules are", "them")
         raise McrError(
-            f"The {which} in place, but not active yet: not every worker has taken {them} over yet",
+            f"The {which} in place, but not active yet: not every worker has acknowledged {them} yet",
             "see how the workers are: mcrctl list-workers",
             "see when it becomes active: mcrctl list",
         )

@@ -114,7 +114,7 @@ def _section(write: Callable[[], str]) -> str:
     except McrError as error:
         return f"mcrd cannot be asked: {visible(error.message)}"
     except Exception as error:  # noqa: BLE001 - a report is for when things are not as expected
-        return f"Not to be had: {type(error).__name__}: {error}"
+        return f"Not available: {type(error).__name__}: {error}"
 
 
 class _Daemon:
@@ -185,7 +185,7 @@ def _interfaces() -> Iterator[str]:
         yield f"    in  {link.rx_packets:,} packets, {link.rx_dropped:,} dropped, {link.rx_missed:,} missed"
         yield f"    out {link.tx_packets:,} packets, {link.tx_dropped:,} dropped"
         features = merging[name]
-        yield f"    merging: {'not to be asked' if features is None else ', '.join(features) or 'none'}"
+        yield f"    merging: {'cannot be read' if features is None else ', '.join(features) or 'none'}"
 
 
 def _memberships() -> Iterator[str]:

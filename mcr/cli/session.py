@@ -62,7 +62,7 @@ class Session:
             yield
         except (LookupError, TypeError, ValueError, AttributeError, ArithmeticError, RecursionError) as error:
             raise McrError(
-                f"What answers on {self.path} does not answer as this mcrctl expects",
+                f"The program that answers on {self.path} does not answer as this mcrctl expects",
                 f"it is not mcrd, or one of another version: mcrctl version ({type(error).__name__}: {error})",
             ) from error
 

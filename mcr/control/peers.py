@@ -67,7 +67,7 @@ class Rights:
         """What a process is told that may not."""
         user = user_name(peer.uid)
         hints = [
-            f"who may: root, {user_name(self.own_uid)} (the user that mcrd runs as), and members of {ADMIN_GROUP}",
+            f"allowed: root, {user_name(self.own_uid)} (the user that mcrd runs as), and members of {ADMIN_GROUP}",
             f"use sudo; or join that group and log in again: sudo usermod -aG {ADMIN_GROUP} {user}",
         ]
         if self.admins is None:

@@ -155,7 +155,7 @@ def _load(line: bytes) -> dict[str, Any]:
     except (ValueError, RecursionError) as error:  # ValueError: not UTF-8, not JSON, or a 5,000-digit integer
         raise ParseError(f"Not a JSON message: {error}", "a message is one JSON object on one line") from None
     if isinstance(message, list):
-        raise InvalidRequest("Batch arrays are not supported", "send one request a line")
+        raise InvalidRequest("Batch arrays are not supported", "send one request per line")
     if not isinstance(message, dict):
         raise InvalidRequest("A request is a JSON object", 'such as {"jsonrpc":"2.0","id":1,"method":"ping"}')
     return message

@@ -242,6 +242,6 @@ def _try(check: str, look: Callable[[], _T], otherwise: _T, blind: list[Finding]
     try:
         return look()
     except (OSError, NetlinkError) as error:
-        what = f"The kernel does not say how it stands with {check}"
+        what = f"The kernel does not report the state of {check}"
         blind.append(Finding(check, Verdict.ADVICE, what, f"netlink: {error}", "ask again; then report it as a bug"))
         return otherwise

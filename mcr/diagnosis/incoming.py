@@ -55,7 +55,7 @@ def judge_rule(rule: RuleView, workers: Collection[WorkerView]) -> Iterator[Find
     see = f"mcrctl list-workers: {states}"
     if rule.state is RuleState.PENDING:
         remedy = "see the log of mcrd for what delays the workers"
-        yield Finding("rule_active", Verdict.FAULT, "not every worker has taken the rule over yet", see, remedy)
+        yield Finding("rule_active", Verdict.FAULT, "not every worker has acknowledged the rule yet", see, remedy)
         return
     how = "active" if rule.state is RuleState.ACTIVE else "in force"
     yield Finding(

@@ -202,7 +202,7 @@ def judge_source(link: Link) -> tuple[Finding, ...]:
         Finding(
             "source_address",
             Verdict.ADVICE,
-            f"{name} has no IPv4 address: what leaves by it bears another interface's as its source",
+            f"{name} has no IPv4 address: packets that leave by it have another interface's address as their source",
             f"ip -4 address show dev {name}",
             f"sudo ip address add ADDRESS/LENGTH dev {name}",
         ),

@@ -63,9 +63,11 @@ def judge_output(
 def _judge_source_address(link: Link) -> Finding:
     see = f"ip -4 address show dev {link.name}"
     if link.address is not None:
-        what = f"{link.name} has an IPv4 address, the source of what leaves"
+        what = f"{link.name} has an IPv4 address, the source of the packets that leave"
         return Finding("source_address", Verdict.OK, what, f"{see}: {link.address}")
-    what = f"{link.name} has no IPv4 address: what leaves bears another interface's as its source, or 0.0.0.0"
+    what = (
+        f"{link.name} has no IPv4 address: packets leave with another interface's address as their source, or 0.0.0.0"
+    )
     return Finding("source_address", Verdict.ADVICE, what, see, f"sudo ip address add ADDRESS/LENGTH dev {link.name}")
 
 

@@ -46,7 +46,7 @@ _FANOUT_UNIQUE_ID = 0x2000
 _SLOT_OVERHEAD = 128  # TPACKET2 header, address, alignment and the link-layer header
 _MIN_SLOT = 2048
 _LARGE_SLOT = 16384
-_ROOT_WITHOUT_RIGHTS = "this is root, without it: in a container, start that with --cap-add NET_RAW"
+_ROOT_WITHOUT_RIGHTS = "root lacks it here: if this is a container, start it with --cap-add NET_RAW"
 _BLOCK_BYTES = 128 << 10
 _TRIAL_SECONDS = 1.0
 
@@ -198,7 +198,7 @@ def _open_socket() -> socket.socket:
 def _permission_hints() -> tuple[str, ...]:
     program = shlex.quote(str(Path(sys.executable).with_name("mcrd")))
     return (
-        "AF_PACKET socket creation failed: mcrd needs the capability CAP_NET_RAW, and has not got it",
+        "AF_PACKET socket creation failed: mcrd needs the capability CAP_NET_RAW and does not have it",
         "to try it out: sudo mcrd supervisor" if os.geteuid() else _ROOT_WITHOUT_RIGHTS,
         f"to develop: sudo setcap cap_net_raw,cap_setuid,cap_setgid=eip {program}",
         "in production: run it under systemd by packaging/systemd/mcrd.service, which grants it",

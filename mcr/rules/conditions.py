@@ -242,7 +242,7 @@ def view_of(rule: Rule, generation: int, conditions: Conditions) -> RuleView:
     warnings = dict.fromkeys(chain.from_iterable(each.warnings for each in (source, *several)))
     failing = [each for each in several if each.state is not RuleState.ACTIVE]
     if generation > conditions.acknowledged:
-        state, reason = RuleState.PENDING, "not every worker has taken it over yet"
+        state, reason = RuleState.PENDING, "not every worker has acknowledged it yet"
         several = [Condition(state, reason)] * len(several)
     elif source.state is not RuleState.ACTIVE:
         state, reason = source.state, source.reason

@@ -76,7 +76,7 @@ def look_at_wire(source: Input, index: int, seconds: float = LOOK_SECONDS) -> Lo
     try:
         name = socket.if_indextoname(index)  # the rule may know it by another
     except OSError as error:
-        raise SystemFault(f"Cannot look at the wire of {source.interface}", error.errno or 0) from None
+        raise SystemFault(f"Cannot probe {source.interface}", error.errno or 0) from None
     started = time.monotonic()
     taken, payload = 0, None
     with _open(source, index) as tap:
@@ -88,7 +88,7 @@ def look_at_wire(source: Input, index: int, seconds: float = LOOK_SECONDS) -> Lo
                 break
             except OSError as error:
                 if error.errno != errno.EINVAL:  # a super-frame of a kind that the kernel can't describe
-                    raise SystemFault(f"Cannot look at the wire of {source.interface}", error.errno or 0) from None
+                    raise SystemFault(f"Cannot probe {source.interface}", error.errno or 0) from None
                 continue
             taken += 1
             if taken == _FRAMES:
@@ -110,7 +110,7 @@ def _open(source: Input, index: int) -> socket.socket:
     try:
         opened = socket.socket(socket.AF_PACKET, socket.SOCK_RAW | socket.SOCK_CLOEXEC, 0)
     except OSError as error:
-        raise SystemFault(f"Cannot look at the wire of {source.interface}: {step}", error.errno or 0) from None
+        raise SystemFault(f"Cannot probe {source.interface}: {step}", error.errno or 0) from None
     try:
         step = "SO_ATTACH_FILTER"
         attach_filter(opened, REJECT_ALL)
@@ -128,7 +128,7 @@ def _open(source: Input, index: int) -> socket.socket:
         _bind_everywhere(opened)
     except OSError as error:
         opened.close()
-        raise SystemFault(f"Cannot look at the wire of {source.interface}: {step}", error.errno or 0) from None
+        raise SystemFault(f"Cannot probe {source.interface}: {step}", error.errno or 0) from None
     return opened
 
 

@@ -229,7 +229,7 @@ def test_report_holds_what_helps_and_no_secret(plant: Plant, make_mcr: MakeMcr, 
     mcr.wait_for_workers()
     text = report(mcr, tmp_path)
     told = sections(text)
-    assert "Not to be had" not in text
+    assert "Not available" not in text
     assert "mcrd 0" in told["Versions"]
     assert os.uname().release in told["System"]
     assert "has exited unexpectedly once" in told["Findings of mcrctl doctor"]

@@ -51,8 +51,8 @@ def test_a_missing_right_to_capture_is_told_with_the_three_ways_to_grant_it(plan
         said = start_and_fail(plant.relay, *prefix, *supervisor)
         assert said == [
             error,
-            "hint: AF_PACKET socket creation failed: mcrd needs the capability CAP_NET_RAW, and has not got it",
-            "hint: this is root, without it: in a container, start that with --cap-add NET_RAW",
+            "hint: AF_PACKET socket creation failed: mcrd needs the capability CAP_NET_RAW and does not have it",
+            "hint: root lacks it here: if this is a container, start it with --cap-add NET_RAW",
             f"hint: to develop: sudo setcap cap_net_raw,cap_setuid,cap_setgid=eip {BIN / 'mcrd'}",
             "hint: in production: run it under systemd by packaging/systemd/mcrd.service, which grants it",
         ]

@@ -133,7 +133,7 @@ def test_what_no_rule_takes_is_seen(watch: Watch, rules: int) -> None:
 
 
 def test_an_interface_that_is_not_there_is_a_fault() -> None:
-    with pytest.raises(SystemFault, match=r"the wire of b0: .*\(os error \d+\)"):
+    with pytest.raises(SystemFault, match=r"Cannot probe b0: .*\(os error \d+\)"):
         look_at_wire(SOURCE, 999_999)
 
 

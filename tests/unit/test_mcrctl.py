@@ -117,7 +117,7 @@ def test_rule_that_not_every_worker_has_taken_over_is_told_as_list_tells_it(run,
     daemon.results = {"add": [daemon.results["list"][0] | {"state": "pending"}]}
     status, out, err = run(*ADD)
     assert (status, out) == (1, "Added rule dcfca9531161\n")
-    not_yet = "The rule dcfca9531161 is in place, but not active yet: not every worker has taken it over yet"
+    not_yet = "The rule dcfca9531161 is in place, but not active yet: not every worker has acknowledged it yet"
     assert f"Error: {not_yet}" in err
 
 

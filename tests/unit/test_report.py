@@ -54,7 +54,7 @@ def told(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) ->
 
 def test_a_section_that_cannot_be_had_says_why_and_the_others_are_there(told):
     assert told["Settings"].strip() == "mcrd cannot be asked: Unknown method: 'settings'"
-    assert told["Workers"].startswith("Not to be had: KeyError")
+    assert told["Workers"].startswith("Not available: KeyError")
     assert told["Rules"].startswith("No rules")
     assert "lo: " in told["Interfaces, as mcrctl sees them"]
 

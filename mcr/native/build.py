@@ -32,6 +32,7 @@ ffi.set_source(
     #include "worker.h"
     """,
     sources=sorted(os.path.relpath(source, ROOT) for source in HERE.glob("*.c")),
+    depends=sorted(os.path.relpath(header, ROOT) for header in HERE.glob("*.h")),
     include_dirs=[os.path.relpath(HERE, ROOT)],
     libraries=["uring"],
     extra_compile_args=["-std=gnu11", "-D_GNU_SOURCE", "-O2", "-g", "-fno-strict-aliasing"],

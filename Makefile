@@ -1,16 +1,17 @@
 # The command index. Every target sets up what it needs; the first run takes a minute, later ones start at once.
 VENV   := .venv
 PYTHON ?= python3
-NATIVE := $(wildcard mcr/native/*.c mcr/native/*.h mcr/native/build.py mcr/native/cdef.txt mcr/cli/mcrd.c)
+NATIVE := $(shell find mcr/native -name '*.[ch]') mcr/native/build.py mcr/native/cdef.txt mcr/cli/mcrd.c
 PACKED := $(shell find mcr packaging docs -type f ! -path 'packaging/man/*' ! -path 'packaging/completions/*' \
 	! -name '*.pyc' ! -name '*.so' ! -name '*.o' ! -name '_native.c')
 
-.PHONY: help setup wheel deb demo test check e2e chaos kernels man bench bench-quick clean
+.PHONY: help setup wheel deb demo test check bpf e2e chaos kernels man bench bench-quick clean
 
 help:
 	@echo 'make demo    watch MCR relay a stream between network namespaces of its own'
 	@echo 'make test    every test: make check, native code under sanitizers, end to end'
 	@echo 'make check   the fast subset: lint, types, unit and actor tests'
+	@echo 'make bpf     compile the eBPF programs (clang-14) into the header that is built with'
 	@echo 'make kernels  the tests on older and newer kernels of Debian (an hour or two; KERNEL=5.10: one of them)'
 	@echo 'make chaos   a relay under load is disturbed at random (ten minutes; SECONDS=60: one)'
 	@echo 'make bench   measure against other relays, write docs/performance.md (about an hour)'
@@ -48,6 +49,10 @@ demo: setup
 
 check: setup
 	@tools/check.sh $(VENV)
+
+# Without $(VENV)/.ready, which takes the header.
+bpf: $(VENV)/.installed
+	@$(VENV)/bin/python tools/build_bpf.py
 
 # The Debian package where there is dpkg. Two lanes: what measures rates or moments has the machine for itself.
 test: check wheel $(if $(shell command -v dpkg-deb),deb)

@@ -11,8 +11,8 @@ else
 	echo "shellcheck is not installed: shell scripts were not checked" >&2
 fi
 "$venv/bin/mypy" --no-error-summary
-"$venv/bin/clang-format" --dry-run --Werror mcr/native/*.[ch] mcr/cli/*.c tests/native/*.[ch] bench/*.[ch]
-for source in mcr/native/*.c mcr/cli/*.c bench/*.c; do
-	cc -std=gnu11 -O2 -D_GNU_SOURCE -Wall -Wextra -Werror -fsyntax-only "$source"
-done
+find mcr/native mcr/cli tests/native bench -name '*.[ch]' -exec "$venv/bin/clang-format" --dry-run --Werror {} +
+find mcr/native mcr/cli bench -name '*.c' ! -name '*.bpf.c' -print0 |
+	xargs -0 -n 1 cc -std=gnu11 -O2 -D_GNU_SOURCE -Imcr/native -Wall -Wextra -Werror -fsyntax-only
+"$venv/bin/python" tools/build_bpf.py --check
 "$venv/bin/pytest" -q tests/unit tests/actors

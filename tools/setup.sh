@@ -3,7 +3,7 @@
 set -eu
 python=$1 venv=$2
 
-missing=""
+missing="" compiler=""
 need() { missing="$missing $1"; }
 
 "$python" -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null || {
@@ -28,16 +28,18 @@ if [ "$(id -u)" = 0 ] && command -v dpkg >/dev/null; then
 	[ -x /lib/systemd/systemd ] || need systemd
 	command -v ps >/dev/null || need procps
 	command -v shellcheck >/dev/null || need shellcheck
+	# Newer distributions don't have it: tools/build_bpf.py says what is not checked then.
+	command -v clang-14 >/dev/null || ! command -v apt-get >/dev/null || compiler=clang-14
 fi
 
-if [ -n "$missing" ]; then
+if [ -n "$missing$compiler" ]; then
 	if [ "$(id -u)" = 0 ] && command -v apt-get >/dev/null; then
+		install() { DEBIAN_FRONTEND=noninteractive apt-get install -y -q --no-install-recommends "$@" >/dev/null; }
+		echo "Installing system packages:$missing $compiler"
 		# shellcheck disable=SC2086 # a word a package
-		install() { DEBIAN_FRONTEND=noninteractive apt-get install -y -q --no-install-recommends $missing >/dev/null; }
-		echo "Installing system packages:$missing"
-		install 2>/dev/null || {
+		install $missing $compiler 2>/dev/null || {
 			apt-get update -q >/dev/null
-			install
+			install $missing $compiler 2>/dev/null || install $missing
 		}
 	else
 		echo "Error: system packages are missing:$missing" >&2

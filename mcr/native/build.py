@@ -8,6 +8,13 @@ from cffi import FFI
 HERE = Path(__file__).parent
 ROOT = HERE.parent.parent
 
+
+def _find(pattern: str) -> list[str]:
+    """Files here and below, relative to the root; without the eBPF programs, of which bpf/programs.h is made."""
+    found = (each for each in HERE.rglob(pattern) if ".bpf" not in each.suffixes)
+    return sorted(os.path.relpath(each, ROOT) for each in found)
+
+
 ffi = FFI()
 ffi.cdef((HERE / "cdef.txt").read_text())
 ffi.set_source(
@@ -15,7 +22,7 @@ ffi.set_source(
     """
     #include <sys/socket.h>
 
-    #include "bpf.h"
+    #include "bpf/load.h"
     #include "checksum.h"
     #include "engine.h"
     #include "gateway.h"
@@ -31,8 +38,8 @@ ffi.set_source(
     #include "source.h"
     #include "worker.h"
     """,
-    sources=sorted(os.path.relpath(source, ROOT) for source in HERE.glob("*.c")),
-    depends=sorted(os.path.relpath(header, ROOT) for header in HERE.glob("*.h")),
+    sources=_find("*.c"),
+    depends=_find("*.h"),
     include_dirs=[os.path.relpath(HERE, ROOT)],
     libraries=["uring"],
     extra_compile_args=["-std=gnu11", "-D_GNU_SOURCE", "-O2", "-g", "-fno-strict-aliasing"],

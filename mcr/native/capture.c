@@ -8,7 +8,7 @@
 #include <sys/mman.h>
 #include <unistd.h>
 
-#include "bpf.h"
+#include "bpf/abi.h"
 #include "offload.h"
 #include "own.h"
 #include "ring.h"

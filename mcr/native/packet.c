@@ -1,31 +1,25 @@
 // SPDX-License-Identifier: MIT
-// Parses IPv4 and UDP headers (RFC 791, RFC 768).
 #include "packet.h"
 
+#include <arpa/inet.h>
 #include <errno.h>
-#include <string.h>
 
-#define IPV4_MIN      20
-#define UDP_HEADER    8
-#define PROTO_UDP     17
-#define FRAGMENT_BITS 0x3fff /* more-fragments flag and offset */
+#include "parse.h"
 
-static uint16_t load16(const uint8_t *p)
+static int parse_ip(const uint8_t *data, uint32_t left, uint32_t *header, uint32_t *total)
 {
-	return (uint16_t)(p[0] << 8 | p[1]);
-}
+	const struct mcr_ipv4 *ip = (const struct mcr_ipv4 *)data;
+	int ret;
 
-static int parse_ip(const uint8_t *ip, uint32_t left, uint32_t *header, uint32_t *total)
-{
-	if (left < IPV4_MIN)
+	if (left < sizeof(*ip))
 		return -EMSGSIZE;
-	if (ip[0] >> 4 != 4 || ip[9] != PROTO_UDP)
-		return -EPROTONOSUPPORT;
-	*header = (ip[0] & 15u) * 4;
-	*total = load16(ip + 2);
-	if (*header < IPV4_MIN || *total < *header)
+	ret = mcr_parse_ipv4(ip, header);
+	if (ret)
+		return ret;
+	*total = ntohs(ip->total);
+	if (*total < *header)
 		return -EBADMSG;
-	if (load16(ip + 6) & FRAGMENT_BITS)
+	if (mcr_is_fragment(ip))
 		return -EOPNOTSUPP;
 	if (*total > left)
 		return -EMSGSIZE;
@@ -35,26 +29,27 @@ static int parse_ip(const uint8_t *ip, uint32_t left, uint32_t *header, uint32_t
 int mcr_packet_parse(const uint8_t *frame, uint32_t size, uint32_t network, struct mcr_packet *packet)
 {
 	uint32_t header, total, udp_length;
-	const uint8_t *ip, *udp;
+	const struct mcr_ipv4 *ip;
+	const struct mcr_udp *udp;
 	int ret;
 
 	if (network > size)
 		return -EBADMSG;
-	ip = frame + network;
-	ret = parse_ip(ip, size - network, &header, &total);
+	ret = parse_ip(frame + network, size - network, &header, &total);
 	if (ret)
 		return ret;
-	if (total - header < UDP_HEADER)
+	if (total - header < sizeof(*udp))
 		return -EBADMSG;
-	udp = ip + header;
-	udp_length = load16(udp + 4);
-	if (udp_length < UDP_HEADER || udp_length > total - header)
+	ip = (const struct mcr_ipv4 *)(frame + network);
+	udp = (const struct mcr_udp *)(frame + network + header);
+	udp_length = ntohs(udp->length);
+	if (udp_length < sizeof(*udp) || udp_length > total - header)
 		return -EBADMSG;
 
-	memcpy(&packet->source, ip + 12, 4);
-	memcpy(&packet->group, ip + 16, 4);
-	memcpy(&packet->port, udp + 2, 2);
-	packet->payload = network + header + UDP_HEADER;
-	packet->payload_size = udp_length - UDP_HEADER;
+	packet->source = ip->source;
+	packet->group = ip->destination;
+	packet->port = udp->ports.destination;
+	packet->payload = network + header + (uint32_t)sizeof(*udp);
+	packet->payload_size = udp_length - (uint32_t)sizeof(*udp);
 	return 0;
 }

@@ -5,8 +5,8 @@
 #include <netinet/in.h>
 
 #include "checksum.h"
+#include "parse.h"
 
-#define UDP_HEADER 8u
 #define LINK_LOCAL 0xe0000000u /* 224.0.0.0/24: who has no address yet may send there, and nowhere else */
 
 /* As the kernel's ip_mc_validate_source(). */
@@ -37,7 +37,7 @@ static enum mcr_cause check_source(const struct mcr_frame *frame, const struct m
 enum mcr_cause mcr_sanity_check(const struct mcr_frame *frame, const struct mcr_packet *packet,
 				const struct mcr_own *own)
 {
-	const uint8_t *ip = frame->data + frame->network, *udp = frame->data + packet->payload - UDP_HEADER;
+	const uint8_t *ip = frame->data + frame->network, *udp = frame->data + packet->payload - sizeof(struct mcr_udp);
 	enum mcr_cause cause;
 
 	if (frame->elsewhere)
@@ -47,7 +47,7 @@ enum mcr_cause mcr_sanity_check(const struct mcr_frame *frame, const struct mcr_
 	cause = check_source(frame, packet, own);
 	if (cause != MCR_CAUSE_NONE || frame->vouched)
 		return cause;
-	return mcr_checksum_udp(udp, UDP_HEADER + packet->payload_size, packet->source, packet->group)
+	return mcr_checksum_udp(udp, sizeof(struct mcr_udp) + packet->payload_size, packet->source, packet->group)
 		       ? MCR_CAUSE_NONE
 		       : MCR_CAUSE_CHECKSUM;
 }

@@ -12,7 +12,7 @@
 #include <netinet/udp.h>
 #include <sys/mman.h>
 
-#include "bpf.h"
+#include "bpf/abi.h"
 #include "common.h"
 #include "offload.h"
 #include "worker.h"

@@ -1,4 +1,4 @@
-"""Spares this machine's IP stack what a rule takes and no UDP socket here waits for (native/bpf.h).
+"""Spares this machine's IP stack what a rule takes and no UDP socket here waits for (native/bpf/load.h).
 
 Otherwise the kernel allocates a route for each packet of a joined group, finds no socket, and throws both away.
 """

@@ -2,28 +2,17 @@
 /*
  * eBPF programs that look at every frame of an input interface before a worker does, and the maps that they share.
  *
- * Loaded by bpf(2) alone: no compiler, no library, nothing that stays behind when the descriptors are closed. All
- * functions give a descriptor or 0, or -errno; -EPERM without CAP_BPF (or CAP_SYS_ADMIN), -EINVAL on a kernel that
- * lacks something.
+ * Written in C (*.bpf.c), compiled by developers (tools/build_bpf.py), and loaded by bpf(2) alone: no compiler, no library,
+ * nothing that stays behind when the descriptors are closed. All functions give a descriptor or 0, or -errno; -EPERM
+ * without CAP_BPF (or CAP_SYS_ADMIN), -EINVAL on a kernel that lacks something, -EOPNOTSUPP on a big-endian processor.
  */
-#ifndef MCR_BPF_H
-#define MCR_BPF_H
+#ifndef MCR_BPF_LOAD_H
+#define MCR_BPF_LOAD_H
 
 #include <stdbool.h>
 #include <stdint.h>
 
-/*
- * Bytes that a clipped super-frame keeps, and one more for each datagram in it. Fewer than any headers have, so that each
- * is clipped; nobody reads them.
- */
-#define MCR_BPF_CLIP 32u
-
-/* What a rule takes; both addresses in network byte order. */
-struct mcr_bpf_key {
-	uint32_t group;
-	uint16_t port;
-	uint16_t capture; /* slot of the input interface */
-};
+#include "bpf/abi.h"
 
 /* A map of the wanted keys, at most MCR_MAX_RULES of them. Takes memory only for those in it. */
 int mcr_bpf_open_wanted(void);
@@ -46,9 +35,9 @@ int mcr_bpf_count(int rejected, uint32_t capture, uint64_t *count);
 int mcr_bpf_load_filter(int wanted, int rejected, uint32_t capture, bool clip, bool everything);
 
 /*
- * A program for an interface's ingress: marks what a rule wants, once it has been captured, as meant for another host,
- * unless a UDP socket of this machine could take it, too. IP drops that at once, and is spared a route look-up for a
- * packet that nobody is there for. Whoever takes packets below IP still gets it. The first packet of
+ * A program for an interface's ingress that suppresses local delivery: marks what a rule wants, once it has been captured,
+ * as meant for another host, unless a UDP socket of this machine could take it, too. IP drops that at once, and does no
+ * route look-up for a packet that nobody is there for. Whoever takes packets below IP still gets it. The first packet of
  * each tick of the kernel's clock is left alone, on each processor (bpf_jiffies64, from Linux 5.6 on).
  */
 int mcr_bpf_load_absorber(int wanted, uint32_t capture);

@@ -1,0 +1,90 @@
+/* SPDX-License-Identifier: MIT OR GPL-2.0-only */
+/*
+ * What the eBPF programs have in common: the kernel's functions, what the loader fills in, and how a frame is read.
+ *
+ * For kernels from 5.10 on. A socket filter may not read packets by pointer, so headers are copied to the stack.
+ */
+#ifndef MCR_BPF_FRAME_H
+#define MCR_BPF_FRAME_H
+
+#include <linux/bpf.h>
+#include <linux/if_ether.h>
+#include <linux/if_packet.h>
+
+#include "bpf/abi.h"
+#include "parse.h"
+
+#define INLINE static inline __attribute__((always_inline))
+
+#define VLAN_ID 0x0fff /* in a tag's control information */
+
+/*
+ * What the loader fills in, by name (load.c): a map's descriptor, and a number that is the same for as long as the
+ * program runs. The compiler takes a number for an address; weak, as it may be 0.
+ */
+#define MAP(name)        extern char map_##name[]
+#define PARAMETER(name)  extern const char parameter_##name[] __attribute__((weak))
+#define VALUE(parameter) ((uint64_t)parameter_##parameter)
+
+static void *(*const bpf_map_lookup_elem)(void *map, const void *key) = (void *)BPF_FUNC_map_lookup_elem;
+static long (*const bpf_skb_load_bytes)(const void *skb, uint32_t offset, void *to,
+					uint32_t size) = (void *)BPF_FUNC_skb_load_bytes;
+static long (*const bpf_skb_load_bytes_relative)(const void *skb, uint32_t offset, void *to, uint32_t size,
+						 uint32_t from) = (void *)BPF_FUNC_skb_load_bytes_relative;
+
+/* Ports stand right behind the IP header in most packets: those get both by one call. */
+struct headers {
+	struct mcr_ipv4 ip;
+	struct mcr_udp_ports ports;
+} __attribute__((aligned(8)));
+
+enum verdict {
+	REJECT,  /* not for a worker */
+	ACCEPT,  /* for a worker, which says what is wrong with it */
+	LOOK_UP, /* it has a key */
+};
+
+/*
+ * Copy bytes of the packet, counted from its IP header. 0, or negative if they aren't there. The first helper doesn't see
+ * what lies in the packet's page fragments, as may a long one's headers; the other one does, and counts from the link
+ * layer's header: Ethernet's.
+ */
+INLINE long fetch(struct __sk_buff *skb, uint32_t offset, void *to, uint32_t size)
+{
+	if (!bpf_skb_load_bytes_relative(skb, offset, to, size, BPF_HDR_START_NET))
+		return 0;
+	return bpf_skb_load_bytes(skb, ETH_HLEN + offset, to, size);
+}
+
+/* A tag of VLAN 0 bears but a priority (IEEE 802.1Q, 6.9): IP takes the frame, too. Others are their VLAN's interface's. */
+INLINE bool is_of_vlan(struct __sk_buff *skb)
+{
+	return skb->vlan_present && skb->vlan_tci & VLAN_ID;
+}
+
+/* IPv4 UDP of no VLAN that this machine did not send, with its headers and the key of its destination. */
+INLINE enum verdict read_frame(struct __sk_buff *skb, struct headers *headers, struct mcr_bpf_key *key,
+			       uint16_t capture)
+{
+	uint32_t size;
+
+	if (skb->protocol != MCR_NETWORK16(ETH_P_IP) || is_of_vlan(skb) || skb->pkt_type == PACKET_OUTGOING)
+		return REJECT;
+	if (fetch(skb, 0, headers, sizeof(*headers)))
+		return fetch(skb, 0, &headers->ip, sizeof(headers->ip)) || headers->ip.protocol != IPPROTO_UDP ? REJECT
+													       : ACCEPT;
+	if (headers->ip.protocol != IPPROTO_UDP)
+		return REJECT;
+	if (mcr_parse_ipv4(&headers->ip, &size) || mcr_is_fragment(&headers->ip))
+		return ACCEPT;
+	if (size > sizeof(headers->ip) && fetch(skb, size, &headers->ports, sizeof(headers->ports)))
+		return ACCEPT;
+	*key = (struct mcr_bpf_key){
+		.group = headers->ip.destination,
+		.port = headers->ports.destination,
+		.capture = capture,
+	};
+	return LOOK_UP;
+}
+
+#endif

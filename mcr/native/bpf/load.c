@@ -1,0 +1,205 @@
+// SPDX-License-Identifier: MIT
+#include "bpf/load.h"
+
+#include <errno.h>
+#include <linux/bpf.h>
+#include <string.h>
+#include <sys/syscall.h>
+#include <unistd.h>
+
+#include "bpf/programs.h"
+#include "shm_abi.h"
+
+#define TCX_INGRESS 46 /* BPF_TCX_INGRESS, <linux/bpf.h> from Linux 6.6 on */
+
+#define MAX_CPUS    1024
+#define MAX_PROGRAM 160
+
+#define TRIES    20 /* to get memory for a key */
+#define PAUSE_US 1000
+
+#define IS_LITTLE_ENDIAN (__BYTE_ORDER__ == __ORDER_LITTLE_ENDIAN__) /* as the programs are */
+
+#define LENGTH(array) (sizeof(array) / sizeof((array)[0]))
+
+/* As it was compiled, without what differs between captures. */
+struct program {
+	uint32_t type;
+	const struct bpf_insn *code;
+	uint32_t length;
+	const struct mcr_bpf_relocation *relocations;
+	uint32_t relocation_count;
+};
+
+#define PROGRAM(name, kind)                                               \
+	{                                                                 \
+		.type = kind,                                             \
+		.code = mcr_bpf_##name##_code,                            \
+		.length = LENGTH(mcr_bpf_##name##_code),                  \
+		.relocations = mcr_bpf_##name##_relocations,              \
+		.relocation_count = LENGTH(mcr_bpf_##name##_relocations), \
+	}
+
+_Static_assert(LENGTH(mcr_bpf_filter_code) <= MAX_PROGRAM, "fits load()");
+_Static_assert(LENGTH(mcr_bpf_suppress_code) <= MAX_PROGRAM, "fits load()");
+
+static int bpf(enum bpf_cmd command, union bpf_attr *attr)
+{
+	long ret = syscall(__NR_bpf, command, attr, sizeof(*attr));
+
+	return ret < 0 ? -errno : (int)ret;
+}
+
+static int open_map(uint32_t type, uint32_t key_size, uint32_t value_size, uint32_t max_entries, uint32_t flags)
+{
+	union bpf_attr attr;
+
+	memset(&attr, 0, sizeof(attr)); /* the kernel looks at what no field covers, too */
+	attr.map_type = type;
+	attr.key_size = key_size;
+	attr.value_size = value_size;
+	attr.max_entries = max_entries;
+	attr.map_flags = flags;
+	return bpf(BPF_MAP_CREATE, &attr);
+}
+
+int mcr_bpf_open_wanted(void)
+{
+	return open_map(BPF_MAP_TYPE_HASH, sizeof(struct mcr_bpf_key), sizeof(uint32_t), MCR_MAX_RULES,
+			BPF_F_NO_PREALLOC);
+}
+
+int mcr_bpf_open_rejected(void)
+{
+	if (sysconf(_SC_NPROCESSORS_CONF) > MAX_CPUS)
+		return -E2BIG;
+	return open_map(BPF_MAP_TYPE_PERCPU_ARRAY, sizeof(uint32_t), sizeof(uint64_t), MCR_MAX_INTERFACES, 0);
+}
+
+static int change(enum bpf_cmd command, int map, const void *key, void *value)
+{
+	union bpf_attr attr;
+
+	memset(&attr, 0, sizeof(attr));
+	attr.map_fd = (uint32_t)map;
+	attr.key = (uintptr_t)key;
+	attr.value = (uintptr_t)value;
+	return bpf(command, &attr);
+}
+
+/*
+ * From 6.1 on the kernel keeps some memory ready for maps, and gets more by an interrupt that it sends itself; where that
+ * takes its time, many keys in a row find none.
+ */
+int mcr_bpf_put(int wanted, const struct mcr_bpf_key *key)
+{
+	uint32_t value = 0;
+	int ret = -ENOMEM;
+
+	for (int i = 0; i < TRIES && ret == -ENOMEM; i++) {
+		if (i)
+			usleep(PAUSE_US);
+		ret = change(BPF_MAP_UPDATE_ELEM, wanted, key, &value);
+	}
+	return ret;
+}
+
+int mcr_bpf_drop(int wanted, const struct mcr_bpf_key *key)
+{
+	return change(BPF_MAP_DELETE_ELEM, wanted, key, NULL);
+}
+
+int mcr_bpf_count(int rejected, uint32_t capture, uint64_t *count)
+{
+	uint64_t by_cpu[MAX_CPUS] = { 0 }; /* a value for each possible processor */
+	int ret = change(BPF_MAP_LOOKUP_ELEM, rejected, &capture, by_cpu);
+
+	*count = 0;
+	for (uint32_t i = 0; i < MAX_CPUS; i++)
+		*count += by_cpu[i];
+	return ret;
+}
+
+/* Load a program with these values filled in. */
+static int load(const struct program *program, const uint32_t values[MCR_BPF_SYMBOLS])
+{
+	static const char license[] =
+		"Dual MIT/GPL"; /* the kernel lends some helpers to what may be had under the GPL */
+	struct bpf_insn code[MAX_PROGRAM];
+	union bpf_attr attr;
+
+	if (!IS_LITTLE_ENDIAN)
+		return -EOPNOTSUPP;
+	memcpy(code, program->code, program->length * sizeof(*code));
+	for (uint32_t i = 0; i < program->relocation_count; i++)
+		code[program->relocations[i].instruction].imm = (int32_t)values[program->relocations[i].symbol];
+	memset(&attr, 0, sizeof(attr));
+	attr.prog_type = program->type;
+	attr.insns = (uintptr_t)code;
+	attr.insn_cnt = program->length;
+	attr.license = (uintptr_t)license;
+	memcpy(attr.prog_name, "mcr", sizeof("mcr"));
+	return bpf(BPF_PROG_LOAD, &attr);
+}
+
+int mcr_bpf_load_filter(int wanted, int rejected, uint32_t capture, bool clip, bool everything)
+{
+	static const struct program filter = PROGRAM(filter, BPF_PROG_TYPE_SOCKET_FILTER);
+	uint32_t values[MCR_BPF_SYMBOLS] = {
+		[MCR_BPF_MAP_ADMITTED] = (uint32_t)wanted,   [MCR_BPF_MAP_REJECTED] = (uint32_t)rejected,
+		[MCR_BPF_PARAMETER_CAPTURE] = capture,       [MCR_BPF_PARAMETER_CLIP] = clip,
+		[MCR_BPF_PARAMETER_EVERYTHING] = everything,
+	};
+
+	return load(&filter, values);
+}
+
+int mcr_bpf_load_absorber(int wanted, uint32_t capture)
+{
+	static const struct program suppress = PROGRAM(suppress, BPF_PROG_TYPE_SCHED_CLS);
+	int ticks = open_map(BPF_MAP_TYPE_PERCPU_ARRAY, sizeof(uint32_t), sizeof(uint64_t), 1, 0);
+	uint32_t values[MCR_BPF_SYMBOLS] = {
+		[MCR_BPF_MAP_ADMITTED] = (uint32_t)wanted,
+		[MCR_BPF_MAP_TICKS] = (uint32_t)ticks,
+		[MCR_BPF_PARAMETER_CAPTURE] = capture,
+	};
+	int ret;
+
+	if (ticks < 0)
+		return ticks;
+	ret = load(&suppress, values);
+	close(ticks); /* the program keeps it */
+	return ret;
+}
+
+int mcr_bpf_link_ingress(int program, uint32_t interface)
+{
+	union bpf_attr attr;
+
+	memset(&attr, 0, sizeof(attr));
+	attr.link_create.prog_fd = (uint32_t)program;
+	attr.link_create.target_ifindex = interface;
+	attr.link_create.attach_type = TCX_INGRESS;
+	return bpf(BPF_LINK_CREATE, &attr);
+}
+
+static int count_programs(int group, uint32_t attach_type)
+{
+	union bpf_attr attr;
+	int ret;
+
+	memset(&attr, 0, sizeof(attr));
+	attr.query.target_fd = (uint32_t)group;
+	attr.query.attach_type = attach_type;
+	attr.query.query_flags = BPF_F_QUERY_EFFECTIVE;
+	ret = bpf(BPF_PROG_QUERY, &attr);
+	return ret ? ret : (int)attr.query.prog_cnt;
+}
+
+int mcr_bpf_count_egress(int group)
+{
+	int frames = count_programs(group, BPF_CGROUP_INET_EGRESS);
+	int sends = count_programs(group, BPF_CGROUP_UDP4_SENDMSG);
+
+	return frames < 0 ? frames : sends < 0 ? sends : frames + sends;
+}

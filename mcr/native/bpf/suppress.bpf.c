@@ -1,0 +1,60 @@
+// SPDX-License-Identifier: MIT OR GPL-2.0-only
+// Suppresses local delivery of what rules take: a program for an interface's ingress (load.h says what it is for).
+#include "frame.h"
+
+#define TCX_NEXT (-1) /* <linux/bpf.h> from Linux 6.6 on */
+
+MAP(admitted);
+MAP(ticks);
+PARAMETER(capture);
+
+static uint64_t (*const bpf_jiffies64)(void) = (void *)BPF_FUNC_jiffies64;
+static long (*const bpf_sk_release)(void *sock) = (void *)BPF_FUNC_sk_release;
+static void *(*const bpf_sk_lookup_udp)(void *skb, const struct bpf_sock_tuple *tuple, uint32_t size, uint64_t netns,
+					uint64_t flags) = (void *)BPF_FUNC_sk_lookup_udp;
+static long (*const bpf_skb_change_type)(void *skb, uint32_t type) = (void *)BPF_FUNC_skb_change_type;
+
+/*
+ * The first packet of each tick is left to IP, on each processor. What IP throws away there is freed after a grace period,
+ * and a processor that has something to free keeps its tick. An idle one that has nothing stops it whenever it waits for a
+ * packet, and leaving that state costs more than suppressing saves.
+ */
+INLINE bool is_first_of_tick(void)
+{
+	uint32_t index = 0;
+	uint64_t now = bpf_jiffies64(), before;
+	uint64_t *tick = bpf_map_lookup_elem(map_ticks, &index);
+
+	if (!tick) /* never: for the verifier */
+		return true;
+	before = *tick;
+	*tick = now;
+	return before != now;
+}
+
+/* Whether a UDP socket of this machine would take the packet. */
+INLINE bool has_socket(struct __sk_buff *skb, const struct headers *headers)
+{
+	struct bpf_sock_tuple tuple;
+	void *sock;
+
+	tuple.ipv4.saddr = headers->ip.source;
+	tuple.ipv4.daddr = headers->ip.destination;
+	tuple.ipv4.sport = headers->ports.source;
+	tuple.ipv4.dport = headers->ports.destination;
+	sock = bpf_sk_lookup_udp(skb, &tuple, sizeof(tuple.ipv4), BPF_F_CURRENT_NETNS, 0);
+	if (sock)
+		bpf_sk_release(sock);
+	return sock;
+}
+
+int suppress(struct __sk_buff *skb)
+{
+	struct headers headers;
+	struct mcr_bpf_key key;
+
+	if (read_frame(skb, &headers, &key, (uint16_t)VALUE(capture)) == LOOK_UP &&
+	    bpf_map_lookup_elem(map_admitted, &key) && !is_first_of_tick() && !has_socket(skb, &headers))
+		bpf_skb_change_type(skb, PACKET_OTHERHOST);
+	return TCX_NEXT; /* other programs are to have their say, too */
+}

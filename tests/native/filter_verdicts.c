@@ -1,0 +1,119 @@
+// SPDX-License-Identifier: MIT
+/*
+ * Shows sound, mutated and truncated frames to the capture filter, by BPF_PROG_TEST_RUN, and to the worker's parser: they
+ * have to agree. Ends with 77 where this process may not load eBPF.
+ *
+ *	filter_verdicts ROUNDS SEED
+ */
+#include <arpa/inet.h>
+#include <linux/bpf.h>
+#include <sys/syscall.h>
+#include <unistd.h>
+
+#include "bpf/load.h"
+#include "common.h"
+#include "packet.h"
+
+#define CAPTURE   3
+#define MAX_FRAME 256
+#define HEADERS   (ETHERNET + 20) /* of fewer bytes newer kernels make no packet */
+#define FORBIDDEN 77
+
+struct filter {
+	int program, rejected;
+	uint64_t count;
+};
+
+static struct mcr_bpf_key admitted(void)
+{
+	return (struct mcr_bpf_key){ .group = htonl(0xef010101), .port = htons(5000), .capture = CAPTURE };
+}
+
+static struct filter load_filter(void)
+{
+	int wanted = mcr_bpf_open_wanted();
+	struct filter filter = { .rejected = mcr_bpf_open_rejected() };
+	struct mcr_bpf_key key = admitted();
+
+	if (wanted == -EPERM)
+		exit(FORBIDDEN);
+	filter.program = mcr_bpf_load_filter(wanted, filter.rejected, CAPTURE, false, false);
+	CHECK(filter.program >= 0);
+	CHECK(!mcr_bpf_put(wanted, &key));
+	return filter;
+}
+
+static uint32_t run(const struct filter *filter, const uint8_t *frame, uint32_t size)
+{
+	union bpf_attr attr;
+
+	memset(&attr, 0, sizeof(attr));
+	attr.test.prog_fd = (uint32_t)filter->program;
+	attr.test.data_in = (uintptr_t)frame;
+	attr.test.data_size_in = size;
+	CHECK(!syscall(__NR_bpf, BPF_PROG_TEST_RUN, &attr, sizeof(attr)));
+	return attr.test.retval;
+}
+
+/* How many datagrams the filter has counted since the last time. */
+static uint64_t counted(struct filter *filter)
+{
+	uint64_t before = filter->count;
+
+	CHECK(!mcr_bpf_count(filter->rejected, CAPTURE, &filter->count));
+	return filter->count - before;
+}
+
+/* By the filter's contract (bpf/load.h) and the worker's parser; -1: either will do, as only the worker reads lengths. */
+static int expected(const uint8_t *frame, uint32_t size)
+{
+	struct mcr_bpf_key key = admitted();
+	struct mcr_packet packet;
+	int ret = mcr_packet_parse(frame, size, ETHERNET, &packet);
+
+	if (ret == 0)
+		return packet.group == key.group && packet.port == key.port;
+	if (ret == -EPROTONOSUPPORT)
+		return frame[ETHERNET + 9] == 17;
+	return ret == -EOPNOTSUPP ? 1 : -1;
+}
+
+static void check(struct filter *filter, const uint8_t *frame, uint32_t size)
+{
+	bool accepted = run(filter, frame, size) >= size;
+	bool is_udp = frame[ETHERNET + 9] == 17;
+	int wish = expected(frame, size);
+
+	CHECK(wish < 0 || accepted == wish);
+	CHECK(counted(filter) == (is_udp && !accepted));
+}
+
+/* A datagram of one of four flows, one of them admitted, with up to three bytes spoilt. How many bytes are there. */
+static uint32_t draw(uint8_t *frame)
+{
+	uint32_t header = 20 + 4 * rnd(11), padding = rnd(20), mutations = rnd(4);
+	uint32_t size = put_headers(frame, header, rnd(64), (uint8_t)(1 + rnd(2)), 5000 + rnd(2)) + padding;
+
+	for (uint32_t i = 0; i < mutations; i++)
+		frame[rnd(size)] = (uint8_t)rnd(256);
+	frame[12] = 8; /* of IPv4: the kernel looks at no other's headers */
+	frame[13] = 0;
+	return mutations && !rnd(4) ? HEADERS + rnd(size - HEADERS + 1) : size;
+}
+
+int main(int argc, char **argv)
+{
+	uint8_t frame[MAX_FRAME] = { 0 };
+	struct filter filter;
+	uint64_t rounds;
+
+	if (argc != 3)
+		return 2;
+	rounds = strtoull(argv[1], NULL, 10);
+	seed(strtoull(argv[2], NULL, 10));
+	filter = load_filter();
+	for (uint64_t round = 0; round < rounds; round++)
+		check(&filter, frame, draw(frame));
+	printf("%llu frames, %llu counted as rejected\n", (unsigned long long)rounds, (unsigned long long)filter.count);
+	return !filter.count || filter.count == rounds;
+}

@@ -1,0 +1,83 @@
+"""The committed eBPF instructions are what their sources compile to; what is not is noticed."""
+
+import shutil
+from pathlib import Path
+
+import pytest
+
+import build_bpf
+from build_bpf import HEADER, NATIVE, BuildError, NoClangError, check_header
+
+FILTER = Path("bpf", "filter.bpf.c")
+
+
+@pytest.fixture
+def native(tmp_path: Path) -> Path:
+    """A copy of the native code, to be changed."""
+    try:
+        build_bpf.find_clang()
+    except NoClangError as error:
+        pytest.skip(error.message)
+    return Path(shutil.copytree(NATIVE, tmp_path / "native"))
+
+
+def change(path: Path, old: str, new: str) -> None:
+    before = path.read_text()
+    assert old in before
+    path.write_text(before.replace(old, new))
+
+
+def test_header_is_what_the_sources_compile_to(native: Path) -> None:
+    check_header(native)
+
+
+@pytest.mark.parametrize(
+    ("file", "old", "new"),
+    [
+        (FILTER, "datagrams : 1", "datagrams : 2"),
+        (Path("bpf", "frame.h"), "PACKET_OUTGOING", "PACKET_OTHERHOST"),
+        (Path("parse.h"), "0x3fff", "0x1fff"),
+        (HEADER, "{ 0x95, 0, 0, 0, 0 }", "{ 0x95, 0, 0, 0, 1 }"),
+    ],
+    ids=["a program", "what programs share", "what the worker shares", "the header"],
+)
+def test_a_change_of_either_is_noticed(native: Path, file: Path, old: str, new: str) -> None:
+    change(native / file, old, new)
+    with pytest.raises(BuildError, match=r"programs\.h is not what its sources compile to") as caught:
+        check_header(native)
+    assert caught.value.hints[0] == "make bpf"
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "reason"),
+    [
+        ("#define DROP ", "static int kept = 1;\n#define DROP ", "filter.bpf.c has data"),
+        ("INLINE void count", "static __attribute__((noinline)) void count", "calls a function"),
+        ("skb->gso_segs;", "skb->no_such;", "does not compile"),
+    ],
+    ids=["data", "call", "error"],
+)
+def test_what_the_loader_could_not_load_is_refused(native: Path, old: str, new: str, reason: str) -> None:
+    change(native / FILTER, old, new)
+    if "kept" in new:
+        change(native / FILTER, "*rejected += ", "*rejected += kept++ + ")
+    with pytest.raises(BuildError, match=reason):
+        check_header(native)
+
+
+@pytest.mark.parametrize("installed", ["none", "another version"])
+def test_without_the_right_clang_it_says_so_and_ci_fails(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], installed: str
+) -> None:
+    if installed != "none":
+        (tmp_path / "clang-14").write_text("#!/bin/sh\necho 'Debian clang version 14.0.0'\n")
+        (tmp_path / "clang-14").chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path))
+    monkeypatch.setattr("sys.argv", ["build_bpf.py", "--check"])
+    monkeypatch.delenv("MCR_RUN_ALL", raising=False)
+    assert build_bpf.run(build_bpf.main, "build_bpf.py") == 0
+    said = capsys.readouterr().err
+    assert said == "clang-14 14.0.6 is not installed: the eBPF programs were not compared with their sources\n"
+    monkeypatch.setenv("MCR_RUN_ALL", "1")
+    assert build_bpf.run(build_bpf.main, "build_bpf.py") == 1
+    assert capsys.readouterr().err.startswith("Error: clang-14 14.0.6 is not installed\nhint: ")

@@ -115,7 +115,7 @@ class ShuttingDown(McrError):
 
 
 class NotPermitted(McrError):
-    """Who asks may look, but not change anything."""
+    """The user of the client may read, but not change anything."""
 
     code = -32007
 

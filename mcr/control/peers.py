@@ -72,4 +72,4 @@ class Rights:
         ]
         if self.admins is None:
             hints.append(f"there is no such group yet: sudo groupadd --system {ADMIN_GROUP}; then restart mcrd")
-        return NotPermitted(f"{user} may look at this relay but not change it: {method} was refused", *hints)
+        return NotPermitted(f"{user} may read from this relay but not change it: {method} was refused", *hints)

@@ -496,7 +496,7 @@ async def test_who_is_answered_at_once_hears_of_no_progress(connect):
 
 @pytest.fixture
 def lookers(monkeypatch):
-    """Every client may look and no more."""
+    """Every client may read and no more."""
     monkeypatch.setattr(control_server.Rights, "may_change", lambda *_: False)
 
 

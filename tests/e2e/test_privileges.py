@@ -241,7 +241,7 @@ def test_members_of_mcr_look_and_admins_change(plant: Plant, stage: Stage) -> No
     ):
         refused = looker(*words)
         assert refused.returncode == 1, words
-        assert refused.stderr.startswith("Error: alice may look at this relay but not change it: "), refused.stderr
+        assert refused.stderr.startswith("Error: alice may read from this relay but not change it: "), refused.stderr
         assert "sudo usermod -aG mcr-admin alice" in refused.stderr
     assert mcr.call("list") == []
 

@@ -315,7 +315,7 @@ def stranger(machine: Machine) -> Iterator[None]:
     yield
 
 
-@scenario("May look, but not change")
+@scenario("May read, but not change")
 def looker(machine: Machine) -> Iterator[None]:
     machine.groups(MCR)
     machine.start_service()

@@ -19,7 +19,7 @@ RIGHTS = Rights(own_uid=990, admins=991)
         (Peer(1, 1000, frozenset({1000, 990})), False),
         (Peer(1, 65_534, frozenset({65_534})), False),
     ],
-    ids=["root", "the daemon's user", "an admin", "who may look", "nobody"],
+    ids=["root", "the daemon's user", "an admin", "a user who may read", "nobody"],
 )
 def test_root_the_own_user_and_admins_may_change(peer: Peer, may: bool) -> None:  # noqa: FBT001
     assert RIGHTS.may_change(peer) is may
@@ -37,7 +37,7 @@ def test_the_kernel_says_who_the_peer_is() -> None:
 
 def test_a_refusal_names_the_user_what_was_asked_and_the_remedy() -> None:
     error = RIGHTS.refusal(Peer(1, 4_000_000, frozenset()), "add")
-    assert error.message == "4000000 may look at this relay but not change it: add was refused"
+    assert error.message == "4000000 may read from this relay but not change it: add was refused"
     assert "sudo usermod -aG mcr-admin 4000000" in error.hints[1]
     assert len(RIGHTS.refusal(Peer(1, 1, frozenset()), "add").hints) == 2
     assert "groupadd" in Rights(0, None).refusal(Peer(1, 1, frozenset()), "add").hints[2]

@@ -15,4 +15,4 @@ find mcr/native mcr/cli tests/native bench -name '*.[ch]' -exec "$venv/bin/clang
 find mcr/native mcr/cli bench -name '*.c' ! -name '*.bpf.c' -print0 |
 	xargs -0 -n 1 cc -std=gnu11 -O2 -D_GNU_SOURCE -Imcr/native -Wall -Wextra -Werror -fsyntax-only
 "$venv/bin/python" tools/build_bpf.py --check
-"$venv/bin/pytest" -q tests/unit tests/actors
+"$venv/bin/pytest" -q -n 2 --dist worksteal tests/unit tests/actors tests/kernel

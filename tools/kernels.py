@@ -38,7 +38,12 @@ CACHE = ROOT / "build" / "kernels"
 KEYS = Path("/usr/share/keyrings/debian-archive-keyring.gpg")
 QEMU = "qemu-system-x86_64"
 
-TESTS = (".venv/bin/pytest", "-p", "no:cacheprovider", "tests/unit", "tests/actors", "tests/native", "tests/e2e")
+TESTS = (
+    ".venv/bin/pytest",
+    "-p",
+    "no:cacheprovider",
+    *(f"tests/{each}" for each in ("unit", "actors", "kernel", "native", "e2e")),
+)
 
 SLOWNESS = {"kvm": 1, "uml": 8, "tcg": 15}
 """How many times longer the end-to-end tests may take (tests/e2e/mcr_process.py)."""

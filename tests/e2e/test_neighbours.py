@@ -10,7 +10,7 @@ from scapy.layers.inet import IP
 
 from conftest import MakeMcr, Plant
 from mcr_process import Mcr, Receiver, Sender, wait_until
-from test_raw import frames, wait_for_raw
+from test_raw_frames import frames, wait_for_raw
 
 pytestmark = pytest.mark.alone
 

@@ -23,7 +23,7 @@ from lab import Lab, Namespace, end
 from mcr_process import BIN, Mcr, Sender, wait_until
 from test_control import words_for_group
 from test_doctor import close_firewall
-from test_membership import forwarded_to
+from test_joins import forwarded_to
 from test_privileges import MCR, Stage, socket_directory, stage
 from trafficgen.interface import open_interface
 
@@ -206,7 +206,7 @@ def test_wrong_interface(plant: Plant, mcr: Mcr) -> None:
 
 
 def test_tagged(plant: Plant, mcr: Mcr) -> None:
-    """With other tags: tests/unit/test_look.py, tests/unit/test_why_incoming.py."""
+    """With other tags: tests/kernel/test_probe.py, tests/unit/test_incoming.py."""
     with sending(plant.source, "src0", frame("239.1.1.1", 5000, Dot1Q(vlan=100))):
         assert (
             "239.1.1.1:5000 on in0 with VLAN tag 100; sudo ip link add link in0 name in0.100 type vlan id 100 && "

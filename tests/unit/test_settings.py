@@ -110,7 +110,7 @@ def test_absorbing_that_is_switched_off_is_as_asked_for_and_that_is_not_done_is_
     off = {view.name: view for view in effective_views(from_environment(OFF), LogLevels())}
     assert off["MCR_ABSORB"].effective is off["MCR_RAW_SEND"].effective is None
     on = {view.name: view for view in effective_views(from_environment({}), LogLevels())}
-    # This process is no daemon, and absorbs nothing. Whether raw frames may leave depends on the machine: test_raw.py.
+    # This process is no daemon, and absorbs nothing. Raw frames depend on the machine: test_raw_frames.py.
     assert on["MCR_ABSORB"].effective == "0: on no input interface now; if there are any, see the log of mcrd for why"
 
 

@@ -1,4 +1,4 @@
-"""Who of a firewall is between IP and the interfaces; the kernel's answers themselves are in tests/e2e/test_raw.py."""
+"""Who of a firewall is between IP and the interfaces; the kernel's answers: tests/e2e/test_raw_frames.py."""
 
 import pytest
 

@@ -52,6 +52,7 @@ def test_nobody_to_tell_is_no_failure(address: str) -> None:
         ("", "", None),
         ("x", "", None),
     ],
+    ids=["any process", "this process", "another process", "none", "no number"],
 )
 def test_signs_of_life_are_wanted_only_of_this_process(usec: str, pid: str, seconds: float | None) -> None:
     assert ServiceManager("", usec, pid).watchdog_seconds == seconds

@@ -21,6 +21,8 @@ SLOWNESS = float(os.environ.get("MCR_SLOWNESS", "1"))
 """How many times slower than a machine of today this one is; an emulated one is. Rates are divided by it, patience
 multiplied; no claim becomes weaker.
 """
+STATUS = {"ok": 0, "advice": 1, "fault": 2}
+"""Exit statuses of `mcrctl why` and `mcrctl doctor`, by the worst verdict."""
 
 
 def wait_until(condition: Callable[[], Any], what: str, seconds: float = 10.0) -> Any:
@@ -255,3 +257,8 @@ class Receiver:
         wrong = {name: report[name] for name in ("lost", "duplicated", "reordered", "corrupted", "foreign")}
         assert report["ok"], f"{wrong}, receiver's own drops {report['kernel_drops']}"
         return report
+
+
+def words_for_group(group: str) -> list[str]:
+    """Arguments of `mcrctl add` for a rule that takes a group from in0."""
+    return f"--input-interface in0 --input-group {group} --input-port 5000 --outputs 239.2.2.2:6000:out0".split()

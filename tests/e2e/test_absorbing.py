@@ -11,9 +11,9 @@ from pathlib import Path
 
 import pytest
 
-from conftest import MakeMcr, Plant, needs_root
 from lab import Namespace
 from mcr_process import Mcr, Receiver, Sender, wait_until
+from topology import MakeMcr, Plant, needs_root
 
 pytestmark = pytest.mark.alone
 

@@ -14,10 +14,10 @@ from pathlib import Path
 
 import pytest
 
-from conftest import MakeMcr, Plant, needs_root
 from mcr.cli.client import Client
 from mcr.errors import McrError
-from mcr_process import BIN, SLOWNESS, Mcr, Receiver, Sender, children_of, wait_until
+from mcr_process import BIN, SLOWNESS, Mcr, Receiver, Sender, children_of, wait_until, words_for_group
+from topology import MakeMcr, Plant, needs_root
 
 pytestmark = pytest.mark.alone
 
@@ -257,10 +257,6 @@ def test_daemon_out_of_descriptors_keeps_serving(plant: Plant, make_mcr: MakeMcr
     wait_until(mcr.workers, "a new client is answered again")
     refused = mcr.ctl("add", *words_for_group("239.1.1.2"), check=False)
     assert refused.returncode == 0, refused.stderr
-
-
-def words_for_group(group: str) -> list[str]:
-    return f"--input-interface in0 --input-group {group} --input-port 5000 --outputs 239.2.2.2:6000:out0".split()
 
 
 def test_rule_that_is_not_active_in_time_is_no_success(plant: Plant, make_mcr: MakeMcr) -> None:

@@ -8,12 +8,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from pyroute2.netlink.exceptions import NetlinkError
-from pyroute2.nftables.main import NFTables
 
-from conftest import MakeMcr, Plant
-from lab import Namespace, end
+from firewalls import close_firewall
+from lab import end
 from mcr_process import BIN, Mcr, Sender, wait_until
+from topology import MakeMcr, Plant
 
 WITHOUT_IO_URING = Path(__file__).with_name("without_io_uring.py")
 OF_THE_TEST_MACHINE = {"backlog", "send_buffer", "copy_buffer", "filter", "io_uring"}
@@ -161,17 +160,6 @@ def test_rules_that_nothing_matches_are_told(plant: Plant, make_mcr: MakeMcr) ->
     end(strays.process)
     mcr.add("in0:239.1.1.1:5000", "198.18.1.99:6000:out0", rule_id="nobody-there")
     assert "On out0 the host 198.18.1.99 does not answer ARP" in examine(mcr, status=2)["neighbours"]["what"]
-
-
-def close_firewall(namespace: Namespace, *hooks: str) -> None:
-    """Make a firewall that drops by default and has no rules."""
-    with namespace.entered(), NFTables(nfgen_family=2) as netlink:
-        try:
-            netlink.table("add", name="closed")
-            for hook in hooks:
-                netlink.chain("add", table="closed", name=hook, hook=hook, type="filter", policy=0)
-        except NetlinkError as error:
-            pytest.skip(f"this kernel has no nftables: {error}")
 
 
 def test_firewall_that_drops_is_named(plant: Plant, make_mcr: MakeMcr) -> None:

@@ -8,11 +8,11 @@ from pathlib import Path
 
 import pytest
 
-from conftest import MakeMcr, Plant
 from lab import Lab, LabError
 from mcr._native import lib
 from mcr.net.capture import describes_super_frames
 from mcr_process import Receiver, Sender, wait_until
+from topology import MakeMcr, Plant
 
 pytestmark = pytest.mark.alone
 

@@ -9,10 +9,10 @@ from typing import Any
 
 import pytest
 
-from conftest import MakeMcr, Plant
 from mcr._native import ffi
 from mcr.process.accounts import unprivileged_user
 from mcr_process import SLOWNESS, Mcr, Receiver, Sender, alive, children_of, wait_until
+from topology import MakeMcr, Plant
 
 pytestmark = pytest.mark.alone
 

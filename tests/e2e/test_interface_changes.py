@@ -11,9 +11,9 @@ from typing import Any
 
 import pytest
 
-from conftest import MakeMcr, Plant
 from lab import Namespace
 from mcr_process import IS_ROOT, Mcr, Receiver, Sender, wait_until
+from topology import MakeMcr, Plant
 
 SECOND = "239.1.1.9:5000"
 PLENTY = 1_000_000

@@ -1,12 +1,11 @@
 """Groups are asked for, so that switches which snoop IGMP forward them."""
 
-import json
 from collections.abc import Iterator
 from pathlib import Path
 
-from conftest import MakeMcr, Plant
 from lab import Lab, Namespace
 from mcr_process import Receiver, Sender, wait_until
+from topology import MakeMcr, Plant, forwarded_to
 
 
 def joined(namespace: Namespace, interface: str) -> set[str]:
@@ -61,12 +60,6 @@ def test_five_thousand_groups_with_default_limits(plant: Plant, make_mcr: MakeMc
     for group in groups[:-1]:
         mcr.call("remove", {"rule_id": group})
     assert joined(plant.relay, "in0") == {last}
-
-
-def forwarded_to(switch: Namespace, port: str) -> set[str]:
-    """Groups that the switch forwards to a port because somebody there asked for them."""
-    (table,) = json.loads(switch.run(["bridge", "-json", "mdb", "show", "dev", "br0"]).stdout)
-    return {entry["grp"] for entry in table["mdb"] if entry["port"] == port}
 
 
 def test_snooping_switch_forwards_because_of_the_join(lab: Lab, make_mcr: MakeMcr) -> None:

@@ -5,10 +5,10 @@ from pathlib import Path
 
 import pytest
 
-from conftest import MakeMcr
 from lab import Lab, Namespace
 from mcr.model.limits import MAX_INTERFACES
 from mcr_process import SLOWNESS, Receiver, Sender, wait_until
+from topology import MakeMcr
 
 pytestmark = pytest.mark.alone
 

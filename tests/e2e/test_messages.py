@@ -13,13 +13,10 @@ from typing import Any
 
 import pytest
 
-from conftest import MakeMcr, Plant, needs_root
 from lab import Lab, Namespace
-from mcr_process import BIN, Mcr, wait_until
-from test_control import words_for_group
-from test_privileges import MCR, Stage, stage
-
-__all__ = ["stage"]
+from mcr_process import BIN, Mcr, wait_until, words_for_group
+from topology import MakeMcr, Plant, needs_root
+from users import MCR, Stage
 
 SECCOMP = Path(__file__).with_name("seccomp.py")
 WITHOUT_PACKET_SOCKETS = Path(__file__).with_name("without_packet_sockets.py")

@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 from scapy.layers.inet import IP
 
-from conftest import MakeMcr, Plant
 from mcr_process import Mcr, Receiver, Sender, wait_until
-from test_raw_frames import frames, wait_for_raw
+from raw_frames import frames, wait_for_raw
+from topology import MakeMcr, Plant
 
 pytestmark = pytest.mark.alone
 

@@ -13,60 +13,16 @@ import sys
 from pathlib import Path
 from typing import Any
 
-import pytest
-
-from conftest import Plant, needs_root
-from mcr_process import BIN, Mcr, Receiver, Sender
-from test_control import words_for_group
-
-STAGE = Path(__file__).with_name("stage.py")
-MCR, ALICE, ADMIN = 64_901, 64_902, 64_903
-PASSWD = f"""root:x:0:0::/root:/bin/sh
-mcr:x:{MCR}:{MCR}::/nonexistent:/usr/sbin/nologin
-alice:x:{ALICE}:{ALICE}::/nonexistent:/bin/sh
-"""
-GROUP = f"root:x:0:\nmcr:x:{MCR}:\nalice:x:{ALICE}:\nmcr-admin:x:{ADMIN}:\n"
+from mcr_process import BIN, Mcr, Receiver, Sender, words_for_group
+from topology import Plant, needs_root
+from users import ADMIN, ALICE, MCR, Stage, socket_directory
 
 pytestmark = needs_root
-
-
-class Stage:
-    """Prefixes that run a program as somebody."""
-
-    def __init__(self, directory: Path) -> None:
-        self.directory = directory
-        directory.chmod(0o755)
-        (directory / "passwd").write_text(PASSWD)
-        (directory / "group").write_text(GROUP)
-        self.over = [(directory / "passwd", "/etc/passwd"), (directory / "group", "/etc/group")]
-
-    def run_as(self, uid: int, *groups: int, options: tuple[str, ...] = ()) -> list[str]:
-        """Be a user, with the rights that `options` of setpriv(1) leave."""
-        words = [sys.executable, str(STAGE)]
-        for file, target in self.over:
-            words += ["--over", str(file), str(target)]
-        for path in (sys.base_prefix, str(BIN.parents[1]), str(self.directory)):
-            words += ["--reach", path]
-        listed = ",".join(map(str, groups))
-        words += ["setpriv", f"--reuid={uid}", f"--regid={uid}", f"--groups={listed}" if groups else "--clear-groups"]
-        return [*words, *options, "--"]
-
-
-@pytest.fixture
-def stage(tmp_path: Path) -> Stage:
-    return Stage(tmp_path)
 
 
 def status_of(pid: int) -> dict[str, str]:
     lines = Path(f"/proc/{pid}/status").read_text().splitlines()
     return {name: value.strip() for name, _, value in (line.partition(":") for line in lines)}
-
-
-def socket_directory(stage: Stage, owner: int) -> Path:
-    made = stage.directory / "run"
-    made.mkdir()
-    os.chown(made, owner, owner)
-    return made
 
 
 def expect_forwarding(plant: Plant, mcr: Mcr) -> None:

@@ -8,23 +8,22 @@ import socket
 import struct
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
-from pyroute2.netlink.exceptions import NetlinkError
-from pyroute2.nftables.main import NFTables
 from scapy.layers.inet import IP, UDP
 from scapy.layers.l2 import Ether
 
-from conftest import MakeMcr, Plant, needs_root
+from firewalls import ACCEPT, DROP, firewall
 from lab import Namespace
 from mcr.net.capture import describes_super_frames
-from mcr_process import SLOWNESS, Mcr, Receiver, Sender, wait_until
+from mcr_process import SLOWNESS, Receiver, Sender, wait_until
+from raw_frames import OUT, by_sockets, frames, relay, wait_for_raw, wait_until_barred, without_checksum_offload
+from topology import MakeMcr, Plant, needs_root
 
 pytestmark = pytest.mark.alone
 
-ACCEPT, DROP = 1, 0  # NF_ACCEPT, NF_DROP
 SO_TIMESTAMPNS = 35  # <asm-generic/socket.h>
 
 
@@ -33,37 +32,6 @@ def _needs_raw_frames(plant: Plant) -> None:
     with plant.relay.entered():
         if not describes_super_frames():
             pytest.skip("this kernel takes no trains in raw frames; everything leaves through IP")
-
-
-def wait_for_raw(mcr: Mcr, interface: str = "out0", *, times: int = 1) -> None:
-    """Until raw frames leave by an interface, for the first time or again."""
-    wait_until(
-        lambda: len(re.findall(rf"{interface}: datagrams to groups leave as raw frames", mcr.log())) >= times,
-        "raw frames leave",
-    )
-
-
-def wait_until_barred(mcr: Mcr, reason: str, interface: str = "out0") -> None:
-    """Until none leave any more by an interface, and a reason has been found."""
-    said = f"{interface}: no raw frames leave any more", f"not everything may leave as raw frames: {reason}"
-    wait_until(lambda: all(each in mcr.log() for each in said), f"no raw frames: {reason}")
-
-
-def by_sockets(namespace: Namespace) -> int:
-    """Datagrams that UDP sockets here have sent."""
-    return namespace.counter("Udp", "OutDatagrams")
-
-
-OUT = "239.2.2.2:6000:out0:gso=off"  # each datagram is a send of its own: what UDP sockets have sent counts them
-
-
-def relay(plant: Plant, *, count: int = 1000, size: int = 188, rate: float = 10_000) -> int:
-    """Packets through the relay, each once and in order. How many of them its UDP sockets have sent."""
-    before = by_sockets(plant.relay)
-    receiver = Receiver(plant.receiver, "239.2.2.2:6000@rx0=239.1.1.1:5000", count=count)
-    Sender(plant.source, "src0", "239.1.1.1:5000", count=count, rate=rate, size=size).finish()
-    receiver.expect_everything()
-    return by_sockets(plant.relay) - before
 
 
 @pytest.mark.parametrize("workers", [1, 2])
@@ -107,25 +75,6 @@ def test_who_may_not_see_the_firewall_sends_through_ip(plant: Plant, make_mcr: M
 
 
 # What is on the wire.
-
-
-def frames(plant: Plant, mcr: Mcr, count: int, size: int, rate: float) -> list[Ether]:
-    """Forward so many packets, and take what arrives off the wire."""
-    with plant.receiver.entered():
-        wire = socket.socket(socket.AF_PACKET, socket.SOCK_RAW, socket.htons(0x0800))
-    with wire:
-        wire.setsockopt(socket.SOL_SOCKET, 33, 64 << 20)  # SO_RCVBUFFORCE
-        wire.bind(("rx0", 0x0800))
-        wire.settimeout(10)
-        Sender(plant.source, "src0", "239.1.1.1:5000", count=count, rate=rate, size=size).finish()
-        mcr.check_counters()
-        return [Ether(wire.recv(2048)) for _ in range(count)]
-
-
-def without_checksum_offload(namespace: Namespace, interface: str) -> None:
-    """So that what arrives has the checksums that it would have on a wire, and is cut as it would be there."""
-    namespace.cut_super_frames(interface)
-    namespace.set_feature(interface, "tx-checksum-ip-generic", enable=False)
 
 
 @pytest.mark.parametrize(("size", "rate"), [(188, 5_000), (1316, 50_000), (32, 50_000), (1472, 50_000)])
@@ -185,24 +134,6 @@ def waiting(wire: socket.socket) -> Iterator[bytes]:
     with suppress(BlockingIOError):
         while True:
             yield wire.recv(2048)
-
-
-@contextmanager
-def firewall(namespace: Namespace, hook: str, policy: int, *, rule: bool = False) -> Iterator[None]:
-    """A chain of nftables, with a rule that accepts everything if asked for."""
-    with namespace.entered():
-        netlink = NFTables(nfgen_family=2)
-    try:
-        netlink.table("add", name="filter")
-        netlink.chain("add", table="filter", name="passed", hook=hook, type="filter", policy=policy)
-        if rule:
-            netlink.rule("add", table="filter", chain="passed", expressions=())
-        yield
-        netlink.table("del", name="filter")
-    except NetlinkError as error:
-        pytest.skip(f"this kernel has no nftables: {error}")
-    finally:
-        netlink.close()
 
 
 # Who is between IP and the interface.

@@ -6,8 +6,8 @@ import signal
 
 import pytest
 
-from conftest import MakeMcr, Plant
 from mcr_process import Receiver, Sender, wait_until
+from topology import MakeMcr, Plant
 
 pytestmark = pytest.mark.alone
 

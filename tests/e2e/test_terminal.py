@@ -6,8 +6,8 @@ import signal
 import time
 from pathlib import Path
 
-from conftest import MakeMcr, Plant
 from mcr_process import Mcr, Receiver, Sender, children_of, wait_until
+from topology import MakeMcr, Plant
 
 
 def check_forwarding(plant: Plant) -> None:

@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 
 from bench.rig import FIRST_GROUP, PORT, RELAY_CPU, Rig, Sink, Traffic, output_group, start_generator
-from conftest import MakeMcr, Plant, needs_root
 from lab import Lab
 from mcr_process import wait_until
+from topology import MakeMcr, Plant, needs_root
 
 pytestmark = pytest.mark.alone
 

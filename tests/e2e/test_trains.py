@@ -13,10 +13,10 @@ from contextlib import contextmanager
 
 import pytest
 
-from conftest import MakeMcr, Plant
 from lab import Lab, Namespace
 from mcr.net.capture import describes_super_frames
 from mcr_process import Receiver, Sender, wait_until
+from topology import MakeMcr, Plant
 
 pytestmark = pytest.mark.alone
 

@@ -18,14 +18,14 @@ from typing import Any
 
 import pytest
 
-from conftest import needs_root
+from firewalls import close_firewall
 from lab import Lab
 from mcr.cli.mcrctl import cli
 from mcr.cli.supervisor import mcrd
 from mcr_process import BIN, Sender, wait_until
-from test_doctor import close_firewall
-from test_privileges import ADMIN, ALICE, MCR, Stage
+from topology import needs_root
 from transcript import Block, Step, matches, read_sections, table_rows
+from users import ADMIN, ALICE, MCR, Stage
 
 DOCUMENT = Path(__file__).parents[2] / "docs" / "troubleshooting.md"
 TEXT = DOCUMENT.read_text()

@@ -9,10 +9,10 @@ from scapy.layers.inet import IP, UDP
 from scapy.layers.l2 import Dot1Q, Ether
 from scapy.packet import Packet, Raw
 
-from conftest import MakeMcr, Plant
 from lab import Lab, Namespace
-from mcr_process import Mcr, wait_until
-from test_why import STATUS, sending
+from mcr_process import STATUS, Mcr, wait_until
+from sources import sending
+from topology import MakeMcr, Plant
 
 ETH_P_ALL = 0x0003
 OTHER = "02:99:99:99:99:99"

@@ -6,11 +6,9 @@ import shutil
 import signal
 import socket
 import subprocess
-import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 from typing import Any
 
 import pytest
@@ -18,18 +16,13 @@ from scapy.layers.inet import IP, UDP
 from scapy.layers.l2 import Dot1Q, Ether
 from scapy.packet import Packet, Raw
 
-from conftest import MakeMcr, Plant, needs_root
+from firewalls import close_firewall
 from lab import Lab, Namespace, end
-from mcr_process import BIN, Mcr, Sender, wait_until
-from test_control import words_for_group
-from test_doctor import close_firewall
-from test_joins import forwarded_to
-from test_privileges import MCR, Stage, socket_directory, stage
+from mcr_process import BIN, STATUS, Mcr, Sender, wait_until, words_for_group
+from sources import repeating, sending
+from topology import MakeMcr, Plant, forwarded_to, needs_root
 from trafficgen.interface import open_interface
-
-__all__ = ["stage"]
-
-STATUS = {"ok": 0, "advice": 1, "fault": 2}
+from users import MCR, Stage, socket_directory
 
 
 def why(mcr: Mcr, rule: str = "tv") -> list[dict[str, str]]:
@@ -67,34 +60,6 @@ def query(source: str = "198.18.0.254") -> Packet:
     """An IGMP general query."""
     message = Raw(bytes.fromhex("1164ee9b00000000"))  # of version 2, answers within 10 s
     return Ether(dst="01:00:5e:00:00:01") / IP(src=source, dst="224.0.0.1", ttl=1, proto=2) / message
-
-
-@contextmanager
-def sending(namespace: Namespace, interface: str, *frames: Packet, every: float = 0.005) -> Iterator[None]:
-    """A source: all of the frames, every so many seconds."""
-    with namespace.entered():
-        sock = open_interface(interface)
-    data = [bytes(each) for each in frames]
-    with sock, repeating(lambda: [sock.send(each) for each in data], every):
-        yield
-
-
-@contextmanager
-def repeating(action: Callable[[], Any], every: float = 0.005) -> Iterator[None]:
-    """In a thread, every so many seconds."""
-    ended = threading.Event()
-
-    def run() -> None:
-        while not ended.wait(every):
-            action()
-
-    thread = threading.Thread(target=run)
-    thread.start()
-    try:
-        yield
-    finally:
-        ended.set()
-        thread.join()
 
 
 @pytest.fixture

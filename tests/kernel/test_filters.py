@@ -45,12 +45,6 @@ def screen(request: pytest.FixtureRequest) -> Iterator[Screen]:
     made.close()
 
 
-@pytest.fixture
-def lab() -> Iterator[Lab]:
-    with Lab() as made:
-        yield made
-
-
 def checksum(header: bytes) -> bytes:
     """Of an IP header (RFC 791)."""
     total = sum(struct.unpack(f"!{len(header) // 2}H", header))

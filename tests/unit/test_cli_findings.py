@@ -4,9 +4,6 @@ import json
 from typing import Any
 
 import pytest
-from test_mcrctl import daemon, run
-
-__all__ = ["daemon", "run"]
 
 OK = {"check": "input_up", "verdict": "ok", "what": "eth0 is up", "evidence": "ip link show dev eth0", "remedy": ""}
 ADVICE = OK | {"verdict": "advice", "what": "it could be better", "remedy": "do this"}

@@ -1,6 +1,5 @@
 """The connection to the daemon: replies, silence, and every way not to get one."""
 
-import contextlib
 import errno
 import json
 import socket
@@ -9,51 +8,17 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 
+from answering import answering, call, replying
 from mcr.cli import client
 from mcr.cli.client import Client
 from mcr.control import wire
 from mcr.errors import McrError, SystemFault
 
 LINE = "--input-interface eth0 --input-group 239.1.1.1 --input-port 5000 --outputs 239.2.2.2:5001:eth1"
-
-
-@contextlib.contextmanager
-def answering(answer: Callable[[socket.socket], None]) -> Iterator[str]:
-    """A socket at whose other end `answer` is called with the first connection."""
-    with tempfile.TemporaryDirectory(prefix="mcr") as directory, socket.socket(socket.AF_UNIX) as listener:
-        path = f"{directory}/s"
-        listener.bind(path)
-        listener.listen()
-
-        def serve() -> None:
-            connection, _ = listener.accept()
-            with connection:
-                answer(connection)
-
-        thread = threading.Thread(target=serve)
-        thread.start()
-        yield path
-        thread.join()
-
-
-def replying(*replies: bytes) -> Callable[[socket.socket], None]:
-    def answer(connection: socket.socket) -> None:
-        for reply in replies:
-            connection.recv(65_536)
-            connection.sendall(reply)
-
-    return answer
-
-
-def call(path: str) -> Any:
-    with Client(path, "the default") as daemon:
-        return daemon.call("ping")
 
 
 def test_results_belong_to_their_requests():

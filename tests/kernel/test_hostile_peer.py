@@ -7,14 +7,12 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
-from test_client import answering, call, replying
-from test_mcrctl import ADD, LEVELS, STATS, VIEW, daemon, run
 
+from answering import answering, call, replying
+from fake_daemon import ADD, LEVELS, STATS, VIEW
 from mcr.cli import client
 from mcr.errors import McrError
 from mcr.text.visible import visible
-
-__all__ = ["daemon", "run"]
 
 EVIL = 'a\nError: b\x1b[2J\x07\r\x9b31m\u202etxt\u2028c\u200b\ud800\x00"'
 """Ends lines, clears the screen, rings, turns what follows around, hides."""

@@ -1,0 +1,66 @@
+"""The networks of the end-to-end tests, and daemons in them."""
+
+import json
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from lab import Lab, Namespace
+from mcr_process import IS_ROOT, Mcr
+
+MakeMcr = Callable[..., Mcr]
+
+
+needs_root = pytest.mark.skipif(not IS_ROOT, reason="takes root outside of any user namespace")
+
+
+@pytest.fixture
+def lab() -> Iterator[Lab]:
+    with Lab() as made:
+        yield made
+
+
+@pytest.fixture
+def make_mcr(tmp_path: Path) -> Iterator[MakeMcr]:
+    """Make daemons. Those that still run at the end must have exact counters, and stop as they should."""
+    made: list[Mcr] = []
+
+    def make(namespace: Namespace, name: str = "mcr", **options: object) -> Mcr:
+        made.append(Mcr(namespace, tmp_path, name, **options))  # type: ignore[arg-type]
+        return made[-1]
+
+    yield make
+    for each in made:
+        if each.running:
+            each.check_counters()
+            each.stop()
+
+
+class Plant:
+    """source src0 ── in0 relay out0..out2 ── rx0..rx2 receiver: the topology of most tests."""
+
+    def __init__(self, lab: Lab) -> None:
+        self.lab = lab
+        self.source, self.relay, self.receiver = (lab.namespace(name) for name in ("source", "relay", "receiver"))
+        lab.link(self.source, "src0", self.relay, "in0", a_address="198.18.0.1/24", b_address="198.18.0.2/24")
+        for i in range(3):
+            lab.link(
+                self.relay,
+                f"out{i}",
+                self.receiver,
+                f"rx{i}",
+                a_address=f"198.18.{i + 1}.1/24",
+                b_address=f"198.18.{i + 1}.2/24",
+            )
+
+
+@pytest.fixture
+def plant(lab: Lab) -> Plant:
+    return Plant(lab)
+
+
+def forwarded_to(switch: Namespace, port: str) -> set[str]:
+    """Groups that the switch forwards to a port because somebody there asked for them."""
+    (table,) = json.loads(switch.run(["bridge", "-json", "mdb", "show", "dev", "br0"]).stdout)
+    return {entry["grp"] for entry in table["mdb"] if entry["port"] == port}

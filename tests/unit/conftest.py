@@ -1,0 +1,3 @@
+from fake_daemon import daemon, run
+
+__all__ = ["daemon", "run"]

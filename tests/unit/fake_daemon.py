@@ -1,0 +1,92 @@
+"""mcrctl as a function, and a daemon that needs no process."""
+
+import sys
+from collections.abc import Callable
+from typing import Any, Self
+
+import attrs
+import pytest
+
+from mcr.cli import failure, mcrctl, session
+
+VIEW = {
+    "rule_id": "dcfca9531161",
+    "name": "cam",
+    "input": {"interface": "eth0", "group": "239.1.1.1", "port": 5000},
+    "outputs": [{"group": "239.2.2.2", "port": 5001, "interface": "eth1"}],
+    "state": "active",
+}
+STATS = {
+    "ingress": dict.fromkeys(["recv", "matched", "parse_err", "no_match", "buf_exhaust", "kernel_drops", "pps"], 0),
+    "egress": dict.fromkeys(["submitted", "sent", "errors", "bytes", "in_doubt", "pps"], 0),
+    "rules": [],
+    "workers": [],
+    "interfaces": [],
+}
+LEVELS = {"supervisor": "info", "control": "debug"}
+INPUT = ("--input-interface", "eth0", "--input-group", "239.1.1.1", "--input-port", "5000")
+ADD = ("add", *INPUT, "--outputs", "239.2.2.2:5001:eth1")
+PARAMS = {"input": VIEW["input"], "outputs": VIEW["outputs"], "rule_id": None, "name": None}
+
+
+@attrs.define
+class Daemon:
+    """A daemon that needs no process: remembers calls, answers with what it is told to."""
+
+    calls: list[tuple[str, dict[str, Any] | None]] = attrs.field(factory=list)
+    path: tuple[str, str] | None = None
+    failure: BaseException | None = None
+    results: dict[str, Any] = attrs.field(
+        factory=lambda: {
+            "add": [VIEW],
+            "remove": VIEW,
+            "list": [VIEW],
+            "stats": STATS,
+            "list_workers": [],
+            "ping": {"pong": True},
+            "version": {"version": "9.9.9", "protocol": 1, "pid": 42},
+            "log_level.get": LEVELS,
+            "log_level.set": LEVELS,
+        }
+    )
+
+    def connect(self, path: str, origin: str) -> "Daemon":
+        self.path = path, origin
+        return self
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        pass
+
+    def call(self, method: str, params: dict[str, Any] | None = None) -> Any:
+        self.calls.append((method, params))
+        if self.failure:
+            raise self.failure
+        return self.results[method]
+
+
+@pytest.fixture
+def daemon(monkeypatch: pytest.MonkeyPatch) -> Daemon:
+    daemon = Daemon()
+    monkeypatch.setattr(session, "Client", daemon.connect)
+    monkeypatch.delenv("MCR_CONTROL_SOCKET", raising=False)
+    monkeypatch.delenv("NO_COLOR", raising=False)
+    return daemon
+
+
+Run = Callable[..., tuple[int, str, list[str]]]
+
+
+@pytest.fixture
+def run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Run:
+    """Run mcrctl with arguments: its exit status, standard output, lines of standard error."""
+
+    def run(*args: str) -> tuple[int, str, list[str]]:
+        monkeypatch.setattr(sys, "argv", ["mcrctl", *args])
+        status = failure.run(mcrctl.cli, "mcrctl")
+        captured = capsys.readouterr()
+        return status, captured.out, captured.err.splitlines()
+
+    return run

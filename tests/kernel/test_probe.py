@@ -15,7 +15,7 @@ from mcr.errors import SystemFault
 from mcr.model.flow import Input
 from mcr.net.links import Link
 from mcr.tap.probe import look_at_wire
-from mcr.tap.sighting import Datagram, Look, Sighting, Tag, identify
+from mcr.tap.sighting import Look, Sighting, Tag
 from mcr.tap.strays import look_for_strays
 from trafficgen.interface import open_interface
 
@@ -135,10 +135,3 @@ def test_what_no_rule_takes_is_seen(watch: Watch, rules: int) -> None:
 def test_an_interface_that_is_not_there_is_a_fault() -> None:
     with pytest.raises(SystemFault, match=r"Cannot probe b0: .*\(os error \d+\)"):
         look_at_wire(SOURCE, 999_999)
-
-
-@pytest.mark.parametrize("size", range(60))
-def test_a_frame_that_is_cut_short_is_nothing(size: int) -> None:
-    data = bytes(frame(Dot1Q(vlan=1)))[14:]  # its inner tag, IP and UDP
-    seen = identify(data[:size], "b0", 0x8100, Tag(2))
-    assert seen is None if size < 4 + 20 + 8 else seen == Datagram(Sighting("b0", GROUP, 5000, (Tag(2), Tag(1))), 100)

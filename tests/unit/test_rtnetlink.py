@@ -5,13 +5,12 @@ import struct
 from ipaddress import IPv4Address, IPv4Interface
 
 import pytest
-from pyroute2 import IPRoute
 from pyroute2.netlink.rtnl.ifaddrmsg import ifaddrmsg
 from pyroute2.netlink.rtnl.ifinfmsg import ifinfmsg
 from pyroute2.netlink.rtnl.ndmsg import ndmsg
 
 from mcr.net.network import Network
-from mcr.net.rtnetlink import DUMPS, Known, parse_link, request_dump
+from mcr.net.rtnetlink import DUMPS, Known, parse_link
 
 PORT = 4_711
 LINKS, ADDRESSES, NEIGHBOURS = DUMPS
@@ -55,32 +54,6 @@ def done(flags=0):
 @pytest.fixture
 def known() -> Known:
     return Known(PORT)
-
-
-def test_this_machine_is_seen_as_pyroute2_sees_it(known):
-    with socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, socket.NETLINK_ROUTE) as netlink:
-        netlink.bind((0, 0))
-        known = Known(netlink.getsockname()[0])
-        for dump in DUMPS:
-            known.begin(dump)
-            netlink.send(request_dump(dump))
-            while known.dumping:
-                known.heed(netlink.recv(65_536))
-    network = known.network()
-    with IPRoute() as netlink:
-        links = {each["index"]: each for each in netlink.get_links()}
-        addresses = {
-            (each["index"], IPv4Interface((each.get("local"), each["prefixlen"])))
-            for each in netlink.get_addr(family=socket.AF_INET)
-        }
-    assert {index: each.name for index, each in network.links.items()} == {
-        index: each.get("ifname") for index, each in links.items()
-    }
-    for index, each in network.links.items():
-        assert each.mtu == links[index].get("mtu")
-        assert each.mac.hex(":") == (links[index].get("address") or "")
-        assert each.carrier == bool(links[index].get("carrier"))
-    assert {(index, each) for index, those in network.addresses.items() for each in those} == addresses
 
 
 def test_link_has_its_names_state_and_owner():

@@ -1,11 +1,8 @@
 """Who may change the relay."""
 
-import os
-import socket
-
 import pytest
 
-from mcr.control.peers import Peer, Rights, peer_of
+from mcr.control.peers import Peer, Rights
 
 RIGHTS = Rights(own_uid=990, admins=991)
 
@@ -27,12 +24,6 @@ def test_root_the_own_user_and_admins_may_change(peer: Peer, may: bool) -> None:
 
 def test_without_an_admin_group_nobody_else_may() -> None:
     assert not Rights(own_uid=990, admins=None).may_change(Peer(1, 1000, frozenset({1000, 991})))
-
-
-def test_the_kernel_says_who_the_peer_is() -> None:
-    a, b = socket.socketpair()
-    with a, b:
-        assert peer_of(a) == Peer(os.getpid(), os.geteuid(), frozenset({os.getegid(), *os.getgroups()}))
 
 
 def test_a_refusal_names_the_user_what_was_asked_and_the_remedy() -> None:

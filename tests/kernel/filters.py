@@ -1,0 +1,102 @@
+"""A capture socket with a filter, and the frames that are sent to it."""
+
+import socket
+import struct
+from collections.abc import Iterator
+from ipaddress import IPv4Address
+from pathlib import Path
+
+import pytest
+
+from lab import Lab, Namespace
+from mcr.net.filter.base import Rejected, Screen
+from mcr.net.filter.cbpf import REJECT_ALL, Wanted, attach_filter
+from mcr.net.filter.ebpf import MapScreen
+from mcr.net.interfaces import find_interface
+
+WANTED = [Wanted(IPv4Address("239.1.1.1"), 5000), Wanted(IPv4Address("239.1.1.1"), 5002)]
+ETH_P_ALL = 0x0003
+SOL_PACKET, PACKET_IGNORE_OUTGOING = 263, 23
+OPEN = Path("/proc/self/fd")
+
+
+def may_load_ebpf() -> bool:
+    try:
+        MapScreen().close()
+    except PermissionError:
+        return False
+    return True
+
+
+def checksum(header: bytes) -> bytes:
+    """Of an IP header (RFC 791)."""
+    total = sum(struct.unpack(f"!{len(header) // 2}H", header))
+    total = (total & 0xFFFF) + (total >> 16)
+    return struct.pack("!H", ~(total + (total >> 16)) & 0xFFFF)
+
+
+def frame(
+    group: str = "239.1.1.1",
+    port: int = 5000,
+    *,
+    options: bytes = b"",
+    fragment: int = 0,
+    proto: int = 17,
+    vlan: bytes = b"",
+    first: int | None = None,
+) -> bytes:
+    """An Ethernet frame; its payload tells its destination."""
+    payload = f"{group}:{port}".encode()
+    ip_size = 20 + len(options)
+    ethernet = b"\1\0\x5e\1\1\1" + b"\2\0\0\0\0\1" + vlan + b"\x08\x00"
+    first = 0x40 | ip_size // 4 if first is None else first
+    total = ip_size + 8 + len(payload)
+    ip = struct.pack(
+        "!BBHHHBBH4s4s", first, 0, total, 0, fragment, 9, proto, 0, b"\xc6\x12\0\1", IPv4Address(group).packed
+    )
+    ip = ip[:10] + checksum(ip + options) + ip[12:]
+    return ethernet + ip + options + struct.pack("!HHHH", 4000, port, 8 + len(payload), 0) + payload
+
+
+class Wire:
+    """A link with a capture socket at its far end."""
+
+    def __init__(self, lab: Lab) -> None:
+        a, self.b = lab.namespace("a"), lab.namespace("b")
+        lab.link(a, "a0", self.b, "b0")
+        self.sender, self.capture = self._raw(a, "a0"), self._raw(self.b, "b0", deaf=True)
+        self.capture.setsockopt(SOL_PACKET, PACKET_IGNORE_OUTGOING, 1)
+
+    @staticmethod
+    def _raw(namespace: Namespace, interface: str, *, deaf: bool = False) -> socket.socket:
+        with namespace.entered():
+            raw = socket.socket(socket.AF_PACKET, socket.SOCK_RAW, 0)
+        if deaf:
+            attach_filter(raw, REJECT_ALL)
+        raw.bind((interface, ETH_P_ALL))
+        return raw
+
+    def send(self, *frames: bytes) -> None:
+        for each in frames:
+            self.sender.send(each)
+
+    def receive(self, count: int) -> list[bytes]:
+        """So many frames, and no more."""
+        self.capture.settimeout(5)
+        got = [self.capture.recv(2000) for _ in range(count)]
+        self.capture.settimeout(0)
+        with pytest.raises(BlockingIOError):
+            got.append(self.capture.recv(2000))
+        return got
+
+
+def opened(screen: Screen, wire: Wire, capture: int = 3) -> Rejected:
+    with wire.b.entered():
+        return screen.open(capture, find_interface("b0"), [wire.capture])
+
+
+@pytest.fixture
+def wire(lab: Lab) -> Iterator[Wire]:
+    made = Wire(lab)
+    with made.sender, made.capture:
+        yield made

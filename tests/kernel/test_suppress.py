@@ -1,0 +1,233 @@
+"""Suppression of local delivery: the IP stack is spared what rules take, unless somebody here wants it."""
+
+import errno
+import socket
+import struct
+from collections.abc import Iterator
+
+import pytest
+
+from filters import WANTED, Wire, frame, may_load_ebpf, opened
+from lab import Lab, Namespace
+from mcr.net.filter.base import Rejected
+from mcr.net.filter.ebpf import MapScreen
+from mcr.net.local_receivers import LinkChanges, without_bystanders
+
+MEMBERSHIP = socket.inet_aton("239.1.1.1") + socket.inet_aton("198.18.0.2")  # struct ip_mreq
+
+
+def unheard(namespace: Namespace) -> int:
+    """Multicast datagrams that the IP stack found no socket for."""
+    return namespace.counter("Udp", "IgnoredMulti")
+
+
+BURST = 50  # of each tick of the kernel's clock, one packet is left to the IP stack
+
+
+def send_burst(wire: Wire, each: bytes) -> int:
+    """Send it often; the capture gets all. Of how many the IP stack found that there was no socket for them."""
+    before = unheard(wire.b)
+    wire.send(*[each] * BURST)
+    assert wire.receive(BURST) == [each] * BURST
+    return unheard(wire.b) - before
+
+
+@pytest.fixture
+def absorbing(wire: Wire) -> Iterator[MapScreen]:
+    """What `WANTED` has is absorbed on b0, once a capture is open."""
+    if not may_load_ebpf():
+        pytest.skip("eBPF is forbidden here (no CAP_BPF outside user namespaces), so nothing is absorbed")
+    with wire.b.entered():
+        made = MapScreen(absorb=True)
+    made.change([(3, each) for each in WANTED], ())
+    wire.b.ip("address add 198.18.0.2/24 dev b0")
+    yield made
+    made.close()
+
+
+def absorb(screen: MapScreen, wire: Wire) -> None:
+    """As far as bystanders allow."""
+    assert screen.absorber
+    assert screen.absorber.is_due()
+    with wire.b.entered():
+        screen.absorber.absorb_on(without_bystanders(screen.absorber.pause()))
+
+
+def begin(screen: MapScreen, wire: Wire) -> Rejected:
+    """Open the capture, and absorb."""
+    rejected = opened(screen, wire)
+    absorb(screen, wire)
+    assert screen.absorber
+    if screen.absorber._useless:
+        rejected.close()
+        pytest.skip("this kernel has no tcx, so nothing is absorbed")
+    assert screen.absorber._links
+    return rejected
+
+
+def join(namespace: Namespace) -> socket.socket:
+    """A socket without a port: a membership, and nobody who listens."""
+    with namespace.entered():
+        member = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+    member.setsockopt(socket.IPPROTO_IP, socket.IP_ADD_MEMBERSHIP, MEMBERSHIP)
+    return member
+
+
+def test_the_ip_stack_is_spared_what_is_wanted_unless_a_socket_listens(absorbing: MapScreen, wire: Wire) -> None:
+    with join(wire.b) as listener, join(wire.b):
+        rejected = begin(absorbing, wire)
+        assert send_burst(wire, frame()) < BURST // 2
+        assert send_burst(wire, frame(port=5002)) < BURST // 2
+        before = unheard(wire.b)
+        wire.send(*[frame(port=5001)] * BURST, frame())  # no rule takes these but the last, which comes behind them
+        assert wire.receive(1) == [frame()]
+        assert unheard(wire.b) - before in (BURST, BURST + 1)
+        listener.bind(("", 5000))
+        listener.settimeout(5)
+        assert send_burst(wire, frame()) == 0
+        assert [listener.recv(100) for _ in range(BURST)] == [b"239.1.1.1:5000"] * BURST
+        assert absorbing.absorber
+        absorbing.absorber.forget(3)
+        assert send_burst(wire, frame(port=5002)) == BURST
+        rejected.close()
+
+
+@pytest.mark.parametrize("kind", ["bound to the group", "connected to the sender", "of both families", "by interface"])
+def test_every_kind_of_udp_socket_gets_what_is_absorbed(absorbing: MapScreen, wire: Wire, kind: str) -> None:
+    with wire.b.entered():
+        family = socket.AF_INET6 if kind == "of both families" else socket.AF_INET
+        listener = socket.socket(family, socket.SOCK_DGRAM)
+    with listener, join(wire.b):
+        if kind == "by interface":
+            listener.setsockopt(socket.SOL_SOCKET, socket.SO_BINDTODEVICE, b"b0")
+        if kind == "of both families":
+            listener.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 0)
+            listener.bind(("::", 5000))
+            listener.setsockopt(socket.IPPROTO_IP, socket.IP_ADD_MEMBERSHIP, MEMBERSHIP)  # they take their own only
+        else:
+            listener.bind(("" if kind == "by interface" else "239.1.1.1", 5000))
+        if kind == "connected to the sender":
+            listener.connect(("198.18.0.1", 4000))
+        listener.settimeout(5)
+        rejected = begin(absorbing, wire)
+        assert send_burst(wire, frame()) == 0
+        assert [listener.recv(100) for _ in range(BURST)] == [b"239.1.1.1:5000"] * BURST
+        rejected.close()
+
+
+def test_what_cannot_be_known_is_not_absorbed_and_looked_for_again(absorbing: MapScreen, wire: Wire) -> None:
+    assert absorbing.absorber
+    rejected = begin(absorbing, wire)
+    wire.b.ip("link set b0 alias other")
+    assert absorbing.absorber.is_due()
+    absorbing.absorber.pause()
+    absorbing.absorber.absorb_on(None)
+    with join(wire.b):
+        assert send_burst(wire, frame()) == BURST
+        absorb(absorbing, wire)
+        assert send_burst(wire, frame()) < BURST // 2
+    rejected.close()
+
+
+@pytest.mark.parametrize("is_free", [True, False])
+def test_what_has_changed_while_it_was_looked_at_is_looked_at_again(
+    absorbing: MapScreen, wire: Wire, *, is_free: bool
+) -> None:
+    """An interface that was made again was seen as it went: it is neither absorbed from nor said to be a bridge's."""
+    assert absorbing.absorber
+    rejected = begin(absorbing, wire)
+    wire.b.ip("link set b0 alias other")
+    assert absorbing.absorber.is_due()
+    asked = absorbing.absorber.pause()
+    wire.b.ip("link set b0 alias another")
+    with wire.b.entered():
+        absorbing.absorber.absorb_on(asked if is_free else frozenset())
+    assert not absorbing.absorber._links
+    assert not absorbing.absorber._told
+    absorb(absorbing, wire)
+    assert absorbing.absorber._links
+    rejected.close()
+
+
+def test_who_takes_packets_below_ip_gets_what_is_absorbed(absorbing: MapScreen, wire: Wire) -> None:
+    """As a packet socket for one protocol does, which stands behind the program."""
+    with wire.b.entered():
+        behind = socket.socket(socket.AF_PACKET, socket.SOCK_RAW, socket.htons(0x0800))
+    with behind, join(wire.b):
+        behind.bind(("b0", 0x0800))
+        behind.settimeout(5)
+        rejected = begin(absorbing, wire)
+        assert send_burst(wire, frame()) < BURST // 2
+        assert [behind.recv(2000) for _ in range(BURST)] == [frame()] * BURST
+        rejected.close()
+
+
+def test_a_port_of_a_bridge_is_not_absorbed_from_and_absorbed_again_when_it_is_none(
+    absorbing: MapScreen, wire: Wire
+) -> None:
+    """The bridge's own sockets and routes are not to be seen from its port."""
+    assert absorbing.absorber
+    rejected = begin(absorbing, wire)
+    assert not absorbing.absorber.is_due()
+    wire.b.ip("link add br0 up type bridge mcast_snooping 0")
+    wire.b.ip("link set b0 master br0")
+    wire.b.ip("address add 198.18.0.2/24 dev br0")
+    wire.b.ip("address del 198.18.0.2/24 dev b0")
+    with join(wire.b) as member:
+        absorb(absorbing, wire)
+        assert send_burst(wire, frame()) == BURST
+        del member
+    wire.b.ip("link delete br0")
+    wire.b.ip("address add 198.18.0.2/24 dev b0")
+    with join(wire.b):
+        absorb(absorbing, wire)
+        assert send_burst(wire, frame()) < BURST // 2
+    rejected.close()
+
+
+def test_what_multicast_routing_may_route_is_not_absorbed(absorbing: MapScreen, wire: Wire) -> None:
+    assert absorbing.absorber
+    rejected = begin(absorbing, wire)
+    with wire.b.entered():
+        routing = socket.socket(socket.AF_INET, socket.SOCK_RAW, socket.IPPROTO_IGMP)
+    with routing, join(wire.b):
+        routing.setsockopt(socket.IPPROTO_IP, MRT_INIT, 1)
+        vif = struct.pack("HBBI4s4s", 0, 0, 1, 0, bytes([198, 18, 0, 2]), bytes(4))
+        routing.setsockopt(socket.IPPROTO_IP, MRT_ADD_VIF, vif)
+        absorb(absorbing, wire)
+        assert send_burst(wire, frame()) == BURST
+    absorb(absorbing, wire)
+    with join(wire.b):
+        assert send_burst(wire, frame()) < BURST // 2
+    rejected.close()
+
+
+def test_an_interface_that_is_gone_is_not_absorbed_from(absorbing: MapScreen, wire: Wire) -> None:
+    assert absorbing.absorber
+    rejected = begin(absorbing, wire)
+    wire.b.ip("link delete b0")
+    assert absorbing.absorber.is_due()
+    gone = absorbing.absorber.pause()
+    with wire.b.entered():
+        assert without_bystanders(gone) == frozenset()
+    absorbing.absorber.absorb_on(frozenset())
+    rejected.close()
+
+
+def test_more_changes_than_can_be_heard_are_a_change(lab: Lab) -> None:
+    namespace = lab.namespace("busy")
+    with namespace.entered():
+        changes = LinkChanges()
+    changes._socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 1)
+    while changes.heard():
+        pass
+    for up in ("up", "down") * 10:
+        namespace.ip(f"link set lo {up}")
+    assert changes._socket.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR) == errno.ENOBUFS
+    assert changes.heard()
+    while changes.heard():
+        pass
+    changes.close()
+
+
+MRT_INIT, MRT_ADD_VIF = 200, 202  # <linux/mroute.h>

@@ -20,6 +20,7 @@ from trafficgen.frame import multicast_template
 from trafficgen.interface import interface_address
 from trafficgen.receive import receive
 from trafficgen.report import ReceiveReport, SendReport, Tally
+from trafficgen.schedule import Paced
 from trafficgen.send import Flow, send
 
 PROGRAM = Path(__file__).parents[2] / "tools" / "traffic_gen.py"
@@ -107,7 +108,9 @@ def test_what_is_sent_on_a_cable_is_judged_without_a_fault(cable):
     (report,) = reports
     assert sent.ok
     assert sent.sent == 4000
-    assert 19_000 < sent.pps < 21_000
+    due = Paced(20_000, 0).due_ns(3999) / 1e9
+    # Never ahead of its schedule; what is behind it, as it may be on a busy machine, is owned up to.
+    assert due <= sent.seconds < due + sent.late_us.max / 1e6 + 1
     assert report.ok, report
     assert report.kernel_drops == 0
     assert report.tally.unique == 4000

@@ -1,9 +1,16 @@
 import os
+from collections.abc import Generator
 
 import pytest
 from hypothesis import settings
 
+from fake_daemon import daemon, run
+from filters import wire
 from lab import enter_user_namespace
+from topology import lab, make_mcr, plant
+from users import stage
+
+__all__ = ["daemon", "lab", "make_mcr", "plant", "run", "stage", "wire"]
 
 # While this is the process's only thread: a process with several may not enter a user namespace. As root it does
 # nothing; as anybody else the tests run all the same.
@@ -17,10 +24,11 @@ _OF_THE_KERNEL = ("eBPF is forbidden here", "this kernel has no ")
 
 
 @pytest.hookimpl(wrapper=True)
-def pytest_runtest_makereport(item, call):
+def pytest_runtest_makereport() -> Generator[None, pytest.TestReport, pytest.TestReport]:
     """With MCR_RUN_ALL, as CI sets it for root, a test that is skipped has failed; but for what the kernel lacks."""
     report = yield
     if report.skipped and os.environ.get("MCR_RUN_ALL"):
+        assert isinstance(report.longrepr, tuple)
         reason = report.longrepr[2].removeprefix("Skipped: ")
         if not reason.startswith(_OF_THE_KERNEL):
             report.outcome = "failed"

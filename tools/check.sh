@@ -1,18 +1,33 @@
 #!/bin/sh
-# The fast subset: lint, types, C warnings, unit and actor tests.
+# The fast subset: lint, types, C warnings, unit, actor and kernel tests. Types and lint are checked beside the tests.
 set -eu
 venv=$1
-"$venv/bin/ruff" check --quiet .
-"$venv/bin/ruff" format --quiet --check --diff .
-"$venv/bin/codespell"
-if command -v shellcheck >/dev/null; then
-	shellcheck .ci/run tools/*.sh tests/packaging/*.sh packaging/deb/postinst packaging/deb/prerm packaging/deb/postrm
-else
-	echo "shellcheck is not installed: shell scripts were not checked" >&2
-fi
-"$venv/bin/mypy" --no-error-summary
-find mcr/native mcr/cli tests/native bench -name '*.[ch]' -exec "$venv/bin/clang-format" --dry-run --Werror {} +
-find mcr/native mcr/cli bench -name '*.c' ! -name '*.bpf.c' -print0 |
-	xargs -0 -n 1 cc -std=gnu11 -O2 -D_GNU_SOURCE -Imcr/native -Wall -Wextra -Werror -fsyntax-only
-"$venv/bin/python" tools/build_bpf.py --check
-"$venv/bin/pytest" -q -n 2 --dist worksteal tests/unit tests/actors tests/kernel
+said=$(mktemp -d)
+trap 'rm -r "$said"' EXIT
+
+lint() {
+	set -e
+	"$venv/bin/ruff" check --quiet .
+	"$venv/bin/ruff" format --quiet --check --diff .
+	"$venv/bin/codespell"
+	if command -v shellcheck >/dev/null; then
+		shellcheck .ci/run tools/*.sh tests/packaging/*.sh packaging/deb/postinst packaging/deb/prerm packaging/deb/postrm
+	else
+		echo "shellcheck is not installed: shell scripts were not checked" >&2
+	fi
+	find mcr/native mcr/cli tests/native bench -name '*.[ch]' -exec "$venv/bin/clang-format" --dry-run --Werror {} +
+	find mcr/native mcr/cli bench -name '*.c' ! -name '*.bpf.c' -print0 |
+		xargs -0 -n 1 cc -std=gnu11 -O2 -D_GNU_SOURCE -Imcr/native -Wall -Wextra -Werror -fsyntax-only
+	"$venv/bin/python" tools/build_bpf.py --check
+}
+
+(lint) >"$said/lint" 2>&1 &
+lint=$!
+"$venv/bin/mypy" --no-error-summary >"$said/types" 2>&1 &
+types=$!
+failed=0
+"$venv/bin/pytest" -q -n 2 --dist worksteal tests/unit tests/actors tests/kernel || failed=1
+wait $lint || failed=1
+wait $types || failed=1
+cat "$said/lint" "$said/types"
+exit $failed

@@ -1,3 +1,0 @@
-from fake_daemon import daemon, run
-
-__all__ = ["daemon", "run"]

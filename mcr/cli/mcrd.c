@@ -1,11 +1,11 @@
 // SPDX-License-Identifier: MIT
 /*
- * bin/mcrd: something that capabilities can be set on (setcap(8)).
+ * bin/mcrd: a program that capabilities can be set on (setcap(8)).
  *
  * File capabilities end at the next execve(2), and set on the interpreter they would be everybody's. So this program
  * makes those that it was given ambient ones (capabilities(7), since Linux 4.3) and becomes the Python beside it.
  *
- * It also sees to what Python itself comes too late for: which signals wait, and what descriptors 0 to 2 are.
+ * It also does what Python would do too late: block signals, and fill descriptors 0 to 2.
  */
 #include <errno.h>
 #include <fcntl.h>
@@ -50,7 +50,7 @@ static int find_python(char path[PATH_MAX])
 	return 0;
 }
 
-/* Whether nobody but root and who owns this program can change a file, or what is in a directory. */
+/* Whether only root and the owner of this program can change a file, or the content of a directory. */
 static bool is_trusted(const struct stat *file, const struct stat *self)
 {
 	bool by_group = file->st_mode & S_IWGRP && file->st_gid != 0 && file->st_gid != self->st_gid;
@@ -78,8 +78,8 @@ static int check_way(const char *file, const struct stat *self)
 }
 
 /*
- * Whoever may link to this file could put another Python beside the link, to have its capabilities. So that Python,
- * and all directories above it, have to belong to who owns this file, or to root. 0 or -errno.
+ * A user who links to this file could put another Python beside the link and gain the capabilities. So that Python, and
+ * all directories above it, must belong to the owner of this file, or to root. 0 or -errno.
  */
 static int check_owners(const char *python)
 {
@@ -108,7 +108,7 @@ static void clean_environment(void)
 	*to = NULL;
 }
 
-/* Has the next execve keep what this program may. 0 or -errno. */
+/* Makes the next execve keep this program's capabilities. 0 or -errno. */
 static int keep_capabilities(void)
 {
 	struct __user_cap_header_struct header = { .version = _LINUX_CAPABILITY_VERSION_3 };
@@ -129,7 +129,7 @@ static int keep_capabilities(void)
 	return 0;
 }
 
-/* A closed one of descriptors 0 to 2 would become a socket's, and what is written to standard error go to it. 0 or -errno. */
+/* If one of descriptors 0 to 2 is closed, a socket would get its number, and standard error would go there. 0 or -errno. */
 static int open_standard_descriptors(void)
 {
 	int fd;
@@ -189,7 +189,7 @@ int main(int argc, char **argv)
 	ret = find_python(python);
 	if (ret)
 		return fail("Cannot find out where mcrd is", -ret, "is /proc mounted?");
-	/* Given capabilities that its caller has not; what a shell's completion asks takes none. */
+	/* It has capabilities that its caller lacks. Shell completion needs none. */
 	if (getauxval(AT_SECURE) && !getenv("_MCRD_COMPLETE")) {
 		ret = check_owners(python);
 		if (ret)

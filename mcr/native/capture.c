@@ -81,7 +81,7 @@ static void read_link(const struct tpacket2_hdr *header, struct mcr_frame *frame
 
 	frame->loopback = link->sll_hatype == ARPHRD_LOOPBACK;
 	frame->mac = link->sll_halen == MCR_MAC_BYTES ? mcr_own_mac(link->sll_addr) : 0;
-	/* No frame to a group's MAC is another host's: that mark is this relay's own (absorber.py), from an interface below. */
+	/* A frame to a group's MAC is no other host's: suppression of local delivery marked it so, on an interface below. */
 	frame->elsewhere = link->sll_pkttype == PACKET_OTHERHOST && !(frame->size && frame->data[0] & 1);
 }
 

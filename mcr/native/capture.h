@@ -21,8 +21,8 @@ struct mcr_frame {
 	uint32_t wire_size;  /* bytes the frame had */
 	uint32_t network;    /* offset of the network header */
 	uint32_t segment;    /* payload bytes of each datagram in a super-frame; 0: the frame is one datagram */
-	uint32_t uncut;      /* datagrams in a super-frame of which the kernel doesn't say how to cut it; else 0 */
-	uint64_t mac;        /* it came from, as in own.h; 0: it has none */
+	uint32_t uncut;      /* datagrams in a super-frame, if the kernel doesn't say how to cut it; 0 otherwise */
+	uint64_t mac;        /* of the sender, as in own.h; 0: none */
 	bool vouched;        /* the card or the sending kernel answers for the UDP checksum */
 	bool elsewhere;      /* to another host's MAC */
 	bool loopback;       /* it has never left this machine */
@@ -35,13 +35,13 @@ struct mcr_capture {
 	uint32_t frame_count;
 	bool offloads;       /* the kernel says before each frame how to cut it */
 	uint64_t cursor;     /* packets taken so far */
-	uint32_t serial;     /* of the capture, for those who know only its slot */
-	uint32_t in_doubt;   /* the next that many were in a dead worker's hand: count, don't send */
+	uint32_t serial;     /* of the capture: tells it from a later one in the same slot */
+	uint32_t in_doubt;   /* so many of the next packets a dead worker had in hand: count, don't send */
 	bool polled;         /* a poll request is under way */
-	bool poll_stays;     /* and goes on after it has told of something */
+	bool poll_stays;     /* and goes on after it has reported something */
 	bool leaving;        /* read what waits, then detach */
 	bool woken;          /* a poll said that there is something to read */
-	bool polled_in_vain; /* and so did the one before, and there was nothing */
+	bool polled_in_vain; /* so did the one before, but there was nothing */
 };
 
 /* Map the ring of `fd`, which the capture then owns. 0, -EINVAL for an impossible geometry, or mmap's -errno. */

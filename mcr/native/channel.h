@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 /*
  * The socket that brings a worker its descriptors. The supervisor sends them before the commands that name them, in the
- * same order, many in one message: a worker of a thousand hosts is to start as fast as others.
+ * same order, many in one message, so that a worker with a thousand hosts starts as fast as others.
  */
 #ifndef MCR_CHANNEL_H
 #define MCR_CHANNEL_H
@@ -16,10 +16,10 @@ struct mcr_channel {
 	int fds[MCR_CHANNEL_FDS];
 };
 
-/* The next descriptor, which the caller then owns; or -errno, -EPROTO if what comes is none. */
+/* The next descriptor, which the caller then owns; or -errno, -EPROTO for a message without one. */
 int mcr_channel_take(struct mcr_channel *channel);
 
-/* Close it, and what has come and was not taken. */
+/* Close it, and the descriptors that have arrived and were not taken. */
 void mcr_channel_close(struct mcr_channel *channel);
 
 #endif

@@ -10,7 +10,7 @@
 
 #define UDP_IP_HEADERS 28u /* of IPv4 without options, and of UDP */
 
-/* Finish what a dead predecessor had in hand on this capture; see journal.h. */
+/* Finish the batch that a dead predecessor had in hand on this capture; see journal.h. */
 static void recover_capture(struct mcr_worker *worker, uint32_t slot)
 {
 	struct mcr_journal_state state = mcr_journal_state(worker->segment);
@@ -150,7 +150,7 @@ static int drop_egress(struct mcr_worker *worker, const struct mcr_rec_egress *r
 	return 0;
 }
 
-/* What a dead predecessor had in hand of a capture that has gone: the next one in its slot has nothing to do with it. */
+/* Forget a dead predecessor's batch of a capture that has gone: it does not concern the next capture in its slot. */
 static void forget_orphan(struct mcr_worker *worker)
 {
 	uint32_t slot = mcr_journal_state(worker->segment).capture;

@@ -33,7 +33,7 @@ struct mcr_output_refusals {
 
 /* What was refused in one epoch is tried again in the next. */
 struct mcr_refusals {
-	uint32_t epoch; /* a second or so, from 1 on */
+	uint32_t epoch; /* about a second each, from 1 on */
 	struct mcr_output_refusals outputs[MCR_MAX_OUTPUTS];
 };
 

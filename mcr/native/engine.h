@@ -13,7 +13,7 @@ struct mcr_engine {
 	int (*open)(struct mcr_worker *worker);
 	void (*close)(struct mcr_worker *worker);
 
-	/* Learn what has happened meanwhile, without waiting. 0 or -errno. */
+	/* Collect what has happened meanwhile, without waiting. 0 or -errno. */
 	int (*look)(struct mcr_worker *worker);
 
 	/* Wait until something happens; at most a second if `briefly`. 0 or -errno. */

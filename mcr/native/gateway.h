@@ -6,8 +6,8 @@
 #include <stdint.h>
 
 /*
- * For each of these groups (network byte order) whether its route by this interface leads to a gateway: then what is sent
- * to it goes to the gateway's hardware address, not to the group's, and waits for the gateway's answer. 0 or -errno.
+ * For each of these groups (network byte order) whether its route by this interface leads to a gateway. Datagrams to such a
+ * group go to the gateway's hardware address, not to the group's, and wait for the gateway's ARP answer. 0 or -errno.
  */
 int mcr_gateway_find(uint32_t interface, const uint32_t *groups, uint8_t *found, uint32_t count);
 

@@ -4,8 +4,8 @@
  *
  * What can repeat with every packet is folded, by its code and its subject (an output, a flow, ...). A few subjects of
  * each code have records of their own: the first occurrence is written at once, later ones are counted and written as
- * one record a second. All others of the code share one record a second, which says how many subjects it stands for.
- * So however many outputs fail, a code never makes more than 2 * MCR_LOG_NAMED + 1 records a second.
+ * one record per second. All others of the code share one record per second, which says how many subjects it stands for.
+ * So however many outputs fail, a code never makes more than 2 * MCR_LOG_NAMED + 1 records per second.
  */
 #ifndef MCR_LOG_H
 #define MCR_LOG_H

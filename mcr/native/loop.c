@@ -2,8 +2,8 @@
 /*
  * Apply commands, move a batch from each capture, sleep only when nothing waits.
  *
- * A batch goes one way: gather, plan, send, commit. Captures are read without a system call. The sends of a batch enter the kernel together, those by one interface, and
- * end there and then (send.h).
+ * A batch goes one way: gather, plan, send, commit. Captures are read without a system call. The sends of a batch by one
+ * interface enter the kernel together, and end there and then (send.h).
  */
 #include "loop.h"
 
@@ -20,7 +20,7 @@
 #include "send.h"
 
 #define MAX_NAP_NS  1000000
-#define NAP_SLOT_NS 500 /* of a nap for each slot of a ring: at 1,000,000 packets a second it is half full then */
+#define NAP_SLOT_NS 500 /* of a nap, per slot of a ring: at 1,000,000 packets per second the ring is half full then */
 
 /* Read the error, so that it is reported once and the next poll waits again. */
 static void on_capture_error(struct mcr_worker *worker, uint32_t slot)
@@ -103,7 +103,7 @@ static int turn(struct mcr_worker *worker)
 	return total;
 }
 
-/* As long as is allowed, and as no ring can run full in. */
+/* The longest nap that is allowed, and in which no ring can run full. */
 static uint32_t nap_ns(const struct mcr_worker *worker)
 {
 	uint32_t hold_ns = worker->segment->header.hold_ns, longest = hold_ns < MAX_NAP_NS ? hold_ns : MAX_NAP_NS;
@@ -117,7 +117,7 @@ static uint32_t nap_ns(const struct mcr_worker *worker)
 	return longest;
 }
 
-/* Nap if it pays and is allowed, after a turn that took so many packets. */
+/* Nap if that saves CPU and is allowed, after a turn that took so many packets. */
 static void nap(struct mcr_worker *worker, uint32_t taken)
 {
 	uint64_t now = mcr_clock_ns(CLOCK_MONOTONIC);

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * What the kernel is given of a planned send: a message for its output's UDP socket, or a raw frame for its AF_PACKET
- * socket. Pure; memory for so many at a time.
+ * The message that the kernel gets for a planned send: for its output's UDP socket, or a raw frame for its AF_PACKET
+ * socket. Pure; there is memory for a limited number at a time.
  */
 #ifndef MCR_MESSAGE_H
 #define MCR_MESSAGE_H

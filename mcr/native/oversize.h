@@ -4,7 +4,7 @@
  *
  * The kernel clips them in the ring and queues a whole copy on the socket (PACKET_COPY_THRESH, packet(7)), in the order
  * of the slots. A copy is taken out when its slot is read. A predecessor may have died in between, so a copy is used
- * only for the slot that it begins like.
+ * only if it starts with the slot's bytes.
  */
 #ifndef MCR_OVERSIZE_H
 #define MCR_OVERSIZE_H
@@ -25,7 +25,7 @@ struct mcr_oversize {
  */
 int mcr_oversize_fetch(struct mcr_oversize *oversize, const struct mcr_capture *capture, struct mcr_frame *frame);
 
-/* Throw away copies whose slots are gone: they would keep the socket readable for ever. */
+/* Throw away copies whose slots have been given back: they would keep the socket readable for ever. */
 void mcr_oversize_flush(const struct mcr_capture *capture);
 
 #endif

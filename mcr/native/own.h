@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * What this machine sends with: its addresses, and the MACs of the interfaces in use. A datagram that comes in with one
- * of them as its source was sent by this machine, and came back.
+ * The sources that this machine sends with: its addresses, and the MACs of the interfaces in use. A datagram that arrives
+ * with one of them as its source was sent by this machine, and has come back.
  */
 #ifndef MCR_OWN_H
 #define MCR_OWN_H
@@ -39,7 +39,7 @@ static inline uint32_t mcr_own_bucket(uint64_t key)
 	return (uint32_t)((key * UINT64_C(0x9e3779b97f4a7c15)) >> 40) % MCR_OWN_BUCKETS;
 }
 
-/* What a datagram with this source is; MCR_CAUSE_NONE: not from here. */
+/* Why a datagram with this source is dropped; MCR_CAUSE_NONE: this machine did not send it. */
 static inline enum mcr_cause mcr_own_find(const struct mcr_own *own, uint64_t key)
 {
 	uint32_t at = mcr_own_bucket(key);
@@ -50,7 +50,7 @@ static inline enum mcr_cause mcr_own_find(const struct mcr_own *own, uint64_t ke
 	return MCR_CAUSE_NONE;
 }
 
-/* Hold these and no others. 0, or -EINVAL for too many, or one that can't be. */
+/* Hold these and no others. 0, or -EINVAL for too many, or an impossible one. */
 int mcr_own_set(struct mcr_own *own, const struct mcr_rec_own_key *keys, uint32_t count);
 
 #endif

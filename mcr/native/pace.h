@@ -1,10 +1,10 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * Whether to nap before looking for packets again.
+ * The batching delay: whether to nap before reading the rings again.
  *
- * At high rates a worker that looks all the time finds a packet or two at each look, and a worker that sleeps is woken
- * for each: both cost more than what they are for. In a nap of some 50 microseconds packets gather that leave together.
- * It is taken only while several are expected in it, so sparse traffic never waits.
+ * At high rates a worker that reads its rings all the time finds one or two packets each time, and a worker that sleeps
+ * is woken for each packet. Both cost more than forwarding them. During a nap of some 50 microseconds packets gather, and
+ * leave together. A worker naps only while it expects several packets, so sparse traffic never waits.
  */
 #ifndef MCR_PACE_H
 #define MCR_PACE_H
@@ -12,20 +12,20 @@
 #include <stdbool.h>
 #include <stdint.h>
 
-#define MCR_PACE_SPAN_NS   50000u   /* a nap, as long as it is by default */
+#define MCR_PACE_SPAN_NS   50000u   /* a nap of the default length */
 #define MCR_PACE_WINDOW_NS 1000000u /* over which the rate is taken */
-#define MCR_PACE_PACKETS   8u       /* expected in a nap, for it to pay: in a guest its timer costs some 15 us */
-#define MCR_PACE_ENOUGH    16u      /* packets of one look that make a train worth sending at once */
+#define MCR_PACE_PACKETS   8u       /* expected in a nap, for it to save CPU: in a guest its timer costs some 15 us */
+#define MCR_PACE_ENOUGH    16u      /* packets of one turn that make a GSO batch worth sending at once */
 
 struct mcr_pace {
 	uint64_t window_ns; /* when the window began */
 	uint32_t packets;   /* in it */
-	bool dense;         /* many packets in a short span: a nap pays, if it is allowed */
+	bool dense;         /* many packets in a short span: a nap saves CPU, if it is allowed */
 };
 
 /*
- * The last look took so many packets, at this time (CLOCK_MONOTONIC). Whether a nap before the next would pay. A look
- * that found nothing is for sleeping until a packet wakes, not for a nap.
+ * The last turn took `packets`, at this time (CLOCK_MONOTONIC). Whether a nap before the next one would save CPU. After a
+ * turn that found nothing the worker sleeps until a packet wakes it, instead.
  */
 bool mcr_pace_step(struct mcr_pace *pace, uint32_t packets, uint64_t now_ns);
 

@@ -2,9 +2,9 @@
 /*
  * The sends of one batch. Pure: plans, and sends nothing.
  *
- * Payloads of one rule that wait together leave in one send for each output, as a train that the kernel cuts into
- * datagrams (UDP_SEGMENT, udp(7)), gathered from where they were received. Order within a rule is kept. All payloads
- * of a train have the size of the first, the last may be shorter.
+ * Payloads of one rule that wait together leave in one send per output, as a train (a GSO batch): the kernel cuts it into
+ * datagrams (UDP_SEGMENT, udp(7)). The payloads are sent from where they were received. Order within a rule is kept. All
+ * payloads of a train have the size of the first, the last may be shorter.
  */
 #ifndef MCR_PLAN_H
 #define MCR_PLAN_H

@@ -1,11 +1,11 @@
 /* SPDX-License-Identifier: MIT */
-/* Giving up what a worker does not need. */
+/* Gives up the privileges that a worker does not need. */
 #ifndef MCR_PRIVILEGES_H
 #define MCR_PRIVILEGES_H
 
 /*
- * Rule out that a program executed later gains capabilities. Takes CAP_SETPCAP; who has not got it keeps the set, which
- * means nothing once mcr_drop_capabilities was called.
+ * Rule out that a program executed later gains capabilities. Needs CAP_SETPCAP; a process without it keeps the bounding
+ * set, which has no effect once mcr_drop_capabilities was called.
  */
 void mcr_shrink_bounding_set(void);
 

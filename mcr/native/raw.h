@@ -3,8 +3,8 @@
  * A datagram, or a train of them, as a raw frame: it begins with the headers that IP and Ethernet would have given it.
  * Pure.
  *
- * To a group this costs less than a UDP socket: there is no route to look up, no neighbour, no firewall to ask. So it is
- * only for where those would have nothing to say (mcr/net/raw.py).
+ * To a group this costs less than a UDP socket: no route and no neighbour is looked up, no firewall is asked. So it is used
+ * only where none of these would change anything (mcr/net/raw.py).
  */
 #ifndef MCR_RAW_H
 #define MCR_RAW_H
@@ -17,7 +17,7 @@
 
 #include "offload.h"
 
-/* Who sends: of one output interface, but for the address, which goes by the destination, too. */
+/* The sender: the same for all frames by one output interface, except for the address, which depends on the destination. */
 struct mcr_raw_source {
 	uint32_t address; /* network byte order */
 	uint16_t port;    /* network byte order */

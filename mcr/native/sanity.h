@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * What IP would drop, looked for in a datagram that a rule wants. It leaves with new headers and checksums, so nobody
- * behind the relay could see any more that it was broken. Pure.
+ * Finds what the IP stack would drop among the datagrams that rules take. A datagram leaves with new headers and
+ * checksums, so a receiver could no longer see that it was broken. Pure.
  */
 #ifndef MCR_SANITY_H
 #define MCR_SANITY_H

@@ -130,7 +130,7 @@ static void send_singly(struct mcr_worker *worker, uint32_t member)
 /* Whether this result of a raw frame is for IP to judge: it may cut the datagram, or know another way, or say why not. */
 static bool is_for_ip(const struct mcr_send *send, int result)
 {
-	/* But what has no room would have none there either, or overtake what waits. */
+	/* But without room here there is none there either, or it would overtake datagrams that wait. */
 	return send->raw && result < 0 && result != -EAGAIN && result != -ENOBUFS && result != -ENOMEM;
 }
 
@@ -187,7 +187,7 @@ static void leave_common(struct mcr_worker *worker, uint32_t member)
 	}
 }
 
-/* A send has come to this. False: so have others, and what was to be sent next may be gone. */
+/* Note the result of a send. False: other sends have ended as well, perhaps the one that was to be next. */
 static bool end(struct mcr_worker *worker, uint32_t member, int result)
 {
 	struct mcr_handful *handful = in_hand(worker);

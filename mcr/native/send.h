@@ -1,10 +1,10 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * Hands the planned sends of a batch to the kernel, where each ends there and then (MSG_DONTWAIT): a full socket is an
- * error that is counted, never a wait and never a reordering.
+ * Hands the planned sends of a batch to the kernel. None of them waits (MSG_DONTWAIT): a full socket is an error that is
+ * counted, never a wait and never a reordering.
  *
- * By sendmmsg(2): what leaves together by one socket is one system call. Requests on an io_uring cost more each than that.
- * What is refused, but could leave in another way (a train, a raw frame), does so at once, before anything later of its
+ * Sends by one socket go in one system call, sendmmsg(2). A request on an io_uring costs more than a message there. A send
+ * that is refused but could leave in another way (a train, a raw frame) does so at once, before anything later for its
  * output.
  */
 #ifndef MCR_SEND_H

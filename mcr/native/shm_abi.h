@@ -2,7 +2,7 @@
 /*
  * The shared memory of one worker: every struct that two processes see.
  *
- * The supervisor makes one segment a worker (a sealed memfd) and keeps it over the worker's death: counters and the
+ * The supervisor makes one segment per worker (a sealed memfd) and keeps it over the worker's death: counters and the
  * capture cursors go on where the last worker stopped. Each field has one writer, named beside it. Counters are
  * packets unless said otherwise.
  */
@@ -52,7 +52,7 @@ enum mcr_cause {
 _Static_assert(MCR_BATCH_OUTPUTS >= MCR_MAX_RULE_OUTPUTS, "one packet's outputs fit in one batch");
 _Static_assert(MCR_BATCH_PAYLOADS >= MCR_FRAME_PAYLOADS, "one super-frame's datagrams fit in one batch");
 
-/* How far a worker has come: with its exit status, all that it says of its end. */
+/* How far a worker has come. This and its exit status are all that it says about its end. */
 enum mcr_step { MCR_STEP_START, MCR_STEP_PRIVILEGES, MCR_STEP_ENGINE, MCR_STEP_RUN };
 
 struct mcr_header {
@@ -60,7 +60,7 @@ struct mcr_header {
 	uint32_t length;    /* supervisor: sizeof(struct mcr_segment) */
 	uint32_t worker_id; /* supervisor */
 	uint32_t engine;    /* worker: enum mcr_engine_id */
-	uint32_t hold_ns;   /* supervisor: longest nap at high rates, 0: none */
+	uint32_t hold_ns;   /* supervisor: longest batching delay, 0: none */
 	uint32_t batch;     /* supervisor: frames to take from a capture ring at a time, 1 to MCR_BATCH_SLOTS */
 	uint32_t step;      /* worker: enum mcr_step; the supervisor sets it back before each start */
 };
@@ -226,7 +226,7 @@ struct mcr_rec_own {
 	uint32_t reserved;
 };
 
-/* An address or MAC of this machine (own.h), and what a datagram is that has it as its source. */
+/* An address or MAC of this machine (own.h), and why a datagram with that source is dropped. */
 struct mcr_rec_own_key {
 	uint64_t key;
 	uint64_t cause; /* enum mcr_cause */

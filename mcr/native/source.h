@@ -11,9 +11,9 @@ struct mcr_destination {
 };
 
 /*
- * The source address, in network byte order, that datagrams from a UDP socket to each of these get; 0 where there is more
- * to it than that: no way there, or a path MTU other than `mtu`. It asks by connect(2), which sends nothing; the socket has
- * to have its interface by IP_MULTICAST_IF, as being connected to the next loses it what SO_BINDTOIFINDEX said.
+ * The source address, in network byte order, of datagrams from a UDP socket to each of these. 0: none leave as raw frames,
+ * as no route leads there, or the path MTU is not `mtu`. It asks by connect(2), which sends nothing. The socket must have
+ * its interface by IP_MULTICAST_IF, because each connect(2) undoes SO_BINDTOIFINDEX.
  * 0, -EOPNOTSUPP if datagrams are not to have DF set (net.ipv4.ip_no_pmtu_disc), or the -errno of a socket that can't be asked.
  */
 int mcr_source_find(int udp, uint32_t mtu, const struct mcr_destination *to, uint32_t *sources, uint32_t count);

@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: MIT */
-/* What one batch adds to the counters, written through the journal. */
+/* Adds the outcomes of one batch to the counters, through the journal. */
 #ifndef MCR_TALLY_H
 #define MCR_TALLY_H
 

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: MIT
 /*
- * Captures are polled while the worker sleeps. A poll that stays saves it a request each time; at high rates, where the
- * worker hardly sleeps, it would cost the interrupt side a wake-up a packet, so there each is for one sleep only.
+ * Captures are polled while the worker sleeps. A poll that stays saves a request each time. At high rates, where the worker
+ * hardly sleeps, it would cost the interrupt side a wake-up per packet, so there each poll is for one sleep only.
  */
 #include "engine.h"
 
@@ -101,8 +101,8 @@ static int register_ring(struct io_uring *ring, unsigned int opcode, void *argum
 }
 
 /*
- * Allow the ring what is asked of it here and nothing else. A filter of system calls (privileges.h) does not see what a
- * ring is asked for, which may also be to open a file.
+ * Allow the ring the requests of this file and no others. A filter of system calls (privileges.h) does not see a ring's
+ * requests, which could also open a file.
  */
 static int restrict_ring(struct io_uring *ring)
 {

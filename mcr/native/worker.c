@@ -36,7 +36,7 @@ static void recover_counters(struct mcr_worker *worker)
 {
 	if (mcr_journal_state(worker->segment).phase != MCR_PHASE_COMMIT || !mcr_journal_apply(worker->segment))
 		return;
-	/* Not what a worker writes: better to go on with counters that may be off than never again. */
+	/* No worker writes such a journal. Going on with counters that may be off is better than never going on. */
 	mcr_journal_enter(worker->segment, (struct mcr_journal_state){ MCR_PHASE_IDLE, 0, 0 });
 	mcr_log(&worker->log, MCR_FACILITY_WORKER, MCR_LEVEL_CRITICAL, MCR_LOG_JOURNAL_BROKEN, 0, 0, 0);
 }
@@ -52,7 +52,7 @@ static void init_tables(struct mcr_worker *worker)
 	worker->refusals.epoch = 1;
 }
 
-/* io_uring if it can be had, whatever the reason if not. */
+/* io_uring if it works here; poll otherwise, whatever the reason. */
 static int open_engine(struct mcr_worker *worker)
 {
 	int ret, refused;
@@ -77,7 +77,7 @@ static void confine(struct mcr_worker *worker)
 		mcr_log(&worker->log, MCR_FACILITY_WORKER, MCR_LEVEL_WARNING, MCR_LOG_NOT_CONFINED, -ret, 0, 0);
 }
 
-/* What ps and top show. */
+/* The name that ps and top show. */
 static void name_process(uint32_t worker_id)
 {
 	char name[16];

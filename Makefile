@@ -71,7 +71,7 @@ e2e: setup
 
 man: packaging/man/mcrd.8
 
-packaging/man/mcrd.8: $(VENV)/.ready tools/man.py $(wildcard mcr/*.py mcr/cli/*.py)
+packaging/man/mcrd.8: $(VENV)/.ready tools/man.py $(shell find mcr -name '*.py')
 	@$(VENV)/bin/python tools/man.py packaging
 
 bench: setup

@@ -59,8 +59,11 @@ class Program:
 
 
 FILES: Sequence[Term] = (
-    (DEFAULT_CONTROL_SOCKET, "The control socket, if no other is chosen. Mode 0660, group mcr where there is one."),
-    (f"{DEFAULT_CONTROL_SOCKET}.lock", "Held by the mcrd that serves it."),
+    (
+        DEFAULT_CONTROL_SOCKET,
+        "The control socket, unless another is chosen. Mode 0660, group mcr if there is such a group.",
+    ),
+    (f"{DEFAULT_CONTROL_SOCKET}.lock", "A lock that the mcrd which serves the socket holds."),
     ("/usr/share/doc/mcr/", "Documents of the package; troubleshooting.md goes by symptoms."),
 )
 
@@ -72,29 +75,29 @@ PROGRAMS = (
         purpose="the multicast relay daemon",
         description="""\
 mcrd takes UDP multicast off one network segment and republishes it on others: it reads frames at layer 2, before the
-kernel's reverse-path check can drop them, and sends the payload again as new datagrams from its own address. What it
-relays, rules say, which mcrctl(1) adds and removes while traffic flows. They live as long as the daemon.
+kernel's reverse-path check can drop them, and sends the payload again as new datagrams from its own address. Rules say
+what it relays. mcrctl(1) adds and removes them while traffic flows; they live as long as the daemon.
 
-Packets are moved by worker processes. A worker that dies is replaced, and every packet is counted: forwarded, or
-dropped with a named cause.
+Worker processes forward the packets. A worker that dies is replaced, and every packet is counted: forwarded, or dropped
+with a named cause.
 
-It takes the capability CAP_NET_RAW. With CAP_BPF the kernel rejects by eBPF what no rule wants; with CAP_NET_ADMIN
-socket buffers may exceed net.core.rmem_max and net.core.wmem_max, and datagrams to groups leave as raw frames where
-nobody is between (MCR_RAW_SEND); with both, and Linux 6.6, the IP stack is spared what rules take (MCR_ABSORB).
-Workers give up every capability.""",
+mcrd needs the capability CAP_NET_RAW. With CAP_BPF, an eBPF filter in the kernel rejects packets that no rule takes.
+With CAP_NET_ADMIN, socket buffers may exceed net.core.rmem_max and net.core.wmem_max, and datagrams to groups leave as
+raw frames if no firewall rule, IPsec policy or cgroup program would act on them (MCR_RAW_SEND). With both, and Linux
+6.6, packets that match a rule skip the local IP stack (MCR_ABSORB). Workers give up every capability.""",
         sections={
             "ENVIRONMENT": (
-                (CONTROL_SOCKET_VARIABLE, "The same as --control-socket, which goes before it."),
+                (CONTROL_SOCKET_VARIABLE, "The same as --control-socket, which takes precedence."),
                 *map(_variable, VARIABLES),
             ),
             "SIGNALS": (
-                ("SIGTERM, SIGINT", "What has arrived is still sent; then mcrd ends, within two seconds."),
+                ("SIGTERM, SIGINT", "mcrd sends the packets that have arrived, and ends within two seconds."),
                 ("SIGHUP", "Sets the log levels back to those of the start."),
             ),
             "EXIT STATUS": (
-                ("0", "It was told to stop."),
-                ("1", "It could not start, or not go on; standard error says why."),
-                ("2", "An option or a variable can't be used."),
+                ("0", "A signal stopped it."),
+                ("1", "It could not start, or could not go on; standard error says why."),
+                ("2", "An option or a variable has an invalid value."),
             ),
             "FILES": (*FILES, ("/etc/default/mcrd", "Variables of the service that the package installs.")),
         },
@@ -121,20 +124,20 @@ Workers give up every capability.""",
         description="""\
 mcrctl asks mcrd(8) over its control socket. It prints tables for people, or with --json the same for machines.
 
-Root, the user that mcrd runs as and the members of the group mcr may look. To add or remove rules, or to set log
-levels, takes root, that user, or membership in the group mcr-admin, too.""",
+Root, the user that mcrd runs as and the members of the group mcr may read. Only root, that user and members who are in
+the group mcr-admin as well may add or remove rules, or set log levels.""",
         sections={
             "ENVIRONMENT": (
                 (
                     CONTROL_SOCKET_VARIABLE,
-                    f"The same as --control-socket, which goes before it.  [default: {DEFAULT_CONTROL_SOCKET}]",
+                    f"The same as --control-socket, which takes precedence.  [default: {DEFAULT_CONTROL_SOCKET}]",
                 ),
-                ("NO_COLOR", "If it is set and not empty, nothing is coloured."),
+                ("NO_COLOR", "If it is set and not empty, output has no colours."),
             ),
             "EXIT STATUS": (
-                ("0", "It worked; of why and doctor: nothing is wrong."),
-                ("1", "It failed, and standard error says why; of why and doctor: there is advice."),
-                ("2", "The command line can't be used; of why and doctor: there is a fault."),
+                ("0", "It worked. why and doctor: nothing is wrong."),
+                ("1", "It failed, and standard error says why. why and doctor: there is advice."),
+                ("2", "The command line is invalid. why and doctor: there is a fault."),
                 ("130", "Ctrl-C ended it."),
             ),
             "FILES": FILES,
@@ -153,7 +156,7 @@ levels, takes root, that user, or membership in the group mcr-admin, too.""",
                 "mcrctl add --batch rules.txt",
             ),
             (
-                "For a script, packets lost since capture rings were full:",
+                "For a script: packets that were lost because a capture ring was full:",
                 "mcrctl stats --json | jq .ingress.kernel_drops",
             ),
         ),

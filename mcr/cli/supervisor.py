@@ -80,8 +80,8 @@ def _of_kind(kind: Kind[Any]) -> dict[str, Any]:
 def supervisor(context: click.Context, /, **values: Any) -> None:
     """Run the relay in the foreground until SIGTERM or SIGINT.
 
-    Rules are added and removed with mcrctl. On SIGTERM what has arrived is still sent. SIGHUP sets the log levels back
-    to --log-level and ends nothing: mcrd goes on when its terminal is closed.
+    Rules are added and removed with mcrctl. On SIGTERM mcrd sends the packets that have arrived, and ends. SIGHUP only
+    sets the log levels back to --log-level: mcrd goes on when its terminal is closed.
     """
     options = {
         setting.option: str(values[setting.name])

@@ -128,7 +128,7 @@ NUM_WORKERS: Final = Setting(
     0,
     "worker processes, which share every input interface",
     option="--num-workers",
-    default_words="one a core",
+    default_words="one per core",
 )
 LOG_FORMAT: Final = Setting(
     "log_format", Word(("text", "json")), "text", "format of log lines on standard error", option="--log-format"

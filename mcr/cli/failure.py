@@ -1,4 +1,4 @@
-"""How a command of `mcrd` or `mcrctl` fails: one `Error: …` line, `hint: …` lines, an exit status."""
+"""Failures of the commands of `mcrd` and `mcrctl`: one `Error: …` line, `hint: …` lines, an exit status."""
 
 import re
 from collections.abc import Iterator

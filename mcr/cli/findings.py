@@ -42,7 +42,7 @@ def doctor(session: Session) -> None:
 
 
 def ask_doctor(call: Callable[[str], Any], path: str) -> list[dict[str, Any]]:
-    """What the daemon finds, the worst first; if it can't be asked, that, and what can be seen of the machine here.
+    """The daemon's findings, the worst first. If it does not answer: a finding that says so, and those of the machine.
 
     Args:
         call: has the daemon carry out a method.

@@ -1,4 +1,4 @@
-"""`mcrctl report`: all that somebody who helps would ask for, in one file that a person can read.
+"""`mcrctl report`: one readable file for the person who helps.
 
 Rules of the module:
 

@@ -1,4 +1,4 @@
-"""The first moments of `mcrctl`: Ctrl-C ends it without a word, also while its modules are still being imported.
+"""The first moments of `mcrctl`: Ctrl-C ends it silently, also while its modules are still being imported.
 
 So it imports nothing of MCR before that is so.
 """

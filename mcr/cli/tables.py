@@ -1,4 +1,4 @@
-"""What people see of the daemon's answers.
+"""Tables for people, made from the daemon's answers.
 
 Rules of the module:
 

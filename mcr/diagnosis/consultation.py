@@ -1,4 +1,4 @@
-"""What is wrong, asked of the daemon: collects what the actors and the kernel know, and has it judged."""
+"""Diagnosis in the daemon: collects what the actors and the kernel know, and passes it to the judges."""
 
 import traceback
 from collections.abc import AsyncIterator, Iterator, Mapping
@@ -25,7 +25,7 @@ log = get_logger(Facility.CONTROL)
 
 _WALKS = 4  # at the same time
 _PATIENCE = 0.7  # seconds to wait for one to end; with the walk itself, less than a client waits
-_EXAMINATIONS = 2  # one of who may only look, and one of who may change something
+_EXAMINATIONS = 2  # one of users who may only read, and one of users who may change something
 _LONG_PATIENCE = 3.0
 
 

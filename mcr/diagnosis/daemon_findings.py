@@ -1,4 +1,4 @@
-"""Judges the daemon: its privileges, its workers, what its counters say. Pure: from what was seen to findings."""
+"""Judges the daemon: its privileges, its workers, what its counters say. Pure: from observations to findings."""
 
 import errno
 from collections import Counter, defaultdict

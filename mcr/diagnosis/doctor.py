@@ -1,4 +1,4 @@
-"""Checks the machine and the daemon: has everything looked at, and everything judged."""
+"""Checks the machine and the daemon: collects the observations, and passes them to the judges."""
 
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping

@@ -1,4 +1,4 @@
-"""Judges what flows through the rules, and who is there to get it. Pure: from what was seen to findings."""
+"""Judges the flows of the rules, and whether hosts are there to receive them. Pure: from observations to findings."""
 
 from collections import defaultdict
 from collections.abc import Collection, Iterator, Mapping

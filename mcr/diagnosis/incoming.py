@@ -205,7 +205,7 @@ def _judge_absence(
 
 
 def _astray(source: Input, look: Look, others: Collection[RuleView]) -> dict[Sighting, tuple[str, ...]]:
-    """What is nearest to the flow, and by what it differs."""
+    """The sighting that is most like the flow, and how it differs."""
     found = {}
     inputs = {(each.input.interface, each.input.group, each.input.port) for each in others}
     outputs = {(each.interface, each.group, each.port) for rule in others for each in rule.outputs}

@@ -1,4 +1,4 @@
-"""Judges the interfaces of the rules. Pure: from what was seen to findings."""
+"""Judges the interfaces of the rules. Pure: from observations to findings."""
 
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping

@@ -1,4 +1,4 @@
-"""Judges the machine: the kernel, its limits, its firewall. Pure: from what was seen to findings."""
+"""Judges the machine: the kernel, its limits, its firewall. Pure: from observations to findings."""
 
 import errno
 import re

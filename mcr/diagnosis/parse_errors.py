@@ -1,4 +1,4 @@
-"""What the parts of `parse_err` mean, and where to look; loops among them, which are faults of the network."""
+"""Judges `parse_err` by its causes. One of them is a loop, which is a fault of the network."""
 
 from typing import Final
 

@@ -1,4 +1,4 @@
-"""Speaks of interfaces by the names that they have now: that is what other programs, and people, know them by."""
+"""Names interfaces as they are called now, since other programs and people know them by these names."""
 
 import socket
 from collections.abc import Iterable, Mapping

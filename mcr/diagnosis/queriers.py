@@ -1,4 +1,4 @@
-"""Judges who asks for groups on an input interface: without queries a snooping switch stops forwarding. Pure."""
+"""Judges the IGMP queriers of an input interface: without queries a snooping switch stops forwarding. Pure."""
 
 from collections.abc import Iterator
 from typing import Final

@@ -1,4 +1,4 @@
-"""How long ago an output's newest error was: what is over is told, and is no advice any more. Pure."""
+"""Judges how long ago an output's newest error was: an old one is shown, but no longer advice. Pure."""
 
 from typing import Final
 

@@ -126,7 +126,7 @@ class Walk:
                 yield Finding("interface_name", Verdict.OK, what, f"ip link show dev {name}: {self.used[name]}")
 
     async def _find_queriers(self, look: Look, entrance: Entrance, index: int) -> Queriers:
-        """Who asks for groups where the flow should come in."""
+        """The queriers of the interface where the flow should arrive."""
         await trio.sleep(_PAUSE)  # for what has just come in to be heard
         heard = self.watch.on(index)
         if entrance.link is not None and entrance.link.loopback:

@@ -1,4 +1,4 @@
-"""What a look at the machine, the daemon or a rule came to: one line each, with evidence and remedy."""
+"""Findings about the machine, the daemon or a rule: one line each, with evidence and remedy."""
 
 import enum
 

@@ -37,7 +37,7 @@ class Level(enum.IntEnum):
 
 
 class Facility(enum.IntEnum):
-    """Who speaks in the log. The order is the order of the level table in shared memory."""
+    """The parts of MCR that log. The order is the order of the level table in shared memory."""
 
     SUPERVISOR = 0
     """Processes: start, exit, restart, stop."""

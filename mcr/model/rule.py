@@ -113,7 +113,7 @@ class Rule:
 
     @property
     def _called(self) -> str:
-        """What its author knows it by, who has not seen an id that he did not give."""
+        """How its author knows it: by its id only if he gave it, since he has not seen another."""
         automatic = self.rule_id == automatic_rule_id(self.input)
         return f"The rule for {self.input}" if automatic else f"Rule {self.rule_id}"
 
@@ -161,7 +161,7 @@ class RuleView:
 
     Attributes:
         reason: one sentence that says why it is not active; empty when it is.
-        warnings: what one should know of it, active or not.
+        warnings: what may surprise about it, active or not.
     """
 
     rule_id: str

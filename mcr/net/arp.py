@@ -35,10 +35,10 @@ def ask_neighbours(hops: Collection[tuple[Address, Link]]) -> tuple[frozenset[Ho
     """Ask them all at once, in the network namespace of the calling thread.
 
     Returns:
-        Who was asked, and who answered. On what is no Ethernet nobody is asked.
+        The hosts that were asked, and those that answered. On an interface that is not Ethernet no host is asked.
 
     Raises:
-        OSError: no packet socket could be had.
+        OSError: no packet socket could be opened.
     """
     with ExitStack() as stack:
         selector = stack.enter_context(selectors.PollSelector())

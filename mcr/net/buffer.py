@@ -21,7 +21,7 @@ def granted(option: int, size: int) -> int:
     """Bytes that this process gets when it asks for `size`: tried with a socket of its own.
 
     Raises:
-        OSError: no socket could be had.
+        OSError: no socket could be opened.
     """
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC) as probe:
         set_buffer(probe, option, size)

@@ -1,4 +1,4 @@
-"""AF_PACKET sockets that capture an input interface, one a worker.
+"""AF_PACKET sockets that capture an input interface, one per worker.
 
 Every socket has a TPACKET_V2 ring, which the worker maps: frames are handed over one by one, without a timer, and
 those not read yet stay in the ring when a worker dies. The sockets of one interface share a fan-out group, so that
@@ -58,7 +58,7 @@ COPY_BYTES = 4 << 20
 class BufferPools:
     """Slots of each capture ring, by the size of a slot; rounded up to a power of two.
 
-    Measured at 650,000 packets a second: up to 4 MiB (2,048 small slots) a ring stays in the processor's cache and a
+    Measured at 650,000 packets per second: up to 4 MiB (2,048 small slots) a ring stays in the processor's cache and a
     packet costs a sixth less than with 16 MiB; with 1,024 slots some are lost whenever the worker is kept from running
     for two milliseconds.
     """
@@ -83,14 +83,14 @@ class BufferPools:
 
 @attrs.frozen
 class CaptureGroup:
-    """The capture sockets of an input interface, one a worker, each with a ring of slots.
+    """The capture sockets of an input interface, one per worker, each with a ring of slots.
 
     Attributes:
         frame_size: of a slot, in bytes.
         frame_count: slots in each ring.
         offloads: the kernel says before each frame how to cut it.
         sockets: to be handed to the workers.
-        watched: more descriptors of the same sockets, for who counts what comes to them.
+        watched: more descriptors of the same sockets, for the reader of their counters.
     """
 
     frame_size: int

@@ -15,7 +15,7 @@ def find_gateways(interface: int, groups: Sequence[Address]) -> frozenset[Addres
     """Those of these groups whose route by an interface, given by its index, leads to a gateway.
 
     Raises:
-        OSError: no netlink socket could be had.
+        OSError: no netlink socket could be opened.
     """
     found = ffi.new("uint8_t[]", len(groups))
     asked = [struct.unpack("=I", group.packed)[0] for group in groups]

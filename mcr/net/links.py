@@ -31,7 +31,7 @@ class Link:
         carrier: its driver sees somebody at the other end.
         running: the kernel takes it to be able to carry traffic (RFC 2863, ifOperStatus). It follows `carrier` within
             a second, unless something else holds it back, as 802.1X does.
-        arp: who is at the other end is asked for by ARP; no, on tunnels and other point-to-point links.
+        arp: neighbours are found by ARP; false for tunnels and other point-to-point links.
         loopback: what is sent by it comes back in, on this machine.
         mtu: in bytes.
         bridge: the bridge that it is a port of; empty: of none.
@@ -80,7 +80,7 @@ def read_links(names: Collection[str] | None = None, used: Mapping[str, int] | N
         used: indices of those of them that mcrd has sockets of, whatever they are called now.
 
     Raises:
-        OSError: no netlink socket could be had.
+        OSError: no netlink socket could be opened.
         NetlinkError: (of pyroute2) the kernel refuses to tell.
     """
     from pyroute2 import IPRoute  # noqa: PLC0415 - slow to import, seldom needed

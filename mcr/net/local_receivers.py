@@ -18,7 +18,7 @@ class LinkChanges:
     """Hears of every change of an interface in this network namespace, multicast routing's use of it among them.
 
     Raises:
-        OSError: no netlink socket could be had.
+        OSError: no netlink socket could be opened.
     """
 
     def __init__(self) -> None:
@@ -49,7 +49,7 @@ def without_bystanders(interfaces: Collection[int]) -> frozenset[int]:
     A bridge gives the frames of its ports to sockets and routing of its own, which look like nobody's from the port.
 
     Raises:
-        OSError: no netlink socket could be had, or the kernel refuses to tell.
+        OSError: no netlink socket could be opened, or the kernel refuses to tell.
     """
     return frozenset(
         index

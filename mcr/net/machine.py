@@ -20,11 +20,11 @@ _FILTERED = "2"  # SECCOMP_MODE_FILTER
 
 @attrs.frozen
 class Machine:
-    """What does not depend on who asks, or hardly.
+    """Facts about the machine. They are the same, or nearly, for mcrctl and for mcrd.
 
     Attributes:
         kernel: its release, as uname(2) gives it.
-        uring_errno: what io_uring_setup(2) says to this process; 0: it may.
+        uring_errno: error of io_uring_setup(2) for this process; 0: it works.
         uring_disabled: kernel.io_uring_disabled; None before Linux 6.6.
         seccomp: a system call filter is in force for this process.
         memlock: bytes that this process may lock; None: any number.

@@ -19,7 +19,7 @@ _Key = tuple[Address, int]  # group, interface index
 
 
 class Memberships:
-    """Who asks for a group on an interface is counted: the first joins, the last leaves."""
+    """Counts the requests for each group on an interface: the first joins, the last leaves."""
 
     def __init__(self) -> None:
         self._users: Counter[_Key] = Counter()

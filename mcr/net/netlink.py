@@ -1,4 +1,4 @@
-"""What several modules do with netlink: look at interfaces by index, and take note that there is news."""
+"""Netlink for several modules: look up interfaces by index, and note that something has changed."""
 
 import errno
 import os
@@ -26,7 +26,7 @@ def look_at_links(interfaces: Collection[int]) -> list[tuple[int, Any]]:
     """Those of these interfaces, by index, that are there, each with pyroute2's message of it.
 
     Raises:
-        OSError: no netlink socket could be had, or the kernel refuses to tell.
+        OSError: no netlink socket could be opened, or the kernel refuses to tell.
     """
     from pyroute2 import IPRoute, NetlinkError  # noqa: PLC0415 - slow to import; mcrd's start does not wait for it
 

@@ -60,7 +60,7 @@ class Network:
         links: by index.
         addresses: IPv4 addresses with their networks, by the interface's index.
         neighbours: by the interface's index and the host's address.
-        routes: grows when a way to somewhere may be another: with routes, addresses, and interfaces.
+        routes: grows when a route may have changed: with routes, addresses, and interfaces.
     """
 
     version: int = 0

@@ -27,7 +27,7 @@ def find_next_hops(hosts: Iterable[tuple[IPv4Address, int]]) -> list[tuple[IPv4A
     Without a route the kernel takes the host to be on the link, as it does for sockets that are bound to an interface.
 
     Raises:
-        OSError: no netlink socket could be had.
+        OSError: no netlink socket could be opened.
     """
     with socket.socket(socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_CLOEXEC, socket.NETLINK_ROUTE) as netlink:
         return [_find(netlink, host, index) for host, index in hosts]
@@ -39,7 +39,7 @@ def find_unanswered(hosts: Iterable[tuple[IPv4Address, int]]) -> set[tuple[int, 
     The kernel tells of a neighbour only when it has given it up.
 
     Raises:
-        OSError: no netlink socket could be had.
+        OSError: no netlink socket could be opened.
     """
     with socket.socket(socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_CLOEXEC, socket.NETLINK_ROUTE) as netlink:
         return {(index, host) for host, index in hosts if _is_unanswered(netlink, host, index)}

@@ -11,7 +11,7 @@ def read_merging(names: Collection[str]) -> dict[str, tuple[str, ...] | None]:
     """For each interface those of `MERGING` that are on; None if it can't be asked.
 
     Raises:
-        OSError: no netlink socket could be had.
+        OSError: no netlink socket could be opened.
         NetlinkError: (of pyroute2) the kernel refuses to tell of any.
     """
     from pyroute2 import Ethtool  # noqa: PLC0415 - slow to import, seldom needed

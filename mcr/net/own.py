@@ -1,6 +1,6 @@
-"""What this machine sends with: its IPv4 addresses, and the MACs of the interfaces that rules use (native/own.h).
+"""The sources that this machine sends with: its IPv4 addresses, and the MACs of the interfaces that rules use.
 
-What comes in with one of them as its source has come back: a loop.
+A datagram that arrives with one of them as its source has come back: a loop (native/own.h).
 """
 
 from collections.abc import Collection, Iterator

@@ -1,4 +1,4 @@
-"""What may wait in the kernel: for its readers (RCU), or for its lock of the network's configuration.
+"""Calls that may wait in the kernel: for its readers (RCU), or for its lock of the network's configuration.
 
 Python's own ``setsockopt`` keeps the interpreter's lock while it waits, so nothing else of the process would run, in
 whichever thread it is called. And each wait for the kernel's readers takes some 15 ms, but those of several threads
@@ -32,7 +32,7 @@ def set_option(target: socket.socket, level: int, option: int, value: bytes) -> 
 
 
 def close_after_exit(descriptors: Sequence[int]) -> None:
-    """Close what the kernel takes long to close, if possible when this process has ended: nobody waits for it then."""
+    """Close descriptors that take the kernel long: if possible after this process has ended, so nothing waits."""
     if descriptors and lib.mcr_close_after_exit(descriptors, len(descriptors)):
         for descriptor in descriptors:
             os.close(descriptor)

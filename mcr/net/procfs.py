@@ -1,4 +1,4 @@
-"""What /proc says of memberships and capture sockets, in the network namespace of the thread that reads."""
+"""Reads memberships and capture sockets from /proc, in the network namespace of the thread that reads."""
 
 import re
 import struct
@@ -39,7 +39,7 @@ def joined_groups() -> frozenset[tuple[int, IPv4Address]]:
 
 
 def parse_igmp(text: str) -> Iterator[Joined]:
-    """Read /proc/net/igmp: a line an interface, then an indented one for each group."""
+    """Read /proc/net/igmp: a line per interface, then an indented one for each group."""
     for part in re.split(r"\n(?=\S)", text.rstrip())[1:]:
         head, *lines = part.splitlines()
         index, name, *_, version = head.split()

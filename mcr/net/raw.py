@@ -1,8 +1,8 @@
-"""Raw frames: AF_PACKET sockets that send to groups without IP's help, one a worker for an output interface.
+"""Raw frames: AF_PACKET sockets that send to groups without IP's help, one per worker for each output interface.
 
-To a group on Ethernet IP adds nothing but headers, which a worker can as well (native/raw.h), at two thirds of the cost
-of a UDP socket. What IP might have to say beside is asked for first: `find_sources` asks what it would do with each
-group, `mcr.net.ip_bypass` who else there is between IP and the interface.
+For a group on Ethernet IP adds nothing but headers. A worker can do that, too (native/raw.h), at two thirds of the cost
+of a UDP socket. Whatever else IP might do is asked for first: `find_sources` asks what it would do with each
+group, `mcr.net.ip_bypass` what acts on packets between IP and the interface.
 
 Constants are those of <linux/if_packet.h> and <linux/if_arp.h>.
 """
@@ -44,7 +44,7 @@ def find_links(interfaces: Collection[int]) -> dict[int, RawLink]:
     those of UDP sockets, but not those of raw frames.
 
     Raises:
-        OSError: no netlink socket could be had, or the kernel refuses to tell.
+        OSError: no netlink socket could be opened, or the kernel refuses to tell.
     """
     return {
         index: RawLink(bytes.fromhex(link.get("address").replace(":", "")), link.get("mtu"))

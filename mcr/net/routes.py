@@ -66,7 +66,7 @@ class Path:
 
     @property
     def dead(self) -> bool:
-        """Nobody answers: not who was asked just now, nor, if nobody was asked, whom the kernel has asked."""
+        """Nobody answers: neither to our own request just now nor, if there was none, to the kernel's."""
         if self.answered is None:
             return self.neighbour in {Neighbour.INCOMPLETE, Neighbour.FAILED}
         return not self.answered
@@ -78,7 +78,7 @@ def find_paths(hosts: Iterable[tuple[Address, Link]]) -> dict[tuple[Address, str
     Neighbours that the kernel's table may be wrong about are asked whether they are there.
 
     Raises:
-        OSError: no netlink socket could be had.
+        OSError: no netlink socket could be opened.
     """
     from pyroute2 import IPRoute  # noqa: PLC0415 - slow to import, seldom needed
 
@@ -106,7 +106,7 @@ def find_routes(groups: Mapping[str, tuple[Address, Link]]) -> dict[str, str | N
         groups: by any name of the interface.
 
     Raises:
-        OSError: no netlink socket could be had.
+        OSError: no netlink socket could be opened.
     """
     from pyroute2 import IPRoute  # noqa: PLC0415 - slow to import, seldom needed
 

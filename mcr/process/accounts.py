@@ -1,4 +1,4 @@
-"""Who owns a file and who asks for it, in the words of an error's hint."""
+"""Users and groups, as the hints of errors name them: a file's owner, and this process's user."""
 
 import grp
 import os
@@ -29,7 +29,7 @@ def own_group() -> str:
 
 
 def unprivileged_user() -> tuple[int, int]:
-    """User and group id of who needs no rights: `mcr` if there is such a user, else nobody."""
+    """User and group id for processes that need no rights: those of `mcr` if there is such a user, or of nobody."""
     try:
         entry = pwd.getpwnam(SERVICE)
     except KeyError:

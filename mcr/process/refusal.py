@@ -1,4 +1,4 @@
-"""What the system refused, in words: for calls that nothing but a sandbox or a limit refuses."""
+"""Words for calls that the system refused, and that only a sandbox or a limit refuses."""
 
 import linecache
 import traceback
@@ -15,7 +15,7 @@ def describe_refusal(error: OSError) -> str:
 
 
 def refusal(error: OSError) -> SystemFault:
-    """As an operator is told of it."""
+    """The same as an error for operators."""
     frames = traceback.extract_tb(error.__traceback__)
     places = [f"{frame.filename}:{frame.lineno}" for frame in frames if _OURS in frame.filename]
     return SystemFault(

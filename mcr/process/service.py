@@ -1,6 +1,6 @@
-"""What mcrd tells the service manager that started it: systemd's notification protocol (sd_notify(3)).
+"""Reports to the service manager that started mcrd: systemd's notification protocol (sd_notify(3)).
 
-One datagram of ``NAME=value`` lines for each message; nothing is sent where nobody asked for it.
+Each message is one datagram of ``NAME=value`` lines. Nothing is sent if no service manager asked for it.
 """
 
 import os
@@ -13,7 +13,7 @@ from mcr.text.visible import visible
 
 
 class ServiceManager:
-    """The service manager, if there is one. Telling it something never fails and never waits."""
+    """The service manager, if there is one. A report to it never fails and never waits."""
 
     def __init__(self, address: str, watchdog_usec: str, watchdog_pid: str) -> None:
         """Take what the environment says.

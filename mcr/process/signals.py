@@ -1,4 +1,4 @@
-"""The signals that mean something to mcrd, from its first moment to its last.
+"""The signals that mcrd acts on, from its first moment to its last.
 
 They are blocked in every thread, so none ends the process half-way into its start or its end, and one that comes
 before mcrd can act on it waits. A thread takes them one by one. Processes that mcrd starts inherit the mask: what a
@@ -20,7 +20,8 @@ _UNHEARD = frozenset({signal.SIGTTOU})
 def hold_signals() -> None:
     """Keep the signals waiting, in this thread and in those that it starts. Call it before there are others.
 
-    A shell has what it starts in the background ignore SIGINT, and nohup SIGHUP: what is ignored does not wait.
+    Processes that a shell starts in the background ignore SIGINT, and those of nohup SIGHUP. An ignored signal does not
+    wait.
     """
     signal.pthread_sigmask(signal.SIG_BLOCK, HEARD | _UNHEARD)
     for number in HEARD:
@@ -28,7 +29,7 @@ def hold_signals() -> None:
 
 
 def listen(hear: Callable[[signal.Signals], None]) -> None:
-    """Have those that wait, and those that come, passed to `hear`: in a thread of its own, for ever."""
+    """Pass signals that wait, and those to come, to `hear`: in a thread of its own, for ever."""
 
     def pass_on() -> None:
         while True:

@@ -26,7 +26,7 @@ _PATIENCE_MS = 1_000
 
 
 def open_standard_descriptors() -> None:
-    """Lead those that are closed to /dev/null: else the next socket would be standard error, and get what is said."""
+    """Open /dev/null in place of closed ones: the next socket would become standard error, and get what is logged."""
     while (descriptor := os.open(os.devnull, os.O_RDWR)) <= _STDERR:
         os.set_inheritable(descriptor, True)
     os.close(descriptor)
@@ -35,7 +35,7 @@ def open_standard_descriptors() -> None:
 
 
 def spare_errors() -> None:
-    """Let writing to standard output and standard error neither fail nor wait for long. What isn't taken is lost."""
+    """Let writing to standard output and standard error neither fail nor wait for long. Text may be lost."""
     for descriptor in _NAMES:
         _replace(descriptor, _Lossy(descriptor))
 

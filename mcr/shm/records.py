@@ -25,9 +25,9 @@ class Command:
     Attributes:
         type: ``MCR_REC_…``.
         body: the record's body.
-        sockets: one a worker, in the order of their ids, where the record comes with a descriptor.
-        slot: what it is about, among all of its kind.
-        record: as it stands in the ring; made once, for it is written for each worker and each start of one.
+        sockets: one per worker, in the order of their ids, if the record comes with a descriptor.
+        slot: of the thing that it is about, among all of its kind.
+        record: its bytes in the ring; made once, since it is written for each worker and each start of one.
     """
 
     type: int
@@ -61,7 +61,7 @@ def capture_put(
         capture: its slot.
         serial: differs from that of the slot's last capture.
         ring: bytes of its slots, and how many there are.
-        sockets: one a worker.
+        sockets: one per worker.
         offloads: whether the kernel says before each frame how to cut it.
     """
     frame_size, frame_count = ring
@@ -82,7 +82,7 @@ def capture_drop(capture: int) -> Command:
 
 
 def egress_put(egress: int, mtu: int, sockets: tuple[socket.socket, ...], common: int = lib.MCR_NO_EGRESS) -> Command:
-    """Send by this socket what goes to this output interface or neighbour; `mtu` in bytes.
+    """Send to this output interface or neighbour by this socket; `mtu` in bytes.
 
     `common` is the slot of one that is used in its place, while that has room.
     """
@@ -96,7 +96,7 @@ def egress_drop(egress: int) -> Command:
 
 
 def raw_put(egress: int, mtu: int, mac: bytes, sockets: tuple[socket.socket, ...]) -> Command:
-    """Send raw frames by this AF_PACKET socket to what has a source on this output interface."""
+    """Send raw frames by this AF_PACKET socket to outputs that have a source on this output interface."""
     return Command(lib.MCR_REC_RAW_PUT, _body("mcr_rec_raw", egress=egress, mtu=mtu, mac=mac), sockets, slot=egress)
 
 
@@ -110,7 +110,7 @@ class OutputPlace:
     """One output of a rule: its slot, its interface's egress slot, its destination.
 
     At most `max_train` datagrams are handed to the kernel together; 1: no UDP segmentation. `source` is the address
-    that raw frames to it come from; None: it gets none.
+    that raw frames to it come from; None: it gets no raw frames.
     """
 
     output: int
@@ -165,7 +165,7 @@ def levels(log_levels: LogLevels) -> Command:
 
 
 def own(keys: bytes) -> Command:
-    """Take what bears one of these as its source for this machine's; `mcr.net.own` finds them."""
+    """Drop datagrams with one of these sources: this machine sent them. `mcr.net.own` finds the sources."""
     count = len(keys) // ffi.sizeof("struct mcr_rec_own_key")
     return Command(lib.MCR_REC_OWN, _body("mcr_rec_own", count=count) + keys)
 

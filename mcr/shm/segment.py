@@ -30,7 +30,7 @@ _SEALS = fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_SEAL_SEAL
 
 @attrs.frozen
 class Totals:
-    """A worker's counters, in packets (bytes: payload bytes). Summed over all who held the segment."""
+    """A worker's counters, in packets (bytes: payload bytes). Summed over all workers that have held the segment."""
 
     recv: int
     matched: int
@@ -83,7 +83,7 @@ class Segment:
         self.write_header()
 
     def write_header(self) -> None:
-        """Write what a worker checks first. Before each start: the last worker could have scribbled over it."""
+        """Write the fields that a worker checks first. Before each start: the last worker may have overwritten them."""
         header = self.shared.header
         header.length = ffi.sizeof("struct mcr_segment")
         header.worker_id = self._worker_id
@@ -124,7 +124,7 @@ class Segment:
         return _STEPS.get(self.shared.header.step, "an unknown step")
 
     def settle(self, capture: int) -> None:
-        """Finish what a dead worker left of a capture that no successor will get. Only while no worker is attached."""
+        """Finish a dead worker's batch of a capture that no successor will get. Only while no worker is attached."""
         lib.mcr_journal_settle(self.shared, capture)
 
     def start_capture(self, capture: int) -> None:

@@ -1,4 +1,4 @@
-"""Since when rules have matched nothing. Noted every few seconds, so a packet costs nothing."""
+"""Notes since when rules have matched nothing. It does so every few seconds, so a packet costs nothing."""
 
 from collections.abc import Collection, Mapping
 

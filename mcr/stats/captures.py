@@ -1,4 +1,4 @@
-"""What came to the capture sockets, by interface and worker."""
+"""Adds up what arrived at the capture sockets, by interface and worker."""
 
 import socket
 import time
@@ -16,7 +16,7 @@ from mcr.shm.segment import Segment
 
 @attrs.frozen
 class Watched:
-    """What to read of a capture: its sockets, one a worker, and what a filter kept from them."""
+    """A capture whose counters are read: its sockets, one per worker, and what its filter rejected."""
 
     interface: str
     sockets: tuple[socket.socket, ...]

@@ -1,4 +1,4 @@
-"""From two readings of the workers' counters to statistics. Pure."""
+"""Computes statistics from two readings of the workers' counters. Pure."""
 
 from collections.abc import Collection, Sequence
 from time import monotonic

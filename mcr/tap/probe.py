@@ -1,4 +1,4 @@
-"""A short look at the wire: what comes in that is like a rule's flow, on any interface, tagged or not.
+"""A probe: a short look at the wire for frames that are like a rule's flow, on any interface, tagged or not.
 
 The socket takes what the capture's filter leaves out, and the flow itself if this machine sends it. While it is open,
 its interface receives every group (allmulti), or a network card would keep back those that nobody here has joined.

@@ -1,4 +1,4 @@
-"""A frame as a look at the wire makes it out: where it came, to which group and port, how it was tagged."""
+"""A frame as a probe sees it: where it arrived, to which group and port, with which VLAN tag."""
 
 import socket
 import struct

@@ -1,4 +1,4 @@
-"""What arrives on input interfaces and no rule takes: a short look at all of them. It only looks; others judge.
+"""Strays: flows that arrive on input interfaces and no rule takes. A short probe of all of them; others judge.
 
 Unlike the look of `why` it changes nothing: only groups that somebody has joined, or a switch floods, are seen.
 """
@@ -31,7 +31,7 @@ def look_for_strays(links: Iterable[Link], rules: Iterable[Input]) -> Counter[Si
         rules: inputs of all rules, by the interfaces' own names.
 
     Raises:
-        OSError: no packet socket could be had.
+        OSError: no packet socket could be opened.
     """
     wanted: defaultdict[str, list[Wanted]] = defaultdict(list)
     for source in rules:

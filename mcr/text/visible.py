@@ -1,4 +1,4 @@
-"""Text of others, made fit for a terminal and a log."""
+"""Text from other programs, made fit for a terminal and a log."""
 
 from operator import is_not
 from typing import Any

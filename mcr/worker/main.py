@@ -35,7 +35,7 @@ _STEP_AT = ffi.offsetof("struct mcr_segment", "header") + ffi.offsetof("struct m
 
 
 class WorkerSpec(NamedTuple):
-    """What a worker is told at its start; everything else comes over its channel.
+    """What a worker gets at its start; everything else comes over its channel.
 
     Attributes:
         worker_id: where it serves.
@@ -136,7 +136,7 @@ def _drop_privileges(uid: int, gid: int) -> None:
 
 
 def main(spec: WorkerSpec) -> NoReturn:
-    """Be a worker until the supervisor says stop, or is gone. The exit status is 0 after that, else an errno.
+    """Be a worker until the supervisor stops it, or is gone. The exit status is 0 then, and otherwise an errno.
 
     Raises:
         OSError: it could not call mcrd.

@@ -27,7 +27,7 @@ from lab import Lab, enter_user_namespace
 from mcr.cli.client import Client
 
 RULES, ADDED, CHANGES, CLIENTS = 10_000, 200, 1000, 4
-STREAM = 20_000.0  # packets a second: half to the group of the stream, half to one that rules come and go for
+STREAM = 20_000.0  # packets per second: half to the group of the stream, half to one that rules come and go for
 STREAM_SECONDS = 12.0
 PING_EVERY_S = 0.005
 OTHER_GROUP, OTHER_PORT = nth(FIRST_GROUP, 1), PORT + 1

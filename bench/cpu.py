@@ -1,4 +1,4 @@
-"""What the whole machine spends, and who else is spending.
+"""CPU time that the whole machine spends, and that others spend.
 
 The cost of a relay is mostly in the kernel, much of it in interrupts that are charged to whoever they interrupt: the
 time of a process says little. What can't lie is the time in which a processor had nothing to do. The kernel keeps it in

@@ -3,7 +3,7 @@
  * A relay with io_uring used packet by packet: 32 single-shot receives wait on one AF_PACKET socket, and each packet
  * is one send for each output. Its buffer goes back to receiving when all of them are done.
  *
- * MCR_BENCH_RING=plain makes the ring without flags; else it has the newest the kernel knows.
+ * MCR_BENCH_RING=plain makes the ring without flags; otherwise it has the newest flags that the kernel knows.
  */
 #include <errno.h>
 #include <liburing.h>

@@ -74,7 +74,7 @@ def draw_all(results: dict[str, Any], directory: Path) -> list[Path]:
         return [f for f in even if f.workload.endswith("1316 B")]
 
     one = of_size("1 output")
-    picture("cpu.svg", "CPU a packet, 1 output", ("offered, kpps", "ns"), collect(one, offered, lambda r: r.cost))
+    picture("cpu.svg", "CPU per packet, 1 output", ("offered, kpps", "ns"), collect(one, offered, lambda r: r.cost))
     picture(
         "throughput.svg",
         "Forwarded, 1 output, everything on one processor",
@@ -97,7 +97,7 @@ def draw_all(results: dict[str, Any], directory: Path) -> list[Path]:
         ]
         outputs = {id(finding): float(count) for count, finding in found}
         curves = collect([each for _, each in found], lambda f, o=outputs: o[id(f)], lambda row: row.cost)  # type: ignore[misc]
-        picture(file, f"CPU a packet by number of outputs, {words}", ("outputs", "ns"), curves)
+        picture(file, f"CPU per packet by number of outputs, {words}", ("outputs", "ns"), curves)
     return drawn
 
 

@@ -127,7 +127,7 @@ class Traffic:
     """What is sent.
 
     Attributes:
-        rate: packets a second that match; 0 for as many as go.
+        rate: packets per second that match; 0 for as many as possible.
         size: bytes of payload.
         flows: groups in turn.
         noise: packets that match no rule, for each that does.

@@ -1,4 +1,4 @@
-"""The relays that are compared: how each is told to do the same work."""
+"""The relays that are compared, each set up to do the same work."""
 
 import contextlib
 import os
@@ -74,7 +74,7 @@ def _prefer(pid: int) -> None:
 
 
 class Mcr:
-    """The real `mcrd`, told by the real `mcrctl`."""
+    """The real `mcrd`, set up by the real `mcrctl`."""
 
     def __init__(self, rig: Rig, work: Work, tools: Tools, name: str) -> None:
         self._namespace, self._tools = rig.relay, tools
@@ -141,7 +141,7 @@ def nth(group: str, number: int) -> str:
 
 
 class KernelRouting:
-    """The kernel's multicast routing, told by smcroute. It can't rewrite: the group stays what it was."""
+    """The kernel's multicast routing, set up by smcroute. It can't rewrite: the group stays what it was."""
 
     def __init__(self, rig: Rig, work: Work, tools: Tools, name: str) -> None:
         self._check(work)

@@ -72,7 +72,7 @@ put 644 CHANGELOG.md usr/share/doc/mcr/changelog
 # What dpkg wants to know.
 version=$("$home/bin/python" -I -c 'import mcr; print(mcr.__version__)')
 architecture=$(dpkg --print-architecture)
-: "${SOURCE_DATE_EPOCH:=$(date +%s)}" # else files would be as old as the installation of this machine
+: "${SOURCE_DATE_EPOCH:=$(date +%s)}" # otherwise files would be as old as the installation of this machine
 export SOURCE_DATE_EPOCH
 cat >"$doc/changelog.Debian" <<END
 mcr ($version-1) unstable; urgency=medium

@@ -92,7 +92,7 @@ def rule(rule_id: str, interface: str, group: str, port: int, *outputs: tuple[st
 
 
 class Chaos:
-    """What disturbs, each in a thread of its own, until it is told to stop."""
+    """The disturbances, each in a thread of its own, until they are stopped."""
 
     def __init__(self, plant: Plant, mcr: Mcr, seed: int) -> None:
         self._plant, self._mcr = plant, mcr
@@ -290,7 +290,7 @@ def run(seconds: float, rate: float, seed: int, directory: Path) -> list[str]:
 
 @click.command(help=__doc__)
 @click.option("--seconds", default=600.0, show_default=True)
-@click.option("--rate", default=20_000.0, show_default=True, help="Packets a second of both streams together.")
+@click.option("--rate", default=20_000.0, show_default=True, help="Packets per second of both streams together.")
 @click.option("--seed", default=1, show_default=True)
 def main(seconds: float, rate: float, seed: int) -> None:
     """Run, and say what was wrong; exit status 1 if anything was."""

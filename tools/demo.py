@@ -36,7 +36,7 @@ from trafficgen.subscription import granted_receive_buffer
 INPUT = "239.10.1.1:5001"
 OUTPUTS = ("239.20.1.1:6001", "239.20.1.2:6002")
 PAYLOAD = 1316  # bytes: seven MPEG-TS packets, as television sends them
-RATE = 20_000  # packets a second
+RATE = 20_000  # packets per second
 SECONDS = 8
 
 PICTURE = f"""
@@ -92,12 +92,12 @@ def _interrupt(_number: int, _frame: object) -> NoReturn:
 
 
 def affordable_rate(console: Console) -> int:
-    """Return the packets a second at which the receiver's buffers ride a pause of this machine out."""
+    """Return the packets per second at which the receiver's buffers last for a pause of this machine."""
     buffer = granted_receive_buffer(DEFAULT_RCVBUF)
     rate = min(RATE, int(buffer / SOCKET_BYTES_PER_PACKET / LONGEST_PAUSE_S) // 100 * 100)
     if rate < RATE:
         console.print(
-            f"{rate:,} packets a second: an ordinary user's sockets hold no more of them than "
+            f"{rate:,} packets per second: an ordinary user's sockets hold no more of them than "
             f"net.core.rmem_max allows. As root: {RATE:,}."
         )
     return rate
@@ -105,7 +105,7 @@ def affordable_rate(console: Console) -> int:
 
 @attrs.frozen
 class Network:
-    """Who is connected to whom."""
+    """The namespaces, and the cables between them."""
 
     source: Namespace
     relay: Namespace
@@ -143,7 +143,7 @@ class Mcr:
         self._wait_until(lambda: self._mcrctl("ping", check=False).returncode == 0, "it did not answer")
 
     def add_rule(self) -> None:
-        """Tell it what to relay, and return when it does."""
+        """Add the rule, and return when it is active."""
         group, _, port = INPUT.partition(":")
         outputs = ",".join(f"{output}:out0" for output in OUTPUTS)
         add = ("add", "--name", "demo", "--input-interface", "in0", "--input-group", group, "--input-port", port)
@@ -252,7 +252,7 @@ class Generator:
         return report
 
     def _listen(self, seconds: float) -> None:
-        """Take in what it has said on stderr; if that is nothing, wait so long for it to speak."""
+        """Read its progress from stderr; if there is none, wait so long for some."""
         assert self._process.stderr
         if select.select([self._process.stderr], [], [], seconds)[0]:
             self._said += os.read(self._process.stderr.fileno(), 65536).decode().splitlines()
@@ -304,7 +304,7 @@ class Reading:
 
 
 def watch(source: Generator, mcr: Mcr, receiver: Generator, console: Console, count: int) -> None:
-    """Show the counters until the receiver is done: four times a second on a terminal, else a line a second."""
+    """Show the counters until the receiver is done: 4 times per second on a terminal, otherwise a line per second."""
     if not console.is_terminal:
         while not receiver.ends_within(1.0):
             console.print(Reading.take(source, mcr, receiver).as_line(), soft_wrap=True)
@@ -315,7 +315,7 @@ def watch(source: Generator, mcr: Mcr, receiver: Generator, console: Console, co
 
 
 def summarize(sent: dict[str, Any], received: dict[str, Any], mcr: Mcr) -> Iterator[RenderableType]:
-    """Yield what came of it, in the order in which a person wants to know."""
+    """Yield the results, in the order in which a person wants to know them."""
     table = Table(box=None, padding=(0, 4, 0, 0))
     table.add_column("", no_wrap=True)
     for name in ("packets", "lost", "duplicated", "reordered"):

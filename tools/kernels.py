@@ -48,7 +48,7 @@ TESTS = (
 SLOWNESS = {"kvm": 1, "uml": 8, "tcg": 15}
 """How many times longer the end-to-end tests may take (tests/e2e/mcr_process.py)."""
 
-# What a machine needs to see its disk, and the command to be heard: these are loaded before anything else.
+# Modules that a machine needs to see its disk, and the command to reach us: these are loaded before anything else.
 BOOT_MODULES = ("virtio_pci", "virtio_console", "9pnet_virtio", "9p", "overlay")
 # Of several thousand modules those that a program without devices can ask for; they load when it does.
 WANTED = re.compile(
@@ -401,7 +401,7 @@ def boot(kernel: Kernel, busybox: Path, command: Sequence[str], machine: str, mi
 
 
 def choose_machine(busybox: Path) -> str:
-    """KVM where it runs an ordinary kernel, as not every one inside of a virtual machine does; else user-mode Linux."""
+    """KVM if it runs an ordinary kernel (inside a virtual machine not every KVM does); otherwise user-mode Linux."""
     if Path("/dev/kvm").exists():
         provide_qemu()
         try:

@@ -111,14 +111,14 @@ def main() -> None:
     "--flow", "flows", required=True, multiple=True, metavar="G:P[=NAME]", help="Repeat for several, in turn."
 )
 @click.option("--count", required=True, type=click.IntRange(1), help="Packets of each flow.")
-@click.option("--rate", required=True, type=click.FloatRange(0), help="Packets a second of all; 0: as fast as they go.")
+@click.option("--rate", required=True, type=click.FloatRange(0), help="Packets per second of all flows; 0: no limit.")
 @click.option("--size", default=DEFAULT_SIZE, show_default=True, help="Bytes of payload.")
 @click.option("--source", metavar="ADDR", help="Source address; the interface's, if not given.")
 @click.option("--vlan", type=click.IntRange(0, 4095), help="Tag the frames with this VLAN.")
 @click.option("--ttl", type=click.IntRange(0, 255), default=16, show_default=True)
 @click.option("--ip-id", type=click.IntRange(0, 65535), default=1, show_default=True)
 @click.option("--json", "as_json", is_flag=True, help="Report as one JSON object.")
-@click.option("--progress", is_flag=True, help="Say on stderr, 4 times a second: progress sent=N")
+@click.option("--progress", is_flag=True, help="Say on stderr, 4 times per second: progress sent=N")
 def send_command(
     *,
     interface: str,
@@ -186,7 +186,7 @@ def send_command(
 )
 @click.option("--rcvbuf", default=DEFAULT_RCVBUF, show_default=True, help="Bytes of receive buffer of each socket.")
 @click.option("--json", "as_json", is_flag=True, help="Report as one JSON object.")
-@click.option("--progress", is_flag=True, help="Say on stderr, 4 times a second: progress received=N missing=N")
+@click.option("--progress", is_flag=True, help="Say on stderr, 4 times per second: progress received=N missing=N")
 def receive_command(
     *, flows: tuple[str, ...], count: int, idle_timeout: float, rcvbuf: int, as_json: bool, progress: bool
 ) -> int:

@@ -201,7 +201,7 @@ class Sender:
     def __init__(
         self, namespace: Namespace, interface: str, *flows: str, count: int, rate: float, size: int = 188
     ) -> None:
-        """Send `count` packets of each flow ``G:P[=NAME]``, `rate` packets a second over all (see SLOWNESS)."""
+        """Send `count` packets of each flow ``G:P[=NAME]``, `rate` packets per second over all (see SLOWNESS)."""
         self.total = count * len(flows)
         words = [
             "--interface",

@@ -44,7 +44,7 @@ def check_loss_is_accounted_for(verdict: dict[str, Any], stats: dict[str, Any]) 
 
 @pytest.mark.parametrize("workers", [1, 2])
 def test_stream_goes_on_over_the_death_of_its_worker(plant: Plant, make_mcr: MakeMcr, workers: int) -> None:
-    """kill -9 five times at 20,000 packets a second: at most a batch lost each time, and counted."""
+    """kill -9 five times at 20,000 packets per second: at most a batch lost each time, and counted."""
     packets = 10 * RATE
     mcr = make_mcr(plant.relay).start(workers)
     mcr.add("in0:239.1.1.1:5000", "239.2.2.2:6000:out0")

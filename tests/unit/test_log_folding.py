@@ -73,7 +73,7 @@ def test_repeats_are_one_record_a_second() -> None:
 
 @pytest.mark.parametrize("outputs", [4, 17, 40, 500])
 def test_outputs_that_fail_by_turns_are_a_few_records_a_second(outputs: int) -> None:
-    """10 s at 2,000 packets a second: each failure is in one record, which says for how many outputs it stands."""
+    """10 s at 2,000 packets per second: each failure is in one record, which says for how many outputs it stands."""
     worker = Worker()
     for packet in range(20_000):
         worker.fail(packet % outputs)

@@ -14,12 +14,12 @@ def naps(looks: list[tuple[int, int]]) -> list[bool]:
 
 
 def test_sparse_traffic_never_waits() -> None:
-    """20,000 packets a second: one in a nap."""
+    """20,000 packets per second: one in a nap."""
     assert not any(naps([(50, 1)] * 200))
 
 
 def test_dense_traffic_gathers_once_its_rate_is_known() -> None:
-    """200,000 packets a second: ten in a nap; a window of a millisecond tells."""
+    """200,000 packets per second: ten in a nap; a window of a millisecond tells."""
     answers = naps([(10, 2)] * 300)
     assert not any(answers[:99])
     assert all(answers[201:])

@@ -8,13 +8,13 @@ _BURST_S = 0.00025  # packets due within it are due together: a wake-up for each
 
 
 class Paced:
-    """So many packets a second, in bursts that are 0.25 ms or more apart."""
+    """A number of packets per second, in bursts that are 0.25 ms or more apart."""
 
     def __init__(self, rate: float, start_ns: int) -> None:
         """Plan packets.
 
         Args:
-            rate: packets a second, above 0.
+            rate: packets per second, above 0.
             start_ns: when packet 0 is due, in nanoseconds of CLOCK_MONOTONIC.
         """
         self._start_ns = start_ns

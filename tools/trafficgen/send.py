@@ -62,7 +62,7 @@ def send(
         interface: where they leave; it has to be up.
         flows: one or more.
         count: packets of each flow.
-        rate: packets a second of all flows together; 0 for as fast as they go, each due when it is sent.
+        rate: packets per second of all flows together; 0 for as fast as possible, each due when it is sent.
         size: bytes of UDP payload.
         stop: set it to end early.
         on_progress: called every 0.25 s, and at the end, with the number of packets sent so far.

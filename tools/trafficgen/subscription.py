@@ -83,7 +83,7 @@ def _set_receive_buffer(sock: socket.socket, size: int) -> None:
 def _join(sock: socket.socket, subscription: Subscription) -> None:
     index = socket.if_nametoindex(subscription.interface) if subscription.interface else 0
     request = struct.pack("4s4xi", subscription.address.packed, index)  # struct ip_mreqn
-    sock.setsockopt(socket.IPPROTO_IP, _IP_MULTICAST_ALL, 0)  # else what another socket joined elsewhere comes too
+    sock.setsockopt(socket.IPPROTO_IP, _IP_MULTICAST_ALL, 0)  # keep out groups that another socket joined
     sock.setsockopt(socket.IPPROTO_IP, socket.IP_ADD_MEMBERSHIP, request)
 
 

@@ -8,9 +8,7 @@ import re
 import shlex
 from collections.abc import Callable
 from contextlib import suppress
-from ipaddress import IPv6Address
 from itertools import zip_longest
-from pathlib import PurePath
 from typing import Any, TypeVar
 
 import click
@@ -82,6 +80,8 @@ def _output(text: str) -> dict[str, Any]:
 
 def _looks_like_ipv6(text: str) -> bool:
     """Whether what is not an output G:P:IF is one with an IPv6 address, without brackets."""
+    from ipaddress import IPv6Address  # noqa: PLC0415 - slow to import, seldom needed
+
     for behind in range(4):  # nothing, an interface, a port and an interface, these and an option
         with suppress(ValueError):
             IPv6Address(text.rsplit(":", behind)[0])
@@ -180,7 +180,7 @@ def _words(line: str) -> list[str]:
     else:
         words = shlex.split(_QUOTED_OR_COMMENT.sub(lambda match: match[1] or "", line))
     start = 1 if words[:1] == ["sudo"] else 0
-    if len(words) > start + 1 and PurePath(words[start]).name == "mcrctl" and words[start + 1] == "add":
+    if len(words) > start + 1 and words[start].rpartition("/")[2] == "mcrctl" and words[start + 1] == "add":
         return words[start + 2 :]
     return words
 

@@ -1,8 +1,10 @@
 """The first moments of `mcrctl`: Ctrl-C ends it silently, also while its modules are still being imported.
 
-So it imports nothing of MCR before that is so.
+So it imports nothing of MCR before that is so. What is imported stays until the end, so no garbage is looked for in it:
+that is a seventh of the time that a command takes.
 """
 
+import gc
 import signal
 import sys
 
@@ -14,8 +16,11 @@ def main() -> None:
     hears = signal.getsignal(signal.SIGINT) is signal.default_int_handler  # else whoever started it wants it ignored
     if hears:
         signal.signal(signal.SIGINT, signal.SIG_DFL)
+    gc.disable()
     from mcr.cli import mcrctl  # noqa: PLC0415 - takes a while
 
+    gc.freeze()
+    gc.enable()
     try:
         if hears:
             signal.signal(signal.SIGINT, signal.default_int_handler)

@@ -431,9 +431,19 @@ def test_a_bug_out_of_a_nursery_is_not_hidden_by_an_error(monkeypatch):
 
 def test_nothing_slow_is_imported():
     slow = {"trio", "attrs", "attr", "cattrs", "rich", "mcr.model", "mcr.control.wire", "logging", "asyncio"}
-    code = "import mcr.cli.mcrctl, sys; print(*sys.modules)"
-    loaded = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True).stdout.split()
+    slow |= {"ipaddress", "pathlib"}
+    code = f"import sys; sys.path[:] = {[str(Path(mcr.__file__).parents[1]), *sys.path]}; "  # -S: what setuptools'
+    code += "import mcr.cli.mcrctl; print(*sys.modules)"  # editable installation imports is not mcrctl's
+    python = [sys.executable, "-S", "-c", code]
+    loaded = subprocess.run(python, check=True, capture_output=True, text=True).stdout.split()
     assert slow.isdisjoint(loaded)
+
+
+def test_no_garbage_is_looked_for_while_modules_are_imported():
+    code = "import gc; from mcr.cli import start; looked = []; gc.callbacks.append(lambda *_: looked.append(1)); "
+    code += "freeze = gc.freeze; gc.freeze = lambda: (freeze(), print('looked', len(looked))); start.main()"
+    done = subprocess.run([sys.executable, "-c", code, "--version"], check=True, capture_output=True, text=True)
+    assert done.stdout.splitlines() == ["looked 0", f"mcrctl, version {mcr.__version__}"]
 
 
 MCRCTL = (sys.executable, "-c", "from mcr.cli.start import main; main()")

@@ -35,11 +35,13 @@ struct settings {
 	unsigned int port, flows, noise, noise_port, size, burst, ttl;
 	double rate, seconds;
 	int cpu;
-	bool spin; /* wait by reading the clock: to the packet, and this processor is never idle */
+	bool spin;     /* wait by reading the clock: to the packet, and this processor is never idle */
+	bool checksum; /* of UDP: nobody has verified it, so a relay may have to */
 };
 
 struct frame {
 	unsigned char *bytes;
+	uint32_t sum; /* what the UDP checksum covers beside the stamp; 0: there is none */
 	bool counted; /* part of the measured traffic, not of the noise beside it */
 };
 
@@ -54,16 +56,28 @@ static void die(const char *what)
 	exit(1);
 }
 
-static uint16_t ip_checksum(const void *header)
+static uint32_t sum_words(const void *words, unsigned int size)
 {
-	const unsigned char *bytes = header;
+	const unsigned char *bytes = words;
 	uint32_t sum = 0;
 
-	for (unsigned int i = 0; i < sizeof(struct iphdr); i += 2)
+	for (unsigned int i = 0; i < size; i += 2)
 		sum += (uint32_t)bytes[i] << 8 | bytes[i + 1];
+	return sum;
+}
+
+static uint16_t checksum(uint32_t sum)
+{
 	sum = (sum & 0xffff) + (sum >> 16);
 	sum += sum >> 16;
 	return htons((uint16_t)~sum);
+}
+
+/* The payload is zeros but for the stamp. */
+static uint32_t sum_udp(const struct iphdr *ip, const struct udphdr *udp)
+{
+	return sum_words(&ip->saddr, 2 * sizeof(ip->saddr)) + ip->protocol + ntohs(udp->len) +
+	       sum_words(udp, sizeof(*udp));
 }
 
 static void build(struct frame *frame, const struct settings *set, const unsigned char *mac, uint32_t group,
@@ -80,7 +94,7 @@ static void build(struct frame *frame, const struct settings *set, const unsigne
 		.saddr = set->source.s_addr,
 		.daddr = htonl(group),
 	};
-	/* No checksum: nobody on the way reads it, and relays that make new datagrams make their own. */
+	/* Without checksum: IP asks for none, and relays that make new datagrams make their own. */
 	struct udphdr udp = {
 		.source = htons(4000),
 		.dest = htons((uint16_t)port),
@@ -89,7 +103,8 @@ static void build(struct frame *frame, const struct settings *set, const unsigne
 
 	memcpy(ethernet.ether_dhost, (unsigned char[]){ 1, 0, 0x5e, group >> 16 & 0x7f, group >> 8, group }, 6);
 	memcpy(ethernet.ether_shost, mac, 6);
-	ip.check = ip_checksum(&ip);
+	ip.check = checksum(sum_words(&ip, sizeof(ip)));
+	frame->sum = set->checksum ? sum_udp(&ip, &udp) : 0;
 	frame->bytes = calloc(1, HEADERS + set->size);
 	if (!frame->bytes)
 		die("calloc");
@@ -171,12 +186,23 @@ static void wait_until(uint64_t due_ns, bool spin)
 		;
 }
 
+static void set_checksum(struct frame *frame, uint32_t payload)
+{
+	uint16_t sum = checksum(frame->sum + payload);
+
+	if (!sum)
+		sum = 0xffff; /* 0 would say that there is none */
+	memcpy(frame->bytes + HEADERS - sizeof(sum), &sum, sizeof(sum));
+}
+
 static void stamp(struct frame *frame, uint64_t due_ns, struct report *report)
 {
 	struct payload payload = { PAYLOAD_MAGIC, report->sent, due_ns };
 
 	if (frame->counted) {
 		memcpy(frame->bytes + HEADERS, &payload, sizeof(payload));
+		if (frame->sum)
+			set_checksum(frame, sum_words(&payload, sizeof(payload)));
 		report->sent++;
 	} else {
 		report->noise++;
@@ -233,11 +259,14 @@ static struct in_addr address(const char *text)
 static struct settings parse(int argc, char **argv)
 {
 	static const struct option options[] = {
-		{ "interface", 1, NULL, 'i' },   { "source", 1, NULL, 'a' },     { "group", 1, NULL, 'g' },
-		{ "port", 1, NULL, 'p' },        { "flows", 1, NULL, 'f' },      { "noise", 1, NULL, 'n' },
-		{ "noise-group", 1, NULL, 'G' }, { "noise-port", 1, NULL, 'P' }, { "size", 1, NULL, 's' },
-		{ "rate", 1, NULL, 'r' },        { "burst", 1, NULL, 'b' },      { "seconds", 1, NULL, 't' },
-		{ "cpu", 1, NULL, 'c' },         { "spin", 0, NULL, 'S' },       { NULL, 0, NULL, 0 },
+		{ "interface", 1, NULL, 'i' },   { "source", 1, NULL, 'a' },
+		{ "group", 1, NULL, 'g' },       { "port", 1, NULL, 'p' },
+		{ "flows", 1, NULL, 'f' },       { "noise", 1, NULL, 'n' },
+		{ "noise-group", 1, NULL, 'G' }, { "noise-port", 1, NULL, 'P' },
+		{ "size", 1, NULL, 's' },        { "rate", 1, NULL, 'r' },
+		{ "burst", 1, NULL, 'b' },       { "seconds", 1, NULL, 't' },
+		{ "cpu", 1, NULL, 'c' },         { "spin", 0, NULL, 'S' },
+		{ "checksum", 0, NULL, 'C' },    { NULL, 0, NULL, 0 },
 	};
 	struct settings set = { .port = 5001,
 				.flows = 1,
@@ -295,6 +324,9 @@ static struct settings parse(int argc, char **argv)
 			break;
 		case 'S':
 			set.spin = true;
+			break;
+		case 'C':
+			set.checksum = true;
 			break;
 		default:
 			exit(2);

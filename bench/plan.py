@@ -50,12 +50,13 @@ class Stage:
     interrupt: bool = False
 
 
-def rate(packets: float, size: int = 1316, seconds: float = 1.0, **more: int) -> Workload:
+def rate(packets: float, size: int = 1316, seconds: float = 1.0, *, checksums: bool = False, **more: int) -> Workload:
     """Make a workload of one rate, named for it."""
     speed = f"{packets / 1000:g} kpps" if packets else "flat out"
     speed += f" in bursts of {more['burst']}" if more.get("burst") else ""
     speed += f" + {packets * more['noise'] / 1000:g} kpps that match nothing" if more.get("noise") else ""
-    return Workload(f"{speed}, {size} B", Traffic(packets, size=size, seconds=seconds, **more))
+    kind = f"{size} B, UDP checksums" if checksums else f"{size} B"
+    return Workload(f"{speed}, {kind}", Traffic(packets, size=size, seconds=seconds, checksums=checksums, **more))
 
 
 def quick() -> tuple[Stage, ...]:
@@ -78,6 +79,7 @@ def full() -> tuple[Stage, ...]:
     noise = (rate(50_000, 188), rate(50_000, 188, noise=8))
     latencies = tuple(rate(packets) for packets in (2_000, 20_000, 50_000, 100_000))
     flat = (rate(FLAT_OUT), rate(FLAT_OUT, 188))
+    checksums = [(rate(packets), rate(packets, checksums=True)) for packets in (20_000, FLAT_OUT)]
     return (
         Stage("1 output", EVERYONE, 1, small + sweep + bursts, interrupt=True),
         Stage("2 outputs", ESSENTIAL, 2, (rate(20_000),), interrupt=True),
@@ -94,6 +96,8 @@ def full() -> tuple[Stage, ...]:
         Stage("ways to receive, at saturation", WAYS_IN, 1, flat[:1]),
         Stage("ways to receive, latency", WAYS_IN, 1, latencies[:2], interrupt=True, latency=True),
         Stage("traffic that matches nothing", ("mcr", "mmsg", "uring", "nobody"), 1, noise, interrupt=True),
+        Stage("checksums to verify", ("mcr",), 1, checksums[0], interrupt=True),
+        Stage("checksums to verify, at saturation", ("mcr",), 1, checksums[1]),
         Stage(
             "1,000 flows",
             ("mcr", "mmsg"),

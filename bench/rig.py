@@ -133,6 +133,7 @@ class Traffic:
         noise: packets that match no rule, for each that does.
         seconds: how long.
         burst: packets that leave together; chosen by rate if 0.
+        checksums: whether datagrams have a UDP checksum, which nobody has verified yet.
     """
 
     rate: float
@@ -141,6 +142,7 @@ class Traffic:
     noise: int = 0
     seconds: float = 1.5
     burst: int = 0
+    checksums: bool = False
 
 
 def start_generator(rig: Rig, path: Path, traffic: Traffic, *, burst: int, spin: bool) -> Program:
@@ -159,4 +161,5 @@ def start_generator(rig: Rig, path: Path, traffic: Traffic, *, burst: int, spin:
         "cpu": GENERATOR_CPU,
     }
     words = [word for name, value in options.items() for word in (f"--{name}", str(value))]
-    return Program(rig.source, path, *words, *(["--spin"] if spin else []))
+    flags = [*(["--spin"] if spin else []), *(["--checksum"] if traffic.checksums else [])]
+    return Program(rig.source, path, *words, *flags)

@@ -287,7 +287,7 @@ class _State:
 
     async def _with_real_names(self, rules: tuple[Rule, ...]) -> tuple[Rule, ...]:
         """The rules, with each interface by the one name that other rules have for it, or else its own."""
-        names = {name for rule in rules for name in (rule.input.interface, *(each.interface for each in rule.outputs))}
+        names = {name for rule in rules for name in rule.interfaces}
         standing = await self._workers.standing()
         used = {each.index: each.name for each in standing.all() if not each.lost}
         known = {name: name_in_rules(name, used) for name in names}

@@ -169,7 +169,7 @@ async def run_worker_supervisor(
             nursery.start_soon(_hear_of_workers, state, events)
             nursery.start_soon(repeat, send, _Watch(), _WATCH_SECONDS)
             nursery.start_soon(_follow, network, send)
-            reviews.start(nursery, relay.absorber, send)
+            reviews.start(nursery, relay.inputs.absorber, send)
             task_status.started(WorkerSupervisor(send))
             async for command in receive:
                 async with state.relaying:
@@ -360,30 +360,29 @@ class _State:
     async def let_go(self) -> None:
         """Let go of the sockets that no worker reads or writes any more."""
         forwarded_by = self.workers.forwarded_by(self._generation)
-        sockets = self._relay.release_outputs(forwarded_by)
-        for capture in self._relay.captures_to_release(forwarded_by):
+        released = self._relay.release(forwarded_by)
+        for capture in released.captures:  # nobody takes its slot meanwhile: that takes the relay, too
             for worker in self.workers:
                 if worker.pid is None:
                     self._segments[worker.worker_id].settle(capture.slot)
             await self._stats.capture_closing(capture.slot)
-            sockets += self._relay.release_capture(capture)
-        if sockets:
-            self._nursery.start_soon(_close, sockets)
+        if released.sockets:
+            self._nursery.start_soon(_close, released.sockets)
 
     def check_reviews(self) -> None:
         """Have made what is due for a reason beside changes that are heard of at once."""
-        if self._relay.absorber and self._relay.absorber.is_stale:
+        if self._relay.inputs.absorber and self._relay.inputs.absorber.is_stale:
             self._reviews.absorbing_is_due()
-        self._reviews.check_raw(has_new_outputs=self._relay.has_new_outputs)
+        self._reviews.check_raw(has_new_outputs=self._relay.outputs.is_stale)
 
     async def pause_absorbing(self) -> frozenset[int] | None:
-        absorber = self._relay.absorber
+        absorber = self._relay.inputs.absorber
         if not absorber or not absorber.is_due():
             return frozenset()
         return await trio.to_thread.run_sync(absorber.pause)
 
     async def absorb_on(self, free: frozenset[int] | None) -> bool:
-        absorber = self._relay.absorber
+        absorber = self._relay.inputs.absorber
         return not absorber or await trio.to_thread.run_sync(absorber.absorb_on, free)
 
     async def review_raw(self, bar: str) -> None:
@@ -399,7 +398,7 @@ class _State:
 
     def _show_unmatched(self) -> None:
         """What a filter rejects no worker can log."""
-        self._relay.show_unmatched(show=self._levels.of(Facility.INGRESS) >= Level.DEBUG)
+        self._relay.inputs.show_unmatched(show=self._levels.of(Facility.INGRESS) >= Level.DEBUG)
 
     def set_log_levels(self, levels: LogLevels) -> None:
         self._levels = levels
@@ -409,7 +408,7 @@ class _State:
     # Workers.
 
     def describe(self) -> tuple[WorkerView, ...]:
-        return self.workers.describe(self._relay.input_interfaces(), self._segments)
+        return self.workers.describe(self._relay.inputs.names(), self._segments)
 
     async def on_reported(self, worker_id: int, events: tuple[records.Event, ...]) -> None:
         for event in events:
@@ -419,7 +418,7 @@ class _State:
                 case records.Sample():
                     await self._stats.sampled()
                 case records.LogRecord():
-                    log_record(worker_id, event, self._relay)
+                    log_record(worker_id, event, self._relay.names)
                 case _:
                     assert_never(event)
         self._answer_settled()
@@ -436,7 +435,7 @@ class _State:
 
     def stop(self, reply: Reply[None]) -> None:
         self._stopping = reply
-        self._relay.reject_input()
+        self._relay.inputs.reject()
         self.workers.stop()
         self._answer_stopped()
 

@@ -112,6 +112,11 @@ class Rule:
             seen.add(output.destination)
 
     @property
+    def interfaces(self) -> tuple[str, ...]:
+        """Names of its interfaces: the input's, then the outputs'; one may be there several times."""
+        return (self.input.interface, *(output.interface for output in self.outputs))
+
+    @property
     def _called(self) -> str:
         """How its author knows it: by its id only if he gave it, since he has not seen another."""
         automatic = self.rule_id == automatic_rule_id(self.input)

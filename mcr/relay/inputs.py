@@ -23,7 +23,6 @@ from mcr.net.membership import Memberships
 from mcr.net.patience import close_all
 from mcr.relay.slots import Slots
 from mcr.rules.conditions import Attachment
-from mcr.shm import records
 
 
 @attrs.define(eq=False)
@@ -46,6 +45,11 @@ class Capture:
     fault: str = ""
 
     @property
+    def all_sockets(self) -> tuple[socket, ...]:
+        """Those of the workers; what is watched belongs to who counts."""
+        return self.group.sockets
+
+    @property
     def is_lost(self) -> bool:
         """Whether its interface was deleted, or has left this network namespace."""
         return has_lost_its_interface(self.group.sockets[0])
@@ -54,12 +58,6 @@ class Capture:
     def attachment(self) -> Attachment:
         """Whether it still stands for its interface."""
         return Attachment(self.interface.name, self.interface.index, self.is_lost, self.fault)
-
-    def put(self) -> records.Command:
-        """Tells a worker to read from it."""
-        group = self.group
-        ring = group.frame_size, group.frame_count
-        return records.capture_put(self.slot, self.serial, ring, group.sockets, offloads=group.offloads)
 
 
 class InputInterfaces:
@@ -70,10 +68,9 @@ class InputInterfaces:
         self._screen = open_screen(absorb=settings.absorb)
         self._by_name: dict[str, Capture] = {}
         self._memberships = Memberships()
-        self._closing: list[tuple[int, Capture]] = []  # (generation without it, capture)
         self._names: dict[int, str] = {}
         self._serial = 0
-        self._slots = Slots(MAX_INTERFACES, "input interfaces")
+        self.slots = Slots(MAX_INTERFACES, "input interfaces")
 
     def __getitem__(self, name: str) -> Capture:
         return self._by_name[name]
@@ -85,11 +82,14 @@ class InputInterfaces:
         """One, if it is in use."""
         return self._by_name.get(name)
 
+    def names(self) -> tuple[str, ...]:
+        """Names of the interfaces."""
+        return tuple(sorted(self._by_name))
+
     def close(self) -> None:
         """Close every socket."""
         self._memberships.close()
-        captures = chain(self._by_name.values(), (closing for _, closing in self._closing))
-        close_all([each for capture in captures for each in capture.group.sockets])
+        close_all([each for capture in self for each in capture.all_sockets])
         self._screen.close()
 
     def name(self, slot: int) -> str:
@@ -116,8 +116,8 @@ class InputInterfaces:
     def _open(self, interfaces: Sequence[Interface], undo: ExitStack) -> list[Capture]:
         slots = []
         for _ in interfaces:
-            slots.append(self._slots.take())
-            undo.callback(self._slots.give, slots[-1])
+            slots.append(self.slots.take())
+            undo.callback(self.slots.give, slots[-1])
         groups = open_captures(interfaces, self._settings.num_workers, self._settings.pools)
         undo.callback(close_all, [each for group in groups.values() for each in (*group.watched, *group.sockets)])
         opened = []
@@ -165,29 +165,17 @@ class InputInterfaces:
         self._memberships.leave(source.group, capture.interface)
         capture.users -= 1
 
-    def drop_unused(self, generation: int) -> list[records.Command]:
-        """Let go of those that no rule uses from this generation on."""
+    def drop_unused(self) -> list[Capture]:
+        """Let go of those that no rule uses any more; what waits in them can still be read."""
         unused = [capture for capture in self if not capture.users]
         for capture in unused:
             del self._by_name[capture.interface.name]
-            self._let_go(capture, generation)
-        return [records.capture_drop(capture.slot) for capture in unused]
+            self._let_go(capture)
+        return unused
 
-    def _let_go(self, capture: Capture, generation: int) -> None:
+    def _let_go(self, capture: Capture) -> None:
         reject(capture.group.sockets)  # so that workers come to the end of what waits
         self._forget(capture.slot)
-        self._closing.append((generation, capture))
-
-    def to_release(self, generation: int) -> list[Capture]:
-        """Those that no worker reads any more once all forward by this generation; release them next."""
-        ready = [capture for since, capture in self._closing if since <= generation]
-        self._closing = [each for each in self._closing if each[0] > generation]
-        return ready
-
-    def release(self, capture: Capture) -> tuple[socket, ...]:
-        """Free a capture's slot; its sockets, to be closed."""
-        self._slots.give(capture.slot)
-        return capture.group.sockets
 
     def _forget(self, slot: int) -> None:
         self._screen.forget(slot)
@@ -215,19 +203,18 @@ class InputInterfaces:
         """Those that are open, but not joined to all of their groups."""
         return [each for each in self if each.fault and not each.is_lost]
 
-    def renew(self, sources: Collection[Input], generation: int) -> list[tuple[Capture, Capture]]:
+    def renew(self, sources: Collection[Input]) -> list[tuple[Capture, Capture]]:
         """Open those again whose interfaces are back; each with what took its place. What can't be had is a fault.
 
         Args:
             sources: inputs of all rules.
-            generation: from which on the former ones are not read.
         """
         returned = self.returned()
         renewed = self._reopen(returned, sources)
         if len(returned) > 1 and not renewed:
             renewed = list(chain.from_iterable(self._reopen([each], sources) for each in returned))
         for old, _ in renewed:
-            self._let_go(old, generation)
+            self._let_go(old)
         for capture in self.incomplete:
             try:
                 self._memberships.join_missing(capture.interface)

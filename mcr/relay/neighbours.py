@@ -26,7 +26,6 @@ from mcr.net.interfaces import Interface
 from mcr.net.patience import close_all
 from mcr.relay.placement import Key
 from mcr.relay.slots import Slots
-from mcr.shm import records
 
 log = get_logger(Facility.NETWORK)
 
@@ -57,9 +56,10 @@ class Common:
         """What workers know it by."""
         return MAX_INTERFACES + self.slot
 
-    def put(self) -> records.Command:
-        """Tells a worker to send by it."""
-        return records.egress_put(self.egress_slot, self.interface.mtu, self.sockets)
+    @property
+    def all_sockets(self) -> tuple[socket, ...]:
+        """There are no others."""
+        return self.sockets
 
 
 @attrs.define(eq=False)
@@ -82,9 +82,25 @@ class Neighbour:
         """What workers know it by: the first slots are the interfaces'."""
         return MAX_INTERFACES + self.slot
 
-    def put(self) -> records.Command:
-        """Tells a worker to send by it."""
-        return records.egress_put(self.egress_slot, self.interface.mtu, self.sockets, self.common.egress_slot)
+    @property
+    def all_sockets(self) -> tuple[socket, ...]:
+        """There are no others."""
+        return self.sockets
+
+
+@attrs.frozen
+class Renewed:
+    """Neighbours whose interfaces were made again.
+
+    Attributes:
+        interfaces: names of those.
+        opened: what workers do not know yet, in the order in which they have to be told.
+        dropped: what it takes the place of.
+    """
+
+    interfaces: frozenset[str] = frozenset()
+    opened: tuple[Neighbour | Common, ...] = ()
+    dropped: tuple[Neighbour | Common, ...] = ()
 
 
 class Neighbours:
@@ -97,8 +113,7 @@ class Neighbours:
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
         self._by_key: dict[Key, Neighbour] = {}
-        self._closing: list[tuple[int, Neighbour | Common]] = []  # (generation without it, what it is)
-        self._slots = Slots(2 * MAX_NEIGHBOURS, "hosts")
+        self.slots = Slots(2 * MAX_NEIGHBOURS, "hosts")
         self._commons: dict[int, Common] = {}  # by slot
         self._newest: dict[str, Common] = {}  # by interface
         self._unused: set[Key] = set()
@@ -116,7 +131,7 @@ class Neighbours:
 
     def close(self) -> None:
         """Close every socket."""
-        held = chain(self._by_key.values(), self._commons.values(), (closing for _, closing in self._closing))
+        held: Iterable[Neighbour | Common] = chain(self._by_key.values(), self._commons.values())
         close_all([each for those in held for each in those.sockets])
 
     def open(self, keys: Collection[Key], interfaces: Mapping[str, Interface], undo: ExitStack) -> dict[Key, Neighbour]:
@@ -130,8 +145,8 @@ class Neighbours:
         for key in sorted(keys - self._by_key.keys()):
             interface = interfaces[key[0]]
             common = self._join_common(interface, undo)
-            slot = self._slots.take()
-            undo.callback(self._slots.give, slot)
+            slot = self.slots.take()
+            undo.callback(self.slots.give, slot)
             ports = [each.getsockname()[1] for each in common.sockets]
             opened[key] = Neighbour(slot, interface, common, self._open_sockets(interface, ports, undo, key[1]))
         return opened
@@ -139,8 +154,8 @@ class Neighbours:
     def _join_common(self, interface: Interface, undo: ExitStack) -> Common:
         common = self._newest.get(interface.name)
         if not common or common.users in (0, _PARTY) or common.interface.index != interface.index:
-            slot = self._slots.take()
-            undo.callback(self._slots.give, slot)
+            slot = self.slots.take()
+            undo.callback(self.slots.give, slot)
             ports = [0] * self._settings.num_workers
             common = Common(slot, interface, self._open_sockets(interface, ports, undo))
             self._commons[slot] = self._newest[interface.name] = common
@@ -159,31 +174,30 @@ class Neighbours:
         send_buffer = self._settings.send_buffer
         return tuple(undo.enter_context(open_egress(interface, send_buffer, to=to, shared_port=port)) for port in ports)
 
-    def adopt(self, opened: Mapping[Key, Neighbour]) -> list[records.Command]:
-        """Have these in use, once there are outputs; what to tell workers."""
+    def adopt(self, opened: Mapping[Key, Neighbour]) -> list[Neighbour | Common]:
+        """Have these in use, once there are outputs.
+
+        Returns:
+            What workers do not know yet, in the order in which they have to be told.
+        """
         self._by_key |= opened
         self._unused.update(opened)
-        return self._tell(opened.values())
+        return self._untold(opened.values())
 
     @staticmethod
-    def _tell(opened: Iterable[Neighbour]) -> list[records.Command]:
-        commands = []
+    def _untold(opened: Iterable[Neighbour]) -> list[Neighbour | Common]:
+        untold: list[Neighbour | Common] = []
         for neighbour in opened:
             if not neighbour.common.told:
                 neighbour.common.told = True
-                commands.append(neighbour.common.put())
-            commands.append(neighbour.put())
-        return commands
+                untold.append(neighbour.common)
+            untold.append(neighbour)
+        return untold
 
-    def renew(
-        self, returned: Sequence[Interface], generation: int
-    ) -> tuple[frozenset[str], list[records.Command], list[records.Command]]:
+    def renew(self, returned: Sequence[Interface]) -> Renewed:
         """Open those again whose interfaces were made again.
 
         What can't be had now is tried again at the next call.
-
-        Returns:
-            Names of the interfaces; what to tell workers before, and what after their rules were put again.
         """
         self.unrenewed |= {interface.name: interface for interface in returned}
         keys = [key for key in self._by_key if key[0] in self.unrenewed] if self.unrenewed else []
@@ -196,15 +210,16 @@ class Neighbours:
             if self._not_renewed.is_news(error.message):
                 log.warning("%s: it is tried again", error.message)
             self._by_key |= zip(keys, olds, strict=True)
-            return frozenset(), [], []
+            return Renewed()
         self._not_renewed.is_news("")
         self.unrenewed = {}
         self._by_key |= opened
         for key, old in zip(keys, olds, strict=True):
             opened[key].users = old.users
-        return frozenset(name for name, _ in keys), self._tell(opened.values()), self._drop(olds, generation)
+        names = frozenset(name for name, _ in keys)
+        return Renewed(names, tuple(self._untold(opened.values())), tuple(self._drop(olds)))
 
-    def open_now(self, keys: Collection[Key], interfaces: Mapping[str, Interface]) -> list[records.Command]:
+    def open_now(self, keys: Collection[Key], interfaces: Mapping[str, Interface]) -> list[Neighbour | Common]:
         """Open and adopt what is new of these, as routes have changed; if that can't be had, nothing."""
         try:
             with ExitStack() as undo:
@@ -232,32 +247,19 @@ class Neighbours:
             if not self._by_key[key].users:
                 self._unused.add(key)
 
-    def drop_unused(self, generation: int) -> list[records.Command]:
-        """Let go of those that no output uses from this generation of the rules on."""
+    def drop_unused(self) -> list[Neighbour | Common]:
+        """Let go of those that no output uses any more."""
         unused = [self._by_key.pop(key) for key in sorted(self._unused)]
         self._unused.clear()
-        return self._drop(unused, generation)
+        return self._drop(unused)
 
-    def _drop(self, those: Sequence[Neighbour], generation: int) -> list[records.Command]:
+    def _drop(self, those: Sequence[Neighbour]) -> list[Neighbour | Common]:
         dropped: list[Neighbour | Common] = [*those]
         for neighbour in those:
             self._leave_common(neighbour.common)
             if not neighbour.common.users:
                 dropped.append(self._commons.pop(neighbour.common.slot))
-        self._closing.extend((generation, each) for each in dropped)
-        return [records.egress_drop(each.egress_slot) for each in dropped]
-
-    def release(self, generation: int) -> list[socket]:
-        """Free the slots of what no worker sends by any more, once all forward by this generation.
-
-        Returns:
-            Their sockets, to be closed.
-        """
-        released = [each for since, each in self._closing if since <= generation]
-        self._closing = [each for each in self._closing if each[0] > generation]
-        for each in released:
-            self._slots.give(each.slot)
-        return [opened for each in released for opened in each.sockets]
+        return dropped
 
 
 def find_neighbours(rules: Iterable[Rule], interfaces: Mapping[str, Interface]) -> frozenset[Key]:

@@ -28,7 +28,6 @@ from mcr.net.raw import RawLink, bind_raw, find_links, find_sources, open_raw
 from mcr.relay.placement import Sources
 from mcr.relay.slots import Slots
 from mcr.rules.conditions import Attachment
-from mcr.shm import records
 
 log = get_logger(Facility.NETWORK)
 
@@ -65,14 +64,6 @@ class Egress:
         name, index = self.interface.name, self.interface.index
         return Attachment(name, index, has_lost_its_interface(self.witness), self.fault)
 
-    def put(self) -> tuple[records.Command, ...]:
-        """Tells a worker to send by it."""
-        return (records.egress_put(self.slot, self.interface.mtu, self.sockets), *self.put_raw())
-
-    def put_raw(self) -> tuple[records.Command, ...]:
-        """Tells a worker to send raw frames by it, if they may leave."""
-        return (records.raw_put(self.slot, self.raw.mtu, self.raw.mac, self.raw_sockets),) if self.raw else ()
-
     @property
     def all_sockets(self) -> tuple[socket, ...]:
         """Those of every kind."""
@@ -87,8 +78,7 @@ class OutputInterfaces:
         self._logged: set[str] = set()  # reasons why some raw frames don't leave
         self._found: set[str] = set()  # those of them that were met since the last review began
         self._by_name: dict[str, Egress] = {}
-        self._closing: list[tuple[int, Egress]] = []  # (generation without it, egress)
-        self._slots = Slots(MAX_INTERFACES, "output interfaces")
+        self.slots = Slots(MAX_INTERFACES, "output interfaces")
         self._stale = False
 
     def __getitem__(self, name: str) -> Egress:
@@ -103,8 +93,7 @@ class OutputInterfaces:
 
     def close(self) -> None:
         """Close every socket."""
-        egresses = chain(self._by_name.values(), (closing for _, closing in self._closing))
-        close_all([each for egress in egresses for each in egress.all_sockets])
+        close_all([each for egress in self for each in egress.all_sockets])
 
     # Taking.
 
@@ -128,14 +117,14 @@ class OutputInterfaces:
         self._stale |= bool(opened)
 
     def _open(self, interface: Interface, undo: ExitStack) -> Egress:
-        slot = self._slots.take()
-        undo.callback(self._slots.give, slot)
+        slot = self.slots.take()
+        undo.callback(self.slots.give, slot)
         witness = undo.enter_context(open_witness(interface))
         egress = Egress(slot, interface, self._open_sockets(interface), witness)
         undo.callback(close_all, egress.sockets)
         return egress
 
-    def renew(self, generation: int) -> list[tuple[Egress, Egress]]:
+    def renew(self) -> list[tuple[Egress, Egress]]:
         """Open those again whose interfaces were lost and are back; each with what took its place."""
         renewed = []
         for old in self.returned():
@@ -149,7 +138,6 @@ class OutputInterfaces:
                 continue
             fresh.users = old.users
             self._by_name[name] = fresh
-            self._closing.append((generation, old))
             self._stale = True
             renewed.append((old, fresh))
         return renewed
@@ -167,25 +155,12 @@ class OutputInterfaces:
 
     # Letting go.
 
-    def drop_unused(self, generation: int) -> list[records.Command]:
-        """Let go of those that no output uses from this generation of the rules on."""
-        unused = [egress for egress in self._by_name.values() if not egress.users]
+    def drop_unused(self) -> list[Egress]:
+        """Let go of those that no output uses any more."""
+        unused = [egress for egress in self if not egress.users]
         for egress in unused:
             del self._by_name[egress.interface.name]
-            self._closing.append((generation, egress))
-        return [records.egress_drop(egress.slot) for egress in unused]
-
-    def release(self, generation: int) -> list[socket]:
-        """Free the slots of what no worker sends by any more, once all forward by this generation.
-
-        Returns:
-            Their sockets, to be closed.
-        """
-        released = [egress for since, egress in self._closing if since <= generation]
-        self._closing = [each for each in self._closing if each[0] > generation]
-        for egress in released:
-            self._slots.give(egress.slot)
-        return [each for egress in released for each in egress.all_sockets]
+        return unused
 
     # Raw frames.
 
@@ -194,11 +169,14 @@ class OutputInterfaces:
         """Whether there are some that no review has seen yet, or that the last one could not judge."""
         return self._stale
 
-    def review(self, bar: str) -> list[records.Command]:
+    def review(self, bar: str) -> list[Egress]:
         """Find out anew by which interfaces raw frames may leave.
 
         Args:
             bar: why they may leave by none; empty: they may, as far as is known.
+
+        Returns:
+            Those by which they may now, or may no more, or in another way.
         """
         self._stale = False
         self._logged &= self._found
@@ -206,39 +184,38 @@ class OutputInterfaces:
         links = {} if bar else self._find_links()
         if bar != UNSURE:
             self._tell(bar)
-        commands = [each for egress in self for each in self._set_raw(egress, links)]
+        changed = [egress for egress in self if self._set_raw(egress, links.get(egress.interface.index))]
         if bar == UNSURE:  # for a moment: what comes of it is logged
             self._found |= self._logged
         else:
             self._log_raw(bar)
-        return commands
+        return changed
 
-    def suspect(self, before: Network, now: Network) -> list[records.Command]:
+    def suspect(self, before: Network, now: Network) -> list[Egress]:
         """Send no raw frames by interfaces that are not what they were, until the next review has seen them."""
-        commands = []
+        suspected = []
         for egress in self:
             index = egress.interface.index
             if egress.raw and _identity(before, index) != _identity(now, index):
                 egress.raw = None
                 self._stale = True
                 log.debug("%s: no raw frames leave until it is looked at, as it has changed", egress.interface.name)
-                commands.append(records.raw_drop(egress.slot))
-        return commands
+                suspected.append(egress)
+        return suspected
 
     def _find_links(self) -> dict[int, RawLink]:
         try:
-            return find_links({egress.interface.index for egress in self._by_name.values()})
+            return find_links({egress.interface.index for egress in self})
         except Exception as error:  # noqa: BLE001 - whatever it is, relaying does not depend on it
             self._fail(f"interfaces cannot be seen: {error}")
             return {}
 
-    def _set_raw(self, egress: Egress, links: Mapping[int, RawLink]) -> tuple[records.Command, ...]:
-        before, egress.raw = egress.raw, links.get(egress.interface.index)
+    def _set_raw(self, egress: Egress, link: RawLink | None) -> bool:
+        """Have raw frames leave by this link, or none; whether that is new."""
+        before, egress.raw = egress.raw, link
         if egress.raw and not self._have_sockets(egress):
             egress.raw = None
-        if egress.raw and egress.raw != before:
-            return egress.put_raw()
-        return (records.raw_drop(egress.slot),) if before and not egress.raw else ()
+        return egress.raw != before
 
     def _log_raw(self, bar: str) -> None:
         """Log by which interfaces raw frames leave, where that is another than the log says."""

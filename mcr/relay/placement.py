@@ -1,11 +1,14 @@
 """Where rules stand in shared memory: the numbers that workers and statistics know them by."""
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 
 import attrs
 
+from mcr.errors import LimitReached
 from mcr.model.flow import Address
+from mcr.model.limits import MAX_OUTPUTS, MAX_RULES
 from mcr.model.rule import Rule
+from mcr.relay.slots import Slots
 
 Sources = Mapping[tuple[Address, int, str], Address]
 """By an output's destination: the address that raw frames to it come from, where they may be sent."""
@@ -48,3 +51,68 @@ def neighbours_of(rule: Rule, neighbours: Collection[Key]) -> tuple[Key | None, 
     """Those of a rule's outputs."""
     keys = ((output.interface, output.group) for output in rule.outputs)
     return tuple(key if key in neighbours else None for key in keys)
+
+
+class Placement:
+    """All placed rules, by their ids, and the slots that they have."""
+
+    def __init__(self) -> None:
+        self._by_id: dict[str, PlacedRule] = {}
+        self._tags = 0
+        self._rule_slots = Slots(MAX_RULES, "rules")
+        self._output_slots = Slots(MAX_OUTPUTS, "outputs")
+        self._rule_names: dict[int, str] = {}
+        self._output_names: dict[int, str] = {}
+
+    def __iter__(self) -> Iterator[PlacedRule]:
+        return iter(self._by_id.values())
+
+    def check_room(self, added: Sequence[Rule]) -> None:
+        """Find out whether these can be placed, too.
+
+        Raises:
+            LimitReached: there would be too many.
+        """
+        rules = len(self._by_id) + len(added)
+        if rules > MAX_RULES:
+            raise LimitReached(f"No room for {rules} rules", f"a relay holds at most {MAX_RULES} rules")
+        outputs = self._output_slots.taken + sum(len(rule.outputs) for rule in added)
+        if outputs > MAX_OUTPUTS:
+            raise LimitReached(f"No room for {outputs} outputs", f"a relay holds at most {MAX_OUTPUTS} outputs")
+
+    def place(self, rule: Rule, sources: Sources, neighbours: Collection[Key]) -> PlacedRule:
+        """Give a rule its slots."""
+        self._tags += 1
+        slot, outputs = self._rule_slots.take(), tuple(self._output_slots.take() for _ in rule.outputs)
+        waits_for = neighbours_of(rule, neighbours)
+        placed = PlacedRule(rule, self._tags, slot, outputs, sources_of(rule, sources, waits_for), waits_for)
+        self._by_id[rule.rule_id] = placed
+        self._rule_names[slot] = rule.rule_id
+        self._output_names |= zip(outputs, map(str, rule.outputs), strict=True)
+        return placed
+
+    def replace(self, placed: PlacedRule) -> None:
+        """Have it stand in the place of the one with its id: in the same slots."""
+        self._by_id[placed.rule.rule_id] = placed
+
+    def displace(self, rule: Rule) -> PlacedRule:
+        """Take a rule's slots back."""
+        placed = self._by_id.pop(rule.rule_id)
+        del self._rule_names[placed.slot]
+        self._rule_slots.give(placed.slot)
+        for slot in placed.outputs:
+            del self._output_names[slot]
+            self._output_slots.give(slot)
+        return placed
+
+    def naming(self, interface: str) -> list[str]:
+        """Ids of the rules that name an interface."""
+        return [rule_id for rule_id, placed in self._by_id.items() if interface in placed.rule.interfaces]
+
+    def rule_name(self, slot: int) -> str:
+        """Id of the rule in a rule slot."""
+        return self._rule_names.get(slot, f"{slot} (gone)")
+
+    def output_name(self, slot: int) -> str:
+        """Destination of an output slot."""
+        return self._output_names.get(slot, f"output {slot} (gone)")

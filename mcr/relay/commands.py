@@ -1,0 +1,82 @@
+"""How workers are told of what rules take: placed rules, captures and egress sockets as records."""
+
+from collections.abc import Iterable
+
+from mcr.relay.inputs import Capture
+from mcr.relay.neighbours import Common, Neighbour
+from mcr.relay.outputs import Egress
+from mcr.relay.placement import PlacedRule
+from mcr.shm import records
+from mcr.shm.records import Command
+
+
+def attach_capture(capture: Capture) -> Command:
+    """Read from it."""
+    group = capture.group
+    ring = group.frame_size, group.frame_count
+    return records.capture_put(capture.slot, capture.serial, ring, group.sockets, offloads=group.offloads)
+
+
+def detach_capture(capture: Capture) -> Command:
+    """Read what waits in it, then let it go."""
+    return records.capture_drop(capture.slot)
+
+
+def attach_egress(egress: Egress) -> tuple[Command, ...]:
+    """Send by it, and raw frames, too, if they may leave."""
+    udp = records.egress_put(egress.slot, egress.interface.mtu, egress.sockets)
+    return (udp, change_raw(egress)) if egress.raw else (udp,)
+
+
+def detach_egress(egress: Egress) -> Command:
+    """Send by it no more."""
+    return records.egress_drop(egress.slot)
+
+
+def change_raw(egress: Egress) -> Command:
+    """Send raw frames by it as they may leave now, or send none."""
+    if egress.raw:
+        return records.raw_put(egress.slot, egress.raw.mtu, egress.raw.mac, egress.raw_sockets)
+    return records.raw_drop(egress.slot)
+
+
+def attach_neighbour(neighbour: Neighbour | Common) -> Command:
+    """Send by its sockets; to a neighbour by the common ones, while they have room."""
+    slot, mtu, sockets = neighbour.egress_slot, neighbour.interface.mtu, neighbour.sockets
+    if isinstance(neighbour, Common):
+        return records.egress_put(slot, mtu, sockets)
+    return records.egress_put(slot, mtu, sockets, neighbour.common.egress_slot)
+
+
+def detach_neighbour(neighbour: Neighbour | Common) -> Command:
+    """Send by its sockets no more."""
+    return records.egress_drop(neighbour.egress_slot)
+
+
+def attach_rule(placed: PlacedRule, capture: int, egress: Iterable[int]) -> Command:
+    """Forward by it.
+
+    Args:
+        placed: the rule; one that stands in its slot already is replaced.
+        capture: slot of what it reads from.
+        egress: slots of what its outputs leave by, in the rule's order.
+    """
+    rule = placed.rule
+    return records.rule_put(
+        tag=placed.tag,
+        rule=placed.slot,
+        capture=capture,
+        group=rule.input.group,
+        port=rule.input.port,
+        outputs=[
+            records.OutputPlace(slot, leaves_by, output.group, output.port, output.max_train, source)
+            for output, slot, leaves_by, source in zip(
+                rule.outputs, placed.outputs, egress, placed.sources, strict=True
+            )
+        ],
+    )
+
+
+def detach_rule(placed: PlacedRule) -> Command:
+    """Forward by it no more."""
+    return records.rule_drop(placed.slot)

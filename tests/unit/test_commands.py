@@ -1,0 +1,69 @@
+"""What rules take, as workers are told of it."""
+
+import socket
+from collections.abc import Iterator
+from ipaddress import ip_address
+
+import pytest
+
+from mcr._native import lib
+from mcr.model.flow import Input
+from mcr.model.rule import Output, Rule
+from mcr.net.interfaces import Interface
+from mcr.net.raw import RawLink
+from mcr.relay import commands
+from mcr.relay.neighbours import Common, Neighbour
+from mcr.relay.outputs import Egress
+from mcr.relay.placement import Placement
+from mcr.shm import records
+
+ETH1 = Interface("eth1", 7, 1500, None)
+
+
+@pytest.fixture
+def opened() -> Iterator[socket.socket]:
+    with socket.socket() as made:
+        yield made
+
+
+def test_output_interface_is_attached_with_raw_frames_if_they_may_leave(opened: socket.socket) -> None:
+    egress = Egress(3, ETH1, (opened,), opened)
+    udp = records.egress_put(3, 1500, (opened,))
+    assert commands.attach_egress(egress) == (udp,)
+    egress.raw, egress.raw_sockets = RawLink(bytes(6), 9000), (opened,)
+    raw = records.raw_put(3, 9000, bytes(6), (opened,))
+    assert commands.attach_egress(egress) == (udp, raw)
+    assert commands.change_raw(egress).sockets == (opened,)
+    egress.raw = None
+    assert commands.change_raw(egress) == records.raw_drop(3)
+
+
+def test_neighbour_names_the_sockets_that_it_shares(opened: socket.socket) -> None:
+    """Both have slots behind those of the interfaces."""
+    common = Common(4, ETH1, (opened,))
+    neighbour = Neighbour(5, ETH1, common, (opened,))
+    first = lib.MCR_MAX_INTERFACES
+    assert commands.attach_neighbour(common) == records.egress_put(first + 4, 1500, (opened,))
+    assert commands.attach_neighbour(neighbour) == records.egress_put(first + 5, 1500, (opened,), first + 4)
+    assert [commands.detach_neighbour(each).slot for each in (common, neighbour)] == [first + 4, first + 5]
+
+
+def test_rule_is_attached_with_its_slots_in_the_order_of_its_outputs() -> None:
+    group, host = ip_address("239.9.9.9"), ip_address("198.18.1.2")
+    outputs = (Output(group, 6000, "eth1", "off"), Output(host, 6001, "eth1"))
+    source = ip_address("198.18.0.1")
+    placement = Placement()
+    rule = Rule("tv", Input("eth0", ip_address("239.1.1.1"), 5000), outputs)
+    placed = placement.place(rule, {outputs[0].destination: source}, ())
+    assert commands.attach_rule(placed, 2, (8, 9)) == records.rule_put(
+        tag=placed.tag,
+        rule=placed.slot,
+        capture=2,
+        group=rule.input.group,
+        port=5000,
+        outputs=[
+            records.OutputPlace(placed.outputs[0], 8, group, 6000, 1, source),
+            records.OutputPlace(placed.outputs[1], 9, host, 6001, outputs[1].max_train),
+        ],
+    )
+    assert commands.detach_rule(placed) == records.rule_drop(placed.slot)

@@ -53,13 +53,13 @@ _WATCH_SECONDS = 1.0
 @attrs.frozen
 class _Apply:
     change: RuleChange
-    reply: Reply[None]
+    reply: Reply[Standing]
 
 
 @attrs.frozen
 class _Settle:
     generation: int
-    reply: Reply[None]
+    reply: Reply[int]
 
 
 @attrs.frozen
@@ -70,11 +70,6 @@ class _Describe:
 @attrs.frozen
 class _Stand:
     reply: Reply[Standing]
-
-
-@attrs.frozen
-class _HasReturned:
-    reply: Reply[bool]
 
 
 @attrs.frozen
@@ -99,7 +94,7 @@ class _Watch:
     pass
 
 
-_Command = _Watch | Review | _Apply | _Settle | _Describe | _Stand | _HasReturned | _Heed | _SetLogLevels | _Stop
+_Command = _Watch | Review | _Apply | _Settle | _Describe | _Stand | _Heed | _SetLogLevels | _Stop
 
 
 @attrs.frozen
@@ -108,27 +103,30 @@ class WorkerSupervisor:
 
     _inbox: trio.MemorySendChannel[_Command]
 
-    async def apply(self, change: RuleChange) -> None:
+    async def apply(self, change: RuleChange) -> Standing:
         """Have the workers forward by the next generation of the rules; all of the change or none of it.
+
+        Returns:
+            How it stands then; the workers are only told so far.
 
         Raises:
             InterfaceNotFound: a rule names an interface that isn't there.
             SystemFault: a socket or a group membership could not be had.
             LimitReached: a table is full.
         """
-        await ask(self._inbox, lambda reply: _Apply(change, reply))
+        return await ask(self._inbox, lambda reply: _Apply(change, reply))
 
-    async def settled(self, generation: int) -> None:
-        """Wait until every worker that runs forwards by this generation or a newer one, and one does run."""
-        await ask(self._inbox, lambda reply: _Settle(generation, reply))
+    async def settled(self, generation: int) -> int:
+        """Wait until every worker that runs forwards by this generation or a newer one, and one does run.
+
+        Returns:
+            The newest generation of which that is true.
+        """
+        return await ask(self._inbox, lambda reply: _Settle(generation, reply))
 
     async def standing(self) -> Standing:
         """What workers have acknowledged, and whether sockets still stand for the interfaces that rules name."""
         return await ask(self._inbox, _Stand)
-
-    async def has_returned(self) -> bool:
-        """Whether interfaces that were lost are back, or what they need can be tried again: renew them."""
-        return await ask(self._inbox, _HasReturned)
 
     async def describe(self) -> tuple[WorkerView, ...]:
         """Every worker, as it is now."""
@@ -215,7 +213,7 @@ async def _handle(state: "_State", command: _Command) -> None:
                 reply.resolve(await state.apply(change))
         case _Settle(generation, reply):
             state.settle(generation, reply)
-        case _Describe() | _Stand() | _HasReturned():
+        case _Describe() | _Stand():
             _tell(state, command)
         case _Heed(network, reply):
             with reply:
@@ -237,7 +235,7 @@ async def _handle(state: "_State", command: _Command) -> None:
             assert_never(command)
 
 
-def _tell(state: "_State", command: _Describe | _Stand | _HasReturned) -> None:
+def _tell(state: "_State", command: _Describe | _Stand) -> None:
     match command:
         case _Describe(reply):
             with reply:
@@ -245,9 +243,6 @@ def _tell(state: "_State", command: _Describe | _Stand | _HasReturned) -> None:
         case _Stand(reply):
             with reply:
                 reply.resolve(state.standing())
-        case _HasReturned(reply):
-            with reply:
-                reply.resolve(state.has_returned())
         case _:
             assert_never(command)
 
@@ -285,8 +280,7 @@ class _State:
         self._levels = levels
         self._reviews = reviews
         self._nursery = nursery
-        self._generation = 1  # without rules
-        self._settling = Waiting[None]()  # by generation
+        self._settling = Waiting[int]()  # by generation
         self._stopping: Reply[None] | None = None
         self.workers = WorkerTable(levels)
         self.relaying = trio.Lock()
@@ -301,9 +295,6 @@ class _State:
 
     def standing(self) -> Standing:
         return self._relay.standing(self.workers.acknowledged())
-
-    def has_returned(self) -> bool:
-        return self._relay.has_returned()
 
     def heed(self, network: Network) -> None:
         before, self._network = self._network, network
@@ -339,13 +330,12 @@ class _State:
 
     # Rules.
 
-    async def apply(self, change: RuleChange) -> McrError | None:
+    async def apply(self, change: RuleChange) -> Standing | McrError:
         self._interfaces_due = True
         try:
             step = await self._relay.apply(change)
         except McrError as error:
             return error
-        self._generation = change.generation
         for capture in step.captures:
             for segment in self._segments:
                 segment.start_capture(capture.slot)
@@ -354,13 +344,12 @@ class _State:
             )
         await self._stats.rules_placed(step.added, tuple(rule.rule_id for rule in change.removed))
         self._tell_own()
-        self.workers.tell_all(*step.commands, records.generation(change.generation))
-        return None
+        self.workers.tell_generation(change.generation, *step.commands)
+        return self.standing()
 
     async def let_go(self) -> None:
         """Let go of the sockets that no worker reads or writes any more."""
-        forwarded_by = self.workers.forwarded_by(self._generation)
-        released = self._relay.release(forwarded_by)
+        released = self._relay.release(self.workers.forwarded_by())
         for capture in released.captures:  # nobody takes its slot meanwhile: that takes the relay, too
             for worker in self.workers:
                 if worker.pid is None:
@@ -389,12 +378,13 @@ class _State:
         if commands := await self._relay.review_raw(bar):
             self.workers.tell_all(*commands)
 
-    def settle(self, generation: int, reply: Reply[None]) -> None:
+    def settle(self, generation: int, reply: Reply[int]) -> None:
         self._settling.add(generation, reply)
         self._answer_settled()
 
     def _answer_settled(self) -> None:
-        self._settling.answer(self.workers.acknowledged(), None)
+        acknowledged = self.workers.acknowledged()
+        self._settling.answer(acknowledged, acknowledged)
 
     def _show_unmatched(self) -> None:
         """What a filter rejects no worker can log."""
@@ -414,7 +404,7 @@ class _State:
         for event in events:
             match event:
                 case records.Ack(generation):
-                    self.workers.acknowledge(worker_id, min(generation, self._generation))
+                    self.workers.acknowledge(worker_id, generation)
                 case records.Sample():
                     await self._stats.sampled()
                 case records.LogRecord():
@@ -431,7 +421,7 @@ class _State:
     async def kill_hung_workers(self) -> None:
         for worker_id in await self._stats.stalled():
             self.workers[worker_id].kill("takes no packets although some wait")
-        self.workers.kill_overdue(self._generation)
+        self.workers.kill_overdue()
 
     def stop(self, reply: Reply[None]) -> None:
         self._stopping = reply

@@ -10,6 +10,7 @@ import attrs
 from mcr.actors.worker_process import WorkerExited, WorkerProcess, WorkerStarted
 from mcr.logs.logger import get_logger
 from mcr.model.log import Facility, LogLevels
+from mcr.model.rule import NO_RULES
 from mcr.model.worker import WorkerState, WorkerView
 from mcr.relay.told import Told
 from mcr.shm import records
@@ -59,13 +60,18 @@ class Worker:
 
 
 class WorkerTable:
-    """All of them, by their ids."""
+    """All of them, by their ids.
+
+    Attributes:
+        newest: the newest generation that they are told of.
+    """
 
     def __init__(self, levels: LogLevels) -> None:
         """`levels`: they are told these, no addresses of this machine, and the generation without rules."""
         self._workers: list[Worker] = []
         self._told = Told()
-        self._told.note((records.levels(levels), records.own(b""), records.generation(1)))
+        self.newest = NO_RULES
+        self._told.note((records.levels(levels), records.own(b""), records.generation(self.newest)))
 
     def __getitem__(self, worker_id: int) -> Worker:
         return self._workers[worker_id]
@@ -84,14 +90,19 @@ class WorkerTable:
             if worker.pid is not None:
                 worker.tell(*commands)
 
+    def tell_generation(self, generation: int, *commands: records.Command) -> None:
+        """Have all of them told that these commands make the next generation."""
+        self.tell_all(*commands, records.generation(generation))
+        self.newest = generation
+
     def acknowledged(self) -> int:
         """The newest generation that every worker that runs forwards by; 0 while none runs."""
         running = (worker.generation for worker in self if worker.state is WorkerState.RUNNING)
         return min(running, default=0)
 
-    def forwarded_by(self, newest: int) -> int:
-        """The oldest generation that a process may still forward by; `newest` if there is no process."""
-        return min((worker.generation for worker in self if worker.pid is not None), default=newest)
+    def forwarded_by(self) -> int:
+        """The oldest generation that a process may still forward by; the newest if there is no process."""
+        return min((worker.generation for worker in self if worker.pid is not None), default=self.newest)
 
     @property
     def have_ended(self) -> bool:
@@ -128,9 +139,9 @@ class WorkerTable:
         log.info("worker %d started, pid %d, core %d", worker.worker_id, worker.pid, worker.core)
 
     def acknowledge(self, worker_id: int, generation: int) -> None:
-        """A worker forwards by this generation."""
+        """A worker forwards by this generation, as it says: it can't be one that it was not told of."""
         worker = self[worker_id]
-        worker.generation = generation
+        worker.generation = min(generation, self.newest)
         worker.overdue = 0
         if worker.state is WorkerState.STARTING:
             worker.state = WorkerState.RUNNING
@@ -159,13 +170,13 @@ class WorkerTable:
             exited.delay,
         )
 
-    def kill_overdue(self, generation: int) -> None:
-        """End those that have not acknowledged this generation for some watches."""
+    def kill_overdue(self) -> None:
+        """End those that have not acknowledged the newest generation for some watches."""
         # Counted, not timed: a supervisor that was itself stopped has first to hear what was said meanwhile.
         for worker in self:
-            worker.overdue = worker.overdue + 1 if worker.generation < generation else 0
+            worker.overdue = worker.overdue + 1 if worker.generation < self.newest else 0
             if worker.overdue >= _OVERDUE_WATCHES:
-                worker.kill(f"has not acknowledged generation {generation}")
+                worker.kill(f"has not acknowledged generation {self.newest}")
 
     def stop(self) -> None:
         """Tell all of them to send what has arrived, and to end."""

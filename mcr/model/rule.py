@@ -178,6 +178,10 @@ class RuleView:
     warnings: tuple[str, ...] = ()
 
 
+NO_RULES = 1
+"""The generation that everything starts with: it has no rules."""
+
+
 @attrs.frozen
 class RuleChange:
     """One step of the rule set. Applying generation N to the rules of generation N-1 gives those of N.

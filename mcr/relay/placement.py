@@ -4,7 +4,6 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 
 import attrs
 
-from mcr.errors import LimitReached
 from mcr.model.flow import Address
 from mcr.model.limits import MAX_OUTPUTS, MAX_RULES
 from mcr.model.rule import Rule
@@ -67,21 +66,8 @@ class Placement:
     def __iter__(self) -> Iterator[PlacedRule]:
         return iter(self._by_id.values())
 
-    def check_room(self, added: Sequence[Rule]) -> None:
-        """Find out whether these can be placed, too.
-
-        Raises:
-            LimitReached: there would be too many.
-        """
-        rules = len(self._by_id) + len(added)
-        if rules > MAX_RULES:
-            raise LimitReached(f"No room for {rules} rules", f"a relay holds at most {MAX_RULES} rules")
-        outputs = self._output_slots.taken + sum(len(rule.outputs) for rule in added)
-        if outputs > MAX_OUTPUTS:
-            raise LimitReached(f"No room for {outputs} outputs", f"a relay holds at most {MAX_OUTPUTS} outputs")
-
     def place(self, rule: Rule, sources: Sources, neighbours: Collection[Key]) -> PlacedRule:
-        """Give a rule its slots."""
+        """Give a rule its slots. There are enough: `mcr.rules.catalog` admits no more rules."""
         self._tags += 1
         slot, outputs = self._rule_slots.take(), tuple(self._output_slots.take() for _ in rule.outputs)
         waits_for = neighbours_of(rule, neighbours)

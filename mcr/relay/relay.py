@@ -17,6 +17,7 @@ from mcr.config.settings import Settings
 from mcr.logs.logger import get_logger
 from mcr.model.log import Facility
 from mcr.model.rule import Rule, RuleChange
+from mcr.net.interfaces import is_there
 from mcr.net.network import Network
 from mcr.relay import commands
 from mcr.relay.closing import Closing
@@ -123,7 +124,6 @@ class Relay:
         return await trio.to_thread.run_sync(self._apply, change)
 
     def _apply(self, change: RuleChange) -> Step:
-        self._placement.check_room(change.added)
         with ExitStack() as undo:
             prepared = self._prepare(change.added, undo)
             undo.pop_all()
@@ -264,23 +264,20 @@ class Relay:
 
     # How it stands.
 
-    def has_returned(self) -> bool:
-        """Whether there are interfaces to be opened again, or groups to be joined."""
-        return bool(
-            self.inputs.returned() or self.inputs.incomplete or self.outputs.returned() or self._neighbours.unrenewed
-        )
-
     def used(self) -> set[int]:
         """Indices of the interfaces that are captured or sent by."""
         return {each.interface.index for each in (*self.inputs, *self.outputs)}
 
     def standing(self, acknowledged: int) -> Standing:
         """Input and output interfaces, and whether sockets still stand for them."""
-        return Standing(
-            acknowledged,
-            {capture.interface.name: capture.attachment for capture in self.inputs},
-            {egress.interface.name: egress.attachment for egress in self.outputs},
+        inputs = {capture.interface.name: capture.attachment for capture in self.inputs}
+        outputs = {egress.interface.name: egress.attachment for egress in self.outputs}
+        returned = (
+            any(each.lost and is_there(each.name) for each in chain(inputs.values(), outputs.values()))
+            or any(each.fault and not each.lost for each in inputs.values())  # groups that could not be joined
+            or bool(self._neighbours.unrenewed)
         )
+        return Standing(acknowledged, inputs, outputs, returned=returned)
 
     def users(self) -> dict[str, Users]:
         """How much depends on each interface."""

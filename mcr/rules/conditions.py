@@ -76,11 +76,13 @@ class Standing:
         acknowledged: the newest generation that every worker that runs forwards by; 0 while none runs.
         inputs: input interfaces, by name.
         outputs: output interfaces, by name.
+        returned: interfaces that were lost are back, or what they lack can be tried again: renew them.
     """
 
     acknowledged: int = 0
     inputs: Mapping[str, Attachment] = attrs.field(factory=dict)
     outputs: Mapping[str, Attachment] = attrs.field(factory=dict)
+    returned: bool = attrs.field(default=False, kw_only=True)
 
     def all(self) -> tuple[Attachment, ...]:
         """Every interface that rules name; one may be there twice."""

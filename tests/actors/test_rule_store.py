@@ -23,32 +23,38 @@ class Workers:
     """Applies everything, or fails; acknowledges at once, or when told to."""
 
     def __init__(self) -> None:
+        self.asked: list[str] = []
         self.changes: list[RuleChange] = []
         self.error: McrError | None = None
         self.acknowledges = True
         self.returned = False
         self.outputs: dict[str, Attachment] = {}
 
-    async def apply(self, change: RuleChange) -> None:
+    async def apply(self, change: RuleChange) -> Standing:
         await trio.lowlevel.checkpoint()
+        self.asked.append("apply")
         if self.error:
             raise self.error
         self.returned &= not change.renew
+        before = self._stand()
         self.changes.append(change)
+        return before
 
-    async def settled(self, generation: int) -> None:
-        assert generation
+    async def settled(self, generation: int) -> int:
+        self.asked.append("settled")
+        assert generation == self.changes[-1].generation
         if not self.acknowledges:
             await trio.sleep_forever()
+        return generation
 
     async def standing(self) -> Standing:
         await trio.lowlevel.checkpoint()
-        generation = self.changes[-1].generation if self.acknowledges and self.changes else 1
-        return Standing(generation, outputs=self.outputs)
+        self.asked.append("standing")
+        return self._stand()
 
-    async def has_returned(self) -> bool:
-        await trio.lowlevel.checkpoint()
-        return self.returned
+    def _stand(self) -> Standing:
+        generation = self.changes[-1].generation if self.acknowledges and self.changes else 1
+        return Standing(generation, outputs=self.outputs, returned=self.returned)
 
 
 class Network:
@@ -116,6 +122,18 @@ async def test_generations_are_numbered_without_gaps(store: RuleStore, workers: 
         await store.remove(rule_id="nothing")
     await store.add((first,))
     assert [change.generation for change in workers.changes] == [2, 3, 4, 5]
+
+
+async def test_change_takes_two_questions_and_an_addition_one_more_for_names(
+    store: RuleStore, workers: Workers
+) -> None:
+    await trio.testing.wait_all_tasks_blocked()
+    workers.asked.clear()
+    (view,) = await store.add((rule(),))
+    assert workers.asked == ["standing", "apply", "settled"]
+    workers.asked.clear()
+    await store.remove(rule_id=view.rule_id)
+    assert workers.asked == ["apply", "settled"]
 
 
 @pytest.mark.parametrize(

@@ -2,11 +2,7 @@
 
 from ipaddress import IPv4Address, ip_address
 
-import pytest
-
-from mcr.errors import LimitReached
 from mcr.model.flow import Input
-from mcr.model.limits import MAX_RULES
 from mcr.model.rule import Output, Rule
 from mcr.relay.placement import Placement
 
@@ -57,11 +53,3 @@ def test_who_names_an_interface_is_known() -> None:
     for number in (1, 2):
         placement.place(rule(number), {}, ())
     assert [placement.naming(name) for name in ("eth0", "eth2", "eth3")] == [["r1", "r2"], ["r1", "r2"], []]
-
-
-def test_more_rules_than_there_is_room_for_are_refused() -> None:
-    placement = Placement()
-    placement.place(rule(1), {}, ())
-    placement.check_room([rule(2)] * (MAX_RULES - 1))
-    with pytest.raises(LimitReached, match=f"No room for {MAX_RULES + 1} rules"):
-        placement.check_room([rule(2)] * MAX_RULES)

@@ -57,12 +57,13 @@ def test_worker_that_may_not_be_killed_takes_nothing_else_down(
         raise PermissionError(1, "Operation not permitted")
 
     monkeypatch.setattr(os, "kill", refuse)
+    workers.table.tell_generation(2)
     workers.table.start(WorkerStarted(0, 1, 100))
     workers.table.acknowledge(0, 1)
     workers.table.start(WorkerStarted(1, 1, 101))
     workers.table.acknowledge(1, 2)
     for _ in range(4):
-        workers.table.kill_overdue(2)
+        workers.table.kill_overdue()
     (said,) = caplog.messages
     assert said == (
         "worker 0 (pid 100) has not acknowledged generation 2: it hangs, and mcrd may not end it without CAP_KILL;"
@@ -72,3 +73,17 @@ def test_worker_that_may_not_be_killed_takes_nothing_else_down(
     last = workers.table[0].last_exit
     assert last is not None
     assert last.endswith("Z killed by signal 9 (SIGKILL)")
+
+
+def test_nothing_is_let_go_that_a_process_may_still_use(workers: Workers) -> None:
+    """One that has just started forwards by nothing yet; one that says more than it was told is not believed."""
+    assert workers.table.forwarded_by() == workers.table.newest == 1
+    workers.table.start(WorkerStarted(0, 1, 100))
+    workers.table.tell_generation(2)
+    assert (workers.table.newest, workers.table.forwarded_by()) == (2, 0)
+    workers.table.acknowledge(0, 9)
+    assert (workers.table.acknowledged(), workers.table.forwarded_by()) == (2, 2)
+    workers.table.tell_generation(3)
+    assert workers.table.forwarded_by() == 2
+    workers.table.exit(WorkerExited(0, 100, "killed by signal 9 (SIGKILL)", 0.1))
+    assert (workers.table.acknowledged(), workers.table.forwarded_by()) == (0, 3)

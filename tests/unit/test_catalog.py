@@ -1,0 +1,158 @@
+"""Which rules there are, which may be added, and how their generations are numbered."""
+
+from ipaddress import ip_address
+
+import pytest
+
+from mcr.errors import LimitReached, RuleExists, RuleNotFound
+from mcr.model.flow import Input
+from mcr.model.limits import MAX_OUTPUTS, MAX_OUTPUTS_PER_RULE, MAX_RULES
+from mcr.model.rule import NO_RULES, Output, Rule, RuleChange
+from mcr.rules.catalog import Catalog
+
+GROUP, HOST = ip_address("239.9.9.9"), ip_address("198.18.1.2")
+
+
+def rule(number: int, *, rule_id: str | None = None, name: str | None = None, outputs: int = 1) -> Rule:
+    source = Input("eth0", ip_address("239.1.0.0") + number, 5000)
+    sends_to = tuple(Output(GROUP, 6000 + each, "eth1") for each in range(outputs))
+    return Rule(rule_id or f"r{number}", source, sends_to, name)
+
+
+def holding(*rules: Rule) -> Catalog:
+    catalog = Catalog()
+    catalog.note(catalog.plan_addition(rules))
+    return catalog
+
+
+def held(catalog: Catalog) -> list[str]:
+    return [entry.rule.rule_id for entry in catalog]
+
+
+def test_generations_are_numbered_without_gaps() -> None:
+    catalog = Catalog()
+    assert catalog.generation == NO_RULES
+    addition = catalog.plan_addition([rule(1)])
+    assert addition == RuleChange(NO_RULES + 1, added=(rule(1),))
+    catalog.note(addition)
+    renewal = catalog.plan_renewal()
+    assert renewal == RuleChange(NO_RULES + 2, renew=True)
+    catalog.note(renewal)
+    removal = catalog.plan_removal("r1", None)
+    assert removal == RuleChange(NO_RULES + 3, removed=(rule(1),))
+    catalog.note(removal)
+    assert catalog.generation == NO_RULES + 3
+
+
+def test_plan_alone_changes_nothing() -> None:
+    """What could not be applied leaves its number, its input, its id and its name free."""
+    catalog = holding(rule(1))
+    for _ in range(2):
+        assert catalog.plan_addition([rule(2, name="tv")]).generation == NO_RULES + 2
+        assert catalog.plan_removal("r1", None).generation == NO_RULES + 2
+    assert held(catalog) == ["r1"]
+
+
+def test_plan_that_is_out_of_date_is_a_bug() -> None:
+    catalog = Catalog()
+    first, second = catalog.plan_addition([rule(1)]), catalog.plan_addition([rule(2)])
+    catalog.note(first)
+    with pytest.raises(AssertionError, match="planned before another"):
+        catalog.note(second)
+
+
+def test_entry_says_which_generation_brought_it_in_or_took_it_out() -> None:
+    catalog = holding(rule(1))
+    (second,) = catalog.note(catalog.plan_addition([rule(2)]))
+    assert [entry.generation for entry in catalog] == [NO_RULES + 1, NO_RULES + 2]
+    (removed,) = catalog.note(catalog.plan_removal("r2", None))
+    assert (second.generation, removed.generation) == (NO_RULES + 2, NO_RULES + 3)
+
+
+def test_entry_knows_the_hosts_that_its_rule_sends_to() -> None:
+    outputs = (Output(GROUP, 6000, "eth1"), Output(HOST, 6000, "eth2"))
+    (entry,) = holding(Rule("tv", Input("eth0", GROUP, 5000), outputs))
+    assert entry.hosts == ((HOST, "eth2"),)
+
+
+@pytest.mark.parametrize(
+    ("second", "message"),
+    [
+        (rule(1, rule_id="other"), "Rule already exists: r1 takes 239.1.0.1:5000 on eth0"),
+        (rule(2, rule_id="r1"), "Rule already exists: r1"),
+        (rule(2, name="tv"), "Rule already exists: r1 is named 'tv'"),
+    ],
+    ids=["input", "id", "name"],
+)
+def test_identity_that_is_taken_is_refused_until_its_holder_is_gone(second: Rule, message: str) -> None:
+    catalog = holding(rule(1, name="tv"))
+    with pytest.raises(RuleExists) as caught:
+        catalog.plan_addition([second])
+    assert caught.value.message == message
+    catalog.note(catalog.plan_removal("r1", None))
+    catalog.note(catalog.plan_addition([second]))
+    assert held(catalog) == [second.rule_id]
+
+
+def test_which_of_several_is_refused_is_told() -> None:
+    catalog = holding(rule(1))
+    with pytest.raises(RuleExists, match=r"\(rules\[1\]\)$"):
+        catalog.plan_addition([rule(2), rule(1)])
+
+
+@pytest.mark.parametrize(
+    ("second", "what"),
+    [
+        (rule(1, rule_id="other"), "input as rules[0], 239.1.0.1:5000 on eth0"),
+        (rule(2, rule_id="r1"), "id as rules[0], r1"),
+        (rule(2, name="tv"), "name as rules[0], tv"),
+    ],
+    ids=["input", "id", "name"],
+)
+def test_identity_that_is_given_twice_is_refused(second: Rule, what: str) -> None:
+    with pytest.raises(RuleExists) as caught:
+        Catalog().plan_addition([rule(1, name="tv"), second])
+    assert caught.value.message == f"Rule already exists: rules[1] has the same {what}"
+
+
+def test_rules_without_names_are_no_clash() -> None:
+    assert held(holding(rule(1), rule(2))) == ["r1", "r2"]
+
+
+def test_rule_is_found_by_its_id_or_its_name() -> None:
+    catalog = holding(rule(1, name="tv"), rule(2))
+    assert catalog.find("r2", None).rule == rule(2)
+    assert catalog.find(None, "tv").rule.rule_id == "r1"
+
+
+@pytest.mark.parametrize(
+    ("rule_id", "name", "message", "hint"),
+    [
+        ("news-11", None, "No rule has the id 'news-11'", "did you mean news-1?"),
+        (None, "tvv", "No rule has the name 'tvv'", "did you mean tv?"),
+        (None, "zzz", "No rule has the name 'zzz'", "see the rules: mcrctl list"),
+        ("tv", None, "No rule has the id 'tv'", "see the rules: mcrctl list"),
+    ],
+)
+def test_rule_that_is_not_there_is_not_found(rule_id: str | None, name: str | None, message: str, hint: str) -> None:
+    catalog = holding(rule(1, rule_id="news-1", name="tv"))
+    with pytest.raises(RuleNotFound) as caught:
+        catalog.plan_removal(rule_id, name)
+    assert (caught.value.message, caught.value.hints[0]) == (message, hint)
+
+
+def test_more_rules_than_a_relay_holds_are_refused() -> None:
+    catalog = holding(rule(0))
+    several = [rule(number) for number in range(1, MAX_RULES + 1)]
+    assert len(catalog.plan_addition(several[:-1]).added) == MAX_RULES - 1
+    with pytest.raises(LimitReached, match=f"No room for {MAX_RULES + 1} rules"):
+        catalog.plan_addition(several)
+
+
+def test_more_outputs_than_a_relay_holds_are_refused() -> None:
+    most = [rule(number, outputs=MAX_OUTPUTS_PER_RULE) for number in range(MAX_OUTPUTS // MAX_OUTPUTS_PER_RULE)]
+    catalog = holding(*most)
+    with pytest.raises(LimitReached, match=f"No room for {MAX_OUTPUTS + 1} outputs"):
+        catalog.plan_addition([rule(9999)])
+    catalog.note(catalog.plan_removal("r0", None))
+    assert catalog.plan_addition([rule(9999)])

@@ -18,9 +18,9 @@ from mcr.actors.mailbox import Reply, ask
 from mcr.config.settings import Settings
 from mcr.logs.logger import get_logger
 from mcr.model.log import Facility
-from mcr.net.filter.suppress import Absorber
-from mcr.net.ip_bypass import UNSURE, EgressChanges, describe_hidden, find_bar, kernel_bar
-from mcr.net.local_receivers import LinkChanges, without_bystanders
+from mcr.net.filter.suppress import Suppressor
+from mcr.net.ip_bypass import UNSURE, Blocker, EgressChanges, describe_hidden, find_blocker, kernel_blocker
+from mcr.net.local_receivers import LinkChanges, without_local_receivers
 
 log = get_logger(Facility.SUPERVISOR)
 
@@ -30,14 +30,14 @@ _RETRY_SECONDS = 5.0
 
 
 @attrs.frozen
-class PauseAbsorbing:
+class PauseSuppression:
     """Suppress nothing until it is known who wants the packets; where to look for that. None: ask again."""
 
     reply: Reply[frozenset[int] | None]
 
 
 @attrs.frozen
-class AbsorbOn:
+class SuppressOn:
     """Suppress local delivery on these interfaces; None: it can't be known where. False: ask again."""
 
     free: frozenset[int] | None
@@ -46,13 +46,13 @@ class AbsorbOn:
 
 @attrs.frozen
 class ReviewRaw:
-    """Find out by which interfaces raw frames may leave. `bar`: why by none; empty: they may, as far as is known."""
+    """Find out by which interfaces raw frames may leave. `blocker`: why by none; None: they may, as far as is known."""
 
-    bar: str
+    blocker: Blocker | None
     reply: Reply[None]
 
 
-Review = PauseAbsorbing | AbsorbOn | ReviewRaw
+Review = PauseSuppression | SuppressOn | ReviewRaw
 
 
 class Reviews:
@@ -61,22 +61,24 @@ class Reviews:
     def __init__(self, egress_changes: EgressChanges | None) -> None:
         """`egress_changes`: of what raw frames depend on; None: there are none."""
         self._egress_changes = egress_changes
-        self._absorbing, self._absorbing_received = trio.open_memory_channel[None](0)
+        self._suppression, self._suppression_received = trio.open_memory_channel[None](0)
         self._raw, self._raw_received = trio.open_memory_channel[None](0)
 
-    def start(self, nursery: trio.Nursery, absorber: Absorber | None, owner: trio.MemorySendChannel[Review]) -> None:
+    def start(
+        self, nursery: trio.Nursery, suppressor: Suppressor | None, owner: trio.MemorySendChannel[Review]
+    ) -> None:
         """Have `owner` told from now on."""
-        if absorber:
-            nursery.start_soon(_hear_of_changes, absorber.changes, self._absorbing)
-            nursery.start_soon(_keep_absorbing, self._absorbing_received, owner)
+        if suppressor:
+            nursery.start_soon(_hear_of_changes, suppressor.changes, self._suppression)
+            nursery.start_soon(_keep_suppressing, self._suppression_received, owner)
         if self._egress_changes:
             nursery.start_soon(_hear_of_changes, self._egress_changes, self._raw)
             nursery.start_soon(_keep_raw, self._egress_changes, self._raw_received, owner)
 
-    def absorbing_is_due(self) -> None:
+    def suppression_is_due(self) -> None:
         """Have local receivers looked for, unless they are being looked for."""
         with suppress(trio.WouldBlock):
-            self._absorbing.send_nowait(None)
+            self._suppression.send_nowait(None)
 
     def raw_is_due(self) -> None:
         """Have it looked at by which interfaces raw frames may leave, unless it is being looked at."""
@@ -112,23 +114,23 @@ async def _hear_of_changes(changes: LinkChanges | EgressChanges, due: trio.Memor
         await due.send(None)
 
 
-async def _keep_absorbing(due: trio.MemoryReceiveChannel[None], owner: trio.MemorySendChannel[Review]) -> None:
+async def _keep_suppressing(due: trio.MemoryReceiveChannel[None], owner: trio.MemorySendChannel[Review]) -> None:
     """Have local delivery suppressed where only UDP sockets could want packets, and nowhere while that is not known."""
     blind = False
     async for _ in due:
-        while (interfaces := await ask(owner, PauseAbsorbing)) is None:
+        while (interfaces := await ask(owner, PauseSuppression)) is None:
             pass
         if interfaces:
             free: frozenset[int] | None = None
             try:
-                free = await trio.to_thread.run_sync(without_bystanders, interfaces)
+                free = await trio.to_thread.run_sync(without_local_receivers, interfaces)
             except Exception as error:  # noqa: BLE001 - whatever it is, relaying does not depend on it
                 if not blind:
                     log.warning(
                         "cannot tell whether others want the packets, so local delivery is not suppressed: %s", error
                     )
             blind = free is None
-            while not await ask(owner, partial(AbsorbOn, free)):
+            while not await ask(owner, partial(SuppressOn, free)):
                 pass
 
 
@@ -136,19 +138,20 @@ async def _keep_raw(
     changes: EgressChanges, due: trio.MemoryReceiveChannel[None], owner: trio.MemorySendChannel[Review]
 ) -> None:
     """Have raw frames sent while nothing acts on packets between IP and the interfaces, as far as can be seen."""
-    able = kernel_bar
+    kernel_is_able = False
     while True:
         begun = trio.current_time()
         changes.hear()
-        bar, again = "", math.inf
+        again = math.inf
         try:
-            bar = await trio.to_thread.run_sync(able)
-            if not bar:
-                able = str  # it stays so
-                bar = await trio.to_thread.run_sync(find_bar)
+            blocker = None if kernel_is_able else await trio.to_thread.run_sync(kernel_blocker)
+            if not blocker:
+                kernel_is_able = True  # it stays so
+                blocker = await trio.to_thread.run_sync(find_blocker)
         except Exception as error:  # noqa: BLE001 - whatever it is, relaying does not depend on it
-            bar, again = f"firewall rules and the like cannot be seen: {error}", trio.current_time() + _RETRY_SECONDS
-        await ask(owner, partial(ReviewRaw, bar))
+            blocker = Blocker(f"firewall rules and the like cannot be seen: {error}")
+            again = trio.current_time() + _RETRY_SECONDS
+        await ask(owner, partial(ReviewRaw, blocker))
         took = trio.current_time() - begun
         with trio.move_on_at(again):
             await due.receive()

@@ -14,7 +14,7 @@ import trio
 
 from mcr.actors.mailbox import Reply, Waiting, ask, repeat
 from mcr.actors.network_watch import NetworkWatch
-from mcr.actors.reviews import AbsorbOn, PauseAbsorbing, Review, ReviewRaw, Reviews, open_reviews
+from mcr.actors.reviews import PauseSuppression, Review, ReviewRaw, Reviews, SuppressOn, open_reviews
 from mcr.actors.stats_aggregator import StatsAggregator
 from mcr.actors.worker_process import (
     Post,
@@ -33,6 +33,7 @@ from mcr.logs.worker_records import log_record
 from mcr.model.log import Facility, Level, LogLevels
 from mcr.model.rule import RuleChange
 from mcr.model.worker import WorkerView
+from mcr.net.ip_bypass import Blocker
 from mcr.net.network import Network
 from mcr.net.own import own_keys
 from mcr.net.patience import close_all
@@ -167,7 +168,7 @@ async def run_worker_supervisor(
             nursery.start_soon(_hear_of_workers, state, events)
             nursery.start_soon(repeat, send, _Watch(), _WATCH_SECONDS)
             nursery.start_soon(_follow, network, send)
-            reviews.start(nursery, relay.inputs.absorber, send)
+            reviews.start(nursery, relay.inputs.suppressor, send)
             task_status.started(WorkerSupervisor(send))
             async for command in receive:
                 async with state.relaying:
@@ -229,7 +230,7 @@ async def _handle(state: "_State", command: _Command) -> None:
             await state.kill_hung_workers()
             state.check_interfaces()
             state.check_reviews()
-        case PauseAbsorbing() | AbsorbOn() | ReviewRaw():
+        case PauseSuppression() | SuppressOn() | ReviewRaw():
             await _heed_review(state, command)
         case _:
             assert_never(command)
@@ -249,15 +250,15 @@ def _tell(state: "_State", command: _Describe | _Stand) -> None:
 
 async def _heed_review(state: "_State", command: Review) -> None:
     match command:
-        case PauseAbsorbing(reply):
+        case PauseSuppression(reply):
             with reply:
-                reply.resolve(await state.pause_absorbing())
-        case AbsorbOn(free, reply):
+                reply.resolve(await state.pause_suppression())
+        case SuppressOn(free, reply):
             with reply:
-                reply.resolve(await state.absorb_on(free))
-        case ReviewRaw(bar, reply):
+                reply.resolve(await state.suppress_on(free))
+        case ReviewRaw(blocker, reply):
             with reply:
-                await state.review_raw(bar)
+                await state.review_raw(blocker)
                 reply.resolve(None)
         case _:
             assert_never(command)
@@ -360,22 +361,22 @@ class _State:
 
     def check_reviews(self) -> None:
         """Have made what is due for a reason beside changes that are heard of at once."""
-        if self._relay.inputs.absorber and self._relay.inputs.absorber.is_stale:
-            self._reviews.absorbing_is_due()
+        if self._relay.inputs.suppressor and self._relay.inputs.suppressor.is_stale:
+            self._reviews.suppression_is_due()
         self._reviews.check_raw(has_new_outputs=self._relay.outputs.is_stale)
 
-    async def pause_absorbing(self) -> frozenset[int] | None:
-        absorber = self._relay.inputs.absorber
-        if not absorber or not absorber.is_due():
+    async def pause_suppression(self) -> frozenset[int] | None:
+        suppressor = self._relay.inputs.suppressor
+        if not suppressor or not suppressor.is_due():
             return frozenset()
-        return await trio.to_thread.run_sync(absorber.pause)
+        return await trio.to_thread.run_sync(suppressor.pause)
 
-    async def absorb_on(self, free: frozenset[int] | None) -> bool:
-        absorber = self._relay.inputs.absorber
-        return not absorber or await trio.to_thread.run_sync(absorber.absorb_on, free)
+    async def suppress_on(self, free: frozenset[int] | None) -> bool:
+        suppressor = self._relay.inputs.suppressor
+        return not suppressor or await trio.to_thread.run_sync(suppressor.suppress_on, free)
 
-    async def review_raw(self, bar: str) -> None:
-        if commands := await self._relay.review_raw(bar):
+    async def review_raw(self, blocker: Blocker | None) -> None:
+        if commands := await self._relay.review_raw(blocker):
             self.workers.tell_all(*commands)
 
     def settle(self, generation: int, reply: Reply[int]) -> None:

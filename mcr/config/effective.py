@@ -10,7 +10,7 @@ from mcr.model.log import LogLevels
 from mcr.model.setting import SettingView
 from mcr.net.buffer import granted
 from mcr.net.capture import BufferPools
-from mcr.net.ip_bypass import find_bar, kernel_bar
+from mcr.net.ip_bypass import Blocker, find_blocker, kernel_blocker
 from mcr.net.machine import read_descriptors
 
 _SLOT_SIZES = {
@@ -32,7 +32,7 @@ def effective_views(settings: Settings, levels: LogLevels) -> tuple[SettingView,
         table.NUM_WORKERS.shown_name: str(settings.num_workers),
         table.LOG_LEVEL.shown_name: (None if levels == settings.levels else "changed since; see: mcrctl log-level get"),
         table.SEND_BUFFER.shown_name: _send_buffer(settings.send_buffer),
-        table.ABSORB.shown_name: _absorbing(asked_for=settings.absorb),
+        table.ABSORB.shown_name: _suppression(asked_for=settings.absorb),
         table.RAW_SEND.shown_name: _raw_frames(asked_for=settings.raw_send),
         table.RECEIVE_BUFFERS.shown_name: _at_most(settings.receive_buffers, 2, settings.pools),
         table.MAX_HOLD.shown_name: _at_most(settings.max_hold_us, _SLOTS_PER_US, settings.pools),
@@ -54,7 +54,7 @@ def _send_buffer(wanted: int) -> str | None:
     return f"{given}, by net.core.wmem_max (mcrd has no CAP_NET_ADMIN)"
 
 
-def _absorbing(*, asked_for: bool) -> str | None:
+def _suppression(*, asked_for: bool) -> str | None:
     if not asked_for or "anon_inode:bpf_link" in read_descriptors():
         return None
     return "0: on no input interface now; if there are any, see the log of mcrd for why"
@@ -64,10 +64,10 @@ def _raw_frames(*, asked_for: bool) -> str | None:
     if not asked_for:
         return None
     try:
-        bar = kernel_bar() or find_bar()
+        blocker = kernel_blocker() or find_blocker()
     except Exception as error:  # noqa: BLE001 - pyroute2's are many, and none says that they may leave
-        bar = f"firewall rules and the like cannot be seen: {error}"
-    return f"0: {bar}" if bar else None
+        blocker = Blocker(f"firewall rules and the like cannot be seen: {error}")
+    return f"0: {blocker.reason}" if blocker else None
 
 
 def _slots(pools: BufferPools) -> dict[str, str]:

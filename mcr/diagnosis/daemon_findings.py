@@ -10,6 +10,7 @@ from mcr.model.finding import Finding, Verdict
 from mcr.model.stats import OutputStats, Stats
 from mcr.model.worker import WorkerState, WorkerView
 from mcr.net.capture import BufferPools, slot_size
+from mcr.net.ip_bypass import Blocker
 from mcr.net.links import Link
 from mcr.net.machine import CAPABILITIES, Process, Self
 
@@ -23,12 +24,12 @@ _LOG = "journalctl -u mcrd -n 100; sudo dmesg | tail -50"
 _GRANT = "sudo systemctl edit mcrd: add {} to AmbientCapabilities= and CapabilityBoundingSet=; or start it with sudo"
 
 
-def judge_capabilities(daemon: Self, *, absorbing_missed: bool, short_of_buffers: bool) -> tuple[Finding, ...]:
+def judge_capabilities(daemon: Self, *, suppression_missed: bool, short_of_buffers: bool) -> tuple[Finding, ...]:
     """Whether the daemon may do what it is for, and what would make it better.
 
     Args:
         daemon: this process.
-        absorbing_missed: see `judge_absorbing`.
+        suppression_missed: see `judge_suppression`.
         short_of_buffers: sockets were granted smaller buffers than they were to have.
     """
     process = daemon.process
@@ -38,9 +39,9 @@ def judge_capabilities(daemon: Self, *, absorbing_missed: bool, short_of_buffers
         losses["CAP_NET_RAW"] = "it cannot capture"
     if not process.has("CAP_BPF"):
         losses["CAP_BPF"] = "it filters with classic socket filters, which get slower with every rule"
-        losses["CAP_BPF"] += "; MCR_ABSORB has no effect" if absorbing_missed else ""
-    if not process.has("CAP_NET_ADMIN") and (absorbing_missed or short_of_buffers):
-        lost = ["MCR_ABSORB has no effect"] if absorbing_missed else []
+        losses["CAP_BPF"] += "; MCR_ABSORB has no effect" if suppression_missed else ""
+    if not process.has("CAP_NET_ADMIN") and (suppression_missed or short_of_buffers):
+        lost = ["MCR_ABSORB has no effect"] if suppression_missed else []
         lost += ["socket buffers are limited by net.core.wmem_max and net.core.rmem_max"] if short_of_buffers else []
         losses["CAP_NET_ADMIN"] = ", ".join(lost)
     if losses:
@@ -74,17 +75,17 @@ def judge_filter(daemon: Self) -> Finding:
     )
 
 
-def judge_absorbing(daemon: Self, inputs: int, *, missed: bool) -> Finding:
-    """Whether the IP stack is spared what rules take (MCR_ABSORB).
+def judge_suppression(daemon: Self, inputs: int, *, missed: bool) -> Finding:
+    """Whether local delivery of what rules take is suppressed (MCR_ABSORB).
 
     Args:
         daemon: this process.
         inputs: how many input interfaces there are.
         missed: it was asked for, or there is so much traffic that it would be felt.
     """
-    what = f"Matched packets skip the local IP stack on {daemon.absorbers} of {inputs} input interfaces"
-    evidence = f"/proc/{daemon.process.pid}/fd holds {daemon.absorbers} bpf_link"
-    if daemon.absorbers >= inputs:
+    what = f"Matched packets skip the local IP stack on {daemon.suppressors} of {inputs} input interfaces"
+    evidence = f"/proc/{daemon.process.pid}/fd holds {daemon.suppressors} bpf_link"
+    if daemon.suppressors >= inputs:
         return Finding("absorb", Verdict.OK, what, evidence)
     # A missing capability is its own finding.
     allowed = daemon.process.has("CAP_BPF") and daemon.process.has("CAP_NET_ADMIN")
@@ -100,20 +101,20 @@ def judge_absorbing(daemon: Self, inputs: int, *, missed: bool) -> Finding:
     )
 
 
-def not_absorbing() -> Finding:
+def no_suppression() -> Finding:
     """It is not to be done."""
     what = "Matched packets also go through the local IP stack, as configured"
     return Finding("absorb", Verdict.OK, what, "MCR_ABSORB is 0")
 
 
-def judge_raw(bar: str, *, missed: bool) -> Finding:
+def judge_raw(blocker: Blocker | None, *, missed: bool) -> Finding:
     """Whether raw frames leave to groups (MCR_RAW_SEND).
 
     Args:
-        bar: why they do not, see `mcr.net.ip_bypass`.
+        blocker: why they do not.
         missed: there is so much traffic that it would be felt.
     """
-    if not bar:
+    if blocker is None:
         what = "Packets to groups on Ethernet leave as raw frames, which costs less than the IP stack"
         return Finding(
             "raw_send", Verdict.OK, what, "no firewall rule, IPsec policy or cgroup program acts on what is sent"
@@ -121,7 +122,7 @@ def judge_raw(bar: str, *, missed: bool) -> Finding:
     return Finding(
         "raw_send",
         Verdict.ADVICE if missed else Verdict.OK,
-        f"Everything leaves through the IP stack, which costs more: {bar}",
+        f"Everything leaves through the IP stack, which costs more: {blocker.reason}",
         "nftables, legacy iptables, IPsec policies, eBPF programs of the control group",
         "remove it if it is not needed; to look for it, mcrd needs CAP_NET_ADMIN" if missed else "",
     )

@@ -17,7 +17,7 @@ from mcr.model.stats import Stats
 from mcr.model.worker import WorkerView
 from mcr.net.capture import COPY_BYTES, describes_super_frames
 from mcr.net.firewall import Firewall, look_at_firewall
-from mcr.net.ip_bypass import find_bar, kernel_bar
+from mcr.net.ip_bypass import Blocker, find_blocker, kernel_blocker
 from mcr.net.links import Link, read_links
 from mcr.net.machine import (
     Machine,
@@ -43,7 +43,7 @@ _HOSTS_ASKED = 256
 """Hosts that doctor asks whether they are there, at most."""
 
 _PPS_TO_FEEL = 100_000
-"""Packets a second from which absorbing and raw frames are felt, if they come in bursts as from a network card."""
+"""Packets a second from which suppression and raw frames are felt, if they come in bursts as from a network card."""
 
 
 @attrs.frozen
@@ -87,14 +87,14 @@ def examine(settings: Settings, relay: Relay) -> tuple[Finding, ...]:
     daemon = look_at_self(settings.send_buffer, COPY_BYTES)
     inputs, outputs = relay.inputs, relay.outputs
     blind: list[Finding] = []
-    raw_bar = _look_at_raw(settings, blind)
+    blocker = _look_at_raw(settings, blind)
     used = {each.name: each for each in relay.standing.all()}
     links, merging = _try("interfaces", lambda: _look_at_interfaces(inputs, outputs, used), _UNSEEN, blind)
     firewall = _try("firewall", look_at_firewall, Firewall(), blind)
     found = [
         *_judge_machine(machine, daemon, workers, settings),
         machine_findings.judge_backlog(backlog, count_backlog_drops()),
-        *_judge_daemon(daemon, settings, len(inputs), stats.ingress.pps, raw_bar),
+        *_judge_daemon(daemon, settings, len(inputs), stats.ingress.pps, blocker),
         *_judge_workers(workers, daemon),
         *_judge_counters(stats, workers, links or {}, settings),
         *_judge_flows(relay, links or {}, blind),
@@ -105,22 +105,27 @@ def examine(settings: Settings, relay: Relay) -> tuple[Finding, ...]:
         found += link_findings.judge_presence(inputs | outputs, links, used)
         found += [finding for link in dict.fromkeys(links.values()) for finding in link_findings.judge_drops(link)]
         found += _judge_inputs([links[name] for name in sorted(inputs & links.keys())], merging, machine)
-        raw = _raw_links(links, outputs, raw_bar, blind)
+        raw = _raw_links(links, outputs, blocker, blind)
         found += _judge_neighbours(relay, links, blind)
         found += _judge_outputs({name: links[name] for name in sorted(outputs & links.keys())}, stats, blind, raw)
     return (*found, *blind)
 
 
-def _look_at_raw(settings: Settings, blind: list[Finding]) -> str:
+def _look_at_raw(settings: Settings, blind: list[Finding]) -> Blocker | None:
     if not settings.raw_send:
-        return "MCR_RAW_SEND is 0"
-    return _try("raw_send", lambda: kernel_bar() or find_bar(), "firewall rules and the like cannot be seen", blind)
+        return Blocker("MCR_RAW_SEND is 0")
+    hidden: Blocker | None = Blocker("firewall rules and the like cannot be seen")
+    return _try("raw_send", lambda: kernel_blocker() or find_blocker(), hidden, blind)
 
 
-def _raw_links(links: dict[str, Link], outputs: frozenset[str], bar: str, blind: list[Finding]) -> frozenset[int]:
+def _raw_links(
+    links: dict[str, Link], outputs: frozenset[str], blocker: Blocker | None, blind: list[Finding]
+) -> frozenset[int]:
     """Interfaces, by index, by which raw frames leave to groups."""
     indexes = {links[name].index for name in outputs & links.keys()}
-    return frozenset() if bar else _try("raw_send", lambda: frozenset(find_links(indexes)), frozenset[int](), blind)
+    if blocker:
+        return frozenset()
+    return _try("raw_send", lambda: frozenset(find_links(indexes)), frozenset[int](), blind)
 
 
 def examine_machine() -> tuple[Finding, ...]:
@@ -152,16 +157,18 @@ def _judge_machine(
     yield machine_findings.judge_memberships(machine)
 
 
-def _judge_daemon(daemon: Self, settings: Settings, inputs: int, pps: float, raw_bar: str) -> Iterator[Finding]:
+def _judge_daemon(
+    daemon: Self, settings: Settings, inputs: int, pps: float, blocker: Blocker | None
+) -> Iterator[Finding]:
     short = daemon.send_buffer < settings.send_buffer or daemon.receive_buffer < COPY_BYTES
     missed = settings.absorb and (is_asked_for(ABSORB, settings) or pps >= _PPS_TO_FEEL)
-    yield from daemon_findings.judge_capabilities(daemon, absorbing_missed=missed, short_of_buffers=short)
+    yield from daemon_findings.judge_capabilities(daemon, suppression_missed=missed, short_of_buffers=short)
     yield daemon_findings.judge_filter(daemon)
     if settings.absorb:
-        yield daemon_findings.judge_absorbing(daemon, inputs, missed=missed)
+        yield daemon_findings.judge_suppression(daemon, inputs, missed=missed)
     else:
-        yield daemon_findings.not_absorbing()
-    yield daemon_findings.judge_raw(raw_bar, missed=settings.raw_send and pps >= _PPS_TO_FEEL)
+        yield daemon_findings.no_suppression()
+    yield daemon_findings.judge_raw(blocker, missed=settings.raw_send and pps >= _PPS_TO_FEEL)
 
 
 def _judge_workers(workers: tuple[WorkerView, ...], daemon: Self) -> Iterator[Finding]:

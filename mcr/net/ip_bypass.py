@@ -1,4 +1,4 @@
-"""Who is between IP and the output interfaces, and would be passed by raw frames: nobody may be.
+"""Finds what acts on packets between IP and the interface: a blocker. Raw frames bypass it, so there may be none.
 
 Looked for: rules of nftables, legacy iptables, IPsec policies, eBPF programs of mcrd's control group (as systemd's
 ``IPAddressDeny=`` and ``IPAccounting=`` make them). To see them takes CAP_NET_ADMIN; what can't be seen may be there.
@@ -15,6 +15,8 @@ import struct
 from contextlib import ExitStack
 from pathlib import Path
 
+import attrs
+
 from mcr._native import lib
 from mcr.errors import check_result, describe_errno
 from mcr.net.capture import describes_super_frames
@@ -22,7 +24,19 @@ from mcr.net.firewall import LEGACY_TABLES, Firewall, look_at_firewall
 from mcr.net.netlink import drain
 from mcr.text.plurals import counted
 
-UNSURE = "what acts on packets between IP and the interfaces has changed"
+
+@attrs.frozen
+class Blocker:
+    """Something because of which raw frames may not bypass IP, whether it is there or can't be seen.
+
+    Attributes:
+        reason: it, in words.
+    """
+
+    reason: str
+
+
+UNSURE = Blocker("what acts on packets between IP and the interfaces has changed")
 """Why no raw frames leave until it has been looked at."""
 
 _MESSAGE_BYTES = 65_536
@@ -81,7 +95,7 @@ class EgressChanges:
         return tables, 0 if self._group is None else lib.mcr_bpf_count_egress(self._group)
 
     def hear(self) -> bool:
-        """Take note of all there were so far. Whether somebody new may be between IP and the interfaces."""
+        """Take note of all there were so far. Whether there may be a new blocker."""
         before, self._silent = self._silent, self._look()
         heard = [family for family, news in self._sockets.items() if drain(news)]
         return before != self._silent or any(family != socket.NETLINK_ROUTE for family in heard)
@@ -100,7 +114,7 @@ class EgressChanges:
 
 
 def _open(path: Path | None, undo: ExitStack) -> int | None:
-    """A descriptor to look with again and again; None if there is nothing, or only for others: `find_bar` tells."""
+    """A descriptor to look with again and again; None if there is nothing, or only for others: `find_blocker` tells."""
     try:
         opened = os.open(path, os.O_RDONLY | os.O_CLOEXEC) if path else None
     except (FileNotFoundError, PermissionError):
@@ -115,30 +129,33 @@ def describe_hidden(error: OSError) -> str:
     return _HIDDEN if isinstance(error, FileNotFoundError) else describe_errno(error.errno or 0)
 
 
-def find_bar() -> str:
-    """Who is between IP and the interfaces, in words; empty: nobody. It waits for the kernel."""
-    return firewall_bar(look_at_firewall()) or _ipsec_bar() or _control_group_bar()
+def find_blocker() -> Blocker | None:
+    """What acts on packets between IP and the interfaces, if anything does. It waits for the kernel."""
+    return firewall_blocker(look_at_firewall()) or _ipsec_blocker() or _control_group_blocker()
 
 
-def kernel_bar() -> str:
-    """Why this kernel takes no raw frames, in words; empty: it does. Found out on the loopback interface."""
-    able = describes_super_frames()
-    return "" if able else "raw frames need Linux 6.2, and a loopback interface that is up to test for it"
+def kernel_blocker() -> Blocker | None:
+    """Why this kernel takes no raw frames, if it does not. Found out on the loopback interface."""
+    if describes_super_frames():
+        return None
+    return Blocker("raw frames need Linux 6.2, and a loopback interface that is up to test for it")
 
 
-def firewall_bar(firewall: Firewall) -> str:
-    """Who of a firewall is between; empty: nobody."""
+def firewall_blocker(firewall: Firewall) -> Blocker | None:
+    """What of a firewall acts on packets that leave, if anything does."""
     if firewall.hidden:
-        return f"nftables cannot be seen: {firewall.hidden}"
+        return Blocker(f"nftables cannot be seen: {firewall.hidden}")
     if firewall.legacy_hidden:
-        return "legacy iptables cannot be seen"
+        return Blocker("legacy iptables cannot be seen")
     if firewall.legacy:
-        return f"legacy iptables has a table {firewall.legacy[0]}"
-    passed = (chain for chain in firewall.chains if chain.hook in {"output", "postrouting"} and chain.decides)
-    return next((f"nftables has a chain {chain.name} at {chain.hook}, in table {chain.table}" for chain in passed), "")
+        return Blocker(f"legacy iptables has a table {firewall.legacy[0]}")
+    for chain in firewall.chains:
+        if chain.hook in {"output", "postrouting"} and chain.decides:
+            return Blocker(f"nftables has a chain {chain.name} at {chain.hook}, in table {chain.table}")
+    return None
 
 
-def _ipsec_bar() -> str:
+def _ipsec_blocker() -> Blocker | None:
     size = _HEADER.size + _POLICY_ID_BYTES
     request = _HEADER.pack(size, _XFRM_MSG_GETPOLICY, _NLM_F_REQUEST | _NLM_F_DUMP, 1, 0).ljust(size, b"\0")
     try:
@@ -146,31 +163,39 @@ def _ipsec_bar() -> str:
             netlink.send(request)
             answer = netlink.recv(_MESSAGE_BYTES)
     except OSError as error:
-        return "" if error.errno in _NO_SUCH_FAMILY else f"IPsec cannot be seen: {describe_errno(error.errno or 0)}"
+        if error.errno in _NO_SUCH_FAMILY:
+            return None
+        return Blocker(f"IPsec cannot be seen: {describe_errno(error.errno or 0)}")
     _, kind, *_ = _HEADER.unpack_from(answer)
     if kind == _NLMSG_DONE:
-        return ""
+        return None
     if kind == _NLMSG_ERROR:
         (code,) = struct.unpack_from("i", answer, _HEADER.size)
-        return f"IPsec cannot be seen: {describe_errno(-code)}"
-    return "IPsec has policies"
+        return Blocker(f"IPsec cannot be seen: {describe_errno(-code)}")
+    return Blocker("IPsec has policies")
 
 
-def _control_group_bar() -> str:
+def _control_group_blocker() -> Blocker | None:
     try:
-        directory = _control_group()
-        if directory is None:
-            return ""
-        group = os.open(directory, os.O_RDONLY | os.O_CLOEXEC)
-        try:
-            programs = check_result(lib.mcr_bpf_count_egress(group))
-        finally:
-            os.close(group)
+        programs = _count_control_group_programs()
     except OSError as error:
         if error.errno == errno.EINVAL:  # a kernel without them
-            return ""
-        return f"programs of the control group cannot be seen: {describe_hidden(error)}"
-    return f"the control group has {counted(programs, 'eBPF program')} for what is sent" if programs else ""
+            return None
+        return Blocker(f"programs of the control group cannot be seen: {describe_hidden(error)}")
+    if not programs:
+        return None
+    return Blocker(f"the control group has {counted(programs, 'eBPF program')} for what is sent")
+
+
+def _count_control_group_programs() -> int:
+    directory = _control_group()
+    if directory is None:
+        return 0
+    group = os.open(directory, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        return check_result(lib.mcr_bpf_count_egress(group))
+    finally:
+        os.close(group)
 
 
 def _control_group() -> Path | None:

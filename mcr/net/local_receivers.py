@@ -1,6 +1,7 @@
-"""Who else on this machine could want what comes in by an interface: a device on top of it, or multicast routing.
+"""Finds local receivers: who else on this machine could want what comes in by an interface.
 
-UDP sockets are not asked for here: the absorber's program looks for them, packet by packet.
+That is a device on top of it, or multicast routing. UDP sockets are not asked for here: the program that suppresses
+local delivery looks for them, packet by packet.
 """
 
 import socket
@@ -43,7 +44,7 @@ class LinkChanges:
         self._socket.close()
 
 
-def without_bystanders(interfaces: Collection[int]) -> frozenset[int]:
+def without_local_receivers(interfaces: Collection[int]) -> frozenset[int]:
     """Those of these interfaces, by index, that no other device owns and multicast routing does not use.
 
     A bridge gives the frames of its ports to sockets and routing of its own, which look like nobody's from the port.

@@ -75,7 +75,7 @@ class Self:
         cores: processors that it may use.
         descriptors: how many are open.
         ebpf: it holds a map of an eBPF program.
-        absorbers: eBPF programs that it has put at interfaces' ingress.
+        suppressors: eBPF programs that it has put at interfaces' ingress.
         send_buffer: bytes that it was granted for a socket that asked for as many as outputs do.
         receive_buffer: the same of the buffer for super-frames.
     """
@@ -84,7 +84,7 @@ class Self:
     cores: tuple[int, ...]
     descriptors: int
     ebpf: bool
-    absorbers: int
+    suppressors: int
     send_buffer: int
     receive_buffer: int
 
@@ -128,7 +128,7 @@ def look_at_self(send_buffer: int, receive_buffer: int) -> Self:
         cores=tuple(usable_cores()),
         descriptors=len(held),
         ebpf="anon_inode:bpf-map" in held,
-        absorbers=held.count("anon_inode:bpf_link"),
+        suppressors=held.count("anon_inode:bpf_link"),
         send_buffer=granted(socket.SO_SNDBUF, send_buffer),
         receive_buffer=granted(socket.SO_RCVBUF, receive_buffer),
     )

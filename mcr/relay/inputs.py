@@ -17,7 +17,7 @@ from mcr.model.limits import MAX_INTERFACES
 from mcr.net.capture import CaptureGroup, open_captures, reject
 from mcr.net.filter.base import Rejected, open_screen
 from mcr.net.filter.cbpf import Wanted
-from mcr.net.filter.suppress import Absorber
+from mcr.net.filter.suppress import Suppressor
 from mcr.net.interfaces import Interface, find_interface, has_lost_its_interface, is_there
 from mcr.net.membership import Memberships
 from mcr.net.patience import close_all
@@ -65,7 +65,7 @@ class InputInterfaces:
 
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
-        self._screen = open_screen(absorb=settings.absorb)
+        self._screen = open_screen(suppress=settings.absorb)
         self._by_name: dict[str, Capture] = {}
         self._memberships = Memberships()
         self._names: dict[int, str] = {}
@@ -97,9 +97,9 @@ class InputInterfaces:
         return self._names.get(slot, f"capture {slot}")
 
     @property
-    def absorber(self) -> Absorber | None:
-        """Spares the IP stack what rules take, for who looks for bystanders; None: nothing does."""
-        return self._screen.absorber
+    def suppressor(self) -> Suppressor | None:
+        """Suppresses local delivery of what rules take, for who looks for local receivers; None: nothing does."""
+        return self._screen.suppressor
 
     # Taking.
 
@@ -179,8 +179,8 @@ class InputInterfaces:
 
     def _forget(self, slot: int) -> None:
         self._screen.forget(slot)
-        if self.absorber:
-            self.absorber.forget(slot)
+        if self.suppressor:
+            self.suppressor.forget(slot)
 
     def reject(self) -> None:
         """Let nothing more in, at the end; what has arrived can still be read."""

@@ -1,7 +1,7 @@
 """The output interfaces that rules use: their sockets, their slots, and whether raw frames may leave by them.
 
-Belongs to the relay. Raw frames (`mcr.net.raw`) start with the first review that finds nobody between IP and the
-interface, and end with one that finds somebody; the UDP sockets are there all the time, for hosts, for what does not
+Belongs to the relay. Raw frames (`mcr.net.raw`) start with the first review that finds no blocker between IP and the
+interface, and end with one that finds one; the UDP sockets are there all the time, for hosts, for what does not
 fit the MTU, and for then.
 """
 
@@ -21,7 +21,7 @@ from mcr.model.log import Facility
 from mcr.model.rule import Rule
 from mcr.net.egress import open_egress
 from mcr.net.interfaces import Interface, find_interface, has_lost_its_interface, is_there, open_witness
-from mcr.net.ip_bypass import UNSURE
+from mcr.net.ip_bypass import UNSURE, Blocker
 from mcr.net.network import Network
 from mcr.net.patience import close_all
 from mcr.net.raw import RawLink, bind_raw, find_links, find_sources, open_raw
@@ -169,11 +169,11 @@ class OutputInterfaces:
         """Whether there are some that no review has seen yet, or that the last one could not judge."""
         return self._stale
 
-    def review(self, bar: str) -> list[Egress]:
+    def review(self, blocker: Blocker | None) -> list[Egress]:
         """Find out anew by which interfaces raw frames may leave.
 
         Args:
-            bar: why they may leave by none; empty: they may, as far as is known.
+            blocker: why they may leave by none; None: they may, as far as is known.
 
         Returns:
             Those by which they may now, or may no more, or in another way.
@@ -181,14 +181,14 @@ class OutputInterfaces:
         self._stale = False
         self._logged &= self._found
         self._found = set()
-        links = {} if bar else self._find_links()
-        if bar != UNSURE:
-            self._tell(bar)
+        links = {} if blocker else self._find_links()
+        if blocker and blocker != UNSURE:
+            self._tell(blocker.reason)
         changed = [egress for egress in self if self._set_raw(egress, links.get(egress.interface.index))]
-        if bar == UNSURE:  # for a moment: what comes of it is logged
+        if blocker == UNSURE:  # for a moment: what comes of it is logged
             self._found |= self._logged
         else:
-            self._log_raw(bar)
+            self._log_raw(blocker.reason if blocker else "the interface has changed, or is gone")
         return changed
 
     def suspect(self, before: Network, now: Network) -> list[Egress]:
@@ -217,7 +217,7 @@ class OutputInterfaces:
             egress.raw = None
         return egress.raw != before
 
-    def _log_raw(self, bar: str) -> None:
+    def _log_raw(self, why_not: str) -> None:
         """Log by which interfaces raw frames leave, where that is another than the log says."""
         for egress in self:
             name, raw = egress.interface.name, egress.raw
@@ -226,7 +226,7 @@ class OutputInterfaces:
                     "%s: datagrams to groups leave as raw frames, which bypass the IP stack; MTU %d", name, raw.mtu
                 )
             elif egress.raw_logged and not raw:
-                log.info("%s: no raw frames leave any more: %s", name, bar or "the interface has changed, or is gone")
+                log.info("%s: no raw frames leave any more: %s", name, why_not)
             egress.raw_logged = raw
 
     def _have_sockets(self, egress: Egress) -> bool:
@@ -270,8 +270,6 @@ class OutputInterfaces:
 
     def _tell(self, why: str) -> None:
         """Log a reason that was not there before."""
-        if not why:
-            return
         if why not in self._logged:
             log.info("not everything may leave as raw frames: %s", why)
         self._logged.add(why)

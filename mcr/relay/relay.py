@@ -18,6 +18,7 @@ from mcr.logs.logger import get_logger
 from mcr.model.log import Facility
 from mcr.model.rule import Rule, RuleChange
 from mcr.net.interfaces import is_there
+from mcr.net.ip_bypass import Blocker
 from mcr.net.network import Network
 from mcr.relay import commands
 from mcr.relay.closing import Closing
@@ -226,17 +227,17 @@ class Relay:
 
     # Raw frames, and routes.
 
-    async def review_raw(self, bar: str) -> tuple[Command, ...]:
+    async def review_raw(self, blocker: Blocker | None) -> tuple[Command, ...]:
         """Find out anew where raw frames may leave; what to tell workers that run.
 
         Args:
-            bar: why nowhere; empty: they may, as far as is known.
+            blocker: why nowhere; None: they may, as far as is known.
         """
-        return await trio.to_thread.run_sync(self._review_raw, bar)
+        return await trio.to_thread.run_sync(self._review_raw, blocker)
 
-    def _review_raw(self, bar: str) -> tuple[Command, ...]:
-        changed = tuple(map(commands.change_raw, self.outputs.review(bar)))
-        if bar:  # where none leave the sources that outputs had don't matter, and may do again
+    def _review_raw(self, blocker: Blocker | None) -> tuple[Command, ...]:
+        changed = tuple(map(commands.change_raw, self.outputs.review(blocker)))
+        if blocker:  # where none leave the sources that outputs had don't matter, and may do again
             return changed
         return (*changed, *self._follow_routes())
 

@@ -139,7 +139,7 @@ def test_too_many_rules_for_a_classic_filter_leave_it_to_the_workers(wire: Wire)
 
 def test_map_holds_as_many_rules_as_a_relay(wire: Wire) -> None:
     """Or there is none, and the classic filters take its place."""
-    screen = open_screen(absorb=False)
+    screen = open_screen(suppress=False)
     if not may_load_ebpf():
         assert isinstance(screen, ClassicScreen)
         return

@@ -11,7 +11,7 @@ from filters import WANTED, Wire, frame, may_load_ebpf, opened
 from lab import Lab, Namespace
 from mcr.net.filter.base import Rejected
 from mcr.net.filter.ebpf import MapScreen
-from mcr.net.local_receivers import LinkChanges, without_bystanders
+from mcr.net.local_receivers import LinkChanges, without_local_receivers
 
 MEMBERSHIP = socket.inet_aton("239.1.1.1") + socket.inet_aton("198.18.0.2")  # struct ip_mreq
 
@@ -33,35 +33,35 @@ def send_burst(wire: Wire, each: bytes) -> int:
 
 
 @pytest.fixture
-def absorbing(wire: Wire) -> Iterator[MapScreen]:
-    """What `WANTED` has is absorbed on b0, once a capture is open."""
+def suppressing(wire: Wire) -> Iterator[MapScreen]:
+    """What `WANTED` has is suppressed on b0, once a capture is open."""
     if not may_load_ebpf():
-        pytest.skip("eBPF is forbidden here (no CAP_BPF outside user namespaces), so nothing is absorbed")
+        pytest.skip("eBPF is forbidden here (no CAP_BPF outside user namespaces), so nothing is suppressed")
     with wire.b.entered():
-        made = MapScreen(absorb=True)
+        made = MapScreen(suppress=True)
     made.change([(3, each) for each in WANTED], ())
     wire.b.ip("address add 198.18.0.2/24 dev b0")
     yield made
     made.close()
 
 
-def absorb(screen: MapScreen, wire: Wire) -> None:
-    """As far as bystanders allow."""
-    assert screen.absorber
-    assert screen.absorber.is_due()
+def suppress(screen: MapScreen, wire: Wire) -> None:
+    """As far as local receivers allow."""
+    assert screen.suppressor
+    assert screen.suppressor.is_due()
     with wire.b.entered():
-        screen.absorber.absorb_on(without_bystanders(screen.absorber.pause()))
+        screen.suppressor.suppress_on(without_local_receivers(screen.suppressor.pause()))
 
 
 def begin(screen: MapScreen, wire: Wire) -> Rejected:
-    """Open the capture, and absorb."""
+    """Open the capture, and suppress."""
     rejected = opened(screen, wire)
-    absorb(screen, wire)
-    assert screen.absorber
-    if screen.absorber._useless:
+    suppress(screen, wire)
+    assert screen.suppressor
+    if screen.suppressor._useless:
         rejected.close()
-        pytest.skip("this kernel has no tcx, so nothing is absorbed")
-    assert screen.absorber._links
+        pytest.skip("this kernel has no tcx, so nothing is suppressed")
+    assert screen.suppressor._links
     return rejected
 
 
@@ -73,9 +73,9 @@ def join(namespace: Namespace) -> socket.socket:
     return member
 
 
-def test_the_ip_stack_is_spared_what_is_wanted_unless_a_socket_listens(absorbing: MapScreen, wire: Wire) -> None:
+def test_the_ip_stack_is_spared_what_is_wanted_unless_a_socket_listens(suppressing: MapScreen, wire: Wire) -> None:
     with join(wire.b) as listener, join(wire.b):
-        rejected = begin(absorbing, wire)
+        rejected = begin(suppressing, wire)
         assert send_burst(wire, frame()) < BURST // 2
         assert send_burst(wire, frame(port=5002)) < BURST // 2
         before = unheard(wire.b)
@@ -86,14 +86,14 @@ def test_the_ip_stack_is_spared_what_is_wanted_unless_a_socket_listens(absorbing
         listener.settimeout(5)
         assert send_burst(wire, frame()) == 0
         assert [listener.recv(100) for _ in range(BURST)] == [b"239.1.1.1:5000"] * BURST
-        assert absorbing.absorber
-        absorbing.absorber.forget(3)
+        assert suppressing.suppressor
+        suppressing.suppressor.forget(3)
         assert send_burst(wire, frame(port=5002)) == BURST
         rejected.close()
 
 
 @pytest.mark.parametrize("kind", ["bound to the group", "connected to the sender", "of both families", "by interface"])
-def test_every_kind_of_udp_socket_gets_what_is_absorbed(absorbing: MapScreen, wire: Wire, kind: str) -> None:
+def test_every_kind_of_udp_socket_gets_what_is_suppressed(suppressing: MapScreen, wire: Wire, kind: str) -> None:
     with wire.b.entered():
         family = socket.AF_INET6 if kind == "of both families" else socket.AF_INET
         listener = socket.socket(family, socket.SOCK_DGRAM)
@@ -109,108 +109,108 @@ def test_every_kind_of_udp_socket_gets_what_is_absorbed(absorbing: MapScreen, wi
         if kind == "connected to the sender":
             listener.connect(("198.18.0.1", 4000))
         listener.settimeout(5)
-        rejected = begin(absorbing, wire)
+        rejected = begin(suppressing, wire)
         assert send_burst(wire, frame()) == 0
         assert [listener.recv(100) for _ in range(BURST)] == [b"239.1.1.1:5000"] * BURST
         rejected.close()
 
 
-def test_what_cannot_be_known_is_not_absorbed_and_looked_for_again(absorbing: MapScreen, wire: Wire) -> None:
-    assert absorbing.absorber
-    rejected = begin(absorbing, wire)
+def test_what_cannot_be_known_is_not_suppressed_and_looked_for_again(suppressing: MapScreen, wire: Wire) -> None:
+    assert suppressing.suppressor
+    rejected = begin(suppressing, wire)
     wire.b.ip("link set b0 alias other")
-    assert absorbing.absorber.is_due()
-    absorbing.absorber.pause()
-    absorbing.absorber.absorb_on(None)
+    assert suppressing.suppressor.is_due()
+    suppressing.suppressor.pause()
+    suppressing.suppressor.suppress_on(None)
     with join(wire.b):
         assert send_burst(wire, frame()) == BURST
-        absorb(absorbing, wire)
+        suppress(suppressing, wire)
         assert send_burst(wire, frame()) < BURST // 2
     rejected.close()
 
 
 @pytest.mark.parametrize("is_free", [True, False])
 def test_what_has_changed_while_it_was_looked_at_is_looked_at_again(
-    absorbing: MapScreen, wire: Wire, *, is_free: bool
+    suppressing: MapScreen, wire: Wire, *, is_free: bool
 ) -> None:
-    """An interface that was made again was seen as it went: it is neither absorbed from nor said to be a bridge's."""
-    assert absorbing.absorber
-    rejected = begin(absorbing, wire)
+    """An interface that was made again was seen as it went: it is neither suppressed nor said to be a bridge's."""
+    assert suppressing.suppressor
+    rejected = begin(suppressing, wire)
     wire.b.ip("link set b0 alias other")
-    assert absorbing.absorber.is_due()
-    asked = absorbing.absorber.pause()
+    assert suppressing.suppressor.is_due()
+    asked = suppressing.suppressor.pause()
     wire.b.ip("link set b0 alias another")
     with wire.b.entered():
-        absorbing.absorber.absorb_on(asked if is_free else frozenset())
-    assert not absorbing.absorber._links
-    assert not absorbing.absorber._told
-    absorb(absorbing, wire)
-    assert absorbing.absorber._links
+        suppressing.suppressor.suppress_on(asked if is_free else frozenset())
+    assert not suppressing.suppressor._links
+    assert not suppressing.suppressor._told
+    suppress(suppressing, wire)
+    assert suppressing.suppressor._links
     rejected.close()
 
 
-def test_who_takes_packets_below_ip_gets_what_is_absorbed(absorbing: MapScreen, wire: Wire) -> None:
+def test_who_takes_packets_below_ip_gets_what_is_suppressed(suppressing: MapScreen, wire: Wire) -> None:
     """As a packet socket for one protocol does, which stands behind the program."""
     with wire.b.entered():
         behind = socket.socket(socket.AF_PACKET, socket.SOCK_RAW, socket.htons(0x0800))
     with behind, join(wire.b):
         behind.bind(("b0", 0x0800))
         behind.settimeout(5)
-        rejected = begin(absorbing, wire)
+        rejected = begin(suppressing, wire)
         assert send_burst(wire, frame()) < BURST // 2
         assert [behind.recv(2000) for _ in range(BURST)] == [frame()] * BURST
         rejected.close()
 
 
-def test_a_port_of_a_bridge_is_not_absorbed_from_and_absorbed_again_when_it_is_none(
-    absorbing: MapScreen, wire: Wire
+def test_a_port_of_a_bridge_is_not_suppressed_and_suppressed_again_when_it_is_none(
+    suppressing: MapScreen, wire: Wire
 ) -> None:
     """The bridge's own sockets and routes are not to be seen from its port."""
-    assert absorbing.absorber
-    rejected = begin(absorbing, wire)
-    assert not absorbing.absorber.is_due()
+    assert suppressing.suppressor
+    rejected = begin(suppressing, wire)
+    assert not suppressing.suppressor.is_due()
     wire.b.ip("link add br0 up type bridge mcast_snooping 0")
     wire.b.ip("link set b0 master br0")
     wire.b.ip("address add 198.18.0.2/24 dev br0")
     wire.b.ip("address del 198.18.0.2/24 dev b0")
     with join(wire.b) as member:
-        absorb(absorbing, wire)
+        suppress(suppressing, wire)
         assert send_burst(wire, frame()) == BURST
         del member
     wire.b.ip("link delete br0")
     wire.b.ip("address add 198.18.0.2/24 dev b0")
     with join(wire.b):
-        absorb(absorbing, wire)
+        suppress(suppressing, wire)
         assert send_burst(wire, frame()) < BURST // 2
     rejected.close()
 
 
-def test_what_multicast_routing_may_route_is_not_absorbed(absorbing: MapScreen, wire: Wire) -> None:
-    assert absorbing.absorber
-    rejected = begin(absorbing, wire)
+def test_what_multicast_routing_may_route_is_not_suppressed(suppressing: MapScreen, wire: Wire) -> None:
+    assert suppressing.suppressor
+    rejected = begin(suppressing, wire)
     with wire.b.entered():
         routing = socket.socket(socket.AF_INET, socket.SOCK_RAW, socket.IPPROTO_IGMP)
     with routing, join(wire.b):
         routing.setsockopt(socket.IPPROTO_IP, MRT_INIT, 1)
         vif = struct.pack("HBBI4s4s", 0, 0, 1, 0, bytes([198, 18, 0, 2]), bytes(4))
         routing.setsockopt(socket.IPPROTO_IP, MRT_ADD_VIF, vif)
-        absorb(absorbing, wire)
+        suppress(suppressing, wire)
         assert send_burst(wire, frame()) == BURST
-    absorb(absorbing, wire)
+    suppress(suppressing, wire)
     with join(wire.b):
         assert send_burst(wire, frame()) < BURST // 2
     rejected.close()
 
 
-def test_an_interface_that_is_gone_is_not_absorbed_from(absorbing: MapScreen, wire: Wire) -> None:
-    assert absorbing.absorber
-    rejected = begin(absorbing, wire)
+def test_an_interface_that_is_gone_is_not_suppressed(suppressing: MapScreen, wire: Wire) -> None:
+    assert suppressing.suppressor
+    rejected = begin(suppressing, wire)
     wire.b.ip("link delete b0")
-    assert absorbing.absorber.is_due()
-    gone = absorbing.absorber.pause()
+    assert suppressing.suppressor.is_due()
+    gone = suppressing.suppressor.pause()
     with wire.b.entered():
-        assert without_bystanders(gone) == frozenset()
-    absorbing.absorber.absorb_on(frozenset())
+        assert without_local_receivers(gone) == frozenset()
+    suppressing.suppressor.suppress_on(frozenset())
     rejected.close()
 
 

@@ -33,6 +33,7 @@ from mcr.model.stats import (
 from mcr.model.worker import WorkerState, WorkerView
 from mcr.net.capture import BufferPools
 from mcr.net.firewall import Chain, Firewall
+from mcr.net.ip_bypass import Blocker
 from mcr.net.links import Link
 from mcr.net.machine import (
     CAPABILITIES,
@@ -67,7 +68,7 @@ DAEMON = Self(
     cores=(0, 1),
     descriptors=50,
     ebpf=True,
-    absorbers=0,
+    suppressors=0,
     send_buffer=4 << 20,
     receive_buffer=4 << 20,
 )
@@ -263,7 +264,7 @@ def test_what_cannot_be_seen_is_not_claimed(changes):
 
 
 def capabilities(*missing: str, absorb: bool = False, short: bool = False) -> tuple[Finding, ...]:
-    return daemon_findings.judge_capabilities(daemon(*missing), absorbing_missed=absorb, short_of_buffers=short)
+    return daemon_findings.judge_capabilities(daemon(*missing), suppression_missed=absorb, short_of_buffers=short)
 
 
 def test_all_capabilities_are_one_line():
@@ -294,15 +295,15 @@ def test_the_filter_in_force_is_named():
 
 
 def test_absorbing_is_judged_by_the_programs_that_are_there():
-    expect(daemon_findings.judge_absorbing(daemon(absorbers=2), 2, missed=True), OK, "on 2 of 2")
-    expect(daemon_findings.judge_absorbing(daemon(absorbers=1), 2, missed=True), ADVICE, "1 of 2", "bridge")
-    expect(daemon_findings.judge_absorbing(daemon(absorbers=0), 2, missed=True), ADVICE, "0 of 2", "Linux 6.6")
+    expect(daemon_findings.judge_suppression(daemon(suppressors=2), 2, missed=True), OK, "on 2 of 2")
+    expect(daemon_findings.judge_suppression(daemon(suppressors=1), 2, missed=True), ADVICE, "1 of 2", "bridge")
+    expect(daemon_findings.judge_suppression(daemon(suppressors=0), 2, missed=True), ADVICE, "0 of 2", "Linux 6.6")
 
 
 def test_absorbing_is_missed_only_where_it_would_be_felt():
-    without = daemon("CAP_NET_ADMIN", absorbers=0)
-    expect(daemon_findings.judge_absorbing(daemon(absorbers=0), 1, missed=False), OK, "0 of 1")
-    expect(daemon_findings.judge_absorbing(without, 1, missed=True), OK, "0 of 1")  # told once: the capability
+    without = daemon("CAP_NET_ADMIN", suppressors=0)
+    expect(daemon_findings.judge_suppression(daemon(suppressors=0), 1, missed=False), OK, "0 of 1")
+    expect(daemon_findings.judge_suppression(without, 1, missed=True), OK, "0 of 1")  # told once: the capability
 
 
 def test_workers_have_nothing():
@@ -681,10 +682,10 @@ def test_a_start_of_the_daemon_does_not_pay_for_netlink():
 
 
 def test_raw_frames_that_do_not_leave_are_advice_where_it_is_felt() -> None:
-    bar = "nftables has a chain output at output, in table inet filter"
-    assert daemon_findings.judge_raw("", missed=True).verdict is OK
-    assert daemon_findings.judge_raw(bar, missed=False).verdict is OK
-    finding = daemon_findings.judge_raw(bar, missed=True)
+    blocker = Blocker("nftables has a chain output at output, in table inet filter")
+    assert daemon_findings.judge_raw(None, missed=True).verdict is OK
+    assert daemon_findings.judge_raw(blocker, missed=False).verdict is OK
+    finding = daemon_findings.judge_raw(blocker, missed=True)
     assert finding.verdict is ADVICE
-    assert bar in finding.what
+    assert blocker.reason in finding.what
     assert "CAP_NET_ADMIN" in finding.remedy

@@ -1,9 +1,9 @@
-"""Who of a firewall is between IP and the interfaces; the kernel's answers: tests/e2e/test_raw_frames.py."""
+"""What of a firewall is a blocker; the kernel's answers: tests/e2e/test_raw_frames.py."""
 
 import pytest
 
 from mcr.net.firewall import Chain, Firewall
-from mcr.net.ip_bypass import firewall_bar
+from mcr.net.ip_bypass import Blocker, firewall_blocker
 
 
 def chain(hook: str, *, drops: bool = False, rules: int = 0, kind: str = "filter") -> Chain:
@@ -19,12 +19,12 @@ def chain(hook: str, *, drops: bool = False, rules: int = 0, kind: str = "filter
     ],
     ids=["none", "empty", "inward"],
 )
-def test_nobody_is_between(firewall: Firewall) -> None:
-    assert firewall_bar(firewall) == ""
+def test_nothing_blocks(firewall: Firewall) -> None:
+    assert firewall_blocker(firewall) is None
 
 
 @pytest.mark.parametrize(
-    ("firewall", "bar"),
+    ("firewall", "reason"),
     [
         (Firewall((chain("output", drops=True),)), "nftables has a chain c at output, in table inet t"),
         (Firewall((chain("postrouting", rules=1),)), "nftables has a chain c at postrouting, in table inet t"),
@@ -42,5 +42,5 @@ def test_nobody_is_between(firewall: Firewall) -> None:
     ],
     ids=lambda value: "" if isinstance(value, Firewall) else value[:30],
 )
-def test_somebody_is_or_may_be(firewall: Firewall, bar: str) -> None:
-    assert firewall_bar(firewall) == bar
+def test_something_blocks_or_may(firewall: Firewall, reason: str) -> None:
+    assert firewall_blocker(firewall) == Blocker(reason)

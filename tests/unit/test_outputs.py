@@ -8,14 +8,14 @@ import pytest
 from mcr.config.settings import Settings
 from mcr.model.log import LogLevels
 from mcr.net.interfaces import Interface
-from mcr.net.ip_bypass import UNSURE
+from mcr.net.ip_bypass import UNSURE, Blocker
 from mcr.net.network import Link, Network
 from mcr.net.raw import RawLink
 from mcr.relay import outputs
 from mcr.relay.outputs import Egress, OutputInterfaces
 
 LEAVE = "{}: datagrams to groups leave as raw frames, which bypass the IP stack; MTU {}"
-FIREWALL = "nftables has a chain c at output, in table inet t"
+FIREWALL = Blocker("nftables has a chain c at output, in table inet t")
 
 
 @pytest.fixture
@@ -51,43 +51,43 @@ def test_reason_that_lasts_is_logged_once_and_again_when_it_is_back(interfaces, 
 
     with monkeypatch.context() as patch:
         patch.setattr(outputs, "open_raw", refuse)
-        interfaces.review("")
+        interfaces.review(None)
         assert len(said(caplog)) == 2
         for _ in range(5):
-            interfaces.review("")
+            interfaces.review(None)
         assert said(caplog) == []
-    interfaces.review("")
+    interfaces.review(None)
     assert said(caplog) == [LEAVE.format("eth1", 1500), LEAVE.format("eth2", 1500)]
     for _ in range(2):
         interfaces.review(FIREWALL)
-        assert f"not everything may leave as raw frames: {FIREWALL}" in said(caplog)
-        interfaces.review("")
+        assert f"not everything may leave as raw frames: {FIREWALL.reason}" in said(caplog)
+        interfaces.review(None)
         caplog.clear()
 
 
 def test_interface_that_was_down_for_a_moment_is_not_told_of(interfaces, mtus, caplog):
-    interfaces.review("")
+    interfaces.review(None)
     caplog.clear()
     up, down = (Network(links={1: Link(1, "eth1", up=up)}) for up in (True, False))
     assert interfaces.suspect(up, down)
-    assert interfaces.review("")
+    assert interfaces.review(None)
     assert said(caplog) == []
     mtus[1] = 9000
-    interfaces.review("")
+    interfaces.review(None)
     assert said(caplog) == [LEAVE.format("eth1", 9000)]
 
 
 def test_what_turns_out_to_be_nothing_is_not_told(interfaces, mtus, caplog):
     """A firewall that has changed, and lets everything pass as before."""
-    interfaces.review("")
+    interfaces.review(None)
     caplog.clear()
     assert interfaces.review(UNSURE)
-    assert interfaces.review("")
+    assert interfaces.review(None)
     assert said(caplog) == []
     interfaces.review(UNSURE)
     interfaces.review(FIREWALL)
     assert said(caplog) == [
-        f"not everything may leave as raw frames: {FIREWALL}",
-        f"eth1: no raw frames leave any more: {FIREWALL}",
-        f"eth2: no raw frames leave any more: {FIREWALL}",
+        f"not everything may leave as raw frames: {FIREWALL.reason}",
+        f"eth1: no raw frames leave any more: {FIREWALL.reason}",
+        f"eth2: no raw frames leave any more: {FIREWALL.reason}",
     ]

@@ -14,7 +14,7 @@ from mcr.model.log import Facility
 from mcr.net.filter.cbpf import Wanted
 from mcr.net.filter.classic import ClassicScreen
 from mcr.net.filter.ebpf import MapScreen
-from mcr.net.filter.suppress import Absorber
+from mcr.net.filter.suppress import Suppressor
 from mcr.net.interfaces import Interface
 
 log = get_logger(Facility.NETWORK)
@@ -36,10 +36,10 @@ class Screen(Protocol):
     """The filters of all captures, which are known by their slots.
 
     Attributes:
-        absorber: spares the IP stack what is wanted; None: it does not.
+        suppressor: suppresses local delivery of what is wanted; None: nothing does.
     """
 
-    absorber: Absorber | None
+    suppressor: Suppressor | None
 
     def change(self, added: Iterable[tuple[int, Wanted]], removed: Iterable[tuple[int, Wanted]]) -> None:
         """Want more, and less, of captures.
@@ -74,17 +74,17 @@ class Screen(Protocol):
         ...
 
 
-def open_screen(*, absorb: bool) -> Screen:
+def open_screen(*, suppress: bool) -> Screen:
     """Make the best screen that this process may have.
 
     Args:
-        absorb: whether to spare this machine's IP stack what is wanted, where it is allowed.
+        suppress: whether to suppress local delivery of what is wanted, where it is allowed.
     """
     try:
-        return MapScreen(absorb=absorb)
+        return MapScreen(suppress=suppress)
     except OSError as error:
         reason = describe_errno(error.errno or 0)
         log.info("no eBPF (%s): classic filters reject what no rule takes", reason)
-        if absorb:
+        if suppress:
             log.info("MCR_ABSORB has no effect: no eBPF (%s)", reason)
         return ClassicScreen()

@@ -12,7 +12,7 @@ from mcr.logs.logger import get_logger
 from mcr.model.log import Facility
 from mcr.net.capture import read_count
 from mcr.net.filter.cbpf import ACCEPT_UDP, REJECT_ALL, Instruction, Wanted, attach_filter, select_udp
-from mcr.net.filter.suppress import Absorber
+from mcr.net.filter.suppress import Suppressor
 from mcr.net.interfaces import Interface, bind_packet
 
 log = get_logger(Facility.NETWORK)
@@ -52,7 +52,7 @@ def _select(wanted: set[Wanted]) -> tuple[Sequence[Instruction], Sequence[Instru
 class ClassicScreen:
     """A `Screen`. A change writes the filters of a capture anew."""
 
-    absorber: Absorber | None = None
+    suppressor: Suppressor | None = None
 
     def __init__(self) -> None:
         self._wanted: defaultdict[int, set[Wanted]] = defaultdict(set)

@@ -11,7 +11,7 @@ from mcr.errors import SystemFault, check_result, describe_errno
 from mcr.logs.logger import get_logger
 from mcr.model.log import Facility
 from mcr.net.filter.cbpf import ACCEPT_UDP, Wanted, attach_filter, attach_program
-from mcr.net.filter.suppress import Absorber
+from mcr.net.filter.suppress import Suppressor
 from mcr.net.interfaces import Interface
 
 log = get_logger(Facility.NETWORK)
@@ -24,8 +24,8 @@ class MapScreen:
         OSError: this process may not, or this kernel can't.
     """
 
-    def __init__(self, *, absorb: bool = False) -> None:
-        self.absorber: Absorber | None = None
+    def __init__(self, *, suppress: bool = False) -> None:
+        self.suppressor: Suppressor | None = None
         self._wanted = check_result(lib.mcr_bpf_open_wanted())
         self._rejected = -1
         self._sockets: dict[int, Sequence[socket.socket]] = {}
@@ -38,8 +38,8 @@ class MapScreen:
         except OSError:
             self.close()
             raise
-        if absorb:
-            self.absorber = _open_absorber(self._wanted)
+        if suppress:
+            self.suppressor = _open_suppressor(self._wanted)
 
     def change(self, added: Iterable[tuple[int, Wanted]], removed: Iterable[tuple[int, Wanted]]) -> None:
         """Change the map."""
@@ -70,8 +70,8 @@ class MapScreen:
         except OSError as error:
             raise SystemFault(f"Cannot capture on {interface.name}: SO_ATTACH_BPF", error.errno or 0) from None
         self._sockets[capture] = sockets
-        if self.absorber:
-            self.absorber.add(capture, interface.index)
+        if self.suppressor:
+            self.suppressor.add(capture, interface.index)
         return count
 
     def show_all(self, *, everything: bool) -> None:
@@ -92,9 +92,9 @@ class MapScreen:
 
     def close(self) -> None:
         """Close the maps; the kernel keeps them for as long as a program uses them."""
-        if self.absorber:
-            self.absorber.close()
-            self.absorber = None
+        if self.suppressor:
+            self.suppressor.close()
+            self.suppressor = None
         for fd in (self._wanted, self._rejected):
             if fd >= 0:
                 os.close(fd)
@@ -146,9 +146,9 @@ class MapCount:
         os.close(self._fd)
 
 
-def _open_absorber(wanted: int) -> Absorber | None:
+def _open_suppressor(wanted: int) -> Suppressor | None:
     try:
-        return Absorber(wanted)
+        return Suppressor(wanted)
     except OSError as error:
         log.info("MCR_ABSORB has no effect: %s", describe_errno(error.errno or 0))
         return None

@@ -1,4 +1,4 @@
-"""Spares this machine's IP stack what a rule takes and no UDP socket here waits for (native/bpf/load.h).
+"""Suppresses local delivery of what a rule takes and no UDP socket here waits for (native/bpf/load.h).
 
 Otherwise the kernel allocates a route for each packet of a joined group, finds no socket, and throws both away.
 """
@@ -19,8 +19,8 @@ log = get_logger(Facility.NETWORK)
 _AT_ONCE = 8  # links made or closed before others have their turn: some 15 ms each
 
 
-class Absorber:
-    """A program at the ingress of each captured interface that has no bystanders (`mcr.net.local_receivers`).
+class Suppressor:
+    """A program at the ingress of each captured interface that has no local receivers (`mcr.net.local_receivers`).
 
     Making and closing its links waits for the kernel's lock of the network's configuration.
 
@@ -28,7 +28,7 @@ class Absorber:
         wanted: the map of what rules want; stays the caller's.
 
     Attributes:
-        changes: of interfaces, and so perhaps of bystanders.
+        changes: of interfaces, and so perhaps of local receivers.
 
     Raises:
         OSError: this process may not, or this kernel can't.
@@ -46,33 +46,33 @@ class Absorber:
         self._useless = False
 
     def add(self, capture: int, interface: int) -> None:
-        """Mean to absorb on an interface, by index, once it is known that nobody minds."""
+        """Mean to suppress on an interface, by index, once it is known that nobody minds."""
         self._interfaces[capture] = interface
         self._stale = True
 
     def forget(self, capture: int) -> None:
-        """Absorb no more."""
+        """Suppress no more."""
         self._interfaces.pop(capture, None)
         self._told.discard(capture)
         self._unlink(capture)
 
     @property
     def is_stale(self) -> bool:
-        """Whether there are new captures, or bystanders have to be looked for again; links may have changed, too."""
+        """Whether there are new captures, or local receivers have to be looked for again; links may have changed."""
         return self._stale and not self._useless
 
     def is_due(self) -> bool:
-        """Whether there are new captures, or bystanders may have changed: then `pause`. Hears what changed."""
+        """Whether there are new captures, or local receivers may have changed: then `pause`. Hears what changed."""
         if self.changes.heard():
             self._stale = True
         return self.is_stale
 
     def pause(self) -> frozenset[int] | None:
-        """Absorb nothing until it is known whose packets these are.
+        """Suppress nothing until it is known whose packets these are.
 
         Returns:
-            The interfaces whose bystanders have to be looked for; then call `absorb_on`. None: call again, for it takes
-            long, and others may have their turn.
+            The interfaces whose local receivers have to be looked for; then call `suppress_on`. None: call again, for
+            it takes long, and others may have their turn.
         """
         for capture in [*self._links][:_AT_ONCE]:
             self._unlink(capture)
@@ -82,8 +82,8 @@ class Absorber:
         self._asked = dict(self._interfaces)
         return frozenset(self._asked.values())
 
-    def absorb_on(self, free: frozenset[int] | None) -> bool:
-        """After `pause`: absorb on these interfaces, by index. None: it can't be known now. False: call again."""
+    def suppress_on(self, free: frozenset[int] | None) -> bool:
+        """After `pause`: suppress on these interfaces, by index. None: it can't be known now. False: call again."""
         # What was seen may be no more. Of what changes from the first link on, `changes` tells once all are made.
         if free is None or (not self._links and self.changes.heard()):
             self._stale = True
@@ -101,7 +101,7 @@ class Absorber:
         return not self._asked
 
     def close(self) -> None:
-        """Absorb nothing more, soon after the process has ended."""
+        """Suppress nothing more, soon after the process has ended."""
         close_after_exit([*self._links.values()])
         self.changes.close()
 

@@ -25,7 +25,7 @@ import trio
 from mcr.control import wire
 from mcr.control.connection import SHORT, ControlClient, has_left
 from mcr.control.listener import control_socket
-from mcr.control.methods import Api
+from mcr.control.methods import Api, changes, examines
 from mcr.control.peers import Peer, Rights, peer_of
 from mcr.control.turns import Turns
 from mcr.errors import LimitReached, McrError, ShuttingDown, describe_errno
@@ -197,7 +197,7 @@ class _Clients:
         """When it is this client's turn, to be read or to have a method carried out."""
         if client.may_change:
             return nullcontext()
-        turns = self._examinations if self._api.examines(method) else self._turns
+        turns = self._examinations if examines(method) else self._turns
         return turns.turn(client.peer.uid)
 
     async def _converse(self, client: ControlClient) -> None:
@@ -231,7 +231,7 @@ class _Clients:
                 return True
             client.in_hand = len(reply)
             # What was changed is said, come what may: an error would tell that it was not.
-            if self._exceeds(client) and not self._api.changes(request.method):
+            if self._exceeds(client) and not changes(request.method):
                 reply = _too_much("The long replies in progress exceed what mcrd holds", request.id)
             return await client.send(reply)
         finally:
@@ -252,7 +252,7 @@ class _Clients:
         started = trio.current_time()
         try:
             async with self._turn(client, request.method):
-                if self._api.changes(request.method) and not client.may_change:
+                if changes(request.method) and not client.may_change:
                     raise await trio.to_thread.run_sync(self._rights.refusal, client.peer, request.method)
                 return await self._result(request, client)
         except McrError as error:
@@ -264,7 +264,7 @@ class _Clients:
     async def _result(self, request: wire.Request, client: ControlClient) -> bytes:
         if self._stopping:
             raise ShuttingDown("mcrd is stopping")
-        looks = not self._api.changes(request.method)
+        looks = not changes(request.method)
         if looks and client.has_left:
             return b""
         result = await self._api.call(request.method, request.params, long=client.in_hand > _MEDIUM)

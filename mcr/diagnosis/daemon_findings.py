@@ -3,9 +3,9 @@
 import errno
 from collections import Counter, defaultdict
 from collections.abc import Mapping
+from typing import Final
 
-from mcr.diagnosis.send_errors import is_lately, newest_error
-from mcr.errors import describe_errno
+from mcr.diagnosis.send_errors import is_lately, last_errno, newest_error
 from mcr.model.finding import Finding, Verdict
 from mcr.model.stats import OutputStats, Stats
 from mcr.model.worker import WorkerState, WorkerView
@@ -330,13 +330,13 @@ def _judge_undescribed(lost: int, evidence: str) -> Finding:
 
 def judge_outputs(stats: Stats, links: Mapping[str, Link]) -> tuple[Finding, ...]:
     """Whether the outputs took what they were owed; those of one interface and error together."""
-    failing: defaultdict[tuple[str, str, bool], list[OutputStats]] = defaultdict(list)
+    failing: defaultdict[tuple[str, int | None, bool], list[OutputStats]] = defaultdict(list)
     for rule in stats.rules:
         for output in rule.outputs:
             if output.errors:
-                failing[output.interface, output.last_error or "", is_lately(output)].append(output)
+                failing[output.interface, last_errno(output), is_lately(output)].append(output)
     if failing:
-        return tuple(_failing(name, error, outputs, links.get(name)) for (name, error, _), outputs in failing.items())
+        return tuple(_failing(name, number, outputs, links.get(name)) for (name, number, _), outputs in failing.items())
     if stats.egress.errors:
         return (
             Finding(
@@ -351,16 +351,15 @@ def judge_outputs(stats: Stats, links: Mapping[str, Link]) -> tuple[Finding, ...
 
 def refused_outputs(stats: Stats) -> tuple[str, ...]:
     """Outputs whose last error, lately, was that sending is not permitted."""
-    refused = describe_errno(errno.EPERM)
     return tuple(
         f"{output.group}:{output.port}:{output.interface}"
         for rule in stats.rules
         for output in rule.outputs
-        if output.last_error == refused and is_lately(output)
+        if last_errno(output) == errno.EPERM and is_lately(output)
     )
 
 
-def _failing(name: str, error: str, outputs: list[OutputStats], link: Link | None) -> Finding:
+def _failing(name: str, number: int | None, outputs: list[OutputStats], link: Link | None) -> Finding:
     counts: Counter[str] = Counter()
     for output in outputs:
         counts.update(submitted=output.submitted, errors=output.errors, in_doubt=output.in_doubt)
@@ -375,7 +374,7 @@ def _failing(name: str, error: str, outputs: list[OutputStats], link: Link | Non
         what = f"{doubt:,} packets ({doubt / counts['submitted']:.2%}) to {which} {in_hand}"
     elif doubt:
         what += f"; {doubt:,} more {in_hand}"
-    cause, remedy = _CAUSES.get(error, ("", "")) if error else ("", "")
+    cause, remedy = _CAUSES.get(number or 0, ("", ""))
     what += newest_error(outputs) + (f", {cause}" if cause else "")
     evidence = f"mcrctl stats: errors={counts['errors']}"
     if not is_lately(outputs[0]):  # of a worker that died the finding `workers` tells
@@ -389,29 +388,26 @@ def _failing(name: str, error: str, outputs: list[OutputStats], link: Link | Non
     )
 
 
-_CAUSES = {
-    describe_errno(number): words
-    for number, words in {
-        errno.ENETDOWN: ("the interface was down", "ip link show dev {name}"),
-        errno.ENETUNREACH: ("the interface was down, or no route led there", "ip link show dev {name}; ip route"),
-        errno.ENODEV: ("the interface was gone", "ip link show dev {name}"),
-        errno.ENXIO: ("the interface was gone", "ip link show dev {name}"),
-        errno.EHOSTUNREACH: ("no route, or nobody answered ARP", "ip route; ip neigh show dev {name}"),
-        errno.EMSGSIZE: (
-            "larger than the interface's MTU",
-            "ip link show dev {name}; raise its MTU, or send smaller datagrams",
-        ),
-        errno.EACCES: ("that is a broadcast address, to which MCR does not send", "name a host or a group instead"),
-        errno.EPERM: ("a firewall rule dropped them", "sudo nft list ruleset; sudo iptables-save"),
-        errno.ENOBUFS: (
-            "more than the interface could take at once",
-            "its network is the bottleneck; for bursts: tc -s qdisc show dev {name}, and raise MCR_SOCKET_SNDBUF",
-        ),
-        errno.EAGAIN: (
-            "more waited than fits the send buffer",
-            "its network is the bottleneck; for bursts raise MCR_SOCKET_SNDBUF in the environment of mcrd",
-        ),
-    }.items()
+_CAUSES: Final = {
+    errno.ENETDOWN: ("the interface was down", "ip link show dev {name}"),
+    errno.ENETUNREACH: ("the interface was down, or no route led there", "ip link show dev {name}; ip route"),
+    errno.ENODEV: ("the interface was gone", "ip link show dev {name}"),
+    errno.ENXIO: ("the interface was gone", "ip link show dev {name}"),
+    errno.EHOSTUNREACH: ("no route, or nobody answered ARP", "ip route; ip neigh show dev {name}"),
+    errno.EMSGSIZE: (
+        "larger than the interface's MTU",
+        "ip link show dev {name}; raise its MTU, or send smaller datagrams",
+    ),
+    errno.EACCES: ("that is a broadcast address, to which MCR does not send", "name a host or a group instead"),
+    errno.EPERM: ("a firewall rule dropped them", "sudo nft list ruleset; sudo iptables-save"),
+    errno.ENOBUFS: (
+        "more than the interface could take at once",
+        "its network is the bottleneck; for bursts: tc -s qdisc show dev {name}, and raise MCR_SOCKET_SNDBUF",
+    ),
+    errno.EAGAIN: (
+        "more waited than fits the send buffer",
+        "its network is the bottleneck; for bursts raise MCR_SOCKET_SNDBUF in the environment of mcrd",
+    ),
 }
 """What an output's newest error means, and where to look. Older ones are counted, and not kept."""
 

@@ -1,12 +1,11 @@
 """Judges the way out: from a rule's output to the wire. Pure."""
 
 import errno
-import re
 from collections.abc import Iterator
 from typing import Final
 
 from mcr.diagnosis.incoming import judge_link
-from mcr.diagnosis.send_errors import is_lately, newest_error
+from mcr.diagnosis.send_errors import is_lately, last_errno, newest_error
 from mcr.errors import describe_errno
 from mcr.model.finding import Finding, Verdict
 from mcr.model.flow import Address
@@ -17,7 +16,6 @@ from mcr.net.links import Link
 from mcr.net.routes import Neighbour, Path
 
 _HEADERS = 28  # bytes of an IPv4 and a UDP header
-_ERRNO = re.compile(r"\(os error (\d+)\)")
 _ANSWERS: Final = {Neighbour.REACHABLE, Neighbour.NOARP, Neighbour.PERMANENT}
 _CONGESTED: Final = {errno.ENOBUFS, errno.EAGAIN}
 
@@ -170,9 +168,9 @@ def _judge_size(
     remedy = (
         f"sudo ip link set dev {link.name} mtu {size}, all along its network; or have the source send smaller datagrams"
     )
-    if after.errors > before.errors and _last_errno(after) == errno.EMSGSIZE:
+    if after.errors > before.errors and last_errno(after) == errno.EMSGSIZE:
         what = f"{output} gets nothing: what comes is too large for {link.name}"
-        yield Finding("mtu", Verdict.FAULT, what, f"{see}; {after.last_error}", remedy)
+        yield Finding("mtu", Verdict.FAULT, what, f"{see}; {describe_errno(errno.EMSGSIZE)}", remedy)
     else:
         what = f"what comes is too large for {link.name} and leaves in fragments, which not every receiver takes"
         yield Finding("mtu", Verdict.ADVICE, what, see, remedy)
@@ -182,21 +180,16 @@ def _judge_sending(output: Output, before: OutputStats, after: OutputStats) -> F
     grown, sent = after.errors - before.errors, after.sent - before.sent
     see = f"mcrctl stats: sent {after.sent:,} (+{sent:,}), errors {after.errors:,} (+{grown:,})"
     see += newest_error([after])
-    remedy = _remedy(output, _last_errno(after))
+    remedy = _remedy(output, last_errno(after))
     if grown > 0:
         what = f"sending to {output} fails" + (" in part" if sent > 0 else "")
         return Finding("sent", Verdict.FAULT, what, see, remedy)
-    if after.errors and _last_errno(after) in _CONGESTED and is_lately(after):
+    if after.errors and last_errno(after) in _CONGESTED and is_lately(after):
         what = f"{output} is sent, but some of it was lost here before"
         return Finding("sent", Verdict.ADVICE, what, see, remedy)
     if sent > 0:
         return Finding("sent", Verdict.OK, f"{output} is sent", see)
     return Finding("sent", Verdict.OK, f"nothing was due to {output} meanwhile", see)
-
-
-def _last_errno(stats: OutputStats) -> int | None:
-    found = _ERRNO.search(stats.last_error or "")
-    return int(found[1]) if found else None
 
 
 def _remedy(output: Output, number: int | None) -> str:

@@ -71,6 +71,15 @@ class EgressStats:
 
 
 @attrs.frozen
+class SendError:
+    """Why a datagram was not sent."""
+
+    errno: int
+    ago: float
+    """Seconds since then."""
+
+
+@attrs.frozen
 class OutputStats:
     """One output of one rule."""
 
@@ -82,10 +91,8 @@ class OutputStats:
     errors: int
     in_doubt: int
     bytes: int
-    last_error: str | None
-    """The newest send error, as the system words it."""
-    last_error_ago: float | None = None
-    """Seconds since then; None: no send failed."""
+    last_error: SendError | None = None
+    """The newest; None: no send failed."""
 
 
 @attrs.frozen

@@ -5,8 +5,7 @@ from time import monotonic
 
 import attrs
 
-from mcr.errors import describe_errno
-from mcr.model.stats import EgressStats, IngressStats, OutputStats, ParseErrors, RuleStats, WorkerStats
+from mcr.model.stats import EgressStats, IngressStats, OutputStats, ParseErrors, RuleStats, SendError, WorkerStats
 from mcr.relay.placement import PlacedRule
 from mcr.shm.segment import Counters, OutputCounters, Totals
 
@@ -136,16 +135,17 @@ def _rule_stats(now: Reading, past: Reading, placed: PlacedRule) -> RuleStats:
                 errors=each.errors,
                 in_doubt=each.in_doubt,
                 bytes=each.bytes,
-                last_error=describe_errno(each.last_error & _ERRNO) if each.last_error else None,
-                last_error_ago=_seconds_since(each.last_error, now.clock) if each.last_error else None,
+                last_error=_send_error(each.last_error, now.clock),
             )
             for output, each in zip(placed.rule.outputs, counters, strict=True)
         ),
     )
 
 
-def _seconds_since(error: int, clock: float) -> float:
-    return round(max(clock - (error >> _TIME) / 1e6, 0.0), 1)
+def _send_error(noted: int, clock: float) -> SendError | None:
+    if not noted:
+        return None
+    return SendError(noted & _ERRNO, round(max(clock - (noted >> _TIME) / 1e6, 0.0), 1))
 
 
 def stats_lines(ingress: IngressStats, egress: EgressStats) -> tuple[str, str]:

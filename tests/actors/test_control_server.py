@@ -30,7 +30,16 @@ from mcr.model.finding import Finding, Verdict
 from mcr.model.flow import Input
 from mcr.model.log import Facility, Level, LogLevels, LogLine
 from mcr.model.rule import OutputView, Rule, RuleState, RuleView
-from mcr.model.stats import EgressStats, IngressStats, InterfaceStats, OutputStats, RuleStats, Stats, WorkerStats
+from mcr.model.stats import (
+    EgressStats,
+    IngressStats,
+    InterfaceStats,
+    OutputStats,
+    RuleStats,
+    SendError,
+    Stats,
+    WorkerStats,
+)
 from mcr.model.worker import WorkerState, WorkerView
 
 LIST = {"jsonrpc": "2.0", "id": 1, "method": "list"}
@@ -434,7 +443,9 @@ class RelayOfOneRule(Actors):
 
     async def read(self) -> Stats:
         (output,) = self.rules[0].outputs
-        outputs = (OutputStats(output.group, output.port, output.interface, 0, 0, 0, 0, 0, "Network is down", 3.5),)
+        outputs = (
+            OutputStats(output.group, output.port, output.interface, 0, 0, 0, 0, 0, SendError(errno.ENETDOWN, 3.5)),
+        )
         rules = (RuleStats("id", "cam", 0, 0, 0, 0, 0.0, 0.0, outputs),)
         workers = (WorkerStats(*[0] * 12),)
         return Stats(IngressStats(), EgressStats(), rules, workers, (InterfaceStats("eth0", 0, 0),))

@@ -15,7 +15,6 @@ from hypothesis import strategies as st
 from mcr.config.settings import Settings
 from mcr.diagnosis import daemon_findings, link_findings, machine_findings, parse_errors
 from mcr.diagnosis.doctor import Relay, examine
-from mcr.errors import describe_errno
 from mcr.model.finding import Finding, Verdict
 from mcr.model.flow import Input
 from mcr.model.log import LogLevels
@@ -27,6 +26,7 @@ from mcr.model.stats import (
     OutputStats,
     ParseErrors,
     RuleStats,
+    SendError,
     Stats,
     WorkerStats,
 )
@@ -88,8 +88,8 @@ def daemon(*missing: str, **changes: Any) -> Self:
 def output(
     errors: int, submitted: int, number: int = 0, group: str = "239.2.2.2", *, in_doubt: int = 0, ago: float = 12.0
 ) -> OutputStats:
-    last = (describe_errno(number), ago) if number else (None, None)
-    return OutputStats(IPv4Address(group), 6000, "out0", submitted, submitted - errors, errors, in_doubt, 0, *last)
+    last = SendError(number, ago) if number else None
+    return OutputStats(IPv4Address(group), 6000, "out0", submitted, submitted - errors, errors, in_doubt, 0, last)
 
 
 def stats_of(*outputs: OutputStats) -> Stats:

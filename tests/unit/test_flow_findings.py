@@ -91,7 +91,7 @@ def test_many_rules_that_miss_their_flow_are_few_lines():
 
 
 def neighbours(paths: Mapping[IPv4Address, Path], left_out: int = 0) -> list[Finding]:
-    outputs = tuple(OutputStats(host, 6000, "out0", 41, 41, 0, 0, 0, None) for host in paths)
+    outputs = tuple(OutputStats(host, 6000, "out0", 41, 41, 0, 0, 0) for host in paths)
     stats = Stats(IngressStats(), EgressStats(), (RuleStats("tv", None, 1, 0, 0, 0, 0.0, 0.0, outputs),))
     return list(judge_neighbours({(host, "out0"): path for host, path in paths.items()}, stats, left_out))
 

@@ -1,24 +1,40 @@
 """The methods: their parameters, their results, and the words for what is wrong with a request."""
 
+import errno
 import json
 import os
+import re
 import time
 import tracemalloc
 from ipaddress import IPv4Address
-from typing import Any
+from pathlib import Path
+from typing import Any, get_args, get_type_hints
 
 import attrs
 import pytest
 
 import mcr
+from mcr.cli.client import CHANGING
 from mcr.config.settings import Settings
-from mcr.control.methods import Api
+from mcr.control.methods import METHODS, Api, changes, examines
+from mcr.control.structure import RuleParams
 from mcr.errors import InvalidParams, LimitReached, McrError, MethodNotFound, RuleExists
 from mcr.model.flow import Input
 from mcr.model.log import Facility, Level, LogLevels
 from mcr.model.rule import Output, OutputView, Rule, RuleState, RuleView
-from mcr.model.stats import EgressStats, IngressStats, InterfaceStats, OutputStats, RuleStats, Stats, WorkerStats
+from mcr.model.stats import (
+    EgressStats,
+    IngressStats,
+    InterfaceStats,
+    OutputStats,
+    RuleStats,
+    SendError,
+    Stats,
+    WorkerStats,
+)
 from mcr.model.worker import WorkerState, WorkerView
+
+DOCUMENT = Path(__file__).parents[2] / "docs" / "control-protocol.md"
 
 RULE = {
     "input": {"interface": "eth0", "group": "239.1.1.1", "port": 5000},
@@ -303,7 +319,7 @@ async def test_workers_have_the_shape_scripts_rely_on(api):
 
 
 async def test_stats_have_the_shape_scripts_rely_on(api, actors):
-    output = OutputStats(IPv4Address("239.2.2.2"), 5001, "eth1", 9, 8, 1, 0, 700, "Network is down")
+    output = OutputStats(IPv4Address("239.2.2.2"), 5001, "eth1", 9, 8, 1, 0, 700, SendError(errno.ENETDOWN, 3.5))
     actors.stats = Stats(
         IngressStats(recv=10, matched=9, no_match=1, pps=1.5),
         EgressStats(submitted=9, sent=8, errors=1, bytes=700, pps=1.5),
@@ -324,7 +340,16 @@ async def test_stats_have_the_shape_scripts_rely_on(api, actors):
     assert stats["egress"].keys() >= {"submitted", "sent", "errors", "bytes", "pps"}
     (rule,) = stats["rules"]
     assert rule.keys() >= {"rule_id", "matched", "sent", "errors", "bytes", "pps", "bps"}
-    assert rule["outputs"][0]["group"] == "239.2.2.2"
+    (told,) = rule["outputs"]
+    assert list(told) == [
+        *("group", "port", "interface", "submitted", "sent", "errors", "in_doubt", "bytes"),
+        *("last_error", "last_error_ago"),
+    ]
+    assert (told["group"], told["last_error"], told["last_error_ago"]) == (
+        "239.2.2.2",
+        "Network is down (os error 100)",
+        3.5,
+    )
     (worker,) = stats["workers"]
     assert (worker["worker_id"], worker["recv"]) == (0, 10)
 
@@ -380,3 +405,59 @@ async def test_an_unknown_method_is_told_with_the_known_ones(api):
     with pytest.raises(MethodNotFound, match="Unknown method: 'lst'") as caught:
         await api.call("lst", {})
     assert "list_workers" in caught.value.hints[0]
+
+
+# The table, and what is written by it elsewhere
+
+
+def documented() -> dict[str, str]:
+    """What the document says of each method, without its examples."""
+    _, _, methods = DOCUMENT.read_text().partition("\n## Methods\n")
+    methods, _, _ = methods.partition("\n## ")
+    sections = re.findall(r"^### (.*)\n((?:(?!### ).*\n)*)", methods, re.MULTILINE)
+    return {
+        name: re.sub(r"^```\n.*?^```$", "", text, flags=re.MULTILINE | re.DOTALL)
+        for heading, text in sections
+        for name in heading.split(", ")
+    }
+
+
+def parameters(cls: Any) -> set[str]:
+    """Names of a class's members as JSON has them, those of members that are objects included."""
+    if cls is Rule:
+        return parameters(RuleParams)
+    if args := get_args(cls):
+        return set().union(*map(parameters, args))
+    if not attrs.has(cls):
+        return set()
+    hints = get_type_hints(cls)
+    return {*hints, *set().union(*map(parameters, hints.values()))}
+
+
+def test_the_document_has_every_method_and_no_other():
+    assert documented().keys() == METHODS.keys()
+
+
+@pytest.mark.parametrize("method", METHODS.values(), ids=lambda method: method.name)
+def test_the_document_names_every_parameter(method):
+    assert {*re.findall(r"`(\w+)`", documented()[method.name])} >= parameters(method.params)
+
+
+def test_the_parameters_that_are_looked_for_are_those_that_there_are():
+    """Else the test before could find none, and pass."""
+    assert parameters(METHODS["add"].params) == {
+        *("rules", "rule_id", "name", "input", "outputs", "interface", "group", "port", "gso")
+    }
+
+
+def test_the_document_and_mcrctl_know_which_methods_change_something():
+    """mcrctl has a list of its own: to read the table takes longer than most of its commands."""
+    changing = {name for name in METHODS if changes(name)}
+    (row,) = re.findall(r": everything but (.*) \|$", DOCUMENT.read_text(), re.MULTILINE)
+    assert {*re.findall(r"`([\w.]+)`", row)} == CHANGING == changing
+
+
+def test_a_method_that_there_is_not_takes_no_right():
+    """Whoever asks for it is told that there is none."""
+    assert not changes("lst")
+    assert not examines("lst")

@@ -1,5 +1,6 @@
 """What is said of a rule's way out, given what was found there."""
 
+import errno
 from collections.abc import Iterable
 from ipaddress import IPv4Address, IPv4Interface
 
@@ -7,9 +8,10 @@ import attrs
 import pytest
 
 from mcr.diagnosis.outgoing import judge_output
+from mcr.errors import describe_errno
 from mcr.model.finding import Finding, Verdict
 from mcr.model.rule import Output
-from mcr.model.stats import OutputStats
+from mcr.model.stats import OutputStats, SendError
 from mcr.net.links import Link
 from mcr.net.routes import Neighbour, Path, is_broadcast
 
@@ -17,7 +19,7 @@ LINK = Link("out0", 12, addresses=(IPv4Interface("198.18.1.1/24"),))
 GROUP = Output(IPv4Address("239.2.2.2"), 6000, "out0")
 HOST = Output(IPv4Address("198.18.1.2"), 6000, "out0")
 PATH = Path(None, None, Neighbour.REACHABLE)
-BEFORE = OutputStats(GROUP.group, 6000, "out0", 100, 95, 5, 0, 0, None)
+BEFORE = OutputStats(GROUP.group, 6000, "out0", 100, 95, 5, 0, 0)
 SENT = attrs.evolve(BEFORE, submitted=110, sent=105)
 
 
@@ -40,8 +42,9 @@ def the(check: str, findings: Iterable[Finding]) -> Finding:
     return finding
 
 
-def failed(error: str | None, sent: int = 95, errors: int = 15) -> OutputStats:
-    return attrs.evolve(BEFORE, submitted=110, sent=sent, errors=errors, last_error=error, last_error_ago=0.2)
+def failed(number: int | None, sent: int = 95, errors: int = 15) -> OutputStats:
+    error = SendError(number, 0.2) if number else None
+    return attrs.evolve(BEFORE, submitted=110, sent=sent, errors=errors, last_error=error)
 
 
 def test_all_is_well():
@@ -184,7 +187,7 @@ def test_broadcast_addresses_are_known_by_the_networks_of_the_interface(host, ex
         (1472, SENT, []),
         (None, SENT, []),
         (1473, SENT, ["advice mtu"]),
-        (1473, failed("Message too long (os error 90)"), ["fault mtu", "fault sent"]),
+        (1473, failed(errno.EMSGSIZE), ["fault mtu", "fault sent"]),
     ],
 )
 def test_mtu(payload, after, trouble):
@@ -194,16 +197,16 @@ def test_mtu(payload, after, trouble):
 @pytest.mark.parametrize(
     ("error", "remedy"),
     [
-        ("Network is down (os error 100)", "did it go down?"),
-        ("No such device (os error 19)", "was deleted"),
-        ("Network is unreachable (os error 101)", "did it go down?"),
-        ("No route to host (os error 113)", "ip route get 239.2.2.2 oif out0"),
-        ("No buffer space available (os error 105)", "MCR_SOCKET_SNDBUF"),
-        ("Resource temporarily unavailable (os error 11)", "MCR_SOCKET_SNDBUF"),
-        ("Operation not permitted (os error 1)", "nft list ruleset"),
-        ("Permission denied (os error 13)", "broadcast address"),
-        ("Message too long (os error 90)", "smaller datagrams"),
-        ("Input/output error (os error 5)", "the log"),
+        (errno.ENETDOWN, "did it go down?"),
+        (errno.ENODEV, "was deleted"),
+        (errno.ENETUNREACH, "did it go down?"),
+        (errno.EHOSTUNREACH, "ip route get 239.2.2.2 oif out0"),
+        (errno.ENOBUFS, "MCR_SOCKET_SNDBUF"),
+        (errno.EAGAIN, "MCR_SOCKET_SNDBUF"),
+        (errno.EPERM, "nft list ruleset"),
+        (errno.EACCES, "broadcast address"),
+        (errno.EMSGSIZE, "smaller datagrams"),
+        (errno.EIO, "the log"),
         (None, "the log"),
     ],
 )
@@ -213,27 +216,25 @@ def test_errors_that_grow(error, remedy):
     assert finding.what == "sending to 239.2.2.2:6000:out0 fails"
     assert finding.evidence.startswith("mcrctl stats: sent 95 (+0), errors 15 (+10)")
     assert remedy in finding.remedy
-    assert not error or finding.evidence.endswith(f"; the newest error, 0 s ago: {error}")
+    assert not error or finding.evidence.endswith(f"; the newest error, 0 s ago: {describe_errno(error)}")
 
 
 def test_a_part_that_fails():
-    assert (
-        "fails in part" in the("sent", judged(after=failed("No buffer space available (os error 105)", 100, 10))).what
-    )
+    assert "fails in part" in the("sent", judged(after=failed(errno.ENOBUFS, 100, 10))).what
 
 
 @pytest.mark.parametrize(
     ("error", "ago", "verdict"),
     [
-        ("No buffer space available (os error 105)", 599.0, Verdict.ADVICE),  # comes and goes with the load
-        ("No buffer space available (os error 105)", 601.0, Verdict.OK),
-        ("Network is down (os error 100)", 20.0, Verdict.OK),  # a thing of the past, still shown
+        (errno.ENOBUFS, 599.0, Verdict.ADVICE),  # comes and goes with the load
+        (errno.ENOBUFS, 601.0, Verdict.OK),
+        (errno.ENETDOWN, 20.0, Verdict.OK),  # a thing of the past, still shown
     ],
 )
 def test_errors_that_no_longer_grow(error, ago, verdict):
-    finding = the("sent", judged(after=attrs.evolve(SENT, last_error=error, last_error_ago=ago)))
+    finding = the("sent", judged(after=attrs.evolve(SENT, last_error=SendError(error, ago))))
     assert finding.verdict is verdict
-    assert f"the newest error, {ago:.0f} s ago: {error}" in finding.evidence
+    assert f"the newest error, {ago:.0f} s ago: {describe_errno(error)}" in finding.evidence
 
 
 def test_nothing_was_due():

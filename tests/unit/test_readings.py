@@ -8,6 +8,7 @@ import attrs
 
 from mcr.model.flow import Input
 from mcr.model.rule import Output, Rule
+from mcr.model.stats import SendError
 from mcr.relay.placement import PlacedRule
 from mcr.shm.segment import Counters, OutputCounters
 from mcr.stats.readings import Reading, rule_stats
@@ -42,7 +43,7 @@ def test_the_time_of_the_newest_error_is_told_by_the_workers_clock() -> None:
     rule = Rule("id", Input("in0", IPv4Address("239.1.1.1"), 5000), (Output(IPv4Address("239.2.2.2"), 6000, "out0"),))
     now = Reading(7.0, (failed(90_000_000, errno.EPERM), failed(95_500_000, errno.ENOBUFS)), 0, 100.0)
     (stats,) = rule_stats(now, now, [PlacedRule(rule, 1, 0, (0,), (None,), (None,))])
-    assert stats.outputs[0].last_error_ago == 4.5
+    assert stats.outputs[0].last_error == SendError(errno.ENOBUFS, 4.5)
     never = attrs.evolve(now, workers=(failed(0, 0),))
     (stats,) = rule_stats(never, never, [PlacedRule(rule, 1, 0, (0,), (None,), (None,))])
-    assert stats.outputs[0].last_error_ago is None
+    assert stats.outputs[0].last_error is None

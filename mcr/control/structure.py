@@ -1,0 +1,222 @@
+"""Between JSON and values.
+
+What a client has written becomes values, or one error with its faults, each with its path: `rules[3].outputs[0].port`.
+cattrs on its own would turn "5" into 5 and a string into a tuple of its characters; here a JSON type is the one asked
+for, or a fault.
+"""
+
+from collections.abc import Callable, Iterator
+from heapq import nsmallest
+from ipaddress import IPv4Address, IPv6Address
+from itertools import islice
+from typing import Any, Final, TypeVar
+
+import attrs
+import cattrs
+from cattrs import IterableValidationNote
+from cattrs.gen import make_dict_structure_fn, make_dict_unstructure_fn, override
+
+from mcr.errors import InvalidParams, LimitReached, McrError, describe_errno
+from mcr.model.flow import Input, parse_address
+from mcr.model.limits import MAX_OUTPUTS, MAX_OUTPUTS_PER_RULE, MAX_RULES
+from mcr.model.log import Facility, Level
+from mcr.model.rule import Output, Rule, automatic_rule_id
+from mcr.model.stats import OutputStats
+
+_MAX_FAULTS = 3  # told in one error; nobody looks for many more
+_MANY_MEMBERS = 50  # of an object; none has as many
+_MAX_TEXT = 1_000  # characters; no parameter needs as many
+_MOST: Final[dict[type, tuple[int, str]]] = {
+    Rule: (MAX_RULES, f"a relay holds at most {MAX_RULES:,} rules"),
+    Output: (MAX_OUTPUTS_PER_RULE, f"a rule has at most {MAX_OUTPUTS_PER_RULE} outputs"),
+}
+_JSON_NAMES: Final[dict[type, str]] = {
+    dict: "an object",
+    list: "an array",
+    str: "a string",
+    int: "a whole number",
+    float: "a fraction",
+    bool: "a boolean",
+    type(None): "null",
+}
+
+_T = TypeVar("_T")
+
+
+def structure(params: dict[str, Any], cls: type[_T]) -> _T:
+    """Make a value of a class of parameters.
+
+    Raises:
+        InvalidParams: the parameters have faults.
+        LimitReached: they are sound, but too many.
+    """
+    rules = params.get("rules")
+    _check_outputs(rules)
+    try:
+        return _converter.structure(params, cls)
+    except cattrs.BaseValidationError as error:
+        several_rules = isinstance(rules, list) and len(rules) > 1
+        faults = list(islice(_faults(error, several_rules=several_rules), _MAX_FAULTS + 1))
+    if isinstance(faults[0], LimitReached):
+        raise faults[0]
+    messages = [fault.message for fault in faults[:_MAX_FAULTS]]
+    if len(faults) > _MAX_FAULTS:
+        messages.append("and more faults")
+    hints = dict.fromkeys(hint for fault in faults[:_MAX_FAULTS] for hint in fault.hints)
+    raise InvalidParams("; ".join(messages), *hints)
+
+
+def unstructure(value: object) -> Any:
+    """Turn a value into what JSON knows."""
+    return _converter.unstructure(value)
+
+
+@attrs.frozen
+class RuleParams:
+    """A rule as a client writes it: without an id, it gets the automatic one."""
+
+    input: Input
+    outputs: tuple[Output, ...]
+    rule_id: str | None = None
+    name: str | None = None
+
+    def rule(self) -> Rule:
+        """The rule, checked."""
+        rule_id = automatic_rule_id(self.input) if self.rule_id is None else self.rule_id
+        return Rule(rule_id, self.input, self.outputs, self.name)
+
+
+class _WrongTypeError(Exception):
+    def __init__(self, expected: type, value: object) -> None:
+        super().__init__(f"must be {_JSON_NAMES[expected]}, not {_JSON_NAMES[type(value)]}")
+
+
+class _TooLongError(Exception):
+    def __str__(self) -> str:
+        return f"is longer than {_MAX_TEXT:,} characters"
+
+
+def _expect(value: object, expected: type[_T]) -> _T:
+    if type(value) is not expected:  # isinstance would let true pass for 1
+        raise _WrongTypeError(expected, value)
+    if isinstance(value, str) and len(value) > _MAX_TEXT:
+        raise _TooLongError
+    return value
+
+
+def _structure_class(cls: type[_T]) -> Callable[[Any, Any], _T]:
+    return _only_from_object(make_dict_structure_fn(cls, _converter, _cattrs_forbid_extra_keys=True))
+
+
+def _structure_endpoint(cls: type[_T], what: str) -> Callable[[Any, Any], _T]:
+    """Structure an input or output; errors name its address for what it is."""
+    address = override(struct_hook=lambda value, _: parse_address(_expect(value, str), what))
+    return _only_from_object(make_dict_structure_fn(cls, _converter, _cattrs_forbid_extra_keys=True, group=address))
+
+
+def _only_from_object(structure: Callable[[Any, Any], _T]) -> Callable[[Any, Any], _T]:
+    def structure_object(value: object, cls: Any) -> _T:
+        members: dict[str, Any] = _expect(value, dict)
+        if len(members) > _MANY_MEMBERS:
+            known = attrs.fields_dict(cls)
+            unknown = set(islice((name for name in members if name not in known), _MAX_FAULTS + 1))
+            raise cattrs.ClassValidationError("", [cattrs.ForbiddenExtraKeysError(None, cls, unknown)], cls)
+        return structure(members, cls)
+
+    return structure_object
+
+
+def _structure_tuple(cls: Any) -> Callable[[Any, Any], tuple[Any, ...]]:
+    (item_type, *_) = cls.__args__
+    structure = _converter.get_structure_hook(item_type)
+    most, limit = _MOST[item_type]
+
+    def structure_all(value: object, _: object) -> tuple[Any, ...]:
+        items: list[Any] = _expect(value, list)
+        if len(items) > most:
+            raise LimitReached(f"{len(items):,} are too many", limit)
+        return tuple(_structure_each(items, item_type, structure))
+
+    return structure_all
+
+
+def _structure_each(items: list[Any], item_type: type, structure: Callable[[Any, Any], Any]) -> list[Any]:
+    """Structure until there are more faults than are told."""
+    structured, faults = [], []
+    for index, item in enumerate(items):
+        try:
+            structured.append(structure(item, item_type))
+        except Exception as fault:  # noqa: BLE001 - `_faults` raises what is none
+            fault.add_note(IterableValidationNote(f"item {index}", index, item_type))
+            faults.append(fault)
+            if len(faults) > _MAX_FAULTS:
+                break
+    if faults:
+        raise cattrs.IterableValidationError("faults", faults, item_type)
+    return structured
+
+
+_converter = cattrs.Converter()
+_unstructure_counters = make_dict_unstructure_fn(OutputStats, _converter, last_error=override(omit=True))
+
+
+def _unstructure_output(stats: OutputStats) -> dict[str, Any]:
+    """The newest error as text and its age: two members, both null if there was none."""
+    error = stats.last_error
+    return _unstructure_counters(stats) | {
+        "last_error": error and describe_errno(error.errno),
+        "last_error_ago": error and error.ago,
+    }
+
+
+_converter.register_structure_hook_factory(attrs.has, _structure_class)
+_converter.register_structure_hook_factory(lambda cls: getattr(cls, "__origin__", None) is tuple, _structure_tuple)
+_converter.register_structure_hook(str, lambda value, _: _expect(value, str))
+_converter.register_structure_hook(int, lambda value, _: _expect(value, int))
+_converter.register_structure_hook(Level, lambda value, _: Level.parse(_expect(value, str)))
+_converter.register_structure_hook(Facility, lambda value, _: Facility.parse(_expect(value, str)))
+_converter.register_structure_hook(Input, _structure_endpoint(Input, "input group"))
+_converter.register_structure_hook(Output, _structure_endpoint(Output, "output group"))
+_converter.register_structure_hook(Rule, lambda value, _: _converter.structure(value, RuleParams).rule())
+_converter.register_unstructure_hook(OutputStats, _unstructure_output)
+_converter.register_unstructure_hook(IPv4Address, str)
+_converter.register_unstructure_hook(IPv6Address, str)
+
+
+def _check_outputs(rules: object) -> None:
+    """Refuse more outputs than a relay has before anything is made of them."""
+    if not isinstance(rules, list) or len(rules) > MAX_RULES:  # which is refused next
+        return
+    outputs = (rule.get("outputs") for rule in rules if isinstance(rule, dict))
+    total = sum(len(each) for each in outputs if isinstance(each, list))
+    if total > MAX_OUTPUTS:
+        raise LimitReached(f"{total:,} outputs are too many", f"a relay holds at most {MAX_OUTPUTS:,} outputs")
+
+
+def _faults(error: Exception, path: str = "", *, several_rules: bool) -> Iterator[InvalidParams | LimitReached]:
+    """Every fault in what cattrs raised, in words, with its path."""
+    match error:
+        case cattrs.ClassValidationError() | cattrs.IterableValidationError():
+            inside, here = error.group_exceptions()
+            for child, note in inside:
+                step = f"[{note.index}]" if isinstance(note, IterableValidationNote) else f".{note.name}"
+                yield from _faults(child, (path + step).removeprefix("."), several_rules=several_rules)
+            for child in here:
+                yield from _faults(child, path, several_rules=several_rules)
+        case KeyError():
+            yield InvalidParams(f"Missing parameter: {path}")
+        case cattrs.ForbiddenExtraKeysError():
+            known = ", ".join(attrs.fields_dict(error.cl)) or "none"
+            for name in nsmallest(_MAX_FAULTS + 1, error.extra_fields):
+                yield InvalidParams(
+                    f"Unknown parameter: {path}.{name}".replace(": .", ": "),
+                    f"parameters{f' of {path}' if path else ''}: {known}",
+                )
+        case _WrongTypeError() | _TooLongError():
+            yield InvalidParams(f"{path} {error}")
+        case LimitReached():
+            yield error.at(path)
+        case McrError():
+            yield InvalidParams(f"{error.message} ({path})" if several_rules else error.message, *error.hints)
+        case _:
+            raise error

@@ -28,6 +28,11 @@ from mcr.text.plurals import counted
 from mcr.text.visible import all_visible, visible
 
 _WATCH_INTERVAL = 1
+_COST_OF_INGRESS = (
+    "Note: while ingress logs at debug or trace, the capture filters admit all UDP on the input interfaces: what no "
+    "rule takes costs the workers processor time, and places in the capture rings. "
+    "Set it back: mcrctl log-level set --facility ingress --level info"
+)
 _LEVELS = "emergency, alert, critical, error, warning, notice, info, debug, trace"
 
 
@@ -191,7 +196,11 @@ def get_log_level(session: Session) -> None:
 @common_options
 @click.pass_obj
 def set_log_level(session: Session, global_level: str | None, facility: str | None, level: str | None) -> None:
-    """Set the level of every facility, or of one."""
+    """Set the level of every facility, or of one.
+
+    While ingress logs at debug or trace, the capture filters admit all UDP, so that workers can name what no rule
+    takes. That costs them processor time, and places in the capture rings.
+    """
     match global_level, facility, level:
         case str(), None, None:
             params = {"level": global_level}
@@ -199,7 +208,9 @@ def set_log_level(session: Session, global_level: str | None, facility: str | No
             params = {"level": level, "facility": facility}
         case _:
             raise UsageError("Give either --global LEVEL, or --facility NAME --level LEVEL", f"levels: {_LEVELS}")
-    session.show(session.call("log_level.set", params), tables.levels_view)
+    levels = session.call("log_level.set", params)
+    session.show(levels, tables.levels_view)
+    _note_cost(session, levels)
 
 
 cli.add_command(doctor)
@@ -231,6 +242,13 @@ def _watch(session: Session, show: Callable[[Any], None]) -> None:
 def _statistics(session: Session, result: Any) -> str:
     with session.understand():
         return tables.watched_view(all_visible(result), terminal_width(), terminal_height())
+
+
+def _note_cost(session: Session, levels: dict[str, str]) -> None:
+    """Say what these levels cost beside lines."""
+    with session.understand():
+        if levels.get("ingress") in {"debug", "trace"}:
+            click.echo(_COST_OF_INGRESS, err=True)
 
 
 def _warn(session: Session, added: list[dict[str, Any]]) -> None:

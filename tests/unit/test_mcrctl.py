@@ -15,7 +15,7 @@ import click
 import pytest
 
 import mcr
-from fake_daemon import ADD, INPUT, PARAMS, STATS, VIEW
+from fake_daemon import ADD, INPUT, LEVELS, PARAMS, STATS, VIEW
 from mcr.cli import failure, mcrctl, session
 from mcr.errors import InterfaceNotFound, McrError, SystemFault
 
@@ -71,6 +71,20 @@ def test_a_command_makes_one_questionand_shows_its_result(run, daemon, args, que
     assert json.loads(out) == daemon.results[method]
     assert out.count("\n") == 1
     assert daemon.calls == [(method, params)] * 2
+
+
+@pytest.mark.parametrize("level", ["debug", "trace"])
+@pytest.mark.parametrize("options", [(), ("--json",)])
+def test_a_level_that_opens_the_capture_filters_says_what_that_costs(run, daemon, level, options):
+    """On standard error: standard output has the levels, and nothing else, as before."""
+    daemon.results["log_level.set"] = LEVELS | {"ingress": level}
+    status, out, err = run("log-level", "set", "--facility", "ingress", "--level", level, *options)
+    assert status == 0
+    (note,) = err
+    assert note.startswith("Note: while ingress logs at debug or trace, the capture filters admit all UDP on the input")
+    assert "Note" not in out
+    daemon.results["log_level.set"] = LEVELS | {"ingress": "info"}
+    assert run("log-level", "set", "--facility", "ingress", "--level", "info", *options)[2] == []
 
 
 def test_version_shows_both(run, daemon):

@@ -21,13 +21,13 @@ import trio
 from mcr.errors import describe_errno
 from mcr.logs.logger import get_logger
 from mcr.model.log import Facility
+from mcr.net import uapi
 from mcr.net.filter.cbpf import IGMP_QUERIES, attach_filter
 
 log = get_logger(Facility.NETWORK)
 
 _MAX_INTERFACES: Final = 1_000  # that are remembered
 _MAX_MESSAGE = 2_048
-_IP_PKTINFO = 8  # <linux/in.h>
 _PACKET_INFO = struct.Struct("i4s4s")  # struct in_pktinfo: interface index, local address, destination
 _SHORTEST_QUERY = 8
 _SHORTEST_QUERY_V3 = 12
@@ -161,7 +161,7 @@ def _open() -> socket.socket:
     opened = socket.socket(socket.AF_INET, socket.SOCK_RAW | socket.SOCK_CLOEXEC, socket.IPPROTO_IGMP)
     try:
         attach_filter(opened, IGMP_QUERIES)
-        opened.setsockopt(socket.IPPROTO_IP, _IP_PKTINFO, 1)
+        opened.setsockopt(socket.IPPROTO_IP, uapi.IP_PKTINFO, 1)
     except OSError:
         opened.close()
         raise
@@ -174,7 +174,7 @@ def _note(heard: _Heard, message: bytes, ancillary: list[tuple[int, int, bytes]]
         return
     now = trio.current_time()
     for level, kind, data in ancillary:
-        if (level, kind) == (socket.IPPROTO_IP, _IP_PKTINFO):
+        if (level, kind) == (socket.IPPROTO_IP, uapi.IP_PKTINFO):
             index, _, _ = _PACKET_INFO.unpack(data)
             queries = heard.queries.pop(index, None)
             if queries is None:

@@ -14,12 +14,12 @@ import attrs
 import trio
 
 from mcr.errors import NotPermitted
+from mcr.net import uapi
 from mcr.process.accounts import user_name
 
 ADMIN_GROUP: Final = "mcr-admin"
 """Name of the group that may change rules."""
 
-_SO_PEERGROUPS = 59  # <asm-generic/socket.h>, since Linux 4.13
 _CREDENTIALS = struct.Struct("=iII")  # struct ucred: pid, uid, gid
 _MOST_GROUPS_BYTES = 1024  # that Python's getsockopt takes
 
@@ -37,7 +37,7 @@ def peer_of(connection: socket.socket | trio.socket.SocketType) -> Peer:
     """Ask the kernel who is at the other end of a connected unix socket (unix(7), SO_PEERCRED)."""
     pid, uid, gid = _CREDENTIALS.unpack(connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _CREDENTIALS.size))
     try:
-        supplementary = connection.getsockopt(socket.SOL_SOCKET, _SO_PEERGROUPS, _MOST_GROUPS_BYTES)
+        supplementary = connection.getsockopt(socket.SOL_SOCKET, uapi.SO_PEERGROUPS, _MOST_GROUPS_BYTES)
     except OSError:  # more than 256 of them
         supplementary = b""
     return Peer(pid, uid, frozenset((gid, *(number for (number,) in struct.iter_unpack("=I", supplementary)))))

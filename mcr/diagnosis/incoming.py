@@ -14,7 +14,8 @@ from mcr.model.rule import RuleState, RuleView
 from mcr.model.stats import Stats
 from mcr.model.worker import WorkerState, WorkerView
 from mcr.net.links import Link
-from mcr.tap.sighting import ETH_P_8021AD, Look, Sighting, Tag
+from mcr.net.uapi import ETH_P_8021AD
+from mcr.tap.sighting import Look, Sighting, Tag
 
 _NOBODY_JOINS: Final = IPv4Network("224.0.0.0/24")  # forwarded on a link without being asked for (RFC 4541, 2.1.2)
 _NAMED = 5  # sightings in one finding, at most

@@ -14,15 +14,13 @@ from ipaddress import IPv4Address
 from typing import Final, cast
 
 from mcr.model.flow import Address
+from mcr.net import uapi
 from mcr.net.links import Link
 
 ASKED_TIMES: Final = 3
 ASKED_SECONDS: Final = 0.6
 """How long all of it takes if somebody does not answer."""
 
-_ETH_P_ARP: Final = 0x0806
-_ETHERNET: Final = 1  # ARPHRD_ETHER
-_OUTGOING: Final = 4  # PACKET_OUTGOING, <linux/if_packet.h>
 _BROADCAST: Final = b"\xff" * 6
 _ARP = struct.Struct("!HHBBH6s4s6s4s")  # hardware, protocol, their lengths, operation, sender, target
 _MAX_PACKET = 128
@@ -47,10 +45,10 @@ def ask_neighbours(hops: Collection[tuple[Address, Link]]) -> tuple[frozenset[Ho
             sock = stack.enter_context(socket.socket(socket.AF_PACKET, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC, 0))
             sock.setblocking(False)  # an interface that sends nothing, as under flow control, is waited for by nobody
             try:
-                sock.bind((link.name, _ETH_P_ARP))
+                sock.bind((link.name, uapi.ETH_P_ARP))
             except OSError:  # gone, or down
                 continue
-            if sock.getsockname()[3] == _ETHERNET:
+            if sock.getsockname()[3] == uapi.ARPHRD_ETHER:
                 sockets[link.index] = sock
                 selector.register(sock, selectors.EVENT_READ, link.index)
         asked = {(hop, link.index): link for hop, link in hops if link.index in sockets}
@@ -68,9 +66,9 @@ def ask_neighbours(hops: Collection[tuple[Address, Link]]) -> tuple[frozenset[Ho
 def _ask(sock: socket.socket, hop: Address, link: Link) -> None:
     own = next((each.ip for each in link.addresses if hop in each.network), link.address or IPv4Address(0))
     mac = sock.getsockname()[4]
-    request = _ARP.pack(_ETHERNET, 0x0800, 6, 4, 1, mac, own.packed, bytes(6), hop.packed)
+    request = _ARP.pack(uapi.ARPHRD_ETHER, 0x0800, 6, 4, 1, mac, own.packed, bytes(6), hop.packed)
     try:
-        sock.sendto(request, (link.name, _ETH_P_ARP, 0, 0, _BROADCAST))
+        sock.sendto(request, (link.name, uapi.ETH_P_ARP, 0, 0, _BROADCAST))
     except OSError:  # down meanwhile, or its queue is full: one that is not sent is not answered
         return
 
@@ -82,5 +80,5 @@ def _hear(selector: selectors.BaseSelector, seconds: float) -> Iterator[Hop]:
             data, address = cast("socket.socket", key.fileobj).recvfrom(_MAX_PACKET)
         except OSError:
             continue
-        if address[2] != _OUTGOING and len(data) >= _ARP.size:
+        if address[2] != uapi.PACKET_OUTGOING and len(data) >= _ARP.size:
             yield IPv4Address(_ARP.unpack_from(data)[6]), key.data

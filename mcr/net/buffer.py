@@ -2,7 +2,9 @@
 
 import socket
 
-_FORCED = {socket.SO_SNDBUF: 32, socket.SO_RCVBUF: 33}  # SO_SNDBUFFORCE, SO_RCVBUFFORCE; <asm-generic/socket.h>
+from mcr.net import uapi
+
+_FORCED = {socket.SO_SNDBUF: uapi.SO_SNDBUFFORCE, socket.SO_RCVBUF: uapi.SO_RCVBUFFORCE}
 
 
 def set_buffer(target: socket.socket, option: int, size: int) -> None:

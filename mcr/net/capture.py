@@ -4,9 +4,6 @@ Every socket has a TPACKET_V2 ring, which the worker maps: frames are handed ove
 those not read yet stay in the ring when a worker dies. The sockets of one interface share a fan-out group, so that
 each frame goes to one worker and a flow always to the same. Where there is one worker there is no group: finding a
 frame's flow costs time.
-
-Constants are those of <linux/if_packet.h>, <linux/filter.h>, <linux/udp.h>, <linux/virtio_net.h> and
-<asm-generic/socket.h>.
 """
 
 import os
@@ -23,25 +20,11 @@ from typing import NamedTuple
 import attrs
 
 from mcr.errors import InvalidParams, SystemFault
+from mcr.net import uapi
 from mcr.net.buffer import set_buffer
 from mcr.net.filter.cbpf import REJECT_ALL, Wanted, attach_filter, select_udp
 from mcr.net.interfaces import Interface, bind_packet
 from mcr.net.patience import close_all, in_parallel, set_option
-
-_ETH_P_ALL = 0x0003
-_SOL_PACKET = 263
-_PACKET_RX_RING = 5
-_PACKET_STATISTICS = 6
-_PACKET_COPY_THRESH = 7
-_PACKET_VERSION = 10
-_PACKET_VNET_HDR = 15
-_PACKET_FANOUT = 18
-_PACKET_IGNORE_OUTGOING = 23
-_UDP_SEGMENT = 103
-_GSO_UDP_L4 = 5  # of struct virtio_net_hdr, its second byte
-_TPACKET_V2 = 1
-_FANOUT_HASH = 0
-_FANOUT_UNIQUE_ID = 0x2000
 
 _SLOT_OVERHEAD = 128  # TPACKET2 header, address, alignment and the link-layer header
 _MIN_SLOT = 2048
@@ -166,13 +149,13 @@ def describes_super_frames() -> bool:
             sender = opened.enter_context(socket.socket(socket.AF_INET, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC))
             receiver.bind(("127.0.0.1", 0))
             port = receiver.getsockname()[1]
-            tap.setsockopt(_SOL_PACKET, _PACKET_VNET_HDR, 1)
+            tap.setsockopt(uapi.SOL_PACKET, uapi.PACKET_VNET_HDR, 1)
             attach_filter(tap, select_udp([Wanted(IPv4Address("127.0.0.1"), port)]))
-            tap.bind(("lo", _ETH_P_ALL))
-            sender.setsockopt(socket.IPPROTO_UDP, _UDP_SEGMENT, 1)
+            tap.bind(("lo", uapi.ETH_P_ALL))
+            sender.setsockopt(socket.IPPROTO_UDP, uapi.UDP_SEGMENT, 1)
             sender.sendto(b"12", ("127.0.0.1", port))
             tap.settimeout(_TRIAL_SECONDS)
-            return tap.recv(2048)[1] == _GSO_UDP_L4
+            return tap.recv(2048)[1] == uapi.VIRTIO_NET_HDR_GSO_UDP_L4
     except (OSError, SystemFault):  # it can't; or it can't be tried: loopback is down, or a firewall in the way
         return False
 
@@ -222,16 +205,17 @@ def _open(interface: Interface, opened: list[socket.socket], *, offloads: bool) 
     try:
         attach_filter(capture, REJECT_ALL)
         step = "PACKET_VERSION"
-        capture.setsockopt(_SOL_PACKET, _PACKET_VERSION, _TPACKET_V2)
+        capture.setsockopt(uapi.SOL_PACKET, uapi.PACKET_VERSION, uapi.TPACKET_V2)
         if offloads:
             step = "PACKET_VNET_HDR"
-            capture.setsockopt(_SOL_PACKET, _PACKET_VNET_HDR, 1)  # tells how a super-frame is to be cut
+            capture.setsockopt(uapi.SOL_PACKET, uapi.PACKET_VNET_HDR, 1)  # tells how a super-frame is to be cut
             step = "PACKET_COPY_THRESH"
-            capture.setsockopt(_SOL_PACKET, _PACKET_COPY_THRESH, 1)  # frames longer than a slot are queued whole
+            # Frames that are longer than a slot are queued whole.
+            capture.setsockopt(uapi.SOL_PACKET, uapi.PACKET_COPY_THRESH, 1)
         step = "SO_RCVBUF"
         set_buffer(capture, socket.SO_RCVBUF, COPY_BYTES)
         step = "PACKET_IGNORE_OUTGOING"
-        capture.setsockopt(_SOL_PACKET, _PACKET_IGNORE_OUTGOING, 1)
+        capture.setsockopt(uapi.SOL_PACKET, uapi.PACKET_IGNORE_OUTGOING, 1)
     except OSError as error:
         raise _fault(interface, step, error) from None
     return capture
@@ -249,7 +233,7 @@ def _allocate(ring: _Ring) -> None:
     blocks = ring.frame_count * ring.frame_size // _BLOCK_BYTES
     geometry = struct.pack("IIII", _BLOCK_BYTES, blocks, ring.frame_size, ring.frame_count)
     try:
-        set_option(ring.capture, _SOL_PACKET, _PACKET_RX_RING, geometry)
+        set_option(ring.capture, uapi.SOL_PACKET, uapi.PACKET_RX_RING, geometry)
     except OSError as error:
         step = f"PACKET_RX_RING of {ring.frame_count} slots of {ring.frame_size} bytes"
         raise _fault(ring.interface, step, error, *_ring_hints(ring)) from None
@@ -264,16 +248,17 @@ def _ring_hints(ring: _Ring) -> tuple[str, ...]:
 def _bind(interface: Interface, group: Sequence[socket.socket]) -> None:
     """Have all receive what comes in, and share it among them where there are several."""
     # The kernel finds an id for the first that nobody in this network namespace uses.
-    argument = (_FANOUT_HASH | _FANOUT_UNIQUE_ID) << 16
+    argument = (uapi.PACKET_FANOUT_HASH | uapi.PACKET_FANOUT_FLAG_UNIQUEID) << 16
     step = "bind"
     try:
         for capture in group:
             step = "bind"
-            bind_packet(capture, interface.index, _ETH_P_ALL)
+            bind_packet(capture, interface.index, uapi.ETH_P_ALL)
             if len(group) > 1:
                 step = "PACKET_FANOUT"
-                capture.setsockopt(_SOL_PACKET, _PACKET_FANOUT, argument)
-                argument = capture.getsockopt(_SOL_PACKET, _PACKET_FANOUT) & 0xFFFF | _FANOUT_HASH << 16
+                capture.setsockopt(uapi.SOL_PACKET, uapi.PACKET_FANOUT, argument)
+                number = capture.getsockopt(uapi.SOL_PACKET, uapi.PACKET_FANOUT) & 0xFFFF
+                argument = number | uapi.PACKET_FANOUT_HASH << 16
     except OSError as error:
         raise _fault(interface, step, error) from None
 
@@ -292,6 +277,6 @@ def reject(sockets: Sequence[socket.socket]) -> None:
 
 def read_count(capture: socket.socket) -> CaptureCount:
     """Read what came since the last call; the kernel's counts start over at every reading (packet(7))."""
-    answer = capture.getsockopt(_SOL_PACKET, _PACKET_STATISTICS, 8)
+    answer = capture.getsockopt(uapi.SOL_PACKET, uapi.PACKET_STATISTICS, 8)
     packets, drops = struct.unpack("II", answer)
     return CaptureCount(packets - drops, drops)

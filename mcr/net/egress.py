@@ -6,11 +6,10 @@ import struct
 
 from mcr.errors import SystemFault
 from mcr.model.flow import Address
+from mcr.net import uapi
 from mcr.net.buffer import set_buffer
 from mcr.net.filter.cbpf import REJECT_ALL, attach_filter
 from mcr.net.interfaces import Interface
-
-_SO_BINDTOIFINDEX = 62  # <asm-generic/socket.h>
 
 
 def open_egress(
@@ -39,7 +38,7 @@ def open_egress(
         step = "SO_ATTACH_FILTER"
         attach_filter(opened, REJECT_ALL)  # it only sends: nobody may fill its receive buffer
         step = "SO_BINDTOIFINDEX"
-        opened.setsockopt(socket.SOL_SOCKET, _SO_BINDTOIFINDEX, interface.index)
+        opened.setsockopt(socket.SOL_SOCKET, uapi.SO_BINDTOIFINDEX, interface.index)
         step = "IP_MULTICAST_IF"
         mreqn = struct.pack("4s4si", b"", b"", interface.index)
         opened.setsockopt(socket.IPPROTO_IP, socket.IP_MULTICAST_IF, mreqn)

@@ -8,10 +8,15 @@ from typing import Any
 import attrs
 
 from mcr.errors import describe_errno
+from mcr.net import uapi
 
-_FAMILIES = {1: "inet", 2: "ip"}  # NFPROTO_INET, NFPROTO_IPV4; others never see what leaves or comes in as IPv4
-_HOOKS = {0: "prerouting", 1: "input", 3: "output", 4: "postrouting"}  # <linux/netfilter.h>
-_DROP = 0  # NF_DROP
+_FAMILIES = {uapi.NFPROTO_INET: "inet", uapi.NFPROTO_IPV4: "ip"}  # others never see what leaves or comes in as IPv4
+_HOOKS = {
+    uapi.NF_INET_PRE_ROUTING: "prerouting",
+    uapi.NF_INET_LOCAL_IN: "input",
+    uapi.NF_INET_LOCAL_OUT: "output",
+    uapi.NF_INET_POST_ROUTING: "postrouting",
+}
 _IGMP = b"\x02"  # IPPROTO_IGMP
 _ABSENT = (errno.EINVAL, errno.EOPNOTSUPP, errno.EPROTONOSUPPORT)  # a kernel without nftables, or without netfilter
 
@@ -116,7 +121,7 @@ def _chains(chains: Iterable[Any], rules: Iterable[Any]) -> Iterable[Chain]:
             table=f"{_FAMILIES[family]} {table}",
             name=name,
             hook=_HOOKS[number],
-            drops=chain.get_attr("NFTA_CHAIN_POLICY") == _DROP,
+            drops=chain.get_attr("NFTA_CHAIN_POLICY") == uapi.NF_DROP,
             rules=sum(rule.get_attr("NFTA_RULE_CHAIN") == name for rule in siblings),
             igmp=any(map(_may_be_about_igmp, siblings)),
             kind=chain.get_attr("NFTA_CHAIN_TYPE"),

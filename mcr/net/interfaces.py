@@ -13,11 +13,9 @@ from ipaddress import IPv4Address
 import attrs
 
 from mcr.errors import InterfaceNotFound, LimitReached, SystemFault
+from mcr.net import uapi
 
-# <linux/sockios.h>; struct ifreq is a name and what is asked for.
-_SIOCGIFNAME = 0x8910
-_SIOCGIFADDR = 0x8915
-_SIOCGIFMTU = 0x8921
+# struct ifreq is a name and what is asked for.
 _NAME = struct.Struct("16s24x")
 _NUMBER = struct.Struct("16si20x")  # an index, or an MTU
 _ADDRESS = struct.Struct("16s4x4s16x")
@@ -150,15 +148,15 @@ def _probe() -> socket.socket:
 
 def _present_name(asked: socket.socket, index: int) -> str:
     """By a socket that is there: the C library opens one, and without a descriptor left finds no interface."""
-    name, _ = _NUMBER.unpack(fcntl.ioctl(asked, _SIOCGIFNAME, _NUMBER.pack(b"", index)))
+    name, _ = _NUMBER.unpack(fcntl.ioctl(asked, uapi.SIOCGIFNAME, _NUMBER.pack(b"", index)))
     return os.fsdecode(name.rstrip(b"\0"))
 
 
 def _settings(probe: socket.socket, name: str) -> tuple[int, IPv4Address | None]:
     asked = _NAME.pack(os.fsencode(name))
-    _, mtu = _NUMBER.unpack(fcntl.ioctl(probe, _SIOCGIFMTU, asked))
+    _, mtu = _NUMBER.unpack(fcntl.ioctl(probe, uapi.SIOCGIFMTU, asked))
     try:
-        _, address = _ADDRESS.unpack(fcntl.ioctl(probe, _SIOCGIFADDR, asked))
+        _, address = _ADDRESS.unpack(fcntl.ioctl(probe, uapi.SIOCGIFADDR, asked))
     except OSError as error:
         if error.errno != errno.EADDRNOTAVAIL:
             raise

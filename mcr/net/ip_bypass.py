@@ -19,6 +19,7 @@ import attrs
 
 from mcr._native import lib
 from mcr.errors import check_result, describe_errno
+from mcr.net import uapi
 from mcr.net.capture import describes_super_frames
 from mcr.net.firewall import LEGACY_TABLES, Firewall, look_at_firewall
 from mcr.net.netlink import drain
@@ -41,21 +42,13 @@ UNSURE = Blocker("what acts on packets between IP and the interfaces has changed
 
 _MESSAGE_BYTES = 65_536
 
-# <linux/netlink.h>, <linux/xfrm.h>
-_NETLINK_XFRM, _NETLINK_NETFILTER = 6, 12
-_HEADER = struct.Struct("IHHII")  # length, type, flags, sequence, port
-_NLM_F_REQUEST, _NLM_F_DUMP = 0x1, 0x300
-_NLMSG_ERROR, _NLMSG_DONE = 2, 3
-_XFRM_MSG_GETPOLICY = 0x15
-_POLICY_ID_BYTES = 64  # struct xfrm_userpolicy_id
 _NO_SUCH_FAMILY = (errno.EPROTONOSUPPORT, errno.EAFNOSUPPORT, errno.ESOCKTNOSUPPORT)
 
-# Groups of what changes are told of, as bits: <linux/rtnetlink.h>, <linux/netfilter/nfnetlink.h>, <linux/xfrm.h>.
-_RTMGRP_LINK, _RTMGRP_IPV4_IFADDR, _RTMGRP_IPV4_ROUTE, _RTMGRP_IPV4_RULE = 1 << 0, 1 << 4, 1 << 6, 1 << 7
+# Groups of what changes are told of, as bits.
 _HEARD = (
-    (socket.NETLINK_ROUTE, _RTMGRP_LINK | _RTMGRP_IPV4_IFADDR | _RTMGRP_IPV4_ROUTE | _RTMGRP_IPV4_RULE),
-    (_NETLINK_NETFILTER, 1 << 6),  # NFNLGRP_NFTABLES
-    (_NETLINK_XFRM, 1 << 3),  # XFRMNLGRP_POLICY
+    (socket.NETLINK_ROUTE, uapi.RTMGRP_LINK | uapi.RTMGRP_IPV4_IFADDR | uapi.RTMGRP_IPV4_ROUTE | uapi.RTMGRP_IPV4_RULE),
+    (uapi.NETLINK_NETFILTER, uapi.NFNLGRP_NFTABLES_BIT),
+    (uapi.NETLINK_XFRM, uapi.XFRMGRP_POLICY),
 )
 
 
@@ -156,21 +149,22 @@ def firewall_blocker(firewall: Firewall) -> Blocker | None:
 
 
 def _ipsec_blocker() -> Blocker | None:
-    size = _HEADER.size + _POLICY_ID_BYTES
-    request = _HEADER.pack(size, _XFRM_MSG_GETPOLICY, _NLM_F_REQUEST | _NLM_F_DUMP, 1, 0).ljust(size, b"\0")
+    size = uapi.NLMSGHDR.size + uapi.XFRM_USERPOLICY_ID_BYTES
+    flags = uapi.NLM_F_REQUEST | uapi.NLM_F_DUMP
+    request = uapi.NLMSGHDR.pack(size, uapi.XFRM_MSG_GETPOLICY, flags, 1, 0).ljust(size, b"\0")
     try:
-        with socket.socket(socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_CLOEXEC, _NETLINK_XFRM) as netlink:
+        with socket.socket(socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_CLOEXEC, uapi.NETLINK_XFRM) as netlink:
             netlink.send(request)
             answer = netlink.recv(_MESSAGE_BYTES)
     except OSError as error:
         if error.errno in _NO_SUCH_FAMILY:
             return None
         return Blocker(f"IPsec cannot be seen: {describe_errno(error.errno or 0)}")
-    _, kind, *_ = _HEADER.unpack_from(answer)
-    if kind == _NLMSG_DONE:
+    _, kind, *_ = uapi.NLMSGHDR.unpack_from(answer)
+    if kind == uapi.NLMSG_DONE:
         return None
-    if kind == _NLMSG_ERROR:
-        (code,) = struct.unpack_from("i", answer, _HEADER.size)
+    if kind == uapi.NLMSG_ERROR:
+        (code,) = struct.unpack_from("i", answer, uapi.NLMSGHDR.size)
         return Blocker(f"IPsec cannot be seen: {describe_errno(-code)}")
     return Blocker("IPsec has policies")
 

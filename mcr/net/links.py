@@ -12,13 +12,11 @@ from typing import TYPE_CHECKING, Any
 
 import attrs
 
+from mcr.net import uapi
 from mcr.net.machine import read_number
 
 if TYPE_CHECKING:
     from pyroute2 import IPRoute
-
-_IFF_UP, _IFF_LOOPBACK, _IFF_RUNNING = 0x1, 0x8, 0x40  # <linux/if.h>
-_IFF_POINTOPOINT, _IFF_NOARP = 0x10, 0x80
 
 
 @attrs.frozen
@@ -124,11 +122,11 @@ def _link(link: Mapping[str, Any], addresses: tuple[IPv4Interface, ...]) -> Link
     return Link(
         name=name,
         index=link["index"],
-        up=bool(link["flags"] & _IFF_UP),
+        up=bool(link["flags"] & uapi.IFF_UP),
         carrier=bool(link.get("carrier")),
-        running=bool(link["flags"] & _IFF_RUNNING),
-        arp=not link["flags"] & (_IFF_NOARP | _IFF_POINTOPOINT),
-        loopback=bool(link["flags"] & _IFF_LOOPBACK),
+        running=bool(link["flags"] & uapi.IFF_RUNNING),
+        arp=not link["flags"] & (uapi.IFF_NOARP | uapi.IFF_POINTOPOINT),
+        loopback=bool(link["flags"] & uapi.IFF_LOOPBACK),
         mtu=int(link.get("mtu", 0)),
         bridge=_bridge(link),
         addresses=addresses,

@@ -8,11 +8,8 @@ import socket
 from collections.abc import Collection
 from pathlib import Path
 
+from mcr.net import uapi
 from mcr.net.netlink import drain, look_at_links
-
-# <linux/rtnetlink.h>; groups are bits.
-_RTMGRP_LINK = 1 << 0
-_RTMGRP_IPV4_NETCONF = 1 << 23
 
 
 class LinkChanges:
@@ -26,7 +23,7 @@ class LinkChanges:
         self._socket = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_CLOEXEC, socket.NETLINK_ROUTE)
         try:
             self._socket.setblocking(False)
-            self._socket.bind((0, _RTMGRP_LINK | _RTMGRP_IPV4_NETCONF))
+            self._socket.bind((0, uapi.RTMGRP_LINK | uapi.RTMGRP_IPV4_NETCONF))
         except OSError:
             self.close()
             raise

@@ -9,13 +9,14 @@ from pathlib import Path
 import attrs
 
 from mcr._native import lib
+from mcr.net import uapi
 from mcr.net.buffer import granted
 from mcr.worker.policy import usable_cores
 
-CAPABILITIES = {"CAP_NET_ADMIN": 12, "CAP_NET_RAW": 13, "CAP_BPF": 39}
-"""Those that mcrd has a use for (<linux/capability.h>)."""
+CAPABILITIES = {"CAP_NET_ADMIN": uapi.CAP_NET_ADMIN, "CAP_NET_RAW": uapi.CAP_NET_RAW, "CAP_BPF": uapi.CAP_BPF}
+"""Those that mcrd has a use for."""
 
-_FILTERED = "2"  # SECCOMP_MODE_FILTER
+_FILTERED = str(uapi.SECCOMP_MODE_FILTER)
 
 
 @attrs.frozen

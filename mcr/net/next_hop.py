@@ -5,16 +5,10 @@ import struct
 from collections.abc import Iterable
 from ipaddress import IPv4Address
 
+from mcr.net import uapi
 from mcr.net.rtnetlink import attributes, split
 
-_HEADER = struct.Struct("IHHII")
-_ROUTE = struct.Struct("BBBBBBBBI")  # family, destination's and source's length, …, flags
-_RTM_GETROUTE, _NLM_F_REQUEST, _NLMSG_ERROR = 26, 0x1, 2
-_RTM_F_FIB_MATCH = 0x2000  # the table's entry, or an error; no guess that the host is on the link
-_RTA_DST, _RTA_OIF, _RTA_GATEWAY, _RTA_MULTIPATH = 1, 4, 5, 9
-_NEIGHBOUR = struct.Struct("B3xiHBB")  # family, index, state, flags, type
 _CACHE = struct.Struct("IIII")  # struct nda_cacheinfo: hundredths of a second since confirmed, used, updated; users
-_RTM_GETNEIGH, _NDA_DST, _NDA_CACHEINFO, _NUD_INCOMPLETE = 30, 1, 3, 0x01
 _MESSAGE_BYTES = 65_536
 
 _PATIENCE = 100
@@ -46,29 +40,29 @@ def find_unanswered(hosts: Iterable[tuple[IPv4Address, int]]) -> set[tuple[int, 
 
 
 def _is_unanswered(netlink: socket.socket, host: IPv4Address, index: int) -> bool:
-    body = _NEIGHBOUR.pack(socket.AF_INET, index, 0, 0, 0) + struct.pack("HH4s", 8, _NDA_DST, host.packed)
-    netlink.send(_HEADER.pack(_HEADER.size + len(body), _RTM_GETNEIGH, _NLM_F_REQUEST, 1, 0) + body)
+    body = uapi.NDMSG.pack(socket.AF_INET, index, 0, 0, 0) + struct.pack("HH4s", 8, uapi.NDA_DST, host.packed)
+    netlink.send(uapi.NLMSGHDR.pack(uapi.NLMSGHDR.size + len(body), uapi.RTM_GETNEIGH, uapi.NLM_F_REQUEST, 1, 0) + body)
     answer = next(split(netlink.recv(_MESSAGE_BYTES)))
-    if answer.kind == _NLMSG_ERROR:
+    if answer.kind == uapi.NLMSG_ERROR:
         return False
-    _, _, state, _, _ = _NEIGHBOUR.unpack_from(answer.body)
-    cache = dict(attributes(answer.body, _NEIGHBOUR.size)).get(_NDA_CACHEINFO)
-    return state == _NUD_INCOMPLETE and cache is not None and _CACHE.unpack(cache)[2] >= _PATIENCE
+    _, _, state, _, _ = uapi.NDMSG.unpack_from(answer.body)
+    cache = dict(attributes(answer.body, uapi.NDMSG.size)).get(uapi.NDA_CACHEINFO)
+    return state == uapi.NUD_INCOMPLETE and cache is not None and _CACHE.unpack(cache)[2] >= _PATIENCE
 
 
 def _find(netlink: socket.socket, host: IPv4Address, index: int) -> tuple[IPv4Address, bool]:
-    entry = _ask(netlink, host, index, _RTM_F_FIB_MATCH)
+    entry = _ask(netlink, host, index, uapi.RTM_F_FIB_MATCH)
     if entry is None:
         return host, False
-    if _RTA_MULTIPATH in entry:  # the kernel chooses one of several
+    if uapi.RTA_MULTIPATH in entry:  # the kernel chooses one of several
         entry = _ask(netlink, host, index, 0) or {}
-    gateway = entry.get(_RTA_GATEWAY)
+    gateway = entry.get(uapi.RTA_GATEWAY)
     return IPv4Address(gateway) if gateway else host, True
 
 
 def _ask(netlink: socket.socket, host: IPv4Address, index: int, flags: int) -> dict[int, bytes] | None:
-    body = _ROUTE.pack(socket.AF_INET, 32, 0, 0, 0, 0, 0, 0, flags)
-    body += struct.pack("HH4sHHi", 8, _RTA_DST, host.packed, 8, _RTA_OIF, index)
-    netlink.send(_HEADER.pack(_HEADER.size + len(body), _RTM_GETROUTE, _NLM_F_REQUEST, 1, 0) + body)
+    body = uapi.RTMSG.pack(socket.AF_INET, 32, 0, 0, 0, 0, 0, 0, flags)
+    body += struct.pack("HH4sHHi", 8, uapi.RTA_DST, host.packed, 8, uapi.RTA_OIF, index)
+    netlink.send(uapi.NLMSGHDR.pack(uapi.NLMSGHDR.size + len(body), uapi.RTM_GETROUTE, uapi.NLM_F_REQUEST, 1, 0) + body)
     answer = next(split(netlink.recv(_MESSAGE_BYTES)))
-    return None if answer.kind == _NLMSG_ERROR else dict(attributes(answer.body, _ROUTE.size))
+    return None if answer.kind == uapi.NLMSG_ERROR else dict(attributes(answer.body, uapi.RTMSG.size))

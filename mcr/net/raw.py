@@ -3,8 +3,6 @@
 For a group on Ethernet IP adds nothing but headers. A worker can do that, too (native/raw.h), at two thirds of the cost
 of a UDP socket. Whatever else IP might do is asked for first: `find_sources` asks what it would do with each
 group, `mcr.net.ip_bypass` what acts on packets between IP and the interface.
-
-Constants are those of <linux/if_packet.h> and <linux/if_arp.h>.
 """
 
 import errno
@@ -20,13 +18,10 @@ from mcr._native import ffi, lib
 from mcr.errors import check_result
 from mcr.model.flow import Address
 from mcr.model.limits import MAX_TRAIN
+from mcr.net import uapi
 from mcr.net.buffer import set_buffer
 from mcr.net.interfaces import bind_packet
 from mcr.net.netlink import look_at_links
-
-_SOL_PACKET = 263
-_PACKET_VNET_HDR = 15
-_ARPHRD_ETHER = 1
 
 
 @attrs.frozen
@@ -49,7 +44,7 @@ def find_links(interfaces: Collection[int]) -> dict[int, RawLink]:
     return {
         index: RawLink(bytes.fromhex(link.get("address").replace(":", "")), link.get("mtu"))
         for index, link in look_at_links(interfaces)
-        if link["ifi_type"] == _ARPHRD_ETHER and link.get("gso_max_segs") >= MAX_TRAIN
+        if link["ifi_type"] == uapi.ARPHRD_ETHER and link.get("gso_max_segs") >= MAX_TRAIN
     }
 
 
@@ -64,7 +59,7 @@ def open_raw(index: int, count: int, send_buffer: int) -> tuple[socket.socket, .
         for _ in range(count):
             raw = socket.socket(socket.AF_PACKET, socket.SOCK_RAW | socket.SOCK_CLOEXEC, 0)
             opened.append(undo.enter_context(raw))
-            raw.setsockopt(_SOL_PACKET, _PACKET_VNET_HDR, 1)
+            raw.setsockopt(uapi.SOL_PACKET, uapi.PACKET_VNET_HDR, 1)
             set_buffer(raw, socket.SO_SNDBUF, send_buffer)
         bind_raw(opened, index)
         undo.pop_all()

@@ -13,30 +13,29 @@ from typing import TYPE_CHECKING, Any
 import attrs
 
 from mcr.model.flow import Address
+from mcr.net import uapi
 from mcr.net.arp import ask_neighbours
 from mcr.net.links import Link
 
 if TYPE_CHECKING:
     from pyroute2 import IPRoute
 
-_RTN_LOCAL, _RTN_BROADCAST = 2, 3  # <linux/rtnetlink.h>
 _ALL = IPv4Address("255.255.255.255")
 _LEAST_BROADCAST = 30  # prefix length: longer ones have no broadcast address
-_RTM_F_FIB_MATCH = 0x2000  # <linux/rtnetlink.h>: the route itself, or an error; no guess that the host is on the link
 
 
 class Neighbour(enum.IntEnum):
     """What the kernel knows of a neighbour's link address (<linux/neighbour.h>, NUD_…)."""
 
     UNKNOWN = 0x00
-    INCOMPLETE = 0x01
-    REACHABLE = 0x02
-    STALE = 0x04
-    DELAY = 0x08
-    PROBE = 0x10
-    FAILED = 0x20
-    NOARP = 0x40
-    PERMANENT = 0x80
+    INCOMPLETE = uapi.NUD_INCOMPLETE
+    REACHABLE = uapi.NUD_REACHABLE
+    STALE = uapi.NUD_STALE
+    DELAY = uapi.NUD_DELAY
+    PROBE = uapi.NUD_PROBE
+    FAILED = uapi.NUD_FAILED
+    NOARP = uapi.NUD_NOARP
+    PERMANENT = uapi.NUD_PERMANENT
 
 
 _UNCERTAIN = frozenset(Neighbour) - {Neighbour.NOARP, Neighbour.PERMANENT}
@@ -125,9 +124,9 @@ def _find_path(netlink: "IPRoute", host: Address, link: Link) -> Path:
     if host.is_multicast:
         return _find_path_to_group(netlink, host, link)
     usual = _ask(netlink.route, dst=str(host))
-    if not isinstance(usual, int) and usual["type"] == _RTN_LOCAL:
+    if not isinstance(usual, int) and usual["type"] == uapi.RTN_LOCAL:
         return Path(None, None, Neighbour.NOARP, local=True)
-    if is_broadcast(host, link) or (not isinstance(usual, int) and usual["type"] == _RTN_BROADCAST):
+    if is_broadcast(host, link) or (not isinstance(usual, int) and usual["type"] == uapi.RTN_BROADCAST):
         return Path(None, None, Neighbour.NOARP, broadcast=True)
     route = _entry(netlink, host, link)
     if isinstance(route, int):
@@ -147,7 +146,7 @@ def _find_path_to_group(netlink: "IPRoute", group: Address, link: Link) -> Path:
 
 def _entry(netlink: "IPRoute", destination: Address, link: Link) -> Mapping[str, Any] | int:
     """The table's entry that leads to a destination through an interface; the kernel's errno if there is none."""
-    return _ask(netlink.route, dst=str(destination), oif=link.index, flags=_RTM_F_FIB_MATCH)
+    return _ask(netlink.route, dst=str(destination), oif=link.index, flags=uapi.RTM_F_FIB_MATCH)
 
 
 def _neighbour(netlink: "IPRoute", hop: Address, link: Link) -> Neighbour:

@@ -2,9 +2,6 @@
 
 By hand: pyroute2 takes 0.2 s to import, which every start would wait for, and 0.3 ms for a link, most of it for
 attributes that nobody here needs. A flood of changes has to cost little.
-
-Constants and structs are those of <linux/netlink.h>, <linux/rtnetlink.h>, <linux/if_link.h>, <linux/if_addr.h> and
-<linux/neighbour.h>.
 """
 
 import struct
@@ -14,34 +11,18 @@ from typing import Final
 
 import attrs
 
+from mcr.net import uapi
 from mcr.net.network import Link, Neighbour, Network
 
-GROUPS: Final = 1 << 0 | 1 << 2 | 1 << 4 | 1 << 6 | 1 << 7
-"""Of what changes are told: RTMGRP_LINK, _NEIGH, _IPV4_IFADDR, _IPV4_ROUTE, _IPV4_RULE."""
+GROUPS: Final = (
+    uapi.RTMGRP_LINK | uapi.RTMGRP_NEIGH | uapi.RTMGRP_IPV4_IFADDR | uapi.RTMGRP_IPV4_ROUTE | uapi.RTMGRP_IPV4_RULE
+)
+"""Of what changes are told."""
 
-_HEADER = struct.Struct("IHHII")  # length, type, flags, sequence, port
-_ATTRIBUTE = struct.Struct("HH")
-_LINK = struct.Struct("BxHiII")  # family, type, index, flags, change
-_ADDRESS = struct.Struct("BBBBI")  # family, prefix length, flags, scope, index
-_NEIGHBOUR = struct.Struct("B3xiHBB")  # family, index, state, flags, type
 _NUMBER = struct.Struct("I")
 
-_NLMSG_ERROR, _NLMSG_DONE = 2, 3
-_NLM_F_REQUEST, _NLM_F_DUMP, _NLM_F_DUMP_INTR = 0x1, 0x300, 0x10
-_RTM_NEWLINK, _RTM_DELLINK, _RTM_GETLINK = 16, 17, 18
-_RTM_NEWADDR, _RTM_DELADDR, _RTM_GETADDR = 20, 21, 22
-_RTM_NEWNEIGH, _RTM_DELNEIGH, _RTM_GETNEIGH = 28, 29, 30
-_ROUTES = frozenset({24, 25, 32, 33})  # RTM_NEWROUTE, RTM_DELROUTE, RTM_NEWRULE, RTM_DELRULE
+_ROUTES = frozenset({uapi.RTM_NEWROUTE, uapi.RTM_DELROUTE, uapi.RTM_NEWRULE, uapi.RTM_DELRULE})
 _AF_UNSPEC, _AF_INET = 0, 2
-_TYPE_MASK = 0x3FFF  # without NLA_F_NESTED and NLA_F_NET_BYTEORDER
-_IFLA_ADDRESS, _IFLA_IFNAME, _IFLA_MTU, _IFLA_MASTER, _IFLA_LINKINFO, _IFLA_CARRIER = 1, 3, 4, 10, 18, 33
-_IFLA_PROP_LIST, _IFLA_ALT_IFNAME, _IFLA_INFO_KIND = 52, 53, 1
-_IFLA_EXT_MASK, _RTEXT_FILTER_SKIP_STATS = 29, 1 << 3
-_IFF_UP, _IFF_RUNNING, _IFF_NOARP, _IFF_LOWER_UP = 0x1, 0x40, 0x80, 0x10000
-_IFA_ADDRESS, _IFA_LOCAL = 1, 2
-_NDA_DST, _NDA_LLADDR = 1, 2
-_NTF_PROXY = 0x08
-_NUD_INCOMPLETE, _NUD_FAILED, _NUD_NOARP = 0x01, 0x20, 0x40
 
 _FORGOTTEN = 4_096  # silent neighbours that are remembered although the kernel has forgotten them
 
@@ -59,23 +40,24 @@ class Message:
 def split(datagram: bytes) -> Iterator[Message]:
     """The messages of a datagram."""
     at = 0
-    while at + _HEADER.size <= len(datagram):
-        length, kind, flags, _, port = _HEADER.unpack_from(datagram, at)
-        if length < _HEADER.size or at + length > len(datagram):
+    while at + uapi.NLMSGHDR.size <= len(datagram):
+        length, kind, flags, _, port = uapi.NLMSGHDR.unpack_from(datagram, at)
+        if length < uapi.NLMSGHDR.size or at + length > len(datagram):
             return
-        yield Message(kind, flags, port, datagram[at + _HEADER.size : at + length])
+        yield Message(kind, flags, port, datagram[at + uapi.NLMSGHDR.size : at + length])
         at += length + 3 & ~3
 
 
 def request_dump(kind: int) -> bytes:
     """What asks for all links, addresses or neighbours; see `DUMPS`."""
-    body = bytes([_AF_UNSPEC if kind == _RTM_GETLINK else _AF_INET]).ljust(_BODY[kind].size, b"\0")
-    if kind == _RTM_GETLINK:
-        body += struct.pack("HHI", 8, _IFLA_EXT_MASK, _RTEXT_FILTER_SKIP_STATS)
-    return _HEADER.pack(_HEADER.size + len(body), kind, _NLM_F_REQUEST | _NLM_F_DUMP, kind, 0) + body
+    body = bytes([_AF_UNSPEC if kind == uapi.RTM_GETLINK else _AF_INET]).ljust(_BODY[kind].size, b"\0")
+    if kind == uapi.RTM_GETLINK:
+        body += struct.pack("HHI", 8, uapi.IFLA_EXT_MASK, uapi.RTEXT_FILTER_SKIP_STATS)
+    flags = uapi.NLM_F_REQUEST | uapi.NLM_F_DUMP
+    return uapi.NLMSGHDR.pack(uapi.NLMSGHDR.size + len(body), kind, flags, kind, 0) + body
 
 
-_BODY: Final = {_RTM_GETLINK: _LINK, _RTM_GETADDR: _ADDRESS, _RTM_GETNEIGH: _NEIGHBOUR}
+_BODY: Final = {uapi.RTM_GETLINK: uapi.IFINFOMSG, uapi.RTM_GETADDR: uapi.IFADDRMSG, uapi.RTM_GETNEIGH: uapi.NDMSG}
 
 DUMPS: Final = tuple(_BODY)
 """Everything there is to ask for, in this order."""
@@ -83,11 +65,11 @@ DUMPS: Final = tuple(_BODY)
 
 def attributes(body: bytes, at: int) -> Iterator[tuple[int, bytes]]:
     """The attributes of a message, by their types, from an offset on."""
-    while at + _ATTRIBUTE.size <= len(body):
-        length, kind = _ATTRIBUTE.unpack_from(body, at)
-        if length < _ATTRIBUTE.size or at + length > len(body):
+    while at + uapi.NLATTR.size <= len(body):
+        length, kind = uapi.NLATTR.unpack_from(body, at)
+        if length < uapi.NLATTR.size or at + length > len(body):
             return
-        yield kind & _TYPE_MASK, body[at + _ATTRIBUTE.size : at + length]
+        yield kind & uapi.NLA_TYPE_MASK, body[at + uapi.NLATTR.size : at + length]
         at += length + 3 & ~3
 
 
@@ -101,37 +83,37 @@ def _number(value: bytes | None) -> int:
 
 def parse_link(body: bytes) -> Link | None:
     """A link from RTM_NEWLINK or RTM_DELLINK; None: it speaks of something else, such as a bridge's port."""
-    if len(body) < _LINK.size:
+    if len(body) < uapi.IFINFOMSG.size:
         return None
-    family, _, index, flags, _ = _LINK.unpack_from(body)
-    found = dict(attributes(body, _LINK.size))
-    if family != _AF_UNSPEC or _IFLA_IFNAME not in found:
+    family, _, index, flags, _ = uapi.IFINFOMSG.unpack_from(body)
+    found = dict(attributes(body, uapi.IFINFOMSG.size))
+    if family != _AF_UNSPEC or uapi.IFLA_IFNAME not in found:
         return None
-    carrier = found.get(_IFLA_CARRIER)
-    others = attributes(found.get(_IFLA_PROP_LIST, b""), 0)
-    information = dict(attributes(found.get(_IFLA_LINKINFO, b""), 0))
+    carrier = found.get(uapi.IFLA_CARRIER)
+    others = attributes(found.get(uapi.IFLA_PROP_LIST, b""), 0)
+    information = dict(attributes(found.get(uapi.IFLA_LINKINFO, b""), 0))
     return Link(
         index=index,
-        name=_text(found[_IFLA_IFNAME]),
-        altnames=tuple(_text(value) for kind, value in others if kind == _IFLA_ALT_IFNAME),
-        up=bool(flags & _IFF_UP),
-        carrier=bool(carrier[0]) if carrier else bool(flags & _IFF_LOWER_UP),
-        running=bool(flags & _IFF_RUNNING),
-        arp=not flags & _IFF_NOARP,
-        mtu=_number(found.get(_IFLA_MTU)),
-        mac=found.get(_IFLA_ADDRESS, b""),
-        master=_number(found.get(_IFLA_MASTER)),
-        kind=_text(information.get(_IFLA_INFO_KIND, b"")),
+        name=_text(found[uapi.IFLA_IFNAME]),
+        altnames=tuple(_text(value) for kind, value in others if kind == uapi.IFLA_ALT_IFNAME),
+        up=bool(flags & uapi.IFF_UP),
+        carrier=bool(carrier[0]) if carrier else bool(flags & uapi.IFF_LOWER_UP),
+        running=bool(flags & uapi.IFF_RUNNING),
+        arp=not flags & uapi.IFF_NOARP,
+        mtu=_number(found.get(uapi.IFLA_MTU)),
+        mac=found.get(uapi.IFLA_ADDRESS, b""),
+        master=_number(found.get(uapi.IFLA_MASTER)),
+        kind=_text(information.get(uapi.IFLA_INFO_KIND, b"")),
     )
 
 
 def parse_address(body: bytes) -> tuple[int, IPv4Interface] | None:
     """An interface's index and address from RTM_NEWADDR or RTM_DELADDR; None: it is of another family."""
-    if len(body) < _ADDRESS.size:
+    if len(body) < uapi.IFADDRMSG.size:
         return None
-    family, prefix, _, _, index = _ADDRESS.unpack_from(body)
-    found = dict(attributes(body, _ADDRESS.size))
-    own = found.get(_IFA_LOCAL) or found.get(_IFA_ADDRESS)
+    family, prefix, _, _, index = uapi.IFADDRMSG.unpack_from(body)
+    found = dict(attributes(body, uapi.IFADDRMSG.size))
+    own = found.get(uapi.IFA_LOCAL) or found.get(uapi.IFA_ADDRESS)
     if family != _AF_INET or own is None:
         return None
     return index, IPv4Interface((own, prefix))
@@ -139,15 +121,15 @@ def parse_address(body: bytes) -> tuple[int, IPv4Interface] | None:
 
 def parse_neighbour(body: bytes) -> tuple[int, IPv4Address, int, bytes] | None:
     """Index, address, state and link address from RTM_NEWNEIGH or RTM_DELNEIGH; None: nobody can answer there."""
-    if len(body) < _NEIGHBOUR.size:
+    if len(body) < uapi.NDMSG.size:
         return None
-    family, index, state, flags, _ = _NEIGHBOUR.unpack_from(body)
-    if family != _AF_INET or flags & _NTF_PROXY or state & _NUD_NOARP:
+    family, index, state, flags, _ = uapi.NDMSG.unpack_from(body)
+    if family != _AF_INET or flags & uapi.NTF_PROXY or state & uapi.NUD_NOARP:
         return None
-    found = dict(attributes(body, _NEIGHBOUR.size))
-    if _NDA_DST not in found:
+    found = dict(attributes(body, uapi.NDMSG.size))
+    if uapi.NDA_DST not in found:
         return None
-    return index, IPv4Address(found[_NDA_DST]), state, found.get(_NDA_LLADDR, b"")
+    return index, IPv4Address(found[uapi.NDA_DST]), state, found.get(uapi.NDA_LLADDR, b"")
 
 
 class Known:
@@ -204,15 +186,15 @@ class Known:
         for message in split(datagram):
             mine = self._dump is not None and message.port == self._port
             if mine:
-                self._torn |= bool(message.flags & _NLM_F_DUMP_INTR)
-            if message.kind in (_NLMSG_DONE, _NLMSG_ERROR):
+                self._torn |= bool(message.flags & uapi.NLM_F_DUMP_INTR)
+            if message.kind in (uapi.NLMSG_DONE, uapi.NLMSG_ERROR):
                 if mine:
-                    self._end_dump(failed=message.kind == _NLMSG_ERROR)
-            elif message.kind in (_RTM_NEWLINK, _RTM_DELLINK):
+                    self._end_dump(failed=message.kind == uapi.NLMSG_ERROR)
+            elif message.kind in (uapi.RTM_NEWLINK, uapi.RTM_DELLINK):
                 self._heed_link(message)
-            elif message.kind in (_RTM_NEWADDR, _RTM_DELADDR):
+            elif message.kind in (uapi.RTM_NEWADDR, uapi.RTM_DELADDR):
                 self._heed_address(message)
-            elif message.kind in (_RTM_NEWNEIGH, _RTM_DELNEIGH):
+            elif message.kind in (uapi.RTM_NEWNEIGH, uapi.RTM_DELNEIGH):
                 self._heed_neighbour(message)
             elif message.kind in _ROUTES:
                 self._note_routes()
@@ -228,14 +210,14 @@ class Known:
         dump, self._dump = self._dump, None
         if failed or self._torn:
             return
-        for index in [*self._links] if dump == _RTM_GETLINK else ():
+        for index in [*self._links] if dump == uapi.RTM_GETLINK else ():
             if index not in self._spoken_of:
                 self._forget_link(index)
-        for index, addresses in [*self._addresses.items()] if dump == _RTM_GETADDR else ():
+        for index, addresses in [*self._addresses.items()] if dump == uapi.RTM_GETADDR else ():
             for address in addresses:
                 if (index, address) not in self._spoken_of:
                     self._forget_address(index, address)
-        for key in [*self._neighbours] if dump == _RTM_GETNEIGH else ():
+        for key in [*self._neighbours] if dump == uapi.RTM_GETNEIGH else ():
             if key not in self._spoken_of:
                 self._forget_neighbour(key)
 
@@ -243,7 +225,7 @@ class Known:
         link = parse_link(message.body)
         if link is None:
             return
-        if message.kind == _RTM_DELLINK:
+        if message.kind == uapi.RTM_DELLINK:
             self._spoken_of.discard(link.index)
             self._forget_link(link.index)
             return
@@ -269,7 +251,7 @@ class Known:
         if found is None:
             return
         index, address = found
-        if message.kind == _RTM_DELADDR:
+        if message.kind == uapi.RTM_DELADDR:
             self._spoken_of.discard(found)
             self._forget_address(index, address)
             return
@@ -293,14 +275,15 @@ class Known:
             return
         index, host, state, mac = found
         key = (index, host)
-        if message.kind == _RTM_DELNEIGH:
+        if message.kind == uapi.RTM_DELNEIGH:
             self._spoken_of.discard(key)
             self._forget_neighbour(key)
             return
         self._spoken_of.add(key)
         known = self._neighbours.get(key)
         # It is asked again and again: until it answers it remains silent.
-        silent = bool(state & _NUD_FAILED) or (state in (0, _NUD_INCOMPLETE) and known is not None and known.silent)
+        asked = state in (0, uapi.NUD_INCOMPLETE)
+        silent = bool(state & uapi.NUD_FAILED) or (asked and known is not None and known.silent)
         neighbour = Neighbour(state, silent, mac)
         if known != neighbour:
             self._neighbours[key] = neighbour

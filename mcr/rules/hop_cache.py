@@ -10,6 +10,7 @@ import trio
 
 from mcr.model.flow import Address
 from mcr.model.limits import MAX_OUTPUTS
+from mcr.net import uapi
 from mcr.net.network import Neighbour, Network
 from mcr.net.next_hop import find_next_hops, find_unanswered
 from mcr.rules.conditions import Attachment, Hop, find_oddity
@@ -18,7 +19,6 @@ _Key = tuple[Address, str]
 _FEW = 50  # asked for without a thread
 _MOST = 2 * MAX_OUTPUTS  # that are remembered
 _UNHEARD = 100  # neighbours that are looked at each time
-_NUD_INCOMPLETE = 0x01  # <linux/neighbour.h>
 
 
 class HopCache:
@@ -65,7 +65,7 @@ def find_silent(
 
 
 def _is_unheard(neighbour: Neighbour | None) -> bool:
-    return neighbour is None or (neighbour.state <= _NUD_INCOMPLETE and not neighbour.silent)
+    return neighbour is None or (neighbour.state <= uapi.NUD_INCOMPLETE and not neighbour.silent)
 
 
 def _ask(hosts: list[_Key], outputs: Mapping[str, Attachment], network: Network) -> dict[_Key, Hop]:

@@ -7,13 +7,13 @@ from typing import Final
 
 from mcr.model.flow import Address
 from mcr.model.log import Level
+from mcr.net import uapi
 from mcr.net.network import Network
 from mcr.rules.conditions import Attachment, Hop
 from mcr.text.plurals import counted
 
 _BURST: Final = 5  # times that something is said, before it is said seldom
 _APART: Final = 10.0  # seconds between two times then
-_REACHABLE: Final = 0xDE  # <linux/neighbour.h>: the states in which the kernel knows a neighbour's link address
 
 _Destination = tuple[Address, str]
 
@@ -51,7 +51,7 @@ class HostLog:
             neighbour = network.neighbours.get((outputs[name].index, hop.neighbour)) if name in outputs else None
             if neighbour and neighbour.silent:
                 self._silent[host, name] = hop.neighbour
-            elif neighbour and neighbour.state & _REACHABLE:
+            elif neighbour and neighbour.state & uapi.NUD_VALID:
                 self._silent.pop((host, name), None)
 
     def lines(self, time: float) -> list[tuple[Level, str]]:

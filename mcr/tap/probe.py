@@ -2,8 +2,6 @@
 
 The socket takes what the capture's filter leaves out, and the flow itself if this machine sends it. While it is open,
 its interface receives every group (allmulti), or a network card would keep back those that nobody here has joined.
-
-Constants are those of <linux/if_packet.h> and <linux/virtio_net.h>.
 """
 
 import ctypes
@@ -20,9 +18,10 @@ import attrs
 
 from mcr.errors import SystemFault
 from mcr.model.flow import Input
+from mcr.net import uapi
 from mcr.net.filter.cbpf import REJECT_ALL, Wanted, attach_filter, select_kin
 from mcr.net.patience import set_option
-from mcr.tap.sighting import ETH_P_8021Q, Datagram, Look, Query, Sighting, Tag, identify
+from mcr.tap.sighting import Datagram, Look, Query, Sighting, Tag, identify
 
 LOOK_SECONDS: Final = 2.0
 """How long a look takes if the flow does not come in."""
@@ -30,18 +29,9 @@ LOOK_SECONDS: Final = 2.0
 _FRAMES = 4_000  # then only the very flow is still looked for, and as many of it as that
 _SNAP = 128  # bytes of a frame: link header, tags, IP header and UDP header
 _BUFFER = 256 << 10  # bytes of frames that wait
-_ETH_P_ALL = 0x0003
-_SOL_PACKET = 263
-_PACKET_ADD_MEMBERSHIP = 1
-_PACKET_AUXDATA = 8
-_PACKET_VNET_HDR = 15
-_PACKET_OUTGOING = 4  # type of a packet, <linux/if_packet.h>
-_MR_ALLMULTI = struct.pack("H", 2)
-_VLAN_VALID = 1 << 4
-_VLAN_TPID_VALID = 1 << 6
 _AUXILIARY = struct.Struct("IIIHHHH")  # status, length, snapped, link header at, network header at, TCI, TPID
 _VNET = struct.Struct("BBHHHH")  # flags, kind of super-frame, header length, segment size, checksum start and offset
-_EVERYWHERE = struct.pack("=HHi12x", socket.AF_PACKET, socket.htons(_ETH_P_ALL), 0)  # struct sockaddr_ll
+_EVERYWHERE = struct.pack("=HHi12x", socket.AF_PACKET, socket.htons(uapi.ETH_P_ALL), 0)  # struct sockaddr_ll
 
 _libc = ctypes.CDLL(None, use_errno=True)
 
@@ -56,7 +46,7 @@ class _Frame(NamedTuple):
 
     @property
     def outgoing(self) -> bool:
-        return self.address[2] == _PACKET_OUTGOING
+        return self.address[2] == uapi.PACKET_OUTGOING
 
 
 def look_at_wire(source: Input, index: int, seconds: float = LOOK_SECONDS) -> Look:
@@ -117,11 +107,12 @@ def _open(source: Input, index: int) -> socket.socket:
         step = "SO_RCVBUF"
         opened.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, _BUFFER)
         step = "PACKET_AUXDATA"
-        opened.setsockopt(_SOL_PACKET, _PACKET_AUXDATA, 1)  # the VLAN tag, which the kernel takes out
+        opened.setsockopt(uapi.SOL_PACKET, uapi.PACKET_AUXDATA, 1)  # the VLAN tag, which the kernel takes out
         step = "PACKET_VNET_HDR"
-        opened.setsockopt(_SOL_PACKET, _PACKET_VNET_HDR, 1)
+        opened.setsockopt(uapi.SOL_PACKET, uapi.PACKET_VNET_HDR, 1)
         step = "PACKET_ADD_MEMBERSHIP"
-        set_option(opened, _SOL_PACKET, _PACKET_ADD_MEMBERSHIP, struct.pack("i2sH8x", index, _MR_ALLMULTI, 0))
+        membership = struct.pack("iHH8x", index, uapi.PACKET_MR_ALLMULTI, 0)
+        set_option(opened, uapi.SOL_PACKET, uapi.PACKET_ADD_MEMBERSHIP, membership)
         step = "SO_ATTACH_FILTER"
         attach_filter(opened, select_kin(Wanted(source.group, source.port), _SNAP))
         step = "bind"
@@ -144,8 +135,8 @@ def _identify(frame: _Frame, interface: str) -> Datagram | Query | None:
     for _, _, auxiliary in frame.ancillary:  # there is but one kind
         with suppress(struct.error):
             status, _, _, _, network, tci, protocol = _AUXILIARY.unpack(auxiliary)
-            if status & _VLAN_VALID:
-                tag = Tag.from_tci(tci, protocol if status & _VLAN_TPID_VALID else ETH_P_8021Q)
+            if status & uapi.TP_STATUS_VLAN_VALID:
+                tag = Tag.from_tci(tci, protocol if status & uapi.TP_STATUS_VLAN_TPID_VALID else uapi.ETH_P_8021Q)
     _, kind, _, segment, _, _ = _VNET.unpack_from(frame.data)
     data = frame.data[_VNET.size + network :]
     return identify(data, interface, frame.address[1], tag, segment if kind else 0)

@@ -5,17 +5,13 @@ import struct
 from collections import Counter
 from collections.abc import Mapping
 from ipaddress import IPv4Address
-from typing import Final, NamedTuple
+from typing import NamedTuple
 
 import attrs
 
 from mcr.model.flow import Address, Input
+from mcr.net import uapi
 
-ETH_P_8021Q: Final = 0x8100
-ETH_P_8021AD: Final = 0x88A8
-
-_ETH_P_IP = 0x0800
-_VLAN_ID = 0x0FFF
 _MORE_FRAGMENTS = 0x2000
 _FRAGMENT_OFFSET = 0x1FFF
 _IP_HEADER = struct.Struct("!BxxxxxHxBxxxxxx4s")  # version and length, fragment, protocol, destination
@@ -28,12 +24,12 @@ class Tag(NamedTuple):
     """A VLAN tag (IEEE 802.1Q, 9). `protocol`: 0x8100, or 0x88a8 (802.1ad)."""
 
     vlan: int
-    protocol: int = ETH_P_8021Q
+    protocol: int = uapi.ETH_P_8021Q
 
     @classmethod
     def from_tci(cls, tci: int, protocol: int) -> "Tag":
         """Take the VLAN id out of a tag's control information."""
-        return cls(tci & _VLAN_ID, protocol)
+        return cls(tci & uapi.VLAN_VID_MASK, protocol)
 
 
 @attrs.frozen
@@ -113,11 +109,11 @@ def identify(data: bytes, interface: str, protocol: int, tag: Tag | None, segmen
     """
     tags: tuple[Tag, ...] = (tag,) if tag else ()
     try:
-        if protocol in {ETH_P_8021Q, ETH_P_8021AD}:
+        if protocol in {uapi.ETH_P_8021Q, uapi.ETH_P_8021AD}:
             tci, inner = _TAG.unpack_from(data)
             tags, data, protocol = (*tags, Tag.from_tci(tci, protocol)), data[_TAG.size :], inner
         tags = tuple(each for each in tags if each.vlan)  # with VLAN 0 a tag bears but a priority
-        if protocol != _ETH_P_IP:
+        if protocol != uapi.ETH_P_IP:
             return None
         first, fragment, transport, destination = _IP_HEADER.unpack_from(data)
         group = IPv4Address(destination)

@@ -12,6 +12,7 @@ from contextlib import ExitStack
 from typing import Final, cast
 
 from mcr.model.flow import Input
+from mcr.net import uapi
 from mcr.net.filter.cbpf import REJECT_ALL, Instruction, Wanted, attach_filter, select_groups, select_udp
 from mcr.net.links import Link
 from mcr.tap.sighting import Datagram, Sighting, identify
@@ -20,7 +21,6 @@ LOOK_SECONDS: Final = 0.5
 
 _FRAMES = 4_000  # then enough was seen
 _SNAP = 128
-_ETH_P_ALL = 0x0003
 
 
 def look_for_strays(links: Iterable[Link], rules: Iterable[Input]) -> Counter[Sighting]:
@@ -43,7 +43,7 @@ def look_for_strays(links: Iterable[Link], rules: Iterable[Input]) -> Counter[Si
             tap = stack.enter_context(socket.socket(socket.AF_PACKET, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC, 0))
             attach_filter(tap, REJECT_ALL)
             attach_filter(tap, _unwanted(wanted[link.name]))
-            tap.bind((link.name, _ETH_P_ALL))
+            tap.bind((link.name, uapi.ETH_P_ALL))
             selector.register(tap, selectors.EVENT_READ, link.name)
         deadline = time.monotonic() + LOOK_SECONDS
         taken = 0

@@ -8,20 +8,12 @@ from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
 from mcr.model.flow import Address
+from mcr.net import uapi
 
-_SO_ATTACH_FILTER = 26
-_SO_ATTACH_BPF = 50
-_MAX_INSTRUCTIONS = 4096  # BPF_MAXINSNS
 _MAX_JUMP = 255
 
-_ETH_P_IP = 0x0800
-_ETH_P_8021Q = 0x8100
-_ETH_P_8021AD = 0x88A8
-_VLAN_ID = 0x0FFF
 _IGMP_QUERY = 0x11  # RFC 3376, 4
 
-_FROM_NETWORK = 0xFFF00000  # SKF_NET_OFF: an offset from the network header
-_ANCILLARY = 0xFFFFF000  # SKF_AD_OFF: what the kernel knows of the frame
 _PORTS_END = 14 + 4  # bytes of a frame that has ports, beside those of its IP header
 _WHOLE = 0x40000  # bytes: more than any frame has
 
@@ -66,16 +58,16 @@ def _if_equal(value: int, then: int, otherwise: int) -> Instruction:
 
 # IPv4 UDP of no VLAN that this machine did not send; others are rejected. A tag of VLAN 0 bears but a priority.
 _UDP = (
-    _load_half(_ANCILLARY),  # protocol
-    _if_equal(_ETH_P_IP, 0, 9),
-    _load_half(_ANCILLARY + 48),  # VLAN tag present
+    _load_half(uapi.SKF_AD_OFF),  # protocol
+    _if_equal(uapi.ETH_P_IP, 0, 9),
+    _load_half(uapi.SKF_AD_OFF + 48),  # VLAN tag present
     _if_equal(0, 3, 0),
-    _load_half(_ANCILLARY + 44),  # the tag
-    Instruction(0x54, 0, 0, _VLAN_ID),
+    _load_half(uapi.SKF_AD_OFF + 44),  # the tag
+    Instruction(0x54, 0, 0, uapi.VLAN_VID_MASK),
     _if_equal(0, 0, 4),  # others are their VLAN's interface's
-    _load_half(_ANCILLARY + 4),  # packet type
-    _if_equal(4, 2, 0),  # PACKET_OUTGOING
-    _load_byte(_FROM_NETWORK + 9),  # IP protocol
+    _load_half(uapi.SKF_AD_OFF + 4),  # packet type
+    _if_equal(uapi.PACKET_OUTGOING, 2, 0),
+    _load_byte(uapi.SKF_NET_OFF + 9),  # IP protocol
     _if_equal(17, 1, 0),
     _return(0),
 )
@@ -102,28 +94,28 @@ def select_udp(wanted: Iterable[Wanted], *, invert: bool = False) -> tuple[Instr
         ports[int(group)].append(port)
     program = [
         *_UDP,
-        _load_half(_FROM_NETWORK + 6),
+        _load_half(uapi.SKF_NET_OFF + 6),
         Instruction(0x45, 0, 1, 0x3FFF),  # a fragment
         _return(yes),
-        _load_byte(_FROM_NETWORK),
+        _load_byte(uapi.SKF_NET_OFF),
         Instruction(0x35, 1, 0, 0x45),  # version and header length
         _return(yes),
         Instruction(0x35, 0, 1, 0x50),
         _return(yes),
-        Instruction(0xB1, 0, 0, _FROM_NETWORK),  # X = length of the IP header
+        Instruction(0xB1, 0, 0, uapi.SKF_NET_OFF),  # X = length of the IP header
         Instruction(0x80, 0, 0, 0),  # length of the frame
         Instruction(0x1C, 0, 0, 0),  # less X
         Instruction(0x35, 1, 0, _PORTS_END),
         _return(yes),  # without ports; to load them would reject
-        Instruction(0x48, 0, 0, _FROM_NETWORK + 2),  # destination port
+        Instruction(0x48, 0, 0, uapi.SKF_NET_OFF + 2),  # destination port
         Instruction(0x02, 0, 0, _PORT),
-        _load_word(_FROM_NETWORK + 16),
+        _load_word(uapi.SKF_NET_OFF + 16),
         Instruction(0x02, 0, 0, _GROUP),
     ]
     for number in sorted(ports):
         program += _select_group(number, sorted(ports[number]), yes, no)
     program.append(_return(no))
-    if len(program) > _MAX_INSTRUCTIONS:
+    if len(program) > uapi.BPF_MAXINSNS:
         raise OverflowError(f"{len(program)} instructions")
     return tuple(program)
 
@@ -131,7 +123,7 @@ def select_udp(wanted: Iterable[Wanted], *, invert: bool = False) -> tuple[Instr
 def select_groups(program: Sequence[Instruction]) -> tuple[Instruction, ...]:
     """Make a filter that lets in what another does, if it is sent to a group."""
     return (
-        _load_word(_FROM_NETWORK + 16),  # IPv4 destination; what is no IPv4 the other rejects
+        _load_word(uapi.SKF_NET_OFF + 16),  # IPv4 destination; what is no IPv4 the other rejects
         Instruction(0x54, 0, 0, 0xF0000000),
         _if_equal(0xE0000000, 1, 0),
         _return(0),
@@ -170,7 +162,7 @@ def select_kin(flow: Wanted, size: int, *, strictly: bool = False) -> tuple[Inst
     """
     # X is where the IP header begins, counted from the network header; after that, where it ends.
     skip_ip_header = (
-        Instruction(0x50, 0, 0, _FROM_NETWORK),
+        Instruction(0x50, 0, 0, uapi.SKF_NET_OFF),
         Instruction(0x54, 0, 0, 0x0F),  # words of the IP header
         Instruction(0x64, 0, 0, 2),
         Instruction(0x0C, 0, 0, 0),
@@ -186,42 +178,42 @@ def select_kin(flow: Wanted, size: int, *, strictly: bool = False) -> tuple[Inst
     )
     # Of what this machine sends, the other groups and ports are the relay's own output.
     own_alone = (
-        _load_half(_ANCILLARY + 4),  # packet type
-        _if_equal(4, 0, 3),  # PACKET_OUTGOING
-        Instruction(0x40, 0, 0, _FROM_NETWORK + 16),
+        _load_half(uapi.SKF_AD_OFF + 4),  # packet type
+        _if_equal(uapi.PACKET_OUTGOING, 0, 3),
+        Instruction(0x40, 0, 0, uapi.SKF_NET_OFF + 16),
         _if_equal(int(flow.group), 2 + len(group_or_port), 0),
         _return(0),
     )
     udp = (
         *(() if strictly else own_alone),
-        Instruction(0x40, 0, 0, _FROM_NETWORK + 16),  # destination
+        Instruction(0x40, 0, 0, uapi.SKF_NET_OFF + 16),  # destination
         *(group_alone if strictly else group_or_port),
-        Instruction(0x48, 0, 0, _FROM_NETWORK + 6),
+        Instruction(0x48, 0, 0, uapi.SKF_NET_OFF + 6),
         Instruction(0x45, 0, 1, 0x1FFF),  # a fragment without a port
         _return(0),
         *skip_ip_header,
-        Instruction(0x48, 0, 0, _FROM_NETWORK + 2),  # destination port
+        Instruction(0x48, 0, 0, uapi.SKF_NET_OFF + 2),  # destination port
         _if_equal(flow.port, 0, 1),
         _return(size),
         _return(0),
     )
     return (
-        _load_half(_ANCILLARY),  # protocol
+        _load_half(uapi.SKF_AD_OFF),  # protocol
         Instruction(0x01, 0, 0, 0),  # X = 0
-        _if_equal(_ETH_P_IP, 7, 0),
-        _if_equal(_ETH_P_8021Q, 2, 0),
-        _if_equal(_ETH_P_8021AD, 1, 0),
+        _if_equal(uapi.ETH_P_IP, 7, 0),
+        _if_equal(uapi.ETH_P_8021Q, 2, 0),
+        _if_equal(uapi.ETH_P_8021AD, 1, 0),
         _return(0),
-        _load_half(_FROM_NETWORK + 2),  # protocol after the second tag
-        _if_equal(_ETH_P_IP, 1, 0),
+        _load_half(uapi.SKF_NET_OFF + 2),  # protocol after the second tag
+        _if_equal(uapi.ETH_P_IP, 1, 0),
         _return(0),
         Instruction(0x01, 0, 0, 4),
-        Instruction(0x50, 0, 0, _FROM_NETWORK + 9),  # IP protocol
+        Instruction(0x50, 0, 0, uapi.SKF_NET_OFF + 9),  # IP protocol
         _if_equal(socket.IPPROTO_IGMP, 2, 0),
         _if_equal(socket.IPPROTO_UDP, 1 + len(skip_ip_header) + 4, 0),
         _return(0),
         *skip_ip_header,
-        Instruction(0x50, 0, 0, _FROM_NETWORK),  # IGMP type
+        Instruction(0x50, 0, 0, uapi.SKF_NET_OFF),  # IGMP type
         _if_equal(_IGMP_QUERY, 0, 1),
         _return(size),
         _return(0),
@@ -237,7 +229,8 @@ def attach_filter(target: socket.socket, program: Sequence[Instruction]) -> None
     """
     code = ctypes.create_string_buffer(b"".join(struct.pack("HBBI", *instruction) for instruction in program))
     # struct sock_fprog: a count and a pointer, aligned as the compiler would.
-    target.setsockopt(socket.SOL_SOCKET, _SO_ATTACH_FILTER, struct.pack("@HP", len(program), ctypes.addressof(code)))
+    argument = struct.pack("@HP", len(program), ctypes.addressof(code))
+    target.setsockopt(socket.SOL_SOCKET, uapi.SO_ATTACH_FILTER, argument)
 
 
 def attach_program(target: socket.socket, program: int) -> None:
@@ -246,4 +239,4 @@ def attach_program(target: socket.socket, program: int) -> None:
     Raises:
         OSError: from setsockopt(2).
     """
-    target.setsockopt(socket.SOL_SOCKET, _SO_ATTACH_BPF, program)
+    target.setsockopt(socket.SOL_SOCKET, uapi.SO_ATTACH_BPF, program)

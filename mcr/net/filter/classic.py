@@ -10,6 +10,7 @@ import attrs
 from mcr.errors import SystemFault, describe_errno
 from mcr.logs.logger import get_logger
 from mcr.model.log import Facility
+from mcr.net import uapi
 from mcr.net.capture import read_count
 from mcr.net.filter.cbpf import ACCEPT_UDP, REJECT_ALL, Instruction, Wanted, attach_filter, select_udp
 from mcr.net.filter.suppress import Suppressor
@@ -17,7 +18,6 @@ from mcr.net.interfaces import Interface, bind_packet
 
 log = get_logger(Facility.NETWORK)
 
-_ETH_P_ALL = 0x0003
 _LEAST_BUFFER = 1  # bytes; the kernel makes it the least that it allows
 
 
@@ -84,7 +84,7 @@ class ClassicScreen:
                 undo.callback(counter.close)
                 counter.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, _LEAST_BUFFER)
                 attach_filter(counter, REJECT_ALL)
-                bind_packet(counter, interface.index, _ETH_P_ALL)
+                bind_packet(counter, interface.index, uapi.ETH_P_ALL)
                 count = SocketCount(counter.dup())
                 undo.callback(count.close)
                 filtered = _Filtered(tuple(sockets), counter)

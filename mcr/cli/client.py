@@ -1,4 +1,4 @@
-"""The daemon as a command sees it: one connection, one request at a time, every failure in words.
+"""A command's connection to the daemon: one request at a time, every failure in words.
 
 Import-light: this module and what it imports are most of the time that a command takes.
 """
@@ -21,7 +21,7 @@ REPLY_TIMEOUT: Final = 5
 """Seconds to wait for the daemon to take a request, and again for it to say something."""
 
 LONGEST_REPLY: Final = 32 << 20
-"""Bytes. What is known of 16,384 rules with 65,536 outputs takes half of that."""
+"""Bytes. The state of 16,384 rules with 65,536 outputs takes half of that."""
 
 WHOLE_REPLY_TIMEOUT: Final = 30
 """Seconds for a reply to come as a whole."""
@@ -30,7 +30,7 @@ _UNKNOWN = "the change may still be carried out, or may have been; before you re
 _PART = 1 << 18
 _REPLY_TIMEVAL: Final = (REPLY_TIMEOUT, 0)  # struct timeval
 CHANGING: Final = frozenset({"add", "remove", "log_level.set"})
-"""Methods that do more than look."""
+"""Methods that do more than read."""
 
 
 class Client:
@@ -38,7 +38,7 @@ class Client:
 
     Args:
         path: the control socket.
-        origin: who chose the path, to say so when nobody answers there.
+        origin: the source of the path, for the error if nothing answers there.
     """
 
     def __init__(self, path: str, origin: str) -> None:

@@ -1,8 +1,8 @@
-"""What the shell offers at the Tab key for the values of options: click's `shell_complete` functions.
+"""Completion of the values of options at the Tab key: click's `shell_complete` functions.
 
 Rules of the module:
 
-1. Nothing is ever said but proposals: who presses Tab has not asked for an error.
+1. It prints proposals and nothing else: an operator who presses Tab has not asked for an error.
 2. It is imported by every command, so what only a completion needs is imported in the function that needs it.
 """
 
@@ -57,7 +57,7 @@ def facilities(_context: click.Context, _: click.Parameter, incomplete: str) -> 
 
 
 def files(_context: click.Context, _: click.Parameter, incomplete: str) -> "list[CompletionItem[str]]":
-    """Whatever the shell finds for a path."""
+    """The shell's own proposals for a path."""
     from click.shell_completion import CompletionItem  # noqa: PLC0415
 
     return [CompletionItem(incomplete, type="file")]

@@ -47,7 +47,7 @@ def report(error: McrError) -> int:
 
 
 def _words(error: Exception) -> McrError | None:
-    """What an operator is told; None of a bug."""
+    """The error for an operator; None for a bug."""
     match error:
         case McrError():
             return error
@@ -65,7 +65,7 @@ def _words(error: Exception) -> McrError | None:
 
 
 def _hints_for_extra(words: str, context: click.Context) -> Iterator[str]:
-    """A word where an option is wanted: which option?"""
+    """The option that was probably meant by a word in the place of an option."""
     options = {name for option in context.command.params for name in option.opts}
     if "--global" in options:
         yield f"for all facilities: {context.command_path} --global {words}"
@@ -78,7 +78,7 @@ def _hints_for_extra(words: str, context: click.Context) -> Iterator[str]:
 
 
 def usage_error(error: click.UsageError) -> UsageError:
-    """What click found wrong with a command line, as one line and hints."""
+    """Click's complaint about a command line, as one line and hints."""
     possibilities = getattr(error, "possibilities", None)  # of an option or, since click 8.4, of a command
     message = error.message if possibilities else error.format_message()
     hints = []

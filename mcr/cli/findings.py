@@ -60,7 +60,7 @@ def _badness(finding: dict[str, Any]) -> int:
 
 
 def _unreachable(error: McrError, path: str) -> dict[str, Any]:
-    # What the system refuses comes with where it did, first thing; other errors only with what to do.
+    # For a refusal of the system the first hint says where; other errors have only remedies as hints.
     hints = error.hints if isinstance(error, SystemFault) else (f"the control socket is {path}", *error.hints)
     return {
         "check": "daemon",

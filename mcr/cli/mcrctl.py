@@ -1,4 +1,4 @@
-"""`mcrctl`: what an operator asks of a running mcrd.
+"""`mcrctl`: an operator's commands to a running mcrd.
 
 Rules of the module:
 
@@ -219,7 +219,7 @@ cli.add_command(write_report)
 
 
 def main() -> None:
-    """What `mcr.cli.start` starts."""
+    """The entry point, called by `mcr.cli.start`."""
     streams.open_standard_descriptors()
     streams.report_errors()
     if sys.stdout is None:
@@ -229,7 +229,7 @@ def main() -> None:
 
 
 def _watch(session: Session, show: Callable[[Any], None]) -> None:
-    """Show the statistics once a second until Ctrl-C, which is the way to end it and no failure."""
+    """Show the statistics once per second until Ctrl-C, which ends it and is no failure."""
     try:
         with session.connect() as daemon:
             while True:
@@ -252,7 +252,7 @@ def _note_cost(session: Session, levels: dict[str, str]) -> None:
 
 
 def _warn(session: Session, added: list[dict[str, Any]]) -> None:
-    """Say what is odd about rules that were added, or keeps them from being served now."""
+    """Print warnings about rules that were added, and reasons why they are not served now."""
     said: dict[str, list[str]] = {}
     with session.understand():
         for rule in all_visible(added):
@@ -265,7 +265,7 @@ def _warn(session: Session, added: list[dict[str, Any]]) -> None:
 
 
 def _check_active(session: Session, added: list[dict[str, Any]]) -> None:
-    """Fail for rules that were added and that no worker forwards by yet."""
+    """Fail if rules were added that not every worker forwards by yet."""
     with session.understand():
         pending = [rule["rule_id"] for rule in added if rule["state"] == "pending"]
     if pending:

@@ -2,7 +2,7 @@
 
 Rules of the module:
 
-1. A section that can't be had says why; the report is written all the same, without a daemon, too.
+1. A section that is not available says why; the report is written all the same, without a daemon, too.
 2. No secrets: each section names what it shows, and nothing is taken along whole. The environment is seen only through
    the settings, and no host or user name is asked for.
 """
@@ -118,7 +118,7 @@ def _section(write: Callable[[], str]) -> str:
 
 
 class _Daemon:
-    """The daemon; asked no more once it could not be reached, for that may take seconds each time."""
+    """The daemon. Once it could not be reached it is not asked again, as that may take seconds each time."""
 
     def __init__(self, session: Session) -> None:
         self._session = session
@@ -131,7 +131,7 @@ class _Daemon:
             self.absence = McrError(error.message)  # its hints may say who asks
 
     def ask(self, method: str) -> Any:
-        """Have it carry out one method."""
+        """Let it carry out one method."""
         if self.absence:
             raise self.absence
         return all_visible(self._session.call(method))

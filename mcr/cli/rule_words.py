@@ -1,6 +1,6 @@
 """Rules as an operator writes them: options of `mcrctl add`, and lines of a batch file.
 
-Turned into what the control protocol spells; whether a value is any good is for the daemon to say.
+They become parameters of the control protocol; the daemon judges the values.
 """
 
 import codecs

@@ -1,4 +1,4 @@
-"""What every command of `mcrctl` has: a daemon to ask, two options, a way to show the answer."""
+"""The parts that every command of `mcrctl` has: a daemon to ask, two options, a way to show the answer."""
 
 import json
 import os
@@ -19,7 +19,7 @@ _F = TypeVar("_F", bound=Callable[..., Any])
 
 
 class Session:
-    """What the options that every command has have said so far."""
+    """The values so far of the options that every command has."""
 
     def __init__(self) -> None:
         self.json = False
@@ -34,7 +34,7 @@ class Session:
         return Client(self.path, self.origin)
 
     def call(self, method: str, params: dict[str, Any] | None = None) -> Any:
-        """Have the daemon carry out one method, on a connection of its own."""
+        """Let the daemon carry out one method, on a connection of its own."""
         with self.connect() as daemon:
             result = daemon.call(method, params)
         self._changed |= method in CHANGING
@@ -94,12 +94,12 @@ def common_options(command: _F) -> _F:
 
 
 def terminal_width() -> int | None:
-    """Columns of the terminal, None if what is printed goes elsewhere."""
+    """Columns of the terminal, None if standard output is not one."""
     return _terminal_size()[0] or None
 
 
 def terminal_height() -> int | None:
-    """Lines of the terminal, None if what is printed goes elsewhere."""
+    """Lines of the terminal, None if standard output is not one."""
     return _terminal_size()[1] or None
 
 

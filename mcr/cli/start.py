@@ -13,7 +13,7 @@ _INTERRUPTED = 130  # what a shell reports for a command that Ctrl-C ended
 
 def main() -> None:
     """Entry point of `mcrctl`."""
-    hears = signal.getsignal(signal.SIGINT) is signal.default_int_handler  # else whoever started it wants it ignored
+    hears = signal.getsignal(signal.SIGINT) is signal.default_int_handler  # otherwise its parent wants it ignored
     if hears:
         signal.signal(signal.SIGINT, signal.SIG_DFL)
     gc.disable()

@@ -42,7 +42,7 @@ _CAUSES: Final = {
 
 
 def rules_view(rules: Sequence[Any], width: int | None) -> str:
-    """The rules, an output a line.
+    """The rules, one line per output.
 
     Args:
         rules: the result of `list`.
@@ -62,13 +62,13 @@ def rules_view(rules: Sequence[Any], width: int | None) -> str:
 
 
 def _output(output: dict[str, Any]) -> str:
-    """An output, and its state where that is another than one takes for granted."""
+    """An output, and its state unless that is the expected one."""
     state = output.get("state", "active")
     return _endpoint(output) + (f" ({state})" if state == "waiting" else "")
 
 
 def _reasons(rules: Sequence[Any]) -> list[str]:
-    """Below the table: why rules are not active, and what is odd about them; each reason once."""
+    """Below the table: why rules are not active, and their warnings; each reason once."""
     said: dict[str, list[str]] = {}
     for rule in rules:
         for what in (rule.get("reason"), *rule.get("warnings", ())):
@@ -119,7 +119,7 @@ def levels_view(levels: dict[str, str], width: int | None) -> str:
 
 
 def watched_view(stats: dict[str, Any], width: int | None, height: int | None) -> str:
-    """Statistics for so many lines of a terminal: without room for all, what is zero and the workers go first."""
+    """Statistics for so many lines of a terminal. If they don't fit, zeros and workers are left out first."""
     whole = stats_view(stats, width)
     return whole if height is None or len(whole.splitlines()) <= height else stats_view(stats, width, short=True)
 

@@ -31,7 +31,7 @@ _LONG_PATIENCE = 3.0
 
 @attrs.frozen
 class Consultation:
-    """Answers `why` and `doctor`. What may wait in the kernel is done in a thread."""
+    """Answers `why` and `doctor`. Calls that may wait in the kernel run in a thread."""
 
     _rules: RuleStore
     _workers: WorkerSupervisor
@@ -47,9 +47,9 @@ class Consultation:
 
         Raises:
             RuleNotFound: no rule has this id or name.
-            LimitReached: as many walks as may be are under way.
-            SystemFault: the system keeps something from being looked at.
-            ShuttingDown: the daemon is told to stop meanwhile.
+            LimitReached: the limit of walks at the same time is reached.
+            SystemFault: the system refused an observation.
+            ShuttingDown: the daemon began to stop meanwhile.
         """
         rules = await self._rules.list()
         view = next((each for each in rules if rule in (each.rule_id, each.name)), None)
@@ -82,7 +82,7 @@ class Consultation:
             ).go()
 
     def stop(self) -> None:
-        """Break off every walk: it would take longer than the daemon may take to stop."""
+        """Cancel every walk: it would take longer than the daemon may take to stop."""
         for walking in self._walking:
             walking.cancel(reason="the daemon stops")
 
@@ -110,7 +110,7 @@ def _are_others(names: Mapping[str, str]) -> bool:
 
 @asynccontextmanager
 async def _place(limiter: trio.CapacityLimiter, patience: float) -> AsyncIterator[None]:
-    """Be one of the few; the threads are needed for other things as well."""
+    """Wait for a place: walks are few at a time, since their threads are needed for other work as well."""
     with trio.move_on_after(patience) as waiting:
         await limiter.acquire()
     if waiting.cancelled_caught:
@@ -123,7 +123,7 @@ async def _place(limiter: trio.CapacityLimiter, patience: float) -> AsyncIterato
 
 @contextmanager
 def _contained() -> Iterator[None]:
-    """Turn a bug into an error of the request: looking into a relay must never be what stops it."""
+    """Turn a bug into an error of the request: diagnosis must never stop the relay."""
     try:
         yield
     except McrError:

@@ -43,17 +43,17 @@ _HOSTS_ASKED = 256
 """Hosts that doctor asks whether they are there, at most."""
 
 _PPS_TO_FEEL = 100_000
-"""Packets a second from which suppression and raw frames are felt, if they come in bursts as from a network card."""
+"""Packets per second from which suppression and raw frames matter, if packets come in bursts as from a network card."""
 
 
 @attrs.frozen
 class Relay:
-    """What the daemon knows of itself.
+    """The daemon's own knowledge.
 
     Attributes:
         workers: its workers.
         stats: its counters.
-        rules: its rules, and how it stands with them.
+        rules: its rules, with their states.
         standing: of its sockets.
         idle: seconds for which each rule has matched nothing, by id.
     """
@@ -210,7 +210,7 @@ def _judge_neighbours(relay: Relay, links: Mapping[str, Link], blind: list[Findi
         for output in rule.outputs
         if output.interface in links and not output.group.is_multicast
     }
-    # Of one that is not active the rule has told already.
+    # If one is not active, its rule has reported it already.
     asked = [(host, name) for (host, name), active in hosts.items() if active][:_HOSTS_ASKED]
     wanted = [(host, links[name]) for host, name in asked]
     found: Mapping[tuple[Address, str], Path] = _try("neighbours", lambda: find_paths(wanted), {}, blind)
@@ -243,7 +243,7 @@ def _judge_outputs(
 
 
 def _try(check: str, look: Callable[[], _T], otherwise: _T, blind: list[Finding]) -> _T:
-    """Look; where the kernel does not answer, say so in `blind` and go on with something else."""
+    """Look; if the kernel does not answer, note that in `blind` and return `otherwise`."""
     from pyroute2.netlink.exceptions import NetlinkError  # noqa: PLC0415 - slow to import, seldom needed
 
     try:

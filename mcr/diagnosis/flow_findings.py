@@ -13,7 +13,7 @@ from mcr.net.routes import Neighbour, Path
 from mcr.tap.sighting import Sighting
 
 IDLE_SECONDS: Final = 60
-"""A rule that has matched nothing for so long is worth a look."""
+"""Seconds. A rule that has matched nothing for longer is worth a finding."""
 
 _NAMED = 3  # things of a kind in one finding, at most
 
@@ -53,7 +53,7 @@ def judge_matches(stats: Stats, idle: Collection[Idle], strays: Mapping[Sighting
     Args:
         stats: the counters.
         idle: the rules that get nothing.
-        strays: frames of what arrives and no rule takes.
+        strays: frames of flows that arrive and no rule takes.
     """
     ingress = stats.ingress
     evidence = f"mcrctl stats: recv={ingress.recv} matched={ingress.matched} no_match={ingress.no_match}"
@@ -75,7 +75,7 @@ def judge_matches(stats: Stats, idle: Collection[Idle], strays: Mapping[Sighting
 
 
 def _kin(source: Input, strays: Mapping[Sighting, int]) -> list[Sighting]:
-    """What is like the rule's flow: its group with another port, or its port with another group; most frames first."""
+    """Strays like the rule's flow: its group with another port, or its port with another group; most frames first."""
     here = [each for each in strays if each.interface == source.interface]
     kin = [each for each in here if each.group == source.group] or [each for each in here if each.port == source.port]
     return sorted(kin, key=lambda each: -strays[each])
@@ -139,7 +139,7 @@ def judge_neighbours(paths: Mapping[tuple[Address, str], Path], stats: Stats, le
     Args:
         paths: how hosts are reached, by address and name of the interface that rules know.
         stats: the counters.
-        left_out: hosts that were not looked at.
+        left_out: hosts that were not asked.
     """
     sent: defaultdict[tuple[Address, str], int] = defaultdict(int)
     for rule in stats.rules:

@@ -13,13 +13,13 @@ _CAUSES = 5
 """Of one kind that are named."""
 
 _MANY = 10_000
-"""One frame lost in so many is worth a look: interfaces drop some that nobody here speaks."""
+"""One frame lost in so many is worth a finding: interfaces drop frames of protocols that nobody here speaks."""
 
 _SOME = 10
-"""Fewer than these are not, whatever their share: an interface that comes up drops some."""
+"""Fewer lost frames are not, whatever their share: an interface that comes up drops some."""
 
 _PPS_WITHOUT_ROUTE = 20_000
-"""Datagrams a second from which a missing route costs half a percent of a core, if they leave one by one."""
+"""Datagrams per second from which a missing route costs half a percent of a core, if they leave one by one."""
 
 
 def judge_presence(
@@ -126,7 +126,7 @@ def judge_merging(name: str, merging: tuple[str, ...] | None) -> Finding:
 
     Args:
         name: of the input interface.
-        merging: the features by which they are; None: it has none to ask for.
+        merging: the features that do so; None: it does not report any.
     """
     if merging is None:
         return Finding("super_frames", Verdict.OK, f"{name} does not report offloads", f"ethtool -k {name}")
@@ -213,7 +213,7 @@ def judge_route(link: Link, route: str | None, pps: int, *, raw: bool) -> Findin
     """Whether datagrams to groups that leave by an interface have a route that the kernel may keep.
 
     Without one (a default route is none) it makes one for each send and throws it away: 280 ns of 1,250 for a
-    datagram alone, 14 ns of 390 for one of a train of 16 (measured on veth, Linux 6.18).
+    datagram alone, 14 ns of 390 for one of a GSO batch of 16 (measured on veth, Linux 6.18).
 
     Args:
         link: the output interface.

@@ -16,7 +16,7 @@ _SYSCTLS = "sudo sysctl -w {}; to keep it, put it into /etc/sysctl.d/"
 
 
 def judge_kernel(machine: Machine) -> Finding:
-    """Whether it is recent enough."""
+    """Whether the kernel is recent enough."""
     version = _version(machine.kernel)
     if version and version < _OLDEST_KERNEL:
         return Finding(
@@ -30,7 +30,7 @@ def judge_kernel(machine: Machine) -> Finding:
 
 
 def judge_io_uring(machine: Machine, workers: tuple[WorkerView, ...]) -> Finding:
-    """Whether workers run on it, and if not, who forbids it.
+    """Whether workers run on io_uring, and if not, why.
 
     Args:
         machine: asked in the process that the workers come from, or in another if there are none.
@@ -88,7 +88,7 @@ def judge_buffers(machine: Machine, daemon: Self | None, send_buffer: int, copy_
 
     Args:
         machine: for the limits.
-        daemon: for what it was granted; None if there is none to ask.
+        daemon: for the buffers it was granted; None if there is no daemon to ask.
         send_buffer: bytes that it wants for an output interface.
         copy_buffer: bytes that it wants for super-frames.
     """
@@ -164,7 +164,7 @@ def judge_open_files(machine: Machine, daemon: Self | None) -> Finding:
 
 
 def judge_memberships(machine: Machine) -> Finding:
-    """It is no limit; say so, for many look there first."""
+    """The limit of memberships is none for mcrd; the finding says so, since operators look there first."""
     return Finding(
         "memberships",
         Verdict.OK,
@@ -174,7 +174,7 @@ def judge_memberships(machine: Machine) -> Finding:
 
 
 def judge_backlog(before: int | None, after: int | None) -> Finding:
-    """Whether frames are lost before anybody sees them, from two counts of those that were."""
+    """Whether frames are lost before a capture sees them, from two readings of the kernel's counter."""
     if before is None or after is None:
         what = "Whether frames are dropped between network card and capture cannot be seen"
         return Finding("backlog", Verdict.OK, what, "/proc/net/softnet_stat can't be read")
@@ -191,10 +191,10 @@ def judge_backlog(before: int | None, after: int | None) -> Finding:
 
 
 def judge_firewall(firewall: Firewall, refused: tuple[str, ...] | None) -> tuple[Finding, ...]:
-    """Whether it is in the way of what leaves, or of the queries that keep memberships alive.
+    """Whether the firewall drops packets that leave, or the queries that keep memberships alive.
 
     Args:
-        firewall: what could be seen.
+        firewall: as far as it could be seen.
         refused: outputs whose last error was that sending is not permitted; None if there is no daemon to ask.
     """
     return _judge_sends(firewall, refused), _judge_queries(firewall)

@@ -42,13 +42,13 @@ def counted(errors: ParseErrors) -> dict[str, int]:
 
 
 def grown(before: ParseErrors, after: ParseErrors) -> dict[str, int]:
-    """The same, of what has been added."""
+    """The same, of the difference of two readings."""
     then = attrs.astuple(before)
     return counted(ParseErrors(*(now - past for now, past in zip(attrs.astuple(after), then, strict=True))))
 
 
 def judge_parse_errors(stats: Stats) -> tuple[Finding, ...]:
-    """Whether there was what can't be relayed; loops apart."""
+    """Whether datagrams arrived that can't be relayed, except those of loops."""
     ingress = stats.ingress
     findings = tuple(
         Finding(
@@ -66,14 +66,14 @@ def judge_parse_errors(stats: Stats) -> tuple[Finding, ...]:
 
 
 def judge_loops(stats: Stats) -> tuple[Finding, ...]:
-    """Whether what this machine sent came back in."""
+    """Whether datagrams that this machine sent came back in."""
     findings = tuple(_loop(each, Verdict.FAULT) for each in stats.interfaces if loops_now(each))
     lately = f"none in the last {_LOOPS_NOW:.0f} s; mcrctl stats: loop={stats.ingress.parse_errors.loop}"
     return findings or (Finding("loop", Verdict.OK, "Nothing that this relay sent comes back in", lately),)
 
 
 def loops_now(interface: InterfaceStats) -> bool:
-    """Whether something that this machine sent has come in there within the last minute."""
+    """Whether a datagram that this machine sent has come back in there within the last minute."""
     return interface.looped is not None and interface.looped <= _LOOPS_NOW
 
 
@@ -82,7 +82,7 @@ def judge_loop(interface: InterfaceStats, *, concerned: bool) -> Finding:
 
     Args:
         interface: the rule's input interface.
-        concerned: what comes back is to the rule's group and port, as far as can be told.
+        concerned: the datagrams that come back go to the rule's group and port, as far as can be told.
     """
     if concerned:
         return _loop(interface, Verdict.FAULT)

@@ -12,7 +12,7 @@ from mcr.rules.conditions import Attachment
 
 
 def present_names(attachments: Iterable[Attachment]) -> dict[str, str]:
-    """What interfaces are called now that mcrd has sockets of, by the names that rules have for them."""
+    """Present names of the interfaces that mcrd has sockets of, by the names that rules have for them."""
     names = {}
     for each in attachments:
         with suppress(OSError):  # it has just gone

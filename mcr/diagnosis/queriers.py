@@ -14,7 +14,7 @@ _QUERY_SECONDS: Final = 125  # between two queries, by default (RFC 3376, 8.2)
 
 @attrs.frozen
 class Queriers:
-    """What is known of the queriers on an input interface.
+    """Observations of the queriers on an input interface.
 
     Attributes:
         heard: queries that the IP stack took, and so answers.
@@ -32,7 +32,7 @@ class Queriers:
 
 
 def judge_querier_of_a_flow(name: str, queriers: Queriers) -> Iterator[Finding]:
-    """A flow arrives: will it go on?"""
+    """A flow arrives: whether it will go on."""
     heard = queriers.heard
     if queriers.loopback:
         return
@@ -58,7 +58,7 @@ def judge_querier_of_a_flow(name: str, queriers: Queriers) -> Iterator[Finding]:
 
 
 def judge_querier_without_a_flow(name: str, queriers: Queriers, what: str, see: str) -> Finding:
-    """Nothing of the flow arrives: is a missing querier why?
+    """Nothing of the flow arrives: whether a missing querier is the reason.
 
     Args:
         name: of the input interface.
@@ -101,7 +101,7 @@ def _not_sent(what: str, see: str) -> Finding:
 
 
 def _dropped_queries(name: str, queriers: Queriers) -> tuple[str, str, str]:
-    """Queries come in and the IP stack takes none: what is wrong, where to see it, what to do."""
+    """Queries arrive and the IP stack takes none: what is wrong, where to see it, what to do."""
     number = "an IGMP query" if queriers.unheard == 1 else f"{queriers.unheard:,} IGMP queries"
     what = f"IGMP queries reach {name}, but this machine drops them, so its groups are not reported to the switch"
     see = f"{number} came in, and the IP stack took none"

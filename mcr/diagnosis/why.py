@@ -2,7 +2,7 @@
 
 Rules of the module:
 
-1. What is looked at is gathered step by step, and judged by pure functions (`incoming`, `outgoing`). A fault on the way
+1. Observations are made step by step, and judged by pure functions (`incoming`, `outgoing`). A fault on the way
    in ends the walk; one at an output ends the walk to this output, as the others don't depend on it.
 2. Nothing waits on the event loop; all of it takes less time than a client waits for a reply.
 """
@@ -81,7 +81,7 @@ class Walk:
 
         Raises:
             RuleNotFound: the rule is removed meanwhile.
-            SystemFault: the system keeps something from being looked at.
+            SystemFault: the system refused an observation.
         """
         findings = _until_fault(judge_rule(self.rule, self.workers))
         if _ends(findings):
@@ -164,7 +164,7 @@ class Walk:
     async def _count(self, look: Look, before: Stats, index: int) -> tuple[Look, Stats]:
         """Read statistics, once they show what was seen on the wire.
 
-        If they don't, the wire is looked at again: a worker may be late, and a single frame may be one that is damaged.
+        If they don't, probe again: a worker may be late, and a single frame may be a damaged one.
         """
         flow = Sighting.of(self.rule.input)
         after = await self._read_counted(look, before)
@@ -209,7 +209,7 @@ def _read_entrance(source: Input, used: Mapping[str, int]) -> Entrance:
 
 
 def _count_dropped(source: Input, before: Link, used: Mapping[str, int]) -> int:
-    """Frames that the input interface has dropped since."""
+    """Frames that the input interface has dropped since then."""
     link = _asked(partial(read_links, used=used), [source.interface]).get(source.interface, before)
     return link.rx_dropped + link.rx_missed - before.rx_dropped - before.rx_missed
 

@@ -10,7 +10,7 @@ from mcr.stats.readings import Reading
 
 @attrs.frozen
 class _Last:
-    """What a rule had matched when last looked at, and when that was last found grown, or the rule was added."""
+    """Packets that a rule had matched at the last note, and when the last growth was noted, or the rule was added."""
 
     tag: int
     matched: int
@@ -24,7 +24,7 @@ class Activity:
         self._last: Mapping[str, _Last] = {}
 
     def note(self, now: Reading, rules: Collection[PlacedRule]) -> None:
-        """Note what has grown since the last time. It may be called in a thread, by one at a time."""
+        """Note which rules have matched more since the last time. One thread at a time may call it."""
         self._last = {placed.rule.rule_id: self._look(now, placed) for placed in rules}
 
     def idle(self, now: Reading, rules: Collection[PlacedRule]) -> dict[str, float]:

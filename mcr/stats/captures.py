@@ -50,13 +50,13 @@ class CaptureCounts:
         self._rejected_before = 0  # by those of others
 
     def open(self, capture: int, watched: Watched) -> None:
-        """Count a capture from now on. What it names is owned, and closed, here."""
+        """Count a capture from now on. Its sockets are owned, and closed, here."""
         self._open[capture] = watched
 
     def close(self, capture: int) -> None:
         """Count a capture a last time.
 
-        What its workers have not read by now goes with the rings: a drop like any other.
+        Packets that its workers have not read by now are lost with the rings, and count as drops.
         """
         self.update()
         for each in self._close(capture):

@@ -25,7 +25,7 @@ RECEPTION = 0
 """Descriptor of the socket on which processes call mcrd: the one that multiprocessing passes on unasked."""
 
 CALL = struct.Struct("=IQii")
-"""What a process says when it calls: worker id, incarnation, its pid, how many descriptors come with it."""
+"""The call of a process: worker id, incarnation, its pid, how many descriptors come with it."""
 
 FAILED = 255
 """Exit status where there is no errno."""
@@ -53,13 +53,13 @@ class WorkerSpec(NamedTuple):
 
 
 def prepare() -> None:
-    """Make of a new process one that neither a signal to mcrd's whole group nor a dead terminal ends."""
+    """Prepare a new process, so that neither a signal to mcrd's process group nor a dead terminal ends it."""
     hold_signals()  # which it has inherited
     spare_errors()
 
 
 def warm_up() -> None:
-    """Wait for something to do, with everything imported, and for mcrd to say when there is nothing any more."""
+    """Be the standby process: wait with everything imported for work, or for mcrd to end it."""
     tracker = resource_tracker.getfd()  # its pipe: it runs with mcrd's rights, and removes what it is told to
     if tracker is not None:
         _silence(tracker)
@@ -111,7 +111,7 @@ def _receive_descriptors(channel: socket.socket) -> list[int]:
 
 
 def _enter_step(segment_fd: int, step: int) -> None:
-    """Say what fails, if it does."""
+    """Name the step that fails, if it does."""
     os.pwrite(segment_fd, step.to_bytes(4, sys.byteorder), _STEP_AT)
 
 
@@ -166,4 +166,4 @@ def _serve(spec: WorkerSpec, channel: socket.socket) -> int:
     _enter_step(segment_fd, lib.MCR_STEP_START)
     _silence(*_OUTPUTS)  # what there is to say goes into the event ring
     result: int = lib.mcr_worker_run(segment_fd, channel.detach(), wake_fd, event_fd, True)
-    return 0 if result == -EPIPE else -result  # EPIPE: the supervisor is gone, and with it whoever would ask
+    return 0 if result == -EPIPE else -result  # EPIPE: the supervisor is gone, so nobody reads the status

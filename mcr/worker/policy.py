@@ -8,8 +8,8 @@ import attrs
 STEADY_SECONDS = 1.0
 """A worker that lived this long was sound; its death counts as a first one.
 
-What makes a worker crash whenever it starts does so within milliseconds. One that dies every second is still worth
-replacing at once: packets wait in its rings no longer than they have room.
+A fault that crashes every worker does so within milliseconds. One that dies every second is still worth replacing at
+once, since its rings have room for a limited time only.
 """
 
 _FIRST_DELAY = 0.1
@@ -43,6 +43,6 @@ def usable_cores() -> list[int]:
 
 
 def worker_cores(count: int, allowed: Sequence[int]) -> tuple[int, ...]:
-    """One core a worker, in turn from those that this process may use."""
+    """One core per worker, in turn from those that this process may use."""
     ordered = sorted(allowed)
     return tuple(ordered[i % len(ordered)] for i in range(count))

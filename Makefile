@@ -10,7 +10,7 @@ PACKED := $(shell find mcr packaging docs -type f ! -path 'packaging/man/*' ! -p
 help:
 	@echo 'make demo    watch MCR relay a stream between network namespaces of its own'
 	@echo 'make test    every test: make check, native code under sanitizers, end to end'
-	@echo 'make check   the fast subset: lint, types, unit and actor tests'
+	@echo 'make check   the fast subset: lint, types, unit, actor and kernel tests'
 	@echo 'make bpf     compile the eBPF programs (clang-14) into the header that is built with'
 	@echo 'make kernels  the tests on older and newer kernels of Debian (an hour or two; KERNEL=5.10: one of them)'
 	@echo 'make chaos   a relay under load is disturbed at random (ten minutes; SECONDS=60: one)'

@@ -45,7 +45,7 @@ class Reply(Generic[T]):
 
 
 class Waiting(Generic[T]):
-    """Replies that wait for a number to be reached, such as a generation. Callers that have gone away are forgotten."""
+    """Replies that wait for a number to be reached, such as a generation. Callers that have left are forgotten."""
 
     def __init__(self) -> None:
         self._replies: list[tuple[int, Reply[T]]] = []

@@ -1,7 +1,7 @@
-"""Owns what is known of the machine's network: the one who hears of links, addresses, routes and neighbours.
+"""Owns what is known of the machine's network: it alone listens to changes of links, addresses, routes and neighbours.
 
-Looking takes no rights. Changes come in bursts, a cable or a scan makes thousands: they are taken in by the hundred,
-and who waits for news gets the newest, not each one.
+Listening needs no rights. Changes come in bursts (a cable or a scan makes thousands). They are read by the hundred, and
+a task that waits for news gets the newest state, not each change.
 """
 
 import errno
@@ -41,7 +41,7 @@ class _Changed:
 
 @attrs.frozen
 class _News:
-    """There is something to read, or to ask for."""
+    """There is something to read, or to request."""
 
     reply: Reply[None]
 
@@ -56,7 +56,7 @@ class NetworkWatch:
     _inbox: trio.MemorySendChannel[_Command]
 
     async def snapshot(self) -> Network:
-        """What is known now; all that the kernel has told so far is in it."""
+        """The newest state, with every change that the kernel has reported so far."""
         return await ask(self._inbox, _Snapshot)
 
     async def changed(self, since: int) -> Network:
@@ -68,7 +68,7 @@ async def run_network_watch(*, task_status: trio.TaskStatus[NetworkWatch] = trio
     """Watch until cancelled. It starts with everything that is there.
 
     Raises:
-        SystemFault: the kernel does not tell.
+        SystemFault: the kernel does not report changes.
     """
     send, receive = trio.open_memory_channel[_Command](0)
     with receive, _open() as news:
@@ -162,7 +162,7 @@ class _State:
             self._waiting.answer(network.version, network)
 
     def _ask_on(self) -> None:
-        """One answer after the other; if something was missed meanwhile, or changed while it was told, all anew."""
+        """Request one table after the other. Start over if a change was missed, or happened during an answer."""
         if self._known.dumping:
             return
         self._lost |= self._known.torn

@@ -33,7 +33,7 @@ _SHORTEST_QUERY = 8
 _SHORTEST_QUERY_V3 = 12
 _IP_HEADER = 20
 _GAPS: Final = 3  # between queries that are remembered; after a start two come within a quarter of the interval
-_ROBUSTNESS: Final = 2  # queries that may be lost (RFC 3376, 8.1), where the querier announces nothing else
+_ROBUSTNESS: Final = 2  # queries that may be lost (RFC 3376, 8.1), unless the querier announces another number
 _INTERVAL: Final = 125.0  # seconds between two queries (8.2), likewise
 _RESPONSE: Final = 10.0  # seconds that hosts may take to answer (8.3), likewise
 
@@ -104,7 +104,7 @@ class Queries:
         self.last, self.time = query, time
 
     def interval(self) -> float | None:
-        """What the querier announces; else the longest of the last gaps, once there are enough of them."""
+        """The interval that the querier announces; otherwise the longest of the last gaps, once there are enough."""
         if self.last.interval is not None:
             return self.last.interval
         return max(self.gaps) if len(self.gaps) == _GAPS else None
@@ -137,7 +137,7 @@ class QuerierWatch:
 
 
 async def run_querier_watch(*, task_status: trio.TaskStatus[QuerierWatch] = trio.TASK_STATUS_IGNORED) -> None:
-    """Listen until cancelled. What can't be listened to is a warning in the log."""
+    """Listen until cancelled. If that is impossible, the log has a warning."""
     heard = _Heard()
     try:
         listener = trio.socket.from_stdlib_socket(_open())

@@ -1,8 +1,8 @@
 """Where processes that have become workers call mcrd, each to get a channel of its own.
 
-The door is a socket that mcrd's children inherit as their standard input: it has no name, so nobody else can knock.
-With its call a process gives away every descriptor that it was started with. They are held here until it has ended:
-for trio-parallel a closed pipe is a process that is gone, which it then waits for without a thought for the others.
+They call on a socket that mcrd's children inherit as their standard input. It has no name, so no other process can
+call. With its call a process hands over every descriptor that it was started with. They are held here until it has
+ended: to trio-parallel a closed pipe means that the process is gone, and it would wait for its end in the event loop.
 """
 
 import array
@@ -28,14 +28,14 @@ _INT = array.array("i").itemsize
 
 @attrs.frozen
 class Caller:
-    """A process that has called. Who receives it closes `channel`."""
+    """A process that has called. The receiver of this value closes `channel`."""
 
     pid: int
     channel: trio.socket.SocketType
 
 
 class Reception:
-    """Hands each caller to who expects it."""
+    """Hands each caller to the task that expects it."""
 
     def __init__(self, door: trio.socket.SocketType) -> None:
         self._door = door
@@ -79,7 +79,7 @@ class Reception:
                 channel.close()
 
     def _pass_on(self, key: tuple[int, int], caller: Caller) -> trio.socket.SocketType | None:
-        """The channel, if nobody takes it."""
+        """Close the channel, if no task has taken it."""
         try:
             self._expected[key].send_nowait(caller)
         except (KeyError, trio.WouldBlock):

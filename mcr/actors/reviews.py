@@ -31,7 +31,7 @@ _RETRY_SECONDS = 5.0
 
 @attrs.frozen
 class PauseSuppression:
-    """Suppress nothing until it is known who wants the packets; where to look for that. None: ask again."""
+    """Suppress nothing until local receivers are known. The reply: the interfaces to look at. None: ask again."""
 
     reply: Reply[frozenset[int] | None]
 
@@ -46,7 +46,7 @@ class SuppressOn:
 
 @attrs.frozen
 class ReviewRaw:
-    """Find out by which interfaces raw frames may leave. `blocker`: why by none; None: they may, as far as is known."""
+    """Find out by which interfaces raw frames may leave. `blocker`: why by none; None: no reason is known."""
 
     blocker: Blocker | None
     reply: Reply[None]
@@ -67,7 +67,7 @@ class Reviews:
     def start(
         self, nursery: trio.Nursery, suppressor: Suppressor | None, owner: trio.MemorySendChannel[Review]
     ) -> None:
-        """Have `owner` told from now on."""
+        """Report to `owner` from now on."""
         if suppressor:
             nursery.start_soon(_hear_of_changes, suppressor.changes, self._suppression)
             nursery.start_soon(_keep_suppressing, self._suppression_received, owner)
@@ -76,17 +76,17 @@ class Reviews:
             nursery.start_soon(_keep_raw, self._egress_changes, self._raw_received, owner)
 
     def suppression_is_due(self) -> None:
-        """Have local receivers looked for, unless they are being looked for."""
+        """Start to look for local receivers, unless that is going on."""
         with suppress(trio.WouldBlock):
             self._suppression.send_nowait(None)
 
     def raw_is_due(self) -> None:
-        """Have it looked at by which interfaces raw frames may leave, unless it is being looked at."""
+        """Start to find out by which interfaces raw frames may leave, unless that is going on."""
         with suppress(trio.WouldBlock):
             self._raw.send_nowait(None)
 
     def check_raw(self, *, has_new_outputs: bool) -> None:
-        """The same, if there are new outputs, or changes of which nobody is told."""
+        """The same, if there are new outputs, or changes that the kernel does not report."""
         if self._egress_changes and (has_new_outputs or self._egress_changes.unheard()):
             self.raw_is_due()
 

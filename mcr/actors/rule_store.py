@@ -1,4 +1,4 @@
-"""Owns the rules: has each change applied, one after the other, and sees to it that interfaces are used again."""
+"""Owns the rules: applies each change, one after the other, and has interfaces that are back used again."""
 
 import math
 from collections.abc import Mapping
@@ -38,7 +38,7 @@ _HOSTS_SHARE = 0.05  # of the time at most, where there are many
 
 @attrs.frozen
 class _Applied:
-    """A change that was applied: what it added and removed, and how it stood then."""
+    """A change that was applied: the rules it added and removed, and their state then."""
 
     entries: tuple[Entry, ...]
     generation: int
@@ -80,7 +80,7 @@ class RuleStore:
     _network: NetworkWatch
     _hops: HopCache
     _well: dict[str, tuple[Entry, RuleView]] = attrs.field(factory=dict, init=False)
-    """How rules are shown that lack nothing."""
+    """The view of rules that lack nothing."""
 
     async def add(self, rules: tuple[Rule, ...]) -> tuple[RuleView, ...]:
         """Add all of these rules or none, and wait a little for the workers to forward by them.
@@ -113,7 +113,7 @@ class RuleStore:
         await ask(self._inbox, _List)
 
     async def _settle(self, applied: _Applied) -> Standing:
-        """Wait a little for the workers to forward by a change; how it stands then."""
+        """Wait a little for the workers to forward by a change; the state then."""
         with trio.move_on_after(ACTIVATION_SECONDS):
             acknowledged = await self._workers.settled(applied.generation)
             return attrs.evolve(applied.standing, acknowledged=acknowledged)
@@ -163,7 +163,7 @@ async def run_rule_store(
 async def _keep_renewed(
     workers: WorkerSupervisor, network: NetworkWatch, inbox: trio.MemorySendChannel[_Command]
 ) -> None:
-    """Have interfaces used again that are back."""
+    """Use interfaces again that are back."""
     now, patience = Network(), math.inf
     while True:
         links = now.links
@@ -259,7 +259,7 @@ class _State:
             log.warning("interfaces that are back cannot be used yet: %s", hindrance)
 
     async def renew(self) -> Standing:
-        """Have interfaces used again that were lost and are back, if there are any; how it stands then."""
+        """Use interfaces again that were lost and are back, if there are any; the state then."""
         standing = await self._workers.standing()
         if not standing.returned:
             return standing

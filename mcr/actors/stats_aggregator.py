@@ -1,7 +1,7 @@
 """Owns totals and rates.
 
-Counters are read where the workers write them, whenever somebody asks: a worker is never asked, so statistics cost
-the packet path nothing and are current at any rate of traffic.
+It reads counters where the workers write them, for each request. No worker is ever asked, so statistics cost the packet
+path nothing and are current at any rate of traffic.
 """
 
 from collections import Counter, deque
@@ -37,7 +37,7 @@ _LINES_APART = 1.0  # seconds between two pairs of [STATS:…] lines, at least
 
 @attrs.frozen
 class _Moment:
-    """What statistics are made of: all but the rules', and what those come from."""
+    """The readings that statistics are made of: all but those of rules, and where those come from."""
 
     stats: Stats
     now: Reading
@@ -118,7 +118,7 @@ class StatsAggregator:
         return await ask(self._inbox, _Idle)
 
     async def capture_opened(self, capture: int, watched: Watched) -> None:
-        """Count what the kernel drops and rejects of a capture, and own what is watched from now on."""
+        """Count what the kernel drops and rejects of a capture, and own its watched sockets from now on."""
         await ask(self._inbox, lambda reply: _CaptureOpened(capture, watched, reply))
 
     async def capture_closing(self, capture: int) -> None:
@@ -130,7 +130,7 @@ class StatsAggregator:
         await self._inbox.send(_RulesPlaced(added, removed))
 
     async def stalled(self) -> tuple[int, ...]:
-        """Ids of workers that have let packets wait for some seconds without taking one. Each is told once."""
+        """Ids of workers that have let packets wait for some seconds without taking one. Each is reported once."""
         return await ask(self._inbox, _Stalled)
 
     async def sampled(self) -> None:
@@ -147,7 +147,7 @@ async def run_stats_aggregator(
     """Serve statistics until cancelled.
 
     Args:
-        segments: one a worker, in the order of their ids; they stay the caller's.
+        segments: one per worker, in the order of their ids; they stay the caller's.
         lines_every: seconds between two pairs of [STATS:…] lines; 0: when a worker passes a round number of packets.
         task_status: gets the handle.
     """
@@ -221,7 +221,7 @@ class _State:
         self._ticks = 0
 
     def close(self) -> None:
-        """Let go of the sockets; if there was traffic, say the last figures."""
+        """Close the sockets; if there was traffic, log the last figures."""
         self.captures.close_all()
         last = self._read()
         if last.totals.recv + last.rejected:

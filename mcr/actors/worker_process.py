@@ -1,8 +1,8 @@
 """One worker: its process, its channel, its rings.
 
 The only importer of trio_parallel. Knows nothing of rules: it starts the process, hands it descriptors, writes
-commands into the rule ring and reports what the event ring says; and starts the next process when one dies. What a
-worker was told is lost with it, so its owner answers every `WorkerStarted` with the whole state.
+commands into the rule ring and reports the records of the event ring; and starts the next process when one dies. A
+worker's state is lost with it, so its owner answers every `WorkerStarted` with the whole state.
 """
 
 import array
@@ -44,7 +44,7 @@ _RING_FULL_PAUSE = 0.001  # a full rule ring empties within a few batches
 
 @attrs.frozen
 class WorkerStarted:
-    """A process is attached and knows nothing yet. Commands reach it if they carry this incarnation."""
+    """A process is attached, and has had no commands yet. Commands reach it if they carry this incarnation."""
 
     worker_id: int
     incarnation: int
@@ -61,7 +61,7 @@ class WorkerReported:
 
 @attrs.frozen
 class WorkerExited:
-    """A process ended. `delay` seconds until the next start; None if it was told to stop."""
+    """A process ended. `delay` seconds until the next start; None after a stop command."""
 
     worker_id: int
     pid: int | None
@@ -85,12 +85,12 @@ class WorkerProcess:
     _inbox: trio.MemorySendChannel[_Deliver]
 
     def deliver(self, incarnation: int, commands: tuple[records.Command, ...]) -> None:
-        """Have commands written to the worker, in order; dropped if that incarnation is gone.
+        """Write commands to the worker, in order; they are dropped if that incarnation is gone.
 
         Never blocks: its owner and this actor wait for each other otherwise. What may queue up is bounded by the
         requests of an operator, and by how often the supervisor looks at routes.
         """
-        with suppress(trio.BrokenResourceError):  # it has ended, as it was told to
+        with suppress(trio.BrokenResourceError):  # it has ended, after a stop command
             self._inbox.send_nowait(_Deliver(incarnation, commands))
 
 
@@ -130,7 +130,7 @@ class _Doorbells:
 
 @attrs.frozen
 class Workshop:
-    """What starts worker processes, and where they call back."""
+    """Starts worker processes, and receives their calls."""
 
     context: trio_parallel.WorkerContext
     reception: Reception
@@ -148,13 +148,13 @@ def start_tracker() -> None:
 
 @asynccontextmanager
 async def open_workshop() -> AsyncGenerator[Workshop]:
-    """Have worker processes started. Leaving it waits for them, so it goes outside their nursery."""
+    """Start worker processes. Leaving the context waits for them, so it goes outside their nursery."""
     start_tracker()
     processes = trio_parallel.open_worker_context(idle_timeout=math.inf, init=prepare)
     try:
         async with open_reception() as reception, processes as context:
             yield Workshop(context, reception)
-    except trio_parallel.BrokenWorkerError as error:  # the spare process: whoever ended it, nothing depended on it
+    except trio_parallel.BrokenWorkerError as error:  # the standby process: nothing depended on it
         log.info("a standby process had ended: %s", describe_exit(getattr(error.args[-1], "exitcode", None)))
 
 
@@ -169,7 +169,7 @@ class Post:
     user: tuple[int, int]
     """User and group id that its processes become."""
     spares: trio.CapacityLimiter
-    """Lets one at a time see to it that there is a spare process, so that there is one for all workers."""
+    """Lets one task at a time start a standby process, so that there is one for all workers."""
     owner: trio.MemorySendChannel[WorkerEvent]
 
 
@@ -210,7 +210,7 @@ class _Life:
         self.pid: int | None = None
         self.reason = ""
         self.stopped = False
-        """It ended because it was told to."""
+        """It ended after a stop command."""
 
     async def run(self, inbox: trio.MemoryReceiveChannel[_Deliver]) -> None:
         """Live."""
@@ -263,7 +263,7 @@ class _Life:
             self.reason = describe_exit(status)
 
     async def _keep_spare(self) -> None:
-        """Have a process ready that can be a worker at once: starting Python takes longer than a ring has room for."""
+        """Keep a standby process ready: starting Python takes longer than a ring lasts."""
         if self._incarnation > 1:  # at the start it comes before there are rules, whose packets it would keep waiting
             await trio.sleep(_SPARE_SECONDS)
         # One that hangs is ended.

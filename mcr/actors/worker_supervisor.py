@@ -1,7 +1,7 @@
-"""Owns the workers, their sockets and the group memberships; turns rules into what workers are told.
+"""Owns the workers, their sockets and the group memberships; turns rules into commands to workers.
 
-A worker keeps nothing that can't be told again: sockets live here, counters in its segment. So one that starts is
-told everything, and one that runs only what changes.
+A worker has no state that can't be sent again: sockets live here, counters in its segment. So a worker that starts gets
+the whole state, and one that runs gets only changes.
 """
 
 from collections.abc import Sequence
@@ -108,11 +108,11 @@ class WorkerSupervisor:
         """Have the workers forward by the next generation of the rules; all of the change or none of it.
 
         Returns:
-            How it stands then; the workers are only told so far.
+            The state then; the workers have only got the commands so far.
 
         Raises:
             InterfaceNotFound: a rule names an interface that isn't there.
-            SystemFault: a socket or a group membership could not be had.
+            SystemFault: a socket could not be opened, or a group not joined.
             LimitReached: a table is full.
         """
         return await ask(self._inbox, lambda reply: _Apply(change, reply))
@@ -150,7 +150,7 @@ async def run_worker_supervisor(
     *,
     task_status: trio.TaskStatus[WorkerSupervisor] = trio.TASK_STATUS_IGNORED,
 ) -> None:
-    """Run one worker a segment until cancelled, which kills them; see `WorkerSupervisor.stop` for a gentle end.
+    """Run one worker per segment until cancelled, which kills them; see `WorkerSupervisor.stop` for a gentle end.
 
     Resource handling: opens and closes every socket; `segments` stay the caller's.
     """
@@ -183,7 +183,7 @@ async def _close(sockets: Sequence[socket]) -> None:
 
 
 async def _follow(network: NetworkWatch, inbox: trio.MemorySendChannel[_Command]) -> None:
-    """Have what is known of the network heeded whenever it changes."""
+    """React to each change of what is known of the network."""
     now = Network()
     while True:
         now = await network.changed(now.version)
@@ -309,7 +309,7 @@ class _State:
         self._interfaces_due = True  # sockets may follow a little later
 
     def _tell_own(self) -> None:
-        """What bears one of these as its source was sent here."""
+        """Report the sources that this machine sends with to the workers, if they have changed."""
         keys = own_keys(self._network, self._relay.used())
         if keys != self._own_keys:
             self._own_keys = keys
@@ -360,7 +360,7 @@ class _State:
             self._nursery.start_soon(_close, released.sockets)
 
     def check_reviews(self) -> None:
-        """Have made what is due for a reason beside changes that are heard of at once."""
+        """Start the reviews that are due for other reasons than a reported change."""
         if self._relay.inputs.suppressor and self._relay.inputs.suppressor.is_stale:
             self._reviews.suppression_is_due()
         self._reviews.check_raw(has_new_outputs=self._relay.outputs.is_stale)
@@ -388,7 +388,7 @@ class _State:
         self._settling.answer(acknowledged, acknowledged)
 
     def _show_unmatched(self) -> None:
-        """What a filter rejects no worker can log."""
+        """Let workers see what filters reject if they are to log it."""
         self._relay.inputs.show_unmatched(show=self._levels.of(Facility.INGRESS) >= Level.DEBUG)
 
     def set_log_levels(self, levels: LogLevels) -> None:

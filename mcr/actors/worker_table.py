@@ -1,4 +1,4 @@
-"""What the supervisor knows of its workers, one row each. Values and handles; nothing here waits."""
+"""The supervisor's table of workers, one row each. Values and handles; nothing here waits."""
 
 import os
 import signal
@@ -35,13 +35,13 @@ class Worker:
     restarts: int = 0
     last_exit: str | None = None
     overdue: int = 0
-    """For how many watches it has acknowledged nothing although something is due."""
+    """For how many checks it has acknowledged nothing although something is due."""
     hung: int | None = None
     """Pid that was killed since it did not do its work."""
     ended: bool = False
 
     def tell(self, *commands: records.Command) -> None:
-        """Have its process told, in order."""
+        """Send commands to its process, in order."""
         self.process.deliver(self.incarnation, commands)
 
     def kill(self, what: str) -> None:
@@ -63,11 +63,11 @@ class WorkerTable:
     """All of them, by their ids.
 
     Attributes:
-        newest: the newest generation that they are told of.
+        newest: the newest generation that they have got.
     """
 
     def __init__(self, levels: LogLevels) -> None:
-        """`levels`: they are told these, no addresses of this machine, and the generation without rules."""
+        """`levels`: the first commands are these, no addresses of this machine, and the generation without rules."""
         self._workers: list[Worker] = []
         self._told = Told()
         self.newest = NO_RULES
@@ -84,14 +84,14 @@ class WorkerTable:
         self._workers.append(Worker(len(self._workers), core, process))
 
     def tell_all(self, *commands: records.Command) -> None:
-        """Have all of them told, in order, that have a process. A new process is told everything anyway."""
+        """Send commands to all that have a process, in order. A new process gets the whole state anyway."""
         self._told.note(commands)
         for worker in self:
             if worker.pid is not None:
                 worker.tell(*commands)
 
     def tell_generation(self, generation: int, *commands: records.Command) -> None:
-        """Have all of them told that these commands make the next generation."""
+        """Tell all of them that these commands make the next generation."""
         self.tell_all(*commands, records.generation(generation))
         self.newest = generation
 
@@ -106,7 +106,7 @@ class WorkerTable:
 
     @property
     def have_ended(self) -> bool:
-        """Whether all have stopped as they were told to."""
+        """Whether all have stopped after the stop command."""
         return all(worker.ended for worker in self)
 
     def describe(self, interfaces: tuple[str, ...], segments: Sequence[Segment]) -> tuple[WorkerView, ...]:
@@ -129,7 +129,7 @@ class WorkerTable:
     # What happens to them.
 
     def start(self, started: WorkerStarted) -> None:
-        """A worker has a process, which knows nothing yet: tell it what the others have been told."""
+        """A worker has a new process: send it the state that the others have."""
         worker = self[started.worker_id]
         worker.pid = started.pid
         worker.incarnation = started.incarnation
@@ -139,7 +139,7 @@ class WorkerTable:
         log.info("worker %d started, pid %d, core %d", worker.worker_id, worker.pid, worker.core)
 
     def acknowledge(self, worker_id: int, generation: int) -> None:
-        """A worker forwards by this generation, as it says: it can't be one that it was not told of."""
+        """A worker reports that it forwards by this generation, which cannot be newer than those it has got."""
         worker = self[worker_id]
         worker.generation = min(generation, self.newest)
         worker.overdue = 0
@@ -171,8 +171,8 @@ class WorkerTable:
         )
 
     def kill_overdue(self) -> None:
-        """End those that have not acknowledged the newest generation for some watches."""
-        # Counted, not timed: a supervisor that was itself stopped has first to hear what was said meanwhile.
+        """End those that have not acknowledged the newest generation for some checks."""
+        # Counted, not timed: a supervisor that was itself stopped must first read the reports of that time.
         for worker in self:
             worker.overdue = worker.overdue + 1 if worker.generation < self.newest else 0
             if worker.overdue >= _OVERDUE_WATCHES:

@@ -156,7 +156,7 @@ class OutputView(Output):
 
     @classmethod
     def of(cls, output: Output, state: RuleState = RuleState.ACTIVE, reason: str = "") -> Self:
-        """An output and how it stands with it."""
+        """An output and its state."""
         return cls(output.group, output.port, output.interface, output.gso, state=state, reason=reason)
 
 

@@ -38,7 +38,7 @@ class Blocker:
 
 
 UNSURE = Blocker("what acts on packets between IP and the interfaces has changed")
-"""Why no raw frames leave until it has been looked at."""
+"""Why no raw frames leave until that has been checked."""
 
 _MESSAGE_BYTES = 65_536
 
@@ -83,7 +83,7 @@ class EgressChanges:
         self._silent = self._look()
 
     def _look(self) -> tuple[bytes, int]:
-        """What nobody is told of. Once a second: so files stay open."""
+        """State whose changes the kernel does not report. It is read once per second, so files stay open."""
         tables = b"" if self._legacy is None else os.pread(self._legacy, _MESSAGE_BYTES, 0)
         return tables, 0 if self._group is None else lib.mcr_bpf_count_egress(self._group)
 
@@ -94,7 +94,7 @@ class EgressChanges:
         return before != self._silent or any(family != socket.NETLINK_ROUTE for family in heard)
 
     def unheard(self) -> bool:
-        """Whether legacy iptables or the control group has changed since `hear`: of that nobody is told."""
+        """Whether legacy iptables or the control group has changed since `hear`: the kernel does not report that."""
         return self._silent != self._look()
 
     def fileno(self) -> int:
@@ -135,7 +135,7 @@ def kernel_blocker() -> Blocker | None:
 
 
 def firewall_blocker(firewall: Firewall) -> Blocker | None:
-    """What of a firewall acts on packets that leave, if anything does."""
+    """The rules of a firewall that act on packets that leave, if there are any."""
     if firewall.hidden:
         return Blocker(f"nftables cannot be seen: {firewall.hidden}")
     if firewall.legacy_hidden:

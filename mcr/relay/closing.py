@@ -1,4 +1,4 @@
-"""What rules have let go, and workers may still use: sockets that are not closed yet, slots that are not free yet."""
+"""Sockets and slots that rules no longer use but workers may: not closed, and not free, yet."""
 
 from collections.abc import Iterable
 from socket import socket

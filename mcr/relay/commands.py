@@ -1,4 +1,4 @@
-"""How workers are told of what rules take: placed rules, captures and egress sockets as records."""
+"""Commands to workers: placed rules, captures and egress sockets as records."""
 
 from collections.abc import Iterable
 
@@ -18,7 +18,7 @@ def attach_capture(capture: Capture) -> Command:
 
 
 def detach_capture(capture: Capture) -> Command:
-    """Read what waits in it, then let it go."""
+    """Read the packets that wait in it, then detach it."""
     return records.capture_drop(capture.slot)
 
 

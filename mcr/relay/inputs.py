@@ -31,7 +31,7 @@ class Capture:
 
     Attributes:
         serial: tells it from the last capture in its slot.
-        rejected: what a filter kept from the workers; belongs to who counts.
+        rejected: counts the packets that a filter rejected; belongs to the statistics.
         users: rules that read from it.
         fault: why it could not be opened again, or not with all of its groups.
     """
@@ -46,7 +46,7 @@ class Capture:
 
     @property
     def all_sockets(self) -> tuple[socket, ...]:
-        """Those of the workers; what is watched belongs to who counts."""
+        """Those of the workers; watched ones belong to the statistics."""
         return self.group.sockets
 
     @property
@@ -98,7 +98,7 @@ class InputInterfaces:
 
     @property
     def suppressor(self) -> Suppressor | None:
-        """Suppresses local delivery of what rules take, for who looks for local receivers; None: nothing does."""
+        """Suppresses local delivery, for the review that looks for local receivers; None: nothing does."""
         return self._screen.suppressor
 
     # Taking.
@@ -107,7 +107,7 @@ class InputInterfaces:
         """Open what is new of these.
 
         Raises:
-            SystemFault: a socket could not be had.
+            SystemFault: a socket could not be opened.
             LimitReached: there are too many.
         """
         new = sorted(names - self._by_name.keys())
@@ -138,10 +138,10 @@ class InputInterfaces:
         interfaces: Mapping[str, Interface],
         undo: ExitStack,
     ) -> None:
-        """Join the groups of these inputs, and let in what they want; the last step that may fail.
+        """Join the groups of these inputs, and admit their flows; the last step that may fail.
 
         Raises:
-            SystemFault: a group or a filter could not be had.
+            SystemFault: a group could not be joined, or a filter not set.
         """
         for source in sources:
             self._memberships.join(source.group, interfaces[source.interface])
@@ -150,13 +150,13 @@ class InputInterfaces:
         self._screen.change([_key(captures[source.interface], source) for source in sources], ())
 
     def adopt(self, opened: Mapping[str, Capture]) -> None:
-        """Have these in use."""
+        """Take these into use."""
         self._by_name |= opened
 
     # Letting go.
 
     def unwant(self, sources: Iterable[Input]) -> None:
-        """Let in no more what these inputs want."""
+        """No longer admit the flows of these inputs."""
         self._screen.change((), [_key(self._by_name[source.interface], source) for source in sources])
 
     def leave(self, source: Input) -> None:
@@ -166,7 +166,7 @@ class InputInterfaces:
         capture.users -= 1
 
     def drop_unused(self) -> list[Capture]:
-        """Let go of those that no rule uses any more; what waits in them can still be read."""
+        """Give up those that no rule uses any more; packets that wait in them can still be read."""
         unused = [capture for capture in self if not capture.users]
         for capture in unused:
             del self._by_name[capture.interface.name]
@@ -183,13 +183,13 @@ class InputInterfaces:
             self.suppressor.forget(slot)
 
     def reject(self) -> None:
-        """Let nothing more in, at the end; what has arrived can still be read."""
+        """Let nothing more in, at the end; packets that have arrived can still be read."""
         for capture in self:
             reject(capture.group.sockets)
             self._screen.forget(capture.slot)
 
     def show_unmatched(self, *, show: bool) -> None:
-        """Whether workers are to see what no rule wants."""
+        """Whether workers are to see flows that no rule takes."""
         self._screen.show_all(everything=show)
 
     # Interfaces that were lost and are back.
@@ -204,7 +204,7 @@ class InputInterfaces:
         return [each for each in self if each.fault and not each.is_lost]
 
     def renew(self, sources: Collection[Input]) -> list[tuple[Capture, Capture]]:
-        """Open those again whose interfaces are back; each with what took its place. What can't be had is a fault.
+        """Open those again whose interfaces are back; each with its replacement. One that cannot be opened is a fault.
 
         Args:
             sources: inputs of all rules.

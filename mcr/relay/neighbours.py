@@ -1,7 +1,7 @@
 """Neighbours that rules send to, and their sockets: hosts, and groups whose route leads to a gateway.
 
-What is sent to a neighbour that does not answer ARP waits in the kernel, and fills the buffer of the socket that it
-left by. So each has a socket of its own in each worker: a dead one costs nobody else anything. While there is no need,
+Datagrams to a neighbour that does not answer ARP wait in the kernel, and fill the buffer of their socket. So each
+neighbour has a socket of its own in each worker: a dead one costs the others nothing. While there is no need,
 they send by common sockets: what goes to several hosts is one system call then.
 """
 
@@ -40,9 +40,9 @@ class Common:
     """Sockets that some neighbours on an interface send by while they have room: one system call for all of them.
 
     Attributes:
-        sockets: UDP, one a worker.
+        sockets: UDP, one per worker.
         users: neighbours that share it.
-        told: workers know of it.
+        told: workers know it.
     """
 
     slot: int
@@ -67,7 +67,7 @@ class Neighbour:
     """One of them.
 
     Attributes:
-        sockets: UDP, one a worker.
+        sockets: UDP, one per worker.
         users: outputs that leave by it.
     """
 
@@ -107,7 +107,7 @@ class Neighbours:
     """All of them. What is opened here is in use once it is adopted.
 
     Attributes:
-        unrenewed: interfaces that were made again, and whose neighbours' sockets could not be had so far.
+        unrenewed: interfaces that were made again, and whose neighbours' sockets could not be opened so far.
     """
 
     def __init__(self, settings: Settings) -> None:
@@ -138,7 +138,7 @@ class Neighbours:
         """Open what is new of these.
 
         Raises:
-            SystemFault: a socket could not be had.
+            SystemFault: a socket could not be opened.
             LimitReached: there are too many.
         """
         opened = {}
@@ -175,10 +175,10 @@ class Neighbours:
         return tuple(undo.enter_context(open_egress(interface, send_buffer, to=to, shared_port=port)) for port in ports)
 
     def adopt(self, opened: Mapping[Key, Neighbour]) -> list[Neighbour | Common]:
-        """Have these in use, once there are outputs.
+        """Take these into use, once there are outputs.
 
         Returns:
-            What workers do not know yet, in the order in which they have to be told.
+            Those that workers do not know yet, in the order in which they have to learn of them.
         """
         self._by_key |= opened
         self._unused.update(opened)
@@ -197,7 +197,7 @@ class Neighbours:
     def renew(self, returned: Sequence[Interface]) -> Renewed:
         """Open those again whose interfaces were made again.
 
-        What can't be had now is tried again at the next call.
+        A socket that cannot be opened now is tried again at the next call.
         """
         self.unrenewed |= {interface.name: interface for interface in returned}
         keys = [key for key in self._by_key if key[0] in self.unrenewed] if self.unrenewed else []
@@ -220,7 +220,7 @@ class Neighbours:
         return Renewed(names, tuple(self._untold(opened.values())), tuple(self._drop(olds)))
 
     def open_now(self, keys: Collection[Key], interfaces: Mapping[str, Interface]) -> list[Neighbour | Common]:
-        """Open and adopt what is new of these, as routes have changed; if that can't be had, nothing."""
+        """Open and adopt what is new of these, as routes have changed; if one cannot be opened, none."""
         try:
             with ExitStack() as undo:
                 opened = self.open(keys, interfaces, undo)
@@ -263,7 +263,7 @@ class Neighbours:
 
 
 def find_neighbours(rules: Iterable[Rule], interfaces: Mapping[str, Interface]) -> frozenset[Key]:
-    """What of the rules' outputs waits for a neighbour's answer."""
+    """The outputs of rules that wait for a neighbour's answer."""
     groups: dict[str, dict[Address, None]] = {}
     found: set[Key] = set()
     for output in chain.from_iterable(rule.outputs for rule in rules):

@@ -39,8 +39,8 @@ class Egress:
     """An output interface.
 
     Attributes:
-        sockets: UDP, one a worker.
-        raw_sockets: AF_PACKET, one a worker; none until raw frames may leave for the first time.
+        sockets: UDP, one per worker.
+        raw_sockets: AF_PACKET, one per worker; none until raw frames may leave for the first time.
         raw: raw frames may leave; None: they may not.
         raw_logged: what the log says of that.
         users: outputs that leave by it.
@@ -101,18 +101,21 @@ class OutputInterfaces:
         """Open what is new of these.
 
         Raises:
-            SystemFault: a socket could not be had.
+            SystemFault: a socket could not be opened.
             LimitReached: there are too many.
         """
         opened = {}
         for name in sorted(names - self._by_name.keys()):
             opened[name] = self._open(interfaces[name], undo)
             if interfaces[name].address is None:
-                log.warning("%s has no IPv4 address: what leaves by it bears another interface's as its source", name)
+                log.warning(
+                    "%s has no IPv4 address: packets that leave by it have another interface's address as their source",
+                    name,
+                )
         return opened
 
     def adopt(self, opened: Mapping[str, Egress]) -> None:
-        """Have these in use."""
+        """Take these into use."""
         self._by_name |= opened
         self._stale |= bool(opened)
 
@@ -199,7 +202,7 @@ class OutputInterfaces:
             if egress.raw and _identity(before, index) != _identity(now, index):
                 egress.raw = None
                 self._stale = True
-                log.debug("%s: no raw frames leave until it is looked at, as it has changed", egress.interface.name)
+                log.debug("%s has changed: no raw frames leave until mcrd has checked it", egress.interface.name)
                 suspected.append(egress)
         return suspected
 
@@ -242,7 +245,7 @@ class OutputInterfaces:
         return True
 
     def sources(self, rules: Iterable[Rule]) -> Sources:
-        """Find where raw frames to these rules' outputs come from; those to which they may not be sent have nothing."""
+        """Find the source addresses of raw frames to these outputs; those that may not get raw frames have none."""
         wanted: dict[str, dict[tuple[Address, int], None]] = {}
         for output in chain.from_iterable(rule.outputs for rule in rules):
             if self._by_name[output.interface].raw and output.group.is_multicast:
@@ -277,6 +280,6 @@ class OutputInterfaces:
 
 
 def _identity(network: Network, index: int) -> object:
-    """What the headers of raw frames are made of, and how long they may be."""
+    """The parts of the headers of raw frames, and how long frames may be."""
     link = network.links.get(index)
     return link and (link.mac, link.mtu, link.up), network.addresses.get(index)

@@ -1,4 +1,4 @@
-"""Where rules stand in shared memory: the numbers that workers and statistics know them by."""
+"""The places of rules in shared memory: the numbers by which workers and statistics know them."""
 
 from collections.abc import Collection, Iterator, Mapping, Sequence
 
@@ -23,7 +23,7 @@ class PlacedRule:
 
     Attributes:
         rule: what the operator asked for.
-        tag: unique to this placing; tells a slot's counters from those of whoever had the slot before.
+        tag: unique to this placing; tells a slot's counters from those of the slot's last rule.
         slot: of the rule's counters.
         outputs: slots of the outputs' counters, in the rule's order.
         sources: of raw frames to the outputs, in the same order; None: an output gets none.

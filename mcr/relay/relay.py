@@ -1,7 +1,7 @@
-"""What the rules take: sockets, group memberships, slots in shared memory; and what workers are told of it.
+"""The rules' resources (sockets, group memberships, slots in shared memory), and the commands to workers about them.
 
-A change is prepared, which may fail and then is undone, and committed, which can't. Belongs to one actor. What may wait
-in the kernel (opening and closing capture sockets) is done in a thread.
+A change is prepared, which may fail and then is undone, and committed, which cannot fail. A relay belongs to one actor.
+Calls that may wait in the kernel (opening and closing capture sockets) run in a thread.
 """
 
 from collections.abc import Container, Iterable, Mapping, Sequence
@@ -36,7 +36,7 @@ log = get_logger(Facility.NETWORK)
 
 @attrs.frozen
 class Step:
-    """What one change of the rules came to: where new rules stand, new captures, and what to tell workers."""
+    """The result of one change of the rules: places of new rules, new captures, and the commands to workers."""
 
     added: tuple[PlacedRule, ...]
     captures: tuple[Capture, ...]
@@ -67,7 +67,7 @@ class _Prepared:
 
 @attrs.frozen
 class _Names:
-    """What the numbers in a worker's log stand for: `mcr.logs.worker_records.Names`."""
+    """The names behind the numbers in a worker's log: `mcr.logs.worker_records.Names`."""
 
     inputs: InputInterfaces
     placement: Placement
@@ -91,7 +91,7 @@ class Relay:
     Attributes:
         inputs: the input interfaces that are captured.
         outputs: the output interfaces that are sent by.
-        names: what the numbers in a worker's log stand for.
+        names: behind the numbers in a worker's log.
     """
 
     def __init__(self, settings: Settings) -> None:
@@ -114,7 +114,7 @@ class Relay:
     # The transaction.
 
     async def apply(self, change: RuleChange) -> Step:
-        """Take what the added rules need and let go of what the removed ones did.
+        """Take the resources that the added rules need, and release those of the removed ones.
 
         Raises:
             InterfaceNotFound, SystemFault, LimitReached: nothing has changed.
@@ -160,7 +160,7 @@ class Relay:
         return Step(added, tuple(prepared.captures.values()), told)
 
     def _renew(self, generation: int) -> Step:
-        """Open interfaces again. Whatever can't be had now is tried again later, and takes nothing else down."""
+        """Open interfaces again. One that cannot be opened now is tried again later, and takes nothing else down."""
         egress = self.outputs.renew()
         neighbours = self._neighbours.renew([fresh.interface for _, fresh in egress])
         captures = self.inputs.renew([placed.rule.input for placed in self._placement])
@@ -181,7 +181,7 @@ class Relay:
             *map(commands.detach_neighbour, neighbours.dropped),
         )
         for name in sorted(inputs | outputs):
-            log.notice("%s was deleted, or elsewhere, and is back: it is used again", name)
+            log.notice("%s was deleted or moved away and is back: mcrd uses it again", name)
         return Step((), tuple(fresh for _, fresh in captures), told)
 
     def _use(self, placed: PlacedRule) -> PlacedRule:
@@ -199,7 +199,7 @@ class Relay:
         return placed
 
     def _drop_unused(self, generation: int) -> Iterable[Command]:
-        """Let go of what no rule uses from this generation on; what to tell workers."""
+        """Release what no rule uses from this generation on; the commands to workers."""
         egress, neighbours = self.outputs.drop_unused(), self._neighbours.drop_unused()
         captures = self.inputs.drop_unused()
         self._closing.add(generation, self.outputs.slots, egress)
@@ -228,7 +228,7 @@ class Relay:
     # Raw frames, and routes.
 
     async def review_raw(self, blocker: Blocker | None) -> tuple[Command, ...]:
-        """Find out anew where raw frames may leave; what to tell workers that run.
+        """Find out anew where raw frames may leave; the commands to running workers.
 
         Args:
             blocker: why nowhere; None: they may, as far as is known.
@@ -242,7 +242,7 @@ class Relay:
         return (*changed, *self._follow_routes())
 
     def _follow_routes(self) -> Iterable[Command]:
-        """Where outputs come from, and whom they wait for, as routes are now."""
+        """Find the outputs' source addresses and neighbours anew, since routes may have changed."""
         rules = [placed.rule for placed in self._placement]
         interfaces = {egress.interface.name: egress.interface for egress in self.outputs}
         sources, awaited = self.outputs.sources(rules), find_neighbours(rules, interfaces)
@@ -263,7 +263,7 @@ class Relay:
         """Send no raw frames by interfaces that have changed, until `review_raw` has seen them."""
         return tuple(map(commands.change_raw, self.outputs.suspect(before, now)))
 
-    # How it stands.
+    # State.
 
     def used(self) -> set[int]:
         """Indices of the interfaces that are captured or sent by."""

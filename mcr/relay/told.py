@@ -1,7 +1,7 @@
-"""What workers have been told: the least that another has to be told to be like them.
+"""The commands that bring a new worker to the state of the others: the fewest that do.
 
-Kept as the bytes that were sent, so that one who starts is told thousands of rules at once, and whatever else the
-supervisor has in hand.
+They are kept as the bytes that were sent, so a worker that starts gets thousands of rules at once, whatever else the
+supervisor is doing.
 """
 
 from collections.abc import Iterable
@@ -20,7 +20,7 @@ _ORDER = (
     {lib.MCR_REC_GENERATION},
     {lib.MCR_REC_STOP},
 )
-"""Kinds of commands, each after those that it refers to. Within a kind the order is that in which they were told."""
+"""Kinds of commands, each after those that it refers to. Within a kind the order is that of sending."""
 
 _KIND = {record_type: kind for kind, types in enumerate(_ORDER) for record_type in types}
 _RAW = _KIND[lib.MCR_REC_RAW_PUT]
@@ -36,7 +36,7 @@ class Told:
         self._held: tuple[dict[int, Command], ...] = tuple({} for _ in _ORDER)
 
     def note(self, commands: Iterable[Command]) -> None:
-        """Take in what all workers are told now."""
+        """Take in commands that all workers get now."""
         for command in commands:
             held = self._held[_KIND[command.type]]
             held.pop(command.slot, None)
@@ -46,5 +46,5 @@ class Told:
                 self._held[_RAW].pop(command.slot, None)
 
     def whole(self) -> tuple[Command, ...]:
-        """Everything a worker has to be told that knows nothing."""
+        """All commands that bring a new worker up to date."""
         return tuple(chain.from_iterable(held.values() for held in self._held))

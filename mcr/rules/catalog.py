@@ -1,6 +1,6 @@
-"""The rules that there are: who is who among them, which may be added, and how their generations are numbered. Pure.
+"""The catalog of rules: their identities, which may be added, and how generations are numbered. Pure.
 
-Each change is planned, then applied by others, and noted when that has succeeded. So what can't be had changes nothing.
+Each change is planned, then applied by others, and noted when that has succeeded. A change that fails changes nothing.
 """
 
 import difflib
@@ -118,7 +118,7 @@ class Catalog:
                     )
 
     def _taken(self, rule: Rule) -> RuleExists | None:
-        """What of a rule's identity one that is there has already, if any."""
+        """The part of a rule's identity that another rule has already, if any."""
         if rule.input in self._by_input:
             holder = self._by_input[rule.input]
             hint = f"remove it first: mcrctl remove --rule-id {shlex.quote(holder)}"

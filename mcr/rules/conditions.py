@@ -70,7 +70,7 @@ class Hop:
 
 @attrs.frozen
 class Standing:
-    """What the workers and their sockets have to say to that.
+    """The state of the workers and their sockets.
 
     Attributes:
         acknowledged: the newest generation that every worker that runs forwards by; 0 while none runs.
@@ -91,7 +91,7 @@ class Standing:
 
 @attrs.frozen
 class Conditions:
-    """What of all that rules need is not well.
+    """The conditions that rules need and that are not met.
 
     Attributes:
         acknowledged: the newest generation that every worker that runs forwards by; 0 while none runs.
@@ -232,7 +232,7 @@ def find_oddity(host: IPv4Address, name: str, index: int, network: Network, *, r
 
 
 def view_of(rule: Rule, generation: int, conditions: Conditions) -> RuleView:
-    """A rule and how it stands with it.
+    """A rule and its state.
 
     Args:
         rule: the rule.

@@ -35,7 +35,7 @@ class HostLog:
         outputs: Mapping[str, Attachment],
         network: Network,
     ) -> None:
-        """See who answers. Who was silent stays so until heard of, also if the kernel has forgotten it meanwhile.
+        """Take in which hosts answer. A silent host stays silent until heard of, also if the kernel has forgotten it.
 
         Args:
             hosts: of all outputs, each as often as there are outputs to it.
@@ -55,7 +55,7 @@ class HostLog:
                 self._silent.pop((host, name), None)
 
     def lines(self, time: float) -> list[tuple[Level, str]]:
-        """What is to be said now. `time` in seconds, of a clock that is not set."""
+        """The lines that are due now. `time` in seconds, of a clock that is not set."""
         self._left = min(_BURST, self._left + (time - self._at) / _APART)
         self._at = time
         fresh = {each: who for each, who in self._silent.items() if each not in self._said}

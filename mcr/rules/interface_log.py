@@ -1,4 +1,4 @@
-"""Words for the log: what happens to the interfaces of rules. One that comes and goes all the time is told seldom."""
+"""Words for the log: what happens to the interfaces of rules. One that changes all the time is logged less often."""
 
 from collections.abc import Mapping
 from typing import Final
@@ -61,7 +61,7 @@ class _Told:
 
 
 class InterfaceLog:
-    """What there is to be said; of each change once."""
+    """The lines that are due; one for each change."""
 
     def __init__(self) -> None:
         self._told: dict[str, _Told] = {}
@@ -72,7 +72,7 @@ class InterfaceLog:
         return any(told.changes for told in self._told.values())
 
     def note(self, conditions: Mapping[str, Condition]) -> None:
-        """See how it stands with the interfaces of all rules; those that no rule names any more are forgotten."""
+        """Take in the state of the interfaces of all rules; those that no rule names any more are forgotten."""
         for name in self._told.keys() - conditions.keys():
             del self._told[name]
         for name, condition in conditions.items():
@@ -83,7 +83,7 @@ class InterfaceLog:
                 told.changes += 1
 
     def lines(self, users: Mapping[str, Users], time: float) -> list[tuple[Level, str]]:
-        """What is to be said now. `time` in seconds, of a clock that is not set."""
+        """The lines that are due now. `time` in seconds, of a clock that is not set."""
         found = []
         for name, told in self._told.items():
             if told.may_be_said(time):

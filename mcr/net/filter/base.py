@@ -1,7 +1,7 @@
-"""Keeps UDP that no rule wants away from the workers, and counts it: filters in the kernel, made from the rules.
+"""The capture filter: keeps UDP that no rule takes away from the workers, and counts it, in the kernel.
 
-eBPF that looks rules up in a map, where this process may load it (CAP_BPF); else classic filters with the rules written
-into them, as many as fit; else every UDP frame goes to a worker, which counts it. Chosen by trying.
+It is eBPF that looks rules up in a map, if this process may load it (CAP_BPF). Otherwise it is classic filters with the
+rules written into them, as many as fit; beyond that every UDP frame goes to a worker, which counts it. Trying decides.
 """
 
 import socket
@@ -36,13 +36,13 @@ class Screen(Protocol):
     """The filters of all captures, which are known by their slots.
 
     Attributes:
-        suppressor: suppresses local delivery of what is wanted; None: nothing does.
+        suppressor: suppresses local delivery of admitted flows; None: nothing does.
     """
 
     suppressor: Suppressor | None
 
     def change(self, added: Iterable[tuple[int, Wanted]], removed: Iterable[tuple[int, Wanted]]) -> None:
-        """Want more, and less, of captures.
+        """Admit more flows, and fewer.
 
         Raises:
             SystemFault: nothing has changed.
@@ -52,7 +52,7 @@ class Screen(Protocol):
     def open(
         self, capture: int, interface: Interface, sockets: Sequence[socket.socket], *, clip: bool = False
     ) -> Rejected:
-        """From now on let in, on these sockets, what is wanted of this interface.
+        """From now on let in, on these sockets, the admitted flows of this interface.
 
         With `clip`, only the beginning of super-frames, as far as they can be told.
 
@@ -62,7 +62,7 @@ class Screen(Protocol):
         ...
 
     def show_all(self, *, everything: bool) -> None:
-        """Whether workers are to see what no rule wants, and say so in their log."""
+        """Whether workers are to see flows that no rule takes, and log them."""
         ...
 
     def forget(self, capture: int) -> None:
@@ -75,10 +75,10 @@ class Screen(Protocol):
 
 
 def open_screen(*, suppress: bool) -> Screen:
-    """Make the best screen that this process may have.
+    """Make the best capture filter that this process may load.
 
     Args:
-        suppress: whether to suppress local delivery of what is wanted, where it is allowed.
+        suppress: whether to suppress local delivery of admitted flows, where that is allowed.
     """
     try:
         return MapScreen(suppress=suppress)

@@ -30,7 +30,7 @@ class Instruction(NamedTuple):
 
 
 class Wanted(NamedTuple):
-    """What a rule takes of an interface."""
+    """A flow that a rule takes of an interface."""
 
     group: Address
     port: int
@@ -56,7 +56,7 @@ def _if_equal(value: int, then: int, otherwise: int) -> Instruction:
     return Instruction(0x15, then, otherwise, value)
 
 
-# IPv4 UDP of no VLAN that this machine did not send; others are rejected. A tag of VLAN 0 bears but a priority.
+# IPv4 UDP of no VLAN that this machine did not send; others are rejected. A tag of VLAN 0 has only a priority.
 _UDP = (
     _load_half(uapi.SKF_AD_OFF),  # protocol
     _if_equal(uapi.ETH_P_IP, 0, 9),
@@ -73,13 +73,13 @@ _UDP = (
 )
 
 REJECT_ALL = (_return(0),)
-"""What a socket starts with until all of its fan-out group is in place."""
+"""The filter that a socket has until all of its fan-out group is in place."""
 
 ACCEPT_UDP = (*_UDP, _return(_WHOLE))
 
 
 def select_udp(wanted: Iterable[Wanted], *, invert: bool = False) -> tuple[Instruction, ...]:
-    """Make a filter that lets in the UDP that is wanted, and what can't be told from its headers.
+    """Make a filter that lets in the UDP of these flows, and frames whose headers don't tell.
 
     Args:
         wanted: groups and ports.
@@ -121,7 +121,7 @@ def select_udp(wanted: Iterable[Wanted], *, invert: bool = False) -> tuple[Instr
 
 
 def select_groups(program: Sequence[Instruction]) -> tuple[Instruction, ...]:
-    """Make a filter that lets in what another does, if it is sent to a group."""
+    """Make a filter that lets in the frames that another lets in, if they are sent to a group."""
     return (
         _load_word(uapi.SKF_NET_OFF + 16),  # IPv4 destination; what is no IPv4 the other rejects
         Instruction(0x54, 0, 0, 0xF0000000),
@@ -150,7 +150,7 @@ IGMP_QUERIES = (
 
 
 def select_kin(flow: Wanted, size: int, *, strictly: bool = False) -> tuple[Instruction, ...]:
-    """Make a filter for a look at what is like a flow, tagged or not: UDP to its group, or to its port of any group.
+    """Make a filter for a probe of frames like a flow, tagged or not: UDP to its group, or to its port of any group.
 
     IGMP queries come in, too. Of what this machine sends, only the very flow. The kernel has taken the outermost VLAN
     tag out of the frame; a second one is skipped.

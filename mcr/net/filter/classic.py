@@ -1,4 +1,4 @@
-"""Classic filters with the rules written into them, for who may not load eBPF."""
+"""Classic filters with the rules written into them, where eBPF may not be loaded."""
 
 import socket
 from collections import defaultdict

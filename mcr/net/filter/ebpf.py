@@ -1,4 +1,4 @@
-"""One eBPF map of what is wanted, and for each capture a program that looks it up (native/bpf/load.h)."""
+"""One eBPF map of the admitted flows, and for each capture a program that looks them up (native/bpf/load.h)."""
 
 import os
 import socket

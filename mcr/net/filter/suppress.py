@@ -1,4 +1,4 @@
-"""Suppresses local delivery of what a rule takes and no UDP socket here waits for (native/bpf/load.h).
+"""Suppresses local delivery of packets that a rule takes and no UDP socket here waits for (native/bpf/load.h).
 
 Otherwise the kernel allocates a route for each packet of a joined group, finds no socket, and throws both away.
 """
@@ -25,7 +25,7 @@ class Suppressor:
     Making and closing its links waits for the kernel's lock of the network's configuration.
 
     Args:
-        wanted: the map of what rules want; stays the caller's.
+        wanted: the map of admitted flows; stays the caller's.
 
     Attributes:
         changes: of interfaces, and so perhaps of local receivers.
@@ -46,7 +46,7 @@ class Suppressor:
         self._useless = False
 
     def add(self, capture: int, interface: int) -> None:
-        """Mean to suppress on an interface, by index, once it is known that nobody minds."""
+        """Suppress on an interface, by index, once it is known to have no local receivers."""
         self._interfaces[capture] = interface
         self._stale = True
 
@@ -68,7 +68,7 @@ class Suppressor:
         return self.is_stale
 
     def pause(self) -> frozenset[int] | None:
-        """Suppress nothing until it is known whose packets these are.
+        """Suppress nothing until local receivers are known.
 
         Returns:
             The interfaces whose local receivers have to be looked for; then call `suppress_on`. None: call again, for

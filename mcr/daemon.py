@@ -40,7 +40,7 @@ _TURN_SECONDS = 0.001
 """How long a thread that works for one client may keep the others waiting, each time."""
 
 _GC_THRESHOLD = 100_000
-"""Objects made between two collections: the rules stay, and looking through thousands of them takes time."""
+"""Objects made between two garbage collections: the rules stay, and scanning thousands of them takes time."""
 
 NICE = -10
 """Of mcrd and its workers. When more arrives than can be forwarded, ksoftirqd, which is of nice 0, takes packets in;
@@ -114,7 +114,7 @@ async def run_daemon(settings: Settings) -> None:
 
 
 def _signals() -> trio.MemoryReceiveChannel[signal.Signals]:
-    """Those that wait since the start, and those that come. Once nobody receives, they mean nothing."""
+    """Signals that have waited since the start, and those to come. Later ones, when nobody receives, are ignored."""
     send, receive = trio.open_memory_channel[signal.Signals](math.inf)
     token = trio.lowlevel.current_trio_token()
 
@@ -129,7 +129,7 @@ def _signals() -> trio.MemoryReceiveChannel[signal.Signals]:
 async def _show_life(
     manager: ServiceManager, interval: float, questions: Sequence[Callable[[], Awaitable[object]]]
 ) -> NoReturn:
-    """Tell the service manager that the daemon lives, for as long as those answer that it can't do without."""
+    """Report to the service manager that the daemon lives, as long as the actors that it needs answer."""
     while True:
         for ask in questions:
             await ask()
@@ -152,7 +152,7 @@ def _warn_without_io_uring() -> None:
 
 
 def _raise_limits() -> None:
-    """Use what may be had.
+    """Raise this process's limits of open files and locked memory as far as the kernel allows.
 
     Group memberships take a descriptor for every 20 groups. Kernels before 5.12 count io_uring and eBPF as locked
     memory, of which most systems allow 64 KiB: root may have more.
@@ -170,7 +170,7 @@ def _raise_limits() -> None:
 
 
 def _raise_priority() -> None:
-    """Where it is permitted, and nobody has chosen another priority. Workers inherit it."""
+    """Take nice -10, if that is permitted and no other priority was chosen. Workers inherit it."""
     with suppress(OSError):
         if os.getpriority(os.PRIO_PROCESS, 0) == 0:
             os.setpriority(os.PRIO_PROCESS, 0, NICE)

@@ -14,7 +14,7 @@ from typing import Self
 
 
 class McrError(Exception):
-    """Something an operator or a client has to be told.
+    """An error for an operator or a client.
 
     Attributes:
         message: one line, without a trailing period.
@@ -121,7 +121,7 @@ class NotPermitted(McrError):
 
 
 def check_result(result: int) -> int:
-    """What a native function gave, if it is no -errno.
+    """The result of a native function, unless it is an -errno.
 
     Raises:
         OSError: it is one.

@@ -1,4 +1,4 @@
-"""What became of the settings: where the kernel or the machine gives something else than was asked for."""
+"""The settings in force, where the kernel or the machine gives something else than was asked for."""
 
 import socket
 

@@ -1,4 +1,4 @@
-"""Types of settings: which values are allowed, how they are written, and what is said of others."""
+"""Types of settings: which values are allowed, how they are written, and the error for others."""
 
 import difflib
 from abc import ABC, abstractmethod

@@ -1,4 +1,4 @@
-"""What an operator has chosen at the start, as the parts of mcrd want it."""
+"""The settings that an operator has chosen at the start, as values for the parts of mcrd."""
 
 import difflib
 from collections.abc import Mapping
@@ -36,9 +36,9 @@ class Settings:
     receive_buffers: int = table.RECEIVE_BUFFERS.default
     """Packets that a worker takes from a capture ring at a time; while it has them, the ring keeps them."""
     absorb: bool = table.ABSORB.default
-    """Spare this machine's IP stack what a rule takes, where no UDP socket, bridge or routing could want that."""
+    """Keep matched packets out of the local IP stack, unless a UDP socket, a bridge or routing could want them."""
     raw_send: bool = table.RAW_SEND.default
-    """Send raw frames to groups, where nobody is between IP and the interface."""
+    """Send raw frames to groups if nothing acts on packets between IP and the interface."""
     pools: BufferPools = attrs.field(factory=BufferPools)
     """How many packets a capture ring holds."""
     views: tuple[SettingView, ...] = ()
@@ -74,7 +74,7 @@ def settings_from(given: Given) -> Settings:
 
 
 def disagreements(settings: Settings) -> list[str]:
-    """What to tell of settings that don't go together, though mcrd can run with them."""
+    """Warnings about settings that don't go together, though mcrd can run with them."""
     room = 2 * settings.send_buffer // _DATAGRAM_BYTES  # the kernel doubles what it is asked for, socket(7)
     if room >= settings.receive_buffers:
         return []
@@ -91,7 +91,7 @@ def is_asked_for(setting: Setting[_T], settings: Settings) -> bool:
 
 
 def unknown_variables(environment: Mapping[str, str]) -> list[str]:
-    """What to tell of variables that look like mcrd's and are not."""
+    """Warnings about variables that look like mcrd's and are not."""
     known = [setting.variable for setting in table.TABLE if setting.variable]
     options = {setting.option for setting in table.TABLE}
     said = []

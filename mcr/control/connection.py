@@ -15,16 +15,16 @@ SEND_TIMEOUT: Final = 10
 """Seconds for a client to read a reply. Ordinary replies fit into the socket's buffer and wait for nobody."""
 
 SHORT: Final = 64 * 1024
-"""Bytes of the longest request of who may only look, and of what is too short to count against what all may hold."""
+"""Bytes of the longest request of a user who may only read. Shorter ones don't count against the bound for all."""
 
 _CHUNK = 64 * 1024
-_SMALL_CHUNK = 8 * 1024  # of who may only look: no more work at a time than in one request
+_SMALL_CHUNK = 8 * 1024  # for users who may only read: no more work at a time than in one request
 
 _log = get_logger(Facility.CONTROL)
 
 
 def has_left(connection: socket.socket | trio.socket.SocketType) -> bool:
-    """Whether the other end is closed; it is not where somebody has only sent all there is to send."""
+    """Whether the other end is closed. It is not if the client has only shut down its sending side."""
     poll = select.poll()
     poll.register(connection, 0)
     return bool(poll.poll(0))  # POLLHUP or POLLERR, which are always told
@@ -48,7 +48,7 @@ class ControlClient:
 
     @property
     def has_left(self) -> bool:
-        """Whether nobody is there any more to read a reply."""
+        """Whether the client has left and no longer reads replies."""
         return has_left(self._stream.socket)
 
     async def wait_for_data(self) -> None:

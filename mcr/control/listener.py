@@ -1,4 +1,4 @@
-"""The file of the control socket: whose it is, and that of two daemons only one has it."""
+"""The file of the control socket: its owner and mode, and the lock that lets only one daemon serve it."""
 
 import errno
 import fcntl
@@ -16,10 +16,10 @@ from mcr.control.peers import peer_of
 from mcr.errors import SystemFault
 from mcr.process.accounts import SERVICE, describe_owner, own_group, own_user
 
-_BACKLOG = 128  # whoever comes next waits behind all of them
+_BACKLOG = 128  # the next client waits behind all of them
 _MODE = 0o660
 _DIRECTORY_MODE = 0o750
-_LOCK_MODE = 0o600  # who could open it could hold it
+_LOCK_MODE = 0o600  # a user who could open it could hold it
 _DIRECTORY_ERRORS = frozenset({errno.EACCES, errno.EPERM, errno.ENOENT, errno.ENOTDIR, errno.EROFS})
 _EXHAUSTED = frozenset({errno.EMFILE, errno.ENFILE})
 _MORE_FILES = "allow more open files: ulimit -n, or LimitNOFILE= of the systemd unit"
@@ -76,7 +76,7 @@ def _give_to_group(path: str, mode: int) -> None:
 
 
 def _lock(path: str, stack: ExitStack) -> None:
-    """Hold the file beside the socket that says who may bind or replace it.
+    """Hold the lock file beside the socket: its holder may bind or replace the socket.
 
     The socket alone cannot say: between "nobody answers" and "remove it", another daemon may bind its own.
     The lock goes with its process, so a crash leaves nothing that would have to be cleaned up.
@@ -150,7 +150,7 @@ def _in_use(path: str, *hints: str) -> SystemFault:
 
 @contextmanager
 def _explain(path: str) -> Iterator[None]:
-    """Turn the system's refusal into an error that says who may write where."""
+    """Turn the system's refusal into an error that names the users who may write there."""
     try:
         yield
     except OSError as error:

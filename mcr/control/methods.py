@@ -25,7 +25,7 @@ from mcr.model.worker import WorkerView
 
 
 class Rules(Protocol):
-    """Who owns the rules."""
+    """The owner of the rules."""
 
     async def add(self, rules: tuple[Rule, ...]) -> tuple[RuleView, ...]:
         """Add all of them or none."""
@@ -38,21 +38,21 @@ class Rules(Protocol):
 
 
 class Workers(Protocol):
-    """Who owns the worker processes."""
+    """The owner of the worker processes."""
 
     async def describe(self) -> tuple[WorkerView, ...]:
         """Every worker."""
 
 
 class Statistics(Protocol):
-    """Who owns totals and rates."""
+    """The owner of totals and rates."""
 
     async def read(self) -> Stats:
         """The totals and rates of this moment."""
 
 
 class Logging(Protocol):
-    """Who owns the log levels."""
+    """The owner of the log levels."""
 
     @property
     def levels(self) -> LogLevels:
@@ -69,7 +69,7 @@ class Logging(Protocol):
 
 
 class Diagnosis(Protocol):
-    """Who finds out what is wrong."""
+    """The diagnosis."""
 
     async def why(self, rule: str) -> tuple[Finding, ...]:
         """Walk a rule, named by its id or name, from wire to wire."""
@@ -143,7 +143,7 @@ class _SetLevelParams:
 
 
 async def _json_values(value: object, rules: Sequence[RuleView | RuleStats]) -> Any:
-    """Turn a value that has to do with these rules into what JSON knows."""
+    """Turn a value that concerns these rules into JSON values."""
     if len(rules) + sum(len(rule.outputs) for rule in rules) > MANY:
         return await trio.to_thread.run_sync(unstructure, value)
     return unstructure(value)
@@ -221,8 +221,8 @@ class Method:
     Attributes:
         params: class of its parameters, which are that class's fields.
         handler: what carries it out.
-        changes: it does more than look, which takes the right to.
-        examines: it takes long, and is mostly waited for.
+        changes: it does more than read, and needs the right to.
+        examines: it takes long, most of it waiting.
     """
 
     name: str
@@ -253,10 +253,10 @@ METHODS: Final[Mapping[str, Method]] = {
 
 
 def changes(method: str) -> bool:
-    """Whether a method does more than look; one that there is not does not."""
+    """Whether a method does more than read; an unknown one does not."""
     return method in METHODS and METHODS[method].changes
 
 
 def examines(method: str) -> bool:
-    """Whether a method takes long, and is mostly waited for."""
+    """Whether a method takes long, most of it waiting."""
     return method in METHODS and METHODS[method].examines

@@ -1,7 +1,7 @@
-"""Who may do what over the control socket, by the credentials of the process at its other end.
+"""Rights of clients on the control socket, by the credentials of the process at its other end.
 
-Who may connect is decided by the socket file's mode: root, the user that mcrd runs as, the group `mcr`. All of them may
-look. To change something takes more: to be root, that user, or in the group `mcr-admin`.
+The socket file's mode decides which users may connect: root, the user that mcrd runs as, the group `mcr`. All of them
+may read. Only root, that user, and members of the group `mcr-admin` may change something.
 """
 
 import grp
@@ -34,7 +34,7 @@ class Peer:
 
 
 def peer_of(connection: socket.socket | trio.socket.SocketType) -> Peer:
-    """Ask the kernel who is at the other end of a connected unix socket (unix(7), SO_PEERCRED)."""
+    """Ask the kernel for the process at the other end of a connected unix socket (unix(7), SO_PEERCRED)."""
     pid, uid, gid = _CREDENTIALS.unpack(connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _CREDENTIALS.size))
     try:
         supplementary = connection.getsockopt(socket.SOL_SOCKET, uapi.SO_PEERGROUPS, _MOST_GROUPS_BYTES)
@@ -45,7 +45,7 @@ def peer_of(connection: socket.socket | trio.socket.SocketType) -> Peer:
 
 @attrs.frozen
 class Rights:
-    """Who may change something. `admins`: id of the group that may, None if there is no such group."""
+    """The rights to change something. `admins`: id of the group that has them, None if there is no such group."""
 
     own_uid: int
     admins: int | None
@@ -60,11 +60,11 @@ class Rights:
         return cls(os.geteuid(), admins)
 
     def may_change(self, peer: Peer) -> bool:
-        """Whether a process may do more than look."""
+        """Whether a process may do more than read."""
         return peer.uid in (0, self.own_uid) or self.admins in peer.groups
 
     def refusal(self, peer: Peer, method: str) -> NotPermitted:
-        """What a process is told that may not."""
+        """The error for a process that may not change anything."""
         user = user_name(peer.uid)
         hints = [
             f"allowed: root, {user_name(self.own_uid)} (the user that mcrd runs as), and members of {ADMIN_GROUP}",

@@ -2,12 +2,12 @@
 
 Rules of the module:
 
-1. One task a client. Whatever a client does (reset, send garbage, not read), only its own connection ends.
+1. One task per client. Whatever a client does (reset, send garbage, not read), only its own connection ends.
 2. The requests of one connection are answered in order, one at a time; the next ones wait in its socket.
 3. What clients can make the daemon hold is bounded: their number, and the bytes of long requests and replies.
-4. Those who may only look wait for a turn before anything of theirs is read or carried out: others never wait for
+4. Users who may only read wait for a turn before a request of theirs is read or carried out: others never wait for
    more than one of them.
-5. What was asked by one who has left is not looked for.
+5. A request that only reads is dropped if its client has left.
 6. An `McrError` is the client's to hear; any other exception is a bug, and ends the daemon.
 """
 
@@ -33,25 +33,25 @@ from mcr.logs.logger import get_logger
 from mcr.model.log import Facility
 
 MAX_CLIENTS: Final = 1_000
-"""Connections at the same time. The next one is told so and closed."""
+"""Connections at the same time. The next one gets an error and is closed."""
 
 MAX_LOOKERS: Final = 750
-"""Connections of those who may only look: places are left for who may change something."""
+"""Connections of users who may only read: places are left for users who may change something."""
 
 MAX_LOOKERS_OF_A_USER: Final = 100
-"""Those of one of them: places are left for other users."""
+"""Connections of one of these users: places are left for others."""
 
 MAX_HELD: Final = 64 * 1024 * 1024
-"""Bytes of long requests and replies of all clients together. Who exceeds it is told so."""
+"""Bytes of long requests and replies of all clients together. A request beyond fails with an error."""
 
 LOOKERS_SHARE: Final = 0.2
-"""Of the daemon's time, for the requests of all who may only look."""
+"""Share of the daemon's time for the requests of all users who may only read."""
 
 EXAMINATIONS_SHARE: Final = 0.5
-"""Of the time, for what they have examined: one thing at a time, and most of it is waiting."""
+"""Share of the time for their `why` and `doctor`: one at a time, and most of it is waiting."""
 
 PROGRESS_INTERVAL: Final = 1.0
-"""Seconds between two messages to a client that it is still answered, if it wants them."""
+"""Seconds between two progress messages to a client that asked for them."""
 
 STOP_GRACE: Final = 2
 """Seconds for the requests in progress to finish when the server stops."""
@@ -170,7 +170,7 @@ class _Clients:
         nursery.start_soon(self._serve, client)
 
     def _refusal(self, peer: Peer, *, may_change: bool) -> bytes:
-        """What one client too many is told; nothing if it is not."""
+        """The error for one client too many; None if there is room."""
         places = MAX_CLIENTS if may_change else MAX_LOOKERS
         if len(self._open) >= places:
             self._warn_seldom("Refused a client: %d are connected", places)
@@ -238,7 +238,7 @@ class _Clients:
             client.in_hand = 0
 
     async def _carry_out(self, request: wire.Request, client: ControlClient) -> bytes:
-        """The reply. Until there is one, a client that wants to know is told that it is worked at."""
+        """The reply. Until then a client that asked for it gets progress messages."""
         if not request.progress:
             return await self._reply(request, client)
         done = trio.Event()
@@ -284,7 +284,7 @@ class _Clients:
 
 
 async def _tell_progress(client: ControlClient, request_id: wire.RequestId, done: trio.Event) -> None:
-    """Say again and again that a request is carried out, until it is."""
+    """Send progress messages until a request is carried out."""
     started = trio.current_time()
     while True:
         with trio.move_on_after(PROGRESS_INTERVAL):

@@ -23,7 +23,7 @@ from mcr.model.log import Facility, Level
 from mcr.model.rule import Output, Rule, automatic_rule_id
 from mcr.model.stats import OutputStats
 
-_MAX_FAULTS = 3  # told in one error; nobody looks for many more
+_MAX_FAULTS = 3  # named in one error; the search for faults ends soon after
 _MANY_MEMBERS = 50  # of an object; none has as many
 _MAX_TEXT = 1_000  # characters; no parameter needs as many
 _MOST: Final[dict[type, tuple[int, str]]] = {
@@ -67,7 +67,7 @@ def structure(params: dict[str, Any], cls: type[_T]) -> _T:
 
 
 def unstructure(value: object) -> Any:
-    """Turn a value into what JSON knows."""
+    """Turn a value into JSON values."""
     return _converter.unstructure(value)
 
 
@@ -141,7 +141,7 @@ def _structure_tuple(cls: Any) -> Callable[[Any, Any], tuple[Any, ...]]:
 
 
 def _structure_each(items: list[Any], item_type: type, structure: Callable[[Any, Any], Any]) -> list[Any]:
-    """Structure until there are more faults than are told."""
+    """Structure until there are more faults than an error names."""
     structured, faults = [], []
     for index, item in enumerate(items):
         try:

@@ -1,4 +1,4 @@
-"""Turns at the daemon's time, for those who must not keep others waiting."""
+"""Turns at the daemon's time, for clients that must not keep others waiting."""
 
 from collections import deque
 from collections.abc import AsyncIterator
@@ -22,7 +22,7 @@ class Turns:
         self._rest = 1 / share - 1
         self._rested = 0.0  # when the next turn may begin
         self._taken = False
-        self._waiting: dict[int, deque[trio.Event]] = {}  # by user; who is first is next
+        self._waiting: dict[int, deque[trio.Event]] = {}  # by user; the first is the next
 
     @asynccontextmanager
     async def turn(self, uid: int) -> AsyncIterator[None]:

@@ -44,7 +44,7 @@ class Request:
     notification: bool = False
     """It has no `id` member: it is carried out, and nothing is answered, not even an error."""
     progress: bool = False
-    """Who asks wants to be told while it is carried out."""
+    """The client wants progress messages while it is carried out."""
 
 
 @attrs.frozen
@@ -92,7 +92,7 @@ class LineBuffer:
         return lines
 
     def end(self) -> Rejection | None:
-        """The stream has ended: reject what stands after the last newline, since it may be half a message."""
+        """The stream has ended: reject the bytes after the last newline, since they may be half a message."""
         if not self._partial.strip():
             return None
         return _reject(ParseError("The last line does not end with a newline, so it was not carried out"))

@@ -1,4 +1,4 @@
-"""Who decides what is logged: the levels, here and in the workers."""
+"""The log levels, here and in the workers."""
 
 import logging
 from typing import Protocol
@@ -26,7 +26,7 @@ def setup_logging(log_format: LogFormat, levels: LogLevels) -> None:
 
 
 class WorkerLevels(Protocol):
-    """Who passes the levels on to the workers, which filter their own records."""
+    """Passes the levels on to the workers, which filter their own records."""
 
     async def set_log_levels(self, levels: LogLevels) -> None:
         """Make the workers use these levels."""

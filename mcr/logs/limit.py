@@ -1,7 +1,7 @@
-"""How many lines of one kind the log takes: what repeats with packets, clients or requests must not flood it.
+"""Limits the lines of one kind in the log: lines that repeat with packets, clients or requests must not flood it.
 
-A kind is what was said at one place in the program, whatever the names and numbers in it. Each may say `BURST` lines
-at once, and `RATE` a second from then on; what is beyond is counted, and the count is a line of its own.
+A kind is the lines of one place in the program, whatever the names and numbers in them. Each may log `BURST` lines at
+once, and `RATE` per second from then on. Further lines are counted, and the count is a line of its own.
 """
 
 import logging
@@ -15,7 +15,7 @@ BURST = 64
 RATE = 8
 
 UNLIMITED = ""
-"""The kind of what is said as often as somebody has asked for."""
+"""The kind of lines that come as often as an operator has asked for."""
 
 
 @attrs.define
@@ -27,7 +27,7 @@ class _Kind:
 
 
 class LogLimit(logging.Filter):
-    """A filter of loggers. A record's kind is its `kind` if it has one, else its text before the names are put in."""
+    """A filter of loggers. A record's kind is its `kind` if it has one, otherwise its text before names are put in."""
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         super().__init__()

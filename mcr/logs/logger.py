@@ -1,4 +1,4 @@
-"""What speaks in the log: a logger for each facility."""
+"""The loggers: one for each facility."""
 
 import logging
 from collections.abc import Mapping
@@ -28,7 +28,7 @@ LABELS: Final[Mapping[int, str]] = {number: level.label for level, number in NUM
 
 @attrs.frozen
 class Logger:
-    """Speaks for one facility. `fields` appear in JSON lines, beside the message."""
+    """Logs for one facility. `fields` appear in JSON lines, beside the message."""
 
     _logger: logging.Logger
 

@@ -15,7 +15,7 @@ from mcr.shm.segment import ENGINES
 
 
 class Names(Protocol):
-    """What the numbers in a record stand for."""
+    """The names behind the numbers in a record."""
 
     def capture(self, slot: int) -> str:
         """Name of the input interface of a capture slot."""

@@ -5,9 +5,9 @@ Rules of the module:
 1. A line is one event on one line, whatever a message holds.
 2. Nobody waits for the log, or fails by it. Lines go through a bounded queue to a thread that writes them; when
    standard error does not take them (a stopped terminal, a full pipe or disk), they are dropped and their number is
-   told later.
-3. What repeats does not flood it: see `mcr.logs.limit`.
-4. The newest warnings, and what is graver, are remembered: who asks for help need not be able to read the journal.
+   logged later.
+3. Lines that repeat do not flood it: see `mcr.logs.limit`.
+4. The newest events of level warning and graver are remembered: `mcrctl report` needs no access to the journal.
 """
 
 import contextlib

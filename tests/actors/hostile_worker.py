@@ -16,7 +16,7 @@ MARKER = "HOSTILE_MARKER"
 
 STATUS = 28
 
-_native = worker.lib
+_native = vars(worker)["lib"]
 
 
 class _Pickled:
@@ -48,11 +48,11 @@ class _GivesUp(_Native):
 
 def taken_over(spec: WorkerSpec) -> None:
     """In place of `mcr.worker.main.main`."""
-    worker.lib = _TakenOver()
+    vars(worker)["lib"] = _TakenOver()
     worker.main(spec)
 
 
 def gives_up(spec: WorkerSpec) -> None:
     """In place of `mcr.worker.main.main`."""
-    worker.lib = _GivesUp()
+    vars(worker)["lib"] = _GivesUp()
     worker.main(spec)

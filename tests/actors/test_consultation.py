@@ -12,6 +12,8 @@ import trio
 from mcr.diagnosis import consultation, why
 from mcr.diagnosis.consultation import Consultation
 from mcr.diagnosis.incoming import matched
+from mcr.diagnosis.present import present_view
+from mcr.diagnosis.why import Walk
 from mcr.errors import LimitReached, McrError, RuleNotFound
 from mcr.model.flow import Input
 from mcr.model.rule import Output, Rule, RuleState, RuleView
@@ -44,7 +46,9 @@ def consult() -> Consultation:
     return Consultation(actors, actors, actors, actors, actors)
 
 
-async def test_a_bug_in_an_examination_is_an_error_of_the_request_and_logged(monkeypatch, caplog):
+async def test_a_bug_in_an_examination_is_an_error_of_the_request_and_logged(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
     def examine(*_: object) -> None:
         raise KeyError("ifname")
 
@@ -54,7 +58,7 @@ async def test_a_bug_in_an_examination_is_an_error_of_the_request_and_logged(mon
     assert "Traceback" in caplog.text
 
 
-async def test_what_an_examination_has_to_say_passes(monkeypatch):
+async def test_what_an_examination_has_to_say_passes(monkeypatch: pytest.MonkeyPatch) -> None:
     def examine(*_: object) -> None:
         raise LimitReached("too much", "later")
 
@@ -63,12 +67,14 @@ async def test_what_an_examination_has_to_say_passes(monkeypatch):
         await consult().doctor()
 
 
-async def test_a_rule_that_is_not_there_is_told():
+async def test_a_rule_that_is_not_there_is_told() -> None:
     with pytest.raises(RuleNotFound, match="No rule has the id or name 'x'"):
         await consult().why("x")
 
 
-async def test_examinations_wait_for_each_other_and_not_for_ever(monkeypatch, autojump_clock):
+async def test_examinations_wait_for_each_other_and_not_for_ever(
+    monkeypatch: pytest.MonkeyPatch, autojump_clock: trio.testing.MockClock
+) -> None:
     """A few at a time, or they would take the threads that healing and new rules need."""
     monkeypatch.setattr(consultation, "_EXAMINATIONS", 1)
     started, release = threading.Event(), threading.Event()
@@ -88,7 +94,9 @@ async def test_examinations_wait_for_each_other_and_not_for_ever(monkeypatch, au
         release.set()
 
 
-async def test_many_rules_of_a_renamed_interface_are_put_into_words_beside_everything_else(monkeypatch):
+async def test_many_rules_of_a_renamed_interface_are_put_into_words_beside_everything_else(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     """Sixteen thousand take a quarter of a second."""
     output = Output(IPv4Address("239.9.9.9"), 6000, "eth1")
     rules = [
@@ -97,28 +105,30 @@ async def test_many_rules_of_a_renamed_interface_are_put_into_words_beside_every
     ]
     views = tuple(view_of(rule, 1, Conditions(1)) for rule in rules)
     here = {"former": Attachment("former", socket.if_nametoindex("lo"))}
-    present, seen = consultation.present_view, {}
+    present = present_view
+    seen: dict[str, bool] = {}
 
     def note(view: RuleView, names: dict[str, str]) -> RuleView:
         seen[view.rule_id] = threading.current_thread() is threading.main_thread()
         return present(view, names)
 
-    async def go(walk: consultation.Walk) -> tuple[Any, ...]:
+    async def go(walk: Walk) -> tuple[Any, ...]:
         await trio.lowlevel.checkpoint()
         return tuple(each.input.interface for each in walk.others)
 
     @attrs.frozen
     class Renamed(Actors):
-        async def list(self) -> tuple[RuleView, ...]:
+        async def list(self) -> Any:
             return views
 
         async def standing(self) -> Standing:
             return Standing(1, here)
 
     monkeypatch.setattr(consultation, "present_view", note)
-    monkeypatch.setattr(consultation.Walk, "go", go)
+    monkeypatch.setattr(Walk, "go", go)
     actors: Any = Renamed()
-    assert await Consultation(actors, actors, actors, actors, actors).why("this") == ("lo", "lo")
+    answer: Any = await Consultation(actors, actors, actors, actors, actors).why("this")
+    assert answer == ("lo", "lo")
     assert seen == {"this": True, "other": False, "another": False}
 
 
@@ -135,8 +145,8 @@ class Counting:
 
 @pytest.mark.parametrize(("reads", "grown"), [(25, 1), (10_000, 0)])
 async def test_a_frame_that_is_counted_late_is_waited_for_and_others_are_looked_for(
-    monkeypatch, autojump_clock, reads, grown
-):
+    monkeypatch: pytest.MonkeyPatch, autojump_clock: trio.testing.MockClock, reads: int, grown: int
+) -> None:
     source, counting = Input("in0", IPv4Address("239.1.1.1"), 5000), Counting(reads)
     rule = RuleView("tv", None, source, (), RuleState.ACTIVE)
     one = Look(0.034, {Sighting.of(source): 1}, {}, 188)

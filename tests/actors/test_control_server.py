@@ -128,7 +128,7 @@ class Client:
 Connect = Callable[[], Any]
 
 ALL_SETTINGS = settings_from({Source.ENVIRONMENT: {"MCR_BUFFER_POOL_SMALL": "3000"}})
-SETTINGS = attrs.evolve(ALL_SETTINGS, views=[each for each in ALL_SETTINGS.views if each.source == "environment"])
+SETTINGS = attrs.evolve(ALL_SETTINGS, views=tuple(each for each in ALL_SETTINGS.views if each.source == "environment"))
 
 
 @pytest.fixture
@@ -170,12 +170,12 @@ async def connect(path: Path, server: ControlServer) -> AsyncIterator[Connect]:
 # Requests and replies
 
 
-async def test_a_request_is_answered_with_its_id(connect):
+async def test_a_request_is_answered_with_its_id(connect: Connect) -> None:
     client = await connect()
     assert await client.ask({"jsonrpc": "2.0", "id": "x", "method": "ping"}) == PONG | {"id": "x"}
 
 
-async def test_an_error_carries_code_kind_and_hints(connect):
+async def test_an_error_carries_code_kind_and_hints(connect: Connect) -> None:
     client = await connect()
     reply = await client.ask({"jsonrpc": "2.0", "id": 7, "method": "remove", "params": {"rule_id": "a"}})
     assert reply == {
@@ -189,7 +189,9 @@ async def test_an_error_carries_code_kind_and_hints(connect):
     }
 
 
-async def test_replies_come_in_the_order_of_the_requests(connect, actors, autojump_clock):  # asked for, not used
+async def test_replies_come_in_the_order_of_the_requests(
+    connect: Connect, actors: Actors, autojump_clock: trio.testing.MockClock
+) -> None:  # asked for, not used
     client = await connect()
     await client.send(LIST, PING | {"id": 2})
     await actors.asked.wait()
@@ -200,7 +202,7 @@ async def test_replies_come_in_the_order_of_the_requests(connect, actors, autoju
     assert [(await client.receive())["id"] for _ in range(2)] == [1, 2]
 
 
-async def test_a_notification_is_carried_out_and_not_answered(connect, actors):
+async def test_a_notification_is_carried_out_and_not_answered(connect: Connect, actors: Actors) -> None:
     client = await connect()
     actors.gate.set()
     await client.send({"jsonrpc": "2.0", "method": "list"}, PING)
@@ -208,7 +210,7 @@ async def test_a_notification_is_carried_out_and_not_answered(connect, actors):
     assert actors.asked.is_set()
 
 
-async def test_a_bug_in_an_actor_ends_the_server(path, actors):
+async def test_a_bug_in_an_actor_ends_the_server(path: Path, actors: Actors) -> None:
     actors.gate.set()
     actors.failure = ZeroDivisionError()
     with pytest.RaisesGroup(ZeroDivisionError, flatten_subgroups=True):
@@ -222,7 +224,7 @@ async def test_a_bug_in_an_actor_ends_the_server(path, actors):
 # Clients that misbehave
 
 
-async def test_garbage_is_answered_and_the_connection_goes_on(connect):
+async def test_garbage_is_answered_and_the_connection_goes_on(connect: Connect) -> None:
     client = await connect()
     await client.stream.send_all(b"\xff\x00 not json\n" + b"[" * 100_000 + b"\n[1]\n{}\n\n")
     codes = [(await client.receive())["error"]["code"] for _ in range(4)]
@@ -230,7 +232,7 @@ async def test_garbage_is_answered_and_the_connection_goes_on(connect):
     assert await client.ask(PING) == PONG
 
 
-async def test_half_a_line_at_the_end_is_told_and_not_carried_out(connect, actors):
+async def test_half_a_line_at_the_end_is_told_and_not_carried_out(connect: Connect, actors: Actors) -> None:
     client = await connect()
     await client.stream.send_all(json.dumps(LIST).encode())
     await client.stream.send_eof()
@@ -239,7 +241,7 @@ async def test_half_a_line_at_the_end_is_told_and_not_carried_out(connect, actor
     assert not actors.asked.is_set()
 
 
-async def test_replies_still_reach_a_client_that_sends_no_more(connect):
+async def test_replies_still_reach_a_client_that_sends_no_more(connect: Connect) -> None:
     client = await connect()
     await client.send(PING)
     await client.stream.send_eof()
@@ -247,7 +249,9 @@ async def test_replies_still_reach_a_client_that_sends_no_more(connect):
     assert await client.receive() is None
 
 
-async def test_a_client_that_hangs_up_in_the_middle_of_its_request_disturbs_nobody(connect, actors):
+async def test_a_client_that_hangs_up_in_the_middle_of_its_request_disturbs_nobody(
+    connect: Connect, actors: Actors
+) -> None:
     leaver, other = await connect(), await connect()
     await leaver.send(LIST, PING)
     await actors.asked.wait()
@@ -256,7 +260,7 @@ async def test_a_client_that_hangs_up_in_the_middle_of_its_request_disturbs_nobo
     assert await other.ask(PING) == PONG
 
 
-async def test_a_client_that_resets_its_connection_disturbs_nobody(connect):
+async def test_a_client_that_resets_its_connection_disturbs_nobody(connect: Connect) -> None:
     leaver, other = await connect(), await connect()
     await leaver.send(PING)
     await trio.lowlevel.wait_readable(leaver.stream.socket)
@@ -278,7 +282,7 @@ def long_reply() -> tuple[RuleView, ...]:
 
 
 @pytest.fixture
-def no_threads(monkeypatch):
+def no_threads(monkeypatch: pytest.MonkeyPatch) -> None:
     """A clock that jumps when all tasks wait does not know of threads: their work is done at once."""
 
     async def run(work: Callable[..., object], *arguments: object) -> object:
@@ -288,8 +292,8 @@ def no_threads(monkeypatch):
 
 
 async def test_a_client_that_does_not_read_is_disconnected_and_disturbs_nobody(
-    connect, actors, no_threads, autojump_clock
-):  # asked for, not used
+    connect: Connect, actors: Actors, no_threads: None, autojump_clock: trio.testing.MockClock
+) -> None:  # asked for, not used
     actors.rules = long_reply()
     actors.gate.set()
     sleeper, other = await connect(), await connect()
@@ -303,8 +307,12 @@ async def test_a_client_that_does_not_read_is_disconnected_and_disturbs_nobody(
 
 
 async def test_long_replies_in_progress_are_bounded(
-    connect, actors, monkeypatch, no_threads, autojump_clock
-):  # asked for, not used
+    connect: Connect,
+    actors: Actors,
+    monkeypatch: pytest.MonkeyPatch,
+    no_threads: None,
+    autojump_clock: trio.testing.MockClock,
+) -> None:  # asked for, not used
     monkeypatch.setattr(control_server, "MAX_HELD", 15_000_000)  # room for one of them
     actors.rules = long_reply()
     actors.gate.set()
@@ -316,7 +324,9 @@ async def test_long_replies_in_progress_are_bounded(
     assert reply["id"] == 1
 
 
-async def test_long_requests_in_progress_are_bounded_and_short_ones_pass(connect, monkeypatch):
+async def test_long_requests_in_progress_are_bounded_and_short_ones_pass(
+    connect: Connect, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(control_server, "MAX_HELD", 1_000_000)
     hog, other, short = await connect(), await connect(), await connect()
     await hog.stream.send_all(b" " * 990_000)
@@ -330,7 +340,7 @@ async def test_long_requests_in_progress_are_bounded_and_short_ones_pass(connect
     assert await short.ask(PING) == PONG
 
 
-async def test_an_overlong_line_is_dropped_and_the_connection_goes_on(connect):
+async def test_an_overlong_line_is_dropped_and_the_connection_goes_on(connect: Connect) -> None:
     client = await connect()
     async with trio.open_nursery() as nursery:
         nursery.start_soon(client.stream.send_all, b"x" * 50_000_000 + b"\n")
@@ -338,7 +348,9 @@ async def test_an_overlong_line_is_dropped_and_the_connection_goes_on(connect):
     assert await client.ask(PING) == PONG
 
 
-async def test_one_client_too_many_is_told_so_and_the_others_stay(connect, monkeypatch):
+async def test_one_client_too_many_is_told_so_and_the_others_stay(
+    connect: Connect, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(control_server, "MAX_CLIENTS", 2)
     first, second, third = await connect(), await connect(), await connect()
     assert await first.ask(PING) == await second.ask(PING) == PONG
@@ -352,8 +364,11 @@ async def test_one_client_too_many_is_told_so_and_the_others_stay(connect, monke
 
 
 async def test_running_out_of_descriptors_is_survived(
-    connect, monkeypatch, caplog, autojump_clock
-):  # asked for, not used
+    connect: Connect,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+    autojump_clock: trio.testing.MockClock,
+) -> None:  # asked for, not used
     before = await connect()
     assert await before.ask(PING) == PONG
     accept, failures = socket.socket.accept, 100
@@ -375,7 +390,9 @@ async def test_running_out_of_descriptors_is_survived(
 # Stopping
 
 
-async def test_stop_lets_the_request_in_progress_finish_and_refuses_the_next(path, connect, server, actors, nursery):
+async def test_stop_lets_the_request_in_progress_finish_and_refuses_the_next(
+    path: Path, connect: Connect, server: ControlServer, actors: Actors, nursery: trio.Nursery
+) -> None:
     busy, idle = await connect(), await connect()
     await busy.send(LIST, PING | {"id": 2})
     await actors.asked.wait()
@@ -388,7 +405,9 @@ async def test_stop_lets_the_request_in_progress_finish_and_refuses_the_next(pat
     assert await busy.receive() is None
 
 
-async def test_stop_does_not_wait_for_ever(connect, server, actors, autojump_clock):  # asked for, not used
+async def test_stop_does_not_wait_for_ever(
+    connect: Connect, server: ControlServer, actors: Actors, autojump_clock: trio.testing.MockClock
+) -> None:  # asked for, not used
     client = await connect()
     await client.send(LIST)
     await actors.asked.wait()
@@ -451,7 +470,7 @@ class RelayOfOneRule(Actors):
         return Stats(IngressStats(), EgressStats(), rules, workers, (InterfaceStats("eth0", 0, 0),))
 
 
-async def test_every_documented_request_gets_the_documented_reply(path, nursery):
+async def test_every_documented_request_gets_the_documented_reply(path: Path, nursery: trio.Nursery) -> None:
     actors = RelayOfOneRule()
     actors.gate.set()
     await nursery.start(run_control_server, str(path), api(actors))
@@ -463,17 +482,21 @@ async def test_every_documented_request_gets_the_documented_reply(path, nursery)
             assert shape(await Client(stream).receive()) == shape(json.loads(reply)), request
 
 
-def test_every_error_code_is_documented():
+def test_every_error_code_is_documented() -> None:
     documented = {
         (int(code), kind) for code, kind in re.findall(r"^\| (-\d+) \| `(\w+)`", DOCUMENT.read_text(), re.MULTILINE)
     }
-    travelling = [error for error in vars(errors).values() if isinstance(error, type) and error.__base__ is McrError]
+    travelling: list[type[McrError]] = [
+        error for error in vars(errors).values() if isinstance(error, type) and error.__base__ is McrError
+    ]
     travelling.remove(UsageError)
     names = [re.sub(r"(.)([A-Z])", r"\1_\2", error.__name__).lower() for error in travelling]
     assert documented == {(error.code, name) for error, name in zip(travelling, names, strict=True)}
 
 
-async def test_the_documented_program_works(server, actors, capsys):
+async def test_the_documented_program_works(
+    server: ControlServer, actors: Actors, capsys: pytest.CaptureFixture[str]
+) -> None:
     actors.rules = long_reply()[:1]
     actors.gate.set()
     (program,) = re.findall(r"^```python\n(.*?)^```", DOCUMENT.read_text(), re.MULTILINE | re.DOTALL)
@@ -485,7 +508,9 @@ async def test_the_documented_program_works(server, actors, capsys):
 # Progress
 
 
-async def test_who_wants_to_know_is_told_that_a_long_request_is_carried_out(connect, actors, autojump_clock):
+async def test_who_wants_to_know_is_told_that_a_long_request_is_carried_out(
+    connect: Connect, actors: Actors, autojump_clock: trio.testing.MockClock
+) -> None:
     asker, other = await connect(), await connect()
     await asker.send(LIST | {"id": 7, "progress": True})
     await other.send(LIST)
@@ -497,7 +522,7 @@ async def test_who_wants_to_know_is_told_that_a_long_request_is_carried_out(conn
     assert await other.receive() == {"jsonrpc": "2.0", "id": 1, "result": []}
 
 
-async def test_who_is_answered_at_once_hears_of_no_progress(connect):
+async def test_who_is_answered_at_once_hears_of_no_progress(connect: Connect) -> None:
     client = await connect()
     assert await client.ask(PING | {"progress": True}) == PONG
 
@@ -506,12 +531,14 @@ async def test_who_is_answered_at_once_hears_of_no_progress(connect):
 
 
 @pytest.fixture
-def lookers(monkeypatch):
+def lookers(monkeypatch: pytest.MonkeyPatch) -> None:
     """Every client may read and no more."""
-    monkeypatch.setattr(control_server.Rights, "may_change", lambda *_: False)
+    monkeypatch.setattr(Rights, "may_change", lambda *_: False)
 
 
-async def test_who_may_only_look_is_refused_what_changes_and_nothing_else(lookers, connect, actors):
+async def test_who_may_only_look_is_refused_what_changes_and_nothing_else(
+    lookers: None, connect: Connect, actors: Actors
+) -> None:
     client = await connect()
     for method in ("add", "remove", "log_level.set"):
         reply = await client.ask({"jsonrpc": "2.0", "id": 1, "method": method, "params": {}})
@@ -520,7 +547,7 @@ async def test_who_may_only_look_is_refused_what_changes_and_nothing_else(looker
     assert actors.levels == LogLevels()
 
 
-async def test_refusals_take_turns_too(lookers, connect, monkeypatch):
+async def test_refusals_take_turns_too(lookers: None, connect: Connect, monkeypatch: pytest.MonkeyPatch) -> None:
     """The directory of users may take its time to find a name, and the daemon's threads are needed for other things."""
     asking, most = [0], [0]
 
@@ -532,7 +559,7 @@ async def test_refusals_take_turns_too(lookers, connect, monkeypatch):
         return McrError("no")
 
     monkeypatch.setattr(control_server, "LOOKERS_SHARE", 1)
-    monkeypatch.setattr(control_server.Rights, "refusal", refusal)
+    monkeypatch.setattr(Rights, "refusal", refusal)
     clients = [await connect() for _ in range(8)]
     for client in clients:
         await client.send({"jsonrpc": "2.0", "id": 1, "method": "remove", "params": {}})
@@ -541,17 +568,19 @@ async def test_refusals_take_turns_too(lookers, connect, monkeypatch):
     assert most == [1]
 
 
-async def test_a_long_request_of_who_may_only_look_is_refused_before_it_is_held(lookers, connect):
+async def test_a_long_request_of_who_may_only_look_is_refused_before_it_is_held(
+    lookers: None, connect: Connect
+) -> None:
     client = await connect()
     await client.stream.send_all(b"x" * 70_000)
     assert (await client.receive())["error"]["message"] == "A request is longer than 65,536 bytes"
 
 
-async def test_places_are_left_for_who_may_change_something(connect, monkeypatch):
+async def test_places_are_left_for_who_may_change_something(connect: Connect, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(control_server, "MAX_LOOKERS", 1)
     first = await connect()
     assert await first.ask(PING) == PONG
-    monkeypatch.setattr(control_server.Rights, "may_change", lambda *_: False)
+    monkeypatch.setattr(Rights, "may_change", lambda *_: False)
     refused = await connect()
     assert (await refused.receive())["error"]["message"] == "1 clients are connected to the control socket"
     monkeypatch.undo()
@@ -559,7 +588,9 @@ async def test_places_are_left_for_who_may_change_something(connect, monkeypatch
     assert await admin.ask(PING) == PONG
 
 
-async def test_places_are_left_for_other_users(lookers, connect, monkeypatch, autojump_clock):
+async def test_places_are_left_for_other_users(
+    lookers: None, connect: Connect, monkeypatch: pytest.MonkeyPatch, autojump_clock: trio.testing.MockClock
+) -> None:
     monkeypatch.setattr(control_server, "MAX_LOOKERS_OF_A_USER", 2)
     peers = iter([1, 1, 1, 2, 1])
     monkeypatch.setattr(control_server, "peer_of", lambda _: Peer(1, next(peers), frozenset()))
@@ -575,10 +606,10 @@ async def test_places_are_left_for_other_users(lookers, connect, monkeypatch, au
 
 
 async def test_of_a_hundred_who_look_one_is_answered_at_a_time_and_who_may_change_waits_for_none(
-    connect, actors, monkeypatch
-):
+    connect: Connect, actors: Actors, monkeypatch: pytest.MonkeyPatch
+) -> None:
     with monkeypatch.context() as patch:
-        patch.setattr(control_server.Rights, "may_change", lambda *_: False)
+        patch.setattr(Rights, "may_change", lambda *_: False)
         lookers = [await connect() for _ in range(100)]
         for looker in lookers:
             await looker.send(LIST)
@@ -591,7 +622,9 @@ async def test_of_a_hundred_who_look_one_is_answered_at_a_time_and_who_may_chang
     assert (await lookers[0].receive())["result"] == []
 
 
-async def test_what_was_asked_by_one_who_has_left_is_not_looked_for(lookers, connect, actors, autojump_clock):
+async def test_what_was_asked_by_one_who_has_left_is_not_looked_for(
+    lookers: None, connect: Connect, actors: Actors, autojump_clock: trio.testing.MockClock
+) -> None:
     first, *leavers = [await connect() for _ in range(20)]
     await first.send(LIST)
     await actors.asked.wait()
@@ -606,8 +639,12 @@ async def test_what_was_asked_by_one_who_has_left_is_not_looked_for(lookers, con
 
 
 async def test_what_was_changed_is_said_also_when_long_replies_are_too_many(
-    connect, actors, monkeypatch, no_threads, autojump_clock
-):
+    connect: Connect,
+    actors: Actors,
+    monkeypatch: pytest.MonkeyPatch,
+    no_threads: None,
+    autojump_clock: trio.testing.MockClock,
+) -> None:
     """An error would tell that it was not."""
     monkeypatch.setattr(control_server, "MAX_HELD", 1)
     actors.rules = long_reply()

@@ -78,7 +78,8 @@ async def test_caller_that_went_away_does_not_disturb_the_actor() -> None:
 
 async def test_replies_that_wait_are_answered_when_their_number_is_reached(nursery: trio.Nursery) -> None:
     """Those whose callers have gone away are not kept: one that asks again and again would fill the memory."""
-    waiting, answers = Waiting[str](), []
+    waiting = Waiting[str]()
+    answers: list[str] = []
     send, receive = trio.open_memory_channel[Question](0)
 
     async def wait(patience: float) -> None:
@@ -102,7 +103,9 @@ async def test_replies_that_wait_are_answered_when_their_number_is_reached(nurse
     assert (answers, len(waiting)) == (["first", "last"], 0)
 
 
-async def test_commands_that_repeat_come_together_whenever_they_were_started(nursery, autojump_clock):
+async def test_commands_that_repeat_come_together_whenever_they_were_started(
+    nursery: trio.Nursery, autojump_clock: trio.testing.MockClock
+) -> None:
     send, receive = trio.open_memory_channel[tuple[str, float]](0)
 
     async def tell(inbox: trio.MemoryReceiveChannel[str]) -> None:

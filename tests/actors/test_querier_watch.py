@@ -48,7 +48,7 @@ GENERAL = Query(QUERIER, ALL, 10.0)
     ],
 )
 @pytest.mark.parametrize("options", [b"", b"\x94\x04\0\0"])
-def test_queries_of_every_version(message, query, options):
+def test_queries_of_every_version(message: str, query: Query, options: bytes) -> None:
     assert parse_query(packet(checked(bytes.fromhex(message)), options=options)) == query
 
 
@@ -71,7 +71,9 @@ def checked(message: bytes) -> bytes:
         ([], Query(QUERIER, ALL, 10.0, 3, 60.0), 60.0, 190.0),
     ],
 )
-def test_how_long_a_query_holds_follows_the_querier(gaps, query, interval, holds):
+def test_how_long_a_query_holds_follows_the_querier(
+    gaps: list[int], query: Query, interval: float | None, holds: float
+) -> None:
     queries = Queries(query, 0.0)
     for time in itertools.accumulate(gaps):
         queries.follow(query, time)
@@ -88,11 +90,11 @@ def test_how_long_a_query_holds_follows_the_querier(gaps, query, interval, holds
         bytes.fromhex("1600f9fcef010101"),  # a report
     ],
 )
-def test_what_is_no_query(message):
+def test_what_is_no_query(message: bytes) -> None:
     assert parse_query(packet(message)) is None
 
 
-def test_half_a_header_is_no_query():
+def test_half_a_header_is_no_query() -> None:
     assert parse_query(packet(QUERY)[:19]) is None
 
 
@@ -104,7 +106,9 @@ def ends() -> Iterator[tuple[Namespace, Namespace]]:
         yield a, b
 
 
-async def test_it_hears_who_asked_where_and_when(ends, nursery, monkeypatch):
+async def test_it_hears_who_asked_where_and_when(
+    ends: tuple[Namespace, Namespace], nursery: trio.Nursery, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Reports and garbage before it are nothing to it."""
     a, b = ends
 
@@ -132,7 +136,9 @@ async def test_it_hears_who_asked_where_and_when(ends, nursery, monkeypatch):
     assert watch.on(index + 1).ago is None
 
 
-async def test_without_a_socket_it_says_so_and_hears_nothing(nursery, monkeypatch, caplog):
+async def test_without_a_socket_it_says_so_and_hears_nothing(
+    nursery: trio.Nursery, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
     def refuse() -> socket.socket:
         raise OSError(errno.EPERM, "Operation not permitted")
 

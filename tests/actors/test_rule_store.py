@@ -4,6 +4,7 @@ import logging
 import threading
 from collections.abc import Iterable
 from ipaddress import IPv4Address, ip_address
+from typing import Any
 
 import attrs
 import pytest
@@ -77,7 +78,7 @@ class Network:
         """Add an interface."""
         self.become(links={1: network.Link(1, f"eth{self.now.version + 1}")})
 
-    def become(self, **changes: object) -> None:
+    def become(self, **changes: Any) -> None:
         """Be another, and tell of it."""
         self.now = attrs.evolve(self.now, version=self.now.version + 1, **changes)
         self.changes.set()

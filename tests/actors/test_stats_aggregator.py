@@ -135,7 +135,9 @@ async def test_rates_are_finite_at_the_first_moment(stats: StatsAggregator, segm
     assert math.isfinite((await stats.read()).ingress.pps)
 
 
-async def test_a_long_reading_holds_nobody_else_up(stats, nursery, monkeypatch):
+async def test_a_long_reading_holds_nobody_else_up(
+    stats: StatsAggregator, nursery: trio.Nursery, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Who starts workers anew asks the same actor."""
     begun, gate = trio.Event(), trio.Event()
 

@@ -6,7 +6,7 @@ import trio.testing
 from mcr.control.turns import LONGEST_REST, Turns
 
 
-async def test_users_take_turns_and_rest_between_them(autojump_clock):
+async def test_users_take_turns_and_rest_between_them(autojump_clock: trio.testing.MockClock) -> None:
     """User 1 asks four times, then user 2 once. Each turn of a second is followed by four of rest."""
     turns, taken = Turns(0.2), []
 
@@ -23,7 +23,7 @@ async def test_users_take_turns_and_rest_between_them(autojump_clock):
     assert [(uid, round(when - start, 3)) for uid, when in taken] == [(1, 0), (1, 5), (2, 10), (1, 15), (1, 20)]
 
 
-async def test_who_stops_waiting_holds_nobody_up(autojump_clock):
+async def test_who_stops_waiting_holds_nobody_up(autojump_clock: trio.testing.MockClock) -> None:
     turns = Turns(0.5)
     taken = []
 
@@ -42,7 +42,9 @@ async def test_who_stops_waiting_holds_nobody_up(autojump_clock):
         pass
 
 
-async def test_turn_that_had_to_wait_itself_keeps_the_next_waiting_for_seconds_only(autojump_clock):
+async def test_turn_that_had_to_wait_itself_keeps_the_next_waiting_for_seconds_only(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
     """As `list` waits while thousands of rules are added."""
     turns = Turns(0.2)
     async with turns.turn(1):
@@ -52,7 +54,9 @@ async def test_turn_that_had_to_wait_itself_keeps_the_next_waiting_for_seconds_o
         assert trio.current_time() - ended <= LONGEST_REST
 
 
-async def test_turn_of_one_who_stops_waiting_as_it_comes_is_the_next_ones(autojump_clock):
+async def test_turn_of_one_who_stops_waiting_as_it_comes_is_the_next_ones(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
     """Else nobody would ever have one again."""
     turns, waiting, taken = Turns(1), trio.CancelScope(), []
 

@@ -99,7 +99,9 @@ def marker(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return path
 
 
-async def test_nothing_that_a_worker_writes_is_unpickled_and_it_can_not_hang_mcrd(marker, monkeypatch):
+async def test_nothing_that_a_worker_writes_is_unpickled_and_it_can_not_hang_mcrd(
+    marker: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """It writes a pickle into all that it holds, closes everything and stops."""
     monkeypatch.setattr(worker_process, "worker_main", hostile_worker.taken_over)
     async with worker() as taken_over:
@@ -113,7 +115,7 @@ async def test_nothing_that_a_worker_writes_is_unpickled_and_it_can_not_hang_mcr
     assert not marker.exists()
 
 
-async def test_a_worker_holds_what_is_named_for_it_and_nothing_else():
+async def test_a_worker_holds_what_is_named_for_it_and_nothing_else() -> None:
     async with worker() as sound:
         held = Counter(re.sub(r"[0-9]+", "N", each) for each in descriptors((await sound.running()).pid))
     ring = held.pop("anon_inode:[io_uring]", 0)
@@ -126,7 +128,7 @@ async def test_a_worker_holds_what_is_named_for_it_and_nothing_else():
     }
 
 
-async def test_a_standby_process_cannot_reach_the_resource_tracker(monkeypatch):
+async def test_a_standby_process_cannot_reach_the_resource_tracker(monkeypatch: pytest.MonkeyPatch) -> None:
     """That removes files and shared memory, with mcrd's rights, for whoever asks."""
     monkeypatch.setattr(worker_process, "_SPARE_SECONDS", 0)
     async with worker() as sound:
@@ -136,7 +138,7 @@ async def test_a_standby_process_cannot_reach_the_resource_tracker(monkeypatch):
     assert sum(each.startswith("socket:") for each in held) == 1, "where it will call in"
 
 
-async def test_a_process_that_does_not_report_is_replaced(monkeypatch):
+async def test_a_process_that_does_not_report_is_replaced(monkeypatch: pytest.MonkeyPatch) -> None:
     """The standby process is stopped, then becomes a worker."""
     monkeypatch.setattr(worker_process, "_SPARE_SECONDS", 0)
     monkeypatch.setattr(worker_process, "_ATTACH_SECONDS", 2)
@@ -150,13 +152,13 @@ async def test_a_process_that_does_not_report_is_replaced(monkeypatch):
         assert (await sound.running()).incarnation >= 3  # more where Python takes long to start
 
 
-async def test_a_worker_that_gives_up_says_at_what(monkeypatch):
+async def test_a_worker_that_gives_up_says_at_what(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(worker_process, "worker_main", hostile_worker.gives_up)
     async with worker() as given_up:
         assert (await given_up.next(WorkerExited)).reason == "gave up: start: No space left on device (os error 28)"
 
 
-async def test_a_worker_that_is_told_to_stop_stops():
+async def test_a_worker_that_is_told_to_stop_stops() -> None:
     async with worker() as sound:
         started = await sound.running()
         sound.process.deliver(started.incarnation, (records.stop(),))

@@ -25,7 +25,7 @@ STATUS = {"ok": 0, "advice": 1, "fault": 2}
 """Exit statuses of `mcrctl why` and `mcrctl doctor`, by the worst verdict."""
 
 
-def wait_until(condition: Callable[[], Any], what: str, seconds: float = 10.0) -> Any:
+def wait_until(condition: Callable[..., Any], what: str, seconds: float = 10.0) -> Any:
     """Ask again and again until the answer is true, and return it. For what can't be waited on."""
     deadline = time.monotonic() + seconds * SLOWNESS
     while True:

@@ -53,7 +53,7 @@ def _become(command: Sequence[str], program: list[tuple[int, int, int, int]]) ->
     filter_program = struct.pack("@HP", len(program), ctypes.addressof(code))
     if ctypes.CDLL(None, use_errno=True).prctl(PR_SET_SECCOMP, SECCOMP_MODE_FILTER, filter_program, 0, 0):
         raise OSError(ctypes.get_errno(), "seccomp")
-    os.execvp(command[0], command)  # noqa: S606
+    os.execvp(command[0], [*command])  # noqa: S606
 
 
 if __name__ == "__main__":

@@ -125,7 +125,7 @@ def test_misbehaving_clients_disturb_nobody(plant: Plant, make_mcr: MakeMcr) -> 
         ]
         for flood in floods:
             flood.start()
-        answers = []
+        answers: list[float] = []
         while any(flood.is_alive() for flood in floods[:3]) or len(answers) < 100:
             answers.append(timed_ping(mcr))
         assert max(answers) < 0.1, f"slowest of {len(answers)}: {max(answers)}"
@@ -181,7 +181,7 @@ def test_hostile_lookers_keep_neither_root_nor_a_worker_waiting(plant: Plant, ma
         wait_until(lambda: mcr.workers()[0]["restarts"] == 1, "its death is noticed", 60)
         wait_until(lambda: mcr.workers()[0]["generation"] == before["generation"], "its successor has its rules", 60)
         back = time.monotonic() - killed
-        answers = []
+        answers: list[float] = []
         while sender.process.poll() is None:
             answers.append(timed_ping(mcr))
     sender.finish()
@@ -222,10 +222,11 @@ def test_daemon_without_a_descriptor_left_survives_deaths_and_requests(plant: Pl
         "input": {"interface": "out2", "group": "239.1.1.2", "port": 5000},
         "outputs": [{"group": "239.2.2.2", "port": 6000, "interface": "out1"}],
     }
-    assert mcr.process is not None
-    descriptors = Path(f"/proc/{mcr.process.pid}/fd")
+    process = mcr.process
+    assert process is not None
+    descriptors = Path(f"/proc/{process.pid}/fd")
     # A worker, a spare process, which starts by itself, and multiprocessing's tracker; the clients get all the others.
-    wait_until(lambda: len(children_of(mcr.process.pid)) == 3, "a spare")
+    wait_until(lambda: len(children_of(process.pid)) == 3, "a spare")
     with Client(str(mcr.socket), "the test") as connected, idle_clients(mcr, 80):
         wait_until(lambda: len([*descriptors.iterdir()]) == 64, "no descriptor is left")
         with pytest.raises(McrError, match="Too many open files"):

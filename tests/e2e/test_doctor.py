@@ -103,8 +103,8 @@ def test_interface_that_was_deleted_is_a_fault_until_it_is_made_again(
     mcr.add("in0:239.1.1.1:5000", "239.2.2.1:6001:out0")
     plant.relay.ip(f"link delete dev {name}")
     assert examine(mcr, status=2)["interfaces"]["what"] == f"Interface {name} is gone, and rules name it"
-    addresses = {"a_address": "198.18.8.1/24", "b_address": "198.18.8.2/24"}
-    plant.lab.link(plant.relay, name, getattr(plant, end), "again0", **addresses)
+    link = plant.relay, name, getattr(plant, end), "again0"
+    plant.lab.link(*link, a_address="198.18.8.1/24", b_address="198.18.8.2/24")
     wait_until(lambda: "LOWER_UP" in plant.relay.ip(f"link show dev {name}"), "it is up")
     assert examine(mcr)["interfaces"]["what"] == "Up: in0, out0"
 
@@ -197,7 +197,7 @@ os.execv(sys.argv[1], sys.argv[1:])
 
 def report(mcr: Mcr, directory: Path) -> str:
     """What `mcrctl report` writes into a directory, on a host with a name and in an environment with a secret."""
-    command = ["unshare", "--uts", sys.executable, "-c", ELSEWHERE, BIN / "mcrctl", "report"]
+    command: list[str | Path] = ["unshare", "--uts", sys.executable, "-c", ELSEWHERE, BIN / "mcrctl", "report"]
     done = mcr.namespace.run([*command, "--control-socket", mcr.socket], cwd=directory)
     (file,) = directory.glob("mcr-report-*.txt")
     assert done.stdout == f"Wrote {file.name}; read it before you pass it on\n"

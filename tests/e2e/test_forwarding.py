@@ -186,7 +186,7 @@ def test_what_no_rule_wants_reaches_no_worker(
     plant: Plant,
     make_mcr: MakeMcr,
     workers: int,
-    privileged: bool,  # noqa: FBT001
+    privileged: bool,
 ) -> None:
     """Five strangers to each packet of a stream: it is whole, they are counted, and the workers saw none of them."""
     if not privileged and Path("/proc/sys/kernel/unprivileged_bpf_disabled").read_text().strip() == "0":

@@ -2,6 +2,7 @@
 
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -31,7 +32,7 @@ class Wide:
         wait_until(lambda: self.relay.ip("link show").count("state UP") == MAX_INTERFACES + 1, "all carry traffic")
 
 
-def batch(namespace: Namespace, commands: list[str], **options: object) -> None:
+def batch(namespace: Namespace, commands: list[str], **options: Any) -> None:
     namespace.run(["ip", "-batch", "-"], input="\n".join(commands), **options)
 
 

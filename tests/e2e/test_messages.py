@@ -8,6 +8,7 @@ import os
 import shlex
 import signal
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -90,7 +91,13 @@ def test_a_runtime_directory_that_mcrd_may_not_write_is_told_with_owner_and_mode
     run.mkdir(mode=0o755)
     stage.over.append((run, "/run"))
     rights = ("--inh-caps=-all,+net_raw", "--ambient-caps=-all,+net_raw")
-    supervisor = [*stage.run_as(MCR, options=rights), BIN / "mcrd", "supervisor", "--num-workers", "1"]
+    supervisor: list[str | Path] = [
+        *stage.run_as(MCR, options=rights),
+        BIN / "mcrd",
+        "supervisor",
+        "--num-workers",
+        "1",
+    ]
     environment = {name: value for name, value in os.environ.items() if name != "MCR_CONTROL_SOCKET"}
 
     error, *hints = refusal(plant.relay.run(supervisor, check=False, timeout=10, env=environment).stderr)
@@ -185,7 +192,8 @@ def test_a_stale_socket_is_replaced_and_a_live_one_is_not(plant: Plant, make_mcr
     said = start_and_fail(plant.relay, BIN / "mcrd", "supervisor", "--control-socket", mcr.socket)
     assert said[0] == f"Error: Failed to bind to {mcr.socket}: Address already in use (os error 98)"
     assert "hint: find the mcrd that is running: pgrep -a mcrd" in said
-    for clean_up in (lambda: None, mcr.socket.unlink):
+    clean_ups: list[Callable[[], None]] = [lambda: None, mcr.socket.unlink]
+    for clean_up in clean_ups:
         mcr.process.kill()
         mcr.process.wait()
         assert mcr.socket.exists()

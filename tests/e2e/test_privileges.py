@@ -173,7 +173,13 @@ def as_user(plant: Plant, stage: Stage, mcr: Mcr, uid: int, *groups: int) -> Any
     """Run mcrctl as somebody."""
 
     def run(*words: str) -> subprocess.CompletedProcess[str]:
-        command = [*stage.run_as(uid, *groups), BIN / "mcrctl", "--control-socket", mcr.socket, *words]
+        command: list[str | Path] = [
+            *stage.run_as(uid, *groups),
+            BIN / "mcrctl",
+            "--control-socket",
+            mcr.socket,
+            *words,
+        ]
         return plant.relay.run(command, check=False)
 
     return run
@@ -190,13 +196,14 @@ def test_members_of_mcr_look_and_admins_change(plant: Plant, stage: Stage) -> No
 
     for words in (("list",), ("stats",), ("list-workers",), ("settings",), ("log-level", "get"), ("ping",)):
         assert looker(*words).returncode == 0, words
-    for words in (
+    changes: list[tuple[str, ...]] = [
         ("add", *words_for_group("239.1.1.1")),
         ("remove", "--rule-id", "x"),
         ("log-level", "set", "--global", "debug"),
-    ):
-        refused = looker(*words)
-        assert refused.returncode == 1, words
+    ]
+    for change in changes:
+        refused = looker(*change)
+        assert refused.returncode == 1, change
         assert refused.stderr.startswith("Error: alice may read from this relay but not change it: "), refused.stderr
         assert "sudo usermod -aG mcr-admin alice" in refused.stderr
     assert mcr.call("list") == []

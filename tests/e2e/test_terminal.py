@@ -37,15 +37,16 @@ def test_mcrd_goes_on_when_its_terminal_is_closed(plant: Plant, make_mcr: MakeMc
     os.close(slave)
     add_rules(mcr)
     mcr.call("log_level.set", {"level": "debug"})
-    assert mcr.process is not None
+    process = mcr.process
+    assert process is not None
     before = set(mcr.worker_pids())
-    wait_until(lambda: len(set(children_of(mcr.process.pid))) >= 4, "two workers, a spare, multiprocessing's tracker")
-    children = set(children_of(mcr.process.pid))
+    wait_until(lambda: len(set(children_of(process.pid))) >= 4, "two workers, a spare, multiprocessing's tracker")
+    children = set(children_of(process.pid))
     os.close(terminal)
-    os.killpg(mcr.process.pid, signal.SIGHUP)  # as the kernel does when the shell has gone, too
+    os.killpg(process.pid, signal.SIGHUP)  # as the kernel does when the shell has gone, too
     wait_until(lambda: mcr.call("log_level.get")["ingress"] == "info", "SIGHUP was heard")
     check_forwarding(plant)
-    assert set(children_of(mcr.process.pid)) == children
+    assert set(children_of(process.pid)) == children
     for pid in before:
         os.kill(pid, signal.SIGKILL)
     wait_until(lambda: len(mcr.worker_pids()) == 2 and not before & set(mcr.worker_pids()), "two successors")

@@ -57,7 +57,7 @@ def test_off_means_one_frame_a_datagram(
     make_mcr: MakeMcr,
     gso: str,
     buffers: int,
-    uncut: bool,  # noqa: FBT001
+    uncut: bool,
 ) -> None:
     """A virtual link shows what left together: super-frames or none; none, too, if a worker takes one at a time."""
     mcr = make_mcr(plant.relay, prefix=["env", f"MCR_NUM_RECV_BUFFERS={buffers}"]).start()

@@ -490,7 +490,7 @@ def test_commands_within_the_text_exist() -> None:
         ("process 4242 ended", "process 7 ended", True),
     ],
 )
-def test_what_is_printed_is_compared_with_what_is_shown(shown: str, printed: str, same: bool) -> None:  # noqa: FBT001
+def test_what_is_printed_is_compared_with_what_is_shown(shown: str, printed: str, same: bool) -> None:
     assert matches(shown, printed, counts=True) is same
 
 

@@ -23,7 +23,7 @@ PAYLOAD_AT = 14 + 20 + 8
 def datagram(
     payload: bytes, *, source: str = "198.18.0.1", mac: str = "01:00:5e:01:01:01", sender: str | None = None
 ) -> Packet:
-    link = Ether(dst=mac, **({"src": sender} if sender else {}))
+    link = Ether(dst=mac, src=sender) if sender else Ether(dst=mac)
     return link / IP(src=source, dst="239.1.1.1", ttl=16) / UDP(sport=5000, dport=5000) / Raw(payload)
 
 

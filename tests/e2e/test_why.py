@@ -361,9 +361,13 @@ def snmp(namespace: Namespace, protocol: str) -> dict[str, int]:
 
 @needs_root
 @pytest.mark.parametrize("setcap", [True, False], ids=["setcap", "ambient"])
-def test_as_another_user_than_root(plant: Plant, stage: Stage, setcap: bool) -> None:  # noqa: FBT001
+def test_as_another_user_than_root(plant: Plant, stage: Stage, setcap: bool) -> None:
     """With the file's capabilities, or those that systemd grants, it finds out the same."""
-    rights = ("--inh-caps=-all,+net_raw", "--ambient-caps=-all,+net_raw", "--bounding-set=-all,+net_raw")
+    rights: tuple[str, ...] = (
+        "--inh-caps=-all,+net_raw",
+        "--ambient-caps=-all,+net_raw",
+        "--bounding-set=-all,+net_raw",
+    )
     if setcap:
         capable, rights = stage.directory / "mcrd", ()
         shutil.copy(BIN / "mcrd", capable)

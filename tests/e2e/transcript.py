@@ -36,7 +36,8 @@ Block = tuple[Step, ...]
 def read_sections(document: str) -> dict[str, list[Block]]:
     """The blocks below each heading that has any."""
     sections: dict[str, list[Block]] = {}
-    heading, block = "", None
+    heading = ""
+    block: list[str] | None = None
     for line in document.splitlines():
         if line == "```console":
             block = []
@@ -51,7 +52,8 @@ def read_sections(document: str) -> dict[str, list[Block]]:
 
 
 def _steps(lines: list[str]) -> Block:
-    commands, outputs = [], []
+    commands: list[str] = []
+    outputs: list[list[str]] = []
     goes_on = False
     for line in lines:
         if goes_on:

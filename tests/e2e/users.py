@@ -25,7 +25,10 @@ class Stage:
         directory.chmod(0o755)
         (directory / "passwd").write_text(PASSWD)
         (directory / "group").write_text(GROUP)
-        self.over = [(directory / "passwd", "/etc/passwd"), (directory / "group", "/etc/group")]
+        self.over: list[tuple[Path, str | Path]] = [
+            (directory / "passwd", "/etc/passwd"),
+            (directory / "group", "/etc/group"),
+        ]
 
     def run_as(self, uid: int, *groups: int, options: tuple[str, ...] = ()) -> list[str]:
         """Be a user, with the rights that `options` of setpriv(1) leave."""

@@ -11,7 +11,7 @@ from mcr.cli.client import Client
 
 
 @contextlib.contextmanager
-def answering(answer: Callable[[socket.socket], None]) -> Iterator[str]:
+def answering(answer: Callable[[socket.socket], object]) -> Iterator[str]:
     """A socket at whose other end `answer` is called with the first connection."""
     with tempfile.TemporaryDirectory(prefix="mcr") as directory, socket.socket(socket.AF_UNIX) as listener:
         path = f"{directory}/s"

@@ -21,13 +21,13 @@ from mcr.errors import McrError, SystemFault
 LINE = "--input-interface eth0 --input-group 239.1.1.1 --input-port 5000 --outputs 239.2.2.2:5001:eth1"
 
 
-def test_results_belong_to_their_requests():
+def test_results_belong_to_their_requests() -> None:
     replies = replying(b'{"jsonrpc":"2.0","id":1,"result":"a"}\n', b'{"jsonrpc":"2.0","id":2,"result":"b"}\n')
     with answering(replies) as path, Client(path, "the default") as daemon:
         assert [daemon.call("x"), daemon.call("y")] == ["a", "b"]
 
 
-def test_a_reply_may_come_in_pieces():
+def test_a_reply_may_come_in_pieces() -> None:
     def answer(connection: socket.socket) -> None:
         connection.recv(65_536)
         for byte in b'{"jsonrpc":"2.0","id":1,"result":"' + b"x" * 200 + b'"}\n':
@@ -38,7 +38,7 @@ def test_a_reply_may_come_in_pieces():
 
 
 @pytest.mark.parametrize("request_id", [1, None])
-def test_an_error_reply_is_raised_with_or_without_id(request_id):
+def test_an_error_reply_is_raised_with_or_without_id(request_id: int | None) -> None:
     error = {"code": -32002, "message": "No", "data": {"kind": "k", "hints": ["a", "b"]}}
     reply = json.dumps({"jsonrpc": "2.0", "id": request_id, "error": error}).encode() + b"\n"
     with answering(replying(reply)) as path, pytest.raises(McrError) as caught:
@@ -46,7 +46,7 @@ def test_an_error_reply_is_raised_with_or_without_id(request_id):
     assert (caught.value.message, caught.value.hints) == ("No", ("a", "b"))
 
 
-def test_what_is_said_before_the_connection_closes_is_heard_though_the_questionwas_not_read():
+def test_what_is_said_before_the_connection_closes_is_heard_though_the_questionwas_not_read() -> None:
     def refuse(connection: socket.socket) -> None:
         connection.sendall(b'{"jsonrpc":"2.0","id":null,"error":{"code":1,"message":"full","data":{"hints":[]}}}\n')
 
@@ -54,9 +54,16 @@ def test_what_is_said_before_the_connection_closes_is_heard_though_the_questionw
         daemon.call("add", {"rules": ["x" * 10_000_000]})
 
 
-def test_a_daemon_that_closes_while_it_is_sent_to_does_not_end_the_process():
+def test_a_daemon_that_closes_while_it_is_sent_to_does_not_end_the_process() -> None:
     with answering(replying(b"")) as path:
-        command = [Path(sys.executable).with_name("mcrctl"), "add", "--batch", "-", "--control-socket", path]
+        command: list[str | Path] = [
+            Path(sys.executable).with_name("mcrctl"),
+            "add",
+            "--batch",
+            "-",
+            "--control-socket",
+            path,
+        ]
         line = f"{LINE} --name {'x' * 1_000_000}"
         done = subprocess.run(command, input=line, capture_output=True, text=True, check=False)
     assert done.returncode == 1
@@ -64,7 +71,7 @@ def test_a_daemon_that_closes_while_it_is_sent_to_does_not_end_the_process():
 
 
 @pytest.mark.parametrize("replies", [[], [b""], [b'{"jsonrpc":"2.0","id":1,"resu']])
-def test_a_connection_that_closes_without_a_reply_is_told(replies):
+def test_a_connection_that_closes_without_a_reply_is_told(replies: list[bytes]) -> None:
     with answering(replying(*replies)) as path, pytest.raises(McrError, match="closed the connection"):
         call(path)
 
@@ -72,25 +79,25 @@ def test_a_connection_that_closes_without_a_reply_is_told(replies):
 @pytest.mark.parametrize(
     "reply", [b"HTTP/1.1 400\n", b"[]\n", b"1\n", b"{}\n", b'{"id":2,"result":1}\n', b'{"error":1}\n']
 )
-def test_what_is_not_the_daemon_is_told(reply):
+def test_what_is_not_the_daemon_is_told(reply: bytes) -> None:
     with answering(replying(reply)) as path, pytest.raises(McrError, match="is not mcrd"):
         call(path)
 
 
-def test_a_daemon_that_does_not_reply_is_given_up(monkeypatch):
+def test_a_daemon_that_does_not_reply_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(client, "REPLY_TIMEOUT", 0.01)
     done = threading.Event()
-    with answering(lambda _: bool(done.wait(60))) as path:
+    with answering(lambda _: done.wait(60)) as path:
         with pytest.raises(McrError, match="No reply from mcrd") as caught:
             call(path)
         done.set()
     assert not any("change" in hint for hint in caught.value.hints)
 
 
-def test_what_became_of_a_change_is_not_claimed(monkeypatch):
+def test_what_became_of_a_change_is_not_claimed(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(client, "REPLY_TIMEOUT", 0.01)
     done = threading.Event()
-    with answering(lambda _: bool(done.wait(60))) as path, Client(path, "the default") as daemon:
+    with answering(lambda _: done.wait(60)) as path, Client(path, "the default") as daemon:
         with pytest.raises(McrError, match="No reply from mcrd") as caught:
             daemon.call("add", {"rules": []})
         done.set()
@@ -101,7 +108,7 @@ def test_what_became_of_a_change_is_not_claimed(monkeypatch):
         assert caught.value.hints[0].startswith("the change may still be carried out")
 
 
-def test_a_daemon_that_says_that_it_works_is_waited_for(monkeypatch):
+def test_a_daemon_that_says_that_it_works_is_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
     """Longer than one that says nothing."""
     monkeypatch.setattr(client, "REPLY_TIMEOUT", 0.5)
 
@@ -116,7 +123,7 @@ def test_a_daemon_that_says_that_it_works_is_waited_for(monkeypatch):
         assert call(path) == "done"
 
 
-def test_no_socket_is_told_with_its_path_and_origin(tmp_path, monkeypatch):
+def test_no_socket_is_told_with_its_path_and_origin(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(client, "DEFAULT_CONTROL_SOCKET", "/nonexistent")
     with pytest.raises(SystemFault) as caught:
         Client(str(tmp_path / "s"), "from MCR_CONTROL_SOCKET")
@@ -127,7 +134,7 @@ def test_no_socket_is_told_with_its_path_and_origin(tmp_path, monkeypatch):
     )
 
 
-def test_a_path_without_a_socket_is_told_where_there_is_one(tmp_path, monkeypatch):
+def test_a_path_without_a_socket_is_told_where_there_is_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with socket.socket(socket.AF_UNIX) as default, tempfile.TemporaryDirectory(prefix="mcr") as directory:
         default.bind(f"{directory}/s")
         monkeypatch.setattr(client, "DEFAULT_CONTROL_SOCKET", f"{directory}/s")
@@ -136,7 +143,7 @@ def test_a_path_without_a_socket_is_told_where_there_is_one(tmp_path, monkeypatc
         assert f"there is one at {directory}/s, the default" in caught.value.hints
 
 
-def test_a_path_that_is_no_socket_is_told(tmp_path):
+def test_a_path_that_is_no_socket_is_told(tmp_path: Path) -> None:
     file = tmp_path / "file"
     file.touch()
     for path in (file, tmp_path):
@@ -145,7 +152,7 @@ def test_a_path_that_is_no_socket_is_told(tmp_path):
         assert caught.value.hints[0] == f"the control socket {path} (from --control-socket) is not a socket"
 
 
-def test_a_socket_that_nobody_serves_is_refused_in_the_words_of_the_system():
+def test_a_socket_that_nobody_serves_is_refused_in_the_words_of_the_system() -> None:
     with tempfile.TemporaryDirectory(prefix="mcr") as directory:
         path = f"{directory}/s"
         with socket.socket(socket.AF_UNIX) as dead:
@@ -156,12 +163,12 @@ def test_a_socket_that_nobody_serves_is_refused_in_the_words_of_the_system():
     assert "is mcrd running? pgrep -a mcrd" in caught.value.hints
 
 
-def test_a_path_too_long_for_a_socket_is_told():
+def test_a_path_too_long_for_a_socket_is_told() -> None:
     with pytest.raises(SystemFault, match=r"File name too long \(os error 36\)"):
         Client("/" + "x" * 200, "the default")
 
 
-def test_a_socket_that_may_not_be_used_says_whose_it_is(monkeypatch, tmp_path):
+def test_a_socket_that_may_not_be_used_says_whose_it_is(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     def refuse(*_: object) -> None:
         raise PermissionError(errno.EACCES, "Permission denied")
 

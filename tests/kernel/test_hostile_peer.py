@@ -121,7 +121,7 @@ def evil(value: Any) -> Any:
     return {name: evil(each) for name, each in value.items()} if isinstance(value, dict) else value
 
 
-def test_what_is_visible():
+def test_what_is_visible() -> None:
     assert visible(EVIL) == (r"a\nError: b\x1b[2J\x07\r\x9b31m\u202etxt\u2028c\u200b\ud800\x00" + '"')
     assert visible("ä 漢字 …") == "ä 漢字 …"
 
@@ -145,7 +145,7 @@ def test_what_is_visible():
     ],
     ids=lambda reply: repr(reply[:40]),
 )
-def test_a_reply_that_is_none_is_told(reply):
+def test_a_reply_that_is_none_is_told(reply: bytes) -> None:
     with answering(replying(reply)) as path, pytest.raises(McrError, match="is not mcrd"):
         call(path)
 
@@ -160,13 +160,13 @@ def pouring(part: bytes, pause: Callable[[], None] = lambda: None) -> Callable[[
     return answer
 
 
-def test_an_answer_without_end_is_given_up(monkeypatch):
+def test_an_answer_without_end_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(client, "LONGEST_REPLY", 1 << 20)
     with answering(pouring(b"x" * 10_000)) as path, pytest.raises(McrError, match="its answer does not end"):
         call(path)
 
 
-def test_an_answer_in_trickles_is_given_up(monkeypatch):
+def test_an_answer_in_trickles_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(client, "WHOLE_REPLY_TIMEOUT", 0.1)
     with (
         answering(pouring(b"x", lambda: time.sleep(0.001))) as path,

@@ -34,7 +34,7 @@ def wait_for_end(pid: int) -> None:
         assert select.select([handle], [], [], 10)[0], f"process {pid} is still there"
 
 
-def test_a_datagram_crosses_a_link_as_soon_as_there_is_one(lab):
+def test_a_datagram_crosses_a_link_as_soon_as_there_is_one(lab: Lab) -> None:
     for number in range(10):
         a, b = lab.namespace("a"), lab.namespace("b")
         lab.link(a, "a0", b, "b0", a_address="198.18.1.1/24", b_address="198.18.1.2/24")
@@ -49,7 +49,7 @@ def test_a_datagram_crosses_a_link_as_soon_as_there_is_one(lab):
             assert receiver.recv(100) == b"%d" % number
 
 
-def test_nothing_moves_on_a_link_by_itself(lab):
+def test_nothing_moves_on_a_link_by_itself(lab: Lab) -> None:
     a, b = lab.namespace("a"), lab.namespace("b")
     with b.entered():
         tap = socket.socket(socket.AF_PACKET, socket.SOCK_RAW, socket.htons(3))  # ETH_P_ALL
@@ -60,7 +60,7 @@ def test_nothing_moves_on_a_link_by_itself(lab):
             tap.recv(100)
 
 
-def test_the_thread_is_back_outside_after_the_block_and_after_an_error(lab):
+def test_the_thread_is_back_outside_after_the_block_and_after_an_error(lab: Lab) -> None:
     inside, home = lab.namespace("inside"), network_of("thread-self")
     with inside.entered():
         assert network_of("thread-self") != home
@@ -70,7 +70,7 @@ def test_the_thread_is_back_outside_after_the_block_and_after_an_error(lab):
     assert network_of("thread-self") == home
 
 
-def test_only_the_thread_that_enters_is_inside(lab):
+def test_only_the_thread_that_enters_is_inside(lab: Lab) -> None:
     inside, home = lab.namespace("inside"), network_of("thread-self")
     seen: list[int] = []
     with inside.entered():
@@ -80,9 +80,11 @@ def test_only_the_thread_that_enters_is_inside(lab):
     assert seen == [home]
 
 
-def test_a_process_is_inside_and_its_pid_is_the_commands_own(lab):
+def test_a_process_is_inside_and_its_pid_is_the_commands_own(lab: Lab) -> None:
     inside = lab.namespace("inside")
     process = inside.popen(["cat"], stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+    assert process.stdin
+    assert process.stdout
     process.stdin.write("hello\n")
     process.stdin.flush()
     assert process.stdout.readline() == "hello\n"  # by now setpriv has become cat
@@ -90,7 +92,7 @@ def test_a_process_is_inside_and_its_pid_is_the_commands_own(lab):
     assert network_of(process.pid) == os.fstat(inside.fd).st_ino
 
 
-def test_run_returns_what_was_printed_and_raises_what_went_wrong(lab):
+def test_run_returns_what_was_printed_and_raises_what_went_wrong(lab: Lab) -> None:
     inside = lab.namespace("inside")
     assert inside.run(["echo", "hello"]).stdout == "hello\n"
     assert inside.run(["cat"], input="hello").stdout == "hello"
@@ -105,7 +107,7 @@ def test_run_returns_what_was_printed_and_raises_what_went_wrong(lab):
         inside.run(["sleep", "60"], timeout=0.01)
 
 
-def test_ip_speaks_of_the_namespace_and_passes_its_complaints_on(lab):
+def test_ip_speaks_of_the_namespace_and_passes_its_complaints_on(lab: Lab) -> None:
     inside = lab.namespace("inside")
     links = json.loads(inside.ip("-json link show"))
     assert [(link["ifname"], "UP" in link["flags"]) for link in links] == [("lo", True)]
@@ -115,7 +117,7 @@ def test_ip_speaks_of_the_namespace_and_passes_its_complaints_on(lab):
         inside.bring_up("nosuch0")
 
 
-def test_a_parameter_set_in_one_namespace_stays_there(lab):
+def test_a_parameter_set_in_one_namespace_stays_there(lab: Lab) -> None:
     a, b = lab.namespace("a"), lab.namespace("b")
     for namespace, value in ((a, "1"), (b, "2")):
         namespace.sysctl("net.ipv4.conf.all.rp_filter", value)
@@ -124,7 +126,7 @@ def test_a_parameter_set_in_one_namespace_stays_there(lab):
 
 
 @pytest.mark.parametrize("gso", [True, False])
-def test_super_frames_cross_whole_or_not_as_asked(lab, gso):
+def test_super_frames_cross_whole_or_not_as_asked(lab: Lab, gso: bool) -> None:
     a, b = lab.namespace("a"), lab.namespace("b")
     lab.link(a, "a0", b, "b0", a_address="198.18.1.1/24", b_address="198.18.1.2/24", gso=gso)
     with b.entered():
@@ -140,7 +142,7 @@ def test_super_frames_cross_whole_or_not_as_asked(lab, gso):
         assert len(tap.recv(2000)) == 28 + (400 if gso else 100)
 
 
-def test_a_bridge_forwards_a_group_to_who_asked_for_it_and_to_nobody_else(lab):
+def test_a_bridge_forwards_a_group_to_who_asked_for_it_and_to_nobody_else(lab: Lab) -> None:
     switch = lab.namespace("switch")
     hosts = [lab.namespace(f"host{number}") for number in range(3)]
     for number, host in enumerate(hosts):
@@ -179,24 +181,26 @@ def test_a_bridge_forwards_a_group_to_who_asked_for_it_and_to_nobody_else(lab):
             assert time.monotonic() < deadline, "the stranger still gets the group"
 
 
-def test_the_end_of_a_lab_is_the_end_of_its_processes():
+def test_the_end_of_a_lab_is_the_end_of_its_processes() -> None:
     with Lab() as lab:
         process = lab.namespace("inside").popen(["sleep", "600"], stdout=subprocess.PIPE)
     assert process.returncode == -signal.SIGTERM
+    assert process.stdout
     assert process.stdout.closed
 
 
-def test_a_process_that_does_not_end_when_asked_is_killed(monkeypatch):
+def test_a_process_that_does_not_end_when_asked_is_killed(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("lab._STOP_TIMEOUT_S", 0.01)
     with Lab() as lab:
         process = lab.namespace("inside").popen(
             ["sh", "-c", "trap '' TERM; echo deaf; while :; do sleep 1; done"], stdout=subprocess.PIPE
         )
+        assert process.stdout
         assert process.stdout.readline() == "deaf\n"
     assert process.returncode == -signal.SIGKILL
 
 
-def test_a_failure_inside_the_block_ends_the_processes_too():
+def test_a_failure_inside_the_block_ends_the_processes_too() -> None:
     with contextlib.suppress(ZeroDivisionError), Lab() as lab:
         process = lab.namespace("inside").popen(["sleep", "600"])
         raise ZeroDivisionError
@@ -218,7 +222,7 @@ with Lab() as lab:
 
 
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM, signal.SIGINT])
-def test_nothing_is_left_when_the_owner_is_killed(number):
+def test_nothing_is_left_when_the_owner_is_killed(number: signal.Signals) -> None:
     command = [sys.executable, "-c", OWNER]
     with subprocess.Popen(
         command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True, cwd=TOOLS
@@ -229,7 +233,7 @@ def test_nothing_is_left_when_the_owner_is_killed(number):
     wait_for_end(child)
 
 
-def test_an_ordinary_user_can_have_a_lab():
+def test_an_ordinary_user_can_have_a_lab() -> None:
     """As root we become one first, who may read this Python wherever it is; an ordinary user is one already."""
     reader = ["--inh-caps", "+dac_read_search", "--ambient-caps", "+dac_read_search"]
     become = ["setpriv", "--reuid", "65534", "--regid", "65534", "--clear-groups", *reader]

@@ -3,18 +3,19 @@
 from collections.abc import Iterator
 
 import pyroute2
+import pytest
 
 from mcr.net.links import read_links
 
 
-class Asked(pyroute2.IPRoute):
+class Asked(pyroute2.IPRoute):  # type: ignore[misc]
     """Refuses to list all interfaces."""
 
     def get_links(self) -> Iterator[object]:
         raise AssertionError("all interfaces are listed")
 
 
-def test_interfaces_that_are_named_are_asked_for_alone(monkeypatch):
+def test_interfaces_that_are_named_are_asked_for_alone(monkeypatch: pytest.MonkeyPatch) -> None:
     """A machine may have thousands."""
     everything = read_links()
     monkeypatch.setattr(pyroute2, "IPRoute", Asked)

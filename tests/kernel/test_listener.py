@@ -6,7 +6,7 @@ import os
 import socket
 import stat
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -35,7 +35,7 @@ def fault(path: Path) -> SystemFault:
 
 
 @pytest.mark.parametrize("umask", [0o000, 0o077])
-def test_it_is_for_owner_and_group_whatever_the_umask(path, umask):
+def test_it_is_for_owner_and_group_whatever_the_umask(path: Path, umask: int) -> None:
     previous = os.umask(umask)
     try:
         with control_socket(str(path)):
@@ -45,7 +45,7 @@ def test_it_is_for_owner_and_group_whatever_the_umask(path, umask):
         os.umask(previous)
 
 
-def test_it_is_never_open_to_others_not_even_while_it_is_made(path, monkeypatch):
+def test_it_is_never_open_to_others_not_even_while_it_is_made(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     modes = []
     bind = socket.socket.bind
 
@@ -63,14 +63,14 @@ def test_it_is_never_open_to_others_not_even_while_it_is_made(path, monkeypatch)
     assert modes == [0o660]
 
 
-def test_a_missing_directory_is_made_and_nothing_is_left_in_it(path):
+def test_a_missing_directory_is_made_and_nothing_is_left_in_it(path: Path) -> None:
     deeper = path.parent / "run" / "control.sock"
     with control_socket(str(deeper)):
         assert stat.S_IMODE(deeper.parent.stat().st_mode) == 0o750
     assert list(deeper.parent.iterdir()) == []
 
 
-def test_a_live_one_is_never_stolen(path):
+def test_a_live_one_is_never_stolen(path: Path) -> None:
     with control_socket(str(path)):
         for _ in range(2):
             error = fault(path)
@@ -79,7 +79,7 @@ def test_a_live_one_is_never_stolen(path):
         assert reaches(path)
 
 
-def test_a_live_one_of_a_daemon_without_lock_is_not_stolen_and_its_process_named(path):
+def test_a_live_one_of_a_daemon_without_lock_is_not_stolen_and_its_process_named(path: Path) -> None:
     with socket.socket(socket.AF_UNIX) as other:
         other.bind(str(path))
         other.listen()
@@ -88,19 +88,19 @@ def test_a_live_one_of_a_daemon_without_lock_is_not_stolen_and_its_process_named
     assert f"process {os.getpid()} serves it" in error.hints
 
 
-def test_a_daemon_that_binds_at_the_same_time_is_not_overrun(path):
+def test_a_daemon_that_binds_at_the_same_time_is_not_overrun(path: Path) -> None:
     # It is between removing the stale socket and binding its own.
     with path.with_name("control.sock.lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         assert fault(path).errno == errno.EADDRINUSE
 
 
-def test_only_its_user_can_hold_the_lock(path):
+def test_only_its_user_can_hold_the_lock(path: Path) -> None:
     with control_socket(str(path)):
         assert stat.S_IMODE(path.with_name("control.sock.lock").stat().st_mode) == 0o600
 
 
-def test_a_stale_one_is_replaced(path):
+def test_a_stale_one_is_replaced(path: Path) -> None:
     with socket.socket(socket.AF_UNIX) as dead:
         dead.bind(str(path))
     path.with_name("control.sock.lock").touch()
@@ -108,7 +108,7 @@ def test_a_stale_one_is_replaced(path):
         assert reaches(path)
 
 
-def test_a_file_that_is_no_socket_is_left_alone(path):
+def test_a_file_that_is_no_socket_is_left_alone(path: Path) -> None:
     path.write_text("precious")
     error = fault(path)
     assert error.errno == errno.EADDRINUSE
@@ -116,7 +116,7 @@ def test_a_file_that_is_no_socket_is_left_alone(path):
     assert path.read_text() == "precious"
 
 
-def test_a_socket_that_came_in_our_place_is_left_alone(path):
+def test_a_socket_that_came_in_our_place_is_left_alone(path: Path) -> None:
     with socket.socket(socket.AF_UNIX) as other:
         with control_socket(str(path)):
             path.unlink()
@@ -124,7 +124,7 @@ def test_a_socket_that_came_in_our_place_is_left_alone(path):
         assert path.is_socket()
 
 
-def test_a_link_in_its_place_is_not_followed(path, monkeypatch):
+def test_a_link_in_its_place_is_not_followed(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Who owns the directory could else have root change another file's group and mode."""
     victim = path.with_name("victim")
     victim.write_text("secret")
@@ -141,7 +141,7 @@ def test_a_link_in_its_place_is_not_followed(path, monkeypatch):
     assert stat.S_IMODE(victim.stat().st_mode) == 0o600
 
 
-def test_a_directory_that_cannot_be_made_is_explained(path):
+def test_a_directory_that_cannot_be_made_is_explained(path: Path) -> None:
     missing = path / "a" / "control.sock"
     error = fault(missing)
     assert error.message == f"Failed to bind to {missing}: No such file or directory (os error 2)"
@@ -149,7 +149,7 @@ def test_a_directory_that_cannot_be_made_is_explained(path):
     assert f"mkdir -p {path}/a " in error.hints[1]
 
 
-def test_a_refusal_says_whose_the_directory_is(path, monkeypatch):
+def test_a_refusal_says_whose_the_directory_is(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def refuse(*_: object) -> None:
         raise PermissionError(errno.EACCES, "Permission denied")
 
@@ -160,15 +160,16 @@ def test_a_refusal_says_whose_the_directory_is(path, monkeypatch):
     assert error.hints[0].endswith("mode 0705")
 
 
-def test_a_path_too_long_for_a_socket_is_told(path):
+def test_a_path_too_long_for_a_socket_is_told(path: Path) -> None:
     assert fault(path.with_name("x" * 100)).message.endswith("File name too long (os error 36)")
 
 
-def test_what_somebody_put_in_the_lock_s_place_is_left_alone_and_not_waited_for(path):
+def test_what_somebody_put_in_the_lock_s_place_is_left_alone_and_not_waited_for(path: Path) -> None:
     lock = path.with_name(f"{path.name}.lock")
     target = path.with_name("target")
     target.touch()
-    for put in (lambda: os.mkfifo(lock), lambda: lock.symlink_to(target), lock.mkdir):
+    ways: list[Callable[[], None]] = [lambda: os.mkfifo(lock), lambda: lock.symlink_to(target), lock.mkdir]
+    for put in ways:
         put()
         assert fault(path).message.startswith(f"Failed to bind to {path}: ")
         if lock.is_dir():

@@ -32,7 +32,7 @@ def joined() -> set[IPv4Address]:
     return {group for number, group in names.items() if f"{number:08X}" in words}
 
 
-def test_groups_are_joined_anew_on_an_interface_that_was_made_again(memberships):
+def test_groups_are_joined_anew_on_an_interface_that_was_made_again(memberships: Memberships) -> None:
     """Its index may be the same: the kernel's memberships are gone, and the sockets still say that they have them."""
     for group in GROUPS:
         memberships.join(group, LOOPBACK)
@@ -46,7 +46,7 @@ def test_groups_are_joined_anew_on_an_interface_that_was_made_again(memberships)
     assert joined() == set()
 
 
-def test_what_could_not_be_joined_is_joined_later(memberships, monkeypatch):
+def test_what_could_not_be_joined_is_joined_later(memberships: Memberships, monkeypatch: pytest.MonkeyPatch) -> None:
     for group in GROUPS:
         memberships.join(group, LOOPBACK)
 

@@ -25,7 +25,7 @@ QUERY = bytes.fromhex("1164ee9b00000000")
 REPORT = bytes.fromhex("1600f9fcef010101")
 
 
-def frame(*tags: Packet, group: str = "239.1.1.1", port: int = 5000, **ip: object) -> Packet:
+def frame(*tags: Packet, group: str = "239.1.1.1", port: int = 5000, **ip: Any) -> Packet:
     link = Ether(dst="01:00:5e:01:01:01")
     for tag in tags:
         link /= tag

@@ -13,7 +13,7 @@ HELD = "import os, signal, sys; from mcr.process.signals import HEARD, hold_sign
 
 
 @pytest.mark.parametrize("prefix", [[], ["sh", "-c", 'trap "" INT HUP TERM; exec "$@"', "sh"]], ids=["", "ignored"])
-def test_what_comes_before_somebody_listens_is_heard_then(prefix):
+def test_what_comes_before_somebody_listens_is_heard_then(prefix: list[str]) -> None:
     """Also where a shell or nohup has had it ignored."""
     code = HELD + textwrap.dedent("""
         for number in sorted(HEARD):
@@ -28,7 +28,7 @@ def test_what_comes_before_somebody_listens_is_heard_then(prefix):
     assert done.stdout == "SIGHUP SIGINT SIGTERM\n"
 
 
-def test_multiprocessing_s_tracker_lets_none_in():
+def test_multiprocessing_s_tracker_lets_none_in() -> None:
     code = (
         HELD
         + "os.kill(os.getpid(), signal.SIGTERM)\nfrom mcr.actors.worker_process import start_tracker\nstart_tracker()"
@@ -36,14 +36,14 @@ def test_multiprocessing_s_tracker_lets_none_in():
     subprocess.run([sys.executable, "-c", code], check=True, timeout=30)
 
 
-def test_started_processes_hold_them_from_their_first_instruction():
+def test_started_processes_hold_them_from_their_first_instruction() -> None:
     code = HELD + "os.execvp('grep', ['grep', 'SigBlk', '/proc/self/status'])"
     done = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True)
     blocked = int(done.stdout.split()[1], 16)
     assert all(blocked >> (number - 1) & 1 for number in (signal.SIGHUP, signal.SIGINT, signal.SIGTERM))
 
 
-def test_writing_from_the_background_does_not_stop_the_process():
+def test_writing_from_the_background_does_not_stop_the_process() -> None:
     """Where the terminal has tostop."""
     code = HELD + textwrap.dedent("""
         import termios

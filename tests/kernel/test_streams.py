@@ -16,14 +16,14 @@ def run(code: str, **options: Any) -> int:
 
 
 @pytest.mark.parametrize("traceback", ["", "; 1 / 0"])
-def test_a_dead_terminal_fails_nothing(traceback):
+def test_a_dead_terminal_fails_nothing(traceback: str) -> None:
     terminal, slave = os.openpty()
     os.close(terminal)  # from here on: EIO
     assert run(SPARED + SAY + traceback, stdout=slave, stderr=slave) == (1 if traceback else 0)
     os.close(slave)
 
 
-def test_a_full_disk_and_a_pipe_without_a_reader_fail_nothing():
+def test_a_full_disk_and_a_pipe_without_a_reader_fail_nothing() -> None:
     reader, writer = os.pipe()
     os.close(reader)
     with open("/dev/full", "w") as full:  # noqa: PTH123
@@ -32,7 +32,7 @@ def test_a_full_disk_and_a_pipe_without_a_reader_fail_nothing():
 
 
 @pytest.mark.parametrize("blocking", [True, False])
-def test_a_reader_that_does_not_read_stops_nobody(blocking):
+def test_a_reader_that_does_not_read_stops_nobody(blocking: bool) -> None:
     reader, writer = os.pipe()
     os.set_blocking(writer, blocking)
     often = "\nfor _ in range(60): print('z', file=sys.stderr)"  # it is waited for once, not each time
@@ -41,13 +41,13 @@ def test_a_reader_that_does_not_read_stops_nobody(blocking):
     os.close(reader)
 
 
-def test_what_can_be_written_is_written():
+def test_what_can_be_written_is_written() -> None:
     done = subprocess.run([sys.executable, "-c", SPARED + SAY], check=True, text=True, capture_output=True)
     assert done.stdout == "y\nend\n"
     assert done.stderr == "x" * 200_000 + "\n"
 
 
-def test_the_reader_of_a_command_may_take_its_time():
+def test_the_reader_of_a_command_may_take_its_time() -> None:
     """Even where whoever shares the pipe has made it non-blocking."""
     reader, writer = os.pipe()
     os.set_blocking(writer, False)

@@ -50,7 +50,9 @@ def suppress(screen: MapScreen, wire: Wire) -> None:
     assert screen.suppressor
     assert screen.suppressor.is_due()
     with wire.b.entered():
-        screen.suppressor.suppress_on(without_local_receivers(screen.suppressor.pause()))
+        paused = screen.suppressor.pause()
+        assert paused is not None
+        screen.suppressor.suppress_on(without_local_receivers(paused))
 
 
 def begin(screen: MapScreen, wire: Wire) -> Rejected:
@@ -208,6 +210,7 @@ def test_an_interface_that_is_gone_is_not_suppressed(suppressing: MapScreen, wir
     wire.b.ip("link delete b0")
     assert suppressing.suppressor.is_due()
     gone = suppressing.suppressor.pause()
+    assert gone is not None
     with wire.b.entered():
         assert without_local_receivers(gone) == frozenset()
     suppressing.suppressor.suppress_on(frozenset())

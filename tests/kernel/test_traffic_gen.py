@@ -23,12 +23,13 @@ from trafficgen.report import ReceiveReport, SendReport, Tally
 from trafficgen.schedule import Paced
 from trafficgen.send import Flow, send
 
+SOURCE = IPv4Address("198.18.1.1")
 PROGRAM = Path(__file__).parents[2] / "tools" / "traffic_gen.py"
-SEND = [sys.executable, PROGRAM, "send", "--interface", "src0", "--flow", NAME]
+SEND: list[str | Path] = [sys.executable, PROGRAM, "send", "--interface", "src0", "--flow", NAME]
 
 
 def run_program(*arguments: str) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, PROGRAM, *arguments]
+    command: list[str | Path] = [sys.executable, PROGRAM, *arguments]
     return subprocess.run(command, capture_output=True, text=True, timeout=30, check=False)
 
 
@@ -57,7 +58,9 @@ def run_program(*arguments: str) -> subprocess.CompletedProcess[str]:
         ),
     ],
 )
-def test_an_error_names_the_input_and_the_remedy(arguments, error, hint, status):
+def test_an_error_names_the_input_and_the_remedy(
+    arguments: tuple[str, ...], error: str, hint: str, status: int
+) -> None:
     done = run_program(*arguments)
     assert done.returncode == status
     assert done.stdout == ""
@@ -101,13 +104,14 @@ def send_flows(source: Namespace, *flows: Flow, count: int, rate: float = 0, siz
         return send("src0", flows, count=count, rate=rate, size=size)
 
 
-def test_what_is_sent_on_a_cable_is_judged_without_a_fault(cable):
+def test_what_is_sent_on_a_cable_is_judged_without_a_fault(cable: tuple[Namespace, Namespace]) -> None:
     source, receiver = cable
     with receiving(receiver, "239.129.1.1:5001@rcv0=a,b", count=2000) as reports:
         sent = send_flows(source, Flow("a", template()), Flow("b", template()), count=2000, rate=20_000)
     (report,) = reports
     assert sent.ok
     assert sent.sent == 4000
+    assert sent.late_us
     due = Paced(20_000, 0).due_ns(3999) / 1e9
     # Never ahead of its schedule; what is behind it, as it may be on a busy machine, is owned up to.
     assert due <= sent.seconds < due + sent.late_us.max / 1e6 + 1
@@ -119,18 +123,20 @@ def test_what_is_sent_on_a_cable_is_judged_without_a_fault(cable):
 
 
 @pytest.mark.parametrize("size", [32, 33, 8000])
-def test_any_payload_size_crosses_a_cable(cable, size):
+def test_any_payload_size_crosses_a_cable(cable: tuple[Namespace, Namespace], size: int) -> None:
     source, receiver = cable
     with receiving(receiver, "239.129.1.1:5001@rcv0=a", count=50) as reports:
         send_flows(source, Flow("a", template()), count=50, size=size)
     assert reports[0].ok, reports[0]
 
 
-def test_more_flows_than_a_system_call_takes_stay_in_step(cable):
+def test_more_flows_than_a_system_call_takes_stay_in_step(cable: tuple[Namespace, Namespace]) -> None:
     source, receiver = cable
     groups = [IPv4Address(f"239.1.2.{last}") for last in range(1, 101)]
-    options = {"source": IPv4Address("198.18.1.1"), "source_mac": "02:00:00:00:00:01"}
-    flows = [Flow(f"{group}:5001", multicast_template(group, 5001, **options)) for group in groups]
+    flows = [
+        Flow(f"{group}:5001", multicast_template(group, 5001, source=SOURCE, source_mac="02:00:00:00:00:01"))
+        for group in groups
+    ]
     subscriptions = [f"{group}:5001@rcv0={group}:5001" for group in groups]
     with receiving(receiver, *subscriptions, count=30) as reports:
         send_flows(source, *flows, count=30)
@@ -138,7 +144,7 @@ def test_more_flows_than_a_system_call_takes_stay_in_step(cable):
     assert reports[0].tally.unique == 3000
 
 
-def test_a_wrong_udp_checksum_is_a_drop_at_the_socket(cable):
+def test_a_wrong_udp_checksum_is_a_drop_at_the_socket(cable: tuple[Namespace, Namespace]) -> None:
     source, receiver = cable
     wrong = template()
     wrong[UDP].chksum = 0x1234
@@ -149,7 +155,7 @@ def test_a_wrong_udp_checksum_is_a_drop_at_the_socket(cable):
     assert report.kernel_drops == 10
 
 
-def test_a_socket_hears_its_group_only(cable):
+def test_a_socket_hears_its_group_only(cable: tuple[Namespace, Namespace]) -> None:
     source, receiver = cable
     other = template()
     other[IP].dst = "239.1.1.1"  # the same MAC address
@@ -158,9 +164,9 @@ def test_a_socket_hears_its_group_only(cable):
     assert reports[0].ok, reports[0]
 
 
-def test_the_program_sends_what_a_receiver_program_finds_well(cable):
+def test_the_program_sends_what_a_receiver_program_finds_well(cable: tuple[Namespace, Namespace]) -> None:
     source, receiver = cable
-    command = [sys.executable, PROGRAM, "receive", "--count", "500"]
+    command: list[str | Path] = [sys.executable, PROGRAM, "receive", "--count", "500"]
     program = receiver.popen(
         [*command, "--flow", f"{NAME}@rcv0={NAME}", "--json"], stdout=subprocess.PIPE, stderr=subprocess.PIPE
     )
@@ -173,7 +179,7 @@ def test_the_program_sends_what_a_receiver_program_finds_well(cable):
     assert json.loads(output)["unique"] == 500
 
 
-def test_a_sender_that_is_told_to_stop_reports_what_it_sent(cable):
+def test_a_sender_that_is_told_to_stop_reports_what_it_sent(cable: tuple[Namespace, Namespace]) -> None:
     source, _ = cable
     program = source.popen(
         [*SEND, "--count", "1000000", "--rate", "100", "--json", "--progress"],
@@ -188,14 +194,14 @@ def test_a_sender_that_is_told_to_stop_reports_what_it_sent(cable):
     assert 0 < json.loads(output)["sent"] < 1_000_000
 
 
-def test_a_frame_too_long_for_the_interface_is_an_error_with_a_remedy(cable):
+def test_a_frame_too_long_for_the_interface_is_an_error_with_a_remedy(cable: tuple[Namespace, Namespace]) -> None:
     source, _ = cable
     with pytest.raises(SystemFault, match="Cannot send on src0: Message too long") as caught:
         send_flows(source, Flow("a", template()), count=1, size=9000)
     assert "MTU" in caught.value.hints[0]
 
 
-def test_an_interface_that_is_down_is_an_error_with_a_remedy(cable):
+def test_an_interface_that_is_down_is_an_error_with_a_remedy(cable: tuple[Namespace, Namespace]) -> None:
     source, _ = cable
     source.ip("link set dev src0 down")
     with pytest.raises(SystemFault, match="Cannot send on src0: Network is down") as caught:
@@ -203,7 +209,7 @@ def test_an_interface_that_is_down_is_an_error_with_a_remedy(cable):
     assert "ip link set src0 up" in caught.value.hints[0]
 
 
-def test_an_interface_knows_its_addresses(cable):
+def test_an_interface_knows_its_addresses(cable: tuple[Namespace, Namespace]) -> None:
     source, _ = cable
     with source.entered():
         mine = interface_address("src0")

@@ -20,7 +20,7 @@ from trafficgen.subscription import Subscription
 PROGRAM = Path(__file__).parents[2] / "tools" / "traffic_gen.py"
 
 
-def test_messages_go_through_the_buffers_whole_and_in_order():
+def test_messages_go_through_the_buffers_whole_and_in_order() -> None:
     sender, receiver = socket.socketpair(socket.AF_UNIX, socket.SOCK_DGRAM)
     with sender, receiver:
         out = MessageBuffers([1, 2, 3])
@@ -44,7 +44,7 @@ def deliver(port: int, messages: Sequence[bytes]) -> None:
             sock.sendto(message, (str(LOOPBACK), port))
 
 
-def test_a_datagram_to_this_host_is_received_and_the_end_is_seen():
+def test_a_datagram_to_this_host_is_received_and_the_end_is_seen() -> None:
     port = free_port()
     report = receive(
         [Subscription(LOOPBACK, port, None, {"a": 3})],
@@ -55,7 +55,7 @@ def test_a_datagram_to_this_host_is_received_and_the_end_is_seen():
     assert report.tally == Tally(expected=3, received=3, unique=3)
 
 
-def test_what_comes_after_the_last_expected_packet_is_judged_too():
+def test_what_comes_after_the_last_expected_packet_is_judged_too() -> None:
     port = free_port()
     report = receive(
         [Subscription(LOOPBACK, port, None, {"a": 1})],
@@ -65,13 +65,13 @@ def test_what_comes_after_the_last_expected_packet_is_judged_too():
     assert report.tally == Tally(expected=1, received=4, unique=1, duplicated=1, corrupted=1, foreign=1)
 
 
-def test_a_receiver_gives_up_when_nothing_new_comes():
+def test_a_receiver_gives_up_when_nothing_new_comes() -> None:
     report = receive([Subscription(LOOPBACK, free_port(), None, {"a": 3})], idle_timeout_s=0.1)
     assert report.tally == Tally(expected=3, lost=3)
     assert report.latency_us is None
 
 
-def test_a_receiver_that_is_told_to_stop_reports_what_it_saw():
+def test_a_receiver_that_is_told_to_stop_reports_what_it_saw() -> None:
     port = free_port()
     stop = threading.Event()
     report = receive(
@@ -84,7 +84,7 @@ def test_a_receiver_that_is_told_to_stop_reports_what_it_saw():
     assert report.tally == Tally(expected=10, received=2, unique=2, lost=8)
 
 
-def test_drops_at_the_receiving_socket_are_told_apart():
+def test_drops_at_the_receiving_socket_are_told_apart() -> None:
     port = free_port()
     report = receive(
         [Subscription(LOOPBACK, port, None, {"a": 500})],
@@ -97,9 +97,9 @@ def test_drops_at_the_receiving_socket_are_told_apart():
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-def test_the_program_says_ready_and_reports_when_it_is_stopped(number):
+def test_the_program_says_ready_and_reports_when_it_is_stopped(number: signal.Signals) -> None:
     port = free_port()
-    command = [sys.executable, PROGRAM, "receive", "--flow", f"127.0.0.1:{port}=a", "--count", "9"]
+    command: list[str | Path] = [sys.executable, PROGRAM, "receive", "--flow", f"127.0.0.1:{port}=a", "--count", "9"]
     with subprocess.Popen(
         [*command, "--json", "--progress"], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
     ) as program:

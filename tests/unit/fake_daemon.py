@@ -9,14 +9,14 @@ import pytest
 
 from mcr.cli import failure, mcrctl, session
 
-VIEW = {
+VIEW: dict[str, Any] = {
     "rule_id": "dcfca9531161",
     "name": "cam",
     "input": {"interface": "eth0", "group": "239.1.1.1", "port": 5000},
     "outputs": [{"group": "239.2.2.2", "port": 5001, "interface": "eth1"}],
     "state": "active",
 }
-STATS = {
+STATS: dict[str, Any] = {
     "ingress": dict.fromkeys(["recv", "matched", "parse_err", "no_match", "buf_exhaust", "kernel_drops", "pps"], 0),
     "egress": dict.fromkeys(["submitted", "sent", "errors", "bytes", "in_doubt", "pps"], 0),
     "rules": [],
@@ -33,7 +33,7 @@ PARAMS = {"input": VIEW["input"], "outputs": VIEW["outputs"], "rule_id": None, "
 class Daemon:
     """A daemon that needs no process: remembers calls, answers with what it is told to."""
 
-    calls: list[tuple[str, dict[str, Any] | None]] = attrs.field(factory=list)
+    calls: list[tuple[str, Any]] = attrs.field(factory=list)
     path: tuple[str, str] | None = None
     failure: BaseException | None = None
     results: dict[str, Any] = attrs.field(

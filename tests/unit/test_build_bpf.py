@@ -7,6 +7,7 @@ import pytest
 
 import build_bpf
 from build_bpf import HEADER, NATIVE, BuildError, NoClangError, check_header
+from mcr.cli.failure import run
 
 FILTER = Path("bpf", "filter.bpf.c")
 
@@ -75,9 +76,9 @@ def test_without_the_right_clang_it_says_so_and_ci_fails(
     monkeypatch.setenv("PATH", str(tmp_path))
     monkeypatch.setattr("sys.argv", ["build_bpf.py", "--check"])
     monkeypatch.delenv("MCR_RUN_ALL", raising=False)
-    assert build_bpf.run(build_bpf.main, "build_bpf.py") == 0
+    assert run(build_bpf.main, "build_bpf.py") == 0
     said = capsys.readouterr().err
     assert said == "clang-14 14.0.6 is not installed: the eBPF programs were not compared with their sources\n"
     monkeypatch.setenv("MCR_RUN_ALL", "1")
-    assert build_bpf.run(build_bpf.main, "build_bpf.py") == 1
+    assert run(build_bpf.main, "build_bpf.py") == 1
     assert capsys.readouterr().err.startswith("Error: clang-14 14.0.6 is not installed\nhint: ")

@@ -3,7 +3,7 @@
 import os
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -46,7 +46,7 @@ def complete(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 
 
 @pytest.fixture
-def daemon(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[str]]:
+def daemon(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """A daemon with rules; the paths it was asked at."""
     asked: list[str] = []
 
@@ -63,36 +63,36 @@ def plain(*values: str) -> list[str]:
     return [f"plain,{value}" for value in values]
 
 
-def test_commands_and_options(complete):
+def test_commands_and_options(complete: Complete) -> None:
     assert complete("mcrctl", "l") == plain("list", "list-workers", "log-level")
     assert complete("mcrctl", "stats", "--w") == plain("--watch")
     assert complete("mcrd", "s") == plain("supervisor")
     assert complete("mcrd", "supervisor", "--log-format", "j") == plain("json")
 
 
-def test_rules_are_those_of_the_daemon(complete, daemon):
+def test_rules_are_those_of_the_daemon(complete: Complete, daemon: list[str]) -> None:
     assert complete("mcrctl", "remove", "--rule-id", "d") == plain("dcfca9531161", "dada")
     assert complete("mcrctl", "remove", "--name", "c") == plain("cam")
     assert complete("mcrctl", "why", "") == plain("dcfca9531161", "cam", "dada", "news")
 
 
-def test_a_name_that_would_have_to_be_quoted_is_not_offered(complete, daemon):
+def test_a_name_that_would_have_to_be_quoted_is_not_offered(complete: Complete, daemon: list[str]) -> None:
     assert complete("mcrctl", "remove", "--name", "") == plain("cam")
 
 
-def test_a_shell_that_can_is_told_what_an_id_stands_for(complete, daemon):
+def test_a_shell_that_can_is_told_what_an_id_stands_for(complete: Complete, daemon: list[str]) -> None:
     assert complete("mcrctl", "remove", "--rule-id", "dc", asker="zsh") == [
         *("plain", "dcfca9531161", "cam 239.1.1.1:5000 on eth0")
     ]
 
 
-def test_the_daemon_is_the_one_that_the_command_line_names(complete, daemon):
+def test_the_daemon_is_the_one_that_the_command_line_names(complete: Complete, daemon: list[str]) -> None:
     complete("mcrctl", "--control-socket", "/run/other.sock", "remove", "--rule-id", "")
     complete("mcrctl", "remove", "--control-socket", "/run/other.sock", "--rule-id", "")
     assert daemon == ["/run/other.sock"] * 2
 
 
-def test_without_a_daemon_there_are_no_rules_and_no_words(complete, monkeypatch):
+def test_without_a_daemon_there_are_no_rules_and_no_words(complete: Complete, monkeypatch: pytest.MonkeyPatch) -> None:
     def refused(*_: object) -> None:
         raise SystemFault("", 111)
 
@@ -100,7 +100,7 @@ def test_without_a_daemon_there_are_no_rules_and_no_words(complete, monkeypatch)
     assert complete("mcrctl", "remove", "--rule-id", "") == [""]
 
 
-def test_levels_and_facilities(complete):
+def test_levels_and_facilities(complete: Complete) -> None:
     for words in (
         ("mcrctl", "log-level", "set", "--global"),
         ("mcrctl", "log-level", "set", "--level"),
@@ -111,7 +111,7 @@ def test_levels_and_facilities(complete):
     assert complete("mcrctl", "log-level", "set", "--facility", "") == facilities
 
 
-def test_interfaces_are_those_of_this_machine(complete, monkeypatch):
+def test_interfaces_are_those_of_this_machine(complete: Complete, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("socket.if_nameindex", lambda: [(1, "lo"), (2, "eth0"), (3, "eth1")])
     assert complete("mcrctl", "add", "--input-interface", "e") == plain("eth0", "eth1")
 
@@ -125,12 +125,12 @@ def test_interfaces_are_those_of_this_machine(complete, monkeypatch):
         ("mcrd", "supervisor", "--control-socket"),
     ],
 )
-def test_paths_are_the_shells_to_complete(complete, words):
+def test_paths_are_the_shells_to_complete(complete: Complete, words: tuple[str, ...]) -> None:
     assert complete(*words, "/ru") == ["file,/ru"]
 
 
 @pytest.mark.parametrize("program", ["mcrd", "mcrctl"])
-def test_the_programs_themselves_answer(program):
+def test_the_programs_themselves_answer(program: str) -> None:
     """mcrd through the launcher that it is."""
     asked = {f"_{program.upper()}_COMPLETE": "bash_complete", "COMP_WORDS": f"{program} --vers", "COMP_CWORD": "1"}
     done = subprocess.run([BIN / program], env=os.environ | asked, check=True, capture_output=True, text=True)

@@ -1,12 +1,13 @@
 """How it stands with rules, judged from what is known of the network."""
 
-from ipaddress import IPv4Address, IPv4Interface
+from collections.abc import Set as AbstractSet
+from ipaddress import IPv4Address, IPv4Interface, IPv6Address
 
 import attrs
 import pytest
 
 from mcr.model.flow import Input
-from mcr.model.rule import Output, Rule, RuleState
+from mcr.model.rule import Output, Rule, RuleState, RuleView
 from mcr.net.network import Link, Neighbour, Network
 from mcr.rules.conditions import (
     Attachment,
@@ -37,18 +38,23 @@ def without(*indices: int, **links: Link) -> Network:
     return attrs.evolve(NETWORK, links=kept | {link.index: link for link in links.values()})
 
 
-def view(network: Network = NETWORK, hop: Hop | None = None, generation: int = 5, silent: frozenset = frozenset()):
+def view(
+    network: Network = NETWORK,
+    hop: Hop | None = None,
+    generation: int = 5,
+    silent: AbstractSet[tuple[int, IPv4Address]] = frozenset(),
+) -> RuleView:
     return view_of(RULE, generation, judge(STANDING, network, {(HOST, "out0"): hop} if hop else {}, silent))
 
 
-def test_all_is_well():
+def test_all_is_well() -> None:
     found = view(hop=Hop(HOST))
     assert (found.state, found.reason, found.warnings) == (RuleState.ACTIVE, "", ())
     assert [(each.state, each.reason) for each in found.outputs] == [(RuleState.ACTIVE, "")] * 2
     assert found.outputs[0].destination == GROUP_OUTPUT.destination
 
 
-def test_rule_that_workers_have_not_taken_over_is_pending_with_its_outputs():
+def test_rule_that_workers_have_not_taken_over_is_pending_with_its_outputs() -> None:
     found = view(generation=6)
     assert {found.state, *(each.state for each in found.outputs)} == {RuleState.PENDING}
     assert found.reason
@@ -63,13 +69,13 @@ def test_rule_that_workers_have_not_taken_over_is_pending_with_its_outputs():
         (without(new=attrs.evolve(IN0, name="in9", up=False)), "in0, called in9 now, is down"),
     ],
 )
-def test_input_that_cannot_be_served_is_waited_for(network, reason):
+def test_input_that_cannot_be_served_is_waited_for(network: Network, reason: str) -> None:
     found = view(network)
     assert (found.state, found.reason) == (RuleState.WAITING, reason)
     assert {each.state for each in found.outputs} == {RuleState.ACTIVE}
 
 
-def test_interface_is_who_it_was_by_its_index():
+def test_interface_is_who_it_was_by_its_index() -> None:
     renamed = without(new=attrs.evolve(IN0, name="in9"))
     assert view(renamed).warnings == ("in0 is called in9 now",)
     assert view(renamed).state is RuleState.ACTIVE
@@ -81,7 +87,7 @@ def test_interface_is_who_it_was_by_its_index():
 
 
 @pytest.mark.parametrize("there", [NETWORK, without(7, again=Link(17, "in0"))], ids=["same index", "other index"])
-def test_sockets_that_lost_their_interface_are_bound_to_nothing(there):
+def test_sockets_that_lost_their_interface_are_bound_to_nothing(there: Network) -> None:
     """Whatever has its index, or its name, now."""
     lost = judge_input(Attachment("in0", 7, lost=True), there)
     assert (lost.state, lost.passing) == (RuleState.WAITING, True)
@@ -90,12 +96,12 @@ def test_sockets_that_lost_their_interface_are_bound_to_nothing(there):
     assert failed.reason == "in0 is back, but cannot be used: No memory"
 
 
-def test_input_whose_groups_are_not_all_joined_is_degraded():
+def test_input_whose_groups_are_not_all_joined_is_degraded() -> None:
     found = judge_input(Attachment("in0", 7, fault="Cannot join 239.1.1.1 on in0"), NETWORK)
     assert (found.state, found.reason) == (RuleState.DEGRADED, "in0: Cannot join 239.1.1.1 on in0")
 
 
-def test_port_of_a_bridge_is_named_with_its_bridge():
+def test_port_of_a_bridge_is_named_with_its_bridge() -> None:
     bridge = Link(30, "brx", kind="bridge")
     found = view(without(new=attrs.evolve(IN0, master=30), bridge=bridge))
     assert found.state is RuleState.DEGRADED
@@ -105,7 +111,7 @@ def test_port_of_a_bridge_is_named_with_its_bridge():
     assert view(without(new=attrs.evolve(IN0, master=30), vrf=vrf)).state is RuleState.ACTIVE
 
 
-def test_output_that_cannot_be_served_degrades_its_rule():
+def test_output_that_cannot_be_served_degrades_its_rule() -> None:
     found = view(without(9))
     assert found.state is RuleState.DEGRADED
     assert found.reason == "1 of 2 outputs: there is no interface out1 in this network namespace any more"
@@ -122,7 +128,7 @@ def test_output_that_cannot_be_served_degrades_its_rule():
         (Hop(GATEWAY), "the gateway 198.18.10.254 to 198.18.10.2 does not answer ARP on out0"),
     ],
 )
-def test_host_that_does_not_answer_is_named(hop, reason):
+def test_host_that_does_not_answer_is_named(hop: Hop, reason: str) -> None:
     found = view(hop=hop, silent={(8, hop.neighbour)})
     assert (found.state, found.outputs[1].state) == (RuleState.DEGRADED, RuleState.WAITING)
     assert found.outputs[1].reason == reason
@@ -130,14 +136,17 @@ def test_host_that_does_not_answer_is_named(hop, reason):
     assert view(hop=hop, silent={(9, hop.neighbour)}).state is RuleState.ACTIVE
 
 
-def test_interface_that_is_down_explains_more_than_its_hosts():
+def test_interface_that_is_down_explains_more_than_its_hosts() -> None:
     down = without(new=attrs.evolve(OUT0, up=False))
     assert view(down, Hop(HOST), silent={(8, HOST)}).outputs[1].reason == "out0 is down"
 
 
-def test_who_has_given_no_answer_is_silent():
+def test_who_has_given_no_answer_is_silent() -> None:
     """As the kernel tells; of whom it has told nothing it is asked, and here it knows nobody."""
-    hops = {(HOST, "out0"): Hop(HOST), (GATEWAY, "out0"): Hop(GATEWAY)}
+    hops: dict[tuple[IPv4Address | IPv6Address, str], Hop] = {
+        (HOST, "out0"): Hop(HOST),
+        (GATEWAY, "out0"): Hop(GATEWAY),
+    }
     assert find_silent(hops, STANDING.outputs, NETWORK) == frozenset()
     told = attrs.evolve(NETWORK, neighbours={(8, HOST): Neighbour(0x20, silent=True), (8, GATEWAY): Neighbour(0x02)})
     assert find_silent(hops, STANDING.outputs, told) == {(8, HOST)}
@@ -153,7 +162,7 @@ def test_who_has_given_no_answer_is_silent():
         ("203.0.113.9", False, "no route to 203.0.113.9 leads through out0"),
     ],
 )
-def test_hosts_that_cannot_be_meant_are_told(host, routed, oddity):
+def test_hosts_that_cannot_be_meant_are_told(host: str, routed: bool, oddity: str) -> None:
     found = find_oddity(IPv4Address(host), "out0", 8, NETWORK, routed=routed)
     assert found.startswith(oddity)
     assert bool(found) == bool(oddity)
@@ -162,10 +171,10 @@ def test_hosts_that_cannot_be_meant_are_told(host, routed, oddity):
         assert (told.state, told.warnings) == (RuleState.ACTIVE, (found,))
 
 
-def test_networks_of_two_addresses_have_no_broadcast():
+def test_networks_of_two_addresses_have_no_broadcast() -> None:
     pair = attrs.evolve(NETWORK, addresses={8: (IPv4Interface("198.18.10.2/31"),)})
     assert find_oddity(IPv4Address("198.18.10.3"), "out0", 8, pair, routed=True) == ""
 
 
-def test_rule_of_which_nothing_is_known_is_as_its_workers_are():
+def test_rule_of_which_nothing_is_known_is_as_its_workers_are() -> None:
     assert view_of(RULE, 1, Conditions(acknowledged=1)).state is RuleState.ACTIVE

@@ -119,11 +119,11 @@ def expect(finding: Finding | tuple[Finding, ...], verdict: Verdict, *words: str
     ("release", "verdict"),
     [("5.10.0", OK), ("6.18.44-fc", OK), ("10.0-rc1", OK), ("5.9.16-arch", FAULT), ("4.18.0-553.el8", FAULT)],
 )
-def test_a_kernel_older_than_5_10_is_a_fault(release, verdict):
+def test_a_kernel_older_than_5_10_is_a_fault(release: str, verdict: Verdict) -> None:
     expect(machine_findings.judge_kernel(attrs.evolve(MACHINE, kernel=release)), verdict, release)
 
 
-def test_io_uring_in_use_is_fine():
+def test_io_uring_in_use_is_fine() -> None:
     expect(machine_findings.judge_io_uring(MACHINE, (WORKER,)), OK, "Workers run on io_uring")
 
 
@@ -140,12 +140,12 @@ def test_io_uring_in_use_is_fine():
         ({"uring_errno": errno.EACCES}, ["security module"]),
     ],
 )
-def test_what_forbids_io_uring_is_named(changes, words):
+def test_what_forbids_io_uring_is_named(changes: dict[str, bool | int] | dict[str, int], words: list[str]) -> None:
     worker = attrs.evolve(WORKER, io="poll")
     expect(machine_findings.judge_io_uring(attrs.evolve(MACHINE, **changes), (worker,)), ADVICE, "run on poll", *words)
 
 
-def test_workers_on_poll_from_before_it_was_allowed_are_named():
+def test_workers_on_poll_from_before_it_was_allowed_are_named() -> None:
     workers = (WORKER, attrs.evolve(WORKER, worker_id=1, io="poll"))
     expect(
         machine_findings.judge_io_uring(MACHINE, workers),
@@ -155,7 +155,7 @@ def test_workers_on_poll_from_before_it_was_allowed_are_named():
     )
 
 
-def test_buffers_are_judged_by_what_was_granted():
+def test_buffers_are_judged_by_what_was_granted() -> None:
     granted = machine_findings.judge_buffers(MACHINE, DAEMON, 4 << 20, 4 << 20)
     assert [finding.verdict for finding in granted] == [OK, OK]
     limited = attrs.evolve(DAEMON, send_buffer=212_992, receive_buffer=212_992)
@@ -164,7 +164,7 @@ def test_buffers_are_judged_by_what_was_granted():
     expect(copy, ADVICE, "sudo sysctl -w net.core.rmem_max=4194304")
 
 
-def test_buffers_without_a_daemon_are_judged_by_the_limit():
+def test_buffers_without_a_daemon_are_judged_by_the_limit() -> None:
     send, _ = machine_findings.judge_buffers(MACHINE, None, 4 << 20, 4 << 20)
     expect(send, ADVICE, "208 KiB", "no limit for mcrd with CAP_NET_ADMIN")
     unknown = attrs.evolve(MACHINE, wmem_max=None)
@@ -182,11 +182,11 @@ def test_buffers_without_a_daemon_are_judged_by_the_limit():
         ("5.10.0", 65_536, ADVICE),
     ],
 )
-def test_locked_memory_matters_on_old_kernels_only(release, memlock, verdict):
+def test_locked_memory_matters_on_old_kernels_only(release: str, memlock: int | None, verdict: Verdict) -> None:
     expect(machine_findings.judge_locked_memory(attrs.evolve(MACHINE, kernel=release, memlock=memlock)), verdict)
 
 
-def test_descriptors_are_told_in_groups():
+def test_descriptors_are_told_in_groups() -> None:
     few = attrs.evolve(MACHINE, open_files=1024)
     expect(machine_findings.judge_open_files(few, attrs.evolve(DAEMON, descriptors=24)), OK, "20,000 more groups")
     nearly = attrs.evolve(DAEMON, descriptors=1000)
@@ -195,18 +195,18 @@ def test_descriptors_are_told_in_groups():
 
 
 @given(st.integers(1, 1 << 20), st.integers(0, 1 << 20))
-def test_any_count_of_descriptors_has_a_judgement(limit, used):
+def test_any_count_of_descriptors_has_a_judgement(limit: int, used: int) -> None:
     machine = attrs.evolve(MACHINE, open_files=limit)
     finding = machine_findings.judge_open_files(machine, attrs.evolve(DAEMON, descriptors=used))
     assert (finding.verdict is OK) == (limit - used >= limit / 4)
     assert "-" not in finding.what
 
 
-def test_memberships_are_no_limit():
+def test_memberships_are_no_limit() -> None:
     expect(machine_findings.judge_memberships(MACHINE), OK, "not limited", "igmp_max_memberships=20")
 
 
-def test_only_a_backlog_that_drops_now_is_worth_advice():
+def test_only_a_backlog_that_drops_now_is_worth_advice() -> None:
     expect(machine_findings.judge_backlog(1000, 1000), OK, "1,000 since the boot")
     expect(machine_findings.judge_backlog(1000, 1007), ADVICE, "7 while doctor looked", "netdev_max_backlog")
 
@@ -223,28 +223,28 @@ def firewall(*chains: Chain, **changes: Any) -> tuple[Finding, Finding]:
     return sends, queries
 
 
-def test_no_rules_are_in_nobodys_way():
+def test_no_rules_are_in_nobodys_way() -> None:
     sends, queries = firewall()
     expect(sends, OK, "No firewall rule affects")
     expect(queries, OK, "does not drop IGMP")
 
 
-def test_a_refused_send_is_a_fault_whose_rules_are_shown():
+def test_a_refused_send_is_a_fault_whose_rules_are_shown() -> None:
     sends, _ = firewall(OUTPUT, refused=("239.2.2.2:6000:out0", "239.2.2.3:6000:out0"))
     expect(sends, FAULT, "239.2.2.2:6000:out0 and 1 more", "inet filter, chain output: 3 rules", "nft list ruleset")
 
 
-def test_a_refused_send_is_past_where_there_are_no_rules_any_more():
+def test_a_refused_send_is_past_where_there_are_no_rules_any_more() -> None:
     sends, _ = firewall(refused=("239.2.2.2:6000:out0",))
     expect(sends, OK, "now; before, packets to 239.2.2.2:6000:out0 were refused")
 
 
-def test_rules_at_output_that_refused_nothing_are_fine():
+def test_rules_at_output_that_refused_nothing_are_fine() -> None:
     sends, _ = firewall(OUTPUT)
     expect(sends, OK, "has refused what mcrd sent so far", "3 rules, policy accept")
 
 
-def test_a_default_of_drop_without_a_rule_for_igmp_is_worth_advice():
+def test_a_default_of_drop_without_a_rule_for_igmp_is_worth_advice() -> None:
     _, queries = firewall(INPUT)
     expect(queries, ADVICE, "IGMP", "nft insert rule inet filter input ip protocol igmp accept")
     expect(firewall(attrs.evolve(INPUT, igmp=True))[1], OK)
@@ -252,7 +252,7 @@ def test_a_default_of_drop_without_a_rule_for_igmp_is_worth_advice():
 
 
 @pytest.mark.parametrize("changes", [{"hidden": "Operation not permitted (os error 1)"}, {"legacy": ("filter",)}])
-def test_what_cannot_be_seen_is_not_claimed(changes):
+def test_what_cannot_be_seen_is_not_claimed(changes: dict[str, str] | dict[str, tuple[str, ...]]) -> None:
     sends, queries = firewall(**changes)
     for finding in (sends, queries):
         expect(finding, OK, "cannot be seen" if "hidden" in changes else "not looked at")
@@ -267,18 +267,18 @@ def capabilities(*missing: str, absorb: bool = False, short: bool = False) -> tu
     return daemon_findings.judge_capabilities(daemon(*missing), suppression_missed=absorb, short_of_buffers=short)
 
 
-def test_all_capabilities_are_one_line():
+def test_all_capabilities_are_one_line() -> None:
     expect(capabilities(absorb=True), OK, "CAP_NET_ADMIN, CAP_NET_RAW, CAP_BPF")
 
 
-def test_each_missing_capability_is_named_with_what_it_costs():
+def test_each_missing_capability_is_named_with_what_it_costs() -> None:
     raw, bpf, admin = capabilities(*CAPABILITIES, absorb=True)
     expect(raw, FAULT, "CAP_NET_RAW", "cannot capture")
     expect(bpf, ADVICE, "CAP_BPF", "slower with every rule; MCR_ABSORB has no effect", "add CAP_BPF to Ambient")
     expect(admin, ADVICE, "CAP_NET_ADMIN", "MCR_ABSORB has no effect")
 
 
-def test_cap_net_admin_is_missed_only_where_it_would_help():
+def test_cap_net_admin_is_missed_only_where_it_would_help() -> None:
     expect(
         capabilities("CAP_NET_ADMIN", short=True),
         ADVICE,
@@ -287,26 +287,26 @@ def test_cap_net_admin_is_missed_only_where_it_would_help():
     expect(capabilities("CAP_NET_ADMIN"), OK, "CAP_NET_RAW, CAP_BPF")
 
 
-def test_the_filter_in_force_is_named():
+def test_the_filter_in_force_is_named() -> None:
     expect(daemon_findings.judge_filter(daemon()), OK, "eBPF")
     expect(daemon_findings.judge_filter(daemon(ebpf=False)), ADVICE, "Classic", "no bpf-map")
     told = daemon_findings.judge_filter(daemon("CAP_BPF", ebpf=False))
     expect(told, OK, "Classic")  # the missing capability has a line of its own
 
 
-def test_absorbing_is_judged_by_the_programs_that_are_there():
+def test_absorbing_is_judged_by_the_programs_that_are_there() -> None:
     expect(daemon_findings.judge_suppression(daemon(suppressors=2), 2, missed=True), OK, "on 2 of 2")
     expect(daemon_findings.judge_suppression(daemon(suppressors=1), 2, missed=True), ADVICE, "1 of 2", "bridge")
     expect(daemon_findings.judge_suppression(daemon(suppressors=0), 2, missed=True), ADVICE, "0 of 2", "Linux 6.6")
 
 
-def test_absorbing_is_missed_only_where_it_would_be_felt():
+def test_absorbing_is_missed_only_where_it_would_be_felt() -> None:
     without = daemon("CAP_NET_ADMIN", suppressors=0)
     expect(daemon_findings.judge_suppression(daemon(suppressors=0), 1, missed=False), OK, "0 of 1")
     expect(daemon_findings.judge_suppression(without, 1, missed=True), OK, "0 of 1")  # told once: the capability
 
 
-def test_workers_have_nothing():
+def test_workers_have_nothing() -> None:
     seen = daemon_findings.judge_worker_privileges({0: CONFINED, 1: None})
     expect(seen, OK, "Seccomp 2", "1 of 2 workers")
     assert daemon_findings.judge_worker_privileges({0: None}) == ()
@@ -315,7 +315,7 @@ def test_workers_have_nothing():
 
 
 @pytest.mark.parametrize("changes", [{"capabilities": frozenset({13})}, {"no_new_privs": False}])
-def test_a_worker_with_privileges_is_a_fault(changes):
+def test_a_worker_with_privileges_is_a_fault(changes: dict[str, bool] | dict[str, frozenset[int]]) -> None:
     seen = {0: CONFINED, 1: attrs.evolve(CONFINED, **changes)}
     expect(daemon_findings.judge_worker_privileges(seen), FAULT, "Worker 1 has kept privileges")
 
@@ -323,7 +323,7 @@ def test_a_worker_with_privileges_is_a_fault(changes):
 # The workers
 
 
-def test_workers_that_run_are_counted():
+def test_workers_that_run_are_counted() -> None:
     expect(daemon_findings.judge_workers((WORKER, WORKER)), OK, "All 2 workers run, and none has been restarted")
     expect(daemon_findings.judge_workers((WORKER,)), OK, "The worker runs, and has never been restarted")
     starting = attrs.evolve(WORKER, state=WorkerState.STARTING)
@@ -339,13 +339,13 @@ def test_workers_that_run_are_counted():
         (WorkerState.WAITING, 4, FAULT, "4 times, and waits for its next start"),
     ],
 )
-def test_deaths_are_told(state, restarts, verdict, words):
+def test_deaths_are_told(state: WorkerState, restarts: int, verdict: Verdict, words: str) -> None:
     dead = attrs.evolve(WORKER, worker_id=1, state=state, restarts=restarts, last_exit="2026-01-01T12:00:00Z killed")
     finding = expect(daemon_findings.judge_workers((WORKER, dead)), verdict, "Worker 1", words, "journalctl -u mcrd")
     assert "LAST EXIT 2026-01-01T12:00:00Z killed" in finding.evidence
 
 
-def test_workers_that_share_a_core_are_named():
+def test_workers_that_share_a_core_are_named() -> None:
     workers = tuple(attrs.evolve(WORKER, worker_id=i, core=core) for i, core in enumerate((0, 1, 0)))
     expect(daemon_findings.judge_cores(workers[:2], (0, 1)), OK)
     expect(daemon_findings.judge_cores(workers, (0, 1)), ADVICE, "Workers 0 and 2 share core 0", "--num-workers 2")
@@ -365,11 +365,11 @@ def judge_captures(stats: Stats, mtu: int = 1500, restarts: int = 0) -> tuple[Fi
     return daemon_findings.judge_captures(stats, workers, {"in0": attrs.evolve(IN0, mtu=mtu)}, BufferPools())
 
 
-def test_no_drops_are_fine():
+def test_no_drops_are_fine() -> None:
     expect(judge_captures(captured(10, 0, 0)), OK)
 
 
-def test_drops_are_told_with_their_share_and_a_larger_ring():
+def test_drops_are_told_with_their_share_and_a_larger_ring() -> None:
     finding = expect(
         judge_captures(captured(900, 100, 100)), ADVICE, "100 packets on in0", "10.00%", "kernel_drops=100"
     )
@@ -378,17 +378,17 @@ def test_drops_are_told_with_their_share_and_a_larger_ring():
     assert "MCR_BUFFER_POOL_JUMBO=512" in expect(judge_captures(captured(9, 1, 1), mtu=65_536), ADVICE).remedy
 
 
-def test_most_lost_is_a_fault():
+def test_most_lost_is_a_fault() -> None:
     expect(judge_captures(captured(400, 600, 600)), FAULT)
 
 
-def test_the_cause_of_drops_is_told_as_far_as_it_is_known():
+def test_the_cause_of_drops_is_told_as_far_as_it_is_known() -> None:
     expect(judge_captures(captured(900, 100, 100), restarts=2), ADVICE, "hung or was replaced")
     expect(judge_captures(captured(900, 100, 0, 100)), ADVICE, "worker 1: a flow stays", "a flow stays with one worker")
     expect(judge_captures(captured(900, 100, 50, 50)), ADVICE, "more than they can handle")
 
 
-def test_drops_on_interfaces_of_the_past_are_not_forgotten():
+def test_drops_on_interfaces_of_the_past_are_not_forgotten() -> None:
     stats = Stats(IngressStats(kernel_drops=7), EgressStats())
     (finding,) = daemon_findings.judge_captures(stats, (WORKER,), {}, BufferPools())
     assert finding.verdict is ADVICE
@@ -396,7 +396,7 @@ def test_drops_on_interfaces_of_the_past_are_not_forgotten():
 
 
 @given(st.integers(0, 10**12), st.integers(0, 10**12))
-def test_any_counters_have_a_judgement(recv, drops):
+def test_any_counters_have_a_judgement(recv: int, drops: int) -> None:
     (finding,) = judge_captures(captured(recv, drops, drops))
     assert (finding.verdict is OK) == (drops == 0)
     assert (finding.verdict is FAULT) == (drops > recv)
@@ -405,25 +405,25 @@ def test_any_counters_have_a_judgement(recv, drops):
 @pytest.mark.parametrize(
     ("exhausted", "verdict"), [(0, OK), (10, OK), (11, ADVICE), (500, ADVICE), (501, FAULT), (1000, FAULT)]
 )
-def test_exhaustion_is_judged_by_its_share(exhausted, verdict):
+def test_exhaustion_is_judged_by_its_share(exhausted: int, verdict: Verdict) -> None:
     stats = Stats(IngressStats(recv=1000, buf_exhaust=exhausted), EgressStats())
     expect(daemon_findings.judge_super_frames(stats, described=True), verdict, f"buf_exhaust={exhausted}")
 
 
-def test_any_frame_that_the_kernel_does_not_tell_how_to_cut_is_a_fault():
+def test_any_frame_that_the_kernel_does_not_tell_how_to_cut_is_a_fault() -> None:
     stats = Stats(IngressStats(recv=1000, buf_exhaust=2), EgressStats())
     expect(daemon_findings.judge_super_frames(stats, described=False), FAULT, "2 packets", "tx-udp-segmentation off")
     expect(daemon_findings.judge_super_frames(IDLE, described=False), OK, "No super-frames came", "does not tell")
 
 
-def test_malformed_packets_are_told():
+def test_malformed_packets_are_told() -> None:
     ingress = IngressStats(recv=1000, parse_err=4, parse_errors=ParseErrors(malformed=3, loop=1))
     findings = parse_errors.judge_parse_errors(Stats(ingress, EgressStats()))
     expect(findings, ADVICE, "3 of 1,000", "malformed", "--facility ingress")
     expect(parse_errors.judge_parse_errors(IDLE), OK)
 
 
-def test_that_an_interface_is_promiscuous_is_not_claimed_without_a_look():
+def test_that_an_interface_is_promiscuous_is_not_claimed_without_a_look() -> None:
     ingress = IngressStats(recv=9, parse_err=4, parse_errors=ParseErrors(other_host=4))
     (finding,) = parse_errors.judge_parse_errors(Stats(ingress, EgressStats()))
     assert "the interface is promiscuous" not in finding.remedy
@@ -431,13 +431,13 @@ def test_that_an_interface_is_promiscuous_is_not_claimed_without_a_look():
 
 
 @pytest.mark.parametrize(("ago", "verdict"), [(1.5, FAULT), (59.0, FAULT), (61.0, OK), (None, OK)])
-def test_a_loop_is_a_fault_for_a_minute(ago, verdict):
+def test_a_loop_is_a_fault_for_a_minute(ago: float | None, verdict: Verdict) -> None:
     interface = InterfaceStats("in0", 1000, 0, ParseErrors(loop=7), ago)
     findings = parse_errors.judge_loops(Stats(IngressStats(), EgressStats(), interfaces=(interface,)))
     expect(findings, verdict, *(["in0", "loop=7"] if verdict is FAULT else []))
 
 
-def test_outputs_that_took_everything_are_fine():
+def test_outputs_that_took_everything_are_fine() -> None:
     expect(daemon_findings.judge_outputs(stats_of(output(0, 100)), {"out0": OUT0}), OK)
 
 
@@ -453,14 +453,14 @@ def test_outputs_that_took_everything_are_fine():
         (errno.EHOSTUNREACH, ["ip neigh show dev out0"]),
     ],
 )
-def test_an_error_of_an_output_is_told_with_its_cause(number, words):
+def test_an_error_of_an_output_is_told_with_its_cause(number: int, words: list[str]) -> None:
     (finding,) = daemon_findings.judge_outputs(stats_of(output(10, 100, number)), {"out0": OUT0})
     expect(
         finding, ADVICE, "10 packets (10.00%)", "239.2.2.2:6000:out0; the newest error, 12 s ago: ", "errors=10", *words
     )
 
 
-def test_an_output_that_fails_mostly_or_cannot_work_is_a_fault():
+def test_an_output_that_fails_mostly_or_cannot_work_is_a_fault() -> None:
     down = attrs.evolve(OUT0, up=False)
     for outputs, links in (
         (output(51, 100, errno.EAGAIN), {"out0": OUT0}),
@@ -470,7 +470,7 @@ def test_an_output_that_fails_mostly_or_cannot_work_is_a_fault():
         expect(daemon_findings.judge_outputs(stats_of(outputs), links), FAULT)
 
 
-def test_errors_of_long_ago_are_shown_and_are_no_advice():
+def test_errors_of_long_ago_are_shown_and_are_no_advice() -> None:
     (recent, old) = daemon_findings.judge_outputs(
         stats_of(output(10, 100, errno.EPERM, ago=599.0), output(60, 100, errno.EPERM, "239.2.2.3", ago=601.0)),
         {"out0": OUT0},
@@ -482,13 +482,13 @@ def test_errors_of_long_ago_are_shown_and_are_no_advice():
     expect(daemon_findings.judge_outputs(removed, {}), OK, "7 packets were not sent to outputs that have been removed")
 
 
-def test_outputs_of_one_interface_and_error_are_told_together():
+def test_outputs_of_one_interface_and_error_are_told_together() -> None:
     outputs = [output(5, 100, errno.ENETDOWN, f"239.2.2.{i}") for i in range(1, 9)]
     (finding,) = daemon_findings.judge_outputs(stats_of(*outputs, output(0, 100)), {"out0": OUT0})
     expect(finding, ADVICE, "40 packets (5.00%)", "8 outputs on out0, among them 239.2.2.1:6000:out0")
 
 
-def test_packets_in_doubt_are_told_apart():
+def test_packets_in_doubt_are_told_apart() -> None:
     (finding,) = daemon_findings.judge_outputs(stats_of(output(3, 100, in_doubt=3)), {"out0": OUT0})
     assert finding.verdict is OK  # that the worker died is told as such
     assert finding.what.startswith("3 packets (3.00%) to 239.2.2.2:6000:out0 may or may not have left")
@@ -497,12 +497,12 @@ def test_packets_in_doubt_are_told_apart():
     assert "2 packets (2.00%) were not sent to 239.2.2.2:6000:out0; 3 more may or may not have left" in finding.what
 
 
-def test_refused_outputs_are_those_whose_last_error_says_so():
+def test_refused_outputs_are_those_whose_last_error_says_so() -> None:
     stats = stats_of(output(1, 9, errno.EPERM), output(1, 9, errno.ENETDOWN, "239.2.2.3"))
     assert daemon_findings.refused_outputs(stats) == ("239.2.2.2:6000:out0",)
 
 
-def test_lost_log_records_are_told():
+def test_lost_log_records_are_told() -> None:
     lossy = Stats(IngressStats(), EgressStats(), workers=(attrs.evolve(FULL_SIZE, log_dropped=5),))
     expect(daemon_findings.judge_log(lossy), ADVICE, "5 log records")
     expect(daemon_findings.judge_log(IDLE), OK)
@@ -514,7 +514,7 @@ def test_lost_log_records_are_told():
 USED = {"in0": Attachment("in0", IN0.index), "out0": Attachment("out0", OUT0.index)}
 
 
-def test_interfaces_that_are_up_are_one_line():
+def test_interfaces_that_are_up_are_one_line() -> None:
     links = {"in0": IN0, "out0": OUT0}
     expect(link_findings.judge_presence(frozenset(links), links, USED), OK, "Up: in0, out0")
     expect(link_findings.judge_presence(frozenset(), {}, {}), OK, "No rules yet")
@@ -528,12 +528,12 @@ def test_interfaces_that_are_up_are_one_line():
         (attrs.evolve(IN0, running=False), ["no carrier", "cable"]),
     ],
 )
-def test_an_interface_that_cannot_work_is_a_fault(link, words):
+def test_an_interface_that_cannot_work_is_a_fault(link: Link | None, words: list[str]) -> None:
     links = {"out0": OUT0} | ({"in0": link} if link else {})
     expect(link_findings.judge_presence(frozenset({"in0", "out0"}), links, USED), FAULT, "in0", *words)
 
 
-def test_interfaces_that_no_rule_names_any_more_are_not_judged():
+def test_interfaces_that_no_rule_names_any_more_are_not_judged() -> None:
     """They are counted on after their last rule."""
     counted = (InterfaceStats("gone0", 9, 5, ParseErrors(loop=7), 1.5), InterfaceStats("lo", 9, 0))
     stats = Stats(IngressStats(recv=18, kernel_drops=5), EgressStats(), (), (), counted)
@@ -548,21 +548,21 @@ def test_interfaces_that_no_rule_names_any_more_are_not_judged():
     assert [each.interface for each in relay.counters().interfaces] == ["lo"]
 
 
-def test_interface_that_mcrd_could_not_use_again_is_a_fault():
+def test_interface_that_mcrd_could_not_use_again_is_a_fault() -> None:
     used = USED | {"in0": Attachment("in0", 7, lost=True, fault="Too many open files")}
     links = {"in0": attrs.evolve(IN0, index=99), "out0": OUT0}
     (fault,) = link_findings.judge_presence(frozenset(links), links, used)
     expect(fault, FAULT, "deleted and made again", "Too many open files", "index 99", "had 7")
 
 
-def test_interface_that_is_called_otherwise_now_is_spoken_of_by_both_names():
+def test_interface_that_is_called_otherwise_now_is_spoken_of_by_both_names() -> None:
     links = {"in0": attrs.evolve(IN0, name="in9"), "out0": OUT0}
     expect(link_findings.judge_presence(frozenset(links), links, USED), OK, "Up: in0 (is called in9 now), out0")
     links = {"in0": attrs.evolve(IN0, name="in9", up=False), "out0": OUT0}
     expect(link_findings.judge_presence(frozenset(links), links, USED), FAULT, "sudo ip link set dev in9 up")
 
 
-def test_hosts_that_do_not_answer_are_faults_and_what_is_odd_is_advice():
+def test_hosts_that_do_not_answer_are_faults_and_what_is_odd_is_advice() -> None:
     silent = "198.18.1.2 does not answer ARP on out0"
     output = OutputView(IPv4Address("198.18.1.2"), 6000, "out0", state=RuleState.WAITING, reason=silent)
     source = Input("in0", IPv4Address("239.1.1.1"), 5000)
@@ -579,7 +579,7 @@ def test_hosts_that_do_not_answer_are_faults_and_what_is_odd_is_advice():
     assert link_findings.judge_rules([attrs.evolve(port, state=RuleState.ACTIVE)]) == ()
 
 
-def test_frames_that_an_interface_loses_are_told():
+def test_frames_that_an_interface_loses_are_told() -> None:
     assert link_findings.judge_drops(attrs.evolve(IN0, rx_packets=1_000_000, rx_dropped=50)) == ()
     assert link_findings.judge_drops(attrs.evolve(IN0, rx_packets=10, rx_dropped=9)) == ()
     lossy = attrs.evolve(IN0, rx_packets=1000, rx_dropped=10, rx_missed=5, tx_packets=1000, tx_dropped=10)
@@ -589,7 +589,7 @@ def test_frames_that_an_interface_loses_are_told():
     expect(outward, ADVICE, "outgoing frames", "ethtool -S in0")
 
 
-def test_merging_is_no_reason_for_concern():
+def test_merging_is_no_reason_for_concern() -> None:
     expect(link_findings.judge_merging("in0", ()), OK, "does not merge frames")
     expect(link_findings.judge_merging("in0", ("rx-gro", "rx-lro")), OK, "rx-gro, rx-lro on")
     expect(link_findings.judge_merging("in0", None), OK)
@@ -607,7 +607,9 @@ def test_merging_is_no_reason_for_concern():
         (2, False, 0, ADVICE),
     ],
 )
-def test_a_reverse_path_filter_matters_if_queries_may_meet_it(rp_filter, addressed, unroutable, verdict):
+def test_a_reverse_path_filter_matters_if_queries_may_meet_it(
+    rp_filter: int, addressed: bool, unroutable: int, verdict: Verdict
+) -> None:
     link = attrs.evolve(IN0, rp_filter=rp_filter, addresses=IN0.addresses if addressed else ())
     finding = expect(link_findings.judge_reverse_path(link, unroutable), verdict)
     assert ("198.18.0.0/24" in finding.what) == (addressed and rp_filter > 0)
@@ -615,7 +617,7 @@ def test_a_reverse_path_filter_matters_if_queries_may_meet_it(rp_filter, address
         assert "net.ipv4.conf.all.rp_filter=0 net.ipv4.conf.in0.rp_filter=0" in finding.remedy
 
 
-def test_parameters_that_cannot_be_read_are_not_judged():
+def test_parameters_that_cannot_be_read_are_not_judged() -> None:
     hidden = attrs.evolve(IN0, rp_filter=None, forced_igmp=None)
     expect(link_findings.judge_reverse_path(hidden, 0), OK, "cannot be seen")
     assert link_findings.judge_igmp_version(hidden) == ()
@@ -623,12 +625,12 @@ def test_parameters_that_cannot_be_read_are_not_judged():
     expect(machine_findings.judge_memberships(attrs.evolve(MACHINE, memberships=None)), OK, "unknown")
 
 
-def test_a_forced_version_of_igmp_is_mentioned():
+def test_a_forced_version_of_igmp_is_mentioned() -> None:
     assert link_findings.judge_igmp_version(IN0) == ()
     expect(link_findings.judge_igmp_version(attrs.evolve(IN0, forced_igmp=2)), ADVICE, "version 2 is forced on in0")
 
 
-def test_an_output_interface_needs_an_address():
+def test_an_output_interface_needs_an_address() -> None:
     assert link_findings.judge_source(OUT0) == ()
     expect(link_findings.judge_source(attrs.evolve(OUT0, addresses=())), ADVICE, "no IPv4 address")
 
@@ -644,7 +646,7 @@ def test_an_output_interface_needs_an_address():
         ("0.0.0.0/0", 0, OK),
     ],
 )
-def test_a_missing_route_matters_at_high_rates(route, pps, verdict):
+def test_a_missing_route_matters_at_high_rates(route: str | None, pps: int, verdict: Verdict) -> None:
     finding = expect(link_findings.judge_route(OUT0, route, pps, raw=False), verdict, "out0")
     assert finding.remedy == ("sudo ip route append 224.0.0.0/4 dev out0" if verdict is ADVICE else "")
     expect(link_findings.judge_route(OUT0, route, pps, raw=True), OK, "does not need a route")
@@ -653,21 +655,21 @@ def test_a_missing_route_matters_at_high_rates(route, pps, verdict):
 # What is read
 
 
-def test_a_status_file_is_read():
+def test_a_status_file_is_read() -> None:
     text = "Name:\tx\nCapInh:\t0000000000000000\nCapEff:\t0000008000003000\nNoNewPrivs:\t1\nSeccomp:\t2\n"
     process = parse_status(7, text)
     assert process == Process(7, frozenset({12, 13, 39}), no_new_privs=True, seccomp=True)
     assert process.has("CAP_BPF")
 
 
-def test_softnet_and_netstat_are_read():
+def test_softnet_and_netstat_are_read() -> None:
     assert parse_softnet("2bbe36e4 0000000a 0000001a\n1e346ff5 00b1afef 0000076d\n") == 10 + 0xB1AFEF
     text = "TcpExt: A IPReversePathFilter\nTcpExt: 1 22\nIpExt: B\nIpExt: 3\n"
     assert parse_netstat(text) == {"A": 1, "IPReversePathFilter": 22, "B": 3}
     assert parse_netstat("") == {}
 
 
-def test_this_process_can_be_looked_at():
+def test_this_process_can_be_looked_at() -> None:
     here = look_at_self(8192, 8192)
     assert here.process == look_at_process(os.getpid())
     assert (here.send_buffer, here.receive_buffer) == (8192, 8192)
@@ -676,7 +678,7 @@ def test_this_process_can_be_looked_at():
     assert look_at_process(2**22 + 1) is None  # beyond the largest pid
 
 
-def test_a_start_of_the_daemon_does_not_pay_for_netlink():
+def test_a_start_of_the_daemon_does_not_pay_for_netlink() -> None:
     code = "import mcr.daemon, sys; print('pyroute2' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True).stdout == "False\n"
 

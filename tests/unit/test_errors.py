@@ -10,12 +10,12 @@ from mcr.errors import McrError, SystemFault, UsageError, describe_errno
 ALL = [error for error in vars(errors).values() if isinstance(error, type) and issubclass(error, McrError)]
 
 
-def test_every_error_that_may_travel_has_its_own_code():
+def test_every_error_that_may_travel_has_its_own_code() -> None:
     codes = [error.code for error in ALL if error is not UsageError]  # it never leaves the command that met it
     assert len(set(codes)) == len(codes)
 
 
-def test_codes_are_those_json_rpc_reserves():
+def test_codes_are_those_json_rpc_reserves() -> None:
     assert errors.ParseError.code == -32700
     assert errors.InvalidRequest.code == -32600
     assert errors.MethodNotFound.code == -32601
@@ -24,7 +24,7 @@ def test_codes_are_those_json_rpc_reserves():
     assert all(-32099 <= code <= -32000 for code in own)
 
 
-def test_only_a_wrong_command_line_exits_with_two():
+def test_only_a_wrong_command_line_exits_with_two() -> None:
     assert {error for error in ALL if error.exit_status == 2} == {UsageError}
     assert all(error.exit_status == 1 for error in ALL if error is not UsageError)
 
@@ -37,19 +37,19 @@ def test_only_a_wrong_command_line_exits_with_two():
         (errno.ECONNREFUSED, "Connection refused (os error 111)"),
     ],
 )
-def test_an_errno_is_described_the_way_scripts_rely_on(number, text):
+def test_an_errno_is_described_the_way_scripts_rely_on(number: int, text: str) -> None:
     assert describe_errno(number) == text
 
 
-def test_a_system_fault_names_the_step():
+def test_a_system_fault_names_the_step() -> None:
     fault = SystemFault("Failed to bind to /run/mcr/control.sock", errno.EACCES, "a hint")
     assert fault.message == "Failed to bind to /run/mcr/control.sock: Permission denied (os error 13)"
     assert (fault.errno, fault.hints) == (errno.EACCES, ("a hint",))
 
 
-def test_a_system_fault_without_a_step_is_the_systems_words_alone():
+def test_a_system_fault_without_a_step_is_the_systems_words_alone() -> None:
     assert SystemFault("", errno.EACCES).message == "Permission denied (os error 13)"
 
 
-def test_an_error_prints_as_its_message():
+def test_an_error_prints_as_its_message() -> None:
     assert str(McrError("message", "hint")) == "message"

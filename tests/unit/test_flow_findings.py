@@ -36,7 +36,7 @@ def expect(findings: Iterable[Finding], verdict: Verdict, *words: str) -> None:
     assert all(word in text for word in words), text
 
 
-def test_rules_that_match_nothing_are_told_with_whom_to_ask():
+def test_rules_that_match_nothing_are_told_with_whom_to_ask() -> None:
     expect(matching(100, 0, 0), ADVICE, "no rule has matched one", "2 of 2", "mcrctl why r0")
     expect(matching(100, 50, 0), OK, "Rule r1 has", "mcrctl why r1")
     expect(matching(0, 0), OK, "Rule r0 has matched no packet")
@@ -44,12 +44,12 @@ def test_rules_that_match_nothing_are_told_with_whom_to_ask():
     expect(matching(100), OK, "No rules yet")
 
 
-def test_a_rule_that_matches_nothing_for_long_is_worth_advice():
+def test_a_rule_that_matches_nothing_for_long_is_worth_advice() -> None:
     expect(matching(100, 50, 0, idle=[0, 59]), OK, "if there should be some: mcrctl why r1")
     expect(matching(100, 50, 0, idle=[0, 75]), ADVICE, "Rule r1 has matched no packet so far, in 75 s", "mcrctl why r1")
 
 
-def test_a_rule_that_has_fallen_silent_is_worth_advice():
+def test_a_rule_that_has_fallen_silent_is_worth_advice() -> None:
     expect(matching(100, 50, 50, idle=[0, 59]), OK, "Every rule")
     expect(matching(100, 50, 41, idle=[0, 75]), ADVICE, "Rule r1 has matched nothing for 75 s", "matched 41 before")
     expect(
@@ -59,7 +59,7 @@ def test_a_rule_that_has_fallen_silent_is_worth_advice():
     assert ("no packet so far" in never.what, "nothing for 75 s" in silent.what) == (True, True)
 
 
-def test_what_arrives_instead_is_named():
+def test_what_arrives_instead_is_named() -> None:
     """The group with another port; failing that, the port with other groups; on the same interface."""
     stray = {Sighting("in0", OTHER, 5000): 9, Sighting("in0", GROUP, 5001): 3, Sighting("in1", GROUP, 5002): 99}
     expect(
@@ -83,7 +83,7 @@ def test_what_arrives_instead_is_named():
     expect(matching(100, 0, strays={Sighting("in0", OTHER, 6000): 9}), ADVICE, "no rule has matched one")
 
 
-def test_many_rules_that_miss_their_flow_are_few_lines():
+def test_many_rules_that_miss_their_flow_are_few_lines() -> None:
     strays = {Sighting("in0", GROUP + i, 5001): 1 for i in range(9)}
     *astray, others = matching(100, *[0] * 9, strays=strays)
     assert len(astray) == 3
@@ -100,7 +100,7 @@ ALIVE = Path(None, None, Neighbour.STALE, answered=True)
 DEAD = Path(None, None, Neighbour.DELAY, answered=False)
 
 
-def test_hosts_that_do_not_answer_are_named_with_what_was_sent_to_them():
+def test_hosts_that_do_not_answer_are_named_with_what_was_sent_to_them() -> None:
     assert neighbours({}) == []
     expect(neighbours({HOST: ALIVE}), OK, "Every host that outputs send to answers")
     expect(neighbours({HOST: ALIVE}, left_out=7), OK, "7 were not asked")
@@ -125,5 +125,5 @@ def test_hosts_that_do_not_answer_are_named_with_what_was_sent_to_them():
         (Path(None, None, Neighbour.NOARP), OK, "answers"),
     ],
 )
-def test_whether_a_host_is_there_is_judged_by_its_answer(path, verdict, words):
+def test_whether_a_host_is_there_is_judged_by_its_answer(path: Path, verdict: Verdict, words: str) -> None:
     expect(neighbours({HOST: path}), verdict, words)

@@ -3,6 +3,7 @@
 from collections import Counter
 from collections.abc import Collection, Iterable
 from ipaddress import IPv4Address, IPv4Interface
+from typing import Any
 
 import attrs
 import pytest
@@ -12,7 +13,7 @@ from mcr.diagnosis.incoming import Entrance, judge_arrival, judge_entrance, judg
 from mcr.diagnosis.queriers import Queriers
 from mcr.model.finding import Finding, Verdict
 from mcr.model.flow import Input
-from mcr.model.rule import Output, RuleState, RuleView
+from mcr.model.rule import Output, OutputView, RuleState, RuleView
 from mcr.model.stats import EgressStats, IngressStats, InterfaceStats, ParseErrors, RuleStats, Stats
 from mcr.model.worker import WorkerState, WorkerView
 from mcr.net.firewall import Chain, Firewall
@@ -21,7 +22,13 @@ from mcr.tap.sighting import Look, Sighting, Tag
 
 GROUP, OTHER = IPv4Address("239.1.1.1"), IPv4Address("239.1.1.2")
 SOURCE = Input("in0", GROUP, 5000)
-RULE = RuleView("tv", None, SOURCE, (Output(IPv4Address("239.2.2.2"), 6000, "out0"),), RuleState.ACTIVE)
+
+
+def output(group: IPv4Address, port: int, interface: str) -> OutputView:
+    return OutputView.of(Output(group, port, interface))
+
+
+RULE = RuleView("tv", None, SOURCE, (output(IPv4Address("239.2.2.2"), 6000, "out0"),), RuleState.ACTIVE)
 FLOW = Sighting("in0", GROUP, 5000)
 LINK = Link("in0", 11, addresses=(IPv4Interface("198.18.0.2/24"),))
 ENTRANCE = Entrance(LINK, {11}, {(11, GROUP)})
@@ -58,7 +65,7 @@ RUNNING, WAITING = WorkerState.RUNNING, WorkerState.WAITING
         (attrs.evolve(RULE, state=RuleState.PENDING), [WAITING], ["fault rule_active"]),
     ],
 )
-def test_rule(rule, states, expected):
+def test_rule(rule: RuleView, states: list[WorkerState], expected: list[str]) -> None:
     findings = list(judge_rule(rule, workers(*states)))
     assert troubles(findings) == expected
     assert all(f"worker {i} {state}" in findings[-1].evidence for i, state in enumerate(states))
@@ -79,14 +86,14 @@ def test_rule(rule, states, expected):
         (attrs.evolve(ENTRANCE, joined={(12, GROUP), (11, OTHER)}), ["fault group_joined"]),
     ],
 )
-def test_entrance(entrance, expected):
+def test_entrance(entrance: Entrance, expected: list[str]) -> None:
     findings = list(judge_entrance(SOURCE, entrance))
     assert troubles(findings) == expected
     assert all(each.remedy for each in findings if each.verdict is not Verdict.OK)
     assert not any(each.remedy for each in findings if each.verdict is Verdict.OK)
 
 
-def test_without_an_address_the_reverse_path_check_matters():
+def test_without_an_address_the_reverse_path_check_matters() -> None:
     (advice,) = (
         each
         for each in judge_entrance(SOURCE, attrs.evolve(ENTRANCE, link=attrs.evolve(LINK, addresses=(), rp_filter=2)))
@@ -99,7 +106,7 @@ def test_without_an_address_the_reverse_path_check_matters():
 # What arrives
 
 
-def stats(matched: int = 0, *, drops: int = 0, **ingress: int) -> Stats:
+def stats(matched: int = 0, *, drops: int = 0, **ingress: Any) -> Stats:
     return Stats(
         IngressStats(**ingress),
         EgressStats(),
@@ -124,13 +131,13 @@ def arrival(
     return list(judge_arrival(RULE, look, stats(50), stats(50 + grown), others=others, queriers=queriers))
 
 
-def test_flow_on_the_wire():
+def test_flow_on_the_wire() -> None:
     (finding,) = arrival(FLOW)
     assert verdicts([finding]) == ["ok flow_arrives"]
     assert finding.evidence == "within 2.0 s: 10 frames with 188 bytes of payload"
 
 
-def test_flow_that_only_the_counter_shows():
+def test_flow_that_only_the_counter_shows() -> None:
     """The look may miss it among a flood."""
     (finding,) = arrival(Sighting("in0", GROUP, 5001), grown=3)
     assert verdicts([finding]) == ["ok flow_arrives"]
@@ -151,14 +158,16 @@ def test_flow_that_only_the_counter_shows():
         (Hearing(None), 0, Firewall(), [], ""),
     ],
 )
-def test_querier_of_a_flow_that_arrives(querier, unheard, firewall, expected, said):
+def test_querier_of_a_flow_that_arrives(
+    querier: Hearing, unheard: int, firewall: Firewall, expected: list[str], said: str
+) -> None:
     findings = arrival(FLOW, querier=querier, unheard=unheard, firewall=firewall)[1:]
     assert verdicts(findings) == expected
     assert all(said in each.what for each in findings)
 
 
 @pytest.mark.parametrize("port", [5000, None])
-def test_flow_a_part_of_which_is_cut(port):
+def test_flow_a_part_of_which_is_cut(port: int | None) -> None:
     assert troubles(arrival(FLOW, Sighting("in0", GROUP, port, (), fragment=True))) == ["advice fragments"]
 
 
@@ -210,7 +219,7 @@ def test_flow_a_part_of_which_is_cut(port):
         ),
     ],
 )
-def test_flow_gone_astray(seen, check, said, remedy):
+def test_flow_gone_astray(seen: list[Sighting], check: str, said: str, remedy: str) -> None:
     (finding,) = arrival(*seen)
     assert verdicts([finding]) == [f"fault {check}"]
     assert finding.what.startswith("239.1.1.1:5000 does not arrive ")
@@ -218,7 +227,7 @@ def test_flow_gone_astray(seen, check, said, remedy):
     assert remedy in finding.remedy
 
 
-def test_what_is_nearest_to_the_flow_is_named_alone():
+def test_what_is_nearest_to_the_flow_is_named_alone() -> None:
     """One that differs in one thing before one that differs in two, a tag before all."""
     two = Sighting("in1", GROUP, 5001)
     group, port = Sighting("in0", OTHER, 5000), Sighting("in0", GROUP, 5001)
@@ -238,14 +247,14 @@ def test_what_is_nearest_to_the_flow_is_named_alone():
         assert finding.what.count(" on ") == 2
 
 
-def test_many_of_a_kind_are_counted():
+def test_many_of_a_kind_are_counted() -> None:
     (finding,) = arrival(*(Sighting("in0", GROUP, port) for port in range(6000, 6008)))
     assert finding.what.count("239.1.1.1:60") == 5
     assert finding.what.endswith(" and 3 more")
     assert finding.evidence == "within 2.0 s: 80 frames"
 
 
-def test_what_other_rules_take_is_not_gone_astray():
+def test_what_other_rules_take_is_not_gone_astray() -> None:
     inputs = [Input("in0", OTHER, 5000), Input("in1", GROUP, 5000)]
     others = [attrs.evolve(RULE, input=each) for each in inputs]
     seen = [Sighting(each.interface, each.group, each.port) for each in inputs]
@@ -253,7 +262,7 @@ def test_what_other_rules_take_is_not_gone_astray():
     assert verdicts(arrival(*seen, others=others[:1])) == ["fault arrival_interface"]
 
 
-def test_other_groups_elsewhere_or_tagged_are_no_likeness():
+def test_other_groups_elsewhere_or_tagged_are_no_likeness() -> None:
     seen = [Sighting("in1", OTHER, 5000), Sighting("in0", OTHER, 5000, (Tag(1),))]
     assert verdicts(arrival(*seen)) == ["fault flow_arrives"]
 
@@ -271,7 +280,7 @@ def test_other_groups_elsewhere_or_tagged_are_no_likeness():
         (Hearing(90.0, 12.0, OTHER, 3.0, 1.0), "querier", "239.1.1.2 12 s ago; they came every 1 s"),
     ],
 )
-def test_nothing_arrives(querier, check, evidence):
+def test_nothing_arrives(querier: Hearing, check: str, evidence: str) -> None:
     (finding,) = arrival(querier=querier)
     assert verdicts([finding]) == [f"fault {check}"]
     assert finding.what.startswith("nothing of 239.1.1.1 arrives on in0")
@@ -281,7 +290,7 @@ def test_nothing_arrives(querier, check, evidence):
     assert ("quer" in str(finding)) is (bool(evidence))
 
 
-def test_nobody_has_to_ask_on_the_loopback_interface():
+def test_nobody_has_to_ask_on_the_loopback_interface() -> None:
     for frames, expected in (({}, ["fault flow_arrives"]), ({FLOW: 1}, ["ok flow_arrives"])):
         look = Look(2.0, frames, {}, 188 if frames else None)
         queriers = Queriers(Hearing(4000.0), loopback=True)
@@ -290,7 +299,7 @@ def test_nobody_has_to_ask_on_the_loopback_interface():
         assert "quer" not in str(found)
 
 
-def test_frames_that_the_interface_drops_are_told_where_nothing_arrives():
+def test_frames_that_the_interface_drops_are_told_where_nothing_arrives() -> None:
     queriers = Queriers(HEARD)
     look = Look(2.0, {}, {}, None)
     (finding,) = judge_arrival(RULE, look, stats(50), stats(50), others=(), queriers=queriers, dropped=9, mtu=1400)
@@ -298,7 +307,7 @@ def test_frames_that_the_interface_drops_are_told_where_nothing_arrives():
     assert finding.remedy.endswith("are its frames longer than the MTU of in0, 1,400?")
 
 
-def test_a_group_that_nobody_has_to_join_needs_no_querier():
+def test_a_group_that_nobody_has_to_join_needs_no_querier() -> None:
     rule = attrs.evolve(RULE, input=Input("in0", IPv4Address("224.0.0.1"), 5000))
     look = Look(2.0, Counter(), Counter(), None)
     (finding,) = judge_arrival(rule, look, stats(50), stats(50), others=(), queriers=Queriers(UNHEARD))
@@ -334,7 +343,9 @@ def test_a_group_that_nobody_has_to_join_needs_no_querier():
         (Firewall(legacy=("filter",)), 0, "a firewall rule or", "iptables rules are loaded", "iptables-save"),
     ],
 )
-def test_queries_that_come_in_and_are_dropped_here(firewall, unroutable, said, evidence, remedy):
+def test_queries_that_come_in_and_are_dropped_here(
+    firewall: Firewall, unroutable: int, said: str, evidence: str, remedy: str
+) -> None:
     """Also where some were heard before the firewall came."""
     for querier in (UNHEARD, HEARD):
         (finding,) = arrival(querier=querier, unheard=2, firewall=firewall, unroutable=unroutable)
@@ -347,14 +358,14 @@ def test_queries_that_come_in_and_are_dropped_here(firewall, unroutable, said, e
 
 
 @pytest.mark.parametrize("querier", [UNHEARD, Hearing(900.0, 300.0, OTHER), Hearing(900.0, 200.0, OTHER)])
-def test_a_firewall_that_is_closed_is_named_before_a_querier_that_is_not_heard(querier):
+def test_a_firewall_that_is_closed_is_named_before_a_querier_that_is_not_heard(querier: Hearing) -> None:
     (finding,) = arrival(querier=querier, firewall=CLOSED)
     assert verdicts([finding]) == ["fault querier"]
     assert "the firewall of this machine has no rule that accepts IGMP" in finding.what
     assert finding.remedy == "sudo nft insert rule inet filter input ip protocol igmp accept"
 
 
-def test_a_firewall_that_lets_queries_in_all_the_same_is_not_blamed():
+def test_a_firewall_that_lets_queries_in_all_the_same_is_not_blamed() -> None:
     (finding,) = arrival(querier=HEARD, firewall=CLOSED)
     assert verdicts([finding]) == ["fault flow_arrives"]
 
@@ -365,7 +376,7 @@ def test_a_firewall_that_lets_queries_in_all_the_same_is_not_blamed():
 SENT_HERE = attrs.evolve(FLOW, outgoing=True)
 
 
-def test_a_flow_that_this_machine_sends_itself():
+def test_a_flow_that_this_machine_sends_itself() -> None:
     (finding,) = arrival(SENT_HERE, Sighting("in0", GROUP, 5001))
     assert verdicts([finding]) == ["fault local_source"]
     assert finding.what == "this machine itself sends 239.1.1.1:5000, out of in0; MCR relays only what comes in"
@@ -374,26 +385,26 @@ def test_a_flow_that_this_machine_sends_itself():
     assert "out of eth9" in finding.what
 
 
-def test_a_flow_that_comes_in_is_not_this_machines():
+def test_a_flow_that_comes_in_is_not_this_machines() -> None:
     assert verdicts(arrival(FLOW, SENT_HERE)) == ["ok flow_arrives"]
     assert verdicts(arrival(SENT_HERE, Sighting("in1", GROUP, 5000))) == ["fault arrival_interface"]
 
 
-def test_what_another_rule_sends_is_not_gone_astray():
-    sender = attrs.evolve(RULE, input=Input("in1", OTHER, 7000), outputs=(Output(GROUP, 5000, "in0"),))
+def test_what_another_rule_sends_is_not_gone_astray() -> None:
+    sender = attrs.evolve(RULE, input=Input("in1", OTHER, 7000), outputs=(output(GROUP, 5000, "in0"),))
     assert verdicts(arrival(SENT_HERE, others=[sender])) == ["fault flow_arrives"]
 
 
 # What the rule takes
 
 
-def test_a_loop_comes_first():
+def test_a_loop_comes_first() -> None:
     looping = (
         InterfaceStats("in0", 1, 0, ParseErrors(loop=1), 0.5),
         InterfaceStats("in1", 1, 0, ParseErrors(loop=1), 0.5),
     )
     after = attrs.evolve(stats(51), interfaces=looping)
-    ring = attrs.evolve(RULE, rule_id="ring", outputs=(Output(GROUP, 5000, "out0"),))
+    ring = attrs.evolve(RULE, rule_id="ring", outputs=(output(GROUP, 5000, "out0"),))
     found = list(judge_taking(RULE, Look(0.1, {FLOW: 1}, {}, 188), stats(50), after, [ring]))
     assert verdicts(found) == ["fault loop", "ok matched"]
     assert "in0" in found[0].what
@@ -413,12 +424,12 @@ def looped(ago: float, matched: int, loops: int = 40) -> Stats:
         (looped(818.0, 51), ["ok matched"]),
     ],
 )
-def test_a_loop_that_is_over_or_of_another_rule_is_no_fault_of_this_one(after, expected):
+def test_a_loop_that_is_over_or_of_another_rule_is_no_fault_of_this_one(after: Stats, expected: list[str]) -> None:
     look = Look(0.1, {FLOW: 1}, {}, 188)
     assert verdicts(judge_taking(RULE, look, looped(1.0, 50), after, ())) == expected
 
 
-def test_match():
+def test_match() -> None:
     look = Look(0.1, {FLOW: 1}, {}, 188)
     assert judge_match(RULE, look, stats(50), stats(51)).verdict is Verdict.OK
 
@@ -439,7 +450,7 @@ DAMAGED = attrs.evolve(stats(50), ingress=IngressStats(parse_err=7, parse_errors
         ),
     ],
 )
-def test_no_match_although_it_arrives(after, evidence, remedy):
+def test_no_match_although_it_arrives(after: Stats, evidence: str, remedy: str) -> None:
     finding = judge_match(RULE, Look(0.1, {FLOW: 1}, {}, 188), stats(50), after)
     assert verdicts([finding]) == ["fault matched"]
     assert finding.evidence == f"mcrctl stats: matched stays 50 with 1 frame on the wire; {evidence}"

@@ -29,7 +29,7 @@ class Log:
         return [record.getMessage() for record in self.limit.left_out()]
 
 
-def test_what_is_said_seldom_is_said():
+def test_what_is_said_seldom_is_said() -> None:
     log = Log()
     for _ in range(1_000):
         assert log.say("client %d", 1)
@@ -37,7 +37,7 @@ def test_what_is_said_seldom_is_said():
     assert log.left_out() == []
 
 
-def test_a_flood_is_some_lines_and_a_count():
+def test_a_flood_is_some_lines_and_a_count() -> None:
     log = Log()
     said = 0
     for number in range(20_000):
@@ -52,7 +52,7 @@ def test_a_flood_is_some_lines_and_a_count():
     assert log.left_out() == ["2 more lines such as: client 2"]
 
 
-def test_one_kind_costs_the_others_nothing():
+def test_one_kind_costs_the_others_nothing() -> None:
     log = Log()
     for _ in range(1_000):
         log.say("worker %d: %s", 0, "no rule", kind="no match")
@@ -60,12 +60,12 @@ def test_one_kind_costs_the_others_nothing():
     assert log.say("mcrd is ready")
 
 
-def test_names_make_no_kind():
+def test_names_make_no_kind() -> None:
     log = Log()
     assert sum(log.say("client %s", name) for name in range(1_000)) == BURST
 
 
-def test_after_the_flood_it_is_as_before():
+def test_after_the_flood_it_is_as_before() -> None:
     log = Log()
     for _ in range(1_000):
         log.say("x")
@@ -73,6 +73,6 @@ def test_after_the_flood_it_is_as_before():
     assert all(log.say("x") for _ in range(BURST))
 
 
-def test_what_was_asked_for_is_not_limited():
+def test_what_was_asked_for_is_not_limited() -> None:
     log = Log()
     assert all(log.say("%s", "statistics", kind=UNLIMITED) for _ in range(2 * BURST))

@@ -9,6 +9,7 @@ import time
 import warnings
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -57,14 +58,16 @@ def set_up(log_format: LogFormat = "text", level: Level = Level.TRACE) -> None:
 # Lines
 
 
-def test_a_text_line_is_time_level_facility_message(lines):
+def test_a_text_line_is_time_level_facility_message(lines: Callable[[], list[str]]) -> None:
     set_up()
     log.notice("worker %d started", 3, pid=42)
     (line,) = lines()
     assert re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z notice \[supervisor\] worker 3 started", line)
 
 
-def test_in_the_journal_a_line_has_its_priority_and_no_time(lines, monkeypatch):
+def test_in_the_journal_a_line_has_its_priority_and_no_time(
+    lines: Callable[[], list[str]], monkeypatch: pytest.MonkeyPatch
+) -> None:
     status = os.fstat(2)
     monkeypatch.setenv("JOURNAL_STREAM", f"{status.st_dev}:{status.st_ino}")
     set_up()
@@ -76,14 +79,16 @@ def test_in_the_journal_a_line_has_its_priority_and_no_time(lines, monkeypatch):
     assert lines() == [*expected, "<7>trace [supervisor] x", "<4>warning [trio] x"]
 
 
-def test_elsewhere_than_in_the_journal_there_is_no_priority(lines, monkeypatch):
+def test_elsewhere_than_in_the_journal_there_is_no_priority(
+    lines: Callable[[], list[str]], monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("JOURNAL_STREAM", "1:2")  # of who started us, whose standard error ours no longer is
     set_up("json")
     log.notice("x")
     assert lines()[0].startswith("{")
 
 
-def test_a_json_line_is_an_object_with_the_extra_fields(lines):
+def test_a_json_line_is_an_object_with_the_extra_fields(lines: Callable[[], list[str]]) -> None:
     set_up("json")
     log.notice("worker %d started", 3, pid=42)
     (line,) = lines()
@@ -92,14 +97,14 @@ def test_a_json_line_is_an_object_with_the_extra_fields(lines):
     assert event == {"level": "notice", "facility": "supervisor", "message": "worker 3 started", "pid": 42}
 
 
-def test_a_field_does_not_replace_what_every_line_has(lines):
+def test_a_field_does_not_replace_what_every_line_has(lines: Callable[[], list[str]]) -> None:
     set_up("json")
     log.notice("message", message="no", level="no", facility="no", time="no")
     (line,) = lines()
     assert "no" not in json.loads(line).values()
 
 
-def test_the_time_is_utc(lines):
+def test_the_time_is_utc(lines: Callable[[], list[str]]) -> None:
     set_up()
     record = {"name": "mcr.rules", "levelno": logging.INFO, "created": 1_795_345_200.1234}
     logging.root.handle(logging.makeLogRecord(record))
@@ -107,7 +112,7 @@ def test_the_time_is_utc(lines):
 
 
 @pytest.mark.parametrize("log_format", ["text", "json"])
-def test_an_event_is_one_line_whatever_it_says(lines, log_format):
+def test_an_event_is_one_line_whatever_it_says(lines: Callable[[], list[str]], log_format: LogFormat) -> None:
     set_up(log_format)
     log.notice("%s", "a\nb\r\x1b[2J\u2028\ud800é")
     (line,) = lines()
@@ -119,19 +124,19 @@ def test_an_event_is_one_line_whatever_it_says(lines, log_format):
 
 
 @pytest.mark.parametrize("level", Level)
-def test_every_level_is_shown_by_its_label(lines, level):
+def test_every_level_is_shown_by_its_label(lines: Callable[[], list[str]], level: Level) -> None:
     set_up()
     getattr(log, level.label)("x")
     assert f" {level.label} [supervisor] x" in lines()[0]
 
 
-def test_a_percent_sign_without_arguments_is_text(lines):
+def test_a_percent_sign_without_arguments_is_text(lines: Callable[[], list[str]]) -> None:
     set_up()
     log.notice("100% sure")
     assert lines()[0].endswith("100% sure")
 
 
-def test_libraries_log_in_the_same_form_from_warning_up(lines):
+def test_libraries_log_in_the_same_form_from_warning_up(lines: Callable[[], list[str]]) -> None:
     set_up()
     logging.getLogger("trio").info("quiet")
     logging.getLogger("trio").warning("loud")
@@ -139,7 +144,7 @@ def test_libraries_log_in_the_same_form_from_warning_up(lines):
     assert line.endswith(" warning [trio] loud")
 
 
-def test_a_traceback_stays_in_its_line(lines):
+def test_a_traceback_stays_in_its_line(lines: Callable[[], list[str]]) -> None:
     set_up()
     try:
         _ = 1 / 0
@@ -154,7 +159,7 @@ def test_a_traceback_stays_in_its_line(lines):
 
 
 @pytest.mark.parametrize("threshold", Level)
-def test_a_threshold_lets_its_own_level_and_graver_ones_pass(lines, threshold):
+def test_a_threshold_lets_its_own_level_and_graver_ones_pass(lines: Callable[[], list[str]], threshold: Level) -> None:
     set_up(level=threshold)
     for level in Level:
         log.log(level, "%s", level.label)
@@ -171,7 +176,7 @@ class Workers:
         self.levels.append(levels)
 
 
-async def test_a_level_applies_here_and_in_the_workers(lines):
+async def test_a_level_applies_here_and_in_the_workers(lines: Callable[[], list[str]]) -> None:
     set_up(level=Level.INFO)
     workers = Workers()
     control = LogControl(LogLevels(), workers)
@@ -188,7 +193,7 @@ async def test_a_level_applies_here_and_in_the_workers(lines):
 # What is remembered
 
 
-def test_the_newest_warnings_are_remembered_oldest_first(lines):
+def test_the_newest_warnings_are_remembered_oldest_first(lines: Callable[[], list[str]]) -> None:
     set_up()
     control = LogControl(LogLevels(), Workers())
     for number in range(250):
@@ -200,14 +205,14 @@ def test_the_newest_warnings_are_remembered_oldest_first(lines):
     assert re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z", recent[0].time)
 
 
-def test_a_level_that_hides_a_warning_hides_it_from_the_memory_too(lines):
+def test_a_level_that_hides_a_warning_hides_it_from_the_memory_too(lines: Callable[[], list[str]]) -> None:
     set_up(level=Level.ERROR)
     log.warning("hidden")
     log.error("shown")
     assert [line.message for line in LogControl(LogLevels(), Workers()).recent()] == ["shown"]
 
 
-def test_a_line_that_is_too_long_is_cut(lines):
+def test_a_line_that_is_too_long_is_cut(lines: Callable[[], list[str]]) -> None:
     """What a client sends may be in it, and the queue counts lines."""
     set_up()
     log.notice("x" * 100_000)
@@ -226,7 +231,7 @@ def _time_stands_still(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.usefixtures("_time_stands_still")
-def test_what_repeats_does_not_flood_the_log_and_the_rest_is_told(lines):
+def test_what_repeats_does_not_flood_the_log_and_the_rest_is_told(lines: Callable[[], list[str]]) -> None:
     set_up()
     for number in range(1_000):
         log.warning("client %d refused", number)
@@ -238,7 +243,9 @@ def test_what_repeats_does_not_flood_the_log_and_the_rest_is_told(lines):
 
 
 @pytest.mark.usefixtures("_time_stands_still")
-def test_what_was_left_out_is_told_while_nothing_else_is_said(monkeypatch, capfd):
+def test_what_was_left_out_is_told_while_nothing_else_is_said(
+    monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
     monkeypatch.setattr(log_writer, "_LEFT_OUT_SECONDS", 0.01)
     set_up()
     for number in range(BURST + 1):
@@ -252,7 +259,7 @@ def test_what_was_left_out_is_told_while_nothing_else_is_said(monkeypatch, capfd
 # A standard error that takes nothing
 
 
-def test_a_blocked_standard_error_blocks_nobody_and_the_loss_is_told(monkeypatch):
+def test_a_blocked_standard_error_blocks_nobody_and_the_loss_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(log_writer, "_QUEUE_LINES", 10)
     monkeypatch.setattr(log_writer, "_LONGEST_LINE", 100_000)
     reader, writer = os.pipe()
@@ -274,7 +281,7 @@ def test_a_blocked_standard_error_blocks_nobody_and_the_loss_is_told(monkeypatch
     assert f"{100 - written} log lines were dropped".encode() in received
 
 
-def test_a_closed_standard_error_is_survived(monkeypatch):
+def test_a_closed_standard_error_is_survived(monkeypatch: pytest.MonkeyPatch) -> None:
     reader, writer = os.pipe()
     os.close(reader)
     monkeypatch.setattr(log_writer, "_STDERR", writer)
@@ -284,12 +291,14 @@ def test_a_closed_standard_error_is_survived(monkeypatch):
     os.close(writer)
 
 
-def test_lines_that_a_full_disk_did_not_take_are_told_when_it_does(monkeypatch, tmp_path):
+def test_lines_that_a_full_disk_did_not_take_are_told_when_it_does(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
     disk = tmp_path / "log"
     with Path("/dev/full").open("w") as full, disk.open("w") as file:
         monkeypatch.setattr(log_writer, "_STDERR", full.fileno())
         set_up()
-        writer = logging.root.handlers[0]
+        writer: Any = logging.root.handlers[0]
         for _ in range(3):
             log.notice("lost")
         while not writer._lines.empty():  # the last one may be in hand yet, and finds room
@@ -303,7 +312,7 @@ def test_lines_that_a_full_disk_did_not_take_are_told_when_it_does(monkeypatch, 
 
 
 @pytest.mark.filterwarnings("default")
-def test_a_warning_of_python_is_a_line_of_the_log(lines):
+def test_a_warning_of_python_is_a_line_of_the_log(lines: Callable[[], list[str]]) -> None:
     set_up()
     warnings.warn("out of order", stacklevel=1)
     (line,) = lines()

@@ -36,7 +36,7 @@ from mcr.model.worker import WorkerState, WorkerView
 
 DOCUMENT = Path(__file__).parents[2] / "docs" / "control-protocol.md"
 
-RULE = {
+RULE: dict[str, Any] = {
     "input": {"interface": "eth0", "group": "239.1.1.1", "port": 5000},
     "outputs": [{"group": "239.2.2.2", "port": 5001, "interface": "eth1", "gso": "auto"}],
 }
@@ -99,7 +99,7 @@ def actors() -> Actors:
 
 
 @pytest.fixture
-def api(actors: Actors) -> Api:
+def api(actors: Any) -> Api:
     return Api(actors, actors, actors, actors, actors, Settings("/run/mcr/control.sock", 1, LogLevels()))
 
 
@@ -119,7 +119,7 @@ async def refusal(api: Api, method: str, **params: Any) -> McrError:
 # add
 
 
-async def test_add_gives_the_rule_to_its_owner_with_its_automatic_id(api, actors):
+async def test_add_gives_the_rule_to_its_owner_with_its_automatic_id(api: Api, actors: Actors) -> None:
     assert await call(api, "add", rules=[RULE]) == [VIEW]
     assert actors.added == (
         Rule(
@@ -130,22 +130,22 @@ async def test_add_gives_the_rule_to_its_owner_with_its_automatic_id(api, actors
     )
 
 
-async def test_add_takes_an_id_and_a_name(api):
+async def test_add_takes_an_id_and_a_name(api: Api) -> None:
     added = await call(api, "add", rules=[RULE | {"rule_id": "x", "name": "cam"}])
     assert added == [VIEW | {"rule_id": "x", "name": "cam"}]
 
 
-async def test_add_takes_null_for_an_id_or_a_name_that_is_not_given(api):
+async def test_add_takes_null_for_an_id_or_a_name_that_is_not_given(api: Api) -> None:
     assert await call(api, "add", rules=[RULE | {"rule_id": None, "name": None}]) == [VIEW]
 
 
-async def test_what_the_owner_refuses_reaches_the_client(api, actors):
+async def test_what_the_owner_refuses_reaches_the_client(api: Api, actors: Actors) -> None:
     actors.failure = RuleExists("Rule already exists: x")
     with pytest.raises(RuleExists):
         await api.call("add", {"rules": [RULE]})
 
 
-async def test_a_bug_passes_through(api, actors):
+async def test_a_bug_passes_through(api: Api, actors: Actors) -> None:
     actors.failure = KeyError("bug")
     with pytest.raises(KeyError):
         await api.call("add", {"rules": [RULE]})
@@ -153,7 +153,7 @@ async def test_a_bug_passes_through(api, actors):
 
 def edited(*path: Any, **members: Any) -> dict[str, Any]:
     """RULE with members of the object at the path replaced, or left out where the value is `...`."""
-    rule = json.loads(json.dumps(RULE))
+    rule: dict[str, Any] = json.loads(json.dumps(RULE))
     target = rule
     for step in path:
         target = target[step]
@@ -186,7 +186,7 @@ def edited(*path: Any, **members: Any) -> dict[str, Any]:
         ([edited(outputs="239.2.2.2:5001:eth1")], "rules[0].outputs must be an array, not a string"),
     ],
 )
-async def test_a_parameter_of_the_wrong_shape_is_named_by_its_path(api, rules, words):
+async def test_a_parameter_of_the_wrong_shape_is_named_by_its_path(api: Api, rules: Any, words: str) -> None:
     params = {} if rules is ... else {"rules": rules}
     assert (await refusal(api, "add", **params)).message == words
 
@@ -202,22 +202,24 @@ async def test_a_parameter_of_the_wrong_shape_is_named_by_its_path(api, rules, w
         (edited(name=""), "Invalid rule name: ''", ""),
     ],
 )
-async def test_a_wrong_value_is_told_with_its_path_if_there_are_several_rules(api, rule, words, path):
+async def test_a_wrong_value_is_told_with_its_path_if_there_are_several_rules(
+    api: Api, rule: Any, words: str, path: str
+) -> None:
     assert (await refusal(api, "add", rules=[rule])).message == words
     assert (await refusal(api, "add", rules=[RULE, rule])).message == f"{words} (rules[1]{path})"
 
 
-async def test_a_wrong_value_keeps_its_hints(api):
+async def test_a_wrong_value_keeps_its_hints(api: Api) -> None:
     error = await refusal(api, "add", rules=[edited("input", group="10.0.0.1")])
     assert error.hints == ("groups are 224.0.0.0 to 239.255.255.255",)
 
 
-async def test_an_unknown_parameter_is_told_with_the_known_ones(api):
+async def test_an_unknown_parameter_is_told_with_the_known_ones(api: Api) -> None:
     error = await refusal(api, "add", rules=[edited("outputs", 0, prot=1)])
     assert error.hints == ("parameters of rules[0].outputs[0]: group, port, interface, gso",)
 
 
-async def test_all_faults_are_one_error(api):
+async def test_all_faults_are_one_error(api: Api) -> None:
     error = await refusal(api, "add", rules=[edited("outputs", 0, port=..., prot=1), edited("input", group="x")])
     assert error.message == (
         "Missing parameter: rules[0].outputs[0].port; Unknown parameter: rules[0].outputs[0].prot; "
@@ -225,7 +227,7 @@ async def test_all_faults_are_one_error(api):
     )
 
 
-async def test_of_many_faults_the_first_are_told(api):
+async def test_of_many_faults_the_first_are_told(api: Api) -> None:
     error = await refusal(api, "add", rules=[{}] * 100)
     assert error.message.endswith("Missing parameter: rules[1].input; and more faults")
 
@@ -245,7 +247,7 @@ HUGE = [
 
 
 @pytest.mark.parametrize(("method", "params"), HUGE)
-async def test_what_is_huge_and_wrong_is_refused_at_once(api, method, params):
+async def test_what_is_huge_and_wrong_is_refused_at_once(api: Api, method: str, params: Any) -> None:
     """By its length, or after the first faults: in little time, with little memory, in a few words."""
     tracemalloc.start()
     try:
@@ -262,7 +264,7 @@ async def test_what_is_huge_and_wrong_is_refused_at_once(api, method, params):
     assert most < 1e6
 
 
-async def test_limits_are_told_with_the_place(api):
+async def test_limits_are_told_with_the_place(api: Api) -> None:
     outputs = RULE["outputs"] * 513
     error = await refusal(api, "add", rules=[RULE, RULE | {"outputs": outputs}])
     assert isinstance(error, LimitReached)
@@ -276,7 +278,9 @@ async def test_limits_are_told_with_the_place(api):
 
 
 @pytest.mark.parametrize(("params", "asked"), [({"rule_id": "x"}, ("x", None)), ({"name": "n"}, (None, "n"))])
-async def test_remove_takes_an_id_or_a_name_and_returns_the_rule(api, actors, params, asked):
+async def test_remove_takes_an_id_or_a_name_and_returns_the_rule(
+    api: Api, actors: Actors, params: dict[str, str], asked: tuple[None, str] | tuple[str, None]
+) -> None:
     assert await call(api, "remove", **params) == RULE | ACTIVE_OUTPUTS | {
         "rule_id": "x",
         "name": "n",
@@ -288,7 +292,9 @@ async def test_remove_takes_an_id_or_a_name_and_returns_the_rule(api, actors, pa
 
 
 @pytest.mark.parametrize("params", [{}, {"rule_id": "x", "name": "n"}, {"rule_id": None}])
-async def test_remove_takes_exactly_one_of_them(api, actors, params):
+async def test_remove_takes_exactly_one_of_them(
+    api: Api, actors: Actors, params: dict[str, None] | dict[str, str]
+) -> None:
     assert (await refusal(api, "remove", **params)).message == "Give either rule_id or name"
     assert actors.removed is None
 
@@ -296,13 +302,13 @@ async def test_remove_takes_exactly_one_of_them(api, actors, params):
 # What is shown
 
 
-async def test_list_has_the_shape_scripts_rely_on(api):
+async def test_list_has_the_shape_scripts_rely_on(api: Api) -> None:
     assert await call(api, "list") == []
     await call(api, "add", rules=[RULE])
     assert await call(api, "list") == [VIEW]
 
 
-async def test_workers_have_the_shape_scripts_rely_on(api):
+async def test_workers_have_the_shape_scripts_rely_on(api: Api) -> None:
     assert await call(api, "list_workers") == [
         {
             "worker_id": 0,
@@ -318,7 +324,7 @@ async def test_workers_have_the_shape_scripts_rely_on(api):
     ]
 
 
-async def test_stats_have_the_shape_scripts_rely_on(api, actors):
+async def test_stats_have_the_shape_scripts_rely_on(api: Api, actors: Actors) -> None:
     output = OutputStats(IPv4Address("239.2.2.2"), 5001, "eth1", 9, 8, 1, 0, 700, SendError(errno.ENETDOWN, 3.5))
     actors.stats = Stats(
         IngressStats(recv=10, matched=9, no_match=1, pps=1.5),
@@ -354,27 +360,27 @@ async def test_stats_have_the_shape_scripts_rely_on(api, actors):
     assert (worker["worker_id"], worker["recv"]) == (0, 10)
 
 
-async def test_ping_answers(api):
+async def test_ping_answers(api: Api) -> None:
     assert await call(api, "ping") == {"pong": True}
 
 
-async def test_version_names_the_process(api):
+async def test_version_names_the_process(api: Api) -> None:
     assert await call(api, "version") == {"version": mcr.__version__, "protocol": 1, "pid": os.getpid()}
 
 
 # Log levels
 
 
-async def test_levels_are_shown_by_label(api):
+async def test_levels_are_shown_by_label(api: Api) -> None:
     assert await call(api, "log_level.get") == INFO
 
 
-async def test_every_facility_is_set(api):
+async def test_every_facility_is_set(api: Api) -> None:
     assert await call(api, "log_level.set", level="trace") == dict.fromkeys(INFO, "trace")
     assert await call(api, "log_level.get") == dict.fromkeys(INFO, "trace")
 
 
-async def test_one_facility_is_set(api):
+async def test_one_facility_is_set(api: Api) -> None:
     assert await call(api, "log_level.set", level="debug", facility="egress") == INFO | {"egress": "debug"}
 
 
@@ -387,7 +393,9 @@ async def test_one_facility_is_set(api):
         ({"level": "info", "facility": "radio"}, "Unknown facility: 'radio'"),
     ],
 )
-async def test_a_wrong_level_or_facility_is_told(api, actors, params, words):
+async def test_a_wrong_level_or_facility_is_told(
+    api: Api, actors: Actors, params: dict[str, int] | dict[str, str], words: str
+) -> None:
     assert (await refusal(api, "log_level.set", **params)).message == words
     assert actors.levels == LogLevels()
 
@@ -396,12 +404,12 @@ async def test_a_wrong_level_or_facility_is_told(api, actors, params, words):
 
 
 @pytest.mark.parametrize("method", ["list", "stats", "list_workers", "ping", "version", "log_level.get"])
-async def test_a_method_without_parameters_takes_none(api, method):
+async def test_a_method_without_parameters_takes_none(api: Api, method: str) -> None:
     error = await refusal(api, method, verbose=True)
     assert (error.message, error.hints) == ("Unknown parameter: verbose", ("parameters: none",))
 
 
-async def test_an_unknown_method_is_told_with_the_known_ones(api):
+async def test_an_unknown_method_is_told_with_the_known_ones(api: Api) -> None:
     with pytest.raises(MethodNotFound, match="Unknown method: 'lst'") as caught:
         await api.call("lst", {})
     assert "list_workers" in caught.value.hints[0]
@@ -434,30 +442,30 @@ def parameters(cls: Any) -> set[str]:
     return {*hints, *set().union(*map(parameters, hints.values()))}
 
 
-def test_the_document_has_every_method_and_no_other():
+def test_the_document_has_every_method_and_no_other() -> None:
     assert documented().keys() == METHODS.keys()
 
 
 @pytest.mark.parametrize("method", METHODS.values(), ids=lambda method: method.name)
-def test_the_document_names_every_parameter(method):
+def test_the_document_names_every_parameter(method: Any) -> None:
     assert {*re.findall(r"`(\w+)`", documented()[method.name])} >= parameters(method.params)
 
 
-def test_the_parameters_that_are_looked_for_are_those_that_there_are():
+def test_the_parameters_that_are_looked_for_are_those_that_there_are() -> None:
     """Else the test before could find none, and pass."""
     assert parameters(METHODS["add"].params) == {
         *("rules", "rule_id", "name", "input", "outputs", "interface", "group", "port", "gso")
     }
 
 
-def test_the_document_and_mcrctl_know_which_methods_change_something():
+def test_the_document_and_mcrctl_know_which_methods_change_something() -> None:
     """mcrctl has a list of its own: to read the table takes longer than most of its commands."""
     changing = {name for name in METHODS if changes(name)}
     (row,) = re.findall(r": everything but (.*) \|$", DOCUMENT.read_text(), re.MULTILINE)
     assert {*re.findall(r"`([\w.]+)`", row)} == CHANGING == changing
 
 
-def test_a_method_that_there_is_not_takes_no_right():
+def test_a_method_that_there_is_not_takes_no_right() -> None:
     """Whoever asks for it is told that there is none."""
     assert not changes("lst")
     assert not examines("lst")

@@ -1,6 +1,8 @@
 """Values: what they accept, what they refuse and in which words."""
 
+from collections.abc import Callable
 from ipaddress import IPv4Address
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -20,18 +22,18 @@ OUTPUT = Output(IPv4Address("239.2.2.2"), 5000, "eth1")
 # Addresses, ports, interface names
 
 
-def test_an_address_is_parsed():
+def test_an_address_is_parsed() -> None:
     assert parse_address("239.1.1.1", "input group") == GROUP
 
 
 @pytest.mark.parametrize("text", ["", "239.1.1", "239.1.1.256", "239.1.1.1/24", " 239.1.1.1", "host", "0xef.1.1.1"])
-def test_what_is_no_address_is_refused_with_its_text_and_purpose(text):
+def test_what_is_no_address_is_refused_with_its_text_and_purpose(text: str) -> None:
     with pytest.raises(InvalidParams, match="Invalid input group: ") as caught:
         parse_address(text, "input group")
     assert repr(text) in caught.value.message
 
 
-def test_ipv6_is_refused_for_what_it_is():
+def test_ipv6_is_refused_for_what_it_is() -> None:
     with pytest.raises(InvalidParams, match="is an IPv6 address"):
         parse_address("[ff15::1]", "input group")
     with pytest.raises(InvalidParams, match="is an IPv6 address"):
@@ -39,31 +41,31 @@ def test_ipv6_is_refused_for_what_it_is():
 
 
 @pytest.mark.parametrize("port", [1, 65_535])
-def test_the_first_and_the_last_port_are_ports(port):
+def test_the_first_and_the_last_port_are_ports(port: int) -> None:
     assert check_port(port, "input port") == port
 
 
 @pytest.mark.parametrize("port", [0, 65_536, -1, True, "5000", 5000.0])
-def test_what_is_no_port_is_refused(port):
+def test_what_is_no_port_is_refused(port: Any) -> None:
     with pytest.raises(InvalidParams, match="Invalid input port"):
         check_port(port, "input port")
 
 
 @pytest.mark.parametrize("name", ["a", "eth0", "enp0s31f6", "fifteen-letters", "br0.100", "veth@x", "été"])
-def test_what_the_kernel_takes_for_an_interface_name_passes(name):
+def test_what_the_kernel_takes_for_an_interface_name_passes(name: str) -> None:
     assert check_interface_name(name, "input interface") == name
 
 
 @pytest.mark.parametrize(
     "name", ["", ".", "..", "sixteen-letters!", "a/b", "a:b", "a b", "a\tb", "a\n", "a\0", "\ud800", "é" * 8]
 )
-def test_what_the_kernel_refuses_as_an_interface_name_is_refused(name):
+def test_what_the_kernel_refuses_as_an_interface_name_is_refused(name: str) -> None:
     with pytest.raises(InvalidParams, match="Invalid input interface"):
         check_interface_name(name, "input interface")
 
 
 @given(st.text(alphabet=st.characters()))
-def test_an_interface_name_that_passes_can_be_given_to_the_kernel(name):
+def test_an_interface_name_that_passes_can_be_given_to_the_kernel(name: str) -> None:
     try:
         check_interface_name(name, "input interface")
     except InvalidParams:
@@ -75,71 +77,71 @@ def test_an_interface_name_that_passes_can_be_given_to_the_kernel(name):
 
 
 @pytest.mark.parametrize("group", ["223.255.255.255", "240.0.0.0", "10.0.0.1"])
-def test_an_input_group_is_multicast(group):
+def test_an_input_group_is_multicast(group: str) -> None:
     with pytest.raises(InvalidParams, match="is not a multicast address"):
         Input("eth0", IPv4Address(group), 5000)
 
 
-def test_an_output_may_be_a_host():
+def test_an_output_may_be_a_host() -> None:
     assert Output(IPv4Address("10.0.0.1"), 5000, "eth1").group == IPv4Address("10.0.0.1")
 
 
 @pytest.mark.parametrize("group", ["0.0.0.0", "255.255.255.255"])  # noqa: S104
-def test_an_output_is_a_group_or_a_host(group):
+def test_an_output_is_a_group_or_a_host(group: str) -> None:
     with pytest.raises(InvalidParams, match="neither a group nor a host"):
         Output(IPv4Address(group), 5000, "eth1")
 
 
-def test_an_output_prints_as_operators_write_it():
+def test_an_output_prints_as_operators_write_it() -> None:
     assert str(OUTPUT) == "239.2.2.2:5000:eth1"
 
 
-def test_a_rule_needs_an_output():
+def test_a_rule_needs_an_output() -> None:
     with pytest.raises(InvalidParams, match="Rule id has no outputs"):
         Rule("id", INPUT, ())
 
 
-def test_a_rule_has_room_for_so_many_outputs_and_no_more():
+def test_a_rule_has_room_for_so_many_outputs_and_no_more() -> None:
     outputs = tuple(Output(GROUP + 1, 1 + i, "eth1") for i in range(MAX_OUTPUTS_PER_RULE + 1))
     assert Rule("id", INPUT, outputs[:-1])
     with pytest.raises(InvalidParams, match="Rule id has 513 outputs"):
         Rule("id", INPUT, outputs)
 
 
-def test_an_output_named_twice_is_refused():
+def test_an_output_named_twice_is_refused() -> None:
     with pytest.raises(InvalidParams, match=r"^Rule id names output 239\.2\.2\.2:5000:eth1 twice"):
         Rule("id", INPUT, (OUTPUT, OUTPUT))
 
 
-def test_rule_that_was_given_no_id_is_called_by_its_input():
+def test_rule_that_was_given_no_id_is_called_by_its_input() -> None:
     """Its automatic id says nothing to anybody who has not seen it in a list."""
     with pytest.raises(InvalidParams, match=f"^The rule for {INPUT} names output {OUTPUT} twice"):
         Rule(automatic_rule_id(INPUT), INPUT, (OUTPUT, OUTPUT))
 
 
-def test_an_output_that_is_the_input_is_refused():
+def test_an_output_that_is_the_input_is_refused() -> None:
     with pytest.raises(InvalidParams, match="back to where it came from"):
         Rule("id", INPUT, (Output(INPUT.group, INPUT.port, INPUT.interface),))
 
 
-def test_the_same_group_on_another_interface_is_what_a_relay_is_for():
+def test_the_same_group_on_another_interface_is_what_a_relay_is_for() -> None:
     assert Rule("id", INPUT, (Output(INPUT.group, INPUT.port, "eth1"),))
 
 
 @pytest.mark.parametrize("label", ["", " x", "x ", "a\nb", "\x1b[0m", "x" * 129, "\ud800"])
-def test_ids_and_names_are_printable(label):
+def test_ids_and_names_are_printable(label: str) -> None:
     with pytest.raises(InvalidParams, match="Invalid rule id"):
         Rule(label, INPUT, (OUTPUT,))
     with pytest.raises(InvalidParams, match="Invalid rule name"):
         Rule("id", INPUT, (OUTPUT,), label)
 
 
-def test_the_automatic_id_is_the_same_everywhere_and_for_ever():
+def test_the_automatic_id_is_the_same_everywhere_and_for_ever() -> None:
     assert automatic_rule_id(INPUT) == "dcfca9531161"
 
 
 @pytest.mark.parametrize("other", [Input("eth1", GROUP, 5000), Input("eth0", GROUP + 1, 5000), Input("eth0", GROUP, 1)])
-def test_the_automatic_id_depends_on_all_of_the_input(other):
+def test_the_automatic_id_depends_on_all_of_the_input(other: Input) -> None:
     assert automatic_rule_id(other) != automatic_rule_id(INPUT)
 
 
@@ -147,11 +149,11 @@ def test_the_automatic_id_depends_on_all_of_the_input(other):
 
 
 @pytest.mark.parametrize("level", Level)
-def test_a_level_is_found_by_its_label(level):
+def test_a_level_is_found_by_its_label(level: Level) -> None:
     assert Level.parse(level.label) is level
 
 
-def test_the_levels_are_those_of_syslog_and_trace():
+def test_the_levels_are_those_of_syslog_and_trace() -> None:
     assert [level.label for level in Level] == [
         "emergency",
         "alert",
@@ -166,24 +168,24 @@ def test_the_levels_are_those_of_syslog_and_trace():
 
 
 @pytest.mark.parametrize("facility", Facility)
-def test_a_facility_is_found_by_its_label(facility):
+def test_a_facility_is_found_by_its_label(facility: Facility) -> None:
     assert Facility.parse(facility.label) is facility
 
 
 @pytest.mark.parametrize("parse", [Level.parse, Facility.parse])
-def test_an_unknown_label_is_told_with_the_known_ones(parse):
+def test_an_unknown_label_is_told_with_the_known_ones(parse: Callable[..., Any]) -> None:
     with pytest.raises(McrError, match=r"Unknown (level|facility): 'loud'") as caught:
         parse("loud")
     assert ", " in caught.value.hints[0]
 
 
-def test_one_facility_is_set_and_the_others_stay():
+def test_one_facility_is_set_and_the_others_stay() -> None:
     levels = LogLevels().with_facility(Facility.CONTROL, Level.TRACE)
     assert {facility: levels.of(facility) for facility in Facility} == {
         facility: Level.TRACE if facility is Facility.CONTROL else Level.INFO for facility in Facility
     }
 
 
-def test_all_facilities_are_set():
+def test_all_facilities_are_set() -> None:
     levels = LogLevels().with_facility(Facility.CONTROL, Level.TRACE).with_global(Level.ERROR)
     assert set(levels.levels) == {Level.ERROR}

@@ -47,7 +47,7 @@ def failed(number: int | None, sent: int = 95, errors: int = 15) -> OutputStats:
     return attrs.evolve(BEFORE, submitted=110, sent=sent, errors=errors, last_error=error)
 
 
-def test_all_is_well():
+def test_all_is_well() -> None:
     assert [each.check for each in judged()] == ["output_up", "source_address", "mtu", "sent"]
     assert [each.check for each in judged(HOST, path=PATH)] == ["output_up", "route", "neighbour", "mtu", "sent"]
     assert not troubles([*judged(), *judged(HOST, path=PATH)])
@@ -62,16 +62,16 @@ def test_all_is_well():
         (attrs.evolve(LINK, addresses=()), "advice source_address"),
     ],
 )
-def test_interface(link, trouble):
+def test_interface(link: Link | None, trouble: str) -> None:
     assert troubles(judged(link=link)) == [trouble]
 
 
-def test_a_host_needs_no_address_on_the_interface():
+def test_a_host_needs_no_address_on_the_interface() -> None:
     assert not troubles(judged(HOST, attrs.evolve(LINK, addresses=()), PATH))
 
 
 @pytest.mark.parametrize("neighbour", Neighbour)
-def test_neighbour_that_was_not_asked(neighbour):
+def test_neighbour_that_was_not_asked(neighbour: Neighbour) -> None:
     silent = neighbour in {Neighbour.INCOMPLETE, Neighbour.FAILED}
     known = neighbour in {Neighbour.REACHABLE, Neighbour.NOARP, Neighbour.PERMANENT}
     findings = judged(HOST, path=attrs.evolve(PATH, neighbour=neighbour))
@@ -82,7 +82,7 @@ def test_neighbour_that_was_not_asked(neighbour):
 
 
 @pytest.mark.parametrize("neighbour", Neighbour)
-def test_neighbour_that_was_asked(neighbour):
+def test_neighbour_that_was_asked(neighbour: Neighbour) -> None:
     """What it says counts for more than the kernel's table, which may be half a minute behind."""
     path = attrs.evolve(PATH, neighbour=neighbour)
     assert "the host 198.18.1.2 answers" in the("neighbour", judged(HOST, path=attrs.evolve(path, answered=True))).what
@@ -94,7 +94,7 @@ def test_neighbour_that_was_asked(neighbour):
     assert finding.evidence.endswith(f": {neighbour.name}, and no answer to 3 ARP requests")
 
 
-def test_a_point_to_point_link_needs_no_route_and_has_no_neighbours():
+def test_a_point_to_point_link_needs_no_route_and_has_no_neighbours() -> None:
     tun = attrs.evolve(LINK, arp=False)
     findings = judged(HOST, tun, Path(101, None, Neighbour.NOARP))
     assert [each.check for each in findings] == ["output_up", "route", "mtu", "sent"]
@@ -102,7 +102,7 @@ def test_a_point_to_point_link_needs_no_route_and_has_no_neighbours():
     assert not troubles(judged(HOST, tun, Path(None, IPv4Address("198.18.1.254"), Neighbour.NOARP)))
 
 
-def test_a_route_with_a_gateway_takes_a_group_to_that_gateway():
+def test_a_route_with_a_gateway_takes_a_group_to_that_gateway() -> None:
     assert troubles(judged(GROUP, path=Path(None, None, Neighbour.NOARP))) == []
     gateway = Path(None, IPv4Address("198.18.1.77"), Neighbour.FAILED)
     findings = judged(GROUP, path=gateway)
@@ -112,7 +112,7 @@ def test_a_route_with_a_gateway_takes_a_group_to_that_gateway():
     assert "the gateway 198.18.1.77 does not answer ARP" in the("neighbour", findings).what
 
 
-def test_a_receiver_on_this_machine():
+def test_a_receiver_on_this_machine() -> None:
     (finding,) = (
         each
         for each in judge_output(GROUP, LINK, None, None, before=BEFORE, after=SENT, local_receiver=True)
@@ -122,7 +122,7 @@ def test_a_receiver_on_this_machine():
     assert "has joined 239.2.2.2 on out0 and listens on port 6000" in finding.what
 
 
-def test_the_next_hop_of_a_host_behind_a_gateway():
+def test_the_next_hop_of_a_host_behind_a_gateway() -> None:
     findings = judged(HOST, path=Path(None, IPv4Address("198.18.1.254"), Neighbour.FAILED))
     assert "via 198.18.1.254" in the("route", findings).evidence
     assert "the gateway 198.18.1.254 does not answer ARP" in the("neighbour", findings).what
@@ -138,7 +138,7 @@ def test_the_next_hop_of_a_host_behind_a_gateway():
         (Neighbour.REACHABLE, Verdict.ADVICE),  # somebody answers for it
     ],
 )
-def test_no_route(neighbour, verdict):
+def test_no_route(neighbour: Neighbour, verdict: Verdict) -> None:
     finding = the("route", judged(HOST, path=Path(101, None, neighbour)))
     assert finding.verdict is verdict
     assert finding.evidence.endswith("Network is unreachable (os error 101)")
@@ -147,26 +147,26 @@ def test_no_route(neighbour, verdict):
     assert the("route", judged(HOST, path=answering)).verdict is Verdict.ADVICE
 
 
-def test_without_an_address_the_kernel_refuses_a_route():
+def test_without_an_address_the_kernel_refuses_a_route() -> None:
     finding = the("route", judged(HOST, attrs.evolve(LINK, addresses=()), Path(101, None, Neighbour.STALE)))
     assert finding.remedy.startswith("sudo ip address add ADDRESS/LENGTH dev out0; then, if 198.18.1.2 is not in its")
     assert "sudo ip route add 198.18.1.2 via GATEWAY dev out0" in finding.remedy
     assert "ip -4 address show dev out0: none" in finding.evidence
 
 
-def test_a_route_by_another_interface():
+def test_a_route_by_another_interface() -> None:
     finding = the("route", judged(HOST, path=Path(113, None, Neighbour.UNKNOWN, "eth0")))
     assert finding.evidence.endswith("its route leads through eth0")
     assert finding.remedy.endswith("or name eth0 in the output")
 
 
-def test_an_address_of_this_machine():
+def test_an_address_of_this_machine() -> None:
     findings = judged(HOST, path=Path(None, None, Neighbour.NOARP, local=True))
     assert troubles(findings) == ["advice route"]
     assert "198.18.1.2 is an address of this machine" in the("route", findings).what
 
 
-def test_a_broadcast_address_is_no_host():
+def test_a_broadcast_address_is_no_host() -> None:
     findings = judged(HOST, path=Path(None, None, Neighbour.NOARP, broadcast=True))
     assert troubles(findings) == ["fault route"]
     assert "198.18.1.2 is a broadcast address" in the("route", findings).what
@@ -177,7 +177,7 @@ def test_a_broadcast_address_is_no_host():
     ("host", "expected"),
     [("198.18.1.255", True), ("255.255.255.255", True), ("198.18.1.2", False), ("198.18.2.255", False)],
 )
-def test_broadcast_addresses_are_known_by_the_networks_of_the_interface(host, expected):
+def test_broadcast_addresses_are_known_by_the_networks_of_the_interface(host: str, expected: bool) -> None:
     assert is_broadcast(IPv4Address(host), LINK) is expected
 
 
@@ -190,7 +190,7 @@ def test_broadcast_addresses_are_known_by_the_networks_of_the_interface(host, ex
         (1473, failed(errno.EMSGSIZE), ["fault mtu", "fault sent"]),
     ],
 )
-def test_mtu(payload, after, trouble):
+def test_mtu(payload: int | None, after: OutputStats, trouble: list[str]) -> None:
     assert troubles(judged(payload=payload, after=after)) == trouble
 
 
@@ -210,7 +210,7 @@ def test_mtu(payload, after, trouble):
         (None, "the log"),
     ],
 )
-def test_errors_that_grow(error, remedy):
+def test_errors_that_grow(error: int | None, remedy: str) -> None:
     finding = the("sent", judged(after=failed(error)))
     assert finding.verdict is Verdict.FAULT
     assert finding.what == "sending to 239.2.2.2:6000:out0 fails"
@@ -219,7 +219,7 @@ def test_errors_that_grow(error, remedy):
     assert not error or finding.evidence.endswith(f"; the newest error, 0 s ago: {describe_errno(error)}")
 
 
-def test_a_part_that_fails():
+def test_a_part_that_fails() -> None:
     assert "fails in part" in the("sent", judged(after=failed(errno.ENOBUFS, 100, 10))).what
 
 
@@ -231,11 +231,11 @@ def test_a_part_that_fails():
         (errno.ENETDOWN, 20.0, Verdict.OK),  # a thing of the past, still shown
     ],
 )
-def test_errors_that_no_longer_grow(error, ago, verdict):
+def test_errors_that_no_longer_grow(error: int, ago: float, verdict: Verdict) -> None:
     finding = the("sent", judged(after=attrs.evolve(SENT, last_error=SendError(error, ago))))
     assert finding.verdict is verdict
     assert f"the newest error, {ago:.0f} s ago: {describe_errno(error)}" in finding.evidence
 
 
-def test_nothing_was_due():
+def test_nothing_was_due() -> None:
     assert the("sent", judged(after=BEFORE)).what == "nothing was due to 239.2.2.2:6000:out0 meanwhile"

@@ -2,6 +2,7 @@
 
 import logging
 import socket
+from collections.abc import Iterator
 
 import pytest
 
@@ -19,7 +20,7 @@ FIREWALL = Blocker("nftables has a chain c at output, in table inet t")
 
 
 @pytest.fixture
-def mtus(monkeypatch) -> dict[int, int]:
+def mtus(monkeypatch: pytest.MonkeyPatch) -> dict[int, int]:
     """MTUs of the interfaces that raw frames can leave by, by index."""
     mtus = {1: 1500, 2: 1500}
     links = lambda _: {index: RawLink(bytes(6), mtu) for index, mtu in mtus.items()}  # noqa: E731
@@ -29,7 +30,7 @@ def mtus(monkeypatch) -> dict[int, int]:
 
 
 @pytest.fixture
-def interfaces(caplog):
+def interfaces(caplog: pytest.LogCaptureFixture) -> Iterator[OutputInterfaces]:
     caplog.set_level(logging.INFO, "mcr.network")
     with socket.socket() as witness:
         made = OutputInterfaces(Settings("", 1, LogLevels()))
@@ -37,13 +38,18 @@ def interfaces(caplog):
         yield made
 
 
-def said(caplog):
+def said(caplog: pytest.LogCaptureFixture) -> list[str]:
     lines = [each.message for each in caplog.records]
     caplog.clear()
     return lines
 
 
-def test_reason_that_lasts_is_logged_once_and_again_when_it_is_back(interfaces, mtus, caplog, monkeypatch):
+def test_reason_that_lasts_is_logged_once_and_again_when_it_is_back(
+    interfaces: OutputInterfaces,
+    mtus: dict[int, int],
+    caplog: pytest.LogCaptureFixture,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     """Also one for each of two interfaces."""
 
     def refuse(index: int, *_: object) -> None:
@@ -65,7 +71,9 @@ def test_reason_that_lasts_is_logged_once_and_again_when_it_is_back(interfaces, 
         caplog.clear()
 
 
-def test_interface_that_was_down_for_a_moment_is_not_told_of(interfaces, mtus, caplog):
+def test_interface_that_was_down_for_a_moment_is_not_told_of(
+    interfaces: OutputInterfaces, mtus: dict[int, int], caplog: pytest.LogCaptureFixture
+) -> None:
     interfaces.review(None)
     caplog.clear()
     up, down = (Network(links={1: Link(1, "eth1", up=up)}) for up in (True, False))
@@ -77,7 +85,9 @@ def test_interface_that_was_down_for_a_moment_is_not_told_of(interfaces, mtus, c
     assert said(caplog) == [LEAVE.format("eth1", 9000)]
 
 
-def test_what_turns_out_to_be_nothing_is_not_told(interfaces, mtus, caplog):
+def test_what_turns_out_to_be_nothing_is_not_told(
+    interfaces: OutputInterfaces, mtus: dict[int, int], caplog: pytest.LogCaptureFixture
+) -> None:
     """A firewall that has changed, and lets everything pass as before."""
     interfaces.review(None)
     caplog.clear()

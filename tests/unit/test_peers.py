@@ -18,7 +18,7 @@ RIGHTS = Rights(own_uid=990, admins=991)
     ],
     ids=["root", "the daemon's user", "an admin", "a user who may read", "nobody"],
 )
-def test_root_the_own_user_and_admins_may_change(peer: Peer, may: bool) -> None:  # noqa: FBT001
+def test_root_the_own_user_and_admins_may_change(peer: Peer, may: bool) -> None:
     assert RIGHTS.may_change(peer) is may
 
 

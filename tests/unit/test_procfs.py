@@ -28,7 +28,7 @@ UDP = """   sl  local_address rem_address   st tx_queue rx_queue tr tm->when ret
 """
 
 
-def test_memberships_by_interface():
+def test_memberships_by_interface() -> None:
     all_hosts = IPv4Address("224.0.0.1")
     assert list(parse_igmp(IGMP)) == [
         Joined(1, "lo", "V3", (all_hosts,)),
@@ -38,15 +38,15 @@ def test_memberships_by_interface():
     assert list(parse_igmp(IGMP.splitlines()[0])) == []
 
 
-def test_only_our_sockets_that_are_bound_to_an_interface_count():
+def test_only_our_sockets_that_are_bound_to_an_interface_count() -> None:
     assert list(parse_packet(PACKET, [4001, 4002, 4004])) == [11]
 
 
-def test_udp_sockets_of_others_are_listed():
+def test_udp_sockets_of_others_are_listed() -> None:
     assert list(parse_udp(UDP, [4002])) == [(IPv4Address("239.2.2.2"), 6000), (IPv4Address(0), 5353)]
 
 
-def test_the_start_of_mcrd_does_not_wait_for_netlink():
+def test_the_start_of_mcrd_does_not_wait_for_netlink() -> None:
     """pyroute2, and asyncio with it, takes as long to import as everything else."""
     code = "import mcr.daemon, sys; print(*sys.modules)"
     modules = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True).stdout.split()

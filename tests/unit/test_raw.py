@@ -55,7 +55,7 @@ def test_a_datagram_is_the_one_that_a_udp_socket_would_send(
 
 def ones_sum(data: bytes) -> int:
     """RFC 1071, before it is inverted."""
-    total = sum(struct.unpack(f"!{(len(data) + 1) // 2}H", data + bytes(len(data) % 2)))
+    total: int = sum(struct.unpack(f"!{(len(data) + 1) // 2}H", data + bytes(len(data) % 2)))
     while total > 0xFFFF:
         total = (total & 0xFFFF) + (total >> 16)
     return total

@@ -6,7 +6,7 @@ from ipaddress import ip_address
 import pytest
 
 from mcr._native import ffi, lib
-from mcr.model.log import Level, LogLevels
+from mcr.model.log import Facility, Level, LogLevels
 from mcr.shm import records
 
 
@@ -47,7 +47,7 @@ def test_log_event_survives_the_way_through_bytes() -> None:
         },
     )
     event = records.decode_event(lib.MCR_REC_LOG, bytes(ffi.buffer(written)))
-    assert event == records.LogRecord(5, 3, 2, 9, 4, Level.DEBUG, 6, (1, 2, 3))
+    assert event == records.LogRecord(5, 3, 2, 9, 4, Level.DEBUG, Facility(6), (1, 2, 3))
 
 
 @pytest.mark.parametrize(

@@ -11,7 +11,7 @@ from mcr.process.refusal import describe_refusal, refusal
 GONE = "No such file or directory (os error 2)"
 
 
-def test_the_call_is_named_without_its_arguments():
+def test_the_call_is_named_without_its_arguments() -> None:
     def opens(path: str) -> tuple[int, int]:
         return (os.open("/", os.O_RDONLY), os.open(
             path,
@@ -27,13 +27,15 @@ def test_the_call_is_named_without_its_arguments():
     assert describe_refusal(FileNotFoundError(2, "?")) == f"a call: {GONE}"
 
 
-def test_the_operator_is_told_where_and_what_it_may_be():
+def test_the_operator_is_told_where_and_what_it_may_be() -> None:
     error = refusal(FileNotFoundError(2, "?"))
     assert error.message == f"The system refuses a call that is needed: a call: {GONE}"
     assert error.hints[-1] == "it is made at an unknown place"
 
 
-def test_a_thread_that_cannot_be_started_is_no_traceback(monkeypatch, capsys):
+def test_a_thread_that_cannot_be_started_is_no_traceback(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     class Command:
         def main(self, **_: object) -> None:
             raise RuntimeError("can't start new thread")

@@ -52,19 +52,19 @@ def told(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) ->
     return dict(zip(parts[1::2], parts[2::2], strict=True))
 
 
-def test_a_section_that_cannot_be_had_says_why_and_the_others_are_there(told):
+def test_a_section_that_cannot_be_had_says_why_and_the_others_are_there(told: dict[str, str]) -> None:
     assert told["Settings"].strip() == "mcrd cannot be asked: Unknown method: 'settings'"
     assert told["Workers"].startswith("Not available: KeyError")
     assert told["Rules"].startswith("No rules")
     assert "lo: " in told["Interfaces, as mcrctl sees them"]
 
 
-def test_the_worst_findings_come_first(told):
+def test_the_worst_findings_come_first(told: dict[str, str]) -> None:
     verdicts = [line.split()[0] for line in told["Findings of mcrctl doctor"].strip().splitlines()]
     assert verdicts == ["fault", "advice", "ok"]
 
 
-def test_who_asks_is_not_told(monkeypatch, capsys):
+def test_who_asks_is_not_told(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     class Closed:
         def __init__(self, *_: object) -> None:
             raise SystemFault("", errno.EACCES, "you are alice; the socket belongs to root")
@@ -77,7 +77,9 @@ def test_who_asks_is_not_told(monkeypatch, capsys):
     assert "alice" not in out
 
 
-def test_it_is_for_its_owner_alone_and_replaces_nothing(monkeypatch, capsys, tmp_path):
+def test_it_is_for_its_owner_alone_and_replaces_nothing(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
     monkeypatch.setattr(session, "Client", OldDaemon)
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sys, "argv", ["mcrctl", "report", "--output", "made"])
@@ -99,7 +101,9 @@ def test_it_is_for_its_owner_alone_and_replaces_nothing(monkeypatch, capsys, tmp
     assert not (tmp_path / "nothing").exists()
 
 
-def test_an_empty_name_is_refused(monkeypatch, capsys, tmp_path):
+def test_an_empty_name_is_refused(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sys, "argv", ["mcrctl", "report", "--output", ""])
     assert failure.run(mcrctl.cli, "mcrctl") == 2

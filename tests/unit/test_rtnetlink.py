@@ -3,6 +3,7 @@
 import socket
 import struct
 from ipaddress import IPv4Address, IPv4Interface
+from typing import Any
 
 import pytest
 from pyroute2.netlink.rtnl.ifaddrmsg import ifaddrmsg
@@ -18,21 +19,21 @@ REACHABLE, STALE, INCOMPLETE, FAILED, NOARP = 0x02, 0x04, 0x01, 0x20, 0x40
 HOST = IPv4Address("198.18.1.7")
 
 
-def encoded(message, kind, *, port=0, flags=0):
+def encoded(message: Any, kind: int, *, port: int = 0, flags: int = 0) -> bytes:
     message["header"]["type"] = kind
     message.encode()
     body = bytes(message.data[16:])
     return struct.pack("IHHII", 16 + len(body), kind, flags, 0, port) + body
 
 
-def link(index, name, kind=16, *, family=0, flags=0x11043, port=0):
+def link(index: int, name: str, kind: int = 16, *, family: int = 0, flags: int = 0x11043, port: int = 0) -> bytes:
     message = ifinfmsg()
     message |= {"family": family, "index": index, "flags": flags}
     message["attrs"] = [("IFLA_IFNAME", name)]
     return encoded(message, kind, port=port)
 
 
-def address(index, text, kind=20, port=0):
+def address(index: int, text: str, kind: int = 20, port: int = 0) -> bytes:
     interface = IPv4Interface(text)
     message = ifaddrmsg()
     message |= {"family": socket.AF_INET, "index": index, "prefixlen": interface.network.prefixlen}
@@ -40,14 +41,14 @@ def address(index, text, kind=20, port=0):
     return encoded(message, kind, port=port)
 
 
-def neighbour(index, state, kind=28, host=HOST, port=0):
+def neighbour(index: int, state: int, kind: int = 28, host: IPv4Address = HOST, port: int = 0) -> bytes:
     message = ndmsg()
     message |= {"family": socket.AF_INET, "ifindex": index, "state": state}
     message["attrs"] = [("NDA_DST", str(host))]
     return encoded(message, kind, port=port)
 
 
-def done(flags=0):
+def done(flags: int = 0) -> bytes:
     return struct.pack("IHHIIi", 20, 3, flags, 0, PORT, 0)
 
 
@@ -56,7 +57,7 @@ def known() -> Known:
     return Known(PORT)
 
 
-def test_link_has_its_names_state_and_owner():
+def test_link_has_its_names_state_and_owner() -> None:
     message = ifinfmsg()
     message |= {"index": 7, "flags": 0x1003 | 0x80}
     message["attrs"] = [
@@ -75,13 +76,13 @@ def test_link_has_its_names_state_and_owner():
 
 
 @pytest.mark.parametrize("length", range(0, 24, 3))
-def test_what_is_cut_short_says_nothing_and_harms_nothing(known, length):
+def test_what_is_cut_short_says_nothing_and_harms_nothing(known: Known, length: int) -> None:
     known.heed(link(7, "out0")[:length])
     known.heed(struct.pack("IHHII", 16 + length, 16, 0, 0, 0) + link(7, "out0")[16 : 16 + length])
     assert known.network().links == {}
 
 
-def test_changes_are_followed(known):
+def test_changes_are_followed(known: Known) -> None:
     known.heed(link(7, "out0") + address(7, "198.18.1.1/24"))
     first = known.network()
     assert first.find("out0") is not None
@@ -94,27 +95,27 @@ def test_changes_are_followed(known):
     assert first.find("out0") is not None  # a value
 
 
-def test_what_says_nothing_new_makes_no_new_version(known):
+def test_what_says_nothing_new_makes_no_new_version(known: Known) -> None:
     known.heed(link(7, "out0"))
     before = known.network()
     known.heed(link(7, "out0"))
     assert known.network() is before
 
 
-def test_port_that_leaves_its_bridge_is_no_link_that_is_gone(known):
+def test_port_that_leaves_its_bridge_is_no_link_that_is_gone(known: Known) -> None:
     known.heed(link(7, "out0") + link(7, "out0", kind=17, family=socket.AF_BRIDGE))
     assert 7 in known.network().links
 
 
-def test_link_that_goes_takes_its_addresses_and_neighbours_along(known):
+def test_link_that_goes_takes_its_addresses_and_neighbours_along(known: Known) -> None:
     known.heed(link(7, "out0") + address(7, "198.18.1.1/24") + neighbour(7, FAILED) + link(7, "out0", kind=17))
     assert known.network() == Network(version=1, routes=known.network().routes)
 
 
-def test_neighbour_is_silent_until_it_answers(known):
+def test_neighbour_is_silent_until_it_answers(known: Known) -> None:
     """The kernel asks it again with every packet that is due to it, and forgets it now and then."""
 
-    def silent():
+    def silent() -> bool:
         return known.network().neighbours[7, HOST].silent
 
     known.heed(link(7, "out0") + neighbour(7, INCOMPLETE))
@@ -130,7 +131,7 @@ def test_neighbour_is_silent_until_it_answers(known):
     assert known.network().neighbours == {}
 
 
-def test_silent_neighbours_that_are_forgotten_do_not_pile_up(known):
+def test_silent_neighbours_that_are_forgotten_do_not_pile_up(known: Known) -> None:
     known.heed(link(7, "out0"))
     came, went = neighbour(7, FAILED), neighbour(7, FAILED, kind=29)
     for each in range(20_000):
@@ -140,12 +141,12 @@ def test_silent_neighbours_that_are_forgotten_do_not_pile_up(known):
     assert len(known.network().neighbours) <= 4_096
 
 
-def test_groups_are_nobody_s_neighbours(known):
+def test_groups_are_nobody_s_neighbours(known: Known) -> None:
     known.heed(link(7, "out0") + neighbour(7, NOARP, host=IPv4Address("239.1.1.1")))
     assert known.network().neighbours == {}
 
 
-def test_what_an_answer_does_not_speak_of_is_gone(known):
+def test_what_an_answer_does_not_speak_of_is_gone(known: Known) -> None:
     """After more has changed than could be heard."""
     known.heed(link(7, "out0") + link(8, "out1") + address(7, "198.18.1.1/24") + neighbour(7, REACHABLE))
     known.begin(LINKS)
@@ -164,7 +165,7 @@ def test_what_an_answer_does_not_speak_of_is_gone(known):
     assert network.neighbours == {}
 
 
-def test_answer_that_was_torn_is_asked_for_again(known):
+def test_answer_that_was_torn_is_asked_for_again(known: Known) -> None:
     known.heed(link(7, "out0"))
     known.begin(LINKS)
     known.heed(done(flags=0x10))
@@ -172,7 +173,7 @@ def test_answer_that_was_torn_is_asked_for_again(known):
     assert 7 in known.network().links
 
 
-def test_others_answers_end_no_request(known):
+def test_others_answers_end_no_request(known: Known) -> None:
     known.begin(LINKS)
     known.heed(struct.pack("IHHIIi", 20, 3, 0, 0, PORT + 1, 0))
     assert known.dumping

@@ -17,7 +17,7 @@ LINE = "--input-interface eth0 --input-group 239.1.1.1 --input-port 5000 --outpu
         "--outputs 239.9.9.9:1:eth3",
     ],
 )
-def test_plain_lines_of_a_batch_are_read_as_click_would(line):
+def test_plain_lines_of_a_batch_are_read_as_click_would(line: str) -> None:
     words = line.split()
     assert rule_words._plain_options(words) == rule_words._batch_line.make_context("mcrctl add", words).params
 
@@ -25,5 +25,5 @@ def test_plain_lines_of_a_batch_are_read_as_click_would(line):
 @pytest.mark.parametrize(
     "end", ["--name", "--name=x", "--name -x", "--nam x", "x", "--input-port +7", "--input-port ٣"]
 )
-def test_other_lines_are_left_to_click(end):
+def test_other_lines_are_left_to_click(end: str) -> None:
     assert rule_words._plain_options([*LINE.split(), *end.split()]) is None

@@ -8,7 +8,7 @@ import pytest
 
 from mcr.cli.tables import levels_view, rules_view, stats_view, watched_view, workers_view
 
-RULE = {
+RULE: dict[str, Any] = {
     "rule_id": "dcfca9531161",
     "name": None,
     "input": {"interface": "eth0", "group": "239.1.1.1", "port": 5000},
@@ -71,18 +71,18 @@ def line(view: str, start: str) -> str:
 # Rules
 
 
-def test_no_rules_says_how_to_add_one():
+def test_no_rules_says_how_to_add_one() -> None:
     assert rules_view([], None).startswith("No rules. Add one:\n  mcrctl add --input-interface ")
 
 
-def test_a_rule_is_a_row():
+def test_a_rule_is_a_row() -> None:
     assert rules_view([RULE], None).splitlines() == [
         "RULE ID       STATE   INPUT                OUTPUTS",
         "dcfca9531161  active  239.1.1.1:5000:eth0  239.2.2.2:5001:eth1",
     ]
 
 
-def test_further_outputs_stand_below_the_first():
+def test_further_outputs_stand_below_the_first() -> None:
     outputs = [RULE["outputs"][0] | {"port": port} for port in (1, 22)]
     assert rules_view([RULE | {"outputs": outputs}], None).splitlines() == [
         "RULE ID       STATE   INPUT                OUTPUTS",
@@ -91,7 +91,7 @@ def test_further_outputs_stand_below_the_first():
     ]
 
 
-def test_state_of_outputs_is_beside_them_and_reasons_are_below():
+def test_state_of_outputs_is_beside_them_and_reasons_are_below() -> None:
     waiting = {"state": "waiting", "reason": "eth1 is down"}
     outputs = [RULE["outputs"][0] | waiting, RULE["outputs"][0] | {"port": 22, "state": "active", "reason": ""}]
     why = {"state": "degraded", "reason": "1 of 2 outputs: eth1 is down", "warnings": ["eth0 is called eth9 now"]}
@@ -107,12 +107,12 @@ def test_state_of_outputs_is_beside_them_and_reasons_are_below():
     assert "rule-0, rule-1, rule-2 and 2 more: 1 of 2 outputs: eth1 is down" in rules_view(rules, 80)
 
 
-def test_names_have_a_column_if_there_are_any():
+def test_names_have_a_column_if_there_are_any() -> None:
     view = rules_view([RULE | {"name": "cam"}, RULE], None)
     assert [row.split()[1] for row in view.splitlines()] == ["ID", "cam", "active"]
 
 
-def test_columns_are_aligned_whatever_the_names_are_made_of():
+def test_columns_are_aligned_whatever_the_names_are_made_of() -> None:
     names = ["camera", "カメラ", "e\u0301"]  # 6, 6 and 1 columns of a terminal
     header, *rows = rules_view([RULE | {"name": name} for name in names], None).splitlines()
     assert header.index("STATE") == rows[0].index("active") == 22
@@ -123,26 +123,26 @@ def test_columns_are_aligned_whatever_the_names_are_made_of():
 
 
 @pytest.mark.parametrize("width", [80, 200, None])
-def test_a_table_that_fits_is_the_same_at_any_width(width):
+def test_a_table_that_fits_is_the_same_at_any_width(width: int | None) -> None:
     assert rules_view([RULE], width) == rules_view([RULE], None)
 
 
 @pytest.mark.parametrize("width", [50, 61])
-def test_a_table_too_wide_is_folded_and_nothing_is_lost(width):
+def test_a_table_too_wide_is_folded_and_nothing_is_lost(width: int) -> None:
     rules = [RULE | {"name": "a name of several words"}]
     whole, folded = rules_view(rules, None), rules_view(rules, width)
     assert max(map(len, folded.splitlines())) <= width < max(map(len, whole.splitlines()))
     assert sorted("".join(folded.split())) == sorted("".join(whole.split()))
 
 
-def test_numbers_are_never_folded():
+def test_numbers_are_never_folded() -> None:
     view = stats_view(stats(rules=[RULE_STATS | {"name": "a name of several words"}]), 80)
     assert max(map(len, view.splitlines())) <= 80
     assert "1,234,567" in view
     assert "129.97" in view
 
 
-def test_a_terminal_too_narrow_to_fold_for_gets_whole_lines():
+def test_a_terminal_too_narrow_to_fold_for_gets_whole_lines() -> None:
     whole = stats(rules=[RULE_STATS])
     assert stats_view(whole, 40) == stats_view(whole, None)
 
@@ -150,7 +150,7 @@ def test_a_terminal_too_narrow_to_fold_for_gets_whole_lines():
 # Workers, levels
 
 
-def test_a_worker_is_a_row():
+def test_a_worker_is_a_row() -> None:
     assert workers_view([WORKER], None).splitlines() == [
         "WORKER   PID  CORE  STATE    RESTARTS  GENERATION  IO        INTERFACES",
         "     0  4242     1  running         0       1,234  io_uring  eth0, eth1",
@@ -177,16 +177,16 @@ def test_a_worker_that_died_shows_when_and_how() -> None:
     assert second.endswith("-")
 
 
-def test_a_worker_without_process_or_interface_shows_dashes():
+def test_a_worker_without_process_or_interface_shows_dashes() -> None:
     row = workers_view([WORKER | {"pid": None, "interfaces": [], "state": "waiting", "io": None}], None).splitlines()[1]
     assert row.split() == ["0", "-", "1", "waiting", "0", "1,234", "-", "-"]
 
 
-def test_no_workers_says_where_to_look():
+def test_no_workers_says_where_to_look() -> None:
     assert "log of mcrd" in workers_view([], None)
 
 
-def test_levels_are_rows():
+def test_levels_are_rows() -> None:
     assert levels_view({"rules": "info", "control": "debug"}, None).splitlines() == [
         "FACILITY  LEVEL",
         "rules     info",
@@ -197,7 +197,7 @@ def test_levels_are_rows():
 # Statistics
 
 
-def test_totals_are_shown_under_their_own_names():
+def test_totals_are_shown_under_their_own_names() -> None:
     view = stats_view(stats(recv=1_000_000, matched=1_000_000, pps=12_345.6, submitted=7, sent=7, bytes=9_212), None)
     assert line(view, "recv").split() == ["recv", "1,000,000", "12,346", "pps"]
     assert line(view, "matched").split() == ["matched", "1,000,000"]
@@ -216,18 +216,18 @@ def test_totals_are_shown_under_their_own_names():
         ("errors", "not sent"),
     ],
 )
-def test_a_loss_says_its_cause_and_only_a_loss(counter, words):
+def test_a_loss_says_its_cause_and_only_a_loss(counter: str, words: str) -> None:
     assert line(stats_view(stats(), None), counter).split() == [counter, "0"]
     lossy = stats_view(stats(**{counter: 1_080}), None)
     assert line(lossy, counter).split(maxsplit=2) == [counter, "1,080", words]
     assert "\x1b[3" in lossy
 
 
-def test_nothing_is_coloured_when_all_is_well():
+def test_nothing_is_coloured_when_all_is_well() -> None:
     assert "\x1b" not in stats_view(stats(recv=1, matched=1, submitted=1, sent=1, rules=[RULE_STATS]), None)
 
 
-def test_causes_of_parse_errors_are_shown_where_there_are_any():
+def test_causes_of_parse_errors_are_shown_where_there_are_any() -> None:
     causes = {"malformed": 0, "checksum": 1_080, "loop": 2}
     view = stats_view(stats(ingress=stats()["ingress"] | {"parse_err": 1_082, "parse_errors": causes}), None)
     assert line(view, "checksum").split()[:2] == ["checksum", "1,080"]
@@ -235,28 +235,28 @@ def test_causes_of_parse_errors_are_shown_where_there_are_any():
     assert "malformed" not in view
 
 
-def test_doubt_is_shown_only_if_there_is_any():
+def test_doubt_is_shown_only_if_there_is_any() -> None:
     assert "in_doubt" not in stats_view(stats(errors=1), None)
     assert "perhaps sent" in line(stats_view(stats(errors=1, in_doubt=1), None), "in_doubt")
 
 
-def test_a_rule_shows_its_rates():
+def test_a_rule_shows_its_rates() -> None:
     row = line(stats_view(stats(rules=[RULE_STATS]), None), "dcfca9531161")
     assert row.split() == ["dcfca9531161", "1,234,567", "1,234,567", "0", "1.625", "GB", "12,346", "129.97"]
 
 
-def test_the_traffic_of_all_rules_is_summed():
+def test_the_traffic_of_all_rules_is_summed() -> None:
     assert "259.95 Mbit/s" in line(stats_view(stats(rules=[RULE_STATS] * 2), None), "bytes")
 
 
-def test_an_output_that_fails_shows_its_last_error_and_others_do_not():
+def test_an_output_that_fails_shows_its_last_error_and_others_do_not() -> None:
     failing = OUTPUT_STATS | {"interface": "eth9", "errors": 3, "last_error": "Network is down (os error 100)"}
     view = stats_view(stats(rules=[RULE_STATS | {"outputs": [OUTPUT_STATS, failing]}]), None)
     assert "239.2.2.2:5001:eth9       3  Network is down (os error 100)" in view
     assert "239.2.2.2:5001:eth1" not in view
 
 
-def test_no_rules_is_said_in_the_statistics_too():
+def test_no_rules_is_said_in_the_statistics_too() -> None:
     assert "No rules. Add one:" in stats_view(stats(), None)
 
 
@@ -271,12 +271,12 @@ def test_no_rules_is_said_in_the_statistics_too():
         (5 * 10**18, "5,000.0 PB"),
     ],
 )
-def test_sizes_are_short(size, text):
+def test_sizes_are_short(size: int, text: str) -> None:
     row = line(stats_view(stats(rules=[RULE_STATS | {"bytes": size}]), None), "dcfca9531161")
     assert " ".join(row.split()[4:-2]) == text
 
 
-def test_in_a_small_terminal_the_rules_stay():
+def test_in_a_small_terminal_the_rules_stay() -> None:
     """What is zero and the workers go first, and only if there is no room; what was lost stays."""
     worker = dict.fromkeys(["worker_id", "recv", "matched", "sent", "errors", "buf_exhaust", "kernel_drops"], 0)
     watched = stats(recv=9, no_match=2, rules=[RULE_STATS] * 11, workers=[worker] * 2)

@@ -10,7 +10,7 @@ TOOLS = Path(__file__).parents[2] / "tools"
 
 
 @pytest.mark.parametrize("tool", ["traffic_gen.py"])
-def test_python_without_mcr_is_told_which_one_has_it(tool):
+def test_python_without_mcr_is_told_which_one_has_it(tool: str) -> None:
     done = subprocess.run([sys.executable, "-I", "-S", TOOLS / tool], check=False, capture_output=True, text=True)
     error, hint = done.stderr.splitlines()
     assert done.returncode == 1

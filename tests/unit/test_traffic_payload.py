@@ -20,7 +20,7 @@ from trafficgen.schedule import Paced
     st.integers(0, 2**64 - 1),
     st.integers(0, 2**64 - 1),
 )
-def test_a_payload_says_what_its_sender_said(size, flow, sequence, due_ns):
+def test_a_payload_says_what_its_sender_said(size: int, flow: int, sequence: int, due_ns: int) -> None:
     frame = Frame.build(template(), size)
     buffer = bytearray(frame.data)
     frame.stamp_into(buffer, 0, flow, sequence, due_ns)
@@ -29,7 +29,7 @@ def test_a_payload_says_what_its_sender_said(size, flow, sequence, due_ns):
     assert payloads.read(payload) == payloads.Stamp(flow, sequence, due_ns)
 
 
-def test_a_payload_with_any_bit_changed_is_not_read():
+def test_a_payload_with_any_bit_changed_is_not_read() -> None:
     sound = datagram(7, size=60)
     for bit in range(len(sound) * 8):
         changed = bytearray(sound)
@@ -39,11 +39,11 @@ def test_a_payload_with_any_bit_changed_is_not_read():
 
 
 @pytest.mark.parametrize("length", [0, 1, payloads.MIN_SIZE - 1, payloads.MIN_SIZE, 99])
-def test_a_payload_cut_short_is_not_read(length):
+def test_a_payload_cut_short_is_not_read(length: int) -> None:
     assert payloads.read(memoryview(datagram(7)[:length])) is None
 
 
-def test_a_payload_with_something_appended_is_not_read():
+def test_a_payload_with_something_appended_is_not_read() -> None:
     assert payloads.read(memoryview(datagram(7) + b"\0")) is None
 
 
@@ -59,7 +59,7 @@ def test_a_payload_with_something_appended_is_not_read():
         Ether() / IP(dst="239.1.1.1", src="198.18.1.1", options=[]) / UDP(sport=1, dport=2),
     ],
 )
-def test_every_stamp_leaves_the_udp_checksum_as_scapy_would_compute_it(headers, size):
+def test_every_stamp_leaves_the_udp_checksum_as_scapy_would_compute_it(headers: Ether, size: int) -> None:
     frame = Frame.build(headers, size)
     buffer = bytearray(frame.data)
     for sequence in range(200):
@@ -71,7 +71,7 @@ def test_every_stamp_leaves_the_udp_checksum_as_scapy_would_compute_it(headers, 
 
 
 @pytest.mark.parametrize("checksum", [0, 0x1234])
-def test_a_udp_checksum_that_is_set_stays_as_set(checksum):
+def test_a_udp_checksum_that_is_set_stays_as_set(checksum: int) -> None:
     headers = template()
     headers[UDP].chksum = checksum
     frame = Frame.build(headers, 100)
@@ -80,7 +80,7 @@ def test_a_udp_checksum_that_is_set_stays_as_set(checksum):
     assert Ether(bytes(buffer))[UDP].chksum == checksum
 
 
-def test_headers_are_as_asked_and_the_template_stays_as_it_was():
+def test_headers_are_as_asked_and_the_template_stays_as_it_was() -> None:
     headers = template(vlan=7, ttl=3, ip_id=4711)
     before = bytes(headers)
     built = Ether(Frame.build(headers, 64).data)
@@ -91,13 +91,13 @@ def test_headers_are_as_asked_and_the_template_stays_as_it_was():
 
 
 @pytest.mark.parametrize("size", [-1, 0, 31, 65_508])
-def test_a_payload_that_cannot_be_is_refused(size):
+def test_a_payload_that_cannot_be_is_refused(size: int) -> None:
     with pytest.raises(UsageError, match=f"Invalid payload size: {size}"):
         Frame.build(template(), size)
 
 
 @given(st.floats(0.1, 1e7), st.integers(0, 10**15), st.integers(0, 10**11))
-def test_what_is_due_is_what_has_a_due_time_that_passed(rate, start_ns, after_ns):
+def test_what_is_due_is_what_has_a_due_time_that_passed(rate: float, start_ns: int, after_ns: int) -> None:
     schedule = Paced(rate, start_ns)
     due = schedule.due_by(start_ns + after_ns)
     assert schedule.due_ns(due - 1) <= start_ns + after_ns
@@ -105,7 +105,7 @@ def test_what_is_due_is_what_has_a_due_time_that_passed(rate, start_ns, after_ns
 
 
 @pytest.mark.parametrize("rate", [1, 999, 4000, 20_000, 99_999.5, 1_000_000])
-def test_the_rate_is_kept_in_the_long_run_and_bursts_stay_short(rate):
+def test_the_rate_is_kept_in_the_long_run_and_bursts_stay_short(rate: float) -> None:
     schedule = Paced(rate, 0)
     for index in (0, 1, 10, 1000, 1_000_003):
         late_ns = index * 1e9 / rate - schedule.due_ns(index)

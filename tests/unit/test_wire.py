@@ -2,6 +2,7 @@
 
 import json
 import tracemalloc
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -19,17 +20,18 @@ JSON = st.recursive(
 MEMBERS = st.sampled_from(["jsonrpc", "id", "method", "params"])
 
 
-def rejected(line: bytes) -> dict:
+def rejected(line: bytes) -> dict[str, Any]:
     """The error of a line that must be rejected."""
     rejection = parse_request(line)
     assert isinstance(rejection, Rejection)
     return reply_error(rejection.reply) | {"id": json.loads(rejection.reply)["id"]}
 
 
-def reply_error(reply: bytes) -> dict:
+def reply_error(reply: bytes) -> dict[str, Any]:
     assert reply.endswith(b"\n")
     assert reply.count(b"\n") == 1
-    return json.loads(reply)["error"]
+    error: dict[str, Any] = json.loads(reply)["error"]
+    return error
 
 
 def request(**members: object) -> bytes:
@@ -40,7 +42,7 @@ def request(**members: object) -> bytes:
 
 
 @given(st.lists(st.binary(max_size=2 * LIMIT) | st.just(b"\n") | st.just(b"a\r\n")), st.data())
-def test_how_a_stream_is_cut_does_not_matter(parts, data):
+def test_how_a_stream_is_cut_does_not_matter(parts: list[bytes], data: st.DataObject) -> None:
     stream = b"".join(parts)
     cuts = sorted(data.draw(st.lists(st.integers(0, len(stream)))))
     whole, pieces = LineBuffer(LIMIT), LineBuffer(LIMIT)
@@ -54,7 +56,7 @@ def test_how_a_stream_is_cut_does_not_matter(parts, data):
 
 
 @given(st.lists(st.binary(max_size=2 * LIMIT)))
-def test_no_more_than_a_line_is_held(chunks):
+def test_no_more_than_a_line_is_held(chunks: list[bytes]) -> None:
     buffer = LineBuffer(LIMIT)
     for chunk in chunks:
         buffer.feed(chunk)
@@ -62,21 +64,21 @@ def test_no_more_than_a_line_is_held(chunks):
 
 
 @given(st.lists(st.binary(min_size=1, max_size=LIMIT).filter(lambda line: b"\n" not in line and line.strip())))
-def test_lines_come_out_as_they_went_in(lines):
+def test_lines_come_out_as_they_went_in(lines: list[bytes]) -> None:
     assert LineBuffer(LIMIT).feed(b"".join(line + b"\n" for line in lines)) == [line.strip() for line in lines]
 
 
-def test_blank_lines_are_skipped():
+def test_blank_lines_are_skipped() -> None:
     assert LineBuffer().feed(b"\n\r\n  \nx\n") == [b"x"]
 
 
 @pytest.mark.parametrize("length", [LIMIT, LIMIT + 1])
-def test_a_line_may_be_as_long_as_the_limit_and_no_longer(length):
+def test_a_line_may_be_as_long_as_the_limit_and_no_longer(length: int) -> None:
     (line,) = LineBuffer(LIMIT).feed(b"x" * length + b"\n")
     assert isinstance(line, Rejection) == (length > LIMIT)
 
 
-def test_an_overlong_line_is_told_once_at_once_and_the_next_line_is_whole():
+def test_an_overlong_line_is_told_once_at_once_and_the_next_line_is_whole() -> None:
     buffer = LineBuffer(LIMIT)
     (rejection,) = buffer.feed(b"x" * (LIMIT + 1))
     assert isinstance(rejection, Rejection)
@@ -90,7 +92,7 @@ def test_an_overlong_line_is_told_once_at_once_and_the_next_line_is_whole():
     assert buffer.feed(b"x\nnext\n") == [b"next"]
 
 
-def test_an_unfinished_last_line_is_rejected():
+def test_an_unfinished_last_line_is_rejected() -> None:
     buffer = LineBuffer()
     buffer.feed(b'{"jsonrpc":')
     rejection = buffer.end()
@@ -98,7 +100,7 @@ def test_an_unfinished_last_line_is_rejected():
     assert reply_error(rejection.reply)["code"] == -32700
 
 
-def test_a_stream_that_ends_after_a_newline_ends_well():
+def test_a_stream_that_ends_after_a_newline_ends_well() -> None:
     buffer = LineBuffer()
     buffer.feed(b"x\n")
     assert buffer.end() is None
@@ -107,23 +109,23 @@ def test_a_stream_that_ends_after_a_newline_ends_well():
 # Requests
 
 
-def test_a_request_is_read():
+def test_a_request_is_read() -> None:
     assert parse_request(request(params={"rule_id": "x"})) == Request(1, "ping", {"rule_id": "x"})
 
 
-def test_params_may_be_missing():
+def test_params_may_be_missing() -> None:
     assert parse_request(request()) == Request(1, "ping", {})
 
 
 @pytest.mark.parametrize("request_id", ["x", "", 0, -1, 1.5, None, "\ud800", 10**1_000])
-def test_an_id_comes_back_as_it_was(request_id):
+def test_an_id_comes_back_as_it_was(request_id: float | str | None) -> None:
     parsed = parse_request(request(id=request_id))
     assert isinstance(parsed, Request)
     assert not parsed.notification
     assert json.loads(encode_result(parsed.id, [])) == {"jsonrpc": "2.0", "id": request_id, "result": []}
 
 
-def test_a_request_without_id_is_a_notification():
+def test_a_request_without_id_is_a_notification() -> None:
     assert parse_request(b'{"jsonrpc":"2.0","method":"ping"}') == Request(None, "ping", {}, notification=True)
 
 
@@ -143,7 +145,7 @@ def test_a_request_without_id_is_a_notification():
         '{"jsonrpc":"2.0","id":1,"method":"ping"}'.encode("utf-16"),
     ],
 )
-def test_what_is_not_json_is_a_parse_error(line):
+def test_what_is_not_json_is_a_parse_error(line: bytes) -> None:
     error = rejected(line)
     assert (error["code"], error["id"], error["data"]["kind"]) == (-32700, None, "parse_error")
 
@@ -161,7 +163,7 @@ def test_what_is_not_json_is_a_parse_error(line):
         (b'{"jsonrpc":"2.0","id":1e999,"method":"ping"}', "id must be a string, a number or null"),
     ],
 )
-def test_what_is_no_request_is_rejected_without_id(line, words):
+def test_what_is_no_request_is_rejected_without_id(line: bytes, words: str) -> None:
     error = rejected(line)
     assert (error["code"], error["message"], error["id"]) == (-32600, words, None)
 
@@ -178,7 +180,7 @@ def test_what_is_no_request_is_rejected_without_id(line, words):
         (request(params=None), -32602, "params must be an object: parameters go by name"),
     ],
 )
-def test_a_malformed_request_is_rejected_with_its_id(line, code, words):
+def test_a_malformed_request_is_rejected_with_its_id(line: bytes, code: int, words: str) -> None:
     error = rejected(line)
     assert (error["code"], error["message"], error["id"]) == (code, words, 1)
 
@@ -186,14 +188,14 @@ def test_a_malformed_request_is_rejected_with_its_id(line, code, words):
 @given(
     st.binary() | st.text().map(str.encode) | (st.dictionaries(MEMBERS, JSON) | JSON).map(json.dumps).map(str.encode)
 )
-def test_no_line_raises_and_every_rejection_is_a_reply(line):
+def test_no_line_raises_and_every_rejection_is_a_reply(line: bytes) -> None:
     parsed = parse_request(line)
     if isinstance(parsed, Rejection):
         assert reply_error(parsed.reply)["code"] in {-32700, -32600, -32602}
 
 
 @given(JSON.filter(lambda value: isinstance(value, dict)), st.text())
-def test_params_come_out_as_they_went_in(params, method):
+def test_params_come_out_as_they_went_in(params: dict[str, Any], method: str) -> None:
     line = json.dumps({"jsonrpc": "2.0", "id": 1, "method": method, "params": params}).encode()
     parsed = parse_request(line)
     if b"NaN" in line or b"Infinity" in line:
@@ -207,7 +209,7 @@ def test_params_come_out_as_they_went_in(params, method):
 @pytest.mark.parametrize(
     "values", [b"[],", b"{},", b"1.1,", b"[" * 1_000 + b"]" * 1_000 + b","], ids=lambda values: str(values[:9])
 )
-def test_a_request_takes_memory_by_its_size(values):
+def test_a_request_takes_memory_by_its_size(values: bytes) -> None:
     """Python would make half a gigabyte of the values in some."""
     line = b'{"jsonrpc":"2.0","id":1,"method":"add","params":{"rules":[' + values * (MAX_LINE // len(values))
     tracemalloc.start()
@@ -221,11 +223,11 @@ def test_a_request_takes_memory_by_its_size(values):
     assert most < 100e6
 
 
-def test_a_result_is_one_line():
+def test_a_result_is_one_line() -> None:
     assert encode_result("x", {"a": ["line\nbreak"]}) == b'{"jsonrpc":"2.0","id":"x","result":{"a":["line\\nbreak"]}}\n'
 
 
-def test_an_error_names_its_kind_and_hints():
+def test_an_error_names_its_kind_and_hints() -> None:
     assert reply_error(encode_error(1, RuleNotFound("No rule", "look", "again"))) == {
         "code": -32002,
         "message": "No rule",
@@ -233,11 +235,11 @@ def test_an_error_names_its_kind_and_hints():
     }
 
 
-def test_an_error_does_not_send_megabytes_back():
+def test_an_error_does_not_send_megabytes_back() -> None:
     error = reply_error(encode_error(1, InvalidParams("x" * 1_000_000)))
     assert len(error["message"]) == 1_001
 
 
 @given(st.text(), st.lists(st.text()))
-def test_every_error_can_be_sent(message, hints):
+def test_every_error_can_be_sent(message: str, hints: list[str]) -> None:
     assert reply_error(encode_error(None, McrError(message, *hints)))["data"]["hints"] == hints

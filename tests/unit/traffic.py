@@ -1,6 +1,7 @@
 """Packets as the traffic generator sends them."""
 
 from ipaddress import IPv4Address
+from typing import Any
 
 from scapy.packet import Packet
 
@@ -12,7 +13,7 @@ GROUP = IPv4Address("239.129.1.1")  # its MAC address is that of 239.1.1.1: only
 NAME = "239.129.1.1:5001"
 
 
-def template(**options: object) -> Packet:
+def template(**options: Any) -> Packet:
     return multicast_template(GROUP, 5001, source=IPv4Address("198.18.1.1"), source_mac="02:00:00:00:00:01", **options)
 
 

@@ -4,13 +4,28 @@ from collections.abc import Generator
 import pytest
 from hypothesis import settings
 
+from control_clients import actors, api, connect, no_threads, path, server
 from fake_daemon import daemon, run
 from filters import wire
 from lab import enter_user_namespace
 from topology import lab, make_mcr, plant
 from users import stage
 
-__all__ = ["daemon", "lab", "make_mcr", "plant", "run", "stage", "wire"]
+__all__ = [
+    "actors",
+    "api",
+    "connect",
+    "daemon",
+    "lab",
+    "make_mcr",
+    "no_threads",
+    "path",
+    "plant",
+    "run",
+    "server",
+    "stage",
+    "wire",
+]
 
 # While this is the process's only thread: a process with several may not enter a user namespace. As root it does
 # nothing; as anybody else the tests run all the same.

@@ -11,11 +11,11 @@ from multiprocessing import active_children, resource_tracker
 from pathlib import Path
 from typing import TypeVar
 
-import hostile_worker
 import pytest
 import trio
 import trio.testing
 
+import hostile_worker
 from mcr.actors import worker_process
 from mcr.actors.worker_process import (
     Post,

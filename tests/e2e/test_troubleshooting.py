@@ -11,226 +11,32 @@ import re
 import shutil
 import signal
 import subprocess
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 from firewalls import close_firewall
+from guided_machine import (
+    NOT_RUN,
+    STANDS_IN,
+    Machine,
+)
 from lab import Lab
 from mcr.cli.mcrctl import cli
 from mcr.cli.supervisor import mcrd
 from mcr_process import BIN, Sender, wait_until
 from topology import needs_root
-from transcript import Block, Step, matches, read_sections, table_rows
-from users import ADMIN, ALICE, MCR, Stage
+from transcript import matches, read_sections, table_rows
+from users import MCR
 
 DOCUMENT = Path(__file__).parents[2] / "docs" / "troubleshooting.md"
 TEXT = DOCUMENT.read_text()
 SECTIONS = read_sections(TEXT)
 
-NOT_RUN = {
-    "sudo sysctl -w": "net.core.* is the whole machine's, and no namespace has its own",
-}
-"""Commands that are only looked at, by how they begin, and why."""
-
-STANDS_IN = {
-    "systemctl": "no systemd runs here: the unit's user, capabilities, directory and environment file, by this module",
-    "journalctl": "nor a journal: what the daemon logged",
-}
-"""Programs that are replaced, and why and by what. The real ones are run in tests/packaging."""
-
-# Commands that only look: what they show may take a moment to come true.
-LOOKS = ("mcrctl stats", "mcrctl why", "mcrctl doctor", "mcrctl list", "mcrctl ping", "journalctl", "ip ", "pgrep")
-_PATIENCE = 5.0  # seconds
-COUNTS = ("mcrctl stats", "mcrctl why", "mcrctl doctor", "mcrctl list-workers", "journalctl")  # show what goes on
-FINDS = ("mcrctl why", "mcrctl doctor")  # their exit status says what they found
 
 ADD = "add --input-interface eth0 --input-group 239.1.1.1 --input-port 5000"
 NEWS = f"{ADD} --outputs 239.2.2.2:6000:eth1 --name news"
-RIGHTS = ("--inh-caps=-all,+net_raw,+bpf", "--ambient-caps=-all,+net_raw,+bpf")
-
-
-class Machine:
-    """A relay with eth0 to eth2, a source behind eth0, receivers behind the others, and an operator, alice."""
-
-    def __init__(self, lab: Lab, directory: Path) -> None:
-        self.source, self.relay, self.receiver = (lab.namespace(name) for name in ("source", "relay", "receiver"))
-        lab.link(self.source, "src0", self.relay, "eth0", a_address="198.18.0.2/24", b_address="198.18.0.1/24")
-        for i in (1, 2):
-            lab.link(
-                *(self.relay, f"eth{i}", self.receiver, f"rx{i}"),
-                a_address=f"198.18.{i}.1/24",
-                b_address=f"198.18.{i}.2/24",
-            )
-        self.stage = Stage(directory)
-        self.etc, self.run_directory, self.home = (directory / name for name in ("etc", "run", "home"))
-        shutil.copytree("/etc", self.etc, symlinks=True)
-        for name in ("passwd", "group"):
-            shutil.copy(directory / name, self.etc / name)
-        for name in ("shadow", "gshadow"):
-            (self.etc / name).unlink(missing_ok=True)
-        (self.etc / "default" / "mcrd").unlink(missing_ok=True)
-        self.run_directory.mkdir()
-        (self.home / "alice").mkdir(parents=True)
-        os.chown(self.home / "alice", ALICE, ALICE)
-        self.stage.over = [(self.etc, Path("/etc")), (self.run_directory, Path("/run")), (self.home, Path("/home"))]
-        self.journal = directory / "journal"
-        self.journal.touch()
-        programs = directory / "bin"
-        programs.mkdir()
-        for name in ("mcrd", "mcrctl"):
-            (programs / name).symlink_to(BIN / name)
-        for name, script in (("sudo", 'exec env "$@"'), ("journalctl", f"exec cat {self.journal}")):
-            (programs / name).write_text(f"#!/bin/sh\n{script}\n")
-            (programs / name).chmod(0o755)
-        self.environment = {"HOME": "/home/alice", "PATH": f"{programs}:/usr/bin:/bin:/usr/sbin:/sbin", "LC_ALL": "C"}
-        self.service: subprocess.Popen[str] | None = None
-        self.groups(MCR, ADMIN)
-
-    def groups(self, *numbers: int) -> None:
-        """Have alice in these groups."""
-        members = {MCR: "mcr", ADMIN: "mcr-admin"}
-        lines = [f"root:x:0:\nalice:x:{ALICE}:\n"]
-        lines += [f"{name}:x:{number}:{'alice' if number in numbers else ''}\n" for number, name in members.items()]
-        (self.etc / "group").write_text("".join(lines))
-
-    def _as(self, command: str) -> list[str]:
-        """Who types a command, after a new login."""
-        if "sudo " in command:
-            return self.stage.run_as(0)
-        lines = [line.split(":") for line in (self.etc / "group").read_text().splitlines()]
-        return self.stage.run_as(ALICE, *(int(number) for _, _, number, members in lines if "alice" in members))
-
-    def start_service(self) -> None:
-        """As the unit does: user, capabilities, directory, environment file."""
-        directory = self.run_directory / "mcr"
-        directory.mkdir(mode=0o750, exist_ok=True)
-        os.chown(directory, MCR, MCR)
-        settings = self.etc / "default" / "mcrd"
-        given = dict(line.split("=", 1) for line in settings.read_text().splitlines()) if settings.exists() else {}
-        said = len(self.journal.read_text())
-        with self.journal.open("a") as log:
-            self.service = self.relay.popen(
-                [*self.stage.run_as(MCR, options=RIGHTS), BIN / "mcrd", "supervisor"],
-                env=self.environment | given,
-                stderr=log,
-            )
-        wait_until(lambda: "is ready" in self.journal.read_text()[said:], "the service is ready")
-
-    def stop_service(self, signum: signal.Signals = signal.SIGTERM) -> None:
-        """End it; its runtime directory goes with it, unless it is killed."""
-        assert self.service is not None
-        self.service.send_signal(signum)
-        assert self.service.wait(5) == (-signum if signum == signal.SIGKILL else 0)
-        self.service = None
-
-    def mcrctl(self, arguments: str) -> str:
-        """What has been done before the document begins."""
-        return str(
-            self.relay.run([*self.stage.run_as(0), BIN / "mcrctl", *arguments.split()], env=self.environment).stdout
-        )
-
-    def queue(self, discipline: str) -> None:
-        """Give eth1 a queueing discipline, tc(8)."""
-        self.relay.run(["tc", "qdisc", "add", "dev", "eth1", "root", *discipline.split()])
-
-    def workers(self) -> list[dict[str, Any]]:
-        """As `mcrctl list-workers` shows them, once all run."""
-
-        def running() -> list[dict[str, Any]] | None:
-            workers: list[dict[str, Any]] = json.loads(self.mcrctl("list-workers --json"))
-            return workers if all(worker["state"] == "running" for worker in workers) else None
-
-        workers: list[dict[str, Any]] = wait_until(running, "all workers run")
-        return workers
-
-    def stop_workers_while(self, do: Callable[[], object]) -> None:
-        """Keep the workers from running, for less time than would make mcrd replace them."""
-        pids = [worker["pid"] for worker in self.workers()]
-        for pid in pids:
-            os.kill(pid, signal.SIGSTOP)
-        do()
-        for pid in pids:
-            os.kill(pid, signal.SIGCONT)
-
-    def send(self, flow: str = "239.1.1.1:5000") -> None:
-        """Have the source send for longer than a test takes."""
-        Sender(self.source, "src0", flow, count=1_000_000, rate=500)
-
-    def follow(self, block: Block) -> None:
-        """Type the commands of a block, one after the other."""
-        for step in block:
-            self._type(step)
-
-    def _type(self, step: Step) -> None:
-        if step.command.startswith(tuple(NOT_RUN)):
-            return
-        if found := re.fullmatch(r"sudo systemctl (start|restart|reload) mcrd", step.command):
-            self._systemctl(found[1])
-        elif "mcrd supervisor" in step.command and not step.output.lstrip(".\n").startswith("Error: "):
-            self._run_in_foreground(step)
-        else:
-            self._run(step)
-
-    def _systemctl(self, verb: str) -> None:
-        if verb == "reload":
-            assert self.service is not None
-            self.service.send_signal(signal.SIGHUP)
-            return
-        if self.service is not None:
-            self.stop_service()
-        self.start_service()
-
-    def _run_in_foreground(self, step: Step) -> None:
-        """A daemon that is started by hand: until what it says is what is shown, and then Ctrl-C."""
-        said = self.journal.with_name("terminal")
-        with said.open("w") as terminal:
-            daemon = self.relay.popen([*self._as(step.command), *_shell(step)], env=self.environment, stderr=terminal)
-        wait_until(lambda: matches(f"{step.output}\n...", _general(said.read_text())), f"as shown: {step.command}")
-        daemon.send_signal(signal.SIGINT)
-        assert daemon.wait(5) == 0
-
-    def _run(self, step: Step) -> None:
-        fails = "Error: " in step.output
-        deadline = time.monotonic() + (_PATIENCE if step.command.startswith(LOOKS) else 0)
-        while True:
-            done = self.relay.run([*self._as(step.command), *_shell(step)], check=False, env=self.environment)
-            printed = _general(self._here(step.command, str(done.stdout + done.stderr)))
-            ends_well = done.returncode == 0 or (not fails and step.command.startswith(FINDS))
-            counts = step.command.startswith(COUNTS)
-            if ends_well is not fails and (not step.output or matches(step.output, printed, counts=counts)):
-                return
-            if time.monotonic() > deadline:
-                raise AssertionError(
-                    f"{step.command}\n{printed}\nexit status {done.returncode}; shown is:\n{step.output}"
-                )
-            time.sleep(0.05)
-
-    def _here(self, command: str, printed: str) -> str:
-        """Without the daemons of other tests, which pgrep finds, too."""
-        if not command.startswith("pgrep"):
-            return printed
-        assert self.service is not None
-        network = _network(self.service.pid)
-        lines = printed.splitlines(keepends=True)
-        return "".join(line for line in lines if _network(line.split()[0]) == network)
-
-
-def _network(pid: int | str) -> os.stat_result:
-    return Path(f"/proc/{pid}/ns/net").stat()
-
-
-def _shell(step: Step) -> list[str]:
-    command = step.command.replace("192.0.2.", "198.18.2.")
-    return ["sh", "-c", f"cd; exec {command}" if "mcrd supervisor" in command else f"cd; {command}"]
-
-
-def _general(printed: str) -> str:
-    """With the paths and the addresses that the document has."""
-    return printed.replace(str(BIN), "/usr/lib/mcr/bin").replace("198.18.2.", "192.0.2.")
 
 
 # What is wrong, by the heading it is told under. What stands behind a yield has to be true at the end.

@@ -1,0 +1,113 @@
+"""docs/control-protocol.md is true."""
+
+import errno
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+import attrs
+import pytest
+import trio
+import trio.testing
+
+from control_clients import Actors, Client, api, long_reply
+from mcr import errors
+from mcr.control.server import ControlServer, run_control_server
+from mcr.errors import McrError, RuleNotFound, UsageError
+from mcr.model.finding import Finding, Verdict
+from mcr.model.rule import OutputView, Rule, RuleState, RuleView
+from mcr.model.stats import (
+    EgressStats,
+    IngressStats,
+    InterfaceStats,
+    OutputStats,
+    RuleStats,
+    SendError,
+    Stats,
+    WorkerStats,
+)
+from mcr.model.worker import WorkerState, WorkerView
+
+DOCUMENT = Path(__file__).parents[2] / "docs" / "control-protocol.md"
+
+
+def shape(value: Any) -> Any:
+    """A reply without what differs from run to run: the types of its leaves, and its errors in full."""
+    match value:
+        case {"error": error}:
+            return error
+        case dict():
+            return {name: shape(member) for name, member in value.items()}
+        case list():
+            return [shape(item) for item in value]
+        case _:
+            return type(value)
+
+
+@attrs.define
+class RelayOfOneRule(Actors):
+    """Actors that answer as the documentation has it."""
+
+    async def add(self, rules: tuple[Rule, ...]) -> tuple[RuleView, ...]:
+        self.rules = tuple(
+            RuleView(r.rule_id, r.name, r.input, tuple(map(OutputView.of, r.outputs)), RuleState.ACTIVE) for r in rules
+        )
+        return self.rules
+
+    async def remove(self, *, rule_id: str | None, name: str | None) -> RuleView:
+        if rule_id:
+            raise RuleNotFound(f"No rule has the id {rule_id!r}", "see the rules: mcrctl list")
+        assert name == self.rules[0].name
+        return self.rules[0]
+
+    async def why(self, rule: str) -> tuple[Finding, ...]:
+        assert rule == self.rules[0].name
+        return (Finding("input_up", Verdict.FAULT, "eth0 is down", "ip link show dev eth0", "ip link set dev eth0 up"),)
+
+    async def describe(self) -> tuple[WorkerView, ...]:
+        return (WorkerView(0, 1, 0, ("eth0",), WorkerState.RUNNING, 0, 1, "x"),)
+
+    async def read(self) -> Stats:
+        (output,) = self.rules[0].outputs
+        outputs = (
+            OutputStats(output.group, output.port, output.interface, 0, 0, 0, 0, 0, SendError(errno.ENETDOWN, 3.5)),
+        )
+        rules = (RuleStats("id", "cam", 0, 0, 0, 0, 0.0, 0.0, outputs),)
+        workers = (WorkerStats(*[0] * 12),)
+        return Stats(IngressStats(), EgressStats(), rules, workers, (InterfaceStats("eth0", 0, 0),))
+
+
+async def test_every_documented_request_gets_the_documented_reply(path: Path, nursery: trio.Nursery) -> None:
+    actors = RelayOfOneRule()
+    actors.gate.set()
+    await nursery.start(run_control_server, str(path), api(actors))
+    pairs = re.findall(r"^--> (.*)\n<-- (.*)$", DOCUMENT.read_text(), re.MULTILINE)
+    assert len(pairs) > 10
+    async with await trio.open_unix_socket(str(path)) as stream:
+        for request, reply in pairs:
+            await stream.send_all(request.encode() + b"\n")
+            assert shape(await Client(stream).receive()) == shape(json.loads(reply)), request
+
+
+def test_every_error_code_is_documented() -> None:
+    documented = {
+        (int(code), kind) for code, kind in re.findall(r"^\| (-\d+) \| `(\w+)`", DOCUMENT.read_text(), re.MULTILINE)
+    }
+    travelling: list[type[McrError]] = [
+        error for error in vars(errors).values() if isinstance(error, type) and error.__base__ is McrError
+    ]
+    travelling.remove(UsageError)
+    names = [re.sub(r"(.)([A-Z])", r"\1_\2", error.__name__).lower() for error in travelling]
+    assert documented == {(error.code, name) for error, name in zip(travelling, names, strict=True)}
+
+
+async def test_the_documented_program_works(
+    server: ControlServer, actors: Actors, capsys: pytest.CaptureFixture[str]
+) -> None:
+    actors.rules = long_reply()[:1]
+    actors.gate.set()
+    (program,) = re.findall(r"^```python\n(.*?)^```", DOCUMENT.read_text(), re.MULTILINE | re.DOTALL)
+    program = program.replace("/run/mcr/control.sock", server.path)
+    await trio.to_thread.run_sync(exec, program, {})
+    assert capsys.readouterr().out == "id active\n"

@@ -1,0 +1,233 @@
+"""How mcrctl ends: failures, Ctrl-C, readers that leave, closed descriptors."""
+
+import errno
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import click
+import pytest
+
+import mcr
+from fake_daemon import ADD, Daemon, Run
+from mcr.cli import failure, mcrctl
+from mcr.errors import McrError, SystemFault
+
+
+def test_an_error_is_a_line_and_hints_on_standard_error(run: Run, daemon: Daemon) -> None:
+    daemon.failure = McrError("No rule has the id 'x'", "see the rules: mcrctl list", "or not")
+    assert run("remove", "--rule-id", "x", "--json") == (
+        1,
+        "",
+        ["Error: No rule has the id 'x'", "hint: see the rules: mcrctl list", "hint: or not"],
+    )
+
+
+@pytest.mark.parametrize(
+    ("args", "words", "hint"),
+    [
+        (
+            (),
+            "Missing command",
+            "commands: add, remove, list, stats, list-workers, ping, version, settings, log-level, doctor, why, report",
+        ),
+        (("log-level",), "Missing command", "commands: get, set"),
+        (("log-level", "put"), "No such command 'put'", None),
+        (("lst",), "No such command 'lst'", "did you mean list?"),
+        (("--jsn", "list"), "No such option '--jsn'", "did you mean --json?"),
+        (("add", "--input-prt", "1"), "No such option '--input-prt'", None),
+        (("list", "extra"), "Got unexpected extra argument (extra)", "see: mcrctl list --help"),
+        (("list", "--control-socket"), "Option '--control-socket' requires an argument", None),
+        (("remove",), "Give either --rule-id or --name", None),
+        (("remove", "--rule-id", "x", "--name", "y"), "Give either --rule-id or --name", None),
+        (("log-level", "set"), "Give either --global LEVEL, or --facility NAME --level LEVEL", None),
+        (
+            ("log-level", "set", "debug"),
+            "Got unexpected extra argument (debug)",
+            "for all facilities: mcrctl log-level set --global debug",
+        ),
+        (("log-level", "set", "--level", "info"), "Give either --global LEVEL, or --facility NAME --level LEVEL", None),
+        (
+            ("log-level", "set", "--global", "info", "--level", "info"),
+            "Give either --global LEVEL, or --facility NAME --level LEVEL",
+            None,
+        ),
+    ],
+)
+def test_a_wrong_command_line_is_told_and_nothing_is_asked(
+    run: Run, daemon: Daemon, args: tuple[str, ...], words: str, hint: str | None
+) -> None:
+    status, out, err = run(*args)
+    assert (status, out, err[0]) == (2, "", f"Error: {words}")
+    assert all(line.startswith("hint: ") for line in err[1:])
+    assert hint is None or f"hint: {hint}" in err
+    assert daemon.calls == []
+
+
+def test_ctrl_c_ends_quietly_with_the_status_shells_expect(run: Run, daemon: Daemon) -> None:
+    daemon.failure = KeyboardInterrupt()
+    status, out, err = run("list")
+    assert (status, out, [line for line in err if line]) == (130, "", [])
+
+
+def test_a_bug_keeps_its_traceback(run: Run, daemon: Daemon) -> None:
+    daemon.failure = ZeroDivisionError()
+    with pytest.raises(ZeroDivisionError):
+        run("list")
+
+
+def test_help_is_no_failure(run: Run) -> None:
+    status, out, err = run("add", "--help")
+    assert (status, err) == (0, [])
+    assert "--input-interface" in out
+
+
+def fail_with(error: Exception) -> click.Command:
+    def command() -> None:
+        raise error
+
+    return click.Command("command", callback=command)
+
+
+def test_an_error_out_of_a_nursery_is_reported_like_any_other(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(sys, "argv", ["mcrd"])
+    group = ExceptionGroup("", [ExceptionGroup("", [SystemFault("AF_PACKET socket creation failed", errno.EPERM)])])
+    assert failure.run(fail_with(group), "mcrd") == 1
+    assert capsys.readouterr().err == (
+        "Error: AF_PACKET socket creation failed: Operation not permitted (os error 1)\n"
+    )
+
+
+def test_a_bug_out_of_a_nursery_is_not_hidden_by_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "argv", ["mcrd"])
+    with pytest.raises(ExceptionGroup):
+        failure.run(fail_with(ExceptionGroup("", [McrError("error"), ZeroDivisionError()])), "mcrd")
+
+
+def test_nothing_slow_is_imported() -> None:
+    slow = {"trio", "attrs", "attr", "cattrs", "rich", "mcr.model", "mcr.control.wire", "logging", "asyncio"}
+    slow |= {"ipaddress", "pathlib"}
+    code = f"import sys; sys.path[:] = {[str(Path(mcr.__file__).parents[1]), *sys.path]}; "  # -S: what setuptools'
+    code += "import mcr.cli.mcrctl; print(*sys.modules)"  # editable installation imports is not mcrctl's
+    python = [sys.executable, "-S", "-c", code]
+    loaded = subprocess.run(python, check=True, capture_output=True, text=True).stdout.split()
+    assert slow.isdisjoint(loaded)
+
+
+def test_no_garbage_is_looked_for_while_modules_are_imported() -> None:
+    code = "import gc; from mcr.cli import start; looked = []; gc.callbacks.append(lambda *_: looked.append(1)); "
+    code += "freeze = gc.freeze; gc.freeze = lambda: (freeze(), print('looked', len(looked))); start.main()"
+    done = subprocess.run([sys.executable, "-c", code, "--version"], check=True, capture_output=True, text=True)
+    assert done.stdout.splitlines() == ["looked 0", f"mcrctl, version {mcr.__version__}"]
+
+
+MCRCTL = (sys.executable, "-c", "from mcr.cli.start import main; main()")
+
+
+def mcrctl_process(*args: str, **options: Any) -> subprocess.CompletedProcess[str]:
+    return subprocess.run([*MCRCTL, *args], check=False, text=True, stderr=subprocess.PIPE, **options)
+
+
+def test_a_reader_that_leaves_is_no_error() -> None:
+    reader, writer = os.pipe()
+    os.close(reader)
+    done = mcrctl_process("--help", stdout=writer)
+    os.close(writer)
+    assert (done.returncode, done.stderr) == (-signal.SIGPIPE, "")
+
+
+@pytest.mark.parametrize("words", [("version",), ("--help",), ("add", "--help"), ("--version",)])
+def test_output_that_cannot_be_written_is_an_error(words: tuple[str, ...]) -> None:
+    with Path("/dev/full").open("w") as full:
+        done = mcrctl_process(*words, stdout=full)
+    assert done.returncode == 1
+    assert done.stderr == "Error: Cannot write to standard output: No space left on device (os error 28)\n"
+
+
+def test_change_whose_answer_cannot_be_written_was_carried_out(
+    daemon: Daemon, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """That is said, or who asked does it again."""
+
+    def refuse(*_: object, **__: object) -> None:
+        raise SystemFault("Cannot write to standard output", errno.ENOSPC)
+
+    for words, hints in ((ADD, ["hint: the change was carried out all the same"]), (("list",), [])):
+        monkeypatch.setattr(sys, "argv", ["mcrctl", *words])
+        with monkeypatch.context() as patch:
+            patch.setattr(click, "echo", refuse)
+            with pytest.raises(SystemFault) as caught:
+                mcrctl.cli.main(standalone_mode=False)
+        assert [f"hint: {each}" for each in caught.value.hints] == hints
+
+
+@pytest.mark.parametrize("moment", ["mcr.cli.mcrctl", "mcr.cli.tables"])
+def test_ctrl_c_while_it_is_imported_ends_it_without_a_word(moment: str) -> None:
+    code = (
+        "import os, signal, sys\n"
+        "signal.signal(signal.SIGINT, signal.default_int_handler)\n"
+        "class Interrupts:\n"
+        "    def find_spec(self, name, *_):\n"
+        f"        if name == {moment!r}: os.kill(os.getpid(), signal.SIGINT)\n"
+        "sys.meta_path.insert(0, Interrupts())\n"
+        "from mcr.cli.start import main; main()"
+    )
+    done = subprocess.run([sys.executable, "-c", code, "version"], check=False, capture_output=True, text=True)
+    assert (done.returncode, done.stdout, done.stderr) == (-signal.SIGINT, "", "")
+
+
+def test_an_error_that_cannot_be_written_is_still_a_status() -> None:
+    with Path("/dev/full").open("w") as full:
+        done = subprocess.run([*MCRCTL, "nonsense"], check=False, stderr=full)
+    assert done.returncode == 2
+
+
+@pytest.mark.parametrize(
+    ("closed", "status", "said"),
+    [
+        ("<&-", 2, "No rules in <stdin>"),
+        (">&-", 1, "Cannot write to standard output: Bad file descriptor (os error 9)"),
+    ],
+)
+def test_a_closed_descriptor_is_told_and_no_traceback(closed: str, status: int, said: str) -> None:
+    done = subprocess.run(
+        ["sh", "-c", f'exec "$@" {closed}', "sh", *MCRCTL, "add", "--batch", "-"],
+        check=False,
+        text=True,
+        stderr=subprocess.PIPE,
+    )
+    assert (done.returncode, done.stderr.splitlines()[0]) == (status, f"Error: {said}")
+
+
+def test_an_argument_where_an_option_is_wanted_names_the_option(run: Run, daemon: Daemon) -> None:
+    status, _, err = run("remove", "news")
+    assert status == 2
+    assert "hint: name the rule by an option: --rule-id or --name" in err
+    assert daemon.calls == []
+
+
+def test_a_space_behind_a_comma_of_the_outputs_is_told(run: Run, daemon: Daemon, tmp_path: Path) -> None:
+    batch = tmp_path / "rules"
+    batch.write_text(f"{' '.join(ADD[1:])}, 239.2.2.3:5001:eth1\n")
+    for words in ((*ADD[:-1], f"{ADD[-1]},", "239.2.2.3:5001:eth1"), ("add", "--batch", str(batch))):
+        status, _, err = run(*words)
+        assert status == 2
+        assert err[1] == "hint: no space behind a comma: --outputs 239.2.2.2:5000:eth1,239.2.2.3:5000:eth2"
+    assert "hint: name the rule" not in "".join(run("add", "news")[2])
+    assert daemon.calls == []
+
+
+@pytest.mark.parametrize("option", ["9", "gso", "ttl=9", "gso=off:gso=off"])
+def test_an_unknown_option_of_an_output_is_told_with_the_known_ones(run: Run, option: str) -> None:
+    text = f"239.2.2.2:1:eth1:{option}"
+    status, _, errors = run(
+        "add", "--input-interface", "eth0", "--input-group", "239.1.1.1", "--input-port", "1", "--outputs", text
+    )
+    assert status == 2
+    assert errors[0].startswith(f"Error: Invalid output {text!r}: ")
+    assert errors[1] == "hint: after G:P:IF, each once: :gso=…"

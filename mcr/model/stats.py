@@ -106,7 +106,7 @@ class RuleStats:
     errors: int
     bytes: int
     pps: float
-    """Matched packets a second."""
+    """Matched packets per second."""
     bps: float
     """Payload bits sent a second."""
     outputs: tuple[OutputStats, ...] = ()

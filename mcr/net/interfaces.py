@@ -129,7 +129,7 @@ def open_witness(interface: Interface) -> socket.socket:
     """Open a socket that takes part in nothing, see `has_lost_its_interface`.
 
     Raises:
-        SystemFault: it could not be had.
+        SystemFault: it could not be opened.
     """
     try:
         with ExitStack() as undo:

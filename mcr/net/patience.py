@@ -58,7 +58,7 @@ def in_parallel(work: Callable[[T], Any], items: Sequence[T]) -> None:
 
     started = []
     if len(items) > 1:
-        with suppress(RuntimeError):  # no more threads to be had
+        with suppress(RuntimeError):  # no more threads can be started
             for _ in range(min(len(items), _THREADS)):
                 thread = Thread(target=take_last)
                 thread.start()

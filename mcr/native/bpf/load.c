@@ -124,7 +124,7 @@ int mcr_bpf_count(int rejected, uint32_t capture, uint64_t *count)
 static int load(const struct program *program, const uint32_t values[MCR_BPF_SYMBOLS])
 {
 	static const char license[] =
-		"Dual MIT/GPL"; /* the kernel lends some helpers to what may be had under the GPL */
+		"Dual MIT/GPL"; /* the kernel lets only GPL programs call some helpers */
 	struct bpf_insn code[MAX_PROGRAM];
 	union bpf_attr attr;
 

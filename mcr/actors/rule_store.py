@@ -267,7 +267,7 @@ class _State:
 
 
 def _with_real_names(rules: tuple[Rule, ...], standing: Standing) -> tuple[Rule, ...]:
-    """The rules, with each interface by the one name that other rules have for it, or else its own."""
+    """The rules, with each interface by the one name that other rules have for it, or by its own."""
     used = {each.index: each.name for each in standing.all() if not each.lost}
     known = {name: name_in_rules(name, used) for name in {name for rule in rules for name in rule.interfaces}}
     if all(name == real for name, real in known.items()):

@@ -202,7 +202,7 @@ async def _hear_of_workers(state: "_State", events: trio.MemoryReceiveChannel[Wo
                 state.on_exited(event)
             case _:
                 assert_never(event)
-        if not state.relaying.locked():  # else it is done after the command
+        if not state.relaying.locked():  # otherwise it is done after the command
             async with state.relaying:
                 await state.let_go()
 

@@ -7,7 +7,7 @@
 #include "checksum.h"
 #include "parse.h"
 
-#define LINK_LOCAL 0xe0000000u /* 224.0.0.0/24: who has no address yet may send there, and nowhere else */
+#define LINK_LOCAL 0xe0000000u /* 224.0.0.0/24: a host without an address may send there, and nowhere else */
 
 /* As the kernel's ip_mc_validate_source(). */
 static bool is_impossible(uint32_t source, uint32_t group)

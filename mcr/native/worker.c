@@ -97,7 +97,7 @@ struct slice_request {
 
 /*
  * A thread with a shorter slice than the running one takes its place when it is woken (Linux 6.12; older kernels don't
- * mind): the supervisor's, for one, which else keeps a packet waiting for a millisecond.
+ * mind): the supervisor's, for one, which would keep a packet waiting for a millisecond.
  */
 static void shorten_slice(void)
 {

@@ -58,7 +58,7 @@ def _bind(opened: socket.socket, shared_port: int | None) -> None:
     if shared_port:
         opened.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     opened.bind(("", shared_port or 0))
-    if shared_port == 0:  # only after bind, which else could give it a port that others share
+    if shared_port == 0:  # only after bind, or bind could give it a port that others share
         opened.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
 
 

@@ -123,8 +123,7 @@ int mcr_bpf_count(int rejected, uint32_t capture, uint64_t *count)
 /* Load a program with these values filled in. */
 static int load(const struct program *program, const uint32_t values[MCR_BPF_SYMBOLS])
 {
-	static const char license[] =
-		"Dual MIT/GPL"; /* the kernel lets only GPL programs call some helpers */
+	static const char license[] = "Dual MIT/GPL"; /* the kernel lets only GPL programs call some helpers */
 	struct bpf_insn code[MAX_PROGRAM];
 	union bpf_attr attr;
 

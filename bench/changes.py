@@ -63,7 +63,7 @@ def build(lab: Lab, tools: Tools, name: str) -> Bed:
         Client(str(mcr.socket), "the benchmark") as client,
         asking({"ping": lambda: client.call("ping")}, PING_EVERY_S) as longest,
     ):
-        load_s = timed(lambda: mcr.mcrctl("add", "--batch", "-", input=lines))
+        load_s = timed(lambda: mcr.ctl("add", "--batch", "-", input=lines))
     return Bed(rig, mcr, load_s, longest["ping"])
 
 

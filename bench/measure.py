@@ -204,7 +204,7 @@ class Bed:
         assert isinstance(self.subject, Mcr)
         mcr = self.subject
         before = mcr.call("stats")
-        questions = {"stats_ms": lambda: mcr.call("stats"), "mcrctl_ms": lambda: mcr.mcrctl("ping")}
+        questions = {"stats_ms": lambda: mcr.call("stats"), "mcrctl_ms": lambda: mcr.ctl("ping")}
         with asking(questions, ANSWER_EVERY_S) as answers:
             reading = self._trial(Workload("overload", Traffic(rate, seconds=2.0)), number)
         after = mcr.call("stats")

@@ -11,8 +11,8 @@ from typing import Any, Protocol
 import attrs
 
 from bench.rig import FIRST_GROUP, PORT, RELAY_CPU, SOURCE, Program, Rig, output_group, relay_address
+from daemon_process import DaemonProcess
 from lab import LabError, Namespace
-from mcr.cli.client import Client
 from mcr.daemon import NICE
 
 _START_TIMEOUT_S = 20.0
@@ -73,34 +73,16 @@ def _prefer(pid: int) -> None:
         os.setpriority(os.PRIO_PROCESS, pid, NICE)
 
 
-class Mcr:
+class Mcr(DaemonProcess):
     """The real `mcrd`, set up by the real `mcrctl`."""
 
     def __init__(self, rig: Rig, work: Work, tools: Tools, name: str) -> None:
-        self._namespace, self._tools = rig.relay, tools
-        self.socket = tools.directory / f"{name}.sock"
-        self._log_file = tools.directory / f"{name}.log"
+        super().__init__(rig.relay, tools.mcr, tools.directory / f"{name}.sock", tools.directory / f"{name}.log")
         # One worker, on its own processor: as many as the peers have.
-        with self._log_file.open("w", encoding="utf-8") as log:
-            self._process = rig.relay.popen(
-                [
-                    *("env", f"MCR_ABSORB={int(name != NOT_ABSORBING)}"),
-                    *("taskset", "-c", str(RELAY_CPU), tools.mcr / "mcrd", "supervisor"),
-                    *("--control-socket", self.socket, "--num-workers", "1"),
-                ],
-                stdout=log,
-                stderr=log,
-            )
-        _wait_until(self._answers, "mcrd answers", self._log)
+        prefix = ("env", f"MCR_ABSORB={int(name != NOT_ABSORBING)}", "taskset", "-c", str(RELAY_CPU))
+        self.launch("--num-workers", "1", prefix=prefix)
+        self.wait_until_it_answers(_START_TIMEOUT_S)
         self._add_rules(rig, work)
-
-    def _answers(self) -> bool:
-        if self._process.poll() is not None:
-            raise LabError(f"mcrd exited with status {self._process.returncode}", *self._log().splitlines()[-5:])
-        try:
-            return all(worker["state"] == "running" for worker in self.call("list_workers"))
-        except Exception:  # noqa: BLE001 - not there yet; the reason is in the log
-            return False
 
     def _add_rules(self, rig: Rig, work: Work) -> None:
         lines = []
@@ -110,28 +92,17 @@ class Mcr:
                 f"--input-interface in0 --input-group {nth(FIRST_GROUP, number)} --input-port {PORT} "
                 f"--outputs {outputs}\n"
             )
-        self.mcrctl("add", "--batch", "-", input="".join(lines), timeout=60)
-
-    def mcrctl(self, *arguments: str, **options: Any) -> subprocess.CompletedProcess[str]:
-        """Do as an operator does."""
-        return self._namespace.run([self._tools.mcr / "mcrctl", "--control-socket", self.socket, *arguments], **options)
-
-    def call(self, method: str) -> Any:
-        """Speak the control protocol."""
-        with Client(str(self.socket), "the benchmark") as client:
-            return client.call(method)
+        self.ctl("add", "--batch", "-", input="".join(lines), timeout=60)
 
     def worker(self) -> dict[str, Any]:
         """Describe the only worker."""
-        (worker,) = self.call("list_workers")
-        return dict(worker)
+        (worker,) = self.workers()
+        return worker
 
     def processes(self) -> list[int]:
         """Supervisor and worker."""
-        return [self._process.pid, int(self.worker()["pid"])]
-
-    def _log(self) -> str:
-        return self._log_file.read_text(encoding="utf-8")
+        assert self.process is not None
+        return [self.process.pid, int(self.worker()["pid"])]
 
 
 def nth(group: str, number: int) -> str:

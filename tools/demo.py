@@ -15,7 +15,7 @@ import subprocess
 import sys
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any, NoReturn, TextIO
@@ -28,6 +28,7 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
+from daemon_process import DaemonProcess
 from lab import Lab, LabError, Namespace, enter_user_namespace
 from mcr.cli.failure import run
 from trafficgen.receive import DEFAULT_RCVBUF
@@ -124,23 +125,17 @@ class Mcr:
     """The relay: `mcrd`, and `mcrctl` to talk to it."""
 
     def __init__(self, namespace: Namespace, directory: Path, console: Console) -> None:
-        self._namespace = namespace
+        self._daemon = DaemonProcess(namespace, PROGRAMS, directory / "control.sock", directory / "mcrd.log")
         self._console = console
-        self._log = directory / "mcrd.log"
-        self._environment = os.environ | {
-            "MCR_CONTROL_SOCKET": str(directory / "control.sock"),
-            "COLUMNS": str(console.width),
-        }
 
     def start(self) -> None:
         """Start the daemon, and return when it answers."""
-        self._show("export", f"MCR_CONTROL_SOCKET={self._environment['MCR_CONTROL_SOCKET']}")
+        for name in ("mcrd", "mcrctl"):
+            program(name)
+        self._show("export", f"MCR_CONTROL_SOCKET={self._daemon.socket}")
         self._show("mcrd", "supervisor")
-        with self._log.open("w", encoding="utf-8") as log:
-            self._daemon = self._namespace.popen(
-                [program("mcrd"), "supervisor"], env=self._environment, stdout=log, stderr=log
-            )
-        self._wait_until(lambda: self._mcrctl("ping", check=False).returncode == 0, "it did not answer")
+        self._daemon.launch()
+        self._daemon.wait_until_it_answers(START_TIMEOUT_S)
 
     def add_rule(self) -> None:
         """Add the rule, and return when it is active."""
@@ -149,9 +144,10 @@ class Mcr:
         add = ("add", "--name", "demo", "--input-interface", "in0", "--input-group", group, "--input-port", port)
         self._show("mcrctl", *add, "--outputs", outputs)
         self._console.print(self._mcrctl(*add, "--outputs", outputs).stdout.rstrip())
-        self._wait_until(
-            lambda: [rule["state"] for rule in self.ask("list")] == ["active"], "the rule did not become active"
-        )
+        deadline = time.monotonic() + START_TIMEOUT_S
+        while [rule["state"] for rule in self.ask("list")] != ["active"]:
+            if time.monotonic() > deadline:
+                raise LabError(f"The rule did not become active within {START_TIMEOUT_S:g} s")
 
     def ask(self, command: str) -> Any:
         """Return what ``mcrctl COMMAND --json`` says."""
@@ -164,24 +160,13 @@ class Mcr:
 
     def check(self) -> None:
         """Raise `LabError` if the daemon has exited."""
-        if self._daemon.poll() is not None:
-            raise self._failure(f"mcrd exited with status {self._daemon.returncode}")
+        self._daemon.check()
 
-    def _mcrctl(self, *arguments: str, check: bool = True) -> subprocess.CompletedProcess[str]:
-        return self._namespace.run([program("mcrctl"), *arguments], check=check, env=self._environment)
+    def _mcrctl(self, *arguments: str) -> subprocess.CompletedProcess[str]:
+        return self._daemon.ctl(*arguments, env=os.environ | {"COLUMNS": str(self._console.width)})
 
     def _show(self, *words: str) -> None:
         self._console.print(Text(f"$ {shlex.join(words)}", style="bold"), soft_wrap=True)
-
-    def _wait_until(self, condition: Callable[[], bool], otherwise: str) -> None:
-        deadline = time.monotonic() + START_TIMEOUT_S
-        while not condition():
-            self.check()
-            if time.monotonic() > deadline:
-                raise self._failure(f"mcrd: {otherwise} within {START_TIMEOUT_S:g} s")
-
-    def _failure(self, what: str) -> LabError:
-        return LabError(what, "the end of its log:", *self._log.read_text(encoding="utf-8").splitlines()[-10:])
 
 
 def program(name: str) -> Path:

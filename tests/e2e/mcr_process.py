@@ -10,8 +10,8 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+from daemon_process import DaemonProcess
 from lab import Namespace
-from mcr.cli.client import Client
 
 BIN = Path(sys.executable).parent
 IS_ROOT = os.geteuid() == 0 and Path("/proc/self/uid_map").read_text().split() == ["0", "0", "4294967295"]
@@ -37,62 +37,31 @@ def wait_until(condition: Callable[..., Any], what: str, seconds: float = 10.0) 
         time.sleep(0.01)
 
 
-class Mcr:
-    """One daemon."""
+class Mcr(DaemonProcess):
+    """One daemon, whose promises are checked."""
 
     def __init__(
         self,
         namespace: Namespace,
         directory: Path,
         name: str = "mcr",
-        prefix: Sequence[str] = (),
+        prefix: Sequence[str | Path] = (),
         **process_options: Any,
     ) -> None:
-        self.namespace = namespace
-        self.socket = directory / f"{name}.sock"
-        self.log_file = directory / f"{name}.log"
+        super().__init__(namespace, BIN, directory / f"{name}.sock", directory / f"{name}.log")
         self._prefix = prefix
         self._process_options = process_options
-        self.process: subprocess.Popen[str] | None = None
 
     def start(self, workers: int | None = 1, *options: str) -> "Mcr":
         """Start it and wait until it answers and its workers run; None: as many as it likes."""
-        self.launch(workers, *options)
-        wait_until(self._answers, "mcrd answers")
-        self.wait_for_workers()
+        self.begin(workers, *options)
+        self.wait_until_it_answers(10.0 * SLOWNESS)
         return self
 
-    def launch(self, workers: int | None = 1, *options: str) -> subprocess.Popen[str]:
+    def begin(self, workers: int | None = 1, *options: str) -> subprocess.Popen[str]:
         """Only start it."""
         chosen = () if workers is None else ("--num-workers", str(workers))
-        with self.log_file.open("a") as log:
-            self.process = self.namespace.popen(
-                [
-                    *self._prefix,
-                    *(BIN / "mcrd", "supervisor", "--control-socket", self.socket),
-                    *chosen,
-                    *options,
-                ],
-                **{"stderr": log} | self._process_options,
-            )
-        return self.process
-
-    def _answers(self) -> bool:
-        assert self.process is not None
-        assert self.process.poll() is None, self.log()
-        try:
-            return bool(self.call("ping")["pong"])
-        except Exception as error:  # noqa: BLE001 - not there yet; the reason is in the log
-            return not error
-
-    def call(self, method: str, params: dict[str, Any] | None = None) -> Any:
-        """Speak the control protocol: for what is asked often; see `ctl` for what an operator does."""
-        with Client(str(self.socket), "the test") as client:
-            return client.call(method, params)
-
-    def ctl(self, *arguments: str, check: bool = True, **options: Any) -> subprocess.CompletedProcess[str]:
-        """Run mcrctl."""
-        return self.namespace.run([BIN / "mcrctl", "--control-socket", self.socket, *arguments], check=check, **options)
+        return self.launch(*chosen, *options, prefix=self._prefix, **self._process_options)
 
     def add(self, source: str, *outputs: str, rule_id: str | None = None, state: str = "active") -> str:
         """Add the rule ``IF:G:P`` to outputs ``G:P:IF`` with mcrctl; return its id once it is in this state."""
@@ -102,11 +71,6 @@ class Mcr:
         (rule,) = json.loads(self.ctl(*words).stdout)
         assert rule["state"] == state
         return str(rule["rule_id"])
-
-    def workers(self) -> list[dict[str, Any]]:
-        """As `mcrctl list-workers --json` shows them."""
-        workers: list[dict[str, Any]] = self.call("list_workers")
-        return workers
 
     def wait_for_workers(self) -> list[dict[str, Any]]:
         """Wait until all run."""
@@ -118,9 +82,13 @@ class Mcr:
         stats: dict[str, Any] = self.call("stats")
         return stats
 
-    def log(self) -> str:
-        """Everything it has logged."""
-        return self.log_file.read_text()
+    def describe(self) -> str:
+        """What is to be known of it when a test has failed: its counters, its workers, the end of its log."""
+        try:
+            known = [json.dumps(self.call(method)) for method in ("stats", "list_workers", "list")]
+        except Exception as error:  # noqa: BLE001 - whatever it is, the log is shown
+            known = [repr(error)]
+        return "\n".join([*(each[:4000] for each in known), *self.log().splitlines()[-60:]])
 
     def check_counters(self, arrived: int | None = None) -> dict[str, Any]:
         """Traffic rests: every identity of the contract holds, exactly. Returns the counters."""

@@ -69,7 +69,7 @@ def test_signal_during_the_start_does_what_it_does_later(plant: Plant, make_mcr:
     signals = 2 * [signal.SIGTERM, signal.SIGINT, signal.SIGHUP]
     daemons = [(make_mcr(plant.relay, f"mcr-{number}"), signum) for number, signum in enumerate(signals)]
     for mcr, signum in daemons:
-        process = mcr.launch()
+        process = mcr.begin()
         wait_until(lambda pid=process.pid: is_python(pid), "bin/mcrd has become Python")
         time.sleep(moments.uniform(0, 0.5))
         process.send_signal(signum)

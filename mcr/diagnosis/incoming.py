@@ -9,7 +9,7 @@ import attrs
 from mcr.diagnosis import parse_errors
 from mcr.diagnosis.queriers import Queriers, judge_querier_of_a_flow, judge_querier_without_a_flow
 from mcr.model.finding import Finding, Verdict
-from mcr.model.flow import Address, Input
+from mcr.model.flow import Address, Flow, Input
 from mcr.model.rule import RuleState, RuleView
 from mcr.model.stats import Stats
 from mcr.model.worker import WorkerState, WorkerView
@@ -208,14 +208,14 @@ def _judge_absence(
 def _astray(source: Input, look: Look, others: Collection[RuleView]) -> dict[Sighting, tuple[str, ...]]:
     """The sighting that is most like the flow, and how it differs."""
     found = {}
-    inputs = {(each.input.interface, each.input.group, each.input.port) for each in others}
-    outputs = {(each.interface, each.group, each.port) for rule in others for each in rule.outputs}
+    inputs = {(each.input.interface, each.input.flow) for each in others}
+    outputs = {(each.interface, Flow(each.group, each.port)) for rule in others for each in rule.outputs}
     for sighting in look.frames:
         differs = tuple(_differences(source, sighting))
         if _GROUP in differs and differs != (_GROUP,):
             continue  # it has nothing in common with the flow but the port
         known = outputs if sighting.outgoing else inputs
-        if not sighting.tags and (sighting.interface, sighting.group, sighting.port) in known:
+        if (sighting.interface, sighting.flow) in known:
             continue
         found[sighting] = differs
     ranks = [_VLAN, _INTERFACE, _LOCAL, _PORT, _FRAGMENTS, _GROUP]

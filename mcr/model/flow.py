@@ -1,4 +1,4 @@
-"""What a rule matches: an input interface, a group and a port."""
+"""What a rule matches: the one definition of it. `mcr.shm.flows` turns it into the bytes that are compared."""
 
 import socket
 from contextlib import suppress
@@ -57,6 +57,23 @@ def check_interface_name(name: str, what: str) -> str:
 
 
 @attrs.frozen
+class Flow:
+    """Datagrams that one rule takes of an interface.
+
+    Attributes:
+        group: where they are sent to.
+        port: likewise.
+        vlan: id of their tag; 0: none. No rule can ask for another yet.
+        source: where they come from; None: anywhere. Likewise.
+    """
+
+    group: Address
+    port: int
+    vlan: int = 0
+    source: Address | None = None
+
+
+@attrs.frozen
 class Input:
     """What a rule matches: datagrams to one group and port that arrive on one interface. A rule's identity."""
 
@@ -75,3 +92,8 @@ class Input:
 
     def __str__(self) -> str:
         return f"{self.group}:{self.port} on {self.interface}"
+
+    @property
+    def flow(self) -> Flow:
+        """What it matches of its interface."""
+        return Flow(self.group, self.port)

@@ -57,7 +57,7 @@ void mcr_batch_add(struct mcr_batch *batch, const struct mcr_rules *rules, uint3
 	if (share) {
 		batch->payloads[share->last_payload].next = index;
 	} else {
-		share = begin_share(batch, rule, rules->rules[rule].output_count);
+		share = begin_share(batch, rule, rules->match.rules[rule].output_count);
 		share->first_payload = index;
 	}
 	share->last_payload = index;
@@ -70,7 +70,7 @@ void mcr_batch_give_up(struct mcr_batch *batch, const struct mcr_rules *rules)
 		const struct mcr_share *share = &batch->shares[i];
 		struct mcr_outcome *outcome = &batch->outcomes[share->first_outcome];
 
-		for (uint32_t left = rules->rules[share->rule].output_count; left; left--, outcome++)
+		for (uint32_t left = rules->match.rules[share->rule].output_count; left; left--, outcome++)
 			outcome->errors = outcome->in_doubt = share->payload_count;
 	}
 }

@@ -92,13 +92,14 @@ static void take_matched(struct mcr_worker *worker, uint32_t rule, const struct 
 {
 	add_payloads(worker, rule, frame, packet);
 	mcr_log_folded(&worker->log, MCR_FACILITY_EGRESS, MCR_LEVEL_TRACE, MCR_LOG_FORWARDED, rule,
-		       worker->rules.rules[rule].output_count, packet->payload_size);
+		       worker->rules.match.rules[rule].output_count, packet->payload_size);
 }
 
 /* Find what a frame is, and count what is in it. */
 static void take(struct mcr_worker *worker, struct mcr_frame *frame)
 {
 	struct mcr_packet packet;
+	struct mcr_flow flow;
 	enum mcr_cause cause;
 	uint32_t rule, count;
 	int ret;
@@ -118,7 +119,8 @@ static void take(struct mcr_worker *worker, struct mcr_frame *frame)
 		take_malformed(worker, frame, ret ? -ret : EBADMSG);
 		return;
 	}
-	rule = mcr_match_find(&worker->rules.match, mcr_match_key(worker->batch.capture, packet.group, packet.port));
+	flow = mcr_flow_ipv4((uint16_t)worker->batch.capture, 0, 0, packet.group, packet.port);
+	rule = mcr_match_find(&worker->rules.match, &flow);
 	if (rule == MCR_NO_RULE) {
 		take_unmatched(worker, &packet, count);
 		return;

@@ -2,7 +2,6 @@
 #include "log.h"
 
 #include "clock.h"
-#include "match.h"
 
 #define LOG_CLOCK   CLOCK_REALTIME_COARSE /* never a system call, whatever the clock is */
 #define BUCKET_MASK (MCR_LOG_BUCKETS - 1)
@@ -56,7 +55,7 @@ void mcr_log(struct mcr_log *log, enum mcr_facility facility, enum mcr_level lev
 static uint64_t subject_of(const struct mcr_rec_log *record)
 {
 	if (record->code == MCR_LOG_NO_MATCH)
-		return mcr_match_key((uint32_t)record->args[0], (uint32_t)record->args[1], (uint16_t)record->args[2]);
+		return record->args[0] << 48 | record->args[2] << 32 | record->args[1];
 	return record->args[0];
 }
 

@@ -8,21 +8,6 @@
 
 _Static_assert((MCR_MATCH_BUCKETS & MASK) == 0, "buckets are a power of two");
 
-static uint32_t home(uint64_t key)
-{
-	/* Multiplicative hashing (Knuth, TAOCP 3, 6.4): the high bits are well mixed. */
-	return (uint32_t)((key * UINT64_C(0x9e3779b97f4a7c15)) >> 40) & MASK;
-}
-
-static uint32_t bucket_of(const struct mcr_match *match, uint64_t key)
-{
-	uint32_t at = home(key);
-
-	while (match->buckets[at].rule != MCR_NO_RULE && match->buckets[at].key != key)
-		at = (at + 1) & MASK;
-	return at;
-}
-
 void mcr_match_init(struct mcr_match *match)
 {
 	match->used = 0;
@@ -30,29 +15,30 @@ void mcr_match_init(struct mcr_match *match)
 		match->buckets[i] = (struct mcr_match_bucket){ .rule = MCR_NO_RULE };
 }
 
-int mcr_match_put(struct mcr_match *match, uint64_t key, uint32_t rule)
+int mcr_match_put(struct mcr_match *match, uint32_t rule)
 {
-	struct mcr_match_bucket *bucket = &match->buckets[bucket_of(match, key)];
+	const struct mcr_flow *flow = &match->rules[rule].flow;
+	struct mcr_match_bucket *bucket = &match->buckets[mcr_match_bucket(match, flow)];
 
 	if (bucket->rule == MCR_NO_RULE) {
 		if (match->used == MCR_MAX_RULES)
 			return -ENOSPC;
 		match->used++;
 	}
-	*bucket = (struct mcr_match_bucket){ .key = key, .rule = rule };
+	*bucket = (struct mcr_match_bucket){ .hash = mcr_flow_hash(flow), .rule = rule };
 	return 0;
 }
 
-int mcr_match_drop(struct mcr_match *match, uint64_t key)
+int mcr_match_drop(struct mcr_match *match, const struct mcr_flow *flow)
 {
-	uint32_t hole = bucket_of(match, key), at;
+	uint32_t hole = mcr_match_bucket(match, flow), at;
 
 	if (match->buckets[hole].rule == MCR_NO_RULE)
 		return -ENOENT;
 	match->used--;
 	/* Move back what would no longer be found past the hole. */
 	for (at = (hole + 1) & MASK; match->buckets[at].rule != MCR_NO_RULE; at = (at + 1) & MASK) {
-		uint32_t wanted = home(match->buckets[at].key);
+		uint32_t wanted = match->buckets[at].hash & MASK;
 
 		if (((at - wanted) & MASK) >= ((at - hole) & MASK)) {
 			match->buckets[hole] = match->buckets[at];
@@ -61,9 +47,4 @@ int mcr_match_drop(struct mcr_match *match, uint64_t key)
 	}
 	match->buckets[hole] = (struct mcr_match_bucket){ .rule = MCR_NO_RULE };
 	return 0;
-}
-
-uint32_t mcr_match_find(const struct mcr_match *match, uint64_t key)
-{
-	return match->buckets[bucket_of(match, key)].rule;
 }

@@ -58,7 +58,7 @@ static bool next_train(struct mcr_batch *batch, const struct mcr_rules *rules)
 		share = &batch->shares[plan->next_share - 1];
 	}
 	plan->train = train_length(plan->iov, plan->left);
-	plan->output = rules->rules[share->rule].first;
+	plan->output = rules->match.rules[share->rule].first;
 	plan->outcome = share->first_outcome;
 	plan->done = 0;
 	return true;

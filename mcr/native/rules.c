@@ -31,9 +31,17 @@ static void claim_output_counters(struct mcr_output_counters *counters, uint64_t
 	mcr_store_release(&counters->tag, tag);
 }
 
+/* Only what gather.c looks for, yet: IPv4, untagged, from any source. */
+static bool is_relayable(const struct mcr_flow *flow)
+{
+	struct mcr_flow relayable = mcr_flow_ipv4(flow->interface, 0, 0, flow->group, flow->port);
+
+	return flow->interface < MCR_MAX_INTERFACES && mcr_flow_equal(flow, &relayable);
+}
+
 static bool in_range(const struct mcr_rec_rule *record, const struct mcr_rec_output *outputs)
 {
-	if (record->rule >= MCR_MAX_RULES || record->capture >= MCR_MAX_INTERFACES ||
+	if (record->rule >= MCR_MAX_RULES || !is_relayable(&record->flow) ||
 	    record->output_count > MCR_MAX_RULE_OUTPUTS)
 		return false;
 	for (uint32_t i = 0; i < record->output_count; i++)
@@ -51,11 +59,11 @@ int mcr_rules_put(struct mcr_rules *rules, struct mcr_segment *segment, const st
 
 	if (!in_range(record, outputs))
 		return -EINVAL;
-	rule = &rules->rules[record->rule];
+	rule = &rules->match.rules[record->rule];
 	if (rule->held)
-		mcr_match_drop(&rules->match, rule->key);
+		mcr_match_drop(&rules->match, &rule->flow);
 	*rule = (struct mcr_rule){
-		.key = mcr_match_key(record->capture, record->group, record->port),
+		.flow = record->flow,
 		.output_count = record->output_count,
 		.held = true,
 	};
@@ -78,7 +86,7 @@ int mcr_rules_put(struct mcr_rules *rules, struct mcr_segment *segment, const st
 		link = &output->next;
 	}
 	*link = MCR_NO_OUTPUT;
-	return mcr_match_put(&rules->match, rule->key, record->rule);
+	return mcr_match_put(&rules->match, record->rule);
 }
 
 int mcr_rules_drop(struct mcr_rules *rules, const struct mcr_rec_rule *record)
@@ -87,9 +95,9 @@ int mcr_rules_drop(struct mcr_rules *rules, const struct mcr_rec_rule *record)
 
 	if (record->rule >= MCR_MAX_RULES)
 		return -EINVAL;
-	rule = &rules->rules[record->rule];
+	rule = &rules->match.rules[record->rule];
 	if (!rule->held)
 		return -ENOENT;
 	rule->held = false;
-	return mcr_match_drop(&rules->match, rule->key);
+	return mcr_match_drop(&rules->match, &rule->flow);
 }

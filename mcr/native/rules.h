@@ -20,16 +20,8 @@ struct mcr_output {
 	uint32_t max_train; /* datagrams in one sendmsg; 1: no trains */
 };
 
-struct mcr_rule {
-	uint64_t key;
-	uint32_t first; /* output */
-	uint32_t output_count;
-	bool held;
-};
-
 struct mcr_rules {
 	struct mcr_match match;
-	struct mcr_rule rules[MCR_MAX_RULES];
 	struct mcr_output outputs[MCR_MAX_OUTPUTS];
 };
 
@@ -38,7 +30,7 @@ void mcr_rules_init(struct mcr_rules *rules);
 /*
  * Add a rule, or put it in the place of what its slot holds. Counters in `segment` start at zero unless they bear
  * the rule's tag already, as they do for the successor of a dead worker.
- * 0, -EINVAL for a slot out of range, -ENOSPC for a full table.
+ * 0, -EINVAL for a slot out of range or a flow that no packet can have, -ENOSPC for a full table.
  */
 int mcr_rules_put(struct mcr_rules *rules, struct mcr_segment *segment, const struct mcr_rec_rule *record,
 		  const struct mcr_rec_output *outputs);

@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * The shared memory of one worker: every struct that two processes see.
+ * The shared memory of one worker: every struct that two processes see (that of a flow, which the kernel sees, too, is in
+ * flow.h).
  *
  * The supervisor makes one segment per worker (a sealed memfd) and keeps it over the worker's death: counters and the
  * capture cursors go on where the last worker stopped. Each field has one writer, named beside it. Counters are
@@ -12,7 +13,9 @@
 #include <stddef.h>
 #include <stdint.h>
 
-#define MCR_ABI_VERSION 5
+#include "flow.h"
+
+#define MCR_ABI_VERSION 6
 #define MCR_CACHE_LINE  64
 
 #define MCR_MAX_RULES        16384
@@ -206,11 +209,9 @@ struct mcr_rec_output {
 
 struct mcr_rec_rule {
 	uint64_t tag;
+	struct mcr_flow flow;
 	uint32_t rule; /* slot in mcr_segment.rules */
-	uint32_t capture;
-	uint32_t group; /* network byte order */
-	uint16_t port;  /* network byte order */
-	uint16_t output_count;
+	uint32_t output_count;
 };
 
 struct mcr_rec_generation {

@@ -12,7 +12,8 @@ static void add_up(struct mcr_batch *batch, const struct mcr_rules *rules)
 
 	add->matched = batch->payload_count;
 	for (uint32_t i = 0; i < batch->share_count; i++)
-		add->submitted += batch->shares[i].payload_count * rules->rules[batch->shares[i].rule].output_count;
+		add->submitted += batch->shares[i].payload_count *
+				  rules->match.rules[batch->shares[i].rule].output_count;
 	for (uint32_t i = 0; i < batch->outcome_count; i++) {
 		add->sent += batch->outcomes[i].sent;
 		add->errors += batch->outcomes[i].errors;
@@ -73,7 +74,7 @@ static void note_share(struct mcr_segment *segment, const struct mcr_rules *rule
 	const struct mcr_outcome *outcome = &batch->outcomes[share->first_outcome];
 
 	note_sum(segment, &segment->rules[share->rule].matched, share->payload_count);
-	for (uint32_t at = rules->rules[share->rule].first; at != MCR_NO_OUTPUT; at = rules->outputs[at].next)
+	for (uint32_t at = rules->match.rules[share->rule].first; at != MCR_NO_OUTPUT; at = rules->outputs[at].next)
 		note_output(segment, &segment->outputs[at], share->payload_count, outcome++);
 }
 

@@ -20,9 +20,10 @@ from typing import NamedTuple
 import attrs
 
 from mcr.errors import InvalidParams, SystemFault
+from mcr.model.flow import Flow
 from mcr.net import uapi
 from mcr.net.buffer import set_buffer
-from mcr.net.filter.cbpf import REJECT_ALL, Wanted, attach_filter, select_udp
+from mcr.net.filter.cbpf import REJECT_ALL, attach_filter, select_udp
 from mcr.net.interfaces import Interface, bind_packet
 from mcr.net.patience import close_all, in_parallel, set_option
 
@@ -150,7 +151,7 @@ def describes_super_frames() -> bool:
             receiver.bind(("127.0.0.1", 0))
             port = receiver.getsockname()[1]
             tap.setsockopt(uapi.SOL_PACKET, uapi.PACKET_VNET_HDR, 1)
-            attach_filter(tap, select_udp([Wanted(IPv4Address("127.0.0.1"), port)]))
+            attach_filter(tap, select_udp([Flow(IPv4Address("127.0.0.1"), port)]))
             tap.bind(("lo", uapi.ETH_P_ALL))
             sender.setsockopt(socket.IPPROTO_UDP, uapi.UDP_SEGMENT, 1)
             sender.sendto(b"12", ("127.0.0.1", port))

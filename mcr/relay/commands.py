@@ -66,8 +66,7 @@ def attach_rule(placed: PlacedRule, capture: int, egress: Iterable[int]) -> Comm
         tag=placed.tag,
         rule=placed.slot,
         capture=capture,
-        group=rule.input.group,
-        port=rule.input.port,
+        flow=rule.input.flow,
         outputs=[
             records.OutputPlace(slot, leaves_by, output.group, output.port, output.max_train, source)
             for output, slot, leaves_by, source in zip(

@@ -12,11 +12,10 @@ import attrs
 
 from mcr.config.settings import Settings
 from mcr.errors import McrError
-from mcr.model.flow import Input
+from mcr.model.flow import Flow, Input
 from mcr.model.limits import MAX_INTERFACES
 from mcr.net.capture import CaptureGroup, open_captures, reject
 from mcr.net.filter.base import Rejected, open_screen
-from mcr.net.filter.cbpf import Wanted
 from mcr.net.filter.suppress import Suppressor
 from mcr.net.interfaces import Interface, find_interface, has_lost_its_interface, is_there
 from mcr.net.membership import Memberships
@@ -246,10 +245,10 @@ class InputInterfaces:
         return list(zip(lost, opened, strict=True))
 
 
-def _key(capture: Capture, source: Input) -> tuple[int, Wanted]:
+def _key(capture: Capture, source: Input) -> tuple[int, Flow]:
     """What the kernel has to let in, and of which capture."""
-    return capture.slot, Wanted(source.group, source.port)
+    return capture.slot, source.flow
 
 
-def _keys(capture: Capture, sources: Iterable[Input]) -> list[tuple[int, Wanted]]:
+def _keys(capture: Capture, sources: Iterable[Input]) -> list[tuple[int, Flow]]:
     return [_key(capture, source) for source in sources if source.interface == capture.interface.name]

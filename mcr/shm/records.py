@@ -8,8 +8,9 @@ from typing import Any
 import attrs
 
 from mcr._native import ffi, lib
-from mcr.model.flow import Address
+from mcr.model.flow import Address, Flow
 from mcr.model.log import Facility, Level, LogLevels
+from mcr.shm.flows import make_flow
 
 _HEAD = struct.Struct("=II")  # struct mcr_record
 _ALIGNMENT = 8
@@ -42,7 +43,7 @@ class Command:
         return _HEAD.pack(_HEAD.size + len(self.body) + padding, self.type) + self.body + bytes(padding)
 
 
-def _body(ctype: str, **fields: int | bytes) -> bytes:
+def _body(ctype: str, **fields: Any) -> bytes:
     record = ffi.new(f"struct {ctype} *", fields)
     return bytes(ffi.buffer(record))
 
@@ -121,10 +122,8 @@ class OutputPlace:
     source: Address | None = None
 
 
-def rule_put(
-    *, tag: int, rule: int, capture: int, group: Address, port: int, outputs: Iterable[OutputPlace]
-) -> Command:
-    """Forward what arrives on `capture` for `group` and `port` to `outputs`."""
+def rule_put(*, tag: int, rule: int, capture: int, flow: Flow, outputs: Iterable[OutputPlace]) -> Command:
+    """Forward what arrives on `capture` of a flow to `outputs`."""
     tail = b"".join(
         _body(
             "mcr_rec_output",
@@ -140,10 +139,8 @@ def rule_put(
     head = _body(
         "mcr_rec_rule",
         tag=tag,
+        flow=make_flow(flow, capture)[0],
         rule=rule,
-        capture=capture,
-        group=network_address(group),
-        port=socket.htons(port),
         output_count=len(tail) // ffi.sizeof("struct mcr_rec_output"),
     )
     return Command(lib.MCR_REC_RULE_PUT, head + tail, slot=rule)

@@ -19,7 +19,7 @@ import attrs
 from mcr.errors import SystemFault
 from mcr.model.flow import Input
 from mcr.net import uapi
-from mcr.net.filter.cbpf import REJECT_ALL, Wanted, attach_filter, select_kin
+from mcr.net.filter.cbpf import REJECT_ALL, attach_filter, select_kin
 from mcr.net.patience import set_option
 from mcr.tap.sighting import Datagram, Look, Query, Sighting, Tag, identify
 
@@ -82,7 +82,7 @@ def look_at_wire(source: Input, index: int, seconds: float = LOOK_SECONDS) -> Lo
                 continue
             taken += 1
             if taken == _FRAMES:
-                attach_filter(tap, select_kin(Wanted(source.group, source.port), _SNAP, strictly=True))
+                attach_filter(tap, select_kin(source.flow, _SNAP, strictly=True))
             came_by = source.interface if frame.address[0] == name else frame.address[0]
             match _identify(frame, came_by):
                 case Datagram(sighting, _) if frame.outgoing:
@@ -114,7 +114,7 @@ def _open(source: Input, index: int) -> socket.socket:
         membership = struct.pack("iHH8x", index, uapi.PACKET_MR_ALLMULTI, 0)
         set_option(opened, uapi.SOL_PACKET, uapi.PACKET_ADD_MEMBERSHIP, membership)
         step = "SO_ATTACH_FILTER"
-        attach_filter(opened, select_kin(Wanted(source.group, source.port), _SNAP))
+        attach_filter(opened, select_kin(source.flow, _SNAP))
         step = "bind"
         _bind_everywhere(opened)
     except OSError as error:

@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 import attrs
 
-from mcr.model.flow import Address, Input
+from mcr.model.flow import Address, Flow, Input
 from mcr.net import uapi
 
 _MORE_FRAGMENTS = 0x2000
@@ -52,8 +52,22 @@ class Sighting:
 
     @classmethod
     def of(cls, source: Input) -> "Sighting":
-        """What a rule takes: untagged and whole."""
-        return cls(source.interface, source.group, source.port)
+        """What a rule takes: whole, and tagged as its flow is."""
+        flow = source.flow
+        return cls(source.interface, flow.group, flow.port, (Tag(flow.vlan),) if flow.vlan else ())
+
+    @property
+    def flow(self) -> Flow | None:
+        """The flow that a rule would have to ask for; None: none can be asked for."""
+        if self.port is None or any(tag.protocol != uapi.ETH_P_8021Q for tag in self.tags):
+            return None
+        match self.tags:
+            case ():
+                return Flow(self.group, self.port)
+            case (tag,):
+                return Flow(self.group, self.port, tag.vlan)
+            case _:
+                return None
 
 
 @attrs.frozen

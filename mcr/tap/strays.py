@@ -11,9 +11,9 @@ from collections.abc import Iterable
 from contextlib import ExitStack
 from typing import Final, cast
 
-from mcr.model.flow import Input
+from mcr.model.flow import Flow, Input
 from mcr.net import uapi
-from mcr.net.filter.cbpf import REJECT_ALL, Instruction, Wanted, attach_filter, select_groups, select_udp
+from mcr.net.filter.cbpf import REJECT_ALL, Instruction, attach_filter, select_groups, select_udp
 from mcr.net.links import Link
 from mcr.tap.sighting import Datagram, Sighting, identify
 
@@ -33,9 +33,9 @@ def look_for_strays(links: Iterable[Link], rules: Iterable[Input]) -> Counter[Si
     Raises:
         OSError: no packet socket could be opened.
     """
-    wanted: defaultdict[str, list[Wanted]] = defaultdict(list)
+    wanted: defaultdict[str, list[Flow]] = defaultdict(list)
     for source in rules:
-        wanted[source.interface].append(Wanted(source.group, source.port))
+        wanted[source.interface].append(source.flow)
     seen: Counter[Sighting] = Counter()
     with ExitStack() as stack:
         selector = stack.enter_context(selectors.PollSelector())
@@ -61,7 +61,7 @@ def look_for_strays(links: Iterable[Link], rules: Iterable[Input]) -> Counter[Si
     return seen
 
 
-def _unwanted(wanted: list[Wanted]) -> tuple[Instruction, ...]:
+def _unwanted(wanted: list[Flow]) -> tuple[Instruction, ...]:
     """A filter for UDP to groups that is not wanted; for all to groups, if there are too many rules for one."""
     try:
         return select_groups(select_udp(wanted, invert=True))

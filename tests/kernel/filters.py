@@ -9,12 +9,13 @@ from pathlib import Path
 import pytest
 
 from lab import Lab, Namespace
+from mcr.model.flow import Flow
 from mcr.net.filter.base import Rejected, Screen
-from mcr.net.filter.cbpf import REJECT_ALL, Wanted, attach_filter
+from mcr.net.filter.cbpf import REJECT_ALL, attach_filter
 from mcr.net.filter.ebpf import MapScreen
 from mcr.net.interfaces import find_interface
 
-WANTED = [Wanted(IPv4Address("239.1.1.1"), 5000), Wanted(IPv4Address("239.1.1.1"), 5002)]
+WANTED = [Flow(IPv4Address("239.1.1.1"), 5000), Flow(IPv4Address("239.1.1.1"), 5002)]
 ETH_P_ALL = 0x0003
 SOL_PACKET, PACKET_IGNORE_OUTGOING = 263, 23
 OPEN = Path("/proc/self/fd")

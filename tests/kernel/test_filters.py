@@ -8,9 +8,10 @@ import pytest
 
 from filters import OPEN, WANTED, Wire, frame, may_load_ebpf, opened
 from mcr.errors import SystemFault
+from mcr.model.flow import Flow
 from mcr.model.limits import MAX_RULES
 from mcr.net.filter.base import Screen, open_screen
-from mcr.net.filter.cbpf import REJECT_ALL, Wanted, attach_filter, select_udp
+from mcr.net.filter.cbpf import REJECT_ALL, attach_filter, select_udp
 from mcr.net.filter.classic import ClassicScreen
 from mcr.net.filter.ebpf import MapScreen
 from mcr.net.interfaces import find_interface
@@ -122,7 +123,7 @@ def test_next_capture_in_a_slot_counts_from_zero(screen: Screen, wire: Wire) -> 
 def test_too_many_rules_for_a_classic_filter_leave_it_to_the_workers(wire: Wire) -> None:
     """Nothing is lost: workers sort out what a filter can't."""
     screen = ClassicScreen()
-    many = [Wanted(IPv4Address("239.2.0.0") + i, 5000) for i in range(2000)]
+    many = [Flow(IPv4Address("239.2.0.0") + i, 5000) for i in range(2000)]
     with pytest.raises(OverflowError):
         select_udp(many)
     screen.change([(3, each) for each in many], ())
@@ -143,7 +144,7 @@ def test_map_holds_as_many_rules_as_a_relay(wire: Wire) -> None:
     if not may_load_ebpf():
         assert isinstance(screen, ClassicScreen)
         return
-    most = [(3, Wanted(IPv4Address("239.2.0.0") + i, 5000)) for i in range(MAX_RULES)]
+    most = [(3, Flow(IPv4Address("239.2.0.0") + i, 5000)) for i in range(MAX_RULES)]
     screen.change(most, ())
     with pytest.raises(SystemFault, match="BPF_MAP_UPDATE_ELEM"):
         screen.change([(3, WANTED[0]), (3, WANTED[1])], ())

@@ -271,6 +271,25 @@ static void move_all(struct world *w, uint32_t slot, uint32_t left)
 	CHECK(w->worker->segment->totals.matched >= w->owed);
 }
 
+/* A rule that packets are not yet looked up for, by VLAN, source or IPv6, is not taken for another. */
+static void check_flows(struct world *w)
+{
+	struct mcr_flow flows[] = {
+		mcr_flow_ipv4(0, 1, 0, htonl(0xef010100), htons(5000)),
+		mcr_flow_ipv4(0, 0, htonl(0xc6120001), htonl(0xef010100), htons(5000)),
+		mcr_flow_ipv4(CAPTURES, 0, 0, htonl(0xef010100), htons(5000)),
+		mcr_flow_ipv4(0, 0, 0, htonl(0xef010100), htons(5000)),
+	};
+
+	flows[2].interface = MCR_MAX_INTERFACES;
+	flows[3].family = AF_INET6;
+	for (uint32_t i = 0; i < sizeof(flows) / sizeof(*flows); i++) {
+		struct mcr_rec_rule head = { .tag = 99, .rule = RULES, .flow = flows[i] };
+
+		CHECK(mcr_rules_put(&w->worker->rules, w->worker->segment, &head, NULL) == -EINVAL);
+	}
+}
+
 static void report(const struct world *w)
 {
 	const struct mcr_totals *totals = &w->worker->segment->totals;
@@ -295,6 +314,7 @@ int main(int argc, char **argv)
 	CHECK(batches);
 	world = world_open(strtoull(argv[2], NULL, 10));
 	open_egress(world->worker);
+	check_flows(world);
 	while (world->batches < batches) {
 		uint32_t slot = rnd(CAPTURES);
 

@@ -78,11 +78,10 @@ static void *allocate(size_t size)
 
 static void put_rule(struct world *w, uint32_t rule)
 {
-	struct mcr_rec_rule head = { .tag = 1 + rule, .rule = rule, .capture = rule % CAPTURES };
+	struct mcr_rec_rule head = { .tag = 1 + rule, .rule = rule };
 	struct mcr_rec_output outputs[OUTPUTS];
 
-	head.group = htonl(0xef010100 + rule);
-	head.port = htons((uint16_t)(5000 + rule));
+	head.flow = mcr_flow_ipv4(rule % CAPTURES, 0, 0, htonl(0xef010100 + rule), htons((uint16_t)(5000 + rule)));
 	head.output_count = (uint16_t)(rule % (OUTPUTS + 1));
 	for (uint32_t i = 0; i < head.output_count; i++)
 		outputs[i] = (struct mcr_rec_output){

@@ -24,22 +24,22 @@ struct filter {
 	uint64_t count;
 };
 
-static struct mcr_bpf_key admitted(void)
+static struct mcr_flow admitted(void)
 {
-	return (struct mcr_bpf_key){ .group = htonl(0xef010101), .port = htons(5000), .capture = CAPTURE };
+	return mcr_flow_ipv4(CAPTURE, 0, 0, htonl(0xef010101), htons(5000));
 }
 
 static struct filter load_filter(void)
 {
 	int wanted = mcr_bpf_open_wanted();
 	struct filter filter = { .rejected = mcr_bpf_open_rejected() };
-	struct mcr_bpf_key key = admitted();
+	struct mcr_flow flow = admitted();
 
 	if (wanted == -EPERM)
 		exit(FORBIDDEN);
 	filter.program = mcr_bpf_load_filter(wanted, filter.rejected, CAPTURE, false, false);
 	CHECK(filter.program >= 0);
-	CHECK(!mcr_bpf_put(wanted, &key));
+	CHECK(!mcr_bpf_put(wanted, &flow));
 	return filter;
 }
 
@@ -67,12 +67,14 @@ static uint64_t counted(struct filter *filter)
 /* By the filter's contract (bpf/load.h) and the worker's parser; -1: either will do, as only the worker reads lengths. */
 static int expected(const uint8_t *frame, uint32_t size)
 {
-	struct mcr_bpf_key key = admitted();
+	struct mcr_flow flow, wanted = admitted();
 	struct mcr_packet packet;
 	int ret = mcr_packet_parse(frame, size, ETHERNET, &packet);
 
-	if (ret == 0)
-		return packet.group == key.group && packet.port == key.port;
+	if (ret == 0) {
+		flow = mcr_flow_ipv4(CAPTURE, 0, 0, packet.group, packet.port);
+		return mcr_flow_equal(&wanted, &flow);
+	}
 	if (ret == -EPROTONOSUPPORT)
 		return frame[ETHERNET + 9] == 17;
 	return ret == -EOPNOTSUPP ? 1 : -1;

@@ -99,6 +99,12 @@ static void send_descriptor(int channel, int fd)
 	CHECK(sendmsg(channel, &message, 0) == 1);
 }
 
+/* What produce() makes, by a capture. */
+static struct mcr_flow flow_by(uint16_t capture)
+{
+	return mcr_flow_ipv4(capture, 0, 0, inet_addr(GROUP), htons(PORT));
+}
+
 /* What a supervisor tells a worker that has just started: one capture, one egress socket, one rule, go. */
 static void tell_everything(struct harness *h, uint64_t generation)
 {
@@ -121,9 +127,7 @@ static void tell_everything(struct harness *h, uint64_t generation)
 	send_descriptor(h->channel, h->ring_fd);
 	send_descriptor(h->channel, h->sender);
 	CHECK(getsockname(h->receiver, (struct sockaddr *)&to, &size) == 0);
-	rule.head = (struct mcr_rec_rule){
-		.tag = 7, .rule = 5, .group = inet_addr(GROUP), .port = htons(PORT), .output_count = 1
-	};
+	rule.head = (struct mcr_rec_rule){ .tag = 7, .rule = 5, .flow = flow_by(0), .output_count = 1 };
 	rule.output = (struct mcr_rec_output){
 		.output = 9, .egress = 3, .address = to.sin_addr.s_addr, .port = to.sin_port, .max_train = 16
 	};

@@ -34,7 +34,7 @@ int main(void)
 	struct {
 		struct mcr_rec_rule head;
 		struct mcr_rec_output output;
-	} rule = { .head = { .tag = 7, .rule = 5, .capture = SLOT, .port = htons(PORT), .output_count = 1 } };
+	} rule = { .head = { .tag = 7, .rule = 5, .flow = flow_by(SLOT), .output_count = 1 } };
 	struct mcr_rec_generation second = { 2 };
 	struct sockaddr_in to;
 	socklen_t size = sizeof(to);
@@ -45,7 +45,6 @@ int main(void)
 	mcr_journal_enter(h.segment, (struct mcr_journal_state){ MCR_PHASE_SENDING, SLOT, PACKETS / 2 });
 	tell_everything(&h, 1);
 	CHECK(getsockname(h.receiver, (struct sockaddr *)&to, &size) == 0);
-	rule.head.group = inet_addr(GROUP);
 	rule.output = (struct mcr_rec_output){
 		.output = 9, .egress = 3, .address = to.sin_addr.s_addr, .port = to.sin_port, .max_train = 16
 	};

@@ -22,7 +22,7 @@ static void put_two_outputs(struct harness *h)
 	socklen_t size = sizeof(to);
 
 	CHECK(getsockname(h->receiver, (struct sockaddr *)&to, &size) == 0);
-	rule.head = (struct mcr_rec_rule){ .tag = 7, .rule = 5, .group = inet_addr(GROUP), .port = htons(PORT) };
+	rule.head = (struct mcr_rec_rule){ .tag = 7, .rule = 5, .flow = flow_by(0) };
 	command(h, MCR_REC_RULE_DROP, &rule.head, sizeof(rule.head));
 	rule.head.tag = 8;
 	rule.head.output_count = 2;

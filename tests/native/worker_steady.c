@@ -18,8 +18,7 @@ static void toggle_rule(struct harness *h, uint64_t turn)
 
 	rule.head = (struct mcr_rec_rule){ .tag = 100 + turn,
 					   .rule = 6,
-					   .group = inet_addr("239.9.9.9"),
-					   .port = htons(PORT),
+					   .flow = mcr_flow_ipv4(0, 0, 0, inet_addr("239.9.9.9"), htons(PORT)),
 					   .output_count = turn % 2 ? 0 : 1 };
 	rule.output = (struct mcr_rec_output){ .output = 10, .egress = 3, .max_train = 1 };
 	if (turn % 2)

@@ -7,7 +7,7 @@ from ipaddress import ip_address
 import pytest
 
 from mcr._native import lib
-from mcr.model.flow import Input
+from mcr.model.flow import Flow, Input
 from mcr.model.rule import Output, Rule
 from mcr.net.interfaces import Interface
 from mcr.net.raw import RawLink
@@ -59,8 +59,7 @@ def test_rule_is_attached_with_its_slots_in_the_order_of_its_outputs() -> None:
         tag=placed.tag,
         rule=placed.slot,
         capture=2,
-        group=rule.input.group,
-        port=5000,
+        flow=Flow(rule.input.group, 5000),
         outputs=[
             records.OutputPlace(placed.outputs[0], 8, group, 6000, 1, source),
             records.OutputPlace(placed.outputs[1], 9, host, 6001, outputs[1].max_train),

@@ -6,18 +6,19 @@ from ipaddress import ip_address
 import pytest
 
 from mcr._native import ffi, lib
+from mcr.model.flow import Flow
 from mcr.model.log import Facility, Level, LogLevels
 from mcr.shm import records
 
 
 def test_rule_record_carries_key_and_outputs_in_network_byte_order() -> None:
     places = [records.OutputPlace(i, i + 10, ip_address(f"239.0.0.{i}"), 6000 + i, 16) for i in range(3)]
-    command = records.rule_put(tag=7, rule=5, capture=2, group=ip_address("239.1.2.3"), port=5000, outputs=places)
+    command = records.rule_put(tag=7, rule=5, capture=2, flow=Flow(ip_address("239.1.2.3"), 5000), outputs=places)
     size = ffi.sizeof("struct mcr_rec_rule")
     head = ffi.from_buffer("struct mcr_rec_rule *", command.body[:size], require_writable=False)
-    assert (head.tag, head.rule, head.capture, head.output_count) == (7, 5, 2, 3)
-    assert int(head.group).to_bytes(4, "little") == socket.inet_aton("239.1.2.3")
-    assert socket.ntohs(head.port) == 5000
+    assert (head.tag, head.rule, head.flow.interface, head.output_count) == (7, 5, 2, 3)
+    assert int(head.flow.group).to_bytes(4, "little") == socket.inet_aton("239.1.2.3")
+    assert socket.ntohs(head.flow.port) == 5000
     outputs = ffi.from_buffer("struct mcr_rec_output[]", command.body[size:], require_writable=False)
     assert [(o.output, o.egress, socket.ntohs(o.port)) for o in outputs] == [
         (0, 10, 6000),

@@ -7,6 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mcr._native import lib
+from mcr.model.flow import Flow
 from mcr.model.log import LogLevels
 from mcr.relay.told import Told
 from mcr.shm import records
@@ -53,7 +54,7 @@ class Worker:
 
 
 def put_rule(slot: int, tag: int) -> Command:
-    return records.rule_put(tag=tag, rule=slot, capture=0, group=GROUP, port=5000, outputs=())
+    return records.rule_put(tag=tag, rule=slot, capture=0, flow=Flow(GROUP, 5000), outputs=())
 
 
 @given(st.lists(st.tuples(st.sampled_from("cCeErRuUglo"), st.integers(0, 3)), max_size=80))

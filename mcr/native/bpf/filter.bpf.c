@@ -11,9 +11,9 @@ PARAMETER(capture);
 PARAMETER(clip);
 PARAMETER(everything);
 
-INLINE bool is_admitted(const struct mcr_bpf_key *key)
+INLINE bool is_admitted(const struct mcr_flow *flow)
 {
-	return VALUE(everything) || bpf_map_lookup_elem(map_admitted, key);
+	return VALUE(everything) || bpf_map_lookup_elem(map_admitted, flow);
 }
 
 /* A super-frame is as many datagrams as it will be cut into. */
@@ -38,12 +38,12 @@ INLINE int accept(const struct __sk_buff *skb)
 int filter(struct __sk_buff *skb)
 {
 	struct headers headers;
-	struct mcr_bpf_key key;
-	enum verdict verdict = read_frame(skb, &headers, &key, (uint16_t)VALUE(capture));
+	struct mcr_flow flow;
+	enum verdict verdict = read_frame(skb, &headers, &flow, (uint16_t)VALUE(capture));
 
 	if (verdict != LOOK_UP)
 		return verdict == ACCEPT ? ACCEPT_WHOLE : DROP;
-	if (is_admitted(&key))
+	if (is_admitted(&flow))
 		return accept(skb);
 	count(skb);
 	return DROP;

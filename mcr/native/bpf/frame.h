@@ -12,6 +12,7 @@
 #include <linux/if_packet.h>
 
 #include "bpf/abi.h"
+#include "flow.h"
 #include "parse.h"
 
 #define INLINE static inline __attribute__((always_inline))
@@ -41,7 +42,7 @@ struct headers {
 enum verdict {
 	REJECT,  /* not for a worker */
 	ACCEPT,  /* for a worker, which says what is wrong with it */
-	LOOK_UP, /* it has a key */
+	LOOK_UP, /* its flow can be told */
 };
 
 /*
@@ -62,9 +63,8 @@ INLINE bool is_of_vlan(struct __sk_buff *skb)
 	return skb->vlan_present && skb->vlan_tci & VLAN_ID;
 }
 
-/* IPv4 UDP of no VLAN that this machine did not send, with its headers and the key of its destination. */
-INLINE enum verdict read_frame(struct __sk_buff *skb, struct headers *headers, struct mcr_bpf_key *key,
-			       uint16_t capture)
+/* IPv4 UDP of no VLAN that this machine did not send, with its headers and its flow. */
+INLINE enum verdict read_frame(struct __sk_buff *skb, struct headers *headers, struct mcr_flow *flow, uint16_t capture)
 {
 	uint32_t size;
 
@@ -79,11 +79,7 @@ INLINE enum verdict read_frame(struct __sk_buff *skb, struct headers *headers, s
 		return ACCEPT;
 	if (size > sizeof(headers->ip) && fetch(skb, size, &headers->ports, sizeof(headers->ports)))
 		return ACCEPT;
-	*key = (struct mcr_bpf_key){
-		.group = headers->ip.destination,
-		.port = headers->ports.destination,
-		.capture = capture,
-	};
+	*flow = mcr_flow_ipv4(capture, 0, 0, headers->ip.destination, headers->ports.destination);
 	return LOOK_UP;
 }
 

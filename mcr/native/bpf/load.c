@@ -65,8 +65,7 @@ static int open_map(uint32_t type, uint32_t key_size, uint32_t value_size, uint3
 
 int mcr_bpf_open_wanted(void)
 {
-	return open_map(BPF_MAP_TYPE_HASH, sizeof(struct mcr_bpf_key), sizeof(uint32_t), MCR_MAX_RULES,
-			BPF_F_NO_PREALLOC);
+	return open_map(BPF_MAP_TYPE_HASH, MCR_FLOW_IPV4_BYTES, sizeof(uint32_t), MCR_MAX_RULES, BPF_F_NO_PREALLOC);
 }
 
 int mcr_bpf_open_rejected(void)
@@ -91,7 +90,7 @@ static int change(enum bpf_cmd command, int map, const void *key, void *value)
  * From 6.1 on the kernel keeps some memory ready for maps, and gets more by an interrupt that it sends itself; where that
  * takes its time, many keys in a row find none.
  */
-int mcr_bpf_put(int wanted, const struct mcr_bpf_key *key)
+int mcr_bpf_put(int wanted, const struct mcr_flow *flow)
 {
 	uint32_t value = 0;
 	int ret = -ENOMEM;
@@ -99,14 +98,14 @@ int mcr_bpf_put(int wanted, const struct mcr_bpf_key *key)
 	for (int i = 0; i < TRIES && ret == -ENOMEM; i++) {
 		if (i)
 			usleep(PAUSE_US);
-		ret = change(BPF_MAP_UPDATE_ELEM, wanted, key, &value);
+		ret = change(BPF_MAP_UPDATE_ELEM, wanted, flow, &value);
 	}
 	return ret;
 }
 
-int mcr_bpf_drop(int wanted, const struct mcr_bpf_key *key)
+int mcr_bpf_drop(int wanted, const struct mcr_flow *flow)
 {
-	return change(BPF_MAP_DELETE_ELEM, wanted, key, NULL);
+	return change(BPF_MAP_DELETE_ELEM, wanted, flow, NULL);
 }
 
 int mcr_bpf_count(int rejected, uint32_t capture, uint64_t *count)

@@ -13,15 +13,16 @@
 #include <stdint.h>
 
 #include "bpf/abi.h"
+#include "flow.h"
 
-/* A map of the wanted keys, at most MCR_MAX_RULES of them. Takes memory only for those in it. */
+/* A map of the wanted flows, at most MCR_MAX_RULES of them. Takes memory only for those in it. */
 int mcr_bpf_open_wanted(void);
 
 /* A map of datagrams rejected, by capture. -E2BIG: more processors than `mcr_bpf_count` can add up. */
 int mcr_bpf_open_rejected(void);
 
-int mcr_bpf_put(int wanted, const struct mcr_bpf_key *key);
-int mcr_bpf_drop(int wanted, const struct mcr_bpf_key *key);
+int mcr_bpf_put(int wanted, const struct mcr_flow *flow);
+int mcr_bpf_drop(int wanted, const struct mcr_flow *flow);
 
 /* How many datagrams of a capture were rejected so far. */
 int mcr_bpf_count(int rejected, uint32_t capture, uint64_t *count);

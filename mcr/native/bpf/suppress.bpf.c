@@ -51,10 +51,10 @@ INLINE bool has_socket(struct __sk_buff *skb, const struct headers *headers)
 int suppress(struct __sk_buff *skb)
 {
 	struct headers headers;
-	struct mcr_bpf_key key;
+	struct mcr_flow flow;
 
-	if (read_frame(skb, &headers, &key, (uint16_t)VALUE(capture)) == LOOK_UP &&
-	    bpf_map_lookup_elem(map_admitted, &key) && !is_first_of_tick() && !has_socket(skb, &headers))
+	if (read_frame(skb, &headers, &flow, (uint16_t)VALUE(capture)) == LOOK_UP &&
+	    bpf_map_lookup_elem(map_admitted, &flow) && !is_first_of_tick() && !has_socket(skb, &headers))
 		bpf_skb_change_type(skb, PACKET_OTHERHOST);
 	return TCX_NEXT; /* other programs are to have their say, too */
 }

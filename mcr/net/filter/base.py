@@ -10,8 +10,8 @@ from typing import Protocol
 
 from mcr.errors import describe_errno
 from mcr.logs.logger import get_logger
+from mcr.model.flow import Flow
 from mcr.model.log import Facility
-from mcr.net.filter.cbpf import Wanted
 from mcr.net.filter.classic import ClassicScreen
 from mcr.net.filter.ebpf import MapScreen
 from mcr.net.filter.suppress import Suppressor
@@ -41,7 +41,7 @@ class Screen(Protocol):
 
     suppressor: Suppressor | None
 
-    def change(self, added: Iterable[tuple[int, Wanted]], removed: Iterable[tuple[int, Wanted]]) -> None:
+    def change(self, added: Iterable[tuple[int, Flow]], removed: Iterable[tuple[int, Flow]]) -> None:
         """Admit more flows, and fewer.
 
         Raises:

@@ -7,7 +7,7 @@ from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
-from mcr.model.flow import Address
+from mcr.model.flow import Flow
 from mcr.net import uapi
 
 _MAX_JUMP = 255
@@ -27,13 +27,6 @@ class Instruction(NamedTuple):
     jt: int
     jf: int
     k: int
-
-
-class Wanted(NamedTuple):
-    """A flow that a rule takes of an interface."""
-
-    group: Address
-    port: int
 
 
 def _return(size: int) -> Instruction:
@@ -78,11 +71,11 @@ REJECT_ALL = (_return(0),)
 ACCEPT_UDP = (*_UDP, _return(_WHOLE))
 
 
-def select_udp(wanted: Iterable[Wanted], *, invert: bool = False) -> tuple[Instruction, ...]:
+def select_udp(wanted: Iterable[Flow], *, invert: bool = False) -> tuple[Instruction, ...]:
     """Make a filter that lets in the UDP of these flows, and frames whose headers don't tell.
 
     Args:
-        wanted: groups and ports.
+        wanted: of them, groups and ports are looked at: the frames are untagged, and from anywhere.
         invert: let in all other UDP instead.
 
     Raises:
@@ -90,8 +83,8 @@ def select_udp(wanted: Iterable[Wanted], *, invert: bool = False) -> tuple[Instr
     """
     yes, no = (0, _WHOLE) if invert else (_WHOLE, 0)
     ports: defaultdict[int, list[int]] = defaultdict(list)
-    for group, port in wanted:
-        ports[int(group)].append(port)
+    for each in wanted:
+        ports[int(each.group)].append(each.port)
     program = [
         *_UDP,
         _load_half(uapi.SKF_NET_OFF + 6),
@@ -149,7 +142,7 @@ IGMP_QUERIES = (
 """For a raw IGMP socket, whose data begins at the IP header: lets in queries."""
 
 
-def select_kin(flow: Wanted, size: int, *, strictly: bool = False) -> tuple[Instruction, ...]:
+def select_kin(flow: Flow, size: int, *, strictly: bool = False) -> tuple[Instruction, ...]:
     """Make a filter for a probe of frames like a flow, tagged or not: UDP to its group, or to its port of any group.
 
     IGMP queries come in, too. Of what this machine sends, only the very flow. The kernel has taken the outermost VLAN

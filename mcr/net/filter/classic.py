@@ -9,10 +9,11 @@ import attrs
 
 from mcr.errors import SystemFault, describe_errno
 from mcr.logs.logger import get_logger
+from mcr.model.flow import Flow
 from mcr.model.log import Facility
 from mcr.net import uapi
 from mcr.net.capture import read_count
-from mcr.net.filter.cbpf import ACCEPT_UDP, REJECT_ALL, Instruction, Wanted, attach_filter, select_udp
+from mcr.net.filter.cbpf import ACCEPT_UDP, REJECT_ALL, Instruction, attach_filter, select_udp
 from mcr.net.filter.suppress import Suppressor
 from mcr.net.interfaces import Interface, bind_packet
 
@@ -28,7 +29,7 @@ class _Filtered:
     sockets: tuple[socket.socket, ...]
     counter: socket.socket
 
-    def install(self, wanted: set[Wanted] | None) -> None:
+    def install(self, wanted: set[Flow] | None) -> None:
         """Select anew; None: everything.
 
         In the microseconds when one filter has changed and another has not, a frame of a group that is added or removed
@@ -45,7 +46,7 @@ class _Filtered:
             self.install(None)  # too many rules for one filter: the workers tell
 
 
-def _select(wanted: set[Wanted]) -> tuple[Sequence[Instruction], Sequence[Instruction]]:
+def _select(wanted: set[Flow]) -> tuple[Sequence[Instruction], Sequence[Instruction]]:
     return select_udp(wanted), select_udp(wanted, invert=True)
 
 
@@ -55,11 +56,11 @@ class ClassicScreen:
     suppressor: Suppressor | None = None
 
     def __init__(self) -> None:
-        self._wanted: defaultdict[int, set[Wanted]] = defaultdict(set)
+        self._wanted: defaultdict[int, set[Flow]] = defaultdict(set)
         self._captures: dict[int, _Filtered] = {}
         self._everything = False
 
-    def change(self, added: Iterable[tuple[int, Wanted]], removed: Iterable[tuple[int, Wanted]]) -> None:
+    def change(self, added: Iterable[tuple[int, Flow]], removed: Iterable[tuple[int, Flow]]) -> None:
         """Change the filters of captures that are open."""
         concerned = set()
         for capture, wanted in removed:
@@ -102,7 +103,7 @@ class ClassicScreen:
         self._everything = everything
         self._install_again(self._captures)
 
-    def _selection(self, capture: int) -> set[Wanted] | None:
+    def _selection(self, capture: int) -> set[Flow] | None:
         return None if self._everything else self._wanted[capture]
 
     def _install_again(self, captures: Iterable[int]) -> None:

@@ -9,10 +9,12 @@ from typing import Any
 from mcr._native import ffi, lib
 from mcr.errors import SystemFault, check_result, describe_errno
 from mcr.logs.logger import get_logger
+from mcr.model.flow import Flow
 from mcr.model.log import Facility
-from mcr.net.filter.cbpf import ACCEPT_UDP, Wanted, attach_filter, attach_program
+from mcr.net.filter.cbpf import ACCEPT_UDP, attach_filter, attach_program
 from mcr.net.filter.suppress import Suppressor
 from mcr.net.interfaces import Interface
+from mcr.shm.flows import make_flow
 
 log = get_logger(Facility.NETWORK)
 
@@ -41,19 +43,19 @@ class MapScreen:
         if suppress:
             self.suppressor = _open_suppressor(self._wanted)
 
-    def change(self, added: Iterable[tuple[int, Wanted]], removed: Iterable[tuple[int, Wanted]]) -> None:
+    def change(self, added: Iterable[tuple[int, Flow]], removed: Iterable[tuple[int, Flow]]) -> None:
         """Change the map."""
         put: list[Any] = []
         try:
-            for key in (_map_key(*each) for each in added):
+            for key in (make_flow(flow, capture) for capture, flow in added):
                 check_result(lib.mcr_bpf_put(self._wanted, key))
                 put.append(key)
         except OSError as error:
             for key in put:
                 lib.mcr_bpf_drop(self._wanted, key)
             raise SystemFault("Cannot filter by rules: BPF_MAP_UPDATE_ELEM", error.errno or 0) from None
-        for each in removed:
-            lib.mcr_bpf_drop(self._wanted, _map_key(*each))
+        for capture, flow in removed:
+            lib.mcr_bpf_drop(self._wanted, make_flow(flow, capture))
 
     def open(
         self, capture: int, interface: Interface, sockets: Sequence[socket.socket], *, clip: bool = False
@@ -152,8 +154,3 @@ def _open_suppressor(wanted: int) -> Suppressor | None:
     except OSError as error:
         log.info("MCR_ABSORB has no effect: %s", describe_errno(error.errno or 0))
         return None
-
-
-def _map_key(capture: int, wanted: Wanted) -> Any:
-    group, port = socket.htonl(int(wanted.group)), socket.htons(wanted.port)
-    return ffi.new("struct mcr_bpf_key *", {"group": group, "port": port, "capture": capture})

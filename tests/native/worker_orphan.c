@@ -22,7 +22,7 @@ static void await(struct harness *h, uint64_t generation)
 	do {
 		int size = mcr_ring_pop(&events, &type, body, sizeof(body));
 
-		CHECK(size > 0 || size == -ENOENT);
+		CHECK(size >= 0 || size == -ENOENT);
 		if (size < 0)
 			poll(&(struct pollfd){ .fd = h->event_fd, .events = POLLIN }, 1, 1);
 	} while (type != MCR_REC_ACK || body[0] != generation);

@@ -36,7 +36,7 @@ static uint64_t drain_events(struct mcr_ring_end *events, uint64_t acknowledged)
 	int size;
 
 	while ((size = mcr_ring_pop(events, &type, &body, sizeof(body))) != -ENOENT) {
-		CHECK(size > 0);
+		CHECK(size >= 0);
 		if (type == MCR_REC_ACK) {
 			struct mcr_rec_generation ack;
 

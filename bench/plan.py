@@ -1,4 +1,4 @@
-"""What is measured: the stages, each a set of rigs, and the work done on them."""
+"""The plan of a run: its stages, each a set of rigs, and the work done on them."""
 
 import attrs
 

@@ -1,4 +1,4 @@
-"""What the benchmark needs besides MCR: installed if we may, or named."""
+"""The programs that the benchmark needs besides MCR: installed if we may, or named."""
 
 import os
 import shutil

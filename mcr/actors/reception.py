@@ -1,4 +1,4 @@
-"""Where processes that have become workers call mcrd, each to get a channel of its own.
+"""Receives the calls of processes that have become workers; each gets a channel of its own.
 
 They call on a socket that mcrd's children inherit as their standard input. It has no name, so no other process can
 call. With its call a process hands over every descriptor that it was started with. They are held here until it has

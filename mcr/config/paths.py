@@ -1,4 +1,4 @@
-"""Where mcrd and mcrctl meet. Import-light: every command of mcrctl pays for it."""
+"""The path where mcrd and mcrctl meet. Import-light: every command of mcrctl pays for it."""
 
 from typing import Final
 

@@ -1,4 +1,4 @@
-"""What the control protocol can ask for, in one table: name, parameters, whether it changes anything, handler.
+"""The methods of the control protocol, in one table: name, parameters, whether it changes anything, handler.
 
 A handler calls one actor and turns its answer into JSON values. An `McrError` travels to the client; anything else is a
 bug and passes through.

@@ -1,4 +1,4 @@
-"""Between JSON and values.
+"""Turns JSON into values, and values into JSON.
 
 What a client has written becomes values, or one error with its faults, each with its path: `rules[3].outputs[0].port`.
 cattrs on its own would turn "5" into 5 and a string into a tuple of its characters; here a JSON type is the one asked

@@ -1,4 +1,4 @@
-"""From an event to a line on standard error, text or JSON.
+"""Writes events as lines on standard error, text or JSON.
 
 Rules of the module:
 

@@ -1,4 +1,4 @@
-"""How much a relay holds at most."""
+"""Limits: how much a relay holds at most."""
 
 MAX_RULES = 16_384
 """Rules a relay holds at most (the worker's match table is sized for it)."""

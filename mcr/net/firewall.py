@@ -1,4 +1,4 @@
-"""What the kernel says of firewall rules. It only looks; others judge."""
+"""Reads firewall rules from the kernel. It only looks; others judge."""
 
 import errno
 from collections.abc import Iterable

@@ -1,4 +1,4 @@
-"""What the kernel says of network interfaces. It only looks; others judge.
+"""Reads network interfaces from the kernel. It only looks; others judge.
 
 pyroute2 is imported only when it is asked for: it takes longer than anything else at a start.
 """

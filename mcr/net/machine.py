@@ -1,4 +1,4 @@
-"""What the kernel says of the machine and of a process. It only looks; `machine_findings` judges."""
+"""Reads the state of the machine and of a process from the kernel. It only looks; `machine_findings` judges."""
 
 import os
 import platform

@@ -1,4 +1,4 @@
-"""What is known of this machine's network: links, IPv4 addresses, neighbours. Values; `rtnetlink` makes them."""
+"""This machine's network at one moment: links, IPv4 addresses, neighbours. Values; `rtnetlink` makes them."""
 
 from collections.abc import Iterator, Mapping
 from ipaddress import IPv4Address, IPv4Interface

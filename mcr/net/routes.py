@@ -1,4 +1,4 @@
-"""What the kernel says of the ways to hosts and groups, over netlink (rtnetlink(7)). It only looks; others judge.
+"""Reads the routes to hosts and groups from the kernel (rtnetlink(7)). It only looks; others judge.
 
 pyroute2 is imported only when it is asked for, as in `links`.
 """

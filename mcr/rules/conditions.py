@@ -1,4 +1,4 @@
-"""Whether inputs and outputs can be served, judged from what is known of the network. Pure.
+"""Judges whether inputs and outputs can be served, from what is known of the network. Pure.
 
 An interface is who it was when its sockets were opened, by its index; it is spoken of by the name that the rules give
 it, and if it has another one now, by that as well.

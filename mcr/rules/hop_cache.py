@@ -1,4 +1,4 @@
-"""How hosts that are outputs are reached, as far as it was asked for; asked for anew when routes have changed."""
+"""A cache of the next hops to hosts that are outputs. They are asked for anew when routes have changed."""
 
 from collections.abc import Iterable, Mapping
 from contextlib import suppress

@@ -1,4 +1,4 @@
-"""What a test datagram carries: who sent it, which one it is, when it was due, and a checksum over all of it.
+"""The payload of a test datagram: its sender, its number, when it was due, and a checksum over all of it.
 
 Layout, in network order::
 

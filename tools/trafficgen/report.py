@@ -1,4 +1,4 @@
-"""What a run found, for people (``str``) and for machines (`as_json`)."""
+"""The result of a run, for people (``str``) and for machines (`as_json`)."""
 
 from typing import Any
 

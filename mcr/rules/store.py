@@ -1,0 +1,360 @@
+"""The rules on disk: what was acknowledged is there after a crash, a reboot or a power cut.
+
+SQLite in WAL mode, synchronised at each commit, one table, one row a rule. Rules of the module:
+
+1. One thread at a time uses a store. Whatever it does may wait for the disk.
+2. A write is whole or not there.
+3. A file that can't be used is never overwritten: it is set aside under a name that says when, and what can still be
+   read of a damaged one is taken over.
+4. The lock of the file is held for as long as the store is open: two daemons never share one.
+"""
+
+import errno
+import hashlib
+import json
+import os
+import shutil
+import sqlite3
+import stat
+import tempfile
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import closing, contextmanager, suppress
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, Final, Self
+
+import attrs
+
+from mcr.config.paths import DEFAULT_CONTROL_SOCKET
+from mcr.errors import McrError, SystemFault
+from mcr.model.flow import Input, parse_address
+from mcr.model.rule import Output, Rule
+
+FILE: Final = "rules.sqlite"
+_APPLICATION: Final = 0x4D435231  # "MCR1" (PRAGMA application_id): tells our files from those of others
+_VERSION: Final = 1  # of the table (PRAGMA user_version)
+_TABLE: Final = "CREATE TABLE rules (position INTEGER PRIMARY KEY, rule_id TEXT UNIQUE NOT NULL, rule TEXT NOT NULL)"
+_COMPANIONS: Final = ("-wal", "-shm", "-journal")
+_LOCK_SECONDS: Final = 1.0  # for one that is just ending
+_ERRNOS: Final = {
+    "SQLITE_FULL": errno.ENOSPC,
+    "SQLITE_READONLY": errno.EROFS,
+    "SQLITE_IOERR": errno.EIO,
+    "SQLITE_CANTOPEN": errno.EACCES,
+    "SQLITE_NOMEM": errno.ENOMEM,
+    "SQLITE_BUSY": errno.EBUSY,
+}
+_DAMAGED: Final = frozenset({"SQLITE_CORRUPT", "SQLITE_NOTADB", "SQLITE_ERROR"})
+
+
+@attrs.frozen
+class Put:
+    """Write a rule, in the place of the one with its id if there is one."""
+
+    rule: Rule
+
+
+@attrs.frozen
+class Drop:
+    """Forget a rule."""
+
+    rule_id: str
+
+
+Change = Put | Drop
+
+
+class StateInUse(McrError):
+    """Another daemon has the directory's file open."""
+
+
+class _Foreign(Exception):
+    """A sound file, and not one of this version of mcrd."""
+
+
+def name_of_file(control_socket: str) -> str:
+    """Name of a daemon's file where several share a directory: each is known by its control socket.
+
+    An empty path: it has the directory for itself.
+    """
+    path = control_socket and Path(control_socket).absolute()
+    if not path or str(path) == DEFAULT_CONTROL_SOCKET:
+        return FILE
+    return f"rules-{path.stem}-{hashlib.sha256(bytes(path)).hexdigest()[:8]}.sqlite"
+
+
+class RuleFile:
+    """The file of one daemon.
+
+    Attributes:
+        rules: those it held when it was opened, in the order in which they were added.
+        notices: what an operator should be told of it.
+    """
+
+    def __init__(self, directory: Path, database: sqlite3.Connection | None, *notices: str) -> None:
+        self._directory = directory
+        self._database = database
+        self._refusal = errno.EROFS
+        self.rules: tuple[Rule, ...] = ()
+        self.notices = list(notices)
+
+    @classmethod
+    def open(cls, directory: Path, name: str = FILE) -> Self:
+        """Open the file of this name in a directory, which is made if only its last component is missing.
+
+        A directory that can be read and not written gives a store that refuses every change.
+
+        Raises:
+            SystemFault: the directory can't be made or used.
+            StateInUse: by another daemon.
+            McrError: others may write in it.
+        """
+        _make_directory(directory)
+        path = directory / name
+        try:
+            database, notices = _open_or_renew(path)
+        except sqlite3.Error as error:
+            number = errno.EROFS if _is_read_only(directory) else _errno(error)
+            if number == errno.EBUSY:
+                raise StateInUse(
+                    f"Another mcrd uses the state directory {directory}",
+                    "give this one its own: --state-dir DIR, or none: --no-state",
+                ) from None
+            if number == errno.EACCES:
+                raise _unusable(directory, number) from None
+            return cls._of_what_can_be_read(path, number)
+        store = cls(directory, database, *notices)
+        store.rules = tuple(store._read())
+        return store
+
+    @classmethod
+    def _of_what_can_be_read(cls, path: Path, number: int) -> Self:
+        """The rules of a file that can't be written."""
+        directory = path.parent
+        refusal = SystemFault(f"Changes of the rules can't be saved in {directory}", number)
+        store = cls(directory, None, f"{refusal.message}; rules can't be changed until that is mended")
+        store._refusal = number
+        with tempfile.TemporaryDirectory(prefix="mcr-") as copy, suppress(sqlite3.Error, OSError):
+            for suffix in ("", *_COMPANIONS):
+                with suppress(FileNotFoundError):
+                    shutil.copyfile(f"{path}{suffix}", Path(copy) / f"{FILE}{suffix}")
+            with closing(_connect(Path(copy) / FILE)) as database:
+                _prepare(database)
+                store.rules = tuple(_rules_of(database))
+        return store
+
+    def _read(self) -> Iterator[Rule]:
+        assert self._database
+        return _rules_of(self._database)
+
+    def write(self, changes: Iterable[Change]) -> None:
+        """Make changes last, all of them or none. They are on the disk when this returns.
+
+        Raises:
+            SystemFault: they can't be: the disk is full, read-only, or fails.
+        """
+        if self._database is None:
+            raise _not_saved(self._directory, self._refusal)
+        try:
+            with _transaction(self._database):
+                for change in changes:
+                    _write_one(self._database, change)
+        except sqlite3.Error as error:
+            raise _not_saved(self._directory, _errno(error)) from None
+
+    def close(self) -> None:
+        """Close the file. What was written is on the disk already."""
+        if self._database is not None:
+            self._database.close()
+
+
+def _not_saved(directory: Path, number: int) -> SystemFault:
+    return SystemFault(
+        f"Rules can't be saved in {directory}",
+        number,
+        "nothing was changed, and the rules that run go on",
+        f"make room or mend the disk (df {directory}), then try again",
+    )
+
+
+def _unusable(directory: Path, number: int) -> SystemFault:
+    return SystemFault(f"State directory {directory}", number, "give another: --state-dir DIR, or none: --no-state")
+
+
+def _make_directory(directory: Path) -> None:
+    try:
+        with suppress(FileExistsError):
+            directory.mkdir(mode=0o700)
+        status = directory.stat()
+        if not stat.S_ISDIR(status.st_mode):
+            raise NotADirectoryError(errno.ENOTDIR, "")
+    except OSError as error:
+        raise _unusable(directory, error.errno or errno.EIO) from None
+    others = status.st_mode & (stat.S_IWGRP | stat.S_IWOTH)
+    if others or status.st_uid not in {0, os.geteuid()}:
+        raise McrError(
+            f"Others may write in the state directory {directory}",
+            f"who can write there can change the rules: chown it to mcrd's user, and chmod go-w {directory}",
+        )
+
+
+def _connect(path: Path) -> sqlite3.Connection:
+    return sqlite3.connect(path, timeout=_LOCK_SECONDS, isolation_level=None, check_same_thread=False)
+
+
+def _open_or_renew(path: Path) -> tuple[sqlite3.Connection, list[str]]:
+    """A file that can be used, and what to tell of the one that could not.
+
+    Raises:
+        sqlite3.Error: the disk or another daemon is in the way.
+    """
+    try:
+        return _opened(path), []
+    except _Foreign as error:
+        aside = _set_aside(path)
+        return _opened(path), [f"{path} {error}: it is {aside} now, and mcrd starts without the rules in it"]
+    except sqlite3.DatabaseError as error:
+        if _name(error) not in _DAMAGED:
+            raise
+        aside = _set_aside(path)
+        database = _opened(path)
+        saved = _salvage(aside)
+        with _transaction(database):
+            for rule in saved:
+                _write_one(database, Put(rule))
+        return database, [
+            f"{path} is damaged ({error}): it is {aside} now; {len(saved)} rules could be read and are kept"
+        ]
+
+
+def _opened(path: Path) -> sqlite3.Connection:
+    database = _connect(path)
+    try:
+        _prepare(database)
+        _check(database)
+    except BaseException:
+        database.close()
+        raise
+    return database
+
+
+def _check(database: sqlite3.Connection) -> None:
+    """Raise a `DatabaseError` if not everything in it can be read."""
+    found = database.execute("PRAGMA quick_check(1)").fetchone()[0]
+    if found != "ok":
+        raise sqlite3.DatabaseError(found)
+    for _ in _rules_of(database):
+        pass
+
+
+def _prepare(database: sqlite3.Connection) -> None:
+    database.execute("PRAGMA locking_mode=EXCLUSIVE")
+    application, version = (
+        database.execute(f"PRAGMA {each}").fetchone()[0] for each in ("application_id", "user_version")
+    )
+    is_new = not database.execute("SELECT count(*) FROM sqlite_schema").fetchone()[0]
+    if not is_new and application != _APPLICATION:
+        raise _Foreign("is another program's")
+    if version > _VERSION:
+        raise _Foreign(f"was written by a newer mcrd (version {version} of the table, this one knows {_VERSION})")
+    database.execute("PRAGMA journal_mode=WAL")
+    database.execute("PRAGMA synchronous=FULL")
+    with _transaction(database):
+        if is_new:
+            database.execute(f"PRAGMA application_id={_APPLICATION}")
+            database.execute(_TABLE)
+            database.execute(f"PRAGMA user_version={_VERSION}")
+
+
+@contextmanager
+def _transaction(database: sqlite3.Connection) -> Iterator[None]:
+    database.execute("BEGIN IMMEDIATE")
+    try:
+        yield
+        database.execute("COMMIT")
+    except BaseException:
+        with suppress(sqlite3.Error):  # it has been rolled back, as a full disk does by itself
+            database.execute("ROLLBACK")
+        raise
+
+
+def _write_one(database: sqlite3.Connection, change: Change) -> None:
+    match change:
+        case Put(rule):
+            database.execute(
+                "INSERT INTO rules (rule_id, rule) VALUES (?, ?)"
+                " ON CONFLICT (rule_id) DO UPDATE SET rule = excluded.rule",
+                (rule.rule_id, json.dumps(_json_of(rule))),
+            )
+        case Drop(rule_id):
+            database.execute("DELETE FROM rules WHERE rule_id = ?", (rule_id,))
+
+
+def _rules_of(database: sqlite3.Connection) -> Iterator[Rule]:
+    for rule_id, text in database.execute("SELECT rule_id, rule FROM rules ORDER BY position"):
+        try:
+            yield _rule_of(json.loads(text))
+        except (ValueError, KeyError, TypeError, McrError) as error:
+            raise sqlite3.DatabaseError(f"rule {rule_id}: {error!r}") from None
+
+
+def _salvage(path: Path) -> Sequence[Rule]:
+    """What can be read of a damaged file. It stays as it is."""
+    saved: dict[str, Rule] = {}
+    with tempfile.TemporaryDirectory(prefix="mcr-") as copy, suppress(sqlite3.Error, OSError):
+        for suffix in ("", *_COMPANIONS):
+            with suppress(FileNotFoundError):
+                shutil.copyfile(f"{path}{suffix}", Path(copy) / f"{FILE}{suffix}")
+        with closing(_connect(Path(copy) / FILE)) as database:
+            for (text,) in database.execute("SELECT rule FROM rules ORDER BY position"):
+                with suppress(ValueError, KeyError, TypeError, McrError):
+                    rule = _rule_of(json.loads(text))
+                    saved[rule.rule_id] = rule
+    return tuple(saved.values())
+
+
+def _set_aside(path: Path) -> Path:
+    when = datetime.now(UTC).strftime("%Y%m%dT%H%M%S.%fZ")
+    aside = path.with_name(f"{path.name}.set-aside-{when}")
+    for suffix in ("", *_COMPANIONS):
+        with suppress(FileNotFoundError):
+            os.rename(f"{path}{suffix}", f"{aside}{suffix}")  # noqa: PTH104 - a name with a suffix of SQLite's
+    return aside
+
+
+def _name(error: sqlite3.Error) -> str:
+    """SQLite's name of what went wrong, without what it adds to it (https://sqlite.org/rescode.html)."""
+    return "_".join((getattr(error, "sqlite_errorname", None) or "SQLITE_CORRUPT").split("_")[:2])
+
+
+def _is_read_only(directory: Path) -> bool:
+    return bool(os.statvfs(directory).f_flag & os.ST_RDONLY)
+
+
+def _errno(error: sqlite3.Error) -> int:
+    return _ERRNOS.get(_name(error), errno.EIO)
+
+
+def _json_of(rule: Rule) -> dict[str, Any]:
+    return {
+        "rule_id": rule.rule_id,
+        "name": rule.name,
+        "input": {"interface": rule.input.interface, "group": str(rule.input.group), "port": rule.input.port},
+        "outputs": [
+            {"group": str(each.group), "port": each.port, "interface": each.interface, "gso": each.gso}
+            for each in rule.outputs
+        ],
+    }
+
+
+def _rule_of(value: dict[str, Any]) -> Rule:
+    source = value["input"]
+    return Rule(
+        rule_id=value["rule_id"],
+        name=value["name"],
+        input=Input(source["interface"], parse_address(source["group"], "input group"), source["port"]),
+        outputs=tuple(
+            Output(parse_address(each["group"], "output group"), each["port"], each["interface"], each["gso"])
+            for each in value["outputs"]
+        ),
+    )

@@ -1,0 +1,207 @@
+"""The rules on disk: what was written is there again, and a file that can't be used is never lost."""
+
+import os
+import re
+import sqlite3
+import subprocess
+import sys
+from contextlib import closing
+from ipaddress import IPv4Address
+from pathlib import Path
+
+import attrs
+import pytest
+
+from mcr.errors import McrError, SystemFault
+from mcr.model.flow import Input
+from mcr.model.rule import Output, Rule
+from mcr.rules import store
+from mcr.rules.store import FILE, Drop, Put, RuleFile, name_of_file
+
+
+def rule(number: int, name: str | None = None) -> Rule:
+    group = IPv4Address("239.1.0.0") + number
+    output = Output(IPv4Address("239.2.0.0") + number, 6000, "eth1", "4")
+    host = Output(IPv4Address("192.0.2.7"), 6001, "eth2")
+    return Rule(f"rule-{number}", Input("eth0", group, 5000), (output, host), name)
+
+
+def written(directory: Path, *changes: Put | Drop) -> None:
+    with closing(RuleFile.open(directory)) as file:
+        file.write(changes)
+
+
+def read(directory: Path) -> tuple[Rule, ...]:
+    with closing(RuleFile.open(directory)) as file:
+        assert file.notices == []
+        return file.rules
+
+
+def test_rules_are_there_again_in_their_order(tmp_path: Path) -> None:
+    rules = [rule(3, "news"), rule(1), rule(2, "sport")]
+    written(tmp_path, *map(Put, rules))
+    written(tmp_path, Put(rule(0)), Drop("rule-1"))
+    assert read(tmp_path) == (rules[0], rules[2], rule(0))
+
+
+def test_a_changed_rule_keeps_its_place(tmp_path: Path) -> None:
+    written(tmp_path, Put(rule(1)), Put(rule(2)))
+    changed = attrs.evolve(rule(1), name="new", outputs=rule(7).outputs)
+    written(tmp_path, Put(changed))
+    assert read(tmp_path) == (changed, rule(2))
+
+
+def test_the_directory_is_made_for_its_owner_alone(tmp_path: Path) -> None:
+    written(tmp_path / "mcr")
+    assert (tmp_path / "mcr").stat().st_mode & 0o777 == 0o700
+
+
+WRITER = """
+import os, signal, sys
+from pathlib import Path
+sys.path.insert(0, sys.argv[2])
+from test_store import RuleFile, Put, rule
+file = RuleFile.open(Path(sys.argv[1]))
+for number in range(1000):
+    file.write([Put(rule(number)), Put(rule(1000 + number))])
+    print(number, flush=True)
+"""
+
+
+def test_what_was_acknowledged_is_there_after_a_kill_and_nothing_is_half(tmp_path: Path) -> None:
+    arguments = [sys.executable, "-c", WRITER, str(tmp_path), str(Path(__file__).parent)]
+    with subprocess.Popen(arguments, stdout=subprocess.PIPE, text=True) as writer:
+        assert writer.stdout
+        for line in writer.stdout:
+            if int(line) == 20:
+                writer.kill()
+                break
+        acknowledged = [20, *map(int, writer.stdout)]
+    ids = {each.rule_id for each in read(tmp_path)}
+    assert ids >= {f"rule-{number}" for number in range(acknowledged[-1] + 1)}
+    assert ids == {f"rule-{number + half}" for number in range(len(ids) // 2) for half in (0, 1000)}
+
+
+# Files that can't be used.
+
+
+def aside(directory: Path) -> list[str]:
+    return sorted(path.name for path in directory.iterdir() if "set-aside" in path.name)
+
+
+def test_a_file_that_is_no_database_is_set_aside(tmp_path: Path) -> None:
+    (tmp_path / FILE).write_text("my notes, which nobody may lose" * 100)
+    with closing(RuleFile.open(tmp_path)) as file:
+        assert file.rules == ()
+        (notice,) = file.notices
+        (name,) = aside(tmp_path)
+        assert name in notice
+        assert "is damaged" in notice
+        file.write([Put(rule(1))])
+    assert (tmp_path / name).read_text().startswith("my notes")
+    assert read(tmp_path) == (rule(1),)
+
+
+def test_another_programs_database_is_set_aside(tmp_path: Path) -> None:
+    with closing(sqlite3.connect(tmp_path / FILE)) as database:
+        database.execute("CREATE TABLE rules (song TEXT)")
+    with closing(RuleFile.open(tmp_path)) as file:
+        assert "is another program's" in file.notices[0]
+    (name,) = aside(tmp_path)
+    with closing(sqlite3.connect(tmp_path / name)) as database:
+        assert database.execute("SELECT name FROM sqlite_schema").fetchall() == [("rules",)]
+
+
+def test_what_a_newer_mcrd_wrote_is_set_aside(tmp_path: Path) -> None:
+    written(tmp_path, Put(rule(1)))
+    with closing(sqlite3.connect(tmp_path / FILE)) as database:
+        database.execute("PRAGMA user_version=99")
+    with closing(RuleFile.open(tmp_path)) as file:
+        assert file.rules == ()
+        assert "newer mcrd" in file.notices[0]
+
+
+def test_what_can_be_read_of_a_damaged_file_is_kept(tmp_path: Path) -> None:
+    written(tmp_path, *(Put(rule(number)) for number in range(500)))
+    path = tmp_path / FILE
+    with path.open("r+b") as file:
+        file.seek(path.stat().st_size // 2)
+        file.write(os.urandom(5000))
+    with closing(RuleFile.open(tmp_path)) as file:
+        kept = file.rules
+        assert f"{len(kept)} rules could be read and are kept" in file.notices[0]
+    assert 0 < len(kept) < 500
+    assert set(kept) < {rule(number) for number in range(500)}
+    assert read(tmp_path) == kept
+
+
+def test_a_row_that_is_no_rule_costs_only_itself(tmp_path: Path) -> None:
+    written(tmp_path, Put(rule(1)), Put(rule(2)), Put(rule(3)))
+    with closing(sqlite3.connect(tmp_path / FILE)) as database, database:
+        database.execute("""UPDATE rules SET rule = '{"rule_id": "rule-2"}' WHERE rule_id = 'rule-2'""")
+    with closing(RuleFile.open(tmp_path)) as file:
+        assert file.rules == (rule(1), rule(3))
+        assert "2 rules could be read" in file.notices[0]
+
+
+# Disks and neighbours that are in the way.
+
+
+def test_a_full_disk_refuses_the_change_and_keeps_what_is_there(tmp_path: Path) -> None:
+    with closing(RuleFile.open(tmp_path)) as file:
+        file.write([Put(rule(1))])
+        assert file._database
+        file._database.execute("PRAGMA max_page_count=1")
+        with pytest.raises(SystemFault, match=r"can't be saved in .*: No space left on device \(os error 28\)"):
+            file.write([Put(rule(number)) for number in range(1000)])
+        file._database.execute("PRAGMA max_page_count=100000")
+        file.write([Put(rule(2))])
+    assert read(tmp_path) == (rule(1), rule(2))
+
+
+def test_two_daemons_never_share_a_directory(tmp_path: Path) -> None:
+    with closing(RuleFile.open(tmp_path)) as file:
+        file.write([Put(rule(1))])
+        with pytest.raises(McrError, match="Another mcrd uses the state directory"):
+            RuleFile.open(tmp_path)
+    assert read(tmp_path) == (rule(1),)
+
+
+def test_daemons_with_sockets_of_their_own_have_files_of_their_own() -> None:
+    names = [name_of_file(path) for path in ("", "/run/mcr/control.sock", "/run/mcr/second.sock", "/tmp/second.sock")]
+    assert names[:2] == [FILE, FILE]
+    assert len({*names}) == 3
+    assert re.fullmatch(r"rules-second-[0-9a-f]{8}\.sqlite", names[2])
+
+
+def test_where_others_may_write_nothing_is_believed(tmp_path: Path) -> None:
+    tmp_path.chmod(0o777)
+    with pytest.raises(McrError, match="Others may write"):
+        RuleFile.open(tmp_path)
+
+
+def test_a_directory_that_can_t_be_made_is_named(tmp_path: Path) -> None:
+    with pytest.raises(SystemFault, match=r"State directory .*: No such file or directory \(os error 2\)"):
+        RuleFile.open(tmp_path / "no" / "such")
+    (tmp_path / "file").write_text("")
+    with pytest.raises(SystemFault, match=r"Not a directory"):
+        RuleFile.open(tmp_path / "file")
+
+
+def test_a_file_that_others_own_is_no_empty_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Who may not read the rules is told so, and does not start without them."""
+    written(tmp_path, Put(rule(1)))
+
+    def refuse(path: Path) -> sqlite3.Connection:
+        raise _cannot_open(path)
+
+    monkeypatch.setattr(store, "_connect", refuse)
+    with pytest.raises(SystemFault, match=r"State directory .*: Permission denied \(os error 13\)"):
+        RuleFile.open(tmp_path)
+
+
+def _cannot_open(path: Path) -> sqlite3.OperationalError:
+    """What SQLite raises for a path that it can't open."""
+    with pytest.raises(sqlite3.OperationalError) as raised:
+        sqlite3.connect(f"file:{path}/nothing?mode=ro", uri=True).execute("SELECT 1")
+    return raised.value

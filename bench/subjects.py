@@ -80,7 +80,7 @@ class Mcr(DaemonProcess):
         super().__init__(rig.relay, tools.mcr, tools.directory / f"{name}.sock", tools.directory / f"{name}.log")
         # One worker, on its own processor: as many as the peers have.
         prefix = ("env", f"MCR_ABSORB={int(name != NOT_ABSORBING)}", "taskset", "-c", str(RELAY_CPU))
-        self.launch("--num-workers", "1", prefix=prefix)
+        self.launch("--no-state", "--num-workers", "1", prefix=prefix)
         self.wait_until_it_answers(_START_TIMEOUT_S)
         self._add_rules(rig, work)
 

@@ -8,6 +8,7 @@ import signal
 import sys
 from collections.abc import Awaitable, Callable, Sequence
 from contextlib import ExitStack, suppress
+from pathlib import Path
 from typing import NoReturn
 
 import trio
@@ -19,11 +20,13 @@ from mcr.actors.querier_watch import run_querier_watch
 from mcr.actors.rule_store import run_rule_store
 from mcr.actors.stats_aggregator import run_stats_aggregator
 from mcr.actors.worker_supervisor import WorkerSupervisor, run_worker_supervisor
-from mcr.config.settings import Settings, disagreements, unknown_variables
+from mcr.config.settings import Settings, disagreements, is_asked_for, unknown_variables
+from mcr.config.table import STATE_DIR
+from mcr.control.listener import control_socket
 from mcr.control.methods import Api
 from mcr.control.server import ControlServer, run_control_server
 from mcr.diagnosis.consultation import Consultation
-from mcr.errors import describe_errno
+from mcr.errors import McrError, describe_errno
 from mcr.logs.control import LogControl
 from mcr.logs.logger import get_logger
 from mcr.model.log import Facility
@@ -31,6 +34,7 @@ from mcr.net.capture import check_permission
 from mcr.process.refusal import describe_refusal
 from mcr.process.service import ServiceManager
 from mcr.process.signals import listen
+from mcr.rules.store import RuleFile, StateInUse, name_of_file
 from mcr.shm.segment import Segment
 from mcr.text.plurals import counted
 
@@ -67,6 +71,9 @@ async def run_daemon(settings: Settings) -> None:
     _raise_priority()
     signals = _signals()
     with ExitStack() as stack:
+        file = None if settings.no_state else await trio.to_thread.run_sync(_open_rules, settings)
+        if file:
+            stack.callback(file.close)
         segments = [
             stack.enter_context(Segment(worker_id, settings.max_hold_us, settings.receive_buffers))
             for worker_id in range(settings.num_workers)
@@ -75,7 +82,7 @@ async def run_daemon(settings: Settings) -> None:
             stats = await nursery.start(run_stats_aggregator, segments, settings.stats_interval)
             network = await nursery.start(run_network_watch)
             workers = await nursery.start(run_worker_supervisor, segments, stats, settings, network)
-            rules = await nursery.start(run_rule_store, workers, network)
+            rules = await nursery.start(run_rule_store, workers, network, file)
             logging = LogControl(settings.levels, workers)
             watch = await nursery.start(run_querier_watch)
             diagnosis = Consultation(rules, workers, stats, settings, watch)
@@ -111,6 +118,22 @@ async def run_daemon(settings: Settings) -> None:
             diagnosis.stop()
             await _drain(control, workers)
             nursery.cancel_scope.cancel(reason="the daemon stops")
+
+
+def _open_rules(settings: Settings) -> RuleFile | None:
+    """The file of the rules. Where the default directory can't be had, nobody who did not ask for it has to have it."""
+    asked_for = is_asked_for(STATE_DIR, settings)
+    name = name_of_file("" if asked_for else settings.control_socket)
+    try:
+        return RuleFile.open(Path(settings.state_dir), name)
+    except StateInUse:
+        with control_socket(settings.control_socket):  # its error says more, if that is in use as well
+            raise
+    except McrError as error:
+        if asked_for:
+            raise
+        log.warning("rules are forgotten at the end (--state-dir DIR keeps them): %s", error.message)
+        return None
 
 
 def _signals() -> trio.MemoryReceiveChannel[signal.Signals]:

@@ -1,9 +1,10 @@
 """Owns the rules: applies each change, one after the other, and has interfaces that are back used again."""
 
 import math
-from collections.abc import Mapping
-from itertools import chain
-from typing import assert_never
+from collections.abc import Iterable, Mapping, Sequence
+from contextlib import ExitStack, suppress
+from itertools import chain, takewhile
+from typing import Self, assert_never
 
 import attrs
 import trio
@@ -14,7 +15,7 @@ from mcr.actors.worker_supervisor import WorkerSupervisor
 from mcr.errors import McrError
 from mcr.logs.logger import get_logger
 from mcr.logs.standing_reason import StandingReason
-from mcr.model.log import Facility
+from mcr.model.log import Facility, Level
 from mcr.model.rule import Rule, RuleChange, RuleView
 from mcr.net.interfaces import name_in_rules
 from mcr.net.network import Network
@@ -22,6 +23,7 @@ from mcr.rules.catalog import Catalog, Entry
 from mcr.rules.conditions import Conditions, Standing, judge, view_of
 from mcr.rules.hop_cache import HopCache, find_silent
 from mcr.rules.host_log import HostLog
+from mcr.rules.store import Drop, Put, RuleFile
 
 log = get_logger(Facility.RULES)
 network_log = get_logger(Facility.NETWORK)
@@ -48,6 +50,7 @@ class _Applied:
 @attrs.frozen
 class _Add:
     rules: tuple[Rule, ...]
+    wait: bool
     reply: Reply[_Applied]
 
 
@@ -68,7 +71,8 @@ class _Renew:
     reply: Reply[None]
 
 
-_Command = _Add | _Remove | _List | _Renew
+_Change = _Add | _Remove
+_Command = _Change | _List | _Renew
 
 
 @attrs.frozen
@@ -82,14 +86,19 @@ class RuleStore:
     _well: dict[str, tuple[Entry, RuleView]] = attrs.field(factory=dict, init=False)
     """The view of rules that lack nothing."""
 
-    async def add(self, rules: tuple[Rule, ...]) -> tuple[RuleView, ...]:
+    async def add(self, rules: tuple[Rule, ...], *, wait: bool = False) -> tuple[RuleView, ...]:
         """Add all of these rules or none, and wait a little for the workers to forward by them.
+
+        Args:
+            rules: to be added.
+            wait: also for interfaces that are not there: the rules are used once they are.
 
         Raises:
             RuleExists: an input tuple, id or name is taken, or given twice.
+            SystemFault: they can't be saved, so they are not added.
             McrError: from `WorkerSupervisor.apply`.
         """
-        applied: _Applied = await ask(self._inbox, lambda reply: _Add(rules, reply))
+        applied: _Applied = await ask(self._inbox, lambda reply: _Add(rules, wait, reply))
         return await self._views(applied.entries, await self._settle(applied))
 
     async def remove(self, *, rule_id: str | None = None, name: str | None = None) -> RuleView:
@@ -97,6 +106,7 @@ class RuleStore:
 
         Raises:
             RuleNotFound: no rule has it.
+            SystemFault: that can't be saved, so the rule stays.
         """
         applied: _Applied = await ask(self._inbox, lambda reply: _Remove(rule_id, name, reply))
         (view,) = await self._views(applied.entries, await self._settle(applied))
@@ -146,18 +156,22 @@ class RuleStore:
 async def run_rule_store(
     workers: WorkerSupervisor,
     network: NetworkWatch,
+    file: RuleFile | None,
     *,
     task_status: trio.TaskStatus[RuleStore] = trio.TASK_STATUS_IGNORED,
 ) -> None:
-    """Serve rules until cancelled. Starts without any."""
+    """Serve rules until cancelled. Starts with those of the file, if they are kept in one; it stays the caller's."""
     send, receive = trio.open_memory_channel[_Command](0)
-    state, hops = _State(workers), HopCache()
+    changes_send, changes = trio.open_memory_channel[_Change](math.inf)  # at most one of each client
+    state, hops = _State(workers, file), HopCache()
+    await state.restore()
     async with trio.open_nursery() as nursery:
         with receive:
             nursery.start_soon(_keep_renewed, workers, network, send)
             nursery.start_soon(_keep_hosts_logged, workers, network, hops, send)
+            nursery.start_soon(_make_changes, state, changes)
             task_status.started(RuleStore(send, workers, network, hops))
-            await _serve(state, receive)
+            await _serve(state, receive, changes_send)
 
 
 async def _keep_renewed(
@@ -196,74 +210,198 @@ async def _keep_hosts_logged(
             await network.changed(now.version)
 
 
-async def _serve(state: "_State", receive: trio.MemoryReceiveChannel[_Command]) -> None:
+async def _serve(
+    state: "_State", receive: trio.MemoryReceiveChannel[_Command], changes: trio.MemorySendChannel[_Change]
+) -> None:
     async for command in receive:
-        with command.reply:
-            match command:
-                case _Add(rules, reply):
-                    reply.resolve(await state.add(rules))
-                case _Remove(rule_id, name, removal):
-                    removal.resolve(await state.remove(rule_id, name))
-                case _List(listing):
+        match command:
+            case _Add() | _Remove():
+                changes.send_nowait(command)
+            case _List(listing):
+                with listing:
                     listing.resolve(state.all())
-                case _Renew(renewal):
+            case _Renew(renewal):
+                with renewal:
                     await state.try_to_renew()
                     renewal.resolve(None)
-                case _:
-                    assert_never(command)
+            case _:
+                assert_never(command)
+
+
+async def _make_changes(state: "_State", changes: trio.MemoryReceiveChannel[_Change]) -> None:
+    """Beside what only looks: the disk may be slow. What waits together is written together."""
+    with _Queue(changes) as queue:
+        while True:
+            alike = await queue.take_alike()
+            with ExitStack() as replies:
+                for change in alike:
+                    replies.enter_context(change.reply)
+                await state.add([each for each in alike if isinstance(each, _Add)])
+                await state.remove([each for each in alike if isinstance(each, _Remove)])
+
+
+class _Queue:
+    """Changes that wait. Leaving it releases those who asked for them."""
+
+    def __init__(self, changes: trio.MemoryReceiveChannel[_Change]) -> None:
+        self._changes = changes
+        self._waiting: list[_Change] = []
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_exc: object) -> None:
+        self._take_waiting()
+        for change in self._waiting:
+            with change.reply:
+                pass
+
+    async def take_alike(self) -> list[_Change]:
+        """The next change, and those of its kind that follow it already."""
+        if not self._waiting:
+            self._waiting.append(await self._changes.receive())
+        self._take_waiting()
+        kind = type(self._waiting[0])
+        alike = [*takewhile(lambda each: type(each) is kind, self._waiting)]
+        del self._waiting[: len(alike)]
+        return alike
+
+    def _take_waiting(self) -> None:
+        with suppress(trio.WouldBlock, trio.EndOfChannel):
+            while True:
+                self._waiting.append(self._changes.receive_nowait())
 
 
 class _State:
-    def __init__(self, workers: WorkerSupervisor) -> None:
+    def __init__(self, workers: WorkerSupervisor, file: RuleFile | None) -> None:
         self._workers = workers
+        self._file = file
+        self._thread = trio.CapacityLimiter(1)
         self._catalog = Catalog()
+        self._applying = trio.Lock()
         self._not_renewed = StandingReason()
 
     def all(self) -> tuple[Entry, ...]:
         return tuple(self._catalog)
 
-    async def add(self, rules: tuple[Rule, ...]) -> _Applied | McrError:
-        try:
-            standing = await self.renew()  # what is added may need what is just back
-            applied = await self._apply(self._catalog.plan_addition(_with_real_names(rules, standing)))
-        except McrError as error:
-            return error
-        if len(rules) == 1:
-            (rule,) = (each.rule for each in applied.entries)
-            log.info("rule %s added: %s to %s", rule.rule_id, rule.input, ", ".join(map(str, rule.outputs)))
-        else:
-            log.info("%d rules added together", len(rules))
-        return applied
+    # What was saved.
 
-    async def remove(self, rule_id: str | None, name: str | None) -> _Applied | McrError:
+    async def restore(self) -> None:
+        """Have the rules of the file again. Those that can't be had now stay in it."""
+        if not self._file:
+            return
+        for notice in self._file.notices:
+            log.error("%s", notice)
+        if self._file.rules:
+            await self._restore(self._file.rules)
+            log.notice("%d of %d saved rules are in use again", len(self._catalog), len(self._file.rules))
+
+    async def _restore(self, rules: Sequence[Rule]) -> None:
+        """All of these, or, if that can't be, halves of them."""
         try:
-            applied = await self._apply(self._catalog.plan_removal(rule_id, name))
+            await self._apply(self._catalog.plan_addition(rules, wait=True))
         except McrError as error:
+            if len(rules) == 1:
+                log.log(Level.ERROR, "rule %s is saved, and cannot be used: %s", rules[0].rule_id, error.message)
+                return
+            await self._restore(rules[: len(rules) // 2])
+            await self._restore(rules[len(rules) // 2 :])
+
+    async def _save(self, changes: Iterable[Put | Drop]) -> McrError | None:
+        if not self._file:
+            return None
+        try:
+            await trio.to_thread.run_sync(self._file.write, [*changes], limiter=self._thread)
+        except McrError as error:
+            log.log(Level.ERROR, "%s", error.message)
             return error
-        for each in applied.entries:
-            log.info("rule %s removed: %s", each.rule.rule_id, each.rule.input)
-        return applied
+        return None
+
+    # Changes.
+
+    async def add(self, commands: Sequence[_Add]) -> None:
+        """Apply each that can be, then save them, else take them back."""
+        applied: list[tuple[_Add, _Applied]] = []
+        for command in commands:
+            try:
+                applied.append((command, await self._add(command)))
+            except McrError as error:
+                command.reply.resolve(error)
+        rules = [entry.rule for _, each in applied for entry in each.entries]
+        fault = await self._save(map(Put, rules)) if rules else None
+        if fault:
+            async with self._applying:
+                await self._apply(self._catalog.plan_removal(rules))
+        for command, each in applied:
+            if not fault:
+                _log_added([entry.rule for entry in each.entries])
+            command.reply.resolve(fault or each)
+
+    async def _add(self, command: _Add) -> _Applied:
+        async with self._applying:
+            standing = await self._renew()  # what is added may need what is just back
+            rules = _with_real_names(command.rules, standing)
+            return await self._apply(self._catalog.plan_addition(rules, wait=command.wait))
+
+    async def remove(self, commands: Sequence[_Remove]) -> None:
+        """Save that these are gone, then let them go."""
+        found: dict[str, tuple[_Remove, Rule]] = {}
+        for command in commands:
+            try:
+                rule = self._catalog.find(command.rule_id, command.name, without=found.keys()).rule
+            except McrError as error:
+                command.reply.resolve(error)
+            else:
+                found[rule.rule_id] = command, rule
+        if not found:
+            return
+        rules = [rule for _, rule in found.values()]
+        fault = await self._save(Drop(rule.rule_id) for rule in rules)
+        if not fault:
+            try:
+                async with self._applying:
+                    applied = await self._apply(self._catalog.plan_removal(rules))
+            except McrError as error:
+                fault = error
+                await self._save(map(Put, rules))
+        for command, rule in found.values():
+            if fault:
+                command.reply.resolve(fault)
+                continue
+            log.info("rule %s removed: %s", rule.rule_id, rule.input)
+            entries = tuple(each for each in applied.entries if each.rule is rule)
+            command.reply.resolve(attrs.evolve(applied, entries=entries))
 
     async def _apply(self, change: RuleChange) -> _Applied:
         standing = await self._workers.apply(change)
         return _Applied(self._catalog.note(change), change.generation, standing)
 
+    # Interfaces that are back.
+
     async def try_to_renew(self) -> None:
-        """The same as `renew`; what hinders it is logged, once for as long as it does."""
+        """Have interfaces used again that are back; what hinders it is logged, once for as long as it does."""
         hindrance = ""
         try:
-            await self.renew()
+            async with self._applying:
+                await self._renew()
         except McrError as error:
             hindrance = error.message
         if self._not_renewed.is_news(hindrance):
             log.warning("interfaces that are back cannot be used yet: %s", hindrance)
 
-    async def renew(self) -> Standing:
+    async def _renew(self) -> Standing:
         """Use interfaces again that were lost and are back, if there are any; the state then."""
         standing = await self._workers.standing()
         if not standing.returned:
             return standing
         return (await self._apply(self._catalog.plan_renewal())).standing
+
+
+def _log_added(rules: Sequence[Rule]) -> None:
+    if len(rules) == 1:
+        log.info("rule %s added: %s to %s", rules[0].rule_id, rules[0].input, ", ".join(map(str, rules[0].outputs)))
+    else:
+        log.info("%d rules added together", len(rules))
 
 
 def _with_real_names(rules: tuple[Rule, ...], standing: Standing) -> tuple[Rule, ...]:

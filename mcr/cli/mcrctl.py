@@ -51,12 +51,14 @@ def cli() -> None:
     shell_complete=completion.files,
     help="Add the rules of a file, one rule per line, written as the options above.",
 )
+@click.option("--wait", is_flag=True, help="Wait for interfaces that are not there, instead of refusing the rule.")
 @common_options
 @click.pass_obj
-def add(session: Session, /, batch: str | None, **options: Any) -> None:
+def add(session: Session, /, batch: str | None, wait: bool, **options: Any) -> None:  # noqa: FBT001 - by name
     """Add a rule, or with --batch all rules of a file or none."""
+    waiting = {"wait": True} if wait else {}
     if batch is None:
-        added = session.call("add", {"rules": [rule_params(options)]})
+        added = session.call("add", {"rules": [rule_params(options)], **waiting})
         session.show(added, lambda rules, _width: f"Added rule {rules[0]['rule_id']}")
         _warn(session, added)
         _check_active(session, added)
@@ -65,7 +67,7 @@ def add(session: Session, /, batch: str | None, **options: Any) -> None:
         raise UsageError("--batch takes no other options of a rule", "write the rule's options on a line of the file")
     rules, places = read_batch(batch)
     try:
-        added = session.call("add", {"rules": rules})
+        added = session.call("add", {"rules": rules, **waiting})
     except McrError as error:
         raise name_lines(error, places) from None
     session.show(added, lambda rules, _width: f"Added {counted(len(rules), 'rule')}")

@@ -1,7 +1,7 @@
 """The commands of `mcrd`."""
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, TypeVar
 
 import click
@@ -10,9 +10,9 @@ from click.core import ParameterSource
 
 from mcr import __version__
 from mcr.cli import completion
-from mcr.config.kinds import FilePath, Kind, LogLevel, Whole, Word
+from mcr.config.kinds import FilePath, Kind, LogLevel, Switch, Whole, Word
 from mcr.config.settings import settings_from
-from mcr.config.table import TABLE, VARIABLES, Setting, Source
+from mcr.config.table import STATE_DIR, TABLE, VARIABLES, Setting, Source
 from mcr.daemon import run_daemon
 from mcr.logs.control import setup_logging
 from mcr.process.streams import spare_errors
@@ -47,16 +47,14 @@ def _options(command: _F) -> _F:
 
 def _option(setting: Setting[Any]) -> Callable[[_F], _F]:
     computed = f"  [default: {setting.default_words}]" if setting.default_words else ""
-    return click.option(
-        setting.option,
-        setting.name,
-        default=None if computed else setting.default_text,
-        show_default=not computed,
-        envvar=setting.variable or None,
-        show_envvar=bool(setting.variable),
-        help=setting.sentence + computed,
-        **_of_kind(setting.kind),
-    )
+    common = {
+        "default": None if computed else setting.default_text,
+        "show_default": not computed,
+        "envvar": setting.variable or None,
+        "show_envvar": bool(setting.variable),
+        "help": setting.sentence + computed,
+    }
+    return click.option(setting.option, setting.name, **common | _of_kind(setting.kind))
 
 
 def _of_kind(kind: Kind[Any]) -> dict[str, Any]:
@@ -70,6 +68,8 @@ def _of_kind(kind: Kind[Any]) -> dict[str, Any]:
             return {"type": click.Choice(words)}
         case LogLevel():
             return {"metavar": "LEVEL", "shell_complete": completion.levels}
+        case Switch():
+            return {"is_flag": True, "default": False, "show_default": False}
         case _:
             return {}
 
@@ -84,11 +84,21 @@ def supervisor(context: click.Context, /, **values: Any) -> None:
     sets the log levels back to --log-level: mcrd goes on when its terminal is closed.
     """
     options = {
-        setting.option: str(values[setting.name])
+        setting.option: _text(values[setting.name])
         for setting in TABLE
         if context.get_parameter_source(setting.name) is ParameterSource.COMMANDLINE
     }
-    settings = settings_from({Source.COMMAND_LINE: options, Source.ENVIRONMENT: os.environ})
+    settings = settings_from({Source.COMMAND_LINE: options, Source.ENVIRONMENT: _environment()})
     spare_errors()
     setup_logging("json" if settings.log_format == "json" else "text", settings.levels)
     trio.run(run_daemon, settings)
+
+
+def _text(value: object) -> str:
+    return str(int(value)) if isinstance(value, bool) else str(value)
+
+
+def _environment() -> Mapping[str, str]:
+    """With the state directory that systemd has made for a service, if it has (STATE_DIRECTORY, systemd.exec(5))."""
+    made, *_ = os.environ.get("STATE_DIRECTORY", "").split(":")
+    return os.environ if os.environ.get(STATE_DIR.variable) else os.environ | {STATE_DIR.variable: made}

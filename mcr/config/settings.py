@@ -26,6 +26,10 @@ class Settings:
     control_socket: str
     num_workers: int
     levels: LogLevels
+    state_dir: str = table.STATE_DIR.default
+    """Directory of the rules that were added at run time."""
+    no_state: bool = table.NO_STATE.default
+    """Keep them nowhere."""
     log_format: str = table.LOG_FORMAT.default
     send_buffer: int = table.SEND_BUFFER.default
     """Bytes that may wait in the socket of an output interface, or of a host."""
@@ -59,6 +63,8 @@ def settings_from(given: Given) -> Settings:
         control_socket=value(table.CONTROL_SOCKET),
         num_workers=value(table.NUM_WORKERS) or len(usable_cores()),
         levels=LogLevels().with_global(value(table.LOG_LEVEL)),
+        state_dir=value(table.STATE_DIR),
+        no_state=value(table.NO_STATE),
         log_format=value(table.LOG_FORMAT),
         send_buffer=value(table.SEND_BUFFER),
         stats_interval=value(table.STATS_INTERVAL) / 1000,

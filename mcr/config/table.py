@@ -122,6 +122,15 @@ CONTROL_SOCKET: Final = Setting(
     option="--control-socket",
     variable=paths.CONTROL_SOCKET_VARIABLE,
 )
+STATE_DIR: Final = Setting(
+    "state_dir",
+    FilePath("The state directory"),
+    "/var/lib/mcr",
+    "directory in which rules are kept that were added at run time, over restarts",
+    option="--state-dir",
+    variable="MCR_STATE_DIR",
+)
+NO_STATE: Final = Setting("no_state", Switch(), default=False, meaning="forget rules at the end", option="--no-state")
 NUM_WORKERS: Final = Setting(
     "num_workers",
     Whole(range(1, 257)),
@@ -209,6 +218,8 @@ RAW_SEND: Final = Setting(
 
 TABLE: Final[tuple[Setting[Any], ...]] = (
     CONTROL_SOCKET,
+    STATE_DIR,
+    NO_STATE,
     NUM_WORKERS,
     LOG_FORMAT,
     LOG_LEVEL,

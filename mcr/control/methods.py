@@ -27,8 +27,8 @@ from mcr.model.worker import WorkerView
 class Rules(Protocol):
     """The owner of the rules."""
 
-    async def add(self, rules: tuple[Rule, ...]) -> tuple[RuleView, ...]:
-        """Add all of them or none."""
+    async def add(self, rules: tuple[Rule, ...], *, wait: bool) -> tuple[RuleView, ...]:
+        """Add all of them or none; `wait`: also if they name interfaces that are not there."""
 
     async def remove(self, *, rule_id: str | None, name: str | None) -> RuleView:
         """Remove one, by its id or its name."""
@@ -123,6 +123,7 @@ class _NoParams:
 @attrs.frozen
 class _AddParams:
     rules: tuple[Rule, ...]
+    wait: bool = False
 
 
 @attrs.frozen
@@ -152,7 +153,7 @@ async def _json_values(value: object, rules: Sequence[RuleView | RuleStats]) -> 
 async def _add(api: Api, params: _AddParams) -> Any:
     if not params.rules:
         raise InvalidParams("No rules to add", "rules is an array of one rule or more")
-    added = await api.rules.add(params.rules)
+    added = await api.rules.add(params.rules, wait=params.wait)
     return await _json_values(added, added)
 
 

@@ -132,7 +132,8 @@ def open_captures(interfaces: Sequence[Interface], count: int, pools: BufferPool
         # Each takes a while, and all together as long as one.
         in_parallel(_allocate, rings)
         for interface in interfaces:
-            _bind(interface, groups[interface.name].sockets)
+            if not interface.is_absent:
+                _bind(interface, groups[interface.name].sockets)
         undo.pop_all()
     return groups
 

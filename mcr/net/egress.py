@@ -39,9 +39,10 @@ def open_egress(
         attach_filter(opened, REJECT_ALL)  # it only sends: nobody may fill its receive buffer
         step = "SO_BINDTOIFINDEX"
         opened.setsockopt(socket.SOL_SOCKET, uapi.SO_BINDTOIFINDEX, interface.index)
-        step = "IP_MULTICAST_IF"
-        mreqn = struct.pack("4s4si", b"", b"", interface.index)
-        opened.setsockopt(socket.IPPROTO_IP, socket.IP_MULTICAST_IF, mreqn)
+        if not interface.is_absent:  # else the binding alone makes each datagram an error
+            step = "IP_MULTICAST_IF"
+            mreqn = struct.pack("4s4si", b"", b"", interface.index)
+            opened.setsockopt(socket.IPPROTO_IP, socket.IP_MULTICAST_IF, mreqn)
         step = "IP_MULTICAST_LOOP"
         opened.setsockopt(socket.IPPROTO_IP, socket.IP_MULTICAST_LOOP, 0)
         step = "bind"

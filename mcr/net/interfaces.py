@@ -9,6 +9,7 @@ import struct
 from collections.abc import Mapping
 from contextlib import ExitStack
 from ipaddress import IPv4Address
+from itertools import count
 
 import attrs
 
@@ -16,6 +17,9 @@ from mcr.errors import InterfaceNotFound, LimitReached, SystemFault
 from mcr.net import uapi
 
 # struct ifreq is a name and what is asked for.
+_ABSENT = 1 << 30  # and above: indices that the kernel, which counts from 1, gives nobody
+_absent_indices = count(_ABSENT)
+_USUAL_MTU = 1500
 _NAME = struct.Struct("16s24x")
 _NUMBER = struct.Struct("16si20x")  # an index, or an MTU
 _ADDRESS = struct.Struct("16s4x4s16x")
@@ -25,13 +29,25 @@ _ADDRESS = struct.Struct("16s4x4s16x")
 class Interface:
     """An interface as it was when it was looked up. `mtu` in bytes; `address` is its first IPv4 address.
 
-    It is who it is by its index: `name` is the one that rules have for it, and may be another's by now.
+    It is who it is by its index: `name` is the one that rules have for it, and may be another's by now. One that is
+    absent is waited for: sockets are opened for it, and are bound to nothing that there is.
     """
 
     name: str
     index: int
     mtu: int
     address: IPv4Address | None
+    is_absent: bool = False
+
+
+def was_never_there(index: int) -> bool:
+    """Whether an index is that of an interface which rules have waited for since they were added."""
+    return index >= _ABSENT
+
+
+def wait_for_interface(name: str) -> Interface:
+    """An interface that is not there, for rules that wait for it."""
+    return Interface(name, next(_absent_indices), _USUAL_MTU, None, is_absent=True)
 
 
 def find_interface(name: str) -> Interface:
@@ -135,7 +151,8 @@ def open_witness(interface: Interface) -> socket.socket:
         with ExitStack() as undo:
             opened = socket.socket(socket.AF_PACKET, socket.SOCK_RAW | socket.SOCK_CLOEXEC, 0)
             undo.callback(opened.close)
-            bind_packet(opened, interface.index, 0)  # protocol 0: nothing comes in
+            if not interface.is_absent:
+                bind_packet(opened, interface.index, 0)  # protocol 0: nothing comes in
             undo.pop_all()
     except OSError as error:
         raise SystemFault(f"Cannot watch {interface.name}", error.errno or 0) from None
@@ -172,4 +189,5 @@ def _not_found(name: str) -> InterfaceNotFound | SystemFault:
     nearest = difflib.get_close_matches(name, names, n=1)
     hints = [f"did you mean {nearest[0]}?"] if nearest else []
     hints.append("interfaces here: " + (", ".join(names) or "none"))
+    hints.append("if it comes later: mcrctl add --wait")
     return InterfaceNotFound(f"Interface not found: {name}", *hints)

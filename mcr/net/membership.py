@@ -42,6 +42,10 @@ class Memberships:
                 raise SystemFault(f"Cannot join {group} on {interface.name}", error.errno or 0) from None
         self._users[key] += 1
 
+    def wait(self, group: Address, interface: Interface) -> None:
+        """Count a request for a group on an interface that is not there; `move` joins it on the one that comes."""
+        self._users[group, interface.index] += 1
+
     def leave(self, group: Address, interface: Interface) -> None:
         """Take one request for a group back."""
         key = (group, interface.index)

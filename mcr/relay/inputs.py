@@ -142,10 +142,12 @@ class InputInterfaces:
         Raises:
             SystemFault: a group could not be joined, or a filter not set.
         """
-        for source in sources:
-            self._memberships.join(source.group, interfaces[source.interface])
-            undo.callback(self._memberships.leave, source.group, interfaces[source.interface])
         captures = {**self._by_name, **opened}
+        missing = {name for name in {each.interface for each in sources} if captures[name].is_lost}
+        for source in sources:
+            ask = self._memberships.wait if source.interface in missing else self._memberships.join
+            ask(source.group, interfaces[source.interface])
+            undo.callback(self._memberships.leave, source.group, interfaces[source.interface])
         self._screen.change([_key(captures[source.interface], source) for source in sources], ())
 
     def adopt(self, opened: Mapping[str, Capture]) -> None:

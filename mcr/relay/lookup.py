@@ -2,9 +2,11 @@
 
 from collections.abc import Iterable, Sequence
 
-from mcr.errors import LimitReached, McrError
+import attrs
+
+from mcr.errors import InterfaceNotFound, LimitReached, McrError
 from mcr.model.rule import Rule
-from mcr.net.interfaces import Interface, find_interface, is_there, look_again
+from mcr.net.interfaces import Interface, find_interface, is_there, look_again, wait_for_interface
 from mcr.relay.inputs import InputInterfaces
 from mcr.relay.outputs import OutputInterfaces
 from mcr.relay.placement import Placement
@@ -13,9 +15,16 @@ _NAMED = 5  # rules in a hint
 
 
 def find_interfaces(
-    rules: Sequence[Rule], inputs: InputInterfaces, outputs: OutputInterfaces, placement: Placement
+    rules: Sequence[Rule], inputs: InputInterfaces, outputs: OutputInterfaces, placement: Placement, *, wait: bool
 ) -> dict[str, Interface]:
     """By the names that rules have for them: those that are in use may be called otherwise now.
+
+    Args:
+        rules: that name them.
+        inputs: the input interfaces that are in use.
+        outputs: the output interfaces that are.
+        placement: of the rules that are there.
+        wait: for those that are not there, instead of raising.
 
     Raises:
         InterfaceNotFound, SystemFault: one is not there.
@@ -26,16 +35,30 @@ def find_interfaces(
         for name in rule.interfaces:
             if name not in found:
                 try:
-                    found[name] = _find_used(name, inputs, outputs, placement) or find_interface(name)
+                    used = _find_used(name, inputs, outputs, placement, wait=wait)
+                    found[name] = used or _find_new(name, wait=wait)
                 except McrError as error:
                     raise error.at(f"rules[{index}]") if len(rules) > 1 else error from None
     return found
 
 
-def _find_used(name: str, inputs: InputInterfaces, outputs: OutputInterfaces, placement: Placement) -> Interface | None:
+def _find_new(name: str, *, wait: bool) -> Interface:
+    try:
+        return find_interface(name)
+    except InterfaceNotFound:
+        if not wait:
+            raise
+        return wait_for_interface(name)
+
+
+def _find_used(
+    name: str, inputs: InputInterfaces, outputs: OutputInterfaces, placement: Placement, *, wait: bool
+) -> Interface | None:
     for known in (inputs.get(name), outputs.get(name)):
         if known and not known.attachment.lost:
             return look_again(known.interface)
+        if known and wait:
+            return attrs.evolve(known.interface, is_absent=True)
         if known and is_there(name):
             raise LimitReached(
                 f"Interface {name} was made again, and could not be opened again so far: {known.fault}",

@@ -107,7 +107,7 @@ class OutputInterfaces:
         opened = {}
         for name in sorted(names - self._by_name.keys()):
             opened[name] = self._open(interfaces[name], undo)
-            if interfaces[name].address is None:
+            if interfaces[name].address is None and not interfaces[name].is_absent:
                 log.warning(
                     "%s has no IPv4 address: packets that leave by it have another interface's address as their source",
                     name,

@@ -4,7 +4,7 @@ A change is prepared, which may fail and then is undone, and committed, which ca
 Calls that may wait in the kernel (opening and closing capture sockets) run in a thread.
 """
 
-from collections.abc import Container, Iterable, Mapping, Sequence
+from collections.abc import Container, Iterable, Mapping
 from contextlib import ExitStack
 from itertools import chain
 from socket import socket
@@ -17,7 +17,7 @@ from mcr.config.settings import Settings
 from mcr.logs.logger import get_logger
 from mcr.model.log import Facility
 from mcr.model.rule import Rule, RuleChange
-from mcr.net.interfaces import is_there
+from mcr.net.interfaces import is_there, was_never_there
 from mcr.net.ip_bypass import Blocker
 from mcr.net.network import Network
 from mcr.relay import commands
@@ -126,12 +126,13 @@ class Relay:
 
     def _apply(self, change: RuleChange) -> Step:
         with ExitStack() as undo:
-            prepared = self._prepare(change.added, undo)
+            prepared = self._prepare(change, undo)
             undo.pop_all()
         return self._commit(change, prepared)
 
-    def _prepare(self, added: Sequence[Rule], undo: ExitStack) -> _Prepared:
-        interfaces = find_interfaces(added, self.inputs, self.outputs, self._placement)
+    def _prepare(self, change: RuleChange, undo: ExitStack) -> _Prepared:
+        added = change.added
+        interfaces = find_interfaces(added, self.inputs, self.outputs, self._placement, wait=change.wait)
         awaited = find_neighbours(added, interfaces)
         captures = self.inputs.open({rule.input.interface for rule in added}, interfaces, undo)
         outputs = {output.interface for rule in added for output in rule.outputs}
@@ -180,8 +181,13 @@ class Relay:
             *map(commands.detach_egress, old_egress),
             *map(commands.detach_neighbour, neighbours.dropped),
         )
+        former = [*(each.interface for each in old_captures), *(each.interface for each in old_egress)]
+        awaited = {each.name for each in former if was_never_there(each.index)}
         for name in sorted(inputs | outputs):
-            log.notice("%s was deleted or moved away and is back: mcrd uses it again", name)
+            if name in awaited:
+                log.notice("%s is there now: mcrd uses it", name)
+            else:
+                log.notice("%s was deleted or moved away and is back: mcrd uses it again", name)
         return Step((), tuple(fresh for _, fresh in captures), told)
 
     def _use(self, placed: PlacedRule) -> PlacedRule:

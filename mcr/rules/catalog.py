@@ -5,7 +5,7 @@ Each change is planned, then applied by others, and noted when that has succeede
 
 import difflib
 import shlex
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 
 import attrs
 
@@ -53,8 +53,8 @@ class Catalog:
 
     # Planning.
 
-    def plan_addition(self, rules: Sequence[Rule]) -> RuleChange:
-        """The change that adds all of these.
+    def plan_addition(self, rules: Sequence[Rule], *, wait: bool = False) -> RuleChange:
+        """The change that adds all of these. `wait`: also if they name interfaces that are not there.
 
         Raises:
             RuleExists: an input, id or name is taken, by a rule that is there or one earlier among these.
@@ -62,15 +62,11 @@ class Catalog:
         """
         self._check_identities(rules)
         self._check_room(rules)
-        return RuleChange(self.generation + 1, added=tuple(rules))
+        return RuleChange(self.generation + 1, added=tuple(rules), wait=wait)
 
-    def plan_removal(self, rule_id: str | None, name: str | None) -> RuleChange:
-        """The change that removes one rule, by its id or else its name.
-
-        Raises:
-            RuleNotFound: no rule has it.
-        """
-        return RuleChange(self.generation + 1, removed=(self.find(rule_id, name).rule,))
+    def plan_removal(self, rules: Sequence[Rule]) -> RuleChange:
+        """The change that removes these, which are there."""
+        return RuleChange(self.generation + 1, removed=tuple(rules))
 
     def plan_renewal(self) -> RuleChange:
         """The change after which interfaces that are back are used again; the rules stay as they are."""
@@ -85,15 +81,15 @@ class Catalog:
 
     # Looking up.
 
-    def find(self, rule_id: str | None, name: str | None) -> Entry:
-        """A rule by its id, or else by its name.
+    def find(self, rule_id: str | None, name: str | None, *, without: Collection[str] = ()) -> Entry:
+        """A rule by its id, or else by its name, which is none of some, by their ids.
 
         Raises:
             RuleNotFound: no rule has it.
         """
         wanted = rule_id if rule_id is not None else self._by_name.get(name or "")
         entry = self._by_id.get(wanted) if wanted is not None else None
-        if entry:
+        if entry and wanted not in without:
             return entry
         asked, known = (rule_id, list(self._by_id)) if rule_id is not None else (name, list(self._by_name))
         what = "id" if rule_id is not None else "name"

@@ -12,6 +12,7 @@ import attrs
 
 from mcr.model.flow import Address
 from mcr.model.rule import Output, OutputView, Rule, RuleState, RuleView
+from mcr.net.interfaces import was_never_there
 from mcr.net.network import Link, Network
 
 _BRIDGE = "bridge"
@@ -119,17 +120,23 @@ def _waiting(reason: str) -> Condition:
     return Condition(RuleState.WAITING, reason)
 
 
+def _judge_missing(attachment: Attachment, network: Network) -> Condition:
+    """An interface that is not there, or not as it was when its sockets were opened."""
+    name, awaited = attachment.name, was_never_there(attachment.index)
+    if attachment.fault:
+        return _waiting(f"{name} is back, but cannot be used: {attachment.fault}")
+    if network.find(name):
+        what = "is there now" if awaited else "was deleted and made again"
+        return Condition(RuleState.WAITING, f"{name} {what}, and is about to be used", passing=True)
+    return _waiting(f"there is no interface {name} in this network namespace{'' if awaited else ' any more'}")
+
+
 def _judge_attachment(attachment: Attachment, network: Network) -> Condition:
     """What is the same for inputs and outputs."""
     name = attachment.name
     link = None if attachment.lost else network.links.get(attachment.index)
     if link is None:
-        if attachment.fault:
-            return _waiting(f"{name} is back, but cannot be used: {attachment.fault}")
-        if network.find(name):
-            reason = f"{name} was deleted and made again, and is about to be used"
-            return Condition(RuleState.WAITING, reason, passing=True)
-        return _waiting(f"there is no interface {name} in this network namespace any more")
+        return _judge_missing(attachment, network)
     called = name if link.name == name else f"{name}, called {link.name} now,"
     if not link.up:
         return _waiting(f"{called} is down")

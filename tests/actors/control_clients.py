@@ -55,7 +55,7 @@ class Actors:
             raise self.failure
         return self.rules
 
-    async def add(self, rules: tuple[Rule, ...]) -> tuple[RuleView, ...]:  # noqa: ARG002 - as the actor
+    async def add(self, rules: tuple[Rule, ...], *, wait: bool = False) -> tuple[RuleView, ...]:  # noqa: ARG002 - as the actor
         return self.rules
 
     async def remove(self, *, rule_id: str | None, name: str | None) -> RuleView:

@@ -49,7 +49,7 @@ def shape(value: Any) -> Any:
 class RelayOfOneRule(Actors):
     """Actors that answer as the documentation has it."""
 
-    async def add(self, rules: tuple[Rule, ...]) -> tuple[RuleView, ...]:
+    async def add(self, rules: tuple[Rule, ...], *, wait: bool = False) -> tuple[RuleView, ...]:  # noqa: ARG002 - as the actor
         self.rules = tuple(
             RuleView(r.rule_id, r.name, r.input, tuple(map(OutputView.of, r.outputs)), RuleState.ACTIVE) for r in rules
         )

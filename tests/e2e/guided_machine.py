@@ -60,7 +60,12 @@ class Machine:
         self.run_directory.mkdir()
         (self.home / "alice").mkdir(parents=True)
         os.chown(self.home / "alice", ALICE, ALICE)
-        self.stage.over = [(self.etc, Path("/etc")), (self.run_directory, Path("/run")), (self.home, Path("/home"))]
+        self.state = directory / "state"  # in place of /var/lib
+        self.state.mkdir()
+        self.stage.over = [
+            *((self.etc, Path("/etc")), (self.run_directory, Path("/run"))),
+            *((self.home, Path("/home")), (self.state, Path("/var/lib"))),
+        ]
         self.journal = directory / "journal"
         self.journal.touch()
         programs = directory / "bin"
@@ -90,16 +95,16 @@ class Machine:
 
     def start_service(self) -> None:
         """As the unit does: user, capabilities, directory, environment file."""
-        directory = self.run_directory / "mcr"
-        directory.mkdir(mode=0o750, exist_ok=True)
-        os.chown(directory, MCR, MCR)
+        for directory in (self.run_directory / "mcr", self.state / "mcr"):
+            directory.mkdir(mode=0o750, exist_ok=True)
+            os.chown(directory, MCR, MCR)
         settings = self.etc / "default" / "mcrd"
         given = dict(line.split("=", 1) for line in settings.read_text().splitlines()) if settings.exists() else {}
         said = len(self.journal.read_text())
         with self.journal.open("a") as log:
             self.service = self.relay.popen(
                 [*self.stage.run_as(MCR, options=RIGHTS), BIN / "mcrd", "supervisor"],
-                env=self.environment | given,
+                env=self.environment | {"STATE_DIRECTORY": "/var/lib/mcr"} | given,
                 stderr=log,
             )
         wait_until(lambda: "is ready" in self.journal.read_text()[said:], "the service is ready")

@@ -206,8 +206,12 @@ def test_an_interface_that_is_not_there_is_told_with_those_that_are(plant: Plant
     mcr = make_mcr(plant.relay).start()
     words = words_for_group("239.1.1.1")
     for wrong, hints in {
-        "eth0": ["interfaces here: lo, in0, out0, out1, out2"],
-        "in1": ["did you mean in0?", "interfaces here: lo, in0, out0, out1, out2"],
+        "eth0": ["interfaces here: lo, in0, out0, out1, out2", "if it comes later: mcrctl add --wait"],
+        "in1": [
+            "did you mean in0?",
+            "interfaces here: lo, in0, out0, out1, out2",
+            "if it comes later: mcrctl add --wait",
+        ],
     }.items():
         asked = [wrong if word == "in0" else word for word in words]
         refused = mcr.ctl("add", *asked, check=False)

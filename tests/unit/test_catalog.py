@@ -38,7 +38,7 @@ def test_generations_are_numbered_without_gaps() -> None:
     renewal = catalog.plan_renewal()
     assert renewal == RuleChange(NO_RULES + 2, renew=True)
     catalog.note(renewal)
-    removal = catalog.plan_removal("r1", None)
+    removal = catalog.plan_removal([catalog.find("r1", None).rule])
     assert removal == RuleChange(NO_RULES + 3, removed=(rule(1),))
     catalog.note(removal)
     assert catalog.generation == NO_RULES + 3
@@ -49,7 +49,7 @@ def test_plan_alone_changes_nothing() -> None:
     catalog = holding(rule(1))
     for _ in range(2):
         assert catalog.plan_addition([rule(2, name="tv")]).generation == NO_RULES + 2
-        assert catalog.plan_removal("r1", None).generation == NO_RULES + 2
+        assert catalog.plan_removal([catalog.find("r1", None).rule]).generation == NO_RULES + 2
     assert held(catalog) == ["r1"]
 
 
@@ -65,7 +65,7 @@ def test_entry_says_which_generation_brought_it_in_or_took_it_out() -> None:
     catalog = holding(rule(1))
     (second,) = catalog.note(catalog.plan_addition([rule(2)]))
     assert [entry.generation for entry in catalog] == [NO_RULES + 1, NO_RULES + 2]
-    (removed,) = catalog.note(catalog.plan_removal("r2", None))
+    (removed,) = catalog.note(catalog.plan_removal([catalog.find("r2", None).rule]))
     assert (second.generation, removed.generation) == (NO_RULES + 2, NO_RULES + 3)
 
 
@@ -89,7 +89,7 @@ def test_identity_that_is_taken_is_refused_until_its_holder_is_gone(second: Rule
     with pytest.raises(RuleExists) as caught:
         catalog.plan_addition([second])
     assert caught.value.message == message
-    catalog.note(catalog.plan_removal("r1", None))
+    catalog.note(catalog.plan_removal([catalog.find("r1", None).rule]))
     catalog.note(catalog.plan_addition([second]))
     assert held(catalog) == [second.rule_id]
 
@@ -137,7 +137,7 @@ def test_rule_is_found_by_its_id_or_its_name() -> None:
 def test_rule_that_is_not_there_is_not_found(rule_id: str | None, name: str | None, message: str, hint: str) -> None:
     catalog = holding(rule(1, rule_id="news-1", name="tv"))
     with pytest.raises(RuleNotFound) as caught:
-        catalog.plan_removal(rule_id, name)
+        catalog.find(rule_id, name)
     assert (caught.value.message, caught.value.hints[0]) == (message, hint)
 
 
@@ -154,5 +154,5 @@ def test_more_outputs_than_a_relay_holds_are_refused() -> None:
     catalog = holding(*most)
     with pytest.raises(LimitReached, match=f"No room for {MAX_OUTPUTS + 1} outputs"):
         catalog.plan_addition([rule(9999)])
-    catalog.note(catalog.plan_removal("r0", None))
+    catalog.note(catalog.plan_removal([catalog.find("r0", None).rule]))
     assert catalog.plan_addition([rule(9999)])

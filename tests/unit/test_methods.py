@@ -51,9 +51,11 @@ class Actors:
     removed: tuple[str | None, str | None] | None = None
     failure: Exception | None = None
     levels: LogLevels = attrs.field(factory=LogLevels)
+    waits: bool = False
     stats: Stats = attrs.field(factory=lambda: Stats(IngressStats(), EgressStats()))
 
-    async def add(self, rules: tuple[Rule, ...]) -> tuple[RuleView, ...]:
+    async def add(self, rules: tuple[Rule, ...], *, wait: bool) -> tuple[RuleView, ...]:
+        self.waits = wait
         if self.failure:
             raise self.failure
         self.added = rules

@@ -1,0 +1,105 @@
+"""Rules are there again after whatever ends mcrd, and wait for interfaces that are not there yet."""
+
+import json
+import signal
+from pathlib import Path
+from typing import Any
+
+from mcr_process import Mcr, Receiver, Sender, wait_until
+from topology import MakeMcr, Plant
+
+FLOW = "239.1.1.1:5000"
+OUT = "239.2.2.2:6000:out0"
+
+
+def crash(mcr: Mcr) -> None:
+    """Kill the daemon; its workers end with it."""
+    assert mcr.process
+    pids = mcr.worker_pids()
+    mcr.process.kill()
+    mcr.process.wait()
+    wait_until(lambda: not any(Path(f"/proc/{pid}").exists() for pid in pids), "its workers have ended")
+
+
+def forwarded(plant: Plant, flow: str = FLOW, output: str = "239.2.2.2:6000@rx0", *, count: int = 500) -> None:
+    receiver = Receiver(plant.receiver, f"{output}={flow}", count=count)
+    Sender(plant.source, "src0", flow, count=count, rate=5000).finish()
+    receiver.expect_everything()
+
+
+def test_what_was_acknowledged_is_there_after_a_crash(plant: Plant, make_mcr: MakeMcr) -> None:
+    mcr = make_mcr(plant.relay).start()
+    rule = mcr.add(f"in0:{FLOW}", OUT)
+    mcr.add("in0:239.1.1.2:5000", "239.2.2.3:6000:out1", rule_id="gone")
+    mcr.ctl("remove", "--rule-id", "gone")
+    before = mcr.call("list")
+    crash(mcr)
+    mcr.start()
+    wait_until(lambda: mcr.call("list")[0]["state"] == "active", "the workers have it")
+    assert mcr.call("list") == before
+    assert "1 of 1 saved rules are in use again" in mcr.log()
+    forwarded(plant)
+    mcr.ctl("remove", "--rule-id", rule)
+    crash(mcr)
+    mcr.start()
+    assert mcr.call("list") == []
+
+
+def test_without_state_rules_are_forgotten(plant: Plant, make_mcr: MakeMcr) -> None:
+    mcr = make_mcr(plant.relay).start(1, "--no-state")
+    mcr.add(f"in0:{FLOW}", OUT)
+    assert mcr.process
+    mcr.process.send_signal(signal.SIGTERM)
+    mcr.process.wait()
+    mcr.start(1, "--no-state")
+    assert mcr.call("list") == []
+
+
+def waiting(mcr: Mcr) -> dict[str, tuple[str, str]]:
+    """How each rule stands, and why."""
+    return {rule["rule_id"]: (rule["state"], rule["reason"]) for rule in mcr.call("list")}
+
+
+def add_waiting(mcr: Mcr, rule_id: str, source: str, output: str) -> dict[str, Any]:
+    interface, group, port = source.split(":")
+    words = ["add", "--wait", "--json", "--rule-id", rule_id, "--outputs", output]
+    words += ["--input-interface", interface, "--input-group", group, "--input-port", port]
+    (rule,) = json.loads(mcr.ctl(*words).stdout)
+    assert isinstance(rule, dict)
+    return rule
+
+
+def test_rules_wait_for_interfaces_and_are_used_once_they_are_there(plant: Plant, make_mcr: MakeMcr) -> None:
+    """Inputs and outputs that are not there; a rule beside them is not disturbed."""
+    mcr = make_mcr(plant.relay).start()
+    missing = "there is no interface {} in this network namespace"
+    refused = mcr.ctl(
+        *("add", "--input-interface", "late0", "--input-group", "239.1.1.9", "--input-port", "5000", "--outputs", OUT),
+        check=False,
+    )
+    assert "Interface not found: late0" in refused.stderr
+    assert "--wait" in refused.stderr
+    assert add_waiting(mcr, "input", "late0:239.1.1.1:5000", "239.2.2.9:6000:out0")["state"] == "waiting"
+    added = add_waiting(mcr, "output", f"in0:{FLOW}", "239.2.2.2:6000:out0,239.2.2.3:6000:late1,198.18.9.2:6000:late1")
+    assert added["state"] == "degraded"
+    assert waiting(mcr)["input"] == ("waiting", missing.format("late0"))
+    assert waiting(mcr)["output"] == ("degraded", f"2 of 3 outputs: {missing.format('late1')}")
+    crash(mcr)
+    mcr.start()
+    wait_until(lambda: waiting(mcr)["output"][0] == "degraded", "the workers have it")
+    assert waiting(mcr)["input"] == ("waiting", missing.format("late0"))
+    forwarded(plant)
+    stats = {rule["rule_id"]: rule for rule in mcr.stats()["rules"]}
+    assert (stats["output"]["sent"], stats["output"]["errors"]) == (500, 1000)
+
+    plant.lab.link(plant.source, "far0", plant.relay, "late0", a_address="198.18.8.2/24", b_address="198.18.8.1/24")
+    plant.lab.link(plant.relay, "late1", plant.receiver, "far1", a_address="198.18.9.1/24", b_address="198.18.9.2/24")
+    wait_until(lambda: set(waiting(mcr).values()) == {("active", "")}, "both are active")
+    assert "late0 is there now: mcrd uses it" in mcr.log()
+    receiver = Receiver(plant.receiver, "239.2.2.9:6000@rx0=239.1.1.1:5000", count=100)
+    Sender(plant.source, "far0", FLOW, count=100, rate=1000).finish()
+    receiver.expect_everything()
+    host = Receiver(plant.receiver, f"198.18.9.2:6000={FLOW}", count=100)
+    forwarded(plant, output="239.2.2.3:6000@far1", count=100)
+    host.expect_everything()
+    mcr.check_counters(arrived=700)

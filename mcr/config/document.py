@@ -18,11 +18,18 @@ Path = tuple[str | int, ...]
 """Where a value is: keys of tables, and indices of arrays from 0."""
 
 _MOST_FAULTS: Final = 100
-_PLACE: Final = re.compile(r" \(at (?:line (\d+), column \d+|end of document)\)$")
+_PLACE: Final = re.compile(r" \(at (?:line (\d+), column (\d+)|end of document)\)$")
+_TWICE: Final = re.compile(r"Cannot declare \((.*)\) twice")
 _HEADER: Final = re.compile(r"\s*\[")
+_STATEMENT: Final = re.compile(r"""\s*(?:\[\[?[^\[\],]+\]\]?\s*(?:\#.*)?$|(?:[\w.\ -]|"[^"]*"|'[^']*')+=)""")
+_PAIR: Final = re.compile(r"[^#\[]*=")
+_LONG_TEXT: Final = re.compile(r"""\"{3}|'{3}""")
+_LONG_NUMBER: Final = re.compile(r"\d[\d_]{1000,}")
 _MEANING: Final = {
+    "Illegal character '\\n'": "the text does not end: a quotation mark is missing",
     "Cannot overwrite a value": "the key stands there already",
     "Expected '=' after a key in a key/value pair": "not `key = value`, a [table] or a # comment",
+    "Unclosed array": "a comma or a ] is missing",
     "Invalid statement": "not `key = value`, a [table] or a # comment",
     "Invalid value": "not a value of TOML: text stands in quotation marks",
 }
@@ -66,38 +73,56 @@ def read_document(text: str) -> Document:
         remaining = "\n".join(lines)
         try:
             values = tomllib.loads(remaining)
-        except tomllib.TOMLDecodeError as error:
-            number, message = _told(error, len(lines))
-            faults.append(Fault(number, message))
-            if len(faults) == _MOST_FAULTS or not _leave_out(lines, number):
-                return Document(remaining, {}, tuple(faults))
         except RecursionError:
             return Document("", {}, (Fault(0, "tables or arrays are nested too deeply"),))
+        except ValueError as error:
+            fault, end = _told(error, lines)
+            faults.append(fault)
+            if len(faults) == _MOST_FAULTS or not _leave_out(lines, fault.line - 1, end):
+                return Document(remaining, {}, tuple(faults))
         else:
             return Document(remaining, values, tuple(faults))
 
 
-def _told(error: tomllib.TOMLDecodeError, lines: int) -> tuple[int, str]:
+def _told(error: ValueError, lines: list[str]) -> tuple[Fault, int]:
+    """What is wrong, and the index behind the last line that is part of it."""
     text = str(error)
     place = _PLACE.search(text)
-    number = int(place[1]) if place and place[1] else lines
     message = text[: place.start()] if place else text
-    return number, _MEANING.get(message, message[:1].lower() + message[1:])
+    if not isinstance(error, tomllib.TOMLDecodeError):  # of Python: a number with thousands of digits
+        index = next((index for index, line in enumerate(lines) if _LONG_NUMBER.search(line)), 0)
+        return Fault(index + 1, "a number has too many digits"), index + 1
+    row, column = (int(place[1]) - 1, int(place[2])) if place and place[1] else (len(lines), 1)
+    if message == "Unterminated string" and row == len(lines):
+        opened = max((index for index, line in enumerate(lines) if _LONG_TEXT.search(line)), default=row - 1)
+        end = next((index for index in range(opened + 1, row) if _STATEMENT.match(lines[index])), row)
+        return Fault(opened + 1, "the text that begins here does not end"), end
+    above = _opened_above(lines, row, column)
+    if above is not None and message in {"Invalid value", "Unclosed array"}:
+        return Fault(above + 1, "the array that begins here does not end"), row
+    while row and (row == len(lines) or not lines[row].strip()):
+        row -= 1  # what does not end is told at the end of the file
+    if twice := _TWICE.match(message):
+        keys = re.findall(r"'([^']*)'", twice[1])
+        return Fault(row + 1, f"the table [{'.'.join(keys)}] stands there already"), row + 1
+    return Fault(row + 1, _MEANING.get(message, message[:1].lower() + message[1:])), row + 1
 
 
-def _leave_out(lines: list[str], number: int) -> bool:
-    """Blank a line that can't be read, with what belongs to it if it is a table's header. Whether anything is left."""
-    start = number - 1
-    while start >= 0 and not lines[start].strip():
-        start -= 1  # what does not end is told at the end of the file
-    if start < 0:
-        return False
-    is_header = bool(_HEADER.match(lines[start]))
-    lines[start] = ""
-    while is_header and start + 1 < len(lines) and not _HEADER.match(lines[start + 1]):
-        start += 1
-        lines[start] = ""
-    return True
+def _opened_above(lines: list[str], row: int, column: int) -> int | None:
+    """Where the array begins, if a line that looks like a new statement, or the end, was read as a part of one."""
+    if row < len(lines) and (lines[row][: column - 1].strip("[ \t") or not _STATEMENT.match(lines[row])):
+        return None
+    return next((index for index in range(row - 1, -1, -1) if _PAIR.match(lines[index])), None)
+
+
+def _leave_out(lines: list[str], start: int, end: int) -> bool:
+    """Blank lines that can't be read, with all of a table whose header is one of them. Whether there were any."""
+    anything = any(line.strip() for line in lines[start:end])
+    if _HEADER.match(lines[start]):
+        while end < len(lines) and not _HEADER.match(lines[end]):
+            end += 1
+    lines[start:end] = [""] * (end - start)
+    return anything
 
 
 def _lines_of(text: str) -> Iterator[tuple[Path, int]]:

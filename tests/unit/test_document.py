@@ -71,7 +71,7 @@ name = "twice"
 outputs = ["a", "b"
 """
     )
-    assert sorted(fault.line for fault in document.faults) == [2, 3, 5, 6, 10, 12]
+    assert sorted(fault.line for fault in document.faults) == [2, 3, 5, 6, 10, 11]
     assert document.values == {"settings": {"stats_interval_ms": 5}, "rule": [{"name": "read"}]}
 
 
@@ -81,6 +81,14 @@ outputs = ["a", "b"
         ("a = 1\na = 2", Fault(2, "the key stands there already")),
         ("a", Fault(1, "not `key = value`, a [table] or a # comment")),
         ("a = b", Fault(1, "not a value of TOML: text stands in quotation marks")),
+        ("a = 1\nb = " + "1" * 10_000, Fault(2, "a number has too many digits")),
+        ("[a]\n[a]", Fault(2, "the table [a] stands there already")),
+        ('a = "b\nc = 1', Fault(1, "the text does not end: a quotation mark is missing")),
+        ('a = """b\nand so on\nc = 1', Fault(1, "the text that begins here does not end")),
+        ("a = [\n1\n2\n]", Fault(3, "a comma or a ] is missing")),
+        ("a = [\n1,\nb = 2\n[c]\nd = 3", Fault(1, "the array that begins here does not end")),
+        ("a = [\n1,\n[[c]]\nd = 3", Fault(1, "the array that begins here does not end")),
+        ("a = [1,\n\n", Fault(1, "the array that begins here does not end")),
         ("a = " + "[" * 100_000, Fault(0, "tables or arrays are nested too deeply")),
     ],
 )

@@ -7,7 +7,6 @@ import codecs
 import re
 import shlex
 from collections.abc import Callable
-from contextlib import suppress
 from itertools import zip_longest
 from typing import Any, TypeVar
 
@@ -15,9 +14,9 @@ import click
 
 from mcr.cli.completion import interfaces
 from mcr.cli.failure import usage_error
+from mcr.config.output_text import parse_output
 from mcr.errors import InterfaceNotFound, InvalidParams, McrError, RuleExists, SystemFault, UsageError
 
-_OUTPUT_OPTIONS = ("gso",)
 _OF_A_RULE = {fault.code for fault in (InvalidParams, RuleExists, InterfaceNotFound, SystemFault)}
 _BYTE_ORDER_MARK = codecs.BOM_UTF8
 _LINE_EXAMPLE = "--input-interface eth0 --input-group 239.1.1.1 --input-port 5000 --outputs 239.2.2.2:5000:eth1"
@@ -65,43 +64,10 @@ def rule_params(options: dict[str, Any]) -> dict[str, Any]:
 def _output(text: str) -> dict[str, Any]:
     if not text:
         raise UsageError("Invalid outputs: one of them is empty", "is there a comma too many?", _EXAMPLE)
-    if "[" in text or _looks_like_ipv6(text):
-        raise UsageError(f"Invalid output {text!r}: MCR relays only IPv4 for now", _EXAMPLE)
-    parts = text.split(":")
-    names = ("group", "port", "interface")
-    missing = [name for name, part in zip_longest(names, parts) if name and not part]
-    if missing:
-        raise UsageError(f"Invalid output {text!r}: {' and '.join(missing)} missing in G:P:IF", _EXAMPLE)
-    group, port, interface, *options = parts
-    if not (port.isascii() and port.isdecimal()):
-        raise UsageError(f"Invalid output {text!r}: the port {port!r} is not a number", _EXAMPLE)
-    return {"group": group, "port": int(port), "interface": interface, **_output_options(text, options)}
-
-
-def _looks_like_ipv6(text: str) -> bool:
-    """Whether what is not an output G:P:IF is one with an IPv6 address, without brackets."""
-    from ipaddress import IPv6Address  # noqa: PLC0415 - slow to import, seldom needed
-
-    for behind in range(4):  # nothing, an interface, a port and an interface, these and an option
-        with suppress(ValueError):
-            IPv6Address(text.rsplit(":", behind)[0])
-            return True
-    return False
-
-
-def _output_options(text: str, options: list[str]) -> dict[str, str]:
-    """What may follow an output's interface: `:gso=off`."""
-    chosen: dict[str, str] = {}
-    for option in options:
-        name, given, value = option.partition("=")
-        if name not in _OUTPUT_OPTIONS or not given or name in chosen:
-            raise UsageError(
-                f"Invalid output {text!r}: {option!r} is not an option of an output",
-                f"after G:P:IF, each once: {', '.join(f':{known}=…' for known in _OUTPUT_OPTIONS)}",
-                _EXAMPLE,
-            )
-        chosen[name] = value
-    return chosen
+    try:
+        return parse_output(text)
+    except UsageError as error:
+        raise UsageError(error.message, *error.hints, _EXAMPLE) from None
 
 
 @click.command(add_help_option=False)

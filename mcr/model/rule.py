@@ -22,7 +22,8 @@ _TRAIN_LENGTHS = frozenset(map(str, range(2, MAX_TRAIN + 1)))
 _LABEL_MAX = 128
 
 
-def _check_label(value: str, what: str) -> str:
+def check_label(value: str, what: str) -> str:
+    """Return `value` if a rule can have it for its id or name."""
     if not value or len(value) > _LABEL_MAX or not value.isprintable() or value != value.strip():
         raise InvalidParams(
             f"Invalid {what}: {value!r}", f"1 to {_LABEL_MAX} printable characters, no white space at the ends"
@@ -85,9 +86,9 @@ class Rule:
     name: str | None = None
 
     def __attrs_post_init__(self) -> None:
-        _check_label(self.rule_id, "rule id")
+        check_label(self.rule_id, "rule id")
         if self.name is not None:
-            _check_label(self.name, "rule name")
+            check_label(self.name, "rule name")
         if not self.outputs:
             raise InvalidParams(f"{self._called} has no outputs", "give at least one output G:P:IF")
         if len(self.outputs) > MAX_OUTPUTS_PER_RULE:

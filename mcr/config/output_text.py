@@ -1,0 +1,64 @@
+"""An output as an operator writes it: `G:P:IF`, with options behind it. Import-light: mcrctl reads thousands of them.
+
+Taken apart only. Whether a group, port or interface is any good is for others to say.
+"""
+
+from contextlib import suppress
+from itertools import zip_longest
+from typing import Any
+
+from mcr.errors import UsageError
+
+OPTIONS = ("gso",)
+"""What may follow an output's interface, as `:gso=off`."""
+
+_NAMES = ("group", "port", "interface")
+
+
+def parse_output(text: str) -> dict[str, Any]:
+    """The parts of an output by their names in JSON.
+
+    Raises:
+        UsageError: it is not written as an output is.
+    """
+    try:
+        return _parts(text)
+    except UsageError:
+        if text.startswith("[") or _looks_like_ipv6(text):
+            raise UsageError(f"Invalid output {text!r}: MCR relays only IPv4 for now") from None
+        raise
+
+
+def _parts(text: str) -> dict[str, Any]:
+    parts = text.split(":")
+    missing = [name for name, part in zip_longest(_NAMES, parts) if name and not part]
+    if missing:
+        raise UsageError(f"Invalid output {text!r}: {' and '.join(missing)} missing in G:P:IF")
+    group, port, interface, *options = parts
+    if not (port.isascii() and port.isdecimal() and len(port) < 10):  # noqa: PLR2004
+        raise UsageError(f"Invalid output {text!r}: the port {port!r} is not a number")
+    return {"group": group, "port": int(port), "interface": interface, **_options(text, options)}
+
+
+def _looks_like_ipv6(text: str) -> bool:
+    """Whether what is not an output G:P:IF is one with an IPv6 address, without brackets."""
+    from ipaddress import IPv6Address  # noqa: PLC0415 - slow to import, seldom needed
+
+    for behind in range(4):  # nothing, an interface, a port and an interface, these and an option
+        with suppress(ValueError):
+            IPv6Address(text.rsplit(":", behind)[0])
+            return True
+    return False
+
+
+def _options(text: str, options: list[str]) -> dict[str, str]:
+    chosen: dict[str, str] = {}
+    for option in options:
+        name, given, value = option.partition("=")
+        if name not in OPTIONS or not given or name in chosen:
+            raise UsageError(
+                f"Invalid output {text!r}: {option!r} is not an option of an output",
+                f"after G:P:IF, each once: {', '.join(f':{known}=…' for known in OPTIONS)}",
+            )
+        chosen[name] = value
+    return chosen

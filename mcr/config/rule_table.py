@@ -1,0 +1,218 @@
+"""A rule as a configuration file has it: a table, checked key by key."""
+
+import difflib
+from collections.abc import Callable, Collection, Mapping
+from typing import Any, Final, TypeVar
+
+import attrs
+
+from mcr.config.document import Document, Path
+from mcr.config.output_text import parse_output
+from mcr.errors import InvalidParams, McrError
+from mcr.model.flow import Input, check_interface_name, check_port, parse_address
+from mcr.model.rule import Output, Rule, automatic_rule_id, check_label
+
+_MAX_TEXT: Final = 1_000  # characters; no value needs as many
+_WHOLE: Final = range(-(1 << 63), 1 << 63)  # numbers that TOML has
+_TYPES: Final[dict[type, str]] = {
+    dict: "a table",
+    list: "an array",
+    str: "a string",
+    int: "a whole number",
+    float: "a fraction",
+    bool: "true or false",
+}
+_EXAMPLE: Final = 'for example: outputs = ["239.2.2.2:6000:eth1", "192.0.2.7:6000:eth2:gso=8"]'
+
+_T = TypeVar("_T")
+_Check = tuple[tuple[type, ...], Callable[[Any, str], Any]]
+"""Types that a value may have, and what makes of it what the rule has, or raises an `McrError`."""
+
+_ENDPOINT: Final[dict[str, _Check]] = {
+    "interface": ((str,), check_interface_name),
+    "group": ((str,), parse_address),
+    "port": ((int,), check_port),
+}
+_OUTPUT: Final[dict[str, _Check]] = _ENDPOINT | {"gso": ((str, int), lambda value, _: str(value))}
+_LABELS: Final[dict[str, _Check]] = {"name": ((str,), check_label), "rule_id": ((str,), check_label)}
+_RULE: Final = (*_LABELS, "input", "outputs")
+
+
+@attrs.frozen(order=True)
+class FileFault:
+    """Something that is wrong in a file. `line` counts from 1; 0: the file as a whole."""
+
+    file: str
+    line: int
+    message: str
+    hints: tuple[str, ...] = ()
+
+    def __str__(self) -> str:
+        return f"{place_text(self.file, self.line)}: {self.message}"
+
+
+def place_text(file: str, line: int) -> str:
+    """A place as compilers write it."""
+    return f"{file}:{line}" if line else file
+
+
+@attrs.frozen
+class FileFaults:
+    """Collects the faults of one file."""
+
+    file: str
+    document: Document
+    found: list[FileFault] = attrs.field(factory=list)
+
+    def add(self, path: Path, message: str, *hints: str) -> None:
+        """Note a fault of a value, or of what lacks one."""
+        self.found.append(FileFault(self.file, self.document.line(path), message, hints))
+
+    def check(self, path: Path, call: Callable[..., _T], *arguments: Any) -> _T | None:
+        """What a function makes of a value; None if it raises an `McrError`, which is noted."""
+        try:
+            return call(*arguments)
+        except McrError as error:
+            self.add(path, error.message, *error.hints)
+            return None
+
+    def has_type(self, path: Path, value: object, types: tuple[type, ...], what: str) -> bool:
+        """Whether a value is of one of these types; else it is noted."""
+        if type(value) not in types:  # isinstance would let true pass for 1
+            allowed = " or ".join(_TYPES[each] for each in types)
+            self.add(path, f"{what} must be {allowed}, not {_TYPES.get(type(value), 'a date or time')}")
+        elif isinstance(value, str) and len(value) > _MAX_TEXT:
+            self.add(path, f"{what} is longer than {_MAX_TEXT:,} characters")
+        elif isinstance(value, int) and value not in _WHOLE:
+            self.add(path, f"{what} is out of range")
+        else:
+            return True
+        return False
+
+    def unknown(self, path: Path, name: str, known: Collection[str], what: str) -> None:
+        """Note a key that means nothing."""
+        shown = name if len(name) < _MAX_TEXT else f"{name[:_MAX_TEXT]}…"
+        nearest = difflib.get_close_matches(shown, known, n=1)
+        self.add(
+            (*path, name),
+            f"Unknown key {shown!r} in {what}",
+            *(f"did you mean {each}?" for each in nearest),
+            f"keys of {what}: {', '.join(known)}",
+        )
+
+
+@attrs.frozen
+class RuleTable:
+    """What a table says. Parts that are missing or wrong are None.
+
+    Attributes:
+        rule: None if anything is wrong.
+    """
+
+    path: Path
+    rule: Rule | None
+    input: Input | None = None
+    rule_id: str | None = None
+    name: str | None = None
+
+
+def read_rule(value: object, path: Path, faults: FileFaults, *, cut: bool = False) -> RuleTable:
+    """Read a rule's table.
+
+    Args:
+        value: as the file has it; a rule as the control protocol shows it, without how it stands, is one, too.
+        path: of the table.
+        faults: takes what is wrong.
+        cut: something of it could not be read, so that nothing is missing for sure.
+    """
+    before = len(faults.found)
+    table = _members(value, path, faults, known=_RULE, what="a rule", needed=() if cut else ("input", "outputs"))
+    labels = _checked(table, path, faults, _LABELS, "rule")
+    source = _input(table["input"], (*path, "input"), faults, cut=cut) if "input" in table else None
+    outputs = _outputs(table["outputs"], (*path, "outputs"), faults, cut=cut) if "outputs" in table else ()
+    rule, name, rule_id = None, labels.get("name"), labels.get("rule_id")
+    if source and rule_id is None:
+        rule_id = automatic_rule_id(source)
+    if source and rule_id and len(faults.found) == before and (outputs or not cut):
+        rule = faults.check((*path, "outputs"), Rule, rule_id, source, outputs, name)
+    return RuleTable(path, rule, source, rule_id, name)
+
+
+def _input(value: object, path: Path, faults: FileFaults, *, cut: bool) -> Input | None:
+    parts = _endpoint(value, path, faults, _ENDPOINT, "an input", cut=cut)
+    return faults.check((*path, "group"), _made, Input, parts) if parts else None
+
+
+def _outputs(value: object, path: Path, faults: FileFaults, *, cut: bool) -> tuple[Output, ...]:
+    if not faults.has_type(path, value, (list,), "outputs"):
+        return ()
+    assert isinstance(value, list)
+    read = (_output(each, (*path, index), faults, cut=cut) for index, each in enumerate(value))
+    return tuple(output for output in read if output)
+
+
+def _output(value: object, path: Path, faults: FileFaults, *, cut: bool) -> Output | None:
+    if isinstance(value, str):
+        if not faults.has_type(path, value, (str,), "an output"):
+            return None
+        value = faults.check(path, _parsed, value)
+        if value is None:
+            return None
+    elif not faults.has_type(path, value, (dict, str), "an output"):
+        return None
+    parts = _endpoint(value, path, faults, _OUTPUT, "an output", cut=cut)
+    if not parts:
+        return None
+    gso = parts.pop("gso", None)
+    output = faults.check((*path, "group"), _made, Output, parts)
+    return faults.check((*path, "gso"), _made, Output, parts | {"gso": gso}) if output and gso is not None else output
+
+
+def _parsed(text: str) -> dict[str, Any]:
+    try:
+        return parse_output(text)
+    except McrError as error:
+        raise InvalidParams(error.message, *error.hints, _EXAMPLE) from None
+
+
+def _made(cls: Callable[..., _T], parts: Mapping[str, Any]) -> _T:
+    return cls(**parts)
+
+
+def _endpoint(
+    value: object, path: Path, faults: FileFaults, checks: Mapping[str, _Check], what: str, *, cut: bool
+) -> dict[str, Any] | None:
+    """Its parts; None if something is wrong with one of them or is missing."""
+    before = len(faults.found)
+    table = _members(value, path, faults, known=tuple(checks), what=what, needed=() if cut else tuple(_ENDPOINT))
+    parts = _checked(table, path, faults, checks, what.split()[1])
+    return parts if len(faults.found) == before and parts.keys() >= _ENDPOINT.keys() else None
+
+
+def _members(
+    value: object, path: Path, faults: FileFaults, *, known: Collection[str], what: str, needed: Collection[str]
+) -> dict[str, Any]:
+    """The table, once it is known to be one; empty otherwise."""
+    if not faults.has_type(path, value, (dict,), what):
+        return {}
+    assert isinstance(value, dict)
+    if not value.keys() <= set(known):
+        for name in value:
+            if name not in known:
+                faults.unknown(path, name, known, what)
+    if missing := [name for name in needed if name not in value]:
+        faults.add(path, f"{what} lacks {' and '.join(missing)}")
+    return value
+
+
+def _checked(
+    table: Mapping[str, Any], path: Path, faults: FileFaults, checks: Mapping[str, _Check], what: str
+) -> dict[str, Any]:
+    """Those of a table's values that are sound, as a rule has them."""
+    sound = {}
+    for name, (types, check) in checks.items():
+        if name in table and faults.has_type((*path, name), table[name], types, f"{what} {name}"):
+            value = faults.check((*path, name), check, table[name], f"{what} {name}".replace("_", " "))
+            if value is not None:
+                sound[name] = value
+    return sound

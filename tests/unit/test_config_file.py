@@ -1,0 +1,239 @@
+"""Configuration files: settings and rules, and every fault at its line."""
+
+import os
+import subprocess
+import sys
+from ipaddress import IPv4Address
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from mcr.config import file
+from mcr.config.file import Configuration, read_configuration
+from mcr.model.flow import Input
+from mcr.model.rule import Output, Rule, automatic_rule_id
+
+SOUND = """\
+[settings]
+num_workers = 2
+absorb = false
+raw_send = 1
+log_level = "debug"
+
+[[rule]]
+name = "news"
+input = { interface = "eth0", group = "239.1.1.1", port = 5000 }
+outputs = [
+  "239.2.2.2:6000:eth1:gso=8",   # a comment
+  { group = "192.0.2.7", port = 6000, interface = "eth2", gso = 4 },
+]
+
+[[rule]]
+rule_id = "sport"
+outputs = ["239.2.2.3:6000:eth1"]
+[rule.input]
+interface = "eth0"
+group = "239.1.1.2"
+port = 5000
+"""
+
+
+def read(tmp_path: Path, *texts: str) -> Configuration:
+    """What files say, named a.toml, b.toml and so on."""
+    names = [tmp_path / f"{name}.toml" for name, _ in zip("abc", texts, strict=False)]
+    for name, text in zip(names, texts, strict=True):
+        name.write_text(text)
+    return read_configuration([*map(str, names)])
+
+
+def faults(tmp_path: Path, *texts: str) -> list[str]:
+    """Each, as NAME:LINE: message."""
+    return [str(fault).removeprefix(f"{tmp_path}/") for fault in read(tmp_path, *texts).faults]
+
+
+def rule(text: str = "", *, input: str = 'interface = "eth0", group = "239.1.1.1", port = 5000') -> str:  # noqa: A002
+    outputs = "" if "outputs" in text else 'outputs = ["239.2.2.2:6000:eth1"]\n'
+    return f"[[rule]]\ninput = {{ {input} }}\n{outputs}{text}"
+
+
+def test_what_a_sound_file_says(tmp_path: Path) -> None:
+    configuration = read(tmp_path, SOUND)
+    assert configuration.faults == ()
+    assert configuration.settings == {"num_workers": "2", "absorb": "0", "raw_send": "1", "log_level": "debug"}
+    news, sport = configuration.rules
+    source = Input("eth0", IPv4Address("239.1.1.1"), 5000)
+    outputs = (
+        Output(IPv4Address("239.2.2.2"), 6000, "eth1", "8"),
+        Output(IPv4Address("192.0.2.7"), 6000, "eth2", "4"),
+    )
+    assert news.rule == Rule(automatic_rule_id(source), source, outputs, "news")
+    assert sport.rule.rule_id == "sport"
+    assert sport.rule.name is None
+    assert [str(each.place) for each in configuration.rules] == [f"{tmp_path}/a.toml:7", f"{tmp_path}/a.toml:15"]
+
+
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [
+        ("x = 1\n[settings]", ["1: Unknown key 'x' in the file"]),
+        ("[settings]\nnum_worker = 1", ["2: Unknown key 'num_worker' in settings"]),
+        ("[settings]\nnum_workers = '1'", ["2: num_workers must be a whole number, not a string"]),
+        ("[settings]\nnum_workers = 1000", ["2: Invalid num_workers: '1000'"]),
+        ("[settings]\nabsorb = 'yes'", ["2: absorb must be true or false or a whole number, not a string"]),
+        ("[settings]\nlog_level = 'loud'", ["2: Invalid log_level: 'loud'"]),
+        ("settings = 5", ["1: settings must be a table, not a whole number"]),
+        ("[rule]\nname = 'a'", ["1: rule must be an array of tables, not a table"]),
+        ("rule = 1", ["1: rule must be an array, not a whole number"]),
+        ("rule = [1]", ["1: a rule must be a table, not a whole number"]),
+        ("\n[[rule]]\nname = 'a'", ["2: a rule lacks input and outputs"]),
+        (rule("output = 5\n"), ["4: Unknown key 'output' in a rule"]),
+        (rule("name = ''\n"), ["4: Invalid rule name: ''"]),
+        (rule("rule_id = 5\n"), ["4: rule rule_id must be a string, not a whole number"]),
+        (rule("outputs = []\n"), ["3: The rule for 239.1.1.1:5000 on eth0 has no outputs"]),
+        (rule("outputs = 'a'\n"), ["3: outputs must be an array, not a string"]),
+        (
+            rule("outputs = [\n'239.2.2.2:6000',\n5,\n'239.2.2.2:6000:eth1:ttl=x']\n"),
+            [
+                "4: Invalid output '239.2.2.2:6000': interface missing in G:P:IF",
+                "5: an output must be a table or a string, not a whole number",
+                "6: Invalid output '239.2.2.2:6000:eth1:ttl=x': 'ttl=x' is not an option of an output",
+            ],
+        ),
+        (
+            rule("outputs = [\n{ group = '::1', port = 0, interface = 'a/b', gso = 1 }]\n"),
+            [
+                "4: Invalid output interface: 'a/b' is not an interface name",
+                "4: Invalid output group: '::1' is an IPv6 address",
+                "4: Invalid output port: 0 is not a port",
+            ],
+        ),
+        (rule("outputs = ['239.2.2.2:6000:eth1:gso=65']\n"), ["3: Invalid gso: '65'"]),
+        (rule("outputs = ['127.0.0.1:6000:eth1']\n"), ["3: Invalid output group: '127.0.0.1' is neither a group nor"]),
+        (rule("outputs = ['239.1.1.1:5000:eth0']\n"), ["3: The rule for 239.1.1.1:5000 on eth0 sends 239.1.1.1:5000"]),
+        (rule(input="group = '239.1.1.1', prot = 5"), ["2: Unknown key 'prot' in an input", "2: an input lacks"]),
+        (
+            rule(input="interface = 'eth0', group = '10.1.1.1', port = 5000"),
+            ["2: Invalid input group: '10.1.1.1' is not a multicast address"],
+        ),
+        (rule(input="interface = 'eth0', group = 'a', port = 1.5"), ["2: Invalid input group", "2: input port must"]),
+        (rule(f"name = '{'x' * 2000}'\n"), ["4: rule name is longer than 1,000 characters"]),
+        (rule(input=f"interface='e', group='239.1.1.1', port = 0x{'f' * 9000}"), ["2: input port is out of range"]),
+        (rule("name = 1979-05-27\n"), ["4: rule name must be a string, not a date or time"]),
+    ],
+)
+def test_each_fault_is_told_with_its_line(tmp_path: Path, text: str, told: list[str]) -> None:
+    found = faults(tmp_path, text)
+    assert len(found) == len(told)
+    for fault, expected in zip(found, told, strict=True):
+        assert fault.startswith(f"a.toml:{expected}")
+
+
+@pytest.mark.parametrize(
+    ("text", "hint"),
+    [
+        ("[setings]", "did you mean settings?"),
+        ("[settings]\nnum_worker = 1", "did you mean num_workers?"),
+        ("[[rules]]", "did you mean rule?"),
+        (rule("output = []\n"), "did you mean outputs?"),
+        (rule("outputs = ['a']\n"), 'for example: outputs = ["239.2.2.2:6000:eth1", "192.0.2.7:6000:eth2:gso=8"]'),
+    ],
+)
+def test_a_fault_has_its_remedy(tmp_path: Path, text: str, hint: str) -> None:
+    (fault,) = read(tmp_path, text).faults
+    assert hint in fault.hints
+
+
+@pytest.mark.parametrize(
+    ("text", "line"),
+    [
+        ("[[rule]]\ninput = { interface = 'eth0', group = '239.1.1.1' port = 5000 }\noutputs = ['239.2.2.2:1:e']", 2),
+        (rule("outputs = [\n'239.2.2.2:6000:eth1' '239.2.2.3:6000:eth1'\n]\n"), 4),
+        (rule("outputs = ['239.2.2.2:6000:eth1'\n") + rule(input="interface='x', group='239.1.1.2', port=1"), 3),
+        ("[[rule]]\noutputs = ['239.2.2.2:6000:eth1']\n[rule.input\ninterface = 'eth0'\n", 3),
+        ("[[rule]\nname = 'a'\n", 1),
+    ],
+)
+def test_what_follows_from_a_fault_is_not_told(tmp_path: Path, text: str, line: int) -> None:
+    (fault,) = read(tmp_path, text).faults
+    assert fault.line == line
+
+
+def test_a_fault_elsewhere_hides_nothing_that_a_rule_lacks(tmp_path: Path) -> None:
+    found = faults(tmp_path, "[[rule]]\nname = 'a'\n[settings]\nabsorb = maybe\n[[rule]]\nname = 'b'")
+    assert [each.split(": ")[0] for each in found] == ["a.toml:1", "a.toml:4", "a.toml:5"]
+
+
+def test_duplicates_are_told_with_both_places(tmp_path: Path) -> None:
+    first = rule("name = 'a'\n") + rule("rule_id = 'x'\n", input="interface='b', group='239.1.1.1', port=1")
+    other = rule("name = 'a'\n", input="interface='c', group='239.1.1.1', port=1")
+    again = rule("rule_id = 'x'\n")
+    assert faults(tmp_path, first, other + again) == [
+        f"b.toml:1: Rule already exists: the same name as at {tmp_path}/a.toml:1, a",
+        f"b.toml:5: Rule already exists: the same input as at {tmp_path}/a.toml:1, 239.1.1.1:5000 on eth0",
+        f"b.toml:5: Rule already exists: the same id as at {tmp_path}/a.toml:5, x",
+    ]
+    assert len(faults(tmp_path, rule() + rule())) == 1
+
+
+def test_a_setting_stands_in_one_file(tmp_path: Path) -> None:
+    found = faults(tmp_path, "[settings]\nabsorb = 1", "[settings]\n\nabsorb = 0")
+    assert found == [f"b.toml:3: absorb is set already at {tmp_path}/a.toml:2"]
+
+
+def test_of_a_directory_toml_files_are_read_by_name(tmp_path: Path) -> None:
+    for name in ("b.toml", "a.toml", "notes.txt", ".#a.toml"):
+        (tmp_path / name).write_text("" if name[1:] == ".toml" else "no TOML")
+    both = [f"{tmp_path}/a.toml", f"{tmp_path}/b.toml"]
+    assert read_configuration([str(tmp_path)]) == Configuration(files=tuple(both))
+    assert list(read_configuration([both[1], str(tmp_path)]).files) == [both[1], both[0]]
+
+
+def test_files_that_cannot_be_read_are_faults(tmp_path: Path) -> None:
+    (tmp_path / "latin.toml").write_bytes(b"# ok\n# \xe9")
+    (tmp_path / "mark.toml").write_bytes(b"\xef\xbb\xbf[settings]\r\nabsorb = true\r\n")
+    configuration = read_configuration([f"{tmp_path}/{name}.toml" for name in ("no", "latin", "mark")])
+    assert [str(fault) for fault in configuration.faults] == [
+        f"{tmp_path}/no.toml: No such file or directory (os error 2)",
+        f"{tmp_path}/latin.toml:2: not text in UTF-8",
+    ]
+    assert configuration.settings == {"absorb": "1"}
+
+
+def test_more_than_a_relay_holds(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(file, "MAX_RULES", 2)
+    monkeypatch.setattr(file, "MAX_OUTPUTS", 1)
+    inputs = [f"interface = 'eth0', group = '239.1.1.1', port = {port}" for port in range(1, 5)]
+    assert faults(tmp_path, "".join(rule(input=each) for each in inputs)) == [
+        "a.toml:4: too many outputs",
+        "a.toml:7: 4 rules are too many",
+    ]
+
+
+def test_lines_are_not_looked_up_without_a_fault(tmp_path: Path) -> None:
+    (tmp_path / "a.toml").write_text(SOUND)
+    code = "import sys; from mcr.config.file import read_configuration; "
+    code += "assert not read_configuration([sys.argv[1]]).faults; print(*sys.modules)"
+    python = [sys.executable, "-c", code, str(tmp_path / "a.toml")]
+    loaded = subprocess.run(python, check=True, capture_output=True, text=True).stdout.split()
+    assert {"tree_sitter", "trio", "cattrs", "pyroute2", "cffi"}.isdisjoint(loaded)
+
+
+PIECES = st.sampled_from([*SOUND.splitlines(keepends=True), *"[]{}\"'=,#.\n", '"""', "[[rule]]\n", "0x", "\\", "é"])
+MUTATION = st.tuples(st.integers(0, len(SOUND)), st.integers(0, 12), st.lists(PIECES, max_size=3).map("".join))
+
+
+@given(st.lists(MUTATION, min_size=1, max_size=6))
+def test_whatever_is_done_to_a_file_its_faults_have_lines(
+    tmp_path_factory: pytest.TempPathFactory, mutations: list[tuple[int, int, str]]
+) -> None:
+    text = SOUND
+    for start, length, piece in mutations:
+        text = text[:start] + piece + text[start + length :]
+    path = tmp_path_factory.getbasetemp() / f"fuzzed-{os.getpid()}.toml"
+    path.write_text(text)
+    for fault in read_configuration([str(path)]).faults:
+        assert 0 <= fault.line <= text.count("\n") + 1
+        assert fault.message
+        assert "\n" not in fault.message

@@ -17,6 +17,7 @@ import click
 
 import mcr
 from mcr.cli import completion, tables
+from mcr.cli.config import config
 from mcr.cli.failure import report, run
 from mcr.cli.findings import doctor, why
 from mcr.cli.report import write_report
@@ -215,6 +216,7 @@ def set_log_level(session: Session, global_level: str | None, facility: str | No
     _note_cost(session, levels)
 
 
+cli.add_command(config)
 cli.add_command(doctor)
 cli.add_command(why)
 cli.add_command(write_report)

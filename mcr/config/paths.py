@@ -7,3 +7,6 @@ DEFAULT_CONTROL_SOCKET: Final = "/run/mcr/control.sock"
 
 CONTROL_SOCKET_VARIABLE: Final = "MCR_CONTROL_SOCKET"
 """The environment variable that chooses another."""
+
+CONFIGURATION: Final = ("/etc/mcr/mcr.toml", "/etc/mcr/rules.d")
+"""Where the service's configuration is, if there is any: a file, and a directory of files."""

@@ -22,6 +22,7 @@ _TYPES: Final[dict[type, str]] = {
     float: "a fraction",
     bool: "true or false",
 }
+_OF_A_VIEW: Final = frozenset({"state", "reason"})  # of an output: how it stands
 _EXAMPLE: Final = 'for example: outputs = ["239.2.2.2:6000:eth1", "192.0.2.7:6000:eth2:gso=8"]'
 
 _T = TypeVar("_T")
@@ -216,3 +217,20 @@ def _checked(
             if value is not None:
                 sound[name] = value
     return sound
+
+
+def rule_of(view: Mapping[str, Any]) -> Rule:
+    """A rule as the control protocol shows it.
+
+    Raises:
+        ValueError: it is none.
+    """
+    table: dict[str, Any] = {name: view[name] for name in _RULE if view[name] is not None}
+    table["outputs"] = [
+        {name: value for name, value in output.items() if name not in _OF_A_VIEW} for output in view["outputs"]
+    ]
+    faults = FileFaults("", Document("", {}))
+    rule = read_rule(table, (), faults).rule
+    if rule is None:
+        raise ValueError(faults.found)
+    return rule

@@ -133,7 +133,7 @@ def test_each_fault_is_told_with_its_line(tmp_path: Path, text: str, told: list[
 @pytest.mark.parametrize(
     ("text", "hint"),
     [
-        ("[setings]", "did you mean settings?"),
+        ("[setting]", "did you mean settings?"),
         ("[settings]\nnum_worker = 1", "did you mean num_workers?"),
         ("[[rules]]", "did you mean rule?"),
         (rule("output = []\n"), "did you mean outputs?"),

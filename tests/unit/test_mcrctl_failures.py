@@ -32,7 +32,10 @@ def test_an_error_is_a_line_and_hints_on_standard_error(run: Run, daemon: Daemon
         (
             (),
             "Missing command",
-            "commands: add, remove, list, stats, list-workers, ping, version, settings, log-level, doctor, why, report",
+            (
+                "commands: add, remove, list, stats, list-workers, ping, version, settings, log-level, config, "
+                "doctor, why, report"
+            ),
         ),
         (("log-level",), "Missing command", "commands: get, set"),
         (("log-level", "put"), "No such command 'put'", None),

@@ -1,0 +1,41 @@
+"""Rules as a configuration file has them, in one form: the same rules give the same bytes."""
+
+import json
+from collections.abc import Iterable
+from typing import Any
+
+from mcr.model.rule import AUTO, Output, Rule, automatic_rule_id
+
+
+def table_of(rule: Rule) -> dict[str, Any]:
+    """A rule's table. It has no id where that is the automatic one."""
+    source = rule.input
+    table: dict[str, Any] = {} if rule.name is None else {"name": rule.name}
+    if rule.rule_id != automatic_rule_id(source):
+        table["rule_id"] = rule.rule_id
+    table["input"] = {"interface": source.interface, "group": str(source.group), "port": source.port}
+    table["outputs"] = [*map(_output, rule.outputs)]
+    return table
+
+
+def _output(output: Output) -> str:
+    return f"{output}" + (f":gso={output.gso}" if output.gso != AUTO else "")
+
+
+def toml_of(rules: Iterable[Rule]) -> str:
+    """The text of a file with these rules, in their order."""
+    return "\n".join(map(_toml_of, map(table_of, rules)))
+
+
+def _toml_of(table: dict[str, Any]) -> str:
+    labels = [f"{key} = {_quoted(table[key])}" for key in ("name", "rule_id") if key in table]
+    source = table["input"]
+    where = f"interface = {_quoted(source['interface'])}, group = {_quoted(source['group'])}, port = {source['port']}"
+    outputs = [*map(_quoted, table["outputs"])]
+    listed = f"[{outputs[0]}]" if len(outputs) == 1 else "\n".join(["[", *(f"    {each}," for each in outputs), "]"])
+    return "\n".join(["[[rule]]", *labels, f"input = {{ {where} }}", f"outputs = {listed}", ""])
+
+
+def _quoted(text: str) -> str:
+    """A basic string of TOML; one of JSON is the same for text that is printable, as all of a rule is."""
+    return json.dumps(text, ensure_ascii=False)

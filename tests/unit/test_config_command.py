@@ -1,0 +1,199 @@
+"""`mcrctl config check` and `export`."""
+
+import json
+import os
+import subprocess
+import sys
+import tomllib
+from ipaddress import IPv4Address
+from pathlib import Path
+from typing import Any
+
+import attrs
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from fake_daemon import VIEW
+from mcr.config.file import read_configuration
+from mcr.config.rule_table import rule_of
+from mcr.config.writing import toml_of
+from mcr.errors import InvalidParams
+from mcr.model.flow import Input, check_interface_name
+from mcr.model.rule import Output, Rule, automatic_rule_id
+
+TEN_FAULTS = """\
+[settings]
+num_worker = 2
+max_hold_us = 5000
+log_level = debug
+
+[[rule]]
+name = "one"
+input = { interface = "eth0", group = "239.1.1.1", port = 70000 }
+outputs = ["239.2.2.2:6000"]
+
+[[rule]]
+name = "one"
+input = { interface = "a name that is too long", group = "10.0.0.1", port = 5000 }
+
+[[rule]]
+naem = "two"
+input = { interface = "eth0", group = "239.1.1.2", port = "5000" }
+outputs = ["239.2.2.2:6000:eth1"]
+"""
+
+
+def test_ten_faults_are_told_at_once_with_their_lines(tmp_path: Path, run: Any) -> None:
+    path = tmp_path / "mcr.toml"
+    path.write_text(TEN_FAULTS)
+    status, out, errors = run("config", "check", str(path))
+    told = [line for line in out.splitlines() if not line.startswith("hint: ")]
+    assert [line.split(": ")[0] for line in told] == [f"{path}:{line}" for line in (2, 3, 4, 8, 9, 11, 11, 13, 16, 17)]
+    assert (status, errors) == (2, ["Error: 10 faults in the configuration"])
+    status, out, _ = run("config", "check", str(path), "--json")
+    faults = json.loads(out)["faults"]
+    assert (status, len(faults)) == (2, 10)
+    assert faults[0] == {
+        "file": str(path),
+        "line": 2,
+        "message": "Unknown key 'num_worker' in settings",
+        "hints": ["did you mean num_workers?", faults[0]["hints"][1]],
+    }
+
+
+def test_a_sound_file_is_told_as_such(tmp_path: Path, run: Any) -> None:
+    (tmp_path / "a.toml").write_text("[settings]\nabsorb = true\n" + toml_of([rule_of(VIEW)]))
+    (tmp_path / "b.toml").write_text("")
+    assert run("config", "check", str(tmp_path)) == (0, "No fault: 2 files, 1 setting, 1 rule\n", [])
+
+
+def test_without_a_file_those_of_the_service_are_checked(
+    tmp_path: Path, run: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("mcr.cli.config.CONFIGURATION", (str(tmp_path / "no"), str(tmp_path)))
+    assert run("config", "check") == (0, "No fault: 0 files, 0 settings, 0 rules\n", [])
+    tmp_path.rmdir()
+    status, _, errors = run("config", "check")
+    assert (status, errors[0]) == (2, f"Error: There is neither {tmp_path}/no nor {tmp_path}")
+
+
+def test_checking_imports_nothing_that_the_daemon_needs(tmp_path: Path) -> None:
+    (tmp_path / "a.toml").write_text(toml_of([rule_of(VIEW)]))
+    code = "import sys; from mcr.cli import failure, mcrctl; sys.argv = ['mcrctl', 'config', 'check', sys.argv[1]]; "
+    code += "status = failure.run(mcrctl.cli, 'mcrctl'); print(*sys.modules); sys.exit(status)"
+    python = [sys.executable, "-c", code, str(tmp_path)]
+    shown = subprocess.run(python, check=True, capture_output=True, text=True).stdout
+    assert {"trio", "cattrs", "pyroute2", "tree_sitter", "mcr._native", "sqlite3"}.isdisjoint(shown.split())
+
+
+PIECES = st.sampled_from([*TEN_FAULTS.splitlines(keepends=True), *"[]{}\"'=,#.\n\x00", '"""', "\\", "é", "9" * 5000])
+MUTATION = st.tuples(st.integers(0, len(TEN_FAULTS)), st.integers(0, 12), st.lists(PIECES, max_size=3).map("".join))
+
+
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture])  # nothing of it is kept
+@given(st.lists(MUTATION, max_size=6))
+def test_whatever_stands_in_a_file_there_is_no_traceback(
+    tmp_path: Path, run: Any, mutations: list[tuple[int, int, str]]
+) -> None:
+    text = TEN_FAULTS
+    for start, length, piece in mutations:
+        text = text[:start] + piece + text[start + length :]
+    (tmp_path / "a.toml").write_text(text)
+    status, out, _ = run("config", "check", str(tmp_path))
+    assert status == (0 if out.startswith("No fault") else 2)
+
+
+# Export.
+
+
+def has_name(name: str) -> bool:
+    """Whether an interface can have it."""
+    try:
+        return bool(check_interface_name(name, ""))
+    except InvalidParams:
+        return False
+
+
+PRINTABLE = st.characters(exclude_categories=["C", "Z"])
+LABELS = st.text(PRINTABLE | st.sampled_from("\"'\\ #[]"), min_size=1, max_size=20).map(str.strip).filter(bool)
+INTERFACES = st.text(PRINTABLE | st.sampled_from("[]=,\"'\\"), min_size=1, max_size=15).filter(has_name)
+PORTS = st.integers(1, 65535)
+GROUPS = st.integers(0xE0000000, 0xEFFFFFFF).map(IPv4Address)
+OUTPUTS = st.builds(Output, GROUPS, PORTS, INTERFACES, st.sampled_from(["auto", "off", "2", "64"]))
+
+
+@st.composite
+def rule(draw: st.DrawFn, group: IPv4Address) -> Rule:
+    source = Input(draw(INTERFACES), group, draw(PORTS))
+    outputs = draw(st.lists(OUTPUTS, min_size=1, max_size=4, unique_by=lambda each: each.destination))
+    kept = tuple(each for each in outputs if each.group != group) or (Output(group + 1, 1, "o"),)
+    rule_id = draw(st.none() | LABELS)
+    return Rule(automatic_rule_id(source) if rule_id is None else rule_id, source, kept, draw(st.none() | LABELS))
+
+
+def are_distinct(rules: list[Rule]) -> bool:
+    """Whether no two have an input, id or name in common."""
+    names = [each.name for each in rules if each.name is not None]
+    return all(
+        len({*each}) == len(each) for each in ([rule.input for rule in rules], [r.rule_id for r in rules], names)
+    )
+
+
+RULES: st.SearchStrategy[list[Rule]] = st.lists(
+    st.integers(0xE0000000, 0xEFFFFFFE).map(IPv4Address).flatmap(rule), max_size=5
+).filter(are_distinct)
+
+
+@given(RULES)
+def test_what_was_exported_is_read_again_as_the_same_rules(
+    tmp_path_factory: pytest.TempPathFactory, rules: list[Rule]
+) -> None:
+    path = tmp_path_factory.getbasetemp() / f"exported-{os.getpid()}.toml"
+    path.write_text(toml_of(rules))
+    configuration = read_configuration([str(path)])
+    assert configuration.faults == ()
+    assert [each.rule for each in configuration.rules] == rules
+
+
+def view(rule: Rule) -> dict[str, Any]:
+    """A rule as `list` shows it."""
+    shown = attrs.asdict(
+        rule, value_serializer=lambda _, __, value: str(value) if isinstance(value, IPv4Address) else value
+    )
+    outputs = [{**each, "state": "active", "reason": ""} for each in shown["outputs"]]
+    return {**shown, "outputs": outputs, "state": "active", "reason": "", "warnings": []}
+
+
+def test_rules_are_exported_in_one_form(run: Any, daemon: Any) -> None:
+    source = Input("eth0", IPv4Address("239.1.1.1"), 5000)
+    outputs = (Output(IPv4Address("239.2.2.2"), 6000, "eth1", "8"), Output(IPv4Address("192.0.2.7"), 6000, "eth2"))
+    automatic = Rule(automatic_rule_id(source), source, outputs[:1])
+    named = Rule("sport", Input("eth0", IPv4Address("239.1.1.2"), 5000), outputs, 'the "é" feed')
+    daemon.results["list"] = [view(automatic), view(named)]
+    status, out, _ = run("config", "export")
+    assert (status, out) == (
+        0,
+        """\
+[[rule]]
+input = { interface = "eth0", group = "239.1.1.1", port = 5000 }
+outputs = ["239.2.2.2:6000:eth1:gso=8"]
+
+[[rule]]
+name = "the \\"é\\" feed"
+rule_id = "sport"
+input = { interface = "eth0", group = "239.1.1.2", port = 5000 }
+outputs = [
+    "239.2.2.2:6000:eth1:gso=8",
+    "192.0.2.7:6000:eth2",
+]
+""",
+    )
+    assert json.loads(run("config", "export", "--json")[1]) == tomllib.loads(out)
+
+
+def test_a_daemon_of_another_make_is_no_traceback(run: Any, daemon: Any) -> None:
+    daemon.results["list"] = [VIEW | {"input": {"interface": "eth0"}}]
+    status, _, errors = run("config", "export")
+    assert status == 1
+    assert "does not answer as this mcrctl expects" in errors[0]

@@ -66,13 +66,8 @@ class _List:
     reply: Reply[tuple[Entry, ...]]
 
 
-@attrs.frozen
-class _Renew:
-    reply: Reply[None]
-
-
 _Change = _Add | _Remove
-_Command = _Change | _List | _Renew
+_Command = _Change | _List
 
 
 @attrs.frozen
@@ -167,16 +162,14 @@ async def run_rule_store(
     await state.restore()
     async with trio.open_nursery() as nursery:
         with receive:
-            nursery.start_soon(_keep_renewed, workers, network, send)
+            nursery.start_soon(_keep_renewed, state, workers, network)
             nursery.start_soon(_keep_hosts_logged, workers, network, hops, send)
             nursery.start_soon(_make_changes, state, changes)
             task_status.started(RuleStore(send, workers, network, hops))
             await _serve(state, receive, changes_send)
 
 
-async def _keep_renewed(
-    workers: WorkerSupervisor, network: NetworkWatch, inbox: trio.MemorySendChannel[_Command]
-) -> None:
+async def _keep_renewed(state: "_State", workers: WorkerSupervisor, network: NetworkWatch) -> None:
     """Use interfaces again that are back."""
     now, patience = Network(), math.inf
     while True:
@@ -185,7 +178,7 @@ async def _keep_renewed(
             while now.links is links:
                 now = await network.changed(now.version)
         if (await workers.standing()).returned:
-            await ask(inbox, _Renew)
+            await state.try_to_renew()
         patience = _RETRY_SECONDS if (await workers.standing()).returned else math.inf
 
 
@@ -220,10 +213,6 @@ async def _serve(
             case _List(listing):
                 with listing:
                     listing.resolve(state.all())
-            case _Renew(renewal):
-                with renewal:
-                    await state.try_to_renew()
-                    renewal.resolve(None)
             case _:
                 assert_never(command)
 

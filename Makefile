@@ -56,7 +56,7 @@ bpf: $(VENV)/.installed
 
 # The Debian package where there is dpkg. Two lanes: what measures rates or moments has the machine for itself.
 test: check wheel $(if $(shell command -v dpkg-deb),deb)
-	@$(VENV)/bin/pytest -n 2 --dist loadfile -m 'not alone' tests/native tests/e2e tests/packaging
+	@$(VENV)/bin/pytest -n 2 --dist loadgroup -m 'not alone' tests/native tests/e2e tests/packaging
 	@$(VENV)/bin/pytest -m alone tests/e2e
 
 # Not a part of `make test`: it fetches kernels, and takes root.

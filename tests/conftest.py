@@ -8,7 +8,7 @@ from control_clients import actors, api, connect, no_threads, path, server
 from fake_daemon import daemon, run
 from filters import wire
 from lab import enter_user_namespace
-from topology import lab, make_mcr, plant
+from topology import daemons, lab, make_mcr, plant
 from users import stage
 
 __all__ = [
@@ -16,6 +16,7 @@ __all__ = [
     "api",
     "connect",
     "daemon",
+    "daemons",
     "lab",
     "make_mcr",
     "no_threads",
@@ -39,8 +40,11 @@ _OF_THE_KERNEL = ("eBPF is forbidden here", "this kernel has no ")
 
 
 @pytest.hookimpl(wrapper=True)
-def pytest_runtest_makereport() -> Generator[None, pytest.TestReport, pytest.TestReport]:
-    """With MCR_RUN_ALL, as CI sets it for root, a test that is skipped has failed; but for what the kernel lacks."""
+def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    """With MCR_RUN_ALL, as CI sets it for root, a test that is skipped has failed; but for what the kernel lacks.
+
+    A test that failed shows the counters and the log of its daemons, as they are now.
+    """
     report = yield
     if report.skipped and os.environ.get("MCR_RUN_ALL"):
         assert isinstance(report.longrepr, tuple)
@@ -48,4 +52,7 @@ def pytest_runtest_makereport() -> Generator[None, pytest.TestReport, pytest.Tes
         if not reason.startswith(_OF_THE_KERNEL):
             report.outcome = "failed"
             report.longrepr = f"skipped, and may not be: {reason}"
+    if report.failed and report.when == "call":
+        for number, mcr in enumerate(getattr(item, "funcargs", {}).get("daemons", ())):
+            report.sections.append((f"daemon {number}", mcr.describe()))
     return report

@@ -90,6 +90,14 @@ class Mcr(DaemonProcess):
             known = [repr(error)]
         return "\n".join([*(each[:4000] for each in known), *self.log().splitlines()[-60:]])
 
+    def describe(self) -> str:
+        """What is to be known of it when a test has failed: its counters, its workers, the end of its log."""
+        try:
+            known = [json.dumps(self.call(method)) for method in ("stats", "list_workers", "list")]
+        except Exception as error:  # noqa: BLE001 - whatever it is, the log is shown
+            known = [repr(error)]
+        return "\n".join([*(each[:4000] for each in known), *self.log().splitlines()[-60:]])
+
     def check_counters(self, arrived: int | None = None) -> dict[str, Any]:
         """Traffic rests: every identity of the contract holds, exactly. Returns the counters."""
 
@@ -189,10 +197,20 @@ class Sender:
 
     def finish(self) -> dict[str, Any]:
         """Wait until all is sent."""
-        out, _ = self.process.communicate(timeout=120 * SLOWNESS)
-        assert self.process.returncode == 0, out
-        report: dict[str, Any] = json.loads(out)
+        report = self._report()
         assert report["sent"] == self.total
+        return report
+
+    def stop(self) -> int:
+        """End it before all is sent; return how many were."""
+        assert self.process.poll() is None, "it has sent everything: raise its count"
+        self.process.send_signal(signal.SIGINT)
+        return int(self._report()["sent"])
+
+    def _report(self) -> dict[str, Any]:
+        out, _ = self.process.communicate(timeout=120 * SLOWNESS)
+        assert out, f"the sender ended with status {self.process.returncode}"
+        report: dict[str, Any] = json.loads(out)
         return report
 
 
@@ -225,6 +243,12 @@ class Receiver:
         wrong = {name: report[name] for name in ("lost", "duplicated", "reordered", "corrupted", "foreign")}
         assert report["ok"], f"{wrong}, receiver's own drops {report['kernel_drops']}"
         return report
+
+    def expect_all_of(self, sent: int) -> None:
+        """Every payload of a sender that was stopped, once and in order."""
+        report = self.verdict()
+        wrong = {name: report[name] for name in ("duplicated", "reordered", "corrupted", "foreign") if report[name]}
+        assert (report["unique"], wrong) == (sent, {}), f"receiver's own drops {report['kernel_drops']}"
 
 
 def words_for_group(group: str) -> list[str]:

@@ -15,8 +15,6 @@ from lab import Namespace
 from mcr_process import Mcr, Receiver, Sender, wait_until
 from topology import MakeMcr, Plant, needs_root
 
-pytestmark = pytest.mark.alone
-
 CLOCK_MONOTONIC_COARSE = 6  # <linux/time.h>; counts in ticks
 MRT_INIT, MRT_ADD_VIF, MRT_ADD_MFC = 200, 202, 204  # <linux/mroute.h>
 

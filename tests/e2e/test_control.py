@@ -19,8 +19,6 @@ from mcr.errors import McrError
 from mcr_process import BIN, SLOWNESS, Mcr, Receiver, Sender, children_of, wait_until, words_for_group
 from topology import MakeMcr, Plant, needs_root
 
-pytestmark = pytest.mark.alone
-
 LOOKERS = Path(__file__).with_name("lookers.py")
 NOBODY = 65_534
 
@@ -49,6 +47,7 @@ def timed_ping(mcr: Mcr) -> float:
     return time.monotonic() - before
 
 
+@pytest.mark.alone
 def test_ping_is_prompt_while_workers_crash_and_clients_idle(plant: Plant, make_mcr: MakeMcr) -> None:
     """100 idle clients, both workers killed as soon as they run: every answer within 100 ms, mcrctl within 200 ms."""
     mcr = make_mcr(plant.relay).start(2)
@@ -79,6 +78,7 @@ def test_ping_is_prompt_while_workers_crash_and_clients_idle(plant: Plant, make_
     mcr.wait_for_workers()
 
 
+@pytest.mark.alone
 @pytest.mark.parametrize(
     "words",
     [
@@ -103,6 +103,7 @@ def test_command_answers_within_200_ms(plant: Plant, make_mcr: MakeMcr, words: t
     assert min(times) < 0.2  # what else this machine does may slow down some of them
 
 
+@pytest.mark.alone
 def test_misbehaving_clients_disturb_nobody(plant: Plant, make_mcr: MakeMcr) -> None:
     """Garbage, half a line, 100 MB in one line, replies that nobody reads; a stream and an operator notice nothing."""
     mcr = make_mcr(plant.relay).start(2)
@@ -161,6 +162,7 @@ def hostile_lookers(plant: Plant, mcr: Mcr) -> Iterator[None]:
             process.wait()
 
 
+@pytest.mark.alone
 @needs_root
 def test_hostile_lookers_keep_neither_root_nor_a_worker_waiting(plant: Plant, make_mcr: MakeMcr) -> None:
     """600 connections that repeat 54 KB of ping, and lists that nobody waits for: root is answered as ever, and a
@@ -195,6 +197,7 @@ def test_hostile_lookers_keep_neither_root_nor_a_worker_waiting(plant: Plant, ma
     assert verdict["lost"] <= stats["ingress"]["kernel_drops"] + stats["egress"]["in_doubt"] < rate
 
 
+@pytest.mark.alone
 def test_trace_at_full_rate_does_not_keep_operators_waiting(plant: Plant, make_mcr: MakeMcr) -> None:
     """What would be a line for each packet is folded, however many flows there are; the daemon answers meanwhile."""
     mcr = make_mcr(plant.relay).start()

@@ -14,8 +14,6 @@ from mcr.process.accounts import unprivileged_user
 from mcr_process import SLOWNESS, Mcr, Receiver, Sender, alive, children_of, wait_until
 from topology import MakeMcr, Plant
 
-pytestmark = pytest.mark.alone
-
 RATE = 20_000
 
 
@@ -42,6 +40,7 @@ def check_loss_is_accounted_for(verdict: dict[str, Any], stats: dict[str, Any]) 
     assert verdict["lost"] <= egress["in_doubt"] + stats["ingress"]["kernel_drops"]
 
 
+@pytest.mark.alone
 @pytest.mark.parametrize("workers", [1, 2])
 def test_stream_goes_on_over_the_death_of_its_worker(plant: Plant, make_mcr: MakeMcr, workers: int) -> None:
     """kill -9 five times at 20,000 packets per second: at most a batch lost each time, and counted."""
@@ -214,7 +213,7 @@ def test_capture_slot_that_a_dead_worker_left_in_hand_is_clean_for_the_next(plan
             },
         )
         receiver = Receiver(plant.receiver, "239.2.2.2:6000@rx0=239.1.1.2:5000", count=2000)
-        Sender(plant.receiver, "rx2", "239.1.1.2:5000", count=2000, rate=20_000).finish()
+        Sender(plant.receiver, "rx2", "239.1.1.2:5000", count=2000, rate=10_000).finish()
         receiver.expect_everything()
         mcr.check_counters()
         mcr.stop()
@@ -224,6 +223,7 @@ def shared_memory_names() -> set[str]:
     return {path.name for path in Path("/dev/shm").iterdir()}
 
 
+@pytest.mark.alone
 def test_nothing_is_left_of_a_killed_daemon(plant: Plant, make_mcr: MakeMcr) -> None:
     """kill -9 of mcrd under load: workers gone within a second, no shared memory, and the next start just works."""
     before = shared_memory_names()
@@ -270,6 +270,7 @@ def test_stop_sends_what_has_arrived(plant: Plant, make_mcr: MakeMcr, signum: si
     assert "[STATS:Egress] sent=2000 submitted=2000 errors=0" in mcr.log()
 
 
+@pytest.mark.alone
 def test_stop_under_load_takes_less_than_two_seconds(plant: Plant, make_mcr: MakeMcr) -> None:
     mcr = make_mcr(plant.relay).start(2)
     mcr.add("in0:239.1.1.1:5000", "239.2.2.2:6000:out0", "239.2.2.3:6000:out1")
@@ -322,8 +323,8 @@ def test_input_interface_that_is_deleted_disturbs_no_other(plant: Plant, make_mc
     mcr.add("in0:239.1.1.1:5000", "239.2.2.2:6000:out0")
     mcr.add("out2:239.1.1.1:5000", "239.2.2.3:6000:out1", rule_id="doomed")
     plant.relay.ip("link delete dev out2")
-    receiver = Receiver(plant.receiver, "239.2.2.2:6000@rx0=239.1.1.1:5000", count=5000)
-    Sender(plant.source, "src0", "239.1.1.1:5000", count=5000, rate=RATE).finish()
+    receiver = Receiver(plant.receiver, "239.2.2.2:6000@rx0=239.1.1.1:5000", count=2000)
+    Sender(plant.source, "src0", "239.1.1.1:5000", count=2000, rate=10_000).finish()
     receiver.expect_everything()
     mcr.ctl("remove", "--rule-id", "doomed")
     (worker,) = mcr.workers()

@@ -12,8 +12,6 @@ from mcr_process import Mcr, Receiver, Sender, wait_until
 from raw_frames import frames, wait_for_raw
 from topology import MakeMcr, Plant
 
-pytestmark = pytest.mark.alone
-
 DEAD = [f"198.18.1.{100 + i}:6000:out0" for i in range(47)]
 
 
@@ -25,11 +23,11 @@ def test_a_dead_neighbour_costs_only_its_own_output(plant: Plant, make_mcr: Make
     live = "198.18.1.2:6000:out0", "239.2.2.2:6001:out0", "239.2.2.2:6002:out1"
     mcr.add("in0:239.1.1.1:5000", live[0], *DEAD, "239.3.3.3:6003:out0", *live[1:])
     flows = "198.18.1.2:6000=239.1.1.1:5000", "239.2.2.2:6001@rx0=239.1.1.1:5000", "239.2.2.2:6002@rx1=239.1.1.1:5000"
-    receivers = [Receiver(plant.receiver, flow, count=4000) for flow in flows]
-    Sender(plant.source, "src0", "239.1.1.1:5000", count=4000, rate=4000).finish()
+    receivers = [Receiver(plant.receiver, flow, count=2000) for flow in flows]
+    Sender(plant.source, "src0", "239.1.1.1:5000", count=2000, rate=2000).finish()
     for receiver in receivers:
         receiver.expect_everything()
-    outputs = mcr.check_counters(arrived=4000)["rules"][0]["outputs"]
+    outputs = mcr.check_counters(arrived=2000)["rules"][0]["outputs"]
     assert [each["errors"] for each in (outputs[0], *outputs[-2:])] == [0, 0, 0]
 
 

@@ -18,8 +18,6 @@ from mcr.net.capture import describes_super_frames
 from mcr_process import Receiver, Sender, wait_until
 from topology import MakeMcr, Plant
 
-pytestmark = pytest.mark.alone
-
 SOL_UDP = 17
 UDP_SEGMENT = 103
 SIOCETHTOOL = 0x8946
@@ -30,10 +28,10 @@ ETHTOOL_STXCSUM = 0x17
 def test_every_setting_delivers_the_same(plant: Plant, make_mcr: MakeMcr, gso: str) -> None:
     mcr = make_mcr(plant.relay).start()
     mcr.add("in0:239.1.1.1:5000", f"239.2.2.2:6000:out0:gso={gso}")
-    receiver = Receiver(plant.receiver, "239.2.2.2:6000@rx0=239.1.1.1:5000", count=40_000)
-    Sender(plant.source, "src0", "239.1.1.1:5000", count=40_000, rate=40_000, size=1316).finish()
+    receiver = Receiver(plant.receiver, "239.2.2.2:6000@rx0=239.1.1.1:5000", count=2000)
+    Sender(plant.source, "src0", "239.1.1.1:5000", count=2000, rate=20_000, size=1316).finish()
     receiver.expect_everything()
-    assert mcr.check_counters(arrived=40_000)["egress"]["sent"] == 40_000
+    assert mcr.check_counters(arrived=2000)["egress"]["sent"] == 2000
 
 
 def frames_longer_than(namespace: Namespace, interface: str, size: int, count: int) -> int:
@@ -76,10 +74,10 @@ def test_datagrams_beyond_the_outputs_mtu_are_fragmented_not_lost(lab: Lab, make
     mcr = make_mcr(relay).start()
     mcr.add("in0:239.1.1.1:5000", "239.2.2.2:6000:out0")
     for size in (1316, 1252, 1253):
-        judge = Receiver(receiver, "239.2.2.2:6000@rx0=239.1.1.1:5000", count=5000)
-        Sender(source, "src0", "239.1.1.1:5000", count=5000, rate=50_000, size=size).finish()
+        judge = Receiver(receiver, "239.2.2.2:6000@rx0=239.1.1.1:5000", count=2000)
+        Sender(source, "src0", "239.1.1.1:5000", count=2000, rate=20_000, size=size).finish()
         judge.expect_everything()
-    assert mcr.check_counters(arrived=15_000)["egress"]["errors"] == 0
+    assert mcr.check_counters(arrived=6000)["egress"]["errors"] == 0
 
 
 def test_network_that_refuses_trains_gets_single_datagrams(lab: Lab, make_mcr: MakeMcr) -> None:
@@ -90,10 +88,10 @@ def test_network_that_refuses_trains_gets_single_datagrams(lab: Lab, make_mcr: M
     relay.ip("route add 198.18.1.2/32 dev out0 mtu 1280")
     mcr = make_mcr(relay).start()
     mcr.add("in0:239.1.1.1:5000", "198.18.1.2:6000:out0")
-    judge = Receiver(receiver, "198.18.1.2:6000=239.1.1.1:5000", count=20_000)
-    Sender(source, "src0", "239.1.1.1:5000", count=20_000, rate=20_000, size=1316).finish()
+    judge = Receiver(receiver, "198.18.1.2:6000=239.1.1.1:5000", count=2000)
+    Sender(source, "src0", "239.1.1.1:5000", count=2000, rate=10_000, size=1316).finish()
     judge.expect_everything()
-    assert mcr.check_counters(arrived=20_000)["egress"]["errors"] == 0
+    assert mcr.check_counters(arrived=2000)["egress"]["errors"] == 0
     refused = r"198\.18\.1\.2:6000:out0 does not take UDP segmentation \((Message too long|Invalid argument) \(os error"
     assert re.search(refused, mcr.log())  # older kernels say the second
 
@@ -113,11 +111,11 @@ def test_device_without_checksum_offload_gets_the_same(plant: Plant, make_mcr: M
     without_checksum_offload(plant.relay, "out0")
     mcr = make_mcr(plant.relay).start()
     mcr.add("in0:239.1.1.1:5000", "239.2.2.2:6000:out0", "239.2.2.3:6000:out1")
-    judges = [Receiver(plant.receiver, f"239.2.2.{2 + i}:6000@rx{i}=239.1.1.1:5000", count=20_000) for i in range(2)]
-    Sender(plant.source, "src0", "239.1.1.1:5000", count=20_000, rate=20_000, size=1316).finish()
+    judges = [Receiver(plant.receiver, f"239.2.2.{2 + i}:6000@rx{i}=239.1.1.1:5000", count=2000) for i in range(2)]
+    Sender(plant.source, "src0", "239.1.1.1:5000", count=2000, rate=10_000, size=1316).finish()
     for judge in judges:
         judge.expect_everything()
-    assert mcr.check_counters(arrived=20_000)["egress"]["errors"] == 0
+    assert mcr.check_counters(arrived=2000)["egress"]["errors"] == 0
 
 
 @contextmanager

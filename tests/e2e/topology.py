@@ -11,7 +11,6 @@ from mcr_process import IS_ROOT, Mcr
 
 MakeMcr = Callable[..., Mcr]
 
-
 needs_root = pytest.mark.skipif(not IS_ROOT, reason="takes root outside of any user namespace")
 
 
@@ -22,19 +21,25 @@ def lab() -> Iterator[Lab]:
 
 
 @pytest.fixture
-def make_mcr(tmp_path: Path) -> Iterator[MakeMcr]:
-    """Make daemons. Those that still run at the end must have exact counters, and stop as they should."""
+def daemons() -> Iterator[list[Mcr]]:
+    """All of a test. Those that still run at the end must have exact counters, and stop as they should."""
     made: list[Mcr] = []
-
-    def make(namespace: Namespace, name: str = "mcr", **options: object) -> Mcr:
-        made.append(Mcr(namespace, tmp_path, name, **options))  # type: ignore[arg-type]
-        return made[-1]
-
-    yield make
+    yield made
     for each in made:
         if each.running:
             each.check_counters()
             each.stop()
+
+
+@pytest.fixture
+def make_mcr(daemons: list[Mcr], tmp_path: Path) -> MakeMcr:
+    """Make daemons."""
+
+    def make(namespace: Namespace, name: str = "mcr", **options: object) -> Mcr:
+        daemons.append(Mcr(namespace, tmp_path, name, **options))  # type: ignore[arg-type]
+        return daemons[-1]
+
+    return make
 
 
 class Plant:

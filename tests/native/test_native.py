@@ -9,6 +9,8 @@ from pathlib import Path
 
 import pytest
 
+pytestmark = pytest.mark.xdist_group("native")  # built once
+
 HERE = Path(__file__).parent
 NATIVE = HERE.parent.parent / "mcr" / "native"
 ADDRESS = ("-O1", "-fsanitize=address,undefined", "-fno-sanitize-recover=all")

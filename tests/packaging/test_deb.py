@@ -20,6 +20,7 @@ CAP_NET_ADMIN, CAP_NET_RAW, CAP_BPF = 1 << 12, 1 << 13, 1 << 39
 CAPABILITIES = ("CapInh", "CapPrm", "CapEff", "CapAmb")
 
 pytestmark = [
+    pytest.mark.xdist_group("deb"),  # one machine for all
     pytest.mark.skipif(not IS_ROOT, reason="takes root outside of any user namespace"),
     pytest.mark.skipif(shutil.which("dpkg") is None, reason="is for Debian: there is no dpkg"),
 ]

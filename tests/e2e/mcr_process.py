@@ -90,14 +90,6 @@ class Mcr(DaemonProcess):
             known = [repr(error)]
         return "\n".join([*(each[:4000] for each in known), *self.log().splitlines()[-60:]])
 
-    def describe(self) -> str:
-        """What is to be known of it when a test has failed: its counters, its workers, the end of its log."""
-        try:
-            known = [json.dumps(self.call(method)) for method in ("stats", "list_workers", "list")]
-        except Exception as error:  # noqa: BLE001 - whatever it is, the log is shown
-            known = [repr(error)]
-        return "\n".join([*(each[:4000] for each in known), *self.log().splitlines()[-60:]])
-
     def check_counters(self, arrived: int | None = None) -> dict[str, Any]:
         """Traffic rests: every identity of the contract holds, exactly. Returns the counters."""
 

@@ -78,29 +78,28 @@ def test_ping_is_prompt_while_workers_crash_and_clients_idle(plant: Plant, make_
     mcr.wait_for_workers()
 
 
-@pytest.mark.alone
-@pytest.mark.parametrize(
-    "words",
-    [
-        ("list",),
-        ("stats",),
-        ("list-workers",),
-        ("ping",),
-        ("version",),
-        ("log-level", "get"),
-        ("log-level", "set", "--global", "info"),
-        ("list", "--json"),
-        ("stats", "--json"),
-    ],
-    ids=" ".join,
+COMMANDS = (
+    ("list",),
+    ("stats",),
+    ("list-workers",),
+    ("ping",),
+    ("version",),
+    ("log-level", "get"),
+    ("log-level", "set", "--global", "info"),
+    ("list", "--json"),
+    ("stats", "--json"),
 )
-def test_command_answers_within_200_ms(plant: Plant, make_mcr: MakeMcr, words: tuple[str, ...]) -> None:
+
+
+@pytest.mark.alone
+def test_every_command_answers_within_200_ms(plant: Plant, make_mcr: MakeMcr) -> None:
     mcr = make_mcr(plant.relay).start(2)
     mcr.add("in0:239.1.1.1:5000", "239.2.2.2:6000:out0")
-    mcr.ctl(*words)  # a first run reads the files from disk
-    times = [timed_ctl(mcr, *words) for _ in range(5)]
-    print(f"{' '.join(words)}: {min(times):.3f} to {max(times):.3f} s")
-    assert min(times) < 0.2  # what else this machine does may slow down some of them
+    for words in COMMANDS:
+        mcr.ctl(*words)  # a first run reads the files from disk
+        times = [timed_ctl(mcr, *words) for _ in range(5)]
+        print(f"{' '.join(words)}: {min(times):.3f} to {max(times):.3f} s")
+        assert min(times) < 0.2, words  # what else this machine does may slow down some of them
 
 
 @pytest.mark.alone

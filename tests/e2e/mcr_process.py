@@ -51,6 +51,7 @@ class Mcr(DaemonProcess):
         super().__init__(namespace, BIN, directory / f"{name}.sock", directory / f"{name}.log")
         self._prefix = prefix
         self._process_options = process_options
+        self.stop_seconds = 10.0
 
     def start(self, workers: int | None = 1, *options: str) -> "Mcr":
         """Start it and wait until it answers and its workers run; None: as many as it likes."""
@@ -126,13 +127,13 @@ class Mcr(DaemonProcess):
         return [worker["pid"] for worker in self.workers() if worker["pid"]]
 
     def stop(self, signum: signal.Signals = signal.SIGTERM) -> None:
-        """End it as an operator would: it exits with 0 within 2 s, and its workers with it."""
+        """End it as an operator would: it exits with 0 in time, and its workers with it."""
         assert self.process is not None
         pids = self.worker_pids()
         before = time.monotonic()
         self.process.send_signal(signum)
-        assert self.process.wait(5) == 0, self.log()
-        assert time.monotonic() - before < 2.0
+        assert self.process.wait(10) == 0, self.log()
+        assert time.monotonic() - before < self.stop_seconds
         assert not [pid for pid in pids if alive(pid)]
         assert not self.socket.exists()
 

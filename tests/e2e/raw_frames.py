@@ -3,6 +3,7 @@
 import re
 import socket
 
+from scapy.layers.inet import UDP
 from scapy.layers.l2 import Ether
 
 from lab import Namespace
@@ -41,8 +42,8 @@ def relay(plant: Plant, *, count: int = 1000, size: int = 188, rate: float = 10_
     return by_sockets(plant.relay) - before
 
 
-def frames(plant: Plant, mcr: Mcr, count: int, size: int, rate: float) -> list[Ether]:
-    """Forward so many packets, and take what arrives off the wire."""
+def frames(plant: Plant, mcr: Mcr, count: int, size: int, rate: float, *, outputs: int = 1) -> list[Ether]:
+    """Forward so many packets, and take the datagrams that arrive off the wire."""
     with plant.receiver.entered():
         wire = socket.socket(socket.AF_PACKET, socket.SOCK_RAW, socket.htons(0x0800))
     with wire:
@@ -51,7 +52,11 @@ def frames(plant: Plant, mcr: Mcr, count: int, size: int, rate: float) -> list[E
         wire.settimeout(10)
         Sender(plant.source, "src0", "239.1.1.1:5000", count=count, rate=rate, size=size).finish()
         mcr.check_counters()
-        return [Ether(wire.recv(2048)) for _ in range(count)]
+        taken: list[Ether] = []
+        while len(taken) < count * outputs:
+            frame = Ether(wire.recv(2048))
+            taken += [frame] if UDP in frame else []
+        return taken
 
 
 def without_checksum_offload(namespace: Namespace, interface: str) -> None:

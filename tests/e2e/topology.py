@@ -32,12 +32,15 @@ def daemons() -> Iterator[list[Mcr]]:
 
 
 @pytest.fixture
-def make_mcr(daemons: list[Mcr], tmp_path: Path) -> MakeMcr:
-    """Make daemons."""
+def make_mcr(daemons: list[Mcr], tmp_path: Path, request: pytest.FixtureRequest) -> MakeMcr:
+    """Make daemons. Where nothing runs beside them they have to stop within two seconds."""
 
     def make(namespace: Namespace, name: str = "mcr", **options: object) -> Mcr:
-        daemons.append(Mcr(namespace, tmp_path, name, **options))  # type: ignore[arg-type]
-        return daemons[-1]
+        made = Mcr(namespace, tmp_path, name, **options)  # type: ignore[arg-type]
+        if request.node.get_closest_marker("alone"):
+            made.stop_seconds = 2.0
+        daemons.append(made)
+        return made
 
     return make
 

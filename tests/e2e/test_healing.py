@@ -192,8 +192,8 @@ def test_worker_that_gives_up_is_replaced_by_one_that_works(plant: Plant, make_m
 
 def test_capture_slot_that_a_dead_worker_left_in_hand_is_clean_for_the_next(plant: Plant, make_mcr: MakeMcr) -> None:
     """Killed in the middle of a batch, its rule gone before a successor comes: the next capture starts afresh."""
-    for _ in range(5):
-        mcr = make_mcr(plant.relay).start()
+    for attempt in range(5):
+        mcr = make_mcr(plant.relay, f"mcr-{attempt}").start()  # which knows no rules
         mcr.add("in0:239.1.1.1:5000", "239.2.2.2:6000:out0", rule_id="first")
         sender = Sender(plant.source, "src0", "239.1.1.1:5000", count=20_000, rate=0)
         wait_until(lambda mcr=mcr: mcr.stats()["ingress"]["recv"] > 1000, "traffic flows")

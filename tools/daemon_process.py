@@ -32,7 +32,7 @@ class DaemonProcess:
 
     def launch(self, *options: str, prefix: Sequence[str | Path] = (), **process_options: Any) -> subprocess.Popen[str]:
         """Only start it; `prefix` is a command that runs it."""
-        state = self.socket.with_suffix(".state")
+        state = self.log_file.with_suffix(".state")
         mcrd = (self._programs / "mcrd", "supervisor", "--control-socket", self.socket, "--state-dir", state)
         with self.log_file.open("a", encoding="utf-8") as log:
             process = self.namespace.popen([*prefix, *mcrd, *options], **{"stderr": log} | process_options)

@@ -15,7 +15,7 @@ import errno
 import math
 import socket
 from collections import Counter
-from contextlib import AbstractAsyncContextManager, nullcontext
+from contextlib import AbstractAsyncContextManager, nullcontext, suppress
 from functools import lru_cache
 from typing import Final
 
@@ -128,6 +128,8 @@ class _Clients:
     def stop(self) -> None:
         """Refuse every further request, and let the clients that have none in progress go."""
         self._stopping = True
+        self._turns.stop()
+        self._examinations.stop()
         for client in self._open:
             client.stop_receiving()
 
@@ -185,7 +187,8 @@ class _Clients:
     async def _serve(self, client: ControlClient) -> None:
         _log.debug("Process %d connected, uid %d", client.peer.pid, client.peer.uid)
         try:
-            await self._converse(client)
+            with suppress(ShuttingDown):  # it waited for a turn
+                await self._converse(client)
         finally:
             self._open.remove(client)
             if not client.may_change:

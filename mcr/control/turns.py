@@ -3,8 +3,11 @@
 from collections import deque
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from itertools import chain
 
 import trio
+
+from mcr.errors import ShuttingDown
 
 LONGEST_REST = 4.0
 """Seconds. A turn that took longer than a request can has waited itself, for a change of many rules: that is no reason
@@ -23,13 +26,28 @@ class Turns:
         self._rested = 0.0  # when the next turn may begin
         self._taken = False
         self._waiting: dict[int, deque[trio.Event]] = {}  # by user; the first is the next
+        self._stopping = trio.Event()
+
+    def stop(self) -> None:
+        """Give no more turns: whoever waits for one, or asks for one, is told so."""
+        self._stopping.set()
+        for event in chain.from_iterable(self._waiting.values()):
+            event.set()
+        self._waiting.clear()
 
     @asynccontextmanager
     async def turn(self, uid: int) -> AsyncIterator[None]:
-        """Wait for a turn of this user, and take it."""
+        """Wait for a turn of this user, and take it.
+
+        Raises:
+            ShuttingDown: there are no more.
+        """
         await self._wait(uid)
         try:
-            await trio.sleep_until(self._rested)
+            with trio.move_on_at(self._rested):
+                await self._stopping.wait()
+            if self._stopping.is_set():
+                raise ShuttingDown("mcrd is stopping")
             started = trio.current_time()
             try:
                 yield

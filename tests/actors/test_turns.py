@@ -1,9 +1,11 @@
 """Turns: one at a time, user by user, with a rest between them."""
 
+import pytest
 import trio
 import trio.testing
 
 from mcr.control.turns import LONGEST_REST, Turns
+from mcr.errors import ShuttingDown
 
 
 async def test_users_take_turns_and_rest_between_them(autojump_clock: trio.testing.MockClock) -> None:
@@ -73,3 +75,28 @@ async def test_turn_of_one_who_stops_waiting_as_it_comes_is_the_next_ones(
             waiting.cancel()
         nursery.cancel_scope.deadline = trio.current_time() + 10
     assert taken == [3]
+
+
+async def test_once_stopped_nobody_waits_any_more(autojump_clock: trio.testing.MockClock) -> None:
+    """Neither for others' turns nor for the rest between two."""
+    turns = Turns(0.01)
+    refused: list[int] = []
+
+    async def ask(uid: int) -> None:
+        try:
+            async with turns.turn(uid):
+                await trio.sleep(1)
+        except ShuttingDown:
+            refused.append(uid)
+
+    async with trio.open_nursery() as nursery:
+        for uid in (1, 2, 2, 3):
+            nursery.start_soon(ask, uid)
+        await trio.sleep(1.5)  # the first has had its turn, and the next would begin after a rest
+        turns.stop()
+        started = trio.current_time()
+    assert trio.current_time() == started
+    assert len(refused) == 3
+    with pytest.raises(ShuttingDown):
+        async with turns.turn(1):
+            pass

@@ -83,6 +83,10 @@ class Mcr(DaemonProcess):
         stats: dict[str, Any] = self.call("stats")
         return stats
 
+    def says(self, text: str) -> bool:
+        """Whether it logs something: a thread writes the log, and may be late."""
+        return bool(wait_until(lambda: text in self.log(), f"the log has: {text}"))
+
     def describe(self) -> str:
         """What is to be known of it when a test has failed: its counters, its workers, the end of its log."""
         try:

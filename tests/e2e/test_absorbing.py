@@ -91,7 +91,7 @@ def test_where_it_cannot_be_done_the_log_and_doctor_say_so(plant: Plant, make_mc
     mcr = make_mcr(plant.relay, prefix=without).start()
     mcr.add("in0:239.1.1.1:5000", "239.2.2.2:6000:out0")
     relay(mcr, plant)
-    assert "info [network] MCR_ABSORB has no effect: no eBPF (Operation not permitted (os error 1))" in mcr.log()
+    assert mcr.says("info [network] MCR_ABSORB has no effect: no eBPF (Operation not permitted (os error 1))")
     findings = {each["check"]: each for each in json.loads(mcr.ctl("doctor", "--json", check=False).stdout)}
     assert "on 0 of 1" in findings["absorb"]["what"]
     assert findings["cap_bpf"]["verdict"] == "advice"

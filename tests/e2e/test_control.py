@@ -272,7 +272,7 @@ def test_rule_that_is_not_active_in_time_is_no_success(plant: Plant, make_mcr: M
     assert "Error: The rule tv is in place, but not active yet" in late.stderr
     wait_until(lambda: mcr.call("list")[0]["state"] == "active", "it becomes active")
     assert mcr.workers()[1]["last_exit"].endswith("Z hung and was killed by signal 9 (SIGKILL) from mcrd")
-    assert f"worker 1 (pid {pid}) has not acknowledged generation 2: it hangs and is killed" in mcr.log()
+    assert mcr.says(f"worker 1 (pid {pid}) has not acknowledged generation 2: it hangs and is killed")
 
 
 def test_log_levels_change_at_once_in_workers_too(plant: Plant, make_mcr: MakeMcr) -> None:

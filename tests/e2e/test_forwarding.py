@@ -93,7 +93,9 @@ def test_chain_of_three_relays(lab: Lab, make_mcr: MakeMcr, workers: int) -> Non
 def test_without_io_uring_the_same_is_forwarded(plant: Plant, make_mcr: MakeMcr, workers: int) -> None:
     """As in a container that forbids it: one warning, then fan-out, kill -9 and drain as ever."""
     mcr = make_mcr(plant.relay, prefix=WITHOUT_IO_URING).start(workers)
-    assert mcr.log().count("io_uring is not available (Operation not permitted (os error 1))") == 1
+    unavailable = "io_uring is not available (Operation not permitted (os error 1))"
+    assert mcr.says(unavailable)
+    assert mcr.log().count(unavailable) == 1
     assert {worker["io"] for worker in mcr.workers()} == {"poll"}
     mcr.add("in0:239.1.1.1:5000", "239.2.2.1:6001:out0", "239.2.2.2:6002:out1", "198.18.3.2:6003:out2")
     receiver = Receiver(
@@ -160,7 +162,7 @@ def test_output_interface_without_an_address_is_warned_of(plant: Plant, make_mcr
     plant.relay.ip("address flush dev out2")
     mcr = make_mcr(plant.relay).start()
     mcr.add("in0:239.1.1.1:5000", "239.2.2.2:6000:out0", "239.2.2.3:6000:out2")
-    assert "warning [network] out2 has no IPv4 address" in mcr.log()
+    assert mcr.says("warning [network] out2 has no IPv4 address")
     assert "out0 has no" not in mcr.log()
 
 
@@ -208,4 +210,4 @@ def test_what_no_rule_wants_reaches_no_worker(
     assert stats["ingress"]["no_match"] == stats["ingress"]["screened"] == 5 * PACKETS
     assert sum(worker["recv"] for worker in stats["workers"]) == PACKETS
     if not privileged:
-        assert "no eBPF (Operation not permitted (os error 1))" in mcr.log()
+        assert mcr.says("no eBPF (Operation not permitted (os error 1))")

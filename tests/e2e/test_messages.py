@@ -78,7 +78,7 @@ def test_a_call_that_a_sandbox_denies_is_named(lab: Lab, denied: str, named: str
 def test_what_mcrd_can_do_without_a_sandbox_may_deny(lab: Lab, make_mcr: MakeMcr) -> None:
     unneeded = "sched_getaffinity,sched_setaffinity,sched_setattr,getpriority,setpriority,prlimit64,pidfd_open"
     mcr = make_mcr(lab.namespace("relay"), prefix=[sys.executable, SECCOMP, unneeded]).start()
-    assert "limits of open files and locked memory stay as they are: resource.getrlimit: Operation not" in mcr.log()
+    assert mcr.says("limits of open files and locked memory stay as they are: resource.getrlimit: Operation not")
     os.kill(mcr.worker_pids()[0], signal.SIGKILL)
     wait_until(lambda: mcr.workers()[0]["restarts"], "its end is noticed")
     mcr.wait_for_workers()
@@ -280,4 +280,4 @@ def test_settings_say_what_is_in_force_and_where_it_comes_from(plant: Plant, mak
     }
     mcr.ctl("log-level", "set", "--global", "info")
     assert settings_of(mcr)["--log-level"]["effective"] == "changed since; see: mcrctl log-level get"
-    assert "warning [supervisor] MCR_TYPO means nothing to mcrd" in mcr.log()
+    assert mcr.says("warning [supervisor] MCR_TYPO means nothing to mcrd")

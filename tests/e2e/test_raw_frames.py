@@ -66,7 +66,7 @@ def test_who_may_not_see_the_firewall_sends_through_ip(plant: Plant, make_mcr: M
     mcr = make_mcr(plant.relay, prefix=["setpriv", "--bounding-set=-net_admin"]).start()
     mcr.add("in0:239.1.1.1:5000", OUT)
     assert relay(plant) == 1000
-    assert "info [supervisor] MCR_RAW_SEND has no effect: Operation not permitted (os error 1)" in mcr.log()
+    assert mcr.says("info [supervisor] MCR_RAW_SEND has no effect: Operation not permitted (os error 1)")
     (setting,) = (each for each in mcr.call("settings") if each["name"] == "MCR_RAW_SEND")
     assert setting["effective"].startswith("0: ")
     assert "cannot be seen" in setting["effective"]

@@ -37,7 +37,7 @@ def test_what_was_acknowledged_is_there_after_a_crash(plant: Plant, make_mcr: Ma
     mcr.start()
     wait_until(lambda: mcr.call("list")[0]["state"] == "active", "the workers have it")
     assert mcr.call("list") == before
-    assert "1 of 1 saved rules are in use again" in mcr.log()
+    assert mcr.says("1 of 1 saved rules are in use again")
     forwarded(plant)
     mcr.ctl("remove", "--rule-id", rule)
     crash(mcr)
@@ -95,7 +95,7 @@ def test_rules_wait_for_interfaces_and_are_used_once_they_are_there(plant: Plant
     plant.lab.link(plant.source, "far0", plant.relay, "late0", a_address="198.18.8.2/24", b_address="198.18.8.1/24")
     plant.lab.link(plant.relay, "late1", plant.receiver, "far1", a_address="198.18.9.1/24", b_address="198.18.9.2/24")
     wait_until(lambda: set(waiting(mcr).values()) == {("active", "")}, "both are active")
-    assert "late0 is there now: mcrd uses it" in mcr.log()
+    assert mcr.says("late0 is there now: mcrd uses it")
     receiver = Receiver(plant.receiver, "239.2.2.9:6000@rx0=239.1.1.1:5000", count=100)
     Sender(plant.source, "far0", FLOW, count=100, rate=1000).finish()
     receiver.expect_everything()

@@ -81,7 +81,7 @@ def test_signal_during_the_start_does_what_it_does_later(plant: Plant, make_mcr:
         else:
             assert mcr.process is not None
             assert mcr.process.wait(10) == 0, mcr.log()
-            assert f"{signum.name}: stopping" in mcr.log()
+            assert mcr.says(f"{signum.name}: stopping")
     assert list(tmp_path.glob("*.sock*")) == []
 
 

@@ -86,7 +86,7 @@ struct mcr_handful {
 	uint32_t ways[MCR_MESSAGES]; /* slot of the egress that each leaves by */
 	uint32_t next[MCR_MESSAGES]; /* send by the same way; MCR_MESSAGES: there is none */
 	bool ended[MCR_MESSAGES];
-	uint16_t last[MCR_MAX_EGRESS]; /* newest send by a way, see mcr_handful_last() */
+	uint16_t last[MCR_MAX_EGRESS]; /* newest send by a way, see chain() in send.c */
 };
 
 struct mcr_batch {
@@ -107,7 +107,7 @@ struct mcr_batch {
 	struct iovec iov[MCR_BATCH_PAYLOADS]; /* the payloads, those of a share one after the other */
 	struct mcr_handful handful;
 
-	uint16_t share_of[MCR_MAX_RULES]; /* see mcr_batch_share() */
+	uint16_t share_of[MCR_MAX_RULES]; /* number of a rule's share, see find_share() in batch.c */
 	struct mcr_oversize oversize;
 };
 

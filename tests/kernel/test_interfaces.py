@@ -11,7 +11,7 @@ from mcr.errors import SystemFault
 from mcr.net.capture import BufferPools, open_captures
 from mcr.net.egress import open_egress
 from mcr.net.filter.classic import ClassicScreen
-from mcr.net.interfaces import Interface, find_interface, look_again, open_witness
+from mcr.net.interfaces import Interface, find_interface, look_again, open_witness, wait_for_interface
 
 
 @pytest.fixture
@@ -67,6 +67,13 @@ def test_sockets_are_of_the_interface_whatever_it_is_called(
     inside.ip("link delete dev a1")
     with pytest.raises(SystemFault, match="a0"):
         opening(known)
+
+
+@pytest.mark.parametrize("opening", [witnessing, capturing, counting])
+def test_sockets_of_an_interface_that_is_waited_for_are_bound_to_nothing(
+    inside: Namespace, opening: Callable[[Interface], str]
+) -> None:
+    assert opening(wait_for_interface("late0")) == ""
 
 
 def test_an_interface_is_seen_as_it_is_now_under_the_name_that_rules_have_for_it(inside: Namespace) -> None:

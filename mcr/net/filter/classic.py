@@ -85,7 +85,8 @@ class ClassicScreen:
                 undo.callback(counter.close)
                 counter.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, _LEAST_BUFFER)
                 attach_filter(counter, REJECT_ALL)
-                bind_packet(counter, interface.index, uapi.ETH_P_ALL)
+                if not interface.is_absent:
+                    bind_packet(counter, interface.index, uapi.ETH_P_ALL)
                 count = SocketCount(counter.dup())
                 undo.callback(count.close)
                 filtered = _Filtered(tuple(sockets), counter)

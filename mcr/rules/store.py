@@ -18,7 +18,7 @@ import sqlite3
 import stat
 import tempfile
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import closing, contextmanager, suppress
+from contextlib import ExitStack, closing, contextmanager, suppress
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Final, Self
@@ -44,6 +44,7 @@ _ERRNOS: Final = {
     "SQLITE_NOMEM": errno.ENOMEM,
     "SQLITE_BUSY": errno.EBUSY,
 }
+_NO_RULE: Final = (ValueError, KeyError, TypeError, McrError)  # what a row may hold instead
 _DAMAGED: Final = frozenset({"SQLITE_CORRUPT", "SQLITE_NOTADB", "SQLITE_ERROR"})
 
 
@@ -113,7 +114,7 @@ class RuleFile:
         path = directory / name
         try:
             database, notices = _open_or_renew(path)
-        except sqlite3.Error as error:
+        except (sqlite3.Error, OSError) as error:
             number = errno.EROFS if _is_read_only(directory) else _errno(error)
             if number == errno.EBUSY:
                 raise StateInUse(
@@ -134,13 +135,10 @@ class RuleFile:
         refusal = SystemFault(f"Changes of the rules can't be saved in {directory}", number)
         store = cls(directory, None, f"{refusal.message}; rules can't be changed until that is mended")
         store._refusal = number
-        with tempfile.TemporaryDirectory(prefix="mcr-") as copy, suppress(sqlite3.Error, OSError):
-            for suffix in ("", *_COMPANIONS):
-                with suppress(FileNotFoundError):
-                    shutil.copyfile(f"{path}{suffix}", Path(copy) / f"{FILE}{suffix}")
-            with closing(_connect(Path(copy) / FILE)) as database:
-                _prepare(database)
-                store.rules = tuple(_rules_of(database))
+        rules, fault = _salvage(path)
+        store.rules = tuple(rules)
+        if fault:
+            store.notices.append(f"not all of {path} can be read ({fault}): mcrd starts with {len(rules)} rules of it")
         return store
 
     def _read(self) -> Iterator[Rule]:
@@ -206,7 +204,7 @@ def _open_or_renew(path: Path) -> tuple[sqlite3.Connection, list[str]]:
     """A file that can be used, and what to tell of the one that could not.
 
     Raises:
-        sqlite3.Error: the disk or another daemon is in the way.
+        sqlite3.Error, OSError: the disk or another daemon is in the way.
     """
     try:
         return _opened(path), []
@@ -216,15 +214,24 @@ def _open_or_renew(path: Path) -> tuple[sqlite3.Connection, list[str]]:
     except sqlite3.DatabaseError as error:
         if _name(error) not in _DAMAGED:
             raise
+        saved, _ = _salvage(path)
         aside = _set_aside(path)
+        return _renewed(path, aside, saved), [
+            f"{path} is damaged ({error}): it is {aside} now; {len(saved)} rules could be read and are kept"
+        ]
+
+
+def _renewed(path: Path, aside: Path, saved: Iterable[Rule]) -> sqlite3.Connection:
+    """A new file with the rules of the one that was set aside; that is where it was if there is no room for both."""
+    with ExitStack() as undo:
+        undo.callback(_move, aside, path)
         database = _opened(path)
-        saved = _salvage(aside)
+        undo.callback(database.close)
         with _transaction(database):
             for rule in saved:
                 _write_one(database, Put(rule))
-        return database, [
-            f"{path} is damaged ({error}): it is {aside} now; {len(saved)} rules could be read and are kept"
-        ]
+        undo.pop_all()
+    return database
 
 
 def _opened(path: Path) -> sqlite3.Connection:
@@ -249,6 +256,18 @@ def _check(database: sqlite3.Connection) -> None:
 
 def _prepare(database: sqlite3.Connection) -> None:
     database.execute("PRAGMA locking_mode=EXCLUSIVE")
+    is_new = _is_new(database)
+    database.execute("PRAGMA journal_mode=WAL")
+    database.execute("PRAGMA synchronous=FULL")
+    with _transaction(database):
+        if is_new:
+            database.execute(f"PRAGMA application_id={_APPLICATION}")
+            database.execute(_TABLE)
+            database.execute(f"PRAGMA user_version={_VERSION}")
+
+
+def _is_new(database: sqlite3.Connection) -> bool:
+    """Whether there is nothing in it. Raises `_Foreign` if it is not of this version of mcrd."""
     application, version = (
         database.execute(f"PRAGMA {each}").fetchone()[0] for each in ("application_id", "user_version")
     )
@@ -257,13 +276,7 @@ def _prepare(database: sqlite3.Connection) -> None:
         raise _Foreign("is another program's")
     if version > _VERSION:
         raise _Foreign(f"was written by a newer mcrd (version {version} of the table, this one knows {_VERSION})")
-    database.execute("PRAGMA journal_mode=WAL")
-    database.execute("PRAGMA synchronous=FULL")
-    with _transaction(database):
-        if is_new:
-            database.execute(f"PRAGMA application_id={_APPLICATION}")
-            database.execute(_TABLE)
-            database.execute(f"PRAGMA user_version={_VERSION}")
+    return is_new
 
 
 @contextmanager
@@ -294,32 +307,45 @@ def _rules_of(database: sqlite3.Connection) -> Iterator[Rule]:
     for rule_id, text in database.execute("SELECT rule_id, rule FROM rules ORDER BY position"):
         try:
             yield _rule_of(json.loads(text))
-        except (ValueError, KeyError, TypeError, McrError) as error:
+        except _NO_RULE as error:
             raise sqlite3.DatabaseError(f"rule {rule_id}: {error!r}") from None
 
 
-def _salvage(path: Path) -> Sequence[Rule]:
-    """What can be read of a damaged file. It stays as it is."""
+def _salvage(path: Path) -> tuple[Sequence[Rule], str]:
+    """What can be read of a file, which stays as it is; why that is not all, empty: it is."""
     saved: dict[str, Rule] = {}
-    with tempfile.TemporaryDirectory(prefix="mcr-") as copy, suppress(sqlite3.Error, OSError):
-        for suffix in ("", *_COMPANIONS):
-            with suppress(FileNotFoundError):
-                shutil.copyfile(f"{path}{suffix}", Path(copy) / f"{FILE}{suffix}")
-        with closing(_connect(Path(copy) / FILE)) as database:
-            for (text,) in database.execute("SELECT rule FROM rules ORDER BY position"):
-                with suppress(ValueError, KeyError, TypeError, McrError):
-                    rule = _rule_of(json.loads(text))
-                    saved[rule.rule_id] = rule
-    return tuple(saved.values())
+    fault = ""
+    try:
+        with tempfile.TemporaryDirectory(prefix="mcr-") as copy:
+            for suffix in ("", *_COMPANIONS):
+                with suppress(FileNotFoundError):
+                    shutil.copyfile(f"{path}{suffix}", Path(copy) / f"{FILE}{suffix}")
+            with closing(_connect(Path(copy) / FILE)) as database:
+                rows = () if _is_new(database) else database.execute("SELECT rule FROM rules ORDER BY position")
+                for (text,) in rows:
+                    try:
+                        rule = _rule_of(json.loads(text))
+                    except _NO_RULE as error:
+                        fault = repr(error)
+                    else:
+                        saved[rule.rule_id] = rule
+    except (sqlite3.Error, OSError, _Foreign) as error:
+        fault = str(error)
+    return tuple(saved.values()), fault
 
 
 def _set_aside(path: Path) -> Path:
     when = datetime.now(UTC).strftime("%Y%m%dT%H%M%S.%fZ")
     aside = path.with_name(f"{path.name}.set-aside-{when}")
-    for suffix in ("", *_COMPANIONS):
-        with suppress(FileNotFoundError):
-            os.rename(f"{path}{suffix}", f"{aside}{suffix}")  # noqa: PTH104 - a name with a suffix of SQLite's
+    _move(path, aside)
     return aside
+
+
+def _move(path: Path, to: Path) -> None:
+    for suffix in ("", *_COMPANIONS):
+        Path(f"{to}{suffix}").unlink(missing_ok=True)
+        with suppress(FileNotFoundError):
+            Path(f"{path}{suffix}").rename(f"{to}{suffix}")
 
 
 def _name(error: sqlite3.Error) -> str:
@@ -331,7 +357,9 @@ def _is_read_only(directory: Path) -> bool:
     return bool(os.statvfs(directory).f_flag & os.ST_RDONLY)
 
 
-def _errno(error: sqlite3.Error) -> int:
+def _errno(error: sqlite3.Error | OSError) -> int:
+    if isinstance(error, OSError):
+        return error.errno or errno.EIO
     return _ERRNOS.get(_name(error), errno.EIO)
 
 

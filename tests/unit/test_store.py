@@ -1,10 +1,12 @@
 """The rules on disk: what was written is there again, and a file that can't be used is never lost."""
 
+import errno
 import os
 import re
 import sqlite3
 import subprocess
 import sys
+import tempfile
 from contextlib import closing
 from ipaddress import IPv4Address
 from pathlib import Path
@@ -142,6 +144,61 @@ def test_a_row_that_is_no_rule_costs_only_itself(tmp_path: Path) -> None:
     with closing(RuleFile.open(tmp_path)) as file:
         assert file.rules == (rule(1), rule(3))
         assert "2 rules could be read" in file.notices[0]
+
+
+def test_a_damaged_file_stays_where_it_is_while_there_is_no_room_for_another(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What can be read of it is used, and is kept once there is room."""
+    written(tmp_path, Put(rule(1)), Put(rule(2)))
+    with closing(sqlite3.connect(tmp_path / FILE)) as database, database:
+        database.execute("UPDATE rules SET rule = '{}' WHERE rule_id = 'rule-2'")
+    with monkeypatch.context() as full:
+        full.setattr(store, "_write_one", refuse_as_full)
+        with closing(RuleFile.open(tmp_path)) as file:
+            assert file.rules == (rule(1),)
+            assert "No space left on device" in file.notices[0]
+            assert "mcrd starts with 1 rules of it" in file.notices[1]
+    assert aside(tmp_path) == []
+    with closing(RuleFile.open(tmp_path)) as file:
+        assert file.rules == (rule(1),)
+        assert "1 rules could be read and are kept" in file.notices[0]
+
+
+def refuse_as_full(database: sqlite3.Connection, _change: Put | Drop) -> None:
+    database.execute("PRAGMA max_page_count=1")
+    database.execute("CREATE TABLE large AS SELECT zeroblob(100000)")
+
+
+@pytest.mark.parametrize("statement", ["PRAGMA user_version=99", "PRAGMA application_id=7"])
+def test_another_programs_file_on_a_disk_that_cannot_be_written_is_told(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, statement: str
+) -> None:
+    written(tmp_path, Put(rule(1)))
+    with closing(sqlite3.connect(tmp_path / FILE)) as database:
+        database.execute(statement)
+    monkeypatch.setattr(Path, "rename", refuse_as_read_only)
+    with closing(RuleFile.open(tmp_path)) as file:
+        assert file.rules == ()
+        assert "Read-only file system" in file.notices[0]
+        assert "mcrd starts with 0 rules of it" in file.notices[1]
+
+
+def refuse_as_read_only(*_arguments: object, **_named: object) -> None:
+    raise OSError(errno.EROFS, "")
+
+
+def test_rules_that_cannot_be_read_nor_set_aside_are_missed_aloud(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nothing can be written anywhere: there is no place for a copy, either."""
+    written(tmp_path, Put(rule(1)))
+    (tmp_path / FILE).write_bytes(b"x" * 10_000)
+    monkeypatch.setattr(Path, "rename", refuse_as_read_only)
+    monkeypatch.setattr(tempfile, "TemporaryDirectory", refuse_as_read_only)
+    with closing(RuleFile.open(tmp_path)) as file:
+        assert file.rules == ()
+        assert "mcrd starts with 0 rules of it" in file.notices[1]
 
 
 # Disks and neighbours that are in the way.

@@ -1,13 +1,16 @@
 """What the filters let in and count, on a real link. Both kinds do the same."""
 
+import os
 import resource
+import signal
 from collections.abc import Iterator
 from ipaddress import IPv4Address
 
 import pytest
 
 from filters import OPEN, WANTED, Wire, frame, may_load_ebpf, opened
-from mcr.errors import SystemFault
+from mcr._native import lib
+from mcr.errors import SystemFault, check_result
 from mcr.model.flow import Flow
 from mcr.model.limits import MAX_RULES
 from mcr.net.filter.base import Screen, open_screen
@@ -155,3 +158,19 @@ def test_map_holds_as_many_rules_as_a_relay(wire: Wire) -> None:
     assert rejected.read() == 2
     rejected.close()
     screen.close()
+
+
+@pytest.mark.skipif(not may_load_ebpf(), reason="eBPF is forbidden here (no CAP_BPF outside user namespaces)")
+def test_signals_cost_no_program() -> None:
+    """The kernel's verifier gives up whenever one is pending."""
+    wanted, rejected = (check_result(opened()) for opened in (lib.mcr_bpf_open_wanted, lib.mcr_bpf_open_rejected))
+    before = signal.signal(signal.SIGALRM, lambda *_: None)
+    try:
+        signal.setitimer(signal.ITIMER_REAL, 2e-4, 2e-4)
+        for _ in range(500):
+            os.close(check_result(lib.mcr_bpf_load_filter(wanted, rejected, 0, False, False)))
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
+        os.close(wanted)
+        os.close(rejected)

@@ -15,7 +15,7 @@
 #define MAX_CPUS    1024
 #define MAX_PROGRAM 160
 
-#define TRIES    20 /* to get memory for a key */
+#define TRIES    20 /* to get memory for a key, or to load a program between two signals */
 #define PAUSE_US 1000
 
 #define IS_LITTLE_ENDIAN (__BYTE_ORDER__ == __ORDER_LITTLE_ENDIAN__) /* as the programs are */
@@ -119,6 +119,16 @@ int mcr_bpf_count(int rejected, uint32_t capture, uint64_t *count)
 	return ret;
 }
 
+/* The kernel's verifier gives up when a signal is pending, and has to be asked again. */
+static int load_between_signals(union bpf_attr *attr)
+{
+	int ret = -EAGAIN;
+
+	for (int i = 0; i < TRIES && ret == -EAGAIN; i++)
+		ret = bpf(BPF_PROG_LOAD, attr);
+	return ret;
+}
+
 /* Load a program with these values filled in. */
 static int load(const struct program *program, const uint32_t values[MCR_BPF_SYMBOLS])
 {
@@ -137,7 +147,7 @@ static int load(const struct program *program, const uint32_t values[MCR_BPF_SYM
 	attr.insn_cnt = program->length;
 	attr.license = (uintptr_t)license;
 	memcpy(attr.prog_name, "mcr", sizeof("mcr"));
-	return bpf(BPF_PROG_LOAD, &attr);
+	return load_between_signals(&attr);
 }
 
 int mcr_bpf_load_filter(int wanted, int rejected, uint32_t capture, bool clip, bool everything)

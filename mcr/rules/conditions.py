@@ -123,12 +123,12 @@ def _waiting(reason: str) -> Condition:
 def _judge_missing(attachment: Attachment, network: Network) -> Condition:
     """An interface that is not there, or not as it was when its sockets were opened."""
     name, awaited = attachment.name, was_never_there(attachment.index)
+    if not network.find(name):
+        return _waiting(f"there is no interface {name} in this network namespace{'' if awaited else ' any more'}")
     if attachment.fault:
-        return _waiting(f"{name} is back, but cannot be used: {attachment.fault}")
-    if network.find(name):
-        what = "is there now" if awaited else "was deleted and made again"
-        return Condition(RuleState.WAITING, f"{name} {what}, and is about to be used", passing=True)
-    return _waiting(f"there is no interface {name} in this network namespace{'' if awaited else ' any more'}")
+        return _waiting(f"{name} is {'there now' if awaited else 'back'}, but cannot be used: {attachment.fault}")
+    what = "is there now" if awaited else "was deleted and made again"
+    return Condition(RuleState.WAITING, f"{name} {what}, and is about to be used", passing=True)
 
 
 def _judge_attachment(attachment: Attachment, network: Network) -> Condition:

@@ -8,6 +8,7 @@ import pytest
 
 from mcr.model.flow import Input
 from mcr.model.rule import Output, Rule, RuleState, RuleView
+from mcr.net.interfaces import wait_for_interface
 from mcr.net.network import Link, Neighbour, Network
 from mcr.rules.conditions import (
     Attachment,
@@ -94,6 +95,14 @@ def test_sockets_that_lost_their_interface_are_bound_to_nothing(there: Network) 
     failed = judge_input(Attachment("in0", 7, lost=True, fault="No memory"), there)
     assert (failed.state, failed.passing) == (RuleState.WAITING, False)
     assert failed.reason == "in0 is back, but cannot be used: No memory"
+    awaited = judge_input(Attachment("in0", wait_for_interface("in0").index, lost=True, fault="No memory"), there)
+    assert awaited.reason == "in0 is there now, but cannot be used: No memory"
+
+
+def test_what_is_gone_is_not_said_to_be_back() -> None:
+    """Though it was, and could not be used then."""
+    found = judge_input(Attachment("in0", 7, lost=True, fault="No memory"), without(7))
+    assert found.reason == "there is no interface in0 in this network namespace any more"
 
 
 def test_input_whose_groups_are_not_all_joined_is_degraded() -> None:

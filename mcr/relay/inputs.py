@@ -11,7 +11,7 @@ from socket import socket
 import attrs
 
 from mcr.config.settings import Settings
-from mcr.errors import McrError
+from mcr.errors import LimitReached, McrError
 from mcr.model.flow import Flow, Input
 from mcr.model.limits import MAX_INTERFACES
 from mcr.net.capture import CaptureGroup, open_captures, reject
@@ -107,12 +107,13 @@ class InputInterfaces:
 
         Raises:
             SystemFault: a socket could not be opened.
-            LimitReached: there are too many.
+            LimitReached: there are too many, or one is open under another name.
         """
         new = sorted(names - self._by_name.keys())
         return {each.interface.name: each for each in self._open([interfaces[name] for name in new], undo)}
 
     def _open(self, interfaces: Sequence[Interface], undo: ExitStack) -> list[Capture]:
+        self._check_single(interfaces)
         slots = []
         for _ in interfaces:
             slots.append(self.slots.take())
@@ -130,13 +131,18 @@ class InputInterfaces:
             opened.append(Capture(slot, self._serial, interface, group, rejected))
         return opened
 
-    def want(
-        self,
-        sources: Sequence[Input],
-        opened: Mapping[str, Capture],
-        interfaces: Mapping[str, Interface],
-        undo: ExitStack,
-    ) -> None:
+    def _check_single(self, interfaces: Iterable[Interface]) -> None:
+        """None may be captured twice: each of its packets would be."""
+        names = {each.interface.index: each.interface.name for each in self if not each.is_lost}
+        for interface in interfaces:
+            other = names.setdefault(interface.index, interface.name)
+            if other != interface.name:
+                raise LimitReached(
+                    f"Interface {interface.name} is the one that other rules call {other}",
+                    f"remove the rules that name {interface.name}, and add them again",
+                )
+
+    def want(self, sources: Sequence[Input], opened: Mapping[str, Capture], undo: ExitStack) -> None:
         """Join the groups of these inputs, and admit their flows; the last step that may fail.
 
         Raises:
@@ -146,8 +152,8 @@ class InputInterfaces:
         missing = {name for name in {each.interface for each in sources} if captures[name].is_lost}
         for source in sources:
             ask = self._memberships.wait if source.interface in missing else self._memberships.join
-            ask(source.group, interfaces[source.interface])
-            undo.callback(self._memberships.leave, source.group, interfaces[source.interface])
+            ask(source.group, captures[source.interface].interface)
+            undo.callback(self._memberships.leave, source.group, captures[source.interface].interface)
         self._screen.change([_key(captures[source.interface], source) for source in sources], ())
 
     def adopt(self, opened: Mapping[str, Capture]) -> None:

@@ -54,17 +54,16 @@ def _find_new(name: str, *, wait: bool) -> Interface:
 def _find_used(
     name: str, inputs: InputInterfaces, outputs: OutputInterfaces, placement: Placement, *, wait: bool
 ) -> Interface | None:
-    for known in (inputs.get(name), outputs.get(name)):
-        if known and not known.attachment.lost:
+    used = [each for each in (inputs.get(name), outputs.get(name)) if each]
+    for known in used:
+        if not known.attachment.lost:
             return look_again(known.interface)
-        if known and wait:
-            return attrs.evolve(known.interface, is_absent=True)
-        if known and is_there(name):
+        if not wait and is_there(name):
             raise LimitReached(
                 f"Interface {name} was made again, and could not be opened again so far: {known.fault}",
                 f"rules that name it: {_list_some(placement.naming(name))}",
             )
-    return None
+    return attrs.evolve(used[0].interface, is_absent=True) if used and wait else None
 
 
 def _list_some(rule_ids: Iterable[str]) -> str:

@@ -138,7 +138,7 @@ class Relay:
         outputs = {output.interface for rule in added for output in rule.outputs}
         egress = self.outputs.open(outputs, interfaces, undo)
         neighbours = self._neighbours.open(awaited, interfaces, undo)
-        self.inputs.want([rule.input for rule in added], captures, interfaces, undo)
+        self.inputs.want([rule.input for rule in added], captures, undo)
         return _Prepared(awaited, captures, egress, neighbours)
 
     def _commit(self, change: RuleChange, prepared: _Prepared) -> Step:

@@ -1,0 +1,126 @@
+"""Rules that wait for interfaces, in a relay without workers."""
+
+import errno
+from collections.abc import Iterator
+from contextlib import ExitStack
+from ipaddress import IPv4Address
+
+import pytest
+
+from lab import Lab, Namespace
+from mcr.config.settings import Settings
+from mcr.errors import SystemFault
+from mcr.model.flow import Input
+from mcr.model.log import LogLevels
+from mcr.model.rule import Output, Rule, RuleChange
+from mcr.net.interfaces import find_interface
+from mcr.net.patience import close_all
+from mcr.relay import inputs
+from mcr.relay.relay import Relay, Step
+
+GROUP, HOST = IPv4Address("239.1.1.1"), IPv4Address("198.18.0.9")
+
+
+@pytest.fixture
+def inside() -> Iterator[Namespace]:
+    with Lab() as lab:
+        made = lab.namespace("inside")
+        made.ip("link add in0 type veth peer name out0")
+        made.bring_up("in0", "out0")
+        with made.entered():
+            yield made
+
+
+@pytest.fixture
+def relay(inside: Namespace) -> Iterator[Relay]:
+    assert inside
+    with ExitStack() as closing, Uncounted(closing) as made:
+        yield made
+
+
+class Uncounted(Relay):
+    """Closes at the end what the statistics would."""
+
+    def __init__(self, closing: ExitStack) -> None:
+        super().__init__(Settings("", 1, LogLevels(), absorb=False, raw_send=False))
+        self._end = closing
+
+    def _apply(self, change: RuleChange) -> Step:
+        return self._note(super()._apply(change))
+
+    def _renew(self, generation: int) -> Step:
+        return self._note(super()._renew(generation))
+
+    def _note(self, step: Step) -> Step:
+        for capture in step.captures:
+            self._end.callback(capture.rejected.close)
+            self._end.callback(close_all, capture.group.watched)
+        return step
+
+
+def rule(source: str, output: str, to: IPv4Address = GROUP) -> Rule:
+    return Rule(f"{source}-{output}-{to}", Input(source, GROUP, 5000), (Output(to, 6000, output),))
+
+
+def add(relay: Relay, generation: int, *rules: Rule) -> None:
+    relay._apply(RuleChange(generation, added=rules, wait=True))
+
+
+def renew(relay: Relay, generation: int) -> None:
+    relay._renew(generation)
+
+
+def test_what_is_sent_by_an_interface_that_cannot_be_captured_leaves_by_it(
+    relay: Relay, inside: Namespace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The input waits, and the output is in use: a host that is added then is reached."""
+    add(relay, 2, rule("late0", "out0"), rule("in0", "late0"))
+    inside.ip("link add late0 type veth peer name end0")
+    with monkeypatch.context() as short:
+        short.setattr(inputs, "open_captures", refuse)
+        renew(relay, 3)
+    assert relay.inputs["late0"].fault == "No memory: Cannot allocate memory (os error 12)"
+    relay._apply(RuleChange(4, removed=(rule("in0", "late0"),), added=(rule("in0", "late0", HOST),), wait=True))
+    (neighbour,) = relay._neighbours._by_key.values()
+    assert neighbour.interface.index == relay.outputs["late0"].interface.index == find_interface("late0").index
+
+
+def refuse(*_arguments: object) -> None:
+    raise SystemFault("No memory", errno.ENOMEM)
+
+
+@pytest.mark.parametrize(
+    "becomes_late",
+    [
+        ("link set dev in0 down", "link set dev in0 name late0"),
+        ("link property add dev in0 altname late0",),
+        ("link add late1 type veth peer name end1", "link property add dev late1 altname late0"),
+    ],
+    ids=["renamed", "altname", "both waited for"],
+)
+def test_an_interface_is_never_captured_under_two_names(
+    relay: Relay, inside: Namespace, becomes_late: tuple[str, ...]
+) -> None:
+    """Each packet would be taken, and forwarded, twice."""
+    add(relay, 2, rule("in0", "out0"), rule("late0", "out0"), rule("late1", "out0"))
+    for command in becomes_late:
+        inside.ip(command)
+    renew(relay, 3)
+    captured = [each.interface.index for each in relay.inputs if not each.is_lost]
+    assert len(captured) == len({*captured})
+    assert "that other rules call" in relay.inputs["late0"].fault + relay.inputs["late1"].fault
+
+
+def test_memberships_follow_rules_that_wait(relay: Relay, inside: Namespace) -> None:
+    """Of two rules on an interface that is waited for, one goes before it comes: the group is joined, then left."""
+    first, second = rule("late0", "out0"), Rule("second", Input("late0", GROUP, 5001), rule("in0", "out0").outputs)
+    add(relay, 2, first)
+    add(relay, 3, second)
+    relay._apply(RuleChange(4, removed=(first,)))
+    inside.ip("link add late0 type veth peer name end0")
+    inside.bring_up("late0", "end0")
+    renew(relay, 5)
+    assert str(GROUP) in inside.ip("maddr show dev late0").split()
+    relay._apply(RuleChange(6, removed=(second,)))
+    assert str(GROUP) not in inside.ip("maddr show dev late0").split()
+    assert not relay.inputs._memberships._users

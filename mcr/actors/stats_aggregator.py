@@ -5,7 +5,7 @@ path nothing and are current at any rate of traffic.
 """
 
 from collections import Counter, deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import TypeVar, assert_never
 
 import attrs
@@ -16,11 +16,12 @@ from mcr.logs.limit import UNLIMITED
 from mcr.logs.logger import get_logger
 from mcr.model.log import Facility, Level
 from mcr.model.stats import Stats
-from mcr.relay.placement import PlacedRule
+from mcr.relay.placement import LeavingOutput, PlacedRule
 from mcr.shm.segment import Segment
 from mcr.stats.activity import Activity
 from mcr.stats.captures import Backlog, CaptureCounts, Watched
-from mcr.stats.readings import Reading, egress_stats, ingress_stats, rule_stats, stats_lines, worker_stats
+from mcr.stats.former_outputs import FormerOutputs
+from mcr.stats.readings import Former, Reading, egress_stats, ingress_stats, rule_stats, stats_lines, worker_stats
 from mcr.text.plurals import counted
 
 _T = TypeVar("_T")
@@ -43,6 +44,7 @@ class _Moment:
     now: Reading
     past: Reading
     rules: tuple[PlacedRule, ...]
+    former: Mapping[int, Former]
 
 
 @attrs.frozen
@@ -70,8 +72,14 @@ class _CaptureClosing:
 
 @attrs.frozen
 class _RulesPlaced:
-    added: tuple[PlacedRule, ...]
+    placed: tuple[PlacedRule, ...]
     removed: tuple[str, ...]
+
+
+@attrs.frozen
+class _OutputsClosing:
+    outputs: tuple[LeavingOutput, ...]
+    reply: Reply[None]
 
 
 @attrs.frozen
@@ -94,7 +102,18 @@ class _LinesDue:
     pass
 
 
-_Command = _Read | _Idle | _Stalled | _CaptureOpened | _CaptureClosing | _RulesPlaced | _Sampled | _Tick | _LinesDue
+_Command = (
+    _Read
+    | _Idle
+    | _Stalled
+    | _CaptureOpened
+    | _CaptureClosing
+    | _RulesPlaced
+    | _OutputsClosing
+    | _Sampled
+    | _Tick
+    | _LinesDue
+)
 
 
 @attrs.frozen
@@ -108,9 +127,9 @@ class StatsAggregator:
         moment: _Moment = await ask(self._inbox, _Read)
         # Not by the actor: who starts workers anew waits for it, too.
         if len(moment.rules) > _MANY_RULES:
-            rules = await trio.to_thread.run_sync(rule_stats, moment.now, moment.past, moment.rules)
+            rules = await trio.to_thread.run_sync(rule_stats, moment.now, moment.past, moment.rules, moment.former)
         else:
-            rules = rule_stats(moment.now, moment.past, moment.rules)
+            rules = rule_stats(moment.now, moment.past, moment.rules, moment.former)
         return attrs.evolve(moment.stats, rules=rules)
 
     async def idle(self) -> dict[str, float]:
@@ -125,9 +144,13 @@ class StatsAggregator:
         """Count a capture a last time; its slot is free for another when this returns."""
         await ask(self._inbox, lambda reply: _CaptureClosing(capture, reply))
 
-    async def rules_placed(self, added: tuple[PlacedRule, ...], removed: tuple[str, ...]) -> None:
-        """Show these rules, and no longer those ids."""
-        await self._inbox.send(_RulesPlaced(added, removed))
+    async def rules_placed(self, placed: tuple[PlacedRule, ...], removed: tuple[str, ...]) -> None:
+        """Show these rules, new or changed, and no longer those ids."""
+        await self._inbox.send(_RulesPlaced(placed, removed))
+
+    async def outputs_closing(self, outputs: tuple[LeavingOutput, ...]) -> None:
+        """Count outputs that rules have no more a last time; their slots are free for others when this returns."""
+        await ask(self._inbox, lambda reply: _OutputsClosing(outputs, reply))
 
     async def stalled(self) -> tuple[int, ...]:
         """Ids of workers that have let packets wait for some seconds without taking one. Each is reported once."""
@@ -185,8 +208,12 @@ async def _handle(state: "_State", command: _Command) -> None:
             with reply:
                 state.captures.close(capture)
                 reply.resolve(None)
-        case _RulesPlaced(added, removed):
-            state.place(added, removed)
+        case _RulesPlaced(placed, removed):
+            state.place(placed, removed)
+        case _OutputsClosing(outputs, reply):
+            with reply:
+                state.close_outputs(outputs)
+                reply.resolve(None)
         case _Sampled():
             state.log_sample()
         case _LinesDue():
@@ -210,6 +237,7 @@ class _State:
         self._segments = segments
         self._by_count = by_count
         self._rules: dict[str, PlacedRule] = {}
+        self._former = FormerOutputs()
         self._rule_slots = 0  # slots ever in use: how far a reading has to reach
         self._output_slots = 0
         self.captures = CaptureCounts(segments)
@@ -227,13 +255,20 @@ class _State:
         if last.totals.recv + last.rejected:
             self.log_lines()
 
-    def place(self, added: tuple[PlacedRule, ...], removed: tuple[str, ...]) -> None:
+    def place(self, those: tuple[PlacedRule, ...], removed: tuple[str, ...]) -> None:
         for rule_id in removed:
-            del self._rules[rule_id]
-        for placed in added:
+            self._former.forget(self._rules.pop(rule_id))
+        for placed in those:
+            if before := self._rules.get(placed.rule.rule_id):
+                self._former.leave(before, placed)
             self._rules[placed.rule.rule_id] = placed
             self._rule_slots = max(self._rule_slots, placed.slot + 1)
-            self._output_slots = max(self._output_slots, max(placed.outputs) + 1)
+            self._output_slots = max(self._output_slots, 1 + max(each.slot for each in placed.outputs))
+
+    def close_outputs(self, outputs: tuple[LeavingOutput, ...]) -> None:
+        now = self._read()
+        for output in outputs:
+            self._former.close(output, now)
 
     async def tick(self) -> None:
         self.captures.update()  # often enough that the kernel's 32-bit counts can't wrap
@@ -273,7 +308,7 @@ class _State:
             workers=worker_stats(now, drops),
             interfaces=self.captures.interfaces(),
         )
-        return _Moment(stats, now, past, tuple(self._rules.values()))
+        return _Moment(stats, now, past, tuple(self._rules.values()), self._former.all())
 
     async def _look_through_rules(self, look: Callable[[Reading, tuple[PlacedRule, ...]], _T], now: Reading) -> _T:
         placed = tuple(self._rules.values())

@@ -343,7 +343,7 @@ class _State:
             await self._stats.capture_opened(
                 capture.slot, Watched(capture.interface.name, capture.group.watched, capture.rejected)
             )
-        await self._stats.rules_placed(step.added, tuple(rule.rule_id for rule in change.removed))
+        await self._stats.rules_placed(step.placed, tuple(rule.rule_id for rule in change.removed))
         self._tell_own()
         self.workers.tell_generation(change.generation, *step.commands)
         return self.standing()
@@ -356,6 +356,8 @@ class _State:
                 if worker.pid is None:
                     self._segments[worker.worker_id].settle(capture.slot)
             await self._stats.capture_closing(capture.slot)
+        if released.outputs:
+            await self._stats.outputs_closing(released.outputs)
         if released.sockets:
             self._nursery.start_soon(_close, released.sockets)
 

@@ -187,12 +187,14 @@ NO_RULES = 1
 class RuleChange:
     """One step of the rule set. Applying generation N to the rules of generation N-1 gives those of N.
 
-    `wait`: rules may name interfaces that are not there, and wait for them. `renew`: the rules stay, but interfaces
+    `changed`: rules that take the place of those with their ids, and have their inputs. `wait`: rules may name
+    interfaces that are not there, and wait for them. `renew`: the rules stay, but interfaces
     that were deleted, or left, and are back are opened again; so are those that were waited for.
     """
 
     generation: int
     added: tuple[Rule, ...] = ()
     removed: tuple[Rule, ...] = ()
+    changed: tuple[Rule, ...] = ()
     renew: bool = False
     wait: bool = False

@@ -81,7 +81,7 @@ int mcr_rules_put(struct mcr_rules *rules, struct mcr_segment *segment, const st
 			.egress = outputs[i].egress,
 			.max_train = outputs[i].max_train,
 		};
-		claim_output_counters(&segment->outputs[outputs[i].output], record->tag);
+		claim_output_counters(&segment->outputs[outputs[i].output], outputs[i].tag);
 		*link = outputs[i].output;
 		link = &output->next;
 	}

@@ -68,8 +68,8 @@ def attach_rule(placed: PlacedRule, capture: int, egress: Iterable[int]) -> Comm
         capture=capture,
         flow=rule.input.flow,
         outputs=[
-            records.OutputPlace(slot, leaves_by, output.group, output.port, output.max_train, source)
-            for output, slot, leaves_by, source in zip(
+            records.OutputPlace(place.slot, place.tag, leaves_by, output.group, output.port, output.max_train, source)
+            for output, place, leaves_by, source in zip(
                 rule.outputs, placed.outputs, egress, placed.sources, strict=True
             )
         ],

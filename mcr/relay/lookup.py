@@ -1,11 +1,10 @@
 """Finds the interfaces that rules name."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 
 import attrs
 
 from mcr.errors import InterfaceNotFound, LimitReached, McrError
-from mcr.model.rule import Rule
 from mcr.net.interfaces import Interface, find_interface, is_there, look_again, wait_for_interface
 from mcr.relay.inputs import InputInterfaces
 from mcr.relay.outputs import OutputInterfaces
@@ -15,12 +14,17 @@ _NAMED = 5  # rules in a hint
 
 
 def find_interfaces(
-    rules: Sequence[Rule], inputs: InputInterfaces, outputs: OutputInterfaces, placement: Placement, *, wait: bool
+    named: Sequence[Collection[str]],
+    inputs: InputInterfaces,
+    outputs: OutputInterfaces,
+    placement: Placement,
+    *,
+    wait: bool,
 ) -> dict[str, Interface]:
     """By the names that rules have for them: those that are in use may be called otherwise now.
 
     Args:
-        rules: that name them.
+        named: their names, of each rule.
         inputs: the input interfaces that are in use.
         outputs: the output interfaces that are.
         placement: of the rules that are there.
@@ -31,14 +35,14 @@ def find_interfaces(
         LimitReached: one was made again, and could not be opened again so far.
     """
     found: dict[str, Interface] = {}
-    for index, rule in enumerate(rules):
-        for name in rule.interfaces:
+    for index, names in enumerate(named):
+        for name in names:
             if name not in found:
                 try:
                     used = _find_used(name, inputs, outputs, placement, wait=wait)
                     found[name] = used or _find_new(name, wait=wait)
                 except McrError as error:
-                    raise error.at(f"rules[{index}]") if len(rules) > 1 else error from None
+                    raise error.at(f"rules[{index}]") if len(named) > 1 else error from None
     return found
 
 

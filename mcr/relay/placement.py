@@ -1,12 +1,15 @@
 """The places of rules in shared memory: the numbers by which workers and statistics know them."""
 
 from collections.abc import Collection, Iterator, Mapping, Sequence
+from socket import socket
+from typing import NamedTuple
 
 import attrs
 
+from mcr.errors import LimitReached
 from mcr.model.flow import Address
 from mcr.model.limits import MAX_OUTPUTS, MAX_RULES
-from mcr.model.rule import Rule
+from mcr.model.rule import Output, Rule
 from mcr.relay.slots import Slots
 
 Sources = Mapping[tuple[Address, int, str], Address]
@@ -17,13 +20,21 @@ Key = tuple[str, Address]
 """A neighbour: an output interface, and the host, or the group with a gateway, that is sent to by it."""
 
 
+class OutputSlot(NamedTuple):
+    """Where an output's counters are; the tag tells them from those of whoever had the slot before."""
+
+    slot: int
+    tag: int
+
+
 @attrs.frozen
 class PlacedRule:
     """A rule and its slots.
 
     Attributes:
         rule: what the operator asked for.
-        tag: unique to this placing; tells a slot's counters from those of the slot's last rule.
+        tag: unique to this placing; tells a slot's counters from those of the slot's last rule. It stays when
+            the rule is changed.
         slot: of the rule's counters.
         outputs: slots of the outputs' counters, in the rule's order.
         sources: of raw frames to the outputs, in the same order; None: an output gets none.
@@ -33,9 +44,37 @@ class PlacedRule:
     rule: Rule
     tag: int
     slot: int
-    outputs: tuple[int, ...]
+    outputs: tuple[OutputSlot, ...]
     sources: tuple[Address | None, ...]
     neighbours: tuple[Key | None, ...]
+
+
+@attrs.frozen
+class LeavingOutput:
+    """An output that its rule has no more. Workers may still count in its slot."""
+
+    place: OutputSlot
+    rule: int
+    """Tag of the rule."""
+
+    @property
+    def slot(self) -> int:
+        """Of its counters."""
+        return self.place.slot
+
+    @property
+    def all_sockets(self) -> tuple[socket, ...]:
+        """It has none of its own."""
+        return ()
+
+
+@attrs.frozen
+class Replacement:
+    """A rule that was changed, and what its change left out."""
+
+    before: PlacedRule
+    now: PlacedRule
+    leaving: tuple[LeavingOutput, ...]
 
 
 def sources_of(rule: Rule, sources: Sources, neighbours: Sequence[Key | None]) -> tuple[Address | None, ...]:
@@ -59,23 +98,72 @@ class Placement:
         self._by_id: dict[str, PlacedRule] = {}
         self._tags = 0
         self._rule_slots = Slots(MAX_RULES, "rules")
-        self._output_slots = Slots(MAX_OUTPUTS, "outputs")
+        self.output_slots = Slots(MAX_OUTPUTS, "outputs")
         self._rule_names: dict[int, str] = {}
         self._output_names: dict[int, str] = {}
 
     def __iter__(self) -> Iterator[PlacedRule]:
         return iter(self._by_id.values())
 
+    def check_room(self, outputs: int) -> None:
+        """Raise `LimitReached` if there are not as many slots of outputs: some may still be leaving."""
+        if self.output_slots.taken + outputs > MAX_OUTPUTS:
+            raise LimitReached(
+                f"No room for {outputs} more outputs now", "workers still use some that were removed: try again"
+            )
+
     def place(self, rule: Rule, sources: Sources, neighbours: Collection[Key]) -> PlacedRule:
-        """Give a rule its slots. There are enough: `mcr.rules.catalog` admits no more rules."""
-        self._tags += 1
-        slot, outputs = self._rule_slots.take(), tuple(self._output_slots.take() for _ in rule.outputs)
+        """Give a rule its slots. There are enough: `check_room`, and `mcr.rules.catalog` admits no more rules."""
+        slot, tag = self._rule_slots.take(), self._new_tag()
+        outputs = tuple(map(self._place_output, rule.outputs))
         waits_for = neighbours_of(rule, neighbours)
-        placed = PlacedRule(rule, self._tags, slot, outputs, sources_of(rule, sources, waits_for), waits_for)
+        placed = PlacedRule(rule, tag, slot, outputs, sources_of(rule, sources, waits_for), waits_for)
         self._by_id[rule.rule_id] = placed
         self._rule_names[slot] = rule.rule_id
-        self._output_names |= zip(outputs, map(str, rule.outputs), strict=True)
         return placed
+
+    def growth(self, rule: Rule) -> Rule | None:
+        """A changed rule with those of its outputs alone that the one with its id does not have; None: it has all."""
+        had = {output.destination for output in self._by_id[rule.rule_id].rule.outputs}
+        outputs = tuple(output for output in rule.outputs if output.destination not in had)
+        return attrs.evolve(rule, outputs=outputs) if outputs else None
+
+    def change(self, rule: Rule, sources: Sources, neighbours: Collection[Key]) -> Replacement:
+        """Have it stand in the place of the rule with its id and input. Outputs that stay keep all that they have.
+
+        The slots of those that leave are still taken.
+        """
+        before = self._by_id[rule.rule_id]
+        had: dict[object, tuple[OutputSlot, Address | None, Key | None]] = {
+            output.destination: (place, source, neighbour)
+            for output, place, source, neighbour in zip(
+                before.rule.outputs, before.outputs, before.sources, before.neighbours, strict=True
+            )
+        }
+        waits_for = neighbours_of(rule, neighbours)
+        found = [
+            had.pop(output.destination)
+            if output.destination in had
+            else (self._place_output(output), source, neighbour)
+            for output, source, neighbour in zip(
+                rule.outputs, sources_of(rule, sources, waits_for), waits_for, strict=True
+            )
+        ]
+        outputs, found_sources, awaited = zip(*found, strict=True)
+        now = PlacedRule(rule, before.tag, before.slot, outputs, found_sources, awaited)
+        self._by_id[rule.rule_id] = now
+        for place, _, _ in had.values():
+            del self._output_names[place.slot]
+        return Replacement(before, now, tuple(LeavingOutput(place, now.tag) for place, _, _ in had.values()))
+
+    def _new_tag(self) -> int:
+        self._tags += 1
+        return self._tags
+
+    def _place_output(self, output: Output) -> OutputSlot:
+        place = OutputSlot(self.output_slots.take(), self._new_tag())
+        self._output_names[place.slot] = str(output)
+        return place
 
     def replace(self, placed: PlacedRule) -> None:
         """Have it stand in the place of the one with its id: in the same slots."""
@@ -86,9 +174,9 @@ class Placement:
         placed = self._by_id.pop(rule.rule_id)
         del self._rule_names[placed.slot]
         self._rule_slots.give(placed.slot)
-        for slot in placed.outputs:
-            del self._output_names[slot]
-            self._output_slots.give(slot)
+        for place in placed.outputs:
+            del self._output_names[place.slot]
+            self.output_slots.give(place.slot)
         return placed
 
     def naming(self, interface: str) -> list[str]:

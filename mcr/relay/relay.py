@@ -26,7 +26,7 @@ from mcr.relay.inputs import Capture, InputInterfaces
 from mcr.relay.lookup import find_interfaces
 from mcr.relay.neighbours import Neighbour, Neighbours, find_neighbours
 from mcr.relay.outputs import Egress, OutputInterfaces
-from mcr.relay.placement import Key, PlacedRule, Placement, neighbours_of, sources_of
+from mcr.relay.placement import Key, LeavingOutput, PlacedRule, Placement, Replacement, neighbours_of, sources_of
 from mcr.rules.conditions import Standing
 from mcr.rules.interface_log import Users
 from mcr.shm.records import Command
@@ -36,18 +36,19 @@ log = get_logger(Facility.NETWORK)
 
 @attrs.frozen
 class Step:
-    """The result of one change of the rules: places of new rules, new captures, and the commands to workers."""
+    """The result of a change of the rules: places of new and changed ones, new captures, commands to workers."""
 
-    added: tuple[PlacedRule, ...]
+    placed: tuple[PlacedRule, ...]
     captures: tuple[Capture, ...]
     commands: tuple[Command, ...]
 
 
 @attrs.frozen
 class Released:
-    """What no worker uses any more: captures to be counted a last time; sockets to be closed, theirs among them."""
+    """What no worker uses any more: to be counted a last time; sockets to be closed, those of captures among them."""
 
     captures: tuple[Capture, ...]
+    outputs: tuple[LeavingOutput, ...]
     sockets: tuple[socket, ...]
 
 
@@ -56,9 +57,11 @@ class _Prepared:
     """Everything that rules need and that could be refused: what is opened here is not in use yet.
 
     Attributes:
-        awaited: neighbours that outputs wait for, new or not.
+        grown: the new outputs of rules that are changed.
+        awaited: neighbours that new outputs wait for, new or not.
     """
 
+    grown: tuple[Rule, ...]
     awaited: frozenset[Key]
     captures: Mapping[str, Capture]
     egress: Mapping[str, Egress]
@@ -114,7 +117,7 @@ class Relay:
     # The transaction.
 
     async def apply(self, change: RuleChange) -> Step:
-        """Take the resources that the added rules need, and release those of the removed ones.
+        """Take the resources that added rules and outputs need, and release those of the removed ones.
 
         Raises:
             InterfaceNotFound, SystemFault, LimitReached: nothing has changed.
@@ -131,34 +134,40 @@ class Relay:
         return self._commit(change, prepared)
 
     def _prepare(self, change: RuleChange, undo: ExitStack) -> _Prepared:
-        added = change.added
-        interfaces = find_interfaces(added, self.inputs, self.outputs, self._placement, wait=change.wait)
-        awaited = find_neighbours(added, interfaces)
+        added, grown = change.added, tuple(filter(None, map(self._placement.growth, change.changed)))
+        fresh = (*added, *grown)
+        self._placement.check_room(_outputs(fresh) - _outputs(change.removed))
+        named = [*(rule.interfaces for rule in added), *(rule.interfaces[1:] for rule in grown)]
+        interfaces = find_interfaces(named, self.inputs, self.outputs, self._placement, wait=change.wait)
+        awaited = find_neighbours(fresh, interfaces)
         captures = self.inputs.open({rule.input.interface for rule in added}, interfaces, undo)
-        outputs = {output.interface for rule in added for output in rule.outputs}
+        outputs = {output.interface for rule in fresh for output in rule.outputs}
         egress = self.outputs.open(outputs, interfaces, undo)
         neighbours = self._neighbours.open(awaited, interfaces, undo)
         self.inputs.want([rule.input for rule in added], captures, undo)
-        return _Prepared(awaited, captures, egress, neighbours)
+        return _Prepared(grown, awaited, captures, egress, neighbours)
 
     def _commit(self, change: RuleChange, prepared: _Prepared) -> Step:
         self.inputs.adopt(prepared.captures)
         self.outputs.adopt(prepared.egress)
         neighbours = self._neighbours.adopt(prepared.neighbours)
-        sources = self.outputs.sources(change.added)
+        sources = self.outputs.sources((*change.added, *prepared.grown))
         still = {rule.input for rule in change.added}
         self.inputs.unwant(rule.input for rule in change.removed if rule.input not in still)
-        added = tuple(self._use(self._placement.place(rule, sources, prepared.awaited)) for rule in change.added)
         removed = tuple(self._leave(self._placement.displace(rule)) for rule in change.removed)
+        added = tuple(self._use(self._placement.place(rule, sources, prepared.awaited)) for rule in change.added)
+        changed = [self._placement.change(rule, sources, prepared.awaited) for rule in change.changed]
+        changes = [*chain.from_iterable(self._follow(each, change.generation) for each in changed)]
         told = (
             *map(commands.attach_capture, prepared.captures.values()),
             *chain.from_iterable(map(commands.attach_egress, prepared.egress.values())),
             *map(commands.attach_neighbour, neighbours),
             *map(commands.detach_rule, removed),
             *map(self._attach_rule, added),
+            *changes,
             *self._drop_unused(change.generation),
         )
-        return Step(added, tuple(prepared.captures.values()), told)
+        return Step((*added, *(each.now for each in changed)), tuple(prepared.captures.values()), told)
 
     def _renew(self, generation: int) -> Step:
         """Open interfaces again. One that cannot be opened now is tried again later, and takes nothing else down."""
@@ -192,17 +201,31 @@ class Relay:
 
     def _use(self, placed: PlacedRule) -> PlacedRule:
         self.inputs[placed.rule.input.interface].users += 1
-        for output in placed.rule.outputs:
-            self.outputs[output.interface].users += 1
-        self._neighbours.use(placed.neighbours)
+        self._use_outputs(placed)
         return placed
 
     def _leave(self, placed: PlacedRule) -> PlacedRule:
         self.inputs.leave(placed.rule.input)
+        self._leave_outputs(placed)
+        return placed
+
+    def _use_outputs(self, placed: PlacedRule) -> None:
+        for output in placed.rule.outputs:
+            self.outputs[output.interface].users += 1
+        self._neighbours.use(placed.neighbours)
+
+    def _leave_outputs(self, placed: PlacedRule) -> None:
         for output in placed.rule.outputs:
             self.outputs[output.interface].users -= 1
         self._neighbours.leave(placed.neighbours)
-        return placed
+
+    def _follow(self, replacement: Replacement, generation: int) -> Iterable[Command]:
+        """Have a changed rule's outputs in use; what to tell workers, if it concerns them."""
+        self._use_outputs(replacement.now)
+        former, now = self._attach_rule(replacement.before), self._attach_rule(replacement.now)
+        self._leave_outputs(replacement.before)
+        self._closing.add(generation, self._placement.output_slots, replacement.leaving)
+        return () if now == former else (now,)
 
     def _drop_unused(self, generation: int) -> Iterable[Command]:
         """Release what no rule uses from this generation on; the commands to workers."""
@@ -229,7 +252,8 @@ class Relay:
         """Free the slots of what no worker uses any more, once all forward by this generation."""
         released = self._closing.release(generation)
         captures = tuple(each for each in released if isinstance(each, Capture))
-        return Released(captures, tuple(chain.from_iterable(each.all_sockets for each in released)))
+        outputs = tuple(each for each in released if isinstance(each, LeavingOutput))
+        return Released(captures, outputs, tuple(chain.from_iterable(each.all_sockets for each in released)))
 
     # Raw frames, and routes.
 
@@ -291,6 +315,10 @@ class Relay:
         rules = {capture.interface.name: capture.users for capture in self.inputs}
         outputs = {egress.interface.name: egress.users for egress in self.outputs}
         return {name: Users(rules.get(name, 0), outputs.get(name, 0)) for name in rules | outputs}
+
+
+def _outputs(rules: Iterable[Rule]) -> int:
+    return sum(len(rule.outputs) for rule in rules)
 
 
 def concerns(rule: Rule, inputs: Container[str], outputs: Container[str]) -> bool:

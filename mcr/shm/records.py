@@ -108,13 +108,14 @@ def raw_drop(egress: int) -> Command:
 
 @attrs.frozen
 class OutputPlace:
-    """One output of a rule: its slot, its interface's egress slot, its destination.
+    """One output of a rule: its slot and tag, its interface's egress slot, its destination.
 
     At most `max_train` datagrams are handed to the kernel together; 1: no UDP segmentation. `source` is the address
     that raw frames to it come from; None: it gets no raw frames.
     """
 
     output: int
+    tag: int
     egress: int
     address: Address
     port: int
@@ -127,6 +128,7 @@ def rule_put(*, tag: int, rule: int, capture: int, flow: Flow, outputs: Iterable
     tail = b"".join(
         _body(
             "mcr_rec_output",
+            tag=place.tag,
             output=place.output,
             egress=place.egress,
             address=network_address(place.address),

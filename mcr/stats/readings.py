@@ -1,12 +1,12 @@
 """Computes statistics from two readings of the workers' counters. Pure."""
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from time import monotonic
 
 import attrs
 
 from mcr.model.stats import EgressStats, IngressStats, OutputStats, ParseErrors, RuleStats, SendError, WorkerStats
-from mcr.relay.placement import PlacedRule
+from mcr.relay.placement import OutputSlot, PlacedRule
 from mcr.shm.segment import Counters, OutputCounters, Totals
 
 _ERRNO, _TIME = 0xFFFF, 16  # of a last error: the mask of its number, and the bits below its time in µs
@@ -37,9 +37,9 @@ class Reading:
         """Packets a rule matched, over all workers."""
         return sum(each.rule_matched(placed.slot, placed.tag) for each in self.workers)
 
-    def output(self, slot: int, tag: int) -> OutputCounters:
+    def output(self, place: OutputSlot) -> OutputCounters:
         """An output's counters, over all workers; the last error is the newest of theirs."""
-        parts = [each.output(slot, tag) for each in self.workers]
+        parts = [each.output(place.slot, place.tag) for each in self.workers]
         return OutputCounters(
             submitted=sum(part.submitted for part in parts),
             sent=sum(part.sent for part in parts),
@@ -105,24 +105,45 @@ def worker_stats(now: Reading, kernel_drops: Sequence[int]) -> tuple[WorkerStats
     )
 
 
-def rule_stats(now: Reading, past: Reading, rules: Collection[PlacedRule]) -> tuple[RuleStats, ...]:
-    """Each rule, in the order given."""
-    return tuple(_rule_stats(now, past, placed) for placed in rules)
+@attrs.frozen
+class Former:
+    """Outputs that a rule has no more.
+
+    Attributes:
+        leaving: those that workers may still count for.
+        sent, errors, bytes: of the others.
+    """
+
+    leaving: tuple[OutputSlot, ...] = ()
+    sent: int = 0
+    errors: int = 0
+    bytes: int = 0
 
 
-def _rule_stats(now: Reading, past: Reading, placed: PlacedRule) -> RuleStats:
+_NO_FORMER = Former()
+
+
+def rule_stats(
+    now: Reading, past: Reading, rules: Collection[PlacedRule], former: Mapping[int, Former]
+) -> tuple[RuleStats, ...]:
+    """Each rule, in the order given. `former`: outputs that rules have no more, by the rules' tags."""
+    return tuple(_rule_stats(now, past, placed, former.get(placed.tag, _NO_FORMER)) for placed in rules)
+
+
+def _rule_stats(now: Reading, past: Reading, placed: PlacedRule, former: Former) -> RuleStats:
     seconds = now.time - past.time
     matched = now.rule_matched(placed)
-    counters = [now.output(slot, placed.tag) for slot in placed.outputs]
-    sent_bytes = sum(each.bytes for each in counters)
-    past_bytes = sum(past.output(slot, placed.tag).bytes for slot in placed.outputs)
+    counters = [*map(now.output, placed.outputs)]
+    summed = [*counters, *map(now.output, former.leaving)]
+    sent_bytes = sum(each.bytes for each in summed)
+    past_bytes = sum(past.output(place).bytes for place in (*placed.outputs, *former.leaving))
     return RuleStats(
         rule_id=placed.rule.rule_id,
         name=placed.rule.name,
         matched=matched,
-        sent=sum(each.sent for each in counters),
-        errors=sum(each.errors for each in counters),
-        bytes=sent_bytes,
+        sent=former.sent + sum(each.sent for each in summed),
+        errors=former.errors + sum(each.errors for each in summed),
+        bytes=former.bytes + sent_bytes,
         pps=_rate(matched, past.rule_matched(placed), seconds),
         bps=_rate(8 * sent_bytes, 8 * past_bytes, seconds),
         outputs=tuple(

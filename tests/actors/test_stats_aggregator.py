@@ -5,6 +5,7 @@ from collections.abc import Iterator
 from contextlib import ExitStack
 from ipaddress import ip_address
 
+import attrs
 import pytest
 import trio
 
@@ -13,7 +14,7 @@ from mcr.actors.stats_aggregator import StatsAggregator, run_stats_aggregator
 from mcr.model.flow import Input
 from mcr.model.rule import Output, Rule
 from mcr.model.stats import Stats
-from mcr.relay.placement import PlacedRule
+from mcr.relay.placement import LeavingOutput, OutputSlot, PlacedRule
 from mcr.shm.segment import Segment
 
 RULE = Rule(
@@ -21,7 +22,10 @@ RULE = Rule(
     Input("eth0", ip_address("239.1.1.1"), 5000),
     (Output(ip_address("239.9.9.1"), 6000, "eth1"), Output(ip_address("239.9.9.2"), 6000, "eth2")),
 )
-PLACED = PlacedRule(RULE, tag=7, slot=3, outputs=(4, 5), sources=(None, None), neighbours=(None, None))
+PLACED = PlacedRule(
+    RULE, tag=7, slot=3, outputs=(OutputSlot(4, 7), OutputSlot(5, 7)), sources=(None, None), neighbours=(None, None)
+)
+ANOTHER = attrs.evolve(PLACED, tag=8, outputs=(OutputSlot(4, 8), OutputSlot(5, 8)))
 
 
 @pytest.fixture
@@ -104,9 +108,7 @@ async def test_it_is_known_for_how_long_a_rule_has_matched_nothing(
     assert (await stats.idle())["tv"] == 0
     await trio.sleep(60)
     assert 50 <= (await stats.idle())["tv"] <= 60
-    await stats.rules_placed(
-        (PlacedRule(RULE, tag=8, slot=3, outputs=(4, 5), sources=(None, None), neighbours=(None, None)),), ("tv",)
-    )
+    await stats.rules_placed((ANOTHER,), ("tv",))
     assert (await stats.idle())["tv"] == 0
     await stats.rules_placed((), ("tv",))
     assert await stats.idle() == {}
@@ -116,9 +118,7 @@ async def test_slot_of_another_rule_counts_nothing(stats: StatsAggregator, segme
     """A rule placed where another was starts at zero, also before the worker has heard of it."""
     await stats.rules_placed((PLACED,), ())
     forward(segments[0], 10)
-    await stats.rules_placed(
-        (PlacedRule(RULE, tag=8, slot=3, outputs=(4, 5), sources=(None, None), neighbours=(None, None)),), ("tv",)
-    )
+    await stats.rules_placed((ANOTHER,), ("tv",))
     (rule,) = (await stats.read()).rules
     assert (rule.matched, rule.sent, rule.pps) == (0, 0, 0)
     assert (await stats.read()).egress.sent == 20  # the totals keep what was
@@ -153,3 +153,30 @@ async def test_a_long_reading_holds_nobody_else_up(
     with trio.fail_after(5):
         assert await stats.stalled() == ()
     gate.set()
+
+
+async def test_what_a_changed_rule_keeps_goes_on_and_its_sums_never_go_back(
+    stats: StatsAggregator, segments: list[Segment]
+) -> None:
+    """Workers count for an output that has left until they have heard of it; then its slot is another's."""
+    await stats.rules_placed((PLACED,), ())
+    forward(segments[0], 10)
+    kept, left = PLACED.outputs
+    renamed = attrs.evolve(RULE, name="news", outputs=RULE.outputs[:1])
+    changed = attrs.evolve(PLACED, rule=renamed, outputs=(kept,), sources=(None,), neighbours=(None,))
+    await stats.rules_placed((changed,), ())
+    forward(segments[0], 5)
+    (rule,) = (await stats.read()).rules
+    assert (rule.name, rule.matched, rule.sent, rule.bytes) == ("news", 15, 30, 3000)
+    assert [output.sent for output in rule.outputs] == [15]
+    await stats.outputs_closing((LeavingOutput(left, PLACED.tag),))
+    segments[0].shared.outputs[left.slot].tag = 99
+    (rule,) = (await stats.read()).rules
+    assert (rule.matched, rule.sent, rule.bytes) == (15, 30, 3000)
+    grown = attrs.evolve(PLACED, outputs=(kept, OutputSlot(left.slot, 100)))
+    await stats.rules_placed((grown,), ())
+    (rule,) = (await stats.read()).rules
+    assert [output.sent for output in rule.outputs] == [15, 0]
+    await stats.rules_placed((ANOTHER,), ("tv",))
+    (rule,) = (await stats.read()).rules
+    assert (rule.matched, rule.sent) == (0, 0)

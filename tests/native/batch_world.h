@@ -85,6 +85,7 @@ static void put_rule(struct world *w, uint32_t rule)
 	head.output_count = (uint16_t)(rule % (OUTPUTS + 1));
 	for (uint32_t i = 0; i < head.output_count; i++)
 		outputs[i] = (struct mcr_rec_output){
+			.tag = head.tag,
 			.output = rule * OUTPUTS + i,
 			.egress = i,
 			.address = htonl(0xef020200 + i),

@@ -129,7 +129,12 @@ static void tell_everything(struct harness *h, uint64_t generation)
 	CHECK(getsockname(h->receiver, (struct sockaddr *)&to, &size) == 0);
 	rule.head = (struct mcr_rec_rule){ .tag = 7, .rule = 5, .flow = flow_by(0), .output_count = 1 };
 	rule.output = (struct mcr_rec_output){
-		.output = 9, .egress = 3, .address = to.sin_addr.s_addr, .port = to.sin_port, .max_train = 16
+		.tag = 7,
+		.output = 9,
+		.egress = 3,
+		.address = to.sin_addr.s_addr,
+		.port = to.sin_port,
+		.max_train = 16,
 	};
 	command(h, MCR_REC_CAPTURE_PUT, &capture, sizeof(capture));
 	command(h, MCR_REC_EGRESS_PUT, &egress, sizeof(egress));

@@ -46,7 +46,12 @@ int main(void)
 	tell_everything(&h, 1);
 	CHECK(getsockname(h.receiver, (struct sockaddr *)&to, &size) == 0);
 	rule.output = (struct mcr_rec_output){
-		.output = 9, .egress = 3, .address = to.sin_addr.s_addr, .port = to.sin_port, .max_train = 16
+		.tag = 7,
+		.output = 9,
+		.egress = 3,
+		.address = to.sin_addr.s_addr,
+		.port = to.sin_port,
+		.max_train = 16,
 	};
 	command(&h, MCR_REC_CAPTURE_DROP, &old, sizeof(old));
 	send_descriptor(h.channel, h.ring_fd);

@@ -27,7 +27,8 @@ static void put_two_outputs(struct harness *h)
 	rule.head.tag = 8;
 	rule.head.output_count = 2;
 	for (uint32_t i = 0; i < 2; i++)
-		rule.outputs[i] = (struct mcr_rec_output){ .output = UDP_OUTPUT + i,
+		rule.outputs[i] = (struct mcr_rec_output){ .tag = 8,
+							   .output = UDP_OUTPUT + i,
 							   .egress = 3,
 							   .address = to.sin_addr.s_addr,
 							   .port = to.sin_port,

@@ -20,7 +20,7 @@ static void toggle_rule(struct harness *h, uint64_t turn)
 					   .rule = 6,
 					   .flow = mcr_flow_ipv4(0, 0, 0, inet_addr("239.9.9.9"), htons(PORT)),
 					   .output_count = turn % 2 ? 0 : 1 };
-	rule.output = (struct mcr_rec_output){ .output = 10, .egress = 3, .max_train = 1 };
+	rule.output = (struct mcr_rec_output){ .tag = 100 + turn, .output = 10, .egress = 3, .max_train = 1 };
 	if (turn % 2)
 		command(h, MCR_REC_RULE_DROP, &rule.head, sizeof(rule.head));
 	else

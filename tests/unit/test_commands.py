@@ -61,8 +61,8 @@ def test_rule_is_attached_with_its_slots_in_the_order_of_its_outputs() -> None:
         capture=2,
         flow=Flow(rule.input.group, 5000),
         outputs=[
-            records.OutputPlace(placed.outputs[0], 8, group, 6000, 1, source),
-            records.OutputPlace(placed.outputs[1], 9, host, 6001, outputs[1].max_train),
+            records.OutputPlace(*placed.outputs[0], 8, group, 6000, 1, source),
+            records.OutputPlace(*placed.outputs[1], 9, host, 6001, outputs[1].max_train),
         ],
     )
     assert commands.detach_rule(placed) == records.rule_drop(placed.slot)

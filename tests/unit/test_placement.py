@@ -2,9 +2,14 @@
 
 from ipaddress import IPv4Address, ip_address
 
+import attrs
+import pytest
+
+from mcr.errors import LimitReached
 from mcr.model.flow import Input
+from mcr.model.limits import MAX_OUTPUTS
 from mcr.model.rule import Output, Rule
-from mcr.relay.placement import Placement
+from mcr.relay.placement import LeavingOutput, Placement
 
 HOST = IPv4Address("198.18.1.2")
 
@@ -22,8 +27,10 @@ def test_slots_are_used_again_but_tags_never() -> None:
     first, second = (placement.place(rule(number), {}, ()) for number in (1, 2))
     assert placement.displace(first.rule) == first
     third = placement.place(rule(3), {}, ())
-    assert (third.slot, third.outputs) == (first.slot, first.outputs)
-    assert len({first.tag, second.tag, third.tag}) == 3
+    assert third.slot == first.slot
+    assert [each.slot for each in third.outputs] == [each.slot for each in first.outputs]
+    tags = [tag for each in (first, second, third) for tag in (each.tag, *(place.tag for place in each.outputs))]
+    assert len({*tags}) == len(tags)
     assert [*placement] == [second, third]
 
 
@@ -32,10 +39,11 @@ def test_numbers_have_names_until_they_are_free() -> None:
     placed = placement.place(rule(1), {}, ())
     group, host = placed.outputs
     assert placement.rule_name(placed.slot) == "r1"
-    assert [placement.output_name(each) for each in (group, host)] == ["239.9.9.9:6001:eth1", "198.18.1.2:6000:eth2"]
+    names = [placement.output_name(each.slot) for each in (group, host)]
+    assert names == ["239.9.9.9:6001:eth1", "198.18.1.2:6000:eth2"]
     placement.displace(placed.rule)
     assert placement.rule_name(placed.slot) == f"{placed.slot} (gone)"
-    assert placement.output_name(group) == f"output {group} (gone)"
+    assert placement.output_name(group.slot) == f"output {group.slot} (gone)"
 
 
 def test_raw_frames_wait_for_no_neighbour() -> None:
@@ -53,3 +61,43 @@ def test_who_names_an_interface_is_known() -> None:
     for number in (1, 2):
         placement.place(rule(number), {}, ())
     assert [placement.naming(name) for name in ("eth0", "eth2", "eth3")] == [["r1", "r2"], ["r1", "r2"], []]
+
+
+def test_what_stays_of_a_changed_rule_keeps_its_place() -> None:
+    """Its slots, tags, source and neighbour, whatever is known of them now; what leaves keeps its slot for a while."""
+    placement, source = Placement(), ip_address("198.18.0.1")
+    first = rule(1)
+    before = placement.place(first, {first.outputs[0].destination: source}, {("eth2", HOST)})
+    group, host = first.outputs
+    assert placement.growth(attrs.evolve(first, name="tv")) is None
+    slower, fresh = attrs.evolve(group, gso="off"), Output(ip_address("239.9.9.9"), 7000, "eth3")
+    changed = attrs.evolve(first, outputs=(fresh, slower), name="tv")
+    growth = placement.growth(changed)
+    assert growth
+    assert growth.outputs == (fresh,)
+    replaced = placement.change(changed, {}, ())
+    assert (replaced.before, replaced.now.rule) == (before, changed)
+    assert (replaced.now.slot, replaced.now.tag) == (before.slot, before.tag)
+    assert (replaced.now.outputs[1], replaced.now.sources, replaced.now.neighbours) == (
+        before.outputs[0],
+        (None, source),
+        (None, None),
+    )
+    assert replaced.leaving == (LeavingOutput(before.outputs[1], before.tag),)
+    assert placement.output_slots.taken == 3
+    assert placement.output_name(before.outputs[1].slot).endswith("(gone)")
+    assert placement.output_name(replaced.now.outputs[0].slot) == str(fresh)
+    assert [*placement] == [replaced.now]
+    placement.output_slots.give(before.outputs[1].slot)
+    again = placement.change(attrs.evolve(first, outputs=(fresh, slower, host)), {}, {("eth2", HOST)})
+    assert again.now.outputs[2].slot == before.outputs[1].slot
+    assert again.now.outputs[2].tag not in {before.tag, before.outputs[1].tag}
+    assert again.now.neighbours == (None, None, ("eth2", HOST))
+
+
+def test_slots_that_are_leaving_are_not_free() -> None:
+    placement = Placement()
+    placement.check_room(MAX_OUTPUTS)
+    placement.place(rule(1), {}, ())
+    with pytest.raises(LimitReached, match="65535 more outputs"):
+        placement.check_room(MAX_OUTPUTS - 1)

@@ -9,7 +9,7 @@ import attrs
 from mcr.model.flow import Input
 from mcr.model.rule import Output, Rule
 from mcr.model.stats import SendError
-from mcr.relay.placement import PlacedRule
+from mcr.relay.placement import OutputSlot, PlacedRule
 from mcr.shm.segment import Counters, OutputCounters
 from mcr.stats.readings import Reading, rule_stats
 
@@ -34,7 +34,7 @@ def test_last_error_of_an_output_is_the_newest_of_its_workers() -> None:
     older, newer = failed(1_000, errno.ENETUNREACH), failed(2_000, errno.EPERM)
     assert errno.EPERM < errno.ENETUNREACH
     for workers in ((older, newer), (newer, older)):
-        counters = Reading(0.0, workers, 0).output(0, 0)
+        counters = Reading(0.0, workers, 0).output(OutputSlot(0, 0))
         assert counters.last_error & 0xFFFF == errno.EPERM
         assert counters.errors == 2
 
@@ -42,8 +42,8 @@ def test_last_error_of_an_output_is_the_newest_of_its_workers() -> None:
 def test_the_time_of_the_newest_error_is_told_by_the_workers_clock() -> None:
     rule = Rule("id", Input("in0", IPv4Address("239.1.1.1"), 5000), (Output(IPv4Address("239.2.2.2"), 6000, "out0"),))
     now = Reading(7.0, (failed(90_000_000, errno.EPERM), failed(95_500_000, errno.ENOBUFS)), 0, 100.0)
-    (stats,) = rule_stats(now, now, [PlacedRule(rule, 1, 0, (0,), (None,), (None,))])
+    (stats,) = rule_stats(now, now, [PlacedRule(rule, 1, 0, (OutputSlot(0, 1),), (None,), (None,))], {})
     assert stats.outputs[0].last_error == SendError(errno.ENOBUFS, 4.5)
     never = attrs.evolve(now, workers=(failed(0, 0),))
-    (stats,) = rule_stats(never, never, [PlacedRule(rule, 1, 0, (0,), (None,), (None,))])
+    (stats,) = rule_stats(never, never, [PlacedRule(rule, 1, 0, (OutputSlot(0, 1),), (None,), (None,))], {})
     assert stats.outputs[0].last_error is None

@@ -12,7 +12,7 @@ from mcr.shm import records
 
 
 def test_rule_record_carries_key_and_outputs_in_network_byte_order() -> None:
-    places = [records.OutputPlace(i, i + 10, ip_address(f"239.0.0.{i}"), 6000 + i, 16) for i in range(3)]
+    places = [records.OutputPlace(i, i + 20, i + 10, ip_address(f"239.0.0.{i}"), 6000 + i, 16) for i in range(3)]
     command = records.rule_put(tag=7, rule=5, capture=2, flow=Flow(ip_address("239.1.2.3"), 5000), outputs=places)
     size = ffi.sizeof("struct mcr_rec_rule")
     head = ffi.from_buffer("struct mcr_rec_rule *", command.body[:size], require_writable=False)
@@ -20,10 +20,10 @@ def test_rule_record_carries_key_and_outputs_in_network_byte_order() -> None:
     assert int(head.flow.group).to_bytes(4, "little") == socket.inet_aton("239.1.2.3")
     assert socket.ntohs(head.flow.port) == 5000
     outputs = ffi.from_buffer("struct mcr_rec_output[]", command.body[size:], require_writable=False)
-    assert [(o.output, o.egress, socket.ntohs(o.port)) for o in outputs] == [
-        (0, 10, 6000),
-        (1, 11, 6001),
-        (2, 12, 6002),
+    assert [(o.output, o.tag, o.egress, socket.ntohs(o.port)) for o in outputs] == [
+        (0, 20, 10, 6000),
+        (1, 21, 11, 6001),
+        (2, 22, 12, 6002),
     ]
     assert int(outputs[2].address).to_bytes(4, "little") == socket.inet_aton("239.0.0.2")
 

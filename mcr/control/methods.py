@@ -17,11 +17,15 @@ from mcr.config.settings import Settings
 from mcr.control.structure import structure, unstructure
 from mcr.control.wire import MANY, PROTOCOL
 from mcr.errors import InvalidParams, MethodNotFound
+from mcr.model.edit import RuleEdit
 from mcr.model.finding import Finding
 from mcr.model.log import Facility, Level, LogLevels, LogLine
-from mcr.model.rule import Rule, RuleView
+from mcr.model.rule import Output, Rule, RuleView
+from mcr.model.selection import Selection
 from mcr.model.stats import RuleStats, Stats
 from mcr.model.worker import WorkerView
+
+_SEE_RULES = "rule_id and name are shown by: mcrctl list"
 
 
 class Rules(Protocol):
@@ -30,11 +34,20 @@ class Rules(Protocol):
     async def add(self, rules: tuple[Rule, ...], *, wait: bool) -> tuple[RuleView, ...]:
         """Add all of them or none; `wait`: also if they name interfaces that are not there."""
 
-    async def remove(self, *, rule_id: str | None, name: str | None) -> RuleView:
-        """Remove one, by its id or its name."""
+    async def ensure(self, rules: tuple[Rule, ...], *, wait: bool) -> tuple[tuple[RuleView, ...], frozenset[str]]:
+        """Add those that are not there, or none; all of them, and the ids of those that were there."""
+
+    async def change(self, *, rule_id: str | None, name: str | None, edit: RuleEdit, wait: bool) -> RuleView:
+        """Change one in its place."""
+
+    async def remove(self, selection: Selection) -> tuple[RuleView, ...]:
+        """Remove all of these or none."""
 
     async def list(self) -> tuple[RuleView, ...]:
         """Every rule."""
+
+    async def find(self, rule: str) -> RuleView:
+        """One, by its id or its name."""
 
 
 class Workers(Protocol):
@@ -124,12 +137,32 @@ class _NoParams:
 class _AddParams:
     rules: tuple[Rule, ...]
     wait: bool = False
+    idempotent: bool = False
+
+
+@attrs.frozen
+class _ChangeParams:
+    rule_id: str | None = None
+    name: str | None = None
+    outputs: tuple[Output, ...] | None = None
+    add_outputs: tuple[Output, ...] = ()
+    remove_outputs: tuple[Output, ...] = ()
+    new_name: str | None = None
+    wait: bool = False
 
 
 @attrs.frozen
 class _RemoveParams:
     rule_id: str | None = None
     name: str | None = None
+    rule_ids: tuple[str, ...] = ()
+    names: tuple[str, ...] = ()
+    all: bool = False
+
+
+@attrs.frozen
+class _WhichParams:
+    rule: str | None = None
 
 
 @attrs.frozen
@@ -153,23 +186,48 @@ async def _json_values(value: object, rules: Sequence[RuleView | RuleStats]) -> 
 async def _add(api: Api, params: _AddParams) -> Any:
     if not params.rules:
         raise InvalidParams("No rules to add", "rules is an array of one rule or more")
+    if params.idempotent:
+        rules, there = await api.rules.ensure(params.rules, wait=params.wait)
+        values = await _json_values(rules, rules)
+        return [value | {"added": value["rule_id"] not in there} for value in values]
     added = await api.rules.add(params.rules, wait=params.wait)
     return await _json_values(added, added)
 
 
-async def _remove(api: Api, params: _RemoveParams) -> Any:
+async def _change(api: Api, params: _ChangeParams) -> Any:
+    _check_one(params)
+    edit = RuleEdit(params.outputs, params.add_outputs, params.remove_outputs, params.new_name)
+    return unstructure(await api.rules.change(rule_id=params.rule_id, name=params.name, edit=edit, wait=params.wait))
+
+
+def _check_one(params: _ChangeParams | _RemoveParams) -> None:
     if (params.rule_id is None) == (params.name is None):
-        raise InvalidParams("Give either rule_id or name", "rule_id and name are shown by: mcrctl list")
-    return unstructure(await api.rules.remove(rule_id=params.rule_id, name=params.name))
+        raise InvalidParams("Give either rule_id or name", _SEE_RULES)
 
 
-async def _list(api: Api, _: _NoParams) -> Any:
-    rules = await api.rules.list()
+async def _remove(api: Api, params: _RemoveParams) -> Any:
+    some, one = bool(params.rule_ids or params.names), (params.rule_id, params.name) != (None, None)
+    if some + one + params.all > 1:
+        raise InvalidParams("Give rule_ids and names, or all, or one rule_id or name", _SEE_RULES)
+    if some or params.all:
+        removed = await api.rules.remove(Selection(params.rule_ids, params.names, params.all))
+        return await _json_values(removed, removed)
+    _check_one(params)
+    rule_ids, names = ((each,) if each is not None else () for each in (params.rule_id, params.name))
+    (rule,) = await api.rules.remove(Selection(rule_ids, names, literal=True))
+    return unstructure(rule)
+
+
+async def _list(api: Api, params: _WhichParams) -> Any:
+    rules = await api.rules.list() if params.rule is None else (await api.rules.find(params.rule),)
     return await _json_values(rules, rules)
 
 
-async def _stats(api: Api, _: _NoParams) -> Any:
+async def _stats(api: Api, params: _WhichParams) -> Any:
+    only = None if params.rule is None else (await api.rules.find(params.rule)).rule_id
     stats = await api.stats.read()
+    if only is not None:
+        stats = attrs.evolve(stats, rules=tuple(each for each in stats.rules if each.rule_id == only))
     return await _json_values(stats, stats.rules)
 
 
@@ -237,9 +295,10 @@ METHODS: Final[Mapping[str, Method]] = {
     row.name: row
     for row in (
         Method("add", _AddParams, _add, changes=True),
+        Method("change", _ChangeParams, _change, changes=True),
         Method("remove", _RemoveParams, _remove, changes=True),
-        Method("list", _NoParams, _list),
-        Method("stats", _NoParams, _stats),
+        Method("list", _WhichParams, _list),
+        Method("stats", _WhichParams, _stats),
         Method("list_workers", _NoParams, _list_workers),
         Method("why", _WhyParams, _why, examines=True),
         Method("doctor", _NoParams, _doctor, examines=True),

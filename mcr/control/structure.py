@@ -28,6 +28,7 @@ _MANY_MEMBERS = 50  # of an object; none has as many
 _MAX_TEXT = 1_000  # characters; no parameter needs as many
 _MOST: Final[dict[type, tuple[int, str]]] = {
     Rule: (MAX_RULES, f"a relay holds at most {MAX_RULES:,} rules"),
+    str: (MAX_RULES, f"a relay holds at most {MAX_RULES:,} rules"),
     Output: (MAX_OUTPUTS_PER_RULE, f"a rule has at most {MAX_OUTPUTS_PER_RULE} outputs"),
 }
 _JSON_NAMES: Final[dict[type, str]] = {

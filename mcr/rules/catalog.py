@@ -5,7 +5,9 @@ Each change is planned, then applied by others, and noted when that has succeede
 
 import difflib
 import shlex
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from fnmatch import fnmatchcase
+from itertools import chain
 
 import attrs
 
@@ -13,7 +15,10 @@ from mcr.errors import LimitReached, RuleExists, RuleNotFound
 from mcr.model.flow import Address, Input
 from mcr.model.limits import MAX_OUTPUTS, MAX_RULES
 from mcr.model.rule import NO_RULES, Rule, RuleChange
+from mcr.model.selection import Selection
 
+_PATTERN = frozenset("*?[")  # what makes a name one
+_SEE = "see the rules: mcrctl list"
 _COMPARED = 500  # ids or names that a wrong one is compared with, at most: it takes a while
 
 
@@ -53,16 +58,36 @@ class Catalog:
 
     # Planning.
 
-    def plan_addition(self, rules: Sequence[Rule], *, wait: bool = False) -> RuleChange:
-        """The change that adds all of these. `wait`: also if they name interfaces that are not there.
+    def plan_addition(self, rules: Sequence[Rule], *, wait: bool = False, idempotent: bool = False) -> RuleChange:
+        """The change that adds all of these.
+
+        Args:
+            rules: to be added.
+            wait: also if they name interfaces that are not there.
+            idempotent: but for those that are there; the change may be empty.
 
         Raises:
             RuleExists: an input, id or name is taken, by a rule that is there or one earlier among these.
             LimitReached: there would be too many.
         """
-        self._check_identities(rules)
-        self._check_room(rules)
-        return RuleChange(self.generation + 1, added=tuple(rules), wait=wait)
+        new = [None if idempotent and self.same(rule) else rule for rule in rules]
+        added = tuple(filter(None, new))
+        self._check_identities(new)
+        self._check_room(added)
+        return RuleChange(self.generation + 1, added=added, wait=wait)
+
+    def plan_change(self, rules: Sequence[Rule], *, wait: bool = False) -> RuleChange:
+        """The change that puts these in the place of those with their ids, which have their inputs.
+
+        Raises:
+            RuleExists: a name is another rule's.
+            LimitReached: there would be too many outputs.
+        """
+        for rule in rules:
+            if self._by_name.get(rule.name or "", rule.rule_id) != rule.rule_id:
+                raise self._has_the_name(rule)
+        self._check_room(rules, [self._by_id[rule.rule_id].rule for rule in rules])
+        return RuleChange(self.generation + 1, changed=tuple(rules), wait=wait)
 
     def plan_removal(self, rules: Sequence[Rule]) -> RuleChange:
         """The change that removes these, which are there."""
@@ -73,15 +98,16 @@ class Catalog:
         return RuleChange(self.generation + 1, renew=True)
 
     def note(self, change: RuleChange) -> tuple[Entry, ...]:
-        """Take in a planned change that was applied; what it added, then what it removed."""
+        """Take in a planned change that was applied; what it added, then what it removed, then what it changed."""
         assert change.generation == self.generation + 1, "a change was planned before another was noted"
         self.generation = change.generation
         removed = [attrs.evolve(self._drop(rule), generation=self.generation) for rule in change.removed]
-        return (*(self._put(rule) for rule in change.added), *removed)
+        added = [self._put(rule) for rule in change.added]
+        return (*added, *removed, *map(self._replace, change.changed))
 
     # Looking up.
 
-    def find(self, rule_id: str | None, name: str | None, *, without: Collection[str] = ()) -> Entry:
+    def find(self, rule_id: str | None, name: str | None) -> Entry:
         """A rule by its id, or else by its name, which is none of some, by their ids.
 
         Raises:
@@ -89,19 +115,50 @@ class Catalog:
         """
         wanted = rule_id if rule_id is not None else self._by_name.get(name or "")
         entry = self._by_id.get(wanted) if wanted is not None else None
-        if entry and wanted not in without:
+        if entry:
             return entry
-        asked, known = (rule_id, list(self._by_id)) if rule_id is not None else (name, list(self._by_name))
-        what = "id" if rule_id is not None else "name"
-        nearest = difflib.get_close_matches(asked or "", known, n=1) if len(known) <= _COMPARED else []
-        hints = [f"did you mean {nearest[0]}?"] if nearest else []
-        raise RuleNotFound(f"No rule has the {what} {asked!r}", *hints, "see the rules: mcrctl list")
+        asked, known = (rule_id, self._by_id) if rule_id is not None else (name, self._by_name)
+        raise _not_found("id" if rule_id is not None else "name", asked or "", known)
+
+    def find_either(self, asked: str) -> Entry:
+        """A rule by its id or its name, as `find`."""
+        wanted = asked if asked in self._by_id else self._by_name.get(asked)
+        if wanted is None:
+            raise _not_found("id or name", asked, [*self._by_id, *self._by_name])
+        return self._by_id[wanted]
+
+    def find_all(self, selection: Selection, *, without: Collection[str] = ()) -> list[Entry]:
+        """The rules that are selected, each once, in the order in which they were added.
+
+        Raises:
+            RuleNotFound: no rule has one of the ids or names, or matches one of the patterns.
+        """
+        if selection.all:
+            return [each for each in self if each.rule.rule_id not in without]
+        by_name = {name: rule_id for name, rule_id in self._by_name.items() if rule_id not in without}
+        by_id = {rule_id: rule_id for rule_id in self._by_id if rule_id not in without}
+        find = _called if selection.literal else _matching
+        wanted = {
+            *chain.from_iterable(find("id", each, by_id) for each in selection.rule_ids),
+            *chain.from_iterable(find("name", each, by_name) for each in selection.names),
+        }
+        return [each for each in self if each.rule.rule_id in wanted]
+
+    def same(self, rule: Rule) -> Entry | None:
+        """The rule that is there with the same input, outputs and name, if there is one."""
+        rule_id = self._by_input.get(rule.input)
+        entry = self._by_id[rule_id] if rule_id is not None else None
+        there = entry and {*entry.rule.outputs} == {*rule.outputs} and entry.rule.name == rule.name
+        return entry if there else None
 
     # Checking.
 
-    def _check_identities(self, rules: Sequence[Rule]) -> None:
+    def _check_identities(self, rules: Sequence[Rule | None]) -> None:
+        """Raise an error that says which of them it is about; None: one that needs no check."""
         seen: dict[tuple[str, object], int] = {}
         for index, rule in enumerate(rules):
+            if rule is None:
+                continue
             taken = self._taken(rule)
             if taken:
                 raise taken.at(f"rules[{index}]") if len(rules) > 1 else taken
@@ -117,20 +174,27 @@ class Catalog:
         """The part of a rule's identity that another rule has already, if any."""
         if rule.input in self._by_input:
             holder = self._by_input[rule.input]
-            hint = f"remove it first: mcrctl remove --rule-id {shlex.quote(holder)}"
-            return RuleExists(f"Rule already exists: {holder} takes {rule.input}", hint)
+            named = f"--rule-id {shlex.quote(holder)}"
+            return RuleExists(
+                f"Rule already exists: {holder} takes {rule.input}",
+                f"remove it first: mcrctl remove {named}",
+                f"or change its outputs: mcrctl change {named} --add-outputs G:P:IF",
+            )
         if rule.rule_id in self._by_id:
             return RuleExists(f"Rule already exists: {rule.rule_id}", "give another --rule-id, or none")
         if rule.name is not None and rule.name in self._by_name:
-            holder = self._by_name[rule.name]
-            return RuleExists(f"Rule already exists: {holder} is named {rule.name!r}", "give another --name, or none")
+            return self._has_the_name(rule)
         return None
 
-    def _check_room(self, added: Sequence[Rule]) -> None:
-        rules = len(self) + len(added)
+    def _has_the_name(self, rule: Rule) -> RuleExists:
+        holder = self._by_name[rule.name or ""]
+        return RuleExists(f"Rule already exists: {holder} is named {rule.name!r}", "give another name, or none")
+
+    def _check_room(self, added: Sequence[Rule], gone: Sequence[Rule] = ()) -> None:
+        rules = len(self) + len(added) - len(gone)
         if rules > MAX_RULES:
             raise LimitReached(f"No room for {rules} rules", f"a relay holds at most {MAX_RULES} rules")
-        outputs = self._outputs + sum(len(rule.outputs) for rule in added)
+        outputs = self._outputs + _outputs(added) - _outputs(gone)
         if outputs > MAX_OUTPUTS:
             raise LimitReached(f"No room for {outputs} outputs", f"a relay holds at most {MAX_OUTPUTS} outputs")
 
@@ -146,6 +210,14 @@ class Catalog:
         self._outputs += len(rule.outputs)
         return entry
 
+    def _replace(self, rule: Rule) -> Entry:
+        """Put a rule in the place of the one with its id."""
+        before = self._by_id[rule.rule_id].rule
+        if before.name is not None and self._by_name.get(before.name) == rule.rule_id:
+            del self._by_name[before.name]
+        self._outputs -= len(before.outputs)
+        return self._put(rule)
+
     def _drop(self, rule: Rule) -> Entry:
         entry = self._by_id.pop(rule.rule_id)
         del self._by_input[rule.input]
@@ -153,3 +225,30 @@ class Catalog:
             del self._by_name[rule.name]
         self._outputs -= len(rule.outputs)
         return entry
+
+
+def _outputs(rules: Iterable[Rule]) -> int:
+    return sum(len(rule.outputs) for rule in rules)
+
+
+def _called(what: str, asked: str, known: Mapping[str, str]) -> list[str]:
+    """Id of the rule that has this id or name."""
+    if asked not in known:
+        raise _not_found(what, asked, known)
+    return [known[asked]]
+
+
+def _matching(what: str, asked: str, known: Mapping[str, str]) -> list[str]:
+    """Ids of the rules that have this id or name, or one that the pattern matches."""
+    if asked in known or not _PATTERN.intersection(asked):
+        return _called(what, asked, known)
+    found = [rule_id for each, rule_id in known.items() if fnmatchcase(each, asked)]
+    if not found:
+        raise RuleNotFound(f"No rule has {'an' if what == 'id' else 'a'} {what} like {asked!r}", _SEE)
+    return found
+
+
+def _not_found(what: str, asked: str, known: Collection[str]) -> RuleNotFound:
+    nearest = difflib.get_close_matches(asked, known, n=1) if len(known) <= _COMPARED else []
+    hints = [f"did you mean {nearest[0]}?"] if nearest else []
+    return RuleNotFound(f"No rule has the {what} {asked!r}", *hints, _SEE)

@@ -17,10 +17,12 @@ from mcr.config.table import Source
 from mcr.control.methods import Api
 from mcr.control.server import ControlServer, run_control_server
 from mcr.errors import RuleNotFound
+from mcr.model.edit import RuleEdit
 from mcr.model.finding import Finding, Verdict
 from mcr.model.flow import Input
 from mcr.model.log import Facility, Level, LogLevels, LogLine
 from mcr.model.rule import OutputView, Rule, RuleState, RuleView
+from mcr.model.selection import Selection
 from mcr.model.stats import (
     EgressStats,
     IngressStats,
@@ -58,8 +60,26 @@ class Actors:
     async def add(self, rules: tuple[Rule, ...], *, wait: bool = False) -> tuple[RuleView, ...]:  # noqa: ARG002 - as the actor
         return self.rules
 
-    async def remove(self, *, rule_id: str | None, name: str | None) -> RuleView:
-        raise RuleNotFound(f"No rule has the id {rule_id!r} or the name {name!r}", "list them: mcrctl list")
+    async def ensure(
+        self, rules: tuple[Rule, ...], *, wait: bool = False
+    ) -> tuple[tuple[RuleView, ...], frozenset[str]]:
+        return await self.add(rules, wait=wait), frozenset()
+
+    async def find(self, rule: str) -> RuleView:
+        raise RuleNotFound(f"No rule has the id or name {rule!r}")
+
+    async def change(
+        self,
+        *,
+        rule_id: str | None,
+        name: str | None,
+        edit: RuleEdit,  # noqa: ARG002 - as the actor
+        wait: bool,  # noqa: ARG002 - as the actor
+    ) -> RuleView:
+        raise RuleNotFound(f"No rule has the id {rule_id!r} or the name {name!r}")
+
+    async def remove(self, selection: Selection) -> tuple[RuleView, ...]:
+        raise RuleNotFound(f"No rule has the id {selection.rule_ids[0]!r}", "list them: mcrctl list")
 
     async def describe(self) -> tuple[WorkerView, ...]:
         return ()

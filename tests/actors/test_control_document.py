@@ -15,8 +15,10 @@ from control_clients import Actors, Client, api, long_reply
 from mcr import errors
 from mcr.control.server import ControlServer, run_control_server
 from mcr.errors import McrError, RuleNotFound, UsageError
+from mcr.model.edit import RuleEdit
 from mcr.model.finding import Finding, Verdict
-from mcr.model.rule import OutputView, Rule, RuleState, RuleView
+from mcr.model.rule import Output, OutputView, Rule, RuleState, RuleView
+from mcr.model.selection import Selection
 from mcr.model.stats import (
     EgressStats,
     IngressStats,
@@ -45,6 +47,10 @@ def shape(value: Any) -> Any:
             return type(value)
 
 
+def plain(output: Output) -> Output:
+    return Output(output.group, output.port, output.interface, output.gso)
+
+
 @attrs.define
 class RelayOfOneRule(Actors):
     """Actors that answer as the documentation has it."""
@@ -55,11 +61,22 @@ class RelayOfOneRule(Actors):
         )
         return self.rules
 
-    async def remove(self, *, rule_id: str | None, name: str | None) -> RuleView:
-        if rule_id:
-            raise RuleNotFound(f"No rule has the id {rule_id!r}", "see the rules: mcrctl list")
-        assert name == self.rules[0].name
+    async def find(self, rule: str) -> RuleView:
+        assert rule == self.rules[0].name
         return self.rules[0]
+
+    async def change(self, *, rule_id: str | None, name: str | None, edit: RuleEdit, wait: bool) -> RuleView:
+        assert (rule_id, wait) == (None, False)
+        assert name == self.rules[0].name
+        (before,) = self.rules
+        rule = edit.of(Rule(before.rule_id, before.input, tuple(map(plain, before.outputs)), before.name))
+        return attrs.evolve(before, name=rule.name, outputs=tuple(map(OutputView.of, rule.outputs)))
+
+    async def remove(self, selection: Selection) -> tuple[RuleView, ...]:
+        if selection.rule_ids:
+            raise RuleNotFound(f"No rule has the id {selection.rule_ids[0]!r}", "see the rules: mcrctl list")
+        assert selection.names in ((self.rules[0].name,), ("studio-*",))
+        return self.rules
 
     async def why(self, rule: str) -> tuple[Finding, ...]:
         assert rule == self.rules[0].name

@@ -23,7 +23,7 @@ async def test_who_may_only_look_is_refused_what_changes_and_nothing_else(
     lookers: None, connect: Connect, actors: Actors
 ) -> None:
     client = await connect()
-    for method in ("add", "remove", "log_level.set"):
+    for method in ("add", "change", "remove", "log_level.set"):
         reply = await client.ask({"jsonrpc": "2.0", "id": 1, "method": method, "params": {}})
         assert reply["error"]["code"] == -32007, method
     assert await client.ask(PING) == PONG

@@ -31,7 +31,7 @@ async def test_an_error_carries_code_kind_and_hints(connect: Connect) -> None:
         "id": 7,
         "error": {
             "code": -32002,
-            "message": "No rule has the id 'a' or the name None",
+            "message": "No rule has the id 'a'",
             "data": {"kind": "rule_not_found", "hints": ["list them: mcrctl list"]},
         },
     }

@@ -15,6 +15,7 @@ from mcr.actors.rule_store import ACTIVATION_SECONDS, RuleStore, run_rule_store
 from mcr.errors import InterfaceNotFound, LimitReached, McrError, RuleExists, RuleNotFound
 from mcr.model.flow import Input
 from mcr.model.rule import Output, Rule, RuleChange, RuleState, automatic_rule_id
+from mcr.model.selection import Selection
 from mcr.net import network
 from mcr.rules import hop_cache
 from mcr.rules.conditions import Attachment, Standing
@@ -118,9 +119,9 @@ async def test_generations_are_numbered_without_gaps(store: RuleStore, workers: 
     first, second = rule("239.1.1.1"), rule("239.1.1.2")
     await store.add((first,))
     await store.add((second,))
-    await store.remove(rule_id=first.rule_id)
+    await store.remove(Selection((first.rule_id,)))
     with pytest.raises(RuleNotFound):
-        await store.remove(rule_id="nothing")
+        await store.remove(Selection(("nothing",)))
     await store.add((first,))
     assert [change.generation for change in workers.changes] == [2, 3, 4, 5]
 
@@ -133,7 +134,7 @@ async def test_change_takes_two_questions_and_an_addition_one_more_for_names(
     (view,) = await store.add((rule(),))
     assert workers.asked == ["standing", "apply", "settled"]
     workers.asked.clear()
-    await store.remove(rule_id=view.rule_id)
+    await store.remove(Selection((view.rule_id,)))
     assert workers.asked == ["apply", "settled"]
 
 
@@ -172,11 +173,11 @@ async def test_refusal_of_the_system_leaves_the_rules_as_they_were(store: RuleSt
 
 async def test_rule_is_found_by_name(store: RuleStore) -> None:
     await store.add((rule(name="tv"), rule("239.1.1.2", name="radio")))
-    removed = await store.remove(name="tv")
+    (removed,) = await store.remove(Selection(names=("tv",)))
     assert removed.name == "tv"
     assert [view.name for view in await store.list()] == ["radio"]
     with pytest.raises(RuleNotFound, match="No rule has the name 'radoi'") as caught:
-        await store.remove(name="radoi")
+        await store.remove(Selection(names=("radoi",)))
     assert caught.value.hints[0] == "did you mean radio?"
 
 
@@ -268,7 +269,7 @@ async def test_hosts_of_rules_that_are_gone_are_forgotten(store: RuleStore, monk
     monkeypatch.setattr(hop_cache, "_MOST", 8)
     for number in range(1, 40):
         (view,) = await store.add((to_host(number),))
-        await store.remove(rule_id=view.rule_id)
+        await store.remove(Selection((view.rule_id,)))
     assert 0 < len(store._hops._hops) <= 8
 
 

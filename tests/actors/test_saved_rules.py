@@ -10,7 +10,8 @@ import trio.testing
 
 from mcr.actors.rule_store import RuleStore, run_rule_store
 from mcr.errors import InterfaceNotFound, McrError, RuleNotFound, SystemFault
-from mcr.model.rule import Rule, RuleChange, RuleView
+from mcr.model.rule import Rule, RuleChange
+from mcr.model.selection import Selection
 from mcr.rules.conditions import Standing
 from mcr.rules.store import Change, Drop, Put
 from test_rule_store import Network, Workers, rule
@@ -77,7 +78,7 @@ async def test_a_change_is_saved_before_it_is_acknowledged(nursery: trio.Nursery
     store = await start(nursery, workers, file)
     await store.add((rule(),))
     assert file.writes == [[Put(rule())]]
-    await store.remove(rule_id=rule().rule_id)
+    await store.remove(Selection((rule().rule_id,)))
     assert file.writes[1:] == [[Drop(rule().rule_id)]]
 
 
@@ -100,7 +101,7 @@ async def test_a_removal_that_can_t_be_saved_touches_nothing(nursery: trio.Nurse
     applied = len(workers.changes)
     file.fault = NO_SPACE
     with pytest.raises(SystemFault, match="No space left"):
-        await store.remove(rule_id=rule().rule_id)
+        await store.remove(Selection((rule().rule_id,)))
     assert len(workers.changes) == applied
     assert len(await store.list()) == 1
 
@@ -131,7 +132,7 @@ async def test_changes_that_wait_are_written_together_while_others_look(
     file.slow = None
     async with trio.open_nursery() as clients:
         for number in range(20):
-            clients.start_soon(partial(store.remove, rule_id=rule(f"239.1.1.{number}").rule_id))
+            clients.start_soon(partial(store.remove, Selection((rule(f"239.1.1.{number}").rule_id,))))
     assert sum(map(len, file.writes)) == 40
     assert await store.list() == ()
 
@@ -140,15 +141,15 @@ async def test_a_rule_that_two_remove_is_removed_once(nursery: trio.Nursery, wor
     file = File()
     store = await start(nursery, workers, file)
     await store.add((rule(),))
-    outcomes: list[RuleView | RuleNotFound] = []
+    outcomes: list[object] = []
 
     async def remove() -> None:
         try:
-            outcomes.append(await store.remove(rule_id=rule().rule_id))
+            outcomes.append(await store.remove(Selection((rule().rule_id,))))
         except RuleNotFound as error:
             outcomes.append(error)
 
     async with trio.open_nursery() as clients:
         clients.start_soon(remove)
         clients.start_soon(remove)
-    assert sorted(type(each).__name__ for each in outcomes) == ["RuleNotFound", "RuleView"]
+    assert sorted(type(each).__name__ for each in outcomes) == ["RuleNotFound", "tuple"]

@@ -2,6 +2,7 @@
 
 from ipaddress import ip_address
 
+import attrs
 import pytest
 
 from mcr.errors import LimitReached, RuleExists, RuleNotFound
@@ -156,3 +157,39 @@ def test_more_outputs_than_a_relay_holds_are_refused() -> None:
         catalog.plan_addition([rule(9999)])
     catalog.note(catalog.plan_removal([catalog.find("r0", None).rule]))
     assert catalog.plan_addition([rule(9999)])
+
+
+def test_changed_rule_stands_where_it_stood() -> None:
+    """In a new generation, with its new name and hosts; its former name is free."""
+    catalog = holding(rule(1, name="tv"), rule(2, name="radio"))
+    sends_to = Output(HOST, 6000, "eth2")
+    changed = attrs.evolve(rule(1, name="news"), outputs=(sends_to,))
+    change = catalog.plan_change([changed])
+    assert change == RuleChange(NO_RULES + 2, changed=(changed,))
+    (entry,) = catalog.note(change)
+    assert (entry.rule, entry.generation, entry.hosts) == (changed, NO_RULES + 2, ((HOST, "eth2"),))
+    assert held(catalog) == ["r1", "r2"]
+    assert catalog.find(None, "news") == catalog.find_either("r1") == entry
+    with pytest.raises(RuleExists, match="r1 is named 'news'"):
+        catalog.plan_change([rule(2, name="news")])
+    catalog.note(catalog.plan_change([rule(2, name="tv")]))
+    catalog.note(catalog.plan_removal([changed]))
+    assert catalog.plan_addition([rule(1, name="news")])
+
+
+def test_changed_rule_has_the_room_of_the_one_that_it_was() -> None:
+    most = [rule(number, outputs=MAX_OUTPUTS_PER_RULE) for number in range(MAX_OUTPUTS // MAX_OUTPUTS_PER_RULE)]
+    catalog = holding(*most)
+    catalog.note(catalog.plan_change([rule(0, name="smaller", outputs=MAX_OUTPUTS_PER_RULE - 1)]))
+    catalog.note(catalog.plan_addition([rule(9999)]))
+    with pytest.raises(LimitReached, match=f"No room for {MAX_OUTPUTS + 1} outputs"):
+        catalog.plan_change([most[0]])
+    assert catalog.plan_change([rule(0, outputs=MAX_OUTPUTS_PER_RULE - 1)])
+
+
+def test_same_rule_has_the_same_input_outputs_and_name() -> None:
+    catalog = holding(rule(1, name="tv", outputs=2))
+    there = rule(1, name="tv", outputs=2, rule_id="any")
+    assert catalog.same(attrs.evolve(there, outputs=there.outputs[::-1]))
+    for other in (rule(2, name="tv", outputs=2), rule(1, outputs=2), rule(1, name="tv"), rule(1, name="x", outputs=2)):
+        assert not catalog.same(other)

@@ -14,10 +14,12 @@ import pytest
 import mcr
 from mcr.config.settings import Settings
 from mcr.control.methods import Api
-from mcr.errors import InvalidParams, LimitReached, McrError, MethodNotFound, RuleExists
+from mcr.errors import InvalidParams, LimitReached, McrError, MethodNotFound, RuleExists, RuleNotFound
+from mcr.model.edit import RuleEdit
 from mcr.model.flow import Input
 from mcr.model.log import Facility, Level, LogLevels
 from mcr.model.rule import Output, OutputView, Rule, RuleState, RuleView
+from mcr.model.selection import Selection
 from mcr.model.stats import (
     EgressStats,
     IngressStats,
@@ -43,12 +45,23 @@ VIEW = (
 INFO = dict.fromkeys(["supervisor", "rules", "control", "stats", "network", "worker", "ingress", "egress"], "info")
 
 
+SHOWN = RuleView(
+    "x",
+    "n",
+    Input("eth0", IPv4Address("239.1.1.1"), 5000),
+    (OutputView(IPv4Address("239.2.2.2"), 5001, "eth1"),),
+    RuleState.ACTIVE,
+)
+SHOWN_VALUES = RULE | ACTIVE_OUTPUTS | {"rule_id": "x", "name": "n", "state": "active", "reason": "", "warnings": []}
+
+
 @attrs.define
 class Actors:
     """Every actor: answers, and remembers what it was asked."""
 
     added: tuple[Rule, ...] = ()
-    removed: tuple[str | None, str | None] | None = None
+    removed: Selection | None = None
+    changed: tuple[str | None, str | None, RuleEdit, bool] | None = None
     failure: Exception | None = None
     levels: LogLevels = attrs.field(factory=LogLevels)
     waits: bool = False
@@ -61,10 +74,22 @@ class Actors:
         self.added = rules
         return await self.list()
 
-    async def remove(self, *, rule_id: str | None, name: str | None) -> RuleView:
-        self.removed = rule_id, name
-        output = OutputView(IPv4Address("239.2.2.2"), 5001, "eth1")
-        return RuleView("x", "n", Input("eth0", IPv4Address("239.1.1.1"), 5000), (output,), RuleState.ACTIVE)
+    async def ensure(self, rules: tuple[Rule, ...], *, wait: bool) -> tuple[tuple[RuleView, ...], frozenset[str]]:
+        return await self.add(rules, wait=wait), frozenset(rule.rule_id for rule in rules[1:])
+
+    async def find(self, rule: str) -> RuleView:
+        for view in await self.list():
+            if rule in (view.rule_id, view.name):
+                return view
+        raise RuleNotFound(f"No rule has the id or name {rule!r}")
+
+    async def change(self, *, rule_id: str | None, name: str | None, edit: RuleEdit, wait: bool) -> RuleView:
+        self.changed = rule_id, name, edit, wait
+        return SHOWN
+
+    async def remove(self, selection: Selection) -> tuple[RuleView, ...]:
+        self.removed = selection
+        return (SHOWN,)
 
     async def list(self) -> tuple[RuleView, ...]:
         return tuple(
@@ -273,18 +298,39 @@ async def test_limits_are_told_with_the_place(api: Api) -> None:
 # remove
 
 
-@pytest.mark.parametrize(("params", "asked"), [({"rule_id": "x"}, ("x", None)), ({"name": "n"}, (None, "n"))])
+@pytest.mark.parametrize(
+    ("params", "asked"),
+    [
+        ({"rule_id": "x*"}, Selection(("x*",), literal=True)),
+        ({"name": "n*"}, Selection(names=("n*",), literal=True)),
+    ],
+)
 async def test_remove_takes_an_id_or_a_name_and_returns_the_rule(
-    api: Api, actors: Actors, params: dict[str, str], asked: tuple[None, str] | tuple[str, None]
+    api: Api, actors: Actors, params: dict[str, str], asked: Selection
 ) -> None:
-    assert await call(api, "remove", **params) == RULE | ACTIVE_OUTPUTS | {
-        "rule_id": "x",
-        "name": "n",
-        "state": "active",
-        "reason": "",
-        "warnings": [],
-    }
+    """As they are: neither is a pattern."""
+    assert await call(api, "remove", **params) == SHOWN_VALUES
     assert actors.removed == asked
+
+
+@pytest.mark.parametrize(
+    ("params", "asked"),
+    [
+        ({"rule_ids": ["x", "y"], "names": ["n*"]}, Selection(("x", "y"), ("n*",))),
+        ({"all": True}, Selection(all=True)),
+    ],
+)
+async def test_remove_takes_several_and_returns_them(
+    api: Api, actors: Actors, params: dict[str, Any], asked: Selection
+) -> None:
+    assert await call(api, "remove", **params) == [SHOWN_VALUES]
+    assert actors.removed == asked
+
+
+@pytest.mark.parametrize("params", [{"name": "n", "names": ["m"]}, {"all": True, "rule_ids": ["x"]}])
+async def test_remove_takes_one_or_several_or_all(api: Api, actors: Actors, params: dict[str, Any]) -> None:
+    assert (await refusal(api, "remove", **params)).message == "Give rule_ids and names, or all, or one rule_id or name"
+    assert actors.removed is None
 
 
 @pytest.mark.parametrize("params", [{}, {"rule_id": "x", "name": "n"}, {"rule_id": None}])
@@ -295,7 +341,68 @@ async def test_remove_takes_exactly_one_of_them(
     assert actors.removed is None
 
 
+# change
+
+
+async def test_change_takes_outputs_and_a_name(api: Api, actors: Actors) -> None:
+    output = Output(IPv4Address("239.2.2.2"), 5001, "eth1")
+    given = {"group": "239.2.2.2", "port": 5001, "interface": "eth1"}
+    changed = await call(api, "change", name="n", add_outputs=[given], remove_outputs=[given], new_name="m")
+    assert changed == SHOWN_VALUES
+    edit = RuleEdit(add_outputs=(output,), remove_outputs=(output,), new_name="m")
+    assert actors.changed == (None, "n", edit, False)
+
+
+async def test_change_may_wait_for_interfaces(api: Api, actors: Actors) -> None:
+    output = Output(IPv4Address("239.2.2.2"), 5001, "eth1", "off")
+    await call(api, "change", rule_id="x", outputs=[RULE["outputs"][0] | {"gso": "off"}], wait=True)
+    assert actors.changed == ("x", None, RuleEdit(outputs=(output,)), True)
+
+
+@pytest.mark.parametrize(
+    ("params", "words"),
+    [
+        ({"new_name": "m"}, "Give either rule_id or name"),
+        ({"rule_id": "x"}, "Nothing to change"),
+        (
+            {"rule_id": "x", "outputs": [], "add_outputs": [RULE["outputs"][0]]},
+            "Give either outputs, or add_outputs and remove_outputs",
+        ),
+        (
+            {"rule_id": "x", "add_outputs": [{"group": "239.2.2.2", "port": "1", "interface": "eth1"}]},
+            "add_outputs[0].port must be a whole number, not a string",
+        ),
+    ],
+)
+async def test_a_change_that_cannot_be_meant_is_refused(
+    api: Api, actors: Actors, params: dict[str, Any], words: str
+) -> None:
+    assert (await refusal(api, "change", **params)).message == words
+    assert actors.changed is None
+
+
 # What is shown
+
+
+async def test_list_and_stats_of_one_rule(api: Api, actors: Actors) -> None:
+    await call(api, "add", rules=[RULE | {"name": "a"}, RULE | {"name": "b", "rule_id": "other"}])
+    actors.stats = Stats(
+        IngressStats(),
+        EgressStats(),
+        tuple(RuleStats(rule.rule_id, rule.name, 0, 0, 0, 0, 0.0, 0.0, ()) for rule in actors.added),
+    )
+    for which in ("b", "other"):
+        (listed,) = await call(api, "list", rule=which)
+        (read,) = (await call(api, "stats", rule=which))["rules"]
+        assert listed["rule_id"] == read["rule_id"] == "other"
+    for method in ("list", "stats"):
+        with pytest.raises(RuleNotFound):
+            await api.call(method, {"rule": "nothing"})
+
+
+async def test_add_tells_which_rules_were_there(api: Api) -> None:
+    added = await call(api, "add", rules=[RULE, RULE | {"rule_id": "other"}], idempotent=True)
+    assert [rule["added"] for rule in added] == [True, False]
 
 
 async def test_list_has_the_shape_scripts_rely_on(api: Api) -> None:
@@ -399,7 +506,7 @@ async def test_a_wrong_level_or_facility_is_told(
 # Methods
 
 
-@pytest.mark.parametrize("method", ["list", "stats", "list_workers", "ping", "version", "log_level.get"])
+@pytest.mark.parametrize("method", ["list_workers", "ping", "version", "log_level.get"])
 async def test_a_method_without_parameters_takes_none(api: Api, method: str) -> None:
     error = await refusal(api, method, verbose=True)
     assert (error.message, error.hints) == ("Unknown parameter: verbose", ("parameters: none",))

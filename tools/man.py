@@ -76,7 +76,7 @@ PROGRAMS = (
         description="""\
 mcrd takes UDP multicast off one network segment and republishes it on others: it reads frames at layer 2, before the
 kernel's reverse-path check can drop them, and sends the payload again as new datagrams from its own address. Rules say
-what it relays. mcrctl(1) adds and removes them while traffic flows; they live as long as the daemon.
+what it relays. mcrctl(1) adds, changes and removes them while traffic flows; they last over restarts.
 
 Worker processes forward the packets. A worker that dies is replaced, and every packet is counted: forwarded, or dropped
 with a named cause.
@@ -125,7 +125,7 @@ raw frames if no firewall rule, IPsec policy or cgroup program would act on them
 mcrctl asks mcrd(8) over its control socket. It prints tables for people, or with --json the same for machines.
 
 Root, the user that mcrd runs as and the members of the group mcr may read. Only root, that user and members who are in
-the group mcr-admin as well may add or remove rules, or set log levels.""",
+the group mcr-admin as well may add, change or remove rules, or set log levels.""",
         sections={
             "ENVIRONMENT": (
                 (
@@ -154,6 +154,14 @@ the group mcr-admin as well may add or remove rules, or set log levels.""",
             (
                 "Add the rules of a file, all of them or none. A line has the options of add, # begins a comment:",
                 "mcrctl add --batch rules.txt",
+            ),
+            (
+                "Send it to another group as well; what it sends already loses no packet:",
+                "mcrctl change --name news --add-outputs 239.2.2.3:6000:eth1",
+            ),
+            (
+                "Keep all rules in a file, and add those that are missing on another machine, as far as they can be:",
+                "mcrctl list --json > rules.json\nmcrctl add --batch rules.json --idempotent --best-effort",
             ),
             (
                 "For a script: packets that were lost because a capture ring was full:",

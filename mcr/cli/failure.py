@@ -70,9 +70,10 @@ def _hints_for_extra(words: str, context: click.Context) -> Iterator[str]:
     if "--global" in options:
         yield f"for all facilities: {context.command_path} --global {words}"
         yield f"for one: {context.command_path} --facility NAME --level {words}"
-    elif "--outputs" in options:
-        if ":" in words:
-            yield "no space behind a comma: --outputs 239.2.2.2:5000:eth1,239.2.2.3:5000:eth2"
+    elif "--outputs" in options and ":" in words:
+        yield "no space behind a comma: --outputs 239.2.2.2:5000:eth1,239.2.2.3:5000:eth2"
+    elif "--input-group" in options:
+        return
     elif by := [name for name in ("--rule-id", "--name") if name in options]:
         yield f"name the rule by an option: {' or '.join(by)}"
 

@@ -21,11 +21,10 @@ from mcr.cli.config import config
 from mcr.cli.failure import report, run
 from mcr.cli.findings import doctor, why
 from mcr.cli.report import write_report
-from mcr.cli.rule_words import name_lines, read_batch, rule_options, rule_params
+from mcr.cli.rule_changes import add, change, remove
 from mcr.cli.session import Session, common_options, terminal_height, terminal_width
 from mcr.errors import McrError, SystemFault, UsageError
 from mcr.process import streams
-from mcr.text.plurals import counted
 from mcr.text.visible import all_visible, visible
 
 _WATCH_INTERVAL = 1
@@ -44,69 +43,33 @@ def cli() -> None:
     """Control a running mcrd, the daemon of the MCR multicast relay."""
 
 
-@cli.command()
-@rule_options
-@click.option(
-    "--batch",
-    metavar="FILE|-",
-    shell_complete=completion.files,
-    help="Add the rules of a file, one rule per line, written as the options above.",
-)
-@click.option("--wait", is_flag=True, help="Wait for interfaces that are not there, instead of refusing the rule.")
-@common_options
-@click.pass_obj
-def add(session: Session, /, batch: str | None, wait: bool, **options: Any) -> None:  # noqa: FBT001 - by name
-    """Add a rule, or with --batch all rules of a file or none."""
-    waiting = {"wait": True} if wait else {}
-    if batch is None:
-        added = session.call("add", {"rules": [rule_params(options)], **waiting})
-        session.show(added, lambda rules, _width: f"Added rule {rules[0]['rule_id']}")
-        _warn(session, added)
-        _check_active(session, added)
-        return
-    if any(options.values()):
-        raise UsageError("--batch takes no other options of a rule", "write the rule's options on a line of the file")
-    rules, places = read_batch(batch)
-    try:
-        added = session.call("add", {"rules": rules, **waiting})
-    except McrError as error:
-        raise name_lines(error, places) from None
-    session.show(added, lambda rules, _width: f"Added {counted(len(rules), 'rule')}")
-    _warn(session, added)
-    _check_active(session, added)
-
-
-@cli.command()
-@click.option("--rule-id", metavar="ID", shell_complete=completion.rule_ids, help="Id of the rule.")
-@click.option("--name", shell_complete=completion.rule_names, help="Name of the rule.")
-@common_options
-@click.pass_obj
-def remove(session: Session, rule_id: str | None, name: str | None) -> None:
-    """Remove a rule."""
-    if (rule_id is None) == (name is None):
-        raise UsageError("Give either --rule-id or --name", "ids and names are shown by: mcrctl list")
-    removed = session.call("remove", {"name": name} if rule_id is None else {"rule_id": rule_id})
-    session.show(removed, lambda rule, _width: f"Removed rule {rule['rule_id']}")
+cli.add_command(add)
+cli.add_command(change)
+cli.add_command(remove)
 
 
 @cli.command("list")
+@click.argument("rule", required=False, shell_complete=completion.rules)
 @common_options
 @click.pass_obj
-def list_rules(session: Session) -> None:
-    """Show the rules."""
-    session.show(session.call("list"), tables.rules_view)
+def list_rules(session: Session, rule: str | None) -> None:
+    """Show the rules, or one by its id or name."""
+    session.show(session.call("list", _which(rule)), tables.rules_view)
 
 
 @cli.command()
+@click.argument("rule", required=False, shell_complete=completion.rules)
 @click.option("--watch", is_flag=True, help="Show them again every second, until Ctrl-C.")
 @common_options
 @click.pass_obj
-def stats(session: Session, *, watch: bool) -> None:
-    """Show what was received, sent and lost, and why."""
+def stats(session: Session, rule: str | None, *, watch: bool) -> None:
+    """Show what was received, sent and lost, and why; of one rule, by its id or name, what it matched and sent."""
+    which = _which(rule)
+    view = tables.rule_stats_view if which else tables.stats_view
     if not watch:
-        session.show(session.call("stats"), tables.stats_view)
+        session.show(session.call("stats", which), view)
     elif session.json or not sys.stdout.isatty():
-        _watch(session, lambda result: session.show(result, lambda *view: f"{tables.stats_view(*view)}\n"))
+        _watch(session, which, lambda result: session.show(result, lambda *given: f"{view(*given)}\n"))
     else:
         from rich.live import Live  # noqa: PLC0415
         from rich.text import Text  # noqa: PLC0415
@@ -114,7 +77,8 @@ def stats(session: Session, *, watch: bool) -> None:
         with Live(auto_refresh=False) as live:
             _watch(
                 session,
-                lambda result: live.update(Text.from_ansi(_statistics(session, result)), refresh=True),
+                which,
+                lambda result: live.update(Text.from_ansi(_statistics(session, which, result)), refresh=True),
             )
 
 
@@ -232,19 +196,26 @@ def main() -> None:
     sys.exit(run(cli, "mcrctl"))
 
 
-def _watch(session: Session, show: Callable[[Any], None]) -> None:
+def _which(rule: str | None) -> dict[str, str] | None:
+    """Parameters of a request about one rule, or about all."""
+    return None if rule is None else {"rule": rule}
+
+
+def _watch(session: Session, which: dict[str, str] | None, show: Callable[[Any], None]) -> None:
     """Show the statistics once per second until Ctrl-C, which ends it and is no failure."""
     try:
         with session.connect() as daemon:
             while True:
-                show(daemon.call("stats"))
+                show(daemon.call("stats", which))
                 time.sleep(_WATCH_INTERVAL)
     except KeyboardInterrupt:
         pass
 
 
-def _statistics(session: Session, result: Any) -> str:
+def _statistics(session: Session, which: dict[str, str] | None, result: Any) -> str:
     with session.understand():
+        if which:
+            return tables.rule_stats_view(all_visible(result), terminal_width())
         return tables.watched_view(all_visible(result), terminal_width(), terminal_height())
 
 
@@ -253,29 +224,3 @@ def _note_cost(session: Session, levels: dict[str, str]) -> None:
     with session.understand():
         if levels.get("ingress") in {"debug", "trace"}:
             click.echo(_COST_OF_INGRESS, err=True)
-
-
-def _warn(session: Session, added: list[dict[str, Any]]) -> None:
-    """Print warnings about rules that were added, and reasons why they are not served now."""
-    said: dict[str, list[str]] = {}
-    with session.understand():
-        for rule in all_visible(added):
-            for what in (*rule.get("warnings", ()), rule.get("reason") if rule["state"] != "pending" else ""):
-                if what:
-                    said.setdefault(what, []).append(rule["rule_id"])
-    for what, rules in said.items():
-        others = f" (and {len(rules) - 1:,} more rules)" if len(rules) > 1 else ""
-        click.echo(f"Warning: rule {rules[0]}{others}: {what}", err=True)
-
-
-def _check_active(session: Session, added: list[dict[str, Any]]) -> None:
-    """Fail if rules were added that not every worker forwards by yet."""
-    with session.understand():
-        pending = [rule["rule_id"] for rule in added if rule["state"] == "pending"]
-    if pending:
-        which, them = (f"rule {pending[0]} is", "it") if len(pending) == 1 else (f"{len(pending):,} rules are", "them")
-        raise McrError(
-            f"The {which} in place, but not active yet: not every worker has acknowledged {them} yet",
-            "see how the workers are: mcrctl list-workers",
-            "see when it becomes active: mcrctl list",
-        )

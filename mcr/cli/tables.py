@@ -151,6 +151,18 @@ def stats_view(stats: dict[str, Any], width: int | None, *, short: bool = False)
     return "\n\n".join(part for part in parts if part)
 
 
+def rule_stats_view(stats: dict[str, Any], width: int | None) -> str:
+    """One rule and each of its outputs: the result of `stats` with a rule."""
+    rows = [
+        [_endpoint(output), *(_count(output[name]) for name in ("submitted", "sent", "errors")), _size(output["bytes"])]
+        for rule in stats["rules"]
+        for output in rule["outputs"]
+    ]
+    outputs = _table(["OUTPUT", "#SUBMITTED", "#SENT", "#ERRORS", "#BYTES"], rows, width)
+    parts = (_rules_table(stats["rules"], width), outputs, _failing_outputs_table(stats["rules"], width))
+    return "\n\n".join(part for part in parts if part)
+
+
 def _block(title: str, values: dict[str, Any], names: Iterable[str], **rates: str) -> str:
     lines = [title]
     for name in names:

@@ -224,7 +224,7 @@ def test_an_interface_that_is_not_there_is_told_with_those_that_are(plant: Plant
 
 
 def test_a_second_rule_for_the_same_input_is_told_the_first_one_s_id(plant: Plant, make_mcr: MakeMcr) -> None:
-    """After the hint's command it can be added."""
+    """Its outputs can be changed, or after the hint's command the other is added."""
     mcr = make_mcr(plant.relay).start()
     rule_id = mcr.add("in0:239.1.1.1:5000", "239.2.2.2:6000:out0")
     refused = mcr.ctl("add", *words_for_group("239.1.1.1"), check=False)
@@ -232,7 +232,9 @@ def test_a_second_rule_for_the_same_input_is_told_the_first_one_s_id(plant: Plan
     assert refused.stderr.splitlines() == [
         f"Error: Rule already exists: {rule_id} takes 239.1.1.1:5000 on in0",
         f"hint: remove it first: mcrctl remove --rule-id {rule_id}",
+        f"hint: or change its outputs: mcrctl change --rule-id {rule_id} --add-outputs G:P:IF",
     ]
+    mcr.ctl("change", "--rule-id", rule_id, "--add-outputs", "239.2.2.2:6000:out1")
     mcr.ctl("remove", "--rule-id", rule_id)
     assert mcr.ctl("add", *words_for_group("239.1.1.1")).returncode == 0
 

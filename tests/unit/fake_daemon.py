@@ -16,6 +16,15 @@ VIEW: dict[str, Any] = {
     "outputs": [{"group": "239.2.2.2", "port": 5001, "interface": "eth1"}],
     "state": "active",
 }
+LISTED: dict[str, Any] = VIEW | {
+    "outputs": [VIEW["outputs"][0] | {"gso": "auto", "state": "active", "reason": ""}],
+    "reason": "",
+    "warnings": [],
+    "origin": "runtime",
+    "path": "worker",
+    "path_reason": "",
+}
+"""As mcrctl list --json prints it."""
 STATS: dict[str, Any] = {
     "ingress": dict.fromkeys(["recv", "matched", "parse_err", "no_match", "buf_exhaust", "kernel_drops", "pps"], 0),
     "egress": dict.fromkeys(["submitted", "sent", "errors", "bytes", "in_doubt", "pps"], 0),
@@ -39,6 +48,7 @@ class Daemon:
     results: dict[str, Any] = attrs.field(
         factory=lambda: {
             "add": [VIEW],
+            "change": VIEW,
             "remove": VIEW,
             "list": [VIEW],
             "stats": STATS,

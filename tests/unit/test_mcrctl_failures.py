@@ -12,7 +12,7 @@ import click
 import pytest
 
 import mcr
-from fake_daemon import ADD, Daemon, Run
+from fake_daemon import ADD, INPUT, Daemon, Run
 from mcr.cli import failure, mcrctl
 from mcr.errors import McrError, SystemFault
 
@@ -33,7 +33,7 @@ def test_an_error_is_a_line_and_hints_on_standard_error(run: Run, daemon: Daemon
             (),
             "Missing command",
             (
-                "commands: add, remove, list, stats, list-workers, ping, version, settings, log-level, config, "
+                "commands: add, change, remove, list, stats, list-workers, ping, version, settings, log-level, config, "
                 "doctor, why, report"
             ),
         ),
@@ -42,10 +42,23 @@ def test_an_error_is_a_line_and_hints_on_standard_error(run: Run, daemon: Daemon
         (("lst",), "No such command 'lst'", "did you mean list?"),
         (("--jsn", "list"), "No such option '--jsn'", "did you mean --json?"),
         (("add", "--input-prt", "1"), "No such option '--input-prt'", None),
-        (("list", "extra"), "Got unexpected extra argument (extra)", "see: mcrctl list --help"),
+        (("list-workers", "extra"), "Got unexpected extra argument (extra)", "see: mcrctl list-workers --help"),
         (("list", "--control-socket"), "Option '--control-socket' requires an argument", None),
-        (("remove",), "Give either --rule-id or --name", None),
-        (("remove", "--rule-id", "x", "--name", "y"), "Give either --rule-id or --name", None),
+        (("remove",), "Give --rule-id or --name, or --all", None),
+        (("remove", "--all", "--name", "y"), "Give --rule-id or --name, or --all", None),
+        (("change", "--new-name", "y"), "Give either --rule-id or --name", None),
+        (("change", "--rule-id", "x"), "Nothing to change", None),
+        (
+            ("change", "--rule-id", "x", "--outputs", "239.2.2.2:1:eth1", "--add-outputs", "239.2.2.2:1:eth1"),
+            "Give either --outputs, or --add-outputs and --remove-outputs",
+            None,
+        ),
+        (
+            ("change", "news"),
+            "Got unexpected extra argument (news)",
+            "name the rule by an option: --rule-id or --name",
+        ),
+        (("add", *INPUT, "--best-effort"), "--best-effort goes with --batch", None),
         (("log-level", "set"), "Give either --global LEVEL, or --facility NAME --level LEVEL", None),
         (
             ("log-level", "set", "debug"),

@@ -2,7 +2,7 @@
 
 import pytest
 
-from mcr.cli import rule_words
+from mcr.cli import batch
 
 LINE = "--input-interface eth0 --input-group 239.1.1.1 --input-port 5000 --outputs 239.2.2.2:5001:eth1"
 
@@ -19,11 +19,11 @@ LINE = "--input-interface eth0 --input-group 239.1.1.1 --input-port 5000 --outpu
 )
 def test_plain_lines_of_a_batch_are_read_as_click_would(line: str) -> None:
     words = line.split()
-    assert rule_words._plain_options(words) == rule_words._batch_line.make_context("mcrctl add", words).params
+    assert batch._plain_options(words) == batch._batch_line.make_context("mcrctl add", words).params
 
 
 @pytest.mark.parametrize(
     "end", ["--name", "--name=x", "--name -x", "--nam x", "x", "--input-port +7", "--input-port ٣"]
 )
 def test_other_lines_are_left_to_click(end: str) -> None:
-    assert rule_words._plain_options([*LINE.split(), *end.split()]) is None
+    assert batch._plain_options([*LINE.split(), *end.split()]) is None

@@ -1,0 +1,194 @@
+"""Files of rules for `mcrctl add --batch`: lines of options of `mcrctl add`, or what `mcrctl list --json` prints."""
+
+import codecs
+import json
+import re
+import shlex
+from collections.abc import Iterator
+from itertools import zip_longest
+from typing import Any, NamedTuple
+
+import click
+
+from mcr.cli.failure import usage_error
+from mcr.cli.rule_words import rule_options, rule_params
+from mcr.errors import (
+    InterfaceNotFound,
+    InvalidParams,
+    LimitReached,
+    McrError,
+    RuleExists,
+    SystemFault,
+    UsageError,
+)
+
+_OF_A_RULE = {fault.code for fault in (InvalidParams, RuleExists, InterfaceNotFound, SystemFault, LimitReached)}
+_BYTE_ORDER_MARK = codecs.BOM_UTF8
+_LINE_EXAMPLE = "--input-interface eth0 --input-group 239.1.1.1 --input-port 5000 --outputs 239.2.2.2:5000:eth1"
+_TOLD = frozenset({"state", "reason"})  # what `mcrctl list` tells of outputs, and nobody can set
+_TOLD_OF_RULES = _TOLD | {"warnings", "origin", "path", "path_reason", "added"}
+
+
+class Batch(NamedTuple):
+    """The rules of a file, as the protocol spells them; where each stands; what is between that and a field of it."""
+
+    rules: list[Any]
+    places: list[str]
+    separator: str = ", "
+
+    def part(self, start: int, end: int) -> "Batch":
+        """Some of them."""
+        return Batch(self.rules[start:end], self.places[start:end], self.separator)
+
+
+def read_batch(file: str) -> tuple[Batch, list[McrError]]:
+    """The rules of a file, and the faults of those that can't be read."""
+    name = "<stdin>" if file == "-" else file
+    try:
+        with click.open_file(file, "rb") as stream:
+            text = stream.read().removeprefix(_BYTE_ORDER_MARK)  # some editors begin a file with it
+    except OSError as error:
+        raise SystemFault(f"Cannot read {name}", error.errno or 0) from None
+    if text.lstrip()[:1] in (b"[", b"{"):
+        batch, faults = _read_json(text, name)
+    else:
+        batch, faults = _read_lines(text, name)
+    if not (batch.rules or faults):
+        raise UsageError(
+            f"No rules in {name}",
+            f"each line has the options of mcrctl add: {_LINE_EXAMPLE}",
+            "lines with # are comments",
+        )
+    return batch, faults
+
+
+# JSON.
+
+
+def _read_json(text: bytes, name: str) -> tuple[Batch, list[McrError]]:
+    try:
+        rules = json.loads(text)
+    except UnicodeDecodeError:
+        raise UsageError(f"{name}: not text in UTF-8", "save the file as UTF-8") from None
+    except json.JSONDecodeError as error:
+        raise UsageError(
+            f"{name}:{error.lineno}: not JSON: {error.msg}", "JSON as mcrctl list --json prints it: an array of rules"
+        ) from None
+    except (ValueError, RecursionError):
+        raise UsageError(f"{name}: not JSON that can be read", "an array of rules: mcrctl list --json") from None
+    rules = rules if isinstance(rules, list) else [rules]
+    places = [f"{name}: rules[{index}]" for index in range(len(rules))]
+    return Batch([_without_what_is_told(rule) for rule in rules], places, "."), []
+
+
+def _without_what_is_told(rule: Any) -> Any:
+    """A rule without what is only shown of it; whatever else it has is for the daemon to judge."""
+    if not isinstance(rule, dict):
+        return rule
+    kept = {name: value for name, value in rule.items() if name not in _TOLD_OF_RULES}
+    if isinstance(outputs := kept.get("outputs"), list):
+        kept["outputs"] = [
+            {name: value for name, value in each.items() if name not in _TOLD} if isinstance(each, dict) else each
+            for each in outputs
+        ]
+    return kept
+
+
+# Lines.
+
+
+@click.command(add_help_option=False)
+@rule_options
+def _batch_line(**_: Any) -> None:
+    """Parses a line of a batch; never run."""
+
+
+_PLAIN = {option.opts[0]: option.name for option in _batch_line.params if option.name}
+
+
+def _plain_options(words: list[str]) -> dict[str, Any] | None:
+    """What click would make of a line of plain options and values, twenty times as fast; None for any other line."""
+    options: dict[str, Any] = dict.fromkeys(_PLAIN.values())
+    options["outputs"] = ()
+    for option, value in zip_longest(words[::2], words[1::2], fillvalue=""):
+        name = _PLAIN.get(option)
+        if not name or not value or value.startswith("-"):
+            return None
+        if name == "input_port":
+            if not (value.isascii() and value.isdecimal()):
+                return None
+            options[name] = int(value)
+        else:
+            options[name] = (*options[name], value) if name == "outputs" else value
+    return options
+
+
+def _read_lines(text: bytes, name: str) -> tuple[Batch, list[McrError]]:
+    batch, faults = Batch([], []), list[McrError]()
+    for number, line in enumerate(text.split(b"\n"), 1):
+        place = f"{name}:{number}"
+        try:
+            for rule in _read_line(line, place):
+                batch.rules.append(rule)
+                batch.places.append(place)
+        except UsageError as error:
+            faults.append(error)
+    return batch, faults
+
+
+def _read_line(line: bytes, place: str) -> Iterator[dict[str, Any]]:
+    """The rule on a line, if there is one."""
+    try:
+        if words := _words(line.decode()):
+            yield rule_params(_plain_options(words) or _batch_line.make_context("mcrctl add", words).params)
+    except click.UsageError as error:
+        fault = usage_error(error)
+        raise UsageError(f"{place}: {fault.message}", *fault.hints) from None
+    except UsageError as error:
+        raise UsageError(f"{place}: {error.message}", *error.hints) from None
+    except UnicodeDecodeError:
+        raise UsageError(f"{place}: not text in UTF-8", "save the file as UTF-8") from None
+    except ValueError as error:  # of shlex
+        raise UsageError(
+            f"{place}: {error}", "a rule is one line: no quotation and no \\ goes on to the next"
+        ) from None
+
+
+_SPECIAL = re.compile(r"""['"\\#]|[^\x00-\x7f]""")
+_QUOTED_OR_COMMENT = re.compile(r"""('[^']*'|"(?:\\.|[^"\\])*"|\\.)|(?<!\S)#.*""")
+
+
+def _words(line: str) -> list[str]:
+    """Split a line as a shell would, and take the command away, if it has one.
+
+    shlex alone would take a # in the middle of a word for a comment.
+    """
+    if not _SPECIAL.search(line):
+        words = line.split()  # the same, and 50 times as fast
+    else:
+        words = shlex.split(_QUOTED_OR_COMMENT.sub(lambda match: match[1] or "", line))
+    start = 1 if words[:1] == ["sudo"] else 0
+    if len(words) > start + 1 and words[start].rpartition("/")[2] == "mcrctl" and words[start + 1] == "add":
+        return words[start + 2 :]
+    return words
+
+
+# Faults that the daemon finds.
+
+
+def is_about_rules(error: McrError) -> bool:
+    """Whether the daemon refused rules. What mcrctl itself met, such as a missing socket, is of a class of its own."""
+    return type(error) is McrError and error.code in _OF_A_RULE
+
+
+def name_places(error: McrError, batch: Batch) -> McrError:
+    """Put places in the file where the daemon counts rules; a single rule it does not count."""
+    named = re.sub(
+        r"\brules\[(\d+)\](\.?)",
+        lambda match: batch.places[int(match[1])] + (batch.separator if match[2] else ""),
+        error.message,
+    )
+    if len(batch.places) == 1 and named == error.message and is_about_rules(error):
+        named = f"{batch.places[0]}: {named}"
+    error.message = named
+    return error

@@ -1,0 +1,203 @@
+"""The commands that change rules: add, change, remove."""
+
+from typing import Any
+
+import click
+
+from mcr.cli import completion
+from mcr.cli.batch import Batch, is_about_rules, name_places, read_batch
+from mcr.cli.rule_words import outputs_params, rule_options, rule_params
+from mcr.cli.session import Session, common_options
+from mcr.errors import McrError, UsageError
+from mcr.text.plurals import counted
+from mcr.text.visible import all_visible, visible
+
+_OUTPUTS = "G:P:IF[,G:P:IF...]"
+_PATTERN = frozenset("*?[")
+_SEE_RULES = "ids and names are shown by: mcrctl list"
+
+_WAIT = click.option(
+    "--wait", is_flag=True, help="Wait for interfaces that are not there, instead of refusing the rule."
+)
+
+
+@click.command()
+@rule_options
+@click.option(
+    "--batch",
+    metavar="FILE|-",
+    shell_complete=completion.files,
+    help="Add the rules of a file: one rule per line, written as the options above, or what mcrctl list --json prints.",
+)
+@click.option("--best-effort", is_flag=True, help="With --batch: add what can be added, and name the rest.")
+@click.option(
+    "--idempotent",
+    is_flag=True,
+    help="A rule that is there already, with the same input, outputs and name, is no error.",
+)
+@_WAIT
+@common_options
+@click.pass_obj
+def add(session: Session, /, batch: str | None, best_effort: bool, **options: Any) -> None:  # noqa: FBT001 - by name
+    """Add a rule, or with --batch all rules of a file or none."""
+    params = {name: True for name in ("wait", "idempotent") if options.pop(name)}
+    if batch is None:
+        if best_effort:
+            raise UsageError("--best-effort goes with --batch", "a single rule is added or not")
+        added = session.call("add", {"rules": [rule_params(options)], **params})
+        session.show(added, _one_added)
+        _warn(session, added)
+    else:
+        if any(options.values()):
+            raise UsageError(
+                "--batch takes no other options of a rule", "write the rule's options on a line of the file"
+            )
+        added = _add_batch(session, batch, params, best_effort=best_effort)
+    _check_active(session, added)
+
+
+def _one_added(rules: list[dict[str, Any]], _width: int | None) -> str:
+    rule_id = rules[0]["rule_id"]
+    return f"Added rule {rule_id}" if rules[0].get("added", True) else f"Rule {rule_id} is there already"
+
+
+def _added(rules: list[dict[str, Any]], _width: int | None) -> str:
+    there = sum(not rule.get("added", True) for rule in rules)
+    words = f"Added {counted(len(rules) - there, 'rule')}"
+    return f"{words}; {there:,} {'was' if there == 1 else 'were'} there already" if there else words
+
+
+def _add_batch(session: Session, file: str, params: dict[str, Any], *, best_effort: bool) -> list[dict[str, Any]]:
+    batch, faults = read_batch(file)
+    if faults and not best_effort:
+        raise faults[0]
+    added = _add_some(session, batch, params, faults if best_effort else None) if batch.rules else []
+    session.show(added, _added)
+    _warn(session, added)
+    if faults:
+        for fault in faults:
+            click.echo(f"Not added: {visible(fault.message)}", err=True)
+        hints = dict.fromkeys(hint for fault in faults for hint in fault.hints)
+        raise McrError(
+            f"{len(faults):,} of {counted(len(batch.rules) + _unread(faults), 'rule')} were not added", *[*hints][:5]
+        )
+    return added
+
+
+def _unread(faults: list[McrError]) -> int:
+    return sum(isinstance(fault, UsageError) for fault in faults)
+
+
+def _add_some(
+    session: Session, batch: Batch, params: dict[str, Any], faults: list[McrError] | None
+) -> list[dict[str, Any]]:
+    """Add all rules of a batch. With `faults` those that can be: of what is refused, each half is tried by itself."""
+    try:
+        added: list[dict[str, Any]] = session.call("add", {"rules": batch.rules, **params})
+    except McrError as error:
+        if faults is None or not is_about_rules(error):
+            raise name_places(error, batch) from None
+        half = len(batch.rules) // 2
+        if not half:
+            faults.append(name_places(error, batch))
+            return []
+        first = _add_some(session, batch.part(0, half), params, faults)
+        return [*first, *_add_some(session, batch.part(half, len(batch.rules)), params, faults)]
+    return added
+
+
+@click.command()
+@click.option("--rule-id", metavar="ID", shell_complete=completion.rule_ids, help="Id of the rule.")
+@click.option("--name", shell_complete=completion.rule_names, help="Name of the rule.")
+@click.option("--outputs", metavar=_OUTPUTS, multiple=True, help="All outputs that it has then, written as for add.")
+@click.option(
+    "--add-outputs", metavar=_OUTPUTS, multiple=True, help="More outputs; one that is there gets the options given."
+)
+@click.option("--remove-outputs", metavar=_OUTPUTS, multiple=True, help="Fewer outputs.")
+@click.option("--new-name", metavar="NAME", help="Another name.")
+@_WAIT
+@common_options
+@click.pass_obj
+def change(session: Session, /, rule_id: str | None, name: str | None, **options: Any) -> None:
+    """Change a rule's outputs or name. What stays loses no packet, and its counters go on."""
+    if (rule_id is None) == (name is None):
+        raise UsageError("Give either --rule-id or --name", _SEE_RULES)
+    params: dict[str, Any] = {"name": name} if rule_id is None else {"rule_id": rule_id}
+    for option in ("outputs", "add_outputs", "remove_outputs"):
+        if options[option]:
+            params[option] = outputs_params(options[option])
+    if options["new_name"] is not None:
+        params["new_name"] = options["new_name"]
+    if len(params) == 1:
+        raise UsageError("Nothing to change", "give --outputs, --add-outputs, --remove-outputs or --new-name")
+    if options["outputs"] and (options["add_outputs"] or options["remove_outputs"]):
+        raise UsageError("Give either --outputs, or --add-outputs and --remove-outputs", "see: mcrctl change --help")
+    changed = session.call("change", params | ({"wait": True} if options["wait"] else {}))
+    session.show(changed, lambda rule, _width: f"Changed rule {rule['rule_id']}")
+    _warn(session, [changed])
+    _check_active(session, [changed])
+
+
+@click.command()
+@click.option(
+    "--rule-id",
+    "rule_ids",
+    metavar="ID",
+    multiple=True,
+    shell_complete=completion.rule_ids,
+    help="Id of a rule, or a shell pattern of ids; may be given several times.",
+)
+@click.option(
+    "--name",
+    "names",
+    multiple=True,
+    shell_complete=completion.rule_names,
+    help="Name of a rule, or a shell pattern of names such as 'studio-*'; may be given several times.",
+)
+@click.option("--all", "everything", is_flag=True, help="Remove all rules.")
+@common_options
+@click.pass_obj
+def remove(session: Session, /, rule_ids: tuple[str, ...], names: tuple[str, ...], everything: bool) -> None:  # noqa: FBT001 - by name
+    """Remove rules, all that are named or none."""
+    if everything == bool(rule_ids or names):
+        raise UsageError("Give --rule-id or --name, or --all", _SEE_RULES)
+    match rule_ids, names:
+        case (rule_id,), () if not _PATTERN.intersection(rule_id):
+            params: dict[str, Any] = {"rule_id": rule_id}
+        case (), (name,) if not _PATTERN.intersection(name):
+            params = {"name": name}
+        case _:
+            given = {"rule_ids": [*rule_ids], "names": [*names], "all": everything}
+            params = {each: value for each, value in given.items() if value}
+    session.show(session.call("remove", params), _removed)
+
+
+def _removed(result: Any, _width: int | None) -> str:
+    rules = result if isinstance(result, list) else [result]
+    return f"Removed rule {rules[0]['rule_id']}" if len(rules) == 1 else f"Removed {counted(len(rules), 'rule')}"
+
+
+def _warn(session: Session, added: list[dict[str, Any]]) -> None:
+    """Print warnings about rules that were added, and reasons why they are not served now."""
+    said: dict[str, list[str]] = {}
+    with session.understand():
+        for rule in all_visible(added):
+            for what in (*rule.get("warnings", ()), rule.get("reason") if rule["state"] != "pending" else ""):
+                if what:
+                    said.setdefault(what, []).append(rule["rule_id"])
+    for what, rules in said.items():
+        others = f" (and {len(rules) - 1:,} more rules)" if len(rules) > 1 else ""
+        click.echo(f"Warning: rule {rules[0]}{others}: {what}", err=True)
+
+
+def _check_active(session: Session, added: list[dict[str, Any]]) -> None:
+    """Fail if rules were added that not every worker forwards by yet."""
+    with session.understand():
+        pending = [rule["rule_id"] for rule in added if rule["state"] == "pending"]
+    if pending:
+        which, them = (f"rule {pending[0]} is", "it") if len(pending) == 1 else (f"{len(pending):,} rules are", "them")
+        raise McrError(
+            f"The {which} in place, but not active yet: not every worker has acknowledged {them} yet",
+            "see how the workers are: mcrctl list-workers",
+            "see when it becomes active: mcrctl list",
+        )

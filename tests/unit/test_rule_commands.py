@@ -1,0 +1,213 @@
+"""mcrctl add, change and remove: what is asked of the daemon, and what an operator reads."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from fake_daemon import INPUT, LISTED, STATS, VIEW, Daemon, Run
+from mcr.errors import InterfaceNotFound, McrError, RuleExists, SystemFault
+
+OUTPUT = VIEW["outputs"][0]
+Write = Callable[[str], str]
+
+
+@pytest.fixture
+def batch(tmp_path: Path) -> Write:
+    def write(text: str) -> str:
+        file = tmp_path / "rules"
+        file.write_text(text)
+        return str(file)
+
+    return write
+
+
+def line(port: int, *words: str) -> str:
+    return " ".join((*INPUT[:-1], str(port), "--outputs", "239.2.2.2:5001:eth1", *words))
+
+
+# change
+
+
+@pytest.mark.parametrize(
+    ("words", "params"),
+    [
+        (("--name", "cam", "--new-name", "tv"), {"name": "cam", "new_name": "tv"}),
+        (("--rule-id", "x", "--new-name", ""), {"rule_id": "x", "new_name": ""}),
+        (
+            ("--rule-id", "x", "--outputs", "239.2.2.2:5001:eth1:gso=off", "--wait"),
+            {"rule_id": "x", "outputs": [OUTPUT | {"gso": "off"}], "wait": True},
+        ),
+        (
+            (
+                *("--name", "cam", "--add-outputs", "239.2.2.2:5001:eth1,239.2.2.2:5001:eth1"),
+                *("--remove-outputs", "239.2.2.2:5001:eth1", "--remove-outputs", "239.2.2.2:5001:eth1"),
+            ),
+            {"name": "cam", "add_outputs": [OUTPUT] * 2, "remove_outputs": [OUTPUT] * 2},
+        ),
+    ],
+)
+def test_change_asks_for_what_is_given(
+    run: Run, daemon: Daemon, words: tuple[str, ...], params: dict[str, Any]
+) -> None:
+    assert run("change", *words) == (0, "Changed rule dcfca9531161\n", [])
+    assert daemon.calls == [("change", params)]
+    assert json.loads(run("change", *words, "--json")[1]) == VIEW
+
+
+def test_what_is_odd_about_a_changed_rule_is_a_warning(run: Run, daemon: Daemon) -> None:
+    daemon.results["change"] = VIEW | {"state": "degraded", "reason": "1 of 2 outputs: eth1 is down"}
+    status, _, err = run("change", "--name", "cam", "--new-name", "tv")
+    assert (status, err) == (0, ["Warning: rule dcfca9531161: 1 of 2 outputs: eth1 is down"])
+
+
+# remove
+
+
+@pytest.mark.parametrize(
+    ("words", "params"),
+    [
+        (("--rule-id", "x", "--rule-id", "y"), {"rule_ids": ["x", "y"]}),
+        (("--name", "a", "--rule-id", "x"), {"rule_ids": ["x"], "names": ["a"]}),
+        (("--name", "studio-*"), {"names": ["studio-*"]}),
+        (("--all",), {"all": True}),
+    ],
+)
+def test_several_rules_are_removed_by_one_request(
+    run: Run, daemon: Daemon, words: tuple[str, ...], params: dict[str, Any]
+) -> None:
+    daemon.results["remove"] = [VIEW] * 3
+    assert run("remove", *words) == (0, "Removed 3 rules\n", [])
+    assert daemon.calls == [("remove", params)]
+    daemon.results["remove"] = [VIEW]
+    assert run("remove", *words)[1] == "Removed rule dcfca9531161\n"
+    daemon.results["remove"] = []
+    assert run("remove", *words)[1] == "Removed 0 rules\n"
+
+
+# list and stats of one rule
+
+
+def test_one_rule_can_be_shown(run: Run, daemon: Daemon) -> None:
+    assert "239.2.2.2:5001:eth1" in run("list", "cam")[1]
+    counters = dict.fromkeys(["matched", "sent", "errors", "bytes", "pps", "bps"], 7)
+    output = OUTPUT | dict.fromkeys(["submitted", "sent", "errors", "bytes"], 1_234) | {"last_error": "broken"}
+    daemon.results["stats"] = STATS | {"rules": [VIEW | counters | {"outputs": [output]}]}
+    _, out, _ = run("stats", "cam")
+    assert daemon.calls == [("list", {"rule": "cam"}), ("stats", {"rule": "cam"})]
+    assert "OUTPUT               SUBMITTED   SENT  ERRORS     BYTES" in out
+    assert "239.2.2.2:5001:eth1      1,234  1,234   1,234  1.234 kB" in out
+    assert "broken" in out
+    assert "Ingress" not in out
+
+
+# add --batch with JSON
+
+
+def test_what_list_prints_is_taken(run: Run, daemon: Daemon, batch: Write) -> None:
+    """Without what it only tells; whatever else a rule has is for the daemon to judge."""
+    odd = LISTED | {"wrong": 1}
+    daemon.results["add"] = [VIEW] * 2
+    assert run("add", "--batch", batch(f"\ufeff \n{json.dumps([LISTED, odd])}"))[:2] == (0, "Added 2 rules\n")
+    rule = {name: LISTED[name] for name in ("rule_id", "name", "input")} | {"outputs": [OUTPUT | {"gso": "auto"}]}
+    assert daemon.calls == [("add", {"rules": [rule, rule | {"wrong": 1}]})]
+    daemon.calls.clear()
+    run("add", "--batch", batch(json.dumps(LISTED)))
+    assert daemon.calls == [("add", {"rules": [rule]})]
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ('[{"name": "a"},\n{"name" "b"}]', ":2: not JSON: Expecting ':' delimiter"),
+        ("[" * 100_000, ": not JSON that can be read"),
+        ("[" + "9" * 5_000 + "]", ": not JSON that can be read"),
+    ],
+)
+def test_what_is_no_json_is_told(run: Run, daemon: Daemon, batch: Write, text: str, words: str) -> None:
+    file = batch(text)
+    status, _, err = run("add", "--batch", file)
+    assert (status, err[0]) == (2, f"Error: {file}{words}")
+    assert daemon.calls == []
+
+
+def test_an_empty_list_has_no_rules(run: Run, daemon: Daemon, batch: Write) -> None:
+    assert run("add", "--batch", batch("[]"))[2][0].startswith("Error: No rules in ")
+    assert daemon.calls == []
+
+
+def test_a_fault_in_json_names_index_and_field(run: Run, daemon: Daemon, batch: Write) -> None:
+    file = batch(json.dumps([LISTED, 7]))
+    daemon.failure = McrError("rules[1].outputs[0].port must be a whole number, not a string; rules[0].x is odd")
+    (error,) = run("add", "--batch", file)[2]
+    assert error == (
+        f"Error: {file}: rules[1].outputs[0].port must be a whole number, not a string; {file}: rules[0].x is odd"
+    )
+
+
+# add --batch --best-effort
+
+
+def judge(monkeypatch: pytest.MonkeyPatch, daemon: Daemon, wrong: dict[int, type[McrError]]) -> None:
+    """Have the daemon refuse requests with rules that have these ports, as it does: the first one that it meets."""
+
+    def call(_: Daemon, method: str, params: dict[str, Any]) -> Any:
+        daemon.calls.append((method, params))
+        rules = params["rules"]
+        for index, rule in enumerate(rules):
+            if fault := wrong.get(rule["input"]["port"]):
+                error = McrError("Refused" + (f" (rules[{index}])" if len(rules) > 1 else ""), "a hint")
+                error.code = fault.code
+                raise error
+        return [VIEW | {"rule_id": str(rule["input"]["port"])} for rule in rules]
+
+    monkeypatch.setattr(Daemon, "call", call)
+
+
+def test_what_can_be_added_is_and_the_rest_is_named(
+    run: Run, daemon: Daemon, batch: Write, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    judge(monkeypatch, daemon, {3: InterfaceNotFound, 9: RuleExists, 10: RuleExists})
+    file = batch("\n".join([line(1), "# none", *map(line, range(2, 11)), "--input-port x"]))
+    assert run("add", "--batch", file, "--best-effort", "--json")[0] == 1
+    status, out, err = run("add", "--batch", file, "--best-effort")
+    assert (status, out) == (1, "Added 7 rules\n")
+    assert err[:4] == [
+        f"Not added: {file}:12: Invalid value for '--input-port': 'x' is not a valid integer",
+        f"Not added: {file}:4: Refused",
+        f"Not added: {file}:10: Refused",
+        f"Not added: {file}:11: Refused",
+    ]
+    assert err[4] == "Error: 4 of 11 rules were not added"
+    assert "hint: a hint" in err
+
+
+def test_if_all_can_be_added_it_is_one_request(
+    run: Run, daemon: Daemon, batch: Write, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    judge(monkeypatch, daemon, {})
+    file = batch("\n".join(map(line, range(1, 100))))
+    assert run("add", "--batch", file, "--best-effort", "--wait") == (0, "Added 99 rules\n", [])
+    ((_, params),) = daemon.calls
+    assert params["wait"] is True
+
+
+def test_what_is_wrong_with_no_rule_ends_it(run: Run, daemon: Daemon, batch: Write) -> None:
+    daemon.failure = SystemFault("Cannot connect", 111)
+    status, out, err = run("add", "--batch", batch(f"{line(1)}\n{line(2)}"), "--best-effort")
+    assert (status, out, err) == (1, "", ["Error: Cannot connect: Connection refused (os error 111)"])
+    assert len(daemon.calls) == 1
+
+
+# add --idempotent
+
+
+def test_rules_that_were_there_are_told(run: Run, daemon: Daemon, batch: Write) -> None:
+    there = VIEW | {"added": False}
+    daemon.results["add"] = [there]
+    assert run("add", *line(1).split(), "--idempotent")[:2] == (0, "Rule dcfca9531161 is there already\n")
+    daemon.results["add"] = [there, VIEW | {"added": True}, there]
+    assert run("add", "--batch", batch(line(1)), "--idempotent")[:2] == (0, "Added 1 rule; 2 were there already\n")
+    assert [params["idempotent"] for _, params in daemon.calls] == [True, True]

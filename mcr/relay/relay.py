@@ -4,6 +4,7 @@ A change is prepared, which may fail and then is undone, and committed, which ca
 Calls that may wait in the kernel (opening and closing capture sockets) run in a thread.
 """
 
+import errno
 from collections.abc import Container, Iterable, Mapping
 from contextlib import ExitStack
 from itertools import chain
@@ -14,6 +15,7 @@ import attrs
 import trio
 
 from mcr.config.settings import Settings
+from mcr.errors import SystemFault
 from mcr.logs.logger import get_logger
 from mcr.model.log import Facility
 from mcr.model.rule import Rule, RuleChange
@@ -32,6 +34,8 @@ from mcr.rules.interface_log import Users
 from mcr.shm.records import Command
 
 log = get_logger(Facility.NETWORK)
+
+_JUST_GONE = (errno.ENODEV, errno.ENXIO)  # what the kernel says of an interface that is not there
 
 
 @attrs.frozen
@@ -128,10 +132,19 @@ class Relay:
         return await trio.to_thread.run_sync(self._apply, change)
 
     def _apply(self, change: RuleChange) -> Step:
+        try:
+            prepared = self._prepare_all(change)
+        except SystemFault as error:
+            if not change.wait or error.errno not in _JUST_GONE:
+                raise
+            prepared = self._prepare_all(change)  # what has gone since it was found is waited for
+        return self._commit(change, prepared)
+
+    def _prepare_all(self, change: RuleChange) -> _Prepared:
         with ExitStack() as undo:
             prepared = self._prepare(change, undo)
             undo.pop_all()
-        return self._commit(change, prepared)
+        return prepared
 
     def _prepare(self, change: RuleChange, undo: ExitStack) -> _Prepared:
         added, grown = change.added, tuple(filter(None, map(self._placement.growth, change.changed)))

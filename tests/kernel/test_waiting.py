@@ -4,6 +4,7 @@ import errno
 from collections.abc import Iterator
 from contextlib import ExitStack
 from ipaddress import IPv4Address
+from typing import Any
 
 import pytest
 
@@ -13,6 +14,7 @@ from mcr.errors import SystemFault
 from mcr.model.flow import Input
 from mcr.model.log import LogLevels
 from mcr.model.rule import Output, Rule, RuleChange
+from mcr.net.capture import open_captures
 from mcr.net.interfaces import find_interface
 from mcr.net.patience import close_all
 from mcr.relay import inputs
@@ -109,6 +111,25 @@ def test_an_interface_is_never_captured_under_two_names(
     captured = [each.interface.index for each in relay.inputs if not each.is_lost]
     assert len(captured) == len({*captured})
     assert "that other rules call" in relay.inputs["late0"].fault + relay.inputs["late1"].fault
+
+
+def test_an_interface_that_goes_while_it_is_opened_is_waited_for(
+    relay: Relay, inside: Namespace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As one does that udev renames while mcrd starts: a saved rule on it is not given up."""
+    there = iter([True])
+
+    def open_too_late(*arguments: Any, given: Any = open_captures) -> Any:
+        if next(there, False):
+            inside.ip("link delete dev in0")
+        return given(*arguments)
+
+    monkeypatch.setattr(inputs, "open_captures", open_too_late)
+    add(relay, 2, rule("in0", "out0"))
+    inside.ip("link add in0 type veth peer name out0")
+    renew(relay, 3)
+    assert [each.is_lost for each in relay.inputs] == [False]
+    assert relay.outputs["out0"].interface.index == find_interface("out0").index
 
 
 def test_memberships_follow_rules_that_wait(relay: Relay, inside: Namespace) -> None:

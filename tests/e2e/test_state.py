@@ -103,3 +103,17 @@ def test_rules_wait_for_interfaces_and_are_used_once_they_are_there(plant: Plant
     forwarded(plant, output="239.2.2.3:6000@far1", count=100)
     host.expect_everything()
     mcr.check_counters(arrived=700)
+
+
+def test_an_interface_that_comes_under_a_second_name_is_used_once(plant: Plant, make_mcr: MakeMcr) -> None:
+    """A rule waits for the name that another rule's interface is given: nothing is forwarded twice."""
+    mcr = make_mcr(plant.relay).start()
+    mcr.add(f"in0:{FLOW}", OUT, rule_id="first")
+    add_waiting(mcr, "second", f"late0:{FLOW}", OUT)
+    plant.relay.ip("link set dev in0 down")
+    plant.relay.ip("link set dev in0 name late0")
+    plant.relay.bring_up("late0")
+    reason = "late0 is there now, but cannot be used: Interface late0 is the one that other rules call in0"
+    wait_until(lambda: waiting(mcr) == {"first": ("active", ""), "second": ("waiting", reason)}, "only one is active")
+    forwarded(plant)
+    mcr.check_counters(arrived=500)

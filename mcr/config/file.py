@@ -10,10 +10,12 @@ Rules of the module:
 import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import pairwise
+from types import MappingProxyType
 from typing import Any, Final
 
 import attrs
 
+from mcr.config.blocks import read_blocks
 from mcr.config.document import Document, Path, read_document
 from mcr.config.kinds import Switch, Whole
 from mcr.config.rule_table import FileFault, FileFaults, RuleTable, place_text, read_rule
@@ -55,19 +57,61 @@ class Configuration:
         files: that were read, in their order.
         settings: by their names, as text.
         faults: in the order of files and lines. If there are any, the rest is not all that the files say.
+        blocks: rules by their texts, for the next reading.
     """
 
     files: tuple[str, ...] = ()
     settings: Mapping[str, str] = attrs.field(factory=dict)
     rules: tuple[FileRule, ...] = ()
     faults: tuple[FileFault, ...] = ()
+    blocks: Mapping[str, Rule] = attrs.field(factory=dict, eq=False, repr=False)
 
 
-def read_configuration(paths: Sequence[str]) -> Configuration:
-    """Read files, and of directories those that end with .toml, by name."""
+@attrs.frozen
+class ConfigurationPaths:
+    """Where configuration is looked for, each time that it is read.
+
+    Attributes:
+        must_exist: a path that is not there is a fault; else it says nothing.
+    """
+
+    paths: tuple[str, ...] = ()
+    must_exist: bool = True
+
+    def are_there(self) -> bool:
+        """Whether there is anything to read."""
+        return any(self.must_exist or os.path.lexists(path) for path in self.paths)
+
+    def read(self, before: Configuration | None = None) -> Configuration:
+        """Read what is there. It takes less time if most of it is as it was `before`."""
+        there = (path for path in self.paths if self.must_exist or os.path.lexists(path))
+        return read_configuration([*there], before.blocks if before else {})
+
+
+def read_configuration(paths: Sequence[str], known: Mapping[str, Rule] = MappingProxyType({})) -> Configuration:
+    """Read files, and of directories those that end with .toml, by name.
+
+    Args:
+        paths: of files and directories.
+        known: rules by their texts, which need not be read again.
+    """
     faults: list[FileFault] = []
-    readers = [reader for path in _files(paths, faults) if (reader := _read(path, faults))]
-    tables = [(reader, table) for reader in readers for table in _rules(reader)]
+    readers: list[FileFaults] = []
+    tables: list[tuple[FileFaults, RuleTable]] = []
+    blocks: dict[str, Rule] = {}
+    for path in _files(paths, faults):
+        text = _read(path, faults)
+        if text is None:
+            continue
+        found = read_blocks(text, known)
+        document = Document(text, found.values) if found else read_document(text)
+        reader = FileFaults(path, document, [FileFault(path, each.line, each.message) for each in document.faults])
+        readers.append(reader)
+        stated = _rules(reader)
+        if found:
+            blocks |= found.rules
+            stated = [_table_of(rule, index) for index, (_, rule) in enumerate(found.rules)]
+        tables += ((reader, table) for table in stated)
     settings = _settings(readers)
     _tell_duplicates(tables)
     _tell_limits(tables)
@@ -82,7 +126,12 @@ def read_configuration(paths: Sequence[str]) -> Configuration:
             if table.rule
         ),
         faults=tuple(faults),
+        blocks=blocks,
     )
+
+
+def _table_of(rule: Rule, index: int) -> RuleTable:
+    return RuleTable(("rule", index), rule, rule.input, rule.rule_id, rule.name)
 
 
 def _files(paths: Sequence[str], faults: list[FileFault]) -> Iterator[str]:
@@ -103,8 +152,8 @@ def _files(paths: Sequence[str], faults: list[FileFault]) -> Iterator[str]:
                 yield file
 
 
-def _read(path: str, faults: list[FileFault]) -> FileFaults | None:
-    """A file, with the faults of its syntax; None if it can't be read at all."""
+def _read(path: str, faults: list[FileFault]) -> str | None:
+    """The text of a file; None if it can't be read at all."""
     try:
         with open(path, "rb") as file:  # noqa: PTH123 - a path such as ./x stays as it was given
             data = file.read(_MAX_BYTES + 1)
@@ -119,9 +168,7 @@ def _read(path: str, faults: list[FileFault]) -> FileFaults | None:
     if len(data) > _MAX_BYTES:
         faults.append(FileFault(path, 0, f"longer than {_MAX_BYTES:,} bytes"))
         return None
-    document = read_document(text)
-    found = [FileFault(path, each.line, each.message) for each in document.faults]
-    return FileFaults(path, document, found)
+    return text
 
 
 def _unreadable(path: str, error: OSError | ValueError) -> FileFault:

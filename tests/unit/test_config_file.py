@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mcr.config import file
-from mcr.config.file import Configuration, read_configuration
+from mcr.config.file import Configuration, ConfigurationPaths, read_configuration
 from mcr.model.flow import Input
 from mcr.model.rule import Output, Rule, automatic_rule_id
 
@@ -220,6 +220,49 @@ def test_lines_are_not_looked_up_without_a_fault(tmp_path: Path) -> None:
     assert {"tree_sitter", "trio", "cattrs", "pyroute2", "cffi"}.isdisjoint(loaded)
 
 
+OTHER = "interface = 'b', group = '239.1.1.1', port = 1"
+
+
+def said(configuration: Configuration) -> object:
+    """All of it, places as text."""
+    rules = [(each.rule, str(each.place)) for each in configuration.rules]
+    return configuration.settings, rules, configuration.faults
+
+
+def test_a_rule_that_was_read_before_is_not_read_again(tmp_path: Path) -> None:
+    path = tmp_path / "a.toml"
+    path.write_text(SOUND)
+    before = ConfigurationPaths((str(path),)).read()
+    path.write_text(SOUND.replace("[[rule]]", f"{rule(input=OTHER)}[[rule]]", 1))
+    now = ConfigurationPaths((str(path),)).read(before)
+    assert [each.rule for each in now.rules[1:]] == [each.rule for each in before.rules]
+    assert now.rules[2].rule is before.rules[1].rule
+    assert str(now.rules[2].place) == f"{path}:18"
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        rule() + "[settings]\nabsorb = true\n",
+        "[settings]\nabsorb = true\n" + rule() + "[settings]\n",
+        rule() + "[[other]]\n",
+        rule('name = """\n[[rule]]\nb = 1\n"""\n'),
+        rule("outputs = [\n[[rule]]\n]\n"),
+        "rule = []\n" + rule(),
+        "[rule]\nname = 'a'\n" + rule(),
+        rule() + "[[rule]] # a comment\r\n" + rule(input=OTHER).removeprefix("[[rule]]\n"),
+        rule() + "[[rule.outputs]]\n",
+        rule() + rule(),
+    ],
+)
+def test_reading_rules_as_blocks_gives_what_the_whole_file_gives(
+    tmp_path: Path, text: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    by_blocks = said(read(tmp_path, text))
+    monkeypatch.setattr(file, "read_blocks", lambda *_: None)
+    assert said(read(tmp_path, text)) == by_blocks
+
+
 PIECES = st.sampled_from([*SOUND.splitlines(keepends=True), *"[]{}\"'=,#.\n", '"""', "[[rule]]\n", "0x", "\\", "é"])
 MUTATION = st.tuples(st.integers(0, len(SOUND)), st.integers(0, 12), st.lists(PIECES, max_size=3).map("".join))
 
@@ -228,12 +271,19 @@ MUTATION = st.tuples(st.integers(0, len(SOUND)), st.integers(0, 12), st.lists(PI
 def test_whatever_is_done_to_a_file_its_faults_have_lines(
     tmp_path_factory: pytest.TempPathFactory, mutations: list[tuple[int, int, str]]
 ) -> None:
+    """Nor does it matter what was read before, or whether rules are read as blocks."""
     text = SOUND
     for start, length, piece in mutations:
         text = text[:start] + piece + text[start + length :]
     path = tmp_path_factory.getbasetemp() / f"fuzzed-{os.getpid()}.toml"
+    path.write_text(SOUND)
+    before = read_configuration([str(path)])
     path.write_text(text)
-    for fault in read_configuration([str(path)]).faults:
+    configuration = read_configuration([str(path)], before.blocks)
+    for fault in configuration.faults:
         assert 0 <= fault.line <= text.count("\n") + 1
         assert fault.message
         assert "\n" not in fault.message
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(file, "read_blocks", lambda *_: None)
+        assert said(read_configuration([str(path)])) == said(configuration)

@@ -1,0 +1,41 @@
+"""What differs between two sets of rules: a difference of values, not of text."""
+
+from collections.abc import Iterable
+from typing import Any
+
+import attrs
+
+from mcr.config.writing import table_of
+from mcr.model.rule import Rule
+
+
+@attrs.frozen
+class RuleDifference:
+    """A rule that is in one of the sets only, or other than in the other one.
+
+    Attributes:
+        change: ``added``, ``removed`` or ``changed``.
+        before: as a table of a file; None: it is not there.
+        after: the same.
+    """
+
+    rule_id: str
+    change: str
+    before: dict[str, Any] | None
+    after: dict[str, Any] | None
+
+
+def difference(before: Iterable[Rule], after: Iterable[Rule]) -> tuple[RuleDifference, ...]:
+    """What has to become of the rules before to have those after. Rules are the same if their ids are."""
+    old, new = ({rule.rule_id: rule for rule in rules} for rules in (before, after))
+    kinds = {(True, False): "removed", (False, True): "added", (True, True): "changed"}
+    return tuple(
+        RuleDifference(
+            rule_id,
+            kinds[rule_id in old, rule_id in new],
+            table_of(old[rule_id]) if rule_id in old else None,
+            table_of(new[rule_id]) if rule_id in new else None,
+        )
+        for rule_id in {**old, **new}
+        if old.get(rule_id) != new.get(rule_id)
+    )

@@ -15,11 +15,13 @@ import trio
 
 from mcr import __version__
 from mcr._native import lib
+from mcr.actors.config_files import ConfigFiles
 from mcr.actors.network_watch import run_network_watch
 from mcr.actors.querier_watch import run_querier_watch
 from mcr.actors.rule_store import run_rule_store
 from mcr.actors.stats_aggregator import run_stats_aggregator
 from mcr.actors.worker_supervisor import WorkerSupervisor, run_worker_supervisor
+from mcr.config.file import Configuration, ConfigurationPaths
 from mcr.config.settings import Settings, disagreements, is_asked_for, unknown_variables
 from mcr.config.table import STATE_DIR
 from mcr.control.listener import control_socket
@@ -40,6 +42,10 @@ from mcr.text.plurals import counted
 
 log = get_logger(Facility.SUPERVISOR)
 
+NO_FILES = ConfigurationPaths()
+
+EMPTY = Configuration()
+
 _TURN_SECONDS = 0.001
 """How long a thread that works for one client may keep the others waiting, each time."""
 
@@ -54,8 +60,15 @@ DRAIN_SECONDS = 1.5
 """How long workers may take to send what has arrived, once told to stop."""
 
 
-async def run_daemon(settings: Settings) -> None:
+async def run_daemon(
+    settings: Settings, paths: ConfigurationPaths = NO_FILES, configuration: Configuration = EMPTY
+) -> None:
     """Run until SIGTERM or SIGINT, then drain.
+
+    Args:
+        settings: of the command line, the environment and the files.
+        paths: where the configuration files are.
+        configuration: what they said when the settings were made of them.
 
     Raises:
         McrError: the daemon cannot start; in an ExceptionGroup.
@@ -82,10 +95,11 @@ async def run_daemon(settings: Settings) -> None:
             stats = await nursery.start(run_stats_aggregator, segments, settings.stats_interval)
             network = await nursery.start(run_network_watch)
             workers = await nursery.start(run_worker_supervisor, segments, stats, settings, network)
-            rules = await nursery.start(run_rule_store, workers, network, file)
+            rules = await nursery.start(run_rule_store, workers, network, file, configuration.rules)
+            files = ConfigFiles(paths, configuration, rules)
             logging = LogControl(settings.levels, workers)
             watch = await nursery.start(run_querier_watch)
-            diagnosis = Consultation(rules, workers, stats, settings, watch)
+            diagnosis = Consultation(rules, workers, stats, settings, watch, files)
             api = Api(
                 rules=rules,
                 workers=workers,
@@ -93,6 +107,7 @@ async def run_daemon(settings: Settings) -> None:
                 logging=logging,
                 diagnosis=diagnosis,
                 settings=settings,
+                files=files,
             )
             control = await nursery.start(run_control_server, settings.control_socket, api)
             log.notice(
@@ -107,10 +122,7 @@ async def run_daemon(settings: Settings) -> None:
                 nursery.start_soon(_show_life, manager, manager.watchdog_seconds / 2, (rules.check, workers.describe))
             async for signum in signals:
                 if signum == signal.SIGHUP:
-                    manager.reloading()
-                    await logging.use(settings.levels)
-                    log.notice("SIGHUP: log levels are reset to those of the start")
-                    manager.ready(status)
+                    nursery.start_soon(_reload, manager, logging, settings, files, status)
                     continue
                 log.notice("%s: stopping", signum.name)
                 break
@@ -118,6 +130,17 @@ async def run_daemon(settings: Settings) -> None:
             diagnosis.stop()
             await _drain(control, workers)
             nursery.cancel_scope.cancel(reason="the daemon stops")
+
+
+async def _reload(
+    manager: ServiceManager, logging: LogControl, settings: Settings, files: ConfigFiles, status: str
+) -> None:
+    manager.reloading()
+    await logging.use(settings.levels)
+    log.notice("SIGHUP: log levels are reset to those of the start")
+    if files.are_there():
+        await files.reload()
+    manager.ready(status)
 
 
 def _open_rules(settings: Settings) -> RuleFile | None:

@@ -120,6 +120,12 @@ class NotPermitted(McrError):
     code = -32007
 
 
+class RuleInFile(McrError):
+    """The rule stands in a configuration file: it is changed and removed there."""
+
+    code = -32008
+
+
 def check_result(result: int) -> int:
     """The result of a native function, unless it is an -errno.
 

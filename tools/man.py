@@ -23,7 +23,7 @@ from click.shell_completion import BashComplete, FishComplete, ZshComplete
 from mcr import __version__
 from mcr.cli.mcrctl import cli
 from mcr.cli.supervisor import mcrd
-from mcr.config.paths import CONTROL_SOCKET_VARIABLE, DEFAULT_CONTROL_SOCKET
+from mcr.config.paths import CONFIGURATION, CONTROL_SOCKET_VARIABLE, DEFAULT_CONTROL_SOCKET
 from mcr.config.table import VARIABLES, Setting
 
 Term = tuple[str, str]
@@ -64,6 +64,8 @@ FILES: Sequence[Term] = (
         "The control socket, unless another is chosen. Mode 0660, group mcr if there is such a group.",
     ),
     (f"{DEFAULT_CONTROL_SOCKET}.lock", "A lock that the mcrd which serves the socket holds."),
+    (CONFIGURATION[0], "Settings and rules, if it is there."),
+    (f"{CONFIGURATION[1]}/*.toml", "More of them, read by name."),
     ("/usr/share/doc/mcr/", "Documents of the package; troubleshooting.md goes by symptoms."),
 )
 
@@ -76,7 +78,8 @@ PROGRAMS = (
         description="""\
 mcrd takes UDP multicast off one network segment and republishes it on others: it reads frames at layer 2, before the
 kernel's reverse-path check can drop them, and sends the payload again as new datagrams from its own address. Rules say
-what it relays. mcrctl(1) adds, changes and removes them while traffic flows; they last over restarts.
+what it relays. They stand in configuration files, or mcrctl(1) adds, changes and removes them while traffic flows; both
+last over restarts.
 
 Worker processes forward the packets. A worker that dies is replaced, and every packet is counted: forwarded, or dropped
 with a named cause.
@@ -92,12 +95,15 @@ raw frames if no firewall rule, IPsec policy or cgroup program would act on them
             ),
             "SIGNALS": (
                 ("SIGTERM, SIGINT", "mcrd sends the packets that have arrived, and ends within two seconds."),
-                ("SIGHUP", "Sets the log levels back to those of the start."),
+                (
+                    "SIGHUP",
+                    "mcrd reads its configuration files again, and sets the log levels back to those of the start.",
+                ),
             ),
             "EXIT STATUS": (
                 ("0", "A signal stopped it."),
                 ("1", "It could not start, or could not go on; standard error says why."),
-                ("2", "An option or a variable has an invalid value."),
+                ("2", "An option or a variable has an invalid value, or a configuration file a fault."),
             ),
             "FILES": (*FILES, ("/etc/default/mcrd", "Variables of the service that the package installs.")),
         },
@@ -135,9 +141,12 @@ the group mcr-admin as well may add, change or remove rules, or set log levels."
                 ("NO_COLOR", "If it is set and not empty, output has no colours."),
             ),
             "EXIT STATUS": (
-                ("0", "It worked. why and doctor: nothing is wrong."),
-                ("1", "It failed, and standard error says why. why and doctor: there is advice."),
-                ("2", "The command line is invalid. why and doctor: there is a fault."),
+                ("0", "It worked. why and doctor: nothing is wrong. config diff: nothing differs."),
+                (
+                    "1",
+                    "It failed, and standard error says why. why and doctor: advice. config diff: something differs.",
+                ),
+                ("2", "The command line is invalid. why and doctor: there is a fault. config: a file has a fault."),
                 ("130", "Ctrl-C ended it."),
             ),
             "FILES": FILES,

@@ -1,7 +1,7 @@
 """How the rule store changes its rules: each change is saved and applied, or neither."""
 
 import re
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from contextlib import ExitStack, suppress
 from itertools import chain, takewhile
 from typing import Self
@@ -10,7 +10,9 @@ import attrs
 import trio
 
 from mcr.actors.mailbox import Reply
+from mcr.actors.saved_rules import SavedRules
 from mcr.actors.worker_supervisor import WorkerSupervisor
+from mcr.config.file import FileRule
 from mcr.errors import McrError
 from mcr.logs.logger import get_logger
 from mcr.logs.standing_reason import StandingReason
@@ -20,7 +22,9 @@ from mcr.model.rule import Output, Rule, RuleChange
 from mcr.model.selection import Selection
 from mcr.net.interfaces import name_in_rules
 from mcr.rules.catalog import Catalog, Entry
+from mcr.rules.change_log import describe_change, log_added, log_aside, log_removed
 from mcr.rules.conditions import Standing
+from mcr.rules.file_rules import FileRules, Precedence
 from mcr.rules.store import Drop, Put, RuleFile
 
 log = get_logger(Facility.RULES)
@@ -69,7 +73,15 @@ class Remove:
     reply: Reply[Applied]
 
 
-Change = Add | Edit | Remove
+@attrs.frozen
+class Use:
+    """Go by these rules of configuration files, and no longer by those that these said before."""
+
+    rules: tuple[FileRule, ...]
+    reply: Reply[Applied]
+
+
+Change = Add | Edit | Remove | Use
 
 
 async def make_changes(state: "RuleSet", changes: trio.MemoryReceiveChannel[Change]) -> None:
@@ -83,6 +95,9 @@ async def make_changes(state: "RuleSet", changes: trio.MemoryReceiveChannel[Chan
                 await state.add([each for each in alike if isinstance(each, Add)])
                 await state.change([each for each in alike if isinstance(each, Edit)])
                 await state.remove([each for each in alike if isinstance(each, Remove)])
+                for each in alike:
+                    if isinstance(each, Use):
+                        await state.use(each)
 
 
 class _Queue:
@@ -131,9 +146,9 @@ class RuleSet:
 
     def __init__(self, workers: WorkerSupervisor, file: RuleFile | None) -> None:
         self._workers = workers
-        self._file = file
-        self._thread = trio.CapacityLimiter(1)
+        self._saved = SavedRules(file)
         self._catalog = Catalog()
+        self._precedence = Precedence()
         self._applying = trio.Lock()
         self._not_renewed = StandingReason()
 
@@ -150,15 +165,22 @@ class RuleSet:
 
     # What was saved.
 
-    async def restore(self) -> None:
-        """Have the rules of the file again. Those that can't be had now stay in it."""
-        if not self._file:
-            return
-        for notice in self._file.notices:
-            log.error("%s", notice)
-        if self._file.rules:
-            await self._restore(self._file.rules)
-            log.notice("%d of %d saved rules are in use again", len(self._catalog), len(self._file.rules))
+    async def restore(self, rules: Sequence[FileRule]) -> None:
+        """Have the rules of files again, and the saved ones. Those that can't be had now stay where they are."""
+        saved, files = self._saved.read(), FileRules(rules)
+        free = [rule for rule in saved if not files.rival(rule)]
+        aside = [rule for rule in saved if files.rival(rule)]
+        self._precedence.note(files, aside)
+        await trio.to_thread.run_sync(log_aside, aside, files, self._saved.where)
+        if rules:
+            await self._restore([each.rule for each in rules])
+            self._catalog.mark(files)
+            log.notice("%d of %d rules of configuration files are in use", len(self._catalog), len(rules))
+        if saved:
+            before = len(self._catalog)
+            if free:
+                await self._restore(free)
+            log.notice("%d of %d saved rules are in use again", len(self._catalog) - before, len(saved))
 
     async def _restore(self, rules: Sequence[Rule]) -> None:
         """All of these, or, if that can't be, halves of them."""
@@ -166,20 +188,12 @@ class RuleSet:
             await self._apply(self._catalog.plan_addition(rules, wait=True))
         except McrError as error:
             if len(rules) == 1:
-                log.log(Level.ERROR, "rule %s is saved, and cannot be used: %s", rules[0].rule_id, error.message)
+                files, rule_id = self._precedence.files, rules[0].rule_id
+                where = f"stands in {files.where(rule_id)}" if rules[0] is files.find(rule_id) else "is saved"
+                log.log(Level.ERROR, "rule %s %s, and cannot be used: %s", rule_id, where, error.message)
                 return
             await self._restore(rules[: len(rules) // 2])
             await self._restore(rules[len(rules) // 2 :])
-
-    async def _save(self, changes: Iterable[Put | Drop]) -> McrError | None:
-        if not self._file:
-            return None
-        try:
-            await trio.to_thread.run_sync(self._file.write, [*changes], limiter=self._thread)
-        except McrError as error:
-            log.log(Level.ERROR, "%s", error.message)
-            return error
-        return None
 
     # Changes.
 
@@ -193,19 +207,22 @@ class RuleSet:
                 command.reply.resolve(error)
         added = [_added(each) for _, each in applied]
         rules = [*chain.from_iterable(added)]
-        fault = await self._save(map(Put, rules)) if rules else None
+        fault = await self._saved.save(map(Put, rules)) if rules else None
         if fault:
             async with self._applying:
                 await self._apply(self._catalog.plan_removal(rules))
         for (command, each), new in zip(applied, added, strict=True):
             if not fault:
-                _log_added(new)
+                log_added(new)
             command.reply.resolve(fault or each)
 
     async def _add(self, command: Add) -> Applied:
         async with self._applying:
             standing = await self._renew()  # what is added may need what is just back
             rules = _with_real_names(command.rules, standing)
+            await _check_rivals(
+                self._precedence, [None if command.idempotent and self._catalog.same(each) else each for each in rules]
+            )
             change = self._catalog.plan_addition(rules, wait=command.wait, idempotent=command.idempotent)
             if len(change.added) == len(rules):
                 return await self._apply(change)
@@ -236,11 +253,11 @@ class RuleSet:
         waiting = [*commands]
         while waiting:
             planned, waiting = await self._plan(waiting)
-            fault = await self._save(Put(each.now) for each in planned) if planned else None
+            fault = await self._saved.save(Put(each.now) for each in planned) if planned else None
             outcomes = [fault or await self._try_to_change(each) for each in planned]
             unchanged = [each.before for each, it in zip(planned, outcomes, strict=True) if isinstance(it, McrError)]
             if unchanged and not fault:
-                await self._save(map(Put, unchanged))
+                await self._saved.save(map(Put, unchanged))
             for each, outcome in zip(planned, outcomes, strict=True):
                 each.command.reply.resolve(outcome)
 
@@ -254,6 +271,8 @@ class RuleSet:
             try:
                 entry = self._catalog.find(command.rule_id, command.name)
                 now = _with_real_outputs(command.edit, entry.rule, standing).of(entry.rule)
+                self._precedence.refuse_change([now.rule_id])
+                self._precedence.refuse_addition(now)
                 self._catalog.plan_change([now])
             except McrError as error:
                 command.reply.resolve(error)
@@ -277,7 +296,7 @@ class RuleSet:
                 applied = await self._apply(self._catalog.plan_change([planned.now], wait=planned.command.wait))
         except McrError as error:
             return error
-        log.info("rule %s changed: %s", planned.now.rule_id, _difference(planned.before, planned.now))
+        log.info("rule %s changed: %s", planned.now.rule_id, describe_change(planned.before, planned.now))
         return applied
 
     async def remove(self, commands: Sequence[Remove]) -> None:
@@ -287,6 +306,10 @@ class RuleSet:
         for command in commands:
             try:
                 entries = self._catalog.find_all(command.selection, without=found.keys())
+                if any(each.from_file for each in entries):
+                    await trio.to_thread.run_sync(
+                        self._precedence.refuse_change, [each.rule.rule_id for each in entries]
+                    )
             except McrError as error:
                 command.reply.resolve(error)
             else:
@@ -302,20 +325,43 @@ class RuleSet:
         gone = {each.rule.rule_id: each for each in outcome.entries}
         for command, rule_ids in removals:
             entries = [gone[rule_id] for rule_id in rule_ids]
-            _log_removed([each.rule for each in entries])
+            log_removed([each.rule for each in entries])
             command.reply.resolve(attrs.evolve(outcome, entries=tuple(entries)))
 
     async def _remove(self, rules: Sequence[Rule]) -> Applied | McrError:
         if not rules:
             return Applied((), self._catalog.generation, await self._workers.standing())
-        if fault := await self._save(Drop(rule.rule_id) for rule in rules):
+        if fault := await self._saved.save(Drop(rule.rule_id) for rule in rules):
             return fault
         try:
             async with self._applying:
                 return await self._apply(self._catalog.plan_removal(rules))
         except McrError as error:
-            await self._save(map(Put, rules))
+            await self._saved.save(map(Put, rules))
             return error
+
+    async def use(self, command: Use) -> None:
+        """Go by what the files say now: all of it, or nothing is changed."""
+        files = FileRules(command.rules)
+        try:
+            async with self._applying:
+                standing = await self._renew()
+                plan = self._precedence.plan(self._catalog, files)
+                added, changed = (_with_real_names(each, standing) for each in (plan.added, plan.changed))
+                change = self._catalog.plan_exchange(added, plan.removed, changed)
+                applied = Applied((), self._catalog.generation, standing)
+                if change.added or change.removed or change.changed:
+                    applied = await self._apply(change)
+                fresh = [*dict.fromkeys(plan.aside).keys() - {*self._precedence.aside}]
+                self._precedence.note(files, plan.aside)
+                self._catalog.mark(files)
+        except McrError as error:
+            command.reply.resolve(error)
+            return
+        await trio.to_thread.run_sync(log_aside, fresh, files, "was added at run time")
+        counts = len(change.added), len(change.removed), len(change.changed)
+        log.notice("configuration files are in use as they are now: %d rules added, %d removed, %d changed", *counts)
+        command.reply.resolve(applied)
 
     async def _apply(self, change: RuleChange) -> Applied:
         standing = await self._workers.apply(change)
@@ -342,38 +388,18 @@ class RuleSet:
         return (await self._apply(self._catalog.plan_renewal())).standing
 
 
+async def _check_rivals(precedence: Precedence, rules: Sequence[Rule | None]) -> None:
+    """Raise an error that says which of the rules has a rival in files; None: one that needs no check."""
+    for index, rule in enumerate(rules):
+        if rule and not precedence.is_free(rule):
+            try:
+                await trio.to_thread.run_sync(precedence.refuse_addition, rule)
+            except McrError as error:
+                raise error.at(f"rules[{index}]") if len(rules) > 1 else error from None
+
+
 def _added(applied: Applied) -> list[Rule]:
     return [entry.rule for entry in applied.entries if entry.rule.rule_id not in applied.there]
-
-
-def _log_added(rules: Sequence[Rule]) -> None:
-    if not rules:
-        return
-    if len(rules) == 1:
-        log.info("rule %s added: %s to %s", rules[0].rule_id, rules[0].input, ", ".join(map(str, rules[0].outputs)))
-    else:
-        log.info("%d rules added together", len(rules))
-
-
-def _log_removed(rules: Sequence[Rule]) -> None:
-    if len(rules) == 1:
-        log.info("rule %s removed: %s", rules[0].rule_id, rules[0].input)
-    elif rules:
-        log.info("%d rules removed together", len(rules))
-
-
-def _difference(before: Rule, now: Rule) -> str:
-    """What a change came to, in words."""
-    had = {each.destination: each for each in before.outputs}
-    has = {each.destination: each for each in now.outputs}
-    said = {
-        "added": [each for each in now.outputs if each.destination not in had],
-        "removed": [each for each in before.outputs if each.destination not in has],
-        "with other options": [each for each in now.outputs if had.get(each.destination, each) != each],
-    }
-    words = [f"{what}: {', '.join(map(str, outputs))}" for what, outputs in said.items() if outputs]
-    renamed = [] if before.name == now.name else [f"named {now.name!r}"]
-    return "; ".join([*renamed, *words]) or "its outputs in another order"
 
 
 def _with_real_outputs(edit: RuleEdit, rule: Rule, standing: Standing) -> RuleEdit:

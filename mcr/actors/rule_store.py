@@ -1,6 +1,7 @@
 """Owns the rules: applies each change, one after the other, and has interfaces that are back used again."""
 
 import math
+from collections.abc import Sequence
 from itertools import chain
 from typing import assert_never
 
@@ -9,12 +10,13 @@ import trio
 
 from mcr.actors.mailbox import Reply, ask
 from mcr.actors.network_watch import NetworkWatch
-from mcr.actors.rule_changes import Add, Applied, Change, Edit, Remove, RuleSet, make_changes
+from mcr.actors.rule_changes import Add, Applied, Change, Edit, Remove, RuleSet, Use, make_changes
 from mcr.actors.worker_supervisor import WorkerSupervisor
+from mcr.config.file import FileRule
 from mcr.logs.logger import get_logger
 from mcr.model.edit import RuleEdit
 from mcr.model.log import Facility
-from mcr.model.rule import Rule, RuleView
+from mcr.model.rule import Origin, Rule, RuleView
 from mcr.model.selection import Selection
 from mcr.net.network import Network
 from mcr.rules.catalog import Entry
@@ -117,6 +119,20 @@ class RuleStore:
             self._well.pop(view.rule_id, None)
         return views
 
+    async def use(self, rules: tuple[FileRule, ...]) -> None:
+        """Go by these rules of configuration files instead of those that they said before; or nothing is changed.
+
+        Rules that keep their ids and inputs are changed in their places. Rules of run time that have the input, id or
+        name of one of these are not used for as long as that stands in the files.
+
+        Raises:
+            LimitReached: there would be too many.
+            McrError: from `WorkerSupervisor.apply`; nothing is changed.
+        """
+        applied: Applied = await ask(self._inbox, lambda reply: Use(rules, reply))
+        await self._settle(applied)
+        self._well.clear()
+
     async def list(self) -> tuple[RuleView, ...]:
         """Every rule, in the order in which they were added."""
         entries: tuple[Entry, ...] = await ask(self._inbox, lambda reply: _List(None, reply))
@@ -159,26 +175,40 @@ class RuleStore:
 
     def _show_one(self, entry: Entry, conditions: Conditions) -> RuleView:
         if entry.generation > conditions.acknowledged or conditions.concern(entry.rule):
-            return view_of(entry.rule, entry.generation, conditions)
+            return _view(entry, conditions)
         known, view = self._well.get(entry.rule.rule_id, (None, None))
         if known is not entry or view is None:
-            view = view_of(entry.rule, entry.generation, conditions)
+            view = _view(entry, conditions)
             self._well[entry.rule.rule_id] = entry, view
         return view
+
+
+def _view(entry: Entry, conditions: Conditions) -> RuleView:
+    origin = Origin.FILE if entry.from_file else Origin.RUNTIME
+    return view_of(entry.rule, entry.generation, conditions, origin)
 
 
 async def run_rule_store(
     workers: WorkerSupervisor,
     network: NetworkWatch,
     file: RuleFile | None,
+    rules: Sequence[FileRule] = (),
     *,
     task_status: trio.TaskStatus[RuleStore] = trio.TASK_STATUS_IGNORED,
 ) -> None:
-    """Serve rules until cancelled. Starts with those of the file, if they are kept in one; it stays the caller's."""
+    """Serve rules until cancelled.
+
+    Args:
+        workers: that forward by them.
+        network: of this machine.
+        file: where rules of run time are saved, and were; it stays the caller's. None: nowhere.
+        rules: of configuration files.
+        task_status: takes the handle.
+    """
     send, receive = trio.open_memory_channel[_Command](0)
     changes_send, changes = trio.open_memory_channel[Change](math.inf)  # at most one of each client
     state, hops = RuleSet(workers, file), HopCache()
-    await state.restore()
+    await state.restore(rules)
     async with trio.open_nursery() as nursery:
         with receive:
             nursery.start_soon(_keep_renewed, state, workers, network)
@@ -228,7 +258,7 @@ async def _serve(
 ) -> None:
     async for command in receive:
         match command:
-            case Add() | Edit() | Remove():
+            case Add() | Edit() | Remove() | Use():
                 changes.send_nowait(command)
             case _List(rule, listing):
                 with listing:

@@ -4,7 +4,9 @@ Import-light: what reads files is imported by the commands that read one.
 """
 
 import os
-from typing import TYPE_CHECKING, Any
+import sys
+from collections.abc import Iterable, Sized
+from typing import TYPE_CHECKING, Any, NoReturn
 
 import click
 
@@ -13,9 +15,10 @@ from mcr.cli.session import Session, common_options
 from mcr.config.paths import CONFIGURATION
 from mcr.errors import UsageError
 from mcr.text.plurals import counted
+from mcr.text.visible import visible
 
 if TYPE_CHECKING:
-    from mcr.config.file import Configuration
+    from mcr.config.file import Configuration, FileFault
     from mcr.model.rule import Rule
 
 
@@ -40,7 +43,7 @@ def check(session: Session, files: tuple[str, ...]) -> None:
     """
     configuration = _read(files)
     session.show(_summary(configuration), _check_view)
-    refuse_faults(configuration)
+    refuse_faults(configuration.faults)
 
 
 def _read(files: tuple[str, ...]) -> "Configuration":
@@ -57,10 +60,7 @@ def _summary(configuration: "Configuration") -> dict[str, Any]:
         "files": list(configuration.files),
         "settings": len(configuration.settings),
         "rules": len(configuration.rules),
-        "faults": [
-            {"file": fault.file, "line": fault.line, "message": fault.message, "hints": list(fault.hints)}
-            for fault in configuration.faults
-        ],
+        "faults": _plain(configuration.faults),
     }
 
 
@@ -68,21 +68,38 @@ def _check_view(summary: dict[str, Any], _width: int | None) -> str:
     if not summary["faults"]:
         files, settings, rules = len(summary["files"]), summary["settings"], summary["rules"]
         return f"No fault: {counted(files, 'file')}, {counted(settings, 'setting')}, {counted(rules, 'rule')}"
+    return "\n".join(_fault_lines(summary["faults"]))
+
+
+def _fault_lines(faults: Iterable[dict[str, Any]]) -> list[str]:
     lines = []
-    for fault in summary["faults"]:
+    for fault in faults:
         place = f"{fault['file']}:{fault['line']}" if fault["line"] else fault["file"]
         lines += [f"{place}: {fault['message']}", *(f"hint: {hint}" for hint in fault["hints"])]
-    return "\n".join(lines)
+    return lines
 
 
-def refuse_faults(configuration: "Configuration") -> None:
+def _plain(faults: "Iterable[FileFault]") -> list[dict[str, Any]]:
+    """Faults as JSON has them."""
+    return [
+        {"file": fault.file, "line": fault.line, "message": fault.message, "hints": list(fault.hints)}
+        for fault in faults
+    ]
+
+
+def fault_lines(faults: "Iterable[FileFault]") -> list[str]:
+    """Faults as a terminal may have them, with their hints."""
+    return [visible(line) for line in _fault_lines(_plain(faults))]
+
+
+def refuse_faults(faults: Sized) -> None:
     """Fail if there are faults, which have been told.
 
     Raises:
         UsageError: there are.
     """
-    if configuration.faults:
-        raise UsageError(f"{counted(len(configuration.faults), 'fault')} in the configuration")
+    if faults:
+        raise UsageError(f"{counted(len(faults), 'fault')} in the configuration")
 
 
 @config.command()
@@ -98,6 +115,93 @@ def export(session: Session) -> None:
     rules = _rules_of(session, session.call("list"))
     text = toml_of(rules)
     session.show({"rule": [*map(table_of, rules)]}, lambda *_: text.removesuffix("\n"))
+
+
+@config.command()
+@_files
+@common_options
+@click.pass_obj
+def diff(session: Session, files: tuple[str, ...]) -> None:
+    """Show what `mcrctl config apply` would change: the rules of files that mcrd goes by, beside those files now.
+
+    With FILE: beside that file. Exit status: 0 if nothing differs, 1 if something does, 2 if a file has a fault.
+    """
+    _end(session, _differences(session, files) if files else session.call("config.diff"))
+
+
+@config.command("apply")
+@click.option("--dry-run", is_flag=True, help="Only show what would change, as mcrctl config diff.")
+@common_options
+@click.pass_obj
+def apply_files(session: Session, *, dry_run: bool) -> None:
+    """Have mcrd read its configuration files again, and go by them: all or nothing, as on SIGHUP.
+
+    What did not change loses no packet. Exit status: 0 if mcrd goes by the files now, 2 if one has a fault and nothing
+    was changed; with --dry-run as of mcrctl config diff.
+    """
+    if dry_run:
+        _end(session, session.call("config.diff"))
+    done = session.call("config.apply")
+    session.show(done, _differences_view)
+    with session.understand():
+        refuse_faults(done["faults"])
+
+
+def _end(session: Session, found: dict[str, Any]) -> NoReturn:
+    session.show(found, _differences_view)
+    with session.understand():
+        refuse_faults(found["faults"])
+        sys.exit(1 if found["differences"] or found["restart"] else 0)
+
+
+def _differences(session: Session, files: tuple[str, ...]) -> dict[str, Any]:
+    """What `config.diff` of mcrd gives, for other files."""
+    from mcr.config.difference import difference  # noqa: PLC0415 - slow to import
+
+    configuration = _read(files)
+    used = _rules_of(session, [rule for rule in session.call("list") if rule.get("origin") == "file"])
+    found = () if configuration.faults else difference(used, (each.rule for each in configuration.rules))
+    return {
+        "files": list(configuration.files),
+        "faults": _plain(configuration.faults),
+        "differences": [
+            {"rule_id": each.rule_id, "change": each.change, "before": each.before, "after": each.after}
+            for each in found
+        ],
+        "restart": [],
+    }
+
+
+def _differences_view(found: dict[str, Any], _width: int | None) -> str:
+    if found["faults"]:
+        return "\n".join(_fault_lines(found["faults"]))
+    lines = [line for each in found["differences"] for line in _difference_lines(each)]
+    if found["restart"]:
+        lines.append(f"settings that count from the next start of mcrd: {', '.join(found['restart'])}")
+    return "\n".join(lines or [f"Nothing differs: {counted(len(found['files']), 'file')}"])
+
+
+def _difference_lines(difference: dict[str, Any]) -> list[str]:
+    """`+` and `-` before rules that are new or gone; of a changed one the parts that differ."""
+    before, after = difference["before"] or {}, difference["after"] or {}
+    source = (after or before)["input"]
+    mark = {"added": "+", "removed": "-"}.get(difference["change"], "~")
+    name = f" {after.get('name', before.get('name'))}" if (after or before).get("name") else ""
+    head = f"{mark} {difference['rule_id']}{name}: {source['group']}:{source['port']} on {source['interface']}"
+    if mark != "~":
+        return [f"{head} to {', '.join((after or before)['outputs'])}"]
+    lines = [head]
+    keys = [key for key in ("name", "input") if before.get(key) != after.get(key)]
+    lines += [f"    {key}: {_shown(before.get(key))} becomes {_shown(after.get(key))}" for key in keys]
+    lines += [f"    - {each}" for each in before["outputs"] if each not in after["outputs"]]
+    lines += [f"    + {each}" for each in after["outputs"] if each not in before["outputs"]]
+    return lines if len(lines) > 1 else [head, "    its outputs in another order"]
+
+
+def _shown(part: Any) -> str:
+    if isinstance(part, dict):
+        return f"{part['group']}:{part['port']} on {part['interface']}"
+    return "none" if part is None else str(part)
 
 
 def _rules_of(session: Session, views: list[dict[str, Any]]) -> "list[Rule]":

@@ -10,9 +10,12 @@ from click.core import ParameterSource
 
 from mcr import __version__
 from mcr.cli import completion
+from mcr.cli.config import fault_lines, refuse_faults
+from mcr.config.file import ConfigurationPaths
 from mcr.config.kinds import FilePath, Kind, LogLevel, Switch, Whole, Word
+from mcr.config.paths import CONFIGURATION, DEFAULT_CONTROL_SOCKET
 from mcr.config.settings import settings_from
-from mcr.config.table import STATE_DIR, TABLE, VARIABLES, Setting, Source
+from mcr.config.table import CONTROL_SOCKET, STATE_DIR, TABLE, VARIABLES, Given, Setting, Source, choose
 from mcr.daemon import run_daemon
 from mcr.logs.control import setup_logging
 from mcr.process.streams import spare_errors
@@ -75,30 +78,61 @@ def _of_kind(kind: Kind[Any]) -> dict[str, Any]:
 
 
 @mcrd.command(cls=_WithVariables)
+@click.option(
+    "--config",
+    "config_paths",
+    metavar="PATH",
+    multiple=True,
+    shell_complete=completion.files,
+    help="Configuration file, or directory of *.toml files; may be given several times.  "
+    f"[default: {' and '.join(CONFIGURATION)}, if they are there and the control socket is the default]",
+)
 @_options
 @click.pass_context
-def supervisor(context: click.Context, /, **values: Any) -> None:
+def supervisor(context: click.Context, /, config_paths: tuple[str, ...], **values: Any) -> None:
     """Run the relay in the foreground until SIGTERM or SIGINT.
 
-    Rules are added and removed with mcrctl. On SIGTERM mcrd sends the packets that have arrived, and ends. SIGHUP only
-    sets the log levels back to --log-level: mcrd goes on when its terminal is closed.
+    Rules stand in configuration files, or are added and removed with mcrctl. On SIGTERM mcrd sends the packets that
+    have arrived, and ends. On SIGHUP it reads the configuration files again, and sets the log levels back to those of
+    the start; it goes on when its terminal is closed.
     """
     options = {
         setting.option: _text(values[setting.name])
         for setting in TABLE
         if context.get_parameter_source(setting.name) is ParameterSource.COMMANDLINE
     }
-    settings = settings_from({Source.COMMAND_LINE: options, Source.ENVIRONMENT: _environment()})
+    given: Given = {Source.COMMAND_LINE: options, Source.ENVIRONMENT: os.environ}
+    paths = configuration_paths(config_paths, given)
+    configuration = paths.read()
+    for line in fault_lines(configuration.faults):
+        click.echo(line, err=True)
+    refuse_faults(configuration.faults)
+    given = {**given, Source.FILE: configuration.settings, Source.ENVIRONMENT: environment(configuration.settings)}
+    settings = settings_from(given)
     spare_errors()
     setup_logging("json" if settings.log_format == "json" else "text", settings.levels)
-    trio.run(run_daemon, settings)
+    trio.run(run_daemon, settings, paths, configuration)
+
+
+def configuration_paths(chosen: tuple[str, ...], given: Given) -> ConfigurationPaths:
+    """Where to look for configuration. The service's is not for another mcrd, which has a control socket of its own."""
+    if chosen:
+        return ConfigurationPaths(chosen)
+    is_service = choose(CONTROL_SOCKET, given).value == DEFAULT_CONTROL_SOCKET
+    return ConfigurationPaths(CONFIGURATION if is_service else (), must_exist=False)
 
 
 def _text(value: object) -> str:
     return str(int(value)) if isinstance(value, bool) else str(value)
 
 
-def _environment() -> Mapping[str, str]:
-    """With the state directory that systemd has made for a service, if it has (STATE_DIRECTORY, systemd.exec(5))."""
+def environment(in_files: Mapping[str, str]) -> Mapping[str, str]:
+    """With the state directory that systemd has made for a service, if it has (STATE_DIRECTORY, systemd.exec(5)).
+
+    Args:
+        in_files: settings of configuration files, of which the state directory counts before systemd's.
+    """
+    if STATE_DIR.name in in_files:
+        return os.environ
     made, *_ = os.environ.get("STATE_DIRECTORY", "").split(":")
     return os.environ if os.environ.get(STATE_DIR.variable) else os.environ | {STATE_DIR.variable: made}

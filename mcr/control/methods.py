@@ -12,6 +12,7 @@ import attrs
 import trio
 
 import mcr
+from mcr.actors.config_files import Application
 from mcr.config.effective import effective_views
 from mcr.config.settings import Settings
 from mcr.control.structure import structure, unstructure
@@ -91,6 +92,13 @@ class Diagnosis(Protocol):
         """Check the machine and the daemon."""
 
 
+class Files(Protocol):
+    """The owner of the configuration files."""
+
+    async def apply(self, *, dry_run: bool = False) -> Application:
+        """Read them again, and go by them; `dry_run`: only tell what would differ."""
+
+
 @attrs.frozen
 class Api:
     """The methods, bound to the actors that answer them."""
@@ -101,6 +109,7 @@ class Api:
     logging: Logging
     diagnosis: Diagnosis
     settings: Settings
+    files: Files
 
     async def call(self, method: str, params: dict[str, Any], *, long: bool = False) -> Any:
         """Carry out one request.
@@ -247,6 +256,14 @@ async def _settings(api: Api, _: _NoParams) -> Any:
     return unstructure(await trio.to_thread.run_sync(effective_views, api.settings, api.logging.levels))
 
 
+async def _diff_config(api: Api, _: _NoParams) -> Any:
+    return await trio.to_thread.run_sync(unstructure, await api.files.apply(dry_run=True))
+
+
+async def _apply_config(api: Api, _: _NoParams) -> Any:
+    return await trio.to_thread.run_sync(unstructure, await api.files.apply())
+
+
 async def _ping(_api: Api, _: _NoParams) -> Any:
     return {"pong": True}
 
@@ -303,6 +320,8 @@ METHODS: Final[Mapping[str, Method]] = {
         Method("why", _WhyParams, _why, examines=True),
         Method("doctor", _NoParams, _doctor, examines=True),
         Method("settings", _NoParams, _settings),
+        Method("config.diff", _NoParams, _diff_config, examines=True),
+        Method("config.apply", _NoParams, _apply_config, changes=True),
         Method("ping", _NoParams, _ping),
         Method("version", _NoParams, _version),
         Method("log.recent", _NoParams, _recent_lines),

@@ -7,6 +7,7 @@ from contextlib import asynccontextmanager, contextmanager
 import attrs
 import trio
 
+from mcr.actors.config_files import ConfigFiles
 from mcr.actors.querier_watch import QuerierWatch
 from mcr.actors.rule_store import RuleStore
 from mcr.actors.stats_aggregator import StatsAggregator
@@ -38,6 +39,7 @@ class Consultation:
     _stats: StatsAggregator
     _settings: Settings
     _watch: QuerierWatch
+    _files: ConfigFiles
     _walking: set[trio.CancelScope] = attrs.field(factory=set, init=False)
     _examinations: trio.CapacityLimiter = attrs.field(factory=lambda: trio.CapacityLimiter(_EXAMINATIONS), init=False)
     _walks: trio.CapacityLimiter = attrs.field(factory=lambda: trio.CapacityLimiter(_WALKS), init=False)
@@ -97,7 +99,8 @@ class Consultation:
                 idle=await self._stats.idle(),
             )
             with _contained():
-                return await trio.to_thread.run_sync(examine, self._settings, relay)
+                found = await trio.to_thread.run_sync(examine, self._settings, relay)
+                return (*found, *self._files.findings())
 
 
 def _present_all(rules: tuple[RuleView, ...], names: Mapping[str, str]) -> tuple[RuleView, ...]:

@@ -140,6 +140,16 @@ class RuleState(enum.StrEnum):
     """What it needs is missing, or down: for a rule its input. It goes on by itself when that is back."""
 
 
+class Origin(enum.StrEnum):
+    """Who keeps a rule."""
+
+    FILE = "file"
+    """It stands in a configuration file, and is removed there."""
+
+    RUNTIME = "runtime"
+    """It was added by `mcrctl add` or another client."""
+
+
 @attrs.frozen
 class OutputView(Output):
     """An output of a rule as `mcrctl list` shows it.
@@ -177,6 +187,7 @@ class RuleView:
     state: RuleState
     reason: str = ""
     warnings: tuple[str, ...] = ()
+    origin: Origin = Origin.RUNTIME
 
 
 NO_RULES = 1

@@ -10,7 +10,7 @@ class SettingView:
     Attributes:
         name: of the option or environment variable.
         value: what was asked for, or the default.
-        source: ``command line``, ``environment`` or ``default``.
+        source: ``command line``, ``environment``, ``file`` or ``default``.
         effective: what is in force, where that is not `value`, and why.
     """
 

@@ -5,7 +5,8 @@ Each change is planned, then applied by others, and noted when that has succeede
 
 import difflib
 import shlex
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections import Counter
+from collections.abc import Collection, Container, Iterable, Iterator, Mapping, Sequence
 from fnmatch import fnmatchcase
 from itertools import chain
 
@@ -29,11 +30,13 @@ class Entry:
     Attributes:
         generation: that brought it in; of one that was removed, that took it out.
         hosts: that it sends to, with the interfaces.
+        from_file: it stands in a configuration file.
     """
 
     rule: Rule
     generation: int
     hosts: tuple[tuple[Address, str], ...]
+    from_file: bool = False
 
 
 class Catalog:
@@ -93,6 +96,27 @@ class Catalog:
         """The change that removes these, which are there."""
         return RuleChange(self.generation + 1, removed=tuple(rules))
 
+    def plan_exchange(self, added: Sequence[Rule], removed: Sequence[Rule], changed: Sequence[Rule]) -> RuleChange:
+        """The change that does all of this at once. Rules may wait for interfaces.
+
+        Raises:
+            RuleExists: two rules would have the same input, id or name.
+            LimitReached: there would be too many.
+        """
+        gone = {rule.rule_id for rule in (*removed, *changed)}
+        kept = [entry.rule for entry in self if entry.rule.rule_id not in gone]
+        after = (*kept, *added, *changed)
+        for each in (
+            [rule.input for rule in after],
+            [rule.rule_id for rule in after],
+            [*filter(None, map(_name, after))],
+        ):
+            if len({*each}) < len(each):
+                twice = next(value for value, count in Counter(each).items() if count > 1)
+                raise RuleExists(f"Rule already exists: two rules would have {twice}")
+        self._check_room((*added, *changed), [self._by_id[rule_id].rule for rule_id in gone])
+        return RuleChange(self.generation + 1, tuple(added), tuple(removed), tuple(changed), wait=True)
+
     def plan_renewal(self) -> RuleChange:
         """The change after which interfaces that are back are used again; the rules stay as they are."""
         return RuleChange(self.generation + 1, renew=True)
@@ -104,6 +128,12 @@ class Catalog:
         removed = [attrs.evolve(self._drop(rule), generation=self.generation) for rule in change.removed]
         added = [self._put(rule) for rule in change.added]
         return (*added, *removed, *map(self._replace, change.changed))
+
+    def mark(self, in_files: Container[str]) -> None:
+        """Note which rules stand in configuration files, by their ids."""
+        for rule_id, entry in self._by_id.items():
+            if entry.from_file != (rule_id in in_files):
+                self._by_id[rule_id] = attrs.evolve(entry, from_file=rule_id in in_files)
 
     # Looking up.
 
@@ -225,6 +255,10 @@ class Catalog:
             del self._by_name[rule.name]
         self._outputs -= len(rule.outputs)
         return entry
+
+
+def _name(rule: Rule) -> str | None:
+    return rule.name
 
 
 def _outputs(rules: Iterable[Rule]) -> int:

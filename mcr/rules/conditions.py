@@ -11,7 +11,7 @@ from itertools import chain
 import attrs
 
 from mcr.model.flow import Address
-from mcr.model.rule import Output, OutputView, Rule, RuleState, RuleView
+from mcr.model.rule import Origin, Output, OutputView, Rule, RuleState, RuleView
 from mcr.net.interfaces import was_never_there
 from mcr.net.network import Link, Network
 
@@ -238,13 +238,14 @@ def find_oddity(host: IPv4Address, name: str, index: int, network: Network, *, r
     return "" if routed else f"no route to {host} leads through {name}"
 
 
-def view_of(rule: Rule, generation: int, conditions: Conditions) -> RuleView:
+def view_of(rule: Rule, generation: int, conditions: Conditions, origin: Origin = Origin.RUNTIME) -> RuleView:
     """A rule and its state.
 
     Args:
         rule: the rule.
         generation: that brought it in.
         conditions: of all that rules need.
+        origin: who keeps it.
     """
     source = conditions.inputs.get(rule.input.interface, WELL)
     several = [_of_output(output, conditions) for output in rule.outputs]
@@ -269,6 +270,7 @@ def view_of(rule: Rule, generation: int, conditions: Conditions) -> RuleView:
         state=state,
         reason=reason,
         warnings=tuple(warnings),
+        origin=origin,
     )
 
 

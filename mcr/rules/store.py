@@ -88,12 +88,13 @@ class RuleFile:
     """The file of one daemon.
 
     Attributes:
+        directory: that it is in.
         rules: those it held when it was opened, in the order in which they were added.
         notices: what an operator should be told of it.
     """
 
     def __init__(self, directory: Path, database: sqlite3.Connection | None, *notices: str) -> None:
-        self._directory = directory
+        self.directory = directory
         self._database = database
         self._refusal = errno.EROFS
         self.rules: tuple[Rule, ...] = ()
@@ -152,13 +153,13 @@ class RuleFile:
             SystemFault: they can't be: the disk is full, read-only, or fails.
         """
         if self._database is None:
-            raise _not_saved(self._directory, self._refusal)
+            raise _not_saved(self.directory, self._refusal)
         try:
             with _transaction(self._database):
                 for change in changes:
                     _write_one(self._database, change)
         except sqlite3.Error as error:
-            raise _not_saved(self._directory, _errno(error)) from None
+            raise _not_saved(self.directory, _errno(error)) from None
 
     def close(self) -> None:
         """Close the file. What was written is on the disk already."""

@@ -12,6 +12,8 @@ import pytest
 import trio
 import trio.testing
 
+from mcr.actors.config_files import Application
+from mcr.config.difference import RuleDifference
 from mcr.config.settings import settings_from
 from mcr.config.table import Source
 from mcr.control.methods import Api
@@ -80,6 +82,15 @@ class Actors:
 
     async def remove(self, selection: Selection) -> tuple[RuleView, ...]:
         raise RuleNotFound(f"No rule has the id {selection.rule_ids[0]!r}", "list them: mcrctl list")
+
+    async def apply(self, *, dry_run: bool = False) -> Application:
+        cam = {
+            "name": "cam",
+            "input": {"interface": "eth0", "group": "239.1.1.1", "port": 5000},
+            "outputs": ["239.2.2.2:5001:eth1"],
+        }
+        gone = () if dry_run else (RuleDifference("dcfca9531161", "removed", cam, None),)
+        return Application(("/etc/mcr/mcr.toml",), (), gone)
 
     async def describe(self) -> tuple[WorkerView, ...]:
         return ()
@@ -150,7 +161,7 @@ def actors() -> Actors:
 
 
 def api(actors: Actors) -> Api:
-    return Api(actors, actors, actors, actors, actors, SETTINGS)
+    return Api(actors, actors, actors, actors, actors, SETTINGS, actors)
 
 
 @pytest.fixture

@@ -34,6 +34,9 @@ class Actors:
     async def standing(self) -> Standing:
         return Standing()
 
+    def findings(self) -> tuple[()]:
+        return ()
+
     async def idle(self) -> dict[str, float]:
         return {}
 
@@ -43,7 +46,7 @@ class Actors:
 
 def consult() -> Consultation:
     actors: Any = Actors()
-    return Consultation(actors, actors, actors, actors, actors)
+    return Consultation(actors, actors, actors, actors, actors, actors)
 
 
 async def test_a_bug_in_an_examination_is_an_error_of_the_request_and_logged(
@@ -127,7 +130,7 @@ async def test_many_rules_of_a_renamed_interface_are_put_into_words_beside_every
     monkeypatch.setattr(consultation, "present_view", note)
     monkeypatch.setattr(Walk, "go", go)
     actors: Any = Renamed()
-    answer: Any = await Consultation(actors, actors, actors, actors, actors).why("this")
+    answer: Any = await Consultation(actors, actors, actors, actors, actors, actors).why("this")
     assert answer == ("lo", "lo")
     assert seen == {"this": True, "other": False, "another": False}
 

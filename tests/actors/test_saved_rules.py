@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -25,6 +26,7 @@ class File:
     def __init__(self, *rules: Rule) -> None:
         self.rules = rules
         self.notices: list[str] = []
+        self.directory = Path("/var/lib/mcr")
         self.writes: list[list[Change]] = []
         self.fault: McrError | None = None
         self.slow: trio.Event | None = None

@@ -193,3 +193,17 @@ def test_same_rule_has_the_same_input_outputs_and_name() -> None:
     assert catalog.same(attrs.evolve(there, outputs=there.outputs[::-1]))
     for other in (rule(2, name="tv", outputs=2), rule(1, outputs=2), rule(1, name="tv"), rule(1, name="x", outputs=2)):
         assert not catalog.same(other)
+
+
+def test_an_exchange_leaves_no_input_id_or_name_twice() -> None:
+    """As an interface's other name could make it: the files have different ones."""
+    catalog = Catalog()
+    catalog.note(catalog.plan_addition([rule(1), rule(2)]))
+    twins = (attrs.evolve(rule(1), rule_id="twin"), attrs.evolve(rule(3), rule_id=rule(1).rule_id))
+    for twin in twins:
+        with pytest.raises(RuleExists, match="two rules would have"):
+            catalog.plan_exchange([twin], [rule(2)], [])
+        catalog.plan_exchange([twin], [rule(1)], [])
+    named = [attrs.evolve(rule(1), name="n"), attrs.evolve(rule(2), name="n")]
+    with pytest.raises(RuleExists, match="two rules would have n"):
+        catalog.plan_exchange([], [], named)

@@ -12,6 +12,8 @@ import attrs
 import pytest
 
 import mcr
+from mcr.actors.config_files import Application
+from mcr.config.difference import RuleDifference
 from mcr.config.settings import Settings
 from mcr.control.methods import Api
 from mcr.errors import InvalidParams, LimitReached, McrError, MethodNotFound, RuleExists, RuleNotFound
@@ -40,7 +42,14 @@ ACTIVE_OUTPUTS = {"outputs": [RULE["outputs"][0] | {"state": "active", "reason":
 VIEW = (
     RULE
     | ACTIVE_OUTPUTS
-    | {"rule_id": "dcfca9531161", "name": None, "state": "pending", "reason": "soon", "warnings": ["odd"]}
+    | {
+        "rule_id": "dcfca9531161",
+        "name": None,
+        "state": "pending",
+        "reason": "soon",
+        "warnings": ["odd"],
+        "origin": "runtime",
+    }
 )
 INFO = dict.fromkeys(["supervisor", "rules", "control", "stats", "network", "worker", "ingress", "egress"], "info")
 
@@ -52,7 +61,11 @@ SHOWN = RuleView(
     (OutputView(IPv4Address("239.2.2.2"), 5001, "eth1"),),
     RuleState.ACTIVE,
 )
-SHOWN_VALUES = RULE | ACTIVE_OUTPUTS | {"rule_id": "x", "name": "n", "state": "active", "reason": "", "warnings": []}
+SHOWN_VALUES = (
+    RULE
+    | ACTIVE_OUTPUTS
+    | {"rule_id": "x", "name": "n", "state": "active", "reason": "", "warnings": [], "origin": "runtime"}
+)
 
 
 @attrs.define
@@ -99,6 +112,15 @@ class Actors:
             for r in self.added
         )
 
+    async def apply(self, *, dry_run: bool = False) -> Application:
+        cam = {
+            "name": "cam",
+            "input": {"interface": "eth0", "group": "239.1.1.1", "port": 5000},
+            "outputs": ["239.2.2.2:5001:eth1"],
+        }
+        gone = () if dry_run else (RuleDifference("dcfca9531161", "removed", cam, None),)
+        return Application(("/etc/mcr/mcr.toml",), (), gone)
+
     async def describe(self) -> tuple[WorkerView, ...]:
         return (WorkerView(0, None, 1, ("eth0",), WorkerState.WAITING, 2, 3),)
 
@@ -121,7 +143,7 @@ def actors() -> Actors:
 
 @pytest.fixture
 def api(actors: Any) -> Api:
-    return Api(actors, actors, actors, actors, actors, Settings("/run/mcr/control.sock", 1, LogLevels()))
+    return Api(actors, actors, actors, actors, actors, Settings("/run/mcr/control.sock", 1, LogLevels()), actors)
 
 
 async def call(api: Api, method: str, **params: Any) -> Any:

@@ -4,8 +4,11 @@ from typing import Any
 import attrs
 import pytest
 
+from mcr.cli.supervisor import configuration_paths, environment
 from mcr.config.effective import effective_views
+from mcr.config.file import ConfigurationPaths
 from mcr.config.kinds import FilePath, LogLevel, Switch, Whole, Word
+from mcr.config.paths import CONFIGURATION
 from mcr.config.settings import Settings, disagreements, is_asked_for, settings_from, unknown_variables
 from mcr.config.table import LOG_LEVEL, NUM_WORKERS, RAW_SEND, TABLE, VARIABLES, Setting, Source, choose
 from mcr.errors import UsageError
@@ -184,3 +187,20 @@ def test_the_manual_names_every_setting_with_its_default() -> None:
         (", ".join(f"`{name}`" for name in (setting.option, setting.variable) if name), setting.default_text)
         for setting in TABLE
     ]
+
+
+def test_the_services_files_are_read_by_the_service_alone() -> None:
+    there = ConfigurationPaths(CONFIGURATION, must_exist=False)
+    assert configuration_paths((), {}) == there
+    assert configuration_paths((), {Source.ENVIRONMENT: {"MCR_CONTROL_SOCKET": "/run/mcr/control.sock"}}) == there
+    assert configuration_paths((), {Source.COMMAND_LINE: {"--control-socket": "/tmp/mcr.sock"}}).paths == ()
+    assert configuration_paths(("mine",), {}) == ConfigurationPaths(("mine",))
+
+
+def test_systemds_state_directory_counts_after_that_of_a_file(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("STATE_DIRECTORY", "/var/lib/mcr:/var/lib/other")
+    monkeypatch.delenv("MCR_STATE_DIR", raising=False)
+    assert environment({})["MCR_STATE_DIR"] == "/var/lib/mcr"
+    assert "MCR_STATE_DIR" not in environment({"state_dir": "/srv"})
+    monkeypatch.setenv("MCR_STATE_DIR", "/mine")
+    assert environment({"state_dir": "/srv"})["MCR_STATE_DIR"] == "/mine"

@@ -1,0 +1,43 @@
+"""What the rule store keeps on disk: the rules of run time."""
+
+from collections.abc import Iterable
+
+import trio
+
+from mcr.errors import McrError
+from mcr.logs.logger import get_logger
+from mcr.model.log import Facility, Level
+from mcr.model.rule import Rule
+from mcr.rules.store import Drop, Put, RuleFile
+
+log = get_logger(Facility.RULES)
+
+
+class SavedRules:
+    """The file of the rules, which one thread at a time uses. Without a file nothing is kept."""
+
+    def __init__(self, file: RuleFile | None) -> None:
+        self._file = file
+        self._thread = trio.CapacityLimiter(1)
+
+    def read(self) -> tuple[Rule, ...]:
+        """The rules that were there at the start. What an operator should know of the file is logged."""
+        for notice in self._file.notices if self._file else ():
+            log.error("%s", notice)
+        return self._file.rules if self._file else ()
+
+    @property
+    def where(self) -> str:
+        """Where they are, for people."""
+        return f"is saved in {self._file.directory}" if self._file else "was added at run time"
+
+    async def save(self, changes: Iterable[Put | Drop]) -> McrError | None:
+        """Have changes on the disk when this returns; or the reason why they are not."""
+        if not self._file:
+            return None
+        try:
+            await trio.to_thread.run_sync(self._file.write, [*changes], limiter=self._thread)
+        except McrError as error:
+            log.log(Level.ERROR, "%s", error.message)
+            return error
+        return None

@@ -1,0 +1,135 @@
+"""The rules that stand in configuration files, and the others, which give way to them. Pure.
+
+A rule that was added at run time and has the input, the id or the name of a file's rule is not used for as long as that
+one stands in the file. It stays saved.
+"""
+
+from collections.abc import Iterable, Iterator, Sequence
+
+import attrs
+
+from mcr.config.file import FileRule
+from mcr.errors import RuleExists, RuleInFile
+from mcr.model.rule import Rule
+from mcr.rules.catalog import Entry
+
+
+class FileRules:
+    """Those of one reading of the files. It does not change."""
+
+    def __init__(self, rules: Iterable[FileRule] = ()) -> None:
+        self._by_id = {each.rule.rule_id: each for each in rules}
+        self._by_part = {part: each for each in self for part in _identity(each.rule)}
+
+    def __iter__(self) -> Iterator[FileRule]:
+        return iter(self._by_id.values())
+
+    def __contains__(self, rule_id: object) -> bool:
+        return rule_id in self._by_id
+
+    def find(self, rule_id: str) -> Rule | None:
+        """A rule as it stands in its file."""
+        return self._by_id[rule_id].rule if rule_id in self._by_id else None
+
+    def where(self, rule_id: str) -> str:
+        """Where a rule stands. It takes a while: see `Place`."""
+        return str(self._by_id[rule_id].place)
+
+    def rival(self, rule: Rule) -> FileRule | None:
+        """The file's rule that has a part of this rule's identity."""
+        return next((self._by_part[part] for part in _identity(rule) if part in self._by_part), None)
+
+
+def _identity(rule: Rule) -> tuple[tuple[str, object], ...]:
+    return ("input", rule.input), ("id", rule.rule_id), *((("name", rule.name),) if rule.name is not None else ())
+
+
+@attrs.frozen
+class Exchange:
+    """What becomes of the rules that are used when the files say something else.
+
+    Attributes:
+        changed: rules that take the place of those with their ids.
+        aside: rules of run time that are not used then.
+    """
+
+    added: tuple[Rule, ...]
+    removed: tuple[Rule, ...]
+    changed: tuple[Rule, ...]
+    aside: tuple[Rule, ...]
+
+
+class Precedence:
+    """What the files say, and which rules give way to theirs.
+
+    Attributes:
+        files: the rules of the files.
+        aside: the rules that give way, which nobody uses.
+    """
+
+    def __init__(self) -> None:
+        self.files = FileRules()
+        self.aside: tuple[Rule, ...] = ()
+        self._aside_parts: dict[tuple[str, object], Rule] = {}
+
+    def note(self, files: FileRules, aside: Iterable[Rule]) -> None:
+        """Go by these from now on."""
+        self.files, self.aside = files, tuple(aside)
+        self._aside_parts = {part: rule for rule in self.aside for part in _identity(rule)}
+
+    def plan(self, entries: Iterable[Entry], files: FileRules) -> Exchange:
+        """What has to change so that these files' rules are used, and of the others those without a rival."""
+        entries = tuple(entries)
+        of_run_time = (*self.aside, *(entry.rule for entry in entries if not entry.from_file))
+        aside = tuple(rule for rule in of_run_time if files.rival(rule))
+        wanted = {rule.rule_id: rule for rule in of_run_time if not files.rival(rule)}
+        wanted |= {each.rule.rule_id: each.rule for each in files}
+        removed, changed = [], []
+        for entry in entries:
+            rule = entry.rule
+            # Compared is what the files said: in use, an interface may go by the name that other rules have for it.
+            stated = self.files.find(rule.rule_id) if entry.from_file else rule
+            target = wanted.get(rule.rule_id)
+            if target is None or stated is None or target.input != stated.input:
+                removed.append(rule)
+                continue
+            del wanted[rule.rule_id]
+            if target != stated:
+                changed.append(attrs.evolve(target, input=rule.input))
+        return Exchange(tuple(wanted.values()), tuple(removed), tuple(changed), aside)
+
+    def refuse_change(self, rule_ids: Sequence[str]) -> None:
+        """Raise for the first of these that stands in a file.
+
+        Raises:
+            RuleInFile: one does.
+        """
+        for rule_id in rule_ids:
+            if rule_id in self.files:
+                raise RuleInFile(
+                    f"Rule {rule_id} stands in {self.files.where(rule_id)}",
+                    "change that file, then: mcrctl config apply",
+                )
+
+    def is_free(self, rule: Rule) -> bool:
+        """Whether `refuse_addition` would not raise; quick."""
+        return not self.files.rival(rule) and not any(part in self._aside_parts for part in _identity(rule))
+
+    def refuse_addition(self, rule: Rule) -> None:
+        """Raise if a rule of the files has a part of this one's identity, or one that gives way to them.
+
+        Raises:
+            RuleExists: one has.
+        """
+        if rival := self.files.rival(rule):
+            held = rival.rule
+            raise RuleExists(
+                f"Rule already exists: {held.rule_id} takes {held.input}, and stands in {rival.place}",
+                "change that file, then: mcrctl config apply",
+            )
+        for part in _identity(rule):
+            if holder := self._aside_parts.get(part):
+                raise RuleExists(
+                    f"Rule already exists: {holder.rule_id} takes {holder.input}, and is saved",
+                    "it is not used while the like of it stands in a configuration file",
+                )

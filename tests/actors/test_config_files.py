@@ -1,0 +1,105 @@
+"""Who owns the configuration files: reads them again, and tells what is wrong with them."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import trio
+
+from mcr.actors.config_files import ConfigFiles
+from mcr.config.file import ConfigurationPaths, FileRule
+from mcr.errors import LimitReached, McrError
+
+RULE = """\
+[[rule]]
+name = "{name}"
+input = {{ interface = "eth0", group = "239.1.1.1", port = {port} }}
+outputs = ["239.2.2.2:6000:eth1"]
+"""
+
+
+class Rules:
+    """Uses what it is told to, or fails."""
+
+    def __init__(self) -> None:
+        self.used: list[list[str | None]] = []
+        self.error: McrError | None = None
+
+    async def use(self, rules: tuple[FileRule, ...]) -> None:
+        await trio.lowlevel.checkpoint()
+        if self.error:
+            raise self.error
+        self.used.append([each.rule.name for each in rules])
+
+
+Write = Callable[[str], object]
+
+
+@pytest.fixture
+def rules() -> Rules:
+    return Rules()
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    path = tmp_path / "mcr.toml"
+    path.write_text(RULE.format(name="a", port=1))
+    return path
+
+
+@pytest.fixture
+def files(path: Path, rules: Rules) -> ConfigFiles:
+    paths = ConfigurationPaths((str(path),))
+    return ConfigFiles(paths, paths.read(), rules)
+
+
+async def test_what_differs_is_told_and_used(files: ConfigFiles, path: Path, rules: Rules) -> None:
+    assert (await files.apply()).differences == ()
+    path.write_text(RULE.format(name="b", port=1) + RULE.format(name="c", port=2))
+    told = (await files.apply(dry_run=True)).differences
+    assert [each.change for each in told] == ["changed", "added"]
+    assert rules.used == [["a"]]
+    assert (await files.apply()).differences == told
+    assert rules.used == [["a"], ["b", "c"]]
+    assert (await files.apply()).differences == ()
+
+
+async def test_a_fault_changes_nothing_and_is_found_until_it_is_mended(
+    files: ConfigFiles, path: Path, rules: Rules, caplog: pytest.LogCaptureFixture
+) -> None:
+    path.write_text("[[rule]]\n")
+    assert (await files.apply(dry_run=True)).faults
+    assert files.findings() == ()
+    await files.reload()
+    (finding,) = files.findings()
+    assert finding.evidence == f"{path}:1: a rule lacks input and outputs"
+    assert caplog.messages == [finding.evidence, "1 fault in the configuration: nothing is changed"]
+    assert rules.used == []
+    path.write_text(RULE.format(name="b", port=1))
+    await files.reload()
+    assert files.findings() == ()
+    assert rules.used == [["b"]]
+
+
+async def test_rules_that_cannot_be_had_are_found_and_compared_with_those_before(
+    files: ConfigFiles, path: Path, rules: Rules
+) -> None:
+    path.write_text(RULE.format(name="b", port=1))
+    rules.error = LimitReached("no room")
+    await files.reload()
+    assert [each.evidence for each in files.findings()] == ["no room"]
+    with pytest.raises(LimitReached):
+        await files.apply()
+    rules.error = None
+    assert [each.change for each in (await files.apply()).differences] == ["changed"]
+    assert files.findings() == ()
+
+
+async def test_settings_that_differ_from_those_of_the_start_are_told(files: ConfigFiles, path: Path) -> None:
+    path.write_text("[settings]\nabsorb = false\n" + RULE.format(name="a", port=1))
+    assert (await files.apply()).restart == ("absorb",)
+    assert (await files.apply()).restart == ("absorb",)
+    assert [each.check for each in files.findings()] == ["config_settings"]
+    path.write_text(RULE.format(name="a", port=1))
+    await files.reload()
+    assert files.findings() == ()

@@ -1,0 +1,109 @@
+"""The rule store with rules of configuration files."""
+
+import logging
+from ipaddress import IPv4Address
+
+import attrs
+import pytest
+import trio
+import trio.testing
+
+from mcr.actors.rule_store import RuleStore, run_rule_store
+from mcr.config.document import read_document
+from mcr.config.file import FileRule, Place
+from mcr.errors import LimitReached, RuleExists, RuleInFile
+from mcr.model.edit import RuleEdit
+from mcr.model.rule import Origin, Output, Rule
+from mcr.model.selection import Selection
+from mcr.rules.store import Put
+from test_rule_store import Network, Workers, rule
+from test_saved_rules import File
+
+DOCUMENT = read_document("[[rule]]\n" * 20)
+
+
+def stated(*rules: Rule) -> tuple[FileRule, ...]:
+    return tuple(FileRule(each, Place("mcr.toml", DOCUMENT, ("rule", index))) for index, each in enumerate(rules))
+
+
+@pytest.fixture
+def workers() -> Workers:
+    return Workers()
+
+
+async def start(nursery: trio.Nursery, workers: Workers, file: File | None, *rules: Rule) -> RuleStore:
+    started: RuleStore = await nursery.start(run_rule_store, workers, Network(), file, stated(*rules))
+    return started
+
+
+async def origins(store: RuleStore) -> dict[str, Origin]:
+    return {view.rule_id: view.origin for view in await store.list()}
+
+
+A, B, C = (rule(f"239.1.1.{number}", rule_id=rule_id) for number, rule_id in enumerate("abc", 1))
+
+
+async def test_rules_of_files_are_used_and_not_saved(nursery: trio.Nursery, workers: Workers) -> None:
+    file = File(B)
+    store = await start(nursery, workers, file, A)
+    assert await origins(store) == {"a": Origin.FILE, "b": Origin.RUNTIME}
+    await store.add((C,))
+    await store.use(stated(rule(name="new", rule_id="a")))
+    assert file.writes == [[Put(C)]]
+
+
+async def test_what_differs_is_one_generation(nursery: trio.Nursery, workers: Workers) -> None:
+    store = await start(nursery, workers, None, A, B)
+    changed = attrs.evolve(B, name="new")
+    await store.use(stated(changed, C))
+    change = workers.changes[-1]
+    assert (change.added, change.removed, change.changed, change.wait) == ((C,), (A,), (changed,), True)
+    await store.use(stated(C, changed))
+    assert workers.changes[-1] is change
+    assert await origins(store) == {"b": Origin.FILE, "c": Origin.FILE}
+
+
+async def test_rules_that_cannot_be_had_change_nothing(nursery: trio.Nursery, workers: Workers) -> None:
+    store = await start(nursery, workers, None, A)
+    workers.error = LimitReached("no room")
+    with pytest.raises(LimitReached):
+        await store.use(stated(B))
+    workers.error = None
+    assert await origins(store) == {"a": Origin.FILE}
+    with pytest.raises(RuleInFile):
+        await store.remove(Selection(rule_ids=("a",)))
+
+
+async def test_a_files_rule_is_changed_in_its_file_alone(nursery: trio.Nursery, workers: Workers) -> None:
+    file = File()
+    store = await start(nursery, workers, file, A)
+    await store.add((B,))
+    with pytest.raises(RuleInFile, match=r"Rule a stands in mcr\.toml:1"):
+        await store.remove(Selection(all=True))
+    with pytest.raises(RuleInFile, match=r"Rule a stands in mcr\.toml:1"):
+        await store.change(rule_id="a", edit=RuleEdit(new_name="x"))
+    with pytest.raises(RuleExists, match=r"stands in mcr\.toml:1 \(rules\[1\]\)"):
+        await store.add((C, attrs.evolve(A, rule_id="other")))
+    assert await origins(store) == {"a": Origin.FILE, "b": Origin.RUNTIME}
+    (_, there) = await store.ensure((A, C))
+    assert there == {"a"}
+    assert file.writes == [[Put(B)], [Put(C)]]
+
+
+async def test_a_saved_rule_gives_way_stays_saved_and_comes_back(
+    nursery: trio.Nursery, workers: Workers, caplog: pytest.LogCaptureFixture
+) -> None:
+    rival = attrs.evolve(A, rule_id="saved", outputs=(Output(IPv4Address("239.2.2.9"), 6000, "eth1"),))
+    file = File(rival, B)
+    with caplog.at_level(logging.WARNING):
+        store = await start(nursery, workers, file, A)
+    assert (
+        "rule saved is saved in /var/lib/mcr, and is not used as long as the like of it, rule a, stands in mcr.toml:1"
+        in caplog.messages
+    )
+    assert await origins(store) == {"a": Origin.FILE, "b": Origin.RUNTIME}
+    with pytest.raises(RuleExists, match="saved takes"):
+        await store.add((attrs.evolve(C, rule_id="saved"),))
+    await store.use(())
+    assert await origins(store) == {"b": Origin.RUNTIME, "saved": Origin.RUNTIME}
+    assert file.writes == []

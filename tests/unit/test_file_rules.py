@@ -1,0 +1,110 @@
+"""Rules of configuration files, and those that give way to them."""
+
+from ipaddress import IPv4Address
+
+import attrs
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from mcr.config.document import read_document
+from mcr.config.file import FileRule, Place
+from mcr.errors import RuleExists, RuleInFile
+from mcr.model.flow import Input
+from mcr.model.rule import Output, Rule
+from mcr.rules.catalog import Catalog, Entry
+from mcr.rules.file_rules import Exchange, FileRules, Precedence
+
+DOCUMENT = read_document("[[rule]]\n" * 20)
+
+
+def rule(rule_id: str, port: int = 1, name: str | None = None, output: int = 1) -> Rule:
+    source = Input("eth0", IPv4Address("239.1.1.1"), port)
+    return Rule(rule_id, source, (Output(IPv4Address("239.2.2.2"), output, "eth1"),), name)
+
+
+def in_files(*rules: Rule) -> FileRules:
+    return FileRules(FileRule(each, Place("mcr.toml", DOCUMENT, ("rule", index))) for index, each in enumerate(rules))
+
+
+def entry(rule: Rule, *, from_file: bool = False) -> Entry:
+    return Entry(rule, 2, (), from_file)
+
+
+@pytest.mark.parametrize(
+    "other", [rule("b", 1, "x"), rule("a", 2, "x"), rule("b", 2, "n")], ids=["input", "id", "name"]
+)
+def test_a_rule_gives_way_to_one_that_shares_a_part_of_its_identity(other: Rule) -> None:
+    precedence, stated = Precedence(), rule("a", 1, "n")
+    plan = precedence.plan([entry(other)], in_files(stated))
+    if other.rule_id == "a" and other.input == stated.input:
+        assert plan.changed == (stated,)
+    else:
+        assert plan == Exchange(added=(stated,), removed=(other,), changed=(), aside=(other,))
+    precedence.note(in_files(stated), plan.aside)
+    back = precedence.plan([entry(stated, from_file=True)], in_files())
+    assert back == Exchange(added=(other,), removed=(stated,), changed=(), aside=())
+
+
+def test_an_equal_rule_is_taken_over_without_a_change_and_given_back() -> None:
+    precedence, same = Precedence(), rule("a", 1, "n")
+    plan = precedence.plan([entry(same)], in_files(same))
+    assert plan == Exchange((), (), (), aside=(same,))
+    precedence.note(in_files(same), plan.aside)
+    assert precedence.plan([entry(same, from_file=True)], in_files()) == Exchange((), (), (), ())
+
+
+def test_a_rule_is_changed_in_its_place_by_the_name_that_its_interface_has_in_use() -> None:
+    precedence, before, now = Precedence(), rule("a", 1, "n"), rule("a", 1, "m", output=2)
+    precedence.note(in_files(before), ())
+    used = attrs.evolve(before, input=attrs.evolve(before.input, interface="real0"))
+    plan = precedence.plan([entry(used, from_file=True)], in_files(now))
+    assert plan == Exchange((), (), (attrs.evolve(now, input=used.input),), ())
+    assert precedence.plan([entry(used, from_file=True)], in_files(before)) == Exchange((), (), (), ())
+
+
+def test_a_files_rule_is_neither_changed_nor_added_again() -> None:
+    precedence = Precedence()
+    precedence.note(in_files(rule("a", 1), rule("b", 2, "n")), [rule("c", 2, "m")])
+    precedence.refuse_change(["c", "d"])
+    with pytest.raises(RuleInFile, match=r"Rule b stands in mcr\.toml:2"):
+        precedence.refuse_change(["c", "b"])
+    with pytest.raises(RuleExists, match=r"b takes 239\.1\.1\.1:2 on eth0, and stands in mcr\.toml:2"):
+        precedence.refuse_addition(rule("e", 3, "n"))
+    with pytest.raises(RuleExists, match=r"c takes .* and is saved"):
+        precedence.refuse_addition(rule("e", 3, "m"))
+    precedence.refuse_addition(rule("e", 3, "o"))
+
+
+SOME = st.builds(rule, st.sampled_from("abcd"), st.integers(1, 4), st.sampled_from([None, "n", "m"]), st.integers(1, 2))
+
+
+def distinct(rules: list[Rule]) -> list[Rule]:
+    """Without those that share a part of an earlier one's identity."""
+    kept: list[Rule] = []
+    for each in rules:
+        if not in_files(*kept).rival(each):
+            kept.append(each)
+    return kept
+
+
+@given(st.lists(SOME, max_size=4).map(distinct), st.lists(st.lists(SOME, max_size=4).map(distinct), max_size=5))
+def test_used_are_those_of_the_files_and_the_others_that_have_no_rival(
+    added: list[Rule], readings: list[list[Rule]]
+) -> None:
+    catalog, precedence = Catalog(), Precedence()
+    if added:
+        catalog.note(catalog.plan_addition(added))
+    for stated in readings:
+        files, before = in_files(*stated), {each.rule for each in catalog}
+        plan = precedence.plan(catalog, files)
+        touched = {*plan.added, *plan.removed}
+        change = catalog.plan_exchange(plan.added, plan.removed, plan.changed)
+        if (change.added, change.removed, change.changed) != ((), (), ()):
+            catalog.note(change)
+        precedence.note(files, plan.aside)
+        catalog.mark(files)
+        now = {each.rule for each in catalog}
+        assert now == {*stated, *(each for each in added if not files.rival(each))}
+        assert {each.rule for each in catalog if each.from_file} == {*stated}
+        assert touched.isdisjoint(before & now)

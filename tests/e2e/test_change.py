@@ -131,7 +131,11 @@ def test_a_change_that_is_refused_changes_nothing(plant: Plant, make_mcr: MakeMc
         mcr.ctl("change", "--rule-id", rule_id, "--add-outputs", "239.2.2.5:6000:late0", "--wait", "--json").stdout
     )
     assert waiting["state"] == "degraded"
-    mcr.late_outputs = {("239.2.2.5", 6000, "late0")}
+    for words in (("--new-name", "studio"), ("--add-outputs", "239.2.2.6:6000:out0")):  # what stays may be missing
+        mcr.ctl("change", "--rule-id", rule_id, *words)
+    less = mcr.ctl("change", "--rule-id", rule_id, "--remove-outputs", "239.2.2.5:6000:late0", "--json")
+    assert json.loads(less.stdout)["state"] == "active"
+    mcr.late_outputs = {("239.2.2.6", 6000, "out0")}
 
 
 def rule_input(flow: str) -> dict[str, Any]:

@@ -62,7 +62,8 @@ class ConfigFiles:
         """
         async with self._turn:  # who reads later may have read something newer, which must not be undone
             said = self._configuration
-            read = await trio.to_thread.run_sync(self._paths.read, said)
+            # A disk that does not answer must not keep mcrd from stopping.
+            read = await trio.to_thread.run_sync(self._paths.read, said, abandon_on_cancel=True)
             differences = difference((each.rule for each in said.rules), (each.rule for each in read.rules))
             restart = _differing(said.settings, read.settings)
             if read.faults:

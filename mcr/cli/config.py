@@ -3,7 +3,6 @@
 Import-light: what reads files is imported by the commands that read one.
 """
 
-import os
 import sys
 from collections.abc import Iterable, Sized
 from typing import TYPE_CHECKING, Any, NoReturn
@@ -47,12 +46,12 @@ def check(session: Session, files: tuple[str, ...]) -> None:
 
 
 def _read(files: tuple[str, ...]) -> "Configuration":
-    from mcr.config.file import read_configuration  # noqa: PLC0415 - slow to import
+    from mcr.config.file import ConfigurationPaths  # noqa: PLC0415 - slow to import
 
-    chosen = files or tuple(path for path in CONFIGURATION if os.path.exists(path))  # noqa: PTH110
-    if not chosen:
+    paths = ConfigurationPaths(files or CONFIGURATION, must_exist=bool(files))
+    if not paths.are_there():
         raise UsageError(f"There is neither {' nor '.join(CONFIGURATION)}", "name a file or a directory of *.toml")
-    return read_configuration(chosen)
+    return paths.read()
 
 
 def _summary(configuration: "Configuration") -> dict[str, Any]:

@@ -80,12 +80,25 @@ class ConfigurationPaths:
 
     def are_there(self) -> bool:
         """Whether there is anything to read."""
-        return any(self.must_exist or os.path.lexists(path) for path in self.paths)
+        return bool(self._there())
 
     def read(self, before: Configuration | None = None) -> Configuration:
         """Read what is there. It takes less time if most of it is as it was `before`."""
-        there = (path for path in self.paths if self.must_exist or os.path.lexists(path))
-        return read_configuration([*there], before.blocks if before else {})
+        return read_configuration(self._there(), before.blocks if before else {})
+
+    def _there(self) -> list[str]:
+        return [path for path in self.paths if self.must_exist or _is_there(path)]
+
+
+def _is_there(path: str) -> bool:
+    """Whether there is such a path, or may be one: in a directory that can't be looked into."""
+    try:
+        os.lstat(path)
+    except (FileNotFoundError, NotADirectoryError):
+        return False
+    except OSError:
+        return True
+    return True
 
 
 def read_configuration(paths: Sequence[str], known: Mapping[str, Rule] = MappingProxyType({})) -> Configuration:

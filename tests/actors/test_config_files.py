@@ -1,13 +1,15 @@
 """Who owns the configuration files: reads them again, and tells what is wrong with them."""
 
+import os
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import trio
+import trio.testing
 
 from mcr.actors.config_files import ConfigFiles
-from mcr.config.file import ConfigurationPaths, FileRule
+from mcr.config.file import Configuration, ConfigurationPaths, FileRule
 from mcr.errors import LimitReached, McrError
 
 RULE = """\
@@ -103,3 +105,14 @@ async def test_settings_that_differ_from_those_of_the_start_are_told(files: Conf
     path.write_text(RULE.format(name="a", port=1))
     await files.reload()
     assert files.findings() == ()
+
+
+async def test_a_disk_that_does_not_answer_keeps_nobody_from_stopping(tmp_path: Path, rules: Rules) -> None:
+    os.mkfifo(tmp_path / "mcr.toml")
+    files = ConfigFiles(ConfigurationPaths((str(tmp_path / "mcr.toml"),)), Configuration(), rules)
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(files.reload)
+        await trio.testing.wait_all_tasks_blocked()
+        nursery.cancel_scope.cancel()
+    assert rules.used == []
+    os.close(os.open(tmp_path / "mcr.toml", os.O_WRONLY))  # the thread ends

@@ -201,6 +201,16 @@ def test_files_that_cannot_be_read_are_faults(tmp_path: Path) -> None:
     assert configuration.settings == {"absorb": "1"}
 
 
+def test_a_path_that_need_not_exist_is_a_fault_where_it_cannot_be_looked_for(tmp_path: Path) -> None:
+    (tmp_path / "loop").symlink_to("loop")  # as a directory that may not be searched: root may search all of them
+    there, elsewhere = f"{tmp_path}/loop/mcr.toml", f"{tmp_path}/no/mcr.toml"
+    assert not ConfigurationPaths((elsewhere,), must_exist=False).are_there()
+    paths = ConfigurationPaths((elsewhere, there), must_exist=False)
+    assert paths.are_there()
+    (fault,) = paths.read().faults
+    assert str(fault) == f"{there}: Too many levels of symbolic links (os error 40)"
+
+
 def test_more_than_a_relay_holds(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(file, "MAX_RULES", 2)
     monkeypatch.setattr(file, "MAX_OUTPUTS", 1)

@@ -48,12 +48,16 @@ def _called(name: str, link: Link) -> str:
 
 def _judge_presence(name: str, link: Link | None, used: Attachment | None) -> Finding | None:
     see = f"ip link show dev {link.name if link else name}"
+    awaited = used is not None and used.is_awaited
     if link is None:
-        what, remedy = f"Interface {name} is gone, and rules name it", "mcrd uses one of that name again by itself"
+        what = f"Interface {name} is {'not there' if awaited else 'gone'}, and rules name it"
+        remedy = f"mcrd uses one of that name {'' if awaited else 'again '}by itself"
     elif used and used.lost:
-        what = f"Interface {name} was deleted and made again, and mcrd does not use it"
+        how = "is there now" if awaited else "was deleted and made again"
+        what = f"Interface {name} {how}, and mcrd does not use it"
         what += f": {used.fault}" if used.fault else ""
-        see, remedy = f"{see}: index {link.index}, and mcrd's sockets had {used.index}", "mcrd tries again: see its log"
+        see += f": index {link.index}" + ("" if awaited else f", and mcrd's sockets had {used.index}")
+        remedy = "mcrd tries again: see its log"
     elif not link.up:
         what, remedy = f"Interface {name} is down, and rules name it", f"sudo ip link set dev {link.name} up"
     elif not link.running:

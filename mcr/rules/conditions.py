@@ -35,6 +35,11 @@ class Attachment:
     lost: bool = False
     fault: str = ""
 
+    @property
+    def is_awaited(self) -> bool:
+        """Whether it has not been there since rules name it."""
+        return was_never_there(self.index)
+
 
 @attrs.frozen
 class Condition:
@@ -122,7 +127,7 @@ def _waiting(reason: str) -> Condition:
 
 def _judge_missing(attachment: Attachment, network: Network) -> Condition:
     """An interface that is not there, or not as it was when its sockets were opened."""
-    name, awaited = attachment.name, was_never_there(attachment.index)
+    name, awaited = attachment.name, attachment.is_awaited
     if not network.find(name):
         return _waiting(f"there is no interface {name} in this network namespace{'' if awaited else ' any more'}")
     if attachment.fault:

@@ -29,6 +29,7 @@ from mcr.model.stats import (
     ParseErrors,
     Stats,
 )
+from mcr.net.interfaces import wait_for_interface
 from mcr.net.links import Link
 from mcr.rules.conditions import Attachment, Standing
 
@@ -74,6 +75,15 @@ def test_interface_that_mcrd_could_not_use_again_is_a_fault() -> None:
     links = {"in0": attrs.evolve(IN0, index=99), "out0": OUT0}
     (fault,) = link_findings.judge_presence(frozenset(links), links, used)
     expect(fault, FAULT, "deleted and made again", "Too many open files", "index 99", "had 7")
+
+
+def test_interface_that_rules_have_waited_for_was_not_there_before() -> None:
+    used = USED | {"in0": Attachment("in0", wait_for_interface("in0").index, lost=True)}
+    (fault,) = link_findings.judge_presence(frozenset(used), {"out0": OUT0}, used)
+    expect(fault, FAULT, "in0 is not there", "uses one of that name by itself")
+    (fault,) = link_findings.judge_presence(frozenset(used), {"in0": IN0, "out0": OUT0}, used)
+    expect(fault, FAULT, "in0 is there now, and mcrd does not use it", "index 2")
+    assert "sockets had" not in fault.evidence
 
 
 def test_interface_that_is_called_otherwise_now_is_spoken_of_by_both_names() -> None:

@@ -2,8 +2,6 @@
 
 from collections.abc import Collection, Iterable, Sequence
 
-import attrs
-
 from mcr.errors import InterfaceNotFound, LimitReached, McrError
 from mcr.net.interfaces import Interface, find_interface, is_there, look_again, wait_for_interface
 from mcr.relay.inputs import InputInterfaces
@@ -58,16 +56,15 @@ def _find_new(name: str, *, wait: bool) -> Interface:
 def _find_used(
     name: str, inputs: InputInterfaces, outputs: OutputInterfaces, placement: Placement, *, wait: bool
 ) -> Interface | None:
-    used = [each for each in (inputs.get(name), outputs.get(name)) if each]
-    for known in used:
-        if not known.attachment.lost:
+    for known in (inputs.get(name), outputs.get(name)):
+        if known and not known.attachment.lost:
             return look_again(known.interface)
-        if not wait and is_there(name):
+        if known and not wait and is_there(name):
             raise LimitReached(
                 f"Interface {name} was made again, and could not be opened again so far: {known.fault}",
                 f"rules that name it: {_list_some(placement.naming(name))}",
             )
-    return attrs.evolve(used[0].interface, is_absent=True) if used and wait else None
+    return None
 
 
 def _list_some(rule_ids: Iterable[str]) -> str:

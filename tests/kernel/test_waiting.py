@@ -132,6 +132,21 @@ def test_an_interface_that_goes_while_it_is_opened_is_waited_for(
     assert relay.outputs["out0"].interface.index == find_interface("out0").index
 
 
+def test_the_index_of_an_interface_that_is_gone_may_be_anothers(relay: Relay, inside: Namespace) -> None:
+    """A rule that waits for the one that had it takes nothing from the one that has it."""
+    inside.ip("link add late0 index 77 type veth peer name end0")
+    add(relay, 2, rule("in0", "late0"))
+    inside.ip("link delete dev late0")
+    inside.ip("link add in7 index 77 type veth peer name end7")
+    inside.bring_up("in7", "end7")
+    add(relay, 3, rule("in7", "out0"))
+    add(relay, 4, rule("late0", "out0"))
+    inside.ip("link add late0 type veth peer name end0")
+    renew(relay, 5)
+    assert not any(each.is_lost for each in relay.inputs)
+    assert str(GROUP) in inside.ip("maddr show dev in7").split()
+
+
 def test_memberships_follow_rules_that_wait(relay: Relay, inside: Namespace) -> None:
     """Of two rules on an interface that is waited for, one goes before it comes: the group is joined, then left."""
     first, second = rule("late0", "out0"), Rule("second", Input("late0", GROUP, 5001), rule("in0", "out0").outputs)

@@ -73,6 +73,11 @@ def test_commands_and_options(complete: Complete) -> None:
 def test_rules_are_those_of_the_daemon(complete: Complete, daemon: list[str]) -> None:
     assert complete("mcrctl", "remove", "--rule-id", "d") == plain("dcfca9531161", "dada")
     assert complete("mcrctl", "remove", "--name", "c") == plain("cam")
+    assert complete("mcrctl", "remove", "--name", "x", "--name", "c") == plain("cam")
+    assert complete("mcrctl", "change", "--rule-id", "d") == plain("dcfca9531161", "dada")
+    assert complete("mcrctl", "change", "--name", "c") == plain("cam")
+    for command in ("list", "stats"):
+        assert complete("mcrctl", command, "c") == plain("cam")
     assert complete("mcrctl", "why", "") == plain("dcfca9531161", "cam", "dada", "news")
 
 

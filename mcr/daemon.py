@@ -32,6 +32,7 @@ from mcr.errors import McrError, describe_errno
 from mcr.logs.control import LogControl
 from mcr.logs.logger import get_logger
 from mcr.model.log import Facility
+from mcr.model.saving import Saving
 from mcr.net.capture import check_permission
 from mcr.process.refusal import describe_refusal
 from mcr.process.service import ServiceManager
@@ -84,7 +85,7 @@ async def run_daemon(
     _raise_priority()
     signals = _signals()
     with ExitStack() as stack:
-        file = None if settings.no_state else await trio.to_thread.run_sync(_open_rules, settings)
+        file, unsaved = await trio.to_thread.run_sync(_open_rules, settings)
         if file:
             stack.callback(file.close)
         segments = [
@@ -99,7 +100,9 @@ async def run_daemon(
             files = ConfigFiles(paths, configuration, rules)
             logging = LogControl(settings.levels, workers)
             watch = await nursery.start(run_querier_watch)
-            diagnosis = Consultation(rules, workers, stats, settings, watch, files)
+            diagnosis = Consultation(
+                rules, workers, stats, settings, watch, files, lambda: file.saving if file else unsaved
+            )
             api = Api(
                 rules=rules,
                 workers=workers,
@@ -143,20 +146,25 @@ async def _reload(
     manager.ready(status)
 
 
-def _open_rules(settings: Settings) -> RuleFile | None:
-    """The file of the rules. Where the default directory can't be had, nobody who did not ask for it has to have it."""
+def _open_rules(settings: Settings) -> tuple[RuleFile | None, Saving]:
+    """The file of the rules, and how it stands where there is none.
+
+    Where the default directory can't be had, nobody who did not ask for it has to have it.
+    """
+    if settings.no_state:
+        return None, Saving()
     asked_for = is_asked_for(STATE_DIR, settings)
     name = name_of_file("" if asked_for else settings.control_socket)
     try:
-        return RuleFile.open(Path(settings.state_dir), name)
+        return RuleFile.open(Path(settings.state_dir), name), Saving()
     except StateInUse:
         with control_socket(settings.control_socket):  # its error says more, if that is in use as well
             raise
     except McrError as error:
         if asked_for:
             raise
-        log.warning("rules are forgotten at the end (--state-dir DIR keeps them): %s", error.message)
-        return None
+        log.warning("rules are not loaded, and are forgotten when mcrd ends: %s", error.message)
+        return None, Saving(trouble=error.message)
 
 
 def _signals() -> trio.MemoryReceiveChannel[signal.Signals]:

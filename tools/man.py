@@ -24,7 +24,7 @@ from mcr import __version__
 from mcr.cli.mcrctl import cli
 from mcr.cli.supervisor import mcrd
 from mcr.config.paths import CONFIGURATION, CONTROL_SOCKET_VARIABLE, DEFAULT_CONTROL_SOCKET
-from mcr.config.table import VARIABLES, Setting
+from mcr.config.table import STATE_DIR, VARIABLES, Setting
 
 Term = tuple[str, str]
 """What is explained, and the explanation."""
@@ -63,6 +63,7 @@ FILES: Sequence[Term] = (
         DEFAULT_CONTROL_SOCKET,
         "The control socket, unless another is chosen. Mode 0660, group mcr if there is such a group.",
     ),
+    ("/var/lib/mcr/rules.sqlite", "The rules that were added at run time; see --state-dir of mcrd(8)."),
     (f"{DEFAULT_CONTROL_SOCKET}.lock", "A lock that the mcrd which serves the socket holds."),
     (CONFIGURATION[0], "Settings and rules, if it is there."),
     (f"{CONFIGURATION[1]}/*.toml", "More of them, read by name."),
@@ -91,6 +92,7 @@ raw frames if no firewall rule, IPsec policy or cgroup program would act on them
         sections={
             "ENVIRONMENT": (
                 (CONTROL_SOCKET_VARIABLE, "The same as --control-socket, which takes precedence."),
+                (STATE_DIR.variable, "The same as --state-dir, which takes precedence."),
                 *map(_variable, VARIABLES),
             ),
             "SIGNALS": (

@@ -180,7 +180,7 @@ class RuleSet:
             before = len(self._catalog)
             if free:
                 await self._restore(free)
-            log.notice("%d of %d saved rules are in use again", len(self._catalog) - before, len(saved))
+            log.notice("%d of %d saved rules are loaded", len(self._catalog) - before, len(saved))
 
     async def _restore(self, rules: Sequence[Rule]) -> None:
         """All of these, or, if that can't be, halves of them."""

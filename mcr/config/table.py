@@ -126,11 +126,17 @@ STATE_DIR: Final = Setting(
     "state_dir",
     FilePath("The state directory"),
     "/var/lib/mcr",
-    "directory in which rules are kept that were added at run time, over restarts",
+    "directory where rules are saved that were added at run time",
     option="--state-dir",
     variable="MCR_STATE_DIR",
 )
-NO_STATE: Final = Setting("no_state", Switch(), default=False, meaning="forget rules at the end", option="--no-state")
+NO_STATE: Final = Setting(
+    "no_state",
+    Switch(),
+    default=False,
+    meaning="save no rules, and load none at the start",
+    option="--no-state",
+)
 NUM_WORKERS: Final = Setting(
     "num_workers",
     Whole(range(1, 257)),

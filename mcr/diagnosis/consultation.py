@@ -1,7 +1,7 @@
 """Diagnosis in the daemon: collects what the actors and the kernel know, and passes it to the judges."""
 
 import traceback
-from collections.abc import AsyncIterator, Iterator, Mapping
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from contextlib import asynccontextmanager, contextmanager
 
 import attrs
@@ -21,6 +21,7 @@ from mcr.logs.logger import get_logger
 from mcr.model.finding import Finding
 from mcr.model.log import Facility
 from mcr.model.rule import RuleView
+from mcr.model.saving import Saving
 
 log = get_logger(Facility.CONTROL)
 
@@ -40,6 +41,7 @@ class Consultation:
     _settings: Settings
     _watch: QuerierWatch
     _files: ConfigFiles
+    _saving: Callable[[], Saving]
     _walking: set[trio.CancelScope] = attrs.field(factory=set, init=False)
     _examinations: trio.CapacityLimiter = attrs.field(factory=lambda: trio.CapacityLimiter(_EXAMINATIONS), init=False)
     _walks: trio.CapacityLimiter = attrs.field(factory=lambda: trio.CapacityLimiter(_WALKS), init=False)
@@ -97,6 +99,7 @@ class Consultation:
                 rules=await self._rules.list(),
                 standing=await self._workers.standing(),
                 idle=await self._stats.idle(),
+                saving=self._saving(),
             )
             with _contained():
                 found = await trio.to_thread.run_sync(examine, self._settings, relay)

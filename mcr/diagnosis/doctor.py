@@ -9,10 +9,12 @@ import attrs
 from mcr.config.settings import Settings, is_asked_for
 from mcr.config.table import ABSORB
 from mcr.diagnosis import daemon_findings, flow_findings, link_findings, machine_findings, parse_errors
+from mcr.diagnosis.saving_findings import judge_saving
 from mcr.model.finding import Finding, Verdict
 from mcr.model.flow import Address
 from mcr.model.log import LogLevels
 from mcr.model.rule import RuleState, RuleView
+from mcr.model.saving import Saving
 from mcr.model.stats import Stats
 from mcr.model.worker import WorkerView
 from mcr.net.capture import COPY_BYTES, describes_super_frames
@@ -56,6 +58,7 @@ class Relay:
         rules: its rules, with their states.
         standing: of its sockets.
         idle: seconds for which each rule has matched nothing, by id.
+        saving: where its rules are kept.
     """
 
     workers: tuple[WorkerView, ...]
@@ -63,6 +66,7 @@ class Relay:
     rules: tuple[RuleView, ...]
     standing: Standing
     idle: Mapping[str, float]
+    saving: Saving = attrs.field(factory=Saving)
 
     @property
     def inputs(self) -> frozenset[str]:
@@ -95,6 +99,7 @@ def examine(settings: Settings, relay: Relay) -> tuple[Finding, ...]:
         *_judge_machine(machine, daemon, workers, settings),
         machine_findings.judge_backlog(backlog, count_backlog_drops()),
         *_judge_daemon(daemon, settings, len(inputs), stats.ingress.pps, blocker),
+        judge_saving(relay.saving),
         *_judge_workers(workers, daemon),
         *_judge_counters(stats, workers, links or {}, settings),
         *_judge_flows(relay, links or {}, blind),

@@ -29,6 +29,7 @@ from mcr.config.paths import DEFAULT_CONTROL_SOCKET
 from mcr.errors import McrError, SystemFault
 from mcr.model.flow import Input, parse_address
 from mcr.model.rule import Output, Rule
+from mcr.model.saving import Saving
 
 FILE: Final = "rules.sqlite"
 _APPLICATION: Final = 0x4D435231  # "MCR1" (PRAGMA application_id): tells our files from those of others
@@ -93,9 +94,11 @@ class RuleFile:
         notices: what an operator should be told of it.
     """
 
-    def __init__(self, directory: Path, database: sqlite3.Connection | None, *notices: str) -> None:
-        self.directory = directory
+    def __init__(self, path: Path, database: sqlite3.Connection | None, *notices: str) -> None:
+        self._path = path
+        self.directory = path.parent
         self._database = database
+        self._trouble = ""
         self._refusal = errno.EROFS
         self.rules: tuple[Rule, ...] = ()
         self.notices = list(notices)
@@ -125,7 +128,7 @@ class RuleFile:
             if number == errno.EACCES:
                 raise _unusable(directory, number) from None
             return cls._of_what_can_be_read(path, number)
-        store = cls(directory, database, *notices)
+        store = cls(path, database, *notices)
         store.rules = tuple(store._read())
         return store
 
@@ -134,7 +137,8 @@ class RuleFile:
         """The rules of a file that can't be written."""
         directory = path.parent
         refusal = SystemFault(f"Changes of the rules can't be saved in {directory}", number)
-        store = cls(directory, None, f"{refusal.message}; rules can't be changed until that is mended")
+        store = cls(path, None, f"{refusal.message}; rules can't be changed until that is mended")
+        store._trouble = refusal.message
         store._refusal = number
         rules, fault = _salvage(path)
         store.rules = tuple(rules)
@@ -159,7 +163,15 @@ class RuleFile:
                 for change in changes:
                     _write_one(self._database, change)
         except sqlite3.Error as error:
-            raise _not_saved(self.directory, _errno(error)) from None
+            fault = _not_saved(self.directory, _errno(error))
+            self._trouble = fault.message
+            raise fault from None
+        self._trouble = ""
+
+    @property
+    def saving(self) -> Saving:
+        """How it stands: by the last write, and by whether the file can be written at all. From any thread."""
+        return Saving(str(self._path), self._trouble)
 
     def close(self) -> None:
         """Close the file. What was written is on the disk already."""
@@ -198,6 +210,8 @@ def _make_directory(directory: Path) -> None:
 
 
 def _connect(path: Path) -> sqlite3.Connection:
+    with suppress(OSError):  # which SQLite tells better
+        os.close(os.open(path, os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600))  # SQLite would let everybody read it
     return sqlite3.connect(path, timeout=_LOCK_SECONDS, isolation_level=None, check_same_thread=False)
 
 

@@ -17,6 +17,7 @@ from mcr.diagnosis.why import Walk
 from mcr.errors import LimitReached, McrError, RuleNotFound
 from mcr.model.flow import Input
 from mcr.model.rule import Output, Rule, RuleState, RuleView
+from mcr.model.saving import Saving
 from mcr.model.stats import EgressStats, IngressStats, RuleStats, Stats
 from mcr.rules.conditions import Attachment, Conditions, Standing, view_of
 from mcr.tap.sighting import Look, Sighting
@@ -46,7 +47,7 @@ class Actors:
 
 def consult() -> Consultation:
     actors: Any = Actors()
-    return Consultation(actors, actors, actors, actors, actors, actors)
+    return Consultation(actors, actors, actors, actors, actors, actors, Saving)
 
 
 async def test_a_bug_in_an_examination_is_an_error_of_the_request_and_logged(
@@ -130,7 +131,7 @@ async def test_many_rules_of_a_renamed_interface_are_put_into_words_beside_every
     monkeypatch.setattr(consultation, "present_view", note)
     monkeypatch.setattr(Walk, "go", go)
     actors: Any = Renamed()
-    answer: Any = await Consultation(actors, actors, actors, actors, actors, actors).why("this")
+    answer: Any = await Consultation(actors, actors, actors, actors, actors, actors, Saving).why("this")
     assert answer == ("lo", "lo")
     assert seen == {"this": True, "other": False, "another": False}
 

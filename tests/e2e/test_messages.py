@@ -40,7 +40,7 @@ def refusal(said: str) -> list[str]:
 
 def test_a_missing_right_to_capture_is_told_with_the_three_ways_to_grant_it(plant: Plant) -> None:
     """With either number that the kernel gives; nothing is left behind, and with the right it starts."""
-    supervisor = (BIN / "mcrd", "supervisor", "--control-socket", "/nonexistent/mcr/control.sock")
+    supervisor = (BIN / "mcrd", "supervisor", "--no-state", "--control-socket", "/nonexistent/mcr/control.sock")
     causes: dict[str, tuple[str | Path, ...]] = {
         "Error: Operation not permitted (os error 1)": ("setpriv", "--bounding-set=-net_raw"),
         "Error: Permission denied (os error 13)": (sys.executable, WITHOUT_PACKET_SOCKETS),
@@ -60,7 +60,9 @@ def test_a_missing_right_to_capture_is_told_with_the_three_ways_to_grant_it(plan
 
 def test_a_capture_socket_that_fails_for_another_reason_names_that(plant: Plant) -> None:
     """Without descriptors no capability helps, and none is asked for."""
-    said = start_and_fail(plant.relay, "prlimit", "--nofile=8:8", BIN / "mcrd", "supervisor", "--num-workers", "1")
+    said = start_and_fail(
+        plant.relay, "prlimit", "--nofile=8:8", BIN / "mcrd", "supervisor", "--no-state", "--num-workers", "1"
+    )
     assert said == ["Error: AF_PACKET socket creation failed: Too many open files (os error 24)"]
 
 
@@ -70,7 +72,9 @@ def test_a_capture_socket_that_fails_for_another_reason_names_that(plant: Plant)
     [("memfd_create", "os.memfd_create"), ("epoll_create1", "select.epoll"), ("socketpair", "_socket.socketpair")],
 )
 def test_a_call_that_a_sandbox_denies_is_named(lab: Lab, denied: str, named: str) -> None:
-    said = start_and_fail(lab.namespace("relay"), sys.executable, SECCOMP, denied, BIN / "mcrd", "supervisor")
+    said = start_and_fail(
+        lab.namespace("relay"), sys.executable, SECCOMP, denied, BIN / "mcrd", "supervisor", "--no-state"
+    )
     assert said[0] == f"Error: The system refuses a call that is needed: {named}: Operation not permitted (os error 1)"
     assert [line.startswith("hint: ") for line in said[1:]] == [True, True]
 
@@ -94,7 +98,7 @@ def test_a_runtime_directory_that_mcrd_may_not_write_is_told_with_owner_and_mode
     supervisor: list[str | Path] = [
         *stage.run_as(MCR, options=rights),
         BIN / "mcrd",
-        "supervisor",
+        *("supervisor", "--no-state"),
         "--num-workers",
         "1",
     ]
@@ -189,7 +193,7 @@ def test_a_stale_socket_is_replaced_and_a_live_one_is_not(plant: Plant, make_mcr
     """Also by hand, as the guide says: removed, then started."""
     mcr = make_mcr(plant.relay).start()
     assert mcr.process is not None
-    said = start_and_fail(plant.relay, BIN / "mcrd", "supervisor", "--control-socket", mcr.socket)
+    said = start_and_fail(plant.relay, BIN / "mcrd", "supervisor", "--no-state", "--control-socket", mcr.socket)
     assert said[0] == f"Error: Failed to bind to {mcr.socket}: Address already in use (os error 98)"
     assert "hint: find the mcrd that is running: pgrep -a mcrd" in said
     clean_ups: list[Callable[[], None]] = [lambda: None, mcr.socket.unlink]

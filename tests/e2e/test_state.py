@@ -37,7 +37,7 @@ def test_what_was_acknowledged_is_there_after_a_crash(plant: Plant, make_mcr: Ma
     mcr.start()
     wait_until(lambda: mcr.call("list")[0]["state"] == "active", "the workers have it")
     assert mcr.call("list") == before
-    assert mcr.says("1 of 1 saved rules are in use again")
+    assert mcr.says("1 of 1 saved rules are loaded")
     forwarded(plant)
     mcr.ctl("remove", "--rule-id", rule)
     crash(mcr)

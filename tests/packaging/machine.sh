@@ -55,6 +55,7 @@ rmdir /old
 rm -rf /lib/systemd/system-generators /etc/systemd/system /lib/systemd/system/*.wants /var/log/journal
 mkdir -p /etc/systemd/system/basic.target.wants
 ln -s /lib/systemd/system/systemd-journald.service /etc/systemd/system/basic.target.wants/
+rm -rf /var/lib/mcr /var/lib/private/mcr
 rm -f /usr/sbin/policy-rc.d # of container images: no service may start
 : >/etc/fstab
 

@@ -1,0 +1,16 @@
+"""Whether rules are kept over restarts."""
+
+import attrs
+
+
+@attrs.frozen
+class Saving:
+    """Where rules are kept.
+
+    Attributes:
+        path: of the file; empty: nowhere.
+        trouble: why nothing can be saved; empty: nothing is wrong, or rules are kept nowhere by choice.
+    """
+
+    path: str = ""
+    trouble: str = ""

@@ -1,0 +1,147 @@
+"""Parameters that are wrong: each fault is told with its path."""
+
+import json
+import time
+import tracemalloc
+from typing import Any
+
+import pytest
+
+from api_actors import RULE, Actors, refusal
+from mcr.config.settings import Settings
+from mcr.control.methods import Api
+from mcr.errors import InvalidParams, LimitReached
+from mcr.model.log import LogLevels
+
+
+@pytest.fixture
+def actors() -> Actors:
+    return Actors()
+
+
+@pytest.fixture
+def api(actors: Any) -> Api:
+    return Api(actors, actors, actors, actors, actors, Settings("/run/mcr/control.sock", 1, LogLevels()), actors)
+
+
+def edited(*path: Any, **members: Any) -> dict[str, Any]:
+    """RULE with members of the object at the path replaced, or left out where the value is `...`."""
+    rule: dict[str, Any] = json.loads(json.dumps(RULE))
+    target = rule
+    for step in path:
+        target = target[step]
+    target.update(members)
+    for name in [name for name, value in target.items() if value is ...]:
+        del target[name]
+    return rule
+
+
+@pytest.mark.parametrize(
+    ("rules", "words"),
+    [
+        (..., "Missing parameter: rules"),
+        ({}, "rules must be an array, not an object"),
+        ("eth0", "rules must be an array, not a string"),
+        (None, "rules must be an array, not null"),
+        ([], "No rules to add"),
+        ([1], "rules[0] must be an object, not a whole number"),
+        ([RULE, edited(input=...)], "Missing parameter: rules[1].input"),
+        ([RULE, edited(input=[])], "rules[1].input must be an object, not an array"),
+        ([edited("input", port=...)], "Missing parameter: rules[0].input.port"),
+        ([edited("input", port="5000")], "rules[0].input.port must be a whole number, not a string"),
+        ([edited("input", port=True)], "rules[0].input.port must be a whole number, not a boolean"),
+        ([edited("input", port=5.5)], "rules[0].input.port must be a whole number, not a fraction"),
+        ([edited("input", group=5)], "rules[0].input.group must be a string, not a whole number"),
+        ([edited("outputs", 0, interface=None)], "rules[0].outputs[0].interface must be a string, not null"),
+        ([edited("outputs", 0, prot=1)], "Unknown parameter: rules[0].outputs[0].prot"),
+        ([edited(nam="cam")], "Unknown parameter: rules[0].nam"),
+        ([edited(rule_id=7)], "rules[0].rule_id must be a string, not a whole number"),
+        ([edited(outputs="239.2.2.2:5001:eth1")], "rules[0].outputs must be an array, not a string"),
+    ],
+)
+async def test_a_parameter_of_the_wrong_shape_is_named_by_its_path(api: Api, rules: Any, words: str) -> None:
+    params = {} if rules is ... else {"rules": rules}
+    assert (await refusal(api, "add", **params)).message == words
+
+
+@pytest.mark.parametrize(
+    ("rule", "words", "path"),
+    [
+        (edited("input", group="10.0.0.1"), "Invalid input group: '10.0.0.1' is not a multicast address", ".input"),
+        (edited("input", group="x"), "Invalid input group: 'x' is not an IP address", ".input.group"),
+        (edited("outputs", 0, group="x"), "Invalid output group: 'x' is not an IP address", ".outputs[0].group"),
+        (edited("outputs", 0, port=0), "Invalid output port: 0 is not a port", ".outputs[0]"),
+        (edited(outputs=[]), "The rule for 239.1.1.1:5000 on eth0 has no outputs", ""),
+        (edited(name=""), "Invalid rule name: ''", ""),
+    ],
+)
+async def test_a_wrong_value_is_told_with_its_path_if_there_are_several_rules(
+    api: Api, rule: Any, words: str, path: str
+) -> None:
+    assert (await refusal(api, "add", rules=[rule])).message == words
+    assert (await refusal(api, "add", rules=[RULE, rule])).message == f"{words} (rules[1]{path})"
+
+
+async def test_a_wrong_value_keeps_its_hints(api: Api) -> None:
+    error = await refusal(api, "add", rules=[edited("input", group="10.0.0.1")])
+    assert error.hints == ("groups are 224.0.0.0 to 239.255.255.255",)
+
+
+async def test_an_unknown_parameter_is_told_with_the_known_ones(api: Api) -> None:
+    error = await refusal(api, "add", rules=[edited("outputs", 0, prot=1)])
+    assert error.hints == ("parameters of rules[0].outputs[0]: group, port, interface, gso",)
+
+
+async def test_all_faults_are_one_error(api: Api) -> None:
+    error = await refusal(api, "add", rules=[edited("outputs", 0, port=..., prot=1), edited("input", group="x")])
+    assert error.message == (
+        "Missing parameter: rules[0].outputs[0].port; Unknown parameter: rules[0].outputs[0].prot; "
+        "Invalid input group: 'x' is not an IP address (rules[1].input.group)"
+    )
+
+
+async def test_of_many_faults_the_first_are_told(api: Api) -> None:
+    error = await refusal(api, "add", rules=[{}] * 100)
+    assert error.message.endswith("Missing parameter: rules[1].input; and more faults")
+
+
+HUGE = [
+    pytest.param("ping", {str(n): n for n in range(1_000_000)}, id="unknown parameters"),
+    pytest.param("add", {"rules": [1] * 1_000_000}, id="entries that are not rules"),
+    pytest.param("add", {"rules": [{}] * 16_000}, id="rules without anything"),
+    pytest.param("add", {"rules": [{"input": {}, "outputs": [1] * 1_000_000}]}, id="outputs"),
+    pytest.param("add", {"rules": [RULE | {"outputs": RULE["outputs"] * 512}] * 16_000}, id="outputs of many rules"),
+    pytest.param("add", {"rules": [RULE | {"name": "." * 10_000_000}]}, id="a name"),
+    pytest.param("add", {"rules": [RULE | {"input": RULE["input"] | {"group": "." * 10_000_000}}]}, id="an address"),
+    pytest.param("remove", {"rule_id": "x" * 10_000_000}, id="an id"),
+    pytest.param("log_level.set", {"level": "x" * 10_000_000}, id="a level"),
+    pytest.param("why", {"rule": [[]] * 1_000_000}, id="another type"),
+]
+
+
+@pytest.mark.parametrize(("method", "params"), HUGE)
+async def test_what_is_huge_and_wrong_is_refused_at_once(api: Api, method: str, params: Any) -> None:
+    """By its length, or after the first faults: in little time, with little memory, in a few words."""
+    tracemalloc.start()
+    try:
+        before = time.perf_counter()
+        with pytest.raises((InvalidParams, LimitReached)) as caught:
+            await api.call(method, params)
+        took = time.perf_counter() - before
+        _, most = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    print(f"{took * 1_000:.0f} ms, {most / 1e6:.0f} MB: {caught.value}")
+    assert len(caught.value.message) < 200
+    assert took < 0.5  # tracing takes most of it
+    assert most < 1e6
+
+
+async def test_limits_are_told_with_the_place(api: Api) -> None:
+    outputs = RULE["outputs"] * 513
+    error = await refusal(api, "add", rules=[RULE, RULE | {"outputs": outputs}])
+    assert isinstance(error, LimitReached)
+    assert (error.message, *error.hints) == (
+        "513 are too many (rules[1].outputs)",
+        "a rule has at most 512 outputs",
+    )

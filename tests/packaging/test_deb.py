@@ -294,17 +294,30 @@ def test_drop_in_sets_variables_and_processors(site: Site) -> None:
         assert [each["core"] for each in site.ctl("list-workers")] == [1]
 
 
-def test_drop_in_adds_rules_at_every_start(site: Site) -> None:
-    """As docs/installation.md has it."""
-    rules = site.machine.path("/etc/mcr")
-    rules.mkdir()
-    rule = "--input-interface in0 --input-group 239.1.1.7 --input-port 5000 --outputs 239.2.2.2:6000:out0 --rule-id tv"
-    (rules / "rules").write_text(f"# every morning\n{rule}\n")
-    with drop_in(site.machine, "ExecStartPost=/usr/bin/mcrctl add --batch /etc/mcr/rules"):
-        assert [each["rule_id"] for each in site.ctl("list")] == ["tv"]
-        site.restart_after("kill", "-KILL")
-        wait_until(lambda: [each["rule_id"] for each in site.ctl("list")] == ["tv"], "the rule is there again")
+def test_rules_of_files_and_those_that_were_added_are_there_at_every_start(site: Site) -> None:
+    rules = site.machine.path("/etc/mcr/rules.d")
+    rules.mkdir(parents=True)
+    rule = """
+        [[rule]]
+        rule_id = "tv"
+        input = { interface = "in0", group = "239.1.1.7", port = 5000 }
+        outputs = ["239.2.2.2:6000:out0"]
+    """
+    (rules / "feeds.toml").write_text(rule)
+    add = "add --rule-id added --input-interface in0 --input-group 239.1.1.8 --input-port 5000"
+    site.ctl(*add.split(), "--outputs", "239.2.2.3:6000:out0")
+    site.machine.run("systemctl", "reload", "mcrd")
+
+    def origins() -> dict[str, str]:
+        return {each["rule_id"]: each["origin"] for each in site.ctl("list")}
+
+    wait_until(lambda: origins() == {"tv": "file", "added": "runtime"}, "the file is in force")
+    site.restart_after("kill", "-KILL")
+    wait_until(lambda: origins() == {"tv": "file", "added": "runtime"}, "the rules are there again")
+    site.ctl("remove", "--rule-id", "added")
     site.machine.run("rm", "-r", "/etc/mcr")
+    site.machine.run("systemctl", "restart", "mcrd")
+    assert origins() == {}
 
 
 def test_killed_daemon_is_restarted_and_no_worker_is_left(site: Site) -> None:

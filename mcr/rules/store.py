@@ -21,7 +21,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from contextlib import ExitStack, closing, contextmanager, suppress
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, Final, Self
+from typing import Any, Final, Self, assert_never
 
 import attrs
 
@@ -316,6 +316,8 @@ def _write_one(database: sqlite3.Connection, change: Change) -> None:
             )
         case Drop(rule_id):
             database.execute("DELETE FROM rules WHERE rule_id = ?", (rule_id,))
+        case _:
+            assert_never(change)
 
 
 def _rules_of(database: sqlite3.Connection) -> Iterator[Rule]:

@@ -24,9 +24,7 @@ class Machine:
         """
         self._process = namespace.popen(["unshare", "--mount", "--propagation", "private", SCRIPT, directory])
         self._init = wait_until(lambda: self._first_process(self._process.pid), "systemd runs")
-        wait_until(
-            lambda: self.run("systemctl", "is-system-running", check=False).stdout == "running\n", "it has booted"
-        )
+        wait_until(self._has_booted, "it has booted")
 
     def _has_booted(self) -> bool:
         return self.run("systemctl", "is-system-running", check=False).stdout == "running\n"

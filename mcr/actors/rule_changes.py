@@ -184,12 +184,13 @@ class RuleSet:
 
     async def _restore(self, rules: Sequence[Rule]) -> None:
         """All of these, or, if that can't be, halves of them."""
+        rules = _with_real_names(tuple(rules), await self._workers.standing())
         try:
             await self._apply(self._catalog.plan_addition(rules, wait=True))
         except McrError as error:
             if len(rules) == 1:
                 files, rule_id = self._precedence.files, rules[0].rule_id
-                where = f"stands in {files.where(rule_id)}" if rules[0] is files.find(rule_id) else "is saved"
+                where = f"stands in {files.where(rule_id)}" if rule_id in files else "is saved"
                 log.log(Level.ERROR, "rule %s %s, and cannot be used: %s", rule_id, where, error.message)
                 return
             await self._restore(rules[: len(rules) // 2])
@@ -218,7 +219,7 @@ class RuleSet:
 
     async def _add(self, command: Add) -> Applied:
         async with self._applying:
-            standing = await self._renew()  # what is added may need what is just back
+            standing = await self._renew()  # what is added may need what has just come
             rules = _with_real_names(command.rules, standing)
             await _check_rivals(
                 self._precedence, [None if command.idempotent and self._catalog.same(each) else each for each in rules]
@@ -292,7 +293,7 @@ class RuleSet:
     async def _try_to_change(self, planned: _Planned) -> Applied | McrError:
         try:
             async with self._applying:
-                await self._renew()  # a new output may need what is just back
+                await self._renew()  # a new output may need what has just come
                 applied = await self._apply(self._catalog.plan_change([planned.now], wait=planned.command.wait))
         except McrError as error:
             return error
@@ -367,10 +368,10 @@ class RuleSet:
         standing = await self._workers.apply(change)
         return Applied(self._catalog.note(change), change.generation, standing)
 
-    # Interfaces that are back.
+    # Names that belong to other interfaces now.
 
     async def try_to_renew(self) -> None:
-        """Have interfaces used again that are back; what hinders it is logged, once for as long as it does."""
+        """Have interfaces used that have the names now; what hinders it is logged, once for as long as it does."""
         hindrance = ""
         try:
             async with self._applying:
@@ -378,12 +379,12 @@ class RuleSet:
         except McrError as error:
             hindrance = error.message
         if self._not_renewed.is_news(hindrance):
-            log.warning("interfaces that are back cannot be used yet: %s", hindrance)
+            log.warning("interfaces that rules name cannot be used yet: %s", hindrance)
 
     async def _renew(self) -> Standing:
-        """Use interfaces again that were lost and are back, if there are any; the state then."""
+        """Use the interfaces that have the names now, if other ones are used; the state then."""
         standing = await self._workers.standing()
-        if not standing.returned:
+        if not standing.stale:
             return standing
         return (await self._apply(self._catalog.plan_renewal())).standing
 

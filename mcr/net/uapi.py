@@ -61,6 +61,7 @@ IFF_LOWER_UP: Final = 0x10000
 SIOCGIFNAME: Final = 0x8910
 SIOCGIFADDR: Final = 0x8915
 SIOCGIFMTU: Final = 0x8921
+SIOCGIFINDEX: Final = 0x8933
 
 # <linux/netlink.h>
 NETLINK_XFRM: Final = 6

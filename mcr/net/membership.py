@@ -93,6 +93,10 @@ class Memberships:
                 except OSError as error:
                     raise SystemFault(f"Cannot join {key[0]} on {interface.name}", error.errno or 0) from None
 
+    def count(self, name: str) -> int:
+        """How many groups are joined on an interface."""
+        return sum(key[1] == name for key in self._holder)
+
     def close(self) -> None:
         """Leave every group."""
         # The kernel looks for each from the newest on.

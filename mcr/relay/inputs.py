@@ -11,18 +11,24 @@ from socket import socket
 import attrs
 
 from mcr.config.settings import Settings
-from mcr.errors import LimitReached, McrError
+from mcr.errors import LimitReached, McrError, describe_errno
+from mcr.logs.logger import get_logger
 from mcr.model.flow import Flow, Input
 from mcr.model.limits import MAX_INTERFACES
+from mcr.model.log import Facility
 from mcr.net.capture import CaptureGroup, open_captures, reject
 from mcr.net.filter.base import Rejected, open_screen
 from mcr.net.filter.suppress import Suppressor
+from mcr.net.igmp import ask_for_reports
 from mcr.net.interfaces import Interface, find_anew
 from mcr.net.membership import Memberships
+from mcr.net.network import Network, has_new_carrier
 from mcr.net.patience import close_all
 from mcr.relay.attachment import attachment_of
 from mcr.relay.slots import Slots
 from mcr.rules.conditions import Attachment
+
+log = get_logger(Facility.NETWORK)
 
 
 @attrs.define(eq=False)
@@ -199,6 +205,19 @@ class InputInterfaces:
     def show_unmatched(self, *, show: bool) -> None:
         """Whether workers are to see flows that no rule takes."""
         self._screen.show_all(everything=show)
+
+    # Links that come and go.
+
+    def report_again(self, before: Network, now: Network) -> None:
+        """Have groups reported where carrier has come back: the switch there may have forgotten who asked for them."""
+        for capture in self:
+            name, index = capture.interface.name, capture.interface.index
+            if has_new_carrier(before.links.get(index), now.links.get(index)):
+                try:
+                    ask_for_reports(index, self._memberships.count(name))
+                except OSError as error:
+                    what = describe_errno(error.errno or 0)
+                    log.warning("%s has carrier again, and its groups can't be reported: %s", name, what)
 
     # Names that belong to other interfaces now.
 

@@ -5,6 +5,8 @@ rule and interfaces of its own.
 """
 
 import itertools
+import json
+import time
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -13,7 +15,7 @@ import pytest
 
 from feed import Cable, Feed, Reports, link, network_lines
 from lab import Lab
-from mcr_process import Mcr, Receiver, Sender, wait_until
+from mcr_process import SLOWNESS, Mcr, Receiver, Sender, wait_until
 from topology import Plant
 
 pytestmark = pytest.mark.xdist_group("come_and_go")  # one daemon for all
@@ -291,3 +293,35 @@ def test_what_is_missing_comes_later(world: World, side: str) -> None:
             reports.expect(feed.group)
     finally:
         feed.end()
+
+
+@pytest.mark.parametrize("version", [3, 2])
+def test_groups_are_reported_when_carrier_is_back(feed: Feed, version: int) -> None:
+    """A switch port that lost its link forgets who asked; the kernel would say nothing until the next query.
+
+    Once for each group, within a second, by every version of IGMP.
+    """
+    cable = feed.input
+    cable.relay.sysctl(f"net.ipv4.conf.{cable.name}.force_igmp_version", str(version))
+    for each in (2, 3):  # the kernel says twice what it has joined, soon
+        cable.relay.sysctl(f"net.ipv4.conf.{cable.name}.igmpv{each}_unsolicited_report_interval", "100")
+    groups = {feed.group, *(f"239.3.{feed.number}.{number}" for number in range(1, 40))}
+    place = f"--input-interface {cable.name} --input-port 5000 --outputs {feed.out}:6000:{feed.output.name}"
+    rules = [f"{place} --input-group {group}" for group in groups - {feed.group}]
+    with Reports(cable) as reports:
+        added = json.loads(feed.mcr.ctl("add", "--batch", "-", "--json", input="\n".join(rules)).stdout)
+        reports.expect(*groups)
+        before = -1
+        while before != (before := reports.groups.total()):
+            reports.hear(0.5)
+        reports.groups.clear()
+        cable.there.ip(f"link set dev {cable.far} down")
+        feed.expect("waiting", f"{cable.name} has no carrier")
+        cable.there.ip(f"link set dev {cable.far} up")
+        back = time.monotonic()
+        reports.expect(*groups)
+        assert time.monotonic() - back < SLOWNESS
+        reports.hear(0.5)
+        assert {*reports.groups.values()} == {1}
+    words = [word for each in added for word in ("--rule-id", each["rule_id"])]
+    feed.mcr.ctl("remove", *words)

@@ -59,7 +59,7 @@ def _summary(configuration: "Configuration") -> dict[str, Any]:
         "files": list(configuration.files),
         "settings": len(configuration.settings),
         "rules": len(configuration.rules),
-        "faults": _plain(configuration.faults),
+        "faults": plain_faults(configuration.faults),
     }
 
 
@@ -78,7 +78,7 @@ def _fault_lines(faults: Iterable[dict[str, Any]]) -> list[str]:
     return lines
 
 
-def _plain(faults: "Iterable[FileFault]") -> list[dict[str, Any]]:
+def plain_faults(faults: "Iterable[FileFault]") -> list[dict[str, Any]]:
     """Faults as JSON has them."""
     return [
         {"file": fault.file, "line": fault.line, "message": fault.message, "hints": list(fault.hints)}
@@ -88,7 +88,7 @@ def _plain(faults: "Iterable[FileFault]") -> list[dict[str, Any]]:
 
 def fault_lines(faults: "Iterable[FileFault]") -> list[str]:
     """Faults as a terminal may have them, with their hints."""
-    return [visible(line) for line in _fault_lines(_plain(faults))]
+    return [visible(line) for line in _fault_lines(plain_faults(faults))]
 
 
 def refuse_faults(faults: Sized) -> None:
@@ -162,7 +162,7 @@ def _differences(session: Session, files: tuple[str, ...]) -> dict[str, Any]:
     found = () if configuration.faults else difference(used, (each.rule for each in configuration.rules))
     return {
         "files": list(configuration.files),
-        "faults": _plain(configuration.faults),
+        "faults": plain_faults(configuration.faults),
         "differences": [
             {"rule_id": each.rule_id, "change": each.change, "before": each.before, "after": each.after}
             for each in found

@@ -18,6 +18,7 @@ import click
 import mcr
 from mcr.cli import completion, tables
 from mcr.cli.config import config
+from mcr.cli.config_import import import_file
 from mcr.cli.failure import report, run
 from mcr.cli.findings import doctor, why
 from mcr.cli.report import write_report
@@ -180,6 +181,7 @@ def set_log_level(session: Session, global_level: str | None, facility: str | No
     _note_cost(session, levels)
 
 
+config.add_command(import_file)
 cli.add_command(config)
 cli.add_command(doctor)
 cli.add_command(why)

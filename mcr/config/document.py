@@ -6,8 +6,8 @@ The standard library reads the values. It tells no lines, so where something is 
 import re
 import tomllib
 from collections import defaultdict
-from collections.abc import Iterator
-from typing import TYPE_CHECKING, Any, Final
+from collections.abc import Iterator, Mapping
+from typing import TYPE_CHECKING, Any, Final, Self
 
 import attrs
 
@@ -56,6 +56,13 @@ class Document:
     values: dict[str, Any]
     faults: tuple[Fault, ...] = ()
     _lines: dict[Path, int] = attrs.field(factory=dict, init=False, eq=False, repr=False)
+
+    @classmethod
+    def of(cls, values: dict[str, Any], lines: Mapping[Path, int]) -> Self:
+        """Values of another notation, whose lines are known; that of the empty path is among them."""
+        document = cls("", values)
+        document._lines.update(lines)
+        return document
 
     def line(self, path: Path) -> int:
         """The line of a value; for one that is missing, that of what it is missing from."""

@@ -24,10 +24,11 @@ def _output(output: Output) -> str:
 
 def toml_of(rules: Iterable[Rule]) -> str:
     """The text of a file with these rules, in their order."""
-    return "\n".join(map(_toml_of, map(table_of, rules)))
+    return "\n".join(map(toml_of_table, map(table_of, rules)))
 
 
-def _toml_of(table: dict[str, Any]) -> str:
+def toml_of_table(table: dict[str, Any]) -> str:
+    """The text of one rule, of its table."""
     labels = [f"{key} = {_quoted(table[key])}" for key in ("name", "rule_id") if key in table]
     source = table["input"]
     where = f"interface = {_quoted(source['interface'])}, group = {_quoted(source['group'])}, port = {source['port']}"

@@ -1,12 +1,12 @@
 """The match table against a dictionary."""
 
 import errno
+import functools
 from ipaddress import IPv4Address
 from typing import Any
 
-from hypothesis import settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
-from hypothesis.stateful import Bundle, RuleBasedStateMachine, invariant, rule
 
 from mcr._native import ffi, lib
 from mcr.model.flow import Flow
@@ -15,10 +15,22 @@ from mcr.shm.flows import make_flow
 Place = tuple[int, Flow]
 """The slot of an interface, and what comes in by it."""
 
-# Few interfaces, groups and ports, so that flows meet; and some that share a home bucket by chance.
-ADDRESSES = st.builds(IPv4Address, st.integers(0xEF000000, 0xEF000028))
-FLOWS = st.builds(Flow, ADDRESSES, st.integers(1, 20), st.integers(0, 1), st.one_of(st.none(), ADDRESSES))
-PLACES = st.tuples(st.integers(0, 3), FLOWS)
+GROUPS, PORTS, SLOTS, VLANS = 41, 20, 4, 2
+"""Few, so that flows meet."""
+
+
+def place_of(number: int) -> Place:
+    """One of the places, by its number: drawn as such it costs hypothesis a tenth."""
+    rest, group = divmod(number, GROUPS)
+    rest, port = divmod(rest, PORTS)
+    rest, slot = divmod(rest, SLOTS)
+    source, vlan = divmod(rest, VLANS)
+    address = IPv4Address(0xEF000000 + source - 1) if source else None
+    return slot, Flow(IPv4Address(0xEF000000 + group), port + 1, vlan, address)
+
+
+PLACES = st.integers(0, GROUPS * PORTS * SLOTS * VLANS * (GROUPS + 1) - 1)
+STEPS = st.tuples(st.sampled_from(["put", "drop", "find", "drop known", "find known", "drop other"]), PLACES)
 
 
 def encode(place: Place) -> Any:
@@ -26,47 +38,54 @@ def encode(place: Place) -> Any:
     return make_flow(flow, slot)
 
 
-class MatchTable(RuleBasedStateMachine):
-    """Every put, drop and find answers as a dictionary would, where each rule has one flow."""
-
-    known = Bundle("known")
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.table = ffi.new("struct mcr_match *")
-        lib.mcr_match_init(self.table)
-        self.model: dict[Place, int] = {}
-        self.taken = 0
-
-    @rule(target=known, place=PLACES)
-    def put(self, place: Place) -> Place:
-        number, self.taken = self.taken, self.taken + 1
-        self.table.rules[number].flow = encode(place)[0]
-        assert lib.mcr_match_put(self.table, number) == 0
-        self.model[place] = number
-        return place
-
-    @rule(place=st.one_of(known, PLACES))
-    def drop(self, place: Place) -> None:
-        expected = 0 if self.model.pop(place, None) is not None else -errno.ENOENT
-        assert lib.mcr_match_drop(self.table, encode(place)) == expected
-
-    @rule(place=st.one_of(known, PLACES))
-    def find(self, place: Place) -> None:
-        found = lib.mcr_match_find(self.table, encode(place))
-        assert found == self.model.get(place, lib.MCR_NO_RULE)
-
-    @invariant()
-    def counts(self) -> None:
-        assert self.table.used == len(self.model)
-
-
-TestMatchTable = MatchTable.TestCase
-TestMatchTable.settings = settings(max_examples=40, stateful_step_count=80, deadline=None)
-
-
 def find_all(table: Any, flows: list[Any]) -> list[int]:
     return [lib.mcr_match_find(table, ffi.addressof(each)) for each in flows]
+
+
+OTHERS = [lib.mcr_flow_ipv4(7, 0, 0, i * i, 5000) for i in range(16_000)]
+"""They fill half of the buckets, so that what a step does meets neighbours."""
+
+
+@functools.cache
+def crowded() -> Any:
+    """A table with nothing but the others."""
+    table = ffi.new("struct mcr_match *")
+    lib.mcr_match_init(table)
+    for number, each in enumerate(OTHERS):
+        table.rules[number].flow = each
+        assert lib.mcr_match_put(table, number) == 0
+    return table
+
+
+@settings(max_examples=50)  # of a hundred steps each, and every flow is asked for at the end
+@given(st.lists(STEPS, min_size=60, max_size=120))
+def test_every_put_drop_and_find_answers_as_a_dictionary_would(steps: list[tuple[str, int]]) -> None:
+    table = ffi.new("struct mcr_match *")
+    ffi.memmove(table, crowded(), ffi.sizeof("struct mcr_match"))
+    model: dict[Place, int] = {}
+    known: list[Place] = []
+    gone: set[int] = set()
+    for step, number in steps:
+        place = known[number % len(known)] if known and "known" in step else place_of(number)
+        match step.split():
+            case ["put"]:
+                rule = len(OTHERS) + len(known)
+                table.rules[rule].flow = encode(place)[0]
+                assert lib.mcr_match_put(table, rule) == 0
+                model[place] = rule
+                known.append(place)
+            case ["drop", "other"]:
+                other = number % len(OTHERS)
+                expected = -errno.ENOENT if other in gone else 0
+                assert lib.mcr_match_drop(table, ffi.addressof(OTHERS[other])) == expected
+                gone.add(other)
+            case ["drop", *_]:
+                expected = 0 if model.pop(place, None) is not None else -errno.ENOENT
+                assert lib.mcr_match_drop(table, encode(place)) == expected
+            case _:
+                assert lib.mcr_match_find(table, encode(place)) == model.get(place, lib.MCR_NO_RULE)
+        assert table.used == len(OTHERS) - len(gone) + len(model)
+    assert find_all(table, OTHERS) == [lib.MCR_NO_RULE if other in gone else other for other in range(len(OTHERS))]
 
 
 def test_full_table_still_answers() -> None:

@@ -5,6 +5,9 @@ NATIVE := $(shell find mcr/native -name '*.[ch]') mcr/native/build.py mcr/native
 PACKED := $(shell find mcr packaging docs -type f ! -path 'packaging/man/*' ! -path 'packaging/completions/*' \
 	! -name '*.pyc' ! -name '*.so' ! -name '*.o' ! -name '_native.c')
 
+# Tests import the same modules hundreds of times: they are compiled once.
+unexport PYTHONDONTWRITEBYTECODE
+
 .PHONY: help setup wheel deb demo test check bpf e2e chaos kernels man bench bench-quick clean
 
 help:

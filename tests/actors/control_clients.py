@@ -189,12 +189,12 @@ def long_reply() -> tuple[RuleView, ...]:
     """Rules whose list is larger than any socket buffer (about 10 MB)."""
     view = RuleView(
         "id",
-        "n" * 1_000,
+        "n" * 10_000,
         Input("eth0", IPv4Address("239.1.1.1"), 5000),
         (OutputView(IPv4Address("239.1.1.2"), 5000, "eth1"),),
         RuleState.ACTIVE,
     )
-    return (view,) * 10_000
+    return (view,) * 1_000
 
 
 @pytest.fixture

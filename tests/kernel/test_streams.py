@@ -35,8 +35,9 @@ def test_a_full_disk_and_a_pipe_without_a_reader_fail_nothing() -> None:
 def test_a_reader_that_does_not_read_stops_nobody(blocking: bool) -> None:
     reader, writer = os.pipe()
     os.set_blocking(writer, blocking)
-    often = "\nfor _ in range(60): print('z', file=sys.stderr)"  # it is waited for once, not each time
-    assert run(SPARED + SAY + often, stdout=writer, stderr=writer) == 0
+    impatient = "from mcr.process import streams; streams._Lossy._patience = 100\n"
+    often = "\nfor _ in range(600): print('z', file=sys.stderr)"  # it is waited for once, not each time
+    assert run(impatient + SPARED + SAY + often, stdout=writer, stderr=writer) == 0
     os.close(writer)
     os.close(reader)
 

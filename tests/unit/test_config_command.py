@@ -145,6 +145,7 @@ RULES: st.SearchStrategy[list[Rule]] = st.lists(
 ).filter(are_distinct)
 
 
+@settings(max_examples=40)  # of up to five rules, each independent of the others
 @given(RULES)
 def test_what_was_exported_is_read_again_as_the_same_rules(
     tmp_path_factory: pytest.TempPathFactory, rules: list[Rule]

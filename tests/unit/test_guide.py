@@ -1,6 +1,7 @@
 """The table of the guide's claims names tests that exist."""
 
 import ast
+import functools
 import re
 from pathlib import Path
 
@@ -11,16 +12,18 @@ TABLE = (TESTS / "guide.md").read_text()
 ROWS = [line.split("|")[1:4] for line in TABLE.splitlines() if line.startswith("| ") and "shown by" not in line]
 
 
+@functools.cache
+def functions_of(file: str) -> set[str]:
+    return {each.name for each in ast.walk(ast.parse((TESTS / file).read_text())) if isinstance(each, ast.FunctionDef)}
+
+
 @pytest.mark.parametrize("row", ROWS, ids=lambda row: row[0].strip())
 def test_every_claim_has_a_test(row: list[str]) -> None:
     shown_by = re.findall(r"`([^`]+)`", row[1])
     assert shown_by
     for name in shown_by:
         file, _, test = name.partition("::")
-        functions = {
-            each.name for each in ast.walk(ast.parse((TESTS / file).read_text())) if isinstance(each, ast.FunctionDef)
-        }
-        assert test in functions, f"{file} has no {test}"
+        assert test in functions_of(file), f"{file} has no {test}"
 
 
 def test_the_table_is_whole() -> None:

@@ -1,6 +1,7 @@
 """A message that is forgotten in a match is a type error, for each match over messages ends with `assert_never`."""
 
 import ast
+import functools
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -69,6 +70,7 @@ def forgetful(source: str, messages: set[str]) -> list[int]:
     ]
 
 
+@functools.cache
 def all_unions() -> dict[str, set[str]]:
     return {f"{path.stem}.{name}": found for path in sources() for name, found in unions(path.read_text()).items()}
 

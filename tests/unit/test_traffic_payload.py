@@ -62,12 +62,11 @@ def test_a_payload_with_something_appended_is_not_read() -> None:
 def test_every_stamp_leaves_the_udp_checksum_as_scapy_would_compute_it(headers: Ether, size: int) -> None:
     frame = Frame.build(headers, size)
     buffer = bytearray(frame.data)
-    for sequence in range(200):
+    for sequence in range(100):
         frame.stamp_into(buffer, 0, 0xDEADBEEF, sequence, sequence * 123_456_789)
-        sent = Ether(bytes(buffer))
-        expected = sent.copy()
+        expected = Ether(bytes(buffer))
         del expected[UDP].chksum
-        assert sent[UDP].chksum == Ether(bytes(expected))[UDP].chksum
+        assert bytes(expected) == buffer
 
 
 @pytest.mark.parametrize("checksum", [0, 0x1234])

@@ -36,46 +36,18 @@ packet that comes to it."""
 
 
 @attrs.define(eq=False)
-class Common:
-    """Sockets that some neighbours on an interface send by while they have room: one system call for all of them.
+class _Place:
+    """Sockets on an interface, and where workers have them.
 
     Attributes:
         sockets: UDP, one per worker.
-        users: neighbours that share it.
-        told: workers know it.
+        users: that send by it.
     """
 
     slot: int
     interface: Interface
     sockets: tuple[socket, ...]
-    users: int = 0
-    told: bool = False
-
-    @property
-    def egress_slot(self) -> int:
-        """What workers know it by."""
-        return MAX_INTERFACES + self.slot
-
-    @property
-    def all_sockets(self) -> tuple[socket, ...]:
-        """There are no others."""
-        return self.sockets
-
-
-@attrs.define(eq=False)
-class Neighbour:
-    """One of them.
-
-    Attributes:
-        sockets: UDP, one per worker.
-        users: outputs that leave by it.
-    """
-
-    slot: int
-    interface: Interface
-    common: Common
-    sockets: tuple[socket, ...]
-    users: int = 0
+    users: int = attrs.field(default=0, kw_only=True)
 
     @property
     def egress_slot(self) -> int:
@@ -86,6 +58,26 @@ class Neighbour:
     def all_sockets(self) -> tuple[socket, ...]:
         """There are no others."""
         return self.sockets
+
+
+@attrs.define(eq=False)
+class Common(_Place):
+    """Sockets that some neighbours on an interface send by while they have room: one system call for all of them.
+
+    Its users are neighbours.
+
+    Attributes:
+        told: workers know it.
+    """
+
+    told: bool = False
+
+
+@attrs.define(eq=False)
+class Neighbour(_Place):
+    """One of them. Its users are outputs."""
+
+    common: Common
 
 
 @attrs.frozen
@@ -148,7 +140,7 @@ class Neighbours:
             slot = self.slots.take()
             undo.callback(self.slots.give, slot)
             ports = [each.getsockname()[1] for each in common.sockets]
-            opened[key] = Neighbour(slot, interface, common, self._open_sockets(interface, ports, undo, key[1]))
+            opened[key] = Neighbour(slot, interface, self._open_sockets(interface, ports, undo, key[1]), common)
         return opened
 
     def _join_common(self, interface: Interface, undo: ExitStack) -> Common:

@@ -12,8 +12,8 @@ import pytest
 import trio
 import trio.testing
 
+from api_actors import applied
 from mcr.actors.config_files import Application
-from mcr.config.difference import RuleDifference
 from mcr.config.settings import settings_from
 from mcr.config.table import Source
 from mcr.control.methods import Api
@@ -84,13 +84,7 @@ class Actors:
         raise RuleNotFound(f"No rule has the id {selection.rule_ids[0]!r}", "list them: mcrctl list")
 
     async def apply(self, *, dry_run: bool = False) -> Application:
-        cam = {
-            "name": "cam",
-            "input": {"interface": "eth0", "group": "239.1.1.1", "port": 5000},
-            "outputs": ["239.2.2.2:5001:eth1"],
-        }
-        gone = () if dry_run else (RuleDifference("dcfca9531161", "removed", cam, None),)
-        return Application(("/etc/mcr/mcr.toml",), (), gone)
+        return applied(dry_run=dry_run)
 
     async def describe(self) -> tuple[WorkerView, ...]:
         return ()

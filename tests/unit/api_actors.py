@@ -57,6 +57,17 @@ SHOWN_VALUES = (
 )
 
 
+def applied(*, dry_run: bool) -> Application:
+    """What comes of reading the configuration files again; unless nothing is changed by it, a rule is gone."""
+    cam = {
+        "name": "cam",
+        "input": {"interface": "eth0", "group": "239.1.1.1", "port": 5000},
+        "outputs": ["239.2.2.2:5001:eth1"],
+    }
+    gone = () if dry_run else (RuleDifference("dcfca9531161", "removed", cam, None),)
+    return Application(("/etc/mcr/mcr.toml",), (), gone)
+
+
 @attrs.define
 class Actors:
     """Every actor: answers, and remembers what it was asked."""
@@ -102,13 +113,7 @@ class Actors:
         )
 
     async def apply(self, *, dry_run: bool = False) -> Application:
-        cam = {
-            "name": "cam",
-            "input": {"interface": "eth0", "group": "239.1.1.1", "port": 5000},
-            "outputs": ["239.2.2.2:5001:eth1"],
-        }
-        gone = () if dry_run else (RuleDifference("dcfca9531161", "removed", cam, None),)
-        return Application(("/etc/mcr/mcr.toml",), (), gone)
+        return applied(dry_run=dry_run)
 
     async def describe(self) -> tuple[WorkerView, ...]:
         return (WorkerView(0, None, 1, ("eth0",), WorkerState.WAITING, 2, 3),)

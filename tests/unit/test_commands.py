@@ -41,7 +41,7 @@ def test_output_interface_is_attached_with_raw_frames_if_they_may_leave(opened: 
 def test_neighbour_names_the_sockets_that_it_shares(opened: socket.socket) -> None:
     """Both have slots behind those of the interfaces."""
     common = Common(4, ETH1, (opened,))
-    neighbour = Neighbour(5, ETH1, common, (opened,))
+    neighbour = Neighbour(5, ETH1, (opened,), common)
     first = lib.MCR_MAX_INTERFACES
     assert commands.attach_neighbour(common) == records.egress_put(first + 4, 1500, (opened,))
     assert commands.attach_neighbour(neighbour) == records.egress_put(first + 5, 1500, (opened,), first + 4)

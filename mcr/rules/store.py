@@ -20,15 +20,17 @@ import tempfile
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import ExitStack, closing, contextmanager, suppress
 from datetime import UTC, datetime
+from ipaddress import IPv4Address, IPv6Address
 from pathlib import Path
 from typing import Any, Final, Self, assert_never
 
 import attrs
+import cattrs
 
 from mcr.config.paths import DEFAULT_CONTROL_SOCKET
 from mcr.errors import McrError, SystemFault
-from mcr.model.flow import Input, parse_address
-from mcr.model.rule import Output, Rule
+from mcr.model.flow import Address, parse_address
+from mcr.model.rule import Rule
 from mcr.model.saving import Saving
 
 FILE: Final = "rules.sqlite"
@@ -47,6 +49,20 @@ _ERRNOS: Final = {
 }
 _NO_RULE: Final = (ValueError, KeyError, TypeError, McrError)  # what a row may hold instead
 _DAMAGED: Final = frozenset({"SQLITE_CORRUPT", "SQLITE_NOTADB", "SQLITE_ERROR"})
+
+
+def _exactly(value: object, expected: Any) -> Any:
+    if type(value) is not expected:
+        raise TypeError(f"{value!r} is no {expected.__name__}")
+    return value
+
+
+_converter: Final = cattrs.Converter(detailed_validation=False)
+_converter.register_structure_hook(str, _exactly)
+_converter.register_structure_hook(int, _exactly)
+_converter.register_structure_hook(Address, lambda value, _: parse_address(_exactly(value, str), "group"))
+_converter.register_unstructure_hook(IPv4Address, str)
+_converter.register_unstructure_hook(IPv6Address, str)
 
 
 @attrs.frozen
@@ -312,7 +328,7 @@ def _write_one(database: sqlite3.Connection, change: Change) -> None:
             database.execute(
                 "INSERT INTO rules (rule_id, rule) VALUES (?, ?)"
                 " ON CONFLICT (rule_id) DO UPDATE SET rule = excluded.rule",
-                (rule.rule_id, json.dumps(_json_of(rule))),
+                (rule.rule_id, json.dumps(_converter.unstructure(rule))),
             )
         case Drop(rule_id):
             database.execute("DELETE FROM rules WHERE rule_id = ?", (rule_id,))
@@ -323,7 +339,7 @@ def _write_one(database: sqlite3.Connection, change: Change) -> None:
 def _rules_of(database: sqlite3.Connection) -> Iterator[Rule]:
     for rule_id, text in database.execute("SELECT rule_id, rule FROM rules ORDER BY position"):
         try:
-            yield _rule_of(json.loads(text))
+            yield _converter.structure(json.loads(text), Rule)
         except _NO_RULE as error:
             raise sqlite3.DatabaseError(f"rule {rule_id}: {error!r}") from None
 
@@ -341,7 +357,7 @@ def _salvage(path: Path) -> tuple[Sequence[Rule], str]:
                 rows = () if _is_new(database) else database.execute("SELECT rule FROM rules ORDER BY position")
                 for (text,) in rows:
                     try:
-                        rule = _rule_of(json.loads(text))
+                        rule = _converter.structure(json.loads(text), Rule)
                     except _NO_RULE as error:
                         fault = repr(error)
                     else:
@@ -378,28 +394,3 @@ def _errno(error: sqlite3.Error | OSError) -> int:
     if isinstance(error, OSError):
         return error.errno or errno.EIO
     return _ERRNOS.get(_name(error), errno.EIO)
-
-
-def _json_of(rule: Rule) -> dict[str, Any]:
-    return {
-        "rule_id": rule.rule_id,
-        "name": rule.name,
-        "input": {"interface": rule.input.interface, "group": str(rule.input.group), "port": rule.input.port},
-        "outputs": [
-            {"group": str(each.group), "port": each.port, "interface": each.interface, "gso": each.gso}
-            for each in rule.outputs
-        ],
-    }
-
-
-def _rule_of(value: dict[str, Any]) -> Rule:
-    source = value["input"]
-    return Rule(
-        rule_id=value["rule_id"],
-        name=value["name"],
-        input=Input(source["interface"], parse_address(source["group"], "input group"), source["port"]),
-        outputs=tuple(
-            Output(parse_address(each["group"], "output group"), each["port"], each["interface"], each["gso"])
-            for each in value["outputs"]
-        ),
-    )

@@ -137,10 +137,21 @@ def test_what_can_be_read_of_a_damaged_file_is_kept(tmp_path: Path) -> None:
     assert read(tmp_path) == kept
 
 
-def test_a_row_that_is_no_rule_costs_only_itself(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    "edit",
+    [
+        "json_remove(rule, '$.input')",
+        "json_set(rule, '$.input.interface', 5)",
+        "json_set(rule, '$.name', 5)",
+        "json_set(rule, '$.outputs[0].port', '5')",
+        "json_set(rule, '$.outputs', 'none')",
+        "'not JSON'",
+    ],
+)
+def test_a_row_that_is_no_rule_costs_only_itself(tmp_path: Path, edit: str) -> None:
     written(tmp_path, Put(rule(1)), Put(rule(2)), Put(rule(3)))
     with closing(sqlite3.connect(tmp_path / FILE)) as database, database:
-        database.execute("""UPDATE rules SET rule = '{"rule_id": "rule-2"}' WHERE rule_id = 'rule-2'""")
+        database.execute(f"UPDATE rules SET rule = {edit} WHERE rule_id = 'rule-2'")  # noqa: S608
     with closing(RuleFile.open(tmp_path)) as file:
         assert file.rules == (rule(1), rule(3))
         assert "2 rules could be read" in file.notices[0]

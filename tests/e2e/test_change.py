@@ -9,8 +9,6 @@ import pytest
 from mcr_process import Mcr, Receiver, Sender
 from topology import MakeMcr, Plant
 
-pytestmark = pytest.mark.alone
-
 CHANGED, OTHER = "239.1.1.1:5000", "239.1.1.2:5000"
 KEPT, COMES, GOES = "239.2.2.2:6000:out0", "239.2.2.3:6000:out1", "239.2.2.4:6000:out2"
 
@@ -27,6 +25,7 @@ def counters(mcr: Mcr, rule_id: str) -> dict[str, Any]:
     }
 
 
+@pytest.mark.alone
 @pytest.mark.parametrize("workers", [1, 2])
 def test_what_stays_of_a_changed_rule_loses_nothing(plant: Plant, make_mcr: MakeMcr, workers: int) -> None:
     """Renamed, an output more, an output less, other options, at 2,000 packets per second; the rule beside it, too."""

@@ -97,7 +97,7 @@ def test_every_command_answers_within_200_ms(plant: Plant, make_mcr: MakeMcr) ->
     mcr.add("in0:239.1.1.1:5000", "239.2.2.2:6000:out0")
     for words in COMMANDS:
         mcr.ctl(*words)  # a first run reads the files from disk
-        times = [timed_ctl(mcr, *words) for _ in range(5)]
+        times = [timed_ctl(mcr, *words) for _ in range(3)]
         print(f"{' '.join(words)}: {min(times):.3f} to {max(times):.3f} s")
         assert min(times) < 0.2, words  # what else this machine does may slow down some of them
 
@@ -174,7 +174,7 @@ def test_hostile_lookers_keep_neither_root_nor_a_worker_waiting(plant: Plant, ma
     mcr.call("add", {"rules": [{"input": each, "outputs": outputs} for each in inputs]})
     (before,) = mcr.workers()
     with hostile_lookers(plant, mcr):
-        receiver = Receiver(plant.receiver, "239.2.2.2:6000@rx0=239.1.1.1:5000", count=packets, idle=10)
+        receiver = Receiver(plant.receiver, "239.2.2.2:6000@rx0=239.1.1.1:5000", count=packets, idle=3)
         sender = Sender(plant.source, "src0", "239.1.1.1:5000", count=packets, rate=rate)
         wait_until(lambda: mcr.stats()["ingress"]["recv"] > 0, "the stream flows", 60)
         os.kill(before["pid"], signal.SIGKILL)
@@ -323,14 +323,3 @@ def test_bad_variable_stops_the_start_with_its_name(plant: Plant) -> None:
     )
     assert refused.returncode == 2
     assert refused.stderr.startswith("Error: Invalid MCR_STATS_INTERVAL_MS: 'soon'\nhint: ")
-
-
-def test_second_daemon_never_steals_the_socket(plant: Plant, make_mcr: MakeMcr) -> None:
-    first = make_mcr(plant.relay).start()
-    second = plant.relay.run(
-        [BIN / "mcrd", "supervisor", "--no-state", "--control-socket", first.socket], check=False, timeout=10
-    )
-    assert second.returncode == 1
-    assert "Address already in use (os error 98)" in second.stderr
-    assert str(first.socket) in second.stderr
-    assert first.call("ping") == {"pong": True}

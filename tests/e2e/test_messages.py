@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 
 from lab import Lab, Namespace
-from mcr_process import BIN, Mcr, wait_until, words_for_group
+from mcr_process import BIN, SLOWNESS, Mcr, wait_until, words_for_group
 from topology import MakeMcr, Plant, needs_root
 from users import MCR, Stage
 
@@ -26,7 +26,7 @@ UNITS = Path(__file__).parents[2] / "packaging" / "systemd"
 
 def start_and_fail(namespace: Namespace, *words: str | Path) -> list[str]:
     """Run a program that is to end at once with status 1; return its error and hints."""
-    done = namespace.run(words, check=False, timeout=10)
+    done = namespace.run(words, check=False, timeout=10 * SLOWNESS)
     assert done.returncode == 1, done.stderr
     assert done.stdout == ""
     return refusal(done.stderr)
@@ -196,6 +196,7 @@ def test_a_stale_socket_is_replaced_and_a_live_one_is_not(plant: Plant, make_mcr
     said = start_and_fail(plant.relay, BIN / "mcrd", "supervisor", "--no-state", "--control-socket", mcr.socket)
     assert said[0] == f"Error: Failed to bind to {mcr.socket}: Address already in use (os error 98)"
     assert "hint: find the mcrd that is running: pgrep -a mcrd" in said
+    assert mcr.call("ping") == {"pong": True}
     clean_ups: list[Callable[[], None]] = [lambda: None, mcr.socket.unlink]
     for clean_up in clean_ups:
         mcr.process.kill()

@@ -43,6 +43,12 @@ def look_at_b0(seconds: float = 0.1) -> Look:
     return look_at_wire(SOURCE, 11, seconds)
 
 
+def look_until_seen() -> Look:
+    """A busy machine may let nobody send during a look."""
+    looks = (look_at_b0() for _ in range(50))
+    return next(look for look in looks if look.frames or look.queries)
+
+
 @pytest.fixture
 def watch() -> Iterator[Watch]:
     """Look at b0 while frames are sent to it again and again, or by it, if they are to come from it."""
@@ -89,7 +95,7 @@ def watch() -> Iterator[Watch]:
     ids=str,
 )
 def test_kin_is_seen_for_what_it_is(watch: Watch, sent: Packet, seen: Sighting) -> None:
-    look = watch(sent)
+    look = watch(sent, look=look_until_seen)
     assert set(look.frames) == {seen}
     assert look.payload is None
     assert look.seconds >= 0.1
@@ -120,7 +126,7 @@ def test_the_look_ends_with_the_flow(watch: Watch, flow: Packet) -> None:
 
 
 def test_queries_are_counted(watch: Watch) -> None:
-    assert set(watch(igmp(QUERY)).queries) == {"b0"}
+    assert set(watch(igmp(QUERY), look=look_until_seen).queries) == {"b0"}
 
 
 @pytest.mark.parametrize("rules", [1, 2_000])

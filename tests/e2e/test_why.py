@@ -1,72 +1,32 @@
-"""`mcrctl why`: each cause is set up for real, named, and where it can be, remedied and gone."""
+"""`mcrctl why`: each cause is set up for real, named, and where it can be, remedied and gone.
 
-import json
+Causes that leave the network as it was: test_why_flow.py.
+"""
+
 import os
 import shutil
 import signal
 import socket
 import subprocess
-import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any
 
 import pytest
-from scapy.layers.inet import IP, UDP
-from scapy.layers.l2 import Dot1Q, Ether
-from scapy.packet import Packet, Raw
 
+from asking import AS_UNDER_SYSTEMD, TV, fault, frame, query, troubles, why
 from firewalls import close_firewall
-from lab import Lab, Namespace, end
-from mcr_process import BIN, STATUS, Mcr, Sender, wait_until, words_for_group
-from sources import repeating, sending
+from lab import Lab, Namespace
+from mcr_process import BIN, Mcr, wait_until
+from sources import sending
 from topology import MakeMcr, Plant, forwarded_to, needs_root
-from trafficgen.interface import open_interface
 from users import MCR, Stage, socket_directory
-
-
-def why(mcr: Mcr, rule: str = "tv") -> list[dict[str, str]]:
-    """Ask as an operator does; the exit status is that of the worst finding."""
-    done = mcr.ctl("why", rule, "--json", check=False)
-    assert done.stdout, done.stderr
-    findings: list[dict[str, str]] = json.loads(done.stdout)
-    print(*findings, "", sep="\n")
-    assert done.returncode == max(STATUS[finding["verdict"]] for finding in findings)
-    return findings
-
-
-def troubles(mcr: Mcr, rule: str = "tv") -> list[str]:
-    """Verdict and check of all that is not well."""
-    return [f"{each['verdict']} {each['check']}" for each in why(mcr, rule) if each["verdict"] != "ok"]
-
-
-def fault(mcr: Mcr, check: str) -> str:
-    """The one fault, with which the walk has ended: in words, with its remedy."""
-    findings = why(mcr)
-    assert [each["check"] for each in findings if each["verdict"] == "fault"] == [check]
-    assert findings[-1]["check"] == check
-    return f"{findings[-1]['what']}; {findings[-1]['remedy']}"
-
-
-def frame(group: str = "239.1.1.1", port: int = 5000, *tags: Packet, size: int = 188, **ip: Any) -> Packet:
-    """A datagram, behind tags."""
-    link = Ether(dst="01:00:5e:01:01:01")
-    for tag in tags:
-        link /= tag
-    return link / IP(src="198.18.0.1", dst=group, ttl=16, **ip) / UDP(sport=5000, dport=port) / Raw(b"x" * size)
-
-
-def query(source: str = "198.18.0.254") -> Packet:
-    """An IGMP general query."""
-    message = Raw(bytes.fromhex("1164ee9b00000000"))  # of version 2, answers within 10 s
-    return Ether(dst="01:00:5e:00:00:01") / IP(src=source, dst="224.0.0.1", ttl=1, proto=2) / message
 
 
 @pytest.fixture
 def mcr(plant: Plant, make_mcr: MakeMcr) -> Mcr:
     """A relay with a rule, tv, to a group and a host; it may do no more than under systemd."""
-    mcr = make_mcr(plant.relay, prefix=["setpriv", "--bounding-set=-all,+net_raw,+setuid,+setgid"]).start()
-    mcr.add("in0:239.1.1.1:5000", "239.2.2.2:6000:out0", "198.18.2.2:6000:out1", rule_id="tv")
+    mcr = make_mcr(plant.relay, prefix=AS_UNDER_SYSTEMD).start()
+    mcr.add(*TV, rule_id="tv")
     return mcr
 
 
@@ -77,24 +37,6 @@ def source(plant: Plant, mcr: Mcr) -> Iterator[None]:
         yield
 
 
-@pytest.mark.usefixtures("source")
-def test_all_is_well(mcr: Mcr) -> None:
-    """Every finding is ok, on one line each, and it takes no longer than it has to."""
-    started = time.monotonic()
-    assert troubles(mcr) == []
-    print(f"{time.monotonic() - started:.2f} s")
-    shown = mcr.ctl("why", "tv")
-    assert len(shown.stdout.splitlines()) == len(why(mcr))
-    assert all(line.startswith("ok ") for line in shown.stdout.splitlines())
-
-
-@pytest.mark.usefixtures("source")
-def test_rule_by_its_name(mcr: Mcr) -> None:
-    mcr.ctl("remove", "--rule-id", "tv")
-    mcr.ctl("add", "--name", "evening news", *words_for_group("239.1.1.1"))
-    assert troubles(mcr, "evening news") == []
-
-
 def test_interfaces_by_other_names_of_theirs(plant: Plant, mcr: Mcr) -> None:
     for interface, other in (("in0", "feed"), ("out0", "hall"), ("out1", "yard")):
         plant.relay.ip(f"link property add dev {interface} altname {other}")
@@ -103,12 +45,6 @@ def test_interfaces_by_other_names_of_theirs(plant: Plant, mcr: Mcr) -> None:
         assert troubles(mcr, "other") == []
     with sending(plant.source, "src0", frame("239.1.1.3", 5001)):
         assert [each["check"] for each in why(mcr, "other")][-1] == "port"
-
-
-def test_unknown_rule(mcr: Mcr) -> None:
-    refused = mcr.ctl("why", "radio", check=False)
-    assert (refused.returncode, refused.stdout) == (1, "")
-    assert refused.stderr == "Error: No rule has the id or name 'radio'\nhint: see the rules: mcrctl list\n"
 
 
 # The way in
@@ -144,52 +80,6 @@ def test_interface_without_an_address(plant: Plant, mcr: Mcr) -> None:
     assert "keeps it from answering queriers" in advice["what"]
     plant.relay.ip("address add 198.18.0.2/24 dev in0")
     assert troubles(mcr) == []
-
-
-def test_wrong_port(plant: Plant, mcr: Mcr) -> None:
-    with sending(plant.source, "src0", frame(port=5001)):
-        said = fault(mcr, "port")
-        assert "239.1.1.1:5001 on in0" in said
-        assert "--input-port 5001" in said
-        mcr.add("in0:239.1.1.1:5001", "239.2.2.2:6000:out0", rule_id="right")
-        assert why(mcr, "right")[-1]["verdict"] == "ok"
-        assert "5001" not in fault(mcr, "flow_arrives")  # that is what the other rule takes
-
-
-def test_wrong_group(plant: Plant, mcr: Mcr) -> None:
-    with sending(plant.source, "src0", frame("239.1.1.2")):
-        said = fault(mcr, "group")
-        assert "239.1.1.2:5000 on in0" in said
-        assert "--input-group 239.1.1.2" in said
-
-
-def test_wrong_interface(plant: Plant, mcr: Mcr) -> None:
-    with sending(plant.receiver, "rx2", frame()):
-        said = fault(mcr, "arrival_interface")
-    assert "239.1.1.1:5000 on out2" in said
-    assert "--input-interface out2" in said
-
-
-def test_tagged(plant: Plant, mcr: Mcr) -> None:
-    """With other tags: tests/kernel/test_probe.py, tests/unit/test_incoming.py."""
-    with sending(plant.source, "src0", frame("239.1.1.1", 5000, Dot1Q(vlan=100))):
-        assert (
-            "239.1.1.1:5000 on in0 with VLAN tag 100; sudo ip link add link in0 name in0.100 type vlan id 100 && "
-            "sudo ip link set dev in0.100 up, and add the rule with --input-interface in0.100"
-        ) in fault(mcr, "vlan_tag")
-
-
-def test_fragments(plant: Plant, mcr: Mcr) -> None:
-    parts = [Ether(dst="01:00:5e:01:01:01") / part for part in frame(size=2000)[IP].fragment(1400)]
-    with sending(plant.source, "src0", *parts):
-        assert "in fragments" in fault(mcr, "fragments")
-
-
-def test_nothing_is_sent(plant: Plant, mcr: Mcr) -> None:
-    """There is a querier, so the switch is not to blame."""
-    with plant.source.entered(), open_interface("src0") as querier:
-        querier.send(bytes(query()))
-    assert "nothing of 239.1.1.1 arrives on in0" in fault(mcr, "flow_arrives")
 
 
 def test_switch_snoops_and_nobody_queries(lab: Lab, make_mcr: MakeMcr) -> None:
@@ -249,19 +139,6 @@ def test_packets_are_not_taken_while_the_worker_hangs(mcr: Mcr, source: None) ->
     wait_until(lambda: not troubles(mcr), "it goes on")
 
 
-def test_super_frames(plant: Plant, mcr: Mcr) -> None:
-    """They are what the datagrams in them are."""
-    with plant.source.entered():
-        sock = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
-    sock.setsockopt(socket.IPPROTO_IP, socket.IP_MULTICAST_IF, socket.inet_aton("198.18.0.1"))
-    sock.setsockopt(socket.IPPROTO_UDP, 103, 1316)  # UDP_SEGMENT, <linux/udp.h>
-    sock.connect(("239.1.1.1", 5000))
-    with sock, repeating(lambda: sock.send(bytes(13_160))):
-        findings = why(mcr)
-        assert {each["verdict"] for each in findings} == {"ok"}
-        assert "with 1,316 bytes of payload" in str(findings)
-
-
 # The way out
 
 
@@ -286,26 +163,6 @@ def test_output_without_carrier_or_address_or_deleted(plant: Plant, mcr: Mcr) ->
     assert troubles(mcr) == ["fault output_interface"]
     plant.lab.link(plant.relay, "out0", plant.receiver, "rx0", a_address="198.18.1.1/24", b_address="198.18.1.2/24")
     wait_until(lambda: not troubles(mcr), "it is sent again")
-
-
-@pytest.mark.usefixtures("source")
-def test_host_without_a_route(plant: Plant, mcr: Mcr) -> None:
-    mcr.add("in0:239.1.1.1:5001", "198.19.7.7:6000:out1", rule_id="far")
-    with sending(plant.source, "src0", frame(port=5001)):
-        (trouble,) = (each for each in why(mcr, "far") if each["verdict"] != "ok")
-        assert (trouble["verdict"], trouble["check"]) == ("fault", "route")
-        plant.receiver.ip("address add 198.19.7.7/32 dev lo")
-        plant.relay.ip("route add 198.19.7.7 via 198.18.2.2 dev out1")
-        wait_until(lambda: why(mcr, "far")[-1]["verdict"] == "ok", "it has a route")
-
-
-@pytest.mark.usefixtures("source")
-def test_neighbour_that_never_answers(plant: Plant, mcr: Mcr) -> None:
-    mcr.add("in0:239.1.1.1:5001", "198.18.2.7:6000:out1", rule_id="silent")
-    with sending(plant.source, "src0", frame(port=5001)):
-        wait_until(lambda: troubles(mcr, "silent") == ["fault neighbour"], "it was asked, and did not answer")
-        plant.receiver.ip("address add 198.18.2.7/24 dev rx1")
-        wait_until(lambda: troubles(mcr, "silent") == [], "it answers")
 
 
 @pytest.mark.usefixtures("source")
@@ -374,22 +231,10 @@ def test_as_another_user_than_root(plant: Plant, stage: Stage, setcap: bool) -> 
         subprocess.run(["setcap", "cap_net_raw,cap_setuid,cap_setgid=eip", capable], check=True)
         stage.over.append((capable, str(BIN / "mcrd")))
     mcr = Mcr(plant.relay, socket_directory(stage, MCR), prefix=stage.run_as(MCR, options=rights)).start()
-    mcr.add("in0:239.1.1.1:5000", "239.2.2.2:6000:out0", "198.18.2.2:6000:out1", rule_id="tv")
+    mcr.add(*TV, rule_id="tv")
     with sending(plant.source, "src0", frame()):
         assert troubles(mcr) == []
     mcr.stop()
-
-
-def test_many_at_once(mcr: Mcr) -> None:
-    """Each is answered before a client gives up, if only by being told that others are first; the daemon goes on."""
-    with ThreadPoolExecutor(12) as pool:
-        asked = [pool.submit(mcr.call, "why", {"rule": "tv"}) for _ in range(12)]
-        started = time.monotonic()
-        assert mcr.call("ping") == {"pong": True}
-        assert time.monotonic() - started < 1
-        refused = [each.exception() for each in asked if each.exception()]
-        assert all("mcrd is busy with" in str(error) for error in refused), refused
-        assert 4 <= len(asked) - len(refused) < len(asked)
 
 
 def test_the_daemon_stops_in_time_while_it_is_asked(mcr: Mcr) -> None:
@@ -401,11 +246,3 @@ def test_the_daemon_stops_in_time_while_it_is_asked(mcr: Mcr) -> None:
             "The daemon is stopping",
             "mcrd closed the connection without a reply",
         }
-
-
-def test_flow_among_a_flood_of_its_group(plant: Plant, mcr: Mcr) -> None:
-    """A thousand packets to other ports for each of its own."""
-    strangers = Sender(plant.source, "src0", "239.1.1.1:5001", count=1_000_000, rate=50_000)
-    with sending(plant.source, "src0", frame(), every=0.3):
-        assert troubles(mcr) == []
-    end(strangers.process)

@@ -80,7 +80,7 @@ def cable() -> Iterator[tuple[Namespace, Namespace]]:
 
 
 @contextmanager
-def receiving(namespace: Namespace, *flows: str, count: int, seconds: float = 5) -> Iterator[list[ReceiveReport]]:
+def receiving(namespace: Namespace, *flows: str, count: int, seconds: float = 60) -> Iterator[list[ReceiveReport]]:
     """Have a thread receive in a namespace during the block; its report is in the list after it."""
     ready = threading.Event()
     reports: list[ReceiveReport] = []
@@ -166,7 +166,7 @@ def test_a_socket_hears_its_group_only(cable: tuple[Namespace, Namespace]) -> No
 
 def test_the_program_sends_what_a_receiver_program_finds_well(cable: tuple[Namespace, Namespace]) -> None:
     source, receiver = cable
-    command: list[str | Path] = [sys.executable, PROGRAM, "receive", "--count", "500"]
+    command: list[str | Path] = [sys.executable, PROGRAM, "receive", "--count", "500", "--idle-timeout", "60"]
     program = receiver.popen(
         [*command, "--flow", f"{NAME}@rcv0={NAME}", "--json"], stdout=subprocess.PIPE, stderr=subprocess.PIPE
     )

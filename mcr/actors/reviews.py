@@ -46,9 +46,15 @@ class SuppressOn:
 
 @attrs.frozen
 class ReviewRaw:
-    """Find out by which interfaces raw frames may leave. `blocker`: why by none; None: no reason is known."""
+    """Find out by which interfaces raw frames may leave.
+
+    Attributes:
+        blocker: why by none; None: no reason is known.
+        anew: also what they depend on of each group; otherwise only for interfaces that are new.
+    """
 
     blocker: Blocker | None
+    anew: bool
     reply: Reply[None]
 
 
@@ -139,9 +145,10 @@ async def _keep_raw(
 ) -> None:
     """Have raw frames sent while nothing acts on packets between IP and the interfaces, as far as can be seen."""
     kernel_is_able = False
+    anew = True  # until that has been found out after the last change
     while True:
         begun = trio.current_time()
-        changes.hear()
+        anew |= changes.hear().route
         again = math.inf
         try:
             blocker = None if kernel_is_able else await trio.to_thread.run_sync(kernel_blocker)
@@ -151,13 +158,16 @@ async def _keep_raw(
         except Exception as error:  # noqa: BLE001 - whatever it is, relaying does not depend on it
             blocker = Blocker(f"firewall rules and the like cannot be seen: {error}")
             again = trio.current_time() + _RETRY_SECONDS
-        await ask(owner, partial(ReviewRaw, blocker))
+        await ask(owner, partial(ReviewRaw, blocker, anew))
+        anew &= blocker is not None
         took = trio.current_time() - begun
         with trio.move_on_at(again):
             await due.receive()
         # Where routes change all the time only a share is spent on them. What may block raw frames does so now.
         with trio.move_on_after(min(took / _SHARE, _PAUSE)):
             while True:
-                if changes.hear():
-                    await ask(owner, partial(ReviewRaw, UNSURE))
+                heard = changes.hear()
+                anew |= heard.route
+                if heard.blocker:
+                    await ask(owner, partial(ReviewRaw, UNSURE, anew))
                 await due.receive()

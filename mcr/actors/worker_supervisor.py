@@ -256,9 +256,9 @@ async def _heed_review(state: "_State", command: Review) -> None:
         case SuppressOn(free, reply):
             with reply:
                 reply.resolve(await state.suppress_on(free))
-        case ReviewRaw(blocker, reply):
+        case ReviewRaw(blocker, anew, reply):
             with reply:
-                await state.review_raw(blocker)
+                await state.review_raw(blocker, anew=anew)
                 reply.resolve(None)
         case _:
             assert_never(command)
@@ -301,7 +301,6 @@ class _State:
         before, self._network = self._network, network
         if network.links is before.links and network.addresses is before.addresses:
             return
-        self._relay.inputs.report_again(before, network)
         self._tell_own()
         if commands := self._relay.suspect(before, network):
             self.workers.tell_all(*commands)
@@ -378,8 +377,8 @@ class _State:
         suppressor = self._relay.inputs.suppressor
         return not suppressor or await trio.to_thread.run_sync(suppressor.suppress_on, free)
 
-    async def review_raw(self, blocker: Blocker | None) -> None:
-        if commands := await self._relay.review_raw(blocker):
+    async def review_raw(self, blocker: Blocker | None, *, anew: bool) -> None:
+        if commands := await self._relay.review_raw(blocker, anew=anew):
             self.workers.tell_all(*commands)
 
     def settle(self, generation: int, reply: Reply[int]) -> None:

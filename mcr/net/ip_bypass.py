@@ -55,6 +55,14 @@ _HEARD = (
 _HIDDEN = "no cgroup2 is mounted here, as under ip netns exec; nsenter --net=/run/netns/NAME keeps it visible"
 
 
+@attrs.frozen
+class Heard:
+    """What may have changed: there is a new blocker, or an interface, address or route is another."""
+
+    blocker: bool
+    route: bool
+
+
 class EgressChanges:
     """Hears of changes of interfaces, addresses, routes, nftables and IPsec in this network namespace.
 
@@ -87,11 +95,14 @@ class EgressChanges:
         tables = b"" if self._legacy is None else os.pread(self._legacy, _MESSAGE_BYTES, 0)
         return tables, 0 if self._group is None else lib.mcr_bpf_count_egress(self._group)
 
-    def hear(self) -> bool:
-        """Take note of all there were so far. Whether there may be a new blocker."""
+    def hear(self) -> Heard:
+        """Take note of all there were so far."""
         before, self._silent = self._silent, self._look()
         heard = [family for family, news in self._sockets.items() if drain(news)]
-        return before != self._silent or any(family != socket.NETLINK_ROUTE for family in heard)
+        return Heard(
+            blocker=before != self._silent or any(family != socket.NETLINK_ROUTE for family in heard),
+            route=socket.NETLINK_ROUTE in heard,
+        )
 
     def unheard(self) -> bool:
         """Whether legacy iptables or the control group has changed since `hear`: the kernel does not report that."""

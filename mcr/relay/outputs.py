@@ -20,12 +20,11 @@ from mcr.model.limits import MAX_INTERFACES
 from mcr.model.log import Facility
 from mcr.model.rule import Rule
 from mcr.net.egress import open_egress
-from mcr.net.interfaces import Interface, find_anew, open_witness
+from mcr.net.interfaces import Interface, find_interface, has_lost_its_interface, is_there, open_witness
 from mcr.net.ip_bypass import UNSURE, Blocker
 from mcr.net.network import Network
 from mcr.net.patience import close_all
 from mcr.net.raw import RawLink, bind_raw, find_links, find_sources, open_raw
-from mcr.relay.attachment import attachment_of
 from mcr.relay.placement import Sources
 from mcr.relay.slots import Slots
 from mcr.rules.conditions import Attachment
@@ -62,7 +61,8 @@ class Egress:
     @property
     def attachment(self) -> Attachment:
         """Whether it still stands for its interface."""
-        return attachment_of(self.interface, self.witness, self.fault)
+        name, index = self.interface.name, self.interface.index
+        return Attachment(name, index, has_lost_its_interface(self.witness), self.fault)
 
     @property
     def all_sockets(self) -> tuple[socket, ...]:
@@ -79,7 +79,7 @@ class OutputInterfaces:
         self._found: set[str] = set()  # those of them that were met since the last review began
         self._by_name: dict[str, Egress] = {}
         self.slots = Slots(MAX_INTERFACES, "output interfaces")
-        self._stale = False
+        self._stale: set[str] = set()  # names of those that no review has judged
 
     def __getitem__(self, name: str) -> Egress:
         return self._by_name[name]
@@ -117,7 +117,7 @@ class OutputInterfaces:
     def adopt(self, opened: Mapping[str, Egress]) -> None:
         """Take these into use."""
         self._by_name |= opened
-        self._stale |= bool(opened)
+        self._stale |= opened.keys()
 
     def _open(self, interface: Interface, undo: ExitStack) -> Egress:
         slot = self.slots.take()
@@ -128,22 +128,26 @@ class OutputInterfaces:
         return egress
 
     def renew(self) -> list[tuple[Egress, Egress]]:
-        """Open those again whose names belong to other interfaces now, or to none; each with what took its place."""
+        """Open those again whose interfaces were lost and are back; each with what took its place."""
         renewed = []
-        for old in [each for each in self if each.attachment.stale]:
+        for old in self.returned():
             name = old.interface.name
             try:
                 with ExitStack() as undo:
-                    fresh = self._open(find_anew(old.interface), undo)
+                    fresh = self._open(find_interface(name), undo)
                     undo.pop_all()
             except McrError as error:
                 old.fault = error.message
                 continue
             fresh.users = old.users
             self._by_name[name] = fresh
-            self._stale = True
+            self._stale.add(name)
             renewed.append((old, fresh))
         return renewed
+
+    def returned(self) -> list[Egress]:
+        """Those whose interfaces were lost and are back."""
+        return [each for each in self if has_lost_its_interface(each.witness) and is_there(each.interface.name)]
 
     def _open_sockets(self, interface: Interface) -> tuple[socket, ...]:
         with ExitStack() as undo:
@@ -166,18 +170,19 @@ class OutputInterfaces:
     @property
     def is_stale(self) -> bool:
         """Whether there are some that no review has seen yet, or that the last one could not judge."""
-        return self._stale
+        return bool(self._stale)
 
-    def review(self, blocker: Blocker | None) -> list[Egress]:
+    def review(self, blocker: Blocker | None) -> tuple[list[Egress], set[str]]:
         """Find out anew by which interfaces raw frames may leave.
 
         Args:
             blocker: why they may leave by none; None: they may, as far as is known.
 
         Returns:
-            Those by which they may now, or may no more, or in another way.
+            Those by which they may now, or may no more, or in another way; and the names of these and of all that
+            were stale.
         """
-        self._stale = False
+        stale, self._stale = self._stale, set()
         self._logged &= self._found
         self._found = set()
         links = {} if blocker else self._find_links()
@@ -188,7 +193,7 @@ class OutputInterfaces:
             self._found |= self._logged
         else:
             self._log_raw(blocker.reason if blocker else "the interface has changed, or is gone")
-        return changed
+        return changed, stale | {egress.interface.name for egress in changed}
 
     def suspect(self, before: Network, now: Network) -> list[Egress]:
         """Send no raw frames by interfaces that are not what they were, until the next review has seen them."""
@@ -197,7 +202,7 @@ class OutputInterfaces:
             index = egress.interface.index
             if egress.raw and _identity(before, index) != _identity(now, index):
                 egress.raw = None
-                self._stale = True
+                self._stale.add(egress.interface.name)
                 log.debug("%s has changed: no raw frames leave until mcrd has checked it", egress.interface.name)
                 suspected.append(egress)
         return suspected
@@ -206,7 +211,8 @@ class OutputInterfaces:
         try:
             return find_links({egress.interface.index for egress in self})
         except Exception as error:  # noqa: BLE001 - whatever it is, relaying does not depend on it
-            self._fail(f"interfaces cannot be seen: {error}")
+            self._stale |= self._by_name.keys()  # it may be better the next time
+            self._tell(f"interfaces cannot be seen: {error}")
             return {}
 
     def _set_raw(self, egress: Egress, link: RawLink | None) -> bool:
@@ -236,7 +242,7 @@ class OutputInterfaces:
                 workers, send_buffer = self._settings.num_workers, self._settings.send_buffer
                 egress.raw_sockets = open_raw(egress.interface.index, workers, send_buffer)
         except OSError as error:
-            self._fail(f"{egress.interface.name}: {describe_errno(error.errno or 0)}")
+            self._fail(egress, describe_errno(error.errno or 0))
             return False
         return True
 
@@ -259,13 +265,13 @@ class OutputInterfaces:
             with open_egress(egress.interface, _PROBE_BYTES) as probe:
                 return find_sources(probe, egress.raw.mtu, destinations)
         except (McrError, OSError) as error:
-            self._fail(f"{egress.interface.name}: {error}")
+            self._fail(egress, str(error))
             return [None] * len(destinations)
 
-    def _fail(self, why: str) -> None:
+    def _fail(self, egress: Egress, why: str) -> None:
         """Something that may be better the next time."""
-        self._stale = True
-        self._tell(why)
+        self._stale.add(egress.interface.name)
+        self._tell(f"{egress.interface.name}: {why}")
 
     def _tell(self, why: str) -> None:
         """Log a reason that was not there before."""

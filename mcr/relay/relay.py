@@ -5,7 +5,7 @@ Calls that may wait in the kernel (opening and closing capture sockets) run in a
 """
 
 import errno
-from collections.abc import Container, Iterable, Mapping
+from collections.abc import Container, Iterable, Mapping, Sequence
 from contextlib import ExitStack
 from itertools import chain
 from socket import socket
@@ -19,6 +19,7 @@ from mcr.errors import SystemFault
 from mcr.logs.logger import get_logger
 from mcr.model.log import Facility
 from mcr.model.rule import Rule, RuleChange
+from mcr.net.interfaces import is_there, was_never_there
 from mcr.net.ip_bypass import Blocker
 from mcr.net.network import Network
 from mcr.relay import commands
@@ -202,6 +203,13 @@ class Relay:
             *map(commands.detach_egress, old_egress),
             *map(commands.detach_neighbour, neighbours.dropped),
         )
+        former = [*(each.interface for each in old_captures), *(each.interface for each in old_egress)]
+        awaited = {each.name for each in former if was_never_there(each.index)}
+        for name in sorted(inputs | outputs):
+            if name in awaited:
+                log.notice("%s is there now: mcrd uses it", name)
+            else:
+                log.notice("%s was deleted or moved away and is back: mcrd uses it again", name)
         return Step((), tuple(fresh for _, fresh in captures), told)
 
     def _use(self, placed: PlacedRule) -> PlacedRule:
@@ -262,28 +270,31 @@ class Relay:
 
     # Raw frames, and routes.
 
-    async def review_raw(self, blocker: Blocker | None) -> tuple[Command, ...]:
+    async def review_raw(self, blocker: Blocker | None, *, anew: bool) -> tuple[Command, ...]:
         """Find out anew where raw frames may leave; the commands to running workers.
 
         Args:
             blocker: why nowhere; None: they may, as far as is known.
+            anew: routes may have changed, which all outputs depend on; otherwise only new interfaces matter.
         """
-        return await trio.to_thread.run_sync(self._review_raw, blocker)
+        return await trio.to_thread.run_sync(self._review_raw, blocker, anew)
 
-    def _review_raw(self, blocker: Blocker | None) -> tuple[Command, ...]:
-        changed = tuple(map(commands.change_raw, self.outputs.review(blocker)))
+    def _review_raw(self, blocker: Blocker | None, anew: bool) -> tuple[Command, ...]:  # noqa: FBT001
+        reviewed, names = self.outputs.review(blocker)
+        changed = tuple(map(commands.change_raw, reviewed))
         if blocker:  # where none leave the sources that outputs had don't matter, and may do again
             return changed
-        return (*changed, *self._follow_routes())
+        those = [each for each in self._placement if anew or concerns(each.rule, (), names)]
+        return (*changed, *self._follow_routes(those))
 
-    def _follow_routes(self) -> Iterable[Command]:
-        """Find the outputs' source addresses and neighbours anew, since routes may have changed."""
-        rules = [placed.rule for placed in self._placement]
+    def _follow_routes(self, those: Sequence[PlacedRule]) -> Iterable[Command]:
+        """Find the source addresses and neighbours of these rules' outputs anew, since routes may have changed."""
+        rules = [placed.rule for placed in those]
         interfaces = {egress.interface.name: egress.interface for egress in self.outputs}
         sources, awaited = self.outputs.sources(rules), find_neighbours(rules, interfaces)
         told = [*map(commands.attach_neighbour, self._neighbours.open_now(awaited, interfaces))]
         awaited &= self._neighbours.keys()
-        for placed in [*self._placement]:
+        for placed in those:
             waits_for = neighbours_of(placed.rule, awaited)
             found = sources_of(placed.rule, sources, waits_for)
             if (found, waits_for) != (placed.sources, placed.neighbours):
@@ -308,12 +319,12 @@ class Relay:
         """Input and output interfaces, and whether sockets still stand for them."""
         inputs = {capture.interface.name: capture.attachment for capture in self.inputs}
         outputs = {egress.interface.name: egress.attachment for egress in self.outputs}
-        stale = (
-            any(each.stale for each in chain(inputs.values(), outputs.values()))
+        returned = (
+            any(each.lost and is_there(each.name) for each in chain(inputs.values(), outputs.values()))
             or any(each.fault and not each.lost for each in inputs.values())  # groups that could not be joined
             or bool(self._neighbours.unrenewed)
         )
-        return Standing(acknowledged, inputs, outputs, stale=stale)
+        return Standing(acknowledged, inputs, outputs, returned=returned)
 
     def users(self) -> dict[str, Users]:
         """How much depends on each interface."""

@@ -2,18 +2,23 @@
 
 import logging
 import socket
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from ipaddress import ip_address
 
 import pytest
 
 from mcr.config.settings import Settings
+from mcr.model.flow import Input
 from mcr.model.log import LogLevels
+from mcr.model.rule import Output, Rule
 from mcr.net.interfaces import Interface
 from mcr.net.ip_bypass import UNSURE, Blocker
 from mcr.net.network import Link, Network
 from mcr.net.raw import RawLink
-from mcr.relay import outputs
+from mcr.relay import outputs, relay
 from mcr.relay.outputs import Egress, OutputInterfaces
+from mcr.relay.placement import Key
+from mcr.relay.relay import Relay
 
 LEAVE = "{}: datagrams to groups leave as raw frames, which bypass the IP stack; MTU {}"
 FIREWALL = Blocker("nftables has a chain c at output, in table inet t")
@@ -78,7 +83,7 @@ def test_interface_that_was_down_for_a_moment_is_not_told_of(
     caplog.clear()
     up, down = (Network(links={1: Link(1, "eth1", up=up)}) for up in (True, False))
     assert interfaces.suspect(up, down)
-    assert interfaces.review(None)
+    assert interfaces.review(None)[0]
     assert said(caplog) == []
     mtus[1] = 9000
     interfaces.review(None)
@@ -91,8 +96,8 @@ def test_what_turns_out_to_be_nothing_is_not_told(
     """A firewall that has changed, and lets everything pass as before."""
     interfaces.review(None)
     caplog.clear()
-    assert interfaces.review(UNSURE)
-    assert interfaces.review(None)
+    assert interfaces.review(UNSURE)[0]
+    assert interfaces.review(None)[0]
     assert said(caplog) == []
     interfaces.review(UNSURE)
     interfaces.review(FIREWALL)
@@ -101,3 +106,61 @@ def test_what_turns_out_to_be_nothing_is_not_told(
         f"eth1: no raw frames leave any more: {FIREWALL.reason}",
         f"eth2: no raw frames leave any more: {FIREWALL.reason}",
     ]
+
+
+def test_interfaces_that_are_new_or_have_changed_are_named(interfaces: OutputInterfaces, mtus: dict[int, int]) -> None:
+    """Their rules have to be seen to, and no others."""
+    assert interfaces.review(None)[1] == {"eth1", "eth2"}
+    assert interfaces.review(None) == ([], set())
+    with socket.socket() as witness:
+        interfaces.adopt({"tun3": Egress(3, Interface("tun3", 3, 1500, None), (), witness)})
+    assert interfaces.is_stale
+    assert interfaces.review(None) == ([], {"tun3"})
+    mtus[1] = 9000
+    assert interfaces.review(None)[1] == {"eth1"}
+
+
+def test_what_failed_is_seen_to_again(
+    interfaces: OutputInterfaces, mtus: dict[int, int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_: object) -> None:
+        raise OSError(24, "")
+
+    interfaces.review(None)
+    with monkeypatch.context() as patch:
+        patch.setattr(outputs, "find_links", refuse)
+        assert interfaces.review(None)[1] == {"eth1", "eth2"}
+    assert interfaces.is_stale
+    assert interfaces.review(None)[1] == {"eth1", "eth2"}
+    mtus[1] = 9000
+    with monkeypatch.context() as patch:
+        patch.setattr(outputs, "bind_raw", refuse)
+        patch.setattr(outputs, "open_raw", refuse)
+        interfaces.review(None)
+    assert interfaces.is_stale
+    assert interfaces.review(None)[1] == {"eth1", "eth2"}
+
+
+async def test_rules_are_looked_through_for_changed_routes_and_new_interfaces_alone(
+    interfaces: OutputInterfaces, mtus: dict[int, int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    looked_at: list[list[str]] = []
+
+    def look(rules: Sequence[Rule], _: object) -> frozenset[Key]:
+        looked_at.append([rule.rule_id for rule in rules])
+        return frozenset()
+
+    monkeypatch.setattr(relay, "find_neighbours", look)
+    monkeypatch.setattr(interfaces, "sources", lambda _: {})
+    with Relay(Settings("", 1, LogLevels())) as those:
+        monkeypatch.setattr(those, "outputs", interfaces)
+        for number in (1, 2):
+            sends_to = Output(ip_address("239.9.9.9"), 6000, f"eth{number}")
+            rule = Rule(f"r{number}", Input("eth0", ip_address("239.1.1.1"), 5000 + number), (sends_to,))
+            those._placement.place(rule, {}, ())
+        await those.review_raw(None, anew=False)
+        await those.review_raw(None, anew=False)
+        mtus[2] = 9000
+        await those.review_raw(None, anew=False)
+        await those.review_raw(None, anew=True)
+    assert looked_at == [["r1", "r2"], [], ["r2"], ["r1", "r2"]]

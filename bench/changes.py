@@ -53,7 +53,7 @@ def timed(work: Callable[[], object]) -> float:
 def build(lab: Lab, tools: Tools, name: str) -> Bed:
     """Start a relay with one rule, then load the others by one command, as an operator does."""
     rig = Rig.build(lab, name, 2)
-    mcr = Mcr(rig, Work(), tools, name)
+    mcr = Mcr(rig, Work(), tools, name, saves=True)
     lines = "".join(
         f"--input-interface in0 --input-group {nth(FIRST_GROUP, i)} --input-port {PORT} "
         f"--outputs {nth(output_group(0), i)}:{PORT}:out0\n"

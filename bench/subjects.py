@@ -76,11 +76,11 @@ def _prefer(pid: int) -> None:
 class Mcr(DaemonProcess):
     """The real `mcrd`, set up by the real `mcrctl`."""
 
-    def __init__(self, rig: Rig, work: Work, tools: Tools, name: str) -> None:
+    def __init__(self, rig: Rig, work: Work, tools: Tools, name: str, *, saves: bool = False) -> None:
         super().__init__(rig.relay, tools.mcr, tools.directory / f"{name}.sock", tools.directory / f"{name}.log")
         # One worker, on its own processor: as many as the peers have.
         prefix = ("env", f"MCR_ABSORB={int(name != NOT_ABSORBING)}", "taskset", "-c", str(RELAY_CPU))
-        self.launch("--no-state", "--num-workers", "1", prefix=prefix)
+        self.launch(*(() if saves else ("--no-state",)), "--num-workers", "1", prefix=prefix)
         self.wait_until_it_answers(_START_TIMEOUT_S)
         self._add_rules(rig, work)
 

@@ -6,7 +6,7 @@ Each change is planned, then applied by others, and noted when that has succeede
 import difflib
 import shlex
 from collections import Counter
-from collections.abc import Collection, Container, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Container, Iterable, Iterator, Sequence
 from fnmatch import fnmatchcase
 from itertools import chain
 
@@ -61,26 +61,28 @@ class Catalog:
 
     # Planning.
 
-    def plan_addition(self, rules: Sequence[Rule], *, wait: bool = False, idempotent: bool = False) -> RuleChange:
+    def plan_addition(self, rules: Sequence[Rule], *, wait: bool = False) -> RuleChange:
         """The change that adds all of these.
 
         Args:
             rules: to be added.
             wait: also if they name interfaces that are not there.
-            idempotent: but for those that are there; the change may be empty.
 
         Raises:
             RuleExists: an input, id or name is taken, by a rule that is there or one earlier among these.
             LimitReached: there would be too many.
         """
-        new = [None if idempotent and self.same(rule) else rule for rule in rules]
-        added = tuple(filter(None, new))
-        self._check_identities(new)
-        self._check_room(added)
-        return RuleChange(self.generation + 1, added=added, wait=wait)
+        self._check_identities(rules)
+        self._check_room(rules)
+        return RuleChange(self.generation + 1, added=tuple(rules), wait=wait)
 
-    def plan_change(self, rules: Sequence[Rule], *, wait: bool = False) -> RuleChange:
+    def plan_change(self, rules: Sequence[Rule], *, removed: Sequence[Rule] = (), wait: bool = False) -> RuleChange:
         """The change that puts these in the place of those with their ids, which have their inputs.
+
+        Args:
+            rules: to be changed.
+            removed: others, to be removed at once.
+            wait: they may name interfaces that are not there.
 
         Raises:
             RuleExists: a name is another rule's.
@@ -89,8 +91,9 @@ class Catalog:
         for rule in rules:
             if self._by_name.get(rule.name or "", rule.rule_id) != rule.rule_id:
                 raise self._has_the_name(rule)
-        self._check_room(rules, [self._by_id[rule.rule_id].rule for rule in rules])
-        return RuleChange(self.generation + 1, changed=tuple(rules), wait=wait)
+        if rules:
+            self._check_room(rules, [*(self._by_id[rule.rule_id].rule for rule in rules), *removed])
+        return RuleChange(self.generation + 1, removed=tuple(removed), changed=tuple(rules), wait=wait)
 
     def plan_removal(self, rules: Sequence[Rule]) -> RuleChange:
         """The change that removes these, which are there."""
@@ -118,7 +121,7 @@ class Catalog:
         return RuleChange(self.generation + 1, tuple(added), tuple(removed), tuple(changed), wait=True)
 
     def plan_renewal(self) -> RuleChange:
-        """The change after which rules use the interfaces that have their names now; the rules stay as they are."""
+        """The change after which interfaces that are back are used again; the rules stay as they are."""
         return RuleChange(self.generation + 1, renew=True)
 
     def note(self, change: RuleChange) -> tuple[Entry, ...]:
@@ -157,21 +160,22 @@ class Catalog:
             raise _not_found("id or name", asked, [*self._by_id, *self._by_name])
         return self._by_id[wanted]
 
-    def find_all(self, selection: Selection, *, without: Collection[str] = ()) -> list[Entry]:
+    def find_all(self, selection: Selection) -> list[Entry]:
         """The rules that are selected, each once, in the order in which they were added.
 
         Raises:
             RuleNotFound: no rule has one of the ids or names, or matches one of the patterns.
         """
         if selection.all:
-            return [each for each in self if each.rule.rule_id not in without]
-        by_name = {name: rule_id for name, rule_id in self._by_name.items() if rule_id not in without}
-        by_id = {rule_id: rule_id for rule_id in self._by_id if rule_id not in without}
+            return [*self]
         find = _called if selection.literal else _matching
+        names = chain.from_iterable(find("name", each, self._by_name) for each in selection.names)
         wanted = {
-            *chain.from_iterable(find("id", each, by_id) for each in selection.rule_ids),
-            *chain.from_iterable(find("name", each, by_name) for each in selection.names),
+            *chain.from_iterable(find("id", each, self._by_id) for each in selection.rule_ids),
+            *(self._by_name[name] for name in names),
         }
+        if len(wanted) == 1:
+            return [self._by_id[rule_id] for rule_id in wanted]
         return [each for each in self if each.rule.rule_id in wanted]
 
     def same(self, rule: Rule) -> Entry | None:
@@ -183,12 +187,10 @@ class Catalog:
 
     # Checking.
 
-    def _check_identities(self, rules: Sequence[Rule | None]) -> None:
-        """Raise an error that says which of them it is about; None: one that needs no check."""
+    def _check_identities(self, rules: Sequence[Rule]) -> None:
+        """Raise an error that says which of them it is about."""
         seen: dict[tuple[str, object], int] = {}
         for index, rule in enumerate(rules):
-            if rule is None:
-                continue
             taken = self._taken(rule)
             if taken:
                 raise taken.at(f"rules[{index}]") if len(rules) > 1 else taken
@@ -265,18 +267,18 @@ def _outputs(rules: Iterable[Rule]) -> int:
     return sum(len(rule.outputs) for rule in rules)
 
 
-def _called(what: str, asked: str, known: Mapping[str, str]) -> list[str]:
-    """Id of the rule that has this id or name."""
+def _called(what: str, asked: str, known: Collection[str]) -> list[str]:
+    """That one of the ids or names which this is."""
     if asked not in known:
         raise _not_found(what, asked, known)
-    return [known[asked]]
+    return [asked]
 
 
-def _matching(what: str, asked: str, known: Mapping[str, str]) -> list[str]:
-    """Ids of the rules that have this id or name, or one that the pattern matches."""
+def _matching(what: str, asked: str, known: Collection[str]) -> list[str]:
+    """Those of the ids or names that a pattern matches; or the one that it is itself."""
     if asked in known or not _PATTERN.intersection(asked):
         return _called(what, asked, known)
-    found = [rule_id for each, rule_id in known.items() if fnmatchcase(each, asked)]
+    found = [each for each in known if fnmatchcase(each, asked)]
     if not found:
         raise RuleNotFound(f"No rule has {'an' if what == 'id' else 'a'} {what} like {asked!r}", _SEE)
     return found

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from mcr.logs.logger import get_logger
 from mcr.model.log import Facility
 from mcr.model.rule import Rule
+from mcr.rules.drafts import Draft
 from mcr.rules.file_rules import FileRules
 
 log = get_logger(Facility.RULES)
@@ -12,25 +13,24 @@ log = get_logger(Facility.RULES)
 _NAMED = 5  # rules that are named one by one
 
 
-def log_added(rules: Sequence[Rule]) -> None:
-    """Tell of rules that were added together."""
-    if not rules:
+def log_draft(draft: Draft) -> None:
+    """Tell of a draft that was carried out."""
+    _log_rules("added", draft.added)
+    for before, now in zip(draft.former, draft.changed, strict=False):
+        log.info("rule %s changed: %s", now.rule_id, _describe_change(before, now))
+    _log_rules("removed", draft.removed)
+
+
+def _log_rules(what: str, rules: Sequence[Rule]) -> None:
+    if len(rules) > 1:
+        log.info("%d rules %s together", len(rules), what)
         return
-    if len(rules) == 1:
-        log.info("rule %s added: %s to %s", rules[0].rule_id, rules[0].input, ", ".join(map(str, rules[0].outputs)))
-    else:
-        log.info("%d rules added together", len(rules))
+    for rule in rules:
+        sends_to = f" to {', '.join(map(str, rule.outputs))}" if what == "added" else ""
+        log.info("rule %s %s: %s%s", rule.rule_id, what, rule.input, sends_to)
 
 
-def log_removed(rules: Sequence[Rule]) -> None:
-    """Tell of rules that were removed together."""
-    if len(rules) == 1:
-        log.info("rule %s removed: %s", rules[0].rule_id, rules[0].input)
-    elif rules:
-        log.info("%d rules removed together", len(rules))
-
-
-def describe_change(before: Rule, now: Rule) -> str:
+def _describe_change(before: Rule, now: Rule) -> str:
     """What a change came to, in words."""
     had = {each.destination: each for each in before.outputs}
     has = {each.destination: each for each in now.outputs}

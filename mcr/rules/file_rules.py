@@ -111,9 +111,10 @@ class Precedence:
                     "change that file, then: mcrctl config apply",
                 )
 
-    def is_free(self, rule: Rule) -> bool:
-        """Whether `refuse_addition` would not raise; quick."""
-        return not self.files.rival(rule) and not any(part in self._aside_parts for part in _identity(rule))
+    @property
+    def is_idle(self) -> bool:
+        """Whether no file says anything, so nothing is refused; a refusal takes a while, see `Place`."""
+        return not self._aside_parts and not any(True for _ in self.files)
 
     def refuse_addition(self, rule: Rule) -> None:
         """Raise if a rule of the files has a part of this one's identity, or one that gives way to them.

@@ -1,6 +1,7 @@
 """Which rules there are, which may be added, and how their generations are numbered."""
 
 from ipaddress import ip_address
+from typing import NoReturn
 
 import attrs
 import pytest
@@ -9,6 +10,7 @@ from mcr.errors import LimitReached, RuleExists, RuleNotFound
 from mcr.model.flow import Input
 from mcr.model.limits import MAX_OUTPUTS, MAX_OUTPUTS_PER_RULE, MAX_RULES
 from mcr.model.rule import NO_RULES, Output, Rule, RuleChange
+from mcr.model.selection import Selection
 from mcr.rules.catalog import Catalog
 
 GROUP, HOST = ip_address("239.9.9.9"), ip_address("198.18.1.2")
@@ -207,3 +209,16 @@ def test_an_exchange_leaves_no_input_id_or_name_twice() -> None:
     named = [attrs.evolve(rule(1), name="n"), attrs.evolve(rule(2), name="n")]
     with pytest.raises(RuleExists, match="two rules would have n"):
         catalog.plan_exchange([], [], named)
+
+
+def test_rule_is_found_without_a_look_at_the_others() -> None:
+    """There may be thousands, and thousands of changes."""
+
+    class Unwalked(Catalog):
+        def __iter__(self) -> NoReturn:
+            raise AssertionError
+
+    catalog = Unwalked()
+    catalog.note(catalog.plan_addition([rule(1, name="tv"), rule(2)]))
+    for wanted in (Selection(("r1",)), Selection(names=("tv",)), Selection(("r1",), ("tv",), literal=True)):
+        assert [entry.rule.rule_id for entry in catalog.find_all(wanted)] == ["r1"]

@@ -10,7 +10,7 @@ Rules of the module:
 
 import os
 from copy import copy
-from typing import Self
+from typing import Any, Self
 
 
 class McrError(Exception):
@@ -32,12 +32,20 @@ class McrError(Exception):
         self.message = message
         self.hints = hints
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        """How it is copied, and how it leaves another process: whatever its class is made of."""
+        return _made_again, (type(self), self.args), self.__dict__
+
     def at(self, place: str) -> Self:
         """The same error, its message naming the part of the request that it is about."""
         copied = copy(self)
         copied.message = f"{self.message} ({place})"
         copied.args = (copied.message,)
         return copied
+
+
+def _made_again(kind: type[McrError], args: tuple[object, ...]) -> McrError:
+    return kind.__new__(kind, *args)
 
 
 class UsageError(McrError):

@@ -1,6 +1,7 @@
 """What errors say and which code and exit status they have."""
 
 import errno
+import pickle
 
 import pytest
 
@@ -49,6 +50,16 @@ def test_a_system_fault_names_the_step() -> None:
 
 def test_a_system_fault_without_a_step_is_the_systems_words_alone() -> None:
     assert SystemFault("", errno.EACCES).message == "Permission denied (os error 13)"
+
+
+@pytest.mark.parametrize("kind", ALL)
+def test_every_error_can_travel_and_be_told_of_a_part_of_a_request(kind: type[McrError]) -> None:
+    error = SystemFault("Cannot open", errno.ENODEV, "hint") if kind is SystemFault else kind("Cannot open", "hint")
+    place = error.at("rules[3]")
+    assert str(place) == place.message == f"{error.message} (rules[3])"
+    for each in (place, pickle.loads(pickle.dumps(error))):  # noqa: S301
+        assert (type(each), each.hints) == (kind, ("hint",))
+        assert getattr(each, "errno", None) == getattr(error, "errno", None)
 
 
 def test_an_error_prints_as_its_message() -> None:

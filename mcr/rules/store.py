@@ -175,9 +175,7 @@ class RuleFile:
         if self._database is None:
             raise _not_saved(self.directory, self._refusal)
         try:
-            with _transaction(self._database):
-                for change in changes:
-                    _write_one(self._database, change)
+            _write_all(self._database, tuple(changes))
         except sqlite3.Error as error:
             fault = _not_saved(self.directory, _errno(error))
             self._trouble = fault.message
@@ -258,9 +256,7 @@ def _renewed(path: Path, aside: Path, saved: Iterable[Rule]) -> sqlite3.Connecti
         undo.callback(_move, aside, path)
         database = _opened(path)
         undo.callback(database.close)
-        with _transaction(database):
-            for rule in saved:
-                _write_one(database, Put(rule))
+        _write_all(database, [*map(Put, saved)])
         undo.pop_all()
     return database
 
@@ -320,6 +316,23 @@ def _transaction(database: sqlite3.Connection) -> Iterator[None]:
         with suppress(sqlite3.Error):  # it has been rolled back, as a full disk does by itself
             database.execute("ROLLBACK")
         raise
+
+
+def _write_all(database: sqlite3.Connection, changes: Sequence[Change]) -> None:
+    try:
+        _write_once(database, changes)
+    except sqlite3.OperationalError as error:
+        if _name(error) != "SQLITE_FULL":
+            raise
+        # The write-ahead log then has room for more, at its beginning.
+        database.execute("PRAGMA wal_checkpoint(RESTART)")
+        _write_once(database, changes)
+
+
+def _write_once(database: sqlite3.Connection, changes: Sequence[Change]) -> None:
+    with _transaction(database):
+        for change in changes:
+            _write_one(database, change)
 
 
 def _write_one(database: sqlite3.Connection, change: Change) -> None:

@@ -40,6 +40,26 @@ store = RuleFile.open(disk)
 assert store.rules == tuple(map(rule, range(written))), (len(store.rules), written)
 """
 
+OTHERS_FILL_IT = """
+store.write(map(Put, map(rule, range(20))))
+store.close()
+store = RuleFile.open(disk)
+for _ in range(5):
+    store.write([Put(rule(20))])  # the log has room for so much
+    store.write([Drop("rule-20")])
+with Path("/mnt/ballast").open("wb", buffering=0) as ballast:
+    try:
+        while True:
+            ballast.write(bytes(4096))
+    except OSError:
+        pass
+for number in range(10):
+    assert not fails(Drop(f"rule-{number}")), number
+store.close()
+store = RuleFile.open(disk)
+assert store.rules == tuple(map(rule, range(10, 20))), store.rules
+"""
+
 READ_ONLY = """
 store.write([Put(rule(1)), Put(rule(2))])
 store._database.execute("PRAGMA wal_checkpoint")
@@ -59,7 +79,7 @@ assert "Read-only file system" in fails(Put(rule(4)))
 
 
 @pytest.mark.skipif(not IS_ROOT, reason="takes root outside of any user namespace")
-@pytest.mark.parametrize("claims", [FULL, READ_ONLY], ids=["full", "read-only"])
+@pytest.mark.parametrize("claims", [FULL, OTHERS_FILL_IT, READ_ONLY], ids=["full", "others-fill-it", "read-only"])
 def test_nothing_is_lost_and_what_is_refused_is_told(claims: str) -> None:
     helpers = Path(__file__).parent.parent / "unit"
     code = SETUP + claims

@@ -8,7 +8,7 @@ PACKED := $(shell find mcr packaging docs -type f ! -path 'packaging/man/*' ! -p
 # Tests import the same modules hundreds of times: they are compiled once.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: help setup wheel deb demo test check bpf e2e chaos kernels man bench bench-quick clean
+.PHONY: help setup wheel deb demo test check bpf e2e chaos crashes kernels man bench bench-quick clean
 
 help:
 	@echo 'make demo    watch MCR relay a stream between network namespaces of its own'
@@ -16,7 +16,8 @@ help:
 	@echo 'make check   the fast subset: lint, types, unit, actor and kernel tests'
 	@echo 'make bpf     compile the eBPF programs (clang-14) into the header that is built with'
 	@echo 'make kernels  the tests on older and newer kernels of Debian (an hour or two; KERNEL=5.10: one of them)'
-	@echo 'make chaos   a relay under load is disturbed at random (ten minutes; SECONDS=60: one)'
+	@echo "make chaos   a plant's year: everything is disturbed at random (ten minutes; SECONDS=60: one; SEED=N)"
+	@echo 'make crashes  mcrd is killed 1,000 times while rules change (20 minutes; ROUNDS=50: one; SEED=N)'
 	@echo 'make bench   measure against other relays, write docs/performance.md (about an hour)'
 	@echo 'make bench-quick  the main ratios in two and a half minutes'
 	@echo 'make man     write man pages and shell completion to packaging/'
@@ -69,7 +70,11 @@ kernels: setup
 	@$(VENV)/bin/python tools/kernels.py $(if $(KERNEL),--kernel $(KERNEL))
 
 chaos: setup
-	@PYTHONPATH=tools:tests/e2e $(VENV)/bin/python tools/chaos.py $(if $(SECONDS),--seconds $(SECONDS))
+	@PYTHONPATH=tools:tests/e2e $(VENV)/bin/python tools/chaos.py $(if $(SECONDS),--seconds $(SECONDS)) $(if $(SEED),--seed $(SEED))
+
+crashes: setup
+	@PYTHONPATH=tools:tests/e2e $(VENV)/bin/python tools/crashes.py $(if $(ROUNDS),--rounds $(ROUNDS)) \
+		$(if $(SEED),--seed $(SEED))
 
 e2e: setup
 	@$(VENV)/bin/pytest tests/e2e

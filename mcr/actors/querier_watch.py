@@ -32,6 +32,7 @@ _PACKET_INFO = struct.Struct("i4s4s")  # struct in_pktinfo: interface index, loc
 _SHORTEST_QUERY = 8
 _SHORTEST_QUERY_V3 = 12
 _IP_HEADER = 20
+_TTL = 8  # where it is
 _GAPS: Final = 3  # between queries that are remembered; after a start two come within a quarter of the interval
 _ROBUSTNESS: Final = 2  # queries that may be lost (RFC 3376, 8.1), unless the querier announces another number
 _INTERVAL: Final = 125.0  # seconds between two queries (8.2), likewise
@@ -187,8 +188,11 @@ def _note(heard: _Heard, message: bytes, ancillary: list[tuple[int, int, bytes]]
 
 
 def parse_query(message: bytes) -> Query | None:
-    """Read a query, given with its IP header; None: it is none that a host would answer (RFC 3376, 4 and 9.1)."""
-    if len(message) < _IP_HEADER:
+    """Read a query, given with its IP header; None: it is none that a host would answer (RFC 3376, 4 and 9.1).
+
+    Nor is one with a TTL of 0, which has never been on a wire: this machine asks itself (`mcr.net.igmp`).
+    """
+    if len(message) < _IP_HEADER or not message[_TTL]:
         return None
     body = message[(message[0] & 0x0F) * 4 :]
     if len(body) < _SHORTEST_QUERY or body[0] != 0x11 or not _is_intact(body):  # noqa: PLR2004 - type: membership query

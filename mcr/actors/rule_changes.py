@@ -196,12 +196,13 @@ class RuleSet:
 
     async def _restore(self, rules: Sequence[Rule]) -> None:
         """All of these, or, if that can't be, halves of them."""
+        rules = with_real_names(tuple(rules), await self._workers.standing())
         try:
             await self._apply(self._catalog.plan_addition(rules, wait=True))
         except McrError as error:
             if len(rules) == 1:
                 files, rule_id = self._precedence.files, rules[0].rule_id
-                where = f"stands in {files.where(rule_id)}" if rules[0] is files.find(rule_id) else "is saved"
+                where = f"stands in {files.where(rule_id)}" if rule_id in files else "is saved"
                 log.log(Level.ERROR, "rule %s %s, and cannot be used: %s", rule_id, where, error.message)
                 return
             await self._restore(rules[: len(rules) // 2])
@@ -229,7 +230,7 @@ class RuleSet:
         made = commands[:1]
         try:
             async with self._applying:
-                # What is new may need what is just back.
+                # What is new may need what has just come.
                 needs = any(not isinstance(each, Remove) for each in commands)
                 standing = await self._renew() if needs else Standing()
                 drafts = await self._plan(commands, standing)
@@ -350,10 +351,10 @@ class RuleSet:
         entries = {each.rule.rule_id: each for each in self._catalog.note(change)}
         return _Step(entries, change.generation, standing)
 
-    # Interfaces that are back.
+    # Names that belong to other interfaces now.
 
     async def try_to_renew(self) -> None:
-        """Have interfaces used again that are back; what hinders it is logged, once for as long as it does."""
+        """Have interfaces used that have the names now; what hinders it is logged, once for as long as it does."""
         hindrance = ""
         try:
             async with self._applying:
@@ -361,11 +362,11 @@ class RuleSet:
         except McrError as error:
             hindrance = error.message
         if self._not_renewed.is_news(hindrance):
-            log.warning("interfaces that are back cannot be used yet: %s", hindrance)
+            log.warning("interfaces that rules name cannot be used yet: %s", hindrance)
 
     async def _renew(self) -> Standing:
-        """Use interfaces again that were lost and are back, if there are any; the state then."""
+        """Use the interfaces that have the names now, if other ones are used; the state then."""
         standing = await self._workers.standing()
-        if not standing.returned:
+        if not standing.stale:
             return standing
         return (await self._apply(self._catalog.plan_renewal())).standing

@@ -1,4 +1,4 @@
-"""Owns the rules: applies each change, one after the other, and has interfaces that are back used again."""
+"""Owns the rules: applies each change, one after the other, and follows the interfaces that have the names in them."""
 
 import math
 from collections.abc import Sequence
@@ -219,16 +219,16 @@ async def run_rule_store(
 
 
 async def _keep_renewed(state: RuleSet, workers: WorkerSupervisor, network: NetworkWatch) -> None:
-    """Use interfaces again that are back."""
+    """Use the interfaces that have the names in rules now."""
     now, patience = Network(), math.inf
     while True:
         links = now.links
         with trio.move_on_after(patience):
             while now.links is links:
                 now = await network.changed(now.version)
-        if (await workers.standing()).returned:
+        if (await workers.standing()).stale:
             await state.try_to_renew()
-        patience = _RETRY_SECONDS if (await workers.standing()).returned else math.inf
+        patience = _RETRY_SECONDS if (await workers.standing()).stale else math.inf
 
 
 async def _keep_hosts_logged(

@@ -301,6 +301,7 @@ class _State:
         before, self._network = self._network, network
         if network.links is before.links and network.addresses is before.addresses:
             return
+        self._relay.inputs.report_again(before, network)
         self._tell_own()
         if commands := self._relay.suspect(before, network):
             self.workers.tell_all(*commands)

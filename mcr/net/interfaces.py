@@ -13,7 +13,7 @@ from itertools import count
 
 import attrs
 
-from mcr.errors import InterfaceNotFound, LimitReached, SystemFault
+from mcr.errors import InterfaceNotFound, SystemFault
 from mcr.net import uapi
 
 # struct ifreq is a name and what is asked for.
@@ -29,8 +29,9 @@ _ADDRESS = struct.Struct("16s4x4s16x")
 class Interface:
     """An interface as it was when it was looked up. `mtu` in bytes; `address` is its first IPv4 address.
 
-    It is who it is by its index: `name` is the one that rules have for it, and may be another's by now. One that is
-    absent is waited for: sockets are opened for it, and are bound to nothing that there is.
+    Sockets are bound to its index: `name` is the one that rules have for it, and may be another's by now. One that is
+    absent is waited for: sockets are opened for it, and are bound to nothing that there is. `former` is the index of
+    the one that had its name then, if that has another one now.
     """
 
     name: str
@@ -38,6 +39,7 @@ class Interface:
     mtu: int
     address: IPv4Address | None
     is_absent: bool = False
+    former: int = 0
 
 
 def was_never_there(index: int) -> bool:
@@ -45,9 +47,9 @@ def was_never_there(index: int) -> bool:
     return index >= _ABSENT
 
 
-def wait_for_interface(name: str) -> Interface:
-    """An interface that is not there, for rules that wait for it."""
-    return Interface(name, next(_absent_indices), _USUAL_MTU, None, is_absent=True)
+def wait_for_interface(name: str, former: int = 0) -> Interface:
+    """An interface that is not there, for rules that wait for it. `former`: see `Interface`."""
+    return Interface(name, next(_absent_indices), _USUAL_MTU, None, is_absent=True, former=former)
 
 
 def find_interface(name: str) -> Interface:
@@ -68,18 +70,16 @@ def find_interface(name: str) -> Interface:
         raise _not_found(name) from None
 
 
-def look_again(known: Interface) -> Interface:
-    """See what an interface is now, whatever it is called.
+def find_anew(known: Interface) -> Interface:
+    """The interface that has the name of a known one now, or one to wait for if none has.
 
     Raises:
-        SystemFault: it has just gone; or out of descriptors or memory.
+        SystemFault: out of descriptors or memory.
     """
     try:
-        with _probe() as probe:
-            mtu, address = _settings(probe, _present_name(probe, known.index))
-    except OSError as error:
-        raise SystemFault(f"Cannot look up interface {known.name}", error.errno or 0) from None
-    return attrs.evolve(known, mtu=mtu, address=address)
+        return find_interface(known.name)
+    except InterfaceNotFound:
+        return wait_for_interface(known.name, known.former if known.is_absent else known.index)
 
 
 def name_in_rules(name: str, used: Mapping[int, str]) -> str:
@@ -91,29 +91,13 @@ def name_in_rules(name: str, used: Mapping[int, str]) -> str:
 
     Returns:
         `name` itself if there is no such interface.
-
-    Raises:
-        LimitReached: rules have its name for another.
     """
     try:
         index = socket.if_nametoindex(name)
         own = socket.if_indextoname(index)
     except OSError:
         return name
-    other = next((each for each, called in used.items() if called == own and each != index), None)
-    if index not in used and other is not None:
-        raise LimitReached(
-            f"Interface {own} is another than the one that rules call {own}, which is called {_name(other)} now",
-            f"give one of the two a name of its own, or remove the rules that name {own} and add them again",
-        )
     return used.get(index, own)
-
-
-def _name(index: int) -> str:
-    try:
-        return socket.if_indextoname(index)
-    except OSError:
-        return f"interface {index}"
 
 
 def is_there(name: str) -> bool:
@@ -124,12 +108,34 @@ def is_there(name: str) -> bool:
         return False
 
 
-def has_lost_its_interface(bound: socket.socket) -> bool:
-    """Whether the interface that an AF_PACKET socket was bound to was deleted or has left this network namespace.
+@attrs.frozen
+class Binding:
+    """What an AF_PACKET socket is bound to, as against the interface that has a name now.
 
-    The socket stays bound to nothing then, also if the interface comes back with the index that it had.
+    Attributes:
+        lost: it is not bound to the interface that has the name, as its own or as an altname.
+        renamed: it is bound to one that had the name, and has another.
+        stale: it is lost, and if it were opened again it would be bound otherwise.
     """
-    return not bound.getsockname()[0]
+
+    lost: bool = False
+    renamed: bool = False
+    stale: bool = False
+
+
+def look_at_binding(bound: socket.socket, name: str) -> Binding:
+    """Compare them.
+
+    When its interface is deleted or leaves this network namespace, a socket stays bound to nothing, also if the
+    interface comes back with the index that it had.
+    """
+    own = bound.getsockname()[0]
+    if own == name:
+        return Binding()
+    there = _present_index(bound, name)
+    if own and there and _present_index(bound, own) == there:
+        return Binding()
+    return Binding(lost=True, renamed=bool(own), stale=bool(own or there))
 
 
 def bind_packet(packet: socket.socket, index: int, protocol: int) -> None:
@@ -142,7 +148,7 @@ def bind_packet(packet: socket.socket, index: int, protocol: int) -> None:
 
 
 def open_witness(interface: Interface) -> socket.socket:
-    """Open a socket that takes part in nothing, see `has_lost_its_interface`.
+    """Open a socket that takes part in nothing, see `look_at_binding`.
 
     Raises:
         SystemFault: it could not be opened.
@@ -167,6 +173,15 @@ def _present_name(asked: socket.socket, index: int) -> str:
     """By a socket that is there: the C library opens one, and without a descriptor left finds no interface."""
     name, _ = _NUMBER.unpack(fcntl.ioctl(asked, uapi.SIOCGIFNAME, _NUMBER.pack(b"", index)))
     return os.fsdecode(name.rstrip(b"\0"))
+
+
+def _present_index(asked: socket.socket, name: str) -> int:
+    """0: no interface has this name."""
+    try:
+        _, index = _NUMBER.unpack(fcntl.ioctl(asked, uapi.SIOCGIFINDEX, _NUMBER.pack(os.fsencode(name), 0)))
+    except OSError:
+        return 0
+    return int(index)
 
 
 def _settings(probe: socket.socket, name: str) -> tuple[int, IPv4Address | None]:

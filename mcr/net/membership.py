@@ -15,7 +15,7 @@ from mcr.model.flow import Address
 from mcr.net.interfaces import Interface
 from mcr.net.patience import set_option
 
-_Key = tuple[Address, int]  # group, interface index
+_Key = tuple[Address, str]  # group, name that rules have for the interface: an index may be another's by now
 
 
 class Memberships:
@@ -23,7 +23,7 @@ class Memberships:
 
     def __init__(self) -> None:
         self._users: Counter[_Key] = Counter()
-        self._holder: dict[_Key, socket.socket] = {}
+        self._holder: dict[_Key, tuple[socket.socket, int]] = {}  # and the interface's index
         self._held: Counter[socket.socket] = Counter()
         self._roomy: list[socket.socket] = []  # sockets that had room when last seen
 
@@ -33,10 +33,10 @@ class Memberships:
         Raises:
             SystemFault: the kernel refused; the group is not counted.
         """
-        key = (group, interface.index)
+        key = (group, interface.name)
         if not self._users[key]:
             try:
-                self._join(key)
+                self._join(key, interface.index)
             except OSError as error:
                 del self._users[key]
                 raise SystemFault(f"Cannot join {group} on {interface.name}", error.errno or 0) from None
@@ -44,11 +44,11 @@ class Memberships:
 
     def wait(self, group: Address, interface: Interface) -> None:
         """Count a request for a group on an interface that is not there; `move` joins it on the one that comes."""
-        self._users[group, interface.index] += 1
+        self._users[group, interface.name] += 1
 
     def leave(self, group: Address, interface: Interface) -> None:
         """Take one request for a group back."""
-        key = (group, interface.index)
+        key = (group, interface.name)
         self._users[key] -= 1
         if self._users[key]:
             return
@@ -56,30 +56,29 @@ class Memberships:
         self._release(key)
 
     def _release(self, key: _Key) -> None:
-        holder = self._holder.pop(key, None)
-        if holder is None:
+        if key not in self._holder:
             return
+        holder, index = self._holder.pop(key)
         # An interface that has gone took its memberships along.
-        _set_quietly(holder, socket.IP_DROP_MEMBERSHIP, key)
+        _set_quietly(holder, socket.IP_DROP_MEMBERSHIP, _mreqn(key[0], index))
         self._held[holder] -= 1
         if not self._held[holder]:
             self._close(holder)
         elif holder not in self._roomy:
             self._roomy.append(holder)
 
-    def move(self, index: int, interface: Interface) -> None:
-        """Join the groups of an interface that is gone, by its index, on the one that took its place.
+    def move(self, interface: Interface) -> None:
+        """Join the groups of an interface on the one that has its name now, and leave them where they were joined.
 
         A membership goes with its interface, but the socket that held it still says that it has it.
 
         Raises:
             SystemFault: not all could be joined; `join_missing` tries again.
         """
-        for key in [key for key in self._users if key[1] == index]:
+        for key in [key for key in self._holder if key[1] == interface.name]:
             self._release(key)
-            users = self._users.pop(key)
-            self._users[key[0], interface.index] += users
-        self.join_missing(interface)
+        if not interface.is_absent:
+            self.join_missing(interface)
 
     def join_missing(self, interface: Interface) -> None:
         """Join the groups of an interface that are asked for and could not be joined so far.
@@ -88,11 +87,15 @@ class Memberships:
             SystemFault: not all could be.
         """
         for key in self._users.keys() - self._holder.keys():
-            if key[1] == interface.index:
+            if key[1] == interface.name:
                 try:
-                    self._join(key)
+                    self._join(key, interface.index)
                 except OSError as error:
                     raise SystemFault(f"Cannot join {key[0]} on {interface.name}", error.errno or 0) from None
+
+    def count(self, name: str) -> int:
+        """How many groups are joined on an interface."""
+        return sum(key[1] == name for key in self._holder)
 
     def close(self) -> None:
         """Leave every group."""
@@ -100,33 +103,33 @@ class Memberships:
         for holder in reversed(list(self._held)):
             self._close(holder)
 
-    def _join(self, key: _Key) -> None:
+    def _join(self, key: _Key, index: int) -> None:
         while self._roomy:
-            if self._try_join(self._roomy[-1], key):
+            if self._try_join(self._roomy[-1], key, index):
                 return
             self._roomy.pop()
         fresh = socket.socket(socket.AF_INET, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC)
         try:
-            set_option(fresh, socket.IPPROTO_IP, socket.IP_ADD_MEMBERSHIP, _mreqn(key))
+            set_option(fresh, socket.IPPROTO_IP, socket.IP_ADD_MEMBERSHIP, _mreqn(key[0], index))
         except OSError:
             fresh.close()
             raise
         self._roomy.append(fresh)
-        self._record(fresh, key)
+        self._record(fresh, key, index)
 
-    def _try_join(self, holder: socket.socket, key: _Key) -> bool:
+    def _try_join(self, holder: socket.socket, key: _Key, index: int) -> bool:
         """False: this socket is full."""
         try:
-            set_option(holder, socket.IPPROTO_IP, socket.IP_ADD_MEMBERSHIP, _mreqn(key))
+            set_option(holder, socket.IPPROTO_IP, socket.IP_ADD_MEMBERSHIP, _mreqn(key[0], index))
         except OSError as error:
             if error.errno in (errno.ENOBUFS, errno.ENOMEM):
                 return False
             raise
-        self._record(holder, key)
+        self._record(holder, key, index)
         return True
 
-    def _record(self, holder: socket.socket, key: _Key) -> None:
-        self._holder[key] = holder
+    def _record(self, holder: socket.socket, key: _Key, index: int) -> None:
+        self._holder[key] = holder, index
         self._held[holder] += 1
 
     def _close(self, holder: socket.socket) -> None:
@@ -136,14 +139,13 @@ class Memberships:
         holder.close()
 
 
-def _mreqn(key: _Key) -> bytes:
-    group, index = key
+def _mreqn(group: Address, index: int) -> bytes:
     return struct.pack("4s4si", group.packed, b"", index)
 
 
-def _set_quietly(holder: socket.socket, option: int, key: _Key) -> None:
+def _set_quietly(holder: socket.socket, option: int, mreqn: bytes) -> None:
     try:
-        set_option(holder, socket.IPPROTO_IP, option, _mreqn(key))
+        set_option(holder, socket.IPPROTO_IP, option, mreqn)
     except OSError as error:
         if error.errno not in (errno.ENODEV, errno.EADDRNOTAVAIL):
             raise

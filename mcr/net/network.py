@@ -15,6 +15,7 @@ class Link:
         altnames: others that it goes by (``ip link property``).
         up: somebody has set it up.
         carrier: its driver sees somebody at the other end.
+        carrier_ups: how often there has come to be somebody.
         running: the kernel takes it to be able to carry traffic (RFC 2863, ifOperStatus).
         arp: it asks for the link addresses of neighbours.
         mtu: in bytes.
@@ -28,6 +29,7 @@ class Link:
     altnames: tuple[str, ...] = ()
     up: bool = True
     carrier: bool = True
+    carrier_ups: int = 0
     running: bool = True
     arp: bool = True
     mtu: int = 1500
@@ -78,3 +80,18 @@ class Network:
     def own_addresses(self) -> Iterator[IPv4Address]:
         """Every address of this machine."""
         return (each.ip for addresses in self.addresses.values() for each in addresses)
+
+
+def has_new_carrier(before: Link | None, now: Link | None) -> bool:
+    """Whether an interface that was up all the time has got carrier, also if it had lost it in between only.
+
+    The kernel itself says on the wire what it has joined when an interface is set up, and when a group is joined.
+    """
+    return bool(
+        before
+        and now
+        and before.up
+        and now.up
+        and now.carrier
+        and (not before.carrier or now.carrier_ups != before.carrier_ups)
+    )

@@ -98,6 +98,7 @@ def parse_link(body: bytes) -> Link | None:
         altnames=tuple(_text(value) for kind, value in others if kind == uapi.IFLA_ALT_IFNAME),
         up=bool(flags & uapi.IFF_UP),
         carrier=bool(carrier[0]) if carrier else bool(flags & uapi.IFF_LOWER_UP),
+        carrier_ups=_number(found.get(uapi.IFLA_CARRIER_UP_COUNT)),
         running=bool(flags & uapi.IFF_RUNNING),
         arp=not flags & uapi.IFF_NOARP,
         mtu=_number(found.get(uapi.IFLA_MTU)),

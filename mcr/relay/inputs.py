@@ -11,17 +11,24 @@ from socket import socket
 import attrs
 
 from mcr.config.settings import Settings
-from mcr.errors import LimitReached, McrError
+from mcr.errors import LimitReached, McrError, describe_errno
+from mcr.logs.logger import get_logger
 from mcr.model.flow import Flow, Input
 from mcr.model.limits import MAX_INTERFACES
+from mcr.model.log import Facility
 from mcr.net.capture import CaptureGroup, open_captures, reject
 from mcr.net.filter.base import Rejected, open_screen
 from mcr.net.filter.suppress import Suppressor
-from mcr.net.interfaces import Interface, find_interface, has_lost_its_interface, is_there
+from mcr.net.igmp import ask_for_reports
+from mcr.net.interfaces import Interface, find_anew
 from mcr.net.membership import Memberships
+from mcr.net.network import Network, has_new_carrier
 from mcr.net.patience import close_all
+from mcr.relay.attachment import attachment_of
 from mcr.relay.slots import Slots
 from mcr.rules.conditions import Attachment
+
+log = get_logger(Facility.NETWORK)
 
 
 @attrs.define(eq=False)
@@ -50,13 +57,13 @@ class Capture:
 
     @property
     def is_lost(self) -> bool:
-        """Whether its interface was deleted, or has left this network namespace."""
-        return has_lost_its_interface(self.group.sockets[0])
+        """Whether it does not stand for the interface that has its name."""
+        return self.attachment.lost
 
     @property
     def attachment(self) -> Attachment:
         """Whether it still stands for its interface."""
-        return Attachment(self.interface.name, self.interface.index, self.is_lost, self.fault)
+        return attachment_of(self.interface, self.group.sockets[0], self.fault)
 
 
 class InputInterfaces:
@@ -199,11 +206,24 @@ class InputInterfaces:
         """Whether workers are to see flows that no rule takes."""
         self._screen.show_all(everything=show)
 
-    # Interfaces that were lost and are back.
+    # Links that come and go.
 
-    def returned(self) -> list[Capture]:
-        """Those whose interfaces were lost and are back."""
-        return [each for each in self if each.is_lost and is_there(each.interface.name)]
+    def report_again(self, before: Network, now: Network) -> None:
+        """Have groups reported where carrier has come back: the switch there may have forgotten who asked for them."""
+        for capture in self:
+            name, index = capture.interface.name, capture.interface.index
+            if has_new_carrier(before.links.get(index), now.links.get(index)):
+                try:
+                    ask_for_reports(index, self._memberships.count(name))
+                except OSError as error:
+                    what = describe_errno(error.errno or 0)
+                    log.warning("%s has carrier again, and its groups can't be reported: %s", name, what)
+
+    # Names that belong to other interfaces now.
+
+    def stale(self) -> list[Capture]:
+        """Those whose names belong to other interfaces now, or to none."""
+        return [each for each in self if each.attachment.stale]
 
     @property
     def incomplete(self) -> list[Capture]:
@@ -211,15 +231,15 @@ class InputInterfaces:
         return [each for each in self if each.fault and not each.is_lost]
 
     def renew(self, sources: Collection[Input]) -> list[tuple[Capture, Capture]]:
-        """Open those again whose interfaces are back; each with its replacement. One that cannot be opened is a fault.
+        """Open stale ones again; each with its replacement. One that cannot be opened is a fault.
 
         Args:
             sources: inputs of all rules.
         """
-        returned = self.returned()
-        renewed = self._reopen(returned, sources)
-        if len(returned) > 1 and not renewed:
-            renewed = list(chain.from_iterable(self._reopen([each], sources) for each in returned))
+        stale = self.stale()
+        renewed = self._reopen(stale, sources)
+        if len(stale) > 1 and not renewed:
+            renewed = list(chain.from_iterable(self._reopen([each], sources) for each in stale))
         for old, _ in renewed:
             self._let_go(old)
         for capture in self.incomplete:
@@ -234,7 +254,7 @@ class InputInterfaces:
         """Open all of these again, or none."""
         try:
             with ExitStack() as undo:
-                opened = self._open([find_interface(old.interface.name) for old in lost], undo)
+                opened = self._open([find_anew(old.interface) for old in lost], undo)
                 for capture in opened:
                     self._screen.change(_keys(capture, sources), ())
                 undo.pop_all()
@@ -247,7 +267,7 @@ class InputInterfaces:
             capture.users = old.users
             self._by_name[capture.interface.name] = capture
             try:
-                self._memberships.move(old.interface.index, capture.interface)
+                self._memberships.move(capture.interface)
             except McrError as error:
                 capture.fault = error.message
         return list(zip(lost, opened, strict=True))

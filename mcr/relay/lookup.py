@@ -3,7 +3,7 @@
 from collections.abc import Collection, Iterable, Sequence
 
 from mcr.errors import InterfaceNotFound, LimitReached, McrError
-from mcr.net.interfaces import Interface, find_interface, is_there, look_again, wait_for_interface
+from mcr.net.interfaces import Interface, find_interface, is_there, wait_for_interface
 from mcr.relay.inputs import InputInterfaces
 from mcr.relay.outputs import OutputInterfaces
 from mcr.relay.placement import Placement
@@ -19,7 +19,7 @@ def find_interfaces(
     *,
     wait: bool,
 ) -> dict[str, Interface]:
-    """By the names that rules have for them: those that are in use may be called otherwise now.
+    """By the names that rules have for them.
 
     Args:
         named: their names, of each rule.
@@ -37,14 +37,15 @@ def find_interfaces(
         for name in names:
             if name not in found:
                 try:
-                    used = _find_used(name, inputs, outputs, placement, wait=wait)
-                    found[name] = used or _find_new(name, wait=wait)
+                    if not wait:
+                        _check_usable(name, inputs, outputs, placement)
+                    found[name] = _find(name, wait=wait)
                 except McrError as error:
                     raise error.at(f"rules[{index}]") if len(named) > 1 else error from None
     return found
 
 
-def _find_new(name: str, *, wait: bool) -> Interface:
+def _find(name: str, *, wait: bool) -> Interface:
     try:
         return find_interface(name)
     except InterfaceNotFound:
@@ -53,18 +54,13 @@ def _find_new(name: str, *, wait: bool) -> Interface:
         return wait_for_interface(name)
 
 
-def _find_used(
-    name: str, inputs: InputInterfaces, outputs: OutputInterfaces, placement: Placement, *, wait: bool
-) -> Interface | None:
+def _check_usable(name: str, inputs: InputInterfaces, outputs: OutputInterfaces, placement: Placement) -> None:
     for known in (inputs.get(name), outputs.get(name)):
-        if known and not known.attachment.lost:
-            return look_again(known.interface)
-        if known and not wait and is_there(name):
+        if known and known.attachment.lost and is_there(name):
             raise LimitReached(
                 f"Interface {name} was made again, and could not be opened again so far: {known.fault}",
                 f"rules that name it: {_list_some(placement.naming(name))}",
             )
-    return None
 
 
 def _list_some(rule_ids: Iterable[str]) -> str:

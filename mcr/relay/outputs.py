@@ -20,11 +20,12 @@ from mcr.model.limits import MAX_INTERFACES
 from mcr.model.log import Facility
 from mcr.model.rule import Rule
 from mcr.net.egress import open_egress
-from mcr.net.interfaces import Interface, find_interface, has_lost_its_interface, is_there, open_witness
+from mcr.net.interfaces import Interface, find_anew, open_witness
 from mcr.net.ip_bypass import UNSURE, Blocker
 from mcr.net.network import Network
 from mcr.net.patience import close_all
 from mcr.net.raw import RawLink, bind_raw, find_links, find_sources, open_raw
+from mcr.relay.attachment import attachment_of
 from mcr.relay.placement import Sources
 from mcr.relay.slots import Slots
 from mcr.rules.conditions import Attachment
@@ -61,8 +62,7 @@ class Egress:
     @property
     def attachment(self) -> Attachment:
         """Whether it still stands for its interface."""
-        name, index = self.interface.name, self.interface.index
-        return Attachment(name, index, has_lost_its_interface(self.witness), self.fault)
+        return attachment_of(self.interface, self.witness, self.fault)
 
     @property
     def all_sockets(self) -> tuple[socket, ...]:
@@ -128,13 +128,13 @@ class OutputInterfaces:
         return egress
 
     def renew(self) -> list[tuple[Egress, Egress]]:
-        """Open those again whose interfaces were lost and are back; each with what took its place."""
+        """Open those again whose names belong to other interfaces now, or to none; each with what took its place."""
         renewed = []
-        for old in self.returned():
+        for old in [each for each in self if each.attachment.stale]:
             name = old.interface.name
             try:
                 with ExitStack() as undo:
-                    fresh = self._open(find_interface(name), undo)
+                    fresh = self._open(find_anew(old.interface), undo)
                     undo.pop_all()
             except McrError as error:
                 old.fault = error.message
@@ -144,10 +144,6 @@ class OutputInterfaces:
             self._stale.add(name)
             renewed.append((old, fresh))
         return renewed
-
-    def returned(self) -> list[Egress]:
-        """Those whose interfaces were lost and are back."""
-        return [each for each in self if has_lost_its_interface(each.witness) and is_there(each.interface.name)]
 
     def _open_sockets(self, interface: Interface) -> tuple[socket, ...]:
         with ExitStack() as undo:

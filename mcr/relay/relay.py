@@ -19,7 +19,6 @@ from mcr.errors import SystemFault
 from mcr.logs.logger import get_logger
 from mcr.model.log import Facility
 from mcr.model.rule import Rule, RuleChange
-from mcr.net.interfaces import is_there, was_never_there
 from mcr.net.ip_bypass import Blocker
 from mcr.net.network import Network
 from mcr.relay import commands
@@ -203,13 +202,6 @@ class Relay:
             *map(commands.detach_egress, old_egress),
             *map(commands.detach_neighbour, neighbours.dropped),
         )
-        former = [*(each.interface for each in old_captures), *(each.interface for each in old_egress)]
-        awaited = {each.name for each in former if was_never_there(each.index)}
-        for name in sorted(inputs | outputs):
-            if name in awaited:
-                log.notice("%s is there now: mcrd uses it", name)
-            else:
-                log.notice("%s was deleted or moved away and is back: mcrd uses it again", name)
         return Step((), tuple(fresh for _, fresh in captures), told)
 
     def _use(self, placed: PlacedRule) -> PlacedRule:
@@ -319,12 +311,12 @@ class Relay:
         """Input and output interfaces, and whether sockets still stand for them."""
         inputs = {capture.interface.name: capture.attachment for capture in self.inputs}
         outputs = {egress.interface.name: egress.attachment for egress in self.outputs}
-        returned = (
-            any(each.lost and is_there(each.name) for each in chain(inputs.values(), outputs.values()))
+        stale = (
+            any(each.stale for each in chain(inputs.values(), outputs.values()))
             or any(each.fault and not each.lost for each in inputs.values())  # groups that could not be joined
             or bool(self._neighbours.unrenewed)
         )
-        return Standing(acknowledged, inputs, outputs, returned=returned)
+        return Standing(acknowledged, inputs, outputs, stale=stale)
 
     def users(self) -> dict[str, Users]:
         """How much depends on each interface."""

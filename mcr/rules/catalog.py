@@ -121,7 +121,7 @@ class Catalog:
         return RuleChange(self.generation + 1, tuple(added), tuple(removed), tuple(changed), wait=True)
 
     def plan_renewal(self) -> RuleChange:
-        """The change after which interfaces that are back are used again; the rules stay as they are."""
+        """The change after which rules use the interfaces that have their names now; the rules stay as they are."""
         return RuleChange(self.generation + 1, renew=True)
 
     def note(self, change: RuleChange) -> tuple[Entry, ...]:

@@ -1,7 +1,7 @@
 """Judges whether inputs and outputs can be served, from what is known of the network. Pure.
 
-An interface is who it was when its sockets were opened, by its index; it is spoken of by the name that the rules give
-it, and if it has another one now, by that as well.
+A rule names an interface: it is served by the one that has that name now. Where the sockets are bound to another, or to
+none, it waits until they have been opened again.
 """
 
 from collections.abc import Collection, Iterable, Mapping
@@ -13,7 +13,7 @@ import attrs
 from mcr.model.flow import Address
 from mcr.model.rule import Origin, Output, OutputView, Rule, RuleState, RuleView
 from mcr.net.interfaces import was_never_there
-from mcr.net.network import Link, Network
+from mcr.net.network import Network
 
 _BRIDGE = "bridge"
 _LEAST_BROADCAST = 30  # prefix length: longer ones have no broadcast address
@@ -26,14 +26,19 @@ class Attachment:
     Attributes:
         name: that rules give it.
         index: it had then.
-        lost: the sockets are no longer bound to it: it was deleted, or has left this network namespace.
-        fault: why it could not be opened again, although one of its name is back, or only in part.
+        lost: the sockets are not bound to the one that has the name: it was deleted, has left this network namespace,
+            or was renamed.
+        fault: why it could not be opened again, although there is one of its name, or only in part.
+        former: index of the interface that had the name then, and has another now; 0: there is none.
+        stale: it is lost, and its sockets would be bound otherwise if they were opened again.
     """
 
     name: str
     index: int
     lost: bool = False
     fault: str = ""
+    former: int = 0
+    stale: bool = False
 
     @property
     def is_awaited(self) -> bool:
@@ -82,13 +87,13 @@ class Standing:
         acknowledged: the newest generation that every worker that runs forwards by; 0 while none runs.
         inputs: input interfaces, by name.
         outputs: output interfaces, by name.
-        returned: interfaces that were lost are back, or what they lack can be tried again: renew them.
+        stale: names belong to other interfaces now, or what interfaces lack can be tried again: renew them.
     """
 
     acknowledged: int = 0
     inputs: Mapping[str, Attachment] = attrs.field(factory=dict)
     outputs: Mapping[str, Attachment] = attrs.field(factory=dict)
-    returned: bool = attrs.field(default=False, kw_only=True)
+    stale: bool = attrs.field(default=False, kw_only=True)
 
     def all(self) -> tuple[Attachment, ...]:
         """Every interface that rules name; one may be there twice."""
@@ -129,10 +134,12 @@ def _judge_missing(attachment: Attachment, network: Network) -> Condition:
     """An interface that is not there, or not as it was when its sockets were opened."""
     name, awaited = attachment.name, attachment.is_awaited
     if not network.find(name):
-        return _waiting(f"there is no interface {name} in this network namespace{'' if awaited else ' any more'}")
+        former = network.links.get(attachment.former)
+        more = f" any more: it is called {former.name} now" if former else "" if awaited else " any more"
+        return _waiting(f"there is no interface {name} in this network namespace{more}")
     if attachment.fault:
         return _waiting(f"{name} is {'there now' if awaited else 'back'}, but cannot be used: {attachment.fault}")
-    what = "is there now" if awaited else "was deleted and made again"
+    what = "is there now" if awaited else "is another interface now"
     return Condition(RuleState.WAITING, f"{name} {what}, and is about to be used", passing=True)
 
 
@@ -142,19 +149,11 @@ def _judge_attachment(attachment: Attachment, network: Network) -> Condition:
     link = None if attachment.lost else network.links.get(attachment.index)
     if link is None:
         return _judge_missing(attachment, network)
-    called = name if link.name == name else f"{name}, called {link.name} now,"
     if not link.up:
-        return _waiting(f"{called} is down")
+        return _waiting(f"{name} is down")
     if not link.carrier:
-        return _waiting(f"{called} has no carrier")
-    return Condition(warnings=_renamed(name, link, network))
-
-
-def _renamed(name: str, link: Link, network: Network) -> tuple[str, ...]:
-    if link.name == name or name in link.altnames:
-        return ()
-    other = f", and {name} is another interface" if network.find(name) else ""
-    return (f"{name} is called {link.name} now{other}",)
+        return _waiting(f"{name} has no carrier")
+    return WELL
 
 
 def judge_input(attachment: Attachment, network: Network) -> Condition:
@@ -164,11 +163,11 @@ def judge_input(attachment: Attachment, network: Network) -> Condition:
     if condition.state is not RuleState.ACTIVE or link is None:
         return condition
     if attachment.fault:
-        return Condition(RuleState.DEGRADED, f"{attachment.name}: {attachment.fault}", condition.warnings)
+        return Condition(RuleState.DEGRADED, f"{attachment.name}: {attachment.fault}")
     master = network.links.get(link.master)
     if master and master.kind == _BRIDGE:
         reason = f"{attachment.name} is a port of bridge {master.name}: joins on it last one membership interval"
-        return Condition(RuleState.DEGRADED, reason, condition.warnings)
+        return Condition(RuleState.DEGRADED, reason)
     return condition
 
 

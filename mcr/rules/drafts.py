@@ -64,7 +64,6 @@ class Drafts:
 
         Raises:
             RuleExists: one can't be beside the rules of files.
-            LimitReached: the name of an interface is ambiguous.
         """
         rules = with_real_names(rules, standing)
         entries = [self._catalog.same(rule) if idempotent else None for rule in rules]

@@ -40,6 +40,7 @@ class _Told:
     now: Condition = WELL
     worst: RuleState = RuleState.ACTIVE
     changes: int = 0
+    passing: bool = False  # it is about to be used
     counted: int = 0  # changes, when it was looked at last
     changed_at: float = 0.0
     lines: float = _BURST + _RESERVE
@@ -77,10 +78,11 @@ class InterfaceLog:
             del self._told[name]
         for name, condition in conditions.items():
             told = self._told.setdefault(name, _Told())
-            if not condition.passing and condition != told.now:
+            told.worst = max(told.worst, condition.state, key=_BADNESS.index)
+            if not condition.passing and (condition != told.now or told.passing):
                 told.now = condition
-                told.worst = max(told.worst, condition.state, key=_BADNESS.index)
                 told.changes += 1
+            told.passing = condition.passing
 
     def lines(self, users: Mapping[str, Users], time: float) -> list[tuple[Level, str]]:
         """The lines that are due now. `time` in seconds, of a clock that is not set."""
@@ -98,12 +100,6 @@ def _line(name: str, told: _Told, users: Users) -> tuple[Level, str]:
         return Level.WARNING, f"{told.now.reason}: {users} {users.verb('waits', 'wait')}{often}"
     if told.now.state is RuleState.DEGRADED:
         return Level.WARNING, f"{told.now.reason}; {users} {users.verb('is', 'are')} concerned{often}"
-    called = told.now.warnings[0] if told.now.warnings else f"{name} is called {name} again"
-    match told.worst:
-        case RuleState.WAITING:
-            now = f" ({told.now.warnings[0]})" if told.now.warnings else ""
-            return Level.NOTICE, f"{name} is up again{now}: {users} {users.verb('goes', 'go')} on{often}"
-        case RuleState.DEGRADED:
-            return Level.NOTICE, f"{name} can be used as before: {users}{often}"
-        case _:
-            return Level.NOTICE, f"{called}: {users} {users.verb('stays', 'stay')} with it{often}"
+    if told.worst is RuleState.DEGRADED:
+        return Level.NOTICE, f"{name} can be used as before: {users}{often}"
+    return Level.NOTICE, f"{name} is up: {users} {users.verb('goes', 'go')} on{often}"

@@ -48,6 +48,11 @@ class _Frame(NamedTuple):
     def outgoing(self) -> bool:
         return self.address[2] == uapi.PACKET_OUTGOING
 
+    @property
+    def looped(self) -> bool:
+        """Whether this machine has sent it to itself."""
+        return self.address[2] == uapi.PACKET_LOOPBACK
+
 
 def look_at_wire(source: Input, index: int, seconds: float = LOOK_SECONDS) -> Look:
     """Look until the flow comes in where a rule takes it, or for so many seconds.
@@ -90,7 +95,7 @@ def look_at_wire(source: Input, index: int, seconds: float = LOOK_SECONDS) -> Lo
                 case Datagram(sighting, size):
                     frames[sighting] += 1
                     payload = size if sighting == expected else None
-                case Query(interface) if not frame.outgoing:
+                case Query(interface) if not (frame.outgoing or frame.looped):
                     queries[interface] += 1
     return Look(time.monotonic() - started, frames, queries, payload)
 

@@ -13,6 +13,7 @@ import trio
 from lab import Lab, Namespace
 from mcr.actors import querier_watch
 from mcr.actors.querier_watch import Hearing, Queries, Query, parse_query, run_querier_watch
+from mcr.net.igmp import query
 from trafficgen.interface import open_interface
 
 QUERY = bytes.fromhex("1164ee9b00000000")
@@ -50,6 +51,20 @@ GENERAL = Query(QUERIER, ALL, 10.0)
 @pytest.mark.parametrize("options", [b"", b"\x94\x04\0\0"])
 def test_queries_of_every_version(message: str, query: Query, options: bytes) -> None:
     assert parse_query(packet(checked(bytes.fromhex(message)), options=options)) == query
+
+
+def test_a_query_that_this_machine_sends_itself_is_none() -> None:
+    """It has a TTL of 0: it says nothing of who is on the wire."""
+    asked = packet(query(3))
+    assert parse_query(asked) == Query(QUERIER, ALL, 0.5)
+    assert parse_query(asked[:8] + b"\0" + asked[9:]) is None
+
+
+@pytest.mark.parametrize(("groups", "seconds"), [(0, 0.5), (500, 0.5), (2_000, 2.0), (10_000, 10.0), (16_384, 10.0)])
+def test_answers_to_it_are_spread(groups: int, seconds: float) -> None:
+    found = parse_query(packet(query(groups)))
+    assert found is not None
+    assert found.response == seconds
 
 
 def checked(message: bytes) -> bytes:

@@ -29,7 +29,7 @@ class Workers:
         self.changes: list[RuleChange] = []
         self.error: McrError | None = None
         self.acknowledges = True
-        self.returned = False
+        self.stale = False
         self.outputs: dict[str, Attachment] = {}
 
     async def apply(self, change: RuleChange) -> Standing:
@@ -37,7 +37,7 @@ class Workers:
         self.asked.append("apply")
         if self.error:
             raise self.error
-        self.returned &= not change.renew
+        self.stale &= not change.renew
         before = self._stand()
         self.changes.append(change)
         return before
@@ -56,7 +56,7 @@ class Workers:
 
     def _stand(self) -> Standing:
         generation = self.changes[-1].generation if self.acknowledges and self.changes else 1
-        return Standing(generation, outputs=self.outputs, returned=self.returned)
+        return Standing(generation, outputs=self.outputs, stale=self.stale)
 
 
 class Network:
@@ -198,7 +198,7 @@ async def test_interfaces_that_are_back_are_used_again_in_a_generation_of_their_
     store: RuleStore, workers: Workers, machine: Network
 ) -> None:
     await store.add((rule(),))
-    workers.returned = True
+    workers.stale = True
     machine.change()
     await trio.testing.wait_all_tasks_blocked()
     assert workers.changes[1:] == [RuleChange(3, renew=True)]
@@ -208,7 +208,7 @@ async def test_interfaces_that_are_back_are_used_again_in_a_generation_of_their_
 async def test_rule_that_is_added_finds_interfaces_used_again(store: RuleStore, workers: Workers) -> None:
     """The addition may be here before the news."""
     await store.add((rule(),))
-    workers.returned = True
+    workers.stale = True
     await store.add((rule("239.1.1.2"),))
     assert [(change.generation, change.renew) for change in workers.changes] == [(2, False), (3, True), (4, False)]
 
@@ -222,7 +222,7 @@ async def test_interfaces_that_cannot_be_used_again_yet_end_nothing(
 ) -> None:
     """They are tried again, also if nothing changes meanwhile; why not is logged once."""
     await store.add((rule(),))
-    workers.returned, workers.error = True, LimitReached("No room for more input interfaces")
+    workers.stale, workers.error = True, LimitReached("No room for more input interfaces")
     machine.change()
     await trio.sleep(20)
     assert len(await store.list()) == 1

@@ -95,7 +95,7 @@ def test_rules_wait_for_interfaces_and_are_used_once_they_are_there(plant: Plant
     plant.lab.link(plant.source, "far0", plant.relay, "late0", a_address="198.18.8.2/24", b_address="198.18.8.1/24")
     plant.lab.link(plant.relay, "late1", plant.receiver, "far1", a_address="198.18.9.1/24", b_address="198.18.9.2/24")
     wait_until(lambda: set(waiting(mcr).values()) == {("active", "")}, "both are active")
-    assert mcr.says("late0 is there now: mcrd uses it")
+    assert mcr.says("late0 is up: 1 rule goes on")
     receiver = Receiver(plant.receiver, "239.2.2.9:6000@rx0=239.1.1.1:5000", count=100)
     Sender(plant.source, "far0", FLOW, count=100, rate=1000).finish()
     receiver.expect_everything()
@@ -106,14 +106,34 @@ def test_rules_wait_for_interfaces_and_are_used_once_they_are_there(plant: Plant
 
 
 def test_an_interface_that_comes_under_a_second_name_is_used_once(plant: Plant, make_mcr: MakeMcr) -> None:
-    """A rule waits for the name that another rule's interface is given: nothing is forwarded twice."""
+    """A rule waits for the altname that another rule's interface is given: nothing is forwarded twice.
+
+    After a restart both rules would have the same input: the one that was there first has it.
+    """
     mcr = make_mcr(plant.relay).start()
     mcr.add(f"in0:{FLOW}", OUT, rule_id="first")
     add_waiting(mcr, "second", f"late0:{FLOW}", OUT)
-    plant.relay.ip("link set dev in0 down")
-    plant.relay.ip("link set dev in0 name late0")
-    plant.relay.bring_up("late0")
+    plant.relay.ip("link property add dev in0 altname late0")
     reason = "late0 is there now, but cannot be used: Interface late0 is the one that other rules call in0"
     wait_until(lambda: waiting(mcr) == {"first": ("active", ""), "second": ("waiting", reason)}, "only one is active")
     forwarded(plant)
     mcr.check_counters(arrived=500)
+    crash(mcr)
+    mcr.start()
+    wait_until(lambda: waiting(mcr) == {"first": ("active", "")}, "the one is there again")
+    assert mcr.says("rule second is saved, and cannot be used: Rule already exists: first takes 239.1.1.1:5000 on in0")
+
+
+def test_a_rule_that_was_saved_under_an_altname_has_the_own_name_later(plant: Plant, make_mcr: MakeMcr) -> None:
+    """As one that is added has it: other rules on the same interface are accepted beside it."""
+    mcr = make_mcr(plant.relay).start()
+    add_waiting(mcr, "first", f"late0:{FLOW}", "239.2.2.2:6000:late1")
+    crash(mcr)
+    plant.relay.ip("link property add dev in0 altname late0")
+    plant.relay.ip("link property add dev out0 altname late1")
+    mcr.start()
+    wait_until(lambda: waiting(mcr) == {"first": ("active", "")}, "it is in use")
+    (shown,) = mcr.call("list")
+    assert (shown["input"]["interface"], shown["outputs"][0]["interface"]) == ("in0", "out0")
+    mcr.add("in0:239.1.1.2:5000", OUT)
+    forwarded(plant)

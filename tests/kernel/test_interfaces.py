@@ -1,4 +1,4 @@
-"""Interfaces are who they are by their index; rules may have a name for one that is another's by now."""
+"""Sockets are bound to an interface by its index; rules name one, and the name may be another's by now."""
 
 import socket
 from collections.abc import Callable, Iterator
@@ -11,7 +11,15 @@ from mcr.errors import SystemFault
 from mcr.net.capture import BufferPools, open_captures
 from mcr.net.egress import open_egress
 from mcr.net.filter.classic import ClassicScreen
-from mcr.net.interfaces import Interface, find_interface, look_again, open_witness, wait_for_interface
+from mcr.net.interfaces import (
+    Binding,
+    Interface,
+    find_anew,
+    find_interface,
+    look_at_binding,
+    open_witness,
+    wait_for_interface,
+)
 
 
 @pytest.fixture
@@ -76,12 +84,21 @@ def test_sockets_of_an_interface_that_is_waited_for_are_bound_to_nothing(
     assert opening(wait_for_interface("late0")) == ""
 
 
-def test_an_interface_is_seen_as_it_is_now_under_the_name_that_rules_have_for_it(inside: Namespace) -> None:
+def test_a_socket_is_compared_with_the_interface_that_has_the_name_now(inside: Namespace) -> None:
+    """Renamed, named by an altname, replaced under its name, deleted, and made again with the index that it had."""
     known = find_interface("a0")
-    swap_names(inside)
-    inside.ip("link set dev a1 mtu 9000")
-    inside.ip("address add 198.18.0.2/24 dev a1")
-    assert look_again(known) == Interface("a0", known.index, 9000, IPv4Address("198.18.0.2"))
-    inside.ip("link delete dev a1")
-    with pytest.raises(SystemFault, match="a0"):
-        look_again(known)
+    with open_witness(known) as bound:
+        assert look_at_binding(bound, "a0") == Binding()
+        inside.ip("link property add dev a0 altname b0")
+        assert look_at_binding(bound, "b0") == Binding()
+        inside.ip("link set dev a0 name a9")
+        assert look_at_binding(bound, "a0") == Binding(lost=True, renamed=True, stale=True)
+        assert look_at_binding(bound, "b0") == Binding()
+        assert find_anew(known).former == known.index
+        inside.ip("link set dev a1 name a0")
+        assert look_at_binding(bound, "a0") == Binding(lost=True, renamed=True, stale=True)
+        assert find_anew(known) == find_interface("a0") != known
+        inside.ip("link delete dev a9")
+        assert look_at_binding(bound, "a0") == Binding(lost=True)
+        inside.ip(f"link add a0 index {known.index} type veth peer name a1")
+        assert look_at_binding(bound, "a0") == Binding(lost=True, stale=True)

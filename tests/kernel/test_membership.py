@@ -37,7 +37,7 @@ def test_groups_are_joined_anew_on_an_interface_that_was_made_again(memberships:
     for group in GROUPS:
         memberships.join(group, LOOPBACK)
     memberships.join(GROUPS[0], LOOPBACK)
-    memberships.move(LOOPBACK.index, LOOPBACK)
+    memberships.move(LOOPBACK)
     assert joined() == set(GROUPS)
     memberships.leave(GROUPS[0], LOOPBACK)
     assert joined() == set(GROUPS)
@@ -56,7 +56,7 @@ def test_what_could_not_be_joined_is_joined_later(memberships: Memberships, monk
     with monkeypatch.context() as short:
         short.setattr(memberships, "_join", refuse)
         with pytest.raises(SystemFault, match=r"Cannot join 239\.77\.1"):
-            memberships.move(LOOPBACK.index, LOOPBACK)
+            memberships.move(LOOPBACK)
     memberships.leave(GROUPS[0], LOOPBACK)
     memberships.join_missing(LOOPBACK)
     assert joined() == set(GROUPS[1:])

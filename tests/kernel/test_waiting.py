@@ -94,11 +94,10 @@ def refuse(*_arguments: object) -> None:
 @pytest.mark.parametrize(
     "becomes_late",
     [
-        ("link set dev in0 down", "link set dev in0 name late0"),
         ("link property add dev in0 altname late0",),
         ("link add late1 type veth peer name end1", "link property add dev late1 altname late0"),
     ],
-    ids=["renamed", "altname", "both waited for"],
+    ids=["altname", "both waited for"],
 )
 def test_an_interface_is_never_captured_under_two_names(
     relay: Relay, inside: Namespace, becomes_late: tuple[str, ...]
@@ -160,3 +159,42 @@ def test_memberships_follow_rules_that_wait(relay: Relay, inside: Namespace) -> 
     relay._apply(RuleChange(6, removed=(second,)))
     assert str(GROUP) not in inside.ip("maddr show dev late0").split()
     assert not relay.inputs._memberships._users
+
+
+def test_rules_follow_names_that_are_swapped(relay: Relay, inside: Namespace) -> None:
+    """Inputs with their groups, outputs, and a host; what two rules ask for stays told apart."""
+    inside.ip("link add in1 type veth peer name out1")
+    inside.bring_up("in1", "out1")
+    other = IPv4Address("239.1.1.2")
+    more = Rule("more", Input("in1", other, 5000), (Output(HOST, 6000, "out1"),))
+    add(relay, 2, rule("in0", "out0"), rule("in1", "out1"), more)
+    for pair in (("in0", "in1"), ("out0", "out1")):
+        for old, new in ((pair[0], "spare"), (pair[1], pair[0]), ("spare", pair[1])):
+            inside.ip(f"link set dev {old} name {new}")
+    renew(relay, 3)
+    for name in ("in0", "in1"):
+        assert relay.inputs[name].interface.index == find_interface(name).index
+    (neighbour,) = relay._neighbours._by_key.values()
+    assert neighbour.interface.index == relay.outputs["out1"].interface.index == find_interface("out1").index
+    assert not relay.standing(0).stale
+    assert {str(GROUP), str(other)} <= set(inside.ip("maddr show dev in1").split())
+    assert str(other) not in inside.ip("maddr show dev in0").split()
+    relay._apply(RuleChange(4, removed=(more,)))
+    assert str(other) not in inside.ip("maddr show dev in1").split()
+
+
+def test_an_interface_that_was_renamed_is_let_go(relay: Relay, inside: Namespace) -> None:
+    """Its rule waits, joins nothing, takes nothing, and goes on with whoever gets the name."""
+    add(relay, 2, rule("in0", "out0"))
+    inside.ip("link set dev in0 name in9")
+    assert relay.standing(0).stale
+    renew(relay, 3)
+    standing = relay.standing(0)
+    assert standing.inputs["in0"].lost
+    assert standing.inputs["in0"].former == find_interface("in9").index
+    assert not standing.stale
+    assert str(GROUP) not in inside.ip("maddr show dev in9").split()
+    inside.ip("link add in0 type veth peer name far0")
+    renew(relay, 4)
+    assert relay.inputs["in0"].interface == find_interface("in0")
+    assert str(GROUP) in inside.ip("maddr show dev in0").split()

@@ -67,7 +67,6 @@ def test_rule_that_workers_have_not_taken_over_is_pending_with_its_outputs() -> 
         (without(7), "there is no interface in0 in this network namespace any more"),
         (without(new=attrs.evolve(IN0, up=False)), "in0 is down"),
         (without(new=attrs.evolve(IN0, carrier=False)), "in0 has no carrier"),
-        (without(new=attrs.evolve(IN0, name="in9", up=False)), "in0, called in9 now, is down"),
     ],
 )
 def test_input_that_cannot_be_served_is_waited_for(network: Network, reason: str) -> None:
@@ -76,15 +75,17 @@ def test_input_that_cannot_be_served_is_waited_for(network: Network, reason: str
     assert {each.state for each in found.outputs} == {RuleState.ACTIVE}
 
 
-def test_interface_is_who_it_was_by_its_index() -> None:
+def test_interface_that_was_renamed_is_named() -> None:
+    """Before its sockets were given up, and after that; if another has the name, that one is used."""
     renamed = without(new=attrs.evolve(IN0, name="in9"))
-    assert view(renamed).warnings == ("in0 is called in9 now",)
-    assert view(renamed).state is RuleState.ACTIVE
-    taken = without(new=attrs.evolve(IN0, name="in9"), other=Link(20, "in0", up=False))
-    assert view(taken).warnings == ("in0 is called in9 now, and in0 is another interface",)
-    assert view(taken).state is RuleState.ACTIVE
-    other_name = without(new=attrs.evolve(IN0, name="in9", altnames=("in0",)))
-    assert view(other_name).warnings == ()
+    reason = "there is no interface in0 in this network namespace any more: it is called in9 now"
+    absent = Attachment("in0", wait_for_interface("in0", 7).index, lost=True, former=7)
+    for attachment in (Attachment("in0", 7, lost=True, former=7, stale=True), absent):
+        assert judge_input(attachment, renamed).reason == reason
+        taken = judge_input(attachment, without(new=attrs.evolve(IN0, name="in9"), other=Link(20, "in0", up=False)))
+        assert (taken.state, taken.passing) == (RuleState.WAITING, True)
+    assert judge_input(absent, without(7)).reason == "there is no interface in0 in this network namespace"
+    assert view(without(new=attrs.evolve(IN0, name="in9", altnames=("in0",)))).state is RuleState.ACTIVE
 
 
 @pytest.mark.parametrize("there", [NETWORK, without(7, again=Link(17, "in0"))], ids=["same index", "other index"])

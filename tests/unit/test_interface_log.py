@@ -11,8 +11,7 @@ DOWN = Condition(RuleState.WAITING, "eth0 is down")
 GONE = Condition(RuleState.WAITING, "there is no interface eth0")
 PASSING = Condition(RuleState.WAITING, "eth0 is about to be used", passing=True)
 PORT = Condition(RuleState.DEGRADED, "eth0 is a port of bridge br0")
-AGAIN = "eth0 is up again: 12 rules go on"
-RENAMED = Condition(warnings=("eth0 is called eth9 now",))
+AGAIN = "eth0 is up: 12 rules go on"
 
 
 @pytest.fixture
@@ -31,7 +30,7 @@ def said(log: InterfaceLog, *conditions: Condition, users: Users = Users(12), ti
 def test_each_change_is_said_once(log: InterfaceLog) -> None:
     assert said(log, WELL, DOWN, DOWN, WELL, WELL) == [
         "eth0 is down: 12 rules wait",
-        "eth0 is up again: 12 rules go on",
+        "eth0 is up: 12 rules go on",
     ]
 
 
@@ -45,35 +44,23 @@ def test_what_is_lost_is_a_warning_and_what_is_back_is_not(log: InterfaceLog) ->
 def test_users_are_counted(log: InterfaceLog) -> None:
     assert said(log, DOWN, users=Users(1)) == ["eth0 is down: 1 rule waits"]
     assert said(log, GONE, users=Users(2, 1_000)) == ["there is no interface eth0: 2 rules and 1,000 outputs wait"]
-    assert said(log, WELL, users=Users(0, 1)) == ["eth0 is up again: 1 output goes on"]
+    assert said(log, WELL, users=Users(0, 1)) == ["eth0 is up: 1 output goes on"]
 
 
-def test_what_will_be_over_at_once_is_not_said(log: InterfaceLog) -> None:
-    assert said(log, PASSING, WELL) == []
+def test_what_will_be_over_at_once_is_said_when_it_is(log: InterfaceLog) -> None:
+    """An interface that was made again, faster than anybody looked."""
+    assert said(log, PASSING) == []
+    assert said(log, WELL, WELL) == ["eth0 is up: 12 rules go on"]
     assert said(log, GONE, PASSING, WELL) == [
         "there is no interface eth0: 12 rules wait",
-        "eth0 is up again: 12 rules go on",
+        "eth0 is up: 12 rules go on",
     ]
 
 
-def test_bridges_and_names_are_said(log: InterfaceLog) -> None:
-    assert said(log, PORT, WELL, RENAMED, WELL) == [
+def test_bridges_are_said(log: InterfaceLog) -> None:
+    assert said(log, PORT, WELL) == [
         "eth0 is a port of bridge br0; 12 rules are concerned",
         "eth0 can be used as before: 12 rules",
-        "eth0 is called eth9 now: 12 rules stay with it",
-        "eth0 is called eth0 again: 12 rules stay with it",
-    ]
-
-
-def test_interface_that_was_only_renamed_is_not_up_again(log: InterfaceLog) -> None:
-    """Also if two changes become one line, and if it comes back with another name."""
-    for condition in (RENAMED, WELL):
-        log.note({"eth0": condition})
-    ((_, line),) = log.lines({"eth0": Users(12)}, 0.0)
-    assert line == "eth0 is called eth0 again: 12 rules stay with it (2 changes since the last such line)"
-    assert said(log, DOWN, RENAMED) == [
-        "eth0 is down: 12 rules wait",
-        "eth0 is up again (eth0 is called eth9 now): 12 rules go on",
     ]
 
 

@@ -65,6 +65,7 @@ def test_link_has_its_names_state_and_owner() -> None:
         ("IFLA_MTU", 1300),
         ("IFLA_MASTER", 9),
         ("IFLA_CARRIER", 0),
+        ("IFLA_CARRIER_UP_COUNT", 3),
         ("IFLA_LINKINFO", {"attrs": [("IFLA_INFO_KIND", "veth")]}),
         ("IFLA_PROP_LIST", {"attrs": [("IFLA_ALT_IFNAME", "oalt"), ("IFLA_ALT_IFNAME", "other")]}),
     ]
@@ -72,6 +73,7 @@ def test_link_has_its_names_state_and_owner() -> None:
     assert found is not None
     assert (found.index, found.name, found.altnames) == (7, "out0", ("oalt", "other"))
     assert (found.up, found.carrier, found.running, found.arp) == (True, False, False, False)
+    assert found.carrier_ups == 3
     assert (found.mtu, found.master, found.kind) == (1300, 9, "veth")
 
 

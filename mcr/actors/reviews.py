@@ -81,6 +81,11 @@ class Reviews:
             nursery.start_soon(_hear_of_changes, self._egress_changes, self._raw)
             nursery.start_soon(_keep_raw, self._egress_changes, self._raw_received, owner)
 
+    @property
+    def follow_routes(self) -> bool:
+        """Whether they hear of routes, and have outputs follow them."""
+        return self._egress_changes is not None
+
     def suppression_is_due(self) -> None:
         """Start to look for local receivers, unless that is going on."""
         with suppress(trio.WouldBlock):

@@ -230,6 +230,7 @@ async def _handle(state: "_State", command: _Command) -> None:
             await state.kill_hung_workers()
             state.check_interfaces()
             state.check_reviews()
+            await state.follow_gateways()
         case PauseSuppression() | SuppressOn() | ReviewRaw():
             await _heed_review(state, command)
         case _:
@@ -289,6 +290,7 @@ class _State:
         self._network = Network()
         self._own_keys = b""
         self._interfaces = InterfaceLog()
+        self._routes_due = False  # routes have changed, and outputs have not followed
         self._interfaces_due = False  # they may stand in another way than when they were looked at last
         self._show_unmatched()
 
@@ -299,6 +301,7 @@ class _State:
 
     def heed(self, network: Network) -> None:
         before, self._network = self._network, network
+        self._routes_due |= network.routes != before.routes
         if network.links is before.links and network.addresses is before.addresses:
             return
         self._relay.inputs.report_again(before, network)
@@ -381,6 +384,13 @@ class _State:
     async def review_raw(self, blocker: Blocker | None, *, anew: bool) -> None:
         if commands := await self._relay.review_raw(blocker, anew=anew):
             self.workers.tell_all(*commands)
+
+    async def follow_gateways(self) -> None:
+        """Have outputs wait for the gateways of their groups; where raw frames are reviewed, that does so."""
+        if self._routes_due and not self._reviews.follow_routes:
+            self._routes_due = False
+            if commands := await self._relay.follow_gateways():
+                self.workers.tell_all(*commands)
 
     def settle(self, generation: int, reply: Reply[int]) -> None:
         self._settling.add(generation, reply)

@@ -49,6 +49,13 @@ class Entrance:
     unroutable: int = 0
 
 
+_IN_FORCE: Final = {
+    RuleState.ACTIVE: ("is active", Verdict.OK),
+    RuleState.DEGRADED: ("is in force in part", Verdict.OK),
+    RuleState.WAITING: ("waits", Verdict.ADVICE),
+}
+
+
 def judge_rule(rule: RuleView, workers: Collection[WorkerView]) -> Iterator[Finding]:
     """Is it in force, and does anybody forward?"""
     states = ", ".join(f"worker {each.worker_id} {each.state}" for each in workers)
@@ -58,11 +65,11 @@ def judge_rule(rule: RuleView, workers: Collection[WorkerView]) -> Iterator[Find
         remedy = "see the log of mcrd for what delays the workers"
         yield Finding("rule_active", Verdict.FAULT, "not every worker has acknowledged the rule yet", see, remedy)
         return
-    how = "active" if rule.state is RuleState.ACTIVE else "in force"
+    how, verdict = _IN_FORCE[rule.state]
     yield Finding(
         "rule_active",
-        Verdict.OK,
-        f"the rule is {how}: {rule.input} to {_count(len(rule.outputs), 'output')}",
+        verdict,
+        f"the rule {how}: {rule.input} to {_count(len(rule.outputs), 'output')}",
         f"mcrctl list: {rule.rule_id} {rule.state}" + (f", {rule.reason}" if rule.reason else ""),
     )
     if not running:
@@ -85,7 +92,7 @@ def judge_entrance(source: Input, entrance: Entrance) -> Iterator[Finding]:
         yield Finding("input_interface", Verdict.FAULT, what, see, f"bring it back: {again}")
         return
     if link.index not in entrance.captured:
-        what = f"{name} was deleted and made again, and mcrd does not capture it"
+        what = f"{name} is another interface than before, and mcrd does not capture it"
         see = f"/proc/net/packet: no socket of mcrd is bound to interface {link.index}"
         yield Finding("input_interface", Verdict.FAULT, what, see, f"{again}; why not: mcrctl list, and its log")
         return

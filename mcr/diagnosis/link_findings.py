@@ -49,11 +49,17 @@ def _called(name: str, link: Link) -> str:
 def _judge_presence(name: str, link: Link | None, used: Attachment | None) -> Finding | None:
     see = f"ip link show dev {link.name if link else name}"
     awaited = used is not None and used.is_awaited
-    if link is None:
+    verdict = Verdict.FAULT
+    if link is None and used and used.former:
+        what, see = f"Interface {name} was renamed, and rules name it", f"ip link show: {used.former}:"
+        remedy = "give it its name back, or name the new one in the rules; mcrd uses one of that name by itself"
+    elif link is None:
         what = f"Interface {name} is {'not there' if awaited else 'gone'}, and rules name it"
         remedy = f"mcrd uses one of that name {'' if awaited else 'again '}by itself"
+        # Rules wait for it, as whoever added them with --wait, or wrote a file, has meant it.
+        verdict = Verdict.ADVICE if awaited else Verdict.FAULT
     elif used and used.lost:
-        how = "is there now" if awaited else "was deleted and made again"
+        how = "is there now" if awaited else "is another interface now"
         what = f"Interface {name} {how}, and mcrd does not use it"
         what += f": {used.fault}" if used.fault else ""
         see += f": index {link.index}" + ("" if awaited else f", and mcrd's sockets had {used.index}")
@@ -65,7 +71,7 @@ def _judge_presence(name: str, link: Link | None, used: Attachment | None) -> Fi
         see = f"{see}: NO-CARRIER or LOWERLAYERDOWN"
     else:
         return None
-    return Finding("interfaces", Verdict.FAULT, what, see, remedy)
+    return Finding("interfaces", verdict, what, see, remedy)
 
 
 def judge_rules(rules: Iterable[RuleView]) -> tuple[Finding, ...]:

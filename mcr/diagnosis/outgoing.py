@@ -9,7 +9,7 @@ from mcr.diagnosis.send_errors import is_lately, last_errno, newest_error
 from mcr.errors import describe_errno
 from mcr.model.finding import Finding, Verdict
 from mcr.model.flow import Address
-from mcr.model.rule import Output
+from mcr.model.rule import Output, RuleState, RuleView
 from mcr.model.stats import OutputStats
 from mcr.net.arp import ASKED_TIMES
 from mcr.net.links import Link
@@ -56,6 +56,13 @@ def judge_output(
         yield from _judge_path(output, link, path)
     yield from _judge_size(output, link, payload, before, after)
     yield _judge_sending(output, before, after)
+
+
+def judge_waiting_outputs(rule: RuleView) -> Iterator[Finding]:
+    """What outputs wait for; each reason once."""
+    for reason in dict.fromkeys(each.reason for each in rule.outputs if each.state is RuleState.WAITING):
+        see = f"mcrctl list: {rule.rule_id}"
+        yield Finding("output_interface", Verdict.FAULT, reason, see, "the output goes on by itself when that is over")
 
 
 def _judge_source_address(link: Link) -> Finding:

@@ -3,7 +3,8 @@
 Rules of the module:
 
 1. Observations are made step by step, and judged by pure functions (`incoming`, `outgoing`). A fault on the way
-   in ends the walk; one at an output ends the walk to this output, as the others don't depend on it.
+   in ends the walk; one at an output ends the walk to this output, as the others don't depend on it. What outputs
+   wait for is said also where the input waits.
 2. Nothing waits on the event loop; all of it takes less time than a client waits for a reply.
 """
 
@@ -26,7 +27,7 @@ from mcr.diagnosis.incoming import (
     judge_taking,
     matched,
 )
-from mcr.diagnosis.outgoing import judge_output
+from mcr.diagnosis.outgoing import judge_output, judge_waiting_outputs
 from mcr.diagnosis.present import present_stats
 from mcr.diagnosis.queriers import Queriers
 from mcr.errors import RuleNotFound, SystemFault
@@ -91,7 +92,7 @@ class Walk:
         entrance = await trio.to_thread.run_sync(_read_entrance, source, self.used)
         findings += _until_fault(judge_entrance(source, entrance))
         if entrance.link is None or _ends(findings):
-            return findings
+            return findings + tuple(judge_waiting_outputs(self.rule))
         before = await self._read_stats()
         look = await trio.to_thread.run_sync(look_at_wire, source, entrance.link.index, abandon_on_cancel=True)
         queriers = await self._find_queriers(look, entrance, entrance.link.index)

@@ -27,11 +27,14 @@ static void on_capture_error(struct mcr_worker *worker, uint32_t slot)
 {
 	int error = 0;
 	socklen_t size = sizeof(error);
+	enum mcr_level level;
 
 	getsockopt(worker->captures[slot].fd, SOL_SOCKET, SO_ERROR, &error, &size);
+	/* That an interface is down is logged by mcrd: once, and not by every worker. */
+	level = error == ENETDOWN ? MCR_LEVEL_DEBUG : MCR_LEVEL_WARNING;
 	if (error)
-		mcr_log_folded(&worker->log, MCR_FACILITY_INGRESS, MCR_LEVEL_WARNING, MCR_LOG_CAPTURE_ERROR, slot,
-			       (uint64_t)error, 0);
+		mcr_log_folded(&worker->log, MCR_FACILITY_INGRESS, level, MCR_LOG_CAPTURE_ERROR, slot, (uint64_t)error,
+			       0);
 }
 
 void mcr_loop_captured(struct mcr_worker *worker, uint32_t slot, int events)

@@ -7,6 +7,7 @@ Calls that may wait in the kernel (opening and closing capture sockets) run in a
 import errno
 from collections.abc import Container, Iterable, Mapping, Sequence
 from contextlib import ExitStack
+from functools import partial
 from itertools import chain
 from socket import socket
 from typing import Self
@@ -19,7 +20,7 @@ from mcr.errors import SystemFault
 from mcr.logs.logger import get_logger
 from mcr.model.log import Facility
 from mcr.model.rule import Rule, RuleChange
-from mcr.net.ip_bypass import Blocker
+from mcr.net.ip_bypass import UNSURE, Blocker
 from mcr.net.network import Network
 from mcr.relay import commands
 from mcr.relay.closing import Closing
@@ -274,21 +275,29 @@ class Relay:
     def _review_raw(self, blocker: Blocker | None, anew: bool) -> tuple[Command, ...]:  # noqa: FBT001
         reviewed, names = self.outputs.review(blocker)
         changed = tuple(map(commands.change_raw, reviewed))
-        if blocker:  # where none leave the sources that outputs had don't matter, and may do again
+        if blocker == UNSURE:  # for a moment
             return changed
         those = [each for each in self._placement if anew or concerns(each.rule, (), names)]
-        return (*changed, *self._follow_routes(those))
+        return (*changed, *self._follow_routes(those, raw=not blocker))
 
-    def _follow_routes(self, those: Sequence[PlacedRule]) -> Iterable[Command]:
-        """Find the source addresses and neighbours of these rules' outputs anew, since routes may have changed."""
+    async def follow_gateways(self) -> tuple[Command, ...]:
+        """Find the outputs' neighbours anew, since routes have changed; the commands to running workers."""
+        return tuple(await trio.to_thread.run_sync(partial(self._follow_routes, [*self._placement], raw=False)))
+
+    def _follow_routes(self, those: Sequence[PlacedRule], *, raw: bool) -> Sequence[Command]:
+        """Find the source addresses and neighbours of these rules' outputs anew, since routes may have changed.
+
+        Where no raw frames leave, the sources that outputs had don't matter, and may do again.
+        """
         rules = [placed.rule for placed in those]
         interfaces = {egress.interface.name: egress.interface for egress in self.outputs}
-        sources, awaited = self.outputs.sources(rules), find_neighbours(rules, interfaces)
+        sources = self.outputs.sources(rules) if raw else None
+        awaited = find_neighbours(rules, interfaces)
         told = [*map(commands.attach_neighbour, self._neighbours.open_now(awaited, interfaces))]
         awaited &= self._neighbours.keys()
         for placed in those:
             waits_for = neighbours_of(placed.rule, awaited)
-            found = sources_of(placed.rule, sources, waits_for)
+            found = placed.sources if sources is None else sources_of(placed.rule, sources, waits_for)
             if (found, waits_for) != (placed.sources, placed.neighbours):
                 self._neighbours.use(waits_for)
                 self._neighbours.leave(placed.neighbours)

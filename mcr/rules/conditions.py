@@ -43,7 +43,7 @@ class Attachment:
     @property
     def is_awaited(self) -> bool:
         """Whether it has not been there since rules name it."""
-        return was_never_there(self.index)
+        return was_never_there(self.index) and not self.former
 
 
 @attrs.frozen
@@ -135,7 +135,8 @@ def _judge_missing(attachment: Attachment, network: Network) -> Condition:
     name, awaited = attachment.name, attachment.is_awaited
     if not network.find(name):
         former = network.links.get(attachment.former)
-        more = f" any more: it is called {former.name} now" if former else "" if awaited else " any more"
+        more = "" if awaited else " any more"
+        more += f": it is called {former.name} now" if former else ""
         return _waiting(f"there is no interface {name} in this network namespace{more}")
     if attachment.fault:
         return _waiting(f"{name} is {'there now' if awaited else 'back'}, but cannot be used: {attachment.fault}")

@@ -6,7 +6,7 @@ import socket
 import struct
 import time
 from collections import Counter
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 from typing import Any, Self
 
 import attrs
@@ -16,6 +16,13 @@ from mcr_process import SLOWNESS, Mcr, wait_until
 
 _IGMP_V3_REPORT = 0x22
 _REPORTS = {_IGMP_V3_REPORT, 0x16, 0x12}
+
+
+Listen = Callable[[], None]
+
+
+def nobody() -> None:
+    """Listen to nothing."""
 
 
 @attrs.frozen
@@ -34,13 +41,14 @@ class Cable:
     far: str
     far_address: str
 
-    def connect(self, index: int | None = None) -> None:
-        """Make it, and return when it carries traffic."""
+    def connect(self, listen: Listen = nobody, index: int | None = None) -> None:
+        """Make it, and return when it carries traffic; `listen` as soon as its far end could hear something."""
         at = f"index {index} " if index else ""
         words = f"link add {self.name} {at}type veth peer name {self.far} netns /proc/self/fd/{self.there.fd}"
         self.relay.run(["ip", *words.split()], pass_fds=[self.there.fd])
         self.there.ip(f"address add {self.far_address}/24 dev {self.far}")
         self.there.ip(f"link set dev {self.far} up")
+        listen()
         self.address_again()
         self.up()
 
@@ -188,13 +196,18 @@ class Feed:
 
 
 class Reports:
-    """Hears which groups are reported at the far end of a cable."""
+    """Hears which groups are reported at the far end of a cable, from `listen` on."""
 
     def __init__(self, cable: Cable) -> None:
+        self._cable = cable
         with cable.there.entered():
-            self._tap = socket.socket(socket.AF_PACKET, socket.SOCK_RAW, socket.htons(0x0800))
-            self._tap.bind((cable.far, 0x0800))
+            self._tap = socket.socket(socket.AF_PACKET, socket.SOCK_RAW, 0)
         self.groups: Counter[str] = Counter()
+
+    def listen(self) -> None:
+        """Begin; the far end has to be there."""
+        with self._cable.there.entered():
+            self._tap.bind((self._cable.far, 0x0800))
 
     def __enter__(self) -> Self:
         return self

@@ -8,15 +8,16 @@ import itertools
 import json
 import time
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import attrs
 import pytest
 
-from feed import Cable, Feed, Reports, link, network_lines
+from feed import Cable, Feed, Listen, Reports, link, network_lines, nobody
 from lab import Lab
-from mcr_process import SLOWNESS, Mcr, Receiver, Sender, wait_until
-from topology import Plant
+from mcr_process import SLOWNESS, STATUS, Mcr, Receiver, Sender, wait_until
+from topology import MakeMcr, Plant
 
 pytestmark = pytest.mark.xdist_group("come_and_go")  # one daemon for all
 
@@ -90,11 +91,21 @@ def expect_away(feed: Feed, side: str, reason: str) -> None:
 
 @attrs.frozen
 class Line:
-    """What happens to an interface, how it is told, and what ends it."""
+    """What happens to an interface, how it is told, and what ends it: something is to listen there before."""
 
     go: Callable[[Cable], Any]
     reason: str
-    back: Callable[[Cable], Any]
+    back: Callable[[Cable, Listen], Any]
+
+
+def _after(back: Callable[[Cable], Any]) -> Callable[[Cable, Listen], Any]:
+    """The far end has been there all the time."""
+
+    def listen_first(cable: Cable, listen: Listen) -> None:
+        listen()
+        back(cable)
+
+    return listen_first
 
 
 def _elsewhere(cable: Cable) -> None:
@@ -112,19 +123,19 @@ def _from_elsewhere(cable: Cable) -> None:
 
 
 LINES = {
-    "down": Line(Cable.down, "{} is down", Cable.up),
+    "down": Line(Cable.down, "{} is down", _after(Cable.up)),
     "carrier": Line(
         lambda cable: cable.there.ip(f"link set dev {cable.far} down"),
         "{} has no carrier",
-        lambda cable: cable.there.ip(f"link set dev {cable.far} up"),
+        _after(lambda cable: cable.there.ip(f"link set dev {cable.far} up")),
     ),
     "deleted": Line(Cable.delete, GONE, Cable.connect),
     "renamed": Line(
         lambda cable: cable.rename(cable.name, f"x{cable.name}"),
         GONE + ": it is called x{} now",
-        lambda cable: cable.rename(f"x{cable.name}", cable.name),
+        _after(lambda cable: cable.rename(f"x{cable.name}", cable.name)),
     ),
-    "elsewhere": Line(_elsewhere, GONE, _from_elsewhere),
+    "elsewhere": Line(_elsewhere, GONE, _after(_from_elsewhere)),
 }
 
 
@@ -137,8 +148,8 @@ def test_what_goes_is_waited_for_and_what_returns_is_used(feed: Feed, side: str,
     event.go(cable)
     expect_away(feed, side, reason)
     wait_until(lambda: any(each.startswith(reason) for each in network_lines(feed.mcr, [cable.name])), "it is logged")
-    event.back(cable)
-    with Reports(feed.input) as reports:
+    with Reports(cable) as reports:
+        event.back(cable, reports.listen)
         feed.expect("active")
         feed.passes()
         if side == "input":
@@ -157,7 +168,7 @@ def test_twenty_rounds_of_delete_and_make_again(feed: Feed) -> None:
         for cable in (feed.input, feed.output):
             index = cable.index if turn % 2 else None
             cable.delete()
-            cable.connect(index)
+            cable.connect(index=index)
         feed.expect("active")
         feed.passes(20)
 
@@ -286,13 +297,55 @@ def test_what_is_missing_comes_later(world: World, side: str) -> None:
         assert (refused.returncode, f"Interface not found: {late.name}" in refused.stderr) == (1, True)
         feed.mcr.ctl(*feed.words(), "--wait")
         expect_away(feed, side, GONE.format(late.name).removesuffix(" any more"))
-        late.connect()
-        with Reports(feed.input) as reports:
+        with Reports(late) as reports:
+            late.connect(reports.listen)
             feed.expect("active")
             feed.passes()
-            reports.expect(feed.group)
+            if side == "input":
+                reports.expect(feed.group)
     finally:
         feed.end()
+
+
+def test_mcrd_starts_before_any_network(lab: Lab, make_mcr: MakeMcr, tmp_path: Path) -> None:
+    """Only the loopback is there. Rules of a file and saved ones wait; each forwards once what it names is there."""
+    source, relay, receiver = (lab.namespace(name) for name in ("source", "relay", "receiver"))
+    mcr = make_mcr(relay)
+    saved, filed = (Feed(mcr, source, receiver, number) for number in (10, 11))
+    file = tmp_path / "mcr.toml"
+    file.write_text(
+        f"""[[rule]]
+        rule_id = "{filed.rule_id}"
+        input = {{ interface = "{filed.input.name}", group = "{filed.group}", port = 5000 }}
+        outputs = ["{filed.out}:6000:{filed.output.name}", "{filed.output.far_address}:6001:{filed.output.name}"]
+        """
+    )
+    mcr.start(1, "--config", str(file))
+    mcr.ctl(*saved.words(), "--wait")
+    assert mcr.process is not None
+    mcr.process.kill()
+    mcr.process.wait()
+    mcr.start(1, "--config", str(file))
+    for feed in (saved, filed):
+        wait_until(lambda feed=feed: feed.rule()["state"] == "waiting", "it waits")
+        feed.expect("waiting", GONE.format(feed.input.name).removesuffix(" any more"))
+    why = mcr.ctl("why", saved.rule_id, check=False)
+    assert why.returncode == STATUS["fault"]
+    assert "the rule waits" in why.stdout
+    for cable in (saved.input, saved.output):
+        assert f"there is no interface {cable.name}" in why.stdout
+    assert mcr.ctl("doctor", check=False).returncode == STATUS["advice"]
+    filed.input.connect()
+    filed.output.connect()
+    filed.expect("active")
+    filed.passes()
+    saved.output.connect()
+    saved.expect("waiting", GONE.format(saved.input.name).removesuffix(" any more"))
+    filed.passes()
+    saved.input.connect()
+    saved.expect("active")
+    saved.passes()
+    filed.passes()
 
 
 @pytest.mark.parametrize("version", [3, 2])
@@ -309,6 +362,7 @@ def test_groups_are_reported_when_carrier_is_back(feed: Feed, version: int) -> N
     place = f"--input-interface {cable.name} --input-port 5000 --outputs {feed.out}:6000:{feed.output.name}"
     rules = [f"{place} --input-group {group}" for group in groups - {feed.group}]
     with Reports(cable) as reports:
+        reports.listen()
         added = json.loads(feed.mcr.ctl("add", "--batch", "-", "--json", input="\n".join(rules)).stdout)
         reports.expect(*groups)
         before = -1
@@ -325,3 +379,27 @@ def test_groups_are_reported_when_carrier_is_back(feed: Feed, version: int) -> N
         assert {*reports.groups.values()} == {1}
     words = [word for each in added for word in ("--rule-id", each["rule_id"])]
     feed.mcr.ctl("remove", *words)
+
+
+@pytest.mark.alone
+@pytest.mark.parametrize("line", LINES)
+def test_the_first_packet_passes_within_200_ms(feed: Feed, side: str, line: str) -> None:
+    """Of a stream that goes on all the time, counted from the moment when both ends of the link carry traffic."""
+    event, cable = LINES[line], cable_of(feed, side)
+    event.go(cable)
+    expect_away(feed, side, event.reason.format(cable.name, cable.name))
+    event.back(cable, nobody)
+    cable.there.bring_up(cable.far)
+    back = time.monotonic()
+    with feed.listen() as groups:
+        groups.settimeout(0.005)
+        while True:
+            feed.send(1)
+            try:
+                groups.recv(2048)
+                break
+            except TimeoutError:
+                assert time.monotonic() - back < 2.0, "nothing passes"
+    took = time.monotonic() - back
+    print(f"{took * 1e3:.0f} ms")
+    assert took < 0.2 * SLOWNESS

@@ -15,13 +15,31 @@ from topology import MakeMcr, Plant
 DEAD = [f"198.18.1.{100 + i}:6000:out0" for i in range(47)]
 
 
-@pytest.mark.parametrize("settings", [[], ["MCR_RAW_SEND=0", "MCR_SOCKET_SNDBUF=212992"]], ids=["default", "small"])
-def test_a_dead_neighbour_costs_only_its_own_output(plant: Plant, make_mcr: MakeMcr, settings: list[str]) -> None:
-    """Hosts, and a gateway: beside them a live host and groups, on their interface and another, get every packet."""
-    plant.relay.ip("route add 239.3.3.3/32 via 198.18.1.77 dev out0")
+NOT_RAW = ["MCR_RAW_SEND=0", "MCR_SOCKET_SNDBUF=212992"]
+
+
+@pytest.mark.parametrize(
+    ("settings", "late"), [([], False), (NOT_RAW, False), (NOT_RAW, True)], ids=["default", "small", "small, late"]
+)
+def test_a_dead_neighbour_costs_only_its_own_output(
+    plant: Plant, make_mcr: MakeMcr, settings: list[str], late: bool
+) -> None:
+    """Hosts, and a gateway: beside them a live host and groups, on their interface and another, get every packet.
+
+    Also if the route to the gateway comes when the rule is there.
+    """
+    gateway = "route add 239.3.3.3/32 via 198.18.1.77 dev out0"
+    if not late:
+        plant.relay.ip(gateway)
     mcr = make_mcr(plant.relay, prefix=["env", *settings]).start()
     live = "198.18.1.2:6000:out0", "239.2.2.2:6001:out0", "239.2.2.2:6002:out1"
     mcr.add("in0:239.1.1.1:5000", live[0], *DEAD, "239.3.3.3:6003:out0", *live[1:])
+    if late:
+        assert mcr.process is not None
+        descriptors = Path(f"/proc/{mcr.process.pid}/fd")
+        before = len([*descriptors.iterdir()])
+        plant.relay.ip(gateway)
+        wait_until(lambda: len([*descriptors.iterdir()]) > before, "it has a socket of its own")
     flows = "198.18.1.2:6000=239.1.1.1:5000", "239.2.2.2:6001@rx0=239.1.1.1:5000", "239.2.2.2:6002@rx1=239.1.1.1:5000"
     receivers = [Receiver(plant.receiver, flow, count=2000) for flow in flows]
     Sender(plant.source, "src0", "239.1.1.1:5000", count=2000, rate=2000).finish()

@@ -1,4 +1,4 @@
-"""Rules that wait for interfaces, in a relay without workers."""
+"""Interfaces that come and go, and routes that change, under the rules of a relay without workers."""
 
 import errno
 from collections.abc import Iterator
@@ -16,6 +16,7 @@ from mcr.model.log import LogLevels
 from mcr.model.rule import Output, Rule, RuleChange
 from mcr.net.capture import open_captures
 from mcr.net.interfaces import find_interface
+from mcr.net.ip_bypass import UNSURE, Blocker
 from mcr.net.patience import close_all
 from mcr.relay import inputs
 from mcr.relay.relay import Relay, Step
@@ -198,3 +199,22 @@ def test_an_interface_that_was_renamed_is_let_go(relay: Relay, inside: Namespace
     renew(relay, 4)
     assert relay.inputs["in0"].interface == find_interface("in0")
     assert str(GROUP) in inside.ip("maddr show dev in0").split()
+
+
+def test_gateways_are_followed_where_no_raw_frames_may_leave(relay: Relay, inside: Namespace) -> None:
+    """A group whose route leads to one has its own sockets from then on, and no longer than that."""
+    inside.ip("address add 198.18.0.1/24 dev out0")
+    add(relay, 2, rule("in0", "out0"))
+
+    def awaited() -> list[object]:
+        return [each for placed in relay._placement for each in placed.neighbours]
+
+    inside.ip(f"route add {GROUP} via {HOST} dev out0")
+    assert not relay._review_raw(UNSURE, anew=True)
+    assert awaited() == [None]
+    assert relay._review_raw(Blocker("a firewall"), anew=True)
+    assert awaited() == [("out0", GROUP)]
+    assert not relay._review_raw(Blocker("a firewall"), anew=True)
+    inside.ip(f"route delete {GROUP}")
+    assert relay._review_raw(Blocker("a firewall"), anew=True)
+    assert awaited() == [None]

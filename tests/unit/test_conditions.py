@@ -84,7 +84,7 @@ def test_interface_that_was_renamed_is_named() -> None:
         assert judge_input(attachment, renamed).reason == reason
         taken = judge_input(attachment, without(new=attrs.evolve(IN0, name="in9"), other=Link(20, "in0", up=False)))
         assert (taken.state, taken.passing) == (RuleState.WAITING, True)
-    assert judge_input(absent, without(7)).reason == "there is no interface in0 in this network namespace"
+    assert judge_input(absent, without(7)).reason == "there is no interface in0 in this network namespace any more"
     assert view(without(new=attrs.evolve(IN0, name="in9", altnames=("in0",)))).state is RuleState.ACTIVE
 
 

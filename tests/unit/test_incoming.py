@@ -43,6 +43,8 @@ RUNNING, WAITING = WorkerState.RUNNING, WorkerState.WAITING
         (RULE, [RUNNING, WAITING], ["advice workers_running"]),
         (RULE, [WAITING, WAITING], ["fault workers_running"]),
         (attrs.evolve(RULE, state=RuleState.PENDING), [WAITING], ["fault rule_active"]),
+        (attrs.evolve(RULE, state=RuleState.WAITING, reason="in0 is down"), [RUNNING], ["advice rule_active"]),
+        (attrs.evolve(RULE, state=RuleState.DEGRADED, reason="out0 is down"), [RUNNING], []),
     ],
 )
 def test_rule(rule: RuleView, states: list[WorkerState], expected: list[str]) -> None:

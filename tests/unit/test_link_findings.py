@@ -74,16 +74,22 @@ def test_interface_that_mcrd_could_not_use_again_is_a_fault() -> None:
     used = USED | {"in0": Attachment("in0", 7, lost=True, fault="Too many open files")}
     links = {"in0": attrs.evolve(IN0, index=99), "out0": OUT0}
     (fault,) = link_findings.judge_presence(frozenset(links), links, used)
-    expect(fault, FAULT, "deleted and made again", "Too many open files", "index 99", "had 7")
+    expect(fault, FAULT, "is another interface now", "Too many open files", "index 99", "had 7")
 
 
 def test_interface_that_rules_have_waited_for_was_not_there_before() -> None:
     used = USED | {"in0": Attachment("in0", wait_for_interface("in0").index, lost=True)}
-    (fault,) = link_findings.judge_presence(frozenset(used), {"out0": OUT0}, used)
-    expect(fault, FAULT, "in0 is not there", "uses one of that name by itself")
+    (advice,) = link_findings.judge_presence(frozenset(used), {"out0": OUT0}, used)
+    expect(advice, ADVICE, "in0 is not there", "uses one of that name by itself")
     (fault,) = link_findings.judge_presence(frozenset(used), {"in0": IN0, "out0": OUT0}, used)
     expect(fault, FAULT, "in0 is there now, and mcrd does not use it", "index 2")
     assert "sockets had" not in fault.evidence
+
+
+def test_interface_that_was_renamed_is_a_fault() -> None:
+    used = USED | {"in0": Attachment("in0", wait_for_interface("in0").index, lost=True, former=7)}
+    (fault,) = link_findings.judge_presence(frozenset(used), {"out0": OUT0}, used)
+    expect(fault, FAULT, "in0 was renamed", "ip link show: 7:")
 
 
 def test_interface_that_is_called_otherwise_now_is_spoken_of_by_both_names() -> None:

@@ -7,10 +7,11 @@ from ipaddress import IPv4Address, IPv4Interface
 import attrs
 import pytest
 
-from mcr.diagnosis.outgoing import judge_output
+from arrivals import RULE
+from mcr.diagnosis.outgoing import judge_output, judge_waiting_outputs
 from mcr.errors import describe_errno
 from mcr.model.finding import Finding, Verdict
-from mcr.model.rule import Output
+from mcr.model.rule import Output, OutputView, RuleState
 from mcr.model.stats import OutputStats, SendError
 from mcr.net.links import Link
 from mcr.net.routes import Neighbour, Path, is_broadcast
@@ -239,3 +240,14 @@ def test_errors_that_no_longer_grow(error: int, ago: float, verdict: Verdict) ->
 
 def test_nothing_was_due() -> None:
     assert the("sent", judged(after=BEFORE)).what == "nothing was due to 239.2.2.2:6000:out0 meanwhile"
+
+
+def test_what_outputs_wait_for_is_said_once() -> None:
+    down = OutputView(GROUP.group, 6000, "out0", state=RuleState.WAITING, reason="out0 is down")
+    silent = OutputView(
+        HOST.group, 6000, "out1", state=RuleState.WAITING, reason="198.18.1.2 does not answer ARP on out1"
+    )
+    active = OutputView(GROUP.group, 6001, "out1", state=RuleState.ACTIVE)
+    findings = list(judge_waiting_outputs(attrs.evolve(RULE, outputs=(down, down, silent, active))))
+    assert [each.what for each in findings] == [down.reason, silent.reason]
+    assert {each.verdict for each in findings} == {Verdict.FAULT}

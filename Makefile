@@ -59,10 +59,10 @@ bpf: $(VENV)/.installed
 	@$(VENV)/bin/python tools/build_bpf.py
 
 # The packages are built beside the checks; the Debian one where there is dpkg. Then two lanes: what measures rates or
-# moments has the machine for itself; of the others three run at a time on two processors, as they wait half of theirs.
+# moments has the machine for itself.
 test: setup
 	@$(MAKE) --no-print-directory -j 2 --output-sync=target check wheel $(if $(shell command -v dpkg-deb),deb)
-	@$(VENV)/bin/pytest -n 3 --dist loadgroup -m 'not alone' tests/native tests/e2e tests/packaging
+	@$(VENV)/bin/pytest -n 2 --dist loadgroup -m 'not alone' tests/native tests/e2e tests/packaging
 	@$(VENV)/bin/pytest -m alone tests/e2e
 
 # Not a part of `make test`: it fetches kernels, and takes root.

@@ -87,7 +87,7 @@ def name_in_rules(name: str, used: Mapping[int, str]) -> str:
 
     Args:
         name: its own, or an altname (``ip link property``).
-        used: names that rules have for interfaces already, by index.
+        used: names that rules have for interfaces already, by index; some may be another's by now.
 
     Returns:
         `name` itself if there is no such interface.
@@ -97,7 +97,15 @@ def name_in_rules(name: str, used: Mapping[int, str]) -> str:
         own = socket.if_indextoname(index)
     except OSError:
         return name
-    return used.get(index, own)
+    known = used.get(index)
+    return known if known and _is_of(known, index) else own
+
+
+def _is_of(name: str, index: int) -> bool:
+    try:
+        return socket.if_nametoindex(name) == index
+    except OSError:
+        return False
 
 
 def is_there(name: str) -> bool:

@@ -17,6 +17,7 @@ from mcr.net.interfaces import (
     find_anew,
     find_interface,
     look_at_binding,
+    name_in_rules,
     open_witness,
     wait_for_interface,
 )
@@ -102,3 +103,13 @@ def test_a_socket_is_compared_with_the_interface_that_has_the_name_now(inside: N
         assert look_at_binding(bound, "a0") == Binding(lost=True)
         inside.ip(f"link add a0 index {known.index} type veth peer name a1")
         assert look_at_binding(bound, "a0") == Binding(lost=True, stale=True)
+
+
+def test_rules_have_one_name_for_an_interface_and_none_of_another(inside: Namespace) -> None:
+    """An altname stands for the name that rules have; a name that was swapped meanwhile for the one that has it now."""
+    inside.ip("link property add dev a0 altname b0")
+    used = {find_interface(name).index: name for name in ("a0", "a1")}
+    assert [name_in_rules(name, used) for name in ("a0", "b0", "a1", "c0")] == ["a0", "a0", "a1", "c0"]
+    assert name_in_rules("a0", {find_interface("a0").index: "b0"}) == "b0"
+    swap_names(inside)
+    assert [name_in_rules(name, used) for name in ("a0", "a1")] == ["a0", "a1"]

@@ -9,8 +9,14 @@ Rules of the module:
 """
 
 import os
+from collections.abc import Callable, Sequence
 from copy import copy
-from typing import Any, Self
+from typing import Any, Final, Self
+
+MAX_FAULTS: Final = 20
+"""That one error lists. Whoever looks for faults may stop when there are more."""
+
+_IN_WORDS = 3  # faults that an error's message names
 
 
 class McrError(Exception):
@@ -19,7 +25,12 @@ class McrError(Exception):
     Attributes:
         message: one line, without a trailing period.
         hints: what to do next, one line each.
+        kind: its class in a word, for programs.
+        faults: those that it sums up, if there are several.
     """
+
+    kind = "mcr_error"
+    faults: Sequence["McrError"] = ()
 
     code = -32000
     """Error code in a JSON-RPC reply. Codes from -32099 to -32000 are the server's own (JSON-RPC 2.0, 5.1)."""
@@ -36,11 +47,26 @@ class McrError(Exception):
         """How it is copied, and how it leaves another process: whatever its class is made of."""
         return _made_again, (type(self), self.args), self.__dict__
 
+    def __init_subclass__(cls) -> None:
+        cls.kind = "".join(f"_{each.lower()}" if each.isupper() else each for each in cls.__name__).lstrip("_")
+
+    def to_json(self) -> dict[str, Any]:
+        """The members of the error in JSON, on the control socket and from ``mcrctl --json``."""
+        data: dict[str, Any] = {"kind": self.kind, "hints": [*self.hints]}
+        if self.faults:
+            data["faults"] = [{"message": each.message, "hints": [*each.hints]} for each in self.faults]
+        return {"code": self.code, "message": self.message, "data": data}
+
     def at(self, place: str) -> Self:
-        """The same error, its message naming the part of the request that it is about."""
+        """The same error, naming the part of the request that it is about."""
+        return self.reworded(lambda message: f"{message} ({place})")
+
+    def reworded(self, word: Callable[[str], str]) -> Self:
+        """The same error, with its message, and those of its faults, in other words."""
         copied = copy(self)
-        copied.message = f"{self.message} ({place})"
+        copied.message = word(self.message)
         copied.args = (copied.message,)
+        copied.faults = tuple(each.reworded(word) for each in self.faults)
         return copied
 
 
@@ -132,6 +158,18 @@ class RuleInFile(McrError):
     """The rule stands in a configuration file: it is changed and removed there."""
 
     code = -32008
+
+
+def together(faults: Sequence[McrError]) -> McrError:
+    """One error for one or several faults of a kind. It is of the first one's class, and names the first few."""
+    if len(faults) == 1:
+        return faults[0]
+    named = faults[:_IN_WORDS]
+    message = "; ".join([each.message for each in named] + ["and more faults"] * (len(faults) > len(named)))
+    error = faults[0].reworded(lambda _: message)
+    error.hints = tuple(dict.fromkeys(hint for each in named for hint in each.hints))
+    error.faults = tuple(faults[:MAX_FAULTS])
+    return error
 
 
 def check_result(result: int) -> int:

@@ -11,6 +11,7 @@ import socket
 import stat
 import struct
 import time
+from collections.abc import Iterator
 from typing import Any, Final, NoReturn, Self
 
 from mcr.config.paths import DEFAULT_CONTROL_SOCKET
@@ -78,10 +79,10 @@ class Client:
             case {"result": result, "id": int(number)} if number == self._requests:
                 return result
             # The error may have no id: the daemon refuses a connection, or a request that it could not read.
-            case {"error": {"code": int(code), "message": str(message), "data": {"hints": [*hints]}}} if _are_text(
-                hints
+            case {"error": {"code": int(code), "message": str(message), "data": {"hints": [*hints]} as data}} if (
+                _are_text(hints)
             ):
-                raise _fault(code, message, hints)
+                raise _fault(code, message, hints, data)
         raise McrError(f"The program that answers on {self._path} is not mcrd")
 
     def _exchange(self, request: bytes, *, changes: bool) -> Any:
@@ -131,10 +132,20 @@ def _refuse_constant(name: str) -> NoReturn:
     raise ValueError(f"{name} is not JSON")
 
 
-def _fault(code: int, message: str, hints: list[Any]) -> McrError:
+def _fault(code: int, message: str, hints: list[Any], data: dict[str, Any]) -> McrError:
     fault = McrError(message, *hints)
     fault.code = code
+    if isinstance(kind := data.get("kind"), str):
+        fault.kind = kind
+    fault.faults = [*_single_faults(data.get("faults"))]
     return fault
+
+
+def _single_faults(values: Any) -> Iterator[McrError]:
+    for value in values if isinstance(values, list) else ():
+        match value:
+            case {"message": str(message), "hints": [*hints]} if _are_text(hints):
+                yield McrError(message, *hints)
 
 
 def _are_text(values: list[Any]) -> bool:

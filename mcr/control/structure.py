@@ -16,14 +16,13 @@ import cattrs
 from cattrs import IterableValidationNote
 from cattrs.gen import make_dict_structure_fn, make_dict_unstructure_fn, override
 
-from mcr.errors import InvalidParams, LimitReached, McrError, describe_errno
+from mcr.errors import MAX_FAULTS, InvalidParams, LimitReached, McrError, describe_errno, together
 from mcr.model.flow import Input, parse_address
 from mcr.model.limits import MAX_OUTPUTS, MAX_OUTPUTS_PER_RULE, MAX_RULES
 from mcr.model.log import Facility, Level
 from mcr.model.rule import Output, Rule, automatic_rule_id
 from mcr.model.stats import OutputStats
 
-_MAX_FAULTS = 3  # named in one error; the search for faults ends soon after
 _MANY_MEMBERS = 50  # of an object; none has as many
 _MAX_TEXT = 1_000  # characters; no parameter needs as many
 _MOST: Final[dict[type, tuple[int, str]]] = {
@@ -57,14 +56,8 @@ def structure(params: dict[str, Any], cls: type[_T]) -> _T:
         return _converter.structure(params, cls)
     except cattrs.BaseValidationError as error:
         several_rules = isinstance(rules, list) and len(rules) > 1
-        faults = list(islice(_faults(error, several_rules=several_rules), _MAX_FAULTS + 1))
-    if isinstance(faults[0], LimitReached):
-        raise faults[0]
-    messages = [fault.message for fault in faults[:_MAX_FAULTS]]
-    if len(faults) > _MAX_FAULTS:
-        messages.append("and more faults")
-    hints = dict.fromkeys(hint for fault in faults[:_MAX_FAULTS] for hint in fault.hints)
-    raise InvalidParams("; ".join(messages), *hints)
+        faults = list(islice(_faults(error, several_rules=several_rules), MAX_FAULTS + 1))
+    raise faults[0] if isinstance(faults[0], LimitReached) else together(faults)
 
 
 def unstructure(value: object) -> Any:
@@ -120,7 +113,7 @@ def _only_from_object(structure: Callable[[Any, Any], _T]) -> Callable[[Any, Any
         members: dict[str, Any] = _expect(value, dict)
         if len(members) > _MANY_MEMBERS:
             known = attrs.fields_dict(cls)
-            unknown = set(islice((name for name in members if name not in known), _MAX_FAULTS + 1))
+            unknown = set(islice((name for name in members if name not in known), MAX_FAULTS + 1))
             raise cattrs.ClassValidationError("", [cattrs.ForbiddenExtraKeysError(None, cls, unknown)], cls)
         return structure(members, cls)
 
@@ -150,7 +143,7 @@ def _structure_each(items: list[Any], item_type: type, structure: Callable[[Any,
         except Exception as fault:  # noqa: BLE001 - `_faults` raises what is none
             fault.add_note(IterableValidationNote(f"item {index}", index, item_type))
             faults.append(fault)
-            if len(faults) > _MAX_FAULTS:
+            if len(faults) > MAX_FAULTS:
                 break
     if faults:
         raise cattrs.IterableValidationError("faults", faults, item_type)
@@ -209,7 +202,7 @@ def _faults(error: Exception, path: str = "", *, several_rules: bool) -> Iterato
             yield InvalidParams(f"Missing parameter: {path}")
         case cattrs.ForbiddenExtraKeysError():
             known = ", ".join(attrs.fields_dict(error.cl)) or "none"
-            for name in nsmallest(_MAX_FAULTS + 1, error.extra_fields):
+            for name in nsmallest(MAX_FAULTS + 1, error.extra_fields):
                 yield InvalidParams(
                     f"Unknown parameter: {path}.{name}".replace(": .", ": "),
                     f"parameters{f' of {path}' if path else ''}: {known}",

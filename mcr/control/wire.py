@@ -10,7 +10,6 @@ Rules of the module:
 
 import json
 import math
-import re
 from typing import Any, Final, NoReturn, cast
 
 import attrs
@@ -140,11 +139,9 @@ def _entries(part: list[Any]) -> int:
 
 
 def encode_error(request_id: RequestId, error: McrError) -> bytes:
-    """The reply that carries an error: its code, its message, its kind and its hints."""
+    """The reply that carries an error."""
     message = error.message if len(error.message) <= _MAX_MESSAGE else error.message[:_MAX_MESSAGE] + "…"
-    kind = re.sub(r"(?<!^)(?=[A-Z])", "_", type(error).__name__).lower()
-    data = {"kind": kind, "hints": list(error.hints)}
-    return _line({"jsonrpc": "2.0", "id": request_id, "error": {"code": error.code, "message": message, "data": data}})
+    return _line({"jsonrpc": "2.0", "id": request_id, "error": error.to_json() | {"message": message}})
 
 
 def _load(line: bytes) -> dict[str, Any]:

@@ -2,7 +2,7 @@
 
 from collections.abc import Collection, Iterable, Sequence
 
-from mcr.errors import InterfaceNotFound, LimitReached, McrError
+from mcr.errors import MAX_FAULTS, InterfaceNotFound, LimitReached, McrError, together
 from mcr.net.interfaces import Interface, find_interface, is_there, wait_for_interface
 from mcr.relay.inputs import InputInterfaces
 from mcr.relay.outputs import OutputInterfaces
@@ -33,15 +33,20 @@ def find_interfaces(
         LimitReached: one was made again, and could not be opened again so far.
     """
     found: dict[str, Interface] = {}
+    faults: dict[str, McrError] = {}
     for index, names in enumerate(named):
         for name in names:
-            if name not in found:
+            if name not in found and name not in faults:
                 try:
                     if not wait:
                         _check_usable(name, inputs, outputs, placement)
                     found[name] = _find(name, wait=wait)
                 except McrError as error:
-                    raise error.at(f"rules[{index}]") if len(named) > 1 else error from None
+                    faults[name] = error.at(f"rules[{index}]") if len(named) > 1 else error
+        if len(faults) > MAX_FAULTS:
+            break
+    if faults:
+        raise together([*faults.values()])
     return found
 
 

@@ -8,11 +8,11 @@ import shlex
 from collections import Counter
 from collections.abc import Collection, Container, Iterable, Iterator, Sequence
 from fnmatch import fnmatchcase
-from itertools import chain
+from itertools import chain, islice
 
 import attrs
 
-from mcr.errors import LimitReached, RuleExists, RuleNotFound
+from mcr.errors import MAX_FAULTS, LimitReached, RuleExists, RuleNotFound, together
 from mcr.model.flow import Address, Input
 from mcr.model.limits import MAX_OUTPUTS, MAX_RULES
 from mcr.model.rule import NO_RULES, Rule, RuleChange
@@ -189,18 +189,17 @@ class Catalog:
 
     def _check_identities(self, rules: Sequence[Rule]) -> None:
         """Raise an error that says which of them it is about."""
+        if faults := [*islice(self._clashes(rules), MAX_FAULTS + 1)]:
+            raise together(faults)
+
+    def _clashes(self, rules: Sequence[Rule]) -> Iterator[RuleExists]:
+        """The rules whose identity is taken, by a rule that is there or one earlier among them."""
         seen: dict[tuple[str, object], int] = {}
         for index, rule in enumerate(rules):
-            taken = self._taken(rule)
-            if taken:
-                raise taken.at(f"rules[{index}]") if len(rules) > 1 else taken
-            for what, value in (("input", rule.input), ("id", rule.rule_id), ("name", rule.name)):
-                earlier = seen.setdefault((what, value), index)
-                if earlier != index and value is not None:
-                    raise RuleExists(
-                        f"Rule already exists: rules[{index}] has the same {what} as rules[{earlier}], {value}",
-                        "every rule needs an input, an id and a name of its own",
-                    )
+            if taken := self._taken(rule):
+                yield taken.at(f"rules[{index}]") if len(rules) > 1 else taken
+            elif taken := _taken_among(seen, index, rule):
+                yield taken
 
     def _taken(self, rule: Rule) -> RuleExists | None:
         """The part of a rule's identity that another rule has already, if any."""
@@ -257,6 +256,18 @@ class Catalog:
             del self._by_name[rule.name]
         self._outputs -= len(rule.outputs)
         return entry
+
+
+def _taken_among(seen: dict[tuple[str, object], int], index: int, rule: Rule) -> RuleExists | None:
+    """The part of a rule's identity that an earlier one in the same request has."""
+    for what, value in (("input", rule.input), ("id", rule.rule_id), ("name", rule.name)):
+        earlier = seen.setdefault((what, value), index)
+        if earlier != index and value is not None:
+            return RuleExists(
+                f"Rule already exists: rules[{index}] has the same {what} as rules[{earlier}], {value}",
+                "every rule needs an input, an id and a name of its own",
+            )
+    return None
 
 
 def _name(rule: Rule) -> str | None:

@@ -10,7 +10,7 @@ from itertools import chain
 
 import attrs
 
-from mcr.errors import McrError
+from mcr.errors import MAX_FAULTS, McrError, together
 from mcr.model.edit import RuleEdit
 from mcr.model.rule import Output, Rule
 from mcr.model.selection import Selection
@@ -47,9 +47,9 @@ class Draft:
             return error
         if len(self.places) == 1:
             return error.at(f"rules[{self.places[0]}]")
-        error.message = re.sub(r"\brules\[(\d+)\]", lambda at: f"rules[{self.places[int(at[1])]}]", error.message)
-        error.args = (error.message,)
-        return error
+        return error.reworded(
+            lambda message: re.sub(r"\brules\[(\d+)\]", lambda at: f"rules[{self.places[int(at[1])]}]", message)
+        )
 
 
 class Drafts:
@@ -68,11 +68,16 @@ class Drafts:
         rules = with_real_names(rules, standing)
         entries = [self._catalog.same(rule) if idempotent else None for rule in rules]
         places = tuple(index for index, entry in enumerate(entries) if not entry)
+        faults = list[McrError]()
         for index in places:
             try:
                 self._precedence.refuse_addition(rules[index])
             except McrError as error:
-                raise error.at(f"rules[{index}]") if len(rules) > 1 else error from None
+                faults.append(error.at(f"rules[{index}]") if len(rules) > 1 else error)
+            if len(faults) > MAX_FAULTS:
+                break
+        if faults:
+            raise together(faults)
         return Draft(
             about=tuple((entry.rule if entry else rule).rule_id for rule, entry in zip(rules, entries, strict=True)),
             there={entry.rule.rule_id: entry for entry in entries if entry},

@@ -118,6 +118,13 @@ def test_identity_that_is_given_twice_is_refused(second: Rule, what: str) -> Non
     assert caught.value.message == f"Rule already exists: rules[1] has the same {what}"
 
 
+def test_every_clash_is_told() -> None:
+    catalog = holding(rule(1), rule(2))
+    with pytest.raises(RuleExists, match=r"rules\[0\].*rules\[2\]") as caught:
+        catalog.plan_addition([rule(2), rule(3), rule(1), rule(3)])
+    assert [fault.message[-10:] for fault in caught.value.faults] == ["(rules[0])", "(rules[2])", "00 on eth0"]
+
+
 def test_rules_without_names_are_no_clash() -> None:
     assert held(holding(rule(1), rule(2))) == ["r1", "r2"]
 

@@ -6,7 +6,7 @@ import pickle
 import pytest
 
 from mcr import errors
-from mcr.errors import McrError, SystemFault, UsageError, describe_errno
+from mcr.errors import MAX_FAULTS, LimitReached, McrError, SystemFault, UsageError, describe_errno, together
 
 ALL = [error for error in vars(errors).values() if isinstance(error, type) and issubclass(error, McrError)]
 
@@ -64,3 +64,25 @@ def test_every_error_can_travel_and_be_told_of_a_part_of_a_request(kind: type[Mc
 
 def test_an_error_prints_as_its_message() -> None:
     assert str(McrError("message", "hint")) == "message"
+
+
+def test_a_place_is_added_to_a_copy_whatever_the_class_takes() -> None:
+    fault = SystemFault("Interface eth0", errno.EMFILE, "a hint")
+    there = fault.at("rules[3]")
+    assert there.message == str(there) == f"{fault.message} (rules[3])"
+    assert (type(there), there.errno, there.hints, there.code) == (SystemFault, errno.EMFILE, ("a hint",), fault.code)
+    assert "rules" not in fault.message
+
+
+def test_one_error_for_several_lists_them_and_names_the_first() -> None:
+    faults = [LimitReached(f"fault {number}", "a hint", f"hint {number}") for number in range(MAX_FAULTS + 5)]
+    assert together(faults[:1]) is faults[0]
+    assert together(faults[:2]).message == "fault 0; fault 1"
+    error = together(faults)
+    assert error.message == "fault 0; fault 1; fault 2; and more faults"
+    assert (type(error), error.hints) == (LimitReached, ("a hint", "hint 0", "hint 1", "hint 2"))
+    listed = error.to_json()["data"]["faults"]
+    assert len(listed) == MAX_FAULTS
+    assert listed[1] == {"message": "fault 1", "hints": ["a hint", "hint 1"]}
+    assert error.at("x").faults[1].message == "fault 1 (x)"
+    assert "faults" not in together(faults[:1]).to_json()["data"]

@@ -103,6 +103,7 @@ async def test_all_faults_are_one_error(api: Api) -> None:
 async def test_of_many_faults_the_first_are_told(api: Api) -> None:
     error = await refusal(api, "add", rules=[{}] * 100)
     assert error.message.endswith("Missing parameter: rules[1].input; and more faults")
+    assert error.faults[-1].message == "Missing parameter: rules[9].outputs"
 
 
 HUGE = [

@@ -10,9 +10,11 @@ from typing import Any, NamedTuple
 
 import click
 
+from mcr.cli.command import Command
 from mcr.cli.failure import usage_error
 from mcr.cli.rule_words import rule_options, rule_params
 from mcr.errors import (
+    MAX_FAULTS,
     InterfaceNotFound,
     InvalidParams,
     LimitReached,
@@ -32,13 +34,14 @@ _TOLD_OF_RULES = _TOLD | {"warnings", "origin", "path", "path_reason", "added"}
 class Batch(NamedTuple):
     """The rules of a file, as the protocol spells them; where each stands; what is between that and a field of it."""
 
+    file: str
     rules: list[Any]
     places: list[str]
     separator: str = ", "
 
     def part(self, start: int, end: int) -> "Batch":
         """Some of them."""
-        return Batch(self.rules[start:end], self.places[start:end], self.separator)
+        return Batch(self.file, self.rules[start:end], self.places[start:end], self.separator)
 
 
 def read_batch(file: str) -> tuple[Batch, list[McrError]]:
@@ -78,7 +81,7 @@ def _read_json(text: bytes, name: str) -> tuple[Batch, list[McrError]]:
         raise UsageError(f"{name}: not JSON that can be read", "an array of rules: mcrctl list --json") from None
     rules = rules if isinstance(rules, list) else [rules]
     places = [f"{name}: rules[{index}]" for index in range(len(rules))]
-    return Batch([_without_what_is_told(rule) for rule in rules], places, "."), []
+    return Batch(name, [_without_what_is_told(rule) for rule in rules], places, "."), []
 
 
 def _without_what_is_told(rule: Any) -> Any:
@@ -97,7 +100,7 @@ def _without_what_is_told(rule: Any) -> Any:
 # Lines.
 
 
-@click.command(add_help_option=False)
+@click.command(cls=Command, add_help_option=False)
 @rule_options
 def _batch_line(**_: Any) -> None:
     """Parses a line of a batch; never run."""
@@ -114,17 +117,17 @@ def _plain_options(words: list[str]) -> dict[str, Any] | None:
         name = _PLAIN.get(option)
         if not name or not value or value.startswith("-"):
             return None
-        if name == "input_port":
-            if not (value.isascii() and value.isdecimal()):
-                return None
-            options[name] = int(value)
+        if name == "outputs":
+            options[name] = (*options[name], value)
+        elif options[name] is None:
+            options[name] = value
         else:
-            options[name] = (*options[name], value) if name == "outputs" else value
+            return None
     return options
 
 
 def _read_lines(text: bytes, name: str) -> tuple[Batch, list[McrError]]:
-    batch, faults = Batch([], []), list[McrError]()
+    batch, faults = Batch(name, [], []), list[McrError]()
     for number, line in enumerate(text.split(b"\n"), 1):
         place = f"{name}:{number}"
         try:
@@ -183,12 +186,23 @@ def is_about_rules(error: McrError) -> bool:
 
 def name_places(error: McrError, batch: Batch) -> McrError:
     """Put places in the file where the daemon counts rules; a single rule it does not count."""
-    named = re.sub(
-        r"\brules\[(\d+)\](\.?)",
-        lambda match: batch.places[int(match[1])] + (batch.separator if match[2] else ""),
-        error.message,
-    )
-    if len(batch.places) == 1 and named == error.message and is_about_rules(error):
-        named = f"{batch.places[0]}: {named}"
-    error.message = named
+
+    def name(message: str) -> str:
+        named = re.sub(
+            r"\brules\[(\d+)\](\.?)",
+            lambda match: batch.places[int(match[1])] + (batch.separator if match[2] else ""),
+            message,
+        )
+        if len(batch.places) == 1 and named == message and is_about_rules(error):
+            named = f"{batch.places[0]}: {named}"
+        return named
+
+    return error.reworded(name)
+
+
+def sum_up(batch: Batch, error: McrError) -> McrError:
+    """The error for a file of which no rule was added: how many faults it has, if they are listed."""
+    if error.faults:
+        number = f"At least {MAX_FAULTS}" if len(error.faults) >= MAX_FAULTS else len(error.faults)
+        error.message = f"{number} faults in {batch.file}: no rule was added"
     return error

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 import click
 
 from mcr.cli import completion
+from mcr.cli.command import Group
 from mcr.cli.session import Session, common_options
 from mcr.config.paths import CONFIGURATION
 from mcr.errors import UsageError
@@ -21,7 +22,7 @@ if TYPE_CHECKING:
     from mcr.model.rule import Rule
 
 
-@click.group("config", no_args_is_help=False)
+@click.group("config", cls=Group, no_args_is_help=False)
 @common_options
 def config() -> None:
     """Check configuration files, or make one."""

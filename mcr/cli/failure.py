@@ -1,6 +1,8 @@
 """Failures of the commands of `mcrd` and `mcrctl`: one `Error: …` line, `hint: …` lines, an exit status."""
 
+import json
 import re
+import sys
 from collections.abc import Iterator
 
 import click
@@ -11,6 +13,7 @@ from mcr.text.visible import visible
 _MORE_THREADS = (
     "allow more: ulimit -u; systemd's TasksMax=; --pids-limit of a container; clone3(2) where it is filtered"
 )
+NO_SPACE = "no space behind a comma: --outputs 239.2.2.2:5000:eth1,239.2.2.3:5000:eth2"
 _EXTRA = re.compile(r"unexpected extra arguments? \((.*)\)")
 _INTERRUPTED = 130  # what a shell reports for a command that Ctrl-C ended
 
@@ -39,7 +42,15 @@ def run(command: click.Command, name: str) -> int:
 
 
 def report(error: McrError) -> int:
-    """Print an error and its hints, a line each; return its exit status."""
+    """Print an error and its hints, a line each, or as one line of JSON; return its exit status.
+
+    Whether as JSON is looked up on the command line itself: it may be what could not be read.
+    """
+    if "--json" in sys.argv:
+        click.echo(json.dumps({"error": error.to_json()}), err=True)
+        return error.exit_status
+    for fault in error.faults:
+        click.echo(visible(fault.message), err=True)
     click.echo(f"Error: {visible(error.message)}", err=True)
     for hint in error.hints:
         click.echo(f"hint: {visible(hint)}", err=True)
@@ -71,11 +82,7 @@ def _hints_for_extra(words: str, context: click.Context) -> Iterator[str]:
         yield f"for all facilities: {context.command_path} --global {words}"
         yield f"for one: {context.command_path} --facility NAME --level {words}"
     elif "--outputs" in options and ":" in words:
-        yield "no space behind a comma: --outputs 239.2.2.2:5000:eth1,239.2.2.3:5000:eth2"
-    elif "--input-group" in options:
-        return
-    elif by := [name for name in ("--rule-id", "--name") if name in options]:
-        yield f"name the rule by an option: {' or '.join(by)}"
+        yield NO_SPACE
 
 
 def usage_error(error: click.UsageError) -> UsageError:

@@ -7,6 +7,7 @@ from typing import Any, Final
 import click
 
 from mcr.cli import completion
+from mcr.cli.command import Command
 from mcr.cli.session import Session, common_options
 from mcr.errors import McrError, SystemFault, UsageError
 
@@ -14,12 +15,14 @@ _EXIT_STATUS: Final = {"ok": 0, "advice": 1, "fault": 2}
 _COLOURS: Final = {"ok": "green", "advice": "yellow", "fault": "red"}
 
 
-@click.command()
+@click.command(cls=Command)
 @click.argument("rule", metavar="RULE", shell_complete=completion.rules)
 @common_options
 @click.pass_obj
 def why(session: Session, rule: str) -> None:
-    """Walk RULE, an id or a name, from wire to wire, and stop at the first thing that is wrong.
+    """Say why a rule forwards nothing, or not everything.
+
+    It walks RULE, an id or a name, from wire to wire, and stops at the first thing that is wrong.
 
     Exit status: 0 if nothing is, 1 for advice, 2 for a fault.
     """
@@ -28,11 +31,13 @@ def why(session: Session, rule: str) -> None:
     _show(session, session.call("why", {"rule": rule}))
 
 
-@click.command()
+@click.command(cls=Command)
 @common_options
 @click.pass_obj
 def doctor(session: Session) -> None:
-    """Check the machine and the daemon; without a daemon, the machine.
+    """Check the machine and the daemon.
+
+    Without a daemon it checks the machine.
 
     Exit status: 0 if all is well, 1 for advice, 2 for a fault.
     """

@@ -17,6 +17,7 @@ import click
 
 import mcr
 from mcr.cli import completion, tables
+from mcr.cli.command import Group
 from mcr.cli.config import config
 from mcr.cli.config_import import import_file
 from mcr.cli.failure import report, run
@@ -37,7 +38,7 @@ _COST_OF_INGRESS = (
 _LEVELS = "emergency, alert, critical, error, warning, notice, info, debug, trace"
 
 
-@click.group(no_args_is_help=False, context_settings={"help_option_names": ["-h", "--help"]})
+@click.group(cls=Group, no_args_is_help=False, context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(mcr.__version__, prog_name="mcrctl")
 @common_options
 def cli() -> None:
@@ -64,7 +65,10 @@ def list_rules(session: Session, rule: str | None) -> None:
 @common_options
 @click.pass_obj
 def stats(session: Session, rule: str | None, *, watch: bool) -> None:
-    """Show what was received, sent and lost, and why; of one rule, by its id or name, what it matched and sent."""
+    """Show what was received, sent and lost, and why.
+
+    With RULE, an id or a name: what that rule matched, and what each of its outputs sent.
+    """
     which = _which(rule)
     view = tables.rule_stats_view if which else tables.stats_view
     if not watch:
@@ -128,7 +132,7 @@ def _daemon_version(daemon: dict[str, Any]) -> str:
 @common_options
 @click.pass_obj
 def settings(session: Session) -> None:
-    """Show the settings of mcrd, what is in force, and where each comes from."""
+    """Show mcrd's settings and where each comes from."""
     session.show(session.call("settings"), tables.settings_view)
 
 
@@ -217,12 +221,12 @@ def _watch(session: Session, which: dict[str, str] | None, show: Callable[[Any],
 def _statistics(session: Session, which: dict[str, str] | None, result: Any) -> str:
     with session.understand():
         if which:
-            return tables.rule_stats_view(all_visible(result), terminal_width())
+            return tables.cut(tables.rule_stats_view(all_visible(result), terminal_width()), terminal_height())
         return tables.watched_view(all_visible(result), terminal_width(), terminal_height())
 
 
 def _note_cost(session: Session, levels: dict[str, str]) -> None:
     """Say what these levels cost beside lines."""
     with session.understand():
-        if levels.get("ingress") in {"debug", "trace"}:
+        if not session.json and levels.get("ingress") in {"debug", "trace"}:
             click.echo(_COST_OF_INGRESS, err=True)

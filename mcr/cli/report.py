@@ -18,6 +18,7 @@ import click
 
 import mcr
 from mcr.cli import completion, tables
+from mcr.cli.command import Command
 from mcr.cli.findings import ask_doctor, findings_view
 from mcr.cli.session import Session, common_options
 from mcr.errors import McrError, SystemFault, UsageError
@@ -49,7 +50,7 @@ _PARAMETERS: Final = (
 _OF_INTERFACES: Final = ("rp_filter", "force_igmp_version", "mc_forwarding")
 
 
-@click.command("report")
+@click.command("report", cls=Command)
 @click.option(
     "--output",
     metavar="FILE|-",

@@ -5,12 +5,14 @@ from typing import Any
 import click
 
 from mcr.cli import completion
-from mcr.cli.batch import Batch, is_about_rules, name_places, read_batch
+from mcr.cli.batch import Batch, is_about_rules, name_places, read_batch, sum_up
+from mcr.cli.command import Command
+from mcr.cli.failure import NO_SPACE
 from mcr.cli.rule_words import outputs_params, rule_options, rule_params
 from mcr.cli.session import Session, common_options
-from mcr.errors import McrError, UsageError
+from mcr.errors import McrError, UsageError, together
 from mcr.text.plurals import counted
-from mcr.text.visible import all_visible, visible
+from mcr.text.visible import all_visible
 
 _OUTPUTS = "G:P:IF[,G:P:IF...]"
 _PATTERN = frozenset("*?[")
@@ -21,7 +23,7 @@ _WAIT = click.option(
 )
 
 
-@click.command()
+@click.command(cls=Command)
 @rule_options
 @click.option(
     "--batch",
@@ -70,17 +72,16 @@ def _added(rules: list[dict[str, Any]], _width: int | None) -> str:
 def _add_batch(session: Session, file: str, params: dict[str, Any], *, best_effort: bool) -> list[dict[str, Any]]:
     batch, faults = read_batch(file)
     if faults and not best_effort:
-        raise faults[0]
+        raise sum_up(batch, together(faults))
     added = _add_some(session, batch, params, faults if best_effort else None) if batch.rules else []
     session.show(added, _added)
     _warn(session, added)
     if faults:
-        for fault in faults:
-            click.echo(f"Not added: {visible(fault.message)}", err=True)
         hints = dict.fromkeys(hint for fault in faults for hint in fault.hints)
-        raise McrError(
-            f"{len(faults):,} of {counted(len(batch.rules) + _unread(faults), 'rule')} were not added", *[*hints][:5]
-        )
+        number = counted(len(batch.rules) + _unread(faults), "rule")
+        error = McrError(f"{len(faults):,} of {number} were not added", *[*hints][:5])
+        error.faults = tuple(faults)
+        raise error
     return added
 
 
@@ -96,7 +97,7 @@ def _add_some(
         added: list[dict[str, Any]] = session.call("add", {"rules": batch.rules, **params})
     except McrError as error:
         if faults is None or not is_about_rules(error):
-            raise name_places(error, batch) from None
+            raise sum_up(batch, name_places(error, batch)) from None
         half = len(batch.rules) // 2
         if not half:
             faults.append(name_places(error, batch))
@@ -106,7 +107,8 @@ def _add_some(
     return added
 
 
-@click.command()
+@click.command(cls=Command)
+@click.argument("rule", required=False, shell_complete=completion.rules)
 @click.option("--rule-id", metavar="ID", shell_complete=completion.rule_ids, help="Id of the rule.")
 @click.option("--name", shell_complete=completion.rule_names, help="Name of the rule.")
 @click.option("--outputs", metavar=_OUTPUTS, multiple=True, help="All outputs that it has then, written as for add.")
@@ -118,11 +120,15 @@ def _add_some(
 @_WAIT
 @common_options
 @click.pass_obj
-def change(session: Session, /, rule_id: str | None, name: str | None, **options: Any) -> None:
-    """Change a rule's outputs or name. What stays loses no packet, and its counters go on."""
-    if (rule_id is None) == (name is None):
-        raise UsageError("Give either --rule-id or --name", _SEE_RULES)
-    params: dict[str, Any] = {"name": name} if rule_id is None else {"rule_id": rule_id}
+def change(session: Session, /, rule: str | None, rule_id: str | None, name: str | None, **options: Any) -> None:
+    """Change a rule's outputs or name. What stays loses no packet, and its counters go on.
+
+    The rule is RULE, an id or a name; or it is named by --rule-id or --name.
+    """
+    if [rule, rule_id, name].count(None) != 2:  # noqa: PLR2004
+        hint = NO_SPACE if rule and ":" in rule else _SEE_RULES
+        raise UsageError("Give either RULE, or --rule-id, or --name", hint)
+    params: dict[str, Any] = {"name": name} if name is not None else {"rule_id": rule_id}
     for option in ("outputs", "add_outputs", "remove_outputs"):
         if options[option]:
             params[option] = outputs_params(options[option])
@@ -132,13 +138,16 @@ def change(session: Session, /, rule_id: str | None, name: str | None, **options
         raise UsageError("Nothing to change", "give --outputs, --add-outputs, --remove-outputs or --new-name")
     if options["outputs"] and (options["add_outputs"] or options["remove_outputs"]):
         raise UsageError("Give either --outputs, or --add-outputs and --remove-outputs", "see: mcrctl change --help")
+    if rule is not None:
+        params["rule_id"] = _id_of(session, rule)
     changed = session.call("change", params | ({"wait": True} if options["wait"] else {}))
     session.show(changed, lambda rule, _width: f"Changed rule {rule['rule_id']}")
     _warn(session, [changed])
     _check_active(session, [changed])
 
 
-@click.command()
+@click.command(cls=Command)
+@click.argument("rules", metavar="[RULE]...", nargs=-1, shell_complete=completion.rules)
 @click.option(
     "--rule-id",
     "rule_ids",
@@ -157,10 +166,16 @@ def change(session: Session, /, rule_id: str | None, name: str | None, **options
 @click.option("--all", "everything", is_flag=True, help="Remove all rules.")
 @common_options
 @click.pass_obj
-def remove(session: Session, /, rule_ids: tuple[str, ...], names: tuple[str, ...], everything: bool) -> None:  # noqa: FBT001 - by name
-    """Remove rules, all that are named or none."""
-    if everything == bool(rule_ids or names):
-        raise UsageError("Give --rule-id or --name, or --all", _SEE_RULES)
+def remove(
+    session: Session, /, rules: tuple[str, ...], rule_ids: tuple[str, ...], names: tuple[str, ...], *, everything: bool
+) -> None:
+    """Remove rules, all that are named or none.
+
+    A RULE is an id or a name; the options take shell patterns, too.
+    """
+    if everything == bool(rules or rule_ids or names):
+        raise UsageError("Give RULE, --rule-id or --name, or --all", _SEE_RULES)
+    rule_ids += tuple(_id_of(session, rule) for rule in rules)
     match rule_ids, names:
         case (rule_id,), () if not _PATTERN.intersection(rule_id):
             params: dict[str, Any] = {"rule_id": rule_id}
@@ -172,13 +187,22 @@ def remove(session: Session, /, rule_ids: tuple[str, ...], names: tuple[str, ...
     session.show(session.call("remove", params), _removed)
 
 
+def _id_of(session: Session, rule: str) -> str:
+    """The id of a rule that is named by its id or its name."""
+    found = session.call("list", {"rule": rule})
+    with session.understand():
+        return str(found[0]["rule_id"])
+
+
 def _removed(result: Any, _width: int | None) -> str:
     rules = result if isinstance(result, list) else [result]
     return f"Removed rule {rules[0]['rule_id']}" if len(rules) == 1 else f"Removed {counted(len(rules), 'rule')}"
 
 
 def _warn(session: Session, added: list[dict[str, Any]]) -> None:
-    """Print warnings about rules that were added, and reasons why they are not served now."""
+    """Print warnings about rules that were added, and reasons why they are not served now. JSON has them already."""
+    if session.json:
+        return
     said: dict[str, list[str]] = {}
     with session.understand():
         for rule in all_visible(added):

@@ -24,7 +24,7 @@ def rule_options(command: _F) -> _F:
             "--input-interface", metavar="IF", shell_complete=interfaces, help="Interface that datagrams arrive on."
         ),
         click.option("--input-group", metavar="G", help="Multicast group they are sent to."),
-        click.option("--input-port", metavar="P", type=int, help="UDP port they are sent to."),
+        click.option("--input-port", metavar="P", help="UDP port they are sent to."),
         click.option(
             "--outputs",
             metavar="G:P:IF[,G:P:IF...]",
@@ -46,11 +46,21 @@ def rule_params(options: dict[str, Any]) -> dict[str, Any]:
     if missing := [f"--{name.replace('_', '-')}" for name in needed if options[name] in (None, ())]:
         raise UsageError(f"Missing: {', '.join(missing)}", "see: mcrctl add --help")
     return {
-        "input": {name: options[f"input_{name}"] for name in ("interface", "group", "port")},
+        "input": {
+            "interface": options["input_interface"],
+            "group": options["input_group"],
+            "port": _port(options["input_port"]),
+        },
         "outputs": outputs_params(options["outputs"]),
         "rule_id": options["rule_id"],
         "name": options["name"],
     }
+
+
+def _port(text: str) -> int:
+    if not (text.isascii() and text.isdecimal() and len(text) < 10):  # noqa: PLR2004
+        raise UsageError(f"Invalid input port: {text!r} is not a port", "a number from 1 to 65535")
+    return int(text)
 
 
 def outputs_params(texts: Iterable[str]) -> list[dict[str, Any]]:

@@ -121,7 +121,18 @@ def levels_view(levels: dict[str, str], width: int | None) -> str:
 def watched_view(stats: dict[str, Any], width: int | None, height: int | None) -> str:
     """Statistics for so many lines of a terminal. If they don't fit, zeros and workers are left out first."""
     whole = stats_view(stats, width)
-    return whole if height is None or len(whole.splitlines()) <= height else stats_view(stats, width, short=True)
+    if height is None or len(whole.splitlines()) <= height:
+        return whole
+    return cut(stats_view(stats, width, short=True), height)
+
+
+def cut(view: str, height: int | None) -> str:
+    """So many lines of it, of which the last says how many there is no room for."""
+    lines = view.splitlines()
+    if height is None or len(lines) <= height:
+        return view
+    kept = max(height - 1, 0)
+    return "\n".join([*lines[:kept], f"... {len(lines) - kept:,} more lines: mcrctl stats, or mcrctl stats RULE"])
 
 
 def stats_view(stats: dict[str, Any], width: int | None, *, short: bool = False) -> str:

@@ -62,8 +62,8 @@ def test_what_can_be_had_is_added_and_the_rest_is_named(plant: Plant, make_mcr: 
     lines[21] = "--input-port x"
     done = mcr.ctl("add", "--batch", "-", "--best-effort", input="\n".join(lines), check=False)
     assert (done.returncode, done.stdout) == (1, "Added 25 rules\n")
-    said = [each for each in done.stderr.splitlines() if each.startswith(("Not added: ", "Error: "))]
-    assert [each.split(": ")[1] for each in said[:4]] == ["<stdin>:22", "<stdin>:5", "<stdin>:10", "<stdin>:21"]
+    said = [each for each in done.stderr.splitlines() if each.startswith(("<stdin>:", "Error: "))]
+    assert [each.split(": ")[0] for each in said[:4]] == ["<stdin>:22", "<stdin>:5", "<stdin>:10", "<stdin>:21"]
     assert "Interface not found: nosuch0" in said[1]
     assert "Rule already exists" in said[2]
     assert "is not a multicast address" in said[3]
@@ -71,6 +71,28 @@ def test_what_can_be_had_is_added_and_the_rest_is_named(plant: Plant, make_mcr: 
     assert len(rules(mcr)) == 25
     again = mcr.ctl("add", "--batch", "-", "--best-effort", "--idempotent", input="\n".join(lines), check=False)
     assert (again.returncode, again.stdout) == (1, "Added 0 rules; 26 were there already\n")
+
+
+def test_every_fault_is_named_at_once_and_nothing_is_added(plant: Plant, make_mcr: MakeMcr) -> None:
+    """As JSON, too: one line on standard error."""
+    mcr = make_mcr(plant.relay).start()
+    mcr.add("in0:239.1.1.1:5000", "239.2.2.2:6000:out0", rule_id="x")
+    batches = {
+        "interface_not_found": [line("239.1.1.2", f"239.2.2.2:6000:nosuch{number}") for number in (0, 1)],
+        "rule_exists": [line("239.1.1.1"), line("239.1.1.3"), line("239.1.1.3")],
+        "invalid_params": [line("10.0.0.1"), line("239.1.1.4", "x:6000:out0")],
+    }
+    for kind, lines in batches.items():
+        text = "\n".join([line("239.1.1.9"), *lines])
+        plain = mcr.ctl("add", "--batch", "-", input=text, check=False)
+        told = [each for each in plain.stderr.splitlines() if each.startswith(("Error", "<stdin>", kind))]
+        assert (plain.returncode, told[-1]) == (1, "Error: 2 faults in <stdin>: no rule was added")
+        in_json = mcr.ctl("add", "--batch", "-", "--json", input=text, check=False)
+        assert (in_json.returncode, in_json.stdout) == (1, "")
+        data = json.loads(in_json.stderr)["error"]["data"]
+        assert (data["kind"], len(data["faults"])) == (kind, 2)
+        assert all("<stdin>:" in fault["message"] for fault in data["faults"])
+        assert [rule["rule_id"] for rule in rules(mcr)] == ["x"]
 
 
 def test_many_are_removed_together_or_none(plant: Plant, make_mcr: MakeMcr) -> None:

@@ -76,7 +76,7 @@ def test_rules_are_those_of_the_daemon(complete: Complete, daemon: list[str]) ->
     assert complete("mcrctl", "remove", "--name", "x", "--name", "c") == plain("cam")
     assert complete("mcrctl", "change", "--rule-id", "d") == plain("dcfca9531161", "dada")
     assert complete("mcrctl", "change", "--name", "c") == plain("cam")
-    for command in ("list", "stats"):
+    for command in ("list", "stats", "remove", "change"):
         assert complete("mcrctl", command, "c") == plain("cam")
     assert complete("mcrctl", "why", "") == plain("dcfca9531161", "cam", "dada", "news")
 

@@ -1,6 +1,7 @@
 """How mcrctl ends: failures, Ctrl-C, readers that leave, closed descriptors."""
 
 import errno
+import json
 import os
 import signal
 import subprocess
@@ -19,11 +20,66 @@ from mcr.errors import McrError, SystemFault
 
 def test_an_error_is_a_line_and_hints_on_standard_error(run: Run, daemon: Daemon) -> None:
     daemon.failure = McrError("No rule has the id 'x'", "see the rules: mcrctl list", "or not")
-    assert run("remove", "--rule-id", "x", "--json") == (
+    assert run("remove", "--rule-id", "x") == (
         1,
         "",
         ["Error: No rule has the id 'x'", "hint: see the rules: mcrctl list", "hint: or not"],
     )
+
+
+def test_an_error_in_json_is_that_of_the_control_protocol(run: Run, daemon: Daemon) -> None:
+    """One line on standard error, whatever the failure is; the exit status is the same as without --json."""
+    daemon.failure = McrError("No rule has the id 'x'", "see the rules: mcrctl list")
+    daemon.failure.code, daemon.failure.kind = -32002, "rule_not_found"
+    status, out, (line,) = run("remove", "--rule-id", "x", "--json")
+    assert (status, out) == (1, "")
+    data = {"kind": "rule_not_found", "hints": ["see the rules: mcrctl list"]}
+    assert json.loads(line) == {"error": {"code": -32002, "message": "No rule has the id 'x'", "data": data}}
+
+
+@pytest.mark.parametrize(
+    ("args", "kind"),
+    [
+        (("list",), "system_fault"),
+        (("lst",), "usage_error"),
+        (("--jsn", "list"), "usage_error"),
+        (("list", "--control-socket", "--json", "--nothing"), "usage_error"),
+        (("add",), "usage_error"),
+        (("add", *INPUT, "--outputs", "x"), "usage_error"),
+        (("add", "--batch", "/nonexistent"), "system_fault"),
+        (("log-level", "set"), "usage_error"),
+        (("config", "check", "/nonexistent"), "usage_error"),
+        (("config", "diff"), "system_fault"),
+        (("report", "--output", "/nonexistent/report"), "system_fault"),
+    ],
+)
+def test_every_failure_is_json_for_who_asked_for_that(
+    run: Run, daemon: Daemon, args: tuple[str, ...], kind: str
+) -> None:
+    daemon.failure = SystemFault("", errno.ECONNREFUSED)
+    status, _, (line,) = run(*args, "--json")
+    error = json.loads(line)["error"]
+    assert (status, error["data"]["kind"]) == (2 if kind == "usage_error" else 1, kind)
+    assert run(*args)[0] == status
+
+
+@pytest.mark.parametrize(
+    "args",
+    [
+        ("add", *INPUT, "--input-interface", "eth1", "--outputs", "239.2.2.2:1:eth1"),
+        ("add", *INPUT, "--input-port=5001", "--outputs", "239.2.2.2:1:eth1"),
+        ("change", "--name", "a", "--new-name", "b", "--new-name", "c"),
+        ("log-level", "set", "--global", "info", "--global", "debug"),
+        ("report", "--output", "-", "--output", "x"),
+        ("--control-socket", "/x", "--control-socket", "/y", "list"),
+        ("config", "--control-socket", "/x", "--control-socket", "/y", "diff"),
+    ],
+)
+def test_an_option_given_twice_is_told(run: Run, daemon: Daemon, args: tuple[str, ...]) -> None:
+    status, _, err = run(*args)
+    assert status == 2
+    assert err[0].endswith("is given twice")
+    assert daemon.calls == []
 
 
 @pytest.mark.parametrize(
@@ -44,20 +100,18 @@ def test_an_error_is_a_line_and_hints_on_standard_error(run: Run, daemon: Daemon
         (("add", "--input-prt", "1"), "No such option '--input-prt'", None),
         (("list-workers", "extra"), "Got unexpected extra argument (extra)", "see: mcrctl list-workers --help"),
         (("list", "--control-socket"), "Option '--control-socket' requires an argument", None),
-        (("remove",), "Give --rule-id or --name, or --all", None),
-        (("remove", "--all", "--name", "y"), "Give --rule-id or --name, or --all", None),
-        (("change", "--new-name", "y"), "Give either --rule-id or --name", None),
+        (("remove",), "Give RULE, --rule-id or --name, or --all", None),
+        (("remove", "--all", "--name", "y"), "Give RULE, --rule-id or --name, or --all", None),
+        (("remove", "--all", "y"), "Give RULE, --rule-id or --name, or --all", None),
+        (("change", "--new-name", "y"), "Give either RULE, or --rule-id, or --name", None),
+        (("change", "x", "--name", "x"), "Give either RULE, or --rule-id, or --name", None),
         (("change", "--rule-id", "x"), "Nothing to change", None),
         (
             ("change", "--rule-id", "x", "--outputs", "239.2.2.2:1:eth1", "--add-outputs", "239.2.2.2:1:eth1"),
             "Give either --outputs, or --add-outputs and --remove-outputs",
             None,
         ),
-        (
-            ("change", "news"),
-            "Got unexpected extra argument (news)",
-            "name the rule by an option: --rule-id or --name",
-        ),
+        (("change", "news"), "Nothing to change", None),
         (("add", *INPUT, "--best-effort"), "--best-effort goes with --batch", None),
         (("log-level", "set"), "Give either --global LEVEL, or --facility NAME --level LEVEL", None),
         (
@@ -99,6 +153,12 @@ def test_help_is_no_failure(run: Run) -> None:
     status, out, err = run("add", "--help")
     assert (status, err) == (0, [])
     assert "--input-interface" in out
+
+
+def test_no_summary_of_a_command_is_cut_off(run: Run) -> None:
+    for group in ((), ("log-level",)):
+        _, out, _ = run(*group, "--help")
+        assert "..." not in out.split("Commands:")[1]
 
 
 def fail_with(error: Exception) -> click.Command:
@@ -220,17 +280,11 @@ def test_a_closed_descriptor_is_told_and_no_traceback(closed: str, status: int, 
     assert (done.returncode, done.stderr.splitlines()[0]) == (status, f"Error: {said}")
 
 
-def test_an_argument_where_an_option_is_wanted_names_the_option(run: Run, daemon: Daemon) -> None:
-    status, _, err = run("remove", "news")
-    assert status == 2
-    assert "hint: name the rule by an option: --rule-id or --name" in err
-    assert daemon.calls == []
-
-
 def test_a_space_behind_a_comma_of_the_outputs_is_told(run: Run, daemon: Daemon, tmp_path: Path) -> None:
     batch = tmp_path / "rules"
     batch.write_text(f"{' '.join(ADD[1:])}, 239.2.2.3:5001:eth1\n")
-    for words in ((*ADD[:-1], f"{ADD[-1]},", "239.2.2.3:5001:eth1"), ("add", "--batch", str(batch))):
+    change = ("change", "--name", "x", "--outputs", "239.2.2.2:5000:eth1,", "239.2.2.3:5001:eth1")
+    for words in ((*ADD[:-1], f"{ADD[-1]},", "239.2.2.3:5001:eth1"), ("add", "--batch", str(batch)), change):
         status, _, err = run(*words)
         assert status == 2
         assert err[1] == "hint: no space behind a comma: --outputs 239.2.2.2:5000:eth1,239.2.2.3:5000:eth2"

@@ -87,6 +87,26 @@ def test_several_rules_are_removed_by_one_request(
     assert run("remove", *words)[1] == "Removed 0 rules\n"
 
 
+# A rule as an argument
+
+
+def test_rules_may_be_named_by_an_argument_as_for_list(run: Run, daemon: Daemon) -> None:
+    assert run("remove", "cam") == (0, "Removed rule dcfca9531161\n", [])
+    assert daemon.calls == [("list", {"rule": "cam"}), ("remove", {"rule_id": "dcfca9531161"})]
+    daemon.calls.clear()
+    run("remove", "cam", "dcfca9531161", "--name", "studio-*")
+    assert daemon.calls[2:] == [("remove", {"rule_ids": ["dcfca9531161"] * 2, "names": ["studio-*"]})]
+    daemon.calls.clear()
+    assert run("change", "cam", "--new-name", "tv") == (0, "Changed rule dcfca9531161\n", [])
+    assert daemon.calls == [("list", {"rule": "cam"}), ("change", {"rule_id": "dcfca9531161", "new_name": "tv"})]
+
+
+def test_an_argument_that_names_no_rule_removes_none(run: Run, daemon: Daemon) -> None:
+    daemon.failure = McrError("No rule has the id or name 'x'")
+    assert run("remove", "x", "--name", "cam")[::2] == (1, ["Error: No rule has the id or name 'x'"])
+    assert daemon.calls == [("list", {"rule": "x"})]
+
+
 # list and stats of one rule
 
 
@@ -147,6 +167,44 @@ def test_a_fault_in_json_names_index_and_field(run: Run, daemon: Daemon, batch: 
     )
 
 
+# add --batch with several faults
+
+
+def test_every_fault_of_a_batch_is_told(run: Run, daemon: Daemon, batch: Write) -> None:
+    text = [line(1), f"{line(2)} --nam x", f"{line(3)} --name 'x", *[f"{line(4)} extra"] * 30]
+    file = batch("\n".join(text[:3]))
+    assert run("add", "--batch", file)[::2] == (
+        2,
+        [
+            f"{file}:2: No such option '--nam'",
+            f"{file}:3: No closing quotation",
+            f"Error: 2 faults in {file}: no rule was added",
+            "hint: did you mean --name?",
+            "hint: see: mcrctl add --help",
+            "hint: a rule is one line: no quotation and no \\ goes on to the next",
+        ],
+    )
+    err = run("add", "--batch", batch("\n".join(text)))[2]
+    assert err[20].startswith("Error: At least 20 faults in ")
+    assert daemon.calls == []
+
+
+def test_every_fault_of_a_batch_that_the_daemon_finds_is_told(run: Run, daemon: Daemon, batch: Write) -> None:
+    faults = [RuleExists("Rule already exists (rules[0])", "a hint"), RuleExists("Rule already exists (rules[2])")]
+    daemon.failure = McrError("Rule already exists (rules[0]); Rule already exists (rules[2])", "a hint")
+    daemon.failure.code, daemon.failure.faults = RuleExists.code, faults
+    file = batch("\n".join(map(line, (1, 2, 3))))
+    assert run("add", "--batch", file)[::2] == (
+        1,
+        [
+            f"Rule already exists ({file}:1)",
+            f"Rule already exists ({file}:3)",
+            f"Error: 2 faults in {file}: no rule was added",
+            "hint: a hint",
+        ],
+    )
+
+
 # add --batch --best-effort
 
 
@@ -171,14 +229,17 @@ def test_what_can_be_added_is_and_the_rest_is_named(
 ) -> None:
     judge(monkeypatch, daemon, {3: InterfaceNotFound, 9: RuleExists, 10: RuleExists})
     file = batch("\n".join([line(1), "# none", *map(line, range(2, 11)), "--input-port x"]))
-    assert run("add", "--batch", file, "--best-effort", "--json")[0] == 1
+    status, out, (line_of_json,) = run("add", "--batch", file, "--best-effort", "--json")
+    assert (status, len(json.loads(out))) == (1, 7)
+    data = json.loads(line_of_json)["error"]["data"]
+    assert [fault["message"] for fault in data["faults"]][1] == f"{file}:4: Refused"
     status, out, err = run("add", "--batch", file, "--best-effort")
     assert (status, out) == (1, "Added 7 rules\n")
     assert err[:4] == [
-        f"Not added: {file}:12: Invalid value for '--input-port': 'x' is not a valid integer",
-        f"Not added: {file}:4: Refused",
-        f"Not added: {file}:10: Refused",
-        f"Not added: {file}:11: Refused",
+        f"{file}:12: Missing: --input-interface, --input-group, --outputs",
+        f"{file}:4: Refused",
+        f"{file}:10: Refused",
+        f"{file}:11: Refused",
     ]
     assert err[4] == "Error: 4 of 11 rules were not added"
     assert "hint: a hint" in err

@@ -287,3 +287,7 @@ def test_in_a_small_terminal_the_rules_stay() -> None:
     assert short.count("dcfca9531161") == 11
     totals = [each.split()[0] for each in click.unstyle(short).splitlines() if each.startswith("  ")]
     assert totals == ["recv", "matched", "no_match", "submitted", "sent", "bytes"]
+    few = watched_view(watched, 80, 12).splitlines()
+    assert len(few) == 12
+    assert few[:11] == short.splitlines()[:11]
+    assert few[11] == f"... {len(short.splitlines()) - 11} more lines: mcrctl stats, or mcrctl stats RULE"

@@ -37,7 +37,7 @@ from mcr.net.capture import check_permission
 from mcr.process.refusal import describe_refusal
 from mcr.process.service import ServiceManager
 from mcr.process.signals import listen
-from mcr.rules.store import RuleFile, StateInUse, name_of_file
+from mcr.rules.store import RuleFile, StateInUse
 from mcr.shm.segment import Segment
 from mcr.text.plurals import counted
 
@@ -154,9 +154,8 @@ def _open_rules(settings: Settings) -> tuple[RuleFile | None, Saving]:
     if settings.no_state:
         return None, Saving()
     asked_for = is_asked_for(STATE_DIR, settings)
-    name = name_of_file("" if asked_for else settings.control_socket)
     try:
-        return RuleFile.open(Path(settings.state_dir), name), Saving()
+        return RuleFile.open(Path(settings.state_dir)), Saving()
     except StateInUse:
         with control_socket(settings.control_socket):  # its error says more, if that is in use as well
             raise

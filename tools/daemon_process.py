@@ -27,13 +27,13 @@ class DaemonProcess:
         self.namespace = namespace
         self.socket = socket
         self.log_file = log_file
+        self.state = log_file.with_suffix(".state")  # where it saves rules
         self.process: subprocess.Popen[str] | None = None
         self._programs = programs
 
     def launch(self, *options: str, prefix: Sequence[str | Path] = (), **process_options: Any) -> subprocess.Popen[str]:
         """Only start it; `prefix` is a command that runs it."""
-        state = self.log_file.with_suffix(".state")
-        mcrd = (self._programs / "mcrd", "supervisor", "--control-socket", self.socket, "--state-dir", state)
+        mcrd = (self._programs / "mcrd", "supervisor", "--control-socket", self.socket, "--state-dir", self.state)
         with self.log_file.open("a", encoding="utf-8") as log:
             process = self.namespace.popen([*prefix, *mcrd, *options], **{"stderr": log} | process_options)
         self.process = process

@@ -188,11 +188,10 @@ class RuleSet:
             await self._restore([each.rule for each in rules])
             self._catalog.mark(files)
             log.notice("%d of %d rules of configuration files are in use", len(self._catalog), len(rules))
-        if saved:
-            before = len(self._catalog)
-            if free:
-                await self._restore(free)
-            log.notice("%d of %d saved rules are loaded", len(self._catalog) - before, len(saved))
+        before = len(self._catalog)
+        if free:
+            await self._restore(free)
+        self._saved.log_loaded(len(self._catalog) - before)
 
     async def _restore(self, rules: Sequence[Rule]) -> None:
         """All of these, or, if that can't be, halves of them."""

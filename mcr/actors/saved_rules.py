@@ -29,7 +29,14 @@ class SavedRules:
     @property
     def where(self) -> str:
         """Where they are, for people."""
-        return f"is saved in {self._file.directory}" if self._file else "was added at run time"
+        return f"is saved in {self._file.path}" if self._file else "was added at run time"
+
+    def log_loaded(self, loaded: int) -> None:
+        """Tell which file is used, and how many of its rules are in use."""
+        if self._file and self._file.rules:
+            log.notice("%d of %d saved rules are loaded from %s", loaded, len(self._file.rules), self._file.path)
+        elif self._file:
+            log.notice("no rules are saved so far; they will be in %s", self._file.path)
 
     async def save(self, changes: Iterable[Put | Drop]) -> McrError | None:
         """Have changes on the disk when this returns; or the reason why they are not."""

@@ -10,6 +10,7 @@ from click.core import ParameterSource
 
 from mcr import __version__
 from mcr.cli import completion
+from mcr.cli.command import Command, Group
 from mcr.cli.config import fault_lines, refuse_faults
 from mcr.config.file import ConfigurationPaths
 from mcr.config.kinds import FilePath, Kind, LogLevel, Switch, Whole, Word
@@ -18,18 +19,22 @@ from mcr.config.settings import settings_from
 from mcr.config.table import CONTROL_SOCKET, STATE_DIR, TABLE, VARIABLES, Given, Setting, Source, choose
 from mcr.daemon import run_daemon
 from mcr.logs.control import setup_logging
+from mcr.logs.logger import get_logger
+from mcr.model.log import Facility
 from mcr.process.streams import spare_errors
+
+log = get_logger(Facility.SUPERVISOR)
 
 _F = TypeVar("_F", bound=Callable[..., Any])
 
 
-@click.group(no_args_is_help=False, context_settings={"help_option_names": ["-h", "--help"]})
+@click.group(cls=Group, no_args_is_help=False, context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(__version__, prog_name="mcrd")
 def mcrd() -> None:
     """The multicast relay daemon."""
 
 
-class _WithVariables(click.Command):
+class _WithVariables(Command):
     """A command whose help lists the environment variables that are no option's."""
 
     def format_epilog(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
@@ -66,9 +71,12 @@ def _of_kind(kind: Kind[Any]) -> dict[str, Any]:
         case FilePath():
             return {"metavar": "PATH", "shell_complete": completion.files}
         case Whole(values):
-            return {"metavar": "N", "type": click.IntRange(values[0], values[-1])}
+            return {"metavar": f"{values[0]}-{values[-1]}"}
         case Word(words):
-            return {"type": click.Choice(words)}
+            return {
+                "metavar": "|".join(words),
+                "shell_complete": lambda _context, _option, start: [word for word in words if word.startswith(start)],
+            }
         case LogLevel():
             return {"metavar": "LEVEL", "shell_complete": completion.levels}
         case Switch():
@@ -111,6 +119,11 @@ def supervisor(context: click.Context, /, config_paths: tuple[str, ...], **value
     settings = settings_from(given)
     spare_errors()
     setup_logging("json" if settings.log_format == "json" else "text", settings.levels)
+    if not (config_paths or configuration.files) and ConfigurationPaths(CONFIGURATION, must_exist=False).are_there():
+        log.notice(
+            "%s are not read: they are for the mcrd whose control socket is %s; to have this one read them: --config",
+            *(" and ".join(CONFIGURATION), DEFAULT_CONTROL_SOCKET),
+        )
     trio.run(run_daemon, settings, paths, configuration)
 
 

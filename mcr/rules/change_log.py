@@ -49,7 +49,7 @@ def log_aside(rules: Sequence[Rule], files: FileRules, origin: str) -> None:
     for rule in rules[:_NAMED]:
         if rival := files.rival(rule):
             log.warning(
-                "rule %s %s, and is not used as long as the like of it, rule %s, stands in %s",
+                "rule %s %s, but is not used: rule %s has the same input, id or name, and stands in %s",
                 *(rule.rule_id, origin, rival.rule.rule_id, rival.place),
             )
     if len(rules) > _NAMED:

@@ -132,5 +132,5 @@ class Precedence:
             if holder := self._aside_parts.get(part):
                 raise RuleExists(
                     f"Rule already exists: {holder.rule_id} takes {holder.input}, and is saved",
-                    "it is not used while the like of it stands in a configuration file",
+                    "it is not used while a configuration file has a rule with the same input, id or name",
                 )

@@ -6,11 +6,10 @@ SQLite in WAL mode, synchronised at each commit, one table, one row a rule. Rule
 2. A write is whole or not there.
 3. A file that can't be used is never overwritten: it is set aside under a name that says when, and what can still be
    read of a damaged one is taken over.
-4. The lock of the file is held for as long as the store is open: two daemons never share one.
+4. The lock of the file is held for as long as the store is open: two daemons never share a directory.
 """
 
 import errno
-import hashlib
 import json
 import os
 import shutil
@@ -27,7 +26,6 @@ from typing import Any, Final, Self, assert_never
 import attrs
 import cattrs
 
-from mcr.config.paths import DEFAULT_CONTROL_SOCKET
 from mcr.errors import McrError, SystemFault
 from mcr.model.flow import Address, parse_address
 from mcr.model.rule import Rule
@@ -90,29 +88,17 @@ class _Foreign(Exception):
     """A sound file, and not one of this version of mcrd."""
 
 
-def name_of_file(control_socket: str) -> str:
-    """Name of a daemon's file where several share a directory: each is known by its control socket.
-
-    An empty path: it has the directory for itself.
-    """
-    path = control_socket and Path(control_socket).absolute()
-    if not path or str(path) == DEFAULT_CONTROL_SOCKET:
-        return FILE
-    return f"rules-{path.stem}-{hashlib.sha256(bytes(path)).hexdigest()[:8]}.sqlite"
-
-
 class RuleFile:
     """The file of one daemon.
 
     Attributes:
-        directory: that it is in.
+        path: of it.
         rules: those it held when it was opened, in the order in which they were added.
         notices: what an operator should be told of it.
     """
 
     def __init__(self, path: Path, database: sqlite3.Connection | None, *notices: str) -> None:
-        self._path = path
-        self.directory = path.parent
+        self.path = path
         self._database = database
         self._trouble = ""
         self._refusal = errno.EROFS
@@ -120,8 +106,8 @@ class RuleFile:
         self.notices = list(notices)
 
     @classmethod
-    def open(cls, directory: Path, name: str = FILE) -> Self:
-        """Open the file of this name in a directory, which is made if only its last component is missing.
+    def open(cls, directory: Path) -> Self:
+        """Open the file of a directory, which is made if only its last component is missing.
 
         A directory that can be read and not written gives a store that refuses every change.
 
@@ -131,7 +117,7 @@ class RuleFile:
             McrError: others may write in it.
         """
         _make_directory(directory)
-        path = directory / name
+        path = directory / FILE
         try:
             database, notices = _open_or_renew(path)
         except (sqlite3.Error, OSError) as error:
@@ -173,11 +159,11 @@ class RuleFile:
             SystemFault: they can't be: the disk is full, read-only, or fails.
         """
         if self._database is None:
-            raise _not_saved(self.directory, self._refusal)
+            raise _not_saved(self.path.parent, self._refusal)
         try:
             _write_all(self._database, tuple(changes))
         except sqlite3.Error as error:
-            fault = _not_saved(self.directory, _errno(error))
+            fault = _not_saved(self.path.parent, _errno(error))
             self._trouble = fault.message
             raise fault from None
         self._trouble = ""
@@ -185,7 +171,7 @@ class RuleFile:
     @property
     def saving(self) -> Saving:
         """How it stands: by the last write, and by whether the file can be written at all. From any thread."""
-        return Saving(str(self._path), self._trouble)
+        return Saving(str(self.path), self._trouble)
 
     def close(self) -> None:
         """Close the file. What was written is on the disk already."""

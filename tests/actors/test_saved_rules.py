@@ -26,7 +26,7 @@ class File:
     def __init__(self, *rules: Rule) -> None:
         self.rules = rules
         self.notices: list[str] = []
-        self.directory = Path("/var/lib/mcr")
+        self.path = Path("/var/lib/mcr/rules.sqlite")
         self.writes: list[list[Change]] = []
         self.fault: McrError | None = None
         self.slow: trio.Event | None = None

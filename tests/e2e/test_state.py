@@ -2,6 +2,7 @@
 
 import json
 import signal
+import subprocess
 from pathlib import Path
 from typing import Any
 
@@ -37,7 +38,7 @@ def test_what_was_acknowledged_is_there_after_a_crash(plant: Plant, make_mcr: Ma
     mcr.start()
     wait_until(lambda: mcr.call("list")[0]["state"] == "active", "the workers have it")
     assert mcr.call("list") == before
-    assert mcr.says("1 of 1 saved rules are loaded")
+    assert mcr.says(f"1 of 1 saved rules are loaded from {mcr.state}/rules.sqlite")
     forwarded(plant)
     mcr.ctl("remove", "--rule-id", rule)
     crash(mcr)
@@ -53,6 +54,23 @@ def test_without_state_rules_are_forgotten(plant: Plant, make_mcr: MakeMcr) -> N
     mcr.process.wait()
     mcr.start(1, "--no-state")
     assert mcr.call("list") == []
+
+
+def test_rules_are_known_by_their_directory_alone(plant: Plant, make_mcr: MakeMcr) -> None:
+    """Another control socket finds the same ones; two daemons at a time never do."""
+    first, second = make_mcr(plant.relay, "first").start(), make_mcr(plant.relay, "second")
+    assert first.says(f"no rules are saved so far; they will be in {first.state}/rules.sqlite")
+    first.add(f"in0:{FLOW}", OUT)
+    rules = first.call("list")
+    second.state = first.state
+    refused = second.begin(stderr=subprocess.PIPE)
+    assert refused.communicate(timeout=10)[1].splitlines()[-2:] == [
+        f"Error: Another mcrd uses the state directory {first.state}",
+        "hint: give this one its own: --state-dir DIR, or none: --no-state",
+    ]
+    first.stop()
+    second.start()
+    wait_until(lambda: second.call("list") == rules, "they are active")
 
 
 def waiting(mcr: Mcr) -> dict[str, tuple[str, str]]:

@@ -2,7 +2,6 @@
 
 import errno
 import os
-import re
 import sqlite3
 import subprocess
 import sys
@@ -18,7 +17,7 @@ from mcr.errors import McrError, SystemFault
 from mcr.model.flow import Input
 from mcr.model.rule import Output, Rule
 from mcr.rules import store
-from mcr.rules.store import FILE, Drop, Put, RuleFile, name_of_file
+from mcr.rules.store import FILE, Drop, Put, RuleFile
 
 
 def rule(number: int, name: str | None = None) -> Rule:
@@ -233,13 +232,6 @@ def test_two_daemons_never_share_a_directory(tmp_path: Path) -> None:
         with pytest.raises(McrError, match="Another mcrd uses the state directory"):
             RuleFile.open(tmp_path)
     assert read(tmp_path) == (rule(1),)
-
-
-def test_daemons_with_sockets_of_their_own_have_files_of_their_own() -> None:
-    names = [name_of_file(path) for path in ("", "/run/mcr/control.sock", "/run/mcr/second.sock", "/tmp/second.sock")]
-    assert names[:2] == [FILE, FILE]
-    assert len({*names}) == 3
-    assert re.fullmatch(r"rules-second-[0-9a-f]{8}\.sqlite", names[2])
 
 
 def test_where_others_may_write_nothing_is_believed(tmp_path: Path) -> None:

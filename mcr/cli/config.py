@@ -108,11 +108,11 @@ def refuse_faults(faults: Sized) -> None:
 def export(session: Session) -> None:
     """Print the rules of mcrd as a configuration file.
 
-    The same rules give the same text, so two of them can be compared.
+    They are in the order of their inputs. The same rules give the same text, so two of them can be compared.
     """
-    from mcr.config.writing import table_of, toml_of  # noqa: PLC0415 - slow to import
+    from mcr.config.writing import in_order, table_of, toml_of  # noqa: PLC0415 - slow to import
 
-    rules = _rules_of(session, session.call("list"))
+    rules = in_order(_rules_of(session, session.call("list")))
     text = toml_of(rules)
     session.show({"rule": [*map(table_of, rules)]}, lambda *_: text.removesuffix("\n"))
 

@@ -22,6 +22,11 @@ def _output(output: Output) -> str:
     return f"{output}" + (f":gso={output.gso}" if output.gso != AUTO else "")
 
 
+def in_order(rules: Iterable[Rule]) -> list[Rule]:
+    """By their inputs: the order in which they were added is another after a restart."""
+    return sorted(rules, key=lambda rule: (rule.input.interface, int(rule.input.group), rule.input.port))
+
+
 def toml_of(rules: Iterable[Rule]) -> str:
     """The text of a file with these rules, in their order."""
     return "\n".join(map(toml_of_table, map(table_of, rules)))

@@ -171,7 +171,7 @@ def test_rules_are_exported_in_one_form(run: Any, daemon: Any) -> None:
     outputs = (Output(IPv4Address("239.2.2.2"), 6000, "eth1", "8"), Output(IPv4Address("192.0.2.7"), 6000, "eth2"))
     automatic = Rule(automatic_rule_id(source), source, outputs[:1])
     named = Rule("sport", Input("eth0", IPv4Address("239.1.1.2"), 5000), outputs, 'the "é" feed')
-    daemon.results["list"] = [view(automatic), view(named)]
+    daemon.results["list"] = [view(named), view(automatic)]  # in the order in which they were added
     status, out, _ = run("config", "export")
     assert (status, out) == (
         0,

@@ -64,8 +64,8 @@ for each in "$root"/usr/share/bash-completion/completions/*.bash; do
 	[ ! -e "$each" ] || mv "$each" "${each%.bash}"
 done
 put 644 packaging/deb/copyright usr/share/doc/mcr/copyright
-for each in installation glossary troubleshooting control-protocol performance; do
-	put 644 "docs/$each.md" "usr/share/doc/mcr/$each.md"
+(cd docs && find . -type f -printf '%P\n') | while read -r each; do
+	put 644 "docs/$each" "usr/share/doc/mcr/$each"
 done
 put 644 CHANGELOG.md usr/share/doc/mcr/changelog
 

@@ -116,6 +116,13 @@ class Machine:
         assert self.service.wait(5) == (-signum if signum == signal.SIGKILL else 0)
         self.service = None
 
+    def reboot(self) -> None:
+        """The service is stopped; what is not on a disk is gone; the service is started."""
+        self.stop_service()
+        for each in self.run_directory.iterdir():
+            shutil.rmtree(each)
+        self.start_service()
+
     def mcrctl(self, arguments: str) -> str:
         """What has been done before the document begins."""
         return str(
@@ -156,6 +163,9 @@ class Machine:
 
     def _type(self, step: Step) -> None:
         if step.command.startswith(tuple(NOT_RUN)):
+            return
+        if step.command == "sudo reboot":
+            self.reboot()
             return
         if found := re.fullmatch(r"sudo systemctl (start|restart|reload) mcrd", step.command):
             self._systemctl(found[1])

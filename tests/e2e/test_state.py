@@ -2,11 +2,10 @@
 
 import json
 import signal
-import subprocess
 from pathlib import Path
 from typing import Any
 
-from mcr_process import Mcr, Receiver, Sender, wait_until
+from mcr_process import SLOWNESS, Mcr, Receiver, Sender, wait_until
 from topology import MakeMcr, Plant
 
 FLOW = "239.1.1.1:5000"
@@ -63,8 +62,8 @@ def test_rules_are_known_by_their_directory_alone(plant: Plant, make_mcr: MakeMc
     first.add(f"in0:{FLOW}", OUT)
     rules = first.call("list")
     second.state = first.state
-    refused = second.begin(stderr=subprocess.PIPE)
-    assert refused.communicate(timeout=10)[1].splitlines()[-2:] == [
+    assert second.begin().wait(10 * SLOWNESS) == 1
+    assert second.log().splitlines()[-2:] == [
         f"Error: Another mcrd uses the state directory {first.state}",
         "hint: give this one its own: --state-dir DIR, or none: --no-state",
     ]

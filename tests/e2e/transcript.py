@@ -42,7 +42,7 @@ def read_sections(document: str) -> dict[str, list[Block]]:
         if line == "```console":
             block = []
         elif line == "```" and block is not None:
-            sections.setdefault(heading, []).append(_steps(block))
+            sections.setdefault(heading, []).append(read_block(block))
             block = None
         elif block is not None:
             block.append(line)
@@ -51,7 +51,8 @@ def read_sections(document: str) -> dict[str, list[Block]]:
     return sections
 
 
-def _steps(lines: list[str]) -> Block:
+def read_block(lines: list[str]) -> Block:
+    """The commands of one."""
     commands: list[str] = []
     outputs: list[list[str]] = []
     goes_on = False

@@ -1,6 +1,7 @@
 """The Debian package on a machine with systemd: installed, used, broken, removed."""
 
 import json
+import re
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -37,6 +38,10 @@ class Site:
     def ctl(self, *words: str) -> Any:
         """What mcrctl answers on the machine."""
         return json.loads(self.machine.ask("mcrctl", *words, "--json"))
+
+    def doctor(self) -> str:
+        """What mcrctl doctor says, whatever it finds."""
+        return self.machine.run("mcrctl", "doctor", "--json", check=False).stdout
 
     def main_pid(self) -> str:
         return self.machine.service("MainPID")
@@ -130,6 +135,17 @@ def test_installing_enables_and_starts_the_service(site: Site) -> None:
         assert machine.ask("cat", f"/proc/sys/net/core/{limit}") == "16777216"
 
 
+def test_documents_are_there_with_all_that_they_link_to(site: Site) -> None:
+    folder = site.machine.path("/usr/share/doc/mcr")
+    links = {
+        document.parent / link
+        for document in folder.rglob("*.md")
+        for link in re.findall(r"\]\(([^)#:\s]+)", document.read_text())
+    }
+    assert folder / "configuration.md" in links
+    assert [str(each) for each in links if not each.exists()] == []
+
+
 def test_manual_and_completion_are_where_programs_look_for_them(site: Site) -> None:
     listed = site.machine.ask("dpkg-deb", "--contents", "/mcr.deb")
     for path in (
@@ -173,6 +189,9 @@ def test_daemon_and_workers_go_before_ordinary_processes(site: Site) -> None:
             assert site.machine.ask("ps", "-o", "ni=", "-p", pid).strip() == "-10"
 
     expect()
+    if Path("/proc/self/autogroup").exists():  # the kernel weighs sessions
+        for pid in (site.main_pid(), *site.wait_for_workers()):
+            assert site.machine.ask("cat", f"/proc/{pid}/autogroup").endswith(" nice -10")
     with drop_in(site.machine, "Slice=mcr.slice"):
         site.machine.run("systemctl", "set-property", "mcr.slice", "CPUWeight=1000")
         site.machine.run("systemctl", "restart", "mcrd")
@@ -292,6 +311,15 @@ def test_drop_in_sets_variables_and_processors(site: Site) -> None:
         assert settings["MCR_BUFFER_POOL_STANDARD"]["value"] == "1000"
         site.wait_for_workers()
         assert [each["core"] for each in site.ctl("list-workers")] == [1]
+
+
+def test_rules_can_be_saved_elsewhere(site: Site) -> None:
+    """As docs/installation.md has it."""
+    site.machine.run("install", "-d", "-o", "mcr", "-g", "mcr", "-m", "0700", "/srv/mcr")
+    with drop_in(site.machine, "Environment=MCR_STATE_DIR=/srv/mcr", "ReadWritePaths=/srv/mcr"):
+        site.relay_something()
+        (finding,) = [each for each in json.loads(site.doctor()) if each["check"] == "saved_rules"]
+        assert (finding["verdict"], finding["evidence"]) == ("ok", "/srv/mcr/rules.sqlite")
 
 
 def test_rules_of_files_and_those_that_were_added_are_there_at_every_start(site: Site) -> None:

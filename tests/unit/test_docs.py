@@ -56,6 +56,14 @@ def test_what_a_document_names_is_there(document: Path) -> None:
     assert missing_paths(text) + missing_links(document, text) == []
 
 
+@pytest.mark.parametrize("document", [each for each in DOCUMENTS if each.parts[0] == "docs"], ids=str)
+def test_what_the_package_brings_is_whole(document: Path) -> None:
+    """It has docs/, and nothing else that these link to."""
+    text = (ROOT / document).read_text()
+    targets = [(ROOT / document.parent / link).resolve() for link in _LINK.findall(text)]
+    assert [str(each) for each in targets if not each.is_relative_to(ROOT / "docs")] == []
+
+
 @pytest.mark.parametrize("document", [each for each in DOCUMENTS if each.parent.name != "decisions"], ids=str)
 def test_a_module_that_a_document_names_is_there(document: Path) -> None:
     """Decisions speak of what was, too."""

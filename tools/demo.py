@@ -59,6 +59,10 @@ What to try next
 PROGRAMS = Path(sys.executable).parent
 TRAFFIC_GEN = Path(__file__).with_name("traffic_gen.py")
 START_TIMEOUT_S = 10.0
+REPORT_S = 0.5  # source and receiver report twice in this time
+
+ON_THE_WAY = """Each packet leaves the relay twice. Counters are read one after the other, the receiver's first:
+those of the source are newer, by up to half a second."""
 
 
 @click.command(help=__doc__)
@@ -136,6 +140,8 @@ class Mcr:
         self._show("mcrd", "supervisor")
         self._daemon.launch()
         self._daemon.wait_until_it_answers(START_TIMEOUT_S)
+        ready = next((line for line in self._daemon.log().splitlines() if " is ready: " in line), "")
+        self._console.print(Text(ready), soft_wrap=True)
 
     def add_rule(self) -> None:
         """Add the rule, and return when it is active."""
@@ -197,7 +203,7 @@ class Generator:
             LabError: it failed.
         """
         flows = [word for output in OUTPUTS for word in ("--flow", f"{output}@rcv0={INPUT}")]
-        receiver = cls(namespace, "receive", *flows, "--count", str(count))
+        receiver = cls(namespace, "receive", *flows, "--count", str(count), "--idle-timeout", str(START_TIMEOUT_S))
         receiver._listen(START_TIMEOUT_S)
         if receiver._said[:1] != ["ready"]:
             raise receiver._failure()
@@ -209,9 +215,11 @@ class Generator:
         options = ("--flow", INPUT, "--count", str(count), "--rate", str(rate), "--size", str(PAYLOAD))
         return cls(namespace, "send", "--interface", "src0", *options)
 
-    def progress(self) -> Counter[str]:
-        """The newest counters that it has reported."""
+    def progress(self, wait_s: float = 0.0) -> Counter[str]:
+        """The newest counters that it has reported; with `wait_s` those of its next report, if it comes in time."""
         self._listen(0)
+        if wait_s:
+            self._listen(wait_s)
         news = next((line for line in reversed(self._said) if line.startswith("progress ")), "")
         return Counter({name: int(value) for name, value in re.findall(r"(\w+)=(\d+)", news)})
 
@@ -258,10 +266,10 @@ class Reading:
 
     @classmethod
     def take(cls, source: Generator, mcr: Mcr, receiver: Generator) -> "Reading":
-        """Read them; those of source and receiver may be 0.25 s old."""
+        """Read them against the way of the packets: so none seems to have arrived that was not sent."""
         received = receiver.progress()
         relay = mcr.ask("stats")
-        return cls(source.progress()["sent"], relay, received["received"], received["missing"])
+        return cls(source.progress(REPORT_S)["sent"], relay, received["received"], received["missing"])
 
     def by_place(self) -> dict[str, dict[str, int]]:
         """Group them, along the way of the packets."""
@@ -285,14 +293,17 @@ class Reading:
         table = Table.grid(padding=(0, 3, 0, 0))
         for place, counters in self.by_place().items():
             table.add_row(Text(place, style="bold"), *(f"{name} {value:>7,}" for name, value in counters.items()))
-        return Group("", table, "", ProgressBar(count, self.sent, width=72))
+        return Group("", table, ON_THE_WAY, "", ProgressBar(count, self.sent, width=72))
 
 
 def watch(source: Generator, mcr: Mcr, receiver: Generator, console: Console, count: int) -> None:
     """Show the counters until the receiver is done: 4 times per second on a terminal, otherwise a line per second."""
     if not console.is_terminal:
+        console.print(ON_THE_WAY, soft_wrap=True)
         while not receiver.ends_within(1.0):
-            console.print(Reading.take(source, mcr, receiver).as_line(), soft_wrap=True)
+            reading = Reading.take(source, mcr, receiver)
+            if reading.sent:
+                console.print(reading.as_line(), soft_wrap=True)
         return
     with Live(console=console, auto_refresh=False, transient=True) as live:
         while not receiver.ends_within(0.25):

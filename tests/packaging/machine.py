@@ -7,7 +7,7 @@ import subprocess
 from pathlib import Path
 
 from lab import Namespace
-from mcr_process import children_of, wait_until
+from mcr_process import SLOWNESS, children_of, wait_until
 
 SCRIPT = Path(__file__).with_name("machine.sh")
 
@@ -42,7 +42,13 @@ class Machine:
         words = ["nsenter", "--target", str(self._init), "--all", "--", *command]
         environment = {"PATH": "/usr/sbin:/usr/bin:/sbin:/bin", "LC_ALL": "C.UTF-8"}
         done = subprocess.run(
-            words, capture_output=True, text=True, timeout=60, check=False, env=environment, stdin=subprocess.DEVNULL
+            words,
+            capture_output=True,
+            text=True,
+            timeout=60 * SLOWNESS,
+            check=False,
+            env=environment,
+            stdin=subprocess.DEVNULL,
         )
         assert not check or done.returncode == 0, f"{command}: {done.returncode}: {done.stdout}{done.stderr}"
         return done

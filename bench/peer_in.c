@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: MIT
 /*
- * Ways to receive, each before the same way to send: what waits together leaves as one train. The way is the end of the
- * name that the program is called by:
+ * Ways to receive, each before the same way to send: what waits together leaves as one GSO batch. The end of the name
+ * that the program is called by says which way:
  *
  * mmsg       recvmmsg, blocking
  * multishot  one io_uring receive that stays, into a ring of 256 buffers
@@ -31,7 +31,7 @@
 struct relay {
 	struct peer peer;
 	int fd;
-	struct iovec train[BATCH];
+	struct iovec parts[BATCH];
 	unsigned int count;
 	uint8_t *memory;
 	unsigned int next; /* slot or block */
@@ -45,19 +45,19 @@ static void die(const char *what, int error)
 	peer_die(what);
 }
 
-static void send_train(struct relay *relay)
+static void send_gso_batch(struct relay *relay)
 {
 	union {
 		char bytes[CMSG_SPACE(sizeof(uint16_t))];
 		struct cmsghdr align;
 	} control = { 0 };
-	struct msghdr message = { .msg_iov = relay->train, .msg_iovlen = relay->count };
+	struct msghdr message = { .msg_iov = relay->parts, .msg_iovlen = relay->count };
 	uint16_t size;
 
 	if (!relay->count)
 		return;
 	if (relay->count > 1) {
-		size = (uint16_t)relay->train[0].iov_len;
+		size = (uint16_t)relay->parts[0].iov_len;
 		control.align.cmsg_len = CMSG_LEN(sizeof(size));
 		control.align.cmsg_level = SOL_UDP;
 		control.align.cmsg_type = UDP_SEGMENT;
@@ -76,7 +76,7 @@ static void take(struct relay *relay, const uint8_t *frame, size_t size)
 
 	if (!peer_parse(&relay->peer, frame, size, &packet))
 		return;
-	relay->train[relay->count++] = (struct iovec){ (void *)packet.payload, packet.size };
+	relay->parts[relay->count++] = (struct iovec){ (void *)packet.payload, packet.size };
 }
 
 static void open_ring(struct relay *relay)
@@ -112,7 +112,7 @@ static void run_mmsg(struct relay *relay)
 
 		for (int i = 0; i < got; i++)
 			take(relay, frames[i], messages[i].msg_len);
-		send_train(relay);
+		send_gso_batch(relay);
 	}
 }
 
@@ -172,7 +172,7 @@ static void drain_completions(struct relay *relay)
 			break;
 	}
 	io_uring_cq_advance(&relay->ring, seen);
-	send_train(relay);
+	send_gso_batch(relay);
 	for (unsigned int i = 0; i < given; i++)
 		give_buffer(relay, ids[i], (int)i);
 	io_uring_buf_ring_advance(relay->buffers, (int)given);
@@ -235,7 +235,7 @@ static void run_v2(struct relay *relay)
 			take(relay, (uint8_t *)header + header->tp_mac, header->tp_snaplen);
 			taken++;
 		}
-		send_train(relay);
+		send_gso_batch(relay);
 		for (; taken; taken--)
 			__atomic_store_n(&slot(relay, relay->next++)->tp_status, TP_STATUS_KERNEL, __ATOMIC_RELEASE);
 		if (!(__atomic_load_n(&slot(relay, relay->next)->tp_status, __ATOMIC_ACQUIRE) & TP_STATUS_USER))
@@ -252,10 +252,10 @@ static void walk_block(struct relay *relay, const struct tpacket_block_desc *blo
 
 		take(relay, at + header->tp_mac, header->tp_snaplen);
 		if (relay->count == BATCH)
-			send_train(relay);
+			send_gso_batch(relay);
 		at += header->tp_next_offset;
 	}
-	send_train(relay);
+	send_gso_batch(relay);
 }
 
 static void run_v3(struct relay *relay)

@@ -206,10 +206,10 @@ LABELS = {
     "none": "generate and drop",
     "nobody": "no relay",
     NOT_ABSORBING: "MCR, MCR_ABSORB=0",
-    "in_mmsg": "recvmmsg, trains",
-    "in_multishot": "multishot receive, trains",
-    "in_v2": "TPACKET_V2, trains",
-    "in_v3": "TPACKET_V3, trains",
+    "in_mmsg": "recvmmsg, GSO batches",
+    "in_multishot": "multishot receive, GSO batches",
+    "in_v2": "TPACKET_V2, GSO batches",
+    "in_v3": "TPACKET_V3, GSO batches",
 }
 """What is compared, in the order of the tables."""
 

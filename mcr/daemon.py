@@ -149,7 +149,8 @@ async def _reload(
 def _open_rules(settings: Settings) -> tuple[RuleFile | None, Saving]:
     """The file of the rules, and how it stands where there is none.
 
-    Where the default directory can't be had, nobody who did not ask for it has to have it.
+    If the default directory cannot be used, mcrd runs without it, unless somebody asked for it. One that another mcrd
+    uses is an error in any case: it would be chance which of the two has the rules after a reboot.
     """
     if settings.no_state:
         return None, Saving()

@@ -73,7 +73,7 @@ class Reviews:
     def start(
         self, nursery: trio.Nursery, suppressor: Suppressor | None, owner: trio.MemorySendChannel[Review]
     ) -> None:
-        """Report to `owner` from now on."""
+        """Start the reviews, whose results go to `owner`."""
         if suppressor:
             nursery.start_soon(_hear_of_changes, suppressor.changes, self._suppression)
             nursery.start_soon(_keep_suppressing, self._suppression_received, owner)
@@ -104,7 +104,7 @@ class Reviews:
 
 @contextmanager
 def open_reviews(settings: Settings) -> Generator[Reviews]:
-    """Prepare them."""
+    """Open what the reviews listen to, and close it at the end."""
     changes = None
     if settings.raw_send:
         try:

@@ -25,10 +25,13 @@ from mcr.errors import McrError, SystemFault, UsageError
 from mcr.text.visible import all_visible, visible
 
 _HEAD: Final = """\
-In it: versions of MCR and of the system; rules, workers, statistics, settings and log levels of mcrd; what mcrctl
-doctor finds; interfaces with their IPv4 addresses; group memberships; kernel parameters; mcrd's newest warnings.
-Left out: the names of host and users, hardware addresses, the environment but for MCR_... variables, packets.
-Addresses, paths, log lines, the names of interfaces and rules can tell of you: read it before you pass it on.
+This report contains: versions of MCR and of the system; rules, workers, statistics, settings and log levels of mcrd;
+what mcrctl doctor finds; interfaces with their IPv4 addresses; group memberships; kernel parameters; mcrd's newest
+warnings.
+It does not contain: names of the host and of users, hardware addresses, packets, other environment variables than
+MCR_....
+Addresses, paths, log lines and the names of interfaces and rules may say something about your network: read the report
+before you pass it on.
 """
 
 _PARAMETERS: Final = (
@@ -60,9 +63,9 @@ _OF_INTERFACES: Final = ("rp_filter", "force_igmp_version", "mc_forwarding")
 @common_options
 @click.pass_obj
 def write_report(session: Session, output: str | None) -> None:
-    """Write a report file for whoever helps you.
+    """Write a report for the person who helps you.
 
-    It holds no secrets, and says at its head what is in it. It works without a daemon, too.
+    Its first lines say what it contains, and what it leaves out. It needs no daemon.
     """
     if output == "":
         raise UsageError("--output is empty", "give a file's name, or - for standard output")
@@ -99,8 +102,8 @@ def _compose(session: Session, title: str) -> str:
         "Statistics": lambda: _statistics(daemon.ask("stats")),
         "Settings": lambda: tables.settings_view(daemon.ask("settings"), None),
         "Log levels": lambda: tables.levels_view(daemon.ask("log_level.get"), None),
-        "Interfaces, as mcrctl sees them": lambda: "\n".join(_interfaces()),
-        "Group memberships, of whatever program": lambda: "\n".join(_memberships()),
+        "Interfaces that mcrctl sees": lambda: "\n".join(_interfaces()),
+        "Group memberships of all programs": lambda: "\n".join(_memberships()),
         "Kernel parameters": lambda: "\n".join(_parameters()),
         "Newest warnings and errors of mcrd": lambda: _recent(daemon.ask("log.recent")),
     }

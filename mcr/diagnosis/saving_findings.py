@@ -9,7 +9,7 @@ _CHECK = "saved_rules"
 def judge_saving(saving: Saving) -> Finding:
     """Whether the next change of the rules is there again after a restart."""
     if not saving.path and not saving.trouble:
-        return Finding(_CHECK, Verdict.OK, "Rules are not saved, as was asked for", "mcrctl settings: --no-state")
+        return Finding(_CHECK, Verdict.OK, "Rules are not saved: --no-state was given", "mcrctl settings")
     if not saving.path:
         return Finding(
             _CHECK,

@@ -54,7 +54,7 @@ class Chain:
 
 @attrs.frozen
 class Firewall:
-    """All of it in a network namespace.
+    """The firewall of a network namespace.
 
     Attributes:
         chains: those of nftables.

@@ -109,11 +109,11 @@ class EgressChanges:
         return self._silent != self._look()
 
     def fileno(self) -> int:
-        """Readable when there are some."""
+        """The descriptor to wait on: readable when there are changes."""
         return self._poll.fileno()
 
     def close(self) -> None:
-        """Hear no more."""
+        """Stop listening."""
         self._undo.close()
 
 

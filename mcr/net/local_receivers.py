@@ -33,11 +33,11 @@ class LinkChanges:
         return drain(self._socket)
 
     def fileno(self) -> int:
-        """Readable when there are some."""
+        """The descriptor to wait on: readable when there are changes."""
         return self._socket.fileno()
 
     def close(self) -> None:
-        """Hear no more."""
+        """Stop listening."""
         self._socket.close()
 
 

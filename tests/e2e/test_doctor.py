@@ -225,8 +225,8 @@ def test_report_holds_what_helps_and_no_secret(plant: Plant, make_mcr: MakeMcr, 
     assert "io_uring" in told["Workers"] or "poll" in told["Workers"]
     assert '"kernel_drops": 0' in told["Statistics"]
     assert "MCR_BUFFER_POOL_SMALL" in told["Settings"]
-    assert "in0: up, mtu 1500, 198.18.0.2/24" in told["Interfaces, as mcrctl sees them"]
-    memberships = told["Group memberships, of whatever program"].splitlines()
+    assert "in0: up, mtu 1500, 198.18.0.2/24" in told["Interfaces that mcrctl sees"]
+    memberships = told["Group memberships of all programs"].splitlines()
     assert any(line.startswith("in0, V") and "239.1.1.1" in line for line in memberships)
     assert "net.core.wmem_max" in told["Kernel parameters"]
     assert "killed by signal 9 (SIGKILL)" in told["Newest warnings and errors of mcrd"]
@@ -240,7 +240,7 @@ def test_report_is_written_without_a_daemon(plant: Plant, make_mcr: MakeMcr, tmp
     told = sections(report(mcr, tmp_path))
     assert "mcrd cannot be asked: No such file or directory (os error 2)" in told["Versions"]
     assert told["Rules"].startswith("mcrd cannot be asked: No such file or directory")
-    assert "in0: up" in told["Interfaces, as mcrctl sees them"]
+    assert "in0: up" in told["Interfaces that mcrctl sees"]
     assert "Linux" in told["Findings of mcrctl doctor"]
 
 

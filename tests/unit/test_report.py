@@ -56,7 +56,7 @@ def test_a_section_that_cannot_be_had_says_why_and_the_others_are_there(told: di
     assert told["Settings"].strip() == "mcrd cannot be asked: Unknown method: 'settings'"
     assert told["Workers"].startswith("Not available: KeyError")
     assert told["Rules"].startswith("No rules")
-    assert "lo: " in told["Interfaces, as mcrctl sees them"]
+    assert "lo: " in told["Interfaces that mcrctl sees"]
 
 
 def test_the_worst_findings_come_first(told: dict[str, str]) -> None:

@@ -11,7 +11,7 @@ from mcr.model.saving import Saving
     ("saving", "verdict", "what"),
     [
         (Saving("/var/lib/mcr/rules.sqlite"), Verdict.OK, "there again after a restart"),
-        (Saving(), Verdict.OK, "as was asked for"),
+        (Saving(), Verdict.OK, "--no-state was given"),
         (Saving("", "State directory /var/lib/mcr: Permission denied"), Verdict.ADVICE, "forgotten when mcrd ends"),
         (Saving("/var/lib/mcr/rules.sqlite", "No space left on device"), Verdict.FAULT, "No rule can be changed"),
     ],

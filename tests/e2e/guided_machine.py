@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from lab import Lab
-from mcr_process import BIN, Sender, wait_until
+from mcr_process import BIN, SLOWNESS, Sender, wait_until
 from transcript import Block, Step, matches
 from users import ADMIN, ALICE, MCR, Stage
 
@@ -31,7 +31,7 @@ STANDS_IN = {
 
 # Commands that only look: what they show may take a moment to come true.
 LOOKS = ("mcrctl stats", "mcrctl why", "mcrctl doctor", "mcrctl list", "mcrctl ping", "journalctl", "ip ", "pgrep")
-_PATIENCE = 5.0  # seconds
+_PATIENCE = 5.0 * SLOWNESS  # seconds
 COUNTS = ("mcrctl stats", "mcrctl why", "mcrctl doctor", "mcrctl list-workers", "journalctl")  # show what goes on
 FINDS = ("mcrctl why", "mcrctl doctor")  # their exit status says what they found
 RIGHTS = ("--inh-caps=-all,+net_raw,+bpf", "--ambient-caps=-all,+net_raw,+bpf")
@@ -113,7 +113,7 @@ class Machine:
         """End it; its runtime directory goes with it, unless it is killed."""
         assert self.service is not None
         self.service.send_signal(signum)
-        assert self.service.wait(5) == (-signum if signum == signal.SIGKILL else 0)
+        assert self.service.wait(5 * SLOWNESS) == (-signum if signum == signal.SIGKILL else 0)
         self.service = None
 
     def reboot(self) -> None:
@@ -190,7 +190,7 @@ class Machine:
             daemon = self.relay.popen([*self._as(step.command), *_shell(step)], env=self.environment, stderr=terminal)
         wait_until(lambda: matches(f"{step.output}\n...", _general(said.read_text())), f"as shown: {step.command}")
         daemon.send_signal(signal.SIGINT)
-        assert daemon.wait(5) == 0
+        assert daemon.wait(5 * SLOWNESS) == 0
 
     def _run(self, step: Step) -> None:
         fails = "Error: " in step.output

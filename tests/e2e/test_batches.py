@@ -78,7 +78,7 @@ def test_every_fault_is_named_at_once_and_nothing_is_added(plant: Plant, make_mc
     mcr = make_mcr(plant.relay).start()
     mcr.add("in0:239.1.1.1:5000", "239.2.2.2:6000:out0", rule_id="x")
     batches = {
-        "interface_not_found": [line("239.1.1.2", f"239.2.2.2:6000:nosuch{number}") for number in (0, 1)],
+        "interface_not_found": [line(f"239.1.1.{number}", f"239.2.2.2:6000:nosuch{number}") for number in (2, 3)],
         "rule_exists": [line("239.1.1.1"), line("239.1.1.3"), line("239.1.1.3")],
         "invalid_params": [line("10.0.0.1"), line("239.1.1.4", "x:6000:out0")],
     }

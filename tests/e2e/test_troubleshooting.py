@@ -12,7 +12,6 @@ import shutil
 import signal
 import subprocess
 from collections.abc import Callable, Iterator
-from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -140,19 +139,6 @@ def second_rule(machine: Machine) -> Iterator[None]:
     machine.start_service()
     machine.mcrctl(NEWS)
     yield
-
-
-@scenario("Rules cannot be saved")
-def full_disk(machine: Machine) -> Iterator[None]:
-    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=1M", "none", machine.state], check=True)
-    try:
-        machine.start_service()
-        with suppress(OSError), (machine.state / "filler").open("wb", buffering=0) as filler:
-            while True:
-                filler.write(bytes(4096))
-        yield
-    finally:
-        subprocess.run(["umount", "--lazy", machine.state], check=True)
 
 
 @scenario("Rules are missing after a start")

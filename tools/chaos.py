@@ -267,7 +267,7 @@ class Year:
         if self._chaos.stopping.wait(seconds):
             clients.join(stop=True)
             return clients.failures
-        wrong = [] if clients.are_at_work() else ["a client has ended before mcrd was killed"]
+        wrong = clients.ended()
         assert self._mcr.process
         self._mcr.process.kill()
         self._mcr.process.wait()
@@ -289,8 +289,9 @@ class Year:
         self._chaos.stopping.wait(seconds - min(60, seconds / 2))
         clients.join(stop=True)
         self._changes += clients.done
-        if clients.failures or self._chaos.failures:
-            return early, clients.failures
+        wrong = clients.failures + clients.ended()
+        if wrong or self._chaos.failures:
+            return early, wrong
         self._chaos.stop()
         sent = streams.stop()
         after = Account.at_rest(self._mcr)

@@ -118,12 +118,12 @@ class RuntimeLedger:
         self._doubt = after
         try:
             self._call(method, params)
-        except SystemFault:  # nobody is there
+        except SystemFault as error:  # nobody is there
             self._doubt = {}
-            raise Away from None
+            raise Away(error.message) from None
         except McrError as error:
             if any(hint.startswith(UNKNOWN) for hint in error.hints):
-                raise Away from None
+                raise Away(f"{method}: {error.message}") from None
             self._doubt = {}
             if error.message.startswith(self._tolerated):
                 return f"{method} refused"
@@ -252,12 +252,12 @@ class FileLedger:
         self._doubt = after
         try:
             answer = self._call(method, params)
-        except SystemFault:
+        except SystemFault as error:
             self._doubt = {}
-            raise Away from None
+            raise Away(error.message) from None
         except McrError as error:
             if any(hint.startswith(UNKNOWN) for hint in error.hints):
-                raise Away from None
+                raise Away(f"{method}: {error.message}") from None
             raise Refused(f"{method} {params}: {error.message}") from None
         if method == "config.apply" and answer["faults"]:
             raise Refused(f"{method}: {answer['faults']}")
@@ -272,6 +272,7 @@ class Clients:
         """Begin. `pause`: seconds between two changes, at most."""
         self.done: Counter[str] = Counter()
         self.failures: list[str] = []
+        self._away: list[str] = []
         self._ledgers, self._pause = ledgers, pause
         self._stopping = threading.Event()
         self._threads = []
@@ -280,9 +281,9 @@ class Clients:
             self._threads.append(threading.Thread(target=self._run, args=(ledger, chance)))
             self._threads[-1].start()
 
-    def are_at_work(self) -> bool:
-        """Whether none has ended by itself, which only the daemon's death is a reason for."""
-        return all(thread.is_alive() for thread in self._threads)
+    def ended(self) -> list[str]:
+        """Those that have ended by themselves, which only the daemon's death is a reason for, in words."""
+        return [f"a client has ended while mcrd lived: {each}" for each in self._away]
 
     def join(self, *, stop: bool = False) -> None:
         """Wait until all have ended: because the daemon was killed, or because they are to stop."""
@@ -295,8 +296,8 @@ class Clients:
         try:
             while not self._stopping.wait(chance.uniform(0, self._pause)):
                 self.done[ledger.change(chance)] += 1
-        except Away:
-            return
+        except Away as error:
+            self._away.append(str(error))
         except Exception as error:  # noqa: BLE001 - a thread's failure is the run's, told at the end
             self.failures.append(repr(error))
 

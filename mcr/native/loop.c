@@ -134,6 +134,19 @@ static void nap(struct mcr_worker *worker, uint32_t taken)
 	clock_nanosleep(CLOCK_MONOTONIC, 0, &time, NULL);
 }
 
+/* Nobody is left to tell more: move what has arrived, which is a ring of each capture at most. */
+static void drain_abandoned(struct mcr_worker *worker)
+{
+	for (uint32_t i = 0; i < worker->active_count && worker->generation; i++) {
+		uint32_t slot = worker->active[i], left = worker->captures[slot].frame_count, taken;
+
+		do {
+			taken = mcr_loop_move(worker, slot);
+			left -= taken < left ? taken : left;
+		} while (taken && left);
+	}
+}
+
 int mcr_loop_run(struct mcr_worker *worker)
 {
 	int ret, taken;
@@ -152,8 +165,10 @@ int mcr_loop_run(struct mcr_worker *worker)
 			mcr_log(&worker->log, MCR_FACILITY_WORKER, MCR_LEVEL_DEBUG, MCR_LOG_DRAINED, 0, 0, 0);
 		mcr_log_flush(&worker->log);
 		mcr_control_report(worker);
-		if (worker->abandoned)
+		if (worker->abandoned) {
+			drain_abandoned(worker);
 			return -EPIPE;
+		}
 		if (drained)
 			return 0;
 		/* While records are held back, wake to write them. */

@@ -8,6 +8,7 @@
 #include <sys/mman.h>
 #include <sys/prctl.h>
 #include <sys/resource.h>
+#include <sys/socket.h>
 #include <sys/syscall.h>
 #include <unistd.h>
 
@@ -109,6 +110,21 @@ static void shorten_slice(void)
 	syscall(SYS_sched_setattr, 0, &request, 0);
 }
 
+/* Let go of the rings and the segment, and tell mcrd: another worker may go on with them from here. */
+static void hand_back(struct mcr_worker *worker)
+{
+	static const char done;
+
+	if (!worker->segment)
+		return;
+	for (uint32_t i = 0; i < MCR_MAX_INTERFACES; i++)
+		if (worker->captures[i].slots)
+			mcr_capture_detach(&worker->captures[i]);
+	munmap(worker->segment, sizeof(*worker->segment));
+	worker->segment = NULL;
+	send(worker->channel.fd, &done, sizeof(done), MSG_DONTWAIT | MSG_NOSIGNAL); /* if it has gone, so be it */
+}
+
 static int run(struct mcr_worker *worker, int segment_fd)
 {
 	int ret = map_segment(worker, segment_fd);
@@ -126,24 +142,21 @@ static int run(struct mcr_worker *worker, int segment_fd)
 		confine(worker);
 	worker->segment->header.step = MCR_STEP_RUN;
 	ret = mcr_loop_run(worker);
+	hand_back(worker);
 	worker->engine->close(worker);
 	return ret;
 }
 
+/* The kernel takes some time for each socket that sends raw frames. */
 static void release(struct mcr_worker *worker)
 {
-	if (!worker->segment)
-		return;
-	for (uint32_t i = 0; i < MCR_MAX_INTERFACES; i++)
-		if (worker->captures[i].slots)
-			mcr_capture_detach(&worker->captures[i]);
+	hand_back(worker);
 	for (uint32_t i = 0; i < MCR_MAX_EGRESS; i++) {
 		if (worker->egress[i].held)
 			close(worker->egress[i].fd);
 		if (worker->egress[i].raw)
 			close(worker->egress[i].raw_fd);
 	}
-	munmap(worker->segment, sizeof(*worker->segment));
 }
 
 int mcr_worker_run(int segment_fd, int channel_fd, int wake_fd, int event_fd, bool confined)

@@ -1,6 +1,7 @@
 """The composition root: starts the actors in order, and stops them in reverse."""
 
 import gc
+import logging
 import math
 import os
 import resource
@@ -8,6 +9,7 @@ import signal
 import sys
 from collections.abc import Awaitable, Callable, Sequence
 from contextlib import ExitStack, suppress
+from functools import partial
 from pathlib import Path
 from typing import NoReturn
 
@@ -17,13 +19,16 @@ from mcr import __version__
 from mcr._native import lib
 from mcr.actors.config_files import ConfigFiles
 from mcr.actors.network_watch import run_network_watch
+from mcr.actors.predecessors import Predecessors
 from mcr.actors.querier_watch import run_querier_watch
 from mcr.actors.rule_store import run_rule_store
-from mcr.actors.stats_aggregator import run_stats_aggregator
+from mcr.actors.stats_aggregator import StatsAggregator, run_stats_aggregator
 from mcr.actors.worker_supervisor import WorkerSupervisor, run_worker_supervisor
 from mcr.config.file import Configuration, ConfigurationPaths
 from mcr.config.settings import Settings, disagreements, is_asked_for, unknown_variables
 from mcr.config.table import STATE_DIR
+from mcr.control import handover
+from mcr.control.handover import HandedOver, HandOver
 from mcr.control.listener import control_socket
 from mcr.control.methods import Api
 from mcr.control.server import ControlServer, run_control_server
@@ -34,11 +39,12 @@ from mcr.logs.logger import get_logger
 from mcr.model.log import Facility
 from mcr.model.saving import Saving
 from mcr.net.capture import check_permission
+from mcr.process.descriptor_store import DescriptorStore
 from mcr.process.refusal import describe_refusal
-from mcr.process.service import ServiceManager
+from mcr.process.service import ServiceManager, passed_descriptors
 from mcr.process.signals import listen
 from mcr.rules.store import RuleFile, StateInUse
-from mcr.shm.segment import Segment
+from mcr.shm.kept import Kept
 from mcr.text.plurals import counted
 
 log = get_logger(Facility.SUPERVISOR)
@@ -46,6 +52,9 @@ log = get_logger(Facility.SUPERVISOR)
 NO_FILES = ConfigurationPaths()
 
 EMPTY = Configuration()
+
+_Event = signal.Signals | None
+"""A signal; or None: another mcrd has taken over."""
 
 _TURN_SECONDS = 0.001
 """How long a thread that works for one client may keep the others waiting, each time."""
@@ -62,7 +71,11 @@ DRAIN_SECONDS = 1.5
 
 
 async def run_daemon(
-    settings: Settings, paths: ConfigurationPaths = NO_FILES, configuration: Configuration = EMPTY
+    settings: Settings,
+    paths: ConfigurationPaths = NO_FILES,
+    configuration: Configuration = EMPTY,
+    *,
+    take_over: bool = False,
 ) -> None:
     """Run until SIGTERM or SIGINT, then drain.
 
@@ -70,6 +83,7 @@ async def run_daemon(
         settings: of the command line, the environment and the files.
         paths: where the configuration files are.
         configuration: what they said when the settings were made of them.
+        take_over: from the mcrd that serves the control socket.
 
     Raises:
         McrError: the daemon cannot start; in an ExceptionGroup.
@@ -83,22 +97,29 @@ async def run_daemon(
         log.warning("%s", message)
     _raise_limits()
     _raise_priority()
-    signals = _signals()
+    events, signals = _signals()
+    handed_over = handover.take_over(settings.control_socket) if take_over else HandedOver(passed_descriptors())
+    store = DescriptorStore(manager, handed_over.descriptors)
     with ExitStack() as stack:
         file, unsaved = await trio.to_thread.run_sync(_open_rules, settings)
         if file:
             stack.callback(file.close)
-        segments = [
-            stack.enter_context(Segment(worker_id, settings.max_hold_us, settings.receive_buffers))
-            for worker_id in range(settings.num_workers)
-        ]
+        predecessors = stack.enter_context(Predecessors(store))
+        kept = stack.enter_context(
+            Kept.open(store, settings.num_workers, settings.max_hold_us, settings.receive_buffers)
+        )
+        if not kept.inherited:
+            await _start_clean(kept.unfit, predecessors)
         async with trio.open_nursery() as nursery:
-            stats = await nursery.start(run_stats_aggregator, segments, settings.stats_interval)
+            stats = await nursery.start(run_stats_aggregator, kept, settings.stats_interval)
             network = await nursery.start(run_network_watch)
-            workers = await nursery.start(run_worker_supervisor, segments, stats, settings, network)
-            rules = await nursery.start(run_rule_store, workers, network, file, configuration.rules)
+            workers = await nursery.start(run_worker_supervisor, kept, stats, settings, network, predecessors)
+            rules = await nursery.start(
+                run_rule_store, workers, network, file, configuration.rules, () if file else handed_over.rules
+            )
+            await workers.take_over()
             files = ConfigFiles(paths, configuration, rules)
-            logging = LogControl(settings.levels, workers)
+            log_control = LogControl(settings.levels, workers)
             watch = await nursery.start(run_querier_watch)
             diagnosis = Consultation(
                 rules, workers, stats, settings, watch, files, lambda: file.saving if file else unsaved
@@ -107,12 +128,13 @@ async def run_daemon(
                 rules=rules,
                 workers=workers,
                 stats=stats,
-                logging=logging,
+                logging=log_control,
                 diagnosis=diagnosis,
                 settings=settings,
                 files=files,
             )
-            control = await nursery.start(run_control_server, settings.control_socket, api)
+            leave = HandOver(store, api, partial(events.send_nowait, None))
+            control = await nursery.start(run_control_server, settings.control_socket, api, leave)
             log.notice(
                 "mcrd %s is ready: %s, control socket %s",
                 __version__,
@@ -125,21 +147,44 @@ async def run_daemon(
                 nursery.start_soon(_show_life, manager, manager.watchdog_seconds / 2, (rules.check, workers.describe))
             async for signum in signals:
                 if signum == signal.SIGHUP:
-                    nursery.start_soon(_reload, manager, logging, settings, files, status)
+                    nursery.start_soon(_reload, manager, log_control, settings, files, status)
                     continue
-                log.notice("%s: stopping", signum.name)
+                log.notice("%s: stopping", signum.name if signum else "another mcrd takes over")
                 break
             manager.stopping()
             diagnosis.stop()
+            if store.outlives_mcrd or not signum:
+                await _leave(control, stats, file)
             await _drain(control, workers)
             nursery.cancel_scope.cancel(reason="the daemon stops")
 
 
+async def _start_clean(unfit: str, predecessors: Predecessors) -> None:
+    """Let nothing of the mcrd before this one go on, if there was one: its workers would forward what these forward."""
+    if unfit:
+        log.warning("what the last mcrd has left cannot be used: %s. Counters start at zero", unfit)
+    await predecessors.end()
+
+
+async def _leave(control: ControlServer, stats: StatsAggregator, file: RuleFile | None) -> NoReturn:
+    """End, and leave everything else as it is: the workers go on until the next mcrd has others take their places.
+
+    If there is none, what keeps their channels open closes them, and they end by themselves.
+    """
+    await control.stop()
+    await stats.save()
+    if file:
+        file.close()
+    log.notice("the workers go on, for the next mcrd; without one they send what has arrived, and end")
+    logging.shutdown()
+    os._exit(0)
+
+
 async def _reload(
-    manager: ServiceManager, logging: LogControl, settings: Settings, files: ConfigFiles, status: str
+    manager: ServiceManager, log_control: LogControl, settings: Settings, files: ConfigFiles, status: str
 ) -> None:
     manager.reloading()
-    await logging.use(settings.levels)
+    await log_control.use(settings.levels)
     log.notice("SIGHUP: log levels are reset to those of the start")
     if files.are_there():
         await files.reload()
@@ -167,9 +212,9 @@ def _open_rules(settings: Settings) -> tuple[RuleFile | None, Saving]:
         return None, Saving(trouble=error.message)
 
 
-def _signals() -> trio.MemoryReceiveChannel[signal.Signals]:
+def _signals() -> tuple[trio.MemorySendChannel[_Event], trio.MemoryReceiveChannel[_Event]]:
     """Signals that have waited since the start, and those to come. Later ones, when nobody receives, are ignored."""
-    send, receive = trio.open_memory_channel[signal.Signals](math.inf)
+    send, receive = trio.open_memory_channel[_Event](math.inf)
     token = trio.lowlevel.current_trio_token()
 
     def hear(number: signal.Signals) -> None:
@@ -177,7 +222,7 @@ def _signals() -> trio.MemoryReceiveChannel[signal.Signals]:
             token.run_sync_soon(send.send_nowait, number)
 
     listen(hear)
-    return receive
+    return send, receive
 
 
 async def _show_life(

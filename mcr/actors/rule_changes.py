@@ -177,9 +177,12 @@ class RuleSet:
 
     # What was saved.
 
-    async def restore(self, rules: Sequence[FileRule]) -> None:
-        """Have the rules of files again, and the saved ones. Those that can't be had now stay where they are."""
-        saved, files = self._saved.read(), FileRules(rules)
+    async def restore(self, rules: Sequence[FileRule], handed_over: Sequence[Rule] = ()) -> None:
+        """Have the rules of files again, and the saved ones, or those that another mcrd has handed over.
+
+        Those that can't be had now stay where they are.
+        """
+        saved, files = self._saved.read() or handed_over, FileRules(rules)
         free = [rule for rule in saved if not files.rival(rule)]
         aside = [rule for rule in saved if files.rival(rule)]
         self._precedence.note(files, aside)

@@ -193,6 +193,7 @@ async def run_rule_store(
     network: NetworkWatch,
     file: RuleFile | None,
     rules: Sequence[FileRule] = (),
+    handed_over: Sequence[Rule] = (),
     *,
     task_status: trio.TaskStatus[RuleStore] = trio.TASK_STATUS_IGNORED,
 ) -> None:
@@ -203,12 +204,13 @@ async def run_rule_store(
         network: of this machine.
         file: where rules of run time are saved, and were; it stays the caller's. None: nowhere.
         rules: of configuration files.
+        handed_over: of run time, that another mcrd had; instead of saved ones.
         task_status: takes the handle.
     """
     send, receive = trio.open_memory_channel[_Command](0)
     changes_send, changes = trio.open_memory_channel[Change](math.inf)  # at most one of each client
     state, hops = RuleSet(workers, file), HopCache()
-    await state.restore(rules)
+    await state.restore(rules, handed_over)
     async with trio.open_nursery() as nursery:
         with receive:
             nursery.start_soon(_keep_renewed, state, workers, network)

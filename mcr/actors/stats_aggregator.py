@@ -4,8 +4,8 @@ It reads counters where the workers write them, for each request. No worker is e
 path nothing and are current at any rate of traffic.
 """
 
-from collections import Counter, deque
-from collections.abc import Callable, Mapping, Sequence
+from collections import deque
+from collections.abc import Callable, Mapping
 from typing import TypeVar, assert_never
 
 import attrs
@@ -17,7 +17,7 @@ from mcr.logs.logger import get_logger
 from mcr.model.log import Facility, Level
 from mcr.model.stats import Stats
 from mcr.relay.placement import LeavingOutput, PlacedRule
-from mcr.shm.segment import Segment
+from mcr.shm.kept import Kept
 from mcr.stats.activity import Activity
 from mcr.stats.captures import Backlog, CaptureCounts, Watched
 from mcr.stats.former_outputs import FormerOutputs
@@ -83,6 +83,11 @@ class _OutputsClosing:
 
 
 @attrs.frozen
+class _Save:
+    reply: Reply[None]
+
+
+@attrs.frozen
 class _Sampled:
     pass
 
@@ -110,6 +115,7 @@ _Command = (
     | _CaptureClosing
     | _RulesPlaced
     | _OutputsClosing
+    | _Save
     | _Sampled
     | _Tick
     | _LinesDue
@@ -152,6 +158,10 @@ class StatsAggregator:
         """Count outputs that rules have no more a last time; their slots are free for others when this returns."""
         await ask(self._inbox, lambda reply: _OutputsClosing(outputs, reply))
 
+    async def save(self) -> None:
+        """Have the next mcrd go on from the counts of this moment."""
+        await ask(self._inbox, _Save)
+
     async def stalled(self) -> tuple[int, ...]:
         """Ids of workers that have let packets wait for some seconds without taking one. Each is reported once."""
         return await ask(self._inbox, _Stalled)
@@ -162,7 +172,7 @@ class StatsAggregator:
 
 
 async def run_stats_aggregator(
-    segments: Sequence[Segment],
+    kept: Kept,
     lines_every: float = 0.0,
     *,
     task_status: trio.TaskStatus[StatsAggregator] = trio.TASK_STATUS_IGNORED,
@@ -170,12 +180,13 @@ async def run_stats_aggregator(
     """Serve statistics until cancelled.
 
     Args:
-        segments: one per worker, in the order of their ids; they stay the caller's.
+        kept: segments of the workers, in the order of their ids, and what the last mcrd has counted; stays the
+            caller's.
         lines_every: seconds between two pairs of [STATS:…] lines; 0: when a worker passes a round number of packets.
         task_status: gets the handle.
     """
     send, receive = trio.open_memory_channel[_Command](0)
-    state = _State(segments, by_count=not lines_every)
+    state = _State(kept, by_count=not lines_every)
     try:
         async with trio.open_nursery() as nursery:
             with receive:
@@ -203,16 +214,22 @@ async def _handle(state: "_State", command: _Command) -> None:
         case _CaptureOpened(capture, watched, reply):
             with reply:
                 state.captures.open(capture, watched)
+                state.note()
                 reply.resolve(None)
         case _CaptureClosing(capture, reply):
             with reply:
                 state.captures.close(capture)
+                state.note()
                 reply.resolve(None)
         case _RulesPlaced(placed, removed):
             state.place(placed, removed)
         case _OutputsClosing(outputs, reply):
             with reply:
                 state.close_outputs(outputs)
+                reply.resolve(None)
+        case _Save(reply):
+            with reply:
+                state.save()
                 reply.resolve(None)
         case _Sampled():
             state.log_sample()
@@ -233,23 +250,46 @@ class _Stall:
 
 
 class _State:
-    def __init__(self, segments: Sequence[Segment], *, by_count: bool) -> None:
-        self._segments = segments
+    def __init__(self, kept: Kept, *, by_count: bool) -> None:
+        self._kept = kept
+        self._segments = segments = kept.segments
         self._by_count = by_count
         self._rules: dict[str, PlacedRule] = {}
         self._former = FormerOutputs()
         self._rule_slots = 0  # slots ever in use: how far a reading has to reach
         self._output_slots = 0
         self.captures = CaptureCounts(segments)
+        self._restore()
         self._past = deque([self._read()], maxlen=2)
         self._lines_at = -_LINES_APART
-        self._dropped: Counter[str] = Counter()
+        self._dropped = self.captures.dropped_by_interface()
         self._stalls = [_Stall()] * len(segments)
         self._activity = Activity()
         self._ticks = 0
 
+    def _restore(self) -> None:
+        """Go on from what the last mcrd has counted."""
+        saved = self._kept.counts.read()
+        if "captures" not in saved:
+            return
+        try:
+            self.captures.restore(saved["captures"])
+            self._former.restore(saved["former"])
+        except (KeyError, TypeError, ValueError, AttributeError) as error:
+            log.log(Level.ERROR, "what the last mcrd has counted cannot be read, and counts anew: %r", error)
+
+    def save(self) -> None:
+        self.captures.update()
+        self.note()
+
+    def note(self) -> None:
+        """Tell the next mcrd what was counted. What it reads of the kernel since comes on top."""
+        former = self._former.save(self._read()) if self._former.all() else []
+        self._kept.note_counts({"captures": self.captures.save(), "former": former})
+
     def close(self) -> None:
         """Close the sockets; if there was traffic, log the last figures."""
+        self.save()
         self.captures.close_all()
         last = self._read()
         if last.totals.recv + last.rejected:
@@ -271,7 +311,7 @@ class _State:
             self._former.close(output, now)
 
     async def tick(self) -> None:
-        self.captures.update()  # often enough that the kernel's 32-bit counts can't wrap
+        self.save()  # often enough that the kernel's 32-bit counts can't wrap
         self._past.append(self._read())
         self._warn_of_drops()
         for worker, stall in enumerate(self._stalls):
@@ -299,7 +339,7 @@ class _State:
         self._dropped = dropped
 
     def stats(self) -> _Moment:
-        self.captures.update()
+        self.save()
         now, past = self._read(), self._past[0]
         drops = [self.captures.dropped(worker) for worker in range(len(self._segments))]
         stats = Stats(
@@ -322,7 +362,7 @@ class _State:
             self.log_lines()
 
     def log_lines(self) -> None:
-        self.captures.update()
+        self.save()
         now, past = self._read(), self._past[0]
         drops = sum(self.captures.dropped(worker) for worker in range(len(self._segments)))
         for line in stats_lines(ingress_stats(now, past, drops), egress_stats(now, past)):

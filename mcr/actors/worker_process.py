@@ -25,6 +25,7 @@ from mcr.actors.reception import Caller, Reception, open_reception
 from mcr.errors import describe_errno
 from mcr.logs.logger import get_logger
 from mcr.model.log import Facility
+from mcr.process.descriptor_store import DescriptorStore
 from mcr.process.refusal import describe_refusal
 from mcr.shm import records
 from mcr.shm.ring import EventRing, RuleRing
@@ -34,6 +35,9 @@ from mcr.worker.main import main as worker_main
 from mcr.worker.policy import RestartHistory
 
 log = get_logger(Facility.SUPERVISOR)
+
+CHANNELS = "channel."
+"""Beginning of the names of the workers' channels, in the store of descriptors."""
 
 _SPARE_SECONDS = 1.0  # after a start, when the new worker has caught up
 _ATTACH_SECONDS = 10  # for a new process to call back; it takes a tenth of one
@@ -158,6 +162,20 @@ async def open_workshop() -> AsyncGenerator[Workshop]:
         log.info("a standby process had ended: %s", describe_exit(getattr(error.args[-1], "exitcode", None)))
 
 
+async def stand_by(workshop: Workshop, count: int) -> None:
+    """Have so many processes started, that wait to become workers. Without them the workers start a little later."""
+
+    async def start() -> None:
+        with suppress(trio_parallel.BrokenWorkerError, OSError), trio.move_on_after(_ATTACH_SECONDS):
+            await workshop.context.run_sync(warm_up, kill_on_cancel=True, limiter=limiter)
+
+    if count:
+        limiter = trio.CapacityLimiter(count)
+        async with trio.open_nursery() as nursery:
+            for _ in range(count):
+                nursery.start_soon(start)
+
+
 @attrs.frozen
 class Post:
     """Where a worker serves, whichever process does."""
@@ -171,6 +189,10 @@ class Post:
     spares: trio.CapacityLimiter
     """Lets one task at a time start a standby process, so that there is one for all workers."""
     owner: trio.MemorySendChannel[WorkerEvent]
+    store: DescriptorStore
+    """Keeps the channel open beyond mcrd: for as long, the worker goes on."""
+    vacant: trio.Event
+    """The worker of another mcrd has left the post."""
 
 
 async def run_worker_process(
@@ -186,6 +208,7 @@ async def run_worker_process(
     incarnation = 0
     with receive:
         task_status.started(WorkerProcess(send))
+        await post.vacant.wait()
         while True:
             incarnation += 1
             started = trio.current_time()
@@ -278,14 +301,23 @@ class _Life:
         with trio.fail_after(_ATTACH_SECONDS):
             caller = await calls.receive()
         self.pid = caller.pid
-        with caller.channel as channel:
-            channel.shutdown(socket.SHUT_RD)  # a worker has nothing to say there
+        with caller.channel as channel, self._left(channel):
             ring = RuleRing(self._post.segment)
             await _send_descriptors(channel, [self._post.segment.fd, bells.wake, bells.event])
             await self._post.owner.send(WorkerStarted(self._post.worker_id, self._incarnation, caller.pid))
             async for delivery in inbox:
                 if delivery.incarnation == self._incarnation:
                     await self._write(delivery.commands, channel, ring, bells)
+
+    @contextmanager
+    def _left(self, channel: trio.socket.SocketType) -> Generator[None]:
+        """Leave the channel to the next mcrd, so that it can end the worker, and the worker does not end before."""
+        name = f"{CHANNELS}{self._post.worker_id}"
+        self._post.store.put(name, channel.fileno())
+        try:
+            yield
+        finally:
+            self._post.store.drop(name)
 
     async def _write(
         self,

@@ -4,18 +4,19 @@ A worker has no state that can't be sent again: sockets live here, counters in i
 the whole state, and one that runs gets only changes.
 """
 
-from collections.abc import Sequence
 from functools import partial
-from socket import socket
 from typing import assert_never
 
 import attrs
 import trio
 
+from mcr.actors.interface_news import InterfaceNews
 from mcr.actors.mailbox import Reply, Waiting, ask, repeat
 from mcr.actors.network_watch import NetworkWatch
+from mcr.actors.predecessors import Predecessors
 from mcr.actors.reviews import PauseSuppression, Review, ReviewRaw, Reviews, SuppressOn, open_reviews
 from mcr.actors.stats_aggregator import StatsAggregator
+from mcr.actors.succession import Succession, close_beside
 from mcr.actors.worker_process import (
     Post,
     WorkerEvent,
@@ -28,7 +29,6 @@ from mcr.actors.worker_process import (
 from mcr.actors.worker_table import WorkerTable
 from mcr.config.settings import Settings
 from mcr.errors import McrError
-from mcr.logs.logger import get_logger
 from mcr.logs.worker_records import log_record
 from mcr.model.log import Facility, Level, LogLevels
 from mcr.model.rule import RuleChange
@@ -36,17 +36,14 @@ from mcr.model.worker import WorkerView
 from mcr.net.ip_bypass import Blocker
 from mcr.net.network import Network
 from mcr.net.own import own_keys
-from mcr.net.patience import close_all
 from mcr.process.accounts import unprivileged_user
+from mcr.relay.inputs import Capture
 from mcr.relay.relay import Relay
-from mcr.rules.conditions import WELL, Standing, judge
-from mcr.rules.interface_log import InterfaceLog
+from mcr.rules.conditions import Standing
 from mcr.shm import records
-from mcr.shm.segment import Segment
-from mcr.stats.captures import Watched
+from mcr.shm.kept import Kept
+from mcr.stats.captures import watched
 from mcr.worker.policy import usable_cores, worker_cores
-
-network_log = get_logger(Facility.NETWORK)
 
 _WATCH_SECONDS = 1.0
 
@@ -86,6 +83,11 @@ class _SetLogLevels:
 
 
 @attrs.frozen
+class _TakeOver:
+    reply: Reply[None]
+
+
+@attrs.frozen
 class _Stop:
     reply: Reply[None]
 
@@ -95,7 +97,7 @@ class _Watch:
     pass
 
 
-_Command = _Watch | Review | _Apply | _Settle | _Describe | _Stand | _Heed | _SetLogLevels | _Stop
+_Command = _Watch | Review | _Apply | _Settle | _Describe | _Stand | _Heed | _SetLogLevels | _TakeOver | _Stop
 
 
 @attrs.frozen
@@ -137,33 +139,48 @@ class WorkerSupervisor:
         """Have the workers log at these levels."""
         await ask(self._inbox, lambda reply: _SetLogLevels(levels, reply))
 
+    async def take_over(self) -> None:
+        """Have the workers of the mcrd before this one end, and those of this one go on from there.
+
+        Raises:
+            McrError: one does not end.
+        """
+        await ask(self._inbox, _TakeOver)
+
     async def stop(self) -> None:
         """Let nothing more in, have the workers send what has arrived, and wait until they have ended."""
         await ask(self._inbox, _Stop)
 
 
 async def run_worker_supervisor(
-    segments: Sequence[Segment],
+    kept: Kept,
     stats: StatsAggregator,
     settings: Settings,
     network: NetworkWatch,
+    predecessors: Predecessors,
     *,
     task_status: trio.TaskStatus[WorkerSupervisor] = trio.TASK_STATUS_IGNORED,
 ) -> None:
     """Run one worker per segment until cancelled, which kills them; see `WorkerSupervisor.stop` for a gentle end.
 
-    Resource handling: opens and closes every socket; `segments` stay the caller's.
+    Where predecessors run, they do until `WorkerSupervisor.take_over`.
+
+    Resource handling: opens and closes every socket; `kept` and `predecessors` stay the caller's.
     """
     send, receive = trio.open_memory_channel[_Command](0)
     events_send, events = trio.open_memory_channel[WorkerEvent](0)
     spares = trio.CapacityLimiter(1)
-    cores = worker_cores(len(segments), usable_cores())
+    cores = worker_cores(len(kept.segments), usable_cores())
     async with open_workshop() as workshop, trio.open_nursery() as nursery:
-        with receive, Relay(settings) as relay, open_reviews(settings) as reviews:
-            state = _State(relay, segments, stats, settings.levels, reviews, nursery=nursery)
+        with receive, Relay(settings, kept) as relay, open_reviews(settings) as reviews:
+            succession = Succession(kept, predecessors)
+            nursery.start_soon(succession.prepare, workshop)
+            state = _State(relay, kept, stats, settings.levels, reviews, succession=succession, nursery=nursery)
+            for capture in relay.inputs.former:
+                await state.count(capture)
             user = unprivileged_user()
-            for worker_id, (core, segment) in enumerate(zip(cores, segments, strict=True)):
-                post = Post(worker_id, core, segment, workshop, user, spares, events_send)
+            for worker_id, (core, segment) in enumerate(zip(cores, kept.segments, strict=True)):
+                post = Post(worker_id, core, segment, workshop, user, spares, events_send, kept.store, succession.done)
                 state.workers.add(core, await nursery.start(run_worker_process, post))
             nursery.start_soon(_hear_of_workers, state, events)
             nursery.start_soon(repeat, send, _Watch(), _WATCH_SECONDS)
@@ -174,12 +191,6 @@ async def run_worker_supervisor(
                 async with state.relaying:
                     await _handle(state, command)
                     await state.let_go()
-
-
-async def _close(sockets: Sequence[socket]) -> None:
-    """Close sockets, beside what the supervisor does: the kernel waits each time."""
-    with trio.CancelScope(shield=True):
-        await trio.to_thread.run_sync(close_all, sockets)
 
 
 async def _follow(network: NetworkWatch, inbox: trio.MemorySendChannel[_Command]) -> None:
@@ -224,6 +235,9 @@ async def _handle(state: "_State", command: _Command) -> None:
             with reply:
                 state.set_log_levels(levels)
                 reply.resolve(None)
+        case _TakeOver(reply):
+            with reply:
+                reply.resolve(await state.take_over())
         case _Stop(reply):
             state.stop(reply)
         case _Watch():
@@ -269,15 +283,17 @@ class _State:
     def __init__(
         self,
         relay: Relay,
-        segments: Sequence[Segment],
+        kept: Kept,
         stats: StatsAggregator,
         levels: LogLevels,
         reviews: Reviews,
         *,
+        succession: Succession,
         nursery: trio.Nursery,
     ) -> None:
         self._relay = relay
-        self._segments = segments
+        self._segments = kept.segments
+        self._succession = succession
         self._stats = stats
         self._levels = levels
         self._reviews = reviews
@@ -289,9 +305,8 @@ class _State:
         """Of whoever uses the relay, which may be in a thread."""
         self._network = Network()
         self._own_keys = b""
-        self._interfaces = InterfaceLog()
+        self._interfaces = InterfaceNews(relay)
         self._routes_due = False  # routes have changed, and outputs have not followed
-        self._interfaces_due = False  # they may stand in another way than when they were looked at last
         self._show_unmatched()
 
     # The network.
@@ -309,8 +324,8 @@ class _State:
         if commands := self._relay.suspect(before, network):
             self.workers.tell_all(*commands)
             self._reviews.raw_is_due()
-        self._log_interfaces()
-        self._interfaces_due = True  # sockets may follow a little later
+        self._interfaces.tell(self.standing(), network)
+        self._interfaces.is_due = True  # sockets may follow a little later
 
     def _tell_own(self) -> None:
         """Report the sources that this machine sends with to the workers, if they have changed."""
@@ -321,22 +336,13 @@ class _State:
 
     def check_interfaces(self) -> None:
         """Log what was held back, and what came of the last changes."""
-        if self._interfaces_due or self._interfaces.holds_back:
-            self._interfaces_due = False
-            self._log_interfaces()
-
-    def _log_interfaces(self) -> None:
-        standing = self.standing()
-        conditions = judge(standing, self._network)
-        well = dict.fromkeys((each.name for each in standing.all()), WELL)
-        self._interfaces.note(well | {**conditions.outputs, **conditions.inputs})
-        for level, line in self._interfaces.lines(self._relay.users(), trio.current_time()):
-            network_log.log(level, "%s", line)
+        if self._interfaces.is_due:
+            self._interfaces.tell(self.standing(), self._network)
 
     # Rules.
 
     async def apply(self, change: RuleChange) -> Standing | McrError:
-        self._interfaces_due = True
+        self._interfaces.is_due = True
         try:
             step = await self._relay.apply(change)
         except McrError as error:
@@ -344,13 +350,17 @@ class _State:
         for capture in step.captures:
             for segment in self._segments:
                 segment.start_capture(capture.slot)
-            await self._stats.capture_opened(
-                capture.slot, Watched(capture.interface.name, capture.group.watched, capture.rejected)
-            )
+            await self.count(capture)
         await self._stats.rules_placed(step.placed, tuple(rule.rule_id for rule in change.removed))
         self._tell_own()
         self.workers.tell_generation(change.generation, *step.commands)
         return self.standing()
+
+    async def count(self, capture: Capture) -> None:
+        await self._stats.capture_opened(capture.slot, watched(capture))
+
+    async def take_over(self) -> McrError | None:
+        return await self._succession.take_over(self._relay, self.workers.newest, self.let_go)
 
     async def let_go(self) -> None:
         """Let go of the sockets that no worker reads or writes any more."""
@@ -363,7 +373,7 @@ class _State:
         if released.outputs:
             await self._stats.outputs_closing(released.outputs)
         if released.sockets:
-            self._nursery.start_soon(_close, released.sockets)
+            self._nursery.start_soon(close_beside, released.sockets)
 
     def check_reviews(self) -> None:
         """Start the reviews that are due for other reasons than a reported change."""

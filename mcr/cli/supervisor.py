@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Any, TypeVar
 
 import click
@@ -95,9 +96,15 @@ def _of_kind(kind: Kind[Any]) -> dict[str, Any]:
     help="Configuration file, or directory of *.toml files; may be given several times.  "
     f"[default: {' and '.join(CONFIGURATION)}, if they are there and the control socket is the default]",
 )
+@click.option(
+    "--take-over",
+    is_flag=True,
+    help="Go on where the mcrd that serves the control socket is: it hands everything on, and ends. Nothing is lost, "
+    "counters go on, and no group is left. A service does so by itself: systemctl restart mcrd",
+)
 @_options
 @click.pass_context
-def supervisor(context: click.Context, /, config_paths: tuple[str, ...], **values: Any) -> None:
+def supervisor(context: click.Context, /, config_paths: tuple[str, ...], *, take_over: bool, **values: Any) -> None:
     """Run the relay in the foreground until SIGTERM or SIGINT.
 
     Rules stand in configuration files, or are added and removed with mcrctl. On SIGTERM mcrd sends the packets that
@@ -124,7 +131,7 @@ def supervisor(context: click.Context, /, config_paths: tuple[str, ...], **value
             "%s are not read: they are for the mcrd whose control socket is %s; to have this one read them: --config",
             *(" and ".join(CONFIGURATION), DEFAULT_CONTROL_SOCKET),
         )
-    trio.run(run_daemon, settings, paths, configuration)
+    trio.run(partial(run_daemon, settings, paths, configuration, take_over=take_over))
 
 
 def configuration_paths(chosen: tuple[str, ...], given: Given) -> ConfigurationPaths:

@@ -1,7 +1,9 @@
 """One connection to the control socket. Its failures are answers, not exceptions."""
 
+import array
 import select
 import socket
+from collections.abc import Sequence
 from typing import Final
 
 import trio
@@ -71,6 +73,17 @@ class ControlClient:
                 return False
             return True
         _log.notice("Process %d did not read its reply for %d s: disconnected", self.peer.pid, SEND_TIMEOUT)
+        return False
+
+    async def send_descriptors(self, descriptors: Sequence[int]) -> bool:
+        """Send descriptors, with a blank before the line that is to come; False if the client left."""
+        rights = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", descriptors))]
+        with trio.move_on_after(SEND_TIMEOUT):
+            try:
+                await self._stream.socket.sendmsg([b" "], rights)
+            except OSError:
+                return False
+            return True
         return False
 
     def stop_receiving(self) -> None:

@@ -24,6 +24,7 @@ import trio
 
 from mcr.control import wire
 from mcr.control.connection import SHORT, ControlClient, has_left
+from mcr.control.handover import METHOD, HandOver
 from mcr.control.listener import control_socket
 from mcr.control.methods import Api, changes, examines
 from mcr.control.peers import Peer, Rights, peer_of
@@ -83,12 +84,18 @@ class ControlServer:
 
 
 async def run_control_server(
-    path: str, api: Api, *, task_status: trio.TaskStatus[ControlServer] = trio.TASK_STATUS_IGNORED
+    path: str,
+    api: Api,
+    hand_over: HandOver | None = None,
+    *,
+    task_status: trio.TaskStatus[ControlServer] = trio.TASK_STATUS_IGNORED,
 ) -> None:
     """Serve the control protocol on a unix socket until `ControlServer.stop` is called.
 
     Resource handling: the socket file is made with mode 0660; its directory too, with mode 0750, if only the
     last component is missing. The file is removed at the end, unless somebody put another in its place.
+
+    Another mcrd may take over by `hand_over`.
 
     Error handling: a client's failure ends its connection. A bug in a handler ends this coroutine, and all
     connections with it.
@@ -97,7 +104,7 @@ async def run_control_server(
         SystemFault: the socket cannot be made, or another daemon serves it.
     """
     stopping, stopped = trio.Event(), trio.Event()
-    clients = _Clients(api)
+    clients = _Clients(api, hand_over)
     try:
         async with trio.open_nursery() as nursery:
             with control_socket(path) as listener:
@@ -115,8 +122,9 @@ async def run_control_server(
 class _Clients:
     """All connections."""
 
-    def __init__(self, api: Api) -> None:
+    def __init__(self, api: Api, hand_over: HandOver | None) -> None:
         self._api = api
+        self._hand_over = hand_over
         self._rights = Rights.of_this_machine()
         self._open: set[ControlClient] = set()
         self._lookers: Counter[int] = Counter()  # by user
@@ -227,6 +235,8 @@ class _Clients:
             request = wire.parse_request(line)
         if isinstance(request, wire.Rejection):
             return await client.send(request.reply)
+        if self._hand_over and request.method == METHOD:
+            return await self._hand_over.serve(client, request)
         try:
             client.in_hand = len(line)
             reply = await self._carry_out(request, client)

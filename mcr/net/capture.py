@@ -6,6 +6,7 @@ each frame goes to one worker and a flow always to the same. Where there is one 
 frame's flow costs time.
 """
 
+import mmap
 import os
 import shlex
 import socket
@@ -136,6 +137,31 @@ def open_captures(interfaces: Sequence[Interface], count: int, pools: BufferPool
                 _bind(interface, groups[interface.name].sockets)
         undo.pop_all()
     return groups
+
+
+def adopt_captures(sockets: tuple[socket.socket, ...], frame_size: int, frame_count: int) -> CaptureGroup:
+    """Go on with capture sockets that another mcrd has left: what waits in their rings is still to be read.
+
+    Raises:
+        ValueError: they are none, or their rings are of another size. They stay the caller's.
+    """
+    offloads = {_check_capture(each, frame_size * frame_count) for each in sockets}
+    if len(offloads) != 1:
+        raise ValueError("the sockets of one capture differ")
+    return CaptureGroup(frame_size, frame_count, offloads.pop(), sockets, tuple(each.dup() for each in sockets))
+
+
+def _check_capture(capture: socket.socket, ring: int) -> bool:
+    """Whether it tells of offloads."""
+    try:
+        if (capture.family, capture.type) != (socket.AF_PACKET, socket.SOCK_RAW):
+            raise ValueError("it is no capture socket")
+        if capture.getsockopt(uapi.SOL_PACKET, uapi.PACKET_VERSION) != uapi.TPACKET_V2:
+            raise ValueError("it has no ring")
+        mmap.mmap(capture.fileno(), ring).close()  # the kernel maps the whole ring or nothing
+        return bool(capture.getsockopt(uapi.SOL_PACKET, uapi.PACKET_VNET_HDR))
+    except OSError as error:
+        raise ValueError(f"its ring cannot be mapped: {error.strerror}") from None
 
 
 def describes_super_frames() -> bool:

@@ -3,6 +3,9 @@
 Sockets hold memberships and nothing else: bound to no port, they receive nothing. One socket holds as many as the
 kernel lets it (20 by default, net.ipv4.igmp_max_memberships, and what net.core.optmem_max has room for); then the
 next one is opened, so neither is a limit on the number of groups.
+
+Those of the mcrd before this one are closed once this one has joined what its rules ask for: the kernel counts sockets,
+and reports a group as left when the last one leaves it. So a switch sees no change.
 """
 
 import errno
@@ -14,14 +17,21 @@ from mcr.errors import SystemFault
 from mcr.model.flow import Address
 from mcr.net.interfaces import Interface
 from mcr.net.patience import set_option
+from mcr.process.descriptor_store import DescriptorStore
 
 _Key = tuple[Address, str]  # group, name that rules have for the interface: an index may be another's by now
+
+_NAME = "groups."  # of the sockets, in the store of descriptors
 
 
 class Memberships:
     """Counts the requests for each group on an interface: the first joins, the last leaves."""
 
-    def __init__(self) -> None:
+    def __init__(self, store: DescriptorStore) -> None:
+        self._store = store
+        numbers = [each.removeprefix(_NAME) for each in store.inherited(_NAME)]
+        self._named = max((int(each) for each in numbers if each.isdecimal()), default=-1)
+        self._names: dict[socket.socket, str] = {}
         self._users: Counter[_Key] = Counter()
         self._holder: dict[_Key, tuple[socket.socket, int]] = {}  # and the interface's index
         self._held: Counter[socket.socket] = Counter()
@@ -97,6 +107,10 @@ class Memberships:
         """How many groups are joined on an interface."""
         return sum(key[1] == name for key in self._holder)
 
+    def leave_former(self) -> None:
+        """Leave the groups of the mcrd before this one that no rule of this one asks for."""
+        self._store.close_inherited(_NAME)
+
     def close(self) -> None:
         """Leave every group."""
         # The kernel looks for each from the newest on.
@@ -114,6 +128,9 @@ class Memberships:
         except OSError:
             fresh.close()
             raise
+        self._named += 1
+        self._names[fresh] = f"{_NAME}{self._named}"
+        self._store.put(self._names[fresh], fresh.fileno())
         self._roomy.append(fresh)
         self._record(fresh, key, index)
 
@@ -136,6 +153,7 @@ class Memberships:
         del self._held[holder]
         if holder in self._roomy:
             self._roomy.remove(holder)
+        self._store.drop(self._names.pop(holder))
         holder.close()
 
 

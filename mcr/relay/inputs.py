@@ -7,6 +7,7 @@ from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from itertools import chain
 from socket import socket
+from typing import Any
 
 import attrs
 
@@ -16,7 +17,7 @@ from mcr.logs.logger import get_logger
 from mcr.model.flow import Flow, Input
 from mcr.model.limits import MAX_INTERFACES
 from mcr.model.log import Facility
-from mcr.net.capture import CaptureGroup, open_captures, reject
+from mcr.net.capture import CaptureGroup, open_captures, reject, slot_size
 from mcr.net.filter.base import Rejected, open_screen
 from mcr.net.filter.suppress import Suppressor
 from mcr.net.igmp import ask_for_reports
@@ -24,7 +25,9 @@ from mcr.net.interfaces import Interface, find_anew
 from mcr.net.membership import Memberships
 from mcr.net.network import Network, has_new_carrier
 from mcr.net.patience import close_all
+from mcr.process.descriptor_store import DescriptorStore
 from mcr.relay.attachment import attachment_of
+from mcr.relay.inherited import adopt_captures, names_of
 from mcr.relay.slots import Slots
 from mcr.rules.conditions import Attachment
 
@@ -40,6 +43,7 @@ class Capture:
         rejected: counts the packets that a filter rejected; belongs to the statistics.
         users: rules that read from it.
         fault: why it could not be opened again, or not with all of its groups.
+        inherited: another mcrd has opened it, and its workers have read from it.
     """
 
     slot: int
@@ -49,6 +53,7 @@ class Capture:
     rejected: Rejected
     users: int = 0
     fault: str = ""
+    inherited: bool = False
 
     @property
     def all_sockets(self) -> tuple[socket, ...]:
@@ -69,14 +74,24 @@ class Capture:
 class InputInterfaces:
     """All of them, by name. What is opened here is in use once it is adopted."""
 
-    def __init__(self, settings: Settings) -> None:
+    def __init__(self, settings: Settings, store: DescriptorStore, note: Mapping[str, Any]) -> None:
+        """Start with what another mcrd has left, which its rules may use again until `take_over`.
+
+        Args:
+            settings: of mcrd.
+            store: of descriptors.
+            note: what `note` has told of them.
+        """
         self._settings = settings
-        self._screen = open_screen(suppress=settings.absorb)
+        self._store = store
+        self._screen = open_screen(store, suppress=settings.absorb)
         self._by_name: dict[str, Capture] = {}
-        self._memberships = Memberships()
+        self._memberships = Memberships(store)
         self._names: dict[int, str] = {}
         self._serial = 0
         self.slots = Slots(MAX_INTERFACES, "input interfaces")
+        self._former: dict[int, Capture] = {}
+        self._inherit(note)
 
     def __getitem__(self, name: str) -> Capture:
         return self._by_name[name]
@@ -95,7 +110,7 @@ class InputInterfaces:
     def close(self) -> None:
         """Close every socket."""
         self._memberships.close()
-        close_all([each for capture in self for each in capture.all_sockets])
+        close_all([each for capture in (*self, *self.former) for each in capture.all_sockets])
         self._screen.close()
 
     def name(self, slot: int) -> str:
@@ -116,8 +131,11 @@ class InputInterfaces:
             SystemFault: a socket could not be opened.
             LimitReached: there are too many, or one is open under another name.
         """
-        new = sorted(names - self._by_name.keys())
-        return {each.interface.name: each for each in self._open([interfaces[name] for name in new], undo)}
+        new = [interfaces[name] for name in sorted(names - self._by_name.keys())]
+        former = [found for each in new if (found := self._use_former(each, undo))]
+        used = {each.interface.name for each in former}
+        opened = self._open([each for each in new if each.name not in used], undo)
+        return {each.interface.name: each for each in (*former, *opened)}
 
     def _open(self, interfaces: Sequence[Interface], undo: ExitStack) -> list[Capture]:
         self._check_single(interfaces)
@@ -136,6 +154,8 @@ class InputInterfaces:
             self._serial += 1
             self._names[slot] = interface.name
             opened.append(Capture(slot, self._serial, interface, group, rejected))
+            for name, each in zip(names_of(slot, len(group.sockets)), group.sockets, strict=True):
+                self._store.put(name, each.fileno())
         return opened
 
     def _check_single(self, interfaces: Iterable[Interface]) -> None:
@@ -195,6 +215,8 @@ class InputInterfaces:
         self._screen.forget(slot)
         if self.suppressor:
             self.suppressor.forget(slot)
+        for name in names_of(slot, self._settings.num_workers):
+            self._store.drop(name)
 
     def reject(self) -> None:
         """Let nothing more in, at the end; packets that have arrived can still be read."""
@@ -205,6 +227,73 @@ class InputInterfaces:
     def show_unmatched(self, *, show: bool) -> None:
         """Whether workers are to see flows that no rule takes."""
         self._screen.show_all(everything=show)
+
+    # What another mcrd has left, and what is left to the next one.
+
+    def note(self) -> dict[str, Any]:
+        """What the next mcrd has to know of the captures."""
+        return {
+            "filter": self._screen.kind,
+            "captures": [
+                [each.slot, each.interface.name, each.group.frame_size, each.group.frame_count]
+                for each in (*self._former.values(), *self)
+            ],
+        }
+
+    @property
+    def former(self) -> tuple[Capture, ...]:
+        """Captures that another mcrd has left, and that no rule uses so far."""
+        return tuple(self._former.values())
+
+    def _inherit(self, note: Mapping[str, Any]) -> None:
+        """Take over the captures that are as the note says; the others are closed."""
+        noted = note.get("captures", []) if note.get("filter") == self._screen.kind else ()
+        adopted = adopt_captures(noted, self._settings.num_workers, self._store)
+        for slot, (interface, group) in adopted.items():
+            try:
+                rejected = self._screen.adopt(slot, interface, group.sockets, clip=not group.offloads)
+            except (ValueError, OSError) as error:
+                log.warning("packets that wait on %s are lost: %s", interface.name, error)
+                close_all([*group.sockets, *group.watched])
+                self._forget(slot)
+                continue
+            self._serial += 1
+            self._names[slot] = interface.name
+            self._former[slot] = Capture(slot, self._serial, interface, group, rejected, inherited=True)
+        self.slots.reserve(self._former)
+
+    def _use_former(self, interface: Interface, undo: ExitStack) -> Capture | None:
+        """The capture that was left of an interface, if it is as it would be made now."""
+        former = next((each for each in self.former if each.interface.index == interface.index), None)
+        if not former:
+            return None
+        former.interface = interface
+        if former.is_lost:
+            return None
+        frame_size = slot_size(interface.mtu)
+        geometry = frame_size, self._settings.pools.slots(frame_size)
+        if geometry != (former.group.frame_size, former.group.frame_count):
+            reject(former.group.sockets)  # from here on the new one takes what arrives
+            return None
+        self._check_single([interface])
+        self._names[former.slot] = interface.name
+        del self._former[former.slot]
+        undo.callback(self._former.setdefault, former.slot, former)
+        return former
+
+    def take_over(self) -> list[Capture]:
+        """Have the filters of the captures that were left let in what rules want now, and give up the others.
+
+        Returns:
+            Those, to be closed.
+        """
+        self._screen.install()
+        unused = [*self._former.values()]
+        self._former = {}
+        for capture in unused:
+            self._let_go(capture)
+        self._memberships.leave_former()
+        return unused
 
     # Links that come and go.
 

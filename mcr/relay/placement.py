@@ -11,6 +11,7 @@ from mcr.model.flow import Address
 from mcr.model.limits import MAX_OUTPUTS, MAX_RULES
 from mcr.model.rule import Output, Rule
 from mcr.relay.slots import Slots
+from mcr.shm.places import Place, Places, digest
 
 Sources = Mapping[tuple[Address, int, str], Address]
 """By an output's destination: the address that raw frames to it come from, where they may be sent."""
@@ -92,13 +93,19 @@ def neighbours_of(rule: Rule, neighbours: Collection[Key]) -> tuple[Key | None, 
 
 
 class Placement:
-    """All placed rules, by their ids, and the slots that they have."""
+    """All placed rules, by their ids, and the slots that they have.
 
-    def __init__(self) -> None:
+    Rules that another mcrd has placed get the slots, and so the counters, that they had, until `forget_former`.
+    """
+
+    def __init__(self, places: Places) -> None:
         self._by_id: dict[str, PlacedRule] = {}
-        self._tags = 0
+        self._places = places
+        self._former_rules, self._former_outputs = places.rules(), places.outputs()
         self._rule_slots = Slots(MAX_RULES, "rules")
+        self._rule_slots.reserve({place.slot for place in self._former_rules.values()})
         self.output_slots = Slots(MAX_OUTPUTS, "outputs")
+        self.output_slots.reserve({place.slot for place in self._former_outputs.values()})
         self._rule_names: dict[int, str] = {}
         self._output_names: dict[int, str] = {}
 
@@ -107,15 +114,15 @@ class Placement:
 
     def check_room(self, outputs: int) -> None:
         """Raise `LimitReached` if there are not as many slots of outputs: some may still be leaving."""
-        if self.output_slots.taken + outputs > MAX_OUTPUTS:
+        if self.output_slots.taken - len(self._former_outputs) + outputs > MAX_OUTPUTS:
             raise LimitReached(
                 f"No room for {outputs} more outputs now", "workers still use some that were removed: try again"
             )
 
     def place(self, rule: Rule, sources: Sources, neighbours: Collection[Key]) -> PlacedRule:
         """Give a rule its slots. There are enough: `check_room`, and `mcr.rules.catalog` admits no more rules."""
-        slot, tag = self._rule_slots.take(), self._new_tag()
-        outputs = tuple(map(self._place_output, rule.outputs))
+        slot, tag = self._place_rule(rule)
+        outputs = tuple(self._place_output(rule, output) for output in rule.outputs)
         waits_for = neighbours_of(rule, neighbours)
         placed = PlacedRule(rule, tag, slot, outputs, sources_of(rule, sources, waits_for), waits_for)
         self._by_id[rule.rule_id] = placed
@@ -144,7 +151,7 @@ class Placement:
         found = [
             had.pop(output.destination)
             if output.destination in had
-            else (self._place_output(output), source, neighbour)
+            else (self._place_output(rule, output), source, neighbour)
             for output, source, neighbour in zip(
                 rule.outputs, sources_of(rule, sources, waits_for), waits_for, strict=True
             )
@@ -154,16 +161,41 @@ class Placement:
         self._by_id[rule.rule_id] = now
         for place, _, _ in had.values():
             del self._output_names[place.slot]
+            self._places.drop_output(place.slot)
         return Replacement(before, now, tuple(LeavingOutput(place, now.tag) for place, _, _ in had.values()))
 
-    def _new_tag(self) -> int:
-        self._tags += 1
-        return self._tags
-
-    def _place_output(self, output: Output) -> OutputSlot:
-        place = OutputSlot(self.output_slots.take(), self._new_tag())
-        self._output_names[place.slot] = str(output)
+    def _place_rule(self, rule: Rule) -> Place:
+        key = digest(rule.rule_id, rule.input)
+        place = self._former_rules.pop(key, None)
+        if place is None:
+            self._make_room(self._rule_slots.taken < MAX_RULES)
+            place = Place(self._rule_slots.take(), self._places.new_tag())
+            self._places.put_rule(key, place)
         return place
+
+    def _place_output(self, rule: Rule, output: Output) -> OutputSlot:
+        key = digest(rule.rule_id, rule.input, *output.destination)
+        former = self._former_outputs.pop(key, None)
+        if former is None:
+            self._make_room(self.output_slots.taken < MAX_OUTPUTS)
+            former = Place(self.output_slots.take(), self._places.new_tag())
+            self._places.put_output(key, former)
+        self._output_names[former.slot] = str(output)
+        return OutputSlot(*former)
+
+    def _make_room(self, there_is: bool) -> None:  # noqa: FBT001
+        if not there_is:
+            self.forget_former()
+
+    def forget_former(self) -> None:
+        """Free the slots that another mcrd had placed rules in that are no more."""
+        for place in self._former_rules.values():
+            self._places.drop_rule(place.slot)
+            self._rule_slots.give(place.slot)
+        for place in self._former_outputs.values():
+            self._places.drop_output(place.slot)
+            self.output_slots.give(place.slot)
+        self._former_rules, self._former_outputs = {}, {}
 
     def replace(self, placed: PlacedRule) -> None:
         """Have it stand in the place of the one with its id: in the same slots."""
@@ -173,9 +205,11 @@ class Placement:
         """Take a rule's slots back."""
         placed = self._by_id.pop(rule.rule_id)
         del self._rule_names[placed.slot]
+        self._places.drop_rule(placed.slot)
         self._rule_slots.give(placed.slot)
         for place in placed.outputs:
             del self._output_names[place.slot]
+            self._places.drop_output(place.slot)
             self.output_slots.give(place.slot)
         return placed
 

@@ -31,6 +31,7 @@ from mcr.relay.outputs import Egress, OutputInterfaces
 from mcr.relay.placement import Key, LeavingOutput, PlacedRule, Placement, Replacement, neighbours_of, sources_of
 from mcr.rules.conditions import Standing
 from mcr.rules.interface_log import Users
+from mcr.shm.kept import Kept
 from mcr.shm.records import Command
 
 log = get_logger(Facility.NETWORK)
@@ -40,7 +41,10 @@ _JUST_GONE = (errno.ENODEV, errno.ENXIO)  # what the kernel says of an interface
 
 @attrs.frozen
 class Step:
-    """The result of a change of the rules: places of new and changed ones, new captures, commands to workers."""
+    """The result of a change of the rules: places of new and changed ones, new captures, commands to workers.
+
+    A capture that another mcrd has left is not new.
+    """
 
     placed: tuple[PlacedRule, ...]
     captures: tuple[Capture, ...]
@@ -101,11 +105,12 @@ class Relay:
         names: behind the numbers in a worker's log.
     """
 
-    def __init__(self, settings: Settings) -> None:
-        self.inputs = InputInterfaces(settings)
+    def __init__(self, settings: Settings, kept: Kept) -> None:
+        self._kept = kept
+        self.inputs = InputInterfaces(settings, kept.store, kept.captures.read())
         self.outputs = OutputInterfaces(settings)
         self._neighbours = Neighbours(settings)
-        self._placement = Placement()
+        self._placement = Placement(kept.places)
         self._closing = Closing()
         self.names = _Names(self.inputs, self._placement)
 
@@ -128,8 +133,27 @@ class Relay:
         """
         # It may wait in the kernel, or take long: others get their turn meanwhile.
         if change.renew:
-            return await trio.to_thread.run_sync(self._renew, change.generation)
-        return await trio.to_thread.run_sync(self._apply, change)
+            step = await trio.to_thread.run_sync(self._renew, change.generation)
+        else:
+            step = await trio.to_thread.run_sync(self._apply, change)
+        if step.captures:
+            self._leave_note()
+        return step
+
+    async def take_over(self, generation: int) -> None:
+        """Forward by the rules that there are now, instead of those of another mcrd.
+
+        Args:
+            generation: the newest.
+        """
+        unused = await trio.to_thread.run_sync(self.inputs.take_over)
+        self._closing.add(generation, self.inputs.slots, unused)
+        self._placement.forget_former()
+        self._leave_note()
+
+    def _leave_note(self) -> None:
+        """Tell the next mcrd which captures there are."""
+        self._kept.note_captures(self.inputs.note())
 
     def _apply(self, change: RuleChange) -> Step:
         try:
@@ -180,7 +204,8 @@ class Relay:
             *changes,
             *self._drop_unused(change.generation),
         )
-        return Step((*added, *(each.now for each in changed)), tuple(prepared.captures.values()), told)
+        opened = tuple(each for each in prepared.captures.values() if not each.inherited)
+        return Step((*added, *(each.now for each in changed)), opened, told)
 
     def _renew(self, generation: int) -> Step:
         """Open interfaces again. One that cannot be opened now is tried again later, and takes nothing else down."""
@@ -258,6 +283,8 @@ class Relay:
         """Free the slots of what no worker uses any more, once all forward by this generation."""
         released = self._closing.release(generation)
         captures = tuple(each for each in released if isinstance(each, Capture))
+        if captures:
+            self._leave_note()
         outputs = tuple(each for each in released if isinstance(each, LeavingOutput))
         return Released(captures, outputs, tuple(chain.from_iterable(each.all_sockets for each in released)))
 

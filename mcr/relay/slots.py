@@ -1,6 +1,7 @@
 """Numbers for what lives in a table in shared memory."""
 
 import heapq
+from collections.abc import Collection
 
 from mcr.errors import LimitReached
 
@@ -32,6 +33,11 @@ class Slots:
             raise LimitReached(f"No room for more {self._what}", f"a relay holds at most {self._size}")
         self._next += 1
         return self._next - 1
+
+    def reserve(self, slots: Collection[int]) -> None:
+        """Take these, before any was taken."""
+        self._next = max(slots, default=-1) + 1
+        self._free = sorted({*range(self._next)} - {*slots})
 
     def give(self, slot: int) -> None:
         """Give a number back."""

@@ -70,17 +70,28 @@ class Segment:
         shared: cffi pointer to ``struct mcr_segment``; invalid after `close`.
     """
 
-    def __init__(self, worker_id: int, hold_us: int = 0, batch: int = 32) -> None:
+    def __init__(self, worker_id: int, hold_us: int = 0, batch: int = 32, inherited: int | None = None) -> None:
+        """Make one; or go on with one that another mcrd has left, whose worker may still run.
+
+        Raises:
+            ValueError: `inherited` is none of this layout; it stays the caller's.
+        """
         size = ffi.sizeof("struct mcr_segment")
-        self.fd = os.memfd_create(f"mcr-worker-{worker_id}", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
-        os.ftruncate(self.fd, size)
-        fcntl.fcntl(self.fd, fcntl.F_ADD_SEALS, _SEALS)
+        self.fd = _make(worker_id, size) if inherited is None else _checked(inherited, size)
         self._memory = mmap.mmap(self.fd, size)
         self.shared: Any = ffi.from_buffer("struct mcr_segment *", self._memory)
         self._worker_id = worker_id
         self._hold_us = hold_us
         self._batch = batch
-        self.write_header()
+        if inherited is None:
+            self.write_header()
+            return
+        header = self.shared.header
+        if (header.version, header.length, header.worker_id) != (lib.MCR_ABI_VERSION, size, worker_id):
+            found = header.version
+            ffi.release(self.shared)
+            self._memory.close()
+            raise ValueError(f"shared memory has layout {found}, this mcrd has {lib.MCR_ABI_VERSION}")
 
     def write_header(self) -> None:
         """Write the fields that a worker checks first. Before each start: the last worker may have overwritten them."""
@@ -137,6 +148,24 @@ class Segment:
     def read(self, rules: int = 0, outputs: int = 0) -> "Counters":
         """Copy the worker's counters: totals, and those of the first so many rule and output slots."""
         return Counters(self.shared, rules, outputs)
+
+
+def _make(worker_id: int, size: int) -> int:
+    fd = os.memfd_create(f"mcr-worker-{worker_id}", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
+    os.ftruncate(fd, size)
+    fcntl.fcntl(fd, fcntl.F_ADD_SEALS, _SEALS)
+    return fd
+
+
+def _checked(fd: int, size: int) -> int:
+    """A descriptor of memory that nobody can shrink, of this size."""
+    try:
+        seals = fcntl.fcntl(fd, fcntl.F_GET_SEALS)
+    except OSError:
+        raise ValueError("shared memory is something else") from None
+    if seals & _SEALS != _SEALS or os.fstat(fd).st_size != size:
+        raise ValueError("shared memory has another size")
+    return fd
 
 
 class Counters:

@@ -3,7 +3,8 @@
 import socket
 import time
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import attrs
 
@@ -11,6 +12,7 @@ from mcr.model.stats import InterfaceStats, ParseErrors
 from mcr.net.capture import read_count
 from mcr.net.filter.base import Rejected
 from mcr.net.patience import close_all
+from mcr.relay.inputs import Capture
 from mcr.shm.segment import Segment
 
 
@@ -21,6 +23,11 @@ class Watched:
     interface: str
     sockets: tuple[socket.socket, ...]
     rejected: Rejected
+
+
+def watched(capture: Capture) -> Watched:
+    """What is read of a capture of the relay's."""
+    return Watched(capture.interface.name, capture.group.watched, capture.rejected)
 
 
 @attrs.frozen
@@ -48,9 +55,41 @@ class CaptureCounts:
         self._looped_at: dict[str, float] = {}
         self._rejected: Counter[int] = Counter()  # by the filters of captures that are open
         self._rejected_before = 0  # by those of others
+        self._former: dict[int, int] = {}  # by capture: state of the counts of another mcrd's filter
+
+    # From one mcrd to the next.
+
+    def save(self) -> dict[str, Any]:
+        """What was counted as of the last update."""
+        return {
+            "accepted": [[*key, count] for key, count in self._accepted.items()],
+            "dropped": [[*key, count] for key, count in self._dropped.items()],
+            "received": self._received,
+            "errors": {name: attrs.astuple(errors) for name, errors in self._errors.items()},
+            "rejected_before": self._rejected_before,
+            "filters": [[capture, opened.rejected.state] for capture, opened in self._open.items()],
+        }
+
+    def restore(self, saved: Mapping[str, Any]) -> None:
+        """Go on with what another mcrd has saved; the captures that were open are opened again, in their slots.
+
+        Raises:
+            ValueError, TypeError, KeyError: it is not what `save` has made; nothing is restored.
+        """
+        accepted = Counter({(int(capture), int(worker)): int(count) for capture, worker, count in saved["accepted"]})
+        dropped = Counter({(str(name), int(worker)): int(count) for name, worker, count in saved["dropped"]})
+        received = Counter({str(name): int(count) for name, count in saved["received"].items()})
+        errors = {str(name): ParseErrors(*map(int, parts)) for name, parts in saved["errors"].items()}
+        former = {int(capture): int(state) for capture, state in saved["filters"]}
+        self._rejected_before = int(saved["rejected_before"])
+        self._accepted, self._dropped, self._received = accepted, dropped, received
+        self._errors, self._former = errors, former
+        self._loops = Counter({name: each.loop for name, each in self._parse_errors().items()})
 
     def open(self, capture: int, watched: Watched) -> None:
         """Count a capture from now on. Its sockets are owned, and closed, here."""
+        if capture in self._former:
+            watched.rejected.resume(self._former.pop(capture))
         self._open[capture] = watched
 
     def close(self, capture: int) -> None:

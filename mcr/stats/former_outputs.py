@@ -1,6 +1,6 @@
 """Outputs that rules have no more. A rule's own sums keep what they sent: a counter never goes back."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 
 import attrs
 
@@ -40,6 +40,23 @@ class FormerOutputs:
                 bytes=former.bytes + last.bytes,
             ),
         }
+
+    def save(self, now: Reading) -> list[tuple[int, int, int, int]]:
+        """The sums so far, by the rules' tags."""
+        return [(tag, *self._sums(former, now)) for tag, former in self._by_tag.items()]
+
+    def restore(self, saved: Iterable[Sequence[int]]) -> None:
+        """Go on with the sums of another mcrd."""
+        self._by_tag = {int(tag): Former((), int(sent), int(errors), int(size)) for tag, sent, errors, size in saved}
+
+    @staticmethod
+    def _sums(former: Former, now: Reading) -> tuple[int, int, int]:
+        leaving = [now.output(each) for each in former.leaving]
+        return (
+            former.sent + sum(each.sent for each in leaving),
+            former.errors + sum(each.errors for each in leaving),
+            former.bytes + sum(each.bytes for each in leaving),
+        )
 
     def forget(self, rule: PlacedRule) -> None:
         """Forget those of a rule that is removed."""

@@ -1,8 +1,7 @@
 """Statistics from segments that the test fills as a worker would."""
 
 import math
-from collections.abc import Iterator
-from contextlib import ExitStack
+from collections.abc import Iterator, Sequence
 from ipaddress import ip_address
 
 import attrs
@@ -14,7 +13,9 @@ from mcr.actors.stats_aggregator import StatsAggregator, run_stats_aggregator
 from mcr.model.flow import Input
 from mcr.model.rule import Output, Rule
 from mcr.model.stats import Stats
+from mcr.process.descriptor_store import DescriptorStore
 from mcr.relay.placement import LeavingOutput, OutputSlot, PlacedRule
+from mcr.shm.kept import Kept
 from mcr.shm.segment import Segment
 
 RULE = Rule(
@@ -29,14 +30,19 @@ ANOTHER = attrs.evolve(PLACED, tag=8, outputs=(OutputSlot(4, 8), OutputSlot(5, 8
 
 
 @pytest.fixture
-def segments() -> Iterator[list[Segment]]:
-    with ExitStack() as stack:
-        yield [stack.enter_context(Segment(worker_id)) for worker_id in range(2)]
+def kept() -> Iterator[Kept]:
+    with Kept.open(DescriptorStore(), 2) as made:
+        yield made
 
 
 @pytest.fixture
-async def stats(nursery: trio.Nursery, segments: list[Segment]) -> StatsAggregator:
-    started: StatsAggregator = await nursery.start(run_stats_aggregator, segments)
+def segments(kept: Kept) -> Sequence[Segment]:
+    return kept.segments
+
+
+@pytest.fixture
+async def stats(nursery: trio.Nursery, kept: Kept) -> StatsAggregator:
+    started: StatsAggregator = await nursery.start(run_stats_aggregator, kept)
     return started
 
 
@@ -57,7 +63,7 @@ def forward(segment: Segment, packets: int, size: int = 100) -> None:
         shared.outputs[slot].bytes += packets * size
 
 
-async def test_workers_are_added_up(stats: StatsAggregator, segments: list[Segment]) -> None:
+async def test_workers_are_added_up(stats: StatsAggregator, segments: Sequence[Segment]) -> None:
     await stats.rules_placed((PLACED,), ())
     forward(segments[0], 30)
     forward(segments[1], 12)
@@ -69,7 +75,7 @@ async def test_workers_are_added_up(stats: StatsAggregator, segments: list[Segme
     assert [(str(output.group), output.sent) for output in rule.outputs] == [("239.9.9.1", 42), ("239.9.9.2", 42)]
 
 
-async def test_counters_are_current_at_every_reading(stats: StatsAggregator, segments: list[Segment]) -> None:
+async def test_counters_are_current_at_every_reading(stats: StatsAggregator, segments: Sequence[Segment]) -> None:
     """No interval passes between a packet and its showing."""
     await stats.rules_placed((PLACED,), ())
     for expected in range(1, 5):
@@ -79,7 +85,7 @@ async def test_counters_are_current_at_every_reading(stats: StatsAggregator, seg
 
 async def test_rates_follow_the_traffic(
     stats: StatsAggregator,
-    segments: list[Segment],
+    segments: Sequence[Segment],
     autojump_clock: trio.testing.MockClock,  # a fixture's has no effect
 ) -> None:
     await stats.rules_placed((PLACED,), ())
@@ -97,7 +103,7 @@ async def test_rates_follow_the_traffic(
 
 
 async def test_it_is_known_for_how_long_a_rule_has_matched_nothing(
-    stats: StatsAggregator, segments: list[Segment], autojump_clock: trio.testing.MockClock
+    stats: StatsAggregator, segments: Sequence[Segment], autojump_clock: trio.testing.MockClock
 ) -> None:
     """To within ten seconds, and never too long."""
     await trio.sleep(100)
@@ -114,7 +120,7 @@ async def test_it_is_known_for_how_long_a_rule_has_matched_nothing(
     assert await stats.idle() == {}
 
 
-async def test_slot_of_another_rule_counts_nothing(stats: StatsAggregator, segments: list[Segment]) -> None:
+async def test_slot_of_another_rule_counts_nothing(stats: StatsAggregator, segments: Sequence[Segment]) -> None:
     """A rule placed where another was starts at zero, also before the worker has heard of it."""
     await stats.rules_placed((PLACED,), ())
     forward(segments[0], 10)
@@ -130,7 +136,7 @@ async def test_removed_rule_is_no_longer_shown(stats: StatsAggregator) -> None:
     assert (await stats.read()).rules == ()
 
 
-async def test_rates_are_finite_at_the_first_moment(stats: StatsAggregator, segments: list[Segment]) -> None:
+async def test_rates_are_finite_at_the_first_moment(stats: StatsAggregator, segments: Sequence[Segment]) -> None:
     forward(segments[0], 5)
     assert math.isfinite((await stats.read()).ingress.pps)
 
@@ -156,7 +162,7 @@ async def test_a_long_reading_holds_nobody_else_up(
 
 
 async def test_what_a_changed_rule_keeps_goes_on_and_its_sums_never_go_back(
-    stats: StatsAggregator, segments: list[Segment]
+    stats: StatsAggregator, segments: Sequence[Segment]
 ) -> None:
     """Workers count for an output that has left until they have heard of it; then its slot is another's."""
     await stats.rules_placed((PLACED,), ())

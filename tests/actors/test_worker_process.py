@@ -28,6 +28,7 @@ from mcr.actors.worker_process import (
     open_workshop,
     run_worker_process,
 )
+from mcr.process.descriptor_store import DescriptorStore
 from mcr.shm import records
 from mcr.shm.segment import Segment
 
@@ -72,7 +73,10 @@ async def worker() -> AsyncGenerator[Worker]:
     core = min(os.sched_getaffinity(0))
     with Segment(0) as segment:
         async with open_workshop() as workshop, trio.open_nursery() as nursery:
-            post = Post(0, core, segment, workshop, (os.getuid(), os.getgid()), trio.CapacityLimiter(1), send)
+            vacant = trio.Event()
+            vacant.set()
+            user = os.getuid(), os.getgid()
+            post = Post(0, core, segment, workshop, user, trio.CapacityLimiter(1), send, DescriptorStore(), vacant)
             yield Worker(await nursery.start(run_worker_process, post), receive, workshop)
             nursery.cancel_scope.cancel()
 

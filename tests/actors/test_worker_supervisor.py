@@ -10,6 +10,7 @@ import trio.testing
 
 from mcr.actors import worker_supervisor
 from mcr.actors.network_watch import NetworkWatch
+from mcr.actors.predecessors import Predecessors
 from mcr.actors.stats_aggregator import run_stats_aggregator
 from mcr.actors.worker_process import Post, WorkerStarted
 from mcr.actors.worker_supervisor import WorkerSupervisor, run_worker_supervisor
@@ -17,9 +18,10 @@ from mcr.config.settings import Settings
 from mcr.model.log import LogLevels
 from mcr.model.rule import RuleChange
 from mcr.net.network import Network
+from mcr.process.descriptor_store import DescriptorStore
 from mcr.relay.relay import Relay, Step
 from mcr.shm import records
-from mcr.shm.segment import Segment
+from mcr.shm.kept import Kept
 
 
 class Process:
@@ -63,18 +65,20 @@ def process(monkeypatch: pytest.MonkeyPatch) -> Process:
 
 
 @pytest.fixture
-def segment() -> Iterator[Segment]:
-    with Segment(0) as made:
+def kept() -> Iterator[Kept]:
+    with Kept.open(DescriptorStore(), 1) as made:
         yield made
 
 
 @pytest.fixture
-async def supervisor(nursery: trio.Nursery, segment: Segment, process: Process) -> WorkerSupervisor:
+async def supervisor(nursery: trio.Nursery, kept: Kept, process: Process) -> WorkerSupervisor:
     assert process
     settings = Settings("", 1, LogLevels(), absorb=False, raw_send=False)
-    stats = await nursery.start(run_stats_aggregator, [segment])
+    stats = await nursery.start(run_stats_aggregator, kept)
     network: NetworkWatch = QuietNetwork()  # type: ignore[assignment]
-    started: WorkerSupervisor = await nursery.start(run_worker_supervisor, [segment], stats, settings, network)
+    started: WorkerSupervisor = await nursery.start(
+        run_worker_supervisor, kept, stats, settings, network, Predecessors(kept.store)
+    )
     return started
 
 

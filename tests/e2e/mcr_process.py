@@ -54,6 +54,8 @@ class Mcr(DaemonProcess):
         self._prefix = prefix
         self._process_options = process_options
         self.stop_seconds = 10.0
+        self.leaves_workers = False
+        """They end when the last descriptor of their channels is closed, a little after mcrd."""
 
     def start(self, workers: int | None = 1, *options: str) -> "Mcr":
         """Start it and wait until it answers and its workers run; None: as many as it likes."""
@@ -141,6 +143,8 @@ class Mcr(DaemonProcess):
         self.process.send_signal(signum)
         assert self.process.wait(10) == 0, self.log()
         assert time.monotonic() - before < self.stop_seconds
+        if self.leaves_workers:
+            wait_until(lambda: not any(map(alive, pids)), "its workers have ended")
         assert not [pid for pid in pids if alive(pid)]
         assert not self.socket.exists()
 

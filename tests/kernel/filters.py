@@ -14,6 +14,7 @@ from mcr.net.filter.base import Rejected, Screen
 from mcr.net.filter.cbpf import REJECT_ALL, attach_filter
 from mcr.net.filter.ebpf import MapScreen
 from mcr.net.interfaces import find_interface
+from mcr.process.descriptor_store import DescriptorStore
 
 WANTED = [Flow(IPv4Address("239.1.1.1"), 5000), Flow(IPv4Address("239.1.1.1"), 5002)]
 ETH_P_ALL = 0x0003
@@ -23,7 +24,7 @@ OPEN = Path("/proc/self/fd")
 
 def may_load_ebpf() -> bool:
     try:
-        MapScreen().close()
+        MapScreen(DescriptorStore()).close()
     except PermissionError:
         return False
     return True

@@ -18,13 +18,14 @@ from mcr.net.filter.cbpf import REJECT_ALL, attach_filter, select_udp
 from mcr.net.filter.classic import ClassicScreen
 from mcr.net.filter.ebpf import MapScreen
 from mcr.net.interfaces import find_interface
+from mcr.process.descriptor_store import DescriptorStore
 
 
 @pytest.fixture(params=[MapScreen, ClassicScreen])
 def screen(request: pytest.FixtureRequest) -> Iterator[Screen]:
     if request.param is MapScreen and not may_load_ebpf():
         pytest.skip("eBPF is forbidden here (no CAP_BPF outside user namespaces); the classic filters are tested")
-    made: Screen = request.param()
+    made: Screen = request.param(DescriptorStore())
     yield made
     made.close()
 
@@ -123,9 +124,35 @@ def test_next_capture_in_a_slot_counts_from_zero(screen: Screen, wire: Wire) -> 
     second.close()
 
 
+def test_next_mcrd_goes_on_with_a_filter_and_its_count(screen: Screen, wire: Wire) -> None:
+    """What the first one admits comes in until the next one has said what it admits; nothing is uncounted."""
+    screen.change([(3, WANTED[0])], ())
+    first = opened(screen, wire)
+    wire.send(frame(port=5001))
+    assert first.read() == 1
+    state = first.state
+    left = {name: os.dup(each) for name, each in screen._store.all().items()}  # type: ignore[attr-defined]
+    first.close()
+    screen.close()
+    successor: Screen = type(screen)(DescriptorStore(inherited=left))  # type: ignore[call-arg]
+    with wire.b.entered():
+        second = successor.adopt(3, find_interface("b0"), [wire.capture])
+    second.resume(state)
+    successor.change([(3, WANTED[1])], ())
+    rejected = [frame(port=5001), frame(str(WANTED[1].group), WANTED[1].port)]
+    wire.send(frame(), *(rejected if isinstance(screen, MapScreen) else ()))
+    assert wire.receive(1) == [frame()]
+    successor.install()
+    wire.send(frame(), frame(str(WANTED[1].group), WANTED[1].port))
+    assert wire.receive(1) == [frame(str(WANTED[1].group), WANTED[1].port)]
+    assert second.read() == (4 if isinstance(screen, MapScreen) else 2)
+    second.close()
+    successor.close()
+
+
 def test_too_many_rules_for_a_classic_filter_leave_it_to_the_workers(wire: Wire) -> None:
     """Nothing is lost: workers sort out what a filter can't."""
-    screen = ClassicScreen()
+    screen = ClassicScreen(DescriptorStore())
     many = [Flow(IPv4Address("239.2.0.0") + i, 5000) for i in range(2000)]
     with pytest.raises(OverflowError):
         select_udp(many)
@@ -143,7 +170,7 @@ def test_too_many_rules_for_a_classic_filter_leave_it_to_the_workers(wire: Wire)
 
 def test_map_holds_as_many_rules_as_a_relay(wire: Wire) -> None:
     """Or there is none, and the classic filters take its place."""
-    screen = open_screen(suppress=False)
+    screen = open_screen(DescriptorStore(), suppress=False)
     if not may_load_ebpf():
         assert isinstance(screen, ClassicScreen)
         return

@@ -21,6 +21,7 @@ from mcr.net.interfaces import (
     open_witness,
     wait_for_interface,
 )
+from mcr.process.descriptor_store import DescriptorStore
 
 
 @pytest.fixture
@@ -56,7 +57,7 @@ def capturing(interface: Interface) -> str:
 
 
 def counting(interface: Interface) -> str:
-    screen = ClassicScreen()
+    screen = ClassicScreen(DescriptorStore())
     rejected = screen.open(0, interface, ())
     try:
         return str(screen._captures[0].counter.getsockname()[0])

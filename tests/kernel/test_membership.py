@@ -12,6 +12,7 @@ import pytest
 from mcr.errors import SystemFault
 from mcr.net.interfaces import Interface
 from mcr.net.membership import Memberships
+from mcr.process.descriptor_store import DescriptorStore
 
 GROUPS = [IPv4Address(f"239.77.1.{number}") for number in range(1, 31)]  # more than one socket holds
 LOOPBACK = Interface("lo", socket.if_nametoindex("lo"), 65_536, None)
@@ -19,7 +20,7 @@ LOOPBACK = Interface("lo", socket.if_nametoindex("lo"), 65_536, None)
 
 @pytest.fixture
 def memberships() -> Iterator[Memberships]:
-    made = Memberships()
+    made = Memberships(DescriptorStore())
     yield made
     made.close()
     assert joined() == set()

@@ -12,6 +12,7 @@ from lab import Lab, Namespace
 from mcr.net.filter.base import Rejected
 from mcr.net.filter.ebpf import MapScreen
 from mcr.net.local_receivers import LinkChanges, without_local_receivers
+from mcr.process.descriptor_store import DescriptorStore
 
 MEMBERSHIP = socket.inet_aton("239.1.1.1") + socket.inet_aton("198.18.0.2")  # struct ip_mreq
 
@@ -38,7 +39,7 @@ def suppressing(wire: Wire) -> Iterator[MapScreen]:
     if not may_load_ebpf():
         pytest.skip("eBPF is forbidden here (no CAP_BPF outside user namespaces), so nothing is suppressed")
     with wire.b.entered():
-        made = MapScreen(suppress=True)
+        made = MapScreen(DescriptorStore(), suppress=True)
     made.change([(3, each) for each in WANTED], ())
     wire.b.ip("address add 198.18.0.2/24 dev b0")
     yield made

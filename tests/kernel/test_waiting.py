@@ -18,8 +18,10 @@ from mcr.net.capture import open_captures
 from mcr.net.interfaces import find_interface
 from mcr.net.ip_bypass import UNSURE, Blocker
 from mcr.net.patience import close_all
+from mcr.process.descriptor_store import DescriptorStore
 from mcr.relay import inputs
 from mcr.relay.relay import Relay, Step
+from mcr.shm.kept import Kept
 
 GROUP, HOST = IPv4Address("239.1.1.1"), IPv4Address("198.18.0.9")
 
@@ -45,7 +47,8 @@ class Uncounted(Relay):
     """Closes at the end what the statistics would."""
 
     def __init__(self, closing: ExitStack) -> None:
-        super().__init__(Settings("", 1, LogLevels(), absorb=False, raw_send=False))
+        kept = closing.enter_context(Kept.open(DescriptorStore(), 1))
+        super().__init__(Settings("", 1, LogLevels(), absorb=False, raw_send=False), kept)
         self._end = closing
 
     def _apply(self, change: RuleChange) -> Step:

@@ -352,8 +352,28 @@ def test_killed_daemon_is_restarted_and_no_worker_is_left(site: Site) -> None:
     workers = site.wait_for_workers()
     site.restart_after("kill", "-KILL")
     for pid in workers:
-        assert site.machine.run("test", "-e", f"/proc/{pid}", check=False).returncode != 0
+        wait_until(lambda gone=pid: site.machine.run("test", "-e", f"/proc/{gone}", check=False).returncode, "its end")
     site.relay_something()
+
+
+def test_stream_goes_on_over_restart_upgrade_and_kill(site: Site) -> None:
+    """Nothing is lost, the counters go on. As many packets as a capture ring holds: on a busy machine, too."""
+    rule = ("--input-interface", "in0", "--input-group", "239.1.1.6", "--input-port", "5000", "--rule-id", "tv")
+    site.ctl("add", *rule, "--outputs", "239.2.2.6:6000:out0")
+    receiver = Receiver(site.receiver, "239.2.2.6:6000@rx0=239.1.1.6:5000", count=2000)
+    sender = Sender(site.source, "src0", "239.1.1.6:5000", count=2000, rate=200)
+    before = site.main_pid()
+    site.machine.run("systemctl", "restart", "mcrd")
+    site.machine.run("dpkg", "--install", "/mcr.deb")
+    site.restart_after("kill", "-KILL")
+    assert site.main_pid() != before
+    assert sender.process.poll() is None, "it has sent everything too early"
+    sender.finish()
+    receiver.expect_everything()
+    stats = site.ctl("stats")
+    assert [(each["matched"], each["sent"]) for each in stats["rules"]] == [(2000, 2000)]
+    assert stats["ingress"]["kernel_drops"] == stats["egress"]["errors"] == 0
+    site.ctl("remove", "--rule-id", "tv")
 
 
 def test_daemon_that_hangs_is_restarted_by_the_watchdog(site: Site) -> None:
@@ -379,7 +399,7 @@ def test_stop_leaves_no_process(site: Site) -> None:
     machine.run("systemctl", "stop", "mcrd")
     assert machine.service("Result") == "success"
     assert machine.service("ExecMainStatus") == "0"
-    assert machine.run("pgrep", "-u", "mcr", check=False).stdout == ""
+    wait_until(lambda: machine.run("pgrep", "-u", "mcr", check=False).stdout == "", "the workers have ended")
     assert machine.run("test", "-e", "/run/mcr", check=False).returncode != 0
     machine.run("systemd-tmpfiles", "--create")  # for a mcrd that systemd does not start
     assert machine.ask("stat", "-c", "%U:%G %a", "/run/mcr") == "mcr:mcr 750"
@@ -398,7 +418,7 @@ def test_upgrade_restarts_the_service_and_leaves_a_disabled_one_disabled(site: S
 def test_purge_leaves_nothing_but_the_user(site: Site) -> None:
     machine = site.machine
     machine.run("dpkg", "--remove", "mcr")
-    assert machine.run("pgrep", "-u", "mcr", check=False).stdout == ""
+    wait_until(lambda: machine.run("pgrep", "-u", "mcr", check=False).stdout == "", "the workers have ended")
     assert machine.ask("find", "/etc/default/mcrd")  # a configuration file stays until purged
     assert machine.run("systemctl", "status", "mcrd", check=False).returncode != 0
     machine.run("dpkg", "--purge", "mcr")

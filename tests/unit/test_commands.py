@@ -16,6 +16,7 @@ from mcr.relay.neighbours import Common, Neighbour
 from mcr.relay.outputs import Egress
 from mcr.relay.placement import Placement
 from mcr.shm import records
+from mcr.shm.places import Places
 
 ETH1 = Interface("eth1", 7, 1500, None)
 
@@ -52,7 +53,7 @@ def test_rule_is_attached_with_its_slots_in_the_order_of_its_outputs() -> None:
     group, host = ip_address("239.9.9.9"), ip_address("198.18.1.2")
     outputs = (Output(group, 6000, "eth1", "off"), Output(host, 6001, "eth1"))
     source = ip_address("198.18.0.1")
-    placement = Placement()
+    placement = Placement(Places.make())
     rule = Rule("tv", Input("eth0", ip_address("239.1.1.1"), 5000), outputs)
     placed = placement.place(rule, {outputs[0].destination: source}, ())
     assert commands.attach_rule(placed, 2, (8, 9)) == records.rule_put(

@@ -10,6 +10,7 @@ from mcr.model.flow import Input
 from mcr.model.limits import MAX_OUTPUTS
 from mcr.model.rule import Output, Rule
 from mcr.relay.placement import LeavingOutput, Placement
+from mcr.shm.places import Places
 
 HOST = IPv4Address("198.18.1.2")
 
@@ -23,7 +24,7 @@ def rule(number: int) -> Rule:
 
 def test_slots_are_used_again_but_tags_never() -> None:
     """By its tag a slot's counters are told from those of who had it before."""
-    placement = Placement()
+    placement = Placement(Places.make())
     first, second = (placement.place(rule(number), {}, ()) for number in (1, 2))
     assert placement.displace(first.rule) == first
     third = placement.place(rule(3), {}, ())
@@ -35,7 +36,7 @@ def test_slots_are_used_again_but_tags_never() -> None:
 
 
 def test_numbers_have_names_until_they_are_free() -> None:
-    placement = Placement()
+    placement = Placement(Places.make())
     placed = placement.place(rule(1), {}, ())
     group, host = placed.outputs
     assert placement.rule_name(placed.slot) == "r1"
@@ -48,7 +49,7 @@ def test_numbers_have_names_until_they_are_free() -> None:
 
 def test_raw_frames_wait_for_no_neighbour() -> None:
     """An output that waits for a neighbour has no source; one that does not has its own."""
-    placement, source = Placement(), ip_address("198.18.0.1")
+    placement, source = Placement(Places.make()), ip_address("198.18.0.1")
     added = rule(1)
     sources = {output.destination: source for output in added.outputs}
     placed = placement.place(added, sources, {("eth2", HOST)})
@@ -57,7 +58,7 @@ def test_raw_frames_wait_for_no_neighbour() -> None:
 
 
 def test_who_names_an_interface_is_known() -> None:
-    placement = Placement()
+    placement = Placement(Places.make())
     for number in (1, 2):
         placement.place(rule(number), {}, ())
     assert [placement.naming(name) for name in ("eth0", "eth2", "eth3")] == [["r1", "r2"], ["r1", "r2"], []]
@@ -65,7 +66,7 @@ def test_who_names_an_interface_is_known() -> None:
 
 def test_what_stays_of_a_changed_rule_keeps_its_place() -> None:
     """Its slots, tags, source and neighbour, whatever is known of them now; what leaves keeps its slot for a while."""
-    placement, source = Placement(), ip_address("198.18.0.1")
+    placement, source = Placement(Places.make()), ip_address("198.18.0.1")
     first = rule(1)
     before = placement.place(first, {first.outputs[0].destination: source}, {("eth2", HOST)})
     group, host = first.outputs
@@ -96,7 +97,7 @@ def test_what_stays_of_a_changed_rule_keeps_its_place() -> None:
 
 
 def test_slots_that_are_leaving_are_not_free() -> None:
-    placement = Placement()
+    placement = Placement(Places.make())
     placement.check_room(MAX_OUTPUTS)
     placement.place(rule(1), {}, ())
     with pytest.raises(LimitReached, match="65535 more outputs"):

@@ -16,6 +16,7 @@ from mcr.net.filter.classic import ClassicScreen
 from mcr.net.filter.ebpf import MapScreen
 from mcr.net.filter.suppress import Suppressor
 from mcr.net.interfaces import Interface
+from mcr.process.descriptor_store import DescriptorStore
 
 log = get_logger(Facility.NETWORK)
 
@@ -25,6 +26,15 @@ class Rejected(Protocol):
 
     def read(self) -> int:
         """How many so far."""
+        ...
+
+    @property
+    def state(self) -> int:
+        """What `resume` takes, to go on from here."""
+        ...
+
+    def resume(self, state: int) -> None:
+        """Go on where the reader of another mcrd has ended."""
         ...
 
     def close(self) -> None:
@@ -37,9 +47,11 @@ class Screen(Protocol):
 
     Attributes:
         suppressor: suppresses local delivery of admitted flows; None: nothing does.
+        kind: of filter; that of another kind can't be gone on with.
     """
 
     suppressor: Suppressor | None
+    kind: str
 
     def change(self, added: Iterable[tuple[int, Flow]], removed: Iterable[tuple[int, Flow]]) -> None:
         """Admit more flows, and fewer.
@@ -61,6 +73,20 @@ class Screen(Protocol):
         """
         ...
 
+    def adopt(
+        self, capture: int, interface: Interface, sockets: Sequence[socket.socket], *, clip: bool = False
+    ) -> Rejected:
+        """Go on with sockets that another mcrd has left. Its filter is in force until `install`.
+
+        Raises:
+            OSError, ValueError: it can't be.
+        """
+        ...
+
+    def install(self) -> None:
+        """Have the filters of adopted sockets let in the flows that are admitted now."""
+        ...
+
     def show_all(self, *, everything: bool) -> None:
         """Whether workers are to see flows that no rule takes, and log them."""
         ...
@@ -74,17 +100,18 @@ class Screen(Protocol):
         ...
 
 
-def open_screen(*, suppress: bool) -> Screen:
+def open_screen(store: DescriptorStore, *, suppress: bool) -> Screen:
     """Make the best capture filter that this process may load.
 
     Args:
+        store: what it leaves to the next mcrd, and was left.
         suppress: whether to suppress local delivery of admitted flows, where that is allowed.
     """
     try:
-        return MapScreen(suppress=suppress)
+        return MapScreen(store, suppress=suppress)
     except OSError as error:
         reason = describe_errno(error.errno or 0)
         log.info("no eBPF (%s): classic filters reject what no rule takes", reason)
         if suppress:
             log.info("MCR_ABSORB has no effect: no eBPF (%s)", reason)
-        return ClassicScreen()
+        return ClassicScreen(store)

@@ -16,6 +16,7 @@ from mcr.net.capture import read_count
 from mcr.net.filter.cbpf import ACCEPT_UDP, REJECT_ALL, Instruction, attach_filter, select_udp
 from mcr.net.filter.suppress import Suppressor
 from mcr.net.interfaces import Interface, bind_packet
+from mcr.process.descriptor_store import DescriptorStore, adopt_socket
 
 log = get_logger(Facility.NETWORK)
 
@@ -54,8 +55,11 @@ class ClassicScreen:
     """A `Screen`. A change writes the filters of a capture anew."""
 
     suppressor: Suppressor | None = None
+    kind = "classic"
 
-    def __init__(self) -> None:
+    def __init__(self, store: DescriptorStore) -> None:
+        self._store = store
+        self._adopted: dict[int, _Filtered] = {}
         self._wanted: defaultdict[int, set[Flow]] = defaultdict(set)
         self._captures: dict[int, _Filtered] = {}
         self._everything = False
@@ -95,7 +99,30 @@ class ClassicScreen:
         except OSError as error:
             raise SystemFault(f"Cannot capture on {interface.name}: SO_ATTACH_FILTER", error.errno or 0) from None
         self._captures[capture] = filtered
+        self._store.put(_name(capture), counter.fileno())
         return count
+
+    def adopt(
+        self, capture: int, interface: Interface, sockets: Sequence[socket.socket], *, clip: bool = False
+    ) -> "SocketCount":
+        """Count on with the counting socket that was left."""
+        del clip, interface
+        fd = self._store.take(_name(capture))
+        if fd is None:
+            raise ValueError("its counting socket is missing")
+        counter = adopt_socket(fd)
+        if counter is None or counter.family != socket.AF_PACKET:
+            self._store.refuse(_name(capture), counter.detach() if counter else fd)
+            raise ValueError("its counting socket is none")
+        self._store.put(_name(capture), fd)
+        self._adopted[capture] = _Filtered(tuple(sockets), counter)
+        return SocketCount(counter.dup())
+
+    def install(self) -> None:
+        """Write the filters."""
+        self._captures |= self._adopted
+        self._install_again(self._adopted)
+        self._adopted = {}
 
     def show_all(self, *, everything: bool) -> None:
         """Change every filter."""
@@ -117,16 +144,22 @@ class ClassicScreen:
     def forget(self, capture: int) -> None:
         """Count no more for it."""
         self._wanted.pop(capture, None)
-        filtered = self._captures.pop(capture, None)
+        filtered = self._captures.pop(capture, None) or self._adopted.pop(capture, None)
         if filtered:
+            self._store.drop(_name(capture))
             with suppress(OSError):  # out of memory: it goes on counting until its last descriptor is closed
                 attach_filter(filtered.counter, REJECT_ALL)
             filtered.counter.close()
 
     def close(self) -> None:
         """Close the counting sockets."""
-        for capture in list(self._captures):
+        for capture in [*self._captures, *self._adopted]:
             self.forget(capture)
+
+
+def _name(capture: int) -> str:
+    """Of a counting socket, in the store of descriptors."""
+    return f"counter.{capture}"
 
 
 class SocketCount:
@@ -141,6 +174,15 @@ class SocketCount:
         count = read_count(self._counter)
         self._sum += count.accepted + count.dropped
         return self._sum
+
+    @property
+    def state(self) -> int:
+        """The sum so far."""
+        return self._sum
+
+    def resume(self, state: int) -> None:
+        """Go on from a sum."""
+        self._sum += state
 
     def close(self) -> None:
         """Close the socket."""

@@ -14,9 +14,12 @@ from mcr.model.log import Facility
 from mcr.net.filter.cbpf import ACCEPT_UDP, attach_filter, attach_program
 from mcr.net.filter.suppress import Suppressor
 from mcr.net.interfaces import Interface
+from mcr.process.descriptor_store import DescriptorStore
 from mcr.shm.flows import make_flow
 
 log = get_logger(Facility.NETWORK)
+
+_REJECTED = "rejected"  # the map, in the store of descriptors
 
 
 class MapScreen:
@@ -26,7 +29,11 @@ class MapScreen:
         OSError: this process may not, or this kernel can't.
     """
 
-    def __init__(self, *, suppress: bool = False) -> None:
+    kind = "map"
+
+    def __init__(self, store: DescriptorStore, *, suppress: bool = False) -> None:
+        self._store = store
+        self._adopted: dict[int, Sequence[socket.socket]] = {}
         self.suppressor: Suppressor | None = None
         self._wanted = check_result(lib.mcr_bpf_open_wanted())
         self._rejected = -1
@@ -34,9 +41,10 @@ class MapScreen:
         self._clipped: set[int] = set()
         self._everything = False
         try:
-            self._rejected = check_result(lib.mcr_bpf_open_rejected())
+            self._rejected = self._open_rejected()
             os.close(self._load(0))
             self._count(0).close()
+            store.put(_REJECTED, self._rejected)
         except OSError:
             self.close()
             raise
@@ -76,20 +84,45 @@ class MapScreen:
             self.suppressor.add(capture, interface.index)
         return count
 
+    def _open_rejected(self) -> int:
+        """The map of the mcrd before this one: its programs count in it until others are attached."""
+        inherited = self._store.take(_REJECTED)
+        if inherited is not None:
+            if not lib.mcr_bpf_count(inherited, 0, ffi.new("uint64_t *")):
+                return inherited
+            self._store.refuse(_REJECTED, inherited)
+        return check_result(lib.mcr_bpf_open_rejected())
+
+    def adopt(
+        self, capture: int, interface: Interface, sockets: Sequence[socket.socket], *, clip: bool = False
+    ) -> "MapCount":
+        """Attach nothing yet."""
+        if clip:
+            self._clipped.add(capture)
+        self._adopted[capture] = sockets
+        if self.suppressor:
+            self.suppressor.add(capture, interface.index)
+        return self._count(capture)
+
+    def install(self) -> None:
+        """Attach programs."""
+        self._sockets |= self._adopted
+        for capture, sockets in self._adopted.items():
+            self._attach_or_tell(capture, sockets)
+        self._adopted = {}
+
     def show_all(self, *, everything: bool) -> None:
         """Attach other programs."""
         if everything == self._everything:
             return
         self._everything = everything
         for capture, sockets in self._sockets.items():
-            try:
-                self._attach(capture, sockets)
-            except OSError as error:  # no descriptor, no memory: what is filtered stays as it was
-                log.warning("a filter could not be changed: %s", describe_errno(error.errno or 0))
+            self._attach_or_tell(capture, sockets)
 
     def forget(self, capture: int) -> None:
         """The program goes with its sockets."""
         self._sockets.pop(capture, None)
+        self._adopted.pop(capture, None)
         self._clipped.discard(capture)
 
     def close(self) -> None:
@@ -101,6 +134,12 @@ class MapScreen:
             if fd >= 0:
                 os.close(fd)
         self._wanted = self._rejected = -1
+
+    def _attach_or_tell(self, capture: int, sockets: Sequence[socket.socket]) -> None:
+        try:
+            self._attach(capture, sockets)
+        except OSError as error:  # no descriptor, no memory: what is filtered stays as it was
+            log.warning("a filter could not be changed: %s", describe_errno(error.errno or 0))
 
     def _attach(self, capture: int, sockets: Sequence[socket.socket]) -> None:
         if self._everything and capture not in self._clipped:
@@ -142,6 +181,15 @@ class MapCount:
         """How many so far."""
         check_result(lib.mcr_bpf_count(self._fd, self._capture, self._count))
         return int(self._count[0]) - self._before
+
+    @property
+    def state(self) -> int:
+        """Those of others who had the slot."""
+        return self._before
+
+    def resume(self, state: int) -> None:
+        """Count those of the mcrd before this one, too."""
+        self._before = state
 
     def close(self) -> None:
         """Close the descriptor."""

@@ -83,6 +83,12 @@ class _OutputsClosing:
 
 
 @attrs.frozen
+class _Inherited:
+    captures: tuple[tuple[int, Watched], ...]
+    reply: Reply[None]
+
+
+@attrs.frozen
 class _Save:
     reply: Reply[None]
 
@@ -115,6 +121,7 @@ _Command = (
     | _CaptureClosing
     | _RulesPlaced
     | _OutputsClosing
+    | _Inherited
     | _Save
     | _Sampled
     | _Tick
@@ -157,6 +164,10 @@ class StatsAggregator:
     async def outputs_closing(self, outputs: tuple[LeavingOutput, ...]) -> None:
         """Count outputs that rules have no more a last time; their slots are free for others when this returns."""
         await ask(self._inbox, lambda reply: _OutputsClosing(outputs, reply))
+
+    async def inherited(self, captures: tuple[tuple[int, Watched], ...]) -> None:
+        """Count these captures on that another mcrd has left; others of it are gone."""
+        await ask(self._inbox, lambda reply: _Inherited(captures, reply))
 
     async def save(self) -> None:
         """Have the next mcrd go on from the counts of this moment."""
@@ -211,16 +222,8 @@ async def _handle(state: "_State", command: _Command) -> None:
         case _Stalled(reply):
             with reply:
                 reply.resolve(state.stalled())
-        case _CaptureOpened(capture, watched, reply):
-            with reply:
-                state.captures.open(capture, watched)
-                state.note()
-                reply.resolve(None)
-        case _CaptureClosing(capture, reply):
-            with reply:
-                state.captures.close(capture)
-                state.note()
-                reply.resolve(None)
+        case _CaptureOpened() | _CaptureClosing() | _Inherited():
+            _handle_captures(state, command)
         case _RulesPlaced(placed, removed):
             state.place(placed, removed)
         case _OutputsClosing(outputs, reply):
@@ -237,6 +240,26 @@ async def _handle(state: "_State", command: _Command) -> None:
             state.log_lines()
         case _Tick():
             await state.tick()
+        case _:
+            assert_never(command)
+
+
+def _handle_captures(state: "_State", command: _CaptureOpened | _CaptureClosing | _Inherited) -> None:
+    match command:
+        case _CaptureOpened(capture, watched, reply):
+            with reply:
+                state.captures.open(capture, watched)
+                state.note()
+                reply.resolve(None)
+        case _CaptureClosing(capture, reply):
+            with reply:
+                state.captures.close(capture)
+                state.note()
+                reply.resolve(None)
+        case _Inherited(captures, reply):
+            with reply:
+                state.inherit(captures)
+                reply.resolve(None)
         case _:
             assert_never(command)
 
@@ -277,6 +300,12 @@ class _State:
             self._former.restore(saved["former"])
         except (KeyError, TypeError, ValueError, AttributeError) as error:
             log.log(Level.ERROR, "what the last mcrd has counted cannot be read, and counts anew: %r", error)
+
+    def inherit(self, captures: tuple[tuple[int, Watched], ...]) -> None:
+        for capture, watched in captures:
+            self.captures.open(capture, watched)
+        self.captures.close_former()
+        self.note()
 
     def save(self) -> None:
         self.captures.update()

@@ -37,7 +37,6 @@ from mcr.net.ip_bypass import Blocker
 from mcr.net.network import Network
 from mcr.net.own import own_keys
 from mcr.process.accounts import unprivileged_user
-from mcr.relay.inputs import Capture
 from mcr.relay.relay import Relay
 from mcr.rules.conditions import Standing
 from mcr.shm import records
@@ -176,8 +175,7 @@ async def run_worker_supervisor(
             succession = Succession(kept, predecessors)
             nursery.start_soon(succession.prepare, workshop)
             state = _State(relay, kept, stats, settings.levels, reviews, succession=succession, nursery=nursery)
-            for capture in relay.inputs.former:
-                await state.count(capture)
+            await stats.inherited(tuple((each.slot, watched(each)) for each in relay.inputs.former))
             user = unprivileged_user()
             for worker_id, (core, segment) in enumerate(zip(cores, kept.segments, strict=True)):
                 post = Post(worker_id, core, segment, workshop, user, spares, events_send, kept.store, succession.done)
@@ -350,14 +348,11 @@ class _State:
         for capture in step.captures:
             for segment in self._segments:
                 segment.start_capture(capture.slot)
-            await self.count(capture)
+            await self._stats.capture_opened(capture.slot, watched(capture))
         await self._stats.rules_placed(step.placed, tuple(rule.rule_id for rule in change.removed))
         self._tell_own()
         self.workers.tell_generation(change.generation, *step.commands)
         return self.standing()
-
-    async def count(self, capture: Capture) -> None:
-        await self._stats.capture_opened(capture.slot, watched(capture))
 
     async def take_over(self) -> McrError | None:
         return await self._succession.take_over(self._relay, self.workers.newest, self.let_go)

@@ -38,6 +38,15 @@ class Backlog:
     taken: int
 
 
+@attrs.frozen
+class _Former:
+    """A capture of another mcrd: its interface, the state of its filter's count, and that count."""
+
+    interface: str
+    filter_state: int
+    rejected: int
+
+
 class CaptureCounts:
     """Adds up the kernel's counts, which start over at every reading, so nobody else may read them.
 
@@ -55,7 +64,7 @@ class CaptureCounts:
         self._looped_at: dict[str, float] = {}
         self._rejected: Counter[int] = Counter()  # by the filters of captures that are open
         self._rejected_before = 0  # by those of others
-        self._former: dict[int, int] = {}  # by capture: state of the counts of another mcrd's filter
+        self._former: dict[int, _Former] = {}  # captures of another mcrd, until they are opened here
 
     # From one mcrd to the next.
 
@@ -67,11 +76,17 @@ class CaptureCounts:
             "received": self._received,
             "errors": {name: attrs.astuple(errors) for name, errors in self._errors.items()},
             "rejected_before": self._rejected_before,
-            "filters": [[capture, opened.rejected.state] for capture, opened in self._open.items()],
+            "open": [
+                *([capture, *attrs.astuple(former)] for capture, former in self._former.items()),
+                *(
+                    [capture, opened.interface, opened.rejected.state, self._rejected[capture]]
+                    for capture, opened in self._open.items()
+                ),
+            ],
         }
 
     def restore(self, saved: Mapping[str, Any]) -> None:
-        """Go on with what another mcrd has saved; the captures that were open are opened again, in their slots.
+        """Go on with what another mcrd has saved. Captures that it had are opened again, then `close_former`.
 
         Raises:
             ValueError, TypeError, KeyError: it is not what `save` has made; nothing is restored.
@@ -80,7 +95,10 @@ class CaptureCounts:
         dropped = Counter({(str(name), int(worker)): int(count) for name, worker, count in saved["dropped"]})
         received = Counter({str(name): int(count) for name, count in saved["received"].items()})
         errors = {str(name): ParseErrors(*map(int, parts)) for name, parts in saved["errors"].items()}
-        former = {int(capture): int(state) for capture, state in saved["filters"]}
+        former = {
+            int(capture): _Former(str(name), int(state), int(rejected))
+            for capture, name, state, rejected in saved["open"]
+        }
         self._rejected_before = int(saved["rejected_before"])
         self._accepted, self._dropped, self._received = accepted, dropped, received
         self._errors, self._former = errors, former
@@ -88,8 +106,8 @@ class CaptureCounts:
 
     def open(self, capture: int, watched: Watched) -> None:
         """Count a capture from now on. Its sockets are owned, and closed, here."""
-        if capture in self._former:
-            watched.rejected.resume(self._former.pop(capture))
+        if former := self._former.pop(capture, None):
+            watched.rejected.resume(former.filter_state)
         self._open[capture] = watched
 
     def close(self, capture: int) -> None:
@@ -101,6 +119,12 @@ class CaptureCounts:
         for each in self._close(capture):
             each.close()
 
+    def close_former(self) -> None:
+        """Count captures of another mcrd a last time that are not opened here: what waited in them is lost."""
+        for capture, former in self._former.items():
+            self._count_closed(capture, former.interface, former.rejected)
+        self._former = {}
+
     def close_all(self) -> None:
         """Count every capture a last time."""
         self.update()
@@ -108,17 +132,19 @@ class CaptureCounts:
 
     def _close(self, capture: int) -> tuple[socket.socket, ...]:
         closing = self._open.pop(capture)
-        for worker in range(len(closing.sockets)):
-            frames, datagrams = self._segments[worker].captured(capture)
-            self._dropped[closing.interface, worker] += self._accepted.pop((capture, worker), 0) - frames
-            self._received[closing.interface] += datagrams
-        before = self._errors.get(closing.interface, ParseErrors())
-        self._errors[closing.interface] = ParseErrors.sum([before, *self._capture_errors(capture)])
+        self._count_closed(capture, closing.interface, self._rejected.pop(capture))
         closing.rejected.close()
-        rejected = self._rejected.pop(capture)
-        self._received[closing.interface] += rejected
-        self._rejected_before += rejected
         return closing.sockets
+
+    def _count_closed(self, capture: int, interface: str, rejected: int) -> None:
+        for worker, segment in enumerate(self._segments):
+            frames, datagrams = segment.captured(capture)
+            self._dropped[interface, worker] += self._accepted.pop((capture, worker), 0) - frames
+            self._received[interface] += datagrams
+        before = self._errors.get(interface, ParseErrors())
+        self._errors[interface] = ParseErrors.sum([before, *self._capture_errors(capture)])
+        self._received[interface] += rejected
+        self._rejected_before += rejected
 
     def update(self) -> None:
         """Read what the kernel counted since the last time."""

@@ -257,6 +257,7 @@ def test_what_is_missing_or_foreign_is_opened_anew_or_closed(
         mcr = manager.start(make_mcr, plant.relay)
     forward(plant)
     check_sums(mcr, 500 * (len(cases) + 1))
+    assert [each["restarts"] for each in mcr.workers()] == [0]
     wait_until(lambda: not {*FOREIGN} & manager.kept.keys(), "junk is closed")
 
 

@@ -139,11 +139,7 @@ class WorkerSupervisor:
         await ask(self._inbox, lambda reply: _SetLogLevels(levels, reply))
 
     async def take_over(self) -> None:
-        """Have the workers of the mcrd before this one end, and those of this one go on from there.
-
-        Raises:
-            McrError: one does not end.
-        """
+        """Have the workers of the mcrd before this one end (or raise), and those of this one go on from there."""
         await ask(self._inbox, _TakeOver)
 
     async def stop(self) -> None:
@@ -162,9 +158,7 @@ async def run_worker_supervisor(
 ) -> None:
     """Run one worker per segment until cancelled, which kills them; see `WorkerSupervisor.stop` for a gentle end.
 
-    Where predecessors run, they do until `WorkerSupervisor.take_over`.
-
-    Resource handling: opens and closes every socket; `kept` and `predecessors` stay the caller's.
+    Predecessors run until `take_over`. Every socket is closed here; `kept` and `predecessors` stay the caller's.
     """
     send, receive = trio.open_memory_channel[_Command](0)
     events_send, events = trio.open_memory_channel[WorkerEvent](0)

@@ -15,10 +15,12 @@ from mcr.net.interfaces import Interface
 from mcr.net.ip_bypass import UNSURE, Blocker
 from mcr.net.network import Link, Network
 from mcr.net.raw import RawLink
+from mcr.process.descriptor_store import DescriptorStore
 from mcr.relay import outputs, relay
 from mcr.relay.outputs import Egress, OutputInterfaces
 from mcr.relay.placement import Key
 from mcr.relay.relay import Relay
+from mcr.shm.kept import Kept
 
 LEAVE = "{}: datagrams to groups leave as raw frames, which bypass the IP stack; MTU {}"
 FIREWALL = Blocker("nftables has a chain c at output, in table inet t")
@@ -152,7 +154,7 @@ async def test_rules_are_looked_through_for_changed_routes_and_new_interfaces_al
 
     monkeypatch.setattr(relay, "find_neighbours", look)
     monkeypatch.setattr(interfaces, "sources", lambda _: {})
-    with Relay(Settings("", 1, LogLevels())) as those:
+    with Kept.open(DescriptorStore(), 1) as kept, Relay(Settings("", 1, LogLevels()), kept) as those:
         monkeypatch.setattr(those, "outputs", interfaces)
         for number in (1, 2):
             sends_to = Output(ip_address("239.9.9.9"), 6000, f"eth{number}")

@@ -13,6 +13,7 @@ from functools import partial
 from pathlib import Path
 from typing import NoReturn
 
+import attrs
 import trio
 
 from mcr import __version__
@@ -43,7 +44,8 @@ from mcr.process.descriptor_store import DescriptorStore
 from mcr.process.refusal import describe_refusal
 from mcr.process.service import ServiceManager, passed_descriptors
 from mcr.process.signals import listen
-from mcr.rules.store import RuleFile, StateInUse
+from mcr.rules.store import Keep, RuleFile, StateInUse
+from mcr.rules.trial import Trial, after_start, kept_trial, this_moment, utc
 from mcr.shm.kept import Kept
 from mcr.text.plurals import counted
 
@@ -104,6 +106,7 @@ async def run_daemon(
         file, unsaved = await trio.to_thread.run_sync(_open_rules, settings)
         if file:
             stack.callback(file.close)
+        configuration, trial = await trio.to_thread.run_sync(_resume_trial, file, configuration)
         predecessors = stack.enter_context(Predecessors(store))
         kept = stack.enter_context(
             Kept.open(store, settings.num_workers, settings.max_hold_us, settings.receive_buffers)
@@ -118,7 +121,8 @@ async def run_daemon(
                 run_rule_store, workers, network, file, configuration.rules, () if file else handed_over.rules
             )
             await workers.take_over()
-            files = ConfigFiles(paths, configuration, rules)
+            files = ConfigFiles(paths, configuration, rules, trial)
+            nursery.start_soon(files.keep)
             log_control = LogControl(settings.levels, workers)
             watch = await nursery.start(run_querier_watch)
             diagnosis = Consultation(
@@ -135,16 +139,10 @@ async def run_daemon(
             )
             leave = HandOver(store, api, partial(events.send_nowait, None))
             control = await nursery.start(run_control_server, settings.control_socket, api, leave)
-            log.notice(
-                "mcrd %s is ready: %s, control socket %s",
-                __version__,
-                counted(settings.num_workers, "worker"),
-                settings.control_socket,
-            )
             status = f"{counted(settings.num_workers, 'worker')}, control socket {settings.control_socket}"
+            log.notice("mcrd %s is ready: %s", __version__, status)
             manager.ready(status)
-            if manager.watchdog_seconds:
-                nursery.start_soon(_show_life, manager, manager.watchdog_seconds / 2, (rules.check, workers.describe))
+            nursery.start_soon(_show_life, manager, (rules.check, workers.describe))
             async for signum in signals:
                 if signum == signal.SIGHUP:
                     nursery.start_soon(_reload, manager, log_control, settings, files, status)
@@ -212,6 +210,28 @@ def _open_rules(settings: Settings) -> tuple[RuleFile | None, Saving]:
         return None, Saving(trouble=error.message)
 
 
+def _resume_trial(file: RuleFile | None, configuration: Configuration) -> tuple[Configuration, Trial | None]:
+    """What is in force of the files, and the trial that it is on, or was on."""
+    before, now = kept_trial(file.kept) if file else None, this_moment()
+    trial = after_start(before, tuple(each.rule for each in configuration.rules), now)
+    if file and trial != before:
+        try:
+            file.write([Keep(trial.text() if trial else "")])
+        except McrError as error:
+            log.warning("%s", error.message)
+    if trial is None:
+        return configuration, None
+    if trial.waits:
+        when = trial.deadline(now)
+        log.notice("what the configuration files say is taken back at %s unless it is confirmed: mcrctl confirm", when)
+        return configuration, trial
+    log.warning(
+        "nobody confirmed what the configuration files say: mcrd goes by what they said before %s; mcrctl config diff",
+        utc(trial.begun.day),
+    )
+    return attrs.evolve(configuration, rules=trial.rules_before, blocks={}), trial
+
+
 def _signals() -> tuple[trio.MemorySendChannel[_Event], trio.MemoryReceiveChannel[_Event]]:
     """Signals that have waited since the start, and those to come. Later ones, when nobody receives, are ignored."""
     send, receive = trio.open_memory_channel[_Event](math.inf)
@@ -225,15 +245,15 @@ def _signals() -> tuple[trio.MemorySendChannel[_Event], trio.MemoryReceiveChanne
     return send, receive
 
 
-async def _show_life(
-    manager: ServiceManager, interval: float, questions: Sequence[Callable[[], Awaitable[object]]]
-) -> NoReturn:
-    """Report to the service manager that the daemon lives, as long as the actors that it needs answer."""
+async def _show_life(manager: ServiceManager, questions: Sequence[Callable[[], Awaitable[object]]]) -> None:
+    """Report to the service manager, if it wants that, that the daemon lives: the actors that it needs answer."""
+    if not manager.watchdog_seconds:
+        return
     while True:
         for ask in questions:
             await ask()
         manager.alive()
-        await trio.sleep(interval)
+        await trio.sleep(manager.watchdog_seconds / 2)
 
 
 async def _drain(control: ControlServer, workers: WorkerSupervisor) -> None:

@@ -160,6 +160,18 @@ class RuleInFile(McrError):
     code = -32008
 
 
+class UnconfirmedApply(McrError):
+    """What the configuration files say is on trial, and waits for confirmation."""
+
+    code = -32009
+
+
+class NothingToConfirm(McrError):
+    """No apply of the configuration files waits for confirmation."""
+
+    code = -32010
+
+
 def together(faults: Sequence[McrError]) -> McrError:
     """One error for one or several faults of a kind. It is of the first one's class, and names the first few."""
     if len(faults) == 1:

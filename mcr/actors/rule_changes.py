@@ -77,9 +77,14 @@ class Remove:
 
 @attrs.frozen
 class Use:
-    """Go by these rules of configuration files, and no longer by those that these said before."""
+    """Go by these rules of configuration files, and no longer by those that these said before.
+
+    Attributes:
+        kept: text that is kept beside the saved rules from then on.
+    """
 
     rules: tuple[FileRule, ...]
+    kept: str
     reply: Reply[Applied]
 
 
@@ -326,8 +331,15 @@ class RuleSet:
         command.reply.resolve(fault or step.told(draft))
 
     async def use(self, command: Use) -> None:
-        """Go by what the files say now: all of it, or nothing is changed."""
-        files = FileRules(command.rules)
+        """Go by what the files say now: all of it, or nothing is changed.
+
+        The text is saved first: at a start mcrd reads the files again by itself, but what is to become of them only
+        the text tells.
+        """
+        files, before = FileRules(command.rules), self._saved.kept
+        if fault := await self._saved.keep(command.kept):
+            command.reply.resolve(fault)
+            return
         try:
             async with self._applying:
                 standing = await self._renew()
@@ -341,11 +353,10 @@ class RuleSet:
                 self._precedence.note(files, plan.aside)
                 self._catalog.mark(files)
         except McrError as error:
+            await self._saved.keep(before)
             command.reply.resolve(error)
             return
         await trio.to_thread.run_sync(log_aside, fresh, files, "was added at run time")
-        counts = len(change.added), len(change.removed), len(change.changed)
-        log.notice("configuration files are in use as they are now: %d rules added, %d removed, %d changed", *counts)
         command.reply.resolve(Applied((), step.generation, step.standing))
 
     async def _apply(self, change: RuleChange) -> _Step:

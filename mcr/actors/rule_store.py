@@ -119,17 +119,22 @@ class RuleStore:
             self._well.pop(view.rule_id, None)
         return views
 
-    async def use(self, rules: tuple[FileRule, ...]) -> None:
+    async def use(self, rules: tuple[FileRule, ...], kept: str = "") -> None:
         """Go by these rules of configuration files instead of those that they said before; or nothing is changed.
+
+        Args:
+            rules: of the files.
+            kept: text to be kept beside the saved rules from then on; empty: none.
 
         Rules that keep their ids and inputs are changed in their places. Rules of run time that have the input, id or
         name of one of these are not used for as long as that stands in the files.
 
         Raises:
             LimitReached: there would be too many.
-            McrError: from `WorkerSupervisor.apply`; nothing is changed.
+            SystemFault: the text can't be saved.
+            McrError: from `WorkerSupervisor.apply`, or there is no state directory for the text; nothing is changed.
         """
-        applied: Applied = await ask(self._inbox, lambda reply: Use(rules, reply))
+        applied: Applied = await ask(self._inbox, lambda reply: Use(rules, kept, reply))
         await self._settle(applied)
         self._well.clear()
 

@@ -1,14 +1,14 @@
-"""What the rule store keeps on disk: the rules of run time."""
+"""What the rule store keeps on disk: the rules of run time, and a text beside them."""
 
 from collections.abc import Iterable
 
 import trio
 
-from mcr.errors import McrError
+from mcr.errors import InvalidParams, McrError
 from mcr.logs.logger import get_logger
 from mcr.model.log import Facility, Level
 from mcr.model.rule import Rule
-from mcr.rules.store import Drop, Put, RuleFile
+from mcr.rules.store import Change, Keep, RuleFile
 
 log = get_logger(Facility.RULES)
 
@@ -38,7 +38,23 @@ class SavedRules:
         elif self._file:
             log.notice("no rules are saved so far; they will be in %s", self._file.path)
 
-    async def save(self, changes: Iterable[Put | Drop]) -> McrError | None:
+    @property
+    def kept(self) -> str:
+        """The text that is kept beside the rules; empty: none."""
+        return self._file.kept if self._file else ""
+
+    async def keep(self, text: str) -> McrError | None:
+        """Have this text on the disk when this returns; or the reason why it is not."""
+        if text == self.kept:
+            return None
+        if not self._file:
+            return InvalidParams(
+                "mcrd keeps no state, so nothing could be taken back after a restart",
+                "leave out --confirm, or start mcrd with a state directory: mcrctl doctor says why there is none",
+            )
+        return await self.save([Keep(text)])
+
+    async def save(self, changes: Iterable[Change]) -> McrError | None:
         """Have changes on the disk when this returns; or the reason why they are not."""
         if not self._file:
             return None

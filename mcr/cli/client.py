@@ -30,7 +30,7 @@ WHOLE_REPLY_TIMEOUT: Final = 30
 _UNKNOWN = "the change may still be carried out, or may have been; before you repeat it, see: mcrctl list"
 _PART = 1 << 18
 _REPLY_TIMEVAL: Final = (REPLY_TIMEOUT, 0)  # struct timeval
-CHANGING: Final = frozenset({"add", "change", "remove", "log_level.set", "config.apply"})
+CHANGING: Final = frozenset({"add", "change", "remove", "log_level.set", "config.apply", "confirm"})
 """Methods that do more than read."""
 
 

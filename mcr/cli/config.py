@@ -131,20 +131,36 @@ def diff(session: Session, files: tuple[str, ...]) -> None:
 
 @config.command("apply")
 @click.option("--dry-run", is_flag=True, help="Only show what would change, as mcrctl config diff.")
+@click.option(
+    "--confirm",
+    metavar="SECONDS",
+    type=click.IntRange(1),
+    help="Go back to the rules of before after so many seconds, unless mcrctl confirm comes; also over a restart.",
+)
 @common_options
 @click.pass_obj
-def apply_files(session: Session, *, dry_run: bool) -> None:
-    """Have mcrd read its configuration files again, and go by them: all or nothing, as on SIGHUP.
+def apply_files(session: Session, *, dry_run: bool, confirm: int | None) -> None:
+    """Have mcrd read its configuration files again, and go by them: all or nothing.
 
     What did not change loses no packet. Exit status: 0 if mcrd goes by the files now, 2 if one has a fault and nothing
     was changed; with --dry-run as of mcrctl config diff.
     """
+    if dry_run and confirm:
+        raise UsageError("Give either --dry-run or --confirm", "with --dry-run nothing changes")
     if dry_run:
         _end(session, session.call("config.diff"))
-    done = session.call("config.apply")
+    done = session.call("config.apply", {"confirm": confirm} if confirm else None)
     session.show(done, _differences_view)
     with session.understand():
         refuse_faults(done["faults"])
+
+
+@click.command("confirm")
+@common_options
+@click.pass_obj
+def confirm_apply(session: Session) -> None:
+    """Keep what mcrctl config apply --confirm has changed."""
+    session.show(session.call("confirm"), lambda *_: "Confirmed: it is no longer taken back")
 
 
 def _end(session: Session, found: dict[str, Any]) -> NoReturn:
@@ -169,6 +185,7 @@ def _differences(session: Session, files: tuple[str, ...]) -> dict[str, Any]:
             for each in found
         ],
         "restart": [],
+        "trial": None,
     }
 
 
@@ -178,7 +195,19 @@ def _differences_view(found: dict[str, Any], _width: int | None) -> str:
     lines = [line for each in found["differences"] for line in _difference_lines(each)]
     if found["restart"]:
         lines.append(f"settings that count from the next start of mcrd: {', '.join(found['restart'])}")
-    return "\n".join(lines or [f"Nothing differs: {counted(len(found['files']), 'file')}"])
+    if not lines:
+        lines = [f"Nothing differs: {counted(len(found['files']), 'file')}"]
+    return "\n".join([*lines, *_trial_lines(found.get("trial"))])
+
+
+def _trial_lines(trial: dict[str, Any] | None) -> list[str]:
+    match trial:
+        case {"state": "waiting", "deadline": deadline, "seconds_left": left}:
+            return [f"What the files say is taken back in {left:.0f} s, at {deadline}. Keep it: mcrctl confirm"]
+        case {"state": "taken_back", "deadline": deadline}:
+            return [f"Nobody confirmed what the files say, so it was taken back at {deadline}"]
+        case _:
+            return []
 
 
 def _difference_lines(difference: dict[str, Any]) -> list[str]:

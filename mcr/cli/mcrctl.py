@@ -18,7 +18,7 @@ import click
 import mcr
 from mcr.cli import completion, tables
 from mcr.cli.command import Group
-from mcr.cli.config import config
+from mcr.cli.config import config, confirm_apply
 from mcr.cli.config_import import import_file
 from mcr.cli.failure import report, run
 from mcr.cli.findings import doctor, why
@@ -187,6 +187,7 @@ def set_log_level(session: Session, global_level: str | None, facility: str | No
 
 config.add_command(import_file)
 cli.add_command(config)
+cli.add_command(confirm_apply)
 cli.add_command(doctor)
 cli.add_command(why)
 cli.add_command(write_report)

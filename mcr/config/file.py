@@ -42,11 +42,21 @@ class Place:
 
 
 @attrs.frozen
+class FormerPlace:
+    """Where a rule stood until the files were changed."""
+
+    until: str
+
+    def __str__(self) -> str:
+        return f"the configuration files as they were before {self.until}"
+
+
+@attrs.frozen
 class FileRule:
-    """A rule, and where it stands."""
+    """A rule, and where it stands, or stood."""
 
     rule: Rule
-    place: Place
+    place: Place | FormerPlace
 
 
 @attrs.frozen

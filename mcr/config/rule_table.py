@@ -219,6 +219,19 @@ def _checked(
     return sound
 
 
+def rule_of_table(table: Mapping[str, Any]) -> Rule:
+    """A rule as `table_of` wrote it.
+
+    Raises:
+        ValueError: it is none.
+    """
+    faults = FileFaults("", Document("", {}))
+    rule = read_rule(table, (), faults).rule
+    if rule is None:
+        raise ValueError(faults.found)
+    return rule
+
+
 def rule_of(view: Mapping[str, Any]) -> Rule:
     """A rule as the control protocol shows it.
 
@@ -229,8 +242,4 @@ def rule_of(view: Mapping[str, Any]) -> Rule:
     table["outputs"] = [
         {name: value for name, value in output.items() if name not in _OF_A_VIEW} for output in view["outputs"]
     ]
-    faults = FileFaults("", Document("", {}))
-    rule = read_rule(table, (), faults).rule
-    if rule is None:
-        raise ValueError(faults.found)
-    return rule
+    return rule_of_table(table)

@@ -20,6 +20,7 @@ from mcr.control.wire import MANY, PROTOCOL
 from mcr.errors import InvalidParams, MethodNotFound
 from mcr.model.edit import RuleEdit
 from mcr.model.finding import Finding
+from mcr.model.limits import CONFIRM_SECONDS
 from mcr.model.log import Facility, Level, LogLevels, LogLine
 from mcr.model.rule import Output, Rule, RuleView
 from mcr.model.selection import Selection
@@ -95,8 +96,14 @@ class Diagnosis(Protocol):
 class Files(Protocol):
     """The owner of the configuration files."""
 
-    async def apply(self, *, dry_run: bool = False) -> Application:
-        """Read them again, and go by them; `dry_run`: only tell what would differ."""
+    async def apply(self, *, dry_run: bool = False, confirm: int | None = None) -> Application:
+        """Read them again, and go by them; `dry_run`: only tell what would differ; `confirm`: for so many seconds."""
+
+    async def confirm(self) -> None:
+        """Keep what is on trial."""
+
+    def mark(self, rules: tuple[RuleView, ...]) -> tuple[RuleView, ...]:
+        """Warn of rules on trial."""
 
 
 @attrs.frozen
@@ -175,6 +182,11 @@ class _WhichParams:
 
 
 @attrs.frozen
+class _ApplyParams:
+    confirm: int | None = None
+
+
+@attrs.frozen
 class _WhyParams:
     rule: str
 
@@ -229,6 +241,7 @@ async def _remove(api: Api, params: _RemoveParams) -> Any:
 
 async def _list(api: Api, params: _WhichParams) -> Any:
     rules = await api.rules.list() if params.rule is None else (await api.rules.find(params.rule),)
+    rules = api.files.mark(rules)
     return await _json_values(rules, rules)
 
 
@@ -260,8 +273,18 @@ async def _diff_config(api: Api, _: _NoParams) -> Any:
     return await trio.to_thread.run_sync(unstructure, await api.files.apply(dry_run=True))
 
 
-async def _apply_config(api: Api, _: _NoParams) -> Any:
-    return await trio.to_thread.run_sync(unstructure, await api.files.apply())
+async def _apply_config(api: Api, params: _ApplyParams) -> Any:
+    if params.confirm is not None and params.confirm not in CONFIRM_SECONDS:
+        raise InvalidParams(
+            f"Invalid confirm: {params.confirm}",
+            f"a number of seconds from {CONFIRM_SECONDS[0]} to {CONFIRM_SECONDS[-1]:,}",
+        )
+    return await trio.to_thread.run_sync(unstructure, await api.files.apply(confirm=params.confirm))
+
+
+async def _confirm(api: Api, _: _NoParams) -> Any:
+    await api.files.confirm()
+    return {"confirmed": True}
 
 
 async def _ping(_api: Api, _: _NoParams) -> Any:
@@ -321,7 +344,8 @@ METHODS: Final[Mapping[str, Method]] = {
         Method("doctor", _NoParams, _doctor, examines=True),
         Method("settings", _NoParams, _settings),
         Method("config.diff", _NoParams, _diff_config, examines=True),
-        Method("config.apply", _NoParams, _apply_config, changes=True),
+        Method("config.apply", _ApplyParams, _apply_config, changes=True),
+        Method("confirm", _NoParams, _confirm, changes=True),
         Method("ping", _NoParams, _ping),
         Method("version", _NoParams, _version),
         Method("log.recent", _NoParams, _recent_lines),

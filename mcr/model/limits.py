@@ -23,3 +23,6 @@ DEFAULT_TRAIN = 32
 
 MAX_TRAIN = 64
 """Those that an output can ask for."""
+
+CONFIRM_SECONDS = range(1, 7 * 24 * 3600 + 1)
+"""How long an apply of configuration files may wait for confirmation."""

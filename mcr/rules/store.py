@@ -1,6 +1,6 @@
 """The rules on disk: what was acknowledged is there after a crash, a reboot or a power cut.
 
-SQLite in WAL mode, synchronised at each commit, one table, one row a rule. Rules of the module:
+SQLite in WAL mode, synchronised at each commit: a row for each rule, and a text beside them. Rules of the module:
 
 1. One thread at a time uses a store. Whatever it does may wait for the disk.
 2. A write is whole or not there.
@@ -35,6 +35,7 @@ FILE: Final = "rules.sqlite"
 _APPLICATION: Final = 0x4D435231  # "MCR1" (PRAGMA application_id): tells our files from those of others
 _VERSION: Final = 1  # of the table (PRAGMA user_version)
 _TABLE: Final = "CREATE TABLE rules (position INTEGER PRIMARY KEY, rule_id TEXT UNIQUE NOT NULL, rule TEXT NOT NULL)"
+_KEPT: Final = "CREATE TABLE IF NOT EXISTS kept (text TEXT NOT NULL)"  # one row, or none
 _COMPANIONS: Final = ("-wal", "-shm", "-journal")
 _LOCK_SECONDS: Final = 1.0  # for one that is just ending
 _ERRNOS: Final = {
@@ -77,7 +78,14 @@ class Drop:
     rule_id: str
 
 
-Change = Put | Drop
+@attrs.frozen
+class Keep:
+    """Keep a text beside the rules, in the place of the one before; empty: none."""
+
+    text: str
+
+
+Change = Put | Drop | Keep
 
 
 class StateInUse(McrError):
@@ -94,6 +102,7 @@ class RuleFile:
     Attributes:
         path: of it.
         rules: those it held when it was opened, in the order in which they were added.
+        kept: the text beside them; empty: none.
         notices: what an operator should be told of it.
     """
 
@@ -103,6 +112,7 @@ class RuleFile:
         self._trouble = ""
         self._refusal = errno.EROFS
         self.rules: tuple[Rule, ...] = ()
+        self.kept = ""
         self.notices = list(notices)
 
     @classmethod
@@ -131,7 +141,8 @@ class RuleFile:
                 raise _unusable(directory, number) from None
             return cls._of_what_can_be_read(path, number)
         store = cls(path, database, *notices)
-        store.rules = tuple(store._read())
+        store.rules = tuple(_rules_of(database))
+        store.kept = _kept_in(database)
         return store
 
     @classmethod
@@ -142,15 +153,12 @@ class RuleFile:
         store = cls(path, None, f"{refusal.message}; rules can't be changed until that is mended")
         store._trouble = refusal.message
         store._refusal = number
-        rules, fault = _salvage(path)
-        store.rules = tuple(rules)
-        if fault:
-            store.notices.append(f"not all of {path} can be read ({fault}): mcrd starts with {len(rules)} rules of it")
+        saved = _salvage(path)
+        store.rules, store.kept = saved.rules, saved.kept
+        if saved.fault:
+            count = len(saved.rules)
+            store.notices.append(f"not all of {path} can be read ({saved.fault}): mcrd starts with {count} rules of it")
         return store
-
-    def _read(self) -> Iterator[Rule]:
-        assert self._database
-        return _rules_of(self._database)
 
     def write(self, changes: Iterable[Change]) -> None:
         """Make changes last, all of them or none. They are on the disk when this returns.
@@ -160,13 +168,15 @@ class RuleFile:
         """
         if self._database is None:
             raise _not_saved(self.path.parent, self._refusal)
+        lasting = tuple(changes)
         try:
-            _write_all(self._database, tuple(changes))
+            _write_all(self._database, lasting)
         except sqlite3.Error as error:
             fault = _not_saved(self.path.parent, _errno(error))
             self._trouble = fault.message
             raise fault from None
         self._trouble = ""
+        self.kept = next((each.text for each in reversed(lasting) if isinstance(each, Keep)), self.kept)
 
     @property
     def saving(self) -> Saving:
@@ -229,20 +239,20 @@ def _open_or_renew(path: Path) -> tuple[sqlite3.Connection, list[str]]:
     except sqlite3.DatabaseError as error:
         if _name(error) not in _DAMAGED:
             raise
-        saved, _ = _salvage(path)
+        saved = _salvage(path)
         aside = _set_aside(path)
         return _renewed(path, aside, saved), [
-            f"{path} is damaged ({error}): it is {aside} now; {len(saved)} rules could be read and are kept"
+            f"{path} is damaged ({error}): it is {aside} now; {len(saved.rules)} rules could be read and are kept"
         ]
 
 
-def _renewed(path: Path, aside: Path, saved: Iterable[Rule]) -> sqlite3.Connection:
-    """A new file with the rules of the one that was set aside; that is where it was if there is no room for both."""
+def _renewed(path: Path, aside: Path, saved: "_Salvaged") -> sqlite3.Connection:
+    """A new file with what was in the one that was set aside; that is where it was if there is no room for both."""
     with ExitStack() as undo:
         undo.callback(_move, aside, path)
         database = _opened(path)
         undo.callback(database.close)
-        _write_all(database, [*map(Put, saved)])
+        _write_all(database, (*map(Put, saved.rules), Keep(saved.kept)))
         undo.pop_all()
     return database
 
@@ -273,6 +283,7 @@ def _prepare(database: sqlite3.Connection) -> None:
     database.execute("PRAGMA journal_mode=WAL")
     database.execute("PRAGMA synchronous=FULL")
     with _transaction(database):
+        database.execute(_KEPT)
         if is_new:
             database.execute(f"PRAGMA application_id={_APPLICATION}")
             database.execute(_TABLE)
@@ -331,6 +342,10 @@ def _write_one(database: sqlite3.Connection, change: Change) -> None:
             )
         case Drop(rule_id):
             database.execute("DELETE FROM rules WHERE rule_id = ?", (rule_id,))
+        case Keep(text):
+            database.execute("DELETE FROM kept")
+            if text:
+                database.execute("INSERT INTO kept (text) VALUES (?)", (text,))
         case _:
             assert_never(change)
 
@@ -343,10 +358,24 @@ def _rules_of(database: sqlite3.Connection) -> Iterator[Rule]:
             raise sqlite3.DatabaseError(f"rule {rule_id}: {error!r}") from None
 
 
-def _salvage(path: Path) -> tuple[Sequence[Rule], str]:
-    """What can be read of a file, which stays as it is; why that is not all, empty: it is."""
+def _kept_in(database: sqlite3.Connection) -> str:
+    row = database.execute("SELECT text FROM kept").fetchone()
+    return str(row[0]) if row else ""
+
+
+@attrs.frozen
+class _Salvaged:
+    """What could be read of a file; why that is not all, empty: it is."""
+
+    rules: tuple[Rule, ...]
+    kept: str
+    fault: str
+
+
+def _salvage(path: Path) -> _Salvaged:
+    """Read what can be read of a file, which stays as it is."""
     saved: dict[str, Rule] = {}
-    fault = ""
+    kept = fault = ""
     try:
         with tempfile.TemporaryDirectory(prefix="mcr-") as copy:
             for suffix in ("", *_COMPANIONS):
@@ -361,9 +390,11 @@ def _salvage(path: Path) -> tuple[Sequence[Rule], str]:
                         fault = repr(error)
                     else:
                         saved[rule.rule_id] = rule
+                with suppress(sqlite3.Error):  # a file of before has no such table
+                    kept = _kept_in(database)
     except (sqlite3.Error, OSError, _Foreign) as error:
         fault = str(error)
-    return tuple(saved.values()), fault
+    return _Salvaged(tuple(saved.values()), kept, fault)
 
 
 def _set_aside(path: Path) -> Path:

@@ -18,7 +18,7 @@ from mcr.config.settings import settings_from
 from mcr.config.table import Source
 from mcr.control.methods import Api
 from mcr.control.server import ControlServer, run_control_server
-from mcr.errors import RuleNotFound
+from mcr.errors import NothingToConfirm, RuleNotFound
 from mcr.model.edit import RuleEdit
 from mcr.model.finding import Finding, Verdict
 from mcr.model.flow import Input
@@ -83,8 +83,14 @@ class Actors:
     async def remove(self, selection: Selection) -> tuple[RuleView, ...]:
         raise RuleNotFound(f"No rule has the id {selection.rule_ids[0]!r}", "list them: mcrctl list")
 
-    async def apply(self, *, dry_run: bool = False) -> Application:
-        return applied(dry_run=dry_run)
+    def mark(self, rules: tuple[RuleView, ...]) -> tuple[RuleView, ...]:
+        return rules
+
+    async def confirm(self) -> None:
+        raise NothingToConfirm("No apply waits for confirmation")
+
+    async def apply(self, *, dry_run: bool = False, confirm: int | None = None) -> Application:
+        return applied(dry_run=dry_run, confirm=confirm)
 
     async def describe(self) -> tuple[WorkerView, ...]:
         return ()

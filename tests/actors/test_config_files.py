@@ -26,12 +26,14 @@ class Rules:
     def __init__(self) -> None:
         self.used: list[list[str | None]] = []
         self.error: McrError | None = None
+        self.kept = ""
 
-    async def use(self, rules: tuple[FileRule, ...]) -> None:
+    async def use(self, rules: tuple[FileRule, ...], kept: str = "") -> None:
         await trio.lowlevel.checkpoint()
         if self.error:
             raise self.error
         self.used.append([each.rule.name for each in rules])
+        self.kept = kept
 
 
 Write = Callable[[str], object]

@@ -14,7 +14,7 @@ from mcr.errors import InterfaceNotFound, McrError, RuleNotFound, SystemFault
 from mcr.model.rule import Rule, RuleChange
 from mcr.model.selection import Selection
 from mcr.rules.conditions import Standing
-from mcr.rules.store import Change, Drop, Put
+from mcr.rules.store import Change, Drop, Keep, Put
 from test_rule_store import Network, Workers, rule
 
 NO_SPACE = SystemFault("Rules can't be saved in /var/lib/mcr", 28)
@@ -27,6 +27,7 @@ class File:
         self.rules = rules
         self.notices: list[str] = []
         self.path = Path("/var/lib/mcr/rules.sqlite")
+        self.kept = ""
         self.writes: list[list[Change]] = []
         self.fault: McrError | None = None
         self.slow: trio.Event | None = None
@@ -37,6 +38,9 @@ class File:
         if self.fault:
             raise self.fault
         self.writes.append([*changes])
+        for change in self.writes[-1]:
+            if isinstance(change, Keep):
+                self.kept = change.text
 
 
 @pytest.fixture

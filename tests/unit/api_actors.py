@@ -7,7 +7,7 @@ from typing import Any
 import attrs
 import pytest
 
-from mcr.actors.config_files import Application
+from mcr.actors.config_files import Application, TrialView
 from mcr.config.difference import RuleDifference
 from mcr.control.methods import Api
 from mcr.errors import InvalidParams, LimitReached, McrError, RuleNotFound
@@ -57,7 +57,7 @@ SHOWN_VALUES = (
 )
 
 
-def applied(*, dry_run: bool) -> Application:
+def applied(*, dry_run: bool, confirm: int | None) -> Application:
     """What comes of reading the configuration files again; unless nothing is changed by it, a rule is gone."""
     cam = {
         "name": "cam",
@@ -65,7 +65,8 @@ def applied(*, dry_run: bool) -> Application:
         "outputs": ["239.2.2.2:5001:eth1"],
     }
     gone = () if dry_run else (RuleDifference("dcfca9531161", "removed", cam, None),)
-    return Application(("/etc/mcr/mcr.toml",), (), gone)
+    trial = TrialView("waiting", "2026-01-01T12:02:00Z", float(confirm)) if confirm else None
+    return Application(("/etc/mcr/mcr.toml",), (), gone, trial=trial)
 
 
 @attrs.define
@@ -78,6 +79,7 @@ class Actors:
     failure: Exception | None = None
     levels: LogLevels = attrs.field(factory=LogLevels)
     waits: bool = False
+    confirmed: int = 0
     stats: Stats = attrs.field(factory=lambda: Stats(IngressStats(), EgressStats()))
 
     async def add(self, rules: tuple[Rule, ...], *, wait: bool) -> tuple[RuleView, ...]:
@@ -112,8 +114,14 @@ class Actors:
             for r in self.added
         )
 
-    async def apply(self, *, dry_run: bool = False) -> Application:
-        return applied(dry_run=dry_run)
+    def mark(self, rules: tuple[RuleView, ...]) -> tuple[RuleView, ...]:
+        return rules
+
+    async def confirm(self) -> None:
+        self.confirmed += 1
+
+    async def apply(self, *, dry_run: bool = False, confirm: int | None = None) -> Application:
+        return applied(dry_run=dry_run, confirm=confirm)
 
     async def describe(self) -> tuple[WorkerView, ...]:
         return (WorkerView(0, None, 1, ("eth0",), WorkerState.WAITING, 2, 3),)

@@ -198,3 +198,32 @@ def test_a_daemon_of_another_make_is_no_traceback(run: Any, daemon: Any) -> None
     status, _, errors = run("config", "export")
     assert status == 1
     assert "does not answer as this mcrctl expects" in errors[0]
+
+
+# Apply, and confirm.
+
+APPLIED = {"files": ["/etc/mcr/mcr.toml"], "faults": [], "differences": [], "restart": []}
+
+
+def test_what_waits_for_confirmation_is_told(run: Any, daemon: Any) -> None:
+    waits = {"state": "waiting", "deadline": "2026-01-01T12:02:00Z", "seconds_left": 119.6}
+    daemon.results["config.apply"] = APPLIED | {"trial": waits}
+    status, out, _ = run("config", "apply", "--confirm", "120")
+    assert (status, out.splitlines()[1]) == (
+        0,
+        "What the files say is taken back in 120 s, at 2026-01-01T12:02:00Z. Keep it: mcrctl confirm",
+    )
+    assert daemon.calls[-1] == ("config.apply", {"confirm": 120})
+    taken_back = {"state": "taken_back", "deadline": "2026-01-01T12:02:00Z", "seconds_left": 0.0}
+    daemon.results["config.apply"] = APPLIED | {"trial": taken_back}
+    out = run("config", "apply")[1]
+    assert out.endswith("Nobody confirmed what the files say, so it was taken back at 2026-01-01T12:02:00Z\n")
+    daemon.results["config.apply"] = APPLIED  # of an mcrd of before
+    assert run("config", "apply")[1] == "Nothing differs: 1 file\n"
+    daemon.results["confirm"] = {"confirmed": True}
+    assert run("confirm") == (0, "Confirmed: it is no longer taken back\n", [])
+
+
+def test_times_that_cannot_be_meant_are_refused(run: Any) -> None:
+    for words in (["--confirm", "0"], ["--confirm", "5", "--dry-run"]):
+        assert run("config", "apply", *words)[0] == 2

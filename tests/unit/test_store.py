@@ -17,7 +17,7 @@ from mcr.errors import McrError, SystemFault
 from mcr.model.flow import Input
 from mcr.model.rule import Output, Rule
 from mcr.rules import store
-from mcr.rules.store import FILE, Drop, Put, RuleFile
+from mcr.rules.store import FILE, Drop, Keep, Put, RuleFile
 
 
 def rule(number: int, name: str | None = None) -> Rule:
@@ -265,3 +265,24 @@ def _cannot_open(path: Path) -> sqlite3.OperationalError:
     with pytest.raises(sqlite3.OperationalError) as raised:
         sqlite3.connect(f"file:{path}/nothing?mode=ro", uri=True).execute("SELECT 1")
     return raised.value
+
+
+def test_a_text_is_kept_beside_the_rules(tmp_path: Path) -> None:
+    with closing(RuleFile.open(tmp_path)) as file:
+        assert file.kept == ""
+        file.write([Keep("one"), Put(rule(1)), Keep("two")])
+        assert file.kept == "two"
+    with closing(RuleFile.open(tmp_path)) as file:
+        assert (file.kept, file.rules) == ("two", (rule(1),))
+        file.write([Keep("")])
+    with closing(RuleFile.open(tmp_path)) as file:
+        assert file.kept == ""
+
+
+def test_a_file_of_before_is_used(tmp_path: Path) -> None:
+    written(tmp_path, Put(rule(1)))
+    with closing(sqlite3.connect(tmp_path / FILE)) as database:
+        database.execute("DROP TABLE kept")
+        database.commit()
+    with closing(RuleFile.open(tmp_path)) as file:
+        assert (file.rules, file.kept, file.notices) == ((rule(1),), "", [])

@@ -340,6 +340,12 @@ def test_rules_of_files_and_those_that_were_added_are_there_at_every_start(site:
         return {each["rule_id"]: each["origin"] for each in site.ctl("list")}
 
     wait_until(lambda: origins() == {"tv": "file", "added": "runtime"}, "the file is in force")
+    (rules / "fault.toml").write_text("[[rule]]\n")
+    assert site.machine.run("systemctl", "reload", "mcrd", check=False).returncode == 1
+    assert site.machine.service("ActiveState") == "active"
+    assert origins() == {"tv": "file", "added": "runtime"}
+    assert "fault.toml:1: a rule lacks input and outputs" in site.machine.ask("journalctl", "-u", "mcrd")
+    (rules / "fault.toml").unlink()
     site.restart_after("kill", "-KILL")
     wait_until(lambda: origins() == {"tv": "file", "added": "runtime"}, "the rules are there again")
     site.ctl("remove", "--rule-id", "added")

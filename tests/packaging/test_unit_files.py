@@ -34,8 +34,10 @@ def test_unit_is_free_of_faults(tmp_path: Path) -> None:
     """With the mcrd of this checkout, for the unit's own need not be installed."""
     unit = tmp_path / UNIT.name
     text = UNIT.read_text()
-    assert text.count("\nExecStart=/usr/bin/mcrd ") == 1
-    unit.write_text(text.replace("=/usr/bin/mcrd ", f"={Path(sys.executable).with_name('mcrd')} "))
+    for program in ("mcrd", "mcrctl"):
+        assert text.count(f"=/usr/bin/{program} ") == 1
+        text = text.replace(f"=/usr/bin/{program} ", f"={Path(sys.executable).with_name(program)} ")
+    unit.write_text(text)
     analyze("verify", "--man=no", str(unit))
 
 

@@ -3,7 +3,7 @@
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, suppress
 from functools import partial
-from itertools import takewhile
+from itertools import chain, takewhile
 from typing import Self, assert_never
 
 import attrs
@@ -38,12 +38,14 @@ class Applied:
 
     Attributes:
         there: ids of those that were there already.
+        remarks: what is to be said of some, by their ids.
     """
 
     entries: tuple[Entry, ...]
     generation: int
     standing: Standing
     there: frozenset[str] = frozenset()
+    remarks: Mapping[str, str] = attrs.field(factory=dict)
 
 
 @attrs.frozen
@@ -152,9 +154,13 @@ class _Step:
 
     def told(self, draft: Draft) -> Applied:
         """What to tell the client of a draft that is a part of it."""
-        entries = tuple(draft.there.get(rule_id) or self.entries[rule_id] for rule_id in draft.about)
+        known = {each.rule_id: Entry(each, self.generation, ()) for each in draft.aside} | {
+            **self.entries,
+            **draft.there,
+        }
+        entries = tuple(known[rule_id] for rule_id in draft.about)
         generation = max((each.generation for each in entries), default=self.generation)
-        return Applied(entries, generation, self.standing, frozenset(draft.there))
+        return Applied(entries, generation, self.standing, frozenset(draft.there), draft.remarks)
 
 
 class RuleSet:
@@ -255,7 +261,8 @@ class RuleSet:
             if draft.former and not fault:
                 late.append((command, draft))
             else:
-                self._answer(command, draft, step, fault if draft.added or draft.former else None)
+                touches = draft.added or draft.former or draft.aside
+                self._answer(command, draft, step, fault if touches else None)
         if late:
             await self._change(late, whole)
         return len(made)
@@ -305,7 +312,7 @@ class RuleSet:
     async def _save(self, whole: Draft) -> McrError | None:
         writes: list[Put | Drop] = [
             *map(Put, (*whole.added, *whole.changed)),
-            *(Drop(rule.rule_id) for rule in whole.removed),
+            *(Drop(rule.rule_id) for rule in (*whole.removed, *whole.aside)),
         ]
         return await self._saved.save(writes) if writes else None
 
@@ -318,15 +325,15 @@ class RuleSet:
                 plan = self._catalog.plan_change(whole.changed, removed=whole.removed, wait=whole.wait)
                 step = await self._apply(plan)
         except McrError as error:
-            await self._saved.save(map(Put, whole.former))
+            await self._saved.save(map(Put, (*whole.former, *chain.from_iterable(draft.aside for _, draft in late))))
             await self._make_apart([command for command, _ in late], error)
             return
         for command, draft in late:
             self._answer(command, draft, step)
 
-    @staticmethod
-    def _answer(command: _AtRunTime, draft: Draft, step: _Step, fault: McrError | None = None) -> None:
+    def _answer(self, command: _AtRunTime, draft: Draft, step: _Step, fault: McrError | None = None) -> None:
         if not fault:
+            self._precedence.forget(draft.aside)
             log_draft(draft)
         command.reply.resolve(fault or step.told(draft))
 

@@ -109,6 +109,8 @@ class RuleStore:
     async def remove(self, selection: Selection) -> tuple[RuleView, ...]:
         """Remove all rules that are selected or none, and wait a little for the workers to forget them.
 
+        All are those that do not stand in files. What else is to be said of one is a warning of its view.
+
         Raises:
             RuleNotFound: no rule is meant by one of the ids, names and patterns.
             SystemFault: that can't be saved, so the rules stay.
@@ -117,7 +119,10 @@ class RuleStore:
         views = await self._views(applied.entries, await self._settle(applied))
         for view in views:
             self._well.pop(view.rule_id, None)
-        return views
+        remarks = applied.remarks
+        return tuple(
+            attrs.evolve(view, warnings=(remarks[view.rule_id],) if view.rule_id in remarks else ()) for view in views
+        )
 
     async def use(self, rules: tuple[FileRule, ...], kept: str = "") -> None:
         """Go by these rules of configuration files instead of those that they said before; or nothing is changed.

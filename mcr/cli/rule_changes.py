@@ -15,6 +15,7 @@ from mcr.text.plurals import counted
 from mcr.text.visible import all_visible
 
 _OUTPUTS = "G:P:IF[,G:P:IF...]"
+_NAMED = 10  # rules that stay
 _PATTERN = frozenset("*?[")
 _SEE_RULES = "ids and names are shown by: mcrctl list"
 
@@ -163,7 +164,7 @@ def change(session: Session, /, rule: str | None, rule_id: str | None, name: str
     shell_complete=completion.rule_names,
     help="Name of a rule, or a shell pattern of names such as 'studio-*'; may be given several times.",
 )
-@click.option("--all", "everything", is_flag=True, help="Remove all rules.")
+@click.option("--all", "everything", is_flag=True, help="Remove all rules but those of configuration files.")
 @common_options
 @click.pass_obj
 def remove(
@@ -184,7 +185,25 @@ def remove(
         case _:
             given = {"rule_ids": [*rule_ids], "names": [*names], "all": everything}
             params = {each: value for each, value in given.items() if value}
-    session.show(session.call("remove", params), _removed)
+    removed = session.call("remove", params)
+    session.show(removed, _removed)
+    with session.understand():
+        for rule in all_visible(removed if isinstance(removed, list) else [removed]):
+            for remark in rule.get("warnings", ()):
+                click.echo(f"Note: rule {rule['rule_id']}: {remark}", err=True)
+    if everything:
+        _note_what_stays(session)
+
+
+def _note_what_stays(session: Session) -> None:
+    """Name the rules of files, which `--all` leaves where they are."""
+    with session.understand():
+        stay = [rule for rule in all_visible(session.call("list")) if rule.get("origin") == "file"]
+        names = [rule["name"] or rule["rule_id"] for rule in stay]
+    if names:
+        more = f" and {len(names) - _NAMED:,} more" if len(names) > _NAMED else ""
+        rules = f"{counted(len(names), 'rule')} of configuration files {'stays' if len(names) == 1 else 'stay'}"
+        click.echo(f"Note: {rules}: {', '.join(names[:_NAMED])}{more}", err=True)
 
 
 def _id_of(session: Session, rule: str) -> str:

@@ -161,13 +161,13 @@ class Catalog:
         return self._by_id[wanted]
 
     def find_all(self, selection: Selection) -> list[Entry]:
-        """The rules that are selected, each once, in the order in which they were added.
+        """The rules that are selected, each once, in the order in which they were added. All: but for those of files.
 
         Raises:
             RuleNotFound: no rule has one of the ids or names, or matches one of the patterns.
         """
         if selection.all:
-            return [*self]
+            return [each for each in self if not each.from_file]
         find = _called if selection.literal else _matching
         names = chain.from_iterable(find("name", each, self._by_name) for each in selection.names)
         wanted = {

@@ -18,7 +18,7 @@ def log_draft(draft: Draft) -> None:
     _log_rules("added", draft.added)
     for before, now in zip(draft.former, draft.changed, strict=False):
         log.info("rule %s changed: %s", now.rule_id, _describe_change(before, now))
-    _log_rules("removed", draft.removed)
+    _log_rules("removed", (*draft.removed, *draft.aside))
 
 
 def _log_rules(what: str, rules: Sequence[Rule]) -> None:

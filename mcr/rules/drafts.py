@@ -29,6 +29,8 @@ class Draft:
         there: those of them that stay as they are.
         places: of the added ones in that order.
         former: those that are changed or removed, as they are before it.
+        aside: saved ones to be forgotten, which give way to those of files.
+        remarks: what is to be said of rules, by their ids.
         wait: rules may name interfaces that are not there.
     """
 
@@ -39,6 +41,8 @@ class Draft:
     changed: tuple[Rule, ...] = ()
     removed: tuple[Rule, ...] = ()
     former: tuple[Rule, ...] = ()
+    aside: tuple[Rule, ...] = ()
+    remarks: Mapping[str, str] = attrs.field(factory=dict)
     wait: bool = False
 
     def place(self, error: McrError) -> McrError:
@@ -112,10 +116,12 @@ class Drafts:
             RuleNotFound: no rule is meant by one of the ids, names and patterns.
             RuleInFile: one stands in a file.
         """
-        rules = tuple(entry.rule for entry in self._catalog.find_all(selection))
+        aside, others = self._precedence.take_aside(selection)
+        rules = tuple(entry.rule for entry in self._catalog.find_all(others))
         about = tuple(rule.rule_id for rule in rules)
         self._precedence.refuse_change(about)
-        return Draft(about, removed=rules, former=rules)
+        about += tuple(rule.rule_id for rule in aside)
+        return Draft(about, removed=rules, former=rules, aside=aside, remarks=self._precedence.remarks(aside))
 
 
 def take_together(drafts: Iterable[Draft]) -> list[Draft]:
@@ -148,6 +154,7 @@ def put_together(drafts: Sequence[Draft]) -> Draft:
         changed=tuple(chain.from_iterable(each.changed for each in drafts)),
         removed=tuple(chain.from_iterable(each.removed for each in drafts)),
         former=tuple(chain.from_iterable(each.former for each in drafts)),
+        aside=tuple(chain.from_iterable(each.aside for each in drafts)),
         wait=any(each.wait for each in drafts),
     )
 

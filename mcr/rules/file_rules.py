@@ -4,13 +4,15 @@ A rule that was added at run time and has the input, the id or the name of a fil
 one stands in the file. It stays saved.
 """
 
-from collections.abc import Iterable, Iterator, Sequence
+import shlex
+from collections.abc import Collection, Iterable, Iterator, Sequence
 
 import attrs
 
 from mcr.config.file import FileRule
 from mcr.errors import RuleExists, RuleInFile
 from mcr.model.rule import Rule
+from mcr.model.selection import Selection
 from mcr.rules.catalog import Entry
 
 
@@ -98,6 +100,37 @@ class Precedence:
                 changed.append(attrs.evolve(target, input=rule.input))
         return Exchange(tuple(wanted.values()), tuple(removed), tuple(changed), aside)
 
+    def take_aside(self, selection: Selection) -> tuple[tuple[Rule, ...], Selection]:
+        """Those of the selected rules that give way, by their ids and names alone, and what else is selected.
+
+        One that gives way often has the id of the rule that it gives way to.
+        """
+        taken = tuple(
+            rule
+            for rule in self.aside
+            if selection.all or rule.rule_id in selection.rule_ids or rule.name in selection.names
+        )
+        ids, names = {rule.rule_id for rule in taken}, {rule.name for rule in taken}
+        return taken, attrs.evolve(
+            selection,
+            rule_ids=tuple(each for each in selection.rule_ids if each not in ids),
+            names=tuple(each for each in selection.names if each not in names),
+        )
+
+    def remarks(self, aside: Iterable[Rule]) -> dict[str, str]:
+        """What is to be said when rules that give way are removed, by their ids. It takes a while: see `Place`."""
+        rivals = {rule.rule_id: self.files.rival(rule) for rule in aside}
+        return {
+            rule_id: f"it was saved, and not in use; rule {rival.rule.rule_id} stays, which stands in {rival.place}"
+            for rule_id, rival in rivals.items()
+            if rival
+        }
+
+    def forget(self, aside: Collection[Rule]) -> None:
+        """Rules that give way are no longer saved."""
+        if aside:
+            self.note(self.files, [rule for rule in self.aside if rule not in aside])
+
     def refuse_change(self, rule_ids: Sequence[str]) -> None:
         """Raise for the first of these that stands in a file.
 
@@ -133,4 +166,5 @@ class Precedence:
                 raise RuleExists(
                     f"Rule already exists: {holder.rule_id} takes {holder.input}, and is saved",
                     "it is not used while a configuration file has a rule with the same input, id or name",
+                    f"remove it: mcrctl remove --rule-id {shlex.quote(holder.rule_id)}",
                 )

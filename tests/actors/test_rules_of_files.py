@@ -15,7 +15,7 @@ from mcr.errors import LimitReached, RuleExists, RuleInFile
 from mcr.model.edit import RuleEdit
 from mcr.model.rule import Origin, Output, Rule
 from mcr.model.selection import Selection
-from mcr.rules.store import Put
+from mcr.rules.store import Drop, Put
 from test_rule_store import Network, Workers, rule
 from test_saved_rules import File
 
@@ -79,7 +79,7 @@ async def test_a_files_rule_is_changed_in_its_file_alone(nursery: trio.Nursery, 
     store = await start(nursery, workers, file, A)
     await store.add((B,))
     with pytest.raises(RuleInFile, match=r"Rule a stands in mcr\.toml:1"):
-        await store.remove(Selection(all=True))
+        await store.remove(Selection(("a", "b")))
     with pytest.raises(RuleInFile, match=r"Rule a stands in mcr\.toml:1"):
         await store.change(rule_id="a", edit=RuleEdit(new_name="x"))
     with pytest.raises(RuleExists, match=r"stands in mcr\.toml:1 \(rules\[1\]\)"):
@@ -107,3 +107,47 @@ async def test_a_saved_rule_gives_way_stays_saved_and_comes_back(
     await store.use(())
     assert await origins(store) == {"b": Origin.RUNTIME, "saved": Origin.RUNTIME}
     assert file.writes == []
+
+
+async def test_all_are_the_rules_of_run_time_saved_ones_that_give_way_among_them(
+    nursery: trio.Nursery, workers: Workers
+) -> None:
+    file = File(attrs.evolve(A, rule_id="aside"), B)
+    store = await start(nursery, workers, file, A)
+    removed = await store.remove(Selection(all=True))
+    assert {view.rule_id: view.warnings for view in removed} == {
+        "b": (),
+        "aside": ("it was saved, and not in use; rule a stays, which stands in mcr.toml:1",),
+    }
+    assert await origins(store) == {"a": Origin.FILE}
+    assert file.writes == [[Drop("b"), Drop("aside")]]
+    await store.use(())
+    assert await origins(store) == {}
+
+
+async def test_a_saved_rule_that_gives_way_is_forgotten_by_its_id_or_name(
+    nursery: trio.Nursery, workers: Workers
+) -> None:
+    """Also if the file's rule has the same id, as it has where both are automatic."""
+    file = File(attrs.evolve(A, outputs=B.outputs), attrs.evolve(B, rule_id="other", name="tv"))
+    store = await start(nursery, workers, file, A, B)
+    (view,) = await store.remove(Selection(("a",), literal=True))
+    assert view.warnings
+    with pytest.raises(RuleInFile):
+        await store.remove(Selection(("a",), literal=True))
+    await store.remove(Selection(names=("tv",)))
+    assert file.writes == [[Drop("a")], [Drop("other")]]
+    changes = len(workers.changes)
+    assert await origins(store) == {"a": Origin.FILE, "b": Origin.FILE}
+    await store.use(())
+    assert (len(workers.changes), await origins(store)) == (changes + 1, {})
+
+
+async def test_a_removal_that_cannot_be_saved_forgets_nothing(nursery: trio.Nursery, workers: Workers) -> None:
+    file = File(attrs.evolve(A, rule_id="aside"))
+    store = await start(nursery, workers, file, A)
+    file.fault = LimitReached("full")
+    with pytest.raises(LimitReached):
+        await store.remove(Selection(("aside",)))
+    await store.use(())
+    assert await origins(store) == {"aside": Origin.RUNTIME}

@@ -80,7 +80,7 @@ def test_several_rules_are_removed_by_one_request(
 ) -> None:
     daemon.results["remove"] = [VIEW] * 3
     assert run("remove", *words) == (0, "Removed 3 rules\n", [])
-    assert daemon.calls == [("remove", params)]
+    assert daemon.calls[0] == ("remove", params)
     daemon.results["remove"] = [VIEW]
     assert run("remove", *words)[1] == "Removed rule dcfca9531161\n"
     daemon.results["remove"] = []
@@ -272,3 +272,14 @@ def test_rules_that_were_there_are_told(run: Run, daemon: Daemon, batch: Write) 
     daemon.results["add"] = [there, VIEW | {"added": True}, there]
     assert run("add", "--batch", batch(line(1)), "--idempotent")[:2] == (0, "Added 1 rule; 2 were there already\n")
     assert [params["idempotent"] for _, params in daemon.calls] == [True, True]
+
+
+def test_what_a_removal_leaves_is_named(run: Run, daemon: Daemon) -> None:
+    daemon.results["remove"] = [VIEW | {"warnings": ["it was saved, and not in use"]}]
+    daemon.results["list"] = [VIEW | {"origin": "file", "name": None}, VIEW | {"origin": "runtime"}]
+    status, out, errors = run("remove", "--all")
+    assert (status, out) == (0, f"Removed rule {VIEW['rule_id']}\n")
+    assert errors == [
+        f"Note: rule {VIEW['rule_id']}: it was saved, and not in use",
+        f"Note: 1 rule of configuration files stays: {VIEW['rule_id']}",
+    ]

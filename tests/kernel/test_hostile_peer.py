@@ -1,6 +1,7 @@
 """What answers mcrctl is not mcrd, or means harm: one line says so, soon, and the terminal stays sane."""
 
 import contextlib
+import json
 import socket
 import time
 from collections.abc import Callable
@@ -77,8 +78,14 @@ def ask(run: Any, words: tuple[str, ...], capsys: pytest.CaptureFixture[str]) ->
         status, out, err = run(*words)
     except SystemExit as ended:  # of findings
         status, out = ended.code, capsys.readouterr().out
-    assert [line.startswith("Error: ") for line in err[:1]] == [True] * (len(err) > 0)
-    assert all(line.startswith("hint: ") for line in err[1:])
+    if err and "--json" in words:
+        (line,) = err
+        error = json.loads(line)["error"]
+        assert {"code", "message", "data"} <= error.keys()
+        assert error["message"]
+    elif err:
+        assert err[0].startswith("Error: ")
+        assert all(line.startswith("hint: ") for line in err[1:])
     assert not err or status == 1
     return status, "\n".join([out, *err])
 

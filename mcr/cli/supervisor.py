@@ -99,7 +99,7 @@ def _of_kind(kind: Kind[Any]) -> dict[str, Any]:
 @click.option(
     "--take-over",
     is_flag=True,
-    help="Go on where the mcrd that serves the control socket is: it hands everything on, and ends. Nothing is lost, "
+    help="Go on where the mcrd that serves the control socket is: it hands everything on, and ends. Forwarding and "
     "counters go on, and no group is left. A service does so by itself: systemctl restart mcrd",
 )
 @_options
@@ -108,8 +108,9 @@ def supervisor(context: click.Context, /, config_paths: tuple[str, ...], *, take
     """Run the relay in the foreground until SIGTERM or SIGINT.
 
     Rules stand in configuration files, or are added and removed with mcrctl. On SIGTERM mcrd sends the packets that
-    have arrived, and ends. On SIGHUP it reads the configuration files again, and sets the log levels back to those of
-    the start; it goes on when its terminal is closed.
+    have arrived, and ends; where a service manager keeps its workers for the next mcrd, they go on. On SIGHUP it reads
+    the configuration files again, and sets the log levels back to those of the start; it goes on when its terminal is
+    closed.
     """
     options = {
         setting.option: _text(values[setting.name])

@@ -161,7 +161,7 @@ class RuleInFile(McrError):
 
 
 class UnconfirmedApply(McrError):
-    """What the configuration files say is on trial, and waits for confirmation."""
+    """What the configuration files say waits for confirmation, or was taken back for want of it."""
 
     code = -32009
 

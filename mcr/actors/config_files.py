@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Mapping
+from functools import partial
 from typing import NoReturn, Protocol
 
 import attrs
@@ -9,13 +10,13 @@ import trio
 
 from mcr.config.difference import RuleDifference, difference
 from mcr.config.file import Configuration, ConfigurationPaths, FileFault, FileRule
-from mcr.errors import InvalidParams, McrError, NothingToConfirm
+from mcr.errors import InvalidParams, McrError, NothingToConfirm, UnconfirmedApply
 from mcr.logs.logger import get_logger
 from mcr.logs.standing_reason import StandingReason
 from mcr.model.finding import Finding, Verdict
 from mcr.model.log import Facility, Level
 from mcr.model.rule import Origin, Rule, RuleView
-from mcr.rules.trial import Clock, Trial, after_apply, are_same, this_moment, utc
+from mcr.rules.trial import Clock, Trial, after_apply, this_moment, utc
 from mcr.text.plurals import counted
 
 log = get_logger(Facility.RULES)
@@ -96,22 +97,23 @@ class ConfigFiles:
         self._fault = ""
         self._restart: tuple[str, ...] = ()
 
-    async def apply(self, *, dry_run: bool = False, confirm: int | None = None) -> Application:
+    async def apply(self, *, dry_run: bool = False, confirm: int | None = None, reload: bool = False) -> Application:
         """Read the files again, and go by them, all or nothing.
 
         Args:
             dry_run: only tell what would differ.
             confirm: seconds after which that is taken back unless it is confirmed; None: it needs not be.
+            reload: do not use what was taken back.
 
         Raises:
-            UnconfirmedApply: one waits for confirmation, and this one would not.
+            UnconfirmedApply: one waits for confirmation, and this one would not; or it was taken back.
             McrError: the rules can't be had; nothing is changed.
         """
         async with self._turn:  # who reads later may have read something newer, which must not be undone
             read = await self._read()
             found = self._compare(read)
             if not dry_run:
-                await self._apply(read, found.differences, confirm)
+                await self._apply(read, found.differences, confirm, reload=reload)
                 self._restart = found.restart
             return attrs.evolve(found, trial=self._view())
 
@@ -125,14 +127,16 @@ class ConfigFiles:
         differences = difference(self._in_force, _rules_of(read))
         return Application(read.files, (), differences, _differing(self._configuration.settings, read.settings))
 
-    async def _apply(self, read: Configuration, differences: tuple[RuleDifference, ...], confirm: int | None) -> None:
+    async def _apply(
+        self, read: Configuration, differences: tuple[RuleDifference, ...], confirm: int | None, *, reload: bool
+    ) -> None:
         if read.faults:
             self._fault = str(read.faults[0])
             _log_faults(read.faults)
             return
         now = self._clock()
         given = self._trial, self._in_force, _rules_of(read), confirm, now
-        before, trial = self._trial, await trio.to_thread.run_sync(after_apply, *given)
+        before, trial = self._trial, await trio.to_thread.run_sync(partial(after_apply, *given, reload=reload))
         try:
             await self._use(read, differences, trial)
         except InvalidParams:  # the files are not at fault
@@ -178,21 +182,15 @@ class ConfigFiles:
         A signal confirms nothing: it also comes when the terminal is closed that mcrd was started from. So what is on
         trial stays so, and what was taken back is not used until the files are changed, or applied by `mcrctl`.
         """
-        if self._trial and self._trial.taken_back and await self._say_what_was_taken_back(self._trial):
-            log.warning("the configuration files say what was taken back, and are not used: mcrctl config apply")
-            return
         try:
-            done = await self.apply()
-        except McrError as error:
-            if self._trial and self._trial.waits:
-                log.warning("the configuration files are not used: %s", error.message)
+            done = await self.apply(reload=True)
+        except UnconfirmedApply as error:
+            log.warning("the configuration files are not used: %s", error.message)
+            return
+        except McrError:  # the log has it
             return
         if done.restart:
             log.warning("settings of configuration files that count from the next start: %s", ", ".join(done.restart))
-
-    async def _say_what_was_taken_back(self, trial: Trial) -> bool:
-        read = await self._read()
-        return not read.faults and await trio.to_thread.run_sync(are_same, _rules_of(read), trial.after)
 
     # A trial.
 

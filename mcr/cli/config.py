@@ -137,19 +137,25 @@ def diff(session: Session, files: tuple[str, ...]) -> None:
     type=click.IntRange(1),
     help="Go back to the rules of before after so many seconds, unless mcrctl confirm comes; also over a restart.",
 )
+@click.option(
+    "--reload",
+    is_flag=True,
+    help="Fail if nobody confirmed what the files say and it was taken back: systemctl reload.",
+)
 @common_options
 @click.pass_obj
-def apply_files(session: Session, *, dry_run: bool, confirm: int | None) -> None:
+def apply_files(session: Session, *, dry_run: bool, confirm: int | None, reload: bool) -> None:
     """Have mcrd read its configuration files again, and go by them: all or nothing.
 
     What did not change loses no packet. Exit status: 0 if mcrd goes by the files now, 2 if one has a fault and nothing
     was changed; with --dry-run as of mcrctl config diff.
     """
-    if dry_run and confirm:
-        raise UsageError("Give either --dry-run or --confirm", "with --dry-run nothing changes")
+    if dry_run and (confirm or reload):
+        raise UsageError("--dry-run takes neither --confirm nor --reload", "with --dry-run nothing changes")
     if dry_run:
         _end(session, session.call("config.diff"))
-    done = session.call("config.apply", {"confirm": confirm} if confirm else None)
+    params = {name: value for name, value in (("confirm", confirm), ("reload", reload)) if value}
+    done = session.call("config.apply", params or None)
     session.show(done, _differences_view)
     with session.understand():
         refuse_faults(done["faults"])

@@ -96,8 +96,11 @@ class Diagnosis(Protocol):
 class Files(Protocol):
     """The owner of the configuration files."""
 
-    async def apply(self, *, dry_run: bool = False, confirm: int | None = None) -> Application:
-        """Read them again, and go by them; `dry_run`: only tell what would differ; `confirm`: for so many seconds."""
+    async def apply(self, *, dry_run: bool = False, confirm: int | None = None, reload: bool = False) -> Application:
+        """Read them again, and go by them.
+
+        `dry_run`: only tell what would differ; `confirm`: for so many seconds; `reload`: not by what was taken back.
+        """
 
     async def confirm(self) -> None:
         """Keep what is on trial."""
@@ -184,6 +187,7 @@ class _WhichParams:
 @attrs.frozen
 class _ApplyParams:
     confirm: int | None = None
+    reload: bool = False
 
 
 @attrs.frozen
@@ -279,7 +283,8 @@ async def _apply_config(api: Api, params: _ApplyParams) -> Any:
             f"Invalid confirm: {params.confirm}",
             f"a number of seconds from {CONFIRM_SECONDS[0]} to {CONFIRM_SECONDS[-1]:,}",
         )
-    return await trio.to_thread.run_sync(unstructure, await api.files.apply(confirm=params.confirm))
+    applied = await api.files.apply(confirm=params.confirm, reload=params.reload)
+    return await trio.to_thread.run_sync(unstructure, applied)
 
 
 async def _confirm(api: Api, _: _NoParams) -> Any:

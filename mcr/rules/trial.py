@@ -146,7 +146,13 @@ def after_start(trial: Trial | None, stated: tuple[Rule, ...], now: Moment) -> T
 
 
 def after_apply(
-    trial: Trial | None, in_force: tuple[Rule, ...], stated: tuple[Rule, ...], seconds: int | None, now: Moment
+    trial: Trial | None,
+    in_force: tuple[Rule, ...],
+    stated: tuple[Rule, ...],
+    seconds: int | None,
+    now: Moment,
+    *,
+    reload: bool = False,
 ) -> Trial | None:
     """What becomes of a trial when the files are applied, and say this.
 
@@ -156,10 +162,19 @@ def after_apply(
         stated: in the files.
         seconds: that there are to confirm it; None: it needs not be.
         now: the time.
+        reload: whoever has them applied does not decide on a trial.
 
     Raises:
-        UnconfirmedApply: one waits, and another one can't replace it: nobody has confirmed that one either.
+        UnconfirmedApply: one waits, and another one can't replace it: nobody has confirmed that one either; or this is
+            a reload, and they say what was taken back.
     """
+    if reload and trial and trial.taken_back and are_same(stated, trial.after):
+        raise UnconfirmedApply(
+            "Nobody has confirmed what the configuration files say, so it was taken back, and a reload does not use it",
+            "change the files",
+            "or try again: mcrctl config apply --confirm SECONDS",
+            "or use it at once: mcrctl config apply",
+        )
     if trial and trial.waits:
         if are_same(stated, trial.before):
             return None

@@ -89,8 +89,8 @@ class Actors:
     async def confirm(self) -> None:
         raise NothingToConfirm("No apply waits for confirmation")
 
-    async def apply(self, *, dry_run: bool = False, confirm: int | None = None) -> Application:
-        return applied(dry_run=dry_run, confirm=confirm)
+    async def apply(self, *, dry_run: bool = False, confirm: int | None = None, reload: bool = False) -> Application:
+        return applied(dry_run=dry_run, confirm=confirm, reload=reload)
 
     async def describe(self) -> tuple[WorkerView, ...]:
         return ()

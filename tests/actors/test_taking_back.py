@@ -153,7 +153,9 @@ async def test_a_signal_confirms_nothing(
     assert "not used: An apply waits for confirmation, for another 100 s" in caplog.messages[-1]
     await pass_by(mock_clock, 101)
     await files.reload()
-    assert "say what was taken back, and are not used" in caplog.messages[-1]
+    assert "are not used: Nobody has confirmed what the configuration files say" in caplog.messages[-1]
+    with pytest.raises(UnconfirmedApply):
+        await files.apply(reload=True)
     assert rules.used == [["b"], ["a"]]
     path.write_text(C)
     await files.reload()

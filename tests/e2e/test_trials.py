@@ -67,7 +67,13 @@ def test_what_nobody_confirms_is_taken_back_under_traffic(plant: Plant, make_mcr
     ((verdict, what),) = doctor_says(mcr)
     assert (verdict, what.split(":")[0]) == ("fault", "mcrd does not go by its configuration files")
     hang_up(mcr)
-    assert mcr.says("the configuration files say what was taken back, and are not used")
+    assert mcr.says("the configuration files are not used: Nobody has confirmed what the configuration files say")
+    reload = mcr.ctl("config", "apply", "--reload", check=False)
+    assert (reload.returncode, reload.stderr.split(",")[0]) == (
+        1,
+        "Error: Nobody has confirmed what the configuration files say",
+    )
+    assert ({*names(mcr)}, trial(mcr)) == ({"news"}, "taken_back")
 
     mcr.ctl("config", "apply", "--confirm", "3600")
     assert mcr.ctl("confirm").stdout == "Confirmed: it is no longer taken back\n"

@@ -41,6 +41,13 @@ def test_unit_is_free_of_faults(tmp_path: Path) -> None:
     analyze("verify", "--man=no", str(unit))
 
 
+def test_a_reload_fails_on_what_nobody_confirmed() -> None:
+    """The command first: if it fails, systemd does not send the signal."""
+    first, second = re.findall(r"^ExecReload=(.*)", UNIT.read_text(), re.MULTILINE)
+    assert first == "/usr/bin/mcrctl config apply --reload"
+    assert second.startswith("/bin/kill -HUP ")
+
+
 @needs_systemd
 def test_unit_leaves_little_exposed() -> None:
     report = analyze("security", "--offline=true", "--no-pager", str(UNIT))

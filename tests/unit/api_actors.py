@@ -10,7 +10,7 @@ import pytest
 from mcr.actors.config_files import Application, TrialView
 from mcr.config.difference import RuleDifference
 from mcr.control.methods import Api
-from mcr.errors import InvalidParams, LimitReached, McrError, RuleNotFound
+from mcr.errors import InvalidParams, LimitReached, McrError, RuleNotFound, UnconfirmedApply
 from mcr.model.edit import RuleEdit
 from mcr.model.flow import Input
 from mcr.model.log import Facility, Level, LogLevels
@@ -57,8 +57,10 @@ SHOWN_VALUES = (
 )
 
 
-def applied(*, dry_run: bool, confirm: int | None) -> Application:
+def applied(*, dry_run: bool, confirm: int | None, reload: bool) -> Application:
     """What comes of reading the configuration files again; unless nothing is changed by it, a rule is gone."""
+    if reload:
+        raise UnconfirmedApply("it was taken back")
     cam = {
         "name": "cam",
         "input": {"interface": "eth0", "group": "239.1.1.1", "port": 5000},
@@ -120,8 +122,8 @@ class Actors:
     async def confirm(self) -> None:
         self.confirmed += 1
 
-    async def apply(self, *, dry_run: bool = False, confirm: int | None = None) -> Application:
-        return applied(dry_run=dry_run, confirm=confirm)
+    async def apply(self, *, dry_run: bool = False, confirm: int | None = None, reload: bool = False) -> Application:
+        return applied(dry_run=dry_run, confirm=confirm, reload=reload)
 
     async def describe(self) -> tuple[WorkerView, ...]:
         return (WorkerView(0, None, 1, ("eth0",), WorkerState.WAITING, 2, 3),)

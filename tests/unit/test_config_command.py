@@ -220,10 +220,12 @@ def test_what_waits_for_confirmation_is_told(run: Any, daemon: Any) -> None:
     assert out.endswith("Nobody confirmed what the files say, so it was taken back at 2026-01-01T12:02:00Z\n")
     daemon.results["config.apply"] = APPLIED  # of an mcrd of before
     assert run("config", "apply")[1] == "Nothing differs: 1 file\n"
+    run("config", "apply", "--reload")
+    assert daemon.calls[-1] == ("config.apply", {"reload": True})
     daemon.results["confirm"] = {"confirmed": True}
     assert run("confirm") == (0, "Confirmed: it is no longer taken back\n", [])
 
 
 def test_times_that_cannot_be_meant_are_refused(run: Any) -> None:
-    for words in (["--confirm", "0"], ["--confirm", "5", "--dry-run"]):
+    for words in (["--confirm", "0"], ["--confirm", "5", "--dry-run"], ["--reload", "--dry-run"]):
         assert run("config", "apply", *words)[0] == 2

@@ -11,7 +11,7 @@ import mcr
 from api_actors import INFO, RULE, SHOWN_VALUES, VIEW, Actors, call, refusal
 from mcr.config.settings import Settings
 from mcr.control.methods import Api
-from mcr.errors import MethodNotFound, RuleExists, RuleNotFound
+from mcr.errors import MethodNotFound, RuleExists, RuleNotFound, UnconfirmedApply
 from mcr.model.edit import RuleEdit
 from mcr.model.flow import Input
 from mcr.model.log import LogLevels
@@ -280,6 +280,15 @@ async def test_a_wrong_level_or_facility_is_told(
 ) -> None:
     assert (await refusal(api, "log_level.set", **params)).message == words
     assert actors.levels == LogLevels()
+
+
+# The configuration files
+
+
+async def test_a_reload_is_told_from_an_apply(api: Api) -> None:
+    assert (await call(api, "config.apply"))["faults"] == []
+    with pytest.raises(UnconfirmedApply):
+        await call(api, "config.apply", reload=True)
 
 
 # Methods

@@ -87,6 +87,14 @@ def test_another_apply_goes_back_to_what_was_before_the_first() -> None:
     assert after_apply(taken_back, (A,), (B,), 60, now) == Trial((A,), (B,), now, 60)
 
 
+def test_a_reload_uses_no_rules_that_were_taken_back() -> None:
+    taken_back = attrs.evolve(TRIAL, taken_back=True)
+    with pytest.raises(UnconfirmedApply, match=r"Nobody has confirmed what the configuration files say"):
+        after_apply(taken_back, (A,), (B,), None, later(150), reload=True)
+    for stated in (A,), (C,):
+        assert after_apply(taken_back, (A,), stated, None, later(150), reload=True) is None
+
+
 def test_rules_that_were_added_or_changed_are_on_trial() -> None:
     changed = attrs.evolve(A, name="new")
     assert Trial((A, B), (changed, C), BEGUN, 1).differing == {A.rule_id, C.rule_id}

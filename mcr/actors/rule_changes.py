@@ -23,7 +23,7 @@ from mcr.model.selection import Selection
 from mcr.rules.catalog import Catalog, Entry
 from mcr.rules.change_log import log_aside, log_draft
 from mcr.rules.conditions import Standing
-from mcr.rules.drafts import Draft, Drafts, put_together, take_together, with_real_names
+from mcr.rules.drafts import Draft, Drafts, put_together, take_together, with_inputs_kept, with_real_names
 from mcr.rules.file_rules import FileRules, Precedence
 from mcr.rules.store import Drop, Put, RuleFile
 
@@ -351,7 +351,7 @@ class RuleSet:
             async with self._applying:
                 standing = await self._renew()
                 plan = self._precedence.plan(self._catalog, files)
-                added, changed = (with_real_names(each, standing) for each in (plan.added, plan.changed))
+                added, changed = with_real_names(plan.added, standing), with_inputs_kept(plan.changed, standing)
                 change = self._catalog.plan_exchange(added, plan.removed, changed)
                 step = _Step({}, self._catalog.generation, standing)
                 if change.added or change.removed or change.changed:

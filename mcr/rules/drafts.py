@@ -185,8 +185,16 @@ def with_real_names(rules: tuple[Rule, ...], standing: Standing) -> tuple[Rule, 
     return tuple(_renamed(rule, known) for rule in rules)
 
 
+def with_inputs_kept(rules: tuple[Rule, ...], standing: Standing) -> tuple[Rule, ...]:
+    """As `with_real_names`, for rules that are changed in their places: their inputs stay as they are."""
+    real = with_real_names(rules, standing)
+    return tuple(attrs.evolve(now, input=rule.input) for rule, now in zip(rules, real, strict=True))
+
+
 def _used_names(standing: Standing) -> dict[int, str]:
-    return {each.index: each.name for each in standing.all() if not each.lost}
+    """Names in use, by index. An input's name goes before an output's: rules are known by it."""
+    attachments = (*standing.outputs.values(), *standing.inputs.values())
+    return {each.index: each.name for each in attachments if not each.lost}
 
 
 def _renamed(rule: Rule, known: Mapping[str, str]) -> Rule:

@@ -30,6 +30,7 @@ class Workers:
         self.error: McrError | None = None
         self.acknowledges = True
         self.stale = False
+        self.inputs: dict[str, Attachment] = {}
         self.outputs: dict[str, Attachment] = {}
 
     async def apply(self, change: RuleChange) -> Standing:
@@ -56,7 +57,7 @@ class Workers:
 
     def _stand(self) -> Standing:
         generation = self.changes[-1].generation if self.acknowledges and self.changes else 1
-        return Standing(generation, outputs=self.outputs, stale=self.stale)
+        return Standing(generation, self.inputs, self.outputs, stale=self.stale)
 
 
 class Network:

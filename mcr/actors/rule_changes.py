@@ -25,7 +25,7 @@ from mcr.rules.change_log import log_aside, log_draft
 from mcr.rules.conditions import Standing
 from mcr.rules.drafts import Draft, Drafts, put_together, take_together, with_inputs_kept, with_real_names
 from mcr.rules.file_rules import FileRules, Precedence
-from mcr.rules.store import Drop, Put, RuleFile
+from mcr.rules.store import Drop, Keep, Put, RuleFile
 
 log = get_logger(Facility.RULES)
 
@@ -325,8 +325,9 @@ class RuleSet:
                 plan = self._catalog.plan_change(whole.changed, removed=whole.removed, wait=whole.wait)
                 step = await self._apply(plan)
         except McrError as error:
-            await self._saved.save(map(Put, (*whole.former, *chain.from_iterable(draft.aside for _, draft in late))))
-            await self._make_apart([command for command, _ in late], error)
+            former = (*whole.former, *chain.from_iterable(draft.aside for _, draft in late))
+            told = await self._saved.put_back(map(Put, former), error)
+            await self._make_apart([command for command, _ in late], told)
             return
         for command, draft in late:
             self._answer(command, draft, step)
@@ -360,8 +361,8 @@ class RuleSet:
                 self._precedence.note(files, plan.aside)
                 self._catalog.mark(files)
         except McrError as error:
-            await self._saved.keep(before)
-            command.reply.resolve(error)
+            saved = command.kept != before
+            command.reply.resolve(await self._saved.put_back([Keep(before)], error) if saved else error)
             return
         await trio.to_thread.run_sync(log_aside, fresh, files, "was added at run time")
         command.reply.resolve(Applied((), step.generation, step.standing))

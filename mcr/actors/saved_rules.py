@@ -1,6 +1,7 @@
 """What the rule store keeps on disk: the rules of run time, and a text beside them."""
 
 from collections.abc import Iterable
+from copy import copy
 
 import trio
 
@@ -8,7 +9,7 @@ from mcr.errors import InvalidParams, McrError
 from mcr.logs.logger import get_logger
 from mcr.model.log import Facility, Level
 from mcr.model.rule import Rule
-from mcr.rules.store import Change, Keep, RuleFile
+from mcr.rules.store import OWED, Change, Keep, RuleFile
 
 log = get_logger(Facility.RULES)
 
@@ -45,7 +46,7 @@ class SavedRules:
 
     async def keep(self, text: str) -> McrError | None:
         """Have this text on the disk when this returns; or the reason why it is not."""
-        if text == self.kept:
+        if text == self.kept and not (self._file and self._file.owes_text):
             return None
         if not self._file:
             return InvalidParams(
@@ -64,3 +65,19 @@ class SavedRules:
             log.log(Level.ERROR, "%s", error.message)
             return error
         return None
+
+    async def put_back(self, changes: Iterable[Change], refusal: McrError) -> McrError:
+        """Take back what was saved of a change that was then refused, now or with what is saved next.
+
+        Returns:
+            The refusal, which says so if it is still saved.
+        """
+        lasting = [*changes]
+        fault = await self.save(lasting)
+        if not fault or not self._file:
+            return refusal
+        self._file.owe(lasting)
+        log.log(Level.ERROR, "%s", OWED)
+        told = copy(refusal)
+        told.hints = (*refusal.hints, f"{OWED} ({fault.message})")
+        return told

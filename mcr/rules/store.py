@@ -46,6 +46,7 @@ _ERRNOS: Final = {
     "SQLITE_NOMEM": errno.ENOMEM,
     "SQLITE_BUSY": errno.EBUSY,
 }
+OWED: Final = "a refused change is still saved: it can come back if mcrd restarts before the next change is saved"
 _NO_RULE: Final = (ValueError, KeyError, TypeError, McrError)  # what a row may hold instead
 _DAMAGED: Final = frozenset({"SQLITE_CORRUPT", "SQLITE_NOTADB", "SQLITE_ERROR"})
 
@@ -102,7 +103,7 @@ class RuleFile:
     Attributes:
         path: of it.
         rules: those it held when it was opened, in the order in which they were added.
-        kept: the text beside them; empty: none.
+        kept: the text beside them; empty: none. One that is owed counts.
         notices: what an operator should be told of it.
     """
 
@@ -111,6 +112,7 @@ class RuleFile:
         self._database = database
         self._trouble = ""
         self._refusal = errno.EROFS
+        self._owed: tuple[Change, ...] = ()
         self.rules: tuple[Rule, ...] = ()
         self.kept = ""
         self.notices = list(notices)
@@ -161,39 +163,57 @@ class RuleFile:
         return store
 
     def write(self, changes: Iterable[Change]) -> None:
-        """Make changes last, all of them or none. They are on the disk when this returns.
+        """Make changes last, all of them or none, after those that are owed. They are on the disk when this returns.
 
         Raises:
             SystemFault: they can't be: the disk is full, read-only, or fails.
         """
         if self._database is None:
             raise _not_saved(self.path.parent, self._refusal)
-        lasting = tuple(changes)
+        lasting = (*self._owed, *changes)
         try:
             _write_all(self._database, lasting)
         except sqlite3.Error as error:
-            fault = _not_saved(self.path.parent, _errno(error))
+            fault = _not_saved(self.path.parent, _errno(error), *([OWED] if self._owed else []))
             self._trouble = fault.message
             raise fault from None
-        self._trouble = ""
-        self.kept = next((each.text for each in reversed(lasting) if isinstance(each, Keep)), self.kept)
+        self._trouble, self._owed = "", ()
+        self.kept = _kept_after(lasting, self.kept)
+
+    def owe(self, changes: Sequence[Change]) -> None:
+        """Make changes with the next ones that can be written: they take back what was, and could not be now."""
+        self._owed += tuple(changes)
+        self.kept = _kept_after(changes, self.kept)
+
+    @property
+    def owes_text(self) -> bool:
+        """Whether the text on the disk is not `kept`."""
+        return any(isinstance(each, Keep) for each in self._owed)
 
     @property
     def saving(self) -> Saving:
-        """How it stands: by the last write, and by whether the file can be written at all. From any thread."""
-        return Saving(str(self.path), self._trouble)
+        """How it stands, from any thread: by the last write, what is owed, and whether the file can be written."""
+        return Saving(str(self.path), f"{self._trouble}; {OWED}" if self._owed else self._trouble)
 
     def close(self) -> None:
-        """Close the file. What was written is on the disk already."""
+        """Close the file. What was written is on the disk already; what is owed may be now."""
+        if self._owed:
+            with suppress(McrError):
+                self.write(())
         if self._database is not None:
             self._database.close()
 
 
-def _not_saved(directory: Path, number: int) -> SystemFault:
+def _kept_after(changes: Sequence[Change], before: str) -> str:
+    return next((each.text for each in reversed(changes) if isinstance(each, Keep)), before)
+
+
+def _not_saved(directory: Path, number: int, *more: str) -> SystemFault:
     return SystemFault(
         f"Rules can't be saved in {directory}",
         number,
         "nothing was changed, and the rules that run go on",
+        *more,
         f"make room or mend the disk (df {directory}), then try again",
     )
 

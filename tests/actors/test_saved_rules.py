@@ -28,6 +28,7 @@ class File:
         self.notices: list[str] = []
         self.path = Path("/var/lib/mcr/rules.sqlite")
         self.kept = ""
+        self.owes_text = False
         self.writes: list[list[Change]] = []
         self.fault: McrError | None = None
         self.slow: trio.Event | None = None

@@ -72,11 +72,11 @@ class Predecessors:
         Raises:
             McrError: one doesn't: nobody may read its packets beside it.
         """
-        for name, former in self._running.items():
-            former.channel.shutdown(socket.SHUT_WR)
-            self._store.drop(name)
         for former in self._running.values():
+            former.channel.shutdown(socket.SHUT_WR)
+        for name, former in self._running.items():
             await _wait_for(former)
+            self._store.drop(name)  # not before: if this mcrd is killed meanwhile, the next one must know of the worker
         self._running = {}
 
 

@@ -125,7 +125,9 @@ def _ended(pid: int) -> Generator[None]:
     pidfd = os.pidfd_open(pid)
     try:
         yield
-        if not select.select([pidfd], [], [], _PATIENCE_SECONDS)[0]:
+        poll = select.poll()  # select() takes no descriptor above 1,023, and many have just come
+        poll.register(pidfd, select.POLLIN)
+        if not poll.poll(_PATIENCE_SECONDS * 1000):
             raise McrError(f"The mcrd that ran (pid {pid}) has handed everything on, and does not end")
     finally:
         os.close(pidfd)

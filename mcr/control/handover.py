@@ -19,10 +19,11 @@ import trio
 from mcr.control import wire
 from mcr.control.connection import ControlClient
 from mcr.control.methods import Api
-from mcr.control.peers import peer_of
+from mcr.control.peers import Peer, peer_of
 from mcr.control.structure import structure
 from mcr.errors import McrError, NotPermitted, SystemFault
 from mcr.model.rule import Rule
+from mcr.process.accounts import user_name
 from mcr.process.descriptor_store import DescriptorStore
 
 METHOD: Final = "hand_over"
@@ -103,12 +104,13 @@ def take_over(path: str) -> HandedOver:
     """Have the mcrd that serves a control socket hand everything on, and end. Returns when it has.
 
     Raises:
-        McrError: it doesn't, or nobody serves it.
+        McrError: it doesn't, nobody serves it, or another user does.
     """
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as connection:
         connection.settimeout(_PATIENCE_SECONDS)
         try:
             connection.connect(path)
+            _trust(path, peer_of(connection))
             connection.sendall(json.dumps({"jsonrpc": "2.0", "id": 1, "method": METHOD}).encode() + b"\n")
             handed_over = _receive(connection)
             with _ended(peer_of(connection).pid):
@@ -117,6 +119,15 @@ def take_over(path: str) -> HandedOver:
             number = error.errno or 0
             raise SystemFault(f"Cannot take over from the mcrd at {path}", number, _DO_WITHOUT) from None
     return handed_over
+
+
+def _trust(path: str, peer: Peer) -> None:
+    """Raise if what serves the socket belongs to neither root nor this user: its word says what is used and ended."""
+    if peer.uid not in (0, os.geteuid()):
+        raise NotPermitted(
+            f"Cannot take over from the process that serves {path}: it runs as {user_name(peer.uid)}",
+            f"run this one as {user_name(peer.uid)}, too, if that process (pid {peer.pid}) is the mcrd that you mean",
+        )
 
 
 @contextmanager

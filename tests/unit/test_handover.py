@@ -11,6 +11,8 @@ import pytest
 
 from mcr.control import handover
 from mcr.control.handover import HandedOver
+from mcr.control.peers import Peer
+from mcr.errors import NotPermitted
 
 _DAEMON = """
 import socket, sys
@@ -63,3 +65,12 @@ def no_low_descriptor() -> Iterator[None]:
 def test_waits_until_the_other_has_ended_however_many_files_are_open(daemon: Daemon, no_low_descriptor: None) -> None:
     assert handover.take_over(daemon.path) == HandedOver({})
     assert daemon.ends() == 0
+
+
+def test_another_user_is_not_believed(daemon: Daemon, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nor asked."""
+    monkeypatch.setattr(handover, "peer_of", lambda _: Peer(7, 4_000_000, frozenset()))
+    with pytest.raises(NotPermitted, match="it runs as 4000000") as refusal:
+        handover.take_over(daemon.path)
+    assert refusal.value.hints == ("run this one as 4000000, too, if that process (pid 7) is the mcrd that you mean",)
+    assert daemon.ends() == 1

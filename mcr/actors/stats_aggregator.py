@@ -325,6 +325,7 @@ class _State:
             self.log_lines()
 
     def place(self, those: tuple[PlacedRule, ...], removed: tuple[str, ...]) -> None:
+        former = self._former.all()
         for rule_id in removed:
             self._former.forget(self._rules.pop(rule_id))
         for placed in those:
@@ -333,11 +334,14 @@ class _State:
             self._rules[placed.rule.rule_id] = placed
             self._rule_slots = max(self._rule_slots, placed.slot + 1)
             self._output_slots = max(self._output_slots, 1 + max(each.slot for each in placed.outputs))
+        if self._former.all() is not former:
+            self.note()  # where they were counted can't be found any more
 
     def close_outputs(self, outputs: tuple[LeavingOutput, ...]) -> None:
         now = self._read()
         for output in outputs:
             self._former.close(output, now)
+        self.note()
 
     async def tick(self) -> None:
         self.save()  # often enough that the kernel's 32-bit counts can't wrap

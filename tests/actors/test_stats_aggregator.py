@@ -7,6 +7,7 @@ from ipaddress import ip_address
 import attrs
 import pytest
 import trio
+import trio.testing
 
 from mcr.actors import stats_aggregator
 from mcr.actors.stats_aggregator import StatsAggregator, run_stats_aggregator
@@ -186,3 +187,32 @@ async def test_what_a_changed_rule_keeps_goes_on_and_its_sums_never_go_back(
     await stats.rules_placed((ANOTHER,), ("tv",))
     (rule,) = (await stats.read()).rules
     assert (rule.matched, rule.sent) == (0, 0)
+
+
+async def test_sums_of_outputs_that_left_outlive_mcrd_from_the_moment_they_left(
+    stats: StatsAggregator, segments: Sequence[Segment], kept: Kept, nursery: trio.Nursery
+) -> None:
+    """It may be killed before the next tick: the next one has the rule as it was changed."""
+    await stats.rules_placed((PLACED,), ())
+    forward(segments[0], 10)
+    stays, left = PLACED.outputs
+    changed = attrs.evolve(
+        PLACED,
+        rule=attrs.evolve(RULE, outputs=RULE.outputs[:1]),
+        outputs=(stays,),
+        sources=(None,),
+        neighbours=(None,),
+    )
+
+    async def sent_as_the_next_one_knows_it() -> int:
+        following: StatsAggregator = await nursery.start(run_stats_aggregator, kept)
+        await following.rules_placed((changed,), ())
+        return (await following.read()).rules[0].sent
+
+    await stats.rules_placed((changed,), ())
+    await trio.testing.wait_all_tasks_blocked()
+    assert await sent_as_the_next_one_knows_it() == 20
+    forward(segments[0], 5)
+    await stats.outputs_closing((LeavingOutput(left, PLACED.tag),))
+    segments[0].shared.outputs[left.slot].tag = 99
+    assert await sent_as_the_next_one_knows_it() == 30

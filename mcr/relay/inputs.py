@@ -132,13 +132,13 @@ class InputInterfaces:
             LimitReached: there are too many, or one is open under another name.
         """
         new = [interfaces[name] for name in sorted(names - self._by_name.keys())]
+        self._check_single(new)
         former = [found for each in new if (found := self._use_former(each, undo))]
         used = {each.interface.name for each in former}
         opened = self._open([each for each in new if each.name not in used], undo)
         return {each.interface.name: each for each in (*former, *opened)}
 
     def _open(self, interfaces: Sequence[Interface], undo: ExitStack) -> list[Capture]:
-        self._check_single(interfaces)
         slots = []
         for _ in interfaces:
             slots.append(self.slots.take())
@@ -275,7 +275,6 @@ class InputInterfaces:
         if geometry != (former.group.frame_size, former.group.frame_count):
             reject(former.group.sockets)  # from here on the new one takes what arrives
             return None
-        self._check_single([interface])
         self._names[former.slot] = interface.name
         del self._former[former.slot]
         undo.callback(self._former.setdefault, former.slot, former)
@@ -343,7 +342,9 @@ class InputInterfaces:
         """Open all of these again, or none."""
         try:
             with ExitStack() as undo:
-                opened = self._open([find_anew(old.interface) for old in lost], undo)
+                interfaces = [find_anew(old.interface) for old in lost]
+                self._check_single(interfaces)
+                opened = self._open(interfaces, undo)
                 for capture in opened:
                     self._screen.change(_keys(capture, sources), ())
                 undo.pop_all()

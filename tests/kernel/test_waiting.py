@@ -1,16 +1,18 @@
 """Interfaces that come and go, and routes that change, under the rules of a relay without workers."""
 
 import errno
+import os
 from collections.abc import Iterator
 from contextlib import ExitStack
 from ipaddress import IPv4Address
 from typing import Any
 
+import attrs
 import pytest
 
 from lab import Lab, Namespace
 from mcr.config.settings import Settings
-from mcr.errors import SystemFault
+from mcr.errors import LimitReached, SystemFault
 from mcr.model.flow import Input
 from mcr.model.log import LogLevels
 from mcr.model.rule import Output, Rule, RuleChange
@@ -20,6 +22,7 @@ from mcr.net.ip_bypass import UNSURE, Blocker
 from mcr.net.patience import close_all
 from mcr.process.descriptor_store import DescriptorStore
 from mcr.relay import inputs
+from mcr.relay.inputs import Capture
 from mcr.relay.relay import Relay, Step
 from mcr.shm.kept import Kept
 
@@ -46,10 +49,12 @@ def relay(inside: Namespace) -> Iterator[Relay]:
 class Uncounted(Relay):
     """Closes at the end what the statistics would."""
 
-    def __init__(self, closing: ExitStack) -> None:
-        kept = closing.enter_context(Kept.open(DescriptorStore(), 1))
+    def __init__(self, closing: ExitStack, store: DescriptorStore | None = None) -> None:
+        kept = closing.enter_context(Kept.open(store or DescriptorStore(), 1))
         super().__init__(Settings("", 1, LogLevels(), absorb=False, raw_send=False), kept)
         self._end = closing
+        for capture in self.inputs.former:
+            self._uncount(capture)
 
     def _apply(self, change: RuleChange) -> Step:
         return self._note(super()._apply(change))
@@ -59,9 +64,17 @@ class Uncounted(Relay):
 
     def _note(self, step: Step) -> Step:
         for capture in step.captures:
-            self._end.callback(capture.rejected.close)
-            self._end.callback(close_all, capture.group.watched)
+            self._uncount(capture)
         return step
+
+    def _uncount(self, capture: Capture) -> None:
+        self._end.callback(capture.rejected.close)
+        self._end.callback(close_all, capture.group.watched)
+
+    def left(self) -> DescriptorStore:
+        """What the next mcrd is passed."""
+        self._leave_note()
+        return DescriptorStore(inherited={name: os.dup(each) for name, each in self._kept.store.all().items()})
 
 
 def rule(source: str, output: str, to: IPv4Address = GROUP) -> Rule:
@@ -114,6 +127,21 @@ def test_an_interface_is_never_captured_under_two_names(
     captured = [each.interface.index for each in relay.inputs if not each.is_lost]
     assert len(captured) == len({*captured})
     assert "that other rules call" in relay.inputs["late0"].fault + relay.inputs["late1"].fault
+
+
+def test_an_interface_that_was_left_is_not_captured_under_a_second_name(inside: Namespace) -> None:
+    with ExitStack() as closing:
+        with Uncounted(closing) as before:
+            add(before, 2, rule("in0", "out0"))
+            store = before.left()
+        closing.callback(store.close_inherited)
+        inside.ip("link property add dev in0 altname late0")
+        other = Input("late0", IPv4Address("239.1.1.2"), 5000)
+        with Uncounted(closing, store) as relay:
+            with pytest.raises(LimitReached, match="Interface late0 is the one that other rules call in0"):
+                add(relay, 2, rule("in0", "out0"), attrs.evolve(rule("late0", "out0"), input=other))
+            add(relay, 2, rule("in0", "out0"))
+            assert relay.inputs["in0"].inherited
 
 
 def test_an_interface_that_goes_while_it_is_opened_is_waited_for(

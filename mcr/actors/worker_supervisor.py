@@ -340,8 +340,6 @@ class _State:
         except McrError as error:
             return error
         for capture in step.captures:
-            for segment in self._segments:
-                segment.start_capture(capture.slot)
             await self._stats.capture_opened(capture.slot, watched(capture))
         await self._stats.rules_placed(step.placed, tuple(rule.rule_id for rule in change.removed))
         self._tell_own()

@@ -137,8 +137,15 @@ class Relay:
         else:
             step = await trio.to_thread.run_sync(self._apply, change)
         if step.captures:
+            self._start_counting(step.captures)
             self._leave_note()
         return step
+
+    def _start_counting(self, captures: Iterable[Capture]) -> None:
+        """Have no capture start where the one before it in its slot ended: not for a next mcrd that is told of it."""
+        for capture in captures:
+            for segment in self._kept.segments:
+                segment.start_capture(capture.slot)
 
     async def take_over(self, generation: int) -> None:
         """Forward by the rules that there are now, instead of those of another mcrd.

@@ -9,6 +9,7 @@ from typing import Any
 
 import attrs
 import pytest
+import trio
 
 from lab import Lab, Namespace
 from mcr.config.settings import Settings
@@ -127,6 +128,23 @@ def test_an_interface_is_never_captured_under_two_names(
     captured = [each.interface.index for each in relay.inputs if not each.is_lost]
     assert len(captured) == len({*captured})
     assert "that other rules call" in relay.inputs["late0"].fault + relay.inputs["late1"].fault
+
+
+async def test_the_next_mcrd_is_told_of_a_capture_when_its_count_is_at_zero(
+    relay: Relay, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It goes on from the count that it finds: the one of who had the slot before would have it read elsewhere."""
+    (segment,) = relay._kept.segments
+    segment.shared.captures[0].cursor, segment.shared.captures[0].recv = 5, 4
+    found = []
+
+    async def in_this_namespace(call: Any, *arguments: Any) -> Any:
+        return call(*arguments)
+
+    monkeypatch.setattr(trio.to_thread, "run_sync", in_this_namespace)
+    monkeypatch.setattr(relay, "_leave_note", lambda: found.append(segment.captured(0)))
+    await relay.apply(RuleChange(2, added=(rule("in0", "out0"),)))
+    assert found == [(0, 0)]
 
 
 def test_an_interface_that_was_left_is_not_captured_under_a_second_name(inside: Namespace) -> None:

@@ -252,17 +252,18 @@ class RuleSet:
         except McrError as error:
             await self._make_apart(made, error)
             return len(made)
-        fault = await self._save(whole)
-        if fault and whole.added:
-            async with self._applying:
-                await self._apply(self._catalog.plan_removal(whole.added))
+        if fault := await self._save(whole):
+            if whole.added:
+                async with self._applying:
+                    await self._apply(self._catalog.plan_removal(whole.added))
+            await self._make_apart(made, fault)
+            return len(made)
         late = []
         for command, draft in zip(made, drafts, strict=True):
-            if draft.former and not fault:
+            if draft.former:
                 late.append((command, draft))
             else:
-                touches = draft.added or draft.former or draft.aside
-                self._answer(command, draft, step, fault if touches else None)
+                self._answer(command, draft, step)
         if late:
             await self._change(late, whole)
         return len(made)
@@ -332,11 +333,10 @@ class RuleSet:
         for command, draft in late:
             self._answer(command, draft, step)
 
-    def _answer(self, command: _AtRunTime, draft: Draft, step: _Step, fault: McrError | None = None) -> None:
-        if not fault:
-            self._precedence.forget(draft.aside)
-            log_draft(draft)
-        command.reply.resolve(fault or step.told(draft))
+    def _answer(self, command: _AtRunTime, draft: Draft, step: _Step) -> None:
+        self._precedence.forget(draft.aside)
+        log_draft(draft)
+        command.reply.resolve(step.told(draft))
 
     async def use(self, command: Use) -> None:
         """Go by what the files say now: all of it, or nothing is changed.

@@ -12,7 +12,7 @@ from mcr.errors import InterfaceNotFound, McrError, RuleExists, RuleNotFound, Sy
 from mcr.model.edit import RuleEdit
 from mcr.model.rule import Rule
 from mcr.model.selection import Selection
-from mcr.rules.store import Drop, Put
+from mcr.rules.store import Drop, Keep, Put
 from test_changed_rules import refuse
 from test_rule_store import Network, Workers, rule
 from test_saved_rules import NO_SPACE, File
@@ -144,9 +144,23 @@ async def test_when_nothing_can_be_saved_all_is_as_it_was(store: RuleStore, work
     outcomes = await make(store, file, changes, NO_SPACE)
     assert outcomes == [SystemFault, SystemFault, SystemFault, object]
     assert await held(store) == {(each.rule_id, None) for each in THERE}
-    assert [(each.changed, each.removed) for each in workers.changes] == [
-        ((), ()),
-        ((), (RULES[7],)),
-        ((), ()),
-        ((), (RULES[4],)),
+    assert [(each.added, each.changed, each.removed) for each in workers.changes] == [
+        ((RULES[7],), (), ()),
+        ((), (), (RULES[7],)),
+        *[((RULES[4],), (), ()), ((), (), (RULES[4],))] * 3,
     ]
+
+
+async def test_one_that_has_no_room_on_the_disk_costs_the_others_nothing(store: RuleStore, file: File) -> None:
+    """A removal takes none, so it can be made on a full disk."""
+    given = file.write
+
+    def write(changes: Sequence[Put | Drop | Keep]) -> None:
+        if Put(RULES[4]) in changes:
+            raise NO_SPACE
+        given(changes)
+
+    file.write = write  # type: ignore[method-assign, assignment]
+    changes = [remove(THERE[1]), add(RULES[4]), name(NAMED), remove(THERE[2])]
+    assert await make(store, file, changes) == [object, SystemFault, object, object]
+    assert await held(store) == same(NAMED, THERE[3])

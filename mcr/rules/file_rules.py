@@ -105,16 +105,13 @@ class Precedence:
 
         One that gives way often has the id of the rule that it gives way to.
         """
-        taken = tuple(
-            rule
-            for rule in self.aside
-            if selection.all or rule.rule_id in selection.rule_ids or rule.name in selection.names
-        )
-        ids, names = {rule.rule_id for rule in taken}, {rule.name for rule in taken}
+        ids, names = {*selection.rule_ids}, {*selection.names}
+        taken = tuple(rule for rule in self.aside if selection.all or rule.rule_id in ids or rule.name in names)
+        taken_ids, taken_names = {rule.rule_id for rule in taken}, {rule.name for rule in taken}
         return taken, attrs.evolve(
             selection,
-            rule_ids=tuple(each for each in selection.rule_ids if each not in ids),
-            names=tuple(each for each in selection.names if each not in names),
+            rule_ids=tuple(each for each in selection.rule_ids if each not in taken_ids),
+            names=tuple(each for each in selection.names if each not in taken_names),
         )
 
     def remarks(self, aside: Iterable[Rule]) -> dict[str, str]:
@@ -129,7 +126,8 @@ class Precedence:
     def forget(self, aside: Collection[Rule]) -> None:
         """Rules that give way are no longer saved."""
         if aside:
-            self.note(self.files, [rule for rule in self.aside if rule not in aside])
+            ids = {rule.rule_id for rule in aside}
+            self.note(self.files, [rule for rule in self.aside if rule.rule_id not in ids])
 
     def refuse_change(self, rule_ids: Sequence[str]) -> None:
         """Raise for the first of these that stands in a file.

@@ -12,6 +12,7 @@ from mcr.config.file import FileRule, Place
 from mcr.errors import RuleExists, RuleInFile
 from mcr.model.flow import Input
 from mcr.model.rule import Output, Rule
+from mcr.model.selection import Selection
 from mcr.rules.catalog import Catalog, Entry
 from mcr.rules.file_rules import Exchange, FileRules, Precedence
 
@@ -74,6 +75,31 @@ def test_a_files_rule_is_neither_changed_nor_added_again() -> None:
     with pytest.raises(RuleExists, match=r"c takes .* and is saved"):
         precedence.refuse_addition(rule("e", 3, "m"))
     precedence.refuse_addition(rule("e", 3, "o"))
+
+
+class Counted(str):
+    """An id that counts how often it is compared."""
+
+    __slots__ = ()
+    compared = 0
+
+    def __eq__(self, other: object) -> bool:
+        Counted.compared += 1
+        return str.__eq__(self, other)
+
+    __hash__ = str.__hash__
+
+
+def test_rules_that_give_way_are_looked_up_however_many_go_at_once() -> None:
+    """Other requests wait meanwhile."""
+    many = 1_000
+    precedence, asked = Precedence(), tuple(Counted(number) for number in range(many))
+    precedence.note(in_files(), [rule(Counted(number), 1 + number) for number in range(many)])
+    Counted.compared = 0
+    taken, others = precedence.take_aside(Selection(asked))
+    precedence.forget(taken)
+    assert (len(taken), others.rule_ids, precedence.aside) == (many, (), ())
+    assert Counted.compared < 5 * many
 
 
 SOME = st.builds(rule, st.sampled_from("abcd"), st.integers(1, 4), st.sampled_from([None, "n", "m"]), st.integers(1, 2))

@@ -154,11 +154,8 @@ class _Step:
 
     def told(self, draft: Draft) -> Applied:
         """What to tell the client of a draft that is a part of it."""
-        known = {each.rule_id: Entry(each, self.generation, ()) for each in draft.aside} | {
-            **self.entries,
-            **draft.there,
-        }
-        entries = tuple(known[rule_id] for rule_id in draft.about)
+        there, aside = draft.there, {each.rule_id: Entry(each, self.generation, ()) for each in draft.aside}
+        entries = tuple(there.get(each) or self.entries.get(each) or aside[each] for each in draft.about)
         generation = max((each.generation for each in entries), default=self.generation)
         return Applied(entries, generation, self.standing, frozenset(draft.there), draft.remarks)
 

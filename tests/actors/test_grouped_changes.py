@@ -1,17 +1,22 @@
 """Changes that wait together are made in one step and one write; what can't be costs the others nothing."""
 
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Sequence
+from typing import NoReturn
 
 import attrs
 import pytest
 import trio
 import trio.testing
 
+from mcr.actors import rule_changes
 from mcr.actors.rule_store import RuleStore, run_rule_store
 from mcr.errors import InterfaceNotFound, McrError, RuleExists, RuleNotFound, SystemFault
 from mcr.model.edit import RuleEdit
 from mcr.model.rule import Rule
 from mcr.model.selection import Selection
+from mcr.rules.catalog import Entry
+from mcr.rules.conditions import Standing
+from mcr.rules.drafts import Draft
 from mcr.rules.store import Drop, Keep, Put
 from test_changed_rules import refuse
 from test_rule_store import Network, Workers, rule
@@ -164,3 +169,21 @@ async def test_one_that_has_no_room_on_the_disk_costs_the_others_nothing(store: 
     changes = [remove(THERE[1]), add(RULES[4]), name(NAMED), remove(THERE[2])]
     assert await make(store, file, changes) == [object, SystemFault, object, object]
     assert await held(store) == same(NAMED, THERE[3])
+
+
+class LookedUp(dict[str, Entry]):
+    """Entries of a step, which many clients share: none may have all of them gone through."""
+
+    def __iter__(self) -> Iterator[str]:
+        raise AssertionError
+
+    def keys(self) -> NoReturn:
+        raise AssertionError
+
+
+def test_what_a_client_is_told_takes_as_long_as_its_own_change() -> None:
+    changed, there, aside = (Entry(each, 2, ()) for each in RULES[:3])
+    step = rule_changes._Step(LookedUp({changed.rule.rule_id: changed}), 2, Standing())
+    about = tuple(each.rule.rule_id for each in (changed, there, aside))
+    told = step.told(Draft(about, {there.rule.rule_id: there}, aside=(aside.rule,)))
+    assert (told.entries, told.generation) == ((changed, there, aside), 2)

@@ -34,8 +34,9 @@ def import_file(session: Session, program: str, file: str) -> None:
     text = imported.text()
     result = {"rule": [each.table for each in imported.rules], "untranslated": plain_faults(imported.untranslated)}
     session.show(result, lambda *_: text.removesuffix("\n"))
-    for line in fault_lines(imported.untranslated):
-        click.echo(line, err=True)
+    if not session.json:  # it has them
+        for line in fault_lines(imported.untranslated):
+            click.echo(line, err=True)
     if imported.untranslated:
         raise McrError(
             f"Not all of {file} is translated: {counted(len(imported.untranslated), 'thing')} to see to",

@@ -1,5 +1,6 @@
 """The commands that change rules: add, change, remove."""
 
+from contextlib import suppress
 from typing import Any
 
 import click
@@ -187,6 +188,8 @@ def remove(
             params = {each: value for each, value in given.items() if value}
     removed = session.call("remove", params)
     session.show(removed, _removed)
+    if session.json:  # it has the warnings
+        return
     with session.understand():
         for rule in all_visible(removed if isinstance(removed, list) else [removed]):
             for remark in rule.get("warnings", ()):
@@ -196,8 +199,9 @@ def remove(
 
 
 def _note_what_stays(session: Session) -> None:
-    """Name the rules of files, which `--all` leaves where they are."""
-    with session.understand():
+    """Name the rules of files, which `--all` leaves where they are. The others are gone, even if these can't be had."""
+    names = []
+    with suppress(McrError), session.understand():
         stay = [rule for rule in all_visible(session.call("list")) if rule.get("origin") == "file"]
         names = [rule["name"] or rule["rule_id"] for rule in stay]
     if names:

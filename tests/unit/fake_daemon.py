@@ -74,7 +74,9 @@ class Daemon:
         self.calls.append((method, params))
         if self.failure:
             raise self.failure
-        return self.results[method]
+        if isinstance(result := self.results[method], Exception):
+            raise result
+        return result
 
 
 @pytest.fixture

@@ -147,7 +147,9 @@ def test_smcroute_includes_other_files(imported: Imported, tmp_path: Path) -> No
 
 def test_igmpproxy(imported: Imported) -> None:
     status, out, errors = imported("igmpproxy", IGMPPROXY)
-    tables = json.loads(imported("igmpproxy", IGMPPROXY, "--json")[1])["rule"]
+    _, as_json, (error,) = imported("igmpproxy", IGMPPROXY, "--json")
+    tables = json.loads(as_json)["rule"]
+    assert json.loads(error)["error"]["message"].endswith("is translated: 6 things to see to")
     assert [(each["input"]["group"], each["outputs"]) for each in tables] == [
         ("239.1.1.1", ["239.1.1.1:0:eth1"]),
         ("239.1.1.2", ["239.1.1.2:0:eth1", "239.1.1.2:0:eth2"]),

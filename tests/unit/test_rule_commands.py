@@ -283,3 +283,17 @@ def test_what_a_removal_leaves_is_named(run: Run, daemon: Daemon) -> None:
         f"Note: rule {VIEW['rule_id']}: it was saved, and not in use",
         f"Note: 1 rule of configuration files stays: {VIEW['rule_id']}",
     ]
+
+
+def test_what_is_removed_is_gone_though_the_rest_cannot_be_listed(run: Run, daemon: Daemon) -> None:
+    for answer in ([{"origin": "file"}], McrError("mcrd is gone")):
+        daemon.results["list"] = answer
+        assert run("remove", "--all") == (0, f"Removed rule {VIEW['rule_id']}\n", [])
+
+
+def test_a_removal_in_json_has_nothing_beside_it(run: Run, daemon: Daemon) -> None:
+    """Standard error is for one line of JSON, if something failed; the result has the warnings."""
+    daemon.results["remove"] = [VIEW | {"warnings": ["it was saved, and not in use"]}]
+    status, out, errors = run("remove", "--all", "--json")
+    assert (status, json.loads(out), errors) == (0, daemon.results["remove"], [])
+    assert [method for method, _ in daemon.calls] == ["remove"]

@@ -29,8 +29,8 @@ _RETRY_SECONDS = 5.0  # until what could not be taken back is tried once more
 class Rules(Protocol):
     """Owner of the rules."""
 
-    async def use(self, rules: tuple[FileRule, ...], kept: str = "") -> None:
-        """Go by these of the files, and keep this text beside the saved ones; or change nothing."""
+    async def use(self, rules: tuple[FileRule, ...], kept: str | None = "") -> None:
+        """Go by these of the files, and keep this text beside the saved ones (None: the same); or change nothing."""
 
 
 @attrs.frozen
@@ -155,6 +155,10 @@ class ConfigFiles:
         """Go by this, and keep this of a trial."""
         text = await trio.to_thread.run_sync(trial.text) if trial else ""
         await self._rules.use(read.rules, text)
+        self._note(read, differences, trial)
+
+    def _note(self, read: Configuration, differences: tuple[RuleDifference, ...], trial: Trial | None) -> None:
+        """Take this for what is in force."""
         # Settings stay those of the start, to compare with.
         self._configuration = attrs.evolve(read, settings=self._configuration.settings)
         self._set(trial)
@@ -239,10 +243,10 @@ class ConfigFiles:
                 await self._use(before, differences, taken_back)
             except McrError:
                 try:  # A full disk keeps nothing in force: what is on it tells that the time is over.
-                    await self._use(before, differences, trial)
+                    await self._rules.use(before.rules, None)
                 except McrError as error:
                     return error.message
-                self._set(taken_back)
+                self._note(before, differences, taken_back)
         log.warning(
             "nobody confirmed what the configuration files say, so mcrd goes by what they said before %s again; the "
             "files stay as they are: mcrctl config diff",

@@ -82,11 +82,11 @@ class Use:
     """Go by these rules of configuration files, and no longer by those that these said before.
 
     Attributes:
-        kept: text that is kept beside the saved rules from then on.
+        kept: text that is kept beside the saved rules from then on; None: the one that is.
     """
 
     rules: tuple[FileRule, ...]
-    kept: str
+    kept: str | None
     reply: Reply[Applied]
 
 
@@ -342,7 +342,7 @@ class RuleSet:
         the text tells.
         """
         files, before = FileRules(command.rules), self._saved.kept
-        if fault := await self._saved.keep(command.kept):
+        if command.kept is not None and (fault := await self._saved.keep(command.kept)):
             command.reply.resolve(fault)
             return
         try:

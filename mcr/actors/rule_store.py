@@ -124,12 +124,12 @@ class RuleStore:
             attrs.evolve(view, warnings=(remarks[view.rule_id],) if view.rule_id in remarks else ()) for view in views
         )
 
-    async def use(self, rules: tuple[FileRule, ...], kept: str = "") -> None:
+    async def use(self, rules: tuple[FileRule, ...], kept: str | None = "") -> None:
         """Go by these rules of configuration files instead of those that they said before; or nothing is changed.
 
         Args:
             rules: of the files.
-            kept: text to be kept beside the saved rules from then on; empty: none.
+            kept: text to be kept beside the saved rules from then on; empty: none; None: the one that is kept.
 
         Rules that keep their ids and inputs are changed in their places. Rules of run time that have the input, id or
         name of one of these are not used for as long as that stands in the files.

@@ -28,12 +28,12 @@ class Rules:
         self.error: McrError | None = None
         self.kept = ""
 
-    async def use(self, rules: tuple[FileRule, ...], kept: str = "") -> None:
+    async def use(self, rules: tuple[FileRule, ...], kept: str | None = "") -> None:
         await trio.lowlevel.checkpoint()
         if self.error:
             raise self.error
         self.used.append([each.rule.name for each in rules])
-        self.kept = kept
+        self.kept = self.kept if kept is None else kept
 
 
 Write = Callable[[str], object]

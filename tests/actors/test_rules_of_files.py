@@ -11,13 +11,13 @@ import trio.testing
 from mcr.actors.rule_store import RuleStore, run_rule_store
 from mcr.config.document import read_document
 from mcr.config.file import FileRule, Place
-from mcr.errors import LimitReached, RuleExists, RuleInFile
+from mcr.errors import LimitReached, RuleExists, RuleInFile, SystemFault
 from mcr.model.edit import RuleEdit
 from mcr.model.rule import Origin, Output, Rule
 from mcr.model.selection import Selection
 from mcr.rules.store import Drop, Put
 from test_rule_store import Network, Workers, rule
-from test_saved_rules import File
+from test_saved_rules import NO_SPACE, File
 
 DOCUMENT = read_document("[[rule]]\n" * 20)
 
@@ -61,6 +61,17 @@ async def test_what_differs_is_one_generation(nursery: trio.Nursery, workers: Wo
     await store.use(stated(C, changed))
     assert workers.changes[-1] is change
     assert await origins(store) == {"b": Origin.FILE, "c": Origin.FILE}
+
+
+async def test_a_full_disk_allows_what_keeps_its_text(nursery: trio.Nursery, workers: Workers) -> None:
+    file = File()
+    store = await start(nursery, workers, file, A)
+    await store.use(stated(B), "of B")
+    file.fault = NO_SPACE
+    with pytest.raises(SystemFault):
+        await store.use(stated(C), "of C")
+    await store.use(stated(C), None)
+    assert (await origins(store), file.kept) == ({"c": Origin.FILE}, "of B")
 
 
 async def test_rules_that_cannot_be_had_change_nothing(nursery: trio.Nursery, workers: Workers) -> None:

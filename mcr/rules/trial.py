@@ -136,13 +136,14 @@ def kept_trial(text: str) -> Trial | None:
 def after_start(trial: Trial | None, stated: tuple[Rule, ...], now: Moment) -> Trial | None:
     """What becomes of a trial when mcrd starts, and the files say this.
 
-    Whoever changed the files after it was taken back means them to be used.
+    Whoever changed the files after it was taken back means them to be used. A change before that, while mcrd did not
+    run, is on trial for the time that was left; if none was, the rules of before are used, as they are known to work.
     """
     if trial is None or are_same(stated, trial.before):
         return None
-    if trial.waits and trial.left(now) > 0:
-        return attrs.evolve(trial, after=stated)
-    return attrs.evolve(trial, taken_back=True) if are_same(stated, trial.after) else None
+    if trial.waits:
+        return attrs.evolve(trial, after=stated, taken_back=not trial.left(now))
+    return trial if are_same(stated, trial.after) else None
 
 
 def after_apply(

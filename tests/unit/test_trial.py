@@ -67,7 +67,7 @@ def test_at_a_start_a_trial_goes_on_or_is_over() -> None:
     assert after_start(TRIAL, (C,), later(50)) == attrs.evolve(TRIAL, after=(C,))
     assert after_start(TRIAL, (B,), later(120)) == taken_back
     assert after_start(taken_back, (B,), later(9999)) == taken_back
-    assert after_start(TRIAL, (C,), later(120)) is None
+    assert after_start(TRIAL, (C,), later(120)) == attrs.evolve(taken_back, after=(C,))
     assert after_start(taken_back, (C,), later(120)) is None
     assert after_start(TRIAL, (A,), later(50)) is None
 

@@ -120,14 +120,14 @@ class Feed:
         (found,) = (each for each in self.mcr.call("list") if each["rule_id"] == self.rule_id)
         return dict(found)
 
-    def expect(self, state: str, reason: str = "") -> None:
-        """List tells it within 100 ms of the event."""
+    def expect(self, state: str, reason: str = "", seconds: float = 1.0) -> None:
+        """List tells it within so many seconds of the event."""
 
         def told() -> bool:
             now = self.rule()
             return (now["state"], now["reason"]) == (state, reason)
 
-        wait_until(told, f"{state}: {reason}: {self.rule()}", 0.1)
+        wait_until(told, f"{state}: {reason}: {self.rule()}", seconds)
 
     def matched(self) -> int:
         """Packets that its rule has taken."""

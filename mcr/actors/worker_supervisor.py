@@ -158,7 +158,9 @@ async def run_worker_supervisor(
 ) -> None:
     """Run one worker per segment until cancelled, which kills them; see `WorkerSupervisor.stop` for a gentle end.
 
-    Predecessors run until `take_over`. Every socket is closed here; `kept` and `predecessors` stay the caller's.
+    Predecessors run until `take_over`; but if one of their captures can't be gone on with, they end first: they would
+    forward everything a second time, beside the one that takes its place. Every socket is closed here; `kept` and
+    `predecessors` stay the caller's.
     """
     send, receive = trio.open_memory_channel[_Command](0)
     events_send, events = trio.open_memory_channel[WorkerEvent](0)
@@ -169,6 +171,8 @@ async def run_worker_supervisor(
             succession = Succession(kept, predecessors)
             nursery.start_soon(succession.prepare, workshop)
             state = _State(relay, kept, stats, settings.levels, reviews, succession=succession, nursery=nursery)
+            if relay.inputs.are_torn:
+                await predecessors.end()
             await stats.inherited(tuple((each.slot, watched(each)) for each in relay.inputs.former))
             user = unprivileged_user()
             for worker_id, (core, segment) in enumerate(zip(cores, kept.segments, strict=True)):

@@ -41,7 +41,7 @@ def adopt_captures(
                 group = capture.adopt_captures(sockets, frame_size, frame_count)
                 undo.pop_all()
         except (ValueError, OSError) as error:
-            log.warning("packets that wait on %s are lost: %s", name, error)
+            log.warning("%s is captured anew, and packets lost meanwhile: %s", name, error)
             continue
         for each, its in zip(names_of(slot, workers), sockets, strict=True):
             store.put(each, its.fileno())

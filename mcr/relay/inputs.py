@@ -91,7 +91,9 @@ class InputInterfaces:
         self._serial = 0
         self.slots = Slots(MAX_INTERFACES, "input interfaces")
         self._former: dict[int, Capture] = {}
-        self._inherit(note)
+        self.are_torn = self._inherit(note)
+        """Some that were left can't be gone on with. Another mcrd's workers may still read from them, and count in
+        slots that are free here: they have to end before anything is opened."""
 
     def __getitem__(self, name: str) -> Capture:
         return self._by_name[name]
@@ -245,15 +247,19 @@ class InputInterfaces:
         """Captures that another mcrd has left, and that no rule uses so far."""
         return tuple(self._former.values())
 
-    def _inherit(self, note: Mapping[str, Any]) -> None:
-        """Take over the captures that are as the note says; the others are closed."""
-        noted = note.get("captures", []) if note.get("filter") == self._screen.kind else ()
-        adopted = adopt_captures(noted, self._settings.num_workers, self._store)
+    def _inherit(self, note: Mapping[str, Any]) -> bool:
+        """Take over the captures that are as the note says; the others are closed. Whether there are any of those."""
+        noted, kind = note.get("captures", []), note.get("filter")
+        fits = kind == self._screen.kind
+        if noted and not fits:
+            anew = "interfaces are captured anew, and packets lost meanwhile: filters were of kind %s, and are %s now"
+            log.warning(anew, kind, self._screen.kind)
+        adopted = adopt_captures(noted if fits else (), self._settings.num_workers, self._store)
         for slot, (interface, group) in adopted.items():
             try:
                 rejected = self._screen.adopt(slot, interface, group.sockets, clip=not group.offloads)
             except (ValueError, OSError) as error:
-                log.warning("packets that wait on %s are lost: %s", interface.name, error)
+                log.warning("%s is captured anew, and packets lost meanwhile: %s", interface.name, error)
                 close_all([*group.sockets, *group.watched])
                 self._forget(slot)
                 continue
@@ -261,6 +267,7 @@ class InputInterfaces:
             self._names[slot] = interface.name
             self._former[slot] = Capture(slot, self._serial, interface, group, rejected, inherited=True)
         self.slots.reserve(self._former)
+        return len(self._former) < len(noted)
 
     def _use_former(self, interface: Interface, undo: ExitStack) -> Capture | None:
         """The capture that was left of an interface, if it is as it would be made now."""

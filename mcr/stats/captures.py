@@ -139,7 +139,9 @@ class CaptureCounts:
     def _count_closed(self, capture: int, interface: str, rejected: int) -> None:
         for worker, segment in enumerate(self._segments):
             frames, datagrams = segment.captured(capture)
-            self._dropped[interface, worker] += self._accepted.pop((capture, worker), 0) - frames
+            accepted = self._accepted.pop((capture, worker), 0)
+            # Workers that outlived their mcrd have taken more than it has counted.
+            self._dropped[interface, worker] += max(0, accepted - frames)
             self._received[interface] += datagrams
         before = self._errors.get(interface, ParseErrors())
         self._errors[interface] = ParseErrors.sum([before, *self._capture_errors(capture)])

@@ -5,6 +5,7 @@ import os
 import socket
 import sys
 import threading
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Self
 
@@ -74,19 +75,23 @@ class StoringManager:
                 else:
                     self.kept[name] = descriptor
 
-    def begin(self, make_mcr: MakeMcr, namespace: Namespace, *options: str, workers: int = 1) -> Mcr:
+    def begin(
+        self, make_mcr: MakeMcr, namespace: Namespace, *options: str, workers: int = 1, prefix: Sequence[str] = ()
+    ) -> Mcr:
         """Only start mcrd, with what is kept."""
         environment = {**os.environ, "NOTIFY_SOCKET": str(self._address), "FDSTORE": "1000"}
         kept = dict(self.kept)
         numbers = ":".join(map(str, kept.values()))
-        prefix = (sys.executable, "-c", _STARTER, ":".join(kept), numbers) if kept else ()
-        mcr = make_mcr(namespace, prefix=prefix, env=environment, pass_fds=tuple(kept.values()))
+        starter = (sys.executable, "-c", _STARTER, ":".join(kept), numbers) if kept else ()
+        mcr = make_mcr(namespace, prefix=(*starter, *prefix), env=environment, pass_fds=tuple(kept.values()))
         mcr.leaves_workers = True
         mcr.begin(workers, *options)
         return mcr
 
-    def start(self, make_mcr: MakeMcr, namespace: Namespace, *options: str, workers: int = 1) -> Mcr:
+    def start(
+        self, make_mcr: MakeMcr, namespace: Namespace, *options: str, workers: int = 1, prefix: Sequence[str] = ()
+    ) -> Mcr:
         """Start mcrd with what is kept, and wait until it answers."""
-        mcr = self.begin(make_mcr, namespace, *options, workers=workers)
+        mcr = self.begin(make_mcr, namespace, *options, workers=workers, prefix=prefix)
         mcr.wait_until_it_answers(30.0)
         return mcr

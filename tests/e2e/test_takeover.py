@@ -122,6 +122,11 @@ def came_in(mcr: Mcr) -> int:
     return int(mcr.stats()["ingress"]["recv"])
 
 
+def wait_until_more_come_in(mcr: Mcr) -> None:
+    before = came_in(mcr)
+    wait_until(lambda: came_in(mcr) > before, "more come in")
+
+
 def replace_under_traffic(plant: Plant, mcr: Mcr, replace: Replace, packets: int, rate: int) -> Mcr:
     """Three times, evenly spread."""
     receiver = Receiver(plant.receiver, TO, count=packets)
@@ -259,6 +264,36 @@ def test_what_is_missing_or_foreign_is_opened_anew_or_closed(
     check_sums(mcr, 500 * (len(cases) + 1))
     assert [each["restarts"] for each in mcr.workers()] == [0]
     wait_until(lambda: not {*FOREIGN} & manager.kept.keys(), "junk is closed")
+
+
+def test_what_cannot_be_gone_on_with_is_never_captured_beside_what_takes_its_place(
+    plant: Plant, make_mcr: MakeMcr, manager: StoringManager
+) -> None:
+    """Traffic flows: workers of the last mcrd would forward it a second time, and count in the same place."""
+    without_ebpf = ("setpriv", "--bounding-set=-bpf,-sys_admin")
+    cases: tuple[tuple[Callable[[], None], tuple[str, ...]], ...] = (
+        (lambda: None, without_ebpf),
+        (lambda: manager.forget("counter.0"), without_ebpf),
+        (lambda: None, ()),
+        (lambda: manager.forget("capture.0.0"), ()),
+    )
+    mcr = manager.start(make_mcr, plant.relay)
+    mcr.add(f"in0:{FLOW}", *OUTPUTS)
+    receiver = Receiver(plant.receiver, TO, count=100_000, idle=1.0)
+    sender = Sender(plant.source, "src0", FLOW, count=100_000, rate=3000)
+    for spoil, prefix in cases:
+        wait_until_more_come_in(mcr)
+        kill(mcr)
+        spoil()
+        mcr = manager.start(make_mcr, plant.relay, prefix=prefix)
+        assert mcr.says("captured anew, and packets lost meanwhile")
+    wait_until_more_come_in(mcr)
+    sender.stop()
+    report = receiver.verdict()
+    (rule,) = mcr.check_counters()["rules"]
+    assert (report["duplicated"], report["reordered"], report["unique"]) == (0, 0, rule["matched"])
+    assert rule["sent"] == 2 * rule["matched"]
+    assert [each["kernel_drops"] for each in mcr.stats()["interfaces"]] == [0]
 
 
 def test_what_has_changed_meanwhile_is_followed(plant: Plant, make_mcr: MakeMcr, manager: StoringManager) -> None:

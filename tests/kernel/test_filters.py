@@ -13,7 +13,7 @@ from mcr._native import lib
 from mcr.errors import SystemFault, check_result
 from mcr.model.flow import Flow
 from mcr.model.limits import MAX_RULES
-from mcr.net.filter.base import Screen, open_screen
+from mcr.net.filter.base import Rejected, Screen, open_screen
 from mcr.net.filter.cbpf import REJECT_ALL, attach_filter, select_udp
 from mcr.net.filter.classic import ClassicScreen
 from mcr.net.filter.ebpf import MapScreen
@@ -124,6 +124,18 @@ def test_next_capture_in_a_slot_counts_from_zero(screen: Screen, wire: Wire) -> 
     second.close()
 
 
+def what_is_left(screen: Screen) -> dict[str, int]:
+    """Descriptors of its own, by name, as a service manager has them."""
+    return {name: os.dup(each) for name, each in screen._store.all().items()}  # type: ignore[attr-defined]
+
+
+def adopted(wire: Wire, kind: type[Screen], left: dict[str, int]) -> tuple[Screen, Rejected]:
+    """By the next mcrd."""
+    successor: Screen = kind(DescriptorStore(inherited=left))  # type: ignore[call-arg]
+    with wire.b.entered():
+        return successor, successor.adopt(3, find_interface("b0"), [wire.capture])
+
+
 def test_next_mcrd_goes_on_with_a_filter_and_its_count(screen: Screen, wire: Wire) -> None:
     """What the first one admits comes in until the next one has said what it admits; nothing is uncounted."""
     screen.change([(3, WANTED[0])], ())
@@ -131,12 +143,10 @@ def test_next_mcrd_goes_on_with_a_filter_and_its_count(screen: Screen, wire: Wir
     wire.send(frame(port=5001))
     assert first.read() == 1
     state = first.state
-    left = {name: os.dup(each) for name, each in screen._store.all().items()}  # type: ignore[attr-defined]
+    left = what_is_left(screen)
     first.close()
     screen.close()
-    successor: Screen = type(screen)(DescriptorStore(inherited=left))  # type: ignore[call-arg]
-    with wire.b.entered():
-        second = successor.adopt(3, find_interface("b0"), [wire.capture])
+    successor, second = adopted(wire, type(screen), left)
     second.resume(state)
     successor.change([(3, WANTED[1])], ())
     rejected = [frame(port=5001), frame(str(WANTED[1].group), WANTED[1].port)]
@@ -147,6 +157,22 @@ def test_next_mcrd_goes_on_with_a_filter_and_its_count(screen: Screen, wire: Wir
     assert wire.receive(1) == [frame(str(WANTED[1].group), WANTED[1].port)]
     assert second.read() == (4 if isinstance(screen, MapScreen) else 2)
     second.close()
+    successor.close()
+
+
+def test_mcrd_that_fails_to_start_leaves_filter_and_count_to_the_next(screen: Screen, wire: Wire) -> None:
+    screen.change([(3, WANTED[0])], ())
+    opened(screen, wire).close()
+    kept = what_is_left(screen)
+    failed, count = adopted(wire, type(screen), what_is_left(screen))
+    count.close()
+    failed.close()
+    assert failed._store.all().keys() == kept.keys()  # type: ignore[attr-defined]
+    successor, count = adopted(wire, type(screen), kept)
+    wire.send(frame(), frame(port=5001))
+    assert wire.receive(1) == [frame()]
+    assert count.read() == 1
+    count.close()
     successor.close()
 
 

@@ -152,9 +152,9 @@ class ClassicScreen:
             filtered.counter.close()
 
     def close(self) -> None:
-        """Close the counting sockets."""
-        for capture in [*self._captures, *self._adopted]:
-            self.forget(capture)
+        """Close the counting sockets. What has been left to the next mcrd counts on."""
+        for filtered in (*self._captures.values(), *self._adopted.values()):
+            filtered.counter.close()
 
 
 def _name(capture: int) -> str:

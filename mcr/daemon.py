@@ -92,13 +92,7 @@ async def run_daemon(
     """
     manager = ServiceManager.from_environment()
     check_permission()
-    sys.setswitchinterval(_TURN_SECONDS)
-    gc.set_threshold(_GC_THRESHOLD)
-    _warn_without_io_uring()
-    for message in [*unknown_variables(os.environ), *disagreements(settings)]:
-        log.warning("%s", message)
-    _raise_limits()
-    _raise_priority()
+    _prepare_process(settings)
     events, signals = _signals()
     handed_over = handover.take_over(settings.control_socket) if take_over else HandedOver(passed_descriptors())
     store = DescriptorStore(manager, handed_over.descriptors)
@@ -107,6 +101,9 @@ async def run_daemon(
         if file:
             stack.callback(file.close)
         configuration, trial = await trio.to_thread.run_sync(_resume_trial, file, configuration)
+        # Before anything ends that runs: if it can't be made, the workers go on, at each try of a service manager.
+        closing = stack.enter_context(ExitStack())
+        listener = closing.enter_context(control_socket(settings.control_socket))
         predecessors = stack.enter_context(Predecessors(store))
         kept = stack.enter_context(
             Kept.open(store, settings.num_workers, settings.max_hold_us, settings.receive_buffers)
@@ -138,7 +135,7 @@ async def run_daemon(
                 files=files,
             )
             leave = HandOver(store, api, partial(events.send_nowait, None))
-            control = await nursery.start(run_control_server, settings.control_socket, api, leave)
+            control = await nursery.start(run_control_server, listener, closing, api, leave)
             status = f"{counted(settings.num_workers, 'worker')}, control socket {settings.control_socket}"
             log.notice("mcrd %s is ready: %s", __version__, status)
             manager.ready(status)
@@ -262,6 +259,17 @@ async def _drain(control: ControlServer, workers: WorkerSupervisor) -> None:
         await workers.stop()
     if scope.cancelled_caught:
         log.warning("workers had not sent everything after %.1f s, and were stopped", DRAIN_SECONDS)
+
+
+def _prepare_process(settings: Settings) -> None:
+    """Set up what concerns the whole process, and warn of what it will have to do without."""
+    sys.setswitchinterval(_TURN_SECONDS)
+    gc.set_threshold(_GC_THRESHOLD)
+    _warn_without_io_uring()
+    for message in [*unknown_variables(os.environ), *disagreements(settings)]:
+        log.warning("%s", message)
+    _raise_limits()
+    _raise_priority()
 
 
 def _warn_without_io_uring() -> None:

@@ -15,7 +15,7 @@ import errno
 import math
 import socket
 from collections import Counter
-from contextlib import AbstractAsyncContextManager, nullcontext, suppress
+from contextlib import AbstractAsyncContextManager, ExitStack, nullcontext, suppress
 from functools import lru_cache
 from typing import Final
 
@@ -25,7 +25,6 @@ import trio
 from mcr.control import wire
 from mcr.control.connection import SHORT, ControlClient, has_left
 from mcr.control.handover import METHOD, HandOver
-from mcr.control.listener import control_socket
 from mcr.control.methods import Api, changes, examines
 from mcr.control.peers import Peer, Rights, peer_of
 from mcr.control.turns import Turns
@@ -70,7 +69,6 @@ _log = get_logger(Facility.CONTROL)
 class ControlServer:
     """The handle of a running control server."""
 
-    path: str
     _stopping: trio.Event
     _stopped: trio.Event
 
@@ -84,31 +82,28 @@ class ControlServer:
 
 
 async def run_control_server(
-    path: str,
+    listener: socket.socket,
+    closing: ExitStack,
     api: Api,
     hand_over: HandOver | None = None,
     *,
     task_status: trio.TaskStatus[ControlServer] = trio.TASK_STATUS_IGNORED,
 ) -> None:
-    """Serve the control protocol on a unix socket until `ControlServer.stop` is called.
+    """Serve the control protocol on a `control_socket` until `ControlServer.stop` is called.
 
-    Resource handling: the socket file is made with mode 0660; its directory too, with mode 0750, if only the
-    last component is missing. The file is removed at the end, unless somebody put another in its place.
+    Resource handling: `closing` closes and removes the socket. That is done as soon as nobody is let in any more.
 
     Another mcrd may take over by `hand_over`.
 
     Error handling: a client's failure ends its connection. A bug in a handler ends this coroutine, and all
     connections with it.
-
-    Raises:
-        SystemFault: the socket cannot be made, or another daemon serves it.
     """
     stopping, stopped = trio.Event(), trio.Event()
     clients = _Clients(api, hand_over)
     try:
         async with trio.open_nursery() as nursery:
-            with control_socket(path) as listener:
-                task_status.started(ControlServer(path, stopping, stopped))
+            with closing:
+                task_status.started(ControlServer(stopping, stopped))
                 async with trio.open_nursery() as door:
                     door.start_soon(clients.accept, listener, nursery)
                     await stopping.wait()

@@ -3,6 +3,7 @@
 import json
 import tempfile
 from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import ExitStack
 from ipaddress import IPv4Address
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ from api_actors import applied
 from mcr.actors.config_files import Application
 from mcr.config.settings import settings_from
 from mcr.config.table import Source
+from mcr.control.listener import control_socket
 from mcr.control.methods import Api
 from mcr.control.server import ControlServer, run_control_server
 from mcr.errors import NothingToConfirm, RuleNotFound
@@ -164,15 +166,21 @@ def api(actors: Actors) -> Api:
     return Api(actors, actors, actors, actors, actors, SETTINGS, actors)
 
 
-@pytest.fixture
-async def server(path: Path, actors: Actors, nursery: trio.Nursery) -> ControlServer:
-    handle: ControlServer = await nursery.start(run_control_server, str(path), api(actors))
+async def serve(path: Path, actors: Actors, nursery: trio.Nursery) -> ControlServer:
+    """Start a control server."""
+    closing = ExitStack()
+    listener = closing.enter_context(control_socket(str(path)))
+    handle: ControlServer = await nursery.start(run_control_server, listener, closing, api(actors))
     return handle
 
 
 @pytest.fixture
+async def server(path: Path, actors: Actors, nursery: trio.Nursery) -> ControlServer:
+    return await serve(path, actors, nursery)
+
+
+@pytest.fixture
 async def connect(path: Path, server: ControlServer) -> AsyncIterator[Connect]:
-    assert server.path == str(path)
     streams: list[trio.SocketStream] = []
 
     async def connect() -> Client:

@@ -11,9 +11,9 @@ import pytest
 import trio
 import trio.testing
 
-from control_clients import Actors, Client, api, long_reply
+from control_clients import Actors, Client, long_reply, serve
 from mcr import errors
-from mcr.control.server import ControlServer, run_control_server
+from mcr.control.server import ControlServer
 from mcr.errors import McrError, RuleNotFound, UsageError
 from mcr.model.edit import RuleEdit
 from mcr.model.finding import Finding, Verdict
@@ -98,7 +98,7 @@ class RelayOfOneRule(Actors):
 async def test_every_documented_request_gets_the_documented_reply(path: Path, nursery: trio.Nursery) -> None:
     actors = RelayOfOneRule()
     actors.gate.set()
-    await nursery.start(run_control_server, str(path), api(actors))
+    await serve(path, actors, nursery)
     pairs = re.findall(r"^--> (.*)\n<-- (.*)$", DOCUMENT.read_text(), re.MULTILINE)
     assert len(pairs) > 10
     async with await trio.open_unix_socket(str(path)) as stream:
@@ -120,11 +120,11 @@ def test_every_error_code_is_documented() -> None:
 
 
 async def test_the_documented_program_works(
-    server: ControlServer, actors: Actors, capsys: pytest.CaptureFixture[str]
+    path: Path, server: ControlServer, actors: Actors, capsys: pytest.CaptureFixture[str]
 ) -> None:
     actors.rules = long_reply()[:1]
     actors.gate.set()
     (program,) = re.findall(r"^```python\n(.*?)^```", DOCUMENT.read_text(), re.MULTILINE | re.DOTALL)
-    program = program.replace("/run/mcr/control.sock", server.path)
+    program = program.replace("/run/mcr/control.sock", str(path))
     await trio.to_thread.run_sync(exec, program, {})
     assert capsys.readouterr().out == "id active\n"

@@ -10,10 +10,10 @@ import pytest
 import trio
 import trio.testing
 
-from control_clients import LIST, PING, PONG, Actors, Client, Connect, api, long_reply
+from control_clients import LIST, PING, PONG, Actors, Client, Connect, long_reply, serve
 from mcr.control import connection
 from mcr.control import server as control_server
-from mcr.control.server import ControlServer, run_control_server
+from mcr.control.server import ControlServer
 
 # Requests and replies
 
@@ -63,7 +63,7 @@ async def test_a_bug_in_an_actor_ends_the_server(path: Path, actors: Actors) -> 
     actors.failure = ZeroDivisionError()
     with pytest.RaisesGroup(ZeroDivisionError, flatten_subgroups=True):
         async with trio.open_nursery() as nursery:
-            await nursery.start(run_control_server, str(path), api(actors))
+            await serve(path, actors, nursery)
             async with await trio.open_unix_socket(str(path)) as stream:
                 await Client(stream).ask(LIST)
     assert not path.exists()

@@ -340,6 +340,25 @@ def test_workers_send_what_has_arrived_and_end_when_nobody_keeps_them(
     assert joined(plant.relay, "in0") == set()
 
 
+def test_mcrd_that_cannot_serve_ends_no_worker(plant: Plant, make_mcr: MakeMcr, manager: StoringManager) -> None:
+    """A service manager tries again and again: meanwhile the workers forward, and the one that succeeds goes on."""
+    mcr = manager.start(make_mcr, plant.relay)
+    mcr.add(f"in0:{FLOW}", *OUTPUTS)
+    workers = mcr.worker_pids()
+    end(mcr)
+    mcr.socket.mkdir()
+    failed = manager.begin(make_mcr, plant.relay).process
+    assert failed
+    assert failed.wait(20 * SLOWNESS) == 1
+    assert "is not a socket" in mcr.log()
+    forward(plant)
+    assert all(map(alive, workers))
+    mcr.socket.rmdir()
+    mcr = manager.start(make_mcr, plant.relay)
+    forward(plant)
+    check_sums(mcr, 1000)
+
+
 # Who may take over, and from whom.
 
 

@@ -27,10 +27,14 @@ os.execvp(command[0], command)
 
 
 class StoringManager:
-    """Keeps what mcrd asks it to, and passes it to the next one. A context manager: leaving it closes all of that."""
+    """Keeps what mcrd asks it to, and passes it to the next one.
+
+    A context manager: leaving it closes all of that, and demands that each name was one descriptor's at a time.
+    """
 
     def __init__(self, directory: Path) -> None:
         self.kept: dict[str, int] = {}
+        self._replaced: list[str] = []
         self._address = directory / "notify"
         self._listener = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
         self._listener.bind(str(self._address))
@@ -40,12 +44,13 @@ class StoringManager:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(self, *_exc: object) -> None:
+    def __exit__(self, kind: type[BaseException] | None, *_exc: object) -> None:
         self.forget_all()
         with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as last:
             last.sendto(b"", str(self._address))
         self._thread.join()
         self._listener.close()
+        assert kind or not self._replaced, f"stored under a name that had another descriptor: {self._replaced}"
 
     def forget_all(self) -> None:
         """As after `systemctl stop`."""
@@ -71,7 +76,9 @@ class StoringManager:
             if "FDSTORE" in said:
                 (descriptor,) = received
                 if name in self.kept:
-                    os.close(descriptor)  # the same once more
+                    if not os.path.sameopenfile(self.kept[name], descriptor):
+                        self._replaced.append(name)  # systemd would keep both
+                    os.close(descriptor)
                 else:
                     self.kept[name] = descriptor
 

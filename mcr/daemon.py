@@ -118,6 +118,8 @@ async def run_daemon(
                 run_rule_store, workers, network, file, configuration.rules, () if file else handed_over.rules
             )
             await workers.take_over()
+            if store.refused:
+                log.warning("the service manager does not keep all that it is to: the next restart loses packets")
             files = ConfigFiles(paths, configuration, rules, trial)
             nursery.start_soon(files.keep)
             log_control = LogControl(settings.levels, workers)

@@ -203,3 +203,12 @@ def test_memory_that_does_not_fit_is_made_anew(spoil: Any) -> None:
 def test_nothing_left_is_no_trouble() -> None:
     with Kept.open(DescriptorStore(), 1) as kept:
         assert (kept.unfit, kept.inherited) == ("", False)
+
+
+def test_it_is_known_when_the_manager_does_not_keep_something(tmp_path: Path) -> None:
+    store = DescriptorStore(ServiceManager(str(tmp_path / "nobody"), "", "", "10"))
+    assert not store.refused
+    left = os.memfd_create("x")
+    store.put("x", left)
+    assert store.refused
+    os.close(left)

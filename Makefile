@@ -17,7 +17,7 @@ help:
 	@echo 'make bpf     compile the eBPF programs (clang-14) into the header that is built with'
 	@echo 'make kernels  the tests on older and newer kernels of Debian (an hour or two; KERNEL=5.10: one of them)'
 	@echo "make chaos   a plant's year: everything is disturbed at random (ten minutes; SECONDS=60: one; SEED=N)"
-	@echo 'make crashes  mcrd is killed 1,000 times while rules change (20 minutes; ROUNDS=50: one; SEED=N)'
+	@echo 'make crashes  mcrd is killed 1,000 times while rules change (ROUNDS=50: fewer; SEED=N)'
 	@echo 'make bench   measure against other relays, write docs/performance.md (about an hour)'
 	@echo 'make bench-quick  the main ratios in two and a half minutes'
 	@echo 'make man     write man pages and shell completion to packaging/'

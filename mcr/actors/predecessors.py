@@ -67,7 +67,7 @@ class Predecessors:
         return len(self._running)
 
     async def end(self) -> None:
-        """Have them finish the batch in hand, and wait until they have ended.
+        """Have them send what has arrived, and wait until they have ended.
 
         Raises:
             McrError: one doesn't: nobody may read its packets beside it.

@@ -15,7 +15,7 @@ _QUERY: Final = 0x11
 _ALL_HOSTS: Final = "224.0.0.1"
 _MESSAGE: Final = struct.Struct("!BBH4xBBH")  # RFC 3376, 4.1
 _TENTHS: Final = range(5, 101)  # of a second, for the answers
-_PER_TENTH: Final = 100  # groups: what switches and the kernel take in without loss
+_PER_TENTH: Final = 100  # groups whose reports are to come in that time
 
 
 def ask_for_reports(index: int, groups: int) -> None:

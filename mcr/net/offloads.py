@@ -21,10 +21,12 @@ def read_merging(names: Collection[str]) -> dict[str, tuple[str, ...] | None]:
 
 
 def _merging(name: str, ethtool: Any) -> tuple[str, ...] | None:
-    from pyroute2 import NetlinkError  # noqa: PLC0415 - slow to import, seldom needed
+    # Slow to import, seldom needed.
+    from pyroute2 import NetlinkError  # noqa: PLC0415
+    from pyroute2.ethtool.ioctl import EthtoolError  # noqa: PLC0415
 
     try:
         features = ethtool.get_features(name).features
-    except (OSError, NetlinkError):  # a driver or a kernel that has no such thing
+    except (OSError, NetlinkError, EthtoolError):  # a driver or a kernel that has no such thing, or the interface went
         return None
     return tuple(each for each in MERGING if each in features and features[each].enable)

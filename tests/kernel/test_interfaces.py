@@ -5,6 +5,7 @@ from collections.abc import Callable, Iterator
 from ipaddress import IPv4Address
 
 import pytest
+from pyroute2.ethtool.ioctl import IoctlEthtool
 
 from lab import Lab, Namespace
 from mcr.errors import SystemFault
@@ -21,6 +22,7 @@ from mcr.net.interfaces import (
     open_witness,
     wait_for_interface,
 )
+from mcr.net.offloads import read_merging
 from mcr.process.descriptor_store import DescriptorStore
 
 
@@ -114,3 +116,17 @@ def test_rules_have_one_name_for_an_interface_and_none_of_another(inside: Namesp
     assert name_in_rules("a0", {find_interface("a0").index: "b0"}) == "b0"
     swap_names(inside)
     assert [name_in_rules(name, used) for name in ("a0", "a1")] == ["a0", "a1"]
+
+
+def test_an_interface_that_goes_while_it_is_asked_for_its_offloads_has_none(
+    inside: Namespace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ask = IoctlEthtool.get_features
+
+    def ask_and_delete(ethtool: IoctlEthtool) -> object:
+        features = ask(ethtool)
+        inside.ip("link delete a0")
+        return features
+
+    monkeypatch.setattr(IoctlEthtool, "get_features", ask_and_delete)
+    assert read_merging(["a0"]) == {"a0": None}

@@ -171,6 +171,13 @@ def misjudged(verdict: dict[str, Any]) -> list[str]:
     return [f"{verdict[name]} {name}" for name in ("duplicated", "reordered", "corrupted", "foreign") if verdict[name]]
 
 
+def is_stopped(pid: int) -> bool:
+    """Whether SIGSTOP has stopped it; what waits for it is not counted yet."""
+    with contextlib.suppress(FileNotFoundError, ProcessLookupError):
+        return "State:\tT" in Path(f"/proc/{pid}/status").read_text()
+    return False
+
+
 @attrs.frozen
 class Account:
     """What the relay says of the streams."""
@@ -194,6 +201,7 @@ class Account:
     @classmethod
     def at_rest(cls, mcr: Mcr) -> "Account":
         """Once nothing of the streams is on its way; the workers are in peace."""
+        wait_until(lambda: not any(map(is_stopped, mcr.worker_pids())), "workers that hang are replaced", PATIENCE_S)
         mcr.wait_for_workers()
         last: list[Account] = []
 

@@ -7,7 +7,8 @@
  *   SENDING    the next `slots` slots of `capture` were handed to the kernel, the outcome is not known.
  *              A successor counts them as errors in doubt; it does not send them again.
  *   COMMIT     the outcome stands in `entries` as the counters' new values, the cursor among them.
- *              A successor writes them again: it changes nothing to write a value twice.
+ *              A successor writes them again, before anything else: it changes nothing to write a value twice. Then it
+ *              forgets them.
  *   RELEASING  the counters are written; the slots before the cursor, each marked, are going back to the kernel.
  *              A successor gives back those that still bear the mark; see capture.h.
  */

@@ -32,10 +32,19 @@ static int map_segment(struct mcr_worker *worker, int fd)
 	return 0;
 }
 
-/* A predecessor that died while it wrote counters: write them again. Its packets come with their capture. */
+/*
+ * A predecessor that died while it wrote counters: write them again. Its packets come with their capture. If this one dies
+ * before that, the next one must not write them a third time: other rules may count in their places by then.
+ */
 static void recover_counters(struct mcr_worker *worker)
 {
-	if (mcr_journal_state(worker->segment).phase != MCR_PHASE_COMMIT || !mcr_journal_apply(worker->segment))
+	int ret;
+
+	if (mcr_journal_state(worker->segment).phase != MCR_PHASE_COMMIT)
+		return;
+	ret = mcr_journal_apply(worker->segment);
+	mcr_journal_clear(worker->segment);
+	if (!ret)
 		return;
 	/* No worker writes such a journal. Going on with counters that may be off is better than never going on. */
 	mcr_journal_enter(worker->segment, (struct mcr_journal_state){ MCR_PHASE_IDLE, 0, 0 });

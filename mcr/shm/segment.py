@@ -135,11 +135,15 @@ class Segment:
         return _STEPS.get(self.shared.header.step, "an unknown step")
 
     def settle(self, capture: int) -> None:
-        """Finish a dead worker's batch of a capture that no successor will get. Only while no worker is attached."""
+        """Finish a dead worker's batch of a capture that no successor will get. Only while no worker reads it."""
         lib.mcr_journal_settle(self.shared, capture)
 
     def start_capture(self, capture: int) -> None:
-        """Start a new ring's count at zero. Only while no worker holds the slot."""
+        """Start a new ring's count at zero. Only while no worker holds the slot.
+
+        A worker of another mcrd may have died over a batch of the ring before it.
+        """
+        self.settle(capture)
         self.shared.captures[capture].cursor = 0
         self.shared.captures[capture].recv = 0
         for cause in range(lib.MCR_CAUSES):

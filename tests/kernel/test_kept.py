@@ -11,11 +11,14 @@ from typing import Any
 
 import pytest
 
+from mcr._native import ffi
 from mcr.process.descriptor_store import DescriptorStore
 from mcr.process.service import ServiceManager, passed_descriptors
 from mcr.shm.kept import Kept
 from mcr.shm.memo import Memo
 from mcr.shm.places import Place, Places, digest
+
+_COMMIT = 2  # native/journal.h
 
 
 @contextmanager
@@ -198,6 +201,22 @@ def test_memory_that_does_not_fit_is_made_anew(spoil: Any) -> None:
             assert anew.unfit
             assert anew.segments[1].read().totals.recv == 0
             assert store.inherited("") == []
+
+
+def test_what_a_killed_worker_had_in_hand_is_of_no_concern_to_the_next_ring() -> None:
+    """It was about to move on in the ring before it, and nobody goes on with that: its counters are finished."""
+    with Kept.open(DescriptorStore(), 1) as kept:
+        (segment,) = kept.segments
+        journal, capture = segment.shared.journal, segment.shared.captures[3]
+        for number, (counter, value) in enumerate(
+            ((ffi.addressof(capture, "cursor"), 77), (ffi.addressof(segment.shared.totals, "recv"), 9))
+        ):
+            journal.entries[number].offset = ffi.cast("char *", counter) - ffi.cast("char *", segment.shared)
+            journal.entries[number].value = value
+        journal.count = 2
+        journal.state = _COMMIT | 3 << 8 | 20 << 32
+        segment.start_capture(3)
+        assert (capture.cursor, segment.read().totals.recv, journal.state) == (0, 9, 0)
 
 
 def test_nothing_left_is_no_trouble() -> None:

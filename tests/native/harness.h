@@ -105,6 +105,18 @@ static struct mcr_flow flow_by(uint16_t capture)
 	return mcr_flow_ipv4(capture, 0, 0, inet_addr(GROUP), htons(PORT));
 }
 
+/* Open the channel and the ring of commands to the next worker. */
+static inline void tell_nothing(struct harness *h)
+{
+	int pair[2];
+
+	CHECK(socketpair(AF_UNIX, SOCK_SEQPACKET, 0, pair) == 0);
+	h->channel = pair[0];
+	h->worker_channel = pair[1];
+	h->segment->rule_ring = (struct mcr_ring){ 0 };
+	mcr_ring_open_producer(&h->commands, &h->segment->rule_ring, h->segment->rule_data, MCR_RULE_RING_BYTES);
+}
+
 /* What a supervisor tells a worker that has just started: one capture, one egress socket, one rule, go. */
 static void tell_everything(struct harness *h, uint64_t generation)
 {
@@ -117,13 +129,8 @@ static void tell_everything(struct harness *h, uint64_t generation)
 	struct mcr_rec_generation last = { generation };
 	struct sockaddr_in to;
 	socklen_t size = sizeof(to);
-	int pair[2];
 
-	CHECK(socketpair(AF_UNIX, SOCK_SEQPACKET, 0, pair) == 0);
-	h->channel = pair[0];
-	h->worker_channel = pair[1];
-	h->segment->rule_ring = (struct mcr_ring){ 0 };
-	mcr_ring_open_producer(&h->commands, &h->segment->rule_ring, h->segment->rule_data, MCR_RULE_RING_BYTES);
+	tell_nothing(h);
 	send_descriptor(h->channel, h->ring_fd);
 	send_descriptor(h->channel, h->sender);
 	CHECK(getsockname(h->receiver, (struct sockaddr *)&to, &size) == 0);

@@ -101,8 +101,9 @@ def test_kill_at_any_instruction_keeps_counters_exact(build: Build, way: tuple[s
     print(run(build("worker_killed", OPTIMIZED), 120, 20_260_101, *way))
 
 
-def test_capture_has_nothing_to_do_with_what_a_dead_worker_read_in_its_slot(build: Build) -> None:
-    """The former one went while its batch was in doubt; all that comes in by the next one leaves."""
+def test_what_a_dead_worker_had_in_hand_is_of_no_concern_to_what_has_its_place(build: Build) -> None:
+    """A capture that went while a batch was in doubt: all that comes in by the next one leaves. A rule that went while
+    counters were written: the next one counts from zero, though the worker that was to finish that died, too."""
     print(run(build("worker_orphan", ADDRESS)))
 
 

@@ -3,6 +3,8 @@
  * A predecessor died while it sent, and the capture that it read has gone since. The next one in its slot is another:
  * everything that comes in by that leaves, and nothing is in doubt.
  *
+ * Or it died while it wrote counters, and so did the next one, as soon as other rules had those. They count from zero.
+ *
  *	worker_orphan
  */
 #include "harness.h"
@@ -10,6 +12,9 @@
 
 #define PACKETS 40
 #define SLOT    1
+#define RULE    5 /* as tell_everything() has it */
+#define TAG     7
+#define FORMER  1000
 
 /* Wait until the worker forwards by a generation. */
 static void await(struct harness *h, uint64_t generation)
@@ -28,7 +33,7 @@ static void await(struct harness *h, uint64_t generation)
 	} while (type != MCR_REC_ACK || body[0] != generation);
 }
 
-int main(void)
+static void gone_while_sending(void)
 {
 	struct mcr_rec_capture old = { 0 }, fresh = { .capture = SLOT, .frame_size = SLOT_BYTES, .frame_count = SLOTS };
 	struct {
@@ -65,6 +70,36 @@ int main(void)
 	stop_worker(&h, thread);
 	CHECK(h.segment->captures[SLOT].recv == PACKETS && h.segment->totals.sent == PACKETS);
 	CHECK(h.segment->totals.in_doubt == 0);
-	printf("%d packets\n", PACKETS);
+}
+
+static void gone_while_counting(void)
+{
+	struct harness h;
+	pthread_t thread;
+
+	harness_open(&h);
+	mcr_journal_note(h.segment, &h.segment->rules[RULE].matched, FORMER);
+	mcr_journal_note(h.segment, &h.segment->totals.matched, FORMER);
+	mcr_journal_enter(h.segment, (struct mcr_journal_state){ MCR_PHASE_COMMIT, SLOT, PACKETS / 2 });
+	tell_nothing(&h);
+	CHECK(pthread_create(&thread, NULL, worker_thread, &h) == 0);
+	stop_worker(&h, thread);
+	CHECK(h.segment->rules[RULE].matched == FORMER && h.segment->totals.matched == FORMER);
+	h.segment->rules[RULE] = (struct mcr_rule_counters){ .tag = TAG }; /* as far as it came */
+	tell_everything(&h, 1);
+	CHECK(pthread_create(&thread, NULL, worker_thread, &h) == 0);
+	await(&h, 1);
+	for (uint64_t sent = 0; sent < PACKETS; sent++)
+		CHECK(produce(&h, sent));
+	stop_worker(&h, thread);
+	CHECK(h.segment->rules[RULE].matched == PACKETS);
+	CHECK(h.segment->totals.matched == FORMER + PACKETS);
+}
+
+int main(void)
+{
+	gone_while_sending();
+	gone_while_counting();
+	printf("%d packets, twice\n", PACKETS);
 	return 0;
 }

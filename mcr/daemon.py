@@ -100,6 +100,8 @@ async def run_daemon(
         file, unsaved = await trio.to_thread.run_sync(_open_rules, settings)
         if file:
             stack.callback(file.close)
+        if take_over:  # the one that ran may have used newer ones
+            configuration = await trio.to_thread.run_sync(_read_again, paths, configuration)
         configuration, trial = await trio.to_thread.run_sync(_resume_trial, file, configuration)
         # Before anything ends that runs: if it can't be made, the workers go on, at each try of a service manager.
         closing = stack.enter_context(ExitStack())
@@ -115,7 +117,7 @@ async def run_daemon(
             network = await nursery.start(run_network_watch)
             workers = await nursery.start(run_worker_supervisor, kept, stats, settings, network, predecessors)
             rules = await nursery.start(
-                run_rule_store, workers, network, file, configuration.rules, () if file else handed_over.rules
+                run_rule_store, workers, network, file, configuration.rules, handed_over.rules_beside(file)
             )
             await workers.take_over()
             if store.refused:
@@ -136,7 +138,7 @@ async def run_daemon(
                 settings=settings,
                 files=files,
             )
-            leave = HandOver(store, api, partial(events.send_nowait, None))
+            leave = HandOver(store, rules, file, partial(events.send_nowait, None))
             control = await nursery.start(run_control_server, listener, closing, api, leave)
             status = f"{counted(settings.num_workers, 'worker')}, control socket {settings.control_socket}"
             log.notice("mcrd %s is ready: %s", __version__, status)
@@ -207,6 +209,12 @@ def _open_rules(settings: Settings) -> tuple[RuleFile | None, Saving]:
             raise
         log.warning("rules are not loaded, and are forgotten when mcrd ends: %s", error.message)
         return None, Saving(trouble=error.message)
+
+
+def _read_again(paths: ConfigurationPaths, before: Configuration) -> Configuration:
+    """What the files say now; if they have a fault, what they said before."""
+    now = paths.read(before)
+    return before if now.faults else attrs.evolve(now, settings=before.settings)
 
 
 def _resume_trial(file: RuleFile | None, configuration: Configuration) -> tuple[Configuration, Trial | None]:

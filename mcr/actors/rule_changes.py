@@ -90,22 +90,50 @@ class Use:
     reply: Reply[Applied]
 
 
+@attrs.frozen
+class Hold:
+    """Make no change from the answer on, which is what another mcrd gets, until somebody says whether it has that.
+
+    Attributes:
+        taken: says so; closed without a word: it has not, and changes are made again.
+        reply: the rules of run time.
+    """
+
+    taken: trio.MemoryReceiveChannel[None]
+    reply: Reply[tuple[Rule, ...]]
+
+
 _AtRunTime = Add | Edit | Remove
-Change = _AtRunTime | Use
+Change = _AtRunTime | Use | Hold
 
 
 async def make_changes(state: "RuleSet", changes: trio.MemoryReceiveChannel[Change]) -> None:
-    """Beside what only looks: the disk may be slow. What waits together is made together."""
-    with _Queue(changes) as queue:
+    """Beside what only looks: the disk may be slow. What waits together is made together.
+
+    It ends when another mcrd has taken the rules: a change that was made now would be lost.
+    """
+    with changes, _Queue(changes) as queue:
         while True:
             group = await queue.take()
             with ExitStack() as replies:
                 for change in group:
                     replies.enter_context(change.reply)
-                if isinstance(group[0], Use):
+                if isinstance(group[0], Hold):
+                    if await _hold(state, group[0]):
+                        return
+                elif isinstance(group[0], Use):
                     await state.use(group[0])
                 else:
-                    await state.make([each for each in group if not isinstance(each, Use)])
+                    await state.make([each for each in group if isinstance(each, Add | Edit | Remove)])
+
+
+async def _hold(state: "RuleSet", hold: Hold) -> bool:
+    """Whether another mcrd has taken the rules."""
+    hold.reply.resolve(state.of_run_time())
+    with hold.taken:
+        async for _ in hold.taken:
+            return True
+    return False
 
 
 class _Queue:
@@ -183,14 +211,18 @@ class RuleSet:
         except McrError as error:
             return error
 
+    def of_run_time(self) -> tuple[Rule, ...]:
+        """Every rule that stands in no file, also those that give way to one that does."""
+        return (*(each.rule for each in self._catalog if not each.from_file), *self._precedence.aside)
+
     # What was saved.
 
     async def restore(self, rules: Sequence[FileRule], handed_over: Sequence[Rule] = ()) -> None:
-        """Have the rules of files again, and the saved ones, or those that another mcrd has handed over.
+        """Have the rules of files again, the saved ones, and those that another mcrd has handed over.
 
         Those that can't be had now stay where they are.
         """
-        saved, files = self._saved.read() or handed_over, FileRules(rules)
+        saved, files = await self._saved.read(handed_over), FileRules(rules)
         free = [rule for rule in saved if not files.rival(rule)]
         aside = [rule for rule in saved if files.rival(rule)]
         self._precedence.note(files, aside)

@@ -1,7 +1,8 @@
 """Owns the rules: applies each change, one after the other, and follows the interfaces that have the names in them."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import AsyncGenerator, Sequence
+from contextlib import asynccontextmanager
 from itertools import chain
 from typing import assert_never
 
@@ -10,7 +11,7 @@ import trio
 
 from mcr.actors.mailbox import Reply, ask
 from mcr.actors.network_watch import NetworkWatch
-from mcr.actors.rule_changes import Add, Applied, Change, Edit, Remove, RuleSet, Use, make_changes
+from mcr.actors.rule_changes import Add, Applied, Change, Edit, Hold, Remove, RuleSet, Use, make_changes
 from mcr.actors.worker_supervisor import WorkerSupervisor
 from mcr.config.file import FileRule
 from mcr.logs.logger import get_logger
@@ -45,6 +46,18 @@ class _List:
 
 
 _Command = Change | _List
+
+
+@attrs.frozen
+class Held:
+    """The rules of run time, none of which is changed meanwhile."""
+
+    rules: tuple[Rule, ...]
+    _taken: trio.MemorySendChannel[None]
+
+    def take(self) -> None:
+        """Refuse every further change: another mcrd has them."""
+        self._taken.send_nowait(None)
 
 
 @attrs.frozen
@@ -158,6 +171,13 @@ class RuleStore:
         (view,) = await self._views(entries, await self._workers.standing())
         return view
 
+    @asynccontextmanager
+    async def held(self) -> AsyncGenerator[Held]:
+        """Make no change until this is left: what clients ask for waits."""
+        send, taken = trio.open_memory_channel[None](1)
+        with send:
+            yield Held(await ask(self._inbox, lambda reply: Hold(taken, reply)), send)
+
     async def check(self) -> None:
         """Return if the store answers."""
         await ask(self._inbox, lambda reply: _List(None, reply))
@@ -214,7 +234,7 @@ async def run_rule_store(
         network: of this machine.
         file: where rules of run time are saved, and were; it stays the caller's. None: nowhere.
         rules: of configuration files.
-        handed_over: of run time, that another mcrd had; instead of saved ones.
+        handed_over: of run time, that another mcrd had, and did not save where this one does.
         task_status: takes the handle.
     """
     send, receive = trio.open_memory_channel[_Command](0)
@@ -270,8 +290,12 @@ async def _serve(
 ) -> None:
     async for command in receive:
         match command:
-            case Add() | Edit() | Remove() | Use():
-                changes.send_nowait(command)
+            case Add() | Edit() | Remove() | Use() | Hold():
+                try:
+                    changes.send_nowait(command)
+                except trio.BrokenResourceError:  # another mcrd has the rules
+                    with command.reply:
+                        pass
             case _List(rule, listing):
                 with listing:
                     listing.resolve(state.all() if rule is None else state.find(rule))

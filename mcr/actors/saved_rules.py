@@ -1,6 +1,6 @@
 """What the rule store keeps on disk: the rules of run time, and a text beside them."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from copy import copy
 
 import trio
@@ -9,7 +9,9 @@ from mcr.errors import InvalidParams, McrError
 from mcr.logs.logger import get_logger
 from mcr.model.log import Facility, Level
 from mcr.model.rule import Rule
-from mcr.rules.store import OWED, Change, Keep, RuleFile
+from mcr.rules.handed_over import add_handed_over
+from mcr.rules.store import OWED, Change, Keep, Put, RuleFile
+from mcr.text.plurals import counted
 
 log = get_logger(Facility.RULES)
 
@@ -20,12 +22,21 @@ class SavedRules:
     def __init__(self, file: RuleFile | None) -> None:
         self._file = file
         self._thread = trio.CapacityLimiter(1)
+        self._read: tuple[Rule, ...] = ()
 
-    def read(self) -> tuple[Rule, ...]:
-        """The rules that were there at the start. What an operator should know of the file is logged."""
+    async def read(self, handed_over: Sequence[Rule] = ()) -> tuple[Rule, ...]:
+        """The rules that were there at the start, and those that another mcrd has handed over, which are saved, too.
+
+        What an operator should know of it is logged.
+        """
         for notice in self._file.notices if self._file else ():
             log.error("%s", notice)
-        return self._file.rules if self._file else ()
+        saved = self._file.rules if self._file else ()
+        fresh = tuple(add_handed_over(saved, handed_over))
+        if fresh and self._file and not await self.save(map(Put, fresh)):
+            log.notice("%s of the mcrd before this one saved in %s", counted(len(fresh), "rule"), self._file.path)
+        self._read = (*saved, *fresh)
+        return self._read
 
     @property
     def where(self) -> str:
@@ -34,8 +45,8 @@ class SavedRules:
 
     def log_loaded(self, loaded: int) -> None:
         """Tell which file is used, and how many of its rules are in use."""
-        if self._file and self._file.rules:
-            log.notice("%d of %d saved rules are loaded from %s", loaded, len(self._file.rules), self._file.path)
+        if self._file and self._read:
+            log.notice("%d of %d saved rules are loaded from %s", loaded, len(self._read), self._file.path)
         elif self._file:
             log.notice("no rules are saved so far; they will be in %s", self._file.path)
 

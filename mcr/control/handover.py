@@ -1,7 +1,8 @@
 """One mcrd hands on to the next what outlives it, over the control socket: `mcrd supervisor --take-over`.
 
 The next one asks; descriptors come as ancillary data, and then one line of JSON names them. Up to there nothing has
-changed. Once the next one has said that it has all of them, the first one ends, and leaves its workers as they are.
+changed, and no rule is changed meanwhile. Once the next one has said that it has all of them, the first one ends, and
+leaves its workers as they are.
 """
 
 import array
@@ -10,36 +11,54 @@ import os
 import select
 import socket
 from collections.abc import Callable, Generator, Iterator, Mapping
-from contextlib import ExitStack, contextmanager, suppress
-from typing import Any, Final
+from contextlib import AbstractAsyncContextManager, ExitStack, contextmanager, suppress
+from typing import Final, Protocol
 
 import attrs
 import trio
 
+from mcr.actors.rule_store import Held
 from mcr.control import wire
 from mcr.control.connection import ControlClient
-from mcr.control.methods import Api
 from mcr.control.peers import Peer, peer_of
-from mcr.control.structure import structure
+from mcr.control.structure import structure, unstructure
 from mcr.errors import McrError, NotPermitted, SystemFault
 from mcr.model.rule import Rule
 from mcr.process.accounts import user_name
 from mcr.process.descriptor_store import DescriptorStore
+from mcr.rules.store import RuleFile
 
 METHOD: Final = "hand_over"
 
 _AT_ONCE = 200  # descriptors in a message; the kernel takes 253
 _PATIENCE_SECONDS = 10.0
-_READ_ONLY = frozenset({"state", "reason", "warnings", "origin", "path", "path_reason"})
 _DO_WITHOUT = "start it without --take-over"
 
 
 @attrs.frozen
 class HandedOver:
-    """What another mcrd has handed on: descriptors by name, and the rules that were added at run time."""
+    """What another mcrd has handed on.
+
+    Attributes:
+        descriptors: by name.
+        rules: that were added at run time.
+        saved_in: path of the file where it has saved them; empty: nowhere.
+    """
 
     descriptors: Mapping[str, int]
     rules: tuple[Rule, ...] = ()
+    saved_in: str = ""
+
+    def rules_beside(self, file: RuleFile | None) -> tuple[Rule, ...]:
+        """Those that are not in this file already."""
+        return () if file and _place_of(file) == self.saved_in else self.rules
+
+
+class Rules(Protocol):
+    """The owner of the rules."""
+
+    def held(self) -> AbstractAsyncContextManager[Held]:
+        """Make no change until this is left."""
 
 
 @attrs.frozen
@@ -49,30 +68,39 @@ class _Rules:
 
 @attrs.frozen
 class HandOver:
-    """What serves the request. `leave`: have this mcrd end."""
+    """What serves the request.
+
+    Attributes:
+        store: of what outlives mcrd.
+        rules: their owner.
+        file: where they are saved, if they are.
+        leave: have this mcrd end.
+    """
 
     store: DescriptorStore
-    api: Api
+    rules: Rules
+    file: RuleFile | None
     leave: Callable[[], None]
 
     async def serve(self, client: ControlClient, request: wire.Request) -> bool:
         """Hand everything on; False if the client is gone."""
         if refusal := self._refusal(client):
             return await client.send(wire.encode_error(request.id, refusal))
-        rules = await self.api.call("list", {})
+        async with self.rules.held() as held:
+            if await self._send_all(client, request, held) and await _has_it(client):
+                held.take()
+                self.leave()
+        return False
+
+    async def _send_all(self, client: ControlClient, request: wire.Request, rules: Held) -> bool:
         with ExitStack() as held:
             named = dict(_duplicates(self.store.all(), held))
             duplicates = [*named.values()]
             for begin in range(0, len(duplicates), _AT_ONCE):
                 if not await client.send_descriptors(duplicates[begin : begin + _AT_ONCE]):
                     return False
-            added = [_plain(each) for each in rules if each["origin"] == "runtime"]
-            if not await client.send(wire.encode_result(request.id, {"names": [*named], "rules": added})):
-                return False
-        with trio.move_on_after(_PATIENCE_SECONDS):
-            if await client.receive():
-                self.leave()
-        return False
+            result = {"names": [*named], "rules": unstructure(rules.rules), "saved_in": _place_of(self.file)}
+            return await client.send(wire.encode_result(request.id, result))
 
     def _refusal(self, client: ControlClient) -> McrError | None:
         if client.peer.uid not in (0, os.geteuid()):
@@ -93,11 +121,16 @@ def _duplicates(descriptors: Mapping[str, int], held: ExitStack) -> Iterator[tup
             yield name, duplicate
 
 
-def _plain(view: Mapping[str, Any]) -> dict[str, Any]:
-    """A rule as it was added."""
-    rule = {name: value for name, value in view.items() if name not in _READ_ONLY}
-    outputs = [{name: each[name] for name in each if name not in _READ_ONLY} for each in view["outputs"]]
-    return {**rule, "outputs": outputs}
+def _place_of(file: RuleFile | None) -> str:
+    """By which another mcrd knows it."""
+    return os.path.realpath(file.path) if file else ""
+
+
+async def _has_it(client: ControlClient) -> bool:
+    """Whether the other one says so in time."""
+    with trio.move_on_after(_PATIENCE_SECONDS):
+        return bool(await client.receive())
+    return False
 
 
 def take_over(path: str) -> HandedOver:
@@ -155,8 +188,9 @@ def _receive(connection: socket.socket) -> HandedOver:
     reply = json.loads(data)
     if "error" in reply:
         raise McrError(reply["error"]["message"], *reply["error"]["data"]["hints"])
-    names = reply["result"]["names"]
+    result = reply["result"]
+    names = result["names"]
     if len(names) != len(descriptors):
         raise McrError("Not all that the mcrd that runs hands on has arrived: too many open files?", _DO_WITHOUT)
-    rules = structure({"rules": reply["result"]["rules"]}, _Rules).rules
-    return HandedOver(dict(zip(names, descriptors, strict=True)), rules)
+    rules = structure({"rules": result["rules"]}, _Rules).rules
+    return HandedOver(dict(zip(names, descriptors, strict=True)), rules, result.get("saved_in", ""))

@@ -21,7 +21,7 @@ class FileRules:
 
     def __init__(self, rules: Iterable[FileRule] = ()) -> None:
         self._by_id = {each.rule.rule_id: each for each in rules}
-        self._by_part = {part: each for each in self for part in _identity(each.rule)}
+        self._by_part = {part: each for each in self for part in identity(each.rule)}
 
     def __iter__(self) -> Iterator[FileRule]:
         return iter(self._by_id.values())
@@ -39,10 +39,11 @@ class FileRules:
 
     def rival(self, rule: Rule) -> FileRule | None:
         """The file's rule that has a part of this rule's identity."""
-        return next((self._by_part[part] for part in _identity(rule) if part in self._by_part), None)
+        return next((self._by_part[part] for part in identity(rule) if part in self._by_part), None)
 
 
-def _identity(rule: Rule) -> tuple[tuple[str, object], ...]:
+def identity(rule: Rule) -> tuple[tuple[str, object], ...]:
+    """What no two rules may share any part of."""
     return ("input", rule.input), ("id", rule.rule_id), *((("name", rule.name),) if rule.name is not None else ())
 
 
@@ -77,7 +78,7 @@ class Precedence:
     def note(self, files: FileRules, aside: Iterable[Rule]) -> None:
         """Go by these from now on."""
         self.files, self.aside = files, tuple(aside)
-        self._aside_parts = {part: rule for rule in self.aside for part in _identity(rule)}
+        self._aside_parts = {part: rule for rule in self.aside for part in identity(rule)}
 
     def plan(self, entries: Iterable[Entry], files: FileRules) -> Exchange:
         """What has to change so that these files' rules are used, and of the others those without a rival."""
@@ -159,7 +160,7 @@ class Precedence:
                 f"Rule already exists: {held.rule_id} takes {held.input}, and stands in {rival.place}",
                 "change that file, then: mcrctl config apply",
             )
-        for part in _identity(rule):
+        for part in identity(rule):
             if holder := self._aside_parts.get(part):
                 raise RuleExists(
                     f"Rule already exists: {holder.rule_id} takes {holder.input}, and is saved",

@@ -6,14 +6,16 @@ import socket
 import sqlite3
 import struct
 import sys
+import threading
 from collections.abc import Callable, Iterator
-from contextlib import closing
+from contextlib import closing, suppress
 from pathlib import Path
 from typing import Any, Self
 
 import pytest
 
 from lab import Namespace
+from mcr.cli.client import Client
 from mcr.shm.memo import Memo
 from mcr_process import SLOWNESS, Mcr, Receiver, Sender, alive, wait_until
 from service_manager import StoringManager
@@ -362,16 +364,37 @@ def test_mcrd_that_cannot_serve_ends_no_worker(plant: Plant, make_mcr: MakeMcr, 
 # Who may take over, and from whom.
 
 
+def add_until_it_ends(mcr: Mcr, added: list[str]) -> None:
+    """Rules, one after the other; those that are acknowledged are noted."""
+    with suppress(Exception), Client(str(mcr.socket), "the test") as client:
+        for number in range(10_000):
+            source = {"interface": "in0", "group": f"239.7.{number >> 8}.{number & 255}", "port": 5000}
+            outputs = [{"group": "239.2.2.2", "port": 6000, "interface": "out0"}]
+            client.call("add", {"rules": [{"rule_id": f"r{number}", "input": source, "outputs": outputs}]})
+            added.append(f"r{number}")
+
+
 def test_rules_that_are_saved_nowhere_go_on(plant: Plant, make_mcr: MakeMcr) -> None:
+    """All that were acknowledged; and the next mcrd saves them, if it saves any."""
     mcr = make_mcr(plant.relay).start(1, "--no-state")
-    mcr.add(f"in0:{FLOW}", *OUTPUTS)
+    mcr.add(f"in0:{FLOW}", *OUTPUTS, rule_id="first")
     forward(plant)
-    first = mcr.process
-    assert first
-    mcr.start(1, "--no-state", "--take-over")
-    assert first.wait(10 * SLOWNESS) == 0
+    added = ["first"]
+    client = threading.Thread(target=add_until_it_ends, args=(mcr, added))
+    client.start()
+    wait_until(lambda: len(added) > 1, "rules are added")
+    take_over(mcr)
+    client.join()
+    mcr.wait_until_it_answers(10 * SLOWNESS)
+    there = [each["rule_id"] for each in mcr.call("list")]
+    assert there[: len(added)] == added
     forward(plant)
-    check_sums(mcr, 1000)
+    stats = mcr.check_counters()
+    assert [each["matched"] for each in stats["rules"]][:1] == [1000]
+    assert mcr.says(f"{len(there)} rules of the mcrd before this one saved in {mcr.state}/rules.sqlite")
+    kill(mcr)
+    mcr.start()
+    assert [each["rule_id"] for each in mcr.call("list")] == there
 
 
 def test_nobody_to_take_over_from(plant: Plant, make_mcr: MakeMcr) -> None:

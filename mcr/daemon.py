@@ -61,6 +61,9 @@ _Event = signal.Signals | None
 _TURN_SECONDS = 0.001
 """How long a thread that works for one client may keep the others waiting, each time."""
 
+_KEEP_SECONDS = 1.0
+"""Between two times that the service manager is told what it could not be told before."""
+
 _GC_THRESHOLD = 100_000
 """Objects made between two garbage collections: the rules stay, and scanning thousands of them takes time."""
 
@@ -120,8 +123,7 @@ async def run_daemon(
                 run_rule_store, workers, network, file, configuration.rules, handed_over.rules_beside(file)
             )
             await workers.take_over()
-            if store.refused:
-                log.warning("the service manager does not keep all that it is to: the next restart loses packets")
+            nursery.start_soon(_keep_told, store)
             files = ConfigFiles(paths, configuration, rules, trial)
             nursery.start_soon(files.keep)
             log_control = LogControl(settings.levels, workers)
@@ -250,6 +252,19 @@ def _signals() -> tuple[trio.MemorySendChannel[_Event], trio.MemoryReceiveChanne
 
     listen(hear)
     return send, receive
+
+
+async def _keep_told(store: DescriptorStore) -> None:
+    """Have the service manager keep what it could not be asked to, as soon as it can."""
+    knew = True
+    while True:
+        knows = store.catch_up()
+        if knew and not knows:
+            log.warning("the service manager does not keep all that it is to: a restart would lose packets now")
+        if knows and not knew:
+            log.notice("the service manager keeps all that it is to again")
+        knew = knows
+        await trio.sleep(_KEEP_SECONDS)
 
 
 async def _show_life(manager: ServiceManager, questions: Sequence[Callable[[], Awaitable[object]]]) -> None:

@@ -7,6 +7,7 @@ with mcrd otherwise. A name belongs to one descriptor at a time.
 
 import os
 import socket
+import threading
 from collections.abc import Mapping
 from contextlib import suppress
 
@@ -23,15 +24,18 @@ def adopt_socket(descriptor: int) -> socket.socket | None:
 
 
 class DescriptorStore:
-    """What this mcrd leaves, and what it was left. Descriptors that are left stay their owners'."""
+    """What this mcrd leaves, and what it was left. Descriptors that are left stay their owners'.
+
+    Any thread may use it.
+    """
 
     def __init__(self, manager: ServiceManager = _NOBODY, inherited: Mapping[str, int] | None = None) -> None:
         """Start with what another mcrd has left; it belongs to this store until somebody takes it."""
         self._manager = manager
         self._inherited = dict(inherited or {})
         self._left: dict[str, int] = {}
-        self.refused = False
-        """The service manager could not be asked to keep something."""
+        self._untold: dict[str, None] = {}  # names of which the service manager does not know how they stand
+        self._turn = threading.Lock()
 
     @property
     def outlives_mcrd(self) -> bool:
@@ -40,14 +44,32 @@ class DescriptorStore:
 
     def put(self, name: str, descriptor: int) -> None:
         """Leave a descriptor to the next mcrd. `drop` it before it is closed."""
-        self._left[name] = descriptor
-        if self._manager.keeps_descriptors and not self._manager.keep(name, descriptor):
-            self.refused = True
+        with self._turn:
+            self._left[name] = descriptor
+            self._tell(name, told=not self._untold and self._manager.keep(name, descriptor))
 
     def drop(self, name: str) -> None:
         """Leave it no more."""
-        self._left.pop(name, None)
-        self._manager.forget(name)
+        with self._turn:
+            self._left.pop(name, None)
+            self._tell(name, told=not self._untold and self._manager.forget(name))
+
+    def _tell(self, name: str, *, told: bool) -> None:
+        if not told and self._manager.keeps_descriptors:
+            self._untold[name] = None
+
+    def catch_up(self) -> bool:
+        """Tell the service manager what it could not be told so far, without waiting; whether it knows all then."""
+        with self._turn:
+            for name in [*self._untold]:
+                # It may have what had the name before.
+                told = self._manager.forget(name, patient=False)
+                if told and name in self._left:
+                    told = self._manager.keep(name, self._left[name], patient=False)
+                if not told:
+                    return False
+                del self._untold[name]
+            return True
 
     def all(self) -> dict[str, int]:
         """Every descriptor that the next mcrd is to get."""

@@ -75,23 +75,23 @@ class ServiceManager:
         """A sign of life."""
         self._tell("WATCHDOG=1")
 
-    def keep(self, name: str, descriptor: int) -> bool:
+    def keep(self, name: str, descriptor: int, *, patient: bool = True) -> bool:
         """Keep a descriptor for the next process of the service, by this name. Whether it has been asked to."""
         # FDPOLL=0: a socket is not dropped because its interface is down for a moment.
-        return self._ask("FDSTORE=1", f"FDNAME={name}", "FDPOLL=0", descriptor=descriptor)
+        return self._ask("FDSTORE=1", f"FDNAME={name}", "FDPOLL=0", descriptor=descriptor, patient=patient)
 
-    def forget(self, name: str) -> None:
-        """Close the descriptors of this name."""
-        self._ask("FDSTOREREMOVE=1", f"FDNAME={name}")
+    def forget(self, name: str, *, patient: bool = True) -> bool:
+        """Close the descriptors of this name. Whether it has been asked to."""
+        return self._ask("FDSTOREREMOVE=1", f"FDNAME={name}", patient=patient)
 
-    def _ask(self, *lines: str, descriptor: int | None = None) -> bool:
-        """Send something that must not get lost: where the manager is behind, wait a moment for it."""
+    def _ask(self, *lines: str, descriptor: int | None = None, patient: bool) -> bool:
+        """Send something that must not get lost. `patient`: where the manager is behind, wait a moment for it."""
         if not self.keeps_descriptors:
             return False
         rights = [] if descriptor is None else [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", [descriptor]))]
         try:
             with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC) as sender:
-                sender.settimeout(_PATIENCE_SECONDS)
+                sender.settimeout(_PATIENCE_SECONDS if patient else 0.0)
                 sender.sendmsg(["\n".join(lines).encode()], rights, 0, self._address)
         except OSError:
             return False

@@ -5,13 +5,14 @@ import fcntl
 import os
 import socket
 from collections.abc import Iterator
-from contextlib import ExitStack, closing, contextmanager
+from contextlib import ExitStack, closing, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from mcr._native import ffi
+from mcr.process import service
 from mcr.process.descriptor_store import DescriptorStore
 from mcr.process.service import ServiceManager, passed_descriptors
 from mcr.shm.kept import Kept
@@ -224,10 +225,43 @@ def test_nothing_left_is_no_trouble() -> None:
         assert (kept.unfit, kept.inherited) == ("", False)
 
 
-def test_it_is_known_when_the_manager_does_not_keep_something(tmp_path: Path) -> None:
-    store = DescriptorStore(ServiceManager(str(tmp_path / "nobody"), "", "", "10"))
-    assert not store.refused
+def told(listener: socket.socket) -> list[str]:
+    """What waits, in short; descriptors are closed."""
+    found = []
+    with suppress(BlockingIOError):
+        while True:
+            message, descriptors, _, _ = socket.recv_fds(listener, 1000, 10)
+            found.append(message.decode().removesuffix("\nFDPOLL=0").replace("=1\nFDNAME=", " "))
+            for each in descriptors:
+                os.close(each)
+    return found
+
+
+def test_manager_is_told_later_what_it_could_not_be_told(
+    tmp_path: Path, listener: socket.socket, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As it stands then: it may have something by the name that is another's now. Nobody waits for it twice."""
+    monkeypatch.setattr(service, "_PATIENCE_SECONDS", 0.01)
+    store = DescriptorStore(ServiceManager(listener.getsockname(), "", "", "10"))
     left = os.memfd_create("x")
-    store.put("x", left)
-    assert store.refused
+    store.put("before", left)
+    with suppress(BlockingIOError), socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as others:
+        others.setblocking(False)
+        while True:
+            others.sendto(b"=1\nFDNAME=", listener.getsockname())  # until its queue is full
+    store.put("missing", left)
+    store.put("went", left)
+    store.drop("went")
+    store.drop("before")
+    store.put("before", left)
+    assert not store.catch_up()
+    assert {*told(listener)} == {"FDSTORE before", " "}
+    assert store.catch_up()
+    assert told(listener) == [
+        *("FDSTOREREMOVE missing", "FDSTORE missing"),
+        "FDSTOREREMOVE went",
+        *("FDSTOREREMOVE before", "FDSTORE before"),
+    ]
+    assert store.catch_up()
+    assert told(listener) == []
     os.close(left)

@@ -155,7 +155,7 @@ async def run_daemon(
             manager.stopping()
             diagnosis.stop()
             if store.outlives_mcrd or not signum:
-                await _leave(control, stats, file)
+                await _leave(control, workers, stats, file)
             await _drain(control, workers)
             nursery.cancel_scope.cancel(reason="the daemon stops")
 
@@ -167,12 +167,15 @@ async def _start_clean(unfit: str, predecessors: Predecessors) -> None:
     await predecessors.end()
 
 
-async def _leave(control: ControlServer, stats: StatsAggregator, file: RuleFile | None) -> NoReturn:
+async def _leave(
+    control: ControlServer, workers: WorkerSupervisor, stats: StatsAggregator, file: RuleFile | None
+) -> NoReturn:
     """End, and leave everything else as it is: the workers go on until the next mcrd has others take their places.
 
-    If there is none, what keeps their channels open closes them, and they end by themselves.
+    If there is none, what keeps their channels open closes them, and they end by themselves. One that hangs would not.
     """
     await control.stop()
+    await workers.end_hung()
     await stats.save()
     if file:
         file.close()

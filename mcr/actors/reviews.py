@@ -7,9 +7,10 @@ take the long way.
 """
 
 import math
-from collections.abc import Generator
+from collections.abc import Awaitable, Callable, Generator
 from contextlib import contextmanager, suppress
 from functools import partial
+from typing import assert_never
 
 import attrs
 import trio
@@ -116,6 +117,26 @@ def open_reviews(settings: Settings) -> Generator[Reviews]:
     finally:
         if changes:
             changes.close()
+
+
+async def heed_review(
+    command: Review, suppressor: Suppressor | None, review_raw: Callable[[Blocker | None, bool], Awaitable[None]]
+) -> None:
+    """Answer one, for the owner of what is reviewed."""
+    match command:
+        case PauseSuppression(reply):
+            with reply:
+                is_due = suppressor and suppressor.is_due()
+                reply.resolve(await trio.to_thread.run_sync(suppressor.pause) if suppressor and is_due else frozenset())
+        case SuppressOn(free, reply):
+            with reply:
+                reply.resolve(not suppressor or await trio.to_thread.run_sync(suppressor.suppress_on, free))
+        case ReviewRaw(blocker, anew, reply):
+            with reply:
+                await review_raw(blocker, anew)
+                reply.resolve(None)
+        case _:
+            assert_never(command)
 
 
 async def _hear_of_changes(changes: LinkChanges | EgressChanges, due: trio.MemorySendChannel[None]) -> None:

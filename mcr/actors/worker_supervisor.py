@@ -14,9 +14,10 @@ from mcr.actors.interface_news import InterfaceNews
 from mcr.actors.mailbox import Reply, Waiting, ask, repeat
 from mcr.actors.network_watch import NetworkWatch
 from mcr.actors.predecessors import Predecessors
-from mcr.actors.reviews import PauseSuppression, Review, ReviewRaw, Reviews, SuppressOn, open_reviews
+from mcr.actors.reviews import PauseSuppression, Review, ReviewRaw, Reviews, SuppressOn, heed_review, open_reviews
 from mcr.actors.stats_aggregator import StatsAggregator
 from mcr.actors.succession import Succession, close_beside
+from mcr.actors.worker_ending import Ending, KillSilent, Rouse, Stop, heed_ending
 from mcr.actors.worker_process import (
     Post,
     WorkerEvent,
@@ -33,6 +34,7 @@ from mcr.logs.worker_records import log_record
 from mcr.model.log import Facility, Level, LogLevels
 from mcr.model.rule import RuleChange
 from mcr.model.worker import WorkerView
+from mcr.net.filter.suppress import Suppressor
 from mcr.net.ip_bypass import Blocker
 from mcr.net.network import Network
 from mcr.net.own import own_keys
@@ -45,6 +47,7 @@ from mcr.stats.captures import watched
 from mcr.worker.policy import usable_cores, worker_cores
 
 _WATCH_SECONDS = 1.0
+_ANSWER_SECONDS = 1.0  # for workers that mcrd is about to leave; it takes them a batch
 
 
 @attrs.frozen
@@ -87,16 +90,11 @@ class _TakeOver:
 
 
 @attrs.frozen
-class _Stop:
-    reply: Reply[None]
-
-
-@attrs.frozen
 class _Watch:
     pass
 
 
-_Command = _Watch | Review | _Apply | _Settle | _Describe | _Stand | _Heed | _SetLogLevels | _TakeOver | _Stop
+_Command = _Watch | Review | _Apply | _Settle | _Describe | _Stand | _Heed | _SetLogLevels | _TakeOver | Ending
 
 
 @attrs.frozen
@@ -142,9 +140,16 @@ class WorkerSupervisor:
         """Have the workers of the mcrd before this one end (or raise), and those of this one go on from there."""
         await ask(self._inbox, _TakeOver)
 
+    async def end_hung(self) -> None:
+        """End workers that do not answer, before mcrd leaves the others to the next one. No rule may change then."""
+        with trio.move_on_after(_ANSWER_SECONDS):
+            await ask(self._inbox, Rouse)
+            return
+        await ask(self._inbox, KillSilent)
+
     async def stop(self) -> None:
         """Let nothing more in, have the workers send what has arrived, and wait until they have ended."""
-        await ask(self._inbox, _Stop)
+        await ask(self._inbox, Stop)
 
 
 async def run_worker_supervisor(
@@ -234,15 +239,15 @@ async def _handle(state: "_State", command: _Command) -> None:
         case _TakeOver(reply):
             with reply:
                 reply.resolve(await state.take_over())
-        case _Stop(reply):
-            state.stop(reply)
+        case Rouse() | KillSilent() | Stop():
+            heed_ending(command, state.workers, state.settle, state.stop)
         case _Watch():
             await state.kill_hung_workers()
             state.check_interfaces()
             state.check_reviews()
             await state.follow_gateways()
         case PauseSuppression() | SuppressOn() | ReviewRaw():
-            await _heed_review(state, command)
+            await heed_review(command, state.suppressor, state.review_raw)
         case _:
             assert_never(command)
 
@@ -255,22 +260,6 @@ def _tell(state: "_State", command: _Describe | _Stand) -> None:
         case _Stand(reply):
             with reply:
                 reply.resolve(state.standing())
-        case _:
-            assert_never(command)
-
-
-async def _heed_review(state: "_State", command: Review) -> None:
-    match command:
-        case PauseSuppression(reply):
-            with reply:
-                reply.resolve(await state.pause_suppression())
-        case SuppressOn(free, reply):
-            with reply:
-                reply.resolve(await state.suppress_on(free))
-        case ReviewRaw(blocker, anew, reply):
-            with reply:
-                await state.review_raw(blocker, anew=anew)
-                reply.resolve(None)
         case _:
             assert_never(command)
 
@@ -372,17 +361,11 @@ class _State:
             self._reviews.suppression_is_due()
         self._reviews.check_raw(has_new_outputs=self._relay.outputs.is_stale)
 
-    async def pause_suppression(self) -> frozenset[int] | None:
-        suppressor = self._relay.inputs.suppressor
-        if not suppressor or not suppressor.is_due():
-            return frozenset()
-        return await trio.to_thread.run_sync(suppressor.pause)
+    @property
+    def suppressor(self) -> Suppressor | None:
+        return self._relay.inputs.suppressor
 
-    async def suppress_on(self, free: frozenset[int] | None) -> bool:
-        suppressor = self._relay.inputs.suppressor
-        return not suppressor or await trio.to_thread.run_sync(suppressor.suppress_on, free)
-
-    async def review_raw(self, blocker: Blocker | None, *, anew: bool) -> None:
+    async def review_raw(self, blocker: Blocker | None, anew: bool) -> None:  # noqa: FBT001
         if commands := await self._relay.review_raw(blocker, anew=anew):
             self.workers.tell_all(*commands)
 

@@ -178,6 +178,12 @@ class WorkerTable:
             if worker.overdue >= _OVERDUE_WATCHES:
                 worker.kill(f"has not acknowledged generation {self.newest}")
 
+    def kill_silent(self) -> None:
+        """End those that have not acknowledged the newest generation."""
+        for worker in self:
+            if worker.generation < self.newest:
+                worker.kill("does not answer, and mcrd is about to leave it to the next one")
+
     def stop(self) -> None:
         """Tell all of them to send what has arrived, and to end."""
         for worker in self:

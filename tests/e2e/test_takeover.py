@@ -332,14 +332,28 @@ def test_workers_send_what_has_arrived_and_end_when_nobody_keeps_them(
     mcr.add(f"in0:{FLOW}", *OUTPUTS)
     (worker,) = mcr.worker_pids()
     receiver = Receiver(plant.receiver, TO, count=2000)
+    end(mcr)
     os.kill(worker, signal.SIGSTOP)
     Sender(plant.source, "src0", FLOW, count=2000, rate=0).finish()
-    end(mcr)
     manager.forget_all()
     os.kill(worker, signal.SIGCONT)
     receiver.expect_everything()
     wait_until(lambda: not alive(worker), "it has ended")
     assert joined(plant.relay, "in0") == set()
+
+
+def test_worker_that_hangs_is_not_left_behind(plant: Plant, make_mcr: MakeMcr, manager: StoringManager) -> None:
+    """Nobody would find it until the next mcrd starts; the one beside it goes on."""
+    mcr = manager.start(make_mcr, plant.relay, workers=2)
+    mcr.add(f"in0:{FLOW}", *OUTPUTS)
+    hung, other = mcr.worker_pids()
+    os.kill(hung, signal.SIGSTOP)
+    end(mcr)
+    assert (alive(hung), alive(other)) == (False, True)
+    assert mcr.says(f"worker 0 (pid {hung}) does not answer, and mcrd is about to leave it to the next one")
+    mcr = manager.start(make_mcr, plant.relay, workers=2)
+    forward(plant)
+    mcr.check_counters(arrived=500)
 
 
 def test_mcrd_that_cannot_serve_ends_no_worker(plant: Plant, make_mcr: MakeMcr, manager: StoringManager) -> None:

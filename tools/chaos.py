@@ -349,7 +349,7 @@ class Year:
         """What the daemon holds more than it did, in words; memory as early on."""
         last, wrong = self._without_rules(), []
         click.echo(f"held before: {before}\nheld early:  {early}\nheld after:  {last}")
-        if last.lasting() != before.lasting():
+        if not last.is_like(before):
             wrong.append("the daemon holds other descriptors, processes or shared memory than before")
         if last.resident_kib > early.resident_kib + GROWTH_KIB:
             wrong.append(f"resident memory grew from {early.resident_kib} to {last.resident_kib} KiB")

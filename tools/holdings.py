@@ -11,6 +11,7 @@ from mcr_process import Mcr, alive, children_of, wait_until
 
 REST_S = 3.0
 PATIENCE_S = 40.0
+NOTES_KIB = 64  # of shared memory: the notes for the next mcrd are as long as what they say
 GROWTH_KIB = 16384  # of resident memory: Python collects garbage every 100,000 objects, and keeps what it had at most
 
 
@@ -41,9 +42,13 @@ class Holdings:
                     shared += each.stat().st_size // 1024
         return cls(len(descriptors), len(children_of(pid)), len(_inside(pid) - own), shared, int(resident))
 
-    def lasting(self) -> tuple[int, int, int, int]:
-        """All that must not grow at all."""
-        return (self.descriptors, self.processes, self.strangers, self.shared_kib)
+    def is_like(self, other: "Holdings") -> bool:
+        """Whether all that must not grow at all is the same."""
+        counts = (self.descriptors, self.processes, self.strangers)
+        return (
+            counts == (other.descriptors, other.processes, other.strangers)
+            and abs(self.shared_kib - other.shared_kib) <= NOTES_KIB
+        )
 
 
 def _family(pid: int) -> set[int]:
@@ -68,7 +73,7 @@ def rested(mcr: Mcr) -> Holdings:
     def rests() -> bool:
         nonlocal last, since
         now = Holdings.of(mcr)
-        if now.lasting() != last.lasting():
+        if not now.is_like(last):
             since = time.monotonic()
         last = now
         return time.monotonic() - since > REST_S

@@ -133,7 +133,7 @@ class WorkerStats:
 
 @attrs.frozen
 class InterfaceStats:
-    """One input interface, over all workers."""
+    """One input interface, over all workers. At rest recv = matched + no_match + buf_exhaust + all parse errors."""
 
     interface: str
     recv: int
@@ -141,6 +141,9 @@ class InterfaceStats:
     parse_errors: ParseErrors = ParseErrors()
     looped: float | None = None
     """Seconds since the last datagram of this machine came back in, to about a second; None: none did."""
+    matched: int = 0
+    no_match: int = 0
+    buf_exhaust: int = 0
 
 
 @attrs.frozen

@@ -15,7 +15,7 @@
 
 #include "flow.h"
 
-#define MCR_ABI_VERSION 6
+#define MCR_ABI_VERSION 7
 #define MCR_CACHE_LINE  64
 
 #define MCR_MAX_RULES        16384
@@ -50,7 +50,7 @@ enum mcr_cause {
 };
 
 /* A batch touches the totals, one capture, a rule a slot, and so many outputs. */
-#define MCR_JOURNAL_ENTRIES (10 + MCR_CAUSES + 2 + MCR_CAUSES + MCR_BATCH_SLOTS + 6 * MCR_BATCH_OUTPUTS)
+#define MCR_JOURNAL_ENTRIES (10 + MCR_CAUSES + 5 + MCR_CAUSES + MCR_BATCH_SLOTS + 6 * MCR_BATCH_OUTPUTS)
 
 _Static_assert(MCR_BATCH_OUTPUTS >= MCR_MAX_RULE_OUTPUTS, "one packet's outputs fit in one batch");
 _Static_assert(MCR_BATCH_PAYLOADS >= MCR_FRAME_PAYLOADS, "one super-frame's datagrams fit in one batch");
@@ -86,9 +86,12 @@ struct mcr_totals {
 
 /* One capture ring; written by the worker, zeroed by the supervisor before it hands out a new ring. */
 struct mcr_capture_counters {
-	uint64_t cursor;             /* frames taken from the ring; modulo its size, the next slot */
-	uint64_t recv;               /* datagrams in them */
-	uint64_t causes[MCR_CAUSES]; /* of these, by enum mcr_cause */
+	uint64_t cursor; /* frames taken from the ring; modulo its size, the next slot */
+	uint64_t recv;   /* datagrams in them; and what became of these: */
+	uint64_t matched;
+	uint64_t no_match;
+	uint64_t buf_exhaust;
+	uint64_t causes[MCR_CAUSES]; /* parts of parse_err */
 };
 
 /* One rule; written by the worker. `tag` tells which rule the slot belongs to now. */

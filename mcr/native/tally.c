@@ -56,6 +56,16 @@ static void note_causes(struct mcr_segment *segment, const uint64_t *counters, c
 		note_sum(segment, &counters[cause], add->causes[cause]);
 }
 
+static void note_capture(struct mcr_segment *segment, const struct mcr_capture_counters *counters,
+			 const struct mcr_totals *add)
+{
+	note_sum(segment, &counters->recv, add->recv);
+	note_sum(segment, &counters->matched, add->matched);
+	note_sum(segment, &counters->no_match, add->no_match);
+	note_sum(segment, &counters->buf_exhaust, add->buf_exhaust);
+	note_causes(segment, counters->causes, add);
+}
+
 static void note_output(struct mcr_segment *segment, const struct mcr_output_counters *counters, uint32_t submitted,
 			const struct mcr_outcome *add)
 {
@@ -85,8 +95,7 @@ void mcr_tally_note(struct mcr_batch *batch, const struct mcr_rules *rules, stru
 	add_up(batch, rules);
 	note_totals(segment, add);
 	note_causes(segment, segment->totals.causes, add);
-	note_sum(segment, &segment->captures[batch->capture].recv, add->recv);
-	note_causes(segment, segment->captures[batch->capture].causes, add);
+	note_capture(segment, &segment->captures[batch->capture], add);
 	for (uint32_t i = 0; i < batch->share_count; i++)
 		note_share(segment, rules, batch, &batch->shares[i]);
 }

@@ -12,7 +12,7 @@ from mcr.shm.memo import Memo
 from mcr.shm.places import Places
 from mcr.shm.segment import Segment
 
-_NOTES: Final = 1  # layout of what the notes say
+_NOTES: Final = 2  # layout of what the notes say
 _LAYOUT: Final = [lib.MCR_ABI_VERSION, _NOTES]
 
 _SEGMENT, _PLACES, _CAPTURES, _COUNTS = "segment", "places", "captures", "counts"

@@ -120,6 +120,11 @@ class Segment:
         counters = self.shared.captures[capture]
         return counters.cursor, counters.recv
 
+    def capture_fates(self, capture: int) -> tuple[int, int, int]:
+        """Of the datagrams of a capture ring: matched, no_match and buf_exhaust."""
+        counters = self.shared.captures[capture]
+        return counters.matched, counters.no_match, counters.buf_exhaust
+
     def capture_errors(self, capture: int) -> ParseErrors:
         """Why datagrams of a capture ring were not relayed."""
         return ParseErrors(*self.shared.captures[capture].causes)
@@ -144,10 +149,8 @@ class Segment:
         A worker of another mcrd may have died over a batch of the ring before it.
         """
         self.settle(capture)
-        self.shared.captures[capture].cursor = 0
-        self.shared.captures[capture].recv = 0
-        for cause in range(lib.MCR_CAUSES):
-            self.shared.captures[capture].causes[cause] = 0
+        size = ffi.sizeof("struct mcr_capture_counters")
+        ffi.memmove(self.shared.captures + capture, bytes(size), size)
 
     def read(self, rules: int = 0, outputs: int = 0) -> "Counters":
         """Copy the worker's counters: totals, and those of the first so many rule and output slots."""

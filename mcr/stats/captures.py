@@ -4,6 +4,7 @@ import socket
 import time
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from operator import add
 from typing import Any
 
 import attrs
@@ -47,6 +48,18 @@ class _Former:
     rejected: int
 
 
+@attrs.frozen
+class _Fates:
+    """What became of datagrams that arrived, but for parse errors."""
+
+    matched: int = 0
+    no_match: int = 0
+    buf_exhaust: int = 0
+
+    def __add__(self, other: "_Fates") -> "_Fates":
+        return _Fates(*map(add, attrs.astuple(self), attrs.astuple(other)))
+
+
 class CaptureCounts:
     """Adds up the kernel's counts, which start over at every reading, so nobody else may read them.
 
@@ -59,6 +72,7 @@ class CaptureCounts:
         self._accepted: Counter[tuple[int, int]] = Counter()  # (capture, worker): went into its ring
         self._dropped: Counter[tuple[str, int]] = Counter()  # (interface, worker)
         self._received: Counter[str] = Counter()  # from captures that are closed, by workers and by filters
+        self._fates: dict[str, _Fates] = {}  # of these
         self._errors: dict[str, ParseErrors] = {}  # from captures that are closed
         self._loops: Counter[str] = Counter()  # as of the last update
         self._looped_at: dict[str, float] = {}
@@ -74,6 +88,7 @@ class CaptureCounts:
             "accepted": [[*key, count] for key, count in self._accepted.items()],
             "dropped": [[*key, count] for key, count in self._dropped.items()],
             "received": self._received,
+            "fates": {name: attrs.astuple(fates) for name, fates in self._fates.items()},
             "errors": {name: attrs.astuple(errors) for name, errors in self._errors.items()},
             "rejected_before": self._rejected_before,
             "open": [
@@ -94,6 +109,7 @@ class CaptureCounts:
         accepted = Counter({(int(capture), int(worker)): int(count) for capture, worker, count in saved["accepted"]})
         dropped = Counter({(str(name), int(worker)): int(count) for name, worker, count in saved["dropped"]})
         received = Counter({str(name): int(count) for name, count in saved["received"].items()})
+        fates = {str(name): _Fates(*map(int, parts)) for name, parts in saved["fates"].items()}
         errors = {str(name): ParseErrors(*map(int, parts)) for name, parts in saved["errors"].items()}
         former = {
             int(capture): _Former(str(name), int(state), int(rejected))
@@ -101,7 +117,7 @@ class CaptureCounts:
         }
         self._rejected_before = int(saved["rejected_before"])
         self._accepted, self._dropped, self._received = accepted, dropped, received
-        self._errors, self._former = errors, former
+        self._fates, self._errors, self._former = fates, errors, former
         self._loops = Counter({name: each.loop for name, each in self._parse_errors().items()})
 
     def open(self, capture: int, watched: Watched) -> None:
@@ -145,6 +161,7 @@ class CaptureCounts:
             self._received[interface] += datagrams
         before = self._errors.get(interface, ParseErrors())
         self._errors[interface] = ParseErrors.sum([before, *self._capture_errors(capture)])
+        self._fates[interface] = self._fates.get(interface, _Fates()) + self._capture_fates(capture, rejected)
         self._received[interface] += rejected
         self._rejected_before += rejected
 
@@ -188,6 +205,10 @@ class CaptureCounts:
         """By worker."""
         return [segment.capture_errors(capture) for segment in self._segments]
 
+    def _capture_fates(self, capture: int, rejected: int) -> "_Fates":
+        """Over all workers and the filter."""
+        return sum((_Fates(*segment.capture_fates(capture)) for segment in self._segments), _Fates(no_match=rejected))
+
     def _parse_errors(self) -> dict[str, ParseErrors]:
         """By interface, over all workers."""
         errors = dict(self._errors)
@@ -198,8 +219,10 @@ class CaptureCounts:
 
     def interfaces(self) -> tuple[InterfaceStats, ...]:
         """Received and dropped of every interface that was ever captured."""
-        received = Counter(self._received)
+        received, fates = Counter(self._received), dict(self._fates)
         for capture, opened in self._open.items():
+            before = fates.get(opened.interface, _Fates())
+            fates[opened.interface] = before + self._capture_fates(capture, self._rejected[capture])
             received[opened.interface] += sum(segment.captured(capture)[1] for segment in self._segments)
             received[opened.interface] += self._rejected[capture]
         dropped = self.dropped_by_interface()
@@ -211,6 +234,7 @@ class CaptureCounts:
                 dropped[name],
                 errors.get(name, ParseErrors()),
                 round(now - self._looped_at[name], 1) if name in self._looped_at else None,
+                *attrs.astuple(fates.get(name, _Fates())),
             )
             for name in sorted({*received, *dropped})
         )

@@ -127,6 +127,11 @@ class Mcr(DaemonProcess):
             assert ingress[name] == elsewhere + sum(worker[name] for worker in stats["workers"]), name
         for name in ("submitted", "sent", "errors", "bytes"):
             assert egress[name] == sum(worker[name] for worker in stats["workers"]), name
+        for interface in stats["interfaces"]:
+            unsound = sum(interface["parse_errors"].values())
+            assert interface["recv"] == sum(interface[name] for name in classes if name != "parse_err") + unsound
+        for name in ("recv", "matched", "no_match", "buf_exhaust", "kernel_drops"):
+            assert ingress[name] == sum(interface[name] for interface in stats["interfaces"]), name
         if arrived is not None:
             assert ingress["recv"] + ingress["kernel_drops"] == arrived
         return stats

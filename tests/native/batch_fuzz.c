@@ -197,15 +197,22 @@ static uint64_t sum_causes(const uint64_t *causes)
 
 static void check_captures(const struct mcr_segment *segment)
 {
-	uint64_t recv = 0, causes[MCR_CAUSES] = { 0 };
+	struct mcr_capture_counters sum = { 0 };
 
 	for (uint32_t slot = 0; slot < CAPTURES; slot++) {
-		recv += segment->captures[slot].recv;
+		const struct mcr_capture_counters *each = &segment->captures[slot];
+
+		CHECK(each->recv == each->matched + each->no_match + each->buf_exhaust + sum_causes(each->causes));
+		sum.recv += each->recv;
+		sum.matched += each->matched;
+		sum.no_match += each->no_match;
+		sum.buf_exhaust += each->buf_exhaust;
 		for (uint32_t i = 0; i < MCR_CAUSES; i++)
-			causes[i] += segment->captures[slot].causes[i];
+			sum.causes[i] += each->causes[i];
 	}
-	CHECK(recv == segment->totals.recv);
-	CHECK(!memcmp(causes, segment->totals.causes, sizeof(causes)));
+	CHECK(sum.recv == segment->totals.recv && sum.matched == segment->totals.matched);
+	CHECK(sum.no_match == segment->totals.no_match && sum.buf_exhaust == segment->totals.buf_exhaust);
+	CHECK(!memcmp(sum.causes, segment->totals.causes, sizeof(sum.causes)));
 }
 
 static void check_outputs(const struct mcr_segment *segment)

@@ -284,7 +284,7 @@ static inline void check_identities(const struct mcr_segment *segment, uint64_t 
 	CHECK(totals->parse_err + totals->no_match + totals->buf_exhaust == 0);
 	CHECK(totals->submitted == produced);
 	CHECK(totals->sent + totals->errors == totals->submitted);
-	CHECK(segment->captures[0].cursor == produced);
+	CHECK(segment->captures[0].cursor == produced && segment->captures[0].matched == produced);
 	CHECK(segment->rules[5].tag == 7 && segment->rules[5].matched == produced);
 	CHECK(output->tag == 7 && output->submitted == produced && output->sent == totals->sent);
 	CHECK(output->errors == totals->errors && output->in_doubt == totals->in_doubt);

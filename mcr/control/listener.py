@@ -1,4 +1,4 @@
-"""The file of the control socket: its owner and mode, and the lock that lets only one daemon serve it."""
+"""The file of a unix socket that is served: its owner and mode, and the lock that lets only one daemon serve it."""
 
 import errno
 import fcntl
@@ -8,7 +8,7 @@ import shlex
 import socket
 import stat
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import AbstractContextManager, ExitStack, contextmanager, suppress
 from pathlib import Path
 
 from mcr.config.paths import CONTROL_SOCKET_VARIABLE
@@ -27,25 +27,34 @@ _FIND_MCRD = "find the mcrd that is running: pgrep -a mcrd"
 _OTHER_PATH = f"choose another path: --control-socket PATH, or {CONTROL_SOCKET_VARIABLE}"
 
 
+def control_socket(path: str) -> AbstractContextManager[socket.socket]:
+    """The control socket; see `unix_listener`."""
+    if not path:
+        raise SystemFault("Failed to bind to the control socket: its path is empty", errno.EINVAL, _OTHER_PATH)
+    return unix_listener(path, _OTHER_PATH)
+
+
 @contextmanager
-def control_socket(path: str) -> Iterator[socket.socket]:
-    """Make the socket, with mode 0660 and for the group `mcr` if there is one, and listen on it; remove it at the end.
+def unix_listener(path: str, remedy: str) -> Iterator[socket.socket]:
+    """Make a socket, with mode 0660 and for the group `mcr` if there is one, and listen on it; remove it at the end.
 
     Its directory is made, too, with mode 0750, if only the last component is missing. What somebody put in the socket's
     place meanwhile is left alone.
 
+    Args:
+        path: of the socket.
+        remedy: how another path is chosen.
+
     Raises:
         SystemFault: it cannot be made, or another daemon serves it.
     """
-    if not path:
-        raise SystemFault("Failed to bind to the control socket: its path is empty", errno.EINVAL, _OTHER_PATH)
     with ExitStack() as stack:
-        with _explain(path):
+        with _explain(path, remedy):
             with suppress(FileExistsError):
                 Path(path).parent.mkdir(_DIRECTORY_MODE)
                 _give_to_group(str(Path(path).parent), _DIRECTORY_MODE)
-            _lock(path, stack)
-            _remove_stale(path)
+            _lock(path, stack, remedy)
+            _remove_stale(path, remedy)
             listener = stack.enter_context(socket.socket(socket.AF_UNIX, socket.SOCK_STREAM))
             # The file gets the socket's mode less the umask: never a wider one, not even for a moment.
             os.fchmod(listener.fileno(), _MODE)
@@ -75,7 +84,7 @@ def _give_to_group(path: str, mode: int) -> None:
         os.close(held)
 
 
-def _lock(path: str, stack: ExitStack) -> None:
+def _lock(path: str, stack: ExitStack, remedy: str) -> None:
     """Hold the lock file beside the socket: its holder may bind or replace the socket.
 
     The socket alone cannot say: between "nobody answers" and "remove it", another daemon may bind its own.
@@ -90,17 +99,17 @@ def _lock(path: str, stack: ExitStack) -> None:
         except PermissionError as error:
             with suppress(FileNotFoundError):
                 hint = f"{lock} belongs to {describe_owner(lock)}; if no mcrd runs: sudo rm {shlex.quote(lock)}"
-                raise SystemFault(f"Failed to bind to {path}", error.errno or 0, hint, _OTHER_PATH) from None
+                raise SystemFault(f"Failed to bind to {path}", error.errno or 0, hint, remedy) from None
             raise
         if not stat.S_ISREG(os.fstat(descriptor).st_mode):
             os.close(descriptor)
             hint = f"{lock} is not a file that mcrd has made; move it away"
-            raise SystemFault(f"Failed to bind to {path}", errno.EEXIST, hint, _OTHER_PATH)
+            raise SystemFault(f"Failed to bind to {path}", errno.EEXIST, hint, remedy)
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             os.close(descriptor)
-            raise _in_use(path, _FIND_MCRD, _OTHER_PATH) from None
+            raise _in_use(path, _FIND_MCRD, remedy) from None
         status = os.fstat(descriptor)
         if _identity(lock) == (status.st_dev, status.st_ino):
             stack.callback(os.close, descriptor)
@@ -109,22 +118,22 @@ def _lock(path: str, stack: ExitStack) -> None:
         os.close(descriptor)  # its last holder removed it on leaving: it locks nothing
 
 
-def _remove_stale(path: str) -> None:
+def _remove_stale(path: str, remedy: str) -> None:
     """Remove the socket of a daemon that is gone; raise if there is anything else at the path."""
     try:
         mode = os.lstat(path).st_mode
     except FileNotFoundError:
         return
     if not stat.S_ISSOCK(mode):
-        raise _in_use(path, f"{path} is not a socket, so mcrd leaves it alone; move it away", _OTHER_PATH)
+        raise _in_use(path, f"{path} is not a socket, so mcrd leaves it alone; move it away", remedy)
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_NONBLOCK) as probe:
         match probe.connect_ex(path):
             case errno.ECONNREFUSED:
                 Path(path).unlink()
             case 0:
-                raise _in_use(path, f"process {peer_of(probe).pid} serves it", _FIND_MCRD, _OTHER_PATH)
+                raise _in_use(path, f"process {peer_of(probe).pid} serves it", _FIND_MCRD, remedy)
             case errno.EAGAIN:  # it listens, and its queue is full
-                raise _in_use(path, _FIND_MCRD, _OTHER_PATH)
+                raise _in_use(path, _FIND_MCRD, remedy)
             case code:
                 raise OSError(code, os.strerror(code))
 
@@ -149,16 +158,16 @@ def _in_use(path: str, *hints: str) -> SystemFault:
 
 
 @contextmanager
-def _explain(path: str) -> Iterator[None]:
+def _explain(path: str, remedy: str) -> Iterator[None]:
     """Turn the system's refusal into an error that names the users who may write there."""
     try:
         yield
     except OSError as error:
         # Python itself refuses a path of more than 107 bytes, without an errno.
         number = error.errno or errno.ENAMETOOLONG
-        hints: tuple[str, ...] = (_OTHER_PATH,)
+        hints: tuple[str, ...] = (remedy,)
         if number in _DIRECTORY_ERRORS:
-            hints = (*_directory_hints(Path(path).parent), _OTHER_PATH)
+            hints = (*_directory_hints(Path(path).parent), remedy)
         elif number in _EXHAUSTED:
             hints = (_MORE_FILES,)
         raise SystemFault(f"Failed to bind to {path}", number, *hints) from None

@@ -11,12 +11,10 @@ Rules of the module:
 6. An `McrError` is the client's to hear; any other exception is a bug, and ends the daemon.
 """
 
-import errno
-import math
 import socket
 from collections import Counter
 from contextlib import AbstractAsyncContextManager, ExitStack, nullcontext, suppress
-from functools import lru_cache
+from functools import lru_cache, partial
 from typing import Final
 
 import attrs
@@ -24,11 +22,12 @@ import trio
 
 from mcr.control import wire
 from mcr.control.connection import SHORT, ControlClient, has_left
+from mcr.control.door import Door
 from mcr.control.handover import METHOD, HandOver
 from mcr.control.methods import Api, changes, examines
 from mcr.control.peers import Peer, Rights, peer_of
 from mcr.control.turns import Turns
-from mcr.errors import LimitReached, McrError, ShuttingDown, describe_errno
+from mcr.errors import LimitReached, McrError, ShuttingDown
 from mcr.logs.logger import get_logger
 from mcr.model.log import Facility
 
@@ -57,10 +56,6 @@ STOP_GRACE: Final = 2
 """Seconds for the requests in progress to finish when the server stops."""
 
 _MEDIUM = 16 * 1024  # bytes of a request from which on a thread looks through it
-_ACCEPTED_AT_ONCE = 32
-_EXHAUSTED = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM})
-_EXHAUSTED_PAUSE = 0.1  # seconds; descriptors come back when a client leaves, and nothing tells us when
-_WARNING_INTERVAL = 60
 
 _log = get_logger(Facility.CONTROL)
 
@@ -126,7 +121,7 @@ class _Clients:
         self._turns = Turns(LOOKERS_SHARE)
         self._examinations = Turns(EXAMINATIONS_SHARE)
         self._stopping = False
-        self._next_warning = -math.inf
+        self._door = Door()
 
     def stop(self) -> None:
         """Refuse every further request, and let the clients that have none in progress go."""
@@ -138,23 +133,9 @@ class _Clients:
 
     async def accept(self, listener: socket.socket, nursery: trio.Nursery) -> None:
         """Start a task in the nursery for every client that comes."""
-        while True:
-            await trio.lowlevel.wait_readable(listener)
-            started = trio.current_time()
-            try:
-                for _ in range(_ACCEPTED_AT_ONCE):
-                    self._welcome(listener.accept()[0], nursery)
-            except BlockingIOError:
-                continue
-            except OSError as error:
-                if error.errno not in _EXHAUSTED:
-                    raise
-                self._warn_seldom("Cannot accept a client: %s", describe_errno(error.errno))
-                await trio.sleep(_EXHAUSTED_PAUSE)
-                continue
-            await trio.sleep(trio.current_time() - started)  # however many more wait
+        await self._door.accept(listener, partial(self._welcome, nursery))
 
-    def _welcome(self, connection: socket.socket, nursery: trio.Nursery) -> None:
+    def _welcome(self, nursery: trio.Nursery, connection: socket.socket) -> None:
         try:
             peer = peer_of(connection)
             may_change = self._rights.may_change(peer)
@@ -178,10 +159,10 @@ class _Clients:
         """The error for one client too many; None if there is room."""
         places = MAX_CLIENTS if may_change else MAX_LOOKERS
         if len(self._open) >= places:
-            self._warn_seldom("Refused a client: %d are connected", places)
+            self._door.warn_seldom("Refused a client: %d are connected", places)
             return _refused(f"{places:,} clients are connected to the control socket")
         if not may_change and self._lookers[peer.uid] >= MAX_LOOKERS_OF_A_USER:
-            self._warn_seldom(
+            self._door.warn_seldom(
                 "Refused a client of uid %d: %d of that user are connected", peer.uid, MAX_LOOKERS_OF_A_USER
             )
             return _refused(f"{MAX_LOOKERS_OF_A_USER} clients of your user are connected to the control socket")
@@ -284,11 +265,6 @@ class _Clients:
 
     def _exceeds(self, client: ControlClient) -> bool:
         return client.held > SHORT and sum(other.held for other in self._open if other.held > SHORT) > MAX_HELD
-
-    def _warn_seldom(self, message: str, *arguments: object) -> None:
-        if trio.current_time() >= self._next_warning:
-            self._next_warning = trio.current_time() + _WARNING_INTERVAL
-            _log.warning(message, *arguments)
 
 
 async def _tell_progress(client: ControlClient, request_id: wire.RequestId, done: trio.Event) -> None:

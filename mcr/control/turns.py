@@ -1,7 +1,7 @@
 """Turns at the daemon's time, for clients that must not keep others waiting."""
 
 from collections import deque
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Hashable
 from contextlib import asynccontextmanager
 from itertools import chain
 
@@ -25,7 +25,7 @@ class Turns:
         self._rest = 1 / share - 1
         self._rested = 0.0  # when the next turn may begin
         self._taken = False
-        self._waiting: dict[int, deque[trio.Event]] = {}  # by user; the first is the next
+        self._waiting: dict[Hashable, deque[trio.Event]] = {}  # by user; the first is the next
         self._stopping = trio.Event()
 
     def stop(self) -> None:
@@ -36,13 +36,13 @@ class Turns:
         self._waiting.clear()
 
     @asynccontextmanager
-    async def turn(self, uid: int) -> AsyncIterator[None]:
+    async def turn(self, user: Hashable) -> AsyncIterator[None]:
         """Wait for a turn of this user, and take it.
 
         Raises:
             ShuttingDown: there are no more.
         """
-        await self._wait(uid)
+        await self._wait(user)
         try:
             with trio.move_on_at(self._rested):
                 await self._stopping.wait()
@@ -57,33 +57,33 @@ class Turns:
         finally:
             self._pass_on()
 
-    async def _wait(self, uid: int) -> None:
+    async def _wait(self, user: Hashable) -> None:
         if not self._taken:
             self._taken = True
             return
         mine = trio.Event()
-        self._waiting.setdefault(uid, deque()).append(mine)
+        self._waiting.setdefault(user, deque()).append(mine)
         try:
             await mine.wait()
         except trio.Cancelled:
             if mine.is_set():
                 self._pass_on()
             else:
-                self._leave(uid, mine)
+                self._leave(user, mine)
             raise
 
     def _pass_on(self) -> None:
         if not self._waiting:
             self._taken = False
             return
-        uid, events = next(iter(self._waiting.items()))
+        user, events = next(iter(self._waiting.items()))
         event = events.popleft()
-        del self._waiting[uid]
+        del self._waiting[user]
         if events:
-            self._waiting[uid] = events  # behind the other users
+            self._waiting[user] = events  # behind the other users
         event.set()
 
-    def _leave(self, uid: int, event: trio.Event) -> None:
-        self._waiting[uid].remove(event)
-        if not self._waiting[uid]:
-            del self._waiting[uid]
+    def _leave(self, user: Hashable, event: trio.Event) -> None:
+        self._waiting[user].remove(event)
+        if not self._waiting[user]:
+            del self._waiting[user]

@@ -37,6 +37,8 @@ from mcr.diagnosis.consultation import Consultation
 from mcr.errors import McrError, describe_errno
 from mcr.logs.control import LogControl
 from mcr.logs.logger import get_logger
+from mcr.metrics.pages import Pages
+from mcr.metrics.service import Metrics
 from mcr.model.log import Facility
 from mcr.model.saving import Saving
 from mcr.net.capture import check_permission
@@ -109,6 +111,7 @@ async def run_daemon(
         # Before anything ends that runs: if it can't be made, the workers go on, at each try of a service manager.
         closing = stack.enter_context(ExitStack())
         listener = closing.enter_context(control_socket(settings.control_socket))
+        metrics = stack.enter_context(Metrics.open(settings.metrics))
         predecessors = stack.enter_context(Predecessors(store))
         kept = stack.enter_context(
             Kept.open(store, settings.num_workers, settings.max_hold_us, settings.receive_buffers)
@@ -142,18 +145,16 @@ async def run_daemon(
             )
             leave = HandOver(store, rules, file, partial(events.send_nowait, None))
             control = await nursery.start(run_control_server, listener, closing, api, leave)
+            await metrics.serve(nursery, Pages(rules, workers, stats))
             status = f"{counted(settings.num_workers, 'worker')}, control socket {settings.control_socket}"
             log.notice("mcrd %s is ready: %s", __version__, status)
             manager.ready(status)
             nursery.start_soon(_show_life, manager, (rules.check, workers.describe))
-            async for signum in signals:
-                if signum == signal.SIGHUP:
-                    nursery.start_soon(_reload, manager, log_control, settings, files, status)
-                    continue
-                log.notice("%s: stopping", signum.name if signum else "another mcrd takes over")
-                break
+            reload = partial(nursery.start_soon, _reload, manager, log_control, settings, files, status)
+            signum = await _wait_for_the_end(signals, reload)
             manager.stopping()
             diagnosis.stop()
+            await metrics.stop()
             if store.outlives_mcrd or not signum:
                 await _leave(control, workers, stats, file)
             await _drain(control, workers)
@@ -182,6 +183,16 @@ async def _leave(
     log.notice("the workers go on, for the next mcrd; without one they send what has arrived, and end")
     logging.shutdown()
     os._exit(0)
+
+
+async def _wait_for_the_end(signals: trio.MemoryReceiveChannel[_Event], reload: Callable[[], None]) -> _Event:
+    """What ends mcrd; until then SIGHUP has it reload."""
+    while True:
+        signum = await signals.receive()
+        if signum != signal.SIGHUP:
+            log.notice("%s: stopping", signum.name if signum else "another mcrd takes over")
+            return signum
+        reload()
 
 
 async def _reload(

@@ -23,8 +23,8 @@ from click.shell_completion import BashComplete, FishComplete, ZshComplete
 from mcr import __version__
 from mcr.cli.mcrctl import cli
 from mcr.cli.supervisor import mcrd
-from mcr.config.paths import CONFIGURATION, CONTROL_SOCKET_VARIABLE, DEFAULT_CONTROL_SOCKET
-from mcr.config.table import STATE_DIR, VARIABLES, Setting
+from mcr.config.paths import CONFIGURATION, CONTROL_SOCKET_VARIABLE, DEFAULT_CONTROL_SOCKET, METRICS_SOCKET
+from mcr.config.table import METRICS, STATE_DIR, VARIABLES, Setting
 
 Term = tuple[str, str]
 """What is explained, and the explanation."""
@@ -64,6 +64,10 @@ FILES: Sequence[Term] = (
         "The control socket, unless another is chosen. Mode 0660, group mcr if there is such a group.",
     ),
     ("/var/lib/mcr/rules.sqlite", "The rules that were added at run time; see --state-dir of mcrd(8)."),
+    (
+        f"{Path(DEFAULT_CONTROL_SOCKET).with_name(METRICS_SOCKET)}",
+        "The socket that a service of systemd serves metrics on, unless --metrics says something else.",
+    ),
     (f"{DEFAULT_CONTROL_SOCKET}.lock", "A lock that the mcrd which serves the socket holds."),
     (CONFIGURATION[0], "Settings and rules, if it is there."),
     (f"{CONFIGURATION[1]}/*.toml", "More of them, read by name."),
@@ -93,6 +97,7 @@ raw frames if no firewall rule, IPsec policy or cgroup program would act on them
             "ENVIRONMENT": (
                 (CONTROL_SOCKET_VARIABLE, "The same as --control-socket, which takes precedence."),
                 (STATE_DIR.variable, "The same as --state-dir, which takes precedence."),
+                (METRICS.variable, "The same as --metrics, which takes precedence."),
                 *map(_variable, VARIABLES),
             ),
             "SIGNALS": (

@@ -52,3 +52,20 @@ echo "Setting up $venv (once)"
 [ -x "$venv/bin/python" ] || "$python" -m venv "$venv"
 "$venv/bin/python" -m pip install -q --disable-pip-version-check 'setuptools>=77' 'cffi>=1.17'
 "$venv/bin/python" -m pip install -q --disable-pip-version-check --no-build-isolation -e '.[dev]'
+
+# To check metrics and alert rules. Debian's package would start a server here, so this program alone is taken from it.
+get_promtool() {
+	command -v promtool >/dev/null || [ -x "$venv/bin/promtool" ] || {
+		unpacked=$(mktemp -d)
+		(
+			cd "$unpacked"
+			apt-get download prometheus || { apt-get update -q && apt-get download prometheus; }
+			dpkg-deb --fsys-tarfile prometheus_*.deb | tar -x ./usr/bin/promtool
+		) >/dev/null 2>&1 && mv "$unpacked/usr/bin/promtool" "$venv/bin/"
+		rm -r "$unpacked"
+		[ -x "$venv/bin/promtool" ]
+	}
+}
+if [ "$(id -u)" = 0 ] && command -v apt-get >/dev/null; then
+	get_promtool || echo "Debian's package prometheus could not be had: tests that need its promtool are skipped" >&2
+fi

@@ -37,7 +37,7 @@ _LINES_APART = 1.0  # seconds between two pairs of [STATS:…] lines, at least
 
 
 @attrs.frozen
-class _Moment:
+class Moment:
     """The readings that statistics are made of: all but those of rules, and where those come from."""
 
     stats: Stats
@@ -49,7 +49,7 @@ class _Moment:
 
 @attrs.frozen
 class _Read:
-    reply: Reply[_Moment]
+    reply: Reply[Moment]
 
 
 @attrs.frozen
@@ -137,13 +137,17 @@ class StatsAggregator:
 
     async def read(self) -> Stats:
         """All counters, as of now."""
-        moment: _Moment = await ask(self._inbox, _Read)
+        moment = await self.moment()
         # Not by the actor: who starts workers anew waits for it, too.
         if len(moment.rules) > _MANY_RULES:
             rules = await trio.to_thread.run_sync(rule_stats, moment.now, moment.past, moment.rules, moment.former)
         else:
             rules = rule_stats(moment.now, moment.past, moment.rules, moment.former)
         return attrs.evolve(moment.stats, rules=rules)
+
+    async def moment(self) -> Moment:
+        """What all counters are made of, as of now."""
+        return await ask(self._inbox, _Read)
 
     async def idle(self) -> dict[str, float]:
         """Seconds for which each rule, by id, has matched nothing, or that it exists; ten less, at most."""
@@ -371,7 +375,7 @@ class _State:
             ingress_log.warning("capture ring of %s was full: %s dropped in the last second", interface, packets)
         self._dropped = dropped
 
-    def stats(self) -> _Moment:
+    def stats(self) -> Moment:
         self.save()
         now, past = self._read(), self._past[0]
         drops = [self.captures.dropped(worker) for worker in range(len(self._segments))]
@@ -381,7 +385,7 @@ class _State:
             workers=worker_stats(now, drops),
             interfaces=self.captures.interfaces(),
         )
-        return _Moment(stats, now, past, tuple(self._rules.values()), self._former.all())
+        return Moment(stats, now, past, tuple(self._rules.values()), self._former.all())
 
     async def _look_through_rules(self, look: Callable[[Reading, tuple[PlacedRule, ...]], _T], now: Reading) -> _T:
         placed = tuple(self._rules.values())

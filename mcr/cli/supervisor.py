@@ -14,13 +14,14 @@ from mcr.cli import completion
 from mcr.cli.command import Command, Group
 from mcr.cli.config import fault_lines, refuse_faults
 from mcr.config.file import ConfigurationPaths
-from mcr.config.kinds import FilePath, Kind, LogLevel, Switch, Whole, Word
-from mcr.config.paths import CONFIGURATION, DEFAULT_CONTROL_SOCKET
+from mcr.config.kinds import FilePath, Kind, Listening, LogLevel, Switch, Whole, Word
+from mcr.config.paths import CONFIGURATION, DEFAULT_CONTROL_SOCKET, METRICS_SOCKET
 from mcr.config.settings import settings_from
-from mcr.config.table import CONTROL_SOCKET, STATE_DIR, TABLE, VARIABLES, Given, Setting, Source, choose
+from mcr.config.table import CONTROL_SOCKET, METRICS, STATE_DIR, TABLE, VARIABLES, Given, Setting, Source, choose
 from mcr.daemon import run_daemon
 from mcr.logs.control import setup_logging
 from mcr.logs.logger import get_logger
+from mcr.model.endpoint import UnixEndpoint
 from mcr.model.log import Facility
 from mcr.process.streams import spare_errors
 
@@ -71,8 +72,8 @@ def _of_kind(kind: Kind[Any]) -> dict[str, Any]:
     match kind:
         case FilePath():
             return {"metavar": "PATH", "shell_complete": completion.files}
-        case Whole(values):
-            return {"metavar": f"{values[0]}-{values[-1]}"}
+        case Whole() | Listening():
+            return {"metavar": kind.form}
         case Word(words):
             return {
                 "metavar": "|".join(words),
@@ -82,8 +83,7 @@ def _of_kind(kind: Kind[Any]) -> dict[str, Any]:
             return {"metavar": "LEVEL", "shell_complete": completion.levels}
         case Switch():
             return {"is_flag": True, "default": False, "show_default": False}
-        case _:
-            return {}
+    return {}
 
 
 @mcrd.command(cls=_WithVariables)
@@ -148,12 +148,20 @@ def _text(value: object) -> str:
 
 
 def environment(in_files: Mapping[str, str]) -> Mapping[str, str]:
-    """With the state directory that systemd has made for a service, if it has (STATE_DIRECTORY, systemd.exec(5)).
+    """With what the directories that systemd has made for a service are for, if it has (systemd.exec(5)).
+
+    Rules are saved in the state directory; metrics are served in the runtime directory.
 
     Args:
-        in_files: settings of configuration files, of which the state directory counts before systemd's.
+        in_files: settings of configuration files, which count before that.
     """
-    if STATE_DIR.name in in_files:
-        return os.environ
-    made, *_ = os.environ.get("STATE_DIRECTORY", "").split(":")
-    return os.environ if os.environ.get(STATE_DIR.variable) else os.environ | {STATE_DIR.variable: made}
+    state, runtime = (os.environ.get(name, "").split(":")[0] for name in ("STATE_DIRECTORY", "RUNTIME_DIRECTORY"))
+    made: dict[Setting[Any], str] = {
+        STATE_DIR: state,
+        METRICS: str(UnixEndpoint(f"{runtime}/{METRICS_SOCKET}")) if runtime else "",
+    }
+    return os.environ | {
+        setting.variable: value
+        for setting, value in made.items()
+        if setting.name not in in_files and not os.environ.get(setting.variable)
+    }

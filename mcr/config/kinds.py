@@ -8,6 +8,7 @@ from typing import Generic, TypeVar
 import attrs
 
 from mcr.errors import InvalidParams, UsageError
+from mcr.model.endpoint import NOWHERE, Endpoint, parse_endpoint
 from mcr.model.log import Level
 
 _T = TypeVar("_T")
@@ -49,6 +50,11 @@ class Whole(Kind[int]):
     """A whole number."""
 
     values: range
+
+    @property
+    def form(self) -> str:
+        """The same in short."""
+        return f"{self.values[0]}-{self.values[-1]}"
 
     @property
     def allowed(self) -> str:
@@ -135,3 +141,18 @@ class FilePath(Kind[str]):
     def refusal(self, text: str, called: str, meaning: str) -> UsageError:  # noqa: ARG002 - it is empty
         """It can only be empty."""
         return UsageError(f"{self.of}'s path is empty", f"give one: {called} PATH, or leave it out")
+
+
+class Listening(Kind[Endpoint | None]):
+    """Where a server listens; None: it does not."""
+
+    form = "ADDR:PORT|unix:PATH"
+    allowed = "ADDR:PORT, such as 127.0.0.1:9464 or [::1]:9464, or unix:PATH, or none"
+
+    def parse(self, text: str) -> Endpoint | None:
+        """Addresses are numbers: names would have to be looked up, and may mean something else tomorrow."""
+        return None if text == NOWHERE else parse_endpoint(text)
+
+    def text(self, value: Endpoint | None) -> str:
+        """As it is written."""
+        return str(value) if value else NOWHERE

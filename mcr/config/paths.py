@@ -10,3 +10,6 @@ CONTROL_SOCKET_VARIABLE: Final = "MCR_CONTROL_SOCKET"
 
 CONFIGURATION: Final = ("/etc/mcr/mcr.toml", "/etc/mcr/rules.d")
 """Where the service's configuration is, if there is any: a file, and a directory of files."""
+
+METRICS_SOCKET: Final = "metrics.sock"
+"""Name of the socket that a service serves metrics on, in the directory that systemd has made for it."""

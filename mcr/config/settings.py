@@ -8,6 +8,7 @@ import attrs
 
 from mcr.config import table
 from mcr.config.table import Given, Setting, choose
+from mcr.model.endpoint import Endpoint
 from mcr.model.log import LogLevels
 from mcr.model.setting import SettingView
 from mcr.net.capture import BufferPools
@@ -30,6 +31,8 @@ class Settings:
     """Directory of the rules that were added at run time."""
     no_state: bool = table.NO_STATE.default
     """Keep them nowhere."""
+    metrics: Endpoint | None = table.METRICS.default
+    """Where metrics are served; None: nowhere."""
     log_format: str = table.LOG_FORMAT.default
     send_buffer: int = table.SEND_BUFFER.default
     """Bytes that may wait in the socket of an output interface, or of a host."""
@@ -65,6 +68,7 @@ def settings_from(given: Given) -> Settings:
         levels=LogLevels().with_global(value(table.LOG_LEVEL)),
         state_dir=value(table.STATE_DIR),
         no_state=value(table.NO_STATE),
+        metrics=value(table.METRICS),
         log_format=value(table.LOG_FORMAT),
         send_buffer=value(table.SEND_BUFFER),
         stats_interval=value(table.STATS_INTERVAL) / 1000,

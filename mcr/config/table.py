@@ -7,7 +7,7 @@ from typing import Any, Final, Generic, TypeVar
 import attrs
 
 from mcr.config import paths
-from mcr.config.kinds import FilePath, Kind, LogLevel, Switch, Whole, Word
+from mcr.config.kinds import FilePath, Kind, Listening, LogLevel, Switch, Whole, Word
 from mcr.model.limits import MAX_BATCH
 from mcr.model.log import Level
 from mcr.model.setting import SettingView
@@ -145,6 +145,14 @@ NUM_WORKERS: Final = Setting(
     option="--num-workers",
     default_words="one per core",
 )
+METRICS: Final = Setting(
+    "metrics",
+    Listening(),
+    None,
+    "where metrics are served over HTTP, for Prometheus and the like: ADDR:PORT, unix:PATH, or none",
+    option="--metrics",
+    variable="MCR_METRICS",
+)
 LOG_FORMAT: Final = Setting(
     "log_format", Word(("text", "json")), "text", "format of log lines on standard error", option="--log-format"
 )
@@ -227,6 +235,7 @@ TABLE: Final[tuple[Setting[Any], ...]] = (
     STATE_DIR,
     NO_STATE,
     NUM_WORKERS,
+    METRICS,
     LOG_FORMAT,
     LOG_LEVEL,
     POOL_SMALL,

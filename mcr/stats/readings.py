@@ -1,13 +1,13 @@
 """Computes statistics from two readings of the workers' counters. Pure."""
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from time import monotonic
 
 import attrs
 
 from mcr.model.stats import EgressStats, IngressStats, OutputStats, ParseErrors, RuleStats, SendError, WorkerStats
 from mcr.relay.placement import OutputSlot, PlacedRule
-from mcr.shm.segment import Counters, OutputCounters, Totals
+from mcr.shm.segment import Cells, Counters, OutputCounters, Totals
 
 _ERRNO, _TIME = 0xFFFF, 16  # of a last error: the mask of its number, and the bits below its time in µs
 
@@ -48,6 +48,19 @@ class Reading:
             bytes=sum(part.bytes for part in parts),
             last_error=max(part.last_error for part in parts),
         )
+
+    def rules_matched(self, cells: Cells) -> tuple[int, ...]:
+        """Packets that many rules matched, over all workers."""
+        (matched,) = _sum_columns(each.of_rules(cells) for each in self.workers)
+        return matched
+
+    def outputs_sent(self, cells: Cells) -> Sequence[tuple[int, ...]]:
+        """The fields `SENDING` of many outputs, over all workers."""
+        return _sum_columns(each.of_outputs(cells) for each in self.workers)
+
+
+def _sum_columns(parts: Iterable[Iterable[tuple[int, ...]]]) -> Sequence[tuple[int, ...]]:
+    return [tuple(map(sum, zip(*column, strict=True))) for column in zip(*parts, strict=True)]
 
 
 def _rate(now: float, before: float, seconds: float) -> float:

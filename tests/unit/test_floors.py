@@ -23,6 +23,7 @@ FLOORS = (
     {"actors"},
     {"diagnosis"},
     {"control"},
+    {"metrics"},
     {"daemon"},
     {"cli"},
 )

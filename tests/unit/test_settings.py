@@ -1,3 +1,4 @@
+from ipaddress import IPv4Address
 from pathlib import Path
 from typing import Any
 
@@ -7,11 +8,12 @@ import pytest
 from mcr.cli.supervisor import configuration_paths, environment
 from mcr.config.effective import effective_views
 from mcr.config.file import ConfigurationPaths
-from mcr.config.kinds import FilePath, LogLevel, Switch, Whole, Word
+from mcr.config.kinds import FilePath, Listening, LogLevel, Switch, Whole, Word
 from mcr.config.paths import CONFIGURATION
 from mcr.config.settings import Settings, disagreements, is_asked_for, settings_from, unknown_variables
 from mcr.config.table import LOG_LEVEL, NUM_WORKERS, RAW_SEND, TABLE, VARIABLES, Setting, Source, choose
 from mcr.errors import UsageError
+from mcr.model.endpoint import TcpEndpoint, UnixEndpoint
 from mcr.model.log import Level, LogLevels
 from mcr.worker.policy import usable_cores
 from transcript import table_rows
@@ -36,6 +38,8 @@ def another(setting: Setting[Any]) -> str:
             return "trace"
         case FilePath():
             return "/tmp/other.sock"
+        case Listening():
+            return "[::1]:9464"
     raise AssertionError(setting.kind)
 
 
@@ -204,3 +208,37 @@ def test_systemds_state_directory_counts_after_that_of_a_file(monkeypatch: pytes
     assert "MCR_STATE_DIR" not in environment({"state_dir": "/srv"})
     monkeypatch.setenv("MCR_STATE_DIR", "/mine")
     assert environment({"state_dir": "/srv"})["MCR_STATE_DIR"] == "/mine"
+
+
+def test_a_service_serves_metrics_in_its_runtime_directory_unless_told_otherwise(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.delenv("MCR_METRICS", raising=False)
+    monkeypatch.delenv("RUNTIME_DIRECTORY", raising=False)
+    assert from_environment(dict(environment({}))).metrics is None
+    monkeypatch.setenv("RUNTIME_DIRECTORY", "/run/mcr")
+    assert from_environment(dict(environment({}))).metrics == UnixEndpoint("/run/mcr/metrics.sock")
+    assert "MCR_METRICS" not in environment({"metrics": "none"})
+    monkeypatch.setenv("MCR_METRICS", "127.0.0.1:9464")
+    assert from_environment(dict(environment({}))).metrics == TcpEndpoint(IPv4Address("127.0.0.1"), 9464)
+
+
+@pytest.mark.parametrize(
+    "text", ["127.0.0.1:9464", "0.0.0.0:80", "[::1]:65535", "unix:/run/x y.sock", "unix:x", "none"]
+)
+def test_where_metrics_are_served_is_shown_as_it_is_written(text: str) -> None:
+    (view,) = (view for view in from_environment({"MCR_METRICS": text}).views if view.name == "--metrics")
+    assert view.value == text
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        *("9464", ":9464", "127.0.0.1", "127.0.0.1:", "127.0.0.1:0", "127.0.0.1:65536", "127.0.0.1:\u0669", " none"),
+        *("localhost:9464", "::1:9464", "[127.0.0.1]:9464", "[::1]", "unix:", "http://127.0.0.1:9464"),
+    ],
+)
+def test_where_metrics_cannot_be_served_is_told_with_examples(text: str) -> None:
+    with pytest.raises(UsageError, match="Invalid MCR_METRICS: ") as caught:
+        from_environment({"MCR_METRICS": text})
+    assert caught.value.hints[0].startswith("ADDR:PORT, such as 127.0.0.1:9464 or [::1]:9464, or unix:PATH, or none (")

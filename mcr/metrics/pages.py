@@ -1,0 +1,156 @@
+"""The pages, by their paths: what is asked of the actors for each, and what is made of it."""
+
+import time
+from collections.abc import Sequence
+from http import HTTPStatus
+from typing import Final, Protocol
+from urllib.parse import parse_qs, urlsplit
+
+import attrs
+import trio
+
+from mcr.actors.stats_aggregator import Moment
+from mcr.errors import McrError, RuleNotFound
+from mcr.metrics.exposition import Format
+from mcr.metrics.rules import RulesPage, one_rule
+from mcr.metrics.totals import totals_page
+from mcr.model.rule import RuleState, RuleView
+from mcr.model.worker import WorkerState, WorkerView
+
+PAGES: Final = "pages: /metrics, /metrics/rules, /metrics/rules?rule=ID, /healthz, /healthz?rules=active"
+
+PATIENCE: Final = 2.0
+"""Seconds for actors to answer; one that does not is not well."""
+
+_TEXT = "text/plain; charset=utf-8"
+_MOST_NAMED = 20  # rules that are not active, by name
+_MOST_PARAMETERS = 4
+
+
+class Rules(Protocol):
+    """The owner of the rules."""
+
+    async def list(self) -> tuple[RuleView, ...]:
+        """Every rule."""
+
+    async def find(self, rule: str) -> RuleView:
+        """One, by its id or its name."""
+
+
+class Workers(Protocol):
+    """The owner of the worker processes."""
+
+    async def describe(self) -> tuple[WorkerView, ...]:
+        """Every worker."""
+
+
+class Statistics(Protocol):
+    """The owner of the counters."""
+
+    async def moment(self) -> Moment:
+        """All counters, as of now."""
+
+
+@attrs.frozen
+class Answer:
+    """An answer to a request."""
+
+    status: HTTPStatus
+    body: Sequence[bytes]
+    media_type: str = _TEXT
+
+    @classmethod
+    def of(cls, status: HTTPStatus, *lines: str) -> "Answer":
+        """One for people."""
+        return cls(status, ["".join(f"{line}\n" for line in lines).encode(errors="backslashreplace")])
+
+    @property
+    def size(self) -> int:
+        """Bytes of the body."""
+        return sum(map(len, self.body))
+
+
+@attrs.define
+class Pages:
+    """All of them."""
+
+    _rules: Rules
+    _workers: Workers
+    _stats: Statistics
+    _started: float = attrs.field(factory=time.time, init=False)
+    _rules_page: RulesPage = attrs.field(factory=RulesPage, init=False)
+
+    async def get(self, target: str, accept: str) -> Answer:
+        """Answer a GET. One at a time.
+
+        Args:
+            target: path and query.
+            accept: the header of that name.
+        """
+        try:
+            parts = urlsplit(target)
+            query = parse_qs(
+                parts.query, keep_blank_values=True, strict_parsing=bool(parts.query), max_num_fields=_MOST_PARAMETERS
+            )
+        except ValueError:
+            return Answer.of(HTTPStatus.BAD_REQUEST, "Error: what follows the ? is not NAME=VALUE", PAGES)
+        try:
+            return await self._answer(parts.path, query, Format.chosen(accept))
+        except McrError as error:
+            missing = isinstance(error, RuleNotFound)
+            status = HTTPStatus.NOT_FOUND if missing else HTTPStatus.SERVICE_UNAVAILABLE
+            return Answer.of(status, f"Error: {error.message}", *(f"hint: {hint}" for hint in error.hints))
+
+    async def _answer(self, path: str, query: dict[str, list[str]], chosen: Format) -> Answer:
+        match path, [*query.items()]:
+            case "/metrics", []:
+                body = await self._totals(chosen)
+            case "/metrics/rules", []:
+                body = await self._all_rules(chosen)
+            case "/metrics/rules", [("rule", [rule])]:
+                body = await self._one_rule(rule, chosen)
+            case "/healthz", [] | [("rules", ["active"])]:
+                return await self._health(active=bool(query))
+            case "/metrics" | "/metrics/rules" | "/healthz", _:
+                return Answer.of(HTTPStatus.BAD_REQUEST, f"Error: {path} does not take {'&'.join(query)}", PAGES)
+            case _:
+                return Answer.of(HTTPStatus.NOT_FOUND, f"Error: there is no page {path}", PAGES)
+        return Answer(HTTPStatus.OK, body, chosen.value)
+
+    async def _totals(self, chosen: Format) -> list[bytes]:
+        moment, rules = await self._stats.moment(), await self._rules.list()
+        return totals_page(moment.stats, await self._workers.describe(), rules, self._started, chosen)
+
+    async def _all_rules(self, chosen: Format) -> list[bytes]:
+        states = {each.rule_id: each.state for each in await self._rules.list()}
+        moment = await self._stats.moment()
+        return await trio.to_thread.run_sync(self._rules_page.make, moment.now, moment.rules, states, chosen)
+
+    async def _one_rule(self, rule: str, chosen: Format) -> list[bytes]:
+        view, moment = await self._rules.find(rule), await self._stats.moment()
+        placed = [each for each in moment.rules if each.rule.rule_id == view.rule_id]
+        return one_rule(moment.now, placed, {view.rule_id: view.state}, chosen)
+
+    async def _health(self, *, active: bool) -> Answer:
+        """Whether mcrd does its work; and, if asked so, whether every rule is active."""
+        with trio.move_on_after(PATIENCE):
+            workers, rules = await self._workers.describe(), await self._rules.list()
+            ill = _fault_of(workers) or (_faults_of(rules) if active else [])
+            return Answer.of(HTTPStatus.SERVICE_UNAVAILABLE, *ill) if ill else Answer.of(HTTPStatus.OK, "ok")
+        return Answer.of(HTTPStatus.SERVICE_UNAVAILABLE, f"mcrd has not answered within {PATIENCE:.0f} s")
+
+
+def _fault_of(workers: Sequence[WorkerView]) -> list[str]:
+    if any(each.state is WorkerState.RUNNING for each in workers):
+        return []
+    return ["no worker runs", *(f"worker {each.worker_id}: {each.last_exit}" for each in workers if each.last_exit)]
+
+
+def _faults_of(rules: Sequence[RuleView]) -> list[str]:
+    failing = [each for each in rules if each.state is not RuleState.ACTIVE]
+    lines = [
+        f"rule {each.rule_id}{f' ({each.name})' if each.name else ''} is {each.state}: {each.reason}"
+        for each in failing[:_MOST_NAMED]
+    ]
+    more = len(failing) - len(lines)
+    return [*lines, f"and {more:,} more"] if more else lines

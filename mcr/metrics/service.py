@@ -1,0 +1,61 @@
+"""Metrics as mcrd has them: a listener that is there before the actors are, and the server when they are."""
+
+import socket
+from contextlib import ExitStack
+from types import TracebackType
+from typing import Self
+
+import attrs
+import trio
+
+from mcr.logs.logger import get_logger
+from mcr.metrics.listener import metrics_listener
+from mcr.metrics.pages import Pages
+from mcr.metrics.server import MetricsServer, run_metrics_server
+from mcr.model.endpoint import Endpoint, TcpEndpoint
+from mcr.model.log import Facility
+
+_log = get_logger(Facility.CONTROL)
+
+
+@attrs.define
+class Metrics:
+    """A context manager: leaving it closes the listener."""
+
+    _endpoint: Endpoint | None
+    _listener: socket.socket | None
+    _closing: ExitStack
+    _server: MetricsServer | None = None
+
+    @classmethod
+    def open(cls, endpoint: Endpoint | None) -> Self:
+        """Listen, if there is an endpoint.
+
+        Raises:
+            SystemFault: that can't be.
+        """
+        closing = ExitStack()
+        return cls(endpoint, closing.enter_context(metrics_listener(endpoint)) if endpoint else None, closing)
+
+    async def serve(self, nursery: trio.Nursery, pages: Pages) -> None:
+        """Answer clients from now on."""
+        if not self._listener:
+            return
+        self._server = await nursery.start(run_metrics_server, self._listener, self._closing, pages)
+        _log.notice("metrics are served at %s", self._endpoint)
+        if isinstance(self._endpoint, TcpEndpoint) and not self._endpoint.is_private:
+            warning = "whoever reaches %s can read rules, addresses and counters: let a firewall say who may"
+            _log.warning(warning, self._endpoint)
+
+    async def stop(self) -> None:
+        """Close everything."""
+        if self._server:
+            await self._server.stop()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, _type: type[BaseException] | None, _value: BaseException | None, _traceback: TracebackType | None
+    ) -> None:
+        self._closing.close()

@@ -1,0 +1,425 @@
+"""The server of metrics on a real unix socket, in front of actors that are played by the test; and its clients."""
+
+from collections.abc import AsyncIterator, Callable
+from contextlib import ExitStack
+from http import HTTPStatus
+from ipaddress import ip_address
+from pathlib import Path
+from typing import Any
+
+import attrs
+import h11
+import pytest
+import trio
+import trio.testing
+
+from exposition import samples, value
+from mcr.actors.stats_aggregator import Moment
+from mcr.errors import RuleNotFound
+from mcr.metrics import connection, server
+from mcr.metrics.exposition import Format
+from mcr.metrics.listener import metrics_listener
+from mcr.metrics.pages import PATIENCE, Answer, Pages
+from mcr.metrics.server import MetricsServer, run_metrics_server
+from mcr.model.endpoint import UnixEndpoint
+from mcr.model.flow import Input
+from mcr.model.rule import Output, OutputView, Rule, RuleState, RuleView
+from mcr.model.stats import EgressStats, IngressStats, Stats
+from mcr.model.worker import WorkerState, WorkerView
+from mcr.relay.placement import OutputSlot, PlacedRule
+from mcr.shm.segment import Segment
+from mcr.stats.readings import Reading
+
+RULE = Rule(
+    "tv", Input("eth0", ip_address("239.1.1.1"), 5000), (Output(ip_address("239.9.9.1"), 6000, "eth1"),), "news"
+)
+PLACED = PlacedRule(RULE, 7, 0, (OutputSlot(0, 7),), (None,), (None,))
+SMALL = b"GET /healthz HTTP/1.1\r\nHost: x\r\n\r\n"
+
+
+def view(state: RuleState, reason: str = "") -> RuleView:
+    return RuleView(RULE.rule_id, RULE.name, RULE.input, tuple(map(OutputView.of, RULE.outputs)), state, reason)
+
+
+@attrs.define
+class Actors:
+    """Every actor behind the pages. While `gate` is shut, `list` does not answer."""
+
+    gate: trio.Event = attrs.field(factory=trio.Event)
+    failure: Exception | None = None
+    rules: tuple[RuleView, ...] = (view(RuleState.ACTIVE),)
+    worker: WorkerState = WorkerState.RUNNING
+    listed: int = 0
+    seconds: float = 0
+
+    async def list(self) -> tuple[RuleView, ...]:
+        self.listed += 1
+        await self.gate.wait()
+        await trio.sleep(self.seconds)
+        if self.failure:
+            raise self.failure
+        return self.rules
+
+    async def find(self, rule: str) -> RuleView:
+        for each in self.rules:
+            if rule in (each.rule_id, each.name):
+                return each
+        raise RuleNotFound(f"No rule has the id or name {rule!r}", "list them: mcrctl list")
+
+    async def describe(self) -> tuple[WorkerView, ...]:
+        return (WorkerView(0, 42, 0, (), self.worker, 1, 1, "2026-01-01T12:00:00Z killed"),)
+
+    async def moment(self) -> Moment:
+        with Segment(0) as segment:
+            segment.shared.rules[0].tag, segment.shared.rules[0].matched = 7, 5
+            now = Reading(0.0, (segment.read(1, 1),), 0)
+        return Moment(Stats(IngressStats(), EgressStats()), now, now, (PLACED,), {})
+
+
+class LongPages(Pages):
+    """More than any buffer of a socket takes."""
+
+    async def get(self, _target: str, _accept: str) -> Answer:
+        return Answer(HTTPStatus.OK, [b"x" * 1_000_000] * 10)
+
+
+@attrs.frozen
+class Response:
+    status: int
+    headers: dict[str, str]
+    body: bytes
+
+    @property
+    def text(self) -> str:
+        return self.body.decode()
+
+
+class Client:
+    """A client that speaks HTTP, or bytes."""
+
+    def __init__(self, stream: trio.SocketStream) -> None:
+        self.stream = stream
+        self.http = h11.Connection(h11.CLIENT)
+
+    async def get(self, target: str, method: str = "GET", **headers: str) -> Response:
+        request = h11.Request(method=method, target=target, headers=[("Host", "x"), *headers.items()])
+        await self.stream.send_all(self.http.send(request) + self.http.send(h11.EndOfMessage()))
+        response = await self.response()
+        self.http.start_next_cycle()
+        return response
+
+    async def response(self) -> Response:
+        body = b""
+        head: h11.Response | None = None
+        with trio.fail_after(200):
+            while True:
+                match self.http.next_event():
+                    case h11.NEED_DATA:
+                        self.http.receive_data(await self.stream.receive_some())
+                    case h11.Response() as response:
+                        head = response
+                    case h11.Data(data=data):
+                        body += data
+                    case h11.EndOfMessage():
+                        assert head is not None
+                        named = {name.decode(): each.decode() for name, each in head.headers}
+                        return Response(head.status_code, named, body)
+
+    async def raw(self, data: bytes) -> bytes:
+        """Send bytes; everything that comes until the end of the stream."""
+        with trio.fail_after(200):
+            try:
+                await self.stream.send_all(data)
+                return b"".join([each async for each in self.stream])
+            except trio.BrokenResourceError:
+                return b""
+
+    async def is_disconnected(self) -> bool:
+        with trio.fail_after(1):
+            try:
+                return not await self.stream.receive_some()
+            except trio.BrokenResourceError:
+                return True
+
+
+Connect = Callable[[], Any]
+
+
+@pytest.fixture
+def actors() -> Actors:
+    made = Actors()
+    made.gate.set()
+    return made
+
+
+@pytest.fixture
+def pages(actors: Actors) -> Pages:
+    return Pages(actors, actors, actors)
+
+
+async def serve(path: Path, pages: Pages, nursery: trio.Nursery) -> MetricsServer:
+    closing = ExitStack()
+    listener = closing.enter_context(metrics_listener(UnixEndpoint(str(path))))
+    handle: MetricsServer = await nursery.start(run_metrics_server, listener, closing, pages)
+    return handle
+
+
+@pytest.fixture
+async def serving(path: Path, pages: Pages, nursery: trio.Nursery) -> MetricsServer:
+    return await serve(path, pages, nursery)
+
+
+@pytest.fixture
+async def connect(path: Path, serving: MetricsServer) -> AsyncIterator[Connect]:
+    streams: list[trio.SocketStream] = []
+
+    async def connect() -> Client:
+        stream = await trio.open_unix_socket(str(path))
+        streams.append(stream)
+        return Client(stream)
+
+    yield connect
+    for stream in streams:
+        stream.socket.close()
+
+
+# Pages
+
+
+async def test_pages_come_one_after_the_other_on_one_connection(connect: Connect) -> None:
+    client = await connect()
+    for accept, chosen in (("", Format.PROMETHEUS), ("application/openmetrics-text", Format.OPEN_METRICS)):
+        for target in ("/metrics", "/metrics/rules", "/metrics/rules?rule=tv", "/metrics/rules?rule=news"):
+            response = await client.get(target, Accept=accept)
+            assert (response.status, response.headers["content-type"]) == (200, chosen.value)
+            found = samples(response.text, chosen)
+            if target == "/metrics":
+                assert value(found, "mcr_rules", state="active") == 1
+            else:
+                assert value(found, "mcr_rule_packets_total", rule="tv") == 5
+                assert value(found, "mcr_rule_state", rule="tv", state="active") == 1
+
+
+async def test_head_has_the_headers_of_get_and_no_body(connect: Connect) -> None:
+    client = await connect()
+    response = await client.get("/metrics/rules")
+    head = await client.get("/metrics/rules", method="HEAD")
+    assert (head.status, head.headers, head.body) == (200, response.headers, b"")
+    assert int(head.headers["content-length"]) == len(response.body) > 0
+
+
+@pytest.mark.parametrize(
+    ("target", "status", "says"),
+    [
+        ("/", 404, "pages: /metrics, "),
+        ("/metrics/", 404, "there is no page /metrics/"),
+        ("/metrics/rules?rule=x%0A", 404, "No rule has the id or name 'x\\n'\nhint: "),
+        ("/metrics/rules?rule=tv&rule=tv", 400, "does not take rule"),
+        ("/metrics?rule=tv", 400, "/metrics does not take rule"),
+        ("/healthz?rules=all", 400, "/healthz does not take rules"),
+        ("/metrics?x", 400, "NAME=VALUE"),
+        ("/metrics?" + "&".join("x=1" for _ in range(99)), 400, "NAME=VALUE"),
+        ("http://[/metrics", 400, "NAME=VALUE"),
+    ],
+)
+async def test_what_is_not_there_is_told_with_what_is(connect: Connect, target: str, status: int, says: str) -> None:
+    client = await connect()
+    response = await client.get(target)
+    assert response.status == status
+    assert says in response.text
+    assert (await client.get("/healthz")).status == 200
+
+
+async def test_health_is_that_workers_run_and_if_asked_so_that_rules_are_active(
+    connect: Connect, actors: Actors
+) -> None:
+    client = await connect()
+    actors.rules = tuple(view(RuleState.WAITING, f"reason {number}") for number in range(30))
+    assert (await client.get("/healthz")).text == "ok\n"
+    response = await client.get("/healthz?rules=active")
+    assert response.status == 503
+    assert response.text.splitlines()[0] == "rule tv (news) is waiting: reason 0"
+    assert response.text.splitlines()[-1] == "and 10 more"
+    actors.rules = (view(RuleState.ACTIVE),)
+    assert (await client.get("/healthz?rules=active")).text == "ok\n"
+    actors.worker = WorkerState.WAITING
+    response = await client.get("/healthz")
+    assert (response.status, response.text) == (503, "no worker runs\nworker 0: 2026-01-01T12:00:00Z killed\n")
+
+
+async def test_an_actor_that_does_not_answer_is_not_well(
+    connect: Connect, actors: Actors, autojump_clock: trio.testing.MockClock
+) -> None:
+    client = await connect()
+    actors.gate = trio.Event()
+    assert (await client.get("/healthz")).text == f"mcrd has not answered within {PATIENCE:.0f} s\n"
+
+
+# Clients that misbehave
+
+
+@pytest.mark.parametrize(
+    ("sent", "first"),
+    [
+        (b"POST /metrics HTTP/1.1\r\nHost: x\r\nContent-Length: 3\r\n\r\nabc", b"HTTP/1.1 405 "),
+        (b"CONNECT x:1 HTTP/1.1\r\nHost: x\r\n\r\n", b"HTTP/1.1 405 "),
+        (b"GET /metrics HTTP/1.1\r\nHost: x\r\nContent-Length: 3\r\n\r\nabc", b"HTTP/1.1 400 "),
+        (b"GET /metrics HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n", b"HTTP/1.1 400 "),
+        (b"GET /metrics HTTP/1.1\r\n\r\n", b"HTTP/1.1 400 "),
+        (b"GET /metrics\r\n\r\n", b"HTTP/1.1 400 "),
+        (b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03" * 50 + b"\r\n\r\n", b"HTTP/1.1 400 "),
+        (b"GET /" + b"x" * 9_000, b"HTTP/1.1 431 "),
+        (b"GET / HTTP/1.1\r\n" + b"x: y\r\n" * 2_000, b"HTTP/1.1 431 "),
+        (b"GET /healthz HTTP/1.0\r\n\r\n", b"HTTP/1.1 200 "),
+        (b"GET /healthz HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n", b"HTTP/1.1 200 "),
+    ],
+)
+async def test_what_is_no_good_request_is_told_and_the_connection_ends(
+    connect: Connect, sent: bytes, first: bytes
+) -> None:
+    bad, other = await connect(), await connect()
+    answered = await bad.raw(sent)
+    assert answered.startswith(first)
+    assert answered.count(b"HTTP/1.1 ") <= 1
+    assert (await other.get("/healthz")).status == 200
+
+
+async def test_requests_that_come_together_are_answered_in_order(connect: Connect) -> None:
+    client = await connect()
+    answered = await client.raw(SMALL + SMALL.replace(b"healthz", b"x") + SMALL.replace(b"1.1", b"1.0"))
+    assert [each[:3] for each in answered.split(b"HTTP/1.1 ")[1:]] == [b"200", b"404", b"200"]
+
+
+async def test_who_trickles_or_says_nothing_is_disconnected_and_disturbs_nobody(
+    connect: Connect, autojump_clock: trio.testing.MockClock
+) -> None:
+    idle, slow, endless, other = [await connect() for _ in range(4)]
+    started = trio.current_time()
+    await slow.stream.send_all(SMALL[:-2])
+    with pytest.raises(trio.BrokenResourceError):  # noqa: PT012
+        while True:
+            await endless.stream.send_all(b"GET / HTTP/1.1\r\n" if trio.current_time() == started else b"a: b\r\n")
+            await trio.sleep(0.5)
+            assert (await other.get("/healthz")).status == 200
+    assert trio.current_time() - started < connection.REQUEST_SECONDS + 3
+    assert await slow.is_disconnected()
+    await trio.sleep(connection.IDLE_SECONDS / 2)
+    assert (await other.get("/healthz")).status == 200
+    await trio.sleep(connection.IDLE_SECONDS / 2)
+    assert await idle.is_disconnected()
+    assert (await other.get("/healthz")).status == 200
+
+
+async def test_who_leaves_while_it_waits_costs_nothing(
+    connect: Connect, actors: Actors, autojump_clock: trio.testing.MockClock
+) -> None:
+    first, leaver, last = [await connect() for _ in range(3)]
+    actors.seconds = 0.1
+    for each in (first, leaver, last):
+        await each.stream.send_all(SMALL)
+        await trio.testing.wait_all_tasks_blocked()
+    leaver.stream.socket.close()
+    assert (await last.response()).status == 200
+    assert actors.listed == 2
+
+
+async def test_who_asks_all_the_time_gets_a_share_and_no_more(
+    connect: Connect, actors: Actors, autojump_clock: trio.testing.MockClock
+) -> None:
+    """A page takes a second. Three clients ask for a minute: 12 pages, and who waits too long is told so."""
+    actors.seconds = 1
+    statuses = []
+
+    async def ask() -> None:
+        client = await connect()
+        while True:
+            statuses.append((await client.get("/healthz")).status)
+
+    with trio.move_on_after(60):
+        async with trio.open_nursery() as nursery:
+            for _ in range(3):
+                nursery.start_soon(ask)
+    assert actors.listed == pytest.approx(60 * server.SHARE, abs=1)
+    assert set(statuses) == {200, 503}
+
+
+@pytest.fixture
+def long_pages(actors: Actors) -> Pages:
+    return LongPages(actors, actors, actors)
+
+
+async def test_who_does_not_read_is_disconnected_and_what_it_holds_is_bounded(
+    path: Path,
+    long_pages: Pages,
+    nursery: trio.Nursery,
+    autojump_clock: trio.testing.MockClock,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(server, "MAX_HELD", 25_000_000)
+    peers = iter((1, 1, 2, 3))
+    monkeypatch.setattr(server, "_peer", lambda _: next(peers))
+    await serve(path, long_pages, nursery)
+    sleeper, same, other, third = [Client(await trio.open_unix_socket(str(path))) for _ in range(4)]
+    await sleeper.stream.send_all(SMALL)
+    await trio.sleep(0.1)
+    assert (await same.get("/")).status == 503  # half of it for one peer
+    await other.stream.send_all(SMALL)
+    await trio.sleep(0.1)
+    assert (await third.get("/")).status == 503
+    await trio.sleep(connection.SEND_SECONDS)
+    for _ in range(2):
+        assert len((await same.get("/")).body) == 10_000_000
+    with pytest.raises(trio.BrokenResourceError):
+        await sleeper.stream.send_all(SMALL)
+    for each in (sleeper, same, other, third):
+        each.stream.socket.close()
+
+
+async def test_a_flood_of_connections_leaves_room_for_a_scraper(
+    connect: Connect, actors: Actors, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of one peer, or of many: those that have been idle the longest leave, and who is being answered stays."""
+    numbers = iter(range(10_000))
+    busy = await connect()
+    await busy.get("/healthz")
+    actors.gate = trio.Event()
+    await busy.stream.send_all(SMALL)
+    await trio.testing.wait_all_tasks_blocked()
+    flood = [await connect() for _ in range(2 * server.MAX_CLIENTS_OF_A_PEER)]
+    scraper = await connect()
+    await trio.testing.wait_all_tasks_blocked()
+    assert await flood[0].is_disconnected()
+    actors.gate.set()
+    assert (await busy.response()).status == 200
+    assert (await scraper.get("/healthz")).status == 200
+    monkeypatch.setattr(server, "_peer", lambda _: next(numbers))
+    flood = [await connect() for _ in range(2 * server.MAX_CLIENTS)]
+    await trio.testing.wait_all_tasks_blocked()
+    assert (await (await connect()).get("/healthz")).status == 200
+    assert await flood[0].is_disconnected()
+
+
+# Its end
+
+
+async def test_a_bug_in_an_actor_ends_the_server(path: Path, actors: Actors, pages: Pages) -> None:
+    actors.failure = ZeroDivisionError()
+    with pytest.RaisesGroup(ZeroDivisionError, flatten_subgroups=True):
+        async with trio.open_nursery() as nursery:
+            await serve(path, pages, nursery)
+            async with await trio.open_unix_socket(str(path)) as stream:
+                await Client(stream).raw(SMALL)
+    assert not path.exists()
+
+
+async def test_stop_closes_everything_at_once(
+    path: Path, connect: Connect, actors: Actors, serving: MetricsServer
+) -> None:
+    actors.gate = trio.Event()
+    idle, busy = await connect(), await connect()
+    await busy.stream.send_all(SMALL)
+    await trio.testing.wait_all_tasks_blocked()
+    await serving.stop()
+    assert not path.exists()
+    assert await idle.is_disconnected()
+    assert await busy.is_disconnected()

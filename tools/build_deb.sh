@@ -53,6 +53,9 @@ put 644 packaging/systemd/mcrd.tmpfiles usr/lib/tmpfiles.d/mcrd.conf
 put 644 packaging/systemd/mcrd.sysusers usr/lib/sysusers.d/mcrd.conf
 put 644 packaging/sysctl/50-mcr.conf usr/lib/sysctl.d/50-mcr.conf
 put 644 packaging/default/mcrd etc/default/mcrd
+put 644 packaging/prometheus/mcr.rules.yml usr/share/mcr/prometheus/mcr.rules.yml
+put 644 packaging/prometheus/scrape.yml usr/share/mcr/prometheus/scrape.yml
+put 644 packaging/grafana/mcr.json usr/share/mcr/grafana/mcr.json
 put 644 packaging/deb/lintian-overrides usr/share/lintian/overrides/mcr
 for section in 1 5 7 8; do
 	put_all "packaging/man/*.$section" "usr/share/man/man$section"

@@ -18,6 +18,13 @@ from mcr_process import IS_ROOT, Receiver, Sender, wait_until
 
 ROOT = Path(__file__).parents[2]
 CAP_NET_ADMIN, CAP_NET_RAW, CAP_BPF = 1 << 12, 1 << 13, 1 << 39
+SCRAPE = (
+    *("python3", "-c"),
+    (
+        "import socket; s = socket.socket(socket.AF_UNIX); s.connect('/run/mcr/metrics.sock'); "
+        "s.sendall(b'GET /metrics HTTP/1.0\\r\\n\\r\\n'); print(s.makefile().read())"
+    ),
+)
 CAPABILITIES = ("CapInh", "CapPrm", "CapEff", "CapAmb")
 
 pytestmark = [
@@ -220,6 +227,15 @@ def test_who_may_look_and_who_may_change(site: Site) -> None:
     change = ("log-level", "set", "--global", "info")
     assert [status(user, "list") for user in ("alice", "bob", "carol")] == [1, 0, 0]
     assert [status(user, *change) for user in ("alice", "bob", "carol")] == [1, 1, 0]
+    scraped = [machine.run("runuser", "-u", user, "--", *SCRAPE, check=False).stdout for user in ("alice", "bob")]
+    assert [page[:12] for page in scraped] == ["", "HTTP/1.1 200"]
+    assert 'mcr_worker_state{worker="0",state="running"} 1' in scraped[1]
+
+
+def test_what_is_for_prometheus_and_grafana_is_there(site: Site) -> None:
+    shipped = [path for path in site.machine.path("/usr/share/mcr").rglob("*.*") if path.is_file()]
+    assert {path.name for path in shipped} == {"mcr.rules.yml", "scrape.yml", "mcr.json"}
+    assert all((ROOT / "packaging" / path.parent.name / path.name).read_text() == path.read_text() for path in shipped)
 
 
 def test_reload_keeps_the_daemon_and_sets_log_levels_back(site: Site) -> None:

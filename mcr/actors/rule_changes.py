@@ -3,23 +3,21 @@
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, suppress
 from functools import partial
-from itertools import chain, takewhile
+from itertools import chain, islice, takewhile
 from typing import Self, assert_never
 
 import attrs
 import trio
 
-from mcr.actors.mailbox import Reply
+from mcr.actors.rule_requests import Add, Applied, AtRunTime, Change, Edit, Hold, Remove, TryAgain, Use
 from mcr.actors.saved_rules import SavedRules
 from mcr.actors.worker_supervisor import WorkerSupervisor
 from mcr.config.file import FileRule
 from mcr.errors import McrError
 from mcr.logs.logger import get_logger
 from mcr.logs.standing_reason import StandingReason
-from mcr.model.edit import RuleEdit
 from mcr.model.log import Facility, Level
 from mcr.model.rule import Rule, RuleChange
-from mcr.model.selection import Selection
 from mcr.rules.catalog import Catalog, Entry
 from mcr.rules.change_log import log_aside, log_draft
 from mcr.rules.conditions import Standing
@@ -30,81 +28,7 @@ from mcr.rules.store import Drop, Keep, Put, RuleFile
 log = get_logger(Facility.RULES)
 
 _MANY = 200  # rules: others get their turn while so many are looked through
-
-
-@attrs.frozen
-class Applied:
-    """A change that was applied: the rules that it is about, and their state then.
-
-    Attributes:
-        there: ids of those that were there already.
-        remarks: what is to be said of some, by their ids.
-    """
-
-    entries: tuple[Entry, ...]
-    generation: int
-    standing: Standing
-    there: frozenset[str] = frozenset()
-    remarks: Mapping[str, str] = attrs.field(factory=dict)
-
-
-@attrs.frozen
-class Add:
-    """Add all of these. `idempotent`: but for those that are there."""
-
-    rules: tuple[Rule, ...]
-    wait: bool
-    idempotent: bool
-    reply: Reply[Applied]
-
-
-@attrs.frozen
-class Edit:
-    """Change one rule in its place."""
-
-    rule_id: str | None
-    name: str | None
-    edit: RuleEdit
-    wait: bool
-    reply: Reply[Applied]
-
-
-@attrs.frozen
-class Remove:
-    """Remove all of these."""
-
-    selection: Selection
-    reply: Reply[Applied]
-
-
-@attrs.frozen
-class Use:
-    """Go by these rules of configuration files, and no longer by those that these said before.
-
-    Attributes:
-        kept: text that is kept beside the saved rules from then on; None: the one that is.
-    """
-
-    rules: tuple[FileRule, ...]
-    kept: str | None
-    reply: Reply[Applied]
-
-
-@attrs.frozen
-class Hold:
-    """Make no change from the answer on, which is what another mcrd gets, until somebody says whether it has that.
-
-    Attributes:
-        taken: says so; closed without a word: it has not, and changes are made again.
-        reply: the rules of run time.
-    """
-
-    taken: trio.MemoryReceiveChannel[None]
-    reply: Reply[tuple[Rule, ...]]
-
-
-_AtRunTime = Add | Edit | Remove
-Change = _AtRunTime | Use | Hold
+_SOME = 20  # of those that could not be used are tried at a time
 
 
 async def make_changes(state: "RuleSet", changes: trio.MemoryReceiveChannel[Change]) -> None:
@@ -123,6 +47,8 @@ async def make_changes(state: "RuleSet", changes: trio.MemoryReceiveChannel[Chan
                         return
                 elif isinstance(group[0], Use):
                     await state.use(group[0])
+                elif isinstance(group[0], TryAgain):
+                    group[0].reply.resolve(await state.try_again())
                 else:
                     await state.make([each for each in group if isinstance(each, Add | Edit | Remove)])
 
@@ -201,15 +127,16 @@ class RuleSet:
         self._not_renewed = StandingReason()
 
     def all(self) -> tuple[Entry, ...]:
-        """Every rule, in the order in which they were added."""
-        return tuple(self._catalog)
+        """Every rule, in the order in which they were added; behind them those that cannot be used."""
+        return (*self._catalog, *self._precedence.unused())
 
     def find(self, rule: str) -> tuple[Entry] | McrError:
         """One, by its id or its name."""
         try:
             return (self._catalog.find_either(rule),)
         except McrError as error:
-            return error
+            unused = (each for each in self._precedence.unused() if rule in (each.rule.rule_id, each.rule.name))
+            return next(((each,) for each in unused), error)
 
     def of_run_time(self) -> tuple[Rule, ...]:
         """Every rule that stands in no file, also those that give way to one that does."""
@@ -220,7 +147,7 @@ class RuleSet:
     async def restore(self, rules: Sequence[FileRule], handed_over: Sequence[Rule] = ()) -> None:
         """Have the rules of files again, the saved ones, and those that another mcrd has handed over.
 
-        Those that can't be had now stay where they are.
+        Those that can't be had now stay where they are, and are tried again.
         """
         saved, files = await self._saved.read(handed_over), FileRules(rules)
         free = [rule for rule in saved if not files.rival(rule)]
@@ -238,28 +165,59 @@ class RuleSet:
 
     async def _restore(self, rules: Sequence[Rule]) -> None:
         """All of these, or, if that can't be, halves of them."""
-        rules = with_real_names(tuple(rules), await self._workers.standing())
         try:
-            await self._apply(self._catalog.plan_addition(rules, wait=True))
+            await self._add_again(rules)
         except McrError as error:
             if len(rules) == 1:
-                files, rule_id = self._precedence.files, rules[0].rule_id
-                where = f"stands in {files.where(rule_id)}" if rule_id in files else "is saved"
-                log.log(Level.ERROR, "rule %s %s, and cannot be used: %s", rule_id, where, error.message)
+                self._note_unusable(rules[0], error)
                 return
             await self._restore(rules[: len(rules) // 2])
             await self._restore(rules[len(rules) // 2 :])
 
+    async def _add_again(self, rules: Sequence[Rule]) -> None:
+        now = with_real_names(tuple(rules), await self._workers.standing())
+        await self._apply(self._catalog.plan_addition(now, wait=True))
+
+    def _note_unusable(self, rule: Rule, error: McrError) -> None:
+        if self._precedence.note_unusable(rule, error.message):
+            files = self._precedence.files
+            where = f"stands in {files.where(rule.rule_id)}" if files.find(rule.rule_id) == rule else "is saved"
+            log.log(Level.ERROR, "rule %s %s, and cannot be used: %s", rule.rule_id, where, error.message)
+
+    @property
+    def lacks_rules(self) -> bool:
+        """Whether there are rules that cannot be used."""
+        return bool(self._precedence.unusable)
+
+    async def try_again(self) -> bool:
+        """Use some of the rules that could not be used so far, if they can be now. Whether any could."""
+        some = [*islice(self._precedence.unusable, _SOME)]
+        for rule in some:
+            try:
+                async with self._applying:
+                    await self._add_again([rule])
+            except McrError as error:
+                self._note_unusable(rule, error)
+            else:
+                self._precedence.note_usable(rule)
+                log.notice("rule %s can be used now", rule.rule_id)
+        self._catalog.mark(self._precedence.files)
+        return any(rule not in self._precedence.unusable for rule in some)
+
+    def yielding(self) -> tuple[tuple[Rule, FileRule], ...]:
+        """Rules of run time that give way to others of files, and those."""
+        return self._precedence.yielding()
+
     # Changes.
 
-    async def make(self, commands: Sequence[_AtRunTime]) -> None:
+    async def make(self, commands: Sequence[AtRunTime]) -> None:
         """Make these changes and answer them: in one step, or in several in their order if that can't be."""
         waiting = [*commands]
         while waiting:
             made = await self._make_some(waiting)
             del waiting[:made]
 
-    async def _make_some(self, commands: Sequence[_AtRunTime]) -> int:
+    async def _make_some(self, commands: Sequence[AtRunTime]) -> int:
         """Make the first of these changes, and as many more as go with it in one step.
 
         First what is to be added, then everything is saved, then the rest is changed and removed. Whether a rule can be
@@ -297,7 +255,7 @@ class RuleSet:
             await self._change(late, whole)
         return len(made)
 
-    async def _make_apart(self, commands: Sequence[_AtRunTime], error: McrError) -> None:
+    async def _make_apart(self, commands: Sequence[AtRunTime], error: McrError) -> None:
         """Make these in two steps or more, as they failed together."""
         if len(commands) == 1:
             commands[0].reply.resolve(error)
@@ -305,13 +263,13 @@ class RuleSet:
             await self.make(commands[: len(commands) // 2])
             await self.make(commands[len(commands) // 2 :])
 
-    async def _plan(self, commands: Sequence[_AtRunTime], standing: Standing) -> list[Draft]:
+    async def _plan(self, commands: Sequence[AtRunTime], standing: Standing) -> list[Draft]:
         """Drafts of the first of these, which can be made together."""
         if self._precedence.is_idle and sum(len(each.rules) for each in commands if isinstance(each, Add)) <= _MANY:
             return take_together(self._draft_all(commands, standing))
         return await trio.to_thread.run_sync(lambda: take_together(self._draft_all(commands, standing)))
 
-    def _draft_all(self, commands: Sequence[_AtRunTime], standing: Standing) -> Iterator[Draft]:
+    def _draft_all(self, commands: Sequence[AtRunTime], standing: Standing) -> Iterator[Draft]:
         """Drafts, up to one that can't be, at least now."""
         for command in commands:
             try:
@@ -321,7 +279,7 @@ class RuleSet:
                     raise
                 return
 
-    def _draft(self, command: _AtRunTime, standing: Standing) -> Draft:
+    def _draft(self, command: AtRunTime, standing: Standing) -> Draft:
         match command:
             case Add(rules, wait, idempotent):
                 return self._drafts.addition(rules, standing, wait=wait, idempotent=idempotent)
@@ -346,7 +304,7 @@ class RuleSet:
         ]
         return await self._saved.save(writes) if writes else None
 
-    async def _change(self, late: Sequence[tuple[_AtRunTime, Draft]], whole: Draft) -> None:
+    async def _change(self, late: Sequence[tuple[AtRunTime, Draft]], whole: Draft) -> None:
         """Change and remove what is saved like that."""
         try:
             async with self._applying:
@@ -362,7 +320,7 @@ class RuleSet:
         for command, draft in late:
             self._answer(command, draft, step)
 
-    def _answer(self, command: _AtRunTime, draft: Draft, step: _Step) -> None:
+    def _answer(self, command: AtRunTime, draft: Draft, step: _Step) -> None:
         self._precedence.forget(draft.aside)
         log_draft(draft)
         command.reply.resolve(step.told(draft))

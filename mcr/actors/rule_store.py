@@ -11,9 +11,11 @@ import trio
 
 from mcr.actors.mailbox import Reply, ask
 from mcr.actors.network_watch import NetworkWatch
-from mcr.actors.rule_changes import Add, Applied, Change, Edit, Hold, Remove, RuleSet, Use, make_changes
+from mcr.actors.rule_changes import RuleSet, make_changes
+from mcr.actors.rule_requests import Add, Applied, Change, Edit, Hold, Remove, TryAgain, Use
 from mcr.actors.worker_supervisor import WorkerSupervisor
 from mcr.config.file import FileRule
+from mcr.errors import ShuttingDown
 from mcr.logs.logger import get_logger
 from mcr.model.edit import RuleEdit
 from mcr.model.log import Facility
@@ -21,7 +23,7 @@ from mcr.model.rule import Origin, Rule, RuleView
 from mcr.model.selection import Selection
 from mcr.net.network import Network
 from mcr.rules.catalog import Entry
-from mcr.rules.conditions import Conditions, Standing, judge, view_of
+from mcr.rules.conditions import Conditions, Standing, judge, view_of, view_of_unusable
 from mcr.rules.hop_cache import HopCache, find_silent
 from mcr.rules.host_log import HostLog
 from mcr.rules.store import RuleFile
@@ -32,10 +34,11 @@ ACTIVATION_SECONDS = 2.0
 """How long `RuleStore.add` waits for the workers; a rule they have not acknowledged by then is still pending."""
 
 _MANY = 200  # rules: others get their turn while so many are shown
-_RETRY_SECONDS = 5.0  # until an interface that could not be used again is tried once more
+_RETRY_SECONDS = 5.0  # until an interface, or a rule, that could not be used is tried once more
+_MOST_SECONDS = 60.0  # where that takes long
 _HOSTS_SECONDS = 1.0  # between two times that the log is told of hosts, if anything changes
 _HOSTS_PATIENCE = 10.0  # if nothing does: for rules that have changed, and what was held back
-_HOSTS_SHARE = 0.05  # of the time at most, where there are many
+_SHARE = 0.05  # of the time at most, where there are many
 
 
 @attrs.frozen
@@ -45,7 +48,12 @@ class _List:
     reply: Reply[tuple[Entry, ...]]
 
 
-_Command = Change | _List
+@attrs.frozen
+class _Yielding:
+    reply: Reply[tuple[tuple[Rule, FileRule], ...]]
+
+
+_Command = Change | _List | _Yielding
 
 
 @attrs.frozen
@@ -161,6 +169,10 @@ class RuleStore:
         entries: tuple[Entry, ...] = await ask(self._inbox, lambda reply: _List(None, reply))
         return await self._views(entries, await self._workers.standing())
 
+    async def yielding(self) -> tuple[tuple[Rule, FileRule], ...]:
+        """Rules of run time that are not used, as they give way to others of files; and those."""
+        return await ask(self._inbox, _Yielding)
+
     async def find(self, rule: str) -> RuleView:
         """One rule, by its id or its name.
 
@@ -204,7 +216,7 @@ class RuleStore:
         return tuple(self._show_one(each, conditions) for each in entries)
 
     def _show_one(self, entry: Entry, conditions: Conditions) -> RuleView:
-        if entry.generation > conditions.acknowledged or conditions.concern(entry.rule):
+        if entry.fault or entry.generation > conditions.acknowledged or conditions.concern(entry.rule):
             return _view(entry, conditions)
         known, view = self._well.get(entry.rule.rule_id, (None, None))
         if known is not entry or view is None:
@@ -215,6 +227,8 @@ class RuleStore:
 
 def _view(entry: Entry, conditions: Conditions) -> RuleView:
     origin = Origin.FILE if entry.from_file else Origin.RUNTIME
+    if entry.fault:
+        return view_of_unusable(entry.rule, entry.fault, origin)
     return view_of(entry.rule, entry.generation, conditions, origin)
 
 
@@ -243,15 +257,17 @@ async def run_rule_store(
     await state.restore(rules, handed_over)
     async with trio.open_nursery() as nursery:
         with receive:
-            nursery.start_soon(_keep_renewed, state, workers, network)
+            nursery.start_soon(_keep_renewed, state, workers, network, send)
             nursery.start_soon(_keep_hosts_logged, workers, network, hops, send)
             nursery.start_soon(make_changes, state, changes)
             task_status.started(RuleStore(send, workers, network, hops))
             await _serve(state, receive, changes_send)
 
 
-async def _keep_renewed(state: RuleSet, workers: WorkerSupervisor, network: NetworkWatch) -> None:
-    """Use the interfaces that have the names in rules now."""
+async def _keep_renewed(
+    state: RuleSet, workers: WorkerSupervisor, network: NetworkWatch, inbox: trio.MemorySendChannel[_Command]
+) -> None:
+    """Use the interfaces that have the names in rules now, and rules that could not be used before."""
     now, patience = Network(), math.inf
     while True:
         links = now.links
@@ -260,7 +276,19 @@ async def _keep_renewed(state: RuleSet, workers: WorkerSupervisor, network: Netw
                 now = await network.changed(now.version)
         if (await workers.standing()).stale:
             await state.try_to_renew()
-        patience = _RETRY_SECONDS if (await workers.standing()).stale else math.inf
+        begun = trio.current_time()
+        while state.lacks_rules and await _try_again(inbox):
+            pass
+        lacks = state.lacks_rules or (await workers.standing()).stale
+        took = trio.current_time() - begun
+        patience = min(max(_RETRY_SECONDS, took / _SHARE), _MOST_SECONDS) if lacks else math.inf
+
+
+async def _try_again(inbox: trio.MemorySendChannel[_Command]) -> bool:
+    try:
+        return await ask(inbox, TryAgain)
+    except ShuttingDown:  # another mcrd has the rules
+        return False
 
 
 async def _keep_hosts_logged(
@@ -280,7 +308,7 @@ async def _keep_hosts_logged(
             host_log.note(hosts, reached, outputs, now)
         for level, line in host_log.lines(trio.current_time()):
             network_log.log(level, "%s", line)
-        await trio.sleep(max(_HOSTS_SECONDS, (trio.current_time() - begun) / _HOSTS_SHARE))
+        await trio.sleep(max(_HOSTS_SECONDS, (trio.current_time() - begun) / _SHARE))
         with trio.move_on_after(_HOSTS_PATIENCE):
             await network.changed(now.version)
 
@@ -290,7 +318,7 @@ async def _serve(
 ) -> None:
     async for command in receive:
         match command:
-            case Add() | Edit() | Remove() | Use() | Hold():
+            case Add() | Edit() | Remove() | Use() | Hold() | TryAgain():
                 try:
                     changes.send_nowait(command)
                 except trio.BrokenResourceError:  # another mcrd has the rules
@@ -299,5 +327,8 @@ async def _serve(
             case _List(rule, listing):
                 with listing:
                     listing.resolve(state.all() if rule is None else state.find(rule))
+            case _Yielding(reply):
+                with reply:
+                    reply.resolve(state.yielding())
             case _:
                 assert_never(command)

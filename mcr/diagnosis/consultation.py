@@ -100,6 +100,7 @@ class Consultation:
                 standing=await self._workers.standing(),
                 idle=await self._stats.idle(),
                 saving=self._saving(),
+                yielding=await self._rules.yielding(),
             )
             with _contained():
                 found = await trio.to_thread.run_sync(examine, self._settings, relay)

@@ -6,14 +6,15 @@ from typing import TypeVar
 
 import attrs
 
+from mcr.config.file import FileRule
 from mcr.config.settings import Settings, is_asked_for
 from mcr.config.table import ABSORB
 from mcr.diagnosis import daemon_findings, flow_findings, link_findings, machine_findings, parse_errors
-from mcr.diagnosis.saving_findings import judge_saving
+from mcr.diagnosis.saving_findings import judge_saving, judge_set_aside, judge_unusable, judge_yielding
 from mcr.model.finding import Finding, Verdict
 from mcr.model.flow import Address
 from mcr.model.log import LogLevels
-from mcr.model.rule import RuleState, RuleView
+from mcr.model.rule import Rule, RuleState, RuleView
 from mcr.model.saving import Saving
 from mcr.model.stats import Stats
 from mcr.model.worker import WorkerView
@@ -33,6 +34,7 @@ from mcr.net.offloads import read_merging
 from mcr.net.raw import find_links
 from mcr.net.routes import Path, find_paths, find_routes
 from mcr.rules.conditions import Attachment, Standing
+from mcr.rules.store import files_set_aside
 from mcr.tap.sighting import Sighting
 from mcr.tap.strays import look_for_strays
 
@@ -59,6 +61,7 @@ class Relay:
         standing: of its sockets.
         idle: seconds for which each rule has matched nothing, by id.
         saving: where its rules are kept.
+        yielding: rules of run time that are not used, as they give way to others of files; and those.
     """
 
     workers: tuple[WorkerView, ...]
@@ -67,6 +70,7 @@ class Relay:
     standing: Standing
     idle: Mapping[str, float]
     saving: Saving = attrs.field(factory=Saving)
+    yielding: tuple[tuple[Rule, FileRule], ...] = ()
 
     @property
     def inputs(self) -> frozenset[str]:
@@ -100,6 +104,9 @@ def examine(settings: Settings, relay: Relay) -> tuple[Finding, ...]:
         machine_findings.judge_backlog(backlog, count_backlog_drops()),
         *_judge_daemon(daemon, settings, len(inputs), stats.ingress.pps, blocker),
         judge_saving(relay.saving),
+        *judge_set_aside(files_set_aside(relay.saving.path)),
+        *judge_yielding(relay.yielding),
+        *judge_unusable(relay.rules),
         *_judge_workers(workers, daemon),
         *_judge_counters(stats, workers, links or {}, settings),
         *_judge_flows(relay, links or {}, blind),

@@ -1,9 +1,19 @@
-"""Judges whether rules survive a restart. Pure."""
+"""Judges whether rules survive a restart, and whether all that did are used. Pure."""
 
+from collections import defaultdict
+from collections.abc import Iterable, Iterator, Sequence
+from itertools import islice
+
+from mcr.config.file import FileRule
 from mcr.model.finding import Finding, Verdict
+from mcr.model.rule import Rule, RuleView
 from mcr.model.saving import Saving
+from mcr.rules.conditions import UNUSABLE
+from mcr.text.plurals import counted
 
 _CHECK = "saved_rules"
+_CAUSES = 3  # that are told apart
+_NAMED = 3
 
 
 def judge_saving(saving: Saving) -> Finding:
@@ -27,3 +37,47 @@ def judge_saving(saving: Saving) -> Finding:
             f"make room or mend the disk: df {saving.path}",
         )
     return Finding(_CHECK, Verdict.OK, "Rules are saved, and there again after a restart", saving.path)
+
+
+def judge_set_aside(files: Sequence[str]) -> Iterator[Finding]:
+    """Whether rules may be missing since a file of saved rules could not be used."""
+    if files:
+        yield Finding(
+            "state_set_aside",
+            Verdict.ADVICE,
+            "Rules may be missing: a file of saved rules was damaged or foreign, and was set aside",
+            ", ".join(files[-_NAMED:]),
+            f"add what mcrctl list lacks, then: sudo rm {files[-1]}*",
+        )
+
+
+def judge_yielding(yielding: Sequence[tuple[Rule, FileRule]]) -> Iterator[Finding]:
+    """Whether saved rules are not used because files have others with the same input, id or name."""
+    if yielding:
+        named = [f"{rule.rule_id} to {rival.rule.rule_id} in {rival.place}" for rule, rival in yielding[:_NAMED]]
+        more = [f"and {len(yielding) - _NAMED:,} more"] if len(yielding) > _NAMED else []
+        yield Finding(
+            "rules_give_way",
+            Verdict.ADVICE,
+            f"{counted(len(yielding), 'saved rule')} not used, in favour of configuration files",
+            ", ".join([*named, *more]),
+            f"keep one of each: mcrctl remove --rule-id {yielding[0][0].rule_id}; or take the other out of its file",
+        )
+
+
+def judge_unusable(rules: Iterable[RuleView]) -> Iterator[Finding]:
+    """Whether there are rules that could not be had; each cause once."""
+    causes: defaultdict[str, list[str]] = defaultdict(list)
+    for rule in rules:
+        if rule.reason.startswith(UNUSABLE):
+            causes[rule.reason.removeprefix(UNUSABLE)].append(rule.rule_id)
+    for cause, those in islice(causes.items(), _CAUSES):
+        more = f" and {len(those) - 1:,} more" if len(those) > 1 else ""
+        others = f"; and {len(causes) - _CAUSES:,} more causes" if len(causes) > _CAUSES else ""
+        yield Finding(
+            "rule_unusable",
+            Verdict.FAULT,
+            f"{counted(len(those), 'rule')} cannot be used: {cause}",
+            f"mcrctl list: {those[0]}{more}{others}",
+            "mcrd tries again by itself; see its log",
+        )

@@ -31,12 +31,14 @@ class Entry:
         generation: that brought it in; of one that was removed, that took it out.
         hosts: that it sends to, with the interfaces.
         from_file: it stands in a configuration file.
+        fault: why it cannot be used; empty: it is used.
     """
 
     rule: Rule
     generation: int
     hosts: tuple[tuple[Address, str], ...]
     from_file: bool = False
+    fault: str = ""
 
 
 class Catalog:

@@ -65,6 +65,9 @@ class Condition:
 
 WELL = Condition()
 
+UNUSABLE = "it cannot be used: "
+"""Begins the reason of a rule that could not be had, whatever its interfaces are like."""
+
 
 @attrs.frozen
 class Hop:
@@ -277,6 +280,13 @@ def view_of(rule: Rule, generation: int, conditions: Conditions, origin: Origin 
         warnings=tuple(warnings),
         origin=origin,
     )
+
+
+def view_of_unusable(rule: Rule, why: str, origin: Origin) -> RuleView:
+    """A rule that could not be had so far, and is tried again."""
+    state, reason = RuleState.WAITING, f"{UNUSABLE}{why}"
+    outputs = tuple(OutputView.of(each, state, reason) for each in rule.outputs)
+    return RuleView(rule.rule_id, rule.name, rule.input, outputs, state, reason, origin=origin)
 
 
 def _of_output(output: Output, conditions: Conditions) -> Condition:

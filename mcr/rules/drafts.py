@@ -97,9 +97,10 @@ class Drafts:
             RuleNotFound: no rule has it.
             RuleInFile: it stands in a file.
             RuleExists: its new name is another's.
-            LimitReached: there would be too many outputs.
+            LimitReached: there would be too many outputs, or it cannot be used.
             InvalidParams: it can't be like that.
         """
+        self._precedence.refuse_edit(rule_id, name)
         entry = self._catalog.find(rule_id, name)
         now = _with_real_outputs(edit, entry.rule, standing).of(entry.rule)
         self._precedence.refuse_change([now.rule_id])

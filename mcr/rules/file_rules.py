@@ -10,7 +10,7 @@ from collections.abc import Collection, Iterable, Iterator, Sequence
 import attrs
 
 from mcr.config.file import FileRule
-from mcr.errors import RuleExists, RuleInFile
+from mcr.errors import LimitReached, RuleExists, RuleInFile
 from mcr.model.rule import Rule
 from mcr.model.selection import Selection
 from mcr.rules.catalog import Entry
@@ -67,25 +67,57 @@ class Precedence:
 
     Attributes:
         files: the rules of the files.
-        aside: the rules that give way, which nobody uses.
+        aside: the rules of run time that nobody uses: they give way, or cannot be used.
+        unusable: why rules cannot be used, of files and of run time. The next to be tried again comes first.
     """
 
     def __init__(self) -> None:
         self.files = FileRules()
         self.aside: tuple[Rule, ...] = ()
+        self.unusable: dict[Rule, str] = {}
         self._aside_parts: dict[tuple[str, object], Rule] = {}
 
-    def note(self, files: FileRules, aside: Iterable[Rule]) -> None:
+    def note(self, files: FileRules, aside: Collection[Rule]) -> None:
         """Go by these from now on."""
+        lasting = {*aside}
+        if files is self.files:
+            lasting |= {rule for rule in self.unusable if self._stands_in_file(rule)}
         self.files, self.aside = files, tuple(aside)
+        self.unusable = {rule: why for rule, why in self.unusable.items() if rule in lasting}
         self._aside_parts = {part: rule for rule in self.aside for part in identity(rule)}
+
+    def _stands_in_file(self, rule: Rule) -> bool:
+        return self.files.find(rule.rule_id) == rule
+
+    def note_unusable(self, rule: Rule, why: str) -> bool:
+        """A rule cannot be used. Whether that is news."""
+        before = self.unusable.pop(rule, None)
+        if before is None and not self._stands_in_file(rule):
+            self.aside = (*self.aside, rule)
+            self._aside_parts |= dict.fromkeys(identity(rule), rule)
+        self.unusable[rule] = why
+        return why != before
+
+    def note_usable(self, rule: Rule) -> None:
+        """It can."""
+        del self.unusable[rule]
+        self.note(self.files, [each for each in self.aside if each != rule])
+
+    def unused(self) -> tuple[Entry, ...]:
+        """The rules that cannot be used."""
+        return tuple(Entry(rule, 0, (), self._stands_in_file(rule), why) for rule, why in self.unusable.items())
+
+    def yielding(self) -> tuple[tuple[Rule, FileRule], ...]:
+        """Rules that give way to others of files, and those."""
+        rivals = ((rule, self.files.rival(rule)) for rule in self.aside)
+        return tuple((rule, rival) for rule, rival in rivals if rival and rival.rule != rule)
 
     def plan(self, entries: Iterable[Entry], files: FileRules) -> Exchange:
         """What has to change so that these files' rules are used, and of the others those without a rival."""
         entries = tuple(entries)
         of_run_time = (*self.aside, *(entry.rule for entry in entries if not entry.from_file))
-        aside = tuple(rule for rule in of_run_time if files.rival(rule))
-        wanted = {rule.rule_id: rule for rule in of_run_time if not files.rival(rule)}
+        aside = tuple(rule for rule in of_run_time if files.rival(rule) or rule in self.unusable)
+        wanted = {rule.rule_id: rule for rule in of_run_time if not files.rival(rule) and rule not in self.unusable}
         wanted |= {each.rule.rule_id: each.rule for each in files}
         removed, changed = [], []
         for entry in entries:
@@ -143,6 +175,19 @@ class Precedence:
                     "change that file, then: mcrctl config apply",
                 )
 
+    def refuse_edit(self, rule_id: str | None, name: str | None) -> None:
+        """Raise if the rule with this id, or else this name, cannot be used.
+
+        Raises:
+            LimitReached: it can't.
+        """
+        for rule, why in self.unusable.items():
+            if (rule.rule_id == rule_id) if rule_id is not None else (rule.name is not None and rule.name == name):
+                raise LimitReached(
+                    f"Rule {rule.rule_id} cannot be changed, as it cannot be used: {why}",
+                    "remove it, and add it as it is to be",
+                )
+
     @property
     def is_idle(self) -> bool:
         """Whether no file says anything, so nothing is refused; a refusal takes a while, see `Place`."""
@@ -162,8 +207,9 @@ class Precedence:
             )
         for part in identity(rule):
             if holder := self._aside_parts.get(part):
+                why = self.unusable.get(holder, "a configuration file has a rule with the same input, id or name")
                 raise RuleExists(
                     f"Rule already exists: {holder.rule_id} takes {holder.input}, and is saved",
-                    "it is not used while a configuration file has a rule with the same input, id or name",
+                    f"it is not used so far: {why}",
                     f"remove it: mcrctl remove --rule-id {shlex.quote(holder.rule_id)}",
                 )

@@ -37,6 +37,7 @@ _VERSION: Final = 1  # of the table (PRAGMA user_version)
 _TABLE: Final = "CREATE TABLE rules (position INTEGER PRIMARY KEY, rule_id TEXT UNIQUE NOT NULL, rule TEXT NOT NULL)"
 _KEPT: Final = "CREATE TABLE IF NOT EXISTS kept (text TEXT NOT NULL)"  # one row, or none
 _COMPANIONS: Final = ("-wal", "-shm", "-journal")
+_ASIDE: Final = ".set-aside-"  # and when
 _LOCK_SECONDS: Final = 1.0  # for one that is just ending
 _ERRNOS: Final = {
     "SQLITE_FULL": errno.ENOSPC,
@@ -417,9 +418,17 @@ def _salvage(path: Path) -> _Salvaged:
     return _Salvaged(tuple(saved.values()), kept, fault)
 
 
+def files_set_aside(path: str) -> list[str]:
+    """Files that were set aside in favour of this one, oldest first, and that are still there."""
+    if not path:
+        return []
+    found = map(str, Path(path).parent.glob(f"{Path(path).name}{_ASIDE}*"))
+    return sorted(each for each in found if not each.endswith(_COMPANIONS))
+
+
 def _set_aside(path: Path) -> Path:
     when = datetime.now(UTC).strftime("%Y%m%dT%H%M%S.%fZ")
-    aside = path.with_name(f"{path.name}.set-aside-{when}")
+    aside = path.with_name(f"{path.name}{_ASIDE}{when}")
     _move(path, aside)
     return aside
 

@@ -9,8 +9,7 @@ import trio
 from mcr.actors.rule_store import RuleStore, run_rule_store
 from mcr.model.rule import Rule
 from mcr.rules.conditions import Attachment
-from test_rule_store import Network, Workers, rule
-from test_rules_of_files import stated
+from test_rule_store import Network, Workers, rule, stated
 
 
 @pytest.fixture

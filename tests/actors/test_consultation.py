@@ -35,6 +35,9 @@ class Actors:
     async def standing(self) -> Standing:
         return Standing()
 
+    async def yielding(self) -> tuple[()]:
+        return ()
+
     def findings(self) -> tuple[()]:
         return ()
 

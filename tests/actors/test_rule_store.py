@@ -12,9 +12,11 @@ import trio
 import trio.testing
 
 from mcr.actors.rule_store import ACTIVATION_SECONDS, RuleStore, run_rule_store
+from mcr.config.document import read_document
+from mcr.config.file import FileRule, Place
 from mcr.errors import InterfaceNotFound, LimitReached, McrError, RuleExists, RuleNotFound
 from mcr.model.flow import Input
-from mcr.model.rule import Output, Rule, RuleChange, RuleState, automatic_rule_id
+from mcr.model.rule import NO_RULES, Output, Rule, RuleChange, RuleState, automatic_rule_id
 from mcr.model.selection import Selection
 from mcr.net import network
 from mcr.rules import hop_cache
@@ -45,10 +47,11 @@ class Workers:
 
     async def settled(self, generation: int) -> int:
         self.asked.append("settled")
-        assert generation <= self.changes[-1].generation
+        newest = self.changes[-1].generation if self.changes else NO_RULES
+        assert generation <= newest
         if not self.acknowledges:
             await trio.sleep_forever()
-        return self.changes[-1].generation
+        return newest
 
     async def standing(self) -> Standing:
         await trio.lowlevel.checkpoint()
@@ -91,6 +94,14 @@ def rule(group: str = "239.1.1.1", port: int = 5000, name: str | None = None, ru
     source = Input("eth0", ip_address(group), port)
     output = Output(ip_address("239.9.9.9"), 6000, "eth1")
     return Rule(rule_id or automatic_rule_id(source), source, (output,), name)
+
+
+DOCUMENT = read_document("[[rule]]\n" * 20)
+
+
+def stated(*rules: Rule) -> tuple[FileRule, ...]:
+    """Rules that stand in a file."""
+    return tuple(FileRule(each, Place("mcr.toml", DOCUMENT, ("rule", index))) for index, each in enumerate(rules))
 
 
 @pytest.fixture

@@ -9,21 +9,13 @@ import trio
 import trio.testing
 
 from mcr.actors.rule_store import RuleStore, run_rule_store
-from mcr.config.document import read_document
-from mcr.config.file import FileRule, Place
 from mcr.errors import LimitReached, RuleExists, RuleInFile, SystemFault
 from mcr.model.edit import RuleEdit
 from mcr.model.rule import Origin, Output, Rule
 from mcr.model.selection import Selection
 from mcr.rules.store import Drop, Put
-from test_rule_store import Network, Workers, rule
+from test_rule_store import Network, Workers, rule, stated
 from test_saved_rules import NO_SPACE, File
-
-DOCUMENT = read_document("[[rule]]\n" * 20)
-
-
-def stated(*rules: Rule) -> tuple[FileRule, ...]:
-    return tuple(FileRule(each, Place("mcr.toml", DOCUMENT, ("rule", index))) for index, each in enumerate(rules))
 
 
 @pytest.fixture

@@ -3,19 +3,20 @@
 from collections.abc import Iterable
 from functools import partial
 from pathlib import Path
-from typing import Any
 
+import attrs
 import pytest
 import trio
 import trio.testing
 
 from mcr.actors.rule_store import RuleStore, run_rule_store
-from mcr.errors import InterfaceNotFound, McrError, RuleNotFound, SystemFault
-from mcr.model.rule import Rule, RuleChange
+from mcr.errors import InterfaceNotFound, LimitReached, McrError, RuleExists, RuleNotFound, SystemFault
+from mcr.model.edit import RuleEdit
+from mcr.model.rule import Rule, RuleChange, RuleState
 from mcr.model.selection import Selection
 from mcr.rules.conditions import Standing
 from mcr.rules.store import Change, Drop, Keep, Put
-from test_rule_store import Network, Workers, rule
+from test_rule_store import Network, Workers, rule, stated
 
 NO_SPACE = SystemFault("Rules can't be saved in /var/lib/mcr", 28)
 
@@ -62,22 +63,82 @@ async def test_saved_rules_are_in_use_again(nursery: trio.Nursery, workers: Work
     assert (change.added, change.wait) == (saved, True)
 
 
-async def test_one_that_can_t_be_had_costs_the_others_nothing_and_stays_saved(
-    nursery: trio.Nursery, workers: Workers
-) -> None:
-    saved = [rule(f"239.1.1.{number}") for number in range(1, 6)]
+class Refusing(Workers):
+    """Refuses some rules, however often they come."""
 
-    async def apply(change: RuleChange, given: Any = workers.apply) -> Standing:
-        if saved[3] in change.added:
+    def __init__(self, *refused: Rule) -> None:
+        super().__init__()
+        self.refused = {*refused}
+
+    async def apply(self, change: RuleChange) -> Standing:
+        if self.refused & {*change.added}:
             raise SystemFault("socket", 24)
-        standing: Standing = await given(change)
-        return standing
+        return await super().apply(change)
 
-    workers.apply = apply  # type: ignore[method-assign]
-    file = File(*saved)
+
+async def pass_time(clock: trio.testing.MockClock) -> None:
+    """Until what could not be used is tried once more."""
+    clock.jump(6)
+    await trio.testing.wait_all_tasks_blocked()
+
+
+async def test_one_that_can_t_be_had_costs_the_others_nothing_and_is_used_once_it_can(
+    nursery: trio.Nursery, mock_clock: trio.testing.MockClock, caplog: pytest.LogCaptureFixture
+) -> None:
+    """It stays saved, is shown, and keeps nobody from changing other rules. The log has it once."""
+    saved = [rule(f"239.1.1.{number}") for number in range(1, 6)]
+    workers, file = Refusing(saved[3]), File(*saved)
     store = await start(nursery, workers, file)
-    assert [view.rule_id for view in await store.list()] == [each.rule_id for each in saved if each is not saved[3]]
+    views = {view.rule_id: view for view in await store.list()}
+    refused = views[saved[3].rule_id]
+    assert [*views] == [each.rule_id for each in (*saved[:3], saved[4], saved[3])]
+    assert (refused.state, refused.reason) == (
+        "waiting",
+        "it cannot be used: socket: Too many open files (os error 24)",
+    )
+    assert await store.find(saved[3].rule_id) == refused
+    with pytest.raises(LimitReached, match="cannot be changed, as it cannot be used: socket"):
+        await store.change(rule_id=saved[3].rule_id, edit=RuleEdit(new_name="new"))
+    with pytest.raises(RuleExists, match="and is saved"):
+        await store.add((saved[3],))
+    await store.use(stated(rule("239.1.1.9")))
+    for _ in range(10):
+        await pass_time(mock_clock)
+    assert sum("cannot be used" in each.getMessage() for each in caplog.records) == 1
     assert file.writes == []
+    workers.refused.clear()
+    await pass_time(mock_clock)
+    assert await store.find(saved[3].rule_id) == attrs.evolve(
+        refused, state=RuleState.ACTIVE, reason="", outputs=views[saved[0].rule_id].outputs
+    )
+    changes = len(workers.changes)
+    await pass_time(mock_clock)
+    assert len(workers.changes) == changes
+
+
+async def test_one_that_can_t_be_had_can_be_removed(nursery: trio.Nursery) -> None:
+    saved = rule()
+    workers, file = Refusing(saved), File(saved)
+    store = await start(nursery, workers, file)
+    await store.remove(Selection((saved.rule_id,)))
+    assert file.writes == [[Drop(saved.rule_id)]]
+    assert await store.list() == ()
+
+
+async def test_one_of_a_file_that_can_t_be_had_is_used_once_it_can(
+    nursery: trio.Nursery, mock_clock: trio.testing.MockClock
+) -> None:
+    """Also if rules that cannot be used were removed meanwhile."""
+    saved, in_file = rule(), rule("239.1.1.2", rule_id="b")
+    workers = Refusing(saved, in_file)
+    store = await nursery.start(run_rule_store, workers, Network(), File(saved), stated(in_file))
+    await store.remove(Selection((saved.rule_id,)))
+    (view,) = await store.list()
+    assert (view.rule_id, view.state, view.origin) == ("b", "waiting", "file")
+    workers.refused.clear()
+    await pass_time(mock_clock)
+    (view,) = await store.list()
+    assert (view.rule_id, view.state, view.origin) == ("b", "active", "file")
 
 
 async def test_a_change_is_saved_before_it_is_acknowledged(nursery: trio.Nursery, workers: Workers) -> None:

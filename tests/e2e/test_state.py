@@ -137,8 +137,14 @@ def test_an_interface_that_comes_under_a_second_name_is_used_once(plant: Plant, 
     mcr.check_counters(arrived=500)
     crash(mcr)
     mcr.start()
-    wait_until(lambda: waiting(mcr) == {"first": ("active", "")}, "the one is there again")
-    assert mcr.says("rule second is saved, and cannot be used: Rule already exists: first takes 239.1.1.1:5000 on in0")
+    why = "Rule already exists: first takes 239.1.1.1:5000 on in0"
+    unused = {"first": ("active", ""), "second": ("waiting", f"it cannot be used: {why}")}
+    wait_until(lambda: waiting(mcr) == unused, "the one is used again")
+    assert mcr.says(f"rule second is saved, and cannot be used: {why}")
+    assert f"1 rule cannot be used: {why}" in mcr.ctl("doctor", check=False).stdout
+    plant.relay.ip("link property del dev in0 altname late0")
+    freed = {"first": ("active", ""), "second": ("waiting", "there is no interface late0 in this network namespace")}
+    wait_until(lambda: waiting(mcr) == freed, "it waits for an interface of its own")
 
 
 def test_a_rule_that_was_saved_under_an_altname_has_the_own_name_later(plant: Plant, make_mcr: MakeMcr) -> None:

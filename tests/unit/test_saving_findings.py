@@ -1,10 +1,21 @@
 """What doctor says of rules that are saved, or are not."""
 
+from ipaddress import IPv4Address
+
 import pytest
 
-from mcr.diagnosis.saving_findings import judge_saving
+from mcr.config.file import FileRule, FormerPlace
+from mcr.diagnosis.saving_findings import judge_saving, judge_set_aside, judge_unusable, judge_yielding
 from mcr.model.finding import Verdict
+from mcr.model.flow import Input
+from mcr.model.rule import Origin, Output, Rule
 from mcr.model.saving import Saving
+from mcr.rules.conditions import view_of_unusable
+
+A, B, C, D = (
+    Rule(each, Input("eth0", IPv4Address("239.1.1.1"), port), (Output(IPv4Address("239.2.2.2"), 6000, "eth1"),))
+    for port, each in enumerate("abcd", 5000)
+)
 
 
 @pytest.mark.parametrize(
@@ -21,3 +32,29 @@ def test_each_case_has_its_verdict(saving: Saving, verdict: Verdict, what: str) 
     assert (finding.verdict, what in finding.what) == (verdict, True)
     assert bool(finding.remedy) == (verdict is not Verdict.OK)
     assert saving.trouble in finding.evidence
+
+
+def test_a_file_that_was_set_aside_is_told_until_it_is_gone() -> None:
+    assert not [*judge_set_aside([])]
+    older, newer = "/s/rules.sqlite.set-aside-1", "/s/rules.sqlite.set-aside-2"
+    (finding,) = judge_set_aside([older, newer])
+    assert finding.evidence == f"{older}, {newer}"
+    assert finding.remedy.endswith(f"sudo rm {newer}*")
+
+
+def test_saved_rules_that_give_way_are_named_with_where() -> None:
+    assert not [*judge_yielding([])]
+    rival = FileRule(D, FormerPlace("today"))
+    (finding,) = judge_yielding([(each, rival) for each in (A, B, C, D)])
+    assert finding.what.startswith("4 saved rules not used")
+    assert finding.evidence.startswith("a to d in the configuration files as they were before today, b to d in")
+    assert finding.evidence.endswith("and 1 more")
+    assert "mcrctl remove --rule-id a" in finding.remedy
+
+
+def test_rules_that_cannot_be_used_are_told_by_their_causes() -> None:
+    views = [view_of_unusable(each, why, Origin.RUNTIME) for each, why in ((A, "x"), (B, "y"), (C, "x"))]
+    assert [(each.verdict, each.what, each.evidence) for each in judge_unusable(views)] == [
+        (Verdict.FAULT, "2 rules cannot be used: x", "mcrctl list: a and 1 more"),
+        (Verdict.FAULT, "1 rule cannot be used: y", "mcrctl list: b"),
+    ]

@@ -17,7 +17,7 @@ from mcr.errors import McrError, SystemFault
 from mcr.model.flow import Input
 from mcr.model.rule import Output, Rule
 from mcr.rules import store
-from mcr.rules.store import FILE, Drop, Keep, Put, RuleFile
+from mcr.rules.store import FILE, Drop, Keep, Put, RuleFile, files_set_aside
 
 
 def rule(number: int, name: str | None = None) -> Rule:
@@ -96,6 +96,7 @@ def test_a_file_that_is_no_database_is_set_aside(tmp_path: Path) -> None:
         assert file.rules == ()
         (notice,) = file.notices
         (name,) = aside(tmp_path)
+        assert files_set_aside(str(file.path)) == [str(tmp_path / name)]
         assert name in notice
         assert "is damaged" in notice
         file.write([Put(rule(1))])

@@ -7,12 +7,14 @@ import shutil
 import signal
 import subprocess
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from lab import Lab
 from mcr_process import BIN, SLOWNESS, Sender, wait_until
+from stage import CLONE_NEWNS, MNT_DETACH, MS_PRIVATE, MS_REC, check, libc, mount
 from transcript import Block, Step, matches
 from users import ADMIN, ALICE, MCR, Stage
 
@@ -33,7 +35,7 @@ STANDS_IN = {
 LOOKS = ("mcrctl stats", "mcrctl why", "mcrctl doctor", "mcrctl list", "mcrctl ping", "journalctl", "ip ", "pgrep")
 _PATIENCE = 5.0 * SLOWNESS  # seconds
 COUNTS = ("mcrctl stats", "mcrctl why", "mcrctl doctor", "mcrctl list-workers", "journalctl")  # show what goes on
-FINDS = ("mcrctl why", "mcrctl doctor")  # their exit status says what they found
+FINDS = ("mcrctl why", "mcrctl doctor", "mcrctl config diff")  # their exit status says what they found
 RIGHTS = ("--inh-caps=-all,+net_raw,+bpf", "--ambient-caps=-all,+net_raw,+bpf")
 
 
@@ -115,6 +117,17 @@ class Machine:
         self.service.send_signal(signum)
         assert self.service.wait(5 * SLOWNESS) == (-signum if signum == signal.SIGKILL else 0)
         self.service = None
+
+    @contextmanager
+    def small_disk(self) -> Iterator[Path]:
+        """Have the state on a disk of its own, which nobody else sees; where that is."""
+        check(libc.unshare(CLONE_NEWNS), "unshare")
+        mount("none", "/", "", MS_REC | MS_PRIVATE)
+        mount("tmpfs", str(self.state), "tmpfs", 0, "size=256k,mode=755")
+        try:
+            yield self.state
+        finally:
+            check(libc.umount2(str(self.state).encode(), MNT_DETACH), "umount")
 
     def reboot(self) -> None:
         """The service is stopped; what is not on a disk is gone; the service is started."""

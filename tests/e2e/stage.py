@@ -13,6 +13,7 @@ from pathlib import Path
 
 CLONE_NEWNS = 0x00020000
 MS_BIND, MS_REC, MS_PRIVATE = 0x1000, 0x4000, 1 << 18
+MNT_DETACH = 2
 
 libc = ctypes.CDLL(None, use_errno=True)
 

@@ -12,6 +12,7 @@ import shutil
 import signal
 import subprocess
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -36,6 +37,11 @@ SECTIONS = read_sections(TEXT)
 
 
 ADD = "add --input-interface eth0 --input-group 239.1.1.1 --input-port 5000"
+SPORT = """[[rule]]
+name = "sport"
+input = { interface = "eth0", group = "239.1.1.3", port = 5000 }
+outputs = ["239.2.2.3:6000:eth1"]
+"""
 NEWS = f"{ADD} --outputs 239.2.2.2:6000:eth1 --name news"
 
 
@@ -139,6 +145,37 @@ def second_rule(machine: Machine) -> Iterator[None]:
     machine.start_service()
     machine.mcrctl(NEWS)
     yield
+
+
+@scenario("Rules can't be saved")
+def disk_full(machine: Machine) -> Iterator[None]:
+    with machine.small_disk() as left_over:
+        machine.start_service()
+        machine.mcrctl(NEWS)
+        machine.stop_service()
+        fill(left_over / "core.1234")
+        machine.start_service()
+        yield
+        assert len(json.loads(machine.mcrctl("list --json"))) == 2
+        machine.stop_service()
+
+
+def fill(path: Path) -> None:
+    """Write until the disk is full."""
+    with suppress(OSError), path.open("wb", buffering=0) as file:
+        while True:
+            file.write(bytes(4096))
+
+
+@scenario("What was applied is gone again")
+def not_confirmed(machine: Machine) -> Iterator[None]:
+    (machine.etc / "mcr").mkdir()
+    machine.start_service()
+    (machine.etc / "mcr" / "mcr.toml").write_text(SPORT)
+    machine.mcrctl("config apply --confirm 1")
+    wait_until(lambda: not json.loads(machine.mcrctl("list --json")), "it is taken back")
+    yield
+    assert len(json.loads(machine.mcrctl("list --json"))) == 1
 
 
 @scenario("Rules are missing after a start")

@@ -12,6 +12,7 @@ import click
 from mcr.cli import completion
 from mcr.cli.command import Group
 from mcr.cli.session import Session, common_options
+from mcr.cli.tables import reasons
 from mcr.config.paths import CONFIGURATION
 from mcr.errors import UsageError
 from mcr.text.plurals import counted
@@ -25,7 +26,7 @@ if TYPE_CHECKING:
 @click.group("config", cls=Group, no_args_is_help=False)
 @common_options
 def config() -> None:
-    """Check configuration files, or make one."""
+    """Check, apply and make configuration files."""
 
 
 _files = click.argument("files", metavar="[FILE|DIRECTORY]...", nargs=-1, shell_complete=completion.files)
@@ -36,10 +37,11 @@ _files = click.argument("files", metavar="[FILE|DIRECTORY]...", nargs=-1, shell_
 @common_options
 @click.pass_obj
 def check(session: Session, files: tuple[str, ...]) -> None:
-    """Tell every fault of configuration files, each with its line; of a directory, of all *.toml in it.
+    """Tell every fault of configuration files.
 
-    It needs neither mcrd nor privileges. Without FILE: of those that the service reads, /etc/mcr/mcr.toml and
-    /etc/mcr/rules.d. Exit status: 0 if there is no fault, 2 if there is.
+    Each is told with its line; of a directory, those of all *.toml in it. It needs neither mcrd nor privileges.
+    Without FILE: of those that the service reads, /etc/mcr/mcr.toml and /etc/mcr/rules.d. Exit status: 0 if there
+    is no fault, 2 if there is.
     """
     configuration = _read(files)
     session.show(_summary(configuration), _check_view)
@@ -122,9 +124,10 @@ def export(session: Session) -> None:
 @common_options
 @click.pass_obj
 def diff(session: Session, files: tuple[str, ...]) -> None:
-    """Show what `mcrctl config apply` would change: the rules of files that mcrd goes by, beside those files now.
+    """Show what config apply would change.
 
-    With FILE: beside that file. Exit status: 0 if nothing differs, 1 if something does, 2 if a file has a fault.
+    That is the rules of files that mcrd goes by, beside those files now; with FILE, beside that file. Exit status:
+    0 if nothing differs, 1 if something does, 2 if a file has a fault.
     """
     _end(session, _differences(session, files) if files else session.call("config.diff"))
 
@@ -145,10 +148,11 @@ def diff(session: Session, files: tuple[str, ...]) -> None:
 @common_options
 @click.pass_obj
 def apply_files(session: Session, *, dry_run: bool, confirm: int | None, reload: bool) -> None:
-    """Have mcrd read its configuration files again, and go by them: all or nothing.
+    """Have mcrd go by its configuration files.
 
-    What did not change loses no packet. Exit status: 0 if mcrd goes by the files now, 2 if one has a fault and nothing
-    was changed; with --dry-run as of mcrctl config diff.
+    It reads them again, and goes by all of them, or nothing is changed. What did not change loses no packet. Of
+    rules that are new or changed and not active it is told why. Exit status: 0 if mcrd goes by the files now, 2 if
+    one has a fault and nothing was changed; with --dry-run as of mcrctl config diff.
     """
     if dry_run and (confirm or reload):
         raise UsageError("--dry-run takes neither --confirm nor --reload", "with --dry-run nothing changes")
@@ -156,9 +160,13 @@ def apply_files(session: Session, *, dry_run: bool, confirm: int | None, reload:
         _end(session, session.call("config.diff"))
     params = {name: value for name, value in (("confirm", confirm), ("reload", reload)) if value}
     done = session.call("config.apply", params or None)
-    session.show(done, _differences_view)
+    session.show(done, _applied_view)
     with session.understand():
         refuse_faults(done["faults"])
+
+
+def _applied_view(done: dict[str, Any], width: int | None) -> str:
+    return "\n".join([_differences_view(done, width), *reasons(done.get("not_active", ()))])
 
 
 @click.command("confirm")

@@ -23,12 +23,12 @@ from mcr.text.plurals import counted
 @common_options
 @click.pass_obj
 def import_file(session: Session, program: str, file: str) -> None:
-    """Print the configuration of another program as a configuration file. Nothing is applied.
+    """Print another program's configuration.
 
-    What could not be translated is told on standard error, each with its place. smcroute and igmpproxy name no ports:
-    their rules have port 0, which mcrctl config check refuses line by line until it is replaced. Exit status: 0 if all
-    of it was translated, 1 if something was not, or has to be filled in, 2 if FILE can't be read or is none of the
-    program.
+    It is printed as a configuration file of mcrd; nothing is applied. What could not be translated is told on
+    standard error, each with its place. smcroute and igmpproxy name no ports: their rules have port 0, which mcrctl
+    config check refuses line by line until it is replaced. Exit status: 0 if all of it was translated, 1 if
+    something was not, or has to be filled in, 2 if FILE can't be read or is none of the program.
     """
     imported = _reader(program)(file)
     text = imported.text()

@@ -42,7 +42,7 @@ _CAUSES: Final = {
 
 
 def rules_view(rules: Sequence[Any], width: int | None) -> str:
-    """The rules, one line per output.
+    """The rules, one line per output. If some stand in files, these are marked.
 
     Args:
         rules: the result of `list`.
@@ -51,14 +51,21 @@ def rules_view(rules: Sequence[Any], width: int | None) -> str:
     if not rules:
         return _NO_RULES
     named = any(rule["name"] for rule in rules)
+    filed = any(map(_is_filed, rules))
     rows = []
     for rule in rules:
         name = [rule["name"] or ""] if named else []
+        origin = ["file" if _is_filed(rule) else ""] if filed else []
         first, *others = (_output(output) for output in rule["outputs"])
-        rows.append([rule["rule_id"], *name, rule["state"], _endpoint(rule["input"]), first])
+        rows.append([rule["rule_id"], *name, *origin, rule["state"], _endpoint(rule["input"]), first])
         rows.extend([""] * (len(rows[-1]) - 1) + [other] for other in others)
-    table = _table(["RULE ID", *(["NAME"] if named else []), "STATE", "INPUT", "OUTPUTS"], rows, width)
-    return "\n".join([table, *_reasons(rules)])
+    more = [*(["NAME"] if named else []), *(["FROM"] if filed else [])]
+    table = _table(["RULE ID", *more, "STATE", "INPUT", "OUTPUTS"], rows, width)
+    return "\n".join([table, *reasons(rules)])
+
+
+def _is_filed(rule: dict[str, Any]) -> bool:
+    return rule.get("origin") == "file"
 
 
 def _output(output: dict[str, Any]) -> str:
@@ -67,8 +74,8 @@ def _output(output: dict[str, Any]) -> str:
     return _endpoint(output) + (f" ({state})" if state == "waiting" else "")
 
 
-def _reasons(rules: Sequence[Any]) -> list[str]:
-    """Below the table: why rules are not active, and their warnings; each reason once."""
+def reasons(rules: Sequence[Any]) -> list[str]:
+    """Below what is told of rules: why they are not active, and their warnings; each reason once."""
     said: dict[str, list[str]] = {}
     for rule in rules:
         for what in (rule.get("reason"), *rule.get("warnings", ())):

@@ -6,6 +6,7 @@ bug and passes through.
 
 import os
 from collections.abc import Awaitable, Callable, Mapping, Sequence
+from contextlib import suppress
 from typing import Any, Final, Protocol
 
 import attrs
@@ -17,12 +18,12 @@ from mcr.config.effective import effective_views
 from mcr.config.settings import Settings
 from mcr.control.structure import structure, unstructure
 from mcr.control.wire import MANY, PROTOCOL
-from mcr.errors import InvalidParams, MethodNotFound
+from mcr.errors import InvalidParams, MethodNotFound, RuleNotFound
 from mcr.model.edit import RuleEdit
 from mcr.model.finding import Finding
 from mcr.model.limits import CONFIRM_SECONDS
 from mcr.model.log import Facility, Level, LogLevels, LogLine
-from mcr.model.rule import Output, Rule, RuleView
+from mcr.model.rule import Output, Rule, RuleState, RuleView
 from mcr.model.selection import Selection
 from mcr.model.stats import RuleStats, Stats
 from mcr.model.worker import WorkerView
@@ -284,7 +285,26 @@ async def _apply_config(api: Api, params: _ApplyParams) -> Any:
             f"a number of seconds from {CONFIRM_SECONDS[0]} to {CONFIRM_SECONDS[-1]:,}",
         )
     applied = await api.files.apply(confirm=params.confirm, reload=params.reload)
-    return await trio.to_thread.run_sync(unstructure, applied)
+    values = await trio.to_thread.run_sync(unstructure, applied)
+    return values | {"not_active": await _not_active(api, applied)}
+
+
+async def _not_active(api: Api, applied: Application) -> list[dict[str, Any]]:
+    """The rules that were added or changed and that are not active, each with the reason."""
+    those = [each.rule_id for each in applied.differences if each.change != "removed"]
+    views: list[RuleView] = []
+    if len(those) > MANY:
+        known = {each.rule_id: each for each in await api.rules.list()}
+        views = [known[rule_id] for rule_id in those if rule_id in known]
+    else:
+        for rule_id in those:
+            with suppress(RuleNotFound):  # the files have been applied again
+                views.append(await api.rules.find(rule_id))
+    return [
+        {"rule_id": each.rule_id, "state": each.state, "reason": each.reason}
+        for each in views
+        if each.state is not RuleState.ACTIVE
+    ]
 
 
 async def _confirm(api: Api, _: _NoParams) -> Any:

@@ -82,6 +82,7 @@ class Actors:
     levels: LogLevels = attrs.field(factory=LogLevels)
     waits: bool = False
     confirmed: int = 0
+    differences: tuple[RuleDifference, ...] = ()
     stats: Stats = attrs.field(factory=lambda: Stats(IngressStats(), EgressStats()))
 
     async def add(self, rules: tuple[Rule, ...], *, wait: bool) -> tuple[RuleView, ...]:
@@ -123,7 +124,8 @@ class Actors:
         self.confirmed += 1
 
     async def apply(self, *, dry_run: bool = False, confirm: int | None = None, reload: bool = False) -> Application:
-        return applied(dry_run=dry_run, confirm=confirm, reload=reload)
+        done = applied(dry_run=dry_run, confirm=confirm, reload=reload)
+        return attrs.evolve(done, differences=self.differences) if self.differences else done
 
     async def describe(self) -> tuple[WorkerView, ...]:
         return (WorkerView(0, None, 1, ("eth0",), WorkerState.WAITING, 2, 3),)

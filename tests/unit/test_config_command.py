@@ -226,6 +226,14 @@ def test_what_waits_for_confirmation_is_told(run: Any, daemon: Any) -> None:
     assert run("confirm") == (0, "Confirmed: it is no longer taken back\n", [])
 
 
+def test_what_is_not_active_is_told_with_the_reason(run: Any, daemon: Any) -> None:
+    after = {"name": "late", "input": {"interface": "eth7", "group": "239.1.1.3", "port": 5000}, "outputs": ["x"]}
+    added = {"rule_id": "a", "change": "added", "before": None, "after": after}
+    waits = {"rule_id": "a", "state": "waiting", "reason": "there is no interface eth7"}
+    daemon.results["config.apply"] = APPLIED | {"differences": [added], "not_active": [waits]}
+    assert run("config", "apply")[1] == "+ a late: 239.1.1.3:5000 on eth7 to x\n\na: there is no interface eth7\n"
+
+
 def test_times_that_cannot_be_meant_are_refused(run: Any) -> None:
     for words in (["--confirm", "0"], ["--confirm", "5", "--dry-run"], ["--reload", "--dry-run"]):
         assert run("config", "apply", *words)[0] == 2

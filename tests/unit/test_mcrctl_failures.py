@@ -156,7 +156,7 @@ def test_help_is_no_failure(run: Run) -> None:
 
 
 def test_no_summary_of_a_command_is_cut_off(run: Run) -> None:
-    for group in ((), ("log-level",)):
+    for group in ((), ("log-level",), ("config",)):
         _, out, _ = run(*group, "--help")
         assert "..." not in out.split("Commands:")[1]
 

@@ -8,7 +8,8 @@ from typing import Any
 import pytest
 
 import mcr
-from api_actors import INFO, RULE, SHOWN_VALUES, VIEW, Actors, call, refusal
+from api_actors import INFO, RULE, SHOWN, SHOWN_VALUES, VIEW, Actors, call, refusal
+from mcr.config.difference import RuleDifference
 from mcr.config.settings import Settings
 from mcr.control.methods import Api
 from mcr.errors import MethodNotFound, RuleExists, RuleNotFound, UnconfirmedApply
@@ -289,6 +290,14 @@ async def test_a_reload_is_told_from_an_apply(api: Api) -> None:
     assert (await call(api, "config.apply"))["faults"] == []
     with pytest.raises(UnconfirmedApply):
         await call(api, "config.apply", reload=True)
+
+
+async def test_an_apply_tells_of_new_rules_that_are_not_active(api: Api, actors: Actors) -> None:
+    added = (Rule("a", SHOWN.input, SHOWN.outputs), Rule("other", SHOWN.input, SHOWN.outputs))
+    await actors.add(added, wait=True)
+    actors.differences = (RuleDifference("a", "added", None, {}), RuleDifference("gone", "changed", {}, {}))
+    applied = await call(api, "config.apply")
+    assert applied["not_active"] == [{"rule_id": "a", "state": "pending", "reason": "soon"}]
 
 
 # Methods

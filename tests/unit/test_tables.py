@@ -291,3 +291,13 @@ def test_in_a_small_terminal_the_rules_stay() -> None:
     assert len(few) == 12
     assert few[:11] == short.splitlines()[:11]
     assert few[11] == f"... {len(short.splitlines()) - 11} more lines: mcrctl stats, or mcrctl stats RULE"
+
+
+def test_rules_of_files_are_marked_where_there_are_any() -> None:
+    assert "FROM" not in rules_view([RULE | {"origin": "runtime"}], None)
+    both = rules_view([RULE | {"origin": "file"}, RULE | {"rule_id": "x", "origin": "runtime"}], None)
+    assert [line.split()[:3] for line in both.splitlines()] == [
+        ["RULE", "ID", "FROM"],
+        ["dcfca9531161", "file", "active"],
+        ["x", "active", "239.1.1.1:5000:eth0"],
+    ]

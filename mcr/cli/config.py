@@ -3,6 +3,7 @@
 Import-light: what reads files is imported by the commands that read one.
 """
 
+import os
 import sys
 from collections.abc import Iterable, Sized
 from typing import TYPE_CHECKING, Any, NoReturn
@@ -11,7 +12,7 @@ import click
 
 from mcr.cli import completion
 from mcr.cli.command import Group
-from mcr.cli.session import Session, common_options
+from mcr.cli.session import DEFAULT, Session, common_options
 from mcr.cli.tables import reasons
 from mcr.config.paths import CONFIGURATION
 from mcr.errors import UsageError
@@ -158,11 +159,25 @@ def apply_files(session: Session, *, dry_run: bool, confirm: int | None, reload:
         raise UsageError("--dry-run takes neither --confirm nor --reload", "with --dry-run nothing changes")
     if dry_run:
         _end(session, session.call("config.diff"))
+    if reload and session.origin == DEFAULT:
+        _use_socket_of_files(session)
     params = {name: value for name, value in (("confirm", confirm), ("reload", reload)) if value}
     done = session.call("config.apply", params or None)
     session.show(done, _applied_view)
     with session.understand():
         refuse_faults(done["faults"])
+
+
+def _use_socket_of_files(session: Session) -> None:
+    """Ask the mcrd that files have serve another control socket, if it does: systemd knows no other way to name it."""
+    from mcr.config.file import ConfigurationPaths  # noqa: PLC0415 - slow to import
+    from mcr.config.table import CONTROL_SOCKET  # noqa: PLC0415
+
+    configuration = ConfigurationPaths(CONFIGURATION, must_exist=False).read()
+    chosen = configuration.settings.get(CONTROL_SOCKET.name)
+    # Not yet, if the files have changed since mcrd was started.
+    if chosen and os.path.exists(chosen):  # noqa: PTH110 - whatever keeps it from being seen
+        session.path, session.origin = chosen, "from the configuration files"
 
 
 def _applied_view(done: dict[str, Any], width: int | None) -> str:

@@ -15,6 +15,9 @@ from mcr.config.paths import CONTROL_SOCKET_VARIABLE, DEFAULT_CONTROL_SOCKET
 from mcr.errors import McrError, SystemFault
 from mcr.text.visible import all_visible
 
+DEFAULT = "the default"
+"""Where the path of the control socket comes from if nobody has chosen one."""
+
 _F = TypeVar("_F", bound=Callable[..., Any])
 
 
@@ -27,7 +30,7 @@ class Session:
         if path := os.environ.get(CONTROL_SOCKET_VARIABLE):
             self.path, self.origin = path, f"from {CONTROL_SOCKET_VARIABLE}"
         else:
-            self.path, self.origin = DEFAULT_CONTROL_SOCKET, "the default"
+            self.path, self.origin = DEFAULT_CONTROL_SOCKET, DEFAULT
 
     def connect(self) -> Client:
         """Connect to the daemon."""

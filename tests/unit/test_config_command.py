@@ -226,6 +226,28 @@ def test_what_waits_for_confirmation_is_told(run: Any, daemon: Any) -> None:
     assert run("confirm") == (0, "Confirmed: it is no longer taken back\n", [])
 
 
+def test_a_reload_finds_the_socket_that_files_have_mcrd_serve(
+    run: Any, daemon: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """If it is there: the files may have changed since mcrd was started. Who names one means it."""
+    daemon.results["config.apply"] = APPLIED
+    file, chosen = tmp_path / "mcr.toml", tmp_path / "mcr.sock"
+    monkeypatch.setattr("mcr.cli.config.CONFIGURATION", (str(file), str(tmp_path / "rules.d")))
+    default = ("/run/mcr/control.sock", "the default")
+
+    def asked(*words: str) -> Any:
+        run("config", "apply", *words)
+        return daemon.path
+
+    assert asked("--reload") == default
+    file.write_text(f'[settings]\ncontrol_socket = "{chosen}"\n')
+    assert asked("--reload") == default
+    chosen.touch()
+    assert asked("--reload") == (str(chosen), "from the configuration files")
+    assert asked() == default
+    assert asked("--reload", "--control-socket", "/x") == ("/x", "from --control-socket")
+
+
 def test_what_is_not_active_is_told_with_the_reason(run: Any, daemon: Any) -> None:
     after = {"name": "late", "input": {"interface": "eth7", "group": "239.1.1.3", "port": 5000}, "outputs": ["x"]}
     added = {"rule_id": "a", "change": "added", "before": None, "after": after}

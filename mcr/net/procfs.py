@@ -48,6 +48,17 @@ def parse_igmp(text: str) -> Iterator[Joined]:
         yield Joined(int(index), name.rstrip(":"), version, tuple(groups))
 
 
+def igmp_version(index: int) -> str:
+    """What the kernel speaks on an interface, as in `Joined`; empty: there is none of this index.
+
+    Raises:
+        OSError: it can't be read.
+    """
+    with _IGMP.open() as lines:
+        heads = (line.split() for line in lines if line[0].isdecimal())
+        return next((words[-1] for words in heads if words[0] == str(index)), "")
+
+
 def captured_interfaces() -> frozenset[int]:
     """Indices of the interfaces that capture sockets of this process are bound to.
 

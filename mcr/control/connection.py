@@ -4,6 +4,7 @@ import array
 import select
 import socket
 from collections.abc import Sequence
+from contextlib import suppress
 from typing import Final
 
 import trio
@@ -33,15 +34,22 @@ def has_left(connection: socket.socket | trio.socket.SocketType) -> bool:
 
 
 class ControlClient:
-    """One client."""
+    """One client.
+
+    Attributes:
+        in_hand: bytes of the request that is carried out, or of the reply that is sent.
+        waits: for which request it wants progress messages, and since when; None: for none.
+    """
 
     def __init__(self, connection: socket.socket, peer: Peer, *, may_change: bool) -> None:
-        self.in_hand = 0  # bytes of the request that is carried out, or of the reply that is sent
+        self.in_hand = 0
+        self.waits: tuple[wire.RequestId, float] | None = None
         self.peer = peer
         self.may_change = may_change
         self.lines = wire.LineBuffer(wire.MAX_LINE if may_change else SHORT)
         self._chunk = _CHUNK if may_change else _SMALL_CHUNK
-        self._stream = trio.SocketStream(trio.socket.from_stdlib_socket(connection))
+        self._socket = connection
+        self._socket.setblocking(False)
 
     @property
     def held(self) -> int:
@@ -51,45 +59,69 @@ class ControlClient:
     @property
     def has_left(self) -> bool:
         """Whether the client has left and no longer reads replies."""
-        return has_left(self._stream.socket)
+        return has_left(self._socket)
 
     async def wait_for_data(self) -> None:
         """Wait until `receive` has something."""
-        await trio.lowlevel.wait_readable(self._stream.socket)
+        await trio.lowlevel.wait_readable(self._socket)
 
     async def receive(self) -> bytes:
         """The next bytes, none at the end of the stream."""
-        try:
-            return bytes(await self._stream.receive_some(self._chunk))
-        except trio.BrokenResourceError:
-            return b""
+        while True:
+            try:
+                return self._socket.recv(self._chunk)
+            except BlockingIOError:
+                await self.wait_for_data()
+            except OSError:
+                return b""
 
     async def send(self, reply: bytes) -> bool:
-        """Send a whole reply; False if the client left or did not read it in time."""
-        with trio.move_on_after(SEND_TIMEOUT):
-            try:
-                await self._stream.send_all(reply)
-            except trio.BrokenResourceError:
-                return False
-            return True
-        _log.notice("Process %d did not read its reply for %d s: disconnected", self.peer.pid, SEND_TIMEOUT)
-        return False
+        """Send a whole reply; False if the client left or did not read it in time. A short one waits for nobody."""
+        try:
+            rest = self._send_some(memoryview(reply))
+            if rest:
+                with trio.fail_after(SEND_TIMEOUT):
+                    while rest:
+                        await trio.lowlevel.wait_writable(self._socket)
+                        rest = self._send_some(rest)
+        except OSError:
+            return False
+        except trio.TooSlowError:
+            _log.notice("Process %d did not read its reply for %d s: disconnected", self.peer.pid, SEND_TIMEOUT)
+            return False
+        return True
+
+    def _send_some(self, data: memoryview) -> memoryview:
+        """Send what there is room for; the rest."""
+        with suppress(BlockingIOError):
+            return data[self._socket.send(data) :]
+        return data
+
+    def tell_progress(self, after: float) -> None:
+        """Say that its request is carried out, if it wants to know and that has taken so many seconds."""
+        if not self.waits:
+            return
+        request_id, since = self.waits
+        seconds = trio.current_time() - since
+        if seconds >= after:
+            # The kernel takes so short a line whole or not at all.
+            with suppress(OSError):  # it has left, or reads nothing
+                self._socket.send(wire.encode_progress(request_id, seconds))
 
     async def send_descriptors(self, descriptors: Sequence[int]) -> bool:
         """Send descriptors, with a blank before the line that is to come; False if the client left."""
         rights = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", descriptors))]
         with trio.move_on_after(SEND_TIMEOUT):
-            try:
-                await self._stream.socket.sendmsg([b" "], rights)
-            except OSError:
-                return False
-            return True
+            await trio.lowlevel.wait_writable(self._socket)
+            with suppress(OSError):
+                self._socket.sendmsg([b" "], rights)
+                return True
         return False
 
     def stop_receiving(self) -> None:
         """Let `receive` return the end of the stream, now or when it is called next."""
-        self._stream.socket.shutdown(socket.SHUT_RD)
+        self._socket.shutdown(socket.SHUT_RD)
 
     def close(self) -> None:
         """Close the connection."""
-        self._stream.socket.close()
+        self._socket.close()

@@ -15,7 +15,7 @@ import socket
 from collections import Counter
 from contextlib import AbstractAsyncContextManager, ExitStack, nullcontext, suppress
 from functools import lru_cache, partial
-from typing import Final
+from typing import Final, NoReturn
 
 import attrs
 import trio
@@ -101,6 +101,7 @@ async def run_control_server(
                 task_status.started(ControlServer(stopping, stopped))
                 async with trio.open_nursery() as door:
                     door.start_soon(clients.accept, listener, nursery)
+                    door.start_soon(clients.tell_progress)
                     await stopping.wait()
                     door.cancel_scope.cancel(reason="the control server stops")
             clients.stop()
@@ -194,7 +195,9 @@ class _Clients:
             async with self._turn(client):
                 data = await client.receive()
                 lines = client.lines.feed(data)
-            for line in lines:
+            for number, line in enumerate(lines):
+                if number:
+                    await trio.lowlevel.checkpoint()  # others get their turn, however many came at once
                 if not await self._answer(client, line):
                     return
             if self._exceeds(client):
@@ -215,7 +218,10 @@ class _Clients:
             return await self._hand_over.serve(client, request)
         try:
             client.in_hand = len(line)
-            reply = await self._carry_out(request, client)
+            if request.progress:
+                client.waits = request.id, trio.current_time()
+            reply = await self._reply(request, client)
+            client.waits = None
             if request.notification:
                 return True
             client.in_hand = len(reply)
@@ -226,16 +232,12 @@ class _Clients:
         finally:
             client.in_hand = 0
 
-    async def _carry_out(self, request: wire.Request, client: ControlClient) -> bytes:
-        """The reply. Until then a client that asked for it gets progress messages."""
-        if not request.progress:
-            return await self._reply(request, client)
-        done = trio.Event()
-        async with trio.open_nursery() as nursery:
-            nursery.start_soon(_tell_progress, client, request.id, done)
-            reply = await self._reply(request, client)
-            done.set()
-        return reply
+    async def tell_progress(self) -> NoReturn:
+        """Send progress messages to all that want them, at each whole second, as the other actors look around then."""
+        while True:
+            await trio.sleep_until((trio.current_time() // PROGRESS_INTERVAL + 1) * PROGRESS_INTERVAL)
+            for client in self._open:
+                client.tell_progress(PROGRESS_INTERVAL)
 
     async def _reply(self, request: wire.Request, client: ControlClient) -> bytes:
         started = trio.current_time()
@@ -265,17 +267,6 @@ class _Clients:
 
     def _exceeds(self, client: ControlClient) -> bool:
         return client.held > SHORT and sum(other.held for other in self._open if other.held > SHORT) > MAX_HELD
-
-
-async def _tell_progress(client: ControlClient, request_id: wire.RequestId, done: trio.Event) -> None:
-    """Send progress messages until a request is carried out."""
-    started = trio.current_time()
-    while True:
-        with trio.move_on_after(PROGRESS_INTERVAL):
-            await done.wait()
-            return
-        if not await client.send(wire.encode_progress(request_id, trio.current_time() - started)):
-            return
 
 
 @lru_cache  # of which somebody may want thousands a second

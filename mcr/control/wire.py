@@ -118,7 +118,8 @@ def parse_request(line: bytes) -> Request | Rejection:
 
 def encode_result(request_id: RequestId, result: object) -> bytes:
     """The reply that carries a result."""
-    return f'{{"jsonrpc":"2.0","id":{_dump(request_id)},"result":{_dump_long(result)}}}\n'.encode()
+    text = _dump_long(result) if is_long(result) else _dump(result)
+    return f'{{"jsonrpc":"2.0","id":{_dump(request_id)},"result":{text}}}\n'.encode()
 
 
 def encode_progress(request_id: RequestId, seconds: float) -> bytes:
@@ -192,8 +193,7 @@ def _line(message: dict[str, object]) -> bytes:
     return _dump(message).encode() + b"\n"
 
 
-def _dump(value: object) -> str:
-    return json.dumps(value, separators=(",", ":"), allow_nan=False)
+_dump: Final = json.JSONEncoder(separators=(",", ":"), allow_nan=False).encode
 
 
 def _dump_long(value: object) -> str:

@@ -30,11 +30,6 @@ class Reply(Generic[T]):
         with suppress(trio.BrokenResourceError):
             self._answer.send_nowait(answer)
 
-    @property
-    def is_wanted(self) -> bool:
-        """Whether the caller still waits."""
-        return self._answer.statistics().open_receive_channels > 0
-
     def __enter__(self) -> Self:
         return self
 
@@ -44,27 +39,25 @@ class Reply(Generic[T]):
         self._answer.close()
 
 
-class Waiting(Generic[T]):
-    """Replies that wait for a number to be reached, such as a generation. Callers that have left are forgotten."""
+class Reached:
+    """A number, such as a generation. One task sets it, others wait until it is large enough."""
 
     def __init__(self) -> None:
-        self._replies: list[tuple[int, Reply[T]]] = []
+        self.number = 0
+        self._changed = trio.Event()
 
-    def __len__(self) -> int:
-        return len(self._replies)
+    def set(self, number: int) -> None:
+        """Let those go on that wait for this or less."""
+        if number != self.number:
+            self.number = number
+            self._changed.set()
+            self._changed = trio.Event()
 
-    def add(self, number: int, reply: Reply[T]) -> None:
-        """Answer this one when the number is reached."""
-        self._replies = [each for each in self._replies if each[1].is_wanted]
-        self._replies.append((number, reply))
-
-    def answer(self, reached: int, answer: T) -> None:
-        """Answer those whose number is reached."""
-        due = [reply for number, reply in self._replies if number <= reached]
-        self._replies = [each for each in self._replies if each[0] > reached]
-        for reply in due:
-            with reply:
-                reply.resolve(answer)
+    async def at_least(self, number: int) -> int:
+        """Wait until it is as large; what it is then."""
+        while self.number < number:
+            await self._changed.wait()
+        return self.number
 
 
 async def repeat(inbox: trio.MemorySendChannel[C], command: C, seconds: float) -> NoReturn:

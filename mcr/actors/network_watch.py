@@ -12,7 +12,7 @@ from typing import assert_never
 import attrs
 import trio
 
-from mcr.actors.mailbox import Reply, Waiting, ask
+from mcr.actors.mailbox import Reached, Reply, ask
 from mcr.errors import SystemFault
 from mcr.logs.logger import get_logger
 from mcr.model.log import Facility
@@ -34,19 +34,13 @@ class _Snapshot:
 
 
 @attrs.frozen
-class _Changed:
-    since: int
-    reply: Reply[Network]
-
-
-@attrs.frozen
 class _News:
     """There is something to read, or to request."""
 
     reply: Reply[None]
 
 
-_Command = _Snapshot | _Changed | _News
+_Command = _Snapshot | _News
 
 
 @attrs.frozen
@@ -54,6 +48,7 @@ class NetworkWatch:
     """Handle of the watch."""
 
     _inbox: trio.MemorySendChannel[_Command]
+    _version: Reached
 
     async def snapshot(self) -> Network:
         """The newest state, with every change that the kernel has reported so far."""
@@ -61,7 +56,8 @@ class NetworkWatch:
 
     async def changed(self, since: int) -> Network:
         """Wait until there is something newer than the version `since`, and return the newest there is then."""
-        return await ask(self._inbox, lambda reply: _Changed(since, reply))
+        await self._version.at_least(since + 1)
+        return await self.snapshot()
 
 
 async def run_network_watch(*, task_status: trio.TaskStatus[NetworkWatch] = trio.TASK_STATUS_IGNORED) -> None:
@@ -79,7 +75,7 @@ async def run_network_watch(*, task_status: trio.TaskStatus[NetworkWatch] = trio
             state.hear()
         async with trio.open_nursery() as nursery:
             nursery.start_soon(_listen, state, news, send)
-            task_status.started(NetworkWatch(send))
+            task_status.started(NetworkWatch(send, state.version))
             async for command in receive:
                 _handle(state, command)
 
@@ -113,8 +109,6 @@ def _handle(state: "_State", command: _Command) -> None:
             with snapshot:
                 state.hear()
                 snapshot.resolve(state.network())
-        case _Changed(since, change):
-            state.wait(since, change)
         case _:
             assert_never(command)
 
@@ -123,7 +117,7 @@ class _State:
     def __init__(self, news: socket.socket) -> None:
         self._news = news
         self._known = Known(news.getsockname()[0])
-        self._waiting = Waiting[Network]()  # by version
+        self.version = Reached()
         self._due: list[int] = []  # what is still to be asked for
         self._lost = True
         self._asked_at = -math.inf
@@ -136,10 +130,6 @@ class _State:
 
     def network(self) -> Network:
         return self._known.network()
-
-    def wait(self, since: int, reply: Reply[Network]) -> None:
-        self._waiting.add(since + 1, reply)
-        self._tell()
 
     def hear(self) -> None:
         """Take in what has come, but not for long."""
@@ -154,12 +144,7 @@ class _State:
                 self._lost = True
             self._ask_on()
         self._ask_on()
-        self._tell()
-
-    def _tell(self) -> None:
-        if self._waiting:
-            network = self.network()
-            self._waiting.answer(network.version, network)
+        self.version.set(self.network().version)
 
     def _ask_on(self) -> None:
         """Request one table after the other. Start over if a change was missed, or happened during an answer."""

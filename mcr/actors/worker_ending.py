@@ -11,7 +11,7 @@ from mcr.actors.worker_table import WorkerTable
 
 @attrs.frozen
 class Rouse:
-    """Have every worker acknowledge something, which one that hangs does not. The reply is answered then."""
+    """Have every worker acknowledge a generation, which one that hangs does not. The reply is which."""
 
     reply: Reply[int]
 
@@ -33,17 +33,13 @@ class Stop:
 Ending = Rouse | KillSilent | Stop
 
 
-def heed_ending(
-    command: Ending,
-    workers: WorkerTable,
-    settle: Callable[[int, Reply[int]], None],
-    stop: Callable[[Reply[None]], None],
-) -> None:
+def heed_ending(command: Ending, workers: WorkerTable, stop: Callable[[Reply[None]], None]) -> None:
     """Carry one out, for the owner of the workers."""
     match command:
         case Rouse(reply):
-            workers.tell_generation(workers.newest + 1)
-            settle(workers.newest, reply)
+            with reply:
+                workers.tell_generation(workers.newest + 1)
+                reply.resolve(workers.newest)
         case KillSilent(reply):
             with reply:
                 workers.kill_silent()

@@ -11,7 +11,7 @@ import attrs
 import trio
 
 from mcr.actors.interface_news import InterfaceNews
-from mcr.actors.mailbox import Reply, Waiting, ask, repeat
+from mcr.actors.mailbox import Reached, Reply, ask, repeat
 from mcr.actors.network_watch import NetworkWatch
 from mcr.actors.predecessors import Predecessors
 from mcr.actors.reviews import PauseSuppression, Review, ReviewRaw, Reviews, SuppressOn, heed_review, open_reviews
@@ -57,12 +57,6 @@ class _Apply:
 
 
 @attrs.frozen
-class _Settle:
-    generation: int
-    reply: Reply[int]
-
-
-@attrs.frozen
 class _Describe:
     reply: Reply[tuple[WorkerView, ...]]
 
@@ -94,7 +88,7 @@ class _Watch:
     pass
 
 
-_Command = _Watch | Review | _Apply | _Settle | _Describe | _Stand | _Heed | _SetLogLevels | _TakeOver | Ending
+_Command = _Watch | Review | _Apply | _Describe | _Stand | _Heed | _SetLogLevels | _TakeOver | Ending
 
 
 @attrs.frozen
@@ -102,6 +96,7 @@ class WorkerSupervisor:
     """Handle of the supervisor."""
 
     _inbox: trio.MemorySendChannel[_Command]
+    _acknowledged: Reached
 
     async def apply(self, change: RuleChange) -> Standing:
         """Have the workers forward by the next generation of the rules; all of the change or none of it.
@@ -122,7 +117,7 @@ class WorkerSupervisor:
         Returns:
             The newest generation of which that is true.
         """
-        return await ask(self._inbox, lambda reply: _Settle(generation, reply))
+        return await self._acknowledged.at_least(generation)
 
     async def standing(self) -> Standing:
         """What workers have acknowledged, and whether sockets still stand for the interfaces that rules name."""
@@ -143,7 +138,7 @@ class WorkerSupervisor:
     async def end_hung(self) -> None:
         """End workers that do not answer, before mcrd leaves the others to the next one. No rule may change then."""
         with trio.move_on_after(_ANSWER_SECONDS):
-            await ask(self._inbox, Rouse)
+            await self.settled(await ask(self._inbox, Rouse))
             return
         await ask(self._inbox, KillSilent)
 
@@ -187,7 +182,7 @@ async def run_worker_supervisor(
             nursery.start_soon(repeat, send, _Watch(), _WATCH_SECONDS)
             nursery.start_soon(_follow, network, send)
             reviews.start(nursery, relay.inputs.suppressor, send)
-            task_status.started(WorkerSupervisor(send))
+            task_status.started(WorkerSupervisor(send, state.acknowledged))
             async for command in receive:
                 async with state.relaying:
                     await _handle(state, command)
@@ -224,8 +219,6 @@ async def _handle(state: "_State", command: _Command) -> None:
         case _Apply(change, reply):
             with reply:
                 reply.resolve(await state.apply(change))
-        case _Settle(generation, reply):
-            state.settle(generation, reply)
         case _Describe() | _Stand():
             _tell(state, command)
         case _Heed(network, reply):
@@ -240,7 +233,7 @@ async def _handle(state: "_State", command: _Command) -> None:
             with reply:
                 reply.resolve(await state.take_over())
         case Rouse() | KillSilent() | Stop():
-            heed_ending(command, state.workers, state.settle, state.stop)
+            heed_ending(command, state.workers, state.stop)
         case _Watch():
             await state.kill_hung_workers()
             state.check_interfaces()
@@ -283,12 +276,14 @@ class _State:
         self._levels = levels
         self._reviews = reviews
         self._nursery = nursery
-        self._settling = Waiting[int]()  # by generation
+        self.acknowledged = Reached()
+        """The newest generation that every worker that runs forwards by; 0 while none runs."""
         self._stopping: Reply[None] | None = None
         self.workers = WorkerTable(levels)
         self.relaying = trio.Lock()
         """Of whoever uses the relay, which may be in a thread."""
         self._network = Network()
+        self._own: tuple[object, ...] = ()  # what the sources that this machine sends with were made of
         self._own_keys = b""
         self._interfaces = InterfaceNews(relay)
         self._routes_due = False  # routes have changed, and outputs have not followed
@@ -314,7 +309,11 @@ class _State:
 
     def _tell_own(self) -> None:
         """Report the sources that this machine sends with to the workers, if they have changed."""
-        keys = own_keys(self._network, self._relay.used())
+        network, used = self._network, self._relay.used()
+        if self._own == (network.links, network.addresses, used):
+            return
+        self._own = network.links, network.addresses, used
+        keys = own_keys(network, used)
         if keys != self._own_keys:
             self._own_keys = keys
             self.workers.tell_all(records.own(keys))
@@ -376,14 +375,6 @@ class _State:
             if commands := await self._relay.follow_gateways():
                 self.workers.tell_all(*commands)
 
-    def settle(self, generation: int, reply: Reply[int]) -> None:
-        self._settling.add(generation, reply)
-        self._answer_settled()
-
-    def _answer_settled(self) -> None:
-        acknowledged = self.workers.acknowledged()
-        self._settling.answer(acknowledged, acknowledged)
-
     def _show_unmatched(self) -> None:
         """Let workers see what filters reject if they are to log it."""
         self._relay.inputs.show_unmatched(show=self._levels.of(Facility.INGRESS) >= Level.DEBUG)
@@ -409,12 +400,12 @@ class _State:
                     log_record(worker_id, event, self._relay.names)
                 case _:
                     assert_never(event)
-        self._answer_settled()
+        self.acknowledged.set(self.workers.acknowledged())
 
     def on_exited(self, exited: WorkerExited) -> None:
         self.workers.exit(exited)
         self._answer_stopped()
-        self._answer_settled()
+        self.acknowledged.set(self.workers.acknowledged())
 
     async def kill_hung_workers(self) -> None:
         for worker_id in await self._stats.stalled():

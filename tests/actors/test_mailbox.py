@@ -3,7 +3,7 @@ import pytest
 import trio
 import trio.testing
 
-from mcr.actors.mailbox import Reply, Waiting, ask, repeat
+from mcr.actors.mailbox import Reached, Reply, ask, repeat
 from mcr.errors import RuleNotFound, ShuttingDown
 
 
@@ -76,31 +76,21 @@ async def test_caller_that_went_away_does_not_disturb_the_actor() -> None:
         question.reply.resolve("nobody listens")
 
 
-async def test_replies_that_wait_are_answered_when_their_number_is_reached(nursery: trio.Nursery) -> None:
-    """Those whose callers have gone away are not kept: one that asks again and again would fill the memory."""
-    waiting = Waiting[str]()
-    answers: list[str] = []
-    send, receive = trio.open_memory_channel[Question](0)
+async def test_those_who_wait_for_a_number_go_on_when_it_is_reached(nursery: trio.Nursery) -> None:
+    reached = Reached()
+    seen: list[tuple[int, int]] = []
 
-    async def wait(patience: float) -> None:
-        with trio.move_on_after(patience):
-            answers.append(await ask(send, lambda reply: Question("when", reply)))
+    async def wait(number: int) -> None:
+        seen.append((number, await reached.at_least(number)))
 
-    for _ in range(10):
-        async with trio.open_nursery() as callers:
-            callers.start_soon(wait, 1_000)
-            waiting.add(2, (await receive.receive()).reply)
-            callers.cancel_scope.cancel()
-    for number in (1, 2):
-        nursery.start_soon(wait, 1_000)
-        waiting.add(number, (await receive.receive()).reply)
-    assert len(waiting) == 2
-    waiting.answer(1, "first")
-    await trio.testing.wait_all_tasks_blocked()
-    assert (answers, len(waiting)) == (["first"], 1)
-    waiting.answer(3, "last")
-    await trio.testing.wait_all_tasks_blocked()
-    assert (answers, len(waiting)) == (["first", "last"], 0)
+    for number in (1, 2, 4):
+        nursery.start_soon(wait, number)
+    for number, then in ((1, [(1, 1)]), (0, [(1, 1)]), (3, [(1, 1), (2, 3)])):
+        await trio.testing.wait_all_tasks_blocked()
+        reached.set(number)
+        await trio.testing.wait_all_tasks_blocked()
+        assert seen == then
+    nursery.cancel_scope.cancel()
 
 
 async def test_commands_that_repeat_come_together_whenever_they_were_started(

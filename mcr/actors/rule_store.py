@@ -53,7 +53,7 @@ class _Yielding:
     reply: Reply[tuple[tuple[Rule, FileRule], ...]]
 
 
-_Command = Change | _List | _Yielding
+_Command = _List | _Yielding
 
 
 @attrs.frozen
@@ -73,6 +73,7 @@ class RuleStore:
     """Handle of the store."""
 
     _inbox: trio.MemorySendChannel[_Command]
+    _changes: trio.MemorySendChannel[Change]
     _workers: WorkerSupervisor
     _network: NetworkWatch
     _hops: HopCache
@@ -91,7 +92,7 @@ class RuleStore:
             SystemFault: they can't be saved, so they are not added.
             McrError: from `WorkerSupervisor.apply`.
         """
-        applied: Applied = await ask(self._inbox, lambda reply: Add(rules, wait, False, reply))
+        applied: Applied = await ask(self._changes, lambda reply: Add(rules, wait, False, reply))
         return await self._views(applied.entries, await self._settle(applied))
 
     async def ensure(
@@ -102,7 +103,7 @@ class RuleStore:
         Returns:
             All of them, and the ids of those that were there already, with the same input, outputs and name.
         """
-        applied: Applied = await ask(self._inbox, lambda reply: Add(rules, wait, True, reply))
+        applied: Applied = await ask(self._changes, lambda reply: Add(rules, wait, True, reply))
         return await self._views(applied.entries, await self._settle(applied)), applied.there
 
     async def change(
@@ -123,7 +124,7 @@ class RuleStore:
             SystemFault: that can't be saved, so nothing is changed.
             McrError: from `WorkerSupervisor.apply`; nothing is changed.
         """
-        applied: Applied = await ask(self._inbox, lambda reply: Edit(rule_id, name, edit, wait, reply))
+        applied: Applied = await ask(self._changes, lambda reply: Edit(rule_id, name, edit, wait, reply))
         (view,) = await self._views(applied.entries, await self._settle(applied))
         return view
 
@@ -136,14 +137,12 @@ class RuleStore:
             RuleNotFound: no rule is meant by one of the ids, names and patterns.
             SystemFault: that can't be saved, so the rules stay.
         """
-        applied: Applied = await ask(self._inbox, lambda reply: Remove(selection, reply))
+        applied: Applied = await ask(self._changes, lambda reply: Remove(selection, reply))
         views = await self._views(applied.entries, await self._settle(applied))
         for view in views:
             self._well.pop(view.rule_id, None)
-        remarks = applied.remarks
-        return tuple(
-            attrs.evolve(view, warnings=(remarks[view.rule_id],) if view.rule_id in remarks else ()) for view in views
-        )
+        remarks = {rule_id: (remark,) for rule_id, remark in applied.remarks.items()}
+        return tuple(_warn(view, remarks.get(view.rule_id, ())) for view in views)
 
     async def use(self, rules: tuple[FileRule, ...], kept: str | None = "") -> None:
         """Go by these rules of configuration files instead of those that they said before; or nothing is changed.
@@ -160,7 +159,7 @@ class RuleStore:
             SystemFault: the text can't be saved.
             McrError: from `WorkerSupervisor.apply`, or there is no state directory for the text; nothing is changed.
         """
-        applied: Applied = await ask(self._inbox, lambda reply: Use(rules, kept, reply))
+        applied: Applied = await ask(self._changes, lambda reply: Use(rules, kept, reply))
         await self._settle(applied)
         self._well.clear()
 
@@ -188,7 +187,7 @@ class RuleStore:
         """Make no change until this is left: what clients ask for waits."""
         send, taken = trio.open_memory_channel[None](1)
         with send:
-            yield Held(await ask(self._inbox, lambda reply: Hold(taken, reply)), send)
+            yield Held(await ask(self._changes, lambda reply: Hold(taken, reply)), send)
 
     async def check(self) -> None:
         """Return if the store answers."""
@@ -225,6 +224,11 @@ class RuleStore:
         return view
 
 
+def _warn(view: RuleView, warnings: tuple[str, ...]) -> RuleView:
+    """The view with these warnings, and no others."""
+    return view if view.warnings == warnings else attrs.evolve(view, warnings=warnings)
+
+
 def _view(entry: Entry, conditions: Conditions) -> RuleView:
     origin = Origin.FILE if entry.from_file else Origin.RUNTIME
     if entry.fault:
@@ -257,15 +261,15 @@ async def run_rule_store(
     await state.restore(rules, handed_over)
     async with trio.open_nursery() as nursery:
         with receive:
-            nursery.start_soon(_keep_renewed, state, workers, network, send)
+            nursery.start_soon(_keep_renewed, state, workers, network, changes_send)
             nursery.start_soon(_keep_hosts_logged, workers, network, hops, send)
             nursery.start_soon(make_changes, state, changes)
-            task_status.started(RuleStore(send, workers, network, hops))
-            await _serve(state, receive, changes_send)
+            task_status.started(RuleStore(send, changes_send, workers, network, hops))
+            await _serve(state, receive)
 
 
 async def _keep_renewed(
-    state: RuleSet, workers: WorkerSupervisor, network: NetworkWatch, inbox: trio.MemorySendChannel[_Command]
+    state: RuleSet, workers: WorkerSupervisor, network: NetworkWatch, changes: trio.MemorySendChannel[Change]
 ) -> None:
     """Use the interfaces that have the names in rules now, and rules that could not be used before."""
     now, patience = Network(), math.inf
@@ -277,16 +281,16 @@ async def _keep_renewed(
         if (await workers.standing()).stale:
             await state.try_to_renew()
         begun = trio.current_time()
-        while state.lacks_rules and await _try_again(inbox):
+        while state.lacks_rules and await _try_again(changes):
             pass
         lacks = state.lacks_rules or (await workers.standing()).stale
         took = trio.current_time() - begun
         patience = min(max(_RETRY_SECONDS, took / _SHARE), _MOST_SECONDS) if lacks else math.inf
 
 
-async def _try_again(inbox: trio.MemorySendChannel[_Command]) -> bool:
+async def _try_again(changes: trio.MemorySendChannel[Change]) -> bool:
     try:
-        return await ask(inbox, TryAgain)
+        return await ask(changes, TryAgain)
     except ShuttingDown:  # another mcrd has the rules
         return False
 
@@ -313,17 +317,9 @@ async def _keep_hosts_logged(
             await network.changed(now.version)
 
 
-async def _serve(
-    state: RuleSet, receive: trio.MemoryReceiveChannel[_Command], changes: trio.MemorySendChannel[Change]
-) -> None:
+async def _serve(state: RuleSet, receive: trio.MemoryReceiveChannel[_Command]) -> None:
     async for command in receive:
         match command:
-            case Add() | Edit() | Remove() | Use() | Hold() | TryAgain():
-                try:
-                    changes.send_nowait(command)
-                except trio.BrokenResourceError:  # another mcrd has the rules
-                    with command.reply:
-                        pass
             case _List(rule, listing):
                 with listing:
                     listing.resolve(state.all() if rule is None else state.find(rule))

@@ -64,6 +64,14 @@ async def repeat(inbox: trio.MemorySendChannel[C], command: C, seconds: float) -
     """Send a command at each whole multiple of so many seconds. Actors that do so wake the process together."""
     while True:
         await trio.sleep_until((trio.current_time() // seconds + 1) * seconds)
+        await tell(inbox, command)
+
+
+async def tell(inbox: trio.MemorySendChannel[C], command: C) -> None:
+    """Send a command: without a round through the scheduler, if the actor waits for one or the inbox has room."""
+    try:
+        inbox.send_nowait(command)
+    except trio.WouldBlock:
         await inbox.send(command)
 
 
@@ -77,10 +85,12 @@ async def ask(inbox: trio.MemorySendChannel[C], question: Callable[[Reply[T]], C
     Raises:
         McrError: what the actor answered, or `ShuttingDown` if it is gone.
     """
-    send, receive = trio.open_memory_channel[T | McrError](1)
+    send: trio.MemorySendChannel[T | McrError]
+    receive: trio.MemoryReceiveChannel[T | McrError]
+    send, receive = trio.open_memory_channel(1)
     with receive:
         try:
-            await inbox.send(question(Reply(send)))
+            await tell(inbox, question(Reply(send)))
             answer = await receive.receive()
         except (trio.BrokenResourceError, trio.EndOfChannel):
             raise ShuttingDown("The daemon is stopping", "start it again: mcrd supervisor") from None

@@ -202,8 +202,8 @@ class RuleStore:
 
     async def _views(self, entries: tuple[Entry, ...], standing: Standing) -> tuple[RuleView, ...]:
         network = await self._network.snapshot()
-        hosts = chain.from_iterable(each.hosts for each in entries)
-        hops = await self._hops.find(hosts, standing.outputs, network)
+        hosts = [*chain.from_iterable(each.hosts for each in entries)]
+        hops = await self._hops.find(hosts, standing.outputs, network) if hosts else {}
         # In a thread: the kernel tells it under its lock of the network's configuration, which others hold for long.
         silent = await trio.to_thread.run_sync(find_silent, hops, standing.outputs, network) if hops else ()
         conditions = judge(standing, network, hops, silent)

@@ -11,7 +11,7 @@ from typing import TypeVar, assert_never
 import attrs
 import trio
 
-from mcr.actors.mailbox import Reply, ask, repeat
+from mcr.actors.mailbox import Reply, ask, repeat, tell
 from mcr.logs.limit import UNLIMITED
 from mcr.logs.logger import get_logger
 from mcr.model.log import Facility, Level
@@ -163,7 +163,7 @@ class StatsAggregator:
 
     async def rules_placed(self, placed: tuple[PlacedRule, ...], removed: tuple[str, ...]) -> None:
         """Show these rules, new or changed, and no longer those ids."""
-        await self._inbox.send(_RulesPlaced(placed, removed))
+        await tell(self._inbox, _RulesPlaced(placed, removed))
 
     async def outputs_closing(self, outputs: tuple[LeavingOutput, ...]) -> None:
         """Count outputs that rules have no more a last time; their slots are free for others when this returns."""
@@ -183,7 +183,7 @@ class StatsAggregator:
 
     async def sampled(self) -> None:
         """A worker has taken another round number of packets: a good moment for a log line."""
-        await self._inbox.send(_Sampled())
+        await tell(self._inbox, _Sampled())
 
 
 async def run_stats_aggregator(

@@ -21,6 +21,7 @@ import trio
 import trio_parallel
 
 from mcr._native import lib
+from mcr.actors.mailbox import tell
 from mcr.actors.reception import Caller, Reception, open_reception
 from mcr.errors import describe_errno
 from mcr.logs.logger import get_logger
@@ -357,7 +358,7 @@ class _Life:
             more = len(self._unreported) - before == _EVENTS_AT_ONCE
             if self._unreported:
                 # A cancellation here loses nothing: the last report sends what this one could not.
-                await self._post.owner.send(WorkerReported(self._post.worker_id, tuple(self._unreported)))
+                await tell(self._post.owner, WorkerReported(self._post.worker_id, tuple(self._unreported)))
                 self._unreported.clear()
         return sound
 

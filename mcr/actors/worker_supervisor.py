@@ -186,7 +186,8 @@ async def run_worker_supervisor(
             async for command in receive:
                 async with state.relaying:
                     await _handle(state, command)
-                    await state.let_go()
+                    if state.lets_go:
+                        await state.let_go()
 
 
 async def _follow(network: NetworkWatch, inbox: trio.MemorySendChannel[_Command]) -> None:
@@ -209,7 +210,7 @@ async def _hear_of_workers(state: "_State", events: trio.MemoryReceiveChannel[Wo
                 state.on_exited(event)
             case _:
                 assert_never(event)
-        if not state.relaying.locked():  # otherwise it is done after the command
+        if state.lets_go and not state.relaying.locked():  # otherwise it is done after the command
             async with state.relaying:
                 await state.let_go()
 
@@ -340,6 +341,11 @@ class _State:
 
     async def take_over(self) -> McrError | None:
         return await self._succession.take_over(self._relay, self.workers.newest, self.let_go)
+
+    @property
+    def lets_go(self) -> bool:
+        """Whether there are sockets that no rule uses, and some worker may."""
+        return self._relay.lets_go
 
     async def let_go(self) -> None:
         """Let go of the sockets that no worker reads or writes any more."""

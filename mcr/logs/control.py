@@ -14,6 +14,7 @@ def setup_logging(log_format: LogFormat, levels: LogLevels) -> None:
 
     Libraries log through the same lines, from warning up, under their own names.
     """
+    logging.logThreads = logging.logProcesses = logging.logMultiprocessing = False  # no line says who made it
     limit = LogLimit()
     for facility in Facility:
         logger = logging.getLogger(name_of(facility))

@@ -37,6 +37,9 @@ class Closing:
     def __init__(self) -> None:
         self._list: list[_LetGo] = []
 
+    def __len__(self) -> int:
+        return len(self._list)
+
     def add(self, generation: int, slots: Slots, those: Iterable[Attached]) -> None:
         """Take over what no rule uses from this generation on. `slots`: theirs."""
         self._list.extend(_LetGo(generation, each, slots) for each in those)

@@ -286,6 +286,11 @@ class Relay:
         )
         return commands.attach_rule(placed, capture, egress)
 
+    @property
+    def lets_go(self) -> bool:
+        """Whether there is something that no rule uses, and workers may."""
+        return bool(self._closing)
+
     def release(self, generation: int) -> Released:
         """Free the slots of what no worker uses any more, once all forward by this generation."""
         released = self._closing.release(generation)

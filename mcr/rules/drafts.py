@@ -180,7 +180,9 @@ def _with_real_outputs(edit: RuleEdit, rule: Rule, standing: Standing) -> RuleEd
 def with_real_names(rules: tuple[Rule, ...], standing: Standing) -> tuple[Rule, ...]:
     """The rules, with each interface by the one name that other rules have for it, or by its own."""
     used = _used_names(standing)
-    known = {name: name_in_rules(name, used) for name in {name for rule in rules for name in rule.interfaces}}
+    found = {*used.values()}  # each is the name of the interface that its sockets are bound to
+    names = {name for rule in rules for name in rule.interfaces}
+    known = {name: name if name in found else name_in_rules(name, used) for name in names}
     if all(name == real for name, real in known.items()):
         return rules
     return tuple(_renamed(rule, known) for rule in rules)

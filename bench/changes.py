@@ -1,14 +1,14 @@
 """`python -m bench.changes`: how fast rules change, beside a stream that must lose nothing."""
 
 import contextlib
+import json
+import select
 import socket
 import struct
 import sys
 import threading
 import time
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
-from itertools import repeat
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -23,7 +23,7 @@ from bench.rig import FIRST_GROUP, PORT, Rig, Sink, Traffic, output_group, start
 from bench.subjects import Mcr, Tools, Work, nth
 from bench.sums import Spread
 from bench.tables import number, table
-from lab import Lab, enter_user_namespace
+from lab import Lab, LabError, enter_user_namespace
 from mcr.cli.client import Client
 
 RULES, ADDED, CHANGES, CLIENTS = 10_000, 200, 1000, 4
@@ -108,20 +108,53 @@ def first_packet_ms(client: Client, receiver: socket.socket) -> float:
     return (arrived[0] - begun) * 1000
 
 
-def change(client: Client, changes: int, client_number: int = 0) -> None:
-    """Add and remove as fast as it goes, one after the other."""
-    for _ in range(changes // 2):
-        (added,) = client.call("add", {"rules": [other_rule(client_number)]})
-        client.call("remove", {"rule_id": added["rule_id"]})
+class Changer:
+    """A client that adds and removes a rule as fast as it goes, and takes next to no time of the machine itself."""
+
+    def __init__(self, path: Path, number: int, changes: int) -> None:
+        self.socket = socket.socket(socket.AF_UNIX)
+        self.socket.connect(str(path))
+        rule = other_rule(number) | {"rule_id": f"changing{number}"}
+        both = [_line("add", {"rules": [rule]}), _line("remove", {"rule_id": rule["rule_id"]})]
+        self._requests = iter(both * (changes // 2))
+
+    def ask(self) -> bool:
+        """Ask for the next change; False: there is none."""
+        request = next(self._requests, b"")
+        self.socket.sendall(request)
+        return bool(request)
+
+    def hear(self) -> None:
+        """Take in that the last one was made.
+
+        Raises:
+            LabError: it was refused.
+        """
+        reply = self.socket.recv(1 << 16)
+        if b'"result"' not in reply:
+            raise LabError(f"a change was refused: {reply.decode()}")
 
 
-def change_together(mcr: Mcr) -> None:
-    """Do the same with several clients at once."""
-    with contextlib.ExitStack() as stack:
-        clients = [stack.enter_context(Client(str(mcr.socket), "the benchmark")) for _ in range(CLIENTS)]
-        pool = stack.enter_context(ThreadPoolExecutor(CLIENTS))
-        for _ in pool.map(change, clients, repeat(CHANGES // CLIENTS), range(CLIENTS)):
-            pass  # whatever failed is raised
+def _line(method: str, params: dict[str, Any]) -> bytes:
+    return json.dumps({"jsonrpc": "2.0", "id": 1, "method": method, "params": params}).encode() + b"\n"
+
+
+def change(mcr: Mcr, clients: int) -> None:
+    """Make all changes, shared out among so many clients, each one after the other."""
+    with contextlib.ExitStack() as stack, select.epoll() as poll:
+        changers = {}
+        for number in range(clients):
+            changer = Changer(mcr.socket, number, CHANGES // clients)
+            descriptor = stack.enter_context(changer.socket).fileno()
+            changers[descriptor] = changer
+            poll.register(descriptor, select.EPOLLIN)
+            changer.ask()
+        while changers:
+            for descriptor, _ in poll.poll():
+                changers[descriptor].hear()
+                if not changers[descriptor].ask():
+                    poll.unregister(descriptor)
+                    del changers[descriptor]
 
 
 def measure(bed: Bed, tools: Tools) -> dict[str, float]:
@@ -132,8 +165,8 @@ def measure(bed: Bed, tools: Tools) -> dict[str, float]:
     with open_receiver(bed.rig) as receiver, Client(str(bed.mcr.socket), "the benchmark") as client:
         generator.say()
         waits = sorted(first_packet_ms(client, receiver) for _ in range(ADDED))
-        change_s = timed(lambda: change(client, CHANGES))
-        together_s = timed(lambda: change_together(bed.mcr))
+        change_s = timed(lambda: change(bed.mcr, 1))
+        together_s = timed(lambda: change(bed.mcr, CLIENTS))
         report = generator.answer(STREAM_SECONDS * 2)
     time.sleep(0.2)
     lost = report["sent"] / 2 - sum(each["packets"] for each in sink.read())

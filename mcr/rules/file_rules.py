@@ -77,17 +77,19 @@ class Precedence:
         self.unusable: dict[Rule, str] = {}
         self._aside_parts: dict[tuple[str, object], Rule] = {}
 
-    def note(self, files: FileRules, aside: Collection[Rule]) -> None:
+    def note(self, files: FileRules, aside: Iterable[Rule]) -> None:
         """Go by these from now on."""
-        lasting = {*aside}
-        if files is self.files:
-            lasting |= {rule for rule in self.unusable if self._stands_in_file(rule)}
         self.files, self.aside = files, tuple(aside)
-        self.unusable = {rule: why for rule, why in self.unusable.items() if rule in lasting}
+        if self.unusable:
+            lasting = {*self.aside, *filter(self._stands_in_file, self.unusable)}
+            self.unusable = {rule: why for rule, why in self.unusable.items() if rule in lasting}
         self._aside_parts = {part: rule for rule in self.aside for part in identity(rule)}
 
     def _stands_in_file(self, rule: Rule) -> bool:
         return self.files.find(rule.rule_id) == rule
+
+    def _is_unusable(self, rule: Rule) -> bool:
+        return bool(self.unusable) and rule in self.unusable  # there may be thousands to be hashed
 
     def note_unusable(self, rule: Rule, why: str) -> bool:
         """A rule cannot be used. Whether that is news."""
@@ -113,12 +115,15 @@ class Precedence:
         return tuple((rule, rival) for rule, rival in rivals if rival and rival.rule != rule)
 
     def plan(self, entries: Iterable[Entry], files: FileRules) -> Exchange:
-        """What has to change so that these files' rules are used, and of the others those without a rival."""
+        """What has to change so that these files' rules are used, and of the others those without a rival.
+
+        But for those that could not be used so far: they are tried by themselves.
+        """
         entries = tuple(entries)
         of_run_time = (*self.aside, *(entry.rule for entry in entries if not entry.from_file))
-        aside = tuple(rule for rule in of_run_time if files.rival(rule) or rule in self.unusable)
-        wanted = {rule.rule_id: rule for rule in of_run_time if not files.rival(rule) and rule not in self.unusable}
-        wanted |= {each.rule.rule_id: each.rule for each in files}
+        aside = tuple(rule for rule in of_run_time if files.rival(rule) or self._is_unusable(rule))
+        wanted = {rule.rule_id: rule for rule in of_run_time if not (files.rival(rule) or self._is_unusable(rule))}
+        wanted |= {each.rule.rule_id: each.rule for each in files if not self._is_unusable(each.rule)}
         removed, changed = [], []
         for entry in entries:
             rule = entry.rule

@@ -128,13 +128,16 @@ async def test_one_that_can_t_be_had_can_be_removed(nursery: trio.Nursery) -> No
 async def test_one_of_a_file_that_can_t_be_had_is_used_once_it_can(
     nursery: trio.Nursery, mock_clock: trio.testing.MockClock
 ) -> None:
-    """Also if rules that cannot be used were removed meanwhile."""
-    saved, in_file = rule(), rule("239.1.1.2", rule_id="b")
+    """Also if others were removed meanwhile. Until then it keeps nobody from applying other rules."""
+    saved, in_file, other = rule(), rule("239.1.1.2", rule_id="b"), rule("239.1.1.3", rule_id="c")
     workers = Refusing(saved, in_file)
     store = await nursery.start(run_rule_store, workers, Network(), File(saved), stated(in_file))
     await store.remove(Selection((saved.rule_id,)))
     (view,) = await store.list()
     assert (view.rule_id, view.state, view.origin) == ("b", "waiting", "file")
+    await store.use(stated(in_file, other))
+    assert [(view.rule_id, view.state) for view in await store.list()] == [("c", "active"), ("b", "waiting")]
+    await store.use(stated(in_file))
     workers.refused.clear()
     await pass_time(mock_clock)
     (view,) = await store.list()

@@ -156,7 +156,7 @@ async def run_daemon(
             diagnosis.stop()
             await metrics.stop()
             if store.outlives_mcrd or not signum:
-                await _leave(control, workers, stats, file)
+                await _leave(control, workers, stats, file, store)
             await _drain(control, workers)
             nursery.cancel_scope.cancel(reason="the daemon stops")
 
@@ -169,7 +169,11 @@ async def _start_clean(unfit: str, predecessors: Predecessors) -> None:
 
 
 async def _leave(
-    control: ControlServer, workers: WorkerSupervisor, stats: StatsAggregator, file: RuleFile | None
+    control: ControlServer,
+    workers: WorkerSupervisor,
+    stats: StatsAggregator,
+    file: RuleFile | None,
+    store: DescriptorStore,
 ) -> NoReturn:
     """End, and leave everything else as it is: the workers go on until the next mcrd has others take their places.
 
@@ -180,6 +184,7 @@ async def _leave(
     await stats.save()
     if file:
         file.close()
+    store.catch_up()
     log.notice("the workers go on, for the next mcrd; without one they send what has arrived, and end")
     logging.shutdown()
     os._exit(0)

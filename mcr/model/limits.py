@@ -12,6 +12,9 @@ MAX_OUTPUTS_PER_RULE = 512
 MAX_INTERFACES = 128
 """Input interfaces, and likewise output interfaces, at most."""
 
+INTERFACE_SLOTS = 2 * MAX_INTERFACES
+"""Places for them: while all are in use each can be opened again, beside what workers still read from or send by."""
+
 MAX_NEIGHBOURS = 65_536
 """Hosts that are sent to, at most, and groups whose route leads to a gateway."""
 

@@ -15,13 +15,13 @@
 
 #include "flow.h"
 
-#define MCR_ABI_VERSION 7
+#define MCR_ABI_VERSION 8
 #define MCR_CACHE_LINE  64
 
 #define MCR_MAX_RULES        16384
 #define MCR_MAX_OUTPUTS      65536
 #define MCR_MAX_RULE_OUTPUTS 512
-#define MCR_MAX_INTERFACES   128   /* input interfaces, and likewise output interfaces */
+#define MCR_MAX_INTERFACES   256   /* slots of input interfaces, and likewise of output interfaces: two for each */
 #define MCR_MAX_NEIGHBOURS   65536 /* that have a socket of their own: as many as outputs */
 #define MCR_MAX_EGRESS       (MCR_MAX_INTERFACES + 2 * MCR_MAX_NEIGHBOURS)
 #define MCR_NO_EGRESS        UINT32_MAX

@@ -6,7 +6,7 @@ from contextlib import ExitStack
 from typing import Any
 
 from mcr.logs.logger import get_logger
-from mcr.model.limits import MAX_INTERFACES
+from mcr.model.limits import INTERFACE_SLOTS
 from mcr.model.log import Facility
 from mcr.net import capture
 from mcr.net.capture import CaptureGroup
@@ -55,7 +55,7 @@ def _sound(noted: Sequence[Any]) -> Iterator[tuple[int, str, int, int]]:
     for entry in noted:
         match entry:
             case [int(slot), str(name), int(size), int(count)] if (
-                0 <= slot < MAX_INTERFACES and slot not in seen and _is_power(size) and _is_power(count)
+                0 <= slot < INTERFACE_SLOTS and slot not in seen and _is_power(size) and _is_power(count)
             ):
                 seen.add(slot)
                 yield slot, name, size, count

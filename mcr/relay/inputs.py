@@ -15,7 +15,7 @@ from mcr.config.settings import Settings
 from mcr.errors import LimitReached, McrError, describe_errno
 from mcr.logs.logger import get_logger
 from mcr.model.flow import Flow, Input
-from mcr.model.limits import MAX_INTERFACES
+from mcr.model.limits import INTERFACE_SLOTS
 from mcr.model.log import Facility
 from mcr.net.capture import CaptureGroup, open_captures, reject, slot_size
 from mcr.net.filter.base import Rejected, open_screen
@@ -28,7 +28,7 @@ from mcr.net.patience import close_all
 from mcr.process.descriptor_store import DescriptorStore
 from mcr.relay.attachment import attachment_of
 from mcr.relay.inherited import adopt_captures, names_of
-from mcr.relay.slots import Slots
+from mcr.relay.slots import Slots, check_interfaces
 from mcr.rules.conditions import Attachment
 
 log = get_logger(Facility.NETWORK)
@@ -89,7 +89,7 @@ class InputInterfaces:
         self._memberships = Memberships(store)
         self._names: dict[int, str] = {}
         self._serial = 0
-        self.slots = Slots(MAX_INTERFACES, "input interfaces")
+        self.slots = Slots(INTERFACE_SLOTS, "input interfaces")
         self._former: dict[int, Capture] = {}
         self.are_torn = self._inherit(note)
         """Some that were left can't be gone on with. Another mcrd's workers may still read from them, and count in
@@ -134,6 +134,7 @@ class InputInterfaces:
             LimitReached: there are too many, or one is open under another name.
         """
         new = [interfaces[name] for name in sorted(names - self._by_name.keys())]
+        check_interfaces(len(self._by_name), len(new), "input interfaces")
         self._check_single(new)
         former = [found for each in new if (found := self._use_former(each, undo))]
         used = {each.interface.name for each in former}

@@ -17,7 +17,7 @@ from mcr.errors import McrError
 from mcr.logs.logger import get_logger
 from mcr.logs.standing_reason import StandingReason
 from mcr.model.flow import Address
-from mcr.model.limits import MAX_INTERFACES, MAX_NEIGHBOURS
+from mcr.model.limits import INTERFACE_SLOTS, MAX_NEIGHBOURS
 from mcr.model.log import Facility
 from mcr.model.rule import Rule
 from mcr.net.egress import open_egress
@@ -52,7 +52,7 @@ class _Place:
     @property
     def egress_slot(self) -> int:
         """What workers know it by: the first slots are the interfaces'."""
-        return MAX_INTERFACES + self.slot
+        return INTERFACE_SLOTS + self.slot
 
     @property
     def all_sockets(self) -> tuple[socket, ...]:

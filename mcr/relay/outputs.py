@@ -16,7 +16,7 @@ from mcr.config.settings import Settings
 from mcr.errors import McrError, describe_errno
 from mcr.logs.logger import get_logger
 from mcr.model.flow import Address
-from mcr.model.limits import MAX_INTERFACES
+from mcr.model.limits import INTERFACE_SLOTS
 from mcr.model.log import Facility
 from mcr.model.rule import Rule
 from mcr.net.egress import open_egress
@@ -27,7 +27,7 @@ from mcr.net.patience import close_all
 from mcr.net.raw import RawLink, bind_raw, find_links, find_sources, open_raw
 from mcr.relay.attachment import attachment_of
 from mcr.relay.placement import Sources
-from mcr.relay.slots import Slots
+from mcr.relay.slots import Slots, check_interfaces
 from mcr.rules.conditions import Attachment
 
 log = get_logger(Facility.NETWORK)
@@ -78,7 +78,7 @@ class OutputInterfaces:
         self._logged: set[str] = set()  # reasons why some raw frames don't leave
         self._found: set[str] = set()  # those of them that were met since the last review began
         self._by_name: dict[str, Egress] = {}
-        self.slots = Slots(MAX_INTERFACES, "output interfaces")
+        self.slots = Slots(INTERFACE_SLOTS, "output interfaces")
         self._stale: set[str] = set()  # names of those that no review has judged
 
     def __getitem__(self, name: str) -> Egress:
@@ -104,8 +104,9 @@ class OutputInterfaces:
             SystemFault: a socket could not be opened.
             LimitReached: there are too many.
         """
-        opened = {}
-        for name in sorted(names - self._by_name.keys()):
+        opened, new = {}, names - self._by_name.keys()
+        check_interfaces(len(self._by_name), len(new), "output interfaces")
+        for name in sorted(new):
             opened[name] = self._open(interfaces[name], undo)
             if interfaces[name].address is None and not interfaces[name].is_absent:
                 log.warning(

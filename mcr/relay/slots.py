@@ -4,6 +4,7 @@ import heapq
 from collections.abc import Collection
 
 from mcr.errors import LimitReached
+from mcr.model.limits import MAX_INTERFACES
 
 
 class Slots:
@@ -42,3 +43,9 @@ class Slots:
     def give(self, slot: int) -> None:
         """Give a number back."""
         heapq.heappush(self._free, slot)
+
+
+def check_interfaces(used: int, more: int, what: str) -> None:
+    """Raise `LimitReached` if these would be too many in use; there are slots for more, to open some of them again."""
+    if used + more > MAX_INTERFACES:
+        raise LimitReached(f"No room for more {what}", f"a relay holds at most {MAX_INTERFACES}")

@@ -9,7 +9,7 @@ def test_limits_are_the_native_ones() -> None:
         limits.MAX_RULES,
         limits.MAX_OUTPUTS,
         limits.MAX_OUTPUTS_PER_RULE,
-        limits.MAX_INTERFACES,
+        limits.INTERFACE_SLOTS,
         limits.MAX_NEIGHBOURS,
         limits.MAX_BATCH,
     )

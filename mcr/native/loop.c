@@ -19,8 +19,8 @@
 #include "plan.h"
 #include "send.h"
 
-#define MAX_NAP_NS  1000000
-#define NAP_SLOT_NS 500 /* of a nap, per slot of a ring: at 1,000,000 packets per second the ring is half full then */
+#define MAX_DELAY_NS  1000000
+#define DELAY_SLOT_NS 500 /* per slot of a ring: at 1,000,000 packets per second the ring is half full then */
 
 /* Read the error, so that it is reported once and the next poll waits again. */
 static void on_capture_error(struct mcr_worker *worker, uint32_t slot)
@@ -106,22 +106,22 @@ static int turn(struct mcr_worker *worker)
 	return total;
 }
 
-/* The longest nap that is allowed, and in which no ring can run full. */
-static uint32_t nap_ns(const struct mcr_worker *worker)
+/* The longest batching delay that is allowed, and in which no ring can run full. */
+static uint32_t batching_delay_ns(const struct mcr_worker *worker)
 {
-	uint32_t hold_ns = worker->segment->header.hold_ns, longest = hold_ns < MAX_NAP_NS ? hold_ns : MAX_NAP_NS;
+	uint32_t hold_ns = worker->segment->header.hold_ns, longest = hold_ns < MAX_DELAY_NS ? hold_ns : MAX_DELAY_NS;
 
 	for (uint32_t i = 0; i < worker->active_count; i++) {
 		uint32_t slots = worker->captures[worker->active[i]].frame_count;
 
-		if (slots < longest / NAP_SLOT_NS)
-			longest = slots * NAP_SLOT_NS;
+		if (slots < longest / DELAY_SLOT_NS)
+			longest = slots * DELAY_SLOT_NS;
 	}
 	return longest;
 }
 
-/* Nap if that saves CPU and is allowed, after a turn that took so many packets. */
-static void nap(struct mcr_worker *worker, uint32_t taken)
+/* Let packets gather if that saves CPU and is allowed, after a turn that took so many. */
+static void delay_batch(struct mcr_worker *worker, uint32_t taken)
 {
 	uint64_t now = mcr_clock_ns(CLOCK_MONOTONIC);
 	bool pays = mcr_pace_step(&worker->pace, taken, now);
@@ -130,7 +130,7 @@ static void nap(struct mcr_worker *worker, uint32_t taken)
 	worker->refusals.epoch = (uint32_t)(now / MCR_SECOND_NS) + 1;
 	if (!pays || !worker->segment->header.hold_ns || worker->draining)
 		return;
-	time = (struct timespec){ .tv_nsec = nap_ns(worker) };
+	time = (struct timespec){ .tv_nsec = batching_delay_ns(worker) };
 	clock_nanosleep(CLOCK_MONOTONIC, 0, &time, NULL);
 }
 
@@ -172,7 +172,7 @@ int mcr_loop_run(struct mcr_worker *worker)
 		if (drained)
 			return 0;
 		/* While records are held back, wake to write them. */
-		nap(worker, (uint32_t)taken);
+		delay_batch(worker, (uint32_t)taken);
 		ret = taken ? worker->engine->look(worker) : worker->engine->wait(worker, worker->log.pending);
 		if (ret)
 			return ret;

@@ -180,7 +180,7 @@ int mcr_worker_run(int segment_fd, int channel_fd, int wake_fd, int event_fd, bo
 	for (uint32_t i = 0; i < MCR_MAX_INTERFACES; i++)
 		worker->captures[i].fd = -1;
 	shorten_slice();
-	prctl(PR_SET_TIMERSLACK, 1); /* naps are shorter than the default slack */
+	prctl(PR_SET_TIMERSLACK, 1); /* the batching delay is shorter than the default slack */
 	worker->channel.fd = channel_fd;
 	worker->wake_fd = wake_fd;
 	worker->event_fd = event_fd;

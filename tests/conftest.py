@@ -8,6 +8,9 @@ from control_clients import actors, api, connect, no_threads, path, server
 from fake_daemon import daemon, run
 from filters import wire
 from lab import enter_user_namespace
+from notified import listener
+from stated_rules import rules
+from store_world import file, store, workers
 from topology import daemons, lab, make_mcr, plant
 from users import stage
 
@@ -17,15 +20,20 @@ __all__ = [
     "connect",
     "daemon",
     "daemons",
+    "file",
     "lab",
+    "listener",
     "make_mcr",
     "no_threads",
     "path",
     "plant",
+    "rules",
     "run",
     "server",
     "stage",
+    "store",
     "wire",
+    "workers",
 ]
 
 # While this is the process's only thread: a process with several may not enter a user namespace. As root it does

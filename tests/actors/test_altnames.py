@@ -9,7 +9,7 @@ import trio
 from mcr.actors.rule_store import RuleStore, run_rule_store
 from mcr.model.rule import Rule
 from mcr.rules.conditions import Attachment
-from test_rule_store import Network, Workers, rule, stated
+from store_world import Network, Workers, rule, stated
 
 
 @pytest.fixture

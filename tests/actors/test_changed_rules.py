@@ -1,54 +1,21 @@
 """The rule store changes rules in their places: saved and applied, or as they were."""
 
-from collections.abc import Sequence
 from functools import partial
-from ipaddress import ip_address
 
 import attrs
 import pytest
 import trio
 import trio.testing
 
-from mcr.actors.rule_store import RuleStore, run_rule_store
-from mcr.errors import InterfaceNotFound, InvalidParams, McrError, RuleExists, RuleNotFound, SystemFault
+from mcr.actors.rule_store import RuleStore
+from mcr.errors import InterfaceNotFound, InvalidParams, RuleExists, RuleNotFound, SystemFault
 from mcr.model.edit import RuleEdit
-from mcr.model.rule import Output, Rule, RuleChange
+from mcr.model.rule import RuleChange
 from mcr.model.selection import Selection
-from mcr.rules.conditions import Standing
 from mcr.rules.store import Drop, Put
-from test_rule_store import Network, Workers, rule
-from test_saved_rules import NO_SPACE, File
+from store_world import MORE, NO_SPACE, File, Workers, refuse, rule
 
-MORE = Output(ip_address("239.9.9.8"), 6000, "eth2")
 GROWN = attrs.evolve(rule(name="tv"), outputs=(*rule().outputs, MORE))
-
-
-@pytest.fixture
-def workers() -> Workers:
-    return Workers()
-
-
-@pytest.fixture
-def file() -> File:
-    return File()
-
-
-@pytest.fixture
-async def store(nursery: trio.Nursery, workers: Workers, file: File) -> RuleStore:
-    started: RuleStore = await nursery.start(run_rule_store, workers, Network(), file)
-    return started
-
-
-def refuse(workers: Workers, those: Sequence[Rule], error: McrError) -> None:
-    """Have changes that contain one of these refused."""
-    given = workers.apply
-
-    async def apply(change: RuleChange) -> Standing:
-        if any(each in change.added + change.changed for each in those):
-            raise error
-        return await given(change)
-
-    workers.apply = apply  # type: ignore[method-assign]
 
 
 async def names(store: RuleStore) -> list[tuple[str | None, int]]:

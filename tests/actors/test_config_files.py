@@ -9,39 +9,11 @@ import trio
 import trio.testing
 
 from mcr.actors.config_files import ConfigFiles
-from mcr.config.file import Configuration, ConfigurationPaths, FileRule
-from mcr.errors import LimitReached, McrError
-
-RULE = """\
-[[rule]]
-name = "{name}"
-input = {{ interface = "eth0", group = "239.1.1.1", port = {port} }}
-outputs = ["239.2.2.2:6000:eth1"]
-"""
-
-
-class Rules:
-    """Uses what it is told to, or fails."""
-
-    def __init__(self) -> None:
-        self.used: list[list[str | None]] = []
-        self.error: McrError | None = None
-        self.kept = ""
-
-    async def use(self, rules: tuple[FileRule, ...], kept: str | None = "") -> None:
-        await trio.lowlevel.checkpoint()
-        if self.error:
-            raise self.error
-        self.used.append([each.rule.name for each in rules])
-        self.kept = self.kept if kept is None else kept
-
+from mcr.config.file import Configuration, ConfigurationPaths
+from mcr.errors import LimitReached
+from stated_rules import RULE, Rules
 
 Write = Callable[[str], object]
-
-
-@pytest.fixture
-def rules() -> Rules:
-    return Rules()
 
 
 @pytest.fixture

@@ -9,7 +9,7 @@ import trio
 import trio.testing
 
 from mcr.actors import rule_changes
-from mcr.actors.rule_store import RuleStore, run_rule_store
+from mcr.actors.rule_store import RuleStore
 from mcr.errors import InterfaceNotFound, McrError, RuleExists, RuleNotFound, SystemFault
 from mcr.model.edit import RuleEdit
 from mcr.model.rule import Rule
@@ -18,9 +18,7 @@ from mcr.rules.catalog import Entry
 from mcr.rules.conditions import Standing
 from mcr.rules.drafts import Draft
 from mcr.rules.store import Drop, Keep, Put
-from test_changed_rules import refuse
-from test_rule_store import Network, Workers, rule
-from test_saved_rules import NO_SPACE, File
+from store_world import NO_SPACE, File, Workers, refuse, rule
 
 RULES = tuple(rule(f"239.1.1.{number}") for number in range(1, 9))
 THERE = RULES[:4]
@@ -30,22 +28,12 @@ Change = Callable[[RuleStore], Awaitable[object]]
 
 
 @pytest.fixture
-def workers() -> Workers:
-    return Workers()
-
-
-@pytest.fixture
-def file() -> File:
-    return File()
-
-
-@pytest.fixture
-async def store(nursery: trio.Nursery, workers: Workers, file: File) -> RuleStore:
-    started: RuleStore = await nursery.start(run_rule_store, workers, Network(), file)
-    await started.add(THERE)
+async def store(store: RuleStore, workers: Workers, file: File) -> RuleStore:
+    """With rules that are there."""
+    await store.add(THERE)
     file.writes.clear()
     workers.changes.clear()
-    return started
+    return store
 
 
 def add(*rules: Rule) -> Change:

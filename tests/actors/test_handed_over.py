@@ -9,15 +9,9 @@ from mcr.errors import ShuttingDown
 from mcr.model.rule import Rule
 from mcr.model.selection import Selection
 from mcr.rules.store import Put
-from test_rule_store import Network, Workers, rule, stated
-from test_saved_rules import File
+from store_world import File, Network, Workers, rule, stated
 
 A, B, C = (rule(f"239.1.1.{number}", rule_id=rule_id) for number, rule_id in enumerate("abc", 1))
-
-
-@pytest.fixture
-def workers() -> Workers:
-    return Workers()
 
 
 @pytest.fixture

@@ -18,8 +18,7 @@ from mcr.model.selection import Selection
 from mcr.rules import store as rule_file
 from mcr.rules.conditions import Standing
 from mcr.rules.store import RuleFile
-from test_changed_rules import MORE
-from test_rule_store import Network, Workers, rule, stated
+from store_world import MORE, Network, Workers, rule, stated
 
 THERE, OTHER = rule(name="tv"), rule("239.1.1.2")
 

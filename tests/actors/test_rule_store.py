@@ -4,7 +4,6 @@ import logging
 import threading
 from collections.abc import Iterable
 from ipaddress import IPv4Address, ip_address
-from typing import Any
 
 import attrs
 import pytest
@@ -12,101 +11,14 @@ import trio
 import trio.testing
 
 from mcr.actors.rule_store import ACTIVATION_SECONDS, RuleStore, run_rule_store
-from mcr.config.document import read_document
-from mcr.config.file import FileRule, Place
-from mcr.errors import InterfaceNotFound, LimitReached, McrError, RuleExists, RuleNotFound
+from mcr.errors import InterfaceNotFound, LimitReached, RuleExists, RuleNotFound
 from mcr.model.flow import Input
-from mcr.model.rule import NO_RULES, Output, Rule, RuleChange, RuleState, automatic_rule_id
+from mcr.model.rule import Output, Rule, RuleChange, RuleState, automatic_rule_id
 from mcr.model.selection import Selection
 from mcr.net import network
 from mcr.rules import hop_cache
-from mcr.rules.conditions import Attachment, Standing
-
-
-class Workers:
-    """Applies everything, or fails; acknowledges at once, or when told to."""
-
-    def __init__(self) -> None:
-        self.asked: list[str] = []
-        self.changes: list[RuleChange] = []
-        self.error: McrError | None = None
-        self.acknowledges = True
-        self.stale = False
-        self.inputs: dict[str, Attachment] = {}
-        self.outputs: dict[str, Attachment] = {}
-
-    async def apply(self, change: RuleChange) -> Standing:
-        await trio.lowlevel.checkpoint()
-        self.asked.append("apply")
-        if self.error:
-            raise self.error
-        self.stale &= not change.renew
-        before = self._stand()
-        self.changes.append(change)
-        return before
-
-    async def settled(self, generation: int) -> int:
-        self.asked.append("settled")
-        newest = self.changes[-1].generation if self.changes else NO_RULES
-        assert generation <= newest
-        if not self.acknowledges:
-            await trio.sleep_forever()
-        return newest
-
-    async def standing(self) -> Standing:
-        await trio.lowlevel.checkpoint()
-        self.asked.append("standing")
-        return self._stand()
-
-    def _stand(self) -> Standing:
-        generation = self.changes[-1].generation if self.acknowledges and self.changes else 1
-        return Standing(generation, self.inputs, self.outputs, stale=self.stale)
-
-
-class Network:
-    """A machine's network that changes when the test says so."""
-
-    def __init__(self) -> None:
-        self.now = network.Network(version=1)
-        self.changes = trio.Event()
-
-    async def snapshot(self) -> network.Network:
-        await trio.lowlevel.checkpoint()
-        return self.now
-
-    async def changed(self, since: int) -> network.Network:
-        while self.now.version <= since:
-            await self.changes.wait()
-        return self.now
-
-    def change(self) -> None:
-        """Add an interface."""
-        self.become(links={1: network.Link(1, f"eth{self.now.version + 1}")})
-
-    def become(self, **changes: Any) -> None:
-        """Be another, and tell of it."""
-        self.now = attrs.evolve(self.now, version=self.now.version + 1, **changes)
-        self.changes.set()
-        self.changes = trio.Event()
-
-
-def rule(group: str = "239.1.1.1", port: int = 5000, name: str | None = None, rule_id: str | None = None) -> Rule:
-    source = Input("eth0", ip_address(group), port)
-    output = Output(ip_address("239.9.9.9"), 6000, "eth1")
-    return Rule(rule_id or automatic_rule_id(source), source, (output,), name)
-
-
-DOCUMENT = read_document("[[rule]]\n" * 20)
-
-
-def stated(*rules: Rule) -> tuple[FileRule, ...]:
-    """Rules that stand in a file."""
-    return tuple(FileRule(each, Place("mcr.toml", DOCUMENT, ("rule", index))) for index, each in enumerate(rules))
-
-
-@pytest.fixture
-def workers() -> Workers:
-    return Workers()
+from mcr.rules.conditions import Attachment
+from store_world import Network, Workers, rule
 
 
 @pytest.fixture

@@ -14,13 +14,7 @@ from mcr.model.edit import RuleEdit
 from mcr.model.rule import Origin, Output, Rule
 from mcr.model.selection import Selection
 from mcr.rules.store import Drop, Put
-from test_rule_store import Network, Workers, rule, stated
-from test_saved_rules import NO_SPACE, File
-
-
-@pytest.fixture
-def workers() -> Workers:
-    return Workers()
+from store_world import NO_SPACE, File, Network, Workers, rule, stated
 
 
 async def start(nursery: trio.Nursery, workers: Workers, file: File | None, *rules: Rule) -> RuleStore:

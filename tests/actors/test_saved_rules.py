@@ -1,8 +1,6 @@
 """What the rule store saves: it is on the disk before anybody is told that it is done."""
 
-from collections.abc import Iterable
 from functools import partial
-from pathlib import Path
 
 import attrs
 import pytest
@@ -10,44 +8,13 @@ import trio
 import trio.testing
 
 from mcr.actors.rule_store import RuleStore, run_rule_store
-from mcr.errors import InterfaceNotFound, LimitReached, McrError, RuleExists, RuleNotFound, SystemFault
+from mcr.errors import InterfaceNotFound, LimitReached, RuleExists, RuleNotFound, SystemFault
 from mcr.model.edit import RuleEdit
 from mcr.model.rule import Rule, RuleChange, RuleState
 from mcr.model.selection import Selection
 from mcr.rules.conditions import Standing
-from mcr.rules.store import Change, Drop, Keep, Put
-from test_rule_store import Network, Workers, rule, stated
-
-NO_SPACE = SystemFault("Rules can't be saved in /var/lib/mcr", 28)
-
-
-class File:
-    """In place of `RuleFile`: a disk that is slow, or full, when the test says so."""
-
-    def __init__(self, *rules: Rule) -> None:
-        self.rules = rules
-        self.notices: list[str] = []
-        self.path = Path("/var/lib/mcr/rules.sqlite")
-        self.kept = ""
-        self.owes_text = False
-        self.writes: list[list[Change]] = []
-        self.fault: McrError | None = None
-        self.slow: trio.Event | None = None
-
-    def write(self, changes: Iterable[Change]) -> None:
-        if self.slow is not None:
-            trio.from_thread.run(self.slow.wait)
-        if self.fault:
-            raise self.fault
-        self.writes.append([*changes])
-        for change in self.writes[-1]:
-            if isinstance(change, Keep):
-                self.kept = change.text
-
-
-@pytest.fixture
-def workers() -> Workers:
-    return Workers()
+from mcr.rules.store import Drop, Put
+from store_world import NO_SPACE, File, Network, Workers, rule, stated
 
 
 async def start(nursery: trio.Nursery, workers: Workers, file: File) -> RuleStore:

@@ -17,7 +17,7 @@ from mcr.errors import LimitReached, McrError, NothingToConfirm, SystemFault, Un
 from mcr.model.finding import Verdict
 from mcr.model.rule import Origin, OutputView, RuleState, RuleView
 from mcr.rules.trial import Moment, kept_trial
-from test_config_files import RULE, Rules
+from stated_rules import RULE, Rules
 
 A, B, C = (RULE.format(name=name, port=port) for port, name in enumerate("abc", 1))
 MockClock = trio.testing.MockClock
@@ -31,11 +31,6 @@ class Clock:
 
     def __call__(self) -> Moment:
         return Moment(1_767_225_600 + trio.current_time() + self.set_by, trio.current_time(), "this")
-
-
-@pytest.fixture
-def rules() -> Rules:
-    return Rules()
 
 
 @pytest.fixture

@@ -100,14 +100,6 @@ def test_places_and_tags_go_on() -> None:
 # The service manager.
 
 
-@pytest.fixture
-def listener(tmp_path: Path) -> Iterator[socket.socket]:
-    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as made:
-        made.bind(str(tmp_path / "notify"))
-        made.setblocking(False)
-        yield made
-
-
 def test_manager_gets_each_descriptor_by_its_name(listener: socket.socket) -> None:
     """And is to drop none because it hangs up."""
     store = DescriptorStore(ServiceManager(listener.getsockname(), "", "", "10"))

@@ -2,20 +2,10 @@
 
 import os
 import socket
-from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
 
 from mcr.process.service import ServiceManager
-
-
-@pytest.fixture
-def listener(tmp_path: Path) -> Iterator[socket.socket]:
-    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as made:
-        made.bind(str(tmp_path / "notify"))
-        made.setblocking(False)
-        yield made
 
 
 def test_every_message_is_one_datagram_of_assignments(listener: socket.socket) -> None:

@@ -14,23 +14,19 @@ import contextlib
 import ctypes
 import errno
 import itertools
-import json
 import os
-import select
 import shutil
-import socket
 import subprocess
-import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self
+from typing import IO, Any, Protocol, Self
 
+import link_state
 from mcr.errors import McrError, SystemFault
 
 _CLONE_NEWUSER = 0x10000000
 _CLONE_NEWNET = 0x40000000
-_RTMGRP_LINK = 1  # rtnetlink's multicast group of link changes
 
 _SYSTEM_PATH = "/usr/sbin:/sbin"  # where `ip` is; not in an ordinary user's PATH
 _LINK_TIMEOUT_S = 10.0
@@ -87,7 +83,7 @@ class Namespace:
         with contextlib.suppress(FileNotFoundError):  # a kernel without IPv6 is as quiet as we want it
             self.sysctl("net.ipv6.conf.all.disable_ipv6", "1")
             self.sysctl("net.ipv6.conf.default.disable_ipv6", "1")
-        self.ip("link set dev lo up")
+        self.set_up("lo")
 
     @contextlib.contextmanager
     def entered(self) -> Iterator[None]:
@@ -118,7 +114,8 @@ class Namespace:
 
     def counter(self, protocol: str, name: str) -> int:
         """One of the IP stack's (proc(5), /proc/net/snmp): ``counter("Udp", "IgnoredMulti")``."""
-        lines = self.run(["cat", "/proc/net/snmp"]).stdout.splitlines()
+        with self.entered():
+            lines = Path("/proc/thread-self/net/snmp").read_text(encoding="ascii").splitlines()
         names, values = (line.split() for line in lines if line.startswith(f"{protocol}:"))
         return int(dict(zip(names, values, strict=True))[name])
 
@@ -173,16 +170,28 @@ class Namespace:
             process: subprocess.Popen[str] = subprocess.Popen(
                 _tied_to_parent(words, options["env"]), text=True, **options
             )
-        self._lab.adopt(process)
+        self.adopt(process)
         return process
 
-    def ip(self, command: str) -> str:
+    def adopt(self, process: "Process") -> None:
+        """Have the lab end a process of yours with its own."""
+        self._lab.adopt(process)
+
+    def ip(self, *commands: str, **options: Any) -> str:
         """Run ``ip COMMAND`` here and return its output: ``relay.ip("-json -stats link show dev in0")``.
+
+        Several commands are one process, which ends at the first that fails.
+
+        Args:
+            commands: one, or several without options of `ip` itself.
+            options: more for `subprocess.run`.
 
         Raises:
             LabError: `ip` is missing, or refused.
         """
-        return str(self.run(["ip", *command.split()]).stdout)
+        if len(commands) == 1:
+            return str(self.run(["ip", *commands[0].split()], **options).stdout)
+        return str(self.run(["ip", "-batch", "-"], input="\n".join(commands), **options).stdout)
 
     def sysctl(self, name: str, value: str) -> None:
         """Set a kernel parameter of this namespace: ``relay.sysctl("net.ipv4.conf.all.rp_filter", "1")``.
@@ -200,25 +209,24 @@ class Namespace:
         Raises:
             LabError: one is missing, or stayed down.
         """
+        for interface in interfaces:
+            self.set_up(interface)
         with self.entered():
-            changes = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, socket.NETLINK_ROUTE)
-        with changes:
-            changes.bind((0, _RTMGRP_LINK))  # before the change, so that no change goes unseen
-            for interface in interfaces:
-                self.ip(f"link set dev {interface} up")
-            self._wait_until_up(interfaces, changes)
+            down = link_state.wait_until_up(interfaces, _LINK_TIMEOUT_S)
+        if down:
+            raise LabError(f"In {self.name}: {', '.join(down)} stayed down for {_LINK_TIMEOUT_S:g} s")
 
-    def _wait_until_up(self, interfaces: Sequence[str], changes: socket.socket) -> None:
-        # A frame sent before the kernel has raised the operational state is lost without a trace.
-        deadline = time.monotonic() + _LINK_TIMEOUT_S
-        while True:
-            states = {link["ifname"]: link["operstate"] for link in json.loads(self.ip("-json link show"))}
-            down = [interface for interface in interfaces if states[interface] != "UP"]
-            if not down:
-                return
-            if not select.select([changes], [], [], max(0.0, deadline - time.monotonic()))[0]:
-                raise LabError(f"In {self.name}: {', '.join(down)} stayed down for {_LINK_TIMEOUT_S:g} s")
-            changes.recv(65536)
+    def set_up(self, interface: str) -> None:
+        """Set an interface up, and wait for nothing.
+
+        Raises:
+            LabError: it is missing.
+        """
+        try:
+            with self.entered():
+                link_state.set_up(interface)
+        except OSError as error:
+            raise LabError(f"In {self.name}: cannot set {interface} up: {error.strerror}") from None
 
 
 class Lab:
@@ -283,16 +291,20 @@ class Lab:
         # The kernel takes its time, a second, to tell a pair up whose ends have the same index.
         a_index, b_index = next(self._indices), next(self._indices)
         add = (
-            f"ip link add {a_name} index {a_index} mtu {mtu} type veth "
+            f"link add {a_name} index {a_index} mtu {mtu} type veth "
             f"peer name {b_name} index {b_index} mtu {mtu} netns /proc/self/fd/{b.fd}"
         )
-        a.run(add.split(), pass_fds=[b.fd])
-        for namespace, name, address in ((a, a_name, a_address), (b, b_name, b_address)):
-            if address is not None:
-                namespace.ip(f"address add {address} dev {name}")
-            if not gso:
-                namespace.cut_super_frames(name)
-        a.ip(f"link set dev {a_name} up")
+        of_a, of_b = (
+            [f"address add {address} dev {name}"] if address else []
+            for name, address in ((a_name, a_address), (b_name, b_address))
+        )
+        a.ip(add, *of_a, pass_fds=[b.fd])
+        if of_b:
+            b.ip(*of_b)
+        if not gso:
+            a.cut_super_frames(a_name)
+            b.cut_super_frames(b_name)
+        a.set_up(a_name)
         b.bring_up(b_name)
         a.bring_up(a_name)
 
@@ -325,12 +337,26 @@ class Lab:
             namespace.ip(f"link set dev {port} master {name}")
         namespace.bring_up(name)
 
-    def adopt(self, process: subprocess.Popen[str]) -> None:
+    def adopt(self, process: "Process") -> None:
         """Have the lab end a process of yours with its own."""
         self._ending.callback(end, process)
 
 
-def end(process: subprocess.Popen[str]) -> None:
+class Process(Protocol):
+    """What can be ended: a `subprocess.Popen`, or what looks like one."""
+
+    @property
+    def stdin(self) -> IO[str] | None: ...  # noqa: D102
+    @property
+    def stdout(self) -> IO[str] | None: ...  # noqa: D102
+    @property
+    def stderr(self) -> IO[str] | None: ...  # noqa: D102
+    def terminate(self) -> None: ...  # noqa: D102
+    def kill(self) -> None: ...  # noqa: D102
+    def wait(self, timeout: float | None = None) -> int: ...  # noqa: D102
+
+
+def end(process: Process) -> None:
     """Ask a process to end, kill it if it does not within 5 s, reap it, and close our ends of its pipes."""
     process.terminate()
     try:

@@ -51,8 +51,9 @@ dist/.deb: dist/.wheel packaging/man/mcrd.8 CHANGELOG.md tools/build_deb.sh
 demo: setup
 	@$(VENV)/bin/python tools/demo.py
 
+# Properties are tried with fewer examples than by `make test`.
 check: setup
-	@tools/check.sh $(VENV)
+	@MCR_EXAMPLES=$${MCR_EXAMPLES:-30} tools/check.sh $(VENV)
 
 # Without $(VENV)/.ready, which takes the header.
 bpf: $(VENV)/.installed
@@ -61,7 +62,7 @@ bpf: $(VENV)/.installed
 # The packages are built beside the checks; the Debian one where there is dpkg. Then two lanes: what measures rates or
 # moments has the machine for itself.
 test: setup
-	@$(MAKE) --no-print-directory -j 2 --output-sync=target check wheel $(if $(shell command -v dpkg-deb),deb)
+	@MCR_EXAMPLES=100 $(MAKE) --no-print-directory -j 2 --output-sync=target check wheel $(if $(shell command -v dpkg-deb),deb)
 	@$(VENV)/bin/pytest -n 2 --dist loadgroup -m 'not alone' tests/native tests/e2e tests/packaging
 	@$(VENV)/bin/pytest -m alone tests/e2e
 

@@ -41,7 +41,7 @@ __all__ = [
 enter_user_namespace()
 
 # A test is not wrong because the machine is slow.
-settings.register_profile("mcr", deadline=None)
+settings.register_profile("mcr", deadline=None, max_examples=int(os.environ.get("MCR_EXAMPLES", "100")))
 settings.load_profile("mcr")
 
 _OF_THE_KERNEL = ("eBPF is forbidden here", "this kernel has no ")

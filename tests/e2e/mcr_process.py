@@ -11,12 +11,13 @@ from pathlib import Path
 from typing import Any
 
 from daemon_process import DaemonProcess
+from generator import Generator
 from lab import Namespace
+from mcr.config.output_text import parse_output
 
 BIN = Path(sys.executable).parent
 IS_ROOT = os.geteuid() == 0 and Path("/proc/self/uid_map").read_text().split() == ["0", "0", "4294967295"]
 """Root, and not only of a user namespace."""
-TOOLS = Path(__file__).parents[2] / "tools"
 SLOWNESS = float(os.environ.get("MCR_SLOWNESS", "1"))
 """How many times slower than a machine of today this one is; an emulated one is. Rates are divided by it, patience
 multiplied; no claim becomes weaker.
@@ -69,11 +70,11 @@ class Mcr(DaemonProcess):
         return self.launch(*chosen, *options, prefix=self._prefix, **self._process_options)
 
     def add(self, source: str, *outputs: str, rule_id: str | None = None, state: str = "active") -> str:
-        """Add the rule ``IF:G:P`` to outputs ``G:P:IF`` with mcrctl; return its id once it is in this state."""
+        """Add the rule ``IF:G:P`` to outputs ``G:P:IF``; return its id once it is in this state."""
         interface, group, port = source.split(":")
-        words = ["add", "--input-interface", interface, "--input-group", group, "--input-port", port]
-        words += ["--outputs", ",".join(outputs), *(["--rule-id", rule_id] if rule_id else []), "--json"]
-        (rule,) = json.loads(self.ctl(*words).stdout)
+        place = {"interface": interface, "group": group, "port": int(port)}
+        rule = {"input": place, "outputs": [parse_output(each) for each in outputs]}
+        (rule,) = self.call("add", {"rules": [rule | ({"rule_id": rule_id} if rule_id else {})]})
         assert rule["state"] == state
         return str(rule["rule_id"])
 
@@ -201,9 +202,7 @@ class Sender:
             "--json",
         ]
         words += [word for flow in flows for word in ("--flow", flow)]
-        self.process = namespace.popen(
-            [sys.executable, TOOLS / "traffic_gen.py", "send", *words], stdout=subprocess.PIPE
-        )
+        self.process = Generator(namespace, "send", *words)
 
     def finish(self) -> dict[str, Any]:
         """Wait until all is sent."""
@@ -218,8 +217,8 @@ class Sender:
         return int(self._report()["sent"])
 
     def _report(self) -> dict[str, Any]:
-        out, _ = self.process.communicate(timeout=120 * SLOWNESS)
-        assert out, f"the sender ended with status {self.process.returncode}"
+        out = self.process.report(120 * SLOWNESS)
+        assert out, "the sender ended without a report"
         report: dict[str, Any] = json.loads(out)
         return report
 
@@ -231,19 +230,16 @@ class Receiver:
         """Expect `count` packets of each flow ``G:P@IF[=NAME,…]``; returns once it has joined."""
         words = ["--count", str(count), "--idle-timeout", str(idle * SLOWNESS), "--json"]
         words += [word for flow in flows for word in ("--flow", flow)]
-        self.process = namespace.popen(
-            [sys.executable, TOOLS / "traffic_gen.py", "receive", *words],
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-        )
+        self.process = Generator(namespace, "receive", *words, read_errors=True)
         assert self.process.stderr is not None
         ready = self.process.stderr.readline()
         assert ready == "ready\n", ready + self.process.stderr.read()
 
     def verdict(self) -> dict[str, Any]:
         """Wait until all has come, or nothing more does, and return the judgement."""
-        out, err = self.process.communicate(timeout=120 * SLOWNESS)
-        assert out, err
+        out = self.process.report(120 * SLOWNESS)
+        assert self.process.stderr is not None
+        assert out, self.process.stderr.read()
         report: dict[str, Any] = json.loads(out)
         return report
 

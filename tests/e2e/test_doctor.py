@@ -7,8 +7,6 @@ import sys
 from pathlib import Path
 from typing import Any
 
-import pytest
-
 from firewalls import close_firewall
 from lab import end
 from mcr_process import BIN, Mcr, Sender, wait_until
@@ -95,18 +93,15 @@ def test_output_that_is_down_is_a_fault_with_its_errors(plant: Plant, make_mcr: 
     assert examine(mcr, status=2)["interfaces"]["what"] == "Interface out0 is gone, and rules name it"
 
 
-@pytest.mark.parametrize(("name", "end"), [("in0", "source"), ("out0", "receiver")])
-def test_interface_that_was_deleted_is_a_fault_until_it_is_made_again(
-    plant: Plant, make_mcr: MakeMcr, name: str, end: str
-) -> None:
+def test_interface_that_was_deleted_is_a_fault_until_it_is_made_again(plant: Plant, make_mcr: MakeMcr) -> None:
     mcr = make_mcr(plant.relay).start()
     mcr.add("in0:239.1.1.1:5000", "239.2.2.1:6001:out0")
-    plant.relay.ip(f"link delete dev {name}")
-    assert examine(mcr, status=2)["interfaces"]["what"] == f"Interface {name} is gone, and rules name it"
-    link = plant.relay, name, getattr(plant, end), "again0"
-    plant.lab.link(*link, a_address="198.18.8.1/24", b_address="198.18.8.2/24")
-    wait_until(lambda: "LOWER_UP" in plant.relay.ip(f"link show dev {name}"), "it is up")
-    assert examine(mcr)["interfaces"]["what"] == "Up: in0, out0"
+    for number, (name, there) in enumerate((("in0", plant.source), ("out0", plant.receiver))):
+        plant.relay.ip(f"link delete dev {name}")
+        assert examine(mcr, status=2)["interfaces"]["what"] == f"Interface {name} is gone, and rules name it"
+        network = f"198.18.{8 + number}"
+        plant.lab.link(plant.relay, name, there, "again0", a_address=f"{network}.1/24", b_address=f"{network}.2/24")
+        assert examine(mcr)["interfaces"]["what"] == "Up: in0, out0"
 
 
 def test_settings_of_interfaces_that_hinder_are_named(plant: Plant, make_mcr: MakeMcr) -> None:
@@ -122,16 +117,33 @@ def test_settings_of_interfaces_that_hinder_are_named(plant: Plant, make_mcr: Ma
     assert findings["interfaces"]["what"] == "Interface out0 has no carrier, and rules name it"
 
 
-def test_killed_worker_is_told(plant: Plant, make_mcr: MakeMcr) -> None:
+def test_crashed_worker_is_told(plant: Plant, make_mcr: MakeMcr) -> None:
+    """Whatever the signal, in the log; with signal, time and count by list-workers and doctor."""
     mcr = make_mcr(plant.relay).start()
-    (pid,) = mcr.worker_pids()
-    os.kill(pid, signal.SIGKILL)
-    wait_until(lambda: mcr.workers()[0]["restarts"] == 1, "its death is noticed")
-    mcr.wait_for_workers()
+
+    def crash(signum: signal.Signals) -> tuple[int, dict[str, Any]]:
+        """The process that was, and the worker that takes its place by itself."""
+        (pid,) = mcr.worker_pids()
+        os.kill(pid, signum)
+        wait_until(lambda: mcr.worker_pids() not in ([pid], []), "a successor")
+        (worker,) = mcr.wait_for_workers()
+        return pid, worker
+
+    pid, worker = crash(signal.SIGSEGV)
+    assert worker["restarts"] == 1
+    assert worker["last_exit"].endswith("Z killed by signal 11 (SIGSEGV)")
+    assert mcr.says(
+        f" error [supervisor] Worker process exited unexpectedly: worker 0 (pid {pid}) killed by signal 11 (SIGSEGV); "
+        "restart 1 in 0.0 s\n"
+    )
+    assert "killed by signal 11 (SIGSEGV)" in mcr.ctl("list-workers").stdout
     findings = examine(mcr, status=1)
     assert findings["workers"]["what"] == "Worker 0 has exited unexpectedly once and was replaced"
-    assert findings["workers"]["evidence"].endswith("killed by signal 9 (SIGKILL)")
+    assert findings["workers"]["evidence"].endswith("killed by signal 11 (SIGSEGV)")
     assert bad(findings) - OF_THE_TEST_MACHINE == {"workers"}
+    for signum in (signal.SIGABRT, signal.SIGBUS):
+        pid, _ = crash(signum)
+        assert mcr.says(f"unexpectedly: worker 0 (pid {pid}) killed by signal {signum:d} ({signum.name})")
 
 
 def test_full_ring_is_told_with_a_larger_one(plant: Plant, make_mcr: MakeMcr) -> None:

@@ -44,13 +44,13 @@ def check_loss_is_accounted_for(verdict: dict[str, Any], stats: dict[str, Any]) 
 @pytest.mark.parametrize("workers", [1, 2])
 def test_stream_goes_on_over_the_death_of_its_worker(plant: Plant, make_mcr: MakeMcr, workers: int) -> None:
     """kill -9 five times at 20,000 packets per second: at most a batch lost each time, and counted."""
-    packets = 8 * RATE
+    packets = 7 * RATE
     mcr = make_mcr(plant.relay).start(workers)
     mcr.add("in0:239.1.1.1:5000", "239.2.2.2:6000:out0")
-    receiver = Receiver(plant.receiver, "239.2.2.2:6000@rx0=239.1.1.1:5000", count=packets, idle=2.0)
+    receiver = Receiver(plant.receiver, "239.2.2.2:6000@rx0=239.1.1.1:5000", count=packets, idle=1.0)
     sender = Sender(plant.source, "src0", "239.1.1.1:5000", count=packets, rate=RATE)
     for death in range(1, 6):
-        wait_until(lambda goal=death * 1.3 * RATE: came_in(mcr) >= goal, f"death {death} is due")
+        wait_until(lambda goal=death * 1.2 * RATE: came_in(mcr) >= goal, f"death {death} is due")
         kill_worker_of_flow(mcr)
     sender.finish()
     verdict = receiver.verdict()
@@ -111,18 +111,6 @@ def test_spare_process_that_is_ended_is_not_missed(plant: Plant, make_mcr: MakeM
     mcr.wait_for_workers()
     assert (mcr.worker_pids() == [spare]) == (signum == signal.SIGTERM)
     mcr.stop()
-
-
-def test_crash_is_logged_with_its_signal(plant: Plant, make_mcr: MakeMcr) -> None:
-    mcr = make_mcr(plant.relay).start()
-    for signum in (signal.SIGSEGV, signal.SIGABRT, signal.SIGBUS):
-        (pid,) = mcr.worker_pids()
-        os.kill(pid, signum)
-        wait_until(lambda gone=pid: gone not in mcr.worker_pids() and mcr.worker_pids(), "a successor")
-        mcr.wait_for_workers()
-        assert mcr.says(
-            f"Worker process exited unexpectedly: worker 0 (pid {pid}) killed by signal {signum:d} ({signum.name})"
-        )
 
 
 def test_deaths_in_a_row_are_backed_off(plant: Plant, make_mcr: MakeMcr) -> None:
@@ -193,31 +181,24 @@ def test_worker_that_gives_up_is_replaced_by_one_that_works(plant: Plant, make_m
 
 def test_capture_slot_that_a_dead_worker_left_in_hand_is_clean_for_the_next(plant: Plant, make_mcr: MakeMcr) -> None:
     """Killed in the middle of a batch, its rule gone before a successor comes: the next capture starts afresh."""
-    for attempt in range(5):
-        mcr = make_mcr(plant.relay, f"mcr-{attempt}").start()  # which knows no rules
+    mcr = make_mcr(plant.relay).start()
+    for _ in range(5):
         mcr.add("in0:239.1.1.1:5000", "239.2.2.2:6000:out0", rule_id="first")
+        before = mcr.stats()["ingress"]["recv"]
         sender = Sender(plant.source, "src0", "239.1.1.1:5000", count=20_000, rate=0)
-        wait_until(lambda mcr=mcr: mcr.stats()["ingress"]["recv"] > 1000, "traffic flows")
+        wait_until(lambda seen=before: mcr.stats()["ingress"]["recv"] > seen + 1000, "traffic flows")
         (pid,) = mcr.worker_pids()
         os.kill(pid, signal.SIGKILL)
         mcr.call("remove", {"rule_id": "first"})
         sender.finish()
-        mcr.call(
-            "add",
-            {
-                "rules": [
-                    {
-                        "input": {"interface": "out2", "group": "239.1.1.2", "port": 5000},
-                        "outputs": [{"group": "239.2.2.2", "port": 6000, "interface": "out0"}],
-                    }
-                ]
-            },
-        )
+        place = {"interface": "out2", "group": "239.1.1.2", "port": 5000}
+        outputs = [{"group": "239.2.2.2", "port": 6000, "interface": "out0"}]
+        mcr.call("add", {"rules": [{"rule_id": "next", "input": place, "outputs": outputs}]})
         receiver = Receiver(plant.receiver, "239.2.2.2:6000@rx0=239.1.1.2:5000", count=2000)
         Sender(plant.receiver, "rx2", "239.1.1.2:5000", count=2000, rate=10_000).finish()
         receiver.expect_everything()
         mcr.check_counters()
-        mcr.stop()
+        mcr.call("remove", {"rule_id": "next"})
 
 
 def shared_memory_names() -> set[str]:
@@ -279,7 +260,6 @@ def test_stop_under_load_takes_less_than_two_seconds(plant: Plant, make_mcr: Mak
     wait_until(lambda: mcr.stats()["ingress"]["recv"] > 10_000, "traffic flows")
     mcr.stop()
     sender.process.terminate()
-    sender.process.communicate()
 
 
 def test_interface_that_goes_down_and_up_is_read_again(plant: Plant, make_mcr: MakeMcr) -> None:

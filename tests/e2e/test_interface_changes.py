@@ -70,8 +70,7 @@ def mcr(plant: Plant, make_mcr: MakeMcr, request: pytest.FixtureRequest) -> Iter
     sender = Sender(plant.source, "src1", SECOND, count=PLENTY, rate=2_000)
     wait_until(lambda: mcr.stats()["ingress"]["matched"] > 0, "the stream flows")
     yield mcr
-    sender.process.terminate()
-    sent = json.loads(sender.process.communicate()[0])["sent"]
+    sent = sender.stop()
     wait_until(lambda: matched(mcr, "other") == sent, "all of the stream was taken")
     mcr.check_counters()
     receiver.process.terminate()

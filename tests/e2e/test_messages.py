@@ -244,25 +244,6 @@ def test_a_second_rule_for_the_same_input_is_told_the_first_one_s_id(plant: Plan
     assert mcr.ctl("add", *words_for_group("239.1.1.1")).returncode == 0
 
 
-def test_a_worker_s_unexpected_end_is_logged_and_shown_with_signal_time_and_count(
-    plant: Plant, make_mcr: MakeMcr
-) -> None:
-    mcr = make_mcr(plant.relay).start()
-    (pid,) = mcr.worker_pids()
-    os.kill(pid, signal.SIGSEGV)
-
-    def replaced() -> Any:
-        (worker,) = mcr.workers()
-        return worker if worker["restarts"] == 1 and worker["state"] == "running" else None
-
-    worker = wait_until(replaced, "another takes its place by itself")
-    assert worker["last_exit"].endswith("Z killed by signal 11 (SIGSEGV)")
-    line = next(line for line in mcr.log().splitlines() if "Worker process exited unexpectedly" in line)
-    assert f" error [supervisor] Worker process exited unexpectedly: worker 0 (pid {pid}) killed by signal 11" in line
-    assert line.endswith("(SIGSEGV); restart 1 in 0.0 s")
-    assert "killed by signal 11 (SIGSEGV)" in mcr.ctl("list-workers").stdout
-
-
 def settings_of(mcr: Mcr) -> dict[str, dict[str, Any]]:
     return {setting["name"]: setting for setting in json.loads(mcr.ctl("settings", "--json").stdout)}
 

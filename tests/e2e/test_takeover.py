@@ -23,6 +23,7 @@ from test_joins import joined
 from topology import MakeMcr, Plant
 
 RATE = 20_000
+PLENTY = 100 * RATE
 FLOW = "239.1.1.1:5000"
 OUTPUTS = ("239.2.2.2:6000:out0", "239.3.3.3:6000:out1")
 TO = f"239.2.2.2:6000@rx0={FLOW}"
@@ -129,17 +130,13 @@ def wait_until_more_come_in(mcr: Mcr) -> None:
     wait_until(lambda: came_in(mcr) > before, "more come in")
 
 
-def replace_under_traffic(plant: Plant, mcr: Mcr, replace: Replace, packets: int, rate: int) -> Mcr:
-    """Three times, evenly spread."""
-    receiver = Receiver(plant.receiver, TO, count=packets)
-    sender = Sender(plant.source, "src0", FLOW, count=packets, rate=rate)
+def replace_under_traffic(mcr: Mcr, replace: Replace, every: int) -> Mcr:
+    """Three times, each after so many packets more."""
     for turn in range(1, 4):
         before = mcr.worker_pids()
-        wait_until(lambda at=mcr, goal=turn * packets // 4: came_in(at) >= goal, f"turn {turn} is due", 30)
+        wait_until(lambda at=mcr, goal=turn * every: came_in(at) >= goal, f"turn {turn} is due", 30)
         mcr = replace(mcr)
         wait_until(lambda gone=before: not any(map(alive, gone)), "the former workers have ended")
-    sender.finish()
-    receiver.expect_everything()
     return mcr
 
 
@@ -157,8 +154,13 @@ def test_nothing_is_lost_at_20_000_packets_a_second(
     start, replace = ways
     mcr = start(workers)
     mcr.add(f"in0:{FLOW}", *OUTPUTS)
-    mcr = replace_under_traffic(plant, mcr, replace, 8 * RATE, RATE)
-    check_sums(mcr, 8 * RATE)
+    receiver = Receiver(plant.receiver, TO, count=PLENTY, idle=1.0)
+    sender = Sender(plant.source, "src0", FLOW, count=PLENTY, rate=RATE)
+    mcr = replace_under_traffic(mcr, replace, RATE)
+    wait_until_more_come_in(mcr)
+    sent = sender.stop()
+    receiver.expect_all_of(sent)
+    check_sums(mcr, sent)
 
 
 def test_counters_go_on_and_no_group_is_left(plant: Plant, ways: tuple[Callable[[int], Mcr], Replace]) -> None:
@@ -170,7 +172,11 @@ def test_counters_go_on_and_no_group_is_left(plant: Plant, ways: tuple[Callable[
     mcr.add(f"in0:{FLOW}", *OUTPUTS)
     with Leaves(plant.source, "src0") as leaves:
         others = Sender(plant.source, "src0", "239.1.1.1:5001", count=2000, rate=500)
-        mcr = replace_under_traffic(plant, mcr, replace, 2000, 500)
+        receiver = Receiver(plant.receiver, TO, count=2000)
+        sender = Sender(plant.source, "src0", FLOW, count=2000, rate=500)
+        mcr = replace_under_traffic(mcr, replace, 2000 // 4)
+        sender.finish()
+        receiver.expect_everything()
         others.finish()
         stats = mcr.check_counters(arrived=4000)
         assert (stats["ingress"]["matched"], stats["ingress"]["no_match"]) == (2000, 2000)

@@ -264,23 +264,17 @@ def test_headers_that_lie_in_page_fragments_are_found(plant: Plant, make_mcr: Ma
     assert mcr.check_counters(arrived=100)["ingress"]["matched"] == 100
 
 
-@pytest.mark.parametrize(
-    ("mtu", "variable", "ring"),
-    [
-        (1500, "MCR_BUFFER_POOL_SMALL=500", "512 slots of 2048"),
-        (9000, "MCR_BUFFER_POOL_STANDARD=100", "128 slots of 16384"),
-        (20_000, "MCR_BUFFER_POOL_JUMBO=60", "64 slots of 32768"),
-    ],
-)
-def test_the_pool_of_an_interface_goes_by_its_mtu(
-    plant: Plant, make_mcr: MakeMcr, mtu: int, variable: str, ring: str
-) -> None:
+def test_the_pool_of_an_interface_goes_by_its_mtu(plant: Plant, make_mcr: MakeMcr) -> None:
     """And frames of that size pass whole, as many as the smallest of these rings holds."""
-    plant.source.ip(f"link set src0 mtu {mtu}")
-    plant.relay.ip(f"link set in0 mtu {mtu}")
-    mcr = make_mcr(plant.relay, prefix=["env", variable]).start(1, "--log-level", "debug")
-    mcr.add("in0:239.1.1.1:5000", "239.2.2.2:6000:out0")
-    wait_until(lambda: f"capturing on in0, ring of {ring} bytes" in mcr.log(), "the worker says so")
-    receiver = Receiver(plant.receiver, "239.2.2.2:6000@rx0=239.1.1.1:5000", count=60)
-    Sender(plant.source, "src0", "239.1.1.1:5000", count=60, rate=5_000, size=mtu - 28).finish()
-    receiver.expect_everything()
+    pools = ("MCR_BUFFER_POOL_SMALL=500", "MCR_BUFFER_POOL_STANDARD=100", "MCR_BUFFER_POOL_JUMBO=60")
+    mcr = make_mcr(plant.relay, prefix=["env", *pools]).start(1, "--log-level", "debug")
+    rings = {1500: "512 slots of 2048", 9000: "128 slots of 16384", 20_000: "64 slots of 32768"}
+    for mtu, ring in rings.items():
+        plant.source.ip(f"link set src0 mtu {mtu}")
+        plant.relay.ip(f"link set in0 mtu {mtu}")
+        rule = mcr.add("in0:239.1.1.1:5000", "239.2.2.2:6000:out0")
+        wait_until(lambda ring=ring: f"capturing on in0, ring of {ring} bytes" in mcr.log(), "the worker says so")
+        receiver = Receiver(plant.receiver, "239.2.2.2:6000@rx0=239.1.1.1:5000", count=60)
+        Sender(plant.source, "src0", "239.1.1.1:5000", count=60, rate=5_000, size=mtu - 28).finish()
+        receiver.expect_everything()
+        mcr.ctl("remove", "--rule-id", rule)

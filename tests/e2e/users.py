@@ -32,7 +32,7 @@ class Stage:
 
     def run_as(self, uid: int, *groups: int, options: tuple[str, ...] = ()) -> list[str]:
         """Be a user, with the rights that `options` of setpriv(1) leave."""
-        words = [sys.executable, str(STAGE)]
+        words = [sys.executable, "-IS", str(STAGE)]
         for file, target in self.over:
             words += ["--over", str(file), str(target)]
         for path in (sys.base_prefix, str(BIN.parents[1]), str(self.directory)):

@@ -46,7 +46,8 @@ from mcr.process.descriptor_store import DescriptorStore
 from mcr.process.refusal import describe_refusal
 from mcr.process.service import ServiceManager, passed_descriptors
 from mcr.process.signals import listen
-from mcr.rules.store import Keep, RuleFile, StateInUse
+from mcr.rules.rule_table import Keep
+from mcr.rules.store import RuleFile, StateInUse
 from mcr.rules.trial import Trial, after_start, kept_trial, this_moment, utc
 from mcr.shm.kept import Kept
 from mcr.text.plurals import counted

@@ -23,7 +23,8 @@ from mcr.rules.change_log import log_aside, log_draft
 from mcr.rules.conditions import Standing
 from mcr.rules.drafts import Draft, Drafts, put_together, take_together, with_inputs_kept, with_real_names
 from mcr.rules.file_rules import FileRules, Precedence
-from mcr.rules.store import Drop, Keep, Put, RuleFile
+from mcr.rules.rule_table import Drop, Keep, Put
+from mcr.rules.store import RuleFile
 
 log = get_logger(Facility.RULES)
 

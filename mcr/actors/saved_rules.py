@@ -10,7 +10,8 @@ from mcr.logs.logger import get_logger
 from mcr.model.log import Facility, Level
 from mcr.model.rule import Rule
 from mcr.rules.handed_over import add_handed_over
-from mcr.rules.store import OWED, Change, Keep, Put, RuleFile
+from mcr.rules.rule_table import Change, Keep, Put
+from mcr.rules.store import OWED, RuleFile
 from mcr.text.plurals import counted
 
 log = get_logger(Facility.RULES)

@@ -10,32 +10,37 @@ SQLite in WAL mode, synchronised at each commit: a row for each rule, and a text
 """
 
 import errno
-import json
 import os
 import shutil
 import sqlite3
 import stat
 import tempfile
-from collections.abc import Iterable, Iterator, Sequence
-from contextlib import ExitStack, closing, contextmanager, suppress
+from collections.abc import Iterable, Sequence
+from contextlib import ExitStack, closing, suppress
 from datetime import UTC, datetime
-from ipaddress import IPv4Address, IPv6Address
 from pathlib import Path
-from typing import Any, Final, Self, assert_never
+from typing import Final, Self
 
 import attrs
-import cattrs
 
 from mcr.errors import McrError, SystemFault
-from mcr.model.flow import Address, parse_address
 from mcr.model.rule import Rule
 from mcr.model.saving import Saving
+from mcr.rules.rule_table import (
+    Change,
+    ForeignFile,
+    Keep,
+    Put,
+    check,
+    error_name,
+    kept_in,
+    prepare,
+    readable_rules,
+    rules_of,
+    write_all,
+)
 
 FILE: Final = "rules.sqlite"
-_APPLICATION: Final = 0x4D435231  # "MCR1" (PRAGMA application_id): tells our files from those of others
-_VERSION: Final = 1  # of the table (PRAGMA user_version)
-_TABLE: Final = "CREATE TABLE rules (position INTEGER PRIMARY KEY, rule_id TEXT UNIQUE NOT NULL, rule TEXT NOT NULL)"
-_KEPT: Final = "CREATE TABLE IF NOT EXISTS kept (text TEXT NOT NULL)"  # one row, or none
 _COMPANIONS: Final = ("-wal", "-shm", "-journal")
 _ASIDE: Final = ".set-aside-"  # and when
 _LOCK_SECONDS: Final = 1.0  # for one that is just ending
@@ -48,54 +53,11 @@ _ERRNOS: Final = {
     "SQLITE_BUSY": errno.EBUSY,
 }
 OWED: Final = "a refused change is still saved: it can come back if mcrd restarts before the next change is saved"
-_NO_RULE: Final = (ValueError, KeyError, TypeError, McrError)  # what a row may hold instead
 _DAMAGED: Final = frozenset({"SQLITE_CORRUPT", "SQLITE_NOTADB", "SQLITE_ERROR"})
-
-
-def _exactly(value: object, expected: Any) -> Any:
-    if type(value) is not expected:
-        raise TypeError(f"{value!r} is no {expected.__name__}")
-    return value
-
-
-_converter: Final = cattrs.Converter(detailed_validation=False)
-_converter.register_structure_hook(str, _exactly)
-_converter.register_structure_hook(int, _exactly)
-_converter.register_structure_hook(Address, lambda value, _: parse_address(_exactly(value, str), "group"))
-_converter.register_unstructure_hook(IPv4Address, str)
-_converter.register_unstructure_hook(IPv6Address, str)
-
-
-@attrs.frozen
-class Put:
-    """Write a rule, in the place of the one with its id if there is one."""
-
-    rule: Rule
-
-
-@attrs.frozen
-class Drop:
-    """Forget a rule."""
-
-    rule_id: str
-
-
-@attrs.frozen
-class Keep:
-    """Keep a text beside the rules, in the place of the one before; empty: none."""
-
-    text: str
-
-
-Change = Put | Drop | Keep
 
 
 class StateInUse(McrError):
     """Another daemon has the directory's file open."""
-
-
-class _Foreign(Exception):
-    """A sound file, and not one of this version of mcrd."""
 
 
 class RuleFile:
@@ -144,8 +106,8 @@ class RuleFile:
                 raise _unusable(directory, number) from None
             return cls._of_what_can_be_read(path, number)
         store = cls(path, database, *notices)
-        store.rules = tuple(_rules_of(database))
-        store.kept = _kept_in(database)
+        store.rules = tuple(rules_of(database))
+        store.kept = kept_in(database)
         return store
 
     @classmethod
@@ -173,7 +135,7 @@ class RuleFile:
             raise _not_saved(self.path.parent, self._refusal)
         lasting = (*self._owed, *changes)
         try:
-            _write_all(self._database, lasting)
+            write_all(self._database, lasting)
         except sqlite3.Error as error:
             fault = _not_saved(self.path.parent, _errno(error), *([OWED] if self._owed else []))
             self._trouble = fault.message
@@ -254,11 +216,11 @@ def _open_or_renew(path: Path) -> tuple[sqlite3.Connection, list[str]]:
     """
     try:
         return _opened(path), []
-    except _Foreign as error:
+    except ForeignFile as error:
         aside = _set_aside(path)
         return _opened(path), [f"{path} {error}: it is {aside} now, and mcrd starts without the rules in it"]
     except sqlite3.DatabaseError as error:
-        if _name(error) not in _DAMAGED:
+        if error_name(error) not in _DAMAGED:
             raise
         saved = _salvage(path)
         aside = _set_aside(path)
@@ -273,7 +235,7 @@ def _renewed(path: Path, aside: Path, saved: "_Salvaged") -> sqlite3.Connection:
         undo.callback(_move, aside, path)
         database = _opened(path)
         undo.callback(database.close)
-        _write_all(database, (*map(Put, saved.rules), Keep(saved.kept)))
+        write_all(database, (*map(Put, saved.rules), Keep(saved.kept)))
         undo.pop_all()
     return database
 
@@ -281,107 +243,12 @@ def _renewed(path: Path, aside: Path, saved: "_Salvaged") -> sqlite3.Connection:
 def _opened(path: Path) -> sqlite3.Connection:
     database = _connect(path)
     try:
-        _prepare(database)
-        _check(database)
+        prepare(database)
+        check(database)
     except BaseException:
         database.close()
         raise
     return database
-
-
-def _check(database: sqlite3.Connection) -> None:
-    """Raise a `DatabaseError` if not everything in it can be read."""
-    found = database.execute("PRAGMA quick_check(1)").fetchone()[0]
-    if found != "ok":
-        raise sqlite3.DatabaseError(found)
-    for _ in _rules_of(database):
-        pass
-
-
-def _prepare(database: sqlite3.Connection) -> None:
-    database.execute("PRAGMA locking_mode=EXCLUSIVE")
-    is_new = _is_new(database)
-    database.execute("PRAGMA journal_mode=WAL")
-    database.execute("PRAGMA synchronous=FULL")
-    with _transaction(database):
-        database.execute(_KEPT)
-        if is_new:
-            database.execute(f"PRAGMA application_id={_APPLICATION}")
-            database.execute(_TABLE)
-            database.execute(f"PRAGMA user_version={_VERSION}")
-
-
-def _is_new(database: sqlite3.Connection) -> bool:
-    """Whether there is nothing in it. Raises `_Foreign` if it is not of this version of mcrd."""
-    application, version = (
-        database.execute(f"PRAGMA {each}").fetchone()[0] for each in ("application_id", "user_version")
-    )
-    is_new = not database.execute("SELECT count(*) FROM sqlite_schema").fetchone()[0]
-    if not is_new and application != _APPLICATION:
-        raise _Foreign("is another program's")
-    if version > _VERSION:
-        raise _Foreign(f"was written by a newer mcrd (version {version} of the table, this one knows {_VERSION})")
-    return is_new
-
-
-@contextmanager
-def _transaction(database: sqlite3.Connection) -> Iterator[None]:
-    database.execute("BEGIN IMMEDIATE")
-    try:
-        yield
-        database.execute("COMMIT")
-    except BaseException:
-        with suppress(sqlite3.Error):  # it has been rolled back, as a full disk does by itself
-            database.execute("ROLLBACK")
-        raise
-
-
-def _write_all(database: sqlite3.Connection, changes: Sequence[Change]) -> None:
-    try:
-        _write_once(database, changes)
-    except sqlite3.OperationalError as error:
-        if _name(error) != "SQLITE_FULL":
-            raise
-        # The write-ahead log then has room for more, at its beginning.
-        database.execute("PRAGMA wal_checkpoint(RESTART)")
-        _write_once(database, changes)
-
-
-def _write_once(database: sqlite3.Connection, changes: Sequence[Change]) -> None:
-    with _transaction(database):
-        for change in changes:
-            _write_one(database, change)
-
-
-def _write_one(database: sqlite3.Connection, change: Change) -> None:
-    match change:
-        case Put(rule):
-            database.execute(
-                "INSERT INTO rules (rule_id, rule) VALUES (?, ?)"
-                " ON CONFLICT (rule_id) DO UPDATE SET rule = excluded.rule",
-                (rule.rule_id, json.dumps(_converter.unstructure(rule))),
-            )
-        case Drop(rule_id):
-            database.execute("DELETE FROM rules WHERE rule_id = ?", (rule_id,))
-        case Keep(text):
-            database.execute("DELETE FROM kept")
-            if text:
-                database.execute("INSERT INTO kept (text) VALUES (?)", (text,))
-        case _:
-            assert_never(change)
-
-
-def _rules_of(database: sqlite3.Connection) -> Iterator[Rule]:
-    for rule_id, text in database.execute("SELECT rule_id, rule FROM rules ORDER BY position"):
-        try:
-            yield _converter.structure(json.loads(text), Rule)
-        except _NO_RULE as error:
-            raise sqlite3.DatabaseError(f"rule {rule_id}: {error!r}") from None
-
-
-def _kept_in(database: sqlite3.Connection) -> str:
-    row = database.execute("SELECT text FROM kept").fetchone()
-    return str(row[0]) if row else ""
 
 
 @attrs.frozen
@@ -403,17 +270,14 @@ def _salvage(path: Path) -> _Salvaged:
                 with suppress(FileNotFoundError):
                     shutil.copyfile(f"{path}{suffix}", Path(copy) / f"{FILE}{suffix}")
             with closing(_connect(Path(copy) / FILE)) as database:
-                rows = () if _is_new(database) else database.execute("SELECT rule FROM rules ORDER BY position")
-                for (text,) in rows:
-                    try:
-                        rule = _converter.structure(json.loads(text), Rule)
-                    except _NO_RULE as error:
-                        fault = repr(error)
-                    else:
+                for rule in readable_rules(database):
+                    if isinstance(rule, Rule):
                         saved[rule.rule_id] = rule
+                    else:
+                        fault = rule
                 with suppress(sqlite3.Error):  # a file of before has no such table
-                    kept = _kept_in(database)
-    except (sqlite3.Error, OSError, _Foreign) as error:
+                    kept = kept_in(database)
+    except (sqlite3.Error, OSError, ForeignFile) as error:
         fault = str(error)
     return _Salvaged(tuple(saved.values()), kept, fault)
 
@@ -440,11 +304,6 @@ def _move(path: Path, to: Path) -> None:
             Path(f"{path}{suffix}").rename(f"{to}{suffix}")
 
 
-def _name(error: sqlite3.Error) -> str:
-    """SQLite's name of what went wrong, without what it adds to it (https://sqlite.org/rescode.html)."""
-    return "_".join((getattr(error, "sqlite_errorname", None) or "SQLITE_CORRUPT").split("_")[:2])
-
-
 def _is_read_only(directory: Path) -> bool:
     return bool(os.statvfs(directory).f_flag & os.ST_RDONLY)
 
@@ -452,4 +311,4 @@ def _is_read_only(directory: Path) -> bool:
 def _errno(error: sqlite3.Error | OSError) -> int:
     if isinstance(error, OSError):
         return error.errno or errno.EIO
-    return _ERRNOS.get(_name(error), errno.EIO)
+    return _ERRNOS.get(error_name(error), errno.EIO)

@@ -17,7 +17,7 @@ from mcr.model.flow import Input
 from mcr.model.rule import NO_RULES, Output, Rule, RuleChange, automatic_rule_id
 from mcr.net import network
 from mcr.rules.conditions import Attachment, Standing
-from mcr.rules.store import Change, Keep
+from mcr.rules.rule_table import Change, Keep
 
 NO_SPACE = SystemFault("Rules can't be saved in /var/lib/mcr", 28)
 MORE = Output(ip_address("239.9.9.8"), 6000, "eth2")

@@ -12,7 +12,7 @@ from mcr.errors import InterfaceNotFound, InvalidParams, RuleExists, RuleNotFoun
 from mcr.model.edit import RuleEdit
 from mcr.model.rule import RuleChange
 from mcr.model.selection import Selection
-from mcr.rules.store import Drop, Put
+from mcr.rules.rule_table import Drop, Put
 from store_world import MORE, NO_SPACE, File, Workers, refuse, rule
 
 GROWN = attrs.evolve(rule(name="tv"), outputs=(*rule().outputs, MORE))

@@ -17,7 +17,7 @@ from mcr.model.selection import Selection
 from mcr.rules.catalog import Entry
 from mcr.rules.conditions import Standing
 from mcr.rules.drafts import Draft
-from mcr.rules.store import Drop, Keep, Put
+from mcr.rules.rule_table import Drop, Keep, Put
 from store_world import NO_SPACE, File, Workers, refuse, rule
 
 RULES = tuple(rule(f"239.1.1.{number}") for number in range(1, 9))

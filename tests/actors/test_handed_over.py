@@ -8,7 +8,7 @@ from mcr.actors.rule_store import RuleStore, run_rule_store
 from mcr.errors import ShuttingDown
 from mcr.model.rule import Rule
 from mcr.model.selection import Selection
-from mcr.rules.store import Put
+from mcr.rules.rule_table import Put
 from store_world import File, Network, Workers, rule, stated
 
 A, B, C = (rule(f"239.1.1.{number}", rule_id=rule_id) for number, rule_id in enumerate("abc", 1))

@@ -15,6 +15,7 @@ from mcr.model.edit import RuleEdit
 from mcr.model.finding import Verdict
 from mcr.model.rule import RuleChange
 from mcr.model.selection import Selection
+from mcr.rules import rule_table
 from mcr.rules import store as rule_file
 from mcr.rules.conditions import Standing
 from mcr.rules.store import RuleFile
@@ -33,7 +34,7 @@ class Disk:
 
 @pytest.fixture
 def disk(monkeypatch: pytest.MonkeyPatch) -> Disk:
-    disk, write = Disk(), rule_file._write_all
+    disk, write = Disk(), rule_table.write_all
 
     def write_all(*arguments: Any) -> None:
         if disk.full:
@@ -42,7 +43,7 @@ def disk(monkeypatch: pytest.MonkeyPatch) -> Disk:
             raise error
         write(*arguments)
 
-    monkeypatch.setattr(rule_file, "_write_all", write_all)
+    monkeypatch.setattr(rule_file, "write_all", write_all)
     return disk
 
 

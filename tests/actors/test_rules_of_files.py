@@ -13,7 +13,7 @@ from mcr.errors import LimitReached, RuleExists, RuleInFile, SystemFault
 from mcr.model.edit import RuleEdit
 from mcr.model.rule import Origin, Output, Rule
 from mcr.model.selection import Selection
-from mcr.rules.store import Drop, Put
+from mcr.rules.rule_table import Drop, Put
 from store_world import NO_SPACE, File, Network, Workers, rule, stated
 
 

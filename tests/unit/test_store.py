@@ -16,8 +16,9 @@ import pytest
 from mcr.errors import McrError, SystemFault
 from mcr.model.flow import Input
 from mcr.model.rule import Output, Rule
-from mcr.rules import store
-from mcr.rules.store import FILE, Drop, Keep, Put, RuleFile, files_set_aside
+from mcr.rules import rule_table, store
+from mcr.rules.rule_table import Drop, Keep, Put
+from mcr.rules.store import FILE, RuleFile, files_set_aside
 
 
 def rule(number: int, name: str | None = None) -> Rule:
@@ -165,7 +166,7 @@ def test_a_damaged_file_stays_where_it_is_while_there_is_no_room_for_another(
     with closing(sqlite3.connect(tmp_path / FILE)) as database, database:
         database.execute("UPDATE rules SET rule = '{}' WHERE rule_id = 'rule-2'")
     with monkeypatch.context() as full:
-        full.setattr(store, "_write_one", refuse_as_full)
+        full.setattr(rule_table, "_write_one", refuse_as_full)
         with closing(RuleFile.open(tmp_path)) as file:
             assert file.rules == (rule(1),)
             assert "No space left on device" in file.notices[0]

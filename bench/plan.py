@@ -3,11 +3,11 @@
 import attrs
 
 from bench.rig import Traffic
-from bench.subjects import NOT_ABSORBING, Work
+from bench.subjects import DELIVERING, Work
 
 EVERYONE = ("mcr", "kernel", "mmsg", "uring", "recvsend", "socat")
 ESSENTIAL = ("mcr", "kernel", "mmsg", "uring")
-SATURATED = ("mcr", NOT_ABSORBING, "kernel", "mmsg", "uring")
+SATURATED = ("mcr", DELIVERING, "kernel", "mmsg", "uring")
 SEARCHED = ("mcr", "mmsg", "uring", "socat")
 WAYS_IN = ("mcr", "in_mmsg", "in_multishot", "in_v2", "in_v3")
 FLAT_OUT = 0.0
@@ -87,7 +87,7 @@ def full() -> tuple[Stage, ...]:
         Stage("8 outputs", ESSENTIAL, 8, (rate(20_000), rate(100_000, 188), *bursts), interrupt=True),
         Stage("1 output, until packets are lost", SEARCHED, 1, interrupt=True, search=True, overload=True),
         Stage("4 outputs, until packets are lost", SEARCHED, 4, interrupt=True, search=True, overload=True),
-        Stage("1 output at saturation", (*EVERYONE, NOT_ABSORBING), 1, flat),
+        Stage("1 output at saturation", (*EVERYONE, DELIVERING), 1, flat),
         Stage("2 outputs at saturation", ESSENTIAL, 2, flat[:1]),
         Stage("4 outputs at saturation", EVERYONE, 4, flat[:1]),
         Stage("8 outputs at saturation", SATURATED, 8, flat),
@@ -107,7 +107,11 @@ def full() -> tuple[Stage, ...]:
             interrupt=True,
         ),
         Stage(
-            "1,000 flows at saturation", ("mcr", NOT_ABSORBING, "mmsg"), 1, (rate(FLAT_OUT, flows=1000),), Work(1000)
+            "1,000 flows at saturation",
+            ("mcr", DELIVERING, "mmsg"),
+            1,
+            (rate(FLAT_OUT, flows=1000),),
+            Work(1000),
         ),
         Stage(
             "rules",

@@ -18,7 +18,7 @@ from mcr.daemon import NICE
 _START_TIMEOUT_S = 20.0
 _SOCKET_BYTES = 16 << 20  # as the other peers have
 
-NOT_ABSORBING = "mcr-no-absorb"
+DELIVERING = "mcr-no-absorb"
 
 
 @attrs.frozen
@@ -79,7 +79,7 @@ class Mcr(DaemonProcess):
     def __init__(self, rig: Rig, work: Work, tools: Tools, name: str, *, saves: bool = False) -> None:
         super().__init__(rig.relay, tools.mcr, tools.directory / f"{name}.sock", tools.directory / f"{name}.log")
         # One worker, on its own processor: as many as the peers have.
-        prefix = ("env", f"MCR_ABSORB={int(name != NOT_ABSORBING)}", "taskset", "-c", str(RELAY_CPU))
+        prefix = ("env", f"MCR_ABSORB={int(name != DELIVERING)}", "taskset", "-c", str(RELAY_CPU))
         self.launch(*(() if saves else ("--no-state",)), "--num-workers", "1", prefix=prefix)
         self.wait_until_it_answers(_START_TIMEOUT_S)
         self._add_rules(rig, work)
@@ -205,7 +205,7 @@ LABELS = {
     "socat": "socat",
     "none": "generate and drop",
     "nobody": "no relay",
-    NOT_ABSORBING: "MCR, MCR_ABSORB=0",
+    DELIVERING: "MCR, MCR_ABSORB=0",
     "in_mmsg": "recvmmsg, GSO batches",
     "in_multishot": "multishot receive, GSO batches",
     "in_v2": "TPACKET_V2, GSO batches",

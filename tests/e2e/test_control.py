@@ -216,7 +216,7 @@ def test_trace_at_full_rate_does_not_keep_operators_waiting(plant: Plant, make_m
 
 def test_daemon_without_a_descriptor_left_survives_deaths_and_requests(plant: Plant, make_mcr: MakeMcr) -> None:
     """Every descriptor taken by idle clients: adding fails with a reason, a worker that dies comes back later."""
-    # To look for who minds absorbing or raw frames takes some descriptors for a moment; then a worker could have them.
+    # Looking for local receivers and blockers takes some descriptors for a moment; then a worker could have them.
     plain = ["env", "MCR_ABSORB=0", "MCR_RAW_SEND=0"]
     mcr = make_mcr(plant.relay, prefix=[*plain, "prlimit", "--nofile=64:64"]).start()
     mcr.add("in0:239.1.1.1:5000", "239.2.2.2:6000:out0")
@@ -227,8 +227,8 @@ def test_daemon_without_a_descriptor_left_survives_deaths_and_requests(plant: Pl
     process = mcr.process
     assert process is not None
     descriptors = Path(f"/proc/{process.pid}/fd")
-    # A worker, a spare process, which starts by itself, and multiprocessing's tracker; the clients get all the others.
-    wait_until(lambda: len(children_of(process.pid)) == 3, "a spare")
+    # A worker, a standby process, which starts by itself, multiprocessing's tracker; the clients get all the others.
+    wait_until(lambda: len(children_of(process.pid)) == 3, "a standby")
     with Client(str(mcr.socket), "the test") as connected, idle_clients(mcr, 80):
         wait_until(lambda: len([*descriptors.iterdir()]) == 64, "no descriptor is left")
         with pytest.raises(McrError, match="Too many open files"):
@@ -236,7 +236,7 @@ def test_daemon_without_a_descriptor_left_survives_deaths_and_requests(plant: Pl
 
         def dies_again() -> bool:
             (worker,) = connected.call("list_workers")
-            if worker["pid"]:  # at first, or if the spare had been ready
+            if worker["pid"]:  # at first, or if the standby had been ready
                 with contextlib.suppress(ProcessLookupError):
                     os.kill(worker["pid"], signal.SIGKILL)
             return bool(worker["restarts"] > 2)

@@ -80,12 +80,12 @@ def test_what_waits_in_the_sockets_is_forwarded_by_the_successor(plant: Plant, m
 
 
 def test_successor_was_waiting_for_its_moment(plant: Plant, make_mcr: MakeMcr) -> None:
-    """One spare process for all workers, started before it is needed; and when it is taken, another."""
+    """One standby process for all workers, started before it is needed; and when it is taken, another."""
     mcr = make_mcr(plant.relay).start(2, "--log-level", "debug")
     assert mcr.process is not None
     for death in range(3):  # each worker that starts sees to it
         told = 2 + death
-        wait_until(lambda goal=told: mcr.log().count("a standby process is ready") >= goal, "a spare")
+        wait_until(lambda goal=told: mcr.log().count("a standby process is ready") >= goal, "a standby")
         before = children_of(mcr.process.pid)
         assert len(before) == 2 + 1 + 1  # and multiprocessing's tracker
         victim = mcr.worker_pids()[0]
@@ -96,20 +96,20 @@ def test_successor_was_waiting_for_its_moment(plant: Plant, make_mcr: MakeMcr) -
 
 
 @pytest.mark.parametrize("signum", [signal.SIGKILL, signal.SIGTERM])
-def test_spare_process_that_is_ended_is_not_missed(plant: Plant, make_mcr: MakeMcr, signum: signal.Signals) -> None:
-    """SIGTERM it ignores: who stops a process group sends it to all. Without a spare mcrd goes on, ends in order."""
+def test_standby_process_that_is_ended_is_not_missed(plant: Plant, make_mcr: MakeMcr, signum: signal.Signals) -> None:
+    """SIGTERM it ignores: who stops a process group sends it to all. Without a standby mcrd goes on, ends in order."""
     mcr = make_mcr(plant.relay).start(1, "--log-level", "debug")
-    wait_until(lambda: "a standby process is ready" in mcr.log(), "a spare")
+    wait_until(lambda: "a standby process is ready" in mcr.log(), "a standby")
     assert mcr.process is not None
     others = set(children_of(mcr.process.pid)) - set(mcr.worker_pids())
-    (spare,) = [pid for pid in others if b"resource_tracker" not in Path(f"/proc/{pid}/cmdline").read_bytes()]
-    os.kill(spare, signum)
+    (standby,) = [pid for pid in others if b"resource_tracker" not in Path(f"/proc/{pid}/cmdline").read_bytes()]
+    os.kill(standby, signum)
     if signum == signal.SIGKILL:
-        wait_until(lambda: not alive(spare), "it is gone")
+        wait_until(lambda: not alive(standby), "it is gone")
     os.kill(mcr.worker_pids()[0], signal.SIGKILL)
     wait_until(lambda: mcr.workers()[0]["restarts"] == 1 and mcr.worker_pids(), "another worker")
     mcr.wait_for_workers()
-    assert (mcr.worker_pids() == [spare]) == (signum == signal.SIGTERM)
+    assert (mcr.worker_pids() == [standby]) == (signum == signal.SIGTERM)
     mcr.stop()
 
 

@@ -125,14 +125,14 @@ def test_input_that_comes_and_goes_is_told_and_used_again(plant: Plant, mcr: Mcr
     checks = {each["check"]: each for each in json.loads(mcr.ctl("doctor", "--json", check=False).stdout)}
     assert checks["interfaces"]["verdict"] == "ok"
     if IS_ROOT:  # it takes eBPF
-        wait_until(lambda: len(absorbing(mcr)) == 2, "both inputs are absorbed")
+        wait_until(lambda: len(suppressing(mcr)) == 2, "both inputs are suppressed")
     assert lines(mcr, "in0 is down")[0] == "in0 is down: 1 rule waits"
     assert lines(mcr, "in0 is up")[0] == "in0 is up: 1 rule goes on"
     assert not lines(mcr, "may want it")
 
 
-def absorbing(mcr: Mcr) -> list[str]:
-    """Links of the programs that spare the IP stack what rules take."""
+def suppressing(mcr: Mcr) -> list[str]:
+    """Links of the programs that suppress local delivery."""
     assert mcr.process is not None
     links = (str(path.readlink()) for path in Path(f"/proc/{mcr.process.pid}/fd").iterdir() if path.is_symlink())
     return [link for link in links if "bpf_link" in link]

@@ -1,4 +1,4 @@
-"""Suppression of local delivery: the IP stack is spared what rules take, unless somebody here wants it."""
+"""Suppression of local delivery: the IP stack does not get what rules take, unless somebody here wants it."""
 
 import errno
 import socket
@@ -76,7 +76,7 @@ def join(namespace: Namespace) -> socket.socket:
     return member
 
 
-def test_the_ip_stack_is_spared_what_is_wanted_unless_a_socket_listens(suppressing: MapScreen, wire: Wire) -> None:
+def test_the_ip_stack_does_not_get_what_is_wanted_unless_a_socket_listens(suppressing: MapScreen, wire: Wire) -> None:
     with join(wire.b) as listener, join(wire.b):
         rejected = begin(suppressing, wire)
         assert send_burst(wire, frame()) < BURST // 2

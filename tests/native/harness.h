@@ -68,7 +68,7 @@ static void harness_open(struct harness *h)
 
 /*
  * From here on: raw frames to a group, over a socket that keeps their boundaries as a network interface does.
- * WIDE: as much as may be had. NARROW: the least that the kernel allows, a few frames.
+ * WIDE: as much as the kernel gives. NARROW: the least that the kernel allows, a few frames.
  */
 static inline void send_raw(struct harness *h, int bytes)
 {

@@ -296,7 +296,7 @@ def drop_in(machine: Machine, *lines: str) -> Iterator[None]:
 
 
 def test_drop_in_adds_a_capability(site: Site) -> None:
-    """As the unit's comment says it: to spare the IP stack what rules take."""
+    """As the unit's comment says it: to suppress local delivery."""
     added = ("AmbientCapabilities=CAP_NET_ADMIN", "CapabilityBoundingSet=CAP_NET_ADMIN")
     with drop_in(site.machine, *added):
         assert int(site.status(site.main_pid())["CapEff"], 16) == CAP_NET_ADMIN | CAP_NET_RAW | CAP_BPF
@@ -310,12 +310,12 @@ def test_drop_in_adds_a_capability(site: Site) -> None:
             "--input-port",
             "5000",
             "--rule-id",
-            "absorbed",
+            "suppressed",
         )
         site.ctl("add", *rule, "--outputs", "239.2.2.2:6000:out0")
         folder = f"/proc/{site.main_pid()}/fd"
-        wait_until(lambda: "bpf_link" in site.machine.ask("ls", "-l", folder), "in0 is absorbed from")
-        site.ctl("remove", "--rule-id", "absorbed")
+        wait_until(lambda: "bpf_link" in site.machine.ask("ls", "-l", folder), "it is suppressed on in0")
+        site.ctl("remove", "--rule-id", "suppressed")
 
 
 def test_drop_in_sets_variables_and_processors(site: Site) -> None:

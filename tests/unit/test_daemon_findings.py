@@ -21,16 +21,16 @@ from mcr.net.machine import (
 )
 
 
-def capabilities(*missing: str, absorb: bool = False, short: bool = False) -> tuple[Finding, ...]:
-    return daemon_findings.judge_capabilities(daemon(*missing), suppression_missed=absorb, short_of_buffers=short)
+def capabilities(*missing: str, suppression: bool = False, short: bool = False) -> tuple[Finding, ...]:
+    return daemon_findings.judge_capabilities(daemon(*missing), suppression_missed=suppression, short_of_buffers=short)
 
 
 def test_all_capabilities_are_one_line() -> None:
-    expect(capabilities(absorb=True), OK, "CAP_NET_ADMIN, CAP_NET_RAW, CAP_BPF")
+    expect(capabilities(suppression=True), OK, "CAP_NET_ADMIN, CAP_NET_RAW, CAP_BPF")
 
 
 def test_each_missing_capability_is_named_with_what_it_costs() -> None:
-    raw, bpf, admin = capabilities(*CAPABILITIES, absorb=True)
+    raw, bpf, admin = capabilities(*CAPABILITIES, suppression=True)
     expect(raw, FAULT, "CAP_NET_RAW", "cannot capture")
     expect(bpf, ADVICE, "CAP_BPF", "slower with every rule; MCR_ABSORB has no effect", "add CAP_BPF to Ambient")
     expect(admin, ADVICE, "CAP_NET_ADMIN", "MCR_ABSORB has no effect")
@@ -52,13 +52,13 @@ def test_the_filter_in_force_is_named() -> None:
     expect(told, OK, "Classic")  # the missing capability has a line of its own
 
 
-def test_absorbing_is_judged_by_the_programs_that_are_there() -> None:
+def test_suppression_is_judged_by_the_programs_that_are_there() -> None:
     expect(daemon_findings.judge_suppression(daemon(suppressors=2), 2, missed=True), OK, "on 2 of 2")
     expect(daemon_findings.judge_suppression(daemon(suppressors=1), 2, missed=True), ADVICE, "1 of 2", "bridge")
     expect(daemon_findings.judge_suppression(daemon(suppressors=0), 2, missed=True), ADVICE, "0 of 2", "Linux 6.6")
 
 
-def test_absorbing_is_missed_only_where_it_would_be_felt() -> None:
+def test_suppression_is_missed_only_where_it_would_be_felt() -> None:
     without = daemon("CAP_NET_ADMIN", suppressors=0)
     expect(daemon_findings.judge_suppression(daemon(suppressors=0), 1, missed=False), OK, "0 of 1")
     expect(daemon_findings.judge_suppression(without, 1, missed=True), OK, "0 of 1")  # told once: the capability

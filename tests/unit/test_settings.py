@@ -113,11 +113,11 @@ def test_send_buffer_that_does_not_hold_a_batch_is_told() -> None:
     )
 
 
-def test_absorbing_that_is_switched_off_is_as_asked_for_and_that_is_not_done_is_told() -> None:
+def test_suppression_that_is_switched_off_is_as_asked_for_and_that_is_not_done_is_told() -> None:
     off = {view.name: view for view in effective_views(from_environment(OFF), LogLevels())}
     assert off["MCR_ABSORB"].effective is off["MCR_RAW_SEND"].effective is None
     on = {view.name: view for view in effective_views(from_environment({}), LogLevels())}
-    # This process is no daemon, and absorbs nothing. Raw frames depend on the machine: test_raw_frames.py.
+    # This process is no daemon, and suppresses nothing. Raw frames depend on the machine: test_raw_frames.py.
     assert on["MCR_ABSORB"].effective == "0: on no input interface now; if there are any, see the log of mcrd for why"
 
 

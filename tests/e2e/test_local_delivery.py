@@ -1,4 +1,4 @@
-"""What a rule takes is spared the machine's own IP stack, and whoever else wants it gets it all the same."""
+"""Local delivery of what a rule takes is suppressed, and whoever else wants it gets it all the same."""
 
 import json
 import os
@@ -29,10 +29,10 @@ def links(mcr: Mcr) -> int:
     return found
 
 
-def wait_for_absorbing(mcr: Mcr) -> None:
-    """Until in0 is absorbed from."""
+def wait_for_suppression(mcr: Mcr) -> None:
+    """Until it is suppressed on in0."""
     refused = "MCR_ABSORB has no effect on in0: Invalid argument (os error 22)"
-    wait_until(lambda: links(mcr) == 1 or refused in mcr.log(), "in0 is absorbed from")
+    wait_until(lambda: links(mcr) == 1 or refused in mcr.log(), "it is suppressed on in0")
     if not links(mcr):
         pytest.skip("this kernel has no tcx; the log says so, and packets go where they go without")
 
@@ -54,7 +54,7 @@ def relay(mcr: Mcr, plant: Plant) -> float:
     return ticks
 
 
-def is_spared(mcr: Mcr, plant: Plant) -> bool:
+def is_suppressed(mcr: Mcr, plant: Plant) -> bool:
     """Whether the IP stack got no more than a packet a tick and processor; it gets some, to keep the tick going."""
     before = unheard(plant.relay)
     ticks = relay(mcr, plant)
@@ -67,14 +67,14 @@ def is_spared(mcr: Mcr, plant: Plant) -> bool:
 def test_without_being_asked_to(plant: Plant, make_mcr: MakeMcr) -> None:
     mcr = make_mcr(plant.relay).start()
     mcr.add("in0:239.1.1.1:5000", "239.2.2.2:6000:out0")
-    wait_for_absorbing(mcr)
-    assert any(is_spared(mcr, plant) for _ in range(3))  # a link that changes has nothing absorbed for a moment
+    wait_for_suppression(mcr)
+    assert any(is_suppressed(mcr, plant) for _ in range(3))  # on a link that changes nothing is suppressed for a moment
     findings = json.loads(mcr.ctl("doctor", "--json", check=False).stdout)
     (finding,) = (each for each in findings if each["check"] == "absorb")
     assert finding["verdict"] == "ok"
     assert "on 1 of 1" in finding["what"]
     mcr.ctl("remove", "--rule-id", mcr.call("list")[0]["rule_id"])
-    wait_until(lambda: links(mcr) == 0, "absorbing ends with the last rule")
+    wait_until(lambda: links(mcr) == 0, "suppression ends with the last rule")
 
 
 def test_switched_off_the_ip_stack_throws_each_packet_away(plant: Plant, make_mcr: MakeMcr) -> None:
@@ -103,7 +103,7 @@ def test_local_listener_gets_every_packet_too(plant: Plant, make_mcr: MakeMcr) -
     """From the moment that it listens, and without the relay being told."""
     mcr = make_mcr(plant.relay).start()
     mcr.add("in0:239.1.1.1:5000", "239.2.2.2:6000:out0")
-    wait_for_absorbing(mcr)
+    wait_for_suppression(mcr)
     relay(mcr, plant)
     local = Receiver(plant.relay, "239.1.1.1:5000@in0", count=1000)
     relay(mcr, plant)
@@ -114,7 +114,7 @@ def test_local_listener_gets_every_packet_too(plant: Plant, make_mcr: MakeMcr) -
 def test_a_killed_mcrd_leaves_nothing_behind(plant: Plant, make_mcr: MakeMcr) -> None:
     mcr = make_mcr(plant.relay).start()
     mcr.add("in0:239.1.1.1:5000", "239.2.2.2:6000:out0")
-    wait_for_absorbing(mcr)
+    wait_for_suppression(mcr)
     with plant.relay.entered():
         member = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
     with member:
@@ -145,16 +145,16 @@ def multicast_routing(namespace: Namespace, source: str, group: str, *addresses:
 
 @needs_root
 def test_multicast_routing_of_the_same_group_goes_on(plant: Plant, make_mcr: MakeMcr) -> None:
-    """Absorbing ends at its start, and begins again after its end."""
+    """Suppression ends at its start, and begins again after its end."""
     mcr = make_mcr(plant.relay).start()
     mcr.add("in0:239.1.1.1:5000", "239.2.2.2:6000:out0")
-    wait_for_absorbing(mcr)
+    wait_for_suppression(mcr)
     with multicast_routing(plant.relay, "198.18.0.1", "239.1.1.1", "198.18.0.2", "198.18.2.1"):
-        wait_until(lambda: links(mcr) == 0, "absorbing ends")
+        wait_until(lambda: links(mcr) == 0, "suppression ends")
         routed = Receiver(plant.receiver, "239.1.1.1:5000@rx1", count=1000)
         relay(mcr, plant)
         routed.expect_everything()
-    wait_until(lambda: links(mcr) == 1, "absorbing begins again")
+    wait_until(lambda: links(mcr) == 1, "suppression begins again")
 
 
 @needs_root
@@ -176,7 +176,7 @@ def test_who_is_behind_a_bridge_or_a_macvlan_gets_every_packet_too(plant: Plant,
     mcr = make_mcr(plant.relay).start()
     mcr.add("in0:239.1.1.1:5000", "239.2.2.2:6000:out0", state="degraded" if kind == "bridge" else "active")
     if kind == "macvlan":
-        wait_for_absorbing(mcr)
+        wait_for_suppression(mcr)
     behind = Receiver(container, "239.1.1.1:5000@eth0", count=1000)
     relay(mcr, plant)
     behind.expect_everything()

@@ -262,7 +262,7 @@ class _Clients:
         if looks and client.has_left:
             return b""
         if wire.is_long(result):
-            return await trio.to_thread.run_sync(wire.encode_result, request.id, result)
+            return await trio.to_thread.run_sync(wire.encode_long_result, request.id, result)
         return wire.encode_result(request.id, result)
 
     def _exceeds(self, client: ControlClient) -> bool:

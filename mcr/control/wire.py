@@ -118,8 +118,12 @@ def parse_request(line: bytes) -> Request | Rejection:
 
 def encode_result(request_id: RequestId, result: object) -> bytes:
     """The reply that carries a result."""
-    text = _dump_long(result) if is_long(result) else _dump(result)
-    return f'{{"jsonrpc":"2.0","id":{_dump(request_id)},"result":{text}}}\n'.encode()
+    return _line({"jsonrpc": "2.0", "id": request_id, "result": result})
+
+
+def encode_long_result(request_id: RequestId, result: object) -> bytes:
+    """The same, in a thread: other threads run between its parts."""
+    return f'{{"jsonrpc":"2.0","id":{_dump(request_id)},"result":{_dump_long(result)}}}\n'.encode()
 
 
 def encode_progress(request_id: RequestId, seconds: float) -> bytes:

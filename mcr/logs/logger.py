@@ -39,8 +39,10 @@ class Logger:
     def log_kind(self, kind: str, level: Level, message: str, /, *args: object, **fields: object) -> None:
         """The same, where more than the message tells the kinds of lines apart that are limited; see `LogLimit`."""
         number = NUMBERS[level]
-        if self._logger.isEnabledFor(number):
-            self._logger.log(number, message, *args, extra={"fields": fields, "kind": kind})
+        if self._logger.isEnabledFor(number):  # no line says where in the program it comes from
+            extra = {"fields": fields, "kind": kind}
+            record = self._logger.makeRecord(self._logger.name, number, "", 0, message, args, None, extra=extra)
+            self._logger.handle(record)
 
     def log_past(self, when: float, kind: str, level: Level, message: str, /, *args: object) -> None:
         """The same of what happened before now: `when`, in seconds since 1970; what is later than now counts as now."""

@@ -2,13 +2,23 @@
 
 import json
 import tracemalloc
+from collections.abc import Callable
 from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mcr.control.wire import MAX_LINE, LineBuffer, Rejection, Request, encode_error, encode_result, parse_request
+from mcr.control.wire import (
+    MAX_LINE,
+    LineBuffer,
+    Rejection,
+    Request,
+    encode_error,
+    encode_long_result,
+    encode_result,
+    parse_request,
+)
 from mcr.errors import InvalidParams, McrError, RuleNotFound
 
 LIMIT = 20
@@ -223,8 +233,9 @@ def test_a_request_takes_memory_by_its_size(values: bytes) -> None:
     assert most < 100e6
 
 
-def test_a_result_is_one_line() -> None:
-    assert encode_result("x", {"a": ["line\nbreak"]}) == b'{"jsonrpc":"2.0","id":"x","result":{"a":["line\\nbreak"]}}\n'
+@pytest.mark.parametrize("encode", [encode_result, encode_long_result])
+def test_a_result_is_one_line(encode: Callable[[str, object], bytes]) -> None:
+    assert encode("x", {"a": ["line\nbreak"]}) == b'{"jsonrpc":"2.0","id":"x","result":{"a":["line\\nbreak"]}}\n'
 
 
 def test_an_error_names_its_kind_and_hints() -> None:

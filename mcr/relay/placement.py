@@ -168,7 +168,8 @@ class Placement:
         key = digest(rule.rule_id, rule.input)
         place = self._former_rules.pop(key, None)
         if place is None:
-            self._make_room(self._rule_slots.taken < MAX_RULES)
+            if self._rule_slots.taken >= MAX_RULES:
+                self.forget_former()
             place = Place(self._rule_slots.take(), self._places.new_tag())
             self._places.put_rule(key, place)
         return place
@@ -177,15 +178,12 @@ class Placement:
         key = digest(rule.rule_id, rule.input, *output.destination)
         former = self._former_outputs.pop(key, None)
         if former is None:
-            self._make_room(self.output_slots.taken < MAX_OUTPUTS)
+            if self.output_slots.taken >= MAX_OUTPUTS:
+                self.forget_former()
             former = Place(self.output_slots.take(), self._places.new_tag())
             self._places.put_output(key, former)
         self._output_names[former.slot] = str(output)
         return OutputSlot(*former)
-
-    def _make_room(self, there_is: bool) -> None:  # noqa: FBT001
-        if not there_is:
-            self.forget_former()
 
     def forget_former(self) -> None:
         """Free the slots that another mcrd had placed rules in that are no more."""

@@ -99,8 +99,12 @@ class HandOver:
             for begin in range(0, len(duplicates), _AT_ONCE):
                 if not await client.send_descriptors(duplicates[begin : begin + _AT_ONCE]):
                     return False
-            result = {"names": [*named], "rules": unstructure(rules.rules), "saved_in": _place_of(self.file)}
-            return await client.send(wire.encode_result(request.id, result))
+            return await client.send(await trio.to_thread.run_sync(self._result, request, [*named], rules))
+
+    def _result(self, request: wire.Request, names: list[str], held: Held) -> bytes:
+        """It takes a while where there are many rules."""
+        rules = [*map(unstructure, held.rules)]
+        return wire.encode_result(request.id, {"names": names, "rules": rules, "saved_in": _place_of(self.file)})
 
     def _refusal(self, client: ControlClient) -> McrError | None:
         if client.peer.uid not in (0, os.geteuid()):

@@ -1,5 +1,6 @@
 """Judges whether rules survive a restart, and whether all that did are used. Pure."""
 
+import shlex
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 from itertools import islice
@@ -61,7 +62,8 @@ def judge_yielding(yielding: Sequence[tuple[Rule, FileRule]]) -> Iterator[Findin
             Verdict.ADVICE,
             f"{counted(len(yielding), 'saved rule')} not used, in favour of configuration files",
             ", ".join([*named, *more]),
-            f"keep one of each: mcrctl remove --rule-id {yielding[0][0].rule_id}; or take the other out of its file",
+            "keep one of each: take it out of the file, or: "
+            f"mcrctl remove --rule-id {shlex.quote(yielding[0][0].rule_id)}",
         )
 
 

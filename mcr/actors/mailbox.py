@@ -73,6 +73,9 @@ async def tell(inbox: trio.MemorySendChannel[C], command: C) -> None:
         inbox.send_nowait(command)
     except trio.WouldBlock:
         await inbox.send(command)
+    except trio.BrokenResourceError:
+        await trio.lowlevel.checkpoint_if_cancelled()  # when all are stopped, who is left may find the actor gone
+        raise
 
 
 async def ask(inbox: trio.MemorySendChannel[C], question: Callable[[Reply[T]], C]) -> T:

@@ -26,6 +26,16 @@ async def test_answer_arrives(nursery: trio.Nursery) -> None:
     assert await ask(send, lambda reply: Question("yes", reply)) == "YES"
 
 
+async def test_one_that_is_stopped_with_the_actor_finds_no_fault_in_that() -> None:
+    """When mcrd stops, a task may run on for a moment and ask one that has ended already."""
+    send, receive = trio.open_memory_channel[Question](0)
+    receive.close()
+    with trio.CancelScope() as scope:
+        scope.cancel()
+        await ask(send, lambda reply: Question("there?", reply))
+    assert scope.cancelled_caught
+
+
 async def test_error_as_answer_is_raised_in_the_caller(nursery: trio.Nursery) -> None:
     async def refuse() -> None:
         question = await receive.receive()

@@ -60,7 +60,7 @@ def rules_view(rules: Sequence[Any], width: int | None) -> str:
         rows.append([rule["rule_id"], *name, *origin, rule["state"], _endpoint(rule["input"]), first])
         rows.extend([""] * (len(rows[-1]) - 1) + [other] for other in others)
     more = [*(["NAME"] if named else []), *(["FROM"] if filed else [])]
-    table = _table(["RULE ID", *more, "STATE", "INPUT", "OUTPUTS"], rows, width)
+    table = _table(["RULE ID", *more, "STATE", "=INPUT", "=OUTPUTS"], rows, width)
     return "\n".join([table, *reasons(rules)])
 
 
@@ -219,7 +219,7 @@ def _failing_outputs_table(rules: Sequence[Any], width: int | None) -> str:
         for output in rule["outputs"]
         if output["errors"]
     ]
-    return _table(["RULE ID", "OUTPUT WITH ERRORS", "#ERRORS", "LAST ERROR"], rows, width)
+    return _table(["RULE ID", "=OUTPUT WITH ERRORS", "#ERRORS", "LAST ERROR"], rows, width)
 
 
 def _workers_table(workers: Sequence[Any], width: int | None) -> str:
@@ -261,7 +261,8 @@ def _size(value: float) -> str:
     return f"{value:,.1f} PB"
 
 
-# Tables. A header that begins with "#" is that of a column of numbers, which stand at the right.
+# Tables. A header that begins with "#" is that of a column of numbers, which stand at the right; "=", of words that one
+# wants to copy. Neither is folded, if there is room for the others.
 
 
 def _table(header: Sequence[str], rows: Sequence[Sequence[str]], width: int | None) -> str:
@@ -269,12 +270,13 @@ def _table(header: Sequence[str], rows: Sequence[Sequence[str]], width: int | No
     if not rows:
         return ""
     right = [title.startswith("#") for title in header]
-    lines = [[title.removeprefix("#") for title in header], *rows]
+    lines = [[title.lstrip("#=") for title in header], *rows]
     widths = [max(map(_columns, cells)) for cells in zip(*lines, strict=True)]
     if width is not None and sum(widths) + len(_GAP) * (len(widths) - 1) > width:
-        numbers = sum(columns + len(_GAP) for columns, is_number in zip(widths, right, strict=True) if is_number)
-        if width - numbers >= _LEAST_TEXT * right.count(False):
-            return _folded(right, lines, width)
+        for whole in ([title[0] in "#=" for title in header], right):
+            kept = sum(columns + len(_GAP) for columns, is_kept in zip(widths, whole, strict=True) if is_kept)
+            if width - kept >= _LEAST_TEXT * whole.count(False):
+                return _folded(right, whole, lines, width)
     return "\n".join(_GAP.join(map(_align, cells, widths, right)).rstrip() for cells in lines)
 
 
@@ -290,13 +292,13 @@ def _columns(text: str) -> int:
     return sum(0 if unicodedata.combining(c) else 2 if unicodedata.east_asian_width(c) in "WF" else 1 for c in text)
 
 
-def _folded(right: Sequence[bool], lines: Sequence[Sequence[str]], width: int) -> str:
+def _folded(right: Sequence[bool], whole: Sequence[bool], lines: Sequence[Sequence[str]], width: int) -> str:
     from rich.console import Console  # noqa: PLC0415
     from rich.table import Table  # noqa: PLC0415
 
     table = Table.grid(padding=(0, len(_GAP), 0, 0), pad_edge=False)
-    for is_right in right:
-        table.add_column(justify="right" if is_right else "left", overflow="fold", no_wrap=is_right)
+    for is_right, is_whole in zip(right, whole, strict=True):
+        table.add_column(justify="right" if is_right else "left", overflow="fold", no_wrap=is_whole)
     for cells in lines:
         table.add_row(*cells)
     console = Console(width=width, highlight=False, markup=False, emoji=False, color_system=None)

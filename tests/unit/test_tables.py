@@ -135,6 +135,16 @@ def test_a_table_too_wide_is_folded_and_nothing_is_lost(width: int) -> None:
     assert sorted("".join(folded.split())) == sorted("".join(whole.split()))
 
 
+def test_addresses_are_not_broken_where_something_else_can_be() -> None:
+    rules = [RULE | {"name": "a name of several words"}]
+    view = rules_view(rules, 80)
+    assert max(map(len, view.splitlines())) <= 80
+    source, *outputs = (
+        f"{each['group']}:{each['port']}:{each['interface']}" for each in (RULE["input"], *RULE["outputs"])
+    )
+    assert all(each in view for each in (source, *outputs))
+
+
 def test_numbers_are_never_folded() -> None:
     view = stats_view(stats(rules=[RULE_STATS | {"name": "a name of several words"}]), 80)
     assert max(map(len, view.splitlines())) <= 80

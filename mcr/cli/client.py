@@ -15,7 +15,7 @@ from collections.abc import Iterator
 from typing import Any, Final, NoReturn, Self
 
 from mcr.config.paths import DEFAULT_CONTROL_SOCKET
-from mcr.errors import McrError, SystemFault
+from mcr.errors import McrError, ShuttingDown, SystemFault
 from mcr.process.accounts import describe_owner, own_user
 
 REPLY_TIMEOUT: Final = 5
@@ -54,7 +54,7 @@ class Client:
         except OSError as error:
             self._socket.close()
             # Python itself refuses a path of more than 107 bytes, without an errno.
-            raise _connect_fault(path, origin, error.errno or errno.ENAMETOOLONG) from None
+            raise _passing(_connect_fault(path, origin, error.errno or errno.ENAMETOOLONG)) from None
         self._received = bytearray()
 
     def __enter__(self) -> Self:
@@ -137,6 +137,7 @@ def _fault(code: int, message: str, hints: list[Any], data: dict[str, Any]) -> M
     fault.code = code
     if isinstance(kind := data.get("kind"), str):
         fault.kind = kind
+    fault.passing = code == ShuttingDown.code
     fault.faults = [*_single_faults(data.get("faults"))]
     return fault
 
@@ -153,15 +154,17 @@ def _are_text(values: list[Any]) -> bool:
 
 
 def _closed(*hints: str) -> McrError:
-    return McrError("mcrd closed the connection without a reply", *hints, "see what it logged last")
+    return _passing(McrError("mcrd closed the connection without a reply", *hints, "see what it logged last"))
 
 
 def _no_reply(*hints: str) -> McrError:
-    return McrError(
-        f"No reply from mcrd within {REPLY_TIMEOUT} s",
-        *hints,
-        "is it stopped or overloaded? pgrep -a mcrd; and see its log",
-    )
+    what = f"No reply from mcrd within {REPLY_TIMEOUT} s"
+    return _passing(McrError(what, *hints, "is it stopped or overloaded? pgrep -a mcrd; and see its log"))
+
+
+def _passing(error: McrError) -> McrError:
+    error.passing = True
+    return error
 
 
 def _connect_fault(path: str, origin: str, number: int) -> SystemFault:

@@ -11,6 +11,7 @@ import signal
 import sys
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Any
 
 import click
@@ -209,14 +210,26 @@ def _which(rule: str | None) -> dict[str, str] | None:
 
 
 def _watch(session: Session, which: dict[str, str] | None, show: Callable[[Any], None]) -> None:
-    """Show the statistics once per second until Ctrl-C, which ends it and is no failure."""
-    try:
-        with session.connect() as daemon:
-            while True:
-                show(daemon.call("stats", which))
-                time.sleep(_WATCH_INTERVAL)
-    except KeyboardInterrupt:
-        pass
+    """Show the statistics once per second until Ctrl-C, which ends it and is no failure.
+
+    If mcrd goes after the first time, the next one is waited for.
+    """
+    seen = waits = False
+    with suppress(KeyboardInterrupt):
+        while True:
+            try:
+                with session.connect() as daemon:
+                    while True:
+                        show(daemon.call("stats", which))
+                        seen, waits = True, False
+                        time.sleep(_WATCH_INTERVAL)
+            except McrError as error:
+                if not (seen and error.passing):
+                    raise
+            if not waits:
+                click.echo("mcrd has gone: waiting for the next one", err=True)
+            waits = True
+            time.sleep(_WATCH_INTERVAL)
 
 
 def _statistics(session: Session, which: dict[str, str] | None, result: Any) -> str:

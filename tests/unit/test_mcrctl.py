@@ -353,8 +353,21 @@ def test_a_watch_for_machines_prints_an_object_a_line(run: Run) -> None:
     assert [json.loads(line) for line in out.splitlines()] == [STATS] * 3
 
 
-def test_a_watch_ends_with_an_error_when_the_daemon_goes(run: Run, daemon: Daemon) -> None:
-    daemon.failure = McrError("mcrd closed the connection without a reply")
+def test_a_watch_waits_for_the_next_daemon(run: Run, daemon: Daemon, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Told once, however long it takes; other errors end it, and so does a daemon that is not there to begin with."""
+    gone = McrError("mcrd closed the connection without a reply")
+    gone.passing = True
+    failures = iter((gone, gone, None, McrError("No rule has the id x")))
+
+    def sleep(_: float) -> None:
+        daemon.failure = next(failures)
+
+    monkeypatch.setattr("time.sleep", sleep)
+    status, out, err = run("stats", "--watch", "--json")
+    assert (status, [json.loads(line) for line in out.splitlines()]) == (1, [STATS] * 2)
+    assert err[0] == "mcrd has gone: waiting for the next one"
+    assert "No rule has the id x" in "".join(err[1:])
+    daemon.failure = gone
     assert run("stats", "--watch")[0] == 1
 
 

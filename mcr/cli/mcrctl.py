@@ -126,7 +126,8 @@ def version(session: Session) -> None:
 
 
 def _daemon_version(daemon: dict[str, Any]) -> str:
-    return f"mcrd {daemon['version']}, process {daemon['pid']}, protocol {daemon['protocol']}"
+    since = f", since {daemon['started']}" if "started" in daemon else ""
+    return f"mcrd {daemon['version']}, process {daemon['pid']}, protocol {daemon['protocol']}{since}"
 
 
 @cli.command()

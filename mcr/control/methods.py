@@ -7,6 +7,7 @@ bug and passes through.
 import os
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import suppress
+from datetime import UTC, datetime
 from typing import Any, Final, Protocol
 
 import attrs
@@ -121,6 +122,7 @@ class Api:
     diagnosis: Diagnosis
     settings: Settings
     files: Files
+    started: str = attrs.field(factory=lambda: f"{datetime.now(UTC):%Y-%m-%dT%H:%M:%SZ}", init=False)
 
     async def call(self, method: str, params: dict[str, Any], *, long: bool = False) -> Any:
         """Carry out one request.
@@ -316,8 +318,8 @@ async def _ping(_api: Api, _: _NoParams) -> Any:
     return {"pong": True}
 
 
-async def _version(_api: Api, _: _NoParams) -> Any:
-    return {"version": mcr.__version__, "protocol": PROTOCOL, "pid": os.getpid()}
+async def _version(api: Api, _: _NoParams) -> Any:
+    return {"version": mcr.__version__, "protocol": PROTOCOL, "pid": os.getpid(), "started": api.started}
 
 
 async def _recent_lines(api: Api, _: _NoParams) -> Any:

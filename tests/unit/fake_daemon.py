@@ -54,7 +54,7 @@ class Daemon:
             "stats": STATS,
             "list_workers": [],
             "ping": {"pong": True},
-            "version": {"version": "9.9.9", "protocol": 1, "pid": 42},
+            "version": {"version": "9.9.9", "protocol": 1, "pid": 42, "started": "2026-01-01T12:00:00Z"},
             "log_level.get": LEVELS,
             "log_level.set": LEVELS,
         }

@@ -86,7 +86,11 @@ def test_a_level_that_opens_the_capture_filters_says_what_that_costs(run: Run, d
 
 
 def test_version_shows_both(run: Run, daemon: Daemon) -> None:
-    assert run("version") == (0, f"mcrctl {mcr.__version__}\nmcrd 9.9.9, process 42, protocol 1\n", [])
+    assert run("version") == (
+        0,
+        f"mcrctl {mcr.__version__}\nmcrd 9.9.9, process 42, protocol 1, since 2026-01-01T12:00:00Z\n",
+        [],
+    )
     assert json.loads(run("version", "--json")[1]) == {"mcrctl": mcr.__version__, "mcrd": daemon.results["version"]}
 
 

@@ -2,6 +2,7 @@
 
 import errno
 import os
+from datetime import UTC, datetime
 from ipaddress import IPv4Address
 from typing import Any
 
@@ -248,7 +249,10 @@ async def test_ping_answers(api: Api) -> None:
 
 
 async def test_version_names_the_process(api: Api) -> None:
-    assert await call(api, "version") == {"version": mcr.__version__, "protocol": 1, "pid": os.getpid()}
+    told = await call(api, "version")
+    started = datetime.fromisoformat(told.pop("started"))
+    assert told == {"version": mcr.__version__, "protocol": 1, "pid": os.getpid()}
+    assert 0 <= (datetime.now(UTC) - started).total_seconds() < 600
 
 
 # Log levels

@@ -100,7 +100,7 @@ async def run_daemon(
     check_permission()
     _prepare_process(settings)
     events, signals = _signals()
-    handed_over = handover.take_over(settings.control_socket) if take_over else HandedOver(passed_descriptors())
+    handed_over = _take_over(settings) if take_over else HandedOver(passed_descriptors())
     store = DescriptorStore(manager, handed_over.descriptors)
     with ExitStack() as stack:
         file, unsaved = await trio.to_thread.run_sync(_open_rules, settings)
@@ -160,6 +160,12 @@ async def run_daemon(
                 await _leave(control, workers, stats, file, store)
             await _drain(control, workers)
             nursery.cancel_scope.cancel(reason="the daemon stops")
+
+
+def _take_over(settings: Settings) -> HandedOver:
+    """Have the mcrd that runs end, unless this one could not go on then."""
+    Metrics.check(settings.metrics)
+    return handover.take_over(settings.control_socket)
 
 
 async def _start_clean(unfit: str, predecessors: Predecessors) -> None:

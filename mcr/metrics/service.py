@@ -1,5 +1,6 @@
 """Metrics as mcrd has them: a listener that is there before the actors are, and the server when they are."""
 
+import errno
 import socket
 from contextlib import ExitStack
 from types import TracebackType
@@ -8,6 +9,7 @@ from typing import Self
 import attrs
 import trio
 
+from mcr.errors import SystemFault
 from mcr.logs.logger import get_logger
 from mcr.metrics.listener import metrics_listener
 from mcr.metrics.pages import Pages
@@ -36,6 +38,19 @@ class Metrics:
         """
         closing = ExitStack()
         return cls(endpoint, closing.enter_context(metrics_listener(endpoint)) if endpoint else None, closing)
+
+    @staticmethod
+    def check(endpoint: Endpoint | None) -> None:
+        """See that one can listen there, as soon as who does now has ended.
+
+        Raises:
+            SystemFault: one can't.
+        """
+        try:
+            Metrics.open(endpoint)._closing.close()  # noqa: SLF001 - its own
+        except SystemFault as error:
+            if error.errno != errno.EADDRINUSE:
+                raise
 
     async def serve(self, nursery: trio.Nursery, pages: Pages) -> None:
         """Answer clients from now on."""

@@ -166,7 +166,10 @@ def test_where_metrics_cannot_be_served_mcrd_says_why(
 
 
 def test_a_port_is_served_and_taken_over(plant: Plant, make_mcr: MakeMcr) -> None:
-    """On an address that others reach mcrd warns; a scraper beside the relay reads it, before and after."""
+    """On an address that others reach mcrd warns; a scraper beside the relay reads it, before and after.
+
+    Who could not serve them does not take over.
+    """
     options = ("--metrics", "198.18.1.1:9464")
     mcr = make_mcr(plant.relay).start(1, *options)
     assert mcr.says("warning [control] whoever reaches 198.18.1.1:9464 can read rules, addresses and counters")
@@ -174,6 +177,10 @@ def test_a_port_is_served_and_taken_over(plant: Plant, make_mcr: MakeMcr) -> Non
     for _ in range(2):
         assert plant.receiver.run([sys.executable, "-c", fetch]).stdout == "b'ok\\n'\n"
         take_over(mcr, 1, *options)
+    words = ("supervisor", "--control-socket", mcr.socket, "--take-over", "--metrics", "192.0.2.1:9464")
+    done = plant.relay.run([BIN / "mcrd", *words], check=False)
+    assert (done.returncode, "Error: Failed to bind to 192.0.2.1:9464: " in done.stderr) == (1, True)
+    assert mcr.running
 
 
 # What it costs

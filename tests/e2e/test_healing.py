@@ -211,7 +211,7 @@ def test_nothing_is_left_of_a_killed_daemon(plant: Plant, make_mcr: MakeMcr) -> 
     before = shared_memory_names()
     mcr = make_mcr(plant.relay).start(2)
     mcr.add("in0:239.1.1.1:5000", "239.2.2.2:6000:out0")
-    sender = Sender(plant.source, "src0", "239.1.1.1:5000", count=3 * RATE, rate=RATE)
+    sender = Sender(plant.source, "src0", "239.1.1.1:5000", count=100 * RATE, rate=RATE)
     wait_until(lambda: mcr.stats()["ingress"]["recv"] > RATE, "traffic flows")
     assert mcr.process is not None
     # Everything it started, and everything those started: also helpers that are no workers.
@@ -227,7 +227,7 @@ def test_nothing_is_left_of_a_killed_daemon(plant: Plant, make_mcr: MakeMcr) -> 
     assert mcr.socket.exists()  # stale
     mcr.start(2)
     wait_until(lambda: [rule["state"] for rule in mcr.call("list")] == ["active"], "its rule is in use again")
-    sender.finish()
+    sender.stop()
     receiver = Receiver(plant.receiver, "239.2.2.2:6000@rx0=239.1.1.1:5000", count=1000)
     Sender(plant.source, "src0", "239.1.1.1:5000", count=1000, rate=5000).finish()
     receiver.expect_everything()

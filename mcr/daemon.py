@@ -46,6 +46,7 @@ from mcr.process.descriptor_store import DescriptorStore
 from mcr.process.refusal import describe_refusal
 from mcr.process.service import ServiceManager, passed_descriptors
 from mcr.process.signals import listen
+from mcr.relay.kernel_path import open_kernel_rules
 from mcr.rules.rule_table import Keep
 from mcr.rules.store import RuleFile, StateInUse
 from mcr.rules.trial import Trial, after_start, kept_trial, this_moment, utc
@@ -113,16 +114,14 @@ async def run_daemon(
         closing = stack.enter_context(ExitStack())
         listener = closing.enter_context(control_socket(settings.control_socket))
         metrics = stack.enter_context(Metrics.open(settings.metrics))
-        predecessors = stack.enter_context(Predecessors(store))
-        kept = stack.enter_context(
-            Kept.open(store, settings.num_workers, settings.max_hold_us, settings.receive_buffers)
-        )
-        if not kept.inherited:
-            await _start_clean(kept.unfit, predecessors)
+        predecessors, kept = await _go_on(settings, store, stack)
+        kernel = stack.enter_context(open_kernel_rules(settings, kept))
         async with trio.open_nursery() as nursery:
-            stats = await nursery.start(run_stats_aggregator, kept, settings.stats_interval)
+            stats = await nursery.start(run_stats_aggregator, kept, settings.stats_interval, kernel.counters)
             network = await nursery.start(run_network_watch)
-            workers = await nursery.start(run_worker_supervisor, kept, stats, settings, network, predecessors)
+            workers = await nursery.start(
+                partial(run_worker_supervisor, kept, stats, settings, network, predecessors, kernel=kernel)
+            )
             rules = await nursery.start(
                 run_rule_store, workers, network, file, configuration.rules, handed_over.rules_beside(file)
             )
@@ -168,11 +167,18 @@ def _take_over(settings: Settings) -> HandedOver:
     return handover.take_over(settings.control_socket)
 
 
-async def _start_clean(unfit: str, predecessors: Predecessors) -> None:
-    """Let nothing of the mcrd before this one go on, if there was one: its workers would forward what these forward."""
-    if unfit:
-        log.warning("what the last mcrd has left cannot be used: %s. Counters start at zero", unfit)
-    await predecessors.end()
+async def _go_on(settings: Settings, store: DescriptorStore, stack: ExitStack) -> tuple[Predecessors, Kept]:
+    """What the mcrd before this one has left, if there was one.
+
+    If it can't be used, nothing of it goes on: its workers would forward what these forward.
+    """
+    predecessors = stack.enter_context(Predecessors(store))
+    kept = stack.enter_context(Kept.open(store, settings.num_workers, settings.max_hold_us, settings.receive_buffers))
+    if kept.unfit:
+        log.warning("what the last mcrd has left cannot be used: %s. Counters start at zero", kept.unfit)
+    if not kept.inherited:
+        await predecessors.end()
+    return predecessors, kept
 
 
 async def _leave(

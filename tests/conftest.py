@@ -11,7 +11,7 @@ from lab import enter_user_namespace
 from notified import listener
 from stated_rules import rules
 from store_world import file, store, workers
-from topology import daemons, lab, make_mcr, plant
+from topology import daemons, lab, make_mcr, plant, worker_path
 from users import stage
 
 __all__ = [
@@ -33,6 +33,7 @@ __all__ = [
     "stage",
     "store",
     "wire",
+    "worker_path",
     "workers",
 ]
 

@@ -25,7 +25,7 @@ from mcr.errors import McrError
 
 NATIVE = Path(__file__).resolve().parents[1] / "mcr" / "native"
 HEADER = Path("bpf", "programs.h")
-PROGRAMS = ("filter", "suppress")
+PROGRAMS = ("filter", "ingress")
 
 VERSION = "14.0.6"
 CLANG = "clang-14"

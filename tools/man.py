@@ -92,7 +92,8 @@ with a named cause.
 mcrd needs the capability CAP_NET_RAW. With CAP_BPF, an eBPF filter in the kernel rejects packets that no rule takes.
 With CAP_NET_ADMIN, socket buffers may exceed net.core.rmem_max and net.core.wmem_max, and datagrams to groups leave as
 raw frames if no firewall rule, IPsec policy or cgroup program would act on them (MCR_RAW_SEND). With both, and Linux
-6.6, packets that match a rule skip the local IP stack (MCR_ABSORB). Workers give up every capability.""",
+6.6, packets that match a rule skip the local IP stack (MCR_ABSORB), and a program at the input interface forwards
+where it can, without a worker (MCR_KERNEL_PATH). Workers give up every capability.""",
         sections={
             "ENVIRONMENT": (
                 (CONTROL_SOCKET_VARIABLE, "The same as --control-socket, which takes precedence."),

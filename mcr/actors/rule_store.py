@@ -218,7 +218,7 @@ class RuleStore:
         if entry.fault or entry.generation > conditions.acknowledged or conditions.concern(entry.rule):
             return _view(entry, conditions)
         known, view = self._well.get(entry.rule.rule_id, (None, None))
-        if known is not entry or view is None:
+        if known is not entry or view is None or view.path_reason != conditions.paths.why_worker(entry.rule):
             view = _view(entry, conditions)
             self._well[entry.rule.rule_id] = entry, view
         return view

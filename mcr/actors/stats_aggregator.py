@@ -18,10 +18,20 @@ from mcr.model.log import Facility, Level
 from mcr.model.stats import Stats
 from mcr.relay.placement import LeavingOutput, PlacedRule
 from mcr.shm.kept import Kept
+from mcr.shm.kernel_counters import KernelCounters
 from mcr.stats.activity import Activity
 from mcr.stats.captures import Backlog, CaptureCounts, Watched
 from mcr.stats.former_outputs import FormerOutputs
-from mcr.stats.readings import Former, Reading, egress_stats, ingress_stats, rule_stats, stats_lines, worker_stats
+from mcr.stats.readings import (
+    Former,
+    Reading,
+    egress_stats,
+    ingress_stats,
+    kernel_path_stats,
+    rule_stats,
+    stats_lines,
+    worker_stats,
+)
 from mcr.text.plurals import counted
 
 _T = TypeVar("_T")
@@ -32,6 +42,7 @@ ingress_log = get_logger(Facility.INGRESS)
 _TICK = 1.0  # seconds between the readings that rates are taken from
 _MANY_RULES = 200  # beyond that, others get their turn while statistics are put together
 _NOTE_TICKS = 10  # between two notes of which rules match
+_SAMPLE_PACKETS = 100_000  # on both paths, between two pairs of [STATS:…] lines: as a worker has it
 _STALL_TICKS = 3  # without a step while packets wait: it hangs
 _LINES_APART = 1.0  # seconds between two pairs of [STATS:…] lines, at least
 
@@ -189,6 +200,7 @@ class StatsAggregator:
 async def run_stats_aggregator(
     kept: Kept,
     lines_every: float = 0.0,
+    kernel: KernelCounters | None = None,
     *,
     task_status: trio.TaskStatus[StatsAggregator] = trio.TASK_STATUS_IGNORED,
 ) -> None:
@@ -197,11 +209,12 @@ async def run_stats_aggregator(
     Args:
         kept: segments of the workers, in the order of their ids, and what the last mcrd has counted; stays the
             caller's.
-        lines_every: seconds between two pairs of [STATS:…] lines; 0: when a worker passes a round number of packets.
+        lines_every: seconds between two pairs of [STATS:…] lines; 0: when a round number of packets has come.
+        kernel: counters of the kernel path; stay the caller's. None: there are none.
         task_status: gets the handle.
     """
     send, receive = trio.open_memory_channel[_Command](0)
-    state = _State(kept, by_count=not lines_every)
+    state = _State(kept, kernel, by_count=not lines_every)
     try:
         async with trio.open_nursery() as nursery:
             with receive:
@@ -277,15 +290,16 @@ class _Stall:
 
 
 class _State:
-    def __init__(self, kept: Kept, *, by_count: bool) -> None:
+    def __init__(self, kept: Kept, kernel: KernelCounters | None, *, by_count: bool) -> None:
         self._kept = kept
+        self._kernel = kernel
         self._segments = segments = kept.segments
         self._by_count = by_count
         self._rules: dict[str, PlacedRule] = {}
         self._former = FormerOutputs()
         self._rule_slots = 0  # slots ever in use: how far a reading has to reach
         self._output_slots = 0
-        self.captures = CaptureCounts(segments)
+        self.captures = CaptureCounts(segments, kernel)
         self._restore()
         self._past = deque([self._read()], maxlen=2)
         self._lines_at = -_LINES_APART
@@ -293,6 +307,7 @@ class _State:
         self._stalls = [_Stall()] * len(segments)
         self._activity = Activity()
         self._ticks = 0
+        self._sampled_at = 0  # datagrams on both paths at the last log line for their sake
 
     def _restore(self) -> None:
         """Go on from what the last mcrd has counted."""
@@ -351,6 +366,7 @@ class _State:
         self.save()  # often enough that the kernel's 32-bit counts can't wrap
         self._past.append(self._read())
         self._warn_of_drops()
+        self._sample_kernel_path()
         for worker, stall in enumerate(self._stalls):
             backlog = self.captures.backlog(worker)
             stuck = backlog.waiting > 0 and backlog.taken == stall.backlog.taken
@@ -358,6 +374,13 @@ class _State:
         if self._ticks % _NOTE_TICKS == 0:
             await self._look_through_rules(self._activity.note, self._past[-1])
         self._ticks += 1
+
+    def _sample_kernel_path(self) -> None:
+        """As workers do it, for both paths."""
+        received = self._past[-1].totals.recv
+        if received - self._sampled_at >= _SAMPLE_PACKETS:
+            self._sampled_at = received
+            self.log_sample()
 
     async def idle(self) -> dict[str, float]:
         return await self._look_through_rules(self._activity.idle, self._read())
@@ -384,6 +407,7 @@ class _State:
             egress=egress_stats(now, past),
             workers=worker_stats(now, drops),
             interfaces=self.captures.interfaces(),
+            kernel_path=kernel_path_stats(now.taken),
         )
         return Moment(stats, now, past, tuple(self._rules.values()), self._former.all())
 
@@ -407,4 +431,6 @@ class _State:
 
     def _read(self) -> Reading:
         workers = tuple(segment.read(self._rule_slots, self._output_slots) for segment in self._segments)
-        return Reading(trio.current_time(), workers, self.captures.rejected())
+        kernel = self._kernel.read(self._rule_slots, self._output_slots) if self._kernel else None
+        rejected, taken = self.captures.rejected(), self.captures.taken()
+        return Reading(trio.current_time(), workers, rejected, taken=taken, kernel=kernel)

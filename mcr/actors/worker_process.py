@@ -194,6 +194,8 @@ class Post:
     """Keeps the channel open beyond mcrd: for as long, the worker goes on."""
     vacant: trio.Event
     """The worker of another mcrd has left the post."""
+    drains: tuple[int, ...] = ()
+    """Descriptor of the map in which the workers say which of their rings are empty; none: there is no kernel path."""
 
 
 async def run_worker_process(
@@ -304,7 +306,7 @@ class _Life:
         self.pid = caller.pid
         with caller.channel as channel, self._left(channel):
             ring = RuleRing(self._post.segment)
-            await _send_descriptors(channel, [self._post.segment.fd, bells.wake, bells.event])
+            await _send_descriptors(channel, [self._post.segment.fd, bells.wake, bells.event, *self._post.drains])
             await self._post.owner.send(WorkerStarted(self._post.worker_id, self._incarnation, caller.pid))
             async for delivery in inbox:
                 if delivery.incarnation == self._incarnation:

@@ -39,6 +39,7 @@ from mcr.net.ip_bypass import Blocker
 from mcr.net.network import Network
 from mcr.net.own import own_keys
 from mcr.process.accounts import unprivileged_user
+from mcr.relay.kernel_path import KernelRules
 from mcr.relay.relay import Relay
 from mcr.rules.conditions import Standing
 from mcr.shm import records
@@ -154,6 +155,7 @@ async def run_worker_supervisor(
     network: NetworkWatch,
     predecessors: Predecessors,
     *,
+    kernel: KernelRules,
     task_status: trio.TaskStatus[WorkerSupervisor] = trio.TASK_STATUS_IGNORED,
 ) -> None:
     """Run one worker per segment until cancelled, which kills them; see `WorkerSupervisor.stop` for a gentle end.
@@ -167,7 +169,7 @@ async def run_worker_supervisor(
     spares = trio.CapacityLimiter(1)
     cores = worker_cores(len(kept.segments), usable_cores())
     async with open_workshop() as workshop, trio.open_nursery() as nursery:
-        with receive, Relay(settings, kept) as relay, open_reviews(settings) as reviews:
+        with receive, Relay(settings, kept, kernel) as relay, open_reviews(settings) as reviews:
             succession = Succession(kept, predecessors)
             nursery.start_soon(succession.prepare, workshop)
             state = _State(relay, kept, stats, settings.levels, reviews, succession=succession, nursery=nursery)
@@ -176,7 +178,18 @@ async def run_worker_supervisor(
             await stats.inherited(tuple((each.slot, watched(each)) for each in relay.inputs.former))
             user = unprivileged_user()
             for worker_id, (core, segment) in enumerate(zip(cores, kept.segments, strict=True)):
-                post = Post(worker_id, core, segment, workshop, user, spares, events_send, kept.store, succession.done)
+                post = Post(
+                    worker_id,
+                    core,
+                    segment,
+                    workshop,
+                    user,
+                    spares,
+                    events_send,
+                    kept.store,
+                    succession.done,
+                    kernel.drains,
+                )
                 state.workers.add(core, await nursery.start(run_worker_process, post))
             nursery.start_soon(_hear_of_workers, state, events)
             nursery.start_soon(repeat, send, _Watch(), _WATCH_SECONDS)
@@ -188,6 +201,8 @@ async def run_worker_supervisor(
                     await _handle(state, command)
                     if state.lets_go:
                         await state.let_go()
+                    if relay.kernel.is_waiting:
+                        state.workers.nudge()
 
 
 async def _follow(network: NetworkWatch, inbox: trio.MemorySendChannel[_Command]) -> None:
@@ -317,6 +332,7 @@ class _State:
         keys = own_keys(network, used)
         if keys != self._own_keys:
             self._own_keys = keys
+            self._relay.kernel.set_own(keys)
             self.workers.tell_all(records.own(keys))
 
     def check_interfaces(self) -> None:
@@ -384,6 +400,7 @@ class _State:
     def _show_unmatched(self) -> None:
         """Let workers see what filters reject if they are to log it."""
         self._relay.inputs.show_unmatched(show=self._levels.of(Facility.INGRESS) >= Level.DEBUG)
+        self._relay.kernel.trace(on=self._levels.of(Facility.EGRESS) >= Level.TRACE)
 
     def set_log_levels(self, levels: LogLevels) -> None:
         self._levels = levels

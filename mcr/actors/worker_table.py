@@ -90,6 +90,12 @@ class WorkerTable:
             if worker.pid is not None:
                 worker.tell(*commands)
 
+    def nudge(self) -> None:
+        """Have all look at their rings."""
+        for worker in self:
+            if worker.pid is not None:
+                worker.tell(records.generation(self.newest))
+
     def tell_generation(self, generation: int, *commands: records.Command) -> None:
         """Tell all of them that these commands make the next generation."""
         self.tell_all(*commands, records.generation(generation))

@@ -46,6 +46,8 @@ class Settings:
     """Keep matched packets out of the local IP stack, unless a UDP socket, a bridge or routing could want them."""
     raw_send: bool = table.RAW_SEND.default
     """Send raw frames to groups if nothing acts on packets between IP and the interface."""
+    kernel_path: str = table.KERNEL_PATH.default
+    """Whether the kernel forwards by the rules that allow it: auto, or off."""
     pools: BufferPools = attrs.field(factory=BufferPools)
     """How many packets a capture ring holds."""
     views: tuple[SettingView, ...] = ()
@@ -76,6 +78,7 @@ def settings_from(given: Given) -> Settings:
         receive_buffers=value(table.RECEIVE_BUFFERS),
         absorb=value(table.ABSORB),
         raw_send=value(table.RAW_SEND),
+        kernel_path=value(table.KERNEL_PATH),
         pools=BufferPools(
             small=value(table.POOL_SMALL), standard=value(table.POOL_STANDARD), jumbo=value(table.POOL_JUMBO)
         ),

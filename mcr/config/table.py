@@ -229,6 +229,13 @@ RAW_SEND: Final = Setting(
     meaning="1: send to groups as raw frames where IP would only add headers",
     variable="MCR_RAW_SEND",
 )
+KERNEL_PATH: Final = Setting(
+    "kernel_path",
+    Word(("auto", "off")),
+    "auto",
+    "auto: forward in the kernel, without a worker, by the rules that allow it",
+    variable="MCR_KERNEL_PATH",
+)
 
 TABLE: Final[tuple[Setting[Any], ...]] = (
     CONTROL_SOCKET,
@@ -247,6 +254,7 @@ TABLE: Final[tuple[Setting[Any], ...]] = (
     STATS_INTERVAL,
     ABSORB,
     RAW_SEND,
+    KERNEL_PATH,
 )
 """In the order in which they are shown."""
 

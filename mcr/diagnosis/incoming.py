@@ -343,6 +343,12 @@ def judge_taking(
     yield judge_match(rule, look, before, after)
 
 
+def judge_path(rule: RuleView) -> Finding:
+    """Who forwards it. Either does."""
+    what = "a worker forwards it" if rule.path_reason else "the kernel forwards it, without a worker"
+    return Finding("path", Verdict.OK, what, rule.path_reason or "mcrctl list --json: path")
+
+
 def _is_sent_here(rule: RuleView, others: Collection[RuleView]) -> bool:
     """Whether an output of any rule sends to the group and port that the rule takes."""
     flow = rule.input.group, rule.input.port

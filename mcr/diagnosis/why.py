@@ -23,6 +23,7 @@ from mcr.diagnosis.incoming import (
     judge_arrival,
     judge_bridge,
     judge_entrance,
+    judge_path,
     judge_rule,
     judge_taking,
     matched,
@@ -118,7 +119,7 @@ class Walk:
         findings += await trio.to_thread.run_sync(_until_fault, taking)
         if _ends(findings):
             return findings
-        return findings + await self._judge_outputs(look, before, after)
+        return (*findings, judge_path(self.rule), *await self._judge_outputs(look, before, after))
 
     def _judge_names(self) -> Iterator[Finding]:
         for name in dict.fromkeys((self.rule.input.interface, *(each.interface for each in self.rule.outputs))):

@@ -150,6 +150,16 @@ class Origin(enum.StrEnum):
     """It was added by `mcrctl add` or another client."""
 
 
+class Path(enum.StrEnum):
+    """Which way a rule's packets take."""
+
+    KERNEL = "kernel"
+    """A program at the input interface forwards them, and wakes nobody."""
+
+    WORKER = "worker"
+    """The workers forward them."""
+
+
 @attrs.frozen
 class OutputView(Output):
     """An output of a rule as `mcrctl list` shows it.
@@ -178,6 +188,8 @@ class RuleView:
     Attributes:
         reason: one sentence that says why it is not active; empty when it is.
         warnings: what may surprise about it, active or not.
+        path: that its packets take; single ones that need a worker take the other.
+        path_reason: one sentence that says why that is not the kernel's; empty if it is.
     """
 
     rule_id: str
@@ -188,6 +200,8 @@ class RuleView:
     reason: str = ""
     warnings: tuple[str, ...] = ()
     origin: Origin = Origin.RUNTIME
+    path: Path = Path.KERNEL
+    path_reason: str = ""
 
 
 NO_RULES = 1

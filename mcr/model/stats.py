@@ -132,6 +132,21 @@ class WorkerStats:
 
 
 @attrs.frozen
+class KernelPathStats:
+    """The share of the kernel path, which forwards without a worker."""
+
+    recv: int = 0
+    matched: int = 0
+    parse_err: int = 0
+    kernel_drops: int = 0
+    """Another program at the interface's ingress took them first."""
+    submitted: int = 0
+    sent: int = 0
+    errors: int = 0
+    bytes: int = 0
+
+
+@attrs.frozen
 class InterfaceStats:
     """One input interface, over all workers. At rest recv = matched + no_match + buf_exhaust + all parse errors."""
 
@@ -155,3 +170,4 @@ class Stats:
     rules: tuple[RuleStats, ...] = ()
     workers: tuple[WorkerStats, ...] = ()
     interfaces: tuple[InterfaceStats, ...] = ()
+    kernel_path: KernelPathStats = KernelPathStats()

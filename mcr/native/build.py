@@ -23,6 +23,7 @@ ffi.set_source(
     #include <sys/socket.h>
 
     #include "bpf/load.h"
+    #include "bpf/path.h"
     #include "checksum.h"
     #include "engine.h"
     #include "gateway.h"

@@ -14,6 +14,7 @@
 #include "clock.h"
 #include "commit.h"
 #include "control.h"
+#include "drain.h"
 #include "engine.h"
 #include "gather.h"
 #include "plan.h"
@@ -58,9 +59,11 @@ uint32_t mcr_loop_move(struct mcr_worker *worker, uint32_t slot)
 {
 	struct mcr_capture *capture = &worker->captures[slot];
 	struct mcr_batch *batch = &worker->batch;
+	uint64_t entered = mcr_drain_entered(worker, slot);
 
 	mcr_gather(worker, slot);
 	if (!batch->slots) {
+		mcr_drain_see(worker, slot, entered);
 		rest(capture);
 		return 0;
 	}

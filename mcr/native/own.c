@@ -2,6 +2,7 @@
 #include "own.h"
 
 #include <errno.h>
+#include <string.h>
 
 int mcr_own_set(struct mcr_own *own, const struct mcr_rec_own_key *keys, uint32_t count)
 {

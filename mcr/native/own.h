@@ -7,7 +7,6 @@
 #define MCR_OWN_H
 
 #include <stdint.h>
-#include <string.h>
 
 #include "shm_abi.h"
 
@@ -29,7 +28,7 @@ static inline uint64_t mcr_own_mac(const uint8_t *mac)
 {
 	uint64_t key = 0;
 
-	memcpy(&key, mac, MCR_MAC_BYTES);
+	__builtin_memcpy(&key, mac, MCR_MAC_BYTES);
 	return UINT64_C(1) << 49 | key;
 }
 

@@ -19,8 +19,10 @@
 
 #if __BYTE_ORDER__ == __ORDER_LITTLE_ENDIAN__
 #define MCR_NETWORK16(number) ((uint16_t)((number) >> 8 | ((number) & 0xff) << 8))
+#define MCR_NETWORK32(number) __builtin_bswap32(number)
 #else
 #define MCR_NETWORK16(number) ((uint16_t)(number))
+#define MCR_NETWORK32(number) ((uint32_t)(number))
 #endif
 
 #define MCR_IPV4_FRAGMENT 0x3fff /* more-fragments flag and offset */

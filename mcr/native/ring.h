@@ -51,6 +51,12 @@ static inline void mcr_store_relaxed(uint64_t *p, uint64_t value)
 	__atomic_store_n(p, value, __ATOMIC_RELAXED);
 }
 
+/* The kernel may add at the same time. */
+static inline void mcr_add_shared(uint64_t *p, uint64_t value)
+{
+	__atomic_fetch_add(p, value, __ATOMIC_SEQ_CST);
+}
+
 static inline uint32_t mcr_load_relaxed32(const uint32_t *p)
 {
 	return __atomic_load_n(p, __ATOMIC_RELAXED);

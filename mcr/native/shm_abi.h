@@ -15,7 +15,7 @@
 
 #include "flow.h"
 
-#define MCR_ABI_VERSION 8
+#define MCR_ABI_VERSION 9
 #define MCR_CACHE_LINE  64
 
 #define MCR_MAX_RULES        16384
@@ -62,6 +62,7 @@ struct mcr_header {
 	uint32_t version;   /* supervisor: MCR_ABI_VERSION */
 	uint32_t length;    /* supervisor: sizeof(struct mcr_segment) */
 	uint32_t worker_id; /* supervisor */
+	uint32_t workers;   /* supervisor: how many there are */
 	uint32_t engine;    /* worker: enum mcr_engine_id */
 	uint32_t hold_ns;   /* supervisor: longest batching delay, 0: none */
 	uint32_t batch;     /* supervisor: frames to take from a capture ring at a time, 1 to MCR_BATCH_SLOTS */

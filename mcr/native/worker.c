@@ -12,6 +12,7 @@
 #include <sys/syscall.h>
 #include <unistd.h>
 
+#include "drain.h"
 #include "engine.h"
 #include "journal.h"
 #include "loop.h"
@@ -129,15 +130,18 @@ static void hand_back(struct mcr_worker *worker)
 	for (uint32_t i = 0; i < MCR_MAX_INTERFACES; i++)
 		if (worker->captures[i].slots)
 			mcr_capture_detach(&worker->captures[i]);
+	mcr_drain_unmap(worker);
 	munmap(worker->segment, sizeof(*worker->segment));
 	worker->segment = NULL;
 	send(worker->channel.fd, &done, sizeof(done), MSG_DONTWAIT | MSG_NOSIGNAL); /* if it has gone, so be it */
 }
 
-static int run(struct mcr_worker *worker, int segment_fd)
+static int run(struct mcr_worker *worker, int segment_fd, int drain_fd)
 {
 	int ret = map_segment(worker, segment_fd);
 
+	if (!ret && drain_fd >= 0)
+		ret = mcr_drain_map(worker, drain_fd);
 	if (ret)
 		return ret;
 	name_process(worker->segment->header.worker_id);
@@ -168,7 +172,7 @@ static void release(struct mcr_worker *worker)
 	}
 }
 
-int mcr_worker_run(int segment_fd, int channel_fd, int wake_fd, int event_fd, bool confined)
+int mcr_worker_run(int segment_fd, int channel_fd, int wake_fd, int event_fd, int drain_fd, bool confined)
 {
 	struct mcr_worker *worker;
 	int ret;
@@ -185,7 +189,7 @@ int mcr_worker_run(int segment_fd, int channel_fd, int wake_fd, int event_fd, bo
 	worker->wake_fd = wake_fd;
 	worker->event_fd = event_fd;
 	worker->confined = confined;
-	ret = run(worker, segment_fd);
+	ret = run(worker, segment_fd, drain_fd);
 	release(worker);
 	mcr_channel_close(&worker->channel);
 	munmap(worker, sizeof(*worker));

@@ -18,14 +18,16 @@
 #include "rules.h"
 #include "shm_abi.h"
 
+struct mcr_bpf_drain;
 struct mcr_engine;
 
 struct mcr_worker {
 	struct mcr_segment *segment;
-	struct mcr_channel channel; /* its hang-up means that the supervisor is gone */
-	int wake_fd;                /* eventfd, read: the rule ring has something */
-	int event_fd;               /* eventfd, written: the event ring has something */
-	bool confined;              /* may open nothing, once it is set up */
+	struct mcr_bpf_drain *drains; /* of all workers, by capture; NULL: there is no kernel path */
+	struct mcr_channel channel;   /* its hang-up means that the supervisor is gone */
+	int wake_fd;                  /* eventfd, read: the rule ring has something */
+	int event_fd;                 /* eventfd, written: the event ring has something */
+	bool confined;                /* may open nothing, once it is set up */
 
 	struct mcr_ring_end commands;
 	struct mcr_ring_end events;
@@ -56,10 +58,10 @@ struct mcr_worker {
 };
 
 /*
- * Run a worker until it is told to stop. Takes over the descriptors. `confined`: see mcr_confine; it holds for the rest
+ * Run a worker until it is told to stop. Takes over the descriptors. `drain_fd`: see drain.h; -1: there is no kernel path. `confined`: see mcr_confine; it holds for the rest
  * of the process's life.
  * 0 after an orderly stop, -EPIPE when the supervisor is gone, another -errno when the header's step failed.
  */
-int mcr_worker_run(int segment_fd, int channel_fd, int wake_fd, int event_fd, bool confined);
+int mcr_worker_run(int segment_fd, int channel_fd, int wake_fd, int event_fd, int drain_fd, bool confined);
 
 #endif

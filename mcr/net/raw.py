@@ -26,10 +26,14 @@ from mcr.net.netlink import look_at_links
 
 @attrs.frozen
 class RawLink:
-    """What raw frames need to know of an interface: the address they come from, and how many bytes its MTU is."""
+    """What raw frames need to know of an interface: the address they come from, and how many bytes its MTU is.
+
+    `up`: somebody has set it up.
+    """
 
     mac: bytes
     mtu: int
+    up: bool = True
 
 
 def find_links(interfaces: Collection[int]) -> dict[int, RawLink]:
@@ -42,7 +46,9 @@ def find_links(interfaces: Collection[int]) -> dict[int, RawLink]:
         OSError: no netlink socket could be opened, or the kernel refuses to tell.
     """
     return {
-        index: RawLink(bytes.fromhex(link.get("address").replace(":", "")), link.get("mtu"))
+        index: RawLink(
+            bytes.fromhex(link.get("address").replace(":", "")), link.get("mtu"), bool(link["flags"] & uapi.IFF_UP)
+        )
         for index, link in look_at_links(interfaces)
         if link["ifi_type"] == uapi.ARPHRD_ETHER and link.get("gso_max_segs") >= MAX_TRAIN
     }

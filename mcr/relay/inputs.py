@@ -19,7 +19,8 @@ from mcr.model.limits import INTERFACE_SLOTS
 from mcr.model.log import Facility
 from mcr.net.capture import CaptureGroup, open_captures, reject, slot_size
 from mcr.net.filter.base import Rejected, open_screen
-from mcr.net.filter.suppress import Suppressor
+from mcr.net.filter.path import KernelPath, wait_for_packets
+from mcr.net.filter.suppress import LINKS, Suppressor, end_links
 from mcr.net.igmp import ask_for_reports
 from mcr.net.interfaces import Interface, find_anew
 from mcr.net.membership import Memberships
@@ -74,17 +75,20 @@ class Capture:
 class InputInterfaces:
     """All of them, by name. What is opened here is in use once it is adopted."""
 
-    def __init__(self, settings: Settings, store: DescriptorStore, note: Mapping[str, Any]) -> None:
+    def __init__(
+        self, settings: Settings, store: DescriptorStore, note: Mapping[str, Any], path: KernelPath | None
+    ) -> None:
         """Start with what another mcrd has left, which its rules may use again until `take_over`.
 
         Args:
             settings: of mcrd.
             store: of descriptors.
             note: what `note` has told of them.
+            path: the kernel path; None: there is none.
         """
         self._settings = settings
         self._store = store
-        self._screen = open_screen(store, suppress=settings.absorb)
+        self._screen = open_screen(store, suppress=settings.absorb, path=path)
         self._by_name: dict[str, Capture] = {}
         self._memberships = Memberships(store)
         self._names: dict[int, str] = {}
@@ -123,6 +127,12 @@ class InputInterfaces:
     def suppressor(self) -> Suppressor | None:
         """Suppresses local delivery, for the review that looks for local receivers; None: nothing does."""
         return self._screen.suppressor
+
+    def why_not_kernel(self, capture: Capture) -> str:
+        """Why no packet of a capture may take the kernel path; empty: nothing here forbids it."""
+        if self.suppressor:
+            return self.suppressor.why_not(capture.slot)
+        return f"no program may run where it comes in: {self._screen.unsuppressed}"
 
     # Taking.
 
@@ -267,6 +277,7 @@ class InputInterfaces:
             self._serial += 1
             self._names[slot] = interface.name
             self._former[slot] = Capture(slot, self._serial, interface, group, rejected, inherited=True)
+        end_links(self._store, self._former)
         self.slots.reserve(self._former)
         return len(self._former) < len(noted)
 
@@ -295,6 +306,8 @@ class InputInterfaces:
             Those, to be closed.
         """
         self._screen.install()
+        if self._store.inherited(LINKS):
+            wait_for_packets()  # what former filters have left to them, they forward: they end now
         unused = [*self._former.values()]
         self._former = {}
         for capture in unused:

@@ -60,6 +60,11 @@ class Egress:
     fault: str = ""
 
     @property
+    def port(self) -> int:
+        """That datagrams come from which no worker sends: the first worker's."""
+        return int(self.sockets[0].getsockname()[1])
+
+    @property
     def attachment(self) -> Attachment:
         """Whether it still stands for its interface."""
         return attachment_of(self.interface, self.witness, self.fault)

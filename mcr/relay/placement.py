@@ -1,6 +1,6 @@
 """The places of rules in shared memory: the numbers by which workers and statistics know them."""
 
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from socket import socket
 from typing import NamedTuple
 
@@ -98,13 +98,14 @@ class Placement:
     Rules that another mcrd has placed get the slots, and so the counters, that they had, until `forget_former`.
     """
 
-    def __init__(self, places: Places) -> None:
+    def __init__(self, places: Places, settle: Callable[[], None] | None = None) -> None:
+        """`settle`: waits until nobody counts for rules that were removed; None: nobody does."""
         self._by_id: dict[str, PlacedRule] = {}
         self._places = places
         self._former_rules, self._former_outputs = places.rules(), places.outputs()
-        self._rule_slots = Slots(MAX_RULES, "rules")
+        self._rule_slots = Slots(MAX_RULES, "rules", settle)
         self._rule_slots.reserve({place.slot for place in self._former_rules.values()})
-        self.output_slots = Slots(MAX_OUTPUTS, "outputs")
+        self.output_slots = Slots(MAX_OUTPUTS, "outputs", settle)
         self.output_slots.reserve({place.slot for place in self._former_outputs.values()})
         self._rule_names: dict[int, str] = {}
         self._output_names: dict[int, str] = {}
@@ -204,11 +205,11 @@ class Placement:
         placed = self._by_id.pop(rule.rule_id)
         del self._rule_names[placed.slot]
         self._places.drop_rule(placed.slot)
-        self._rule_slots.give(placed.slot)
+        self._rule_slots.rest(placed.slot)
         for place in placed.outputs:
             del self._output_names[place.slot]
             self._places.drop_output(place.slot)
-            self.output_slots.give(place.slot)
+            self.output_slots.rest(place.slot)
         return placed
 
     def naming(self, interface: str) -> list[str]:

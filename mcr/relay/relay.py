@@ -20,11 +20,13 @@ from mcr.errors import SystemFault
 from mcr.logs.logger import get_logger
 from mcr.model.log import Facility
 from mcr.model.rule import Rule, RuleChange
+from mcr.net.filter.path import wait_for_packets
 from mcr.net.ip_bypass import UNSURE, Blocker
 from mcr.net.network import Network
 from mcr.relay import commands
 from mcr.relay.closing import Closing
 from mcr.relay.inputs import Capture, InputInterfaces
+from mcr.relay.kernel_path import KernelRules
 from mcr.relay.lookup import find_interfaces
 from mcr.relay.neighbours import Neighbour, Neighbours, find_neighbours
 from mcr.relay.outputs import Egress, OutputInterfaces
@@ -102,15 +104,18 @@ class Relay:
     Attributes:
         inputs: the input interfaces that are captured.
         outputs: the output interfaces that are sent by.
+        kernel: the rules that the kernel path forwards by.
         names: behind the numbers in a worker's log.
     """
 
-    def __init__(self, settings: Settings, kept: Kept) -> None:
+    def __init__(self, settings: Settings, kept: Kept, kernel: KernelRules) -> None:
         self._kept = kept
-        self.inputs = InputInterfaces(settings, kept.store, kept.captures.read())
+        self.kernel = kernel
+        self.inputs = InputInterfaces(settings, kept.store, kept.captures.read(), kernel.path)
         self.outputs = OutputInterfaces(settings)
+        self.kernel.bind(lambda name: self.inputs[name].slot, self.outputs.__getitem__)
         self._neighbours = Neighbours(settings)
-        self._placement = Placement(kept.places)
+        self._placement = Placement(kept.places, wait_for_packets if kernel.path else None)
         self._closing = Closing()
         self.names = _Names(self.inputs, self._placement)
 
@@ -144,8 +149,10 @@ class Relay:
     def _start_counting(self, captures: Iterable[Capture]) -> None:
         """Have no capture start where the one before it in its slot ended: not for a next mcrd that is told of it."""
         for capture in captures:
-            for segment in self._kept.segments:
-                segment.start_capture(capture.slot)
+            for each in self._kept.segments:
+                each.start_capture(capture.slot)
+            if self.kernel.counters:
+                self.kernel.counters.start_capture(capture.slot)
 
     async def take_over(self, generation: int) -> None:
         """Forward by the rules that there are now, instead of those of another mcrd.
@@ -154,6 +161,7 @@ class Relay:
             generation: the newest.
         """
         unused = await trio.to_thread.run_sync(self.inputs.take_over)
+        self.kernel.take_over()
         self._closing.add(generation, self.inputs.slots, unused)
         self._placement.forget_former()
         self._leave_note()
@@ -199,9 +207,11 @@ class Relay:
         still = {rule.input for rule in change.added}
         self.inputs.unwant(rule.input for rule in change.removed if rule.input not in still)
         removed = tuple(self._leave(self._placement.displace(rule)) for rule in change.removed)
+        self.kernel.forget(removed, still)
         added = tuple(self._use(self._placement.place(rule, sources, prepared.awaited)) for rule in change.added)
         changed = [self._placement.change(rule, sources, prepared.awaited) for rule in change.changed]
         changes = [*chain.from_iterable(self._follow(each, change.generation) for each in changed)]
+        self.kernel.use(added, changed)
         told = (
             *map(commands.attach_capture, prepared.captures.values()),
             *chain.from_iterable(map(commands.attach_egress, prepared.egress.values())),
@@ -235,6 +245,7 @@ class Relay:
             *map(commands.detach_egress, old_egress),
             *map(commands.detach_neighbour, neighbours.dropped),
         )
+        self.kernel.follow(placed for placed in self._placement if concerns(placed.rule, inputs, outputs))
         return Step((), tuple(fresh for _, fresh in captures), told)
 
     def _use(self, placed: PlacedRule) -> PlacedRule:
@@ -312,12 +323,15 @@ class Relay:
         return await trio.to_thread.run_sync(self._review_raw, blocker, anew)
 
     def _review_raw(self, blocker: Blocker | None, anew: bool) -> tuple[Command, ...]:  # noqa: FBT001
+        self.kernel.block(blocker.reason if blocker else "")
         reviewed, names = self.outputs.review(blocker)
         changed = tuple(map(commands.change_raw, reviewed))
         if blocker == UNSURE:  # for a moment
             return changed
         those = [each for each in self._placement if anew or concerns(each.rule, (), names)]
-        return (*changed, *self._follow_routes(those, raw=not blocker))
+        told = (*changed, *self._follow_routes(those, raw=not blocker))
+        self.kernel.review(self._placement, blocker)
+        return told
 
     async def follow_gateways(self) -> tuple[Command, ...]:
         """Find the outputs' neighbours anew, since routes have changed; the commands to running workers."""
@@ -347,7 +361,10 @@ class Relay:
 
     def suspect(self, before: Network, now: Network) -> tuple[Command, ...]:
         """Send no raw frames by interfaces that have changed, until `review_raw` has seen them."""
-        return tuple(map(commands.change_raw, self.outputs.suspect(before, now)))
+        suspected = self.outputs.suspect(before, now)
+        if suspected:
+            self.kernel.block("an output interface has changed, and is about to be checked")
+        return tuple(map(commands.change_raw, suspected))
 
     # State.
 
@@ -364,7 +381,8 @@ class Relay:
             or any(each.fault and not each.lost for each in inputs.values())  # groups that could not be joined
             or bool(self._neighbours.unrenewed)
         )
-        return Standing(acknowledged, inputs, outputs, stale=stale)
+        paths = self.kernel.paths({each.interface.name: self.inputs.why_not_kernel(each) for each in self.inputs})
+        return Standing(acknowledged, inputs, outputs, paths=paths, stale=stale)
 
     def users(self) -> dict[str, Users]:
         """How much depends on each interface."""

@@ -11,7 +11,7 @@ from itertools import chain
 import attrs
 
 from mcr.model.flow import Address
-from mcr.model.rule import Origin, Output, OutputView, Rule, RuleState, RuleView
+from mcr.model.rule import Origin, Output, OutputView, Path, Rule, RuleState, RuleView
 from mcr.net.interfaces import was_never_there
 from mcr.net.network import Network
 
@@ -83,6 +83,29 @@ class Hop:
 
 
 @attrs.frozen
+class Paths:
+    """Which path the packets of rules take: the kernel's, or the workers' and why.
+
+    Attributes:
+        everywhere: why all are the workers'; empty: not all.
+        inputs: why those of an input interface are, by its name.
+        rules: why those of a rule are, by its id; one that is not there is about to be looked at.
+    """
+
+    everywhere: str = "the kernel path is not in use"
+    inputs: Mapping[str, str] = attrs.field(factory=dict)
+    rules: Mapping[str, str] = attrs.field(factory=dict)
+
+    def why_worker(self, rule: Rule) -> str:
+        """Why a rule's packets are the workers'; empty: they take the kernel path."""
+        return (
+            self.everywhere
+            or self.inputs.get(rule.input.interface, "")
+            or self.rules.get(rule.rule_id, "it is about to be checked")
+        )
+
+
+@attrs.frozen
 class Standing:
     """The state of the workers and their sockets.
 
@@ -90,12 +113,14 @@ class Standing:
         acknowledged: the newest generation that every worker that runs forwards by; 0 while none runs.
         inputs: input interfaces, by name.
         outputs: output interfaces, by name.
+        paths: which path rules take.
         stale: names belong to other interfaces now, or what interfaces lack can be tried again: renew them.
     """
 
     acknowledged: int = 0
     inputs: Mapping[str, Attachment] = attrs.field(factory=dict)
     outputs: Mapping[str, Attachment] = attrs.field(factory=dict)
+    paths: Paths = attrs.field(factory=Paths, kw_only=True)
     stale: bool = attrs.field(default=False, kw_only=True)
 
     def all(self) -> tuple[Attachment, ...]:
@@ -112,12 +137,14 @@ class Conditions:
         inputs: input interfaces, by name.
         outputs: output interfaces, by name.
         hosts: hosts that are outputs, by address and interface.
+        paths: which path rules take.
     """
 
     acknowledged: int = 0
     inputs: Mapping[str, Condition] = attrs.field(factory=dict)
     outputs: Mapping[str, Condition] = attrs.field(factory=dict)
     hosts: Mapping[tuple[Address, str], Condition] = attrs.field(factory=dict)
+    paths: Paths = attrs.field(factory=Paths)
 
     def concern(self, rule: Rule) -> bool:
         """Whether there is anything to be said of a rule."""
@@ -199,6 +226,7 @@ def judge(
         _unwell({name: judge_input(each, network) for name, each in standing.inputs.items()}),
         _unwell({name: judge_output(each, network) for name, each in standing.outputs.items()}),
         _judge_hosts(hops or {}, standing.outputs, silent),
+        standing.paths,
     )
 
 
@@ -268,6 +296,7 @@ def view_of(rule: Rule, generation: int, conditions: Conditions, origin: Origin 
         state, reason = RuleState.DEGRADED, _describe(failing, len(several))
     else:
         state, reason = RuleState.ACTIVE, ""
+    why_worker = conditions.paths.why_worker(rule)
     return RuleView(
         rule_id=rule.rule_id,
         name=rule.name,
@@ -279,6 +308,8 @@ def view_of(rule: Rule, generation: int, conditions: Conditions, origin: Origin 
         reason=reason,
         warnings=tuple(warnings),
         origin=origin,
+        path=Path.WORKER if why_worker else Path.KERNEL,
+        path_reason=why_worker,
     )
 
 
@@ -286,7 +317,8 @@ def view_of_unusable(rule: Rule, why: str, origin: Origin) -> RuleView:
     """A rule that could not be had so far, and is tried again."""
     state, reason = RuleState.WAITING, f"{UNUSABLE}{why}"
     outputs = tuple(OutputView.of(each, state, reason) for each in rule.outputs)
-    return RuleView(rule.rule_id, rule.name, rule.input, outputs, state, reason, origin=origin)
+    path = Path.WORKER, "it is not in use"
+    return RuleView(rule.rule_id, rule.name, rule.input, outputs, state, reason, (), origin, *path)
 
 
 def _of_output(output: Output, conditions: Conditions) -> Condition:

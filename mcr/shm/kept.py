@@ -12,10 +12,11 @@ from mcr.shm.memo import Memo
 from mcr.shm.places import Places
 from mcr.shm.segment import Segment
 
-_NOTES: Final = 2  # layout of what the notes say
+_NOTES: Final = 3  # layout of what the notes say
 _LAYOUT: Final = [lib.MCR_ABI_VERSION, _NOTES]
 
 _SEGMENT, _PLACES, _CAPTURES, _COUNTS = "segment", "places", "captures", "counts"
+_KERNEL = "kernel."  # what the kernel path has counted (mcr.shm.kernel_counters), by the places
 
 
 @attrs.frozen
@@ -49,9 +50,9 @@ class Kept:
                 return cls._adopt(store, workers, hold_us, batch)
             except (ValueError, OSError) as error:
                 unfit = str(error)
-            for prefix in (_SEGMENT, _PLACES, _CAPTURES, _COUNTS):
-                store.close_inherited(prefix)
-        segments = [Segment(worker_id, hold_us, batch) for worker_id in range(workers)]
+        for prefix in (_SEGMENT, _PLACES, _CAPTURES, _COUNTS, _KERNEL):
+            store.close_inherited(prefix)
+        segments = [Segment(worker_id, hold_us, batch, workers=workers) for worker_id in range(workers)]
         kept = cls(store, segments, Places.make(), Memo.make("mcr-captures"), Memo.make("mcr-counts"), unfit)
         kept.note_captures({})
         kept.note_counts({})
@@ -76,7 +77,7 @@ class Kept:
                 _check(memo.read())
             places = Places.adopt(take(_PLACES))
             segments = [
-                Segment(worker_id, hold_us, batch, inherited=take(f"{_SEGMENT}.{worker_id}"))
+                Segment(worker_id, hold_us, batch, workers=workers, inherited=take(f"{_SEGMENT}.{worker_id}"))
                 for worker_id in range(workers)
             ]
             undo.pop_all()

@@ -71,7 +71,9 @@ class Segment:
         shared: cffi pointer to ``struct mcr_segment``; invalid after `close`.
     """
 
-    def __init__(self, worker_id: int, hold_us: int = 0, batch: int = 32, inherited: int | None = None) -> None:
+    def __init__(
+        self, worker_id: int, hold_us: int = 0, batch: int = 32, *, workers: int = 1, inherited: int | None = None
+    ) -> None:
         """Make one; or go on with one that another mcrd has left, whose worker may still run.
 
         Raises:
@@ -82,6 +84,7 @@ class Segment:
         self._memory = mmap.mmap(self.fd, size)
         self.shared: Any = ffi.from_buffer("struct mcr_segment *", self._memory)
         self._worker_id = worker_id
+        self._workers = workers
         self._hold_us = hold_us
         self._batch = batch
         if inherited is None:
@@ -99,6 +102,7 @@ class Segment:
         header = self.shared.header
         header.length = ffi.sizeof("struct mcr_segment")
         header.worker_id = self._worker_id
+        header.workers = self._workers
         header.hold_ns = 1000 * self._hold_us
         header.batch = self._batch
         header.step = lib.MCR_STEP_START
@@ -153,9 +157,9 @@ class Segment:
         size = ffi.sizeof("struct mcr_capture_counters")
         ffi.memmove(self.shared.captures + capture, bytes(size), size)
 
-    def read(self, rules: int = 0, outputs: int = 0) -> "Counters":
+    def read(self, rules: int = 0, outputs: int = 0) -> "WorkerCounters":
         """Copy the worker's counters: totals, and those of the first so many rule and output slots."""
-        return Counters(self.shared, rules, outputs)
+        return WorkerCounters(self.shared, rules, outputs)
 
 
 def _make(worker_id: int, size: int) -> int:
@@ -177,18 +181,15 @@ def _checked(fd: int, size: int) -> int:
 
 
 class Counters:
-    """A copy of one worker's counters, all read within microseconds of each other.
+    """A copy of the counters of rules and outputs, all read within microseconds of each other.
 
     Each value is whole; they add up exactly when traffic rests.
     """
 
-    def __init__(self, shared: Any, rules: int, outputs: int) -> None:
+    def __init__(self, rules: Any, outputs: Any, rule_count: int, output_count: int) -> None:
         # Copied as a whole, and made into numbers only where they are asked for: most readings are for later rates.
-        self._rules = _words(shared.rules, rules * _RULE.words)
-        self._outputs = _words(shared.outputs, outputs * _OUTPUT.words)
-        totals = shared.totals
-        self.totals = Totals(*(getattr(totals, field.name) for field in attrs.fields(Totals)))
-        self.parse_errors = ParseErrors(*totals.causes)
+        self._rules = _words(rules, rule_count * _RULE.words)
+        self._outputs = _words(outputs, output_count * _OUTPUT.words)
 
     def rule_matched(self, slot: int, tag: int) -> int:
         """Packets a rule matched; 0 while the slot does not bear its tag yet."""
@@ -206,6 +207,16 @@ class Counters:
     def of_outputs(self, cells: "Cells") -> Iterator[tuple[int, ...]]:
         """The counters of many outputs at once, field by field; as in `output`."""
         return _columns(self._outputs, cells)
+
+
+class WorkerCounters(Counters):
+    """One worker's, with its totals."""
+
+    def __init__(self, shared: Any, rules: int, outputs: int) -> None:
+        super().__init__(shared.rules, shared.outputs, rules, outputs)
+        totals = shared.totals
+        self.totals = Totals(*(getattr(totals, field.name) for field in attrs.fields(Totals)))
+        self.parse_errors = ParseErrors(*totals.causes)
 
 
 @attrs.frozen

@@ -14,7 +14,11 @@ from mcr.net.capture import read_count
 from mcr.net.filter.base import Rejected
 from mcr.net.patience import close_all
 from mcr.relay.inputs import Capture
+from mcr.shm.kernel_counters import KernelCounters, Taken
 from mcr.shm.segment import Segment
+
+KERNEL = -1
+"""Where a worker's id stands: the kernel path."""
 
 
 @attrs.frozen
@@ -66,8 +70,9 @@ class CaptureCounts:
     Captures come and go; what they counted stays, by interface.
     """
 
-    def __init__(self, segments: Sequence[Segment]) -> None:
+    def __init__(self, segments: Sequence[Segment], kernel: KernelCounters | None = None) -> None:
         self._segments = segments
+        self._kernel = kernel
         self._open: dict[int, Watched] = {}
         self._accepted: Counter[tuple[int, int]] = Counter()  # (capture, worker): went into its ring
         self._dropped: Counter[tuple[str, int]] = Counter()  # (interface, worker)
@@ -78,6 +83,8 @@ class CaptureCounts:
         self._looped_at: dict[str, float] = {}
         self._rejected: Counter[int] = Counter()  # by the filters of captures that are open
         self._rejected_before = 0  # by those of others
+        self._taken: dict[int, Taken] = {}  # by the kernel path, of captures that are open
+        self._taken_before = Taken()  # of others
         self._former: dict[int, _Former] = {}  # captures of another mcrd, until they are opened here
 
     # From one mcrd to the next.
@@ -91,6 +98,7 @@ class CaptureCounts:
             "fates": {name: attrs.astuple(fates) for name, fates in self._fates.items()},
             "errors": {name: attrs.astuple(errors) for name, errors in self._errors.items()},
             "rejected_before": self._rejected_before,
+            "taken_before": attrs.astuple(self._taken_before),
             "open": [
                 *([capture, *attrs.astuple(former)] for capture, former in self._former.items()),
                 *(
@@ -115,7 +123,8 @@ class CaptureCounts:
             int(capture): _Former(str(name), int(state), int(rejected))
             for capture, name, state, rejected in saved["open"]
         }
-        self._rejected_before = int(saved["rejected_before"])
+        taken = Taken(*map(int, saved["taken_before"]))
+        self._rejected_before, self._taken_before = int(saved["rejected_before"]), taken
         self._accepted, self._dropped, self._received = accepted, dropped, received
         self._fates, self._errors, self._former = fates, errors, former
         self._loops = Counter({name: each.loop for name, each in self._parse_errors().items()})
@@ -159,11 +168,16 @@ class CaptureCounts:
             # Workers that outlived their mcrd have taken more than it has counted.
             self._dropped[interface, worker] += max(0, accepted - frames)
             self._received[interface] += datagrams
+        taken = self._taken_of(capture)
         before = self._errors.get(interface, ParseErrors())
-        self._errors[interface] = ParseErrors.sum([before, *self._capture_errors(capture)])
-        self._fates[interface] = self._fates.get(interface, _Fates()) + self._capture_fates(capture, rejected)
-        self._received[interface] += rejected
+        self._errors[interface] = ParseErrors.sum([before, taken.parse_errors, *self._capture_errors(capture)])
+        fates = self._capture_fates(capture, rejected, taken)
+        self._fates[interface] = self._fates.get(interface, _Fates()) + fates
+        self._received[interface] += rejected + taken.received
         self._rejected_before += rejected
+        self._taken_before += taken
+        self._taken.pop(capture, None)
+        self._dropped[interface, KERNEL] += taken.lost
 
     def update(self) -> None:
         """Read what the kernel counted since the last time."""
@@ -173,13 +187,21 @@ class CaptureCounts:
                 self._accepted[capture, worker] += count.accepted
                 self._dropped[opened.interface, worker] += count.dropped
             self._rejected[capture] = opened.rejected.read()
+            self._taken[capture] = self._taken_of(capture)
         loops = Counter({name: errors.loop for name, errors in self._parse_errors().items()})
         self._looped_at |= dict.fromkeys(loops - self._loops, time.monotonic())
         self._loops = loops
 
+    def _taken_of(self, capture: int) -> Taken:
+        return self._kernel.taken(capture) if self._kernel else Taken()
+
     def rejected(self) -> int:
         """Datagrams that no rule wanted, and no worker saw, as of the last update."""
         return self._rejected_before + self._rejected.total()
+
+    def taken(self) -> Taken:
+        """What the kernel path has done, as of the last update."""
+        return sum(self._taken.values(), self._taken_before)
 
     def dropped(self, worker: int) -> int:
         """Packets that one worker lost to full rings."""
@@ -188,9 +210,17 @@ class CaptureCounts:
     def dropped_by_interface(self) -> Counter[str]:
         """Packets lost to full rings."""
         dropped: Counter[str] = Counter()
-        for (interface, _), count in self._dropped.items():
-            dropped[interface] += count
+        for (interface, worker), count in self._dropped.items():
+            if worker != KERNEL:
+                dropped[interface] += count
         return dropped
+
+    def _lost(self) -> Counter[str]:
+        """Packets that another program at an interface's ingress took from the kernel path."""
+        lost = Counter({interface: count for (interface, of), count in self._dropped.items() if of == KERNEL})
+        for capture, taken in self._taken.items():
+            lost[self._open[capture].interface] += taken.lost
+        return lost
 
     def backlog(self, worker: int) -> Backlog:
         """How far a worker is behind, as of the last update."""
@@ -205,16 +235,18 @@ class CaptureCounts:
         """By worker."""
         return [segment.capture_errors(capture) for segment in self._segments]
 
-    def _capture_fates(self, capture: int, rejected: int) -> "_Fates":
-        """Over all workers and the filter."""
-        return sum((_Fates(*segment.capture_fates(capture)) for segment in self._segments), _Fates(no_match=rejected))
+    def _capture_fates(self, capture: int, rejected: int, taken: Taken) -> "_Fates":
+        """Over all workers, the filter and the kernel path."""
+        others = _Fates(taken.matched, rejected)
+        return sum((_Fates(*segment.capture_fates(capture)) for segment in self._segments), others)
 
     def _parse_errors(self) -> dict[str, ParseErrors]:
         """By interface, over all workers."""
         errors = dict(self._errors)
         for capture, opened in self._open.items():
             before = errors.get(opened.interface, ParseErrors())
-            errors[opened.interface] = ParseErrors.sum([before, *self._capture_errors(capture)])
+            taken = self._taken.get(capture, Taken()).parse_errors
+            errors[opened.interface] = ParseErrors.sum([before, taken, *self._capture_errors(capture)])
         return errors
 
     def interfaces(self) -> tuple[InterfaceStats, ...]:
@@ -222,10 +254,11 @@ class CaptureCounts:
         received, fates = Counter(self._received), dict(self._fates)
         for capture, opened in self._open.items():
             before = fates.get(opened.interface, _Fates())
-            fates[opened.interface] = before + self._capture_fates(capture, self._rejected[capture])
+            rejected, taken = self._rejected[capture], self._taken[capture]
+            fates[opened.interface] = before + self._capture_fates(capture, rejected, taken)
             received[opened.interface] += sum(segment.captured(capture)[1] for segment in self._segments)
-            received[opened.interface] += self._rejected[capture]
-        dropped = self.dropped_by_interface()
+            received[opened.interface] += rejected + taken.received
+        dropped = self.dropped_by_interface() + self._lost()
         errors, now = self._parse_errors(), time.monotonic()
         return tuple(
             InterfaceStats(

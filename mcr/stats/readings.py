@@ -5,9 +5,19 @@ from time import monotonic
 
 import attrs
 
-from mcr.model.stats import EgressStats, IngressStats, OutputStats, ParseErrors, RuleStats, SendError, WorkerStats
+from mcr.model.stats import (
+    EgressStats,
+    IngressStats,
+    KernelPathStats,
+    OutputStats,
+    ParseErrors,
+    RuleStats,
+    SendError,
+    WorkerStats,
+)
 from mcr.relay.placement import OutputSlot, PlacedRule
-from mcr.shm.segment import Cells, Counters, OutputCounters, Totals
+from mcr.shm.kernel_counters import Taken
+from mcr.shm.segment import Cells, Counters, OutputCounters, Totals, WorkerCounters
 
 _ERRNO, _TIME = 0xFFFF, 16  # of a last error: the mask of its number, and the bits below its time in µs
 
@@ -20,26 +30,35 @@ class Reading:
         time: in seconds.
         workers: in the order of their ids.
         rejected: datagrams that the kernel's filters kept from them.
+        taken: what the kernel path has done.
+        kernel: its counters of rules and outputs; None: there is no kernel path.
         clock: the same moment by CLOCK_MONOTONIC, which workers take the times of errors from.
     """
 
     time: float
-    workers: tuple[Counters, ...]
+    workers: tuple[WorkerCounters, ...]
     rejected: int
     clock: float = attrs.field(factory=monotonic)
+    taken: Taken = attrs.field(factory=Taken)
+    kernel: Counters | None = None
 
     @property
     def totals(self) -> Totals:
-        """Over all workers."""
-        return Totals.sum(each.totals for each in self.workers)
+        """Over both paths; `rejected` is apart."""
+        return Totals.sum([*(each.totals for each in self.workers), self.taken.totals])
+
+    @property
+    def parts(self) -> tuple[Counters, ...]:
+        """All that count for rules and outputs."""
+        return (*self.workers, self.kernel) if self.kernel else self.workers
 
     def rule_matched(self, placed: PlacedRule) -> int:
-        """Packets a rule matched, over all workers."""
-        return sum(each.rule_matched(placed.slot, placed.tag) for each in self.workers)
+        """Packets a rule matched, over both paths."""
+        return sum(each.rule_matched(placed.slot, placed.tag) for each in self.parts)
 
     def output(self, place: OutputSlot) -> OutputCounters:
-        """An output's counters, over all workers; the last error is the newest of theirs."""
-        parts = [each.output(place.slot, place.tag) for each in self.workers]
+        """An output's counters, over both paths; the last error is the newest of theirs."""
+        parts = [each.output(place.slot, place.tag) for each in self.parts]
         return OutputCounters(
             submitted=sum(part.submitted for part in parts),
             sent=sum(part.sent for part in parts),
@@ -50,13 +69,13 @@ class Reading:
         )
 
     def rules_matched(self, cells: Cells) -> tuple[int, ...]:
-        """Packets that many rules matched, over all workers."""
-        (matched,) = _sum_columns(each.of_rules(cells) for each in self.workers)
+        """Packets that many rules matched, over both paths."""
+        (matched,) = _sum_columns(each.of_rules(cells) for each in self.parts)
         return matched
 
     def outputs_sent(self, cells: Cells) -> Sequence[tuple[int, ...]]:
-        """The fields `SENDING` of many outputs, over all workers."""
-        return _sum_columns(each.of_outputs(cells) for each in self.workers)
+        """The fields `SENDING` of many outputs, over both paths."""
+        return _sum_columns(each.of_outputs(cells) for each in self.parts)
 
 
 def _sum_columns(parts: Iterable[Iterable[tuple[int, ...]]]) -> Sequence[tuple[int, ...]]:
@@ -69,7 +88,7 @@ def _rate(now: float, before: float, seconds: float) -> float:
 
 
 def ingress_stats(now: Reading, past: Reading, kernel_drops: int) -> IngressStats:
-    """Datagrams in: to all workers, and those that a filter rejected."""
+    """Datagrams in: to all workers, to the kernel path, and those that a filter rejected."""
     totals = now.totals
     return IngressStats(
         recv=totals.recv + now.rejected,
@@ -78,14 +97,14 @@ def ingress_stats(now: Reading, past: Reading, kernel_drops: int) -> IngressStat
         no_match=totals.no_match + now.rejected,
         screened=now.rejected,
         buf_exhaust=totals.buf_exhaust,
-        kernel_drops=kernel_drops,
+        kernel_drops=kernel_drops + now.taken.lost,
         pps=_rate(totals.recv + now.rejected, past.totals.recv + past.rejected, now.time - past.time),
-        parse_errors=ParseErrors.sum(each.parse_errors for each in now.workers),
+        parse_errors=ParseErrors.sum([*(each.parse_errors for each in now.workers), now.taken.parse_errors]),
     )
 
 
 def egress_stats(now: Reading, past: Reading) -> EgressStats:
-    """Datagrams out, over all workers."""
+    """Datagrams out, over both paths."""
     totals = now.totals
     return EgressStats(
         submitted=totals.submitted,
@@ -115,6 +134,20 @@ def worker_stats(now: Reading, kernel_drops: Sequence[int]) -> tuple[WorkerStats
             log_dropped=each.totals.log_dropped,
         )
         for worker_id, each in enumerate(now.workers)
+    )
+
+
+def kernel_path_stats(taken: Taken) -> KernelPathStats:
+    """The share of the kernel path."""
+    return KernelPathStats(
+        recv=taken.received,
+        matched=taken.matched,
+        parse_err=taken.checksum,
+        kernel_drops=taken.lost,
+        submitted=taken.sent + taken.errors,
+        sent=taken.sent,
+        errors=taken.errors,
+        bytes=taken.bytes,
     )
 
 

@@ -101,9 +101,12 @@ def _silence(*descriptors: int) -> None:
 
 
 def _receive_descriptors(channel: socket.socket) -> list[int]:
-    """Receive the segment, the wake eventfd and the event eventfd, in this order; nothing if mcrd has gone."""
+    """Receive the segment, the wake eventfd and the event eventfd, in this order; nothing if mcrd has gone.
+
+    Where there is a kernel path, its map of drains (``native/drain.h``) comes last.
+    """
     descriptors = array.array("i")
-    _, ancillary, _, _ = channel.recvmsg(1, socket.CMSG_SPACE(3 * descriptors.itemsize), socket.MSG_CMSG_CLOEXEC)
+    _, ancillary, _, _ = channel.recvmsg(1, socket.CMSG_SPACE(4 * descriptors.itemsize), socket.MSG_CMSG_CLOEXEC)
     for level, kind, data in ancillary:
         if (level, kind) == (socket.SOL_SOCKET, socket.SCM_RIGHTS):
             descriptors.frombytes(data)
@@ -160,10 +163,10 @@ def _serve(spec: WorkerSpec, channel: socket.socket) -> int:
     descriptors = _receive_descriptors(channel)
     if not descriptors:
         return 0
-    segment_fd, wake_fd, event_fd = descriptors
+    segment_fd, wake_fd, event_fd, drain_fd = [*descriptors, -1][:4]
     _enter_step(segment_fd, lib.MCR_STEP_PRIVILEGES)
     _drop_privileges(spec.uid, spec.gid)
     _enter_step(segment_fd, lib.MCR_STEP_START)
     _silence(*_OUTPUTS)  # what there is to say goes into the event ring
-    result: int = lib.mcr_worker_run(segment_fd, channel.detach(), wake_fd, event_fd, True)
+    result: int = lib.mcr_worker_run(segment_fd, channel.detach(), wake_fd, event_fd, drain_fd, True)
     return 0 if result == -EPIPE else -result  # EPIPE: the supervisor is gone, so nobody reads the status

@@ -10,7 +10,7 @@ import trio.testing
 from mcr.actors.rule_store import RuleStore, run_rule_store
 from mcr.errors import InterfaceNotFound, LimitReached, RuleExists, RuleNotFound, SystemFault
 from mcr.model.edit import RuleEdit
-from mcr.model.rule import Rule, RuleChange, RuleState
+from mcr.model.rule import Rule, RuleChange
 from mcr.model.selection import Selection
 from mcr.rules.conditions import Standing
 from mcr.rules.rule_table import Drop, Put
@@ -75,8 +75,9 @@ async def test_one_that_can_t_be_had_costs_the_others_nothing_and_is_used_once_i
     assert file.writes == []
     workers.refused.clear()
     await pass_time(mock_clock)
+    one = views[saved[0].rule_id]
     assert await store.find(saved[3].rule_id) == attrs.evolve(
-        refused, state=RuleState.ACTIVE, reason="", outputs=views[saved[0].rule_id].outputs
+        one, rule_id=refused.rule_id, name=refused.name, input=refused.input
     )
     changes = len(workers.changes)
     await pass_time(mock_clock)

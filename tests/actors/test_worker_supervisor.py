@@ -2,6 +2,7 @@
 
 from collections.abc import AsyncGenerator, Iterator
 from contextlib import asynccontextmanager
+from functools import partial
 from typing import Any
 
 import pytest
@@ -19,6 +20,7 @@ from mcr.model.log import LogLevels
 from mcr.model.rule import RuleChange
 from mcr.net.network import Network
 from mcr.process.descriptor_store import DescriptorStore
+from mcr.relay.kernel_path import KernelRules
 from mcr.relay.relay import Relay, Step
 from mcr.shm import records
 from mcr.shm.kept import Kept
@@ -77,7 +79,15 @@ async def supervisor(nursery: trio.Nursery, kept: Kept, process: Process) -> Wor
     stats = await nursery.start(run_stats_aggregator, kept)
     network: NetworkWatch = QuietNetwork()  # type: ignore[assignment]
     started: WorkerSupervisor = await nursery.start(
-        run_worker_supervisor, kept, stats, settings, network, Predecessors(kept.store)
+        partial(
+            run_worker_supervisor,
+            kept,
+            stats,
+            settings,
+            network,
+            Predecessors(kept.store),
+            kernel=KernelRules(None),
+        )
     )
     return started
 

@@ -88,6 +88,14 @@ class Mcr(DaemonProcess):
         stats: dict[str, Any] = self.call("stats")
         return stats
 
+    def rules(self) -> list[dict[str, Any]]:
+        """As they are listed, but for the path that they take: that changes by itself."""
+        return [{name: value for name, value in rule.items() if "path" not in name} for rule in self.call("list")]
+
+    def wait_for_path(self, path: str, rule: int = 0) -> None:
+        """Until a rule takes the kernel path, or the worker path."""
+        wait_until(lambda: self.call("list")[rule]["path"] == path, f"rule {rule} takes the {path} path")
+
     def says(self, text: str) -> bool:
         """Whether it logs something: a thread writes the log, and may be late."""
         return bool(wait_until(lambda: text in self.log(), f"the log has: {text}"))
@@ -125,9 +133,11 @@ class Mcr(DaemonProcess):
                 assert output["submitted"] == output["sent"] + output["errors"]
         for name in ("recv", *classes, "kernel_drops"):
             elsewhere = ingress["screened"] if name in ("recv", "no_match") else 0
+            elsewhere += stats["kernel_path"].get(name, 0)
             assert ingress[name] == elsewhere + sum(worker[name] for worker in stats["workers"]), name
         for name in ("submitted", "sent", "errors", "bytes"):
-            assert egress[name] == sum(worker[name] for worker in stats["workers"]), name
+            shares = [*stats["workers"], stats["kernel_path"]]
+            assert egress[name] == sum(share[name] for share in shares), name
         for interface in stats["interfaces"]:
             unsound = sum(interface["parse_errors"].values())
             assert interface["recv"] == sum(interface[name] for name in classes if name != "parse_err") + unsound

@@ -99,19 +99,19 @@ def test_an_output_that_comes_gets_all_from_then_on_and_counts_from_zero(plant: 
     mcr.check_counters(arrived=1_000)
     now = counters(mcr, rule_id)
     assert (now[KEPT], now[GOES], now["sent"], now["matched"]) == (1_000, 200, 1_700, 1_000)
-    before = mcr.call("list")
+    before = mcr.rules()
     assert mcr.process
     mcr.process.kill()
     mcr.process.wait()
     mcr.start()
-    assert [{**each, "state": "active"} for each in mcr.call("list")] == before
+    assert [{**each, "state": "active"} for each in mcr.rules()] == before
 
 
 def test_a_change_that_is_refused_changes_nothing(plant: Plant, make_mcr: MakeMcr) -> None:
     mcr = make_mcr(plant.relay).start()
     rule_id = mcr.add(f"in0:{CHANGED}", KEPT, GOES)
     mcr.call("add", {"rules": [{"name": "tv", "input": rule_input(OTHER), "outputs": [rule_output("239.2.2.9")]}]})
-    before, generation = mcr.call("list"), mcr.workers()[0]["generation"]
+    before, generation = mcr.rules(), mcr.workers()[0]["generation"]
     receiver = Receiver(plant.receiver, f"239.2.2.2:6000@rx0={CHANGED}", count=1_000)
     sender = Sender(plant.source, "src0", CHANGED, count=1_000, rate=2_000)
     for words, said in {
@@ -125,7 +125,7 @@ def test_a_change_that_is_refused_changes_nothing(plant: Plant, make_mcr: MakeMc
         assert said in refused.stderr
     sender.finish()
     receiver.expect_everything()
-    assert mcr.call("list") == before
+    assert mcr.rules() == before
     assert mcr.workers()[0]["generation"] == generation
     waiting = json.loads(
         mcr.ctl("change", "--rule-id", rule_id, "--add-outputs", "239.2.2.5:6000:late0", "--wait", "--json").stdout

@@ -14,6 +14,8 @@ from mcr.process.accounts import unprivileged_user
 from mcr_process import SLOWNESS, Mcr, Receiver, Sender, alive, children_of, wait_until
 from topology import MakeMcr, Plant
 
+pytestmark = pytest.mark.usefixtures("worker_path")
+
 RATE = 20_000
 
 

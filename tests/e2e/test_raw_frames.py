@@ -22,6 +22,8 @@ from mcr_process import SLOWNESS, Receiver, Sender, wait_until
 from raw_frames import OUT, by_sockets, frames, relay, wait_for_raw, wait_until_barred, without_checksum_offload
 from topology import MakeMcr, Plant, needs_root
 
+pytestmark = pytest.mark.usefixtures("worker_path")
+
 SO_TIMESTAMPNS = 35  # <asm-generic/socket.h>
 
 

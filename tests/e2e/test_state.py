@@ -32,11 +32,11 @@ def test_what_was_acknowledged_is_there_after_a_crash(plant: Plant, make_mcr: Ma
     rule = mcr.add(f"in0:{FLOW}", OUT)
     mcr.add("in0:239.1.1.2:5000", "239.2.2.3:6000:out1", rule_id="gone")
     mcr.ctl("remove", "--rule-id", "gone")
-    before = mcr.call("list")
+    before = mcr.rules()
     crash(mcr)
     mcr.start()
     wait_until(lambda: mcr.call("list")[0]["state"] == "active", "the workers have it")
-    assert mcr.call("list") == before
+    assert mcr.rules() == before
     assert mcr.says(f"1 of 1 saved rules are loaded from {mcr.state}/rules.sqlite")
     forwarded(plant)
     mcr.ctl("remove", "--rule-id", rule)
@@ -60,7 +60,7 @@ def test_rules_are_known_by_their_directory_alone(plant: Plant, make_mcr: MakeMc
     first, second = make_mcr(plant.relay, "first").start(), make_mcr(plant.relay, "second")
     assert first.says(f"no rules are saved so far; they will be in {first.state}/rules.sqlite")
     first.add(f"in0:{FLOW}", OUT)
-    rules = first.call("list")
+    rules = first.rules()
     second.state = first.state
     assert second.begin().wait(10 * SLOWNESS) == 1
     assert second.log().splitlines()[-2:] == [
@@ -69,7 +69,7 @@ def test_rules_are_known_by_their_directory_alone(plant: Plant, make_mcr: MakeMc
     ]
     first.stop()
     second.start()
-    wait_until(lambda: second.call("list") == rules, "they are active")
+    wait_until(lambda: second.rules() == rules, "they are active")
 
 
 def waiting(mcr: Mcr) -> dict[str, tuple[str, str]]:

@@ -137,7 +137,18 @@ def replace_under_traffic(mcr: Mcr, replace: Replace, every: int) -> Mcr:
         wait_until(lambda at=mcr, goal=turn * every: came_in(at) >= goal, f"turn {turn} is due", 30)
         mcr = replace(mcr)
         wait_until(lambda gone=before: not any(map(alive, gone)), "the former workers have ended")
+        wait_for_kernel_path(mcr)
     return mcr
+
+
+def wait_for_kernel_path(mcr: Mcr) -> bool:
+    """Unless it is off, or this kernel has none, until the rule takes it. Whether it does."""
+    if any(f"{name} has no effect" in mcr.log() for name in ("MCR_ABSORB", "MCR_RAW_SEND", "MCR_KERNEL_PATH")):
+        return False
+    if mcr.call("list")[0]["path_reason"] == "MCR_KERNEL_PATH=off":
+        return False
+    mcr.wait_for_path("kernel")
+    return True
 
 
 def check_sums(mcr: Mcr, packets: int) -> None:
@@ -147,13 +158,20 @@ def check_sums(mcr: Mcr, packets: int) -> None:
 
 
 @pytest.mark.alone
-@pytest.mark.parametrize("workers", [1, 2])
+@pytest.mark.parametrize(("workers", "path"), [(1, "auto"), (2, "auto"), (2, "off")])
 def test_nothing_is_lost_at_20_000_packets_a_second(
-    plant: Plant, ways: tuple[Callable[[int], Mcr], Replace], workers: int
+    plant: Plant,
+    ways: tuple[Callable[[int], Mcr], Replace],
+    workers: int,
+    path: str,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    """With "auto" it is on the kernel path whenever mcrd ends, with "off" on that of the workers."""
+    monkeypatch.setenv("MCR_KERNEL_PATH", path)
     start, replace = ways
     mcr = start(workers)
     mcr.add(f"in0:{FLOW}", *OUTPUTS)
+    is_there = wait_for_kernel_path(mcr)
     receiver = Receiver(plant.receiver, TO, count=PLENTY, idle=1.0)
     sender = Sender(plant.source, "src0", FLOW, count=PLENTY, rate=RATE)
     mcr = replace_under_traffic(mcr, replace, RATE)
@@ -161,6 +179,7 @@ def test_nothing_is_lost_at_20_000_packets_a_second(
     sent = sender.stop()
     receiver.expect_all_of(sent)
     check_sums(mcr, sent)
+    assert (mcr.stats()["kernel_path"]["matched"] > RATE) == is_there
 
 
 def test_counters_go_on_and_no_group_is_left(plant: Plant, ways: tuple[Callable[[int], Mcr], Replace]) -> None:
@@ -272,6 +291,28 @@ def test_what_is_missing_or_foreign_is_opened_anew_or_closed(
     check_sums(mcr, 500 * (len(cases) + 1))
     assert [each["restarts"] for each in mcr.workers()] == [0]
     wait_until(lambda: not {*FOREIGN} & manager.kept.keys(), "junk is closed")
+
+
+def test_what_nobody_would_carry_out_is_a_worker_s(plant: Plant, make_mcr: MakeMcr, manager: StoringManager) -> None:
+    """The program of the kernel path is lost while no mcrd runs: one packet for each processor is, too, and counted."""
+    mcr = manager.start(make_mcr, plant.relay)
+    mcr.add(f"in0:{FLOW}", *OUTPUTS)
+    if not wait_for_kernel_path(mcr):
+        pytest.skip("this kernel has no kernel path; `path_reason` says why")
+    forward(plant)
+    end(mcr)
+    for name in [each for each in manager.kept if each.startswith("link.")]:
+        manager.forget(name)
+    receiver = Receiver(plant.receiver, TO, count=500, idle=1.0)
+    Sender(plant.source, "src0", FLOW, count=500, rate=5000).finish()
+    lost = int(receiver.verdict()["lost"])
+    assert 1 <= lost <= (os.cpu_count() or 1)
+    mcr = manager.start(make_mcr, plant.relay)
+    wait_for_kernel_path(mcr)
+    forward(plant)
+    stats = mcr.check_counters(arrived=1500)
+    assert stats["ingress"]["kernel_drops"] == stats["kernel_path"]["kernel_drops"] == lost
+    assert stats["kernel_path"]["matched"] == 1000
 
 
 def test_what_cannot_be_gone_on_with_is_never_captured_beside_what_takes_its_place(

@@ -18,6 +18,8 @@ from mcr.net.capture import describes_super_frames
 from mcr_process import Mcr, Receiver, Sender, wait_until
 from topology import MakeMcr, Plant
 
+pytestmark = pytest.mark.usefixtures("worker_path")
+
 SOL_UDP = 17
 UDP_SEGMENT = 103
 SIOCETHTOOL = 0x8946

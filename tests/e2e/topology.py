@@ -45,6 +45,12 @@ def make_mcr(daemons: list[Mcr], tmp_path: Path, request: pytest.FixtureRequest)
     return make
 
 
+@pytest.fixture
+def worker_path(monkeypatch: pytest.MonkeyPatch) -> None:
+    """For what is claimed of the workers: they forward everything, and not the kernel what it can."""
+    monkeypatch.setenv("MCR_KERNEL_PATH", "off")
+
+
 class Plant:
     """source src0 ── in0 relay out0..out2 ── rx0..rx2 receiver: the topology of most tests."""
 

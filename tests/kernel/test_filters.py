@@ -9,7 +9,7 @@ from ipaddress import IPv4Address
 import pytest
 
 from filters import OPEN, WANTED, Wire, frame, may_load_ebpf, opened
-from mcr._native import lib
+from mcr._native import ffi, lib
 from mcr.errors import SystemFault, check_result
 from mcr.model.flow import Flow
 from mcr.model.limits import MAX_RULES
@@ -196,7 +196,7 @@ def test_too_many_rules_for_a_classic_filter_leave_it_to_the_workers(wire: Wire)
 
 def test_map_holds_as_many_rules_as_a_relay(wire: Wire) -> None:
     """Or there is none, and the classic filters take its place."""
-    screen = open_screen(DescriptorStore(), suppress=False)
+    screen = open_screen(DescriptorStore(), suppress=False, path=None)
     if not may_load_ebpf():
         assert isinstance(screen, ClassicScreen)
         return
@@ -221,7 +221,9 @@ def test_signals_cost_no_program() -> None:
     try:
         signal.setitimer(signal.ITIMER_REAL, 1e-3, 1e-3)
         for _ in range(500):
-            os.close(check_result(lib.mcr_bpf_load_filter(wanted, rejected, 0, False, False)))
+            os.close(
+                check_result(lib.mcr_bpf_load_filter(wanted, rejected, ffi.NULL, ffi.new("struct mcr_bpf_filter *")))
+            )
     finally:
         signal.setitimer(signal.ITIMER_REAL, 0)
         signal.signal(signal.SIGALRM, before)

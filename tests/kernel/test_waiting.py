@@ -24,6 +24,7 @@ from mcr.net.patience import close_all
 from mcr.process.descriptor_store import DescriptorStore
 from mcr.relay import inputs
 from mcr.relay.inputs import Capture
+from mcr.relay.kernel_path import KernelRules
 from mcr.relay.relay import Relay, Step
 from mcr.shm.kept import Kept
 
@@ -52,7 +53,7 @@ class Uncounted(Relay):
 
     def __init__(self, closing: ExitStack, store: DescriptorStore | None = None) -> None:
         kept = closing.enter_context(Kept.open(store or DescriptorStore(), 1))
-        super().__init__(Settings("", 1, LogLevels(), absorb=False, raw_send=False), kept)
+        super().__init__(Settings("", 1, LogLevels(), absorb=False, raw_send=False), kept, KernelRules(None))
         self._end = closing
         for capture in self.inputs.former:
             self._uncount(capture)

@@ -31,15 +31,16 @@ static struct mcr_flow admitted(void)
 
 static struct filter load_filter(void)
 {
+	const struct mcr_bpf_filter plan = { .capture = CAPTURE };
 	int wanted = mcr_bpf_open_wanted();
 	struct filter filter = { .rejected = mcr_bpf_open_rejected() };
 	struct mcr_flow flow = admitted();
 
 	if (wanted == -EPERM)
 		exit(FORBIDDEN);
-	filter.program = mcr_bpf_load_filter(wanted, filter.rejected, CAPTURE, false, false);
+	filter.program = mcr_bpf_load_filter(wanted, filter.rejected, NULL, &plan);
 	CHECK(filter.program >= 0);
-	CHECK(!mcr_bpf_put(wanted, &flow));
+	CHECK(!mcr_bpf_put(wanted, &flow, false, 0));
 	return filter;
 }
 

@@ -158,7 +158,7 @@ static void tell_everything(struct harness *h, uint64_t generation)
 
 static int run_worker(struct harness *h)
 {
-	return mcr_worker_run(dup(h->segment_fd), h->worker_channel, dup(h->wake_fd), dup(h->event_fd), false);
+	return mcr_worker_run(dup(h->segment_fd), h->worker_channel, dup(h->wake_fd), dup(h->event_fd), -1, false);
 }
 
 static void *worker_thread(void *arg)

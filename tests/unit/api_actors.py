@@ -38,6 +38,8 @@ VIEW = (
         "reason": "soon",
         "warnings": ["odd"],
         "origin": "runtime",
+        "path": "kernel",
+        "path_reason": "",
     }
 )
 INFO = dict.fromkeys(["supervisor", "rules", "control", "stats", "network", "worker", "ingress", "egress"], "info")
@@ -53,7 +55,16 @@ SHOWN = RuleView(
 SHOWN_VALUES = (
     RULE
     | ACTIVE_OUTPUTS
-    | {"rule_id": "x", "name": "n", "state": "active", "reason": "", "warnings": [], "origin": "runtime"}
+    | {
+        "rule_id": "x",
+        "name": "n",
+        "state": "active",
+        "reason": "",
+        "warnings": [],
+        "origin": "runtime",
+        "path": "kernel",
+        "path_reason": "",
+    }
 )
 
 

@@ -17,6 +17,7 @@ from mcr.net.network import Link, Network
 from mcr.net.raw import RawLink
 from mcr.process.descriptor_store import DescriptorStore
 from mcr.relay import outputs, relay
+from mcr.relay.kernel_path import KernelRules
 from mcr.relay.outputs import Egress, OutputInterfaces
 from mcr.relay.placement import Key
 from mcr.relay.relay import Relay
@@ -154,7 +155,7 @@ async def test_rules_are_looked_through_for_changed_routes_and_new_interfaces_al
 
     monkeypatch.setattr(relay, "find_neighbours", look)
     monkeypatch.setattr(interfaces, "sources", lambda _: {})
-    with Kept.open(DescriptorStore(), 1) as kept, Relay(Settings("", 1, LogLevels()), kept) as those:
+    with Kept.open(DescriptorStore(), 1) as kept, Relay(Settings("", 1, LogLevels()), kept, KernelRules(None)) as those:
         monkeypatch.setattr(those, "outputs", interfaces)
         for number in (1, 2):
             sends_to = Output(ip_address("239.9.9.9"), 6000, f"eth{number}")

@@ -10,7 +10,7 @@ from mcr.model.flow import Input
 from mcr.model.rule import Output, Rule
 from mcr.model.stats import SendError
 from mcr.relay.placement import OutputSlot, PlacedRule
-from mcr.shm.segment import Counters, OutputCounters
+from mcr.shm.segment import OutputCounters, WorkerCounters
 from mcr.stats.readings import Reading, rule_stats
 
 
@@ -25,8 +25,8 @@ class _Worker:
         return self.counters
 
 
-def failed(microseconds: int, error: int) -> Counters:
-    return cast("Counters", _Worker(OutputCounters(10, 9, 1, 0, 900, microseconds << 16 | error)))
+def failed(microseconds: int, error: int) -> WorkerCounters:
+    return cast("WorkerCounters", _Worker(OutputCounters(10, 9, 1, 0, 900, microseconds << 16 | error)))
 
 
 def test_last_error_of_an_output_is_the_newest_of_its_workers() -> None:

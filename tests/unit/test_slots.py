@@ -22,3 +22,17 @@ def test_no_slot_is_handed_out_twice(steps: list[int | None]) -> None:
             taken = slots.take()
             assert taken == min(set(range(10)) - held)
             held.add(taken)
+
+
+def test_a_number_that_rests_is_another_s_when_nobody_uses_it_any_more() -> None:
+    waits: list[int] = []
+    slots = Slots(32, "things", lambda: waits.append(slots.taken))
+    assert [slots.take() for _ in range(4)] == [0, 1, 2, 3]
+    slots.rest(1)
+    slots.rest(2)
+    assert (slots.taken, slots.take(), waits) == (2, 4, [])
+    slots.rest(3)  # more than two rest
+    assert (slots.take(), len(waits)) == (1, 1)
+    assert [slots.take() for _ in range(29)] == [2, 3, *range(5, 32)]
+    slots.rest(7)
+    assert (slots.take(), len(waits)) == (7, 2)

@@ -3,10 +3,62 @@
 #ifndef MCR_BPF_ABI_H
 #define MCR_BPF_ABI_H
 
+#include <stddef.h>
+#include <stdint.h>
+
 /*
  * Bytes that a clipped super-frame keeps, and one more for each datagram in it. Fewer than any headers have, so that each
  * is clipped; nobody reads them.
  */
 #define MCR_BPF_CLIP 32u
+
+#define MCR_BPF_OUTPUTS 32  /* of a rule that the kernel path forwards by, at most */
+#define MCR_BPF_WORKERS 256 /* that the filter asks whether their rings are empty, at most */
+
+/* Value of the map of wanted flows. */
+struct mcr_bpf_wanted {
+	uint16_t kernel; /* whether the kernel path may forward it */
+	uint16_t mtu;    /* the least of its outputs: what is longer goes to a worker, as IP cuts it */
+	uint32_t epoch;  /* of the gate, in which the flow has moved to the kernel path; the filter writes it */
+};
+
+/* One output of a rule, as the kernel path needs it. Addresses and ports in network byte order. */
+struct mcr_bpf_output {
+	uint8_t macs[12]; /* destination and source */
+	uint32_t slot;    /* of its counters */
+	uint32_t interface;
+	uint32_t source;
+	uint32_t group;
+	uint16_t source_port;
+	uint16_t port;
+};
+
+/* Value of the map of what the kernel path forwards. Replaced as a whole, so a packet sees one state of a rule. */
+struct mcr_bpf_rule {
+	uint32_t slot; /* of its counters */
+	uint32_t count;
+	struct mcr_bpf_output outputs[MCR_BPF_OUTPUTS];
+};
+
+_Static_assert(sizeof(struct mcr_bpf_rule) == 8 + MCR_BPF_OUTPUTS * 32, "no padding");
+
+/* What the kernel path has done with datagrams of one capture, on one processor. */
+struct mcr_bpf_taken {
+	uint64_t matched;
+	uint64_t checksum; /* the checksum was wrong */
+	uint64_t lost;     /* another program at the interface's ingress took the frame */
+	uint64_t sent;
+	uint64_t errors;
+	uint64_t bytes;
+};
+
+/*
+ * Frames in one ring of a capture. `entered` counts those that are there to be read, or were. A worker reads it, finds its
+ * ring empty, and writes what it read to `seen`: when both are equal nothing waits, and nothing is being sent.
+ */
+struct mcr_bpf_drain {
+	uint64_t entered; /* the program at the ingress */
+	uint64_t seen;    /* the worker */
+};
 
 #endif

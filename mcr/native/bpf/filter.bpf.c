@@ -1,20 +1,29 @@
 // SPDX-License-Identifier: MIT OR GPL-2.0-only
 // The capture filter: a socket filter of a capture's sockets (load.h says what it is for).
-#include "frame.h"
+#include "bpf/hand.h"
+
+#include "own.h"
 
 #define DROP         0
 #define ACCEPT_WHOLE 0x40000 /* bytes: more than any frame has */
 
+#define LINK_LOCAL   MCR_NETWORK32(0xe0000000) /* 224.0.0.0/24 */
+#define LINK_MASK    MCR_NETWORK32(0xffffff00)
+#define FIRST_OCTET  MCR_NETWORK32(0xff000000)
+#define LOOPBACK     MCR_NETWORK32(0x7f000000)
+#define MULTICAST    MCR_NETWORK32(0xe0000000)
+#define CLASS_MASK   MCR_NETWORK32(0xf0000000)
+#define PLAIN_HEADER 0x45 /* version 4, without options */
+
 MAP(admitted);
 MAP(rejected);
+MAP(own);
+MAP(drains);
 PARAMETER(capture);
+PARAMETER(worker);
+PARAMETER(workers);
 PARAMETER(clip);
 PARAMETER(everything);
-
-INLINE bool is_admitted(const struct mcr_flow *flow)
-{
-	return VALUE(everything) || bpf_map_lookup_elem(map_admitted, flow);
-}
 
 /* A super-frame is as many datagrams as it will be cut into. */
 INLINE void count(const struct __sk_buff *skb)
@@ -35,16 +44,150 @@ INLINE int accept(const struct __sk_buff *skb)
 	return datagrams ? (int)(datagrams + MCR_BPF_CLIP) : ACCEPT_WHOLE;
 }
 
+/* What became of the packet before this one, on this processor. */
+INLINE void look_back(void)
+{
+	struct hand *hand = find_hand();
+
+	if (hand && hand->path == PATH_KERNEL)
+		count_lost(hand);
+}
+
+INLINE void hand_on(const struct __sk_buff *skb, enum path path, uint32_t datagrams, const struct headers *headers,
+		    uint32_t epoch)
+{
+	struct hand *hand = find_hand();
+
+	if (!hand) /* never: for the verifier */
+		return;
+	hand->path = path;
+	hand->worker = (uint32_t)VALUE(worker);
+	hand->capture = (uint32_t)VALUE(capture);
+	hand->interface = skb->ifindex;
+	hand->datagrams = datagrams;
+	hand->group = headers->ip.destination;
+	hand->ports = ports_of(&headers->ports);
+	hand->epoch = epoch;
+}
+
+INLINE int to_worker(const struct __sk_buff *skb, const struct headers *headers, int size)
+{
+	if (VALUE(relay))
+		hand_on(skb, PATH_WORKER, 0, headers, 0);
+	return size;
+}
+
+/* Whether the header's checksum is right (RFC 1071). It has no options. */
+INLINE bool is_ip_sum_right(const struct mcr_ipv4 *ip)
+{
+	const uint32_t *words = (const void *)ip; /* on the stack, aligned */
+	uint64_t sum = (uint64_t)words[0] + words[1] + words[2] + words[3] + words[4];
+
+	sum = (sum & 0xffffffff) + (sum >> 32);
+	sum = (sum & 0xffff) + (sum >> 16);
+	sum = (sum & 0xffff) + (sum >> 16);
+	sum = (sum & 0xffff) + (sum >> 16);
+	return sum == 0xffff;
+}
+
+INLINE bool is_own(uint64_t key)
+{
+	return bpf_map_lookup_elem(map_own, &key);
+}
+
+/* As sanity.c has it: from an address that nobody can have, or from this machine. */
+INLINE bool is_source_wrong(struct __sk_buff *skb, const struct mcr_ipv4 *ip)
+{
+	uint8_t mac[8];
+
+	if (!(ip->source & FIRST_OCTET) && (ip->destination & LINK_MASK) != LINK_LOCAL)
+		return true;
+	if ((ip->source & FIRST_OCTET) == LOOPBACK || (ip->source & CLASS_MASK) == MULTICAST || ip->source == ~0u)
+		return true;
+	if (bpf_skb_load_bytes(skb, ETH_ALEN, mac, ETH_ALEN))
+		return true;
+	return is_own(mcr_own_address(ip->source)) || is_own(mcr_own_mac(mac));
+}
+
+/* Bytes of its IP datagrams: of a super-frame the longest that it is cut into. */
+INLINE uint32_t datagram_size(const struct __sk_buff *skb, uint32_t total)
+{
+	uint32_t size = skb->gso_size;
+
+	return size && size + IP_AND_UDP < total ? size + IP_AND_UDP : total;
+}
+
+/* An ordinary datagram that every output can carry. All others are a worker's, which says what is wrong with them. */
+INLINE bool is_plain(struct __sk_buff *skb, const struct headers *headers, const struct mcr_bpf_wanted *wanted)
+{
+	uint32_t total = MCR_NETWORK16(headers->ip.total);
+	uint16_t length;
+
+	if (skb->pkt_type == PACKET_OTHERHOST || skb->vlan_present || headers->ip.version_size != PLAIN_HEADER)
+		return false;
+	if (total < IP_AND_UDP || total > skb->len - ETH_HLEN || datagram_size(skb, total) > wanted->mtu)
+		return false;
+	if (bpf_skb_load_bytes(skb, ETH_HLEN + sizeof(*headers), &length, sizeof(length)))
+		return false;
+	return MCR_NETWORK16(length) == total - sizeof(headers->ip) && is_ip_sum_right(&headers->ip) &&
+	       !is_source_wrong(skb, &headers->ip);
+}
+
+/* Whether no worker holds a frame of this capture: what comes now would overtake it on the kernel path. */
+INLINE bool is_drained(void)
+{
+	for (uint32_t i = 0; i < MCR_BPF_WORKERS; i++) {
+		uint32_t at = (uint32_t)(VALUE(capture) * VALUE(workers)) + i;
+		const struct mcr_bpf_drain *drain;
+
+		if (i >= VALUE(workers))
+			break;
+		drain = bpf_map_lookup_elem(map_drains, &at);
+		if (!drain || drain->entered != drain->seen)
+			return false;
+	}
+	return true;
+}
+
+/* Whether the kernel path forwards this packet. A flow moves there when it can't overtake itself, and back at once. */
+INLINE bool is_for_kernel(struct __sk_buff *skb, const struct headers *headers, struct mcr_bpf_wanted *wanted)
+{
+	uint32_t capture = (uint32_t)VALUE(capture);
+	const uint64_t *gate = bpf_map_lookup_elem(map_gates, &capture);
+	uint32_t epoch = gate ? (uint32_t)*gate : 0;
+
+	if (!wanted->kernel || !epoch)
+		return false;
+	if (!is_plain(skb, headers, wanted)) {
+		wanted->epoch = 0;
+		return false;
+	}
+	if (wanted->epoch == epoch)
+		return true;
+	if (!is_drained())
+		return false;
+	wanted->epoch = epoch;
+	return true;
+}
+
 int filter(struct __sk_buff *skb)
 {
-	struct headers headers;
+	struct headers headers = {};
 	struct mcr_flow flow;
 	enum verdict verdict = read_frame(skb, &headers, &flow, (uint16_t)VALUE(capture));
+	struct mcr_bpf_wanted *wanted;
 
+	if (VALUE(relay))
+		look_back();
 	if (verdict != LOOK_UP)
-		return verdict == ACCEPT ? ACCEPT_WHOLE : DROP;
-	if (is_admitted(&flow))
-		return accept(skb);
+		return verdict == ACCEPT ? to_worker(skb, &headers, ACCEPT_WHOLE) : DROP;
+	wanted = bpf_map_lookup_elem(map_admitted, &flow);
+	if (VALUE(relay) && wanted && is_for_kernel(skb, &headers, wanted)) {
+		hand_on(skb, PATH_KERNEL, datagrams_in(skb, MCR_NETWORK16(headers.ip.total)), &headers, wanted->epoch);
+		return DROP;
+	}
+	if (wanted || VALUE(everything))
+		return to_worker(skb, &headers, accept(skb));
 	count(skb);
 	return DROP;
 }

@@ -33,6 +33,14 @@ static long (*const bpf_skb_load_bytes)(const void *skb, uint32_t offset, void *
 static long (*const bpf_skb_load_bytes_relative)(const void *skb, uint32_t offset, void *to, uint32_t size,
 						 uint32_t from) = (void *)BPF_FUNC_skb_load_bytes_relative;
 
+#define IP_AND_UDP (sizeof(struct mcr_ipv4) + sizeof(struct mcr_udp)) /* bytes of headers, without options */
+
+/* Several processors may add at the same time. */
+INLINE void add_shared(uint64_t *sum, uint64_t value)
+{
+	__sync_fetch_and_add(sum, value);
+}
+
 /* Ports stand right behind the IP header in most packets: those get both by one call. */
 struct headers {
 	struct mcr_ipv4 ip;

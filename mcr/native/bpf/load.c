@@ -12,8 +12,7 @@
 
 #define TCX_INGRESS 46 /* BPF_TCX_INGRESS, <linux/bpf.h> from Linux 6.6 on */
 
-#define MAX_CPUS    1024
-#define MAX_PROGRAM 160
+#define MAX_PROGRAM 1024
 
 #define TRIES    20 /* to get memory for a key, or to load a program between two signals */
 #define PAUSE_US 1000
@@ -41,16 +40,16 @@ struct program {
 	}
 
 _Static_assert(LENGTH(mcr_bpf_filter_code) <= MAX_PROGRAM, "fits load()");
-_Static_assert(LENGTH(mcr_bpf_suppress_code) <= MAX_PROGRAM, "fits load()");
+_Static_assert(LENGTH(mcr_bpf_ingress_code) <= MAX_PROGRAM, "fits load()");
 
-static int bpf(enum bpf_cmd command, union bpf_attr *attr)
+int mcr_bpf(int command, union bpf_attr *attr)
 {
 	long ret = syscall(__NR_bpf, command, attr, sizeof(*attr));
 
 	return ret < 0 ? -errno : (int)ret;
 }
 
-static int open_map(uint32_t type, uint32_t key_size, uint32_t value_size, uint32_t max_entries, uint32_t flags)
+int mcr_bpf_open_map(uint32_t type, uint32_t key_size, uint32_t value_size, uint32_t max_entries, uint32_t flags)
 {
 	union bpf_attr attr;
 
@@ -60,22 +59,23 @@ static int open_map(uint32_t type, uint32_t key_size, uint32_t value_size, uint3
 	attr.value_size = value_size;
 	attr.max_entries = max_entries;
 	attr.map_flags = flags;
-	return bpf(BPF_MAP_CREATE, &attr);
+	return mcr_bpf(BPF_MAP_CREATE, &attr);
 }
 
 int mcr_bpf_open_wanted(void)
 {
-	return open_map(BPF_MAP_TYPE_HASH, MCR_FLOW_IPV4_BYTES, sizeof(uint32_t), MCR_MAX_RULES, BPF_F_NO_PREALLOC);
+	return mcr_bpf_open_map(BPF_MAP_TYPE_HASH, MCR_FLOW_IPV4_BYTES, sizeof(struct mcr_bpf_wanted), MCR_MAX_RULES,
+				BPF_F_NO_PREALLOC);
 }
 
 int mcr_bpf_open_rejected(void)
 {
-	if (sysconf(_SC_NPROCESSORS_CONF) > MAX_CPUS)
+	if (sysconf(_SC_NPROCESSORS_CONF) > MCR_BPF_MAX_CPUS)
 		return -E2BIG;
-	return open_map(BPF_MAP_TYPE_PERCPU_ARRAY, sizeof(uint32_t), sizeof(uint64_t), MCR_MAX_INTERFACES, 0);
+	return mcr_bpf_open_map(BPF_MAP_TYPE_PERCPU_ARRAY, sizeof(uint32_t), sizeof(uint64_t), MCR_MAX_INTERFACES, 0);
 }
 
-static int change(enum bpf_cmd command, int map, const void *key, void *value)
+int mcr_bpf_change(int command, int map, const void *key, void *value)
 {
 	union bpf_attr attr;
 
@@ -83,38 +83,44 @@ static int change(enum bpf_cmd command, int map, const void *key, void *value)
 	attr.map_fd = (uint32_t)map;
 	attr.key = (uintptr_t)key;
 	attr.value = (uintptr_t)value;
-	return bpf(command, &attr);
+	return mcr_bpf(command, &attr);
 }
 
 /*
  * From 6.1 on the kernel keeps some memory ready for maps, and gets more by an interrupt that it sends itself; where that
  * takes its time, many keys in a row find none.
  */
-int mcr_bpf_put(int wanted, const struct mcr_flow *flow)
+int mcr_bpf_put_value(int map, const void *key, void *value)
 {
-	uint32_t value = 0;
 	int ret = -ENOMEM;
 
 	for (int i = 0; i < TRIES && ret == -ENOMEM; i++) {
 		if (i)
 			usleep(PAUSE_US);
-		ret = change(BPF_MAP_UPDATE_ELEM, wanted, flow, &value);
+		ret = mcr_bpf_change(BPF_MAP_UPDATE_ELEM, map, key, value);
 	}
 	return ret;
 }
 
+int mcr_bpf_put(int wanted, const struct mcr_flow *flow, bool kernel, uint16_t mtu)
+{
+	struct mcr_bpf_wanted value = { .kernel = kernel, .mtu = mtu };
+
+	return mcr_bpf_put_value(wanted, flow, &value);
+}
+
 int mcr_bpf_drop(int wanted, const struct mcr_flow *flow)
 {
-	return change(BPF_MAP_DELETE_ELEM, wanted, flow, NULL);
+	return mcr_bpf_change(BPF_MAP_DELETE_ELEM, wanted, flow, NULL);
 }
 
 int mcr_bpf_count(int rejected, uint32_t capture, uint64_t *count)
 {
-	uint64_t by_cpu[MAX_CPUS] = { 0 }; /* a value for each possible processor */
-	int ret = change(BPF_MAP_LOOKUP_ELEM, rejected, &capture, by_cpu);
+	uint64_t by_cpu[MCR_BPF_MAX_CPUS] = { 0 }; /* a value for each possible processor */
+	int ret = mcr_bpf_change(BPF_MAP_LOOKUP_ELEM, rejected, &capture, by_cpu);
 
 	*count = 0;
-	for (uint32_t i = 0; i < MAX_CPUS; i++)
+	for (uint32_t i = 0; i < MCR_BPF_MAX_CPUS; i++)
 		*count += by_cpu[i];
 	return ret;
 }
@@ -125,7 +131,7 @@ static int load_between_signals(union bpf_attr *attr)
 	int ret = -EAGAIN;
 
 	for (int i = 0; i < TRIES && ret == -EAGAIN; i++)
-		ret = bpf(BPF_PROG_LOAD, attr);
+		ret = mcr_bpf(BPF_PROG_LOAD, attr);
 	return ret;
 }
 
@@ -150,32 +156,53 @@ static int load(const struct program *program, const uint32_t values[MCR_BPF_SYM
 	return load_between_signals(&attr);
 }
 
-int mcr_bpf_load_filter(int wanted, int rejected, uint32_t capture, bool clip, bool everything)
+/* The kernel's loader looks at every map that a program names, also where the program can't get to it. */
+static void fill_in(uint32_t values[MCR_BPF_SYMBOLS], int wanted, int rejected, const struct mcr_bpf_path *path)
 {
-	static const struct program filter = PROGRAM(filter, BPF_PROG_TYPE_SOCKET_FILTER);
-	uint32_t values[MCR_BPF_SYMBOLS] = {
-		[MCR_BPF_MAP_ADMITTED] = (uint32_t)wanted,   [MCR_BPF_MAP_REJECTED] = (uint32_t)rejected,
-		[MCR_BPF_PARAMETER_CAPTURE] = capture,       [MCR_BPF_PARAMETER_CLIP] = clip,
-		[MCR_BPF_PARAMETER_EVERYTHING] = everything,
-	};
-
-	return load(&filter, values);
+	for (uint32_t i = 0; i < MCR_BPF_SYMBOLS; i++)
+		values[i] = (uint32_t)wanted;
+	values[MCR_BPF_MAP_REJECTED] = (uint32_t)rejected;
+	values[MCR_BPF_PARAMETER_RELAY] = !!path;
+	values[MCR_BPF_PARAMETER_WORKERS] = path ? path->workers : 0;
+	if (!path)
+		return;
+	values[MCR_BPF_MAP_DRAINS] = (uint32_t)path->drains;
+	values[MCR_BPF_MAP_FORWARDS] = (uint32_t)path->forwards;
+	values[MCR_BPF_MAP_GATES] = (uint32_t)path->gates;
+	values[MCR_BPF_MAP_HAND] = (uint32_t)path->hand;
+	values[MCR_BPF_MAP_OUTPUTS] = (uint32_t)path->counters.outputs;
+	values[MCR_BPF_MAP_OWN] = (uint32_t)path->own;
+	values[MCR_BPF_MAP_RULES] = (uint32_t)path->counters.rules;
+	values[MCR_BPF_MAP_SCRATCH] = (uint32_t)path->scratch;
+	values[MCR_BPF_MAP_TAKEN] = (uint32_t)path->counters.taken;
 }
 
-int mcr_bpf_load_absorber(int wanted, uint32_t capture)
+int mcr_bpf_load_filter(int wanted, int rejected, const struct mcr_bpf_path *path, const struct mcr_bpf_filter *filter)
 {
-	static const struct program suppress = PROGRAM(suppress, BPF_PROG_TYPE_SCHED_CLS);
-	int ticks = open_map(BPF_MAP_TYPE_PERCPU_ARRAY, sizeof(uint32_t), sizeof(uint64_t), 1, 0);
-	uint32_t values[MCR_BPF_SYMBOLS] = {
-		[MCR_BPF_MAP_ADMITTED] = (uint32_t)wanted,
-		[MCR_BPF_MAP_TICKS] = (uint32_t)ticks,
-		[MCR_BPF_PARAMETER_CAPTURE] = capture,
-	};
+	static const struct program program = PROGRAM(filter, BPF_PROG_TYPE_SOCKET_FILTER);
+	uint32_t values[MCR_BPF_SYMBOLS];
+
+	fill_in(values, wanted, rejected, path);
+	values[MCR_BPF_PARAMETER_CAPTURE] = filter->capture;
+	values[MCR_BPF_PARAMETER_WORKER] = filter->worker;
+	values[MCR_BPF_PARAMETER_CLIP] = filter->clip;
+	values[MCR_BPF_PARAMETER_EVERYTHING] = filter->everything;
+	return load(&program, values);
+}
+
+int mcr_bpf_load_ingress(int wanted, int rejected, const struct mcr_bpf_path *path, uint32_t capture)
+{
+	static const struct program program = PROGRAM(ingress, BPF_PROG_TYPE_SCHED_CLS);
+	int ticks = mcr_bpf_open_map(BPF_MAP_TYPE_PERCPU_ARRAY, sizeof(uint32_t), sizeof(uint64_t), 1, 0);
+	uint32_t values[MCR_BPF_SYMBOLS];
 	int ret;
 
 	if (ticks < 0)
 		return ticks;
-	ret = load(&suppress, values);
+	fill_in(values, wanted, rejected, path);
+	values[MCR_BPF_MAP_TICKS] = (uint32_t)ticks;
+	values[MCR_BPF_PARAMETER_CAPTURE] = capture;
+	ret = load(&program, values);
 	close(ticks); /* the program keeps it */
 	return ret;
 }
@@ -188,7 +215,17 @@ int mcr_bpf_link_ingress(int program, uint32_t interface)
 	attr.link_create.prog_fd = (uint32_t)program;
 	attr.link_create.target_ifindex = interface;
 	attr.link_create.attach_type = TCX_INGRESS;
-	return bpf(BPF_LINK_CREATE, &attr);
+	return mcr_bpf(BPF_LINK_CREATE, &attr);
+}
+
+void mcr_bpf_unlink(int link)
+{
+	union bpf_attr attr;
+
+	memset(&attr, 0, sizeof(attr));
+	attr.link_detach.link_fd = (uint32_t)link;
+	mcr_bpf(BPF_LINK_DETACH, &attr); /* fails if the interface has gone, and with it what ran there */
+	close(link);
 }
 
 static int count_programs(int group, uint32_t attach_type)
@@ -200,7 +237,7 @@ static int count_programs(int group, uint32_t attach_type)
 	attr.query.target_fd = (uint32_t)group;
 	attr.query.attach_type = attach_type;
 	attr.query.query_flags = BPF_F_QUERY_EFFECTIVE;
-	ret = bpf(BPF_PROG_QUERY, &attr);
+	ret = mcr_bpf(BPF_PROG_QUERY, &attr);
 	return ret ? ret : (int)attr.query.prog_cnt;
 }
 

@@ -15,13 +15,38 @@
 #include "bpf/abi.h"
 #include "flow.h"
 
+union bpf_attr;
+
+#define MCR_BPF_MAX_CPUS 1024
+
+/* Maps that the kernel path counts in (path.h), by descriptor: for captures, rules, outputs. */
+struct mcr_bpf_counters {
+	int taken, rules, outputs;
+};
+
+/* All maps of the kernel path. */
+struct mcr_bpf_path {
+	uint32_t workers;
+	struct mcr_bpf_counters counters;
+	int own, gates, hand, drains, forwards, scratch;
+};
+
+/* What differs between the filters of a capture's sockets. */
+struct mcr_bpf_filter {
+	uint32_t capture;
+	uint32_t worker;
+	bool clip;
+	bool everything;
+};
+
 /* A map of the wanted flows, at most MCR_MAX_RULES of them. Takes memory only for those in it. */
 int mcr_bpf_open_wanted(void);
 
 /* A map of datagrams rejected, by capture. -E2BIG: more processors than `mcr_bpf_count` can add up. */
 int mcr_bpf_open_rejected(void);
 
-int mcr_bpf_put(int wanted, const struct mcr_flow *flow);
+/* Admit a flow; to the kernel path, where datagrams are not longer than its least MTU, if that may forward it. */
+int mcr_bpf_put(int wanted, const struct mcr_flow *flow, bool kernel, uint16_t mtu);
 int mcr_bpf_drop(int wanted, const struct mcr_flow *flow);
 
 /* How many datagrams of a capture were rejected so far. */
@@ -31,25 +56,37 @@ int mcr_bpf_count(int rejected, uint32_t capture, uint64_t *count);
  * A socket filter for a capture's sockets (SO_ATTACH_BPF, socket(7)): lets in IPv4 UDP of no VLAN that a rule wants, and
  * whatever claims to be UDP but can't be told from its headers, which is for the worker to count. Counts the UDP that
  * it rejects; other frames are nobody's business. Where the kernel can't tell a worker how to cut a super-frame, `clip`
- * it, so that the worker at least counts what is in it. `everything`: as if rules wanted all UDP.
+ * it, so that the worker at least counts what is in it. `everything`: as if rules wanted all UDP. With a kernel path, it
+ * leaves to that what it may forward.
  */
-int mcr_bpf_load_filter(int wanted, int rejected, uint32_t capture, bool clip, bool everything);
+int mcr_bpf_load_filter(int wanted, int rejected, const struct mcr_bpf_path *path, const struct mcr_bpf_filter *filter);
 
 /*
- * A program for an interface's ingress that suppresses local delivery: marks what a rule wants, once it has been captured,
- * as meant for another host, unless a UDP socket of this machine could take it, too. IP drops that at once, and does no
- * route look-up for a packet that nobody is there for. Whoever takes packets below IP still gets it. The first packet of
- * each tick of the kernel's clock is left alone, on each processor (bpf_jiffies64, from Linux 5.6 on).
+ * A program for an interface's ingress: with a kernel path for all of them, without one for that of a capture. With a
+ * kernel path, it forwards what the filter has left to it. And it suppresses
+ * local delivery: marks what a rule wants, once it has been captured, as meant for another host, unless a UDP socket of
+ * this machine could take it, too. IP drops that at once, and does no route look-up for a packet that nobody is there for.
+ * Whoever takes packets below IP still gets it. The first packet of each tick of the kernel's clock is left alone, on each
+ * processor (bpf_jiffies64, from Linux 5.6 on).
  */
-int mcr_bpf_load_absorber(int wanted, uint32_t capture);
+int mcr_bpf_load_ingress(int wanted, int rejected, const struct mcr_bpf_path *path, uint32_t capture);
 
-/* Run it there, until the link's descriptor is closed. From kernel 6.6 on (tcx). */
+/* Run it there, until all descriptors of the link are closed, or mcr_bpf_unlink. From kernel 6.6 on (tcx). */
 int mcr_bpf_link_ingress(int program, uint32_t interface);
+
+/* End it at once, whoever holds the link, and close this descriptor. */
+void mcr_bpf_unlink(int link);
 
 /*
  * How many programs look at what a control group's UDP sockets send (BPF_CGROUP_INET_EGRESS, BPF_CGROUP_UDP4_SENDMSG),
  * those of its parents included; -errno. `group`: a descriptor of its directory in cgroup2.
  */
 int mcr_bpf_count_egress(int group);
+
+/* For path.c: bpf(2), a new map, an entry of one. */
+int mcr_bpf(int command, union bpf_attr *attr);
+int mcr_bpf_open_map(uint32_t type, uint32_t key_size, uint32_t value_size, uint32_t max_entries, uint32_t flags);
+int mcr_bpf_change(int command, int map, const void *key, void *value);
+int mcr_bpf_put_value(int map, const void *key, void *value);
 
 #endif

@@ -14,6 +14,7 @@ from mcr.model.flow import Flow
 from mcr.model.log import Facility
 from mcr.net.filter.classic import ClassicScreen
 from mcr.net.filter.ebpf import MapScreen
+from mcr.net.filter.path import KernelPath
 from mcr.net.filter.suppress import Suppressor
 from mcr.net.interfaces import Interface
 from mcr.process.descriptor_store import DescriptorStore
@@ -47,10 +48,12 @@ class Screen(Protocol):
 
     Attributes:
         suppressor: suppresses local delivery of admitted flows; None: nothing does.
+        unsuppressed: why nothing does; empty: nothing was asked to.
         kind: of filter; that of another kind can't be gone on with.
     """
 
     suppressor: Suppressor | None
+    unsuppressed: str
     kind: str
 
     def change(self, added: Iterable[tuple[int, Flow]], removed: Iterable[tuple[int, Flow]]) -> None:
@@ -100,15 +103,16 @@ class Screen(Protocol):
         ...
 
 
-def open_screen(store: DescriptorStore, *, suppress: bool) -> Screen:
+def open_screen(store: DescriptorStore, *, suppress: bool, path: KernelPath | None) -> Screen:
     """Make the best capture filter that this process may load.
 
     Args:
         store: what it leaves to the next mcrd, and was left.
         suppress: whether to suppress local delivery of admitted flows, where that is allowed.
+        path: the kernel path; stays the caller's. None: there is none.
     """
     try:
-        return MapScreen(store, suppress=suppress)
+        return MapScreen(store, path, suppress=suppress)
     except OSError as error:
         reason = describe_errno(error.errno or 0)
         log.info("no eBPF (%s): classic filters reject what no rule takes", reason)

@@ -56,6 +56,7 @@ class ClassicScreen:
 
     suppressor: Suppressor | None = None
     kind = "classic"
+    unsuppressed = "no eBPF"
 
     def __init__(self, store: DescriptorStore) -> None:
         self._store = store

@@ -3,7 +3,7 @@
 import os
 import socket
 from collections.abc import Iterable, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from typing import Any
 
 from mcr._native import ffi, lib
@@ -11,7 +11,9 @@ from mcr.errors import SystemFault, check_result, describe_errno
 from mcr.logs.logger import get_logger
 from mcr.model.flow import Flow
 from mcr.model.log import Facility
+from mcr.net import uapi
 from mcr.net.filter.cbpf import ACCEPT_UDP, attach_filter, attach_program
+from mcr.net.filter.path import SHOWN, KernelPath
 from mcr.net.filter.suppress import Suppressor
 from mcr.net.interfaces import Interface
 from mcr.process.descriptor_store import DescriptorStore
@@ -20,6 +22,7 @@ from mcr.shm.flows import make_flow
 log = get_logger(Facility.NETWORK)
 
 _REJECTED = "rejected"  # the map, in the store of descriptors
+_HATYPE = 3  # in the address of an AF_PACKET socket
 
 
 class MapScreen:
@@ -31,10 +34,12 @@ class MapScreen:
 
     kind = "map"
 
-    def __init__(self, store: DescriptorStore, *, suppress: bool = False) -> None:
+    def __init__(self, store: DescriptorStore, path: KernelPath | None = None, *, suppress: bool = False) -> None:
         self._store = store
         self._adopted: dict[int, Sequence[socket.socket]] = {}
         self.suppressor: Suppressor | None = None
+        self.unsuppressed = ""
+        self._path = path
         self._wanted = check_result(lib.mcr_bpf_open_wanted())
         self._rejected = -1
         self._sockets: dict[int, Sequence[socket.socket]] = {}
@@ -42,21 +47,25 @@ class MapScreen:
         self._everything = False
         try:
             self._rejected = self._open_rejected()
-            os.close(self._load(0))
+            os.close(self._load(0, 0))
             self._count(0).close()
             store.put(_REJECTED, self._rejected)
         except OSError:
             self.close()
             raise
         if suppress:
-            self.suppressor = _open_suppressor(self._wanted)
+            self._open_suppressor()
+        if path:
+            path.wanted = self._wanted
+        if not self.suppressor or not self.suppressor.has_tcx:
+            self._path = None  # nobody would carry out what filters decide
 
     def change(self, added: Iterable[tuple[int, Flow]], removed: Iterable[tuple[int, Flow]]) -> None:
         """Change the map."""
         put: list[Any] = []
         try:
             for key in (make_flow(flow, capture) for capture, flow in added):
-                check_result(lib.mcr_bpf_put(self._wanted, key))
+                check_result(lib.mcr_bpf_put(self._wanted, key, False, 0))
                 put.append(key)
         except OSError as error:
             for key in put:
@@ -80,9 +89,13 @@ class MapScreen:
         except OSError as error:
             raise SystemFault(f"Cannot capture on {interface.name}: SO_ATTACH_BPF", error.errno or 0) from None
         self._sockets[capture] = sockets
-        if self.suppressor:
-            self.suppressor.add(capture, interface.index)
+        self._suppress(capture, interface, sockets)
         return count
+
+    def _suppress(self, capture: int, interface: Interface, sockets: Sequence[socket.socket]) -> None:
+        if self.suppressor:
+            kind = sockets[0].getsockname()[_HATYPE]
+            self.suppressor.add(capture, interface.index, is_ethernet=kind == uapi.ARPHRD_ETHER)
 
     def _open_rejected(self) -> int:
         """The map of the mcrd before this one: its programs count in it until others are attached."""
@@ -100,15 +113,15 @@ class MapScreen:
         if clip:
             self._clipped.add(capture)
         self._adopted[capture] = sockets
-        if self.suppressor:
-            self.suppressor.add(capture, interface.index)
+        self._suppress(capture, interface, sockets)
         return self._count(capture)
 
     def install(self) -> None:
         """Attach programs."""
         self._sockets |= self._adopted
         for capture, sockets in self._adopted.items():
-            self._attach_or_tell(capture, sockets)
+            if not self._attach_or_tell(capture, sockets):
+                _let_all_in(sockets)
         self._adopted = {}
 
     def show_all(self, *, everything: bool) -> None:
@@ -116,8 +129,12 @@ class MapScreen:
         if everything == self._everything:
             return
         self._everything = everything
+        if everything and self._path:
+            self._path.bar(SHOWN)
         for capture, sockets in self._sockets.items():
             self._attach_or_tell(capture, sockets)
+        if not everything and self._path:
+            self._path.unbar(SHOWN)
 
     def forget(self, capture: int) -> None:
         """The program goes with its sockets."""
@@ -135,23 +152,32 @@ class MapScreen:
                 os.close(fd)
         self._wanted = self._rejected = -1
 
-    def _attach_or_tell(self, capture: int, sockets: Sequence[socket.socket]) -> None:
+    def _attach_or_tell(self, capture: int, sockets: Sequence[socket.socket]) -> bool:
         try:
             self._attach(capture, sockets)
         except OSError as error:  # no descriptor, no memory: what is filtered stays as it was
             log.warning("a filter could not be changed: %s", describe_errno(error.errno or 0))
+            return False
+        return True
+
+    def _open_suppressor(self) -> None:
+        try:
+            self.suppressor = Suppressor(self._wanted, self._rejected, self._path, self._store)
+        except OSError as error:
+            self.unsuppressed = describe_errno(error.errno or 0)
+            log.info("MCR_ABSORB has no effect: %s", self.unsuppressed)
 
     def _attach(self, capture: int, sockets: Sequence[socket.socket]) -> None:
         if self._everything and capture not in self._clipped:
             for each in sockets:
                 attach_filter(each, ACCEPT_UDP)
             return
-        program = self._load(capture)
-        try:
-            for each in sockets:
+        for worker, each in enumerate(sockets):
+            program = self._load(capture, worker)
+            try:
                 attach_program(each, program)
-        finally:
-            os.close(program)  # the sockets keep it
+            finally:
+                os.close(program)  # the socket keeps it
 
     def _count(self, capture: int) -> "MapCount":
         fd = os.dup(self._rejected)
@@ -161,11 +187,11 @@ class MapScreen:
             os.close(fd)
             raise
 
-    def _load(self, capture: int) -> int:
+    def _load(self, capture: int, worker: int) -> int:
         clip = capture in self._clipped
-        return check_result(
-            lib.mcr_bpf_load_filter(self._wanted, self._rejected, capture, clip, clip and self._everything)
-        )
+        filtered = ffi.new("struct mcr_bpf_filter *", (capture, worker, clip, clip and self._everything))
+        maps = self._path.maps if self._path else ffi.NULL
+        return check_result(lib.mcr_bpf_load_filter(self._wanted, self._rejected, maps, filtered))
 
 
 class MapCount:
@@ -196,9 +222,8 @@ class MapCount:
         os.close(self._fd)
 
 
-def _open_suppressor(wanted: int) -> Suppressor | None:
-    try:
-        return Suppressor(wanted)
-    except OSError as error:
-        log.info("MCR_ABSORB has no effect: %s", describe_errno(error.errno or 0))
-        return None
+def _let_all_in(sockets: Sequence[socket.socket]) -> None:
+    """Have the workers tell what rules take, as far as there is memory for that: no filter of another mcrd stays."""
+    with suppress(OSError):
+        for each in sockets:
+            attach_filter(each, ACCEPT_UDP)

@@ -6,15 +6,22 @@ Otherwise the kernel allocates a route for each packet of a joined group, finds 
 import errno
 import os
 import socket
+from collections.abc import Collection
 
-from mcr._native import lib
+from mcr._native import ffi, lib
 from mcr.errors import check_result, describe_errno
 from mcr.logs.logger import get_logger
 from mcr.model.log import Facility
+from mcr.net.filter.path import KernelPath
 from mcr.net.local_receivers import LinkChanges
 from mcr.net.patience import close_after_exit
+from mcr.process.descriptor_store import DescriptorStore
 
 log = get_logger(Facility.NETWORK)
+
+LINKS = "link."
+"""Beginning of the names of links, in the store of descriptors; then come the slot of the capture and a serial number.
+Those of another mcrd forward what its filters leave to them, and are closed when these filters are in force no more."""
 
 _AT_ONCE = 8  # links made or closed before others have their turn: some 15 ms each
 
@@ -25,36 +32,64 @@ class Suppressor:
     Making and closing its links waits for the kernel's lock of the network's configuration.
 
     Args:
-        wanted: the map of admitted flows; stays the caller's.
+        wanted: the map of admitted flows; stays the caller's, as all of these.
+        rejected: the map of what was rejected.
+        path: the kernel path, which the same program serves; None: there is none.
+        store: of descriptors. Links of the kernel path outlive mcrd, as filters do.
 
     Attributes:
         changes: of interfaces, and so perhaps of local receivers.
+        has_tcx: this kernel lets programs run at the ingress so: Linux 6.6.
 
     Raises:
         OSError: this process may not, or this kernel can't.
     """
 
-    def __init__(self, wanted: int) -> None:
-        self._wanted = wanted
+    def __init__(self, wanted: int, rejected: int, path: KernelPath | None, store: DescriptorStore) -> None:
+        self._wanted, self._rejected, self._path, self._store = wanted, rejected, path, store
         self._interfaces: dict[int, int] = {}
+        self._ethernet: set[int] = set()  # captures of interfaces that frames come in by as by Ethernet
         self._links: dict[int, int] = {}
+        self._serial = max((_numbers(each)[1] for each in store.inherited(LINKS)), default=0)
+        self._left: dict[int, str] = {}  # what the store calls links, by capture
         self._told: set[int] = set()
+        self._barred: dict[int, str] = {}  # why nothing runs there, by capture
         self._asked: dict[int, int] = {}  # those that are looked for, by capture
-        os.close(check_result(lib.mcr_bpf_load_absorber(wanted, 0)))
-        self.changes = LinkChanges()
+        self._program = self._load(0)
+        self.has_tcx = lib.mcr_bpf_link_ingress(self._program, 0) != -errno.EINVAL  # but -ENODEV: no interface is 0
+        try:
+            self.changes = LinkChanges()
+        except OSError:
+            os.close(self._program)
+            raise
         self._stale = False
         self._useless = False
 
-    def add(self, capture: int, interface: int) -> None:
+    def add(self, capture: int, interface: int, *, is_ethernet: bool = False) -> None:
         """Suppress on an interface, by index, once it is known to have no local receivers."""
         self._interfaces[capture] = interface
+        if is_ethernet:
+            self._ethernet.add(capture)
         self._stale = True
 
     def forget(self, capture: int) -> None:
         """Suppress no more."""
         self._interfaces.pop(capture, None)
+        self._ethernet.discard(capture)
         self._told.discard(capture)
         self._unlink(capture)
+
+    def why_not(self, capture: int) -> str:
+        """Why no packet of a capture may take the kernel path; empty: nothing here forbids it."""
+        if not self.has_tcx:
+            return "the kernel path needs Linux 6.6"
+        if self._path and self._path.is_contested(capture):
+            return "another program at the ingress of the input interface takes packets first"
+        if self._path and self._path.is_early(capture):
+            return "workers may hold packets that came in before"
+        if capture in self._links:
+            return "" if capture in self._ethernet else "it does not come in by Ethernet"
+        return self._barred.get(capture, "the input interface is about to be checked")
 
     @property
     def is_stale(self) -> bool:
@@ -74,7 +109,10 @@ class Suppressor:
             The interfaces whose local receivers have to be looked for; then call `suppress_on`. None: call again, for
             it takes long, and others may have their turn.
         """
-        for capture in [*self._links][:_AT_ONCE]:
+        leaving = [*self._links][:_AT_ONCE]
+        if self._path:
+            self._path.unlink(self._links)
+        for capture in leaving:
             self._unlink(capture)
         if self._links:
             return None
@@ -95,6 +133,7 @@ class Suppressor:
             if index in free:
                 self._link(capture, index)
             elif _exists(index):
+                self._barred[capture] = f"a bridge or multicast routing may want what comes in by {_name(index)}"
                 self._tell(
                     capture, f"local delivery on {_name(index)} goes on: a bridge or multicast routing may want it"
                 )
@@ -103,21 +142,41 @@ class Suppressor:
     def close(self) -> None:
         """Suppress nothing more, soon after the process has ended."""
         close_after_exit([*self._links.values()])
+        os.close(self._program)
         self.changes.close()
 
     def _link(self, capture: int, index: int) -> None:
         try:
-            program = check_result(lib.mcr_bpf_load_absorber(self._wanted, capture))
-            try:
-                self._links[capture] = check_result(lib.mcr_bpf_link_ingress(program, index))
-            finally:
-                os.close(program)  # the link keeps it
+            self._links[capture] = self._link_program(capture, index)
         except OSError as error:
             self._useless |= error.errno == errno.EINVAL  # a kernel without tcx
             self._stale |= error.errno in (errno.EMFILE, errno.ENFILE, errno.ENOMEM)
+            self._barred[capture] = f"no program runs where it comes in: {describe_errno(error.errno or 0)}"
             self._tell(capture, f"MCR_ABSORB has no effect on {_name(index)}: {describe_errno(error.errno or 0)}")
         else:
             self._told.discard(capture)
+            self._barred.pop(capture, None)
+            if self._path and capture in self._ethernet:
+                self._leave(capture)
+                self._path.link(capture)
+
+    def _leave(self, capture: int) -> None:
+        self._serial += 1
+        self._left[capture] = f"{LINKS}{capture}.{self._serial}"
+        self._store.put(self._left[capture], self._links[capture])
+
+    def _link_program(self, capture: int, index: int) -> int:
+        if self._path:  # one program for all
+            return check_result(lib.mcr_bpf_link_ingress(self._program, index))
+        program = self._load(capture)
+        try:
+            return check_result(lib.mcr_bpf_link_ingress(program, index))
+        finally:
+            os.close(program)  # the link keeps it
+
+    def _load(self, capture: int) -> int:
+        maps = self._path.maps if self._path else ffi.NULL
+        return check_result(lib.mcr_bpf_load_ingress(self._wanted, self._rejected, maps, capture))
 
     def _tell(self, capture: int, what: str) -> None:
         if capture not in self._told:
@@ -126,7 +185,27 @@ class Suppressor:
 
     def _unlink(self, capture: int) -> None:
         if capture in self._links:
-            os.close(self._links.pop(capture))
+            if self._path:
+                self._path.unlink([capture])
+            if capture in self._left:
+                self._store.drop(self._left.pop(capture))
+            lib.mcr_bpf_unlink(self._links.pop(capture))
+
+
+def end_links(store: DescriptorStore, captures: Collection[int]) -> None:
+    """End those of another mcrd, but for these captures. Workers may still have the sockets of others, with filters."""
+    for name in store.inherited(LINKS):
+        if _numbers(name)[0] not in captures and (link := store.take(name)) is not None:
+            store.drop(name)
+            lib.mcr_bpf_unlink(link)
+
+
+def _numbers(name: str) -> tuple[int, int]:
+    """Of a link: the slot of its capture, and its own."""
+    match name.removeprefix(LINKS).split("."):
+        case [capture, serial] if capture.isdecimal() and serial.isdecimal():
+            return int(capture), int(serial)
+    return -1, 0
 
 
 def _exists(index: int) -> bool:

@@ -1,12 +1,12 @@
-// SPDX-License-Identifier: MIT OR GPL-2.0-only
-// Suppresses local delivery of what rules take: a program for an interface's ingress (load.h says what it is for).
-#include "frame.h"
+/* SPDX-License-Identifier: MIT OR GPL-2.0-only */
+/* Suppresses local delivery of what rules take: the last that the program at an interface's ingress does with a packet. */
+#ifndef MCR_BPF_SUPPRESS_H
+#define MCR_BPF_SUPPRESS_H
 
-#define TCX_NEXT (-1) /* <linux/bpf.h> from Linux 6.6 on */
+#include "bpf/frame.h"
 
 MAP(admitted);
 MAP(ticks);
-PARAMETER(capture);
 
 static uint64_t (*const bpf_jiffies64)(void) = (void *)BPF_FUNC_jiffies64;
 static long (*const bpf_sk_release)(void *sock) = (void *)BPF_FUNC_sk_release;
@@ -48,13 +48,11 @@ INLINE bool has_socket(struct __sk_buff *skb, const struct headers *headers)
 	return sock;
 }
 
-int suppress(struct __sk_buff *skb)
+/* A packet that a rule wants. */
+INLINE void suppress(struct __sk_buff *skb, const struct headers *headers)
 {
-	struct headers headers;
-	struct mcr_flow flow;
-
-	if (read_frame(skb, &headers, &flow, (uint16_t)VALUE(capture)) == LOOK_UP &&
-	    bpf_map_lookup_elem(map_admitted, &flow) && !is_first_of_tick() && !has_socket(skb, &headers))
+	if (!is_first_of_tick() && !has_socket(skb, headers))
 		bpf_skb_change_type(skb, PACKET_OTHERHOST);
-	return TCX_NEXT; /* other programs are to have their say, too */
 }
+
+#endif

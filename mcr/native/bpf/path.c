@@ -1,0 +1,190 @@
+// SPDX-License-Identifier: MIT
+#include "bpf/path.h"
+
+#include <errno.h>
+#include <linux/bpf.h>
+#include <linux/membarrier.h>
+#include <stdbool.h>
+#include <string.h>
+#include <sys/syscall.h>
+#include <unistd.h>
+
+#include "ring.h"
+
+#define HAND_BYTES    32 /* struct hand of hand.h */
+#define SCRATCH_BYTES 520
+
+/* One of the maps: an array of so many values, or by flow or source. */
+struct plan {
+	int *map;
+	uint32_t type, key_size, value_size, count, flags;
+};
+
+static int open_all(const struct plan *plans, uint32_t count)
+{
+	for (uint32_t i = 0; i < count; i++) {
+		const struct plan *plan = &plans[i];
+		int ret = mcr_bpf_open_map(plan->type, plan->key_size, plan->value_size, plan->count, plan->flags);
+
+		if (ret < 0)
+			return ret;
+		*plan->map = ret;
+	}
+	return 0;
+}
+
+/* Whether a map is as it would be made. */
+static bool is_as_planned(const struct plan *plan)
+{
+	struct bpf_map_info info = { 0 };
+	union bpf_attr attr;
+
+	memset(&attr, 0, sizeof(attr));
+	attr.info.bpf_fd = (uint32_t)*plan->map;
+	attr.info.info_len = sizeof(info);
+	attr.info.info = (uintptr_t)&info;
+	return !mcr_bpf(BPF_OBJ_GET_INFO_BY_FD, &attr) && info.type == plan->type && info.key_size == plan->key_size &&
+	       info.value_size == plan->value_size && info.max_entries == plan->count && info.map_flags == plan->flags;
+}
+
+#define COUNTERS 3
+
+static void plan_counters(struct mcr_bpf_counters *counters, struct plan plans[COUNTERS])
+{
+	const uint32_t index = sizeof(uint32_t), shared = BPF_F_MMAPABLE;
+	const struct plan made[COUNTERS] = {
+		{ &counters->taken, BPF_MAP_TYPE_PERCPU_ARRAY, index, sizeof(struct mcr_bpf_taken), MCR_MAX_INTERFACES,
+		  0 },
+		{ &counters->rules, BPF_MAP_TYPE_ARRAY, index, sizeof(struct mcr_rule_counters), MCR_MAX_RULES,
+		  shared },
+		{ &counters->outputs, BPF_MAP_TYPE_ARRAY, index, sizeof(struct mcr_output_counters), MCR_MAX_OUTPUTS,
+		  shared },
+	};
+
+	memcpy(plans, made, sizeof(made));
+}
+
+int mcr_bpf_counters_open(struct mcr_bpf_counters *counters)
+{
+	struct plan plans[COUNTERS];
+	int ret = -E2BIG;
+
+	*counters = (struct mcr_bpf_counters){ -1, -1, -1 };
+	plan_counters(counters, plans);
+	if (sysconf(_SC_NPROCESSORS_CONF) <= MCR_BPF_MAX_CPUS)
+		ret = open_all(plans, COUNTERS);
+	if (ret)
+		mcr_bpf_counters_close(counters);
+	return ret;
+}
+
+int mcr_bpf_counters_check(struct mcr_bpf_counters *counters)
+{
+	struct plan plans[COUNTERS];
+
+	plan_counters(counters, plans);
+	for (uint32_t i = 0; i < COUNTERS; i++)
+		if (!is_as_planned(&plans[i]))
+			return -EINVAL;
+	return 0;
+}
+
+void mcr_bpf_counters_close(struct mcr_bpf_counters *counters)
+{
+	int maps[] = { counters->taken, counters->rules, counters->outputs };
+
+	for (uint32_t i = 0; i < COUNTERS; i++)
+		if (maps[i] >= 0)
+			close(maps[i]);
+	*counters = (struct mcr_bpf_counters){ -1, -1, -1 };
+}
+
+int mcr_bpf_path_open(struct mcr_bpf_path *path, uint32_t workers, const struct mcr_bpf_counters *counters)
+{
+	const uint32_t index = sizeof(uint32_t), shared = BPF_F_MMAPABLE, grows = BPF_F_NO_PREALLOC;
+	const struct plan plans[] = {
+		{ &path->own, BPF_MAP_TYPE_HASH, sizeof(uint64_t), 1, MCR_MAX_OWN, grows },
+		{ &path->gates, BPF_MAP_TYPE_ARRAY, index, sizeof(uint64_t), MCR_MAX_INTERFACES, shared },
+		{ &path->hand, BPF_MAP_TYPE_PERCPU_ARRAY, index, HAND_BYTES, 1, 0 },
+		{ &path->drains, BPF_MAP_TYPE_ARRAY, index, sizeof(struct mcr_bpf_drain), MCR_MAX_INTERFACES * workers,
+		  shared },
+		{ &path->forwards, BPF_MAP_TYPE_HASH, MCR_FLOW_IPV4_BYTES, sizeof(struct mcr_bpf_rule), MCR_MAX_RULES,
+		  grows },
+		{ &path->scratch, BPF_MAP_TYPE_PERCPU_ARRAY, index, SCRATCH_BYTES, 1, 0 },
+	};
+	int ret = -E2BIG;
+
+	*path = (struct mcr_bpf_path){ workers, *counters, -1, -1, -1, -1, -1, -1 };
+	if (workers <= MCR_BPF_WORKERS)
+		ret = open_all(plans, sizeof(plans) / sizeof(*plans));
+	if (ret)
+		mcr_bpf_path_close(path);
+	return ret;
+}
+
+void mcr_bpf_path_close(struct mcr_bpf_path *path)
+{
+	int *maps[] = { &path->own, &path->gates, &path->hand, &path->drains, &path->forwards, &path->scratch };
+
+	for (uint32_t i = 0; i < sizeof(maps) / sizeof(*maps); i++) {
+		if (*maps[i] >= 0)
+			close(*maps[i]);
+		*maps[i] = -1;
+	}
+}
+
+int mcr_bpf_path_put(const struct mcr_bpf_path *path, const struct mcr_flow *flow, struct mcr_bpf_rule *rule)
+{
+	return mcr_bpf_put_value(path->forwards, flow, rule);
+}
+
+int mcr_bpf_path_drop(const struct mcr_bpf_path *path, const struct mcr_flow *flow)
+{
+	return mcr_bpf_change(BPF_MAP_DELETE_ELEM, path->forwards, flow, NULL);
+}
+
+int mcr_bpf_path_own(const struct mcr_bpf_path *path, uint64_t key, bool own)
+{
+	uint8_t value = 1;
+
+	return own ? mcr_bpf_put_value(path->own, &key, &value)
+		   : mcr_bpf_change(BPF_MAP_DELETE_ELEM, path->own, &key, NULL);
+}
+
+int mcr_bpf_counters_start(const struct mcr_bpf_counters *counters, uint32_t capture)
+{
+	struct mcr_bpf_taken by_cpu[MCR_BPF_MAX_CPUS];
+
+	memset(by_cpu, 0, sizeof(by_cpu));
+	return mcr_bpf_change(BPF_MAP_UPDATE_ELEM, counters->taken, &capture, by_cpu);
+}
+
+int mcr_bpf_counters_taken(const struct mcr_bpf_counters *counters, uint32_t capture, struct mcr_bpf_taken *taken)
+{
+	struct mcr_bpf_taken by_cpu[MCR_BPF_MAX_CPUS]; /* a value for each possible processor */
+	int ret;
+
+	memset(by_cpu, 0, sizeof(by_cpu));
+	ret = mcr_bpf_change(BPF_MAP_LOOKUP_ELEM, counters->taken, &capture, by_cpu);
+	*taken = (struct mcr_bpf_taken){ 0 };
+	for (uint32_t i = 0; i < MCR_BPF_MAX_CPUS; i++) {
+		taken->matched += by_cpu[i].matched;
+		taken->checksum += by_cpu[i].checksum;
+		taken->lost += by_cpu[i].lost;
+		taken->sent += by_cpu[i].sent;
+		taken->errors += by_cpu[i].errors;
+		taken->bytes += by_cpu[i].bytes;
+	}
+	return ret;
+}
+
+void mcr_bpf_path_enter(struct mcr_bpf_drain *drains, uint32_t workers, uint32_t capture)
+{
+	for (uint32_t i = 0; i < workers; i++)
+		mcr_add_shared(&drains[capture * workers + i].entered, 1);
+}
+
+int mcr_bpf_path_wait(void)
+{
+	return syscall(__NR_membarrier, MEMBARRIER_CMD_GLOBAL, 0, 0) ? -errno : 0;
+}

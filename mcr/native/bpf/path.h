@@ -1,0 +1,42 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * The kernel path's maps, as the supervisor uses them: which rules the program at the ingress forwards by, through which
+ * captures' gates it gets packets, and what it counts. All functions give 0 or -errno.
+ */
+#ifndef MCR_BPF_PATH_H
+#define MCR_BPF_PATH_H
+
+#include "bpf/load.h"
+#include "shm_abi.h"
+
+/* Make the counters' maps, which outlive mcrd. -E2BIG: more processors than there is room for. */
+int mcr_bpf_counters_open(struct mcr_bpf_counters *counters);
+void mcr_bpf_counters_close(struct mcr_bpf_counters *counters);
+
+/* -EINVAL: these descriptors are not such maps. */
+int mcr_bpf_counters_check(struct mcr_bpf_counters *counters);
+
+/* Count for another capture in this slot, from zero. */
+int mcr_bpf_counters_start(const struct mcr_bpf_counters *counters, uint32_t capture);
+
+/* What was done with a capture's datagrams so far, on all processors. */
+int mcr_bpf_counters_taken(const struct mcr_bpf_counters *counters, uint32_t capture, struct mcr_bpf_taken *taken);
+
+/* Make all other maps. `counters` stay the caller's. -E2BIG: more workers than there is room for. */
+int mcr_bpf_path_open(struct mcr_bpf_path *path, uint32_t workers, const struct mcr_bpf_counters *counters);
+void mcr_bpf_path_close(struct mcr_bpf_path *path);
+
+/* Forward a flow by this rule: from the next packet on, in all its outputs at once. */
+int mcr_bpf_path_put(const struct mcr_bpf_path *path, const struct mcr_flow *flow, struct mcr_bpf_rule *rule);
+int mcr_bpf_path_drop(const struct mcr_bpf_path *path, const struct mcr_flow *flow);
+
+/* A source that this machine sends with (own.h), or has ceased to send with. */
+int mcr_bpf_path_own(const struct mcr_bpf_path *path, uint64_t key, bool own);
+
+/* Have every worker look whether a capture's ring is empty, before a packet may overtake what is in it. `drains`: mapped. */
+void mcr_bpf_path_enter(struct mcr_bpf_drain *drains, uint32_t workers, uint32_t capture);
+
+/* Wait until no processor deals with a packet that a filter has decided upon before. */
+int mcr_bpf_path_wait(void);
+
+#endif

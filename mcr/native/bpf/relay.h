@@ -1,0 +1,252 @@
+/* SPDX-License-Identifier: MIT OR GPL-2.0-only */
+/*
+ * The kernel path: forwards a packet to all outputs of its rule at the interface's ingress, and wakes nobody.
+ *
+ * A clone leaves by each output, with the headers that a worker would have given it (raw.c). The payload stays, and the UDP
+ * checksum is moved along with the headers, so what is corrupt is seen to be. The packet itself gets its headers back: it
+ * may be others', too.
+ */
+#ifndef MCR_BPF_RELAY_H
+#define MCR_BPF_RELAY_H
+
+#include <linux/errno.h>
+
+#include "bpf/hand.h"
+#include "shm_abi.h"
+
+#define FRAME_HEADERS 42 /* bytes, of Ethernet, IP and UDP */
+#define REWRITTEN     38 /* of them; the UDP length and checksum stay where they are */
+#define UDP_AT        34
+#define CHECKSUM_AT   40
+#define CHUNK         512 /* bytes that bpf_csum_diff adds up, at most, before Linux 6.13 */
+#define MAX_CHUNKS    128
+
+#define TTL      1
+#define IP_DF    0x4000
+#define XMIT_CN  2  /* NET_XMIT_CN: the packet may have been taken */
+#define ERRNO_US 16 /* bits of a last error below its time */
+
+MAP(forwards);
+MAP(rejected);
+MAP(rules);
+MAP(outputs);
+MAP(scratch);
+
+static uint64_t (*const bpf_ktime_get_ns)(void) = (void *)BPF_FUNC_ktime_get_ns;
+static long (*const bpf_clone_redirect)(struct __sk_buff *skb, uint32_t interface,
+					uint64_t flags) = (void *)BPF_FUNC_clone_redirect;
+static int64_t (*const bpf_csum_diff)(const void *from, uint32_t from_size, const void *to, uint32_t to_size,
+				      uint32_t seed) = (void *)BPF_FUNC_csum_diff;
+static long (*const bpf_csum_level)(struct __sk_buff *skb, uint64_t level) = (void *)BPF_FUNC_csum_level;
+static long (*const bpf_l4_csum_replace)(struct __sk_buff *skb, uint32_t offset, uint64_t from, uint64_t to,
+					 uint64_t flags) = (void *)BPF_FUNC_l4_csum_replace;
+static long (*const bpf_skb_change_tail)(struct __sk_buff *skb, uint32_t size,
+					 uint64_t flags) = (void *)BPF_FUNC_skb_change_tail;
+static long (*const bpf_skb_pull_data)(struct __sk_buff *skb, uint32_t size) = (void *)BPF_FUNC_skb_pull_data;
+static long (*const bpf_skb_store_bytes)(struct __sk_buff *skb, uint32_t offset, const void *from, uint32_t size,
+					 uint64_t flags) = (void *)BPF_FUNC_skb_store_bytes;
+
+/* The headers of a packet, as they are or are to be. */
+struct frame {
+	uint16_t padding; /* so that the addresses are aligned */
+	uint8_t macs[2 * ETH_ALEN];
+	uint16_t type;
+	struct mcr_ipv4 ip;
+	struct mcr_udp udp;
+} __attribute__((packed, aligned(8)));
+
+INLINE uint16_t fold(uint64_t sum)
+{
+	sum = (sum & 0xffffffff) + (sum >> 32);
+	sum = (sum & 0xffff) + (sum >> 16);
+	sum = (sum & 0xffff) + (sum >> 16);
+	sum = (sum & 0xffff) + (sum >> 16);
+	return (uint16_t)sum;
+}
+
+/* The sum of a UDP datagram without its pseudo-header. Negative if it isn't there. */
+INLINE int64_t add_up(struct __sk_buff *skb, uint32_t size, uint8_t *scratch)
+{
+	uint32_t at = UDP_AT, end = UDP_AT + size, left;
+	int64_t sum = 0;
+
+	for (uint32_t i = 0; i < MAX_CHUNKS && at + CHUNK <= end; i++, at += CHUNK) {
+		if (bpf_skb_load_bytes(skb, at, scratch, CHUNK))
+			return -EFAULT;
+		sum = bpf_csum_diff(0, 0, scratch, CHUNK, (uint32_t)sum);
+	}
+	left = (end - at) & (CHUNK - 1);
+	if (!left)
+		return sum;
+	*(uint32_t *)(scratch + (left & ~3u)) = 0; /* an odd rest is followed by zeros */
+	if (bpf_skb_load_bytes(skb, at, scratch, left))
+		return -EFAULT;
+	return bpf_csum_diff(0, 0, scratch, (left + 3) & ~3u, (uint32_t)sum);
+}
+
+/*
+ * Whether the UDP checksum is right, or nobody needs to see whether it is: as with a worker (is_vouched() of capture.c), the
+ * card has, or a sender on this machine has only begun it, with the pseudo-header.
+ */
+INLINE bool is_udp_sum_right(struct __sk_buff *skb, const struct frame *frame)
+{
+	uint32_t size = MCR_NETWORK16(frame->udp.length), index = 0;
+	uint64_t pseudo = (uint64_t)frame->ip.source + frame->ip.destination + MCR_NETWORK16(IPPROTO_UDP) +
+			  frame->udp.length;
+	uint8_t *scratch;
+	int64_t sum;
+
+	if (!frame->udp.checksum || skb->gso_size || frame->udp.checksum == fold(pseudo) ||
+	    bpf_csum_level(skb, BPF_CSUM_LEVEL_QUERY) >= 0)
+		return true;
+	scratch = bpf_map_lookup_elem(map_scratch, &index);
+	if (!scratch) /* never: for the verifier */
+		return false;
+	sum = add_up(skb, size, scratch);
+	return sum >= 0 && fold(pseudo + (uint32_t)sum) == 0xffff;
+}
+
+/* Have the UDP checksum follow the headers, before they are changed. */
+INLINE void move_checksum(struct __sk_buff *skb, const struct frame *now, const void *addresses, uint32_t ports)
+{
+	int64_t change = bpf_csum_diff(&now->ip.source, 8, addresses, 8, 0);
+
+	bpf_l4_csum_replace(skb, CHECKSUM_AT, 0, (uint32_t)change, BPF_F_PSEUDO_HDR | BPF_F_MARK_MANGLED_0);
+	bpf_l4_csum_replace(skb, CHECKSUM_AT, ports_of(&now->udp.ports), ports, BPF_F_MARK_MANGLED_0 | sizeof(ports));
+}
+
+INLINE void write_headers(struct __sk_buff *skb, const struct frame *frame)
+{
+	bpf_skb_store_bytes(skb, 0, frame->macs, REWRITTEN, 0);
+}
+
+INLINE uint16_t ip_checksum(const struct mcr_ipv4 *ip)
+{
+	const uint32_t *words = (const void *)ip;
+
+	return (uint16_t)~fold((uint64_t)words[0] + words[1] + words[2] + words[3] + words[4]);
+}
+
+/* Give the packet the headers of an output. `now`: those that it has. */
+INLINE void readdress(struct __sk_buff *skb, struct frame *now, const struct mcr_bpf_output *to)
+{
+	move_checksum(skb, now, &to->source, to->source_port | (uint32_t)to->port << 16);
+	__builtin_memcpy(now->macs, to->macs, sizeof(now->macs));
+	now->ip.source = to->source;
+	now->ip.destination = to->group;
+	now->ip.checksum = 0;
+	now->ip.checksum = ip_checksum(&now->ip);
+	now->udp.ports.source = to->source_port;
+	now->udp.ports.destination = to->port;
+	write_headers(skb, now);
+}
+
+/* What becomes of a clone, as a positive errno: as AF_PACKET has it (net_xmit_errno). 0: it was sent. */
+INLINE uint32_t error_of(long ret)
+{
+	if (ret < 0)
+		return (uint32_t)-ret;
+	return ret && ret != XMIT_CN ? ENOBUFS : 0;
+}
+
+INLINE void count_output(uint32_t slot, uint32_t error, uint32_t datagrams, uint32_t bytes, struct mcr_bpf_taken *taken)
+{
+	struct mcr_output_counters *output = bpf_map_lookup_elem(map_outputs, &slot);
+
+	if (!output) /* never: for the verifier */
+		return;
+	add_shared(&output->submitted, datagrams);
+	if (error) {
+		taken->errors += datagrams;
+		add_shared(&output->errors, datagrams);
+		output->last_error = bpf_ktime_get_ns() / 1000 << ERRNO_US | error;
+		return;
+	}
+	taken->sent += datagrams;
+	taken->bytes += bytes;
+	add_shared(&output->sent, datagrams);
+	add_shared(&output->bytes, bytes);
+}
+
+/* The headers that all outputs have in common; a UDP socket's. */
+INLINE struct frame plain_headers(const struct frame *original)
+{
+	struct frame frame = *original;
+
+	frame.ip.service = 0;
+	frame.ip.id = 0;
+	frame.ip.fragment = MCR_NETWORK16(IP_DF);
+	frame.ip.ttl = TTL;
+	return frame;
+}
+
+/* Send it to all outputs, and give it its headers back. `failed`: it can't be changed. */
+INLINE void forward(struct __sk_buff *skb, const struct mcr_bpf_rule *rule, const struct frame *original,
+		    uint32_t datagrams, struct mcr_bpf_taken *taken, uint32_t failed)
+{
+	uint32_t bytes = MCR_NETWORK16(original->udp.length) - sizeof(original->udp);
+	struct frame now = plain_headers(original);
+
+	for (uint32_t i = 0; i < MCR_BPF_OUTPUTS; i++) {
+		const struct mcr_bpf_output *to = &rule->outputs[i];
+		uint32_t error = failed;
+
+		if (i >= rule->count)
+			break;
+		if (!failed) {
+			readdress(skb, &now, to);
+			error = error_of(bpf_clone_redirect(skb, to->interface, 0));
+		}
+		count_output(to->slot, error, datagrams, bytes, taken);
+	}
+	if (failed)
+		return;
+	move_checksum(skb, &now, &original->ip.source, ports_of(&original->udp.ports));
+	write_headers(skb, original);
+}
+
+/* Its rule was removed a moment ago. */
+INLINE void count_unmatched(uint32_t capture, uint32_t datagrams)
+{
+	uint64_t *rejected = bpf_map_lookup_elem(map_rejected, &capture);
+
+	if (rejected)
+		*rejected += datagrams;
+}
+
+INLINE void count_matched(const struct mcr_bpf_rule *rule, uint32_t datagrams, struct mcr_bpf_taken *taken)
+{
+	uint32_t slot = rule->slot;
+	struct mcr_rule_counters *counters = bpf_map_lookup_elem(map_rules, &slot);
+
+	taken->matched += datagrams;
+	if (counters)
+		add_shared(&counters->matched, datagrams);
+}
+
+/* Forward a datagram, or a super-frame, that the filter has found to be plain. */
+INLINE void relay(struct __sk_buff *skb, const struct mcr_flow *flow, uint32_t datagrams)
+{
+	const struct mcr_bpf_rule *rule = bpf_map_lookup_elem(map_forwards, flow);
+	uint32_t capture = flow->interface, size;
+	struct mcr_bpf_taken *taken = bpf_map_lookup_elem(map_taken, &capture);
+	struct frame original;
+
+	if (!taken) /* never: for the verifier */
+		return;
+	if (!rule || bpf_skb_load_bytes(skb, 0, original.macs, FRAME_HEADERS)) {
+		count_unmatched(capture, datagrams);
+		return;
+	}
+	if (!is_udp_sum_right(skb, &original)) {
+		taken->checksum += datagrams;
+		return;
+	}
+	size = ETH_HLEN + MCR_NETWORK16(original.ip.total);
+	if (skb->len > size) /* what Ethernet has filled a short frame up with */
+		bpf_skb_change_tail(skb, size, 0);
+	count_matched(rule, datagrams, taken);
+	forward(skb, rule, &original, datagrams, taken, bpf_skb_pull_data(skb, FRAME_HEADERS) ? ENOMEM : 0);
+}
+
+#endif

@@ -1,0 +1,229 @@
+"""The kernel path: eBPF maps by which a program at an interface's ingress forwards.
+
+The capture filter decides for each packet which path it takes (native/bpf/filter.bpf.c). A capture has a gate: while
+it is closed all packets go to the workers. Once it is open a flow moves to the kernel path as soon as no worker holds a
+frame of that capture, so nothing is overtaken; and back with the next packet after the gate was closed.
+"""
+
+import errno
+import os
+import socket
+import time
+from collections.abc import Iterable, Sequence
+from typing import Any, Self
+
+import attrs
+
+from mcr._native import ffi, lib
+from mcr.errors import check_result
+from mcr.model.flow import Address, Flow
+from mcr.shm.flows import make_flow
+from mcr.shm.kernel_counters import KernelCounters, map_values
+from mcr.shm.records import network_address
+
+MAX_OUTPUTS: int = lib.MCR_BPF_OUTPUTS
+"""Of a rule that the kernel path may forward by."""
+
+REVIEWED = "reviewed"
+"""Who bars the path: the review of what acts on packets between IP and the interfaces."""
+
+SHOWN = "shown"
+"""Who bars the path: the workers are to see every packet."""
+
+TRACED = "traced"
+"""Who bars the path: the workers are to log every packet that is forwarded."""
+
+INHERITED = "inherited"
+"""Who bars the path: captures that another mcrd has left, while its filters are in force there."""
+
+_GRACE_SECONDS = 0.05  # where the kernel does not say when all packets have been dealt with
+
+
+@attrs.frozen
+class Target:
+    """Where the kernel path sends one output's datagrams.
+
+    Attributes:
+        slot: of the output's counters.
+        interface: its index.
+        mac: that frames come from.
+        mtu: bytes.
+        source: address and port that datagrams come from.
+        group, port: of the output.
+    """
+
+    slot: int
+    interface: int
+    mac: bytes
+    mtu: int
+    source: tuple[Address, int]
+    group: Address
+    port: int
+
+
+class KernelPath:
+    """All of it. A context manager: leaving it closes the maps.
+
+    Attributes:
+        maps: cffi pointer to ``struct mcr_bpf_path``.
+        counters: of what it forwards; stay the caller's.
+        wanted: descriptor of the capture filter's map; -1: there is none, and so no kernel path.
+
+    Raises:
+        OSError: this process may not, or this kernel can't.
+    """
+
+    def __init__(self, workers: int, counters: KernelCounters) -> None:
+        self._workers = workers
+        self.counters = counters
+        self.wanted = -1
+        self.maps: Any = ffi.new("struct mcr_bpf_path *")
+        check_result(lib.mcr_bpf_path_open(self.maps, workers, counters.maps))
+        self._drains = map_values(self.maps.drains, "struct mcr_bpf_drain", lib.MCR_MAX_INTERFACES * workers)
+        self._gates = map_values(self.maps.gates, "uint64_t", lib.MCR_MAX_INTERFACES)
+        self._linked: set[int] = set()
+        self._open: set[int] = set()
+        self._contested: set[int] = set()
+        self._entered: dict[int, list[int]] = {}  # by worker, when the gate of a capture was opened
+        self._bars = {REVIEWED, INHERITED}
+        self._epoch = 0
+        self._own: set[int] = set()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_exc: object) -> None:
+        self._drains, self._gates = None, None  # the mappings go with them
+        lib.mcr_bpf_path_close(self.maps)
+
+    @property
+    def drains_fd(self) -> int:
+        """Descriptor of the map in which workers say which of their rings are empty."""
+        return int(self.maps.drains)
+
+    # Gates.
+
+    def link(self, capture: int) -> None:
+        """The program runs at this capture's interface: its gate may be open."""
+        self._linked.add(capture)
+        self._open_gates()
+
+    def unlink(self, captures: Iterable[int]) -> None:
+        """It is about to run there no more. Returns once all packets that are its have been forwarded."""
+        gone = self._linked & {*captures}
+        self._linked -= gone
+        if gone & self._open:
+            self._close_gates(gone)
+            wait_for_packets()
+        self._contested -= gone
+
+    def bar(self, who: str) -> None:
+        """Forward nothing, from the next packet on."""
+        self._bars.add(who)
+        self._close_gates(self._open)
+
+    def unbar(self, who: str) -> None:
+        """Forward again, unless others bar it."""
+        self._bars.discard(who)
+        self._open_gates()
+
+    def is_barred(self, who: str) -> bool:
+        """Whether this one bars it."""
+        return who in self._bars
+
+    def is_contested(self, capture: int) -> bool:
+        """Whether another program at its interface has taken a packet first: the filter has closed its gate then."""
+        return capture in self._contested or (capture in self._open and not self._gates[capture])
+
+    def is_early(self, capture: int) -> bool:
+        """Whether a worker may hold packets that came before its gate was opened."""
+        return capture in self._open and any(
+            self._drains[capture * self._workers + worker].seen < entered
+            for worker, entered in enumerate(self._entered[capture])
+        )
+
+    @property
+    def is_waiting(self) -> bool:
+        """Whether a worker has not said yet that its ring is empty."""
+        each = range(self._workers)
+        drains = (self._drains[capture * self._workers + worker] for capture in self._open for worker in each)
+        return any(drain.entered != drain.seen for drain in drains)
+
+    def _open_gates(self) -> None:
+        if self._bars:
+            return
+        for capture in self._linked - self._open - self._contested:
+            lib.mcr_bpf_path_enter(self._drains, self._workers, capture)
+            first = capture * self._workers
+            self._entered[capture] = [each.entered for each in self._drains[first : first + self._workers]]
+            self._epoch = self._epoch % 0xFFFF_FFFF + 1  # 0 is that of a closed one
+            self._gates[capture] = self._epoch
+            self._open.add(capture)
+
+    def _close_gates(self, captures: set[int]) -> None:
+        for capture in [*captures & self._open]:
+            if self.is_contested(capture):
+                self._contested.add(capture)
+            self._gates[capture] = 0
+            self._open.remove(capture)
+
+    # Rules.
+
+    def forward(self, capture: int, flow: Flow, slot: int, targets: Sequence[Target]) -> None:
+        """Forward a flow to these targets, all of them from the same packet on, once `allow` has let it.
+
+        Raises:
+            OSError: no memory.
+        """
+        rule = ffi.new("struct mcr_bpf_rule *")
+        rule.slot, rule.count = slot, len(targets)
+        for image, target in zip(rule.outputs, targets, strict=False):
+            image.macs = _group_mac(target.group) + target.mac
+            image.slot, image.interface = target.slot, target.interface
+            image.source, image.source_port = network_address(target.source[0]), socket.htons(target.source[1])
+            image.group, image.port = network_address(target.group), socket.htons(target.port)
+        check_result(lib.mcr_bpf_path_put(self.maps, make_flow(flow, capture), rule))
+
+    def allow(self, capture: int, flow: Flow, mtu: int) -> None:
+        """Let datagrams of an admitted flow take the kernel path, if they are not longer; of an MTU of 0, none.
+
+        Raises:
+            OSError: no memory.
+        """
+        check_result(lib.mcr_bpf_put(self.wanted, make_flow(flow, capture), mtu > 0, mtu))
+
+    def drop(self, capture: int, flow: Flow) -> None:
+        """Forget a flow."""
+        lib.mcr_bpf_path_drop(self.maps, make_flow(flow, capture))
+
+    def set_own(self, keys: bytes) -> None:
+        """Leave to the workers what comes from these sources of this machine (`mcr.net.own`)."""
+        own = {each.key for each in ffi.from_buffer("struct mcr_rec_own_key[]", keys)}
+        for key in own - self._own:
+            check_result(lib.mcr_bpf_path_own(self.maps, key, True))
+        for key in self._own - own:
+            lib.mcr_bpf_path_own(self.maps, key, False)
+        self._own = own
+
+
+def _group_mac(group: Address) -> bytes:
+    """A group's hardware address (RFC 1112): its last 23 bits."""
+    bits = int.from_bytes(group.packed, "big") & 0x7F_FFFF
+    return b"\x01\x00\x5e" + bits.to_bytes(3, "big")
+
+
+def wait_for_packets() -> None:
+    """Wait until no packet is dealt with by what has been changed before."""
+    if lib.mcr_bpf_path_wait():  # this kernel has no way to tell
+        time.sleep(_GRACE_SECONDS)
+
+
+def open_kernel_path(workers: int, counters: KernelCounters) -> KernelPath:
+    """Make the maps.
+
+    Raises:
+        OSError: this process may not, or this kernel can't.
+    """
+    if os.path.exists("/sys/kernel/realtime"):  # noqa: PTH110 - the interrupts of two packets may interleave there
+        raise OSError(errno.EOPNOTSUPP, os.strerror(errno.EOPNOTSUPP))
+    return KernelPath(workers, counters)

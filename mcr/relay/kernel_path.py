@@ -1,0 +1,285 @@
+"""Which rules the kernel path forwards by, and why it does not by the others.
+
+It bypasses the IP stack as raw frames do, so an output has to be one that raw frames may leave for, with the source
+that was found for those. What is not so is a worker's; the rule is the same, and so are its counters.
+"""
+
+from collections.abc import Callable, Collection, Generator, Iterable, Sequence
+from contextlib import ExitStack, contextmanager
+
+import attrs
+
+from mcr.config.settings import Settings
+from mcr.config.table import ABSORB, KERNEL_PATH, RAW_SEND
+from mcr.errors import describe_errno
+from mcr.logs.logger import get_logger
+from mcr.model.flow import Address, Flow, Input
+from mcr.model.log import Facility
+from mcr.model.rule import AUTO, Output
+from mcr.net.filter.path import (
+    INHERITED,
+    MAX_OUTPUTS,
+    REVIEWED,
+    SHOWN,
+    TRACED,
+    KernelPath,
+    Target,
+    open_kernel_path,
+    wait_for_packets,
+)
+from mcr.net.ip_bypass import Blocker
+from mcr.net.raw import RawLink
+from mcr.relay.outputs import Egress
+from mcr.relay.placement import Key, PlacedRule, Replacement
+from mcr.rules.conditions import Paths
+from mcr.shm.kept import Kept
+from mcr.shm.kernel_counters import KernelCounters
+
+log = get_logger(Facility.NETWORK)
+
+_UNSEEN = "it has not been seen yet what acts on packets that leave, which takes CAP_NET_ADMIN"
+_LONGEST = 0xFFFF  # bytes of an IP datagram
+
+
+@attrs.frozen
+class _Served:
+    """What the kernel path has of a rule. `mtu`: 0: nothing may take it for now."""
+
+    capture: int
+    flow: Flow
+    mtu: int
+    targets: tuple[Target, ...] = ()
+
+
+class KernelRules:
+    """The rules of the kernel path.
+
+    Attributes:
+        path: None: there is none.
+        counters: None: there are none. Without a path, they are those of the mcrd before this one.
+        blocker: why it forwards nothing, found by a review; empty: no reason is known.
+    """
+
+    def __init__(self, path: KernelPath | None, why_not: str = "", counters: KernelCounters | None = None) -> None:
+        """`why_not`: there is no kernel path."""
+        self.path = path
+        self.counters = counters
+        self.blocker = _UNSEEN
+        self._why_not = why_not
+        self._capture_of: Callable[[str], int]
+        self._egress_of: Callable[[str], Egress]
+        self._served: dict[str, _Served] = {}
+        self._reasons: dict[str, str] = {}
+        self._told = self._reasons  # a copy that others have: it never changes
+
+    # The transaction's parts.
+
+    def bind(self, capture_of: Callable[[str], int], egress_of: Callable[[str], Egress]) -> None:
+        """The relay that it belongs to: slots of captures and output interfaces, by name."""
+        self._capture_of, self._egress_of = capture_of, egress_of
+
+    def use(self, added: Sequence[PlacedRule], changed: Sequence[Replacement]) -> None:
+        """Forward by new and changed rules, where that may be. Their counters are theirs from now on."""
+        if not self.path:
+            return
+        now = (*added, *(each.now for each in changed))
+        for placed in now:
+            self.path.counters.start_rule(placed.slot, placed.tag)
+            for place in placed.outputs:
+                self.path.counters.start_output(place.slot, place.tag)
+        self.follow(now)
+        if any(each.leaving for each in changed):
+            wait_for_packets()  # what has left counts no more
+
+    def follow(self, rules: Iterable[PlacedRule]) -> None:
+        """Forward by these rules as they are now, where that may be."""
+        if not self.path:
+            return
+        for placed in rules:
+            reason = _why_not(placed, self._egress_of)
+            targets = () if reason else _targets(placed, self._egress_of)
+            try:
+                self._serve(placed, self._capture_of(placed.rule.input.interface), targets)
+            except OSError as error:
+                reason = describe_errno(error.errno or 0)
+            if self._reasons.get(placed.rule.rule_id) != reason:
+                self._own_reasons()[placed.rule.rule_id] = reason
+
+    def forget(self, rules: Iterable[PlacedRule], still: Collection[Input]) -> None:
+        """Rules that were removed.
+
+        Args:
+            rules: those.
+            still: inputs that other rules are about to have: the workers forward them meanwhile. The flows of the
+                others are admitted no more.
+        """
+        served, goes_on = [], False
+        for placed in rules:
+            if placed.rule.rule_id in self._reasons:
+                del self._own_reasons()[placed.rule.rule_id]
+            if self.path and (gone := self._served.pop(placed.rule.rule_id, None)):
+                served.append(gone)
+                if placed.rule.input in still and gone.mtu:
+                    self.path.allow(gone.capture, gone.flow, 0)
+                    goes_on = True
+        if goes_on:  # packets that the filter has left to the kernel path are to find the rule
+            wait_for_packets()
+        for each in served:
+            assert self.path
+            self.path.drop(each.capture, each.flow)
+
+    def block(self, reason: str) -> None:
+        """Forward nothing from now on; without a reason nothing changes."""
+        self.blocker = reason or self.blocker
+        if self.path and reason:
+            self.path.bar(REVIEWED)
+
+    def review(self, rules: Iterable[PlacedRule], blocker: Blocker | None) -> None:
+        """Forward by the rules as they are now, unless there is a blocker."""
+        if blocker:
+            return
+        self.blocker = ""
+        self.follow(rules)
+        if self.path:
+            self.path.unbar(REVIEWED)
+
+    def take_over(self) -> None:
+        """The filters of another mcrd are in force no more."""
+        if self.path:
+            self.path.unbar(INHERITED)
+
+    def trace(self, *, on: bool) -> None:
+        """Whether workers are to log every packet that is forwarded, and so to forward it."""
+        if self.path:
+            (self.path.bar if on else self.path.unbar)(TRACED)
+
+    @property
+    def is_waiting(self) -> bool:
+        """Whether rules could move to the kernel path if workers looked at their rings."""
+        return self.path is not None and bool(self._served) and self.path.is_waiting
+
+    @property
+    def drains(self) -> tuple[int, ...]:
+        """Descriptor of the map in which the workers say which of their rings are empty; none: there is no path."""
+        return (self.path.drains_fd,) if self.path else ()
+
+    def set_own(self, keys: bytes) -> None:
+        """Leave to the workers what comes from these sources of this machine."""
+        if self.path:
+            self.path.set_own(keys)
+
+    def paths(self, inputs: dict[str, str]) -> Paths:
+        """Which rules take it, and why others don't. `inputs`: why no packet of an input interface may."""
+        everywhere = self._why_not or self.blocker
+        if self.path and self.path.is_barred(SHOWN):
+            everywhere = everywhere or "the workers show every packet: ingress logs at debug"
+        if self.path and self.path.is_barred(TRACED):
+            everywhere = everywhere or "the workers log every packet: egress logs at trace"
+        self._told = self._reasons
+        return Paths(everywhere, inputs, self._told)
+
+    def _own_reasons(self) -> dict[str, str]:
+        if self._told is self._reasons:
+            self._reasons = dict(self._reasons)
+        return self._reasons
+
+    def _serve(self, placed: PlacedRule, capture: int, targets: tuple[Target, ...]) -> None:
+        assert self.path
+        rule_id, flow = placed.rule.rule_id, placed.rule.input.flow
+        before = self._served.get(rule_id)
+        if before and before.capture != capture:  # its interface was opened again: what came in by it is no more
+            self.path.drop(before.capture, flow)
+            del self._served[rule_id]
+            before = None
+        mtu = min((*(each.mtu for each in targets), _LONGEST)) if targets else 0
+        now = _Served(capture, flow, mtu, targets)
+        if now == before or not (targets or before):
+            return
+        if targets:
+            self.path.forward(capture, flow, placed.slot, targets)
+        if not before or before.mtu != mtu:
+            self.path.allow(capture, flow, mtu)
+        self._served[rule_id] = now
+
+
+def _why_not(placed: PlacedRule, egress_of: Callable[[str], Egress]) -> str:
+    """Why the kernel path can't forward by a rule, for the sake of its outputs; empty: it can."""
+    if len(placed.outputs) > MAX_OUTPUTS:
+        return f"it has {len(placed.outputs)} outputs: the kernel path takes {MAX_OUTPUTS}"
+    several = zip(placed.rule.outputs, placed.sources, placed.neighbours, strict=True)
+    reasons = (_why_not_to(output, egress_of(output.interface).raw, source, key) for output, source, key in several)
+    return next(filter(None, reasons), "")
+
+
+def _why_not_to(output: Output, link: RawLink | None, source: Address | None, neighbour: Key | None) -> str:
+    reasons = {
+        f"{output.group} is a host, and its MAC has to be asked for": not output.group.is_multicast,
+        f"{output} has gso={output.gso}": output.gso != AUTO,
+        f"{output.interface} is about to be checked, or is not Ethernet, or takes no GSO batches": link is None,
+        f"{output.interface} is down": link is not None and not link.up,
+        f"{output.group} is reached through a gateway": neighbour is not None,
+        f"IP would do more for {output} than add headers: see the routes to {output.group}": source is None,
+    }
+    return next((reason for reason, is_so in reasons.items() if is_so), "")
+
+
+def _targets(placed: PlacedRule, egress_of: Callable[[str], Egress]) -> tuple[Target, ...]:
+    targets = []
+    for output, place, source in zip(placed.rule.outputs, placed.outputs, placed.sources, strict=True):
+        egress = egress_of(output.interface)
+        assert egress.raw
+        assert source
+        targets.append(
+            Target(
+                slot=place.slot,
+                interface=egress.interface.index,
+                mac=egress.raw.mac,
+                mtu=egress.raw.mtu,
+                source=(source, egress.port),
+                group=output.group,
+                port=output.port,
+            )
+        )
+    return tuple(targets)
+
+
+@contextmanager
+def open_kernel_rules(settings: Settings, kept: Kept) -> Generator[KernelRules]:
+    """Make the kernel path, if it may be used and this process and kernel are able to.
+
+    Counters that another mcrd has left go on.
+    """
+    with ExitStack() as stack:
+        counters = _adopt_counters(kept)
+        if counters:
+            stack.enter_context(counters)
+        why_not = _why_nowhere(settings)
+        if why_not:
+            yield KernelRules(None, why_not, counters)
+            return
+        try:
+            counters = counters or stack.enter_context(KernelCounters.make(kept.store))
+            path = stack.enter_context(open_kernel_path(settings.num_workers, counters))
+        except OSError as error:
+            why_not = f"mcrd cannot load its eBPF programs: {describe_errno(error.errno or 0)}"
+            log.info("%s has no effect: %s", KERNEL_PATH.variable, why_not)
+            yield KernelRules(None, why_not, counters)
+            return
+        yield KernelRules(path, "", counters)
+
+
+def _adopt_counters(kept: Kept) -> KernelCounters | None:
+    try:
+        return KernelCounters.adopt(kept.store)
+    except (ValueError, OSError) as error:
+        log.warning("what the kernel path has counted for the last mcrd is lost: %s", error)
+        return None
+
+
+def _why_nowhere(settings: Settings) -> str:
+    off = {
+        f"{KERNEL_PATH.variable}=off": settings.kernel_path == "off",
+        f"{ABSORB.variable}=0": not settings.absorb,
+        f"{RAW_SEND.variable}=0": not settings.raw_send,
+    }
+    return next((what for what, is_so in off.items() if is_so), "")

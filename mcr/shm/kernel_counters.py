@@ -1,0 +1,163 @@
+"""What the kernel path counts: eBPF maps in the layout of a worker's counters. They outlive mcrd, as a segment does."""
+
+import mmap
+from contextlib import ExitStack
+from typing import Any, Final, Self
+
+import attrs
+
+from mcr._native import ffi, lib
+from mcr.errors import check_result
+from mcr.model.stats import ParseErrors
+from mcr.process.descriptor_store import DescriptorStore
+from mcr.shm.segment import Counters, Totals
+
+_PREFIX: Final = "kernel."
+_MAPS: Final = ("taken", "rules", "outputs")  # of struct mcr_bpf_counters; so are they called in the store
+
+
+@attrs.frozen
+class Taken:
+    """What the kernel path has done, in datagrams (bytes: payload bytes).
+
+    Attributes:
+        matched: forwarded to all outputs of their rules.
+        checksum: the UDP checksum was wrong.
+        lost: another program at the interface's ingress took them first.
+        sent, errors, bytes: over all outputs.
+    """
+
+    matched: int = 0
+    checksum: int = 0
+    lost: int = 0
+    sent: int = 0
+    errors: int = 0
+    bytes: int = 0
+
+    def __add__(self, other: "Taken") -> "Taken":
+        return Taken(*(a + b for a, b in zip(attrs.astuple(self), attrs.astuple(other), strict=True)))
+
+    @property
+    def received(self) -> int:
+        """All that it has looked at."""
+        return self.matched + self.checksum
+
+    @property
+    def totals(self) -> Totals:
+        """The same, as a worker counts."""
+        return Totals(
+            recv=self.received,
+            matched=self.matched,
+            parse_err=self.checksum,
+            no_match=0,
+            buf_exhaust=0,
+            submitted=self.sent + self.errors,
+            sent=self.sent,
+            errors=self.errors,
+            in_doubt=0,
+            bytes=self.bytes,
+            log_dropped=0,
+        )
+
+    @property
+    def parse_errors(self) -> ParseErrors:
+        """The parts of `parse_err`."""
+        return ParseErrors(checksum=self.checksum)
+
+
+class KernelCounters:
+    """All of them. A context manager: leaving it closes the maps, which go with the last who has them.
+
+    Attributes:
+        maps: cffi pointer to ``struct mcr_bpf_counters``.
+    """
+
+    def __init__(self, maps: Any) -> None:
+        """Own the maps."""
+        self.maps = maps
+        self._rules = map_values(maps.rules, "struct mcr_rule_counters", lib.MCR_MAX_RULES)
+        self._outputs = map_values(maps.outputs, "struct mcr_output_counters", lib.MCR_MAX_OUTPUTS)
+
+    @classmethod
+    def make(cls, store: DescriptorStore) -> Self:
+        """Make the maps, and leave them to the next mcrd.
+
+        Raises:
+            OSError: this process may not, or this kernel can't.
+        """
+        store.close_inherited(_PREFIX)
+        maps = ffi.new("struct mcr_bpf_counters *")
+        check_result(lib.mcr_bpf_counters_open(maps))
+        return cls._left(maps, store)
+
+    @classmethod
+    def adopt(cls, store: DescriptorStore) -> Self | None:
+        """Go on with those that another mcrd has left; None: it has left none.
+
+        Raises:
+            ValueError: what it has left is something else.
+        """
+        if not store.inherited(_PREFIX):
+            return None
+        maps = ffi.new("struct mcr_bpf_counters *", (-1, -1, -1))
+        with ExitStack() as undo:
+            for name in _MAPS:
+                fd = store.take(_PREFIX + name)
+                if fd is None:
+                    raise ValueError(f"the kernel path's counters of {name} are missing")
+                undo.callback(store.refuse, _PREFIX + name, fd)
+                setattr(maps, name, fd)
+            if lib.mcr_bpf_counters_check(maps):
+                raise ValueError("the kernel path's counters have another layout")
+            undo.pop_all()
+        return cls._left(maps, store)
+
+    @classmethod
+    def _left(cls, maps: Any, store: DescriptorStore) -> Self:
+        counters = cls(maps)
+        for name in _MAPS:
+            store.put(_PREFIX + name, getattr(maps, name))
+        return counters
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_exc: object) -> None:
+        self._rules, self._outputs = None, None  # the mappings go with them
+        lib.mcr_bpf_counters_close(self.maps)
+
+    def start_rule(self, slot: int, tag: int) -> None:
+        """Count for another rule in this slot, from zero; on for one that has it."""
+        if self._rules[slot].tag != tag:
+            self._rules[slot].matched = 0
+            self._rules[slot].tag = tag
+
+    def start_output(self, slot: int, tag: int) -> None:
+        """Count for another output in this slot, from zero; on for one that has it."""
+        if self._outputs[slot].tag != tag:
+            ffi.memmove(self._outputs + slot, bytes(_OUTPUT_BYTES), _OUTPUT_BYTES)
+            self._outputs[slot].tag = tag
+
+    def start_capture(self, capture: int) -> None:
+        """Count for another capture in this slot, from zero."""
+        check_result(lib.mcr_bpf_counters_start(self.maps, capture))
+
+    def read(self, rules: int = 0, outputs: int = 0) -> Counters:
+        """Copy the counters of the first so many rule and output slots."""
+        return Counters(self._rules, self._outputs, rules, outputs)
+
+    def taken(self, capture: int) -> Taken:
+        """What was done with a capture's datagrams so far."""
+        found = ffi.new("struct mcr_bpf_taken *")
+        check_result(lib.mcr_bpf_counters_taken(self.maps, capture, found))
+        return Taken(found.matched, found.checksum, found.lost, found.sent, found.errors, found.bytes)
+
+
+_OUTPUT_BYTES: Final = ffi.sizeof("struct mcr_output_counters")
+
+
+def map_values(fd: int, ctype: str, count: int) -> Any:
+    """A map's values in memory; they stay there as long as what is returned."""
+    page = mmap.PAGESIZE
+    size = -(-ffi.sizeof(ctype) * count // page) * page
+    return ffi.from_buffer(f"{ctype}[{count}]", mmap.mmap(fd, size))

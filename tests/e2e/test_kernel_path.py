@@ -1,0 +1,301 @@
+"""The kernel path: it forwards without a worker, and nobody can tell by what arrives, or by what was counted."""
+
+import os
+import signal
+import socket
+import struct
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import pytest
+from scapy.layers.inet import IP, UDP, IPOption_Router_Alert
+from scapy.layers.l2 import Dot1Q, Ether
+from scapy.packet import Packet, Raw
+
+from firewalls import ACCEPT, firewall
+from lab import Namespace
+from mcr_process import Mcr, Receiver, Sender, wait_until
+from raw_frames import wait_for_raw, without_checksum_offload
+from topology import MakeMcr, Plant
+
+OUT = "239.2.2.2:6000:out0"
+FLOW = "239.2.2.2:6000@rx0=239.1.1.1:5000"
+WITHOUT = ["env", "MCR_KERNEL_PATH=off"]
+
+SOL_UDP, UDP_SEGMENT = 17, 103
+
+
+def start(plant: Plant, make_mcr: MakeMcr, *outputs: str, workers: int = 1) -> Mcr:
+    """A relay with one rule, which takes the kernel path. A worker that is kept waiting loses nothing."""
+    mcr = make_mcr(plant.relay, prefix=["env", "MCR_BUFFER_POOL_SMALL=32768"]).start(workers)
+    mcr.add("in0:239.1.1.1:5000", *(outputs or (OUT,)))
+    if "MCR_ABSORB has no effect on in0" in mcr.log():
+        pytest.skip("this kernel has no tcx; `path_reason` says so")
+    mcr.wait_for_path("kernel")
+    return mcr
+
+
+def shares(mcr: Mcr) -> tuple[int, int]:
+    """Datagrams that matched: on the kernel path, and on that of the workers."""
+    stats = mcr.check_counters()
+    return stats["kernel_path"]["matched"], sum(worker["matched"] for worker in stats["workers"])
+
+
+def send(plant: Plant, count: int = 1000, rate: float = 10_000, size: int = 1316) -> None:
+    Sender(plant.source, "src0", "239.1.1.1:5000", count=count, rate=rate, size=size).finish()
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_every_payload_takes_it_once_and_in_order(plant: Plant, make_mcr: MakeMcr, workers: int) -> None:
+    """So it does while a worker dies, which it needs none of."""
+    mcr = start(plant, make_mcr, OUT, "239.2.2.3:6001:out1", workers=workers)
+    receiver = Receiver(plant.receiver, FLOW, "239.2.2.3:6001@rx1=239.1.1.1:5000", count=4000)
+    sender = Sender(plant.source, "src0", "239.1.1.1:5000", count=4000, rate=10_000, size=1316)
+    wait_until(lambda: mcr.stats()["kernel_path"]["matched"] > 500, "some have been forwarded")
+    for pid in mcr.worker_pids():
+        os.kill(pid, signal.SIGKILL)
+    sender.finish()
+    receiver.expect_everything()
+    stats = mcr.check_counters(arrived=4000)
+    assert stats["kernel_path"]["matched"] == 4000
+    assert stats["egress"]["bytes"] == 8000 * 1316
+    mcr.wait_for_workers()
+
+
+def test_moves_lose_double_and_reorder_nothing(plant: Plant, make_mcr: MakeMcr) -> None:
+    """A change of any interface hands a rule to the workers for a moment; a firewall does while it is there."""
+    mcr = start(plant, make_mcr, workers=2)
+    receiver = Receiver(plant.receiver, FLOW, count=60_000)
+    sender = Sender(plant.source, "src0", "239.1.1.1:5000", count=60_000, rate=20_000)
+    turn = 0
+    while sender.process.poll() is None:
+        plant.relay.ip(f"link set dev out2 alias turn-{turn}")
+        if turn % 8 == 7:
+            with firewall(plant.relay, "postrouting", ACCEPT, rule=True):
+                mcr.wait_for_path("worker")
+        mcr.wait_for_path("kernel")
+        turn += 1
+    sender.finish()
+    receiver.expect_everything()
+    by_kernel, by_workers = shares(mcr)
+    assert by_kernel + by_workers == 60_000
+    assert min(by_kernel, by_workers) > 0, (by_kernel, by_workers)
+    assert turn > 3, "the stream was too short for several moves"
+
+
+@contextmanager
+def wire(namespace: Namespace, interface: str) -> Iterator[socket.socket]:
+    """Whole frames that arrive, or are to leave."""
+    with namespace.entered():
+        opened = socket.socket(socket.AF_PACKET, socket.SOCK_RAW, socket.htons(0x0800))
+    with opened:
+        opened.setsockopt(socket.SOL_SOCKET, 33, 64 << 20)  # SO_RCVBUFFORCE
+        opened.bind((interface, 0x0800))
+        opened.settimeout(10)
+        yield opened
+
+
+def datagram(payload: bytes, **fields: Any) -> Packet:
+    options: dict[str, Any] = {"src": "198.18.0.1", "dst": "239.1.1.1", "ttl": 16} | fields
+    return Ether(dst="01:00:5e:01:01:01") / IP(**options) / UDP(sport=5000, dport=5000) / Raw(payload)
+
+
+def without_checksum(payload: bytes) -> Packet:
+    made = datagram(payload)
+    made[UDP].chksum = 0
+    return made
+
+
+def damaged(frame: Packet, at: int) -> bytes:
+    whole = bytearray(bytes(frame))
+    whole[at] ^= 0x55
+    return bytes(whole)
+
+
+def corpus() -> tuple[bytes, ...]:
+    """Sound datagrams and others, all distinct, the last one sound."""
+    sound = [bytes(datagram(f"{size:4}".encode() * (size // 4) + b"." * (size % 4))) for size in range(4, 1472, 41)]
+    padded = [bytes(datagram(bytes([size] * size))).ljust(60, b"\0") for size in range(18)]
+    odd = [
+        datagram(b"marked", tos=0xB8, id=7, flags="DF"),
+        datagram(b"counted", id=4711, flags=0),
+        datagram(b"options", options=[IPOption_Router_Alert()]),
+        without_checksum(b"no checksum"),
+        Ether(dst="01:00:5e:01:01:01") / Dot1Q(prio=3, vlan=0) / datagram(b"with a priority").payload,
+    ]
+    unsound = [
+        damaged(datagram(b"payload"), -1),
+        damaged(datagram(b"UDP checksum"), 14 + 20 + 6),
+        damaged(datagram(b"IP checksum"), 14 + 10),
+        bytes(datagram(b"nobody's source", src="127.0.0.1")),
+        bytes(datagram(b"looped", src="198.18.1.1")),
+        bytes(datagram(b"fragment", flags="MF")),
+        bytes(datagram(b"cut short"))[:-4],
+    ]
+    return (*sound, *padded, *map(bytes, odd), *unsound, bytes(datagram(b"the last")))
+
+
+def relayed(plant: Plant, frames: Sequence[bytes]) -> list[bytes]:
+    """What comes out of it, up to the last, as it is on the wire."""
+    taken: list[bytes] = []
+    with wire(plant.source, "src0") as out, wire(plant.receiver, "rx0") as came:
+        for each in frames:
+            out.send(each)
+        while not taken or b"the last" not in taken[-1]:
+            frame = came.recv(2048)
+            taken += [frame] if frame[36:38] == (6000).to_bytes(2) else []
+    return taken
+
+
+def test_the_same_bytes_and_counters_as_by_a_worker(plant: Plant, make_mcr: MakeMcr) -> None:
+    """Of sound datagrams, and of those that are dropped, each with its cause. A checksum of 0 stays one."""
+    without_checksum_offload(plant.relay, "out0")
+    frames = corpus()
+    made, counted = [], []
+    for kernel in (True, False):
+        mcr = start(plant, make_mcr) if kernel else make_mcr(plant.relay, "worker", prefix=WITHOUT).start()
+        if not kernel:
+            mcr.add("in0:239.1.1.1:5000", OUT)
+            wait_for_raw(mcr)
+        made.append(relayed(plant, frames))
+        stats = mcr.check_counters(arrived=len(frames))
+        counted.append((stats["ingress"] | {"pps": 0}, stats["egress"] | {"pps": 0}))
+        assert (stats["kernel_path"]["matched"] > len(frames) / 2) == kernel
+        mcr.stop()
+    assert counted[0] == counted[1]
+    by_kernel, by_worker = (sorted(map(normal, each)) for each in made)
+    assert {*by_kernel} ^ {*by_worker} == set()
+    assert by_kernel == by_worker
+    # A single one that a worker has to look at holds those up that come behind it, so that none is overtaken.
+    payloads = [frame[42:] for frame in made[0]]
+    assert payloads == [frame[42:] for frame in made[1]]
+
+
+def normal(frame: bytes) -> bytes:
+    """Without what the two paths differ in: port sent from and identification, a checksum left out, padding."""
+    packet = Ether(frame)
+    sums = packet[IP].chksum, packet[UDP].chksum
+    del packet[IP].chksum, packet[UDP].chksum
+    right = Ether(bytes(packet))
+    assert sums == (right[IP].chksum, right[UDP].chksum) or (sums == (right[IP].chksum, 0))
+    packet[UDP].sport, packet[IP].id = 40_000, 0  # those of a worker's train are counted
+    return bytes(packet)[: 14 + packet[IP].len]
+
+
+def test_super_frames_pass_whole_and_count_as_their_datagrams(plant: Plant, make_mcr: MakeMcr) -> None:
+    mcr = start(plant, make_mcr)
+    sizes = [1000] * 9 + [100]
+    payload = b"".join(bytes([number]) * size for number, size in enumerate(sizes))
+    with plant.receiver.entered():
+        receiver = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+    with plant.source.entered():
+        sender = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+    with sender, receiver:
+        receiver.settimeout(10)
+        receiver.bind(("239.2.2.2", 6000))
+        membership = struct.pack("4s4s", socket.inet_aton("239.2.2.2"), socket.inet_aton("198.18.1.2"))
+        receiver.setsockopt(socket.IPPROTO_IP, socket.IP_ADD_MEMBERSHIP, membership)
+        sender.setsockopt(socket.IPPROTO_IP, socket.IP_MULTICAST_IF, socket.inet_aton("198.18.0.1"))
+        sender.setsockopt(SOL_UDP, UDP_SEGMENT, 1000)
+        for _ in range(5):
+            sender.sendto(payload, ("239.1.1.1", 5000))
+            assert [len(receiver.recv(2048)) for _ in sizes] == sizes
+    stats = mcr.check_counters(arrived=50)
+    assert (stats["kernel_path"]["matched"], stats["egress"]["sent"]) == (50, 50)
+    assert stats["egress"]["bytes"] == 5 * len(payload)
+
+
+def test_a_socket_of_this_machine_gets_them_as_they_came(plant: Plant, make_mcr: MakeMcr) -> None:
+    mcr = start(plant, make_mcr)
+    with plant.relay.entered():
+        local = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+    with local:
+        local.settimeout(10)
+        local.bind(("239.1.1.1", 5000))
+        membership = struct.pack("4s4s", socket.inet_aton("239.1.1.1"), socket.inet_aton("198.18.0.2"))
+        local.setsockopt(socket.IPPROTO_IP, socket.IP_ADD_MEMBERSHIP, membership)
+        receiver = Receiver(plant.receiver, FLOW, count=50)
+        send(plant, count=50, rate=1000)
+        receiver.expect_everything()
+        assert {local.recvfrom(2048)[1][0] for _ in range(50)} == {"198.18.0.1"}
+    assert shares(mcr) == (50, 0)
+
+
+def test_an_output_that_is_down_is_counted_and_stops_no_other(plant: Plant, make_mcr: MakeMcr) -> None:
+    mcr = start(plant, make_mcr, OUT, "239.2.2.3:6001:out1")
+    receiver = Receiver(plant.receiver, "239.2.2.3:6001@rx1=239.1.1.1:5000", count=500)
+    plant.relay.ip("link set dev out0 down")
+    wait_until(lambda: mcr.call("list")[0]["path_reason"] == "out0 is down", "it is a worker's")
+    send(plant, count=500)
+    receiver.expect_everything()
+    down, up = mcr.check_counters(arrived=500)["rules"][0]["outputs"]
+    assert (down["errors"], down["last_error"]) == (500, "Network is unreachable (os error 101)")
+    assert up["sent"] == 500
+    plant.relay.ip("link set dev out0 up")
+    mcr.wait_for_path("kernel")
+    receiver = Receiver(plant.receiver, FLOW, count=500)
+    send(plant, count=500)
+    receiver.expect_everything()
+
+
+def test_what_is_longer_than_an_output_takes_goes_through_ip(plant: Plant, make_mcr: MakeMcr) -> None:
+    plant.relay.ip("link set dev out0 mtu 1000")
+    mcr = start(plant, make_mcr)
+    receiver = Receiver(plant.receiver, FLOW, count=500)
+    send(plant, count=500)
+    receiver.expect_everything()
+    assert shares(mcr) == (0, 500)
+
+
+def test_rules_change_while_it_forwards(plant: Plant, make_mcr: MakeMcr) -> None:
+    """An output that stays misses nothing, and what a rule has sent is never forgotten."""
+    mcr = start(plant, make_mcr)
+    receiver = Receiver(plant.receiver, FLOW, count=20_000)
+    sender = Sender(plant.source, "src0", "239.1.1.1:5000", count=20_000, rate=10_000)
+    (rule,) = mcr.call("list")
+    turns = 0
+    while sender.process.poll() is None:
+        change = "--add-outputs" if turns % 2 == 0 else "--remove-outputs"
+        mcr.ctl("change", "--rule-id", rule["rule_id"], change, "239.2.2.3:6001:out0")
+        turns += 1
+    sender.finish()
+    receiver.expect_everything()
+    if turns % 2:
+        mcr.ctl("change", "--rule-id", rule["rule_id"], "--remove-outputs", "239.2.2.3:6001:out0")
+    stats = mcr.check_counters(arrived=20_000)
+    assert stats["kernel_path"]["matched"] == 20_000
+    (sums,) = stats["rules"]
+    assert sums["sent"] == stats["egress"]["sent"] > 20_000
+    mcr.ctl("remove", "--rule-id", rule["rule_id"])
+    mcr.add("in0:239.1.1.1:5000", OUT)
+    mcr.wait_for_path("kernel")
+    receiver = Receiver(plant.receiver, FLOW, count=100)
+    send(plant, count=100)
+    receiver.expect_everything()
+    stats = mcr.check_counters(arrived=20_100)
+    assert (stats["rules"][0]["matched"], stats["kernel_path"]["matched"]) == (100, 20_100)
+
+
+def test_it_is_said_which_path_a_rule_takes_and_why(plant: Plant, make_mcr: MakeMcr) -> None:
+    mcr = make_mcr(plant.relay).start()
+    mcr.add("in0:239.1.1.1:5000", OUT)
+    mcr.add("in0:239.1.1.2:5000", "198.18.1.2:6000:out0")
+    mcr.add("in0:239.1.1.3:5000", "239.2.2.2:6003:out0:gso=off")
+    mcr.wait_for_path("kernel")
+    said = [(each["path"], each["path_reason"]) for each in mcr.call("list")]
+    assert said == [
+        ("kernel", ""),
+        ("worker", "198.18.1.2 is a host, and its MAC has to be asked for"),
+        ("worker", "239.2.2.2:6003:out0 has gso=off"),
+    ]
+    with firewall(plant.relay, "postrouting", ACCEPT, rule=True):
+        wait_until(lambda: "nftables" in mcr.call("list")[0]["path_reason"], "the firewall is told of")
+    mcr.wait_for_path("kernel")
+    mcr.ctl("log-level", "set", "--facility", "ingress", "--level", "debug")
+    wait_until(lambda: "debug" in mcr.call("list")[0]["path_reason"], "the workers are to see everything")
+    mcr.stop()
+    off = make_mcr(plant.relay, "off", prefix=WITHOUT).start()
+    off.add("in0:239.1.1.1:5000", OUT)
+    (rule,) = off.call("list")
+    assert (rule["path"], rule["path_reason"]) == ("worker", "MCR_KERNEL_PATH=off")

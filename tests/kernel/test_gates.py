@@ -1,0 +1,208 @@
+"""The kernel path: which packets it forwards, when a flow moves to it, and that none is counted twice or not at all."""
+
+import os
+from collections.abc import Iterator
+from ipaddress import IPv4Address
+
+import pytest
+
+from filters import WANTED, Wire, frame, may_load_ebpf, opened
+from mcr._native import ffi, lib
+from mcr.net.filter.base import Rejected
+from mcr.net.filter.ebpf import MapScreen
+from mcr.net.filter.path import INHERITED, REVIEWED, KernelPath, Target
+from mcr.net.interfaces import find_interface
+from mcr.net.local_receivers import without_local_receivers
+from mcr.process.descriptor_store import DescriptorStore
+from mcr.shm.kernel_counters import KernelCounters, Taken
+
+CAPTURE, RULE, OUTPUT = 3, 7, 11
+TAG = 5
+SOURCE = IPv4Address("198.18.0.2")
+GROUP = IPv4Address("239.9.9.9")
+MAC = b"\2\0\0\0\0\2"
+OUT = b"\1\0\x5e\x09\x09\x09" + MAC + b"\x08\x00"
+
+
+class Relay:
+    """A kernel path that sends one flow back to where it came from, to another group; and its captures' worker."""
+
+    def __init__(self, wire: Wire) -> None:
+        with wire.b.entered():
+            self.store = DescriptorStore()
+            self.counters = KernelCounters.make(self.store)
+            self.path = KernelPath(1, self.counters)
+            self.screen = MapScreen(self.store, self.path, suppress=True)
+            self.index = find_interface("b0").index
+        self.wire = wire
+        self.screen.change([(CAPTURE, each) for each in WANTED], ())
+        self.counts: Rejected = opened(self.screen, wire, CAPTURE)
+        self.counters.start_rule(RULE, TAG)
+        self.counters.start_output(OUTPUT, TAG)
+        self.path.forward(CAPTURE, WANTED[0], RULE, [self.target(GROUP)])
+        self.path.allow(CAPTURE, WANTED[0], 1500)
+
+    def target(self, group: IPv4Address, mtu: int = 1500) -> Target:
+        return Target(OUTPUT, self.index, MAC, mtu, (SOURCE, 4321), group, 6000)
+
+    def link(self) -> None:
+        """Have the program run. The worker's ring is empty."""
+        suppressor = self.screen.suppressor
+        assert suppressor
+        assert suppressor.is_due()
+        with self.wire.b.entered():
+            paused = suppressor.pause()
+            assert paused is not None
+            suppressor.suppress_on(without_local_receivers(paused))
+        if suppressor.has_tcx:
+            assert suppressor.why_not(CAPTURE) == "workers may hold packets that came in before"
+            self.look()
+        if suppressor.why_not(CAPTURE):
+            pytest.skip(suppressor.why_not(CAPTURE))
+
+    def look(self) -> None:
+        """As a worker does that finds its ring empty."""
+        drain = self.path._drains[CAPTURE]
+        drain.seen = drain.entered
+
+    def forwarded(self, count: int) -> list[bytes]:
+        """So many frames that it has sent."""
+        self.wire.sender.settimeout(5)
+        got: list[bytes] = []
+        while len(got) < count:
+            frame = self.wire.sender.recv(2000)
+            got += [frame] if frame.startswith(OUT) else []
+        return got
+
+    def taken(self) -> Taken:
+        return self.counters.taken(CAPTURE)
+
+
+@pytest.fixture
+def relay(wire: Wire) -> Iterator[Relay]:
+    """Its gate is open."""
+    if not may_load_ebpf():
+        pytest.skip("eBPF is forbidden here (no CAP_BPF outside user namespaces)")
+    made = Relay(wire)
+    made.path.unbar(REVIEWED)
+    made.path.unbar(INHERITED)
+    made.link()
+    yield made
+    made.counts.close()
+    made.screen.close()
+    made.path.__exit__()
+    made.counters.__exit__()
+
+
+def test_it_forwards_and_counts_and_nothing_reaches_a_worker(relay: Relay, wire: Wire) -> None:
+    wire.send(frame(), frame())
+    (first, _) = relay.forwarded(2)
+    assert first[26:38] == SOURCE.packed + GROUP.packed + (4321).to_bytes(2) + (6000).to_bytes(2)
+    assert first[42:] == frame()[42:]
+    assert wire.receive(0) == []
+    payload = len(frame()) - 42
+    assert relay.taken() == Taken(matched=2, sent=2, bytes=2 * payload)
+    counters = relay.counters.read(RULE + 1, OUTPUT + 1)
+    assert counters.rule_matched(RULE, TAG) == 2
+    output = counters.output(OUTPUT, TAG)
+    assert (output.submitted, output.sent, output.errors, output.bytes) == (2, 2, 0, 2 * payload)
+    assert counters.output(OUTPUT, TAG + 1).sent == 0
+
+
+def test_a_flow_waits_for_the_worker_and_never_overtakes(relay: Relay, wire: Wire) -> None:
+    """What a worker has to look at takes the flow along, until its ring has been found empty after that."""
+    options = frame(options=b"\x94\x04\0\0")
+    wire.send(frame(), options, frame(), frame())
+    assert wire.receive(3) == [options, frame(), frame()]
+    assert relay.path.is_waiting
+    relay.look()
+    assert not relay.path.is_waiting
+    wire.send(frame())
+    relay.forwarded(2)
+    assert wire.receive(0) == []
+    assert relay.taken().matched == 2
+
+
+def test_a_closed_gate_leaves_everything_to_the_worker_at_once(relay: Relay, wire: Wire) -> None:
+    wire.send(frame())
+    relay.path.bar("test")
+    wire.send(frame())
+    relay.path.unbar("test")
+    wire.send(frame())  # the worker has not looked since
+    assert wire.receive(2) == [frame()] * 2
+    relay.look()
+    wire.send(frame())
+    relay.forwarded(2)
+    assert relay.taken().matched == 2
+
+
+def test_other_flows_of_the_interface_are_the_workers(relay: Relay, wire: Wire) -> None:
+    wire.send(frame(port=5002), frame("239.1.1.2"), frame())
+    assert wire.receive(2) == [frame(port=5002), frame()]  # which waits for the other one
+    assert relay.counts.read() == 1
+    assert relay.taken() == Taken()
+
+
+@pytest.mark.parametrize("mtu", [0, 40])
+def test_what_it_may_not_send_is_the_workers(relay: Relay, wire: Wire, mtu: int) -> None:
+    """By an MTU of 0 nothing; by another what is longer."""
+    relay.path.allow(CAPTURE, WANTED[0], mtu)
+    wire.send(frame())
+    assert wire.receive(1) == [frame()]
+    assert relay.taken() == Taken()
+
+
+def test_this_machine_s_own_packets_are_the_workers(relay: Relay, wire: Wire) -> None:
+    """Who says that they loop."""
+    key = lib.mcr_own_address(int.from_bytes(b"\xc6\x12\0\1", "little"))
+    relay.path.set_own(bytes(ffi.buffer(ffi.new("struct mcr_rec_own_key[]", [(key, lib.MCR_CAUSE_LOOP)]))))
+    wire.send(frame())
+    assert wire.receive(1) == [frame()]
+    relay.path.set_own(b"")
+    relay.look()
+    wire.send(frame())
+    relay.forwarded(1)
+
+
+def test_an_output_that_has_gone_is_an_error(relay: Relay, wire: Wire) -> None:
+    wire.b.ip("link add gone type veth peer name gone2")
+    with wire.b.entered():
+        index = find_interface("gone").index
+    gone = Target(OUTPUT + 1, index, MAC, 1500, (SOURCE, 4321), GROUP, 6001)
+    relay.counters.start_output(OUTPUT + 1, TAG)
+    relay.path.forward(CAPTURE, WANTED[0], RULE, [gone, relay.target(GROUP)])
+    wire.b.ip("link del gone")
+    wire.send(frame())
+    relay.forwarded(1)
+    counters = relay.counters.read(RULE + 1, OUTPUT + 2)
+    assert (counters.output(OUTPUT + 1, TAG).errors, counters.output(OUTPUT, TAG).sent) == (1, 1)
+    assert counters.output(OUTPUT + 1, TAG).last_error & 0xFFFF == 22  # EINVAL: no such interface
+
+
+def test_a_rule_that_has_just_gone_matches_nothing(relay: Relay, wire: Wire) -> None:
+    """The filter had decided before: it counts as what no rule takes."""
+    relay.path.drop(CAPTURE, WANTED[0])
+    wire.send(frame())
+    assert wire.receive(0) == []
+    assert (relay.counts.read(), relay.taken()) == (1, Taken())
+
+
+def test_the_worker_gets_what_nobody_would_carry_out(relay: Relay, wire: Wire) -> None:
+    """The program is gone, or another one takes packets first: one packet is lost, and counted, and nothing more."""
+    assert relay.screen.suppressor
+    (link,) = relay.screen.suppressor._links.values()
+    lib.mcr_bpf_unlink(os.dup(link))
+    wire.send(frame(), frame(), frame())
+    assert wire.receive(2) == [frame()] * 2
+    assert relay.taken() == Taken(lost=1)
+    relay.look()
+    wire.send(frame())
+    assert wire.receive(1) == [frame()]
+    assert relay.screen.suppressor.why_not(CAPTURE) == (
+        "another program at the ingress of the input interface takes packets first"
+    )
+    relay.screen.suppressor.forget(CAPTURE)
+    relay.screen.suppressor.add(CAPTURE, relay.index, is_ethernet=True)
+    relay.link()
+    wire.send(frame())
+    relay.forwarded(1)

@@ -2,17 +2,19 @@
 
 import errno
 from collections import Counter, defaultdict
-from collections.abc import Mapping
+from collections.abc import Collection, Iterator, Mapping
 from typing import Final
 
 from mcr.diagnosis.send_errors import is_lately, last_errno, newest_error
 from mcr.model.finding import Finding, Verdict
+from mcr.model.rule import RuleView
 from mcr.model.stats import OutputStats, Stats
 from mcr.model.worker import WorkerState, WorkerView
 from mcr.net.capture import BufferPools, slot_size
 from mcr.net.ip_bypass import Blocker
 from mcr.net.links import Link
 from mcr.net.machine import CAPABILITIES, Process, Self
+from mcr.text.plurals import counted
 
 _FEW = 0.01
 """Dropped packets in a hundredth of all are what an overload looks like that is over."""
@@ -126,6 +128,16 @@ def judge_raw(blocker: Blocker | None, *, missed: bool) -> Finding:
         "nftables, legacy iptables, IPsec policies, eBPF programs of the control group",
         "remove it if it is not needed; to look for it, mcrd needs CAP_NET_ADMIN" if missed else "",
     )
+
+
+def judge_paths(rules: Collection[RuleView]) -> Iterator[Finding]:
+    """Who forwards by the rules: the kernel, or workers (MCR_KERNEL_PATH)."""
+    if not rules:
+        return
+    reasons = Counter(rule.path_reason for rule in rules if rule.path_reason)
+    what = f"The kernel forwards by {len(rules) - reasons.total()} of {counted(len(rules), 'rule')}, without a worker"
+    most = "".join(f"; {counted(count, 'rule')}: {reason}" for reason, count in reasons.most_common(1))
+    yield Finding("kernel_path", Verdict.OK, what, f"mcrctl list --json: path, path_reason{most}")
 
 
 def judge_worker_privileges(workers: Mapping[int, Process | None]) -> tuple[Finding, ...]:

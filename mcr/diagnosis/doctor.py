@@ -103,6 +103,7 @@ def examine(settings: Settings, relay: Relay) -> tuple[Finding, ...]:
         *_judge_machine(machine, daemon, workers, settings),
         machine_findings.judge_backlog(backlog, count_backlog_drops()),
         *_judge_daemon(daemon, settings, len(inputs), stats.ingress.pps, blocker),
+        *daemon_findings.judge_paths(relay.rules),
         judge_saving(relay.saving),
         *judge_set_aside(files_set_aside(relay.saving.path)),
         *judge_yielding(relay.yielding),

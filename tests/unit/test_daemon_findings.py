@@ -1,5 +1,7 @@
 """What doctor makes of the daemon's privileges and workers: each judgement with values, no machine."""
 
+from ipaddress import IPv4Address
+
 import attrs
 import pytest
 
@@ -14,11 +16,15 @@ from doctor_world import (
 )
 from mcr.diagnosis import daemon_findings
 from mcr.model.finding import Finding, Verdict
+from mcr.model.flow import Input
+from mcr.model.rule import RuleState, RuleView
 from mcr.model.worker import WorkerState
 from mcr.net.ip_bypass import Blocker
 from mcr.net.machine import (
     CAPABILITIES,
 )
+
+GROUP = IPv4Address("239.1.1.1")
 
 
 def capabilities(*missing: str, suppression: bool = False, short: bool = False) -> tuple[Finding, ...]:
@@ -114,3 +120,14 @@ def test_raw_frames_that_do_not_leave_are_advice_where_it_is_felt() -> None:
     assert finding.verdict is ADVICE
     assert blocker.reason in finding.what
     assert "CAP_NET_ADMIN" in finding.remedy
+
+
+def test_who_forwards_is_said_with_the_commonest_reason() -> None:
+    rules = tuple(
+        RuleView(f"r{number}", None, Input("in0", GROUP, 5000 + number), (), RuleState.ACTIVE, path_reason=reason)
+        for number, reason in enumerate(("", "odd", "common", "common"))
+    )
+    (finding,) = daemon_findings.judge_paths(rules)
+    assert finding.what == "The kernel forwards by 1 of 4 rules, without a worker"
+    assert finding.evidence == "mcrctl list --json: path, path_reason; 2 rules: common"
+    assert [*daemon_findings.judge_paths(())] == []

@@ -3,11 +3,11 @@
 import attrs
 
 from bench.rig import Traffic
-from bench.subjects import DELIVERING, Work
+from bench.subjects import BY_WORKERS, DELIVERING, Work
 
-EVERYONE = ("mcr", "kernel", "mmsg", "uring", "recvsend", "socat")
-ESSENTIAL = ("mcr", "kernel", "mmsg", "uring")
-SATURATED = ("mcr", DELIVERING, "kernel", "mmsg", "uring")
+EVERYONE = ("mcr", BY_WORKERS, "kernel", "mmsg", "uring", "recvsend", "socat")
+ESSENTIAL = ("mcr", BY_WORKERS, "kernel", "mmsg", "uring")
+SATURATED = ("mcr", BY_WORKERS, DELIVERING, "kernel", "mmsg", "uring")
 SEARCHED = ("mcr", "mmsg", "uring", "socat")
 WAYS_IN = ("mcr", "in_mmsg", "in_multishot", "in_v2", "in_v3")
 FLAT_OUT = 0.0

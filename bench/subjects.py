@@ -19,6 +19,7 @@ _START_TIMEOUT_S = 20.0
 _SOCKET_BYTES = 16 << 20  # as the other peers have
 
 DELIVERING = "mcr-no-absorb"
+BY_WORKERS = "mcr-worker-path"
 
 
 @attrs.frozen
@@ -79,10 +80,14 @@ class Mcr(DaemonProcess):
     def __init__(self, rig: Rig, work: Work, tools: Tools, name: str, *, saves: bool = False) -> None:
         super().__init__(rig.relay, tools.mcr, tools.directory / f"{name}.sock", tools.directory / f"{name}.log")
         # One worker, on its own processor: as many as the peers have.
-        prefix = ("env", f"MCR_ABSORB={int(name != DELIVERING)}", "taskset", "-c", str(RELAY_CPU))
+        path = "off" if name == BY_WORKERS else "auto"
+        settings = f"MCR_ABSORB={int(name != DELIVERING)}", f"MCR_KERNEL_PATH={path}"
+        prefix = ("env", *settings, "taskset", "-c", str(RELAY_CPU))
         self.launch(*(() if saves else ("--no-state",)), "--num-workers", "1", prefix=prefix)
         self.wait_until_it_answers(_START_TIMEOUT_S)
         self._add_rules(rig, work)
+        if path == "auto" and name != DELIVERING:
+            _wait_until(lambda: self.call("list")[-1]["path"] == "kernel", "the kernel path is taken", self.log)
 
     def _add_rules(self, rig: Rig, work: Work) -> None:
         lines = []
@@ -206,6 +211,7 @@ LABELS = {
     "none": "generate and drop",
     "nobody": "no relay",
     DELIVERING: "MCR, MCR_ABSORB=0",
+    BY_WORKERS: "MCR, MCR_KERNEL_PATH=off",
     "in_mmsg": "recvmmsg, GSO batches",
     "in_multishot": "multishot receive, GSO batches",
     "in_v2": "TPACKET_V2, GSO batches",

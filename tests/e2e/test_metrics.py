@@ -74,7 +74,8 @@ def check_identities(found: Samples, stats: dict[str, Any]) -> None:
     owed = value(found, "mcr_egress_submitted_total")
     assert owed == total(found, "mcr_egress_packets_total") == egress["submitted"]
     assert total(found, "mcr_egress_errors_total") == egress["errors"]
-    assert total(found, "mcr_worker_output_packets_total") == owed
+    for name, of_workers in (("mcr_worker_packets_total", "recv"), ("mcr_worker_output_packets_total", "submitted")):
+        assert total(found, name) == sum(worker[of_workers] for worker in stats["workers"])
     for rule in stats["rules"]:
         matched = value(found, "mcr_rule_packets_total", rule=rule["rule_id"])
         assert matched == rule["matched"]

@@ -17,13 +17,14 @@ from mcr.model.log import LogLevels
 from mcr.model.rule import Rule, RuleState, RuleView
 from mcr.model.saving import Saving
 from mcr.model.stats import Stats
-from mcr.model.worker import WorkerView
+from mcr.model.worker import WorkerState, WorkerView
 from mcr.net.capture import COPY_BYTES, describes_super_frames
 from mcr.net.firewall import Firewall, look_at_firewall
 from mcr.net.ip_bypass import Blocker, find_blocker, kernel_blocker
 from mcr.net.links import Link, read_links
 from mcr.net.machine import (
     Machine,
+    Process,
     Self,
     count_backlog_drops,
     look_at_machine,
@@ -34,7 +35,7 @@ from mcr.net.offloads import read_merging
 from mcr.net.raw import find_links
 from mcr.net.routes import Path, find_paths, find_routes
 from mcr.rules.conditions import Attachment, Standing
-from mcr.rules.store import files_set_aside
+from mcr.rules.store import files_set_aside, free_bytes
 from mcr.tap.sighting import Sighting
 from mcr.tap.strays import look_for_strays
 
@@ -104,7 +105,7 @@ def examine(settings: Settings, relay: Relay) -> tuple[Finding, ...]:
         machine_findings.judge_backlog(backlog, count_backlog_drops()),
         *_judge_daemon(daemon, settings, len(inputs), stats.ingress.pps, blocker),
         *daemon_findings.judge_paths(relay.rules),
-        judge_saving(relay.saving),
+        judge_saving(relay.saving, free_bytes(relay.saving.path)),
         *judge_set_aside(files_set_aside(relay.saving.path)),
         *judge_yielding(relay.yielding),
         *judge_unusable(relay.rules),
@@ -185,10 +186,18 @@ def _judge_daemon(
 
 
 def _judge_workers(workers: tuple[WorkerView, ...], daemon: Self) -> Iterator[Finding]:
-    statuses = {worker.worker_id: look_at_process(worker.pid) for worker in workers if worker.pid}
-    yield from daemon_findings.judge_worker_privileges(statuses)
+    yield from daemon_findings.judge_worker_privileges(look_at_workers(workers))
     yield from daemon_findings.judge_workers(workers)
     yield from daemon_findings.judge_cores(workers, daemon.cores)
+
+
+def look_at_workers(workers: tuple[WorkerView, ...]) -> dict[int, Process | None]:
+    """The processes that forward; one that is still starting has its privileges until it is about to."""
+    return {
+        worker.worker_id: look_at_process(worker.pid)
+        for worker in workers
+        if worker.pid and worker.state is WorkerState.RUNNING
+    }
 
 
 def _judge_counters(

@@ -1,5 +1,6 @@
 """Judges the way in: from the wire to the rule. Pure."""
 
+import shlex
 from collections.abc import Collection, Iterator
 from ipaddress import IPv4Network
 from typing import Final
@@ -203,8 +204,14 @@ def _judge_absence(
         yield _judge_astray(source, look, astray)
         return
     name = source.interface
-    what = f"nothing of {source.group} arrives on {name}"
     see = f"{_length(look)}: no frame of it; matched so far: {so_far:,}"
+    taken = _taken_by_others(source, look, others)
+    if name in {each.interface for each in taken}:
+        yield _judge_taken(source, look, taken, see)
+        return
+    what = f"nothing of {source.group} arrives on {name}"
+    if taken:
+        what += f", only elsewhere: {_list_taken(taken)}"
     if source.group in _NOBODY_JOINS:
         remedy = f"does the source send, on the network of {name} itself? no router or relay passes such a group on"
         yield Finding("flow_arrives", Verdict.FAULT, what, see, remedy)
@@ -232,6 +239,37 @@ def _astray(source: Input, look: Look, others: Collection[RuleView]) -> dict[Sig
     return {sighting: differs for sighting, differs in found.items() if differs == nearest}
 
 
+def _taken_by_others(source: Input, look: Look, others: Collection[RuleView]) -> dict[Sighting, str]:
+    """What came in of the group and other rules take, by which rule; what is on the flow's own interface first."""
+    takers: dict[tuple[str, Flow | None], str] = {
+        (each.input.interface, each.input.flow): each.name or each.rule_id for each in others
+    }
+    seen = [each for each in look.frames if each.group == source.group and not each.outgoing]
+    seen.sort(key=lambda each: (each.interface != source.interface, -look.frames[each]))
+    return {each: takers[each.interface, each.flow] for each in seen if (each.interface, each.flow) in takers}
+
+
+def _list_taken(taken: dict[Sighting, str]) -> str:
+    return _list([f"{_describe(each)}, which rule {rule} takes" for each, rule in taken.items()], "; ")
+
+
+def _judge_taken(source: Input, look: Look, taken: dict[Sighting, str], see: str) -> Finding:
+    """The group arrives, so neither the way nor a querier is to blame."""
+    frames = _count(sum(look.frames[each] for each in taken), "frame")
+    return Finding(
+        "flow_arrives",
+        Verdict.FAULT,
+        f"{_flow(source)} does not arrive on {source.interface}; of its group this does: {_list_taken(taken)}",
+        f"{see}, {frames} for other rules",
+        f"does the source send to port {source.port}? what another rule takes already can have more outputs there: "
+        f"mcrctl change {shlex.quote(next(iter(taken.values())))} --add-outputs GROUP:PORT:INTERFACE",
+    )
+
+
+def _list(texts: list[str], between: str = ", ") -> str:
+    return between.join(texts[:_NAMED]) + (f" and {len(texts) - _NAMED:,} more" if len(texts) > _NAMED else "")
+
+
 def _differences(source: Input, sighting: Sighting) -> Iterator[str]:
     if sighting.outgoing:
         yield _LOCAL  # by which interface is then of no account
@@ -253,7 +291,6 @@ def _judge_astray(source: Input, look: Look, astray: dict[Sighting, tuple[str, .
     if differs == (_LOCAL,):
         return _judge_local(source, look, max(astray, key=lambda each: look.frames[each]))
     names = [_describe(each) for each in sorted(astray, key=lambda each: -look.frames[each])]
-    listed = ", ".join(names[:_NAMED]) + (f" and {len(names) - _NAMED:,} more" if len(names) > _NAMED else "")
     wanted = "untagged " if _VLAN in differs else "whole " if _FRAGMENTS in differs else ""
     frames = _count(sum(look.frames[each] for each in astray), "frame")
     first = max(astray, key=lambda each: look.frames[each])
@@ -265,7 +302,7 @@ def _judge_astray(source: Input, look: Look, astray: dict[Sighting, tuple[str, .
     return Finding(
         differs[0],
         Verdict.FAULT,
-        f"{_flow(source)} does not arrive {wanted}on {source.interface}, but this does: {listed}",
+        f"{_flow(source)} does not arrive {wanted}on {source.interface}, but this does: {_list(names)}",
         f"{_length(look)}: {frames}",
         "; ".join(filter(None, (_remedy(each, source, first, untagged) for each in differs))),
     )

@@ -15,10 +15,17 @@ from mcr.text.plurals import counted
 _CHECK = "saved_rules"
 _CAUSES = 3  # that are told apart
 _NAMED = 3
+_ROOM = 1 << 20  # bytes; with less it is time to act
+_PAGE = 4096  # bytes; the least that SQLite asks the disk for
 
 
-def judge_saving(saving: Saving) -> Finding:
-    """Whether the next change of the rules is there again after a restart."""
+def judge_saving(saving: Saving, free: int | None = None) -> Finding:
+    """Whether the next change of the rules is there again after a restart.
+
+    Args:
+        saving: how it stands, by the last write.
+        free: bytes that the disk has room for; None: not known.
+    """
     if not saving.path and not saving.trouble:
         return Finding(_CHECK, Verdict.OK, "Rules are not saved: --no-state was given", "mcrctl settings")
     if not saving.path:
@@ -36,6 +43,14 @@ def judge_saving(saving: Saving) -> Finding:
             "No rule can be changed: changes cannot be saved",
             saving.trouble,
             f"make room or mend the disk: df {saving.path}",
+        )
+    if free is not None and free < _ROOM:
+        return Finding(
+            _CHECK,
+            Verdict.FAULT if free < _PAGE else Verdict.ADVICE,
+            f"Rules are saved, but the disk is {'' if free < _PAGE else 'nearly '}full: changes may be refused",
+            f"{saving.path}: room for {free:,} bytes",
+            f"make room: df {saving.path}",
         )
     return Finding(_CHECK, Verdict.OK, "Rules are saved, and there again after a restart", saving.path)
 

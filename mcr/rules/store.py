@@ -290,6 +290,15 @@ def files_set_aside(path: str) -> list[str]:
     return sorted(each for each in found if not each.endswith(_COMPANIONS))
 
 
+def free_bytes(path: str) -> int | None:
+    """What the disk of a file has room for; None: that is not to be seen."""
+    try:
+        disk = os.statvfs(Path(path).parent)
+    except OSError:
+        return None
+    return disk.f_bavail * disk.f_frsize
+
+
 def _set_aside(path: Path) -> Path:
     when = datetime.now(UTC).strftime("%Y%m%dT%H%M%S.%fZ")
     aside = path.with_name(f"{path.name}{_ASIDE}{when}")

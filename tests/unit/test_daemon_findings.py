@@ -1,5 +1,6 @@
 """What doctor makes of the daemon's privileges and workers: each judgement with values, no machine."""
 
+import os
 from ipaddress import IPv4Address
 
 import attrs
@@ -15,6 +16,7 @@ from doctor_world import (
     expect,
 )
 from mcr.diagnosis import daemon_findings
+from mcr.diagnosis.doctor import look_at_workers
 from mcr.model.finding import Finding, Verdict
 from mcr.model.flow import Input
 from mcr.model.rule import RuleState, RuleView
@@ -76,6 +78,13 @@ def test_workers_have_nothing() -> None:
     assert daemon_findings.judge_worker_privileges({0: None}) == ()
     open_to_all = attrs.evolve(CONFINED, seccomp=False)
     expect(daemon_findings.judge_worker_privileges({0: CONFINED, 1: open_to_all}), ADVICE, "any system call")
+
+
+def test_a_worker_that_is_starting_is_not_judged() -> None:
+    """It has its privileges until it is about to forward."""
+    running = attrs.evolve(WORKER, pid=os.getpid())
+    starting = attrs.evolve(running, worker_id=1, state=WorkerState.STARTING)
+    assert [*look_at_workers((running, starting))] == [0]
 
 
 @pytest.mark.parametrize("changes", [{"capabilities": frozenset({13})}, {"no_new_privs": False}])

@@ -219,6 +219,25 @@ def test_what_other_rules_take_is_not_gone_astray() -> None:
     assert verdicts(arrival(*seen, others=others[:1])) == ["fault arrival_interface"]
 
 
+def test_what_other_rules_take_of_the_group_is_named() -> None:
+    """The group arrives, so nobody is sent to look for its source, nor for a querier."""
+    silent = Hearing(4000.0)
+    media, spare = Input("in0", GROUP, 5002), Input("in1", GROUP, 5000)
+    others = [attrs.evolve(RULE, rule_id=name, name=name, input=each) for name, each in (("m m", media), ("b", spare))]
+    (finding,) = arrival(Sighting("in1", GROUP, 5000), Sighting("in0", GROUP, 5002), others=others, querier=silent)
+    assert verdicts([finding]) == ["fault flow_arrives"]
+    assert finding.what == (
+        "239.1.1.1:5000 does not arrive on in0; of its group this does: 239.1.1.1:5002 on in0, which rule m m takes; "
+        "239.1.1.1:5000 on in1, which rule b takes"
+    )
+    assert finding.evidence.endswith("no frame of it; matched so far: 50, 20 frames for other rules")
+    assert "mcrctl change 'm m' --add-outputs" in finding.remedy
+    (elsewhere,) = arrival(Sighting("in1", GROUP, 5000), others=others, querier=silent)
+    assert elsewhere.what.startswith(
+        "nothing of 239.1.1.1 arrives on in0, only elsewhere: 239.1.1.1:5000 on in1, which rule b takes, and no IGMP"
+    )
+
+
 def test_other_groups_elsewhere_or_tagged_are_no_likeness() -> None:
     seen = [Sighting("in1", OTHER, 5000), Sighting("in0", OTHER, 5000, (Tag(1),))]
     assert verdicts(arrival(*seen)) == ["fault flow_arrives"]

@@ -34,6 +34,20 @@ def test_each_case_has_its_verdict(saving: Saving, verdict: Verdict, what: str) 
     assert saving.trouble in finding.evidence
 
 
+@pytest.mark.parametrize(
+    ("free", "verdict", "what"),
+    [
+        (1 << 20, Verdict.OK, "there again after a restart"),
+        ((1 << 20) - 1, Verdict.ADVICE, "the disk is nearly full"),
+        (0, Verdict.FAULT, "the disk is full: changes may be refused"),
+    ],
+)
+def test_a_full_disk_is_told_before_a_change_fails(free: int, verdict: Verdict, what: str) -> None:
+    finding = judge_saving(Saving("/s/rules.sqlite"), free)
+    assert (finding.verdict, what in finding.what) == (verdict, True)
+    assert judge_saving(Saving("/s/rules.sqlite", "EIO"), 0).what.startswith("No rule can be changed")
+
+
 def test_a_file_that_was_set_aside_is_told_until_it_is_gone() -> None:
     assert not [*judge_set_aside([])]
     older, newer = "/s/rules.sqlite.set-aside-1", "/s/rules.sqlite.set-aside-2"

@@ -18,7 +18,7 @@ from mcr.model.flow import Input
 from mcr.model.rule import Output, Rule
 from mcr.rules import rule_table, store
 from mcr.rules.rule_table import Drop, Keep, Put
-from mcr.rules.store import FILE, RuleFile, files_set_aside
+from mcr.rules.store import FILE, RuleFile, files_set_aside, free_bytes
 
 
 def rule(number: int, name: str | None = None) -> Rule:
@@ -98,6 +98,8 @@ def test_a_file_that_is_no_database_is_set_aside(tmp_path: Path) -> None:
         (notice,) = file.notices
         (name,) = aside(tmp_path)
         assert files_set_aside(str(file.path)) == [str(tmp_path / name)]
+        assert free_bytes(str(file.path))
+        assert free_bytes("/nonexistent/rules.sqlite") is None
         assert name in notice
         assert "is damaged" in notice
         file.write([Put(rule(1))])

@@ -139,7 +139,8 @@ where it can, without a worker (MCR_KERNEL_PATH). Workers give up every capabili
 mcrctl asks mcrd(8) over its control socket. It prints tables for people, or with --json the same for machines.
 
 Root, the user that mcrd runs as and the members of the group mcr may read. Only root, that user and members who are in
-the group mcr-admin as well may add, change or remove rules, or set log levels.""",
+the group mcr-admin as well may add, change or remove rules, have the configuration
+files applied (config apply, confirm), or set log levels.""",
         sections={
             "ENVIRONMENT": (
                 (

@@ -107,8 +107,14 @@ class ConfigFiles:
 
         Raises:
             UnconfirmedApply: one waits for confirmation, and this one would not; or it was taken back.
+            InvalidParams: mcrd was started without any.
             McrError: the rules can't be had; nothing is changed.
         """
+        if not (self._paths.paths or reload):
+            raise InvalidParams(
+                "mcrd reads no configuration files",
+                "start it with --config PATH; else it reads those of /etc/mcr, if its control socket is the default",
+            )
         async with self._turn:  # who reads later may have read something newer, which must not be undone
             read = await self._read()
             found = self._compare(read)

@@ -7,6 +7,7 @@ import contextlib
 import errno
 import json
 import os
+import shlex
 import socket
 import stat
 import struct
@@ -185,7 +186,9 @@ def _connect_fault(path: str, origin: str, number: int) -> SystemFault:
         f"the control socket {path} ({origin}) {state}",
         *([f"there is one at {DEFAULT_CONTROL_SOCKET}, the default"] if elsewhere else []),
         "is mcrd running? pgrep -a mcrd",
-        "start it: sudo systemctl start mcrd; without systemd: sudo mcrd supervisor",
+        "start it: sudo systemctl start mcrd; without systemd: sudo mcrd supervisor"
+        if path == DEFAULT_CONTROL_SOCKET
+        else f"start it: sudo mcrd supervisor --control-socket {shlex.quote(path)}",
     )
 
 

@@ -133,12 +133,16 @@ def diff(session: Session, files: tuple[str, ...]) -> None:
     _end(session, _differences(session, files) if files else session.call("config.diff"))
 
 
+class _Seconds(click.IntRange):
+    name = "number of seconds"  # as click calls it where something else was given
+
+
 @config.command("apply")
 @click.option("--dry-run", is_flag=True, help="Only show what would change, as mcrctl config diff.")
 @click.option(
     "--confirm",
     metavar="SECONDS",
-    type=click.IntRange(1),
+    type=_Seconds(1),
     help="Go back to the rules of before after so many seconds, unless mcrctl confirm comes; also over a restart.",
 )
 @click.option(

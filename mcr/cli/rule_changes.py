@@ -1,5 +1,6 @@
 """The commands that change rules: add, change, remove."""
 
+import shlex
 from contextlib import suppress
 from typing import Any
 
@@ -11,7 +12,7 @@ from mcr.cli.command import Command
 from mcr.cli.failure import NO_SPACE
 from mcr.cli.rule_words import outputs_params, rule_options, rule_params
 from mcr.cli.session import Session, common_options
-from mcr.errors import McrError, UsageError, together
+from mcr.errors import McrError, RuleNotFound, UsageError, together
 from mcr.text.plurals import counted
 from mcr.text.visible import all_visible
 
@@ -176,7 +177,8 @@ def remove(
     A RULE is an id or a name; the options take shell patterns, too.
     """
     if everything == bool(rules or rule_ids or names):
-        raise UsageError("Give RULE, --rule-id or --name, or --all", _SEE_RULES)
+        which = "either --all, or RULE, --rule-id or --name" if everything else "RULE, --rule-id or --name, or --all"
+        raise UsageError(f"Give {which}", _SEE_RULES)
     rule_ids += tuple(_id_of(session, rule) for rule in rules)
     match rule_ids, names:
         case (rule_id,), () if not _PATTERN.intersection(rule_id):
@@ -212,7 +214,12 @@ def _note_what_stays(session: Session) -> None:
 
 def _id_of(session: Session, rule: str) -> str:
     """The id of a rule that is named by its id or its name."""
-    found = session.call("list", {"rule": rule})
+    try:
+        found = session.call("list", {"rule": rule})
+    except McrError as error:
+        if error.code == RuleNotFound.code and _PATTERN.intersection(rule):
+            error.hints = (f"a pattern stands behind an option: --name {shlex.quote(rule)}", *error.hints)
+        raise
     with session.understand():
         return str(found[0]["rule_id"])
 

@@ -89,7 +89,7 @@ def judge_rules(rules: Iterable[RuleView]) -> tuple[Finding, ...]:
     arp = "is it up, on this network, and its address right? ip neigh show"
     return (
         *_by_cause("neighbour", Verdict.FAULT, silent, arp),
-        *_by_cause("rule_warnings", Verdict.ADVICE, odd, "is it meant? mcrctl list"),
+        *_by_cause("rule_warnings", Verdict.ADVICE, odd, "change it unless it is meant: mcrctl list"),
     )
 
 
@@ -176,12 +176,12 @@ def judge_reverse_path(link: Link, unroutable: int) -> Finding:
             evidence,
         )
     dropped = f"; {unroutable:,} packets dropped so far: nstat -az TcpExtIPReversePathFilter" if unroutable else ""
-    own = f"but {networks} " if networks else "(it has no IPv4 address) "
+    own = f", but for {networks}" if networks else " (it has no IPv4 address)"
     return Finding(
         "reverse_path",
         Verdict.ADVICE,
-        f"{name} drops IGMP queries from addresses no route leads to by it, {own}and does not answer them; switches "
-        "may then stop forwarding its groups (captures are not affected)",
+        f"{name} drops IGMP queries from addresses to which no route leads by {name}{own}, so they stay unanswered; "
+        "switches may then stop forwarding its groups (captures are not affected)",
         evidence + dropped,
         f"sudo sysctl -w net.ipv4.conf.all.rp_filter=0 net.ipv4.conf.{name}.rp_filter=0",
     )

@@ -10,6 +10,7 @@ from mcr.model.finding import Finding, Verdict
 from mcr.model.rule import Rule, RuleView
 from mcr.model.saving import Saving
 from mcr.rules.conditions import UNUSABLE
+from mcr.rules.file_rules import shared
 from mcr.text.plurals import counted
 
 _CHECK = "saved_rules"
@@ -63,14 +64,17 @@ def judge_set_aside(files: Sequence[str]) -> Iterator[Finding]:
             Verdict.ADVICE,
             "Rules may be missing: a file of saved rules was damaged or foreign, and was set aside",
             ", ".join(files[-_NAMED:]),
-            f"add what mcrctl list lacks, then: sudo rm {files[-1]}*",
+            f"add what mcrctl list lacks, then: sudo rm {' '.join(f'{file}*' for file in files)}",
         )
 
 
 def judge_yielding(yielding: Sequence[tuple[Rule, FileRule]]) -> Iterator[Finding]:
     """Whether saved rules are not used because files have others with the same input, id or name."""
     if yielding:
-        named = [f"{rule.rule_id} to {rival.rule.rule_id} in {rival.place}" for rule, rival in yielding[:_NAMED]]
+        named = [
+            f"{rule.rule_id} has the same {shared(rule, rival.rule)} as {rival.rule.rule_id} in {rival.place}"
+            for rule, rival in yielding[:_NAMED]
+        ]
         more = [f"and {len(yielding) - _NAMED:,} more"] if len(yielding) > _NAMED else []
         yield Finding(
             "rules_give_way",

@@ -112,7 +112,7 @@ class Pages:
             case "/healthz", [] | [("rules", ["active"])]:
                 return await self._health(active=bool(query))
             case "/metrics" | "/metrics/rules" | "/healthz", _:
-                return Answer.of(HTTPStatus.BAD_REQUEST, f"Error: {path} does not take {'&'.join(query)}", PAGES)
+                return Answer.of(HTTPStatus.BAD_REQUEST, f"Error: {path} does not take {_shown(query)}", PAGES)
             case _:
                 return Answer.of(HTTPStatus.NOT_FOUND, f"Error: there is no page {path}", PAGES)
         return Answer(HTTPStatus.OK, body, chosen.value)
@@ -138,6 +138,10 @@ class Pages:
             ill = _fault_of(workers) or (_faults_of(rules) if active else [])
             return Answer.of(HTTPStatus.SERVICE_UNAVAILABLE, *ill) if ill else Answer.of(HTTPStatus.OK, "ok")
         return Answer.of(HTTPStatus.SERVICE_UNAVAILABLE, f"mcrd has not answered within {PATIENCE:.0f} s")
+
+
+def _shown(query: dict[str, list[str]]) -> str:
+    return "&".join(f"{name}={value!r}" for name, values in query.items() for value in values)
 
 
 def _fault_of(workers: Sequence[WorkerView]) -> list[str]:

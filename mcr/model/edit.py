@@ -1,5 +1,7 @@
 """What an operator changes of a rule that is there."""
 
+import shlex
+
 import attrs
 
 from mcr.errors import InvalidParams
@@ -61,4 +63,10 @@ class RuleEdit:
                 raise InvalidParams(f"Output {output} is to be added twice", "name it once")
             seen.add(output.destination)
             outputs[output.destination] = output
+        if not outputs:
+            raise InvalidParams(
+                f"Rule {rule.rule_id} has no outputs then",
+                f"remove the rule: mcrctl remove --rule-id {shlex.quote(rule.rule_id)}",
+                "or give others in the same change: --add-outputs G:P:IF",
+            )
         return attrs.evolve(rule, outputs=tuple(outputs.values()), name=name)

@@ -47,10 +47,7 @@ def _describe_change(before: Rule, now: Rule) -> str:
 def log_aside(rules: Sequence[Rule], files: FileRules, origin: str) -> None:
     """Tell of rules that give way to those of files: the first ones each with both places."""
     for rule in rules[:_NAMED]:
-        if rival := files.rival(rule):
-            log.warning(
-                "rule %s %s, but is not used: rule %s has the same input, id or name, and stands in %s",
-                *(rule.rule_id, origin, rival.rule.rule_id, rival.place),
-            )
+        if why := files.why_aside(rule):
+            log.warning("rule %s %s, but is not used: %s", rule.rule_id, origin, why)
     if len(rules) > _NAMED:
         log.warning("%d more rules give way to those of files", len(rules) - _NAMED)

@@ -41,10 +41,34 @@ class FileRules:
         """The file's rule that has a part of this rule's identity."""
         return next((self._by_part[part] for part in identity(rule) if part in self._by_part), None)
 
+    def why_aside(self, rule: Rule) -> str:
+        """Why a rule gives way to a file's, or empty. It takes a while: see `Place`."""
+        rival = self.rival(rule)
+        if not rival:
+            return ""
+        return f"rule {rival.rule.rule_id} has the same {shared(rule, rival.rule)}, and stands in {rival.place}"
+
 
 def identity(rule: Rule) -> tuple[tuple[str, object], ...]:
     """What no two rules may share any part of."""
     return ("input", rule.input), ("id", rule.rule_id), *((("name", rule.name),) if rule.name is not None else ())
+
+
+def shared(rule: Rule, holder: Rule) -> str:
+    """The part of its identity that a rule shares with one that has a part of it: `input`, `id` or `name`."""
+    taken = {*identity(holder)}
+    return next(part[0] for part in identity(rule) if part in taken)
+
+
+def _clash(rule: Rule, holder: Rule) -> tuple[str, tuple[str, ...]]:
+    """Which part of a rule's identity another one has, for people, and how to do without it."""
+    match shared(rule, holder):
+        case "name":
+            return f"{holder.rule_id} is named {holder.name!r}", ("give another name, or none",)
+        case "id":
+            return f"{holder.rule_id} takes {holder.input}", ("give another --rule-id, or none",)
+        case _:
+            return f"{holder.rule_id} takes {holder.input}", ()
 
 
 @attrs.frozen
@@ -205,16 +229,19 @@ class Precedence:
             RuleExists: one has.
         """
         if rival := self.files.rival(rule):
-            held = rival.rule
+            what, remedies = _clash(rule, rival.rule)
             raise RuleExists(
-                f"Rule already exists: {held.rule_id} takes {held.input}, and stands in {rival.place}",
-                "change that file, then: mcrctl config apply",
+                f"Rule already exists: {what}, and stands in {rival.place}",
+                *remedies,
+                f"{'or ' if remedies else ''}change that file, then: mcrctl config apply",
             )
         for part in identity(rule):
             if holder := self._aside_parts.get(part):
-                why = self.unusable.get(holder, "a configuration file has a rule with the same input, id or name")
+                why = self.unusable.get(holder) or self.files.why_aside(holder)
+                what, remedies = _clash(rule, holder)
                 raise RuleExists(
-                    f"Rule already exists: {holder.rule_id} takes {holder.input}, and is saved",
+                    f"Rule already exists: {what}, and is saved",
                     f"it is not used so far: {why}",
-                    f"remove it: mcrctl remove --rule-id {shlex.quote(holder.rule_id)}",
+                    *remedies,
+                    f"{'or ' if remedies else ''}remove it: mcrctl remove --rule-id {shlex.quote(holder.rule_id)}",
                 )

@@ -5,7 +5,7 @@ from collections.abc import Iterator, Sequence
 from mcr.logs.logger import get_logger
 from mcr.model.log import Facility
 from mcr.model.rule import Rule
-from mcr.rules.file_rules import identity
+from mcr.rules.file_rules import identity, shared
 
 log = get_logger(Facility.RULES)
 
@@ -19,7 +19,6 @@ def add_handed_over(saved: Sequence[Rule], handed_over: Sequence[Rule]) -> Itera
             yield rule
         elif holder != rule:
             log.warning(
-                "rule %s of the mcrd before this one (%s to %s) is not used: rule %s is saved, and has the same input, "
-                "id or name",
-                *(rule.rule_id, rule.input, ", ".join(map(str, rule.outputs)), holder.rule_id),
+                "rule %s of the mcrd before this one (%s to %s) is not used: rule %s is saved, and has the same %s",
+                *(rule.rule_id, rule.input, ", ".join(map(str, rule.outputs)), holder.rule_id, shared(rule, holder)),
             )

@@ -74,7 +74,7 @@ async def test_what_cannot_be_applied_is_saved_as_it_was(store: RuleStore, worke
     ("edit", "words"),
     [
         (RuleEdit(remove_outputs=(MORE,)), "has no output 239.9.9.8:6000:eth2"),
-        (RuleEdit(remove_outputs=rule().outputs), "has no outputs"),
+        (RuleEdit(remove_outputs=rule().outputs), "has no outputs then"),
         (RuleEdit(add_outputs=(MORE, attrs.evolve(MORE, gso="off"))), "added twice"),
         (RuleEdit(outputs=()), "has no outputs"),
     ],

@@ -10,7 +10,7 @@ import trio.testing
 
 from mcr.actors.config_files import ConfigFiles
 from mcr.config.file import Configuration, ConfigurationPaths
-from mcr.errors import LimitReached
+from mcr.errors import InvalidParams, LimitReached
 from stated_rules import RULE, Rules
 
 Write = Callable[[str], object]
@@ -79,6 +79,14 @@ async def test_settings_that_differ_from_those_of_the_start_are_told(files: Conf
     path.write_text(RULE.format(name="a", port=1))
     await files.reload()
     assert files.findings() == ()
+
+
+async def test_an_mcrd_without_files_says_so_but_can_be_reloaded(rules: Rules) -> None:
+    files = ConfigFiles(ConfigurationPaths(), Configuration(), rules)
+    for dry_run in (False, True):
+        with pytest.raises(InvalidParams, match="mcrd reads no configuration files"):
+            await files.apply(dry_run=dry_run)
+    assert (await files.apply(reload=True)).files == ()
 
 
 async def test_a_disk_that_does_not_answer_keeps_nobody_from_stopping(tmp_path: Path, rules: Rules) -> None:

@@ -96,7 +96,7 @@ async def test_a_saved_rule_gives_way_stays_saved_and_comes_back(
         store = await start(nursery, workers, file, A)
     assert (
         "rule saved is saved in /var/lib/mcr/rules.sqlite, but is not used: "
-        "rule a has the same input, id or name, and stands in mcr.toml:1" in caplog.messages
+        "rule a has the same input, and stands in mcr.toml:1" in caplog.messages
     )
     assert await origins(store) == {"a": Origin.FILE, "b": Origin.RUNTIME}
     with pytest.raises(RuleExists, match="saved takes"):

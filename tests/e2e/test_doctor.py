@@ -191,7 +191,7 @@ def test_without_a_daemon_the_machine_is_checked(plant: Plant, make_mcr: MakeMcr
     assert findings["daemon"]["verdict"] == "fault"
     assert findings["daemon"]["what"] == "mcrd cannot be asked: No such file or directory (os error 2)"
     assert str(mcr.socket) in findings["daemon"]["evidence"]
-    assert "start it: sudo systemctl start mcrd; without systemd: sudo mcrd supervisor" in findings["daemon"]["remedy"]
+    assert f"start it: sudo mcrd supervisor --control-socket {mcr.socket}" in findings["daemon"]["remedy"]
     assert {"kernel", "io_uring", "send_buffer", "open_files", "firewall_output"} <= findings.keys()
     assert bad(findings) <= OF_THE_TEST_MACHINE | {"daemon"}
 

@@ -151,7 +151,7 @@ def test_mcrctl_says_whether_the_socket_is_missing_or_has_nobody_behind_it(plant
             "Error: No such file or directory (os error 2)",
             f"hint: the control socket {mcr.socket} (from --control-socket) does not exist",
             "hint: is mcrd running? pgrep -a mcrd",
-            "hint: start it: sudo systemctl start mcrd; without systemd: sudo mcrd supervisor",
+            f"hint: start it: sudo mcrd supervisor --control-socket {mcr.socket}",
         ]
     mcr.start()
     assert mcr.process is not None

@@ -141,6 +141,7 @@ def test_a_path_without_a_socket_is_told_where_there_is_one(tmp_path: Path, monk
         with pytest.raises(SystemFault) as caught:
             Client(str(tmp_path / "typo"), "from --control-socket")
         assert f"there is one at {directory}/s, the default" in caught.value.hints
+        assert caught.value.hints[-1] == f"start it: sudo mcrd supervisor --control-socket {tmp_path}/typo"
 
 
 def test_a_path_that_is_no_socket_is_told(tmp_path: Path) -> None:

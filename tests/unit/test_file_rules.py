@@ -70,11 +70,37 @@ def test_a_files_rule_is_neither_changed_nor_added_again() -> None:
     precedence.refuse_change(["c", "d"])
     with pytest.raises(RuleInFile, match=r"Rule b stands in mcr\.toml:2"):
         precedence.refuse_change(["c", "b"])
-    with pytest.raises(RuleExists, match=r"b takes 239\.1\.1\.1:2 on eth0, and stands in mcr\.toml:2"):
-        precedence.refuse_addition(rule("e", 3, "n"))
-    with pytest.raises(RuleExists, match=r"c takes .* and is saved"):
-        precedence.refuse_addition(rule("e", 3, "m"))
     precedence.refuse_addition(rule("e", 3, "o"))
+
+
+@pytest.mark.parametrize(
+    ("added", "message", "hints"),
+    [
+        (rule("e", 2), "b takes 239.1.1.1:2 on eth0, and stands in mcr.toml:1", ("change that file",)),
+        (rule("e", 3, "n"), "b is named 'n', and stands in mcr.toml:1", ("give another name, or none", "or change")),
+        (rule("b", 3), "b takes 239.1.1.1:2 on eth0, and stands in", ("give another --rule-id, or none", "or change")),
+        (
+            rule("e", 4),
+            "c takes 239.1.1.1:4 on eth0, and is saved",
+            ("it is not used so far: rule b has the same name", "remove"),
+        ),
+        (
+            rule("c", 3),
+            "c takes 239.1.1.1:4 on eth0, and is saved",
+            ("it is not", "give another --rule-id", "or remove it"),
+        ),
+    ],
+    ids=["input", "name", "id", "saved input", "saved id"],
+)
+def test_a_refusal_names_what_is_taken_and_how_to_do_without(added: Rule, message: str, hints: tuple[str, ...]) -> None:
+    precedence = Precedence()
+    precedence.note(in_files(rule("b", 2, "n")), [rule("c", 4, "n")])
+    with pytest.raises(RuleExists) as refused:
+        precedence.refuse_addition(added)
+    assert refused.value.message.startswith(f"Rule already exists: {message}")
+    assert [told.startswith(wanted) for told, wanted in zip(refused.value.hints, hints, strict=True)] == [True] * len(
+        hints
+    )
 
 
 class Counted(str):

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from fake_daemon import INPUT, LISTED, STATS, VIEW, Daemon, Run
-from mcr.errors import InterfaceNotFound, McrError, RuleExists, SystemFault
+from mcr.errors import InterfaceNotFound, McrError, RuleExists, RuleNotFound, SystemFault
 
 OUTPUT = VIEW["outputs"][0]
 Write = Callable[[str], str]
@@ -105,6 +105,9 @@ def test_an_argument_that_names_no_rule_removes_none(run: Run, daemon: Daemon) -
     daemon.failure = McrError("No rule has the id or name 'x'")
     assert run("remove", "x", "--name", "cam")[::2] == (1, ["Error: No rule has the id or name 'x'"])
     assert daemon.calls == [("list", {"rule": "x"})]
+    daemon.failure = RuleNotFound("No rule has the id or name 'v*'")
+    hint = "hint: a pattern stands behind an option: --name 'v*'"
+    assert run("remove", "v*")[::2] == (1, ["Error: No rule has the id or name 'v*'", hint])
 
 
 # list and stats of one rule

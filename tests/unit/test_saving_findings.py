@@ -2,6 +2,7 @@
 
 from ipaddress import IPv4Address
 
+import attrs
 import pytest
 
 from mcr.config.file import FileRule, FormerPlace
@@ -53,15 +54,18 @@ def test_a_file_that_was_set_aside_is_told_until_it_is_gone() -> None:
     older, newer = "/s/rules.sqlite.set-aside-1", "/s/rules.sqlite.set-aside-2"
     (finding,) = judge_set_aside([older, newer])
     assert finding.evidence == f"{older}, {newer}"
-    assert finding.remedy.endswith(f"sudo rm {newer}*")
+    assert finding.remedy.endswith(f"sudo rm {older}* {newer}*")
 
 
 def test_saved_rules_that_give_way_are_named_with_where() -> None:
     assert not [*judge_yielding([])]
     rival = FileRule(D, FormerPlace("today"))
-    (finding,) = judge_yielding([(each, rival) for each in (A, B, C, D)])
+    those = [attrs.evolve(each, name=D.name, input=D.input) for each in (A, B, C)]
+    (finding,) = judge_yielding([(each, rival) for each in (*those, D)])
     assert finding.what.startswith("4 saved rules not used")
-    assert finding.evidence.startswith("a to d in the configuration files as they were before today, b to d in")
+    assert finding.evidence.startswith(
+        "a has the same input as d in the configuration files as they were before today, b has"
+    )
     assert finding.evidence.endswith("and 1 more")
     assert "mcrctl remove --rule-id a" in finding.remedy
 

@@ -356,7 +356,7 @@ class _State:
         return self.standing()
 
     async def take_over(self) -> McrError | None:
-        return await self._succession.take_over(self._relay, self.workers.newest, self.let_go)
+        return await self._succession.take_over(self._relay, self.workers, self.let_go)
 
     @property
     def lets_go(self) -> bool:

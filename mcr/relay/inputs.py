@@ -299,15 +299,18 @@ class InputInterfaces:
         undo.callback(self._former.setdefault, former.slot, former)
         return former
 
-    def take_over(self) -> list[Capture]:
-        """Have the filters of the captures that were left let in what rules want now, and give up the others.
+    def take_over(self) -> None:
+        """Have the filters of the captures that were left let in what rules want now."""
+        self._screen.install()
+        if self._store.inherited(LINKS):
+            wait_for_packets()  # what former filters have left to them, they forward: they end now
+
+    def give_up_former(self) -> list[Capture]:
+        """Give up the captures that were left and that no rule uses.
 
         Returns:
             Those, to be closed.
         """
-        self._screen.install()
-        if self._store.inherited(LINKS):
-            wait_for_packets()  # what former filters have left to them, they forward: they end now
         unused = [*self._former.values()]
         self._former = {}
         for capture in unused:

@@ -154,15 +154,20 @@ class Relay:
             if self.kernel.counters:
                 self.kernel.counters.start_capture(capture.slot)
 
-    async def take_over(self, generation: int) -> None:
-        """Forward by the rules that there are now, instead of those of another mcrd.
+    async def give_up_former(self, generation: int) -> None:
+        """Let go of captures that another mcrd has left and that no rule uses.
 
         Args:
             generation: the newest.
         """
-        unused = await trio.to_thread.run_sync(self.inputs.take_over)
-        self.kernel.take_over()
+        unused = await trio.to_thread.run_sync(self.inputs.give_up_former)
         self._closing.add(generation, self.inputs.slots, unused)
+        self._leave_note()
+
+    async def take_over(self) -> None:
+        """Forward by the rules that there are now, instead of those of another mcrd."""
+        await trio.to_thread.run_sync(self.inputs.take_over)
+        self.kernel.take_over()
         self._placement.forget_former()
         self._leave_note()
 

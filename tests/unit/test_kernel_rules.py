@@ -1,5 +1,6 @@
 """Which rules the kernel path may forward by, and what is said of the others."""
 
+import os
 from ipaddress import IPv4Address
 
 import attrs
@@ -9,6 +10,7 @@ from mcr.config.settings import Settings
 from mcr.model.flow import Input
 from mcr.model.log import LogLevels
 from mcr.model.rule import Output, Path, Rule
+from mcr.net.filter.path import is_realtime
 from mcr.net.raw import RawLink
 from mcr.process.descriptor_store import DescriptorStore
 from mcr.relay.kernel_path import _why_not_to, open_kernel_rules
@@ -82,3 +84,12 @@ def test_settings_that_switch_it_off_are_named(settings: Settings, reason: str) 
         assert kernel.path is None
         assert kernel.paths({}).why_worker(RULE) == reason
         assert not kernel.is_waiting
+
+
+@pytest.mark.parametrize(
+    ("version", "so"),
+    [("#1 SMP PREEMPT_RT Debian 6.12.9-1", True), ("#1 SMP PREEMPT_DYNAMIC Debian 6.12.9-1", False)],
+)
+def test_a_realtime_kernel_is_known_by_its_version(monkeypatch: pytest.MonkeyPatch, version: str, so: bool) -> None:
+    monkeypatch.setattr(os, "uname", lambda: os.uname_result(("Linux", "host", "6.12.9", version, "x86_64")))
+    assert is_realtime() == so

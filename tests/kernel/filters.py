@@ -64,9 +64,9 @@ class Wire:
     """A link with a capture socket at its far end."""
 
     def __init__(self, lab: Lab) -> None:
-        a, self.b = lab.namespace("a"), lab.namespace("b")
-        lab.link(a, "a0", self.b, "b0")
-        self.sender, self.capture = self._raw(a, "a0"), self._raw(self.b, "b0", deaf=True)
+        self.a, self.b = lab.namespace("a"), lab.namespace("b")
+        lab.link(self.a, "a0", self.b, "b0")
+        self.sender, self.capture = self._raw(self.a, "a0"), self._raw(self.b, "b0", deaf=True)
         self.capture.setsockopt(SOL_PACKET, PACKET_IGNORE_OUTGOING, 1)
 
     @staticmethod

@@ -1,12 +1,14 @@
 """The kernel path: which packets it forwards, when a flow moves to it, and that none is counted twice or not at all."""
 
 import os
+import socket
+import struct
 from collections.abc import Iterator
 from ipaddress import IPv4Address
 
 import pytest
 
-from filters import WANTED, Wire, frame, may_load_ebpf, opened
+from filters import WANTED, Wire, checksum, frame, may_load_ebpf, opened
 from mcr._native import ffi, lib
 from mcr.net.filter.base import Rejected
 from mcr.net.filter.ebpf import MapScreen
@@ -18,6 +20,7 @@ from mcr.shm.kernel_counters import KernelCounters, Taken
 
 CAPTURE, RULE, OUTPUT = 3, 7, 11
 TAG = 5
+PACKET_VNET_HDR, NEEDS_CHECKSUM, GSO_UDP_L4 = 15, 1, 5
 SOURCE = IPv4Address("198.18.0.2")
 GROUP = IPv4Address("239.9.9.9")
 MAC = b"\2\0\0\0\0\2"
@@ -150,6 +153,37 @@ def test_what_it_may_not_send_is_the_workers(relay: Relay, wire: Wire, mtu: int)
     wire.send(frame())
     assert wire.receive(1) == [frame()]
     assert relay.taken() == Taken()
+
+
+def super_frame(payload: bytes, behind: bytes = b"") -> bytes:
+    """To be cut into datagrams of one byte. `behind`: bytes that are not IP's."""
+    head = frame()[:42]
+    ip = head[14:16] + struct.pack("!H", 28 + len(payload)) + head[18:24] + b"\0\0" + head[26:34]
+    udp = head[34:38] + struct.pack("!HH", 8 + len(payload), 1)
+    return head[:14] + ip[:10] + checksum(ip) + ip[12:] + udp + payload + behind
+
+
+def send_super_frame(wire: Wire, whole: bytes) -> None:
+    with wire.a.entered():
+        raw = socket.socket(socket.AF_PACKET, socket.SOCK_RAW, 0)
+    with raw:
+        raw.bind(("a0", 0x0800))
+        raw.setsockopt(263, PACKET_VNET_HDR, 1)
+        raw.send(struct.pack("=BBHHHH", NEEDS_CHECKSUM, GSO_UDP_L4, 42, 1, 34, 6) + whole)
+
+
+@pytest.mark.parametrize(
+    ("whole", "matched"),
+    [(super_frame(bytes(128)), 128), (super_frame(bytes(9), b"\0" * 9), 0)],
+    ids=["longest", "bytes behind"],
+)
+def test_a_super_frame_with_bytes_behind_its_datagrams_is_the_workers(
+    relay: Relay, wire: Wire, whole: bytes, matched: int
+) -> None:
+    """Cutting those off would make one long datagram of it."""
+    send_super_frame(wire, whole)
+    assert [len(each) for each in wire.receive(0 if matched else 1)] == ([] if matched else [len(whole)])
+    assert relay.taken().matched == matched
 
 
 def test_this_machine_s_own_packets_are_the_workers(relay: Relay, wire: Wire) -> None:

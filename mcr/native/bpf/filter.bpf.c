@@ -3,6 +3,7 @@
 #include "bpf/hand.h"
 
 #include "own.h"
+#include "shm_abi.h"
 
 #define DROP         0
 #define ACCEPT_WHOLE 0x40000 /* bytes: more than any frame has */
@@ -117,6 +118,12 @@ INLINE uint32_t datagram_size(const struct __sk_buff *skb, uint32_t total)
 	return size && size + IP_AND_UDP < total ? size + IP_AND_UDP : total;
 }
 
+/* Whether a super-frame is one that a worker would take (gather.c), with nothing behind it that a cut would send along. */
+INLINE bool is_super_frame_sound(const struct __sk_buff *skb, uint32_t total)
+{
+	return total == skb->len - ETH_HLEN && datagrams_in(skb, total) <= MCR_FRAME_PAYLOADS;
+}
+
 /* An ordinary datagram that every output can carry. All others are a worker's, which says what is wrong with them. */
 INLINE bool is_plain(struct __sk_buff *skb, const struct headers *headers, const struct mcr_bpf_wanted *wanted)
 {
@@ -126,6 +133,8 @@ INLINE bool is_plain(struct __sk_buff *skb, const struct headers *headers, const
 	if (skb->pkt_type == PACKET_OTHERHOST || skb->vlan_present || headers->ip.version_size != PLAIN_HEADER)
 		return false;
 	if (total < IP_AND_UDP || total > skb->len - ETH_HLEN || datagram_size(skb, total) > wanted->mtu)
+		return false;
+	if (skb->gso_size && !is_super_frame_sound(skb, total))
 		return false;
 	if (bpf_skb_load_bytes(skb, ETH_HLEN + sizeof(*headers), &length, sizeof(length)))
 		return false;

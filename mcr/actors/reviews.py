@@ -20,7 +20,7 @@ from mcr.config.settings import Settings
 from mcr.logs.logger import get_logger
 from mcr.model.log import Facility
 from mcr.net.filter.suppress import Suppressor
-from mcr.net.ip_bypass import UNSURE, Blocker, EgressChanges, describe_hidden, find_blocker, kernel_blocker
+from mcr.net.ip_bypass import UNSURE, Blocker, EgressChanges, describe_hidden, find_any_blocker, kernel_blocker
 from mcr.net.local_receivers import LinkChanges, without_local_receivers
 
 log = get_logger(Facility.SUPERVISOR)
@@ -180,12 +180,12 @@ async def _keep_raw(
             blocker = None if kernel_is_able else await trio.to_thread.run_sync(kernel_blocker)
             if not blocker:
                 kernel_is_able = True  # it stays so
-                blocker = await trio.to_thread.run_sync(find_blocker)
+                blocker = await trio.to_thread.run_sync(find_any_blocker)
         except Exception as error:  # noqa: BLE001 - whatever it is, relaying does not depend on it
             blocker = Blocker(f"firewall rules and the like cannot be seen: {error}")
             again = trio.current_time() + _RETRY_SECONDS
         await ask(owner, partial(ReviewRaw, blocker, anew))
-        anew &= blocker is not None
+        anew &= blocker is not None and not blocker.of_kernel_path
         took = trio.current_time() - begun
         with trio.move_on_at(again):
             await due.receive()

@@ -10,12 +10,16 @@ import attrs
 from mcr.errors import describe_errno
 from mcr.net import uapi
 
-_FAMILIES = {uapi.NFPROTO_INET: "inet", uapi.NFPROTO_IPV4: "ip"}  # others never see what leaves or comes in as IPv4
-_HOOKS = {
+_IP_HOOKS = {
     uapi.NF_INET_PRE_ROUTING: "prerouting",
     uapi.NF_INET_LOCAL_IN: "input",
     uapi.NF_INET_LOCAL_OUT: "output",
     uapi.NF_INET_POST_ROUTING: "postrouting",
+}
+_FAMILIES = {  # with their hooks; others never see what leaves or comes in as IPv4
+    uapi.NFPROTO_INET: ("inet", _IP_HOOKS),
+    uapi.NFPROTO_IPV4: ("ip", _IP_HOOKS),
+    uapi.NFPROTO_NETDEV: ("netdev", {uapi.NF_NETDEV_EGRESS: "egress"}),
 }
 _IGMP = b"\x02"  # IPPROTO_IGMP
 _ABSENT = (errno.EINVAL, errno.EOPNOTSUPP, errno.EPROTONOSUPPORT)  # a kernel without nftables, or without netfilter
@@ -113,14 +117,15 @@ def _chains(chains: Iterable[Any], rules: Iterable[Any]) -> Iterable[Chain]:
         hook, family = chain.get_attr("NFTA_CHAIN_HOOK"), chain["nfgen_family"]
         if hook is None or family not in _FAMILIES:
             continue
-        if (number := hook.get_attr("NFTA_HOOK_HOOKNUM")) not in _HOOKS:
+        family_name, hooks = _FAMILIES[family]
+        if (number := hook.get_attr("NFTA_HOOK_HOOKNUM")) not in hooks:
             continue
         table, name = chain.get_attr("NFTA_CHAIN_TABLE"), chain.get_attr("NFTA_CHAIN_NAME")
         siblings = by_table.get((family, table), [])
         yield Chain(
-            table=f"{_FAMILIES[family]} {table}",
+            table=f"{family_name} {table}",
             name=name,
-            hook=_HOOKS[number],
+            hook=hooks[number],
             drops=chain.get_attr("NFTA_CHAIN_POLICY") == uapi.NF_DROP,
             rules=sum(rule.get_attr("NFTA_RULE_CHAIN") == name for rule in siblings),
             igmp=any(map(_may_be_about_igmp, siblings)),

@@ -12,6 +12,7 @@ import re
 import select
 import socket
 import struct
+from collections.abc import Iterable
 from contextlib import ExitStack
 from pathlib import Path
 
@@ -21,7 +22,7 @@ from mcr._native import lib
 from mcr.errors import check_result, describe_errno
 from mcr.net import uapi
 from mcr.net.capture import describes_super_frames
-from mcr.net.firewall import LEGACY_TABLES, Firewall, look_at_firewall
+from mcr.net.firewall import LEGACY_TABLES, Chain, Firewall, look_at_firewall
 from mcr.net.netlink import drain
 from mcr.text.plurals import counted
 
@@ -32,9 +33,11 @@ class Blocker:
 
     Attributes:
         reason: it, in words.
+        of_kernel_path: it is passed by raw frames, but not by what the kernel path sends.
     """
 
     reason: str
+    of_kernel_path: bool = False
 
 
 UNSURE = Blocker("what acts on packets between IP and the interfaces has changed")
@@ -138,6 +141,12 @@ def find_blocker() -> Blocker | None:
     return firewall_blocker(look_at_firewall()) or _ipsec_blocker() or _control_group_blocker()
 
 
+def find_any_blocker() -> Blocker | None:
+    """The same, or else what only the kernel path would bypass."""
+    firewall = look_at_firewall()
+    return firewall_blocker(firewall) or _ipsec_blocker() or _control_group_blocker() or egress_blocker(firewall)
+
+
 def kernel_blocker() -> Blocker | None:
     """Why this kernel takes no raw frames, if it does not. Found out on the loopback interface."""
     if describes_super_frames():
@@ -153,10 +162,21 @@ def firewall_blocker(firewall: Firewall) -> Blocker | None:
         return Blocker("legacy iptables cannot be seen")
     if firewall.legacy:
         return Blocker(f"legacy iptables has a table {firewall.legacy[0]}")
-    for chain in firewall.chains:
-        if chain.hook in {"output", "postrouting"} and chain.decides:
-            return Blocker(f"nftables has a chain {chain.name} at {chain.hook}, in table {chain.table}")
-    return None
+    return next((Blocker(_describe(each)) for each in _chains_at(firewall, "output", "postrouting")), None)
+
+
+def egress_blocker(firewall: Firewall) -> Blocker | None:
+    """The rules that act where packets leave by an interface: not on what a program at an ingress sends."""
+    return next((Blocker(_describe(each), of_kernel_path=True) for each in _chains_at(firewall, "egress")), None)
+
+
+def _chains_at(firewall: Firewall, *hooks: str) -> Iterable[Chain]:
+    """Of whatever kind they are."""
+    return (each for each in firewall.chains if each.hook in hooks and each.decides)
+
+
+def _describe(chain: Chain) -> str:
+    return f"nftables has a chain {chain.name} at {chain.hook}, in table {chain.table}"
 
 
 def _ipsec_blocker() -> Blocker | None:

@@ -156,10 +156,12 @@ NFNLGRP_NFTABLES_BIT: Final = 1 << 6
 # <linux/netfilter.h>
 NFPROTO_INET: Final = 1
 NFPROTO_IPV4: Final = 2
+NFPROTO_NETDEV: Final = 5
 NF_INET_PRE_ROUTING: Final = 0
 NF_INET_LOCAL_IN: Final = 1
 NF_INET_LOCAL_OUT: Final = 3
 NF_INET_POST_ROUTING: Final = 4
+NF_NETDEV_EGRESS: Final = 1
 NF_DROP: Final = 0
 
 # <linux/capability.h>, <linux/seccomp.h>

@@ -322,19 +322,20 @@ class Relay:
         """Find out anew where raw frames may leave; the commands to running workers.
 
         Args:
-            blocker: why nowhere; None: they may, as far as is known.
+            blocker: why nowhere, or why nothing takes the kernel path; None: they may, as far as is known.
             anew: routes may have changed, which all outputs depend on; otherwise only new interfaces matter.
         """
         return await trio.to_thread.run_sync(self._review_raw, blocker, anew)
 
     def _review_raw(self, blocker: Blocker | None, anew: bool) -> tuple[Command, ...]:  # noqa: FBT001
         self.kernel.block(blocker.reason if blocker else "")
-        reviewed, names = self.outputs.review(blocker)
+        of_raw = None if blocker and blocker.of_kernel_path else blocker
+        reviewed, names = self.outputs.review(of_raw)
         changed = tuple(map(commands.change_raw, reviewed))
         if blocker == UNSURE:  # for a moment
             return changed
         those = [each for each in self._placement if anew or concerns(each.rule, (), names)]
-        told = (*changed, *self._follow_routes(those, raw=not blocker))
+        told = (*changed, *self._follow_routes(those, raw=not of_raw))
         self.kernel.review(self._placement, blocker)
         return told
 

@@ -39,3 +39,21 @@ def firewall(namespace: Namespace, hook: str, policy: int, *, rule: bool = False
         pytest.skip(f"this kernel has no nftables: {error}")
     finally:
         netlink.close()
+
+
+@contextmanager
+def egress_firewall(namespace: Namespace, interface: str) -> Iterator[None]:
+    """A chain of nftables that everything passes that leaves by an interface, with a rule that accepts it."""
+    with namespace.entered():
+        netlink = NFTables(nfgen_family=5)  # NFPROTO_NETDEV
+    at = [("NFTA_HOOK_HOOKNUM", 1), ("NFTA_HOOK_PRIORITY", 0), ("NFTA_HOOK_DEV", interface)]  # NF_NETDEV_EGRESS
+    try:
+        netlink.table("add", name="last")
+        netlink.chain("add", table="last", name="passed", policy=ACCEPT, NFTA_CHAIN_HOOK={"attrs": at})
+        netlink.rule("add", table="last", chain="passed", expressions=())
+        yield
+        netlink.table("del", name="last")
+    except NetlinkError as error:
+        pytest.skip(f"this kernel has no nftables for egress: {error}")
+    finally:
+        netlink.close()

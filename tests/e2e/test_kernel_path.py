@@ -13,7 +13,7 @@ from scapy.layers.inet import IP, UDP, IPOption_Router_Alert
 from scapy.layers.l2 import Dot1Q, Ether
 from scapy.packet import Packet, Raw
 
-from firewalls import ACCEPT, firewall
+from firewalls import ACCEPT, egress_firewall, firewall
 from lab import Namespace
 from mcr_process import Mcr, Receiver, Sender, wait_until
 from raw_frames import wait_for_raw, without_checksum_offload
@@ -291,6 +291,11 @@ def test_it_is_said_which_path_a_rule_takes_and_why(plant: Plant, make_mcr: Make
     ]
     with firewall(plant.relay, "postrouting", ACCEPT, rule=True):
         wait_until(lambda: "nftables" in mcr.call("list")[0]["path_reason"], "the firewall is told of")
+    mcr.wait_for_path("kernel")
+    with egress_firewall(plant.relay, "out0"):
+        reason = "nftables has a chain passed at egress, in table netdev last"
+        wait_until(lambda: mcr.call("list")[0]["path_reason"] == reason, "what clones would bypass is told of")
+        assert f"not everything may leave as raw frames: {reason}" not in mcr.log()
     mcr.wait_for_path("kernel")
     mcr.ctl("log-level", "set", "--facility", "ingress", "--level", "debug")
     wait_until(lambda: "debug" in mcr.call("list")[0]["path_reason"], "the workers are to see everything")

@@ -178,7 +178,11 @@ files applied (config apply, confirm), or set log levels.""",
                 "mcrctl change --name news --add-outputs 239.2.2.3:6000:eth1",
             ),
             (
-                "Keep all rules in a file, and add those that are missing on another machine, as far as they can be:",
+                "Keep all rules in a file that mcrd can go by, such as one of /etc/mcr/rules.d:",
+                "mcrctl config export > rules.toml",
+            ),
+            (
+                "Add the rules of another mcrd that are missing here, as far as they can be:",
                 "mcrctl list --json > rules.json\nmcrctl add --batch rules.json --idempotent --best-effort",
             ),
             (

@@ -16,6 +16,7 @@ from mcr.logs.standing_reason import StandingReason
 from mcr.model.finding import Finding, Verdict
 from mcr.model.log import Facility, Level
 from mcr.model.rule import Origin, Rule, RuleView
+from mcr.rules.change_log import some_of
 from mcr.rules.trial import Clock, Trial, after_apply, this_moment, utc
 from mcr.text.plurals import counted
 
@@ -168,10 +169,7 @@ class ConfigFiles:
         # Settings stay those of the start, to compare with.
         self._configuration = attrs.evolve(read, settings=self._configuration.settings)
         self._set(trial)
-        kinds = [each.change for each in differences]
-        if kinds:
-            counts = tuple(kinds.count(kind) for kind in ("added", "removed", "changed"))
-            log.notice("rules of configuration files: %d added, %d removed, %d changed", *counts)
+        _log_differences(differences, none_left=not read.rules)
 
     def _set(self, trial: Trial | None) -> None:
         self._trial = trial
@@ -322,6 +320,20 @@ class ConfigFiles:
 
 def _rules_of(configuration: Configuration) -> tuple[Rule, ...]:
     return tuple(each.rule for each in configuration.rules)
+
+
+def _log_differences(differences: tuple[RuleDifference, ...], *, none_left: bool) -> None:
+    """Tell which rules differ. That none is left may be a mistake."""
+    parts = []
+    for kind in ("added", "removed", "changed"):
+        those = [each.rule_id for each in differences if each.change == kind]
+        parts.append(f"{len(those)} {kind}{f' ({some_of(those)})' if those else ''}")
+    if differences:
+        log.log(
+            Level.WARNING if none_left else Level.NOTICE,
+            "rules of configuration files: %s%s",
+            *(", ".join(parts), "; none is left" if none_left else ""),
+        )
 
 
 def _log_faults(faults: tuple[FileFault, ...]) -> None:

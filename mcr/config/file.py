@@ -122,7 +122,9 @@ def read_configuration(paths: Sequence[str], known: Mapping[str, Rule] = Mapping
     readers: list[FileFaults] = []
     tables: list[tuple[FileFaults, RuleTable]] = []
     blocks: dict[str, Rule] = {}
+    order: dict[str, int] = {}
     for path in _files(paths, faults):
+        order[path] = len(order)
         text = _read(path, faults)
         if text is None:
             continue
@@ -139,7 +141,8 @@ def read_configuration(paths: Sequence[str], known: Mapping[str, Rule] = Mapping
     _tell_duplicates(tables)
     _tell_limits(tables)
     for reader in readers:
-        faults += sorted(reader.found, key=lambda fault: fault.line)
+        faults += reader.found
+    faults.sort(key=lambda fault: (order.get(fault.file, -1), fault.line))
     return Configuration(
         files=tuple(reader.file for reader in readers),
         settings=settings,
@@ -206,7 +209,9 @@ def _rules(reader: FileFaults) -> list[RuleTable]:
     """The rules of one file; on the way, whatever else stands at its top."""
     values = reader.document.values
     for name in values:
-        if name not in ("settings", "rule"):
+        if name in _SETTINGS:
+            reader.add((name,), f"Unknown key {name!r} in the file", "it is a setting: put it below [settings]")
+        elif name not in ("settings", "rule"):
             reader.unknown((), name, ("settings", "rule"), "the file")
     rules = values.get("rule", [])
     if isinstance(rules, dict):

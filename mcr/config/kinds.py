@@ -149,6 +149,10 @@ class Listening(Kind[Endpoint | None]):
     form = "ADDR:PORT|unix:PATH"
     allowed = "ADDR:PORT, such as 127.0.0.1:9464 or [::1]:9464, or unix:PATH, or none"
 
+    def refusal(self, text: str, called: str, meaning: str) -> UsageError:  # noqa: ARG002 - it says the same
+        """With why a name such as localhost is none."""
+        return UsageError(f"Invalid {called}: {text!r}", f"{self.allowed}; names are not looked up")
+
     def parse(self, text: str) -> Endpoint | None:
         """Addresses are numbers: names would have to be looked up, and may mean something else tomorrow."""
         return None if text == NOWHERE else parse_endpoint(text)

@@ -212,12 +212,20 @@ class Catalog:
                 f"Rule already exists: {holder} takes {rule.input}",
                 f"remove it first: mcrctl remove {named}",
                 f"or change its outputs: mcrctl change {named} --add-outputs G:P:IF",
+                *self._renaming(rule, holder),
             )
         if rule.rule_id in self._by_id:
             return RuleExists(f"Rule already exists: {rule.rule_id}", "give another --rule-id, or none")
         if rule.name is not None and rule.name in self._by_name:
             return self._has_the_name(rule)
         return None
+
+    def _renaming(self, rule: Rule, holder: str) -> Iterator[str]:
+        """How the rule that is there gets another name, if that is what differs."""
+        there = self._by_id[holder].rule
+        if rule.name not in {None, there.name} and {*rule.outputs} == {*there.outputs}:
+            new_name = shlex.quote(rule.name or "")
+            yield f"or its name: mcrctl change --rule-id {shlex.quote(holder)} --new-name {new_name}"
 
     def _has_the_name(self, rule: Rule) -> RuleExists:
         holder = self._by_name[rule.name or ""]

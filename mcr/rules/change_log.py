@@ -21,9 +21,15 @@ def log_draft(draft: Draft) -> None:
     _log_rules("removed", (*draft.removed, *draft.aside))
 
 
+def some_of(rule_ids: Sequence[str]) -> str:
+    """The first of these, and how many more there are."""
+    more = f" and {len(rule_ids) - _NAMED:,} more" if len(rule_ids) > _NAMED else ""
+    return ", ".join(rule_ids[:_NAMED]) + more
+
+
 def _log_rules(what: str, rules: Sequence[Rule]) -> None:
     if len(rules) > 1:
-        log.info("%d rules %s together", len(rules), what)
+        log.info("%d rules %s together: %s", len(rules), what, some_of([rule.rule_id for rule in rules]))
         return
     for rule in rules:
         sends_to = f" to {', '.join(map(str, rule.outputs))}" if what == "added" else ""

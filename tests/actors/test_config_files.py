@@ -1,5 +1,6 @@
 """Who owns the configuration files: reads them again, and tells what is wrong with them."""
 
+import logging
 import os
 from collections.abc import Callable
 from pathlib import Path
@@ -79,6 +80,22 @@ async def test_settings_that_differ_from_those_of_the_start_are_told(files: Conf
     path.write_text(RULE.format(name="a", port=1))
     await files.reload()
     assert files.findings() == ()
+
+
+async def test_the_log_names_the_rules_that_differ_and_warns_if_none_is_left(
+    files: ConfigFiles, path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO)
+    names = "bcdefgh"
+    path.write_text("".join(RULE.format(name=name, port=port) for port, name in enumerate(names, 2)))
+    ids = [each.rule_id for each in (await files.apply()).differences if each.change == "added"]
+    assert f"7 added ({', '.join(ids[:5])} and 2 more), 1 removed (" in caplog.messages[-1]
+    assert caplog.records[-1].levelno < logging.WARNING
+    path.write_text("")
+    await files.reload()
+    assert caplog.messages[-1].startswith("rules of configuration files: 0 added, 7 removed (")
+    assert caplog.messages[-1].endswith(" and 2 more), 0 changed; none is left")
+    assert caplog.records[-1].levelno == logging.WARNING
 
 
 async def test_an_mcrd_without_files_says_so_but_can_be_reloaded(rules: Rules) -> None:

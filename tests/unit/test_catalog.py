@@ -97,6 +97,14 @@ def test_identity_that_is_taken_is_refused_until_its_holder_is_gone(second: Rule
     assert held(catalog) == [second.rule_id]
 
 
+def test_a_rule_that_differs_by_its_name_alone_can_be_renamed() -> None:
+    catalog = holding(rule(1, name="tv"))
+    for name, hints in (("news", ["or its name: mcrctl change --rule-id r1 --new-name news"]), (None, [])):
+        with pytest.raises(RuleExists) as caught:
+            catalog.plan_addition([rule(1, name=name, rule_id="other")])
+        assert [*caught.value.hints[2:]] == hints
+
+
 def test_which_of_several_is_refused_is_told() -> None:
     catalog = holding(rule(1))
     with pytest.raises(RuleExists, match=r"\(rules\[1\]\)$"):

@@ -136,6 +136,7 @@ def test_each_fault_is_told_with_its_line(tmp_path: Path, text: str, told: list[
         ("[setting]", "did you mean settings?"),
         ("[settings]\nnum_worker = 1", "did you mean num_workers?"),
         ("[[rules]]", "did you mean rule?"),
+        ("num_workers = 3", "it is a setting: put it below [settings]"),
         (rule("output = []\n"), "did you mean outputs?"),
         (rule("outputs = ['a']\n"), 'for example: outputs = ["239.2.2.2:6000:eth1", "192.0.2.7:6000:eth2:gso=8"]'),
     ],
@@ -143,6 +144,12 @@ def test_each_fault_is_told_with_its_line(tmp_path: Path, text: str, told: list[
 def test_a_fault_has_its_remedy(tmp_path: Path, text: str, hint: str) -> None:
     (fault,) = read(tmp_path, text).faults
     assert hint in fault.hints
+
+
+def test_faults_are_told_in_the_order_of_the_files(tmp_path: Path) -> None:
+    (tmp_path / "a.toml").write_text("x = 1")
+    (tmp_path / "b.toml").write_bytes(b"\n\xff")
+    assert [Path(each.file).name for each in read_configuration([str(tmp_path)]).faults] == ["a.toml", "b.toml"]
 
 
 @pytest.mark.parametrize(

@@ -13,7 +13,7 @@ from mcr.model.rule import Rule
 _RULES: Final = "rules"
 _MEANING: Final = {
     "pinning": "MCR's workers share all interfaces: see num_workers in [settings]",
-    "multicast_ttl": "MCR sends to groups with TTL 1",
+    "multicast_ttl": "MCR sends to groups with TTL 1, to hosts with that of net.ipv4.ip_default_ttl",
     "pim": "MCR does not speak PIM",
     "igmp": "MCR is no IGMP querier",
     "msdp": "MCR does not speak MSDP",

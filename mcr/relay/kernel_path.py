@@ -19,6 +19,7 @@ from mcr.model.rule import AUTO, Output
 from mcr.net.filter.path import (
     INHERITED,
     MAX_OUTPUTS,
+    OWN,
     REVIEWED,
     SHOWN,
     TRACED,
@@ -51,6 +52,16 @@ class _Served:
     targets: tuple[Target, ...] = ()
 
 
+@attrs.frozen
+class _Plan:
+    """What the kernel path is to have of a rule; with a reason, why it forwards nothing by it."""
+
+    rule_id: str
+    slot: int
+    reason: str
+    now: _Served
+
+
 class KernelRules:
     """The rules of the kernel path.
 
@@ -69,6 +80,7 @@ class KernelRules:
         self._capture_of: Callable[[str], int]
         self._egress_of: Callable[[str], Egress]
         self._served: dict[str, _Served] = {}
+        self._stuck: dict[str, int] = {}  # captures of rules that the kernel has not as they are, by rule
         self._reasons: dict[str, str] = {}
         self._told = self._reasons  # a copy that others have: it never changes
 
@@ -95,38 +107,38 @@ class KernelRules:
         """Forward by these rules as they are now, where that may be."""
         if not self.path:
             return
-        for placed in rules:
-            reason = _why_not(placed, self._egress_of)
-            targets = () if reason else _targets(placed, self._egress_of)
-            try:
-                self._serve(placed, self._capture_of(placed.rule.input.interface), targets)
-            except OSError as error:
-                reason = describe_errno(error.errno or 0)
-            if self._reasons.get(placed.rule.rule_id) != reason:
-                self._own_reasons()[placed.rule.rule_id] = reason
+        plans = [self._plan(placed) for placed in rules]
+        narrowed = [self._try(self._narrow, each) for each in plans]
+        if any(narrowed):
+            wait_for_packets()  # longer datagrams leave by the outputs that there were
+        for each in plans:
+            self._try(self._serve, each)
+        self.path.hold(self._stuck.values())
 
     def forget(self, rules: Iterable[PlacedRule], still: Collection[Input]) -> None:
         """Rules that were removed.
 
         Args:
             rules: those.
-            still: inputs that other rules are about to have: the workers forward them meanwhile. The flows of the
-                others are admitted no more.
+            still: inputs that other rules are about to have, and that have been admitted for these, to the workers.
+                The flows of the others are admitted no more.
         """
         served, goes_on = [], False
         for placed in rules:
-            if placed.rule.rule_id in self._reasons:
-                del self._own_reasons()[placed.rule.rule_id]
-            if self.path and (gone := self._served.pop(placed.rule.rule_id, None)):
+            rule_id = placed.rule.rule_id
+            self._stuck.pop(rule_id, None)
+            if rule_id in self._reasons:
+                del self._own_reasons()[rule_id]
+            if gone := self._served.pop(rule_id, None):
                 served.append(gone)
-                if placed.rule.input in still and gone.mtu:
-                    self.path.allow(gone.capture, gone.flow, 0)
-                    goes_on = True
+                goes_on |= placed.rule.input in still
+        if not self.path:
+            return
         if goes_on:  # packets that the filter has left to the kernel path are to find the rule
             wait_for_packets()
         for each in served:
-            assert self.path
             self.path.drop(each.capture, each.flow)
+        self.path.hold(self._stuck.values())
 
     def block(self, reason: str) -> None:
         """Forward nothing from now on; without a reason nothing changes."""
@@ -165,8 +177,14 @@ class KernelRules:
 
     def set_own(self, keys: bytes) -> None:
         """Leave to the workers what comes from these sources of this machine."""
-        if self.path:
+        if not self.path:
+            return
+        try:
             self.path.set_own(keys)
+        except OSError:
+            self.path.bar(OWN)
+        else:
+            self.path.unbar(OWN)
 
     def paths(self, inputs: dict[str, str]) -> Paths:
         """Which rules take it, and why others don't. `inputs`: why no packet of an input interface may."""
@@ -175,6 +193,10 @@ class KernelRules:
             everywhere = everywhere or "the workers show every packet: ingress logs at debug"
         if self.path and self.path.is_barred(TRACED):
             everywhere = everywhere or "the workers log every packet: egress logs at trace"
+        if self.path and self.path.is_barred(INHERITED):
+            everywhere = everywhere or "the filters of the mcrd before this one are in force"
+        if self.path and self.path.is_barred(OWN):
+            everywhere = everywhere or "there was no memory to tell it the addresses of this machine"
         self._told = self._reasons
         return Paths(everywhere, inputs, self._told)
 
@@ -183,23 +205,57 @@ class KernelRules:
             self._reasons = dict(self._reasons)
         return self._reasons
 
-    def _serve(self, placed: PlacedRule, capture: int, targets: tuple[Target, ...]) -> None:
-        assert self.path
-        rule_id, flow = placed.rule.rule_id, placed.rule.input.flow
-        before = self._served.get(rule_id)
-        if before and before.capture != capture:  # its interface was opened again: what came in by it is no more
-            self.path.drop(before.capture, flow)
-            del self._served[rule_id]
-            before = None
+    def _plan(self, placed: PlacedRule) -> _Plan:
+        reason = _why_not(placed, self._egress_of)
+        targets = () if reason else _targets(placed, self._egress_of)
         mtu = min((*(each.mtu for each in targets), _LONGEST)) if targets else 0
-        now = _Served(capture, flow, mtu, targets)
-        if now == before or not (targets or before):
-            return
-        if targets:
-            self.path.forward(capture, flow, placed.slot, targets)
-        if not before or before.mtu != mtu:
-            self.path.allow(capture, flow, mtu)
-        self._served[rule_id] = now
+        source = placed.rule.input
+        now = _Served(self._capture_of(source.interface), source.flow, mtu, targets)
+        return _Plan(placed.rule.rule_id, placed.slot, reason, now)
+
+    def _try(self, step: Callable[[_Plan], bool], plan: _Plan) -> bool:
+        """Do it. If there is no memory the kernel goes on by what it had of the rule, so its capture is held."""
+        reason, done = plan.reason, False
+        try:
+            done = step(plan)
+            self._stuck.pop(plan.rule_id, None)
+        except OSError as error:
+            reason = describe_errno(error.errno or 0)
+            before = self._served.get(plan.rule_id)
+            if before and before.mtu:
+                self._stuck[plan.rule_id] = before.capture
+        if self._reasons.get(plan.rule_id) != reason:
+            self._own_reasons()[plan.rule_id] = reason
+        return done
+
+    def _narrow(self, plan: _Plan) -> bool:
+        """Let no longer datagrams in than new outputs take, before they are there; whether any were let in before."""
+        assert self.path
+        before, now = self._served.get(plan.rule_id), plan.now
+        if not before or before.capture != now.capture or now.mtu >= before.mtu:
+            return False
+        self.path.allow(now.capture, now.flow, now.mtu)
+        self._served[plan.rule_id] = attrs.evolve(before, mtu=now.mtu)
+        return bool(now.targets)
+
+    def _serve(self, plan: _Plan) -> bool:
+        """Forward as planned; whether that is new."""
+        assert self.path
+        before, now = self._served.get(plan.rule_id), plan.now
+        if before and before.capture != now.capture:  # its interface was opened again: what came in by it is no more
+            self.path.drop(before.capture, now.flow)
+            del self._served[plan.rule_id]
+            before = None
+        if now == before or not (now.targets or before):
+            return False
+        mtu = before.mtu if before else 0
+        if now.targets:
+            self.path.forward(now.capture, now.flow, plan.slot, now.targets)
+            self._served[plan.rule_id] = attrs.evolve(now, mtu=mtu)
+        if mtu != now.mtu:
+            self.path.allow(now.capture, now.flow, now.mtu)
+        self._served[plan.rule_id] = now
+        return True
 
 
 def _why_not(placed: PlacedRule, egress_of: Callable[[str], Egress]) -> str:

@@ -114,7 +114,11 @@ class KernelCounters:
 
     @classmethod
     def _left(cls, maps: Any, store: DescriptorStore) -> Self:
-        counters = cls(maps)
+        try:
+            counters = cls(maps)
+        except OSError:
+            lib.mcr_bpf_counters_close(maps)
+            raise
         for name in _MAPS:
             store.put(_PREFIX + name, getattr(maps, name))
         return counters

@@ -10,6 +10,7 @@ import pytest
 
 from filters import WANTED, Wire, checksum, frame, may_load_ebpf, opened
 from mcr._native import ffi, lib
+from mcr.net.filter import path
 from mcr.net.filter.base import Rejected
 from mcr.net.filter.ebpf import MapScreen
 from mcr.net.filter.path import INHERITED, REVIEWED, KernelPath, Target
@@ -139,6 +140,29 @@ def test_a_closed_gate_leaves_everything_to_the_worker_at_once(relay: Relay, wir
     assert relay.taken().matched == 2
 
 
+def test_a_capture_that_is_held_is_the_worker_s(relay: Relay, wire: Wire) -> None:
+    relay.path.hold([CAPTURE])
+    wire.send(frame())
+    assert wire.receive(1) == [frame()]
+    suppressor = relay.screen.suppressor
+    assert suppressor
+    assert suppressor.why_not(CAPTURE) == "there was no memory to change what the kernel has of its rules"
+    relay.path.hold([])
+    relay.look()
+    wire.send(frame())
+    relay.forwarded(1)
+
+
+def test_packets_are_waited_for_even_if_the_gate_has_just_been_closed(
+    relay: Relay, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    waited: list[None] = []
+    monkeypatch.setattr(path, "wait_for_packets", lambda: waited.append(None))
+    relay.path.bar("test")
+    relay.path.unlink([CAPTURE])
+    assert len(waited) == 1
+
+
 def test_other_flows_of_the_interface_are_the_workers(relay: Relay, wire: Wire) -> None:
     wire.send(frame(port=5002), frame("239.1.1.2"), frame())
     assert wire.receive(2) == [frame(port=5002), frame()]  # which waits for the other one
@@ -192,7 +216,8 @@ def test_this_machine_s_own_packets_are_the_workers(relay: Relay, wire: Wire) ->
     relay.path.set_own(bytes(ffi.buffer(ffi.new("struct mcr_rec_own_key[]", [(key, lib.MCR_CAUSE_LOOP)]))))
     wire.send(frame())
     assert wire.receive(1) == [frame()]
-    relay.path.set_own(b"")
+    others = ffi.new("struct mcr_rec_own_key[]", [(key + each, 0) for each in range(1, lib.MCR_MAX_OWN + 1)])
+    relay.path.set_own(bytes(ffi.buffer(others)))  # there is room for no more
     relay.look()
     wire.send(frame())
     relay.forwarded(1)
@@ -235,6 +260,16 @@ def test_the_worker_gets_what_nobody_would_carry_out(relay: Relay, wire: Wire) -
     assert relay.screen.suppressor.why_not(CAPTURE) == (
         "another program at the ingress of the input interface takes packets first"
     )
+    suppressor = relay.screen.suppressor
+    suppressor.add(CAPTURE, relay.index, is_ethernet=True)
+    assert suppressor.is_due()
+    assert suppressor.pause() is not None  # as whenever a link changes: the other program may still be there
+    with wire.b.entered():
+        suppressor.suppress_on(frozenset([relay.index]))
+    assert suppressor._links
+    relay.look()
+    wire.send(frame())
+    assert wire.receive(1) == [frame()]
     relay.screen.suppressor.forget(CAPTURE)
     relay.screen.suppressor.add(CAPTURE, relay.index, is_ethernet=True)
     relay.link()

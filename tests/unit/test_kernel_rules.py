@@ -1,19 +1,25 @@
 """Which rules the kernel path may forward by, and what is said of the others."""
 
+import errno
 import os
+from collections.abc import Iterable, Sequence
 from ipaddress import IPv4Address
+from types import SimpleNamespace
+from typing import Any, cast
 
 import attrs
 import pytest
 
 from mcr.config.settings import Settings
-from mcr.model.flow import Input
+from mcr.model.flow import Flow, Input
 from mcr.model.log import LogLevels
 from mcr.model.rule import Output, Path, Rule
-from mcr.net.filter.path import is_realtime
+from mcr.net.filter.path import KernelPath, Target, is_realtime
 from mcr.net.raw import RawLink
 from mcr.process.descriptor_store import DescriptorStore
-from mcr.relay.kernel_path import _why_not_to, open_kernel_rules
+from mcr.relay.kernel_path import KernelRules, _why_not_to, open_kernel_rules
+from mcr.relay.outputs import Egress
+from mcr.relay.placement import OutputSlot, PlacedRule
 from mcr.rules.conditions import Conditions, Paths, view_of
 from mcr.shm.kept import Kept
 
@@ -93,3 +99,118 @@ def test_settings_that_switch_it_off_are_named(settings: Settings, reason: str) 
 def test_a_realtime_kernel_is_known_by_its_version(monkeypatch: pytest.MonkeyPatch, version: str, so: bool) -> None:
     monkeypatch.setattr(os, "uname", lambda: os.uname_result(("Linux", "host", "6.12.9", version, "x86_64")))
     assert is_realtime() == so
+
+
+CAPTURE = 3
+SECOND = attrs.evolve(GROUP, interface="narrow0")
+MTU = {"out0": 1500, "narrow0": 600}
+
+
+class Kernel:
+    """Plays the kernel path. `full`: it has no memory for changes."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.full = False
+        self.did: list[str] = []
+        self.held: set[int] = set()
+        self.bars: set[str] = set()
+        self.bar, self.is_barred, self.unbar = self.bars.add, self.bars.__contains__, self.bars.discard
+        monkeypatch.setattr("mcr.relay.kernel_path.wait_for_packets", lambda: self.did.append("wait"))
+        self.rules = KernelRules(cast("KernelPath", self))
+        self.rules.blocker = ""
+        self.rules.bind(lambda _name: CAPTURE, _egress)
+
+    def _do(self, what: str) -> None:
+        if self.full:
+            raise OSError(errno.ENOMEM, "")
+        self.did.append(what)
+
+    def forward(self, _capture: int, _flow: Flow, _slot: int, targets: Sequence[Target]) -> None:
+        self._do(f"forward to {len(targets)}")
+
+    def allow(self, _capture: int, _flow: Flow, mtu: int) -> None:
+        self._do(f"allow {mtu}")
+
+    def drop(self, _capture: int, _flow: Flow) -> None:
+        self.did.append("drop")
+
+    def hold(self, captures: Iterable[int]) -> None:
+        self.held = {*captures}
+
+    def set_own(self, _keys: bytes) -> None:
+        self._do("own")
+
+    def follow(self, *outputs: Output, source: IPv4Address | None = SOURCE) -> list[str]:
+        """What it takes to forward to these."""
+        self.did.clear()
+        self.rules.follow([_placed(*outputs, source=source)])
+        return self.did
+
+    def why_worker(self) -> str:
+        return self.rules.paths({"in0": ""}).why_worker(RULE)
+
+
+def _egress(name: str) -> Egress:
+    made: Any = SimpleNamespace(raw=RawLink(bytes(6), MTU[name]), interface=SimpleNamespace(index=1), port=4321)
+    return cast("Egress", made)
+
+
+def _placed(*outputs: Output, source: IPv4Address | None = SOURCE) -> PlacedRule:
+    each = range(len(outputs))
+    rule = attrs.evolve(RULE, outputs=outputs)
+    return PlacedRule(
+        rule, 1, 1, tuple(OutputSlot(i, 1) for i in each), (source,) * len(outputs), (None,) * len(outputs)
+    )
+
+
+@pytest.fixture
+def kernel(monkeypatch: pytest.MonkeyPatch) -> Kernel:
+    return Kernel(monkeypatch)
+
+
+def test_no_longer_datagrams_are_let_in_than_new_outputs_take(kernel: Kernel) -> None:
+    assert kernel.follow(GROUP) == ["forward to 1", "allow 1500"]
+    assert kernel.follow(GROUP, SECOND) == ["allow 600", "wait", "forward to 2"]
+    assert kernel.follow(GROUP) == ["forward to 1", "allow 1500"]
+    assert kernel.follow(GROUP) == []
+    assert kernel.follow(GROUP, source=None) == ["allow 0"]
+
+
+@pytest.mark.parametrize(("outputs", "source"), [((GROUP,), SOURCE), ((GROUP, SECOND), None)])
+def test_what_the_kernel_could_not_be_told_it_does_not_do_as_before(
+    kernel: Kernel, outputs: tuple[Output, ...], source: IPv4Address | None
+) -> None:
+    """Without memory for a change it keeps the rule that it had: an output that was removed would go on."""
+    kernel.follow(GROUP, SECOND)
+    kernel.full = True
+    kernel.follow(*outputs, source=source)
+    assert (kernel.held, kernel.why_worker()) == ({CAPTURE}, "Cannot allocate memory (os error 12)")
+    kernel.full = False
+    kernel.follow(*outputs, source=source)
+    assert kernel.held == set()
+
+
+def test_a_rule_that_the_kernel_has_never_had_holds_nobody(kernel: Kernel) -> None:
+    kernel.full = True
+    kernel.follow(GROUP)
+    assert (kernel.held, kernel.why_worker()) == (set(), "Cannot allocate memory (os error 12)")
+
+
+def test_a_rule_can_be_removed_without_memory(kernel: Kernel) -> None:
+    """Its input is another's, and was admitted for that one, to the workers."""
+    kernel.follow(GROUP)
+    kernel.full = True
+    kernel.follow(GROUP, SECOND)
+    kernel.did.clear()
+    kernel.rules.forget([_placed(GROUP)], {RULE.input})
+    assert (kernel.did, kernel.held) == (["wait", "drop"], set())
+
+
+def test_addresses_that_it_could_not_be_told_bar_it(kernel: Kernel) -> None:
+    kernel.follow(GROUP)
+    kernel.full = True
+    kernel.rules.set_own(b"")
+    assert kernel.why_worker() == "there was no memory to tell it the addresses of this machine"
+    kernel.full = False
+    kernel.rules.set_own(b"")
+    assert kernel.why_worker() == ""

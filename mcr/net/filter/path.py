@@ -36,6 +36,9 @@ TRACED = "traced"
 INHERITED = "inherited"
 """Who bars the path: captures that another mcrd has left, while its filters are in force there."""
 
+OWN = "own"
+"""Who bars the path: sources of this machine that it does not know of."""
+
 _GRACE_SECONDS = 0.05  # where the kernel does not say when all packets have been dealt with
 
 
@@ -79,11 +82,16 @@ class KernelPath:
         self.wanted = -1
         self.maps: Any = ffi.new("struct mcr_bpf_path *")
         check_result(lib.mcr_bpf_path_open(self.maps, workers, counters.maps))
-        self._drains = map_values(self.maps.drains, "struct mcr_bpf_drain", lib.MCR_MAX_INTERFACES * workers)
-        self._gates = map_values(self.maps.gates, "uint64_t", lib.MCR_MAX_INTERFACES)
+        try:
+            self._drains = map_values(self.maps.drains, "struct mcr_bpf_drain", lib.MCR_MAX_INTERFACES * workers)
+            self._gates = map_values(self.maps.gates, "uint64_t", lib.MCR_MAX_INTERFACES)
+        except OSError:
+            lib.mcr_bpf_path_close(self.maps)
+            raise
         self._linked: set[int] = set()
         self._open: set[int] = set()
         self._contested: set[int] = set()
+        self._held: frozenset[int] = frozenset()
         self._entered: dict[int, list[int]] = {}  # by worker, when the gate of a capture was opened
         self._bars = {REVIEWED, INHERITED}
         self._epoch = 0
@@ -112,10 +120,26 @@ class KernelPath:
         """It is about to run there no more. Returns once all packets that are its have been forwarded."""
         gone = self._linked & {*captures}
         self._linked -= gone
-        if gone & self._open:
+        if gone:
             self._close_gates(gone)
-            wait_for_packets()
-        self._contested -= gone
+            wait_for_packets()  # even if it was closed before: that may have been just now
+
+    def forget(self, capture: int) -> None:
+        """Its interface is another's, or nobody's: whatever took its packets first does not matter any more."""
+        self.unlink([capture])
+        self._contested.discard(capture)
+
+    def hold(self, captures: Iterable[int]) -> None:
+        """Forward nothing of these captures, from the next packet on. Others that were held may be forwarded again."""
+        if self._held == (held := frozenset(captures)):
+            return
+        self._held = held
+        self._close_gates({*held})
+        self._open_gates()
+
+    def is_held(self, capture: int) -> bool:
+        """Whether nothing of it may be forwarded, since what the kernel has of its rules could not be changed."""
+        return capture in self._held
 
     def bar(self, who: str) -> None:
         """Forward nothing, from the next packet on."""
@@ -152,7 +176,7 @@ class KernelPath:
     def _open_gates(self) -> None:
         if self._bars:
             return
-        for capture in self._linked - self._open - self._contested:
+        for capture in self._linked - self._open - self._contested - self._held:
             lib.mcr_bpf_path_enter(self._drains, self._workers, capture)
             first = capture * self._workers
             self._entered[capture] = [each.entered for each in self._drains[first : first + self._workers]]
@@ -197,13 +221,18 @@ class KernelPath:
         lib.mcr_bpf_path_drop(self.maps, make_flow(flow, capture))
 
     def set_own(self, keys: bytes) -> None:
-        """Leave to the workers what comes from these sources of this machine (`mcr.net.own`)."""
+        """Leave to the workers what comes from these sources of this machine (`mcr.net.own`).
+
+        Raises:
+            OSError: no memory. Some of them are not known.
+        """
         own = {each.key for each in ffi.from_buffer("struct mcr_rec_own_key[]", keys)}
+        for key in self._own - own:  # first: the map has room for no more than there may be
+            lib.mcr_bpf_path_own(self.maps, key, False)
+        self._own &= own
         for key in own - self._own:
             check_result(lib.mcr_bpf_path_own(self.maps, key, True))
-        for key in self._own - own:
-            lib.mcr_bpf_path_own(self.maps, key, False)
-        self._own = own
+            self._own.add(key)
 
 
 def _group_mac(group: Address) -> bytes:

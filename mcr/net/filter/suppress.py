@@ -78,6 +78,8 @@ class Suppressor:
         self._ethernet.discard(capture)
         self._told.discard(capture)
         self._unlink(capture)
+        if self._path:
+            self._path.forget(capture)
 
     def why_not(self, capture: int) -> str:
         """Why no packet of a capture may take the kernel path; empty: nothing here forbids it."""
@@ -85,6 +87,8 @@ class Suppressor:
             return "the kernel path needs Linux 6.6"
         if self._path and self._path.is_contested(capture):
             return "another program at the ingress of the input interface takes packets first"
+        if self._path and self._path.is_held(capture):
+            return "there was no memory to change what the kernel has of its rules"
         if self._path and self._path.is_early(capture):
             return "workers may hold packets that came in before"
         if capture in self._links:

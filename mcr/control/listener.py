@@ -23,6 +23,9 @@ _LOCK_MODE = 0o600  # a user who could open it could hold it
 _DIRECTORY_ERRORS = frozenset({errno.EACCES, errno.EPERM, errno.ENOENT, errno.ENOTDIR, errno.EROFS})
 _EXHAUSTED = frozenset({errno.EMFILE, errno.ENFILE})
 _MORE_FILES = "allow more open files: ulimit -n, or LimitNOFILE= of the systemd unit"
+_REPLACE = (
+    "to replace it: mcrd supervisor --take-over, with the other options as before; a service: systemctl restart mcrd"
+)
 _FIND_MCRD = "find the mcrd that is running: pgrep -a mcrd"
 _OTHER_PATH = f"choose another path: --control-socket PATH, or {CONTROL_SOCKET_VARIABLE}"
 
@@ -109,7 +112,7 @@ def _lock(path: str, stack: ExitStack, remedy: str) -> None:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             os.close(descriptor)
-            raise _in_use(path, _FIND_MCRD, remedy) from None
+            raise _in_use(path, _FIND_MCRD, _REPLACE, remedy) from None
         status = os.fstat(descriptor)
         if _identity(lock) == (status.st_dev, status.st_ino):
             stack.callback(os.close, descriptor)

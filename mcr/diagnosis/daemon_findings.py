@@ -287,7 +287,9 @@ def _why_full(stats: Stats, workers: tuple[WorkerView, ...]) -> str:
     dropping = [worker for worker in stats.workers if worker.kernel_drops]
     if len(dropping) == 1 and len(stats.workers) > 1:
         worker_id = dropping[0].worker_id
-        return f"all of it in the ring of worker {worker_id}: a flow stays with one worker, and this one has too much"
+        return (
+            f"all of it in the ring of worker {worker_id}, which had too much, or stood still while mcrd was replaced"
+        )
     return "because workers got more than they can handle, or did not get the CPU"
 
 

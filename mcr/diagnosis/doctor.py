@@ -10,6 +10,7 @@ from mcr.config.file import FileRule
 from mcr.config.settings import Settings, is_asked_for
 from mcr.config.table import ABSORB
 from mcr.diagnosis import daemon_findings, flow_findings, link_findings, machine_findings, parse_errors
+from mcr.diagnosis.present import new_names
 from mcr.diagnosis.saving_findings import judge_saving, judge_set_aside, judge_unusable, judge_yielding
 from mcr.model.finding import Finding, Verdict
 from mcr.model.flow import Address
@@ -116,7 +117,7 @@ def examine(settings: Settings, relay: Relay) -> tuple[Finding, ...]:
         *link_findings.judge_rules(relay.rules),
     ]
     if links is not None:
-        found += link_findings.judge_presence(inputs | outputs, links, used)
+        found += link_findings.judge_presence(inputs | outputs, links, used, new_names(relay.standing.all()))
         found += [finding for link in dict.fromkeys(links.values()) for finding in link_findings.judge_drops(link)]
         found += _judge_inputs([links[name] for name in sorted(inputs & links.keys())], merging, machine)
         raw = _raw_links(links, outputs, blocker, blind)

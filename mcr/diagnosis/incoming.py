@@ -8,6 +8,7 @@ from typing import Final
 import attrs
 
 from mcr.diagnosis import parse_errors
+from mcr.diagnosis.present import describe_missing
 from mcr.diagnosis.queriers import Queriers, judge_querier_of_a_flow, judge_querier_without_a_flow
 from mcr.model.finding import Finding, Verdict
 from mcr.model.flow import Address, Flow, Input
@@ -84,13 +85,19 @@ def judge_rule(rule: RuleView, workers: Collection[WorkerView]) -> Iterator[Find
         yield Finding("workers_running", Verdict.OK, what, see)
 
 
-def judge_entrance(source: Input, entrance: Entrance) -> Iterator[Finding]:
-    """Is the input interface there, up and connected, and is the group joined on it?"""
+def judge_entrance(source: Input, entrance: Entrance, reason: str = "") -> Iterator[Finding]:
+    """Is the input interface there, up and connected, and is the group joined on it?
+
+    Args:
+        source: what the rule takes.
+        entrance: what the kernel knows of its interface.
+        reason: that the rule gives for its state.
+    """
     name, link = source.interface, entrance.link
     again = "mcrd uses one of that name again by itself"
     if link is None:
-        what, see = f"there is no interface {name}", f"ip link show dev {name}"
-        yield Finding("input_interface", Verdict.FAULT, what, see, f"bring it back: {again}")
+        what, remedy = describe_missing(name, reason)
+        yield Finding("input_interface", Verdict.FAULT, what, f"ip link show dev {name}", remedy)
         return
     if link.index not in entrance.captured:
         what = f"{name} is another interface than before, and mcrd does not capture it"

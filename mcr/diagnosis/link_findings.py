@@ -23,7 +23,7 @@ _PPS_WITHOUT_ROUTE = 20_000
 
 
 def judge_presence(
-    names: frozenset[str], links: Mapping[str, Link], used: Mapping[str, Attachment]
+    names: frozenset[str], links: Mapping[str, Link], used: Mapping[str, Attachment], renamed: Mapping[str, str]
 ) -> tuple[Finding, ...]:
     """Whether the interfaces that rules name are there, the same as ever, up and connected.
 
@@ -31,10 +31,11 @@ def judge_presence(
         names: that rules name.
         links: those that are there.
         used: those that mcrd has sockets of.
+        renamed: what those of them that were renamed are called now.
     """
     if not names:
         return (Finding("interfaces", Verdict.OK, "No rules yet, so no interfaces", "mcrctl list"),)
-    judged = (_judge_presence(name, links.get(name), used.get(name)) for name in sorted(names))
+    judged = (_judge_presence(name, links.get(name), used.get(name), renamed.get(name, "")) for name in sorted(names))
     faults = tuple(fault for fault in judged if fault)
     if faults:
         return faults
@@ -46,12 +47,12 @@ def _called(name: str, link: Link) -> str:
     return name if link.name == name else f"{name} (is called {link.name} now)"
 
 
-def _judge_presence(name: str, link: Link | None, used: Attachment | None) -> Finding | None:
-    see = f"ip link show dev {link.name if link else name}"
+def _judge_presence(name: str, link: Link | None, used: Attachment | None, new_name: str) -> Finding | None:
+    see = f"ip link show dev {link.name if link else new_name or name}"
     awaited = used is not None and used.is_awaited
     verdict = Verdict.FAULT
     if link is None and used and used.former:
-        what, see = f"Interface {name} was renamed, and rules name it", f"ip link show: {used.former}:"
+        what = f"Interface {name} {f'is called {new_name} now' if new_name else 'was renamed'}, and rules name {name}"
         remedy = "give it its name back, or name the new one in the rules; mcrd uses one of that name by itself"
     elif link is None:
         what = f"Interface {name} is {'not there' if awaited else 'gone'}, and rules name it"

@@ -5,11 +5,12 @@ from collections.abc import Iterator
 from typing import Final
 
 from mcr.diagnosis.incoming import judge_link
+from mcr.diagnosis.present import describe_missing
 from mcr.diagnosis.send_errors import is_lately, last_errno, newest_error
 from mcr.errors import describe_errno
 from mcr.model.finding import Finding, Verdict
 from mcr.model.flow import Address
-from mcr.model.rule import Output, RuleState, RuleView
+from mcr.model.rule import Output, OutputView, RuleState, RuleView
 from mcr.model.stats import OutputStats
 from mcr.net.arp import ASKED_TIMES
 from mcr.net.links import Link
@@ -21,7 +22,7 @@ _CONGESTED: Final = {errno.ENOBUFS, errno.EAGAIN}
 
 
 def judge_output(
-    output: Output,
+    output: OutputView,
     link: Link | None,
     path: Path | None,
     payload: int | None,
@@ -43,9 +44,8 @@ def judge_output(
     """
     name = output.interface
     if link is None:
-        remedy = "bring it back: mcrd uses one of that name again by itself"
-        what, see = f"there is no interface {name}", f"ip link show dev {name}"
-        yield Finding("output_interface", Verdict.FAULT, what, see, remedy)
+        what, remedy = describe_missing(name, output.reason)
+        yield Finding("output_interface", Verdict.FAULT, what, f"ip link show dev {name}", remedy)
         return
     yield from judge_link("output", name, link)
     if output.group.is_multicast:

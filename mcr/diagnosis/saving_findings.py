@@ -64,7 +64,7 @@ def judge_set_aside(files: Sequence[str]) -> Iterator[Finding]:
             Verdict.ADVICE,
             "Rules may be missing: a file of saved rules was damaged or foreign, and was set aside",
             ", ".join(files[-_NAMED:]),
-            f"add what mcrctl list lacks, then: sudo rm {' '.join(f'{file}*' for file in files)}",
+            f"add what mcrctl list lacks, then: sudo sh -c 'rm {' '.join(f'{file}*' for file in files)}'",
         )
 
 

@@ -91,7 +91,7 @@ class Walk:
         findings += tuple(self._judge_names())
         source = self.rule.input
         entrance = await trio.to_thread.run_sync(_read_entrance, source, self.used)
-        findings += _until_fault(judge_entrance(source, entrance))
+        findings += _until_fault(judge_entrance(source, entrance, self.rule.reason))
         if entrance.link is None or _ends(findings):
             return findings + tuple(judge_waiting_outputs(self.rule))
         before = await self._read_stats()

@@ -292,6 +292,10 @@ class InputInterfaces:
         frame_size = slot_size(interface.mtu)
         geometry = frame_size, self._settings.pools.slots(frame_size)
         if geometry != (former.group.frame_size, former.group.frame_count):
+            anew = (
+                "%s is captured anew, and packets lost meanwhile: its ring had %d slots of %d bytes, and gets %d of %d"
+            )
+            log.warning(anew, interface.name, former.group.frame_count, former.group.frame_size, *reversed(geometry))
             reject(former.group.sockets)  # from here on the new one takes what arrives
             return None
         self._names[former.slot] = interface.name

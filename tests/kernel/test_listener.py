@@ -76,6 +76,7 @@ def test_a_live_one_is_never_stolen(path: Path) -> None:
             error = fault(path)
             assert error.message == f"Failed to bind to {path}: Address already in use (os error 98)"
             assert "find the mcrd that is running: pgrep -a mcrd" in error.hints
+            assert any("--take-over" in hint for hint in error.hints)
         assert reaches(path)
 
 

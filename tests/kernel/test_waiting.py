@@ -5,6 +5,7 @@ import os
 from collections.abc import Iterator
 from contextlib import ExitStack
 from ipaddress import IPv4Address
+from types import SimpleNamespace
 from typing import Any
 
 import attrs
@@ -161,6 +162,24 @@ def test_an_interface_that_was_left_is_not_captured_under_a_second_name(inside: 
                 add(relay, 2, rule("in0", "out0"), attrs.evolve(rule("late0", "out0"), input=other))
             add(relay, 2, rule("in0", "out0"))
             assert relay.inputs["in0"].inherited
+
+
+def test_a_ring_that_is_made_anew_for_another_size_is_told(inside: Namespace, monkeypatch: pytest.MonkeyPatch) -> None:
+    said: list[str] = []
+    with ExitStack() as closing:
+        with Uncounted(closing) as before:
+            add(before, 2, rule("in0", "out0"))
+            store = before.left()
+        closing.callback(store.close_inherited)
+        monkeypatch.setattr(inputs, "slot_size", lambda _mtu: 16384)
+        monkeypatch.setattr(inputs, "log", SimpleNamespace(warning=lambda text, *given: said.append(text % given)))
+        with Uncounted(closing, store) as relay:
+            add(relay, 2, rule("in0", "out0"))
+            assert not relay.inputs["in0"].inherited
+    (line,) = said
+    assert line.startswith(
+        "in0 is captured anew, and packets lost meanwhile: its ring had 2048 slots of 2048 bytes, and"
+    )
 
 
 def test_an_interface_that_goes_while_it_is_opened_is_waited_for(

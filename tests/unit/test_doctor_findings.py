@@ -78,7 +78,11 @@ def test_most_lost_is_a_fault() -> None:
 
 def test_the_cause_of_drops_is_told_as_far_as_it_is_known() -> None:
     expect(judge_captures(captured(900, 100, 100), restarts=2), ADVICE, "hung or was replaced")
-    expect(judge_captures(captured(900, 100, 0, 100)), ADVICE, "worker 1: a flow stays", "a flow stays with one worker")
+    expect(
+        judge_captures(captured(900, 100, 0, 100)),
+        ADVICE,
+        "worker 1, which had too much, or stood still while mcrd was",
+    )
     expect(judge_captures(captured(900, 100, 50, 50)), ADVICE, "more than they can handle")
 
 

@@ -75,6 +75,17 @@ def test_entrance(entrance: Entrance, expected: list[str]) -> None:
     assert not any(each.remedy for each in findings if each.verdict is Verdict.OK)
 
 
+def test_the_reason_that_the_rule_gives_says_what_became_of_its_interface() -> None:
+    missing = "there is no interface in0 in this network namespace any more"
+    for reason, what, remedy in (
+        (missing, missing, "bring it back"),
+        (f"{missing}: it is called studio now", f"{missing}: it is called studio now", "give it its name back"),
+        ("in0 is down", "there is no interface in0", "bring it back"),
+    ):
+        (finding,) = judge_entrance(SOURCE, Entrance(None), reason)
+        assert (finding.what, finding.remedy.startswith(remedy)) == (what, True)
+
+
 def test_without_an_address_the_reverse_path_check_matters() -> None:
     (advice,) = (
         each

@@ -1,5 +1,6 @@
 """What doctor makes of interfaces: each judgement with values, no machine."""
 
+import socket
 from ipaddress import IPv4Address
 
 import attrs
@@ -18,6 +19,7 @@ from doctor_world import (
 from mcr.config.settings import Settings
 from mcr.diagnosis import link_findings, machine_findings
 from mcr.diagnosis.doctor import Relay, examine
+from mcr.diagnosis.present import new_names
 from mcr.model.finding import Verdict
 from mcr.model.flow import Input
 from mcr.model.log import LogLevels
@@ -38,8 +40,8 @@ USED = {"in0": Attachment("in0", IN0.index), "out0": Attachment("out0", OUT0.ind
 
 def test_interfaces_that_are_up_are_one_line() -> None:
     links = {"in0": IN0, "out0": OUT0}
-    expect(link_findings.judge_presence(frozenset(links), links, USED), OK, "Up: in0, out0")
-    expect(link_findings.judge_presence(frozenset(), {}, {}), OK, "No rules yet")
+    expect(link_findings.judge_presence(frozenset(links), links, USED, {}), OK, "Up: in0, out0")
+    expect(link_findings.judge_presence(frozenset(), {}, {}, {}), OK, "No rules yet")
 
 
 @pytest.mark.parametrize(
@@ -52,7 +54,7 @@ def test_interfaces_that_are_up_are_one_line() -> None:
 )
 def test_an_interface_that_cannot_work_is_a_fault(link: Link | None, words: list[str]) -> None:
     links = {"out0": OUT0} | ({"in0": link} if link else {})
-    expect(link_findings.judge_presence(frozenset({"in0", "out0"}), links, USED), FAULT, "in0", *words)
+    expect(link_findings.judge_presence(frozenset({"in0", "out0"}), links, USED, {}), FAULT, "in0", *words)
 
 
 def test_interfaces_that_no_rule_names_any_more_are_not_judged() -> None:
@@ -73,30 +75,39 @@ def test_interfaces_that_no_rule_names_any_more_are_not_judged() -> None:
 def test_interface_that_mcrd_could_not_use_again_is_a_fault() -> None:
     used = USED | {"in0": Attachment("in0", 7, lost=True, fault="Too many open files")}
     links = {"in0": attrs.evolve(IN0, index=99), "out0": OUT0}
-    (fault,) = link_findings.judge_presence(frozenset(links), links, used)
+    (fault,) = link_findings.judge_presence(frozenset(links), links, used, {})
     expect(fault, FAULT, "is another interface now", "Too many open files", "index 99", "had 7")
 
 
 def test_interface_that_rules_have_waited_for_was_not_there_before() -> None:
     used = USED | {"in0": Attachment("in0", wait_for_interface("in0").index, lost=True)}
-    (advice,) = link_findings.judge_presence(frozenset(used), {"out0": OUT0}, used)
+    (advice,) = link_findings.judge_presence(frozenset(used), {"out0": OUT0}, used, {})
     expect(advice, ADVICE, "in0 is not there", "uses one of that name by itself")
-    (fault,) = link_findings.judge_presence(frozenset(used), {"in0": IN0, "out0": OUT0}, used)
+    (fault,) = link_findings.judge_presence(frozenset(used), {"in0": IN0, "out0": OUT0}, used, {})
     expect(fault, FAULT, "in0 is there now, and mcrd does not use it", "index 2")
     assert "sockets had" not in fault.evidence
 
 
 def test_interface_that_was_renamed_is_a_fault() -> None:
     used = USED | {"in0": Attachment("in0", wait_for_interface("in0").index, lost=True, former=7)}
-    (fault,) = link_findings.judge_presence(frozenset(used), {"out0": OUT0}, used)
-    expect(fault, FAULT, "in0 was renamed", "ip link show: 7:")
+    (fault,) = link_findings.judge_presence(frozenset(used), {"out0": OUT0}, used, {})
+    expect(fault, FAULT, "in0 was renamed", "ip link show dev in0")  # and has gone since
+    (fault,) = link_findings.judge_presence(frozenset(used), {"out0": OUT0}, used, {"in0": "studio"})
+    expect(fault, FAULT, "in0 is called studio now, and rules name in0", "ip link show dev studio")
+
+
+def test_what_a_renamed_interface_is_called_now_is_looked_up() -> None:
+    lost = Attachment("in0", wait_for_interface("in0").index, lost=True)
+    loopback = socket.if_nametoindex("lo")
+    assert new_names([attrs.evolve(lost, former=loopback), lost, USED["out0"]]) == {"in0": "lo"}
+    assert new_names([attrs.evolve(lost, former=2**30)]) == {}
 
 
 def test_interface_that_is_called_otherwise_now_is_spoken_of_by_both_names() -> None:
     links = {"in0": attrs.evolve(IN0, name="in9"), "out0": OUT0}
-    expect(link_findings.judge_presence(frozenset(links), links, USED), OK, "Up: in0 (is called in9 now), out0")
+    expect(link_findings.judge_presence(frozenset(links), links, USED, {}), OK, "Up: in0 (is called in9 now), out0")
     links = {"in0": attrs.evolve(IN0, name="in9", up=False), "out0": OUT0}
-    expect(link_findings.judge_presence(frozenset(links), links, USED), FAULT, "sudo ip link set dev in9 up")
+    expect(link_findings.judge_presence(frozenset(links), links, USED, {}), FAULT, "sudo ip link set dev in9 up")
 
 
 def test_hosts_that_do_not_answer_are_faults_and_what_is_odd_is_advice() -> None:

@@ -17,15 +17,15 @@ from mcr.net.links import Link
 from mcr.net.routes import Neighbour, Path, is_broadcast
 
 LINK = Link("out0", 12, addresses=(IPv4Interface("198.18.1.1/24"),))
-GROUP = Output(IPv4Address("239.2.2.2"), 6000, "out0")
-HOST = Output(IPv4Address("198.18.1.2"), 6000, "out0")
+GROUP = OutputView.of(Output(IPv4Address("239.2.2.2"), 6000, "out0"))
+HOST = OutputView.of(Output(IPv4Address("198.18.1.2"), 6000, "out0"))
 PATH = Path(None, None, Neighbour.REACHABLE)
 BEFORE = OutputStats(GROUP.group, 6000, "out0", 100, 95, 5, 0, 0)
 SENT = attrs.evolve(BEFORE, submitted=110, sent=105)
 
 
 def judged(
-    output: Output = GROUP,
+    output: OutputView = GROUP,
     link: Link | None = LINK,
     path: Path | None = None,
     payload: int | None = 1316,
@@ -65,6 +65,15 @@ def test_all_is_well() -> None:
 )
 def test_interface(link: Link | None, trouble: str) -> None:
     assert troubles(judged(link=link)) == [trouble]
+
+
+def test_what_a_renamed_interface_is_called_now() -> None:
+    renamed = attrs.evolve(
+        GROUP, reason="there is no interface out0 in this network namespace: it is called studio now"
+    )
+    (finding,) = judged(renamed, link=None)
+    assert finding.what == renamed.reason
+    assert finding.remedy.startswith("give it its name back")
 
 
 def test_a_host_needs_no_address_on_the_interface() -> None:

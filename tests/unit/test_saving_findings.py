@@ -54,7 +54,7 @@ def test_a_file_that_was_set_aside_is_told_until_it_is_gone() -> None:
     older, newer = "/s/rules.sqlite.set-aside-1", "/s/rules.sqlite.set-aside-2"
     (finding,) = judge_set_aside([older, newer])
     assert finding.evidence == f"{older}, {newer}"
-    assert finding.remedy.endswith(f"sudo rm {older}* {newer}*")
+    assert finding.remedy.endswith(f"sudo sh -c 'rm {older}* {newer}*'")  # mcrd's user alone may look there
 
 
 def test_saved_rules_that_give_way_are_named_with_where() -> None:

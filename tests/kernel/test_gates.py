@@ -3,6 +3,8 @@
 import os
 import socket
 import struct
+import subprocess
+import sys
 from collections.abc import Iterator
 from ipaddress import IPv4Address
 
@@ -26,6 +28,18 @@ SOURCE = IPv4Address("198.18.0.2")
 GROUP = IPv4Address("239.9.9.9")
 MAC = b"\2\0\0\0\0\2"
 OUT = b"\1\0\x5e\x09\x09\x09" + MAC + b"\x08\x00"
+
+
+CAPABILITIES = "-all,+bpf,+net_admin,+net_raw"
+LOAD = """
+from mcr.net.filter.ebpf import MapScreen
+from mcr.net.filter.path import KernelPath
+from mcr.process.descriptor_store import DescriptorStore
+from mcr.shm.kernel_counters import KernelCounters
+store = DescriptorStore()
+screen = MapScreen(store, KernelPath(2, KernelCounters.make(store)), suppress=True)
+print(screen.unsuppressed, end="")
+"""
 
 
 class Relay:
@@ -96,6 +110,15 @@ def relay(wire: Wire) -> Iterator[Relay]:
     made.screen.close()
     made.path.__exit__()
     made.counters.__exit__()
+
+
+def test_the_programs_need_no_more_capabilities_than_the_service_may_have() -> None:
+    """Without CAP_PERFMON the kernel forbids more: to copy what was not written, pointers that leave their value."""
+    if not may_load_ebpf():
+        pytest.skip("eBPF is forbidden here (no CAP_BPF outside user namespaces)")
+    bounded = ["setpriv", "--bounding-set", CAPABILITIES, "--inh-caps=-all", sys.executable, "-c", LOAD]
+    done = subprocess.run(bounded, capture_output=True, text=True, timeout=60, check=False)
+    assert (done.returncode, done.stdout) == (0, ""), done.stderr
 
 
 def test_it_forwards_and_counts_and_nothing_reaches_a_worker(relay: Relay, wire: Wire) -> None:

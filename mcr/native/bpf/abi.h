@@ -37,10 +37,10 @@ struct mcr_bpf_output {
 struct mcr_bpf_rule {
 	uint32_t slot; /* of its counters */
 	uint32_t count;
-	struct mcr_bpf_output outputs[MCR_BPF_OUTPUTS];
+	struct mcr_bpf_output outputs[MCR_BPF_OUTPUTS + 1]; /* a spare one: no pointer may leave the value */
 };
 
-_Static_assert(sizeof(struct mcr_bpf_rule) == 8 + MCR_BPF_OUTPUTS * 32, "no padding");
+_Static_assert(sizeof(struct mcr_bpf_rule) == 8 + (MCR_BPF_OUTPUTS + 1) * 32, "no padding");
 
 /* What the kernel path has done with datagrams of one capture, on one processor. */
 struct mcr_bpf_taken {

@@ -53,6 +53,7 @@ struct frame {
 	uint16_t type;
 	struct mcr_ipv4 ip;
 	struct mcr_udp udp;
+	uint32_t rest;
 } __attribute__((packed, aligned(8)));
 
 INLINE uint16_t fold(uint64_t sum)
@@ -230,7 +231,7 @@ INLINE void relay(struct __sk_buff *skb, const struct mcr_flow *flow, uint32_t d
 	const struct mcr_bpf_rule *rule = bpf_map_lookup_elem(map_forwards, flow);
 	uint32_t capture = flow->interface, size;
 	struct mcr_bpf_taken *taken = bpf_map_lookup_elem(map_taken, &capture);
-	struct frame original;
+	struct frame original = {}; /* all of it: without CAP_PERFMON no byte may be copied that was not written */
 
 	if (!taken) /* never: for the verifier */
 		return;

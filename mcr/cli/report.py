@@ -173,7 +173,7 @@ def _system() -> Iterator[str]:
 
 
 def _statistics(stats: dict[str, Any]) -> str:
-    exact = {name: stats[name] for name in ("ingress", "egress", "interfaces", "workers")}
+    exact = {name: stats[name] for name in ("ingress", "egress", "interfaces", "workers", "kernel_path")}
     return "\n".join([tables.stats_view(stats, None), "", *(f"{name} {json.dumps(exact[name])}" for name in exact)])
 
 

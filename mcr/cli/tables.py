@@ -35,7 +35,7 @@ _CAUSES: Final = {
     "no_match": (_NOTE, "no rule takes them"),
     "screened": (_NOTE, "of no_match: rejected in the kernel, so in no worker's recv"),
     "buf_exhaust": (_LOSS, "dropped: no buffer was free"),
-    "kernel_drops": (_LOSS, "dropped: the capture ring was full"),
+    "kernel_drops": (_LOSS, "dropped: the capture ring was full, or another eBPF program took them"),
     "errors": (_LOSS, "not sent"),
     "in_doubt": (_NOTE, "of the errors: in hand when a worker died, perhaps sent"),
 }
@@ -164,7 +164,7 @@ def stats_view(stats: dict[str, Any], width: int | None, *, short: bool = False)
         ),
         _rules_table(stats["rules"], width) or _NO_RULES,
         _failing_outputs_table(stats["rules"], width),
-        "" if short else _workers_table(stats["workers"], width),
+        "" if short else _workers_table(stats["workers"], stats.get("kernel_path", {}), width),
     ]
     return "\n\n".join(part for part in parts if part)
 
@@ -222,14 +222,18 @@ def _failing_outputs_table(rules: Sequence[Any], width: int | None) -> str:
     return _table(["RULE ID", "=OUTPUT WITH ERRORS", "#ERRORS", "LAST ERROR"], rows, width)
 
 
-def _workers_table(workers: Sequence[Any], width: int | None) -> str:
+def _workers_table(workers: Sequence[Any], kernel_path: dict[str, Any], width: int | None) -> str:
+    """Each one's share; so has the kernel path one, if it has done something."""
+    shares = [(str(worker["worker_id"]), worker) for worker in workers]
+    if any(kernel_path.values()):
+        shares.append(("kernel", {"buf_exhaust": 0, **kernel_path}))
     rows = [
         [
-            str(worker["worker_id"]),
-            *(_count(worker[name]) for name in ("recv", "matched", "sent", "errors")),
-            _count(worker["buf_exhaust"] + worker["kernel_drops"]),
+            name,
+            *(_count(share[counter]) for counter in ("recv", "matched", "sent", "errors")),
+            _count(share["buf_exhaust"] + share["kernel_drops"]),
         ]
-        for worker in workers
+        for name, share in shares
     ]
     return _table(["#WORKER", "#RECV", "#MATCHED", "#SENT", "#ERRORS", "#DROPPED"], rows, width)
 

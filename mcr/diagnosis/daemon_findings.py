@@ -240,10 +240,11 @@ def judge_cores(workers: tuple[WorkerView, ...], cores: tuple[int, ...]) -> tupl
 def judge_captures(
     stats: Stats, workers: tuple[WorkerView, ...], links: Mapping[str, Link], pools: BufferPools
 ) -> tuple[Finding, ...]:
-    """Whether packets were lost since their capture ring was full."""
-    findings = []
+    """Whether packets were lost since their capture ring was full, or another program took them."""
+    findings = [_contested(stats.kernel_path.kernel_drops)] if stats.kernel_path.kernel_drops else []
+    in_rings = stats.ingress.kernel_drops - stats.kernel_path.kernel_drops
     for interface in stats.interfaces:
-        if interface.kernel_drops:
+        if interface.kernel_drops and in_rings:
             mtu = links[interface.interface].mtu if interface.interface in links else 1500
             findings.append(
                 _full_ring(
@@ -267,6 +268,16 @@ def judge_captures(
     if findings:
         return tuple(findings)
     return (Finding("kernel_drops", Verdict.OK, "No capture ring has been full", "mcrctl stats: kernel_drops=0"),)
+
+
+def _contested(lost: int) -> Finding:
+    return Finding(
+        "kernel_drops",
+        Verdict.ADVICE,
+        f"{lost:,} packets were lost where another eBPF program at an input interface takes them first",
+        f"mcrctl stats --json: kernel_path.kernel_drops={lost}",
+        "workers forward what comes in there (mcrctl list --json: path_reason). bpftool net show names the program",
+    )
 
 
 def _full_ring(name: str, dropped: int, received: int, why: str, remedy: str) -> Finding:

@@ -20,6 +20,7 @@ from mcr.net.filter.path import (
     INHERITED,
     MAX_OUTPUTS,
     OWN,
+    REFUSED,
     REVIEWED,
     SHOWN,
     TRACED,
@@ -188,7 +189,10 @@ class KernelRules:
 
     def paths(self, inputs: dict[str, str]) -> Paths:
         """Which rules take it, and why others don't. `inputs`: why no packet of an input interface may."""
-        everywhere = self._why_not or self.blocker
+        everywhere = self._why_not
+        if self.path and self.path.is_barred(REFUSED):
+            everywhere = "this kernel does not load the eBPF programs of the kernel path"
+        everywhere = everywhere or self.blocker
         if self.path and self.path.is_barred(SHOWN):
             everywhere = everywhere or "the workers show every packet: ingress logs at debug"
         if self.path and self.path.is_barred(TRACED):

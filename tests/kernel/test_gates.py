@@ -1,5 +1,6 @@
 """The kernel path: which packets it forwards, when a flow moves to it, and that none is counted twice or not at all."""
 
+import errno
 import os
 import socket
 import struct
@@ -15,7 +16,7 @@ from mcr._native import ffi, lib
 from mcr.net.filter import path
 from mcr.net.filter.base import Rejected
 from mcr.net.filter.ebpf import MapScreen
-from mcr.net.filter.path import INHERITED, REVIEWED, KernelPath, Target
+from mcr.net.filter.path import INHERITED, REFUSED, REVIEWED, KernelPath, Target
 from mcr.net.interfaces import find_interface
 from mcr.net.local_receivers import without_local_receivers
 from mcr.process.descriptor_store import DescriptorStore
@@ -298,3 +299,21 @@ def test_the_worker_gets_what_nobody_would_carry_out(relay: Relay, wire: Wire) -
     relay.link()
     wire.send(frame())
     relay.forwarded(1)
+
+
+def test_a_kernel_that_refuses_its_programs_loads_those_that_do_the_rest(
+    relay: Relay, wire: Wire, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    load = MapScreen._load
+
+    def refuse(screen: MapScreen, capture: int, worker: int) -> int:
+        if screen._path:
+            raise OSError(errno.EACCES, "")
+        return load(screen, capture, worker)
+
+    monkeypatch.setattr(MapScreen, "_load", refuse)
+    with wire.b.entered():
+        screen = MapScreen(DescriptorStore(), relay.path, suppress=True)
+    assert screen.suppressor
+    assert relay.path.is_barred(REFUSED)
+    screen.close()

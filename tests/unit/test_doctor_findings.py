@@ -28,6 +28,7 @@ from mcr.model.stats import (
     EgressStats,
     IngressStats,
     InterfaceStats,
+    KernelPathStats,
     ParseErrors,
     Stats,
 )
@@ -70,6 +71,11 @@ def test_drops_are_told_with_their_share_and_a_larger_ring() -> None:
     assert "MCR_BUFFER_POOL_SMALL=4096" in finding.remedy
     assert "MCR_BUFFER_POOL_STANDARD=1024" in expect(judge_captures(captured(9, 1, 1), mtu=9000), ADVICE).remedy
     assert "MCR_BUFFER_POOL_JUMBO=512" in expect(judge_captures(captured(9, 1, 1), mtu=65_536), ADVICE).remedy
+
+
+def test_what_another_program_took_has_found_no_full_ring() -> None:
+    stats = attrs.evolve(captured(900, 2, 0), kernel_path=KernelPathStats(kernel_drops=2))
+    expect(judge_captures(stats), ADVICE, "2 packets were lost where another eBPF program", "kernel_drops=2")
 
 
 def test_most_lost_is_a_fault() -> None:

@@ -222,7 +222,7 @@ def test_totals_are_shown_under_their_own_names() -> None:
         ("parse_err", "not a valid IPv4 UDP datagram for this machine"),
         ("no_match", "no rule takes them"),
         ("buf_exhaust", "dropped: no buffer was free"),
-        ("kernel_drops", "dropped: the capture ring was full"),
+        ("kernel_drops", "dropped: the capture ring was full, or another eBPF program took them"),
         ("errors", "not sent"),
     ],
 )
@@ -231,6 +231,13 @@ def test_a_loss_says_its_cause_and_only_a_loss(counter: str, words: str) -> None
     lossy = stats_view(stats(**{counter: 1_080}), None)
     assert line(lossy, counter).split(maxsplit=2) == [counter, "1,080", words]
     assert "\x1b[3" in lossy
+
+
+def test_the_kernel_path_s_share_stands_beside_the_workers() -> None:
+    share = {"recv": 9, "matched": 8, "parse_err": 1, "kernel_drops": 2, "submitted": 8, "sent": 8, "errors": 0}
+    view = stats_view({**stats(), "kernel_path": share}, None)
+    assert line(view, "kernel").split() == ["kernel", "9", "8", "8", "0", "2"]
+    assert "kernel " not in stats_view({**stats(), "kernel_path": dict.fromkeys(share, 0)}, None)
 
 
 def test_nothing_is_coloured_when_all_is_well() -> None:

@@ -13,7 +13,7 @@ from mcr.model.flow import Flow
 from mcr.model.log import Facility
 from mcr.net import uapi
 from mcr.net.filter.cbpf import ACCEPT_UDP, attach_filter, attach_program
-from mcr.net.filter.path import SHOWN, KernelPath
+from mcr.net.filter.path import REFUSED, SHOWN, KernelPath
 from mcr.net.filter.suppress import Suppressor
 from mcr.net.interfaces import Interface
 from mcr.process.descriptor_store import DescriptorStore
@@ -47,7 +47,7 @@ class MapScreen:
         self._everything = False
         try:
             self._rejected = self._open_rejected()
-            os.close(self._load(0, 0))
+            os.close(self._load_first())
             self._count(0).close()
             store.put(_REJECTED, self._rejected)
         except OSError:
@@ -162,10 +162,32 @@ class MapScreen:
 
     def _open_suppressor(self) -> None:
         try:
-            self.suppressor = Suppressor(self._wanted, self._rejected, self._path, self._store)
+            self.suppressor = self._make_suppressor()
         except OSError as error:
             self.unsuppressed = describe_errno(error.errno or 0)
             log.info("MCR_ABSORB has no effect: %s", self.unsuppressed)
+
+    def _load_first(self) -> int:
+        try:
+            return self._load(0, 0)
+        except OSError as error:
+            self._do_without_path(error)
+            return self._load(0, 0)
+
+    def _make_suppressor(self) -> Suppressor:
+        try:
+            return Suppressor(self._wanted, self._rejected, self._path, self._store)
+        except OSError as error:
+            self._do_without_path(error)
+            return Suppressor(self._wanted, self._rejected, None, self._store)
+
+    def _do_without_path(self, error: OSError) -> None:
+        """Have the programs do the rest, if they were to serve the kernel path, too."""
+        if not self._path:
+            raise error
+        log.info("MCR_KERNEL_PATH has no effect: %s", describe_errno(error.errno or 0))
+        self._path.bar(REFUSED)
+        self._path = None
 
     def _attach(self, capture: int, sockets: Sequence[socket.socket]) -> None:
         if self._everything and capture not in self._clipped:

@@ -39,6 +39,9 @@ INHERITED = "inherited"
 OWN = "own"
 """Who bars the path: sources of this machine that it does not know of."""
 
+REFUSED = "refused"
+"""Who bars the path: this kernel, which does not load its programs."""
+
 _GRACE_SECONDS = 0.05  # where the kernel does not say when all packets have been dealt with
 
 

@@ -239,7 +239,7 @@ async def _handle(state: "_State", command: _Command) -> None:
             _tell(state, command)
         case _Heed(network, reply):
             with reply:
-                state.heed(network)
+                await state.heed(network)
                 reply.resolve(None)
         case _SetLogLevels(levels, reply):
             with reply:
@@ -310,7 +310,7 @@ class _State:
     def standing(self) -> Standing:
         return self._relay.standing(self.workers.acknowledged())
 
-    def heed(self, network: Network) -> None:
+    async def heed(self, network: Network) -> None:
         before, self._network = self._network, network
         self._routes_due |= network.routes != before.routes
         if network.links is before.links and network.addresses is before.addresses:
@@ -320,6 +320,7 @@ class _State:
         if commands := self._relay.suspect(before, network):
             self.workers.tell_all(*commands)
             self._reviews.raw_is_due()
+        self.workers.tell_all(*await self._relay.follow_carrier(network))
         self._interfaces.tell(self.standing(), network)
         self._interfaces.is_due = True  # sockets may follow a little later
 

@@ -80,6 +80,7 @@ int mcr_rules_put(struct mcr_rules *rules, struct mcr_segment *segment, const st
 			.source = outputs[i].source,
 			.egress = outputs[i].egress,
 			.max_train = outputs[i].max_train,
+			.no_carrier = outputs[i].no_carrier,
 		};
 		claim_output_counters(&segment->outputs[outputs[i].output], outputs[i].tag);
 		*link = outputs[i].output;

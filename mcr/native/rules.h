@@ -18,6 +18,7 @@ struct mcr_output {
 	uint32_t egress;    /* slot of the sockets that it is sent by */
 	uint32_t next;      /* the rule's next output, or MCR_NO_OUTPUT */
 	uint32_t max_train; /* datagrams in one sendmsg; 1: no trains */
+	bool no_carrier;    /* its interface has none: the kernel would drop what it takes, and call it sent */
 };
 
 struct mcr_rules {

@@ -58,18 +58,30 @@ static void chain(struct mcr_worker *worker, uint32_t member)
 	handful->ended[member] = false;
 }
 
+/* For want of carrier; mcrd has logged that. */
+static void refuse(struct mcr_worker *worker, const struct mcr_send *send)
+{
+	struct mcr_outcome *outcome = &worker->batch.outcomes[send->outcome];
+
+	outcome->errors += send->count;
+	outcome->last_error = ENETDOWN;
+}
+
 /* The next sends of the plan. Whether there may be more. */
 static bool fill(struct mcr_worker *worker)
 {
 	struct mcr_handful *handful = in_hand(worker);
+	struct mcr_send *send;
 	bool more = true;
 
 	handful->count = 0;
 	handful->iov_count = 0;
 	while (more && mcr_message_has_room(handful)) {
-		more = mcr_plan_next(&worker->batch, &worker->rules, worker->egress, &worker->refusals,
-				     &handful->sends[handful->count]);
-		if (more)
+		send = &handful->sends[handful->count];
+		more = mcr_plan_next(&worker->batch, &worker->rules, worker->egress, &worker->refusals, send);
+		if (more && worker->rules.outputs[send->output].no_carrier)
+			refuse(worker, send);
+		else if (more)
 			mcr_message_add(handful, &worker->rules, worker->egress);
 	}
 	for (uint32_t i = 0; i < handful->count; i++)

@@ -206,11 +206,11 @@ struct mcr_rec_output {
 	uint64_t tag;
 	uint32_t output; /* slot in mcr_segment.outputs */
 	uint32_t egress;
-	uint32_t address;   /* network byte order */
-	uint32_t source;    /* of raw frames to it, network byte order; 0: they may not be sent */
-	uint16_t port;      /* network byte order */
-	uint16_t max_train; /* datagrams in one sendmsg, 1 or more */
-	uint32_t reserved;
+	uint32_t address;    /* network byte order */
+	uint32_t source;     /* of raw frames to it, network byte order; 0: they may not be sent */
+	uint16_t port;       /* network byte order */
+	uint16_t max_train;  /* datagrams in one sendmsg, 1 or more */
+	uint32_t no_carrier; /* 1: its interface has none, and its datagrams fail with ENETDOWN */
 };
 
 struct mcr_rec_rule {

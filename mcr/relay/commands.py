@@ -53,13 +53,14 @@ def detach_neighbour(neighbour: Neighbour | Common) -> Command:
     return records.egress_drop(neighbour.egress_slot)
 
 
-def attach_rule(placed: PlacedRule, capture: int, egress: Iterable[int]) -> Command:
+def attach_rule(placed: PlacedRule, capture: int, egress: Iterable[int], carriers: Iterable[bool]) -> Command:
     """Forward by it.
 
     Args:
         placed: the rule; one that stands in its slot already is replaced.
         capture: slot of what it reads from.
         egress: slots of what its outputs leave by, in the rule's order.
+        carriers: whether their interfaces have carrier, in the same order.
     """
     rule = placed.rule
     return records.rule_put(
@@ -68,9 +69,9 @@ def attach_rule(placed: PlacedRule, capture: int, egress: Iterable[int]) -> Comm
         capture=capture,
         flow=rule.input.flow,
         outputs=[
-            records.OutputPlace(place.slot, place.tag, leaves_by, output.group, output.port, output.max_train, source)
-            for output, place, leaves_by, source in zip(
-                rule.outputs, placed.outputs, egress, placed.sources, strict=True
+            records.OutputPlace(*place, leaves_by, output.group, output.port, output.max_train, source, carrier)
+            for output, place, leaves_by, source, carrier in zip(
+                rule.outputs, placed.outputs, egress, placed.sources, carriers, strict=True
             )
         ],
     )

@@ -292,7 +292,7 @@ def _targets(placed: PlacedRule, egress_of: Callable[[str], Egress]) -> tuple[Ta
         targets.append(
             Target(
                 slot=place.slot,
-                interface=egress.interface.index,
+                interface=egress.interface.index if egress.carrier else 0,
                 mac=egress.raw.mac,
                 mtu=egress.raw.mtu,
                 source=(source, egress.port),

@@ -45,6 +45,7 @@ class Egress:
         raw: raw frames may leave; None: they may not.
         raw_logged: what the log says of that.
         users: outputs that leave by it.
+        carrier: False: it is up, and its driver sees nobody at the other end.
         witness: tells whether the interface is the one that it was.
         fault: why it could not be opened again.
     """
@@ -58,6 +59,7 @@ class Egress:
     raw_logged: RawLink | None = None
     users: int = 0
     fault: str = ""
+    carrier: bool = True
 
     @property
     def port(self) -> int:
@@ -85,6 +87,7 @@ class OutputInterfaces:
         self._by_name: dict[str, Egress] = {}
         self.slots = Slots(INTERFACE_SLOTS, "output interfaces")
         self._stale: set[str] = set()  # names of those that no review has judged
+        self._unplugged: set[int] = set()  # interfaces that are up without carrier
 
     def __getitem__(self, name: str) -> Egress:
         return self._by_name[name]
@@ -129,7 +132,8 @@ class OutputInterfaces:
         slot = self.slots.take()
         undo.callback(self.slots.give, slot)
         witness = undo.enter_context(open_witness(interface))
-        egress = Egress(slot, interface, self._open_sockets(interface), witness)
+        sockets, carrier = self._open_sockets(interface), interface.index not in self._unplugged
+        egress = Egress(slot, interface, sockets, witness, carrier=carrier)
         undo.callback(close_all, egress.sockets)
         return egress
 
@@ -157,6 +161,19 @@ class OutputInterfaces:
             opened = tuple(undo.enter_context(open_egress(interface, send_buffer)) for _ in range(workers))
             undo.pop_all()
         return opened
+
+    # Carrier.
+
+    def follow_carrier(self, now: Network) -> set[str]:
+        """Note which have carrier; names of those where that is new.
+
+        Without it the kernel drops what it takes, and calls it sent. By an interface that is down it takes nothing.
+        """
+        self._unplugged = {index for index, link in now.links.items() if link.up and not link.carrier}
+        changed = [egress for egress in self if egress.carrier == (egress.interface.index in self._unplugged)]
+        for egress in changed:
+            egress.carrier = not egress.carrier
+        return {egress.interface.name for egress in changed}
 
     # Letting go.
 

@@ -300,7 +300,8 @@ class Relay:
             self._neighbours.egress_slot(neighbour) if neighbour else self.outputs[output.interface].slot
             for output, neighbour in zip(placed.rule.outputs, placed.neighbours, strict=True)
         )
-        return commands.attach_rule(placed, capture, egress)
+        carriers = (self.outputs[output.interface].carrier for output in placed.rule.outputs)
+        return commands.attach_rule(placed, capture, egress, carriers)
 
     @property
     def lets_go(self) -> bool:
@@ -371,6 +372,16 @@ class Relay:
         if suspected:
             self.kernel.block("an output interface has changed, and is about to be checked")
         return tuple(map(commands.change_raw, suspected))
+
+    async def follow_carrier(self, now: Network) -> tuple[Command, ...]:
+        """Send by no interface without carrier, and again by those that have it; the commands to running workers."""
+        changed = self.outputs.follow_carrier(now)
+        return await trio.to_thread.run_sync(self._follow_carrier, changed) if changed else ()
+
+    def _follow_carrier(self, changed: Container[str]) -> tuple[Command, ...]:
+        those = [placed for placed in self._placement if concerns(placed.rule, (), changed)]
+        self.kernel.follow(those)
+        return tuple(map(self._attach_rule, those))
 
     # State.
 

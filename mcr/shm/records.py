@@ -111,7 +111,7 @@ class OutputPlace:
     """One output of a rule: its slot and tag, its interface's egress slot, its destination.
 
     At most `max_train` datagrams are handed to the kernel together; 1: no UDP segmentation. `source` is the address
-    that raw frames to it come from; None: it gets no raw frames.
+    that raw frames to it come from; None: it gets no raw frames. Without `carrier` its datagrams fail.
     """
 
     output: int
@@ -121,6 +121,7 @@ class OutputPlace:
     port: int
     max_train: int
     source: Address | None = None
+    carrier: bool = True
 
 
 def rule_put(*, tag: int, rule: int, capture: int, flow: Flow, outputs: Iterable[OutputPlace]) -> Command:
@@ -135,6 +136,7 @@ def rule_put(*, tag: int, rule: int, capture: int, flow: Flow, outputs: Iterable
             port=socket.htons(place.port),
             max_train=place.max_train,
             source=network_address(place.source) if place.source else 0,
+            no_carrier=not place.carrier,
         )
         for place in outputs
     )

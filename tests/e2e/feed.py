@@ -164,6 +164,18 @@ class Feed:
         (address,) = sources
         return address
 
+    def fails(self, count: int = 50) -> None:
+        """Every packet counts as an error at both outputs, and as sent at neither."""
+        before = self._counted()
+        self.send(count)
+        now = [(sent, errors + count) for sent, errors in before]
+        wait_until(lambda: self._counted() == now, f"{count} errors more than in {before}: {self._counted()}")
+
+    def _counted(self) -> list[tuple[int, int]]:
+        """What became of packets to each output: sent, or not."""
+        (rule,) = (each for each in self.mcr.stats()["rules"] if each["rule_id"] == self.rule_id)
+        return [(each["sent"], each["errors"]) for each in rule["outputs"]]
+
     def listen(self, at: str = "") -> socket.socket:
         """A socket that gets what leaves to the group."""
         with self.output.there.entered():

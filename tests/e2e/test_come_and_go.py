@@ -141,13 +141,18 @@ LINES = {
 
 @pytest.mark.parametrize("line", LINES)
 def test_what_goes_is_waited_for_and_what_returns_is_used(feed: Feed, side: str, line: str) -> None:
-    """It is listed at once, logged once with the number of rules, joined on the wire, and forwards again."""
+    """It is listed at once, logged once with the number of rules, joined on the wire, and forwards again.
+
+    What can't leave meanwhile counts as an error.
+    """
     event, cable = LINES[line], cable_of(feed, side)
     reason = event.reason.format(cable.name, cable.name)
     feed.passes()
     event.go(cable)
     expect_away(feed, side, reason)
     wait_until(lambda: any(each.startswith(reason) for each in network_lines(feed.mcr, [cable.name])), "it is logged")
+    if side == "output":
+        feed.fails()
     with Reports(cable) as reports:
         event.back(cable, reports.listen)
         feed.expect("active")

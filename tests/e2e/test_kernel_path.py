@@ -239,6 +239,26 @@ def test_an_output_that_is_down_is_counted_and_stops_no_other(plant: Plant, make
     receiver.expect_everything()
 
 
+def test_an_output_without_carrier_is_counted_and_stops_no_other(plant: Plant, make_mcr: MakeMcr) -> None:
+    """The rule stays the kernel path's: what the kernel would drop there, and call sent, is not given to it."""
+    mcr = start(plant, make_mcr, OUT, "239.2.2.3:6001:out1")
+    plant.receiver.ip("link set dev rx0 down")
+    wait_until(lambda: mcr.call("list")[0]["outputs"][0]["state"] == "waiting", "it is known")
+    receiver = Receiver(plant.receiver, "239.2.2.3:6001@rx1=239.1.1.1:5000", count=500)
+    send(plant, count=500)
+    receiver.expect_everything()
+    stats = mcr.check_counters(arrived=500)
+    unplugged, up = stats["rules"][0]["outputs"]
+    assert (unplugged["sent"], unplugged["errors"]) == (0, 500)
+    assert unplugged["last_error"] == "Network is down (os error 100)"
+    assert (up["sent"], stats["kernel_path"]["matched"]) == (500, 500)
+    plant.receiver.bring_up("rx0")
+    wait_until(lambda: mcr.call("list")[0]["state"] == "active", "it is back")
+    receiver = Receiver(plant.receiver, FLOW, count=500)
+    send(plant, count=500)
+    receiver.expect_everything()
+
+
 def test_what_is_longer_than_an_output_takes_goes_through_ip(plant: Plant, make_mcr: MakeMcr) -> None:
     plant.relay.ip("link set dev out0 mtu 1000")
     mcr = start(plant, make_mcr)

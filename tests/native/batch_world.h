@@ -92,6 +92,7 @@ static void put_rule(struct world *w, uint32_t rule)
 			.source = rnd(4) ? htonl(0xc6120002) : 0,
 			.port = htons((uint16_t)(PORT + rule * OUTPUTS + i)),
 			.max_train = (uint16_t)(2 + rnd(MCR_TRAIN_MAX - 1)),
+			.no_carrier = !rnd(8),
 		};
 	CHECK(!mcr_rules_put(&w->worker->rules, w->worker->segment, &head, outputs));
 	memset(&w->worker->refusals.outputs[rule * OUTPUTS], 0, OUTPUTS * sizeof(*w->worker->refusals.outputs));

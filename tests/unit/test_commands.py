@@ -56,14 +56,14 @@ def test_rule_is_attached_with_its_slots_in_the_order_of_its_outputs() -> None:
     placement = Placement(Places.make())
     rule = Rule("tv", Input("eth0", ip_address("239.1.1.1"), 5000), outputs)
     placed = placement.place(rule, {outputs[0].destination: source}, ())
-    assert commands.attach_rule(placed, 2, (8, 9)) == records.rule_put(
+    assert commands.attach_rule(placed, 2, (8, 9), (True, False)) == records.rule_put(
         tag=placed.tag,
         rule=placed.slot,
         capture=2,
         flow=Flow(rule.input.group, 5000),
         outputs=[
             records.OutputPlace(*placed.outputs[0], 8, group, 6000, 1, source),
-            records.OutputPlace(*placed.outputs[1], 9, host, 6001, outputs[1].max_train),
+            records.OutputPlace(*placed.outputs[1], 9, host, 6001, outputs[1].max_train, carrier=False),
         ],
     )
     assert commands.detach_rule(placed) == records.rule_drop(placed.slot)

@@ -151,7 +151,8 @@ class Kernel:
 
 
 def _egress(name: str) -> Egress:
-    made: Any = SimpleNamespace(raw=RawLink(bytes(6), MTU[name]), interface=SimpleNamespace(index=1), port=4321)
+    raw, interface = RawLink(bytes(6), MTU[name]), SimpleNamespace(index=1)
+    made: Any = SimpleNamespace(raw=raw, interface=interface, port=4321, carrier=True)
     return cast("Egress", made)
 
 

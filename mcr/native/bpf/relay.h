@@ -194,7 +194,9 @@ INLINE void forward(struct __sk_buff *skb, const struct mcr_bpf_rule *rule, cons
 
 		if (i >= rule->count)
 			break;
-		if (!failed) {
+		if (!failed && !to->interface) {
+			error = ENETDOWN; /* bpf_clone_redirect would call it sent */
+		} else if (!failed) {
 			readdress(skb, &now, to);
 			error = error_of(bpf_clone_redirect(skb, to->interface, 0));
 		}

@@ -51,7 +51,7 @@ class Target:
 
     Attributes:
         slot: of the output's counters.
-        interface: its index.
+        interface: its index; 0: it has no carrier, and its datagrams count as errors.
         mac: that frames come from.
         mtu: bytes.
         source: address and port that datagrams come from.

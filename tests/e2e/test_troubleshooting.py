@@ -287,6 +287,7 @@ def small_buffer_and_slow_output(machine: Machine) -> None:
 
 ERRORS: dict[str, Callable[[Machine], object]] = {
     "Network is unreachable (os error 101)": lambda machine: machine.relay.ip("link set dev eth1 down"),
+    "Network is down (os error 100)": lambda machine: machine.receiver.ip("link set dev rx1 down"),
     "Operation not permitted (os error 1)": lambda machine: close_firewall(machine.relay, "output", "input"),
     "Resource temporarily unavailable (os error 11)": small_buffer_and_slow_output,
 }

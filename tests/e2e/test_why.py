@@ -245,4 +245,5 @@ def test_the_daemon_stops_in_time_while_it_is_asked(mcr: Mcr) -> None:
         assert {str(each.exception()) for each in asked} <= {
             "The daemon is stopping",
             "mcrd closed the connection without a reply",
+            "mcrd is busy with 4 such requests",  # for those that had to wait, on a busy machine
         }

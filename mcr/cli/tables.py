@@ -75,7 +75,7 @@ def _output(output: dict[str, Any]) -> str:
 
 
 def reasons(rules: Sequence[Any]) -> list[str]:
-    """Below what is told of rules: why they are not active, and their warnings; each reason once."""
+    """Lines below the table of rules: why they are not active, and their warnings; each reason once."""
     said: dict[str, list[str]] = {}
     for rule in rules:
         for what in (rule.get("reason"), *rule.get("warnings", ())):

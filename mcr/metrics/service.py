@@ -59,7 +59,7 @@ class Metrics:
         self._server = await nursery.start(run_metrics_server, self._listener, self._closing, pages)
         _log.notice("metrics are served at %s", self._endpoint)
         if isinstance(self._endpoint, TcpEndpoint) and not self._endpoint.is_private:
-            warning = "whoever reaches %s can read rules, addresses and counters: let a firewall say who may"
+            warning = "whoever reaches %s can read rules, addresses and counters: let a firewall limit who connects"
             _log.warning(warning, self._endpoint)
 
     async def stop(self) -> None:

@@ -310,11 +310,11 @@ def test_it_is_said_which_path_a_rule_takes_and_why(plant: Plant, make_mcr: Make
         ("worker", "239.2.2.2:6003:out0 has gso=off"),
     ]
     with firewall(plant.relay, "postrouting", ACCEPT, rule=True):
-        wait_until(lambda: "nftables" in mcr.call("list")[0]["path_reason"], "the firewall is told of")
+        wait_until(lambda: "nftables" in mcr.call("list")[0]["path_reason"], "`list` names the firewall")
     mcr.wait_for_path("kernel")
     with egress_firewall(plant.relay, "out0"):
         reason = "nftables has a chain passed at egress, in table netdev last"
-        wait_until(lambda: mcr.call("list")[0]["path_reason"] == reason, "what clones would bypass is told of")
+        wait_until(lambda: mcr.call("list")[0]["path_reason"] == reason, "`list` names what clones would bypass")
         assert f"not everything may leave as raw frames: {reason}" not in mcr.log()
     mcr.wait_for_path("kernel")
     mcr.ctl("log-level", "set", "--facility", "ingress", "--level", "debug")

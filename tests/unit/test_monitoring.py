@@ -1,4 +1,4 @@
-"""What is shipped for Prometheus and Grafana, and what is told of it."""
+"""What is shipped for Prometheus and Grafana, and what the documents say of it."""
 
 import json
 import re

@@ -177,6 +177,7 @@ def test_tagged_frames_come_in_by_the_vlans_interface(plant: Plant, make_mcr: Ma
 
 @pytest.mark.parametrize("privileged", [True, False], ids=["eBPF", "classic"])
 @both_worker_counts
+@pytest.mark.usefixtures("worker_path")
 def test_what_no_rule_wants_reaches_no_worker(
     plant: Plant,
     make_mcr: MakeMcr,

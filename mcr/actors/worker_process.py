@@ -40,7 +40,7 @@ log = get_logger(Facility.SUPERVISOR)
 CHANNELS = "channel."
 """Beginning of the names of the workers' channels, in the store of descriptors."""
 
-_SPARE_SECONDS = 1.0  # after a start, when the new worker has caught up
+_STANDBY_SECONDS = 1.0  # after a start, when the new worker has caught up
 _ATTACH_SECONDS = 10  # for a new process to call back; it takes a tenth of one
 _EVENTS_AT_ONCE = 256  # read from an event ring before others get their turn
 _DESCRIPTORS_AT_ONCE: int = lib.MCR_CHANNEL_FDS
@@ -187,7 +187,7 @@ class Post:
     workshop: Workshop
     user: tuple[int, int]
     """User and group id that its processes become."""
-    spares: trio.CapacityLimiter
+    standbys: trio.CapacityLimiter
     """Lets one task at a time start a standby process, so that there is one for all workers."""
     owner: trio.MemorySendChannel[WorkerEvent]
     store: DescriptorStore
@@ -260,7 +260,7 @@ class _Life:
             with trio.CancelScope() as alive:
                 nursery.start_soon(self._listen, bells, events, alive)
                 nursery.start_soon(self._attend, calls, bells, inbox)
-                nursery.start_soon(self._keep_spare)
+                nursery.start_soon(self._keep_standby)
                 spec = WorkerSpec(self._post.worker_id, self._incarnation, self._post.core, *self._post.user)
                 await self._run_process(spec)
             nursery.cancel_scope.cancel()
@@ -288,13 +288,13 @@ class _Life:
         else:
             self.reason = describe_exit(status)
 
-    async def _keep_spare(self) -> None:
+    async def _keep_standby(self) -> None:
         """Keep a standby process ready: starting Python takes longer than a ring lasts."""
         if self._incarnation > 1:  # at the start it comes before there are rules, whose packets it would keep waiting
-            await trio.sleep(_SPARE_SECONDS)
+            await trio.sleep(_STANDBY_SECONDS)
         # One that hangs is ended.
         with suppress(trio_parallel.BrokenWorkerError, OSError), trio.move_on_after(_ATTACH_SECONDS):
-            await self._post.workshop.context.run_sync(warm_up, kill_on_cancel=True, limiter=self._post.spares)
+            await self._post.workshop.context.run_sync(warm_up, kill_on_cancel=True, limiter=self._post.standbys)
             log.debug("a standby process is ready")
 
     async def _attend(

@@ -166,7 +166,7 @@ async def run_worker_supervisor(
     """
     send, receive = trio.open_memory_channel[_Command](0)
     events_send, events = trio.open_memory_channel[WorkerEvent](0)
-    spares = trio.CapacityLimiter(1)
+    standbys = trio.CapacityLimiter(1)
     cores = worker_cores(len(kept.segments), usable_cores())
     async with open_workshop() as workshop, trio.open_nursery() as nursery:
         with receive, Relay(settings, kept, kernel) as relay, open_reviews(settings) as reviews:
@@ -184,7 +184,7 @@ async def run_worker_supervisor(
                     segment,
                     workshop,
                     user,
-                    spares,
+                    standbys,
                     events_send,
                     kept.store,
                     succession.done,

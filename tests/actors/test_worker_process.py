@@ -134,7 +134,7 @@ async def test_a_worker_holds_what_is_named_for_it_and_nothing_else() -> None:
 
 async def test_a_standby_process_cannot_reach_the_resource_tracker(monkeypatch: pytest.MonkeyPatch) -> None:
     """That removes files and shared memory, with mcrd's rights, for whoever asks."""
-    monkeypatch.setattr(worker_process, "_SPARE_SECONDS", 0)
+    monkeypatch.setattr(worker_process, "_STANDBY_SECONDS", 0)
     async with worker() as sound:
         pid = await sound.standby((await sound.running()).pid)
         held = descriptors(pid)
@@ -144,12 +144,12 @@ async def test_a_standby_process_cannot_reach_the_resource_tracker(monkeypatch: 
 
 async def test_a_process_that_does_not_report_is_replaced(monkeypatch: pytest.MonkeyPatch) -> None:
     """The standby process is stopped, then becomes a worker."""
-    monkeypatch.setattr(worker_process, "_SPARE_SECONDS", 0)
+    monkeypatch.setattr(worker_process, "_STANDBY_SECONDS", 0)
     monkeypatch.setattr(worker_process, "_ATTACH_SECONDS", 2)
     async with worker() as sound:
         first = await sound.running()
         os.kill(await sound.standby(first.pid), signal.SIGSTOP)
-        monkeypatch.setattr(worker_process, "_SPARE_SECONDS", math.inf)
+        monkeypatch.setattr(worker_process, "_STANDBY_SECONDS", math.inf)
         os.kill(first.pid, signal.SIGKILL)
         assert (await sound.next(WorkerExited)).pid == first.pid
         assert (await sound.next(WorkerExited)).reason == "did not attach within 2 s"

@@ -23,7 +23,7 @@ from mcr.logs.control import setup_logging
 from mcr.logs.logger import get_logger
 from mcr.model.endpoint import UnixEndpoint
 from mcr.model.log import Facility
-from mcr.process.streams import spare_errors
+from mcr.process.streams import ignore_write_errors
 
 log = get_logger(Facility.SUPERVISOR)
 
@@ -125,7 +125,7 @@ def supervisor(context: click.Context, /, config_paths: tuple[str, ...], *, take
     refuse_faults(configuration.faults)
     given = {**given, Source.FILE: configuration.settings, Source.ENVIRONMENT: environment(configuration.settings)}
     settings = settings_from(given)
-    spare_errors()
+    ignore_write_errors()
     setup_logging("json" if settings.log_format == "json" else "text", settings.levels)
     if not (config_paths or configuration.files) and ConfigurationPaths(CONFIGURATION, must_exist=False).are_there():
         log.notice(

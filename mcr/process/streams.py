@@ -34,7 +34,7 @@ def open_standard_descriptors() -> None:
         sys.stdin = open(_STDIN, closefd=False)  # noqa: SIM115 - a descriptor, and for as long as there is one
 
 
-def spare_errors() -> None:
+def ignore_write_errors() -> None:
     """Let writing to standard output and standard error neither fail nor wait for long. Text may be lost."""
     for descriptor in _NAMES:
         _replace(descriptor, _Lossy(descriptor))

@@ -19,7 +19,7 @@ from typing import NamedTuple, NoReturn
 
 from mcr._native import ffi, lib
 from mcr.process.signals import hold_signals
-from mcr.process.streams import spare_errors
+from mcr.process.streams import ignore_write_errors
 
 RECEPTION = 0
 """Descriptor of the socket on which processes call mcrd: the one that multiprocessing passes on unasked."""
@@ -55,7 +55,7 @@ class WorkerSpec(NamedTuple):
 def prepare() -> None:
     """Prepare a new process, so that neither a signal to mcrd's process group nor a dead terminal ends it."""
     hold_signals()  # which it has inherited
-    spare_errors()
+    ignore_write_errors()
 
 
 def warm_up() -> None:

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-SPARED = "import sys; from mcr.process.streams import spare_errors; spare_errors()\n"
+SPARED = "import sys; from mcr.process.streams import ignore_write_errors; ignore_write_errors()\n"
 SAY = "print('x' * 200_000, file=sys.stderr); print('y'); sys.stderr.flush(); print('end', flush=True)"
 
 

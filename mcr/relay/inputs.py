@@ -18,7 +18,7 @@ from mcr.model.flow import Flow, Input
 from mcr.model.limits import INTERFACE_SLOTS
 from mcr.model.log import Facility
 from mcr.net.capture import CaptureGroup, open_captures, reject, slot_size
-from mcr.net.filter.base import Rejected, open_screen
+from mcr.net.filter.base import Rejected, open_filters
 from mcr.net.filter.path import KernelPath, wait_for_packets
 from mcr.net.filter.suppress import LINKS, Suppressor, end_links
 from mcr.net.igmp import ask_for_reports
@@ -88,7 +88,7 @@ class InputInterfaces:
         """
         self._settings = settings
         self._store = store
-        self._screen = open_screen(store, suppress=settings.absorb, path=path)
+        self._filters = open_filters(store, suppress=settings.absorb, path=path)
         self._by_name: dict[str, Capture] = {}
         self._memberships = Memberships(store)
         self._names: dict[int, str] = {}
@@ -117,7 +117,7 @@ class InputInterfaces:
         """Close every socket."""
         self._memberships.close()
         close_all([each for capture in (*self, *self.former) for each in capture.all_sockets])
-        self._screen.close()
+        self._filters.close()
 
     def name(self, slot: int) -> str:
         """Name of the interface of a capture slot; the last that it had if it is free: logs may come late."""
@@ -126,13 +126,13 @@ class InputInterfaces:
     @property
     def suppressor(self) -> Suppressor | None:
         """Suppresses local delivery, for the review that looks for local receivers; None: nothing does."""
-        return self._screen.suppressor
+        return self._filters.suppressor
 
     def why_not_kernel(self, capture: Capture) -> str:
         """Why no packet of a capture may take the kernel path; empty: nothing here forbids it."""
         if self.suppressor:
             return self.suppressor.why_not(capture.slot)
-        return f"no program may run where it comes in: {self._screen.unsuppressed}"
+        return f"no program may run where it comes in: {self._filters.unsuppressed}"
 
     # Taking.
 
@@ -161,7 +161,7 @@ class InputInterfaces:
         opened = []
         for slot, interface in zip(slots, interfaces, strict=True):
             group = groups[interface.name]
-            rejected = self._screen.open(slot, interface, group.sockets, clip=not group.offloads)
+            rejected = self._filters.open(slot, interface, group.sockets, clip=not group.offloads)
             undo.callback(rejected.close)
             undo.callback(self._forget, slot)
             self._serial += 1
@@ -194,7 +194,7 @@ class InputInterfaces:
             ask = self._memberships.wait if source.interface in missing else self._memberships.join
             ask(source.group, captures[source.interface].interface)
             undo.callback(self._memberships.leave, source.group, captures[source.interface].interface)
-        self._screen.change([_key(captures[source.interface], source) for source in sources], ())
+        self._filters.change([_key(captures[source.interface], source) for source in sources], ())
 
     def adopt(self, opened: Mapping[str, Capture]) -> None:
         """Take these into use."""
@@ -204,7 +204,7 @@ class InputInterfaces:
 
     def unwant(self, sources: Iterable[Input]) -> None:
         """No longer admit the flows of these inputs."""
-        self._screen.change((), [_key(self._by_name[source.interface], source) for source in sources])
+        self._filters.change((), [_key(self._by_name[source.interface], source) for source in sources])
 
     def leave(self, source: Input) -> None:
         """An input has one rule less."""
@@ -225,7 +225,7 @@ class InputInterfaces:
         self._forget(capture.slot)
 
     def _forget(self, slot: int) -> None:
-        self._screen.forget(slot)
+        self._filters.forget(slot)
         if self.suppressor:
             self.suppressor.forget(slot)
         for name in names_of(slot, self._settings.num_workers):
@@ -235,18 +235,18 @@ class InputInterfaces:
         """Let nothing more in, at the end; packets that have arrived can still be read."""
         for capture in self:
             reject(capture.group.sockets)
-            self._screen.forget(capture.slot)
+            self._filters.forget(capture.slot)
 
     def show_unmatched(self, *, show: bool) -> None:
         """Whether workers are to see flows that no rule takes."""
-        self._screen.show_all(everything=show)
+        self._filters.show_all(everything=show)
 
     # What another mcrd has left, and what is left to the next one.
 
     def note(self) -> dict[str, Any]:
         """What the next mcrd has to know of the captures."""
         return {
-            "filter": self._screen.kind,
+            "filter": self._filters.kind,
             "captures": [
                 [each.slot, each.interface.name, each.group.frame_size, each.group.frame_count]
                 for each in (*self._former.values(), *self)
@@ -261,14 +261,14 @@ class InputInterfaces:
     def _inherit(self, note: Mapping[str, Any]) -> bool:
         """Take over the captures that are as the note says; the others are closed. Whether there are any of those."""
         noted, kind = note.get("captures", []), note.get("filter")
-        fits = kind == self._screen.kind
+        fits = kind == self._filters.kind
         if noted and not fits:
             anew = "interfaces are captured anew, and packets lost meanwhile: filters were of kind %s, and are %s now"
-            log.warning(anew, kind, self._screen.kind)
+            log.warning(anew, kind, self._filters.kind)
         adopted = adopt_captures(noted if fits else (), self._settings.num_workers, self._store)
         for slot, (interface, group) in adopted.items():
             try:
-                rejected = self._screen.adopt(slot, interface, group.sockets, clip=not group.offloads)
+                rejected = self._filters.adopt(slot, interface, group.sockets, clip=not group.offloads)
             except (ValueError, OSError) as error:
                 log.warning("%s is captured anew, and packets lost meanwhile: %s", interface.name, error)
                 close_all([*group.sockets, *group.watched])
@@ -305,7 +305,7 @@ class InputInterfaces:
 
     def take_over(self) -> None:
         """Have the filters of the captures that were left let in what rules want now."""
-        self._screen.install()
+        self._filters.install()
         if self._store.inherited(LINKS):
             wait_for_packets()  # what former filters have left to them, they forward: they end now
 
@@ -374,14 +374,14 @@ class InputInterfaces:
                 self._check_single(interfaces)
                 opened = self._open(interfaces, undo)
                 for capture in opened:
-                    self._screen.change(_keys(capture, sources), ())
+                    self._filters.change(_keys(capture, sources), ())
                 undo.pop_all()
         except McrError as error:
             for old in lost:
                 old.fault = error.message
             return []
         for old, capture in zip(lost, opened, strict=True):
-            self._screen.change((), _keys(old, sources))
+            self._filters.change((), _keys(old, sources))
             capture.users = old.users
             self._by_name[capture.interface.name] = capture
             try:

@@ -10,9 +10,9 @@ import pytest
 
 from lab import Lab, Namespace
 from mcr.model.flow import Flow
-from mcr.net.filter.base import Rejected, Screen
+from mcr.net.filter.base import CaptureFilters, Rejected
 from mcr.net.filter.cbpf import REJECT_ALL, attach_filter
-from mcr.net.filter.ebpf import MapScreen
+from mcr.net.filter.ebpf import EbpfFilters
 from mcr.net.interfaces import find_interface
 from mcr.process.descriptor_store import DescriptorStore
 
@@ -24,7 +24,7 @@ OPEN = Path("/proc/self/fd")
 
 def may_load_ebpf() -> bool:
     try:
-        MapScreen(DescriptorStore()).close()
+        EbpfFilters(DescriptorStore()).close()
     except PermissionError:
         return False
     return True
@@ -92,9 +92,9 @@ class Wire:
         return got
 
 
-def opened(screen: Screen, wire: Wire, capture: int = 3) -> Rejected:
+def opened(filters: CaptureFilters, wire: Wire, capture: int = 3) -> Rejected:
     with wire.b.entered():
-        return screen.open(capture, find_interface("b0"), [wire.capture])
+        return filters.open(capture, find_interface("b0"), [wire.capture])
 
 
 @pytest.fixture

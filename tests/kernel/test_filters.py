@@ -13,26 +13,26 @@ from mcr._native import ffi, lib
 from mcr.errors import SystemFault, check_result
 from mcr.model.flow import Flow
 from mcr.model.limits import MAX_RULES
-from mcr.net.filter.base import Rejected, Screen, open_screen
+from mcr.net.filter.base import CaptureFilters, Rejected, open_filters
 from mcr.net.filter.cbpf import REJECT_ALL, attach_filter, select_udp
-from mcr.net.filter.classic import ClassicScreen
-from mcr.net.filter.ebpf import MapScreen
+from mcr.net.filter.classic import ClassicFilters
+from mcr.net.filter.ebpf import EbpfFilters
 from mcr.net.interfaces import find_interface
 from mcr.process.descriptor_store import DescriptorStore
 
 
-@pytest.fixture(params=[MapScreen, ClassicScreen])
-def screen(request: pytest.FixtureRequest) -> Iterator[Screen]:
-    if request.param is MapScreen and not may_load_ebpf():
+@pytest.fixture(params=[EbpfFilters, ClassicFilters])
+def filters(request: pytest.FixtureRequest) -> Iterator[CaptureFilters]:
+    if request.param is EbpfFilters and not may_load_ebpf():
         pytest.skip("eBPF is forbidden here (no CAP_BPF outside user namespaces); the classic filters are tested")
-    made: Screen = request.param(DescriptorStore())
+    made: CaptureFilters = request.param(DescriptorStore())
     yield made
     made.close()
 
 
-def test_only_what_is_wanted_comes_in_and_the_rest_is_counted(screen: Screen, wire: Wire) -> None:
-    screen.change([(3, each) for each in WANTED], ())
-    rejected = opened(screen, wire)
+def test_only_what_is_wanted_comes_in_and_the_rest_is_counted(filters: CaptureFilters, wire: Wire) -> None:
+    filters.change([(3, each) for each in WANTED], ())
+    rejected = opened(filters, wire)
     strangers = [frame(port=5001), frame("239.1.1.2"), frame("239.1.1.2", 5002), frame("198.18.0.1"), frame(port=80)]
     right = [frame(), frame(port=5002), frame(options=b"\x94\x04\0\0")]
     priority = b"\x81\x00\x60\0"  # of VLAN 0; the kernel takes it out
@@ -42,9 +42,9 @@ def test_only_what_is_wanted_comes_in_and_the_rest_is_counted(screen: Screen, wi
     rejected.close()
 
 
-def test_what_is_no_udp_or_of_a_vlan_is_neither_let_in_nor_counted(screen: Screen, wire: Wire) -> None:
-    screen.change([(3, each) for each in WANTED], ())
-    rejected = opened(screen, wire)
+def test_what_is_no_udp_or_of_a_vlan_is_neither_let_in_nor_counted(filters: CaptureFilters, wire: Wire) -> None:
+    filters.change([(3, each) for each in WANTED], ())
+    rejected = opened(filters, wire)
     tagged, tcp, ipv6 = frame(vlan=b"\x81\x00\0\7"), frame(proto=6), b"\1" * 12 + b"\x86\xdd" + bytes(100)
     wire.send(tagged, tcp, ipv6, frame())
     assert wire.receive(1) == [frame()]
@@ -52,8 +52,8 @@ def test_what_is_no_udp_or_of_a_vlan_is_neither_let_in_nor_counted(screen: Scree
     rejected.close()
 
 
-def test_what_cannot_be_told_from_its_headers_is_for_the_worker(screen: Screen, wire: Wire) -> None:
-    rejected = opened(screen, wire)
+def test_what_cannot_be_told_from_its_headers_is_for_the_worker(filters: CaptureFilters, wire: Wire) -> None:
+    rejected = opened(filters, wire)
     odd = [frame(fragment=0x2000), frame(fragment=0x0010), frame(first=0x43), frame(first=0x65), frame(first=0x35)]
     odd += [frame()[:34], frame()[:36], frame(options=bytes(4))[:40]]  # without ports
     wire.send(*odd, frame(proto=6)[:34])
@@ -62,45 +62,45 @@ def test_what_cannot_be_told_from_its_headers_is_for_the_worker(screen: Screen, 
     rejected.close()
 
 
-def test_a_change_is_in_force_at_once(screen: Screen, wire: Wire) -> None:
-    rejected = opened(screen, wire)
+def test_a_change_is_in_force_at_once(filters: CaptureFilters, wire: Wire) -> None:
+    rejected = opened(filters, wire)
     wire.send(frame())
-    screen.change([(3, WANTED[0]), (4, WANTED[1])], ())  # the second one is another interface's
+    filters.change([(3, WANTED[0]), (4, WANTED[1])], ())  # the second one is another interface's
     wire.send(frame(), frame(port=5002))
     assert wire.receive(1) == [frame()]
-    screen.change([(3, WANTED[1])], [(3, WANTED[0])])
+    filters.change([(3, WANTED[1])], [(3, WANTED[0])])
     wire.send(frame(), frame(port=5002))
     assert wire.receive(1) == [frame(port=5002)]
     assert rejected.read() == 3
     rejected.close()
 
 
-def test_everything_is_shown_on_demand(screen: Screen, wire: Wire) -> None:
-    rejected = opened(screen, wire)
+def test_everything_is_shown_on_demand(filters: CaptureFilters, wire: Wire) -> None:
+    rejected = opened(filters, wire)
     wire.send(frame(port=1))
-    screen.show_all(everything=True)
+    filters.show_all(everything=True)
     wire.send(frame(port=2), frame(proto=6))
     assert wire.receive(1) == [frame(port=2)]
-    screen.show_all(everything=False)
+    filters.show_all(everything=False)
     wire.send(frame(port=3))
     assert rejected.read() == 2
     rejected.close()
 
 
-def test_without_a_descriptor_left_a_filter_stays_as_it_was(screen: Screen, wire: Wire) -> None:
+def test_without_a_descriptor_left_a_filter_stays_as_it_was(filters: CaptureFilters, wire: Wire) -> None:
     """Changing what is shown is no reason to fail; opening a capture then is, and leaves nothing behind."""
-    screen.change([(3, WANTED[0])], ())
-    rejected = opened(screen, wire)
+    filters.change([(3, WANTED[0])], ())
+    rejected = opened(filters, wire)
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     before = len([*OPEN.iterdir()])
     with wire.b.entered():
         b0 = find_interface("b0")
         resource.setrlimit(resource.RLIMIT_NOFILE, (0, hard))
         try:
-            screen.show_all(everything=True)
-            screen.show_all(everything=False)
+            filters.show_all(everything=True)
+            filters.show_all(everything=False)
             with pytest.raises(SystemFault):
-                screen.open(4, b0, [wire.capture])
+                filters.open(4, b0, [wire.capture])
         finally:
             resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
     assert len([*OPEN.iterdir()]) == before
@@ -109,66 +109,66 @@ def test_without_a_descriptor_left_a_filter_stays_as_it_was(screen: Screen, wire
     rejected.close()
 
 
-def test_next_capture_in_a_slot_counts_from_zero(screen: Screen, wire: Wire) -> None:
-    first = opened(screen, wire)
+def test_next_capture_in_a_slot_counts_from_zero(filters: CaptureFilters, wire: Wire) -> None:
+    first = opened(filters, wire)
     wire.send(frame(), frame())
     assert first.read() == 2
-    screen.forget(3)
+    filters.forget(3)
     first.close()
     attach_filter(wire.capture, REJECT_ALL)
     wire.send(frame())
-    second = opened(screen, wire)
+    second = opened(filters, wire)
     assert second.read() == 0
     wire.send(frame())
     assert second.read() == 1
     second.close()
 
 
-def what_is_left(screen: Screen) -> dict[str, int]:
+def what_is_left(filters: CaptureFilters) -> dict[str, int]:
     """Descriptors of its own, by name, as a service manager has them."""
-    return {name: os.dup(each) for name, each in screen._store.all().items()}  # type: ignore[attr-defined]
+    return {name: os.dup(each) for name, each in filters._store.all().items()}  # type: ignore[attr-defined]
 
 
-def adopted(wire: Wire, kind: type[Screen], left: dict[str, int]) -> tuple[Screen, Rejected]:
+def adopted(wire: Wire, kind: type[CaptureFilters], left: dict[str, int]) -> tuple[CaptureFilters, Rejected]:
     """By the next mcrd."""
-    successor: Screen = kind(DescriptorStore(inherited=left))  # type: ignore[call-arg]
+    successor: CaptureFilters = kind(DescriptorStore(inherited=left))  # type: ignore[call-arg]
     with wire.b.entered():
         return successor, successor.adopt(3, find_interface("b0"), [wire.capture])
 
 
-def test_next_mcrd_goes_on_with_a_filter_and_its_count(screen: Screen, wire: Wire) -> None:
+def test_next_mcrd_goes_on_with_a_filter_and_its_count(filters: CaptureFilters, wire: Wire) -> None:
     """What the first one admits comes in until the next one has said what it admits; nothing is uncounted."""
-    screen.change([(3, WANTED[0])], ())
-    first = opened(screen, wire)
+    filters.change([(3, WANTED[0])], ())
+    first = opened(filters, wire)
     wire.send(frame(port=5001))
     assert first.read() == 1
     state = first.state
-    left = what_is_left(screen)
+    left = what_is_left(filters)
     first.close()
-    screen.close()
-    successor, second = adopted(wire, type(screen), left)
+    filters.close()
+    successor, second = adopted(wire, type(filters), left)
     second.resume(state)
     successor.change([(3, WANTED[1])], ())
     rejected = [frame(port=5001), frame(str(WANTED[1].group), WANTED[1].port)]
-    wire.send(frame(), *(rejected if isinstance(screen, MapScreen) else ()))
+    wire.send(frame(), *(rejected if isinstance(filters, EbpfFilters) else ()))
     assert wire.receive(1) == [frame()]
     successor.install()
     wire.send(frame(), frame(str(WANTED[1].group), WANTED[1].port))
     assert wire.receive(1) == [frame(str(WANTED[1].group), WANTED[1].port)]
-    assert second.read() == (4 if isinstance(screen, MapScreen) else 2)
+    assert second.read() == (4 if isinstance(filters, EbpfFilters) else 2)
     second.close()
     successor.close()
 
 
-def test_mcrd_that_fails_to_start_leaves_filter_and_count_to_the_next(screen: Screen, wire: Wire) -> None:
-    screen.change([(3, WANTED[0])], ())
-    opened(screen, wire).close()
-    kept = what_is_left(screen)
-    failed, count = adopted(wire, type(screen), what_is_left(screen))
+def test_mcrd_that_fails_to_start_leaves_filter_and_count_to_the_next(filters: CaptureFilters, wire: Wire) -> None:
+    filters.change([(3, WANTED[0])], ())
+    opened(filters, wire).close()
+    kept = what_is_left(filters)
+    failed, count = adopted(wire, type(filters), what_is_left(filters))
     count.close()
     failed.close()
     assert failed._store.all().keys() == kept.keys()  # type: ignore[attr-defined]
-    successor, count = adopted(wire, type(screen), kept)
+    successor, count = adopted(wire, type(filters), kept)
     wire.send(frame(), frame(port=5001))
     assert wire.receive(1) == [frame()]
     assert count.read() == 1
@@ -178,39 +178,39 @@ def test_mcrd_that_fails_to_start_leaves_filter_and_count_to_the_next(screen: Sc
 
 def test_too_many_rules_for_a_classic_filter_leave_it_to_the_workers(wire: Wire) -> None:
     """Nothing is lost: workers sort out what a filter can't."""
-    screen = ClassicScreen(DescriptorStore())
+    filters = ClassicFilters(DescriptorStore())
     many = [Flow(IPv4Address("239.2.0.0") + i, 5000) for i in range(2000)]
     with pytest.raises(OverflowError):
         select_udp(many)
-    screen.change([(3, each) for each in many], ())
-    rejected = opened(screen, wire)
+    filters.change([(3, each) for each in many], ())
+    rejected = opened(filters, wire)
     wire.send(frame(), frame("239.2.0.9"))
     assert wire.receive(2) == [frame(), frame("239.2.0.9")]
-    screen.change([(3, WANTED[0])], [(3, each) for each in many])
+    filters.change([(3, WANTED[0])], [(3, each) for each in many])
     wire.send(frame("239.2.0.9"), frame())
     assert wire.receive(1) == [frame()]
     assert rejected.read() == 1
     rejected.close()
-    screen.close()
+    filters.close()
 
 
 def test_map_holds_as_many_rules_as_a_relay(wire: Wire) -> None:
     """Or there is none, and the classic filters take its place."""
-    screen = open_screen(DescriptorStore(), suppress=False, path=None)
+    filters = open_filters(DescriptorStore(), suppress=False, path=None)
     if not may_load_ebpf():
-        assert isinstance(screen, ClassicScreen)
+        assert isinstance(filters, ClassicFilters)
         return
     most = [(3, Flow(IPv4Address("239.2.0.0") + i, 5000)) for i in range(MAX_RULES)]
-    screen.change(most, ())
+    filters.change(most, ())
     with pytest.raises(SystemFault, match="BPF_MAP_UPDATE_ELEM"):
-        screen.change([(3, WANTED[0]), (3, WANTED[1])], ())
-    screen.change([], most[:1])
-    rejected = opened(screen, wire)
+        filters.change([(3, WANTED[0]), (3, WANTED[1])], ())
+    filters.change([], most[:1])
+    rejected = opened(filters, wire)
     wire.send(frame(), frame("239.2.0.0"), frame("239.2.63.255"))
     assert wire.receive(1) == [frame("239.2.63.255")]
     assert rejected.read() == 2
     rejected.close()
-    screen.close()
+    filters.close()
 
 
 @pytest.mark.skipif(not may_load_ebpf(), reason="eBPF is forbidden here (no CAP_BPF outside user namespaces)")

@@ -15,7 +15,7 @@ from filters import WANTED, Wire, checksum, frame, may_load_ebpf, opened
 from mcr._native import ffi, lib
 from mcr.net.filter import path
 from mcr.net.filter.base import Rejected
-from mcr.net.filter.ebpf import MapScreen
+from mcr.net.filter.ebpf import EbpfFilters
 from mcr.net.filter.path import INHERITED, REFUSED, REVIEWED, KernelPath, Target
 from mcr.net.interfaces import find_interface
 from mcr.net.local_receivers import without_local_receivers
@@ -33,13 +33,13 @@ OUT = b"\1\0\x5e\x09\x09\x09" + MAC + b"\x08\x00"
 
 CAPABILITIES = "-all,+bpf,+net_admin,+net_raw"
 LOAD = """
-from mcr.net.filter.ebpf import MapScreen
+from mcr.net.filter.ebpf import EbpfFilters
 from mcr.net.filter.path import KernelPath
 from mcr.process.descriptor_store import DescriptorStore
 from mcr.shm.kernel_counters import KernelCounters
 store = DescriptorStore()
-screen = MapScreen(store, KernelPath(2, KernelCounters.make(store)), suppress=True)
-print(screen.unsuppressed, end="")
+filters = EbpfFilters(store, KernelPath(2, KernelCounters.make(store)), suppress=True)
+print(filters.unsuppressed, end="")
 """
 
 
@@ -51,11 +51,11 @@ class Relay:
             self.store = DescriptorStore()
             self.counters = KernelCounters.make(self.store)
             self.path = KernelPath(1, self.counters)
-            self.screen = MapScreen(self.store, self.path, suppress=True)
+            self.filters = EbpfFilters(self.store, self.path, suppress=True)
             self.index = find_interface("b0").index
         self.wire = wire
-        self.screen.change([(CAPTURE, each) for each in WANTED], ())
-        self.counts: Rejected = opened(self.screen, wire, CAPTURE)
+        self.filters.change([(CAPTURE, each) for each in WANTED], ())
+        self.counts: Rejected = opened(self.filters, wire, CAPTURE)
         self.counters.start_rule(RULE, TAG)
         self.counters.start_output(OUTPUT, TAG)
         self.path.forward(CAPTURE, WANTED[0], RULE, [self.target(GROUP)])
@@ -66,7 +66,7 @@ class Relay:
 
     def link(self) -> None:
         """Have the program run. The worker's ring is empty."""
-        suppressor = self.screen.suppressor
+        suppressor = self.filters.suppressor
         assert suppressor
         assert suppressor.is_due()
         with self.wire.b.entered():
@@ -108,7 +108,7 @@ def relay(wire: Wire) -> Iterator[Relay]:
     made.link()
     yield made
     made.counts.close()
-    made.screen.close()
+    made.filters.close()
     made.path.__exit__()
     made.counters.__exit__()
 
@@ -168,7 +168,7 @@ def test_a_capture_that_is_held_is_the_worker_s(relay: Relay, wire: Wire) -> Non
     relay.path.hold([CAPTURE])
     wire.send(frame())
     assert wire.receive(1) == [frame()]
-    suppressor = relay.screen.suppressor
+    suppressor = relay.filters.suppressor
     assert suppressor
     assert suppressor.why_not(CAPTURE) == "there was no memory to change what the kernel has of its rules"
     relay.path.hold([])
@@ -272,8 +272,8 @@ def test_a_rule_that_has_just_gone_matches_nothing(relay: Relay, wire: Wire) -> 
 
 def test_the_worker_gets_what_nobody_would_carry_out(relay: Relay, wire: Wire) -> None:
     """The program is gone, or another one takes packets first: one packet is lost, and counted, and nothing more."""
-    assert relay.screen.suppressor
-    (link,) = relay.screen.suppressor._links.values()
+    assert relay.filters.suppressor
+    (link,) = relay.filters.suppressor._links.values()
     lib.mcr_bpf_unlink(os.dup(link))
     wire.send(frame(), frame(), frame())
     assert wire.receive(2) == [frame()] * 2
@@ -281,10 +281,10 @@ def test_the_worker_gets_what_nobody_would_carry_out(relay: Relay, wire: Wire) -
     relay.look()
     wire.send(frame())
     assert wire.receive(1) == [frame()]
-    assert relay.screen.suppressor.why_not(CAPTURE) == (
+    assert relay.filters.suppressor.why_not(CAPTURE) == (
         "another program at the ingress of the input interface takes packets first"
     )
-    suppressor = relay.screen.suppressor
+    suppressor = relay.filters.suppressor
     suppressor.add(CAPTURE, relay.index, is_ethernet=True)
     assert suppressor.is_due()
     assert suppressor.pause() is not None  # as whenever a link changes: the other program may still be there
@@ -294,8 +294,8 @@ def test_the_worker_gets_what_nobody_would_carry_out(relay: Relay, wire: Wire) -
     relay.look()
     wire.send(frame())
     assert wire.receive(1) == [frame()]
-    relay.screen.suppressor.forget(CAPTURE)
-    relay.screen.suppressor.add(CAPTURE, relay.index, is_ethernet=True)
+    relay.filters.suppressor.forget(CAPTURE)
+    relay.filters.suppressor.add(CAPTURE, relay.index, is_ethernet=True)
     relay.link()
     wire.send(frame())
     relay.forwarded(1)
@@ -304,16 +304,16 @@ def test_the_worker_gets_what_nobody_would_carry_out(relay: Relay, wire: Wire) -
 def test_a_kernel_that_refuses_its_programs_loads_those_that_do_the_rest(
     relay: Relay, wire: Wire, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    load = MapScreen._load
+    load = EbpfFilters._load
 
-    def refuse(screen: MapScreen, capture: int, worker: int) -> int:
-        if screen._path:
+    def refuse(filters: EbpfFilters, capture: int, worker: int) -> int:
+        if filters._path:
             raise OSError(errno.EACCES, "")
-        return load(screen, capture, worker)
+        return load(filters, capture, worker)
 
-    monkeypatch.setattr(MapScreen, "_load", refuse)
+    monkeypatch.setattr(EbpfFilters, "_load", refuse)
     with wire.b.entered():
-        screen = MapScreen(DescriptorStore(), relay.path, suppress=True)
-    assert screen.suppressor
+        filters = EbpfFilters(DescriptorStore(), relay.path, suppress=True)
+    assert filters.suppressor
     assert relay.path.is_barred(REFUSED)
-    screen.close()
+    filters.close()

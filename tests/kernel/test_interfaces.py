@@ -11,7 +11,7 @@ from lab import Lab, Namespace
 from mcr.errors import SystemFault
 from mcr.net.capture import BufferPools, open_captures
 from mcr.net.egress import open_egress
-from mcr.net.filter.classic import ClassicScreen
+from mcr.net.filter.classic import ClassicFilters
 from mcr.net.interfaces import (
     Binding,
     Interface,
@@ -59,13 +59,13 @@ def capturing(interface: Interface) -> str:
 
 
 def counting(interface: Interface) -> str:
-    screen = ClassicScreen(DescriptorStore())
-    rejected = screen.open(0, interface, ())
+    filters = ClassicFilters(DescriptorStore())
+    rejected = filters.open(0, interface, ())
     try:
-        return str(screen._captures[0].counter.getsockname()[0])
+        return str(filters._captures[0].counter.getsockname()[0])
     finally:
         rejected.close()
-        screen.close()
+        filters.close()
 
 
 @pytest.mark.parametrize("opening", [sending, witnessing, capturing, counting])

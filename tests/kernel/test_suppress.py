@@ -10,7 +10,7 @@ import pytest
 from filters import WANTED, Wire, frame, may_load_ebpf, opened
 from lab import Lab, Namespace
 from mcr.net.filter.base import Rejected
-from mcr.net.filter.ebpf import MapScreen
+from mcr.net.filter.ebpf import EbpfFilters
 from mcr.net.local_receivers import LinkChanges, without_local_receivers
 from mcr.process.descriptor_store import DescriptorStore
 
@@ -34,37 +34,37 @@ def send_burst(wire: Wire, each: bytes) -> int:
 
 
 @pytest.fixture
-def suppressing(wire: Wire) -> Iterator[MapScreen]:
+def suppressing(wire: Wire) -> Iterator[EbpfFilters]:
     """What `WANTED` has is suppressed on b0, once a capture is open."""
     if not may_load_ebpf():
         pytest.skip("eBPF is forbidden here (no CAP_BPF outside user namespaces), so nothing is suppressed")
     with wire.b.entered():
-        made = MapScreen(DescriptorStore(), suppress=True)
+        made = EbpfFilters(DescriptorStore(), suppress=True)
     made.change([(3, each) for each in WANTED], ())
     wire.b.ip("address add 198.18.0.2/24 dev b0")
     yield made
     made.close()
 
 
-def suppress(screen: MapScreen, wire: Wire) -> None:
+def suppress(filters: EbpfFilters, wire: Wire) -> None:
     """As far as local receivers allow."""
-    assert screen.suppressor
-    assert screen.suppressor.is_due()
+    assert filters.suppressor
+    assert filters.suppressor.is_due()
     with wire.b.entered():
-        paused = screen.suppressor.pause()
+        paused = filters.suppressor.pause()
         assert paused is not None
-        screen.suppressor.suppress_on(without_local_receivers(paused))
+        filters.suppressor.suppress_on(without_local_receivers(paused))
 
 
-def begin(screen: MapScreen, wire: Wire) -> Rejected:
+def begin(filters: EbpfFilters, wire: Wire) -> Rejected:
     """Open the capture, and suppress."""
-    rejected = opened(screen, wire)
-    suppress(screen, wire)
-    assert screen.suppressor
-    if screen.suppressor._useless:
+    rejected = opened(filters, wire)
+    suppress(filters, wire)
+    assert filters.suppressor
+    if filters.suppressor._useless:
         rejected.close()
         pytest.skip("this kernel has no tcx, so nothing is suppressed")
-    assert screen.suppressor._links
+    assert filters.suppressor._links
     return rejected
 
 
@@ -76,7 +76,7 @@ def join(namespace: Namespace) -> socket.socket:
     return member
 
 
-def test_the_ip_stack_does_not_get_what_is_wanted_unless_a_socket_listens(suppressing: MapScreen, wire: Wire) -> None:
+def test_the_ip_stack_does_not_get_what_is_wanted_unless_a_socket_listens(suppressing: EbpfFilters, wire: Wire) -> None:
     with join(wire.b) as listener, join(wire.b):
         rejected = begin(suppressing, wire)
         assert send_burst(wire, frame()) < BURST // 2
@@ -96,7 +96,7 @@ def test_the_ip_stack_does_not_get_what_is_wanted_unless_a_socket_listens(suppre
 
 
 @pytest.mark.parametrize("kind", ["bound to the group", "connected to the sender", "of both families", "by interface"])
-def test_every_kind_of_udp_socket_gets_what_is_suppressed(suppressing: MapScreen, wire: Wire, kind: str) -> None:
+def test_every_kind_of_udp_socket_gets_what_is_suppressed(suppressing: EbpfFilters, wire: Wire, kind: str) -> None:
     with wire.b.entered():
         family = socket.AF_INET6 if kind == "of both families" else socket.AF_INET
         listener = socket.socket(family, socket.SOCK_DGRAM)
@@ -118,7 +118,7 @@ def test_every_kind_of_udp_socket_gets_what_is_suppressed(suppressing: MapScreen
         rejected.close()
 
 
-def test_what_cannot_be_known_is_not_suppressed_and_looked_for_again(suppressing: MapScreen, wire: Wire) -> None:
+def test_what_cannot_be_known_is_not_suppressed_and_looked_for_again(suppressing: EbpfFilters, wire: Wire) -> None:
     assert suppressing.suppressor
     rejected = begin(suppressing, wire)
     wire.b.ip("link set b0 alias other")
@@ -134,7 +134,7 @@ def test_what_cannot_be_known_is_not_suppressed_and_looked_for_again(suppressing
 
 @pytest.mark.parametrize("is_free", [True, False])
 def test_what_has_changed_while_it_was_looked_at_is_looked_at_again(
-    suppressing: MapScreen, wire: Wire, *, is_free: bool
+    suppressing: EbpfFilters, wire: Wire, *, is_free: bool
 ) -> None:
     """An interface that was made again was seen as it went: it is neither suppressed nor said to be a bridge's."""
     assert suppressing.suppressor
@@ -152,7 +152,7 @@ def test_what_has_changed_while_it_was_looked_at_is_looked_at_again(
     rejected.close()
 
 
-def test_who_takes_packets_below_ip_gets_what_is_suppressed(suppressing: MapScreen, wire: Wire) -> None:
+def test_who_takes_packets_below_ip_gets_what_is_suppressed(suppressing: EbpfFilters, wire: Wire) -> None:
     """As a packet socket for one protocol does, which stands behind the program."""
     with wire.b.entered():
         behind = socket.socket(socket.AF_PACKET, socket.SOCK_RAW, socket.htons(0x0800))
@@ -166,7 +166,7 @@ def test_who_takes_packets_below_ip_gets_what_is_suppressed(suppressing: MapScre
 
 
 def test_a_port_of_a_bridge_is_not_suppressed_and_suppressed_again_when_it_is_none(
-    suppressing: MapScreen, wire: Wire
+    suppressing: EbpfFilters, wire: Wire
 ) -> None:
     """The bridge's own sockets and routes are not to be seen from its port."""
     assert suppressing.suppressor
@@ -188,7 +188,7 @@ def test_a_port_of_a_bridge_is_not_suppressed_and_suppressed_again_when_it_is_no
     rejected.close()
 
 
-def test_what_multicast_routing_may_route_is_not_suppressed(suppressing: MapScreen, wire: Wire) -> None:
+def test_what_multicast_routing_may_route_is_not_suppressed(suppressing: EbpfFilters, wire: Wire) -> None:
     assert suppressing.suppressor
     rejected = begin(suppressing, wire)
     with wire.b.entered():
@@ -205,7 +205,7 @@ def test_what_multicast_routing_may_route_is_not_suppressed(suppressing: MapScre
     rejected.close()
 
 
-def test_an_interface_that_is_gone_is_not_suppressed(suppressing: MapScreen, wire: Wire) -> None:
+def test_an_interface_that_is_gone_is_not_suppressed(suppressing: EbpfFilters, wire: Wire) -> None:
     assert suppressing.suppressor
     rejected = begin(suppressing, wire)
     wire.b.ip("link delete b0")

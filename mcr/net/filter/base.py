@@ -12,8 +12,8 @@ from mcr.errors import describe_errno
 from mcr.logs.logger import get_logger
 from mcr.model.flow import Flow
 from mcr.model.log import Facility
-from mcr.net.filter.classic import ClassicScreen
-from mcr.net.filter.ebpf import MapScreen
+from mcr.net.filter.classic import ClassicFilters
+from mcr.net.filter.ebpf import EbpfFilters
 from mcr.net.filter.path import KernelPath
 from mcr.net.filter.suppress import Suppressor
 from mcr.net.interfaces import Interface
@@ -43,7 +43,7 @@ class Rejected(Protocol):
         ...
 
 
-class Screen(Protocol):
+class CaptureFilters(Protocol):
     """The filters of all captures, which are known by their slots.
 
     Attributes:
@@ -103,7 +103,7 @@ class Screen(Protocol):
         ...
 
 
-def open_screen(store: DescriptorStore, *, suppress: bool, path: KernelPath | None) -> Screen:
+def open_filters(store: DescriptorStore, *, suppress: bool, path: KernelPath | None) -> CaptureFilters:
     """Make the best capture filter that this process may load.
 
     Args:
@@ -112,10 +112,10 @@ def open_screen(store: DescriptorStore, *, suppress: bool, path: KernelPath | No
         path: the kernel path; stays the caller's. None: there is none.
     """
     try:
-        return MapScreen(store, path, suppress=suppress)
+        return EbpfFilters(store, path, suppress=suppress)
     except OSError as error:
         reason = describe_errno(error.errno or 0)
         log.info("no eBPF (%s): classic filters reject what no rule takes", reason)
         if suppress:
             log.info("MCR_ABSORB has no effect: no eBPF (%s)", reason)
-        return ClassicScreen(store)
+        return ClassicFilters(store)

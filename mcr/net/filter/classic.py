@@ -51,8 +51,8 @@ def _select(wanted: set[Flow]) -> tuple[Sequence[Instruction], Sequence[Instruct
     return select_udp(wanted), select_udp(wanted, invert=True)
 
 
-class ClassicScreen:
-    """A `Screen`. A change writes the filters of a capture anew."""
+class ClassicFilters:
+    """`CaptureFilters`. A change writes the filters of a capture anew."""
 
     suppressor: Suppressor | None = None
     kind = "classic"

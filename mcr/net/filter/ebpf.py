@@ -25,8 +25,8 @@ _REJECTED = "rejected"  # the map, in the store of descriptors
 _HATYPE = 3  # in the address of an AF_PACKET socket
 
 
-class MapScreen:
-    """A `Screen`. A change costs a system call for each rule, and no program is made anew.
+class EbpfFilters:
+    """`CaptureFilters`. A change costs a system call for each rule, and no program is made anew.
 
     Raises:
         OSError: this process may not, or this kernel can't.

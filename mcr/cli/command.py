@@ -1,5 +1,7 @@
 """Command lines, as click reads them, but that an option given twice is an error: click would take the last one."""
 
+from collections import UserDict
+from importlib import import_module
 from typing import Any
 
 import click
@@ -16,11 +18,32 @@ class Command(click.Command):
         return super().parse_args(ctx, args)
 
 
+class _Commands(UserDict[str, click.Command]):
+    """Commands by name. One that is given as ``module:attribute`` is imported when somebody looks it up."""
+
+    def __getitem__(self, name: str) -> click.Command:
+        found: click.Command | str = self.data[name]
+        if not isinstance(found, str):
+            return found
+        module, _, attribute = found.partition(":")
+        command: click.Command = getattr(import_module(module), attribute)
+        self.data[name] = command
+        return command
+
+
 class Group(click.Group):
     """A command that has commands."""
 
     command_class = Command
     group_class = type
+
+    def __init__(self, *args: Any, **attributes: Any) -> None:
+        super().__init__(*args, **attributes)
+        self.commands = _Commands(self.commands)
+
+    def add_later(self, **places: str) -> None:
+        """Add commands by name, each ``module:attribute``, which is imported when it is needed."""
+        self.commands.update(places)  # type: ignore[arg-type]
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
         """Read the arguments, up to the command."""

@@ -30,6 +30,8 @@ def config() -> None:
     """Check, apply and make configuration files."""
 
 
+config.add_later(**{"import": "mcr.cli.config_import:import_file"})
+
 _files = click.argument("files", metavar="[FILE|DIRECTORY]...", nargs=-1, shell_complete=completion.files)
 
 

@@ -3,7 +3,8 @@
 Rules of the module:
 
 1. It reads a command line and draws an answer. Values are judged by the daemon, which any client may ask.
-2. Every import here is paid by every command: rich comes only when it is needed, attrs and trio never.
+2. Every import here is paid by every command: rich and the modules of other commands come only when they are needed,
+   attrs and trio never.
 """
 
 import errno
@@ -19,12 +20,7 @@ import click
 import mcr
 from mcr.cli import completion, tables
 from mcr.cli.command import Group
-from mcr.cli.config import config, confirm_apply
-from mcr.cli.config_import import import_file
 from mcr.cli.failure import report, run
-from mcr.cli.findings import doctor, why
-from mcr.cli.report import write_report
-from mcr.cli.rule_changes import add, change, remove
 from mcr.cli.session import Session, common_options, terminal_height, terminal_width
 from mcr.errors import McrError, SystemFault, UsageError
 from mcr.process import streams
@@ -46,9 +42,8 @@ def cli() -> None:
     """Control a running mcrd, the daemon of the MCR multicast relay."""
 
 
-cli.add_command(add)
-cli.add_command(change)
-cli.add_command(remove)
+_RULE_CHANGES = "mcr.cli.rule_changes"
+cli.add_later(add=f"{_RULE_CHANGES}:add", change=f"{_RULE_CHANGES}:change", remove=f"{_RULE_CHANGES}:remove")
 
 
 @cli.command("list")
@@ -187,12 +182,13 @@ def set_log_level(session: Session, global_level: str | None, facility: str | No
     _note_cost(session, levels)
 
 
-config.add_command(import_file)
-cli.add_command(config)
-cli.add_command(confirm_apply)
-cli.add_command(doctor)
-cli.add_command(why)
-cli.add_command(write_report)
+cli.add_later(
+    config="mcr.cli.config:config",
+    confirm="mcr.cli.config:confirm_apply",
+    doctor="mcr.cli.findings:doctor",
+    why="mcr.cli.findings:why",
+    report="mcr.cli.report:write_report",
+)
 
 
 def main() -> None:

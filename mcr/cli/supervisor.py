@@ -1,5 +1,6 @@
 """The commands of `mcrd`."""
 
+import logging
 import os
 from collections.abc import Callable, Mapping
 from functools import partial
@@ -132,7 +133,10 @@ def supervisor(context: click.Context, /, config_paths: tuple[str, ...], *, take
             "%s are not read: they are for the mcrd whose control socket is %s; to have this one read them: --config",
             *(" and ".join(CONFIGURATION), DEFAULT_CONTROL_SOCKET),
         )
-    trio.run(partial(run_daemon, settings, paths, configuration, take_over=take_over))
+    try:
+        trio.run(partial(run_daemon, settings, paths, configuration, take_over=take_over))
+    finally:
+        logging.shutdown()  # what led to an error stands above it
 
 
 def configuration_paths(chosen: tuple[str, ...], given: Given) -> ConfigurationPaths:

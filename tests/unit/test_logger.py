@@ -4,6 +4,7 @@ import json
 import logging
 import os
 import re
+import sys
 import threading
 import time
 import warnings
@@ -13,6 +14,8 @@ from typing import Any
 
 import pytest
 
+from mcr.cli import failure, supervisor
+from mcr.errors import McrError
 from mcr.logs import control
 from mcr.logs import writer as log_writer
 from mcr.logs.control import LogControl, setup_logging
@@ -254,6 +257,29 @@ def test_what_was_left_out_is_told_while_nothing_else_is_said(
     while "1 more lines such as" not in said:
         said += capfd.readouterr().err
         time.sleep(0.001)
+
+
+def test_an_error_that_ends_mcrd_stands_below_what_led_to_it(
+    monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    async def fails(*_arguments: object, **_options: object) -> None:
+        for number in range(50):
+            log.log_kind(str(number), Level.WARNING, f"{number} led to it")
+        raise McrError("ended")
+
+    def write_slowly(line: str) -> bool:
+        threading.Event().wait(0.005)
+        return write(line)
+
+    write = log_writer._write_line
+    monkeypatch.setattr(log_writer, "_write_line", write_slowly)
+    monkeypatch.setattr(supervisor, "run_daemon", fails)
+    monkeypatch.setattr(supervisor, "ignore_write_errors", lambda: None)
+    monkeypatch.setattr(sys, "argv", ["mcrd", "supervisor", "--control-socket", "/nowhere/mcr.sock"])
+    assert failure.run(supervisor.mcrd, "mcrd") == 1
+    said = capfd.readouterr().err.splitlines()
+    assert said[-2].endswith("49 led to it")
+    assert said[-1] == "Error: ended"
 
 
 # A standard error that takes nothing

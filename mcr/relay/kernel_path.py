@@ -27,7 +27,6 @@ from mcr.net.filter.path import (
     KernelPath,
     Target,
     open_kernel_path,
-    wait_for_packets,
 )
 from mcr.net.ip_bypass import Blocker
 from mcr.net.raw import RawLink
@@ -41,6 +40,7 @@ log = get_logger(Facility.NETWORK)
 
 _UNSEEN = "it has not been seen yet what acts on packets that leave, which takes CAP_NET_ADMIN"
 _LONGEST = 0xFFFF  # bytes of an IP datagram
+_ONE_BY_ONE = 4  # replaced rules, each of which may take a grace period; for more, one with their gates closed
 
 
 @attrs.frozen
@@ -102,16 +102,21 @@ class KernelRules:
                 self.path.counters.start_output(place.slot, place.tag)
         self.follow(now)
         if any(each.leaving for each in changed):
-            wait_for_packets()  # what has left counts no more
+            self.path.wait()  # what has left counts no more
 
     def follow(self, rules: Iterable[PlacedRule]) -> None:
         """Forward by these rules as they are now, where that may be."""
         if not self.path:
             return
         plans = [self._plan(placed) for placed in rules]
-        narrowed = [self._try(self._narrow, each) for each in plans]
+        replaced = [each for each in plans if self._served.get(each.rule_id, each.now) != each.now]
+        if len(replaced) > _ONE_BY_ONE:
+            self.path.hold([*self._stuck.values(), *(each.now.capture for each in replaced)])
+            narrowed = [True]
+        else:
+            narrowed = [self._try(self._narrow, each) for each in replaced]
         if any(narrowed):
-            wait_for_packets()  # longer datagrams leave by the outputs that there were
+            self.path.wait()  # longer datagrams leave by the outputs that there were
         for each in plans:
             self._try(self._serve, each)
         self.path.hold(self._stuck.values())
@@ -124,7 +129,7 @@ class KernelRules:
             still: inputs that other rules are about to have, and that have been admitted for these, to the workers.
                 The flows of the others are admitted no more.
         """
-        served, goes_on = [], False
+        served, going_on = [], []
         for placed in rules:
             rule_id = placed.rule.rule_id
             self._stuck.pop(rule_id, None)
@@ -132,11 +137,12 @@ class KernelRules:
                 del self._own_reasons()[rule_id]
             if gone := self._served.pop(rule_id, None):
                 served.append(gone)
-                goes_on |= placed.rule.input in still
+                going_on += [gone.capture] if placed.rule.input in still else []
         if not self.path:
             return
-        if goes_on:  # packets that the filter has left to the kernel path are to find the rule
-            wait_for_packets()
+        if going_on:  # packets that the filter has left to the kernel path are to find the rule
+            self.path.hold([*self._stuck.values(), *going_on])
+            self.path.wait()
         for each in served:
             self.path.drop(each.capture, each.flow)
         self.path.hold(self._stuck.values())
@@ -210,12 +216,19 @@ class KernelRules:
         return self._reasons
 
     def _plan(self, placed: PlacedRule) -> _Plan:
+        rule_id, source = placed.rule.rule_id, placed.rule.input
         reason = _why_not(placed, self._egress_of)
         targets = () if reason else _targets(placed, self._egress_of)
         mtu = min((*(each.mtu for each in targets), _LONGEST)) if targets else 0
-        source = placed.rule.input
         now = _Served(self._capture_of(source.interface), source.flow, mtu, targets)
-        return _Plan(placed.rule.rule_id, placed.slot, reason, now)
+        before = self._served.get(rule_id)
+        if before and before.capture != now.capture:  # its interface was opened again: what came in by it is no more
+            assert self.path
+            self.path.drop(before.capture, before.flow)
+            del self._served[rule_id]
+        elif before and not targets:  # packets that the filter has left to the kernel path are to find it
+            now = attrs.evolve(before, mtu=0)
+        return _Plan(rule_id, placed.slot, reason, now)
 
     def _try(self, step: Callable[[_Plan], bool], plan: _Plan) -> bool:
         """Do it. If there is no memory the kernel goes on by what it had of the rule, so its capture is held."""
@@ -234,32 +247,23 @@ class KernelRules:
 
     def _narrow(self, plan: _Plan) -> bool:
         """Let no longer datagrams in than new outputs take, before they are there; whether any were let in before."""
-        assert self.path
-        before, now = self._served.get(plan.rule_id), plan.now
-        if not before or before.capture != now.capture or now.mtu >= before.mtu:
+        before, now = self._served[plan.rule_id], plan.now
+        if now.mtu >= before.mtu:
             return False
-        self.path.allow(now.capture, now.flow, now.mtu)
-        self._served[plan.rule_id] = attrs.evolve(before, mtu=now.mtu)
-        return bool(now.targets)
+        self._forward(plan, attrs.evolve(before, mtu=now.mtu))
+        return now.targets != before.targets
 
     def _serve(self, plan: _Plan) -> bool:
         """Forward as planned; whether that is new."""
-        assert self.path
-        before, now = self._served.get(plan.rule_id), plan.now
-        if before and before.capture != now.capture:  # its interface was opened again: what came in by it is no more
-            self.path.drop(before.capture, now.flow)
-            del self._served[plan.rule_id]
-            before = None
-        if now == before or not (now.targets or before):
+        if not plan.now.targets or plan.now == self._served.get(plan.rule_id):
             return False
-        mtu = before.mtu if before else 0
-        if now.targets:
-            self.path.forward(now.capture, now.flow, plan.slot, now.targets)
-            self._served[plan.rule_id] = attrs.evolve(now, mtu=mtu)
-        if mtu != now.mtu:
-            self.path.allow(now.capture, now.flow, now.mtu)
-        self._served[plan.rule_id] = now
+        self._forward(plan, plan.now)
         return True
+
+    def _forward(self, plan: _Plan, now: _Served) -> None:
+        assert self.path
+        self.path.forward(now.capture, now.flow, plan.slot, now.mtu, now.targets)
+        self._served[plan.rule_id] = now
 
 
 def _why_not(placed: PlacedRule, egress_of: Callable[[str], Egress]) -> str:

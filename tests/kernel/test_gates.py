@@ -58,8 +58,10 @@ class Relay:
         self.counts: Rejected = opened(self.filters, wire, CAPTURE)
         self.counters.start_rule(RULE, TAG)
         self.counters.start_output(OUTPUT, TAG)
-        self.path.forward(CAPTURE, WANTED[0], RULE, [self.target(GROUP)])
-        self.path.allow(CAPTURE, WANTED[0], 1500)
+        self.forward(self.target(GROUP))
+
+    def forward(self, *targets: Target, mtu: int = 1500) -> None:
+        self.path.forward(CAPTURE, WANTED[0], RULE, mtu, targets)
 
     def target(self, group: IPv4Address, mtu: int = 1500) -> Target:
         return Target(OUTPUT, self.index, MAC, mtu, (SOURCE, 4321), group, 6000)
@@ -194,10 +196,35 @@ def test_other_flows_of_the_interface_are_the_workers(relay: Relay, wire: Wire) 
     assert relay.taken() == Taken()
 
 
+def test_memory_of_a_rule_is_used_again_when_no_packet_is_sent_by_it(
+    relay: Relay, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The kernel frees it at once, and the next rule that is put takes it."""
+    waited: list[None] = []
+    monkeypatch.setattr(path, "wait_for_packets", lambda: waited.append(None))
+
+    def waits() -> int:
+        """Before another rule is put."""
+        before = len(waited)
+        relay.path.forward(CAPTURE, WANTED[1], RULE + 1, 1500, [relay.target(GROUP)])
+        return len(waited) - before
+
+    assert [waits() for _ in range(3)] == [0, 0, 1]  # of these the second is the first that replaces one
+    relay.path.drop(CAPTURE, WANTED[0])
+    assert waits() == 1
+    relay.path.hold([CAPTURE])
+    assert waits() == 1  # a packet may have passed the gate before
+    relay.path.wait()
+    assert [waits() for _ in range(1000)] == [0] * 1000
+    relay.path.hold([])
+    assert waits() == 0
+    assert waits() == 1
+
+
 @pytest.mark.parametrize("mtu", [0, 40])
 def test_what_it_may_not_send_is_the_workers(relay: Relay, wire: Wire, mtu: int) -> None:
     """By an MTU of 0 nothing; by another what is longer."""
-    relay.path.allow(CAPTURE, WANTED[0], mtu)
+    relay.forward(relay.target(GROUP), mtu=mtu)
     wire.send(frame())
     assert wire.receive(1) == [frame()]
     assert relay.taken() == Taken()
@@ -253,7 +280,7 @@ def test_an_output_that_has_gone_is_an_error(relay: Relay, wire: Wire) -> None:
         index = find_interface("gone").index
     gone = Target(OUTPUT + 1, index, MAC, 1500, (SOURCE, 4321), GROUP, 6001)
     relay.counters.start_output(OUTPUT + 1, TAG)
-    relay.path.forward(CAPTURE, WANTED[0], RULE, [gone, relay.target(GROUP)])
+    relay.forward(gone, relay.target(GROUP))
     wire.b.ip("link del gone")
     wire.send(frame())
     relay.forwarded(1)
@@ -262,12 +289,11 @@ def test_an_output_that_has_gone_is_an_error(relay: Relay, wire: Wire) -> None:
     assert counters.output(OUTPUT + 1, TAG).last_error & 0xFFFF == 22  # EINVAL: no such interface
 
 
-def test_a_rule_that_has_just_gone_matches_nothing(relay: Relay, wire: Wire) -> None:
-    """The filter had decided before: it counts as what no rule takes."""
+def test_a_flow_that_has_been_dropped_is_the_workers(relay: Relay, wire: Wire) -> None:
     relay.path.drop(CAPTURE, WANTED[0])
     wire.send(frame())
-    assert wire.receive(0) == []
-    assert (relay.counts.read(), relay.taken()) == (1, Taken())
+    assert wire.receive(1) == [frame()]
+    assert (relay.counts.read(), relay.taken()) == (0, Taken())
 
 
 def test_the_worker_gets_what_nobody_would_carry_out(relay: Relay, wire: Wire) -> None:

@@ -40,7 +40,7 @@ static struct filter load_filter(void)
 		exit(FORBIDDEN);
 	filter.program = mcr_bpf_load_filter(wanted, filter.rejected, NULL, &plan);
 	CHECK(filter.program >= 0);
-	CHECK(!mcr_bpf_put(wanted, &flow, false, 0));
+	CHECK(!mcr_bpf_put(wanted, &flow));
 	return filter;
 }
 

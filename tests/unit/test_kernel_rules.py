@@ -109,13 +109,12 @@ MTU = {"out0": 1500, "narrow0": 600}
 class Kernel:
     """Plays the kernel path. `full`: it has no memory for changes."""
 
-    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+    def __init__(self) -> None:
         self.full = False
         self.did: list[str] = []
         self.held: set[int] = set()
         self.bars: set[str] = set()
         self.bar, self.is_barred, self.unbar = self.bars.add, self.bars.__contains__, self.bars.discard
-        monkeypatch.setattr("mcr.relay.kernel_path.wait_for_packets", lambda: self.did.append("wait"))
         self.rules = KernelRules(cast("KernelPath", self))
         self.rules.blocker = ""
         self.rules.bind(lambda _name: CAPTURE, _egress)
@@ -125,17 +124,19 @@ class Kernel:
             raise OSError(errno.ENOMEM, "")
         self.did.append(what)
 
-    def forward(self, _capture: int, _flow: Flow, _slot: int, targets: Sequence[Target]) -> None:
-        self._do(f"forward to {len(targets)}")
-
-    def allow(self, _capture: int, _flow: Flow, mtu: int) -> None:
-        self._do(f"allow {mtu}")
+    def forward(self, _capture: int, _flow: Flow, _slot: int, mtu: int, targets: Sequence[Target]) -> None:
+        self._do(f"{mtu} bytes to {len(targets)}")
 
     def drop(self, _capture: int, _flow: Flow) -> None:
         self.did.append("drop")
 
     def hold(self, captures: Iterable[int]) -> None:
-        self.held = {*captures}
+        if self.held != (held := {*captures}):
+            self.did.append("hold" if held else "let go")
+        self.held = held
+
+    def wait(self) -> None:
+        self.did.append("wait")
 
     def set_own(self, _keys: bytes) -> None:
         self._do("own")
@@ -165,16 +166,26 @@ def _placed(*outputs: Output, source: IPv4Address | None = SOURCE) -> PlacedRule
 
 
 @pytest.fixture
-def kernel(monkeypatch: pytest.MonkeyPatch) -> Kernel:
-    return Kernel(monkeypatch)
+def kernel() -> Kernel:
+    return Kernel()
 
 
 def test_no_longer_datagrams_are_let_in_than_new_outputs_take(kernel: Kernel) -> None:
-    assert kernel.follow(GROUP) == ["forward to 1", "allow 1500"]
-    assert kernel.follow(GROUP, SECOND) == ["allow 600", "wait", "forward to 2"]
-    assert kernel.follow(GROUP) == ["forward to 1", "allow 1500"]
+    assert kernel.follow(GROUP) == ["1500 bytes to 1"]
+    assert kernel.follow(GROUP, SECOND) == ["600 bytes to 1", "wait", "600 bytes to 2"]
+    assert kernel.follow(GROUP) == ["1500 bytes to 1"]
     assert kernel.follow(GROUP) == []
-    assert kernel.follow(GROUP, source=None) == ["allow 0"]
+    assert kernel.follow(GROUP, source=None) == ["0 bytes to 1"]
+    assert kernel.follow(GROUP, source=None) == []
+
+
+def test_many_rules_are_replaced_after_one_grace_period_with_their_gates_closed(kernel: Kernel) -> None:
+    rules = [attrs.evolve(_placed(GROUP), rule=attrs.evolve(RULE, rule_id=f"{each}")) for each in range(1000)]
+    kernel.rules.follow(rules)
+    assert kernel.did == ["1500 bytes to 1"] * 1000
+    kernel.did.clear()
+    kernel.rules.follow([attrs.evolve(each, sources=(None,)) for each in rules])
+    assert kernel.did == ["hold", "wait", *["0 bytes to 1"] * 1000, "let go"]
 
 
 @pytest.mark.parametrize(("outputs", "source"), [((GROUP,), SOURCE), ((GROUP, SECOND), None)])
@@ -204,7 +215,7 @@ def test_a_rule_can_be_removed_without_memory(kernel: Kernel) -> None:
     kernel.follow(GROUP, SECOND)
     kernel.did.clear()
     kernel.rules.forget([_placed(GROUP)], {RULE.input})
-    assert (kernel.did, kernel.held) == (["wait", "drop"], set())
+    assert (kernel.did, kernel.held) == (["wait", "drop", "let go"], set())
 
 
 def test_addresses_that_it_could_not_be_told_bar_it(kernel: Kernel) -> None:

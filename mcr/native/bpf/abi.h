@@ -15,13 +15,6 @@
 #define MCR_BPF_OUTPUTS 32  /* of a rule that the kernel path forwards by, at most */
 #define MCR_BPF_WORKERS 256 /* that the filter asks whether their rings are empty, at most */
 
-/* Value of the map of wanted flows. */
-struct mcr_bpf_wanted {
-	uint16_t kernel; /* whether the kernel path may forward it */
-	uint16_t mtu;    /* the least of its outputs: what is longer goes to a worker, as IP cuts it */
-	uint32_t epoch;  /* of the gate, in which the flow has moved to the kernel path; the filter writes it */
-};
-
 /* One output of a rule, as the kernel path needs it. Addresses and ports in network byte order. */
 struct mcr_bpf_output {
 	uint8_t macs[12];   /* destination and source */
@@ -35,12 +28,14 @@ struct mcr_bpf_output {
 
 /* Value of the map of what the kernel path forwards. Replaced as a whole, so a packet sees one state of a rule. */
 struct mcr_bpf_rule {
-	uint32_t slot; /* of its counters */
+	uint32_t slot;  /* of its counters */
+	uint32_t epoch; /* of the gate, in which the flow has moved to the kernel path; the filter writes it */
+	uint32_t mtu;   /* the least of its outputs: what is longer goes to a worker, as IP cuts it */
 	uint32_t count;
 	struct mcr_bpf_output outputs[MCR_BPF_OUTPUTS + 1]; /* a spare one: no pointer may leave the value */
 };
 
-_Static_assert(sizeof(struct mcr_bpf_rule) == 8 + (MCR_BPF_OUTPUTS + 1) * 32, "no padding");
+_Static_assert(sizeof(struct mcr_bpf_rule) == 16 + (MCR_BPF_OUTPUTS + 1) * 32, "no padding");
 
 /* What the kernel path has done with datagrams of one capture, on one processor. */
 struct mcr_bpf_taken {

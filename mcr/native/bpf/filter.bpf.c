@@ -20,6 +20,7 @@ MAP(admitted);
 MAP(rejected);
 MAP(own);
 MAP(drains);
+MAP(forwards);
 PARAMETER(capture);
 PARAMETER(worker);
 PARAMETER(workers);
@@ -125,14 +126,14 @@ INLINE bool is_super_frame_sound(const struct __sk_buff *skb, uint32_t total)
 }
 
 /* An ordinary datagram that every output can carry. All others are a worker's, which says what is wrong with them. */
-INLINE bool is_plain(struct __sk_buff *skb, const struct headers *headers, const struct mcr_bpf_wanted *wanted)
+INLINE bool is_plain(struct __sk_buff *skb, const struct headers *headers, uint32_t mtu)
 {
 	uint32_t total = MCR_NETWORK16(headers->ip.total);
 	uint16_t length;
 
 	if (skb->pkt_type == PACKET_OTHERHOST || skb->vlan_present || headers->ip.version_size != PLAIN_HEADER)
 		return false;
-	if (total < IP_AND_UDP || total > skb->len - ETH_HLEN || datagram_size(skb, total) > wanted->mtu)
+	if (total < IP_AND_UDP || total > skb->len - ETH_HLEN || datagram_size(skb, total) > mtu)
 		return false;
 	if (skb->gso_size && !is_super_frame_sound(skb, total))
 		return false;
@@ -158,25 +159,42 @@ INLINE bool is_drained(void)
 	return true;
 }
 
-/* Whether the kernel path forwards this packet. A flow moves there when it can't overtake itself, and back at once. */
-INLINE bool is_for_kernel(struct __sk_buff *skb, const struct headers *headers, struct mcr_bpf_wanted *wanted)
+/*
+ * In which epoch of the gate the kernel path forwards this packet; 0: it does not. A flow moves there when it can't overtake
+ * itself, and back at once.
+ */
+INLINE uint32_t find_epoch(struct __sk_buff *skb, const struct headers *headers, const struct mcr_flow *flow)
 {
 	uint32_t capture = (uint32_t)VALUE(capture);
 	const uint64_t *gate = bpf_map_lookup_elem(map_gates, &capture);
 	uint32_t epoch = gate ? (uint32_t)*gate : 0;
+	struct mcr_bpf_rule *rule;
 
-	if (!wanted->kernel || !epoch)
-		return false;
-	if (!is_plain(skb, headers, wanted)) {
-		wanted->epoch = 0;
-		return false;
+	if (!epoch)
+		return 0;
+	rule = bpf_map_lookup_elem(map_forwards, flow);
+	if (!rule)
+		return 0;
+	if (!is_plain(skb, headers, rule->mtu)) {
+		rule->epoch = 0;
+		return 0;
 	}
-	if (wanted->epoch == epoch)
-		return true;
+	if (rule->epoch == epoch)
+		return epoch;
 	if (!is_drained())
-		return false;
-	wanted->epoch = epoch;
-	return true;
+		return 0;
+	rule->epoch = epoch;
+	return epoch;
+}
+
+/* Leave it to the kernel path, if that forwards it. */
+INLINE bool to_kernel(struct __sk_buff *skb, const struct headers *headers, const struct mcr_flow *flow)
+{
+	uint32_t epoch = find_epoch(skb, headers, flow);
+
+	if (epoch)
+		hand_on(skb, PATH_KERNEL, datagrams_in(skb, MCR_NETWORK16(headers->ip.total)), headers, epoch);
+	return epoch;
 }
 
 int filter(struct __sk_buff *skb)
@@ -184,18 +202,14 @@ int filter(struct __sk_buff *skb)
 	struct headers headers = {};
 	struct mcr_flow flow;
 	enum verdict verdict = read_frame(skb, &headers, &flow, (uint16_t)VALUE(capture));
-	struct mcr_bpf_wanted *wanted;
 
 	if (VALUE(relay))
 		look_back();
 	if (verdict != LOOK_UP)
 		return verdict == ACCEPT ? to_worker(skb, &headers, ACCEPT_WHOLE) : DROP;
-	wanted = bpf_map_lookup_elem(map_admitted, &flow);
-	if (VALUE(relay) && wanted && is_for_kernel(skb, &headers, wanted)) {
-		hand_on(skb, PATH_KERNEL, datagrams_in(skb, MCR_NETWORK16(headers.ip.total)), &headers, wanted->epoch);
+	if (VALUE(relay) && to_kernel(skb, &headers, &flow))
 		return DROP;
-	}
-	if (wanted || VALUE(everything))
+	if (bpf_map_lookup_elem(map_admitted, &flow) || VALUE(everything))
 		return to_worker(skb, &headers, accept(skb));
 	count(skb);
 	return DROP;

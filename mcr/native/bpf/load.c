@@ -64,7 +64,7 @@ int mcr_bpf_open_map(uint32_t type, uint32_t key_size, uint32_t value_size, uint
 
 int mcr_bpf_open_wanted(void)
 {
-	return mcr_bpf_open_map(BPF_MAP_TYPE_HASH, MCR_FLOW_IPV4_BYTES, sizeof(struct mcr_bpf_wanted), MCR_MAX_RULES,
+	return mcr_bpf_open_map(BPF_MAP_TYPE_HASH, MCR_FLOW_IPV4_BYTES, sizeof(uint8_t), MCR_MAX_RULES,
 				BPF_F_NO_PREALLOC);
 }
 
@@ -102,9 +102,9 @@ int mcr_bpf_put_value(int map, const void *key, void *value)
 	return ret;
 }
 
-int mcr_bpf_put(int wanted, const struct mcr_flow *flow, bool kernel, uint16_t mtu)
+int mcr_bpf_put(int wanted, const struct mcr_flow *flow)
 {
-	struct mcr_bpf_wanted value = { .kernel = kernel, .mtu = mtu };
+	uint8_t value = 1;
 
 	return mcr_bpf_put_value(wanted, flow, &value);
 }

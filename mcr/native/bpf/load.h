@@ -45,8 +45,7 @@ int mcr_bpf_open_wanted(void);
 /* A map of datagrams rejected, by capture. -E2BIG: more processors than `mcr_bpf_count` can add up. */
 int mcr_bpf_open_rejected(void);
 
-/* Admit a flow; to the kernel path, where datagrams are not longer than its least MTU, if that may forward it. */
-int mcr_bpf_put(int wanted, const struct mcr_flow *flow, bool kernel, uint16_t mtu);
+int mcr_bpf_put(int wanted, const struct mcr_flow *flow);
 int mcr_bpf_drop(int wanted, const struct mcr_flow *flow);
 
 /* How many datagrams of a capture were rejected so far. */

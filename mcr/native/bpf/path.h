@@ -26,7 +26,10 @@ int mcr_bpf_counters_taken(const struct mcr_bpf_counters *counters, uint32_t cap
 int mcr_bpf_path_open(struct mcr_bpf_path *path, uint32_t workers, const struct mcr_bpf_counters *counters);
 void mcr_bpf_path_close(struct mcr_bpf_path *path);
 
-/* Forward a flow by this rule: from the next packet on, in all its outputs at once. */
+/*
+ * Forward a flow by this rule: from the next packet on, in all its outputs at once. The memory of the rule that it replaces,
+ * or that is dropped, is used for the next one that is put: before that, wait for packets that are being forwarded by it.
+ */
 int mcr_bpf_path_put(const struct mcr_bpf_path *path, const struct mcr_flow *flow, struct mcr_bpf_rule *rule);
 int mcr_bpf_path_drop(const struct mcr_bpf_path *path, const struct mcr_flow *flow);
 

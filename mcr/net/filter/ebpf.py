@@ -55,8 +55,6 @@ class EbpfFilters:
             raise
         if suppress:
             self._open_suppressor()
-        if path:
-            path.wanted = self._wanted
         if not self.suppressor or not self.suppressor.has_tcx:
             self._path = None  # nobody would carry out what filters decide
 
@@ -65,7 +63,7 @@ class EbpfFilters:
         put: list[Any] = []
         try:
             for key in (make_flow(flow, capture) for capture, flow in added):
-                check_result(lib.mcr_bpf_put(self._wanted, key, False, 0))
+                check_result(lib.mcr_bpf_put(self._wanted, key))
                 put.append(key)
         except OSError as error:
             for key in put:

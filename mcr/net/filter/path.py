@@ -73,7 +73,6 @@ class KernelPath:
     Attributes:
         maps: cffi pointer to ``struct mcr_bpf_path``.
         counters: of what it forwards; stay the caller's.
-        wanted: descriptor of the capture filter's map; -1: there is none, and so no kernel path.
 
     Raises:
         OSError: this process may not, or this kernel can't.
@@ -82,7 +81,6 @@ class KernelPath:
     def __init__(self, workers: int, counters: KernelCounters) -> None:
         self._workers = workers
         self.counters = counters
-        self.wanted = -1
         self.maps: Any = ffi.new("struct mcr_bpf_path *")
         check_result(lib.mcr_bpf_path_open(self.maps, workers, counters.maps))
         try:
@@ -98,6 +96,9 @@ class KernelPath:
         self._entered: dict[int, list[int]] = {}  # by worker, when the gate of a capture was opened
         self._bars = {REVIEWED, INHERITED}
         self._epoch = 0
+        self._flows: set[tuple[int, Flow]] = set()
+        self._busy: set[int] = set()  # captures by whose rules a packet may be forwarded just now
+        self._freed = False  # memory of rules, while that may be
         self._own: set[int] = set()
 
     def __enter__(self) -> Self:
@@ -125,7 +126,7 @@ class KernelPath:
         self._linked -= gone
         if gone:
             self._close_gates(gone)
-            wait_for_packets()  # even if it was closed before: that may have been just now
+            self.wait()  # even if it was closed before: that may have been just now
 
     def forget(self, capture: int) -> None:
         """Its interface is another's, or nobody's: whatever took its packets first does not matter any more."""
@@ -186,6 +187,7 @@ class KernelPath:
             self._epoch = self._epoch % 0xFFFF_FFFF + 1  # 0 is that of a closed one
             self._gates[capture] = self._epoch
             self._open.add(capture)
+            self._busy.add(capture)
 
     def _close_gates(self, captures: set[int]) -> None:
         for capture in [*captures & self._open]:
@@ -194,34 +196,41 @@ class KernelPath:
             self._gates[capture] = 0
             self._open.remove(capture)
 
+    def wait(self) -> None:
+        """Wait until no packet is dealt with by what has been changed before."""
+        wait_for_packets()
+        self._busy = {*self._open}
+        self._freed = False
+
     # Rules.
 
-    def forward(self, capture: int, flow: Flow, slot: int, targets: Sequence[Target]) -> None:
-        """Forward a flow to these targets, all of them from the same packet on, once `allow` has let it.
+    def forward(self, capture: int, flow: Flow, slot: int, mtu: int, targets: Sequence[Target]) -> None:
+        """Forward datagrams of a flow to these targets, if they are not longer; all of it from the same packet on.
+
+        The memory of a rule that was replaced or dropped goes to the next one at once, and a packet that is still being
+        sent by it would go on by that one. So that is waited for, unless its gate has been closed and waited for.
 
         Raises:
             OSError: no memory.
         """
+        if self._freed:
+            self.wait()
         rule = ffi.new("struct mcr_bpf_rule *")
-        rule.slot, rule.count = slot, len(targets)
+        rule.slot, rule.mtu, rule.count = slot, mtu, len(targets)
         for image, target in zip(rule.outputs, targets, strict=False):
             image.macs = _group_mac(target.group) + target.mac
             image.slot, image.interface = target.slot, target.interface
             image.source, image.source_port = network_address(target.source[0]), socket.htons(target.source[1])
             image.group, image.port = network_address(target.group), socket.htons(target.port)
         check_result(lib.mcr_bpf_path_put(self.maps, make_flow(flow, capture), rule))
-
-    def allow(self, capture: int, flow: Flow, mtu: int) -> None:
-        """Let datagrams of an admitted flow take the kernel path, if they are not longer; of an MTU of 0, none.
-
-        Raises:
-            OSError: no memory.
-        """
-        check_result(lib.mcr_bpf_put(self.wanted, make_flow(flow, capture), mtu > 0, mtu))
+        self._freed |= (capture, flow) in self._flows and capture in self._busy
+        self._flows.add((capture, flow))
 
     def drop(self, capture: int, flow: Flow) -> None:
         """Forget a flow."""
         lib.mcr_bpf_path_drop(self.maps, make_flow(flow, capture))
+        self._freed |= capture in self._busy
+        self._flows.discard((capture, flow))
 
     def set_own(self, keys: bytes) -> None:
         """Leave to the workers what comes from these sources of this machine (`mcr.net.own`).

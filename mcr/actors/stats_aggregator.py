@@ -15,7 +15,7 @@ from mcr.actors.mailbox import Reply, ask, repeat, tell
 from mcr.logs.limit import UNLIMITED
 from mcr.logs.logger import get_logger
 from mcr.model.log import Facility, Level
-from mcr.model.stats import Stats
+from mcr.model.stats import RuleStats, Stats
 from mcr.relay.placement import LeavingOutput, PlacedRule
 from mcr.shm.kept import Kept
 from mcr.shm.kernel_counters import KernelCounters
@@ -41,7 +41,6 @@ ingress_log = get_logger(Facility.INGRESS)
 
 _TICK = 1.0  # seconds between the readings that rates are taken from
 _MANY_RULES = 200  # beyond that, others get their turn while statistics are put together
-_NOTE_TICKS = 10  # between two notes of which rules match
 _SAMPLE_PACKETS = 100_000  # on both paths, between two pairs of [STATS:…] lines: as a worker has it
 _STALL_TICKS = 3  # without a step while packets wait: it hangs
 _LINES_APART = 1.0  # seconds between two pairs of [STATS:…] lines, at least
@@ -56,6 +55,11 @@ class Moment:
     past: Reading
     rules: tuple[PlacedRule, ...]
     former: Mapping[int, Former]
+    last: Mapping[int, float]
+
+    def of_rules(self) -> tuple[RuleStats, ...]:
+        """Those of rules."""
+        return rule_stats(self.now, self.past, self.rules, self.former, self.last)
 
 
 @attrs.frozen
@@ -151,9 +155,9 @@ class StatsAggregator:
         moment = await self.moment()
         # Not by the actor: who starts workers anew waits for it, too.
         if len(moment.rules) > _MANY_RULES:
-            rules = await trio.to_thread.run_sync(rule_stats, moment.now, moment.past, moment.rules, moment.former)
+            rules = await trio.to_thread.run_sync(moment.of_rules)
         else:
-            rules = rule_stats(moment.now, moment.past, moment.rules, moment.former)
+            rules = moment.of_rules()
         return attrs.evolve(moment.stats, rules=rules)
 
     async def moment(self) -> Moment:
@@ -161,7 +165,7 @@ class StatsAggregator:
         return await ask(self._inbox, _Read)
 
     async def idle(self) -> dict[str, float]:
-        """Seconds for which each rule, by id, has matched nothing, or that it exists; ten less, at most."""
+        """Seconds for which each rule, by id, has matched nothing, or that it exists; one less, at most."""
         return await ask(self._inbox, _Idle)
 
     async def capture_opened(self, capture: int, watched: Watched) -> None:
@@ -296,29 +300,30 @@ class _State:
         self._segments = segments = kept.segments
         self._by_count = by_count
         self._rules: dict[str, PlacedRule] = {}
+        self._placed: tuple[PlacedRule, ...] = ()  # these; a new tuple if they change, which `Activity` relies on
         self._former = FormerOutputs()
         self._rule_slots = 0  # slots ever in use: how far a reading has to reach
         self._output_slots = 0
         self.captures = CaptureCounts(segments, kernel)
-        self._restore()
+        inherits = self._restore()
         self._past = deque([self._read()], maxlen=2)
         self._lines_at = -_LINES_APART
         self._dropped = self.captures.dropped_by_interface()
         self._stalls = [_Stall()] * len(segments)
-        self._activity = Activity()
-        self._ticks = 0
+        self._activity = Activity(from_zero=not inherits)
         self._sampled_at = 0  # datagrams on both paths at the last log line for their sake
 
-    def _restore(self) -> None:
-        """Go on from what the last mcrd has counted."""
+    def _restore(self) -> bool:
+        """Go on from what the last mcrd has counted; whether there was one."""
         saved = self._kept.counts.read()
         if "captures" not in saved:
-            return
+            return False
         try:
             self.captures.restore(saved["captures"])
             self._former.restore(saved["former"])
         except (KeyError, TypeError, ValueError, AttributeError) as error:
             log.log(Level.ERROR, "what the last mcrd has counted cannot be read, and counts anew: %r", error)
+        return True
 
     def inherit(self, captures: tuple[tuple[int, Watched], ...]) -> None:
         for capture, watched in captures:
@@ -353,6 +358,7 @@ class _State:
             self._rules[placed.rule.rule_id] = placed
             self._rule_slots = max(self._rule_slots, placed.slot + 1)
             self._output_slots = max(self._output_slots, 1 + max(each.slot for each in placed.outputs))
+        self._placed = tuple(self._rules.values())
         if self._former.all() is not former:
             self.note()  # where they were counted can't be found any more
 
@@ -371,9 +377,7 @@ class _State:
             backlog = self.captures.backlog(worker)
             stuck = backlog.waiting > 0 and backlog.taken == stall.backlog.taken
             self._stalls[worker] = _Stall(backlog, stall.ticks + 1 if stuck else 0)
-        if self._ticks % _NOTE_TICKS == 0:
-            await self._look_through_rules(self._activity.note, self._past[-1])
-        self._ticks += 1
+        await self._look_through_rules(self._activity.note, self._past[-1])
 
     def _sample_kernel_path(self) -> None:
         """As workers do it, for both paths."""
@@ -409,13 +413,12 @@ class _State:
             interfaces=self.captures.interfaces(),
             kernel_path=kernel_path_stats(now.taken),
         )
-        return Moment(stats, now, past, tuple(self._rules.values()), self._former.all())
+        return Moment(stats, now, past, self._placed, self._former.all(), self._activity.last())
 
     async def _look_through_rules(self, look: Callable[[Reading, tuple[PlacedRule, ...]], _T], now: Reading) -> _T:
-        placed = tuple(self._rules.values())
-        if len(placed) > _MANY_RULES:
-            return await trio.to_thread.run_sync(look, now, placed)
-        return look(now, placed)
+        if len(self._placed) > _MANY_RULES:
+            return await trio.to_thread.run_sync(look, now, self._placed)
+        return look(now, self._placed)
 
     def log_sample(self) -> None:
         if self._by_count and trio.current_time() - self._lines_at >= _LINES_APART:

@@ -3,19 +3,18 @@
 Rules of the module:
 
 1. It takes the JSON of the control protocol, and shows counters under the names they have there.
-2. Nothing is cut off: a terminal too narrow folds a table's cells; in a pipe a row is as wide as it must be.
+2. Nothing is cut off: a terminal too narrow folds a table's cells; see `mcr.cli.grid`.
 3. What needs attention says so in words; colour only repeats it.
-4. No rich unless a table must be folded: it takes 0.3 ms a row, which is a second for 3,000 rules.
 """
 
-import unicodedata
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, Final
 
 import click
 
-_GAP = "  "
-_LEAST_TEXT = 8  # columns that a cell can be folded into; with less, the terminal itself had better wrap the line
+from mcr.cli.grid import clip, fits, table
+from mcr.cli.quantities import count, duration, endpoint, megabits, rate, size
+
 _NO_RULES: Final = (
     "No rules. Add one:\n  mcrctl add --input-interface IF --input-group G --input-port P --outputs G:P:IF[,G:P:IF...]"
 )
@@ -23,6 +22,7 @@ _NO_WORKERS: Final = "No workers. See the log of mcrd for why."
 _LOSS: Final = "red"
 _NOTE: Final = "yellow"
 _NAMED: Final = 3  # rules before a reason that they share
+_NAME_COLUMNS: Final = 16  # that a rule's name has at least before outputs get lines of their own
 # Counters that may need attention: the colour when they are not zero, and what they mean.
 _CAUSES: Final = {
     "parse_err": (_NOTE, "not a valid IPv4 UDP datagram for this machine"),
@@ -44,6 +44,8 @@ _CAUSES: Final = {
 def rules_view(rules: Sequence[Any], width: int | None) -> str:
     """The rules, one line per output. If some stand in files, these are marked.
 
+    Where there is no room for an input and an output on one line, outputs stand below their rule.
+
     Args:
         rules: the result of `list`.
         width: columns of the terminal, None if there is no limit.
@@ -52,16 +54,27 @@ def rules_view(rules: Sequence[Any], width: int | None) -> str:
         return _NO_RULES
     named = any(rule["name"] for rule in rules)
     filed = any(map(_is_filed, rules))
-    rows = []
+    header = ["=RULE ID", *(["NAME"] if named else []), *(["=FROM"] if filed else []), "=STATE", "=INPUT"]
+    rows, outputs = [], []
     for rule in rules:
         name = [rule["name"] or ""] if named else []
         origin = ["file" if _is_filed(rule) else ""] if filed else []
-        first, *others = (_output(output) for output in rule["outputs"])
-        rows.append([rule["rule_id"], *name, *origin, rule["state"], _endpoint(rule["input"]), first])
-        rows.extend([""] * (len(rows[-1]) - 1) + [other] for other in others)
-    more = [*(["NAME"] if named else []), *(["FROM"] if filed else [])]
-    table = _table(["RULE ID", *more, "STATE", "=INPUT", "=OUTPUTS"], rows, width)
-    return "\n".join([table, *reasons(rules)])
+        rows.append([rule["rule_id"], *name, *origin, rule["state"], endpoint(rule["input"])])
+        outputs.append([_output(output) for output in rule["outputs"]])
+    beside = [[*header, "=OUTPUTS"], *_beside(rows, outputs)]
+    least = [[row[0], clip(row[1], _NAME_COLUMNS), *row[2:]] for row in beside] if named else beside
+    if width is None or fits(least, width):
+        drawn = table(beside[0], beside[1:], width)
+    else:
+        drawn = table(["RULE ID", *header[1:]], rows, width, below=[["OUTPUTS"], *outputs])
+    return "\n".join([drawn, *reasons(rules)])
+
+
+def _beside(rows: Sequence[list[str]], outputs: Sequence[Sequence[str]]) -> Iterator[list[str]]:
+    """Each row with its first output; the others on lines of their own."""
+    for row, (first, *others) in zip(rows, outputs, strict=True):
+        yield [*row, first]
+        yield from ([""] * len(row) + [other] for other in others)
 
 
 def _is_filed(rule: dict[str, Any]) -> bool:
@@ -71,7 +84,7 @@ def _is_filed(rule: dict[str, Any]) -> bool:
 def _output(output: dict[str, Any]) -> str:
     """An output, and its state unless that is the expected one."""
     state = output.get("state", "active")
-    return _endpoint(output) + (f" ({state})" if state == "waiting" else "")
+    return endpoint(output) + (f" ({state})" if state == "waiting" else "")
 
 
 def reasons(rules: Sequence[Any]) -> list[str]:
@@ -100,15 +113,15 @@ def workers_view(workers: Sequence[Any], width: int | None) -> str:
             str(worker["pid"] or "-"),
             str(worker["core"]),
             worker["state"],
-            _count(worker["restarts"]),
-            _count(worker["generation"]),
+            count(worker["restarts"]),
+            count(worker["generation"]),
             worker["io"] or "-",
             ", ".join(worker["interfaces"]) or "-",
             *([worker["last_exit"] or "-"] if exits else []),
         ]
         for worker in workers
     ]
-    return _table(header, rows, width)
+    return table(header, rows, width)
 
 
 def settings_view(settings: Sequence[Any], width: int | None) -> str:
@@ -117,12 +130,12 @@ def settings_view(settings: Sequence[Any], width: int | None) -> str:
         [setting["name"], setting["value"], setting["source"], setting["effective"] or "", setting["meaning"]]
         for setting in settings
     ]
-    return _table(["SETTING", "VALUE", "FROM", "IN FORCE", "MEANING"], rows, width)
+    return table(["SETTING", "VALUE", "FROM", "IN FORCE", "MEANING"], rows, width)
 
 
 def levels_view(levels: dict[str, str], width: int | None) -> str:
     """The level of every facility: the result of `log_level.get`."""
-    return _table(["FACILITY", "LEVEL"], [list(item) for item in levels.items()], width)
+    return table(["FACILITY", "LEVEL"], [list(item) for item in levels.items()], width)
 
 
 def watched_view(stats: dict[str, Any], width: int | None, height: int | None) -> str:
@@ -154,13 +167,13 @@ def stats_view(stats: dict[str, Any], width: int | None, *, short: bool = False)
         counters = tuple(name for name in counters if name not in _CAUSES or (causes | ingress)[name])
         sent = tuple(name for name in sent if name not in _CAUSES or egress[name])
     parts = [
-        _block("Ingress", causes | ingress, counters, recv=f"{_rate(ingress['pps'])} pps"),
+        _block("Ingress", causes | ingress, counters, recv=f"{rate(ingress['pps'])} pps"),
         _block(
             "Egress",
             egress,
             sent,
-            sent=f"{_rate(egress['pps'])} pps",
-            bytes=f"{_megabits(bps)} Mbit/s",
+            sent=f"{rate(egress['pps'])} pps",
+            bytes=f"{megabits(bps)} Mbit/s",
         ),
         _rules_table(stats["rules"], width) or _NO_RULES,
         _failing_outputs_table(stats["rules"], width),
@@ -172,11 +185,17 @@ def stats_view(stats: dict[str, Any], width: int | None, *, short: bool = False)
 def rule_stats_view(stats: dict[str, Any], width: int | None) -> str:
     """One rule and each of its outputs: the result of `stats` with a rule."""
     rows = [
-        [_endpoint(output), *(_count(output[name]) for name in ("submitted", "sent", "errors")), _size(output["bytes"])]
+        [
+            endpoint(output),
+            *(count(output[name]) for name in ("submitted", "sent", "errors")),
+            size(output["bytes"]),
+            rate(output["pps"]),
+            megabits(output["bps"]),
+        ]
         for rule in stats["rules"]
         for output in rule["outputs"]
     ]
-    outputs = _table(["OUTPUT", "#SUBMITTED", "#SENT", "#ERRORS", "#BYTES"], rows, width)
+    outputs = table(["=OUTPUT", "#SUBMITTED", "#SENT", "#ERRORS", "#BYTES", "#PPS", "#MBIT/S"], rows, width)
     parts = (_rules_table(stats["rules"], width), outputs, _failing_outputs_table(stats["rules"], width))
     return "\n\n".join(part for part in parts if part)
 
@@ -185,7 +204,7 @@ def _block(title: str, values: dict[str, Any], names: Iterable[str], **rates: st
     lines = [title]
     for name in names:
         value = values[name]
-        line = f"  {name:<12} {_count(value):>19}"
+        line = f"  {name:<12} {count(value):>19}"
         if value and name in _CAUSES:
             colour, cause = _CAUSES[name]
             line = click.style(f"{line}  {cause}", fg=colour)
@@ -202,24 +221,31 @@ def _rules_table(rules: Sequence[Any], width: int | None) -> str:
         [
             rule["rule_id"],
             *([rule["name"] or ""] if named else []),
-            *(_count(rule[name]) for name in ("matched", "sent", "errors")),
-            _size(rule["bytes"]),
-            _rate(rule["pps"]),
-            _megabits(rule["bps"]),
+            *(count(rule[name]) for name in ("matched", "sent", "errors")),
+            size(rule["bytes"]),
+            rate(rule["pps"]),
+            megabits(rule["bps"]),
+            duration(rule.get("last_packet_ago")),
         ]
         for rule in rules
     ]
-    return _table([*header, "#MATCHED", "#SENT", "#ERRORS", "#BYTES", "#PPS", "#MBIT/S"], rows, width)
+    return table([*header, "#MATCHED", "#SENT", "#ERRORS", "#BYTES", "#PPS", "#MBIT/S", "#IDLE"], rows, width)
 
 
 def _failing_outputs_table(rules: Sequence[Any], width: int | None) -> str:
     rows = [
-        [rule["rule_id"], _endpoint(output), _count(output["errors"]), output["last_error"] or "-"]
+        [rule["rule_id"], endpoint(output), count(output["errors"]), _last_error(output)]
         for rule in rules
         for output in rule["outputs"]
         if output["errors"]
     ]
-    return _table(["RULE ID", "=OUTPUT WITH ERRORS", "#ERRORS", "LAST ERROR"], rows, width)
+    return table(["RULE ID", "=OUTPUT WITH ERRORS", "#ERRORS", "LAST ERROR"], rows, width)
+
+
+def _last_error(output: dict[str, Any]) -> str:
+    if not output["last_error"]:
+        return "-"
+    return f"{output['last_error']}, {duration(output['last_error_ago'])} ago"
 
 
 def _workers_table(workers: Sequence[Any], kernel_path: dict[str, Any], width: int | None) -> str:
@@ -230,82 +256,9 @@ def _workers_table(workers: Sequence[Any], kernel_path: dict[str, Any], width: i
     rows = [
         [
             name,
-            *(_count(share[counter]) for counter in ("recv", "matched", "sent", "errors")),
-            _count(share["buf_exhaust"] + share["kernel_drops"]),
+            *(count(share[counter]) for counter in ("recv", "matched", "sent", "errors")),
+            count(share["buf_exhaust"] + share["kernel_drops"]),
         ]
         for name, share in shares
     ]
-    return _table(["#WORKER", "#RECV", "#MATCHED", "#SENT", "#ERRORS", "#DROPPED"], rows, width)
-
-
-def _endpoint(value: dict[str, Any]) -> str:
-    """An input or output, as `mcrctl add` takes it."""
-    gso = value.get("gso", "auto")
-    options = "" if gso == "auto" else f":gso={gso}"
-    return f"{value['group']}:{value['port']}:{value['interface']}{options}"
-
-
-def _count(value: int) -> str:
-    return f"{value:,}"
-
-
-def _rate(value: float) -> str:
-    return f"{value:,.0f}"
-
-
-def _megabits(bits: float) -> str:
-    return f"{bits / 1e6:,.2f}"
-
-
-def _size(value: float) -> str:
-    for unit in ("B", "kB", "MB", "GB", "TB"):
-        if value < 1_000:  # noqa: PLR2004
-            return f"{value:.4g} {unit}"
-        value /= 1_000
-    return f"{value:,.1f} PB"
-
-
-# Tables. A header that begins with "#" is that of a column of numbers, which stand at the right; "=", of words that one
-# wants to copy. Neither is folded, if there is room for the others.
-
-
-def _table(header: Sequence[str], rows: Sequence[Sequence[str]], width: int | None) -> str:
-    """A table with its header, nothing if it has no rows."""
-    if not rows:
-        return ""
-    right = [title.startswith("#") for title in header]
-    lines = [[title.lstrip("#=") for title in header], *rows]
-    widths = [max(map(_columns, cells)) for cells in zip(*lines, strict=True)]
-    if width is not None and sum(widths) + len(_GAP) * (len(widths) - 1) > width:
-        for whole in ([title[0] in "#=" for title in header], right):
-            kept = sum(columns + len(_GAP) for columns, is_kept in zip(widths, whole, strict=True) if is_kept)
-            if width - kept >= _LEAST_TEXT * whole.count(False):
-                return _folded(right, whole, lines, width)
-    return "\n".join(_GAP.join(map(_align, cells, widths, right)).rstrip() for cells in lines)
-
-
-def _align(cell: str, width: int, right: bool) -> str:  # noqa: FBT001
-    padding = " " * (width - _columns(cell))
-    return padding + cell if right else cell + padding
-
-
-def _columns(text: str) -> int:
-    """Columns of a terminal that the text takes."""
-    if text.isascii():
-        return len(text)
-    return sum(0 if unicodedata.combining(c) else 2 if unicodedata.east_asian_width(c) in "WF" else 1 for c in text)
-
-
-def _folded(right: Sequence[bool], whole: Sequence[bool], lines: Sequence[Sequence[str]], width: int) -> str:
-    from rich.console import Console  # noqa: PLC0415
-    from rich.table import Table  # noqa: PLC0415
-
-    table = Table.grid(padding=(0, len(_GAP), 0, 0), pad_edge=False)
-    for is_right, is_whole in zip(right, whole, strict=True):
-        table.add_column(justify="right" if is_right else "left", overflow="fold", no_wrap=is_whole)
-    for cells in lines:
-        table.add_row(*cells)
-    console = Console(width=width, highlight=False, markup=False, emoji=False, color_system=None)
-    with console.capture() as capture:
-        console.print(table)
-    return "\n".join(line.rstrip() for line in capture.get().splitlines())
+    return table(["#WORKER", "#RECV", "#MATCHED", "#SENT", "#ERRORS", "#DROPPED"], rows, width)

@@ -388,8 +388,10 @@ def _failing(name: str, number: int | None, outputs: list[OutputStats], link: Li
     counts: Counter[str] = Counter()
     for output in outputs:
         counts.update(submitted=output.submitted, errors=output.errors, in_doubt=output.in_doubt)
-    share = counts["errors"] / counts["submitted"]
-    broken = share > _HALF or link is None or not (link.up and link.running)
+    sent_now, errors_now = sum(each.pps for each in outputs), sum(each.error_pps for each in outputs)
+    linked = link is not None and link.up and link.running
+    broken = not linked or errors_now > _HALF * (errors_now + sent_now)
+    mended = linked and sent_now > 0 and not errors_now
     first = f"{outputs[0].group}:{outputs[0].port}:{name}"
     which = first if len(outputs) == 1 else f"{len(outputs):,} outputs on {name}, among them {first}"
     doubt, failed = counts["in_doubt"], counts["errors"] - counts["in_doubt"]
@@ -401,8 +403,13 @@ def _failing(name: str, number: int | None, outputs: list[OutputStats], link: Li
         what += f"; {doubt:,} more {in_hand}"
     cause, remedy = _CAUSES.get(number or 0, ("", ""))
     what += newest_error(outputs) + (f", {cause}" if cause else "")
+    if errors_now:
+        what += f"; now {errors_now / (errors_now + sent_now):.2%} of what is due"
+    elif mended:
+        what += "; now all is sent"
     evidence = f"mcrctl stats: errors={counts['errors']}"
-    if not is_lately(outputs[0]):  # of a worker that died the finding `workers` tells
+    over = mended and number in _OF_INTERFACES
+    if over or not is_lately(outputs[0]):  # of a worker that died the finding `workers` tells
         return Finding("egress_errors", Verdict.OK, what, evidence)
     return Finding(
         "egress_errors",
@@ -412,6 +419,9 @@ def _failing(name: str, number: int | None, outputs: list[OutputStats], link: Li
         remedy.format(name=name),
     )
 
+
+_OF_INTERFACES: Final = {errno.ENETDOWN, errno.ENETUNREACH, errno.ENODEV, errno.ENXIO, errno.EHOSTUNREACH}
+"""Errors that are over once something is sent: it was the way out that was missing."""
 
 _CAUSES: Final = {
     errno.ENETDOWN: ("the interface was down", "ip link show dev {name}"),

@@ -93,6 +93,12 @@ class OutputStats:
     bytes: int
     last_error: SendError | None = None
     """The newest; None: no send failed."""
+    pps: float = 0.0
+    """Packets sent per second."""
+    bps: float = 0.0
+    """Payload bits sent per second."""
+    error_pps: float = 0.0
+    """Packets per second that were not sent."""
 
 
 @attrs.frozen
@@ -110,6 +116,8 @@ class RuleStats:
     bps: float
     """Payload bits sent a second."""
     outputs: tuple[OutputStats, ...] = ()
+    last_packet_ago: float | None = None
+    """Seconds since the newest packet, to about a second; None: none was seen since this mcrd has the rule."""
 
 
 @attrs.frozen

@@ -1,39 +1,54 @@
-"""Notes since when rules have matched nothing. It does so every few seconds, so a packet costs nothing."""
+"""Notes when rules have matched packets. It samples their counters once per second, so a packet costs nothing."""
 
-from collections.abc import Collection, Mapping
-
-import attrs
+from collections.abc import Mapping
 
 from mcr.relay.placement import PlacedRule
+from mcr.shm.segment import Cells
 from mcr.stats.readings import Reading
 
 
-@attrs.frozen
-class _Last:
-    """Packets that a rule had matched at the last note, and when the last growth was noted, or the rule was added."""
-
-    tag: int
-    matched: int
-    time: float
-
-
 class Activity:
-    """One note for each rule."""
+    """One note for each rule, by its tag. One thread at a time may use it.
 
-    def __init__(self) -> None:
-        self._last: Mapping[str, _Last] = {}
+    Args:
+        from_zero: the counters of each rule were zero when this mcrd placed it.
+    """
 
-    def note(self, now: Reading, rules: Collection[PlacedRule]) -> None:
-        """Note which rules have matched more since the last time. One thread at a time may call it."""
-        self._last = {placed.rule.rule_id: self._look(now, placed) for placed in rules}
+    def __init__(self, *, from_zero: bool) -> None:
+        self._from_zero = from_zero
+        self._rules: tuple[PlacedRule, ...] = ()
+        self._tags: tuple[int, ...] = ()
+        self._cells = Cells.of_rules(())
+        self._matched: tuple[int, ...] = ()  # at the last sample
+        self._since: dict[int, float] = {}  # that a rule has been looked at
+        self._last: dict[int, float] = {}  # that it was seen to have matched more
 
-    def idle(self, now: Reading, rules: Collection[PlacedRule]) -> dict[str, float]:
-        """Seconds for which each rule has matched nothing, at least; 0 if it has since the last note."""
-        return {placed.rule.rule_id: now.time - self._look(now, placed).time for placed in rules}
+    def note(self, now: Reading, rules: tuple[PlacedRule, ...]) -> None:
+        """Note which rules have matched more since the last time."""
+        if rules is not self._rules:
+            self._take_up(now, rules)
+        matched = now.rules_matched(self._cells)
+        for tag, count, before in zip(self._tags, matched, self._matched, strict=True):
+            if count != before:
+                self._last[tag] = now.time
+        self._matched = matched
 
-    def _look(self, now: Reading, placed: PlacedRule) -> _Last:
-        matched = now.rule_matched(placed)
-        last = self._last.get(placed.rule.rule_id)
-        if last is not None and (last.tag, last.matched) == (placed.tag, matched):
-            return last
-        return _Last(placed.tag, matched, now.time)
+    def _take_up(self, now: Reading, rules: tuple[PlacedRule, ...]) -> None:
+        before = dict(zip(self._tags, self._matched, strict=True))
+        self._rules, self._tags = rules, tuple(each.tag for each in rules)
+        self._cells = Cells.of_rules((each.slot, each.tag) for each in rules)
+        counts = now.rules_matched(self._cells)
+        self._matched = tuple(
+            before.get(tag, 0 if self._from_zero else count) for tag, count in zip(self._tags, counts, strict=True)
+        )
+        self._since = {tag: self._since.get(tag, now.time) for tag in self._tags}
+        self._last = {tag: self._last[tag] for tag in self._tags if tag in self._last}
+
+    def last(self) -> Mapping[int, float]:
+        """When each rule that has matched since it is looked at was seen to have; stays as it is."""
+        return self._last.copy()
+
+    def idle(self, now: Reading, rules: tuple[PlacedRule, ...]) -> dict[str, float]:
+        """Seconds for which each rule has matched nothing, or been looked at."""
+        self.note(now, rules)
+        return {each.rule.rule_id: now.time - self._last.get(each.tag, self._since[each.tag]) for each in rules}

@@ -170,19 +170,34 @@ _NO_FORMER = Former()
 
 
 def rule_stats(
-    now: Reading, past: Reading, rules: Collection[PlacedRule], former: Mapping[int, Former]
+    now: Reading,
+    past: Reading,
+    rules: Collection[PlacedRule],
+    former: Mapping[int, Former],
+    last: Mapping[int, float],
 ) -> tuple[RuleStats, ...]:
-    """Each rule, in the order given. `former`: outputs that rules have no more, by the rules' tags."""
-    return tuple(_rule_stats(now, past, placed, former.get(placed.tag, _NO_FORMER)) for placed in rules)
+    """Each rule, in the order given.
+
+    Args:
+        now: the counters.
+        past: those that rates are taken from.
+        rules: the rules.
+        former: outputs that rules have no more, by the rules' tags.
+        last: times at which they were seen to have matched packets, by their tags.
+    """
+    return tuple(
+        _rule_stats(now, past, placed, former.get(placed.tag, _NO_FORMER), last.get(placed.tag)) for placed in rules
+    )
 
 
-def _rule_stats(now: Reading, past: Reading, placed: PlacedRule, former: Former) -> RuleStats:
+def _rule_stats(now: Reading, past: Reading, placed: PlacedRule, former: Former, last: float | None) -> RuleStats:
     seconds = now.time - past.time
     matched = now.rule_matched(placed)
     counters = [*map(now.output, placed.outputs)]
+    past_counters = [*map(past.output, placed.outputs)]
     summed = [*counters, *map(now.output, former.leaving)]
     sent_bytes = sum(each.bytes for each in summed)
-    past_bytes = sum(past.output(place).bytes for place in (*placed.outputs, *former.leaving))
+    past_bytes = sum(each.bytes for each in (*past_counters, *map(past.output, former.leaving)))
     return RuleStats(
         rule_id=placed.rule.rule_id,
         name=placed.rule.name,
@@ -203,9 +218,13 @@ def _rule_stats(now: Reading, past: Reading, placed: PlacedRule, former: Former)
                 in_doubt=each.in_doubt,
                 bytes=each.bytes,
                 last_error=_send_error(each.last_error, now.clock),
+                pps=_rate(each.sent, before.sent, seconds),
+                bps=_rate(8 * each.bytes, 8 * before.bytes, seconds),
+                error_pps=_rate(each.errors, before.errors, seconds),
             )
-            for output, each in zip(placed.rule.outputs, counters, strict=True)
+            for output, each, before in zip(placed.rule.outputs, counters, past_counters, strict=True)
         ),
+        last_packet_ago=None if last is None else round(max(now.time - last, 0.0), 1),
     )
 
 

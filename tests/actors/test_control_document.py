@@ -90,7 +90,7 @@ class RelayOfOneRule(Actors):
         outputs = (
             OutputStats(output.group, output.port, output.interface, 0, 0, 0, 0, 0, SendError(errno.ENETDOWN, 3.5)),
         )
-        rules = (RuleStats("id", "cam", 0, 0, 0, 0, 0.0, 0.0, outputs),)
+        rules = (RuleStats("id", "cam", 0, 0, 0, 0, 0.0, 0.0, outputs, 0.4),)
         workers = (WorkerStats(*[0] * 12),)
         return Stats(IngressStats(), EgressStats(), rules, workers, (InterfaceStats("eth0", 0, 0),))
 

@@ -73,7 +73,7 @@ class Actors:
         with Segment(0) as segment:
             segment.shared.rules[0].tag, segment.shared.rules[0].matched = 7, 5
             now = Reading(0.0, (segment.read(1, 1),), 0)
-        return Moment(Stats(IngressStats(), EgressStats()), now, now, (PLACED,), {})
+        return Moment(Stats(IngressStats(), EgressStats()), now, now, (PLACED,), {}, {})
 
 
 class LongPages(Pages):

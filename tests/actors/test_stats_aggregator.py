@@ -98,23 +98,36 @@ async def test_rates_follow_the_traffic(
     assert read.egress.pps == pytest.approx(1000, rel=0.1)
     assert read.rules[0].pps == pytest.approx(500, rel=0.1)
     assert read.rules[0].bps == pytest.approx(1000 * 100 * 8, rel=0.1)
+    for output in read.rules[0].outputs:
+        assert output.pps == pytest.approx(500, rel=0.1)
+        assert output.bps == pytest.approx(500 * 100 * 8, rel=0.1)
+    segments[0].shared.outputs[4].errors += 30
+    assert [output.error_pps > 0 for output in (await stats.read()).rules[0].outputs] == [True, False]
     await trio.sleep(3)
     read = await stats.read()
     assert read.ingress.pps == read.rules[0].pps == 0
+    assert {(each.pps, each.bps, each.error_pps) for each in read.rules[0].outputs} == {(0, 0, 0)}
 
 
 async def test_it_is_known_for_how_long_a_rule_has_matched_nothing(
     stats: StatsAggregator, segments: Sequence[Segment], autojump_clock: trio.testing.MockClock
 ) -> None:
-    """To within ten seconds, and never too long."""
+    """To within a second, and never too long."""
+
+    async def last_packet_ago() -> float | None:
+        (rule,) = (await stats.read()).rules
+        return rule.last_packet_ago
+
     await trio.sleep(100)
     await stats.rules_placed((PLACED,), ())
     await trio.sleep(60)
-    assert 50 <= (await stats.idle())["tv"] <= 60
+    assert 59 <= (await stats.idle())["tv"] <= 60
+    assert await last_packet_ago() is None
     forward(segments[0], 1)
-    assert (await stats.idle())["tv"] == 0
+    assert (await stats.idle())["tv"] == await last_packet_ago() == 0
     await trio.sleep(60)
-    assert 50 <= (await stats.idle())["tv"] <= 60
+    assert await last_packet_ago() == (await stats.idle())["tv"]
+    assert 59 <= (await stats.idle())["tv"] <= 60
     await stats.rules_placed((ANOTHER,), ("tv",))
     assert (await stats.idle())["tv"] == 0
     await stats.rules_placed((), ("tv",))

@@ -167,11 +167,21 @@ def test_an_error_of_an_output_is_told_with_its_cause(number: int, words: list[s
 def test_an_output_that_fails_mostly_or_cannot_work_is_a_fault() -> None:
     down = attrs.evolve(OUT0, up=False)
     for outputs, links in (
-        (output(51, 100, errno.EAGAIN), {"out0": OUT0}),
+        (attrs.evolve(output(1, 100, errno.EAGAIN), error_pps=51.0, pps=49.0), {"out0": OUT0}),
         (output(1, 100, errno.ENETDOWN), {"out0": down}),
         (output(1, 100, errno.ENODEV), {}),
     ):
         expect(daemon_findings.judge_outputs(stats_of(outputs), links), FAULT)
+
+
+def test_what_failed_before_the_repair_is_no_fault_after_it() -> None:
+    """However much that was. A missing way out is mended once something is sent, other causes may come again."""
+    for number, verdict in ((errno.ENETDOWN, OK), (errno.ENOBUFS, ADVICE)):
+        mended = attrs.evolve(output(90, 100, number), pps=50.0)
+        expect(daemon_findings.judge_outputs(stats_of(mended), {"out0": OUT0}), verdict, "; now all is sent")
+        failing = attrs.evolve(mended, error_pps=150.0)
+        expect(daemon_findings.judge_outputs(stats_of(failing), {"out0": OUT0}), FAULT, "; now 75.00% of what is due")
+    expect(daemon_findings.judge_outputs(stats_of(output(90, 100, errno.ENETDOWN)), {"out0": OUT0}), ADVICE)
 
 
 def test_errors_of_long_ago_are_shown_and_are_no_advice() -> None:

@@ -233,7 +233,7 @@ async def test_stats_have_the_shape_scripts_rely_on(api: Api, actors: Actors) ->
     (told,) = rule["outputs"]
     assert list(told) == [
         *("group", "port", "interface", "submitted", "sent", "errors", "in_doubt", "bytes"),
-        *("last_error", "last_error_ago"),
+        *("pps", "bps", "error_pps", "last_error", "last_error_ago"),
     ]
     assert (told["group"], told["last_error"], told["last_error_ago"]) == (
         "239.2.2.2",

@@ -42,8 +42,8 @@ def test_last_error_of_an_output_is_the_newest_of_its_workers() -> None:
 def test_the_time_of_the_newest_error_is_told_by_the_workers_clock() -> None:
     rule = Rule("id", Input("in0", IPv4Address("239.1.1.1"), 5000), (Output(IPv4Address("239.2.2.2"), 6000, "out0"),))
     now = Reading(7.0, (failed(90_000_000, errno.EPERM), failed(95_500_000, errno.ENOBUFS)), 0, 100.0)
-    (stats,) = rule_stats(now, now, [PlacedRule(rule, 1, 0, (OutputSlot(0, 1),), (None,), (None,))], {})
+    (stats,) = rule_stats(now, now, [PlacedRule(rule, 1, 0, (OutputSlot(0, 1),), (None,), (None,))], {}, {})
     assert stats.outputs[0].last_error == SendError(errno.ENOBUFS, 4.5)
     never = attrs.evolve(now, workers=(failed(0, 0),))
-    (stats,) = rule_stats(never, never, [PlacedRule(rule, 1, 0, (OutputSlot(0, 1),), (None,), (None,))], {})
+    (stats,) = rule_stats(never, never, [PlacedRule(rule, 1, 0, (OutputSlot(0, 1),), (None,), (None,))], {}, {})
     assert stats.outputs[0].last_error is None

@@ -116,13 +116,14 @@ def test_an_argument_that_names_no_rule_removes_none(run: Run, daemon: Daemon) -
 def test_one_rule_can_be_shown(run: Run, daemon: Daemon) -> None:
     assert "239.2.2.2:5001:eth1" in run("list", "cam")[1]
     counters = dict.fromkeys(["matched", "sent", "errors", "bytes", "pps", "bps"], 7)
-    output = OUTPUT | dict.fromkeys(["submitted", "sent", "errors", "bytes"], 1_234) | {"last_error": "broken"}
+    output = OUTPUT | dict.fromkeys(["submitted", "sent", "errors", "bytes", "pps", "bps"], 1_234)
+    output |= {"last_error": "broken", "last_error_ago": 3.5}
     daemon.results["stats"] = STATS | {"rules": [VIEW | counters | {"outputs": [output]}]}
     _, out, _ = run("stats", "cam")
     assert daemon.calls == [("list", {"rule": "cam"}), ("stats", {"rule": "cam"})]
-    assert "OUTPUT               SUBMITTED   SENT  ERRORS     BYTES" in out
-    assert "239.2.2.2:5001:eth1      1,234  1,234   1,234  1.234 kB" in out
-    assert "broken" in out
+    assert "OUTPUT               SUBMITTED   SENT  ERRORS     BYTES    PPS  MBIT/S" in out
+    assert "239.2.2.2:5001:eth1      1,234  1,234   1,234  1.234 kB  1,234    0.00" in out
+    assert "broken, 4 s ago" in out
     assert "Ingress" not in out
 
 

@@ -6,7 +6,7 @@ from typing import Any
 import click
 import pytest
 
-from mcr.cli.tables import levels_view, rules_view, stats_view, watched_view, workers_view
+from mcr.cli.tables import levels_view, rule_stats_view, rules_view, stats_view, watched_view, workers_view
 
 RULE: dict[str, Any] = {
     "rule_id": "dcfca9531161",
@@ -36,6 +36,9 @@ OUTPUT_STATS = {
     "in_doubt": 0,
     "bytes": 13_160,
     "last_error": None,
+    "last_error_ago": None,
+    "pps": 9.6,
+    "bps": 101_068.8,
 }
 RULE_STATS = {
     "rule_id": "dcfca9531161",
@@ -47,6 +50,7 @@ RULE_STATS = {
     "pps": 12_345.6,
     "bps": 129_974_976.0,
     "outputs": [OUTPUT_STATS],
+    "last_packet_ago": 0.4,
 }
 
 
@@ -143,6 +147,21 @@ def test_addresses_are_not_broken_where_something_else_can_be() -> None:
         f"{each['group']}:{each['port']}:{each['interface']}" for each in (RULE["input"], *RULE["outputs"])
     )
     assert all(each in view for each in (source, *outputs))
+
+
+def test_outputs_stand_below_their_rule_where_there_is_no_room_beside_it() -> None:
+    """Then no address is broken, and each line tells one thing."""
+    source = {"interface": "bond0.1204", "group": "239.255.102.103", "port": 50_000}
+    outputs = [{"group": f"239.255.202.{number}", "port": 50_000, "interface": "bond1.1204"} for number in (1, 2)]
+    outputs[1]["state"] = "waiting"
+    rule = RULE | {"name": "studio 1, camera 2", "state": "degraded", "input": source, "outputs": outputs}
+    assert rules_view([rule], 80).splitlines() == [
+        "RULE ID       NAME                STATE     INPUT",
+        "    OUTPUTS",
+        "dcfca9531161  studio 1, camera 2  degraded  239.255.102.103:50000:bond0.1204",
+        "    239.255.202.1:50000:bond1.1204",
+        "    239.255.202.2:50000:bond1.1204 (waiting)",
+    ]
 
 
 def test_numbers_are_never_folded() -> None:
@@ -259,7 +278,21 @@ def test_doubt_is_shown_only_if_there_is_any() -> None:
 
 def test_a_rule_shows_its_rates() -> None:
     row = line(stats_view(stats(rules=[RULE_STATS]), None), "dcfca9531161")
-    assert row.split() == ["dcfca9531161", "1,234,567", "1,234,567", "0", "1.625", "GB", "12,346", "129.97"]
+    assert row.split() == ["dcfca9531161", "1,234,567", "1,234,567", "0", "1.625", "GB", "12,346", "129.97", "0", "s"]
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"),
+    [(None, "-"), (0.4, "0 s"), (119.4, "119 s"), (120, "2 min"), (7_199, "120 min"), (7_200, "2 h"), (172_800, "2 d")],
+)
+def test_a_rule_shows_when_its_last_packet_came(seconds: float | None, text: str) -> None:
+    row = line(stats_view(stats(rules=[RULE_STATS | {"last_packet_ago": seconds}]), None), "dcfca9531161")
+    assert row.endswith(f"129.97  {text:>4}")
+
+
+def test_an_output_of_one_rule_shows_its_rates() -> None:
+    row = line(rule_stats_view(stats(rules=[RULE_STATS]), 80), "239.2.2.2:5001:eth1")
+    assert row.split()[1:] == ["10", "10", "0", "13.16", "kB", "10", "0.10"]
 
 
 def test_the_traffic_of_all_rules_is_summed() -> None:
@@ -267,9 +300,10 @@ def test_the_traffic_of_all_rules_is_summed() -> None:
 
 
 def test_an_output_that_fails_shows_its_last_error_and_others_do_not() -> None:
-    failing = OUTPUT_STATS | {"interface": "eth9", "errors": 3, "last_error": "Network is down (os error 100)"}
+    failing = OUTPUT_STATS | {"interface": "eth9", "errors": 3, "last_error_ago": 75.2}
+    failing["last_error"] = "Network is down (os error 100)"
     view = stats_view(stats(rules=[RULE_STATS | {"outputs": [OUTPUT_STATS, failing]}]), None)
-    assert "239.2.2.2:5001:eth9       3  Network is down (os error 100)" in view
+    assert "239.2.2.2:5001:eth9       3  Network is down (os error 100), 75 s ago" in view
     assert "239.2.2.2:5001:eth1" not in view
 
 
@@ -290,7 +324,7 @@ def test_no_rules_is_said_in_the_statistics_too() -> None:
 )
 def test_sizes_are_short(size: int, text: str) -> None:
     row = line(stats_view(stats(rules=[RULE_STATS | {"bytes": size}]), None), "dcfca9531161")
-    assert " ".join(row.split()[4:-2]) == text
+    assert " ".join(row.split()[4:-4]) == text
 
 
 def test_in_a_small_terminal_the_rules_stay() -> None:

@@ -1,0 +1,44 @@
+"""Numbers, times and endpoints, as tables show them."""
+
+from typing import Any
+
+
+def endpoint(value: dict[str, Any]) -> str:
+    """An input or output, as `mcrctl add` takes it."""
+    gso = value.get("gso", "auto")
+    options = "" if gso == "auto" else f":gso={gso}"
+    return f"{value['group']}:{value['port']}:{value['interface']}{options}"
+
+
+def count(value: int) -> str:
+    """A number of things."""
+    return f"{value:,}"
+
+
+def rate(value: float) -> str:
+    """Things per second."""
+    return f"{value:,.0f}"
+
+
+def megabits(bits: float) -> str:
+    """Bits, in millions."""
+    return f"{bits / 1e6:,.2f}"
+
+
+def size(value: float) -> str:
+    """Bytes, in the unit that suits."""
+    for unit in ("B", "kB", "MB", "GB", "TB"):
+        if value < 1_000:  # noqa: PLR2004
+            return f"{value:.4g} {unit}"
+        value /= 1_000
+    return f"{value:,.1f} PB"
+
+
+def duration(seconds: float | None) -> str:
+    """A time span, in the unit that suits; a dash for None."""
+    if seconds is None:
+        return "-"
+    for unit, length in (("d", 86_400), ("h", 3_600), ("min", 60)):
+        if seconds >= 2 * length:
+            return f"{seconds / length:,.0f} {unit}"
+    return f"{seconds:.0f} s"

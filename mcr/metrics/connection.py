@@ -8,7 +8,8 @@ import h11
 import trio
 
 from mcr.control.connection import has_left
-from mcr.metrics.pages import Answer
+from mcr.errors import McrError
+from mcr.metrics.pages import Answer, Following
 
 IDLE_SECONDS: Final = 120.0
 """For a client to ask again. Prometheus asks every minute or oftener."""
@@ -119,23 +120,41 @@ class Client:
 
     async def _send(self, answer: Answer, *, headers_only: bool) -> bool:
         """Send an answer; False if the connection is no longer of use."""
-        headers = [
-            ("Content-Type", answer.media_type),
-            ("Content-Length", str(answer.size)),
-            ("X-Content-Type-Options", "nosniff"),
-        ]
+        headers = [("Content-Type", answer.media_type), ("X-Content-Type-Options", "nosniff"), *answer.headers]
+        if not answer.following:
+            headers.append(("Content-Length", str(answer.size)))
         if answer.status is HTTPStatus.METHOD_NOT_ALLOWED:
             headers.append(("Allow", "GET, HEAD"))
         if self._http.their_state is not h11.DONE:
             headers.append(("Connection", "close"))
         response = h11.Response(status_code=answer.status, reason=answer.status.phrase, headers=headers)
+        pieces = [] if headers_only else [h11.Data(data=piece) for piece in answer.body]
+        if answer.following and not headers_only:
+            return await self._send_events(response, *pieces) and await self._follow(answer.following)
+        sent = await self._send_events(response, *pieces, h11.EndOfMessage())
+        return sent and self._http.our_state is h11.DONE and self._http.their_state is h11.DONE
+
+    async def _send_events(self, *events: h11.Event) -> bool:
+        """False if the client has left, or does not read."""
         with trio.move_on_after(SEND_SECONDS):
             try:
-                await self._stream.send_all(self._http.send(response) or b"")
-                for piece in () if headers_only else answer.body:
-                    await self._stream.send_all(self._http.send(h11.Data(data=piece)) or b"")
-                self._http.send(h11.EndOfMessage())
+                for each in events:
+                    await self._stream.send_all(self._http.send(each) or b"")
             except trio.BrokenResourceError:
                 return False
-            return self._http.our_state is h11.DONE and self._http.their_state is h11.DONE
+            return True
+        return False
+
+    async def _follow(self, following: Following) -> bool:
+        """Send what comes next until the client leaves, does not read, or has to make room for another."""
+        self.waits_since = trio.current_time()
+        while not self.has_left:
+            try:
+                data = await following()
+            except McrError:  # mcrd stops; the browser asks anew
+                break
+            self.held = len(data)
+            if not await self._send_events(h11.Data(data=data)):
+                break
+            self.held = 0
         return False

@@ -1,7 +1,9 @@
 """The pages, by their paths: what is asked of the actors for each, and what is made of it."""
 
+import math
+import socket
 import time
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from http import HTTPStatus
 from typing import Final, Protocol
 from urllib.parse import parse_qs, urlsplit
@@ -13,16 +15,24 @@ from mcr.actors.stats_aggregator import Moment
 from mcr.errors import McrError, RuleNotFound
 from mcr.metrics.exposition import Format
 from mcr.metrics.rules import RulesPage, one_rule
+from mcr.metrics.status import POLICY, Status, event, page
 from mcr.metrics.totals import totals_page
 from mcr.model.rule import RuleState, RuleView
+from mcr.model.stats import Stats
 from mcr.model.worker import WorkerState, WorkerView
 
-PAGES: Final = "pages: /metrics, /metrics/rules, /metrics/rules?rule=ID, /healthz, /healthz?rules=active"
+PAGES: Final = "pages: /, /metrics, /metrics/rules, /metrics/rules?rule=ID, /healthz, /healthz?rules=active"
+
+STATUS_SECONDS: Final = 1.0
+"""Between two states that the status page shows; whoever looks in between sees the last one."""
 
 PATIENCE: Final = 2.0
 """Seconds for actors to answer; one that does not is not well."""
 
 _TEXT = "text/plain; charset=utf-8"
+_HTML = "text/html; charset=utf-8"
+_EVENTS = "text/event-stream"
+_UNCACHED = (("Cache-Control", "no-store"),)
 _MOST_NAMED = 20  # rules that are not active, by name
 _MOST_PARAMETERS = 4
 
@@ -47,17 +57,30 @@ class Workers(Protocol):
 class Statistics(Protocol):
     """The owner of the counters."""
 
+    async def read(self) -> Stats:
+        """All counters, as of now."""
+
     async def moment(self) -> Moment:
         """All counters, as of now."""
 
 
+Following = Callable[[], Awaitable[bytes]]
+"""What comes next in an answer without an end."""
+
+
 @attrs.frozen
 class Answer:
-    """An answer to a request."""
+    """An answer to a request.
+
+    Attributes:
+        following: gives what comes after the body, one piece after the other, as long as the client stays.
+    """
 
     status: HTTPStatus
     body: Sequence[bytes]
     media_type: str = _TEXT
+    headers: Sequence[tuple[str, str]] = ()
+    following: Following | None = None
 
     @classmethod
     def of(cls, status: HTTPStatus, *lines: str) -> "Answer":
@@ -79,6 +102,8 @@ class Pages:
     _stats: Statistics
     _started: float = attrs.field(factory=time.time, init=False)
     _rules_page: RulesPage = attrs.field(factory=RulesPage, init=False)
+    _status: Status | None = attrs.field(default=None, init=False)
+    _status_until: float = attrs.field(default=-math.inf, init=False)
 
     async def get(self, target: str, accept: str) -> Answer:
         """Answer a GET. One at a time.
@@ -103,6 +128,11 @@ class Pages:
 
     async def _answer(self, path: str, query: dict[str, list[str]], chosen: Format) -> Answer:
         match path, [*query.items()]:
+            case "/", []:
+                status = await self._now()
+                return Answer(HTTPStatus.OK, [page(status)], _HTML, [("Content-Security-Policy", POLICY)])
+            case "/live", []:
+                return Answer(HTTPStatus.OK, [await self._event()], _EVENTS, _UNCACHED, self._event)
             case "/metrics", []:
                 body = await self._totals(chosen)
             case "/metrics/rules", []:
@@ -111,11 +141,22 @@ class Pages:
                 body = await self._one_rule(rule, chosen)
             case "/healthz", [] | [("rules", ["active"])]:
                 return await self._health(active=bool(query))
-            case "/metrics" | "/metrics/rules" | "/healthz", _:
+            case "/" | "/live" | "/metrics" | "/metrics/rules" | "/healthz", _:
                 return Answer.of(HTTPStatus.BAD_REQUEST, f"Error: {path} does not take {_shown(query)}", PAGES)
             case _:
                 return Answer.of(HTTPStatus.NOT_FOUND, f"Error: there is no page {path}", PAGES)
         return Answer(HTTPStatus.OK, body, chosen.value)
+
+    async def _event(self) -> bytes:
+        return event(await self._now())
+
+    async def _now(self) -> Status:
+        """What the status page shows. It is put together once for everybody who looks."""
+        if self._status is None or trio.current_time() >= self._status_until:
+            stats, rules, workers = await self._stats.read(), await self._rules.list(), await self._workers.describe()
+            self._status = Status(socket.gethostname(), self._started, stats, rules, workers)
+            self._status_until = trio.current_time() + STATUS_SECONDS
+        return self._status
 
     async def _totals(self, chosen: Format) -> list[bytes]:
         moment, rules = await self._stats.moment(), await self._rules.list()

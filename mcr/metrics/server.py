@@ -24,7 +24,7 @@ from mcr.control.door import Door
 from mcr.control.peers import peer_of
 from mcr.control.turns import Turns
 from mcr.metrics.connection import Client
-from mcr.metrics.pages import Answer, Pages
+from mcr.metrics.pages import STATUS_SECONDS, Answer, Following, Pages
 
 MAX_CLIENTS: Final = 100
 """Connections at the same time."""
@@ -132,7 +132,17 @@ class _Clients:
             return _BUSY
         of_peer = sum(each.held for each in self._open if each.peer == client.peer)
         total = sum(each.held for each in self._open)
-        return _BUSY if of_peer + answer.size > MAX_HELD // 2 or total + answer.size > MAX_HELD else answer
+        if of_peer + answer.size > MAX_HELD // 2 or total + answer.size > MAX_HELD:
+            return _BUSY
+        if not answer.following:
+            return answer
+        return attrs.evolve(answer, following=partial(self._follow, client, answer.following))
+
+    async def _follow(self, client: Client, following: Following) -> bytes:
+        """What comes next, when it is the client's turn."""
+        await trio.sleep(STATUS_SECONDS)
+        async with self._turns.turn(client.peer):
+            return await following()
 
 
 def _peer(connection: socket.socket) -> Hashable:

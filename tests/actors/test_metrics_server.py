@@ -50,6 +50,7 @@ class Actors:
     rules: tuple[RuleView, ...] = (view(RuleState.ACTIVE),)
     worker: WorkerState = WorkerState.RUNNING
     listed: int = 0
+    reads: int = 0
     seconds: float = 0
 
     async def list(self) -> tuple[RuleView, ...]:
@@ -68,6 +69,12 @@ class Actors:
 
     async def describe(self) -> tuple[WorkerView, ...]:
         return (WorkerView(0, 42, 0, (), self.worker, 1, 1, "2026-01-01T12:00:00Z killed"),)
+
+    async def read(self) -> Stats:
+        self.reads += 1
+        if self.failure:
+            raise self.failure
+        return Stats(IngressStats(recv=self.reads), EgressStats())
 
     async def moment(self) -> Moment:
         with Segment(0) as segment:
@@ -211,7 +218,8 @@ async def test_head_has_the_headers_of_get_and_no_body(connect: Connect) -> None
 @pytest.mark.parametrize(
     ("target", "status", "says"),
     [
-        ("/", 404, "pages: /metrics, "),
+        ("/status", 404, "pages: /, /metrics, "),
+        ("/live?rule=tv", 400, "/live does not take rule"),
         ("/metrics/", 404, "there is no page /metrics/"),
         ("/metrics/rules?rule=x%0A", 404, "No rule has the id or name 'x\\n'\nhint: "),
         ("/metrics/rules?rule=tv&rule=tv", 400, "does not take rule='tv'&rule='tv'"),
@@ -253,6 +261,101 @@ async def test_an_actor_that_does_not_answer_is_not_well(
     client = await connect()
     actors.gate = trio.Event()
     assert (await client.get("/healthz")).text == f"mcrd has not answered within {PATIENCE:.0f} s\n"
+
+
+# The status page
+
+
+@attrs.define
+class Looker:
+    """Somebody who looks at the status page."""
+
+    client: Client
+    _data: bytes = b""
+
+    @classmethod
+    async def at(cls, client: Client) -> "Looker":
+        """Ask for what the page shows live."""
+        request = h11.Request(method="GET", target="/live", headers=[("Host", "x")])
+        await client.stream.send_all(client.http.send(request) + client.http.send(h11.EndOfMessage()))
+        return cls(client)
+
+    async def next(self) -> str | None:
+        """What the page shows next; None if nothing more comes."""
+        while b"\n\n" not in self._data:
+            match self.client.http.next_event():
+                case h11.NEED_DATA:
+                    received = await self.client.stream.receive_some()
+                    if not received:
+                        return None
+                    self.client.http.receive_data(received)
+                case h11.Response(headers=headers):
+                    assert (b"content-type", b"text/event-stream") in headers
+                case h11.Data(data=data):
+                    self._data += data
+                case other:
+                    pytest.fail(f"{other}")
+        event, _, self._data = self._data.partition(b"\n\n")
+        return event.decode().removeprefix("data: ")
+
+
+async def test_status_page_is_a_document_that_allows_its_own_script_only(connect: Connect) -> None:
+    response = await (await connect()).get("/")
+    assert (response.status, response.headers["content-type"]) == (200, "text/html; charset=utf-8")
+    assert "default-src 'none'" in response.headers["content-security-policy"]
+    assert "unsafe" not in response.headers["content-security-policy"]
+    assert "1 rule, all active." in response.text
+    assert int(response.headers["content-length"]) == len(response.body)
+
+
+async def test_status_goes_on_live_once_for_everybody_who_looks(
+    connect: Connect, actors: Actors, autojump_clock: trio.testing.MockClock
+) -> None:
+    looking = [await Looker.at(await connect()) for _ in range(3)]
+    for number in (1, 2, 3):
+        shown = {await each.next() or "" for each in looking}
+        assert all(f"<small>{number} received</small>" in each for each in shown)
+        assert actors.reads == number
+        assert trio.current_time() == pytest.approx(autojump_clock.current_time())
+        actors.rules = (view(RuleState.WAITING, f"reason {number}"),)
+    assert all("reason 2" in each for each in shown)
+
+
+async def test_who_leaves_or_reads_nothing_is_followed_no_more(
+    connect: Connect, actors: Actors, serving: MetricsServer, autojump_clock: trio.testing.MockClock
+) -> None:
+    """So its place is free, and nothing is put together for nobody."""
+    leaves, stays = await Looker.at(await connect()), await Looker.at(await connect())
+    await leaves.next()
+    await leaves.client.stream.aclose()
+    actors.rules = (view(RuleState.WAITING, "x" * 10_000_000),)
+    await stays.next()  # and reads no more
+    await trio.sleep(connection.SEND_SECONDS + 10)
+    reads = actors.reads
+    await trio.sleep(100)
+    assert actors.reads == reads
+
+
+async def test_head_of_the_live_page_ends(connect: Connect) -> None:
+    client = await connect()
+    assert (await client.get("/live", method="HEAD")).body == b""
+    assert (await client.get("/healthz")).status == 200
+
+
+async def test_who_looks_makes_room_for_others(connect: Connect) -> None:
+    first = await Looker.at(await connect())
+    await first.next()
+    for _ in range(server.MAX_CLIENTS_OF_A_PEER - 1):
+        await (await connect()).get("/healthz")
+    assert (await (await connect()).get("/healthz")).status == 200
+    assert await first.next() is None
+
+
+async def test_page_ends_with_mcrd(connect: Connect, actors: Actors, autojump_clock: trio.testing.MockClock) -> None:
+    looker = await Looker.at(await connect())
+    await looker.next()
+    actors.failure = RuleNotFound("mcrd is stopping")
+    assert await looker.next() is None
 
 
 # Clients that misbehave

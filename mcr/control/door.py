@@ -15,6 +15,12 @@ from mcr.model.log import Facility
 WARNING_INTERVAL: Final = 60
 """Seconds between two warnings about clients, at least."""
 
+REFUSING_SHARE: Final = 0.1
+"""Share of the daemon's time for accepting while clients are refused: whoever repeats that costs little."""
+
+LONGEST_REST: Final = 0.01
+"""Seconds. Whoever is let in waits for a place in the queue meanwhile, or behind those who are refused."""
+
 _ACCEPTED_AT_ONCE = 32
 _EXHAUSTED = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM})
 _EXHAUSTED_PAUSE = 0.1  # seconds; descriptors come back when a client leaves, and nothing tells us when
@@ -28,23 +34,26 @@ class Door:
     def __init__(self) -> None:
         self._next_warning = -math.inf
 
-    async def accept(self, listener: socket.socket, welcome: Callable[[socket.socket], None]) -> NoReturn:
-        """Let every client in that comes. `welcome` owns the connection."""
+    async def accept(self, listener: socket.socket, welcome: Callable[[socket.socket], bool]) -> NoReturn:
+        """Accept every client that comes. `welcome` owns the connection, and says whether the client was let in."""
         while True:
             await trio.lowlevel.wait_readable(listener)
             started = trio.current_time()
+            all_let_in = True
             try:
                 for _ in range(_ACCEPTED_AT_ONCE):
-                    welcome(listener.accept()[0])
+                    all_let_in &= welcome(listener.accept()[0])
             except BlockingIOError:
-                continue
+                if all_let_in:
+                    continue
             except OSError as error:
                 if error.errno not in _EXHAUSTED:
                     raise
                 self.warn_seldom("Cannot accept a client: %s", describe_errno(error.errno))
                 await trio.sleep(_EXHAUSTED_PAUSE)
                 continue
-            await trio.sleep(trio.current_time() - started)  # however many more wait
+            worked = trio.current_time() - started
+            await trio.sleep(worked if all_let_in else min(worked * (1 / REFUSING_SHARE - 1), LONGEST_REST))
 
     def warn_seldom(self, message: str, *arguments: object) -> None:
         """Log a warning, unless there was one a moment ago."""

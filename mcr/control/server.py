@@ -136,25 +136,25 @@ class _Clients:
         """Start a task in the nursery for every client that comes."""
         await self._door.accept(listener, partial(self._welcome, nursery))
 
-    def _welcome(self, nursery: trio.Nursery, connection: socket.socket) -> None:
+    def _welcome(self, nursery: trio.Nursery, connection: socket.socket) -> bool:
+        """Serve a client, if there is room, and it has not left already."""
         try:
             peer = peer_of(connection)
             may_change = self._rights.may_change(peer)
-            if not may_change and has_left(connection):
-                connection.close()
-                return
             if refusal := self._refusal(peer, may_change=may_change):
                 connection.send(refusal, socket.MSG_DONTWAIT | socket.MSG_NOSIGNAL)
-                connection.close()
-                return
-        except OSError:  # it has left already
+            stays = not refusal and (may_change or not has_left(connection))
+        except OSError:  # it has left
+            stays = False
+        if not stays:
             connection.close()
-            return
+            return False
         client = ControlClient(connection, peer, may_change=may_change)
         self._open.add(client)
         if not may_change:
             self._lookers[peer.uid] += 1
         nursery.start_soon(self._serve, client)
+        return True
 
     def _refusal(self, peer: Peer, *, may_change: bool) -> bytes:
         """The error for one client too many; None if there is room."""

@@ -88,19 +88,20 @@ class _Clients:
         self._open: set[Client] = set()
         self._turns = Turns(SHARE)
 
-    def welcome(self, nursery: trio.Nursery, connection: socket.socket) -> None:
+    def welcome(self, nursery: trio.Nursery, connection: socket.socket) -> bool:
         """Serve a client, if there is room."""
         try:
             peer = _peer(connection)
         except OSError:  # it has left
             connection.close()
-            return
+            return False
         if not self._make_room(peer):
             connection.close()
-            return
+            return False
         client = Client(trio.SocketStream(trio.socket.from_stdlib_socket(connection)), peer)
         self._open.add(client)
         nursery.start_soon(self._serve, client)
+        return True
 
     def _make_room(self, peer: Hashable) -> bool:
         """Whether there is room for another of this peer, if need be since an idle one has to leave."""

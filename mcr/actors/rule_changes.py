@@ -323,7 +323,7 @@ class RuleSet:
 
     def _answer(self, command: AtRunTime, draft: Draft, step: _Step) -> None:
         self._precedence.forget(draft.aside)
-        log_draft(draft)
+        log_draft(draft, command.by)
         command.reply.resolve(step.told(draft))
 
     async def use(self, command: Use) -> None:

@@ -7,6 +7,7 @@ import trio
 
 from mcr.actors.mailbox import Reply
 from mcr.config.file import FileRule
+from mcr.logs.asker import asker
 from mcr.model.edit import RuleEdit
 from mcr.model.rule import Rule
 from mcr.model.selection import Selection
@@ -32,12 +33,13 @@ class Applied:
 
 @attrs.frozen
 class Add:
-    """Add all of these. `idempotent`: but for those that are there."""
+    """Add all of these. `idempotent`: but for those that are there. `by`: who asks, here and below."""
 
     rules: tuple[Rule, ...]
     wait: bool
     idempotent: bool
     reply: Reply[Applied]
+    by: str = attrs.field(factory=asker)
 
 
 @attrs.frozen
@@ -49,6 +51,7 @@ class Edit:
     edit: RuleEdit
     wait: bool
     reply: Reply[Applied]
+    by: str = attrs.field(factory=asker)
 
 
 @attrs.frozen
@@ -57,6 +60,7 @@ class Remove:
 
     selection: Selection
     reply: Reply[Applied]
+    by: str = attrs.field(factory=asker)
 
 
 @attrs.frozen

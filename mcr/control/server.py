@@ -28,6 +28,7 @@ from mcr.control.methods import Api, changes, examines
 from mcr.control.peers import Peer, Rights, peer_of
 from mcr.control.turns import Turns
 from mcr.errors import LimitReached, McrError, ShuttingDown
+from mcr.logs.asker import set_asker
 from mcr.logs.logger import get_logger
 from mcr.model.log import Facility
 
@@ -171,6 +172,7 @@ class _Clients:
 
     async def _serve(self, client: ControlClient) -> None:
         _log.debug("Process %d connected, uid %d", client.peer.pid, client.peer.uid)
+        set_asker(client.peer.uid, client.peer.pid)
         try:
             with suppress(ShuttingDown):  # it waited for a turn
                 await self._converse(client)

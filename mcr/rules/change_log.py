@@ -13,12 +13,12 @@ log = get_logger(Facility.RULES)
 _NAMED = 5  # rules that are named one by one
 
 
-def log_draft(draft: Draft) -> None:
-    """Tell of a draft that was carried out."""
-    _log_rules("added", draft.added)
+def log_draft(draft: Draft, by: str) -> None:
+    """Tell of a draft that was carried out, and who asked for it."""
+    _log_rules("added", draft.added, by)
     for before, now in zip(draft.former, draft.changed, strict=False):
-        log.info("rule %s changed: %s", now.rule_id, _describe_change(before, now))
-    _log_rules("removed", (*draft.removed, *draft.aside))
+        log.info("rule %s changed: %s%s", now.rule_id, _describe_change(before, now), by)
+    _log_rules("removed", (*draft.removed, *draft.aside), by)
 
 
 def some_of(rule_ids: Sequence[str]) -> str:
@@ -27,13 +27,13 @@ def some_of(rule_ids: Sequence[str]) -> str:
     return ", ".join(rule_ids[:_NAMED]) + more
 
 
-def _log_rules(what: str, rules: Sequence[Rule]) -> None:
+def _log_rules(what: str, rules: Sequence[Rule], by: str) -> None:
     if len(rules) > 1:
-        log.info("%d rules %s together: %s", len(rules), what, some_of([rule.rule_id for rule in rules]))
+        log.info("%d rules %s together: %s%s", len(rules), what, some_of([rule.rule_id for rule in rules]), by)
         return
     for rule in rules:
         sends_to = f" to {', '.join(map(str, rule.outputs))}" if what == "added" else ""
-        log.info("rule %s %s: %s%s", rule.rule_id, what, rule.input, sends_to)
+        log.info("rule %s %s: %s%s%s", rule.rule_id, what, rule.input, sends_to, by)
 
 
 def _describe_change(before: Rule, now: Rule) -> str:

@@ -12,6 +12,8 @@ import trio.testing
 
 from mcr.actors.rule_store import ACTIVATION_SECONDS, RuleStore, run_rule_store
 from mcr.errors import InterfaceNotFound, LimitReached, RuleExists, RuleNotFound
+from mcr.logs.asker import set_asker
+from mcr.model.edit import RuleEdit
 from mcr.model.flow import Input
 from mcr.model.rule import Output, Rule, RuleChange, RuleState, automatic_rule_id
 from mcr.model.selection import Selection
@@ -37,6 +39,16 @@ async def test_added_rule_is_active_and_listed(store: RuleStore, workers: Worker
     assert views == await store.list()
     assert [(view.name, view.state) for view in views] == [("tv", RuleState.ACTIVE)]
     assert [change.generation for change in workers.changes] == [2]
+
+
+async def test_the_log_names_who_asked_for_a_change(store: RuleStore, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO, "mcr.rules")
+    set_asker(1000, 42)
+    (added,) = await store.add((rule(),))
+    await store.change(rule_id=added.rule_id, edit=RuleEdit(new_name="x"))
+    await store.remove(Selection((added.rule_id,), literal=True))
+    lines = [each.message for each in caplog.records if added.rule_id in each.message]
+    assert [line.endswith(" (uid 1000, process 42)") for line in lines] == [True] * 3
 
 
 async def test_generations_are_numbered_without_gaps(store: RuleStore, workers: Workers) -> None:

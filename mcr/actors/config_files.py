@@ -10,12 +10,16 @@ import trio
 
 from mcr.config.difference import RuleDifference, difference
 from mcr.config.file import Configuration, ConfigurationPaths, FileFault, FileRule
+from mcr.config.paths import CONFIGURATION
+from mcr.config.table import Source
 from mcr.errors import InvalidParams, McrError, NothingToConfirm, UnconfirmedApply
+from mcr.logs.asker import asker
 from mcr.logs.logger import get_logger
 from mcr.logs.standing_reason import StandingReason
 from mcr.model.finding import Finding, Verdict
 from mcr.model.log import Facility, Level
 from mcr.model.rule import Origin, Rule, RuleView
+from mcr.model.setting import SettingView
 from mcr.rules.change_log import some_of
 from mcr.rules.trial import Clock, Trial, after_apply, this_moment, utc
 from mcr.text.plurals import counted
@@ -218,7 +222,7 @@ class ConfigFiles:
                     "try again: mcrctl config apply --confirm SECONDS",
                 )
             await self._use(self._configuration, (), None)
-            log.notice("what the configuration files said is confirmed")
+            log.notice("what the configuration files said is confirmed%s", asker())
 
     async def keep(self) -> NoReturn:
         """Take back what nobody confirms in time."""
@@ -296,7 +300,31 @@ class ConfigFiles:
             found.append(Finding("config_settings", Verdict.ADVICE, what, "mcrctl settings", "restart mcrd"))
         if self._trial:
             found.append(self._trial_finding(self._trial))
-        return tuple(found)
+        return tuple(found) or (self._files_finding(),)
+
+    def _files_finding(self) -> Finding:
+        """Nothing is wrong with them: which they are."""
+        files = self._configuration.files
+        what = (
+            f"mcrd goes by {counted(len(files), 'configuration file')}" if files else "mcrd has no configuration files"
+        )
+        where = some_of(files) if files else self._looked_for()
+        return Finding("config_files", Verdict.OK, what, f"mcrctl settings: --config: {where}")
+
+    def _looked_for(self) -> str:
+        return f"none is there: {', '.join(self._paths.paths)}" if self._paths.paths else "none"
+
+    def setting(self) -> SettingView:
+        """Which files mcrd reads, as a setting."""
+        files = self._configuration.files
+        return SettingView(
+            "--config",
+            ", ".join(self._paths.paths) or "none",
+            f"{' and '.join(CONFIGURATION)}, if they are there and the control socket is the default",
+            (Source.COMMAND_LINE if self._paths.must_exist and self._paths.paths else Source.DEFAULT).value,
+            "configuration files, and directories of them",
+            ", ".join(files) if files else self._looked_for(),
+        )
 
     def _trial_finding(self, trial: Trial) -> Finding:
         deadline = self._deadline(trial)
@@ -331,8 +359,8 @@ def _log_differences(differences: tuple[RuleDifference, ...], *, none_left: bool
     if differences:
         log.log(
             Level.WARNING if none_left else Level.NOTICE,
-            "rules of configuration files: %s%s",
-            *(", ".join(parts), "; none is left" if none_left else ""),
+            "rules of configuration files: %s%s%s",
+            *(", ".join(parts), "; none is left" if none_left else "", asker()),
         )
 
 

@@ -26,6 +26,7 @@ from mcr.model.limits import CONFIRM_SECONDS
 from mcr.model.log import Facility, Level, LogLevels, LogLine
 from mcr.model.rule import Output, Rule, RuleState, RuleView
 from mcr.model.selection import Selection
+from mcr.model.setting import SettingView
 from mcr.model.stats import RuleStats, Stats
 from mcr.model.worker import WorkerView
 
@@ -106,6 +107,9 @@ class Files(Protocol):
 
     async def confirm(self) -> None:
         """Keep what is on trial."""
+
+    def setting(self) -> SettingView:
+        """Which ones mcrd reads."""
 
     def mark(self, rules: tuple[RuleView, ...]) -> tuple[RuleView, ...]:
         """Warn of rules on trial."""
@@ -273,7 +277,8 @@ async def _doctor(api: Api, _: _NoParams) -> Any:
 
 
 async def _settings(api: Api, _: _NoParams) -> Any:
-    return unstructure(await trio.to_thread.run_sync(effective_views, api.settings, api.logging.levels))
+    views = await trio.to_thread.run_sync(effective_views, api.settings, api.logging.levels)
+    return unstructure((api.files.setting(), *views))
 
 
 async def _diff_config(api: Api, _: _NoParams) -> Any:

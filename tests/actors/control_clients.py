@@ -27,6 +27,7 @@ from mcr.model.flow import Input
 from mcr.model.log import Facility, Level, LogLevels, LogLine
 from mcr.model.rule import OutputView, Rule, RuleState, RuleView
 from mcr.model.selection import Selection
+from mcr.model.setting import SettingView
 from mcr.model.stats import (
     EgressStats,
     IngressStats,
@@ -84,6 +85,9 @@ class Actors:
 
     async def remove(self, selection: Selection) -> tuple[RuleView, ...]:
         raise RuleNotFound(f"No rule has the id {selection.rule_ids[0]!r}", "list them: mcrctl list")
+
+    def setting(self) -> SettingView:
+        return SettingView("--config", "none", "none", "default", "configuration files", "none")
 
     def mark(self, rules: tuple[RuleView, ...]) -> tuple[RuleView, ...]:
         return rules

@@ -16,6 +16,7 @@ from mcr.model.flow import Input
 from mcr.model.log import Facility, Level, LogLevels
 from mcr.model.rule import OutputView, Rule, RuleState, RuleView
 from mcr.model.selection import Selection
+from mcr.model.setting import SettingView
 from mcr.model.stats import (
     EgressStats,
     IngressStats,
@@ -127,6 +128,9 @@ class Actors:
             )
             for r in self.added
         )
+
+    def setting(self) -> SettingView:
+        return SettingView("--config", "none", "none", "default", "configuration files", "none")
 
     def mark(self, rules: tuple[RuleView, ...]) -> tuple[RuleView, ...]:
         return rules

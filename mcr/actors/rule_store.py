@@ -22,6 +22,7 @@ from mcr.model.log import Facility
 from mcr.model.rule import Origin, Rule, RuleView
 from mcr.model.selection import Selection
 from mcr.net.network import Network
+from mcr.rules.advice import advice
 from mcr.rules.catalog import Entry
 from mcr.rules.conditions import Conditions, Standing, judge, view_of, view_of_unusable
 from mcr.rules.hop_cache import HopCache, find_silent
@@ -93,7 +94,7 @@ class RuleStore:
             McrError: from `WorkerSupervisor.apply`.
         """
         applied: Applied = await ask(self._changes, lambda reply: Add(rules, wait, False, reply))
-        return await self._views(applied.entries, await self._settle(applied))
+        return _advise(await self._views(applied.entries, await self._settle(applied)))
 
     async def ensure(
         self, rules: tuple[Rule, ...], *, wait: bool = False
@@ -104,7 +105,7 @@ class RuleStore:
             All of them, and the ids of those that were there already, with the same input, outputs and name.
         """
         applied: Applied = await ask(self._changes, lambda reply: Add(rules, wait, True, reply))
-        return await self._views(applied.entries, await self._settle(applied)), applied.there
+        return _advise(await self._views(applied.entries, await self._settle(applied))), applied.there
 
     async def change(
         self, *, rule_id: str | None = None, name: str | None = None, edit: RuleEdit, wait: bool = False
@@ -125,7 +126,7 @@ class RuleStore:
             McrError: from `WorkerSupervisor.apply`; nothing is changed.
         """
         applied: Applied = await ask(self._changes, lambda reply: Edit(rule_id, name, edit, wait, reply))
-        (view,) = await self._views(applied.entries, await self._settle(applied))
+        (view,) = _advise(await self._views(applied.entries, await self._settle(applied)))
         return view
 
     async def remove(self, selection: Selection) -> tuple[RuleView, ...]:
@@ -222,6 +223,11 @@ class RuleStore:
             view = _view(entry, conditions)
             self._well[entry.rule.rule_id] = entry, view
         return view
+
+
+def _advise(views: tuple[RuleView, ...]) -> tuple[RuleView, ...]:
+    """The views, with what one should know of rules that were added or changed."""
+    return tuple(_warn(each, (*each.warnings, *advice(each.input, each.outputs))) for each in views)
 
 
 def _warn(view: RuleView, warnings: tuple[str, ...]) -> RuleView:

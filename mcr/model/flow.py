@@ -53,6 +53,11 @@ def check_interface_name(name: str, what: str) -> str:
             f"Invalid {what}: {name!r} is not an interface name",
             f"1 to {_INTERFACE_NAME_MAX} bytes without '/', ':' or white space; see: ip link show",
         )
+    if any(c in "*?[" for c in name):  # the kernel would take it, but nobody means it
+        raise InvalidParams(
+            f"Invalid {what}: {name!r} is a pattern, and a rule takes one interface by its name",
+            "write a rule for each input interface, and an output for each output interface; see: ip link show",
+        )
     return name
 
 

@@ -76,10 +76,12 @@ class Hop:
     Attributes:
         neighbour: who has to answer on the link: the host, or the gateway to it.
         oddity: why it can't be meant, in words; empty: it may be.
+        refused: why nothing can be sent to it; empty: it may be.
     """
 
     neighbour: IPv4Address
     oddity: str = ""
+    refused: str = ""
 
 
 @attrs.frozen
@@ -244,7 +246,9 @@ def _judge_hosts(
     for (host, name), hop in hops.items():
         index = outputs[name].index if name in outputs else 0
         warnings = (hop.oddity,) if hop.oddity else ()
-        if (index, hop.neighbour) in silent:
+        if hop.refused:
+            found[host, name] = Condition(RuleState.WAITING, hop.refused, warnings)
+        elif (index, hop.neighbour) in silent:
             who = f"{host}" if hop.neighbour == host else f"the gateway {hop.neighbour} to {host}"
             found[host, name] = Condition(RuleState.WAITING, f"{who} does not answer ARP on {name}", warnings)
         elif warnings:
@@ -252,18 +256,22 @@ def _judge_hosts(
     return found
 
 
-def find_oddity(host: IPv4Address, name: str, index: int, network: Network, *, routed: bool) -> str:
+def find_oddity(host: IPv4Address, name: str, network: Network, *, routed: bool) -> str:
     """Why a host can't be meant as an output by an interface, in words; empty: it may be.
 
     Args:
         host: an output's address.
         name: of the interface.
-        index: of the interface.
         network: as it is.
         routed: a route leads to the host by this interface.
     """
     if host in set(network.own_addresses()):
         return f"{host} is an address of this machine: what is sent there does not leave by {name}"
+    return "" if routed else f"no route to {host} leads through {name}"
+
+
+def find_refusal(host: IPv4Address, index: int, network: Network) -> str:
+    """Why nothing can be sent to a host by the interface of an index: it is a broadcast address. Empty: it may be."""
     for each in network.addresses.get(index, ()):
         if each.network.prefixlen <= _LEAST_BROADCAST and host == each.network.broadcast_address:
             return (
@@ -271,7 +279,7 @@ def find_oddity(host: IPv4Address, name: str, index: int, network: Network, *, r
             )
     if host == IPv4Address("255.255.255.255"):
         return f"{host} is a broadcast address, to which nothing is sent: name a host or a group"
-    return "" if routed else f"no route to {host} leads through {name}"
+    return ""
 
 
 def view_of(rule: Rule, generation: int, conditions: Conditions, origin: Origin = Origin.RUNTIME) -> RuleView:

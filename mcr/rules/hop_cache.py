@@ -13,7 +13,7 @@ from mcr.model.limits import MAX_OUTPUTS
 from mcr.net import uapi
 from mcr.net.network import Neighbour, Network
 from mcr.net.next_hop import find_next_hops, find_unanswered
-from mcr.rules.conditions import Attachment, Hop, find_oddity
+from mcr.rules.conditions import Attachment, Hop, find_oddity, find_refusal
 
 _Key = tuple[Address, str]
 _FEW = 50  # asked for without a thread
@@ -74,7 +74,10 @@ def _ask(hosts: list[_Key], outputs: Mapping[str, Attachment], network: Network)
         found = find_next_hops(asked)
     except OSError:  # out of descriptors: it is asked again the next time
         return {}
-    return {
-        (host, name): Hop(neighbour, find_oddity(IPv4Address(host), name, index, network, routed=routed))
-        for (host, name), (_, index), (neighbour, routed) in zip(hosts, asked, found, strict=True)
-    }
+    hops = {}
+    for (host, name), (address, index), (neighbour, routed) in zip(hosts, asked, found, strict=True):
+        refusal = find_refusal(address, index, network)
+        hops[host, name] = Hop(
+            neighbour, "" if refusal else find_oddity(address, name, network, routed=routed), refusal
+        )
+    return hops

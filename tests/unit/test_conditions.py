@@ -16,6 +16,7 @@ from mcr.rules.conditions import (
     Hop,
     Standing,
     find_oddity,
+    find_refusal,
     judge,
     judge_input,
     judge_output,
@@ -167,13 +168,11 @@ def test_who_has_given_no_answer_is_silent() -> None:
     [
         ("198.18.10.2", True, ""),
         ("198.18.10.1", True, "198.18.10.1 is an address of this machine"),
-        ("198.18.10.255", True, "198.18.10.255 is the broadcast address of 198.18.10.0/24"),
-        ("255.255.255.255", True, "255.255.255.255 is a broadcast address"),
         ("203.0.113.9", False, "no route to 203.0.113.9 leads through out0"),
     ],
 )
 def test_hosts_that_cannot_be_meant_are_told(host: str, routed: bool, oddity: str) -> None:
-    found = find_oddity(IPv4Address(host), "out0", 8, NETWORK, routed=routed)
+    found = find_oddity(IPv4Address(host), "out0", NETWORK, routed=routed)
     assert found.startswith(oddity)
     assert bool(found) == bool(oddity)
     if found:
@@ -181,9 +180,26 @@ def test_hosts_that_cannot_be_meant_are_told(host: str, routed: bool, oddity: st
         assert (told.state, told.warnings) == (RuleState.ACTIVE, (found,))
 
 
+@pytest.mark.parametrize(
+    ("host", "refusal"),
+    [
+        ("198.18.10.2", ""),
+        ("198.18.10.255", "198.18.10.255 is the broadcast address of 198.18.10.0/24"),
+        ("255.255.255.255", "255.255.255.255 is a broadcast address"),
+    ],
+)
+def test_an_output_to_a_broadcast_address_waits(host: str, refusal: str) -> None:
+    """Nothing is sent to it, so it is not active."""
+    found = find_refusal(IPv4Address(host), 8, NETWORK)
+    assert found.startswith(refusal)
+    assert bool(found) == bool(refusal)
+    output = view(hop=Hop(HOST, refused=found)).outputs[1]
+    assert (output.state, output.reason) == (RuleState.WAITING if refusal else RuleState.ACTIVE, found)
+
+
 def test_networks_of_two_addresses_have_no_broadcast() -> None:
     pair = attrs.evolve(NETWORK, addresses={8: (IPv4Interface("198.18.10.2/31"),)})
-    assert find_oddity(IPv4Address("198.18.10.3"), "out0", 8, pair, routed=True) == ""
+    assert find_refusal(IPv4Address("198.18.10.3"), 8, pair) == ""
 
 
 def test_rule_of_which_nothing_is_known_is_as_its_workers_are() -> None:

@@ -64,6 +64,12 @@ def test_what_the_kernel_refuses_as_an_interface_name_is_refused(name: str) -> N
         check_interface_name(name, "input interface")
 
 
+@pytest.mark.parametrize("name", ["eth*", "eth?", "eth[01]"])
+def test_a_pattern_of_interfaces_is_refused_for_what_it_is(name: str) -> None:
+    with pytest.raises(InvalidParams, match="is a pattern, and a rule takes one interface by its name"):
+        check_interface_name(name, "input interface")
+
+
 @given(st.text(alphabet=st.characters()))
 def test_an_interface_name_that_passes_can_be_given_to_the_kernel(name: str) -> None:
     try:

@@ -1,0 +1,25 @@
+"""What one should know of a rule when it is added."""
+
+from ipaddress import IPv4Address
+
+import pytest
+
+from mcr.model.flow import Input
+from mcr.model.rule import Output
+from mcr.rules.advice import advice
+
+
+@pytest.mark.parametrize(
+    ("group", "to", "said"),
+    [
+        ("239.1.1.1", "239.2.2.2", []),
+        ("233.0.0.1", "224.0.1.0", []),
+        ("239.1.1.1", "198.18.0.1", []),
+        ("232.1.2.3", "232.1.2.4", ["232.1.2.3 is a group of source-specific multicast (232.0.0.0/8)"]),
+        ("224.0.0.5", "239.2.2.2", ["224.0.0.5 is for control protocols of one network (224.0.0.0/24)"]),
+        ("224.0.0.251", "224.0.0.251", ["224.0.0.251 is for control protocols of one network (224.0.0.0/24)"]),
+    ],
+)
+def test_groups_that_are_for_something_else_are_told(group: str, to: str, said: list[str]) -> None:
+    found = advice(Input("eth0", IPv4Address(group), 5000), (Output(IPv4Address(to), 6000, "eth1"),))
+    assert [each.partition(":")[0].partition(", such")[0] for each in found] == said

@@ -133,6 +133,16 @@ outputs = ["225.5.5.5:0:eth2"]
     assert (completed.faults, len(completed.rules)) == ((), 3)
 
 
+def test_smcroute_lines_for_one_group_are_one_rule(imported: Imported) -> None:
+    """There is one rule for an input; an output that can't be had takes no other with it."""
+    to = "mroute from eth0 group 225.1.2.3"
+    text = f"{to} to eth1\n{to} to a:b\n{to} source 192.0.2.1 to eth2 eth1\n{to.replace('eth0', 'eth1')} to eth2"
+    _, out, errors = imported("smcroute", text)
+    assert out.count("[[rule]]") == 2
+    assert 'outputs = [\n    "225.1.2.3:0:eth1",\n    "225.1.2.3:0:eth2",\n]' in out
+    assert "other.conf:2: Invalid output interface: 'a:b' is not an interface name" in errors
+
+
 def test_smcroute_includes_other_files(imported: Imported, tmp_path: Path) -> None:
     (tmp_path / "a.d").mkdir()
     (tmp_path / "a.d" / "1.conf").write_text(f"\nmroute from eth0 group 225.1.2.3 to eth1\ninclude {tmp_path}/*.conf\n")
@@ -196,6 +206,14 @@ outputs = [
     assert [place.split(":")[0] for place in places(errors)] == ["3", "13", "14", "18", "19", "22", "24"]
     assert "other.conf:19: Rule already exists: the same input as on line 5, 239.1.1.1:5000 on eth0" in errors
     assert status == 1
+
+
+def test_rust_mcr_may_be_the_array_of_its_rules(imported: Imported) -> None:
+    rules = SOUND[SOUND.index("[") : SOUND.rindex("]") + 1]
+    status, out, errors = imported("rust-mcr", rules)
+    assert (status, errors) == (0, [])
+    assert out == imported("rust-mcr", SOUND)[1]
+    assert "other.conf:3: Unknown key 'a' in a rule" in imported("rust-mcr", "[\n\n{a: 1}]")[2]
 
 
 def test_what_is_translated_whole_is_told_by_the_exit_status(imported: Imported, tmp_path: Path) -> None:

@@ -68,15 +68,21 @@ class Findings:
         """Tell of something that is not translated."""
         self.untranslated.append(FileFault(file, line, message, hints))
 
-    def add_without_port(self, file: str, line: int, interface: str, group: str, outputs: Iterable[str]) -> None:
-        """Add a rule that relays a group as it is, whose port is to be filled in; or tell why there is none."""
-        names = tuple(dict.fromkeys(outputs))
+    def can_relay(self, file: str, line: int, interface: str, group: str, outputs: Iterable[str]) -> bool:
+        """Whether there can be a rule that relays a group as it is. Why not is told."""
         try:
             address = parse_address(group, "group")
-            relayed = tuple(Output(address, _ANY_PORT, name) for name in names)
+            relayed = tuple(Output(address, _ANY_PORT, name) for name in dict.fromkeys(outputs))
             Rule("any", Input(interface, address, _ANY_PORT), relayed)
         except McrError as error:
             self.note(file, line, error.message, *error.hints)
+            return False
+        return True
+
+    def add_without_port(self, file: str, line: int, interface: str, group: str, outputs: Iterable[str]) -> None:
+        """Add a rule that relays a group as it is, whose port is to be filled in; or tell why there is none."""
+        names = tuple(dict.fromkeys(outputs))
+        if not self.can_relay(file, line, interface, group, names):
             return
         self.add(file, line, without_port(interface, group, names))
         self.note(file, line, f"{self.program} names no ports: the rule has port 0, which is to be replaced")

@@ -40,17 +40,24 @@ class _Token:
     line: int
 
 
-def read_json5(text: str) -> Document:
+def read_json5(text: str, array: str = "") -> Document:
     """Read a text.
+
+    Args:
+        text: an object.
+        array: the key whose value an array is taken for that stands in the place of the object; empty: there is none.
 
     Raises:
         NotJson5: it is none.
     """
     reader = _Reader(_tokens(text))
-    value = reader.value((), 0)
+    outer: Path = (array,) if array and reader.next.text == "[" else ()
+    value = reader.value(outer, 0)
     if reader.next.kind:
         raise NotJson5(reader.next.line, f"{reader.next.text!r} stands behind the end")
-    if not isinstance(value, dict):
+    if outer:
+        value = {array: value}
+    elif not isinstance(value, dict):
         raise NotJson5(1, "not an object: { … }")
     return Document.of(value, reader.lines)
 

@@ -1,4 +1,7 @@
-"""The configuration of the Rust relay that MCR descends from: JSON5, as its `mcrctl config show` prints it."""
+"""The configuration of the Rust relay that MCR descends from: JSON5, as its `mcrctl config show` prints it.
+
+An array is taken for its rules.
+"""
 
 from typing import Any, Final
 
@@ -31,7 +34,7 @@ def read_rust_mcr(path: str) -> Imported:
         UsageError: it can't be read, or is none of the Rust relay.
     """
     try:
-        document = read_json5(read_text(path))
+        document = read_json5(read_text(path), _RULES)
     except NotJson5 as error:
         raise UsageError(f"{path}:{error.fault.line}: not JSON5: {error.fault.message}") from None
     values = document.values

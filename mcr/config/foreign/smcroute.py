@@ -149,7 +149,8 @@ def _paths(lines: Sequence[_Line], directives: Collection[str], findings: Findin
 
 
 def _translate(routes: Sequence[_Path], closed: dict[str, _Line], findings: Findings) -> None:
-    known: set[tuple[str, str, frozenset[str]]] = set()
+    # A rule takes a group from any source, and there is one for each input.
+    merged: dict[tuple[str, str], tuple[_Line, list[str]]] = {}
     for route in routes:
         outputs = [name for name in route.outputs if name != route.interface]
         reason = _hindrance(route, outputs, closed)
@@ -160,11 +161,11 @@ def _translate(routes: Sequence[_Path], closed: dict[str, _Line], findings: Find
             _note(findings, route.line, f"source {route.source}: the rule takes {route.group} from any source")
         if len(outputs) < len(route.outputs):
             _note(findings, route.line, f"to {route.interface}: packets came from there, and are not sent back")
-        same = route.interface, route.group, frozenset(outputs)
-        if same not in known:  # else another source of the same group
-            known.add(same)
-            line = route.line
-            findings.add_without_port(line.file, line.number, route.interface, route.group, outputs)
+        line = route.line
+        if findings.can_relay(line.file, line.number, route.interface, route.group, outputs):
+            merged.setdefault((route.interface, route.group), (line, []))[1].extend(outputs)
+    for (interface, group), (line, outputs) in merged.items():
+        findings.add_without_port(line.file, line.number, interface, group, outputs)
 
 
 def _hindrance(route: _Path, outputs: Sequence[str], closed: dict[str, _Line]) -> str:

@@ -31,31 +31,30 @@ _OTHER_PATH = f"choose another path: --control-socket PATH, or {CONTROL_SOCKET_V
 
 
 def control_socket(path: str) -> AbstractContextManager[socket.socket]:
-    """The control socket; see `unix_listener`."""
+    """The control socket; see `unix_listener`. Its directory is made, too, if only that is missing."""
     if not path:
         raise SystemFault("Failed to bind to the control socket: its path is empty", errno.EINVAL, _OTHER_PATH)
-    return unix_listener(path, _OTHER_PATH)
+    return unix_listener(path, _OTHER_PATH, makes_directory=True)
 
 
 @contextmanager
-def unix_listener(path: str, remedy: str) -> Iterator[socket.socket]:
+def unix_listener(path: str, remedy: str, *, makes_directory: bool = False) -> Iterator[socket.socket]:
     """Make a socket, with mode 0660 and for the group `mcr` if there is one, and listen on it; remove it at the end.
 
-    Its directory is made, too, with mode 0750, if only the last component is missing. What somebody put in the socket's
-    place meanwhile is left alone.
+    What somebody put in the socket's place meanwhile is left alone.
 
     Args:
         path: of the socket.
         remedy: how another path is chosen.
+        makes_directory: its directory is made, too, with mode 0750, if only the last component is missing.
 
     Raises:
         SystemFault: it cannot be made, or another daemon serves it.
     """
     with ExitStack() as stack:
         with _explain(path, remedy):
-            with suppress(FileExistsError):
-                Path(path).parent.mkdir(_DIRECTORY_MODE)
-                _give_to_group(str(Path(path).parent), _DIRECTORY_MODE)
+            if makes_directory:
+                _make_directory(Path(path).parent)
             _lock(path, stack, remedy)
             _remove_stale(path, remedy)
             listener = stack.enter_context(socket.socket(socket.AF_UNIX, socket.SOCK_STREAM))
@@ -67,6 +66,12 @@ def unix_listener(path: str, remedy: str) -> Iterator[socket.socket]:
             listener.listen(_BACKLOG)
             listener.setblocking(False)
         yield listener
+
+
+def _make_directory(directory: Path) -> None:
+    with suppress(FileExistsError):
+        directory.mkdir(_DIRECTORY_MODE)
+        _give_to_group(str(directory), _DIRECTORY_MODE)
 
 
 def _give_to_group(path: str, mode: int) -> None:

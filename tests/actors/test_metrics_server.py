@@ -15,7 +15,7 @@ import trio.testing
 
 from exposition import samples, value
 from mcr.actors.stats_aggregator import Moment
-from mcr.errors import RuleNotFound
+from mcr.errors import RuleNotFound, SystemFault
 from mcr.metrics import connection, server
 from mcr.metrics.exposition import Format
 from mcr.metrics.listener import metrics_listener
@@ -174,6 +174,16 @@ async def serve(path: Path, pages: Pages, nursery: trio.Nursery) -> MetricsServe
 @pytest.fixture
 async def serving(path: Path, pages: Pages, nursery: trio.Nursery) -> MetricsServer:
     return await serve(path, pages, nursery)
+
+
+def test_a_directory_that_is_not_there_is_not_made(tmp_path: Path) -> None:
+    there = tmp_path / "no" / "metrics.sock"
+    with (
+        pytest.raises(SystemFault, match=f"Failed to bind to {there}: No such file or directory"),
+        metrics_listener(UnixEndpoint(str(there))),
+    ):
+        pass
+    assert [*tmp_path.iterdir()] == []
 
 
 @pytest.fixture

@@ -4,7 +4,7 @@ import codecs
 import json
 import re
 import shlex
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from itertools import zip_longest
 from typing import Any, NamedTuple
 
@@ -174,6 +174,31 @@ def _words(line: str) -> list[str]:
     if len(words) > start + 1 and words[start].rpartition("/")[2] == "mcrctl" and words[start + 1] == "add":
         return words[start + 2 :]
     return words
+
+
+def value_faults(batch: Batch) -> list[McrError]:
+    """The faults of rules that could be read, for when others could not and the daemon is not asked."""
+    from mcr.control.structure import check_rules  # noqa: PLC0415 - slow to import, seldom needed
+
+    try:
+        check_rules(batch.rules)
+    except McrError as error:
+        faults = [*error.faults] or [error]
+        alone = f"{batch.places[0]}: " if len(batch.rules) == 1 else ""
+        named = [name_places(each, batch).reworded(lambda message: alone + message) for each in faults]
+        return [UsageError(each.message, *each.hints) for each in named]
+    return []
+
+
+def in_order(faults: Iterable[McrError], batch: Batch) -> list[McrError]:
+    """Faults as their lines are in the file."""
+    place = re.compile(re.escape(batch.file) + r":(\d+)")
+
+    def line(fault: McrError) -> int:
+        found = place.search(fault.message)
+        return int(found[1]) if found else 0
+
+    return sorted(faults, key=line)
 
 
 # Faults that the daemon finds.

@@ -7,7 +7,7 @@ from typing import Any
 import click
 
 from mcr.cli import completion
-from mcr.cli.batch import Batch, is_about_rules, name_places, read_batch, sum_up
+from mcr.cli.batch import Batch, in_order, is_about_rules, name_places, read_batch, sum_up, value_faults
 from mcr.cli.command import Command
 from mcr.cli.failure import NO_SPACE
 from mcr.cli.rule_words import outputs_params, rule_options, rule_params
@@ -75,7 +75,7 @@ def _added(rules: list[dict[str, Any]], _width: int | None) -> str:
 def _add_batch(session: Session, file: str, params: dict[str, Any], *, best_effort: bool) -> list[dict[str, Any]]:
     batch, faults = read_batch(file)
     if faults and not best_effort:
-        raise sum_up(batch, together(faults))
+        raise sum_up(batch, together(in_order([*faults, *value_faults(batch)], batch)))
     added = _add_some(session, batch, params, faults if best_effort else None) if batch.rules else []
     session.show(added, _added)
     _warn(session, added)
@@ -179,16 +179,12 @@ def remove(
     if everything == bool(rules or rule_ids or names):
         which = "either --all, or RULE, --rule-id or --name" if everything else "RULE, --rule-id or --name, or --all"
         raise UsageError(f"Give {which}", _SEE_RULES)
-    rule_ids += tuple(_id_of(session, rule) for rule in rules)
-    match rule_ids, names:
-        case (rule_id,), () if not _PATTERN.intersection(rule_id):
-            params: dict[str, Any] = {"rule_id": rule_id}
-        case (), (name,) if not _PATTERN.intersection(name):
-            params = {"name": name}
-        case _:
-            given = {"rule_ids": [*rule_ids], "names": [*names], "all": everything}
-            params = {each: value for each, value in given.items() if value}
-    removed = session.call("remove", params)
+    try:
+        removed = session.call("remove", _selected(rule_ids + _ids_of(session, rules), names, everything=everything))
+    except McrError as error:
+        if len(rules) + len(rule_ids) + len(names) > 1:
+            error.hints = (*error.hints, "no rule was removed: all that are named are removed, or none")
+        raise
     session.show(removed, _removed)
     if session.json:  # it has the warnings
         return
@@ -198,6 +194,18 @@ def remove(
                 click.echo(f"Note: rule {rule['rule_id']}: {remark}", err=True)
     if everything:
         _note_what_stays(session)
+
+
+def _selected(rule_ids: tuple[str, ...], names: tuple[str, ...], *, everything: bool) -> dict[str, Any]:
+    """Parameters of `remove`."""
+    match rule_ids, names:
+        case (rule_id,), () if not _PATTERN.intersection(rule_id):
+            return {"rule_id": rule_id}
+        case (), (name,) if not _PATTERN.intersection(name):
+            return {"name": name}
+        case _:
+            given = {"rule_ids": [*rule_ids], "names": [*names], "all": everything}
+            return {each: value for each, value in given.items() if value}
 
 
 def _note_what_stays(session: Session) -> None:
@@ -210,6 +218,21 @@ def _note_what_stays(session: Session) -> None:
         more = f" and {len(names) - _NAMED:,} more" if len(names) > _NAMED else ""
         rules = f"{counted(len(names), 'rule')} of configuration files {'stays' if len(names) == 1 else 'stay'}"
         click.echo(f"Note: {rules}: {', '.join(names[:_NAMED])}{more}", err=True)
+
+
+def _ids_of(session: Session, rules: tuple[str, ...]) -> tuple[str, ...]:
+    """The ids of these rules. Each that there is not is named."""
+    ids, missing = list[str](), list[McrError]()
+    for rule in rules:
+        try:
+            ids.append(_id_of(session, rule))
+        except McrError as error:
+            if error.code != RuleNotFound.code:
+                raise
+            missing.append(error)
+    if missing:
+        raise together(missing)
+    return tuple(ids)
 
 
 def _id_of(session: Session, rule: str) -> str:

@@ -150,6 +150,8 @@ def _statement(node: "Node", counts: dict[Path, int]) -> Iterator[tuple[Path, in
             header, *pairs = node.named_children
             path = _newest(_keys(header), counts)
             if node.type == "table_array_element":
+                if path not in counts:
+                    yield path, node.start_point.row + 1
                 counts[path] += 1
                 path = (*path, counts[path] - 1)
             yield path, node.start_point.row + 1

@@ -10,7 +10,7 @@ from mcr.config.document import Document, Path
 from mcr.config.output_text import parse_output
 from mcr.errors import InvalidParams, McrError
 from mcr.model.flow import Input, check_interface_name, check_port, parse_address
-from mcr.model.rule import Output, Rule, automatic_rule_id, check_label
+from mcr.model.rule import Output, Rule, automatic_rule_id, check_label, check_outputs
 
 _MAX_TEXT: Final = 1_000  # characters; no value needs as many
 _WHOLE: Final = range(-(1 << 63), 1 << 63)  # numbers that TOML has
@@ -130,12 +130,16 @@ def read_rule(value: object, path: Path, faults: FileFaults, *, cut: bool = Fals
     table = _members(value, path, faults, known=_RULE, what="a rule", needed=() if cut else ("input", "outputs"))
     labels = _checked(table, path, faults, _LABELS, "rule")
     source = _input(table["input"], (*path, "input"), faults, cut=cut) if "input" in table else None
+    before_outputs = len(faults.found)
     outputs = _outputs(table["outputs"], (*path, "outputs"), faults, cut=cut) if "outputs" in table else ()
+    all_read = "outputs" in table and len(faults.found) == before_outputs
     rule, name, rule_id = None, labels.get("name"), labels.get("rule_id")
     if source and rule_id is None:
         rule_id = automatic_rule_id(source)
     if source and rule_id and len(faults.found) == before and (outputs or not cut):
         rule = faults.check((*path, "outputs"), Rule, rule_id, source, outputs, name)
+    elif outputs or (all_read and not cut):
+        faults.check((*path, "outputs"), check_outputs, outputs, lambda: "The rule")
     return RuleTable(path, rule, source, rule_id, name)
 
 

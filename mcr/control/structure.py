@@ -80,6 +80,20 @@ class RuleParams:
         return Rule(rule_id, self.input, self.outputs, self.name)
 
 
+@attrs.frozen
+class _Rules:
+    rules: tuple[Rule, ...]
+
+
+def check_rules(rules: list[Any]) -> None:
+    """Return if these are rules as a client writes them; whether they can be had is for mcrd to say.
+
+    Raises:
+        McrError: as `structure`.
+    """
+    structure({"rules": rules}, _Rules)
+
+
 class _WrongTypeError(Exception):
     def __init__(self, expected: type, value: object) -> None:
         super().__init__(f"must be {_JSON_NAMES[expected]}, not {_JSON_NAMES[type(value)]}")

@@ -5,6 +5,7 @@ Values are frozen, validated when made, equal by content. Addresses are typed; o
 
 import enum
 import hashlib
+from collections.abc import Callable, Sequence
 from typing import Self
 
 import attrs
@@ -76,6 +77,21 @@ def automatic_rule_id(source: Input) -> str:
     return hashlib.sha256(text.encode()).hexdigest()[:12]
 
 
+def check_outputs(outputs: Sequence[Output], called: Callable[[], str]) -> None:
+    """Return if a rule can have these outputs, whatever its input is. `called`: how an error is to name the rule."""
+    if not outputs:
+        raise InvalidParams(f"{called()} has no outputs", "give at least one output G:P:IF")
+    if len(outputs) > MAX_OUTPUTS_PER_RULE:
+        raise InvalidParams(f"{called()} has {len(outputs)} outputs", f"at most {MAX_OUTPUTS_PER_RULE} a rule")
+    seen: set[tuple[Address, int, str]] = set()
+    for output in outputs:
+        if output.destination in seen:
+            raise InvalidParams(
+                f"{called()} names output {output} twice", "every packet would leave twice; name it once"
+            )
+        seen.add(output.destination)
+
+
 @attrs.frozen
 class Rule:
     """One input, one or more outputs. `rule_id` is unique; so is the input tuple; so is the name, if there is one."""
@@ -89,18 +105,8 @@ class Rule:
         check_label(self.rule_id, "rule id")
         if self.name is not None:
             check_label(self.name, "rule name")
-        if not self.outputs:
-            raise InvalidParams(f"{self._called} has no outputs", "give at least one output G:P:IF")
-        if len(self.outputs) > MAX_OUTPUTS_PER_RULE:
-            raise InvalidParams(
-                f"{self._called} has {len(self.outputs)} outputs", f"at most {MAX_OUTPUTS_PER_RULE} a rule"
-            )
-        seen: set[tuple[Address, int, str]] = set()
+        check_outputs(self.outputs, lambda: self._called)
         for output in self.outputs:
-            if output.destination in seen:
-                raise InvalidParams(
-                    f"{self._called} names output {output} twice", "every packet would leave twice; name it once"
-                )
             if (output.interface, output.group, output.port) == (
                 self.input.interface,
                 self.input.group,
@@ -110,7 +116,6 @@ class Rule:
                     f"{self._called} sends {output} back to where it came from",
                     "receivers there would get every packet twice; choose another group, port or interface",
                 )
-            seen.add(output.destination)
 
     @property
     def interfaces(self) -> tuple[str, ...]:

@@ -118,6 +118,12 @@ def test_what_a_sound_file_says(tmp_path: Path) -> None:
             ["2: Invalid input group: '10.1.1.1' is not a multicast address"],
         ),
         (rule(input="interface = 'eth0', group = 'a', port = 1.5"), ["2: Invalid input group", "2: input port must"]),
+        (
+            "[[rule]]\ninput = 3\noutputs = ['239.2.2.2:6000:eth1', '239.2.2.2:6000:eth1']",
+            ["2: an input must be a table", "3: The rule names output 239.2.2.2:6000:eth1 twice"],
+        ),
+        ("[[rule]]\ninput = 3\noutputs = []", ["2: an input must be a table", "3: The rule has no outputs"]),
+        (f"{rule()}\n\n[[rules]]\nname = 'x'\n[[rules]]", ["6: Unknown key 'rules' in the file"]),
         (rule(f"name = '{'x' * 2000}'\n"), ["4: rule name is longer than 1,000 characters"]),
         (rule(input=f"interface='e', group='239.1.1.1', port = 0x{'f' * 9000}"), ["2: input port is out of range"]),
         (rule("name = 1979-05-27\n"), ["4: rule name must be a string, not a date or time"]),

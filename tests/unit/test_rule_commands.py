@@ -103,7 +103,8 @@ def test_rules_may_be_named_by_an_argument_as_for_list(run: Run, daemon: Daemon)
 
 def test_an_argument_that_names_no_rule_removes_none(run: Run, daemon: Daemon) -> None:
     daemon.failure = McrError("No rule has the id or name 'x'")
-    assert run("remove", "x", "--name", "cam")[::2] == (1, ["Error: No rule has the id or name 'x'"])
+    whole = "hint: no rule was removed: all that are named are removed, or none"
+    assert run("remove", "x", "--name", "cam")[::2] == (1, ["Error: No rule has the id or name 'x'", whole])
     assert daemon.calls == [("list", {"rule": "x"})]
     daemon.failure = RuleNotFound("No rule has the id or name 'v*'")
     hint = "hint: a pattern stands behind an option: --name 'v*'"
@@ -176,6 +177,12 @@ def test_a_fault_in_json_names_index_and_field(run: Run, daemon: Daemon, batch: 
 
 def test_every_fault_of_a_batch_is_told(run: Run, daemon: Daemon, batch: Write) -> None:
     text = [line(1), f"{line(2)} --nam x", f"{line(3)} --name 'x", *[f"{line(4)} extra"] * 30]
+    file = batch(f"{line(1)}\n{line(2)} extra\n{line(70_000)}")
+    assert run("add", "--batch", file)[2][:3] == [
+        f"{file}:2: Got unexpected extra argument (extra)",
+        f"Invalid input port: 70000 is not a port ({file}:3, input)",
+        f"Error: 2 faults in {file}: no rule was added",
+    ]
     file = batch("\n".join(text[:3]))
     assert run("add", "--batch", file)[::2] == (
         2,

@@ -14,6 +14,7 @@ from mcr.actors.stats_aggregator import StatsAggregator
 from mcr.actors.worker_supervisor import WorkerSupervisor
 from mcr.config.settings import Settings
 from mcr.diagnosis.doctor import Relay, examine
+from mcr.diagnosis.fading import Losses
 from mcr.diagnosis.present import present_names, present_view
 from mcr.diagnosis.why import Walk
 from mcr.errors import LimitReached, McrError, RuleNotFound, ShuttingDown
@@ -42,6 +43,7 @@ class Consultation:
     _watch: QuerierWatch
     _files: ConfigFiles
     _saving: Callable[[], Saving]
+    _losses: Losses = attrs.field(factory=Losses, init=False)
     _walking: set[trio.CancelScope] = attrs.field(factory=set, init=False)
     _examinations: trio.CapacityLimiter = attrs.field(factory=lambda: trio.CapacityLimiter(_EXAMINATIONS), init=False)
     _walks: trio.CapacityLimiter = attrs.field(factory=lambda: trio.CapacityLimiter(_WALKS), init=False)
@@ -104,7 +106,7 @@ class Consultation:
             )
             with _contained():
                 found = await trio.to_thread.run_sync(examine, self._settings, relay)
-                return (*found, *self._files.findings())
+                return (*self._losses.fade(found, trio.current_time()), *self._files.findings())
 
 
 def _present_all(rules: tuple[RuleView, ...], names: Mapping[str, str]) -> tuple[RuleView, ...]:

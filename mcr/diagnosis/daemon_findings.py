@@ -262,7 +262,7 @@ def judge_captures(
                 "kernel_drops",
                 Verdict.ADVICE,
                 f"{former:,} packets were lost on interfaces that rules no longer use",
-                "mcrctl stats: kernel_drops",
+                f"mcrctl stats: kernel_drops, {former} of them",
             )
         )
     if findings:
@@ -286,7 +286,7 @@ def _full_ring(name: str, dropped: int, received: int, why: str, remedy: str) ->
         "kernel_drops",
         Verdict.FAULT if share > _HALF else Verdict.ADVICE,
         f"{dropped:,} packets on {name} were lost, {share:.2%} of what arrived: the capture ring was full, {why}",
-        f"mcrctl stats: kernel_drops={dropped}",
+        f"mcrctl stats --json: kernel_drops={dropped} of {name}",
         remedy,
     )
 

@@ -111,7 +111,7 @@ def judge_drops(link: Link) -> tuple[Finding, ...]:
                 "interface_drops",
                 Verdict.ADVICE,
                 f"The network card of {name} lost {link.rx_missed:,} of {link.rx_packets + link.rx_missed:,} frames",
-                f"ip -s -s link show dev {name}: missed, fifo",
+                f"ip -s -s link show dev {name}: missed, fifo: {link.rx_missed}",
                 f"enlarge its receive ring: ethtool -g {name}; sudo ethtool -G {name} rx N",
             )
         )
@@ -125,7 +125,7 @@ def judge_drops(link: Link) -> tuple[Finding, ...]:
                     "interface_drops",
                     Verdict.ADVICE,
                     f"{name} has dropped {dropped:,} of {passed + dropped:,} {direction} frames",
-                    f"ip -s link show dev {name}: dropped",
+                    f"ip -s link show dev {name}: dropped {dropped} {direction}",
                     f"see which counter: sudo ethtool -S {name}",
                 )
             )

@@ -207,7 +207,8 @@ class RuleStore:
         hops = await self._hops.find(hosts, standing.outputs, network) if hosts else {}
         # In a thread: the kernel tells it under its lock of the network's configuration, which others hold for long.
         silent = await trio.to_thread.run_sync(find_silent, hops, standing.outputs, network) if hops else ()
-        conditions = judge(standing, network, hops, silent)
+        sources = {*chain.from_iterable(each.sources for each in entries)}
+        conditions = judge(standing, network, hops, silent, sources)
         if len(entries) > _MANY:
             return await trio.to_thread.run_sync(self._show, entries, conditions)
         return self._show(entries, conditions)

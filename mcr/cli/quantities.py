@@ -2,12 +2,12 @@
 
 from typing import Any
 
+from mcr.config.output_text import options_text
+
 
 def endpoint(value: dict[str, Any]) -> str:
     """An input or output, as `mcrctl add` takes it."""
-    gso = value.get("gso", "auto")
-    options = "" if gso == "auto" else f":gso={gso}"
-    return f"{value['group']}:{value['port']}:{value['interface']}{options}"
+    return f"{value['group']}:{value['port']}:{value['interface']}{options_text(value.get)}"
 
 
 def count(value: int) -> str:

@@ -29,8 +29,10 @@ def rule_options(command: _F) -> _F:
             "--outputs",
             metavar="G:P:IF[,G:P:IF...]",
             multiple=True,
-            help="Where to send them: group or host, port, interface to leave by. With :gso=N or :gso=off behind it, "
-            "at most N datagrams, or one, leave in one system call (2 to 64; not given: 32).",
+            help="Where to send them: group or host, port, interface to leave by. Options stand behind it, as in "
+            "239.2.2.2:5000:eth1:ttl=8:dscp=34: ttl=N (not given: 1 to a group, 64 to a host); dscp=N (0); "
+            "source=ADDR, an address of this machine (that of the interface); source-port=N (any); gso=N or gso=off, "
+            "at most N datagrams, or one, in one system call (32).",
         ),
         click.option("--rule-id", metavar="ID", help="Id of the rule.  [default: a hash of the input]"),
         click.option("--name", help="Name of the rule, for people."),

@@ -3,15 +3,24 @@
 Taken apart only. Whether a group, port or interface is any good is for others to say.
 """
 
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from itertools import zip_longest
 from typing import Any
 
 from mcr.errors import UsageError
 
-OPTIONS = ("gso",)
-"""What may follow an output's interface, as `:gso=off`."""
+OPTIONS: Mapping[str, str] = {
+    "gso": "gso",
+    "ttl": "ttl",
+    "dscp": "dscp",
+    "source": "source",
+    "source-port": "source_port",
+}
+"""What may follow an output's interface, as `:gso=off`; with its name in JSON."""
 
+_NUMBERS = frozenset({"ttl", "dscp", "source-port"})
+_UNSAID = frozenset({None, "auto"})
 _NAMES = ("group", "port", "interface")
 
 
@@ -40,6 +49,16 @@ def _parts(text: str) -> dict[str, Any]:
     return {"group": group, "port": int(port), "interface": interface, **_options(text, options)}
 
 
+def options_text(value: Callable[[str], Any]) -> str:
+    """The options of an output, as they stand behind its interface.
+
+    Args:
+        value: of an option, by its name in JSON.
+    """
+    given = {option: value(name) for option, name in OPTIONS.items()}
+    return "".join(f":{option}={each}" for option, each in given.items() if each not in _UNSAID)
+
+
 def _looks_like_ipv6(text: str) -> bool:
     """Whether what is not an output G:P:IF is one with an IPv6 address, without brackets."""
     from ipaddress import IPv6Address  # noqa: PLC0415 - slow to import, seldom needed
@@ -51,14 +70,20 @@ def _looks_like_ipv6(text: str) -> bool:
     return False
 
 
-def _options(text: str, options: list[str]) -> dict[str, str]:
-    chosen: dict[str, str] = {}
+def _options(text: str, options: list[str]) -> dict[str, Any]:
+    chosen: dict[str, Any] = {}
     for option in options:
         name, given, value = option.partition("=")
-        if name not in OPTIONS or not given or name in chosen:
+        if name not in OPTIONS or not given or OPTIONS[name] in chosen:
             raise UsageError(
                 f"Invalid output {text!r}: {option!r} is not an option of an output",
                 f"after G:P:IF, each once: {', '.join(f':{known}=…' for known in OPTIONS)}",
             )
-        chosen[name] = value
+        chosen[OPTIONS[name]] = _number(text, option, value) if name in _NUMBERS else value
     return chosen
+
+
+def _number(text: str, option: str, value: str) -> int:
+    if not (value.isascii() and value.isdecimal() and len(value) < 10):  # noqa: PLR2004
+        raise UsageError(f"Invalid output {text!r}: {option!r} has no number")
+    return int(value)

@@ -2,6 +2,7 @@
 
 import difflib
 from collections.abc import Callable, Collection, Mapping
+from functools import partial
 from typing import Any, Final, TypeVar
 
 import attrs
@@ -34,7 +35,14 @@ _ENDPOINT: Final[dict[str, _Check]] = {
     "group": ((str,), parse_address),
     "port": ((int,), check_port),
 }
-_OUTPUT: Final[dict[str, _Check]] = _ENDPOINT | {"gso": ((str, int), lambda value, _: str(value))}
+_OPTIONS: Final[dict[str, _Check]] = {
+    "gso": ((str, int), lambda value, _: str(value)),
+    "ttl": ((int,), lambda value, _: value),
+    "dscp": ((int,), lambda value, _: value),
+    "source": ((str,), parse_address),
+    "source_port": ((int,), lambda value, _: value),
+}
+_OUTPUT: Final[dict[str, _Check]] = _ENDPOINT | _OPTIONS
 _LABELS: Final[dict[str, _Check]] = {"name": ((str,), check_label), "rule_id": ((str,), check_label)}
 _RULE: Final = (*_LABELS, "input", "outputs")
 
@@ -168,9 +176,14 @@ def _output(value: object, path: Path, faults: FileFaults, *, cut: bool) -> Outp
     parts = _endpoint(value, path, faults, _OUTPUT, "an output", cut=cut)
     if not parts:
         return None
-    gso = parts.pop("gso", None)
+    options = {name: parts.pop(name) for name in _OPTIONS if name in parts}
     output = faults.check((*path, "group"), _made, Output, parts)
-    return faults.check((*path, "gso"), _made, Output, parts | {"gso": gso}) if output and gso is not None else output
+    if output is None:
+        return None
+    sound = [
+        faults.check((*path, name), _made, partial(attrs.evolve, output), {name: options[name]}) for name in options
+    ]
+    return attrs.evolve(output, **options) if all(sound) else None
 
 
 def _parsed(text: str) -> dict[str, Any]:
@@ -244,6 +257,7 @@ def rule_of(view: Mapping[str, Any]) -> Rule:
     """
     table: dict[str, Any] = {name: view[name] for name in _RULE if view[name] is not None}
     table["outputs"] = [
-        {name: value for name, value in output.items() if name not in _OF_A_VIEW} for output in view["outputs"]
+        {name: value for name, value in output.items() if name not in _OF_A_VIEW and value is not None}
+        for output in view["outputs"]
     ]
     return rule_of_table(table)

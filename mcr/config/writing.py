@@ -2,9 +2,11 @@
 
 import json
 from collections.abc import Iterable
+from functools import partial
 from typing import Any
 
-from mcr.model.rule import AUTO, Output, Rule, automatic_rule_id
+from mcr.config.output_text import options_text
+from mcr.model.rule import Output, Rule, automatic_rule_id
 
 
 def table_of(rule: Rule) -> dict[str, Any]:
@@ -19,7 +21,7 @@ def table_of(rule: Rule) -> dict[str, Any]:
 
 
 def _output(output: Output) -> str:
-    return f"{output}" + (f":gso={output.gso}" if output.gso != AUTO else "")
+    return f"{output}{options_text(partial(getattr, output))}"
 
 
 def in_order(rules: Iterable[Rule]) -> list[Rule]:

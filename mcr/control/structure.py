@@ -17,10 +17,10 @@ from cattrs import IterableValidationNote
 from cattrs.gen import make_dict_structure_fn, make_dict_unstructure_fn, override
 
 from mcr.errors import MAX_FAULTS, InvalidParams, LimitReached, McrError, describe_errno, together
-from mcr.model.flow import Input, parse_address
+from mcr.model.flow import Address, Input, parse_address
 from mcr.model.limits import MAX_OUTPUTS, MAX_OUTPUTS_PER_RULE, MAX_RULES
 from mcr.model.log import Facility, Level
-from mcr.model.rule import Output, Rule, automatic_rule_id
+from mcr.model.rule import Output, OutputView, Rule, automatic_rule_id
 from mcr.model.stats import OutputStats
 
 _MANY_MEMBERS = 50  # of an object; none has as many
@@ -122,6 +122,10 @@ def _structure_endpoint(cls: type[_T], what: str) -> Callable[[Any, Any], _T]:
     return _only_from_object(make_dict_structure_fn(cls, _converter, _cattrs_forbid_extra_keys=True, group=address))
 
 
+def _structure_source(value: object, _: object) -> Address | None:
+    return None if value is None else parse_address(_expect(value, str), "output source")
+
+
 def _only_from_object(structure: Callable[[Any, Any], _T]) -> Callable[[Any, Any], _T]:
     def structure_object(value: object, cls: Any) -> _T:
         members: dict[str, Any] = _expect(value, dict)
@@ -165,7 +169,14 @@ def _structure_each(items: list[Any], item_type: type, structure: Callable[[Any,
 
 
 _converter = cattrs.Converter()
+_unstructure_members = make_dict_unstructure_fn(OutputView, _converter)
 _unstructure_counters = make_dict_unstructure_fn(OutputStats, _converter, last_error=override(omit=True))
+
+
+def _unstructure_view(output: OutputView) -> dict[str, Any]:
+    """An output without the options that nobody has asked for."""
+    members: dict[str, Any] = _unstructure_members(output)
+    return {name: value for name, value in members.items() if value is not None}
 
 
 def _unstructure_output(stats: OutputStats) -> dict[str, Any]:
@@ -184,10 +195,12 @@ _converter.register_structure_hook(int, lambda value, _: _expect(value, int))
 _converter.register_structure_hook(bool, lambda value, _: _expect(value, bool))
 _converter.register_structure_hook(Level, lambda value, _: Level.parse(_expect(value, str)))
 _converter.register_structure_hook(Facility, lambda value, _: Facility.parse(_expect(value, str)))
+_converter.register_structure_hook(Address | None, _structure_source)
 _converter.register_structure_hook(Input, _structure_endpoint(Input, "input group"))
 _converter.register_structure_hook(Output, _structure_endpoint(Output, "output group"))
 _converter.register_structure_hook(Rule, lambda value, _: _converter.structure(value, RuleParams).rule())
 _converter.register_unstructure_hook(OutputStats, _unstructure_output)
+_converter.register_unstructure_hook(OutputView, _unstructure_view)
 _converter.register_unstructure_hook(IPv4Address, str)
 _converter.register_unstructure_hook(IPv6Address, str)
 

@@ -49,7 +49,8 @@ def judge_output(
         return
     yield from judge_link("output", name, link)
     if output.group.is_multicast:
-        yield _judge_source_address(link)
+        if output.source is None:
+            yield _judge_source_address(link)
         if local_receiver:
             yield _judge_local_receiver(output)
     if path is not None:
@@ -206,6 +207,7 @@ def _remedy(output: Output, number: int | None) -> str:
         errno.ENODEV: f"{name} was deleted: ip link show dev {name}",
         errno.ENETUNREACH: f"did it go down? ip link show dev {name}",
         errno.EHOSTUNREACH: f"ip route get {output.group} oif {name}",
+        errno.EINVAL: f"is {output.source or 'its source'} an address of this machine? ip address show",
         errno.EPERM: "a firewall of this machine refuses it: sudo nft list ruleset",
         errno.EACCES: f"{output.group} is a broadcast address, to which MCR does not send: name a host or a group",
         errno.EMSGSIZE: f"it is too large: ip link show dev {name}; have the source send smaller datagrams",

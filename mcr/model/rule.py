@@ -13,6 +13,7 @@ import attrs
 from mcr.errors import InvalidParams
 from mcr.model.flow import Address, Input, check_interface_name, check_port
 from mcr.model.limits import DEFAULT_TRAIN, MAX_OUTPUTS_PER_RULE, MAX_TRAIN
+from mcr.model.output_options import check_dscp, check_source, check_source_port, check_ttl
 
 AUTO = "auto"
 
@@ -36,14 +37,23 @@ def check_label(value: str, what: str) -> str:
 class Output:
     """Where a rule sends: a group or host, a port, and the interface the datagram leaves by.
 
-    `gso`: how many datagrams that wait together may leave in one system call, for the kernel or the network card to cut
-    apart (UDP segmentation offload): ``auto``, ``off``, or a number from 2 to 64.
+    Attributes:
+        gso: how many datagrams that wait together may leave in one system call, for the kernel or the network card to
+            cut apart (UDP segmentation offload): ``auto``, ``off``, or a number from 2 to 64.
+        ttl: of the datagrams; None: 1 to a group, and the system's (64) to a host.
+        dscp: likewise; None: 0.
+        source: an address of this machine that they come from; None: that of the output interface.
+        source_port: that they come from; None: any.
     """
 
     group: Address
     port: int
     interface: str
     gso: str = AUTO
+    ttl: int | None = None
+    dscp: int | None = None
+    source: Address | None = None
+    source_port: int | None = None
 
     def __attrs_post_init__(self) -> None:
         reserved = self.group.is_reserved and not self.group.is_multicast
@@ -56,6 +66,10 @@ class Output:
         check_interface_name(self.interface, "output interface")
         if self.gso not in {AUTO, OFF} and self.gso not in _TRAIN_LENGTHS:
             raise InvalidParams(f"Invalid gso: {self.gso!r}", "auto, off, or a number of datagrams from 2 to 64")
+        check_ttl(self.ttl)
+        check_dscp(self.dscp)
+        check_source(self.source)
+        check_source_port(self.source_port)
 
     @property
     def destination(self) -> tuple[Address, int, str]:
@@ -183,7 +197,8 @@ class OutputView(Output):
     @classmethod
     def of(cls, output: Output, state: RuleState = RuleState.ACTIVE, reason: str = "") -> Self:
         """An output and its state."""
-        return cls(output.group, output.port, output.interface, output.gso, state=state, reason=reason)
+        options = output.gso, output.ttl, output.dscp, output.source, output.source_port
+        return cls(output.group, output.port, output.interface, *options, state=state, reason=reason)
 
 
 @attrs.frozen

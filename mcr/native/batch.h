@@ -9,6 +9,7 @@
 #ifndef MCR_BATCH_H
 #define MCR_BATCH_H
 
+#include <netinet/in.h>
 #include <stdbool.h>
 #include <stdint.h>
 #include <sys/socket.h>
@@ -68,9 +69,9 @@ struct mcr_plan {
 	uint32_t done;     /* payloads of the train that this output has been sent */
 };
 
-/* The UDP_SEGMENT option of a train. */
-union mcr_train_option {
-	char bytes[CMSG_SPACE(sizeof(uint16_t))];
+/* What a UDP socket is told of one message: how to cut it (UDP_SEGMENT), IP_TTL, IP_TOS and IP_PKTINFO, see ip(7). */
+union mcr_message_options {
+	char bytes[CMSG_SPACE(sizeof(uint16_t)) + 2 * CMSG_SPACE(sizeof(int)) + CMSG_SPACE(sizeof(struct in_pktinfo))];
 	struct cmsghdr align;
 };
 
@@ -81,7 +82,7 @@ struct mcr_handful {
 	struct mcr_send sends[MCR_MESSAGES];
 	struct msghdr messages[MCR_MESSAGES];
 	struct mcr_raw_header headers[MCR_MESSAGES];
-	union mcr_train_option options[MCR_MESSAGES];
+	union mcr_message_options options[MCR_MESSAGES];
 	struct iovec iov[MCR_MESSAGE_IOV];
 	uint32_t ways[MCR_MESSAGES]; /* slot of the egress that each leaves by */
 	uint32_t next[MCR_MESSAGES]; /* send by the same way; MCR_MESSAGES: there is none */

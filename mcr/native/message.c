@@ -4,32 +4,48 @@
 #include <netinet/udp.h>
 #include <string.h>
 
-static void set_option(union mcr_train_option *option, size_t segment)
+/* There is room for each of them. */
+static void add_option(struct msghdr *message, int level, int type, const void *value, size_t size)
 {
-	uint16_t size = (uint16_t)segment;
+	struct cmsghdr *option = (struct cmsghdr *)((char *)message->msg_control + message->msg_controllen);
 
-	*option = (union mcr_train_option){ 0 };
-	option->align.cmsg_len = CMSG_LEN(sizeof(size));
-	option->align.cmsg_level = SOL_UDP;
-	option->align.cmsg_type = UDP_SEGMENT;
-	memcpy(CMSG_DATA(&option->align), &size, sizeof(size));
+	option->cmsg_len = CMSG_LEN(size);
+	option->cmsg_level = level;
+	option->cmsg_type = type;
+	memcpy(CMSG_DATA(option), value, size);
+	message->msg_controllen += CMSG_SPACE(size);
 }
 
-static struct msghdr datagrams(const struct mcr_send *send, const struct mcr_output *output,
-			       union mcr_train_option *option)
+/* What the operator has asked for. */
+static void add_choices(struct msghdr *message, const struct mcr_output *output)
+{
+	struct in_pktinfo source = { .ipi_spec_dst.s_addr = output->asked_source };
+	int ttl = output->ttl, service = output->service;
+
+	if (ttl)
+		add_option(message, IPPROTO_IP, IP_TTL, &ttl, sizeof(ttl));
+	if (service)
+		add_option(message, IPPROTO_IP, IP_TOS, &service, sizeof(service));
+	if (output->asked_source)
+		add_option(message, IPPROTO_IP, IP_PKTINFO, &source, sizeof(source));
+}
+
+struct msghdr mcr_message_datagrams(const struct mcr_send *send, const struct mcr_output *output,
+				    union mcr_message_options *options)
 {
 	struct msghdr message = {
 		.msg_name = (void *)&output->to, /* the kernel reads it */
 		.msg_namelen = sizeof(output->to),
 		.msg_iov = send->payloads,
 		.msg_iovlen = send->count,
+		.msg_control = options,
 	};
+	uint16_t segment = (uint16_t)send->payloads->iov_len;
 
-	if (send->count > 1) { /* for a single datagram the option costs more than it gives */
-		set_option(option, send->payloads->iov_len);
-		message.msg_control = option->bytes;
-		message.msg_controllen = sizeof(option->bytes);
-	}
+	if (send->count > 1) /* for a single datagram the option costs more than it gives */
+		add_option(&message, SOL_UDP, UDP_SEGMENT, &segment, sizeof(segment));
+	if (output->ttl || output->service || output->asked_source)
+		add_choices(&message, output);
 	return message;
 }
 
@@ -41,6 +57,8 @@ static struct msghdr frame(const struct mcr_send *send, const struct mcr_output 
 	uint32_t size = 0;
 
 	from.address = output->source;
+	from.ttl = output->ttl ? output->ttl : IP_DEFAULT_MULTICAST_TTL;
+	from.service = output->service;
 	for (uint32_t i = 0; i < send->count; i++) {
 		iov[1 + i] = send->payloads[i];
 		size += (uint32_t)iov[1 + i].iov_len;
@@ -62,7 +80,7 @@ void mcr_message_add(struct mcr_handful *handful, const struct mcr_rules *rules,
 	const struct mcr_output *output = &rules->outputs[send->output];
 
 	if (!send->raw) {
-		handful->messages[i] = datagrams(send, output, &handful->options[i]);
+		handful->messages[i] = mcr_message_datagrams(send, output, &handful->options[i]);
 		return;
 	}
 	handful->messages[i] = frame(send, output, &egress[output->egress], &handful->headers[i],

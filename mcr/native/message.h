@@ -12,6 +12,10 @@
 /* Whether there is room for the message of one more send, whatever it is. */
 bool mcr_message_has_room(const struct mcr_handful *handful);
 
+/* The message of a send to an output by a UDP socket. `options` and the send have to outlast it. */
+struct msghdr mcr_message_datagrams(const struct mcr_send *send, const struct mcr_output *output,
+				    union mcr_message_options *options);
+
 /* Make the message of the send that stands behind the others, which then is one of them. */
 void mcr_message_add(struct mcr_handful *handful, const struct mcr_rules *rules, const struct mcr_egress *egress);
 

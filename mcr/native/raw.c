@@ -32,21 +32,23 @@ static struct ethhdr ethernet_header(const struct mcr_raw_source *from, uint32_t
 	return header;
 }
 
-static struct iphdr ip_header(uint32_t source, uint32_t group, uint16_t length)
+static struct iphdr ip_header(const struct mcr_raw_source *from, uint32_t group, uint16_t length)
 {
 	struct iphdr header = {
 		.version = 4,
 		.ihl = sizeof(struct iphdr) / 4,
+		.tos = from->service,
 		.tot_len = htons(length),
 		.frag_off = htons(IP_DF),
-		.ttl = IP_DEFAULT_MULTICAST_TTL,
+		.ttl = from->ttl,
 		.protocol = IPPROTO_UDP,
-		.saddr = source,
+		.saddr = from->address,
 		.daddr = group,
 	};
-	uint32_t fixed = htons(0x4500) + htons(IP_DF) + htons(IP_DEFAULT_MULTICAST_TTL << 8 | IPPROTO_UDP);
+	uint32_t chosen = htons((uint16_t)(0x4500 | from->service)) + htons(IP_DF) +
+			  htons((uint16_t)(from->ttl << 8 | IPPROTO_UDP));
 
-	header.check = (uint16_t)~fold(fixed + header.tot_len + halves(source) + halves(group));
+	header.check = (uint16_t)~fold(chosen + header.tot_len + halves(from->address) + halves(group));
 	return header;
 }
 
@@ -69,7 +71,7 @@ struct mcr_raw_header mcr_raw_header(const struct mcr_raw_source *from, const st
 			     .csum_start = CHECKSUM_START,
 			     .csum_offset = offsetof(struct udphdr, check) },
 		.ethernet = ethernet_header(from, to->sin_addr.s_addr),
-		.ip = ip_header(from->address, to->sin_addr.s_addr, (uint16_t)(sizeof(struct iphdr) + length)),
+		.ip = ip_header(from, to->sin_addr.s_addr, (uint16_t)(sizeof(struct iphdr) + length)),
 		.udp = udp_header(from, to, length),
 	};
 

@@ -17,11 +17,13 @@
 
 #include "offload.h"
 
-/* The sender: the same for all frames by one output interface, except for the address, which depends on the destination. */
+/* The sender: port and MAC are the same for all frames by one output interface; the rest is the output's. */
 struct mcr_raw_source {
 	uint32_t address; /* network byte order */
 	uint16_t port;    /* network byte order */
 	uint8_t mac[ETH_ALEN];
+	uint8_t ttl;
+	uint8_t service;
 };
 
 /* What comes before the payload in a send on an AF_PACKET socket with PACKET_VNET_HDR, see packet(7). */
@@ -34,7 +36,7 @@ struct mcr_raw_header {
 
 /*
  * The headers of `count` datagrams to a group, `size` bytes of payload in all, `segment` bytes in each but the last. As
- * a UDP socket with default options sends them: TTL 1, don't fragment.
+ * a UDP socket sends them: don't fragment.
  */
 struct mcr_raw_header mcr_raw_header(const struct mcr_raw_source *from, const struct sockaddr_in *to, uint32_t count,
 				     uint32_t segment, uint32_t size);

@@ -78,8 +78,11 @@ int mcr_rules_put(struct mcr_rules *rules, struct mcr_segment *segment, const st
 				.sin_port = outputs[i].port,
 				.sin_addr.s_addr = outputs[i].address },
 			.source = outputs[i].source,
+			.asked_source = outputs[i].asked_source,
 			.egress = outputs[i].egress,
 			.max_train = outputs[i].max_train,
+			.ttl = outputs[i].ttl,
+			.service = outputs[i].service,
 			.no_carrier = outputs[i].no_carrier,
 		};
 		claim_output_counters(&segment->outputs[outputs[i].output], outputs[i].tag);

@@ -14,11 +14,14 @@
 
 struct mcr_output {
 	struct sockaddr_in to;
-	uint32_t source;    /* of raw frames to it, network byte order; 0: they may not be sent */
-	uint32_t egress;    /* slot of the sockets that it is sent by */
-	uint32_t next;      /* the rule's next output, or MCR_NO_OUTPUT */
-	uint32_t max_train; /* datagrams in one sendmsg; 1: no trains */
-	bool no_carrier;    /* its interface has none: the kernel would drop what it takes, and call it sent */
+	uint32_t source;       /* of raw frames to it, network byte order; 0: they may not be sent */
+	uint32_t asked_source; /* of others, network byte order; 0: IP chooses it */
+	uint32_t egress;       /* slot of the sockets that it is sent by */
+	uint32_t next;         /* the rule's next output, or MCR_NO_OUTPUT */
+	uint16_t max_train;    /* datagrams in one sendmsg; 1: no trains */
+	uint8_t ttl;           /* 0: the usual one */
+	uint8_t service;       /* DSCP */
+	bool no_carrier;       /* its interface has none: the kernel would drop what it takes, and call it sent */
 };
 
 struct mcr_rules {

@@ -125,15 +125,16 @@ static void note(struct mcr_worker *worker, const struct mcr_send *send, int res
 static void send_singly(struct mcr_worker *worker, uint32_t member)
 {
 	const struct mcr_send *send = &in_hand(worker)->sends[member];
-	const struct sockaddr_in *to = &worker->rules.outputs[send->output].to;
+	const struct mcr_output *output = &worker->rules.outputs[send->output];
 	int fd = worker->egress[own_way(worker, member)].fd;
+	union mcr_message_options options;
 
 	for (uint32_t i = 0; i < send->count; i++) {
 		struct mcr_send single = {
 			.payloads = send->payloads + i, .count = 1, .output = send->output, .outcome = send->outcome
 		};
-		ssize_t sent = sendto(fd, single.payloads->iov_base, single.payloads->iov_len, MSG_DONTWAIT,
-				      (const struct sockaddr *)to, sizeof(*to));
+		struct msghdr message = mcr_message_datagrams(&single, output, &options);
+		ssize_t sent = sendmsg(fd, &message, MSG_DONTWAIT);
 
 		note(worker, &single, sent < 0 ? -errno : (int)sent);
 	}
@@ -227,7 +228,8 @@ static void send_one(struct mcr_worker *worker, uint32_t member)
 	int fd = socket_of(worker, member);
 	ssize_t sent;
 
-	if (message->msg_iovlen == 1) /* for a single datagram the kernel has less to copy than with sendmsg */
+	/* For a single datagram the kernel has less to copy than with sendmsg. */
+	if (message->msg_iovlen == 1 && !message->msg_controllen)
 		sent = sendto(fd, message->msg_iov->iov_base, message->msg_iov->iov_len, MSG_DONTWAIT,
 			      message->msg_name, message->msg_namelen);
 	else

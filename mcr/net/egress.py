@@ -11,9 +11,17 @@ from mcr.net.buffer import set_buffer
 from mcr.net.filter.cbpf import REJECT_ALL, attach_filter
 from mcr.net.interfaces import Interface
 
+_NO_GROUP = "224.0.0.0"  # that nobody sends to (RFC 5771)
+
 
 def open_egress(
-    interface: Interface, send_buffer: int, *, to: Address | None = None, shared_port: int | None = None
+    interface: Interface,
+    send_buffer: int,
+    *,
+    to: Address | None = None,
+    shared_port: int | None = None,
+    source: Address | None = None,
+    is_chosen: bool = False,
 ) -> socket.socket:
     """Open a socket for outputs on an interface: groups leave by it, hosts are reached through it.
 
@@ -24,6 +32,8 @@ def open_egress(
         send_buffer: in bytes.
         to: the one host or group that it is for, to name it in an error.
         shared_port: the port that it sends from, as others that are opened with it may; 0: a free one.
+        source: the address that it sends from.
+        is_chosen: an operator has chosen the port, which others may listen on.
 
     Raises:
         SystemFault: naming the step; nothing stays open.
@@ -46,19 +56,21 @@ def open_egress(
         step = "IP_MULTICAST_LOOP"
         opened.setsockopt(socket.IPPROTO_IP, socket.IP_MULTICAST_LOOP, 0)
         step = "bind"
-        _bind(opened, shared_port)  # now, as raw frames come from its port, too
+        # Now, as raw frames come from its port, too. Bound to a group, it takes nothing that is sent to this machine.
+        _bind(opened, _NO_GROUP if is_chosen else str(source or ""), shared_port)
         step = "SO_SNDBUF"
         set_buffer(opened, socket.SO_SNDBUF, send_buffer)
     except OSError as error:
         opened.close()
-        raise SystemFault(f"{what}: {step}", error.errno or 0) from None
+        hints = (f"who has the port: ss -lunp 'sport = :{shared_port}'",) if is_chosen and step == "bind" else ()
+        raise SystemFault(f"{what}: {step}", error.errno or 0, *hints) from None
     return opened
 
 
-def _bind(opened: socket.socket, shared_port: int | None) -> None:
+def _bind(opened: socket.socket, address: str, shared_port: int | None) -> None:
     if shared_port:
         opened.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-    opened.bind(("", shared_port or 0))
+    opened.bind((address, shared_port or 0))
     if shared_port == 0:  # only after bind, or bind could give it a port that others share
         opened.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
 

@@ -69,7 +69,18 @@ def attach_rule(placed: PlacedRule, capture: int, egress: Iterable[int], carrier
         capture=capture,
         flow=rule.input.flow,
         outputs=[
-            records.OutputPlace(*place, leaves_by, output.group, output.port, output.max_train, source, carrier)
+            records.OutputPlace(
+                *place,
+                leaves_by,
+                output.group,
+                output.port,
+                output.max_train,
+                source,
+                carrier,
+                ttl=output.ttl or 0,
+                dscp=output.dscp or 0,
+                asked_source=output.source,
+            )
             for output, place, leaves_by, source, carrier in zip(
                 rule.outputs, placed.outputs, egress, placed.sources, carriers, strict=True
             )

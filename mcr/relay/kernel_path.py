@@ -279,12 +279,17 @@ def _why_not_to(output: Output, link: RawLink | None, source: Address | None, ne
     reasons = {
         f"{output.group} is a host, and its MAC has to be asked for": not output.group.is_multicast,
         f"{output} has gso={output.gso}": output.gso != AUTO,
+        f"{output} has options that the workers alone know: ttl, dscp, source or source-port": _has_choices(output),
         f"{output.interface} is about to be checked, or is not Ethernet, or takes no GSO batches": link is None,
         f"{output.interface} is down": link is not None and not link.up,
         f"{output.group} is reached through a gateway": neighbour is not None,
         f"IP would do more for {output} than add headers: see the routes to {output.group}": source is None,
     }
     return next((reason for reason, is_so in reasons.items() if is_so), "")
+
+
+def _has_choices(output: Output) -> bool:
+    return (output.ttl, output.dscp, output.source, output.source_port) != (None,) * 4
 
 
 def _targets(placed: PlacedRule, egress_of: Callable[[str], Egress]) -> tuple[Target, ...]:

@@ -2,11 +2,13 @@
 
 Datagrams to a neighbour that does not answer ARP wait in the kernel, and fill the buffer of their socket. So each
 neighbour has a socket of its own in each worker: a dead one costs the others nothing. While there is no need,
-they send by common sockets: what goes to several hosts is one system call then.
+they send by common sockets: what goes to several hosts is one system call then. What comes from a port that its
+operator has chosen is sent by such sockets, too, whoever it is for.
 """
 
 from collections.abc import Collection, Iterable, KeysView, Mapping, Sequence
 from contextlib import ExitStack
+from functools import partial
 from itertools import chain
 from socket import socket
 
@@ -24,7 +26,7 @@ from mcr.net.egress import open_egress
 from mcr.net.gateways import find_gateways
 from mcr.net.interfaces import Interface
 from mcr.net.patience import close_all
-from mcr.relay.placement import Key
+from mcr.relay.placement import Key, key_of
 from mcr.relay.slots import Slots
 
 log = get_logger(Facility.NETWORK)
@@ -107,7 +109,7 @@ class Neighbours:
         self._by_key: dict[Key, Neighbour] = {}
         self.slots = Slots(2 * MAX_NEIGHBOURS, "hosts")
         self._commons: dict[int, Common] = {}  # by slot
-        self._newest: dict[str, Common] = {}  # by interface
+        self._newest: dict[tuple[str, int], Common] = {}  # by interface, and the port that was asked for
         self._unused: set[Key] = set()
         self.unrenewed: dict[str, Interface] = {}
         self._not_renewed = StandingReason()
@@ -135,22 +137,23 @@ class Neighbours:
         """
         opened = {}
         for key in sorted(keys - self._by_key.keys()):
-            interface = interfaces[key[0]]
-            common = self._join_common(interface, undo)
+            interface = interfaces[key.interface]
+            common = self._join_common(interface, key.port, undo)
             slot = self.slots.take()
             undo.callback(self.slots.give, slot)
             ports = [each.getsockname()[1] for each in common.sockets]
-            opened[key] = Neighbour(slot, interface, self._open_sockets(interface, ports, undo, key[1]), common)
+            sockets = self._open_sockets(interface, ports, undo, key.address, chosen=bool(key.port))
+            opened[key] = Neighbour(slot, interface, sockets, common)
         return opened
 
-    def _join_common(self, interface: Interface, undo: ExitStack) -> Common:
-        common = self._newest.get(interface.name)
+    def _join_common(self, interface: Interface, port: int, undo: ExitStack) -> Common:
+        common = self._newest.get((interface.name, port))
         if not common or common.users in (0, _PARTY) or common.interface.index != interface.index:
             slot = self.slots.take()
             undo.callback(self.slots.give, slot)
-            ports = [0] * self._settings.num_workers
-            common = Common(slot, interface, self._open_sockets(interface, ports, undo))
-            self._commons[slot] = self._newest[interface.name] = common
+            ports = [port] * self._settings.num_workers
+            common = Common(slot, interface, self._open_sockets(interface, ports, undo, chosen=bool(port)))
+            self._commons[slot] = self._newest[interface.name, port] = common
             undo.callback(self._commons.pop, slot)
         common.users += 1
         undo.callback(self._leave_common, common)
@@ -161,10 +164,10 @@ class Neighbours:
         common.users -= 1
 
     def _open_sockets(
-        self, interface: Interface, ports: Sequence[int], undo: ExitStack, to: Address | None = None
+        self, interface: Interface, ports: Sequence[int], undo: ExitStack, to: Address | None = None, *, chosen: bool
     ) -> tuple[socket, ...]:
-        send_buffer = self._settings.send_buffer
-        return tuple(undo.enter_context(open_egress(interface, send_buffer, to=to, shared_port=port)) for port in ports)
+        open_one = partial(open_egress, interface, self._settings.send_buffer, to=to, is_chosen=chosen)
+        return tuple(undo.enter_context(open_one(shared_port=port)) for port in ports)
 
     def adopt(self, opened: Mapping[Key, Neighbour]) -> list[Neighbour | Common]:
         """Take these into use, once there are outputs.
@@ -192,7 +195,7 @@ class Neighbours:
         A socket that cannot be opened now is tried again at the next call.
         """
         self.unrenewed |= {interface.name: interface for interface in returned}
-        keys = [key for key in self._by_key if key[0] in self.unrenewed] if self.unrenewed else []
+        keys = [key for key in self._by_key if key.interface in self.unrenewed] if self.unrenewed else []
         olds = [self._by_key.pop(key) for key in keys]
         try:
             with ExitStack() as undo:
@@ -208,7 +211,7 @@ class Neighbours:
         self._by_key |= opened
         for key, old in zip(keys, olds, strict=True):
             opened[key].users = old.users
-        names = frozenset(name for name, _ in keys)
+        names = frozenset(key.interface for key in keys)
         return Renewed(names, tuple(self._untold(opened.values())), tuple(self._drop(olds)))
 
     def open_now(self, keys: Collection[Key], interfaces: Mapping[str, Interface]) -> list[Neighbour | Common]:
@@ -259,13 +262,13 @@ def find_neighbours(rules: Iterable[Rule], interfaces: Mapping[str, Interface]) 
     groups: dict[str, dict[Address, None]] = {}
     found: set[Key] = set()
     for output in chain.from_iterable(rule.outputs for rule in rules):
-        if output.group.is_multicast:
+        if output.group.is_multicast and not output.source_port:
             groups.setdefault(output.interface, {})[output.group] = None
         else:
-            found.add((output.interface, output.group))
+            found.add(key_of(output))
     for name, asked in groups.items():
         try:
-            found.update((name, group) for group in find_gateways(interfaces[name].index, [*asked]))
+            found.update(Key(name, group) for group in find_gateways(interfaces[name].index, [*asked]))
         except OSError as error:
             log.info("%s: cannot see which groups have a gateway: %s", name, error.strerror)
     return frozenset(found)

@@ -5,6 +5,7 @@ interface, and end with one that finds one; the UDP sockets are there all the ti
 fit the MTU, and for then.
 """
 
+import errno
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from itertools import chain
@@ -13,7 +14,7 @@ from socket import socket
 import attrs
 
 from mcr.config.settings import Settings
-from mcr.errors import McrError, describe_errno
+from mcr.errors import McrError, SystemFault, describe_errno
 from mcr.logs.logger import get_logger
 from mcr.model.flow import Address
 from mcr.model.limits import INTERFACE_SLOTS
@@ -267,25 +268,30 @@ class OutputInterfaces:
 
     def sources(self, rules: Iterable[Rule]) -> Sources:
         """Find the source addresses of raw frames to these outputs; those that may not get raw frames have none."""
-        wanted: dict[str, dict[tuple[Address, int], None]] = {}
+        wanted: dict[tuple[str, Address | None], dict[tuple[Address, int], None]] = {}
         for output in chain.from_iterable(rule.outputs for rule in rules):
             if self._by_name[output.interface].raw and output.group.is_multicast:
-                wanted.setdefault(output.interface, {})[output.group, output.port] = None
+                wanted.setdefault((output.interface, output.source), {})[output.group, output.port] = None
         return {
-            (*destination, name): source
-            for name, those in wanted.items()
-            for destination, source in zip(those, self._ask(self._by_name[name], [*those]), strict=True)
+            (*destination, name, asked): source
+            for (name, asked), those in wanted.items()
+            for destination, source in zip(those, self._ask(self._by_name[name], asked, [*those]), strict=True)
             if source
         }
 
-    def _ask(self, egress: Egress, destinations: Sequence[tuple[Address, int]]) -> Sequence[Address | None]:
+    def _ask(
+        self, egress: Egress, source: Address | None, destinations: Sequence[tuple[Address, int]]
+    ) -> Sequence[Address | None]:
         assert egress.raw
         try:
-            with open_egress(egress.interface, _PROBE_BYTES) as probe:
+            with open_egress(egress.interface, _PROBE_BYTES, source=source) as probe:
                 return find_sources(probe, egress.raw.mtu, destinations)
+        except SystemFault as error:
+            if error.errno != errno.EADDRNOTAVAIL:  # which is not of this machine now: IP refuses it, too
+                self._fail(egress, str(error))
         except (McrError, OSError) as error:
             self._fail(egress, str(error))
-            return [None] * len(destinations)
+        return [None] * len(destinations)
 
     def _fail(self, egress: Egress, why: str) -> None:
         """Something that may be better the next time."""

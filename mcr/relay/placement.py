@@ -13,12 +13,29 @@ from mcr.model.rule import Output, Rule
 from mcr.relay.slots import Slots
 from mcr.shm.places import Place, Places, digest
 
-Sources = Mapping[tuple[Address, int, str], Address]
-"""By an output's destination: the address that raw frames to it come from, where they may be sent."""
+Sources = Mapping[tuple[Address, int, str, Address | None], Address]
+"""By an output's destination and the source that it asks for: where raw frames to it come from, if they may be sent."""
 
 
-Key = tuple[str, Address]
-"""A neighbour: an output interface, and the host, or the group with a gateway, that is sent to by it."""
+class Key(NamedTuple):
+    """A neighbour: an output interface, and the host, or the group with a gateway, that is sent to by it.
+
+    Whatever asks for a port that it comes from has sockets of its own, too. 0: it comes from any.
+    """
+
+    interface: str
+    address: Address
+    port: int = 0
+
+
+def key_of(output: Output) -> Key:
+    """The neighbour of an output that waits for one, or that has a port of its own."""
+    return Key(output.interface, output.group, output.source_port or 0)
+
+
+def source_key(output: Output) -> tuple[Address, int, str, Address | None]:
+    """What the source of raw frames to an output is found by."""
+    return (*output.destination, output.source)
 
 
 class OutputSlot(NamedTuple):
@@ -81,15 +98,19 @@ class Replacement:
 def sources_of(rule: Rule, sources: Sources, neighbours: Sequence[Key | None]) -> tuple[Address | None, ...]:
     """Those of a rule's outputs: raw frames wait for no neighbour."""
     return tuple(
-        None if neighbour else sources.get(output.destination)
+        None if neighbour else sources.get(source_key(output))
         for output, neighbour in zip(rule.outputs, neighbours, strict=True)
     )
 
 
 def neighbours_of(rule: Rule, neighbours: Collection[Key]) -> tuple[Key | None, ...]:
     """Those of a rule's outputs."""
-    keys = ((output.interface, output.group) for output in rule.outputs)
-    return tuple(key if key in neighbours else None for key in keys)
+    return tuple(key if key in neighbours else None for key in map(key_of, rule.outputs))
+
+
+def _leaves_by(output: Output) -> tuple[object, ...]:
+    """What the sockets and the source of an output depend on."""
+    return *output.destination, output.source, output.source_port
 
 
 class Placement:
@@ -131,10 +152,15 @@ class Placement:
         return placed
 
     def growth(self, rule: Rule) -> Rule | None:
-        """A changed rule with those of its outputs alone that the one with its id does not have; None: it has all."""
-        had = {output.destination for output in self._by_id[rule.rule_id].rule.outputs}
-        outputs = tuple(output for output in rule.outputs if output.destination not in had)
+        """A changed rule with those outputs alone that the one with its id lacks, or sends otherwise; None: none."""
+        had = {*map(_leaves_by, self._by_id[rule.rule_id].rule.outputs)}
+        outputs = tuple(output for output in rule.outputs if _leaves_by(output) not in had)
         return attrs.evolve(rule, outputs=outputs) if outputs else None
+
+    def count_new(self, rule: Rule) -> int:
+        """Outputs of a changed rule that have no slots yet."""
+        had = {output.destination for output in self._by_id[rule.rule_id].rule.outputs}
+        return sum(output.destination not in had for output in rule.outputs)
 
     def change(self, rule: Rule, sources: Sources, neighbours: Collection[Key]) -> Replacement:
         """Have it stand in the place of the rule with its id and input. Outputs that stay keep all that they have.
@@ -142,28 +168,29 @@ class Placement:
         The slots of those that leave are still taken.
         """
         before = self._by_id[rule.rule_id]
-        had: dict[object, tuple[OutputSlot, Address | None, Key | None]] = {
-            output.destination: (place, source, neighbour)
-            for output, place, source, neighbour in zip(
-                before.rule.outputs, before.outputs, before.sources, before.neighbours, strict=True
-            )
+        ways = {
+            _leaves_by(output): (source, neighbour)
+            for output, source, neighbour in zip(before.rule.outputs, before.sources, before.neighbours, strict=True)
         }
+        had = {output.destination: place for output, place in zip(before.rule.outputs, before.outputs, strict=True)}
+        outputs = tuple(
+            had.pop(output.destination) if output.destination in had else self._place_output(rule, output)
+            for output in rule.outputs
+        )
         waits_for = neighbours_of(rule, neighbours)
         found = [
-            had.pop(output.destination)
-            if output.destination in had
-            else (self._place_output(rule, output), source, neighbour)
+            ways.get(_leaves_by(output), (source, neighbour))
             for output, source, neighbour in zip(
                 rule.outputs, sources_of(rule, sources, waits_for), waits_for, strict=True
             )
         ]
-        outputs, found_sources, awaited = zip(*found, strict=True)
+        found_sources, awaited = zip(*found, strict=True)
         now = PlacedRule(rule, before.tag, before.slot, outputs, found_sources, awaited)
         self._by_id[rule.rule_id] = now
-        for place, _, _ in had.values():
+        for place in had.values():
             del self._output_names[place.slot]
             self._places.drop_output(place.slot)
-        return Replacement(before, now, tuple(LeavingOutput(place, now.tag) for place, _, _ in had.values()))
+        return Replacement(before, now, tuple(LeavingOutput(place, now.tag) for place in had.values()))
 
     def _place_rule(self, rule: Rule) -> Place:
         key = digest(rule.rule_id, rule.input)

@@ -67,7 +67,7 @@ class _Prepared:
     """Everything that rules need and that could be refused: what is opened here is not in use yet.
 
     Attributes:
-        grown: the new outputs of rules that are changed.
+        grown: rules that are changed, with the outputs alone that are new or leave in another way.
         awaited: neighbours that new outputs wait for, new or not.
     """
 
@@ -193,7 +193,8 @@ class Relay:
     def _prepare(self, change: RuleChange, undo: ExitStack) -> _Prepared:
         added, grown = change.added, tuple(filter(None, map(self._placement.growth, change.changed)))
         fresh = (*added, *grown)
-        self._placement.check_room(_outputs(fresh) - _outputs(change.removed))
+        new = _outputs(added) + sum(map(self._placement.count_new, change.changed))
+        self._placement.check_room(new - _outputs(change.removed))
         named = [*(rule.interfaces for rule in added), *(rule.interfaces[1:] for rule in grown)]
         interfaces = find_interfaces(named, self.inputs, self.outputs, self._placement, wait=change.wait)
         awaited = find_neighbours(fresh, interfaces)

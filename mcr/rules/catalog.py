@@ -32,6 +32,7 @@ class Entry:
         hosts: that it sends to, with the interfaces.
         from_file: it stands in a configuration file.
         fault: why it cannot be used; empty: it is used.
+        sources: addresses that its outputs ask to send from.
     """
 
     rule: Rule
@@ -39,6 +40,7 @@ class Entry:
     hosts: tuple[tuple[Address, str], ...]
     from_file: bool = False
     fault: str = ""
+    sources: tuple[Address, ...] = ()
 
 
 class Catalog:
@@ -243,7 +245,8 @@ class Catalog:
 
     def _put(self, rule: Rule) -> Entry:
         hosts = tuple((each.group, each.interface) for each in rule.outputs if not each.group.is_multicast)
-        entry = Entry(rule, self.generation, hosts)
+        sources = tuple(each.source for each in rule.outputs if each.source)
+        entry = Entry(rule, self.generation, hosts, sources=sources)
         self._by_id[rule.rule_id] = entry
         self._by_input[rule.input] = rule.rule_id
         if rule.name is not None:

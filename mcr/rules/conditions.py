@@ -140,6 +140,7 @@ class Conditions:
         outputs: output interfaces, by name.
         hosts: hosts that are outputs, by address and interface.
         paths: which path rules take.
+        foreign: sources that outputs ask for, and this machine does not have.
     """
 
     acknowledged: int = 0
@@ -147,13 +148,17 @@ class Conditions:
     outputs: Mapping[str, Condition] = attrs.field(factory=dict)
     hosts: Mapping[tuple[Address, str], Condition] = attrs.field(factory=dict)
     paths: Paths = attrs.field(factory=Paths)
+    foreign: frozenset[Address] = frozenset()
 
     def concern(self, rule: Rule) -> bool:
         """Whether there is anything to be said of a rule."""
         return rule.input.interface in self.inputs or (
-            bool(self.outputs or self.hosts)
+            bool(self.outputs or self.hosts or self.foreign)
             and any(
-                each.interface in self.outputs or (each.group, each.interface) in self.hosts for each in rule.outputs
+                each.interface in self.outputs
+                or (each.group, each.interface) in self.hosts
+                or each.source in self.foreign
+                for each in rule.outputs
             )
         )
 
@@ -214,6 +219,7 @@ def judge(
     network: Network,
     hops: Mapping[tuple[Address, str], Hop] | None = None,
     silent: Collection[tuple[int, IPv4Address]] = (),
+    sources: Iterable[Address] = (),
 ) -> Conditions:
     """All of it.
 
@@ -222,6 +228,7 @@ def judge(
         network: as it is.
         hops: how hosts are reached, by address and output interface.
         silent: neighbours that don't answer, by the interface's index and address.
+        sources: that outputs ask for.
     """
     return Conditions(
         standing.acknowledged,
@@ -229,6 +236,7 @@ def judge(
         _unwell({name: judge_output(each, network) for name, each in standing.outputs.items()}),
         _judge_hosts(hops or {}, standing.outputs, silent),
         standing.paths,
+        frozenset(sources).difference(network.own_addresses()),
     )
 
 
@@ -331,7 +339,11 @@ def view_of_unusable(rule: Rule, why: str, origin: Origin) -> RuleView:
 
 def _of_output(output: Output, conditions: Conditions) -> Condition:
     condition = conditions.outputs.get(output.interface, WELL)
-    if condition.state is not RuleState.ACTIVE or output.group.is_multicast:
+    if condition.state is not RuleState.ACTIVE:
+        return condition
+    if output.source in conditions.foreign:
+        return _waiting(f"its source {output.source} is not an address of this machine")
+    if output.group.is_multicast:
         return condition
     host = conditions.hosts.get((output.group, output.interface), WELL)
     return attrs.evolve(host, warnings=(*condition.warnings, *host.warnings))

@@ -31,6 +31,9 @@ _converter: Final = cattrs.Converter(detailed_validation=False)
 _converter.register_structure_hook(str, _exactly)
 _converter.register_structure_hook(int, _exactly)
 _converter.register_structure_hook(Address, lambda value, _: parse_address(_exactly(value, str), "group"))
+_converter.register_structure_hook(
+    Address | None, lambda value, _: None if value is None else parse_address(_exactly(value, str), "source")
+)
 _converter.register_unstructure_hook(IPv4Address, str)
 _converter.register_unstructure_hook(IPv6Address, str)
 

@@ -111,7 +111,8 @@ class OutputPlace:
     """One output of a rule: its slot and tag, its interface's egress slot, its destination.
 
     At most `max_train` datagrams are handed to the kernel together; 1: no UDP segmentation. `source` is the address
-    that raw frames to it come from; None: it gets no raw frames. Without `carrier` its datagrams fail.
+    that raw frames to it come from; None: it gets no raw frames. Without `carrier` its datagrams fail. A `ttl` of 0 is
+    the usual one. `asked_source` is the address that others come from; None: IP chooses it.
     """
 
     output: int
@@ -122,6 +123,9 @@ class OutputPlace:
     max_train: int
     source: Address | None = None
     carrier: bool = True
+    ttl: int = 0
+    dscp: int = 0
+    asked_source: Address | None = None
 
 
 def rule_put(*, tag: int, rule: int, capture: int, flow: Flow, outputs: Iterable[OutputPlace]) -> Command:
@@ -137,6 +141,9 @@ def rule_put(*, tag: int, rule: int, capture: int, flow: Flow, outputs: Iterable
             max_train=place.max_train,
             source=network_address(place.source) if place.source else 0,
             no_carrier=not place.carrier,
+            ttl=place.ttl,
+            service=place.dscp << 2,
+            asked_source=network_address(place.asked_source) if place.asked_source else 0,
         )
         for place in outputs
     )

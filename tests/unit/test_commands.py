@@ -14,7 +14,7 @@ from mcr.net.raw import RawLink
 from mcr.relay import commands
 from mcr.relay.neighbours import Common, Neighbour
 from mcr.relay.outputs import Egress
-from mcr.relay.placement import Placement
+from mcr.relay.placement import Placement, source_key
 from mcr.shm import records
 from mcr.shm.places import Places
 
@@ -51,11 +51,14 @@ def test_neighbour_names_the_sockets_that_it_shares(opened: socket.socket) -> No
 
 def test_rule_is_attached_with_its_slots_in_the_order_of_its_outputs() -> None:
     group, host = ip_address("239.9.9.9"), ip_address("198.18.1.2")
-    outputs = (Output(group, 6000, "eth1", "off"), Output(host, 6001, "eth1"))
+    outputs = (
+        Output(group, 6000, "eth1", "off"),
+        Output(host, 6001, "eth1", ttl=9, dscp=46, source=ip_address("198.18.0.2")),
+    )
     source = ip_address("198.18.0.1")
     placement = Placement(Places.make())
     rule = Rule("tv", Input("eth0", ip_address("239.1.1.1"), 5000), outputs)
-    placed = placement.place(rule, {outputs[0].destination: source}, ())
+    placed = placement.place(rule, {source_key(outputs[0]): source}, ())
     assert commands.attach_rule(placed, 2, (8, 9), (True, False)) == records.rule_put(
         tag=placed.tag,
         rule=placed.slot,
@@ -63,7 +66,17 @@ def test_rule_is_attached_with_its_slots_in_the_order_of_its_outputs() -> None:
         flow=Flow(rule.input.group, 5000),
         outputs=[
             records.OutputPlace(*placed.outputs[0], 8, group, 6000, 1, source),
-            records.OutputPlace(*placed.outputs[1], 9, host, 6001, outputs[1].max_train, carrier=False),
+            records.OutputPlace(
+                *placed.outputs[1],
+                9,
+                host,
+                6001,
+                outputs[1].max_train,
+                carrier=False,
+                ttl=9,
+                dscp=46,
+                asked_source=outputs[1].source,
+            ),
         ],
     )
     assert commands.detach_rule(placed) == records.rule_drop(placed.slot)

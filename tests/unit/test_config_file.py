@@ -94,11 +94,12 @@ def test_what_a_sound_file_says(tmp_path: Path) -> None:
         (rule("outputs = []\n"), ["3: The rule for 239.1.1.1:5000 on eth0 has no outputs"]),
         (rule("outputs = 'a'\n"), ["3: outputs must be an array, not a string"]),
         (
-            rule("outputs = [\n'239.2.2.2:6000',\n5,\n'239.2.2.2:6000:eth1:ttl=x']\n"),
+            rule("outputs = [\n'239.2.2.2:6000',\n5,\n'239.2.2.2:6000:eth1:mtu=9',\n'239.2.2.2:6000:eth1:ttl=x']\n"),
             [
                 "4: Invalid output '239.2.2.2:6000': interface missing in G:P:IF",
                 "5: an output must be a table or a string, not a whole number",
-                "6: Invalid output '239.2.2.2:6000:eth1:ttl=x': 'ttl=x' is not an option of an output",
+                "6: Invalid output '239.2.2.2:6000:eth1:mtu=9': 'mtu=9' is not an option of an output",
+                "7: Invalid output '239.2.2.2:6000:eth1:ttl=x': 'ttl=x' has no number",
             ],
         ),
         (
@@ -110,6 +111,21 @@ def test_what_a_sound_file_says(tmp_path: Path) -> None:
             ],
         ),
         (rule("outputs = ['239.2.2.2:6000:eth1:gso=65']\n"), ["3: Invalid gso: '65'"]),
+        (
+            rule(
+                "outputs = [\n'239.2.2.2:6000:eth1:ttl=256',\n"
+                "{ group = '239.2.2.3', port=1, interface = 'e', dscp = 64, source = '239.1.1.1', source_port = 0 },\n"
+                "{ group = '239.2.2.4', port = 1, interface = 'eth1', source-port = 1, ttl = '8' }]\n"
+            ),
+            [
+                "4: Invalid ttl: 256",
+                "5: Invalid dscp: 64",
+                "5: Invalid source: '239.1.1.1' is no address that packets can come from",
+                "5: Invalid source-port: 0",
+                "6: Unknown key 'source-port' in an output",
+                "6: output ttl must be a whole number, not a string",
+            ],
+        ),
         (rule("outputs = ['127.0.0.1:6000:eth1']\n"), ["3: Invalid output group: '127.0.0.1' is neither a group nor"]),
         (rule("outputs = ['239.1.1.1:5000:eth0']\n"), ["3: The rule for 239.1.1.1:5000 on eth0 sends 239.1.1.1:5000"]),
         (rule(input="group = '239.1.1.1', prot = 5"), ["2: Unknown key 'prot' in an input", "2: an input lacks"]),

@@ -19,7 +19,7 @@ from mcr.net.raw import RawLink
 from mcr.process.descriptor_store import DescriptorStore
 from mcr.relay.kernel_path import KernelRules, _why_not_to, open_kernel_rules
 from mcr.relay.outputs import Egress
-from mcr.relay.placement import OutputSlot, PlacedRule
+from mcr.relay.placement import Key, OutputSlot, PlacedRule
 from mcr.rules.conditions import Conditions, Paths, view_of
 from mcr.shm.kept import Kept
 
@@ -38,11 +38,18 @@ def test_a_group_on_ethernet_with_a_known_source_is_served() -> None:
 @pytest.mark.parametrize(
     ("output", "link", "source", "neighbour", "reason"),
     [
-        (HOST, UP, None, ("out0", HOST.group), "192.0.2.7 is a host, and its MAC has to be asked for"),
+        (HOST, UP, None, Key("out0", HOST.group), "192.0.2.7 is a host, and its MAC has to be asked for"),
         (attrs.evolve(GROUP, gso="off"), UP, SOURCE, None, "239.2.2.2:6000:out0 has gso=off"),
+        (
+            attrs.evolve(GROUP, ttl=8),
+            UP,
+            SOURCE,
+            None,
+            "239.2.2.2:6000:out0 has options that the workers alone know: ttl, dscp, source or source-port",
+        ),
         (GROUP, None, None, None, "out0 is about to be checked, or is not Ethernet, or takes no GSO batches"),
         (GROUP, attrs.evolve(UP, up=False), SOURCE, None, "out0 is down"),
-        (GROUP, UP, None, ("out0", GROUP.group), "239.2.2.2 is reached through a gateway"),
+        (GROUP, UP, None, Key("out0", GROUP.group), "239.2.2.2 is reached through a gateway"),
         (
             GROUP,
             UP,
@@ -56,7 +63,7 @@ def test_everything_else_is_the_workers_and_it_is_said_why(
     output: Output,
     link: RawLink | None,
     source: IPv4Address | None,
-    neighbour: tuple[str, IPv4Address] | None,
+    neighbour: Key | None,
     reason: str,
 ) -> None:
     assert _why_not_to(output, link, source, neighbour) == reason

@@ -298,7 +298,7 @@ def test_a_space_behind_a_comma_of_the_outputs_is_told(run: Run, daemon: Daemon,
     assert daemon.calls == []
 
 
-@pytest.mark.parametrize("option", ["9", "gso", "ttl=9", "gso=off:gso=off"])
+@pytest.mark.parametrize("option", ["9", "gso", "mtu=9", "gso=off:gso=off", "source_port=9"])
 def test_an_unknown_option_of_an_output_is_told_with_the_known_ones(run: Run, option: str) -> None:
     text = f"239.2.2.2:1:eth1:{option}"
     status, _, errors = run(
@@ -306,4 +306,4 @@ def test_an_unknown_option_of_an_output_is_told_with_the_known_ones(run: Run, op
     )
     assert status == 2
     assert errors[0].startswith(f"Error: Invalid output {text!r}: ")
-    assert errors[1] == "hint: after G:P:IF, each once: :gso=…"
+    assert errors[1] == "hint: after G:P:IF, each once: :gso=…, :ttl=…, :dscp=…, :source=…, :source-port=…"

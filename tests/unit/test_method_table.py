@@ -51,7 +51,8 @@ def test_the_document_names_every_parameter(method: Any) -> None:
 def test_the_parameters_that_are_looked_for_are_those_that_there_are() -> None:
     """Else the test before could find none, and pass."""
     assert parameters(METHODS["add"].params) == {
-        *("rules", "rule_id", "name", "input", "outputs", "interface", "group", "port", "gso", "wait", "idempotent")
+        *("rules", "rule_id", "name", "input", "outputs", "interface", "group", "port", "wait", "idempotent"),
+        *("gso", "ttl", "dscp", "source", "source_port"),
     }
 
 

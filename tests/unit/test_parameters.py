@@ -54,6 +54,8 @@ def edited(*path: Any, **members: Any) -> dict[str, Any]:
         ([edited("input", group=5)], "rules[0].input.group must be a string, not a whole number"),
         ([edited("outputs", 0, interface=None)], "rules[0].outputs[0].interface must be a string, not null"),
         ([edited("outputs", 0, prot=1)], "Unknown parameter: rules[0].outputs[0].prot"),
+        ([edited("outputs", 0, ttl="8")], "rules[0].outputs[0].ttl must be a whole number, not a string"),
+        ([edited("outputs", 0, source=8)], "rules[0].outputs[0].source must be a string, not a whole number"),
         ([edited(nam="cam")], "Unknown parameter: rules[0].nam"),
         ([edited(rule_id=7)], "rules[0].rule_id must be a string, not a whole number"),
         ([edited(outputs="239.2.2.2:5001:eth1")], "rules[0].outputs must be an array, not a string"),
@@ -89,7 +91,9 @@ async def test_a_wrong_value_keeps_its_hints(api: Api) -> None:
 
 async def test_an_unknown_parameter_is_told_with_the_known_ones(api: Api) -> None:
     error = await refusal(api, "add", rules=[edited("outputs", 0, prot=1)])
-    assert error.hints == ("parameters of rules[0].outputs[0]: group, port, interface, gso",)
+    assert error.hints == (
+        "parameters of rules[0].outputs[0]: group, port, interface, gso, ttl, dscp, source, source_port",
+    )
 
 
 async def test_all_faults_are_one_error(api: Api) -> None:

@@ -9,7 +9,7 @@ from mcr.errors import LimitReached
 from mcr.model.flow import Input
 from mcr.model.limits import MAX_OUTPUTS
 from mcr.model.rule import Output, Rule
-from mcr.relay.placement import LeavingOutput, Placement
+from mcr.relay.placement import Key, LeavingOutput, Placement, source_key
 from mcr.shm.places import Places
 
 HOST = IPv4Address("198.18.1.2")
@@ -51,10 +51,10 @@ def test_raw_frames_wait_for_no_neighbour() -> None:
     """An output that waits for a neighbour has no source; one that does not has its own."""
     placement, source = Placement(Places.make()), ip_address("198.18.0.1")
     added = rule(1)
-    sources = {output.destination: source for output in added.outputs}
-    placed = placement.place(added, sources, {("eth2", HOST)})
+    sources = {source_key(output): source for output in added.outputs}
+    placed = placement.place(added, sources, {Key("eth2", HOST)})
     assert placed.sources == (source, None)
-    assert placed.neighbours == (None, ("eth2", HOST))
+    assert placed.neighbours == (None, Key("eth2", HOST))
 
 
 def test_who_names_an_interface_is_known() -> None:
@@ -68,7 +68,7 @@ def test_what_stays_of_a_changed_rule_keeps_its_place() -> None:
     """Its slots, tags, source and neighbour, whatever is known of them now; what leaves keeps its slot for a while."""
     placement, source = Placement(Places.make()), ip_address("198.18.0.1")
     first = rule(1)
-    before = placement.place(first, {first.outputs[0].destination: source}, {("eth2", HOST)})
+    before = placement.place(first, {source_key(first.outputs[0]): source}, {Key("eth2", HOST)})
     group, host = first.outputs
     assert placement.growth(attrs.evolve(first, name="tv")) is None
     slower, fresh = attrs.evolve(group, gso="off"), Output(ip_address("239.9.9.9"), 7000, "eth3")
@@ -90,10 +90,28 @@ def test_what_stays_of_a_changed_rule_keeps_its_place() -> None:
     assert placement.output_name(replaced.now.outputs[0].slot) == str(fresh)
     assert [*placement] == [replaced.now]
     placement.output_slots.give(before.outputs[1].slot)
-    again = placement.change(attrs.evolve(first, outputs=(fresh, slower, host)), {}, {("eth2", HOST)})
+    again = placement.change(attrs.evolve(first, outputs=(fresh, slower, host)), {}, {Key("eth2", HOST)})
     assert again.now.outputs[2].slot == before.outputs[1].slot
     assert again.now.outputs[2].tag not in {before.tag, before.outputs[1].tag}
-    assert again.now.neighbours == (None, None, ("eth2", HOST))
+    assert again.now.neighbours == (None, None, Key("eth2", HOST))
+
+
+def test_an_output_with_another_sender_keeps_its_counters_and_leaves_in_another_way() -> None:
+    placement, addresses = Placement(Places.make()), [ip_address(f"198.18.0.{i}") for i in (1, 2)]
+    first = rule(1)
+    before = placement.place(first, {source_key(first.outputs[0]): addresses[0]}, {Key("eth2", HOST)})
+    group, host = first.outputs
+    asked, ported = attrs.evolve(group, source=addresses[1]), attrs.evolve(host, source_port=4000)
+    changed = attrs.evolve(first, outputs=(asked, ported))
+    assert placement.count_new(changed) == 0
+    assert placement.growth(changed) == changed
+    assert placement.growth(attrs.evolve(first, outputs=(attrs.evolve(group, ttl=8, dscp=46), host))) is None
+    sources = {source_key(asked): addresses[1]}
+    replaced = placement.change(changed, sources, {Key("eth2", HOST, 4000)})
+    assert replaced.now.outputs == before.outputs
+    assert replaced.now.sources == (addresses[1], None)
+    assert replaced.now.neighbours == (None, Key("eth2", HOST, 4000))
+    assert not replaced.leaving
 
 
 def test_slots_that_are_leaving_are_not_free() -> None:

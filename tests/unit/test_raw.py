@@ -19,24 +19,38 @@ MAC = bytes.fromhex("020000000001")
 addresses = st.integers(1, 2**32 - 1).map(IPv4Address)
 groups = st.integers(0xE0000000, 0xEFFFFFFF).map(IPv4Address)
 ports = st.integers(1, 65535)
+octets = st.integers(0, 255)
 
 
 def header(
-    source: IPv4Address, group: IPv4Address, sport: int, dport: int, *, count: int, segment: int, size: int
+    source: IPv4Address,
+    group: IPv4Address,
+    sport: int,
+    dport: int,
+    *,
+    count: int,
+    segment: int,
+    size: int,
+    ttl: int = 1,
+    service: int = 0,
 ) -> bytes:
     address, to = (struct.unpack("=I", each.packed)[0] for each in (source, group))
-    origin = ffi.new("struct mcr_raw_source *", {"address": address, "port": socket.htons(sport), "mac": MAC})
+    origin = ffi.new(
+        "struct mcr_raw_source *",
+        {"address": address, "port": socket.htons(sport), "mac": MAC, "ttl": ttl, "service": service},
+    )
     where = ffi.new("struct sockaddr_in *", {"sin_port": socket.htons(dport), "sin_addr": {"s_addr": to}})
     made = ffi.new("struct mcr_raw_header *", lib.mcr_raw_header(origin, where, count, segment, size))
     return bytes(ffi.buffer(made))
 
 
-@given(addresses, groups, ports, ports, st.binary(max_size=1472))
+@given(addresses, groups, st.tuples(ports, ports), st.binary(max_size=1472), st.tuples(octets, octets))
 def test_a_datagram_is_the_one_that_a_udp_socket_would_send(
-    source: IPv4Address, group: IPv4Address, sport: int, dport: int, payload: bytes
+    source: IPv4Address, group: IPv4Address, numbers: tuple[int, int], payload: bytes, marks: tuple[int, int]
 ) -> None:
     """Built by scapy: the same bytes, once the kernel has done the checksum that it is asked for."""
-    made = header(source, group, sport, dport, count=1, segment=len(payload), size=len(payload))
+    size, (sport, dport), (ttl, service) = len(payload), numbers, marks
+    made = header(source, group, sport, dport, count=1, segment=size, size=size, ttl=ttl, service=service)
     flags, kind, _, _, start, offset = OFFLOAD.unpack_from(made)
     frame = bytearray(made[OFFLOAD.size :] + payload)
     assert (flags, kind) == (NEEDS_CHECKSUM, NO_TRAIN)
@@ -46,7 +60,7 @@ def test_a_datagram_is_the_one_that_a_udp_socket_would_send(
     destination = f"01:00:5e:{bits >> 16:02x}:{bits >> 8 & 255:02x}:{bits & 255:02x}"
     expected = (
         Ether(src=MAC.hex(":"), dst=destination)
-        / IP(src=str(source), dst=str(group), ttl=1, flags="DF", id=0)
+        / IP(src=str(source), dst=str(group), ttl=ttl, tos=service, flags="DF", id=0)
         / UDP(sport=sport, dport=dport)
         / payload
     )

@@ -12,7 +12,10 @@ from mcr.shm import records
 
 
 def test_rule_record_carries_key_and_outputs_in_network_byte_order() -> None:
-    places = [records.OutputPlace(i, i + 20, i + 10, ip_address(f"239.0.0.{i}"), 6000 + i, 16) for i in range(3)]
+    places = [records.OutputPlace(i, i + 20, i + 10, ip_address(f"239.0.0.{i}"), 6000 + i, 16) for i in range(2)]
+    asked = ip_address("198.18.0.1")
+    last = records.OutputPlace(2, 22, 12, ip_address("239.0.0.2"), 6002, 16, ttl=8, dscp=46, asked_source=asked)
+    places.append(last)
     command = records.rule_put(tag=7, rule=5, capture=2, flow=Flow(ip_address("239.1.2.3"), 5000), outputs=places)
     size = ffi.sizeof("struct mcr_rec_rule")
     head = ffi.from_buffer("struct mcr_rec_rule *", command.body[:size], require_writable=False)
@@ -26,6 +29,8 @@ def test_rule_record_carries_key_and_outputs_in_network_byte_order() -> None:
         (2, 22, 12, 6002),
     ]
     assert int(outputs[2].address).to_bytes(4, "little") == socket.inet_aton("239.0.0.2")
+    assert [(o.ttl, o.service) for o in outputs] == [(0, 0), (0, 0), (8, 0xB8)]
+    assert int(outputs[2].asked_source).to_bytes(4, "little") == asked.packed
 
 
 def test_levels_are_one_byte_a_facility() -> None:

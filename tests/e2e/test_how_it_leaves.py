@@ -1,0 +1,87 @@
+"""What leaves is as its outputs ask: TTL, DSCP, source address and port, judged on the wire."""
+
+import socket
+
+import pytest
+from scapy.layers.inet import IP, UDP
+
+from mcr_process import Mcr, wait_until
+from raw_frames import frames, wait_for_raw
+from topology import MakeMcr, Plant
+
+COUNT = 200
+OWN, OTHER = "198.18.1.1", "198.18.2.1"
+ASKED = {
+    "239.2.2.2:6000:out0": (1, 0, OWN, None),
+    "239.2.2.2:6001:out0:ttl=8:dscp=46": (8, 46 << 2, OWN, None),
+    "239.2.2.2:6002:out0:gso=off:source=198.18.2.1:ttl=255": (255, 0, OTHER, None),
+    "239.2.2.2:6003:out0:source-port=4000": (1, 0, OWN, 4000),
+    "239.2.2.2:6004:out0:source=198.18.2.1:source-port=4000:dscp=63": (1, 63 << 2, OTHER, 4000),
+    "198.18.1.2:6005:out0:ttl=9:dscp=10:source=198.18.2.1:source-port=4001": (9, 40, OTHER, 4001),
+}
+"""TTL, type of service, address and port (None: any but those) of each output's datagrams."""
+
+
+def on_the_wire(plant: Plant, mcr: Mcr, outputs: int) -> dict[int, list[tuple[int, int, str, int]]]:
+    """What arrives of some packets, by its port."""
+    found: dict[int, list[tuple[int, int, str, int]]] = {}
+    for frame in frames(plant, mcr, COUNT, 188, 50_000, outputs=outputs):
+        seen = frame[IP].ttl, frame[IP].tos, frame[IP].src, frame[UDP].sport
+        found.setdefault(frame[UDP].dport, []).append(seen)
+    return found
+
+
+@pytest.mark.parametrize("switches", [("KERNEL_PATH=off",), ("KERNEL_PATH=off", "RAW_SEND=0"), ()], ids=str)
+def test_datagrams_leave_as_their_outputs_ask(plant: Plant, make_mcr: MakeMcr, switches: tuple[str, ...]) -> None:
+    plant.relay.cut_super_frames("out0")
+    mcr = make_mcr(plant.relay, prefix=["env", *(f"MCR_{each}" for each in switches)]).start()
+    mcr.add("in0:239.1.1.1:5000", *ASKED)
+    if "RAW_SEND=0" not in switches:
+        wait_for_raw(mcr)
+    found = on_the_wire(plant, mcr, len(ASKED))
+    assert {port: len(each) for port, each in found.items()} == dict.fromkeys(range(6000, 6006), COUNT)
+    for port, (ttl, service, source, source_port) in zip(range(6000, 6006), ASKED.values(), strict=True):
+        (seen,) = {*found[port]}
+        assert seen[:3] == (ttl, service, source)
+        assert (seen[3] == source_port) if source_port else (seen[3] not in {4000, 4001})
+
+
+def test_a_source_that_this_machine_lacks_costs_its_output_alone(plant: Plant, make_mcr: MakeMcr) -> None:
+    """And is used as soon as it is there; a port that another program has for itself is refused by its name."""
+    plant.relay.cut_super_frames("out0")
+    mcr = make_mcr(plant.relay).start()
+    mcr.add("in0:239.1.1.1:5000", "239.2.2.2:6000:out0", "239.2.2.2:6001:out0:source=198.18.1.9", state="degraded")
+    (rule,) = mcr.call("list")
+    reason = "its source 198.18.1.9 is not an address of this machine"
+    assert rule["reason"] == f"1 of 2 outputs: {reason}"
+    assert [each["state"] for each in rule["outputs"]] == ["active", "waiting"]
+    wait_for_raw(mcr)
+    assert [*on_the_wire(plant, mcr, 1)] == [6000]
+    (counted,) = mcr.stats()["rules"]
+    assert [(each["sent"], each["errors"]) for each in counted["outputs"]] == [(COUNT, 0), (0, COUNT)]
+    plant.relay.ip("address add 198.18.1.9/24 dev out0")
+    wait_until(lambda: mcr.call("list")[0]["state"] == "active", "the source is there")
+    assert {each[:3] for each in on_the_wire(plant, mcr, 2)[6001]} == {(1, 0, "198.18.1.9")}
+
+    with plant.relay.entered(), socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as other:
+        other.bind(("", 4000))
+        said = mcr.ctl("change", rule["rule_id"], "--add-outputs", "239.2.2.2:6000:out0:source-port=4000", check=False)
+    assert said.returncode == 1
+    assert said.stderr.splitlines() == [
+        "Error: Cannot send on out0: bind: Address already in use (os error 98)",
+        "hint: who has the port: ss -lunp 'sport = :4000'",
+    ]
+
+
+def test_other_options_of_an_output_lose_no_packet_and_its_counters(plant: Plant, make_mcr: MakeMcr) -> None:
+    plant.relay.cut_super_frames("out0")
+    mcr = make_mcr(plant.relay).start()
+    rule_id = mcr.add("in0:239.1.1.1:5000", "239.2.2.2:6000:out0")
+    seen = []
+    for options in ("", ":ttl=8", ":source-port=4000", ":source=198.18.2.1"):
+        mcr.ctl("change", rule_id, "--add-outputs", f"239.2.2.2:6000:out0{options}")
+        seen.append(on_the_wire(plant, mcr, 1)[6000][0])
+    (counted,) = mcr.stats()["rules"]
+    assert (counted["outputs"][0]["sent"], counted["errors"]) == (4 * COUNT, 0)
+    assert [each[:3] for each in seen] == [(1, 0, OWN), (8, 0, OWN), (1, 0, OWN), (1, 0, OTHER)]
+    assert [each[3] == 4000 for each in seen] == [False, False, True, False]

@@ -1,0 +1,97 @@
+"""Options of outputs: the same in text, JSON, TOML and on disk, and refused for what is wrong with them."""
+
+import json
+import sqlite3
+import tomllib
+from ipaddress import IPv4Address
+from typing import Any
+
+import attrs
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from mcr.cli.quantities import endpoint
+from mcr.config.output_text import parse_output
+from mcr.config.rule_table import rule_of, rule_of_table
+from mcr.config.writing import table_of, toml_of
+from mcr.control.structure import RuleParams, structure, unstructure
+from mcr.errors import InvalidParams, UsageError
+from mcr.model.flow import Input
+from mcr.model.rule import Output, OutputView, Rule, automatic_rule_id
+from mcr.rules.conditions import Conditions, view_of
+from mcr.rules.rule_table import Put, prepare, rules_of, write_all
+
+INPUT = Input("eth0", IPv4Address("239.1.1.1"), 5000)
+OUTPUT = Output(IPv4Address("239.2.2.2"), 6000, "eth1")
+
+outputs = st.builds(
+    Output,
+    st.just(OUTPUT.group),
+    st.integers(1, 65_535),
+    st.just("eth1"),
+    gso=st.sampled_from(["auto", "off", "2", "64"]),
+    ttl=st.none() | st.integers(1, 255),
+    dscp=st.none() | st.integers(0, 63),
+    source=st.none() | st.integers(0x0A000000, 0x0AFFFFFF).map(IPv4Address),
+    source_port=st.none() | st.integers(1, 65_535),
+)
+
+
+def shown(rule: Rule) -> dict[str, Any]:
+    """As `mcrctl list --json` prints it."""
+    view: dict[str, Any] = json.loads(json.dumps(unstructure(view_of(rule, 1, Conditions(1)))))
+    return view
+
+
+@given(outputs)
+def test_an_output_is_the_same_however_it_is_written(output: Output) -> None:
+    rule = Rule(automatic_rule_id(INPUT), INPUT, (output,))
+    (text,) = table_of(rule)["outputs"]
+    view = shown(rule)
+    assert endpoint(view["outputs"][0]) == text
+    assert rule_of(view) == rule_of_table(tomllib.loads(toml_of([rule]))["rule"][0]) == rule
+    members = {"input": view["input"], "outputs": [parse_output(text)]}
+    assert structure({"input": members["input"], "outputs": members["outputs"]}, RuleParams).rule() == rule
+
+
+@given(outputs)
+def test_an_output_is_the_same_from_disk(output: Output) -> None:
+    rule = Rule("id", INPUT, (output,))
+    database = sqlite3.connect(":memory:", isolation_level=None)
+    prepare(database)
+    write_all(database, [Put(rule)])
+    assert [*rules_of(database)] == [rule]
+    database.close()
+
+
+def test_what_nobody_asked_for_is_not_shown() -> None:
+    (plain,) = shown(Rule("id", INPUT, (OUTPUT,)))["outputs"]
+    assert plain.keys() == {"group", "port", "interface", "gso", "state", "reason"}
+    asked = OutputView.of(attrs.evolve(OUTPUT, ttl=8, dscp=0, source=IPv4Address("10.0.0.1"), source_port=4000))
+    more = {"ttl": 8, "dscp": 0, "source": "10.0.0.1", "source_port": 4000}
+    assert unstructure(asked) == plain | more | {"state": "active"}
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "said"),
+    [
+        *(("ttl", value, "a number from 1 to 255") for value in (0, 256, -1, True)),
+        *(("dscp", value, "a number from 0 to 63") for value in (-1, 64)),
+        *(("source_port", value, "a number from 1 to 65535") for value in (0, 65_536)),
+        *(
+            ("source", IPv4Address(value), "an address of this machine: ip address show")
+            for value in ("0.0.0.0", "127.0.0.1", "239.1.1.1", "255.255.255.255")  # noqa: S104
+        ),
+    ],
+)
+def test_what_no_datagram_can_have_is_refused(name: str, value: Any, said: str) -> None:
+    with pytest.raises(InvalidParams, match=f"Invalid {name.replace('_', '-')}: ") as caught:
+        attrs.evolve(OUTPUT, **{name: value})
+    assert caught.value.hints == (said,)
+
+
+@pytest.mark.parametrize("option", ["ttl=", "ttl=x", "dscp=-1", "source-port=1.5", "ttl=9999999999"])
+def test_what_is_no_number_is_named(option: str) -> None:
+    with pytest.raises(UsageError, match=f"'{option}' has no number"):
+        parse_output(f"239.2.2.2:6000:eth1:{option}")

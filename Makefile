@@ -53,7 +53,7 @@ demo: setup
 
 # Properties are tried with fewer examples than by `make test`.
 check: setup
-	@MCR_EXAMPLES=$${MCR_EXAMPLES:-30} tools/check.sh $(VENV)
+	@MCR_EXAMPLES=$${MCR_EXAMPLES:-20} tools/check.sh $(VENV)
 
 # Without $(VENV)/.ready, which takes the header.
 bpf: $(VENV)/.installed

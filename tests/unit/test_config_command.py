@@ -14,6 +14,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from examples import examples
 from fake_daemon import VIEW
 from mcr.config.file import read_configuration
 from mcr.config.rule_table import rule_of
@@ -145,7 +146,7 @@ RULES: st.SearchStrategy[list[Rule]] = st.lists(
 ).filter(are_distinct)
 
 
-@settings(max_examples=40)  # of up to five rules, each independent of the others
+@examples(0.4)  # of up to five rules, each independent of the others
 @given(RULES)
 def test_what_was_exported_is_read_again_as_the_same_rules(
     tmp_path_factory: pytest.TempPathFactory, rules: list[Rule]

@@ -5,9 +5,10 @@ import functools
 from ipaddress import IPv4Address
 from typing import Any
 
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
+from examples import examples
 from mcr._native import ffi, lib
 from mcr.model.flow import Flow
 from mcr.shm.flows import make_flow
@@ -57,7 +58,7 @@ def crowded() -> Any:
     return table
 
 
-@settings(max_examples=50)  # of a hundred steps each, and every flow is asked for at the end
+@examples(0.5)  # of a hundred steps each, and every flow is asked for at the end
 @given(st.lists(STEPS, min_size=60, max_size=120))
 def test_every_put_drop_and_find_answers_as_a_dictionary_would(steps: list[tuple[str, int]]) -> None:
     table = ffi.new("struct mcr_match *")

@@ -6,9 +6,10 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
+from examples import examples
 from mcr._native import ffi, lib
 from mcr.shm.records import Command
 from mcr.shm.ring import EventRing, RuleRing
@@ -39,7 +40,7 @@ class Ring:
         return size if size < 0 else (self._type[0], bytes(ffi.buffer(self._body, size)))
 
 
-@settings(max_examples=300)
+@examples(3)
 @given(st.lists(st.one_of(RECORDS, st.none()), max_size=60))
 def test_ring_is_a_bounded_queue(steps: list[tuple[int, bytes] | None]) -> None:
     """Whatever is pushed (a tuple) and popped (None) in whatever order: what went in comes out, in order."""

@@ -1,5 +1,6 @@
 """Which rules there are, which may be added, and how their generations are numbered."""
 
+import functools
 from ipaddress import ip_address
 from typing import NoReturn
 
@@ -26,6 +27,13 @@ def holding(*rules: Rule) -> Catalog:
     catalog = Catalog()
     catalog.note(catalog.plan_addition(rules))
     return catalog
+
+
+@functools.cache
+def most() -> tuple[Rule, ...]:
+    """Rules with all the outputs that a relay holds."""
+    numbers = range(MAX_OUTPUTS // MAX_OUTPUTS_PER_RULE)
+    return tuple(rule(number, outputs=MAX_OUTPUTS_PER_RULE) for number in numbers)
 
 
 def held(catalog: Catalog) -> list[str]:
@@ -168,8 +176,7 @@ def test_more_rules_than_a_relay_holds_are_refused() -> None:
 
 
 def test_more_outputs_than_a_relay_holds_are_refused() -> None:
-    most = [rule(number, outputs=MAX_OUTPUTS_PER_RULE) for number in range(MAX_OUTPUTS // MAX_OUTPUTS_PER_RULE)]
-    catalog = holding(*most)
+    catalog = holding(*most())
     with pytest.raises(LimitReached, match=f"No room for {MAX_OUTPUTS + 1} outputs"):
         catalog.plan_addition([rule(9999)])
     catalog.note(catalog.plan_removal([catalog.find("r0", None).rule]))
@@ -195,12 +202,11 @@ def test_changed_rule_stands_where_it_stood() -> None:
 
 
 def test_changed_rule_has_the_room_of_the_one_that_it_was() -> None:
-    most = [rule(number, outputs=MAX_OUTPUTS_PER_RULE) for number in range(MAX_OUTPUTS // MAX_OUTPUTS_PER_RULE)]
-    catalog = holding(*most)
+    catalog = holding(*most())
     catalog.note(catalog.plan_change([rule(0, name="smaller", outputs=MAX_OUTPUTS_PER_RULE - 1)]))
     catalog.note(catalog.plan_addition([rule(9999)]))
     with pytest.raises(LimitReached, match=f"No room for {MAX_OUTPUTS + 1} outputs"):
-        catalog.plan_change([most[0]])
+        catalog.plan_change([most()[0]])
     assert catalog.plan_change([rule(0, outputs=MAX_OUTPUTS_PER_RULE - 1)])
 
 

@@ -1,7 +1,7 @@
 """What the documents name is there: paths, modules, rooms, and what they link to."""
 
+import functools
 import re
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -34,16 +34,16 @@ def missing_paths(text: str) -> list[str]:
     return sorted(name for name in named if not ((ROOT / name).exists() or (ROOT / "tests" / name).exists()))
 
 
-def files() -> Iterator[Path]:
-    for room in ("mcr", "tests", "tools", "bench", "packaging"):
-        yield from (ROOT / room).rglob("*.*")
+@functools.cache
+def files() -> frozenset[str]:
+    rooms = ("mcr", "tests", "tools", "bench", "packaging")
+    return frozenset(f"/{path.relative_to(ROOT).as_posix()}" for room in rooms for path in (ROOT / room).rglob("*.*"))
 
 
 def missing_modules(text: str) -> list[str]:
     """Modules that a text names by the end of their path alone, `actors/mailbox.py`, and that are not there."""
-    there = {path.relative_to(ROOT).as_posix() for path in files()}
     named = set(_MODULE.findall(text))
-    return sorted(name for name in named if not any(f"/{path}".endswith(f"/{name}") for path in there))
+    return sorted(name for name in named if not any(path.endswith(f"/{name}") for path in files()))
 
 
 def missing_links(document: Path, text: str) -> list[str]:

@@ -16,7 +16,8 @@ from mcr.shm.segment import Segment
 from mcr.stats.readings import Reading
 
 ODD = ["100%", "%d %s", 'quo"te', "back\\slash", "ümläut ☃", "{a=1}", "a,b=c", "#", "\\n"]
-RULES = 600
+BLOCK_BITS = 4
+RULES = 40
 """More than two blocks."""
 
 
@@ -63,7 +64,8 @@ def read(page: list[bytes], chosen: Format = Format.OPEN_METRICS) -> Samples:
 
 
 @pytest.fixture
-def rules(segments: tuple[Segment, Segment]) -> list[PlacedRule]:
+def rules(segments: tuple[Segment, Segment], monkeypatch: pytest.MonkeyPatch) -> list[PlacedRule]:
+    monkeypatch.setattr("mcr.metrics.rules._BLOCK_BITS", BLOCK_BITS)
     those = [placed(number) for number in range(RULES)]
     for each in those:
         for segment in segments:
@@ -114,21 +116,19 @@ def test_a_page_that_was_made_before_says_what_is_new(
     page = RulesPage()
     before = read(page.make(reading(segments), rules, {}, Format.OPEN_METRICS))
     assert read(page.make(reading(segments), rules, {}, Format.OPEN_METRICS)) == before
-    changed = attrs.evolve(rules[300], rule=attrs.evolve(rules[300].rule, name="new"))
+    changed = attrs.evolve(rules[20], rule=attrs.evolve(rules[20].rule, name="new"))
     fewer = attrs.evolve(
-        rules[301],
-        rule=attrs.evolve(rules[301].rule, outputs=rules[301].rule.outputs[:1]),
-        outputs=rules[301].outputs[:1],
+        rules[21],
+        rule=attrs.evolve(rules[21].rule, outputs=rules[21].rule.outputs[:1]),
+        outputs=rules[21].outputs[:1],
     )
-    count(segments[1], rules[302], 7)
-    now = [*rules[:299], changed, fewer, *rules[302:]]
+    count(segments[1], rules[22], 7)
+    now = [*rules[:19], changed, fewer, *rules[22:]]
     after = read(page.make(reading(segments), now, {}, Format.OPEN_METRICS))
     assert after == read(RulesPage().make(reading(segments), now, {}, Format.OPEN_METRICS))
     assert {each for each in after if ("name", "new") in each[1]} == {key for key in after if key not in before}
-    assert value(after, "mcr_rule_packets_total", rule="r302") == 7 + value(
-        before, "mcr_rule_packets_total", rule="r302"
-    )
-    assert total(after, "mcr_output_packets_total", rule="r299") == 0
+    assert value(after, "mcr_rule_packets_total", rule="r22") == 7 + value(before, "mcr_rule_packets_total", rule="r22")
+    assert total(after, "mcr_output_packets_total", rule="r19") == 0
     assert read(one_rule(reading(segments), [changed], {}, Format.OPEN_METRICS)).items() <= after.items()
 
 

@@ -230,7 +230,8 @@ def test_a_full_disk_refuses_the_change_and_keeps_what_is_there(tmp_path: Path) 
     assert read(tmp_path) == (rule(1), rule(2))
 
 
-def test_two_daemons_never_share_a_directory(tmp_path: Path) -> None:
+def test_two_daemons_never_share_a_directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("mcr.rules.store._LOCK_SECONDS", 0.01)
     with closing(RuleFile.open(tmp_path)) as file:
         file.write([Put(rule(1))])
         with pytest.raises(McrError, match="Another mcrd uses the state directory"):

@@ -1,10 +1,6 @@
 """What the shell is told at the Tab key, by the protocol that the completion scripts speak."""
 
-import os
-import subprocess
-import sys
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -15,7 +11,6 @@ from mcr.cli.supervisor import mcrd
 from mcr.errors import SystemFault
 from mcr.model.log import Facility, Level
 
-BIN = Path(sys.executable).parent
 LEVELS = [level.label for level in Level]
 RULES = [
     {"rule_id": "dcfca9531161", "name": "cam", "input": {"interface": "eth0", "group": "239.1.1.1", "port": 5000}},
@@ -132,11 +127,3 @@ def test_interfaces_are_those_of_this_machine(complete: Complete, monkeypatch: p
 )
 def test_paths_are_the_shells_to_complete(complete: Complete, words: tuple[str, ...]) -> None:
     assert complete(*words, "/ru") == ["file,/ru"]
-
-
-@pytest.mark.parametrize("program", ["mcrd", "mcrctl"])
-def test_the_programs_themselves_answer(program: str) -> None:
-    """mcrd through the launcher that it is."""
-    asked = {f"_{program.upper()}_COMPLETE": "bash_complete", "COMP_WORDS": f"{program} --vers", "COMP_CWORD": "1"}
-    done = subprocess.run([BIN / program], env=os.environ | asked, check=True, capture_output=True, text=True)
-    assert (done.stdout, done.stderr) == ("plain,--version\n", "")

@@ -1,8 +1,6 @@
 """What doctor makes of what it sees: each judgement with values, no machine."""
 
 import errno
-import subprocess
-import sys
 
 import attrs
 import pytest
@@ -220,14 +218,3 @@ def test_lost_log_records_are_told() -> None:
     lossy = Stats(IngressStats(), EgressStats(), workers=(attrs.evolve(FULL_SIZE, log_dropped=5),))
     expect(daemon_findings.judge_log(lossy), ADVICE, "5 log records")
     expect(daemon_findings.judge_log(IDLE), OK)
-
-
-# The interfaces
-
-
-# What is read
-
-
-def test_a_start_of_the_daemon_does_not_pay_for_netlink() -> None:
-    code = "import mcr.daemon, sys; print('pyroute2' in sys.modules)"
-    assert subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True).stdout == "False\n"

@@ -94,7 +94,7 @@ def test_the_day_can_be_set_so_that_builds_are_alike(tmp_path: Path, monkeypatch
     ("program", "word", "answers"), [("mcrctl", "list-", "list-workers"), ("mcrd", "s", "supervisor")]
 )
 def test_bash_completes_by_the_script(made: Path, program: str, word: str, answers: str) -> None:
-    """The function that the script registers for the program leaves its answer in COMPREPLY, bash(1)."""
+    """The function that the script registers leaves in COMPREPLY, bash(1), what the program itself answers."""
     script = made / "completions" / f"{program}.bash"
     ask = f"COMP_WORDS=({program} {word}) COMP_CWORD=1; _{program}_completion {BIN / program} {word} {program}"
     asked = f'source {script}; complete -p {program}; {ask}; echo "${{COMPREPLY[@]}}"'

@@ -352,6 +352,9 @@ class _State:
         for capture in step.captures:
             await self._stats.capture_opened(capture.slot, watched(capture))
         await self._stats.rules_placed(step.placed, tuple(rule.rule_id for rule in change.removed))
+        if step.leaving:  # a next mcrd has to know what they have sent
+            await self._stats.save()
+            self._relay.forget(step.leaving)
         self._tell_own()
         self.workers.tell_generation(change.generation, *step.commands)
         return self.standing()
@@ -368,9 +371,8 @@ class _State:
         """Let go of the sockets that no worker reads or writes any more."""
         released = self._relay.release(self.workers.forwarded_by())
         for capture in released.captures:  # nobody takes its slot meanwhile: that takes the relay, too
-            for worker in self.workers:
-                if worker.pid is None:
-                    self._segments[worker.worker_id].settle(capture.slot)
+            for worker in (each for each in self.workers if each.pid is None):
+                self._segments[worker.worker_id].settle(capture.slot)
             await self._stats.capture_closing(capture.slot)
         if released.outputs:
             await self._stats.outputs_closing(released.outputs)

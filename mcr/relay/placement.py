@@ -1,6 +1,6 @@
 """The places of rules in shared memory: the numbers by which workers and statistics know them."""
 
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from socket import socket
 from typing import NamedTuple
 
@@ -165,7 +165,7 @@ class Placement:
     def change(self, rule: Rule, sources: Sources, neighbours: Collection[Key]) -> Replacement:
         """Have it stand in the place of the rule with its id and input. Outputs that stay keep all that they have.
 
-        The slots of those that leave are still taken.
+        The slots of those that leave are still taken, and known to a next mcrd until `forget`.
         """
         before = self._by_id[rule.rule_id]
         ways = {
@@ -189,8 +189,12 @@ class Placement:
         self._by_id[rule.rule_id] = now
         for place in had.values():
             del self._output_names[place.slot]
-            self._places.drop_output(place.slot)
         return Replacement(before, now, tuple(LeavingOutput(place, now.tag) for place in had.values()))
+
+    def forget(self, leaving: Iterable[LeavingOutput]) -> None:
+        """Let no next mcrd know them."""
+        for each in leaving:
+            self._places.drop_output(each.slot)
 
     def _place_rule(self, rule: Rule) -> Place:
         key = digest(rule.rule_id, rule.input)

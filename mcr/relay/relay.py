@@ -43,14 +43,19 @@ _JUST_GONE = (errno.ENODEV, errno.ENXIO)  # what the kernel says of an interface
 
 @attrs.frozen
 class Step:
-    """The result of a change of the rules: places of new and changed ones, new captures, commands to workers.
+    """The result of a change of the rules.
 
-    A capture that another mcrd has left is not new.
+    Attributes:
+        placed: new and changed rules.
+        captures: new ones; one that another mcrd has left is not new.
+        commands: to workers.
+        leaving: outputs that rules have no more, to be forgotten when it is noted what they have sent.
     """
 
     placed: tuple[PlacedRule, ...]
     captures: tuple[Capture, ...]
     commands: tuple[Command, ...]
+    leaving: tuple[LeavingOutput, ...] = ()
 
 
 @attrs.frozen
@@ -228,7 +233,12 @@ class Relay:
             *self._drop_unused(change.generation),
         )
         opened = tuple(each for each in prepared.captures.values() if not each.inherited)
-        return Step((*added, *(each.now for each in changed)), opened, told)
+        leaving = tuple(chain.from_iterable(each.leaving for each in changed))
+        return Step((*added, *(each.now for each in changed)), opened, told, leaving)
+
+    def forget(self, leaving: Iterable[LeavingOutput]) -> None:
+        """Let no next mcrd know these outputs: what they have sent is in the sums of their rules."""
+        self._placement.forget(leaving)
 
     def _renew(self, generation: int) -> Step:
         """Open interfaces again. One that cannot be opened now is tried again later, and takes nothing else down."""

@@ -12,7 +12,7 @@ import trio.testing
 from mcr.actors import worker_supervisor
 from mcr.actors.network_watch import NetworkWatch
 from mcr.actors.predecessors import Predecessors
-from mcr.actors.stats_aggregator import run_stats_aggregator
+from mcr.actors.stats_aggregator import StatsAggregator, run_stats_aggregator
 from mcr.actors.worker_process import Post, WorkerStarted
 from mcr.actors.worker_supervisor import WorkerSupervisor, run_worker_supervisor
 from mcr.config.settings import Settings
@@ -21,6 +21,7 @@ from mcr.model.rule import RuleChange
 from mcr.net.network import Network
 from mcr.process.descriptor_store import DescriptorStore
 from mcr.relay.kernel_path import KernelRules
+from mcr.relay.placement import LeavingOutput, OutputSlot
 from mcr.relay.relay import Relay, Step
 from mcr.shm import records
 from mcr.shm.kept import Kept
@@ -90,6 +91,28 @@ async def supervisor(nursery: trio.Nursery, kept: Kept, process: Process) -> Wor
         )
     )
     return started
+
+
+async def test_an_output_is_forgotten_when_its_sums_are_noted(
+    supervisor: WorkerSupervisor, process: Process, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Otherwise a next mcrd would find neither, if this one is killed."""
+    done: list[str] = []
+    save = StatsAggregator.save
+
+    async def apply(_relay: Relay, _change: RuleChange) -> Step:
+        return Step((), (), (), (LeavingOutput(OutputSlot(3, 7), 1),))
+
+    async def note(stats: StatsAggregator) -> None:
+        await save(stats)
+        done.append("noted")
+
+    monkeypatch.setattr(Relay, "apply", apply)
+    monkeypatch.setattr(Relay, "forget", lambda _relay, leaving: done.append(f"forgot {leaving[0].slot}"))
+    monkeypatch.setattr(StatsAggregator, "save", note)
+    await process.start(1)
+    await supervisor.apply(RuleChange(2))
+    assert done == ["noted", "forgot 3"]
 
 
 async def test_worker_that_starts_does_not_wait_for_a_long_change(

@@ -66,8 +66,8 @@ def test_who_names_an_interface_is_known() -> None:
 
 def test_what_stays_of_a_changed_rule_keeps_its_place() -> None:
     """Its slots, tags, source and neighbour, whatever is known of them now; what leaves keeps its slot for a while."""
-    placement, source = Placement(Places.make()), ip_address("198.18.0.1")
-    first = rule(1)
+    places, source = Places.make(), ip_address("198.18.0.1")
+    placement, first = Placement(places), rule(1)
     before = placement.place(first, {source_key(first.outputs[0]): source}, {Key("eth2", HOST)})
     group, host = first.outputs
     assert placement.growth(attrs.evolve(first, name="tv")) is None
@@ -85,6 +85,9 @@ def test_what_stays_of_a_changed_rule_keeps_its_place() -> None:
         (None, None),
     )
     assert replaced.leaving == (LeavingOutput(before.outputs[1], before.tag),)
+    assert len(places.outputs()) == 3  # until its sums are noted, a next mcrd would find it
+    placement.forget(replaced.leaving)
+    assert {place.slot for place in places.outputs().values()} == {each.slot for each in replaced.now.outputs}
     assert placement.output_slots.taken == 3
     assert placement.output_name(before.outputs[1].slot).endswith("(gone)")
     assert placement.output_name(replaced.now.outputs[0].slot) == str(fresh)

@@ -19,7 +19,7 @@ from mcr.logs.standing_reason import StandingReason
 from mcr.model.log import Facility, Level
 from mcr.model.rule import Rule, RuleChange
 from mcr.rules.catalog import Catalog, Entry
-from mcr.rules.change_log import log_aside, log_draft
+from mcr.rules.change_log import fields_of, log_aside, log_draft
 from mcr.rules.conditions import Standing
 from mcr.rules.drafts import Draft, Drafts, put_together, take_together, with_inputs_kept, with_real_names
 from mcr.rules.file_rules import FileRules, Precedence
@@ -183,7 +183,8 @@ class RuleSet:
         if self._precedence.note_unusable(rule, error.message):
             files = self._precedence.files
             where = f"stands in {files.where(rule.rule_id)}" if files.find(rule.rule_id) == rule else "is saved"
-            log.log(Level.ERROR, "rule %s %s, and cannot be used: %s", rule.rule_id, where, error.message)
+            what = "rule %s %s, and cannot be used: %s"
+            log.log(Level.ERROR, what, rule.label, where, error.message, **fields_of(rule))
 
     @property
     def lacks_rules(self) -> bool:
@@ -201,7 +202,7 @@ class RuleSet:
                 self._note_unusable(rule, error)
             else:
                 self._precedence.note_usable(rule)
-                log.notice("rule %s can be used now", rule.rule_id)
+                log.notice("rule %s can be used now", rule.label, **fields_of(rule))
         self._catalog.mark(self._precedence.files)
         return any(rule not in self._precedence.unusable for rule in some)
 

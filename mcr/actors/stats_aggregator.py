@@ -399,7 +399,8 @@ class _State:
         dropped = self.captures.dropped_by_interface()
         for interface, count in (dropped - self._dropped).items():
             packets = counted(count, "packet")
-            ingress_log.warning("capture ring of %s was full: %s dropped in the last second", interface, packets)
+            what = "capture ring of %s was full: %s dropped in the last second"
+            ingress_log.warning(what, interface, packets, interface=interface, kernel_drops=count)
         self._dropped = dropped
 
     def stats(self) -> Moment:
@@ -429,8 +430,10 @@ class _State:
         self.save()
         now, past = self._read(), self._past[0]
         drops = sum(self.captures.dropped(worker) for worker in range(len(self._segments)))
-        for line in stats_lines(ingress_stats(now, past, drops), egress_stats(now, past)):
-            log.log_kind(UNLIMITED, Level.INFO, "%s", line)  # as often as the settings say
+        ingress, egress = ingress_stats(now, past, drops), egress_stats(now, past)
+        fields = attrs.asdict(ingress), attrs.asdict(egress)
+        for line, counters in zip(stats_lines(ingress, egress), fields, strict=True):
+            log.log_kind(UNLIMITED, Level.INFO, "%s", line, **counters)  # as often as the settings say
 
     def _read(self) -> Reading:
         workers = tuple(segment.read(self._rule_slots, self._output_slots) for segment in self._segments)

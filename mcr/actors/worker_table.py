@@ -56,7 +56,9 @@ class Worker:
             return
         except PermissionError:  # it is another user, and mcrd is root without the rights of root
             fate = f"it hangs, and mcrd may not end it without CAP_KILL; end it yourself: kill -9 {self.pid}"
-        log.error("worker %d (pid %d) %s: %s", self.worker_id, self.pid, what, fate)
+        log.error(
+            "worker %d (pid %d) %s: %s", self.worker_id, self.pid, what, fate, worker=self.worker_id, pid=self.pid
+        )
 
 
 class WorkerTable:
@@ -142,7 +144,8 @@ class WorkerTable:
         worker.state = WorkerState.STARTING
         worker.overdue = 0
         worker.tell(*self._told.whole())
-        log.info("worker %d started, pid %d, core %d", worker.worker_id, worker.pid, worker.core)
+        what = "worker %d started, pid %d, core %d"
+        log.info(what, worker.worker_id, worker.pid, worker.core, worker=worker.worker_id, pid=worker.pid)
 
     def acknowledge(self, worker_id: int, generation: int) -> None:
         """A worker reports that it forwards by this generation, which cannot be newer than those it has got."""
@@ -160,7 +163,7 @@ class WorkerTable:
         if exited.delay is None:
             worker.ended = True
             worker.state = WorkerState.STOPPING
-            log.info("worker %d stopped", worker.worker_id)
+            log.info("worker %d stopped", worker.worker_id, worker=worker.worker_id)
             return
         worker.restarts += 1
         worker.state = WorkerState.WAITING
@@ -174,6 +177,9 @@ class WorkerTable:
             exited.reason,
             worker.restarts,
             exited.delay,
+            worker=worker.worker_id,
+            pid=exited.pid,
+            restarts=worker.restarts,
         )
 
     def kill_overdue(self) -> None:

@@ -30,6 +30,7 @@ WHOLE_REPLY_TIMEOUT: Final = 30
 
 _UNKNOWN = "the change may still be carried out, or may have been; before you repeat it, see: mcrctl list"
 _PART = 1 << 18
+_CREDENTIALS: Final = struct.Struct("=iII")  # struct ucred
 _REPLY_TIMEVAL: Final = (REPLY_TIMEOUT, 0)  # struct timeval
 CHANGING: Final = frozenset({"add", "change", "remove", "log_level.set", "config.apply", "confirm"})
 """Methods that do more than read."""
@@ -63,6 +64,12 @@ class Client:
 
     def __exit__(self, *_: object) -> None:
         self._socket.close()
+
+    @property
+    def process(self) -> int:
+        """The daemon's id, as this process sees it; 0 if it does not."""
+        credentials = self._socket.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _CREDENTIALS.size)
+        return int(_CREDENTIALS.unpack(credentials)[0])
 
     def call(self, method: str, params: dict[str, Any] | None = None) -> Any:
         """Carry out one method, and wait for as long as the daemon says that it does.

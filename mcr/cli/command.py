@@ -6,6 +6,7 @@ from typing import Any
 
 import click
 
+from mcr.cli.failure import judging
 from mcr.errors import UsageError
 
 
@@ -29,6 +30,20 @@ class _Commands(UserDict[str, click.Command]):
         command: click.Command = getattr(import_module(module), attribute)
         self.data[name] = command
         return command
+
+
+class Examination(Command):
+    """A command whose exit status is what it has found: 0, 1 or 2. If it finds out nothing, it is 3."""
+
+    def make_context(self, *args: Any, **options: Any) -> click.Context:
+        """Read the command line."""
+        with judging():
+            return super().make_context(*args, **options)
+
+    def invoke(self, ctx: click.Context) -> Any:
+        """Carry it out."""
+        with judging():
+            return super().invoke(ctx)
 
 
 class Group(click.Group):

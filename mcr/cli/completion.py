@@ -6,8 +6,10 @@ Rules of the module:
 2. It is imported by every command, so what only a completion needs is imported in the function that needs it.
 """
 
+import os
 import shlex
 import socket
+from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 import click
@@ -79,11 +81,24 @@ def _rules(context: click.Context, incomplete: str, *, ids: bool, names: bool) -
                     items.append(CompletionItem(rule["rule_id"], help=f"{rule['name'] or ''} {where}".strip()))
                 if names and rule["name"]:
                     items.append(CompletionItem(rule["name"], help=where))
-            return [item for item in items if item.value.startswith(incomplete) and _is_plain(item.value)]
+            return [*_proposed([item for item in items if item.value.startswith(incomplete)])]
     except McrError:
         return []
 
 
+def _proposed(items: "list[CompletionItem[str]]") -> "Iterator[CompletionItem[str]]":
+    """What the shell has to be told: zsh and fish quote a proposal themselves, bash puts it on the line as it is."""
+    bash = os.environ.get("_MCRCTL_COMPLETE", "").startswith("bash")
+    begun = bash and os.environ["COMP_WORDS"].split("\n")[-1].startswith(("'", '"'))
+    for item in items:
+        if bash and not _is_plain(item.value):
+            if "\\" in item.value or "'" in item.value:  # which click's script for bash would spoil
+                continue
+            if not begun:
+                item.value = shlex.quote(item.value)
+        yield item
+
+
 def _is_plain(proposal: str) -> bool:
-    """Whether it need not be quoted: bash puts a proposal on the command line as it is."""
+    """Whether it need not be quoted."""
     return shlex.quote(proposal) == proposal

@@ -12,6 +12,7 @@ import click
 
 from mcr.cli import completion
 from mcr.cli.command import Group
+from mcr.cli.failure import judging
 from mcr.cli.session import DEFAULT, Session, common_options
 from mcr.cli.tables import reasons
 from mcr.config.paths import CONFIGURATION
@@ -130,9 +131,14 @@ def diff(session: Session, files: tuple[str, ...]) -> None:
     """Show what config apply would change.
 
     That is the rules of files that mcrd goes by, beside those files now; with FILE, beside that file. Exit status:
-    0 if nothing differs, 1 if something does, 2 if a file has a fault.
+    0 if nothing differs, 1 if something does, 2 if a file has a fault, 3 if mcrd could not be asked.
     """
-    _end(session, _differences(session, files) if files else session.call("config.diff"))
+    _end(session, _differences(session, files) if files else _ask(session, "config.diff"))
+
+
+def _ask(session: Session, method: str) -> Any:
+    with judging():
+        return session.call(method)
 
 
 class _Seconds(click.IntRange):
@@ -164,7 +170,7 @@ def apply_files(session: Session, *, dry_run: bool, confirm: int | None, reload:
     if dry_run and (confirm or reload):
         raise UsageError("--dry-run takes neither --confirm nor --reload", "with --dry-run nothing changes")
     if dry_run:
-        _end(session, session.call("config.diff"))
+        _end(session, _ask(session, "config.diff"))
     if reload and session.origin == DEFAULT:
         _use_socket_of_files(session)
     params = {name: value for name, value in (("confirm", confirm), ("reload", reload)) if value}
@@ -210,7 +216,7 @@ def _differences(session: Session, files: tuple[str, ...]) -> dict[str, Any]:
     from mcr.config.difference import difference  # noqa: PLC0415 - slow to import
 
     configuration = _read(files)
-    used = _rules_of(session, [rule for rule in session.call("list") if rule.get("origin") == "file"])
+    used = _rules_of(session, [rule for rule in _ask(session, "list") if rule.get("origin") == "file"])
     found = () if configuration.faults else difference(used, (each.rule for each in configuration.rules))
     return {
         "files": list(configuration.files),

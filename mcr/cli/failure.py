@@ -4,6 +4,7 @@ import json
 import re
 import sys
 from collections.abc import Iterator
+from contextlib import contextmanager
 
 import click
 
@@ -16,6 +17,7 @@ _MORE_THREADS = (
 NO_SPACE = "no space behind a comma: --outputs 239.2.2.2:5000:eth1,239.2.2.3:5000:eth2"
 _EXTRA = re.compile(r"unexpected extra arguments? \((.*)\)")
 _INTERRUPTED = 130  # what a shell reports for a command that Ctrl-C ended
+_NO_VERDICT = 3  # "unknown" of monitoring plugins
 
 
 def run(command: click.Command, name: str) -> int:
@@ -39,6 +41,23 @@ def run(command: click.Command, name: str) -> int:
             raise
         return report(worded)
     return status if isinstance(status, int) else 0  # click returns a status for --help, a command None
+
+
+@contextmanager
+def judging() -> Iterator[None]:
+    """Do what has exit statuses that are verdicts: a failure has another one.
+
+    Raises:
+        McrError: the failure.
+    """
+    try:
+        yield
+    except (McrError, click.UsageError, OSError) as error:
+        worded = usage_error(error) if isinstance(error, click.UsageError) else _words(error)
+        if worded is None:
+            raise
+        worded.exit_status = _NO_VERDICT
+        raise worded from None
 
 
 def report(error: McrError) -> int:

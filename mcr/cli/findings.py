@@ -1,5 +1,6 @@
 """`mcrctl why` and `mcrctl doctor`: findings, one line each, and an exit status that says how bad the worst is."""
 
+import os
 import sys
 from collections.abc import Callable, Sequence
 from typing import Any, Final
@@ -7,15 +8,18 @@ from typing import Any, Final
 import click
 
 from mcr.cli import completion
-from mcr.cli.command import Command
+from mcr.cli.command import Examination
 from mcr.cli.session import Session, common_options
 from mcr.errors import McrError, SystemFault, UsageError
+from mcr.text.visible import visible
 
 _EXIT_STATUS: Final = {"ok": 0, "advice": 1, "fault": 2}
 _COLOURS: Final = {"ok": "green", "advice": "yellow", "fault": "red"}
+_NETWORK: Final = "/proc/self/ns/net"
+_NAMED_NETWORKS: Final = "/run/netns"  # ip-netns(8)
 
 
-@click.command(cls=Command)
+@click.command(cls=Examination)
 @click.argument("rule", metavar="RULE", shell_complete=completion.rules)
 @common_options
 @click.pass_obj
@@ -24,14 +28,14 @@ def why(session: Session, rule: str) -> None:
 
     It walks RULE, an id or a name, from wire to wire, and stops at the first thing that is wrong.
 
-    Exit status: 0 if nothing is, 1 for advice, 2 for a fault.
+    Exit status: 0 if nothing is, 1 for advice, 2 for a fault, 3 if it could not find out.
     """
     if not rule:
         raise UsageError("RULE is empty", "ids and names are shown by: mcrctl list")
     _show(session, session.call("why", {"rule": rule}))
 
 
-@click.command(cls=Command)
+@click.command(cls=Examination)
 @common_options
 @click.pass_obj
 def doctor(session: Session) -> None:
@@ -39,7 +43,7 @@ def doctor(session: Session) -> None:
 
     Without a daemon it checks the machine.
 
-    Exit status: 0 if all is well, 1 for advice, 2 for a fault.
+    Exit status: 0 if all is well, 1 for advice, 2 for a fault, 3 if the command line is invalid.
     """
     with session.understand():
         findings = ask_doctor(session.call, session.path)
@@ -85,10 +89,35 @@ def _examine_machine() -> list[dict[str, Any]]:
 
 
 def _show(session: Session, findings: Sequence[dict[str, Any]]) -> None:
-    session.show(findings, findings_view)
     with session.understand():
         status = max(map(_badness, findings), default=0)
+        where = _way_to_its_network(session) if status and not session.json else ""
+    session.show(findings, lambda shown, width: "\n".join([findings_view(shown, width), *([where] if where else [])]))
     sys.exit(status)
+
+
+def _way_to_its_network(session: Session) -> str:
+    """How to run the commands of remedies where mcrd is, if that is another network namespace than the shell's."""
+    try:
+        with session.connect() as daemon:
+            network, process = daemon.call("version").get("network_namespace"), daemon.process
+        if network in (None, os.stat(_NETWORK).st_ino):  # noqa: PTH116 - pathlib takes long to import
+            return ""
+    except (McrError, OSError):
+        return ""
+    name = _name_of(network)
+    way = f"ip netns exec {visible(name)}" if name else f"nsenter --net=/proc/{process}/ns/net"
+    return (
+        f"note    mcrd runs in another network namespace than this shell: run these commands there: sudo {way} COMMAND"
+    )
+
+
+def _name_of(network: int) -> str:
+    try:
+        with os.scandir(_NAMED_NETWORKS) as entries:
+            return next((each.name for each in entries if each.stat().st_ino == network), "")
+    except OSError:
+        return ""
 
 
 def findings_view(findings: Sequence[dict[str, Any]], _width: int | None) -> str:

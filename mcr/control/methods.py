@@ -8,6 +8,7 @@ import os
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import suppress
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import Any, Final, Protocol
 
 import attrs
@@ -126,6 +127,7 @@ class Api:
     diagnosis: Diagnosis
     settings: Settings
     files: Files
+    network: int = attrs.field(factory=lambda: Path("/proc/self/ns/net").stat().st_ino, init=False)
     started: str = attrs.field(factory=lambda: f"{datetime.now(UTC):%Y-%m-%dT%H:%M:%SZ}", init=False)
 
     async def call(self, method: str, params: dict[str, Any], *, long: bool = False) -> Any:
@@ -324,7 +326,13 @@ async def _ping(_api: Api, _: _NoParams) -> Any:
 
 
 async def _version(api: Api, _: _NoParams) -> Any:
-    return {"version": mcr.__version__, "protocol": PROTOCOL, "pid": os.getpid(), "started": api.started}
+    return {
+        "version": mcr.__version__,
+        "protocol": PROTOCOL,
+        "pid": os.getpid(),
+        "started": api.started,
+        "network_namespace": api.network,
+    }
 
 
 async def _recent_lines(api: Api, _: _NoParams) -> Any:

@@ -44,11 +44,11 @@ class Logger:
             record = self._logger.makeRecord(self._logger.name, number, "", 0, message, args, None, extra=extra)
             self._logger.handle(record)
 
-    def log_past(self, when: float, kind: str, level: Level, message: str, /, *args: object) -> None:
+    def log_past(self, when: float, kind: str, level: Level, message: str, /, *args: object, **fields: object) -> None:
         """The same of what happened before now: `when`, in seconds since 1970; what is later than now counts as now."""
         number = NUMBERS[level]
         if self._logger.isEnabledFor(number):
-            extra = {"kind": kind}
+            extra = {"fields": fields, "kind": kind}
             record = self._logger.makeRecord(self._logger.name, number, "", 0, message, args, None, extra=extra)
             record.created = min(when, record.created)
             self._logger.handle(record)

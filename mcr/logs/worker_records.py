@@ -21,7 +21,7 @@ class Names(Protocol):
         """Name of the input interface of a capture slot."""
 
     def rule(self, slot: int) -> str:
-        """Id of the rule in a rule slot."""
+        """Id and name of the rule in a rule slot."""
 
     def output(self, slot: int) -> str:
         """Destination of an output slot."""
@@ -138,4 +138,5 @@ def log_record(worker_id: int, record: LogRecord, names: Names) -> None:
     """Log one record, at the time of its newest occurrence: mcrd may read it later."""
     when = record.time_ns / 1e9
     log = get_logger(record.facility)
-    log.log_past(when, kind(record), record.level, "worker %d: %s", worker_id, describe(record, names))
+    words, times = describe(record, names), record.repeats
+    log.log_past(when, kind(record), record.level, "worker %d: %s", worker_id, words, worker=worker_id, times=times)

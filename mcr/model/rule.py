@@ -132,6 +132,11 @@ class Rule:
                 )
 
     @property
+    def label(self) -> str:
+        """Its id, with its name: for the log."""
+        return f"{self.rule_id} ({self.name})" if self.name else self.rule_id
+
+    @property
     def interfaces(self) -> tuple[str, ...]:
         """Names of its interfaces: the input's, then the outputs'; one may be there several times."""
         return (self.input.interface, *(output.interface for output in self.outputs))

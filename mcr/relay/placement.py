@@ -148,7 +148,7 @@ class Placement:
         waits_for = neighbours_of(rule, neighbours)
         placed = PlacedRule(rule, tag, slot, outputs, sources_of(rule, sources, waits_for), waits_for)
         self._by_id[rule.rule_id] = placed
-        self._rule_names[slot] = rule.rule_id
+        self._rule_names[slot] = rule.label
         return placed
 
     def growth(self, rule: Rule) -> Rule | None:
@@ -187,6 +187,7 @@ class Placement:
         found_sources, awaited = zip(*found, strict=True)
         now = PlacedRule(rule, before.tag, before.slot, outputs, found_sources, awaited)
         self._by_id[rule.rule_id] = now
+        self._rule_names[now.slot] = rule.label
         for place in had.values():
             del self._output_names[place.slot]
         return Replacement(before, now, tuple(LeavingOutput(place, now.tag) for place in had.values()))
@@ -230,6 +231,7 @@ class Placement:
     def replace(self, placed: PlacedRule) -> None:
         """Have it stand in the place of the one with its id: in the same slots."""
         self._by_id[placed.rule.rule_id] = placed
+        self._rule_names[placed.slot] = placed.rule.label
 
     def displace(self, rule: Rule) -> PlacedRule:
         """Take a rule's slots back."""
@@ -248,7 +250,7 @@ class Placement:
         return [rule_id for rule_id, placed in self._by_id.items() if interface in placed.rule.interfaces]
 
     def rule_name(self, slot: int) -> str:
-        """Id of the rule in a rule slot."""
+        """Id and name of the rule in a rule slot."""
         return self._rule_names.get(slot, f"{slot} (gone)")
 
     def output_name(self, slot: int) -> str:

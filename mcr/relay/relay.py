@@ -95,7 +95,7 @@ class _Names:
         return self.inputs.name(slot)
 
     def rule(self, slot: int) -> str:
-        """Id of the rule in a rule slot."""
+        """Id and name of the rule in a rule slot."""
         return self.placement.rule_name(slot)
 
     def output(self, slot: int) -> str:

@@ -17,7 +17,7 @@ def log_draft(draft: Draft, by: str) -> None:
     """Tell of a draft that was carried out, and who asked for it."""
     _log_rules("added", draft.added, by)
     for before, now in zip(draft.former, draft.changed, strict=False):
-        log.info("rule %s changed: %s%s", now.rule_id, _describe_change(before, now), by)
+        log.info("rule %s changed: %s%s", now.label, _describe_change(before, now), by, **fields_of(now))
     _log_rules("removed", (*draft.removed, *draft.aside), by)
 
 
@@ -29,11 +29,17 @@ def some_of(rule_ids: Sequence[str]) -> str:
 
 def _log_rules(what: str, rules: Sequence[Rule], by: str) -> None:
     if len(rules) > 1:
-        log.info("%d rules %s together: %s%s", len(rules), what, some_of([rule.rule_id for rule in rules]), by)
+        these = some_of([rule.label for rule in rules])
+        log.info("%d rules %s together: %s%s", len(rules), what, these, by, rules=len(rules))
         return
     for rule in rules:
         sends_to = f" to {', '.join(map(str, rule.outputs))}" if what == "added" else ""
-        log.info("rule %s %s: %s%s%s", rule.rule_id, what, rule.input, sends_to, by)
+        log.info("rule %s %s: %s%s%s", rule.label, what, rule.input, sends_to, by, **fields_of(rule))
+
+
+def fields_of(rule: Rule) -> dict[str, object]:
+    """What a line about a rule has for programs."""
+    return {"rule": rule.rule_id, "name": rule.name}
 
 
 def _describe_change(before: Rule, now: Rule) -> str:
@@ -54,6 +60,6 @@ def log_aside(rules: Sequence[Rule], files: FileRules, origin: str) -> None:
     """Tell of rules that give way to those of files: the first ones each with both places."""
     for rule in rules[:_NAMED]:
         if why := files.why_aside(rule):
-            log.warning("rule %s %s, but is not used: %s", rule.rule_id, origin, why)
+            log.warning("rule %s %s, but is not used: %s", rule.label, origin, why, **fields_of(rule))
     if len(rules) > _NAMED:
         log.warning("%d more rules give way to those of files", len(rules) - _NAMED)

@@ -44,6 +44,7 @@ class Daemon:
 
     calls: list[tuple[str, Any]] = attrs.field(factory=list)
     path: tuple[str, str] | None = None
+    process = 4242
     failure: BaseException | None = None
     results: dict[str, Any] = attrs.field(
         factory=lambda: {

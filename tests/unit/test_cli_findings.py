@@ -1,9 +1,13 @@
 """How mcrctl shows findings, and how bad it says they are."""
 
 import json
+from pathlib import Path
 from typing import Any
 
 import pytest
+
+from mcr.cli import findings as shown
+from mcr.errors import RuleNotFound
 
 OK = {"check": "input_up", "verdict": "ok", "what": "eth0 is up", "evidence": "ip link show dev eth0", "remedy": ""}
 ADVICE = OK | {"verdict": "advice", "what": "it could be better", "remedy": "do this"}
@@ -34,10 +38,41 @@ def test_a_finding_is_a_line(run: Any, daemon: Any, capsys: Any) -> None:
         "advice  it could be better (ip link show dev eth0); do this",
         "fault   eth0 is down (ip link show dev eth0); ip link set dev eth0 up",
     ]
-    assert daemon.calls == [("why", {"rule": "tv"})]
+    assert daemon.calls == [("why", {"rule": "tv"}), ("version", None)]
 
 
 def test_an_empty_rule_is_no_rule(run: Any, daemon: Any) -> None:
     status, _, said = run("why", "")
-    assert (status, daemon.calls) == (2, [])
+    assert (status, daemon.calls) == (3, [])
     assert said == ["Error: RULE is empty", "hint: ids and names are shown by: mcrctl list"]
+
+
+def test_what_could_not_be_found_out_is_no_verdict(run: Any, daemon: Any) -> None:
+    """A script tells a fault from a mistake in its own command line."""
+    assert run("why")[0] == run("why", "tv", "--wat")[0] == run("doctor", "tv")[0] == 3
+    daemon.failure = RuleNotFound("No rule has the id or name 'tv'")
+    assert run("why", "tv")[::2] == (3, ["Error: No rule has the id or name 'tv'"])
+    assert run("config", "diff")[0] == 3
+    daemon.failure = RuleNotFound("No rule has the id or name 'tv'")
+    assert run("list")[0] == 1
+
+
+@pytest.mark.parametrize("named", [True, False])
+def test_remedies_say_where_mcrd_is_if_it_is_elsewhere(
+    run: Any, daemon: Any, capsys: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, *, named: bool
+) -> None:
+    network = tmp_path / "plant"
+    network.touch()
+    monkeypatch.setattr(shown, "_NAMED_NETWORKS", str(tmp_path if named else tmp_path / "none"))
+    daemon.results["version"] = {"network_namespace": network.stat().st_ino}
+    daemon.results["why"] = [FAULT]
+    way = "ip netns exec plant" if named else "nsenter --net=/proc/4242/ns/net"
+    note = (
+        f"note    mcrd runs in another network namespace than this shell: run these commands there: sudo {way} COMMAND"
+    )
+    assert ask(run, capsys, "why", "tv")[1].splitlines()[1:] == [note]
+    assert json.loads(ask(run, capsys, "why", "tv", "--json")[1]) == [FAULT]
+    daemon.results["why"] = [OK]
+    assert "note" not in ask(run, capsys, "why", "tv")[1]
+    daemon.results |= {"why": [FAULT], "version": {"network_namespace": Path("/proc/self/ns/net").stat().st_ino}}
+    assert "note" not in ask(run, capsys, "why", "tv")[1]

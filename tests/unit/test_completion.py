@@ -12,7 +12,7 @@ from mcr.errors import SystemFault
 from mcr.model.log import Facility, Level
 
 LEVELS = [level.label for level in Level]
-RULES = [
+RULES: list[dict[str, Any]] = [
     {"rule_id": "dcfca9531161", "name": "cam", "input": {"interface": "eth0", "group": "239.1.1.1", "port": 5000}},
     {"rule_id": "dada", "name": "two words", "input": {"interface": "eth0", "group": "239.1.1.2", "port": 5000}},
     {"rule_id": "news", "name": None, "input": {"interface": "eth1", "group": "239.1.1.3", "port": 5000}},
@@ -27,7 +27,7 @@ def complete(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 
     def ask(*words: str, asker: str = "bash") -> list[str]:
         program = {"mcrctl": cli, "mcrd": mcrd}[words[0]]
-        monkeypatch.setenv("COMP_WORDS", " ".join(words))
+        monkeypatch.setenv("COMP_WORDS", "\n".join(words))
         monkeypatch.setenv("COMP_CWORD", str(len(words) - 1))
         monkeypatch.setenv(f"_{words[0].upper()}_COMPLETE", f"{asker}_complete")
         with pytest.raises(SystemExit) as ended:
@@ -73,11 +73,19 @@ def test_rules_are_those_of_the_daemon(complete: Complete, daemon: list[str]) ->
     assert complete("mcrctl", "change", "--name", "c") == plain("cam")
     for command in ("list", "stats", "remove", "change"):
         assert complete("mcrctl", command, "c") == plain("cam")
-    assert complete("mcrctl", "why", "") == plain("dcfca9531161", "cam", "dada", "news")
+    assert complete("mcrctl", "why", "") == plain("dcfca9531161", "cam", "dada", "'two words'", "news")
 
 
-def test_a_name_that_would_have_to_be_quoted_is_not_offered(complete: Complete, daemon: list[str]) -> None:
-    assert complete("mcrctl", "remove", "--name", "") == plain("cam")
+def test_a_name_is_quoted_for_a_shell_that_does_not_do_so(complete: Complete, daemon: list[str]) -> None:
+    """Bash puts a proposal on the line as it is, but behind the quote that the word begins with."""
+    assert complete("mcrctl", "remove", "--name", "t") == plain("'two words'")
+    assert complete("mcrctl", "remove", "--name", "'two w") == plain("two words")
+    assert complete("mcrctl", "remove", "--name", "t", asker="zsh")[:2] == ["plain", "two words"]
+    RULES[1]["name"] = r"o'\clock"
+    try:
+        assert complete("mcrctl", "remove", "--name", "o") == [""]
+    finally:
+        RULES[1]["name"] = "two words"
 
 
 def test_a_shell_that_can_is_told_what_an_id_stands_for(complete: Complete, daemon: list[str]) -> None:

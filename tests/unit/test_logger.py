@@ -9,6 +9,7 @@ import threading
 import time
 import warnings
 from collections.abc import Callable, Iterator
+from ipaddress import IPv4Address
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +23,11 @@ from mcr.logs.control import LogControl, setup_logging
 from mcr.logs.limit import BURST, LogLimit
 from mcr.logs.logger import get_logger
 from mcr.logs.writer import LogFormat
+from mcr.model.flow import Input
 from mcr.model.log import Facility, Level, LogLevels
+from mcr.model.rule import Output, Rule
+from mcr.rules.change_log import log_draft
+from mcr.rules.drafts import Draft
 
 log = get_logger(Facility.SUPERVISOR)
 
@@ -98,6 +103,19 @@ def test_a_json_line_is_an_object_with_the_extra_fields(lines: Callable[[], list
     event = json.loads(line)
     assert re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z", event.pop("time"))
     assert event == {"level": "notice", "facility": "supervisor", "message": "worker 3 started", "pid": 42}
+
+
+def test_a_line_about_a_rule_has_its_id_and_its_name(lines: Callable[[], list[str]]) -> None:
+    set_up("json")
+    source = Input("eth0", IPv4Address("239.1.1.1"), 5000)
+    rule = Rule("dada", source, (Output(IPv4Address("239.2.2.2"), 6000, "eth1"),), "studio 1")
+    log_draft(Draft((), added=(rule,)), " by alice")
+    log_draft(Draft((), removed=(rule, rule)), "")
+    added, removed = map(json.loads, lines())
+    assert added["message"] == "rule dada (studio 1) added: 239.1.1.1:5000 on eth0 to 239.2.2.2:6000:eth1 by alice"
+    assert (added["rule"], added["name"]) == ("dada", "studio 1")
+    assert removed["message"] == "2 rules removed together: dada (studio 1), dada (studio 1)"
+    assert removed["rules"] == 2
 
 
 def test_a_field_does_not_replace_what_every_line_has(lines: Callable[[], list[str]]) -> None:

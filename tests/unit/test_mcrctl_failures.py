@@ -49,7 +49,7 @@ def test_an_error_in_json_is_that_of_the_control_protocol(run: Run, daemon: Daem
         (("add", "--batch", "/nonexistent"), "system_fault"),
         (("log-level", "set"), "usage_error"),
         (("config", "check", "/nonexistent"), "usage_error"),
-        (("config", "diff"), "system_fault"),
+        (("config", "export"), "system_fault"),
         (("report", "--output", "/nonexistent/report"), "system_fault"),
     ],
 )

@@ -4,6 +4,7 @@ import errno
 import os
 from datetime import UTC, datetime
 from ipaddress import IPv4Address
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -251,7 +252,8 @@ async def test_ping_answers(api: Api) -> None:
 async def test_version_names_the_process(api: Api) -> None:
     told = await call(api, "version")
     started = datetime.fromisoformat(told.pop("started"))
-    assert told == {"version": mcr.__version__, "protocol": 1, "pid": os.getpid()}
+    network = Path("/proc/self/ns/net").stat().st_ino
+    assert told == {"version": mcr.__version__, "protocol": 1, "pid": os.getpid(), "network_namespace": network}
     assert 0 <= (datetime.now(UTC) - started).total_seconds() < 600
 
 

@@ -26,9 +26,9 @@ doc=$root/usr/share/doc/mcr
 "$python" -m venv --without-pip "$home"
 "$venv/bin/python" -m pip --python "$home/bin/python" install -q --disable-pip-version-check --no-compile \
 	--only-binary :all: dist/*.whl
-find "$home/bin" -mindepth 1 ! -name mcrd ! -name mcrctl -delete
+find "$home/bin" -mindepth 1 ! -name mcrd ! -name mcrctl ! -name mcr-extcap -delete
 ln -s "$python" "$home/bin/python"
-sed -i '1s|.*|#!/usr/lib/mcr/bin/python -I|' "$home/bin/mcrctl"
+sed -i "1s|.*|#!/usr/lib/mcr/bin/python -I|" "$home/bin/mcrctl" "$home/bin/mcr-extcap"
 printf 'home = %s\ninclude-system-site-packages = false\nversion = %s\n' "${python%/*}" \
 	"$("$python" -c 'import platform; print(platform.python_version())')" >"$home/pyvenv.cfg"
 rm -rf "$home/include"

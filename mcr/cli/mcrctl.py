@@ -183,6 +183,7 @@ def set_log_level(session: Session, global_level: str | None, facility: str | No
 
 
 cli.add_later(
+    capture="mcr.cli.capture:capture",
     config="mcr.cli.config:config",
     confirm="mcr.cli.config:confirm_apply",
     doctor="mcr.cli.findings:doctor",

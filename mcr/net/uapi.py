@@ -7,6 +7,7 @@ from typing import Final
 SO_ATTACH_FILTER: Final = 26
 SO_SNDBUFFORCE: Final = 32
 SO_RCVBUFFORCE: Final = 33
+SO_TIMESTAMPNS: Final = 35
 SO_ATTACH_BPF: Final = 50
 SO_PEERGROUPS: Final = 59  # since Linux 4.13
 SO_BINDTOIFINDEX: Final = 62
@@ -23,6 +24,7 @@ ETH_P_ARP: Final = 0x0806
 ETH_P_8021Q: Final = 0x8100
 ETH_P_8021AD: Final = 0x88A8
 ARPHRD_ETHER: Final = 1
+ARPHRD_LOOPBACK: Final = 772
 
 # <linux/if_vlan.h>
 VLAN_VID_MASK: Final = 0x0FFF
@@ -38,14 +40,17 @@ PACKET_VERSION: Final = 10
 PACKET_VNET_HDR: Final = 15
 PACKET_FANOUT: Final = 18
 PACKET_IGNORE_OUTGOING: Final = 23
-PACKET_OUTGOING: Final = 4  # type of a packet
+PACKET_OTHERHOST: Final = 3  # type of a packet
+PACKET_OUTGOING: Final = 4
 PACKET_LOOPBACK: Final = 5  # sent by this machine to itself
 PACKET_MR_ALLMULTI: Final = 2
 PACKET_FANOUT_HASH: Final = 0
 PACKET_FANOUT_FLAG_UNIQUEID: Final = 0x2000
 TPACKET_V2: Final = 1
+TP_STATUS_CSUMNOTREADY: Final = 1 << 3
 TP_STATUS_VLAN_VALID: Final = 1 << 4
 TP_STATUS_VLAN_TPID_VALID: Final = 1 << 6
+TP_STATUS_CSUM_VALID: Final = 1 << 7
 
 # <linux/filter.h>, <linux/bpf_common.h>
 BPF_MAXINSNS: Final = 4096

@@ -49,34 +49,37 @@ def _if_equal(value: int, then: int, otherwise: int) -> Instruction:
     return Instruction(0x15, then, otherwise, value)
 
 
-# IPv4 UDP of no VLAN that this machine did not send; others are rejected. A tag of VLAN 0 has only a priority.
-_UDP = (
-    _load_half(uapi.SKF_AD_OFF),  # protocol
-    _if_equal(uapi.ETH_P_IP, 0, 9),
-    _load_half(uapi.SKF_AD_OFF + 48),  # VLAN tag present
-    _if_equal(0, 3, 0),
-    _load_half(uapi.SKF_AD_OFF + 44),  # the tag
-    Instruction(0x54, 0, 0, uapi.VLAN_VID_MASK),
-    _if_equal(0, 0, 4),  # others are their VLAN's interface's
-    _load_half(uapi.SKF_AD_OFF + 4),  # packet type
-    _if_equal(uapi.PACKET_OUTGOING, 2, 0),
-    _load_byte(uapi.SKF_NET_OFF + 9),  # IP protocol
-    _if_equal(17, 1, 0),
-    _return(0),
-)
+def _udp(*, outgoing: bool) -> tuple[Instruction, ...]:
+    """Reject all but IPv4 UDP of no VLAN that this machine has sent, or has not. VLAN 0 means no VLAN."""
+    return (
+        _load_half(uapi.SKF_AD_OFF),  # protocol
+        _if_equal(uapi.ETH_P_IP, 0, 9),
+        _load_half(uapi.SKF_AD_OFF + 48),  # VLAN tag present
+        _if_equal(0, 3, 0),
+        _load_half(uapi.SKF_AD_OFF + 44),  # the tag
+        Instruction(0x54, 0, 0, uapi.VLAN_VID_MASK),
+        _if_equal(0, 0, 4),  # others are their VLAN's interface's
+        _load_half(uapi.SKF_AD_OFF + 4),  # packet type
+        _if_equal(uapi.PACKET_OUTGOING, *((0, 2) if outgoing else (2, 0))),
+        _load_byte(uapi.SKF_NET_OFF + 9),  # IP protocol
+        _if_equal(17, 1, 0),
+        _return(0),
+    )
+
 
 REJECT_ALL = (_return(0),)
 """The filter that a socket has until all of its fan-out group is in place."""
 
-ACCEPT_UDP = (*_UDP, _return(_WHOLE))
+ACCEPT_UDP = (*_udp(outgoing=False), _return(_WHOLE))
 
 
-def select_udp(wanted: Iterable[Flow], *, invert: bool = False) -> tuple[Instruction, ...]:
+def select_udp(wanted: Iterable[Flow], *, invert: bool = False, outgoing: bool = False) -> tuple[Instruction, ...]:
     """Make a filter that lets in the UDP of these flows, and frames whose headers don't tell.
 
     Args:
         wanted: of them, groups and ports are looked at: the frames are untagged, and from anywhere.
         invert: let in all other UDP instead.
+        outgoing: what this machine has sent, and not what it has received.
 
     Raises:
         OverflowError: it would be too long for the kernel.
@@ -86,7 +89,7 @@ def select_udp(wanted: Iterable[Flow], *, invert: bool = False) -> tuple[Instruc
     for each in wanted:
         ports[int(each.group)].append(each.port)
     program = [
-        *_UDP,
+        *_udp(outgoing=outgoing),
         _load_half(uapi.SKF_NET_OFF + 6),
         Instruction(0x45, 0, 1, 0x3FFF),  # a fragment
         _return(yes),

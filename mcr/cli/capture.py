@@ -1,0 +1,210 @@
+"""`mcrctl capture`: the packets of one rule, in and out, for the terminal or for Wireshark."""
+
+import errno
+import json
+import os
+import signal
+import stat
+import sys
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, nullcontext
+from datetime import UTC, datetime
+from itertools import islice
+from pathlib import Path
+from typing import IO, Any, BinaryIO
+
+import click
+
+import mcr
+from mcr.cli import completion
+from mcr.cli.command import Command
+from mcr.cli.session import Session, common_options
+from mcr.errors import McrError, SystemFault, UsageError
+from mcr.tap.pcapng import ETHERNET, INBOUND, OUTBOUND, RAW_IP, PcapngWriter
+from mcr.tap.rule_capture import Packet, RuleCapture, places_of
+from mcr.text.visible import visible
+
+_SIDES = ("in", "out")
+_NEEDS_ROOT = "captured packets are anybody's: it takes root, or CAP_NET_RAW; as root: sudo mcrctl capture"
+_BILLION = 1_000_000_000
+
+Show = Callable[[Packet], None]
+
+
+@click.command(cls=Command)
+@click.argument("rule", metavar="RULE", shell_complete=completion.rules)
+@click.option("--side", default="in,out", show_default=True, metavar="in|out|in,out", help="Where to capture.")
+@click.option("--count", type=click.IntRange(min=1), metavar="N", help="End after so many packets.")
+@click.option("--seconds", type=click.FloatRange(min=0, min_open=True), metavar="S", help="End after so long.")
+@click.option("-w", "file", metavar="FILE|-", help="Write pcapng, for Wireshark; -: to standard output.")
+@common_options
+@click.pass_obj
+def capture(
+    session: Session, rule: str, *, side: str, count: int | None, seconds: float | None, file: str | None
+) -> None:
+    """Show the packets of RULE, an id or a name, as they come in and leave, until Ctrl-C.
+
+    Each has its time in nanoseconds, its direction, and what MCR's parser says of it: forwarded, or why it is dropped.
+    What the capture can't keep up with is missing in it, and counted; the rule forwards it all the same. A super-frame
+    is one packet. Packets that a rule with the same group and port sends out of the same interface are shown, too.
+
+    Straight into Wireshark:  sudo mcrctl capture RULE -w - | wireshark -k -i -
+    """
+    sides = side.split(",")
+    if not set(sides) <= set(_SIDES):
+        raise UsageError(f"Invalid --side: {side!r}", "in, out, or in,out")
+    if file == "-" and sys.stdout.isatty():
+        raise UsageError("pcapng is not for a terminal", "write it to a file: -w FILE.pcapng; or into a pipe")
+    with session.understand():
+        (found,) = session.call("list", {"rule": rule})
+        run_capture(session, found, sides, count=count, seconds=seconds, file=file)
+
+
+def run_capture(
+    session: Session,
+    rule: dict[str, Any],
+    sides: Sequence[str] = _SIDES,
+    *,
+    count: int | None = None,
+    seconds: float | None = None,
+    file: str | None,
+) -> None:
+    """Capture until enough has come or somebody ends it, and say how much there was.
+
+    Args:
+        session: whose daemon has the rule.
+        rule: as `list` gives it.
+        sides: where to capture.
+        count: of packets; None: no end.
+        seconds: of capturing.
+        file: for pcapng; None: lines on standard output.
+    """
+    _check_namespace(session)
+    shown = Counter[bool]()
+    with _captured(RuleCapture(places_of(rule, sides))) as captured, _ending() as stopped:
+        with _writer(captured, file, _titled(rule), as_json=session.json) as show:
+            for packet in islice(captured.packets(seconds, stopped), count):
+                show(packet)
+                shown[captured.places[packet.place].outgoing] += 1
+        lost = sum(captured.counts(number)[1] for number in range(len(captured.places)))
+    click.echo(f"{shown[False]:,} packets in, {shown[True]:,} out, {lost:,} lost by the capture", err=True)
+
+
+@contextmanager
+def _captured(capture: RuleCapture) -> Iterator[RuleCapture]:
+    try:
+        with capture:
+            yield capture
+    except SystemFault as error:
+        if error.errno in (errno.EPERM, errno.EACCES):
+            error.hints = (*error.hints, _NEEDS_ROOT)
+        raise
+
+
+def _check_namespace(session: Session) -> None:
+    """Interfaces have names of their own in each network namespace.
+
+    Raises:
+        McrError: mcrd is in another one.
+    """
+    pid = session.call("version")["pid"]
+    try:
+        if Path(f"/proc/{pid}/comm").read_text().strip() != "mcrd":  # in a container, numbers are others
+            return
+        same = os.stat(f"/proc/{pid}/ns/net").st_ino == os.stat("/proc/self/ns/net").st_ino  # noqa: PTH116
+    except OSError:  # it may not be looked at
+        return
+    if not same:
+        raise McrError(
+            "mcrd is in another network namespace than mcrctl",
+            f"go there: sudo nsenter --target {pid} --net mcrctl capture ...",
+        )
+
+
+@contextmanager
+def _ending() -> Iterator[Callable[[], bool]]:
+    """Have Ctrl-C and SIGTERM end the capture, with all that it has to say; gives whether one came."""
+    came: list[int] = []
+    before = {
+        number: signal.signal(number, lambda number, _: came.append(number))
+        for number in (signal.SIGINT, signal.SIGTERM)
+    }
+    try:
+        yield lambda: bool(came)
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def _titled(rule: dict[str, Any]) -> str:
+    source = rule["input"]
+    name = f" ({rule['name']})" if rule["name"] else ""
+    return f"rule {rule['rule_id']}{name}: {source['group']}:{source['port']} on {source['interface']}"
+
+
+@contextmanager
+def _writer(capture: RuleCapture, file: str | None, title: str, *, as_json: bool) -> Iterator[Show]:
+    if file is None:
+        yield _json_lines(capture) if as_json else _lines(capture)
+        return
+    with _opened(file) as opened:
+        writer = PcapngWriter(opened, f"mcrctl {mcr.__version__}", title)
+        for place, has_header in zip(capture.places, capture.has_link_header, strict=True):
+            writer.interface(place.interface, ETHERNET if has_header else RAW_IP)
+        opened.flush()
+        is_live = not stat.S_ISREG(os.fstat(opened.fileno()).st_mode)
+
+        def write(packet: Packet) -> None:
+            direction = OUTBOUND if capture.places[packet.place].outgoing else INBOUND
+            writer.packet(packet.place, packet.time, packet.data, direction, packet.verdict)
+            if is_live:
+                opened.flush()
+
+        yield write
+        for number in range(len(capture.places)):
+            writer.statistics(number, time.time_ns(), *capture.counts(number))
+
+
+@contextmanager
+def _opened(file: str) -> Iterator[BinaryIO]:
+    try:
+        with nullcontext(sys.stdout.buffer) if file == "-" else Path(file).open("wb") as opened:
+            yield opened
+            opened.flush()
+    except OSError as error:
+        raise SystemFault(f"Cannot write {visible(file)}", error.errno or 0) from None
+
+
+def _lines(capture: RuleCapture) -> Show:
+    width = max(len(each.interface) for each in capture.places)
+
+    def show(packet: Packet) -> None:
+        place = capture.places[packet.place]
+        side = "out" if place.outgoing else "in "
+        end = f"{packet.source} > {packet.destination}, {packet.payload:,} bytes, {packet.verdict}"
+        _print(sys.stdout, f"{_clock(packet.time)} {place.interface:<{width}} {side} {end}")
+
+    return show
+
+
+def _json_lines(capture: RuleCapture) -> Show:
+    def show(packet: Packet) -> None:
+        place = capture.places[packet.place]
+        direction = "out" if place.outgoing else "in"
+        where = {"time_ns": packet.time, "interface": place.interface, "direction": direction}
+        what = {"source": packet.source, "destination": packet.destination, "payload": packet.payload}
+        _print(sys.stdout, json.dumps(where | what | {"verdict": packet.verdict}))
+
+    return show
+
+
+def _print(to: IO[str], line: str) -> None:
+    to.write(f"{line}\n")
+    to.flush()
+
+
+def _clock(time_ns: int) -> str:
+    seconds, nanoseconds = divmod(time_ns, _BILLION)
+    return f"{datetime.fromtimestamp(seconds, UTC):%Y-%m-%dT%H:%M:%S}.{nanoseconds:09}Z"

@@ -1,0 +1,281 @@
+"""Captures the packets of one rule, where they come in and where they leave.
+
+Sockets of its own see what the relay's see, so a capture costs the relay nothing, and what it can't keep up with is its
+own loss. What becomes of a packet is said by the worker's parser, from the same bytes.
+"""
+
+import errno
+import select
+import socket
+import struct
+import time
+from collections import defaultdict
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from contextlib import ExitStack
+from ipaddress import IPv4Address
+from types import TracebackType
+from typing import Any, Final, Self
+
+import attrs
+
+from mcr._native import ffi, lib
+from mcr.errors import SystemFault
+from mcr.model.flow import Flow
+from mcr.net import uapi
+from mcr.net.filter.cbpf import REJECT_ALL, attach_filter, select_udp
+from mcr.net.interfaces import bind_packet, find_interface
+from mcr.net.links import read_links
+from mcr.net.network import Link, Network
+from mcr.net.own import own_keys
+
+BUFFER: Final = 32 << 20
+"""Bytes of packets that wait on one interface, in one direction."""
+
+_FRAME = 1 << 17  # bytes: more than any frame has
+_AT_ONCE = 256  # packets of one socket before another gets its turn
+_STEP_MS = 200  # until somebody who waits for packets looks at the clock
+_AUXILIARY = struct.Struct("IIIHHHH")  # status, length, snapped, link header at, network header at, TCI, TPID
+_VNET = struct.Struct("BBHHHH")  # flags, kind of super-frame, header length, segment size, checksum start and offset
+_TIME = struct.Struct("qq")  # seconds, nanoseconds
+_ROOM = socket.CMSG_SPACE(_AUXILIARY.size) + socket.CMSG_SPACE(_TIME.size)
+_PORTS = struct.Struct("!HH")
+_UDP_HEADER = 8  # bytes
+_LINK_HEADERS = {uapi.ARPHRD_ETHER, uapi.ARPHRD_LOOPBACK}
+_CAUSES = {
+    lib.MCR_CAUSE_CHECKSUM: "checksum",
+    lib.MCR_CAUSE_SOURCE: "source",
+    lib.MCR_CAUSE_LOOP: "loop",
+    lib.MCR_CAUSE_OTHER_HOST: "other_host",
+}
+
+FORWARDED: Final = "forwarded"
+SENT: Final = "sent"
+
+
+@attrs.frozen
+class Place:
+    """An interface and a direction.
+
+    Attributes:
+        flows: groups (or hosts) and ports that are captured there.
+    """
+
+    interface: str
+    outgoing: bool
+    flows: frozenset[Flow]
+
+
+def places_of(rule: Mapping[str, Any], sides: Collection[str]) -> list[Place]:
+    """Where the packets of a rule are.
+
+    Args:
+        rule: as `list` gives it.
+        sides: ``in``, ``out``, or both.
+    """
+    flows: defaultdict[tuple[str, bool], set[Flow]] = defaultdict(set)
+    ends = [(rule["input"], False)] * ("in" in sides) + [(each, True) for each in rule["outputs"]] * ("out" in sides)
+    for end, outgoing in ends:
+        flows[end["interface"], outgoing].add(Flow(IPv4Address(end["group"]), end["port"]))
+    return [Place(interface, outgoing, frozenset(wanted)) for (interface, outgoing), wanted in flows.items()]
+
+
+@attrs.frozen
+class Packet:
+    """A captured packet.
+
+    Attributes:
+        place: number of its place.
+        time: nanoseconds since 1970.
+        data: from the link header on; from the IP header on where there is none.
+        ends: addresses and ports of source and destination, as they are in the headers; ports of 0: none can be read.
+        payload: bytes.
+        verdict: `FORWARDED`, `SENT`, or ``dropped: CAUSE``.
+    """
+
+    place: int
+    time: int
+    data: bytes
+    ends: tuple[bytes, int, bytes, int]
+    payload: int
+    verdict: str
+
+    @property
+    def source(self) -> str:
+        """Who sent it, as ``ADDRESS:PORT``."""
+        return f"{socket.inet_ntoa(self.ends[0])}:{self.ends[1]}"
+
+    @property
+    def destination(self) -> str:
+        """To whom, as ``ADDRESS:PORT``."""
+        return f"{socket.inet_ntoa(self.ends[2])}:{self.ends[3]}"
+
+
+class RuleCapture:
+    """A context manager: leaving it closes the sockets.
+
+    Attributes:
+        places: of the packets.
+        has_link_header: whether packets of a place begin with one.
+    """
+
+    def __init__(self, places: Sequence[Place]) -> None:
+        self.places = places
+        self.has_link_header: list[bool] = []
+        self._sockets: list[socket.socket] = []
+        self._closing = ExitStack()
+        self._counts = [(0, 0)] * len(places)
+        # With port 0, what none can be read of.
+        self._wanted = [
+            {(each.group.packed, port) for each in place.flows for port in (each.port, 0)} for place in places
+        ]
+
+    def __enter__(self) -> Self:
+        """Open the sockets.
+
+        Raises:
+            InterfaceNotFound: there is no such interface here.
+            SystemFault: naming the step.
+        """
+        with self._closing as undo:
+            for each in self.places:
+                opened = undo.enter_context(_open(each))
+                self._sockets.append(opened)
+                self.has_link_header.append(opened.getsockname()[3] in _LINK_HEADERS)
+            self._own = _own_addresses(self._sockets)
+            for each, opened in zip(self.places, self._sockets, strict=True):
+                attach_filter(opened, select_udp(each.flows, outgoing=each.outgoing))
+            self._closing = undo.pop_all()
+        return self
+
+    def __exit__(
+        self, _type: type[BaseException] | None, _value: BaseException | None, _traceback: TracebackType | None
+    ) -> None:
+        self._closing.close()
+
+    def packets(self, seconds: float | None, stopped: Callable[[], bool]) -> Iterator[Packet]:
+        """Packets as they come, for so many seconds or for ever, and until it is stopped."""
+        until = None if seconds is None else time.monotonic() + seconds
+        poll = select.poll()
+        numbers = {each.fileno(): number for number, each in enumerate(self._sockets)}
+        for each in numbers:
+            poll.register(each, select.POLLIN)
+        while not stopped() and (until is None or time.monotonic() < until):
+            ready = [numbers[fd] for fd, _ in poll.poll(_STEP_MS)]
+            found = [packet for number in ready for packet in self._read(number)]
+            yield from sorted(found, key=lambda each: each.time)
+
+    def counts(self, place: int) -> tuple[int, int]:
+        """How many packets there were at a place so far, and how many of them were lost to the capture."""
+        raw = self._sockets[place].getsockopt(uapi.SOL_PACKET, uapi.PACKET_STATISTICS, 8)
+        received, dropped = struct.unpack("=II", raw)  # since it was asked last
+        before = self._counts[place]
+        self._counts[place] = before[0] + received, before[1] + dropped
+        return self._counts[place]
+
+    def _read(self, place: int) -> Iterator[Packet]:
+        opened = self._sockets[place]
+        for _ in range(_AT_ONCE):
+            try:
+                data, ancillary, _, address = opened.recvmsg(_FRAME, _ROOM, socket.MSG_DONTWAIT)
+            except BlockingIOError:
+                return
+            except OSError as error:  # the interface went down; or a super-frame that the kernel can't describe
+                if error.errno is None:
+                    raise
+                continue
+            packet = self._packet(place, data, {kind: value for _, kind, value in ancillary}, address)
+            if packet:
+                yield packet
+
+    def _packet(self, place: int, data: bytes, ancillary: Mapping[int, bytes], address: Any) -> Packet | None:
+        where = self.places[place]
+        status, _, _, _, network, _, _ = _AUXILIARY.unpack(ancillary[uapi.PACKET_AUXDATA])
+        seconds, nanoseconds = _TIME.unpack(ancillary[uapi.SO_TIMESTAMPNS])
+        _, super_frame, _, _, _, _ = _VNET.unpack_from(data)
+        data = data[_VNET.size :]
+        parsed = ffi.new("struct mcr_packet *")
+        buffer = ffi.from_buffer("uint8_t[]", data)
+        ret = lib.mcr_packet_parse(buffer, len(data), network, parsed)
+        source, group = data[network + 12 : network + 16], data[network + 16 : network + 20]
+        ports = _PORTS.unpack_from(data, parsed.payload - _UDP_HEADER) if ret == 0 else (0, 0)
+        # The filter lets in what has no port to look at.
+        if (group, ports[1]) not in self._wanted[place]:
+            return None
+        verdict = SENT if where.outgoing else _unsound(ret)
+        if not verdict:
+            known = {
+                "mac": _mac(address),
+                "vouched": bool(status & (uapi.TP_STATUS_CSUM_VALID | uapi.TP_STATUS_CSUMNOTREADY) or super_frame),
+                "elsewhere": address[2] == uapi.PACKET_OTHERHOST,
+                "loopback": address[3] == uapi.ARPHRD_LOOPBACK,
+            }
+            frame = ffi.new("struct mcr_frame *", {"data": buffer, "size": len(data), "network": network, **known})
+            cause = _CAUSES.get(lib.mcr_sanity_check(frame, parsed, self._own))
+            verdict = f"dropped: {cause}" if cause else FORWARDED
+        return Packet(
+            place,
+            seconds * 1_000_000_000 + nanoseconds,
+            data,
+            (source, ports[0], group, ports[1]),
+            parsed.payload_size if ret == 0 else 0,
+            verdict,
+        )
+
+
+def _unsound(ret: int) -> str:
+    """Why the parser refuses a frame; empty if it doesn't."""
+    if ret == 0:
+        return ""
+    return "dropped: fragment" if ret == -errno.EOPNOTSUPP else "dropped: malformed"
+
+
+def _mac(address: Any) -> int:
+    mac = address[4]
+    return int(lib.mcr_own_mac(mac)) if address[3] == uapi.ARPHRD_ETHER and len(mac) == 6 else 0  # noqa: PLR2004
+
+
+def _open(place: Place) -> socket.socket:
+    interface = find_interface(place.interface)
+    step = "AF_PACKET socket"
+    with ExitStack() as undo:
+        try:
+            opened = socket.socket(socket.AF_PACKET, socket.SOCK_RAW | socket.SOCK_CLOEXEC, 0)
+            undo.callback(opened.close)
+            step = "SO_ATTACH_FILTER"
+            attach_filter(opened, REJECT_ALL)
+            step = "SO_RCVBUF"
+            _widen(opened)
+            step = "SO_TIMESTAMPNS"
+            opened.setsockopt(socket.SOL_SOCKET, uapi.SO_TIMESTAMPNS, 1)
+            step = "PACKET_AUXDATA"
+            opened.setsockopt(uapi.SOL_PACKET, uapi.PACKET_AUXDATA, 1)
+            step = "PACKET_VNET_HDR"
+            opened.setsockopt(uapi.SOL_PACKET, uapi.PACKET_VNET_HDR, 1)
+            step = "bind"
+            bind_packet(opened, interface.index, uapi.ETH_P_ALL)
+        except OSError as error:
+            raise SystemFault(f"Cannot capture on {place.interface}: {step}", error.errno or 0) from None
+        undo.pop_all()
+    return opened
+
+
+def _widen(opened: socket.socket) -> None:
+    try:
+        opened.setsockopt(socket.SOL_SOCKET, uapi.SO_RCVBUFFORCE, BUFFER)
+    except PermissionError:  # without CAP_NET_ADMIN: as much as net.core.rmem_max allows
+        opened.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, BUFFER)
+
+
+def _own_addresses(sockets: Sequence[socket.socket]) -> Any:
+    """What the parser takes for this machine's, as mcrd tells its workers."""
+    links = {}
+    for each in sockets:
+        name, _, _, kind, mac = each.getsockname()
+        index = socket.if_nametoindex(name)
+        links[index] = Link(index, name, mac=mac if kind == uapi.ARPHRD_ETHER else b"")
+    addresses = {each.index: each.addresses for each in read_links().values()}
+    data = own_keys(Network(links=links, addresses=addresses), links.keys())
+    own = ffi.new("struct mcr_own *")
+    keys = ffi.from_buffer("struct mcr_rec_own_key[]", data)
+    lib.mcr_own_set(own, keys, len(keys))
+    return own

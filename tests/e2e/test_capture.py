@@ -1,0 +1,149 @@
+"""`mcrctl capture` and `mcr-extcap`: the packets of one rule, as another program reads them; the rule loses nothing."""
+
+import json
+import signal
+import time
+from collections import Counter
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+from scapy.layers.inet import IP, UDP
+from scapy.layers.l2 import Dot1Q, Ether
+from scapy.packet import Packet, Raw
+from scapy.utils import PcapNgReader
+
+from mcr_process import BIN, Mcr, Receiver, Sender, wait_until
+from topology import MakeMcr, Plant
+from trafficgen.interface import open_interface
+
+GROUP, PORT = "239.1.1.1", 5000
+FLOWS = ("239.2.2.2:6000@rx0=239.1.1.1:5000", "239.2.2.3:6001@rx1=239.1.1.1:5000")
+OUTPUTS = ("239.2.2.2:6000:out0", "239.2.2.3:6001:out1")
+COUNT = 2000
+
+
+def datagram(payload: bytes, source: str = "198.18.0.1", checksum: int | None = None, flags: str = "") -> Packet:
+    header = IP(src=source, dst=GROUP, flags=flags) / UDP(sport=7, dport=PORT, chksum=checksum)
+    return Ether(dst="01:00:5e:01:01:01") / header / Raw(payload)
+
+
+def start(plant: Plant, make_mcr: MakeMcr) -> Mcr:
+    mcr = make_mcr(plant.relay).start(2)
+    mcr.add("in0:239.1.1.1:5000", *OUTPUTS, rule_id="tv")
+    mcr.add("in0:239.1.1.9:5000", "239.2.2.9:6000:out0")
+    return mcr
+
+
+def begin(plant: Plant, mcr: Mcr, *words: str | Path) -> Any:
+    """A capture that runs; it has written its head when it has opened its sockets."""
+    return plant.relay.popen([BIN / "mcrctl", "--control-socket", mcr.socket, "capture", "tv", *words])
+
+
+def packets_in(file: Path) -> list[Any]:
+    """As scapy reads them; the last one may be cut off."""
+    found = []
+    with PcapNgReader(str(file)) as reader, suppress(EOFError):
+        while True:
+            found.append(reader.read_packet())
+    return found
+
+
+def test_every_packet_is_captured_in_and_out_with_its_verdict(plant: Plant, make_mcr: MakeMcr, tmp_path: Path) -> None:
+    """Of a stream with strangers, corrupt datagrams and tagged ones between: the rule's, and nothing else."""
+    for name in ("out0", "out1"):
+        plant.relay.cut_super_frames(name)
+    mcr = start(plant, make_mcr)
+    file = tmp_path / "tv.pcapng"
+    capture = begin(plant, mcr, "-w", file)
+    wait_until(lambda: file.exists() and file.stat().st_size, "the sockets are open")
+    receiver = Receiver(plant.receiver, *FLOWS, count=COUNT)
+    strangers = Sender(plant.source, "src0", "239.1.1.9:5000", count=COUNT, rate=2000)
+    Sender(plant.source, "src0", "239.1.1.1:5000", count=COUNT, rate=2000).finish()
+    strangers.finish()
+    frames = [
+        datagram(b"corrupt", checksum=0x1234),
+        datagram(b"from nobody", source="127.0.0.1"),
+        datagram(b"fragment", flags="MF"),
+        Ether(dst="01:00:5e:01:01:01") / Dot1Q(vlan=7) / datagram(b"tagged")[IP],
+    ]
+    with plant.source.entered(), open_interface("src0") as sock:
+        for each in frames:
+            sock.send(bytes(each))
+    receiver.expect_everything()
+    mcr.check_counters()
+    wait_until(lambda: file.stat().st_size > COUNT * 3 * 230, "the capture has caught up")
+    capture.send_signal(signal.SIGINT)
+    assert capture.wait(10) == 0
+    packets = packets_in(file)
+    kinds = Counter((each.sniffed_on, each.direction, each.comment.decode()) for each in packets)
+    assert kinds == {
+        ("in0", 1, "forwarded"): COUNT,
+        ("in0", 1, "dropped: checksum"): 1,
+        ("in0", 1, "dropped: source"): 1,
+        ("in0", 1, "dropped: fragment"): 1,
+        ("out0", 2, "sent"): COUNT,
+        ("out1", 2, "sent"): COUNT,
+    }
+    sound = [each for each in packets if each.comment in (b"forwarded", b"sent")]
+    assert len({bytes(each[UDP].payload) for each in sound}) == COUNT
+    assert all(abs(float(each.time) - time.time()) < 60 for each in packets)
+
+
+def test_a_terminal_gets_lines_and_a_program_json(plant: Plant, make_mcr: MakeMcr) -> None:
+    """They end after so many packets."""
+    mcr = start(plant, make_mcr)
+    sender = Sender(plant.source, "src0", "239.1.1.1:5000", count=100_000, rate=1000, size=1316)
+    lines = mcr.ctl("capture", "tv", "--count", "6").stdout.splitlines()
+    assert len(lines) == 6
+    assert {line.split(maxsplit=1)[1].split(":")[0][:10] for line in lines} <= {
+        "in0  in  1",
+        "out0 out 1",
+        "out1 out 1",
+    }
+    done = mcr.ctl("capture", "tv", "--side", "in", "--count", "3", "--json")
+    packets = [json.loads(line) for line in done.stdout.splitlines()]
+    assert [(each["interface"], each["direction"], each["destination"]) for each in packets] == [
+        ("in0", "in", "239.1.1.1:5000")
+    ] * 3
+    assert {(each["payload"], each["verdict"]) for each in packets} == {(1316, "forwarded")}
+    assert done.stderr == "3 packets in, 0 out, 0 lost by the capture\n"
+    sender.stop()
+
+
+def test_wireshark_sees_each_rule_as_an_interface(plant: Plant, make_mcr: MakeMcr, tmp_path: Path) -> None:
+    """It reads the packets from the pipe that it has named, and ends the capture by closing it."""
+    mcr = start(plant, make_mcr)
+    environment = {"MCR_CONTROL_SOCKET": str(mcr.socket), "PATH": "/usr/bin:/bin"}
+    listed = plant.relay.run(
+        [BIN / "mcr-extcap", "--extcap-interfaces", "--extcap-version=4.0"], env=environment
+    ).stdout
+    assert "interface {value=mcr-tv}{display=MCR tv: 239.1.1.1:5000 on in0}" in listed.splitlines()
+    about = plant.relay.run([BIN / "mcr-extcap", "--extcap-interface", "mcr-tv", "--extcap-dlts"], env=environment)
+    assert about.stdout.startswith("dlt {number=1}{name=EN10MB}")
+    fifo, file = tmp_path / "fifo", tmp_path / "read.pcapng"
+    reader = plant.relay.popen(["sh", "-c", f"mkfifo {fifo} && head -c 20000 {fifo} >{file}"])
+    wait_until(fifo.exists, "the pipe is there")
+    words = ("--capture", "--extcap-interface", "mcr-tv", "--fifo", fifo)
+    capture = plant.relay.popen([BIN / "mcr-extcap", *words], env=environment)
+    sender = Sender(plant.source, "src0", "239.1.1.1:5000", count=100_000, rate=1000, size=1316)
+    reader.wait(20)
+    assert capture.wait(20) == -signal.SIGPIPE
+    sender.stop()
+    assert {each.sniffed_on for each in packets_in(file)} == {"in0", "out0", "out1"}
+
+
+def test_what_cannot_be_captured_is_told_with_the_remedy(plant: Plant, make_mcr: MakeMcr, tmp_path: Path) -> None:
+    mcr = start(plant, make_mcr)
+    for words, says in (
+        (["nope"], "No rule has the id or name 'nope'"),
+        (["tv", "--side", "up"], "Invalid --side: 'up'"),
+        (["tv", "-w", str(tmp_path / "no" / "file")], "Cannot write"),
+    ):
+        done = mcr.ctl("capture", *words, check=False)
+        assert done.returncode != 0
+        assert done.stderr.startswith(f"Error: {says}"), done.stderr
+    elsewhere = plant.source.run([BIN / "mcrctl", "--control-socket", mcr.socket, "capture", "tv"], check=False)
+    assert elsewhere.stderr.startswith(
+        "Error: mcrd is in another network namespace than mcrctl\nhint: go there: sudo nsenter"
+    )

@@ -257,7 +257,7 @@ def _difference_lines(difference: dict[str, Any]) -> list[str]:
     source = (after or before)["input"]
     mark = {"added": "+", "removed": "-"}.get(difference["change"], "~")
     name = f" {after.get('name', before.get('name'))}" if (after or before).get("name") else ""
-    head = f"{mark} {difference['rule_id']}{name}: {source['group']}:{source['port']} on {source['interface']}"
+    head = f"{mark} {difference['rule_id']}{name}: {_shown(source)}"
     if mark != "~":
         return [f"{head} to {', '.join((after or before)['outputs'])}"]
     lines = [head]
@@ -270,7 +270,8 @@ def _difference_lines(difference: dict[str, Any]) -> list[str]:
 
 def _shown(part: Any) -> str:
     if isinstance(part, dict):
-        return f"{part['group']}:{part['port']} on {part['interface']}"
+        tag = f" in VLAN {part['vlan']}" if "vlan" in part else ""
+        return f"{part['group']}:{part['port']} on {part['interface']}{tag}"
     return "none" if part is None else str(part)
 
 

@@ -23,6 +23,7 @@ def rule_options(command: _F) -> _F:
         click.option(
             "--input-interface", metavar="IF", shell_complete=interfaces, help="Interface that datagrams arrive on."
         ),
+        click.option("--input-vlan", metavar="VID", help="VLAN that they are tagged with.  [default: no tag]"),
         click.option("--input-group", metavar="G", help="Multicast group they are sent to."),
         click.option("--input-port", metavar="P", help="UDP port they are sent to."),
         click.option(
@@ -47,21 +48,25 @@ def rule_params(options: dict[str, Any]) -> dict[str, Any]:
     needed = ("input_interface", "input_group", "input_port", "outputs")
     if missing := [f"--{name.replace('_', '-')}" for name in needed if options[name] in (None, ())]:
         raise UsageError(f"Missing: {', '.join(missing)}", "see: mcrctl add --help")
+    source = {
+        "interface": options["input_interface"],
+        "group": options["input_group"],
+        "port": _number(options["input_port"], "input port", "a port", "a number from 1 to 65535"),
+    }
+    if options["input_vlan"] is not None:
+        tag = options["input_vlan"]
+        source["vlan"] = _number(tag, "input VLAN", "the id of a VLAN", "a number from 1 to 4094")
     return {
-        "input": {
-            "interface": options["input_interface"],
-            "group": options["input_group"],
-            "port": _port(options["input_port"]),
-        },
+        "input": source,
         "outputs": outputs_params(options["outputs"]),
         "rule_id": options["rule_id"],
         "name": options["name"],
     }
 
 
-def _port(text: str) -> int:
+def _number(text: str, what: str, noun: str, allowed: str) -> int:
     if not (text.isascii() and text.isdecimal() and len(text) < 10):  # noqa: PLR2004
-        raise UsageError(f"Invalid input port: {text!r} is not a port", "a number from 1 to 65535")
+        raise UsageError(f"Invalid {what}: {text!r} is not {noun}", allowed)
     return int(text)
 
 

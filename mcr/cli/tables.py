@@ -32,6 +32,7 @@ _CAUSES: Final = {
     "source": (_NOTE, "of parse_err: from an address that no host can have"),
     "loop": (_LOSS, "of parse_err: this machine sent it, and it came back"),
     "other_host": (_NOTE, "of parse_err: to another host's MAC"),
+    "vlan": (_NOTE, "of parse_err: with a second VLAN tag, or one that is not 802.1Q's"),
     "no_match": (_NOTE, "no rule takes them"),
     "screened": (_NOTE, "of no_match: rejected in the kernel, so in no worker's recv"),
     "buf_exhaust": (_LOSS, "dropped: no buffer was free"),

@@ -35,6 +35,7 @@ _ENDPOINT: Final[dict[str, _Check]] = {
     "group": ((str,), parse_address),
     "port": ((int,), check_port),
 }
+_INPUT: Final[dict[str, _Check]] = _ENDPOINT | {"vlan": ((int,), lambda value, _: value)}
 _OPTIONS: Final[dict[str, _Check]] = {
     "gso": ((str, int), lambda value, _: str(value)),
     "ttl": ((int,), lambda value, _: value),
@@ -152,8 +153,12 @@ def read_rule(value: object, path: Path, faults: FileFaults, *, cut: bool = Fals
 
 
 def _input(value: object, path: Path, faults: FileFaults, *, cut: bool) -> Input | None:
-    parts = _endpoint(value, path, faults, _ENDPOINT, "an input", cut=cut)
-    return faults.check((*path, "group"), _made, Input, parts) if parts else None
+    parts = _endpoint(value, path, faults, _INPUT, "an input", cut=cut)
+    if not parts:
+        return None
+    tag = {"vlan": parts.pop("vlan")} if "vlan" in parts else {}
+    source = faults.check((*path, "group"), _made, Input, parts)
+    return faults.check((*path, "vlan"), _made, Input, parts | tag) if source and tag else source
 
 
 def _outputs(value: object, path: Path, faults: FileFaults, *, cut: bool) -> tuple[Output, ...]:
@@ -256,6 +261,7 @@ def rule_of(view: Mapping[str, Any]) -> Rule:
         ValueError: it is none.
     """
     table: dict[str, Any] = {name: view[name] for name in _RULE if view[name] is not None}
+    table["input"] = {name: value for name, value in view["input"].items() if value is not None}
     table["outputs"] = [
         {name: value for name, value in output.items() if name not in _OF_A_VIEW and value is not None}
         for output in view["outputs"]

@@ -16,6 +16,8 @@ def table_of(rule: Rule) -> dict[str, Any]:
     if rule.rule_id != automatic_rule_id(source):
         table["rule_id"] = rule.rule_id
     table["input"] = {"interface": source.interface, "group": str(source.group), "port": source.port}
+    if source.vlan is not None:
+        table["input"]["vlan"] = source.vlan
     table["outputs"] = [*map(_output, rule.outputs)]
     return table
 
@@ -26,7 +28,12 @@ def _output(output: Output) -> str:
 
 def in_order(rules: Iterable[Rule]) -> list[Rule]:
     """By their inputs: the order in which they were added is another after a restart."""
-    return sorted(rules, key=lambda rule: (rule.input.interface, int(rule.input.group), rule.input.port))
+    return sorted(rules, key=_order)
+
+
+def _order(rule: Rule) -> tuple[str, int, int, int]:
+    source = rule.input
+    return source.interface, source.vlan or 0, int(source.group), source.port
 
 
 def toml_of(rules: Iterable[Rule]) -> str:
@@ -39,6 +46,7 @@ def toml_of_table(table: dict[str, Any]) -> str:
     labels = [f"{key} = {_quoted(table[key])}" for key in ("name", "rule_id") if key in table]
     source = table["input"]
     where = f"interface = {_quoted(source['interface'])}, group = {_quoted(source['group'])}, port = {source['port']}"
+    where += f", vlan = {source['vlan']}" if "vlan" in source else ""
     outputs = [*map(_quoted, table["outputs"])]
     listed = f"[{outputs[0]}]" if len(outputs) == 1 else "\n".join(["[", *(f"    {each}," for each in outputs), "]"])
     return "\n".join(["[[rule]]", *labels, f"input = {{ {where} }}", f"outputs = {listed}", ""])

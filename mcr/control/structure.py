@@ -169,14 +169,13 @@ def _structure_each(items: list[Any], item_type: type, structure: Callable[[Any,
 
 
 _converter = cattrs.Converter()
-_unstructure_members = make_dict_unstructure_fn(OutputView, _converter)
 _unstructure_counters = make_dict_unstructure_fn(OutputStats, _converter, last_error=override(omit=True))
 
 
-def _unstructure_view(output: OutputView) -> dict[str, Any]:
-    """An output without the options that nobody has asked for."""
-    members: dict[str, Any] = _unstructure_members(output)
-    return {name: value for name, value in members.items() if value is not None}
+def _only_what_is_asked_for(cls: type[Input | OutputView]) -> Callable[[Input | OutputView], dict[str, Any]]:
+    """Make JSON of an input or output, without the options that nobody has given."""
+    unstructure_all = make_dict_unstructure_fn(cls, _converter)
+    return lambda value: {name: each for name, each in unstructure_all(value).items() if each is not None}
 
 
 def _unstructure_output(stats: OutputStats) -> dict[str, Any]:
@@ -200,7 +199,8 @@ _converter.register_structure_hook(Input, _structure_endpoint(Input, "input grou
 _converter.register_structure_hook(Output, _structure_endpoint(Output, "output group"))
 _converter.register_structure_hook(Rule, lambda value, _: _converter.structure(value, RuleParams).rule())
 _converter.register_unstructure_hook(OutputStats, _unstructure_output)
-_converter.register_unstructure_hook(OutputView, _unstructure_view)
+for _endpoint_class in (Input, OutputView):
+    _converter.register_unstructure_hook(_endpoint_class, _only_what_is_asked_for(_endpoint_class))
 _converter.register_unstructure_hook(IPv4Address, str)
 _converter.register_unstructure_hook(IPv6Address, str)
 

@@ -281,7 +281,7 @@ def _differences(source: Input, sighting: Sighting) -> Iterator[str]:
     if sighting.outgoing:
         yield _LOCAL  # by which interface is then of no account
         return
-    if sighting.tags:
+    if sighting.tags != Sighting.of(source).tags:
         yield _VLAN
     if sighting.interface != source.interface:
         yield _INTERFACE
@@ -298,7 +298,9 @@ def _judge_astray(source: Input, look: Look, astray: dict[Sighting, tuple[str, .
     if differs == (_LOCAL,):
         return _judge_local(source, look, max(astray, key=lambda each: look.frames[each]))
     names = [_describe(each) for each in sorted(astray, key=lambda each: -look.frames[each])]
-    wanted = "untagged " if _VLAN in differs else "whole " if _FRAGMENTS in differs else ""
+    wanted = "whole " if _FRAGMENTS in differs else ""
+    if _VLAN in differs:
+        wanted = "untagged " if source.vlan is None else f"in VLAN {source.vlan} "
     frames = _count(sum(look.frames[each] for each in astray), "frame")
     first = max(astray, key=lambda each: look.frames[each])
     untagged = [
@@ -336,7 +338,7 @@ def _describe(sighting: Sighting) -> str:
 
 def _remedy(difference: str, source: Input, seen: Sighting, untagged: list[str]) -> str:
     if difference == _VLAN:
-        return _remedy_for_tags(seen, untagged)
+        return _remedy_for_tags(seen, untagged if source.vlan is None else [])
     if difference == _INTERFACE:
         # Behind a tag, the remedy for that has named the interface.
         return "" if seen.tags else f"add the rule with --input-interface {seen.interface}, or connect the right cable"
@@ -353,6 +355,10 @@ def _remedy(difference: str, source: Input, seen: Sighting, untagged: list[str])
 def _remedy_for_tags(seen: Sighting, untagged: list[str]) -> str:
     if untagged:
         return f"add the rule with --input-interface {untagged[0]}, where it comes without the tag"
+    if not seen.tags:
+        return "add the rule without --input-vlan"
+    if seen.flow:
+        return f"add the rule with --input-interface {seen.interface} --input-vlan {seen.flow.vlan}"
     below, steps = seen.interface, []
     for tag in seen.tags:
         name = _vlan_interface(below, tag)

@@ -31,6 +31,10 @@ CAUSES: Final = {
             "all: a promiscuous one (ip -details link show: promiscuity), or a virtual one without a filter"
         ),
     ),
+    "vlan": (
+        "bore a second VLAN tag, or one that is not 802.1Q's",
+        "make an interface for each tag (ip link add link IF name NAME type vlan), and a rule on the innermost",
+    ),
 }
 """By cause: what was wrong, as the end of a sentence, and what to do."""
 

@@ -47,6 +47,7 @@ _PARSE_REASONS = {
     errno.EOPNOTSUPP: "a fragment",
     errno.EMSGSIZE: "shorter than its IP header says",
     errno.EBADMSG: "malformed",
+    errno.EPFNOSUPPORT: "it bears a second VLAN tag, or one that is not 802.1Q's",
 }
 
 _DROP_REASONS = {

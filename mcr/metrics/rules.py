@@ -156,6 +156,7 @@ def _info(placed: PlacedRule) -> str:
         interface=rule.input.interface,
         group=rule.input.group,
         port=rule.input.port,
+        **({} if rule.input.vlan is None else {"vlan": rule.input.vlan}),
     )
     return INFO.line(labels, 1)
 

@@ -10,6 +10,7 @@ from mcr.errors import InvalidParams
 
 Address = IPv4Address | IPv6Address
 
+_MAX_VLAN = 4094
 _INTERFACE_NAME_MAX = 15  # IFNAMSIZ without the terminating NUL
 
 
@@ -61,6 +62,15 @@ def check_interface_name(name: str, what: str) -> str:
     return name
 
 
+def check_vlan(vlan: int | None, what: str) -> None:
+    """Raise `InvalidParams` unless frames may bear this tag (IEEE 802.1Q, 9.6)."""
+    if vlan is not None and (type(vlan) is not int or not 1 <= vlan <= _MAX_VLAN):
+        raise InvalidParams(
+            f"Invalid {what}: {vlan!r} is not the id of a VLAN",
+            f"a number from 1 to {_MAX_VLAN}; none for frames without a tag",
+        )
+
+
 @attrs.frozen
 class Flow:
     """Datagrams that one rule takes of an interface.
@@ -68,8 +78,8 @@ class Flow:
     Attributes:
         group: where they are sent to.
         port: likewise.
-        vlan: id of their tag; 0: none. No rule can ask for another yet.
-        source: where they come from; None: anywhere. Likewise.
+        vlan: id of their tag; 0: none.
+        source: where they come from; None: anywhere. No rule can ask for another yet.
     """
 
     group: Address
@@ -80,11 +90,16 @@ class Flow:
 
 @attrs.frozen
 class Input:
-    """What a rule matches: datagrams to one group and port that arrive on one interface. A rule's identity."""
+    """What a rule matches: datagrams to one group and port that arrive on one interface. A rule's identity.
+
+    Attributes:
+        vlan: that they are tagged with; None: they are not.
+    """
 
     interface: str = attrs.field()
     group: Address = attrs.field()
     port: int = attrs.field()
+    vlan: int | None = None
 
     def __attrs_post_init__(self) -> None:
         check_interface_name(self.interface, "input interface")
@@ -94,11 +109,13 @@ class Input:
                 "groups are 224.0.0.0 to 239.255.255.255",
             )
         check_port(self.port, "input port")
+        check_vlan(self.vlan, "input VLAN")
 
     def __str__(self) -> str:
-        return f"{self.group}:{self.port} on {self.interface}"
+        tag = "" if self.vlan is None else f" in VLAN {self.vlan}"
+        return f"{self.group}:{self.port} on {self.interface}{tag}"
 
     @property
     def flow(self) -> Flow:
         """What it matches of its interface."""
-        return Flow(self.group, self.port)
+        return Flow(self.group, self.port, self.vlan or 0)

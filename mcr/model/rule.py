@@ -88,6 +88,8 @@ class Output:
 def automatic_rule_id(source: Input) -> str:
     """The stable id of a rule that was given none: a hash of its input tuple, the same on every machine."""
     text = f"{source.interface}|{source.group}|{source.port}"
+    if source.vlan is not None:
+        text += f"|vlan={source.vlan}"
     return hashlib.sha256(text.encode()).hexdigest()[:12]
 
 
@@ -121,10 +123,11 @@ class Rule:
             check_label(self.name, "rule name")
         check_outputs(self.outputs, lambda: self._called)
         for output in self.outputs:
-            if (output.interface, output.group, output.port) == (
+            if (output.interface, output.group, output.port, None) == (
                 self.input.interface,
                 self.input.group,
                 self.input.port,
+                self.input.vlan,
             ):
                 raise InvalidParams(
                     f"{self._called} sends {output} back to where it came from",

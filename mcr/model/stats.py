@@ -22,6 +22,7 @@ class ParseErrors:
     loop: int = 0
     """From an address or MAC of this machine: it was sent here, and came back."""
     other_host: int = 0
+    vlan: int = 0
     """To another host's MAC: seen only since the interface is promiscuous."""
 
     @classmethod

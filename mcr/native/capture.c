@@ -1,8 +1,10 @@
 // SPDX-License-Identifier: MIT
 #include "capture.h"
 
+#include <arpa/inet.h>
 #include <errno.h>
 #include <linux/if_arp.h>
+#include <linux/if_ether.h>
 #include <linux/if_packet.h>
 #include <string.h>
 #include <sys/mman.h>
@@ -12,6 +14,8 @@
 #include "offload.h"
 #include "own.h"
 #include "ring.h"
+
+#define VLAN_ID 0x0fff /* in a tag's control information */
 
 #define DONE 0 /* tp_snaplen of a slot that was read; the kernel never stores 0 for a UDP frame */
 
@@ -85,6 +89,19 @@ static void read_link(const struct tpacket2_hdr *header, struct mcr_frame *frame
 	frame->elsewhere = link->sll_pkttype == PACKET_OTHERHOST && !(frame->size && frame->data[0] & 1);
 }
 
+/* The kernel has taken the outermost tag out (packet(7)). One of VLAN 0 bears but a priority. */
+static void read_tag(const struct tpacket2_hdr *header, uint32_t status, struct mcr_frame *frame)
+{
+	bool service = status & TP_STATUS_VLAN_TPID_VALID && header->tp_vlan_tpid != ETH_P_8021Q;
+	uint16_t protocol = 0;
+
+	frame->vlan = status & TP_STATUS_VLAN_VALID ? header->tp_vlan_tci & VLAN_ID : 0;
+	if (frame->network >= ETH_HLEN && frame->network <= frame->size)
+		memcpy(&protocol, frame->data + frame->network - sizeof(protocol), sizeof(protocol));
+	frame->tagged_again = (frame->vlan && service) || protocol == htons(ETH_P_8021Q) ||
+			      protocol == htons(ETH_P_8021AD);
+}
+
 /*
  * Without that word of the kernel a super-frame shows by what is missing of it: the filter has clipped it to some bytes
  * and one more for each datagram, or the ring to a slot.
@@ -116,6 +133,7 @@ bool mcr_capture_frame(const struct mcr_capture *capture, uint32_t ahead, struct
 		read_offload(frame);
 	frame->uncut = capture->offloads ? 0 : uncut_datagrams(header, room);
 	frame->vouched = is_vouched(status, frame);
+	read_tag(header, status, frame);
 	read_link(header, frame);
 	return true;
 }

@@ -24,6 +24,8 @@ struct mcr_frame {
 	uint32_t uncut;      /* datagrams in a super-frame, if the kernel doesn't say how to cut it; 0 otherwise */
 	uint64_t mac;        /* of the sender, as in own.h; 0: none */
 	bool vouched;        /* the card or the sending kernel answers for the UDP checksum */
+	uint16_t vlan;       /* id of its tag; 0: none */
+	bool tagged_again;   /* it bears a second tag, or one that is not 802.1Q's */
 	bool elsewhere;      /* to another host's MAC */
 	bool loopback;       /* it has never left this machine */
 };

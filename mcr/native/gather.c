@@ -46,7 +46,13 @@ static void drop(struct mcr_worker *worker, enum mcr_cause cause, uint32_t count
 
 static void take_malformed(struct mcr_worker *worker, const struct mcr_frame *frame, int error)
 {
-	drop(worker, error == EOPNOTSUPP ? MCR_CAUSE_FRAGMENT : MCR_CAUSE_MALFORMED, 1);
+	enum mcr_cause cause = MCR_CAUSE_MALFORMED;
+
+	if (error == EOPNOTSUPP)
+		cause = MCR_CAUSE_FRAGMENT;
+	else if (frame->tagged_again)
+		cause = MCR_CAUSE_VLAN;
+	drop(worker, cause, 1);
 	mcr_log_folded(&worker->log, MCR_FACILITY_INGRESS, MCR_LEVEL_DEBUG, MCR_LOG_PARSE_ERROR, worker->batch.capture,
 		       (uint64_t)error, frame->wire_size);
 }
@@ -113,13 +119,13 @@ static void take(struct mcr_worker *worker, struct mcr_frame *frame)
 		take_clipped(worker, frame);
 		return;
 	}
-	ret = mcr_packet_parse(frame->data, frame->size, frame->network, &packet);
+	ret = frame->tagged_again ? -EPFNOSUPPORT : mcr_packet_parse(frame->data, frame->size, frame->network, &packet);
 	count = ret ? 0 : datagrams(frame, &packet);
 	if (ret || count > MCR_FRAME_PAYLOADS) {
 		take_malformed(worker, frame, ret ? -ret : EBADMSG);
 		return;
 	}
-	flow = mcr_flow_ipv4((uint16_t)worker->batch.capture, 0, 0, packet.group, packet.port);
+	flow = mcr_flow_ipv4((uint16_t)worker->batch.capture, frame->vlan, 0, packet.group, packet.port);
 	rule = mcr_match_find(&worker->rules.match, &flow);
 	if (rule == MCR_NO_RULE) {
 		take_unmatched(worker, &packet, count);

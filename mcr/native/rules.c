@@ -31,12 +31,12 @@ static void claim_output_counters(struct mcr_output_counters *counters, uint64_t
 	mcr_store_release(&counters->tag, tag);
 }
 
-/* Only what gather.c looks for, yet: IPv4, untagged, from any source. */
+/* Only what gather.c looks for, yet: IPv4, from any source. */
 static bool is_relayable(const struct mcr_flow *flow)
 {
-	struct mcr_flow relayable = mcr_flow_ipv4(flow->interface, 0, 0, flow->group, flow->port);
+	struct mcr_flow relayable = mcr_flow_ipv4(flow->interface, flow->vlan, 0, flow->group, flow->port);
 
-	return flow->interface < MCR_MAX_INTERFACES && mcr_flow_equal(flow, &relayable);
+	return flow->interface < MCR_MAX_INTERFACES && flow->vlan < MCR_MAX_VLANS && mcr_flow_equal(flow, &relayable);
 }
 
 static bool in_range(const struct mcr_rec_rule *record, const struct mcr_rec_output *outputs)

@@ -15,7 +15,7 @@
 
 #include "flow.h"
 
-#define MCR_ABI_VERSION 10
+#define MCR_ABI_VERSION 11
 #define MCR_CACHE_LINE  64
 
 #define MCR_MAX_RULES        16384
@@ -24,6 +24,7 @@
 #define MCR_MAX_INTERFACES   256   /* slots of input interfaces, and likewise of output interfaces: two for each */
 #define MCR_MAX_NEIGHBOURS   65536 /* that have a socket of their own: as many as outputs */
 #define MCR_MAX_EGRESS       (MCR_MAX_INTERFACES + 2 * MCR_MAX_NEIGHBOURS)
+#define MCR_MAX_VLANS        4095 /* their ids, from 0 on; 0: untagged */
 #define MCR_NO_EGRESS        UINT32_MAX
 #define MCR_FACILITIES       8
 #define MCR_MAX_OWN          1024 /* addresses and MACs of this machine */
@@ -45,6 +46,7 @@ enum mcr_cause {
 	MCR_CAUSE_SOURCE,     /* from an address that nobody can have: IP drops these, too */
 	MCR_CAUSE_LOOP,       /* from an address or MAC of this machine */
 	MCR_CAUSE_OTHER_HOST, /* to another host's MAC */
+	MCR_CAUSE_VLAN,       /* with a second VLAN tag, or one that is not 802.1Q's */
 	MCR_CAUSES,
 	MCR_CAUSE_NONE = MCR_CAUSES
 };

@@ -75,7 +75,7 @@ def places_of(rule: Mapping[str, Any], sides: Collection[str]) -> list[Place]:
     flows: defaultdict[tuple[str, bool], set[Flow]] = defaultdict(set)
     ends = [(rule["input"], False)] * ("in" in sides) + [(each, True) for each in rule["outputs"]] * ("out" in sides)
     for end, outgoing in ends:
-        flows[end["interface"], outgoing].add(Flow(IPv4Address(end["group"]), end["port"]))
+        flows[end["interface"], outgoing].add(Flow(IPv4Address(end["group"]), end["port"], end.get("vlan") or 0))
     return [Place(interface, outgoing, frozenset(wanted)) for (interface, outgoing), wanted in flows.items()]
 
 
@@ -126,7 +126,8 @@ class RuleCapture:
         self._counts = [(0, 0)] * len(places)
         # With port 0, what none can be read of.
         self._wanted = [
-            {(each.group.packed, port) for each in place.flows for port in (each.port, 0)} for place in places
+            {(each.vlan, each.group.packed, port) for each in place.flows for port in (each.port, 0)}
+            for place in places
         ]
 
     def __enter__(self) -> Self:
@@ -189,7 +190,7 @@ class RuleCapture:
 
     def _packet(self, place: int, data: bytes, ancillary: Mapping[int, bytes], address: Any) -> Packet | None:
         where = self.places[place]
-        status, _, _, _, network, _, _ = _AUXILIARY.unpack(ancillary[uapi.PACKET_AUXDATA])
+        status, _, _, _, network, tag, _ = _AUXILIARY.unpack(ancillary[uapi.PACKET_AUXDATA])
         seconds, nanoseconds = _TIME.unpack(ancillary[uapi.SO_TIMESTAMPNS])
         _, super_frame, _, _, _, _ = _VNET.unpack_from(data)
         data = data[_VNET.size :]
@@ -199,7 +200,8 @@ class RuleCapture:
         source, group = data[network + 12 : network + 16], data[network + 16 : network + 20]
         ports = _PORTS.unpack_from(data, parsed.payload - _UDP_HEADER) if ret == 0 else (0, 0)
         # The filter lets in what has no port to look at.
-        if (group, ports[1]) not in self._wanted[place]:
+        vlan = tag & uapi.VLAN_VID_MASK if status & uapi.TP_STATUS_VLAN_VALID else 0
+        if (vlan, group, ports[1]) not in self._wanted[place]:
             return None
         verdict = SENT if where.outgoing else _unsound(ret)
         if not verdict:

@@ -95,7 +95,7 @@ def test_what_ip_would_drop_is_counted_by_its_cause(plant: Plant, make_mcr: Make
             b"the last",
         ]
     stats = mcr.check_counters(arrived=len(unsound) + len(sound))
-    causes = {"malformed": 0, "fragment": 0, "checksum": 3, "source": 5, "loop": 3, "other_host": 1}
+    causes = {"malformed": 0, "fragment": 0, "checksum": 3, "source": 5, "loop": 3, "other_host": 1, "vlan": 0}
     assert stats["ingress"]["parse_errors"] == causes
     assert stats["ingress"]["parse_err"] == len(unsound)
     (interface,) = stats["interfaces"]

@@ -8,7 +8,7 @@ from ipaddress import IPv4Address
 
 import pytest
 
-from filters import OPEN, WANTED, Wire, frame, may_load_ebpf, opened
+from filters import IN_VLAN, OPEN, WANTED, Wire, frame, may_load_ebpf, opened
 from mcr._native import ffi, lib
 from mcr.errors import SystemFault, check_result
 from mcr.model.flow import Flow
@@ -49,6 +49,39 @@ def test_what_is_no_udp_or_of_a_vlan_is_neither_let_in_nor_counted(filters: Capt
     wire.send(tagged, tcp, ipv6, frame())
     assert wire.receive(1) == [frame()]
     assert rejected.read() == 0
+    rejected.close()
+
+
+def test_a_vlan_of_which_something_is_wanted_is_let_in_and_counted_as_the_rest(
+    filters: CaptureFilters, wire: Wire
+) -> None:
+    """The eBPF filter looks at each flow's VLAN; classic ones leave that to the workers."""
+    filters.change([(3, each) for each in (*WANTED, IN_VLAN)], ())
+    rejected = opened(filters, wire)
+    tag, other, service = b"\x81\x00\0\7", b"\x81\x00\0\x08", b"\x88\xa8\0\7"
+    wire.send(frame(port=5001, vlan=tag), frame(port=5003, vlan=tag), frame(port=5001, vlan=other), frame())
+    assert wire.receive(2) == [frame(port=5001), frame()]
+    assert rejected.read() == 1
+    if isinstance(filters, EbpfFilters):
+        wire.send(
+            frame(port=5001),
+            frame(vlan=tag),
+            frame(port=5001, vlan=service),
+            frame(vlan=other + tag),
+            frame(port=5003, vlan=tag + other),
+            frame(fragment=1, vlan=tag),
+            frame(fragment=1, vlan=other),
+        )
+        assert [each[12:16] for each in wire.receive(2)] == [other, frame()[12:16]]
+        assert rejected.read() == 3
+    filters.show_all(everything=True)
+    wire.send(frame(port=5003, vlan=tag), frame(port=5001, vlan=other))
+    assert wire.receive(1) == [frame(port=5003)]
+    filters.show_all(everything=False)
+    filters.change((), [(3, IN_VLAN)])
+    wire.send(frame(port=5001, vlan=tag), frame())
+    assert wire.receive(1) == [frame()]
+    assert rejected.read() == (3 if isinstance(filters, EbpfFilters) else 1)
     rejected.close()
 
 
@@ -195,19 +228,19 @@ def test_too_many_rules_for_a_classic_filter_leave_it_to_the_workers(wire: Wire)
 
 
 def test_map_holds_as_many_rules_as_a_relay(wire: Wire) -> None:
-    """Or there is none, and the classic filters take its place."""
+    """Each in a VLAN of its own, for all that it knows. Or there is none, and the classic filters take its place."""
     filters = open_filters(DescriptorStore(), suppress=False, path=None)
     if not may_load_ebpf():
         assert isinstance(filters, ClassicFilters)
         return
-    most = [(3, Flow(IPv4Address("239.2.0.0") + i, 5000)) for i in range(MAX_RULES)]
+    most = [(3, Flow(IPv4Address("239.2.0.0") + i, 5000)) for i in range(2 * MAX_RULES)]
     filters.change(most, ())
     with pytest.raises(SystemFault, match="BPF_MAP_UPDATE_ELEM"):
         filters.change([(3, WANTED[0]), (3, WANTED[1])], ())
     filters.change([], most[:1])
     rejected = opened(filters, wire)
-    wire.send(frame(), frame("239.2.0.0"), frame("239.2.63.255"))
-    assert wire.receive(1) == [frame("239.2.63.255")]
+    wire.send(frame(), frame("239.2.0.0"), frame("239.2.127.255"))
+    assert wire.receive(1) == [frame("239.2.127.255")]
     assert rejected.read() == 2
     rejected.close()
     filters.close()

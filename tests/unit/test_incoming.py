@@ -149,7 +149,7 @@ def test_flow_a_part_of_which_is_cut(port: int | None) -> None:
             [Sighting("in0", GROUP, 5000, (Tag(100),))],
             "vlan_tag",
             "does not arrive untagged on in0, but this does: 239.1.1.1:5000 on in0 with VLAN tag 100",
-            "sudo ip link add link in0 name in0.100 type vlan id 100",
+            "add the rule with --input-interface in0 --input-vlan 100",
         ),
         (
             [Sighting("in0", GROUP, 5000, (Tag(7, 0x88A8), Tag(100)))],
@@ -167,10 +167,10 @@ def test_flow_a_part_of_which_is_cut(port: int | None) -> None:
             "--input-interface in0.100, where it comes without the tag",
         ),
         (
-            [Sighting("enp129s0f1np1", GROUP, 5000, (Tag(100),))],
+            [Sighting("enp129s0f1np1", GROUP, 5000, (Tag(100, 0x88A8),))],
             "vlan_tag",
             "on enp129s0f1np1 with VLAN tag 100",
-            "name vlan100 type vlan id 100",  # the other name would be too long
+            "name vlan100 type vlan proto 802.1ad id 100",  # the other name would be too long
         ),
         ([Sighting("in0", GROUP, 5000, (), fragment=True)], "fragments", "in fragments", "1,472 bytes"),
         (

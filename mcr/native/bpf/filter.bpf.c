@@ -197,6 +197,17 @@ INLINE bool to_kernel(struct __sk_buff *skb, const struct headers *headers, cons
 	return epoch;
 }
 
+/*
+ * Whether the frame is a VLAN's of which no rule takes anything: its interface's, and not the relay's to count. A VLAN of
+ * which rules take something has an entry without group and port.
+ */
+INLINE bool is_foreign(const struct __sk_buff *skb)
+{
+	struct mcr_flow any = mcr_flow_ipv4((uint16_t)VALUE(capture), vlan_of(skb), 0, 0, 0);
+
+	return any.vlan && (skb->vlan_proto != MCR_NETWORK16(ETH_P_8021Q) || !bpf_map_lookup_elem(map_admitted, &any));
+}
+
 int filter(struct __sk_buff *skb)
 {
 	struct headers headers = {};
@@ -205,8 +216,10 @@ int filter(struct __sk_buff *skb)
 
 	if (VALUE(relay))
 		look_back();
-	if (verdict != LOOK_UP)
-		return verdict == ACCEPT ? to_worker(skb, &headers, ACCEPT_WHOLE) : DROP;
+	if (verdict == REJECT || is_foreign(skb))
+		return DROP;
+	if (verdict == ACCEPT)
+		return to_worker(skb, &headers, ACCEPT_WHOLE);
 	if (VALUE(relay) && to_kernel(skb, &headers, &flow))
 		return DROP;
 	if (bpf_map_lookup_elem(map_admitted, &flow) || VALUE(everything))

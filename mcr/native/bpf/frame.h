@@ -65,19 +65,36 @@ INLINE long fetch(struct __sk_buff *skb, uint32_t offset, void *to, uint32_t siz
 	return bpf_skb_load_bytes(skb, ETH_HLEN + offset, to, size);
 }
 
-/* A tag of VLAN 0 bears but a priority (IEEE 802.1Q, 6.9): IP takes the frame, too. Others are their VLAN's interface's. */
-INLINE bool is_of_vlan(struct __sk_buff *skb)
+/* The kernel has taken the outermost tag out. One of VLAN 0 bears but a priority (IEEE 802.1Q, 6.9), and is none. */
+INLINE uint16_t vlan_of(const struct __sk_buff *skb)
 {
-	return skb->vlan_present && skb->vlan_tci & VLAN_ID;
+	return skb->vlan_present ? (uint16_t)(skb->vlan_tci & VLAN_ID) : 0;
 }
 
-/* IPv4 UDP of no VLAN that this machine did not send, with its headers and its flow. */
+/* Whether IPv4 UDP stands behind one more tag. */
+INLINE bool is_tagged_again(struct __sk_buff *skb)
+{
+	struct {
+		uint16_t tag;
+		uint16_t protocol;
+		struct mcr_ipv4 ip;
+	} inner;
+
+	if (skb->protocol != MCR_NETWORK16(ETH_P_8021Q) && skb->protocol != MCR_NETWORK16(ETH_P_8021AD))
+		return false;
+	return !fetch(skb, 0, &inner, sizeof(inner)) && inner.protocol == MCR_NETWORK16(ETH_P_IP) &&
+	       inner.ip.protocol == IPPROTO_UDP;
+}
+
+/* IPv4 UDP that this machine did not send, with its headers and its flow. */
 INLINE enum verdict read_frame(struct __sk_buff *skb, struct headers *headers, struct mcr_flow *flow, uint16_t capture)
 {
 	uint32_t size;
 
-	if (skb->protocol != MCR_NETWORK16(ETH_P_IP) || is_of_vlan(skb) || skb->pkt_type == PACKET_OUTGOING)
+	if (skb->pkt_type == PACKET_OUTGOING)
 		return REJECT;
+	if (skb->protocol != MCR_NETWORK16(ETH_P_IP))
+		return is_tagged_again(skb) ? ACCEPT : REJECT;
 	if (fetch(skb, 0, headers, sizeof(*headers)))
 		return fetch(skb, 0, &headers->ip, sizeof(headers->ip)) || headers->ip.protocol != IPPROTO_UDP ? REJECT
 													       : ACCEPT;
@@ -87,7 +104,7 @@ INLINE enum verdict read_frame(struct __sk_buff *skb, struct headers *headers, s
 		return ACCEPT;
 	if (size > sizeof(headers->ip) && fetch(skb, size, &headers->ports, sizeof(headers->ports)))
 		return ACCEPT;
-	*flow = mcr_flow_ipv4(capture, 0, 0, headers->ip.destination, headers->ports.destination);
+	*flow = mcr_flow_ipv4(capture, vlan_of(skb), 0, headers->ip.destination, headers->ports.destination);
 	return LOOK_UP;
 }
 

@@ -36,6 +36,12 @@ INLINE enum path take(const struct __sk_buff *skb, struct hand *hand, const stru
 	return PATH_NONE;
 }
 
+/* A tagged frame is also the VLAN's interface's, of which nobody has looked for local receivers. */
+INLINE bool is_suppressed(const struct mcr_flow *flow)
+{
+	return !flow->vlan && bpf_map_lookup_elem(map_admitted, flow);
+}
+
 /* One program serves all interfaces: what a frame came in by is the filter's word. */
 INLINE void carry_out(struct __sk_buff *skb, const struct headers *headers, struct mcr_flow *flow, enum verdict verdict)
 {
@@ -50,7 +56,7 @@ INLINE void carry_out(struct __sk_buff *skb, const struct headers *headers, stru
 	flow->interface = (uint16_t)hand->capture;
 	if (path == PATH_KERNEL)
 		relay(skb, flow, hand->datagrams);
-	if (bpf_map_lookup_elem(map_admitted, flow))
+	if (is_suppressed(flow))
 		suppress(skb, headers);
 }
 
@@ -64,7 +70,7 @@ int ingress(struct __sk_buff *skb)
 		return TCX_NEXT;
 	if (VALUE(relay))
 		carry_out(skb, &headers, &flow, verdict);
-	else if (verdict == LOOK_UP && bpf_map_lookup_elem(map_admitted, &flow))
+	else if (verdict == LOOK_UP && is_suppressed(&flow))
 		suppress(skb, &headers);
 	return TCX_NEXT; /* other programs are to have their say, too */
 }

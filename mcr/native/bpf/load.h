@@ -52,11 +52,11 @@ int mcr_bpf_drop(int wanted, const struct mcr_flow *flow);
 int mcr_bpf_count(int rejected, uint32_t capture, uint64_t *count);
 
 /*
- * A socket filter for a capture's sockets (SO_ATTACH_BPF, socket(7)): lets in IPv4 UDP of no VLAN that a rule wants, and
+ * A socket filter for a capture's sockets (SO_ATTACH_BPF, socket(7)): lets in IPv4 UDP that a rule wants, and
  * whatever claims to be UDP but can't be told from its headers, which is for the worker to count. Counts the UDP that
- * it rejects; other frames are nobody's business. Where the kernel can't tell a worker how to cut a super-frame, `clip`
- * it, so that the worker at least counts what is in it. `everything`: as if rules wanted all UDP. With a kernel path, it
- * leaves to that what it may forward.
+ * it rejects; other frames, and VLANs of which no rule wants anything, are nobody's business. Where the kernel can't tell
+ * a worker how to cut a super-frame, `clip` it, so that the worker at least counts what is in it. `everything`: as if rules
+ * wanted all UDP. With a kernel path, it leaves to that what it may forward.
  */
 int mcr_bpf_load_filter(int wanted, int rejected, const struct mcr_bpf_path *path, const struct mcr_bpf_filter *filter);
 

@@ -17,6 +17,8 @@ _IGMP_QUERY = 0x11  # RFC 3376, 4
 _PORTS_END = 14 + 4  # bytes of a frame that has ports, beside those of its IP header
 _WHOLE = 0x40000  # bytes: more than any frame has
 
+_MAX_VLANS = 200  # of a filter: its jumps are short
+
 _GROUP, _PORT = 0, 1  # words of scratch memory
 
 
@@ -49,16 +51,25 @@ def _if_equal(value: int, then: int, otherwise: int) -> Instruction:
     return Instruction(0x15, then, otherwise, value)
 
 
-def _udp(*, outgoing: bool) -> tuple[Instruction, ...]:
-    """Reject all but IPv4 UDP of no VLAN that this machine has sent, or has not. VLAN 0 means no VLAN."""
+def _udp(vlans: Iterable[int], *, outgoing: bool = False) -> tuple[Instruction, ...]:
+    """Reject all but IPv4 UDP, untagged or of these VLANs, that this machine has sent, or has not.
+
+    A tag of VLAN 0 has only a priority.
+    """
+    known = sorted({0, *vlans})
+    if len(known) > _MAX_VLANS:
+        raise OverflowError(f"{len(known)} VLANs")
+    choices = [_if_equal(vlan, left, 0) for left, vlan in zip(reversed(range(1, len(known) + 1)), known, strict=True)]
     return (
         _load_half(uapi.SKF_AD_OFF),  # protocol
-        _if_equal(uapi.ETH_P_IP, 0, 9),
+        _if_equal(uapi.ETH_P_IP, 1, 0),
+        _return(0),
         _load_half(uapi.SKF_AD_OFF + 48),  # VLAN tag present
-        _if_equal(0, 3, 0),
+        _if_equal(0, 2 + len(choices) + 1, 0),
         _load_half(uapi.SKF_AD_OFF + 44),  # the tag
         Instruction(0x54, 0, 0, uapi.VLAN_VID_MASK),
-        _if_equal(0, 0, 4),  # others are their VLAN's interface's
+        *choices,
+        _return(0),  # others are their VLAN's interface's
         _load_half(uapi.SKF_AD_OFF + 4),  # packet type
         _if_equal(uapi.PACKET_OUTGOING, *((0, 2) if outgoing else (2, 0))),
         _load_byte(uapi.SKF_NET_OFF + 9),  # IP protocol
@@ -70,14 +81,17 @@ def _udp(*, outgoing: bool) -> tuple[Instruction, ...]:
 REJECT_ALL = (_return(0),)
 """The filter that a socket has until all of its fan-out group is in place."""
 
-ACCEPT_UDP = (*_udp(outgoing=False), _return(_WHOLE))
+
+def accept_udp(vlans: Iterable[int] = ()) -> tuple[Instruction, ...]:
+    """Make a filter that lets in all UDP, untagged or of these VLANs."""
+    return (*_udp(vlans), _return(_WHOLE))
 
 
 def select_udp(wanted: Iterable[Flow], *, invert: bool = False, outgoing: bool = False) -> tuple[Instruction, ...]:
     """Make a filter that lets in the UDP of these flows, and frames whose headers don't tell.
 
     Args:
-        wanted: of them, groups and ports are looked at: the frames are untagged, and from anywhere.
+        wanted: of them, groups and ports are looked at, in all of their VLANs; the workers look at VLAN and source.
         invert: let in all other UDP instead.
         outgoing: what this machine has sent, and not what it has received.
 
@@ -85,11 +99,13 @@ def select_udp(wanted: Iterable[Flow], *, invert: bool = False, outgoing: bool =
         OverflowError: it would be too long for the kernel.
     """
     yes, no = (0, _WHOLE) if invert else (_WHOLE, 0)
-    ports: defaultdict[int, list[int]] = defaultdict(list)
+    ports: defaultdict[int, set[int]] = defaultdict(set)
+    vlans = set()
     for each in wanted:
-        ports[int(each.group)].append(each.port)
+        ports[int(each.group)].add(each.port)
+        vlans.add(each.vlan)
     program = [
-        *_udp(outgoing=outgoing),
+        *_udp(vlans, outgoing=outgoing),
         _load_half(uapi.SKF_NET_OFF + 6),
         Instruction(0x45, 0, 1, 0x3FFF),  # a fragment
         _return(yes),

@@ -13,7 +13,7 @@ from mcr.model.flow import Flow
 from mcr.model.log import Facility
 from mcr.net import uapi
 from mcr.net.capture import read_count
-from mcr.net.filter.cbpf import ACCEPT_UDP, REJECT_ALL, Instruction, attach_filter, select_udp
+from mcr.net.filter.cbpf import REJECT_ALL, Instruction, accept_udp, attach_filter, select_udp
 from mcr.net.filter.suppress import Suppressor
 from mcr.net.interfaces import Interface, bind_packet
 from mcr.process.descriptor_store import DescriptorStore, adopt_socket
@@ -30,21 +30,21 @@ class _Filtered:
     sockets: tuple[socket.socket, ...]
     counter: socket.socket
 
-    def install(self, wanted: set[Flow] | None) -> None:
-        """Select anew; None: everything.
+    def install(self, wanted: set[Flow], *, everything: bool = False) -> None:
+        """Select anew, these flows or everything.
 
         In the microseconds when one filter has changed and another has not, a frame of a group that is added or removed
         may be counted twice, or not at all.
         """
         try:
-            ours, theirs = (ACCEPT_UDP, REJECT_ALL) if wanted is None else _select(wanted)
+            ours, theirs = (accept_udp(each.vlan for each in wanted), REJECT_ALL) if everything else _select(wanted)
             for each in self.sockets:
                 attach_filter(each, ours)
             attach_filter(self.counter, theirs)
         except (OSError, OverflowError):
-            if wanted is None:
+            if everything:
                 raise
-            self.install(None)  # too many rules for one filter: the workers tell
+            self.install(wanted, everything=True)  # too many rules for one filter: the workers tell
 
 
 def _select(wanted: set[Flow]) -> tuple[Sequence[Instruction], Sequence[Instruction]]:
@@ -95,7 +95,7 @@ class ClassicFilters:
                 count = SocketCount(counter.dup())
                 undo.callback(count.close)
                 filtered = _Filtered(tuple(sockets), counter)
-                filtered.install(self._selection(capture))
+                filtered.install(self._wanted[capture], everything=self._everything)
                 undo.pop_all()
         except OSError as error:
             raise SystemFault(f"Cannot capture on {interface.name}: SO_ATTACH_FILTER", error.errno or 0) from None
@@ -132,15 +132,14 @@ class ClassicFilters:
         self._everything = everything
         self._install_again(self._captures)
 
-    def _selection(self, capture: int) -> set[Flow] | None:
-        return None if self._everything else self._wanted[capture]
-
     def _install_again(self, captures: Iterable[int]) -> None:
         for capture in captures:
             try:
-                self._captures[capture].install(self._selection(capture))
+                self._captures[capture].install(self._wanted[capture], everything=self._everything)
             except OSError as error:
                 log.warning("a filter could not be changed: %s", describe_errno(error.errno or 0))
+            except OverflowError as error:
+                log.warning("a filter could not be changed: %s are too many for classic BPF", error)
 
     def forget(self, capture: int) -> None:
         """Count no more for it."""

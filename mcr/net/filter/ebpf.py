@@ -2,9 +2,10 @@
 
 import os
 import socket
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from contextlib import ExitStack, suppress
-from typing import Any
+from ipaddress import IPv4Address
 
 from mcr._native import ffi, lib
 from mcr.errors import SystemFault, check_result, describe_errno
@@ -12,7 +13,7 @@ from mcr.logs.logger import get_logger
 from mcr.model.flow import Flow
 from mcr.model.log import Facility
 from mcr.net import uapi
-from mcr.net.filter.cbpf import ACCEPT_UDP, attach_filter, attach_program
+from mcr.net.filter.cbpf import accept_udp, attach_filter, attach_program
 from mcr.net.filter.path import REFUSED, SHOWN, KernelPath
 from mcr.net.filter.suppress import Suppressor
 from mcr.net.interfaces import Interface
@@ -45,6 +46,7 @@ class EbpfFilters:
         self._sockets: dict[int, Sequence[socket.socket]] = {}
         self._clipped: set[int] = set()
         self._everything = False
+        self._vlans: Counter[tuple[int, Flow]] = Counter()  # flows that are admitted of each
         try:
             self._rejected = self._open_rejected()
             os.close(self._load_first())
@@ -60,17 +62,33 @@ class EbpfFilters:
 
     def change(self, added: Iterable[tuple[int, Flow]], removed: Iterable[tuple[int, Flow]]) -> None:
         """Change the map."""
-        put: list[Any] = []
+        put: list[tuple[int, Flow]] = []
         try:
-            for key in (make_flow(flow, capture) for capture, flow in added):
-                check_result(lib.mcr_bpf_put(self._wanted, key))
-                put.append(key)
+            for each in added:
+                self._admit(each)
+                put.append(each)
         except OSError as error:
-            for key in put:
-                lib.mcr_bpf_drop(self._wanted, key)
+            self._reject(put)
             raise SystemFault("Cannot filter by rules: BPF_MAP_UPDATE_ELEM", error.errno or 0) from None
-        for capture, flow in removed:
+        self._reject(removed)
+
+    def _admit(self, admitted: tuple[int, Flow]) -> None:
+        capture, flow = admitted
+        vlan = capture, _any_of(flow.vlan)
+        if flow.vlan and not self._vlans[vlan]:
+            check_result(lib.mcr_bpf_put(self._wanted, make_flow(vlan[1], capture)))
+        check_result(lib.mcr_bpf_put(self._wanted, make_flow(flow, capture)))
+        self._vlans[vlan] += bool(flow.vlan)
+
+    def _reject(self, flows: Iterable[tuple[int, Flow]]) -> None:
+        for capture, flow in flows:
             lib.mcr_bpf_drop(self._wanted, make_flow(flow, capture))
+            if flow.vlan:
+                vlan = capture, _any_of(flow.vlan)
+                self._vlans[vlan] -= 1
+                if not self._vlans[vlan]:
+                    del self._vlans[vlan]
+                    lib.mcr_bpf_drop(self._wanted, make_flow(vlan[1], capture))
 
     def open(
         self, capture: int, interface: Interface, sockets: Sequence[socket.socket], *, clip: bool = False
@@ -188,10 +206,6 @@ class EbpfFilters:
         self._path = None
 
     def _attach(self, capture: int, sockets: Sequence[socket.socket]) -> None:
-        if self._everything and capture not in self._clipped:
-            for each in sockets:
-                attach_filter(each, ACCEPT_UDP)
-            return
         for worker, each in enumerate(sockets):
             program = self._load(capture, worker)
             try:
@@ -209,7 +223,7 @@ class EbpfFilters:
 
     def _load(self, capture: int, worker: int) -> int:
         clip = capture in self._clipped
-        filtered = ffi.new("struct mcr_bpf_filter *", (capture, worker, clip, clip and self._everything))
+        filtered = ffi.new("struct mcr_bpf_filter *", (capture, worker, clip, self._everything))
         maps = self._path.maps if self._path else ffi.NULL
         return check_result(lib.mcr_bpf_load_filter(self._wanted, self._rejected, maps, filtered))
 
@@ -246,4 +260,9 @@ def _let_all_in(sockets: Sequence[socket.socket]) -> None:
     """Have the workers tell what rules take, as far as there is memory for that: no filter of another mcrd stays."""
     with suppress(OSError):
         for each in sockets:
-            attach_filter(each, ACCEPT_UDP)
+            attach_filter(each, accept_udp())
+
+
+def _any_of(vlan: int) -> Flow:
+    """What the map has of a VLAN of which something is admitted: the filter leaves all others alone."""
+    return Flow(IPv4Address(0), 0, vlan)

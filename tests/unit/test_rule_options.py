@@ -1,4 +1,4 @@
-"""Options of outputs: the same in text, JSON, TOML and on disk, and refused for what is wrong with them."""
+"""Options of inputs and outputs: the same in text, JSON, TOML and on disk, and refused for what is wrong with them."""
 
 import json
 import sqlite3
@@ -11,6 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from mcr.cli import batch
 from mcr.cli.quantities import endpoint
 from mcr.config.output_text import parse_output
 from mcr.config.rule_table import rule_of, rule_of_table
@@ -63,6 +64,42 @@ def test_an_output_is_the_same_from_disk(output: Output) -> None:
     write_all(database, [Put(rule)])
     assert [*rules_of(database)] == [rule]
     database.close()
+
+
+@given(st.none() | st.integers(1, 4094))
+def test_an_input_is_the_same_however_it_is_written(vlan: int | None) -> None:
+    source = attrs.evolve(INPUT, vlan=vlan)
+    rule = Rule(automatic_rule_id(source), source, (OUTPUT,))
+    view = shown(rule)
+    assert view["input"] == {"interface": "eth0", "group": "239.1.1.1", "port": 5000} | ({"vlan": vlan} if vlan else {})
+    assert rule_of(view) == rule_of_table(tomllib.loads(toml_of([rule]))["rule"][0]) == rule
+    assert structure({"input": view["input"], "outputs": table_of_outputs(view)}, RuleParams).rule() == rule
+    tag = f" --input-vlan {vlan}" if vlan else ""
+    line = f"--input-interface eth0{tag} --input-group 239.1.1.1 --input-port 5000 --outputs 239.2.2.2:6000:eth1"
+    (read,) = batch._read_line(line.encode(), "")
+    assert read["input"] == view["input"]
+
+
+def table_of_outputs(view: dict[str, Any]) -> list[dict[str, Any]]:
+    return [{name: output[name] for name in ("group", "port", "interface", "gso")} for output in view["outputs"]]
+
+
+def test_each_vlan_is_an_input_of_its_own_and_the_untagged_one_keeps_its_id() -> None:
+    inputs = [attrs.evolve(INPUT, vlan=vlan) for vlan in (None, 1, 4094)]
+    ids = [*map(automatic_rule_id, inputs)]
+    assert len({*ids}) == 3
+    assert ids[0] == "dcfca9531161"
+    assert [str(each) for each in inputs[:2]] == ["239.1.1.1:5000 on eth0", "239.1.1.1:5000 on eth0 in VLAN 1"]
+    back = Output(INPUT.group, INPUT.port, INPUT.interface)
+    assert Rule("id", inputs[1], (back,))
+    with pytest.raises(InvalidParams, match="back to where it came from"):
+        Rule("id", inputs[0], (back,))
+
+
+@pytest.mark.parametrize("vlan", [0, 4095, -1, True])
+def test_what_is_no_vlan_is_refused(vlan: Any) -> None:
+    with pytest.raises(InvalidParams, match=f"Invalid input VLAN: {vlan} is not the id of a VLAN"):
+        attrs.evolve(INPUT, vlan=vlan)
 
 
 def test_what_nobody_asked_for_is_not_shown() -> None:

@@ -249,11 +249,13 @@ class Cells:
         tags: that the slots have to bear.
         tag_words: where these are.
         columns: where the counters are, field by field.
+        end: behind all of these.
     """
 
     tags: tuple[int, ...]
     tag_words: Sequence[int]
     columns: Sequence[Sequence[int]]
+    end: int
 
     @classmethod
     def of_rules(cls, places: Iterable[tuple[int, int]]) -> Self:
@@ -266,16 +268,23 @@ class Cells:
         return cls._of(_SENDING, places)
 
     @classmethod
+    def of_whole_outputs(cls, places: Iterable[tuple[int, int]]) -> Self:
+        """Of outputs by their slots and tags: the fields of `OutputCounters`."""
+        return cls._of(_OUTPUT, places)
+
+    @classmethod
     def _of(cls, layout: _Layout, places: Iterable[tuple[int, int]]) -> Self:
         slots, tags = [], []
         for slot, tag in places:
             slots.append(slot * layout.words)
             tags.append(tag)
         of_tags, *columns = (array("L", (at + field for at in slots)) for field in (layout.tag, *layout.fields))
-        return cls(tuple(tags), of_tags, columns)
+        return cls(tuple(tags), of_tags, columns, max(slots, default=0) + layout.words)
 
 
 def _columns(words: memoryview, cells: Cells) -> Iterator[tuple[int, ...]]:
+    if cells.end > len(words):  # read before some of the slots were in use
+        words = memoryview(bytes(words) + bytes(8 * (cells.end - len(words)))).cast("Q")
     tags = tuple(map(words.__getitem__, cells.tag_words))
     for column in cells.columns:
         values = tuple(map(words.__getitem__, column))

@@ -1,6 +1,7 @@
 """Computes statistics from two readings of the workers' counters. Pure."""
 
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from itertools import chain, islice
 from time import monotonic
 
 import attrs
@@ -76,6 +77,12 @@ class Reading:
     def outputs_sent(self, cells: Cells) -> Sequence[tuple[int, ...]]:
         """The fields `SENDING` of many outputs, over both paths."""
         return _sum_columns(each.of_outputs(cells) for each in self.parts)
+
+    def whole_outputs(self, cells: Cells) -> Iterator[OutputCounters]:
+        """Counters of many outputs, as `output` gives those of one."""
+        *counters, errors = zip(*(each.of_outputs(cells) for each in self.parts), strict=True)
+        summed = [map(sum, zip(*column, strict=True)) for column in counters]
+        return map(OutputCounters, *summed, map(max, zip(*errors, strict=True)))
 
 
 def _sum_columns(parts: Iterable[Iterable[tuple[int, ...]]]) -> Sequence[tuple[int, ...]]:
@@ -185,27 +192,43 @@ def rule_stats(
         former: outputs that rules have no more, by the rules' tags.
         last: times at which they were seen to have matched packets, by their tags.
     """
+    cells = Cells.of_rules((each.slot, each.tag) for each in rules)
+    outputs = Cells.of_whole_outputs(chain.from_iterable(each.outputs for each in rules))
+    counters = zip(now.whole_outputs(outputs), past.whole_outputs(outputs), strict=True)
     return tuple(
-        _rule_stats(now, past, placed, former.get(placed.tag, _NO_FORMER), last.get(placed.tag)) for placed in rules
+        _rule_stats(
+            (now, past),
+            placed,
+            (former.get(placed.tag, _NO_FORMER), last.get(placed.tag)),
+            matched,
+            [*islice(counters, len(placed.outputs))],
+        )
+        for placed, *matched in zip(rules, now.rules_matched(cells), past.rules_matched(cells), strict=True)
     )
 
 
-def _rule_stats(now: Reading, past: Reading, placed: PlacedRule, former: Former, last: float | None) -> RuleStats:
+def _rule_stats(
+    readings: tuple[Reading, Reading],
+    placed: PlacedRule,
+    history: tuple[Former, float | None],
+    matched: Sequence[int],
+    counters: Sequence[tuple[OutputCounters, OutputCounters]],
+) -> RuleStats:
+    """One rule. Of readings, of what it matched, and of each output's counters there is a new one and a past one."""
+    (now, past), (former, last) = readings, history
     seconds = now.time - past.time
-    matched = now.rule_matched(placed)
-    counters = [*map(now.output, placed.outputs)]
-    past_counters = [*map(past.output, placed.outputs)]
-    summed = [*counters, *map(now.output, former.leaving)]
-    sent_bytes = sum(each.bytes for each in summed)
-    past_bytes = sum(each.bytes for each in (*past_counters, *map(past.output, former.leaving)))
+    leaving = [(now.output(each), past.output(each)) for each in former.leaving]
+    summed = [each for each, _ in (*counters, *leaving)]
+    sent_bytes = sum([each.bytes for each in summed])
+    past_bytes = sum([each.bytes for _, each in (*counters, *leaving)])
     return RuleStats(
         rule_id=placed.rule.rule_id,
         name=placed.rule.name,
-        matched=matched,
-        sent=former.sent + sum(each.sent for each in summed),
-        errors=former.errors + sum(each.errors for each in summed),
+        matched=matched[0],
+        sent=former.sent + sum([each.sent for each in summed]),
+        errors=former.errors + sum([each.errors for each in summed]),
         bytes=former.bytes + sent_bytes,
-        pps=_rate(matched, past.rule_matched(placed), seconds),
+        pps=_rate(matched[0], matched[1], seconds),
         bps=_rate(8 * sent_bytes, 8 * past_bytes, seconds),
         outputs=tuple(
             OutputStats(
@@ -222,7 +245,7 @@ def _rule_stats(now: Reading, past: Reading, placed: PlacedRule, former: Former,
                 bps=_rate(8 * each.bytes, 8 * before.bytes, seconds),
                 error_pps=_rate(each.errors, before.errors, seconds),
             )
-            for output, each, before in zip(placed.rule.outputs, counters, past_counters, strict=True)
+            for output, (each, before) in zip(placed.rule.outputs, counters, strict=True)
         ),
         last_packet_ago=None if last is None else round(max(now.time - last, 0.0), 1),
     )

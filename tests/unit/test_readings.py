@@ -1,6 +1,7 @@
 """From counters to statistics."""
 
 import errno
+from collections.abc import Iterator
 from ipaddress import IPv4Address
 from typing import cast
 
@@ -10,7 +11,7 @@ from mcr.model.flow import Input
 from mcr.model.rule import Output, Rule
 from mcr.model.stats import SendError
 from mcr.relay.placement import OutputSlot, PlacedRule
-from mcr.shm.segment import OutputCounters, WorkerCounters
+from mcr.shm.segment import Cells, OutputCounters, WorkerCounters
 from mcr.stats.readings import Reading, rule_stats
 
 
@@ -18,8 +19,11 @@ from mcr.stats.readings import Reading, rule_stats
 class _Worker:
     counters: OutputCounters
 
-    def rule_matched(self, _slot: int, _tag: int) -> int:
-        return 10
+    def of_rules(self, cells: Cells) -> Iterator[tuple[int, ...]]:
+        return iter([(10,) * len(cells.tags)])
+
+    def of_outputs(self, cells: Cells) -> Iterator[tuple[int, ...]]:
+        return iter([(value,) * len(cells.tags) for value in attrs.astuple(self.counters)])
 
     def output(self, _slot: int, _tag: int) -> OutputCounters:
         return self.counters

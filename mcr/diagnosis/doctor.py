@@ -9,7 +9,15 @@ import attrs
 from mcr.config.file import FileRule
 from mcr.config.settings import Settings, is_asked_for
 from mcr.config.table import ABSORB
-from mcr.diagnosis import daemon_findings, flow_findings, link_findings, machine_findings, parse_errors
+from mcr.diagnosis import (
+    capture_findings,
+    daemon_findings,
+    flow_findings,
+    link_findings,
+    machine_findings,
+    output_findings,
+    parse_errors,
+)
 from mcr.diagnosis.present import new_names
 from mcr.diagnosis.saving_findings import judge_saving, judge_set_aside, judge_unusable, judge_yielding
 from mcr.model.finding import Finding, Verdict
@@ -113,7 +121,7 @@ def examine(settings: Settings, relay: Relay) -> tuple[Finding, ...]:
         *_judge_workers(workers, daemon),
         *_judge_counters(stats, workers, links or {}, settings),
         *_judge_flows(relay, links or {}, blind),
-        *machine_findings.judge_firewall(firewall, daemon_findings.refused_outputs(stats)),
+        *machine_findings.judge_firewall(firewall, output_findings.refused_outputs(stats)),
         *link_findings.judge_rules(relay.rules),
     ]
     if links is not None:
@@ -204,11 +212,11 @@ def look_at_workers(workers: tuple[WorkerView, ...]) -> dict[int, Process | None
 def _judge_counters(
     stats: Stats, workers: tuple[WorkerView, ...], links: dict[str, Link], settings: Settings
 ) -> Iterator[Finding]:
-    yield from daemon_findings.judge_captures(stats, workers, links, settings.pools)
-    yield daemon_findings.judge_super_frames(stats, described=describes_super_frames())
+    yield from capture_findings.judge_captures(stats, workers, links, settings.pools)
+    yield capture_findings.judge_super_frames(stats, described=describes_super_frames())
     yield from parse_errors.judge_parse_errors(stats)
     yield from parse_errors.judge_loops(stats)
-    yield from daemon_findings.judge_outputs(stats, links)
+    yield from output_findings.judge_outputs(stats, links)
     yield daemon_findings.judge_log(stats)
 
 

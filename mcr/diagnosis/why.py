@@ -18,16 +18,9 @@ import trio
 
 from mcr.actors.querier_watch import Hearing, QuerierWatch
 from mcr.actors.stats_aggregator import StatsAggregator
-from mcr.diagnosis.incoming import (
-    Entrance,
-    judge_arrival,
-    judge_bridge,
-    judge_entrance,
-    judge_path,
-    judge_rule,
-    judge_taking,
-    matched,
-)
+from mcr.diagnosis.arrival import judge_arrival
+from mcr.diagnosis.incoming import Entrance, judge_bridge, judge_entrance, judge_rule
+from mcr.diagnosis.matching import judge_path, judge_taking, matched
 from mcr.diagnosis.outgoing import judge_output, judge_waiting_outputs
 from mcr.diagnosis.present import present_stats
 from mcr.diagnosis.queriers import Queriers

@@ -11,7 +11,7 @@ import trio
 
 from mcr.diagnosis import consultation, why
 from mcr.diagnosis.consultation import Consultation
-from mcr.diagnosis.incoming import matched
+from mcr.diagnosis.matching import matched
 from mcr.diagnosis.present import present_view
 from mcr.diagnosis.why import Walk
 from mcr.errors import LimitReached, McrError, RuleNotFound

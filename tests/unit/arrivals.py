@@ -5,7 +5,8 @@ from ipaddress import IPv4Address, IPv4Interface
 from typing import Any
 
 from mcr.actors.querier_watch import Hearing
-from mcr.diagnosis.incoming import Entrance, judge_arrival
+from mcr.diagnosis.arrival import judge_arrival
+from mcr.diagnosis.incoming import Entrance
 from mcr.diagnosis.queriers import Queriers
 from mcr.model.finding import Finding
 from mcr.model.flow import Input

@@ -20,7 +20,7 @@ from doctor_world import (
     output,
     stats_of,
 )
-from mcr.diagnosis import daemon_findings, parse_errors
+from mcr.diagnosis import capture_findings, daemon_findings, output_findings, parse_errors
 from mcr.model.finding import Finding, Verdict
 from mcr.model.stats import (
     EgressStats,
@@ -55,7 +55,7 @@ def captured(recv: int, drops: int, *by_worker: int) -> Stats:
 
 def judge_captures(stats: Stats, mtu: int = 1500, restarts: int = 0) -> tuple[Finding, ...]:
     workers = (attrs.evolve(WORKER, restarts=restarts),)
-    return daemon_findings.judge_captures(stats, workers, {"in0": attrs.evolve(IN0, mtu=mtu)}, BufferPools())
+    return capture_findings.judge_captures(stats, workers, {"in0": attrs.evolve(IN0, mtu=mtu)}, BufferPools())
 
 
 def test_no_drops_are_fine() -> None:
@@ -92,7 +92,7 @@ def test_the_cause_of_drops_is_told_as_far_as_it_is_known() -> None:
 
 def test_drops_on_interfaces_of_the_past_are_not_forgotten() -> None:
     stats = Stats(IngressStats(kernel_drops=7), EgressStats())
-    (finding,) = daemon_findings.judge_captures(stats, (WORKER,), {}, BufferPools())
+    (finding,) = capture_findings.judge_captures(stats, (WORKER,), {}, BufferPools())
     assert finding.verdict is ADVICE
     assert finding.what.startswith("7 packets were lost on interfaces that rules no longer use")
 
@@ -109,13 +109,13 @@ def test_any_counters_have_a_judgement(recv: int, drops: int) -> None:
 )
 def test_exhaustion_is_judged_by_its_share(exhausted: int, verdict: Verdict) -> None:
     stats = Stats(IngressStats(recv=1000, buf_exhaust=exhausted), EgressStats())
-    expect(daemon_findings.judge_super_frames(stats, described=True), verdict, f"buf_exhaust={exhausted}")
+    expect(capture_findings.judge_super_frames(stats, described=True), verdict, f"buf_exhaust={exhausted}")
 
 
 def test_any_frame_that_the_kernel_does_not_tell_how_to_cut_is_a_fault() -> None:
     stats = Stats(IngressStats(recv=1000, buf_exhaust=2), EgressStats())
-    expect(daemon_findings.judge_super_frames(stats, described=False), FAULT, "2 packets", "tx-udp-segmentation off")
-    expect(daemon_findings.judge_super_frames(IDLE, described=False), OK, "No super-frames came", "does not tell")
+    expect(capture_findings.judge_super_frames(stats, described=False), FAULT, "2 packets", "tx-udp-segmentation off")
+    expect(capture_findings.judge_super_frames(IDLE, described=False), OK, "No super-frames came", "does not tell")
 
 
 def test_malformed_packets_are_told() -> None:
@@ -140,7 +140,7 @@ def test_a_loop_is_a_fault_for_a_minute(ago: float | None, verdict: Verdict) -> 
 
 
 def test_outputs_that_took_everything_are_fine() -> None:
-    expect(daemon_findings.judge_outputs(stats_of(output(0, 100)), {"out0": OUT0}), OK)
+    expect(output_findings.judge_outputs(stats_of(output(0, 100)), {"out0": OUT0}), OK)
 
 
 @pytest.mark.parametrize(
@@ -156,7 +156,7 @@ def test_outputs_that_took_everything_are_fine() -> None:
     ],
 )
 def test_an_error_of_an_output_is_told_with_its_cause(number: int, words: list[str]) -> None:
-    (finding,) = daemon_findings.judge_outputs(stats_of(output(10, 100, number)), {"out0": OUT0})
+    (finding,) = output_findings.judge_outputs(stats_of(output(10, 100, number)), {"out0": OUT0})
     expect(
         finding, ADVICE, "10 packets (10.00%)", "239.2.2.2:6000:out0; the newest error, 12 s ago: ", "errors=10", *words
     )
@@ -169,49 +169,49 @@ def test_an_output_that_fails_mostly_or_cannot_work_is_a_fault() -> None:
         (output(1, 100, errno.ENETDOWN), {"out0": down}),
         (output(1, 100, errno.ENODEV), {}),
     ):
-        expect(daemon_findings.judge_outputs(stats_of(outputs), links), FAULT)
+        expect(output_findings.judge_outputs(stats_of(outputs), links), FAULT)
 
 
 def test_what_failed_before_the_repair_is_no_fault_after_it() -> None:
     """However much that was. A missing way out is mended once something is sent, other causes may come again."""
     for number, verdict in ((errno.ENETDOWN, OK), (errno.ENOBUFS, ADVICE)):
         mended = attrs.evolve(output(90, 100, number), pps=50.0)
-        expect(daemon_findings.judge_outputs(stats_of(mended), {"out0": OUT0}), verdict, "; now all is sent")
+        expect(output_findings.judge_outputs(stats_of(mended), {"out0": OUT0}), verdict, "; now all is sent")
         failing = attrs.evolve(mended, error_pps=150.0)
-        expect(daemon_findings.judge_outputs(stats_of(failing), {"out0": OUT0}), FAULT, "; now 75.00% of what is due")
-    expect(daemon_findings.judge_outputs(stats_of(output(90, 100, errno.ENETDOWN)), {"out0": OUT0}), ADVICE)
+        expect(output_findings.judge_outputs(stats_of(failing), {"out0": OUT0}), FAULT, "; now 75.00% of what is due")
+    expect(output_findings.judge_outputs(stats_of(output(90, 100, errno.ENETDOWN)), {"out0": OUT0}), ADVICE)
 
 
 def test_errors_of_long_ago_are_shown_and_are_no_advice() -> None:
-    (recent, old) = daemon_findings.judge_outputs(
+    (recent, old) = output_findings.judge_outputs(
         stats_of(output(10, 100, errno.EPERM, ago=599.0), output(60, 100, errno.EPERM, "239.2.2.3", ago=601.0)),
         {"out0": OUT0},
     )
     expect(recent, ADVICE, "239.2.2.2:6000:out0; the newest error, 599 s ago")
     expect(old, OK, "60 packets (60.00%) were not sent to 239.2.2.3:6000:out0; the newest error, 601 s ago")
-    assert daemon_findings.refused_outputs(stats_of(output(1, 9, errno.EPERM, ago=601.0))) == ()
+    assert output_findings.refused_outputs(stats_of(output(1, 9, errno.EPERM, ago=601.0))) == ()
     removed = Stats(IngressStats(), EgressStats(errors=7))
-    expect(daemon_findings.judge_outputs(removed, {}), OK, "7 packets were not sent to outputs that have been removed")
+    expect(output_findings.judge_outputs(removed, {}), OK, "7 packets were not sent to outputs that have been removed")
 
 
 def test_outputs_of_one_interface_and_error_are_told_together() -> None:
     outputs = [output(5, 100, errno.ENETDOWN, f"239.2.2.{i}") for i in range(1, 9)]
-    (finding,) = daemon_findings.judge_outputs(stats_of(*outputs, output(0, 100)), {"out0": OUT0})
+    (finding,) = output_findings.judge_outputs(stats_of(*outputs, output(0, 100)), {"out0": OUT0})
     expect(finding, ADVICE, "40 packets (5.00%)", "8 outputs on out0, among them 239.2.2.1:6000:out0")
 
 
 def test_packets_in_doubt_are_told_apart() -> None:
-    (finding,) = daemon_findings.judge_outputs(stats_of(output(3, 100, in_doubt=3)), {"out0": OUT0})
+    (finding,) = output_findings.judge_outputs(stats_of(output(3, 100, in_doubt=3)), {"out0": OUT0})
     assert finding.verdict is OK  # that the worker died is told as such
     assert finding.what.startswith("3 packets (3.00%) to 239.2.2.2:6000:out0 may or may not have left")
     assert "not sent" not in finding.what
-    (finding,) = daemon_findings.judge_outputs(stats_of(output(5, 100, errno.ENOBUFS, in_doubt=3)), {"out0": OUT0})
+    (finding,) = output_findings.judge_outputs(stats_of(output(5, 100, errno.ENOBUFS, in_doubt=3)), {"out0": OUT0})
     assert "2 packets (2.00%) were not sent to 239.2.2.2:6000:out0; 3 more may or may not have left" in finding.what
 
 
 def test_refused_outputs_are_those_whose_last_error_says_so() -> None:
     stats = stats_of(output(1, 9, errno.EPERM), output(1, 9, errno.ENETDOWN, "239.2.2.3"))
-    assert daemon_findings.refused_outputs(stats) == ("239.2.2.2:6000:out0",)
+    assert output_findings.refused_outputs(stats) == ("239.2.2.2:6000:out0",)
 
 
 def test_lost_log_records_are_told() -> None:

@@ -9,7 +9,8 @@ import pytest
 
 from arrivals import ENTRANCE, FLOW, GROUP, HEARD, LINK, OTHER, RULE, SOURCE, UNHEARD, arrival, stats, verdicts
 from mcr.actors.querier_watch import Hearing
-from mcr.diagnosis.incoming import Entrance, judge_arrival, judge_entrance, judge_rule
+from mcr.diagnosis.arrival import judge_arrival
+from mcr.diagnosis.incoming import Entrance, judge_entrance, judge_rule
 from mcr.diagnosis.queriers import Queriers
 from mcr.model.finding import Finding, Verdict
 from mcr.model.flow import Input

@@ -4,7 +4,7 @@ import attrs
 import pytest
 
 from arrivals import FLOW, GROUP, OTHER, RULE, arrival, output, stats, verdicts
-from mcr.diagnosis.incoming import judge_match, judge_taking
+from mcr.diagnosis.matching import judge_match, judge_taking
 from mcr.model.finding import Verdict
 from mcr.model.flow import Input
 from mcr.model.stats import IngressStats, InterfaceStats, ParseErrors, Stats

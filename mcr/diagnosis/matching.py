@@ -1,0 +1,81 @@
+"""Judges whether a rule gets what arrives for it. Pure."""
+
+from collections.abc import Collection, Iterator
+
+from mcr.diagnosis import parse_errors
+from mcr.model.finding import Finding, Verdict
+from mcr.model.flow import Input
+from mcr.model.rule import RuleView
+from mcr.model.stats import Stats
+from mcr.tap.sighting import Look, Sighting
+from mcr.text.plurals import counted
+
+
+def judge_taking(
+    rule: RuleView, look: Look, before: Stats, after: Stats, others: Collection[RuleView]
+) -> Iterator[Finding]:
+    """What arrives, is it what this relay sent, and is it taken by the rule?"""
+    for each in after.interfaces:
+        if each.interface == rule.input.interface and parse_errors.loops_now(each):
+            returns = _is_sent_here(rule, others) or (
+                matched(rule, after) <= matched(rule, before) and _loops(rule, after) > _loops(rule, before)
+            )
+            yield parse_errors.judge_loop(each, concerned=returns)
+    yield judge_match(rule, look, before, after)
+
+
+def judge_path(rule: RuleView) -> Finding:
+    """Who forwards it. Either does."""
+    what = "a worker forwards it" if rule.path_reason else "the kernel forwards it, without a worker"
+    return Finding("path", Verdict.OK, what, rule.path_reason or "mcrctl list --json: path")
+
+
+def _is_sent_here(rule: RuleView, others: Collection[RuleView]) -> bool:
+    """Whether an output of any rule sends to the group and port that the rule takes."""
+    flow = rule.input.group, rule.input.port
+    return any((each.group, each.port) == flow for one in (rule, *others) for each in one.outputs)
+
+
+def _loops(rule: RuleView, stats: Stats) -> int:
+    return sum(each.parse_errors.loop for each in stats.interfaces if each.interface == rule.input.interface)
+
+
+def judge_match(rule: RuleView, look: Look, before: Stats, after: Stats) -> Finding:
+    """What arrives, is it taken by the rule?"""
+    source = rule.input
+    now, grown = matched(rule, after), matched(rule, after) - matched(rule, before)
+    if grown > 0:
+        see = f"mcrctl stats: matched {now:,}, {grown:,} of them since this began"
+        return Finding("matched", Verdict.OK, "the rule takes it", see)
+    lost = {
+        "kernel_drops": _dropped(source, after) - _dropped(source, before),
+        "parse_err": after.ingress.parse_err - before.ingress.parse_err,
+        "buf_exhaust": after.ingress.buf_exhaust - before.ingress.buf_exhaust,
+    }
+    causes = parse_errors.grown(before.ingress.parse_errors, after.ingress.parse_errors)
+    remedies = {
+        "kernel_drops": "the workers are too slow, or their rings too small: see mcrd supervisor --help",
+        "parse_err": "; ".join(
+            f"{count:,} {parse_errors.CAUSES[cause][0]}: {parse_errors.CAUSES[cause][1]}"
+            for cause, count in causes.items()
+        ),
+        "buf_exhaust": f"super-frames came faster than they were fetched: sudo ethtool -K {source.interface} gro off",
+    }
+    frames = look.frames.get(Sighting.of(source), 0)
+    see = f"mcrctl stats: matched stays {now:,} with {counted(frames, 'frame')} on the wire; " + ", ".join(
+        f"{each} +{count:,}" for each, count in lost.items()
+    )
+    if remedy := next((remedies[each] for each, count in lost.items() if count > 0), ""):
+        return Finding("matched", Verdict.FAULT, "it arrives, but the rule does not get it", see, remedy)
+    what = "it arrives, but no worker has taken it: a worker is stopped, or does not get the CPU"
+    remedy = "ask again: mcrd replaces a worker that takes nothing within seconds, and its log says so"
+    return Finding("matched", Verdict.FAULT, what, see, remedy)
+
+
+def matched(rule: RuleView, stats: Stats) -> int:
+    """Packets that a rule has matched so far."""
+    return sum(each.matched for each in stats.rules if each.rule_id == rule.rule_id)
+
+
+def _dropped(source: Input, stats: Stats) -> int:
+    return sum(each.kernel_drops for each in stats.interfaces if each.interface == source.interface)

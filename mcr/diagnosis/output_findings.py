@@ -1,0 +1,108 @@
+"""Judges outputs: what was not sent, and why. Pure."""
+
+import errno
+from collections import Counter, defaultdict
+from collections.abc import Mapping
+from typing import Final
+
+from mcr.diagnosis.send_errors import is_lately, last_errno, newest_error
+from mcr.model.finding import Finding, Verdict
+from mcr.model.stats import OutputStats, Stats
+from mcr.net.links import Link
+
+_HALF = 0.5
+"""Beyond that it no longer relays."""
+
+
+def judge_outputs(stats: Stats, links: Mapping[str, Link]) -> tuple[Finding, ...]:
+    """Whether the outputs took what they were owed; those of one interface and error together."""
+    failing: defaultdict[tuple[str, int | None, bool], list[OutputStats]] = defaultdict(list)
+    for rule in stats.rules:
+        for output in rule.outputs:
+            if output.errors:
+                failing[output.interface, last_errno(output), is_lately(output)].append(output)
+    if failing:
+        return tuple(_failing(name, number, outputs, links.get(name)) for (name, number, _), outputs in failing.items())
+    if stats.egress.errors:
+        return (
+            Finding(
+                "egress_errors",
+                Verdict.OK,
+                f"{stats.egress.errors:,} packets were not sent to outputs that have been removed since",
+                f"mcrctl stats: errors={stats.egress.errors}",
+            ),
+        )
+    return (Finding("egress_errors", Verdict.OK, "No output has had errors", "mcrctl stats: errors=0"),)
+
+
+def refused_outputs(stats: Stats) -> tuple[str, ...]:
+    """Outputs whose last error, lately, was that sending is not permitted."""
+    return tuple(
+        f"{output.group}:{output.port}:{output.interface}"
+        for rule in stats.rules
+        for output in rule.outputs
+        if last_errno(output) == errno.EPERM and is_lately(output)
+    )
+
+
+def _failing(name: str, number: int | None, outputs: list[OutputStats], link: Link | None) -> Finding:
+    counts: Counter[str] = Counter()
+    for output in outputs:
+        counts.update(submitted=output.submitted, errors=output.errors, in_doubt=output.in_doubt)
+    sent_now, errors_now = sum(each.pps for each in outputs), sum(each.error_pps for each in outputs)
+    linked = link is not None and link.up and link.running
+    broken = not linked or errors_now > _HALF * (errors_now + sent_now)
+    mended = linked and sent_now > 0 and not errors_now
+    first = f"{outputs[0].group}:{outputs[0].port}:{name}"
+    which = first if len(outputs) == 1 else f"{len(outputs):,} outputs on {name}, among them {first}"
+    doubt, failed = counts["in_doubt"], counts["errors"] - counts["in_doubt"]
+    what = f"{failed:,} packets ({failed / counts['submitted']:.2%}) were not sent to {which}"
+    in_hand = "may or may not have left: a worker had them in hand when it died"
+    if doubt and not failed:
+        what = f"{doubt:,} packets ({doubt / counts['submitted']:.2%}) to {which} {in_hand}"
+    elif doubt:
+        what += f"; {doubt:,} more {in_hand}"
+    cause, remedy = _CAUSES.get(number or 0, ("", ""))
+    what += newest_error(outputs) + (f", {cause}" if cause else "")
+    if errors_now:
+        what += f"; now {errors_now / (errors_now + sent_now):.2%} of what is due"
+    elif mended:
+        what += "; now all is sent"
+    evidence = f"mcrctl stats: errors={counts['errors']}"
+    over = mended and number in _OF_INTERFACES
+    if over or not is_lately(outputs[0]):  # of a worker that died the finding `workers` tells
+        return Finding("egress_errors", Verdict.OK, what, evidence)
+    return Finding(
+        "egress_errors",
+        Verdict.FAULT if broken else Verdict.ADVICE,
+        what,
+        evidence,
+        remedy.format(name=name),
+    )
+
+
+_OF_INTERFACES: Final = {errno.ENETDOWN, errno.ENETUNREACH, errno.ENODEV, errno.ENXIO, errno.EHOSTUNREACH}
+"""Errors that are over once something is sent: it was the way out that was missing."""
+
+_CAUSES: Final = {
+    errno.ENETDOWN: ("the interface was down", "ip link show dev {name}"),
+    errno.ENETUNREACH: ("the interface was down, or no route led there", "ip link show dev {name}; ip route"),
+    errno.ENODEV: ("the interface was gone", "ip link show dev {name}"),
+    errno.ENXIO: ("the interface was gone", "ip link show dev {name}"),
+    errno.EHOSTUNREACH: ("no route, or nobody answered ARP", "ip route; ip neigh show dev {name}"),
+    errno.EMSGSIZE: (
+        "larger than the interface's MTU",
+        "ip link show dev {name}; raise its MTU, or send smaller datagrams",
+    ),
+    errno.EACCES: ("that is a broadcast address, to which MCR does not send", "name a host or a group instead"),
+    errno.EPERM: ("a firewall rule dropped them", "sudo nft list ruleset; sudo iptables-save"),
+    errno.ENOBUFS: (
+        "more than the interface could take at once",
+        "its network is the bottleneck; for bursts: tc -s qdisc show dev {name}, and raise MCR_SOCKET_SNDBUF",
+    ),
+    errno.EAGAIN: (
+        "more waited than fits the send buffer",
+        "its network is the bottleneck; for bursts raise MCR_SOCKET_SNDBUF in the environment of mcrd",
+    ),
+}
+"""What an output's newest error means, and where to look. Older ones are counted, and not kept."""

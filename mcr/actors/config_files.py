@@ -21,7 +21,7 @@ from mcr.model.log import Facility, Level
 from mcr.model.rule import Origin, Rule, RuleView
 from mcr.model.setting import SettingView
 from mcr.rules.change_log import some_of
-from mcr.rules.trial import Clock, Trial, after_apply, this_moment, utc
+from mcr.rules.trial import Clock, Moment, Trial, after_apply, this_moment, utc
 from mcr.text.plurals import counted
 
 log = get_logger(Facility.RULES)
@@ -126,7 +126,7 @@ class ConfigFiles:
             if not dry_run:
                 await self._apply(read, found.differences, confirm, reload=reload)
                 self._restart = found.restart
-            return attrs.evolve(found, trial=self._view())
+            return attrs.evolve(found, trial=_view(self._trial, self._clock()))
 
     async def _read(self) -> Configuration:
         # A disk that does not answer must not keep mcrd from stopping.
@@ -265,14 +265,6 @@ class ConfigFiles:
     def _deadline(self, trial: Trial) -> str:
         return trial.deadline(self._clock())
 
-    def _view(self) -> TrialView | None:
-        trial = self._trial
-        if trial is None:
-            return None
-        if trial.taken_back:
-            return TrialView("taken_back", self._deadline(trial), 0.0)
-        return TrialView("waiting", self._deadline(trial), round(trial.left(self._clock()), 1))
-
     def mark(self, rules: tuple[RuleView, ...]) -> tuple[RuleView, ...]:
         """The rules, with a warning for each that is on trial."""
         if self._trial is None or self._trial.taken_back:
@@ -299,7 +291,7 @@ class ConfigFiles:
             what = f"Settings in the configuration files count from the next start: {', '.join(self._restart)}"
             found.append(Finding("config_settings", Verdict.ADVICE, what, "mcrctl settings", "restart mcrd"))
         if self._trial:
-            found.append(self._trial_finding(self._trial))
+            found.append(_judge_trial(self._trial, self._clock()))
         return tuple(found) or (self._files_finding(),)
 
     def _files_finding(self) -> Finding:
@@ -326,24 +318,33 @@ class ConfigFiles:
             ", ".join(files) if files else self._looked_for(),
         )
 
-    def _trial_finding(self, trial: Trial) -> Finding:
-        deadline = self._deadline(trial)
-        if trial.taken_back:
-            return Finding(
-                "config_trial",
-                Verdict.FAULT,
-                "mcrd does not go by its configuration files: nobody confirmed what they say, so it was taken back at "
-                f"{deadline}",
-                "what differs: mcrctl config diff",
-                "change the files, or try again: mcrctl config apply --confirm SECONDS",
-            )
+
+def _view(trial: Trial | None, now: Moment) -> TrialView | None:
+    if trial is None:
+        return None
+    if trial.taken_back:
+        return TrialView("taken_back", trial.deadline(now), 0.0)
+    return TrialView("waiting", trial.deadline(now), round(trial.left(now), 1))
+
+
+def _judge_trial(trial: Trial, now: Moment) -> Finding:
+    deadline = trial.deadline(now)
+    if trial.taken_back:
         return Finding(
             "config_trial",
-            Verdict.ADVICE,
-            f"What the configuration files say is taken back in {trial.left(self._clock()):.0f} s, at {deadline}",
-            f"it was applied by: mcrctl config apply --confirm {trial.seconds}",
-            "keep it: mcrctl confirm",
+            Verdict.FAULT,
+            "mcrd does not go by its configuration files: nobody confirmed what they say, so it was taken back at "
+            f"{deadline}",
+            "what differs: mcrctl config diff",
+            "change the files, or try again: mcrctl config apply --confirm SECONDS",
         )
+    return Finding(
+        "config_trial",
+        Verdict.ADVICE,
+        f"What the configuration files say is taken back in {trial.left(now):.0f} s, at {deadline}",
+        f"it was applied by: mcrctl config apply --confirm {trial.seconds}",
+        "keep it: mcrctl confirm",
+    )
 
 
 def _rules_of(configuration: Configuration) -> tuple[Rule, ...]:

@@ -115,6 +115,29 @@ class _Step:
         return Applied(entries, generation, self.standing, frozenset(draft.there), draft.remarks)
 
 
+def _draft_all(drafts: Drafts, commands: Sequence[AtRunTime], standing: Standing) -> Iterator[Draft]:
+    """Drafts, up to one that can't be, at least now."""
+    for command in commands:
+        try:
+            yield _draft(drafts, command, standing)
+        except McrError:
+            if command is commands[0]:
+                raise
+            return
+
+
+def _draft(drafts: Drafts, command: AtRunTime, standing: Standing) -> Draft:
+    match command:
+        case Add(rules, wait, idempotent):
+            return drafts.addition(rules, standing, wait=wait, idempotent=idempotent)
+        case Edit(rule_id, name, edit, wait):
+            return drafts.edit(rule_id, name, edit, standing, wait=wait)
+        case Remove(selection):
+            return drafts.removal(selection)
+        case _:
+            assert_never(command)
+
+
 class RuleSet:
     """The rules, and what keeps them. One task changes them; another may have interfaces used again."""
 
@@ -268,29 +291,8 @@ class RuleSet:
     async def _plan(self, commands: Sequence[AtRunTime], standing: Standing) -> list[Draft]:
         """Drafts of the first of these, which can be made together."""
         if self._precedence.is_idle and sum(len(each.rules) for each in commands if isinstance(each, Add)) <= _MANY:
-            return take_together(self._draft_all(commands, standing))
-        return await trio.to_thread.run_sync(lambda: take_together(self._draft_all(commands, standing)))
-
-    def _draft_all(self, commands: Sequence[AtRunTime], standing: Standing) -> Iterator[Draft]:
-        """Drafts, up to one that can't be, at least now."""
-        for command in commands:
-            try:
-                yield self._draft(command, standing)
-            except McrError:
-                if command is commands[0]:
-                    raise
-                return
-
-    def _draft(self, command: AtRunTime, standing: Standing) -> Draft:
-        match command:
-            case Add(rules, wait, idempotent):
-                return self._drafts.addition(rules, standing, wait=wait, idempotent=idempotent)
-            case Edit(rule_id, name, edit, wait):
-                return self._drafts.edit(rule_id, name, edit, standing, wait=wait)
-            case Remove(selection):
-                return self._drafts.removal(selection)
-            case _:
-                assert_never(command)
+            return take_together(_draft_all(self._drafts, commands, standing))
+        return await trio.to_thread.run_sync(lambda: take_together(_draft_all(self._drafts, commands, standing)))
 
     async def _add(self, whole: Draft) -> _Step:
         plan = partial(self._catalog.plan_addition, whole.added, wait=whole.wait)

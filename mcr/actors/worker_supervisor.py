@@ -173,7 +173,7 @@ async def run_worker_supervisor(
             succession = Succession(kept, predecessors)
             nursery.start_soon(succession.prepare, workshop)
             state = _State(relay, kept, stats, settings.levels, reviews, succession=succession, nursery=nursery)
-            if relay.inputs.are_torn:
+            if relay.inputs.former.are_torn:
                 await predecessors.end()
             await stats.inherited(tuple((each.slot, watched(each)) for each in relay.inputs.former))
             user = unprivileged_user()
@@ -317,10 +317,10 @@ class _State:
             return
         self._relay.inputs.report_again(before, network)
         self._tell_own()
-        if commands := self._relay.suspect(before, network):
+        if commands := self._relay.routing.suspect(before, network):
             self.workers.tell_all(*commands)
             self._reviews.raw_is_due()
-        self.workers.tell_all(*await self._relay.follow_carrier(network))
+        self.workers.tell_all(*await self._relay.routing.follow_carrier(network))
         self._interfaces.tell(self.standing(), network)
         self._interfaces.is_due = True  # sockets may follow a little later
 
@@ -390,14 +390,14 @@ class _State:
         return self._relay.inputs.suppressor
 
     async def review_raw(self, blocker: Blocker | None, anew: bool) -> None:  # noqa: FBT001
-        if commands := await self._relay.review_raw(blocker, anew=anew):
+        if commands := await self._relay.routing.review_raw(blocker, anew=anew):
             self.workers.tell_all(*commands)
 
     async def follow_gateways(self) -> None:
         """Have outputs wait for the gateways of their groups; where raw frames are reviewed, that does so."""
         if self._routes_due and not self._reviews.follow_routes:
             self._routes_due = False
-            if commands := await self._relay.follow_gateways():
+            if commands := await self._relay.routing.follow_gateways():
                 self.workers.tell_all(*commands)
 
     def _show_unmatched(self) -> None:

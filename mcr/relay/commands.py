@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable
 
-from mcr.relay.inputs import Capture
+from mcr.relay.captures import Capture
 from mcr.relay.neighbours import Common, Neighbour
 from mcr.relay.outputs import Egress
 from mcr.relay.placement import PlacedRule

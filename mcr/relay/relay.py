@@ -5,9 +5,8 @@ Calls that may wait in the kernel (opening and closing capture sockets) run in a
 """
 
 import errno
-from collections.abc import Container, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from contextlib import ExitStack
-from functools import partial
 from itertools import chain
 from socket import socket
 from typing import Self
@@ -21,16 +20,16 @@ from mcr.logs.logger import get_logger
 from mcr.model.log import Facility
 from mcr.model.rule import Rule, RuleChange
 from mcr.net.filter.path import wait_for_packets
-from mcr.net.ip_bypass import UNSURE, Blocker
-from mcr.net.network import Network
 from mcr.relay import commands
+from mcr.relay.captures import Capture
 from mcr.relay.closing import Closing
-from mcr.relay.inputs import Capture, InputInterfaces
+from mcr.relay.inputs import InputInterfaces
 from mcr.relay.kernel_path import KernelRules
 from mcr.relay.lookup import find_interfaces
 from mcr.relay.neighbours import Neighbour, Neighbours, find_neighbours
 from mcr.relay.outputs import Egress, OutputInterfaces
-from mcr.relay.placement import Key, LeavingOutput, PlacedRule, Placement, Replacement, neighbours_of, sources_of
+from mcr.relay.placement import Key, LeavingOutput, PlacedRule, Placement, Replacement
+from mcr.relay.routing import Routing, concerns
 from mcr.rules.conditions import Standing
 from mcr.rules.interface_log import Users
 from mcr.shm.kept import Kept
@@ -110,6 +109,7 @@ class Relay:
         inputs: the input interfaces that are captured.
         outputs: the output interfaces that are sent by.
         kernel: the rules that the kernel path forwards by.
+        routing: how outputs leave.
         names: behind the numbers in a worker's log.
     """
 
@@ -122,6 +122,7 @@ class Relay:
         self._neighbours = Neighbours(settings)
         self._placement = Placement(kept.places, wait_for_packets if kernel.path else None)
         self._closing = Closing()
+        self.routing = Routing(self.outputs, self._neighbours, self._placement, self.kernel, self._attach_rule)
         self.names = _Names(self.inputs, self._placement)
 
     def __enter__(self) -> Self:
@@ -328,72 +329,6 @@ class Relay:
         outputs = tuple(each for each in released if isinstance(each, LeavingOutput))
         return Released(captures, outputs, tuple(chain.from_iterable(each.all_sockets for each in released)))
 
-    # Raw frames, and routes.
-
-    async def review_raw(self, blocker: Blocker | None, *, anew: bool) -> tuple[Command, ...]:
-        """Find out anew where raw frames may leave; the commands to running workers.
-
-        Args:
-            blocker: why nowhere, or why nothing takes the kernel path; None: they may, as far as is known.
-            anew: routes may have changed, which all outputs depend on; otherwise only new interfaces matter.
-        """
-        return await trio.to_thread.run_sync(self._review_raw, blocker, anew)
-
-    def _review_raw(self, blocker: Blocker | None, anew: bool) -> tuple[Command, ...]:  # noqa: FBT001
-        self.kernel.block(blocker.reason if blocker else "")
-        of_raw = None if blocker and blocker.of_kernel_path else blocker
-        reviewed, names = self.outputs.review(of_raw)
-        changed = tuple(map(commands.change_raw, reviewed))
-        if blocker == UNSURE:  # for a moment
-            return changed
-        those = [each for each in self._placement if anew or concerns(each.rule, (), names)]
-        told = (*changed, *self._follow_routes(those, raw=not of_raw))
-        self.kernel.review(self._placement, blocker)
-        return told
-
-    async def follow_gateways(self) -> tuple[Command, ...]:
-        """Find the outputs' neighbours anew, since routes have changed; the commands to running workers."""
-        return tuple(await trio.to_thread.run_sync(partial(self._follow_routes, [*self._placement], raw=False)))
-
-    def _follow_routes(self, those: Sequence[PlacedRule], *, raw: bool) -> Sequence[Command]:
-        """Find the source addresses and neighbours of these rules' outputs anew, since routes may have changed.
-
-        Where no raw frames leave, the sources that outputs had don't matter, and may do again.
-        """
-        rules = [placed.rule for placed in those]
-        interfaces = {egress.interface.name: egress.interface for egress in self.outputs}
-        sources = self.outputs.sources(rules) if raw else None
-        awaited = find_neighbours(rules, interfaces)
-        told = [*map(commands.attach_neighbour, self._neighbours.open_now(awaited, interfaces))]
-        awaited &= self._neighbours.keys()
-        for placed in those:
-            waits_for = neighbours_of(placed.rule, awaited)
-            found = placed.sources if sources is None else sources_of(placed.rule, sources, waits_for)
-            if (found, waits_for) != (placed.sources, placed.neighbours):
-                self._neighbours.use(waits_for)
-                self._neighbours.leave(placed.neighbours)
-                now = attrs.evolve(placed, sources=found, neighbours=waits_for)
-                self._placement.replace(now)
-                told.append(self._attach_rule(now))
-        return told
-
-    def suspect(self, before: Network, now: Network) -> tuple[Command, ...]:
-        """Send no raw frames by interfaces that have changed, until `review_raw` has seen them."""
-        suspected = self.outputs.suspect(before, now)
-        if suspected:
-            self.kernel.block("an output interface has changed, and is about to be checked")
-        return tuple(map(commands.change_raw, suspected))
-
-    async def follow_carrier(self, now: Network) -> tuple[Command, ...]:
-        """Send by no interface without carrier, and again by those that have it; the commands to running workers."""
-        changed = self.outputs.follow_carrier(now)
-        return await trio.to_thread.run_sync(self._follow_carrier, changed) if changed else ()
-
-    def _follow_carrier(self, changed: Container[str]) -> tuple[Command, ...]:
-        those = [placed for placed in self._placement if concerns(placed.rule, (), changed)]
-        self.kernel.follow(those)
-        return tuple(map(self._attach_rule, those))
-
     # State.
 
     def used(self) -> set[int]:
@@ -421,8 +356,3 @@ class Relay:
 
 def _outputs(rules: Iterable[Rule]) -> int:
     return sum(len(rule.outputs) for rule in rules)
-
-
-def concerns(rule: Rule, inputs: Container[str], outputs: Container[str]) -> bool:
-    """Whether a rule reads from one of these interfaces, or sends by one of those."""
-    return rule.input.interface in inputs or any(output.interface in outputs for output in rule.outputs)

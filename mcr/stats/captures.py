@@ -13,7 +13,7 @@ from mcr.model.stats import InterfaceStats, ParseErrors
 from mcr.net.capture import read_count
 from mcr.net.filter.base import Rejected
 from mcr.net.patience import close_all
-from mcr.relay.inputs import Capture
+from mcr.relay.captures import Capture
 from mcr.shm.kernel_counters import KernelCounters, Taken
 from mcr.shm.segment import Segment
 

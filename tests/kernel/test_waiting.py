@@ -23,9 +23,10 @@ from mcr.net.interfaces import find_interface
 from mcr.net.ip_bypass import UNSURE, Blocker
 from mcr.net.patience import close_all
 from mcr.process.descriptor_store import DescriptorStore
-from mcr.relay import inputs
-from mcr.relay.inputs import Capture
+from mcr.relay import inherited, inputs
+from mcr.relay.captures import Capture
 from mcr.relay.kernel_path import KernelRules
+from mcr.relay.placement import Key
 from mcr.relay.relay import Relay, Step
 from mcr.shm.kept import Kept
 
@@ -171,8 +172,8 @@ def test_a_ring_that_is_made_anew_for_another_size_is_told(inside: Namespace, mo
             add(before, 2, rule("in0", "out0"))
             store = before.left()
         closing.callback(store.close_inherited)
-        monkeypatch.setattr(inputs, "slot_size", lambda _mtu: 16384)
-        monkeypatch.setattr(inputs, "log", SimpleNamespace(warning=lambda text, *given: said.append(text % given)))
+        monkeypatch.setattr(inherited, "slot_size", lambda _mtu: 16384)
+        monkeypatch.setattr(inherited, "log", SimpleNamespace(warning=lambda text, *given: said.append(text % given)))
         with Uncounted(closing, store) as relay:
             add(relay, 2, rule("in0", "out0"))
             assert not relay.inputs["in0"].inherited
@@ -279,11 +280,11 @@ def test_gateways_are_followed_where_no_raw_frames_may_leave(relay: Relay, insid
         return [each for placed in relay._placement for each in placed.neighbours]
 
     inside.ip(f"route add {GROUP} via {HOST} dev out0")
-    assert not relay._review_raw(UNSURE, anew=True)
+    assert not relay.routing._review_raw(UNSURE, anew=True)
     assert awaited() == [None]
-    assert relay._review_raw(Blocker("a firewall"), anew=True)
-    assert awaited() == [("out0", GROUP)]
-    assert not relay._review_raw(Blocker("a firewall"), anew=True)
+    assert relay.routing._review_raw(Blocker("a firewall"), anew=True)
+    assert awaited() == [Key("out0", GROUP)]
+    assert not relay.routing._review_raw(Blocker("a firewall"), anew=True)
     inside.ip(f"route delete {GROUP}")
-    assert relay._review_raw(Blocker("a firewall"), anew=True)
+    assert relay.routing._review_raw(Blocker("a firewall"), anew=True)
     assert awaited() == [None]

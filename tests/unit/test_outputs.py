@@ -16,7 +16,7 @@ from mcr.net.ip_bypass import UNSURE, Blocker
 from mcr.net.network import Link, Network
 from mcr.net.raw import RawLink
 from mcr.process.descriptor_store import DescriptorStore
-from mcr.relay import outputs, relay
+from mcr.relay import outputs, routing
 from mcr.relay.kernel_path import KernelRules
 from mcr.relay.outputs import Egress, OutputInterfaces
 from mcr.relay.placement import Key
@@ -153,17 +153,17 @@ async def test_rules_are_looked_through_for_changed_routes_and_new_interfaces_al
         looked_at.append([rule.rule_id for rule in rules])
         return frozenset()
 
-    monkeypatch.setattr(relay, "find_neighbours", look)
+    monkeypatch.setattr(routing, "find_neighbours", look)
     monkeypatch.setattr(interfaces, "sources", lambda _: {})
     with Kept.open(DescriptorStore(), 1) as kept, Relay(Settings("", 1, LogLevels()), kept, KernelRules(None)) as those:
-        monkeypatch.setattr(those, "outputs", interfaces)
+        monkeypatch.setattr(those.routing, "_outputs", interfaces)
         for number in (1, 2):
             sends_to = Output(ip_address("239.9.9.9"), 6000, f"eth{number}")
             rule = Rule(f"r{number}", Input("eth0", ip_address("239.1.1.1"), 5000 + number), (sends_to,))
             those._placement.place(rule, {}, ())
-        await those.review_raw(None, anew=False)
-        await those.review_raw(None, anew=False)
+        await those.routing.review_raw(None, anew=False)
+        await those.routing.review_raw(None, anew=False)
         mtus[2] = 9000
-        await those.review_raw(None, anew=False)
-        await those.review_raw(None, anew=True)
+        await those.routing.review_raw(None, anew=False)
+        await those.routing.review_raw(None, anew=True)
     assert looked_at == [["r1", "r2"], [], ["r2"], ["r1", "r2"]]

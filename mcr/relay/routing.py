@@ -1,0 +1,116 @@
+"""How the rules' outputs leave: by raw frames or through IP, by which gateway, or not at all without carrier.
+
+Belongs to the relay.
+"""
+
+from collections.abc import Callable, Container, Sequence
+from functools import partial
+
+import attrs
+import trio
+
+from mcr.model.rule import Rule
+from mcr.net.ip_bypass import UNSURE, Blocker
+from mcr.net.network import Network
+from mcr.relay import commands
+from mcr.relay.kernel_path import KernelRules
+from mcr.relay.neighbours import Neighbours, find_neighbours
+from mcr.relay.outputs import OutputInterfaces
+from mcr.relay.placement import PlacedRule, Placement, neighbours_of, sources_of
+from mcr.shm.records import Command
+
+
+class Routing:
+    """Follows routes, carrier, and what acts on packets between IP and the interfaces."""
+
+    def __init__(
+        self,
+        outputs: OutputInterfaces,
+        neighbours: Neighbours,
+        placement: Placement,
+        kernel: KernelRules,
+        attach: Callable[[PlacedRule], Command],
+    ) -> None:
+        """Change nothing yet.
+
+        Args:
+            outputs: that the rules send by.
+            neighbours: that their outputs have.
+            placement: of all rules.
+            kernel: the rules that the kernel path forwards by.
+            attach: makes the command that tells a worker of a rule.
+        """
+        self._outputs = outputs
+        self._neighbours = neighbours
+        self._placement = placement
+        self._kernel = kernel
+        self._attach = attach
+
+    async def review_raw(self, blocker: Blocker | None, *, anew: bool) -> tuple[Command, ...]:
+        """Find out anew where raw frames may leave; the commands to running workers.
+
+        Args:
+            blocker: why nowhere, or why nothing takes the kernel path; None: they may, as far as is known.
+            anew: routes may have changed, which all outputs depend on; otherwise only new interfaces matter.
+        """
+        return await trio.to_thread.run_sync(self._review_raw, blocker, anew)
+
+    def _review_raw(self, blocker: Blocker | None, anew: bool) -> tuple[Command, ...]:  # noqa: FBT001
+        self._kernel.block(blocker.reason if blocker else "")
+        of_raw = None if blocker and blocker.of_kernel_path else blocker
+        reviewed, names = self._outputs.review(of_raw)
+        changed = tuple(map(commands.change_raw, reviewed))
+        if blocker == UNSURE:  # for a moment
+            return changed
+        those = [each for each in self._placement if anew or concerns(each.rule, (), names)]
+        told = (*changed, *self._follow_routes(those, raw=not of_raw))
+        self._kernel.review(self._placement, blocker)
+        return told
+
+    async def follow_gateways(self) -> tuple[Command, ...]:
+        """Find the outputs' neighbours anew, since routes have changed; the commands to running workers."""
+        return tuple(await trio.to_thread.run_sync(partial(self._follow_routes, [*self._placement], raw=False)))
+
+    def _follow_routes(self, those: Sequence[PlacedRule], *, raw: bool) -> Sequence[Command]:
+        """Find the source addresses and neighbours of these rules' outputs anew, since routes may have changed.
+
+        Where no raw frames leave, the sources that outputs had don't matter, and may do again.
+        """
+        rules = [placed.rule for placed in those]
+        interfaces = {egress.interface.name: egress.interface for egress in self._outputs}
+        sources = self._outputs.sources(rules) if raw else None
+        awaited = find_neighbours(rules, interfaces)
+        told = [*map(commands.attach_neighbour, self._neighbours.open_now(awaited, interfaces))]
+        awaited &= self._neighbours.keys()
+        for placed in those:
+            waits_for = neighbours_of(placed.rule, awaited)
+            found = placed.sources if sources is None else sources_of(placed.rule, sources, waits_for)
+            if (found, waits_for) != (placed.sources, placed.neighbours):
+                self._neighbours.use(waits_for)
+                self._neighbours.leave(placed.neighbours)
+                now = attrs.evolve(placed, sources=found, neighbours=waits_for)
+                self._placement.replace(now)
+                told.append(self._attach(now))
+        return told
+
+    def suspect(self, before: Network, now: Network) -> tuple[Command, ...]:
+        """Send no raw frames by interfaces that have changed, until `review_raw` has seen them."""
+        suspected = self._outputs.suspect(before, now)
+        if suspected:
+            self._kernel.block("an output interface has changed, and is about to be checked")
+        return tuple(map(commands.change_raw, suspected))
+
+    async def follow_carrier(self, now: Network) -> tuple[Command, ...]:
+        """Send by no interface without carrier, and again by those that have it; the commands to running workers."""
+        changed = self._outputs.follow_carrier(now)
+        return await trio.to_thread.run_sync(self._follow_carrier, changed) if changed else ()
+
+    def _follow_carrier(self, changed: Container[str]) -> tuple[Command, ...]:
+        those = [placed for placed in self._placement if concerns(placed.rule, (), changed)]
+        self._kernel.follow(those)
+        return tuple(map(self._attach, those))
+
+
+def concerns(rule: Rule, inputs: Container[str], outputs: Container[str]) -> bool:
+    """Whether a rule reads from one of these interfaces, or sends by one of those."""
+    return rule.input.interface in inputs or any(output.interface in outputs for output in rule.outputs)

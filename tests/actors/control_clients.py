@@ -3,7 +3,7 @@
 import json
 import tempfile
 from collections.abc import AsyncIterator, Callable, Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, asynccontextmanager
 from ipaddress import IPv4Address
 from pathlib import Path
 from typing import Any
@@ -183,18 +183,25 @@ async def server(path: Path, actors: Actors, nursery: trio.Nursery) -> ControlSe
     return await serve(path, actors, nursery)
 
 
-@pytest.fixture
-async def connect(path: Path, server: ControlServer) -> AsyncIterator[Connect]:
+@asynccontextmanager
+async def connecting(path: Path, client: Callable[[trio.SocketStream], Any]) -> AsyncIterator[Connect]:
+    """Make clients of a server until the block ends."""
     streams: list[trio.SocketStream] = []
 
-    async def connect() -> Client:
+    async def connect() -> Any:
         stream = await trio.open_unix_socket(str(path))
         streams.append(stream)
-        return Client(stream)
+        return client(stream)
 
     yield connect
     for stream in streams:
         stream.socket.close()
+
+
+@pytest.fixture
+async def connect(path: Path, server: ControlServer) -> AsyncIterator[Connect]:
+    async with connecting(path, Client) as connect:
+        yield connect
 
 
 def long_reply() -> tuple[RuleView, ...]:

@@ -11,6 +11,7 @@ from lab import enter_user_namespace
 from notified import listener
 from stated_rules import rules
 from store_world import file, store, workers
+from successors import manager
 from topology import daemons, lab, make_mcr, plant, worker_path
 from users import stage
 
@@ -24,6 +25,7 @@ __all__ = [
     "lab",
     "listener",
     "make_mcr",
+    "manager",
     "no_threads",
     "path",
     "plant",

@@ -256,18 +256,84 @@ static struct in_addr address(const char *text)
 	return parsed;
 }
 
+static const struct option options[] = {
+	{ "interface", 1, NULL, 'i' },   { "source", 1, NULL, 'a' },
+	{ "group", 1, NULL, 'g' },       { "port", 1, NULL, 'p' },
+	{ "flows", 1, NULL, 'f' },       { "noise", 1, NULL, 'n' },
+	{ "noise-group", 1, NULL, 'G' }, { "noise-port", 1, NULL, 'P' },
+	{ "size", 1, NULL, 's' },        { "rate", 1, NULL, 'r' },
+	{ "burst", 1, NULL, 'b' },       { "seconds", 1, NULL, 't' },
+	{ "cpu", 1, NULL, 'c' },         { "spin", 0, NULL, 'S' },
+	{ "checksum", 0, NULL, 'C' },    { NULL, 0, NULL, 0 },
+};
+
+/* What is sent, where to. */
+static bool set_flows(struct settings *set, int option)
+{
+	switch (option) {
+	case 'i':
+		set->interface = optarg;
+		break;
+	case 'a':
+		set->source = address(optarg);
+		break;
+	case 'g':
+		set->group = address(optarg);
+		break;
+	case 'p':
+		set->port = (unsigned int)atoi(optarg);
+		break;
+	case 'f':
+		set->flows = (unsigned int)atoi(optarg);
+		break;
+	case 'n':
+		set->noise = (unsigned int)atoi(optarg);
+		break;
+	case 'G':
+		set->noise_group = address(optarg);
+		break;
+	case 'P':
+		set->noise_port = (unsigned int)atoi(optarg);
+		break;
+	default:
+		return false;
+	}
+	return true;
+}
+
+/* How much, and how fast. */
+static bool set_pace(struct settings *set, int option)
+{
+	switch (option) {
+	case 's':
+		set->size = (unsigned int)atoi(optarg);
+		break;
+	case 'r':
+		set->rate = atof(optarg);
+		break;
+	case 'b':
+		set->burst = (unsigned int)atoi(optarg);
+		break;
+	case 't':
+		set->seconds = atof(optarg);
+		break;
+	case 'c':
+		set->cpu = atoi(optarg);
+		break;
+	case 'S':
+		set->spin = true;
+		break;
+	case 'C':
+		set->checksum = true;
+		break;
+	default:
+		return false;
+	}
+	return true;
+}
+
 static struct settings parse(int argc, char **argv)
 {
-	static const struct option options[] = {
-		{ "interface", 1, NULL, 'i' },   { "source", 1, NULL, 'a' },
-		{ "group", 1, NULL, 'g' },       { "port", 1, NULL, 'p' },
-		{ "flows", 1, NULL, 'f' },       { "noise", 1, NULL, 'n' },
-		{ "noise-group", 1, NULL, 'G' }, { "noise-port", 1, NULL, 'P' },
-		{ "size", 1, NULL, 's' },        { "rate", 1, NULL, 'r' },
-		{ "burst", 1, NULL, 'b' },       { "seconds", 1, NULL, 't' },
-		{ "cpu", 1, NULL, 'c' },         { "spin", 0, NULL, 'S' },
-		{ "checksum", 0, NULL, 'C' },    { NULL, 0, NULL, 0 },
-	};
 	struct settings set = { .port = 5001,
 				.flows = 1,
 				.noise_port = 5999,
@@ -282,55 +348,8 @@ static struct settings parse(int argc, char **argv)
 	set.noise_group = address("239.99.0.1");
 	set.source = address("198.18.1.1");
 	while ((option = getopt_long(argc, argv, "", options, NULL)) != -1) {
-		switch (option) {
-		case 'i':
-			set.interface = optarg;
-			break;
-		case 'a':
-			set.source = address(optarg);
-			break;
-		case 'g':
-			set.group = address(optarg);
-			break;
-		case 'p':
-			set.port = (unsigned int)atoi(optarg);
-			break;
-		case 'f':
-			set.flows = (unsigned int)atoi(optarg);
-			break;
-		case 'n':
-			set.noise = (unsigned int)atoi(optarg);
-			break;
-		case 'G':
-			set.noise_group = address(optarg);
-			break;
-		case 'P':
-			set.noise_port = (unsigned int)atoi(optarg);
-			break;
-		case 's':
-			set.size = (unsigned int)atoi(optarg);
-			break;
-		case 'r':
-			set.rate = atof(optarg);
-			break;
-		case 'b':
-			set.burst = (unsigned int)atoi(optarg);
-			break;
-		case 't':
-			set.seconds = atof(optarg);
-			break;
-		case 'c':
-			set.cpu = atoi(optarg);
-			break;
-		case 'S':
-			set.spin = true;
-			break;
-		case 'C':
-			set.checksum = true;
-			break;
-		default:
+		if (!set_flows(&set, option) && !set_pace(&set, option))
 			exit(2);
-		}
 	}
 	if (!set.interface || !set.flows || !set.burst || set.burst > MAX_BURST || set.size < sizeof(struct payload) ||
 	    set.size > 8972) {

@@ -40,12 +40,3 @@ def test_packets_only_read_the_rules() -> None:
             text = (NATIVE / f"{name}.{kind}").read_text()
             assert not re.search(r"(?<!const )struct mcr_(rules|rule|output) ?\*", text), f"{name}.{kind}"
             assert not re.search(r"rules\.(rules|outputs)\[[^\]]*\]\.\w+ [-+|]?= ", text), f"{name}.{kind}"
-
-
-def test_no_function_is_longer_than_a_screen() -> None:
-    """Programs of the tests included."""
-    sources = [*NATIVE.rglob("*.[ch]"), *(ROOT / "tests" / "native").glob("*.[ch]")]
-    body = re.compile(r"^(\w[^\n]*)\n\{\n(.*?)^\}", re.MULTILINE | re.DOTALL)
-    bodies = [(source.name, *each) for source in sources for each in body.findall(source.read_text())]
-    assert len(bodies) > 200
-    assert [(name, head) for name, head, lines in bodies if lines.count("\n") > 45] == []

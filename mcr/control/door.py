@@ -18,7 +18,7 @@ WARNING_INTERVAL: Final = 60
 REFUSING_SHARE: Final = 0.1
 """Share of the daemon's time for accepting while clients are refused: whoever repeats that costs little."""
 
-LONGEST_REST: Final = 0.01
+LONGEST_REST: Final = 0.003
 """Seconds. Whoever is let in waits for a place in the queue meanwhile, or behind those who are refused."""
 
 _ACCEPTED_AT_ONCE = 32

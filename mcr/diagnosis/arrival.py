@@ -181,7 +181,9 @@ def _judge_astray(source: Input, look: Look, astray: dict[Sighting, tuple[str, .
     if differs == (_LOCAL,):
         return _judge_local(source, look, max(astray, key=lambda each: look.frames[each]))
     names = [_describe(each) for each in sorted(astray, key=lambda each: -look.frames[each])]
-    wanted = "untagged " if _VLAN in differs else "whole " if _FRAGMENTS in differs else ""
+    wanted = "whole " if _FRAGMENTS in differs else ""
+    if _VLAN in differs:
+        wanted = "untagged " if source.vlan is None else f"in VLAN {source.vlan} "
     frames = counted(sum(look.frames[each] for each in astray), "frame")
     first = max(astray, key=lambda each: look.frames[each])
     untagged = [

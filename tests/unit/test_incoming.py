@@ -362,3 +362,11 @@ def test_a_firewall_that_lets_queries_in_all_the_same_is_not_blamed() -> None:
 
 
 # What the rule takes
+
+
+def test_a_flow_that_lacks_the_tag_of_its_rule_is_told_so() -> None:
+    rule = attrs.evolve(RULE, input=attrs.evolve(SOURCE, vlan=7))
+    look = Look(2.0, {FLOW: 10}, {}, None)
+    (finding,) = judge_arrival(rule, look, stats(), stats(), others=(), queriers=Queriers(UNHEARD, 0, Firewall(), 0))
+    assert finding.what.startswith("239.1.1.1:5000 does not arrive in VLAN 7 on in0, but this does: 239.1.1.1:5000 on")
+    assert finding.remedy == "add the rule without --input-vlan"

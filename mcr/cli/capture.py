@@ -88,7 +88,7 @@ def run_capture(
             for packet in islice(captured.packets(seconds, stopped), count):
                 show(packet)
                 shown[captured.places[packet.place].outgoing] += 1
-        lost = sum(captured.counts(number)[1] for number in range(len(captured.places)))
+        lost = sum(map(captured.lost, range(len(captured.places))))
     click.echo(f"{shown[False]:,} packets in, {shown[True]:,} out, {lost:,} lost by the capture", err=True)
 
 
@@ -156,7 +156,10 @@ def _writer(capture: RuleCapture, file: str | None, title: str, *, as_json: bool
         opened.flush()
         is_live = not stat.S_ISREG(os.fstat(opened.fileno()).st_mode)
 
+        written = Counter[int]()
+
         def write(packet: Packet) -> None:
+            written[packet.place] += 1
             direction = OUTBOUND if capture.places[packet.place].outgoing else INBOUND
             writer.packet(packet.place, packet.time, packet.data, direction, packet.verdict)
             if is_live:
@@ -164,7 +167,8 @@ def _writer(capture: RuleCapture, file: str | None, title: str, *, as_json: bool
 
         yield write
         for number in range(len(capture.places)):
-            writer.statistics(number, time.time_ns(), *capture.counts(number))
+            lost = capture.lost(number)
+            writer.statistics(number, time.time_ns(), written[number] + lost, lost)
 
 
 @contextmanager

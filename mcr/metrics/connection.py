@@ -151,7 +151,7 @@ class Client:
         while not self.has_left:
             try:
                 data = await following()
-            except McrError:  # mcrd stops; the browser asks anew
+            except McrError:  # mcrd stops, or holds too much; the browser asks anew
                 break
             self.held = len(data)
             if not await self._send_events(h11.Data(data=data)):

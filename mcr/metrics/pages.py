@@ -15,7 +15,7 @@ from mcr.actors.stats_aggregator import Moment
 from mcr.errors import McrError, RuleNotFound
 from mcr.metrics.exposition import Format
 from mcr.metrics.rules import RulesPage, one_rule
-from mcr.metrics.status import POLICY, Status, event, page
+from mcr.metrics.status import POLICY, Status, content, event, page
 from mcr.metrics.totals import totals_page
 from mcr.model.rule import RuleState, RuleView
 from mcr.model.stats import Stats
@@ -102,8 +102,8 @@ class Pages:
     _stats: Statistics
     _started: float = attrs.field(factory=time.time, init=False)
     _rules_page: RulesPage = attrs.field(factory=RulesPage, init=False)
-    _status: Status | None = attrs.field(default=None, init=False)
-    _status_until: float = attrs.field(default=-math.inf, init=False)
+    _shown: str = attrs.field(default="", init=False)
+    _shown_until: float = attrs.field(default=-math.inf, init=False)
 
     async def get(self, target: str, accept: str) -> Answer:
         """Answer a GET. One at a time.
@@ -129,8 +129,8 @@ class Pages:
     async def _answer(self, path: str, query: dict[str, list[str]], chosen: Format) -> Answer:
         match path, [*query.items()]:
             case "/", []:
-                status = await self._now()
-                return Answer(HTTPStatus.OK, [page(status)], _HTML, [("Content-Security-Policy", POLICY)])
+                document = page(socket.gethostname(), await self._content())
+                return Answer(HTTPStatus.OK, [document], _HTML, [("Content-Security-Policy", POLICY)])
             case "/live", []:
                 return Answer(HTTPStatus.OK, [await self._event()], _EVENTS, _UNCACHED, self._event)
             case "/metrics", []:
@@ -148,15 +148,15 @@ class Pages:
         return Answer(HTTPStatus.OK, body, chosen.value)
 
     async def _event(self) -> bytes:
-        return event(await self._now())
+        return event(await self._content())
 
-    async def _now(self) -> Status:
+    async def _content(self) -> str:
         """What the status page shows. It is put together once for everybody who looks."""
-        if self._status is None or trio.current_time() >= self._status_until:
+        if not self._shown or trio.current_time() >= self._shown_until:
             stats, rules, workers = await self._stats.read(), await self._rules.list(), await self._workers.describe()
-            self._status = Status(socket.gethostname(), self._started, stats, rules, workers)
-            self._status_until = trio.current_time() + STATUS_SECONDS
-        return self._status
+            self._shown = content(Status(socket.gethostname(), self._started, stats, rules, workers))
+            self._shown_until = trio.current_time() + STATUS_SECONDS
+        return self._shown
 
     async def _totals(self, chosen: Format) -> list[bytes]:
         moment, rules = await self._stats.moment(), await self._rules.list()

@@ -23,6 +23,7 @@ import trio
 from mcr.control.door import Door
 from mcr.control.peers import peer_of
 from mcr.control.turns import Turns
+from mcr.errors import LimitReached
 from mcr.metrics.connection import Client
 from mcr.metrics.pages import STATUS_SECONDS, Answer, Following, Pages
 
@@ -131,19 +132,30 @@ class _Clients:
                 answer = await self._pages.get(target, accept)
         if waiting.cancelled_caught:
             return _BUSY
-        of_peer = sum(each.held for each in self._open if each.peer == client.peer)
-        total = sum(each.held for each in self._open)
-        if of_peer + answer.size > MAX_HELD // 2 or total + answer.size > MAX_HELD:
+        if self._is_too_much(client, answer.size):
             return _BUSY
         if not answer.following:
             return answer
         return attrs.evolve(answer, following=partial(self._follow, client, answer.following))
 
     async def _follow(self, client: Client, following: Following) -> bytes:
-        """What comes next, when it is the client's turn."""
+        """What comes next, when it is the client's turn.
+
+        Raises:
+            LimitReached: too much is being sent already.
+        """
         await trio.sleep(STATUS_SECONDS)
         async with self._turns.turn(client.peer):
-            return await following()
+            data = await following()
+        if self._is_too_much(client, len(data)):
+            raise LimitReached("too much is being sent already")
+        return data
+
+    def _is_too_much(self, client: Client, size: int) -> bool:
+        """Whether so many bytes more would be too many to hold."""
+        of_peer = sum(each.held for each in self._open if each.peer == client.peer)
+        total = sum(each.held for each in self._open)
+        return of_peer + size > MAX_HELD // 2 or total + size > MAX_HELD
 
 
 def _peer(connection: socket.socket) -> Hashable:

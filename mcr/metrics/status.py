@@ -27,6 +27,9 @@ from mcr.text.visible import visible
 MOST_RULES: Final = 200
 """Rules on the page: those that are not active, then those with the most packets."""
 
+MOST_OUTPUTS: Final = 10
+"""Outputs of a rule on the page: those that are not active first."""
+
 _DOCUMENT: Final = files("mcr.metrics").joinpath("status.html").read_text("utf-8")
 _MINUTE, _HOUR, _DAY = 60, 3600, 86400  # seconds
 
@@ -60,14 +63,14 @@ class Status:
     workers: Sequence[WorkerView]
 
 
-def page(status: Status) -> bytes:
-    """The document."""
-    return Template(_DOCUMENT).substitute(host=_text(status.host), main=content(status)).encode()
+def page(host: str, shown: str) -> bytes:
+    """The document; `shown`: its content."""
+    return Template(_DOCUMENT).substitute(host=_text(host), main=shown).encode()
 
 
-def event(status: Status) -> bytes:
+def event(shown: str) -> bytes:
     """What a page that is open shows from now on, as a server-sent event."""
-    return f"data: {content(status)}\n\n".encode()
+    return f"data: {shown}\n\n".encode()
 
 
 def content(status: Status) -> str:
@@ -131,7 +134,7 @@ def _rules(status: Status) -> str:
     rows = [_rule(each, counters.get(each.rule_id)) for each in views[:MOST_RULES]]
     header = ("Rule", "State", "Input", "Outputs", "Path", "#Packets/s", "#Mbit/s", "#Matched", "#Sent", "#Errors")
     left_out = len(views) - len(rows)
-    more = f"<p class=dim>and {left_out:,} more, all with fewer packets: mcrctl list</p>" if left_out else ""
+    more = f"<p class=dim>and {left_out:,} more: mcrctl list</p>" if left_out else ""
     return _table("Rules", header, rows) + more if rows else ""
 
 
@@ -142,17 +145,24 @@ def _rank(view: RuleView, counters: RuleStats | None) -> tuple[bool, float]:
 def _rule(view: RuleView, counters: RuleStats | None) -> list[str]:
     active = view.state is RuleState.ACTIVE
     state = f"<span class={'good' if active else 'bad'}>{view.state}</span>"
-    outputs = "<br>".join(
-        _text(f"{each}{'' if each.state is RuleState.ACTIVE or each.state is view.state else f' ({each.state})'}")
-        for each in view.outputs
-    )
     numbers = ["-"] * 5
     if counters:
         errors = f"<span class=bad>{counters.errors:,}</span>" if counters.errors else "0"
         totals = f"{counters.matched:,}", f"{counters.sent:,}", errors
         numbers = [f"{counters.pps:,.0f}", f"{counters.bps / 1e6:,.2f}", *totals]
     reason = f"<br>{_text(view.reason)}" if view.reason else ""
-    return [_text(view.name or view.rule_id), state + reason, _text(str(view.input)), outputs, str(view.path), *numbers]
+    name, source = _text(view.name or view.rule_id), _text(str(view.input))
+    return [name, state + reason, source, _outputs(view), str(view.path), *numbers]
+
+
+def _outputs(view: RuleView) -> str:
+    shown = sorted(view.outputs, key=lambda each: each.state is RuleState.ACTIVE)[:MOST_OUTPUTS]
+    lines = [
+        _text(f"{each}{'' if each.state is RuleState.ACTIVE or each.state is view.state else f' ({each.state})'}")
+        for each in shown
+    ]
+    more = [f"and {len(view.outputs) - len(shown):,} more"] if len(view.outputs) > len(shown) else []
+    return "<br>".join([*lines, *more])
 
 
 def _interfaces(interfaces: Iterable[InterfaceStats]) -> str:

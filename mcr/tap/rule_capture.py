@@ -10,7 +10,7 @@ import socket
 import struct
 import time
 from collections import defaultdict
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from ipaddress import IPv4Address
 from types import TracebackType
@@ -22,7 +22,7 @@ from mcr._native import ffi, lib
 from mcr.errors import SystemFault
 from mcr.model.flow import Flow
 from mcr.net import uapi
-from mcr.net.filter.cbpf import REJECT_ALL, attach_filter, select_udp
+from mcr.net.filter.cbpf import REJECT_ALL, Instruction, accept_udp, attach_filter, select_udp
 from mcr.net.interfaces import bind_packet, find_interface
 from mcr.net.links import read_links
 from mcr.net.network import Link, Network
@@ -39,6 +39,8 @@ _VNET = struct.Struct("BBHHHH")  # flags, kind of super-frame, header length, se
 _TIME = struct.Struct("qq")  # seconds, nanoseconds
 _ROOM = socket.CMSG_SPACE(_AUXILIARY.size) + socket.CMSG_SPACE(_TIME.size)
 _PORTS = struct.Struct("!HH")
+_TAG = struct.Struct("!HH")
+_MACS = 12  # bytes
 _UDP_HEADER = 8  # bytes
 _LINK_HEADERS = {uapi.ARPHRD_ETHER, uapi.ARPHRD_LOOPBACK}
 _CAUSES = {
@@ -123,7 +125,7 @@ class RuleCapture:
         self.has_link_header: list[bool] = []
         self._sockets: list[socket.socket] = []
         self._closing = ExitStack()
-        self._counts = [(0, 0)] * len(places)
+        self._lost = [0] * len(places)
         # With port 0, what none can be read of.
         self._wanted = [
             {(each.vlan, each.group.packed, port) for each in place.flows for port in (each.port, 0)}
@@ -144,7 +146,7 @@ class RuleCapture:
                 self.has_link_header.append(opened.getsockname()[3] in _LINK_HEADERS)
             self._own = _own_addresses(self._sockets)
             for each, opened in zip(self.places, self._sockets, strict=True):
-                attach_filter(opened, select_udp(each.flows, outgoing=each.outgoing))
+                attach_filter(opened, _select(each))
             self._closing = undo.pop_all()
         return self
 
@@ -154,24 +156,29 @@ class RuleCapture:
         self._closing.close()
 
     def packets(self, seconds: float | None, stopped: Callable[[], bool]) -> Iterator[Packet]:
-        """Packets as they come, for so many seconds or for ever, and until it is stopped."""
+        """Packets as they come, for so many seconds or for ever, and until it is stopped; with all that wait then."""
         until = None if seconds is None else time.monotonic() + seconds
         poll = select.poll()
         numbers = {each.fileno(): number for number, each in enumerate(self._sockets)}
         for each in numbers:
             poll.register(each, select.POLLIN)
         while not stopped() and (until is None or time.monotonic() < until):
-            ready = [numbers[fd] for fd, _ in poll.poll(_STEP_MS)]
-            found = [packet for number in ready for packet in self._read(number)]
-            yield from sorted(found, key=lambda each: each.time)
+            yield from self._read_all(numbers[fd] for fd, _ in poll.poll(_STEP_MS))
+        for opened in self._sockets:
+            attach_filter(opened, REJECT_ALL)
+        while ready := poll.poll(0):
+            yield from self._read_all(numbers[fd] for fd, _ in ready)
 
-    def counts(self, place: int) -> tuple[int, int]:
-        """How many packets there were at a place so far, and how many of them were lost to the capture."""
+    def lost(self, place: int) -> int:
+        """How many packets of a place found no room so far."""
         raw = self._sockets[place].getsockopt(uapi.SOL_PACKET, uapi.PACKET_STATISTICS, 8)
-        received, dropped = struct.unpack("=II", raw)  # since it was asked last
-        before = self._counts[place]
-        self._counts[place] = before[0] + received, before[1] + dropped
-        return self._counts[place]
+        _, dropped = struct.unpack("=II", raw)  # since it was asked last
+        self._lost[place] += dropped
+        return self._lost[place]
+
+    def _read_all(self, ready: Iterable[int]) -> list[Packet]:
+        """What waits at these places, in the order of time."""
+        return sorted((packet for number in ready for packet in self._read(number)), key=lambda each: each.time)
 
     def _read(self, place: int) -> Iterator[Packet]:
         opened = self._sockets[place]
@@ -190,7 +197,7 @@ class RuleCapture:
 
     def _packet(self, place: int, data: bytes, ancillary: Mapping[int, bytes], address: Any) -> Packet | None:
         where = self.places[place]
-        status, _, _, _, network, tag, _ = _AUXILIARY.unpack(ancillary[uapi.PACKET_AUXDATA])
+        status, _, _, _, network, tag, protocol = _AUXILIARY.unpack(ancillary[uapi.PACKET_AUXDATA])
         seconds, nanoseconds = _TIME.unpack(ancillary[uapi.SO_TIMESTAMPNS])
         _, super_frame, _, _, _, _ = _VNET.unpack_from(data)
         data = data[_VNET.size :]
@@ -214,6 +221,8 @@ class RuleCapture:
             frame = ffi.new("struct mcr_frame *", {"data": buffer, "size": len(data), "network": network, **known})
             cause = _CAUSES.get(lib.mcr_sanity_check(frame, parsed, self._own))
             verdict = f"dropped: {cause}" if cause else FORWARDED
+        if status & uapi.TP_STATUS_VLAN_VALID and self.has_link_header[place]:
+            data = data[:_MACS] + _TAG.pack(protocol or uapi.ETH_P_8021Q, tag) + data[_MACS:]
         return Packet(
             place,
             seconds * 1_000_000_000 + nanoseconds,
@@ -222,6 +231,13 @@ class RuleCapture:
             parsed.payload_size if ret == 0 else 0,
             verdict,
         )
+
+
+def _select(place: Place) -> Sequence[Instruction]:
+    try:
+        return select_udp(place.flows, outgoing=place.outgoing)
+    except OverflowError:  # of all UDP its own is picked out later
+        return accept_udp({each.vlan for each in place.flows}, outgoing=place.outgoing)
 
 
 def _unsound(ret: int) -> str:

@@ -10,7 +10,7 @@ from ipaddress import ip_address
 import attrs
 import pytest
 
-from mcr.metrics.status import MOST_RULES, POLICY, Status, content, event, page
+from mcr.metrics.status import MOST_OUTPUTS, MOST_RULES, POLICY, Status, content, event, page
 from mcr.model.flow import Input
 from mcr.model.rule import Output, OutputView, Path, RuleState, RuleView
 from mcr.model.stats import EgressStats, IngressStats, InterfaceStats, ParseErrors, RuleStats, Stats
@@ -92,7 +92,7 @@ def test_outputs_that_are_not_active_say_so() -> None:
     late = attrs.evolve(rule(1).outputs[0], state=RuleState.WAITING)
     degraded = attrs.evolve(rule(1, RuleState.DEGRADED), outputs=(*rule(1).outputs, late))
     (row,) = Reader(content(status(degraded))).rows[1:2]
-    assert row[3] == "239.9.9.1:6000:eth1 | 239.9.9.1:6000:eth1 (waiting)"
+    assert row[3] == "239.9.9.1:6000:eth1 (waiting) | 239.9.9.1:6000:eth1"
 
 
 @pytest.mark.parametrize(
@@ -135,15 +135,24 @@ def test_ten_thousand_rules_are_a_short_page_that_says_what_it_leaves_out() -> N
     assert f"and {10_000 - MOST_RULES:,} more" in text
 
 
+def test_of_many_outputs_those_that_are_not_active_are_shown_first() -> None:
+    late = attrs.evolve(rule(1).outputs[0], state=RuleState.WAITING)
+    degraded = attrs.evolve(rule(1, RuleState.DEGRADED), outputs=(*rule(1).outputs * 511, late))
+    shown = Reader(content(status(degraded))).rows[1][3].split(" | ")
+    assert shown[0] == "239.9.9.1:6000:eth1 (waiting)"
+    assert shown[-1] == f"and {512 - MOST_OUTPUTS} more"
+    assert len(shown) == MOST_OUTPUTS + 1
+
+
 def test_an_event_is_one_line() -> None:
-    data = event(status(rule(1, reason="a\nb")))
+    data = event(content(status(rule(1, reason="a\nb"))))
     assert data.startswith(b"data: <h1>")
     assert data.endswith(b"\n\n")
     assert data.count(b"\n") == 2
 
 
 def test_policy_names_the_script_and_the_style_that_are_there() -> None:
-    document = page(status()).decode()
+    document = page("relay7", content(status())).decode()
     for element in ("script", "style"):
         (inside,) = re.findall(f"<{element}>(.*?)</{element}>", document, re.DOTALL)
         digest = base64.b64encode(hashlib.sha256(inside.encode()).digest()).decode()

@@ -82,9 +82,9 @@ REJECT_ALL = (_return(0),)
 """The filter that a socket has until all of its fan-out group is in place."""
 
 
-def accept_udp(vlans: Iterable[int] = ()) -> tuple[Instruction, ...]:
-    """Make a filter that lets in all UDP, untagged or of these VLANs."""
-    return (*_udp(vlans), _return(_WHOLE))
+def accept_udp(vlans: Iterable[int] = (), *, outgoing: bool = False) -> tuple[Instruction, ...]:
+    """Make a filter that lets in all UDP, untagged or of these VLANs. `outgoing`: what this machine has sent."""
+    return (*_udp(vlans, outgoing=outgoing), _return(_WHOLE))
 
 
 def select_udp(wanted: Iterable[Flow], *, invert: bool = False, outgoing: bool = False) -> tuple[Instruction, ...]:

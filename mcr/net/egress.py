@@ -11,6 +11,10 @@ from mcr.net.buffer import set_buffer
 from mcr.net.filter.cbpf import REJECT_ALL, attach_filter
 from mcr.net.interfaces import Interface
 
+_LOW_PORT = (
+    "ports below net.ipv4.ip_unprivileged_port_start (1024) take CAP_NET_BIND_SERVICE: add it to "
+    "AmbientCapabilities= and CapabilityBoundingSet= of mcrd.service, or choose a higher port"
+)
 _NO_GROUP = "224.0.0.0"  # that nobody sends to (RFC 5771)
 
 
@@ -62,7 +66,7 @@ def open_egress(
         set_buffer(opened, socket.SO_SNDBUF, send_buffer)
     except OSError as error:
         opened.close()
-        hints = (f"who has the port: ss -lunp 'sport = :{shared_port}'",) if is_chosen and step == "bind" else ()
+        hints = _port_hints(error, shared_port) if is_chosen and step == "bind" else ()
         raise SystemFault(f"{what}: {step}", error.errno or 0, *hints) from None
     return opened
 
@@ -73,6 +77,15 @@ def _bind(opened: socket.socket, address: str, shared_port: int | None) -> None:
     opened.bind((address, shared_port or 0))
     if shared_port == 0:  # only after bind, or bind could give it a port that others share
         opened.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+
+
+def _port_hints(error: OSError, port: int | None) -> tuple[str, ...]:
+    match error.errno:
+        case errno.EADDRINUSE:
+            return (f"who has the port: ss -lunp 'sport = :{port}'",)
+        case errno.EACCES:
+            return (_LOW_PORT,)
+    return ()
 
 
 def _hints(error: OSError) -> tuple[str, ...]:

@@ -47,9 +47,9 @@ def test_datagrams_leave_as_their_outputs_ask(plant: Plant, make_mcr: MakeMcr, s
 
 
 def test_a_source_that_this_machine_lacks_costs_its_output_alone(plant: Plant, make_mcr: MakeMcr) -> None:
-    """And is used as soon as it is there; a port that another program has for itself is refused by its name."""
+    """And is used as soon as it is there; a port that it can't have is refused with the way to it."""
     plant.relay.cut_super_frames("out0")
-    mcr = make_mcr(plant.relay).start()
+    mcr = make_mcr(plant.relay, prefix=["setpriv", "--bounding-set=-net_bind_service"]).start()
     mcr.add("in0:239.1.1.1:5000", "239.2.2.2:6000:out0", "239.2.2.2:6001:out0:source=198.18.1.9", state="degraded")
     (rule,) = mcr.call("list")
     reason = "its source 198.18.1.9 is not an address of this machine"
@@ -71,6 +71,9 @@ def test_a_source_that_this_machine_lacks_costs_its_output_alone(plant: Plant, m
         "Error: Cannot send on out0: bind: Address already in use (os error 98)",
         "hint: who has the port: ss -lunp 'sport = :4000'",
     ]
+    said = mcr.ctl("change", rule["rule_id"], "--add-outputs", "239.2.2.2:6000:out0:source-port=514", check=False)
+    assert "bind: Permission denied" in said.stderr
+    assert "CAP_NET_BIND_SERVICE" in said.stderr
 
 
 def test_other_options_of_an_output_lose_no_packet_and_its_counters(plant: Plant, make_mcr: MakeMcr) -> None:

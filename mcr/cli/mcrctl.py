@@ -189,6 +189,7 @@ cli.add_later(
     doctor="mcr.cli.findings:doctor",
     why="mcr.cli.findings:why",
     report="mcr.cli.report:write_report",
+    top="mcr.cli.top:top",
 )
 
 

@@ -153,7 +153,7 @@ def cut(view: str, height: int | None) -> str:
     if height is None or len(lines) <= height:
         return view
     kept = max(height - 1, 0)
-    return "\n".join([*lines[:kept], f"... {len(lines) - kept:,} more lines: mcrctl stats, or mcrctl stats RULE"])
+    return "\n".join([*lines[:kept], f"... {len(lines) - kept:,} more lines: mcrctl top, or mcrctl stats RULE"])
 
 
 def stats_view(stats: dict[str, Any], width: int | None, *, short: bool = False) -> str:

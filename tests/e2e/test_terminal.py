@@ -1,12 +1,16 @@
 """Terminals, descriptors and signals: what mcrd is started from may go away, and a signal may come at any moment."""
 
+import fcntl
 import os
 import random
+import select
 import signal
+import struct
+import termios
 import time
 from pathlib import Path
 
-from mcr_process import Mcr, Receiver, Sender, children_of, wait_until
+from mcr_process import BIN, Mcr, Receiver, Sender, children_of, wait_until
 from topology import MakeMcr, Plant
 
 
@@ -83,6 +87,47 @@ def test_signal_during_the_start_does_what_it_does_later(plant: Plant, make_mcr:
             assert mcr.process.wait(10) == 0, mcr.log()
             assert mcr.says(f"{signum.name}: stopping")
     assert list(tmp_path.glob("*.sock*")) == []
+
+
+def test_top_shows_the_relay_and_follows_a_restart(plant: Plant, make_mcr: MakeMcr) -> None:
+    """In a terminal of 80 columns, which is as before at the end; in a pipe it is text."""
+    mcr = make_mcr(plant.relay).start()
+    add_rules(mcr)
+    terminal, slave = os.openpty()
+    fcntl.ioctl(slave, termios.TIOCSWINSZ, struct.pack("HHHH", 24, 80, 0, 0))
+    before = termios.tcgetattr(slave)
+    top = plant.relay.popen(
+        [BIN / "mcrctl", "top", "--control-socket", mcr.socket], stdin=slave, stdout=slave, stderr=slave
+    )
+    drawn = ""
+
+    def shows(text: str) -> bool:
+        """Whether the newest whole frame has it."""
+        nonlocal drawn
+        while select.select([terminal], [], [], 0)[0]:
+            drawn += os.read(terminal, 1 << 16).decode()
+        frames = drawn.split("\x1b[H")
+        return len(frames) > 2 and text in frames[-2] + frames[-1]
+
+    wait_until(lambda: shows("16 rules, all active"), "it shows the rules")
+    sender = Sender(plant.source, "src0", "239.1.1.7:5000", count=100_000, rate=1_000)
+    busiest = mcr.call("list")[7]["rule_id"]
+    wait_until(lambda: shows(f"> \x1b[7m{busiest}"), "the rule with most packets comes first")
+    os.write(terminal, b"\r")
+    wait_until(lambda: shows("239.2.2.7:6000:out0"), "enter shows its outputs")
+    sender.stop()
+    mcr.stop()
+    wait_until(lambda: shows("mcrd is away"), "it shows that mcrd is away")
+    mcr.start()
+    wait_until(lambda: shows("16 rules, all active"), "it goes on by itself")
+    os.write(terminal, b"q")
+    wait_until(lambda: shows("\x1b[?1049l") and top.poll() == 0, "q ends it")
+    assert termios.tcgetattr(slave) == before
+    os.close(terminal)
+    os.close(slave)
+    piped = mcr.ctl("top", "--filter", "239.1.1.7:").stdout
+    assert [line.split()[:2] for line in piped.splitlines() if line.startswith(busiest)] == [[busiest, "active"]]
+    assert "\x1b" not in piped
 
 
 def is_python(pid: int) -> bool:

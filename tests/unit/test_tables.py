@@ -341,7 +341,7 @@ def test_in_a_small_terminal_the_rules_stay() -> None:
     few = watched_view(watched, 80, 12).splitlines()
     assert len(few) == 12
     assert few[:11] == short.splitlines()[:11]
-    assert few[11] == f"... {len(short.splitlines()) - 11} more lines: mcrctl stats, or mcrctl stats RULE"
+    assert few[11] == f"... {len(short.splitlines()) - 11} more lines: mcrctl top, or mcrctl stats RULE"
 
 
 def test_rules_of_files_are_marked_where_there_are_any() -> None:

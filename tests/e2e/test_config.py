@@ -135,7 +135,8 @@ def test_a_fault_that_is_read_again_changes_nothing(plant: Plant, make_mcr: Make
     path.write_text(SPORT)
     mcr.ctl("config", "apply")
     assert names(mcr).keys() == {"sport"}
-    assert not [each for each in mcr.call("doctor") if each["check"] == "config_files"]
+    (finding,) = (each for each in mcr.call("doctor") if each["check"] == "config_files")
+    assert (finding["verdict"], finding["evidence"]) == ("ok", f"mcrctl settings: --config: {path}")
 
 
 def test_differences_are_told_by_exit_status(plant: Plant, make_mcr: MakeMcr, tmp_path: Path) -> None:

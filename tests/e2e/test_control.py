@@ -66,7 +66,7 @@ def test_ping_is_prompt_while_workers_crash_and_clients_idle(plant: Plant, make_
         killer.start()
         try:
             answers = [timed_ping(mcr) for _ in range(300)]
-            commands = [timed_ctl(mcr, "ping") for _ in range(20)]
+            commands = [timed_ctl(mcr, "ping") for _ in range(8)]
         finally:
             crashing.set()
             killer.join()
@@ -96,10 +96,12 @@ def test_every_command_answers_within_200_ms(plant: Plant, make_mcr: MakeMcr) ->
     mcr = make_mcr(plant.relay).start(2)
     mcr.add("in0:239.1.1.1:5000", "239.2.2.2:6000:out0")
     for words in COMMANDS:
-        mcr.ctl(*words)  # a first run reads the files from disk
-        times = [timed_ctl(mcr, *words) for _ in range(3)]
+        # A first run reads files from disk, and what else this machine does may slow down others.
+        times = [timed_ctl(mcr, *words)]
+        while times[-1] >= 0.2 and len(times) < 4:
+            times.append(timed_ctl(mcr, *words))
         print(f"{' '.join(words)}: {min(times):.3f} to {max(times):.3f} s")
-        assert min(times) < 0.2, words  # what else this machine does may slow down some of them
+        assert times[-1] < 0.2, words
 
 
 @pytest.mark.alone

@@ -70,7 +70,7 @@ def replace_under_traffic(mcr: Mcr, replace: Replace, every: int) -> Mcr:
 
 
 @pytest.mark.alone
-@pytest.mark.parametrize(("workers", "path"), [(1, "auto"), (2, "auto"), (2, "off")])
+@pytest.mark.parametrize(("workers", "path"), [(1, "auto"), (2, "off")])
 def test_nothing_is_lost_at_20_000_packets_a_second(
     plant: Plant,
     ways: tuple[Callable[[int], Mcr], Replace],
@@ -92,7 +92,7 @@ def test_nothing_is_lost_at_20_000_packets_a_second(
     for _ in range(TRIES):
         receiver = Receiver(plant.receiver, TO, count=PLENTY, idle=1.0)
         sender = Sender(plant.source, "src0", FLOW, count=PLENTY, rate=RATE)
-        mcr = replace_under_traffic(mcr, replace, RATE)
+        mcr = replace_under_traffic(mcr, replace, RATE // 2)
         wait_until_more_come_in(mcr)
         more = sender.stop()
         sent += more

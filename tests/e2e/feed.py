@@ -7,11 +7,13 @@ import struct
 import time
 from collections import Counter
 from collections.abc import Callable, Collection
+from contextlib import suppress
 from typing import Any, Self
 
 import attrs
 
 from lab import Namespace
+from mcr.errors import McrError
 from mcr_process import SLOWNESS, Mcr, wait_until
 
 _IGMP_V3_REPORT = 0x22
@@ -106,12 +108,14 @@ class Feed:
         """Connect both cables and add the rule."""
         self.input.connect()
         self.output.connect()
-        self.mcr.ctl(*self.words())
+        outputs = (f"{self.out}:6000:{self.output.name}", f"{self.output.far_address}:6001:{self.output.name}")
+        self.mcr.add(f"{self.input.name}:{self.group}:5000", *outputs, rule_id=self.rule_id)
         return self
 
     def end(self) -> None:
         """Remove the rule, and the cables as far as they are there."""
-        self.mcr.ctl("remove", "--rule-id", self.rule_id, check=False)
+        with suppress(McrError):  # it may not be there
+            self.mcr.call("remove", {"rule_id": self.rule_id})
         for cable in (self.input, self.output):
             self.mcr.namespace.run(["ip", "link", "delete", "dev", cable.name], check=False)
 

@@ -4,7 +4,6 @@ import json
 import os
 import signal
 import socket
-import subprocess
 import sys
 import threading
 import time
@@ -15,6 +14,7 @@ from typing import Any
 import pytest
 
 from exposition import Samples, needs_promtool, promtool, samples, sums, total, value
+from lab import Lab
 from mcr.cli.client import Client
 from mcr.metrics.exposition import Format
 from mcr_process import BIN, SLOWNESS, Mcr, Receiver, Sender, wait_until
@@ -132,38 +132,34 @@ def test_counters_are_exact_and_never_go_back(plant: Plant, make_mcr: MakeMcr, t
     assert not path.exists()
 
 
-@pytest.mark.parametrize(
-    ("endpoint", "says"),
-    [
-        ("127.0.0.1:9464", ("Address already in use (os error 98)", "ss -ltnp 'sport = :9464'")),
-        ("192.0.2.1:9464", ("Cannot assign requested address (os error 99)", "ip address show")),
-        ("unix:{directory}/none/none/x.sock", ("No such file or directory (os error 2)", "sudo mkdir -p ")),
-        ("unix:{directory}/file", ("Address already in use (os error 98)", "is not a socket")),
-        ("9464", ("Invalid --metrics: '9464'", "ADDR:PORT, such as 127.0.0.1:9464")),
-    ],
-)
-def test_where_metrics_cannot_be_served_mcrd_says_why(
-    plant: Plant, tmp_path: Path, endpoint: str, says: tuple[str, str]
-) -> None:
+REFUSED = {
+    "127.0.0.1:9464": ("Address already in use (os error 98)", "ss -ltnp 'sport = :9464'"),
+    "192.0.2.1:9464": ("Cannot assign requested address (os error 99)", "ip address show"),
+    "unix:{directory}/none/none/x.sock": ("No such file or directory (os error 2)", "sudo mkdir -p "),
+    "unix:{directory}/file": ("Address already in use (os error 98)", "is not a socket"),
+    "9464": ("Invalid --metrics: '9464'", "ADDR:PORT, such as 127.0.0.1:9464"),
+}
+"""Where metrics can't be served: the error, and its remedy."""
+
+
+def test_where_metrics_cannot_be_served_mcrd_says_why(lab: Lab, tmp_path: Path) -> None:
     """And what to do; it does not start, and leaves nothing behind."""
     (tmp_path / "file").touch()
-    plant.relay.run(["ip", "link", "set", "lo", "up"])
-    listen = "import socket, sys; s = socket.create_server(('127.0.0.1', 9464)); print(1, flush=True); sys.stdin.read()"
-    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
-    holder = plant.relay.popen([sys.executable, "-c", listen], **pipes)
-    assert holder.stdout
-    assert holder.stdout.readline() == "1\n"
-    at = endpoint.format(directory=tmp_path)
-    control = tmp_path / "control.sock"
-    words = ("supervisor", "--no-state", "--control-socket", control, "--metrics", at)
-    done = plant.relay.run([BIN / "mcrd", *words], check=False)
-    assert done.returncode != 0
-    errors = [line for line in done.stderr.splitlines() if line.startswith("Error: ")]
-    assert len(errors) == 1
-    assert says[0] in errors[0]
-    assert says[1] in done.stderr
-    assert not control.exists()
-    holder.kill()
+    relay = lab.namespace("relay")
+    relay.run(["ip", "link", "set", "lo", "up"])
+    with relay.entered():
+        holder = socket.create_server(("127.0.0.1", 9464))
+    with holder:
+        for endpoint, (error, remedy) in REFUSED.items():
+            control = tmp_path / "control.sock"
+            at = endpoint.format(directory=tmp_path)
+            words = ("supervisor", "--no-state", "--control-socket", control, "--metrics", at)
+            done = relay.run([BIN / "mcrd", *words], check=False)
+            assert done.returncode != 0
+            (said,) = (line for line in done.stderr.splitlines() if line.startswith("Error: "))
+            assert error in said
+            assert remedy in done.stderr
+            assert not control.exists()
 
 
 def test_a_port_is_served_and_taken_over(plant: Plant, make_mcr: MakeMcr) -> None:
@@ -186,12 +182,12 @@ def test_a_port_is_served_and_taken_over(plant: Plant, make_mcr: MakeMcr) -> Non
 
 # What it costs
 
-RULES, SCRAPES = 10_000, 10
+RULES, SCRAPES = 4_000, 10
 
 
 @pytest.mark.alone
 def test_many_rules_are_cheap_to_scrape_and_hold_nobody_up(plant: Plant, make_mcr: MakeMcr, tmp_path: Path) -> None:
-    """10,000 rules with three outputs each: 150 ms of processor a scrape, and others are answered within 50 ms."""
+    """4,000 rules with three outputs each: 60 ms of processor a scrape, and others are answered within 50 ms."""
     path = tmp_path / "metrics.sock"
     mcr = make_mcr(plant.relay).start(1, "--metrics", f"unix:{path}")
     assert mcr.process is not None
@@ -235,5 +231,5 @@ def test_many_rules_are_cheap_to_scrape_and_hold_nobody_up(plant: Plant, make_mc
     done.set()
     asker.join()
     print(f"{1000 * cost:.0f} ms a scrape, slowest answer {1000 * max(answered):.0f} ms of {len(answered)}")
-    assert cost < 0.15 * SLOWNESS
+    assert cost < 0.06 * SLOWNESS
     assert max(answered) < 0.05 * SLOWNESS

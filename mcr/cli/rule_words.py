@@ -31,7 +31,8 @@ def rule_options(command: _F) -> _F:
             metavar="G:P:IF[,G:P:IF...]",
             multiple=True,
             help="Where to send them: group or host, port, interface to leave by. Options stand behind it, as in "
-            "239.2.2.2:5000:eth1:ttl=8:dscp=34: ttl=N (not given: 1 to a group, 64 to a host); dscp=N (0); "
+            "239.2.2.2:5000:eth1:ttl=8:dscp=34: ttl=N (not given: 1 to a group, 64 to a host), ttl=keep as it comes, "
+            "ttl=dec one less; dscp=N (0), dscp=keep; "
             "source=ADDR, an address of this machine (that of the interface); source-port=N (any); gso=N or gso=off, "
             "at most N datagrams, or one, in one system call (32).",
         ),

@@ -20,6 +20,7 @@ OPTIONS: Mapping[str, str] = {
 """What may follow an output's interface, as `:gso=off`; with its name in JSON."""
 
 _NUMBERS = frozenset({"ttl", "dscp", "source-port"})
+_WORDS = frozenset({"ttl", "dscp"})  # that may be one as well
 _UNSAID = frozenset({None, "auto"})
 _NAMES = ("group", "port", "interface")
 
@@ -79,11 +80,8 @@ def _options(text: str, options: list[str]) -> dict[str, Any]:
                 f"Invalid output {text!r}: {option!r} is not an option of an output",
                 f"after G:P:IF, each once: {', '.join(f':{known}=…' for known in OPTIONS)}",
             )
-        chosen[OPTIONS[name]] = _number(text, option, value) if name in _NUMBERS else value
+        is_number = value.isascii() and value.isdecimal() and len(value) < 10  # noqa: PLR2004
+        if name in _NUMBERS - _WORDS and not is_number:
+            raise UsageError(f"Invalid output {text!r}: {option!r} has no number")
+        chosen[OPTIONS[name]] = int(value) if name in _NUMBERS and is_number else value
     return chosen
-
-
-def _number(text: str, option: str, value: str) -> int:
-    if not (value.isascii() and value.isdecimal() and len(value) < 10):  # noqa: PLR2004
-        raise UsageError(f"Invalid output {text!r}: {option!r} has no number")
-    return int(value)

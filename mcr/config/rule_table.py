@@ -38,8 +38,8 @@ _ENDPOINT: Final[dict[str, _Check]] = {
 _INPUT: Final[dict[str, _Check]] = _ENDPOINT | {"vlan": ((int,), lambda value, _: value)}
 _OPTIONS: Final[dict[str, _Check]] = {
     "gso": ((str, int), lambda value, _: str(value)),
-    "ttl": ((int,), lambda value, _: value),
-    "dscp": ((int,), lambda value, _: value),
+    "ttl": ((int, str), lambda value, _: value),
+    "dscp": ((int, str), lambda value, _: value),
     "source": ((str,), parse_address),
     "source_port": ((int,), lambda value, _: value),
 }

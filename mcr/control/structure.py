@@ -122,6 +122,12 @@ def _structure_endpoint(cls: type[_T], what: str) -> Callable[[Any, Any], _T]:
     return _only_from_object(make_dict_structure_fn(cls, _converter, _cattrs_forbid_extra_keys=True, group=address))
 
 
+def _structure_number_or_word(value: object, _: object) -> int | str | None:
+    if value is None or isinstance(value, str):
+        return value if value is None else _expect(value, str)
+    return _expect(value, int)
+
+
 def _structure_source(value: object, _: object) -> Address | None:
     return None if value is None else parse_address(_expect(value, str), "output source")
 
@@ -195,6 +201,7 @@ _converter.register_structure_hook(bool, lambda value, _: _expect(value, bool))
 _converter.register_structure_hook(Level, lambda value, _: Level.parse(_expect(value, str)))
 _converter.register_structure_hook(Facility, lambda value, _: Facility.parse(_expect(value, str)))
 _converter.register_structure_hook(Address | None, _structure_source)
+_converter.register_structure_hook(int | str | None, _structure_number_or_word)
 _converter.register_structure_hook(Input, _structure_endpoint(Input, "input group"))
 _converter.register_structure_hook(Output, _structure_endpoint(Output, "output group"))
 _converter.register_structure_hook(Rule, lambda value, _: _converter.structure(value, RuleParams).rule())

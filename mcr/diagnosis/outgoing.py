@@ -208,6 +208,7 @@ def _remedy(output: Output, number: int | None) -> str:
         errno.ENETUNREACH: f"did it go down? ip link show dev {name}",
         errno.EHOSTUNREACH: f"ip route get {output.group} oif {name}",
         errno.EINVAL: f"is {output.source or 'its source'} an address of this machine? ip address show",
+        errno.ETIME: "what comes has a TTL that ends here: have its sender give it more, or name one: ttl=N",
         errno.EPERM: "a firewall of this machine refuses it: sudo nft list ruleset",
         errno.EACCES: f"{output.group} is a broadcast address, to which MCR does not send: name a host or a group",
         errno.EMSGSIZE: f"it is too large: ip link show dev {name}; have the source send smaller datagrams",

@@ -5,19 +5,25 @@ from typing import Final
 from mcr.errors import InvalidParams
 from mcr.model.flow import Address
 
+KEEP: Final = "keep"
+"""As the datagram came with it."""
+
+DECREMENT: Final = "dec"
+"""Of a TTL: one less than the datagram came with."""
+
 _MAX_TTL: Final = 255
 _MAX_DSCP: Final = 63
 _MAX_PORT: Final = 65_535
 
 
-def check_ttl(ttl: int | None) -> None:
+def check_ttl(ttl: int | str | None) -> None:
     """Raise `InvalidParams` unless datagrams may leave with this TTL."""
-    _check_number(ttl, 1, _MAX_TTL, "ttl")
+    _check_number(ttl, 1, _MAX_TTL, "ttl", KEEP, DECREMENT)
 
 
-def check_dscp(dscp: int | None) -> None:
+def check_dscp(dscp: int | str | None) -> None:
     """Raise `InvalidParams` unless datagrams may leave with this DSCP (RFC 2474)."""
-    _check_number(dscp, 0, _MAX_DSCP, "dscp")
+    _check_number(dscp, 0, _MAX_DSCP, "dscp", KEEP)
 
 
 def check_source_port(port: int | None) -> None:
@@ -34,6 +40,7 @@ def check_source(source: Address | None) -> None:
         )
 
 
-def _check_number(value: object, least: int, most: int, what: str) -> None:
-    if value is not None and (type(value) is not int or not least <= value <= most):
-        raise InvalidParams(f"Invalid {what}: {value!r}", f"a number from {least} to {most}")
+def _check_number(value: object, least: int, most: int, what: str, *words: str) -> None:
+    if value is None or value in words or (type(value) is int and least <= value <= most):
+        return
+    raise InvalidParams(f"Invalid {what}: {value!r}", ", or ".join((f"a number from {least} to {most}", *words)))

@@ -40,8 +40,9 @@ class Output:
     Attributes:
         gso: how many datagrams that wait together may leave in one system call, for the kernel or the network card to
             cut apart (UDP segmentation offload): ``auto``, ``off``, or a number from 2 to 64.
-        ttl: of the datagrams; None: 1 to a group, and the system's (64) to a host.
-        dscp: likewise; None: 0.
+        ttl: of the datagrams; ``keep`` or ``dec``: as they come, or one less; None: 1 to a group, and the system's
+            (64) to a host.
+        dscp: likewise; ``keep``: as they come, with the bits for ECN (RFC 6040); None: 0.
         source: an address of this machine that they come from; None: that of the output interface.
         source_port: that they come from; None: any.
     """
@@ -50,8 +51,8 @@ class Output:
     port: int
     interface: str
     gso: str = AUTO
-    ttl: int | None = None
-    dscp: int | None = None
+    ttl: int | str | None = None
+    dscp: int | str | None = None
     source: Address | None = None
     source_port: int | None = None
 

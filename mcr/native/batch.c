@@ -47,15 +47,14 @@ static struct mcr_share *find_share(struct mcr_batch *batch, uint32_t rule)
 	return at < batch->share_count && batch->shares[at].rule == rule ? &batch->shares[at] : NULL;
 }
 
-void mcr_batch_add(struct mcr_batch *batch, const struct mcr_rules *rules, uint32_t rule, const uint8_t *payload,
-		   uint32_t size)
+void mcr_batch_add(struct mcr_batch *batch, const struct mcr_rules *rules, uint32_t rule, struct mcr_payload payload)
 {
 	struct mcr_share *share = find_share(batch, rule);
 	uint32_t index = batch->payload_count++;
 
-	batch->payloads[index] = (struct mcr_payload){ .data = payload, .size = size };
+	batch->payloads[index] = payload;
 	if (share) {
-		batch->payloads[share->last_payload].next = index;
+		batch->payloads[share->last_payload].next = (uint16_t)index;
 	} else {
 		share = begin_share(batch, rule, rules->match.rules[rule].output_count);
 		share->first_payload = index;

@@ -24,12 +24,21 @@
 #define MCR_MESSAGES    256  /* sends handed over together */
 #define MCR_MESSAGE_IOV 2048 /* pieces of all raw frames among them */
 
+/* What an output may keep of the headers that a datagram came with. */
+struct mcr_marks {
+	uint8_t ttl;
+	uint8_t service;
+};
+
 /* A matched datagram. */
 struct mcr_payload {
 	const uint8_t *data;
-	uint32_t size;
-	uint32_t next; /* the next payload of its rule; meaningless for the last */
+	uint16_t size;
+	uint16_t next; /* the next payload of its rule; meaningless for the last */
+	struct mcr_marks marks;
 };
+
+_Static_assert(MCR_BATCH_PAYLOADS <= UINT16_MAX, "next holds the number of any payload");
 
 /* What a rule has in the batch. */
 struct mcr_share {
@@ -56,6 +65,9 @@ struct mcr_send {
 	uint32_t output;
 	uint32_t outcome; /* where it is to be noted */
 	bool raw;         /* as a raw frame, by the AF_PACKET socket */
+	bool expired;     /* its TTL has come to 0: it does not leave */
+	uint8_t ttl;      /* 0: the usual one */
+	uint8_t service;
 };
 
 /* Where planning stands: within a train for one output, within a share, within the batch. */
@@ -105,7 +117,8 @@ struct mcr_batch {
 	struct mcr_outcome outcomes[MCR_BATCH_OUTPUTS];
 
 	struct mcr_plan plan;
-	struct iovec iov[MCR_BATCH_PAYLOADS]; /* the payloads, those of a share one after the other */
+	struct iovec iov[MCR_BATCH_PAYLOADS];       /* the payloads, those of a share one after the other */
+	struct mcr_marks marks[MCR_BATCH_PAYLOADS]; /* of each, where its rule's outputs keep some */
 	struct mcr_handful handful;
 
 	uint16_t share_of[MCR_MAX_RULES]; /* number of a rule's share, see find_share() in batch.c */
@@ -119,8 +132,7 @@ void mcr_batch_begin(struct mcr_batch *batch, uint32_t capture, bool in_doubt);
 bool mcr_batch_has_room(const struct mcr_batch *batch);
 
 /* Add a payload for all outputs of a rule. */
-void mcr_batch_add(struct mcr_batch *batch, const struct mcr_rules *rules, uint32_t rule, const uint8_t *payload,
-		   uint32_t size);
+void mcr_batch_add(struct mcr_batch *batch, const struct mcr_rules *rules, uint32_t rule, struct mcr_payload payload);
 
 /* The payloads of a batch in doubt are not sent: note that as what became of each. */
 void mcr_batch_give_up(struct mcr_batch *batch, const struct mcr_rules *rules);

@@ -96,7 +96,7 @@ static void read_tag(const struct tpacket2_hdr *header, uint32_t status, struct 
 	uint16_t protocol = 0;
 
 	frame->vlan = status & TP_STATUS_VLAN_VALID ? header->tp_vlan_tci & VLAN_ID : 0;
-	if (frame->network >= ETH_HLEN && frame->network <= frame->size)
+	if (!frame->uncut && frame->network >= ETH_HLEN && frame->network <= frame->size)
 		memcpy(&protocol, frame->data + frame->network - sizeof(protocol), sizeof(protocol));
 	frame->tagged_again = (frame->vlan && service) || protocol == htons(ETH_P_8021Q) ||
 			      protocol == htons(ETH_P_8021AD);

@@ -13,12 +13,15 @@ static void add_payloads(struct mcr_worker *worker, uint32_t rule, const struct 
 			 const struct mcr_packet *packet)
 {
 	uint32_t segment = frame->segment ? frame->segment : packet->payload_size, done = 0;
+	struct mcr_payload payload = { .marks = { packet->ttl, packet->service } };
 
 	do { /* an empty datagram is one, too */
 		uint32_t left = packet->payload_size - done, size = left < segment ? left : segment;
 
 		worker->batch.add.recv++;
-		mcr_batch_add(&worker->batch, &worker->rules, rule, frame->data + packet->payload + done, size);
+		payload.data = frame->data + packet->payload + done;
+		payload.size = (uint16_t)size; /* no datagram is longer */
+		mcr_batch_add(&worker->batch, &worker->rules, rule, payload);
 		done += size;
 	} while (done < packet->payload_size);
 }

@@ -25,6 +25,7 @@ struct mcr_rule {
 	uint32_t first; /* output */
 	uint32_t output_count;
 	bool held;
+	bool keeps; /* some output keeps something of the headers that datagrams come with */
 };
 
 struct mcr_match {

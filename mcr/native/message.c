@@ -17,10 +17,10 @@ static void add_option(struct msghdr *message, int level, int type, const void *
 }
 
 /* What the operator has asked for. */
-static void add_choices(struct msghdr *message, const struct mcr_output *output)
+static void add_choices(struct msghdr *message, const struct mcr_send *send, const struct mcr_output *output)
 {
 	struct in_pktinfo source = { .ipi_spec_dst.s_addr = output->asked_source };
-	int ttl = output->ttl, service = output->service;
+	int ttl = send->ttl, service = send->service;
 
 	if (ttl)
 		add_option(message, IPPROTO_IP, IP_TTL, &ttl, sizeof(ttl));
@@ -44,8 +44,8 @@ struct msghdr mcr_message_datagrams(const struct mcr_send *send, const struct mc
 
 	if (send->count > 1) /* for a single datagram the option costs more than it gives */
 		add_option(&message, SOL_UDP, UDP_SEGMENT, &segment, sizeof(segment));
-	if (output->ttl || output->service || output->asked_source)
-		add_choices(&message, output);
+	if (send->ttl || send->service || output->asked_source)
+		add_choices(&message, send, output);
 	return message;
 }
 
@@ -57,8 +57,8 @@ static struct msghdr frame(const struct mcr_send *send, const struct mcr_output 
 	uint32_t size = 0;
 
 	from.address = output->source;
-	from.ttl = output->ttl ? output->ttl : IP_DEFAULT_MULTICAST_TTL;
-	from.service = output->service;
+	from.ttl = send->ttl ? send->ttl : IP_DEFAULT_MULTICAST_TTL;
+	from.service = send->service;
 	for (uint32_t i = 0; i < send->count; i++) {
 		iov[1 + i] = send->payloads[i];
 		size += (uint32_t)iov[1 + i].iov_len;

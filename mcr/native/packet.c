@@ -49,6 +49,8 @@ int mcr_packet_parse(const uint8_t *frame, uint32_t size, uint32_t network, stru
 	packet->source = ip->source;
 	packet->group = ip->destination;
 	packet->port = udp->ports.destination;
+	packet->ttl = ip->ttl;
+	packet->service = ip->service;
 	packet->payload = network + header + (uint32_t)sizeof(*udp);
 	packet->payload_size = udp_length - (uint32_t)sizeof(*udp);
 	return 0;

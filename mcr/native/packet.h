@@ -6,9 +6,11 @@
 #include <stdint.h>
 
 struct mcr_packet {
-	uint32_t source;       /* address, network byte order */
-	uint32_t group;        /* destination address, network byte order */
-	uint16_t port;         /* destination port, network byte order */
+	uint32_t source; /* address, network byte order */
+	uint32_t group;  /* destination address, network byte order */
+	uint16_t port;   /* destination port, network byte order */
+	uint8_t ttl;
+	uint8_t service;       /* DSCP, and two bits for ECN (RFC 2474, RFC 3168) */
 	uint32_t payload;      /* offset of the UDP payload from the start of the frame */
 	uint32_t payload_size; /* bytes; 0 is a valid datagram */
 };

@@ -3,8 +3,8 @@
 
 #define UDP_MAX_PAYLOAD 65507u /* of one sendmsg over IPv4 */
 
-/* Lay a share's payloads out one after the other. The first of them. */
-static struct iovec *lay_out(struct mcr_batch *batch, const struct mcr_share *share)
+/* Lay a share's payloads out one after the other, and what its outputs may keep of each. The first of them. */
+static struct iovec *lay_out(struct mcr_batch *batch, const struct mcr_share *share, bool keeps)
 {
 	struct iovec *first = &batch->iov[batch->iov_count];
 	uint32_t at = share->first_payload;
@@ -12,11 +12,23 @@ static struct iovec *lay_out(struct mcr_batch *batch, const struct mcr_share *sh
 	for (uint32_t i = 0; i < share->payload_count; i++) {
 		const struct mcr_payload *payload = &batch->payloads[at];
 
+		if (keeps)
+			batch->marks[batch->iov_count] = payload->marks;
 		batch->iov[batch->iov_count++] = (struct iovec){ .iov_base = (void *)payload->data,
 								 .iov_len = payload->size };
 		at = payload->next;
 	}
 	return first;
+}
+
+/* How many of the first `count` payloads have the same marks. */
+static uint32_t alike(const struct mcr_marks *marks, uint32_t count)
+{
+	uint32_t n = 1;
+
+	while (n < count && marks[n].ttl == marks->ttl && marks[n].service == marks->service)
+		n++;
+	return n;
 }
 
 /* How many of the first `count` payloads can travel in one train. */
@@ -45,6 +57,8 @@ static bool next_train(struct mcr_batch *batch, const struct mcr_rules *rules)
 {
 	struct mcr_plan *plan = &batch->plan;
 	const struct mcr_share *share;
+	const struct mcr_rule *rule;
+	uint32_t most;
 
 	plan->iov += plan->train;
 	plan->left -= plan->train;
@@ -52,13 +66,15 @@ static bool next_train(struct mcr_batch *batch, const struct mcr_rules *rules)
 		if (plan->next_share == batch->share_count)
 			return false;
 		share = &batch->shares[plan->next_share++];
-		plan->iov = lay_out(batch, share);
+		plan->iov = lay_out(batch, share, rules->match.rules[share->rule].keeps);
 		plan->left = share->payload_count;
 	} else {
 		share = &batch->shares[plan->next_share - 1];
 	}
-	plan->train = train_length(plan->iov, plan->left);
-	plan->output = rules->match.rules[share->rule].first;
+	rule = &rules->match.rules[share->rule];
+	most = rule->keeps ? alike(&batch->marks[plan->iov - batch->iov], plan->left) : plan->left;
+	plan->train = train_length(plan->iov, most);
+	plan->output = rule->first;
 	plan->outcome = share->first_outcome;
 	plan->done = 0;
 	return true;
@@ -73,6 +89,20 @@ static void advance(struct mcr_plan *plan, const struct mcr_output *output, uint
 	plan->output = output->next;
 	plan->outcome++;
 	plan->done = 0;
+}
+
+/* What the output keeps of the headers that the send's datagrams came with; those of a train have the same. */
+static void keep(const struct mcr_batch *batch, const struct mcr_output *output, struct mcr_send *send)
+{
+	const struct mcr_marks *marks = &batch->marks[send->payloads - batch->iov];
+
+	if (output->keeps & MCR_KEEP_SERVICE)
+		send->service = marks->service;
+	if (output->keeps & MCR_KEEP_TTL)
+		send->ttl = marks->ttl;
+	if (output->keeps & MCR_DECREMENT_TTL)
+		send->ttl = marks->ttl ? (uint8_t)(marks->ttl - 1) : 0;
+	send->expired = output->keeps & (MCR_KEEP_TTL | MCR_DECREMENT_TTL) && !send->ttl;
 }
 
 bool mcr_plan_next(struct mcr_batch *batch, const struct mcr_rules *rules, const struct mcr_egress *egress,
@@ -101,7 +131,11 @@ bool mcr_plan_next(struct mcr_batch *batch, const struct mcr_rules *rules, const
 		.output = plan->output,
 		.outcome = plan->outcome,
 		.raw = fits && !through_ip && output->source && by->raw,
+		.ttl = output->ttl,
+		.service = output->service,
 	};
+	if (output->keeps)
+		keep(batch, output, send);
 	advance(plan, output, send->count);
 	return true;
 }

@@ -83,8 +83,10 @@ int mcr_rules_put(struct mcr_rules *rules, struct mcr_segment *segment, const st
 			.max_train = outputs[i].max_train,
 			.ttl = outputs[i].ttl,
 			.service = outputs[i].service,
+			.keeps = outputs[i].keeps,
 			.no_carrier = outputs[i].no_carrier,
 		};
+		rule->keeps |= outputs[i].keeps != 0;
 		claim_output_counters(&segment->outputs[outputs[i].output], outputs[i].tag);
 		*link = outputs[i].output;
 		link = &output->next;

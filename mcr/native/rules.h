@@ -21,6 +21,7 @@ struct mcr_output {
 	uint16_t max_train;    /* datagrams in one sendmsg; 1: no trains */
 	uint8_t ttl;           /* 0: the usual one */
 	uint8_t service;       /* DSCP */
+	uint8_t keeps;         /* MCR_KEEP_…, of the headers that a datagram came with */
 	bool no_carrier;       /* its interface has none: the kernel would drop what it takes, and call it sent */
 };
 

@@ -58,6 +58,8 @@ static void chain(struct mcr_worker *worker, uint32_t member)
 	handful->ended[member] = false;
 }
 
+static void note(struct mcr_worker *worker, const struct mcr_send *send, int result);
+
 /* For want of carrier; mcrd has logged that. */
 static void refuse(struct mcr_worker *worker, const struct mcr_send *send)
 {
@@ -81,6 +83,8 @@ static bool fill(struct mcr_worker *worker)
 		more = mcr_plan_next(&worker->batch, &worker->rules, worker->egress, &worker->refusals, send);
 		if (more && worker->rules.outputs[send->output].no_carrier)
 			refuse(worker, send);
+		else if (more && send->expired)
+			note(worker, send, -ETIME);
 		else if (more)
 			mcr_message_add(handful, &worker->rules, worker->egress);
 	}
@@ -130,12 +134,15 @@ static void send_singly(struct mcr_worker *worker, uint32_t member)
 	union mcr_message_options options;
 
 	for (uint32_t i = 0; i < send->count; i++) {
-		struct mcr_send single = {
-			.payloads = send->payloads + i, .count = 1, .output = send->output, .outcome = send->outcome
-		};
-		struct msghdr message = mcr_message_datagrams(&single, output, &options);
-		ssize_t sent = sendmsg(fd, &message, MSG_DONTWAIT);
+		struct mcr_send single = *send;
+		struct msghdr message;
+		ssize_t sent;
 
+		single.payloads += i;
+		single.count = 1;
+		single.raw = false;
+		message = mcr_message_datagrams(&single, output, &options);
+		sent = sendmsg(fd, &message, MSG_DONTWAIT);
 		note(worker, &single, sent < 0 ? -errno : (int)sent);
 	}
 }

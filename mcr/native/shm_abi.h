@@ -15,7 +15,7 @@
 
 #include "flow.h"
 
-#define MCR_ABI_VERSION 11
+#define MCR_ABI_VERSION 12
 #define MCR_CACHE_LINE  64
 
 #define MCR_MAX_RULES        16384
@@ -204,18 +204,25 @@ struct mcr_rec_raw {
 	uint16_t reserved;
 };
 
+/* What an output keeps of the headers that a datagram came with. */
+enum mcr_keep {
+	MCR_KEEP_TTL = 1,
+	MCR_DECREMENT_TTL = 2, /* keep it less one */
+	MCR_KEEP_SERVICE = 4,
+};
+
 struct mcr_rec_output {
 	uint64_t tag;
 	uint32_t output; /* slot in mcr_segment.outputs */
 	uint32_t egress;
-	uint32_t address;   /* network byte order */
-	uint32_t source;    /* of raw frames to it, network byte order; 0: they may not be sent */
-	uint16_t port;      /* network byte order */
-	uint16_t max_train; /* datagrams in one sendmsg, 1 or more */
-	uint8_t no_carrier; /* 1: its interface has none, and its datagrams fail with ENETDOWN */
-	uint8_t ttl;        /* 0: the usual one */
-	uint8_t service;    /* DSCP, and two bits for ECN (RFC 2474) */
-	uint8_t reserved;
+	uint32_t address;      /* network byte order */
+	uint32_t source;       /* of raw frames to it, network byte order; 0: they may not be sent */
+	uint16_t port;         /* network byte order */
+	uint16_t max_train;    /* datagrams in one sendmsg, 1 or more */
+	uint8_t no_carrier;    /* 1: its interface has none, and its datagrams fail with ENETDOWN */
+	uint8_t ttl;           /* 0: the usual one */
+	uint8_t service;       /* DSCP, and two bits for ECN (RFC 2474) */
+	uint8_t keeps;         /* MCR_KEEP_…, in the place of these */
 	uint32_t asked_source; /* network byte order; 0: IP chooses it, where it has the say */
 	uint32_t padding;
 };

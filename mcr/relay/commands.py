@@ -1,13 +1,19 @@
 """Commands to workers: placed rules, captures and egress sockets as records."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
+from typing import Final
 
+from mcr._native import lib
+from mcr.model.output_options import DECREMENT, KEEP
 from mcr.relay.captures import Capture
 from mcr.relay.neighbours import Common, Neighbour
 from mcr.relay.outputs import Egress
 from mcr.relay.placement import PlacedRule
 from mcr.shm import records
 from mcr.shm.records import Command
+
+_KEPT_TTL: Final[Mapping[int | str | None, int]] = {KEEP: lib.MCR_KEEP_TTL, DECREMENT: lib.MCR_DECREMENT_TTL}
+_KEPT_DSCP: Final[Mapping[int | str | None, int]] = {KEEP: lib.MCR_KEEP_SERVICE}
 
 
 def attach_capture(capture: Capture) -> Command:
@@ -77,8 +83,9 @@ def attach_rule(placed: PlacedRule, capture: int, egress: Iterable[int], carrier
                 output.max_train,
                 source,
                 carrier,
-                ttl=output.ttl or 0,
-                dscp=output.dscp or 0,
+                ttl=_number(output.ttl),
+                dscp=_number(output.dscp),
+                keeps=_KEPT_TTL.get(output.ttl, 0) | _KEPT_DSCP.get(output.dscp, 0),
                 asked_source=output.source,
             )
             for output, place, leaves_by, source, carrier in zip(
@@ -86,6 +93,10 @@ def attach_rule(placed: PlacedRule, capture: int, egress: Iterable[int], carrier
             )
         ],
     )
+
+
+def _number(option: int | str | None) -> int:
+    return option if isinstance(option, int) else 0
 
 
 def detach_rule(placed: PlacedRule) -> Command:

@@ -31,6 +31,7 @@ _converter: Final = cattrs.Converter(detailed_validation=False)
 _converter.register_structure_hook(str, _exactly)
 _converter.register_structure_hook(int, _exactly)
 _converter.register_structure_hook(Address, lambda value, _: parse_address(_exactly(value, str), "group"))
+_converter.register_structure_hook(int | str | None, lambda value, _: value)  # which the output checks
 _converter.register_structure_hook(
     Address | None, lambda value, _: None if value is None else parse_address(_exactly(value, str), "source")
 )

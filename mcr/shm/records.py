@@ -112,7 +112,8 @@ class OutputPlace:
 
     At most `max_train` datagrams are handed to the kernel together; 1: no UDP segmentation. `source` is the address
     that raw frames to it come from; None: it gets no raw frames. Without `carrier` its datagrams fail. A `ttl` of 0 is
-    the usual one. `asked_source` is the address that others come from; None: IP chooses it.
+    the usual one; what the output `keeps` (MCR_KEEP_…) takes its place. `asked_source` is the address that others come
+    from; None: IP chooses it.
     """
 
     output: int
@@ -125,6 +126,7 @@ class OutputPlace:
     carrier: bool = True
     ttl: int = 0
     dscp: int = 0
+    keeps: int = 0
     asked_source: Address | None = None
 
 
@@ -143,6 +145,7 @@ def rule_put(*, tag: int, rule: int, capture: int, flow: Flow, outputs: Iterable
             no_carrier=not place.carrier,
             ttl=place.ttl,
             service=place.dscp << 2,
+            keeps=place.keeps,
             asked_source=network_address(place.asked_source) if place.asked_source else 0,
         )
         for place in outputs

@@ -1,12 +1,16 @@
 """What leaves is as its outputs ask: TTL, DSCP, source address and port, judged on the wire."""
 
 import socket
+from contextlib import suppress
 
 import pytest
 from scapy.layers.inet import IP, UDP
+from scapy.layers.l2 import Ether
+from scapy.packet import Raw
 
 from mcr_process import Mcr, wait_until
 from raw_frames import frames, wait_for_raw
+from test_unsound import tapped
 from topology import MakeMcr, Plant
 
 COUNT = 200
@@ -88,3 +92,46 @@ def test_other_options_of_an_output_lose_no_packet_and_its_counters(plant: Plant
     assert (counted["outputs"][0]["sent"], counted["errors"]) == (4 * COUNT, 0)
     assert [each[:3] for each in seen] == [(1, 0, OWN), (8, 0, OWN), (1, 0, OWN), (1, 0, OTHER)]
     assert [each[3] == 4000 for each in seen] == [False, False, True, False]
+
+
+KEPT: dict[str, tuple[int | str, int | str]] = {
+    "239.2.2.2:6000:out0:ttl=dec:dscp=keep": ("dec", "keep"),
+    "239.2.2.2:6001:out0:ttl=keep:dscp=10": ("keep", 40),
+    "239.2.2.2:6002:out0": (1, 0),
+    "198.18.1.2:6003:out0:ttl=dec:dscp=keep": ("dec", "keep"),
+    "198.18.1.2:6004:out0:ttl=keep:dscp=keep:source-port=4000": ("keep", "keep"),
+}
+
+
+@pytest.mark.parametrize("switches", [("RAW_SEND=0",), ()], ids=str)
+def test_what_comes_is_kept(plant: Plant, make_mcr: MakeMcr, switches: tuple[str, ...]) -> None:
+    """TTL and type of service, with ECN, of datagrams that wait together and differ; what comes to 0 does not leave."""
+    plant.relay.cut_super_frames("out0")
+    mcr = make_mcr(plant.relay, prefix=["env", *(f"MCR_{each}" for each in switches)]).start()
+    mcr.add("in0:239.1.1.1:5000", *KEPT)
+    if not switches:
+        wait_for_raw(mcr)
+    marks = [(64, 0), (64, 0), (64, 0xB9), (63, 0xBB), (63, 0xBB), (2, 3), (1, 0xB8), (1, 0), (255, 0xFF), (64, 0)]
+    with tapped(plant.source, "src0") as wire, tapped(plant.receiver, "rx0") as tap:
+        for number, (ttl, service) in enumerate(marks):
+            ip = IP(src="198.18.0.1", dst="239.1.1.1", ttl=ttl, tos=service)
+            wire.send(bytes(Ether(dst="01:00:5e:01:01:01") / ip / UDP(sport=1, dport=5000) / Raw(bytes([number]))))
+        mcr.check_counters(arrived=len(marks))
+        found: dict[int, list[tuple[int, int, int]]] = {}
+        tap.settimeout(0.5)
+        with suppress(TimeoutError):
+            while frame := Ether(tap.recv(2048)):
+                if UDP in frame:
+                    seen = frame[Raw].load[0], frame[IP].ttl, frame[IP].tos
+                    found.setdefault(frame[UDP].dport, []).append(seen)
+    for port, (asked, marked) in enumerate(KEPT.values(), 6000):
+        expected = []
+        for number, (came, mark) in enumerate(marks):
+            left = {"dec": came - 1, "keep": came}.get(str(asked), asked)
+            if left:
+                expected.append((number, left, mark if marked == "keep" else marked))
+        assert found[port] == expected, port
+    (counted,) = mcr.stats()["rules"]
+    assert [each["errors"] for each in counted["outputs"]] == [2, 0, 0, 2, 0]
+    assert counted["outputs"][0]["last_error"] == "Timer expired (os error 62)"
+    assert mcr.call("list")[0]["path"] == "worker"

@@ -39,7 +39,9 @@ static uint32_t segment_of(const struct msghdr *message)
 
 	if (!option)
 		return 0;
-	CHECK(option->cmsg_level == SOL_UDP && option->cmsg_type == UDP_SEGMENT);
+	if (option->cmsg_level != SOL_UDP) /* of the output's choices, which stand behind it */
+		return 0;
+	CHECK(option->cmsg_type == UDP_SEGMENT);
 	memcpy(&segment, CMSG_DATA(option), sizeof(segment));
 	return segment;
 }
@@ -282,7 +284,7 @@ static void move_all(struct world *w, uint32_t slot, uint32_t left)
 static void check_flows(struct world *w)
 {
 	struct mcr_flow flows[] = {
-		mcr_flow_ipv4(0, 1, 0, htonl(0xef010100), htons(5000)),
+		mcr_flow_ipv4(0, MCR_MAX_VLANS, 0, htonl(0xef010100), htons(5000)),
 		mcr_flow_ipv4(0, 0, htonl(0xc6120001), htonl(0xef010100), htons(5000)),
 		mcr_flow_ipv4(CAPTURES, 0, 0, htonl(0xef010100), htons(5000)),
 		mcr_flow_ipv4(0, 0, 0, htonl(0xef010100), htons(5000)),

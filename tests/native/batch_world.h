@@ -93,6 +93,10 @@ static void put_rule(struct world *w, uint32_t rule)
 			.port = htons((uint16_t)(PORT + rule * OUTPUTS + i)),
 			.max_train = (uint16_t)(2 + rnd(MCR_TRAIN_MAX - 1)),
 			.no_carrier = !rnd(8),
+			.ttl = rnd(2) ? 8 : 0,
+			.service = rnd(2) ? 0xb8 : 0,
+			.keeps = rnd(2) ? (uint8_t)rnd(8) : 0,
+			.asked_source = rnd(8) ? 0 : htonl(0xc6120003),
 		};
 	CHECK(!mcr_rules_put(&w->worker->rules, w->worker->segment, &head, outputs));
 	memset(&w->worker->refusals.outputs[rule * OUTPUTS], 0, OUTPUTS * sizeof(*w->worker->refusals.outputs));

@@ -99,7 +99,7 @@ def test_what_a_sound_file_says(tmp_path: Path) -> None:
                 "4: Invalid output '239.2.2.2:6000': interface missing in G:P:IF",
                 "5: an output must be a table or a string, not a whole number",
                 "6: Invalid output '239.2.2.2:6000:eth1:mtu=9': 'mtu=9' is not an option of an output",
-                "7: Invalid output '239.2.2.2:6000:eth1:ttl=x': 'ttl=x' has no number",
+                "7: Invalid ttl: 'x'",
             ],
         ),
         (
@@ -115,7 +115,7 @@ def test_what_a_sound_file_says(tmp_path: Path) -> None:
             rule(
                 "outputs = [\n'239.2.2.2:6000:eth1:ttl=256',\n"
                 "{ group = '239.2.2.3', port=1, interface = 'e', dscp = 64, source = '239.1.1.1', source_port = 0 },\n"
-                "{ group = '239.2.2.4', port = 1, interface = 'eth1', source-port = 1, ttl = '8' }]\n"
+                "{ group = '239.2.2.4', port = 1, interface = 'eth1', source-port = 1, ttl = 1.5 }]\n"
             ),
             [
                 "4: Invalid ttl: 256",
@@ -123,7 +123,7 @@ def test_what_a_sound_file_says(tmp_path: Path) -> None:
                 "5: Invalid source: '239.1.1.1' is no address that packets can come from",
                 "5: Invalid source-port: 0",
                 "6: Unknown key 'source-port' in an output",
-                "6: output ttl must be a whole number, not a string",
+                "6: output ttl must be a whole number or a string, not a fraction",
             ],
         ),
         (rule("outputs = ['127.0.0.1:6000:eth1']\n"), ["3: Invalid output group: '127.0.0.1' is neither a group nor"]),

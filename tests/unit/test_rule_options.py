@@ -32,8 +32,8 @@ outputs = st.builds(
     st.integers(1, 65_535),
     st.just("eth1"),
     gso=st.sampled_from(["auto", "off", "2", "64"]),
-    ttl=st.none() | st.integers(1, 255),
-    dscp=st.none() | st.integers(0, 63),
+    ttl=st.none() | st.integers(1, 255) | st.sampled_from(["keep", "dec"]),
+    dscp=st.none() | st.integers(0, 63) | st.just("keep"),
     source=st.none() | st.integers(0x0A000000, 0x0AFFFFFF).map(IPv4Address),
     source_port=st.none() | st.integers(1, 65_535),
 )
@@ -113,8 +113,8 @@ def test_what_nobody_asked_for_is_not_shown() -> None:
 @pytest.mark.parametrize(
     ("name", "value", "said"),
     [
-        *(("ttl", value, "a number from 1 to 255") for value in (0, 256, -1, True)),
-        *(("dscp", value, "a number from 0 to 63") for value in (-1, 64)),
+        *(("ttl", value, "a number from 1 to 255, or keep, or dec") for value in (0, 256, -1, True, "", "8", "kept")),
+        *(("dscp", value, "a number from 0 to 63, or keep") for value in (-1, 64, "dec", "EF")),
         *(("source_port", value, "a number from 1 to 65535") for value in (0, 65_536)),
         *(
             ("source", IPv4Address(value), "an address of this machine: ip address show")
@@ -128,7 +128,9 @@ def test_what_no_datagram_can_have_is_refused(name: str, value: Any, said: str) 
     assert caught.value.hints == (said,)
 
 
-@pytest.mark.parametrize("option", ["ttl=", "ttl=x", "dscp=-1", "source-port=1.5", "ttl=9999999999"])
+@pytest.mark.parametrize(
+    "option", ["source-port=", "source-port=x", "source-port=-1", "source-port=1.5", "source-port=9999999999"]
+)
 def test_what_is_no_number_is_named(option: str) -> None:
     with pytest.raises(UsageError, match=f"'{option}' has no number"):
         parse_output(f"239.2.2.2:6000:eth1:{option}")

@@ -254,6 +254,8 @@ async def _handle(state: "_State", command: _Command) -> None:
             await state.kill_hung_workers()
             state.check_interfaces()
             state.check_reviews()
+            if state.suppressor:
+                await trio.to_thread.run_sync(state.suppressor.look_below_ip)
             await state.follow_gateways()
         case PauseSuppression() | SuppressOn() | ReviewRaw():
             await heed_review(command, state.suppressor, state.review_raw)

@@ -17,9 +17,9 @@ _IP_HOOKS = {
     uapi.NF_INET_POST_ROUTING: "postrouting",
 }
 _FAMILIES = {  # with their hooks; others never see what leaves or comes in as IPv4
-    uapi.NFPROTO_INET: ("inet", _IP_HOOKS),
+    uapi.NFPROTO_INET: ("inet", _IP_HOOKS | {uapi.NF_INET_INGRESS: "ingress"}),
     uapi.NFPROTO_IPV4: ("ip", _IP_HOOKS),
-    uapi.NFPROTO_NETDEV: ("netdev", {uapi.NF_NETDEV_EGRESS: "egress"}),
+    uapi.NFPROTO_NETDEV: ("netdev", {uapi.NF_NETDEV_INGRESS: "ingress", uapi.NF_NETDEV_EGRESS: "egress"}),
 }
 _IGMP = b"\x02"  # IPPROTO_IGMP
 _ABSENT = (errno.EINVAL, errno.EOPNOTSUPP, errno.EPROTONOSUPPORT)  # a kernel without nftables, or without netfilter

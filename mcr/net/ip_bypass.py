@@ -144,7 +144,7 @@ def find_blocker() -> Blocker | None:
 def find_any_blocker() -> Blocker | None:
     """The same, or else what only the kernel path would bypass."""
     firewall = look_at_firewall()
-    return firewall_blocker(firewall) or _ipsec_blocker() or _control_group_blocker() or egress_blocker(firewall)
+    return firewall_blocker(firewall) or _ipsec_blocker() or _control_group_blocker() or netdev_blocker(firewall)
 
 
 def kernel_blocker() -> Blocker | None:
@@ -165,9 +165,10 @@ def firewall_blocker(firewall: Firewall) -> Blocker | None:
     return next((Blocker(_describe(each)) for each in _chains_at(firewall, "output", "postrouting")), None)
 
 
-def egress_blocker(firewall: Firewall) -> Blocker | None:
-    """The rules that act where packets leave by an interface: not on what a program at an ingress sends."""
-    return next((Blocker(_describe(each), of_kernel_path=True) for each in _chains_at(firewall, "egress")), None)
+def netdev_blocker(firewall: Firewall) -> Blocker | None:
+    """The rules that act right at an interface: not on what a program at an ingress sends, or consumes."""
+    chains = _chains_at(firewall, "egress", "ingress")
+    return next((Blocker(_describe(each), of_kernel_path=True) for each in chains), None)
 
 
 def _chains_at(firewall: Firewall, *hooks: str) -> Iterable[Chain]:

@@ -1,15 +1,24 @@
 """Finds local receivers: who else on this machine could want what comes in by an interface.
 
-That is a device on top of it, or multicast routing. UDP sockets are not asked for here: the program that suppresses
-local delivery looks for them, packet by packet.
+That is a device on top of it, or multicast routing; below IP also a packet socket, or a program of tc. UDP sockets are
+not asked for here: the program that suppresses local delivery looks for them, packet by packet.
 """
 
+import os
 import socket
-from collections.abc import Collection
+import struct
+from collections.abc import Collection, Iterator
 from pathlib import Path
 
+from mcr._native import lib
 from mcr.net import uapi
 from mcr.net.netlink import drain, look_at_links
+from mcr.net.rtnetlink import split
+
+_MESSAGE_BYTES = 65_536
+_PATIENCE_SECONDS = 1.0
+_EVERY_INTERFACE = 0
+_ALL_HOSTS = "01005e000001"  # the MAC of 224.0.0.1
 
 
 class LinkChanges:
@@ -62,3 +71,59 @@ def _is_routed(name: str) -> bool:
         return int(Path(f"/proc/sys/net/ipv4/conf/{name}/mc_forwarding").read_text(encoding="ascii")) != 0
     except (OSError, ValueError):
         return True
+
+
+def without_others_below_ip(interfaces: Collection[int]) -> frozenset[int]:
+    """Those of these interfaces, by index, whose frames nobody takes behind our program at their ingress, except IP.
+
+    The kernel does not tell of all changes: devices in other network namespaces come up unheard.
+
+    Raises:
+        OSError: it can't be seen.
+    """
+    others = {*_with_packet_sockets(), *_with_devices_on_top(), *_with_tc()}
+    sole = () if _EVERY_INTERFACE in others else {*interfaces} - others
+    return frozenset(index for index in sole if lib.mcr_bpf_count_ingress(index) == 1)
+
+
+def _with_packet_sockets() -> Iterator[int]:
+    """Interfaces that packet sockets are bound to for the sake of IPv4 alone: those for all protocols come before."""
+    for line in _lines("packet")[1:]:
+        _, _, _, protocol, interface, *_ = line.split()
+        if int(protocol, 16) == uapi.ETH_P_IP:
+            yield int(interface)
+
+
+def _with_devices_on_top() -> Iterator[int]:
+    """Interfaces that a device is on top of, and up, in whatever network namespace.
+
+    IP joins all hosts on each device, and macvlan, ipvlan, MACsec and VLANs pass that on to the interface below.
+    """
+    for line in _lines("dev_mcast"):
+        interface, _, users, _, mac = line.split()
+        if mac == _ALL_HOSTS and int(users) > 1:
+            yield int(interface)
+
+
+def _with_tc() -> Iterator[int]:
+    """Interfaces with an ingress that filters of tc may be at."""
+    request = uapi.NLMSGHDR.pack(
+        uapi.NLMSGHDR.size + uapi.TCMSG.size, uapi.RTM_GETQDISC, uapi.NLM_F_REQUEST | uapi.NLM_F_DUMP, 1, 0
+    )
+    with socket.socket(socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_CLOEXEC, socket.NETLINK_ROUTE) as netlink:
+        netlink.settimeout(_PATIENCE_SECONDS)
+        netlink.send(request + bytes(uapi.TCMSG.size))
+        while True:
+            for message in split(netlink.recv(_MESSAGE_BYTES)):
+                if message.kind == uapi.NLMSG_DONE:
+                    return
+                if message.kind == uapi.NLMSG_ERROR:
+                    (code,) = struct.unpack_from("i", message.body)
+                    raise OSError(-code, os.strerror(-code))
+                _, index, _, parent, _ = uapi.TCMSG.unpack_from(message.body)
+                if parent == uapi.TC_H_INGRESS:
+                    yield index
+
+
+def _lines(table: str) -> list[str]:
+    return Path(f"/proc/thread-self/net/{table}").read_text(encoding="ascii").splitlines()

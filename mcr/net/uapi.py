@@ -96,8 +96,12 @@ RTM_DELNEIGH: Final = 29
 RTM_GETNEIGH: Final = 30
 RTM_NEWRULE: Final = 32
 RTM_DELRULE: Final = 33
+RTM_GETQDISC: Final = 38
 IFINFOMSG: Final = struct.Struct("BxHiII")  # family, type, index, flags, change
 RTMSG: Final = struct.Struct("BBBBBBBBI")  # family, destination's and source's length, …, flags
+
+TCMSG: Final = struct.Struct("B3xiIII")  # family, index, handle, parent, info
+TC_H_INGRESS: Final = 0xFFFF_FFF1
 
 # <linux/rtnetlink.h>: groups of who hears of changes, as bits
 RTMGRP_LINK: Final = 1 << 0
@@ -166,6 +170,8 @@ NF_INET_PRE_ROUTING: Final = 0
 NF_INET_LOCAL_IN: Final = 1
 NF_INET_LOCAL_OUT: Final = 3
 NF_INET_POST_ROUTING: Final = 4
+NF_INET_INGRESS: Final = 5
+NF_NETDEV_INGRESS: Final = 0
 NF_NETDEV_EGRESS: Final = 1
 NF_DROP: Final = 0
 

@@ -1,5 +1,6 @@
 """The kernel path: it forwards without a worker, and nobody can tell by what arrives, or by what was counted."""
 
+import json
 import os
 import signal
 import socket
@@ -220,6 +221,39 @@ def test_a_socket_of_this_machine_gets_them_as_they_came(plant: Plant, make_mcr:
         receiver.expect_everything()
         assert {local.recvfrom(2048)[1][0] for _ in range(50)} == {"198.18.0.1"}
     assert shares(mcr) == (50, 0)
+
+
+def suppressed(plant: Plant, count: int = 200) -> int:
+    """How many of so many packets IP is passed, marked as another host's, as they are not consumed."""
+
+    def marked() -> int:
+        (link,) = json.loads(plant.relay.ip("-json -stats -stats link show dev in0"))
+        return int(link["stats64"]["rx"].get("otherhost", 0))
+
+    before = marked()
+    send(plant, count=count)
+    return marked() - before
+
+
+def test_packets_are_consumed_until_somebody_comes_who_wants_them(plant: Plant, make_mcr: MakeMcr) -> None:
+    """A container, whose device is on top of the input interface, in another network namespace."""
+    mcr = start(plant, make_mcr)
+    wait_until(lambda: suppressed(plant) < 100, "they are consumed")
+    container = plant.lab.namespace("container")
+    inside = f"/proc/{os.getpid()}/fd/{container.fd}"
+    plant.relay.ip(f"link add link in0 name eth0 netns {inside} type macvlan mode bridge")
+    container.ip("address add 198.18.0.3/24 dev eth0")
+    container.ip("link set eth0 up")
+    mcr.wait_for_path("kernel")
+    before = mcr.stats()["kernel_path"]["matched"]
+    behind, receiver = (
+        Receiver(container, "239.1.1.1:5000@eth0", count=1000),
+        Receiver(plant.receiver, FLOW, count=1000),
+    )
+    send(plant)
+    behind.expect_everything()
+    receiver.expect_everything()
+    assert mcr.check_counters()["kernel_path"]["matched"] - before == 1000
 
 
 def test_an_output_that_is_down_is_counted_and_stops_no_other(plant: Plant, make_mcr: MakeMcr) -> None:

@@ -24,6 +24,7 @@ from mcr.shm.kernel_counters import KernelCounters, Taken
 
 CAPTURE, RULE, OUTPUT = 3, 7, 11
 TAG = 5
+ETH_P_IP = 0x0800
 PACKET_VNET_HDR, NEEDS_CHECKSUM, GSO_UDP_L4 = 15, 1, 5
 SOURCE = IPv4Address("198.18.0.2")
 GROUP = IPv4Address("239.9.9.9")
@@ -187,6 +188,77 @@ def test_packets_are_waited_for_even_if_the_gate_has_just_been_closed(
     relay.path.bar("test")
     relay.path.unlink([CAPTURE])
     assert len(waited) == 1
+
+
+def listen(wire: Wire, kind: str) -> socket.socket:
+    """Below IP, or above it: of one who gets what is not consumed."""
+    with wire.b.entered():
+        if kind == "below IP":
+            behind = socket.socket(socket.AF_PACKET, socket.SOCK_RAW, socket.htons(ETH_P_IP))
+            behind.bind(("b0", ETH_P_IP))
+            return behind
+        made = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+    wire.b.ip("address add 198.18.0.9/24 dev b0")
+    made.bind(("239.1.1.1", 5000))
+    made.setsockopt(socket.IPPROTO_IP, socket.IP_ADD_MEMBERSHIP, socket.inet_aton("239.1.1.1") + b"\xc6\x12\0\x09")
+    return made
+
+
+def received(listener: socket.socket, count: int) -> list[bytes]:
+    listener.settimeout(5)
+    return [listener.recv(2000) for _ in range(count)]
+
+
+def test_the_packet_is_consumed_where_nobody_else_would_get_it(relay: Relay, wire: Wire) -> None:
+    """Otherwise it goes on as it came: after all outputs have had a clone with other headers."""
+    count = 50
+    relay.forward(*[relay.target(GROUP)] * 3)
+    with listen(wire, "below IP") as behind:
+        wire.send(*[frame()] * count)
+        relay.forwarded(3 * count)
+        seen = received(behind, count)
+        assert seen == [frame()] * count
+        relay.path.consume({CAPTURE})
+        wire.send(*[frame()] * count)
+        relay.forwarded(3 * count)
+        relay.path.consume({CAPTURE + 1})
+        wire.send(frame("239.1.1.1", 5002), frame())
+        relay.forwarded(3)
+        seen = received(behind, 2)
+        while seen[-2] != frame("239.1.1.1", 5002):
+            seen += received(behind, 1)
+    assert 0 <= len(seen) - 2 < count // 2  # one of each tick of the kernel's clock is left to IP
+    assert seen[-1] == frame()
+    assert relay.taken().sent == 3 * (2 * count + 1)
+
+
+def test_a_udp_socket_gets_what_would_be_consumed(relay: Relay, wire: Wire) -> None:
+    relay.path.consume({CAPTURE})
+    with listen(wire, "above IP") as local:
+        wire.send(*[frame()] * 50)
+        relay.forwarded(50)
+        assert received(local, 50) == [b"239.1.1.1:5000"] * 50
+
+
+def test_nothing_is_consumed_until_an_interface_has_been_looked_at_twice(relay: Relay, wire: Wire) -> None:
+    """In between a device on top of it has come up, in a namespace that is not seen."""
+    suppressor = relay.filters.suppressor
+    assert suppressor
+    consumed = []
+    with wire.b.entered():
+        for _ in range(2):
+            suppressor.look_below_ip()
+            consumed.append(relay.path._gates[CAPTURE].sole)
+        inside = f"/proc/{os.getpid()}/fd/{wire.a.fd}"
+        wire.b.ip(f"link add link b0 name above0 netns {inside} type macvlan mode bridge")
+        assert suppressor.is_due()  # this is heard, but not that it comes up
+        relay.link()
+        suppressor.look_below_ip()
+        wire.a.ip("link set above0 up")
+        for _ in range(2):
+            suppressor.look_below_ip()
+            consumed.append(relay.path._gates[CAPTURE].sole)
+    assert consumed == [0, 1, 0, 0]
 
 
 def test_other_flows_of_the_interface_are_the_workers(relay: Relay, wire: Wire) -> None:

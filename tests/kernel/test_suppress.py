@@ -1,17 +1,20 @@
 """Suppression of local delivery: the IP stack does not get what rules take, unless somebody here wants it."""
 
 import errno
+import os
 import socket
 import struct
 from collections.abc import Iterator
+from types import SimpleNamespace
 
 import pytest
 
 from filters import WANTED, Wire, frame, may_load_ebpf, opened
 from lab import Lab, Namespace
+from mcr.net import local_receivers
 from mcr.net.filter.base import Rejected
 from mcr.net.filter.ebpf import EbpfFilters
-from mcr.net.local_receivers import LinkChanges, without_local_receivers
+from mcr.net.local_receivers import LinkChanges, without_local_receivers, without_others_below_ip
 from mcr.process.descriptor_store import DescriptorStore
 
 MEMBERSHIP = socket.inet_aton("239.1.1.1") + socket.inet_aton("198.18.0.2")  # struct ip_mreq
@@ -216,6 +219,39 @@ def test_an_interface_that_is_gone_is_not_suppressed(suppressing: EbpfFilters, w
         assert without_local_receivers(gone) == frozenset()
     suppressing.suppressor.suppress_on(frozenset())
     rejected.close()
+
+
+def test_who_takes_packets_below_ip_is_seen(wire: Wire, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Devices on top of an interface, in whatever namespace, packet sockets, and tc."""
+    programs = [1]  # one is ours
+    monkeypatch.setattr(local_receivers, "lib", SimpleNamespace(mcr_bpf_count_ingress=lambda _interface: programs[0]))
+    with wire.b.entered():
+        index = socket.if_nametoindex("b0")
+
+        def is_sole() -> bool:
+            return bool(without_others_below_ip([index]))
+
+        assert is_sole()
+        for kind in ("macvlan mode bridge", "macvlan mode source", "macvlan mode passthru nopromisc"):
+            inside = f"/proc/{os.getpid()}/fd/{wire.a.fd}"
+            wire.b.ip(f"link add link b0 name above0 netns {inside} type {kind}")
+            assert is_sole()
+            wire.a.ip("link set above0 up")
+            assert not is_sole()
+            wire.a.ip("link delete above0")
+            assert is_sole()
+        for protocol, interface in ((0x0800, ""), (0x0800, "b0"), (0x0800, "lo"), (0x0003, "b0"), (0x0806, "b0")):
+            with socket.socket(socket.AF_PACKET, socket.SOCK_RAW, socket.htons(protocol)) as packets:
+                if interface:
+                    packets.bind((interface, protocol))
+                assert is_sole() == (interface == "lo" or protocol != 0x0800)
+        programs[0] = 2
+        assert not is_sole()
+        programs[0] = 1
+        wire.b.run(["tc", "qdisc", "add", "dev", "b0", "clsact"])
+        assert not is_sole()
+        wire.b.run(["tc", "qdisc", "delete", "dev", "b0", "clsact"])
+        assert is_sole()
 
 
 def test_more_changes_than_can_be_heard_are_a_change(lab: Lab) -> None:

@@ -3,7 +3,7 @@
 import pytest
 
 from mcr.net.firewall import Chain, Firewall
-from mcr.net.ip_bypass import Blocker, egress_blocker, firewall_blocker
+from mcr.net.ip_bypass import Blocker, firewall_blocker, netdev_blocker
 
 
 def chain(hook: str, *, drops: bool = False, rules: int = 0, kind: str = "filter") -> Chain:
@@ -46,9 +46,10 @@ def test_something_blocks_or_may(firewall: Firewall, reason: str) -> None:
     assert firewall_blocker(firewall) == Blocker(reason)
 
 
-def test_what_acts_at_egress_is_in_the_way_of_the_kernel_path_only() -> None:
-    firewall = Firewall((chain("egress", rules=1),))
+@pytest.mark.parametrize("hook", ["egress", "ingress"])
+def test_what_acts_right_at_an_interface_is_in_the_way_of_the_kernel_path_only(hook: str) -> None:
+    firewall = Firewall((chain(hook, rules=1),))
     assert firewall_blocker(firewall) is None
-    reason = "nftables has a chain c at egress, in table inet t"
-    assert egress_blocker(firewall) == Blocker(reason, of_kernel_path=True)
-    assert egress_blocker(Firewall((chain("egress"), chain("output", rules=1)))) is None
+    reason = f"nftables has a chain c at {hook}, in table inet t"
+    assert netdev_blocker(firewall) == Blocker(reason, of_kernel_path=True)
+    assert netdev_blocker(Firewall((chain(hook), chain("output", rules=1)))) is None

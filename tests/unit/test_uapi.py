@@ -10,7 +10,8 @@ from mcr.net import uapi
 HEADERS = """\
 asm/socket.h linux/in.h linux/udp.h linux/virtio_net.h linux/if_ether.h linux/if_arp.h linux/if_packet.h
 linux/filter.h linux/if.h linux/sockios.h linux/netlink.h linux/rtnetlink.h linux/if_link.h linux/if_addr.h
-linux/neighbour.h linux/xfrm.h linux/netfilter.h linux/netfilter/nfnetlink.h linux/capability.h linux/seccomp.h
+linux/neighbour.h linux/pkt_sched.h linux/xfrm.h linux/netfilter.h linux/netfilter/nfnetlink.h linux/capability.h
+linux/seccomp.h
 """
 
 INSIDE = """\
@@ -40,6 +41,7 @@ STRUCTS = {
     "RTMSG": "rtmsg",
     "IFADDRMSG": "ifaddrmsg",
     "NDMSG": "ndmsg",
+    "TCMSG": "tcmsg",
 }
 
 

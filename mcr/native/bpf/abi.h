@@ -15,6 +15,12 @@
 #define MCR_BPF_OUTPUTS 32  /* of a rule that the kernel path forwards by, at most */
 #define MCR_BPF_WORKERS 256 /* that the filter asks whether their rings are empty, at most */
 
+/* Value of the map of gates, by capture. */
+struct mcr_bpf_gate {
+	uint32_t epoch; /* 0: it is closed */
+	uint32_t sole;  /* nobody but IP takes frames of the interface behind the program, so it may consume them */
+};
+
 /* One output of a rule, as the kernel path needs it. Addresses and ports in network byte order. */
 struct mcr_bpf_output {
 	uint8_t macs[12];   /* destination and source */

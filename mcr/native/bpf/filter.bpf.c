@@ -56,26 +56,27 @@ INLINE void look_back(void)
 }
 
 INLINE void hand_on(const struct __sk_buff *skb, enum path path, uint32_t datagrams, const struct headers *headers,
-		    uint32_t epoch)
+		    struct mcr_bpf_gate gate)
 {
 	struct hand *hand = find_hand();
 
 	if (!hand) /* never: for the verifier */
 		return;
 	hand->path = path;
+	hand->sole = gate.sole;
 	hand->worker = (uint32_t)VALUE(worker);
 	hand->capture = (uint32_t)VALUE(capture);
 	hand->interface = skb->ifindex;
 	hand->datagrams = datagrams;
 	hand->group = headers->ip.destination;
 	hand->ports = ports_of(&headers->ports);
-	hand->epoch = epoch;
+	hand->epoch = gate.epoch;
 }
 
 INLINE int to_worker(const struct __sk_buff *skb, const struct headers *headers, int size)
 {
 	if (VALUE(relay))
-		hand_on(skb, PATH_WORKER, 0, headers, 0);
+		hand_on(skb, PATH_WORKER, 0, headers, (struct mcr_bpf_gate){ 0 });
 	return size;
 }
 
@@ -159,42 +160,40 @@ INLINE bool is_drained(void)
 	return true;
 }
 
-/*
- * In which epoch of the gate the kernel path forwards this packet; 0: it does not. A flow moves there when it can't overtake
- * itself, and back at once.
- */
-INLINE uint32_t find_epoch(struct __sk_buff *skb, const struct headers *headers, const struct mcr_flow *flow)
+/* Whether the kernel path forwards this packet. A flow moves there when it can't overtake itself, and back at once. */
+INLINE bool is_for_kernel(struct __sk_buff *skb, const struct headers *headers, const struct mcr_flow *flow,
+			  uint32_t epoch)
 {
-	uint32_t capture = (uint32_t)VALUE(capture);
-	const uint64_t *gate = bpf_map_lookup_elem(map_gates, &capture);
-	uint32_t epoch = gate ? (uint32_t)*gate : 0;
-	struct mcr_bpf_rule *rule;
+	struct mcr_bpf_rule *rule = bpf_map_lookup_elem(map_forwards, flow);
 
-	if (!epoch)
-		return 0;
-	rule = bpf_map_lookup_elem(map_forwards, flow);
 	if (!rule)
-		return 0;
+		return false;
 	if (!is_plain(skb, headers, rule->mtu)) {
 		rule->epoch = 0;
-		return 0;
+		return false;
 	}
 	if (rule->epoch == epoch)
-		return epoch;
+		return true;
 	if (!is_drained())
-		return 0;
+		return false;
 	rule->epoch = epoch;
-	return epoch;
+	return true;
 }
 
 /* Leave it to the kernel path, if that forwards it. */
 INLINE bool to_kernel(struct __sk_buff *skb, const struct headers *headers, const struct mcr_flow *flow)
 {
-	uint32_t epoch = find_epoch(skb, headers, flow);
+	uint32_t capture = (uint32_t)VALUE(capture);
+	const struct mcr_bpf_gate *found = bpf_map_lookup_elem(map_gates, &capture);
+	struct mcr_bpf_gate gate;
 
-	if (epoch)
-		hand_on(skb, PATH_KERNEL, datagrams_in(skb, MCR_NETWORK16(headers->ip.total)), headers, epoch);
-	return epoch;
+	if (!found)
+		return false;
+	gate = *found; /* it may be closed meanwhile */
+	if (!gate.epoch || !is_for_kernel(skb, headers, flow, gate.epoch))
+		return false;
+	hand_on(skb, PATH_KERNEL, datagrams_in(skb, MCR_NETWORK16(headers->ip.total)), headers, gate);
+	return true;
 }
 
 /*

@@ -17,7 +17,8 @@ PARAMETER(relay); /* whether there is a kernel path */
 enum path { PATH_NONE, PATH_WORKER, PATH_KERNEL };
 
 struct hand {
-	uint32_t path;
+	uint16_t path;
+	uint16_t sole;   /* as the gate's */
 	uint32_t worker; /* whose ring the frame is in */
 	uint32_t capture;
 	uint32_t interface;
@@ -47,13 +48,13 @@ INLINE void count_lost(struct hand *hand)
 {
 	uint32_t capture = hand->capture;
 	struct mcr_bpf_taken *taken = bpf_map_lookup_elem(map_taken, &capture);
-	uint64_t *gate = bpf_map_lookup_elem(map_gates, &capture);
+	struct mcr_bpf_gate *gate = bpf_map_lookup_elem(map_gates, &capture);
 
 	hand->path = PATH_NONE;
 	if (taken)
 		taken->lost += hand->datagrams;
-	if (gate && *gate == hand->epoch)
-		*gate = 0;
+	if (gate && gate->epoch == hand->epoch)
+		gate->epoch = 0;
 }
 
 /* Datagrams in a frame with so many bytes of IP. `gso_segs` is 0 where a virtual card, or a socket, sent a super-frame. */

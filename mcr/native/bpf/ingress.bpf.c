@@ -1,9 +1,6 @@
 // SPDX-License-Identifier: MIT OR GPL-2.0-only
 // The program at an input interface's ingress (load.h says what it is for).
 #include "bpf/relay.h"
-#include "bpf/suppress.h"
-
-#define TCX_NEXT (-1) /* <linux/bpf.h> from Linux 6.6 on */
 
 MAP(drains);
 PARAMETER(capture);
@@ -42,22 +39,26 @@ INLINE bool is_suppressed(const struct mcr_flow *flow)
 	return !flow->vlan && bpf_map_lookup_elem(map_admitted, flow);
 }
 
+INLINE int suppress_admitted(struct __sk_buff *skb, const struct headers *headers, const struct mcr_flow *flow)
+{
+	if (is_suppressed(flow) && is_useless(skb, headers))
+		suppress(skb);
+	return TCX_NEXT; /* other programs are to have their say, too */
+}
+
 /* One program serves all interfaces: what a frame came in by is the filter's word. */
-INLINE void carry_out(struct __sk_buff *skb, const struct headers *headers, struct mcr_flow *flow, enum verdict verdict)
+INLINE int carry_out(struct __sk_buff *skb, const struct headers *headers, struct mcr_flow *flow, enum verdict verdict)
 {
 	struct hand *hand = find_hand();
 	enum path path;
 
 	if (!hand) /* never: for the verifier */
-		return;
+		return TCX_NEXT;
 	path = take(skb, hand, headers);
 	if (path == PATH_NONE || verdict != LOOK_UP)
-		return;
+		return TCX_NEXT;
 	flow->interface = (uint16_t)hand->capture;
-	if (path == PATH_KERNEL)
-		relay(skb, flow, hand->datagrams);
-	if (is_suppressed(flow))
-		suppress(skb, headers);
+	return path == PATH_KERNEL ? relay(skb, headers, flow, hand) : suppress_admitted(skb, headers, flow);
 }
 
 int ingress(struct __sk_buff *skb)
@@ -69,8 +70,6 @@ int ingress(struct __sk_buff *skb)
 	if (verdict == REJECT)
 		return TCX_NEXT;
 	if (VALUE(relay))
-		carry_out(skb, &headers, &flow, verdict);
-	else if (verdict == LOOK_UP && is_suppressed(&flow))
-		suppress(skb, &headers);
-	return TCX_NEXT; /* other programs are to have their say, too */
+		return carry_out(skb, &headers, &flow, verdict);
+	return verdict == LOOK_UP ? suppress_admitted(skb, &headers, &flow) : TCX_NEXT;
 }

@@ -228,23 +228,28 @@ void mcr_bpf_unlink(int link)
 	close(link);
 }
 
-static int count_programs(int group, uint32_t attach_type)
+static int count_programs(uint32_t target, uint32_t attach_type, uint32_t flags)
 {
 	union bpf_attr attr;
 	int ret;
 
 	memset(&attr, 0, sizeof(attr));
-	attr.query.target_fd = (uint32_t)group;
+	attr.query.target_fd = target; /* of an interface its index */
 	attr.query.attach_type = attach_type;
-	attr.query.query_flags = BPF_F_QUERY_EFFECTIVE;
+	attr.query.query_flags = flags;
 	ret = mcr_bpf(BPF_PROG_QUERY, &attr);
 	return ret ? ret : (int)attr.query.prog_cnt;
 }
 
 int mcr_bpf_count_egress(int group)
 {
-	int frames = count_programs(group, BPF_CGROUP_INET_EGRESS);
-	int sends = count_programs(group, BPF_CGROUP_UDP4_SENDMSG);
+	int frames = count_programs((uint32_t)group, BPF_CGROUP_INET_EGRESS, BPF_F_QUERY_EFFECTIVE);
+	int sends = count_programs((uint32_t)group, BPF_CGROUP_UDP4_SENDMSG, BPF_F_QUERY_EFFECTIVE);
 
 	return frames < 0 ? frames : sends < 0 ? sends : frames + sends;
+}
+
+int mcr_bpf_count_ingress(uint32_t interface)
+{
+	return count_programs(interface, TCX_INGRESS, 0);
 }

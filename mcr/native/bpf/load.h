@@ -65,7 +65,7 @@ int mcr_bpf_load_filter(int wanted, int rejected, const struct mcr_bpf_path *pat
  * kernel path, it forwards what the filter has left to it. And it suppresses
  * local delivery: marks what a rule wants, once it has been captured, as meant for another host, unless a UDP socket of
  * this machine could take it, too. IP drops that at once, and does no route look-up for a packet that nobody is there for.
- * Whoever takes packets below IP still gets it. The first packet of each tick of the kernel's clock is left alone, on each
+ * Whoever takes packets below IP still gets it; where nobody does, what has been forwarded is dropped right there. The first packet of each tick of the kernel's clock is left alone, on each
  * processor (bpf_jiffies64, from Linux 5.6 on).
  */
 int mcr_bpf_load_ingress(int wanted, int rejected, const struct mcr_bpf_path *path, uint32_t capture);
@@ -81,6 +81,9 @@ void mcr_bpf_unlink(int link);
  * those of its parents included; -errno. `group`: a descriptor of its directory in cgroup2.
  */
 int mcr_bpf_count_egress(int group);
+
+/* How many programs run at an interface's ingress by tcx; -errno. */
+int mcr_bpf_count_ingress(uint32_t interface);
 
 /* For path.c: bpf(2), a new map, an entry of one. */
 int mcr_bpf(int command, union bpf_attr *attr);

@@ -104,7 +104,7 @@ int mcr_bpf_path_open(struct mcr_bpf_path *path, uint32_t workers, const struct 
 	const uint32_t index = sizeof(uint32_t), shared = BPF_F_MMAPABLE, grows = BPF_F_NO_PREALLOC;
 	const struct plan plans[] = {
 		{ &path->own, BPF_MAP_TYPE_HASH, sizeof(uint64_t), 1, MCR_MAX_OWN, grows },
-		{ &path->gates, BPF_MAP_TYPE_ARRAY, index, sizeof(uint64_t), MCR_MAX_INTERFACES, shared },
+		{ &path->gates, BPF_MAP_TYPE_ARRAY, index, sizeof(struct mcr_bpf_gate), MCR_MAX_INTERFACES, shared },
 		{ &path->hand, BPF_MAP_TYPE_PERCPU_ARRAY, index, HAND_BYTES, 1, 0 },
 		{ &path->drains, BPF_MAP_TYPE_ARRAY, index, sizeof(struct mcr_bpf_drain), MCR_MAX_INTERFACES * workers,
 		  shared },

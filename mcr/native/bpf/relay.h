@@ -3,8 +3,8 @@
  * The kernel path: forwards a packet to all outputs of its rule at the interface's ingress, and wakes nobody.
  *
  * A clone leaves by each output, with the headers that a worker would have given it (raw.c). The payload stays, and the UDP
- * checksum is moved along with the headers, so what is corrupt is seen to be. The packet itself gets its headers back: it
- * may be others', too.
+ * checksum is moved along with the headers, so what is corrupt is seen to be. The packet itself is consumed; where it may be
+ * others', too, it gets its headers back.
  */
 #ifndef MCR_BPF_RELAY_H
 #define MCR_BPF_RELAY_H
@@ -12,6 +12,7 @@
 #include <linux/errno.h>
 
 #include "bpf/hand.h"
+#include "bpf/suppress.h"
 #include "shm_abi.h"
 
 #define FRAME_HEADERS 42 /* bytes, of Ethernet, IP and UDP */
@@ -20,6 +21,9 @@
 #define CHECKSUM_AT   40
 #define CHUNK         512 /* bytes that bpf_csum_diff adds up, at most, before Linux 6.13 */
 #define MAX_CHUNKS    128
+
+#define TCX_NEXT (-1) /* <linux/bpf.h> from Linux 6.6 on */
+#define TCX_DROP 2
 
 #define TTL      1
 #define IP_DF    0x4000
@@ -181,12 +185,11 @@ INLINE struct frame plain_headers(const struct frame *original)
 	return frame;
 }
 
-/* Send it to all outputs, and give it its headers back. `failed`: it can't be changed. */
-INLINE void forward(struct __sk_buff *skb, const struct mcr_bpf_rule *rule, const struct frame *original,
-		    uint32_t datagrams, struct mcr_bpf_taken *taken, uint32_t failed)
+/* Send it to all outputs. `now`: the headers that it has in the end. `failed`: it can't be changed. */
+INLINE void forward(struct __sk_buff *skb, const struct mcr_bpf_rule *rule, struct frame *now, uint32_t datagrams,
+		    struct mcr_bpf_taken *taken, uint32_t failed)
 {
-	uint32_t bytes = MCR_NETWORK16(original->udp.length) - sizeof(original->udp);
-	struct frame now = plain_headers(original);
+	uint32_t bytes = MCR_NETWORK16(now->udp.length) - sizeof(now->udp);
 
 	for (uint32_t i = 0; i < MCR_BPF_OUTPUTS; i++) {
 		const struct mcr_bpf_output *to = &rule->outputs[i];
@@ -197,15 +200,26 @@ INLINE void forward(struct __sk_buff *skb, const struct mcr_bpf_rule *rule, cons
 		if (!failed && !to->interface) {
 			error = ENETDOWN; /* bpf_clone_redirect would call it sent */
 		} else if (!failed) {
-			readdress(skb, &now, to);
+			readdress(skb, now, to);
 			error = error_of(bpf_clone_redirect(skb, to->interface, 0));
 		}
 		count_output(to->slot, error, datagrams, bytes, taken);
 	}
-	if (failed)
-		return;
-	move_checksum(skb, &now, &original->ip.source, ports_of(&original->udp.ports));
+}
+
+/* What becomes of the packet itself. `now`: the headers that it has. */
+INLINE int let_go(struct __sk_buff *skb, const struct headers *headers, const struct frame *original,
+		  const struct frame *now, bool is_sole)
+{
+	bool useless = is_useless(skb, headers);
+
+	if (useless && is_sole)
+		return TCX_DROP;
+	move_checksum(skb, now, &original->ip.source, ports_of(&original->udp.ports));
 	write_headers(skb, original);
+	if (useless)
+		suppress(skb);
+	return TCX_NEXT;
 }
 
 /* Its rule was removed a moment ago. */
@@ -227,29 +241,34 @@ INLINE void count_matched(const struct mcr_bpf_rule *rule, uint32_t datagrams, s
 		add_shared(&counters->matched, datagrams);
 }
 
-/* Forward a datagram, or a super-frame, that the filter has found to be plain. */
-INLINE void relay(struct __sk_buff *skb, const struct mcr_flow *flow, uint32_t datagrams)
+/* Forward a datagram, or a super-frame, that the filter has found to be plain. What is to become of the packet itself. */
+INLINE int relay(struct __sk_buff *skb, const struct headers *headers, const struct mcr_flow *flow,
+		 const struct hand *hand)
 {
 	const struct mcr_bpf_rule *rule = bpf_map_lookup_elem(map_forwards, flow);
-	uint32_t capture = flow->interface, size;
+	uint32_t capture = flow->interface, datagrams = hand->datagrams, size, failed;
 	struct mcr_bpf_taken *taken = bpf_map_lookup_elem(map_taken, &capture);
-	struct frame original = {}; /* all of it: without CAP_PERFMON no byte may be copied that was not written */
+	struct frame original = {}, now; /* all of it: without CAP_PERFMON no byte may be copied that was not written */
+	bool is_sole = hand->sole;       /* a clone may come back in, and what is decided of it is handed on likewise */
 
 	if (!taken) /* never: for the verifier */
-		return;
+		return TCX_NEXT;
 	if (!rule || bpf_skb_load_bytes(skb, 0, original.macs, FRAME_HEADERS)) {
 		count_unmatched(capture, datagrams);
-		return;
+		return TCX_NEXT;
 	}
 	if (!is_udp_sum_right(skb, &original)) {
 		taken->checksum += datagrams;
-		return;
+		return TCX_NEXT;
 	}
 	size = ETH_HLEN + MCR_NETWORK16(original.ip.total);
 	if (skb->len > size) /* what Ethernet has filled a short frame up with */
 		bpf_skb_change_tail(skb, size, 0);
 	count_matched(rule, datagrams, taken);
-	forward(skb, rule, &original, datagrams, taken, bpf_skb_pull_data(skb, FRAME_HEADERS) ? ENOMEM : 0);
+	failed = bpf_skb_pull_data(skb, FRAME_HEADERS) ? ENOMEM : 0;
+	now = plain_headers(&original);
+	forward(skb, rule, &now, datagrams, taken, failed);
+	return failed ? TCX_NEXT : let_go(skb, headers, &original, &now, is_sole);
 }
 
 #endif

@@ -48,11 +48,15 @@ INLINE bool has_socket(struct __sk_buff *skb, const struct headers *headers)
 	return sock;
 }
 
-/* A packet that a rule wants. */
-INLINE void suppress(struct __sk_buff *skb, const struct headers *headers)
+/* Whether IP has no use for a packet that a rule wants. */
+INLINE bool is_useless(struct __sk_buff *skb, const struct headers *headers)
 {
-	if (!is_first_of_tick() && !has_socket(skb, headers))
-		bpf_skb_change_type(skb, PACKET_OTHERHOST);
+	return !is_first_of_tick() && !has_socket(skb, headers);
+}
+
+INLINE void suppress(struct __sk_buff *skb)
+{
+	bpf_skb_change_type(skb, PACKET_OTHERHOST);
 }
 
 #endif

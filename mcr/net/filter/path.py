@@ -9,7 +9,7 @@ import errno
 import os
 import socket
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from typing import Any, Self
 
 import attrs
@@ -85,7 +85,7 @@ class KernelPath:
         check_result(lib.mcr_bpf_path_open(self.maps, workers, counters.maps))
         try:
             self._drains = map_values(self.maps.drains, "struct mcr_bpf_drain", lib.MCR_MAX_INTERFACES * workers)
-            self._gates = map_values(self.maps.gates, "uint64_t", lib.MCR_MAX_INTERFACES)
+            self._gates = map_values(self.maps.gates, "struct mcr_bpf_gate", lib.MCR_MAX_INTERFACES)
         except OSError:
             lib.mcr_bpf_path_close(self.maps)
             raise
@@ -123,6 +123,8 @@ class KernelPath:
     def unlink(self, captures: Iterable[int]) -> None:
         """It is about to run there no more. Returns once all packets that are its have been forwarded."""
         gone = self._linked & {*captures}
+        for capture in gone:
+            self._gates[capture].sole = False
         self._linked -= gone
         if gone:
             self._close_gates(gone)
@@ -145,6 +147,11 @@ class KernelPath:
         """Whether nothing of it may be forwarded, since what the kernel has of its rules could not be changed."""
         return capture in self._held
 
+    def consume(self, captures: Collection[int]) -> None:
+        """Consume what is forwarded of these captures: nobody but IP would take it. Of others it goes on its way."""
+        for capture in self._linked:
+            self._gates[capture].sole = capture in captures
+
     def bar(self, who: str) -> None:
         """Forward nothing, from the next packet on."""
         self._bars.add(who)
@@ -161,7 +168,7 @@ class KernelPath:
 
     def is_contested(self, capture: int) -> bool:
         """Whether another program at its interface has taken a packet first: the filter has closed its gate then."""
-        return capture in self._contested or (capture in self._open and not self._gates[capture])
+        return capture in self._contested or (capture in self._open and not self._gates[capture].epoch)
 
     def is_early(self, capture: int) -> bool:
         """Whether a worker may hold packets that came before its gate was opened."""
@@ -185,7 +192,7 @@ class KernelPath:
             first = capture * self._workers
             self._entered[capture] = [each.entered for each in self._drains[first : first + self._workers]]
             self._epoch = self._epoch % 0xFFFF_FFFF + 1  # 0 is that of a closed one
-            self._gates[capture] = self._epoch
+            self._gates[capture].epoch = self._epoch
             self._open.add(capture)
             self._busy.add(capture)
 
@@ -193,7 +200,7 @@ class KernelPath:
         for capture in [*captures & self._open]:
             if self.is_contested(capture):
                 self._contested.add(capture)
-            self._gates[capture] = 0
+            self._gates[capture].epoch = 0
             self._open.remove(capture)
 
     def wait(self) -> None:

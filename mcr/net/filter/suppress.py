@@ -13,7 +13,7 @@ from mcr.errors import check_result, describe_errno
 from mcr.logs.logger import get_logger
 from mcr.model.log import Facility
 from mcr.net.filter.path import KernelPath
-from mcr.net.local_receivers import LinkChanges
+from mcr.net.local_receivers import LinkChanges, without_others_below_ip
 from mcr.net.patience import close_after_exit
 from mcr.process.descriptor_store import DescriptorStore
 
@@ -55,6 +55,7 @@ class Suppressor:
         self._told: set[int] = set()
         self._barred: dict[int, str] = {}  # why nothing runs there, by capture
         self._asked: dict[int, int] = {}  # those that are looked for, by capture
+        self._settled: set[int] = set()  # captures that have been suppressed on since they were looked for below IP
         self._program = self._load(0)
         self.has_tcx = lib.mcr_bpf_link_ingress(self._program, 0) != -errno.EINVAL  # but -ENODEV: no interface is 0
         try:
@@ -74,10 +75,10 @@ class Suppressor:
 
     def forget(self, capture: int) -> None:
         """Suppress no more."""
+        self._unlink(capture)
         self._interfaces.pop(capture, None)
         self._ethernet.discard(capture)
         self._told.discard(capture)
-        self._unlink(capture)
         if self._path:
             self._path.forget(capture)
 
@@ -143,6 +144,22 @@ class Suppressor:
                 )
         return not self._asked
 
+    def look_below_ip(self) -> None:
+        """Have the kernel path consume packets where nobody but IP would get them, if nothing has changed lately.
+
+        To be called again and again: what is suppressed since the last time has to wait for the next one. So a device
+        that is put on top of the interface has time to come up.
+        """
+        if not self._path or not self._links:
+            return
+        settled = {each: self._interfaces[each] for each in self._settled}
+        try:
+            sole = without_others_below_ip(settled.values())
+        except OSError:
+            sole = frozenset()
+        self._path.consume({capture for capture, index in settled.items() if index in sole})
+        self._settled = self._links.keys() & self._ethernet
+
     def close(self) -> None:
         """Suppress nothing more, soon after the process has ended."""
         close_after_exit([*self._links.values()])
@@ -188,6 +205,7 @@ class Suppressor:
             log.info("%s", what)
 
     def _unlink(self, capture: int) -> None:
+        self._settled.discard(capture)
         if capture in self._links:
             if self._path:
                 self._path.unlink([capture])

@@ -44,7 +44,9 @@ Show = Callable[[Packet], None]
 def capture(
     session: Session, rule: str, *, side: str, count: int | None, seconds: float | None, file: str | None
 ) -> None:
-    """Show the packets of RULE, an id or a name, as they come in and leave, until Ctrl-C.
+    """Show the packets of RULE as they come in and leave.
+
+    RULE is an id or a name. Ctrl-C ends it.
 
     Each has its time in nanoseconds, its direction, and what MCR's parser says of it: forwarded, or why it is dropped.
     What the capture can't keep up with is missing in it, and counted; the rule forwards it all the same. A super-frame

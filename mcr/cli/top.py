@@ -34,7 +34,7 @@ _RULES_EVERY = 5
 @common_options
 @click.pass_obj
 def top(session: Session, sort: str, text: str, count: int | None) -> None:
-    """Show the relay live: what it forwards, loses, and cannot serve.
+    """Show live what the relay forwards, loses, and cannot serve.
 
     Keys: up, down, page up, page down; enter shows one rule, escape goes back; s sorts by the next column; / filters
     by name, id, address or state; q ends. If mcrd ends, top waits for the next one.

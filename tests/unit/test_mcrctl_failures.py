@@ -89,8 +89,8 @@ def test_an_option_given_twice_is_told(run: Run, daemon: Daemon, args: tuple[str
             (),
             "Missing command",
             (
-                "commands: add, change, remove, list, stats, list-workers, ping, version, settings, log-level, config, "
-                "confirm, doctor, why, report"
+                "commands: add, change, remove, list, stats, list-workers, ping, version, settings, log-level, "
+                "capture, config, confirm, doctor, why, report, top"
             ),
         ),
         (("log-level",), "Missing command", "commands: get, set"),

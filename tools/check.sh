@@ -25,13 +25,17 @@ lint() {
 lint=$!
 "$venv/bin/mypy" --no-error-summary >"$said/types" 2>&1 &
 types=$!
-# Two runs that collect half of the tests each take less than two processes of one run, which collect all of them.
-"$venv/bin/pytest" -q tests/actors tests/kernel >"$said/tests" 2>&1 &
-tests=$!
+# Runs that collect a part of the tests each take less than processes of one run, which collect all of them. Two of them
+# wait much for the kernel and for processes.
+"$venv/bin/pytest" -q tests/actors >"$said/actors" 2>&1 &
+actors=$!
+"$venv/bin/pytest" -q tests/kernel >"$said/kernel" 2>&1 &
+kernel=$!
 failed=0
 "$venv/bin/pytest" -q tests/unit || failed=1
-wait $tests || failed=1
+wait $actors || failed=1
+wait $kernel || failed=1
 wait $lint || failed=1
 wait $types || failed=1
-cat "$said/tests" "$said/lint" "$said/types"
+cat "$said/actors" "$said/kernel" "$said/lint" "$said/types"
 exit $failed

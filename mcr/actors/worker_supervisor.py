@@ -37,7 +37,7 @@ from mcr.model.worker import WorkerView
 from mcr.net.filter.suppress import Suppressor
 from mcr.net.ip_bypass import Blocker
 from mcr.net.network import Network
-from mcr.net.own import own_keys
+from mcr.net.own import OwnKeys
 from mcr.process.accounts import unprivileged_user
 from mcr.relay.kernel_path import KernelRules
 from mcr.relay.relay import Relay
@@ -301,8 +301,7 @@ class _State:
         self.relaying = trio.Lock()
         """Of whoever uses the relay, which may be in a thread."""
         self._network = Network()
-        self._own: tuple[object, ...] = ()  # what the sources that this machine sends with were made of
-        self._own_keys = b""
+        self._own = OwnKeys()
         self._interfaces = InterfaceNews(relay)
         self._routes_due = False  # routes have changed, and outputs have not followed
         self._show_unmatched()
@@ -328,13 +327,7 @@ class _State:
 
     def _tell_own(self) -> None:
         """Report the sources that this machine sends with to the workers, if they have changed."""
-        network, used = self._network, self._relay.used()
-        if self._own == (network.links, network.addresses, used):
-            return
-        self._own = network.links, network.addresses, used
-        keys = own_keys(network, used)
-        if keys != self._own_keys:
-            self._own_keys = keys
+        if (keys := self._own.news(self._network, self._relay.used())) is not None:
             self._relay.kernel.set_own(keys)
             self.workers.tell_all(records.own(keys))
 

@@ -28,6 +28,26 @@ def own_keys(network: Network, used: Collection[int]) -> bytes:
     return bytes(ffi.buffer(ffi.new("struct mcr_rec_own_key[]", kept)))
 
 
+class OwnKeys:
+    """Those that were told last, and what they were made of."""
+
+    def __init__(self) -> None:
+        self._made_of: tuple[object, ...] = ()
+        self._told = b""
+
+    def news(self, network: Network, used: Collection[int]) -> bytes | None:
+        """What is to be told now; None: nothing has changed."""
+        made_of = network.links, network.addresses, used
+        if made_of == self._made_of:
+            return None
+        self._made_of = made_of
+        keys = own_keys(network, used)
+        if keys == self._told:
+            return None
+        self._told = keys
+        return keys
+
+
 def _keys(network: Network, used: Collection[int]) -> Iterator[tuple[int, int]]:
     for index in sorted(used):
         link = network.links.get(index)

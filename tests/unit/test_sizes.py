@@ -1,6 +1,5 @@
 """No file, class or function is longer than one can take in."""
 
-import ast
 import re
 from collections.abc import Iterator
 from pathlib import Path
@@ -13,6 +12,7 @@ FILE, CLASS, C_FUNCTION = 450, 250, 45
 MADE = {"mcr/native/bpf/programs.h", "mcr/_native.c"}
 """Tables that no one writes."""
 
+_CLASS = re.compile(r"^class (\w+)[^\n]*((?:\n(?:[ )\]][^\n]*)?)*)", re.MULTILINE)
 _BODY = re.compile(r"^(\w[^\n]*)\n\{\n(.*?)^\}", re.MULTILINE | re.DOTALL)
 
 
@@ -25,9 +25,9 @@ def sources(*endings: str) -> dict[str, str]:
 
 
 def classes(text: str) -> Iterator[tuple[str, int]]:
-    for node in ast.walk(ast.parse(text)):
-        if isinstance(node, ast.ClassDef) and node.end_lineno:
-            yield node.name, node.end_lineno - node.lineno + 1
+    """Of Python: to the last line that is indented, as ruff formats them."""
+    for name, body in _CLASS.findall(text):
+        yield name, 1 + body.rstrip().count("\n")
 
 
 def functions(text: str) -> Iterator[tuple[str, int]]:

@@ -190,6 +190,7 @@ cli.add_later(
     why="mcr.cli.findings:why",
     report="mcr.cli.report:write_report",
     top="mcr.cli.top:top",
+    trace="mcr.cli.trace:trace",
 )
 
 

@@ -30,7 +30,9 @@ from mcr.model.selection import Selection
 from mcr.model.setting import SettingView
 from mcr.model.stats import RuleStats, Stats
 from mcr.model.worker import WorkerView
+from mcr.tap.unmatched import Unmatched
 
+_TRACE_SECONDS = range(1, 11)
 _SEE_RULES = "rule_id and name are shown by: mcrctl list"
 
 
@@ -95,6 +97,9 @@ class Diagnosis(Protocol):
 
     async def doctor(self) -> tuple[Finding, ...]:
         """Check the machine and the daemon."""
+
+    async def trace(self, interface: str, seconds: int) -> Unmatched:
+        """Look for what arrives there and no rule takes."""
 
 
 class Files(Protocol):
@@ -205,6 +210,12 @@ class _WhyParams:
 
 
 @attrs.frozen
+class _TraceParams:
+    interface: str
+    seconds: int = 2
+
+
+@attrs.frozen
 class _SetLevelParams:
     level: Level
     facility: Facility | None = None
@@ -276,6 +287,13 @@ async def _why(api: Api, params: _WhyParams) -> Any:
 
 async def _doctor(api: Api, _: _NoParams) -> Any:
     return unstructure(await api.diagnosis.doctor())
+
+
+async def _trace(api: Api, params: _TraceParams) -> Any:
+    if params.seconds not in _TRACE_SECONDS:
+        what = f"a number of seconds from {_TRACE_SECONDS[0]} to {_TRACE_SECONDS[-1]}"
+        raise InvalidParams(f"Invalid seconds: {params.seconds}", what)
+    return unstructure(await api.diagnosis.trace(params.interface, params.seconds))
 
 
 async def _settings(api: Api, _: _NoParams) -> Any:
@@ -382,6 +400,7 @@ METHODS: Final[Mapping[str, Method]] = {
         Method("list_workers", _NoParams, _list_workers),
         Method("why", _WhyParams, _why, examines=True),
         Method("doctor", _NoParams, _doctor, examines=True),
+        Method("trace", _TraceParams, _trace, examines=True),
         Method("settings", _NoParams, _settings),
         Method("config.diff", _NoParams, _diff_config, examines=True),
         Method("config.apply", _ApplyParams, _apply_config, changes=True),

@@ -23,6 +23,7 @@ from mcr.model.finding import Finding
 from mcr.model.log import Facility
 from mcr.model.rule import RuleView
 from mcr.model.saving import Saving
+from mcr.tap.unmatched import Unmatched, look_for_unmatched, real_name
 
 log = get_logger(Facility.CONTROL)
 
@@ -62,13 +63,40 @@ class Consultation:
         if view is None:
             raise RuleNotFound(f"No rule has the id or name {rule!r}", "see the rules: mcrctl list")
         others = tuple(each for each in rules if each is not view)
+        with self._until_stopped(), _contained():
+            return await self._walk(view, others)
+        raise ShuttingDown("The daemon is stopping", "start it again: mcrd supervisor")
+
+    @contextmanager
+    def _until_stopped(self) -> Iterator[None]:
+        """Be cancelled by `stop`, and go on behind this then."""
         with trio.CancelScope() as walking:
             self._walking.add(walking)
             try:
-                with _contained():
-                    return await self._walk(view, others)
+                yield
             finally:
                 self._walking.remove(walking)
+
+    async def trace(self, interface: str, seconds: int) -> Unmatched:
+        """Look for what arrives on an interface and no rule takes.
+
+        Raises:
+            InterfaceNotFound: there is none of this name.
+            LimitReached: the limit of walks at the same time is reached.
+            SystemFault: the system refused to let it look.
+            ShuttingDown: the daemon began to stop meanwhile.
+        """
+        name = real_name(interface)
+        with self._until_stopped(), _contained():
+            async with _place(self._walks, _PATIENCE):
+                rules, standing = await self._rules.list(), await self._workers.standing()
+                names = present_names(standing.all())
+                inputs = [
+                    attrs.evolve(each.input, interface=names.get(each.input.interface, each.input.interface))
+                    for each in rules
+                ]
+                # The thread ends by itself: nobody waits for it if the daemon stops.
+                return await trio.to_thread.run_sync(look_for_unmatched, name, inputs, seconds, abandon_on_cancel=True)
         raise ShuttingDown("The daemon is stopping", "start it again: mcrd supervisor")
 
     async def _walk(self, rule: RuleView, others: tuple[RuleView, ...]) -> tuple[Finding, ...]:
@@ -88,7 +116,7 @@ class Consultation:
             ).go()
 
     def stop(self) -> None:
-        """Cancel every walk: it would take longer than the daemon may take to stop."""
+        """Cancel every walk and trace: it would take longer than the daemon may take to stop."""
         for walking in self._walking:
             walking.cancel(reason="the daemon stops")
 

@@ -67,7 +67,7 @@ def find_interface(name: str) -> Interface:
         if error.errno in (errno.EMFILE, errno.ENFILE, errno.ENOMEM):
             raise SystemFault(f"Cannot look up interface {name}", error.errno) from None
         # Out of descriptors the C library finds no interface either, and says no more.
-        raise _not_found(name) from None
+        raise not_found(name, "if it comes later: mcrctl add --wait") from None
 
 
 def find_anew(known: Interface) -> Interface:
@@ -204,7 +204,8 @@ def _settings(probe: socket.socket, name: str) -> tuple[int, IPv4Address | None]
     return mtu, IPv4Address(address)
 
 
-def _not_found(name: str) -> InterfaceNotFound | SystemFault:
+def not_found(name: str, *more_hints: str) -> InterfaceNotFound | SystemFault:
+    """The error for a name that no interface has, with what there is."""
     try:
         names = [known for _, known in socket.if_nameindex()]
     except OSError as error:
@@ -212,5 +213,4 @@ def _not_found(name: str) -> InterfaceNotFound | SystemFault:
     nearest = difflib.get_close_matches(name, names, n=1)
     hints = [f"did you mean {nearest[0]}?"] if nearest else []
     hints.append("interfaces here: " + (", ".join(names) or "none"))
-    hints.append("if it comes later: mcrctl add --wait")
-    return InterfaceNotFound(f"Interface not found: {name}", *hints)
+    return InterfaceNotFound(f"Interface not found: {name}", *hints, *more_hints)

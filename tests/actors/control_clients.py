@@ -34,6 +34,7 @@ from mcr.model.stats import (
     Stats,
 )
 from mcr.model.worker import WorkerView
+from mcr.tap.unmatched import Unmatched, UnmatchedFlow
 
 LIST = {"jsonrpc": "2.0", "id": 1, "method": "list"}
 PING = {"jsonrpc": "2.0", "id": 1, "method": "ping"}
@@ -118,6 +119,11 @@ class Actors:
 
     async def why(self, rule: str) -> tuple[Finding, ...]:
         raise NotImplementedError
+
+    async def trace(self, interface: str, seconds: int) -> Unmatched:
+        assert (interface, seconds) == ("eth0", 2)
+        flow = UnmatchedFlow(IPv4Address("239.1.1.1"), 5001, 1_000, 500.0, 5_264_000.0)
+        return Unmatched(interface, 2.0, (flow,), whole=True)
 
 
 class Client:

@@ -11,12 +11,14 @@ from scapy.layers.l2 import Dot1AD, Dot1Q, Ether
 from scapy.packet import Packet, Raw
 
 from lab import Lab
-from mcr.errors import SystemFault
+from mcr.errors import InterfaceNotFound, SystemFault
 from mcr.model.flow import Input
 from mcr.net.links import Link
+from mcr.tap import unmatched
 from mcr.tap.probe import look_at_wire
 from mcr.tap.sighting import Look, Sighting, Tag
 from mcr.tap.strays import look_for_strays
+from mcr.tap.unmatched import look_for_unmatched
 from trafficgen.interface import open_interface
 
 SOURCE = Input("b0", IPv4Address("239.1.1.1"), 5000)
@@ -141,3 +143,31 @@ def test_what_no_rule_takes_is_seen(watch: Watch, rules: int) -> None:
 def test_an_interface_that_is_not_there_is_a_fault() -> None:
     with pytest.raises(SystemFault, match=r"Cannot probe b0: .*\(os error \d+\)"):
         look_at_wire(SOURCE, 999_999)
+
+
+@pytest.mark.parametrize(("rules", "frames_of_a_round"), [(1, 4_000), (1, 10), (2_000, 4_000)])
+def test_unmatched_flows_have_rates(
+    watch: Watch, monkeypatch: pytest.MonkeyPatch, rules: int, frames_of_a_round: int
+) -> None:
+    """Also those that are left out of the rest of the look, as enough of them was seen."""
+    monkeypatch.setattr(unmatched, "_FRAMES", frames_of_a_round)
+    inputs = [SOURCE, *(Input("b0", IPv4Address("239.9.0.0") + i, 5000) for i in range(1, rules))]
+    frames = (
+        frame(),
+        *[frame(port=5001)] * 3,
+        frame(group="239.1.1.2"),
+        frame(group="198.18.0.2"),
+        frame(Dot1Q(vlan=1)),
+    )
+    found = watch(*frames, look=lambda: look_for_unmatched("b0", inputs, 1.0))
+    first, second = found.flows
+    assert [(each.group, each.port) for each in (first, second)] == [(GROUP, 5001), (OTHER, 5000)]
+    assert first.pps > 1.5 * second.pps > 0
+    assert first.bps == pytest.approx(8 * 100 * first.pps, rel=0.1)
+    assert found.whole
+    assert (first.frames < 30) is (frames_of_a_round == 10)
+
+
+def test_an_interface_that_is_not_there_is_named() -> None:
+    with pytest.raises(InterfaceNotFound, match="Interface not found: b7"):
+        unmatched.real_name("b7")

@@ -21,6 +21,7 @@ from mcr.shm.kept import Kept
 from mcr.shm.kernel_counters import KernelCounters
 from mcr.stats.activity import Activity
 from mcr.stats.captures import Backlog, CaptureCounts, Watched
+from mcr.stats.feed_log import log_feeds
 from mcr.stats.former_outputs import FormerOutputs
 from mcr.stats.readings import (
     Former,
@@ -377,7 +378,7 @@ class _State:
             backlog = self.captures.backlog(worker)
             stuck = backlog.waiting > 0 and backlog.taken == stall.backlog.taken
             self._stalls[worker] = _Stall(backlog, stall.ticks + 1 if stuck else 0)
-        await self._look_through_rules(self._activity.note, self._past[-1])
+        log_feeds(await self._look_through_rules(self._activity.note, self._past[-1]))
 
     def _sample_kernel_path(self) -> None:
         """As workers do it, for both paths."""

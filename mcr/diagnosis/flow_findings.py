@@ -10,9 +10,10 @@ from mcr.model.finding import Finding, Verdict
 from mcr.model.flow import Address, Input
 from mcr.model.stats import RuleStats, Stats
 from mcr.net.routes import Neighbour, Path
+from mcr.stats.activity import SILENT_SECONDS
 from mcr.tap.sighting import Sighting
 
-IDLE_SECONDS: Final = 60
+IDLE_SECONDS: Final = SILENT_SECONDS
 """Seconds. A rule that has matched nothing for longer is worth a finding."""
 
 _NAMED = 3  # things of a kind in one finding, at most

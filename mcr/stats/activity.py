@@ -1,10 +1,24 @@
 """Notes when rules have matched packets. It samples their counters once per second, so a packet costs nothing."""
 
 from collections.abc import Mapping
+from typing import Final
+
+import attrs
 
 from mcr.relay.placement import PlacedRule
 from mcr.shm.segment import Cells
 from mcr.stats.readings import Reading
+
+SILENT_SECONDS: Final = 60
+"""A rule that had packets, and none for as long, is silent."""
+
+
+@attrs.frozen
+class FeedNews:
+    """Rules that have become silent, and rules that no longer are, with the seconds for which they were."""
+
+    silent: tuple[PlacedRule, ...] = ()
+    back: tuple[tuple[PlacedRule, float], ...] = ()
 
 
 class Activity:
@@ -22,16 +36,24 @@ class Activity:
         self._matched: tuple[int, ...] = ()  # at the last sample
         self._since: dict[int, float] = {}  # that a rule has been looked at
         self._last: dict[int, float] = {}  # that it was seen to have matched more
+        self._silent: set[int] = set()
 
-    def note(self, now: Reading, rules: tuple[PlacedRule, ...]) -> None:
-        """Note which rules have matched more since the last time."""
+    def note(self, now: Reading, rules: tuple[PlacedRule, ...]) -> FeedNews:
+        """Note which rules have matched more since the last time; what is new of silent ones."""
         if rules is not self._rules:
             self._take_up(now, rules)
         matched = now.rules_matched(self._cells)
-        for tag, count, before in zip(self._tags, matched, self._matched, strict=True):
+        back = []
+        for placed, tag, count, before in zip(rules, self._tags, matched, self._matched, strict=True):
             if count != before:
+                if tag in self._silent:
+                    back.append((placed, now.time - self._last[tag]))
                 self._last[tag] = now.time
         self._matched = matched
+        limit = now.time - SILENT_SECONDS
+        silent = {tag for tag, last in self._last.items() if last <= limit}
+        fresh, self._silent = silent - self._silent, silent
+        return FeedNews(tuple(each for each in rules if each.tag in fresh) if fresh else (), tuple(back))
 
     def _take_up(self, now: Reading, rules: tuple[PlacedRule, ...]) -> None:
         before = dict(zip(self._tags, self._matched, strict=True))

@@ -1,6 +1,7 @@
 """Statistics from segments that the test fills as a worker would."""
 
 import math
+import re
 from collections.abc import Iterator, Sequence
 from ipaddress import ip_address
 
@@ -132,6 +133,43 @@ async def test_it_is_known_for_how_long_a_rule_has_matched_nothing(
     assert (await stats.idle())["tv"] == 0
     await stats.rules_placed((), ("tv",))
     assert await stats.idle() == {}
+
+
+async def test_the_log_says_when_a_feed_goes_and_when_it_is_back(
+    stats: StatsAggregator,
+    segments: Sequence[Segment],
+    autojump_clock: trio.testing.MockClock,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """Once each; of a rule that never had a packet there is nothing to tell."""
+    caplog.set_level(1)
+
+    def told() -> list[str]:
+        lines = [record.getMessage() for record in caplog.records if record.getMessage().startswith("feed")]
+        caplog.clear()
+        return lines
+
+    others = [
+        attrs.evolve(PLACED, rule=attrs.evolve(RULE, rule_id=f"r{number}"), tag=100 + number, slot=100 + number)
+        for number in range(9)
+    ]
+    await stats.rules_placed((PLACED, *others), ())
+    await trio.sleep(200)
+    assert told() == []
+    forward(segments[0], 1)
+    await trio.sleep(58)
+    assert told() == []
+    await trio.sleep(200)
+    assert told() == ["feed silent: rule tv has had no packet for 60 s"]
+    forward(segments[0], 1)
+    await trio.sleep(2)
+    (back,) = told()
+    assert re.fullmatch(r"feed back: rule tv has packets again, after 25[789] s", back)
+    for each in others:
+        segments[0].shared.rules[each.slot].tag = each.tag
+        segments[0].shared.rules[each.slot].matched += 1
+    await trio.sleep(100)
+    assert told()[-1] == "feeds silent: 9 rules have had no packet for 60 s: r0, r1, r2, r3, r4 and 4 more"
 
 
 async def test_slot_of_another_rule_counts_nothing(stats: StatsAggregator, segments: Sequence[Segment]) -> None:

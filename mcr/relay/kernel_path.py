@@ -281,17 +281,14 @@ def _why_not_to(output: Output, link: RawLink | None, source: Address | None, ne
     reasons = {
         f"{output.group} is a host, and its MAC has to be asked for": not output.group.is_multicast,
         f"{output} has gso={output.gso}": output.gso != AUTO,
-        f"{output} has options that the workers alone know: ttl, dscp, source or source-port": _has_choices(output),
+        f"{output} has a source port of its own": output.source_port is not None,
+        f"{output} keeps the TTL or DSCP of what comes": isinstance(output.ttl, str) or isinstance(output.dscp, str),
         f"{output.interface} is about to be checked, or is not Ethernet, or takes no GSO batches": link is None,
         f"{output.interface} is down": link is not None and not link.up,
         f"{output.group} is reached through a gateway": neighbour is not None,
         f"IP would do more for {output} than add headers: see the routes to {output.group}": source is None,
     }
     return next((reason for reason, is_so in reasons.items() if is_so), "")
-
-
-def _has_choices(output: Output) -> bool:
-    return (output.ttl, output.dscp, output.source, output.source_port) != (None,) * 4
 
 
 def _targets(placed: PlacedRule, egress_of: Callable[[str], Egress]) -> tuple[Target, ...]:
@@ -309,6 +306,8 @@ def _targets(placed: PlacedRule, egress_of: Callable[[str], Egress]) -> tuple[Ta
                 source=(source, egress.port),
                 group=output.group,
                 port=output.port,
+                ttl=output.ttl if isinstance(output.ttl, int) else 1,
+                dscp=output.dscp if isinstance(output.dscp, int) else 0,
             )
         )
     return tuple(targets)

@@ -50,6 +50,23 @@ def test_datagrams_leave_as_their_outputs_ask(plant: Plant, make_mcr: MakeMcr, s
         assert (seen[3] == source_port) if source_port else (seen[3] not in {4000, 4001})
 
 
+def test_the_kernel_path_does_what_it_can_of_it(plant: Plant, make_mcr: MakeMcr) -> None:
+    plant.relay.cut_super_frames("out0")
+    mcr = make_mcr(plant.relay).start()
+    asked = {text: seen for text, seen in ASKED.items() if "gso" not in text and "port" not in text} | {
+        "239.2.2.2:6002:out0:source=198.18.2.1:ttl=255": (255, 0, OTHER, None)
+    }
+    mcr.add("in0:239.1.1.1:5000", *asked)
+    if "MCR_ABSORB has no effect on in0" in mcr.log():
+        pytest.skip("this kernel has no tcx; `path_reason` says so")
+    mcr.wait_for_path("kernel")
+    found = on_the_wire(plant, mcr, len(asked))
+    assert {port: {each[:3] for each in seen} for port, seen in found.items()} == {
+        port: {seen[:3]} for port, seen in zip(range(6000, 6003), asked.values(), strict=True)
+    }
+    assert mcr.stats()["kernel_path"]["matched"] == COUNT
+
+
 def test_a_source_that_this_machine_lacks_costs_its_output_alone(plant: Plant, make_mcr: MakeMcr) -> None:
     """And is used as soon as it is there; a port that it can't have is refused with the way to it."""
     plant.relay.cut_super_frames("out0")

@@ -33,6 +33,7 @@ SETTINGS = Settings("", 1, LogLevels())
 
 def test_a_group_on_ethernet_with_a_known_source_is_served() -> None:
     assert not _why_not_to(GROUP, UP, SOURCE, None)
+    assert not _why_not_to(attrs.evolve(GROUP, ttl=8, dscp=46, source=SOURCE), UP, SOURCE, None)
 
 
 @pytest.mark.parametrize(
@@ -41,11 +42,18 @@ def test_a_group_on_ethernet_with_a_known_source_is_served() -> None:
         (HOST, UP, None, Key("out0", HOST.group), "192.0.2.7 is a host, and its MAC has to be asked for"),
         (attrs.evolve(GROUP, gso="off"), UP, SOURCE, None, "239.2.2.2:6000:out0 has gso=off"),
         (
-            attrs.evolve(GROUP, ttl=8),
+            attrs.evolve(GROUP, source_port=4000),
+            UP,
+            None,
+            Key("out0", GROUP.group, 4000),
+            "239.2.2.2:6000:out0 has a source port of its own",
+        ),
+        (
+            attrs.evolve(GROUP, ttl="dec"),
             UP,
             SOURCE,
             None,
-            "239.2.2.2:6000:out0 has options that the workers alone know: ttl, dscp, source or source-port",
+            "239.2.2.2:6000:out0 keeps the TTL or DSCP of what comes",
         ),
         (GROUP, None, None, None, "out0 is about to be checked, or is not Ethernet, or takes no GSO batches"),
         (GROUP, attrs.evolve(UP, up=False), SOURCE, None, "out0 is down"),

@@ -23,8 +23,10 @@ struct mcr_bpf_gate {
 
 /* One output of a rule, as the kernel path needs it. Addresses and ports in network byte order. */
 struct mcr_bpf_output {
-	uint8_t macs[12];   /* destination and source */
-	uint32_t slot;      /* of its counters */
+	uint8_t macs[12]; /* destination and source */
+	uint16_t slot;    /* of its counters */
+	uint8_t ttl;
+	uint8_t service;    /* DSCP, and two bits for ECN */
 	uint32_t interface; /* its index; 0: it has no carrier, and datagrams fail with ENETDOWN */
 	uint32_t source;
 	uint32_t group;

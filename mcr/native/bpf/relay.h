@@ -25,7 +25,6 @@
 #define TCX_NEXT (-1) /* <linux/bpf.h> from Linux 6.6 on */
 #define TCX_DROP 2
 
-#define TTL      1
 #define IP_DF    0x4000
 #define XMIT_CN  2  /* NET_XMIT_CN: the packet may have been taken */
 #define ERRNO_US 16 /* bits of a last error below its time */
@@ -137,6 +136,8 @@ INLINE void readdress(struct __sk_buff *skb, struct frame *now, const struct mcr
 {
 	move_checksum(skb, now, &to->source, to->source_port | (uint32_t)to->port << 16);
 	__builtin_memcpy(now->macs, to->macs, sizeof(now->macs));
+	now->ip.service = to->service;
+	now->ip.ttl = to->ttl;
 	now->ip.source = to->source;
 	now->ip.destination = to->group;
 	now->ip.checksum = 0;
@@ -178,10 +179,8 @@ INLINE struct frame plain_headers(const struct frame *original)
 {
 	struct frame frame = *original;
 
-	frame.ip.service = 0;
 	frame.ip.id = 0;
 	frame.ip.fragment = MCR_NETWORK16(IP_DF);
-	frame.ip.ttl = TTL;
 	return frame;
 }
 

@@ -56,6 +56,7 @@ class Target:
         mtu: bytes.
         source: address and port that datagrams come from.
         group, port: of the output.
+        ttl, dscp: of its datagrams.
     """
 
     slot: int
@@ -65,6 +66,8 @@ class Target:
     source: tuple[Address, int]
     group: Address
     port: int
+    ttl: int = 1
+    dscp: int = 0
 
 
 class KernelPath:
@@ -227,6 +230,7 @@ class KernelPath:
         for image, target in zip(rule.outputs, targets, strict=False):
             image.macs = _group_mac(target.group) + target.mac
             image.slot, image.interface = target.slot, target.interface
+            image.ttl, image.service = target.ttl, target.dscp << 2
             image.source, image.source_port = network_address(target.source[0]), socket.htons(target.source[1])
             image.group, image.port = network_address(target.group), socket.htons(target.port)
         check_result(lib.mcr_bpf_path_put(self.maps, make_flow(flow, capture), rule))

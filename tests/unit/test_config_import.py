@@ -199,11 +199,11 @@ name = "audio"
 input = { interface = "eth0", group = "239.1.1.3", port = 5000 }
 outputs = [
     "239.2.2.4:6000:eth1",
-    "10.0.0.7:6000:eth2",
+    "10.0.0.7:6000:eth2:ttl=16",
 ]
 """
     )
-    assert [place.split(":")[0] for place in places(errors)] == ["3", "13", "14", "18", "19", "22", "24"]
+    assert [place.split(":")[0] for place in places(errors)] == ["3", "13", "14", "19", "22", "24"]
     assert "other.conf:19: Rule already exists: the same input as on line 5, 239.1.1.1:5000 on eth0" in errors
     assert status == 1
 

@@ -16,7 +16,7 @@ from mcr.model.rule import Rule
 _RULES: Final = "rules"
 _MEANING: Final = {
     "pinning": "MCR's workers share all interfaces: see num_workers in [settings]",
-    "multicast_ttl": "MCR sends to groups with TTL 1, to hosts with that of net.ipv4.ip_default_ttl",
+    "multicast_ttl": "MCR sends to groups with TTL 1, unless an output says otherwise: write :ttl=N behind it",
     "pim": "MCR does not speak PIM",
     "igmp": "MCR is no IGMP querier",
     "msdp": "MCR does not speak MSDP",
@@ -83,19 +83,15 @@ def _rule(value: object, path: Path, faults: FileFaults) -> Rule | None:
             return None
         table["input"] = {name: part for name, part in source.items() if name != "protocol"}
     if isinstance(table.get("outputs"), list):
-        table["outputs"] = [
-            _output(each, (*path, "outputs", index), faults) for index, each in enumerate(table["outputs"])
-        ]
+        table["outputs"] = [_output(each) for each in table["outputs"]]
     return read_rule(table, path, faults).rule
 
 
-def _output(value: object, path: Path, faults: FileFaults) -> object:
+def _output(value: object) -> object:
     """As MCR has it."""
     if not isinstance(value, dict):
         return value
-    if value.get("ttl") not in _DEFAULT_TTL:
-        faults.add((*path, "ttl"), f"ttl {value['ttl']}: {_MEANING['multicast_ttl']}")
-    return {name: part for name, part in value.items() if name != "ttl"}
+    return {name: part for name, part in value.items() if name != "ttl" or part not in _DEFAULT_TTL}
 
 
 def _clash(rule: Rule, line: int, taken: dict[object, int]) -> str:

@@ -14,14 +14,15 @@ import trio
 from mcr.actors.mailbox import Reply, ask, repeat, tell
 from mcr.logs.limit import UNLIMITED
 from mcr.logs.logger import get_logger
+from mcr.model.event import Event
 from mcr.model.log import Facility, Level
 from mcr.model.stats import RuleStats, Stats
 from mcr.relay.placement import LeavingOutput, PlacedRule
 from mcr.shm.kept import Kept
 from mcr.shm.kernel_counters import KernelCounters
 from mcr.stats.activity import Activity
-from mcr.stats.captures import Backlog, CaptureCounts, Watched
-from mcr.stats.feed_log import log_feeds
+from mcr.stats.captures import CaptureCounts, Watched
+from mcr.stats.feed_log import Feeds
 from mcr.stats.former_outputs import FormerOutputs
 from mcr.stats.readings import (
     Former,
@@ -33,6 +34,7 @@ from mcr.stats.readings import (
     stats_lines,
     worker_stats,
 )
+from mcr.stats.stalls import Stalls
 from mcr.text.plurals import counted
 
 _T = TypeVar("_T")
@@ -43,7 +45,6 @@ ingress_log = get_logger(Facility.INGRESS)
 _TICK = 1.0  # seconds between the readings that rates are taken from
 _MANY_RULES = 200  # beyond that, others get their turn while statistics are put together
 _SAMPLE_PACKETS = 100_000  # on both paths, between two pairs of [STATS:…] lines: as a worker has it
-_STALL_TICKS = 3  # without a step while packets wait: it hangs
 _LINES_APART = 1.0  # seconds between two pairs of [STATS:…] lines, at least
 
 
@@ -71,6 +72,12 @@ class _Read:
 @attrs.frozen
 class _Idle:
     reply: Reply[dict[str, float]]
+
+
+@attrs.frozen
+class _Events:
+    after: int
+    reply: Reply[tuple[Event, ...]]
 
 
 @attrs.frozen
@@ -132,6 +139,7 @@ class _LinesDue:
 _Command = (
     _Read
     | _Idle
+    | _Events
     | _Stalled
     | _CaptureOpened
     | _CaptureClosing
@@ -168,6 +176,10 @@ class StatsAggregator:
     async def idle(self) -> dict[str, float]:
         """Seconds for which each rule, by id, has matched nothing, or that it exists; one less, at most."""
         return await ask(self._inbox, _Idle)
+
+    async def events(self, after: int) -> tuple[Event, ...]:
+        """Those with a higher number, of the newest 1,000."""
+        return await ask(self._inbox, lambda reply: _Events(after, reply))
 
     async def capture_opened(self, capture: int, watched: Watched) -> None:
         """Count what the kernel drops and rejects of a capture, and own its watched sockets from now on."""
@@ -241,6 +253,9 @@ async def _handle(state: "_State", command: _Command) -> None:
         case _Idle(reply):
             with reply:
                 reply.resolve(await state.idle())
+        case _Events(after, reply):
+            with reply:
+                reply.resolve(state.feeds.after(after))
         case _Stalled(reply):
             with reply:
                 reply.resolve(state.stalled())
@@ -286,14 +301,6 @@ def _handle_captures(state: "_State", command: _CaptureOpened | _CaptureClosing 
             assert_never(command)
 
 
-@attrs.frozen
-class _Stall:
-    """A worker's backlog at the last tick, and for how many it has not moved."""
-
-    backlog: Backlog = attrs.field(factory=lambda: Backlog(0, 0))
-    ticks: int = 0
-
-
 class _State:
     def __init__(self, kept: Kept, kernel: KernelCounters | None, *, by_count: bool) -> None:
         self._kept = kept
@@ -310,7 +317,8 @@ class _State:
         self._past = deque([self._read()], maxlen=2)
         self._lines_at = -_LINES_APART
         self._dropped = self.captures.dropped_by_interface()
-        self._stalls = [_Stall()] * len(segments)
+        self._stalls = Stalls(len(segments))
+        self.feeds = Feeds()
         self._activity = Activity(from_zero=not inherits)
         self._sampled_at = 0  # datagrams on both paths at the last log line for their sake
 
@@ -374,11 +382,8 @@ class _State:
         self._past.append(self._read())
         self._warn_of_drops()
         self._sample_kernel_path()
-        for worker, stall in enumerate(self._stalls):
-            backlog = self.captures.backlog(worker)
-            stuck = backlog.waiting > 0 and backlog.taken == stall.backlog.taken
-            self._stalls[worker] = _Stall(backlog, stall.ticks + 1 if stuck else 0)
-        log_feeds(await self._look_through_rules(self._activity.note, self._past[-1]))
+        self._stalls.note(map(self.captures.backlog, range(len(self._segments))))
+        self.feeds.tell(await self._look_through_rules(self._activity.note, self._past[-1]))
 
     def _sample_kernel_path(self) -> None:
         """As workers do it, for both paths."""
@@ -391,10 +396,7 @@ class _State:
         return await self._look_through_rules(self._activity.idle, self._read())
 
     def stalled(self) -> tuple[int, ...]:
-        found = tuple(worker for worker, stall in enumerate(self._stalls) if stall.ticks >= _STALL_TICKS)
-        for worker in found:
-            self._stalls[worker] = attrs.evolve(self._stalls[worker], ticks=0)
-        return found
+        return self._stalls.take()
 
     def _warn_of_drops(self) -> None:
         dropped = self.captures.dropped_by_interface()

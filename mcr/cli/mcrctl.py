@@ -187,6 +187,7 @@ cli.add_later(
     config="mcr.cli.config:config",
     confirm="mcr.cli.config:confirm_apply",
     doctor="mcr.cli.findings:doctor",
+    events="mcr.cli.events:events",
     why="mcr.cli.findings:why",
     report="mcr.cli.report:write_report",
     top="mcr.cli.top:top",

@@ -22,6 +22,7 @@ from mcr.control.structure import structure, unstructure
 from mcr.control.wire import MANY, PROTOCOL
 from mcr.errors import InvalidParams, MethodNotFound, RuleNotFound
 from mcr.model.edit import RuleEdit
+from mcr.model.event import Event
 from mcr.model.finding import Finding
 from mcr.model.limits import CONFIRM_SECONDS
 from mcr.model.log import Facility, Level, LogLevels, LogLine
@@ -70,6 +71,9 @@ class Statistics(Protocol):
 
     async def read(self) -> Stats:
         """The totals and rates of this moment."""
+
+    async def events(self, after: int) -> tuple[Event, ...]:
+        """What has happened to feeds, from the next number on."""
 
 
 class Logging(Protocol):
@@ -210,6 +214,11 @@ class _WhyParams:
 
 
 @attrs.frozen
+class _EventsParams:
+    after: int = 0
+
+
+@attrs.frozen
 class _TraceParams:
     interface: str
     seconds: int = 2
@@ -275,6 +284,10 @@ async def _stats(api: Api, params: _WhichParams) -> Any:
     if only is not None:
         stats = attrs.evolve(stats, rules=tuple(each for each in stats.rules if each.rule_id == only))
     return await _json_values(stats, stats.rules)
+
+
+async def _events(api: Api, params: _EventsParams) -> Any:
+    return {"events": unstructure(await api.stats.events(params.after))}
 
 
 async def _list_workers(api: Api, _: _NoParams) -> Any:
@@ -397,6 +410,7 @@ METHODS: Final[Mapping[str, Method]] = {
         Method("remove", _RemoveParams, _remove, changes=True),
         Method("list", _WhichParams, _list),
         Method("stats", _WhichParams, _stats),
+        Method("events", _EventsParams, _events),
         Method("list_workers", _NoParams, _list_workers),
         Method("why", _WhyParams, _why, examines=True),
         Method("doctor", _NoParams, _doctor, examines=True),

@@ -1,17 +1,47 @@
-"""What the log tells of feeds that go and come back."""
+"""What is told of feeds that go and come back: by the log, and to whoever asks for events."""
+
+from collections import deque
+from datetime import UTC, datetime
 
 from mcr.logs.logger import get_logger
+from mcr.model.event import Event, Kind
 from mcr.model.log import Facility
+from mcr.model.rule import Rule
 from mcr.rules.change_log import fields_of, some_of
 from mcr.stats.activity import SILENT_SECONDS, FeedNews
 
 log = get_logger(Facility.STATS)
 
 _FEW = 5  # rules that have a line each
+_REMEMBERED = 1_000  # events
 
 
-def log_feeds(news: FeedNews) -> None:
-    """Tell what is new; many feeds at once in one line."""
+class Feeds:
+    """Tells what is new, and remembers the newest events."""
+
+    def __init__(self) -> None:
+        self._events: deque[Event] = deque(maxlen=_REMEMBERED)
+        self._number = 0
+
+    def tell(self, news: FeedNews) -> None:
+        """Log what is new; many feeds at once in one line."""
+        for each in news.silent:
+            self._remember("feed_silent", each.rule, float(SILENT_SECONDS))
+        for each, seconds in news.back:
+            self._remember("feed_back", each.rule, seconds)
+        _log_feeds(news)
+
+    def _remember(self, kind: Kind, rule: Rule, seconds: float) -> None:
+        self._number += 1
+        now = datetime.now(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+        self._events.append(Event(self._number, now, kind, rule.rule_id, rule.name, round(seconds, 1)))
+
+    def after(self, number: int) -> tuple[Event, ...]:
+        """Events with higher numbers that are remembered."""
+        return tuple(each for each in self._events if each.number > number)
+
+
+def _log_feeds(news: FeedNews) -> None:
     if len(news.silent) > _FEW:
         rules = some_of([each.rule.label for each in news.silent])
         log.warning("feeds silent: %d rules have had no packet for %d s: %s", len(news.silent), SILENT_SECONDS, rules)

@@ -22,6 +22,7 @@ from mcr.control.methods import Api
 from mcr.control.server import ControlServer, run_control_server
 from mcr.errors import NothingToConfirm, RuleNotFound
 from mcr.model.edit import RuleEdit
+from mcr.model.event import Event
 from mcr.model.finding import Finding, Verdict
 from mcr.model.flow import Input
 from mcr.model.log import Facility, Level, LogLevels, LogLine
@@ -104,6 +105,9 @@ class Actors:
 
     async def read(self) -> Stats:
         return Stats(IngressStats(), EgressStats())
+
+    async def events(self, after: int) -> tuple[Event, ...]:
+        return (Event(after + 1, "2026-01-01T12:00:00.000Z", "feed_silent", "dcfca9531161", "cam", 60.0),)
 
     def recent(self) -> tuple[LogLine, ...]:
         return (LogLine("2026-01-01T12:00:00.000Z", "error", "supervisor", "a worker died"),)

@@ -170,6 +170,12 @@ async def test_the_log_says_when_a_feed_goes_and_when_it_is_back(
         segments[0].shared.rules[each.slot].matched += 1
     await trio.sleep(100)
     assert told()[-1] == "feeds silent: 9 rules have had no packet for 60 s: r0, r1, r2, r3, r4 and 4 more"
+    events = await stats.events(2)
+    assert [(each.number, each.event, each.rule_id) for each in events[:2]] == [
+        (3, "feed_silent", "tv"),
+        (4, "feed_silent", "r0"),
+    ]
+    assert await stats.events(events[-1].number) == ()
 
 
 async def test_slot_of_another_rule_counts_nothing(stats: StatsAggregator, segments: Sequence[Segment]) -> None:

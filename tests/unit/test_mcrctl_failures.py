@@ -90,7 +90,7 @@ def test_an_option_given_twice_is_told(run: Run, daemon: Daemon, args: tuple[str
             "Missing command",
             (
                 "commands: add, change, remove, list, stats, list-workers, ping, version, settings, log-level, "
-                "capture, config, confirm, doctor, why, report, top, trace"
+                "capture, config, confirm, doctor, events, why, report, top, trace"
             ),
         ),
         (("log-level",), "Missing command", "commands: get, set"),

@@ -1,0 +1,71 @@
+"""`mcrctl events`: what has happened to rules, and happens."""
+
+import json
+import time
+from contextlib import suppress
+from typing import Any
+
+import click
+
+from mcr.cli.command import Command
+from mcr.cli.grid import table
+from mcr.cli.quantities import duration
+from mcr.cli.session import Session, common_options
+from mcr.errors import McrError
+from mcr.text.visible import all_visible
+
+_INTERVAL = 1
+
+
+@click.command(cls=Command)
+@click.option("--follow", is_flag=True, help="Go on with what happens, until Ctrl-C.")
+@common_options
+@click.pass_obj
+def events(session: Session, *, follow: bool) -> None:
+    """Show when feeds of rules went silent and came back.
+
+    mcrd remembers the newest 1,000 events. With --json and --follow each is a line. If mcrd ends meanwhile, the next
+    one is waited for.
+    """
+    if not follow:
+        session.show(session.call("events")["events"], events_view)
+        return
+    with suppress(KeyboardInterrupt):
+        _follow(session)
+
+
+def events_view(found: list[Any], width: int | None) -> str:
+    """Events, one line each."""
+    rows = [[each["time"], *_words(each)] for each in found]
+    return table(["=TIME", "=EVENT", "RULE", "#WITHOUT PACKETS"], rows, width) or "Nothing has happened"
+
+
+def _words(event: dict[str, Any]) -> list[str]:
+    kind = event["event"].replace("_", " ")
+    return [kind, event["name"] or event["rule_id"], duration(event["seconds"])]
+
+
+def _line(event: dict[str, Any]) -> str:
+    kind, rule, seconds = _words(all_visible(event))
+    return f"{event['time']}  {kind:<11}  {rule}, {seconds} without packets"
+
+
+def _follow(session: Session) -> None:
+    told, of, seen = 0, None, False  # number of the newest, and when the mcrd that counts them was started
+    while True:
+        try:
+            with session.connect() as daemon:
+                started = daemon.call("version").get("started")
+                told, of = told if started == of else 0, started
+                while True:
+                    found = daemon.call("events", {"after": told})["events"]
+                    with session.understand():
+                        for event in found:
+                            click.echo(json.dumps(event) if session.json else _line(event))
+                            told = event["number"]
+                    seen = True
+                    time.sleep(_INTERVAL)
+        except McrError as error:
+            if not (seen and error.passing):
+                raise
+        time.sleep(_INTERVAL)

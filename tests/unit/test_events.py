@@ -1,0 +1,57 @@
+"""How `mcrctl events` tells what has happened."""
+
+import json
+from typing import Any
+
+import pytest
+
+from fake_daemon import Daemon, Run
+from mcr.errors import SystemFault
+
+SILENT = {
+    "number": 1,
+    "time": "2026-01-01T12:00:00.000Z",
+    "event": "feed_silent",
+    "rule_id": "dada",
+    "name": "studio 1",
+    "seconds": 60.0,
+}
+BACK = SILENT | {"number": 2, "event": "feed_back", "name": None, "seconds": 300.0}
+
+
+def test_events_are_lines(run: Run, daemon: Daemon) -> None:
+    daemon.results["events"] = {"events": [SILENT, BACK]}
+    assert run("events")[1].splitlines() == [
+        "TIME                      EVENT        RULE      WITHOUT PACKETS",
+        "2026-01-01T12:00:00.000Z  feed silent  studio 1             60 s",
+        "2026-01-01T12:00:00.000Z  feed back    dada                5 min",
+    ]
+    assert json.loads(run("events", "--json")[1]) == [SILENT, BACK]
+    daemon.results["events"] = {"events": []}
+    assert run("events")[1] == "Nothing has happened\n"
+
+
+def test_each_event_is_followed_once_also_over_a_restart(
+    run: Run, daemon: Daemon, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Another mcrd counts from 1 again."""
+    gone = SystemFault("", 111)
+    gone.passing = True
+    answers: list[Any] = [[SILENT], [], gone, [BACK | {"number": 1}], KeyboardInterrupt()]
+    asked = []
+
+    def call(_: Daemon, method: str, params: Any = None) -> Any:
+        if method == "version":
+            return {"started": f"{len(answers) > 2}"}
+        asked.append(params["after"])
+        answer = answers.pop(0)
+        if isinstance(answer, BaseException):
+            raise answer
+        return {"events": answer}
+
+    monkeypatch.setattr(Daemon, "call", call)
+    monkeypatch.setattr("time.sleep", lambda _: None)
+    status, out, _ = run("events", "--follow", "--json")
+    assert status == 0
+    assert [json.loads(line) for line in out.splitlines()] == [SILENT, BACK | {"number": 1}]
+    assert asked == [0, 1, 1, 0, 1]

@@ -130,7 +130,6 @@ INLINE bool is_super_frame_sound(const struct __sk_buff *skb, uint32_t total)
 INLINE bool is_plain(struct __sk_buff *skb, const struct headers *headers, uint32_t mtu)
 {
 	uint32_t total = MCR_NETWORK16(headers->ip.total);
-	uint16_t length;
 
 	if (skb->pkt_type == PACKET_OTHERHOST || skb->vlan_present || headers->ip.version_size != PLAIN_HEADER)
 		return false;
@@ -138,9 +137,7 @@ INLINE bool is_plain(struct __sk_buff *skb, const struct headers *headers, uint3
 		return false;
 	if (skb->gso_size && !is_super_frame_sound(skb, total))
 		return false;
-	if (bpf_skb_load_bytes(skb, ETH_HLEN + sizeof(*headers), &length, sizeof(length)))
-		return false;
-	return MCR_NETWORK16(length) == total - sizeof(headers->ip) && is_ip_sum_right(&headers->ip) &&
+	return MCR_NETWORK16(headers->udp_length) == total - sizeof(headers->ip) && is_ip_sum_right(&headers->ip) &&
 	       !is_source_wrong(skb, &headers->ip);
 }
 

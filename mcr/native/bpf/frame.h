@@ -41,11 +41,15 @@ INLINE void add_shared(uint64_t *sum, uint64_t value)
 	__sync_fetch_and_add(sum, value);
 }
 
-/* Ports stand right behind the IP header in most packets: those get both by one call. */
+/* UDP's header stands right behind that of IP in most packets: those get both by one call. */
 struct headers {
 	struct mcr_ipv4 ip;
 	struct mcr_udp_ports ports;
+	uint16_t udp_length; /* if there are no IP options */
+	uint16_t udp_checksum;
 } __attribute__((aligned(8)));
+
+#define PORTS_END offsetof(struct headers, udp_length)
 
 enum verdict {
 	REJECT,  /* not for a worker */
@@ -95,7 +99,7 @@ INLINE enum verdict read_frame(struct __sk_buff *skb, struct headers *headers, s
 		return REJECT;
 	if (skb->protocol != MCR_NETWORK16(ETH_P_IP))
 		return is_tagged_again(skb) ? ACCEPT : REJECT;
-	if (fetch(skb, 0, headers, sizeof(*headers)))
+	if (fetch(skb, 0, headers, sizeof(*headers)) && fetch(skb, 0, headers, PORTS_END))
 		return fetch(skb, 0, &headers->ip, sizeof(headers->ip)) || headers->ip.protocol != IPPROTO_UDP ? REJECT
 													       : ACCEPT;
 	if (headers->ip.protocol != IPPROTO_UDP)

@@ -113,8 +113,11 @@ INLINE bool is_udp_sum_right(struct __sk_buff *skb, const struct frame *frame)
 /* Have the UDP checksum follow the headers, before they are changed. */
 INLINE void move_checksum(struct __sk_buff *skb, const struct frame *now, const void *addresses, uint32_t ports)
 {
-	int64_t change = bpf_csum_diff(&now->ip.source, 8, addresses, 8, 0);
+	int64_t change;
 
+	if (!now->udp.checksum) /* there is none */
+		return;
+	change = bpf_csum_diff(&now->ip.source, 8, addresses, 8, 0);
 	bpf_l4_csum_replace(skb, CHECKSUM_AT, 0, (uint32_t)change, BPF_F_PSEUDO_HDR | BPF_F_MARK_MANGLED_0);
 	bpf_l4_csum_replace(skb, CHECKSUM_AT, ports_of(&now->udp.ports), ports, BPF_F_MARK_MANGLED_0 | sizeof(ports));
 }
@@ -207,10 +210,10 @@ INLINE void forward(struct __sk_buff *skb, const struct mcr_bpf_rule *rule, stru
 }
 
 /* What becomes of the packet itself. `now`: the headers that it has. */
-INLINE int let_go(struct __sk_buff *skb, const struct headers *headers, const struct frame *original,
-		  const struct frame *now, bool is_sole)
+INLINE int let_go(struct __sk_buff *skb, const struct frame *original, const struct frame *now, bool is_sole)
 {
-	bool useless = is_useless(skb, headers);
+	struct headers headers = { .ip = original->ip, .ports = original->udp.ports };
+	bool useless = is_useless(skb, &headers);
 
 	if (useless && is_sole)
 		return TCX_DROP;
@@ -240,34 +243,48 @@ INLINE void count_matched(const struct mcr_bpf_rule *rule, uint32_t datagrams, s
 		add_shared(&counters->matched, datagrams);
 }
 
-/* Forward a datagram, or a super-frame, that the filter has found to be plain. What is to become of the packet itself. */
-INLINE int relay(struct __sk_buff *skb, const struct headers *headers, const struct mcr_flow *flow,
-		 const struct hand *hand)
+/* Forward it by its rule. */
+INLINE int relay_by(struct __sk_buff *skb, const struct mcr_bpf_rule *rule, const struct frame *original,
+		    const struct hand *hand, struct mcr_bpf_taken *taken)
 {
-	const struct mcr_bpf_rule *rule = bpf_map_lookup_elem(map_forwards, flow);
-	uint32_t capture = flow->interface, datagrams = hand->datagrams, size, failed;
-	struct mcr_bpf_taken *taken = bpf_map_lookup_elem(map_taken, &capture);
-	struct frame original = {}, now; /* all of it: without CAP_PERFMON no byte may be copied that was not written */
-	bool is_sole = hand->sole;       /* a clone may come back in, and what is decided of it is handed on likewise */
+	uint32_t datagrams = hand->datagrams, size = ETH_HLEN + MCR_NETWORK16(original->ip.total), failed;
+	bool is_sole = hand->sole; /* a clone may come back in, and what is decided of it is handed on likewise */
+	struct frame now = plain_headers(original);
 
-	if (!taken) /* never: for the verifier */
-		return TCX_NEXT;
-	if (!rule || bpf_skb_load_bytes(skb, 0, original.macs, FRAME_HEADERS)) {
-		count_unmatched(capture, datagrams);
-		return TCX_NEXT;
-	}
-	if (!is_udp_sum_right(skb, &original)) {
+	if (!is_udp_sum_right(skb, original)) {
 		taken->checksum += datagrams;
 		return TCX_NEXT;
 	}
-	size = ETH_HLEN + MCR_NETWORK16(original.ip.total);
 	if (skb->len > size) /* what Ethernet has filled a short frame up with */
 		bpf_skb_change_tail(skb, size, 0);
 	count_matched(rule, datagrams, taken);
 	failed = bpf_skb_pull_data(skb, FRAME_HEADERS) ? ENOMEM : 0;
-	now = plain_headers(&original);
 	forward(skb, rule, &now, datagrams, taken, failed);
-	return failed ? TCX_NEXT : let_go(skb, headers, &original, &now, is_sole);
+	return failed ? TCX_NEXT : let_go(skb, original, &now, is_sole);
+}
+
+/* Forward a datagram, or a super-frame, that the filter has found to be plain. What is to become of the packet itself. */
+INLINE int relay(struct __sk_buff *skb, struct hand *hand)
+{
+	struct frame original = {}; /* all of it: without CAP_PERFMON no byte may be copied that was not written */
+	const struct mcr_bpf_rule *rule;
+	struct mcr_bpf_taken *taken;
+	uint32_t capture = hand->capture;
+	struct mcr_flow flow;
+
+	if (hand->interface != skb->ifindex || bpf_skb_load_bytes(skb, 0, original.macs, FRAME_HEADERS) ||
+	    hand->group != original.ip.destination || hand->ports != ports_of(&original.udp.ports)) {
+		count_lost(hand);
+		return TCX_NEXT;
+	}
+	hand->path = PATH_NONE;
+	flow = mcr_flow_ipv4((uint16_t)capture, 0, 0, original.ip.destination, original.udp.ports.destination);
+	rule = bpf_map_lookup_elem(map_forwards, &flow);
+	taken = bpf_map_lookup_elem(map_taken, &capture);
+	if (rule && taken)
+		return relay_by(skb, rule, &original, hand, taken);
+	count_unmatched(capture, hand->datagrams);
+	return TCX_NEXT;
 }
 
 #endif

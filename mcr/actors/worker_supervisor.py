@@ -254,7 +254,7 @@ async def _handle(state: "_State", command: _Command) -> None:
             await state.kill_hung_workers()
             state.check_interfaces()
             state.check_reviews()
-            if state.suppressor:
+            if state.suppressor and state.suppressor.has_forwarded():
                 await trio.to_thread.run_sync(state.suppressor.look_below_ip)
             await state.follow_gateways()
         case PauseSuppression() | SuppressOn() | ReviewRaw():

@@ -55,6 +55,7 @@ class Suppressor:
         self._told: set[int] = set()
         self._barred: dict[int, str] = {}  # why nothing runs there, by capture
         self._asked: dict[int, int] = {}  # those that are looked for, by capture
+        self._matched: dict[int, int] = {}  # by the kernel path, when it was last asked, by capture
         self._settled: set[int] = set()  # captures that have been suppressed on since they were looked for below IP
         self._program = self._load(0)
         self.has_tcx = lib.mcr_bpf_link_ingress(self._program, 0) != -errno.EINVAL  # but -ENODEV: no interface is 0
@@ -143,6 +144,14 @@ class Suppressor:
                     capture, f"local delivery on {_name(index)} goes on: a bridge or multicast routing may want it"
                 )
         return not self._asked
+
+    def has_forwarded(self) -> bool:
+        """Whether the kernel path has, since the last call: then `look_below_ip`."""
+        if not self._path:
+            return False
+        before = self._matched
+        self._matched = {capture: self._path.counters.taken(capture).matched for capture in self._links}
+        return self._matched != before
 
     def look_below_ip(self) -> None:
         """Have the kernel path consume packets where nobody but IP would get them, if nothing has changed lately.

@@ -109,6 +109,14 @@ def test_other_options_of_an_output_lose_no_packet_and_its_counters(plant: Plant
     assert (counted["outputs"][0]["sent"], counted["errors"]) == (4 * COUNT, 0)
     assert [each[:3] for each in seen] == [(1, 0, OWN), (8, 0, OWN), (1, 0, OWN), (1, 0, OTHER)]
     assert [each[3] == 4000 for each in seen] == [False, False, True, False]
+    with plant.relay.entered(), socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as listener:
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listener.bind(("", 4000))
+        listener.settimeout(5)
+        mcr.ctl("change", rule_id, "--add-outputs", "239.2.2.2:6000:out0:source-port=4000")
+        with plant.receiver.entered(), socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as other:
+            other.sendto(b"for the program on this port", (OWN, 4000))
+        assert listener.recv(100) == b"for the program on this port"
 
 
 KEPT: dict[str, tuple[int | str, int | str]] = {

@@ -143,7 +143,7 @@ def test_what_cannot_be_gone_on_with_is_never_captured_beside_what_takes_its_pla
     mcr = manager.start(make_mcr, plant.relay)
     mcr.add(f"in0:{FLOW}", *OUTPUTS)
     receiver = Receiver(plant.receiver, TO, count=100_000, idle=1.0)
-    sender = Sender(plant.source, "src0", FLOW, count=100_000, rate=3000)
+    sender = Sender(plant.source, "src0", FLOW, count=100_000, rate=1000)
     for spoil, prefix in cases:
         wait_until_more_come_in(mcr)
         kill(mcr)

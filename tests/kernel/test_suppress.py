@@ -155,6 +155,26 @@ def test_what_has_changed_while_it_was_looked_at_is_looked_at_again(
     rejected.close()
 
 
+def test_what_changes_while_others_are_suppressed_is_not_said_to_be_a_bridges(
+    suppressing: EbpfFilters, wire: Wire
+) -> None:
+    assert suppressing.suppressor
+    rejected = begin(suppressing, wire)
+    with wire.b.entered():
+        index = socket.if_nametoindex("b0")
+        suppressing.suppressor.add(4, index, is_ethernet=True)
+        asked = suppressing.suppressor.pause()
+        assert asked == frozenset({index})
+        suppressing.suppressor._link(3, index)
+        del suppressing.suppressor._asked[3]
+        wire.b.ip("link set b0 alias another")
+        suppressing.suppressor.suppress_on(frozenset())
+    assert not suppressing.suppressor._told
+    assert suppressing.suppressor.is_stale
+    suppressing.suppressor.forget(4)
+    rejected.close()
+
+
 def test_who_takes_packets_below_ip_gets_what_is_suppressed(suppressing: EbpfFilters, wire: Wire) -> None:
     """As a packet socket for one protocol does, which stands behind the program."""
     with wire.b.entered():

@@ -138,6 +138,8 @@ class Suppressor:
                 continue
             if index in free:
                 self._link(capture, index)
+            elif self.changes.heard():  # it may have been seen as it went
+                self._stale = True
             elif _exists(index):
                 self._barred[capture] = f"a bridge or multicast routing may want what comes in by {_name(index)}"
                 self._tell(

@@ -183,11 +183,25 @@ def test_a_port_is_served_and_taken_over(plant: Plant, make_mcr: MakeMcr) -> Non
 # What it costs
 
 RULES, SCRAPES = 4_000, 10
+SAMPLES = 15  # of a rule with three outputs
+
+
+def a_line_each() -> float:
+    """Seconds of processor that this machine takes to write as many lines as a page has samples."""
+    before = time.process_time()
+    "".join(
+        f'mcr_output_packets_total{{rule="{number:012x}",result="sent"}} {number}\n'
+        for number in range(RULES * SAMPLES)
+    )
+    return time.process_time() - before
 
 
 @pytest.mark.alone
 def test_many_rules_are_cheap_to_scrape_and_hold_nobody_up(plant: Plant, make_mcr: MakeMcr, tmp_path: Path) -> None:
-    """4,000 rules with three outputs each: 60 ms of processor a scrape, and others are answered within 50 ms."""
+    """4,000 rules with three outputs each: at most four times what writing so many lines takes, and nobody else waits.
+
+    A ratio, as the same build takes 81 to 160 ms on one machine within minutes.
+    """
     path = tmp_path / "metrics.sock"
     mcr = make_mcr(plant.relay).start(1, "--metrics", f"unix:{path}")
     assert mcr.process is not None
@@ -230,6 +244,10 @@ def test_many_rules_are_cheap_to_scrape_and_hold_nobody_up(plant: Plant, make_mc
     cost = (spent() - before) / SCRAPES
     done.set()
     asker.join()
-    print(f"{1000 * cost:.0f} ms a scrape, slowest answer {1000 * max(answered):.0f} ms of {len(answered)}")
-    assert cost < 0.06 * SLOWNESS
+    lines = min(a_line_each() for _ in range(SCRAPES))
+    print(
+        f"{1000 * cost:.0f} ms a scrape, {cost / lines:.1f} times {1000 * lines:.0f} ms for its lines, "
+        f"slowest answer {1000 * max(answered):.0f} ms of {len(answered)}"
+    )
+    assert cost < 4 * lines
     assert max(answered) < 0.05 * SLOWNESS

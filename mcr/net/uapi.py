@@ -16,6 +16,7 @@ SO_BINDTOIFINDEX: Final = 62
 IP_PKTINFO: Final = 8
 UDP_SEGMENT: Final = 103
 VIRTIO_NET_HDR_GSO_UDP_L4: Final = 5
+VIRTIO_NET_HDR: Final = struct.Struct("BBHHHH")  # flags, kind, header length, segment size, checksum start and offset
 
 # <linux/if_ether.h>, <linux/if_arp.h>
 ETH_P_ALL: Final = 0x0003
@@ -47,6 +48,7 @@ PACKET_MR_ALLMULTI: Final = 2
 PACKET_FANOUT_HASH: Final = 0
 PACKET_FANOUT_FLAG_UNIQUEID: Final = 0x2000
 TPACKET_V2: Final = 1
+TPACKET_AUXDATA: Final = struct.Struct("IIIHHHH")  # status, length, snapped, link and network header at, TCI, TPID
 TP_STATUS_CSUMNOTREADY: Final = 1 << 3
 TP_STATUS_VLAN_VALID: Final = 1 << 4
 TP_STATUS_VLAN_TPID_VALID: Final = 1 << 6

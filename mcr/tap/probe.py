@@ -29,8 +29,6 @@ LOOK_SECONDS: Final = 2.0
 _FRAMES = 4_000  # then only the very flow is still looked for, and as many of it as that
 _SNAP = 128  # bytes of a frame: link header, tags, IP header and UDP header
 _BUFFER = 256 << 10  # bytes of frames that wait
-_AUXILIARY = struct.Struct("IIIHHHH")  # status, length, snapped, link header at, network header at, TCI, TPID
-_VNET = struct.Struct("BBHHHH")  # flags, kind of super-frame, header length, segment size, checksum start and offset
 _EVERYWHERE = struct.pack("=HHi12x", socket.AF_PACKET, socket.htons(uapi.ETH_P_ALL), 0)  # struct sockaddr_ll
 
 _libc = ctypes.CDLL(None, use_errno=True)
@@ -78,7 +76,7 @@ def look_at_wire(source: Input, index: int, seconds: float = LOOK_SECONDS) -> Lo
         while payload is None and taken < 2 * _FRAMES and (left := started + seconds - time.monotonic()) > 0:
             tap.settimeout(left)
             try:
-                frame = _Frame(*tap.recvmsg(_SNAP, socket.CMSG_SPACE(_AUXILIARY.size))[:4])
+                frame = _Frame(*tap.recvmsg(_SNAP, socket.CMSG_SPACE(uapi.TPACKET_AUXDATA.size))[:4])
             except TimeoutError:
                 break
             except OSError as error:
@@ -139,9 +137,9 @@ def _identify(frame: _Frame, interface: str) -> Datagram | Query | None:
     tag, network = None, 0
     for _, _, auxiliary in frame.ancillary:  # there is but one kind
         with suppress(struct.error):
-            status, _, _, _, network, tci, protocol = _AUXILIARY.unpack(auxiliary)
+            status, _, _, _, network, tci, protocol = uapi.TPACKET_AUXDATA.unpack(auxiliary)
             if status & uapi.TP_STATUS_VLAN_VALID:
                 tag = Tag.from_tci(tci, protocol if status & uapi.TP_STATUS_VLAN_TPID_VALID else uapi.ETH_P_8021Q)
-    _, kind, _, segment, _, _ = _VNET.unpack_from(frame.data)
-    data = frame.data[_VNET.size + network :]
+    _, kind, _, segment, _, _ = uapi.VIRTIO_NET_HDR.unpack_from(frame.data)
+    data = frame.data[uapi.VIRTIO_NET_HDR.size + network :]
     return identify(data, interface, frame.address[1], tag, segment if kind else 0)

@@ -34,10 +34,8 @@ BUFFER: Final = 32 << 20
 _FRAME = 1 << 17  # bytes: more than any frame has
 _AT_ONCE = 256  # packets of one socket before another gets its turn
 _STEP_MS = 200  # until somebody who waits for packets looks at the clock
-_AUXILIARY = struct.Struct("IIIHHHH")  # status, length, snapped, link header at, network header at, TCI, TPID
-_VNET = struct.Struct("BBHHHH")  # flags, kind of super-frame, header length, segment size, checksum start and offset
 _TIME = struct.Struct("qq")  # seconds, nanoseconds
-_ROOM = socket.CMSG_SPACE(_AUXILIARY.size) + socket.CMSG_SPACE(_TIME.size)
+_ROOM = socket.CMSG_SPACE(uapi.TPACKET_AUXDATA.size) + socket.CMSG_SPACE(_TIME.size)
 _PORTS = struct.Struct("!HH")
 _TAG = struct.Struct("!HH")
 _MACS = 12  # bytes
@@ -197,10 +195,10 @@ class RuleCapture:
 
     def _packet(self, place: int, data: bytes, ancillary: Mapping[int, bytes], address: Any) -> Packet | None:
         where = self.places[place]
-        status, _, _, _, network, tag, protocol = _AUXILIARY.unpack(ancillary[uapi.PACKET_AUXDATA])
+        status, _, _, _, network, tag, protocol = uapi.TPACKET_AUXDATA.unpack(ancillary[uapi.PACKET_AUXDATA])
         seconds, nanoseconds = _TIME.unpack(ancillary[uapi.SO_TIMESTAMPNS])
-        _, super_frame, _, _, _, _ = _VNET.unpack_from(data)
-        data = data[_VNET.size :]
+        _, super_frame, _, _, _, _ = uapi.VIRTIO_NET_HDR.unpack_from(data)
+        data = data[uapi.VIRTIO_NET_HDR.size :]
         parsed = ffi.new("struct mcr_packet *")
         buffer = ffi.from_buffer("uint8_t[]", data)
         ret = lib.mcr_packet_parse(buffer, len(data), network, parsed)

@@ -5,20 +5,12 @@ import os
 import signal
 import socket
 import struct
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
-from typing import Any
 
 import pytest
-from scapy.layers.inet import IP, UDP, IPOption_Router_Alert
-from scapy.layers.l2 import Dot1Q, Ether
-from scapy.packet import Packet, Raw
 
 from firewalls import ACCEPT, egress_firewall, firewall
-from lab import Namespace
 from mcr_process import Mcr, Receiver, Sender, wait_until
-from raw_frames import wait_for_raw, without_checksum_offload
-from topology import MakeMcr, Plant
+from topology import MakeMcr, Plant, need_tcx
 
 OUT = "239.2.2.2:6000:out0"
 FLOW = "239.2.2.2:6000@rx0=239.1.1.1:5000"
@@ -31,8 +23,7 @@ def start(plant: Plant, make_mcr: MakeMcr, *outputs: str, workers: int = 1) -> M
     """A relay with one rule, which takes the kernel path. A worker that is kept waiting loses nothing."""
     mcr = make_mcr(plant.relay, prefix=["env", "MCR_BUFFER_POOL_SMALL=32768"]).start(workers)
     mcr.add("in0:239.1.1.1:5000", *(outputs or (OUT,)))
-    if "MCR_ABSORB has no effect on in0" in mcr.log():
-        pytest.skip("this kernel has no tcx; `path_reason` says so")
+    need_tcx(mcr)
     mcr.wait_for_path("kernel")
     return mcr
 
@@ -83,105 +74,6 @@ def test_moves_lose_double_and_reorder_nothing(plant: Plant, make_mcr: MakeMcr) 
     assert by_kernel + by_workers == 60_000
     assert min(by_kernel, by_workers) > 0, (by_kernel, by_workers)
     assert turn > 3, "the stream was too short for several moves"
-
-
-@contextmanager
-def wire(namespace: Namespace, interface: str) -> Iterator[socket.socket]:
-    """Whole frames that arrive, or are to leave."""
-    with namespace.entered():
-        opened = socket.socket(socket.AF_PACKET, socket.SOCK_RAW, socket.htons(0x0800))
-    with opened:
-        opened.setsockopt(socket.SOL_SOCKET, 33, 64 << 20)  # SO_RCVBUFFORCE
-        opened.bind((interface, 0x0800))
-        opened.settimeout(10)
-        yield opened
-
-
-def datagram(payload: bytes, **fields: Any) -> Packet:
-    options: dict[str, Any] = {"src": "198.18.0.1", "dst": "239.1.1.1", "ttl": 16} | fields
-    return Ether(dst="01:00:5e:01:01:01") / IP(**options) / UDP(sport=5000, dport=5000) / Raw(payload)
-
-
-def without_checksum(payload: bytes) -> Packet:
-    made = datagram(payload)
-    made[UDP].chksum = 0
-    return made
-
-
-def damaged(frame: Packet, at: int) -> bytes:
-    whole = bytearray(bytes(frame))
-    whole[at] ^= 0x55
-    return bytes(whole)
-
-
-def corpus() -> tuple[bytes, ...]:
-    """Sound datagrams and others, all distinct, the last one sound."""
-    sound = [bytes(datagram(f"{size:4}".encode() * (size // 4) + b"." * (size % 4))) for size in range(4, 1472, 41)]
-    padded = [bytes(datagram(bytes([size] * size))).ljust(60, b"\0") for size in range(18)]
-    odd = [
-        datagram(b"marked", tos=0xB8, id=7, flags="DF"),
-        datagram(b"counted", id=4711, flags=0),
-        datagram(b"options", options=[IPOption_Router_Alert()]),
-        without_checksum(b"no checksum"),
-        Ether(dst="01:00:5e:01:01:01") / Dot1Q(prio=3, vlan=0) / datagram(b"with a priority").payload,
-    ]
-    unsound = [
-        damaged(datagram(b"payload"), -1),
-        damaged(datagram(b"UDP checksum"), 14 + 20 + 6),
-        damaged(datagram(b"IP checksum"), 14 + 10),
-        bytes(datagram(b"nobody's source", src="127.0.0.1")),
-        bytes(datagram(b"looped", src="198.18.1.1")),
-        bytes(datagram(b"fragment", flags="MF")),
-        bytes(datagram(b"cut short"))[:-4],
-    ]
-    return (*sound, *padded, *map(bytes, odd), *unsound, bytes(datagram(b"the last")))
-
-
-def relayed(plant: Plant, frames: Sequence[bytes]) -> list[bytes]:
-    """What comes out of it, up to the last, as it is on the wire."""
-    taken: list[bytes] = []
-    with wire(plant.source, "src0") as out, wire(plant.receiver, "rx0") as came:
-        for each in frames:
-            out.send(each)
-        while not taken or b"the last" not in taken[-1]:
-            frame = came.recv(2048)
-            taken += [frame] if frame[36:38] == (6000).to_bytes(2) else []
-    return taken
-
-
-def test_the_same_bytes_and_counters_as_by_a_worker(plant: Plant, make_mcr: MakeMcr) -> None:
-    """Of sound datagrams, and of those that are dropped, each with its cause. A checksum of 0 stays one."""
-    without_checksum_offload(plant.relay, "out0")
-    frames = corpus()
-    made, counted = [], []
-    for kernel in (True, False):
-        mcr = start(plant, make_mcr) if kernel else make_mcr(plant.relay, "worker", prefix=WITHOUT).start()
-        if not kernel:
-            mcr.add("in0:239.1.1.1:5000", OUT)
-            wait_for_raw(mcr)
-        made.append(relayed(plant, frames))
-        stats = mcr.check_counters(arrived=len(frames))
-        counted.append((stats["ingress"] | {"pps": 0}, stats["egress"] | {"pps": 0}))
-        assert (stats["kernel_path"]["matched"] > len(frames) / 2) == kernel
-        mcr.stop()
-    assert counted[0] == counted[1]
-    by_kernel, by_worker = (sorted(map(normal, each)) for each in made)
-    assert {*by_kernel} ^ {*by_worker} == set()
-    assert by_kernel == by_worker
-    # A single one that a worker has to look at holds those up that come behind it, so that none is overtaken.
-    payloads = [frame[42:] for frame in made[0]]
-    assert payloads == [frame[42:] for frame in made[1]]
-
-
-def normal(frame: bytes) -> bytes:
-    """Without what the two paths differ in: port sent from and identification, a checksum left out, padding."""
-    packet = Ether(frame)
-    sums = packet[IP].chksum, packet[UDP].chksum
-    del packet[IP].chksum, packet[UDP].chksum
-    right = Ether(bytes(packet))
-    assert sums == (right[IP].chksum, right[UDP].chksum) or (sums == (right[IP].chksum, 0))
-    packet[UDP].sport, packet[IP].id = 40_000, 0  # those of a worker's train are counted
-    return bytes(packet)[: 14 + packet[IP].len]
 
 
 def test_super_frames_pass_whole_and_count_as_their_datagrams(plant: Plant, make_mcr: MakeMcr) -> None:

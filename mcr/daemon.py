@@ -37,7 +37,6 @@ from mcr.diagnosis.consultation import Consultation
 from mcr.errors import McrError, describe_errno
 from mcr.logs.control import LogControl
 from mcr.logs.logger import get_logger
-from mcr.metrics.pages import Pages
 from mcr.metrics.service import Metrics
 from mcr.model.log import Facility
 from mcr.model.saving import Saving
@@ -145,7 +144,7 @@ async def run_daemon(
             )
             leave = HandOver(store, rules, file, partial(events.send_nowait, None))
             control = await nursery.start(run_control_server, listener, closing, api, leave)
-            await metrics.serve(nursery, Pages(rules, workers, stats))
+            await metrics.serve(nursery, rules, workers, stats)
             status = f"{counted(settings.num_workers, 'worker')}, control socket {settings.control_socket}"
             log.notice("mcrd %s is ready: %s", __version__, status)
             manager.ready(status)

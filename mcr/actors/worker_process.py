@@ -14,7 +14,7 @@ from collections.abc import AsyncGenerator, Generator, Iterator, Sequence
 from contextlib import ExitStack, asynccontextmanager, contextmanager, suppress
 from itertools import islice
 from multiprocessing import resource_tracker
-from typing import NoReturn, Self
+from typing import Any, NoReturn, Self
 
 import attrs
 import trio
@@ -141,20 +141,21 @@ class Workshop:
     reception: Reception
 
 
-def start_tracker() -> None:
-    """Start multiprocessing's resource tracker.
+def do_without_tracker() -> None:
+    """Keep multiprocessing from starting its resource tracker: one more Python, for what nobody here uses.
 
-    Each time it is started it would let in some of the signals that mcrd holds (mcr/process/signals.py).
-    They would end mcrd.
+    It would run with mcrd's rights, remove what it is told to, and let in signals that mcrd holds
+    (mcr/process/signals.py). multiprocessing tells a child of its parent's tracker in the same way.
     """
-    resource_tracker._HAVE_SIGMASK = False  # type: ignore[attr-defined] # noqa: SLF001 - there is no other way
-    resource_tracker.ensure_running()
+    tracker: Any = resource_tracker._resource_tracker  # noqa: SLF001 - there is no other way
+    if tracker._fd is None:  # noqa: SLF001
+        tracker._fd = os.open(os.devnull, os.O_WRONLY | os.O_CLOEXEC)  # noqa: SLF001
 
 
 @asynccontextmanager
 async def open_workshop() -> AsyncGenerator[Workshop]:
     """Start worker processes. Leaving the context waits for them, so it goes outside their nursery."""
-    start_tracker()
+    do_without_tracker()
     processes = trio_parallel.open_worker_context(idle_timeout=math.inf, init=prepare)
     try:
         async with open_reception() as reception, processes as context:

@@ -103,8 +103,10 @@ class Places:
         _ENTRY.pack_into(self._memory, _OUTPUTS_AT + slot * _ENTRY.size, b"", 0)
 
     def _read(self, at: int, count: int) -> dict[bytes, Place]:
-        table = _ENTRY.iter_unpack(self._memory[at : at + count * _ENTRY.size])
         newest = self.newest_tag
+        if not newest:  # nothing was ever put in
+            return {}
+        table = _ENTRY.iter_unpack(self._memory[at : at + count * _ENTRY.size])
         return {digest: Place(slot, tag) for slot, (digest, tag) in enumerate(table) if 0 < tag <= newest}
 
 

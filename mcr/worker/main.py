@@ -14,7 +14,6 @@ import socket
 import struct
 import sys
 from errno import EPIPE
-from multiprocessing import resource_tracker
 from typing import NamedTuple, NoReturn
 
 from mcr._native import ffi, lib
@@ -60,9 +59,6 @@ def prepare() -> None:
 
 def warm_up() -> None:
     """Be the standby process: wait with everything imported for work, or for mcrd to end it."""
-    tracker = resource_tracker.getfd()  # its pipe: it runs with mcrd's rights, and removes what it is told to
-    if tracker is not None:
-        _silence(tracker)
 
 
 def _held() -> list[int]:
@@ -79,8 +75,7 @@ def _held() -> list[int]:
 def _call_in(spec: WorkerSpec) -> socket.socket:
     """Open the channel to mcrd, and give it every descriptor that this process was started with, to hold until the end.
 
-    Among them are trio-parallel's pipes, at whose end it takes this process for dead, and that of multiprocessing's
-    resource tracker.
+    Among them are trio-parallel's pipes, at whose end it takes this process for dead.
     """
     surrendered = _held()
     channel, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)

@@ -91,7 +91,7 @@ def test_successor_was_waiting_for_its_moment(plant: Plant, make_mcr: MakeMcr) -
         told = 2 + death
         wait_until(lambda goal=told: mcr.log().count("a standby process is ready") >= goal, "a standby")
         before = children_of(mcr.process.pid)
-        assert len(before) == 2 + 1 + 1  # and multiprocessing's tracker
+        assert len(before) == 2 + 1  # multiprocessing starts no tracker
         victim = mcr.worker_pids()[0]
         os.kill(victim, signal.SIGKILL)
         wait_until(lambda gone=victim: gone not in mcr.worker_pids() and len(mcr.worker_pids()) == 2, "a successor")
@@ -105,8 +105,7 @@ def test_standby_process_that_is_ended_is_not_missed(plant: Plant, make_mcr: Mak
     mcr = make_mcr(plant.relay).start(1, "--log-level", "debug")
     wait_until(lambda: "a standby process is ready" in mcr.log(), "a standby")
     assert mcr.process is not None
-    others = set(children_of(mcr.process.pid)) - set(mcr.worker_pids())
-    (standby,) = [pid for pid in others if b"resource_tracker" not in Path(f"/proc/{pid}/cmdline").read_bytes()]
+    (standby,) = set(children_of(mcr.process.pid)) - set(mcr.worker_pids())
     os.kill(standby, signum)
     if signum == signal.SIGKILL:
         wait_until(lambda: not alive(standby), "it is gone")

@@ -28,14 +28,6 @@ def test_what_comes_before_somebody_listens_is_heard_then(prefix: list[str]) -> 
     assert done.stdout == "SIGHUP SIGINT SIGTERM\n"
 
 
-def test_multiprocessing_s_tracker_lets_none_in() -> None:
-    code = (
-        HELD
-        + "os.kill(os.getpid(), signal.SIGTERM)\nfrom mcr.actors.worker_process import start_tracker\nstart_tracker()"
-    )
-    subprocess.run([sys.executable, "-c", code], check=True, timeout=30)
-
-
 def test_started_processes_hold_them_from_their_first_instruction() -> None:
     code = HELD + "os.execvp('grep', ['grep', 'SigBlk', '/proc/self/status'])"
     done = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True)

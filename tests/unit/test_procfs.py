@@ -1,5 +1,3 @@
-import subprocess
-import sys
 from ipaddress import IPv4Address
 
 from mcr.net.procfs import Joined, parse_igmp, parse_packet, parse_udp
@@ -44,11 +42,3 @@ def test_only_our_sockets_that_are_bound_to_an_interface_count() -> None:
 
 def test_udp_sockets_of_others_are_listed() -> None:
     assert list(parse_udp(UDP, [4002])) == [(IPv4Address("239.2.2.2"), 6000), (IPv4Address(0), 5353)]
-
-
-def test_the_start_of_mcrd_does_not_wait_for_netlink() -> None:
-    """pyroute2, and asyncio with it, takes as long to import as everything else."""
-    code = "import mcr.daemon, sys; print(*sys.modules)"
-    modules = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True).stdout.split()
-    assert "mcr.net.links" in modules
-    assert not {"pyroute2", "asyncio"} & set(modules)

@@ -1,0 +1,32 @@
+"""What the processes of mcrd import before they do anything: that is most of what a start costs."""
+
+import subprocess
+import sys
+
+
+def imported(what: str) -> set[str]:
+    """Modules of a Python that has imported this, and nothing else."""
+    command = [sys.executable, "-I", "-c", f"import sys, {what}; print(*sys.modules)"]
+    return {*subprocess.run(command, check=True, capture_output=True, text=True, timeout=60).stdout.split()}
+
+
+def test_the_start_of_mcrd_does_not_wait_for_netlink() -> None:
+    """pyroute2, and asyncio with it, takes as long to import as everything else."""
+    modules = imported("mcr.daemon")
+    assert "mcr.net.links" in modules
+    assert not {"pyroute2", "asyncio"} & modules
+
+
+def test_what_serves_metrics_is_imported_by_an_mcrd_that_does() -> None:
+    modules = imported("mcr.cli.supervisor")
+    assert {each for each in modules if each.startswith("mcr.metrics.")} == {"mcr.metrics.service"}
+    assert "h11" not in modules
+
+
+def test_a_worker_imports_what_it_runs() -> None:
+    """Each of them, and the standby process, is another Python. What trio-parallel adds is its own business."""
+    modules = imported("mcr.cli.mcrd, mcr.worker.main")
+    ours = {"mcr", "mcr.cli", "mcr.errors", "mcr.process", "mcr.worker"}
+    ours |= {"mcr.cli.mcrd", "mcr.process.signals", "mcr.process.streams", "mcr.worker.main"}
+    assert {each for each in modules if each.startswith("mcr") and "_native" not in each} == ours
+    assert not {"trio", "attr", "multiprocessing", "logging", "pathlib", "json", "subprocess", "asyncio"} & modules

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from lab import LabError, Namespace
+from lab import LabError, Namespace, Running
 from mcr.cli.client import Client
 
 _LOG_LINES = 10
@@ -28,16 +28,27 @@ class DaemonProcess:
         self.socket = socket
         self.log_file = log_file
         self.state = log_file.with_suffix(".state")  # where it saves rules
-        self.process: subprocess.Popen[str] | None = None
+        self.process: Running | None = None
         self._programs = programs
 
-    def launch(self, *options: str, prefix: Sequence[str | Path] = (), **process_options: Any) -> subprocess.Popen[str]:
+    def launch(self, *options: str, prefix: Sequence[str | Path] = (), **process_options: Any) -> Running:
         """Only start it; `prefix` is a command that runs it."""
-        mcrd = (self._programs / "mcrd", "supervisor", "--control-socket", self.socket, "--state-dir", self.state)
         with self.log_file.open("a", encoding="utf-8") as log:
-            process = self.namespace.popen([*prefix, *mcrd, *options], **{"stderr": log} | process_options)
+            process = self.namespace.popen([*prefix, *self._mcrd(options)], **{"stderr": log} | process_options)
         self.process = process
         return process
+
+    def _mcrd(self, options: Sequence[str]) -> list[str | Path]:
+        """Its command."""
+        return [
+            self._programs / "mcrd",
+            "supervisor",
+            "--control-socket",
+            self.socket,
+            "--state-dir",
+            self.state,
+            *options,
+        ]
 
     def wait_until_it_answers(self, seconds: float) -> None:
         """Wait until it answers and all its workers run.
@@ -69,8 +80,11 @@ class DaemonProcess:
 
     def ctl(self, *arguments: str, check: bool = True, **options: Any) -> subprocess.CompletedProcess[str]:
         """Run mcrctl."""
-        words: list[str | Path] = [self._programs / "mcrctl", "--control-socket", self.socket, *arguments]
-        return self.namespace.run(words, check=check, **options)
+        return self.namespace.run(self._mcrctl(arguments), check=check, **options)
+
+    def _mcrctl(self, arguments: Sequence[str]) -> list[str | Path]:
+        """The command that asks it."""
+        return [self._programs / "mcrctl", "--control-socket", self.socket, *arguments]
 
     def workers(self) -> list[dict[str, Any]]:
         """As `mcrctl list-workers --json` shows them."""

@@ -16,8 +16,9 @@ import errno
 import itertools
 import os
 import shutil
+import signal
 import subprocess
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import IO, Any, Protocol, Self
@@ -147,10 +148,19 @@ class Namespace:
                 )
         except subprocess.TimeoutExpired:
             raise LabError(f"In {self.name}: {' '.join(words)}: no end after {timeout:g} s") from None
-        if check and done.returncode != 0:
-            said = (done.stderr or done.stdout or "").strip() or "it printed nothing"
-            raise LabError(f"In {self.name}: {' '.join(words)}: exit status {done.returncode}: {said}")
+        if check:
+            self.check(done)
         return done
+
+    def check(self, done: subprocess.CompletedProcess[str]) -> None:
+        """See that a command that was run here has not failed.
+
+        Raises:
+            LabError: it has.
+        """
+        if done.returncode != 0:
+            said = (done.stderr or done.stdout or "").strip() or "it printed nothing"
+            raise LabError(f"In {self.name}: {' '.join(done.args)}: exit status {done.returncode}: {said}")
 
     def popen(self, command: Sequence[str | os.PathLike[str]], **options: Any) -> subprocess.Popen[str]:
         """Start a command here; its pid is the command's own, and the lab ends it.
@@ -356,6 +366,17 @@ class Process(Protocol):
     def wait(self, timeout: float | None = None) -> int: ...  # noqa: D102
 
 
+class Running(Process, Protocol):
+    """What can be asked how it is, and sent signals, beside that."""
+
+    @property
+    def pid(self) -> int: ...  # noqa: D102
+    @property
+    def returncode(self) -> int | None: ...  # noqa: D102
+    def poll(self) -> int | None: ...  # noqa: D102
+    def send_signal(self, sig: signal.Signals, /) -> None: ...  # noqa: D102
+
+
 def end(process: Process) -> None:
     """Ask a process to end, kill it if it does not within 5 s, reap it, and close our ends of its pipes."""
     process.terminate()
@@ -370,11 +391,14 @@ def end(process: Process) -> None:
                 pipe.close()
 
 
+def environment_of(given: Mapping[str, str]) -> dict[str, str]:
+    """The environment of a process, which finds `ip`."""
+    return {**given, "PATH": f"{given.get('PATH', os.defpath)}:{_SYSTEM_PATH}"}
+
+
 def _process_options(options: dict[str, Any]) -> dict[str, Any]:
-    environment = dict(options.get("env", os.environ))
-    environment["PATH"] = f"{environment.get('PATH', os.defpath)}:{_SYSTEM_PATH}"
     silent = {} if "input" in options else {"stdin": subprocess.DEVNULL}
-    return silent | options | {"env": environment}
+    return silent | options | {"env": environment_of(options.get("env", os.environ))}
 
 
 def _tied_to_parent(words: list[str], environment: dict[str, str]) -> list[str]:

@@ -1,66 +1,123 @@
-"""Forks traffic generators, in network namespaces, for `generator.Generator`, whose socket is its standard input."""
+"""Forks processes of one program, which it has imported, for `forked.Forked`: ``forker.py PROGRAM DESCRIPTOR``.
+
+DESCRIPTOR is of the socket that requests come from. It ends with who holds the other end, and all that it has forked
+end with it.
+"""
 
 import ctypes
+import gc
 import json
 import os
+import selectors
 import signal
 import socket
 import sys
-import traceback
-from typing import NoReturn
-
-import trafficgen.frame
-import trafficgen.send
-from mcr.cli.failure import run
-from traffic_gen import main
-
-assert trafficgen.send  # imported before there is anything to send
-assert trafficgen.frame
+from collections.abc import Callable
+from typing import Any
 
 _CLONE_NEWNET = 0x40000000
 _PR_SET_PDEATHSIG = 1
-_REQUEST_BYTES = 1 << 16
-_STANDARD_OUTPUT, _STANDARD_ERROR = 1, 2
+_REQUEST_BYTES = 1 << 17
+_DESCRIPTORS = 5
 
 _libc = ctypes.CDLL(None, use_errno=True)
+_main = sys.modules["__main__"]  # kept alive
 
 
-def serve() -> None:
+def mcrd() -> Callable[[], None]:
+    """Import it, as bin/mcrd would have it done."""
+    from mcr.cli import failure, mcrd, supervisor  # noqa: PLC0415
+
+    assert failure
+    assert supervisor
+    sys.modules["__main__"] = mcrd  # which worker processes import as theirs
+    return mcrd.main
+
+
+def mcrctl() -> Callable[[], None]:
+    """Import it, but for what only some commands need."""
+    from mcr.cli import mcrctl, start  # noqa: PLC0415
+
+    assert mcrctl
+    return start.main
+
+
+def traffic_gen() -> Callable[[], None]:
+    """Import it, with what it needs to send."""
+    import trafficgen.frame  # noqa: PLC0415
+    import trafficgen.send  # noqa: PLC0415
+    from mcr.cli.failure import run  # noqa: PLC0415
+    from traffic_gen import main  # noqa: PLC0415
+
+    assert trafficgen.send
+    return lambda: sys.exit(run(main, "traffic_gen.py"))
+
+
+PROGRAMS = {each.__name__: each for each in (mcrd, mcrctl, traffic_gen)}
+
+
+def serve(door: socket.socket) -> bool:
+    """Fork until nobody asks any more. True: this is a process that was forked."""
+    ended, rings = socket.socketpair()
+    ended.setblocking(False)
+    rings.setblocking(False)
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the tests'
-    signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # nobody waits for them here
-    door = socket.socket(fileno=0)
-    while True:
-        request, descriptors, _, _ = socket.recv_fds(door, _REQUEST_BYTES, 3)
-        if not request:
-            return
-        pid = os.fork()
+    signal.signal(signal.SIGCHLD, lambda *_: None)
+    signal.set_wakeup_fd(rings.fileno())
+    reports: dict[int, int] = {}  # by pid: who is told of its end
+    with selectors.DefaultSelector() as selector:
+        for each in (door, ended):
+            selector.register(each, selectors.EVENT_READ)
+        while True:
+            for key, _ in selector.select():
+                if key.fileobj is ended:
+                    ended.recv(_REQUEST_BYTES)
+                    report_ends(reports)
+                    continue
+                request, descriptors, _, _ = socket.recv_fds(door, _REQUEST_BYTES, _DESCRIPTORS)
+                if not request:
+                    return False
+                report, *others = descriptors
+                pid = os.fork()
+                if not pid:
+                    signal.set_wakeup_fd(-1)
+                    for descriptor in (*reports.values(), report, ended.fileno(), rings.detach()):
+                        os.close(descriptor)
+                    ended.detach()
+                    become(json.loads(request), *others)
+                    return True
+                reports[pid] = report
+                for descriptor in others:
+                    os.close(descriptor)
+                door.send(str(pid).encode())
+
+
+def report_ends(reports: dict[int, int]) -> None:
+    """Tell of those that have ended."""
+    while reports:
+        pid, status = os.waitpid(-1, os.WNOHANG)
         if not pid:
-            door.close()
-            generate(json.loads(request), *descriptors)
-        for each in descriptors:
-            os.close(each)
-        door.send(str(pid).encode())
+            return
+        report = reports.pop(pid)
+        os.write(report, str(os.waitstatus_to_exitcode(status)).encode())
+        os.close(report)
 
 
-def generate(words: list[str], network: int, report: int, errors: int) -> NoReturn:
-    """Be a traffic generator. Whatever happens, what called this is not returned to."""
-    status = 1
-    try:
-        check(_libc.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL))
-        check(_libc.setns(network, _CLONE_NEWNET))
-        os.dup2(report, _STANDARD_OUTPUT)
-        os.dup2(errors, _STANDARD_ERROR)
-        for each in (network, report, errors):
-            os.close(each)
-        for number in (signal.SIGINT, signal.SIGCHLD):
-            signal.signal(number, signal.SIG_DFL)
-        sys.argv[1:] = words
-        status = run(main, "traffic_gen.py")
-    except BaseException:  # noqa: BLE001
-        traceback.print_exc()
-    finally:
-        sys.stdout.flush()
-        os._exit(status)
+def become(request: dict[str, Any], network: int, *standard: int) -> None:
+    """Be as if the program had just been executed in a network namespace."""
+    check(_libc.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL))
+    os.setpgid(0, 0)
+    check(_libc.setns(network, _CLONE_NEWNET))
+    for number, descriptor in enumerate(standard):
+        os.dup2(descriptor, number)
+    for descriptor in (network, *standard):
+        os.close(descriptor)
+    os.chdir(request["directory"])
+    os.environ.clear()
+    os.environ.update(request["environment"])
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+    sys.argv = request["words"]
 
 
 def check(result: int) -> None:
@@ -68,5 +125,16 @@ def check(result: int) -> None:
         raise OSError(ctypes.get_errno(), os.strerror(ctypes.get_errno()))
 
 
+def main() -> None:
+    gc.disable()
+    run = PROGRAMS[sys.argv[1]]()
+    gc.freeze()
+    gc.enable()
+    with socket.socket(fileno=int(sys.argv[2])) as door:
+        forked = serve(door)
+    if forked:
+        run()
+
+
 if __name__ == "__main__":
-    serve()
+    main()

@@ -8,11 +8,13 @@ import sys
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from tempfile import TemporaryFile
 from typing import Any
 
 from daemon_process import DaemonProcess
+from forked import Forked
 from generator import Generator
-from lab import Namespace
+from lab import Namespace, Running, environment_of
 from mcr.config.output_text import parse_output
 
 BIN = Path(sys.executable).parent
@@ -24,6 +26,9 @@ multiplied; no claim becomes weaker.
 """
 STATUS = {"ok": 0, "advice": 1, "fault": 2}
 """Exit statuses of `mcrctl why` and `mcrctl doctor`, by the worst verdict."""
+
+_COMMAND_SECONDS = 60.0
+_STANDARD_OUTPUT = 1
 
 
 def wait_until(condition: Callable[..., Any], what: str, seconds: float = 10.0) -> Any:
@@ -47,13 +52,27 @@ class Mcr(DaemonProcess):
         directory: Path,
         name: str = "mcr",
         prefix: Sequence[str | Path] = (),
+        *,
+        executed: bool = False,
         **process_options: Any,
     ) -> None:
+        """Nothing runs yet.
+
+        Args:
+            namespace: where it relays.
+            directory: where its socket, its log and its state are.
+            name: of these.
+            prefix: a command that runs it.
+            executed: have it started as a shell would, because the start is what matters. It is, too, if there are
+                options of the process, or a prefix other than ``env NAME=VALUE…``; otherwise it is forked.
+            process_options: see `Namespace.popen`.
+        """
         super().__init__(namespace, BIN, directory / f"{name}.sock", directory / f"{name}.log")
         self.late_outputs: set[tuple[str, int, str]] = set()
         """Outputs that a rule got after it had begun to match: they are owed less than it matched."""
         self._prefix = prefix
         self._process_options = process_options
+        self._executed = executed
         self.stop_seconds = 10.0
         self.leaves_workers = False
         """They end when the last descriptor of their channels is closed, a little after mcrd."""
@@ -64,10 +83,37 @@ class Mcr(DaemonProcess):
         self.wait_until_it_answers(10.0 * SLOWNESS)
         return self
 
-    def begin(self, workers: int | None = 1, *options: str) -> subprocess.Popen[str]:
+    def begin(self, workers: int | None = 1, *options: str) -> Running:
         """Only start it."""
         chosen = () if workers is None else ("--num-workers", str(workers))
         return self.launch(*chosen, *options, prefix=self._prefix, **self._process_options)
+
+    def launch(self, *options: str, prefix: Sequence[str | Path] = (), **process_options: Any) -> Running:
+        """Only start it; `prefix` is a command that runs it."""
+        settings = _settings(prefix)
+        if self._executed or process_options or settings is None:
+            return super().launch(*options, prefix=prefix, **process_options)
+        environment = environment_of(os.environ | settings)
+        with self.log_file.open("a") as log, Path(os.devnull).open() as nothing:
+            standard = nothing.fileno(), _STANDARD_OUTPUT, log.fileno()
+            self.process = Forked("mcrd", self._mcrd(options), self.namespace, standard, environment)
+        return self.process
+
+    def ctl(self, *arguments: str, check: bool = True, **options: Any) -> subprocess.CompletedProcess[str]:
+        """Run mcrctl: forked, unless there are options of the process."""
+        if options:
+            return super().ctl(*arguments, check=check, **options)
+        with TemporaryFile("w+") as out, TemporaryFile("w+") as errors, Path(os.devnull).open() as nothing:
+            standard = nothing.fileno(), out.fileno(), errors.fileno()
+            words = [*map(str, self._mcrctl(arguments))]
+            process = Forked("mcrctl", words, self.namespace, standard, environment_of(os.environ))
+            status = process.wait(_COMMAND_SECONDS)
+            for each in (out, errors):
+                each.seek(0)
+            done = subprocess.CompletedProcess(words, status, out.read(), errors.read())
+        if check:
+            self.namespace.check(done)
+        return done
 
     def add(self, source: str, *outputs: str, rule_id: str | None = None, state: str = "active") -> str:
         """Add the rule ``IF:G:P`` to outputs ``G:P:IF``; return its id once it is in this state."""
@@ -168,6 +214,14 @@ class Mcr(DaemonProcess):
     def running(self) -> bool:
         """Whether the daemon lives."""
         return self.process is not None and self.process.poll() is None
+
+
+def _settings(prefix: Sequence[str | Path]) -> dict[str, str] | None:
+    """The variables that a prefix sets, if that is all that it does."""
+    program, *words = map(str, prefix or ["env"])
+    if program != "env" or not all(word.partition("=")[1] for word in words):
+        return None
+    return dict(word.split("=", 1) for word in words)
 
 
 def without_rates(stats: Any) -> Any:

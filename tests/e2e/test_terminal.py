@@ -71,7 +71,7 @@ def test_signal_during_the_start_does_what_it_does_later(plant: Plant, make_mcr:
     """At any moment: it ends in order, with status 0 and nothing left behind, or takes SIGHUP for what it is."""
     moments = random.Random()
     signals = 2 * [signal.SIGTERM, signal.SIGINT, signal.SIGHUP]
-    daemons = [(make_mcr(plant.relay, f"mcr-{number}"), signum) for number, signum in enumerate(signals)]
+    daemons = [(make_mcr(plant.relay, f"mcr-{number}", executed=True), signum) for number, signum in enumerate(signals)]
     for mcr, signum in daemons:
         process = mcr.begin()
         wait_until(lambda pid=process.pid: is_python(pid), "bin/mcrd has become Python")

@@ -1,0 +1,136 @@
+"""Processes of a program, forked from one that has imported it already: that alone takes half a second.
+
+They are what the program would be if it was started, and end with the test's process. What the start itself does is for
+tests that do start it.
+"""
+
+import json
+import os
+import select
+import signal
+import socket
+import subprocess
+import sys
+import threading
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from functools import cache
+from pathlib import Path
+from typing import IO
+
+from lab import Namespace
+
+_TOOLS = Path(__file__).parents[2] / "tools"
+_FORKER = Path(__file__).with_name("forker.py")
+_ANSWER_BYTES = 16
+
+
+class Forked:
+    """A process in a namespace; the lab ends it. Used like a `subprocess.Popen`.
+
+    Attributes:
+        pid: of the process.
+        returncode: its exit status, once it has been seen that it has ended; negative: the signal that ended it.
+    """
+
+    stdin: IO[str] | None = None
+    stdout: IO[str] | None = None
+    stderr: IO[str] | None = None
+
+    def __init__(
+        self,
+        program: str,
+        words: Sequence[str | os.PathLike[str]],
+        namespace: Namespace,
+        standard: Sequence[int],
+        environment: Mapping[str, str] | None = None,
+    ) -> None:
+        """Start it.
+
+        Args:
+            program: of those that `forker.py` has.
+            words: its arguments, the first of which is its name.
+            namespace: where.
+            standard: its descriptors 0, 1 and 2.
+            environment: None: this process's.
+        """
+        self._words = [os.fspath(word) for word in words]
+        request = {
+            "words": self._words,
+            "environment": {**(os.environ if environment is None else environment)},
+            "directory": str(Path.cwd()),
+        }
+        self._report, reports = os.pipe()
+        self.pid = _forker(program).fork(json.dumps(request).encode(), reports, namespace.fd, *standard)
+        os.close(reports)
+        self.returncode: int | None = None
+        self._handle: int | None = None
+        with suppress(ProcessLookupError):
+            self._handle = os.pidfd_open(self.pid)
+        namespace.adopt(self)
+
+    def poll(self) -> int | None:
+        """Its exit status; None: it has not ended."""
+        try:
+            return self.wait(0)
+        except subprocess.TimeoutExpired:
+            return None
+
+    def wait(self, timeout: float | None = None) -> int:
+        """Wait until it has ended.
+
+        Raises:
+            subprocess.TimeoutExpired: it has not, so many seconds later.
+        """
+        if self.returncode is None:
+            if not select.select([self._report], [], [], timeout)[0]:
+                raise subprocess.TimeoutExpired(self._words, timeout or 0)
+            told = os.read(self._report, _ANSWER_BYTES)
+            assert told, "the process that it was forked from has ended"
+            self.returncode = int(told)
+            os.close(self._report)
+            if self._handle is not None:
+                os.close(self._handle)
+        return self.returncode
+
+    def send_signal(self, number: signal.Signals) -> None:
+        """If it has not ended."""
+        if self.poll() is None and self._handle is not None:
+            with suppress(ProcessLookupError):  # it has, a moment ago
+                signal.pidfd_send_signal(self._handle, number)
+
+    def terminate(self) -> None:
+        """Send it SIGTERM."""
+        self.send_signal(signal.SIGTERM)
+
+    def kill(self) -> None:
+        """End it at once."""
+        self.send_signal(signal.SIGKILL)
+
+
+class _Forker:
+    """The process that those of one program are forked from. It ends with this one, and they with it."""
+
+    def __init__(self, program: str) -> None:
+        self._door, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        self._one_at_a_time = threading.Lock()
+        number = theirs.fileno()
+        alone = ["-I"] if program in ("mcrd", "mcrctl") else []  # from the test's modules, as they are when started
+        with theirs:
+            self._process = subprocess.Popen(
+                [sys.executable, *alone, _FORKER, program, str(number)],
+                stdin=subprocess.DEVNULL,
+                pass_fds=[number],
+                env=os.environ | {"PYTHONPATH": str(_TOOLS)},
+            )
+
+    def fork(self, request: bytes, *descriptors: int) -> int:
+        """The pid of a new process; descriptors of the report of its end, its network, and its standard ones."""
+        with self._one_at_a_time:
+            socket.send_fds(self._door, [request], descriptors)
+            answer = self._door.recv(_ANSWER_BYTES)
+        assert answer, "the process that others are forked from has ended"
+        return int(answer)
+
+
+_forker = cache(_Forker)

@@ -20,6 +20,18 @@ def read_merging(names: Collection[str]) -> dict[str, tuple[str, ...] | None]:
         return {name: _merging(name, ethtool) for name in names}
 
 
+def has_chains(name: str) -> bool:
+    """Whether the interface chains datagrams that arrive, with their headers, instead of making super-frames of them.
+
+    True if that can't be seen.
+    """
+    try:
+        merging = read_merging([name])[name] or ()
+    except Exception:  # noqa: BLE001 - pyroute2's are many
+        return True
+    return {"rx-gro", "rx-gro-list"} <= {*merging}
+
+
 def _merging(name: str, ethtool: Any) -> tuple[str, ...] | None:
     # Slow to import, seldom needed.
     from pyroute2 import NetlinkError  # noqa: PLC0415

@@ -55,27 +55,6 @@ def test_every_payload_takes_it_once_and_in_order(plant: Plant, make_mcr: MakeMc
     mcr.wait_for_workers()
 
 
-def test_moves_lose_double_and_reorder_nothing(plant: Plant, make_mcr: MakeMcr) -> None:
-    """A change of any interface hands a rule to the workers for a moment; a firewall does while it is there."""
-    mcr = start(plant, make_mcr, workers=2)
-    receiver = Receiver(plant.receiver, FLOW, count=60_000)
-    sender = Sender(plant.source, "src0", "239.1.1.1:5000", count=60_000, rate=20_000)
-    turn = 0
-    while sender.process.poll() is None:
-        plant.relay.ip(f"link set dev out2 alias turn-{turn}")
-        if turn % 8 == 7:
-            with firewall(plant.relay, "postrouting", ACCEPT, rule=True):
-                mcr.wait_for_path("worker")
-        mcr.wait_for_path("kernel")
-        turn += 1
-    sender.finish()
-    receiver.expect_everything()
-    by_kernel, by_workers = shares(mcr)
-    assert by_kernel + by_workers == 60_000
-    assert min(by_kernel, by_workers) > 0, (by_kernel, by_workers)
-    assert turn > 3, "the stream was too short for several moves"
-
-
 def test_super_frames_pass_whole_and_count_as_their_datagrams(plant: Plant, make_mcr: MakeMcr) -> None:
     mcr = start(plant, make_mcr)
     sizes = [1000] * 9 + [100]
@@ -221,6 +200,20 @@ def test_rules_change_while_it_forwards(plant: Plant, make_mcr: MakeMcr) -> None
     receiver.expect_everything()
     stats = mcr.check_counters(arrived=20_100)
     assert (stats["rules"][0]["matched"], stats["kernel_path"]["matched"]) == (100, 20_100)
+
+
+def test_where_datagrams_are_chained_workers_forward(plant: Plant, make_mcr: MakeMcr) -> None:
+    """The kernel tells of features that are switched as of any other change of an interface."""
+    plant.relay.set_feature("in0", "rx-gro", enable=True)
+    plant.relay.set_feature("in0", "rx-gro-list", enable=True)
+    mcr = make_mcr(plant.relay).start()
+    mcr.add("in0:239.1.1.1:5000", OUT)
+    wait_until(lambda: "rx-gro-list is on" in mcr.call("list")[0]["path_reason"], "`list` says so")
+    assert "rx-gro-list is on" in mcr.ctl("doctor", check=False).stdout
+    plant.relay.set_feature("in0", "rx-gro-list", enable=False)
+    mcr.wait_for_path("kernel")
+    plant.relay.set_feature("in0", "rx-gro-list", enable=True)
+    mcr.wait_for_path("worker")
 
 
 def test_it_is_said_which_path_a_rule_takes_and_why(plant: Plant, make_mcr: MakeMcr) -> None:

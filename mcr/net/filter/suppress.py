@@ -14,6 +14,7 @@ from mcr.logs.logger import get_logger
 from mcr.model.log import Facility
 from mcr.net.filter.path import KernelPath
 from mcr.net.local_receivers import LinkChanges, without_others_below_ip
+from mcr.net.offloads import has_chains
 from mcr.net.patience import close_after_exit
 from mcr.process.descriptor_store import DescriptorStore
 
@@ -53,6 +54,7 @@ class Suppressor:
         self._serial = max((_numbers(each)[1] for each in store.inherited(LINKS)), default=0)
         self._left: dict[int, str] = {}  # what the store calls links, by capture
         self._told: set[int] = set()
+        self._chains: set[int] = set()  # captures of interfaces that chain what arrives
         self._barred: dict[int, str] = {}  # why nothing runs there, by capture
         self._asked: dict[int, int] = {}  # those that are looked for, by capture
         self._matched: dict[int, int] = {}  # by the kernel path, when it was last asked, by capture
@@ -87,15 +89,22 @@ class Suppressor:
         """Why no packet of a capture may take the kernel path; empty: nothing here forbids it."""
         if not self.has_tcx:
             return "the kernel path needs Linux 6.6"
-        if self._path and self._path.is_contested(capture):
-            return "another program at the ingress of the input interface takes packets first"
-        if self._path and self._path.is_held(capture):
-            return "there was no memory to change what the kernel has of its rules"
-        if self._path and self._path.is_early(capture):
-            return "workers may hold packets that came in before"
+        if self._path and (why := self._why_closed(self._path, capture)):
+            return why
         if capture in self._links:
             return "" if capture in self._ethernet else "it does not come in by Ethernet"
         return self._barred.get(capture, "the input interface is about to be checked")
+
+    def _why_closed(self, path: KernelPath, capture: int) -> str:
+        if path.is_contested(capture):
+            return "another program at the ingress of the input interface takes packets first"
+        if path.is_held(capture):
+            return "there was no memory to change what the kernel has of its rules"
+        if path.is_early(capture):
+            return "workers may hold packets that came in before"
+        if capture in self._chains:
+            return "the input interface chains datagrams, and the kernel path reaches but the first: rx-gro-list is on"
+        return ""
 
     @property
     def is_stale(self) -> bool:
@@ -190,7 +199,14 @@ class Suppressor:
             self._barred.pop(capture, None)
             if self._path and capture in self._ethernet:
                 self._leave(capture)
-                self._path.link(capture)
+                self._open_gate(self._path, capture, index)
+
+    def _open_gate(self, path: KernelPath, capture: int, index: int) -> None:
+        """Unless each packet may be several in a chain: a program changes the headers of the first."""
+        if has_chains(_name(index)):
+            self._chains.add(capture)
+        else:
+            path.link(capture)
 
     def _leave(self, capture: int) -> None:
         self._serial += 1
@@ -217,6 +233,7 @@ class Suppressor:
 
     def _unlink(self, capture: int) -> None:
         self._settled.discard(capture)
+        self._chains.discard(capture)
         if capture in self._links:
             if self._path:
                 self._path.unlink([capture])

@@ -76,6 +76,7 @@ def full() -> tuple[Stage, ...]:
     small = (rate(20_000, 188), rate(100_000, 188))
     sweep = tuple(rate(packets) for packets in (5_000, 20_000, 50_000, 100_000, 150_000))
     bursts = (rate(100_000, burst=16),)
+    eight = (rate(20_000), rate(40_000, burst=16), rate(100_000, 188), *bursts)
     noise = (rate(50_000, 188), rate(50_000, 188, noise=8))
     latencies = tuple(rate(packets) for packets in (2_000, 20_000, 50_000, 100_000))
     flat = (rate(FLAT_OUT), rate(FLAT_OUT, 188))
@@ -84,7 +85,7 @@ def full() -> tuple[Stage, ...]:
         Stage("1 output", EVERYONE, 1, small + sweep + bursts, interrupt=True),
         Stage("2 outputs", ESSENTIAL, 2, (rate(20_000),), interrupt=True),
         Stage("4 outputs", ESSENTIAL, 4, (rate(20_000),), interrupt=True),
-        Stage("8 outputs", ESSENTIAL, 8, (rate(20_000), rate(100_000, 188), *bursts), interrupt=True),
+        Stage("8 outputs", ESSENTIAL, 8, eight, interrupt=True),
         Stage("1 output, until packets are lost", SEARCHED, 1, interrupt=True, search=True, overload=True),
         Stage("4 outputs, until packets are lost", SEARCHED, 4, interrupt=True, search=True, overload=True),
         Stage("1 output at saturation", (*EVERYONE, DELIVERING), 1, flat),

@@ -85,7 +85,8 @@ def run_capture(
     """
     _check_namespace(session)
     shown = Counter[bool]()
-    with _captured(RuleCapture(places_of(rule, sides))) as captured, _ending() as stopped:
+    others = () if rule["input"].get("sources") else session.call("list")
+    with _captured(RuleCapture(places_of(rule, sides, others))) as captured, _ending() as stopped:
         with _writer(captured, file, _titled(rule), as_json=session.json) as show:
             for packet in islice(captured.packets(seconds, stopped), count):
                 show(packet)

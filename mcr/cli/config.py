@@ -271,7 +271,8 @@ def _difference_lines(difference: dict[str, Any]) -> list[str]:
 def _shown(part: Any) -> str:
     if isinstance(part, dict):
         tag = f" in VLAN {part['vlan']}" if "vlan" in part else ""
-        return f"{part['group']}:{part['port']} on {part['interface']}{tag}"
+        sources = f" from {', '.join(part['sources'])}" if "sources" in part else ""
+        return f"{part['group']}:{part['port']} on {part['interface']}{tag}{sources}"
     return "none" if part is None else str(part)
 
 

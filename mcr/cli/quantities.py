@@ -8,7 +8,8 @@ from mcr.config.output_text import options_text
 def endpoint(value: dict[str, Any]) -> str:
     """An input or output, as `mcrctl add` takes it."""
     tag = f" in VLAN {value['vlan']}" if value.get("vlan") else ""
-    return f"{value['group']}:{value['port']}:{value['interface']}{options_text(value.get)}{tag}"
+    sources = f" from {', '.join(value['sources'])}" if value.get("sources") else ""
+    return f"{value['group']}:{value['port']}:{value['interface']}{options_text(value.get)}{tag}{sources}"
 
 
 def count(value: int) -> str:

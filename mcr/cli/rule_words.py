@@ -27,6 +27,11 @@ def rule_options(command: _F) -> _F:
         click.option("--input-group", metavar="G", help="Multicast group they are sent to."),
         click.option("--input-port", metavar="P", help="UDP port they are sent to."),
         click.option(
+            "--input-source",
+            metavar="ADDR[,ADDR...]",
+            help="Hosts they are sent from; the group is joined from these alone.  [default: any host]",
+        ),
+        click.option(
             "--outputs",
             metavar="G:P:IF[,G:P:IF...]",
             multiple=True,
@@ -49,7 +54,7 @@ def rule_params(options: dict[str, Any]) -> dict[str, Any]:
     needed = ("input_interface", "input_group", "input_port", "outputs")
     if missing := [f"--{name.replace('_', '-')}" for name in needed if options[name] in (None, ())]:
         raise UsageError(f"Missing: {', '.join(missing)}", "see: mcrctl add --help")
-    source = {
+    source: dict[str, Any] = {
         "interface": options["input_interface"],
         "group": options["input_group"],
         "port": _number(options["input_port"], "input port", "a port", "a number from 1 to 65535"),
@@ -57,6 +62,8 @@ def rule_params(options: dict[str, Any]) -> dict[str, Any]:
     if options["input_vlan"] is not None:
         tag = options["input_vlan"]
         source["vlan"] = _number(tag, "input VLAN", "the id of a VLAN", "a number from 1 to 4094")
+    if options["input_source"] is not None:
+        source["sources"] = [each.strip() for each in options["input_source"].split(",")]
     return {
         "input": source,
         "outputs": outputs_params(options["outputs"]),

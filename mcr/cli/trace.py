@@ -53,7 +53,12 @@ def trace_view(found: dict[str, Any], width: int | None) -> str:
     if not flows:
         return f"Nothing arrives on {name} that no rule takes, in {found['seconds']:.1f} s{more}"
     rows = [
-        [f"{each['group']}:{each['port']}:{name}", rate(each["pps"]), megabits(each["bps"]), count(each["frames"])]
+        [
+            f"{each['group']}:{each['port']}:{name}{_from(each)}",
+            rate(each["pps"]),
+            megabits(each["bps"]),
+            count(each["frames"]),
+        ]
         for each in flows
     ]
     shown = table(["=NO RULE TAKES", "#PPS", "#MBIT/S", "#FRAMES"], rows, width)
@@ -64,6 +69,11 @@ def trace_view(found: dict[str, Any], width: int | None) -> str:
     return "\n".join([shown, "", seen, *commands, *others])
 
 
+def _from(flow: dict[str, Any]) -> str:
+    return f" from {flow['source']}" if flow.get("source") else ""
+
+
 def _command(interface: str, flow: dict[str, Any]) -> str:
     where = f"--input-interface {shlex.quote(interface)} --input-group {flow['group']} --input-port {flow['port']}"
+    where += f" --input-source {flow['source']}" if flow.get("source") else ""
     return f"mcrctl add {where} --outputs G:P:IF"

@@ -244,14 +244,15 @@ def _tell_duplicates(tables: Sequence[tuple[FileFaults, RuleTable]]) -> None:
     seen: dict[tuple[str, object], tuple[FileFaults, RuleTable]] = {}
     for reader, table in tables:
         same_input: RuleTable | None = None
-        for what, value in (("input", table.input), ("id", table.rule_id), ("name", table.name)):
+        inputs = (("input", claim) for claim in (table.input.claims if table.input else ()))
+        for what, value in (*inputs, ("id", table.rule_id), ("name", table.name)):
             first, other = seen.setdefault((what, value), (reader, table))
             if other is table or value is None:
                 continue
+            if what != "name" and other is same_input:
+                continue  # another source of it was told; and ids are made of the input
             if what == "input":
                 same_input = other
-            elif what == "id" and other is same_input:
-                continue  # ids are made of the input
             place = place_text(first.file, first.document.line(other.path))
             reader.add(
                 table.path,
@@ -261,11 +262,15 @@ def _tell_duplicates(tables: Sequence[tuple[FileFaults, RuleTable]]) -> None:
 
 
 def _tell_limits(tables: Sequence[tuple[FileFaults, RuleTable]]) -> None:
-    outputs = 0
+    outputs = flows = 0
     for count, (reader, table) in enumerate(tables, 1):
         before, outputs = outputs, outputs + (len(table.rule.outputs) if table.rule else 0)
         if count == MAX_RULES + 1:
             reader.add(table.path, f"{len(tables):,} rules are too many", f"a relay holds at most {MAX_RULES:,} rules")
+        flows_before, flows = flows, flows + (len(table.input.claims) if table.input else 1)
+        if flows_before <= MAX_RULES < flows and len(tables) <= MAX_RULES:
+            limit = f"a relay holds at most {MAX_RULES:,} rules; one with several sources counts for each"
+            reader.add(table.path, "too many sources", limit)
         if before <= MAX_OUTPUTS < outputs:
             reader.add(table.path, "too many outputs", f"a relay holds at most {MAX_OUTPUTS:,} outputs")
 

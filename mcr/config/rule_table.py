@@ -10,7 +10,7 @@ import attrs
 from mcr.config.document import Document, Path
 from mcr.config.output_text import parse_output
 from mcr.errors import InvalidParams, McrError
-from mcr.model.flow import Input, check_interface_name, check_port, parse_address
+from mcr.model.flow import Address, Input, check_interface_name, check_port, check_source, parse_address
 from mcr.model.rule import Output, Rule, automatic_rule_id, check_label, check_outputs
 
 _MAX_TEXT: Final = 1_000  # characters; no value needs as many
@@ -35,7 +35,20 @@ _ENDPOINT: Final[dict[str, _Check]] = {
     "group": ((str,), parse_address),
     "port": ((int,), check_port),
 }
-_INPUT: Final[dict[str, _Check]] = _ENDPOINT | {"vlan": ((int,), lambda value, _: value)}
+
+
+def _addresses(values: list[object], what: str) -> tuple[Address, ...]:
+    """Each one may be anything."""
+    for value in values:
+        if type(value) is not str:
+            raise InvalidParams(f"{what} must be strings, not {_TYPES.get(type(value), 'dates or times')}")
+    return tuple(check_source(parse_address(str(value), what), what) for value in values)
+
+
+_INPUT: Final[dict[str, _Check]] = _ENDPOINT | {
+    "vlan": ((int,), lambda value, _: value),
+    "sources": ((list,), _addresses),
+}
 _OPTIONS: Final[dict[str, _Check]] = {
     "gso": ((str, int), lambda value, _: str(value)),
     "ttl": ((int, str), lambda value, _: value),
@@ -156,9 +169,12 @@ def _input(value: object, path: Path, faults: FileFaults, *, cut: bool) -> Input
     parts = _endpoint(value, path, faults, _INPUT, "an input", cut=cut)
     if not parts:
         return None
-    tag = {"vlan": parts.pop("vlan")} if "vlan" in parts else {}
+    options = {name: parts.pop(name) for name in ("vlan", "sources") if name in parts}
     source = faults.check((*path, "group"), _made, Input, parts)
-    return faults.check((*path, "vlan"), _made, Input, parts | tag) if source and tag else source
+    if source is None:
+        return None
+    sound = [faults.check((*path, name), _made, Input, parts | {name: options[name]}) for name in options]
+    return attrs.evolve(source, **options) if all(sound) else None
 
 
 def _outputs(value: object, path: Path, faults: FileFaults, *, cut: bool) -> tuple[Output, ...]:

@@ -18,6 +18,8 @@ def table_of(rule: Rule) -> dict[str, Any]:
     table["input"] = {"interface": source.interface, "group": str(source.group), "port": source.port}
     if source.vlan is not None:
         table["input"]["vlan"] = source.vlan
+    if source.sources:
+        table["input"]["sources"] = [*map(str, source.sources)]
     table["outputs"] = [*map(_output, rule.outputs)]
     return table
 
@@ -31,9 +33,9 @@ def in_order(rules: Iterable[Rule]) -> list[Rule]:
     return sorted(rules, key=_order)
 
 
-def _order(rule: Rule) -> tuple[str, int, int, int]:
+def _order(rule: Rule) -> tuple[str, int, int, int, tuple[int, ...]]:
     source = rule.input
-    return source.interface, source.vlan or 0, int(source.group), source.port
+    return source.interface, source.vlan or 0, int(source.group), source.port, tuple(map(int, source.sources))
 
 
 def toml_of(rules: Iterable[Rule]) -> str:
@@ -47,6 +49,7 @@ def toml_of_table(table: dict[str, Any]) -> str:
     source = table["input"]
     where = f"interface = {_quoted(source['interface'])}, group = {_quoted(source['group'])}, port = {source['port']}"
     where += f", vlan = {source['vlan']}" if "vlan" in source else ""
+    where += f", sources = [{', '.join(map(_quoted, source['sources']))}]" if "sources" in source else ""
     outputs = [*map(_quoted, table["outputs"])]
     listed = f"[{outputs[0]}]" if len(outputs) == 1 else "\n".join(["[", *(f"    {each}," for each in outputs), "]"])
     return "\n".join(["[[rule]]", *labels, f"input = {{ {where} }}", f"outputs = {listed}", ""])

@@ -18,17 +18,18 @@ from cattrs.gen import make_dict_structure_fn, make_dict_unstructure_fn, overrid
 
 from mcr.errors import MAX_FAULTS, InvalidParams, LimitReached, McrError, describe_errno, together
 from mcr.model.flow import Address, Input, parse_address
-from mcr.model.limits import MAX_OUTPUTS, MAX_OUTPUTS_PER_RULE, MAX_RULES
+from mcr.model.limits import MAX_OUTPUTS, MAX_OUTPUTS_PER_RULE, MAX_RULES, MAX_SOURCES
 from mcr.model.log import Facility, Level
 from mcr.model.rule import Output, OutputView, Rule, automatic_rule_id
 from mcr.model.stats import OutputStats
 
 _MANY_MEMBERS = 50  # of an object; none has as many
 _MAX_TEXT = 1_000  # characters; no parameter needs as many
-_MOST: Final[dict[type, tuple[int, str]]] = {
+_MOST: Final[dict[object, tuple[int, str]]] = {
     Rule: (MAX_RULES, f"a relay holds at most {MAX_RULES:,} rules"),
     str: (MAX_RULES, f"a relay holds at most {MAX_RULES:,} rules"),
     Output: (MAX_OUTPUTS_PER_RULE, f"a rule has at most {MAX_OUTPUTS_PER_RULE} outputs"),
+    Address: (MAX_SOURCES, f"a rule has at most {MAX_SOURCES} sources"),
 }
 _JSON_NAMES: Final[dict[type, str]] = {
     dict: "an object",
@@ -181,7 +182,7 @@ _unstructure_counters = make_dict_unstructure_fn(OutputStats, _converter, last_e
 def _only_what_is_asked_for(cls: type[Input | OutputView]) -> Callable[[Input | OutputView], dict[str, Any]]:
     """Make JSON of an input or output, without the options that nobody has given."""
     unstructure_all = make_dict_unstructure_fn(cls, _converter)
-    return lambda value: {name: each for name, each in unstructure_all(value).items() if each is not None}
+    return lambda value: {name: each for name, each in unstructure_all(value).items() if each not in (None, [])}
 
 
 def _unstructure_output(stats: OutputStats) -> dict[str, Any]:
@@ -201,6 +202,7 @@ _converter.register_structure_hook(bool, lambda value, _: _expect(value, bool))
 _converter.register_structure_hook(Level, lambda value, _: Level.parse(_expect(value, str)))
 _converter.register_structure_hook(Facility, lambda value, _: Facility.parse(_expect(value, str)))
 _converter.register_structure_hook(Address | None, _structure_source)
+_converter.register_structure_hook(Address, lambda value, _: parse_address(_expect(value, str), "input source"))
 _converter.register_structure_hook(int | str | None, _structure_number_or_word)
 _converter.register_structure_hook(Input, _structure_endpoint(Input, "input group"))
 _converter.register_structure_hook(Output, _structure_endpoint(Output, "output group"))

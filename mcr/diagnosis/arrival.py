@@ -10,11 +10,11 @@ import attrs
 from mcr.diagnosis.matching import matched
 from mcr.diagnosis.queriers import Queriers, judge_querier_of_a_flow, judge_querier_without_a_flow
 from mcr.model.finding import Finding, Verdict
-from mcr.model.flow import Flow, Input
+from mcr.model.flow import Claim, Flow, Input
 from mcr.model.rule import RuleView
 from mcr.model.stats import Stats
 from mcr.net.uapi import ETH_P_8021AD
-from mcr.tap.sighting import Look, Sighting, Tag
+from mcr.tap.sighting import Look, Sighting, Tag, Wanted
 from mcr.text.plurals import counted
 
 _NOBODY_JOINS: Final = IPv4Network("224.0.0.0/24")  # forwarded on a link without being asked for (RFC 4541, 2.1.2)
@@ -22,10 +22,11 @@ _NAMED = 5  # sightings in one finding, at most
 _INTERFACE_NAME_MAX = 15
 
 # What makes a sighting another than the flow, the likeliest cause first.
-_VLAN, _INTERFACE, _LOCAL, _PORT, _FRAGMENTS, _GROUP = (
+_VLAN, _INTERFACE, _LOCAL, _SOURCE, _PORT, _FRAGMENTS, _GROUP = (
     "vlan_tag",
     "arrival_interface",
     "local_source",
+    "source",
     "port",
     "fragments",
     "group",
@@ -56,25 +57,30 @@ def judge_arrival(
         mtu: of the interface.
     """
     source = rule.input
-    expected = Sighting.of(source)
+    wanted = Wanted.of(source, (each.input for each in others))
+    frames = wanted.count(look.frames)
     seconds = _length(look)
     grown = matched(rule, after) - matched(rule, before)
-    if expected not in look.frames and grown <= 0:
-        for absence in _judge_absence(source, look, matched(rule, after), others, queriers):
+    if not frames and grown <= 0:
+        for absence in _judge_absence(wanted, look, matched(rule, after), others, queriers):
             yield _with_dropped(absence, source.interface, dropped, mtu)
         return
-    see = f"{seconds}: {counted(look.frames.get(expected, 0), 'frame')}"
+    see = f"{seconds}: {counted(frames, 'frame')}"
     if look.payload is not None:
         see += f" with {look.payload:,} bytes of payload"
     elif grown > 0:
         see = f"mcrctl stats: matched grew by {grown:,} {seconds}"
     yield Finding("flow_arrives", Verdict.OK, f"{_flow(source)} arrives on {source.interface}", see)
-    cut = attrs.evolve(expected, fragment=True), attrs.evolve(expected, port=None, fragment=True)
-    fragments = sum(look.frames.get(each, 0) for each in cut)
+    fragments = sum(count for each, count in look.frames.items() if _is_cut(each, wanted))
     if fragments:
         what, remedy = f"a part of {source.group} arrives in fragments, which are dropped", _remedy_for_fragments()
         yield Finding(_FRAGMENTS, Verdict.ADVICE, what, f"{seconds}: {counted(fragments, 'frame')}", remedy)
     yield from judge_querier_of_a_flow(source.interface, queriers)
+
+
+def _is_cut(sighting: Sighting, wanted: Wanted) -> bool:
+    whole = attrs.evolve(sighting, port=sighting.port or wanted.input.port, fragment=False)
+    return sighting.fragment and whole in wanted
 
 
 def _with_dropped(absence: Finding, name: str, dropped: int, mtu: int) -> Finding:
@@ -87,9 +93,10 @@ def _with_dropped(absence: Finding, name: str, dropped: int, mtu: int) -> Findin
 
 
 def _judge_absence(
-    source: Input, look: Look, so_far: int, others: Collection[RuleView], queriers: Queriers
+    wanted: Wanted, look: Look, so_far: int, others: Collection[RuleView], queriers: Queriers
 ) -> Iterator[Finding]:
-    astray = _astray(source, look, others)
+    source = wanted.input
+    astray = _astray(wanted, look, others)
     if astray:
         yield _judge_astray(source, look, astray)
         return
@@ -99,7 +106,7 @@ def _judge_absence(
     if name in {each.interface for each in taken}:
         yield _judge_taken(source, look, taken, see)
         return
-    what = f"nothing of {source.group} arrives on {name}"
+    what = f"nothing of {source.group} arrives{source.whence} on {name}"
     if taken:
         what += f", only elsewhere: {_list_taken(taken)}"
     if source.group in _NOBODY_JOINS:
@@ -109,20 +116,20 @@ def _judge_absence(
     yield judge_querier_without_a_flow(name, queriers, what, see)
 
 
-def _astray(source: Input, look: Look, others: Collection[RuleView]) -> dict[Sighting, tuple[str, ...]]:
+def _astray(wanted: Wanted, look: Look, others: Collection[RuleView]) -> dict[Sighting, tuple[str, ...]]:
     """The sighting that is most like the flow, and how it differs."""
     found = {}
-    inputs = {(each.input.interface, each.input.flow) for each in others}
+    inputs = {claim for each in others for claim in each.input.claims}
     outputs = {(each.interface, Flow(each.group, each.port)) for rule in others for each in rule.outputs}
     for sighting in look.frames:
-        differs = tuple(_differences(source, sighting))
+        differs = tuple(_differences(wanted, sighting))
         if _GROUP in differs and differs != (_GROUP,):
             continue  # it has nothing in common with the flow but the port
-        known = outputs if sighting.outgoing else inputs
-        if (sighting.interface, sighting.flow) in known:
+        known: Collection[tuple[str, Flow]] = outputs if sighting.outgoing else inputs
+        if any(claim in known for claim in _claims_of(sighting)):
             continue
         found[sighting] = differs
-    ranks = [_VLAN, _INTERFACE, _LOCAL, _PORT, _FRAGMENTS, _GROUP]
+    ranks = [_VLAN, _INTERFACE, _LOCAL, _SOURCE, _PORT, _FRAGMENTS, _GROUP]
     nearest = min(
         found.values(), key=lambda differs: (len(differs), [ranks.index(each) for each in differs]), default=()
     )
@@ -131,12 +138,20 @@ def _astray(source: Input, look: Look, others: Collection[RuleView]) -> dict[Sig
 
 def _taken_by_others(source: Input, look: Look, others: Collection[RuleView]) -> dict[Sighting, str]:
     """What came in of the group and other rules take, by which rule; what is on the flow's own interface first."""
-    takers: dict[tuple[str, Flow | None], str] = {
-        (each.input.interface, each.input.flow): each.name or each.rule_id for each in others
+    takers: dict[tuple[str, Flow], str] = {
+        claim: each.name or each.rule_id for each in others for claim in each.input.claims
     }
     seen = [each for each in look.frames if each.group == source.group and not each.outgoing]
     seen.sort(key=lambda each: (each.interface != source.interface, -look.frames[each]))
-    return {each: takers[each.interface, each.flow] for each in seen if (each.interface, each.flow) in takers}
+    taken = {each: next((takers[claim] for claim in _claims_of(each) if claim in takers), "") for each in seen}
+    return {each: rule for each, rule in taken.items() if rule}
+
+
+def _claims_of(sighting: Sighting) -> Iterator[Claim]:
+    """What a rule would take it by: first the one that names its source."""
+    if sighting.flow:
+        yield Claim(sighting.interface, sighting.flow)
+        yield Claim(sighting.interface, attrs.evolve(sighting.flow, source=None))
 
 
 def _list_taken(taken: dict[Sighting, str]) -> str:
@@ -149,10 +164,11 @@ def _judge_taken(source: Input, look: Look, taken: dict[Sighting, str], see: str
     return Finding(
         "flow_arrives",
         Verdict.FAULT,
-        f"{_flow(source)} does not arrive on {source.interface}; of its group this does: {_list_taken(taken)}",
+        f"{_flow(source)} does not arrive{source.whence} on {source.interface}; of its group this does: "
+        f"{_list_taken(taken)}",
         f"{see}, {frames} for other rules",
-        f"does the source send to port {source.port}? what another rule takes already can have more outputs there: "
-        f"mcrctl change {shlex.quote(next(iter(taken.values())))} --add-outputs GROUP:PORT:INTERFACE",
+        f"does {_sender(source)} send to port {source.port}? what another rule takes already can have more outputs "
+        f"there: mcrctl change {shlex.quote(next(iter(taken.values())))} --add-outputs GROUP:PORT:INTERFACE",
     )
 
 
@@ -160,7 +176,8 @@ def _list(texts: list[str], between: str = ", ") -> str:
     return between.join(texts[:_NAMED]) + (f" and {len(texts) - _NAMED:,} more" if len(texts) > _NAMED else "")
 
 
-def _differences(source: Input, sighting: Sighting) -> Iterator[str]:
+def _differences(wanted: Wanted, sighting: Sighting) -> Iterator[str]:
+    source = wanted.input
     if sighting.outgoing:
         yield _LOCAL  # by which interface is then of no account
         return
@@ -168,6 +185,8 @@ def _differences(source: Input, sighting: Sighting) -> Iterator[str]:
         yield _VLAN
     if sighting.interface != source.interface:
         yield _INTERFACE
+    if not wanted.takes_from(sighting.source):
+        yield _SOURCE
     if sighting.port not in {source.port, None}:
         yield _PORT
     if sighting.fragment:
@@ -194,7 +213,7 @@ def _judge_astray(source: Input, look: Look, astray: dict[Sighting, tuple[str, .
     return Finding(
         differs[0],
         Verdict.FAULT,
-        f"{_flow(source)} does not arrive {wanted}on {source.interface}, but this does: {_list(names)}",
+        f"{_flow(source)} does not arrive{source.whence} {wanted}on {source.interface}, but this does: {_list(names)}",
         f"{_length(look)}: {frames}",
         "; ".join(filter(None, (_remedy(each, source, first, untagged) for each in differs))),
     )
@@ -213,6 +232,7 @@ def _judge_local(source: Input, look: Look, seen: Sighting) -> Finding:
 
 def _describe(sighting: Sighting) -> str:
     text = f"{sighting.group}" if sighting.port is None else f"{sighting.group}:{sighting.port}"
+    text += f" from {sighting.source}" if sighting.source else ""
     text += f" on {sighting.interface}"
     for tag in sighting.tags:
         text += f" with VLAN tag {tag.vlan}"
@@ -225,6 +245,8 @@ def _remedy(difference: str, source: Input, seen: Sighting, untagged: list[str])
     if difference == _INTERFACE:
         # Behind a tag, the remedy for that has named the interface.
         return "" if seen.tags else f"add the rule with --input-interface {seen.interface}, or connect the right cable"
+    if difference == _SOURCE:
+        return f"add the rule with --input-source {seen.source}, or without any; or have {_sender(source)} send"
     if difference == _PORT:
         return f"add the rule with --input-port {seen.port}, or have the source send to port {source.port}"
     if difference == _FRAGMENTS:
@@ -265,6 +287,10 @@ def _remedy_for_fragments() -> str:
 
 def _flow(source: Input) -> str:
     return f"{source.group}:{source.port}"
+
+
+def _sender(source: Input) -> str:
+    return " or ".join(map(str, source.sources)) or "the source"
 
 
 def _length(look: Look) -> str:

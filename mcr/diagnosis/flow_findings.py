@@ -84,15 +84,15 @@ def _kin(source: Input, strays: Mapping[Sighting, int]) -> list[Sighting]:
 
 def _judge_astray(idle: Idle, kin: list[Sighting], strays: Mapping[Sighting, int]) -> Finding:
     source, rule = idle.source, idle.rule
-    names = ", ".join(f"{each.group}:{each.port}" for each in kin[:_NAMED])
+    names = ", ".join(map(_flow, kin[:_NAMED]))
     names += f" and {len(kin) - _NAMED:,} more" if len(kin) > _NAMED else ""
     names += " does" if len(kin) == 1 else " do"
     since = f"for {idle.seconds:,.0f} s" if rule.matched else "so far"
     return Finding(
         "matched",
         Verdict.ADVICE,
-        f"Rule {_name(rule)} has matched nothing {since}: {source.group}:{source.port} does not arrive on "
-        f"{source.interface}, but {names}, which no rule takes",
+        f"Rule {_name(rule)} has matched nothing {since}: {source.group}:{source.port} does not arrive"
+        f"{source.whence} on {source.interface}, but {names}, which no rule takes",
         f"{sum(strays[each] for each in kin):,} frames of it within half a second",
         f"mcrctl why {rule.rule_id}",
     )
@@ -169,6 +169,10 @@ def judge_neighbours(paths: Mapping[tuple[Address, str], Path], stats: Stats, le
         what = "Every host that outputs send to answers" if not left_out else "Hosts that outputs send to answer"
         see = "ARP requests, and what the kernel knows: ip neigh"
         yield Finding("neighbours", Verdict.OK, what, see + (f"; {left_out:,} were not asked" if left_out else ""))
+
+
+def _flow(sighting: Sighting) -> str:
+    return f"{sighting.group}:{sighting.port}" + (f" from {sighting.source}" if sighting.source else "")
 
 
 def _name(rule: RuleStats) -> str:

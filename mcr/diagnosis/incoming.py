@@ -7,7 +7,7 @@ import attrs
 
 from mcr.diagnosis.present import describe_missing
 from mcr.model.finding import Finding, Verdict
-from mcr.model.flow import Address, Input
+from mcr.model.flow import WITH_SOURCE, Address, Input
 from mcr.model.rule import RuleState, RuleView
 from mcr.model.worker import WorkerState, WorkerView
 from mcr.net.links import Link
@@ -23,12 +23,16 @@ class Entrance:
         captured: indices of the interfaces that mcrd captures.
         joined: interface index and group of every membership.
         unroutable: packets that the reverse-path filter has dropped so far, on any interface.
+        sources: interface index, group and source of what is joined from one source.
+        igmp: version that is spoken on the interface, as the kernel writes it: V1, V2 or V3; empty: it does not matter.
     """
 
     link: Link | None
     captured: Collection[int] = ()
     joined: Collection[tuple[int, Address]] = ()
     unroutable: int = 0
+    sources: Collection[tuple[int, Address, Address]] = ()
+    igmp: str = ""
 
 
 _IN_FORCE: Final = {
@@ -96,6 +100,30 @@ def judge_entrance(source: Input, entrance: Entrance, reason: str = "") -> Itera
     else:
         what = f"{source.group} is not joined on {name}: a switch that snoops IGMP keeps it back"
         yield Finding("group_joined", Verdict.FAULT, what, f"{see}: not listed", "remove the rule and add it again")
+        return
+    yield from _judge_sources(source, link, entrance)
+
+
+def _judge_sources(source: Input, link: Link, entrance: Entrance) -> Iterator[Finding]:
+    """Does the network hear from which sources the group is wanted?"""
+    name, group = source.interface, source.group
+    see = f"/proc/net/mcfilter, interface {link.index}"
+    missing = [each for each in source.sources if (link.index, group, each) not in entrance.sources]
+    if missing:
+        what = f"{group} is not joined from {missing[0]} on {name}: routers do not forward it from there"
+        yield Finding("source_joined", Verdict.FAULT, what, f"{see}: not listed", "remove the rule and add it again")
+    elif source.sources and entrance.igmp in ("V1", "V2"):
+        spoken = f"IGMPv{entrance.igmp[1:]}"
+        what = f"{name} speaks {spoken}, in which no source can be named: {group} is asked for from any source"
+        what += ", which routers do not answer" if group in WITH_SOURCE else ""
+        remedy = (
+            f"have the querier of that network speak IGMPv3; is another version forced here? "
+            f"sysctl net.ipv4.conf.all.force_igmp_version net.ipv4.conf.{name}.force_igmp_version"
+        )
+        yield Finding("source_joined", Verdict.ADVICE, what, f"/proc/net/igmp: {name} {entrance.igmp}", remedy)
+    elif source.sources:
+        what = f"{group} is joined from {', '.join(map(str, source.sources))}"
+        yield Finding("source_joined", Verdict.OK, what, see)
 
 
 def judge_bridge(name: str, bridge: str, verdict: Verdict) -> Finding:

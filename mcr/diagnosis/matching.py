@@ -7,7 +7,7 @@ from mcr.model.finding import Finding, Verdict
 from mcr.model.flow import Input
 from mcr.model.rule import RuleView
 from mcr.model.stats import Stats
-from mcr.tap.sighting import Look, Sighting
+from mcr.tap.sighting import Look, Wanted
 from mcr.text.plurals import counted
 
 
@@ -21,7 +21,7 @@ def judge_taking(
                 matched(rule, after) <= matched(rule, before) and _loops(rule, after) > _loops(rule, before)
             )
             yield parse_errors.judge_loop(each, concerned=returns)
-    yield judge_match(rule, look, before, after)
+    yield judge_match(rule, look, before, after, others)
 
 
 def judge_path(rule: RuleView) -> Finding:
@@ -40,7 +40,7 @@ def _loops(rule: RuleView, stats: Stats) -> int:
     return sum(each.parse_errors.loop for each in stats.interfaces if each.interface == rule.input.interface)
 
 
-def judge_match(rule: RuleView, look: Look, before: Stats, after: Stats) -> Finding:
+def judge_match(rule: RuleView, look: Look, before: Stats, after: Stats, others: Collection[RuleView] = ()) -> Finding:
     """What arrives, is it taken by the rule?"""
     source = rule.input
     now, grown = matched(rule, after), matched(rule, after) - matched(rule, before)
@@ -61,7 +61,7 @@ def judge_match(rule: RuleView, look: Look, before: Stats, after: Stats) -> Find
         ),
         "buf_exhaust": f"super-frames came faster than they were fetched: sudo ethtool -K {source.interface} gro off",
     }
-    frames = look.frames.get(Sighting.of(source), 0)
+    frames = Wanted.of(source, (each.input for each in others)).count(look.frames)
     see = f"mcrctl stats: matched stays {now:,} with {counted(frames, 'frame')} on the wire; " + ", ".join(
         f"{each} +{count:,}" for each, count in lost.items()
     )

@@ -33,10 +33,10 @@ from mcr.model.worker import WorkerView
 from mcr.net.firewall import Firewall, look_at_firewall
 from mcr.net.links import Link, read_links
 from mcr.net.machine import count_unroutable
-from mcr.net.procfs import captured_interfaces, joined_groups, udp_listeners
+from mcr.net.procfs import asked_sources, captured_interfaces, igmp_version, joined_groups, udp_listeners
 from mcr.net.routes import find_paths
 from mcr.tap.probe import look_at_wire
-from mcr.tap.sighting import Look, Sighting
+from mcr.tap.sighting import Look, Wanted
 
 _COUNTED_SECONDS = 0.4  # for what was seen on the wire to reach the counters
 _AGAIN_SECONDS = 0.7  # and more, with other frames, before it is said that they don't
@@ -88,10 +88,11 @@ class Walk:
         if entrance.link is None or _ends(findings):
             return findings + tuple(judge_waiting_outputs(self.rule))
         before = await self._read_stats()
-        look = await trio.to_thread.run_sync(look_at_wire, source, entrance.link.index, abandon_on_cancel=True)
+        wanted = self._wanted
+        look = await trio.to_thread.run_sync(look_at_wire, wanted, entrance.link.index, abandon_on_cancel=True)
         queriers = await self._find_queriers(look, entrance, entrance.link.index)
         look, after = await self._count(look, before, entrance.link.index)
-        arrived = Sighting.of(source) in look.frames or matched(self.rule, after) > matched(self.rule, before)
+        arrived = wanted.count(look.frames) > 0 or self._has_grown(before, after)
         if entrance.link.bridge and not arrived:
             return (*findings, judge_bridge(source.interface, entrance.link.bridge, Verdict.FAULT))
         dropped = 0 if arrived else await trio.to_thread.run_sync(_count_dropped, source, entrance.link, self.used)
@@ -113,6 +114,10 @@ class Walk:
         if _ends(findings):
             return findings
         return (*findings, judge_path(self.rule), *await self._judge_outputs(look, before, after))
+
+    @property
+    def _wanted(self) -> Wanted:
+        return Wanted.of(self.rule.input, (each.input for each in self.others))
 
     def _judge_names(self) -> Iterator[Finding]:
         for name in dict.fromkeys((self.rule.input.interface, *(each.interface for each in self.rule.outputs))):
@@ -161,21 +166,21 @@ class Walk:
 
         If they don't, probe again: a worker may be late, and a single frame may be a damaged one.
         """
-        flow = Sighting.of(self.rule.input)
+        wanted = self._wanted
         after = await self._read_counted(look, before)
         deadline = trio.current_time() + _AGAIN_SECONDS
-        while flow in look.frames and not self._has_grown(before, after):
+        while wanted.count(look.frames) and not self._has_grown(before, after):
             left = deadline - trio.current_time()
             if left <= 0:
                 break
-            see = partial(look_at_wire, self.rule.input, index, left)
+            see = partial(look_at_wire, wanted, index, left)
             look = look.with_more(await trio.to_thread.run_sync(see, abandon_on_cancel=True))
             await trio.sleep(min(_APART, left))
             after = await self._read_stats()
         return look, after
 
     async def _read_counted(self, look: Look, before: Stats) -> Stats:
-        seen = Sighting.of(self.rule.input) in look.frames
+        seen = self._wanted.count(look.frames)
         deadline = trio.current_time() + _COUNTED_SECONDS
         while True:
             after = await self._read_stats()
@@ -200,7 +205,18 @@ def _read_entrance(source: Input, used: Mapping[str, int]) -> Entrance:
     link = _asked(partial(read_links, used=used), [source.interface]).get(source.interface)
     if link is None:
         return Entrance(None)
-    return Entrance(link, captured_interfaces(), joined_groups(), count_unroutable())
+    return Entrance(
+        link,
+        captured_interfaces(),
+        joined_groups(),
+        count_unroutable(),
+        asked_sources() if source.sources else frozenset(),
+        _igmp_version(link.index) if source.sources else "",
+    )
+
+
+def _igmp_version(index: int) -> str:
+    return _asked(igmp_version, index)
 
 
 def _count_dropped(source: Input, before: Link, used: Mapping[str, int]) -> int:

@@ -157,6 +157,7 @@ def _info(placed: PlacedRule) -> str:
         group=rule.input.group,
         port=rule.input.port,
         **({} if rule.input.vlan is None else {"vlan": rule.input.vlan}),
+        **({"sources": ",".join(map(str, rule.input.sources))} if rule.input.sources else {}),
     )
     return INFO.line(labels, 1)
 

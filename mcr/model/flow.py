@@ -1,16 +1,23 @@
 """What a rule matches: the one definition of it. `mcr.shm.flows` turns it into the bytes that are compared."""
 
 import socket
+from collections.abc import Iterable
 from contextlib import suppress
-from ipaddress import AddressValueError, IPv4Address, IPv6Address, ip_address
+from ipaddress import AddressValueError, IPv4Address, IPv4Network, IPv6Address, ip_address
+from typing import NamedTuple
 
 import attrs
 
 from mcr.errors import InvalidParams
+from mcr.model.limits import MAX_SOURCES
 
 Address = IPv4Address | IPv6Address
 
 _MAX_VLAN = 4094
+_THIS_NETWORK = IPv4Network("0.0.0.0/8")
+
+WITH_SOURCE = IPv4Network("232.0.0.0/8")
+"""Groups of source-specific multicast (RFC 4607): routers forward them to those alone who name the source."""
 _INTERFACE_NAME_MAX = 15  # IFNAMSIZ without the terminating NUL
 
 
@@ -71,6 +78,16 @@ def check_vlan(vlan: int | None, what: str) -> None:
         )
 
 
+def check_source(source: Address, what: str) -> Address:
+    """Return `source` if a datagram of a network can come from it: an address of one host."""
+    nobody = source.is_multicast or source.is_unspecified or source.is_loopback or source.is_reserved
+    if nobody or (isinstance(source, IPv4Address) and source in _THIS_NETWORK):
+        raise InvalidParams(
+            f"Invalid {what}: {str(source)!r} is not the address of a host", "the address that the sender sends from"
+        )
+    return source
+
+
 @attrs.frozen
 class Flow:
     """Datagrams that one rule takes of an interface.
@@ -79,7 +96,7 @@ class Flow:
         group: where they are sent to.
         port: likewise.
         vlan: id of their tag; 0: none.
-        source: where they come from; None: anywhere. No rule can ask for another yet.
+        source: where they come from; None: anywhere.
     """
 
     group: Address
@@ -88,18 +105,37 @@ class Flow:
     source: Address | None = None
 
 
+class Claim(NamedTuple):
+    """A flow of one interface: what two rules can't both take."""
+
+    interface: str
+    flow: Flow
+
+    def __str__(self) -> str:
+        group, port, vlan, source = attrs.astuple(self.flow, recurse=False)
+        tag = f" in VLAN {vlan}" if vlan else ""
+        return f"{group}:{port} on {self.interface}{tag}" + (f" from {source}" if source else "")
+
+
+def _in_order(sources: Iterable[Address]) -> tuple[Address, ...]:
+    """Each once: in whatever order they were given, it is the same input."""
+    return tuple(sorted({*sources}, key=lambda each: (each.version, int(each))))
+
+
 @attrs.frozen
 class Input:
     """What a rule matches: datagrams to one group and port that arrive on one interface. A rule's identity.
 
     Attributes:
         vlan: that they are tagged with; None: they are not.
+        sources: that they come from, in order; none: they come from anywhere, but for what other rules take by source.
     """
 
     interface: str = attrs.field()
     group: Address = attrs.field()
     port: int = attrs.field()
     vlan: int | None = None
+    sources: tuple[Address, ...] = attrs.field(default=(), converter=_in_order)
 
     def __attrs_post_init__(self) -> None:
         check_interface_name(self.interface, "input interface")
@@ -110,12 +146,27 @@ class Input:
             )
         check_port(self.port, "input port")
         check_vlan(self.vlan, "input VLAN")
+        for source in self.sources:
+            check_source(source, "input source")
+        if len(self.sources) > MAX_SOURCES:
+            raise InvalidParams(f"{self} has {len(self.sources)} sources", f"at most {MAX_SOURCES} a rule")
 
     def __str__(self) -> str:
         tag = "" if self.vlan is None else f" in VLAN {self.vlan}"
-        return f"{self.group}:{self.port} on {self.interface}{tag}"
+        text = f"{self.group}:{self.port} on {self.interface}{tag}"
+        return text + self.whence
 
     @property
-    def flow(self) -> Flow:
-        """What it matches of its interface."""
-        return Flow(self.group, self.port, self.vlan or 0)
+    def whence(self) -> str:
+        """Its sources, to be said of its group: " from A or B"; empty: any."""
+        return f" from {' or '.join(map(str, self.sources))}" if self.sources else ""
+
+    @property
+    def flows(self) -> tuple[Flow, ...]:
+        """What it matches of its interface: a flow from each of its sources, or one from any."""
+        return tuple(Flow(self.group, self.port, self.vlan or 0, source) for source in self.sources or (None,))
+
+    @property
+    def claims(self) -> tuple[Claim, ...]:
+        """Its flows, with the interface."""
+        return tuple(Claim(self.interface, flow) for flow in self.flows)

@@ -1,7 +1,10 @@
 """Limits: how much a relay holds at most."""
 
 MAX_RULES = 16_384
-"""Rules a relay holds at most (the worker's match table is sized for it)."""
+"""Rules a relay holds at most (the worker's match table is sized for it). One with several sources counts for each."""
+
+MAX_SOURCES = 64
+"""Sources of one rule, at most."""
 
 MAX_OUTPUTS = 65_536
 """Outputs of all rules together, at most."""

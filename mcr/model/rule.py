@@ -91,6 +91,8 @@ def automatic_rule_id(source: Input) -> str:
     text = f"{source.interface}|{source.group}|{source.port}"
     if source.vlan is not None:
         text += f"|vlan={source.vlan}"
+    if source.sources:
+        text += f"|sources={','.join(map(str, source.sources))}"
     return hashlib.sha256(text.encode()).hexdigest()[:12]
 
 

@@ -182,7 +182,8 @@ static int put_rule(struct mcr_worker *worker, const struct mcr_rec_rule *record
 
 	int ret;
 
-	if (size < sizeof(*record) + record->output_count * sizeof(*outputs))
+	if (size <
+	    sizeof(*record) + record->output_count * sizeof(*outputs) + record->more_flows * sizeof(struct mcr_flow))
 		return -EPROTO;
 	ret = mcr_rules_put(&worker->rules, worker->segment, record, outputs);
 	for (uint32_t i = 0; !ret && i < record->output_count;

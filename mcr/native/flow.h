@@ -44,6 +44,20 @@ mcr_flow_ipv4(uint16_t interface, uint16_t vlan, uint32_t source, uint32_t group
 	};
 }
 
+/* The same from any source. */
+static inline __attribute__((always_inline)) struct mcr_flow mcr_flow_from_any(const struct mcr_flow *flow)
+{
+	struct mcr_flow any = *flow;
+
+	any.source = any.source_rest[0] = any.source_rest[1] = any.source_rest[2] = 0;
+	return any;
+}
+
+static inline __attribute__((always_inline)) int mcr_flow_has_source(const struct mcr_flow *flow)
+{
+	return flow->source || flow->source_rest[0] || flow->source_rest[1] || flow->source_rest[2];
+}
+
 /* Eight bytes of a flow, from its fields: so the compiler leaves out what it knows to be 0, and nothing waits for a store. */
 #if __BYTE_ORDER__ == __ORDER_LITTLE_ENDIAN__
 #define MCR_FLOW_WORD(first, second, half) ((first) | (uint64_t)(second) << (half))

@@ -128,7 +128,7 @@ static void take(struct mcr_worker *worker, struct mcr_frame *frame)
 		take_malformed(worker, frame, ret ? -ret : EBADMSG);
 		return;
 	}
-	flow = mcr_flow_ipv4((uint16_t)worker->batch.capture, frame->vlan, 0, packet.group, packet.port);
+	flow = mcr_flow_ipv4((uint16_t)worker->batch.capture, frame->vlan, packet.source, packet.group, packet.port);
 	rule = mcr_match_find(&worker->rules.match, &flow);
 	if (rule == MCR_NO_RULE) {
 		take_unmatched(worker, &packet, count);

@@ -31,12 +31,17 @@ static void claim_output_counters(struct mcr_output_counters *counters, uint64_t
 	mcr_store_release(&counters->tag, tag);
 }
 
-/* Only what gather.c looks for, yet: IPv4, from any source. */
+/* Only what gather.c looks for, yet: IPv4. */
 static bool is_relayable(const struct mcr_flow *flow)
 {
-	struct mcr_flow relayable = mcr_flow_ipv4(flow->interface, flow->vlan, 0, flow->group, flow->port);
+	struct mcr_flow relayable = mcr_flow_ipv4(flow->interface, flow->vlan, flow->source, flow->group, flow->port);
 
 	return flow->interface < MCR_MAX_INTERFACES && flow->vlan < MCR_MAX_VLANS && mcr_flow_equal(flow, &relayable);
+}
+
+static const struct mcr_flow *further_flows(const struct mcr_rec_rule *record, const struct mcr_rec_output *outputs)
+{
+	return (const struct mcr_flow *)(outputs + record->output_count);
 }
 
 static bool in_range(const struct mcr_rec_rule *record, const struct mcr_rec_output *outputs)
@@ -44,6 +49,9 @@ static bool in_range(const struct mcr_rec_rule *record, const struct mcr_rec_out
 	if (record->rule >= MCR_MAX_RULES || !is_relayable(&record->flow) ||
 	    record->output_count > MCR_MAX_RULE_OUTPUTS)
 		return false;
+	for (uint32_t i = 0; i < record->more_flows; i++)
+		if (!is_relayable(&further_flows(record, outputs)[i]))
+			return false;
 	for (uint32_t i = 0; i < record->output_count; i++)
 		if (outputs[i].output >= MCR_MAX_OUTPUTS || outputs[i].egress >= MCR_MAX_EGRESS ||
 		    !outputs[i].max_train)
@@ -51,25 +59,45 @@ static bool in_range(const struct mcr_rec_rule *record, const struct mcr_rec_out
 	return true;
 }
 
-int mcr_rules_put(struct mcr_rules *rules, struct mcr_segment *segment, const struct mcr_rec_rule *record,
-		  const struct mcr_rec_output *outputs)
+/* No longer find a rule, by any of its flows; the last one that could not be dropped says why. */
+static int drop_flows(struct mcr_match *match, uint32_t rule)
 {
-	struct mcr_rule *rule;
-	uint32_t *link;
+	int ret = mcr_match_drop(match, &match->rules[rule].flow), error;
 
-	if (!in_range(record, outputs))
-		return -EINVAL;
-	rule = &rules->match.rules[record->rule];
-	if (rule->held)
-		mcr_match_drop(&rules->match, &rule->flow);
-	*rule = (struct mcr_rule){
-		.flow = record->flow,
-		.output_count = record->output_count,
-		.held = true,
-	};
-	claim_rule_counters(&segment->rules[record->rule], record->tag);
+	for (uint32_t slot = match->rules[rule].more, next; slot != MCR_NO_RULE; slot = next) {
+		next = match->rules[slot].more;
+		error = mcr_match_drop(match, &match->rules[slot].flow);
+		ret = error ? error : ret;
+		mcr_match_give_spare(match, slot);
+	}
+	match->rules[rule].more = MCR_NO_RULE;
+	return ret;
+}
 
-	link = &rule->first;
+/* Have a rule found by all of its flows. */
+static int put_flows(struct mcr_match *match, const struct mcr_rec_rule *record, const struct mcr_flow *further)
+{
+	int ret = mcr_match_put(match, record->rule, record->rule);
+
+	for (uint32_t i = 0; i < record->more_flows && !ret; i++) {
+		uint32_t slot = mcr_match_take_spare(match);
+
+		if (slot == MCR_NO_RULE)
+			return -ENOSPC;
+		match->rules[slot].flow = further[i];
+		match->rules[slot].more = match->rules[record->rule].more;
+		match->rules[record->rule].more = slot;
+		ret = mcr_match_put(match, slot, record->rule);
+	}
+	return ret;
+}
+
+static void put_outputs(struct mcr_rules *rules, struct mcr_segment *segment, const struct mcr_rec_rule *record,
+			const struct mcr_rec_output *outputs)
+{
+	struct mcr_rule *rule = &rules->match.rules[record->rule];
+	uint32_t *link = &rule->first;
+
 	for (uint32_t i = 0; i < record->output_count; i++) {
 		struct mcr_output *output = &rules->outputs[outputs[i].output];
 
@@ -92,7 +120,27 @@ int mcr_rules_put(struct mcr_rules *rules, struct mcr_segment *segment, const st
 		link = &output->next;
 	}
 	*link = MCR_NO_OUTPUT;
-	return mcr_match_put(&rules->match, record->rule);
+}
+
+int mcr_rules_put(struct mcr_rules *rules, struct mcr_segment *segment, const struct mcr_rec_rule *record,
+		  const struct mcr_rec_output *outputs)
+{
+	struct mcr_rule *rule;
+
+	if (!in_range(record, outputs))
+		return -EINVAL;
+	rule = &rules->match.rules[record->rule];
+	if (rule->held)
+		drop_flows(&rules->match, record->rule);
+	*rule = (struct mcr_rule){
+		.flow = record->flow,
+		.more = MCR_NO_RULE,
+		.output_count = record->output_count,
+		.held = true,
+	};
+	claim_rule_counters(&segment->rules[record->rule], record->tag);
+	put_outputs(rules, segment, record, outputs);
+	return put_flows(&rules->match, record, further_flows(record, outputs));
 }
 
 int mcr_rules_drop(struct mcr_rules *rules, const struct mcr_rec_rule *record)
@@ -105,5 +153,5 @@ int mcr_rules_drop(struct mcr_rules *rules, const struct mcr_rec_rule *record)
 	if (!rule->held)
 		return -ENOENT;
 	rule->held = false;
-	return mcr_match_drop(&rules->match, &rule->flow);
+	return drop_flows(&rules->match, record->rule);
 }

@@ -15,10 +15,10 @@
 
 #include "flow.h"
 
-#define MCR_ABI_VERSION 12
+#define MCR_ABI_VERSION 13
 #define MCR_CACHE_LINE  64
 
-#define MCR_MAX_RULES        16384
+#define MCR_MAX_RULES        16384 /* and flows that they take: a rule takes one for each of its sources */
 #define MCR_MAX_OUTPUTS      65536
 #define MCR_MAX_RULE_OUTPUTS 512
 #define MCR_MAX_INTERFACES   256   /* slots of input interfaces, and likewise of output interfaces: two for each */
@@ -167,7 +167,7 @@ enum mcr_record_type {
 	MCR_REC_EGRESS_DROP,  /* struct mcr_rec_egress, and its raw socket with it */
 	MCR_REC_RAW_PUT,      /* struct mcr_rec_raw, one descriptor; in the place of the egress's last one */
 	MCR_REC_RAW_DROP,     /* struct mcr_rec_egress */
-	MCR_REC_RULE_PUT,     /* struct mcr_rec_rule, then its outputs */
+	MCR_REC_RULE_PUT,     /* struct mcr_rec_rule, then its outputs, then its further flows */
 	MCR_REC_RULE_DROP,    /* struct mcr_rec_rule without outputs */
 	MCR_REC_GENERATION,   /* struct mcr_rec_generation: all before it makes up this generation */
 	MCR_REC_LEVELS,       /* struct mcr_rec_levels */
@@ -229,9 +229,11 @@ struct mcr_rec_output {
 
 struct mcr_rec_rule {
 	uint64_t tag;
-	struct mcr_flow flow;
-	uint32_t rule; /* slot in mcr_segment.rules */
+	struct mcr_flow flow; /* that it takes */
+	uint32_t rule;        /* slot in mcr_segment.rules */
 	uint32_t output_count;
+	uint32_t more_flows; /* struct mcr_flow each, that it takes, too: those of its other sources */
+	uint32_t padding;
 };
 
 struct mcr_rec_generation {

@@ -4,6 +4,9 @@ Sockets hold memberships and nothing else: bound to no port, they receive nothin
 kernel lets it (20 by default, net.ipv4.igmp_max_memberships, and what net.core.optmem_max has room for); then the
 next one is opened, so neither is a limit on the number of groups.
 
+A group is joined from one source (IGMPv3, RFC 3376), or from any. A socket can't have both of one group, so there are
+sockets for either; what is on the wire is the kernel's sum of all: any source, if somebody asks for that.
+
 Those of the mcrd before this one are closed once this one has joined what its rules ask for: the kernel counts sockets,
 and reports a group as left when the last one leaves it. So a switch sees no change.
 """
@@ -12,14 +15,26 @@ import errno
 import socket
 import struct
 from collections import Counter
+from typing import NamedTuple
 
 from mcr.errors import SystemFault
 from mcr.model.flow import Address
+from mcr.net import uapi
 from mcr.net.interfaces import Interface
 from mcr.net.patience import set_option
 from mcr.process.descriptor_store import DescriptorStore
 
-_Key = tuple[Address, str]  # group, name that rules have for the interface: an index may be another's by now
+
+class _Key(NamedTuple):
+    """What is asked for. By the name that rules have for the interface: an index may be another's by now."""
+
+    group: Address
+    source: Address | None
+    interface: str
+
+    def __str__(self) -> str:
+        return f"{self.group}{f' from {self.source}' if self.source else ''} on {self.interface}"
+
 
 _NAME = "groups."  # of the sockets, in the store of descriptors
 
@@ -35,30 +50,31 @@ class Memberships:
         self._users: Counter[_Key] = Counter()
         self._holder: dict[_Key, tuple[socket.socket, int]] = {}  # and the interface's index
         self._held: Counter[socket.socket] = Counter()
-        self._roomy: list[socket.socket] = []  # sockets that had room when last seen
+        # Sockets that had room when last seen: for any source, and for one.
+        self._roomy: dict[bool, list[socket.socket]] = {False: [], True: []}
 
-    def join(self, group: Address, interface: Interface) -> None:
-        """Ask for a group.
+    def join(self, group: Address, interface: Interface, source: Address | None = None) -> None:
+        """Ask for a group, from this source or from any.
 
         Raises:
             SystemFault: the kernel refused; the group is not counted.
         """
-        key = (group, interface.name)
+        key = _Key(group, source, interface.name)
         if not self._users[key]:
             try:
                 self._join(key, interface.index)
             except OSError as error:
                 del self._users[key]
-                raise SystemFault(f"Cannot join {group} on {interface.name}", error.errno or 0) from None
+                raise SystemFault(f"Cannot join {key}", error.errno or 0) from None
         self._users[key] += 1
 
-    def wait(self, group: Address, interface: Interface) -> None:
+    def wait(self, group: Address, interface: Interface, source: Address | None = None) -> None:
         """Count a request for a group on an interface that is not there; `move` joins it on the one that comes."""
-        self._users[group, interface.name] += 1
+        self._users[_Key(group, source, interface.name)] += 1
 
-    def leave(self, group: Address, interface: Interface) -> None:
+    def leave(self, group: Address, interface: Interface, source: Address | None = None) -> None:
         """Take one request for a group back."""
-        key = (group, interface.name)
+        key = _Key(group, source, interface.name)
         self._users[key] -= 1
         if self._users[key]:
             return
@@ -70,12 +86,12 @@ class Memberships:
             return
         holder, index = self._holder.pop(key)
         # An interface that has gone took its memberships along.
-        _set_quietly(holder, socket.IP_DROP_MEMBERSHIP, _mreqn(key[0], index))
+        _leave_quietly(holder, key, index)
         self._held[holder] -= 1
         if not self._held[holder]:
             self._close(holder)
-        elif holder not in self._roomy:
-            self._roomy.append(holder)
+        elif holder not in (roomy := self._roomy[key.source is not None]):
+            roomy.append(holder)
 
     def move(self, interface: Interface) -> None:
         """Join the groups of an interface on the one that has its name now, and leave them where they were joined.
@@ -85,7 +101,7 @@ class Memberships:
         Raises:
             SystemFault: not all could be joined; `join_missing` tries again.
         """
-        for key in [key for key in self._holder if key[1] == interface.name]:
+        for key in [key for key in self._holder if key.interface == interface.name]:
             self._release(key)
         if not interface.is_absent:
             self.join_missing(interface)
@@ -97,15 +113,15 @@ class Memberships:
             SystemFault: not all could be.
         """
         for key in self._users.keys() - self._holder.keys():
-            if key[1] == interface.name:
+            if key.interface == interface.name:
                 try:
                     self._join(key, interface.index)
                 except OSError as error:
-                    raise SystemFault(f"Cannot join {key[0]} on {interface.name}", error.errno or 0) from None
+                    raise SystemFault(f"Cannot join {key}", error.errno or 0) from None
 
     def count(self, name: str) -> int:
         """How many groups are joined on an interface."""
-        return sum(key[1] == name for key in self._holder)
+        return len({key.group for key in self._holder if key.interface == name})
 
     def leave_former(self) -> None:
         """Leave the groups of the mcrd before this one that no rule of this one asks for."""
@@ -118,26 +134,27 @@ class Memberships:
             self._close(holder)
 
     def _join(self, key: _Key, index: int) -> None:
-        while self._roomy:
-            if self._try_join(self._roomy[-1], key, index):
+        roomy = self._roomy[key.source is not None]
+        while roomy:
+            if self._try_join(roomy[-1], key, index):
                 return
-            self._roomy.pop()
+            roomy.pop()
         fresh = socket.socket(socket.AF_INET, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC)
         try:
-            set_option(fresh, socket.IPPROTO_IP, socket.IP_ADD_MEMBERSHIP, _mreqn(key[0], index))
+            _ask(fresh, key, index)
         except OSError:
             fresh.close()
             raise
         self._named += 1
         self._names[fresh] = f"{_NAME}{self._named}"
         self._store.put(self._names[fresh], fresh.fileno())
-        self._roomy.append(fresh)
+        roomy.append(fresh)
         self._record(fresh, key, index)
 
     def _try_join(self, holder: socket.socket, key: _Key, index: int) -> bool:
         """False: this socket is full."""
         try:
-            set_option(holder, socket.IPPROTO_IP, socket.IP_ADD_MEMBERSHIP, _mreqn(key[0], index))
+            _ask(holder, key, index)
         except OSError as error:
             if error.errno in (errno.ENOBUFS, errno.ENOMEM):
                 return False
@@ -151,19 +168,37 @@ class Memberships:
 
     def _close(self, holder: socket.socket) -> None:
         del self._held[holder]
-        if holder in self._roomy:
-            self._roomy.remove(holder)
+        for roomy in self._roomy.values():
+            if holder in roomy:
+                roomy.remove(holder)
         self._store.drop(self._names.pop(holder))
         holder.close()
+
+
+def _ask(holder: socket.socket, key: _Key, index: int) -> None:
+    if key.source is None:
+        set_option(holder, socket.IPPROTO_IP, socket.IP_ADD_MEMBERSHIP, _mreqn(key.group, index))
+    else:
+        set_option(holder, socket.IPPROTO_IP, uapi.MCAST_JOIN_SOURCE_GROUP, _source_req(key.group, key.source, index))
 
 
 def _mreqn(group: Address, index: int) -> bytes:
     return struct.pack("4s4si", group.packed, b"", index)
 
 
-def _set_quietly(holder: socket.socket, option: int, mreqn: bytes) -> None:
+def _source_req(group: Address, source: Address, index: int) -> bytes:
+    """`struct group_source_req` (RFC 3678): an interface, and two `struct sockaddr_storage`."""
+    ends = (uapi.SOCKADDR_IN.pack(socket.AF_INET, 0, each.packed) for each in (group, source))
+    return uapi.GROUP_SOURCE_REQ.pack(index, *ends)
+
+
+def _leave_quietly(holder: socket.socket, key: _Key, index: int) -> None:
     try:
-        set_option(holder, socket.IPPROTO_IP, option, mreqn)
+        if key.source is None:
+            set_option(holder, socket.IPPROTO_IP, socket.IP_DROP_MEMBERSHIP, _mreqn(key.group, index))
+        else:
+            request = _source_req(key.group, key.source, index)
+            set_option(holder, socket.IPPROTO_IP, uapi.MCAST_LEAVE_SOURCE_GROUP, request)
     except OSError as error:
         if error.errno not in (errno.ENODEV, errno.EADDRNOTAVAIL):
             raise

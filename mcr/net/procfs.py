@@ -13,6 +13,7 @@ from mcr.net.machine import read_descriptors
 
 # /proc/net would be that of the process, which need not be the thread's.
 _IGMP = Path("/proc/thread-self/net/igmp")
+_MCFILTER = Path("/proc/thread-self/net/mcfilter")
 _PACKET = Path("/proc/thread-self/net/packet")
 _UDP = Path("/proc/thread-self/net/udp")
 _INDEX, _INODE = 4, 8  # columns of /proc/net/packet
@@ -36,6 +37,23 @@ def joined_groups() -> frozenset[tuple[int, IPv4Address]]:
         SystemFault: it can't be read.
     """
     return frozenset((each.index, group) for each in parse_igmp(_read(_IGMP)) for group in each.groups)
+
+
+def asked_sources() -> frozenset[tuple[int, IPv4Address, IPv4Address]]:
+    """Interface index, group and source of everything that sockets of this machine ask for from one source.
+
+    Raises:
+        SystemFault: it can't be read.
+    """
+    return frozenset(parse_mcfilter(_read(_MCFILTER)))
+
+
+def parse_mcfilter(text: str) -> Iterator[tuple[int, IPv4Address, IPv4Address]]:
+    """Read /proc/net/mcfilter: a line for each source that is asked for, or kept out."""
+    for line in text.splitlines()[1:]:
+        index, _, group, source, included, _ = line.split()
+        if int(included):
+            yield int(index), IPv4Address(int(group, 16)), IPv4Address(int(source, 16))
 
 
 def parse_igmp(text: str) -> Iterator[Joined]:

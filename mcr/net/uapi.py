@@ -14,6 +14,10 @@ SO_BINDTOIFINDEX: Final = 62
 
 # <linux/in.h>, <linux/udp.h>, <linux/virtio_net.h>
 IP_PKTINFO: Final = 8
+MCAST_JOIN_SOURCE_GROUP: Final = 46
+MCAST_LEAVE_SOURCE_GROUP: Final = 47
+SOCKADDR_IN: Final = struct.Struct("HH4s120x")  # family, port, address; as long as any (sockaddr_storage)
+GROUP_SOURCE_REQ: Final = struct.Struct("I4x128s128s")  # interface, group, source
 UDP_SEGMENT: Final = 103
 VIRTIO_NET_HDR_GSO_UDP_L4: Final = 5
 VIRTIO_NET_HDR: Final = struct.Struct("BBHHHH")  # flags, kind, header length, segment size, checksum start and offset

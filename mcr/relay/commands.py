@@ -73,7 +73,7 @@ def attach_rule(placed: PlacedRule, capture: int, egress: Iterable[int], carrier
         tag=placed.tag,
         rule=placed.slot,
         capture=capture,
-        flow=rule.input.flow,
+        flows=rule.input.flows,
         outputs=[
             records.OutputPlace(
                 *place,

@@ -11,7 +11,7 @@ from typing import Any
 from mcr.config.settings import Settings
 from mcr.errors import LimitReached, McrError, describe_errno
 from mcr.logs.logger import get_logger
-from mcr.model.flow import Flow, Input
+from mcr.model.flow import Claim, Flow, Input
 from mcr.model.limits import INTERFACE_SLOTS
 from mcr.model.log import Facility
 from mcr.net.capture import open_captures, reject
@@ -143,9 +143,13 @@ class InputInterfaces:
         missing = {name for name in {each.interface for each in sources} if captures[name].is_lost}
         for source in sources:
             ask = self._memberships.wait if source.interface in missing else self._memberships.join
-            ask(source.group, captures[source.interface].interface)
-            undo.callback(self._memberships.leave, source.group, captures[source.interface].interface)
-        self._filters.change([_key(captures[source.interface], source) for source in sources], ())
+            for flow in source.flows:
+                asked = source.group, captures[source.interface].interface, flow.source
+                ask(*asked)
+                undo.callback(self._memberships.leave, *asked)
+        self._filters.change(
+            [(captures[each.interface].slot, each.flow) for source in sources for each in source.claims], ()
+        )
 
     def adopt(self, opened: Mapping[str, Capture]) -> None:
         """Take these into use."""
@@ -153,14 +157,15 @@ class InputInterfaces:
 
     # Letting go.
 
-    def unwant(self, sources: Iterable[Input]) -> None:
-        """No longer admit the flows of these inputs."""
-        self._filters.change((), [_key(self._by_name[source.interface], source) for source in sources])
+    def unwant(self, claims: Iterable[Claim]) -> None:
+        """No longer admit these flows."""
+        self._filters.change((), [(self._by_name[each.interface].slot, each.flow) for each in claims])
 
     def leave(self, source: Input) -> None:
         """An input has one rule less."""
         capture = self._by_name[source.interface]
-        self._memberships.leave(source.group, capture.interface)
+        for flow in source.flows:
+            self._memberships.leave(source.group, capture.interface, flow.source)
         capture.users -= 1
 
     def drop_unused(self) -> list[Capture]:
@@ -287,13 +292,10 @@ def _check_single(captures: Iterable[Capture], interfaces: Iterable[Interface]) 
             )
 
 
-def _key(capture: Capture, source: Input) -> tuple[int, Flow]:
-    """What the kernel has to let in, and of which capture."""
-    return capture.slot, source.flow
-
-
 def _keys(capture: Capture, sources: Iterable[Input]) -> list[tuple[int, Flow]]:
-    return [_key(capture, source) for source in sources if source.interface == capture.interface.name]
+    """What the kernel has to let in, and of which capture."""
+    name = capture.interface.name
+    return [(capture.slot, flow) for source in sources if source.interface == name for flow in source.flows]
 
 
 def _have_reported(name: str, index: int, groups: int) -> None:

@@ -4,7 +4,8 @@ It bypasses the IP stack as raw frames do, so an output has to be one that raw f
 that was found for those. What is not so is a worker's; the rule is the same, and so are its counters.
 """
 
-from collections.abc import Callable, Collection, Generator, Iterable, Sequence
+from collections.abc import Callable, Generator, Iterable, Sequence
+from collections.abc import Set as AbstractSet
 from contextlib import ExitStack, contextmanager
 
 import attrs
@@ -13,7 +14,7 @@ from mcr.config.settings import Settings
 from mcr.config.table import ABSORB, KERNEL_PATH, RAW_SEND
 from mcr.errors import describe_errno
 from mcr.logs.logger import get_logger
-from mcr.model.flow import Address, Flow, Input
+from mcr.model.flow import Address, Claim, Flow
 from mcr.model.log import Facility
 from mcr.model.rule import AUTO, Output
 from mcr.net.filter.path import (
@@ -40,7 +41,7 @@ log = get_logger(Facility.NETWORK)
 
 _UNSEEN = "it has not been seen yet what acts on packets that leave, which takes CAP_NET_ADMIN"
 _LONGEST = 0xFFFF  # bytes of an IP datagram
-_ONE_BY_ONE = 4  # replaced rules, each of which may take a grace period; for more, one with their gates closed
+_ONE_BY_ONE = 4  # replaced flows, each of which may take a grace period; for more, one with their gates closed
 
 
 @attrs.frozen
@@ -48,7 +49,7 @@ class _Served:
     """What the kernel path has of a rule. `mtu`: 0: nothing may take it for now."""
 
     capture: int
-    flow: Flow
+    flows: tuple[Flow, ...]
     mtu: int
     targets: tuple[Target, ...] = ()
 
@@ -110,7 +111,7 @@ class KernelRules:
             return
         plans = [self._plan(placed) for placed in rules]
         replaced = [each for each in plans if self._served.get(each.rule_id, each.now) != each.now]
-        if len(replaced) > _ONE_BY_ONE:
+        if sum(len(each.now.flows) for each in replaced) > _ONE_BY_ONE:
             self.path.hold([*self._stuck.values(), *(each.now.capture for each in replaced)])
             narrowed = [True]
         else:
@@ -121,13 +122,13 @@ class KernelRules:
             self._try(self._serve, each)
         self.path.hold(self._stuck.values())
 
-    def forget(self, rules: Iterable[PlacedRule], still: Collection[Input]) -> None:
+    def forget(self, rules: Iterable[PlacedRule], still: AbstractSet[Claim]) -> None:
         """Rules that were removed.
 
         Args:
             rules: those.
-            still: inputs that other rules are about to have, and that have been admitted for these, to the workers.
-                The flows of the others are admitted no more.
+            still: what other rules are about to take, and has been admitted for these, to the workers. The other flows
+                are admitted no more.
         """
         served, going_on = [], []
         for placed in rules:
@@ -137,14 +138,14 @@ class KernelRules:
                 del self._own_reasons()[rule_id]
             if gone := self._served.pop(rule_id, None):
                 served.append(gone)
-                going_on += [gone.capture] if placed.rule.input in still else []
+                going_on += [] if still.isdisjoint(placed.rule.input.claims) else [gone.capture]
         if not self.path:
             return
         if going_on:  # packets that the filter has left to the kernel path are to find the rule
             self.path.hold([*self._stuck.values(), *going_on])
             self.path.wait()
         for each in served:
-            self.path.drop(each.capture, each.flow)
+            self._drop(each)
         self.path.hold(self._stuck.values())
 
     def block(self, reason: str) -> None:
@@ -220,11 +221,10 @@ class KernelRules:
         reason = _why_not(placed, self._egress_of)
         targets = () if reason else _targets(placed, self._egress_of)
         mtu = min((*(each.mtu for each in targets), _LONGEST)) if targets else 0
-        now = _Served(self._capture_of(source.interface), source.flow, mtu, targets)
+        now = _Served(self._capture_of(source.interface), source.flows, mtu, targets)
         before = self._served.get(rule_id)
         if before and before.capture != now.capture:  # its interface was opened again: what came in by it is no more
-            assert self.path
-            self.path.drop(before.capture, before.flow)
+            self._drop(before)
             del self._served[rule_id]
         elif before and not targets:  # packets that the filter has left to the kernel path are to find it
             now = attrs.evolve(before, mtu=0)
@@ -262,8 +262,19 @@ class KernelRules:
 
     def _forward(self, plan: _Plan, now: _Served) -> None:
         assert self.path
-        self.path.forward(now.capture, now.flow, plan.slot, now.mtu, now.targets)
+        try:
+            for flow in now.flows:
+                self.path.forward(now.capture, flow, plan.slot, now.mtu, now.targets)
+        except OSError:
+            if plan.rule_id not in self._served:
+                self._drop(now)
+            raise
         self._served[plan.rule_id] = now
+
+    def _drop(self, served: _Served) -> None:
+        assert self.path
+        for flow in served.flows:
+            self.path.drop(served.capture, flow)
 
 
 def _why_not(placed: PlacedRule, egress_of: Callable[[str], Egress]) -> str:

@@ -216,8 +216,8 @@ class Relay:
         self.outputs.adopt(prepared.egress)
         neighbours = self._neighbours.adopt(prepared.neighbours)
         sources = self.outputs.sources((*change.added, *prepared.grown))
-        still = {rule.input for rule in change.added}
-        self.inputs.unwant(rule.input for rule in change.removed if rule.input not in still)
+        still = {claim for rule in change.added for claim in rule.input.claims}
+        self.inputs.unwant(claim for rule in change.removed for claim in rule.input.claims if claim not in still)
         removed = tuple(self._leave(self._placement.displace(rule)) for rule in change.removed)
         self.kernel.forget(removed, still)
         added = tuple(self._use(self._placement.place(rule, sources, prepared.awaited)) for rule in change.added)

@@ -13,7 +13,7 @@ from itertools import chain, islice
 import attrs
 
 from mcr.errors import MAX_FAULTS, LimitReached, RuleExists, RuleNotFound, together
-from mcr.model.flow import Address, Input
+from mcr.model.flow import Address, Claim
 from mcr.model.limits import MAX_OUTPUTS, MAX_RULES
 from mcr.model.rule import NO_RULES, Rule, RuleChange
 from mcr.model.selection import Selection
@@ -53,7 +53,7 @@ class Catalog:
     def __init__(self) -> None:
         self.generation = NO_RULES
         self._by_id: dict[str, Entry] = {}
-        self._by_input: dict[Input, str] = {}
+        self._by_claim: dict[Claim, str] = {}
         self._by_name: dict[str, str] = {}
         self._outputs = 0
 
@@ -114,7 +114,7 @@ class Catalog:
         kept = [entry.rule for entry in self if entry.rule.rule_id not in gone]
         after = (*kept, *added, *changed)
         for each in (
-            [rule.input for rule in after],
+            [claim for rule in after for claim in rule.input.claims],
             [rule.rule_id for rule in after],
             [*filter(None, map(_name, after))],
         ):
@@ -184,10 +184,10 @@ class Catalog:
 
     def same(self, rule: Rule) -> Entry | None:
         """The rule that is there with the same input, outputs and name, if there is one."""
-        rule_id = self._by_input.get(rule.input)
+        rule_id = self._by_claim.get(rule.input.claims[0])
         entry = self._by_id[rule_id] if rule_id is not None else None
-        there = entry and {*entry.rule.outputs} == {*rule.outputs} and entry.rule.name == rule.name
-        return entry if there else None
+        there = entry and entry.rule.input == rule.input and {*entry.rule.outputs} == {*rule.outputs}
+        return entry if entry and there and entry.rule.name == rule.name else None
 
     # Checking.
 
@@ -207,11 +207,12 @@ class Catalog:
 
     def _taken(self, rule: Rule) -> RuleExists | None:
         """The part of a rule's identity that another rule has already, if any."""
-        if rule.input in self._by_input:
-            holder = self._by_input[rule.input]
+        if taken := next((claim for claim in rule.input.claims if claim in self._by_claim), None):
+            holder = self._by_claim[taken]
             named = f"--rule-id {shlex.quote(holder)}"
+            same = self._by_id[holder].rule.input == rule.input
             return RuleExists(
-                f"Rule already exists: {holder} takes {rule.input}",
+                f"Rule already exists: {holder} takes {rule.input if same else taken}",
                 f"remove it first: mcrctl remove {named}",
                 f"or change its outputs: mcrctl change {named} --add-outputs G:P:IF",
                 *self._renaming(rule, holder),
@@ -237,6 +238,12 @@ class Catalog:
         rules = len(self) + len(added) - len(gone)
         if rules > MAX_RULES:
             raise LimitReached(f"No room for {rules} rules", f"a relay holds at most {MAX_RULES} rules")
+        flows = len(self._by_claim) + _flows(added) - _flows(gone)
+        if flows > MAX_RULES:
+            raise LimitReached(
+                f"No room for rules with {flows} sources",
+                f"a relay holds at most {MAX_RULES} rules; one with several sources counts for each",
+            )
         outputs = self._outputs + _outputs(added) - _outputs(gone)
         if outputs > MAX_OUTPUTS:
             raise LimitReached(f"No room for {outputs} outputs", f"a relay holds at most {MAX_OUTPUTS} outputs")
@@ -248,7 +255,7 @@ class Catalog:
         sources = tuple(each.source for each in rule.outputs if each.source)
         entry = Entry(rule, self.generation, hosts, sources=sources)
         self._by_id[rule.rule_id] = entry
-        self._by_input[rule.input] = rule.rule_id
+        self._by_claim |= dict.fromkeys(rule.input.claims, rule.rule_id)
         if rule.name is not None:
             self._by_name[rule.name] = rule.rule_id
         self._outputs += len(rule.outputs)
@@ -264,7 +271,8 @@ class Catalog:
 
     def _drop(self, rule: Rule) -> Entry:
         entry = self._by_id.pop(rule.rule_id)
-        del self._by_input[rule.input]
+        for claim in rule.input.claims:
+            del self._by_claim[claim]
         if rule.name is not None:
             del self._by_name[rule.name]
         self._outputs -= len(rule.outputs)
@@ -273,7 +281,8 @@ class Catalog:
 
 def _taken_among(seen: dict[tuple[str, object], int], index: int, rule: Rule) -> RuleExists | None:
     """The part of a rule's identity that an earlier one in the same request has."""
-    for what, value in (("input", rule.input), ("id", rule.rule_id), ("name", rule.name)):
+    parts = (*(("input", claim) for claim in rule.input.claims), ("id", rule.rule_id), ("name", rule.name))
+    for what, value in parts:
         earlier = seen.setdefault((what, value), index)
         if earlier != index and value is not None:
             return RuleExists(
@@ -289,6 +298,10 @@ def _name(rule: Rule) -> str | None:
 
 def _outputs(rules: Iterable[Rule]) -> int:
     return sum(len(rule.outputs) for rule in rules)
+
+
+def _flows(rules: Iterable[Rule]) -> int:
+    return sum(len(rule.input.claims) for rule in rules)
 
 
 def _called(what: str, asked: str, known: Collection[str]) -> list[str]:

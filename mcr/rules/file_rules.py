@@ -51,7 +51,8 @@ class FileRules:
 
 def identity(rule: Rule) -> tuple[tuple[str, object], ...]:
     """What no two rules may share any part of."""
-    return ("input", rule.input), ("id", rule.rule_id), *((("name", rule.name),) if rule.name is not None else ())
+    inputs = (("input", claim) for claim in rule.input.claims)
+    return *inputs, ("id", rule.rule_id), *((("name", rule.name),) if rule.name is not None else ())
 
 
 def shared(rule: Rule, holder: Rule) -> str:

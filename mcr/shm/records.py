@@ -2,7 +2,7 @@
 
 import socket
 import struct
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import attrs
@@ -130,8 +130,8 @@ class OutputPlace:
     asked_source: Address | None = None
 
 
-def rule_put(*, tag: int, rule: int, capture: int, flow: Flow, outputs: Iterable[OutputPlace]) -> Command:
-    """Forward what arrives on `capture` of a flow to `outputs`."""
+def rule_put(*, tag: int, rule: int, capture: int, flows: Sequence[Flow], outputs: Iterable[OutputPlace]) -> Command:
+    """Forward what arrives on `capture` of these flows to `outputs`."""
     tail = b"".join(
         _body(
             "mcr_rec_output",
@@ -150,13 +150,16 @@ def rule_put(*, tag: int, rule: int, capture: int, flow: Flow, outputs: Iterable
         )
         for place in outputs
     )
+    first, *further = (make_flow(flow, capture)[0] for flow in flows)
     head = _body(
         "mcr_rec_rule",
         tag=tag,
-        flow=make_flow(flow, capture)[0],
+        flow=first,
         rule=rule,
         output_count=len(tail) // ffi.sizeof("struct mcr_rec_output"),
+        more_flows=len(further),
     )
+    tail += b"".join(bytes(ffi.buffer(ffi.addressof(each))) for each in further)
     return Command(lib.MCR_REC_RULE_PUT, head + tail, slot=rule)
 
 

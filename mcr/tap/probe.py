@@ -21,7 +21,7 @@ from mcr.model.flow import Input
 from mcr.net import uapi
 from mcr.net.filter.cbpf import REJECT_ALL, attach_filter, select_kin
 from mcr.net.patience import set_option
-from mcr.tap.sighting import Datagram, Look, Query, Sighting, Tag, identify
+from mcr.tap.sighting import Datagram, Look, Query, Sighting, Tag, Wanted, identify
 
 LOOK_SECONDS: Final = 2.0
 """How long a look takes if the flow does not come in."""
@@ -52,18 +52,18 @@ class _Frame(NamedTuple):
         return self.address[2] == uapi.PACKET_LOOPBACK
 
 
-def look_at_wire(source: Input, index: int, seconds: float = LOOK_SECONDS) -> Look:
+def look_at_wire(wanted: Wanted, index: int, seconds: float = LOOK_SECONDS) -> Look:
     """Look until the flow comes in where a rule takes it, or for so many seconds.
 
     Args:
-        source: the flow, and where it should come in.
+        wanted: the flow, and where it should come in.
         index: of that interface.
         seconds: at most.
 
     Raises:
         SystemFault: naming the step.
     """
-    expected = Sighting.of(source)
+    source = wanted.input
     frames: Counter[Sighting] = Counter()
     queries: Counter[str] = Counter()
     try:
@@ -85,14 +85,15 @@ def look_at_wire(source: Input, index: int, seconds: float = LOOK_SECONDS) -> Lo
                 continue
             taken += 1
             if taken == _FRAMES:
-                attach_filter(tap, select_kin(source.flow, _SNAP, strictly=True))
+                attach_filter(tap, select_kin(source.flows[0], _SNAP, strictly=True))
             came_by = source.interface if frame.address[0] == name else frame.address[0]
             match _identify(frame, came_by):
                 case Datagram(sighting, _) if frame.outgoing:
                     frames[attrs.evolve(sighting, outgoing=True)] += 1
-                case Datagram(sighting, size):
-                    frames[sighting] += 1
-                    payload = size if sighting == expected else None
+                case Datagram(sighting, size, sender):
+                    seen = attrs.evolve(sighting, source=sender) if wanted.by_source else sighting
+                    frames[seen] += 1
+                    payload = size if seen in wanted else None
                 case Query(interface) if not (frame.outgoing or frame.looped):
                     queries[interface] += 1
     return Look(time.monotonic() - started, frames, queries, payload)
@@ -117,7 +118,7 @@ def _open(source: Input, index: int) -> socket.socket:
         membership = struct.pack("iHH8x", index, uapi.PACKET_MR_ALLMULTI, 0)
         set_option(opened, uapi.SOL_PACKET, uapi.PACKET_ADD_MEMBERSHIP, membership)
         step = "SO_ATTACH_FILTER"
-        attach_filter(opened, select_kin(source.flow, _SNAP))
+        attach_filter(opened, select_kin(source.flows[0], _SNAP))
         step = "bind"
         _bind_everywhere(opened)
     except OSError as error:

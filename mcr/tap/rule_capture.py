@@ -13,6 +13,7 @@ from collections import defaultdict
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from ipaddress import IPv4Address
+from itertools import chain
 from types import TracebackType
 from typing import Any, Final, Self
 
@@ -58,25 +59,48 @@ class Place:
 
     Attributes:
         flows: groups (or hosts) and ports that are captured there.
+        sources: that packets come from; none: from any.
+        left: but for these.
     """
 
     interface: str
     outgoing: bool
     flows: frozenset[Flow]
+    sources: frozenset[IPv4Address] = frozenset()
+    left: frozenset[IPv4Address] = frozenset()
+
+    def takes_from(self, source: bytes) -> bool:
+        """Whether packets from there are the rule's."""
+        if not self.sources and not self.left:
+            return True
+        address = IPv4Address(source)
+        return address in self.sources if self.sources else address not in self.left
 
 
-def places_of(rule: Mapping[str, Any], sides: Collection[str]) -> list[Place]:
+def places_of(rule: Mapping[str, Any], sides: Collection[str], others: Iterable[Mapping[str, Any]] = ()) -> list[Place]:
     """Where the packets of a rule are.
 
     Args:
         rule: as `list` gives it.
         sides: ``in``, ``out``, or both.
+        others: rules that may take what comes from certain sources.
     """
     flows: defaultdict[tuple[str, bool], set[Flow]] = defaultdict(set)
     ends = [(rule["input"], False)] * ("in" in sides) + [(each, True) for each in rule["outputs"]] * ("out" in sides)
     for end, outgoing in ends:
         flows[end["interface"], outgoing].add(Flow(IPv4Address(end["group"]), end["port"], end.get("vlan") or 0))
-    return [Place(interface, outgoing, frozenset(wanted)) for (interface, outgoing), wanted in flows.items()]
+    taken = rule["input"]
+    same = [each["input"] for each in others if _without_sources(each["input"]) == _without_sources(taken)]
+    left = () if taken.get("sources") else chain.from_iterable(each.get("sources", ()) for each in same)
+    named, not_from = (frozenset(map(IPv4Address, each)) for each in (taken.get("sources", ()), left))
+    return [
+        Place(interface, outgoing, frozenset(wanted), *(() if outgoing else (named, not_from)))
+        for (interface, outgoing), wanted in flows.items()
+    ]
+
+
+def _without_sources(taken: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in taken.items() if name != "sources"}
 
 
 @attrs.frozen
@@ -206,7 +230,7 @@ class RuleCapture:
         ports = _PORTS.unpack_from(data, parsed.payload - _UDP_HEADER) if ret == 0 else (0, 0)
         # The filter lets in what has no port to look at.
         vlan = tag & uapi.VLAN_VID_MASK if status & uapi.TP_STATUS_VLAN_VALID else 0
-        if (vlan, group, ports[1]) not in self._wanted[place]:
+        if (vlan, group, ports[1]) not in self._wanted[place] or not where.takes_from(source):
             return None
         verdict = SENT if where.outgoing else _unsound(ret)
         if not verdict:

@@ -3,8 +3,9 @@
 import socket
 import struct
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from ipaddress import IPv4Address
+from itertools import chain
 from typing import NamedTuple
 
 import attrs
@@ -14,7 +15,7 @@ from mcr.net import uapi
 
 _MORE_FRAGMENTS = 0x2000
 _FRAGMENT_OFFSET = 0x1FFF
-_IP_HEADER = struct.Struct("!BxxxxxHxBxxxxxx4s")  # version and length, fragment, protocol, destination
+_IP_HEADER = struct.Struct("!BxxxxxHxBxx4s4s")  # version and length, fragment, protocol, source, destination
 _UDP_HEADER = struct.Struct("!xxHHxx")  # destination port, length
 _ALL_HOSTS = IPv4Address("224.0.0.1")  # one to another group reaches only hosts that have joined it
 _TAG = struct.Struct("!HH")  # TCI, protocol of what follows
@@ -41,6 +42,7 @@ class Sighting:
         port: None for fragments that bear none.
         tags: the outermost first, without those that bear a priority alone (VLAN 0).
         outgoing: this machine sent them, out of the interface.
+        source: that they came from; None: whoever looks does not tell sources apart.
     """
 
     interface: str
@@ -49,12 +51,12 @@ class Sighting:
     tags: tuple[Tag, ...] = ()
     fragment: bool = False
     outgoing: bool = False
+    source: Address | None = None
 
     @classmethod
     def of(cls, source: Input) -> "Sighting":
-        """What a rule takes: whole, and tagged as its flow is."""
-        flow = source.flow
-        return cls(source.interface, flow.group, flow.port, (Tag(flow.vlan),) if flow.vlan else ())
+        """What a rule takes, from whatever source: whole, and tagged as its flow is."""
+        return cls(source.interface, source.group, source.port, (Tag(source.vlan),) if source.vlan else ())
 
     @property
     def flow(self) -> Flow | None:
@@ -63,19 +65,58 @@ class Sighting:
             return None
         match self.tags:
             case ():
-                return Flow(self.group, self.port)
+                return Flow(self.group, self.port, source=self.source)
             case (tag,):
-                return Flow(self.group, self.port, tag.vlan)
+                return Flow(self.group, self.port, tag.vlan, self.source)
             case _:
                 return None
 
 
 @attrs.frozen
+class Wanted:
+    """What a rule takes of the wire.
+
+    Attributes:
+        input: of the rule.
+        left: sources of the same flow that other rules take.
+    """
+
+    input: Input
+    left: frozenset[Address] = frozenset()
+
+    @classmethod
+    def of(cls, source: Input, others: Iterable[Input]) -> "Wanted":
+        """What a rule takes beside others."""
+        same = attrs.evolve(source, sources=())
+        left = (each.sources for each in others if each.sources and attrs.evolve(each, sources=()) == same)
+        return cls(source, frozenset(chain.from_iterable(left)))
+
+    @property
+    def by_source(self) -> bool:
+        """Whether sources have to be told apart."""
+        return bool(self.input.sources or self.left)
+
+    def __contains__(self, sighting: Sighting) -> bool:
+        if attrs.evolve(sighting, source=None) != Sighting.of(self.input):
+            return False
+        return self.takes_from(sighting.source)
+
+    def takes_from(self, source: Address | None) -> bool:
+        """Whether the rule takes it from there; None: sources are not told apart."""
+        return source in self.input.sources if self.input.sources else source not in self.left
+
+    def count(self, frames: Mapping[Sighting, int]) -> int:
+        """How many of these the rule takes."""
+        return sum(number for sighting, number in frames.items() if sighting in self)
+
+
+@attrs.frozen
 class Datagram:
-    """One UDP frame. `payload`: bytes, of the datagrams in it if it is a super-frame."""
+    """One UDP frame. `payload`: bytes, of the datagrams in it if it is a super-frame. `source`: address."""
 
     sighting: Sighting
     payload: int
+    source: Address
 
 
 @attrs.frozen
@@ -129,16 +170,17 @@ def identify(data: bytes, interface: str, protocol: int, tag: Tag | None, segmen
         tags = tuple(each for each in tags if each.vlan)  # with VLAN 0 a tag bears but a priority
         if protocol != uapi.ETH_P_IP:
             return None
-        first, fragment, transport, destination = _IP_HEADER.unpack_from(data)
-        group = IPv4Address(destination)
+        first, fragment, transport, origin, destination = _IP_HEADER.unpack_from(data)
+        source, group = IPv4Address(origin), IPv4Address(destination)
         if transport == socket.IPPROTO_IGMP:
             return None if tags or group != _ALL_HOSTS else Query(interface)
         if transport != socket.IPPROTO_UDP:
             return None
         fragmented = bool(fragment & (_MORE_FRAGMENTS | _FRAGMENT_OFFSET))
         if fragment & _FRAGMENT_OFFSET:
-            return Datagram(Sighting(interface, group, None, tags, fragmented), 0)
+            return Datagram(Sighting(interface, group, None, tags, fragmented), 0, source)
         port, length = _UDP_HEADER.unpack_from(data, (first & 0x0F) * 4)
     except struct.error:
         return None
-    return Datagram(Sighting(interface, group, port, tags, fragmented), segment or max(length - _UDP_HEADER.size, 0))
+    payload = segment or max(length - _UDP_HEADER.size, 0)
+    return Datagram(Sighting(interface, group, port, tags, fragmented), payload, source)

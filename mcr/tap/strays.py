@@ -7,9 +7,11 @@ import selectors
 import socket
 import time
 from collections import Counter, defaultdict
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from contextlib import ExitStack
 from typing import Final, cast
+
+import attrs
 
 from mcr.model.flow import Flow, Input
 from mcr.net import uapi
@@ -35,7 +37,7 @@ def look_for_strays(links: Iterable[Link], rules: Iterable[Input]) -> Counter[Si
     """
     wanted: defaultdict[str, list[Flow]] = defaultdict(list)
     for source in rules:
-        wanted[source.interface].append(source.flow)
+        wanted[source.interface] += source.flows
     seen: Counter[Sighting] = Counter()
     with ExitStack() as stack:
         selector = stack.enter_context(selectors.PollSelector())
@@ -52,18 +54,29 @@ def look_for_strays(links: Iterable[Link], rules: Iterable[Input]) -> Counter[Si
                 data, address = cast("socket.socket", key.fileobj).recvfrom(_SNAP)
                 taken += 1
                 match identify(data, key.data, address[1], None):
-                    case Datagram(sighting, _) if sighting.port is not None:
-                        seen[sighting] += 1
-    taken_by_rules = {(name, each.group, each.port) for name, flows in wanted.items() for each in flows}
-    for sighting in list(seen):
-        if (sighting.interface, sighting.group, sighting.port) in taken_by_rules:
-            del seen[sighting]
-    return seen
+                    case Datagram(sighting, _, sender) if sighting.port is not None:
+                        seen[attrs.evolve(sighting, source=sender)] += 1
+    return _without_taken(seen, wanted)
+
+
+def _without_taken(seen: Mapping[Sighting, int], wanted: Mapping[str, Iterable[Flow]]) -> Counter[Sighting]:
+    """Those that no rule takes; sources are told apart where some rule names one."""
+    taken = {(name, each.group, each.port, each.source) for name, flows in wanted.items() for each in flows}
+    by_source = {each[:3] for each in taken if each[3]}
+    strays: Counter[Sighting] = Counter()
+    for sighting, count in seen.items():
+        flow = sighting.interface, sighting.group, sighting.port
+        if (*flow, None) not in taken and (*flow, sighting.source) not in taken:
+            strays[sighting if flow in by_source else attrs.evolve(sighting, source=None)] += count
+    return strays
 
 
 def _unwanted(wanted: list[Flow]) -> tuple[Instruction, ...]:
-    """A filter for UDP to groups that is not wanted; for all to groups, if there are too many rules for one."""
+    """A filter for UDP to groups that is not wanted; for all to groups, if there are too many rules for one.
+
+    What is wanted from one source comes in, as it may come from others.
+    """
     try:
-        return select_groups(select_udp(wanted, invert=True))
+        return select_groups(select_udp([each for each in wanted if not each.source], invert=True))
     except OverflowError:
         return select_groups(select_udp((), invert=True))

@@ -7,12 +7,12 @@ out by the socket's filter. The capture filters, and so the rules that forward, 
 import socket
 import time
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 
 import attrs
 
 from mcr.errors import SystemFault
-from mcr.model.flow import Address, Flow, Input
+from mcr.model.flow import WITH_SOURCE, Address, Flow, Input
 from mcr.net import uapi
 from mcr.net.filter.cbpf import REJECT_ALL, Instruction, attach_filter, select_groups, select_udp
 from mcr.net.interfaces import not_found
@@ -26,13 +26,14 @@ _BUFFER = 1 << 20  # bytes of frames that wait
 
 @attrs.frozen
 class UnmatchedFlow:
-    """A group and port that no rule takes; `bps`: of payload."""
+    """A group and port that no rule takes; `bps`: of payload. `source`: where a rule would have to name it."""
 
     group: Address
     port: int
     frames: int
     pps: float
     bps: float
+    source: Address | None = None
 
 
 @attrs.frozen
@@ -75,7 +76,7 @@ def look_for_unmatched(interface: str, rules: Iterable[Input], seconds: float) -
     Raises:
         SystemFault: no packet socket could be opened.
     """
-    taken = {each.flow for each in rules if each.interface == interface and not each.vlan}
+    taken = {flow for each in rules if each.interface == interface and not each.vlan for flow in each.flows}
     try:
         with _open(interface, taken) as tap:
             return _look(tap, interface, taken, seconds)
@@ -88,7 +89,7 @@ def _open(interface: str, taken: set[Flow]) -> socket.socket:
     try:
         attach_filter(tap, REJECT_ALL)
         tap.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, _BUFFER)
-        attach_filter(tap, _all_but(taken) or _to_groups(()))
+        attach_filter(tap, _all_but(_from_any(taken)) or _to_groups(()))
         tap.bind((interface, uapi.ETH_P_ALL))
     except OSError:
         tap.close()
@@ -100,6 +101,7 @@ def _look(tap: socket.socket, interface: str, taken: set[Flow], seconds: float) 
     frames: Counter[Flow] = Counter()
     sizes: Counter[Flow] = Counter()
     spans: dict[Flow, float] = {}  # of those that are known well enough
+    by_source = {(each.group, each.port) for each in taken if each.source}
     begun, rounds, left = time.monotonic(), 0, _FRAMES
     while rounds < _ROUNDS and (time_left := begun + seconds - time.monotonic()) > 0:
         tap.settimeout(time_left)
@@ -108,20 +110,22 @@ def _look(tap: socket.socket, interface: str, taken: set[Flow], seconds: float) 
         except TimeoutError:
             break
         left -= 1
-        flow, size = _flow_of(data, interface, address[1])
-        if flow and flow not in taken and flow not in spans:
+        flow, size = _flow_of(data, interface, address[1], by_source)
+        if flow and flow not in taken and flow not in spans and Flow(flow.group, flow.port) not in taken:
             frames[flow] += 1
             sizes[flow] += size
         if not left:
             rounds, left = rounds + 1, _FRAMES
             spans |= {each: time.monotonic() - begun for each in frames if each not in spans}
-            program = _all_but(taken | spans.keys())
+            program = _all_but(_from_any(taken) | spans.keys())
             if program is None:
                 break
             attach_filter(tap, program)
     whole = time.monotonic() - begun
     found = (
-        UnmatchedFlow(each.group, each.port, count, round(count / span, 1), round(8 * sizes[each] / span, 1))
+        UnmatchedFlow(
+            each.group, each.port, count, round(count / span, 1), round(8 * sizes[each] / span, 1), each.source
+        )
         for each, count in frames.items()
         for span in [spans.get(each, whole)]
     )
@@ -129,10 +133,19 @@ def _look(tap: socket.socket, interface: str, taken: set[Flow], seconds: float) 
     return Unmatched(interface, round(whole, 1), tuple(sorted(found, key=lambda each: -each.pps)), not ended_early)
 
 
-def _flow_of(data: bytes, interface: str, protocol: int) -> tuple[Flow | None, int]:
+def _from_any(taken: set[Flow]) -> set[Flow]:
+    """Those that are taken whatever their source: what is taken from one source may come from others."""
+    return {each for each in taken if not each.source}
+
+
+def _flow_of(
+    data: bytes, interface: str, protocol: int, by_source: Collection[tuple[Address, int]]
+) -> tuple[Flow | None, int]:
+    """A flow that a rule could take, with its source where rules name one, or should; and bytes of payload."""
     match identify(data, interface, protocol, None):
-        case Datagram(sighting, size) if sighting.port is not None and not sighting.tags:
-            return Flow(sighting.group, sighting.port), size
+        case Datagram(sighting, size, source) if sighting.port is not None and not sighting.tags:
+            named = sighting.group in WITH_SOURCE or (sighting.group, sighting.port) in by_source
+            return Flow(sighting.group, sighting.port, source=source if named else None), size
         case _:
             return None, 0
 

@@ -12,6 +12,7 @@ import pytest
 from mcr.errors import SystemFault
 from mcr.net.interfaces import Interface
 from mcr.net.membership import Memberships
+from mcr.net.procfs import asked_sources
 from mcr.process.descriptor_store import DescriptorStore
 
 GROUPS = [IPv4Address(f"239.77.1.{number}") for number in range(1, 31)]  # more than one socket holds
@@ -45,6 +46,28 @@ def test_groups_are_joined_anew_on_an_interface_that_was_made_again(memberships:
     for group in GROUPS:
         memberships.leave(group, LOOPBACK)
     assert joined() == set()
+
+
+def asked_of(group: IPv4Address) -> set[IPv4Address]:
+    """Sources that a group is asked for from, on the loopback."""
+    return {source for index, each, source in asked_sources() if (index, each) == (LOOPBACK.index, group)}
+
+
+def test_a_group_is_joined_from_more_sources_than_one_socket_holds(memberships: Memberships) -> None:
+    """net.ipv4.igmp_max_msf is 10 by default. Who asks for any source beside them changes nothing for them."""
+    sources = {IPv4Address(f"198.18.0.{number}") for number in range(1, 31)}
+    for source in sources:
+        memberships.join(GROUPS[0], LOOPBACK, source)
+    memberships.join(GROUPS[0], LOOPBACK)
+    assert (asked_of(GROUPS[0]), memberships.count("lo")) == (sources, 1)
+    memberships.move(LOOPBACK)
+    assert asked_of(GROUPS[0]) == sources
+    memberships.leave(GROUPS[0], LOOPBACK)
+    assert joined() == {GROUPS[0]}
+    for source in sorted(sources):
+        memberships.leave(GROUPS[0], LOOPBACK, source)
+        sources.remove(source)
+        assert asked_of(GROUPS[0]) == sources
 
 
 def test_what_could_not_be_joined_is_joined_later(memberships: Memberships, monkeypatch: pytest.MonkeyPatch) -> None:

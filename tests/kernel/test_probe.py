@@ -16,7 +16,7 @@ from mcr.model.flow import Input
 from mcr.net.links import Link
 from mcr.tap import unmatched
 from mcr.tap.probe import look_at_wire
-from mcr.tap.sighting import Look, Sighting, Tag
+from mcr.tap.sighting import Look, Sighting, Tag, Wanted
 from mcr.tap.strays import look_for_strays
 from mcr.tap.unmatched import look_for_unmatched
 from trafficgen.interface import open_interface
@@ -42,7 +42,7 @@ Watch = Callable[..., Any]
 
 
 def look_at_b0(seconds: float = 0.1) -> Look:
-    return look_at_wire(SOURCE, 11, seconds)
+    return look_at_wire(Wanted(SOURCE), 11, seconds)
 
 
 def look_until_seen() -> Look:
@@ -142,7 +142,7 @@ def test_what_no_rule_takes_is_seen(watch: Watch, rules: int) -> None:
 
 def test_an_interface_that_is_not_there_is_a_fault() -> None:
     with pytest.raises(SystemFault, match=r"Cannot probe b0: .*\(os error \d+\)"):
-        look_at_wire(SOURCE, 999_999)
+        look_at_wire(Wanted(SOURCE), 999_999)
 
 
 @pytest.mark.parametrize(("rules", "frames_of_a_round"), [(1, 4_000), (1, 10), (2_000, 4_000)])

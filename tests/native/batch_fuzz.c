@@ -280,18 +280,17 @@ static void move_all(struct world *w, uint32_t slot, uint32_t left)
 	CHECK(w->worker->segment->totals.matched >= w->owed);
 }
 
-/* A rule that packets are not yet looked up for, by VLAN, source or IPv6, is not taken for another. */
+/* A rule that packets are not yet looked up for, by VLAN or IPv6, is not taken for another. */
 static void check_flows(struct world *w)
 {
 	struct mcr_flow flows[] = {
 		mcr_flow_ipv4(0, MCR_MAX_VLANS, 0, htonl(0xef010100), htons(5000)),
-		mcr_flow_ipv4(0, 0, htonl(0xc6120001), htonl(0xef010100), htons(5000)),
 		mcr_flow_ipv4(CAPTURES, 0, 0, htonl(0xef010100), htons(5000)),
 		mcr_flow_ipv4(0, 0, 0, htonl(0xef010100), htons(5000)),
 	};
 
-	flows[2].interface = MCR_MAX_INTERFACES;
-	flows[3].family = AF_INET6;
+	flows[1].interface = MCR_MAX_INTERFACES;
+	flows[2].family = AF_INET6;
 	for (uint32_t i = 0; i < sizeof(flows) / sizeof(*flows); i++) {
 		struct mcr_rec_rule head = { .tag = 99, .rule = RULES, .flow = flows[i] };
 

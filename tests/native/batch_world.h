@@ -76,10 +76,27 @@ static void *allocate(size_t size)
 
 /* The worker. */
 
+/* One rule in four takes what comes from two sources, one of them that of the frames; by its second flow or its first. */
+static void name_sources(struct mcr_rec_rule *head, struct mcr_flow *further)
+{
+	bool second = rnd(2);
+
+	if (head->rule % 4 != 3)
+		return;
+	*further = head->flow;
+	head->flow.source = htonl(second ? 0xc6120005 : 0xc6120001);
+	further->source = htonl(second ? 0xc6120001 : 0xc6120005);
+	head->more_flows = 1;
+}
+
 static void put_rule(struct world *w, uint32_t rule)
 {
 	struct mcr_rec_rule head = { .tag = 1 + rule, .rule = rule };
-	struct mcr_rec_output outputs[OUTPUTS];
+	struct {
+		struct mcr_rec_output outputs[OUTPUTS];
+		struct mcr_flow room;
+	} tail;
+	struct mcr_rec_output *outputs = tail.outputs;
 
 	head.flow = mcr_flow_ipv4(rule % CAPTURES, 0, 0, htonl(0xef010100 + rule), htons((uint16_t)(5000 + rule)));
 	head.output_count = (uint16_t)(rule % (OUTPUTS + 1));
@@ -98,7 +115,9 @@ static void put_rule(struct world *w, uint32_t rule)
 			.keeps = rnd(2) ? (uint8_t)rnd(8) : 0,
 			.asked_source = rnd(8) ? 0 : htonl(0xc6120003),
 		};
+	name_sources(&head, (struct mcr_flow *)(outputs + head.output_count));
 	CHECK(!mcr_rules_put(&w->worker->rules, w->worker->segment, &head, outputs));
+	CHECK(w->worker->rules.match.unused <= MCR_MAX_RULES + RULES);
 	memset(&w->worker->refusals.outputs[rule * OUTPUTS], 0, OUTPUTS * sizeof(*w->worker->refusals.outputs));
 	w->held |= 1u << rule;
 }

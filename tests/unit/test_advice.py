@@ -22,4 +22,6 @@ from mcr.rules.advice import advice
 )
 def test_groups_that_are_for_something_else_are_told(group: str, to: str, said: list[str]) -> None:
     found = advice(Input("eth0", IPv4Address(group), 5000), (Output(IPv4Address(to), 6000, "eth1"),))
+    named = Input("eth0", IPv4Address(group), 5000, sources=(IPv4Address("198.18.0.1"),))
+    assert not [each for each in advice(named, ()) if "232.0.0.0/8" in each]
     assert [each.partition(":")[0].partition(", such")[0] for each in found] == said

@@ -40,6 +40,34 @@ def held(catalog: Catalog) -> list[str]:
     return [entry.rule.rule_id for entry in catalog]
 
 
+def from_sources(rule_id: str, *sources: int) -> Rule:
+    """A rule for one group, from the sources with these numbers."""
+    taken = tuple(ip_address("198.18.0.0") + number for number in sources)
+    return attrs.evolve(rule(1, rule_id=rule_id), input=attrs.evolve(rule(1).input, sources=taken))
+
+
+def test_two_rules_share_no_source_of_a_flow() -> None:
+    """One for any source is beside those for some; what a rule lets go another may take."""
+    catalog = holding(from_sources("some", 1, 2), from_sources("any"))
+    with pytest.raises(RuleExists, match=r"some takes 239\.1\.0\.1:5000 on eth0 from 198\.18\.0\.2$"):
+        catalog.plan_addition([from_sources("more", 2, 3)])
+    with pytest.raises(RuleExists, match=r"rules\[1\] has the same input as rules\[0\], .* from 198\.18\.0\.4$"):
+        catalog.plan_addition([from_sources("one", 3, 4), from_sources("two", 4, 5)])
+    with pytest.raises(RuleExists, match=r"two rules would have .* from 198\.18\.0\.2$"):
+        catalog.plan_exchange([from_sources("more", 2, 3)], [], [])
+    catalog.note(catalog.plan_exchange([from_sources("more", 2, 3)], [from_sources("some", 1, 2)], []))
+    catalog.plan_addition([from_sources("first", 1)])
+    assert catalog.same(from_sources("again", 3, 2)) == catalog.find("more", None)
+    assert catalog.same(from_sources("less", 2)) is None
+
+
+def test_a_rule_counts_once_for_each_of_its_sources() -> None:
+    """The workers' table has a flow for each."""
+    full = holding(*(from_sources(f"r{first}", *range(first, first + 64)) for first in range(1, MAX_RULES + 1, 64)))
+    with pytest.raises(LimitReached, match=f"No room for rules with {MAX_RULES + 1} sources"):
+        full.plan_addition([rule(2)])
+
+
 def test_generations_are_numbered_without_gaps() -> None:
     catalog = Catalog()
     assert catalog.generation == NO_RULES

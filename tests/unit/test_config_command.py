@@ -164,6 +164,8 @@ def view(rule: Rule) -> dict[str, Any]:
         rule, value_serializer=lambda _, __, value: str(value) if isinstance(value, IPv4Address) else value
     )
     outputs = [{**each, "state": "active", "reason": ""} for each in shown["outputs"]]
+    if not rule.input.sources:
+        del shown["input"]["sources"]
     return {**shown, "outputs": outputs, "state": "active", "reason": "", "warnings": []}
 
 

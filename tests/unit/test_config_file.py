@@ -206,6 +206,29 @@ def test_duplicates_are_told_with_both_places(tmp_path: Path) -> None:
     assert len(faults(tmp_path, rule() + rule())) == 1
 
 
+def test_rules_that_share_a_source_clash_and_the_place_of_the_other_is_told(tmp_path: Path) -> None:
+    """Once, however many they share; the rule for any source is another one."""
+    two = 'input = { interface = "eth0", group = "239.1.1.1", port = 5000, sources = ["198.18.0.1", "198.18.0.2"] }'
+    outputs = 'outputs = ["239.2.2.2:6000:eth1"]'
+    a, b = f"[[rule]]\n{two}\n{outputs}", f'[[rule]]\nrule_id = "b"\n{two}\n{outputs}\n{rule()}'
+    first = f"the same input as at {tmp_path}/a.toml:1, 239.1.1.1:5000 on eth0 from 198.18.0.1"
+    assert faults(tmp_path, a, b) == [f"b.toml:1: Rule already exists: {first}"]
+
+
+@pytest.mark.parametrize(
+    ("sources", "said"),
+    [
+        ('["239.1.1.1"]', "Invalid input sources: '239.1.1.1' is not the address of a host"),
+        ('["198.18.0.1", 5]', "input sources must be strings, not a whole number"),
+        ('"198.18.0.1"', "input sources must be an array, not a string"),
+        ('["nobody"]', "Invalid input sources: 'nobody' is not an IP address"),
+    ],
+)
+def test_sources_that_nobody_can_have_are_told(tmp_path: Path, sources: str, said: str) -> None:
+    source = f'input = {{ interface = "eth0", group = "239.1.1.1", port = 5000, sources = {sources} }}'
+    assert faults(tmp_path, f'[[rule]]\n{source}\noutputs = ["239.2.2.2:6000:eth1"]') == [f"a.toml:2: {said}"]
+
+
 def test_a_setting_stands_in_one_file(tmp_path: Path) -> None:
     found = faults(tmp_path, "[settings]\nabsorb = 1", "[settings]\n\nabsorb = 0")
     assert found == [f"b.toml:3: absorb is set already at {tmp_path}/a.toml:2"]

@@ -3,6 +3,7 @@
 from collections import Counter
 from collections.abc import Iterable
 from ipaddress import IPv4Address
+from typing import Any
 
 import attrs
 import pytest
@@ -18,6 +19,8 @@ from mcr.model.rule import RuleState, RuleView
 from mcr.model.worker import WorkerState, WorkerView
 from mcr.net.firewall import Chain, Firewall
 from mcr.tap.sighting import Look, Sighting, Tag
+
+SENDER = IPv4Address("198.18.0.1")
 
 CLOSED = Firewall((Chain("inet filter", "input", "input", drops=True, rules=1, igmp=False),))
 OPEN = Firewall((Chain("inet filter", "input", "input", drops=False, rules=3, igmp=True),))
@@ -85,6 +88,20 @@ def test_the_reason_that_the_rule_gives_says_what_became_of_its_interface() -> N
     ):
         (finding,) = judge_entrance(SOURCE, Entrance(None), reason)
         assert (finding.what, finding.remedy.startswith(remedy)) == (what, True)
+
+
+@pytest.mark.parametrize(
+    ("change", "expected"),
+    [
+        ({"igmp": "V3"}, []),
+        ({"igmp": "V2"}, ["advice source_joined"]),
+        ({"igmp": "V3", "sources": {(11, OTHER, SENDER), (12, GROUP, SENDER)}}, ["fault source_joined"]),
+    ],
+)
+def test_a_source_is_asked_for_in_a_language_that_has_words_for_it(change: dict[str, Any], expected: list[str]) -> None:
+    source = attrs.evolve(SOURCE, sources=(SENDER,))
+    entrance = attrs.evolve(ENTRANCE, **{"sources": {(11, GROUP, SENDER)}} | change)
+    assert troubles(judge_entrance(source, entrance)) == expected
 
 
 def test_without_an_address_the_reverse_path_check_matters() -> None:

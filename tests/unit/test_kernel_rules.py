@@ -229,7 +229,7 @@ def test_a_rule_can_be_removed_without_memory(kernel: Kernel) -> None:
     kernel.full = True
     kernel.follow(GROUP, SECOND)
     kernel.did.clear()
-    kernel.rules.forget([_placed(GROUP)], {RULE.input})
+    kernel.rules.forget([_placed(GROUP)], {*RULE.input.claims})
     assert (kernel.did, kernel.held) == (["wait", "drop", "let go"], set())
 
 

@@ -1,10 +1,11 @@
-"""The match table against a dictionary."""
+"""The match table against a dictionary. A flow with its source is found before the same one from any."""
 
 import errno
 import functools
 from ipaddress import IPv4Address
 from typing import Any
 
+import attrs
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -34,6 +35,12 @@ PLACES = st.integers(0, GROUPS * PORTS * SLOTS * VLANS * (GROUPS + 1) - 1)
 STEPS = st.tuples(st.sampled_from(["put", "drop", "find", "drop known", "find known", "drop other"]), PLACES)
 
 
+def without_source(place: Place) -> Place:
+    """What takes the same from any source."""
+    slot, flow = place
+    return slot, attrs.evolve(flow, source=None)
+
+
 def encode(place: Place) -> Any:
     slot, flow = place
     return make_flow(flow, slot)
@@ -54,7 +61,7 @@ def crowded() -> Any:
     lib.mcr_match_init(table)
     for number, each in enumerate(OTHERS):
         table.rules[number].flow = each
-        assert lib.mcr_match_put(table, number) == 0
+        assert lib.mcr_match_put(table, number, number) == 0
     return table
 
 
@@ -72,7 +79,7 @@ def test_every_put_drop_and_find_answers_as_a_dictionary_would(steps: list[tuple
             case ["put"]:
                 rule = len(OTHERS) + len(known)
                 table.rules[rule].flow = encode(place)[0]
-                assert lib.mcr_match_put(table, rule) == 0
+                assert lib.mcr_match_put(table, rule, rule) == 0
                 model[place] = rule
                 known.append(place)
             case ["drop", "other"]:
@@ -84,7 +91,9 @@ def test_every_put_drop_and_find_answers_as_a_dictionary_would(steps: list[tuple
                 expected = 0 if model.pop(place, None) is not None else -errno.ENOENT
                 assert lib.mcr_match_drop(table, encode(place)) == expected
             case _:
-                assert lib.mcr_match_find(table, encode(place)) == model.get(place, lib.MCR_NO_RULE)
+                from_any = model.get(without_source(place), lib.MCR_NO_RULE)
+                assert lib.mcr_match_find(table, encode(place)) == model.get(place, from_any)
+        assert table.sourced == sum(flow.source is not None for _, flow in model)
         assert table.used == len(OTHERS) - len(gone) + len(model)
     assert find_all(table, OTHERS) == [lib.MCR_NO_RULE if other in gone else other for other in range(len(OTHERS))]
 
@@ -96,9 +105,9 @@ def test_full_table_still_answers() -> None:
     flows = [lib.mcr_flow_ipv4(i % 7, 0, 0, i * 2654435761 % 2**32, i % 65535 + 1) for i in range(lib.MCR_MAX_RULES)]
     for number, each in enumerate(flows):
         table.rules[number].flow = each
-        assert lib.mcr_match_put(table, number) == 0
+        assert lib.mcr_match_put(table, number, number) == 0
     table.rules[0].flow = lib.mcr_flow_ipv4(99, 0, 0, 1, 1)
-    assert lib.mcr_match_put(table, 0) == -errno.ENOSPC
+    assert lib.mcr_match_put(table, 0, 0) == -errno.ENOSPC
     table.rules[0].flow = flows[0]
     assert find_all(table, flows) == list(range(len(flows)))
     for each in flows[::2]:

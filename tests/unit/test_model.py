@@ -33,6 +33,23 @@ def test_what_is_no_address_is_refused_with_its_text_and_purpose(text: str) -> N
     assert repr(text) in caught.value.message
 
 
+@pytest.mark.parametrize("source", ["239.1.1.1", "0.1.2.3", "127.0.0.1", "255.255.255.255", "240.0.0.1"])
+def test_what_no_host_sends_from_is_no_source(source: str) -> None:
+    with pytest.raises(InvalidParams, match=f"Invalid input source: '{source}' is not the address of a host"):
+        Input("eth0", GROUP, 5000, sources=(IPv4Address(source),))
+
+
+def test_sources_are_the_same_in_whatever_order_and_make_another_input() -> None:
+    first, second = IPv4Address("198.18.0.1"), IPv4Address("198.18.0.2")
+    inputs = [Input("eth0", GROUP, 5000, sources=each) for each in ((first, second), (second, first, second))]
+    assert inputs[0] == inputs[1]
+    assert str(inputs[0]) == "239.1.1.1:5000 on eth0 from 198.18.0.1 or 198.18.0.2"
+    assert len({automatic_rule_id(each) for each in (*inputs, INPUT)}) == 2
+    many = tuple(first + number for number in range(65))
+    with pytest.raises(InvalidParams, match="has 65 sources"):
+        Input("eth0", GROUP, 5000, sources=many)
+
+
 def test_ipv6_is_refused_for_what_it_is() -> None:
     with pytest.raises(InvalidParams, match="is an IPv6 address"):
         parse_address("[ff15::1]", "input group")

@@ -16,13 +16,19 @@ def test_rule_record_carries_key_and_outputs_in_network_byte_order() -> None:
     asked = ip_address("198.18.0.1")
     last = records.OutputPlace(2, 22, 12, ip_address("239.0.0.2"), 6002, 16, ttl=8, dscp=46, asked_source=asked)
     places.append(last)
-    command = records.rule_put(tag=7, rule=5, capture=2, flow=Flow(ip_address("239.1.2.3"), 5000), outputs=places)
+    group, sources = ip_address("239.1.2.3"), [ip_address(f"198.18.0.{i}") for i in (1, 2, 3)]
+    flows = [Flow(group, 5000, source=source) for source in sources]
+    command = records.rule_put(tag=7, rule=5, capture=2, flows=flows, outputs=places)
     size = ffi.sizeof("struct mcr_rec_rule")
     head = ffi.from_buffer("struct mcr_rec_rule *", command.body[:size], require_writable=False)
-    assert (head.tag, head.rule, head.flow.interface, head.output_count) == (7, 5, 2, 3)
+    assert (head.tag, head.rule, head.flow.interface, head.output_count, head.more_flows) == (7, 5, 2, 3, 2)
     assert int(head.flow.group).to_bytes(4, "little") == socket.inet_aton("239.1.2.3")
     assert socket.ntohs(head.flow.port) == 5000
-    outputs = ffi.from_buffer("struct mcr_rec_output[]", command.body[size:], require_writable=False)
+    end = size + 3 * ffi.sizeof("struct mcr_rec_output")
+    further = ffi.from_buffer("struct mcr_flow[]", command.body[end:], require_writable=False)
+    kept = [int(each.source).to_bytes(4, "little") for each in (head.flow, *further)]
+    assert kept == [each.packed for each in sources]
+    outputs = ffi.from_buffer("struct mcr_rec_output[]", command.body[size:end], require_writable=False)
     assert [(o.output, o.tag, o.egress, socket.ntohs(o.port)) for o in outputs] == [
         (0, 20, 10, 6000),
         (1, 21, 11, 6001),

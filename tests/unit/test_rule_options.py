@@ -66,18 +66,28 @@ def test_an_output_is_the_same_from_disk(output: Output) -> None:
     database.close()
 
 
-@given(st.none() | st.integers(1, 4094))
-def test_an_input_is_the_same_however_it_is_written(vlan: int | None) -> None:
-    source = attrs.evolve(INPUT, vlan=vlan)
+hosts = st.integers(0x0A000000, 0x0AFFFFFF).map(IPv4Address)
+
+
+@given(st.none() | st.integers(1, 4094), st.lists(hosts, max_size=5))
+def test_an_input_is_the_same_however_it_is_written(vlan: int | None, sources: list[IPv4Address]) -> None:
+    source = attrs.evolve(INPUT, vlan=vlan, sources=tuple(sources))
     rule = Rule(automatic_rule_id(source), source, (OUTPUT,))
     view = shown(rule)
-    assert view["input"] == {"interface": "eth0", "group": "239.1.1.1", "port": 5000} | ({"vlan": vlan} if vlan else {})
+    options = ({"vlan": vlan} if vlan else {}) | ({"sources": [*map(str, source.sources)]} if sources else {})
+    assert view["input"] == {"interface": "eth0", "group": "239.1.1.1", "port": 5000} | options
     assert rule_of(view) == rule_of_table(tomllib.loads(toml_of([rule]))["rule"][0]) == rule
     assert structure({"input": view["input"], "outputs": table_of_outputs(view)}, RuleParams).rule() == rule
     tag = f" --input-vlan {vlan}" if vlan else ""
+    tag += f" --input-source {','.join(map(str, source.sources))}" if sources else ""
     line = f"--input-interface eth0{tag} --input-group 239.1.1.1 --input-port 5000 --outputs 239.2.2.2:6000:eth1"
     (read,) = batch._read_line(line.encode(), "")
     assert read["input"] == view["input"]
+    database = sqlite3.connect(":memory:", isolation_level=None)
+    prepare(database)
+    write_all(database, [Put(rule)])
+    assert [*rules_of(database)] == [rule]
+    database.close()
 
 
 def table_of_outputs(view: dict[str, Any]) -> list[dict[str, Any]]:

@@ -54,7 +54,7 @@ class Worker:
 
 
 def put_rule(slot: int, tag: int) -> Command:
-    return records.rule_put(tag=tag, rule=slot, capture=0, flow=Flow(GROUP, 5000), outputs=())
+    return records.rule_put(tag=tag, rule=slot, capture=0, flows=[Flow(GROUP, 5000)], outputs=())
 
 
 @given(st.lists(st.tuples(st.sampled_from("cCeErRuUglo"), st.integers(0, 3)), max_size=80))

@@ -68,23 +68,28 @@ class Findings:
         """Tell of something that is not translated."""
         self.untranslated.append(FileFault(file, line, message, hints))
 
-    def can_relay(self, file: str, line: int, interface: str, group: str, outputs: Iterable[str]) -> bool:
-        """Whether there can be a rule that relays a group as it is. Why not is told."""
+    def can_relay(
+        self, file: str, line: int, interface: str, group: str, outputs: Iterable[str], *, source: str = ""
+    ) -> bool:
+        """Whether there can be a rule that relays a group as it is. Why not is told. `source`: empty: any."""
         try:
             address = parse_address(group, "group")
             relayed = tuple(Output(address, _ANY_PORT, name) for name in dict.fromkeys(outputs))
-            Rule("any", Input(interface, address, _ANY_PORT), relayed)
+            sources = (parse_address(source, "source"),) if source else ()
+            Rule("any", Input(interface, address, _ANY_PORT, sources=sources), relayed)
         except McrError as error:
             self.note(file, line, error.message, *error.hints)
             return False
         return True
 
-    def add_without_port(self, file: str, line: int, interface: str, group: str, outputs: Iterable[str]) -> None:
+    def add_without_port(
+        self, file: str, line: int, interface: str, group: str, outputs: Iterable[str], *, source: str = ""
+    ) -> None:
         """Add a rule that relays a group as it is, whose port is to be filled in; or tell why there is none."""
         names = tuple(dict.fromkeys(outputs))
-        if not self.can_relay(file, line, interface, group, names):
+        if not self.can_relay(file, line, interface, group, names, source=source):
             return
-        self.add(file, line, without_port(interface, group, names))
+        self.add(file, line, without_port(interface, group, names, source))
         self.note(file, line, f"{self.program} names no ports: the rule has port 0, which is to be replaced")
 
     def add(self, file: str, line: int, table: dict[str, Any]) -> None:
@@ -97,10 +102,10 @@ class Findings:
         return Imported(tuple(self.rules), tuple(sorted(notes, key=lambda each: (each.file, each.line))))
 
 
-def without_port(interface: str, group: str, outputs: Iterable[str]) -> dict[str, Any]:
+def without_port(interface: str, group: str, outputs: Iterable[str], source: str = "") -> dict[str, Any]:
     """The table of a rule that relays a group as it is, to be completed."""
-    source = {"interface": interface, "group": group, "port": NO_PORT}
-    return {"input": source, "outputs": [f"{group}:{NO_PORT}:{name}" for name in outputs]}
+    taken = {"interface": interface, "group": group, "port": NO_PORT} | ({"sources": [source]} if source else {})
+    return {"input": taken, "outputs": [f"{group}:{NO_PORT}:{name}" for name in outputs]}
 
 
 def read_text(path: str) -> str:

@@ -149,23 +149,25 @@ def _paths(lines: Sequence[_Line], directives: Collection[str], findings: Findin
 
 
 def _translate(routes: Sequence[_Path], closed: dict[str, _Line], findings: Findings) -> None:
-    # A rule takes a group from any source, and there is one for each input.
-    merged: dict[tuple[str, str], tuple[_Line, list[str]]] = {}
+    # There is one rule for each input.
+    merged: dict[tuple[str, str, str], tuple[_Line, list[str]]] = {}
     for route in routes:
         outputs = [name for name in route.outputs if name != route.interface]
         reason = _hindrance(route, outputs, closed)
         if reason:
             _note(findings, route.line, reason)
             continue
-        if route.source and route.source not in _ANY_SOURCE:
-            _note(findings, route.line, f"source {route.source}: the rule takes {route.group} from any source")
+        source = "" if route.source in _ANY_SOURCE else route.source.removesuffix("/32")
+        if "/" in source:
+            _note(findings, route.line, f"source {source}: the rule takes {route.group} from any source")
+            source = ""
         if len(outputs) < len(route.outputs):
             _note(findings, route.line, f"to {route.interface}: packets came from there, and are not sent back")
         line = route.line
-        if findings.can_relay(line.file, line.number, route.interface, route.group, outputs):
-            merged.setdefault((route.interface, route.group), (line, []))[1].extend(outputs)
-    for (interface, group), (line, outputs) in merged.items():
-        findings.add_without_port(line.file, line.number, interface, group, outputs)
+        if findings.can_relay(line.file, line.number, route.interface, route.group, outputs, source=source):
+            merged.setdefault((route.interface, route.group, source), (line, []))[1].extend(outputs)
+    for (interface, group, source), (line, outputs) in merged.items():
+        findings.add_without_port(line.file, line.number, interface, group, outputs, source=source)
 
 
 def _hindrance(route: _Path, outputs: Sequence[str], closed: dict[str, _Line]) -> str:

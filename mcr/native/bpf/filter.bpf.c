@@ -26,6 +26,7 @@ PARAMETER(worker);
 PARAMETER(workers);
 PARAMETER(clip);
 PARAMETER(everything);
+PARAMETER(sourced);
 
 /* A super-frame is as many datagrams as it will be cut into. */
 INLINE void count(const struct __sk_buff *skb)
@@ -56,7 +57,7 @@ INLINE void look_back(void)
 }
 
 INLINE void hand_on(const struct __sk_buff *skb, enum path path, uint32_t datagrams, const struct headers *headers,
-		    struct mcr_bpf_gate gate)
+		    uint32_t source, struct mcr_bpf_gate gate)
 {
 	struct hand *hand = find_hand();
 
@@ -70,13 +71,14 @@ INLINE void hand_on(const struct __sk_buff *skb, enum path path, uint32_t datagr
 	hand->datagrams = datagrams;
 	hand->group = headers->ip.destination;
 	hand->ports = ports_of(&headers->ports);
+	hand->source = source;
 	hand->epoch = gate.epoch;
 }
 
-INLINE int to_worker(const struct __sk_buff *skb, const struct headers *headers, int size)
+INLINE int to_worker(const struct __sk_buff *skb, const struct headers *headers, uint32_t source, int size)
 {
 	if (VALUE(relay))
-		hand_on(skb, PATH_WORKER, 0, headers, (struct mcr_bpf_gate){ 0 });
+		hand_on(skb, PATH_WORKER, 0, headers, source, (struct mcr_bpf_gate){ 0 });
 	return size;
 }
 
@@ -189,7 +191,7 @@ INLINE bool to_kernel(struct __sk_buff *skb, const struct headers *headers, cons
 	gate = *found; /* it may be closed meanwhile */
 	if (!gate.epoch || !is_for_kernel(skb, headers, flow, gate.epoch))
 		return false;
-	hand_on(skb, PATH_KERNEL, datagrams_in(skb, MCR_NETWORK16(headers->ip.total)), headers, gate);
+	hand_on(skb, PATH_KERNEL, datagrams_in(skb, MCR_NETWORK16(headers->ip.total)), headers, flow->source, gate);
 	return true;
 }
 
@@ -204,6 +206,16 @@ INLINE bool is_foreign(const struct __sk_buff *skb)
 	return any.vlan && (skb->vlan_proto != MCR_NETWORK16(ETH_P_8021Q) || !bpf_map_lookup_elem(map_admitted, &any));
 }
 
+/* The flow is that of its source if a rule names it: that one goes before one that takes any. */
+INLINE void find_source(const struct headers *headers, struct mcr_flow *flow)
+{
+	if (!VALUE(sourced))
+		return;
+	flow->source = headers->ip.source;
+	if (!bpf_map_lookup_elem(map_admitted, flow))
+		flow->source = 0;
+}
+
 int filter(struct __sk_buff *skb)
 {
 	struct headers headers = {};
@@ -215,11 +227,12 @@ int filter(struct __sk_buff *skb)
 	if (verdict == REJECT || is_foreign(skb))
 		return DROP;
 	if (verdict == ACCEPT)
-		return to_worker(skb, &headers, ACCEPT_WHOLE);
+		return to_worker(skb, &headers, 0, ACCEPT_WHOLE);
+	find_source(&headers, &flow);
 	if (VALUE(relay) && to_kernel(skb, &headers, &flow))
 		return DROP;
 	if (bpf_map_lookup_elem(map_admitted, &flow) || VALUE(everything))
-		return to_worker(skb, &headers, accept(skb));
+		return to_worker(skb, &headers, flow.source, accept(skb));
 	count(skb);
 	return DROP;
 }

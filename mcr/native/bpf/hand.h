@@ -25,7 +25,8 @@ struct hand {
 	uint32_t datagrams;
 	uint32_t group; /* destination of the packet, if it is for the kernel path */
 	uint32_t ports;
-	uint32_t epoch; /* of the capture's gate */
+	uint32_t source; /* that its rule names; 0: its rule takes any */
+	uint32_t epoch;  /* of the capture's gate */
 };
 
 INLINE uint32_t ports_of(const struct mcr_udp_ports *ports)

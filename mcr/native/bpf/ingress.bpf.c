@@ -16,10 +16,20 @@ INLINE void count_entered(const struct hand *hand)
 		add_shared(&drain->entered, 1);
 }
 
-/* A tagged frame is also the VLAN's interface's, of which nobody has looked for local receivers. */
-INLINE bool is_suppressed(const struct mcr_flow *flow)
+/*
+ * A tagged frame is also the VLAN's interface's, of which nobody has looked for local receivers. `source`: of the frame; the
+ * filter, if it hands on, has found out whether a rule names it.
+ */
+INLINE bool is_suppressed(struct mcr_flow *flow, uint32_t source)
 {
-	return !flow->vlan && bpf_map_lookup_elem(map_admitted, flow);
+	if (flow->vlan)
+		return false;
+	if (bpf_map_lookup_elem(map_admitted, flow))
+		return true;
+	if (VALUE(relay))
+		return false;
+	flow->source = source;
+	return bpf_map_lookup_elem(map_admitted, flow);
 }
 
 /* What goes to a worker, or nowhere. `hand`: what the filter has decided; it says nothing of what it has rejected. */
@@ -37,8 +47,9 @@ INLINE void leave(struct __sk_buff *skb, struct hand *hand)
 		hand->path = PATH_NONE;
 		count_entered(hand);
 		flow.interface = (uint16_t)hand->capture;
+		flow.source = hand->source;
 	}
-	if (verdict == LOOK_UP && is_suppressed(&flow) && is_useless(skb, &headers))
+	if (verdict == LOOK_UP && is_suppressed(&flow, headers.ip.source) && is_useless(skb, &headers))
 		suppress(skb);
 }
 

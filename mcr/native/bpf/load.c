@@ -187,6 +187,7 @@ int mcr_bpf_load_filter(int wanted, int rejected, const struct mcr_bpf_path *pat
 	values[MCR_BPF_PARAMETER_WORKER] = filter->worker;
 	values[MCR_BPF_PARAMETER_CLIP] = filter->clip;
 	values[MCR_BPF_PARAMETER_EVERYTHING] = filter->everything;
+	values[MCR_BPF_PARAMETER_SOURCED] = filter->sourced;
 	return load(&program, values);
 }
 

@@ -37,6 +37,7 @@ struct mcr_bpf_filter {
 	uint32_t worker;
 	bool clip;
 	bool everything;
+	bool sourced;
 };
 
 /* A map of the wanted flows, at most MCR_MAX_RULES of them. Takes memory only for those in it. */
@@ -56,7 +57,7 @@ int mcr_bpf_count(int rejected, uint32_t capture, uint64_t *count);
  * whatever claims to be UDP but can't be told from its headers, which is for the worker to count. Counts the UDP that
  * it rejects; other frames, and VLANs of which no rule wants anything, are nobody's business. Where the kernel can't tell
  * a worker how to cut a super-frame, `clip` it, so that the worker at least counts what is in it. `everything`: as if rules
- * wanted all UDP. With a kernel path, it leaves to that what it may forward.
+ * wanted all UDP. `sourced`: some rule of the capture names its source; without that none is looked for. With a kernel path, it leaves to that what it may forward.
  */
 int mcr_bpf_load_filter(int wanted, int rejected, const struct mcr_bpf_path *path, const struct mcr_bpf_filter *filter);
 

@@ -11,7 +11,7 @@
 
 #include "ring.h"
 
-#define HAND_BYTES    32 /* struct hand of hand.h */
+#define HAND_BYTES    36 /* struct hand of hand.h */
 #define SCRATCH_BYTES 520
 
 /* One of the maps: an array of so many values, or by flow or source. */

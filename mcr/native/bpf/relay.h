@@ -278,7 +278,8 @@ INLINE int relay(struct __sk_buff *skb, struct hand *hand)
 		return TCX_NEXT;
 	}
 	hand->path = PATH_NONE;
-	flow = mcr_flow_ipv4((uint16_t)capture, 0, 0, original.ip.destination, original.udp.ports.destination);
+	flow = mcr_flow_ipv4((uint16_t)capture, 0, hand->source, original.ip.destination,
+			     original.udp.ports.destination);
 	rule = bpf_map_lookup_elem(map_forwards, &flow);
 	taken = bpf_map_lookup_elem(map_taken, &capture);
 	if (rule && taken)

@@ -2,9 +2,9 @@
 
 import os
 import socket
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
-from contextlib import ExitStack, suppress
+from contextlib import ExitStack, nullcontext, suppress
 from ipaddress import IPv4Address
 
 from mcr._native import ffi, lib
@@ -47,6 +47,7 @@ class EbpfFilters:
         self._clipped: set[int] = set()
         self._everything = False
         self._vlans: Counter[tuple[int, Flow]] = Counter()  # flows that are admitted of each
+        self._sourced: defaultdict[int, set[Flow]] = defaultdict(set)  # flows from one source that are, by capture
         try:
             self._rejected = self._open_rejected()
             os.close(self._load_first())
@@ -61,16 +62,32 @@ class EbpfFilters:
             self._path = None  # nobody would carry out what filters decide
 
     def change(self, added: Iterable[tuple[int, Flow]], removed: Iterable[tuple[int, Flow]]) -> None:
-        """Change the map."""
+        """Change the map; and the programs, where rules begin to name sources, or end to."""
         put: list[tuple[int, Flow]] = []
+        before = self._with_sources
+        step = "BPF_MAP_UPDATE_ELEM"
         try:
             for each in added:
                 self._admit(each)
                 put.append(each)
+            step = "SO_ATTACH_BPF"
+            for capture in self._with_sources - before:
+                self._attach(capture, self._sockets.get(capture, ()))
         except OSError as error:
             self._reject(put)
-            raise SystemFault("Cannot filter by rules: BPF_MAP_UPDATE_ELEM", error.errno or 0) from None
-        self._reject(removed)
+            raise SystemFault(f"Cannot filter by rules: {step}", error.errno or 0) from None
+        before, gone = self._with_sources, [*removed]
+        # What came from a source may be with a worker, and go the way of what comes from any from here on.
+        moving = {capture for capture, flow in gone if flow.source}
+        with self._path.closed(moving) if self._path and moving else nullcontext():
+            self._reject(gone)
+        for capture in before - self._with_sources:
+            self._attach_or_tell(capture, self._sockets.get(capture, ()))
+
+    @property
+    def _with_sources(self) -> set[int]:
+        """Captures of which some rule names its source."""
+        return {capture for capture, flows in self._sourced.items() if flows}
 
     def _admit(self, admitted: tuple[int, Flow]) -> None:
         capture, flow = admitted
@@ -79,10 +96,14 @@ class EbpfFilters:
             check_result(lib.mcr_bpf_put(self._wanted, make_flow(vlan[1], capture)))
         check_result(lib.mcr_bpf_put(self._wanted, make_flow(flow, capture)))
         self._vlans[vlan] += bool(flow.vlan)
+        if flow.source:
+            self._sourced[capture].add(flow)
 
     def _reject(self, flows: Iterable[tuple[int, Flow]]) -> None:
         for capture, flow in flows:
             lib.mcr_bpf_drop(self._wanted, make_flow(flow, capture))
+            if flow.source:
+                self._sourced[capture].discard(flow)
             if flow.vlan:
                 vlan = capture, _any_of(flow.vlan)
                 self._vlans[vlan] -= 1
@@ -156,6 +177,7 @@ class EbpfFilters:
         """The program goes with its sockets."""
         self._sockets.pop(capture, None)
         self._adopted.pop(capture, None)
+        self._sourced.pop(capture, None)
         self._clipped.discard(capture)
 
     def close(self) -> None:
@@ -223,7 +245,8 @@ class EbpfFilters:
 
     def _load(self, capture: int, worker: int) -> int:
         clip = capture in self._clipped
-        filtered = ffi.new("struct mcr_bpf_filter *", (capture, worker, clip, self._everything))
+        sourced = bool(self._sourced[capture])
+        filtered = ffi.new("struct mcr_bpf_filter *", (capture, worker, clip, self._everything, sourced))
         maps = self._path.maps if self._path else ffi.NULL
         return check_result(lib.mcr_bpf_load_filter(self._wanted, self._rejected, maps, filtered))
 

@@ -9,7 +9,8 @@ import errno
 import os
 import socket
 import time
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Generator, Iterable, Sequence
+from contextlib import contextmanager
 from typing import Any, Self
 
 import attrs
@@ -154,6 +155,13 @@ class KernelPath:
         """Consume what is forwarded of these captures: nobody but IP would take it. Of others it goes on its way."""
         for capture in self._linked:
             self._gates[capture].sole = capture in captures
+
+    @contextmanager
+    def closed(self, captures: Iterable[int]) -> Generator[None]:
+        """Forward nothing of these captures meanwhile. Then each flow moves here anew, once no worker holds a frame."""
+        self._close_gates({*captures})
+        yield
+        self._open_gates()
 
     def bar(self, who: str) -> None:
         """Forward nothing, from the next packet on."""

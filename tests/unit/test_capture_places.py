@@ -1,0 +1,34 @@
+"""Which packets `mcrctl capture` shows of a rule."""
+
+from ipaddress import IPv4Address
+from typing import Any
+
+import pytest
+
+from mcr.tap.rule_capture import places_of
+
+FIRST, SECOND = "198.18.0.1", "198.18.0.2"
+
+
+def rule(*sources: str, port: int = 5000) -> dict[str, Any]:
+    source = {"interface": "in0", "group": "239.1.1.1", "port": port} | ({"sources": [*sources]} if sources else {})
+    return {"input": source, "outputs": [{"group": "239.2.2.2", "port": 6000, "interface": "out0"}]}
+
+
+@pytest.mark.parametrize(
+    ("shown", "others", "taken"),
+    [
+        (rule(), [rule()], [True, True]),
+        (rule(), [rule(), rule(FIRST)], [False, True]),
+        (rule(), [rule(), rule(FIRST, port=5001)], [True, True]),
+        (rule(FIRST), [], [True, False]),
+    ],
+)
+def test_what_other_rules_take_by_source_is_not_the_rules(
+    shown: dict[str, Any], others: list[dict[str, Any]], taken: list[bool]
+) -> None:
+    """What leaves is the rule's in any case: it comes from the relay."""
+    came, left = places_of(shown, ("in", "out"), others)
+    assert [came.takes_from(IPv4Address(each).packed) for each in (FIRST, SECOND)] == taken
+    assert left.takes_from(IPv4Address(FIRST).packed)
+    assert left.takes_from(IPv4Address(SECOND).packed)

@@ -179,7 +179,7 @@ def test_the_default_path_is_named_as_such(plant: Plant) -> None:
 
 
 def test_pgrep_finds_the_daemon_and_not_its_workers(plant: Plant, make_mcr: MakeMcr) -> None:
-    mcr = make_mcr(plant.relay).start(2)
+    mcr = make_mcr(plant.relay, executed=True).start(2)
     assert mcr.process is not None
     found = plant.relay.run(["pgrep", "-a", "mcrd"]).stdout.splitlines()
     (line,) = [line for line in found if str(mcr.socket) in line]

@@ -51,6 +51,7 @@ def attach_neighbour(neighbour: Neighbour | Common) -> Command:
     slot, mtu, sockets = neighbour.egress_slot, neighbour.interface.mtu, neighbour.sockets
     if isinstance(neighbour, Common):
         return records.egress_put(slot, mtu, sockets)
+    assert neighbour.common
     return records.egress_put(slot, mtu, sockets, neighbour.common.egress_slot)
 
 
@@ -66,7 +67,7 @@ def attach_rule(placed: PlacedRule, capture: int, egress: Iterable[int], carrier
         placed: the rule; one that stands in its slot already is replaced.
         capture: slot of what it reads from.
         egress: slots of what its outputs leave by, in the rule's order.
-        carriers: whether their interfaces have carrier, in the same order.
+        carriers: whether they leave, in the same order: their interfaces have carrier, and sockets could be opened.
     """
     rule = placed.rule
     return records.rule_put(

@@ -6,6 +6,7 @@ they send by common sockets: what goes to several hosts is one system call then.
 operator has chosen is sent by such sockets, too, whoever it is for.
 """
 
+import errno
 from collections.abc import Collection, Iterable, KeysView, Mapping, Sequence
 from contextlib import ExitStack
 from functools import partial
@@ -15,7 +16,7 @@ from socket import socket
 import attrs
 
 from mcr.config.settings import Settings
-from mcr.errors import McrError
+from mcr.errors import McrError, SystemFault, describe_errno
 from mcr.logs.logger import get_logger
 from mcr.logs.standing_reason import StandingReason
 from mcr.model.flow import Address
@@ -30,6 +31,11 @@ from mcr.relay.placement import Key, key_of
 from mcr.relay.slots import Slots
 
 log = get_logger(Facility.NETWORK)
+
+JUST_GONE = (errno.ENODEV, errno.ENXIO)
+"""What the kernel says of an interface that is not there."""
+
+_NO_SLOT = -1  # of what has no sockets
 
 _PARTY = 64
 """Neighbours that share a common socket, and with it the port that they send from. With a port each, some ten thousand
@@ -77,9 +83,15 @@ class Common(_Place):
 
 @attrs.define(eq=False)
 class Neighbour(_Place):
-    """One of them. Its users are outputs."""
+    """One of them. Its users are outputs.
 
-    common: Common
+    Attributes:
+        common: it sends by that, too; None: it has no sockets.
+        fault: why they could not be opened: nothing is sent to it; empty: it has them.
+    """
+
+    common: Common | None
+    fault: str = attrs.field(default="", kw_only=True)
 
 
 @attrs.frozen
@@ -119,17 +131,30 @@ class Neighbours:
         """Those that are in use."""
         return self._by_key.keys()
 
-    def egress_slot(self, key: Key) -> int:
-        """What workers know it by."""
-        return self._by_key[key].egress_slot
+    def egress_slot(self, key: Key) -> int | None:
+        """What workers know it by; None: it has no sockets."""
+        neighbour = self._by_key[key]
+        return None if neighbour.fault else neighbour.egress_slot
 
     def close(self) -> None:
         """Close every socket."""
         held: Iterable[Neighbour | Common] = chain(self._by_key.values(), self._commons.values())
         close_all([each for those in held for each in those.sockets])
 
-    def open(self, keys: Collection[Key], interfaces: Mapping[str, Interface], undo: ExitStack) -> dict[Key, Neighbour]:
+    def faults(self) -> dict[tuple[str, Address, int], str]:
+        """Why nothing is sent to some of them."""
+        return {key: neighbour.fault for key, neighbour in self._by_key.items() if neighbour.fault}
+
+    def open(
+        self, keys: Collection[Key], interfaces: Mapping[str, Interface], undo: ExitStack, *, wait: bool = False
+    ) -> dict[Key, Neighbour]:
         """Open what is new of these.
+
+        Args:
+            keys: which.
+            interfaces: those that they are on, by name.
+            undo: closes them.
+            wait: for what the system refuses, instead of raising: those have a fault.
 
         Raises:
             SystemFault: a socket could not be opened.
@@ -138,13 +163,23 @@ class Neighbours:
         opened = {}
         for key in sorted(keys - self._by_key.keys()):
             interface = interfaces[key.interface]
-            common = self._join_common(interface, key.port, undo)
-            slot = self.slots.take()
-            undo.callback(self.slots.give, slot)
-            ports = [each.getsockname()[1] for each in common.sockets]
-            sockets = self._open_sockets(interface, ports, undo, key.address, chosen=bool(key.port))
-            opened[key] = Neighbour(slot, interface, sockets, common)
+            try:
+                with ExitStack() as one:
+                    opened[key] = self._open(key, interface, one)
+                    undo.enter_context(one.pop_all())
+            except SystemFault as error:
+                if not wait or error.errno in JUST_GONE:
+                    raise
+                opened[key] = Neighbour(_NO_SLOT, interface, (), None, fault=_describe(key, error))
         return opened
+
+    def _open(self, key: Key, interface: Interface, undo: ExitStack) -> Neighbour:
+        common = self._join_common(interface, key.port, undo)
+        slot = self.slots.take()
+        undo.callback(self.slots.give, slot)
+        ports = [each.getsockname()[1] for each in common.sockets]
+        sockets = self._open_sockets(interface, ports, undo, key.address, chosen=bool(key.port))
+        return Neighbour(slot, interface, sockets, common)
 
     def _join_common(self, interface: Interface, port: int, undo: ExitStack) -> Common:
         common = self._newest.get((interface.name, port))
@@ -177,12 +212,17 @@ class Neighbours:
         """
         self._by_key |= opened
         self._unused.update(opened)
+        for key, neighbour in opened.items():
+            if neighbour.fault:
+                log.warning("nothing is sent to %s on %s: %s", key.address, key.interface, neighbour.fault)
         return self._untold(opened.values())
 
     @staticmethod
     def _untold(opened: Iterable[Neighbour]) -> list[Neighbour | Common]:
         untold: list[Neighbour | Common] = []
         for neighbour in opened:
+            if not neighbour.common:
+                continue
             if not neighbour.common.told:
                 neighbour.common.told = True
                 untold.append(neighbour.common)
@@ -190,29 +230,51 @@ class Neighbours:
         return untold
 
     def renew(self, returned: Sequence[Interface]) -> Renewed:
-        """Open those again whose interfaces were made again.
+        """Open those again whose interfaces were made again, and those that have a fault.
 
         A socket that cannot be opened now is tried again at the next call.
         """
         self.unrenewed |= {interface.name: interface for interface in returned}
         keys = [key for key in self._by_key if key.interface in self.unrenewed] if self.unrenewed else []
+        mended = self._mend(
+            [key for key, each in self._by_key.items() if each.fault and key.interface not in self.unrenewed]
+        )
         olds = [self._by_key.pop(key) for key in keys]
         try:
             with ExitStack() as undo:
-                opened = self.open(keys, self.unrenewed, undo)
+                opened = self.open(keys, self.unrenewed, undo, wait=True)
                 undo.pop_all()
         except McrError as error:
             if self._not_renewed.is_news(error.message):
                 log.warning("%s: it is tried again", error.message)
             self._by_key |= zip(keys, olds, strict=True)
-            return Renewed()
+            return Renewed(frozenset(key.interface for key in mended), tuple(self._untold(mended.values())))
         self._not_renewed.is_news("")
         self.unrenewed = {}
         self._by_key |= opened
         for key, old in zip(keys, olds, strict=True):
             opened[key].users = old.users
-        names = frozenset(key.interface for key in keys)
-        return Renewed(names, tuple(self._untold(opened.values())), tuple(self._drop(olds)))
+        names = frozenset(key.interface for key in chain(keys, mended))
+        untold = self._untold(chain(mended.values(), opened.values()))
+        return Renewed(names, tuple(untold), tuple(self._drop(olds)))
+
+    def _mend(self, keys: Iterable[Key]) -> dict[Key, Neighbour]:
+        """Open those that could not be opened, as far as they can be now."""
+        mended = {}
+        for key in keys:
+            old = self._by_key.pop(key)
+            try:
+                with ExitStack() as undo:
+                    now = self.open([key], {key.interface: old.interface}, undo, wait=True)[key]
+                    undo.pop_all()
+            except McrError as error:
+                now = attrs.evolve(old, fault=error.message)
+            now.users = old.users
+            self._by_key[key] = now
+            if not now.fault:
+                mended[key] = now
+                log.notice("what is due is sent to %s on %s: what it takes can be had now", key.address, key.interface)
+        return mended
 
     def open_now(self, keys: Collection[Key], interfaces: Mapping[str, Interface]) -> list[Neighbour | Common]:
         """Open and adopt what is new of these, as routes have changed; if one cannot be opened, none."""
@@ -249,12 +311,21 @@ class Neighbours:
         return self._drop(unused)
 
     def _drop(self, those: Sequence[Neighbour]) -> list[Neighbour | Common]:
-        dropped: list[Neighbour | Common] = [*those]
+        dropped: list[Neighbour | Common] = []
         for neighbour in those:
+            if not neighbour.common:
+                continue
+            dropped.append(neighbour)
             self._leave_common(neighbour.common)
             if not neighbour.common.users:
                 dropped.append(self._commons.pop(neighbour.common.slot))
         return dropped
+
+
+def _describe(key: Key, error: SystemFault) -> str:
+    """Why a neighbour has no sockets."""
+    what = f"its source port {key.port} cannot be had: {describe_errno(error.errno)}" if key.port else error.message
+    return "; ".join([what, *error.hints])
 
 
 def find_neighbours(rules: Iterable[Rule], interfaces: Mapping[str, Interface]) -> frozenset[Key]:

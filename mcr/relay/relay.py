@@ -4,7 +4,6 @@ A change is prepared, which may fail and then is undone, and committed, which ca
 Calls that may wait in the kernel (opening and closing capture sockets) run in a thread.
 """
 
-import errno
 from collections.abc import Iterable, Mapping
 from contextlib import ExitStack
 from itertools import chain
@@ -26,7 +25,7 @@ from mcr.relay.closing import Closing
 from mcr.relay.inputs import InputInterfaces
 from mcr.relay.kernel_path import KernelRules
 from mcr.relay.lookup import find_interfaces
-from mcr.relay.neighbours import Neighbour, Neighbours, find_neighbours
+from mcr.relay.neighbours import JUST_GONE, Neighbour, Neighbours, find_neighbours
 from mcr.relay.outputs import Egress, OutputInterfaces
 from mcr.relay.placement import Key, LeavingOutput, PlacedRule, Placement, Replacement
 from mcr.relay.routing import Routing, concerns
@@ -36,8 +35,6 @@ from mcr.shm.kept import Kept
 from mcr.shm.records import Command
 
 log = get_logger(Facility.NETWORK)
-
-_JUST_GONE = (errno.ENODEV, errno.ENXIO)  # what the kernel says of an interface that is not there
 
 
 @attrs.frozen
@@ -185,7 +182,7 @@ class Relay:
         try:
             prepared = self._prepare_all(change)
         except SystemFault as error:
-            if not change.wait or error.errno not in _JUST_GONE:
+            if not change.wait or error.errno not in JUST_GONE:
                 raise
             prepared = self._prepare_all(change)  # what has gone since it was found is waited for
         return self._commit(change, prepared)
@@ -207,7 +204,7 @@ class Relay:
         captures = self.inputs.open({rule.input.interface for rule in added}, interfaces, undo)
         outputs = {output.interface for rule in fresh for output in rule.outputs}
         egress = self.outputs.open(outputs, interfaces, undo)
-        neighbours = self._neighbours.open(awaited, interfaces, undo)
+        neighbours = self._neighbours.open(awaited, interfaces, undo, wait=change.wait)
         self.inputs.want([rule.input for rule in added], captures, undo)
         return _Prepared(grown, awaited, captures, egress, neighbours)
 
@@ -308,12 +305,10 @@ class Relay:
 
     def _attach_rule(self, placed: PlacedRule) -> Command:
         capture = self.inputs[placed.rule.input.interface].slot
-        egress = (
-            self._neighbours.egress_slot(neighbour) if neighbour else self.outputs[output.interface].slot
-            for output, neighbour in zip(placed.rule.outputs, placed.neighbours, strict=True)
-        )
-        carriers = (self.outputs[output.interface].carrier for output in placed.rule.outputs)
-        return commands.attach_rule(placed, capture, egress, carriers)
+        outputs = [self.outputs[output.interface] for output in placed.rule.outputs]
+        slots = [self._neighbours.egress_slot(each) if each else None for each in placed.neighbours]
+        ways = [*map(_way, outputs, placed.neighbours, slots)]
+        return commands.attach_rule(placed, capture, [slot for slot, _ in ways], [leaves for _, leaves in ways])
 
     @property
     def lets_go(self) -> bool:
@@ -339,19 +334,28 @@ class Relay:
         """Input and output interfaces, and whether sockets still stand for them."""
         inputs = {capture.interface.name: capture.attachment for capture in self.inputs}
         outputs = {egress.interface.name: egress.attachment for egress in self.outputs}
+        faults = self._neighbours.faults()
         stale = (
             any(each.stale for each in chain(inputs.values(), outputs.values()))
             or any(each.fault and not each.lost for each in inputs.values())  # groups that could not be joined
             or bool(self._neighbours.unrenewed)
+            or bool(faults)
         )
         paths = self.kernel.paths({each.interface.name: self.inputs.why_not_kernel(each) for each in self.inputs})
-        return Standing(acknowledged, inputs, outputs, paths=paths, stale=stale)
+        return Standing(acknowledged, inputs, outputs, paths=paths, faults=faults, stale=stale)
 
     def users(self) -> dict[str, Users]:
         """How much depends on each interface."""
         rules = {capture.interface.name: capture.users for capture in self.inputs}
         outputs = {egress.interface.name: egress.users for egress in self.outputs}
         return {name: Users(rules.get(name, 0), outputs.get(name, 0)) for name in rules | outputs}
+
+
+def _way(egress: Egress, neighbour: Key | None, slot: int | None) -> tuple[int, bool]:
+    """Slot of the sockets that an output leaves by, and whether it leaves at all; `slot`: the neighbour's."""
+    if neighbour is None:
+        return egress.slot, egress.carrier
+    return (egress.slot, False) if slot is None else (slot, egress.carrier)
 
 
 def _outputs(rules: Iterable[Rule]) -> int:

@@ -116,6 +116,7 @@ class Standing:
         inputs: input interfaces, by name.
         outputs: output interfaces, by name.
         paths: which path rules take.
+        faults: why sockets of outputs could not be opened, by interface, destination and source port (0: any).
         stale: names belong to other interfaces now, or what interfaces lack can be tried again: renew them.
     """
 
@@ -123,6 +124,7 @@ class Standing:
     inputs: Mapping[str, Attachment] = attrs.field(factory=dict)
     outputs: Mapping[str, Attachment] = attrs.field(factory=dict)
     paths: Paths = attrs.field(factory=Paths, kw_only=True)
+    faults: Mapping[tuple[str, Address, int], str] = attrs.field(factory=dict, kw_only=True)
     stale: bool = attrs.field(default=False, kw_only=True)
 
     def all(self) -> tuple[Attachment, ...]:
@@ -141,6 +143,7 @@ class Conditions:
         hosts: hosts that are outputs, by address and interface.
         paths: which path rules take.
         foreign: sources that outputs ask for, and this machine does not have.
+        faults: why sockets of outputs could not be opened, by interface, destination and source port.
     """
 
     acknowledged: int = 0
@@ -149,15 +152,17 @@ class Conditions:
     hosts: Mapping[tuple[Address, str], Condition] = attrs.field(factory=dict)
     paths: Paths = attrs.field(factory=Paths)
     foreign: frozenset[Address] = frozenset()
+    faults: Mapping[tuple[str, Address, int], str] = attrs.field(factory=dict)
 
     def concern(self, rule: Rule) -> bool:
         """Whether there is anything to be said of a rule."""
         return rule.input.interface in self.inputs or (
-            bool(self.outputs or self.hosts or self.foreign)
+            bool(self.outputs or self.hosts or self.foreign or self.faults)
             and any(
                 each.interface in self.outputs
                 or (each.group, each.interface) in self.hosts
                 or each.source in self.foreign
+                or _sockets_of(each) in self.faults
                 for each in rule.outputs
             )
         )
@@ -237,6 +242,7 @@ def judge(
         _judge_hosts(hops or {}, standing.outputs, silent),
         standing.paths,
         frozenset(sources).difference(network.own_addresses()),
+        standing.faults,
     )
 
 
@@ -343,10 +349,17 @@ def _of_output(output: Output, conditions: Conditions) -> Condition:
         return condition
     if output.source in conditions.foreign:
         return _waiting(f"its source {output.source} is not an address of this machine")
+    if fault := conditions.faults.get(_sockets_of(output)):
+        return _waiting(fault)
     if output.group.is_multicast:
         return condition
     host = conditions.hosts.get((output.group, output.interface), WELL)
     return attrs.evolve(host, warnings=(*condition.warnings, *host.warnings))
+
+
+def _sockets_of(output: Output) -> tuple[str, Address, int]:
+    """What the fault of an output's sockets is found by."""
+    return output.interface, output.group, output.source_port or 0
 
 
 def _describe(failing: Iterable[Condition], outputs: int) -> str:

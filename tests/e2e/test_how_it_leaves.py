@@ -2,6 +2,7 @@
 
 import socket
 from contextlib import suppress
+from pathlib import Path
 
 import pytest
 from scapy.layers.inet import IP, UDP
@@ -95,6 +96,33 @@ def test_a_source_that_this_machine_lacks_costs_its_output_alone(plant: Plant, m
     said = mcr.ctl("change", rule["rule_id"], "--add-outputs", "239.2.2.2:6000:out0:source-port=514", check=False)
     assert "bind: Permission denied" in said.stderr
     assert "CAP_NET_BIND_SERVICE" in said.stderr
+
+
+def test_a_source_port_that_is_taken_at_the_start_costs_its_output_alone(
+    plant: Plant, make_mcr: MakeMcr, tmp_path: Path
+) -> None:
+    """And is used as soon as it is free: by a group and by a host."""
+    plant.relay.cut_super_frames("out0")
+    ported = ["239.2.2.2:6001:out0:source-port=4000", "198.18.1.2:6002:out0:source-port=4000"]
+    rule = f"outputs = {['239.2.2.2:6000:out0', *ported]}\n"
+    path = tmp_path / "mcr.toml"
+    path.write_text("[[rule]]\ninput = { interface = 'in0', group = '239.1.1.1', port = 5000 }\n" + rule)
+    mcr = make_mcr(plant.relay)
+    with plant.relay.entered(), socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as other:
+        other.bind(("", 4000))
+        mcr.start(1, "--config", str(path))
+        (listed,) = mcr.call("list")
+        taken = "its source port 4000 cannot be had: Address already in use (os error 98)"
+        assert listed["reason"] == f"2 of 3 outputs: {taken}; who has the port: ss -lunp 'sport = :4000'"
+        assert [each["state"] for each in listed["outputs"]] == ["active", "waiting", "waiting"]
+        assert mcr.says(f"nothing is sent to 198.18.1.2 on out0: {taken}")
+        assert [*on_the_wire(plant, mcr, 1)] == [6000]
+        (counted,) = mcr.stats()["rules"]
+        assert [(each["sent"], each["errors"]) for each in counted["outputs"]] == [(COUNT, 0), (0, COUNT), (0, COUNT)]
+    wait_until(lambda: mcr.call("list")[0]["state"] == "active", "the port is there")
+    found = on_the_wire(plant, mcr, 3)
+    assert {port: len(each) for port, each in found.items()} == dict.fromkeys((6000, 6001, 6002), COUNT)
+    assert {each[3] for port in (6001, 6002) for each in found[port]} == {4000}
 
 
 def test_other_options_of_an_output_lose_no_packet_and_its_counters(plant: Plant, make_mcr: MakeMcr) -> None:

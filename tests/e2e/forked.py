@@ -43,7 +43,9 @@ class Forked:
         words: Sequence[str | os.PathLike[str]],
         namespace: Namespace,
         standard: Sequence[int],
+        *,
         environment: Mapping[str, str] | None = None,
+        kept: Mapping[str, int] | None = None,
     ) -> None:
         """Start it.
 
@@ -53,15 +55,19 @@ class Forked:
             namespace: where.
             standard: its descriptors 0, 1 and 2.
             environment: None: this process's.
+            kept: more descriptors, by their names: as a service manager passes them (sd_listen_fds(3)).
         """
         self._words = [os.fspath(word) for word in words]
         request = {
             "words": self._words,
             "environment": {**(os.environ if environment is None else environment)},
             "directory": str(Path.cwd()),
+            "kept": ":".join(kept or {}),
         }
         self._report, reports = os.pipe()
-        self.pid = _forker(program).fork(json.dumps(request).encode(), reports, namespace.fd, *standard)
+        self.pid = _forker(program).fork(
+            json.dumps(request).encode(), reports, namespace.fd, *standard, *(kept or {}).values()
+        )
         os.close(reports)
         self.returncode: int | None = None
         self._handle: int | None = None

@@ -5,6 +5,7 @@ end with it.
 """
 
 import ctypes
+import fcntl
 import gc
 import json
 import os
@@ -18,7 +19,9 @@ from typing import Any
 _CLONE_NEWNET = 0x40000000
 _PR_SET_PDEATHSIG = 1
 _REQUEST_BYTES = 1 << 17
-_DESCRIPTORS = 5
+_DESCRIPTORS = 253  # that one message carries (SCM_MAX_FD)
+_FIRST_KEPT = 3  # sd_listen_fds(3)
+_BEYOND = 1000
 
 _libc = ctypes.CDLL(None, use_errno=True)
 _main = sys.modules["__main__"]  # kept alive
@@ -56,8 +59,8 @@ def traffic_gen() -> Callable[[], None]:
 PROGRAMS = {each.__name__: each for each in (mcrd, mcrctl, traffic_gen)}
 
 
-def serve(door: socket.socket) -> bool:
-    """Fork until nobody asks any more. True: this is a process that was forked."""
+def serve(door: socket.socket) -> tuple[dict[str, Any], list[int]] | None:
+    """Fork until nobody asks any more. In a process that was forked: what it is to be, and its descriptors."""
     ended, rings = socket.socketpair()
     ended.setblocking(False)
     rings.setblocking(False)
@@ -76,7 +79,7 @@ def serve(door: socket.socket) -> bool:
                     continue
                 request, descriptors, _, _ = socket.recv_fds(door, _REQUEST_BYTES, _DESCRIPTORS)
                 if not request:
-                    return False
+                    return None
                 report, *others = descriptors
                 pid = os.fork()
                 if not pid:
@@ -84,8 +87,7 @@ def serve(door: socket.socket) -> bool:
                     for descriptor in (*reports.values(), report, ended.fileno(), rings.detach()):
                         os.close(descriptor)
                     ended.detach()
-                    become(json.loads(request), *others)
-                    return True
+                    return json.loads(request), others
                 reports[pid] = report
                 for descriptor in others:
                     os.close(descriptor)
@@ -103,18 +105,22 @@ def report_ends(reports: dict[int, int]) -> None:
         os.close(report)
 
 
-def become(request: dict[str, Any], network: int, *standard: int) -> None:
-    """Be as if the program had just been executed in a network namespace."""
+def become(request: dict[str, Any], network: int, *others: int) -> None:
+    """Be as if the program had just been executed in a network namespace, with what a service manager has kept."""
     check(_libc.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL))
     os.setpgid(0, 0)
     check(_libc.setns(network, _CLONE_NEWNET))
-    for number, descriptor in enumerate(standard):
+    aside = [fcntl.fcntl(each, fcntl.F_DUPFD_CLOEXEC, _BEYOND) for each in others]
+    os.closerange(0, _BEYOND)
+    for number, descriptor in enumerate(aside):
         os.dup2(descriptor, number)
-    for descriptor in (network, *standard):
         os.close(descriptor)
     os.chdir(request["directory"])
     os.environ.clear()
     os.environ.update(request["environment"])
+    if kept := request["kept"]:
+        count = str(len(others) - _FIRST_KEPT)
+        os.environ.update({"LISTEN_PID": str(os.getpid()), "LISTEN_FDS": count, "LISTEN_FDNAMES": kept})
     signal.signal(signal.SIGINT, signal.default_int_handler)
     signal.signal(signal.SIGCHLD, signal.SIG_DFL)
     sys.argv = request["words"]
@@ -133,6 +139,8 @@ def main() -> None:
     with socket.socket(fileno=int(sys.argv[2])) as door:
         forked = serve(door)
     if forked:
+        request, descriptors = forked
+        become(request, *descriptors)
         run()
 
 

@@ -6,7 +6,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from tempfile import TemporaryFile
 from typing import Any
@@ -54,6 +54,7 @@ class Mcr(DaemonProcess):
         prefix: Sequence[str | Path] = (),
         *,
         executed: bool = False,
+        kept: Mapping[str, int] | None = None,
         **process_options: Any,
     ) -> None:
         """Nothing runs yet.
@@ -65,6 +66,7 @@ class Mcr(DaemonProcess):
             prefix: a command that runs it.
             executed: have it started as a shell would, because the start is what matters. It is, too, if there are
                 options of the process, or a prefix other than ``env NAME=VALUE…``; otherwise it is forked.
+            kept: descriptors that a service manager has kept, by their names; for one that is forked.
             process_options: see `Namespace.popen`.
         """
         super().__init__(namespace, BIN, directory / f"{name}.sock", directory / f"{name}.log")
@@ -73,6 +75,7 @@ class Mcr(DaemonProcess):
         self._prefix = prefix
         self._process_options = process_options
         self._executed = executed
+        self._kept = kept
         self.stop_seconds = 10.0
         self.leaves_workers = False
         """They end when the last descriptor of their channels is closed, a little after mcrd."""
@@ -96,7 +99,9 @@ class Mcr(DaemonProcess):
         environment = environment_of(os.environ | settings)
         with self.log_file.open("a") as log, Path(os.devnull).open() as nothing:
             standard = nothing.fileno(), _STANDARD_OUTPUT, log.fileno()
-            self.process = Forked("mcrd", self._mcrd(options), self.namespace, standard, environment)
+            self.process = Forked(
+                "mcrd", self._mcrd(options), self.namespace, standard, environment=environment, kept=self._kept
+            )
         return self.process
 
     def ctl(self, *arguments: str, check: bool = True, **options: Any) -> subprocess.CompletedProcess[str]:
@@ -106,7 +111,7 @@ class Mcr(DaemonProcess):
         with TemporaryFile("w+") as out, TemporaryFile("w+") as errors, Path(os.devnull).open() as nothing:
             standard = nothing.fileno(), out.fileno(), errors.fileno()
             words = [*map(str, self._mcrctl(arguments))]
-            process = Forked("mcrctl", words, self.namespace, standard, environment_of(os.environ))
+            process = Forked("mcrctl", words, self.namespace, standard, environment=environment_of(os.environ))
             status = process.wait(_COMMAND_SECONDS)
             for each in (out, errors):
                 each.seek(0)

@@ -86,11 +86,15 @@ class StoringManager:
         self, make_mcr: MakeMcr, namespace: Namespace, *options: str, workers: int = 1, prefix: Sequence[str] = ()
     ) -> Mcr:
         """Only start mcrd, with what is kept."""
-        environment = {**os.environ, "NOTIFY_SOCKET": str(self._address), "FDSTORE": "1000"}
+        settings = {"NOTIFY_SOCKET": str(self._address), "FDSTORE": "1000"}
         kept = dict(self.kept)
-        numbers = ":".join(map(str, kept.values()))
-        starter = (sys.executable, "-c", _STARTER, ":".join(kept), numbers) if kept else ()
-        mcr = make_mcr(namespace, prefix=(*starter, *prefix), env=environment, pass_fds=tuple(kept.values()))
+        if prefix:
+            numbers = ":".join(map(str, kept.values()))
+            starter = (sys.executable, "-c", _STARTER, ":".join(kept), numbers) if kept else ()
+            environment = os.environ | settings
+            mcr = make_mcr(namespace, prefix=(*starter, *prefix), env=environment, pass_fds=tuple(kept.values()))
+        else:
+            mcr = make_mcr(namespace, prefix=("env", *map("=".join, settings.items())), kept=kept)
         mcr.leaves_workers = True
         mcr.begin(workers, *options)
         return mcr

@@ -149,10 +149,10 @@ class Namespace:
         except subprocess.TimeoutExpired:
             raise LabError(f"In {self.name}: {' '.join(words)}: no end after {timeout:g} s") from None
         if check:
-            self.check(done)
+            self.check(words, done)
         return done
 
-    def check(self, done: subprocess.CompletedProcess[str]) -> None:
+    def check(self, words: Sequence[str], done: subprocess.CompletedProcess[str]) -> None:
         """See that a command that was run here has not failed.
 
         Raises:
@@ -160,7 +160,7 @@ class Namespace:
         """
         if done.returncode != 0:
             said = (done.stderr or done.stdout or "").strip() or "it printed nothing"
-            raise LabError(f"In {self.name}: {' '.join(done.args)}: exit status {done.returncode}: {said}")
+            raise LabError(f"In {self.name}: {' '.join(words)}: exit status {done.returncode}: {said}")
 
     def popen(self, command: Sequence[str | os.PathLike[str]], **options: Any) -> subprocess.Popen[str]:
         """Start a command here; its pid is the command's own, and the lab ends it.

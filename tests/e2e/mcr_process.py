@@ -117,7 +117,7 @@ class Mcr(DaemonProcess):
                 each.seek(0)
             done = subprocess.CompletedProcess(words, status, out.read(), errors.read())
         if check:
-            self.namespace.check(done)
+            self.namespace.check(words, done)
         return done
 
     def add(self, source: str, *outputs: str, rule_id: str | None = None, state: str = "active") -> str:

@@ -153,10 +153,13 @@ def test_what_cannot_be_gone_on_with_is_never_captured_beside_what_takes_its_pla
     wait_until_more_come_in(mcr)
     sender.stop()
     report = receiver.verdict()
-    (rule,) = mcr.check_counters()["rules"]
+    stats = mcr.check_counters()
+    (rule,) = stats["rules"]
     assert (report["duplicated"], report["reordered"], report["unique"]) == (0, 0, rule["matched"])
     assert rule["sent"] == 2 * rule["matched"]
-    assert [each["kernel_drops"] for each in mcr.stats()["interfaces"]] == [0]
+    in_hand = stats["kernel_path"]["kernel_drops"]  # of the kernel path, if it was there: one for each processor
+    assert in_hand <= len(cases) * (os.cpu_count() or 1)
+    assert [each["kernel_drops"] for each in stats["interfaces"]] == [in_hand]
 
 
 def test_what_has_changed_meanwhile_is_followed(plant: Plant, make_mcr: MakeMcr, manager: StoringManager) -> None:

@@ -41,6 +41,7 @@ from mcr.metrics.service import Metrics
 from mcr.model.log import Facility
 from mcr.model.saving import Saving
 from mcr.net.capture import check_permission
+from mcr.net.filter.tap import StreamTap
 from mcr.process.descriptor_store import DescriptorStore
 from mcr.process.refusal import describe_refusal
 from mcr.process.service import ServiceManager, passed_descriptors
@@ -115,11 +116,12 @@ async def run_daemon(
         metrics = stack.enter_context(Metrics.open(settings.metrics))
         predecessors, kept = await _go_on(settings, store, stack)
         kernel = stack.enter_context(open_kernel_rules(settings, kept))
+        tap = stack.enter_context(StreamTap())
         async with trio.open_nursery() as nursery:
-            stats = await nursery.start(run_stats_aggregator, kept, settings.stats_interval, kernel.counters)
+            stats = await nursery.start(run_stats_aggregator, kept, settings.stats_interval, kernel.counters, tap)
             network = await nursery.start(run_network_watch)
             workers = await nursery.start(
-                partial(run_worker_supervisor, kept, stats, settings, network, predecessors, kernel=kernel)
+                partial(run_worker_supervisor, kept, stats, settings, network, predecessors, kernel=kernel, tap=tap)
             )
             rules = await nursery.start(
                 run_rule_store, workers, network, file, configuration.rules, handed_over.rules_beside(file)

@@ -148,7 +148,7 @@ def read_listing(text: str) -> list[str]:
     for line in text.splitlines():
         if match := re.match(r"(L\w+):", line):
             label = f"{match[1]}: "
-        elif re.match(r"\t[^.]", line):
+        elif re.match(r"\t[^.#]", line):  # not of assembler in the source, which begins and ends with a comment
             found.append(label + line.split("#")[0].strip())
             label = ""
     return found

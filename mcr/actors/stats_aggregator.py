@@ -5,7 +5,7 @@ path nothing and are current at any rate of traffic.
 """
 
 from collections import deque
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import TypeVar, assert_never
 
 import attrs
@@ -16,7 +16,8 @@ from mcr.logs.limit import UNLIMITED
 from mcr.logs.logger import get_logger
 from mcr.model.event import Event
 from mcr.model.log import Facility, Level
-from mcr.model.stats import RuleStats, Stats
+from mcr.model.stats import Stats
+from mcr.net.filter.tap import StreamTap
 from mcr.relay.placement import LeavingOutput, PlacedRule
 from mcr.shm.kept import Kept
 from mcr.shm.kernel_counters import KernelCounters
@@ -24,13 +25,13 @@ from mcr.stats.activity import Activity
 from mcr.stats.captures import CaptureCounts, Watched
 from mcr.stats.feed_log import Feeds
 from mcr.stats.former_outputs import FormerOutputs
+from mcr.stats.loss_log import Losses, LossNews
+from mcr.stats.moment import Moment, healths
 from mcr.stats.readings import (
-    Former,
     Reading,
     egress_stats,
     ingress_stats,
     kernel_path_stats,
-    rule_stats,
     stats_lines,
     worker_stats,
 )
@@ -46,22 +47,6 @@ _TICK = 1.0  # seconds between the readings that rates are taken from
 _MANY_RULES = 200  # beyond that, others get their turn while statistics are put together
 _SAMPLE_PACKETS = 100_000  # on both paths, between two pairs of [STATS:…] lines: as a worker has it
 _LINES_APART = 1.0  # seconds between two pairs of [STATS:…] lines, at least
-
-
-@attrs.frozen
-class Moment:
-    """The readings that statistics are made of: all but those of rules, and where those come from."""
-
-    stats: Stats
-    now: Reading
-    past: Reading
-    rules: tuple[PlacedRule, ...]
-    former: Mapping[int, Former]
-    last: Mapping[int, float]
-
-    def of_rules(self) -> tuple[RuleStats, ...]:
-        """Those of rules."""
-        return rule_stats(self.now, self.past, self.rules, self.former, self.last)
 
 
 @attrs.frozen
@@ -218,6 +203,7 @@ async def run_stats_aggregator(
     kept: Kept,
     lines_every: float = 0.0,
     kernel: KernelCounters | None = None,
+    tap: StreamTap | None = None,
     *,
     task_status: trio.TaskStatus[StatsAggregator] = trio.TASK_STATUS_IGNORED,
 ) -> None:
@@ -228,10 +214,11 @@ async def run_stats_aggregator(
             caller's.
         lines_every: seconds between two pairs of [STATS:…] lines; 0: when a round number of packets has come.
         kernel: counters of the kernel path; stay the caller's. None: there are none.
+        tap: knows the health of streams; stays the caller's. None: nobody watches any.
         task_status: gets the handle.
     """
     send, receive = trio.open_memory_channel[_Command](0)
-    state = _State(kept, kernel, by_count=not lines_every)
+    state = _State(kept, kernel, tap or StreamTap(), by_count=not lines_every)
     try:
         async with trio.open_nursery() as nursery:
             with receive:
@@ -302,8 +289,10 @@ def _handle_captures(state: "_State", command: _CaptureOpened | _CaptureClosing 
 
 
 class _State:
-    def __init__(self, kept: Kept, kernel: KernelCounters | None, *, by_count: bool) -> None:
+    def __init__(self, kept: Kept, kernel: KernelCounters | None, tap: StreamTap, *, by_count: bool) -> None:
         self._kept = kept
+        self._tap = tap
+        self._losses = Losses()
         self._kernel = kernel
         self._segments = segments = kept.segments
         self._by_count = by_count
@@ -384,6 +373,10 @@ class _State:
         self._sample_kernel_path()
         self._stalls.note(map(self.captures.backlog, range(len(self._segments))))
         self.feeds.tell(await self._look_through_rules(self._activity.note, self._past[-1]))
+        self.feeds.tell_losses(await self._look_through_rules(self._note_losses, self._past[-1]))
+
+    def _note_losses(self, now: Reading, placed: tuple[PlacedRule, ...]) -> LossNews:
+        return self._losses.note(healths(placed, self._tap), now.time)
 
     def _sample_kernel_path(self) -> None:
         """As workers do it, for both paths."""
@@ -417,7 +410,7 @@ class _State:
             interfaces=self.captures.interfaces(),
             kernel_path=kernel_path_stats(now.taken),
         )
-        return Moment(stats, now, past, self._placed, self._former.all(), self._activity.last())
+        return Moment(stats, now, past, self._placed, self._former.all(), self._activity.last(), self._tap)
 
     async def _look_through_rules(self, look: Callable[[Reading, tuple[PlacedRule, ...]], _T], now: Reading) -> _T:
         if len(self._placed) > _MANY_RULES:

@@ -35,6 +35,7 @@ from mcr.model.log import Facility, Level, LogLevels
 from mcr.model.rule import RuleChange
 from mcr.model.worker import WorkerView
 from mcr.net.filter.suppress import Suppressor
+from mcr.net.filter.tap import StreamTap
 from mcr.net.ip_bypass import Blocker
 from mcr.net.network import Network
 from mcr.net.own import OwnKeys
@@ -156,6 +157,7 @@ async def run_worker_supervisor(
     predecessors: Predecessors,
     *,
     kernel: KernelRules,
+    tap: StreamTap | None = None,
     task_status: trio.TaskStatus[WorkerSupervisor] = trio.TASK_STATUS_IGNORED,
 ) -> None:
     """Run one worker per segment until cancelled, which kills them; see `WorkerSupervisor.stop` for a gentle end.
@@ -169,7 +171,7 @@ async def run_worker_supervisor(
     standbys = trio.CapacityLimiter(1)
     cores = worker_cores(len(kept.segments), usable_cores())
     async with open_workshop() as workshop, trio.open_nursery() as nursery:
-        with receive, Relay(settings, kept, kernel) as relay, open_reviews(settings) as reviews:
+        with receive, Relay(settings, kept, kernel, tap) as relay, open_reviews(settings) as reviews:
             succession = Succession(kept, predecessors)
             nursery.start_soon(succession.prepare, workshop)
             state = _State(relay, kept, stats, settings.levels, reviews, succession=succession, nursery=nursery)

@@ -22,7 +22,9 @@ _INTERVAL = 1
 @common_options
 @click.pass_obj
 def events(session: Session, *, follow: bool) -> None:
-    """Show when feeds of rules went silent and came back.
+    """Show what happened to feeds.
+
+    When those of rules went silent and came back, and when packets of streams whose health is watched were missing.
 
     mcrd remembers the newest 1,000 events. With --json and --follow each is a line. If mcrd ends meanwhile, the next
     one is waited for.
@@ -37,17 +39,21 @@ def events(session: Session, *, follow: bool) -> None:
 def events_view(found: list[Any], width: int | None) -> str:
     """Events, one line each."""
     rows = [[each["time"], *_words(each)] for each in found]
-    return table(["=TIME", "=EVENT", "RULE", "#WITHOUT PACKETS"], rows, width) or "Nothing has happened"
+    return table(["=TIME", "=EVENT", "RULE", "WHAT"], rows, width) or "Nothing has happened"
 
 
 def _words(event: dict[str, Any]) -> list[str]:
     kind = event["event"].replace("_", " ")
-    return [kind, event["name"] or event["rule_id"], duration(event["seconds"])]
+    lost = event.get("lost")
+    what = f"{duration(event['seconds'])} without packets" if lost is None else f"{lost:,} missing"
+    if kind == "loss ends":
+        what += f", within {duration(event['seconds'])}"
+    return [kind, event["name"] or event["rule_id"], what]
 
 
 def _line(event: dict[str, Any]) -> str:
-    kind, rule, seconds = _words(all_visible(event))
-    return f"{event['time']}  {kind:<11}  {rule}, {seconds} without packets"
+    kind, rule, what = _words(all_visible(event))
+    return f"{event['time']}  {kind:<11}  {rule}, {what}"
 
 
 def _follow(session: Session) -> None:

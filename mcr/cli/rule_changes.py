@@ -10,7 +10,7 @@ from mcr.cli import completion
 from mcr.cli.batch import Batch, in_order, is_about_rules, name_places, read_batch, sum_up, value_faults
 from mcr.cli.command import Command
 from mcr.cli.failure import NO_SPACE
-from mcr.cli.rule_words import outputs_params, rule_options, rule_params
+from mcr.cli.rule_words import health_option, outputs_params, rule_options, rule_params
 from mcr.cli.session import Session, common_options
 from mcr.errors import McrError, RuleNotFound, UsageError, together
 from mcr.text.plurals import counted
@@ -120,11 +120,14 @@ def _add_some(
 )
 @click.option("--remove-outputs", metavar=_OUTPUTS, multiple=True, help="Fewer outputs.")
 @click.option("--new-name", metavar="NAME", help="Another name.")
+@health_option
 @_WAIT
 @common_options
 @click.pass_obj
 def change(session: Session, /, rule: str | None, rule_id: str | None, name: str | None, **options: Any) -> None:
-    """Change a rule's outputs or name. What stays loses no packet, and its counters go on.
+    """Change a rule's outputs, name or health.
+
+    What stays loses no packet, and its counters go on.
 
     The rule is RULE, an id or a name; or it is named by --rule-id or --name.
     """
@@ -135,10 +138,11 @@ def change(session: Session, /, rule: str | None, rule_id: str | None, name: str
     for option in ("outputs", "add_outputs", "remove_outputs"):
         if options[option]:
             params[option] = outputs_params(options[option])
-    if options["new_name"] is not None:
-        params["new_name"] = options["new_name"]
+    for option in ("new_name", "health"):
+        if options[option] is not None:
+            params[option] = options[option]
     if len(params) == 1:
-        raise UsageError("Nothing to change", "give --outputs, --add-outputs, --remove-outputs or --new-name")
+        raise UsageError("Nothing to change", "give --outputs, --add-outputs, --remove-outputs, --new-name or --health")
     if options["outputs"] and (options["add_outputs"] or options["remove_outputs"]):
         raise UsageError("Give either --outputs, or --add-outputs and --remove-outputs", "see: mcrctl change --help")
     if rule is not None:

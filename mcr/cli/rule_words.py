@@ -11,10 +11,18 @@ import click
 from mcr.cli.completion import interfaces
 from mcr.config.output_text import parse_output
 from mcr.errors import UsageError
+from mcr.model.health import Health
 
 _EXAMPLE = "for example: --outputs 239.2.2.2:5000:eth1,239.2.2.3:5000:eth2"
 
 _F = TypeVar("_F", bound=Callable[..., Any])
+
+health_option = click.option(
+    "--health",
+    type=click.Choice([each.value for each in Health]),
+    help="Watch how the stream comes in: gaps, losses, errors. auto finds out what it is.  [default: none]",
+)
+"""For `add` and `change`."""
 
 
 def rule_options(command: _F) -> _F:
@@ -43,6 +51,7 @@ def rule_options(command: _F) -> _F:
         ),
         click.option("--rule-id", metavar="ID", help="Id of the rule.  [default: a hash of the input]"),
         click.option("--name", help="Name of the rule, for people."),
+        health_option,
     )
     for option in reversed(options):
         command = option(command)
@@ -69,6 +78,7 @@ def rule_params(options: dict[str, Any]) -> dict[str, Any]:
         "outputs": outputs_params(options["outputs"]),
         "rule_id": options["rule_id"],
         "name": options["name"],
+        **({} if options["health"] is None else {"health": options["health"]}),
     }
 
 

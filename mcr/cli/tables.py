@@ -13,6 +13,7 @@ from typing import Any, Final
 import click
 
 from mcr.cli.grid import clip, fits, table
+from mcr.cli.health import health_table, health_view
 from mcr.cli.quantities import count, duration, endpoint, megabits, rate, size
 
 _NO_RULES: Final = (
@@ -178,6 +179,7 @@ def stats_view(stats: dict[str, Any], width: int | None, *, short: bool = False)
         ),
         _rules_table(stats["rules"], width) or _NO_RULES,
         _failing_outputs_table(stats["rules"], width),
+        health_table(stats["rules"], width),
         "" if short else _workers_table(stats["workers"], stats.get("kernel_path", {}), width),
     ]
     return "\n\n".join(part for part in parts if part)
@@ -197,7 +199,12 @@ def rule_stats_view(stats: dict[str, Any], width: int | None) -> str:
         for output in rule["outputs"]
     ]
     outputs = table(["=OUTPUT", "#SUBMITTED", "#SENT", "#ERRORS", "#BYTES", "#PPS", "#MBIT/S"], rows, width)
-    parts = (_rules_table(stats["rules"], width), outputs, _failing_outputs_table(stats["rules"], width))
+    parts = (
+        _rules_table(stats["rules"], width),
+        outputs,
+        _failing_outputs_table(stats["rules"], width),
+        *(health_view(rule["health"]) for rule in stats["rules"] if rule.get("health")),
+    )
     return "\n\n".join(part for part in parts if part)
 
 

@@ -334,7 +334,9 @@ def _totals(stats: dict[str, Any]) -> dict[str, int]:
     """What says that packets are lost, or nobody wants them."""
     ingress = stats["ingress"]
     lost = {name: ingress[name] for name in _LOSSES}
-    return lost | {"errors": stats["egress"]["errors"]} | {name: ingress[name] for name in _ALSO_SHOWN}
+    missing = sum(rule["health"]["lost"] for rule in stats["rules"] if rule.get("health"))
+    here = lost | {"errors": stats["egress"]["errors"]} | {name: ingress[name] for name in _ALSO_SHOWN}
+    return here | {"missing_in_streams": missing}
 
 
 def _widths(width: int) -> tuple[int, int]:

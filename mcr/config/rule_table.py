@@ -11,6 +11,7 @@ from mcr.config.document import Document, Path
 from mcr.config.output_text import parse_output
 from mcr.errors import InvalidParams, McrError
 from mcr.model.flow import Address, Input, check_interface_name, check_port, check_source, parse_address
+from mcr.model.health import Health
 from mcr.model.rule import Output, Rule, automatic_rule_id, check_label, check_outputs
 
 _MAX_TEXT: Final = 1_000  # characters; no value needs as many
@@ -58,7 +59,8 @@ _OPTIONS: Final[dict[str, _Check]] = {
 }
 _OUTPUT: Final[dict[str, _Check]] = _ENDPOINT | _OPTIONS
 _LABELS: Final[dict[str, _Check]] = {"name": ((str,), check_label), "rule_id": ((str,), check_label)}
-_RULE: Final = (*_LABELS, "input", "outputs")
+_CHOICES: Final[dict[str, _Check]] = {"health": ((str,), Health.parse)}
+_RULE: Final = (*_LABELS, "input", "outputs", *_CHOICES)
 
 
 @attrs.frozen(order=True)
@@ -150,16 +152,17 @@ def read_rule(value: object, path: Path, faults: FileFaults, *, cut: bool = Fals
     """
     before = len(faults.found)
     table = _members(value, path, faults, known=_RULE, what="a rule", needed=() if cut else ("input", "outputs"))
-    labels = _checked(table, path, faults, _LABELS, "rule")
+    labels = _checked(table, path, faults, _LABELS | _CHOICES, "rule")
     source = _input(table["input"], (*path, "input"), faults, cut=cut) if "input" in table else None
     before_outputs = len(faults.found)
     outputs = _outputs(table["outputs"], (*path, "outputs"), faults, cut=cut) if "outputs" in table else ()
     all_read = "outputs" in table and len(faults.found) == before_outputs
     rule, name, rule_id = None, labels.get("name"), labels.get("rule_id")
+    health = labels.get("health", Health.NONE)
     if source and rule_id is None:
         rule_id = automatic_rule_id(source)
     if source and rule_id and len(faults.found) == before and (outputs or not cut):
-        rule = faults.check((*path, "outputs"), Rule, rule_id, source, outputs, name)
+        rule = faults.check((*path, "outputs"), Rule, rule_id, source, outputs, name, health)
     elif outputs or (all_read and not cut):
         faults.check((*path, "outputs"), check_outputs, outputs, lambda: "The rule")
     return RuleTable(path, rule, source, rule_id, name)
@@ -276,7 +279,7 @@ def rule_of(view: Mapping[str, Any]) -> Rule:
     Raises:
         ValueError: it is none.
     """
-    table: dict[str, Any] = {name: view[name] for name in _RULE if view[name] is not None}
+    table: dict[str, Any] = {name: view[name] for name in _RULE if view.get(name) is not None}
     table["input"] = {name: value for name, value in view["input"].items() if value is not None}
     table["outputs"] = [
         {name: value for name, value in output.items() if name not in _OF_A_VIEW and value is not None}

@@ -6,6 +6,7 @@ from functools import partial
 from typing import Any
 
 from mcr.config.output_text import options_text
+from mcr.model.health import Health
 from mcr.model.rule import Output, Rule, automatic_rule_id
 
 
@@ -21,6 +22,8 @@ def table_of(rule: Rule) -> dict[str, Any]:
     if source.sources:
         table["input"]["sources"] = [*map(str, source.sources)]
     table["outputs"] = [*map(_output, rule.outputs)]
+    if rule.health is not Health.NONE:
+        table["health"] = str(rule.health)
     return table
 
 
@@ -52,7 +55,8 @@ def toml_of_table(table: dict[str, Any]) -> str:
     where += f", sources = [{', '.join(map(_quoted, source['sources']))}]" if "sources" in source else ""
     outputs = [*map(_quoted, table["outputs"])]
     listed = f"[{outputs[0]}]" if len(outputs) == 1 else "\n".join(["[", *(f"    {each}," for each in outputs), "]"])
-    return "\n".join(["[[rule]]", *labels, f"input = {{ {where} }}", f"outputs = {listed}", ""])
+    choices = [f"{key} = {_quoted(table[key])}" for key in ("health",) if key in table]
+    return "\n".join(["[[rule]]", *labels, f"input = {{ {where} }}", f"outputs = {listed}", *choices, ""])
 
 
 def _quoted(text: str) -> str:

@@ -24,6 +24,7 @@ from mcr.errors import InvalidParams, MethodNotFound, RuleNotFound
 from mcr.model.edit import RuleEdit
 from mcr.model.event import Event
 from mcr.model.finding import Finding
+from mcr.model.health import Health
 from mcr.model.limits import CONFIRM_SECONDS
 from mcr.model.log import Facility, Level, LogLevels, LogLine
 from mcr.model.rule import Output, Rule, RuleState, RuleView
@@ -185,6 +186,7 @@ class _ChangeParams:
     add_outputs: tuple[Output, ...] = ()
     remove_outputs: tuple[Output, ...] = ()
     new_name: str | None = None
+    health: Health | None = None
     wait: bool = False
 
 
@@ -250,7 +252,7 @@ async def _add(api: Api, params: _AddParams) -> Any:
 
 async def _change(api: Api, params: _ChangeParams) -> Any:
     _check_one(params)
-    edit = RuleEdit(params.outputs, params.add_outputs, params.remove_outputs, params.new_name)
+    edit = RuleEdit(params.outputs, params.add_outputs, params.remove_outputs, params.new_name, params.health)
     return unstructure(await api.rules.change(rule_id=params.rule_id, name=params.name, edit=edit, wait=params.wait))
 
 

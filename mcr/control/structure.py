@@ -18,6 +18,7 @@ from cattrs.gen import make_dict_structure_fn, make_dict_unstructure_fn, overrid
 
 from mcr.errors import MAX_FAULTS, InvalidParams, LimitReached, McrError, describe_errno, together
 from mcr.model.flow import Address, Input, parse_address
+from mcr.model.health import Health
 from mcr.model.limits import MAX_OUTPUTS, MAX_OUTPUTS_PER_RULE, MAX_RULES, MAX_SOURCES
 from mcr.model.log import Facility, Level
 from mcr.model.rule import Output, OutputView, Rule, automatic_rule_id
@@ -74,11 +75,12 @@ class RuleParams:
     outputs: tuple[Output, ...]
     rule_id: str | None = None
     name: str | None = None
+    health: Health = Health.NONE
 
     def rule(self) -> Rule:
         """The rule, checked."""
         rule_id = automatic_rule_id(self.input) if self.rule_id is None else self.rule_id
-        return Rule(rule_id, self.input, self.outputs, self.name)
+        return Rule(rule_id, self.input, self.outputs, self.name, self.health)
 
 
 @attrs.frozen
@@ -200,6 +202,7 @@ _converter.register_structure_hook(str, lambda value, _: _expect(value, str))
 _converter.register_structure_hook(int, lambda value, _: _expect(value, int))
 _converter.register_structure_hook(bool, lambda value, _: _expect(value, bool))
 _converter.register_structure_hook(Level, lambda value, _: Level.parse(_expect(value, str)))
+_converter.register_structure_hook(Health, lambda value, _: Health.parse(_expect(value, str)))
 _converter.register_structure_hook(Facility, lambda value, _: Facility.parse(_expect(value, str)))
 _converter.register_structure_hook(Address | None, _structure_source)
 _converter.register_structure_hook(Address, lambda value, _: parse_address(_expect(value, str), "input source"))
@@ -210,6 +213,7 @@ _converter.register_structure_hook(Rule, lambda value, _: _converter.structure(v
 _converter.register_unstructure_hook(OutputStats, _unstructure_output)
 for _endpoint_class in (Input, OutputView):
     _converter.register_unstructure_hook(_endpoint_class, _only_what_is_asked_for(_endpoint_class))
+_converter.register_unstructure_hook(Health, str)
 _converter.register_unstructure_hook(IPv4Address, str)
 _converter.register_unstructure_hook(IPv6Address, str)
 

@@ -13,6 +13,7 @@ from mcr.diagnosis import (
     capture_findings,
     daemon_findings,
     flow_findings,
+    health_findings,
     link_findings,
     machine_findings,
     output_findings,
@@ -121,6 +122,7 @@ def examine(settings: Settings, relay: Relay) -> tuple[Finding, ...]:
         *_judge_workers(workers, daemon),
         *_judge_counters(stats, workers, links or {}, settings),
         *_judge_flows(relay, links or {}, blind),
+        *health_findings.judge_streams(stats),
         *machine_findings.judge_firewall(firewall, output_findings.refused_outputs(stats)),
         *link_findings.judge_rules(relay.rules),
     ]

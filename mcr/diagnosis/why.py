@@ -19,6 +19,7 @@ import trio
 from mcr.actors.querier_watch import Hearing, QuerierWatch
 from mcr.actors.stats_aggregator import StatsAggregator
 from mcr.diagnosis.arrival import judge_arrival
+from mcr.diagnosis.health_findings import judge_stream
 from mcr.diagnosis.incoming import Entrance, judge_bridge, judge_entrance, judge_rule
 from mcr.diagnosis.matching import judge_path, judge_taking, matched
 from mcr.diagnosis.outgoing import judge_output, judge_waiting_outputs
@@ -28,7 +29,7 @@ from mcr.errors import RuleNotFound, SystemFault
 from mcr.model.finding import Finding, Verdict
 from mcr.model.flow import Input
 from mcr.model.rule import Output, RuleView
-from mcr.model.stats import OutputStats, Stats
+from mcr.model.stats import OutputStats, RuleStats, Stats
 from mcr.model.worker import WorkerView
 from mcr.net.firewall import Firewall, look_at_firewall
 from mcr.net.links import Link, read_links
@@ -113,7 +114,8 @@ class Walk:
         findings += await trio.to_thread.run_sync(_until_fault, taking)
         if _ends(findings):
             return findings
-        return (*findings, judge_path(self.rule), *await self._judge_outputs(look, before, after))
+        findings += (*judge_stream(self._counters(after)), judge_path(self.rule))
+        return findings + await self._judge_outputs(look, before, after)
 
     @property
     def _wanted(self) -> Wanted:
@@ -197,8 +199,11 @@ class Walk:
             raise RuleNotFound(f"The rule {self.rule.rule_id!r} has just been removed", "see the rules: mcrctl list")
         return stats
 
+    def _counters(self, stats: Stats) -> RuleStats:
+        return next(each for each in stats.rules if each.rule_id == self.rule.rule_id)
+
     def _outputs(self, stats: Stats) -> Sequence[OutputStats]:
-        return next(each.outputs for each in stats.rules if each.rule_id == self.rule.rule_id)
+        return self._counters(stats).outputs
 
 
 def _read_entrance(source: Input, used: Mapping[str, int]) -> Entrance:

@@ -11,7 +11,6 @@ from urllib.parse import parse_qs, urlsplit
 import attrs
 import trio
 
-from mcr.actors.stats_aggregator import Moment
 from mcr.errors import McrError, RuleNotFound
 from mcr.metrics.exposition import Format
 from mcr.metrics.rules import RulesPage, one_rule
@@ -20,6 +19,7 @@ from mcr.metrics.totals import totals_page
 from mcr.model.rule import RuleState, RuleView
 from mcr.model.stats import Stats
 from mcr.model.worker import WorkerState, WorkerView
+from mcr.stats.moment import Moment
 
 PAGES: Final = "pages: /, /metrics, /metrics/rules, /metrics/rules?rule=ID, /healthz, /healthz?rules=active"
 
@@ -165,12 +165,14 @@ class Pages:
     async def _all_rules(self, chosen: Format) -> list[bytes]:
         states = {each.rule_id: each.state for each in await self._rules.list()}
         moment = await self._stats.moment()
-        return await trio.to_thread.run_sync(self._rules_page.make, moment.now, moment.rules, states, chosen)
+        readings = moment.now, moment.rules, states, chosen, moment.health
+        return await trio.to_thread.run_sync(self._rules_page.make, *readings)
 
     async def _one_rule(self, rule: str, chosen: Format) -> list[bytes]:
         view, moment = await self._rules.find(rule), await self._stats.moment()
-        placed = [each for each in moment.rules if each.rule.rule_id == view.rule_id]
-        return one_rule(moment.now, placed, {view.rule_id: view.state}, chosen)
+        placed = tuple(each for each in moment.rules if each.rule.rule_id == view.rule_id)
+        only = attrs.evolve(moment, rules=placed)
+        return one_rule(moment.now, placed, {view.rule_id: view.state}, chosen, only.health)
 
     async def _health(self, *, active: bool) -> Answer:
         """Whether mcrd does its work; and, if asked so, whether every rule is active."""

@@ -5,14 +5,16 @@ numbers are put into it at a scrape, for some hundred samples at a time.
 """
 
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from itertools import chain
 from operator import is_
 
 import attrs
 
 from mcr.metrics.exposition import Family, Format, Kind, label_text, page
+from mcr.metrics.health import health_sections
 from mcr.metrics.totals import IN_DOUBT, SEND
+from mcr.model.health import StreamHealth
 from mcr.model.rule import RuleState
 from mcr.relay.placement import PlacedRule
 from mcr.shm.segment import Cells
@@ -38,7 +40,12 @@ class RulesPage:
         self._blocks: dict[int, _Block] = {}
 
     def make(
-        self, now: Reading, rules: Iterable[PlacedRule], states: Mapping[str, RuleState], chosen: Format
+        self,
+        now: Reading,
+        rules: Iterable[PlacedRule],
+        states: Mapping[str, RuleState],
+        chosen: Format,
+        health: Callable[[], Mapping[str, StreamHealth]] = dict,
     ) -> list[bytes]:
         """The page with all rules, in pieces.
 
@@ -47,12 +54,13 @@ class RulesPage:
             rules: all of them.
             states: by rule id.
             chosen: the format.
+            health: of streams that are watched, by rule id.
         """
         placed = defaultdict[int, list[PlacedRule]](list)
         for each in rules:
             placed[each.slot >> _BLOCK_BITS].append(each)
         self._blocks = {number: self._block(number, those) for number, those in placed.items()}
-        return _make([*self._blocks.values()], now, states, chosen)
+        return _make([*self._blocks.values()], now, states, health(), chosen)
 
     def _block(self, number: int, rules: Sequence[PlacedRule]) -> "_Block":
         known = self._blocks.get(number)
@@ -61,12 +69,24 @@ class RulesPage:
         return _Block.of(rules)
 
 
-def one_rule(now: Reading, rules: Iterable[PlacedRule], states: Mapping[str, RuleState], chosen: Format) -> list[bytes]:
+def one_rule(
+    now: Reading,
+    rules: Iterable[PlacedRule],
+    states: Mapping[str, RuleState],
+    chosen: Format,
+    health: Callable[[], Mapping[str, StreamHealth]] = dict,
+) -> list[bytes]:
     """The same page with only a few rules."""
-    return _make([_Block.of([*rules])], now, states, chosen)
+    return _make([_Block.of([*rules])], now, states, health(), chosen)
 
 
-def _make(blocks: Sequence["_Block"], now: Reading, states: Mapping[str, RuleState], chosen: Format) -> list[bytes]:
+def _make(
+    blocks: Sequence["_Block"],
+    now: Reading,
+    states: Mapping[str, RuleState],
+    health: Mapping[str, StreamHealth],
+    chosen: Format,
+) -> list[bytes]:
     parts = [each.fill(now, states) for each in blocks]
     return page(
         [
@@ -76,6 +96,7 @@ def _make(blocks: Sequence["_Block"], now: Reading, states: Mapping[str, RuleSta
             (OUTPUT_PACKETS, [each.output_packets for each in parts]),
             (OUTPUT_ERRORS, [each.output_errors for each in parts]),
             (OUTPUT_BYTES, [each.output_bytes for each in parts]),
+            *health_sections(health),
         ],
         chosen,
     )

@@ -151,8 +151,20 @@ def _rule(view: RuleView, counters: RuleStats | None) -> list[str]:
         totals = f"{counters.matched:,}", f"{counters.sent:,}", errors
         numbers = [f"{counters.pps:,.0f}", f"{counters.bps / 1e6:,.2f}", *totals]
     reason = f"<br>{_text(view.reason)}" if view.reason else ""
-    name, source = _text(view.name or view.rule_id), _text(str(view.input))
+    name, source = _text(view.name or view.rule_id), _text(str(view.input)) + _health(counters)
     return [name, state + reason, source, _outputs(view), str(view.path), *numbers]
+
+
+def _health(counters: RuleStats | None) -> str:
+    """How a stream that is watched comes in."""
+    health = counters.health if counters else None
+    if not health:
+        return ""
+    if health.reason:
+        return f"<br><span class=dim>not watched: {_text(health.reason)}</span>"
+    broken = health.mdi is not None and health.mdi.highest_loss_rate > 0
+    words = f"{health.kind}: {health.lost:,} missing, {counted(health.stalls, 'stall')}"
+    return f"<br><span class={'bad' if broken else 'dim'}>{_text(words)}</span>"
 
 
 def _outputs(view: RuleView) -> str:

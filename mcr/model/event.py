@@ -4,7 +4,7 @@ from typing import Literal
 
 import attrs
 
-Kind = Literal["feed_silent", "feed_back"]
+Kind = Literal["feed_silent", "feed_back", "loss_begins", "loss_ends"]
 
 
 @attrs.frozen
@@ -14,7 +14,8 @@ class Event:
     Attributes:
         number: from 1, since mcrd was started.
         time: when it was seen, UTC.
-        seconds: for how long there was no packet.
+        seconds: for how long there was no packet; of a loss, how long it lasted.
+        lost: packets that were missing so far, or breaks of continuity where there is no RTP; None: it is of a feed.
     """
 
     number: int
@@ -23,3 +24,4 @@ class Event:
     rule_id: str
     name: str | None
     seconds: float
+    lost: int | None = None

@@ -12,6 +12,7 @@ import attrs
 
 from mcr.errors import InvalidParams
 from mcr.model.flow import Address, Input, check_interface_name, check_port
+from mcr.model.health import Health
 from mcr.model.limits import DEFAULT_TRAIN, MAX_OUTPUTS_PER_RULE, MAX_TRAIN
 from mcr.model.output_options import check_dscp, check_source, check_source_port, check_ttl
 
@@ -113,12 +114,17 @@ def check_outputs(outputs: Sequence[Output], called: Callable[[], str]) -> None:
 
 @attrs.frozen
 class Rule:
-    """One input, one or more outputs. `rule_id` is unique; so is the input tuple; so is the name, if there is one."""
+    """One input, one or more outputs. `rule_id` is unique; so is the input tuple; so is the name, if there is one.
+
+    Attributes:
+        health: what is watched of its stream.
+    """
 
     rule_id: str
     input: Input
     outputs: tuple[Output, ...]
     name: str | None = None
+    health: Health = Health.NONE
 
     def __attrs_post_init__(self) -> None:
         check_label(self.rule_id, "rule id")
@@ -233,6 +239,7 @@ class RuleView:
     origin: Origin = Origin.RUNTIME
     path: Path = Path.KERNEL
     path_reason: str = ""
+    health: Health = Health.NONE
 
 
 NO_RULES = 1

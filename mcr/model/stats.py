@@ -5,6 +5,7 @@ from collections.abc import Iterable
 import attrs
 
 from mcr.model.flow import Address
+from mcr.model.health import StreamHealth
 
 
 @attrs.frozen
@@ -119,6 +120,8 @@ class RuleStats:
     outputs: tuple[OutputStats, ...] = ()
     last_packet_ago: float | None = None
     """Seconds since the newest packet, to about a second; None: none was seen since this mcrd has the rule."""
+    health: StreamHealth | None = None
+    """Of its stream, as it comes in; None: it is not watched."""
 
 
 @attrs.frozen

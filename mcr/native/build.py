@@ -27,6 +27,8 @@ ffi.set_source(
     #include "checksum.h"
     #include "engine.h"
     #include "gateway.h"
+    #include "health/stream.h"
+    #include "health/tap.h"
     #include "journal.h"
     #include "later.h"
     #include "match.h"

@@ -18,6 +18,7 @@ from mcr.net.capture import open_captures, reject
 from mcr.net.filter.base import open_filters
 from mcr.net.filter.path import KernelPath, wait_for_packets
 from mcr.net.filter.suppress import LINKS, Suppressor
+from mcr.net.filter.tap import StreamTap
 from mcr.net.igmp import ask_for_reports
 from mcr.net.interfaces import Interface, find_anew
 from mcr.net.membership import Memberships
@@ -27,6 +28,7 @@ from mcr.process.descriptor_store import DescriptorStore
 from mcr.relay.captures import Capture
 from mcr.relay.inherited import FormerCaptures, forget_capture, names_of
 from mcr.relay.slots import Slots, check_interfaces
+from mcr.relay.watched import WatchedStreams
 
 log = get_logger(Facility.NETWORK)
 
@@ -36,11 +38,17 @@ class InputInterfaces:
 
     Attributes:
         slots: of captures.
+        watched: of streams, their health.
         former: captures that another mcrd has left, and that no rule uses so far.
     """
 
     def __init__(
-        self, settings: Settings, store: DescriptorStore, note: Mapping[str, Any], path: KernelPath | None
+        self,
+        settings: Settings,
+        store: DescriptorStore,
+        note: Mapping[str, Any],
+        path: KernelPath | None,
+        tap: StreamTap,
     ) -> None:
         """Start with what another mcrd has left, which its rules may use again until `take_over`.
 
@@ -49,11 +57,13 @@ class InputInterfaces:
             store: of descriptors.
             note: what `note` has told of them.
             path: the kernel path; None: there is none.
+            tap: for the health of streams.
         """
         self._settings = settings
         self._store = store
-        self._filters = open_filters(store, suppress=settings.absorb, path=path)
+        self._filters = open_filters(store, suppress=settings.absorb, path=path, tap=tap)
         self._by_name: dict[str, Capture] = {}
+        self.watched = WatchedStreams(tap, self._filters, lambda name: self[name].slot)
         self._memberships = Memberships(store)
         self._serials = count(1)
         self.former = FormerCaptures(settings, store, self._filters, self._serials, note)
@@ -95,8 +105,6 @@ class InputInterfaces:
         if self.suppressor:
             return self.suppressor.why_not(capture.slot)
         return f"no program may run where it comes in: {self._filters.unsuppressed}"
-
-    # Taking.
 
     def open(self, names: Collection[str], interfaces: Mapping[str, Interface], undo: ExitStack) -> dict[str, Capture]:
         """Open what is new of these.
@@ -246,13 +254,7 @@ class InputInterfaces:
             renewed = list(chain.from_iterable(self._reopen([each], sources) for each in stale))
         for old, _ in renewed:
             self._let_go(old)
-        incomplete = [each for each in self if each.fault and not each.is_lost]
-        for capture in incomplete:
-            try:
-                self._memberships.join_missing(capture.interface)
-                capture.fault = ""
-            except McrError as error:
-                capture.fault = error.message
+        _join_missing(self, self._memberships)
         return renewed
 
     def _reopen(self, lost: Sequence[Capture], sources: Collection[Input]) -> list[tuple[Capture, Capture]]:
@@ -273,11 +275,21 @@ class InputInterfaces:
             self._filters.change((), _keys(old, sources))
             capture.users = old.users
             self._by_name[capture.interface.name] = capture
+            self.watched.move(old.slot, capture.slot)
             try:
                 self._memberships.move(capture.interface)
             except McrError as error:
                 capture.fault = error.message
         return list(zip(lost, opened, strict=True))
+
+
+def _join_missing(captures: Iterable[Capture], memberships: Memberships) -> None:
+    for capture in [each for each in captures if each.fault and not each.is_lost]:
+        try:
+            memberships.join_missing(capture.interface)
+            capture.fault = ""
+        except McrError as error:
+            capture.fault = error.message
 
 
 def _check_single(captures: Iterable[Capture], interfaces: Iterable[Interface]) -> None:

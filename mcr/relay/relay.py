@@ -19,6 +19,7 @@ from mcr.logs.logger import get_logger
 from mcr.model.log import Facility
 from mcr.model.rule import Rule, RuleChange
 from mcr.net.filter.path import wait_for_packets
+from mcr.net.filter.tap import StreamTap
 from mcr.relay import commands
 from mcr.relay.captures import Capture
 from mcr.relay.closing import Closing
@@ -110,10 +111,10 @@ class Relay:
         names: behind the numbers in a worker's log.
     """
 
-    def __init__(self, settings: Settings, kept: Kept, kernel: KernelRules) -> None:
+    def __init__(self, settings: Settings, kept: Kept, kernel: KernelRules, tap: StreamTap | None = None) -> None:
         self._kept = kept
         self.kernel = kernel
-        self.inputs = InputInterfaces(settings, kept.store, kept.captures.read(), kernel.path)
+        self.inputs = InputInterfaces(settings, kept.store, kept.captures.read(), kernel.path, tap or StreamTap())
         self.outputs = OutputInterfaces(settings)
         self.kernel.bind(lambda name: self.inputs[name].slot, self.outputs.__getitem__)
         self._neighbours = Neighbours(settings)
@@ -221,6 +222,7 @@ class Relay:
         changed = [self._placement.change(rule, sources, prepared.awaited) for rule in change.changed]
         changes = [*chain.from_iterable(self._follow(each, change.generation) for each in changed)]
         self.kernel.use(added, changed)
+        self.inputs.watched.change(removed, (*added, *(each.now for each in changed)))
         told = (
             *map(commands.attach_capture, prepared.captures.values()),
             *chain.from_iterable(map(commands.attach_egress, prepared.egress.values())),
@@ -323,8 +325,6 @@ class Relay:
             self._leave_note()
         outputs = tuple(each for each in released if isinstance(each, LeavingOutput))
         return Released(captures, outputs, tuple(chain.from_iterable(each.all_sockets for each in released)))
-
-    # State.
 
     def used(self) -> set[int]:
         """Indices of the interfaces that are captured or sent by."""

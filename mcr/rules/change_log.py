@@ -53,7 +53,8 @@ def _describe_change(before: Rule, now: Rule) -> str:
     }
     words = [f"{what}: {', '.join(map(str, outputs))}" for what, outputs in said.items() if outputs]
     renamed = [] if before.name == now.name else [f"named {now.name!r}"]
-    return "; ".join([*renamed, *words]) or "its outputs in another order"
+    watched = [] if before.health is now.health else [f"health of its stream: {now.health}"]
+    return "; ".join([*renamed, *words, *watched]) or "its outputs in another order"
 
 
 def log_aside(rules: Sequence[Rule], files: FileRules, origin: str) -> None:

@@ -332,6 +332,7 @@ def view_of(rule: Rule, generation: int, conditions: Conditions, origin: Origin 
         origin=origin,
         path=Path.WORKER if why_worker else Path.KERNEL,
         path_reason=why_worker,
+        health=rule.health,
     )
 
 
@@ -340,7 +341,7 @@ def view_of_unusable(rule: Rule, why: str, origin: Origin) -> RuleView:
     state, reason = RuleState.WAITING, f"{UNUSABLE}{why}"
     outputs = tuple(OutputView.of(each, state, reason) for each in rule.outputs)
     path = Path.WORKER, "it is not in use"
-    return RuleView(rule.rule_id, rule.name, rule.input, outputs, state, reason, (), origin, *path)
+    return RuleView(rule.rule_id, rule.name, rule.input, outputs, state, reason, (), origin, *path, rule.health)
 
 
 def _of_output(output: Output, conditions: Conditions) -> Condition:

@@ -12,6 +12,7 @@ import cattrs
 
 from mcr.errors import McrError
 from mcr.model.flow import Address, parse_address
+from mcr.model.health import Health
 from mcr.model.rule import Rule
 
 _APPLICATION: Final = 0x4D435231  # "MCR1" (PRAGMA application_id): tells our files from those of others
@@ -30,6 +31,7 @@ def _exactly(value: object, expected: Any) -> Any:
 _converter: Final = cattrs.Converter(detailed_validation=False)
 _converter.register_structure_hook(str, _exactly)
 _converter.register_structure_hook(int, _exactly)
+_converter.register_structure_hook(Health, lambda value, _: Health.parse(value))
 _converter.register_structure_hook(Address, lambda value, _: parse_address(_exactly(value, str), "group"))
 _converter.register_structure_hook(int | str | None, lambda value, _: value)  # which the output checks
 _converter.register_structure_hook(

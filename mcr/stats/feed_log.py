@@ -1,4 +1,4 @@
-"""What is told of feeds that go and come back: by the log, and to whoever asks for events."""
+"""What is told of feeds that go and come back, or come in broken: by the log, and to whoever asks for events."""
 
 from collections import deque
 from datetime import UTC, datetime
@@ -9,6 +9,7 @@ from mcr.model.log import Facility
 from mcr.model.rule import Rule
 from mcr.rules.change_log import fields_of, some_of
 from mcr.stats.activity import SILENT_SECONDS, FeedNews
+from mcr.stats.loss_log import LossNews, log_losses
 
 log = get_logger(Facility.STATS)
 
@@ -31,10 +32,18 @@ class Feeds:
             self._remember("feed_back", each.rule, seconds)
         _log_feeds(news)
 
-    def _remember(self, kind: Kind, rule: Rule, seconds: float) -> None:
+    def tell_losses(self, news: LossNews) -> None:
+        """Likewise of losses."""
+        for each in news.begun:
+            self._remember("loss_begins", each.rule, each.seconds, each.lost)
+        for each in news.ended:
+            self._remember("loss_ends", each.rule, each.seconds, each.lost)
+        log_losses(news)
+
+    def _remember(self, kind: Kind, rule: Rule, seconds: float, lost: int | None = None) -> None:
         self._number += 1
         now = datetime.now(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
-        self._events.append(Event(self._number, now, kind, rule.rule_id, rule.name, round(seconds, 1)))
+        self._events.append(Event(self._number, now, kind, rule.rule_id, rule.name, round(seconds, 1), lost))
 
     def after(self, number: int) -> tuple[Event, ...]:
         """Events with higher numbers that are remembered."""

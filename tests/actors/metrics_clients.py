@@ -10,7 +10,6 @@ import h11
 import trio
 import trio.testing
 
-from mcr.actors.stats_aggregator import Moment
 from mcr.errors import RuleNotFound
 from mcr.metrics.listener import metrics_listener
 from mcr.metrics.pages import Answer, Pages
@@ -22,6 +21,7 @@ from mcr.model.stats import EgressStats, IngressStats, Stats
 from mcr.model.worker import WorkerState, WorkerView
 from mcr.relay.placement import OutputSlot, PlacedRule
 from mcr.shm.segment import Segment
+from mcr.stats.moment import Moment
 from mcr.stats.readings import Reading
 
 RULE = Rule(

@@ -232,7 +232,7 @@ def _settings(prefix: Sequence[str | Path]) -> dict[str, str] | None:
 def without_rates(stats: Any) -> Any:
     """The same, but for rates and times, which go on changing when traffic rests."""
     if isinstance(stats, dict):
-        changing = ("pps", "bps", "last_error_ago", "last_packet_ago")
+        changing = ("pps", "bps", "last_error_ago", "last_packet_ago", "health")
         return {name: without_rates(value) for name, value in stats.items() if name not in changing}
     return [without_rates(each) for each in stats] if isinstance(stats, list) else stats
 

@@ -74,6 +74,11 @@ def test_parser_reads_no_byte_beyond_the_frame(build: Build) -> None:
     print(run(build("packet_fuzz", ADDRESS), 3_000_000, 20_260_101))
 
 
+def test_analysers_of_streams_read_no_byte_beyond_what_was_kept(build: Build) -> None:
+    """A million datagrams, sound, mutated and truncated, under AddressSanitizer and UBSan."""
+    print(run(build("stream_fuzz", ADDRESS), 1_000_000, 20_260_101))
+
+
 def test_capture_filter_and_parser_agree(build: Build) -> None:
     """Fifty thousand mutated and truncated frames, run by the kernel: what one takes for a datagram the other does."""
     program = build("filter_verdicts", OPTIMIZED)

@@ -41,6 +41,7 @@ VIEW = (
         "origin": "runtime",
         "path": "kernel",
         "path_reason": "",
+        "health": "none",
     }
 )
 INFO = dict.fromkeys(["supervisor", "rules", "control", "stats", "network", "worker", "ingress", "egress"], "info")
@@ -65,6 +66,7 @@ SHOWN_VALUES = (
         "origin": "runtime",
         "path": "kernel",
         "path_reason": "",
+        "health": "none",
     }
 )
 

@@ -21,6 +21,7 @@ from mcr.config.rule_table import rule_of
 from mcr.config.writing import toml_of
 from mcr.errors import InvalidParams
 from mcr.model.flow import Input, check_interface_name
+from mcr.model.health import Health
 from mcr.model.rule import Output, Rule, automatic_rule_id
 
 TEN_FAULTS = """\
@@ -161,7 +162,7 @@ def test_what_was_exported_is_read_again_as_the_same_rules(
 def view(rule: Rule) -> dict[str, Any]:
     """A rule as `list` shows it."""
     shown = attrs.asdict(
-        rule, value_serializer=lambda _, __, value: str(value) if isinstance(value, IPv4Address) else value
+        rule, value_serializer=lambda _, __, value: str(value) if isinstance(value, IPv4Address | Health) else value
     )
     outputs = [{**each, "state": "active", "reason": ""} for each in shown["outputs"]]
     if not rule.input.sources:
@@ -173,7 +174,7 @@ def test_rules_are_exported_in_one_form(run: Any, daemon: Any) -> None:
     source = Input("eth0", IPv4Address("239.1.1.1"), 5000)
     outputs = (Output(IPv4Address("239.2.2.2"), 6000, "eth1", "8"), Output(IPv4Address("192.0.2.7"), 6000, "eth2"))
     automatic = Rule(automatic_rule_id(source), source, outputs[:1])
-    named = Rule("sport", Input("eth0", IPv4Address("239.1.1.2"), 5000), outputs, 'the "é" feed')
+    named = Rule("sport", Input("eth0", IPv4Address("239.1.1.2"), 5000), outputs, 'the "é" feed', Health.AUTO)
     daemon.results["list"] = [view(named), view(automatic)]  # in the order in which they were added
     status, out, _ = run("config", "export")
     assert (status, out) == (
@@ -191,6 +192,7 @@ outputs = [
     "239.2.2.2:6000:eth1:gso=8",
     "192.0.2.7:6000:eth2",
 ]
+health = "auto"
 """,
     )
     assert json.loads(run("config", "export", "--json")[1]) == tomllib.loads(out)

@@ -17,16 +17,20 @@ SILENT = {
     "seconds": 60.0,
 }
 BACK = SILENT | {"number": 2, "event": "feed_back", "name": None, "seconds": 300.0}
+BROKEN = SILENT | {"event": "loss_begins", "seconds": 0.0, "lost": 3}
+WHOLE = SILENT | {"event": "loss_ends", "seconds": 7.2, "lost": 1_200}
 
 
 def test_events_are_lines(run: Run, daemon: Daemon) -> None:
-    daemon.results["events"] = {"events": [SILENT, BACK]}
+    daemon.results["events"] = {"events": [SILENT, BACK, BROKEN, WHOLE]}
     assert run("events")[1].splitlines() == [
-        "TIME                      EVENT        RULE      WITHOUT PACKETS",
-        "2026-01-01T12:00:00.000Z  feed silent  studio 1             60 s",
-        "2026-01-01T12:00:00.000Z  feed back    dada                5 min",
+        "TIME                      EVENT        RULE      WHAT",
+        "2026-01-01T12:00:00.000Z  feed silent  studio 1  60 s without packets",
+        "2026-01-01T12:00:00.000Z  feed back    dada      5 min without packets",
+        "2026-01-01T12:00:00.000Z  loss begins  studio 1  3 missing",
+        "2026-01-01T12:00:00.000Z  loss ends    studio 1  1,200 missing, within 7 s",
     ]
-    assert json.loads(run("events", "--json")[1]) == [SILENT, BACK]
+    assert json.loads(run("events", "--json")[1]) == [SILENT, BACK, BROKEN, WHOLE]
     daemon.results["events"] = {"events": []}
     assert run("events")[1] == "Nothing has happened\n"
 

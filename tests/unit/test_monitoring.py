@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from exposition import needs_promtool, promtool
-from mcr.metrics import rules, totals
+from mcr.metrics import health, rules, totals
 from mcr.metrics.exposition import Family
 from transcript import table_rows
 
@@ -19,7 +19,9 @@ SCRAPE = ROOT / "packaging/prometheus/scrape.yml"
 DASHBOARD = ROOT / "packaging/grafana/mcr.json"
 MANUAL = ROOT / "docs/monitoring.md"
 
-METRICS = {each.sample for module in (totals, rules) for each in vars(module).values() if isinstance(each, Family)}
+METRICS = {
+    each.sample for module in (totals, rules, health) for each in vars(module).values() if isinstance(each, Family)
+}
 
 
 def expressions(dashboard: Any) -> Iterator[str]:

@@ -64,4 +64,24 @@ struct mcr_bpf_drain {
 	uint64_t seen;    /* the worker */
 };
 
+#define MCR_BPF_KEPT_HEAD  64   /* bytes of a datagram that are told of a stream, if it is no transport stream */
+#define MCR_BPF_KEPT       1472 /* and if it is: all that a frame of Ethernet has */
+#define MCR_BPF_RING_BYTES (16u << 20)
+
+/* Value of the map of streams whose health is watched, by number. */
+struct mcr_bpf_stream {
+	uint64_t count; /* datagrams that came; the filter writes it */
+	uint32_t keep;  /* bytes of each that are told */
+	uint32_t reserved;
+};
+
+/* A record of the ring that tells of streams: this, and the first bytes of the payload. */
+struct mcr_bpf_seen {
+	uint64_t time;  /* CLOCK_MONOTONIC, ns */
+	uint64_t count; /* the stream's, with this one */
+	uint32_t stream;
+	uint16_t size; /* of the payload, bytes */
+	uint16_t kept;
+};
+
 #endif

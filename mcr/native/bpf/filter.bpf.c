@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: MIT OR GPL-2.0-only
 // The capture filter: a socket filter of a capture's sockets (load.h says what it is for).
 #include "bpf/hand.h"
+#include "bpf/tap.h"
 
 #include "own.h"
 #include "shm_abi.h"
@@ -229,6 +230,8 @@ int filter(struct __sk_buff *skb)
 	if (verdict == ACCEPT)
 		return to_worker(skb, &headers, 0, ACCEPT_WHOLE);
 	find_source(&headers, &flow);
+	if (VALUE(health))
+		tell(skb, &headers, &flow);
 	if (VALUE(relay) && to_kernel(skb, &headers, &flow))
 		return DROP;
 	if (bpf_map_lookup_elem(map_admitted, &flow) || VALUE(everything))

@@ -125,6 +125,43 @@ int mcr_bpf_count(int rejected, uint32_t capture, uint64_t *count)
 	return ret;
 }
 
+int mcr_bpf_tap_open(struct mcr_bpf_tap *tap)
+{
+	int ret;
+
+	*tap = (struct mcr_bpf_tap){ -1, -1, -1 };
+	tap->watched = ret = mcr_bpf_open_map(BPF_MAP_TYPE_HASH, MCR_FLOW_IPV4_BYTES, sizeof(uint32_t), MCR_MAX_RULES,
+					      BPF_F_NO_PREALLOC);
+	if (ret >= 0)
+		tap->streams = ret = mcr_bpf_open_map(BPF_MAP_TYPE_ARRAY, sizeof(uint32_t),
+						      sizeof(struct mcr_bpf_stream), MCR_MAX_RULES, BPF_F_MMAPABLE);
+	if (ret >= 0)
+		tap->ring = ret = mcr_bpf_open_map(BPF_MAP_TYPE_RINGBUF, 0, 0, MCR_BPF_RING_BYTES, 0);
+	if (ret < 0)
+		mcr_bpf_tap_close(tap);
+	return ret < 0 ? ret : 0;
+}
+
+void mcr_bpf_tap_close(struct mcr_bpf_tap *tap)
+{
+	const int maps[] = { tap->watched, tap->streams, tap->ring };
+
+	for (uint32_t i = 0; i < LENGTH(maps); i++)
+		if (maps[i] >= 0)
+			close(maps[i]);
+	*tap = (struct mcr_bpf_tap){ -1, -1, -1 };
+}
+
+int mcr_bpf_tap_put(const struct mcr_bpf_tap *tap, const struct mcr_flow *flow, uint32_t number)
+{
+	return mcr_bpf_put_value(tap->watched, flow, &number);
+}
+
+int mcr_bpf_tap_drop(const struct mcr_bpf_tap *tap, const struct mcr_flow *flow)
+{
+	return mcr_bpf_change(BPF_MAP_DELETE_ELEM, tap->watched, flow, NULL);
+}
+
 /* The kernel's verifier gives up when a signal is pending, and has to be asked again. */
 static int load_between_signals(union bpf_attr *attr)
 {
@@ -188,6 +225,12 @@ int mcr_bpf_load_filter(int wanted, int rejected, const struct mcr_bpf_path *pat
 	values[MCR_BPF_PARAMETER_CLIP] = filter->clip;
 	values[MCR_BPF_PARAMETER_EVERYTHING] = filter->everything;
 	values[MCR_BPF_PARAMETER_SOURCED] = filter->sourced;
+	values[MCR_BPF_PARAMETER_HEALTH] = !!filter->tap;
+	if (filter->tap) {
+		values[MCR_BPF_MAP_WATCHED] = (uint32_t)filter->tap->watched;
+		values[MCR_BPF_MAP_STREAMS] = (uint32_t)filter->tap->streams;
+		values[MCR_BPF_MAP_RING] = (uint32_t)filter->tap->ring;
+	}
 	return load(&program, values);
 }
 

@@ -31,6 +31,11 @@ struct mcr_bpf_path {
 	int own, gates, hand, drains, forwards, scratch;
 };
 
+/* Maps of the streams whose health is watched: their numbers by flow, the streams by number, and what is told of them. */
+struct mcr_bpf_tap {
+	int watched, streams, ring;
+};
+
 /* What differs between the filters of a capture's sockets. */
 struct mcr_bpf_filter {
 	uint32_t capture;
@@ -38,6 +43,7 @@ struct mcr_bpf_filter {
 	bool clip;
 	bool everything;
 	bool sourced;
+	const struct mcr_bpf_tap *tap; /* NULL: no stream is watched */
 };
 
 /* A map of the wanted flows, at most MCR_MAX_RULES of them. Takes memory only for those in it. */
@@ -51,6 +57,14 @@ int mcr_bpf_drop(int wanted, const struct mcr_flow *flow);
 
 /* How many datagrams of a capture were rejected so far. */
 int mcr_bpf_count(int rejected, uint32_t capture, uint64_t *count);
+
+/* Make the maps of a tap. -EINVAL: this kernel has no ring for it (before 5.8). */
+int mcr_bpf_tap_open(struct mcr_bpf_tap *tap);
+void mcr_bpf_tap_close(struct mcr_bpf_tap *tap);
+
+/* Tell of a flow as the stream of this number, or no more. */
+int mcr_bpf_tap_put(const struct mcr_bpf_tap *tap, const struct mcr_flow *flow, uint32_t number);
+int mcr_bpf_tap_drop(const struct mcr_bpf_tap *tap, const struct mcr_flow *flow);
 
 /*
  * A socket filter for a capture's sockets (SO_ATTACH_BPF, socket(7)): lets in IPv4 UDP that a rule wants, and

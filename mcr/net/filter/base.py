@@ -16,6 +16,7 @@ from mcr.net.filter.classic import ClassicFilters
 from mcr.net.filter.ebpf import EbpfFilters
 from mcr.net.filter.path import KernelPath
 from mcr.net.filter.suppress import Suppressor
+from mcr.net.filter.tap import StreamTap
 from mcr.net.interfaces import Interface
 from mcr.process.descriptor_store import DescriptorStore
 
@@ -50,11 +51,13 @@ class CaptureFilters(Protocol):
         suppressor: suppresses local delivery of admitted flows; None: nothing does.
         unsuppressed: why nothing does; empty: nothing was asked to.
         kind: of filter; that of another kind can't be gone on with.
+        untold: why it can't tell of streams, for their health; empty: it can.
     """
 
     suppressor: Suppressor | None
     unsuppressed: str
     kind: str
+    untold: str
 
     def change(self, added: Iterable[tuple[int, Flow]], removed: Iterable[tuple[int, Flow]]) -> None:
         """Admit more flows, and fewer.
@@ -94,6 +97,10 @@ class CaptureFilters(Protocol):
         """Whether workers are to see flows that no rule takes, and log them."""
         ...
 
+    def show_streams(self) -> None:
+        """Tell of streams whose health is watched, if there are any."""
+        ...
+
     def forget(self, capture: int) -> None:
         """Stop counting for a capture; its sockets belong to others."""
         ...
@@ -103,19 +110,22 @@ class CaptureFilters(Protocol):
         ...
 
 
-def open_filters(store: DescriptorStore, *, suppress: bool, path: KernelPath | None) -> CaptureFilters:
+def open_filters(
+    store: DescriptorStore, *, suppress: bool, path: KernelPath | None, tap: StreamTap | None = None
+) -> CaptureFilters:
     """Make the best capture filter that this process may load.
 
     Args:
         store: what it leaves to the next mcrd, and was left.
         suppress: whether to suppress local delivery of admitted flows, where that is allowed.
         path: the kernel path; stays the caller's. None: there is none.
+        tap: takes what it tells of streams; stays the caller's.
     """
     try:
-        return EbpfFilters(store, path, suppress=suppress)
+        return EbpfFilters(store, path, tap, suppress=suppress)
     except OSError as error:
         reason = describe_errno(error.errno or 0)
         log.info("no eBPF (%s): classic filters reject what no rule takes", reason)
         if suppress:
             log.info("MCR_ABSORB has no effect: no eBPF (%s)", reason)
-        return ClassicFilters(store)
+        return ClassicFilters(store, reason)

@@ -58,7 +58,9 @@ class ClassicFilters:
     kind = "classic"
     unsuppressed = "no eBPF"
 
-    def __init__(self, store: DescriptorStore) -> None:
+    def __init__(self, store: DescriptorStore, why: str = "") -> None:
+        """`why`: it is not eBPF that filters."""
+        self.untold = f"it takes eBPF{f' ({why})' if why else ''}"
         self._store = store
         self._adopted: dict[int, _Filtered] = {}
         self._wanted: defaultdict[int, set[Flow]] = defaultdict(set)
@@ -140,6 +142,9 @@ class ClassicFilters:
                 log.warning("a filter could not be changed: %s", describe_errno(error.errno or 0))
             except OverflowError as error:
                 log.warning("a filter could not be changed: %s are too many for classic BPF", error)
+
+    def show_streams(self) -> None:
+        """It can't."""
 
     def forget(self, capture: int) -> None:
         """Count no more for it."""

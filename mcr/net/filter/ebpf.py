@@ -16,6 +16,7 @@ from mcr.net import uapi
 from mcr.net.filter.cbpf import accept_udp, attach_filter, attach_program
 from mcr.net.filter.path import REFUSED, SHOWN, KernelPath
 from mcr.net.filter.suppress import Suppressor
+from mcr.net.filter.tap import StreamTap
 from mcr.net.interfaces import Interface
 from mcr.process.descriptor_store import DescriptorStore
 from mcr.shm.flows import make_flow
@@ -34,9 +35,19 @@ class EbpfFilters:
     """
 
     kind = "map"
+    untold = ""
 
-    def __init__(self, store: DescriptorStore, path: KernelPath | None = None, *, suppress: bool = False) -> None:
+    def __init__(
+        self,
+        store: DescriptorStore,
+        path: KernelPath | None = None,
+        tap: StreamTap | None = None,
+        *,
+        suppress: bool = False,
+    ) -> None:
         self._store = store
+        self._tap = tap
+        self._told = False  # whether programs tell of streams
         self._adopted: dict[int, Sequence[socket.socket]] = {}
         self.suppressor: Suppressor | None = None
         self.unsuppressed = ""
@@ -173,6 +184,15 @@ class EbpfFilters:
         if not everything and self._path:
             self._path.unbar(SHOWN)
 
+    def show_streams(self) -> None:
+        """Attach programs that tell of streams, or such as don't."""
+        assert self._tap
+        if bool(self._tap.maps) == self._told:
+            return
+        self._told = not self._told
+        for capture, sockets in self._sockets.items():
+            self._attach_or_tell(capture, sockets)
+
     def forget(self, capture: int) -> None:
         """The program goes with its sockets."""
         self._sockets.pop(capture, None)
@@ -246,7 +266,8 @@ class EbpfFilters:
     def _load(self, capture: int, worker: int) -> int:
         clip = capture in self._clipped
         sourced = bool(self._sourced[capture])
-        filtered = ffi.new("struct mcr_bpf_filter *", (capture, worker, clip, self._everything, sourced))
+        tap = self._tap.maps if self._tap and self._told else ffi.NULL
+        filtered = ffi.new("struct mcr_bpf_filter *", (capture, worker, clip, self._everything, sourced, tap))
         maps = self._path.maps if self._path else ffi.NULL
         return check_result(lib.mcr_bpf_load_filter(self._wanted, self._rejected, maps, filtered))
 

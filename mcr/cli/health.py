@@ -1,0 +1,98 @@
+"""The health of streams, as tables show it: how they come in, before the relay has touched them."""
+
+from collections.abc import Iterator, Sequence
+from typing import Any, Final
+
+import click
+
+from mcr.cli.grid import table
+from mcr.cli.quantities import count
+
+_RTP: Final = {
+    "lost": "did not come",
+    "late": "came after they were counted as lost",
+    "reordered": "came behind later ones",
+    "duplicates": "came twice",
+    "restarts": "another sender, or numbers from elsewhere",
+}
+_TS: Final = {
+    "continuity": "counters do not follow each other",
+    "sync_losses": "synchronization was lost",
+    "sync_bytes": "packets do not begin with 0x47",
+    "pat": "no PAT for 0.5 s",
+    "pmt": "no PMT of a program for 0.5 s",
+    "transport": "packets are marked as damaged",
+}
+
+
+def health_table(rules: Sequence[Any], width: int | None) -> str:
+    """The rules whose streams are watched, one line each; empty if there are none."""
+    rows = [
+        [
+            rule["rule_id"],
+            rule["health"]["reason"] or rule["health"]["kind"],
+            count(rule["health"]["lost"]),
+            *_errors(rule["health"]),
+            count(rule["health"]["stalls"]),
+            *_gap(rule["health"]),
+            _mdi(rule["health"]["mdi"]),
+        ]
+        for rule in rules
+        if rule.get("health")
+    ]
+    header = ["RULE ID", "STREAM IN", "#LOST", "#MISPLACED", "#TS ERRORS", "#STALLS", "#LONGEST GAP", "#MDI"]
+    return table(header, rows, width)
+
+
+def _errors(health: dict[str, Any]) -> Iterator[str]:
+    rtp, ts = health["rtp"], health["ts"]
+    yield count(rtp["late"] + rtp["reordered"] + rtp["duplicates"]) if rtp else "-"
+    yield count(sum(ts[name] for name in _TS)) if ts else "-"
+
+
+def _gap(health: dict[str, Any]) -> Iterator[str]:
+    yield milliseconds(health["gaps"]["longest"]) if health["gaps"] else "-"
+
+
+def _mdi(mdi: dict[str, Any] | None) -> str:
+    """As RFC 4445 writes it: the delay factor in milliseconds, and the media loss rate."""
+    return f"{1000 * mdi['delay_factor']:.1f}:{mdi['loss_rate']}" if mdi else "-"
+
+
+def milliseconds(seconds: float) -> str:
+    """A short time."""
+    return f"{1000 * seconds:,.3g} ms" if seconds < 1 else f"{seconds:,.3g} s"
+
+
+def health_view(health: dict[str, Any]) -> str:
+    """The health of one stream."""
+    if health["reason"]:
+        return click.style(f"Stream in: not watched: {health['reason']}", fg="yellow")
+    return "\n".join([f"Stream in ({health['kind']})", *_lines(health)])
+
+
+def _lines(health: dict[str, Any]) -> Iterator[str]:
+    yield _counted("packets", health["packets"], "")
+    for name, meaning in (("unseen", "came, and could not be looked at"), ("other", f"are not {health['kind']}")):
+        if health[name]:
+            yield _counted(name, health[name], meaning)
+    yield _counted("stalls", health["stalls"], "gaps of 50 ms or more, ten times the usual one")
+    if gaps := health["gaps"]:
+        median, p99, longest = (milliseconds(gaps[name]) for name in ("median", "p99", "longest"))
+        yield f"  {'gaps':<12} {median:>19}  usual; 1 in 100 above {p99}, longest {longest} (last half minute)"
+    if rtp := health["rtp"]:
+        for name, meaning in _RTP.items():
+            yield _counted(name, rtp[name], meaning)
+        jitter = "-" if rtp["jitter"] is None else milliseconds(rtp["jitter"])
+        yield f"  {'jitter':<12} {jitter:>19}"
+    if ts := health["ts"]:
+        for name, meaning in _TS.items():
+            yield _counted(name, ts[name], meaning)
+    if mdi := health["mdi"]:
+        highest = f"highest {1000 * mdi['longest_delay_factor']:.1f}:{mdi['highest_loss_rate']} (last half minute)"
+        yield f"  {'MDI':<12} {_mdi(mdi):>19}  ms to buffer : packets missing per second; {highest}"
+
+
+def _counted(name: str, value: int, meaning: str) -> str:
+    line = f"  {name:<12} {count(value):>19}"
+    return click.style(f"{line}  {meaning}", fg="yellow") if value and meaning else line

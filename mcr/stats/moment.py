@@ -1,0 +1,40 @@
+"""What statistics of one moment are made of."""
+
+from collections.abc import Iterable, Mapping
+
+import attrs
+
+from mcr.model.health import Health, StreamHealth
+from mcr.model.stats import RuleStats, Stats
+from mcr.net.filter.tap import StreamTap
+from mcr.relay.placement import PlacedRule
+from mcr.stats.readings import Former, Reading, rule_stats
+
+
+@attrs.frozen
+class Moment:
+    """The readings that statistics are made of: all but those of rules, and where those come from."""
+
+    stats: Stats
+    now: Reading
+    past: Reading
+    rules: tuple[PlacedRule, ...]
+    former: Mapping[int, Former]
+    last: Mapping[int, float]
+    tap: StreamTap = attrs.field(factory=StreamTap)
+
+    def of_rules(self) -> tuple[RuleStats, ...]:
+        """Those of rules."""
+        stats = rule_stats(self.now, self.past, self.rules, self.former, self.last)
+        found = self.health()
+        return tuple(attrs.evolve(each, health=found.get(each.rule_id)) for each in stats) if found else stats
+
+    def health(self) -> dict[str, StreamHealth]:
+        """Of the streams that are watched, by the ids of their rules."""
+        return {placed.rule.rule_id: each for placed, each in healths(self.rules, self.tap)}
+
+
+def healths(rules: Iterable[PlacedRule], tap: StreamTap) -> list[tuple[PlacedRule, StreamHealth]]:
+    """Of the rules whose streams are watched."""
+    watched = (each for each in rules if each.rule.health is not Health.NONE)
+    return [(each, tap.read(each.slot, each.rule.health)) for each in watched]

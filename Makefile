@@ -8,7 +8,7 @@ PACKED := $(shell find mcr packaging docs -type f ! -path 'packaging/man/*' ! -p
 # Tests import the same modules hundreds of times: they are compiled once.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: help setup wheel deb demo test check bpf e2e chaos crashes kernels man bench bench-quick clean
+.PHONY: help setup wheel deb demo test check bpf e2e fuzz chaos crashes kernels man bench bench-quick clean
 
 help:
 	@echo 'make demo    watch MCR relay a stream between network namespaces of its own'
@@ -18,6 +18,7 @@ help:
 	@echo 'make kernels  the tests on older and newer kernels of Debian (an hour or two; KERNEL=5.10: one of them)'
 	@echo "make chaos   a plant's year: everything is disturbed at random (ten minutes; SECONDS=60: one; SEED=N)"
 	@echo 'make crashes  mcrd is killed 1,000 times while rules change (ROUNDS=50: fewer; SEED=N)'
+	@echo 'make fuzz    the frame parser and the control protocol, guided by coverage (a minute; EXECUTIONS=N SECONDS=N SEED=N)'
 	@echo 'make bench   measure against other relays, write docs/performance.md (about an hour)'
 	@echo 'make bench-quick  the main ratios in two and a half minutes'
 	@echo 'make man     write man pages and shell completion to packaging/'
@@ -75,6 +76,11 @@ chaos: setup
 
 crashes: setup
 	@PYTHONPATH=tools:tests/e2e $(VENV)/bin/python tools/crashes.py $(if $(ROUNDS),--rounds $(ROUNDS)) \
+		$(if $(SEED),--seed $(SEED))
+
+fuzz: setup
+	@$(VENV)/bin/pip install -q --disable-pip-version-check -e '.[fuzz]'
+	@$(VENV)/bin/python tools/fuzz.py $(if $(EXECUTIONS),--executions $(EXECUTIONS)) $(if $(SECONDS),--seconds $(SECONDS)) \
 		$(if $(SEED),--seed $(SEED))
 
 e2e: setup

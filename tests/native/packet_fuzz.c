@@ -1,71 +1,109 @@
 // SPDX-License-Identifier: MIT
 /*
- * Feeds the frame parser mutated and truncated frames in exactly sized buffers, so that a sanitizer sees every byte
- * read too far, and checks what it accepts against the contract in packet.h.
+ * The frame parser and the check of what it accepts, fed with frames in exactly sized buffers, so that a sanitizer sees
+ * every byte read too far. Another reading of the same bytes says what has to come out. An input is:
  *
- *	packet_fuzz ROUNDS SEED
+ *	flags  1: make the checksums right, 2: vouched for, 4: to another host, 8: by the loopback, 16: `network` counts
+ *	network  offset of the IP header; else it is 14
+ *	the frame
  */
-#include "common.h"
-#include "packet.h"
+#include "guided.h"
 
-/* A sound frame: Ethernet, IPv4 with `options` words of options, UDP, payload, padding. */
-static uint32_t build(uint8_t *frame, uint32_t options, uint32_t payload, uint32_t padding)
+#include <arpa/inet.h>
+
+#include "sanity.h"
+
+enum { REPAIRED = 1, VOUCHED = 2, ELSEWHERE = 4, LOOPED = 8, ANY_OFFSET = 16 };
+
+static uint32_t load16(const uint8_t *at)
 {
-	uint32_t size = put_headers(frame, 20 + 4 * options, payload, 1, 5000);
-
-	memset(frame + size - payload, 0, payload + padding);
-	return size + padding;
+	return (uint32_t)at[0] << 8 | at[1];
 }
 
-static void check_accepted(const struct mcr_packet *packet, uint32_t size)
+/* Bytes of UDP, header included, of a datagram that is as RFC 791 and RFC 768 have it, and whole; 0: it is not. */
+static uint32_t datagram(const uint8_t *ip, uint32_t left)
 {
-	if (packet->payload < ETHERNET + 28 || packet->payload > size ||
-	    packet->payload_size > size - packet->payload) {
-		fprintf(stderr, "payload outside the frame\n");
-		exit(1);
-	}
+	uint32_t header, total, length;
+
+	if (left < 20 || ip[0] >> 4 != 4 || ip[9] != 17)
+		return 0;
+	header = (ip[0] & 15u) * 4;
+	total = load16(ip + 2);
+	if (header < 20 || total > left || total < header + 8 || load16(ip + 6) & 0x3fff)
+		return 0;
+	length = load16(ip + header + 4);
+	return length >= 8 && length <= total - header ? length : 0;
 }
 
-int main(int argc, char **argv)
+static void repair(uint8_t *ip, uint32_t length)
 {
-	uint64_t accepted = 0, refused = 0;
+	uint32_t header = (ip[0] & 15u) * 4, sum;
+	uint8_t *udp = ip + header;
 
-	if (argc != 3)
-		return 2;
-	seed(strtoull(argv[2], NULL, 10));
-	for (uint64_t round = strtoull(argv[1], NULL, 10); round; round--) {
-		uint32_t payload = rnd(64);
-		uint8_t sound[256], *frame;
-		uint32_t size = build(sound, rnd(11), payload, rnd(20));
-		uint32_t mutations = rnd(4), network = ETHERNET;
-		struct mcr_packet packet;
-		int ret;
+	sum_ip_header(ip, header);
+	store16(udp + 6, 0);
+	sum = sum16(17 + length, ip + 12, 8);
+	sum = sum16(sum, udp, length);
+	store16(udp + 6, sum == 0xffff ? 0xffff : ~sum);
+}
 
-		for (uint32_t i = 0; i < mutations; i++)
-			sound[rnd(size)] = (uint8_t)rnd(256);
-		if (mutations && !rnd(4))
-			size = rnd(size + 1);
-		if (mutations && !rnd(16))
-			network = rnd(80);
-		frame = malloc(size ? size : 1);
-		memcpy(frame, sound, size);
-		ret = mcr_packet_parse(frame, size, network, &packet);
-		if (ret == 0) {
-			accepted++;
-			if (network == ETHERNET)
-				check_accepted(&packet, size);
-		} else if (ret == -EBADMSG || ret == -EMSGSIZE || ret == -EOPNOTSUPP || ret == -EPROTONOSUPPORT) {
-			refused++;
-		} else {
-			fprintf(stderr, "undocumented result %d\n", ret);
-			return 1;
-		}
-		if (!mutations && (ret || packet.payload_size != payload)) {
-			fprintf(stderr, "a sound frame was refused or its payload cut: %d\n", ret);
-			return 1;
-		}
-		free(frame);
+static void check_sound(const uint8_t *frame, const struct mcr_packet *packet, uint32_t network, uint32_t length)
+{
+	const uint8_t *ip = frame + network, *udp = ip + (ip[0] & 15u) * 4;
+
+	CHECK(packet->payload == udp + 8 - frame && packet->payload_size == length - 8);
+	CHECK(ntohs(packet->port) == load16(udp + 2));
+	CHECK(!memcmp(&packet->source, ip + 12, 4) && !memcmp(&packet->group, ip + 16, 4));
+	CHECK(packet->ttl == ip[8] && packet->service == ip[1]);
+}
+
+static void check_sanity(const struct mcr_frame *frame, const struct mcr_packet *packet, bool repaired)
+{
+	static const struct mcr_own nobody;
+	enum mcr_cause cause = mcr_sanity_check(frame, packet, &nobody);
+
+	CHECK(cause == MCR_CAUSE_NONE || cause == MCR_CAUSE_CHECKSUM || cause == MCR_CAUSE_SOURCE ||
+	      cause == MCR_CAUSE_OTHER_HOST);
+	CHECK(!repaired || cause != MCR_CAUSE_CHECKSUM);
+	CHECK(!frame->elsewhere || cause == MCR_CAUSE_OTHER_HOST);
+}
+
+static void check(uint8_t *bytes, uint32_t size, uint8_t flags, uint32_t network)
+{
+	uint32_t length = network <= size ? datagram(bytes + network, size - network) : 0;
+	struct mcr_packet packet;
+	int ret;
+
+	if (length && flags & REPAIRED)
+		repair(bytes + network, length);
+	ret = mcr_packet_parse(bytes, size, network, &packet);
+	CHECK(!ret == !!length);
+	if (ret) {
+		CHECK(ret == -EBADMSG || ret == -EMSGSIZE || ret == -EOPNOTSUPP || ret == -EPROTONOSUPPORT);
+		return;
 	}
-	printf("%llu accepted, %llu refused\n", (unsigned long long)accepted, (unsigned long long)refused);
-	return !(accepted && refused);
+	check_sound(bytes, &packet, network, length);
+	check_sanity(&(struct mcr_frame){ .data = bytes,
+					  .size = size,
+					  .network = network,
+					  .mac = 2,
+					  .vouched = flags & VOUCHED,
+					  .elsewhere = flags & ELSEWHERE,
+					  .loopback = flags & LOOPED },
+		     &packet, flags & REPAIRED);
+}
+
+int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
+{
+	uint32_t left = (uint32_t)size - 2;
+	uint8_t *frame;
+
+	if (size < 2)
+		return 0;
+	frame = malloc(left ? left : 1);
+	CHECK(frame);
+	memcpy(frame, data + 2, left);
+	check(frame, left, data[0], data[0] & ANY_OFFSET ? data[1] : ETHERNET);
+	free(frame);
+	return 0;
 }

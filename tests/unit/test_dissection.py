@@ -1,0 +1,110 @@
+"""The parser and the check of what it accepts, beside another reading of the same frames: scapy's dissection.
+
+Five thousand frames; `MCR_FRAMES=100000 pytest tests/unit/test_dissection.py` reads more.
+"""
+
+import os
+import random
+import struct
+from collections import Counter
+from ipaddress import IPv4Address, IPv4Network
+from pathlib import Path
+from typing import NamedTuple
+
+from scapy.layers.inet import IP, UDP, IPOption_NOP, IPOption_Router_Alert, in4_chksum
+from scapy.layers.l2 import Ether
+from scapy.packet import Packet, Raw
+from scapy.utils import checksum
+
+from mcr._native import ffi, lib
+
+FRAMES = int(os.environ.get("MCR_FRAMES", "5000"))
+CAPTURES = Path(__file__).parent.parent / "corpora" / "packet"
+ETHERNET = 14
+NOBODYS = [IPv4Network(each) for each in ("127.0.0.0/8", "224.0.0.0/4", "255.255.255.255/32")]
+THIS_NETWORK, LINK_LOCAL = IPv4Network("0.0.0.0/8"), IPv4Network("224.0.0.0/24")
+
+
+class Reading(NamedTuple):
+    """What a frame is: its payload, if it is one whole datagram, and why it is not relayed."""
+
+    payload: bytes | None
+    cause: str = ""
+
+
+def by_scapy(frame: bytes) -> Reading:
+    data = frame[ETHERNET:]
+    try:
+        ip = IP(data)
+    except struct.error:  # shorter than the header
+        return Reading(None)
+    udp = ip.getlayer(UDP)
+    if udp is None or ip.version != 4 or ip.proto != 17 or ip.ihl < 5 or ip.len > len(data):
+        return Reading(None)
+    if ip.frag or ip.flags.MF or not 8 <= udp.len <= ip.len - 4 * ip.ihl:
+        return Reading(None)
+    header, rest = data[: 4 * ip.ihl], data[4 * ip.ihl :]
+    payload = rest[8 : udp.len]
+    assert bytes(udp.payload.original)[: len(payload)] == payload
+    return Reading(payload, why_not(ip, header, rest[: udp.len]))
+
+
+def why_not(ip: Packet, header: bytes, udp: bytes) -> str:
+    """Why a datagram is not relayed; empty: it is."""
+    source, group = IPv4Address(ip.src), IPv4Address(ip.dst)
+    if checksum(header):
+        return "checksum"
+    if any(source in each for each in NOBODYS) or (source in THIS_NETWORK and group not in LINK_LOCAL):
+        return "source"
+    is_right = not ip[UDP].chksum or in4_chksum(17, IP(src=ip.src, dst=ip.dst), udp) in {0, 0xFFFF}
+    return "" if is_right else "checksum"
+
+
+def by_parser(frame: bytes) -> Reading:
+    packet, buffer = ffi.new("struct mcr_packet *"), ffi.from_buffer("uint8_t[]", frame)
+    if lib.mcr_packet_parse(buffer, len(frame), ETHERNET, packet):
+        return Reading(None)
+    shape = {"data": buffer, "size": len(frame), "network": ETHERNET}
+    cause = lib.mcr_sanity_check(ffi.new("struct mcr_frame *", shape), packet, ffi.new("struct mcr_own *"))
+    causes = {lib.MCR_CAUSE_CHECKSUM: "checksum", lib.MCR_CAUSE_SOURCE: "source", lib.MCR_CAUSES: ""}
+    return Reading(frame[packet.payload : packet.payload + packet.payload_size], causes[cause])
+
+
+def drawn(chance: random.Random) -> bytes:
+    """A frame as scapy builds it, of any addresses, options, lengths and payloads."""
+    address = str(
+        IPv4Address(chance.choice([0xC6120001, 0xEF010101, 0xE0000001, 0x7F000001, 5, chance.getrandbits(32)]))
+    )
+    options = chance.choice([[], [], [IPOption_Router_Alert()], [IPOption_NOP()] * chance.randint(1, 40)])
+    ip = IP(src=address, dst="239.1.1.1", options=options, frag=chance.choice([0] * 9 + [8]))
+    ip.flags = chance.choice(["", "", "", "DF", "MF"])
+    udp: Packet = UDP(sport=chance.randint(1, 65_535), dport=chance.choice([53, 5000, 5353]))
+    built = ip / udp / Raw(chance.randbytes(chance.choice([0, 1, 7, 188, 1316])))
+    if not chance.randint(0, 3):
+        built[UDP].chksum = 0
+    if not chance.randint(0, 7):
+        built[UDP].len = chance.randint(0, 40)
+    return bytes(Ether(dst="01:00:5e:01:01:01", src="02:00:00:00:00:01", type=0x0800) / built)
+
+
+def changed(frame: bytes, chance: random.Random) -> bytes:
+    """The frame padded or cut short, with a few bytes of its headers set to anything."""
+    data = bytearray(frame + bytes(chance.choice([0, 0, 18])))
+    for _ in range(chance.choice([0, 0, 1, 2])):
+        data[chance.randint(ETHERNET, min(len(data), 64) - 1)] = chance.getrandbits(8)
+    return bytes(data[: chance.randint(ETHERNET, len(data))] if not chance.randint(0, 7) else data)
+
+
+def test_parser_and_scapy_read_frames_alike() -> None:
+    """Same verdict, same payload; and there are enough of each for that to say something."""
+    chance = random.Random(20_260_101)
+    known = [each.read_bytes()[2:] for each in sorted(CAPTURES.iterdir())]
+    known += [drawn(chance) for _ in range(max(FRAMES // 50, 200))]
+    verdicts: Counter[str] = Counter()
+    for _ in range(FRAMES):
+        frame = changed(chance.choice(known), chance)
+        ours = by_parser(frame)
+        assert ours == by_scapy(frame), frame.hex()
+        verdicts["refused" if ours.payload is None else ours.cause or "sound"] += 1
+    assert {*verdicts} == {"refused", "sound", "checksum", "source"}
+    assert min(verdicts.values()) > FRAMES // 50, verdicts

@@ -258,7 +258,7 @@ async def _handle(state: "_State", command: _Command) -> None:
             state.check_reviews()
             if state.suppressor and state.suppressor.has_forwarded():
                 await trio.to_thread.run_sync(state.suppressor.look_below_ip)
-            await state.follow_gateways()
+            await state.look_after_gateways()
         case PauseSuppression() | SuppressOn() | ReviewRaw():
             await heed_review(command, state.suppressor, state.review_raw)
         case _:
@@ -316,6 +316,8 @@ class _State:
     async def heed(self, network: Network) -> None:
         before, self._network = self._network, network
         self._routes_due |= network.routes != before.routes
+        if network.neighbours is not before.neighbours:
+            await self._relay.routing.follow_neighbours(network)
         if network.links is before.links and network.addresses is before.addresses:
             return
         self._relay.inputs.report_again(before, network)
@@ -390,12 +392,14 @@ class _State:
         if commands := await self._relay.routing.review_raw(blocker, anew=anew):
             self.workers.tell_all(*commands)
 
-    async def follow_gateways(self) -> None:
+    async def look_after_gateways(self) -> None:
         """Have outputs wait for the gateways of their groups; where raw frames are reviewed, that does so."""
+        commands = await self._relay.routing.look_after_hops()
         if self._routes_due and not self._reviews.follow_routes:
             self._routes_due = False
-            if commands := await self._relay.routing.follow_gateways():
-                self.workers.tell_all(*commands)
+            commands += await self._relay.routing.follow_gateways()
+        if commands:
+            self.workers.tell_all(*commands)
 
     def _show_unmatched(self) -> None:
         """Let workers see what filters reject if they are to log it."""

@@ -1,5 +1,7 @@
 """Asks the kernel how hosts are reached through an interface, and whether they answer (rtnetlink(7))."""
 
+import errno
+import os
 import socket
 import struct
 from collections.abc import Iterable
@@ -10,6 +12,8 @@ from mcr.net.rtnetlink import attributes, split
 
 _CACHE = struct.Struct("IIII")  # struct nda_cacheinfo: hundredths of a second since confirmed, used, updated; users
 _MESSAGE_BYTES = 65_536
+
+_GONE = (errno.ENODEV, errno.ENETDOWN)  # the interface, which is told otherwise
 
 _PATIENCE = 100
 """Hundredths of a second. A host that has been asked for so long does not answer; the kernel asks thrice as long."""
@@ -37,6 +41,29 @@ def find_unanswered(hosts: Iterable[tuple[IPv4Address, int]]) -> set[tuple[int, 
     """
     with socket.socket(socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_CLOEXEC, socket.NETLINK_ROUTE) as netlink:
         return {(index, host) for host, index in hosts if _is_unanswered(netlink, host, index)}
+
+
+def use_neighbours(neighbours: Iterable[tuple[int, IPv4Address]]) -> None:
+    """Have the kernel ask whether neighbours are still there, as it does when something is sent to them.
+
+    It does so at once if it does not know the link address, otherwise a few seconds later, and tells the outcome
+    (`mcr.net.rtnetlink`). Takes CAP_NET_ADMIN.
+
+    Args:
+        neighbours: each with the interface's index.
+
+    Raises:
+        OSError: no netlink socket could be opened, or the kernel refuses.
+    """
+    flags = uapi.NLM_F_REQUEST | uapi.NLM_F_ACK | uapi.NLM_F_CREATE
+    with socket.socket(socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_CLOEXEC, socket.NETLINK_ROUTE) as netlink:
+        for index, host in neighbours:
+            body = uapi.NDMSG.pack(socket.AF_INET, index, 0, uapi.NTF_USE, 0)
+            body += struct.pack("HH4s", 8, uapi.NDA_DST, host.packed)
+            netlink.send(uapi.NLMSGHDR.pack(uapi.NLMSGHDR.size + len(body), uapi.RTM_NEWNEIGH, flags, 1, 0) + body)
+            (result,) = struct.unpack_from("i", next(split(netlink.recv(_MESSAGE_BYTES))).body)
+            if result and -result not in _GONE:
+                raise OSError(-result, os.strerror(-result))
 
 
 def _is_unanswered(netlink: socket.socket, host: IPv4Address, index: int) -> bool:

@@ -82,15 +82,15 @@ def attach_rule(placed: PlacedRule, capture: int, egress: Iterable[int], carrier
                 output.group,
                 output.port,
                 output.max_train,
-                source,
+                way.source if way and not (way.hop or neighbour) else None,  # raw frames wait for no neighbour
                 carrier,
                 ttl=_number(output.ttl),
                 dscp=_number(output.dscp),
                 keeps=_KEPT_TTL.get(output.ttl, 0) | _KEPT_DSCP.get(output.dscp, 0),
                 asked_source=output.source,
             )
-            for output, place, leaves_by, source, carrier in zip(
-                rule.outputs, placed.outputs, egress, placed.sources, carriers, strict=True
+            for output, place, leaves_by, way, neighbour, carrier in zip(
+                rule.outputs, placed.outputs, egress, placed.ways, placed.neighbours, carriers, strict=True
             )
         ],
     )

@@ -14,12 +14,10 @@ from mcr.config.settings import Settings
 from mcr.config.table import ABSORB, KERNEL_PATH, RAW_SEND
 from mcr.errors import describe_errno
 from mcr.logs.logger import get_logger
-from mcr.model.flow import Address, Claim, Flow
+from mcr.model.flow import Claim, Flow
 from mcr.model.log import Facility
-from mcr.model.rule import AUTO, Output
 from mcr.net.filter.path import (
     INHERITED,
-    MAX_OUTPUTS,
     OWN,
     REFUSED,
     REVIEWED,
@@ -30,9 +28,10 @@ from mcr.net.filter.path import (
     open_kernel_path,
 )
 from mcr.net.ip_bypass import Blocker
-from mcr.net.raw import RawLink
+from mcr.relay.next_hops import NextHops
 from mcr.relay.outputs import Egress
-from mcr.relay.placement import Key, PlacedRule, Replacement
+from mcr.relay.placement import PlacedRule, Replacement
+from mcr.relay.targets import find_targets, hops_of, leads_through_gateway, why_not
 from mcr.rules.conditions import Paths
 from mcr.shm.kept import Kept
 from mcr.shm.kernel_counters import KernelCounters
@@ -71,6 +70,7 @@ class KernelRules:
         path: None: there is none.
         counters: None: there are none. Without a path, they are those of the mcrd before this one.
         blocker: why it forwards nothing, found by a review; empty: no reason is known.
+        hops: hosts and gateways that it sends to.
     """
 
     def __init__(self, path: KernelPath | None, why_not: str = "", counters: KernelCounters | None = None) -> None:
@@ -85,6 +85,7 @@ class KernelRules:
         self._stuck: dict[str, int] = {}  # captures of rules that the kernel has not as they are, by rule
         self._reasons: dict[str, str] = {}
         self._told = self._reasons  # a copy that others have: it never changes
+        self.hops = NextHops()
 
     # The transaction's parts.
 
@@ -121,6 +122,12 @@ class KernelRules:
         for each in plans:
             self._try(self._serve, each)
         self.path.hold(self._stuck.values())
+        self.ask_hops()
+
+    def ask_hops(self) -> None:
+        """Have the kernel ask hosts and gateways whether they are there, where it is in doubt."""
+        if self.hops.are_doubtful:
+            self.hops.ask()
 
     def forget(self, rules: Iterable[PlacedRule], still: AbstractSet[Claim]) -> None:
         """Rules that were removed.
@@ -134,6 +141,7 @@ class KernelRules:
         for placed in rules:
             rule_id = placed.rule.rule_id
             self._stuck.pop(rule_id, None)
+            self.hops.use(rule_id, ())
             if rule_id in self._reasons:
                 del self._own_reasons()[rule_id]
             if gone := self._served.pop(rule_id, None):
@@ -218,8 +226,10 @@ class KernelRules:
 
     def _plan(self, placed: PlacedRule) -> _Plan:
         rule_id, source = placed.rule.rule_id, placed.rule.input
-        reason = _why_not(placed, self._egress_of)
-        targets = () if reason else _targets(placed, self._egress_of)
+        behind_gateway = leads_through_gateway(placed) or (rule_id in self.hops.gateways and None in placed.ways)
+        self.hops.use(rule_id, hops_of(placed, self._egress_of), behind_gateway=behind_gateway)
+        reason = why_not(placed, self._egress_of, self.hops)
+        targets = () if reason else find_targets(placed, self._egress_of, self.hops)
         mtu = min((*(each.mtu for each in targets), _LONGEST)) if targets else 0
         now = _Served(self._capture_of(source.interface), source.flows, mtu, targets)
         before = self._served.get(rule_id)
@@ -275,53 +285,6 @@ class KernelRules:
         assert self.path
         for flow in served.flows:
             self.path.drop(served.capture, flow)
-
-
-def _why_not(placed: PlacedRule, egress_of: Callable[[str], Egress]) -> str:
-    """Why the kernel path can't forward by a rule; empty: it can."""
-    if placed.rule.input.vlan is not None:
-        return f"it takes VLAN {placed.rule.input.vlan}: the kernel path takes frames without a tag"
-    if len(placed.outputs) > MAX_OUTPUTS:
-        return f"it has {len(placed.outputs)} outputs: the kernel path takes {MAX_OUTPUTS}"
-    several = zip(placed.rule.outputs, placed.sources, placed.neighbours, strict=True)
-    reasons = (_why_not_to(output, egress_of(output.interface).raw, source, key) for output, source, key in several)
-    return next(filter(None, reasons), "")
-
-
-def _why_not_to(output: Output, link: RawLink | None, source: Address | None, neighbour: Key | None) -> str:
-    reasons = {
-        f"{output.group} is a host, and its MAC has to be asked for": not output.group.is_multicast,
-        f"{output} has gso={output.gso}": output.gso != AUTO,
-        f"{output} has a source port of its own": output.source_port is not None,
-        f"{output} keeps the TTL or DSCP of what comes": isinstance(output.ttl, str) or isinstance(output.dscp, str),
-        f"{output.interface} is about to be checked, or is not Ethernet, or takes no GSO batches": link is None,
-        f"{output.interface} is down": link is not None and not link.up,
-        f"{output.group} is reached through a gateway": neighbour is not None,
-        f"IP would do more for {output} than add headers: see the routes to {output.group}": source is None,
-    }
-    return next((reason for reason, is_so in reasons.items() if is_so), "")
-
-
-def _targets(placed: PlacedRule, egress_of: Callable[[str], Egress]) -> tuple[Target, ...]:
-    targets = []
-    for output, place, source in zip(placed.rule.outputs, placed.outputs, placed.sources, strict=True):
-        egress = egress_of(output.interface)
-        assert egress.raw
-        assert source
-        targets.append(
-            Target(
-                slot=place.slot,
-                interface=egress.interface.index if egress.carrier else 0,
-                mac=egress.raw.mac,
-                mtu=egress.raw.mtu,
-                source=(source, egress.port),
-                group=output.group,
-                port=output.port,
-                ttl=output.ttl if isinstance(output.ttl, int) else 1,
-                dscp=output.dscp if isinstance(output.dscp, int) else 0,
-            )
-        )
-    return tuple(targets)
 
 
 @contextmanager

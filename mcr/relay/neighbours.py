@@ -24,7 +24,7 @@ from mcr.model.limits import INTERFACE_SLOTS, MAX_NEIGHBOURS
 from mcr.model.log import Facility
 from mcr.model.rule import Rule
 from mcr.net.egress import open_egress
-from mcr.net.gateways import find_gateways
+from mcr.net.hops import NextHop, find_hops
 from mcr.net.interfaces import Interface
 from mcr.net.patience import close_all
 from mcr.relay.placement import Key, key_of
@@ -339,7 +339,8 @@ def find_neighbours(rules: Iterable[Rule], interfaces: Mapping[str, Interface]) 
             found.add(key_of(output))
     for name, asked in groups.items():
         try:
-            found.update(Key(name, group) for group in find_gateways(interfaces[name].index, [*asked]))
+            hops = find_hops(interfaces[name].index, [*asked])
+            found.update(Key(name, group) for group, hop in zip(asked, hops, strict=True) if hop and hop != NextHop())
         except OSError as error:
             log.info("%s: cannot see which groups have a gateway: %s", name, error.strerror)
     return frozenset(found)

@@ -6,10 +6,10 @@ fit the MTU, and for then.
 """
 
 import errno
+import socket
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from itertools import chain
-from socket import socket
 
 import attrs
 
@@ -21,13 +21,14 @@ from mcr.model.limits import INTERFACE_SLOTS
 from mcr.model.log import Facility
 from mcr.model.rule import Rule
 from mcr.net.egress import open_egress
+from mcr.net.hops import NextHop, find_hops
 from mcr.net.interfaces import Interface, find_anew, open_witness
 from mcr.net.ip_bypass import UNSURE, Blocker
 from mcr.net.network import Network
 from mcr.net.patience import close_all
 from mcr.net.raw import RawLink, bind_raw, find_links, find_sources, open_raw
 from mcr.relay.attachment import attachment_of
-from mcr.relay.placement import Sources
+from mcr.relay.placement import Key, Way, Ways, key_of
 from mcr.relay.slots import Slots, check_interfaces
 from mcr.rules.conditions import Attachment
 
@@ -53,9 +54,9 @@ class Egress:
 
     slot: int
     interface: Interface
-    sockets: tuple[socket, ...]
-    witness: socket
-    raw_sockets: tuple[socket, ...] = ()
+    sockets: tuple[socket.socket, ...]
+    witness: socket.socket
+    raw_sockets: tuple[socket.socket, ...] = ()
     raw: RawLink | None = None
     raw_logged: RawLink | None = None
     users: int = 0
@@ -73,7 +74,7 @@ class Egress:
         return attachment_of(self.interface, self.witness, self.fault)
 
     @property
-    def all_sockets(self) -> tuple[socket, ...]:
+    def all_sockets(self) -> tuple[socket.socket, ...]:
         """Those of every kind."""
         return (*self.sockets, *self.raw_sockets, self.witness)
 
@@ -156,7 +157,7 @@ class OutputInterfaces:
             renewed.append((old, fresh))
         return renewed
 
-    def _open_sockets(self, interface: Interface) -> tuple[socket, ...]:
+    def _open_sockets(self, interface: Interface) -> tuple[socket.socket, ...]:
         with ExitStack() as undo:
             workers, send_buffer = self._settings.num_workers, self._settings.send_buffer
             opened = tuple(undo.enter_context(open_egress(interface, send_buffer)) for _ in range(workers))
@@ -266,32 +267,53 @@ class OutputInterfaces:
             return False
         return True
 
-    def sources(self, rules: Iterable[Rule]) -> Sources:
-        """Find the source addresses of raw frames to these outputs; those that may not get raw frames have none."""
-        wanted: dict[tuple[str, Address | None], dict[tuple[Address, int], None]] = {}
+    def ways(self, rules: Iterable[Rule], awaited: Collection[Key]) -> Ways:
+        """Find the ways to the outputs of rules; there are none by interfaces that raw frames may not leave by.
+
+        Args:
+            rules: those.
+            awaited: outputs that wait for a neighbour: a host, or a gateway.
+        """
+        wanted: dict[tuple[str, Address | None], dict[tuple[Address, int], bool]] = {}
         for output in chain.from_iterable(rule.outputs for rule in rules):
-            if self._by_name[output.interface].raw and output.group.is_multicast:
-                wanted.setdefault((output.interface, output.source), {})[output.group, output.port] = None
-        return {
-            (*destination, name, asked): source
-            for (name, asked), those in wanted.items()
-            for destination, source in zip(those, self._ask(self._by_name[name], asked, [*those]), strict=True)
-            if source
-        }
+            if self._by_name[output.interface].raw:
+                asked = wanted.setdefault((output.interface, output.source), {})
+                to = output.group, output.port
+                asked[to] = asked.get(to, False) or key_of(output) in awaited
+        found = {}
+        for (name, source), those in wanted.items():
+            hops = self._find_hops(self._by_name[name], source, {group for (group, _), waits in those.items() if waits})
+            sources, ttl = self._ask(self._by_name[name], source, [*those])
+            for (group, port), own in zip(those, sources, strict=True):
+                hop = hops.get(group) if those[group, port] else NextHop()
+                if own and hop and hop.plain:
+                    found[group, port, name, source] = _way(group, own, hop, ttl)
+        return found
+
+    def _find_hops(self, egress: Egress, source: Address | None, to: Collection[Address]) -> dict[Address, NextHop]:
+        addresses = [*to]
+        try:
+            found = find_hops(egress.interface.index, addresses, source) if addresses else []
+        except OSError as error:
+            self._fail(egress, describe_errno(error.errno or 0))
+            return {}
+        return {address: hop for address, hop in zip(addresses, found, strict=True) if hop}
 
     def _ask(
         self, egress: Egress, source: Address | None, destinations: Sequence[tuple[Address, int]]
-    ) -> Sequence[Address | None]:
+    ) -> tuple[Sequence[Address | None], int]:
+        """The source addresses, and the TTL of what is sent to hosts."""
         assert egress.raw
         try:
             with open_egress(egress.interface, _PROBE_BYTES, source=source) as probe:
-                return find_sources(probe, egress.raw.mtu, destinations)
+                ttl = probe.getsockopt(socket.IPPROTO_IP, socket.IP_TTL)
+                return find_sources(probe, egress.raw.mtu, destinations), ttl
         except SystemFault as error:
             if error.errno != errno.EADDRNOTAVAIL:  # which is not of this machine now: IP refuses it, too
                 self._fail(egress, str(error))
         except (McrError, OSError) as error:
             self._fail(egress, str(error))
-        return [None] * len(destinations)
+        return [None] * len(destinations), 0
 
     def _fail(self, egress: Egress, why: str) -> None:
         """Something that may be better the next time."""
@@ -310,3 +332,9 @@ def _identity(network: Network, index: int) -> object:
     """The parts of the headers of raw frames, and how long frames may be."""
     link = network.links.get(index)
     return link and (link.mac, link.mtu, link.up), network.addresses.get(index)
+
+
+def _way(group: Address, source: Address, hop: NextHop, ttl: int) -> Way:
+    if group.is_multicast:
+        return Way(source, hop.gateway)
+    return Way(source, hop.gateway or group, ttl)

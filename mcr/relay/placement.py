@@ -1,6 +1,6 @@
 """The places of rules in shared memory: the numbers by which workers and statistics know them."""
 
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from socket import socket
 from typing import NamedTuple
 
@@ -13,8 +13,24 @@ from mcr.model.rule import Output, Rule
 from mcr.relay.slots import Slots
 from mcr.shm.places import Place, Places, digest
 
-Sources = Mapping[tuple[Address, int, str, Address | None], Address]
-"""By an output's destination and the source that it asks for: where raw frames to it come from, if they may be sent."""
+
+@attrs.frozen
+class Way:
+    """How datagrams get to an output without IP's help.
+
+    Attributes:
+        source: address that they come from.
+        hop: host or gateway whose MAC they go to; None: that of the group.
+        ttl: that they have unless the output asks for another.
+    """
+
+    source: Address
+    hop: Address | None = None
+    ttl: int = 1
+
+
+Ways = Mapping[tuple[Address, int, str, Address | None], Way]
+"""By an output's destination and the source that it asks for. Where IP would do more than add headers there is none."""
 
 
 class Key(NamedTuple):
@@ -33,8 +49,8 @@ def key_of(output: Output) -> Key:
     return Key(output.interface, output.group, output.source_port or 0)
 
 
-def source_key(output: Output) -> tuple[Address, int, str, Address | None]:
-    """What the source of raw frames to an output is found by."""
+def way_key(output: Output) -> tuple[Address, int, str, Address | None]:
+    """What the way to an output is found by."""
     return (*output.destination, output.source)
 
 
@@ -55,7 +71,7 @@ class PlacedRule:
             the rule is changed.
         slot: of the rule's counters.
         outputs: slots of the outputs' counters, in the rule's order.
-        sources: of raw frames to the outputs, in the same order; None: an output gets none.
+        ways: to the outputs, in the same order; None: there is none but through IP.
         neighbours: that outputs wait for, in the same order; None: an output waits for nobody.
     """
 
@@ -63,7 +79,7 @@ class PlacedRule:
     tag: int
     slot: int
     outputs: tuple[OutputSlot, ...]
-    sources: tuple[Address | None, ...]
+    ways: tuple[Way | None, ...]
     neighbours: tuple[Key | None, ...]
 
 
@@ -95,12 +111,9 @@ class Replacement:
     leaving: tuple[LeavingOutput, ...]
 
 
-def sources_of(rule: Rule, sources: Sources, neighbours: Sequence[Key | None]) -> tuple[Address | None, ...]:
-    """Those of a rule's outputs: raw frames wait for no neighbour."""
-    return tuple(
-        None if neighbour else sources.get(source_key(output))
-        for output, neighbour in zip(rule.outputs, neighbours, strict=True)
-    )
+def ways_of(rule: Rule, ways: Ways) -> tuple[Way | None, ...]:
+    """Those to a rule's outputs."""
+    return tuple(ways.get(way_key(output)) for output in rule.outputs)
 
 
 def neighbours_of(rule: Rule, neighbours: Collection[Key]) -> tuple[Key | None, ...]:
@@ -141,12 +154,12 @@ class Placement:
                 f"No room for {outputs} more outputs now", "workers still use some that were removed: try again"
             )
 
-    def place(self, rule: Rule, sources: Sources, neighbours: Collection[Key]) -> PlacedRule:
+    def place(self, rule: Rule, ways: Ways, neighbours: Collection[Key]) -> PlacedRule:
         """Give a rule its slots. There are enough: `check_room`, and `mcr.rules.catalog` admits no more rules."""
         slot, tag = self._place_rule(rule)
         outputs = tuple(self._place_output(rule, output) for output in rule.outputs)
         waits_for = neighbours_of(rule, neighbours)
-        placed = PlacedRule(rule, tag, slot, outputs, sources_of(rule, sources, waits_for), waits_for)
+        placed = PlacedRule(rule, tag, slot, outputs, ways_of(rule, ways), waits_for)
         self._by_id[rule.rule_id] = placed
         self._rule_names[slot] = rule.label
         return placed
@@ -162,15 +175,15 @@ class Placement:
         had = {output.destination for output in self._by_id[rule.rule_id].rule.outputs}
         return sum(output.destination not in had for output in rule.outputs)
 
-    def change(self, rule: Rule, sources: Sources, neighbours: Collection[Key]) -> Replacement:
+    def change(self, rule: Rule, ways: Ways, neighbours: Collection[Key]) -> Replacement:
         """Have it stand in the place of the rule with its id and input. Outputs that stay keep all that they have.
 
         The slots of those that leave are still taken, and known to a next mcrd until `forget`.
         """
         before = self._by_id[rule.rule_id]
-        ways = {
-            _leaves_by(output): (source, neighbour)
-            for output, source, neighbour in zip(before.rule.outputs, before.sources, before.neighbours, strict=True)
+        former = {
+            _leaves_by(output): (way, neighbour)
+            for output, way, neighbour in zip(before.rule.outputs, before.ways, before.neighbours, strict=True)
         }
         had = {output.destination: place for output, place in zip(before.rule.outputs, before.outputs, strict=True)}
         outputs = tuple(
@@ -179,13 +192,11 @@ class Placement:
         )
         waits_for = neighbours_of(rule, neighbours)
         found = [
-            ways.get(_leaves_by(output), (source, neighbour))
-            for output, source, neighbour in zip(
-                rule.outputs, sources_of(rule, sources, waits_for), waits_for, strict=True
-            )
+            former.get(_leaves_by(output), (way, neighbour))
+            for output, way, neighbour in zip(rule.outputs, ways_of(rule, ways), waits_for, strict=True)
         ]
-        found_sources, awaited = zip(*found, strict=True)
-        now = PlacedRule(rule, before.tag, before.slot, outputs, found_sources, awaited)
+        found_ways, awaited = zip(*found, strict=True)
+        now = PlacedRule(rule, before.tag, before.slot, outputs, found_ways, awaited)
         self._by_id[rule.rule_id] = now
         self._rule_names[now.slot] = rule.label
         for place in had.values():

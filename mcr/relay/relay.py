@@ -213,13 +213,13 @@ class Relay:
         self.inputs.adopt(prepared.captures)
         self.outputs.adopt(prepared.egress)
         neighbours = self._neighbours.adopt(prepared.neighbours)
-        sources = self.outputs.sources((*change.added, *prepared.grown))
+        ways = self.outputs.ways((*change.added, *prepared.grown), prepared.awaited)
         still = {claim for rule in change.added for claim in rule.input.claims}
         self.inputs.unwant(claim for rule in change.removed for claim in rule.input.claims if claim not in still)
         removed = tuple(self._leave(self._placement.displace(rule)) for rule in change.removed)
         self.kernel.forget(removed, still)
-        added = tuple(self._use(self._placement.place(rule, sources, prepared.awaited)) for rule in change.added)
-        changed = [self._placement.change(rule, sources, prepared.awaited) for rule in change.changed]
+        added = tuple(self._use(self._placement.place(rule, ways, prepared.awaited)) for rule in change.added)
+        changed = [self._placement.change(rule, ways, prepared.awaited) for rule in change.changed]
         changes = [*chain.from_iterable(self._follow(each, change.generation) for each in changed)]
         self.kernel.use(added, changed)
         self.inputs.watched.change(removed, (*added, *(each.now for each in changed)))

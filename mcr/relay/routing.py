@@ -16,7 +16,7 @@ from mcr.relay import commands
 from mcr.relay.kernel_path import KernelRules
 from mcr.relay.neighbours import Neighbours, find_neighbours
 from mcr.relay.outputs import OutputInterfaces
-from mcr.relay.placement import PlacedRule, Placement, neighbours_of, sources_of
+from mcr.relay.placement import PlacedRule, Placement, neighbours_of, ways_of
 from mcr.shm.records import Command
 
 
@@ -72,25 +72,50 @@ class Routing:
         return tuple(await trio.to_thread.run_sync(partial(self._follow_routes, [*self._placement], raw=False)))
 
     def _follow_routes(self, those: Sequence[PlacedRule], *, raw: bool) -> Sequence[Command]:
-        """Find the source addresses and neighbours of these rules' outputs anew, since routes may have changed.
+        """Find the ways and neighbours of these rules' outputs anew, since routes may have changed.
 
-        Where no raw frames leave, the sources that outputs had don't matter, and may do again.
+        Where no raw frames leave, the ways that outputs had don't matter, and may do again.
         """
         rules = [placed.rule for placed in those]
         interfaces = {egress.interface.name: egress.interface for egress in self._outputs}
-        sources = self._outputs.sources(rules) if raw else None
         awaited = find_neighbours(rules, interfaces)
+        ways = self._outputs.ways(rules, awaited) if raw else None
         told = [*map(commands.attach_neighbour, self._neighbours.open_now(awaited, interfaces))]
         awaited &= self._neighbours.keys()
         for placed in those:
             waits_for = neighbours_of(placed.rule, awaited)
-            found = placed.sources if sources is None else sources_of(placed.rule, sources, waits_for)
-            if (found, waits_for) != (placed.sources, placed.neighbours):
+            found = placed.ways if ways is None else ways_of(placed.rule, ways)
+            if (found, waits_for) != (placed.ways, placed.neighbours):
                 self._neighbours.use(waits_for)
                 self._neighbours.leave(placed.neighbours)
-                now = attrs.evolve(placed, sources=found, neighbours=waits_for)
+                now = attrs.evolve(placed, ways=found, neighbours=waits_for)
                 self._placement.replace(now)
                 told.append(self._attach(now))
+        return told
+
+    async def follow_neighbours(self, now: Network) -> None:
+        """Send to other MACs, since neighbours have changed; what has none yet, or no more, is left to the workers."""
+        if self._kernel.path and (concerned := self._kernel.hops.follow(now.neighbours)):
+            await trio.to_thread.run_sync(self._follow_kernel, concerned)
+
+    def _follow_kernel(self, rule_ids: Container[str]) -> None:
+        self._kernel.follow(each for each in self._placement if each.rule.rule_id in rule_ids)
+
+    async def look_after_hops(self) -> tuple[Command, ...]:
+        """Look at what the kernel does not tell of: to be called once per second; the commands to running workers.
+
+        The kernel tells that it is in doubt of a neighbour when that happens, which may have been before it mattered.
+        It does not tell that something is too long for the way behind a gateway (RFC 1191).
+        """
+        self._kernel.ask_hops()
+        if not self._kernel.hops.gateways or self._kernel.blocker:
+            return ()
+        return tuple(await trio.to_thread.run_sync(self._follow_gateways_of_kernel))
+
+    def _follow_gateways_of_kernel(self) -> Sequence[Command]:
+        before = [each for each in self._placement if each.rule.rule_id in self._kernel.hops.gateways]
+        told = self._follow_routes(before, raw=True)
+        self._follow_kernel({*self._kernel.hops.gateways})
         return told
 
     def suspect(self, before: Network, now: Network) -> tuple[Command, ...]:

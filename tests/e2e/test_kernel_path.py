@@ -219,13 +219,11 @@ def test_where_datagrams_are_chained_workers_forward(plant: Plant, make_mcr: Mak
 def test_it_is_said_which_path_a_rule_takes_and_why(plant: Plant, make_mcr: MakeMcr) -> None:
     mcr = make_mcr(plant.relay).start()
     mcr.add("in0:239.1.1.1:5000", OUT)
-    mcr.add("in0:239.1.1.2:5000", "198.18.1.2:6000:out0")
     mcr.add("in0:239.1.1.3:5000", "239.2.2.2:6003:out0:gso=off")
     mcr.wait_for_path("kernel")
     said = [(each["path"], each["path_reason"]) for each in mcr.call("list")]
     assert said == [
         ("kernel", ""),
-        ("worker", "198.18.1.2 is a host, and its MAC has to be asked for"),
         ("worker", "239.2.2.2:6003:out0 has gso=off"),
     ]
     with firewall(plant.relay, "postrouting", ACCEPT, rule=True):

@@ -14,7 +14,7 @@ from mcr.net.raw import RawLink
 from mcr.relay import commands
 from mcr.relay.neighbours import Common, Neighbour
 from mcr.relay.outputs import Egress
-from mcr.relay.placement import Placement, source_key
+from mcr.relay.placement import Placement, Way, way_key
 from mcr.shm import records
 from mcr.shm.places import Places
 
@@ -58,7 +58,7 @@ def test_rule_is_attached_with_its_slots_in_the_order_of_its_outputs() -> None:
     source = ip_address("198.18.0.1")
     placement = Placement(Places.make())
     rule = Rule("tv", Input("eth0", ip_address("239.1.1.1"), 5000), outputs)
-    placed = placement.place(rule, {source_key(outputs[0]): source}, ())
+    placed = placement.place(rule, {way_key(outputs[0]): Way(source), way_key(outputs[1]): Way(source, host)}, ())
     assert commands.attach_rule(placed, 2, (8, 9), (True, False)) == records.rule_put(
         tag=placed.tag,
         rule=placed.slot,

@@ -14,12 +14,17 @@ from mcr.config.settings import Settings
 from mcr.model.flow import Flow, Input
 from mcr.model.log import LogLevels
 from mcr.model.rule import Output, Path, Rule
+from mcr.net import uapi
 from mcr.net.filter.path import KernelPath, Target, is_realtime
+from mcr.net.network import Neighbour
 from mcr.net.raw import RawLink
 from mcr.process.descriptor_store import DescriptorStore
-from mcr.relay.kernel_path import KernelRules, _why_not_to, open_kernel_rules
+from mcr.relay import next_hops
+from mcr.relay.kernel_path import KernelRules, open_kernel_rules
+from mcr.relay.next_hops import NextHops
 from mcr.relay.outputs import Egress
-from mcr.relay.placement import Key, OutputSlot, PlacedRule
+from mcr.relay.placement import OutputSlot, PlacedRule, Way
+from mcr.relay.targets import _why_not_to
 from mcr.rules.conditions import Conditions, Paths, view_of
 from mcr.shm.kept import Kept
 
@@ -28,53 +33,82 @@ HOST = Output(IPv4Address("192.0.2.7"), 6000, "out0")
 RULE = Rule("id", Input("in0", IPv4Address("239.1.1.1"), 5000), (GROUP,))
 UP = RawLink(bytes(6), 1500)
 SOURCE = IPv4Address("192.0.2.1")
+MAC = b"\2host!"
 SETTINGS = Settings("", 1, LogLevels())
 
 
-def test_a_group_on_ethernet_with_a_known_source_is_served() -> None:
-    assert not _why_not_to(GROUP, UP, SOURCE, None)
-    assert not _why_not_to(attrs.evolve(GROUP, ttl=8, dscp=46, source=SOURCE), UP, SOURCE, None)
+HOP = (1, HOST.group)
+GATEWAY = IPv4Address("192.0.2.254")
+
+
+def _reason(output: Output, way: Way | None, link: RawLink | None = UP, neighbour: Neighbour | None = None) -> str:
+    egress: Any = SimpleNamespace(raw=link, interface=SimpleNamespace(index=1))
+    hops = NextHops()
+    hops.follow({(1, way.hop): neighbour} if way and isinstance(way.hop, IPv4Address) and neighbour else {})
+    return _why_not_to(output, egress, way, hops)
+
+
+def test_what_ip_would_only_add_headers_to_is_served() -> None:
+    """Groups, and hosts and gateways whose MACs are known."""
+    assert not _reason(GROUP, Way(SOURCE))
+    assert not _reason(attrs.evolve(GROUP, ttl=8, dscp=46, source=SOURCE), Way(SOURCE))
+    for state in (uapi.NUD_REACHABLE, uapi.NUD_STALE, uapi.NUD_PROBE, uapi.NUD_PERMANENT):
+        assert not _reason(HOST, Way(SOURCE, HOST.group), neighbour=Neighbour(state, mac=MAC))
+        assert not _reason(GROUP, Way(SOURCE, GATEWAY), neighbour=Neighbour(state, mac=MAC))
 
 
 @pytest.mark.parametrize(
-    ("output", "link", "source", "neighbour", "reason"),
+    ("output", "link", "way", "neighbour", "reason"),
     [
-        (HOST, UP, None, Key("out0", HOST.group), "192.0.2.7 is a host, and its MAC has to be asked for"),
-        (attrs.evolve(GROUP, gso="off"), UP, SOURCE, None, "239.2.2.2:6000:out0 has gso=off"),
+        (HOST, UP, Way(SOURCE, HOST.group), None, "192.0.2.7 has not answered ARP on out0"),
+        (
+            HOST,
+            UP,
+            Way(SOURCE, HOST.group),
+            Neighbour(uapi.NUD_FAILED, silent=True, mac=MAC),
+            "192.0.2.7 does not answer ARP on out0",
+        ),
+        (
+            GROUP,
+            UP,
+            Way(SOURCE, GATEWAY),
+            Neighbour(uapi.NUD_INCOMPLETE),
+            "the gateway 192.0.2.254 to 239.2.2.2 has not answered ARP on out0",
+        ),
+        (attrs.evolve(GROUP, gso="off"), UP, Way(SOURCE), None, "239.2.2.2:6000:out0 has gso=off"),
         (
             attrs.evolve(GROUP, source_port=4000),
             UP,
+            Way(SOURCE),
             None,
-            Key("out0", GROUP.group, 4000),
             "239.2.2.2:6000:out0 has a source port of its own",
         ),
         (
             attrs.evolve(GROUP, ttl="dec"),
             UP,
-            SOURCE,
+            Way(SOURCE),
             None,
             "239.2.2.2:6000:out0 keeps the TTL or DSCP of what comes",
         ),
         (GROUP, None, None, None, "out0 is about to be checked, or is not Ethernet, or takes no GSO batches"),
-        (GROUP, attrs.evolve(UP, up=False), SOURCE, None, "out0 is down"),
-        (GROUP, UP, None, Key("out0", GROUP.group), "239.2.2.2 is reached through a gateway"),
+        (GROUP, attrs.evolve(UP, up=False), Way(SOURCE), None, "out0 is down"),
         (
-            GROUP,
+            HOST,
             UP,
             None,
             None,
-            "IP would do more for 239.2.2.2:6000:out0 than add headers: see the routes to 239.2.2.2",
+            "IP would do more for 192.0.2.7:6000:out0 than add headers: see the routes to 192.0.2.7",
         ),
     ],
 )
 def test_everything_else_is_the_workers_and_it_is_said_why(
     output: Output,
     link: RawLink | None,
-    source: IPv4Address | None,
-    neighbour: Key | None,
+    way: Way | None,
+    neighbour: Neighbour | None,
     reason: str,
 ) -> None:
-    assert _why_not_to(output, link, source, neighbour) == reason
+    assert _reason(output, way, link, neighbour) == reason
 
 
 @pytest.mark.parametrize(
@@ -128,6 +162,7 @@ class Kernel:
         self.full = False
         self.did: list[str] = []
         self.held: set[int] = set()
+        self.macs: list[bytes] = []
         self.bars: set[str] = set()
         self.bar, self.is_barred, self.unbar = self.bars.add, self.bars.__contains__, self.bars.discard
         self.rules = KernelRules(cast("KernelPath", self))
@@ -141,6 +176,7 @@ class Kernel:
 
     def forward(self, _capture: int, _flow: Flow, _slot: int, mtu: int, targets: Sequence[Target]) -> None:
         self._do(f"{mtu} bytes to {len(targets)}")
+        self.macs = [each.macs[:6] for each in targets]
 
     def drop(self, _capture: int, _flow: Flow) -> None:
         self.did.append("drop")
@@ -176,7 +212,12 @@ def _placed(*outputs: Output, source: IPv4Address | None = SOURCE) -> PlacedRule
     each = range(len(outputs))
     rule = attrs.evolve(RULE, outputs=outputs)
     return PlacedRule(
-        rule, 1, 1, tuple(OutputSlot(i, 1) for i in each), (source,) * len(outputs), (None,) * len(outputs)
+        rule,
+        1,
+        1,
+        tuple(OutputSlot(i, 1) for i in each),
+        (source and Way(source),) * len(outputs),
+        (None,) * len(outputs),
     )
 
 
@@ -199,7 +240,7 @@ def test_many_rules_are_replaced_after_one_grace_period_with_their_gates_closed(
     kernel.rules.follow(rules)
     assert kernel.did == ["1500 bytes to 1"] * 1000
     kernel.did.clear()
-    kernel.rules.follow([attrs.evolve(each, sources=(None,)) for each in rules])
+    kernel.rules.follow([attrs.evolve(each, ways=(None,)) for each in rules])
     assert kernel.did == ["hold", "wait", *["0 bytes to 1"] * 1000, "let go"]
 
 
@@ -241,3 +282,53 @@ def test_addresses_that_it_could_not_be_told_bar_it(kernel: Kernel) -> None:
     kernel.full = False
     kernel.rules.set_own(b"")
     assert kernel.why_worker() == ""
+
+
+@pytest.fixture
+def asked(monkeypatch: pytest.MonkeyPatch) -> list[tuple[int, IPv4Address]]:
+    """The neighbours that the kernel was told to ask."""
+    told: list[tuple[int, IPv4Address]] = []
+    monkeypatch.setattr(next_hops, "use_neighbours", told.extend)
+    return told
+
+
+def test_a_host_is_asked_for_when_the_kernel_is_in_doubt_and_its_mac_is_followed(
+    kernel: Kernel, asked: list[tuple[int, IPv4Address]]
+) -> None:
+    placed = attrs.evolve(_placed(HOST), ways=(Way(SOURCE, HOST.group),))
+
+    def hear(neighbour: Neighbour | None) -> str:
+        asked.clear()
+        if kernel.rules.hops.follow({HOP: neighbour} if neighbour else {}):
+            kernel.rules.follow([placed])
+        kernel.rules.ask_hops()
+        return kernel.why_worker()
+
+    kernel.rules.follow([placed])
+    assert (asked, kernel.did) == ([HOP], [])
+    assert (hear(Neighbour(uapi.NUD_REACHABLE, mac=MAC)), asked, kernel.macs) == ("", [], [MAC])
+    assert (hear(Neighbour(uapi.NUD_STALE, mac=MAC)), asked) == ("", [HOP])
+    assert (hear(Neighbour(uapi.NUD_PROBE, mac=MAC)), asked) == ("", [])
+    assert (hear(Neighbour(uapi.NUD_REACHABLE, mac=MAC[::-1])), kernel.macs) == ("", [MAC[::-1]])
+    silent = "192.0.2.7 does not answer ARP on out0"
+    assert (hear(Neighbour(uapi.NUD_FAILED, silent=True, mac=MAC)), asked) == (silent, [])
+    assert kernel.did[-1] == "0 bytes to 1"
+    assert (hear(Neighbour(0, silent=True)), asked) == (silent, []), "what is sent there asks"
+    assert (hear(Neighbour(uapi.NUD_REACHABLE, mac=MAC)), kernel.macs) == ("", [MAC])
+    assert (hear(None), asked) == ("192.0.2.7 has not answered ARP on out0", [HOP])
+    kernel.rules.forget([placed], ())
+    assert (hear(Neighbour(uapi.NUD_STALE, mac=MAC)), asked) == ("it is about to be checked", [])
+
+
+def test_a_host_that_could_not_be_asked_for_is_asked_for_again(
+    kernel: Kernel, monkeypatch: pytest.MonkeyPatch, asked: list[tuple[int, IPv4Address]]
+) -> None:
+    def refuse(_: object) -> None:
+        raise OSError(errno.EMFILE, "")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(next_hops, "use_neighbours", refuse)
+        kernel.rules.follow([attrs.evolve(_placed(HOST), ways=(Way(SOURCE, HOST.group),))])
+    kernel.rules.ask_hops()
+    kernel.rules.ask_hops()
+    assert asked == [HOP]

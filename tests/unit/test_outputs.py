@@ -154,7 +154,7 @@ async def test_rules_are_looked_through_for_changed_routes_and_new_interfaces_al
         return frozenset()
 
     monkeypatch.setattr(routing, "find_neighbours", look)
-    monkeypatch.setattr(interfaces, "sources", lambda _: {})
+    monkeypatch.setattr(interfaces, "ways", lambda *_: {})
     with Kept.open(DescriptorStore(), 1) as kept, Relay(Settings("", 1, LogLevels()), kept, KernelRules(None)) as those:
         monkeypatch.setattr(those.routing, "_outputs", interfaces)
         for number in (1, 2):

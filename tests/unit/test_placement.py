@@ -9,7 +9,7 @@ from mcr.errors import LimitReached
 from mcr.model.flow import Input
 from mcr.model.limits import MAX_OUTPUTS
 from mcr.model.rule import Output, Rule
-from mcr.relay.placement import Key, LeavingOutput, Placement, source_key
+from mcr.relay.placement import Key, LeavingOutput, Placement, Way, way_key
 from mcr.shm.places import Places
 
 HOST = IPv4Address("198.18.1.2")
@@ -47,13 +47,12 @@ def test_numbers_have_names_until_they_are_free() -> None:
     assert placement.output_name(group.slot) == f"output {group.slot} (gone)"
 
 
-def test_raw_frames_wait_for_no_neighbour() -> None:
-    """An output that waits for a neighbour has no source; one that does not has its own."""
-    placement, source = Placement(Places.make()), ip_address("198.18.0.1")
+def test_each_output_has_its_way_and_its_neighbour() -> None:
+    placement, way = Placement(Places.make()), Way(ip_address("198.18.0.1"))
     added = rule(1)
-    sources = {source_key(output): source for output in added.outputs}
-    placed = placement.place(added, sources, {Key("eth2", HOST)})
-    assert placed.sources == (source, None)
+    ways = {way_key(added.outputs[0]): way, way_key(added.outputs[1]): attrs.evolve(way, hop=HOST)}
+    placed = placement.place(added, ways, {Key("eth2", HOST)})
+    assert placed.ways == (way, attrs.evolve(way, hop=HOST))
     assert placed.neighbours == (None, Key("eth2", HOST))
 
 
@@ -65,10 +64,10 @@ def test_who_names_an_interface_is_known() -> None:
 
 
 def test_what_stays_of_a_changed_rule_keeps_its_place() -> None:
-    """Its slots, tags, source and neighbour, whatever is known of them now; what leaves keeps its slot for a while."""
-    places, source = Places.make(), ip_address("198.18.0.1")
+    """Its slots, tags, way and neighbour, whatever is known of them now; what leaves keeps its slot for a while."""
+    places, way = Places.make(), Way(ip_address("198.18.0.1"))
     placement, first = Placement(places), rule(1)
-    before = placement.place(first, {source_key(first.outputs[0]): source}, {Key("eth2", HOST)})
+    before = placement.place(first, {way_key(first.outputs[0]): way}, {Key("eth2", HOST)})
     group, host = first.outputs
     assert placement.growth(attrs.evolve(first, name="tv")) is None
     slower, fresh = attrs.evolve(group, gso="off"), Output(ip_address("239.9.9.9"), 7000, "eth3")
@@ -79,9 +78,9 @@ def test_what_stays_of_a_changed_rule_keeps_its_place() -> None:
     replaced = placement.change(changed, {}, ())
     assert (replaced.before, replaced.now.rule) == (before, changed)
     assert (replaced.now.slot, replaced.now.tag) == (before.slot, before.tag)
-    assert (replaced.now.outputs[1], replaced.now.sources, replaced.now.neighbours) == (
+    assert (replaced.now.outputs[1], replaced.now.ways, replaced.now.neighbours) == (
         before.outputs[0],
-        (None, source),
+        (None, way),
         (None, None),
     )
     assert replaced.leaving == (LeavingOutput(before.outputs[1], before.tag),)
@@ -101,18 +100,18 @@ def test_what_stays_of_a_changed_rule_keeps_its_place() -> None:
 
 def test_an_output_with_another_sender_keeps_its_counters_and_leaves_in_another_way() -> None:
     placement, addresses = Placement(Places.make()), [ip_address(f"198.18.0.{i}") for i in (1, 2)]
+    ways = [Way(each) for each in addresses]
     first = rule(1)
-    before = placement.place(first, {source_key(first.outputs[0]): addresses[0]}, {Key("eth2", HOST)})
+    before = placement.place(first, {way_key(first.outputs[0]): ways[0]}, {Key("eth2", HOST)})
     group, host = first.outputs
     asked, ported = attrs.evolve(group, source=addresses[1]), attrs.evolve(host, source_port=4000)
     changed = attrs.evolve(first, outputs=(asked, ported))
     assert placement.count_new(changed) == 0
     assert placement.growth(changed) == changed
     assert placement.growth(attrs.evolve(first, outputs=(attrs.evolve(group, ttl=8, dscp=46), host))) is None
-    sources = {source_key(asked): addresses[1]}
-    replaced = placement.change(changed, sources, {Key("eth2", HOST, 4000)})
+    replaced = placement.change(changed, {way_key(asked): ways[1]}, {Key("eth2", HOST, 4000)})
     assert replaced.now.outputs == before.outputs
-    assert replaced.now.sources == (addresses[1], None)
+    assert replaced.now.ways == (ways[1], None)
     assert replaced.now.neighbours == (None, Key("eth2", HOST, 4000))
     assert not replaced.leaving
 

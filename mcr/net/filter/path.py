@@ -53,7 +53,7 @@ class Target:
     Attributes:
         slot: of the output's counters.
         interface: its index; 0: it has no carrier, and its datagrams count as errors.
-        mac: that frames come from.
+        macs: that frames go to, and come from.
         mtu: bytes.
         source: address and port that datagrams come from.
         group, port: of the output.
@@ -62,7 +62,7 @@ class Target:
 
     slot: int
     interface: int
-    mac: bytes
+    macs: bytes
     mtu: int
     source: tuple[Address, int]
     group: Address
@@ -236,7 +236,7 @@ class KernelPath:
         rule = ffi.new("struct mcr_bpf_rule *")
         rule.slot, rule.mtu, rule.count = slot, mtu, len(targets)
         for image, target in zip(rule.outputs, targets, strict=False):
-            image.macs = _group_mac(target.group) + target.mac
+            image.macs = target.macs
             image.slot, image.interface = target.slot, target.interface
             image.ttl, image.service = target.ttl, target.dscp << 2
             image.source, image.source_port = network_address(target.source[0]), socket.htons(target.source[1])
@@ -266,7 +266,7 @@ class KernelPath:
             self._own.add(key)
 
 
-def _group_mac(group: Address) -> bytes:
+def group_mac(group: Address) -> bytes:
     """A group's hardware address (RFC 1112): its last 23 bits."""
     bits = int.from_bytes(group.packed, "big") & 0x7F_FFFF
     return b"\x01\x00\x5e" + bits.to_bytes(3, "big")

@@ -1,0 +1,106 @@
+"""Neighbours that the kernel path sends to: hosts and gateways, their MACs, and that these stay fresh.
+
+The kernel finds MACs, and tells each change. It asks whether a neighbour is still there only while its own IP stack
+sends something there, and the kernel path bypasses that. So it is told to ask (NTF_USE) whenever it comes to doubt.
+"""
+
+from collections.abc import Collection, Mapping
+from ipaddress import IPv4Address
+
+import attrs
+
+from mcr.logs.logger import get_logger
+from mcr.logs.standing_reason import StandingReason
+from mcr.model.log import Facility
+from mcr.net import uapi
+from mcr.net.network import Neighbour
+from mcr.net.next_hop import use_neighbours
+
+log = get_logger(Facility.NETWORK)
+
+NextHop = tuple[int, IPv4Address]
+"""A neighbour: the interface's index, and its address."""
+
+_MAC_BYTES = 6
+
+
+@attrs.define(eq=False)
+class NextHops:
+    """All of them.
+
+    Attributes:
+        gateways: ids of rules that send to hosts or groups behind a gateway, or did so when a way was known last.
+    """
+
+    gateways: set[str] = attrs.field(factory=set)
+    _table: Mapping[NextHop, Neighbour] = attrs.field(factory=dict)
+    _users: dict[NextHop, set[str]] = attrs.field(factory=dict)
+    _by_rule: dict[str, frozenset[NextHop]] = attrs.field(factory=dict)
+    _doubtful: set[NextHop] = attrs.field(factory=set)
+    _not_asked: StandingReason = attrs.field(factory=StandingReason)
+
+    def mac(self, hop: NextHop) -> bytes:
+        """Its MAC; empty: it is not known."""
+        return _mac(self._table.get(hop))
+
+    def is_silent(self, hop: NextHop) -> bool:
+        """Whether it has been asked in vain."""
+        return hop in self._table and self._table[hop].silent
+
+    def use(self, rule_id: str, hops: Collection[NextHop], *, behind_gateway: bool = False) -> None:
+        """The rule sends to these from now on."""
+        (self.gateways.add if behind_gateway else self.gateways.discard)(rule_id)
+        for hop in self._by_rule.pop(rule_id, frozenset()):
+            users = self._users[hop]
+            users.discard(rule_id)
+            if not users:
+                del self._users[hop]
+                self._doubtful.discard(hop)
+        if not hops:
+            return
+        self._by_rule[rule_id] = frozenset(hops)
+        for hop in self._by_rule[rule_id]:
+            if hop not in self._users and _is_doubtful(self._table.get(hop)):
+                self._doubtful.add(hop)
+            self._users.setdefault(hop, set()).add(rule_id)
+
+    def follow(self, table: Mapping[NextHop, Neighbour]) -> set[str]:
+        """Take over the kernel's table as it is now; the ids of rules whose next hops have got other MACs."""
+        before, self._table = self._table, table
+        changed: set[str] = set()
+        for hop, users in self._users.items():
+            was, now = before.get(hop), table.get(hop)
+            if was == now:
+                continue
+            if _is_doubtful(now):
+                self._doubtful.add(hop)
+            if _mac(was) != _mac(now) or (now and now.silent) != (was and was.silent):
+                changed |= users
+        return changed
+
+    @property
+    def are_doubtful(self) -> bool:
+        """Whether there are some that the kernel has to ask."""
+        return bool(self._doubtful)
+
+    def ask(self) -> None:
+        """Have the kernel ask those in doubt. What fails is tried again at the next call."""
+        asked = [*self._doubtful]
+        try:
+            use_neighbours(asked)
+        except OSError as error:
+            if self._not_asked.is_news(str(error)):
+                log.warning("cannot have the kernel ask for neighbours: %s: it is tried again", error.strerror)
+            return
+        self._not_asked.is_news("")
+        self._doubtful.difference_update(asked)
+
+
+def _mac(neighbour: Neighbour | None) -> bytes:
+    valid = neighbour and neighbour.state & uapi.NUD_VALID and len(neighbour.mac) == _MAC_BYTES
+    return neighbour.mac if neighbour and valid else b""
+
+
+def _is_doubtful(neighbour: Neighbour | None) -> bool:
+    """Whether the kernel does not know, or only from before; one that did not answer is asked by what is sent to it."""
+    return neighbour is None or (not neighbour.silent and neighbour.state in (0, uapi.NUD_STALE))

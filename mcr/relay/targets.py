@@ -1,0 +1,84 @@
+"""What the kernel path can make of a rule's outputs, and why it can make nothing of them."""
+
+from collections.abc import Callable, Iterator
+
+from mcr.model.rule import AUTO, Output
+from mcr.net.filter.path import MAX_OUTPUTS, Target, group_mac
+from mcr.relay.next_hops import NextHop, NextHops
+from mcr.relay.outputs import Egress
+from mcr.relay.placement import PlacedRule, Way
+
+EgressOf = Callable[[str], Egress]
+
+
+def hops_of(placed: PlacedRule, egress_of: EgressOf) -> frozenset[NextHop]:
+    """Hosts and gateways that a rule's datagrams go to."""
+    return frozenset(
+        (egress_of(output.interface).interface.index, way.hop)
+        for output, way in zip(placed.rule.outputs, placed.ways, strict=True)
+        if way and way.hop
+    )
+
+
+def leads_through_gateway(placed: PlacedRule) -> bool:
+    """Whether some of its datagrams go to a gateway."""
+    several = zip(placed.rule.outputs, placed.ways, strict=True)
+    return any(way and way.hop and way.hop != output.group for output, way in several)
+
+
+def why_not(placed: PlacedRule, egress_of: EgressOf, hops: NextHops) -> str:
+    """Why the kernel path can't forward by a rule; empty: it can."""
+    if placed.rule.input.vlan is not None:
+        return f"it takes VLAN {placed.rule.input.vlan}: the kernel path takes frames without a tag"
+    if len(placed.outputs) > MAX_OUTPUTS:
+        return f"it has {len(placed.outputs)} outputs: the kernel path takes {MAX_OUTPUTS}"
+    several = zip(placed.rule.outputs, placed.ways, strict=True)
+    reasons = (_why_not_to(output, egress_of(output.interface), way, hops) for output, way in several)
+    return next(filter(None, reasons), "")
+
+
+def _why_not_to(output: Output, egress: Egress, way: Way | None, hops: NextHops) -> str:
+    return next(_reasons(output, egress, way, hops), "")
+
+
+def _reasons(output: Output, egress: Egress, way: Way | None, hops: NextHops) -> Iterator[str]:
+    if output.gso != AUTO:
+        yield f"{output} has gso={output.gso}"
+    if output.source_port is not None:
+        yield f"{output} has a source port of its own"
+    if isinstance(output.ttl, str) or isinstance(output.dscp, str):
+        yield f"{output} keeps the TTL or DSCP of what comes"
+    if egress.raw is None:
+        yield f"{output.interface} is about to be checked, or is not Ethernet, or takes no GSO batches"
+    elif not egress.raw.up:
+        yield f"{output.interface} is down"
+    if way is None:
+        yield f"IP would do more for {output} than add headers: see the routes to {output.group}"
+    elif way.hop and not hops.mac(hop := (egress.interface.index, way.hop)):
+        who = f"{way.hop}" if way.hop == output.group else f"the gateway {way.hop} to {output.group}"
+        answered = "does not answer" if hops.is_silent(hop) else "has not answered"
+        yield f"{who} {answered} ARP on {output.interface}"
+
+
+def find_targets(placed: PlacedRule, egress_of: EgressOf, hops: NextHops) -> tuple[Target, ...]:
+    """Where the kernel path sends the datagrams of a rule that it can forward by."""
+    targets = []
+    for output, place, way in zip(placed.rule.outputs, placed.outputs, placed.ways, strict=True):
+        egress = egress_of(output.interface)
+        assert egress.raw
+        assert way
+        index = egress.interface.index
+        targets.append(
+            Target(
+                slot=place.slot,
+                interface=index if egress.carrier else 0,
+                macs=(hops.mac((index, way.hop)) if way.hop else group_mac(output.group)) + egress.raw.mac,
+                mtu=egress.raw.mtu,
+                source=(way.source, egress.port),
+                group=output.group,
+                port=output.port,
+                ttl=output.ttl if isinstance(output.ttl, int) else way.ttl,
+                dscp=output.dscp if isinstance(output.dscp, int) else 0,
+            )
+        )
+    return tuple(targets)

@@ -1,19 +1,15 @@
 """Commands to workers: placed rules, captures and egress sockets as records."""
 
-from collections.abc import Iterable, Mapping
-from typing import Final
+from collections.abc import Iterable
 
-from mcr._native import lib
-from mcr.model.output_options import DECREMENT, KEEP
+from mcr.model.rule import Output
 from mcr.relay.captures import Capture
+from mcr.relay.marks import keeps_of
 from mcr.relay.neighbours import Common, Neighbour
 from mcr.relay.outputs import Egress
-from mcr.relay.placement import PlacedRule
+from mcr.relay.placement import Key, PlacedRule
 from mcr.shm import records
 from mcr.shm.records import Command
-
-_KEPT_TTL: Final[Mapping[int | str | None, int]] = {KEEP: lib.MCR_KEEP_TTL, DECREMENT: lib.MCR_DECREMENT_TTL}
-_KEPT_DSCP: Final[Mapping[int | str | None, int]] = {KEEP: lib.MCR_KEEP_SERVICE}
 
 
 def attach_capture(capture: Capture) -> Command:
@@ -69,7 +65,7 @@ def attach_rule(placed: PlacedRule, capture: int, egress: Iterable[int], carrier
         egress: slots of what its outputs leave by, in the rule's order.
         carriers: whether they leave, in the same order: their interfaces have carrier, and sockets could be opened.
     """
-    rule = placed.rule
+    rule, ways = placed.rule, zip(placed.ways, placed.neighbours, strict=True)
     return records.rule_put(
         tag=placed.tag,
         rule=placed.slot,
@@ -84,16 +80,21 @@ def attach_rule(placed: PlacedRule, capture: int, egress: Iterable[int], carrier
                 output.max_train,
                 way.source if way and not (way.hop or neighbour) else None,  # raw frames wait for no neighbour
                 carrier,
-                ttl=_number(output.ttl),
+                ttl=_ttl(output, neighbour),
                 dscp=_number(output.dscp),
-                keeps=_KEPT_TTL.get(output.ttl, 0) | _KEPT_DSCP.get(output.dscp, 0),
+                keeps=keeps_of(output),
                 asked_source=output.source,
             )
-            for output, place, leaves_by, way, neighbour, carrier in zip(
-                rule.outputs, placed.outputs, egress, placed.ways, placed.neighbours, carriers, strict=True
+            for output, place, leaves_by, (way, neighbour), carrier in zip(
+                rule.outputs, placed.outputs, egress, ways, carriers, strict=True
             )
         ],
     )
+
+
+def _ttl(output: Output, neighbour: Key | None) -> int:
+    """A group that shares its gateway with hosts gets the hosts' TTL from the kernel, unless it is told another."""
+    return 1 if output.ttl is None and neighbour and output.group.is_multicast else _number(output.ttl)
 
 
 def _number(option: int | str | None) -> int:

@@ -1,9 +1,11 @@
 """What the kernel path can make of a rule's outputs, and why it can make nothing of them."""
 
 from collections.abc import Callable, Iterator
+from ipaddress import IPv4Address
 
 from mcr.model.rule import AUTO, Output
 from mcr.net.filter.path import MAX_OUTPUTS, Target, group_mac
+from mcr.relay.marks import keeps_of
 from mcr.relay.next_hops import NextHop, NextHops
 from mcr.relay.outputs import Egress
 from mcr.relay.placement import PlacedRule, Way
@@ -13,11 +15,12 @@ EgressOf = Callable[[str], Egress]
 
 def hops_of(placed: PlacedRule, egress_of: EgressOf) -> frozenset[NextHop]:
     """Hosts and gateways that a rule's datagrams go to."""
-    return frozenset(
-        (egress_of(output.interface).interface.index, way.hop)
-        for output, way in zip(placed.rule.outputs, placed.ways, strict=True)
-        if way and way.hop
-    )
+    several = zip(placed.rule.outputs, placed.ways, strict=True)
+    return frozenset(filter(None, (_hop(egress_of(output.interface), way) for output, way in several)))
+
+
+def _hop(egress: Egress, way: Way | None) -> NextHop | None:
+    return (egress.interface.index, way.hop) if way and isinstance(way.hop, IPv4Address) else None
 
 
 def leads_through_gateway(placed: PlacedRule) -> bool:
@@ -44,17 +47,13 @@ def _why_not_to(output: Output, egress: Egress, way: Way | None, hops: NextHops)
 def _reasons(output: Output, egress: Egress, way: Way | None, hops: NextHops) -> Iterator[str]:
     if output.gso != AUTO:
         yield f"{output} has gso={output.gso}"
-    if output.source_port is not None:
-        yield f"{output} has a source port of its own"
-    if isinstance(output.ttl, str) or isinstance(output.dscp, str):
-        yield f"{output} keeps the TTL or DSCP of what comes"
     if egress.raw is None:
         yield f"{output.interface} is about to be checked, or is not Ethernet, or takes no GSO batches"
     elif not egress.raw.up:
         yield f"{output.interface} is down"
     if way is None:
         yield f"IP would do more for {output} than add headers: see the routes to {output.group}"
-    elif way.hop and not hops.mac(hop := (egress.interface.index, way.hop)):
+    elif (hop := _hop(egress, way)) and not hops.mac(hop):
         who = f"{way.hop}" if way.hop == output.group else f"the gateway {way.hop} to {output.group}"
         answered = "does not answer" if hops.is_silent(hop) else "has not answered"
         yield f"{who} {answered} ARP on {output.interface}"
@@ -67,18 +66,19 @@ def find_targets(placed: PlacedRule, egress_of: EgressOf, hops: NextHops) -> tup
         egress = egress_of(output.interface)
         assert egress.raw
         assert way
-        index = egress.interface.index
+        hop = _hop(egress, way)
         targets.append(
             Target(
                 slot=place.slot,
-                interface=index if egress.carrier else 0,
-                macs=(hops.mac((index, way.hop)) if way.hop else group_mac(output.group)) + egress.raw.mac,
+                interface=egress.interface.index if egress.carrier else 0,
+                macs=(hops.mac(hop) if hop else group_mac(output.group)) + egress.raw.mac,
                 mtu=egress.raw.mtu,
-                source=(way.source, egress.port),
+                source=(way.source, output.source_port or egress.port),
                 group=output.group,
                 port=output.port,
                 ttl=output.ttl if isinstance(output.ttl, int) else way.ttl,
                 dscp=output.dscp if isinstance(output.dscp, int) else 0,
+                keeps=keeps_of(output),
             )
         )
     return tuple(targets)

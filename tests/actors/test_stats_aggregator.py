@@ -26,7 +26,7 @@ RULE = Rule(
     (Output(ip_address("239.9.9.1"), 6000, "eth1"), Output(ip_address("239.9.9.2"), 6000, "eth2")),
 )
 PLACED = PlacedRule(
-    RULE, tag=7, slot=3, outputs=(OutputSlot(4, 7), OutputSlot(5, 7)), sources=(None, None), neighbours=(None, None)
+    RULE, tag=7, slot=3, outputs=(OutputSlot(4, 7), OutputSlot(5, 7)), ways=(None, None), neighbours=(None, None)
 )
 ANOTHER = attrs.evolve(PLACED, tag=8, outputs=(OutputSlot(4, 8), OutputSlot(5, 8)))
 
@@ -227,7 +227,7 @@ async def test_what_a_changed_rule_keeps_goes_on_and_its_sums_never_go_back(
     forward(segments[0], 10)
     kept, left = PLACED.outputs
     renamed = attrs.evolve(RULE, name="news", outputs=RULE.outputs[:1])
-    changed = attrs.evolve(PLACED, rule=renamed, outputs=(kept,), sources=(None,), neighbours=(None,))
+    changed = attrs.evolve(PLACED, rule=renamed, outputs=(kept,), ways=(None,), neighbours=(None,))
     await stats.rules_placed((changed,), ())
     forward(segments[0], 5)
     (rule,) = (await stats.read()).rules
@@ -257,7 +257,7 @@ async def test_sums_of_outputs_that_left_outlive_mcrd_from_the_moment_they_left(
         PLACED,
         rule=attrs.evolve(RULE, outputs=RULE.outputs[:1]),
         outputs=(stays,),
-        sources=(None,),
+        ways=(None,),
         neighbours=(None,),
     )
 

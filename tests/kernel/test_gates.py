@@ -28,8 +28,8 @@ ETH_P_IP = 0x0800
 PACKET_VNET_HDR, NEEDS_CHECKSUM, GSO_UDP_L4 = 15, 1, 5
 SOURCE = IPv4Address("198.18.0.2")
 GROUP = IPv4Address("239.9.9.9")
-MAC = b"\2\0\0\0\0\2"
-OUT = b"\1\0\x5e\x09\x09\x09" + MAC + b"\x08\x00"
+MACS = b"\1\0\x5e\x09\x09\x09" + b"\2\0\0\0\0\2"
+OUT = MACS + b"\x08\x00"
 
 
 CAPABILITIES = "-all,+bpf,+net_admin,+net_raw"
@@ -65,7 +65,7 @@ class Relay:
         self.path.forward(CAPTURE, WANTED[0], RULE, mtu, targets)
 
     def target(self, group: IPv4Address, mtu: int = 1500) -> Target:
-        return Target(OUTPUT, self.index, MAC, mtu, (SOURCE, 4321), group, 6000)
+        return Target(OUTPUT, self.index, MACS, mtu, (SOURCE, 4321), group, 6000)
 
     def link(self) -> None:
         """Have the program run. The worker's ring is empty."""
@@ -350,7 +350,7 @@ def test_an_output_that_has_gone_is_an_error(relay: Relay, wire: Wire) -> None:
     wire.b.ip("link add gone type veth peer name gone2")
     with wire.b.entered():
         index = find_interface("gone").index
-    gone = Target(OUTPUT + 1, index, MAC, 1500, (SOURCE, 4321), GROUP, 6001)
+    gone = Target(OUTPUT + 1, index, MACS, 1500, (SOURCE, 4321), GROUP, 6001)
     relay.counters.start_output(OUTPUT + 1, TAG)
     relay.forward(gone, relay.target(GROUP))
     wire.b.ip("link del gone")

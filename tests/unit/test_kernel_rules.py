@@ -37,7 +37,7 @@ MAC = b"\2host!"
 SETTINGS = Settings("", 1, LogLevels())
 
 
-HOP = (1, HOST.group)
+HOP = (1, IPv4Address("192.0.2.7"))
 GATEWAY = IPv4Address("192.0.2.254")
 
 
@@ -51,7 +51,8 @@ def _reason(output: Output, way: Way | None, link: RawLink | None = UP, neighbou
 def test_what_ip_would_only_add_headers_to_is_served() -> None:
     """Groups, and hosts and gateways whose MACs are known."""
     assert not _reason(GROUP, Way(SOURCE))
-    assert not _reason(attrs.evolve(GROUP, ttl=8, dscp=46, source=SOURCE), Way(SOURCE))
+    assert not _reason(attrs.evolve(GROUP, ttl=8, dscp=46, source=SOURCE, source_port=4000), Way(SOURCE))
+    assert not _reason(attrs.evolve(GROUP, ttl="dec", dscp="keep"), Way(SOURCE))
     for state in (uapi.NUD_REACHABLE, uapi.NUD_STALE, uapi.NUD_PROBE, uapi.NUD_PERMANENT):
         assert not _reason(HOST, Way(SOURCE, HOST.group), neighbour=Neighbour(state, mac=MAC))
         assert not _reason(GROUP, Way(SOURCE, GATEWAY), neighbour=Neighbour(state, mac=MAC))
@@ -76,20 +77,6 @@ def test_what_ip_would_only_add_headers_to_is_served() -> None:
             "the gateway 192.0.2.254 to 239.2.2.2 has not answered ARP on out0",
         ),
         (attrs.evolve(GROUP, gso="off"), UP, Way(SOURCE), None, "239.2.2.2:6000:out0 has gso=off"),
-        (
-            attrs.evolve(GROUP, source_port=4000),
-            UP,
-            Way(SOURCE),
-            None,
-            "239.2.2.2:6000:out0 has a source port of its own",
-        ),
-        (
-            attrs.evolve(GROUP, ttl="dec"),
-            UP,
-            Way(SOURCE),
-            None,
-            "239.2.2.2:6000:out0 keeps the TTL or DSCP of what comes",
-        ),
         (GROUP, None, None, None, "out0 is about to be checked, or is not Ethernet, or takes no GSO batches"),
         (GROUP, attrs.evolve(UP, up=False), Way(SOURCE), None, "out0 is down"),
         (
@@ -216,7 +203,7 @@ def _placed(*outputs: Output, source: IPv4Address | None = SOURCE) -> PlacedRule
         1,
         1,
         tuple(OutputSlot(i, 1) for i in each),
-        (source and Way(source),) * len(outputs),
+        (Way(source) if source else None,) * len(outputs),
         (None,) * len(outputs),
     )
 

@@ -32,6 +32,8 @@ struct mcr_bpf_output {
 	uint32_t group;
 	uint16_t source_port;
 	uint16_t port;
+	uint8_t keeps; /* MCR_KEEP_…, of the headers that a datagram came with */
+	uint8_t unused[3];
 };
 
 /* Value of the map of what the kernel path forwards. Replaced as a whole, so a packet sees one state of a rule. */
@@ -43,7 +45,7 @@ struct mcr_bpf_rule {
 	struct mcr_bpf_output outputs[MCR_BPF_OUTPUTS + 1]; /* a spare one: no pointer may leave the value */
 };
 
-_Static_assert(sizeof(struct mcr_bpf_rule) == 16 + (MCR_BPF_OUTPUTS + 1) * 32, "no padding");
+_Static_assert(sizeof(struct mcr_bpf_rule) == 16 + (MCR_BPF_OUTPUTS + 1) * 36, "no padding");
 
 /* What the kernel path has done with datagrams of one capture, on one processor. */
 struct mcr_bpf_taken {

@@ -99,7 +99,7 @@ INLINE enum verdict read_frame(struct __sk_buff *skb, struct headers *headers, s
 		return REJECT;
 	if (skb->protocol != MCR_NETWORK16(ETH_P_IP))
 		return is_tagged_again(skb) ? ACCEPT : REJECT;
-	if (fetch(skb, 0, headers, sizeof(*headers)) && fetch(skb, 0, headers, PORTS_END))
+	if (fetch(skb, 0, headers, IP_AND_UDP) && fetch(skb, 0, headers, PORTS_END))
 		return fetch(skb, 0, &headers->ip, sizeof(headers->ip)) || headers->ip.protocol != IPPROTO_UDP ? REJECT
 													       : ACCEPT;
 	if (headers->ip.protocol != IPPROTO_UDP)

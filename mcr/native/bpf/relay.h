@@ -134,13 +134,35 @@ INLINE uint16_t ip_checksum(const struct mcr_ipv4 *ip)
 	return (uint16_t)~fold((uint64_t)words[0] + words[1] + words[2] + words[3] + words[4]);
 }
 
+/* What an output may keep of the headers that a packet came with. */
+struct marks {
+	uint8_t ttl;
+	uint8_t service;
+};
+
+/* The marks that an output gives its datagrams, as a worker's plan has it (plan.c). A TTL of 0: they may not leave. */
+INLINE struct marks marks_for(const struct mcr_bpf_output *to, const struct marks *came)
+{
+	struct marks marks = { .ttl = to->ttl, .service = to->service };
+
+	if (!to->keeps)
+		return marks;
+	if (to->keeps & MCR_KEEP_SERVICE)
+		marks.service = came->service;
+	if (to->keeps & MCR_KEEP_TTL)
+		marks.ttl = came->ttl;
+	if (to->keeps & MCR_DECREMENT_TTL)
+		marks.ttl = came->ttl ? (uint8_t)(came->ttl - 1) : 0;
+	return marks;
+}
+
 /* Give the packet the headers of an output. `now`: those that it has. */
-INLINE void readdress(struct __sk_buff *skb, struct frame *now, const struct mcr_bpf_output *to)
+INLINE void readdress(struct __sk_buff *skb, struct frame *now, const struct mcr_bpf_output *to, struct marks marks)
 {
 	move_checksum(skb, now, &to->source, to->source_port | (uint32_t)to->port << 16);
 	__builtin_memcpy(now->macs, to->macs, sizeof(now->macs));
-	now->ip.service = to->service;
-	now->ip.ttl = to->ttl;
+	now->ip.service = marks.service;
+	now->ip.ttl = marks.ttl;
 	now->ip.source = to->source;
 	now->ip.destination = to->group;
 	now->ip.checksum = 0;
@@ -187,25 +209,33 @@ INLINE struct frame plain_headers(const struct frame *original)
 	return frame;
 }
 
+/* Send a clone to an output, and give what becomes of it. */
+INLINE uint32_t send(struct __sk_buff *skb, struct frame *now, const struct mcr_bpf_output *to,
+		     const struct marks *came)
+{
+	struct marks marks = marks_for(to, came);
+
+	if (!to->interface)
+		return ENETDOWN; /* bpf_clone_redirect would call it sent */
+	if (!marks.ttl)
+		return ETIME;
+	readdress(skb, now, to, marks);
+	return error_of(bpf_clone_redirect(skb, to->interface, 0));
+}
+
 /* Send it to all outputs. `now`: the headers that it has in the end. `failed`: it can't be changed. */
 INLINE void forward(struct __sk_buff *skb, const struct mcr_bpf_rule *rule, struct frame *now, uint32_t datagrams,
 		    struct mcr_bpf_taken *taken, uint32_t failed)
 {
 	uint32_t bytes = MCR_NETWORK16(now->udp.length) - sizeof(now->udp);
+	const struct marks came = { .ttl = now->ip.ttl, .service = now->ip.service };
 
 	for (uint32_t i = 0; i < MCR_BPF_OUTPUTS; i++) {
 		const struct mcr_bpf_output *to = &rule->outputs[i];
-		uint32_t error = failed;
 
 		if (i >= rule->count)
 			break;
-		if (!failed && !to->interface) {
-			error = ENETDOWN; /* bpf_clone_redirect would call it sent */
-		} else if (!failed) {
-			readdress(skb, now, to);
-			error = error_of(bpf_clone_redirect(skb, to->interface, 0));
-		}
-		count_output(to->slot, error, datagrams, bytes, taken);
+		count_output(to->slot, failed ? failed : send(skb, now, to, &came), datagrams, bytes, taken);
 	}
 }
 

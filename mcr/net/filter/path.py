@@ -58,6 +58,7 @@ class Target:
         source: address and port that datagrams come from.
         group, port: of the output.
         ttl, dscp: of its datagrams.
+        keeps: MCR_KEEP_…, of the headers that they came with, instead.
     """
 
     slot: int
@@ -69,6 +70,7 @@ class Target:
     port: int
     ttl: int = 1
     dscp: int = 0
+    keeps: int = 0
 
 
 class KernelPath:
@@ -240,6 +242,7 @@ class KernelPath:
             image.slot, image.interface = target.slot, target.interface
             image.ttl, image.service = target.ttl, target.dscp << 2
             image.source, image.source_port = network_address(target.source[0]), socket.htons(target.source[1])
+            image.keeps = target.keeps
             image.group, image.port = network_address(target.group), socket.htons(target.port)
         check_result(lib.mcr_bpf_path_put(self.maps, make_flow(flow, capture), rule))
         self._freed |= (capture, flow) in self._flows and capture in self._busy

@@ -1,0 +1,16 @@
+"""What outputs keep of the headers that datagrams came with, as both engines have it."""
+
+from collections.abc import Mapping
+from typing import Final
+
+from mcr._native import lib
+from mcr.model.output_options import DECREMENT, KEEP
+from mcr.model.rule import Output
+
+_TTL: Final[Mapping[int | str | None, int]] = {KEEP: lib.MCR_KEEP_TTL, DECREMENT: lib.MCR_DECREMENT_TTL}
+_DSCP: Final[Mapping[int | str | None, int]] = {KEEP: lib.MCR_KEEP_SERVICE}
+
+
+def keeps_of(output: Output) -> int:
+    """MCR_KEEP_…, together."""
+    return _TTL.get(output.ttl, 0) | _DSCP.get(output.dscp, 0)

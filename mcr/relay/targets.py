@@ -31,8 +31,6 @@ def leads_through_gateway(placed: PlacedRule) -> bool:
 
 def why_not(placed: PlacedRule, egress_of: EgressOf, hops: NextHops) -> str:
     """Why the kernel path can't forward by a rule; empty: it can."""
-    if placed.rule.input.vlan is not None:
-        return f"it takes VLAN {placed.rule.input.vlan}: the kernel path takes frames without a tag"
     if len(placed.outputs) > MAX_OUTPUTS:
         return f"it has {len(placed.outputs)} outputs: the kernel path takes {MAX_OUTPUTS}"
     several = zip(placed.rule.outputs, placed.ways, strict=True)

@@ -1,5 +1,6 @@
 """Hosts and gateways on the kernel path: it finds their MACs, follows them, and notices who has gone."""
 
+import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -9,19 +10,32 @@ from scapy.packet import Raw
 
 from mcr_process import Mcr, Receiver, Sender, wait_until
 from raw_frames import frames, wait_for_raw, without_checksum_offload
-from test_kernel_path import WITHOUT, normal, shares, start, wire
+from test_kernel_path import WITHOUT, shares, start
 from test_unsound import mac_of, tapped
 from topology import MakeMcr, Plant
 
+SO_RCVBUFFORCE = 33
 HOST, FAR, GROUP = "198.18.1.2:6000:out0", "203.0.113.9:6001:out0:ttl=9:dscp=10", "239.3.3.3:6002:out0"
 GATEWAY = "route add 203.0.113.0/24 via 198.18.1.2 dev out0", "route add 239.3.3.3/32 via 198.18.1.2 dev out0"
 HOST_FLOW = "198.18.1.2:6000=239.1.1.1:5000"
 
 
+def normal(frame: bytes) -> bytes:
+    """Without what the two paths differ in: port sent from and identification, a checksum left out."""
+    packet = Ether(frame)
+    sums = packet[IP].chksum, packet[UDP].chksum
+    del packet[IP].chksum, packet[UDP].chksum
+    right = Ether(bytes(packet))
+    assert sums in ((right[IP].chksum, right[UDP].chksum), (right[IP].chksum, 0))
+    packet[UDP].sport, packet[IP].id = 40_000, 0  # those of a worker's train are counted
+    return bytes(packet)[: 14 + packet[IP].len]
+
+
 def relayed(plant: Plant, count: int, outputs: int) -> list[bytes]:
     """What arrives of so many datagrams, as it is on the wire."""
     taken: list[bytes] = []
-    with wire(plant.source, "src0") as out, wire(plant.receiver, "rx0") as came:
+    with tapped(plant.source, "src0") as out, tapped(plant.receiver, "rx0") as came:
+        came.setsockopt(socket.SOL_SOCKET, SO_RCVBUFFORCE, 64 << 20)
         for number in range(count):
             headers = IP(src="198.18.0.1", dst="239.1.1.1", ttl=16) / UDP(sport=5000, dport=5000)
             out.send(bytes(Ether(dst="01:00:5e:01:01:01") / headers / Raw(bytes([number]) * (number + 1))))

@@ -134,7 +134,7 @@ INLINE bool is_plain(struct __sk_buff *skb, const struct headers *headers, uint3
 {
 	uint32_t total = MCR_NETWORK16(headers->ip.total);
 
-	if (skb->pkt_type == PACKET_OTHERHOST || skb->vlan_present || headers->ip.version_size != PLAIN_HEADER)
+	if (skb->pkt_type == PACKET_OTHERHOST || headers->ip.version_size != PLAIN_HEADER)
 		return false;
 	if (total < IP_AND_UDP || total > skb->len - ETH_HLEN || datagram_size(skb, total) > mtu)
 		return false;

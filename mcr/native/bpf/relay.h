@@ -46,8 +46,17 @@ static long (*const bpf_l4_csum_replace)(struct __sk_buff *skb, uint32_t offset,
 static long (*const bpf_skb_change_tail)(struct __sk_buff *skb, uint32_t size,
 					 uint64_t flags) = (void *)BPF_FUNC_skb_change_tail;
 static long (*const bpf_skb_pull_data)(struct __sk_buff *skb, uint32_t size) = (void *)BPF_FUNC_skb_pull_data;
+static long (*const bpf_skb_vlan_push)(struct __sk_buff *skb, uint16_t protocol,
+				       uint16_t control) = (void *)BPF_FUNC_skb_vlan_push;
+static long (*const bpf_skb_vlan_pop)(struct __sk_buff *skb) = (void *)BPF_FUNC_skb_vlan_pop;
 static long (*const bpf_skb_store_bytes)(struct __sk_buff *skb, uint32_t offset, const void *from, uint32_t size,
 					 uint64_t flags) = (void *)BPF_FUNC_skb_store_bytes;
+
+/* A VLAN tag that the kernel has taken out of a packet, and that clones would leave with. Protocol 0: there is none. */
+struct tag {
+	uint16_t protocol; /* network byte order */
+	uint16_t control;
+};
 
 /* The headers of a packet, as they are or are to be. */
 struct frame {
@@ -240,7 +249,8 @@ INLINE void forward(struct __sk_buff *skb, const struct mcr_bpf_rule *rule, stru
 }
 
 /* What becomes of the packet itself. `now`: the headers that it has. */
-INLINE int let_go(struct __sk_buff *skb, const struct frame *original, const struct frame *now, bool is_sole)
+INLINE int let_go(struct __sk_buff *skb, const struct frame *original, const struct frame *now, struct tag tag,
+		  bool is_sole)
 {
 	struct headers headers = { .ip = original->ip, .ports = original->udp.ports };
 	bool useless = is_useless(skb, &headers);
@@ -249,7 +259,9 @@ INLINE int let_go(struct __sk_buff *skb, const struct frame *original, const str
 		return TCX_DROP;
 	move_checksum(skb, now, &original->ip.source, ports_of(&original->udp.ports));
 	write_headers(skb, original);
-	if (useless)
+	if (tag.protocol)
+		bpf_skb_vlan_push(skb, tag.protocol, tag.control);
+	if (useless && !(tag.control & VLAN_ID)) /* it would be the VLAN's interface's: leave() */
 		suppress(skb);
 	return TCX_NEXT;
 }
@@ -273,6 +285,21 @@ INLINE void count_matched(const struct mcr_bpf_rule *rule, uint32_t datagrams, s
 		add_shared(&counters->matched, datagrams);
 }
 
+INLINE struct tag tag_of(const struct __sk_buff *skb)
+{
+	if (!skb->vlan_present)
+		return (struct tag){ 0 };
+	return (struct tag){ .protocol = (uint16_t)skb->vlan_proto, .control = (uint16_t)skb->vlan_tci };
+}
+
+/* Have it ready to be changed, and without its tag. 0 or a positive errno. */
+INLINE uint32_t prepare(struct __sk_buff *skb, struct tag tag)
+{
+	if (bpf_skb_pull_data(skb, FRAME_HEADERS))
+		return ENOMEM;
+	return tag.protocol && bpf_skb_vlan_pop(skb) ? ENOMEM : 0;
+}
+
 /* Forward it by its rule. */
 INLINE int relay_by(struct __sk_buff *skb, const struct mcr_bpf_rule *rule, const struct frame *original,
 		    const struct hand *hand, struct mcr_bpf_taken *taken)
@@ -280,6 +307,7 @@ INLINE int relay_by(struct __sk_buff *skb, const struct mcr_bpf_rule *rule, cons
 	uint32_t datagrams = hand->datagrams, size = ETH_HLEN + MCR_NETWORK16(original->ip.total), failed;
 	bool is_sole = hand->sole; /* a clone may come back in, and what is decided of it is handed on likewise */
 	struct frame now = plain_headers(original);
+	struct tag tag = tag_of(skb);
 
 	if (!is_udp_sum_right(skb, original)) {
 		taken->checksum += datagrams;
@@ -288,9 +316,9 @@ INLINE int relay_by(struct __sk_buff *skb, const struct mcr_bpf_rule *rule, cons
 	if (skb->len > size) /* what Ethernet has filled a short frame up with */
 		bpf_skb_change_tail(skb, size, 0);
 	count_matched(rule, datagrams, taken);
-	failed = bpf_skb_pull_data(skb, FRAME_HEADERS) ? ENOMEM : 0;
+	failed = prepare(skb, tag);
 	forward(skb, rule, &now, datagrams, taken, failed);
-	return failed ? TCX_NEXT : let_go(skb, original, &now, is_sole);
+	return failed ? TCX_NEXT : let_go(skb, original, &now, tag, is_sole);
 }
 
 /* Forward a datagram, or a super-frame, that the filter has found to be plain. What is to become of the packet itself. */
@@ -308,7 +336,7 @@ INLINE int relay(struct __sk_buff *skb, struct hand *hand)
 		return TCX_NEXT;
 	}
 	hand->path = PATH_NONE;
-	flow = mcr_flow_ipv4((uint16_t)capture, 0, hand->source, original.ip.destination,
+	flow = mcr_flow_ipv4((uint16_t)capture, vlan_of(skb), hand->source, original.ip.destination,
 			     original.udp.ports.destination);
 	rule = bpf_map_lookup_elem(map_forwards, &flow);
 	taken = bpf_map_lookup_elem(map_taken, &capture);

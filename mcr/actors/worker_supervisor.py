@@ -316,8 +316,7 @@ class _State:
     async def heed(self, network: Network) -> None:
         before, self._network = self._network, network
         self._routes_due |= network.routes != before.routes
-        if network.neighbours is not before.neighbours:
-            await self._relay.routing.follow_neighbours(network)
+        await self._relay.routing.follow_neighbours(network)
         if network.links is before.links and network.addresses is before.addresses:
             return
         self._relay.inputs.report_again(before, network)

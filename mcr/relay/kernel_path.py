@@ -31,7 +31,7 @@ from mcr.net.ip_bypass import Blocker
 from mcr.relay.next_hops import NextHops
 from mcr.relay.outputs import Egress
 from mcr.relay.placement import PlacedRule, Replacement
-from mcr.relay.targets import find_targets, hops_of, leads_through_gateway, why_not
+from mcr.relay.targets import HasSockets, find_targets, hops_of, leads_through_gateway, why_not
 from mcr.rules.conditions import Paths
 from mcr.shm.kept import Kept
 from mcr.shm.kernel_counters import KernelCounters
@@ -81,6 +81,7 @@ class KernelRules:
         self._why_not = why_not
         self._capture_of: Callable[[str], int]
         self._egress_of: Callable[[str], Egress]
+        self._has_sockets: HasSockets
         self._served: dict[str, _Served] = {}
         self._stuck: dict[str, int] = {}  # captures of rules that the kernel has not as they are, by rule
         self._reasons: dict[str, str] = {}
@@ -89,9 +90,11 @@ class KernelRules:
 
     # The transaction's parts.
 
-    def bind(self, capture_of: Callable[[str], int], egress_of: Callable[[str], Egress]) -> None:
-        """The relay that it belongs to: slots of captures and output interfaces, by name."""
-        self._capture_of, self._egress_of = capture_of, egress_of
+    def bind(
+        self, capture_of: Callable[[str], int], egress_of: Callable[[str], Egress], has_sockets: HasSockets
+    ) -> None:
+        """The relay that it belongs to: slots of captures and output interfaces, by name; and its neighbours."""
+        self._capture_of, self._egress_of, self._has_sockets = capture_of, egress_of, has_sockets
 
     def use(self, added: Sequence[PlacedRule], changed: Sequence[Replacement]) -> None:
         """Forward by new and changed rules, where that may be. Their counters are theirs from now on."""
@@ -228,7 +231,7 @@ class KernelRules:
         rule_id, source = placed.rule.rule_id, placed.rule.input
         behind_gateway = leads_through_gateway(placed) or (rule_id in self.hops.gateways and None in placed.ways)
         self.hops.use(rule_id, hops_of(placed, self._egress_of), behind_gateway=behind_gateway)
-        reason = why_not(placed, self._egress_of, self.hops)
+        reason = why_not(placed, self._egress_of, self._has_sockets, self.hops)
         targets = () if reason else find_targets(placed, self._egress_of, self.hops)
         mtu = min((*(each.mtu for each in targets), _LONGEST)) if targets else 0
         now = _Served(self._capture_of(source.interface), source.flows, mtu, targets)

@@ -136,6 +136,10 @@ class Neighbours:
         neighbour = self._by_key[key]
         return None if neighbour.fault else neighbour.egress_slot
 
+    def serve(self, key: Key) -> bool:
+        """Whether it has sockets."""
+        return self.egress_slot(key) is not None
+
     def close(self) -> None:
         """Close every socket."""
         held: Iterable[Neighbour | Common] = chain(self._by_key.values(), self._commons.values())

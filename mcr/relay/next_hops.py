@@ -66,6 +66,8 @@ class NextHops:
 
     def follow(self, table: Mapping[NextHop, Neighbour]) -> set[str]:
         """Take over the kernel's table as it is now; the ids of rules whose next hops have got other MACs."""
+        if table is self._table:
+            return set()
         before, self._table = self._table, table
         changed: set[str] = set()
         for hop, users in self._users.items():

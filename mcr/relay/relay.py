@@ -116,8 +116,8 @@ class Relay:
         self.kernel = kernel
         self.inputs = InputInterfaces(settings, kept.store, kept.captures.read(), kernel.path, tap or StreamTap())
         self.outputs = OutputInterfaces(settings)
-        self.kernel.bind(lambda name: self.inputs[name].slot, self.outputs.__getitem__)
         self._neighbours = Neighbours(settings)
+        self.kernel.bind(lambda name: self.inputs[name].slot, self.outputs.__getitem__, self._neighbours.serve)
         self._placement = Placement(kept.places, wait_for_packets if kernel.path else None)
         self._closing = Closing()
         self.routing = Routing(self.outputs, self._neighbours, self._placement, self.kernel, self._attach_rule)

@@ -8,9 +8,10 @@ from mcr.net.filter.path import MAX_OUTPUTS, Target, group_mac
 from mcr.relay.marks import keeps_of
 from mcr.relay.next_hops import NextHop, NextHops
 from mcr.relay.outputs import Egress
-from mcr.relay.placement import PlacedRule, Way
+from mcr.relay.placement import Key, PlacedRule, Way
 
 EgressOf = Callable[[str], Egress]
+HasSockets = Callable[[Key], bool]
 
 
 def hops_of(placed: PlacedRule, egress_of: EgressOf) -> frozenset[NextHop]:
@@ -29,8 +30,11 @@ def leads_through_gateway(placed: PlacedRule) -> bool:
     return any(way and way.hop and way.hop != output.group for output, way in several)
 
 
-def why_not(placed: PlacedRule, egress_of: EgressOf, hops: NextHops) -> str:
+def why_not(placed: PlacedRule, egress_of: EgressOf, has_sockets: HasSockets, hops: NextHops) -> str:
     """Why the kernel path can't forward by a rule; empty: it can."""
+    for output, neighbour in zip(placed.rule.outputs, placed.neighbours, strict=True):
+        if neighbour and not has_sockets(neighbour):  # the port that they would reserve may be another's
+            return f"the sockets of {output} could not be opened"
     if len(placed.outputs) > MAX_OUTPUTS:
         return f"it has {len(placed.outputs)} outputs: the kernel path takes {MAX_OUTPUTS}"
     several = zip(placed.rule.outputs, placed.ways, strict=True)

@@ -23,7 +23,7 @@ from mcr.relay import next_hops
 from mcr.relay.kernel_path import KernelRules, open_kernel_rules
 from mcr.relay.next_hops import NextHops
 from mcr.relay.outputs import Egress
-from mcr.relay.placement import OutputSlot, PlacedRule, Way
+from mcr.relay.placement import Key, OutputSlot, PlacedRule, Way
 from mcr.relay.targets import _why_not_to
 from mcr.rules.conditions import Conditions, Paths, view_of
 from mcr.shm.kept import Kept
@@ -147,6 +147,7 @@ class Kernel:
 
     def __init__(self) -> None:
         self.full = False
+        self.without: set[Key] = set()
         self.did: list[str] = []
         self.held: set[int] = set()
         self.macs: list[bytes] = []
@@ -154,7 +155,7 @@ class Kernel:
         self.bar, self.is_barred, self.unbar = self.bars.add, self.bars.__contains__, self.bars.discard
         self.rules = KernelRules(cast("KernelPath", self))
         self.rules.blocker = ""
-        self.rules.bind(lambda _name: CAPTURE, _egress)
+        self.rules.bind(lambda _name: CAPTURE, _egress, lambda key: key not in self.without)
 
     def _do(self, what: str) -> None:
         if self.full:
@@ -303,7 +304,7 @@ def test_a_host_is_asked_for_when_the_kernel_is_in_doubt_and_its_mac_is_followed
     assert (hear(Neighbour(0, silent=True)), asked) == (silent, []), "what is sent there asks"
     assert (hear(Neighbour(uapi.NUD_REACHABLE, mac=MAC)), kernel.macs) == ("", [MAC])
     assert (hear(None), asked) == ("192.0.2.7 has not answered ARP on out0", [HOP])
-    kernel.rules.forget([placed], ())
+    kernel.rules.forget([placed], set())
     assert (hear(Neighbour(uapi.NUD_STALE, mac=MAC)), asked) == ("it is about to be checked", [])
 
 
@@ -319,3 +320,15 @@ def test_a_host_that_could_not_be_asked_for_is_asked_for_again(
     kernel.rules.ask_hops()
     kernel.rules.ask_hops()
     assert asked == [HOP]
+
+
+def test_a_port_that_is_not_reserved_is_not_sent_from(kernel: Kernel) -> None:
+    """The workers count what is due as errors."""
+    key = Key("out0", GROUP.group, 4000)
+    placed = attrs.evolve(_placed(attrs.evolve(GROUP, source_port=4000)), neighbours=(key,))
+    kernel.without = {key}
+    kernel.rules.follow([placed])
+    assert (kernel.did, kernel.why_worker()) == ([], "the sockets of 239.2.2.2:6000:out0 could not be opened")
+    kernel.without = set()
+    kernel.rules.follow([placed])
+    assert (kernel.did, kernel.why_worker()) == (["1500 bytes to 1"], "")

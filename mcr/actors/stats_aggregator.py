@@ -303,7 +303,8 @@ class _State:
         self._output_slots = 0
         self.captures = CaptureCounts(segments, kernel)
         inherits = self._restore()
-        self._past = deque([self._read()], maxlen=2)
+        self._settles = inherits  # counters of rules that another mcrd had are found as the rules are placed
+        self._begin_rates()
         self._lines_at = -_LINES_APART
         self._dropped = self.captures.dropped_by_interface()
         self._stalls = Stalls(len(segments))
@@ -327,6 +328,7 @@ class _State:
         for capture, watched in captures:
             self.captures.open(capture, watched)
         self.captures.close_former()
+        self._begin_rates()
         self.note()
 
     def save(self) -> None:
@@ -357,8 +359,14 @@ class _State:
             self._rule_slots = max(self._rule_slots, placed.slot + 1)
             self._output_slots = max(self._output_slots, 1 + max(each.slot for each in placed.outputs))
         self._placed = tuple(self._rules.values())
+        if self._settles:
+            self._begin_rates()
         if self._former.all() is not former:
             self.note()  # where they were counted can't be found any more
+
+    def _begin_rates(self) -> None:
+        """Take rates from here on: what has been counted so far was not counted just now."""
+        self._past = deque([self._read()], maxlen=2)
 
     def close_outputs(self, outputs: tuple[LeavingOutput, ...]) -> None:
         now = self._read()
@@ -369,6 +377,7 @@ class _State:
     async def tick(self) -> None:
         self.save()  # often enough that the kernel's 32-bit counts can't wrap
         self._past.append(self._read())
+        self._settles = self._settles and not self._rules
         self._warn_of_drops()
         self._sample_kernel_path()
         self._stalls.note(map(self.captures.backlog, range(len(self._segments))))

@@ -273,3 +273,25 @@ async def test_sums_of_outputs_that_left_outlive_mcrd_from_the_moment_they_left(
     await stats.outputs_closing((LeavingOutput(left, PLACED.tag),))
     segments[0].shared.outputs[left.slot].tag = 99
     assert await sent_as_the_next_one_knows_it() == 30
+
+
+async def test_rates_begin_where_another_mcrd_has_ended(
+    stats: StatsAggregator,
+    segments: Sequence[Segment],
+    kept: Kept,
+    nursery: trio.Nursery,
+    autojump_clock: trio.testing.MockClock,  # a fixture's has no effect
+) -> None:
+    """What it has counted before is no rate of the next one, though the counters go on."""
+    await stats.rules_placed((PLACED,), ())
+    forward(segments[0], 100_000)
+    await stats.save()
+    following: StatsAggregator = await nursery.start(run_stats_aggregator, kept)
+    await following.rules_placed((PLACED,), ())
+    for _ in range(5):
+        forward(segments[0], 50)
+        await trio.sleep(0.1)
+    (rule,) = (await following.read()).rules
+    assert rule.matched == 100_250
+    assert 0 < rule.pps <= 500
+    assert 0 < rule.outputs[0].pps <= 500

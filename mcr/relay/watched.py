@@ -55,6 +55,7 @@ class WatchedStreams:
         for rule_id, before in self._watched.items():
             if before.capture == old:
                 self._watch(rule_id, before, attrs.evolve(before, capture=now))
+        self._filters.show_streams()
 
     def _watch(self, rule_id: str, before: _Watched | None, now: _Watched) -> None:
         """Watch one. Counts go on where its interface was opened again, or its rule has changed otherwise."""

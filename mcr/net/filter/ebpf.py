@@ -47,7 +47,7 @@ class EbpfFilters:
     ) -> None:
         self._store = store
         self._tap = tap
-        self._told = False  # whether programs tell of streams
+        self._telling: set[int] = set()  # captures whose programs tell of streams
         self._adopted: dict[int, Sequence[socket.socket]] = {}
         self.suppressor: Suppressor | None = None
         self.unsuppressed = ""
@@ -187,11 +187,9 @@ class EbpfFilters:
     def show_streams(self) -> None:
         """Attach programs that tell of streams, or such as don't."""
         assert self._tap
-        if bool(self._tap.maps) == self._told:
-            return
-        self._told = not self._told
-        for capture, sockets in self._sockets.items():
-            self._attach_or_tell(capture, sockets)
+        telling, self._telling = self._telling, self._tap.captures
+        for capture in (telling ^ self._telling) & self._sockets.keys():
+            self._attach_or_tell(capture, self._sockets[capture])
 
     def forget(self, capture: int) -> None:
         """The program goes with its sockets."""
@@ -266,7 +264,7 @@ class EbpfFilters:
     def _load(self, capture: int, worker: int) -> int:
         clip = capture in self._clipped
         sourced = bool(self._sourced[capture])
-        tap = self._tap.maps if self._tap and self._told else ffi.NULL
+        tap = self._tap.maps(capture) if self._tap else ffi.NULL
         filtered = ffi.new("struct mcr_bpf_filter *", (capture, worker, clip, self._everything, sourced, tap))
         maps = self._path.maps if self._path else ffi.NULL
         return check_result(lib.mcr_bpf_load_filter(self._wanted, self._rejected, maps, filtered))

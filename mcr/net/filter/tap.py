@@ -29,7 +29,7 @@ class StreamTap:
         self._maps: Any = None
         self._tap: Any = None
         self._thread: Thread | None = None
-        self._streams: dict[int, Health] = {}
+        self._told: set[tuple[int, Flow]] = set()  # of captures
         self._reasons: dict[int, str] = {}
         self._lock = Lock()  # of what is opened and closed
 
@@ -47,10 +47,14 @@ class StreamTap:
             lib.mcr_bpf_tap_close(self._maps)
             self._tap = self._maps = None
 
+    def maps(self, capture: int) -> Any:
+        """For the filter's programs of a capture; NULL while no stream of it is watched."""
+        return self._maps if capture in self.captures else ffi.NULL
+
     @property
-    def maps(self) -> Any:
-        """For the filter's programs; NULL while no stream is watched."""
-        return self._maps if self._maps and self._streams else ffi.NULL
+    def captures(self) -> set[int]:
+        """Those of whose streams some are watched."""
+        return {capture for capture, _ in self._told}
 
     def begin(self, slot: int, health: Health) -> None:
         """Watch a stream, from zero.
@@ -63,7 +67,6 @@ class StreamTap:
             if not self._tap:
                 self._open()
             check_result(lib.mcr_tap_begin(self._tap, slot, _KINDS[health]))
-        self._streams[slot] = health
 
     def tell(self, slot: int, capture: int, flow: Flow) -> None:
         """Have its filters tell of a flow as this stream.
@@ -72,15 +75,16 @@ class StreamTap:
             OSError: there is no memory.
         """
         check_result(lib.mcr_bpf_tap_put(self._maps, make_flow(flow, capture), slot))
+        self._told.add((capture, flow))
 
     def tell_no_more(self, capture: int, flow: Flow) -> None:
         """Have filters tell nothing of a flow."""
+        self._told.discard((capture, flow))
         if self._maps:
             lib.mcr_bpf_tap_drop(self._maps, make_flow(flow, capture))
 
     def end(self, slot: int) -> None:
         """Watch a stream no more."""
-        self._streams.pop(slot, None)
         self._reasons.pop(slot, None)
         with self._lock:
             if self._tap:

@@ -46,7 +46,8 @@ def rule_options(command: _F) -> _F:
             help="Where to send them: group or host, port, interface to leave by. Options stand behind it, as in "
             "239.2.2.2:5000:eth1:ttl=8:dscp=34: ttl=N (not given: 1 to a group, 64 to a host), ttl=keep as it comes, "
             "ttl=dec one less; dscp=N (0), dscp=keep; "
-            "source=ADDR, an address of this machine (that of the interface); source-port=N (any); gso=N or gso=off, "
+            "source=ADDR, an address of this machine (that of the interface); source-port=N (any); vlan=VID (no tag); "
+            "gso=N or gso=off, "
             "at most N datagrams, or one, in one system call (32).",
         ),
         click.option("--rule-id", metavar="ID", help="Id of the rule.  [default: a hash of the input]"),

@@ -14,7 +14,7 @@ import click
 
 from mcr.cli.grid import clip, fits, table
 from mcr.cli.health import health_table, health_view
-from mcr.cli.quantities import count, duration, endpoint, megabits, rate, size
+from mcr.cli.quantities import count, duration, endpoint, input_text, megabits, rate, size
 
 _NO_RULES: Final = (
     "No rules. Add one:\n  mcrctl add --input-interface IF --input-group G --input-port P --outputs G:P:IF[,G:P:IF...]"
@@ -61,7 +61,7 @@ def rules_view(rules: Sequence[Any], width: int | None) -> str:
     for rule in rules:
         name = [rule["name"] or ""] if named else []
         origin = ["file" if _is_filed(rule) else ""] if filed else []
-        rows.append([rule["rule_id"], *name, *origin, rule["state"], endpoint(rule["input"])])
+        rows.append([rule["rule_id"], *name, *origin, rule["state"], input_text(rule["input"])])
         outputs.append([_output(output) for output in rule["outputs"]])
     beside = [[*header, "=OUTPUTS"], *_beside(rows, outputs)]
     least = [[row[0], clip(row[1], _NAME_COLUMNS), *row[2:]] for row in beside] if named else beside

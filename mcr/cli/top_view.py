@@ -16,7 +16,7 @@ from typing import Any, Final, Protocol
 import click
 
 from mcr.cli.grid import clip, columns
-from mcr.cli.quantities import duration, endpoint, megabits, rate, size
+from mcr.cli.quantities import duration, endpoint, input_text, megabits, rate, size
 from mcr.cli.tables import rule_stats_view
 from mcr.text.plurals import counted
 from mcr.text.visible import all_visible, visible
@@ -73,7 +73,7 @@ class Row:
         """Whether a filter lets it through."""
         source = self.view["input"]
         words = [self.stats["rule_id"], self.stats["name"] or "", self.view["state"]]
-        words += map(endpoint, [*([source] if source else []), *self.stats["outputs"]])
+        words += [*([input_text(source)] if source else []), *map(endpoint, self.stats["outputs"])]
         return any(text in word.lower() for word in words)
 
 
@@ -287,7 +287,7 @@ class Top:
         lines = [f"{stats['name'] or ''} {stats['rule_id']}".strip()]
         if view["input"]:
             lines.append(
-                f"{endpoint(view['input'])}  {view['state']}" + (f": {view['reason']}" if view["reason"] else "")
+                f"{input_text(view['input'])}  {view['state']}" + (f": {view['reason']}" if view["reason"] else "")
             )
             lines += [f"warning: {each}" for each in view.get("warnings", ())]
             why = f": {view['path_reason']}" if view.get("path_reason") else ""

@@ -16,10 +16,11 @@ OPTIONS: Mapping[str, str] = {
     "dscp": "dscp",
     "source": "source",
     "source-port": "source_port",
+    "vlan": "vlan",
 }
 """What may follow an output's interface, as `:gso=off`; with its name in JSON."""
 
-_NUMBERS = frozenset({"ttl", "dscp", "source-port"})
+_NUMBERS = frozenset({"ttl", "dscp", "source-port", "vlan"})
 _WORDS = frozenset({"ttl", "dscp"})  # that may be one as well
 _UNSAID = frozenset({None, "auto"})
 _NAMES = ("group", "port", "interface")

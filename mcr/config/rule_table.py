@@ -56,6 +56,7 @@ _OPTIONS: Final[dict[str, _Check]] = {
     "dscp": ((int, str), lambda value, _: value),
     "source": ((str,), parse_address),
     "source_port": ((int,), lambda value, _: value),
+    "vlan": ((int,), lambda value, _: value),
 }
 _OUTPUT: Final[dict[str, _Check]] = _ENDPOINT | _OPTIONS
 _LABELS: Final[dict[str, _Check]] = {"name": ((str,), check_label), "rule_id": ((str,), check_label)}

@@ -28,7 +28,7 @@ def table_of(rule: Rule) -> dict[str, Any]:
 
 
 def _output(output: Output) -> str:
-    return f"{output}{options_text(partial(getattr, output))}"
+    return f"{output.group}:{output.port}:{output.interface}{options_text(partial(getattr, output))}"
 
 
 def in_order(rules: Iterable[Rule]) -> list[Rule]:

@@ -178,7 +178,9 @@ def _structure_each(items: list[Any], item_type: type, structure: Callable[[Any,
 
 
 _converter = cattrs.Converter()
-_unstructure_counters = make_dict_unstructure_fn(OutputStats, _converter, last_error=override(omit=True))
+_unstructure_counters = make_dict_unstructure_fn(
+    OutputStats, _converter, last_error=override(omit=True), vlan=override(omit_if_default=True)
+)
 
 
 def _only_what_is_asked_for(cls: type[Input | OutputView]) -> Callable[[Input | OutputView], dict[str, Any]]:

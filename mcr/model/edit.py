@@ -61,7 +61,7 @@ class RuleEdit:
                     f"its outputs are {', '.join(map(str, rule.outputs[:_SHOWN]))}"
                     + (f" and {len(rule.outputs) - _SHOWN} more (mcrctl list)" if len(rule.outputs) > _SHOWN else ""),
                 )
-        seen: set[tuple[Address, int, str]] = set()
+        seen: set[tuple[Address | int | str, ...]] = set()
         for output in self.add_outputs:
             if output.destination in seen:
                 raise InvalidParams(f"Output {output} is to be added twice", "name it once")

@@ -11,7 +11,7 @@ from typing import Self
 import attrs
 
 from mcr.errors import InvalidParams
-from mcr.model.flow import Address, Input, check_interface_name, check_port
+from mcr.model.flow import Address, Input, check_interface_name, check_port, check_vlan
 from mcr.model.health import Health
 from mcr.model.limits import DEFAULT_TRAIN, MAX_OUTPUTS_PER_RULE, MAX_TRAIN
 from mcr.model.output_options import check_dscp, check_source, check_source_port, check_ttl
@@ -46,6 +46,7 @@ class Output:
         dscp: likewise; ``keep``: as they come, with the bits for ECN (RFC 6040); None: 0.
         source: an address of this machine that they come from; None: that of the output interface.
         source_port: that they come from; None: any.
+        vlan: that their frames are tagged with (IEEE 802.1Q); None: none.
     """
 
     group: Address
@@ -56,6 +57,7 @@ class Output:
     dscp: int | str | None = None
     source: Address | None = None
     source_port: int | None = None
+    vlan: int | None = None
 
     def __attrs_post_init__(self) -> None:
         reserved = self.group.is_reserved and not self.group.is_multicast
@@ -72,11 +74,19 @@ class Output:
         check_dscp(self.dscp)
         check_source(self.source)
         check_source_port(self.source_port)
+        check_vlan(self.vlan, "output VLAN")
+        if self.vlan is not None and not self.group.is_multicast:
+            raise InvalidParams(
+                f"Invalid output: {self.group} is a host, and vlan={self.vlan} is for groups",
+                "a host has to be asked for its MAC in its VLAN: make a device of the VLAN and send by that: "
+                f"sudo ip link add link {self.interface} name {self.interface}.{self.vlan} type vlan id {self.vlan}",
+            )
 
     @property
-    def destination(self) -> tuple[Address, int, str]:
+    def destination(self) -> tuple[Address | int | str, ...]:
         """What makes it another output than the next."""
-        return self.group, self.port, self.interface
+        plain = self.group, self.port, self.interface
+        return plain if self.vlan is None else (*plain, self.vlan)
 
     @property
     def max_train(self) -> int:
@@ -84,7 +94,8 @@ class Output:
         return {AUTO: DEFAULT_TRAIN, OFF: 1}.get(self.gso) or int(self.gso)
 
     def __str__(self) -> str:
-        return f"{self.group}:{self.port}:{self.interface}"
+        tag = "" if self.vlan is None else f":vlan={self.vlan}"
+        return f"{self.group}:{self.port}:{self.interface}{tag}"
 
 
 def automatic_rule_id(source: Input) -> str:
@@ -103,7 +114,7 @@ def check_outputs(outputs: Sequence[Output], called: Callable[[], str]) -> None:
         raise InvalidParams(f"{called()} has no outputs", "give at least one output G:P:IF")
     if len(outputs) > MAX_OUTPUTS_PER_RULE:
         raise InvalidParams(f"{called()} has {len(outputs)} outputs", f"at most {MAX_OUTPUTS_PER_RULE} a rule")
-    seen: set[tuple[Address, int, str]] = set()
+    seen: set[tuple[Address | int | str, ...]] = set()
     for output in outputs:
         if output.destination in seen:
             raise InvalidParams(
@@ -132,7 +143,7 @@ class Rule:
             check_label(self.name, "rule name")
         check_outputs(self.outputs, lambda: self._called)
         for output in self.outputs:
-            if (output.interface, output.group, output.port, None) == (
+            if (output.interface, output.group, output.port, output.vlan) == (
                 self.input.interface,
                 self.input.group,
                 self.input.port,
@@ -214,7 +225,7 @@ class OutputView(Output):
     @classmethod
     def of(cls, output: Output, state: RuleState = RuleState.ACTIVE, reason: str = "") -> Self:
         """An output and its state."""
-        options = output.gso, output.ttl, output.dscp, output.source, output.source_port
+        options = output.gso, output.ttl, output.dscp, output.source, output.source_port, output.vlan
         return cls(output.group, output.port, output.interface, *options, state=state, reason=reason)
 
 

@@ -101,6 +101,8 @@ class OutputStats:
     """Payload bits sent per second."""
     error_pps: float = 0.0
     """Packets per second that were not sent."""
+    vlan: int | None = None
+    """That its frames are tagged with; None: none."""
 
 
 @attrs.frozen

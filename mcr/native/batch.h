@@ -68,6 +68,7 @@ struct mcr_send {
 	bool expired;     /* its TTL has come to 0: it does not leave */
 	uint8_t ttl;      /* 0: the usual one */
 	uint8_t service;
+	uint16_t vlan; /* of its frame; 0: no tag */
 };
 
 /* Where planning stands: within a train for one output, within a share, within the batch. */
@@ -93,7 +94,7 @@ struct mcr_handful {
 	uint32_t iov_count;
 	struct mcr_send sends[MCR_MESSAGES];
 	struct msghdr messages[MCR_MESSAGES];
-	struct mcr_raw_header headers[MCR_MESSAGES];
+	struct mcr_tagged_header headers[MCR_MESSAGES];
 	union mcr_message_options options[MCR_MESSAGES];
 	struct iovec iov[MCR_MESSAGE_IOV];
 	uint32_t ways[MCR_MESSAGES]; /* slot of the egress that each leaves by */

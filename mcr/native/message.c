@@ -51,20 +51,25 @@ struct msghdr mcr_message_datagrams(const struct mcr_send *send, const struct mc
 
 /* `iov` has room for the headers and each payload. */
 static struct msghdr frame(const struct mcr_send *send, const struct mcr_output *output,
-			   const struct mcr_egress *egress, struct mcr_raw_header *header, struct iovec *iov)
+			   const struct mcr_egress *egress, struct mcr_tagged_header *header, struct iovec *iov)
 {
 	struct mcr_raw_source from = egress->source;
 	uint32_t size = 0;
 
 	from.address = output->source;
+	from.port = output->source_port ? output->source_port : from.port;
 	from.ttl = send->ttl ? send->ttl : IP_DEFAULT_MULTICAST_TTL;
 	from.service = send->service;
 	for (uint32_t i = 0; i < send->count; i++) {
 		iov[1 + i] = send->payloads[i];
 		size += (uint32_t)iov[1 + i].iov_len;
 	}
-	*header = mcr_raw_header(&from, &output->to, send->count, (uint32_t)send->payloads->iov_len, size);
-	iov[0] = (struct iovec){ .iov_base = header, .iov_len = sizeof(*header) };
+	header->plain = mcr_raw_header(&from, &output->to, send->count, (uint32_t)send->payloads->iov_len, size);
+	iov[0] = (struct iovec){ .iov_base = &header->plain, .iov_len = sizeof(header->plain) };
+	if (send->vlan) {
+		mcr_raw_tag(header, send->vlan);
+		iov[0] = (struct iovec){ .iov_base = header, .iov_len = sizeof(*header) };
+	}
 	return (struct msghdr){ .msg_iov = iov, .msg_iovlen = 1 + send->count };
 }
 

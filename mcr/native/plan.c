@@ -133,6 +133,7 @@ bool mcr_plan_next(struct mcr_batch *batch, const struct mcr_rules *rules, const
 		.raw = fits && !through_ip && output->source && by->raw,
 		.ttl = output->ttl,
 		.service = output->service,
+		.vlan = output->vlan,
 	};
 	if (output->keeps)
 		keep(batch, output, send);

@@ -3,6 +3,7 @@
 
 #include <arpa/inet.h>
 #include <stddef.h>
+#include <string.h>
 
 #define CHECKSUM_START (sizeof(struct ethhdr) + sizeof(struct iphdr))
 
@@ -81,4 +82,16 @@ struct mcr_raw_header mcr_raw_header(const struct mcr_raw_source *from, const st
 		header.offload.hdr_len = CHECKSUM_START + sizeof(struct udphdr);
 	}
 	return header;
+}
+
+void mcr_raw_tag(struct mcr_tagged_header *header, uint16_t vlan)
+{
+	const uint16_t tag[2] = { htons(ETH_P_8021Q), htons(vlan) };
+	size_t before = offsetof(struct mcr_raw_header, ethernet.h_proto);
+
+	header->plain.offload.csum_start = (uint16_t)(header->plain.offload.csum_start + sizeof(tag));
+	if (header->plain.offload.hdr_len)
+		header->plain.offload.hdr_len = (uint16_t)(header->plain.offload.hdr_len + sizeof(tag));
+	memmove(header, &header->plain, before);
+	memcpy((uint8_t *)header + before, tag, sizeof(tag));
 }

@@ -34,6 +34,15 @@ struct mcr_raw_header {
 	struct udphdr udp;
 } __attribute__((packed));
 
+/* The same with room for a VLAN tag, which stands in front of the type. Without one only `plain` is sent. */
+struct mcr_tagged_header {
+	uint8_t room[4];
+	struct mcr_raw_header plain;
+} __attribute__((packed));
+
+/* Tag it (IEEE 802.1Q). */
+void mcr_raw_tag(struct mcr_tagged_header *header, uint16_t vlan);
+
 /*
  * The headers of `count` datagrams to a group, `size` bytes of payload in all, `segment` bytes in each but the last. As
  * a UDP socket sends them: don't fragment.

@@ -108,6 +108,8 @@ static void put_outputs(struct mcr_rules *rules, struct mcr_segment *segment, co
 			.source = outputs[i].source,
 			.asked_source = outputs[i].asked_source,
 			.egress = outputs[i].egress,
+			.vlan = outputs[i].vlan,
+			.source_port = outputs[i].source_port,
 			.max_train = outputs[i].max_train,
 			.ttl = outputs[i].ttl,
 			.service = outputs[i].service,

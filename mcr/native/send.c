@@ -69,6 +69,14 @@ static void refuse(struct mcr_worker *worker, const struct mcr_send *send)
 	outcome->last_error = ENETDOWN;
 }
 
+/* Why it can't leave with its tag, as UDP sockets have none: too long for a raw frame, or there are none now. */
+static int why_not_tagged(const struct mcr_worker *worker, const struct mcr_send *send)
+{
+	const struct mcr_egress *by = &worker->egress[worker->rules.outputs[send->output].egress];
+
+	return send->payloads->iov_len > by->max_segment ? -EMSGSIZE : -EOPNOTSUPP;
+}
+
 /* The next sends of the plan. Whether there may be more. */
 static bool fill(struct mcr_worker *worker)
 {
@@ -85,6 +93,8 @@ static bool fill(struct mcr_worker *worker)
 			refuse(worker, send);
 		else if (more && send->expired)
 			note(worker, send, -ETIME);
+		else if (more && send->vlan && !send->raw)
+			note(worker, send, why_not_tagged(worker, send));
 		else if (more)
 			mcr_message_add(handful, &worker->rules, worker->egress);
 	}
@@ -109,6 +119,14 @@ static void gather_run(struct mcr_worker *worker, uint32_t first, struct run *ru
 	}
 }
 
+/* Bytes of a send that are not its payloads. */
+static size_t header_size(const struct mcr_send *send)
+{
+	if (!send->raw)
+		return 0;
+	return send->vlan ? sizeof(struct mcr_tagged_header) : sizeof(struct mcr_raw_header);
+}
+
 /* A send has ended: `result` is the bytes sent, or -errno. */
 static void note(struct mcr_worker *worker, const struct mcr_send *send, int result)
 {
@@ -116,7 +134,7 @@ static void note(struct mcr_worker *worker, const struct mcr_send *send, int res
 
 	if (result >= 0) {
 		outcome->sent += send->count;
-		outcome->bytes += (uint64_t)result - (send->raw ? sizeof(struct mcr_raw_header) : 0);
+		outcome->bytes += (uint64_t)result - header_size(send);
 		return;
 	}
 	outcome->errors += send->count;
@@ -151,7 +169,7 @@ static void send_singly(struct mcr_worker *worker, uint32_t member)
 static bool is_for_ip(const struct mcr_send *send, int result)
 {
 	/* But without room here there is none there either, or it would overtake datagrams that wait. */
-	return send->raw && result < 0 && result != -EAGAIN && result != -ENOBUFS && result != -ENOMEM;
+	return send->raw && !send->vlan && result < 0 && result != -EAGAIN && result != -ENOBUFS && result != -ENOMEM;
 }
 
 /* Its output gets no raw frames for now. This send and those behind it leave through IP, in order. */

@@ -15,7 +15,7 @@
 
 #include "flow.h"
 
-#define MCR_ABI_VERSION 13
+#define MCR_ABI_VERSION 14
 #define MCR_CACHE_LINE  64
 
 #define MCR_MAX_RULES        16384 /* and flows that they take: a rule takes one for each of its sources */
@@ -224,7 +224,8 @@ struct mcr_rec_output {
 	uint8_t service;       /* DSCP, and two bits for ECN (RFC 2474) */
 	uint8_t keeps;         /* MCR_KEEP_…, in the place of these */
 	uint32_t asked_source; /* network byte order; 0: IP chooses it, where it has the say */
-	uint32_t padding;
+	uint16_t vlan;         /* raw frames to it are tagged with, and nothing else leaves; 0: none */
+	uint16_t source_port;  /* of raw frames to it, network byte order; 0: that of the interface's socket */
 };
 
 struct mcr_rec_rule {

@@ -2,12 +2,13 @@
 
 from collections.abc import Iterable
 
+from mcr.model.flow import Address
 from mcr.model.rule import Output
 from mcr.relay.captures import Capture
 from mcr.relay.marks import keeps_of
 from mcr.relay.neighbours import Common, Neighbour
 from mcr.relay.outputs import Egress
-from mcr.relay.placement import Key, PlacedRule
+from mcr.relay.placement import Key, PlacedRule, Way
 from mcr.shm import records
 from mcr.shm.records import Command
 
@@ -77,19 +78,26 @@ def attach_rule(placed: PlacedRule, capture: int, egress: Iterable[int], carrier
                 leaves_by,
                 output.group,
                 output.port,
-                output.max_train,
-                way.source if way and not (way.hop or neighbour) else None,  # raw frames wait for no neighbour
+                1 if output.vlan else output.max_train,  # UDP sockets could not cut one that is refused
+                _raw_source(output, way, neighbour),
                 carrier,
                 ttl=_ttl(output, neighbour),
                 dscp=_number(output.dscp),
                 keeps=keeps_of(output),
                 asked_source=output.source,
+                vlan=output.vlan or 0,
+                source_port=output.source_port or 0,
             )
             for output, place, leaves_by, (way, neighbour), carrier in zip(
                 rule.outputs, placed.outputs, egress, ways, carriers, strict=True
             )
         ],
     )
+
+
+def _raw_source(output: Output, way: Way | None, neighbour: Key | None) -> Address | None:
+    """Raw frames wait for no neighbour; in a VLAN there is none."""
+    return way.source if way and (output.vlan or not (way.hop or neighbour)) else None
 
 
 def _ttl(output: Output, neighbour: Key | None) -> int:

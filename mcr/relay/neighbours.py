@@ -337,6 +337,8 @@ def find_neighbours(rules: Iterable[Rule], interfaces: Mapping[str, Interface]) 
     groups: dict[str, dict[Address, None]] = {}
     found: set[Key] = set()
     for output in chain.from_iterable(rule.outputs for rule in rules):
+        if output.vlan and not output.source_port:
+            continue  # raw frames, or the kernel path's, which wait for nobody
         if output.group.is_multicast and not output.source_port:
             groups.setdefault(output.interface, {})[output.group] = None
         else:

@@ -14,6 +14,7 @@ from itertools import chain
 import attrs
 
 from mcr.config.settings import Settings
+from mcr.config.table import RAW_SEND
 from mcr.errors import McrError, SystemFault, describe_errno
 from mcr.logs.logger import get_logger
 from mcr.model.flow import Address
@@ -34,6 +35,7 @@ from mcr.rules.conditions import Attachment
 
 log = get_logger(Facility.NETWORK)
 
+_UNSEEN = "it has not been seen yet what acts on packets that leave, which takes CAP_NET_ADMIN"
 _PROBE_BYTES = 4096  # of send buffer, for a socket that sends nothing
 
 
@@ -80,7 +82,7 @@ class Egress:
 
 
 class OutputInterfaces:
-    """All of them, by name. What is opened here is in use once it is adopted."""
+    """All of them, by name. What is opened here is in use once it is adopted. `why_not_raw`: by those without."""
 
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
@@ -89,6 +91,7 @@ class OutputInterfaces:
         self._by_name: dict[str, Egress] = {}
         self.slots = Slots(INTERFACE_SLOTS, "output interfaces")
         self._stale: set[str] = set()  # names of those that no review has judged
+        self.why_not_raw = _UNSEEN if settings.raw_send else f"{RAW_SEND.variable}=0"
         self._unplugged: set[int] = set()  # interfaces that are up without carrier
 
     def __getitem__(self, name: str) -> Egress:
@@ -204,6 +207,7 @@ class OutputInterfaces:
             were stale.
         """
         stale, self._stale = self._stale, set()
+        self.why_not_raw = blocker.reason if blocker else "it is not Ethernet, or takes no GSO batches"
         self._logged &= self._found
         self._found = set()
         links = {} if blocker else self._find_links()
@@ -332,6 +336,11 @@ def _identity(network: Network, index: int) -> object:
     """The parts of the headers of raw frames, and how long frames may be."""
     link = network.links.get(index)
     return link and (link.mac, link.mtu, link.up), network.addresses.get(index)
+
+
+def tagless(outputs: OutputInterfaces) -> dict[str, str]:
+    """Why frames with a VLAN tag can't leave by interfaces, as no raw frames can; by name."""
+    return {egress.interface.name: outputs.why_not_raw for egress in outputs if not egress.raw}
 
 
 def _way(group: Address, source: Address, hop: NextHop, ttl: int) -> Way:

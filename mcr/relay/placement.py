@@ -51,7 +51,7 @@ def key_of(output: Output) -> Key:
 
 def way_key(output: Output) -> tuple[Address, int, str, Address | None]:
     """What the way to an output is found by."""
-    return (*output.destination, output.source)
+    return output.group, output.port, output.interface, output.source
 
 
 class OutputSlot(NamedTuple):

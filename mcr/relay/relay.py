@@ -17,7 +17,7 @@ from mcr.config.settings import Settings
 from mcr.errors import SystemFault
 from mcr.logs.logger import get_logger
 from mcr.model.log import Facility
-from mcr.model.rule import Rule, RuleChange
+from mcr.model.rule import Output, Rule, RuleChange
 from mcr.net.filter.path import wait_for_packets
 from mcr.net.filter.tap import StreamTap
 from mcr.relay import commands
@@ -27,7 +27,7 @@ from mcr.relay.inputs import InputInterfaces
 from mcr.relay.kernel_path import KernelRules
 from mcr.relay.lookup import find_interfaces
 from mcr.relay.neighbours import JUST_GONE, Neighbour, Neighbours, find_neighbours
-from mcr.relay.outputs import Egress, OutputInterfaces
+from mcr.relay.outputs import Egress, OutputInterfaces, tagless
 from mcr.relay.placement import Key, LeavingOutput, PlacedRule, Placement, Replacement
 from mcr.relay.routing import Routing, concerns
 from mcr.rules.conditions import Standing
@@ -309,7 +309,7 @@ class Relay:
         capture = self.inputs[placed.rule.input.interface].slot
         outputs = [self.outputs[output.interface] for output in placed.rule.outputs]
         slots = [self._neighbours.egress_slot(each) if each else None for each in placed.neighbours]
-        ways = [*map(_way, outputs, placed.neighbours, slots)]
+        ways = [*map(_way, placed.rule.outputs, outputs, placed.neighbours, slots)]
         return commands.attach_rule(placed, capture, [slot for slot, _ in ways], [leaves for _, leaves in ways])
 
     @property
@@ -342,7 +342,8 @@ class Relay:
             or bool(faults)
         )
         paths = self.kernel.paths({each.interface.name: self.inputs.why_not_kernel(each) for each in self.inputs})
-        return Standing(acknowledged, inputs, outputs, paths=paths, faults=faults, stale=stale)
+        without = tagless(self.outputs)
+        return Standing(acknowledged, inputs, outputs, paths=paths, faults=faults, tagless=without, stale=stale)
 
     def users(self) -> dict[str, Users]:
         """How much depends on each interface."""
@@ -351,11 +352,13 @@ class Relay:
         return {name: Users(rules.get(name, 0), outputs.get(name, 0)) for name in rules | outputs}
 
 
-def _way(egress: Egress, neighbour: Key | None, slot: int | None) -> tuple[int, bool]:
+def _way(output: Output, egress: Egress, neighbour: Key | None, slot: int | None) -> tuple[int, bool]:
     """Slot of the sockets that an output leaves by, and whether it leaves at all; `slot`: the neighbour's."""
-    if neighbour is None:
+    if neighbour and slot is None:
+        return egress.slot, False
+    if slot is None or output.vlan:  # in a VLAN its raw frames leave by the interface: the others reserve the port
         return egress.slot, egress.carrier
-    return (egress.slot, False) if slot is None else (slot, egress.carrier)
+    return slot, egress.carrier
 
 
 def _outputs(rules: Iterable[Rule]) -> int:

@@ -117,6 +117,7 @@ class Standing:
         outputs: output interfaces, by name.
         paths: which path rules take.
         faults: why sockets of outputs could not be opened, by interface, destination and source port (0: any).
+        tagless: why frames with a VLAN tag can't leave by output interfaces, by name; others take them.
         stale: names belong to other interfaces now, or what interfaces lack can be tried again: renew them.
     """
 
@@ -125,6 +126,7 @@ class Standing:
     outputs: Mapping[str, Attachment] = attrs.field(factory=dict)
     paths: Paths = attrs.field(factory=Paths, kw_only=True)
     faults: Mapping[tuple[str, Address, int], str] = attrs.field(factory=dict, kw_only=True)
+    tagless: Mapping[str, str] = attrs.field(factory=dict, kw_only=True)
     stale: bool = attrs.field(default=False, kw_only=True)
 
     def all(self) -> tuple[Attachment, ...]:
@@ -144,6 +146,7 @@ class Conditions:
         paths: which path rules take.
         foreign: sources that outputs ask for, and this machine does not have.
         faults: why sockets of outputs could not be opened, by interface, destination and source port.
+        tagless: why frames with a VLAN tag can't leave by output interfaces, by name.
     """
 
     acknowledged: int = 0
@@ -153,16 +156,18 @@ class Conditions:
     paths: Paths = attrs.field(factory=Paths)
     foreign: frozenset[Address] = frozenset()
     faults: Mapping[tuple[str, Address, int], str] = attrs.field(factory=dict)
+    tagless: Mapping[str, str] = attrs.field(factory=dict)
 
     def concern(self, rule: Rule) -> bool:
         """Whether there is anything to be said of a rule."""
         return rule.input.interface in self.inputs or (
-            bool(self.outputs or self.hosts or self.foreign or self.faults)
+            bool(self.outputs or self.hosts or self.foreign or self.faults or self.tagless)
             and any(
                 each.interface in self.outputs
                 or (each.group, each.interface) in self.hosts
                 or each.source in self.foreign
                 or _sockets_of(each) in self.faults
+                or (each.vlan is not None and each.interface in self.tagless)
                 for each in rule.outputs
             )
         )
@@ -243,6 +248,7 @@ def judge(
         standing.paths,
         frozenset(sources).difference(network.own_addresses()),
         standing.faults,
+        standing.tagless,
     )
 
 
@@ -352,6 +358,8 @@ def _of_output(output: Output, conditions: Conditions) -> Condition:
         return _waiting(f"its source {output.source} is not an address of this machine")
     if fault := conditions.faults.get(_sockets_of(output)):
         return _waiting(fault)
+    if output.vlan is not None and (why := conditions.tagless.get(output.interface)):
+        return _waiting(f"frames with a VLAN tag cannot leave by {output.interface}: {why}")
     if output.group.is_multicast:
         return condition
     host = conditions.hosts.get((output.group, output.interface), WELL)

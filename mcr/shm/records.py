@@ -113,7 +113,7 @@ class OutputPlace:
     At most `max_train` datagrams are handed to the kernel together; 1: no UDP segmentation. `source` is the address
     that raw frames to it come from; None: it gets no raw frames. Without `carrier` its datagrams fail. A `ttl` of 0 is
     the usual one; what the output `keeps` (MCR_KEEP_…) takes its place. `asked_source` is the address that others come
-    from; None: IP chooses it.
+    from; None: IP chooses it. With a `vlan` it gets raw frames alone, tagged, from `source_port` unless that is 0.
     """
 
     output: int
@@ -128,6 +128,8 @@ class OutputPlace:
     dscp: int = 0
     keeps: int = 0
     asked_source: Address | None = None
+    vlan: int = 0
+    source_port: int = 0
 
 
 def rule_put(*, tag: int, rule: int, capture: int, flows: Sequence[Flow], outputs: Iterable[OutputPlace]) -> Command:
@@ -147,6 +149,8 @@ def rule_put(*, tag: int, rule: int, capture: int, flows: Sequence[Flow], output
             service=place.dscp << 2,
             keeps=place.keeps,
             asked_source=network_address(place.asked_source) if place.asked_source else 0,
+            vlan=place.vlan,
+            source_port=socket.htons(place.source_port),
         )
         for place in outputs
     )

@@ -244,6 +244,7 @@ def _rule_stats(
                 pps=_rate(each.sent, before.sent, seconds),
                 bps=_rate(8 * each.bytes, 8 * before.bytes, seconds),
                 error_pps=_rate(each.errors, before.errors, seconds),
+                vlan=output.vlan,
             )
             for output, (each, before) in zip(placed.rule.outputs, counters, strict=True)
         ),

@@ -10,8 +10,9 @@ from scapy.layers.inet import IP, UDP
 from scapy.layers.l2 import Dot1AD, Dot1Q, Ether
 from scapy.packet import Packet, Raw
 
+from firewalls import ACCEPT, firewall
 from lab import Namespace
-from mcr_process import wait_until
+from mcr_process import Mcr, Receiver, Sender, wait_until
 from test_unsound import PAYLOAD_AT, relayed, tapped
 from topology import MakeMcr, Plant, need_tcx
 
@@ -136,3 +137,63 @@ def test_the_kernel_path_takes_the_tag_off_and_puts_it_on_again(plant: Plant, ma
 
             # For a VLAN that has no interface the kernel calls it another host's (vlan_do_receive).
             assert wait_until(seen, "it is looked at") == [(sent[:12] + sent[16:], PACKET_OTHERHOST)]
+
+
+def sums(mcr: Mcr) -> list[tuple[int, int]]:
+    return [(each["sent"], each["errors"]) for each in mcr.check_counters()["rules"][0]["outputs"]]
+
+
+@pytest.mark.parametrize("switch", ["KERNEL_PATH=auto", "KERNEL_PATH=off"])
+def test_outputs_send_into_their_vlans(plant: Plant, make_mcr: MakeMcr, switch: str) -> None:
+    """Each VLAN gets its own, and nobody without a tag; what can't be tagged does not leave, and it is said why."""
+    plant.relay.cut_super_frames("out0")
+    mcr = make_mcr(plant.relay, prefix=["env", f"MCR_{switch}"]).start()
+    outputs = "239.2.2.2:6000:out0:vlan=7", "239.2.2.2:6000:out0:vlan=8:ttl=9:source-port=4000", "239.2.2.3:6001:out0"
+    added = ("add", "--input-interface", "in0", "--input-group", "239.1.1.1", "--input-port", "5000", "--outputs")
+    mcr.ctl(*added, ",".join(outputs))
+    wait_until(lambda: mcr.call("list")[0]["state"] == "active", "raw frames leave")
+    is_kernel = "auto" in switch and "MCR_ABSORB has no effect on in0" not in mcr.log()
+    mcr.wait_for_path("kernel" if is_kernel else "worker")
+
+    def send(count: int, size: int) -> list[tuple[int | None, bytes]]:
+        """What arrives of so many packets at the port of the VLANs; the output without a tag gets every one."""
+        receiver = Receiver(plant.receiver, "239.2.2.3:6001@rx0=239.1.1.1:5000", count=count)
+        before = sums(mcr)
+        with auxiliary_tap(plant.receiver, "rx0") as tap:
+            Sender(plant.source, "src0", "239.1.1.1:5000", count=count, rate=5000, size=size).finish()
+            receiver.expect_everything()
+            return tagged_frames(
+                tap, 6000, sum(sent for sent, _ in sums(mcr)[:2]) - sum(sent for sent, _ in before[:2])
+            )
+
+    found = send(500, 1316)
+    assert sums(mcr) == [(500, 0)] * 3
+    assert mcr.stats()["kernel_path"]["matched"] == (500 if is_kernel else 0)
+    own = mcr.call("list")[0]["outputs"]
+    assert [each.get("vlan") for each in own] == [7, 8, None]
+    for vlan, ttl, port in (7, 1, None), (8, 9, 4000):
+        headers = [Ether(data) for tag, data in found if tag == vlan]
+        assert len(headers) == 500
+        ((group, mac, source, hops, came_from),) = {
+            (each[IP].dst, each.dst, each[IP].src, each[IP].ttl, each[UDP].sport) for each in headers
+        }
+        assert (group, mac, source, hops) == ("239.2.2.2", "01:00:5e:02:02:02", "198.18.1.1", ttl)
+        assert port in {None, came_from}
+
+    def fails(size: int, error: str) -> None:
+        before = sums(mcr)
+        assert send(100, size) == []
+        assert sums(mcr) == [(sent, failed + 100) for sent, failed in before[:2]] + [(before[2][0] + 100, 0)]
+        (rule,) = mcr.stats()["rules"]
+        assert [each["last_error"] for each in rule["outputs"]] == [error, error, None]
+
+    plant.relay.ip("link set dev out0 mtu 1000")
+    wait_until(lambda: "MTU 1000" in mcr.log() and mcr.call("list")[0]["state"] == "active", "it has been looked at")
+    fails(1316, "Message too long (os error 90)")
+    with firewall(plant.relay, "postrouting", ACCEPT, rule=True):
+        wait_until(lambda: "nftables" in mcr.call("list")[0]["reason"], "it is said why there is no tag")
+        (rule,) = mcr.call("list")
+        why = "frames with a VLAN tag cannot leave by out0: nftables has a chain passed at postrouting"
+        assert (rule["state"], rule["reason"]) == ("degraded", f"2 of 3 outputs: {why}, in table ip filter")
+        assert [each["state"] for each in rule["outputs"]] == ["waiting", "waiting", "active"]
+        fails(188, "Operation not supported (os error 95)")

@@ -306,4 +306,4 @@ def test_an_unknown_option_of_an_output_is_told_with_the_known_ones(run: Run, op
     )
     assert status == 2
     assert errors[0].startswith(f"Error: Invalid output {text!r}: ")
-    assert errors[1] == "hint: after G:P:IF, each once: :gso=…, :ttl=…, :dscp=…, :source=…, :source-port=…"
+    assert errors[1] == "hint: after G:P:IF, each once: :gso=…, :ttl=…, :dscp=…, :source=…, :source-port=…, :vlan=…"

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from scapy.layers.inet import IP, UDP
-from scapy.layers.l2 import Ether
+from scapy.layers.l2 import Dot1Q, Ether
 
 from mcr._native import ffi, lib
 
@@ -42,6 +42,22 @@ def header(
     where = ffi.new("struct sockaddr_in *", {"sin_port": socket.htons(dport), "sin_addr": {"s_addr": to}})
     made = ffi.new("struct mcr_raw_header *", lib.mcr_raw_header(origin, where, count, segment, size))
     return bytes(ffi.buffer(made))
+
+
+@given(st.integers(1, 4094), st.sampled_from([1, 3]))
+def test_a_tag_stands_in_front_of_the_type_and_checksums_follow_it(vlan: int, count: int) -> None:
+    tagged = ffi.new("struct mcr_tagged_header *")
+    source, group = IPv4Address("10.0.0.1"), IPv4Address("239.9.9.9")
+    plain = header(source, group, 4000, 5000, count=count, segment=100, size=100 * count)
+    ffi.buffer(tagged)[4:] = plain
+    lib.mcr_raw_tag(tagged, vlan)
+    made = bytes(ffi.buffer(tagged))
+    before, after = OFFLOAD.unpack_from(plain), OFFLOAD.unpack_from(made)
+    shifted = before[2] + 4 if before[2] else 0
+    assert after == (*before[:2], shifted, before[3], before[4] + 4, before[5])
+    frame = Ether(made[OFFLOAD.size :])
+    assert (frame[Dot1Q].vlan, frame[Dot1Q].prio, frame[IP].dst) == (vlan, 0, "239.9.9.9")
+    assert made[OFFLOAD.size + 16 :] == plain[OFFLOAD.size + 12 :]
 
 
 @given(addresses, groups, st.tuples(ports, ports), st.binary(max_size=1472), st.tuples(octets, octets))

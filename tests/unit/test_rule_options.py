@@ -36,6 +36,7 @@ outputs = st.builds(
     dscp=st.none() | st.integers(0, 63) | st.just("keep"),
     source=st.none() | st.integers(0x0A000000, 0x0AFFFFFF).map(IPv4Address),
     source_port=st.none() | st.integers(1, 65_535),
+    vlan=st.none() | st.integers(1, 4094),
 )
 
 
@@ -115,8 +116,9 @@ def test_what_is_no_vlan_is_refused(vlan: Any) -> None:
 def test_what_nobody_asked_for_is_not_shown() -> None:
     (plain,) = shown(Rule("id", INPUT, (OUTPUT,)))["outputs"]
     assert plain.keys() == {"group", "port", "interface", "gso", "state", "reason"}
-    asked = OutputView.of(attrs.evolve(OUTPUT, ttl=8, dscp=0, source=IPv4Address("10.0.0.1"), source_port=4000))
-    more = {"ttl": 8, "dscp": 0, "source": "10.0.0.1", "source_port": 4000}
+    chosen = attrs.evolve(OUTPUT, ttl=8, dscp=0, source=IPv4Address("10.0.0.1"), source_port=4000, vlan=7)
+    more = {"ttl": 8, "dscp": 0, "source": "10.0.0.1", "source_port": 4000, "vlan": 7}
+    asked = OutputView.of(chosen)
     assert unstructure(asked) == plain | more | {"state": "active"}
 
 

@@ -33,7 +33,8 @@ struct mcr_bpf_output {
 	uint16_t source_port;
 	uint16_t port;
 	uint8_t keeps; /* MCR_KEEP_…, of the headers that a datagram came with */
-	uint8_t unused[3];
+	uint8_t unused;
+	uint16_t vlan; /* that its frames are tagged with; 0: none */
 };
 
 /* Value of the map of what the kernel path forwards. Replaced as a whole, so a packet sees one state of a rule. */

@@ -218,6 +218,18 @@ INLINE struct frame plain_headers(const struct frame *original)
 	return frame;
 }
 
+/* With a tag, which the device writes into the frame, or the kernel for it. */
+INLINE uint32_t send_tagged(struct __sk_buff *skb, const struct mcr_bpf_output *to)
+{
+	uint32_t error;
+
+	if (bpf_skb_vlan_push(skb, MCR_NETWORK16(ETH_P_8021Q), to->vlan))
+		return ENOMEM;
+	error = error_of(bpf_clone_redirect(skb, to->interface, 0));
+	bpf_skb_vlan_pop(skb);
+	return error;
+}
+
 /* Send a clone to an output, and give what becomes of it. */
 INLINE uint32_t send(struct __sk_buff *skb, struct frame *now, const struct mcr_bpf_output *to,
 		     const struct marks *came)
@@ -229,7 +241,7 @@ INLINE uint32_t send(struct __sk_buff *skb, struct frame *now, const struct mcr_
 	if (!marks.ttl)
 		return ETIME;
 	readdress(skb, now, to, marks);
-	return error_of(bpf_clone_redirect(skb, to->interface, 0));
+	return to->vlan ? send_tagged(skb, to) : error_of(bpf_clone_redirect(skb, to->interface, 0));
 }
 
 /* Send it to all outputs. `now`: the headers that it has in the end. `failed`: it can't be changed. */

@@ -59,6 +59,7 @@ class Target:
         group, port: of the output.
         ttl, dscp: of its datagrams.
         keeps: MCR_KEEP_…, of the headers that they came with, instead.
+        vlan: that frames are tagged with; 0: none.
     """
 
     slot: int
@@ -71,6 +72,7 @@ class Target:
     ttl: int = 1
     dscp: int = 0
     keeps: int = 0
+    vlan: int = 0
 
 
 class KernelPath:
@@ -242,7 +244,7 @@ class KernelPath:
             image.slot, image.interface = target.slot, target.interface
             image.ttl, image.service = target.ttl, target.dscp << 2
             image.source, image.source_port = network_address(target.source[0]), socket.htons(target.source[1])
-            image.keeps = target.keeps
+            image.keeps, image.vlan = target.keeps, target.vlan
             image.group, image.port = network_address(target.group), socket.htons(target.port)
         check_result(lib.mcr_bpf_path_put(self.maps, make_flow(flow, capture), rule))
         self._freed |= (capture, flow) in self._flows and capture in self._busy

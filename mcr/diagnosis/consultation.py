@@ -16,6 +16,7 @@ from mcr.config.settings import Settings
 from mcr.diagnosis.doctor import Relay, examine
 from mcr.diagnosis.fading import Losses
 from mcr.diagnosis.present import present_names, present_view
+from mcr.diagnosis.queriers import judge_gone
 from mcr.diagnosis.why import Walk
 from mcr.errors import LimitReached, McrError, RuleNotFound, ShuttingDown
 from mcr.logs.logger import get_logger
@@ -134,7 +135,9 @@ class Consultation:
             )
             with _contained():
                 found = await trio.to_thread.run_sync(examine, self._settings, relay)
-                return (*self._losses.fade(found, trio.current_time()), *self._files.findings())
+                heard = {each.name: self._watch.on(each.index) for each in relay.standing.inputs.values()}
+                lately = self._losses.fade(found, trio.current_time())
+                return (*lately, *judge_gone(heard), *self._files.findings())
 
 
 def _present_all(rules: tuple[RuleView, ...], names: Mapping[str, str]) -> tuple[RuleView, ...]:

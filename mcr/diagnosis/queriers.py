@@ -1,6 +1,6 @@
 """Judges the IGMP queriers of an input interface: without queries a snooping switch stops forwarding. Pure."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Final
 
 import attrs
@@ -52,9 +52,20 @@ def judge_querier_of_a_flow(name: str, queriers: Queriers) -> Iterator[Finding]:
             what = f"no IGMP querier is on {name}: a switch there that snoops would stop forwarding"
             yield Finding("querier", Verdict.ADVICE, what, see, "if there is such a switch, enable its querier")
         else:
-            what = f"the IGMP querier on {name} has gone silent: a switch there that snoops will stop forwarding"
-            remedy = f"see what became of {heard.querier}, or enable the querier of another switch or router"
-            yield Finding("querier", Verdict.ADVICE, what, see, remedy)
+            yield _gone(name, heard)
+
+
+def judge_gone(heard: Mapping[str, Hearing]) -> Iterator[Finding]:
+    """Queriers that were heard on input interfaces, by their names, and that a switch has given up by now."""
+    for name, each in heard.items():
+        if each.listening is not None and each.ago is not None and not each.lately:
+            yield _gone(name, each)
+
+
+def _gone(name: str, heard: Hearing) -> Finding:
+    what = f"the IGMP querier on {name} has gone silent: a switch there that snoops will stop forwarding"
+    remedy = f"see what became of {heard.querier}, or enable the querier of another switch or router"
+    return Finding("querier", Verdict.ADVICE, what, _last_query(heard), remedy)
 
 
 def judge_querier_without_a_flow(name: str, queriers: Queriers, what: str, see: str) -> Finding:

@@ -12,7 +12,7 @@ from arrivals import ENTRANCE, FLOW, GROUP, HEARD, LINK, OTHER, RULE, SOURCE, UN
 from mcr.actors.querier_watch import Hearing
 from mcr.diagnosis.arrival import judge_arrival
 from mcr.diagnosis.incoming import Entrance, judge_entrance, judge_rule
-from mcr.diagnosis.queriers import Queriers
+from mcr.diagnosis.queriers import Queriers, judge_gone
 from mcr.model.finding import Finding, Verdict
 from mcr.model.flow import Input
 from mcr.model.rule import RuleState, RuleView
@@ -387,3 +387,12 @@ def test_a_flow_that_lacks_the_tag_of_its_rule_is_told_so() -> None:
     (finding,) = judge_arrival(rule, look, stats(), stats(), others=(), queriers=Queriers(UNHEARD, 0, Firewall(), 0))
     assert finding.what.startswith("239.1.1.1:5000 does not arrive in VLAN 7 on in0, but this does: 239.1.1.1:5000 on")
     assert finding.remedy == "add the rule without --input-vlan"
+
+
+def test_doctor_names_queriers_that_have_gone() -> None:
+    """Not those that were never there, or are about to ask again; nor where nobody listens."""
+    heard = {"in0": Hearing(9000.0, 261.0, OTHER), "in1": Hearing(9000.0, 259.0, OTHER), "in2": Hearing(9000.0)}
+    heard["in3"] = Hearing(None, 261.0, OTHER)
+    (gone,) = judge_gone(heard)
+    assert (gone.check, gone.verdict) == ("querier", Verdict.ADVICE)
+    assert gone.what.startswith("the IGMP querier on in0 has gone silent")

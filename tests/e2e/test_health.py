@@ -14,7 +14,7 @@ import pytest
 from exposition import value
 from mcr_process import BIN, Mcr, wait_until
 from streams import Television, rtp
-from test_metrics import read
+from test_metrics import read, take_over
 from topology import MakeMcr, Plant
 
 OUT = "239.2.2.2:6000:out0"
@@ -117,6 +117,10 @@ def test_a_transport_stream_is_judged_as_it_comes_in(plant: Plant, make_mcr: Mak
     assert faults == {"continuity": 1, "sync_losses": 0, "sync_bytes": 0, "pat": 1, "pmt": 1, "transport": 0}
     assert (told["kind"], told["lost"], told["unseen"]) == ("ts", 7, 0)
     assert told["gaps"]["longest"] > 0.2
+    take_over(mcr, 1)
+    send(plant, (television.datagram(number) for number in range(1_200, 1_250)))
+    wait_until(lambda: health(mcr)["packets"] == 50, "the next mcrd watches it, from zero")
+    assert health(mcr)["ts"]["continuity"] == 0
 
 
 def test_without_ebpf_it_says_why_nothing_is_known(plant: Plant, make_mcr: MakeMcr) -> None:

@@ -3,6 +3,8 @@
 
 #include <errno.h>
 #include <linux/bpf.h>
+#include <pthread.h>
+#include <signal.h>
 #include <string.h>
 #include <sys/syscall.h>
 #include <unistd.h>
@@ -14,7 +16,7 @@
 
 #define MAX_PROGRAM 1024
 
-#define TRIES    20 /* to get memory for a key, or to load a program between two signals */
+#define TRIES    20 /* to get memory for a key */
 #define PAUSE_US 1000
 
 #define IS_LITTLE_ENDIAN (__BYTE_ORDER__ == __ORDER_LITTLE_ENDIAN__) /* as the programs are */
@@ -104,14 +106,17 @@ int mcr_bpf_put_value(int map, const void *key, void *value)
 
 int mcr_bpf_put(int wanted, const struct mcr_flow *flow)
 {
+	struct mcr_flow brief = mcr_flow_brief(flow);
 	uint8_t value = 1;
 
-	return mcr_bpf_put_value(wanted, flow, &value);
+	return mcr_bpf_put_value(wanted, &brief, &value);
 }
 
 int mcr_bpf_drop(int wanted, const struct mcr_flow *flow)
 {
-	return mcr_bpf_change(BPF_MAP_DELETE_ELEM, wanted, flow, NULL);
+	struct mcr_flow brief = mcr_flow_brief(flow);
+
+	return mcr_bpf_change(BPF_MAP_DELETE_ELEM, wanted, &brief, NULL);
 }
 
 int mcr_bpf_count(int rejected, uint32_t capture, uint64_t *count)
@@ -162,13 +167,16 @@ int mcr_bpf_tap_drop(const struct mcr_bpf_tap *tap, const struct mcr_flow *flow)
 	return mcr_bpf_change(BPF_MAP_DELETE_ELEM, tap->watched, flow, NULL);
 }
 
-/* The kernel's verifier gives up when a signal is pending, and has to be asked again. */
-static int load_between_signals(union bpf_attr *attr)
+/* The kernel's verifier gives up when a signal is pending. One that is blocked waits. */
+static int load_without_signals(union bpf_attr *attr)
 {
-	int ret = -EAGAIN;
+	sigset_t all, before;
+	int ret;
 
-	for (int i = 0; i < TRIES && ret == -EAGAIN; i++)
-		ret = mcr_bpf(BPF_PROG_LOAD, attr);
+	sigfillset(&all);
+	pthread_sigmask(SIG_SETMASK, &all, &before);
+	ret = mcr_bpf(BPF_PROG_LOAD, attr);
+	pthread_sigmask(SIG_SETMASK, &before, NULL);
 	return ret;
 }
 
@@ -190,7 +198,7 @@ static int load(const struct program *program, const uint32_t values[MCR_BPF_SYM
 	attr.insn_cnt = program->length;
 	attr.license = (uintptr_t)license;
 	memcpy(attr.prog_name, "mcr", sizeof("mcr"));
-	return load_between_signals(&attr);
+	return load_without_signals(&attr);
 }
 
 /* The kernel's loader looks at every map that a program names, also where the program can't get to it. */

@@ -24,6 +24,7 @@ from mcr.cli.session import Session, common_options
 from mcr.errors import McrError, SystemFault, UsageError
 from mcr.tap.pcapng import ETHERNET, INBOUND, OUTBOUND, RAW_IP, PcapngWriter
 from mcr.tap.rule_capture import Packet, RuleCapture, places_of
+from mcr.text.addresses import with_port
 from mcr.text.visible import visible
 
 _SIDES = ("in", "out")
@@ -144,7 +145,7 @@ def _ending() -> Iterator[Callable[[], bool]]:
 def _titled(rule: dict[str, Any]) -> str:
     source = rule["input"]
     name = f" ({rule['name']})" if rule["name"] else ""
-    return f"rule {rule['rule_id']}{name}: {source['group']}:{source['port']} on {source['interface']}"
+    return f"rule {rule['rule_id']}{name}: {with_port(source['group'], source['port'])} on {source['interface']}"
 
 
 @contextmanager

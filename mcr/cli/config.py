@@ -17,6 +17,7 @@ from mcr.cli.session import DEFAULT, Session, common_options
 from mcr.cli.tables import reasons
 from mcr.config.paths import CONFIGURATION
 from mcr.errors import UsageError
+from mcr.text.addresses import with_port
 from mcr.text.plurals import counted
 from mcr.text.visible import visible
 
@@ -272,7 +273,7 @@ def _shown(part: Any) -> str:
     if isinstance(part, dict):
         tag = f" in VLAN {part['vlan']}" if "vlan" in part else ""
         sources = f" from {', '.join(part['sources'])}" if "sources" in part else ""
-        return f"{part['group']}:{part['port']} on {part['interface']}{tag}{sources}"
+        return f"{with_port(part['group'], part['port'])} on {part['interface']}{tag}{sources}"
     return "none" if part is None else str(part)
 
 

@@ -11,6 +11,7 @@ from mcr.cli.capture import run_capture
 from mcr.cli.failure import run
 from mcr.cli.session import Session
 from mcr.errors import UsageError
+from mcr.text.addresses import with_port
 
 _PREFIX = "mcr-"
 
@@ -31,9 +32,8 @@ def extcap(
         click.echo(f"extcap {{version={mcr.__version__}}}")
         for rule in session.call("list"):
             source = rule["input"]
-            words = (
-                f"MCR {rule['name'] or rule['rule_id']}: {source['group']}:{source['port']} on {source['interface']}"
-            )
+            where = f"{with_port(source['group'], source['port'])} on {source['interface']}"
+            words = f"MCR {rule['name'] or rule['rule_id']}: {where}"
             click.echo(f"interface {{value={_PREFIX}{quote(rule['rule_id'], safe='')}}}{{display={_plain(words)}}}")
     elif link_types:
         click.echo("dlt {number=1}{name=EN10MB}{display=As the interface has it}")

@@ -32,7 +32,7 @@ def rule_options(command: _F) -> _F:
             "--input-interface", metavar="IF", shell_complete=interfaces, help="Interface that datagrams arrive on."
         ),
         click.option("--input-vlan", metavar="VID", help="VLAN that they are tagged with.  [default: no tag]"),
-        click.option("--input-group", metavar="G", help="Multicast group they are sent to."),
+        click.option("--input-group", metavar="G", help="Multicast group they are sent to, of IPv4 or IPv6."),
         click.option("--input-port", metavar="P", help="UDP port they are sent to."),
         click.option(
             "--input-source",
@@ -43,8 +43,9 @@ def rule_options(command: _F) -> _F:
             "--outputs",
             metavar="G:P:IF[,G:P:IF...]",
             multiple=True,
-            help="Where to send them: group or host, port, interface to leave by. Options stand behind it, as in "
-            "239.2.2.2:5000:eth1:ttl=8:dscp=34: ttl=N (not given: 1 to a group, 64 to a host), ttl=keep as it comes, "
+            help="Where to send them: group or host, port, interface to leave by; an IPv6 address stands in brackets, "
+            "as in [ff15::1]:6000:eth1. Options stand behind the interface, as in 239.2.2.2:5000:eth1:ttl=8:dscp=34: "
+            "ttl=N (not given: 1 to a group, 64 to a host), ttl=keep as it comes, "
             "ttl=dec one less; dscp=N (0), dscp=keep; "
             "source=ADDR, an address of this machine (that of the interface); source-port=N (any); vlan=VID (no tag); "
             "gso=N or gso=off, "

@@ -26,7 +26,7 @@ _NAMED: Final = 3  # rules before a reason that they share
 _NAME_COLUMNS: Final = 16  # that a rule's name has at least before outputs get lines of their own
 # Counters that may need attention: the colour when they are not zero, and what they mean.
 _CAUSES: Final = {
-    "parse_err": (_NOTE, "not a valid IPv4 UDP datagram for this machine"),
+    "parse_err": (_NOTE, "not a valid UDP datagram for this machine"),
     "malformed": (_NOTE, "of parse_err: cut short or malformed"),
     "fragment": (_NOTE, "of parse_err: fragments are not put together"),
     "checksum": (_NOTE, "of parse_err: the checksum of the IP header or of UDP is wrong"),

@@ -10,6 +10,7 @@ from mcr.cli.completion import interfaces
 from mcr.cli.grid import table
 from mcr.cli.quantities import count, megabits, rate
 from mcr.cli.session import Session, common_options
+from mcr.text.addresses import with_port
 from mcr.text.plurals import counted
 
 _LOOK_SECONDS = 2
@@ -54,7 +55,7 @@ def trace_view(found: dict[str, Any], width: int | None) -> str:
         return f"Nothing arrives on {name} that no rule takes, in {found['seconds']:.1f} s{more}"
     rows = [
         [
-            f"{each['group']}:{each['port']}:{name}{_from(each)}",
+            f"{with_port(each['group'], each['port'])}:{name}{_from(each)}",
             rate(each["pps"]),
             megabits(each["bps"]),
             count(each["frames"]),

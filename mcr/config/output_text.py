@@ -1,14 +1,17 @@
 """An output as an operator writes it: `G:P:IF`, with options behind it. Import-light: mcrctl reads thousands of them.
 
-Taken apart only. Whether a group, port or interface is any good is for others to say.
+An IPv6 address stands in brackets. Taken apart only. Whether a group, port or interface is any good is for others to
+say.
 """
 
+import re
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from itertools import zip_longest
 from typing import Any
 
 from mcr.errors import UsageError
+from mcr.text.addresses import bracketed
 
 OPTIONS: Mapping[str, str] = {
     "gso": "gso",
@@ -23,6 +26,7 @@ OPTIONS: Mapping[str, str] = {
 _NUMBERS = frozenset({"ttl", "dscp", "source-port", "vlan"})
 _WORDS = frozenset({"ttl", "dscp"})  # that may be one as well
 _UNSAID = frozenset({None, "auto"})
+_INSIDE = re.compile(r":(?![^\[]*\])")  # a colon that is in no brackets
 _NAMES = ("group", "port", "interface")
 
 
@@ -35,20 +39,26 @@ def parse_output(text: str) -> dict[str, Any]:
     try:
         return _parts(text)
     except UsageError:
-        if text.startswith("[") or _looks_like_ipv6(text):
-            raise UsageError(f"Invalid output {text!r}: MCR relays only IPv4 for now") from None
+        if "[" not in text and _looks_like_ipv6(text):
+            raise UsageError(
+                f"Invalid output {text!r}: an IPv6 address stands in brackets", "for example: [ff15::1]:6000:eth1"
+            ) from None
         raise
 
 
 def _parts(text: str) -> dict[str, Any]:
-    parts = text.split(":")
+    parts = _INSIDE.split(text) if "[" in text else text.split(":")
     missing = [name for name, part in zip_longest(_NAMES, parts) if name and not part]
     if missing:
         raise UsageError(f"Invalid output {text!r}: {' and '.join(missing)} missing in G:P:IF")
     group, port, interface, *options = parts
     if not (port.isascii() and port.isdecimal() and len(port) < 10):  # noqa: PLR2004
         raise UsageError(f"Invalid output {text!r}: the port {port!r} is not a number")
-    return {"group": group, "port": int(port), "interface": interface, **_options(text, options)}
+    return {"group": _bare(group), "port": int(port), "interface": interface, **_options(text, options)}
+
+
+def _bare(address: str) -> str:
+    return address[1:-1] if address.startswith("[") and address.endswith("]") else address
 
 
 def options_text(value: Callable[[str], Any]) -> str:
@@ -58,7 +68,7 @@ def options_text(value: Callable[[str], Any]) -> str:
         value: of an option, by its name in JSON.
     """
     given = {option: value(name) for option, name in OPTIONS.items()}
-    return "".join(f":{option}={each}" for option, each in given.items() if each not in _UNSAID)
+    return "".join(f":{option}={bracketed(each)}" for option, each in given.items() if each not in _UNSAID)
 
 
 def _looks_like_ipv6(text: str) -> bool:
@@ -84,5 +94,5 @@ def _options(text: str, options: list[str]) -> dict[str, Any]:
         is_number = value.isascii() and value.isdecimal() and len(value) < 10  # noqa: PLR2004
         if name in _NUMBERS - _WORDS and not is_number:
             raise UsageError(f"Invalid output {text!r}: {option!r} has no number")
-        chosen[OPTIONS[name]] = int(value) if name in _NUMBERS and is_number else value
+        chosen[OPTIONS[name]] = int(value) if name in _NUMBERS and is_number else _bare(value)
     return chosen

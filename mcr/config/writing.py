@@ -8,6 +8,7 @@ from typing import Any
 from mcr.config.output_text import options_text
 from mcr.model.health import Health
 from mcr.model.rule import Output, Rule, automatic_rule_id
+from mcr.text.addresses import with_port
 
 
 def table_of(rule: Rule) -> dict[str, Any]:
@@ -28,7 +29,8 @@ def table_of(rule: Rule) -> dict[str, Any]:
 
 
 def _output(output: Output) -> str:
-    return f"{output.group}:{output.port}:{output.interface}{options_text(partial(getattr, output))}"
+    where = f"{with_port(output.group, output.port)}:{output.interface}"
+    return f"{where}{options_text(partial(getattr, output))}"
 
 
 def in_order(rules: Iterable[Rule]) -> list[Rule]:

@@ -2,7 +2,7 @@
 
 import shlex
 from collections.abc import Collection, Iterator
-from ipaddress import IPv4Network
+from ipaddress import IPv4Network, IPv6Network
 from typing import Final
 
 import attrs
@@ -10,14 +10,16 @@ import attrs
 from mcr.diagnosis.matching import matched
 from mcr.diagnosis.queriers import Queriers, judge_querier_of_a_flow, judge_querier_without_a_flow
 from mcr.model.finding import Finding, Verdict
-from mcr.model.flow import Claim, Flow, Input
+from mcr.model.flow import IPV4, Claim, Flow, Input
 from mcr.model.rule import RuleView
 from mcr.model.stats import Stats
 from mcr.net.uapi import ETH_P_8021AD
 from mcr.tap.sighting import Look, Sighting, Tag, Wanted
+from mcr.text.addresses import with_port
 from mcr.text.plurals import counted
 
-_NOBODY_JOINS: Final = IPv4Network("224.0.0.0/24")  # forwarded on a link without being asked for (RFC 4541, 2.1.2)
+# Forwarded on a link without being asked for (RFC 4541, 2.1.2 and 3). Of IPv6 that is only the group of all nodes.
+_NOBODY_JOINS: Final = (IPv4Network("224.0.0.0/24"), IPv6Network("ff02::1/128"))
 _NAMED = 5  # sightings in one finding, at most
 _INTERFACE_NAME_MAX = 15
 
@@ -73,7 +75,8 @@ def judge_arrival(
     yield Finding("flow_arrives", Verdict.OK, f"{_flow(source)} arrives on {source.interface}", see)
     fragments = sum(count for each, count in look.frames.items() if _is_cut(each, wanted))
     if fragments:
-        what, remedy = f"a part of {source.group} arrives in fragments, which are dropped", _remedy_for_fragments()
+        what = f"a part of {source.group} arrives in fragments, which are dropped"
+        remedy = _remedy_for_fragments(source)
         yield Finding(_FRAGMENTS, Verdict.ADVICE, what, f"{seconds}: {counted(fragments, 'frame')}", remedy)
     yield from judge_querier_of_a_flow(source.interface, queriers)
 
@@ -109,7 +112,7 @@ def _judge_absence(
     what = f"nothing of {source.group} arrives{source.whence} on {name}"
     if taken:
         what += f", only elsewhere: {_list_taken(taken)}"
-    if source.group in _NOBODY_JOINS:
+    if any(source.group in each for each in _NOBODY_JOINS):
         remedy = f"does the source send, on the network of {name} itself? no router or relay passes such a group on"
         yield Finding("flow_arrives", Verdict.FAULT, what, see, remedy)
         return
@@ -231,7 +234,7 @@ def _judge_local(source: Input, look: Look, seen: Sighting) -> Finding:
 
 
 def _describe(sighting: Sighting) -> str:
-    text = f"{sighting.group}" if sighting.port is None else f"{sighting.group}:{sighting.port}"
+    text = f"{sighting.group}" if sighting.port is None else with_port(sighting.group, sighting.port)
     text += f" from {sighting.source}" if sighting.source else ""
     text += f" on {sighting.interface}"
     for tag in sighting.tags:
@@ -250,7 +253,7 @@ def _remedy(difference: str, source: Input, seen: Sighting, untagged: list[str])
     if difference == _PORT:
         return f"add the rule with --input-port {seen.port}, or have the source send to port {source.port}"
     if difference == _FRAGMENTS:
-        return _remedy_for_fragments()
+        return _remedy_for_fragments(source)
     return (
         f"add the rule with --input-group {seen.group}, if that is the one; "
         f"otherwise check that {source.group} is sent, and that the switch forwards it"
@@ -281,12 +284,15 @@ def _vlan_interface(below: str, tag: Tag) -> str:
     return name if len(name.encode()) <= _INTERFACE_NAME_MAX else f"vlan{tag.vlan}"
 
 
-def _remedy_for_fragments() -> str:
-    return "have the source send datagrams that fit the MTU of its network: with 1500, 1,472 bytes of payload at most"
+def _remedy_for_fragments(source: Input) -> str:
+    most = 1_472 if source.group.version == IPV4 else 1_452
+    return (
+        f"have the source send datagrams that fit the MTU of its network: with 1500, {most:,} bytes of payload at most"
+    )
 
 
 def _flow(source: Input) -> str:
-    return f"{source.group}:{source.port}"
+    return with_port(source.group, source.port)
 
 
 def _sender(source: Input) -> str:

@@ -1,7 +1,8 @@
 """Checks the machine and the daemon: collects the observations, and passes them to the judges."""
 
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator, Mapping
+from itertools import chain
 from typing import TypeVar
 
 import attrs
@@ -22,7 +23,7 @@ from mcr.diagnosis import (
 from mcr.diagnosis.present import new_names
 from mcr.diagnosis.saving_findings import judge_saving, judge_set_aside, judge_unusable, judge_yielding
 from mcr.model.finding import Finding, Verdict
-from mcr.model.flow import Address
+from mcr.model.flow import IPV4, Address
 from mcr.model.log import LogLevels
 from mcr.model.rule import Rule, RuleState, RuleView
 from mcr.model.saving import Saving
@@ -263,14 +264,16 @@ def _judge_outputs(
 ) -> Iterator[Finding]:
     groups: dict[str, tuple[Address, Link]] = {}
     pps: Counter[str] = Counter()
+    versions: defaultdict[str, set[int]] = defaultdict(set)
     for rule in stats.rules:
         for output in rule.outputs:
-            if output.group.is_multicast and output.interface in links:
+            versions[output.interface].add(output.group.version)
+            if output.group.is_multicast and output.group.version == IPV4 and output.interface in links:
                 groups.setdefault(output.interface, (output.group, links[output.interface]))
                 pps[output.interface] += round(rule.pps)
     routes: dict[str, str | None] = _try("group_route", lambda: find_routes(groups), {}, blind)
     for name, link in links.items():
-        yield from link_findings.judge_source(link)
+        yield from chain.from_iterable(link_findings.judge_source(link, each) for each in sorted(versions[name]))
         if name in routes:
             yield link_findings.judge_route(link, routes[name], pps[name], raw=link.index in raw)
 

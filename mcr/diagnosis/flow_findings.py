@@ -7,11 +7,12 @@ from typing import Final
 import attrs
 
 from mcr.model.finding import Finding, Verdict
-from mcr.model.flow import Address, Input
+from mcr.model.flow import IPV4, Address, Input, resolution_to
 from mcr.model.stats import RuleStats, Stats
 from mcr.net.routes import Neighbour, Path
 from mcr.stats.activity import SILENT_SECONDS
 from mcr.tap.sighting import Sighting
+from mcr.text.addresses import with_port
 
 IDLE_SECONDS: Final = SILENT_SECONDS
 """Seconds. A rule that has matched nothing for longer is worth a finding."""
@@ -91,7 +92,7 @@ def _judge_astray(idle: Idle, kin: list[Sighting], strays: Mapping[Sighting, int
     return Finding(
         "matched",
         Verdict.ADVICE,
-        f"Rule {_name(rule)} has matched nothing {since}: {source.group}:{source.port} does not arrive"
+        f"Rule {_name(rule)} has matched nothing {since}: {with_port(source.group, source.port)} does not arrive"
         f"{source.whence} on {source.interface}, but {names}, which no rule takes",
         f"{sum(strays[each] for each in kin):,} frames of it within half a second",
         f"mcrctl why {rule.rule_id}",
@@ -154,6 +155,8 @@ def judge_neighbours(paths: Mapping[tuple[Address, str], Path], stats: Stats, le
     for name, hosts in dead.items():
         packets = sum(sent[host, name] for host in hosts)
         first = paths[hosts[0], name]
+        hop = first.gateway or hosts[0]
+        is_ipv4 = hop.version == IPV4
         who = f"the gateway {first.gateway} to {hosts[0]}" if first.gateway else f"the host {hosts[0]}"
         who += f" and {len(hosts) - 1:,} more" if len(hosts) > 1 else ""
         lost = f"what is sent there is lost, though it counts as sent ({packets:,} packets so far)"
@@ -161,9 +164,9 @@ def judge_neighbours(paths: Mapping[tuple[Address, str], Path], stats: Stats, le
         yield Finding(
             "neighbours",
             Verdict.ADVICE if lately else Verdict.FAULT,
-            f"On {name} {who} {'do' if len(hosts) > 1 else 'does'} not answer ARP: {lost}",
-            f"ip neigh show dev {name}; no answer to 3 ARP requests",
-            f"is it up, on this network, and its address right? sudo arping -I {name} {first.gateway or hosts[0]}",
+            f"On {name} {who} {'do' if len(hosts) > 1 else 'does'} not answer {resolution_to(hop)}: {lost}",
+            f"ip neigh show dev {name}{'; no answer to 3 ARP requests' if is_ipv4 else ''}",
+            f"is it up, on this network, and its address right? {'sudo arping' if is_ipv4 else 'ping'} -I {name} {hop}",
         )
     if paths and not dead:
         what = "Every host that outputs send to answers" if not left_out else "Hosts that outputs send to answer"
@@ -172,7 +175,7 @@ def judge_neighbours(paths: Mapping[tuple[Address, str], Path], stats: Stats, le
 
 
 def _flow(sighting: Sighting) -> str:
-    return f"{sighting.group}:{sighting.port}" + (f" from {sighting.source}" if sighting.source else "")
+    return with_port(sighting.group, sighting.port) + (f" from {sighting.source}" if sighting.source else "")
 
 
 def _name(rule: RuleStats) -> str:

@@ -7,7 +7,7 @@ import attrs
 
 from mcr.diagnosis.present import describe_missing
 from mcr.model.finding import Finding, Verdict
-from mcr.model.flow import WITH_SOURCE, Address, Input
+from mcr.model.flow import IPV6, WITH_SOURCE, Address, Input
 from mcr.model.rule import RuleState, RuleView
 from mcr.model.worker import WorkerState, WorkerView
 from mcr.net.links import Link
@@ -93,12 +93,14 @@ def judge_entrance(source: Input, entrance: Entrance, reason: str = "") -> Itera
     yield from judge_link("input", name, link)
     if link.bridge:
         yield judge_bridge(name, link.bridge, Verdict.ADVICE)
-    yield _judge_input_address(name, link)
-    see = f"/proc/net/igmp, interface {link.index}"
+    is_ipv6 = source.group.version == IPV6
+    yield _judge_input_address6(name, link) if is_ipv6 else _judge_input_address(name, link)
+    protocol = "MLD" if is_ipv6 else "IGMP"
+    see = f"/proc/net/{'igmp6' if is_ipv6 else 'igmp'}, interface {link.index}"
     if (link.index, source.group) in entrance.joined:
         yield Finding("group_joined", Verdict.OK, f"{source.group} is joined on {name}", see)
     else:
-        what = f"{source.group} is not joined on {name}: a switch that snoops IGMP keeps it back"
+        what = f"{source.group} is not joined on {name}: a switch that snoops {protocol} keeps it back"
         yield Finding("group_joined", Verdict.FAULT, what, f"{see}: not listed", "remove the rule and add it again")
         return
     yield from _judge_sources(source, link, entrance)
@@ -155,3 +157,21 @@ def _judge_input_address(name: str, link: Link) -> Finding:
         what += "; and the reverse-path check keeps it from answering queriers that have an address"
         see += f"; the greater of net/ipv4/conf/{{all,{name}}}/rp_filter: {link.rp_filter}"
     return Finding("input_address", Verdict.ADVICE, what, see, f"sudo ip address add ADDRESS/LENGTH dev {name}")
+
+
+def _judge_input_address6(name: str, link: Link) -> Finding:
+    """MLD reports come from a link-local address, or from :: while there is none (RFC 3810, 5.2.13)."""
+    see = f"ip -6 address show dev {name}"
+    local = next((each for each in link.addresses6 if each.is_link_local), None)
+    if local is not None:
+        what = f"{name} has a link-local address, from which its MLD reports come"
+        return Finding("input_address", Verdict.OK, what, f"{see}: {local.ip}")
+    what = f"{name} has no link-local address: its MLD reports come from ::, and switches and routers ignore them"
+    return Finding("input_address", Verdict.ADVICE, what, see, turn_ipv6_on(name))
+
+
+def turn_ipv6_on(name: str) -> str:
+    """What gives an interface an IPv6 address: the kernel does so by itself, where it may."""
+    off = f"sudo sysctl -w net.ipv6.conf.{name}.disable_ipv6=0 net.ipv6.conf.{name}.addr_gen_mode=0"
+    again = f"sudo ip link set dev {name} down && sudo ip link set dev {name} up"
+    return f"{off}; then {again}; its MTU has to be 1280 or more"

@@ -5,6 +5,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from itertools import islice
 
 from mcr.model.finding import Finding, Verdict
+from mcr.model.flow import IPV4
 from mcr.model.rule import RuleState, RuleView
 from mcr.net.links import Link
 from mcr.rules.conditions import Attachment
@@ -81,7 +82,7 @@ def judge_rules(rules: Iterable[RuleView]) -> tuple[Finding, ...]:
     odd: defaultdict[str, list[str]] = defaultdict(list)
     for rule in rules:
         for output in rule.outputs:
-            if "does not answer ARP" in output.reason:
+            if "does not answer" in output.reason:
                 silent[output.reason].append(rule.rule_id)
         if rule.state is RuleState.DEGRADED and all(each.state is RuleState.ACTIVE for each in rule.outputs):
             odd[rule.reason].append(rule.rule_id)  # so it is its input
@@ -204,17 +205,18 @@ def judge_igmp_version(link: Link) -> tuple[Finding, ...]:
     )
 
 
-def judge_source(link: Link) -> tuple[Finding, ...]:
-    """Whether an output interface has an address to send from."""
+def judge_source(link: Link, version: int = IPV4) -> tuple[Finding, ...]:
+    """Whether an output interface has an address to send from, of a version of IP."""
     name = link.name
-    if link.addresses:
+    if link.addresses if version == IPV4 else link.addresses6:
         return ()
     return (
         Finding(
             "source_address",
             Verdict.ADVICE,
-            f"{name} has no IPv4 address: packets that leave by it have another interface's address as their source",
-            f"ip -4 address show dev {name}",
+            f"{name} has no IPv{version} address: packets that leave by it have another interface's address as their "
+            "source",
+            f"ip -{version} address show dev {name}",
             f"sudo ip address add ADDRESS/LENGTH dev {name}",
         ),
     )

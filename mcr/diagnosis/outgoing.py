@@ -4,19 +4,19 @@ import errno
 from collections.abc import Iterator
 from typing import Final
 
-from mcr.diagnosis.incoming import judge_link
+from mcr.diagnosis.incoming import judge_link, turn_ipv6_on
 from mcr.diagnosis.present import describe_missing
 from mcr.diagnosis.send_errors import is_lately, last_errno, newest_error
 from mcr.errors import describe_errno
 from mcr.model.finding import Finding, Verdict
-from mcr.model.flow import Address
+from mcr.model.flow import IPV4, IPV6, Address, resolution_to
 from mcr.model.rule import Output, OutputView, RuleState, RuleView
 from mcr.model.stats import OutputStats
 from mcr.net.arp import ASKED_TIMES
 from mcr.net.links import Link
 from mcr.net.routes import Neighbour, Path
 
-_HEADERS = 28  # bytes of an IPv4 and a UDP header
+_HEADERS: Final = {IPV4: 28, IPV6: 48}  # bytes of an IP and a UDP header
 _ANSWERS: Final = {Neighbour.REACHABLE, Neighbour.NOARP, Neighbour.PERMANENT}
 _CONGESTED: Final = {errno.ENOBUFS, errno.EAGAIN}
 
@@ -50,7 +50,7 @@ def judge_output(
     yield from judge_link("output", name, link)
     if output.group.is_multicast:
         if output.source is None:
-            yield _judge_source_address(link)
+            yield _judge_source_address(link) if output.group.version == IPV4 else _judge_source_address6(link)
         if local_receiver:
             yield _judge_local_receiver(output)
     if path is not None:
@@ -77,6 +77,16 @@ def _judge_source_address(link: Link) -> Finding:
     return Finding("source_address", Verdict.ADVICE, what, see, f"sudo ip address add ADDRESS/LENGTH dev {link.name}")
 
 
+def _judge_source_address6(link: Link) -> Finding:
+    see = f"ip -6 address show dev {link.name}"
+    if link.addresses6:
+        what = f"{link.name} has an IPv6 address, from which packets leave"
+        shown = ", ".join(str(each.ip) for each in link.addresses6)
+        return Finding("source_address", Verdict.OK, what, f"{see}: {shown}")
+    what = f"{link.name} has no IPv6 address: packets leave with another interface's address as their source, if at all"
+    return Finding("source_address", Verdict.ADVICE, what, see, turn_ipv6_on(link.name))
+
+
 def _judge_local_receiver(output: Output) -> Finding:
     what = (
         f"a program on this machine has joined {output.group} on {output.interface} and listens on port {output.port}"
@@ -85,7 +95,7 @@ def _judge_local_receiver(output: Output) -> Finding:
         "local_receiver",
         Verdict.ADVICE,
         f"{what}: it does not get what MCR sends there, only other machines do",
-        f"/proc/net/igmp; ss -lnup 'sport = :{output.port}'",
+        f"/proc/net/{'igmp' if output.group.version == IPV4 else 'igmp6'}; ss -lnup 'sport = :{output.port}'",
         "have it join the rule's input group on the input interface, where it gets what MCR gets",
     )
 
@@ -148,16 +158,18 @@ def _judge_neighbour(output: Output, path: Path) -> Finding:
     who = f"the gateway {hop}" if path.gateway else f"the host {hop}"
     see = f"ip neigh show {hop} dev {name}: {path.neighbour.name}"
     lost = "what is sent there is lost, though it counts as sent"
-    remedy = f"is it up, on this network, and its address right? sudo arping -I {name} {hop}"
+    by = resolution_to(hop)
+    test = f"sudo arping -I {name} {hop}" if hop.version == IPV4 else f"ping -I {name} {hop}"
+    remedy = f"is it up, on this network, and its address right? {test}"
     if path.answered:
         return Finding("neighbour", Verdict.OK, f"{who} answers on {name}", see)
     if path.answered is False:
         see += f", and no answer to {ASKED_TIMES} ARP requests"
         if path.neighbour is Neighbour.REACHABLE:  # it was there a moment ago
-            what = f"{who} does not answer ARP on {name} just now: if that lasts, {lost}"
+            what = f"{who} does not answer {by} on {name} just now: if that lasts, {lost}"
             return Finding("neighbour", Verdict.ADVICE, what, see, remedy)
     if path.dead:
-        return Finding("neighbour", Verdict.FAULT, f"{who} does not answer ARP on {name}: {lost}", see, remedy)
+        return Finding("neighbour", Verdict.FAULT, f"{who} does not answer {by} on {name}: {lost}", see, remedy)
     if path.neighbour in _ANSWERS:
         return Finding("neighbour", Verdict.OK, f"{who} answers on {name}", see)
     return Finding("neighbour", Verdict.OK, f"whether {who} answers on {name} is not known", see)
@@ -168,7 +180,7 @@ def _judge_size(
 ) -> Iterator[Finding]:
     if payload is None:
         return
-    size = payload + _HEADERS
+    size = payload + _HEADERS[output.group.version]
     see = f"a packet of {size:,} bytes, an MTU of {link.mtu:,}: ip link show dev {link.name}"
     if size <= link.mtu:
         yield Finding("mtu", Verdict.OK, f"what was seen fits the MTU of {link.name}", see)
@@ -206,6 +218,7 @@ def _remedy(output: Output, number: int | None) -> str:
         errno.ENETDOWN: f"did it go down? ip link show dev {name}",
         errno.ENODEV: f"{name} was deleted: ip link show dev {name}",
         errno.ENETUNREACH: f"did it go down? ip link show dev {name}",
+        errno.EADDRNOTAVAIL: f"has {name} an address that is not tentative? ip address show dev {name}",
         errno.EHOSTUNREACH: f"ip route get {output.group} oif {name}",
         errno.EINVAL: f"is {output.source or 'its source'} an address of this machine? ip address show",
         errno.ETIME: "what comes has a TTL that ends here: have its sender give it more, or name one: ttl=N",

@@ -9,6 +9,7 @@ from mcr.diagnosis.send_errors import is_lately, last_errno, newest_error
 from mcr.model.finding import Finding, Verdict
 from mcr.model.stats import OutputStats, Stats
 from mcr.net.links import Link
+from mcr.text.addresses import with_port
 
 _HALF = 0.5
 """Beyond that it no longer relays."""
@@ -38,7 +39,7 @@ def judge_outputs(stats: Stats, links: Mapping[str, Link]) -> tuple[Finding, ...
 def refused_outputs(stats: Stats) -> tuple[str, ...]:
     """Outputs whose last error, lately, was that sending is not permitted."""
     return tuple(
-        f"{output.group}:{output.port}:{output.interface}"
+        f"{with_port(output.group, output.port)}:{output.interface}"
         for rule in stats.rules
         for output in rule.outputs
         if last_errno(output) == errno.EPERM and is_lately(output)
@@ -53,7 +54,7 @@ def _failing(name: str, number: int | None, outputs: list[OutputStats], link: Li
     linked = link is not None and link.up and link.running
     broken = not linked or errors_now > _HALF * (errors_now + sent_now)
     mended = linked and sent_now > 0 and not errors_now
-    first = f"{outputs[0].group}:{outputs[0].port}:{name}"
+    first = f"{with_port(outputs[0].group, outputs[0].port)}:{name}"
     which = first if len(outputs) == 1 else f"{len(outputs):,} outputs on {name}, among them {first}"
     doubt, failed = counts["in_doubt"], counts["errors"] - counts["in_doubt"]
     what = f"{failed:,} packets ({failed / counts['submitted']:.2%}) were not sent to {which}"

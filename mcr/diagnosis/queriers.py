@@ -1,4 +1,4 @@
-"""Judges the IGMP queriers of an input interface: without queries a snooping switch stops forwarding. Pure."""
+"""Judges the queriers of an input interface (IGMP, MLD): without queries snooping switches stop forwarding. Pure."""
 
 from collections.abc import Iterator, Mapping
 from typing import Final
@@ -8,6 +8,9 @@ import attrs
 from mcr.actors.querier_watch import Hearing
 from mcr.model.finding import Finding, Verdict
 from mcr.net.firewall import Firewall
+
+IGMP: Final = "IGMP"
+MLD: Final = "MLD"
 
 _QUERY_SECONDS: Final = 125  # between two queries, by default (RFC 3376, 8.2)
 
@@ -22,6 +25,7 @@ class Queriers:
         firewall: of this machine, looked at where a query is missing.
         unroutable: packets that the reverse-path filter dropped during the look.
         loopback: it is the loopback interface, where nobody has to ask.
+        protocol: that they speak: IGMP, or of IPv6 MLD.
     """
 
     heard: Hearing
@@ -29,11 +33,12 @@ class Queriers:
     firewall: Firewall = attrs.field(factory=Firewall)
     unroutable: int = 0
     loopback: bool = False
+    protocol: str = IGMP
 
 
 def judge_querier_of_a_flow(name: str, queriers: Queriers) -> Iterator[Finding]:
     """A flow arrives: whether it will go on."""
-    heard = queriers.heard
+    heard, protocol = queriers.heard, queriers.protocol
     if queriers.loopback:
         return
     if queriers.unheard:
@@ -41,31 +46,34 @@ def judge_querier_of_a_flow(name: str, queriers: Queriers) -> Iterator[Finding]:
         what += ": a switch there that snoops will stop forwarding"
         yield Finding("querier", Verdict.ADVICE, what, see, remedy)
     elif heard.lately:
-        yield Finding("querier", Verdict.OK, f"an IGMP querier is on {name}", _last_query(heard))
+        yield Finding("querier", Verdict.OK, f"an {protocol} querier is on {name}", _last_query(queriers))
     elif heard.listening is not None and heard.listening >= heard.holds:
-        see = _last_query(heard)
+        see = _last_query(queriers)
         if queriers.firewall.closed_to_queries:
-            what, more, remedy = _closed_firewall(queriers.firewall)
-            what = f"no IGMP query is heard on {name}, and {what}: a switch there that snoops will stop forwarding"
+            what, more, remedy = _closed_firewall(queriers)
+            what = (
+                f"no {protocol} query is heard on {name}, and {what}: a switch there that snoops will stop forwarding"
+            )
             yield Finding("querier", Verdict.ADVICE, what, f"{see}; {more}", remedy)
         elif heard.ago is None:
-            what = f"no IGMP querier is on {name}: a switch there that snoops would stop forwarding"
+            what = f"no {protocol} querier is on {name}: a switch there that snoops would stop forwarding"
             yield Finding("querier", Verdict.ADVICE, what, see, "if there is such a switch, enable its querier")
         else:
-            yield _gone(name, heard)
+            yield _gone(name, queriers)
 
 
 def judge_gone(heard: Mapping[str, Hearing]) -> Iterator[Finding]:
     """Queriers that were heard on input interfaces, by their names, and that a switch has given up by now."""
     for name, each in heard.items():
         if each.listening is not None and each.ago is not None and not each.lately:
-            yield _gone(name, each)
+            yield _gone(name, Queriers(each))
 
 
-def _gone(name: str, heard: Hearing) -> Finding:
-    what = f"the IGMP querier on {name} has gone silent: a switch there that snoops will stop forwarding"
+def _gone(name: str, queriers: Queriers) -> Finding:
+    heard, protocol = queriers.heard, queriers.protocol
+    what = f"the {protocol} querier on {name} has gone silent: a switch there that snoops will stop forwarding"
     remedy = f"see what became of {heard.querier}, or enable the querier of another switch or router"
-    return Finding("querier", Verdict.ADVICE, what, _last_query(heard), remedy)
+    return Finding("querier", Verdict.ADVICE, what, _last_query(queriers), remedy)
 
 
 def judge_querier_without_a_flow(name: str, queriers: Queriers, what: str, see: str) -> Finding:
@@ -77,7 +85,7 @@ def judge_querier_without_a_flow(name: str, queriers: Queriers, what: str, see: 
         what: what is missing.
         see: how that was seen.
     """
-    heard = queriers.heard
+    heard, protocol = queriers.heard, queriers.protocol
     if queriers.loopback:
         remedy = "does a program on this machine send it, and out of the loopback interface?"
         return Finding("flow_arrives", Verdict.FAULT, what, see, remedy)
@@ -87,23 +95,21 @@ def judge_querier_without_a_flow(name: str, queriers: Queriers, what: str, see: 
     if heard.listening is None:
         return _not_sent(what, f"{see}; mcrd could not listen for queriers: see its log")
     if queriers.firewall.closed_to_queries and (heard.overdue or not heard.lately):
-        cause, more, remedy = _closed_firewall(queriers.firewall)
-        what += f", and no IGMP query is heard: {cause}, so the switch may not know that the group is wanted"
-        return Finding("querier", Verdict.FAULT, what, f"{see}; {_last_query(heard)}; {more}", remedy)
+        cause, more, remedy = _closed_firewall(queriers)
+        what += f", and no {protocol} query is heard: {cause}, so the switch may not know that the group is wanted"
+        return Finding("querier", Verdict.FAULT, what, f"{see}; {_last_query(queriers)}; {more}", remedy)
     early = heard.ago is None and heard.listening <= _QUERY_SECONDS  # the next one may still be to come
     if heard.lately or early:
-        return _not_sent(what, see if early else f"{see}; {_last_query(heard)}")
+        return _not_sent(what, see if early else f"{see}; {_last_query(queriers)}")
     if heard.ago is None:
-        what += ", and no IGMP querier is heard: a switch that snoops forgets who asked"
-        remedy = "enable the IGMP querier of the switch or router, or turn snooping off"
+        what += f", and no {protocol} querier is heard: a switch that snoops forgets who asked"
+        remedy = f"enable the {protocol} querier of the switch or router, or turn snooping off"
     else:
-        what += ", and the IGMP querier has gone silent: a switch that snoops forgets who asked"
-        remedy = (
-            f"see what became of {heard.querier}, enable the IGMP querier of another switch or router, or turn "
-            "snooping off"
-        )
+        what += f", and the {protocol} querier has gone silent: a switch that snoops forgets who asked"
+        another = f"enable the {protocol} querier of another switch or router, or turn snooping off"
+        remedy = f"see what became of {heard.querier}, {another}"
     remedy = f"does the source send? if it does, and a switch on the way snoops, {remedy}"
-    return Finding("querier", Verdict.FAULT, what, f"{see}; {_last_query(heard)}", remedy)
+    return Finding("querier", Verdict.FAULT, what, f"{see}; {_last_query(queriers)}", remedy)
 
 
 def _not_sent(what: str, see: str) -> Finding:
@@ -113,12 +119,13 @@ def _not_sent(what: str, see: str) -> Finding:
 
 def _dropped_queries(name: str, queriers: Queriers) -> tuple[str, str, str]:
     """Queries arrive and the IP stack takes none: what is wrong, where to see it, what to do."""
-    number = "an IGMP query" if queriers.unheard == 1 else f"{queriers.unheard:,} IGMP queries"
-    what = f"IGMP queries reach {name}, but this machine drops them, so its groups are not reported to the switch"
+    protocol = queriers.protocol
+    number = f"an {protocol} query" if queriers.unheard == 1 else f"{queriers.unheard:,} {protocol} queries"
+    what = f"{protocol} queries reach {name}, but this machine drops them, so its groups are not reported to the switch"
     see = f"{number} came in, and the IP stack took none"
     reverse_path = f"sudo sysctl -w net.ipv4.conf.all.rp_filter=0 net.ipv4.conf.{name}.rp_filter=0"
     if queriers.firewall.closed_to_queries:
-        cause, more, remedy = _closed_firewall(queriers.firewall)
+        cause, more, remedy = _closed_firewall(queriers)
         return f"{what}: {cause}", f"{see}; {more}", remedy
     if queriers.unroutable:
         see += f"; nstat -az TcpExtIPReversePathFilter: +{queriers.unroutable:,}"
@@ -129,25 +136,30 @@ def _dropped_queries(name: str, queriers: Queriers) -> tuple[str, str, str]:
         see += "; iptables rules are loaded"
     elif queriers.firewall.hidden:
         see += f"; nftables rules cannot be seen: {queriers.firewall.hidden}"
+    if protocol == MLD:
+        remedy = "let the firewall accept MLD: sudo nft list ruleset; sudo ip6tables-save"
+        return f"{what}: a firewall rule", see, remedy
     remedy = f"let the firewall accept IGMP: sudo nft list ruleset; sudo iptables-save; or: {reverse_path}"
     return f"{what}: a firewall rule or the reverse-path filter", see, remedy
 
 
-def _closed_firewall(firewall: Firewall) -> tuple[str, str, str]:
-    chain = firewall.closed_to_queries[0]
+def _closed_firewall(queriers: Queriers) -> tuple[str, str, str]:
+    chain, is_mld = queriers.firewall.closed_to_queries[0], queriers.protocol == MLD
+    queries = "icmpv6 type mld-listener-query" if is_mld else "ip protocol igmp"
     return (
-        "the firewall of this machine has no rule that accepts IGMP",
+        f"the firewall of this machine has no rule that accepts {queriers.protocol}",
         f"sudo nft list chain {chain.table} {chain.name}: policy drop",
-        f"sudo nft insert rule {chain.table} {chain.name} ip protocol igmp accept",
+        f"sudo nft insert rule {chain.table} {chain.name} {queries} accept",
     )
 
 
-def _last_query(heard: Hearing) -> str:
+def _last_query(queriers: Queriers) -> str:
+    heard = queriers.heard
     if heard.ago is None or heard.querier is None:
-        text = f"no IGMP query since mcrd began to listen {_time(heard.listening or 0.0)} ago"
+        text = f"no {queriers.protocol} query since mcrd began to listen {_time(heard.listening or 0.0)} ago"
         early = heard.listening is not None and heard.listening <= _QUERY_SECONDS
         return f"{text}; by default there is one every {_QUERY_SECONDS} s" if early else text
-    text = f"the last IGMP query came from {heard.querier} {_time(heard.ago)} ago"
+    text = f"the last {queriers.protocol} query came from {heard.querier} {_time(heard.ago)} ago"
     return text if heard.interval is None else f"{text}; they came every {_time(heard.interval)}"
 
 

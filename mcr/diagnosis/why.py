@@ -10,7 +10,7 @@ Rules of the module:
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import partial
-from ipaddress import IPv4Address
+from ipaddress import IPv4Address, IPv6Address
 from typing import TypeVar
 
 import attrs
@@ -24,10 +24,10 @@ from mcr.diagnosis.incoming import Entrance, judge_bridge, judge_entrance, judge
 from mcr.diagnosis.matching import judge_path, judge_taking, matched
 from mcr.diagnosis.outgoing import judge_output, judge_waiting_outputs
 from mcr.diagnosis.present import present_stats
-from mcr.diagnosis.queriers import Queriers
+from mcr.diagnosis.queriers import IGMP, MLD, Queriers
 from mcr.errors import RuleNotFound, SystemFault
 from mcr.model.finding import Finding, Verdict
-from mcr.model.flow import Input
+from mcr.model.flow import IPV4, IPV6, Input
 from mcr.model.rule import Output, RuleView
 from mcr.model.stats import OutputStats, RuleStats, Stats
 from mcr.model.worker import WorkerView
@@ -43,7 +43,7 @@ _COUNTED_SECONDS = 0.4  # for what was seen on the wire to reach the counters
 _AGAIN_SECONDS = 0.7  # and more, with other frames, before it is said that they don't
 _APART = 0.1  # between two such looks
 _PAUSE = 0.02
-_ANY = IPv4Address(0)
+_ANY = {IPV4: (IPv4Address(0), IPv6Address(0)), IPV6: (IPv6Address(0),)}  # a socket of IPv6 may take IPv4, too
 _HEARD_SECONDS = 0.2  # between a query that a look sees and the question whether it was heard
 
 _A = TypeVar("_A")
@@ -130,16 +130,19 @@ class Walk:
     async def _find_queriers(self, look: Look, entrance: Entrance, index: int) -> Queriers:
         """The queriers of the interface where the flow should arrive."""
         await trio.sleep(_PAUSE)  # for what has just come in to be heard
-        heard = self.watch.on(index)
+        version = self.rule.input.group.version
+        protocol = IGMP if version == IPV4 else MLD
+        heard = self.watch.on(index, version)
         if entrance.link is not None and entrance.link.loopback:
-            return Queriers(heard, loopback=True)
+            return Queriers(heard, loopback=True, protocol=protocol)
         seen = look.queries.get(self.rule.input.interface, 0)
         unheard = seen if not _heard_within(heard, look.seconds + _HEARD_SECONDS) else 0
         if not unheard and heard.lately and not heard.overdue:
-            return Queriers(heard)
-        firewall = await trio.to_thread.run_sync(_look_at_firewall)
-        filtered = entrance.link is not None and entrance.link.rp_filter != 0
-        return Queriers(heard, unheard, firewall, count_unroutable() - entrance.unroutable if filtered else 0)
+            return Queriers(heard, protocol=protocol)
+        firewall = await trio.to_thread.run_sync(_look_at_firewall, version)
+        filtered = entrance.link is not None and entrance.link.rp_filter != 0 and version == IPV4
+        unroutable = count_unroutable() - entrance.unroutable if filtered else 0
+        return Queriers(heard, unheard, firewall, unroutable, protocol=protocol)
 
     async def _judge_outputs(self, look: Look, before: Stats, after: Stats) -> tuple[Finding, ...]:
         outputs = self.rule.outputs
@@ -234,8 +237,8 @@ def _heard_within(heard: Hearing, seconds: float) -> bool:
     return heard.ago is not None and heard.ago <= seconds
 
 
-def _look_at_firewall() -> Firewall:
-    return _asked(lambda _: look_at_firewall(), None)
+def _look_at_firewall(version: int) -> Firewall:
+    return _asked(look_at_firewall, version)
 
 
 def _find_local_receivers(
@@ -250,7 +253,7 @@ def _find_local_receivers(
         if output.interface in links
         and (links[output.interface].index, output.group) in joined
         and not {(output.interface, output.group), (links[output.interface].name, output.group)} & ours
-        and not listeners.isdisjoint({(output.group, output.port), (_ANY, output.port)})
+        and not listeners.isdisjoint((each, output.port) for each in (output.group, *_ANY[output.group.version]))
     )
 
 

@@ -4,7 +4,7 @@ import errno
 import socket
 import struct
 from collections.abc import Callable, Mapping
-from ipaddress import IPv4Address
+from ipaddress import IPv4Address, IPv6Address
 from typing import Protocol
 
 from mcr._native import lib
@@ -27,6 +27,8 @@ class Names(Protocol):
         """Destination of an output slot."""
 
 
+_CAPTURE = 0xFFFF  # of an argument that holds more than the slot of a capture
+
 # Arguments are 64 bits wide and come from another process: each is cut to what it stands for.
 
 
@@ -38,12 +40,16 @@ def _address(in_memory: int) -> IPv4Address:
     return IPv4Address(struct.pack("=I", in_memory & 0xFFFFFFFF))
 
 
+def _address6(halves: tuple[int, ...]) -> IPv6Address:
+    return IPv6Address(struct.pack("=QQ", *halves))
+
+
 def _port(in_memory: int) -> int:
     return socket.ntohs(in_memory & 0xFFFF)
 
 
 _PARSE_REASONS = {
-    errno.EPROTONOSUPPORT: "not IPv4 UDP",
+    errno.EPROTONOSUPPORT: "not UDP",
     errno.EOPNOTSUPP: "a fragment",
     errno.EMSGSIZE: "shorter than its IP header says",
     errno.EBADMSG: "malformed",
@@ -80,15 +86,26 @@ WORDINGS: Mapping[int, _Wording] = {
         "the journal of the last batch is damaged; counters may be off by that batch"
     ),
     lib.MCR_LOG_NO_MATCH: lambda a, names: f"no rule for {_address(a[1])}:{_port(a[2])} on {names.capture(a[0])}",
+    lib.MCR_LOG_NO_MATCH6: lambda a, names: (
+        f"no rule for [{_address6(a[1:])}]:{_port(a[0] >> 32)} on {names.capture(a[0] & _CAPTURE)}"
+    ),
     lib.MCR_LOG_PARSE_ERROR: lambda a, names: (
         f"frame of {a[2]} bytes on {names.capture(a[0])} dropped: {_PARSE_REASONS.get(a[1], _errno(a[1]))}"
     ),
     lib.MCR_LOG_DROPPED: lambda a, names: (
         f"datagram from {_address(a[2])} on {names.capture(a[0])} dropped: {_DROP_REASONS.get(a[1], f'cause {a[1]}')}"
     ),
+    lib.MCR_LOG_DROPPED6: lambda a, names: (
+        f"datagram from {_address6(a[1:])} on {names.capture(a[0] & _CAPTURE)} dropped: "
+        f"{_DROP_REASONS.get(a[0] >> 32, f'cause {a[0] >> 32}')}"
+    ),
     lib.MCR_LOG_LOOP: lambda a, names: (
         f"{_address(a[1])}:{_port(a[1] >> 32)} from {_address(a[2])}, which this machine sent, comes back to"
         f" {names.capture(a[0])}: a loop; it is not forwarded again"
+    ),
+    lib.MCR_LOG_LOOP6: lambda a, names: (
+        f"what comes to port {_port(a[0] >> 32)} from {_address6(a[1:])}, which is this machine, comes back to"
+        f" {names.capture(a[0] & _CAPTURE)}: a loop; it is not forwarded again"
     ),
     lib.MCR_LOG_FORWARDED: lambda a, names: f"rule {names.rule(a[0])}: {a[2]} bytes to {a[1]} outputs",
     lib.MCR_LOG_NO_BUFFER: lambda a, names: (
@@ -110,6 +127,7 @@ WORDINGS: Mapping[int, _Wording] = {
 # What a record that stands for several things stands for, where that is not interfaces.
 _SUBJECTS: Mapping[int, str] = {
     lib.MCR_LOG_NO_MATCH: "flows",
+    lib.MCR_LOG_NO_MATCH6: "flows",
     lib.MCR_LOG_FORWARDED: "rules",
     lib.MCR_LOG_SEND_FAILED: "outputs",
     lib.MCR_LOG_TRAIN_REFUSED: "outputs",

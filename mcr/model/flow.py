@@ -4,14 +4,24 @@ import socket
 from collections.abc import Iterable
 from contextlib import suppress
 from ipaddress import AddressValueError, IPv4Address, IPv4Network, IPv6Address, ip_address
-from typing import NamedTuple
+from typing import Final, NamedTuple
 
 import attrs
 
 from mcr.errors import InvalidParams
 from mcr.model.limits import MAX_SOURCES
+from mcr.text.addresses import with_port
 
 Address = IPv4Address | IPv6Address
+
+IPV4: Final = 4
+"""Version of an address."""
+
+IPV6: Final = 6
+
+_IPV6_GROUPS = IPv6Address("ff00::")  # no group itself (RFC 4291, 2.7)
+_SCOPE = 0x0F  # of the second byte of an IPv6 group
+_INTERFACE_LOCAL, _LINK_LOCAL, _RESERVED_SCOPES = 1, 2, (0, 15)
 
 _MAX_VLAN = 4094
 _THIS_NETWORK = IPv4Network("0.0.0.0/8")
@@ -19,6 +29,16 @@ _THIS_NETWORK = IPv4Network("0.0.0.0/8")
 WITH_SOURCE = IPv4Network("232.0.0.0/8")
 """Groups of source-specific multicast (RFC 4607): routers forward them to those alone who name the source."""
 _INTERFACE_NAME_MAX = 15  # IFNAMSIZ without the terminating NUL
+
+
+def sent_for(address: Address) -> Address:
+    """Whom the sockets are for that an output with this address is sent by: all IPv6 groups have common ones."""
+    return _IPV6_GROUPS if address.version == IPV6 and address.is_multicast else address
+
+
+def resolution_to(neighbour: Address) -> str:
+    """What asks for the link address of a neighbour (RFC 826, RFC 4861)."""
+    return "ARP" if neighbour.version == IPV4 else "neighbour discovery"
 
 
 def parse_address(text: str, what: str) -> Address:
@@ -31,14 +51,32 @@ def parse_address(text: str, what: str) -> Address:
     with suppress(OSError, ValueError):
         return IPv4Address(socket.inet_pton(socket.AF_INET, text))  # thrice as fast as in Python
     try:
-        address = ip_address(text[1:-1] if text.startswith("[") and ":" in text else text)
+        address = ip_address(text[1:-1] if text.startswith("[") and text.endswith("]") and ":" in text else text)
     except (AddressValueError, ValueError):
         raise InvalidParams(
-            f"Invalid {what}: {text!r} is not an IP address", "an IPv4 address such as 239.1.1.1"
+            f"Invalid {what}: {text!r} is not an IP address", "an address such as 239.1.1.1 or ff15::1"
         ) from None
-    if isinstance(address, IPv6Address):
-        raise InvalidParams(f"Invalid {what}: {text!r} is an IPv6 address", "MCR relays only IPv4 for now")
+    if isinstance(address, IPv6Address) and address.scope_id is not None:
+        plain = str(address).partition("%")[0]
+        raise InvalidParams(f"Invalid {what}: {text!r} names a zone", f"its interface says that already: {plain}")
+    if isinstance(address, IPv6Address) and address.ipv4_mapped:
+        raise InvalidParams(f"Invalid {what}: {text!r} stands for an IPv4 address", f"write {address.ipv4_mapped}")
     return address
+
+
+def check_scope(group: Address, what: str) -> None:
+    """Raise `InvalidParams` for an IPv6 group that no network forwards (RFC 7346)."""
+    scope = group.packed[1] & _SCOPE if group.version == IPV6 else _LINK_LOCAL
+    if scope == _INTERFACE_LOCAL:
+        raise InvalidParams(
+            f"Invalid {what}: {str(group)!r} is a group of one machine alone (interface-local scope)",
+            "groups that networks forward have a scope from 2 (link) to e (global), such as ff15::1, whose scope is 5",
+        )
+    if scope in _RESERVED_SCOPES:
+        raise InvalidParams(
+            f"Invalid {what}: {str(group)!r} has the reserved scope {scope:x}",
+            "scopes go from 2 (link) to e (global), such as that of ff15::1, which is 5",
+        )
 
 
 def check_port(port: int, what: str) -> int:
@@ -114,7 +152,7 @@ class Claim(NamedTuple):
     def __str__(self) -> str:
         group, port, vlan, source = attrs.astuple(self.flow, recurse=False)
         tag = f" in VLAN {vlan}" if vlan else ""
-        return f"{group}:{port} on {self.interface}{tag}" + (f" from {source}" if source else "")
+        return f"{with_port(group, port)} on {self.interface}{tag}" + (f" from {source}" if source else "")
 
 
 def _in_order(sources: Iterable[Address]) -> tuple[Address, ...]:
@@ -142,19 +180,29 @@ class Input:
         if not self.group.is_multicast:
             raise InvalidParams(
                 f"Invalid input group: {str(self.group)!r} is not a multicast address",
-                "groups are 224.0.0.0 to 239.255.255.255",
+                "groups are 224.0.0.0 to 239.255.255.255, and in IPv6 ff00::/8",
             )
+        check_scope(self.group, "input group")
         check_port(self.port, "input port")
         check_vlan(self.vlan, "input VLAN")
+        if self.sources and self.group.version == IPV6:
+            raise InvalidParams(
+                f"Invalid input source: sources of an IPv6 group such as {self.group} can't be named yet",
+                "the rule takes the group from any source without",
+            )
         for source in self.sources:
             check_source(source, "input source")
+            if source.version != self.group.version:
+                raise InvalidParams(
+                    f"Invalid input source: {str(source)!r} is of another family than {self.group}",
+                    "the address that the sender sends from",
+                )
         if len(self.sources) > MAX_SOURCES:
             raise InvalidParams(f"{self} has {len(self.sources)} sources", f"at most {MAX_SOURCES} a rule")
 
     def __str__(self) -> str:
         tag = "" if self.vlan is None else f" in VLAN {self.vlan}"
-        text = f"{self.group}:{self.port} on {self.interface}{tag}"
-        return text + self.whence
+        return f"{with_port(self.group, self.port)} on {self.interface}{tag}{self.whence}"
 
     @property
     def whence(self) -> str:

@@ -31,8 +31,13 @@ def check_source_port(port: int | None) -> None:
     _check_number(port, 1, _MAX_PORT, "source-port")
 
 
-def check_source(source: Address | None) -> None:
-    """Raise `InvalidParams` unless datagrams may come from this address, if the relay has it."""
+def check_source(source: Address | None, to: Address) -> None:
+    """Raise `InvalidParams` unless datagrams to an address may come from this one, if the relay has it."""
+    if source and source.version != to.version:
+        raise InvalidParams(
+            f"Invalid source: {str(source)!r} is of another family than {to}, where the datagrams go",
+            f"an IPv{to.version} address of this machine: ip -{to.version} address show",
+        )
     if source and (source.is_unspecified or source.is_loopback or source.is_multicast or source.is_reserved):
         raise InvalidParams(
             f"Invalid source: {str(source)!r} is no address that packets can come from",

@@ -1,6 +1,7 @@
 """Rules: one input, one or more outputs; how they change, and how they stand.
 
-Values are frozen, validated when made, equal by content. Addresses are typed; only IPv4 is accepted so far.
+Values are frozen, validated when made, equal by content. Addresses are typed; an input and its outputs may be of
+different families, as only the payload goes on.
 """
 
 import enum
@@ -11,10 +12,11 @@ from typing import Self
 import attrs
 
 from mcr.errors import InvalidParams
-from mcr.model.flow import Address, Input, check_interface_name, check_port, check_vlan
+from mcr.model.flow import IPV4, IPV6, Address, Input, check_interface_name, check_port, check_scope, check_vlan
 from mcr.model.health import Health
 from mcr.model.limits import DEFAULT_TRAIN, MAX_OUTPUTS_PER_RULE, MAX_TRAIN
 from mcr.model.output_options import check_dscp, check_source, check_source_port, check_ttl
+from mcr.text.addresses import with_port
 
 AUTO = "auto"
 
@@ -60,21 +62,29 @@ class Output:
     vlan: int | None = None
 
     def __attrs_post_init__(self) -> None:
-        reserved = self.group.is_reserved and not self.group.is_multicast
+        reserved = self.group.version == IPV4 and self.group.is_reserved and not self.group.is_multicast
         if self.group.is_unspecified or self.group.is_loopback or reserved:
             raise InvalidParams(
                 f"Invalid output group: {str(self.group)!r} is neither a group nor a host on a network",
                 "a multicast group such as 239.1.1.1 or a host's address",
             )
+        if self.group.is_multicast:
+            check_scope(self.group, "output group")
         check_port(self.port, "output port")
         check_interface_name(self.interface, "output interface")
         if self.gso not in {AUTO, OFF} and self.gso not in _TRAIN_LENGTHS:
             raise InvalidParams(f"Invalid gso: {self.gso!r}", "auto, off, or a number of datagrams from 2 to 64")
         check_ttl(self.ttl)
         check_dscp(self.dscp)
-        check_source(self.source)
+        check_source(self.source, self.group)
         check_source_port(self.source_port)
         check_vlan(self.vlan, "output VLAN")
+        if self.vlan is not None and self.group.version == IPV6:
+            raise InvalidParams(
+                f"Invalid output: {self.group} is IPv6, and vlan={self.vlan} is for IPv4",
+                "make a device of the VLAN and send by that: "
+                f"sudo ip link add link {self.interface} name {self.interface}.{self.vlan} type vlan id {self.vlan}",
+            )
         if self.vlan is not None and not self.group.is_multicast:
             raise InvalidParams(
                 f"Invalid output: {self.group} is a host, and vlan={self.vlan} is for groups",
@@ -95,7 +105,7 @@ class Output:
 
     def __str__(self) -> str:
         tag = "" if self.vlan is None else f":vlan={self.vlan}"
-        return f"{self.group}:{self.port}:{self.interface}{tag}"
+        return f"{with_port(self.group, self.port)}:{self.interface}{tag}"
 
 
 def automatic_rule_id(source: Input) -> str:

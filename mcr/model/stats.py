@@ -13,7 +13,7 @@ class ParseErrors:
     """The parts of `parse_err`: why datagrams were not relayed. Fields are in the order of native/shm_abi.h."""
 
     malformed: int = 0
-    """Not a whole, well-formed IPv4 UDP datagram."""
+    """Not a whole, well-formed UDP datagram."""
     fragment: int = 0
     """A part of one: fragments are not put together."""
     checksum: int = 0

@@ -82,9 +82,9 @@ struct mcr_plan {
 	uint32_t done;     /* payloads of the train that this output has been sent */
 };
 
-/* What a UDP socket is told of one message: how to cut it (UDP_SEGMENT), IP_TTL, IP_TOS and IP_PKTINFO, see ip(7). */
+/* What a UDP socket is told of one message: how to cut it (UDP_SEGMENT), IP_TTL, IP_TOS and IP_PKTINFO, or those of IPv6. */
 union mcr_message_options {
-	char bytes[CMSG_SPACE(sizeof(uint16_t)) + 2 * CMSG_SPACE(sizeof(int)) + CMSG_SPACE(sizeof(struct in_pktinfo))];
+	char bytes[CMSG_SPACE(sizeof(uint16_t)) + 2 * CMSG_SPACE(sizeof(int)) + CMSG_SPACE(sizeof(struct in6_pktinfo))];
 	struct cmsghdr align;
 };
 

@@ -84,6 +84,7 @@ static void read_link(const struct tpacket2_hdr *header, struct mcr_frame *frame
 	const struct sockaddr_ll *link = (const struct sockaddr_ll *)(header + 1);
 
 	frame->loopback = link->sll_hatype == ARPHRD_LOOPBACK;
+	frame->ipv6 = link->sll_protocol == htons(ETH_P_IPV6);
 	frame->mac = link->sll_halen == MCR_MAC_BYTES ? mcr_own_mac(link->sll_addr) : 0;
 	/* A frame to a group's MAC is no other host's: suppression of local delivery marked it so, on an interface below. */
 	frame->elsewhere = link->sll_pkttype == PACKET_OTHERHOST && !(frame->size && frame->data[0] & 1);

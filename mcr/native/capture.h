@@ -28,6 +28,7 @@ struct mcr_frame {
 	bool tagged_again;   /* it bears a second tag, or one that is not 802.1Q's */
 	bool elsewhere;      /* to another host's MAC */
 	bool loopback;       /* it has never left this machine */
+	bool ipv6;           /* by its link layer's header */
 };
 
 struct mcr_capture {

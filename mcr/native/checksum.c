@@ -84,3 +84,12 @@ bool mcr_checksum_udp(const uint8_t *udp, uint32_t size, uint32_t source, uint32
 		return true;
 	return fold(add_bytes(pseudo, udp, size)) == 0xffff;
 }
+
+bool mcr_checksum_udp6(const uint8_t *udp, uint32_t size, const uint32_t *source, const uint32_t *destination)
+{
+	uint64_t pseudo = (uint64_t)htons(IPPROTO_UDP) + htonl(size);
+
+	for (uint32_t i = 0; i < 4; i++)
+		pseudo += (uint64_t)source[i] + destination[i];
+	return (udp[6] || udp[7]) && fold(add_bytes(pseudo, udp, size)) == 0xffff;
+}

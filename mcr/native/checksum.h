@@ -14,4 +14,7 @@ bool mcr_checksum_ip(const uint8_t *header, uint32_t size);
  */
 bool mcr_checksum_udp(const uint8_t *udp, uint32_t size, uint32_t source, uint32_t destination);
 
+/* Whether that of one in IPv6 is, which has to have one (RFC 8200, 8.1). */
+bool mcr_checksum_udp6(const uint8_t *udp, uint32_t size, const uint32_t *source, const uint32_t *destination);
+
 #endif

@@ -8,7 +8,8 @@
 
 #include "journal.h"
 
-#define UDP_IP_HEADERS 28u /* of IPv4 without options, and of UDP */
+#define UDP_IP_HEADERS  28u /* of IPv4 without options, and of UDP */
+#define UDP_IP6_HEADERS 48u /* of IPv6, and of UDP */
 
 /* Finish the batch that a dead predecessor had in hand on this capture; see journal.h. */
 static void recover_capture(struct mcr_worker *worker, uint32_t slot)
@@ -73,9 +74,9 @@ void mcr_control_detach(struct mcr_worker *worker, uint32_t capture)
 	mcr_capture_detach(&worker->captures[capture]);
 }
 
-static uint32_t max_segment(uint32_t mtu)
+static uint32_t max_segment(uint32_t mtu, uint32_t headers)
 {
-	return mtu > UDP_IP_HEADERS ? mtu - UDP_IP_HEADERS : 0;
+	return mtu > headers ? mtu - headers : 0;
 }
 
 static struct mcr_egress *held_egress(struct mcr_worker *worker, uint32_t slot)
@@ -95,7 +96,7 @@ static int put_egress(struct mcr_worker *worker, const struct mcr_rec_egress *re
 	worker->egress[record->egress] = (struct mcr_egress){
 		.held = true,
 		.fd = fd,
-		.max_segment = max_segment(record->mtu),
+		.max_segment = max_segment(record->mtu, record->ipv6 ? UDP_IP6_HEADERS : UDP_IP_HEADERS),
 		.common = held_egress(worker, record->common) ? record->common : record->egress,
 	};
 	return 0;
@@ -131,7 +132,7 @@ static int put_raw(struct mcr_worker *worker, const struct mcr_rec_raw *record)
 	egress->raw_fd = fd;
 	if (getsockname(egress->fd, (struct sockaddr *)&from, &size))
 		return -errno;
-	egress->max_segment = max_segment(record->mtu);
+	egress->max_segment = max_segment(record->mtu, UDP_IP_HEADERS);
 	egress->source.port = from.sin_port;
 	memcpy(egress->source.mac, record->mac, sizeof(egress->source.mac));
 	return 0;

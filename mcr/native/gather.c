@@ -2,11 +2,13 @@
 #include "gather.h"
 
 #include <errno.h>
+#include <string.h>
 
 #include "packet.h"
+#include "parse.h"
 #include "sanity.h"
 
-#define MAX_HEADERS (60 + 8) /* bytes, of IPv4 with all options, and of UDP */
+#define MAX_HEADERS (60 + 8) /* bytes, of IPv4 with all options, and of UDP; of IPv6 those without extensions */
 
 /* Each datagram of a frame that matched: one, or a super-frame's. */
 static void add_payloads(struct mcr_worker *worker, uint32_t rule, const struct mcr_frame *frame,
@@ -32,12 +34,26 @@ static uint32_t datagrams(const struct mcr_frame *frame, const struct mcr_packet
 	return frame->segment && packet->payload_size ? (packet->payload_size - 1) / frame->segment + 1 : 1;
 }
 
+/* An IPv6 address, as two arguments of a record. */
+static uint64_t half(const uint32_t *address, uint32_t number)
+{
+	uint64_t halves[2];
+
+	memcpy(halves, address, sizeof(halves));
+	return halves[number];
+}
+
 static void take_unmatched(struct mcr_worker *worker, const struct mcr_packet *packet, uint32_t count)
 {
 	worker->batch.add.recv += count;
 	worker->batch.add.no_match += count;
-	mcr_log_folded(&worker->log, MCR_FACILITY_INGRESS, MCR_LEVEL_DEBUG, MCR_LOG_NO_MATCH, worker->batch.capture,
-		       packet->group, packet->port);
+	if (packet->family == MCR_FLOW_IPV6)
+		mcr_log_folded(&worker->log, MCR_FACILITY_INGRESS, MCR_LEVEL_DEBUG, MCR_LOG_NO_MATCH6,
+			       worker->batch.capture | (uint64_t)packet->port << 32, half(packet->group6, 0),
+			       half(packet->group6, 1));
+	else
+		mcr_log_folded(&worker->log, MCR_FACILITY_INGRESS, MCR_LEVEL_DEBUG, MCR_LOG_NO_MATCH,
+			       worker->batch.capture, packet->group, packet->port);
 }
 
 static void drop(struct mcr_worker *worker, enum mcr_cause cause, uint32_t count)
@@ -60,25 +76,40 @@ static void take_malformed(struct mcr_worker *worker, const struct mcr_frame *fr
 		       (uint64_t)error, frame->wire_size);
 }
 
-/* A rule wants it, and it may not be relayed. */
-static void take_unsound(struct mcr_worker *worker, const struct mcr_packet *packet, enum mcr_cause cause,
-			 uint32_t count)
+/* What else is known stands in the record: the flow of a loop, the cause of another drop. */
+static void log_unsound(struct mcr_worker *worker, const struct mcr_packet *packet, enum mcr_cause cause)
 {
-	drop(worker, cause, count);
-	if (cause == MCR_CAUSE_LOOP)
-		mcr_log_folded(&worker->log, MCR_FACILITY_INGRESS, MCR_LEVEL_WARNING, MCR_LOG_LOOP,
-			       worker->batch.capture, packet->group | (uint64_t)packet->port << 32, packet->source);
+	enum mcr_level level = cause == MCR_CAUSE_LOOP ? MCR_LEVEL_WARNING : MCR_LEVEL_DEBUG;
+	uint64_t capture = worker->batch.capture, port = (uint64_t)packet->port << 32, source = packet->source;
+
+	if (packet->family == MCR_FLOW_IPV6)
+		mcr_log_folded(&worker->log, MCR_FACILITY_INGRESS, level,
+			       cause == MCR_CAUSE_LOOP ? MCR_LOG_LOOP6 : MCR_LOG_DROPPED6,
+			       capture | (cause == MCR_CAUSE_LOOP ? port : (uint64_t)cause << 32),
+			       half(packet->source6, 0), half(packet->source6, 1));
+	else if (cause == MCR_CAUSE_LOOP)
+		mcr_log_folded(&worker->log, MCR_FACILITY_INGRESS, level, MCR_LOG_LOOP, capture, packet->group | port,
+			       source);
 	else
-		mcr_log_folded(&worker->log, MCR_FACILITY_INGRESS, MCR_LEVEL_DEBUG, MCR_LOG_DROPPED,
-			       worker->batch.capture, cause, packet->source);
+		mcr_log_folded(&worker->log, MCR_FACILITY_INGRESS, level, MCR_LOG_DROPPED, capture, cause, source);
+}
+
+/* Whether a slot has all headers of a frame that is longer. */
+static bool has_headers(const struct mcr_frame *frame)
+{
+	const uint8_t *ip = frame->data + frame->network;
+
+	if (frame->network > frame->size || frame->size - frame->network < MAX_HEADERS)
+		return false;
+	return ip[0] >> 4 != 6 || !mcr_is_extension(((const struct mcr_ipv6 *)ip)->next);
 }
 
 /* The headers are there, and with them the number of datagrams that are lost: a slot is longer than any headers. */
 static void take_clipped(struct mcr_worker *worker, const struct mcr_frame *frame)
 {
 	struct mcr_packet packet;
-	bool whole = frame->network <= frame->size && frame->size - frame->network >= MAX_HEADERS;
-	int ret = whole ? mcr_packet_parse(frame->data, frame->wire_size, frame->network, &packet) : -EMSGSIZE;
+	int ret = has_headers(frame) ? mcr_packet_parse(frame->data, frame->wire_size, frame->network, &packet)
+				     : -EMSGSIZE;
 	uint32_t count = ret ? 1 : datagrams(frame, &packet);
 
 	worker->batch.add.recv += count;
@@ -104,11 +135,36 @@ static void take_matched(struct mcr_worker *worker, uint32_t rule, const struct 
 		       worker->rules.match.rules[rule].output_count, packet->payload_size);
 }
 
-/* Find what a frame is, and count what is in it. */
+static uint32_t find_rule(const struct mcr_worker *worker, const struct mcr_frame *frame,
+			  const struct mcr_packet *packet)
+{
+	uint16_t capture = (uint16_t)worker->batch.capture;
+	struct mcr_flow flow;
+
+	if (packet->family == MCR_FLOW_IPV6) {
+		flow = mcr_flow_ipv6(capture, frame->vlan, packet->source6, packet->group6, packet->port);
+		return mcr_match_find(&worker->rules.match, &flow);
+	}
+	flow = mcr_flow_ipv4(capture, frame->vlan, packet->source, packet->group, packet->port);
+	return mcr_match_find(&worker->rules.match, &flow);
+}
+
+/* As mcr_packet_parse(). IP takes no datagram of a version that its frame does not announce. */
+static int parse(const struct mcr_frame *frame, struct mcr_packet *packet)
+{
+	int ret = frame->tagged_again ? -EPFNOSUPPORT
+				      : mcr_packet_parse(frame->data, frame->size, frame->network, packet);
+
+	return !ret && frame->ipv6 != (packet->family == MCR_FLOW_IPV6) ? -EBADMSG : ret;
+}
+
+/*
+ * Find what a frame is, and count what is in it. The filter knows of no IPv6 whether UDP stands behind extension headers;
+ * what is no UDP is not the relay's to count.
+ */
 static void take(struct mcr_worker *worker, struct mcr_frame *frame)
 {
 	struct mcr_packet packet;
-	struct mcr_flow flow;
 	enum mcr_cause cause;
 	uint32_t rule, count;
 	int ret;
@@ -122,23 +178,26 @@ static void take(struct mcr_worker *worker, struct mcr_frame *frame)
 		take_clipped(worker, frame);
 		return;
 	}
-	ret = frame->tagged_again ? -EPFNOSUPPORT : mcr_packet_parse(frame->data, frame->size, frame->network, &packet);
+	ret = parse(frame, &packet);
+	if (ret == -EPROTONOSUPPORT && frame->ipv6)
+		return;
 	count = ret ? 0 : datagrams(frame, &packet);
 	if (ret || count > MCR_FRAME_PAYLOADS) {
 		take_malformed(worker, frame, ret ? -ret : EBADMSG);
 		return;
 	}
-	flow = mcr_flow_ipv4((uint16_t)worker->batch.capture, frame->vlan, packet.source, packet.group, packet.port);
-	rule = mcr_match_find(&worker->rules.match, &flow);
+	rule = find_rule(worker, frame, &packet);
 	if (rule == MCR_NO_RULE) {
 		take_unmatched(worker, &packet, count);
 		return;
 	}
 	cause = mcr_sanity_check(frame, &packet, &worker->own);
-	if (cause == MCR_CAUSE_NONE)
+	if (cause == MCR_CAUSE_NONE) {
 		take_matched(worker, rule, frame, &packet);
-	else
-		take_unsound(worker, &packet, cause, count);
+		return;
+	}
+	drop(worker, cause, count);
+	log_unsound(worker, &packet, cause);
 }
 
 /*

@@ -56,6 +56,9 @@ static uint64_t subject_of(const struct mcr_rec_log *record)
 {
 	if (record->code == MCR_LOG_NO_MATCH)
 		return record->args[0] << 48 | record->args[2] << 32 | record->args[1];
+	if (record->code == MCR_LOG_NO_MATCH6) /* so that two flows meet hardly ever */
+		return record->args[0] ^ record->args[1] * UINT64_C(0x9e3779b97f4a7c15) ^
+		       record->args[2] * UINT64_C(0xbf58476d1ce4e5b9);
 	return record->args[0];
 }
 

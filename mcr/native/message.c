@@ -16,17 +16,31 @@ static void add_option(struct msghdr *message, int level, int type, const void *
 	message->msg_controllen += CMSG_SPACE(size);
 }
 
-/* What the operator has asked for. */
+/* What the operator has asked for: ipv6(7) has the options. */
+static void add_choices6(struct msghdr *message, const struct mcr_send *send, const struct mcr_output *output)
+{
+	int hops = send->ttl, class = send->service;
+	struct in6_pktinfo source = { 0 };
+
+	if (hops)
+		add_option(message, IPPROTO_IPV6, IPV6_HOPLIMIT, &hops, sizeof(hops));
+	if (class)
+		add_option(message, IPPROTO_IPV6, IPV6_TCLASS, &class, sizeof(class));
+	memcpy(&source.ipi6_addr, output->asked_source, sizeof(source.ipi6_addr));
+	if (output->asked_source[0])
+		add_option(message, IPPROTO_IPV6, IPV6_PKTINFO, &source, sizeof(source));
+}
+
 static void add_choices(struct msghdr *message, const struct mcr_send *send, const struct mcr_output *output)
 {
-	struct in_pktinfo source = { .ipi_spec_dst.s_addr = output->asked_source };
+	struct in_pktinfo source = { .ipi_spec_dst.s_addr = output->asked_source[0] };
 	int ttl = send->ttl, service = send->service;
 
 	if (ttl)
 		add_option(message, IPPROTO_IP, IP_TTL, &ttl, sizeof(ttl));
 	if (service)
 		add_option(message, IPPROTO_IP, IP_TOS, &service, sizeof(service));
-	if (output->asked_source)
+	if (output->asked_source[0])
 		add_option(message, IPPROTO_IP, IP_PKTINFO, &source, sizeof(source));
 }
 
@@ -35,7 +49,7 @@ struct msghdr mcr_message_datagrams(const struct mcr_send *send, const struct mc
 {
 	struct msghdr message = {
 		.msg_name = (void *)&output->to, /* the kernel reads it */
-		.msg_namelen = sizeof(output->to),
+		.msg_namelen = mcr_output_is_ipv6(output) ? sizeof(output->to6) : sizeof(output->to),
 		.msg_iov = send->payloads,
 		.msg_iovlen = send->count,
 		.msg_control = options,
@@ -44,8 +58,8 @@ struct msghdr mcr_message_datagrams(const struct mcr_send *send, const struct mc
 
 	if (send->count > 1) /* for a single datagram the option costs more than it gives */
 		add_option(&message, SOL_UDP, UDP_SEGMENT, &segment, sizeof(segment));
-	if (send->ttl || send->service || output->asked_source)
-		add_choices(&message, send, output);
+	if (send->ttl || send->service || output->asked_source[0])
+		(mcr_output_is_ipv6(output) ? add_choices6 : add_choices)(&message, send, output);
 	return message;
 }
 

@@ -24,6 +24,19 @@ static inline uint64_t mcr_own_address(uint32_t address)
 	return UINT64_C(1) << 48 | address;
 }
 
+/*
+ * 63 bits stand for an IPv6 address, four words as they lie in a header. That a stranger's are those of one of a thousand
+ * own ones is as likely as that he draws one of these out of ten million billion.
+ */
+static inline uint64_t mcr_own_address6(const uint32_t *address)
+{
+	uint64_t halves[2];
+
+	__builtin_memcpy(halves, address, sizeof(halves));
+	return UINT64_C(1) << 63 |
+	       (halves[0] * UINT64_C(0xbf58476d1ce4e5b9) + halves[1] * UINT64_C(0x94d049bb133111eb));
+}
+
 static inline uint64_t mcr_own_mac(const uint8_t *mac)
 {
 	uint64_t key = 0;

@@ -6,8 +6,16 @@
 #include <stdint.h>
 
 struct mcr_packet {
-	uint32_t source; /* address, network byte order */
-	uint32_t group;  /* destination address, network byte order */
+	/* Addresses, in network byte order. */
+	union {
+		uint32_t source;
+		uint32_t source6[4];
+	};
+	union {
+		uint32_t group; /* destination */
+		uint32_t group6[4];
+	};
+	uint16_t family; /* MCR_FLOW_… */
 	uint16_t port;   /* destination port, network byte order */
 	uint8_t ttl;
 	uint8_t service;       /* DSCP, and two bits for ECN (RFC 2474, RFC 3168) */
@@ -16,12 +24,13 @@ struct mcr_packet {
 };
 
 /*
- * Parse the IPv4 UDP datagram whose IP header starts at `network` in a frame of `size` captured bytes.
+ * Parse the IPv4 or IPv6 UDP datagram whose IP header starts at `network` in a frame of `size` captured bytes.
  * 0, or
- *   -EPROTONOSUPPORT  neither IPv4 nor UDP
+ *   -EPROTONOSUPPORT  neither IP nor UDP
  *   -EOPNOTSUPP       a fragment
  *   -EMSGSIZE         the datagram is longer than what was captured
- *   -EBADMSG          malformed: a length that contradicts another
+ *   -EBADMSG          malformed: a length that contradicts another; in IPv6 also a routing header, which IP drops with
+ *                     datagrams to groups, or too many extension headers
  * The payload's size is the UDP header's (RFC 768), so Ethernet padding is not part of it. Addresses and checksums are
  * not judged here: see sanity.h.
  */

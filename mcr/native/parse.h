@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: MIT OR GPL-2.0-only */
 /*
- * The headers of IPv4 (RFC 791) and UDP (RFC 768), and what can be told from each by itself. Compiled into the worker,
+ * The headers of IPv4 (RFC 791), IPv6 (RFC 8200) and UDP (RFC 768), and what can be told from each by itself. Compiled into the worker,
  * which has whole frames (packet.c), and into the eBPF programs, which have copies of the headers (bpf/). No function
  * reads beyond the struct that it is given. The fields are in network byte order, and may lie at any address.
  */
@@ -13,6 +13,7 @@
 
 #ifdef __bpf__
 #include <linux/in.h>
+#include <linux/in6.h>
 #else
 #include <netinet/in.h> /* the two exclude each other */
 #endif
@@ -26,6 +27,9 @@
 #endif
 
 #define MCR_IPV4_FRAGMENT 0x3fff /* more-fragments flag and offset */
+#define MCR_IPV6_FRAGMENT 0xfff9 /* offset and more-fragments flag */
+
+#define MCR_IPV6_EXTENSIONS 4 /* headers before UDP's, at most: as RFC 8200, 4.1 has them, but for routing */
 
 struct mcr_ipv4 {
 	uint8_t version_size; /* version, and the header's length in words of 4 bytes */
@@ -40,6 +44,22 @@ struct mcr_ipv4 {
 	uint32_t destination;
 } __attribute__((packed));
 
+struct mcr_ipv6 {
+	uint32_t class; /* version, traffic class, flow label */
+	uint16_t payload;
+	uint8_t next; /* protocol of what follows */
+	uint8_t hops;
+	uint32_t source[4];
+	uint32_t destination[4];
+} __attribute__((packed));
+
+/* What extension headers begin with. */
+struct mcr_extension {
+	uint8_t next;
+	uint8_t size;      /* in units of 8 bytes, without the first; a fragment header has none */
+	uint16_t fragment; /* of a fragment header: offset and flags */
+} __attribute__((packed));
+
 struct mcr_udp_ports {
 	uint16_t source;
 	uint16_t destination;
@@ -52,6 +72,7 @@ struct mcr_udp {
 } __attribute__((packed));
 
 _Static_assert(sizeof(struct mcr_ipv4) == 20, "IPv4 header");
+_Static_assert(sizeof(struct mcr_ipv6) == 40, "IPv6 header");
 _Static_assert(sizeof(struct mcr_udp) == 8, "UDP header");
 
 /*
@@ -70,6 +91,31 @@ static inline __attribute__((always_inline)) int mcr_parse_ipv4(const struct mcr
 static inline __attribute__((always_inline)) bool mcr_is_fragment(const struct mcr_ipv4 *ip)
 {
 	return ip->fragment & MCR_NETWORK16(MCR_IPV4_FRAGMENT);
+}
+
+static inline __attribute__((always_inline)) bool mcr_is_ipv6(const struct mcr_ipv6 *ip)
+{
+	return *(const uint8_t *)ip >> 4 == 6;
+}
+
+/* Whether UDP's header may stand behind a header of this protocol. */
+static inline __attribute__((always_inline)) bool mcr_is_extension(uint8_t protocol)
+{
+	return protocol == IPPROTO_HOPOPTS || protocol == IPPROTO_ROUTING || protocol == IPPROTO_FRAGMENT ||
+	       protocol == IPPROTO_DSTOPTS;
+}
+
+/* A datagram with a fragment header may be whole all the same (RFC 6946). */
+static inline __attribute__((always_inline)) bool mcr_is_ipv6_fragment(uint8_t protocol,
+								       const struct mcr_extension *header)
+{
+	return protocol == IPPROTO_FRAGMENT && header->fragment & MCR_NETWORK16(MCR_IPV6_FRAGMENT);
+}
+
+static inline __attribute__((always_inline)) uint32_t mcr_extension_bytes(uint8_t protocol,
+									  const struct mcr_extension *header)
+{
+	return protocol == IPPROTO_FRAGMENT ? 8 : (header->size + 1u) * 8;
 }
 
 #endif

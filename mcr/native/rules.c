@@ -2,6 +2,7 @@
 #include "rules.h"
 
 #include <errno.h>
+#include <string.h>
 
 #include "ring.h"
 
@@ -31,10 +32,15 @@ static void claim_output_counters(struct mcr_output_counters *counters, uint64_t
 	mcr_store_release(&counters->tag, tag);
 }
 
-/* Only what gather.c looks for, yet: IPv4. */
+/* Only what gather.c looks for. */
 static bool is_relayable(const struct mcr_flow *flow)
 {
-	struct mcr_flow relayable = mcr_flow_ipv4(flow->interface, flow->vlan, flow->source, flow->group, flow->port);
+	uint32_t group[4] = { flow->group, flow->group_rest[0], flow->group_rest[1], flow->group_rest[2] };
+	uint32_t source[4] = { flow->source, flow->source_rest[0], flow->source_rest[1], flow->source_rest[2] };
+	struct mcr_flow relayable = flow->family == MCR_FLOW_IPV6
+					    ? mcr_flow_ipv6(flow->interface, flow->vlan, source, group, flow->port)
+					    : mcr_flow_ipv4(flow->interface, flow->vlan, flow->source, flow->group,
+							    flow->port);
 
 	return flow->interface < MCR_MAX_INTERFACES && flow->vlan < MCR_MAX_VLANS && mcr_flow_equal(flow, &relayable);
 }
@@ -57,6 +63,39 @@ static bool in_range(const struct mcr_rec_rule *record, const struct mcr_rec_out
 		    !outputs[i].max_train)
 			return false;
 	return true;
+}
+
+static void address_output(struct mcr_output *output, const struct mcr_rec_output *record)
+{
+	if (record->family != MCR_FLOW_IPV6) {
+		output->to = (struct sockaddr_in){ .sin_family = AF_INET,
+						   .sin_port = record->port,
+						   .sin_addr.s_addr = record->address };
+		return;
+	}
+	output->to6 = (struct sockaddr_in6){ .sin6_family = AF_INET6, .sin6_port = record->port };
+	output->to6.sin6_addr.s6_addr32[0] = record->address;
+	memcpy(&output->to6.sin6_addr.s6_addr32[1], record->address_rest, sizeof(record->address_rest));
+}
+
+static struct mcr_output make_output(const struct mcr_rec_output *record)
+{
+	struct mcr_output output = {
+		.source = record->source,
+		.asked_source = { record->asked_source, record->asked_source_rest[0], record->asked_source_rest[1],
+				  record->asked_source_rest[2] },
+		.egress = record->egress,
+		.vlan = record->vlan,
+		.source_port = record->source_port,
+		.max_train = record->max_train,
+		.ttl = record->ttl,
+		.service = record->service,
+		.keeps = record->keeps,
+		.no_carrier = record->no_carrier,
+	};
+
+	address_output(&output, record);
+	return output;
 }
 
 /* No longer find a rule, by any of its flows; the last one that could not be dropped says why. */
@@ -101,21 +140,7 @@ static void put_outputs(struct mcr_rules *rules, struct mcr_segment *segment, co
 	for (uint32_t i = 0; i < record->output_count; i++) {
 		struct mcr_output *output = &rules->outputs[outputs[i].output];
 
-		*output = (struct mcr_output){
-			.to = { .sin_family = AF_INET,
-				.sin_port = outputs[i].port,
-				.sin_addr.s_addr = outputs[i].address },
-			.source = outputs[i].source,
-			.asked_source = outputs[i].asked_source,
-			.egress = outputs[i].egress,
-			.vlan = outputs[i].vlan,
-			.source_port = outputs[i].source_port,
-			.max_train = outputs[i].max_train,
-			.ttl = outputs[i].ttl,
-			.service = outputs[i].service,
-			.keeps = outputs[i].keeps,
-			.no_carrier = outputs[i].no_carrier,
-		};
+		*output = make_output(&outputs[i]);
 		rule->keeps |= outputs[i].keeps != 0;
 		claim_output_counters(&segment->outputs[outputs[i].output], outputs[i].tag);
 		*link = outputs[i].output;

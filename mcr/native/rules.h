@@ -13,19 +13,27 @@
 #define MCR_NO_OUTPUT UINT32_MAX
 
 struct mcr_output {
-	struct sockaddr_in to;
-	uint32_t source;       /* of raw frames to it, network byte order; 0: they may not be sent */
-	uint32_t asked_source; /* of others, network byte order; 0: IP chooses it */
-	uint32_t egress;       /* slot of the sockets that it is sent by */
-	uint32_t next;         /* the rule's next output, or MCR_NO_OUTPUT */
-	uint16_t vlan;         /* of its frames, which are raw then or don't leave; 0: no tag */
-	uint16_t source_port;  /* of raw frames to it, network byte order; 0: the interface's */
-	uint16_t max_train;    /* datagrams in one sendmsg; 1: no trains */
-	uint8_t ttl;           /* 0: the usual one */
-	uint8_t service;       /* DSCP */
-	uint8_t keeps;         /* MCR_KEEP_…, of the headers that a datagram came with */
-	bool no_carrier;       /* its interface has none: the kernel would drop what it takes, and call it sent */
+	union {
+		struct sockaddr_in to;
+		struct sockaddr_in6 to6; /* if that is its family */
+	};
+	uint32_t source;          /* of raw frames to it, IPv4, network byte order; 0: they may not be sent */
+	uint32_t egress;          /* slot of the sockets that it is sent by */
+	uint32_t next;            /* the rule's next output, or MCR_NO_OUTPUT */
+	uint16_t vlan;            /* of its frames, which are raw then or don't leave; 0: no tag */
+	uint16_t source_port;     /* of raw frames to it, network byte order; 0: the interface's */
+	uint16_t max_train;       /* datagrams in one sendmsg; 1: no trains */
+	uint8_t ttl;              /* hop limit; 0: the usual one */
+	uint8_t service;          /* DSCP */
+	uint8_t keeps;            /* MCR_KEEP_…, of the headers that a datagram came with */
+	bool no_carrier;          /* its interface has none: the kernel would drop what it takes, and call it sent */
+	uint32_t asked_source[4]; /* of others, network byte order, of IPv4 the first; that is 0: IP chooses it */
 };
+
+static inline bool mcr_output_is_ipv6(const struct mcr_output *output)
+{
+	return output->to.sin_family == AF_INET6;
+}
 
 struct mcr_rules {
 	struct mcr_match match;

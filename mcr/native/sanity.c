@@ -7,7 +7,8 @@
 #include "checksum.h"
 #include "parse.h"
 
-#define LINK_LOCAL 0xe0000000u /* 224.0.0.0/24: a host without an address may send there, and nowhere else */
+#define LINK_LOCAL  0xe0000000u /* 224.0.0.0/24: a host without an address may send there, and nowhere else */
+#define LINK_LOCAL6 0xff020000u /* and to ff02::/16, whatever its flags */
 
 /* As the kernel's ip_mc_validate_source(). */
 static bool is_impossible(uint32_t source, uint32_t group)
@@ -18,6 +19,34 @@ static bool is_impossible(uint32_t source, uint32_t group)
 	return source >> 24 == IN_LOOPBACKNET || IN_MULTICAST(source) || source == INADDR_BROADCAST;
 }
 
+/*
+ * As the kernel's ip6_rcv_core(): from a group, ::1, or an IPv4 address (RFC 4291, 2.5.5.2). From :: a host without an
+ * address may send on its link, and nowhere else.
+ */
+static bool is_impossible6(const uint32_t *source, const uint32_t *group)
+{
+	uint32_t low = ntohl(source[3]);
+
+	if (ntohl(source[0]) >> 24 == 0xff)
+		return true;
+	if (source[0] || source[1])
+		return false;
+	if (!source[2] && !low)
+		return (ntohl(group[0]) & 0xff0f0000u) != LINK_LOCAL6;
+	return ntohl(source[2]) == 0xffff || (!source[2] && low == 1);
+}
+
+static bool is_source_impossible(const struct mcr_packet *packet)
+{
+	return packet->family == MCR_FLOW_IPV6 ? is_impossible6(packet->source6, packet->group6)
+					       : is_impossible(packet->source, packet->group);
+}
+
+static uint64_t own_source(const struct mcr_packet *packet)
+{
+	return packet->family == MCR_FLOW_IPV6 ? mcr_own_address6(packet->source6) : mcr_own_address(packet->source);
+}
+
 /* What was sent over the loopback interface bears this machine's addresses by right. */
 static enum mcr_cause check_source(const struct mcr_frame *frame, const struct mcr_packet *packet,
 				   const struct mcr_own *own)
@@ -26,12 +55,22 @@ static enum mcr_cause check_source(const struct mcr_frame *frame, const struct m
 
 	if (frame->loopback)
 		return MCR_CAUSE_NONE;
-	if (is_impossible(packet->source, packet->group))
+	if (is_source_impossible(packet))
 		return MCR_CAUSE_SOURCE;
-	cause = mcr_own_find(own, mcr_own_address(packet->source));
+	cause = mcr_own_find(own, own_source(packet));
 	if (cause == MCR_CAUSE_NONE && frame->mac)
 		cause = mcr_own_find(own, frame->mac);
 	return cause;
+}
+
+/* IPv6 has no other checksum. Where somebody vouches for UDP's, there has to be one all the same. */
+static bool is_checksum_right(const struct mcr_frame *frame, const struct mcr_packet *packet, const uint8_t *udp)
+{
+	uint32_t size = (uint32_t)sizeof(struct mcr_udp) + packet->payload_size;
+
+	if (packet->family != MCR_FLOW_IPV6)
+		return frame->vouched || mcr_checksum_udp(udp, size, packet->source, packet->group);
+	return frame->vouched ? udp[6] || udp[7] : mcr_checksum_udp6(udp, size, packet->source6, packet->group6);
 }
 
 enum mcr_cause mcr_sanity_check(const struct mcr_frame *frame, const struct mcr_packet *packet,
@@ -42,12 +81,10 @@ enum mcr_cause mcr_sanity_check(const struct mcr_frame *frame, const struct mcr_
 
 	if (frame->elsewhere)
 		return MCR_CAUSE_OTHER_HOST;
-	if (!mcr_checksum_ip(ip, (uint32_t)(udp - ip)))
+	if (packet->family == MCR_FLOW_IPV4 && !mcr_checksum_ip(ip, (uint32_t)(udp - ip)))
 		return MCR_CAUSE_CHECKSUM;
 	cause = check_source(frame, packet, own);
-	if (cause != MCR_CAUSE_NONE || frame->vouched)
-		return cause;
-	return mcr_checksum_udp(udp, sizeof(struct mcr_udp) + packet->payload_size, packet->source, packet->group)
-		       ? MCR_CAUSE_NONE
-		       : MCR_CAUSE_CHECKSUM;
+	if (cause == MCR_CAUSE_NONE && !is_checksum_right(frame, packet, udp))
+		cause = MCR_CAUSE_CHECKSUM;
+	return cause;
 }

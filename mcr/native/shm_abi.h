@@ -40,9 +40,9 @@
 
 /* Why a datagram could not be relayed as it came: the parts of parse_err. */
 enum mcr_cause {
-	MCR_CAUSE_MALFORMED,  /* not a whole, well-formed IPv4 UDP datagram */
+	MCR_CAUSE_MALFORMED,  /* not a whole, well-formed UDP datagram of IPv4 or IPv6 */
 	MCR_CAUSE_FRAGMENT,   /* a part of one */
-	MCR_CAUSE_CHECKSUM,   /* the IP header's or UDP's is wrong */
+	MCR_CAUSE_CHECKSUM,   /* the IP header's or UDP's is wrong, or IPv6 has none */
 	MCR_CAUSE_SOURCE,     /* from an address that nobody can have: IP drops these, too */
 	MCR_CAUSE_LOOP,       /* from an address or MAC of this machine */
 	MCR_CAUSE_OTHER_HOST, /* to another host's MAC */
@@ -193,7 +193,7 @@ struct mcr_rec_egress {
 	uint32_t egress; /* slot of an output interface, or from MCR_MAX_INTERFACES on of a neighbour */
 	uint32_t mtu;    /* of the interface, bytes */
 	uint32_t common; /* slot of an egress that is used in its place while that has room, or MCR_NO_EGRESS */
-	uint32_t reserved;
+	uint32_t ipv6;   /* 1: its sockets are of IPv6 */
 };
 
 /* Outputs of this egress that have a source may be sent to by raw frames from here on. */
@@ -215,7 +215,7 @@ struct mcr_rec_output {
 	uint64_t tag;
 	uint32_t output; /* slot in mcr_segment.outputs */
 	uint32_t egress;
-	uint32_t address;      /* network byte order */
+	uint32_t address;      /* network byte order; of IPv6 the first four bytes */
 	uint32_t source;       /* of raw frames to it, network byte order; 0: they may not be sent */
 	uint16_t port;         /* network byte order */
 	uint16_t max_train;    /* datagrams in one sendmsg, 1 or more */
@@ -223,9 +223,13 @@ struct mcr_rec_output {
 	uint8_t ttl;           /* 0: the usual one */
 	uint8_t service;       /* DSCP, and two bits for ECN (RFC 2474) */
 	uint8_t keeps;         /* MCR_KEEP_…, in the place of these */
-	uint32_t asked_source; /* network byte order; 0: IP chooses it, where it has the say */
+	uint32_t asked_source; /* likewise; 0: IP chooses it, where it has the say */
 	uint16_t vlan;         /* raw frames to it are tagged with, and nothing else leaves; 0: none */
 	uint16_t source_port;  /* of raw frames to it, network byte order; 0: that of the interface's socket */
+	uint32_t family;       /* of the addresses: MCR_FLOW_… */
+	uint32_t address_rest[3];
+	uint32_t asked_source_rest[3];
+	uint32_t padding;
 };
 
 struct mcr_rec_rule {
@@ -300,9 +304,12 @@ enum mcr_log_code {
 	MCR_LOG_DRAINED,
 	MCR_LOG_JOURNAL_BROKEN,
 	MCR_LOG_NO_MATCH,      /* capture, group, port; both in network byte order */
+	MCR_LOG_NO_MATCH6,     /* capture | port << 32, group in two halves */
 	MCR_LOG_PARSE_ERROR,   /* capture, errno, length of the frame */
 	MCR_LOG_DROPPED,       /* capture, enum mcr_cause, source address in network byte order */
+	MCR_LOG_DROPPED6,      /* capture | enum mcr_cause << 32, source address in two halves */
 	MCR_LOG_LOOP,          /* capture, group | port << 32, source address; all in network byte order */
+	MCR_LOG_LOOP6,         /* capture | port << 32, source address in two halves */
 	MCR_LOG_FORWARDED,     /* rule, outputs, payload bytes */
 	MCR_LOG_SEND_FAILED,   /* output, errno, payload bytes */
 	MCR_LOG_NO_BUFFER,     /* capture, length of the frame */

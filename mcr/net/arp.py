@@ -13,7 +13,7 @@ from contextlib import ExitStack
 from ipaddress import IPv4Address
 from typing import Final, cast
 
-from mcr.model.flow import Address
+from mcr.model.flow import IPV4, Address
 from mcr.net import uapi
 from mcr.net.links import Link
 
@@ -33,7 +33,8 @@ def ask_neighbours(hops: Collection[tuple[Address, Link]]) -> tuple[frozenset[Ho
     """Ask them all at once, in the network namespace of the calling thread.
 
     Returns:
-        The hosts that were asked, and those that answered. On an interface that is not Ethernet no host is asked.
+        The hosts that were asked, and those that answered. On an interface that is not Ethernet no host is asked, nor
+        is one of IPv6.
 
     Raises:
         OSError: no packet socket could be opened.
@@ -51,7 +52,7 @@ def ask_neighbours(hops: Collection[tuple[Address, Link]]) -> tuple[frozenset[Ho
             if sock.getsockname()[3] == uapi.ARPHRD_ETHER:
                 sockets[link.index] = sock
                 selector.register(sock, selectors.EVENT_READ, link.index)
-        asked = {(hop, link.index): link for hop, link in hops if link.index in sockets}
+        asked = {(hop, link.index): link for hop, link in hops if link.index in sockets and hop.version == IPV4}
         answered: set[Hop] = set()
         for _ in range(ASKED_TIMES):
             for hop, link in asked.items():

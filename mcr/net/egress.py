@@ -3,19 +3,29 @@
 import errno
 import socket
 import struct
+from collections.abc import Iterator
+from typing import Final
 
 from mcr.errors import SystemFault
-from mcr.model.flow import Address
+from mcr.model.flow import IPV4, IPV6, Address
 from mcr.net import uapi
 from mcr.net.buffer import set_buffer
 from mcr.net.filter.cbpf import REJECT_ALL, attach_filter
 from mcr.net.interfaces import Interface
 
+NO_IPV6: Final = (
+    "this kernel has no IPv6, or RestrictAddressFamilies= of mcrd.service lacks AF_INET6: cat "
+    "/sys/module/ipv6/parameters/disable"
+)
+"""A hint, where no socket of IPv6 can be had."""
+
+_FAMILIES = {IPV4: socket.AF_INET, IPV6: socket.AF_INET6}
 _LOW_PORT = (
     "ports below net.ipv4.ip_unprivileged_port_start (1024) take CAP_NET_BIND_SERVICE: add it to "
     "AmbientCapabilities= and CapabilityBoundingSet= of mcrd.service, or choose a higher port"
 )
-_NO_GROUP = "224.0.0.0"  # that nobody sends to (RFC 5771)
+_NO_GROUP = {IPV4: "224.0.0.0", IPV6: "ff00::"}  # that nobody sends to (RFC 5771; RFC 4291, 2.7)
+_IN6_ANY = "::"
 
 
 def open_egress(
@@ -26,6 +36,7 @@ def open_egress(
     shared_port: int | None = None,
     source: Address | None = None,
     is_chosen: bool = False,
+    version: int = IPV4,
 ) -> socket.socket:
     """Open a socket for outputs on an interface: groups leave by it, hosts are reached through it.
 
@@ -38,6 +49,7 @@ def open_egress(
         shared_port: the port that it sends from, as others that are opened with it may; 0: a free one.
         source: the address that it sends from.
         is_chosen: an operator has chosen the port, which others may listen on.
+        version: of IP.
 
     Raises:
         SystemFault: naming the step; nothing stays open.
@@ -45,7 +57,7 @@ def open_egress(
     what = f"Cannot send to {to} on {interface.name}" if to else f"Cannot send on {interface.name}"
     step = "socket"
     try:
-        opened = socket.socket(socket.AF_INET, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC)
+        opened = socket.socket(_FAMILIES[version], socket.SOCK_DGRAM | socket.SOCK_CLOEXEC)
     except OSError as error:
         raise SystemFault(f"{what}: {step}", error.errno or 0, *_hints(error)) from None
     try:
@@ -53,15 +65,13 @@ def open_egress(
         attach_filter(opened, REJECT_ALL)  # it only sends: nobody may fill its receive buffer
         step = "SO_BINDTOIFINDEX"
         opened.setsockopt(socket.SOL_SOCKET, uapi.SO_BINDTOIFINDEX, interface.index)
-        if not interface.is_absent:  # else the binding alone makes each datagram an error
-            step = "IP_MULTICAST_IF"
-            mreqn = struct.pack("4s4si", b"", b"", interface.index)
-            opened.setsockopt(socket.IPPROTO_IP, socket.IP_MULTICAST_IF, mreqn)
-        step = "IP_MULTICAST_LOOP"
-        opened.setsockopt(socket.IPPROTO_IP, socket.IP_MULTICAST_LOOP, 0)
+        for name, level, option, value in _options(interface, version):
+            step = name
+            opened.setsockopt(level, option, value)
         step = "bind"
         # Now, as raw frames come from its port, too. Bound to a group, it takes nothing that is sent to this machine.
-        _bind(opened, _NO_GROUP if is_chosen else str(source or ""), shared_port)
+        anywhere = "" if version == IPV4 else _IN6_ANY
+        _bind(opened, _NO_GROUP[version] if is_chosen else str(source or anywhere), shared_port)
         step = "SO_SNDBUF"
         set_buffer(opened, socket.SO_SNDBUF, send_buffer)
     except OSError as error:
@@ -69,6 +79,20 @@ def open_egress(
         hints = _port_hints(error, shared_port) if is_chosen and step == "bind" else ()
         raise SystemFault(f"{what}: {step}", error.errno or 0, *hints) from None
     return opened
+
+
+def _options(interface: Interface, version: int) -> Iterator[tuple[str, int, int, int | bytes]]:
+    """What it is to have: name, level, option, value."""
+    if version == IPV6:
+        yield "IPV6_V6ONLY", socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1
+        if not interface.is_absent:
+            yield "IPV6_MULTICAST_IF", socket.IPPROTO_IPV6, socket.IPV6_MULTICAST_IF, interface.index
+        yield "IPV6_MULTICAST_LOOP", socket.IPPROTO_IPV6, socket.IPV6_MULTICAST_LOOP, 0
+        return
+    if not interface.is_absent:  # else the binding alone makes each datagram an error
+        mreqn = struct.pack("4s4si", b"", b"", interface.index)
+        yield "IP_MULTICAST_IF", socket.IPPROTO_IP, socket.IP_MULTICAST_IF, mreqn
+    yield "IP_MULTICAST_LOOP", socket.IPPROTO_IP, socket.IP_MULTICAST_LOOP, 0
 
 
 def _bind(opened: socket.socket, address: str, shared_port: int | None) -> None:
@@ -89,6 +113,8 @@ def _port_hints(error: OSError, port: int | None) -> tuple[str, ...]:
 
 
 def _hints(error: OSError) -> tuple[str, ...]:
+    if error.errno == errno.EAFNOSUPPORT:
+        return (NO_IPV6,)
     if error.errno not in (errno.EMFILE, errno.ENFILE):
         return ()
     return ("a host takes a descriptor for each worker: raise LimitNOFILE of mcrd.service, or send to a group",)

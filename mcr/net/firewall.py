@@ -8,6 +8,7 @@ from typing import Any
 import attrs
 
 from mcr.errors import describe_errno
+from mcr.model.flow import IPV4, IPV6
 from mcr.net import uapi
 
 _IP_HOOKS = {
@@ -16,17 +17,22 @@ _IP_HOOKS = {
     uapi.NF_INET_LOCAL_OUT: "output",
     uapi.NF_INET_POST_ROUTING: "postrouting",
 }
-_FAMILIES = {  # with their hooks; others never see what leaves or comes in as IPv4
+_OF_BOTH = {
     uapi.NFPROTO_INET: ("inet", _IP_HOOKS | {uapi.NF_INET_INGRESS: "ingress"}),
-    uapi.NFPROTO_IPV4: ("ip", _IP_HOOKS),
     uapi.NFPROTO_NETDEV: ("netdev", {uapi.NF_NETDEV_INGRESS: "ingress", uapi.NF_NETDEV_EGRESS: "egress"}),
 }
-_IGMP = b"\x02"  # IPPROTO_IGMP
+_FAMILIES = {  # with their hooks, by version of IP; others never see what leaves or comes in as that
+    IPV4: _OF_BOTH | {uapi.NFPROTO_IPV4: ("ip", _IP_HOOKS)},
+    IPV6: _OF_BOTH | {uapi.NFPROTO_IPV6: ("ip6", _IP_HOOKS)},
+}
+_QUERIES = {IPV4: b"\x02", IPV6: b"\x3a"}  # by IPPROTO_IGMP, and IPPROTO_ICMPV6
 _ABSENT = (errno.EINVAL, errno.EOPNOTSUPP, errno.EPROTONOSUPPORT)  # a kernel without nftables, or without netfilter
 
 
 LEGACY_TABLES = Path("/proc/thread-self/net/ip_tables_names")
 """Names of the tables of legacy iptables that are loaded, in the network namespace of who opens it."""
+
+_LEGACY_TABLES6 = Path("/proc/thread-self/net/ip6_tables_names")
 
 
 @attrs.frozen
@@ -38,7 +44,7 @@ class Chain:
         hook: where it is asked.
         drops: its policy: what no rule decides is dropped.
         rules: how many it has.
-        igmp: a rule somewhere in its table may be about IGMP.
+        igmp: a rule somewhere in its table may be about IGMP; of IPv6, about ICMPv6, with which MLD comes.
         kind: of chain: ``filter``, ``nat`` or ``route``.
     """
 
@@ -82,16 +88,16 @@ class Firewall:
         return tuple(each for each in self.at("prerouting", "input") if each.drops and not each.igmp)
 
 
-def look_at_firewall() -> Firewall:
-    """Ask the kernel, in the network namespace of the calling thread."""
+def look_at_firewall(version: int = IPV4) -> Firewall:
+    """Ask the kernel, in the network namespace of the calling thread, what acts on packets of this version of IP."""
     from pyroute2.netlink.exceptions import NetlinkError  # noqa: PLC0415 - slow to import, seldom needed
     from pyroute2.nftables.main import NFTables  # noqa: PLC0415
 
-    legacy = legacy_tables()
+    legacy = legacy_tables(version)
     found = Firewall(legacy=legacy or (), legacy_hidden=legacy is None)
     try:
         with NFTables(nfgen_family=0) as netlink:
-            return attrs.evolve(found, chains=tuple(_chains(netlink.get_chains(), netlink.get_rules())))
+            return attrs.evolve(found, chains=tuple(_chains(netlink.get_chains(), netlink.get_rules(), version)))
     except NetlinkError as error:
         code = error.code
     except OSError as error:
@@ -99,25 +105,25 @@ def look_at_firewall() -> Firewall:
     return found if code in _ABSENT else attrs.evolve(found, hidden=describe_errno(code))
 
 
-def legacy_tables() -> tuple[str, ...] | None:
+def legacy_tables(version: int = IPV4) -> tuple[str, ...] | None:
     """Names of the tables of legacy iptables that are loaded; None if only root may know."""
     try:
-        return tuple(LEGACY_TABLES.read_text().split())
+        return tuple((LEGACY_TABLES if version == IPV4 else _LEGACY_TABLES6).read_text().split())
     except FileNotFoundError:  # not in this kernel
         return ()
     except OSError:
         return None
 
 
-def _chains(chains: Iterable[Any], rules: Iterable[Any]) -> Iterable[Chain]:
+def _chains(chains: Iterable[Any], rules: Iterable[Any], version: int) -> Iterable[Chain]:
     by_table: dict[tuple[int, str], list[Any]] = {}
     for rule in rules:
         by_table.setdefault((rule["nfgen_family"], rule.get_attr("NFTA_RULE_TABLE")), []).append(rule)
     for chain in chains:
         hook, family = chain.get_attr("NFTA_CHAIN_HOOK"), chain["nfgen_family"]
-        if hook is None or family not in _FAMILIES:
+        if hook is None or family not in _FAMILIES[version]:
             continue
-        family_name, hooks = _FAMILIES[family]
+        family_name, hooks = _FAMILIES[version][family]
         if (number := hook.get_attr("NFTA_HOOK_HOOKNUM")) not in hooks:
             continue
         table, name = chain.get_attr("NFTA_CHAIN_TABLE"), chain.get_attr("NFTA_CHAIN_NAME")
@@ -128,19 +134,19 @@ def _chains(chains: Iterable[Any], rules: Iterable[Any]) -> Iterable[Chain]:
             hook=hooks[number],
             drops=chain.get_attr("NFTA_CHAIN_POLICY") == uapi.NF_DROP,
             rules=sum(rule.get_attr("NFTA_RULE_CHAIN") == name for rule in siblings),
-            igmp=any(map(_may_be_about_igmp, siblings)),
+            igmp=any(_may_be_about(_QUERIES[version], each) for each in siblings),
             kind=chain.get_attr("NFTA_CHAIN_TYPE"),
         )
 
 
-def _may_be_about_igmp(rule: Any) -> bool:
-    """Whether it compares a single byte with the number of IGMP, as a test for the protocol does; or looks in a set."""
+def _may_be_about(protocol: bytes, rule: Any) -> bool:
+    """Whether it compares a single byte with the protocol's number, as a test for it does; or looks in a set."""
     for expression in rule.get_attr("NFTA_RULE_EXPRESSIONS") or ():
         kind = expression.get_attr("NFTA_EXPR_NAME")
         if kind == "lookup":
             return True
         if kind == "cmp":
             data = expression.get_attr("NFTA_EXPR_DATA").get_attr("NFTA_CMP_DATA")
-            if data is not None and data.get_attr("NFTA_DATA_VALUE") == _IGMP:
+            if data is not None and data.get_attr("NFTA_DATA_VALUE") == protocol:
                 return True
     return False

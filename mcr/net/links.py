@@ -7,7 +7,7 @@ import errno
 import socket
 from collections import defaultdict
 from collections.abc import Collection, Iterator, Mapping
-from ipaddress import IPv4Address, IPv4Interface
+from ipaddress import IPv4Address, IPv4Interface, IPv6Interface
 from typing import TYPE_CHECKING, Any
 
 import attrs
@@ -34,6 +34,7 @@ class Link:
         mtu: in bytes.
         bridge: the bridge that it is a port of; empty: of none.
         addresses: IPv4 addresses with their networks.
+        addresses6: IPv6 addresses likewise.
         rx_packets: frames received.
         rx_dropped: frames dropped on the way in, by the driver or since no protocol here wants them.
         rx_missed: frames that the network card had no room for.
@@ -61,6 +62,7 @@ class Link:
     tx_dropped: int = 0
     rp_filter: int | None = 0
     forced_igmp: int | None = 0
+    addresses6: tuple[IPv6Interface, ...] = ()
 
     @property
     def address(self) -> IPv4Address | None:
@@ -85,14 +87,19 @@ def read_links(names: Collection[str] | None = None, used: Mapping[str, int] | N
 
     with IPRoute() as netlink:
         addresses: defaultdict[int, list[IPv4Interface]] = defaultdict(list)
-        for each in netlink.get_addr(family=socket.AF_INET):
-            addresses[each["index"]].append(IPv4Interface((each.get("local"), each["prefixlen"])))
+        addresses6: defaultdict[int, list[IPv6Interface]] = defaultdict(list)
+        for each in netlink.get_addr():
+            if each["family"] == socket.AF_INET:
+                addresses[each["index"]].append(IPv4Interface((each.get("local"), each["prefixlen"])))
+            elif each["family"] == socket.AF_INET6:
+                own = each.get("local") or each.get("address")
+                addresses6[each["index"]].append(IPv6Interface((own, each["prefixlen"])))
         links: dict[int, Link] = {}  # one of each, by however many names it was asked for
         found = {}
         for name, each in _messages(netlink, names, used or {}):
             index = each["index"]
             if index not in links:
-                links[index] = _link(each, tuple(addresses[index]))
+                links[index] = _link(each, tuple(addresses[index]), tuple(addresses6[index]))
             found[name] = links[index]
     return dict(sorted(found.items(), key=lambda item: item[1].index))
 
@@ -116,7 +123,7 @@ def _messages(
             yield name, link
 
 
-def _link(link: Mapping[str, Any], addresses: tuple[IPv4Interface, ...]) -> Link:
+def _link(link: Mapping[str, Any], addresses: tuple[IPv4Interface, ...], addresses6: tuple[IPv6Interface, ...]) -> Link:
     name = str(link.get("ifname"))
     counters = link.get("stats64") or {}
     return Link(
@@ -130,6 +137,7 @@ def _link(link: Mapping[str, Any], addresses: tuple[IPv4Interface, ...]) -> Link
         mtu=int(link.get("mtu", 0)),
         bridge=_bridge(link),
         addresses=addresses,
+        addresses6=addresses6,
         rx_packets=counters.get("rx_packets", 0),
         rx_dropped=counters.get("rx_dropped", 0),
         rx_missed=counters.get("rx_missed_errors", 0) + counters.get("rx_fifo_errors", 0),

@@ -1,8 +1,8 @@
-"""Group memberships, so that switches which snoop IGMP forward the input groups here.
+"""Group memberships, so that switches which snoop IGMP or MLD forward the input groups here.
 
 Sockets hold memberships and nothing else: bound to no port, they receive nothing. One socket holds as many as the
 kernel lets it (20 by default, net.ipv4.igmp_max_memberships, and what net.core.optmem_max has room for); then the
-next one is opened, so neither is a limit on the number of groups.
+next one is opened, so neither is a limit on the number of groups. For IPv6 groups there are sockets of IPv6.
 
 A group is joined from one source (IGMPv3, RFC 3376), or from any. A socket can't have both of one group, so there are
 sockets for either; what is on the wire is the kernel's sum of all: any source, if somebody asks for that.
@@ -18,8 +18,9 @@ from collections import Counter
 from typing import NamedTuple
 
 from mcr.errors import SystemFault
-from mcr.model.flow import Address
+from mcr.model.flow import IPV4, IPV6, Address
 from mcr.net import uapi
+from mcr.net.egress import NO_IPV6
 from mcr.net.interfaces import Interface
 from mcr.net.patience import set_option
 from mcr.process.descriptor_store import DescriptorStore
@@ -32,11 +33,20 @@ class _Key(NamedTuple):
     source: Address | None
     interface: str
 
+    @property
+    def kind(self) -> tuple[int, bool]:
+        """Of its socket: version of IP, and whether it is for one source."""
+        return self.group.version, self.source is not None
+
     def __str__(self) -> str:
         return f"{self.group}{f' from {self.source}' if self.source else ''} on {self.interface}"
 
 
 _NAME = "groups."  # of the sockets, in the store of descriptors
+
+_WITHOUT_IPV6 = (errno.EINVAL, errno.ENODEV, errno.ENETDOWN)  # of an interface that is there
+
+_FAMILIES = {IPV4: socket.AF_INET, IPV6: socket.AF_INET6}
 
 
 class Memberships:
@@ -50,8 +60,10 @@ class Memberships:
         self._users: Counter[_Key] = Counter()
         self._holder: dict[_Key, tuple[socket.socket, int]] = {}  # and the interface's index
         self._held: Counter[socket.socket] = Counter()
-        # Sockets that had room when last seen: for any source, and for one.
-        self._roomy: dict[bool, list[socket.socket]] = {False: [], True: []}
+        # Sockets that had room when last seen, by version of IP: for any source, and for one.
+        self._roomy: dict[tuple[int, bool], list[socket.socket]] = {
+            (version, by_source): [] for version in _FAMILIES for by_source in (False, True)
+        }
 
     def join(self, group: Address, interface: Interface, source: Address | None = None) -> None:
         """Ask for a group, from this source or from any.
@@ -65,7 +77,7 @@ class Memberships:
                 self._join(key, interface.index)
             except OSError as error:
                 del self._users[key]
-                raise SystemFault(f"Cannot join {key}", error.errno or 0) from None
+                raise _fault(key, error) from None
         self._users[key] += 1
 
     def wait(self, group: Address, interface: Interface, source: Address | None = None) -> None:
@@ -90,7 +102,7 @@ class Memberships:
         self._held[holder] -= 1
         if not self._held[holder]:
             self._close(holder)
-        elif holder not in (roomy := self._roomy[key.source is not None]):
+        elif holder not in (roomy := self._roomy[key.kind]):
             roomy.append(holder)
 
     def move(self, interface: Interface) -> None:
@@ -117,7 +129,7 @@ class Memberships:
                 try:
                     self._join(key, interface.index)
                 except OSError as error:
-                    raise SystemFault(f"Cannot join {key}", error.errno or 0) from None
+                    raise _fault(key, error) from None
 
     def count(self, name: str) -> int:
         """How many groups are joined on an interface."""
@@ -134,12 +146,12 @@ class Memberships:
             self._close(holder)
 
     def _join(self, key: _Key, index: int) -> None:
-        roomy = self._roomy[key.source is not None]
+        roomy = self._roomy[key.kind]
         while roomy:
             if self._try_join(roomy[-1], key, index):
                 return
             roomy.pop()
-        fresh = socket.socket(socket.AF_INET, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC)
+        fresh = socket.socket(_FAMILIES[key.group.version], socket.SOCK_DGRAM | socket.SOCK_CLOEXEC)
         try:
             _ask(fresh, key, index)
         except OSError:
@@ -175,8 +187,20 @@ class Memberships:
         holder.close()
 
 
+def _fault(key: _Key, error: OSError) -> SystemFault:
+    hints: tuple[str, ...] = ()
+    if error.errno == errno.EAFNOSUPPORT:
+        hints = (NO_IPV6,)
+    elif key.group.version == IPV6 and error.errno in _WITHOUT_IPV6:
+        off = f"sudo sysctl -w net.ipv6.conf.{key.interface}.disable_ipv6=0"
+        hints = (f"IPv6 is off on {key.interface}: {off}; it takes an MTU of 1280",)
+    return SystemFault(f"Cannot join {key}", error.errno or 0, *hints)
+
+
 def _ask(holder: socket.socket, key: _Key, index: int) -> None:
-    if key.source is None:
+    if key.group.version == IPV6:
+        set_option(holder, socket.IPPROTO_IPV6, socket.IPV6_JOIN_GROUP, _mreq6(key.group, index))
+    elif key.source is None:
         set_option(holder, socket.IPPROTO_IP, socket.IP_ADD_MEMBERSHIP, _mreqn(key.group, index))
     else:
         set_option(holder, socket.IPPROTO_IP, uapi.MCAST_JOIN_SOURCE_GROUP, _source_req(key.group, key.source, index))
@@ -184,6 +208,10 @@ def _ask(holder: socket.socket, key: _Key, index: int) -> None:
 
 def _mreqn(group: Address, index: int) -> bytes:
     return struct.pack("4s4si", group.packed, b"", index)
+
+
+def _mreq6(group: Address, index: int) -> bytes:
+    return struct.pack("16si", group.packed, index)
 
 
 def _source_req(group: Address, source: Address, index: int) -> bytes:
@@ -194,7 +222,9 @@ def _source_req(group: Address, source: Address, index: int) -> bytes:
 
 def _leave_quietly(holder: socket.socket, key: _Key, index: int) -> None:
     try:
-        if key.source is None:
+        if key.group.version == IPV6:
+            set_option(holder, socket.IPPROTO_IPV6, socket.IPV6_LEAVE_GROUP, _mreq6(key.group, index))
+        elif key.source is None:
             set_option(holder, socket.IPPROTO_IP, socket.IP_DROP_MEMBERSHIP, _mreqn(key.group, index))
         else:
             request = _source_req(key.group, key.source, index)

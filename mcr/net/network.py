@@ -1,9 +1,12 @@
-"""This machine's network at one moment: links, IPv4 addresses, neighbours. Values; `rtnetlink` makes them."""
+"""This machine's network at one moment: links, addresses, neighbours. Values; `rtnetlink` makes them."""
 
 from collections.abc import Iterator, Mapping
-from ipaddress import IPv4Address, IPv4Interface
+from ipaddress import IPv4Interface, IPv6Interface
+from itertools import chain
 
 import attrs
+
+from mcr.model.flow import Address
 
 
 @attrs.frozen
@@ -61,6 +64,7 @@ class Network:
         version: grows with every change.
         links: by index.
         addresses: IPv4 addresses with their networks, by the interface's index.
+        addresses6: IPv6 addresses likewise.
         neighbours: by the interface's index and the host's address.
         routes: grows when a route may have changed: with routes, addresses, and interfaces.
     """
@@ -68,8 +72,9 @@ class Network:
     version: int = 0
     links: Mapping[int, Link] = attrs.field(factory=dict)
     addresses: Mapping[int, tuple[IPv4Interface, ...]] = attrs.field(factory=dict)
-    neighbours: Mapping[tuple[int, IPv4Address], Neighbour] = attrs.field(factory=dict)
+    neighbours: Mapping[tuple[int, Address], Neighbour] = attrs.field(factory=dict)
     routes: int = 0
+    addresses6: Mapping[int, tuple[IPv6Interface, ...]] = attrs.field(factory=dict)
 
     def find(self, name: str) -> Link | None:
         """The interface of a name; by one of its altnames if none has it for its own."""
@@ -77,9 +82,10 @@ class Network:
         own = next((link for link in links if link.name == name), None)
         return own or next((link for link in links if name in link.altnames), None)
 
-    def own_addresses(self) -> Iterator[IPv4Address]:
+    def own_addresses(self) -> Iterator[Address]:
         """Every address of this machine."""
-        return (each.ip for addresses in self.addresses.values() for each in addresses)
+        held = chain[tuple[IPv4Interface | IPv6Interface, ...]](self.addresses.values(), self.addresses6.values())
+        return (each.ip for addresses in held for each in addresses)
 
 
 def has_new_carrier(before: Link | None, now: Link | None) -> bool:

@@ -5,10 +5,12 @@ import os
 import socket
 import struct
 from collections.abc import Iterable
-from ipaddress import IPv4Address
+from ipaddress import ip_address
 
+from mcr.model.flow import Address
 from mcr.net import uapi
 from mcr.net.rtnetlink import attributes, split
+from mcr.shm.flows import family_of
 
 _CACHE = struct.Struct("IIII")  # struct nda_cacheinfo: hundredths of a second since confirmed, used, updated; users
 _MESSAGE_BYTES = 65_536
@@ -19,7 +21,7 @@ _PATIENCE = 100
 """Hundredths of a second. A host that has been asked for so long does not answer; the kernel asks thrice as long."""
 
 
-def find_next_hops(hosts: Iterable[tuple[IPv4Address, int]]) -> list[tuple[IPv4Address, bool]]:
+def find_next_hops(hosts: Iterable[tuple[Address, int]]) -> list[tuple[Address, bool]]:
     """For each host, through the interface of an index: who has to answer on the link, and whether a route leads there.
 
     Without a route the kernel takes the host to be on the link, as it does for sockets that are bound to an interface.
@@ -31,7 +33,7 @@ def find_next_hops(hosts: Iterable[tuple[IPv4Address, int]]) -> list[tuple[IPv4A
         return [_find(netlink, host, index) for host, index in hosts]
 
 
-def find_unanswered(hosts: Iterable[tuple[IPv4Address, int]]) -> set[tuple[int, IPv4Address]]:
+def find_unanswered(hosts: Iterable[tuple[Address, int]]) -> set[tuple[int, Address]]:
     """Those of these neighbours, each with the interface's index, that have been asked for a second and don't answer.
 
     The kernel tells of a neighbour only when it has given it up.
@@ -43,7 +45,7 @@ def find_unanswered(hosts: Iterable[tuple[IPv4Address, int]]) -> set[tuple[int, 
         return {(index, host) for host, index in hosts if _is_unanswered(netlink, host, index)}
 
 
-def use_neighbours(neighbours: Iterable[tuple[int, IPv4Address]]) -> None:
+def use_neighbours(neighbours: Iterable[tuple[int, Address]]) -> None:
     """Have the kernel ask whether neighbours are still there, as it does when something is sent to them.
 
     It does so at once if it does not know the link address, otherwise a few seconds later, and tells the outcome
@@ -58,16 +60,15 @@ def use_neighbours(neighbours: Iterable[tuple[int, IPv4Address]]) -> None:
     flags = uapi.NLM_F_REQUEST | uapi.NLM_F_ACK | uapi.NLM_F_CREATE
     with socket.socket(socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_CLOEXEC, socket.NETLINK_ROUTE) as netlink:
         for index, host in neighbours:
-            body = uapi.NDMSG.pack(socket.AF_INET, index, 0, uapi.NTF_USE, 0)
-            body += struct.pack("HH4s", 8, uapi.NDA_DST, host.packed)
+            body = uapi.NDMSG.pack(family_of(host), index, 0, uapi.NTF_USE, 0) + _attribute(uapi.NDA_DST, host.packed)
             netlink.send(uapi.NLMSGHDR.pack(uapi.NLMSGHDR.size + len(body), uapi.RTM_NEWNEIGH, flags, 1, 0) + body)
             (result,) = struct.unpack_from("i", next(split(netlink.recv(_MESSAGE_BYTES))).body)
             if result and -result not in _GONE:
                 raise OSError(-result, os.strerror(-result))
 
 
-def _is_unanswered(netlink: socket.socket, host: IPv4Address, index: int) -> bool:
-    body = uapi.NDMSG.pack(socket.AF_INET, index, 0, 0, 0) + struct.pack("HH4s", 8, uapi.NDA_DST, host.packed)
+def _is_unanswered(netlink: socket.socket, host: Address, index: int) -> bool:
+    body = uapi.NDMSG.pack(family_of(host), index, 0, 0, 0) + _attribute(uapi.NDA_DST, host.packed)
     netlink.send(uapi.NLMSGHDR.pack(uapi.NLMSGHDR.size + len(body), uapi.RTM_GETNEIGH, uapi.NLM_F_REQUEST, 1, 0) + body)
     answer = next(split(netlink.recv(_MESSAGE_BYTES)))
     if answer.kind == uapi.NLMSG_ERROR:
@@ -77,19 +78,23 @@ def _is_unanswered(netlink: socket.socket, host: IPv4Address, index: int) -> boo
     return state == uapi.NUD_INCOMPLETE and cache is not None and _CACHE.unpack(cache)[2] >= _PATIENCE
 
 
-def _find(netlink: socket.socket, host: IPv4Address, index: int) -> tuple[IPv4Address, bool]:
+def _find(netlink: socket.socket, host: Address, index: int) -> tuple[Address, bool]:
     entry = _ask(netlink, host, index, uapi.RTM_F_FIB_MATCH)
     if entry is None:
         return host, False
     if uapi.RTA_MULTIPATH in entry:  # the kernel chooses one of several
         entry = _ask(netlink, host, index, 0) or {}
     gateway = entry.get(uapi.RTA_GATEWAY)
-    return IPv4Address(gateway) if gateway else host, True
+    return ip_address(gateway) if gateway else host, True
 
 
-def _ask(netlink: socket.socket, host: IPv4Address, index: int, flags: int) -> dict[int, bytes] | None:
-    body = uapi.RTMSG.pack(socket.AF_INET, 32, 0, 0, 0, 0, 0, 0, flags)
-    body += struct.pack("HH4sHHi", 8, uapi.RTA_DST, host.packed, 8, uapi.RTA_OIF, index)
+def _ask(netlink: socket.socket, host: Address, index: int, flags: int) -> dict[int, bytes] | None:
+    body = uapi.RTMSG.pack(family_of(host), host.max_prefixlen, 0, 0, 0, 0, 0, 0, flags)
+    body += _attribute(uapi.RTA_DST, host.packed) + _attribute(uapi.RTA_OIF, struct.pack("i", index))
     netlink.send(uapi.NLMSGHDR.pack(uapi.NLMSGHDR.size + len(body), uapi.RTM_GETROUTE, uapi.NLM_F_REQUEST, 1, 0) + body)
     answer = next(split(netlink.recv(_MESSAGE_BYTES)))
     return None if answer.kind == uapi.NLMSG_ERROR else dict(attributes(answer.body, uapi.RTMSG.size))
+
+
+def _attribute(kind: int, value: bytes) -> bytes:
+    return uapi.NLATTR.pack(uapi.NLATTR.size + len(value), kind) + value

@@ -1,13 +1,14 @@
-"""The sources that this machine sends with: its IPv4 addresses, and the MACs of the interfaces that rules use.
+"""The sources that this machine sends with: its addresses, and the MACs of the interfaces that rules use.
 
 A datagram that arrives with one of them as its source has come back: a loop (native/own.h).
 """
 
 from collections.abc import Collection, Iterator
-from ipaddress import IPv4Address
+from ipaddress import IPv4Address, IPv6Address
 
 from mcr._native import ffi, lib
 from mcr.net.network import Network
+from mcr.shm.flows import address_words
 from mcr.shm.records import network_address
 
 _MAC_BYTES = 6
@@ -37,7 +38,7 @@ class OwnKeys:
 
     def news(self, network: Network, used: Collection[int]) -> bytes | None:
         """What is to be told now; None: nothing has changed."""
-        made_of = network.links, network.addresses, used
+        made_of = network.links, network.addresses, network.addresses6, used
         if made_of == self._made_of:
             return None
         self._made_of = made_of
@@ -56,6 +57,8 @@ def _keys(network: Network, used: Collection[int]) -> Iterator[tuple[int, int]]:
     addresses = [each for index in sorted(network.addresses) for each in network.addresses[index]]
     for each in addresses:  # whatever else they are
         yield _key(each.ip), lib.MCR_CAUSE_LOOP
+    for index in sorted(network.addresses6):
+        yield from ((_key6(each.ip), lib.MCR_CAUSE_LOOP) for each in network.addresses6[index])
     for each in addresses:
         if each.network.prefixlen < _NO_BROADCAST:
             yield _key(each.network.broadcast_address), lib.MCR_CAUSE_SOURCE
@@ -63,3 +66,7 @@ def _keys(network: Network, used: Collection[int]) -> Iterator[tuple[int, int]]:
 
 def _key(address: IPv4Address) -> int:
     return int(lib.mcr_own_address(network_address(address)))
+
+
+def _key6(address: IPv6Address) -> int:
+    return int(lib.mcr_own_address6(address_words(address)))

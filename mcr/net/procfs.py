@@ -3,19 +3,23 @@
 import re
 import struct
 from collections.abc import Iterable, Iterator
-from ipaddress import IPv4Address
+from ipaddress import IPv4Address, IPv6Address, ip_address
+from itertools import chain
 from pathlib import Path
 
 import attrs
 
 from mcr.errors import SystemFault
+from mcr.model.flow import Address
 from mcr.net.machine import read_descriptors
 
 # /proc/net would be that of the process, which need not be the thread's.
 _IGMP = Path("/proc/thread-self/net/igmp")
 _MCFILTER = Path("/proc/thread-self/net/mcfilter")
 _PACKET = Path("/proc/thread-self/net/packet")
+_IGMP6 = Path("/proc/thread-self/net/igmp6")
 _UDP = Path("/proc/thread-self/net/udp")
+_UDP6 = Path("/proc/thread-self/net/udp6")
 _INDEX, _INODE = 4, 8  # columns of /proc/net/packet
 _LOCAL, _UDP_INODE = 1, 9  # of /proc/net/udp
 
@@ -30,13 +34,14 @@ class Joined:
     groups: tuple[IPv4Address, ...]
 
 
-def joined_groups() -> frozenset[tuple[int, IPv4Address]]:
+def joined_groups() -> frozenset[tuple[int, Address]]:
     """Interface index and group of every membership of this machine.
 
     Raises:
         SystemFault: it can't be read.
     """
-    return frozenset((each.index, group) for each in parse_igmp(_read(_IGMP)) for group in each.groups)
+    of_ipv4 = ((each.index, group) for each in parse_igmp(_read(_IGMP)) for group in each.groups)
+    return frozenset(chain[tuple[int, Address]](of_ipv4, parse_igmp6(_read_if_there(_IGMP6))))
 
 
 def asked_sources() -> frozenset[tuple[int, IPv4Address, IPv4Address]]:
@@ -64,6 +69,13 @@ def parse_igmp(text: str) -> Iterator[Joined]:
         # The four bytes of the address, printed as if they were a number of this machine.
         groups = (IPv4Address(struct.pack("=I", int(line.split()[0], 16))) for line in lines)
         yield Joined(int(index), name.rstrip(":"), version, tuple(groups))
+
+
+def parse_igmp6(text: str) -> Iterator[tuple[int, IPv6Address]]:
+    """Read /proc/net/igmp6: interface index and group, a line for each."""
+    for line in text.splitlines():
+        index, _, group, *_ = line.split()
+        yield int(index), IPv6Address(bytes.fromhex(group))
 
 
 def igmp_version(index: int) -> str:
@@ -95,29 +107,37 @@ def parse_packet(text: str, inodes: Iterable[int]) -> Iterator[int]:
             yield int(words[_INDEX])
 
 
-def udp_listeners() -> frozenset[tuple[IPv4Address, int]]:
-    """Address and port of every UDP socket of another process; address 0.0.0.0 takes any.
+def udp_listeners() -> frozenset[tuple[Address, int]]:
+    """Address and port of every UDP socket of another process; address 0.0.0.0, or ::, takes any.
 
     Raises:
         SystemFault: it can't be read.
     """
-    return frozenset(parse_udp(_read(_UDP), _socket_inodes()))
+    ours = frozenset(_socket_inodes())
+    return frozenset((*parse_udp(_read(_UDP), ours), *parse_udp(_read_if_there(_UDP6), ours)))
 
 
-def parse_udp(text: str, ours: Iterable[int]) -> Iterator[tuple[IPv4Address, int]]:
-    """Read /proc/net/udp, without these sockets."""
+def parse_udp(text: str, ours: Iterable[int]) -> Iterator[tuple[Address, int]]:
+    """Read /proc/net/udp or /proc/net/udp6, without these sockets."""
     own = set(ours)
     for line in text.splitlines()[1:]:
         words = line.split()
         if int(words[_UDP_INODE]) not in own:
             address, _, port = words[_LOCAL].partition(":")
-            yield IPv4Address(struct.pack("=I", int(address, 16))), int(port, 16)
+            # Words of the address, printed as if they were numbers of this machine.
+            words_of_it = (int(address[at : at + 8], 16) for at in range(0, len(address), 8))
+            yield ip_address(struct.pack(f"={len(address) // 8}I", *words_of_it)), int(port, 16)
 
 
 def _socket_inodes() -> Iterator[int]:
     for target in read_descriptors():
         if target.startswith("socket:["):
             yield int(target[len("socket:[") : -1])
+
+
+def _read_if_there(file: Path) -> str:
+    """Empty without IPv6."""
+    return _read(file) if file.exists() else ""
 
 
 def _read(file: Path) -> str:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import attrs
 
-from mcr.model.flow import Address
+from mcr.model.flow import IPV6, Address
 from mcr.net import uapi
 from mcr.net.arp import ask_neighbours
 from mcr.net.links import Link
@@ -138,7 +138,9 @@ def _find_path(netlink: "IPRoute", host: Address, link: Link) -> Path:
 
 
 def _find_path_to_group(netlink: "IPRoute", group: Address, link: Link) -> Path:
-    """To a group no route is needed; but one with a gateway leads to that gateway alone."""
+    """To a group no route is needed; but one with a gateway leads to that gateway alone. IPv6 groups have none."""
+    if group.version == IPV6:
+        return Path(None, None, Neighbour.NOARP)
     resolved = _ask(netlink.route, dst=str(group), oif=link.index)
     gateway = None if isinstance(resolved, int) else _gateway(resolved)
     return Path(None, gateway, _neighbour(netlink, gateway, link) if gateway else Neighbour.NOARP)

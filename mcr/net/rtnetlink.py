@@ -5,24 +5,34 @@ attributes that nobody here needs. A flood of changes has to cost little.
 """
 
 import struct
-from collections.abc import Iterator
-from ipaddress import IPv4Address, IPv4Interface
+from collections.abc import Iterator, Mapping
+from ipaddress import IPv4Address, IPv4Interface, IPv6Address, IPv6Interface
 from typing import Final
 
 import attrs
 
+from mcr.model.flow import Address
 from mcr.net import uapi
 from mcr.net.network import Link, Neighbour, Network
 
 GROUPS: Final = (
-    uapi.RTMGRP_LINK | uapi.RTMGRP_NEIGH | uapi.RTMGRP_IPV4_IFADDR | uapi.RTMGRP_IPV4_ROUTE | uapi.RTMGRP_IPV4_RULE
+    uapi.RTMGRP_LINK
+    | uapi.RTMGRP_NEIGH
+    | uapi.RTMGRP_IPV4_IFADDR
+    | uapi.RTMGRP_IPV4_ROUTE
+    | uapi.RTMGRP_IPV4_RULE
+    | uapi.RTMGRP_IPV6_IFADDR
+    | uapi.RTMGRP_IPV6_ROUTE
+    | uapi.RTMGRP_IPV6_RULE
 )
 """Of what changes are told."""
 
 _NUMBER = struct.Struct("I")
 
 _ROUTES = frozenset({uapi.RTM_NEWROUTE, uapi.RTM_DELROUTE, uapi.RTM_NEWRULE, uapi.RTM_DELRULE})
-_AF_UNSPEC, _AF_INET = 0, 2
+_AF_UNSPEC, _AF_INET, _AF_INET6 = 0, 2, 10
+
+_Held = IPv4Interface | IPv6Interface
 
 _FORGOTTEN = 4_096  # silent neighbours that are remembered although the kernel has forgotten them
 
@@ -50,7 +60,7 @@ def split(datagram: bytes) -> Iterator[Message]:
 
 def request_dump(kind: int) -> bytes:
     """What asks for all links, addresses or neighbours; see `DUMPS`."""
-    body = bytes([_AF_UNSPEC if kind == uapi.RTM_GETLINK else _AF_INET]).ljust(_BODY[kind].size, b"\0")
+    body = bytes(_BODY[kind].size)  # of every family
     if kind == uapi.RTM_GETLINK:
         body += struct.pack("HHI", 8, uapi.IFLA_EXT_MASK, uapi.RTEXT_FILTER_SKIP_STATS)
     flags = uapi.NLM_F_REQUEST | uapi.NLM_F_DUMP
@@ -108,29 +118,39 @@ def parse_link(body: bytes) -> Link | None:
     )
 
 
-def parse_address(body: bytes) -> tuple[int, IPv4Interface] | None:
+def parse_address(body: bytes) -> tuple[int, IPv4Interface | IPv6Interface] | None:
     """An interface's index and address from RTM_NEWADDR or RTM_DELADDR; None: it is of another family."""
     if len(body) < uapi.IFADDRMSG.size:
         return None
     family, prefix, _, _, index = uapi.IFADDRMSG.unpack_from(body)
     found = dict(attributes(body, uapi.IFADDRMSG.size))
     own = found.get(uapi.IFA_LOCAL) or found.get(uapi.IFA_ADDRESS)
-    if family != _AF_INET or own is None:
+    if own is None or family not in {_AF_INET, _AF_INET6}:
         return None
-    return index, IPv4Interface((own, prefix))
+    return index, IPv4Interface((own, prefix)) if family == _AF_INET else IPv6Interface((own, prefix))
 
 
-def parse_neighbour(body: bytes) -> tuple[int, IPv4Address, int, bytes] | None:
+def parse_neighbour(body: bytes) -> tuple[int, Address, int, bytes] | None:
     """Index, address, state and link address from RTM_NEWNEIGH or RTM_DELNEIGH; None: nobody can answer there."""
     if len(body) < uapi.NDMSG.size:
         return None
     family, index, state, flags, _ = uapi.NDMSG.unpack_from(body)
-    if family != _AF_INET or flags & uapi.NTF_PROXY or state & uapi.NUD_NOARP:
+    if family not in {_AF_INET, _AF_INET6} or flags & uapi.NTF_PROXY or state & uapi.NUD_NOARP:
         return None
     found = dict(attributes(body, uapi.NDMSG.size))
     if uapi.NDA_DST not in found:
         return None
-    return index, IPv4Address(found[uapi.NDA_DST]), state, found.get(uapi.NDA_LLADDR, b"")
+    host = found[uapi.NDA_DST]
+    address = IPv4Address(host) if family == _AF_INET else IPv6Address(host)
+    return index, address, state, found.get(uapi.NDA_LLADDR, b"")
+
+
+def _of_ipv4(held: Mapping[int, tuple[_Held, ...]]) -> dict[int, tuple[IPv4Interface, ...]]:
+    return {index: tuple(x for x in each if isinstance(x, IPv4Interface)) for index, each in held.items()}
+
+
+def _of_ipv6(held: Mapping[int, tuple[_Held, ...]]) -> dict[int, tuple[IPv6Interface, ...]]:
+    return {index: tuple(x for x in each if isinstance(x, IPv6Interface)) for index, each in held.items()}
 
 
 class Known:
@@ -145,8 +165,8 @@ class Known:
         self._port = port
         self._network = Network()
         self._links: dict[int, Link] = {}
-        self._addresses: dict[int, tuple[IPv4Interface, ...]] = {}
-        self._neighbours: dict[tuple[int, IPv4Address], Neighbour] = {}
+        self._addresses: dict[int, tuple[_Held, ...]] = {}
+        self._neighbours: dict[tuple[int, Address], Neighbour] = {}
         self._routes = 0
         self._changed: set[str] = set()
         self._dump: int | None = None
@@ -175,7 +195,8 @@ class Known:
             self._network = Network(
                 version=before.version + 1,
                 links=dict(self._links) if "links" in changed else before.links,
-                addresses=dict(self._addresses) if "addresses" in changed else before.addresses,
+                addresses=_of_ipv4(self._addresses) if "addresses" in changed else before.addresses,
+                addresses6=_of_ipv6(self._addresses) if "addresses" in changed else before.addresses6,
                 neighbours=dict(self._neighbours) if "neighbours" in changed else before.neighbours,
                 routes=self._routes,
             )
@@ -263,7 +284,7 @@ class Known:
             self._note("addresses")
             self._note_routes()
 
-    def _forget_address(self, index: int, address: IPv4Interface) -> None:
+    def _forget_address(self, index: int, address: _Held) -> None:
         known = self._addresses.get(index, ())
         if address in known:
             self._addresses[index] = tuple(each for each in known if each != address)
@@ -290,7 +311,7 @@ class Known:
             self._neighbours[key] = neighbour
             self._note("neighbours")
 
-    def _forget_neighbour(self, key: tuple[int, IPv4Address]) -> None:
+    def _forget_neighbour(self, key: tuple[int, Address]) -> None:
         known = self._neighbours.pop(key, None)
         if known is None:
             return

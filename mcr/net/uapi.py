@@ -22,10 +22,14 @@ UDP_SEGMENT: Final = 103
 VIRTIO_NET_HDR_GSO_UDP_L4: Final = 5
 VIRTIO_NET_HDR: Final = struct.Struct("BBHHHH")  # flags, kind, header length, segment size, checksum start and offset
 
+# <linux/icmpv6.h>
+ICMPV6_FILTER: Final = 1
+
 # <linux/if_ether.h>, <linux/if_arp.h>
 ETH_P_ALL: Final = 0x0003
 ETH_P_IP: Final = 0x0800
 ETH_P_ARP: Final = 0x0806
+ETH_P_IPV6: Final = 0x86DD
 ETH_P_8021Q: Final = 0x8100
 ETH_P_8021AD: Final = 0x88A8
 ARPHRD_ETHER: Final = 1
@@ -117,6 +121,9 @@ RTMGRP_NEIGH: Final = 1 << 2
 RTMGRP_IPV4_IFADDR: Final = 1 << 4
 RTMGRP_IPV4_ROUTE: Final = 1 << 6
 RTMGRP_IPV4_RULE: Final = 1 << 7
+RTMGRP_IPV6_IFADDR: Final = 1 << 8
+RTMGRP_IPV6_ROUTE: Final = 1 << 10
+RTMGRP_IPV6_RULE: Final = 1 << 18
 RTMGRP_IPV4_NETCONF: Final = 1 << 23
 
 # <linux/rtnetlink.h>: routes
@@ -175,6 +182,7 @@ NFNLGRP_NFTABLES_BIT: Final = 1 << 6
 NFPROTO_INET: Final = 1
 NFPROTO_IPV4: Final = 2
 NFPROTO_NETDEV: Final = 5
+NFPROTO_IPV6: Final = 10
 NF_INET_PRE_ROUTING: Final = 0
 NF_INET_LOCAL_IN: Final = 1
 NF_INET_LOCAL_OUT: Final = 3

@@ -1,7 +1,9 @@
 """Commands to workers: placed rules, captures and egress sockets as records."""
 
 from collections.abc import Iterable
+from socket import AF_INET6
 
+from mcr._native import lib
 from mcr.model.flow import Address
 from mcr.model.rule import Output
 from mcr.relay.captures import Capture
@@ -46,10 +48,11 @@ def change_raw(egress: Egress) -> Command:
 def attach_neighbour(neighbour: Neighbour | Common) -> Command:
     """Send by its sockets; to a neighbour by the common ones, while they have room."""
     slot, mtu, sockets = neighbour.egress_slot, neighbour.interface.mtu, neighbour.sockets
-    if isinstance(neighbour, Common):
-        return records.egress_put(slot, mtu, sockets)
-    assert neighbour.common
-    return records.egress_put(slot, mtu, sockets, neighbour.common.egress_slot)
+    common = (
+        neighbour.common.egress_slot if isinstance(neighbour, Neighbour) and neighbour.common else lib.MCR_NO_EGRESS
+    )
+    ipv6 = any(each.family == AF_INET6 for each in sockets)
+    return records.egress_put(slot, mtu, sockets, common, ipv6=ipv6)
 
 
 def detach_neighbour(neighbour: Neighbour | Common) -> Command:

@@ -1,9 +1,10 @@
 """Neighbours that rules send to, and their sockets: hosts, and groups whose route leads to a gateway.
 
-Datagrams to a neighbour that does not answer ARP wait in the kernel, and fill the buffer of their socket. So each
-neighbour has a socket of its own in each worker: a dead one costs the others nothing. While there is no need,
-they send by common sockets: what goes to several hosts is one system call then. What comes from a port that its
-operator has chosen is sent by such sockets, too, whoever it is for.
+Datagrams to a neighbour that does not answer ARP, or in IPv6 neighbour discovery, wait in the kernel, and fill the
+buffer of their socket. So each neighbour has a socket of its own in each worker: a dead one costs the others nothing.
+While there is no need, they send by common sockets: what goes to several hosts is one system call then. What comes from
+a port that its operator has chosen is sent by such sockets, too, whoever it is for; and so is all that goes to IPv6
+groups.
 """
 
 import errno
@@ -19,7 +20,7 @@ from mcr.config.settings import Settings
 from mcr.errors import McrError, SystemFault, describe_errno
 from mcr.logs.logger import get_logger
 from mcr.logs.standing_reason import StandingReason
-from mcr.model.flow import Address
+from mcr.model.flow import IPV6, Address
 from mcr.model.limits import INTERFACE_SLOTS, MAX_NEIGHBOURS
 from mcr.model.log import Facility
 from mcr.model.rule import Rule
@@ -27,7 +28,7 @@ from mcr.net.egress import open_egress
 from mcr.net.hops import NextHop, find_hops
 from mcr.net.interfaces import Interface
 from mcr.net.patience import close_all
-from mcr.relay.placement import Key, key_of
+from mcr.relay.placement import Key, in_order, key_of
 from mcr.relay.slots import Slots
 
 log = get_logger(Facility.NETWORK)
@@ -121,7 +122,8 @@ class Neighbours:
         self._by_key: dict[Key, Neighbour] = {}
         self.slots = Slots(2 * MAX_NEIGHBOURS, "hosts")
         self._commons: dict[int, Common] = {}  # by slot
-        self._newest: dict[tuple[str, int], Common] = {}  # by interface, and the port that was asked for
+        # By interface, version of IP, and the port that was asked for.
+        self._newest: dict[tuple[str, int, int], Common] = {}
         self._unused: set[Key] = set()
         self.unrenewed: dict[str, Interface] = {}
         self._not_renewed = StandingReason()
@@ -165,7 +167,7 @@ class Neighbours:
             LimitReached: there are too many.
         """
         opened = {}
-        for key in sorted(keys - self._by_key.keys()):
+        for key in in_order(keys - self._by_key.keys()):
             interface = interfaces[key.interface]
             try:
                 with ExitStack() as one:
@@ -178,21 +180,22 @@ class Neighbours:
         return opened
 
     def _open(self, key: Key, interface: Interface, undo: ExitStack) -> Neighbour:
-        common = self._join_common(interface, key.port, undo)
+        common = self._join_common(key, interface, undo)
         slot = self.slots.take()
         undo.callback(self.slots.give, slot)
         ports = [each.getsockname()[1] for each in common.sockets]
-        sockets = self._open_sockets(interface, ports, undo, key.address, chosen=bool(key.port))
+        sockets = self._open_sockets(key, interface, ports, undo, to=key.address)
         return Neighbour(slot, interface, sockets, common)
 
-    def _join_common(self, interface: Interface, port: int, undo: ExitStack) -> Common:
-        common = self._newest.get((interface.name, port))
+    def _join_common(self, key: Key, interface: Interface, undo: ExitStack) -> Common:
+        party = interface.name, key.address.version, key.port
+        common = self._newest.get(party)
         if not common or common.users in (0, _PARTY) or common.interface.index != interface.index:
             slot = self.slots.take()
             undo.callback(self.slots.give, slot)
-            ports = [port] * self._settings.num_workers
-            common = Common(slot, interface, self._open_sockets(interface, ports, undo, chosen=bool(port)))
-            self._commons[slot] = self._newest[interface.name, port] = common
+            ports = [key.port] * self._settings.num_workers
+            common = Common(slot, interface, self._open_sockets(key, interface, ports, undo))
+            self._commons[slot] = self._newest[party] = common
             undo.callback(self._commons.pop, slot)
         common.users += 1
         undo.callback(self._leave_common, common)
@@ -203,10 +206,12 @@ class Neighbours:
         common.users -= 1
 
     def _open_sockets(
-        self, interface: Interface, ports: Sequence[int], undo: ExitStack, to: Address | None = None, *, chosen: bool
+        self, key: Key, interface: Interface, ports: Sequence[int], undo: ExitStack, to: Address | None = None
     ) -> tuple[socket, ...]:
-        open_one = partial(open_egress, interface, self._settings.send_buffer, to=to, is_chosen=chosen)
-        return tuple(undo.enter_context(open_one(shared_port=port)) for port in ports)
+        """Open those of a neighbour, or with `to` None common ones for it and others."""
+        is_chosen, version = bool(key.port), key.address.version
+        open_one = partial(open_egress, interface, self._settings.send_buffer, is_chosen=is_chosen, version=version)
+        return tuple(undo.enter_context(open_one(to=to, shared_port=port)) for port in ports)
 
     def adopt(self, opened: Mapping[Key, Neighbour]) -> list[Neighbour | Common]:
         """Take these into use, once there are outputs.
@@ -310,7 +315,7 @@ class Neighbours:
 
     def drop_unused(self) -> list[Neighbour | Common]:
         """Let go of those that no output uses any more."""
-        unused = [self._by_key.pop(key) for key in sorted(self._unused)]
+        unused = [self._by_key.pop(key) for key in in_order(self._unused)]
         self._unused.clear()
         return self._drop(unused)
 
@@ -339,7 +344,7 @@ def find_neighbours(rules: Iterable[Rule], interfaces: Mapping[str, Interface]) 
     for output in chain.from_iterable(rule.outputs for rule in rules):
         if output.vlan and not output.source_port:
             continue  # raw frames, or the kernel path's, which wait for nobody
-        if output.group.is_multicast and not output.source_port:
+        if output.group.is_multicast and not output.source_port and output.group.version != IPV6:
             groups.setdefault(output.interface, {})[output.group] = None
         else:
             found.add(key_of(output))

@@ -5,12 +5,12 @@ sends something there, and the kernel path bypasses that. So it is told to ask (
 """
 
 from collections.abc import Collection, Mapping
-from ipaddress import IPv4Address
 
 import attrs
 
 from mcr.logs.logger import get_logger
 from mcr.logs.standing_reason import StandingReason
+from mcr.model.flow import Address
 from mcr.model.log import Facility
 from mcr.net import uapi
 from mcr.net.network import Neighbour
@@ -18,7 +18,7 @@ from mcr.net.next_hop import use_neighbours
 
 log = get_logger(Facility.NETWORK)
 
-NextHop = tuple[int, IPv4Address]
+NextHop = tuple[int, Address]
 """A neighbour: the interface's index, and its address."""
 
 _MAC_BYTES = 6

@@ -17,7 +17,7 @@ from mcr.config.settings import Settings
 from mcr.config.table import RAW_SEND
 from mcr.errors import McrError, SystemFault, describe_errno
 from mcr.logs.logger import get_logger
-from mcr.model.flow import Address
+from mcr.model.flow import IPV4, Address
 from mcr.model.limits import INTERFACE_SLOTS
 from mcr.model.log import Facility
 from mcr.model.rule import Rule
@@ -123,7 +123,7 @@ class OutputInterfaces:
             opened[name] = self._open(interfaces[name], undo)
             if interfaces[name].address is None and not interfaces[name].is_absent:
                 log.warning(
-                    "%s has no IPv4 address: packets that leave by it have another interface's address as their source",
+                    "%s has no IPv4 address: what leaves by it to IPv4 has another interface's address as its source",
                     name,
                 )
         return opened
@@ -280,7 +280,7 @@ class OutputInterfaces:
         """
         wanted: dict[tuple[str, Address | None], dict[tuple[Address, int], bool]] = {}
         for output in chain.from_iterable(rule.outputs for rule in rules):
-            if self._by_name[output.interface].raw:
+            if self._by_name[output.interface].raw and output.group.version == IPV4:
                 asked = wanted.setdefault((output.interface, output.source), {})
                 to = output.group, output.port
                 asked[to] = asked.get(to, False) or key_of(output) in awaited

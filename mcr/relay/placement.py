@@ -7,7 +7,7 @@ from typing import NamedTuple
 import attrs
 
 from mcr.errors import LimitReached
-from mcr.model.flow import Address
+from mcr.model.flow import Address, sent_for
 from mcr.model.limits import MAX_OUTPUTS, MAX_RULES
 from mcr.model.rule import Output, Rule
 from mcr.relay.slots import Slots
@@ -36,7 +36,8 @@ Ways = Mapping[tuple[Address, int, str, Address | None], Way]
 class Key(NamedTuple):
     """A neighbour: an output interface, and the host, or the group with a gateway, that is sent to by it.
 
-    Whatever asks for a port that it comes from has sockets of its own, too. 0: it comes from any.
+    Whatever asks for a port that it comes from has sockets of its own, too. 0: it comes from any. So have all IPv6
+    groups together, since an output interface's own are of IPv4.
     """
 
     interface: str
@@ -45,8 +46,13 @@ class Key(NamedTuple):
 
 
 def key_of(output: Output) -> Key:
-    """The neighbour of an output that waits for one, or that has a port of its own."""
-    return Key(output.interface, output.group, output.source_port or 0)
+    """The neighbour of an output that waits for one, that has a port of its own, or that is an IPv6 group."""
+    return Key(output.interface, sent_for(output.group), output.source_port or 0)
+
+
+def in_order(keys: Iterable[Key]) -> list[Key]:
+    """Sorted: addresses of IPv4 and of IPv6 can't be compared."""
+    return sorted(keys, key=lambda key: (key.interface, key.address.version, int(key.address), key.port))
 
 
 def way_key(output: Output) -> tuple[Address, int, str, Address | None]:

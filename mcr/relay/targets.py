@@ -3,6 +3,7 @@
 from collections.abc import Callable, Iterator
 from ipaddress import IPv4Address
 
+from mcr.model.flow import IPV6
 from mcr.model.rule import AUTO, Output
 from mcr.net.filter.path import MAX_OUTPUTS, Target, group_mac
 from mcr.relay.marks import keeps_of
@@ -34,6 +35,8 @@ def leads_through_gateway(placed: PlacedRule) -> bool:
 
 def why_not(placed: PlacedRule, egress_of: EgressOf, has_sockets: HasSockets, hops: NextHops) -> str:
     """Why the kernel path can't forward by a rule; empty: it can."""
+    if placed.rule.input.group.version == IPV6:
+        return "it takes IPv6: the kernel path takes IPv4"
     for output, neighbour in zip(placed.rule.outputs, placed.neighbours, strict=True):
         if neighbour and not has_sockets(neighbour):  # the port that they would reserve may be another's
             return f"the sockets of {output} could not be opened"
@@ -49,6 +52,8 @@ def _why_not_to(output: Output, egress: Egress, way: Way | None, hops: NextHops)
 
 
 def _reasons(output: Output, egress: Egress, way: Way | None, hops: NextHops) -> Iterator[str]:
+    if output.group.version == IPV6:
+        yield f"{output} is sent to by IPv6: the kernel path sends by IPv4"
     if output.gso != AUTO:
         yield f"{output} has gso={output.gso}"
     if egress.raw is None:

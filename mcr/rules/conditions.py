@@ -10,7 +10,7 @@ from itertools import chain
 
 import attrs
 
-from mcr.model.flow import Address
+from mcr.model.flow import IPV6, Address, resolution_to, sent_for
 from mcr.model.rule import Origin, Output, OutputView, Path, Rule, RuleState, RuleView
 from mcr.net.interfaces import was_never_there
 from mcr.net.network import Network
@@ -79,7 +79,7 @@ class Hop:
         refused: why nothing can be sent to it; empty: it may be.
     """
 
-    neighbour: IPv4Address
+    neighbour: Address
     oddity: str = ""
     refused: str = ""
 
@@ -228,7 +228,7 @@ def judge(
     standing: Standing,
     network: Network,
     hops: Mapping[tuple[Address, str], Hop] | None = None,
-    silent: Collection[tuple[int, IPv4Address]] = (),
+    silent: Collection[tuple[int, Address]] = (),
     sources: Iterable[Address] = (),
 ) -> Conditions:
     """All of it.
@@ -259,7 +259,7 @@ def _unwell(conditions: Mapping[str, Condition]) -> dict[str, Condition]:
 def _judge_hosts(
     hops: Mapping[tuple[Address, str], Hop],
     outputs: Mapping[str, Attachment],
-    silent: Collection[tuple[int, IPv4Address]],
+    silent: Collection[tuple[int, Address]],
 ) -> dict[tuple[Address, str], Condition]:
     """Hosts that don't answer, or can't be meant."""
     found = {}
@@ -270,13 +270,14 @@ def _judge_hosts(
             found[host, name] = Condition(RuleState.WAITING, hop.refused, warnings)
         elif (index, hop.neighbour) in silent:
             who = f"{host}" if hop.neighbour == host else f"the gateway {hop.neighbour} to {host}"
-            found[host, name] = Condition(RuleState.WAITING, f"{who} does not answer ARP on {name}", warnings)
+            reason = f"{who} does not answer {resolution_to(hop.neighbour)} on {name}"
+            found[host, name] = Condition(RuleState.WAITING, reason, warnings)
         elif warnings:
             found[host, name] = Condition(warnings=warnings)
     return found
 
 
-def find_oddity(host: IPv4Address, name: str, network: Network, *, routed: bool) -> str:
+def find_oddity(host: Address, name: str, network: Network, *, routed: bool) -> str:
     """Why a host can't be meant as an output by an interface, in words; empty: it may be.
 
     Args:
@@ -290,8 +291,14 @@ def find_oddity(host: IPv4Address, name: str, network: Network, *, routed: bool)
     return "" if routed else f"no route to {host} leads through {name}"
 
 
-def find_refusal(host: IPv4Address, index: int, network: Network) -> str:
-    """Why nothing can be sent to a host by the interface of an index: it is a broadcast address. Empty: it may be."""
+def find_refusal(host: Address, index: int, network: Network, *, routed: bool = True) -> str:
+    """Why nothing can be sent to a host by the interface of an index. Empty: it can.
+
+    It is a broadcast address; or of IPv6, and no route leads there: to hosts of IPv4 the kernel needs none.
+    """
+    if host.version == IPV6:
+        link = network.links.get(index)
+        return "" if routed else f"no route to {host} leads through {link.name if link else 'its interface'}"
     for each in network.addresses.get(index, ()):
         if each.network.prefixlen <= _LEAST_BROADCAST and host == each.network.broadcast_address:
             return (
@@ -368,7 +375,7 @@ def _of_output(output: Output, conditions: Conditions) -> Condition:
 
 def _sockets_of(output: Output) -> tuple[str, Address, int]:
     """What the fault of an output's sockets is found by."""
-    return output.interface, output.group, output.source_port or 0
+    return output.interface, sent_for(output.group), output.source_port or 0
 
 
 def _describe(failing: Iterable[Condition], outputs: int) -> str:

@@ -3,7 +3,6 @@
 from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from functools import partial
-from ipaddress import IPv4Address
 from itertools import islice
 
 import trio
@@ -53,7 +52,7 @@ class HopCache:
 
 def find_silent(
     hops: Mapping[_Key, Hop], outputs: Mapping[str, Attachment], network: Network
-) -> frozenset[tuple[int, IPv4Address]]:
+) -> frozenset[tuple[int, Address]]:
     """Who of these next hops does not answer, by interface and address."""
     silent = {key for key, neighbour in network.neighbours.items() if neighbour.silent}
     asked = {(hop.neighbour, outputs[name].index) for (_, name), hop in hops.items() if name in outputs}
@@ -69,14 +68,14 @@ def _is_unheard(neighbour: Neighbour | None) -> bool:
 
 
 def _ask(hosts: list[_Key], outputs: Mapping[str, Attachment], network: Network) -> dict[_Key, Hop]:
-    asked = [(IPv4Address(host), outputs[name].index) for host, name in hosts]
+    asked = [(host, outputs[name].index) for host, name in hosts]
     try:
         found = find_next_hops(asked)
     except OSError:  # out of descriptors: it is asked again the next time
         return {}
     hops = {}
     for (host, name), (address, index), (neighbour, routed) in zip(hosts, asked, found, strict=True):
-        refusal = find_refusal(address, index, network)
+        refusal = find_refusal(address, index, network, routed=routed)
         hops[host, name] = Hop(
             neighbour, "" if refusal else find_oddity(address, name, network, routed=routed), refusal
         )

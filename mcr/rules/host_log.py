@@ -1,11 +1,10 @@
-"""Words for the log: hosts that outputs send to stop answering ARP, and answer again. Many at once are one line."""
+"""Words for the log: hosts that outputs send to stop answering, and answer again. Many at once are one line."""
 
 from collections import Counter
 from collections.abc import Iterable, Mapping
-from ipaddress import IPv4Address
 from typing import Final
 
-from mcr.model.flow import Address
+from mcr.model.flow import Address, resolution_to
 from mcr.model.log import Level
 from mcr.net import uapi
 from mcr.net.network import Network
@@ -23,8 +22,8 @@ class HostLog:
 
     def __init__(self) -> None:
         self._outputs: Counter[_Destination] = Counter()
-        self._silent: dict[_Destination, IPv4Address] = {}  # by whom they wait for: the host, or the gateway to it
-        self._said: dict[_Destination, IPv4Address] = {}
+        self._silent: dict[_Destination, Address] = {}  # by whom they wait for: the host, or the gateway to it
+        self._said: dict[_Destination, Address] = {}
         self._left: float = _BURST
         self._at = 0.0
 
@@ -67,15 +66,16 @@ class HostLog:
         lines = []
         if fresh:
             who, several, outputs, one = self._words(fresh)
-            verb, waits = "do not answer ARP" if several else "does not answer ARP", "waits" if one else "wait"
-            lines.append((Level.WARNING, f"{who} {verb}: {outputs} {waits}"))
+            asked = " or ".join(sorted({resolution_to(each) for each in fresh.values()}))
+            verb, waits = "do not answer" if several else "does not answer", "waits" if one else "wait"
+            lines.append((Level.WARNING, f"{who} {verb} {asked}: {outputs} {waits}"))
         if again:
             who, several, outputs, one = self._words(again)
             verb, goes = "answer again" if several else "answers again", "goes" if one else "go"
             lines.append((Level.NOTICE, f"{who} {verb}: {outputs} {goes} on"))
         return lines
 
-    def _words(self, those: Mapping[_Destination, IPv4Address]) -> tuple[str, bool, str, bool]:
+    def _words(self, those: Mapping[_Destination, Address]) -> tuple[str, bool, str, bool]:
         """Who they are, whether they are several, their outputs, and whether it is only one."""
         waited_for = dict.fromkeys((neighbour, name) for (_, name), neighbour in those.items())
         (first, on), *others = waited_for

@@ -16,14 +16,19 @@ def make_flow(flow: Flow, slot: int) -> Any:
     made = ffi.new("struct mcr_flow *")
     made.interface = slot
     made.vlan = flow.vlan
-    made.family = _FAMILIES[flow.group.version]
+    made.family = family_of(flow.group)
     made.port = socket.htons(flow.port)
-    made.group, *made.group_rest = _words(flow.group)
+    made.group, *made.group_rest = address_words(flow.group)
     if flow.source:
-        made.source, *made.source_rest = _words(flow.source)
+        made.source, *made.source_rest = address_words(flow.source)
     return made
 
 
-def _words(address: Address) -> tuple[int, ...]:
-    """In network byte order; of IPv4, all but the first are 0."""
+def family_of(address: Address) -> int:
+    """Of an address: AF_INET or AF_INET6."""
+    return _FAMILIES[address.version]
+
+
+def address_words(address: Address) -> tuple[int, ...]:
+    """Four words, in network byte order; of IPv4, all but the first are 0."""
     return _ADDRESS_WORDS.unpack(address.packed.ljust(_ADDRESS_WORDS.size, b"\0"))

@@ -10,10 +10,11 @@ import attrs
 from mcr._native import ffi, lib
 from mcr.model.flow import Address, Flow
 from mcr.model.log import Facility, Level, LogLevels
-from mcr.shm.flows import make_flow
+from mcr.shm.flows import address_words, family_of, make_flow
 
 _HEAD = struct.Struct("=II")  # struct mcr_record
 _ALIGNMENT = 8
+_ANY = (0, 0, 0, 0)  # words of an address
 
 STOP: int = lib.MCR_REC_STOP
 """Type of the command that `stop` makes."""
@@ -49,7 +50,7 @@ def _body(ctype: str, **fields: Any) -> bytes:
 
 
 def network_address(address: Address) -> int:
-    """The 32-bit field whose bytes in memory are in network order."""
+    """Of IPv4: the 32-bit field whose bytes in memory are in network order."""
     return int(struct.unpack("=I", address.packed)[0])
 
 
@@ -82,12 +83,19 @@ def capture_drop(capture: int) -> Command:
     return Command(lib.MCR_REC_CAPTURE_DROP, _body("mcr_rec_capture", capture=capture), slot=capture)
 
 
-def egress_put(egress: int, mtu: int, sockets: tuple[socket.socket, ...], common: int = lib.MCR_NO_EGRESS) -> Command:
+def egress_put(
+    egress: int,
+    mtu: int,
+    sockets: tuple[socket.socket, ...],
+    common: int = lib.MCR_NO_EGRESS,
+    *,
+    ipv6: bool = False,
+) -> Command:
     """Send to this output interface or neighbour by this socket; `mtu` in bytes.
 
-    `common` is the slot of one that is used in its place, while that has room.
+    `common` is the slot of one that is used in its place, while that has room. `ipv6`: the socket is of IPv6.
     """
-    body = _body("mcr_rec_egress", egress=egress, mtu=mtu, common=common)
+    body = _body("mcr_rec_egress", egress=egress, mtu=mtu, common=common, ipv6=ipv6)
     return Command(lib.MCR_REC_EGRESS_PUT, body, sockets, slot=egress)
 
 
@@ -134,26 +142,7 @@ class OutputPlace:
 
 def rule_put(*, tag: int, rule: int, capture: int, flows: Sequence[Flow], outputs: Iterable[OutputPlace]) -> Command:
     """Forward what arrives on `capture` of these flows to `outputs`."""
-    tail = b"".join(
-        _body(
-            "mcr_rec_output",
-            tag=place.tag,
-            output=place.output,
-            egress=place.egress,
-            address=network_address(place.address),
-            port=socket.htons(place.port),
-            max_train=place.max_train,
-            source=network_address(place.source) if place.source else 0,
-            no_carrier=not place.carrier,
-            ttl=place.ttl,
-            service=place.dscp << 2,
-            keeps=place.keeps,
-            asked_source=network_address(place.asked_source) if place.asked_source else 0,
-            vlan=place.vlan,
-            source_port=socket.htons(place.source_port),
-        )
-        for place in outputs
-    )
+    tail = b"".join(map(_output, outputs))
     first, *further = (make_flow(flow, capture)[0] for flow in flows)
     head = _body(
         "mcr_rec_rule",
@@ -165,6 +154,31 @@ def rule_put(*, tag: int, rule: int, capture: int, flows: Sequence[Flow], output
     )
     tail += b"".join(bytes(ffi.buffer(ffi.addressof(each))) for each in further)
     return Command(lib.MCR_REC_RULE_PUT, head + tail, slot=rule)
+
+
+def _output(place: OutputPlace) -> bytes:
+    address, *address_rest = address_words(place.address)
+    asked, *asked_rest = address_words(place.asked_source) if place.asked_source else _ANY
+    return _body(
+        "mcr_rec_output",
+        tag=place.tag,
+        output=place.output,
+        egress=place.egress,
+        family=family_of(place.address),
+        address=address,
+        address_rest=address_rest,
+        port=socket.htons(place.port),
+        max_train=place.max_train,
+        source=network_address(place.source) if place.source else 0,
+        no_carrier=not place.carrier,
+        ttl=place.ttl,
+        service=place.dscp << 2,
+        keeps=place.keeps,
+        asked_source=asked,
+        asked_source_rest=asked_rest,
+        vlan=place.vlan,
+        source_port=socket.htons(place.source_port),
+    )
 
 
 def rule_drop(rule: int) -> Command:

@@ -94,7 +94,7 @@ def look_at_wire(wanted: Wanted, index: int, seconds: float = LOOK_SECONDS) -> L
                     seen = attrs.evolve(sighting, source=sender) if wanted.by_source else sighting
                     frames[seen] += 1
                     payload = size if seen in wanted else None
-                case Query(interface) if not (frame.outgoing or frame.looped):
+                case Query(interface, source.group.version) if not (frame.outgoing or frame.looped):
                     queries[interface] += 1
     return Look(time.monotonic() - started, frames, queries, payload)
 

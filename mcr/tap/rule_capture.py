@@ -12,7 +12,7 @@ import time
 from collections import defaultdict
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
-from ipaddress import IPv4Address
+from ipaddress import ip_address
 from itertools import chain
 from types import TracebackType
 from typing import Any, Final, Self
@@ -21,13 +21,14 @@ import attrs
 
 from mcr._native import ffi, lib
 from mcr.errors import SystemFault
-from mcr.model.flow import Flow
+from mcr.model.flow import IPV6, Address, Flow
 from mcr.net import uapi
 from mcr.net.filter.cbpf import REJECT_ALL, Instruction, accept_udp, attach_filter, select_udp
 from mcr.net.interfaces import bind_packet, find_interface
 from mcr.net.links import read_links
 from mcr.net.network import Link, Network
 from mcr.net.own import own_keys
+from mcr.text.addresses import with_port
 
 BUFFER: Final = 32 << 20
 """Bytes of packets that wait on one interface, in one direction."""
@@ -41,6 +42,7 @@ _PORTS = struct.Struct("!HH")
 _TAG = struct.Struct("!HH")
 _MACS = 12  # bytes
 _UDP_HEADER = 8  # bytes
+_IPV4_BYTES = 4  # of an address
 _LINK_HEADERS = {uapi.ARPHRD_ETHER, uapi.ARPHRD_LOOPBACK}
 _CAUSES = {
     lib.MCR_CAUSE_CHECKSUM: "checksum",
@@ -66,14 +68,14 @@ class Place:
     interface: str
     outgoing: bool
     flows: frozenset[Flow]
-    sources: frozenset[IPv4Address] = frozenset()
-    left: frozenset[IPv4Address] = frozenset()
+    sources: frozenset[Address] = frozenset()
+    left: frozenset[Address] = frozenset()
 
     def takes_from(self, source: bytes) -> bool:
         """Whether packets from there are the rule's."""
         if not self.sources and not self.left:
             return True
-        address = IPv4Address(source)
+        address = ip_address(source)
         return address in self.sources if self.sources else address not in self.left
 
 
@@ -88,11 +90,11 @@ def places_of(rule: Mapping[str, Any], sides: Collection[str], others: Iterable[
     flows: defaultdict[tuple[str, bool], set[Flow]] = defaultdict(set)
     ends = [(rule["input"], False)] * ("in" in sides) + [(each, True) for each in rule["outputs"]] * ("out" in sides)
     for end, outgoing in ends:
-        flows[end["interface"], outgoing].add(Flow(IPv4Address(end["group"]), end["port"], end.get("vlan") or 0))
+        flows[end["interface"], outgoing].add(Flow(ip_address(end["group"]), end["port"], end.get("vlan") or 0))
     taken = rule["input"]
     same = [each["input"] for each in others if _without_sources(each["input"]) == _without_sources(taken)]
     left = () if taken.get("sources") else chain.from_iterable(each.get("sources", ()) for each in same)
-    named, not_from = (frozenset(map(IPv4Address, each)) for each in (taken.get("sources", ()), left))
+    named, not_from = (frozenset(map(ip_address, each)) for each in (taken.get("sources", ()), left))
     return [
         Place(interface, outgoing, frozenset(wanted), *(() if outgoing else (named, not_from)))
         for (interface, outgoing), wanted in flows.items()
@@ -125,13 +127,13 @@ class Packet:
 
     @property
     def source(self) -> str:
-        """Who sent it, as ``ADDRESS:PORT``."""
-        return f"{socket.inet_ntoa(self.ends[0])}:{self.ends[1]}"
+        """Who sent it, with the port."""
+        return with_port(ip_address(self.ends[0]), self.ends[1])
 
     @property
     def destination(self) -> str:
-        """To whom, as ``ADDRESS:PORT``."""
-        return f"{socket.inet_ntoa(self.ends[2])}:{self.ends[3]}"
+        """To whom, with the port."""
+        return with_port(ip_address(self.ends[2]), self.ends[3])
 
 
 class RuleCapture:
@@ -226,11 +228,12 @@ class RuleCapture:
         parsed = ffi.new("struct mcr_packet *")
         buffer = ffi.from_buffer("uint8_t[]", data)
         ret = lib.mcr_packet_parse(buffer, len(data), network, parsed)
-        source, group = data[network + 12 : network + 16], data[network + 16 : network + 20]
+        source, group = _addresses(data, network)
         ports = _PORTS.unpack_from(data, parsed.payload - _UDP_HEADER) if ret == 0 else (0, 0)
         # The filter lets in what has no port to look at.
         vlan = tag & uapi.VLAN_VID_MASK if status & uapi.TP_STATUS_VLAN_VALID else 0
-        if (vlan, group, ports[1]) not in self._wanted[place] or not where.takes_from(source):
+        is_other = ret == -errno.EPROTONOSUPPORT and len(group) != _IPV4_BYTES  # behind extension headers
+        if is_other or (vlan, group, ports[1]) not in self._wanted[place] or not where.takes_from(source):
             return None
         verdict = SENT if where.outgoing else _unsound(ret)
         if not verdict:
@@ -260,6 +263,13 @@ def _select(place: Place) -> Sequence[Instruction]:
         return select_udp(place.flows, outgoing=place.outgoing)
     except OverflowError:  # of all UDP its own is picked out later
         return accept_udp({each.vlan for each in place.flows}, outgoing=place.outgoing)
+
+
+def _addresses(data: bytes, network: int) -> tuple[bytes, bytes]:
+    """Source and destination, as they are in the header of IP."""
+    is_ipv6 = len(data) > network and data[network] >> 4 == IPV6
+    at, size = (network + 8, 16) if is_ipv6 else (network + 12, 4)
+    return data[at : at + size], data[at + size : at + 2 * size]
 
 
 def _unsound(ret: int) -> str:
@@ -313,8 +323,10 @@ def _own_addresses(sockets: Sequence[socket.socket]) -> Any:
         name, _, _, kind, mac = each.getsockname()
         index = socket.if_nametoindex(name)
         links[index] = Link(index, name, mac=mac if kind == uapi.ARPHRD_ETHER else b"")
-    addresses = {each.index: each.addresses for each in read_links().values()}
-    data = own_keys(Network(links=links, addresses=addresses), links.keys())
+    there = read_links().values()
+    addresses = {each.index: each.addresses for each in there}
+    addresses6 = {each.index: each.addresses6 for each in there}
+    data = own_keys(Network(links=links, addresses=addresses, addresses6=addresses6), links.keys())
     own = ffi.new("struct mcr_own *")
     keys = ffi.from_buffer("struct mcr_rec_own_key[]", data)
     lib.mcr_own_set(own, keys, len(keys))

@@ -4,13 +4,13 @@ import socket
 import struct
 from collections import Counter
 from collections.abc import Iterable, Mapping
-from ipaddress import IPv4Address
+from ipaddress import IPv4Address, IPv6Address
 from itertools import chain
 from typing import NamedTuple
 
 import attrs
 
-from mcr.model.flow import Address, Flow, Input
+from mcr.model.flow import IPV4, IPV6, Address, Flow, Input
 from mcr.net import uapi
 
 _MORE_FRAGMENTS = 0x2000
@@ -18,6 +18,13 @@ _FRAGMENT_OFFSET = 0x1FFF
 _IP_HEADER = struct.Struct("!BxxxxxHxBxx4s4s")  # version and length, fragment, protocol, source, destination
 _UDP_HEADER = struct.Struct("!xxHHxx")  # destination port, length
 _ALL_HOSTS = IPv4Address("224.0.0.1")  # one to another group reaches only hosts that have joined it
+_IPV6_HEADER = struct.Struct("!6xBx16s16s")  # protocol of what follows, source, destination
+_EXTENSION = struct.Struct("!BBHxxxx")  # protocol of what follows, size, and of a fragment header offset and flags
+_WITHOUT_SIZE = socket.IPPROTO_FRAGMENT
+_EXTENSIONS = {socket.IPPROTO_HOPOPTS, socket.IPPROTO_ROUTING, socket.IPPROTO_DSTOPTS, socket.IPPROTO_FRAGMENT}
+_OFFSET6, _CUT6 = 0xFFF8, 0xFFF9  # of a fragment header: offset; the same and more-fragments flag
+_ALL_NODES = IPv6Address("ff02::1")
+_MLD_TYPE = bytes([130])  # of a query (RFC 3810, 5.1)
 _TAG = struct.Struct("!HH")  # TCI, protocol of what follows
 
 
@@ -121,9 +128,10 @@ class Datagram:
 
 @attrs.frozen
 class Query:
-    """One IGMP query to all hosts, by the interface it came in by."""
+    """One IGMP query to all hosts, or an MLD query, by the interface it came in by. `version`: of IP."""
 
     interface: str
+    version: int = IPV4
 
 
 @attrs.frozen
@@ -133,7 +141,7 @@ class Look:
     Attributes:
         seconds: how long it took.
         frames: of each kind.
-        queries: IGMP queries to all hosts, without a tag, by interface.
+        queries: to all hosts, without a tag, by interface; of the flow's version of IP.
         payload: of the flow looked for, on the interface where it was looked for; the largest, in bytes.
     """
 
@@ -153,12 +161,12 @@ class Look:
 
 
 def identify(data: bytes, interface: str, protocol: int, tag: Tag | None, segment: int = 0) -> Datagram | Query | None:
-    """Make out a frame; None: neither UDP nor an IGMP query to all hosts over IPv4, or cut short.
+    """Make out a frame; None: neither UDP nor a query to all hosts by IGMP or MLD, or cut short.
 
     Args:
         data: from the network header on, without the outermost VLAN tag.
         interface: where it came in.
-        protocol: of what `data` begins with, by Ethernet's number: IPv4, or another VLAN tag.
+        protocol: of what `data` begins with, by Ethernet's number: IP, or another VLAN tag.
         tag: the outermost, which the kernel took out.
         segment: bytes of payload of each datagram, if it is a super-frame; 0: it is not.
     """
@@ -169,7 +177,7 @@ def identify(data: bytes, interface: str, protocol: int, tag: Tag | None, segmen
             tags, data, protocol = (*tags, Tag.from_tci(tci, protocol)), data[_TAG.size :], inner
         tags = tuple(each for each in tags if each.vlan)  # with VLAN 0 a tag bears but a priority
         if protocol != uapi.ETH_P_IP:
-            return None
+            return _identify_ipv6(data, interface, tags, segment) if protocol == uapi.ETH_P_IPV6 else None
         first, fragment, transport, origin, destination = _IP_HEADER.unpack_from(data)
         source, group = IPv4Address(origin), IPv4Address(destination)
         if transport == socket.IPPROTO_IGMP:
@@ -184,3 +192,25 @@ def identify(data: bytes, interface: str, protocol: int, tag: Tag | None, segmen
         return None
     payload = segment or max(length - _UDP_HEADER.size, 0)
     return Datagram(Sighting(interface, group, port, tags, fragmented), payload, source)
+
+
+def _identify_ipv6(data: bytes, interface: str, tags: tuple[Tag, ...], segment: int) -> Datagram | Query | None:
+    """The same of IPv6, from its header on; raises `struct.error` where it is cut short."""
+    transport, origin, destination = _IPV6_HEADER.unpack_from(data)
+    source, group, at, cut = IPv6Address(origin), IPv6Address(destination), _IPV6_HEADER.size, 0
+    while transport in _EXTENSIONS:
+        kind = transport
+        transport, size, fragment = _EXTENSION.unpack_from(data, at)
+        at += 8 if kind == _WITHOUT_SIZE else 8 * (size + 1)
+        if kind == _WITHOUT_SIZE and fragment & _CUT6:
+            cut = fragment
+            break
+    if transport == socket.IPPROTO_ICMPV6 and not cut:
+        return Query(interface, IPV6) if not tags and group == _ALL_NODES and data[at : at + 1] == _MLD_TYPE else None
+    if transport != socket.IPPROTO_UDP:
+        return None
+    if cut & _OFFSET6:
+        return Datagram(Sighting(interface, group, None, tags, fragment=True), 0, source)
+    port, length = _UDP_HEADER.unpack_from(data, at)
+    payload = segment or max(length - _UDP_HEADER.size, 0)
+    return Datagram(Sighting(interface, group, port, tags, fragment=bool(cut)), payload, source)

@@ -5,14 +5,14 @@ import itertools
 import socket
 import struct
 from collections.abc import Iterator
-from ipaddress import IPv4Address
+from ipaddress import IPv4Address, IPv6Address
 
 import pytest
 import trio
 
 from lab import Lab, Namespace
 from mcr.actors import querier_watch
-from mcr.actors.querier_watch import Hearing, Queries, Query, parse_query, run_querier_watch
+from mcr.actors.querier_watch import Hearing, Queries, Query, parse_mld_query, parse_query, run_querier_watch
 from mcr.net.igmp import query
 from trafficgen.interface import open_interface
 
@@ -107,6 +107,28 @@ def test_how_long_a_query_holds_follows_the_querier(
 )
 def test_what_is_no_query(message: bytes) -> None:
     assert parse_query(packet(message)) is None
+
+
+LINK_LOCAL = IPv6Address("fe80::7")
+
+
+@pytest.mark.parametrize(
+    ("message", "query"),
+    [
+        ("82000000 27100000" + 16 * "00", Query(LINK_LOCAL, IPv6Address(0), 10.0)),  # version 1
+        ("82000000 03e80000 ff15" + 13 * "00" + "01", Query(LINK_LOCAL, IPv6Address("ff15::1"), 1.0)),
+        ("82000000 27100000" + 16 * "00" + "027d0000", Query(LINK_LOCAL, IPv6Address(0), 10.0, 2, 125.0)),
+        (
+            "82000000 83e80000" + 16 * "00" + "00000000",
+            Query(LINK_LOCAL, IPv6Address(0), 40.768),
+        ),  # (0x3e8 | 0x1000) << 3
+    ],
+)
+def test_mld_queries_of_every_version(message: str, query: Query) -> None:
+    assert parse_mld_query(bytes.fromhex(message), LINK_LOCAL) == query
+    assert parse_mld_query(bytes.fromhex(message), IPv6Address("2001:db8::7")) is None
+    assert parse_mld_query(bytes.fromhex(message)[:23], LINK_LOCAL) is None
+    assert parse_mld_query(b"\x83" + bytes.fromhex(message)[1:], LINK_LOCAL) is None
 
 
 def test_half_a_header_is_no_query() -> None:

@@ -3,7 +3,7 @@
 import socket
 import struct
 from collections.abc import Iterator
-from ipaddress import IPv4Address
+from ipaddress import IPv4Address, IPv6Address
 from pathlib import Path
 
 import pytest
@@ -20,6 +20,7 @@ IN_VLAN = Flow(IPv4Address("239.1.1.1"), 5001, 7)
 WANTED = [Flow(IPv4Address("239.1.1.1"), 5000), Flow(IPv4Address("239.1.1.1"), 5002)]
 ETH_P_ALL = 0x0003
 SOL_PACKET, PACKET_IGNORE_OUTGOING = 263, 23
+WANTED6 = [Flow(IPv6Address("ff15::1"), 5000), Flow(IPv6Address("ff15::1"), 5002), Flow(IPv6Address("ff15::2"), 5000)]
 OPEN = Path("/proc/self/fd")
 
 
@@ -59,6 +60,22 @@ def frame(
     )
     ip = ip[:10] + checksum(ip + options) + ip[12:]
     return ethernet + ip + options + struct.pack("!HHHH", 4000, port, 8 + len(payload), 0) + payload
+
+
+def frame6(
+    group: str = "ff15::1",
+    port: int = 5000,
+    *,
+    extensions: bytes = b"",
+    first: int = 17,
+    vlan: bytes = b"",
+    whole: bool = True,
+) -> bytes:
+    """The same by IPv6; `extensions` stand before the UDP header, and `first` says what the first of them is."""
+    payload = f"[{group}]:{port}".encode()
+    udp = struct.pack("!HHHH", 4000, port, 8 + len(payload), 0xBEEF) + payload
+    ip = struct.pack("!IHBB16s16s", 6 << 28, len(extensions + udp), first, 9, bytes(16), IPv6Address(group).packed)
+    return b"\x33\x33\0\0\0\1" + b"\2\0\0\0\0\1" + vlan + b"\x86\xdd" + ip + extensions + (udp if whole else b"")
 
 
 class Wire:

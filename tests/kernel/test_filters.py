@@ -4,11 +4,11 @@ import os
 import resource
 import signal
 from collections.abc import Iterator
-from ipaddress import IPv4Address
+from ipaddress import IPv4Address, IPv6Address
 
 import pytest
 
-from filters import IN_VLAN, OPEN, WANTED, Wire, frame, may_load_ebpf, opened
+from filters import IN_VLAN, OPEN, WANTED, WANTED6, Wire, frame, frame6, may_load_ebpf, opened
 from mcr._native import ffi, lib
 from mcr.errors import SystemFault, check_result
 from mcr.model.flow import Flow
@@ -45,9 +45,46 @@ def test_only_what_is_wanted_comes_in_and_the_rest_is_counted(filters: CaptureFi
 def test_what_is_no_udp_or_of_a_vlan_is_neither_let_in_nor_counted(filters: CaptureFilters, wire: Wire) -> None:
     filters.change([(3, each) for each in WANTED], ())
     rejected = opened(filters, wire)
-    tagged, tcp, ipv6 = frame(vlan=b"\x81\x00\0\7"), frame(proto=6), b"\1" * 12 + b"\x86\xdd" + bytes(100)
-    wire.send(tagged, tcp, ipv6, frame())
+    tagged, tcp, odd = frame(vlan=b"\x81\x00\0\7"), frame(proto=6), b"\1" * 12 + b"\x86\xdd" + bytes(100)
+    wire.send(tagged, tcp, odd, frame6(vlan=b"\x81\x00\0\7"), frame6(first=6), frame())
     assert wire.receive(1) == [frame()]
+    assert rejected.read() == 0
+    rejected.close()
+
+
+@pytest.mark.parametrize("many", [0, 250], ids=["few", "many"])
+def test_only_ipv6_that_is_wanted_comes_in_and_the_rest_is_counted(
+    filters: CaptureFilters, wire: Wire, many: int
+) -> None:
+    """Beside IPv4."""
+    others = [Flow(IPv4Address("239.3.0.0") + i, 5000) for i in range(many)]
+    others += [Flow(IPv6Address("ff15::3:0") + i, 5000) for i in range(many // 2)]
+    filters.change([(3, each) for each in (*WANTED, *WANTED6, *others)], ())
+    rejected = opened(filters, wire)
+    strangers = [frame6(port=5001), frame6("ff15::2", 5002), frame6("ff25::1"), frame6("ff15::1:0:0:1"), frame(port=80)]
+    right = [
+        frame6(),
+        frame6(port=5002),
+        frame6("ff15::2"),
+        frame(),
+        *(frame6(str(each.group)) for each in others[-1:]),
+    ]
+    wire.send(*strangers, *right)
+    assert wire.receive(len(right)) == right
+    assert rejected.read() == len(strangers)
+    rejected.close()
+
+
+def test_extension_headers_are_for_the_worker_to_look_behind_and_what_is_no_udp_for_nobody(
+    filters: CaptureFilters, wire: Wire
+) -> None:
+    rejected = opened(filters, wire)
+    options, fragment = b"\x11\0\1\4" + bytes(4), b"\x11\0\0\1" + bytes(4)
+    behind = [frame6(extensions=options, first=each) for each in (0, 43, 60)]
+    behind += [frame6(extensions=fragment, first=44), frame6()[:56]]
+    older = frame6()[:14] + b"\x40" + frame6()[15:]
+    wire.send(frame6(first=58), frame6(first=50), frame6(extensions=options, first=51), older, *behind)
+    assert wire.receive(len(behind)) == behind
     assert rejected.read() == 0
     rejected.close()
 

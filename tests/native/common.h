@@ -82,4 +82,41 @@ static inline uint32_t put_headers(uint8_t *frame, uint32_t header, uint32_t pay
 	return ETHERNET + header + 8 + payload;
 }
 
+/* An extension header of 8 bytes, or of more. */
+static inline uint32_t put_extension(uint8_t *at, uint8_t next, uint32_t units)
+{
+	memset(at, 0, 8 + 8 * units);
+	at[0] = next;
+	at[1] = (uint8_t)units;
+	return 8 + 8 * units;
+}
+
+/*
+ * The same by IPv6, from 2001:db8::1 to ff15::`group`, with so many extension headers: hop-by-hop options, then options for
+ * the destination.
+ */
+static inline uint32_t put_headers6(uint8_t *frame, uint32_t extensions, uint32_t payload, uint8_t group, uint32_t port)
+{
+	uint8_t *ip = frame + ETHERNET, *udp = ip + 40;
+
+	memset(frame, 0, ETHERNET + 40);
+	memcpy(frame, "\x33\x33\0\0\0\1", 6);
+	store16(frame + 12, 0x86dd);
+	ip[0] = 0x60;
+	ip[6] = extensions ? 0 : 17;
+	ip[7] = 1;
+	memcpy(ip + 8, "\x20\1\xd\xb8", 4);
+	ip[23] = 1;
+	memcpy(ip + 24, "\xff\x15", 2);
+	ip[39] = group;
+	for (uint32_t i = 0; i < extensions; i++)
+		udp += put_extension(udp, i + 1 < extensions ? 60 : 17, rnd(3));
+	memset(udp, 0, 8);
+	store16(udp + 2, port);
+	store16(udp + 4, 8 + payload);
+	store16(udp + 6, 0xbeef);
+	store16(ip + 4, (uint32_t)(udp - ip) - 40 + 8 + payload);
+	return (uint32_t)(udp - frame) + 8 + payload;
+}
+
 #endif

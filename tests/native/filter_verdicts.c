@@ -15,8 +15,7 @@
 #include "packet.h"
 
 #define CAPTURE   3
-#define MAX_FRAME 256
-#define HEADERS   (ETHERNET + 20) /* of fewer bytes newer kernels make no packet */
+#define MAX_FRAME 512
 #define FORBIDDEN 77
 
 struct filter {
@@ -29,18 +28,25 @@ static struct mcr_flow admitted(void)
 	return mcr_flow_ipv4(CAPTURE, 0, 0, htonl(0xef010101), htons(5000));
 }
 
+static struct mcr_flow admitted6(void)
+{
+	const uint32_t group[4] = { htonl(0xff150000), 0, 0, htonl(1) };
+
+	return mcr_flow_ipv6(CAPTURE, 0, NULL, group, htons(5000));
+}
+
 static struct filter load_filter(void)
 {
 	const struct mcr_bpf_filter plan = { .capture = CAPTURE };
 	int wanted = mcr_bpf_open_wanted();
 	struct filter filter = { .rejected = mcr_bpf_open_rejected() };
-	struct mcr_flow flow = admitted();
+	struct mcr_flow flow = admitted(), flow6 = admitted6();
 
 	if (wanted == -EPERM)
 		exit(FORBIDDEN);
 	filter.program = mcr_bpf_load_filter(wanted, filter.rejected, NULL, &plan);
 	CHECK(filter.program >= 0);
-	CHECK(!mcr_bpf_put(wanted, &flow));
+	CHECK(!mcr_bpf_put(wanted, &flow) && !mcr_bpf_put(wanted, &flow6));
 	return filter;
 }
 
@@ -81,27 +87,62 @@ static int expected(const uint8_t *frame, uint32_t size)
 	return ret == -EOPNOTSUPP ? 1 : -1;
 }
 
+static bool is_extension(uint8_t protocol)
+{
+	return protocol == 0 || protocol == 43 || protocol == 44 || protocol == 60;
+}
+
+/* The same of IPv6: behind extension headers only the worker looks. */
+static int expected6(const uint8_t *frame, uint32_t size)
+{
+	struct mcr_flow flow, wanted = admitted6();
+	struct mcr_packet packet;
+	int ret = mcr_packet_parse(frame, size, ETHERNET, &packet);
+
+	if (size < ETHERNET + 44)
+		return 1;
+	if (frame[ETHERNET] >> 4 != 6)
+		return 0;
+	if (frame[ETHERNET + 6] != 17)
+		return is_extension(frame[ETHERNET + 6]);
+	if (ret)
+		return -1;
+	flow = mcr_flow_ipv6(CAPTURE, 0, NULL, packet.group6, packet.port);
+	return mcr_flow_equal(&wanted, &flow);
+}
+
+static bool is_udp(const uint8_t *frame, uint32_t size)
+{
+	if (frame[12] == 8)
+		return frame[ETHERNET + 9] == 17;
+	return size >= ETHERNET + 44 && frame[ETHERNET] >> 4 == 6 && frame[ETHERNET + 6] == 17;
+}
+
 static void check(struct filter *filter, const uint8_t *frame, uint32_t size)
 {
 	bool accepted = run(filter, frame, size) >= size;
-	bool is_udp = frame[ETHERNET + 9] == 17;
-	int wish = expected(frame, size);
+	int wish = (frame[12] == 8 ? expected : expected6)(frame, size);
 
 	CHECK(wish < 0 || accepted == wish);
-	CHECK(counted(filter) == (is_udp && !accepted));
+	CHECK(counted(filter) == (is_udp(frame, size) && !accepted));
 }
 
 /* A datagram of one of four flows, one of them admitted, with up to three bytes spoilt. How many bytes are there. */
 static uint32_t draw(uint8_t *frame)
 {
+	bool ipv6 = rnd(2);
 	uint32_t header = 20 + 4 * rnd(11), padding = rnd(20), mutations = rnd(4);
-	uint32_t size = put_headers(frame, header, rnd(64), (uint8_t)(1 + rnd(2)), 5000 + rnd(2)) + padding;
+	uint8_t group = (uint8_t)(1 + rnd(2));
+	uint32_t port = 5000 + rnd(2), payload = rnd(64), size, least;
 
+	size = ipv6 ? put_headers6(frame, rnd(2) * rnd(5), payload, group, port)
+		    : put_headers(frame, header, payload, group, port);
+	size += padding;
 	for (uint32_t i = 0; i < mutations; i++)
 		frame[rnd(size)] = (uint8_t)rnd(256);
-	frame[12] = 8; /* of IPv4: the kernel looks at no other's headers */
-	frame[13] = 0;
-	return mutations && !rnd(4) ? HEADERS + rnd(size - HEADERS + 1) : size;
+	store16(frame + 12, ipv6 ? 0x86dd : 0x800); /* of IP: the kernel looks at no other's headers */
+	least = ETHERNET + (ipv6 ? 40 : 20);        /* of fewer bytes newer kernels make no packet */
+	return mutations && !rnd(4) ? least + rnd(size - least + 1) : size;
 }
 
 int main(int argc, char **argv)

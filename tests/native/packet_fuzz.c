@@ -10,6 +10,7 @@
 #include "guided.h"
 
 #include <arpa/inet.h>
+#include <stdbool.h>
 
 #include "sanity.h"
 
@@ -20,39 +21,87 @@ static uint32_t load16(const uint8_t *at)
 	return (uint32_t)at[0] << 8 | at[1];
 }
 
-/* Bytes of UDP, header included, of a datagram that is as RFC 791 and RFC 768 have it, and whole; 0: it is not. */
-static uint32_t datagram(const uint8_t *ip, uint32_t left)
-{
-	uint32_t header, total, length;
+/* What a datagram is that is whole, and as its RFCs have it; `length`: bytes of UDP, header included, 0: there is none. */
+struct reading {
+	uint32_t header, length;
+	bool ipv6;
+};
 
-	if (left < 20 || ip[0] >> 4 != 4 || ip[9] != 17)
-		return 0;
-	header = (ip[0] & 15u) * 4;
-	total = load16(ip + 2);
-	if (header < 20 || total > left || total < header + 8 || load16(ip + 6) & 0x3fff)
-		return 0;
-	length = load16(ip + header + 4);
-	return length >= 8 && length <= total - header ? length : 0;
+/* RFC 768, in so many bytes behind the headers of IP. */
+static uint32_t udp_length(const uint8_t *udp, uint32_t left)
+{
+	uint32_t length = left < 8 ? 0 : load16(udp + 4);
+
+	return length >= 8 && length <= left ? length : 0;
 }
 
-static void repair(uint8_t *ip, uint32_t length)
+/* RFC 791. */
+static struct reading read4(const uint8_t *ip, uint32_t left)
 {
-	uint32_t header = (ip[0] & 15u) * 4, sum;
-	uint8_t *udp = ip + header;
+	uint32_t header = (ip[0] & 15u) * 4, total;
 
-	sum_ip_header(ip, header);
+	if (left < 20 || ip[9] != 17)
+		return (struct reading){ 0 };
+	total = load16(ip + 2);
+	if (header < 20 || total > left || total < header || load16(ip + 6) & 0x3fff)
+		return (struct reading){ 0 };
+	return (struct reading){ header, udp_length(ip + header, total - header), false };
+}
+
+/* RFC 8200: four extension headers at most, none of them for routing, and no fragment. */
+static struct reading read6(const uint8_t *ip, uint32_t left)
+{
+	uint32_t total, at = 40, size;
+	uint8_t next;
+
+	if (left < 40 || 40 + load16(ip + 4) > left)
+		return (struct reading){ 0 };
+	total = 40 + load16(ip + 4);
+	next = ip[6];
+	for (int i = 0; next != 17; i++) {
+		if (i == 4 || (next != 0 && next != 60 && next != 44) || at + 4 > total)
+			return (struct reading){ 0 };
+		size = next == 44 ? 8 : 8u * (ip[at + 1] + 1);
+		if (at + size > total || (next == 44 && load16(ip + at + 2) & 0xfff9))
+			return (struct reading){ 0 };
+		next = ip[at];
+		at += size;
+	}
+	return (struct reading){ at, udp_length(ip + at, total - at), true };
+}
+
+static struct reading read_datagram(const uint8_t *ip, uint32_t left)
+{
+	if (!left || (ip[0] >> 4 != 4 && ip[0] >> 4 != 6))
+		return (struct reading){ 0 };
+	return (ip[0] >> 4 == 6 ? read6 : read4)(ip, left);
+}
+
+static void repair(uint8_t *ip, struct reading reading)
+{
+	uint8_t *udp = ip + reading.header;
+	uint32_t sum;
+
+	if (!reading.ipv6)
+		sum_ip_header(ip, reading.header);
 	store16(udp + 6, 0);
-	sum = sum16(17 + length, ip + 12, 8);
-	sum = sum16(sum, udp, length);
+	sum = reading.ipv6 ? sum16(17 + reading.length, ip + 8, 32) : sum16(17 + reading.length, ip + 12, 8);
+	sum = sum16(sum, udp, reading.length);
 	store16(udp + 6, sum == 0xffff ? 0xffff : ~sum);
 }
 
-static void check_sound(const uint8_t *frame, const struct mcr_packet *packet, uint32_t network, uint32_t length)
+static void check_sound(const uint8_t *frame, const struct mcr_packet *packet, uint32_t network, struct reading reading)
 {
-	const uint8_t *ip = frame + network, *udp = ip + (ip[0] & 15u) * 4;
+	const uint8_t *ip = frame + network, *udp = ip + reading.header;
 
-	CHECK(packet->payload == udp + 8 - frame && packet->payload_size == length - 8);
+	CHECK(packet->payload == udp + 8 - frame && packet->payload_size == reading.length - 8);
 	CHECK(ntohs(packet->port) == load16(udp + 2));
+	CHECK((packet->family == MCR_FLOW_IPV6) == reading.ipv6);
+	if (reading.ipv6) {
+		CHECK(!memcmp(packet->source6, ip + 8, 16) && !memcmp(packet->group6, ip + 24, 16));
+		CHECK(packet->ttl == ip[7] && packet->service == (uint8_t)(ip[0] << 4 | ip[1] >> 4));
+		return;
+	}
 	CHECK(!memcmp(&packet->source, ip + 12, 4) && !memcmp(&packet->group, ip + 16, 4));
 	CHECK(packet->ttl == ip[8] && packet->service == ip[1]);
 }
@@ -70,19 +119,20 @@ static void check_sanity(const struct mcr_frame *frame, const struct mcr_packet 
 
 static void check(uint8_t *bytes, uint32_t size, uint8_t flags, uint32_t network)
 {
-	uint32_t length = network <= size ? datagram(bytes + network, size - network) : 0;
+	struct reading reading = network <= size ? read_datagram(bytes + network, size - network)
+						 : (struct reading){ 0 };
 	struct mcr_packet packet;
 	int ret;
 
-	if (length && flags & REPAIRED)
-		repair(bytes + network, length);
+	if (reading.length && flags & REPAIRED)
+		repair(bytes + network, reading);
 	ret = mcr_packet_parse(bytes, size, network, &packet);
-	CHECK(!ret == !!length);
+	CHECK(!ret == !!reading.length);
 	if (ret) {
 		CHECK(ret == -EBADMSG || ret == -EMSGSIZE || ret == -EOPNOTSUPP || ret == -EPROTONOSUPPORT);
 		return;
 	}
-	check_sound(bytes, &packet, network, length);
+	check_sound(bytes, &packet, network, reading);
 	check_sanity(&(struct mcr_frame){ .data = bytes,
 					  .size = size,
 					  .network = network,

@@ -1,6 +1,6 @@
 """What one should know of a rule when it is added."""
 
-from ipaddress import IPv4Address
+from ipaddress import ip_address
 
 import pytest
 
@@ -15,13 +15,16 @@ from mcr.rules.advice import advice
         ("239.1.1.1", "239.2.2.2", []),
         ("233.0.0.1", "224.0.1.0", []),
         ("239.1.1.1", "198.18.0.1", []),
+        ("ff15::1", "ff3e:30:2001:db8::1", []),
+        ("ff02::fb", "ff12::1", ["ff02::fb is for control protocols of one network (ff02::/16)"]),
+        ("ff3e::8000:1", "ff3e::1", ["ff3e::8000:1 is a group of source-specific multicast (ff3x::/32)"]),
         ("232.1.2.3", "232.1.2.4", ["232.1.2.3 is a group of source-specific multicast (232.0.0.0/8)"]),
         ("224.0.0.5", "239.2.2.2", ["224.0.0.5 is for control protocols of one network (224.0.0.0/24)"]),
         ("224.0.0.251", "224.0.0.251", ["224.0.0.251 is for control protocols of one network (224.0.0.0/24)"]),
     ],
 )
 def test_groups_that_are_for_something_else_are_told(group: str, to: str, said: list[str]) -> None:
-    found = advice(Input("eth0", IPv4Address(group), 5000), (Output(IPv4Address(to), 6000, "eth1"),))
-    named = Input("eth0", IPv4Address(group), 5000, sources=(IPv4Address("198.18.0.1"),))
-    assert not [each for each in advice(named, ()) if "232.0.0.0/8" in each]
-    assert [each.partition(":")[0].partition(", such")[0] for each in found] == said
+    found = advice(Input("eth0", ip_address(group), 5000), (Output(ip_address(to), 6000, "eth1"),))
+    named = Input("eth0", ip_address("232.1.2.3"), 5000, sources=(ip_address("198.18.0.1"),))
+    assert not advice(named, ())
+    assert [each.partition(": the")[0].partition(", such")[0] for each in found] == said

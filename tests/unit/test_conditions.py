@@ -6,7 +6,7 @@ from ipaddress import IPv4Address, IPv4Interface, IPv6Address
 import attrs
 import pytest
 
-from mcr.model.flow import Input
+from mcr.model.flow import Address, Input
 from mcr.model.rule import Output, Rule, RuleState, RuleView
 from mcr.net.interfaces import wait_for_interface
 from mcr.net.network import Link, Neighbour, Network
@@ -44,7 +44,7 @@ def view(
     network: Network = NETWORK,
     hop: Hop | None = None,
     generation: int = 5,
-    silent: AbstractSet[tuple[int, IPv4Address]] = frozenset(),
+    silent: AbstractSet[tuple[int, Address]] = frozenset(),
 ) -> RuleView:
     return view_of(RULE, generation, judge(STANDING, network, {(HOST, "out0"): hop} if hop else {}, silent))
 
@@ -144,15 +144,17 @@ def test_output_whose_sockets_could_not_be_opened_degrades_its_rule() -> None:
     ("hop", "reason"),
     [
         (Hop(HOST), "198.18.10.2 does not answer ARP on out0"),
+        (Hop(IPv6Address("fe80::7")), "the gateway fe80::7 to 198.18.10.2 does not answer neighbour discovery on out0"),
         (Hop(GATEWAY), "the gateway 198.18.10.254 to 198.18.10.2 does not answer ARP on out0"),
     ],
 )
 def test_host_that_does_not_answer_is_named(hop: Hop, reason: str) -> None:
-    found = view(hop=hop, silent={(8, hop.neighbour)})
+    silent: set[tuple[int, Address]] = {(8, hop.neighbour)}
+    found = view(hop=hop, silent=silent)
     assert (found.state, found.outputs[1].state) == (RuleState.DEGRADED, RuleState.WAITING)
     assert found.outputs[1].reason == reason
     assert found.reason == f"1 of 2 outputs: {reason}"
-    assert view(hop=hop, silent={(9, hop.neighbour)}).state is RuleState.ACTIVE
+    assert view(hop=hop, silent={(9, GATEWAY)}).state is RuleState.ACTIVE
 
 
 def test_interface_that_is_down_explains_more_than_its_hosts() -> None:

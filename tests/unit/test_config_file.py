@@ -103,10 +103,10 @@ def test_what_a_sound_file_says(tmp_path: Path) -> None:
             ],
         ),
         (
-            rule("outputs = [\n{ group = '::1', port = 0, interface = 'a/b', gso = 1 }]\n"),
+            rule("outputs = [\n{ group = 'fe80::1%eth0', port = 0, interface = 'a/b', gso = 1 }]\n"),
             [
                 "4: Invalid output interface: 'a/b' is not an interface name",
-                "4: Invalid output group: '::1' is an IPv6 address",
+                "4: Invalid output group: 'fe80::1%eth0' names a zone",
                 "4: Invalid output port: 0 is not a port",
             ],
         ),

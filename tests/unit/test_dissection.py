@@ -1,4 +1,4 @@
-"""The parser and the check of what it accepts, beside another reading of the same frames: scapy's dissection.
+"""The parser and the check of what it accepts, beside another reading of the same IPv4 frames: scapy's dissection.
 
 Five thousand frames; `MCR_FRAMES=100000 pytest tests/unit/test_dissection.py` reads more.
 """
@@ -98,7 +98,7 @@ def changed(frame: bytes, chance: random.Random) -> bytes:
 def test_parser_and_scapy_read_frames_alike() -> None:
     """Same verdict, same payload; and there are enough of each for that to say something."""
     chance = random.Random(20_260_101)
-    known = [each.read_bytes()[2:] for each in sorted(CAPTURES.iterdir())]
+    known = [each.read_bytes()[2:] for each in sorted(CAPTURES.iterdir()) if not each.name.startswith("ipv6")]
     known += [drawn(chance) for _ in range(max(FRAMES // 50, 200))]
     verdicts: Counter[str] = Counter()
     for _ in range(FRAMES):

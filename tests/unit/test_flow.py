@@ -1,7 +1,8 @@
 """One flow has one spelling, whoever writes it down."""
 
 import socket
-from ipaddress import IPv4Address, ip_address
+from ipaddress import IPv4Address, IPv6Address, ip_address
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -10,11 +11,12 @@ from hypothesis import strategies as st
 from mcr._native import ffi, lib
 from mcr.model.flow import Flow, Input
 from mcr.net import uapi
-from mcr.shm.flows import make_flow
+from mcr.shm.flows import address_words, make_flow
 from mcr.shm.records import network_address
 from mcr.tap.sighting import Sighting, Tag
 
 ADDRESSES = st.ip_addresses(v=4).filter(int)
+ADDRESSES6 = st.ip_addresses(v=6).filter(int)
 SLOTS, VLANS, PORTS = st.integers(0, 127), st.integers(0, 4095), st.integers(1, 65_535)
 GROUP = ip_address("239.1.1.1")
 
@@ -29,6 +31,43 @@ def test_python_and_c_spell_a_flow_alike(
     )
     ours = make_flow(Flow(group, port, vlan, source), slot)
     assert bytes(ffi.buffer(ours)) == bytes(ffi.buffer(ffi.addressof(theirs)))
+
+
+def words(address: IPv6Address) -> Any:
+    return ffi.new("uint32_t[]", address_words(address))
+
+
+@given(SLOTS, VLANS, st.one_of(st.none(), ADDRESSES6), ADDRESSES6, PORTS)
+def test_python_and_c_spell_an_ipv6_flow_alike(
+    slot: int, vlan: int, source: IPv6Address | None, group: IPv6Address, port: int
+) -> None:
+    theirs = lib.mcr_flow_ipv6(slot, vlan, words(source) if source else ffi.NULL, words(group), socket.htons(port))
+    ours = make_flow(Flow(group, port, vlan, source), slot)
+    assert bytes(ffi.buffer(ours)) == bytes(ffi.buffer(ffi.addressof(theirs)))
+
+
+def brief(flow: Flow, slot: int = 3) -> bytes:
+    made = lib.mcr_flow_brief(make_flow(flow, slot))
+    return bytes(ffi.buffer(ffi.addressof(made)))
+
+
+@given(SLOTS, VLANS, ADDRESSES, PORTS)
+def test_capture_filter_has_an_ipv4_flow_as_it_is(slot: int, vlan: int, group: IPv4Address, port: int) -> None:
+    flow = Flow(group, port, vlan)
+    assert brief(flow, slot) == bytes(ffi.buffer(make_flow(flow, slot)))
+
+
+def test_capture_filter_has_ipv6_flows_in_the_room_of_ipv4_ones() -> None:
+    """Of 20,000 groups and sources as people choose them no two are the same there."""
+    groups = [IPv6Address(f"ff{flags}{scope}::{end:x}") for flags in "013" for scope in "258e" for end in range(500)]
+    groups += [IPv6Address(f"ff15:{middle:x}::{end:x}:0") for middle in range(70) for end in range(100)]
+    sources = [None, *(IPv6Address(f"2001:db8:{net:x}::{host:x}") for net in range(8) for host in (1, 2, 0xFFFF))]
+    flows = {Flow(group, 5000) for group in groups}
+    flows |= {Flow(group, 5000, source=source) for group in groups[:400] for source in sources}
+    assert len(flows) > 20_000
+    found = {brief(flow) for flow in flows}
+    assert len(found) == len(flows)
+    assert all(each[16:] == bytes(24) for each in found)
 
 
 @given(st.binary(min_size=40, max_size=40))

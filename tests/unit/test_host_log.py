@@ -30,7 +30,7 @@ class Hosts:
         hops: dict[tuple[IPv4Address | IPv6Address, str], Hop] = {
             each: Hop(IPv4Address(self.gateway) if self.gateway else each[0]) for each in hosts
         }
-        known = {(INDEX, hop.neighbour): neighbour for hop in hops.values()} if neighbour else {}
+        known = {(INDEX, hop.neighbour): neighbour for hop in hops.values() if neighbour}
         self.log.note(hosts, hops, {"eth3": Attachment("eth3", INDEX)}, Network(neighbours=known))
         return self.log.lines(time)
 

@@ -12,6 +12,7 @@ import pytest
 
 import mcr
 from fake_daemon import ADD, INPUT, LEVELS, PARAMS, STATS, VIEW, Daemon, Run
+from mcr.cli.quantities import endpoint
 from mcr.errors import InterfaceNotFound, McrError, SystemFault
 
 
@@ -170,11 +171,13 @@ def test_add_takes_an_id_and_a_name(run: Run, daemon: Daemon) -> None:
         ("239.2.2.2:x:eth1", "Invalid output '239.2.2.2:x:eth1': the port 'x' is not a number"),
         ("239.2.2.2:-1:eth1", "Invalid output '239.2.2.2:-1:eth1': the port '-1' is not a number"),
         ("239.2.2.2:²:eth1", "Invalid output '239.2.2.2:²:eth1': the port '²' is not a number"),
-        ("[ff15::1]:6000:eth1", "Invalid output '[ff15::1]:6000:eth1': MCR relays only IPv4 for now"),
-        ("ff15::1:6000:eth1", "Invalid output 'ff15::1:6000:eth1': MCR relays only IPv4 for now"),
-        ("ff15::1", "Invalid output 'ff15::1': MCR relays only IPv4 for now"),
-        ("ff15::1:6000:eth1:gso=off", "Invalid output 'ff15::1:6000:eth1:gso=off': MCR relays only IPv4 for now"),
-        ("fe80::1%eth0:6000:eth1", "Invalid output 'fe80::1%eth0:6000:eth1': MCR relays only IPv4 for now"),
+        ("ff15::1:6000:eth1", "Invalid output 'ff15::1:6000:eth1': an IPv6 address stands in brackets"),
+        ("ff15::1", "Invalid output 'ff15::1': an IPv6 address stands in brackets"),
+        ("ff15::1:6000:eth1:gso=off", "Invalid output 'ff15::1:6000:eth1:gso=off': an IPv6 address stands in brackets"),
+        ("fe80::1%eth0:6000:eth1", "Invalid output 'fe80::1%eth0:6000:eth1': an IPv6 address stands in brackets"),
+        ("[ff15::1]:eth1", "Invalid output '[ff15::1]:eth1': interface missing in G:P:IF"),
+        ("[ff15::1:6000:eth1", "Invalid output '[ff15::1:6000:eth1': port missing in G:P:IF"),
+        ("[ff15::1]6000:eth1:eth1", "Invalid output '[ff15::1]6000:eth1:eth1': the port 'eth1' is not a number"),
     ],
 )
 def test_a_malformed_output_is_told_with_its_fault_and_an_example(
@@ -187,6 +190,13 @@ def test_a_malformed_output_is_told_with_its_fault_and_an_example(
         "hint: for example: --outputs 239.2.2.2:5000:eth1,239.2.2.3:5000:eth2",
     )
     assert daemon.calls == []
+
+
+def test_add_takes_ipv6_addresses_in_brackets(run: Run, daemon: Daemon) -> None:
+    run("add", *INPUT, "--outputs", "[ff15::1]:6000:eth1:source=[2001:db8::1]:ttl=8,239.2.2.2:1:eth1")
+    first, _ = daemon.calls[0][1]["rules"][0]["outputs"]
+    assert first == {"group": "ff15::1", "port": 6000, "interface": "eth1", "source": "2001:db8::1", "ttl": 8}
+    assert endpoint(first) == "[ff15::1]:6000:eth1:ttl=8:source=[2001:db8::1]"
 
 
 def test_values_are_for_the_daemon_to_judge(run: Run, daemon: Daemon) -> None:

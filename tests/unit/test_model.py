@@ -1,7 +1,8 @@
 """Values: what they accept, what they refuse and in which words."""
 
+import hashlib
 from collections.abc import Callable
-from ipaddress import IPv4Address
+from ipaddress import IPv4Address, IPv6Address
 from typing import Any
 
 import pytest
@@ -50,11 +51,70 @@ def test_sources_are_the_same_in_whatever_order_and_make_another_input() -> None
         Input("eth0", GROUP, 5000, sources=many)
 
 
-def test_ipv6_is_refused_for_what_it_is() -> None:
-    with pytest.raises(InvalidParams, match="is an IPv6 address"):
-        parse_address("[ff15::1]", "input group")
-    with pytest.raises(InvalidParams, match="is an IPv6 address"):
-        parse_address("ff02::1", "input group")
+@pytest.mark.parametrize("text", ["ff15::1", "[ff15::1]", "FF15:0::0001", "ff15:0:0:0:0:0:0:1"])
+def test_an_ipv6_address_has_one_spelling(text: str) -> None:
+    assert str(parse_address(text, "input group")) == "ff15::1"
+
+
+@pytest.mark.parametrize(
+    ("text", "said", "hint"),
+    [
+        ("fe80::1%eth0", "'fe80::1%eth0' names a zone", "its interface says that already: fe80::1"),
+        ("::ffff:239.1.1.1", "stands for an IPv4 address", "write 239.1.1.1"),
+        ("ff15:::1", "is not an IP address", "an address such as 239.1.1.1 or ff15::1"),
+        ("[ff15::1", "is not an IP address", "an address such as 239.1.1.1 or ff15::1"),
+    ],
+)
+def test_an_ipv6_address_that_cannot_be_meant_is_refused_with_the_remedy(text: str, said: str, hint: str) -> None:
+    with pytest.raises(InvalidParams, match="Invalid input group: ") as caught:
+        parse_address(text, "input group")
+    assert said in caught.value.message
+    assert caught.value.hints == (hint,)
+
+
+@pytest.mark.parametrize(
+    ("group", "said"),
+    [
+        ("2001:db8::1", "is not a multicast address"),
+        ("ff01::1", "is a group of one machine alone (interface-local scope)"),
+        ("ff11::1", "is a group of one machine alone (interface-local scope)"),
+        ("ff00::1", "has the reserved scope 0"),
+        ("ff1f::1", "has the reserved scope f"),
+    ],
+)
+def test_an_ipv6_group_is_one_that_a_network_forwards(group: str, said: str) -> None:
+    with pytest.raises(InvalidParams, match="Invalid input group") as caught:
+        Input("eth0", IPv6Address(group), 5000)
+    assert said in caught.value.message
+    if IPv6Address(group).is_multicast:
+        with pytest.raises(InvalidParams, match="Invalid output group"):
+            Output(IPv6Address(group), 5000, "eth1")
+
+
+@pytest.mark.parametrize("group", ["ff02::1:3", "ff12::1", "ff15::1", "ff18::1", "ff3e::1", "ff0e::1"])
+def test_other_scopes_are_taken(group: str) -> None:
+    assert Input("eth0", IPv6Address(group), 5000).group == Output(IPv6Address(group), 5000, "eth1").group
+
+
+def test_ipv6_is_written_in_brackets_and_known_by_its_own_id() -> None:
+    source = Input("eth0", IPv6Address("ff15::1"), 5000)
+    assert str(source) == "[ff15::1]:5000 on eth0"
+    assert str(Output(IPv6Address("fe80::1"), 5000, "eth1")) == "[fe80::1]:5000:eth1"
+    assert automatic_rule_id(source) == hashlib.sha256(b"eth0|ff15::1|5000").hexdigest()[:12]
+
+
+@pytest.mark.parametrize("host", ["::", "::1"])
+def test_an_output_of_ipv6_is_a_group_or_a_host(host: str) -> None:
+    with pytest.raises(InvalidParams, match="neither a group nor a host"):
+        Output(IPv6Address(host), 5000, "eth1")
+
+
+def test_a_source_is_of_the_family_that_it_sends_to() -> None:
+    to, source = IPv6Address("ff15::1"), IPv6Address("2001:db8::1")
+    assert Output(to, 5000, "eth1", source=source).source == source
+    for group, wrong in ((to, IPv4Address("198.18.0.1")), (GROUP, source)):
+        with pytest.raises(InvalidParams, match="is of another family than"):
+            Output(group, 5000, "eth1", source=wrong)
 
 
 @pytest.mark.parametrize("port", [1, 65_535])

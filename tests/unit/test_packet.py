@@ -9,7 +9,16 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from scapy.layers.inet import IP, TCP, UDP, IPOption
-from scapy.layers.inet6 import IPv6
+from scapy.layers.inet6 import (
+    ICMPv6MLQuery2,
+    IPv6,
+    IPv6ExtHdrDestOpt,
+    IPv6ExtHdrFragment,
+    IPv6ExtHdrHopByHop,
+    IPv6ExtHdrRouting,
+    PadN,
+    RouterAlert,
+)
 from scapy.layers.l2 import Ether
 from scapy.packet import Raw
 
@@ -17,6 +26,7 @@ from mcr._native import ffi, lib
 
 ETHER = Ether(src="02:00:00:00:00:01", dst="01:00:5e:01:01:01")
 IPV4 = IP(src="198.18.0.1", dst="239.1.1.1")
+IPV6 = IPv6(src="2001:db8::1", dst="ff15::1")
 DATAGRAM = UDP(sport=1234, dport=5000)
 
 
@@ -61,7 +71,17 @@ def test_link_layer_header_may_have_any_length() -> None:
     ("frame", "reason"),
     [
         (ETHER / IPV4 / TCP(), errno.EPROTONOSUPPORT),
-        (ETHER / IPv6(dst="ff15::1") / DATAGRAM, errno.EPROTONOSUPPORT),
+        (ETHER / IPV6 / TCP(), errno.EPROTONOSUPPORT),
+        (ETHER / IPV6 / IPv6ExtHdrHopByHop(options=[RouterAlert()]) / ICMPv6MLQuery2(), errno.EPROTONOSUPPORT),
+        (ETHER / IPV6 / IPv6ExtHdrFragment(m=1) / DATAGRAM / b"first", errno.EOPNOTSUPP),
+        (ETHER / IPV6 / IPv6ExtHdrFragment(offset=9, nh=17) / b"the rest of it", errno.EOPNOTSUPP),
+        (ETHER / IPV6 / IPv6ExtHdrFragment(offset=9, nh=58) / b"the rest of it", errno.EPROTONOSUPPORT),
+        (ETHER / IPv6(dst="ff15::1", plen=900) / DATAGRAM / b"x", errno.EMSGSIZE),
+        (ETHER / IPv6(dst="ff15::1", nh=17, plen=0) / DATAGRAM / b"a jumbogram would be such", errno.EBADMSG),
+        (ETHER / IPV6 / IPv6ExtHdrDestOpt(len=200) / DATAGRAM, errno.EBADMSG),
+        (ETHER / IPV6 / IPv6ExtHdrRouting(addresses=["2001:db8::7"]) / DATAGRAM, errno.EBADMSG),
+        (ETHER / IPV6 / UDP(dport=5000, len=7) / b"x", errno.EBADMSG),
+        (ETHER / IPV6 / UDP(dport=5000, len=900) / b"x", errno.EBADMSG),
         (ETHER / IP(dst="239.1.1.1", flags="MF") / DATAGRAM / b"first", errno.EOPNOTSUPP),
         (ETHER / IP(dst="239.1.1.1", frag=100, proto=17) / b"the rest of it", errno.EOPNOTSUPP),
         (ETHER / IP(dst="239.1.1.1", ihl=4) / DATAGRAM / b"x", errno.EBADMSG),
@@ -69,7 +89,7 @@ def test_link_layer_header_may_have_any_length() -> None:
         (ETHER / IPV4 / UDP(dport=5000, len=7) / b"x", errno.EBADMSG),
         (ETHER / IPV4 / UDP(dport=5000, len=900) / b"x", errno.EBADMSG),
     ],
-    ids=["tcp", "ipv6", "first fragment", "later fragment", "ihl", "ip length", "udp length 7", "udp length 900"],
+    ids=str,
 )
 def test_refusal_says_why(frame: Any, reason: int) -> None:
     assert parse(bytes(frame))[0] == -reason
@@ -78,3 +98,49 @@ def test_refusal_says_why(frame: Any, reason: int) -> None:
 def test_clipped_frame_is_told_from_a_malformed_one() -> None:
     frame = bytes(ETHER / IPV4 / DATAGRAM / bytes(1000))
     assert parse(frame[:500])[0] == -errno.EMSGSIZE
+
+
+OPTIONS = (
+    IPv6ExtHdrHopByHop(options=[RouterAlert()]),
+    IPv6ExtHdrDestOpt(options=[PadN(optdata=bytes(36))]),
+    IPv6ExtHdrFragment(),  # of a datagram that is whole (RFC 6946)
+    IPv6ExtHdrDestOpt(),
+)
+
+
+@given(st.binary(max_size=1452), st.integers(0, len(OPTIONS)))
+def test_ipv6_payload_is_exactly_what_was_sent(payload: bytes, extensions: int) -> None:
+    """Whatever headers stand before UDP's, and with Ethernet padding."""
+    packet = ETHER / IPV6
+    for each in OPTIONS[:extensions]:
+        packet /= each
+    frame = bytes(packet / DATAGRAM / Raw(payload))
+    assert payload_of(frame) == payload
+    assert payload_of(frame + bytes(46)) == payload
+
+
+def test_ipv6_key_is_in_network_byte_order() -> None:
+    result, packet = parse(bytes(ETHER / IPv6(src="2001:db8::1", dst="ff15::1", hlim=7, tc=0xB9) / DATAGRAM / b"x"))
+    assert (result, packet.family, packet.ttl, packet.service) == (0, socket.AF_INET6, 7, 0xB9)
+    assert bytes(ffi.buffer(packet.source6)) == socket.inet_pton(socket.AF_INET6, "2001:db8::1")
+    assert bytes(ffi.buffer(packet.group6)) == socket.inet_pton(socket.AF_INET6, "ff15::1")
+    assert socket.ntohs(packet.port) == 5000
+
+
+def test_extension_headers_are_bounded() -> None:
+    few, many = ETHER / IPV6, ETHER / IPV6
+    for _ in range(4):
+        few /= IPv6ExtHdrDestOpt()
+    for _ in range(5):
+        many /= IPv6ExtHdrDestOpt()
+    assert payload_of(bytes(few / DATAGRAM / b"hello")) == b"hello"
+    assert parse(bytes(many / DATAGRAM / b"hello"))[0] == -errno.EBADMSG
+
+
+@given(st.integers(0, 200))
+def test_clipped_ipv6_frame_is_read_no_further_than_it_goes(size: int) -> None:
+    packet = ETHER / IPV6
+    for each in OPTIONS:
+        packet /= each
+    frame = bytes(packet / DATAGRAM / bytes(100))[:size]
+    assert parse(frame)[0] in {-errno.EMSGSIZE, -errno.EBADMSG, -errno.EPROTONOSUPPORT}

@@ -89,7 +89,7 @@ async def test_a_wrong_value_is_told_with_its_path_if_there_are_several_rules(
 
 async def test_a_wrong_value_keeps_its_hints(api: Api) -> None:
     error = await refusal(api, "add", rules=[edited("input", group="10.0.0.1")])
-    assert error.hints == ("groups are 224.0.0.0 to 239.255.255.255",)
+    assert error.hints == ("groups are 224.0.0.0 to 239.255.255.255, and in IPv6 ff00::/8",)
 
 
 async def test_an_unknown_parameter_is_told_with_the_known_ones(api: Api) -> None:

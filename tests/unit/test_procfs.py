@@ -1,6 +1,6 @@
-from ipaddress import IPv4Address
+from ipaddress import IPv4Address, IPv6Address
 
-from mcr.net.procfs import Joined, parse_igmp, parse_packet, parse_udp
+from mcr.net.procfs import Joined, parse_igmp, parse_igmp6, parse_packet, parse_udp
 
 IGMP = """Idx\tDevice    : Count Querier\tGroup    Users Timer\tReporter
 1\tlo        :     1      V3
@@ -42,3 +42,22 @@ def test_only_our_sockets_that_are_bound_to_an_interface_count() -> None:
 
 def test_udp_sockets_of_others_are_listed() -> None:
     assert list(parse_udp(UDP, [4002])) == [(IPv4Address("239.2.2.2"), 6000), (IPv4Address(0), 5353)]
+
+
+IGMP6 = """1    lo              ff020000000000000000000000000001     1 0000000C 0
+11   in0             ff150000000000000000000000000001     1 00000004 0
+"""
+
+UDP6 = """  sl  local_address                         remote_address                        st tx rx tr tm->when
+  391: 000015FF000000000000000001000000:1770 00000000000000000000000000000000:0000 07 0:0 00:0 0 0 0 4001 2 0
+  391: 00000000000000000000000000000000:14E9 00000000000000000000000000000000:0000 07 0:0 00:0 0 0 0 4003 2 0
+"""
+
+
+def test_ipv6_udp_sockets_are_listed() -> None:
+    assert list(parse_udp(UDP6, [4001])) == [(IPv6Address(0), 5353)]
+    assert list(parse_udp(UDP6, [4003])) == [(IPv6Address("ff15::1"), 6000)]
+
+
+def test_ipv6_memberships_by_interface() -> None:
+    assert list(parse_igmp6(IGMP6)) == [(1, IPv6Address("ff02::1")), (11, IPv6Address("ff15::1"))]

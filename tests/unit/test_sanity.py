@@ -2,19 +2,21 @@
 
 import socket
 import struct
-from ipaddress import IPv4Interface
+from ipaddress import IPv4Interface, IPv6Address
 from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from scapy.layers.inet import IP, UDP, IPOption
+from scapy.layers.inet6 import IPv6, IPv6ExtHdrDestOpt
 from scapy.layers.l2 import Ether
 from scapy.packet import Packet, Raw
 
 from mcr._native import ffi, lib
 from mcr.net.network import Link, Network
 from mcr.net.own import own_keys
+from mcr.shm.flows import address_words
 
 NONE, CHECKSUM, SOURCE, LOOP = (
     lib.MCR_CAUSE_NONE,
@@ -36,7 +38,12 @@ def table(*keys: tuple[int, int]) -> Any:
     return own
 
 
+def address6(text: str) -> int:
+    return int(lib.mcr_own_address6(address_words(IPv6Address(text))))
+
+
 OWN = table(
+    (address6("2001:db8::2"), LOOP),
     (lib.mcr_own_address(address("198.18.0.2")), LOOP),
     (lib.mcr_own_address(address("198.18.0.255")), SOURCE),
     (lib.mcr_own_mac(OWN_MAC), LOOP),
@@ -53,6 +60,10 @@ def judge(frame: bytes, mac: bytes = STRANGER, **known: bool) -> int:
     assert lib.mcr_packet_parse(data, len(frame), 14, packet) == 0
     told = {"data": data, "size": len(frame), "network": 14, "mac": lib.mcr_own_mac(mac), **known}
     return int(lib.mcr_sanity_check(ffi.new("struct mcr_frame *", told), packet, OWN))
+
+
+def datagram6(source: str = "2001:db8::1", group: str = "ff15::1", payload: bytes = b"hello") -> Packet:
+    return Ether(dst="33:33:00:00:00:01") / IPv6(src=source, dst=group) / UDP(dport=5000) / Raw(payload)
 
 
 def flipped(frame: bytes, at: int, mask: int = 0x55) -> bytes:
@@ -117,6 +128,60 @@ def test_sources(source: str, cause: int) -> None:
 
 def test_who_has_no_address_yet_may_send_on_its_link() -> None:
     assert judge(bytes(datagram("0.0.0.0", "224.0.0.251"))) == NONE  # noqa: S104
+
+
+@given(st.binary(max_size=1452))
+def test_sound_ipv6_datagrams_pass_whatever_their_length(payload: bytes) -> None:
+    assert judge(bytes(datagram6(payload=payload))) == NONE
+
+
+@given(st.integers(min_value=0, max_value=199), st.integers(min_value=1, max_value=255))
+def test_any_damage_to_what_udp_over_ipv6_covers_is_seen(at: int, mask: int) -> None:
+    """The addresses of the header among it, and behind an extension header, too."""
+    frame = bytes(Ether() / datagram6(payload=bytes(range(150)))[IPv6])
+    covered = [*range(22, 54), 54, 55, *range(60, len(frame))]  # but for UDP's port, which the rule has, and length
+    damaged = flipped(frame, covered[at % len(covered)], mask)
+    assert judge(damaged) in {CHECKSUM, SOURCE}
+    extended = bytes(
+        Ether() / IPv6(src="2001:db8::1", dst="ff15::1") / IPv6ExtHdrDestOpt() / UDP(dport=5000) / b"hello"
+    )
+    assert judge(extended) == NONE
+    assert judge(flipped(extended, len(extended) - 1, mask)) == CHECKSUM
+
+
+def test_udp_over_ipv6_needs_a_checksum_whoever_vouches_for_it() -> None:
+    frame = bytes(datagram6())
+    none = frame[:60] + b"\0\0" + frame[62:]
+    assert judge(none) == CHECKSUM
+    assert judge(none, vouched=True) == CHECKSUM
+    assert judge(flipped(frame, 61)) == CHECKSUM
+    assert judge(flipped(frame, 61), vouched=True) == NONE
+
+
+@pytest.mark.parametrize(
+    ("source", "cause"),
+    [
+        ("::", SOURCE),
+        ("::1", SOURCE),
+        ("::ffff:198.18.0.1", SOURCE),
+        ("ff02::1", SOURCE),
+        ("ff15::7", SOURCE),
+        ("2001:db8::2", LOOP),
+        ("2001:db8::3", NONE),
+        ("2001:db8:0:1::2", NONE),
+        ("fe80::1", NONE),
+        ("fd00::1", NONE),
+        ("64:ff9b::c612:1", NONE),
+        ("::2", NONE),  # as IP does
+    ],
+)
+def test_ipv6_sources(source: str, cause: int) -> None:
+    assert judge(bytes(datagram6(source))) == cause
+    assert judge(bytes(datagram6(source)), loopback=True) == NONE
+
+
+def test_who_has_no_ipv6_address_yet_may_send_on_its_link() -> None:
+    assert judge(bytes(datagram6("::", "ff02::fb"))) == NONE
 
 
 def test_own_mac_is_a_loop_whatever_the_address() -> None:

@@ -1,14 +1,23 @@
 """What a frame on the wire is taken for; on a real link: tests/kernel/test_probe.py."""
 
-from ipaddress import IPv4Address
+from ipaddress import IPv4Address, IPv6Address
 
 import pytest
 from scapy.layers.inet import IP, UDP
+from scapy.layers.inet6 import (
+    ICMPv6MLQuery2,
+    ICMPv6MLReport2,
+    IPv6,
+    IPv6ExtHdrDestOpt,
+    IPv6ExtHdrFragment,
+    IPv6ExtHdrHopByHop,
+    RouterAlert,
+)
 from scapy.layers.l2 import Dot1Q, Ether
-from scapy.packet import Raw
+from scapy.packet import Packet, Raw
 
 from mcr.model.flow import Input
-from mcr.tap.sighting import Datagram, Sighting, Tag, Wanted, identify
+from mcr.tap.sighting import Datagram, Query, Sighting, Tag, Wanted, identify
 
 GROUP, SENDER = IPv4Address("239.1.1.1"), IPv4Address("198.18.0.1")
 
@@ -37,3 +46,43 @@ def test_what_a_rule_takes_beside_others() -> None:
     seen = {Sighting("b0", GROUP, 5000, source=SENDER): 3, Sighting("b0", GROUP, 5000, source=other): 5}
     assert [each.count(seen) for each in (alone, beside, from_one)] == [8, 5, 3]
     assert alone.count({Sighting.of(source): 7}) == 7
+
+
+GROUP6, SENDER6 = IPv6Address("ff15::1"), IPv6Address("2001:db8::1")
+ALERT = IPv6ExtHdrHopByHop(options=[RouterAlert()])
+
+
+def to_group(*layers: Packet | bytes) -> Packet:
+    made = IPv6(src=SENDER6, dst=GROUP6, hlim=1)
+    for each in layers:
+        made /= each
+    return made
+
+
+WHOLE = Sighting("b0", GROUP6, 5000)
+
+
+@pytest.mark.parametrize(
+    ("packet", "seen"),
+    [
+        (to_group(UDP(dport=5000), b"hello"), Datagram(WHOLE, 5, SENDER6)),
+        (to_group(ALERT, IPv6ExtHdrDestOpt(), UDP(dport=5000)), Datagram(WHOLE, 0, SENDER6)),
+        (
+            to_group(IPv6ExtHdrFragment(m=1), UDP(dport=5000, len=108), b"hello"),
+            Datagram(Sighting("b0", GROUP6, 5000, fragment=True), 100, SENDER6),
+        ),
+        (to_group(IPv6ExtHdrFragment(), UDP(dport=5000)), Datagram(WHOLE, 0, SENDER6)),
+        (
+            to_group(IPv6ExtHdrFragment(nh=17, offset=9), b"hello"),
+            Datagram(Sighting("b0", GROUP6, None, fragment=True), 0, SENDER6),
+        ),
+        (IPv6(dst="ff02::1", hlim=1) / ALERT / ICMPv6MLQuery2(), Query("b0", 6)),
+        (to_group(ALERT, ICMPv6MLQuery2()), None),
+        (IPv6(dst="ff02::16", hlim=1) / ALERT / ICMPv6MLReport2(), None),
+    ],
+    ids=["whole", "extended", "first", "atomic", "later", "query", "of a group", "report"],
+)
+def test_ipv6_frames_are_told_apart(packet: Packet, seen: object) -> None:
+    assert identify(bytes(packet), "b0", 0x86DD, None) == seen
+    for size in range(40):
+        assert identify(bytes(packet)[:size], "b0", 0x86DD, None) is None

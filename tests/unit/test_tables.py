@@ -238,7 +238,7 @@ def test_totals_are_shown_under_their_own_names() -> None:
 @pytest.mark.parametrize(
     ("counter", "words"),
     [
-        ("parse_err", "not a valid IPv4 UDP datagram for this machine"),
+        ("parse_err", "not a valid UDP datagram for this machine"),
         ("no_match", "no rule takes them"),
         ("buf_exhaust", "dropped: no buffer was free"),
         ("kernel_drops", "dropped: the capture ring was full, or another eBPF program took them"),

@@ -11,7 +11,7 @@ HEADERS = """\
 asm/socket.h linux/in.h linux/udp.h linux/virtio_net.h linux/if_ether.h linux/if_arp.h linux/if_packet.h
 linux/filter.h linux/if.h linux/sockios.h linux/netlink.h linux/rtnetlink.h linux/if_link.h linux/if_addr.h
 linux/neighbour.h linux/pkt_sched.h linux/xfrm.h linux/netfilter.h linux/netfilter/nfnetlink.h linux/capability.h
-linux/seccomp.h
+linux/seccomp.h linux/icmpv6.h
 """
 
 INSIDE = """\
@@ -28,6 +28,7 @@ OTHERWISE = """\
 #endif
 #define XFRM_USERPOLICY_ID_BYTES sizeof(struct xfrm_userpolicy_id)
 #define NFNLGRP_NFTABLES_BIT (1 << (NFNLGRP_NFTABLES - 1))
+#define RTMGRP_IPV6_RULE (1 << (RTNLGRP_IPV6_RULE - 1))
 #define RTMGRP_IPV4_NETCONF (1 << (RTNLGRP_IPV4_NETCONF - 1))
 #undef NLA_TYPE_MASK
 #define NLA_TYPE_MASK (~(NLA_F_NESTED | NLA_F_NET_BYTEORDER) & 0xffff)

@@ -10,6 +10,7 @@ from mcr.config.writing import toml_of_table
 from mcr.errors import McrError, UsageError, describe_errno
 from mcr.model.flow import Input, parse_address
 from mcr.model.rule import Output, Rule
+from mcr.text.addresses import with_port
 from mcr.text.visible import visible
 
 NO_PORT: Final = 0
@@ -105,7 +106,7 @@ class Findings:
 def without_port(interface: str, group: str, outputs: Iterable[str], source: str = "") -> dict[str, Any]:
     """The table of a rule that relays a group as it is, to be completed."""
     taken = {"interface": interface, "group": group, "port": NO_PORT} | ({"sources": [source]} if source else {})
-    return {"input": taken, "outputs": [f"{group}:{NO_PORT}:{name}" for name in outputs]}
+    return {"input": taken, "outputs": [f"{with_port(group, NO_PORT)}:{name}" for name in outputs]}
 
 
 def read_text(path: str) -> str:

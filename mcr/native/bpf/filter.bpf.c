@@ -29,6 +29,32 @@ PARAMETER(clip);
 PARAMETER(everything);
 PARAMETER(sourced);
 
+/*
+ * IPv6 UDP that this machine did not send, with its flow as the map of admitted ones has it. What stands behind extension
+ * headers a worker finds out: there is little of it, and each of them would cost as much as all the rest here.
+ */
+INLINE enum verdict read_ipv6(struct __sk_buff *skb, struct mcr_flow *flow, uint32_t *total)
+{
+	struct {
+		struct mcr_ipv6 ip;
+		struct mcr_udp_ports ports;
+	} __attribute__((packed, aligned(4))) headers;
+
+	if (skb->pkt_type == PACKET_OUTGOING)
+		return REJECT;
+	if (fetch(skb, 0, &headers, sizeof(headers)))
+		return ACCEPT;
+	if (!mcr_is_ipv6(&headers.ip))
+		return REJECT;
+	if (headers.ip.next != IPPROTO_UDP)
+		return mcr_is_extension(headers.ip.next) ? ACCEPT : REJECT;
+	*flow = mcr_flow_ipv6((uint16_t)VALUE(capture), vlan_of(skb), 0, headers.ip.destination,
+			      headers.ports.destination);
+	*flow = mcr_flow_brief(flow);
+	*total = (uint32_t)sizeof(headers.ip) + MCR_NETWORK16(headers.ip.payload);
+	return LOOK_UP;
+}
+
 /* A super-frame is as many datagrams as it will be cut into. */
 INLINE void count(const struct __sk_buff *skb)
 {
@@ -221,7 +247,9 @@ int filter(struct __sk_buff *skb)
 {
 	struct headers headers = {};
 	struct mcr_flow flow;
-	enum verdict verdict = read_frame(skb, &headers, &flow, (uint16_t)VALUE(capture));
+	uint32_t total = 0; /* bytes of IPv6 */
+	enum verdict verdict = is_ipv6(skb) ? read_ipv6(skb, &flow, &total)
+					    : read_frame(skb, &headers, &flow, (uint16_t)VALUE(capture));
 
 	if (VALUE(relay))
 		look_back();
@@ -229,10 +257,12 @@ int filter(struct __sk_buff *skb)
 		return DROP;
 	if (verdict == ACCEPT)
 		return to_worker(skb, &headers, 0, ACCEPT_WHOLE);
-	find_source(&headers, &flow);
+	if (!total)
+		find_source(&headers, &flow);
 	if (VALUE(health))
-		tell(skb, &headers, &flow);
-	if (VALUE(relay) && to_kernel(skb, &headers, &flow))
+		tell(skb, &flow, total ? IPV6_AND_UDP : payload_at(&headers.ip),
+		     total ? total : MCR_NETWORK16(headers.ip.total));
+	if (VALUE(relay) && !total && to_kernel(skb, &headers, &flow))
 		return DROP;
 	if (bpf_map_lookup_elem(map_admitted, &flow) || VALUE(everything))
 		return to_worker(skb, &headers, flow.source, accept(skb));

@@ -11,6 +11,8 @@
 #include <linux/if_ether.h>
 #include <linux/if_packet.h>
 
+#include <stddef.h>
+
 #include "bpf/abi.h"
 #include "flow.h"
 #include "parse.h"
@@ -34,6 +36,8 @@ static long (*const bpf_skb_load_bytes_relative)(const void *skb, uint32_t offse
 						 uint32_t from) = (void *)BPF_FUNC_skb_load_bytes_relative;
 
 #define IP_AND_UDP (sizeof(struct mcr_ipv4) + sizeof(struct mcr_udp)) /* bytes of headers, without options */
+
+#define IPV6_AND_UDP (sizeof(struct mcr_ipv6) + sizeof(struct mcr_udp)) /* likewise */
 
 /* Several processors may add at the same time. */
 INLINE void add_shared(uint64_t *sum, uint64_t value)
@@ -75,7 +79,7 @@ INLINE uint16_t vlan_of(const struct __sk_buff *skb)
 	return skb->vlan_present ? (uint16_t)(skb->vlan_tci & VLAN_ID) : 0;
 }
 
-/* Whether IPv4 UDP stands behind one more tag. */
+/* Whether UDP stands behind one more tag; in IPv6, right behind IP's header. */
 INLINE bool is_tagged_again(struct __sk_buff *skb)
 {
 	struct {
@@ -86,8 +90,16 @@ INLINE bool is_tagged_again(struct __sk_buff *skb)
 
 	if (skb->protocol != MCR_NETWORK16(ETH_P_8021Q) && skb->protocol != MCR_NETWORK16(ETH_P_8021AD))
 		return false;
-	return !fetch(skb, 0, &inner, sizeof(inner)) && inner.protocol == MCR_NETWORK16(ETH_P_IP) &&
-	       inner.ip.protocol == IPPROTO_UDP;
+	if (fetch(skb, 0, &inner, sizeof(inner)))
+		return false;
+	if (inner.protocol == MCR_NETWORK16(ETH_P_IPV6))
+		return ((const uint8_t *)&inner.ip)[offsetof(struct mcr_ipv6, next)] == IPPROTO_UDP;
+	return inner.protocol == MCR_NETWORK16(ETH_P_IP) && inner.ip.protocol == IPPROTO_UDP;
+}
+
+INLINE bool is_ipv6(const struct __sk_buff *skb)
+{
+	return skb->protocol == MCR_NETWORK16(ETH_P_IPV6);
 }
 
 /* IPv4 UDP that this machine did not send, with its headers and its flow. */

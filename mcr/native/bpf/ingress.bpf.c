@@ -32,12 +32,15 @@ INLINE bool is_suppressed(struct mcr_flow *flow, uint32_t source)
 	return bpf_map_lookup_elem(map_admitted, flow);
 }
 
-/* What goes to a worker, or nowhere. `hand`: what the filter has decided; it says nothing of what it has rejected. */
+/*
+ * What goes to a worker, or nowhere. `hand`: what the filter has decided; it says nothing of what it has rejected. Local
+ * delivery of IPv6 goes on: nobody has looked for its receivers.
+ */
 INLINE void leave(struct __sk_buff *skb, struct hand *hand)
 {
 	struct headers headers = {};
 	struct mcr_flow flow = {};
-	enum verdict verdict = read_frame(skb, &headers, &flow, (uint16_t)VALUE(capture));
+	enum verdict verdict = is_ipv6(skb) ? ACCEPT : read_frame(skb, &headers, &flow, (uint16_t)VALUE(capture));
 
 	if (verdict == REJECT)
 		return;

@@ -159,12 +159,16 @@ void mcr_bpf_tap_close(struct mcr_bpf_tap *tap)
 
 int mcr_bpf_tap_put(const struct mcr_bpf_tap *tap, const struct mcr_flow *flow, uint32_t number)
 {
-	return mcr_bpf_put_value(tap->watched, flow, &number);
+	struct mcr_flow brief = mcr_flow_brief(flow);
+
+	return mcr_bpf_put_value(tap->watched, &brief, &number);
 }
 
 int mcr_bpf_tap_drop(const struct mcr_bpf_tap *tap, const struct mcr_flow *flow)
 {
-	return mcr_bpf_change(BPF_MAP_DELETE_ELEM, tap->watched, flow, NULL);
+	struct mcr_flow brief = mcr_flow_brief(flow);
+
+	return mcr_bpf_change(BPF_MAP_DELETE_ELEM, tap->watched, &brief, NULL);
 }
 
 /* The kernel's verifier gives up when a signal is pending. One that is blocked waits. */

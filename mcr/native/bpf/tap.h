@@ -59,15 +59,19 @@ INLINE void tell_whole(struct __sk_buff *skb, uint32_t offset, struct mcr_bpf_se
 	bpf_ringbuf_submit(record, BPF_RB_NO_WAKEUP);
 }
 
+INLINE uint32_t payload_at(const struct mcr_ipv4 *ip)
+{
+	return 4u * (ip->version_size & 15) + (uint32_t)sizeof(struct mcr_udp);
+}
+
 #define TOLD 64 /* datagrams of a super-frame: the verifier walks through each */
 
-/* Tell of each datagram in a frame, if its flow is watched. */
-INLINE void tell(struct __sk_buff *skb, const struct headers *headers, const struct mcr_flow *flow)
+/* Tell of each datagram in a frame, if its flow is watched. `begin`: of its payload; `total`: bytes of IP. */
+INLINE void tell(struct __sk_buff *skb, const struct mcr_flow *flow, uint32_t begin, uint32_t total)
 {
 	const uint32_t *number = bpf_map_lookup_elem(map_watched, flow);
 	struct mcr_bpf_stream *stream = number ? bpf_map_lookup_elem(map_streams, number) : 0;
-	uint32_t begin = 4u * (headers->ip.version_size & 15) + sizeof(struct mcr_udp);
-	uint32_t size = MCR_NETWORK16(headers->ip.total) - begin, step = size, at = 0;
+	uint32_t size = total - begin, step = size, at = 0;
 	struct mcr_bpf_seen seen = {};
 
 	if (!stream || size > 0xffff)

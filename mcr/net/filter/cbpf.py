@@ -4,10 +4,11 @@ import ctypes
 import socket
 import struct
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from ipaddress import IPv4Address, IPv6Address
 from typing import NamedTuple
 
-from mcr.model.flow import Flow
+from mcr.model.flow import IPV4, IPV6, Address, Flow
 from mcr.net import uapi
 
 _MAX_JUMP = 255
@@ -20,6 +21,11 @@ _WHOLE = 0x40000  # bytes: more than any frame has
 _MAX_VLANS = 200  # of a filter: its jumps are short
 
 _GROUP, _PORT = 0, 1  # words of scratch memory
+
+_ETHERNET = 14  # bytes; what a frame's length counts before its IP header
+_UDP = 17
+_IPV6_BYTES = 40
+_EXTENSIONS = (socket.IPPROTO_HOPOPTS, socket.IPPROTO_ROUTING, socket.IPPROTO_FRAGMENT, socket.IPPROTO_DSTOPTS)
 
 
 class Instruction(NamedTuple):
@@ -51,8 +57,8 @@ def _if_equal(value: int, then: int, otherwise: int) -> Instruction:
     return Instruction(0x15, then, otherwise, value)
 
 
-def _udp(vlans: Iterable[int], *, outgoing: bool = False) -> tuple[Instruction, ...]:
-    """Reject all but IPv4 UDP, untagged or of these VLANs, that this machine has sent, or has not.
+def _ip(vlans: Iterable[int], *, outgoing: bool = False) -> tuple[Instruction, ...]:
+    """Reject all but IP, untagged or of these VLANs, that this machine has sent, or has not.
 
     A tag of VLAN 0 has only a priority.
     """
@@ -62,7 +68,8 @@ def _udp(vlans: Iterable[int], *, outgoing: bool = False) -> tuple[Instruction, 
     choices = [_if_equal(vlan, left, 0) for left, vlan in zip(reversed(range(1, len(known) + 1)), known, strict=True)]
     return (
         _load_half(uapi.SKF_AD_OFF),  # protocol
-        _if_equal(uapi.ETH_P_IP, 1, 0),
+        _if_equal(uapi.ETH_P_IP, 2, 0),
+        _if_equal(uapi.ETH_P_IPV6, 1, 0),
         _return(0),
         _load_half(uapi.SKF_AD_OFF + 48),  # VLAN tag present
         _if_equal(0, 2 + len(choices) + 1, 0),
@@ -71,10 +78,46 @@ def _udp(vlans: Iterable[int], *, outgoing: bool = False) -> tuple[Instruction, 
         *choices,
         _return(0),  # others are their VLAN's interface's
         _load_half(uapi.SKF_AD_OFF + 4),  # packet type
-        _if_equal(uapi.PACKET_OUTGOING, *((0, 2) if outgoing else (2, 0))),
-        _load_byte(uapi.SKF_NET_OFF + 9),  # IP protocol
-        _if_equal(17, 1, 0),
+        _if_equal(uapi.PACKET_OUTGOING, *((1, 0) if outgoing else (0, 1))),
         _return(0),
+    )
+
+
+def _by_family(ipv4: Sequence[Instruction], ipv6: Sequence[Instruction]) -> tuple[Instruction, ...]:
+    """Run one of two programs, each of which ends by itself."""
+    past_ipv4 = Instruction(0x05, 0, 0, len(ipv4))  # a conditional jump is a short one
+    return (_load_half(uapi.SKF_AD_OFF), _if_equal(uapi.ETH_P_IP, 1, 0), past_ipv4, *ipv4, *ipv6)
+
+
+_UDP_OVER_IPV4 = (
+    _load_byte(uapi.SKF_NET_OFF + 9),  # IP protocol
+    _if_equal(_UDP, 1, 0),
+    _return(0),
+)
+
+
+def _room(size: int, otherwise: int) -> tuple[Instruction, ...]:
+    """Accept so many bytes if the frame ends less than `size` bytes behind X."""
+    return (
+        Instruction(0x80, 0, 0, 0),  # length of the frame
+        Instruction(0x1C, 0, 0, 0),  # less X
+        Instruction(0x35, 1, 0, _ETHERNET + size),
+        _return(otherwise),
+    )
+
+
+def _udp_over_ipv6(yes: int) -> tuple[Instruction, ...]:
+    """Go on with UDP, with the offset of its header in X. What stands behind extension headers is let in."""
+    return (
+        _load_byte(uapi.SKF_NET_OFF),
+        Instruction(0x54, 0, 0, 0xF0),
+        _if_equal(0x60, 0, 6),  # the version
+        _load_byte(uapi.SKF_NET_OFF + 6),  # protocol of what follows
+        _if_equal(_UDP, 6, 0),
+        *(_if_equal(each, left, 0) for left, each in zip((4, 3, 2, 1), _EXTENSIONS, strict=True)),
+        _return(0),
+        _return(yes),
+        Instruction(0x01, 0, 0, _IPV6_BYTES),
     )
 
 
@@ -84,7 +127,9 @@ REJECT_ALL = (_return(0),)
 
 def accept_udp(vlans: Iterable[int] = (), *, outgoing: bool = False) -> tuple[Instruction, ...]:
     """Make a filter that lets in all UDP, untagged or of these VLANs. `outgoing`: what this machine has sent."""
-    return (*_udp(vlans, outgoing=outgoing), _return(_WHOLE))
+    accept = _return(_WHOLE)
+    by_family = _by_family((*_UDP_OVER_IPV4, accept), (*_udp_over_ipv6(_WHOLE), accept))
+    return (*_ip(vlans, outgoing=outgoing), *by_family)
 
 
 def select_udp(wanted: Iterable[Flow], *, invert: bool = False, outgoing: bool = False) -> tuple[Instruction, ...]:
@@ -99,13 +144,20 @@ def select_udp(wanted: Iterable[Flow], *, invert: bool = False, outgoing: bool =
         OverflowError: it would be too long for the kernel.
     """
     yes, no = (0, _WHOLE) if invert else (_WHOLE, 0)
-    ports: defaultdict[int, set[int]] = defaultdict(set)
+    ports: defaultdict[Address, set[int]] = defaultdict(set)
     vlans = set()
     for each in wanted:
-        ports[int(each.group)].add(each.port)
+        ports[each.group].add(each.port)
         vlans.add(each.vlan)
+    program = (*_ip(vlans, outgoing=outgoing), *_by_family(_select_ipv4(ports, yes, no), _select_ipv6(ports, yes, no)))
+    if len(program) > uapi.BPF_MAXINSNS:
+        raise OverflowError(f"{len(program)} instructions")
+    return program
+
+
+def _select_ipv4(ports: Mapping[Address, Collection[int]], yes: int, no: int) -> list[Instruction]:
     program = [
-        *_udp(vlans, outgoing=outgoing),
+        *_UDP_OVER_IPV4,
         _load_half(uapi.SKF_NET_OFF + 6),
         Instruction(0x45, 0, 1, 0x3FFF),  # a fragment
         _return(yes),
@@ -115,27 +167,44 @@ def select_udp(wanted: Iterable[Flow], *, invert: bool = False, outgoing: bool =
         Instruction(0x35, 0, 1, 0x50),
         _return(yes),
         Instruction(0xB1, 0, 0, uapi.SKF_NET_OFF),  # X = length of the IP header
-        Instruction(0x80, 0, 0, 0),  # length of the frame
-        Instruction(0x1C, 0, 0, 0),  # less X
-        Instruction(0x35, 1, 0, _PORTS_END),
-        _return(yes),  # without ports; to load them would reject
+        *_room(4, yes),  # without ports; to load them would reject
         Instruction(0x48, 0, 0, uapi.SKF_NET_OFF + 2),  # destination port
         Instruction(0x02, 0, 0, _PORT),
         _load_word(uapi.SKF_NET_OFF + 16),
         Instruction(0x02, 0, 0, _GROUP),
     ]
-    for number in sorted(ports):
-        program += _select_group(number, sorted(ports[number]), yes, no)
-    program.append(_return(no))
-    if len(program) > uapi.BPF_MAXINSNS:
-        raise OverflowError(f"{len(program)} instructions")
-    return tuple(program)
+    for number in sorted(int(group) for group in ports if group.version == IPV4):
+        program += _select_group(number, sorted(ports[IPv4Address(number)]), yes, no)
+    return [*program, _return(no)]
+
+
+def _select_ipv6(ports: Mapping[Address, Collection[int]], yes: int, no: int) -> list[Instruction]:
+    program = [
+        *_udp_over_ipv6(yes),
+        *_room(4, yes),
+        Instruction(0x48, 0, 0, uapi.SKF_NET_OFF + 2),  # destination port
+        Instruction(0x02, 0, 0, _PORT),
+    ]
+    for number in sorted(int(group) for group in ports if group.version == IPV6):
+        block = _select_port(sorted(ports[IPv6Address(number)]), yes, no)
+        for word in (3, 2, 1, 0):  # from the last: most groups differ at their end, which is compared first
+            if len(block) > _MAX_JUMP:
+                raise OverflowError(f"{len(ports)} ports of one group")
+            offset = uapi.SKF_NET_OFF + 36 - 4 * word  # in the destination
+            block = [_load_word(offset), _if_equal(number >> 32 * word & 0xFFFFFFFF, 0, len(block)), *block]
+        program += block
+    return [*program, _return(no)]
 
 
 def select_groups(program: Sequence[Instruction]) -> tuple[Instruction, ...]:
     """Make a filter that lets in the frames that another lets in, if they are sent to a group."""
     return (
-        _load_word(uapi.SKF_NET_OFF + 16),  # IPv4 destination; what is no IPv4 the other rejects
+        _load_half(uapi.SKF_AD_OFF),  # what is no IP the other rejects
+        _if_equal(uapi.ETH_P_IPV6, 0, 3),
+        _load_byte(uapi.SKF_NET_OFF + 24),  # the destination
+        _if_equal(0xFF, 5, 0),
+        _return(0),
+        _load_word(uapi.SKF_NET_OFF + 16),
         Instruction(0x54, 0, 0, 0xF0000000),
         _if_equal(0xE0000000, 1, 0),
         _return(0),
@@ -144,11 +213,15 @@ def select_groups(program: Sequence[Instruction]) -> tuple[Instruction, ...]:
 
 
 def _select_group(group: int, ports: Sequence[int], yes: int, no: int) -> list[Instruction]:
-    choices = [step for port in ports for step in (_if_equal(port, 0, 1), _return(yes))]
-    block = [Instruction(0x60, 0, 0, _PORT), *choices, _return(no)]
+    block = _select_port(ports, yes, no)
     if len(block) > _MAX_JUMP:
         raise OverflowError(f"{len(ports)} ports of one group")
     return [_if_equal(group, 0, len(block)), *block]
+
+
+def _select_port(ports: Sequence[int], yes: int, no: int) -> list[Instruction]:
+    choices = [step for port in ports for step in (_if_equal(port, 0, 1), _return(yes))]
+    return [Instruction(0x60, 0, 0, _PORT), *choices, _return(no)]
 
 
 IGMP_QUERIES = (
@@ -172,6 +245,8 @@ def select_kin(flow: Flow, size: int, *, strictly: bool = False) -> tuple[Instru
         size: bytes of a frame that are kept.
         strictly: only UDP to this very group and port, and queries.
     """
+    if flow.group.version == IPV6:
+        return _select_kin6(flow, size, strictly=strictly)
     # X is where the IP header begins, counted from the network header; after that, where it ends.
     skip_ip_header = (
         Instruction(0x50, 0, 0, uapi.SKF_NET_OFF),
@@ -230,6 +305,62 @@ def select_kin(flow: Flow, size: int, *, strictly: bool = False) -> tuple[Instru
         _return(size),
         _return(0),
         *udp,
+    )
+
+
+def _select_kin6(flow: Flow, size: int, *, strictly: bool) -> tuple[Instruction, ...]:
+    """Make the same for IPv6, and MLD queries. X is where the IP header begins, counted from the network header."""
+    next_header = Instruction(0x50, 0, 0, uapi.SKF_NET_OFF + 6)
+    is_to_port = (
+        Instruction(0x48, 0, 0, uapi.SKF_NET_OFF + _IPV6_BYTES + 2),
+        _if_equal(flow.port, 0, 1),
+        _return(size),
+        _return(0),
+    )
+    query = (  # to all nodes, with a router alert
+        next_header,
+        _if_equal(socket.IPPROTO_HOPOPTS, 0, 5),
+        Instruction(0x40, 0, 0, uapi.SKF_NET_OFF + 24),
+        _if_equal(0xFF020000, 0, 3),
+        Instruction(0x40, 0, 0, uapi.SKF_NET_OFF + 36),
+        _if_equal(1, 0, 1),
+        _return(size),
+    )
+    to_group: tuple[Instruction, ...] = (_return(size),)
+    if strictly:  # what extension headers hide passes
+        to_group = (next_header, _if_equal(_UDP, 1, 0), _return(size), *is_to_port)
+    to_port = (
+        _load_half(uapi.SKF_AD_OFF + 4),  # of what this machine sends, the others are the relay's own output
+        _if_equal(uapi.PACKET_OUTGOING, 0, 1),
+        _return(0),
+        Instruction(0x50, 0, 0, uapi.SKF_NET_OFF + 24),
+        _if_equal(0xFF, 1, 0),  # a group
+        _return(0),
+        next_header,
+        _if_equal(_UDP, 1, 0),
+        _return(0),
+        *is_to_port,
+    )
+    same_group: list[Instruction] = []
+    for at in range(4):
+        word = int(flow.group) >> 32 * (3 - at) & 0xFFFFFFFF
+        otherwise = 2 * (3 - at) + len(to_group)
+        same_group += (Instruction(0x40, 0, 0, uapi.SKF_NET_OFF + 24 + 4 * at), _if_equal(word, 0, otherwise))
+    return (
+        _load_half(uapi.SKF_AD_OFF),  # protocol
+        Instruction(0x01, 0, 0, 0),  # X = 0
+        _if_equal(uapi.ETH_P_IPV6, 7, 0),
+        _if_equal(uapi.ETH_P_8021Q, 2, 0),
+        _if_equal(uapi.ETH_P_8021AD, 1, 0),
+        _return(0),
+        _load_half(uapi.SKF_NET_OFF + 2),  # protocol after the second tag
+        _if_equal(uapi.ETH_P_IPV6, 1, 0),
+        _return(0),
+        Instruction(0x01, 0, 0, 4),
+        *query,
+        *same_group,
+        *to_group,
+        *((_return(0),) if strictly else to_port),
     )
 
 

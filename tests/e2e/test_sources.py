@@ -11,6 +11,7 @@ import pytest
 from lab import Namespace
 from mcr.errors import McrError
 from mcr_process import Mcr, wait_until
+from successors import take_over
 from topology import MakeMcr, Plant, needs_root
 
 GROUP, PORT, COUNT = "232.1.1.1", 5000, 200
@@ -110,20 +111,25 @@ def wait_for_matched(mcr: Mcr, **counts: int) -> None:
     wait_until(lambda: matched(mcr) == counts, f"matched are {counts}")
 
 
-@pytest.mark.parametrize("path", ["kernel", "worker"])
+@pytest.mark.parametrize("path", ["kernel", "worker", "classic"])
 def test_a_rule_that_names_the_source_goes_before_one_for_any(
     plant: Plant, make_mcr: MakeMcr, sources: Sources, path: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Of two rules for a group each gets its own, one set of counters for all its sources; and so when one has gone."""
+    """Of two rules for a group each gets its own, one set of counters for all its sources; and so when one has gone.
+
+    A classic filter, where eBPF is forbidden, tells no sources apart, and leaves that to the workers. Another mcrd that
+    takes over goes on.
+    """
     monkeypatch.setenv("MCR_KERNEL_PATH", "auto" if path == "kernel" else "off")
-    mcr = make_mcr(plant.relay).start(2)
+    without_ebpf = ["setpriv", "--bounding-set=-bpf,-sys_admin"]
+    mcr = make_mcr(plant.relay, prefix=without_ebpf if path == "classic" else []).start(2)
     add(mcr, "named", ("239.2.2.2", 6000, "out0"), [SECOND, FIRST])
     add(mcr, "any", ("239.2.2.3", 6001, "out1"))
     assert [each["input"].get("sources") for each in mcr.call("list")] == [[FIRST, SECOND], None]
     with pytest.raises(McrError, match=rf"takes {GROUP}:{PORT} on in0 from {SECOND}"):
         add(mcr, "twice", ("239.2.2.4", 6000, "out0"), [SECOND, OTHER])
     for number in (0, 1):
-        mcr.wait_for_path(path, number)
+        mcr.wait_for_path("kernel" if path == "kernel" else "worker", number)
     with (
         receiver(plant.receiver, "rx0", "239.2.2.2", 6000) as named,
         receiver(plant.receiver, "rx1", "239.2.2.3", 6001) as rest,
@@ -133,13 +139,15 @@ def test_a_rule_that_names_the_source_goes_before_one_for_any(
         assert sorted(received(named, 2 * COUNT)) == sorted(sent_from(FIRST, SECOND))
         assert received(rest, COUNT) == sent_from(OTHER)
         wait_for_matched(mcr, named=2 * COUNT, any=COUNT)
+        take_over(mcr)
+        mcr.wait_until_it_answers(10.0)
         mcr.call("remove", {"name": "any"})
         sources.send(OTHER, SECOND)
         assert received(named, COUNT) == sent_from(SECOND)
         wait_for_matched(mcr, named=3 * COUNT)
         add(mcr, "any", ("239.2.2.3", 6001, "out1"))
         mcr.call("remove", {"name": "named"})
-        mcr.wait_for_path(path)
+        mcr.wait_for_path("kernel" if path == "kernel" else "worker")
         sources.send(FIRST)
         assert received(rest, COUNT) == sent_from(FIRST)
     stats = mcr.check_counters(arrived=6 * COUNT)

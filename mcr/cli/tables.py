@@ -28,7 +28,10 @@ _NAME_COLUMNS: Final = 16  # that a rule's name has at least before outputs get 
 _CAUSES: Final = {
     "parse_err": (_NOTE, "not a valid UDP datagram for this machine"),
     "malformed": (_NOTE, "of parse_err: cut short or malformed"),
-    "fragment": (_NOTE, "of parse_err: fragments are not put together"),
+    "fragment": (_NOTE, "of parse_err: fragments that can belong to no datagram"),
+    "fragment_overlap": (_NOTE, "of parse_err: fragments that overlap, or came twice"),
+    "fragment_incomplete": (_NOTE, "of parse_err: fragments of datagrams of which others did not come"),
+    "fragment_evicted": (_LOSS, "of parse_err: fragments, too many datagrams were incomplete"),
     "checksum": (_NOTE, "of parse_err: the checksum of the IP header or of UDP is wrong"),
     "source": (_NOTE, "of parse_err: from an address that no host can have"),
     "loop": (_LOSS, "of parse_err: this machine sent it, and it came back"),

@@ -75,9 +75,8 @@ def judge_arrival(
     yield Finding("flow_arrives", Verdict.OK, f"{_flow(source)} arrives on {source.interface}", see)
     fragments = sum(count for each, count in look.frames.items() if _is_cut(each, wanted))
     if fragments:
-        what = f"a part of {source.group} arrives in fragments, which are dropped"
-        remedy = _remedy_for_fragments(source)
-        yield Finding(_FRAGMENTS, Verdict.ADVICE, what, f"{seconds}: {counted(fragments, 'frame')}", remedy)
+        what = f"a part of {source.group} arrives in fragments, which are put together"
+        yield Finding(_FRAGMENTS, Verdict.OK, what, f"{seconds}: {counted(fragments, 'frame')}")
     yield from judge_querier_of_a_flow(source.interface, queriers)
 
 
@@ -287,7 +286,8 @@ def _vlan_interface(below: str, tag: Tag) -> str:
 def _remedy_for_fragments(source: Input) -> str:
     most = 1_472 if source.group.version == IPV4 else 1_452
     return (
-        f"have the source send datagrams that fit the MTU of its network: with 1500, {most:,} bytes of payload at most"
+        "a datagram is relayed when all of its fragments have come, and mcrctl stats counts the others (fragment_…): "
+        f"have the source send what fits the MTU, so that less is lost: with 1500, {most:,} bytes of payload at most"
     )
 
 

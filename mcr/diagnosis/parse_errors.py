@@ -14,7 +14,7 @@ _NAME_THEM: Final = "mcrctl log-level set --facility ingress --level debug"
 
 CAUSES: Final = {
     "malformed": ("were cut short or malformed", f"they are named in the log: {_NAME_THEM}"),
-    "fragment": ("were fragments", "have the source send datagrams that fit its MTU"),
+    "fragment": ("were fragments that can belong to no datagram", f"they are named in the log: {_NAME_THEM}"),
     "checksum": (
         "had a wrong IP or UDP checksum",
         "they were damaged on the way: look for errors of cables and cards (ethtool -S IF; ip -s -s link)",
@@ -34,6 +34,21 @@ CAUSES: Final = {
     "vlan": (
         "bore a second VLAN tag, or one that is not 802.1Q's",
         "make an interface for each tag (ip link add link IF name NAME type vlan), and a rule on the innermost",
+    ),
+    "fragment_overlap": (
+        "were fragments that overlap others, or came twice",
+        "does the network double frames, or does somebody forge them? tcpdump -v -i IF 'ip[6:2] & 0x3fff != 0'",
+    ),
+    "fragment_incomplete": (
+        "were fragments of datagrams of which others did not come within a second",
+        "they are lost on the way; have the source send datagrams that fit the MTU, so that less is lost with them",
+    ),
+    "fragment_evicted": (
+        "were fragments of datagrams whose place others were given, as too many were incomplete at a time",
+        (
+            "fragments are lost on the way, or somebody sends beginnings of datagrams and never their ends: "
+            "tcpdump -v -i IF 'ip[6:2] & 0x3fff != 0'"
+        ),
     ),
 }
 """By cause: what was wrong, as the end of a sentence, and what to do."""

@@ -15,7 +15,7 @@ class ParseErrors:
     malformed: int = 0
     """Not a whole, well-formed UDP datagram."""
     fragment: int = 0
-    """A part of one: fragments are not put together."""
+    """A part of one that can belong to none: its lengths contradict each other."""
     checksum: int = 0
     """The checksum of the IP header, or UDP's, is wrong."""
     source: int = 0
@@ -23,8 +23,15 @@ class ParseErrors:
     loop: int = 0
     """From an address or MAC of this machine: it was sent here, and came back."""
     other_host: int = 0
-    vlan: int = 0
     """To another host's MAC: seen only since the interface is promiscuous."""
+    vlan: int = 0
+    """With a second VLAN tag, or one that is not 802.1Q's."""
+    fragment_overlap: int = 0
+    """A part that overlaps others, or is there already; and those others."""
+    fragment_incomplete: int = 0
+    """Parts of datagrams of which others have not come within a second."""
+    fragment_evicted: int = 0
+    """Parts of datagrams whose place another one was given: too many were incomplete at a time."""
 
     @classmethod
     def sum(cls, parts: Iterable["ParseErrors"]) -> "ParseErrors":

@@ -133,6 +133,7 @@ bool mcr_capture_frame(const struct mcr_capture *capture, uint32_t ahead, struct
 	if (capture->offloads)
 		read_offload(frame);
 	frame->uncut = capture->offloads ? 0 : uncut_datagrams(header, room);
+	frame->put_together = false;
 	frame->vouched = is_vouched(status, frame);
 	read_tag(header, status, frame);
 	read_link(header, frame);

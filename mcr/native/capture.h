@@ -29,6 +29,7 @@ struct mcr_frame {
 	bool elsewhere;      /* to another host's MAC */
 	bool loopback;       /* it has never left this machine */
 	bool ipv6;           /* by its link layer's header */
+	bool put_together;   /* it is a datagram of fragments, whose headers were judged when they came */
 };
 
 struct mcr_capture {

@@ -4,6 +4,7 @@
 #include <errno.h>
 #include <string.h>
 
+#include "clock.h"
 #include "packet.h"
 #include "parse.h"
 #include "sanity.h"
@@ -69,6 +70,8 @@ static void take_malformed(struct mcr_worker *worker, const struct mcr_frame *fr
 
 	if (error == EOPNOTSUPP)
 		cause = MCR_CAUSE_FRAGMENT;
+	else if (error == EEXIST)
+		cause = MCR_CAUSE_FRAGMENT_OVERLAP;
 	else if (frame->tagged_again)
 		cause = MCR_CAUSE_VLAN;
 	drop(worker, cause, 1);
@@ -158,6 +161,35 @@ static int parse(const struct mcr_frame *frame, struct mcr_packet *packet)
 	return !ret && frame->ipv6 != (packet->family == MCR_FLOW_IPV6) ? -EBADMSG : ret;
 }
 
+/* Of IPv6 fragments are not put together. */
+static bool is_ipv4(const struct mcr_frame *frame)
+{
+	return !frame->ipv6 && frame->data[frame->network] >> 4 == 4;
+}
+
+/* Whether a fragment was the last that its datagram lacked: then `frame` is that. Otherwise it is counted later. */
+static bool put_together(struct mcr_worker *worker, struct mcr_frame *frame)
+{
+	const struct mcr_ipv4 *ip = (const struct mcr_ipv4 *)(frame->data + frame->network);
+	const struct mcr_packet packet = {
+		.family = MCR_FLOW_IPV4,
+		.source = ip->source,
+		.group = ip->destination,
+	};
+	enum mcr_cause cause = mcr_sanity_check_header(frame, &packet, &worker->own);
+	int ret;
+
+	if (cause != MCR_CAUSE_NONE) {
+		drop(worker, cause, 1);
+		log_unsound(worker, &packet, cause);
+		return false;
+	}
+	ret = mcr_reassembly_add(&worker->reassembly, worker->batch.capture, mcr_clock_ns(CLOCK_MONOTONIC), frame);
+	if (ret < 0)
+		take_malformed(worker, frame, ret == -EEXIST ? EEXIST : EOPNOTSUPP);
+	return ret > 0;
+}
+
 /*
  * Find what a frame is, and count what is in it. The filter knows of no IPv6 whether UDP stands behind extension headers;
  * what is no UDP is not the relay's to count.
@@ -181,6 +213,11 @@ static void take(struct mcr_worker *worker, struct mcr_frame *frame)
 	ret = parse(frame, &packet);
 	if (ret == -EPROTONOSUPPORT && frame->ipv6)
 		return;
+	if (ret == -EOPNOTSUPP && is_ipv4(frame)) {
+		if (!put_together(worker, frame))
+			return;
+		ret = parse(frame, &packet);
+	}
 	count = ret ? 0 : datagrams(frame, &packet);
 	if (ret || count > MCR_FRAME_PAYLOADS) {
 		take_malformed(worker, frame, ret ? -ret : EBADMSG);
@@ -225,8 +262,11 @@ void mcr_gather(struct mcr_worker *worker, uint32_t slot)
 	struct mcr_frame frame;
 
 	mcr_batch_begin(batch, slot, capture->in_doubt);
-	while (batch->slots < limit && mcr_batch_has_room(batch) && mcr_capture_frame(capture, batch->slots, &frame)) {
+	mcr_reassembly_release(&worker->reassembly);
+	while (batch->slots < limit && mcr_batch_has_room(batch) && mcr_reassembly_has_room(&worker->reassembly) &&
+	       mcr_capture_frame(capture, batch->slots, &frame)) {
 		take(worker, &frame);
 		batch->slots++;
 	}
+	mcr_reassembly_collect(&worker->reassembly, slot, &batch->add);
 }

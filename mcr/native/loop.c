@@ -65,6 +65,8 @@ uint32_t mcr_loop_move(struct mcr_worker *worker, uint32_t slot)
 	if (!batch->slots) {
 		mcr_drain_see(worker, slot, entered);
 		rest(capture);
+		if (batch->add.recv) /* fragments that are lost */
+			mcr_commit(worker);
 		return 0;
 	}
 	capture->woken = capture->polled_in_vain = false;
@@ -88,18 +90,29 @@ static int detach(struct mcr_worker *worker, uint32_t slot)
 	return ret;
 }
 
+/* Count the fragments of a capture whose datagrams are not whole, as nothing more will come of them. */
+static void give_up_fragments(struct mcr_worker *worker, uint32_t slot)
+{
+	mcr_reassembly_give_up(&worker->reassembly, slot);
+	mcr_loop_move(worker, slot);
+}
+
 /* One batch from every capture, so that a busy one can't starve the others. Packets taken, or -errno. */
 static int turn(struct mcr_worker *worker)
 {
 	int total = 0;
 
+	if (worker->reassembly.waiting)
+		mcr_reassembly_expire(&worker->reassembly, mcr_clock_ns(CLOCK_MONOTONIC));
 	for (uint32_t i = worker->active_count; i-- > 0;) {
 		uint32_t slot = worker->active[i];
 		uint32_t taken = mcr_loop_move(worker, slot);
 
 		if (!taken && worker->captures[slot].leaving) {
-			int ret = detach(worker, slot);
+			int ret;
 
+			give_up_fragments(worker, slot);
+			ret = detach(worker, slot);
 			if (ret)
 				return ret;
 			taken = 1; /* commands may have waited for it */
@@ -150,6 +163,15 @@ static void drain_abandoned(struct mcr_worker *worker)
 	}
 }
 
+/* Nothing more will come. */
+static void end(struct mcr_worker *worker)
+{
+	if (worker->abandoned)
+		drain_abandoned(worker);
+	for (uint32_t i = 0; i < worker->active_count && worker->generation; i++)
+		give_up_fragments(worker, worker->active[i]);
+}
+
 int mcr_loop_run(struct mcr_worker *worker)
 {
 	int ret, taken;
@@ -168,15 +190,14 @@ int mcr_loop_run(struct mcr_worker *worker)
 			mcr_log(&worker->log, MCR_FACILITY_WORKER, MCR_LEVEL_DEBUG, MCR_LOG_DRAINED, 0, 0, 0);
 		mcr_log_flush(&worker->log);
 		mcr_control_report(worker);
-		if (worker->abandoned) {
-			drain_abandoned(worker);
-			return -EPIPE;
+		if (worker->abandoned || drained) {
+			end(worker);
+			return worker->abandoned ? -EPIPE : 0;
 		}
-		if (drained)
-			return 0;
-		/* While records are held back, wake to write them. */
 		delay_batch(worker, (uint32_t)taken);
-		ret = taken ? worker->engine->look(worker) : worker->engine->wait(worker, worker->log.pending);
+		/* While records are held back, wake to write them; while fragments wait for others, to give them up. */
+		ret = taken ? worker->engine->look(worker)
+			    : worker->engine->wait(worker, worker->log.pending || worker->reassembly.waiting);
 		if (ret)
 			return ret;
 	}

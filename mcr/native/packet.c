@@ -21,11 +21,9 @@ static int parse_ip(const uint8_t *data, uint32_t left, uint32_t *header, uint32
 	*total = ntohs(ip->total);
 	if (*total < *header)
 		return -EBADMSG;
-	if (mcr_is_fragment(ip))
-		return -EOPNOTSUPP;
 	if (*total > left)
 		return -EMSGSIZE;
-	return 0;
+	return mcr_is_fragment(ip) ? -EOPNOTSUPP : 0;
 }
 
 /* Past one extension header of a protocol, at `at`; and the protocol of what follows. */

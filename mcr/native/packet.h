@@ -27,8 +27,8 @@ struct mcr_packet {
  * Parse the IPv4 or IPv6 UDP datagram whose IP header starts at `network` in a frame of `size` captured bytes.
  * 0, or
  *   -EPROTONOSUPPORT  neither IP nor UDP
- *   -EOPNOTSUPP       a fragment
  *   -EMSGSIZE         the datagram is longer than what was captured
+ *   -EOPNOTSUPP       a fragment, with a whole IP header
  *   -EBADMSG          malformed: a length that contradicts another; in IPv6 also a routing header, which IP drops with
  *                     datagrams to groups, or too many extension headers
  * The payload's size is the UDP header's (RFC 768), so Ethernet padding is not part of it. Addresses and checksums are

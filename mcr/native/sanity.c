@@ -73,17 +73,24 @@ static bool is_checksum_right(const struct mcr_frame *frame, const struct mcr_pa
 	return frame->vouched ? udp[6] || udp[7] : mcr_checksum_udp6(udp, size, packet->source6, packet->group6);
 }
 
-enum mcr_cause mcr_sanity_check(const struct mcr_frame *frame, const struct mcr_packet *packet,
-				const struct mcr_own *own)
+enum mcr_cause mcr_sanity_check_header(const struct mcr_frame *frame, const struct mcr_packet *packet,
+				       const struct mcr_own *own)
 {
-	const uint8_t *ip = frame->data + frame->network, *udp = frame->data + packet->payload - sizeof(struct mcr_udp);
-	enum mcr_cause cause;
+	const uint8_t *ip = frame->data + frame->network;
 
 	if (frame->elsewhere)
 		return MCR_CAUSE_OTHER_HOST;
-	if (packet->family == MCR_FLOW_IPV4 && !mcr_checksum_ip(ip, (uint32_t)(udp - ip)))
+	if (packet->family == MCR_FLOW_IPV4 && !mcr_checksum_ip(ip, (*ip & 15u) * 4))
 		return MCR_CAUSE_CHECKSUM;
-	cause = check_source(frame, packet, own);
+	return check_source(frame, packet, own);
+}
+
+enum mcr_cause mcr_sanity_check(const struct mcr_frame *frame, const struct mcr_packet *packet,
+				const struct mcr_own *own)
+{
+	const uint8_t *udp = frame->data + packet->payload - sizeof(struct mcr_udp);
+	enum mcr_cause cause = frame->put_together ? MCR_CAUSE_NONE : mcr_sanity_check_header(frame, packet, own);
+
 	if (cause == MCR_CAUSE_NONE && !is_checksum_right(frame, packet, udp))
 		cause = MCR_CAUSE_CHECKSUM;
 	return cause;

@@ -14,4 +14,8 @@
 enum mcr_cause mcr_sanity_check(const struct mcr_frame *frame, const struct mcr_packet *packet,
 				const struct mcr_own *own);
 
+/* The part of it that is known of a fragment, by its IP header. Of `packet` family and addresses matter. */
+enum mcr_cause mcr_sanity_check_header(const struct mcr_frame *frame, const struct mcr_packet *packet,
+				       const struct mcr_own *own);
+
 #endif

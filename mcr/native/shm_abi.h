@@ -15,7 +15,7 @@
 
 #include "flow.h"
 
-#define MCR_ABI_VERSION 14
+#define MCR_ABI_VERSION 15
 #define MCR_CACHE_LINE  64
 
 #define MCR_MAX_RULES        16384 /* and flows that they take: a rule takes one for each of its sources */
@@ -40,19 +40,22 @@
 
 /* Why a datagram could not be relayed as it came: the parts of parse_err. */
 enum mcr_cause {
-	MCR_CAUSE_MALFORMED,  /* not a whole, well-formed UDP datagram of IPv4 or IPv6 */
-	MCR_CAUSE_FRAGMENT,   /* a part of one */
-	MCR_CAUSE_CHECKSUM,   /* the IP header's or UDP's is wrong, or IPv6 has none */
-	MCR_CAUSE_SOURCE,     /* from an address that nobody can have: IP drops these, too */
-	MCR_CAUSE_LOOP,       /* from an address or MAC of this machine */
-	MCR_CAUSE_OTHER_HOST, /* to another host's MAC */
-	MCR_CAUSE_VLAN,       /* with a second VLAN tag, or one that is not 802.1Q's */
+	MCR_CAUSE_MALFORMED,           /* not a whole, well-formed UDP datagram of IPv4 or IPv6 */
+	MCR_CAUSE_FRAGMENT,            /* a part of one that can belong to none, or of IPv6 */
+	MCR_CAUSE_CHECKSUM,            /* the IP header's or UDP's is wrong, or IPv6 has none */
+	MCR_CAUSE_SOURCE,              /* from an address that nobody can have: IP drops these, too */
+	MCR_CAUSE_LOOP,                /* from an address or MAC of this machine */
+	MCR_CAUSE_OTHER_HOST,          /* to another host's MAC */
+	MCR_CAUSE_VLAN,                /* with a second VLAN tag, or one that is not 802.1Q's */
+	MCR_CAUSE_FRAGMENT_OVERLAP,    /* a part that overlaps others, or is there already; and those others */
+	MCR_CAUSE_FRAGMENT_INCOMPLETE, /* parts of a datagram of which others have not come in time */
+	MCR_CAUSE_FRAGMENT_EVICTED,    /* parts of one whose place another datagram was given */
 	MCR_CAUSES,
 	MCR_CAUSE_NONE = MCR_CAUSES
 };
 
 /* A batch touches the totals, one capture, a rule a slot, and so many outputs. */
-#define MCR_JOURNAL_ENTRIES (10 + MCR_CAUSES + 5 + MCR_CAUSES + MCR_BATCH_SLOTS + 6 * MCR_BATCH_OUTPUTS)
+#define MCR_JOURNAL_ENTRIES (10 + MCR_CAUSES + 6 + MCR_CAUSES + MCR_BATCH_SLOTS + 6 * MCR_BATCH_OUTPUTS)
 
 _Static_assert(MCR_BATCH_OUTPUTS >= MCR_MAX_RULE_OUTPUTS, "one packet's outputs fit in one batch");
 _Static_assert(MCR_BATCH_PAYLOADS >= MCR_FRAME_PAYLOADS, "one super-frame's datagrams fit in one batch");
@@ -89,8 +92,9 @@ struct mcr_totals {
 
 /* One capture ring; written by the worker, zeroed by the supervisor before it hands out a new ring. */
 struct mcr_capture_counters {
-	uint64_t cursor; /* frames taken from the ring; modulo its size, the next slot */
-	uint64_t recv;   /* datagrams in them; and what became of these: */
+	uint64_t cursor;    /* frames taken from the ring; modulo its size, the next slot */
+	uint64_t fragments; /* of them that wait for the others of their datagrams, and are not counted yet */
+	uint64_t recv;      /* datagrams in them; and what became of these: */
 	uint64_t matched;
 	uint64_t no_match;
 	uint64_t buf_exhaust;

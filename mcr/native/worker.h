@@ -14,6 +14,7 @@
 #include "log.h"
 #include "own.h"
 #include "pace.h"
+#include "reassembly.h"
 #include "ring.h"
 #include "rules.h"
 #include "shm_abi.h"
@@ -41,6 +42,7 @@ struct mcr_worker {
 	struct mcr_rules rules;
 	struct mcr_own own;
 
+	struct mcr_reassembly reassembly;
 	struct mcr_batch batch;
 
 	uint64_t generation; /* newest applied; packets wait until there is one */

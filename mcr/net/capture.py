@@ -2,8 +2,8 @@
 
 Every socket has a TPACKET_V2 ring, which the worker maps: frames are handed over one by one, without a timer, and
 those not read yet stay in the ring when a worker dies. The sockets of one interface share a fan-out group, so that
-each frame goes to one worker and a flow always to the same. Where there is one worker there is no group: finding a
-frame's flow costs time.
+each frame goes to one worker, and what one source sends to one group always to the same. Where there is one worker
+there is no group: to choose costs time.
 """
 
 import mmap
@@ -24,7 +24,7 @@ from mcr.errors import InvalidParams, SystemFault
 from mcr.model.flow import Flow
 from mcr.net import uapi
 from mcr.net.buffer import set_buffer
-from mcr.net.filter.cbpf import REJECT_ALL, attach_filter, select_udp
+from mcr.net.filter.cbpf import REJECT_ALL, SOURCE_AND_GROUP, attach_filter, select_udp, spread_by
 from mcr.net.interfaces import Interface, bind_packet
 from mcr.net.patience import close_all, in_parallel, set_option
 
@@ -276,7 +276,7 @@ def _ring_hints(ring: _Ring) -> tuple[str, ...]:
 def _bind(interface: Interface, group: Sequence[socket.socket]) -> None:
     """Have all receive what comes in, and share it among them where there are several."""
     # The kernel finds an id for the first that nobody in this network namespace uses.
-    argument = (uapi.PACKET_FANOUT_HASH | uapi.PACKET_FANOUT_FLAG_UNIQUEID) << 16
+    argument = (uapi.PACKET_FANOUT_CBPF | uapi.PACKET_FANOUT_FLAG_UNIQUEID) << 16
     step = "bind"
     try:
         for capture in group:
@@ -285,8 +285,11 @@ def _bind(interface: Interface, group: Sequence[socket.socket]) -> None:
             if len(group) > 1:
                 step = "PACKET_FANOUT"
                 capture.setsockopt(uapi.SOL_PACKET, uapi.PACKET_FANOUT, argument)
+                if capture is group[0]:
+                    step = "PACKET_FANOUT_DATA"
+                    spread_by(capture, SOURCE_AND_GROUP)
                 number = capture.getsockopt(uapi.SOL_PACKET, uapi.PACKET_FANOUT) & 0xFFFF
-                argument = number | uapi.PACKET_FANOUT_HASH << 16
+                argument = number | uapi.PACKET_FANOUT_CBPF << 16
     except OSError as error:
         raise _fault(interface, step, error) from None
 

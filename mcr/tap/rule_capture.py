@@ -8,6 +8,7 @@ import errno
 import select
 import socket
 import struct
+import sys
 import time
 from collections import defaultdict
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
@@ -53,6 +54,8 @@ _CAUSES = {
 
 FORWARDED: Final = "forwarded"
 SENT: Final = "sent"
+PART: Final = "fragment"
+"""It is forwarded with the rest of its datagram, if that comes."""
 
 
 @attrs.frozen
@@ -115,7 +118,7 @@ class Packet:
         data: from the link header on; from the IP header on where there is none.
         ends: addresses and ports of source and destination, as they are in the headers; ports of 0: none can be read.
         payload: bytes.
-        verdict: `FORWARDED`, `SENT`, or ``dropped: CAUSE``.
+        verdict: `FORWARDED`, `SENT`, `PART`, or ``dropped: CAUSE``.
     """
 
     place: int
@@ -235,7 +238,8 @@ class RuleCapture:
         is_other = ret == -errno.EPROTONOSUPPORT and len(group) != _IPV4_BYTES  # behind extension headers
         if is_other or (vlan, group, ports[1]) not in self._wanted[place] or not where.takes_from(source):
             return None
-        verdict = SENT if where.outgoing else _unsound(ret)
+        is_part = ret == -errno.EOPNOTSUPP and len(group) == _IPV4_BYTES
+        verdict = SENT if where.outgoing else "" if is_part else _unsound(ret)
         if not verdict:
             known = {
                 "mac": _mac(address),
@@ -244,8 +248,11 @@ class RuleCapture:
                 "loopback": address[3] == uapi.ARPHRD_LOOPBACK,
             }
             frame = ffi.new("struct mcr_frame *", {"data": buffer, "size": len(data), "network": network, **known})
-            cause = _CAUSES.get(lib.mcr_sanity_check(frame, parsed, self._own))
-            verdict = f"dropped: {cause}" if cause else FORWARDED
+            if is_part:
+                parsed.family, parsed.source, parsed.group = socket.AF_INET, *map(_number, (source, group))
+            check = lib.mcr_sanity_check_header if is_part else lib.mcr_sanity_check
+            cause = _CAUSES.get(check(frame, parsed, self._own))
+            verdict = f"dropped: {cause}" if cause else PART if is_part else FORWARDED
         if status & uapi.TP_STATUS_VLAN_VALID and self.has_link_header[place]:
             data = data[:_MACS] + _TAG.pack(protocol or uapi.ETH_P_8021Q, tag) + data[_MACS:]
         return Packet(
@@ -277,6 +284,11 @@ def _unsound(ret: int) -> str:
     if ret == 0:
         return ""
     return "dropped: fragment" if ret == -errno.EOPNOTSUPP else "dropped: malformed"
+
+
+def _number(address: bytes) -> int:
+    """As it lies in memory."""
+    return int.from_bytes(address, sys.byteorder)
 
 
 def _mac(address: Any) -> int:

@@ -156,6 +156,6 @@ class Corpus:
         return made.frame()
 
     def _fragment(self) -> Frame:
-        made = self._made(100, summed="zero")
-        made.fragment = self._random.choice((MF, MF | 7, 7))
+        made = self._made(101, summed="zero")  # of no datagram: offsets are counted in eight bytes
+        made.fragment = self._random.choice((MF, MF | 7))
         return made.frame()

@@ -95,11 +95,11 @@ def test_what_ip_would_drop_is_counted_by_its_cause(plant: Plant, make_mcr: Make
             b"the last",
         ]
     stats = mcr.check_counters(arrived=len(unsound) + len(sound))
-    causes = {"malformed": 0, "fragment": 0, "checksum": 3, "source": 5, "loop": 3, "other_host": 1, "vlan": 0}
-    assert stats["ingress"]["parse_errors"] == causes
+    causes = {"checksum": 3, "source": 5, "loop": 3, "other_host": 1}
+    assert {name: count for name, count in stats["ingress"]["parse_errors"].items() if count} == causes
     assert stats["ingress"]["parse_err"] == len(unsound)
     (interface,) = stats["interfaces"]
-    assert interface["parse_errors"] == causes
+    assert interface["parse_errors"] == stats["ingress"]["parse_errors"]
     shown = " ".join(mcr.ctl("stats").stdout.split())
     assert "parse_err 12 not a valid UDP datagram for this machine" in shown
     assert "checksum 3 of parse_err: the checksum of the IP header or of UDP is wrong" in shown

@@ -52,7 +52,7 @@ def test_a_rule_takes_the_frames_of_its_vlan_alone(plant: Plant, make_mcr: MakeM
             frame(b"in 7 in 8", Dot1Q(vlan=8), Dot1Q(vlan=7)),
             frame(b"to no rule", Dot1Q(vlan=7), group="239.1.1.2"),
             frame(b"to no rule", Dot1Q(vlan=8), group="239.1.1.2"),
-            frame(b"in parts", Dot1Q(vlan=7), flags=1),
+            frame(b"in two parts", Dot1Q(vlan=7), flags=1),
             frame(b"last"),
             frame(b"last", Dot1Q(vlan=7)),
         ):

@@ -103,9 +103,12 @@ def test_tagged(plant: Plant, mcr: Mcr) -> None:
 
 
 def test_fragments(plant: Plant, mcr: Mcr) -> None:
+    """Of datagrams whose ends get lost; whole ones are forwarded."""
     parts = [Ether(dst="01:00:5e:01:01:01") / part for part in frame(size=2000)[IP].fragment(1400)]
-    with sending(plant.source, "src0", *parts):
+    with sending(plant.source, "src0", parts[0]):
         assert "in fragments" in fault(mcr, "fragments")
+    with sending(plant.source, "src0", *parts):
+        assert "arrives in fragments, which are put together" in mcr.ctl("why", "tv").stdout
 
 
 def test_nothing_is_sent(plant: Plant, mcr: Mcr) -> None:

@@ -13,6 +13,7 @@
 #include <sys/mman.h>
 
 #include "bpf/abi.h"
+#include "clock.h"
 #include "common.h"
 #include "offload.h"
 #include "worker.h"
@@ -53,6 +54,7 @@ struct world {
 	uint64_t owed; /* datagrams that have to have matched */
 	uint64_t sent, bytes;
 	uint64_t raw, common;           /* of these, by such sockets */
+	uint64_t parts;                 /* sound datagrams that came in fragments */
 	uint32_t next[RULES * OUTPUTS]; /* by output: the first payload of the batch that may still leave by it */
 };
 
@@ -132,6 +134,8 @@ static void world_change(struct world *w)
 	w->worker->refusals.epoch += !rnd(4);
 	w->worker->log.level[MCR_FACILITY_INGRESS] = w->worker->log.level[MCR_FACILITY_EGRESS] =
 		rnd(8) ? MCR_LEVEL_ERROR : MCR_LEVEL_TRACE;
+	if (!rnd(1024))
+		mcr_reassembly_expire(&w->worker->reassembly, mcr_clock_ns(CLOCK_MONOTONIC) + 2 * MCR_REASSEMBLY_NS);
 	if (rnd(4))
 		return;
 	if (w->held & 1u << rule) {
@@ -253,8 +257,9 @@ static void misshape(struct draft *d)
 	uint8_t *ip = ip_of(d);
 
 	switch (rnd(5)) {
-	case 0:
-		store16(ip + 6, 1u << rnd(14)); /* a fragment */
+	case 0: /* a fragment: the first of its datagram, or one of a few */
+		store16(ip + 6, 1u << rnd(14));
+		store16(ip + 4, ip[6] & 0x20 ? 0x8000 + rnd(0x4000) : 0xc000 + rnd(100));
 		break;
 	case 1:
 		store16(ip + 2, d->header + 9 + d->payload + rnd(1000));
@@ -400,24 +405,6 @@ static void put(struct world *w, uint32_t slot, const struct draft *d)
 	}
 	mcr_store_release32(&header->tp_status, d->status);
 	w->frames++;
-}
-
-/* Fill some slots of a ring. How many. */
-static uint32_t world_fill(struct world *w, uint32_t slot)
-{
-	static uint8_t frame[MAX_FRAME];
-	uint32_t count = 1 + rnd(rnd(4) ? 8 : RING_SLOTS);
-	struct mcr_capture *capture = &w->worker->captures[slot];
-
-	for (uint32_t i = 0; i < count; i++) {
-		struct draft d = { .frame = frame };
-
-		make(w, slot, &d);
-		put(w, slot, &d);
-	}
-	if (!rnd(16)) /* a predecessor has died with some of them in its hand */
-		capture->in_doubt = 1 + rnd(count < RING_SLOTS / 2 ? count : RING_SLOTS / 2);
-	return count;
 }
 
 #endif

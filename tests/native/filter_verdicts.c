@@ -13,6 +13,7 @@
 #include "bpf/load.h"
 #include "common.h"
 #include "packet.h"
+#include "parse.h"
 
 #define CAPTURE   3
 #define MAX_FRAME 512
@@ -40,13 +41,15 @@ static struct filter load_filter(void)
 	const struct mcr_bpf_filter plan = { .capture = CAPTURE };
 	int wanted = mcr_bpf_open_wanted();
 	struct filter filter = { .rejected = mcr_bpf_open_rejected() };
-	struct mcr_flow flow = admitted(), flow6 = admitted6();
+	struct mcr_flow flow = admitted(), flow6 = admitted6(), fragments = admitted();
 
+	fragments.port = 0;
 	if (wanted == -EPERM)
 		exit(FORBIDDEN);
 	filter.program = mcr_bpf_load_filter(wanted, filter.rejected, NULL, &plan);
 	CHECK(filter.program >= 0);
 	CHECK(!mcr_bpf_put(wanted, &flow) && !mcr_bpf_put(wanted, &flow6));
+	CHECK(!mcr_bpf_put(wanted, &fragments));
 	return filter;
 }
 
@@ -84,7 +87,10 @@ static int expected(const uint8_t *frame, uint32_t size)
 	}
 	if (ret == -EPROTONOSUPPORT)
 		return frame[ETHERNET + 9] == 17;
-	return ret == -EOPNOTSUPP ? 1 : -1;
+	if (ret != -EOPNOTSUPP)
+		return -1;
+	flow = mcr_flow_ipv4(CAPTURE, 0, 0, ((const struct mcr_ipv4 *)(frame + ETHERNET))->destination, wanted.port);
+	return mcr_flow_equal(&wanted, &flow);
 }
 
 static bool is_extension(uint8_t protocol)
@@ -140,8 +146,10 @@ static uint32_t draw(uint8_t *frame)
 	size += padding;
 	for (uint32_t i = 0; i < mutations; i++)
 		frame[rnd(size)] = (uint8_t)rnd(256);
-	store16(frame + 12, ipv6 ? 0x86dd : 0x800); /* of IP: the kernel looks at no other's headers */
-	least = ETHERNET + (ipv6 ? 40 : 20);        /* of fewer bytes newer kernels make no packet */
+	if (!ipv6 && !rnd(8))
+		store16(frame + ETHERNET + 6, 1u << rnd(14)); /* a fragment */
+	store16(frame + 12, ipv6 ? 0x86dd : 0x800);           /* of IP: the kernel looks at no other's headers */
+	least = ETHERNET + (ipv6 ? 40 : 20);                  /* of fewer bytes newer kernels make no packet */
 	return mutations && !rnd(4) ? least + rnd(size - least + 1) : size;
 }
 

@@ -243,6 +243,26 @@ INLINE void find_source(const struct headers *headers, struct mcr_flow *flow)
 		flow->source = 0;
 }
 
+/*
+ * A fragment is admitted if any flow of its group is: that has an entry without a port. It goes to a worker, and what
+ * follows it must not overtake it on the kernel path. The first one has the ports, and is the first or the last to come.
+ */
+INLINE int take_part(struct __sk_buff *skb, const struct headers *headers, struct mcr_flow *flow)
+{
+	struct mcr_bpf_rule *rule;
+
+	if (!bpf_map_lookup_elem(map_admitted, flow) && !VALUE(everything)) {
+		count(skb);
+		return DROP;
+	}
+	flow->port = headers->ports.destination;
+	find_source(headers, flow);
+	rule = VALUE(relay) ? bpf_map_lookup_elem(map_forwards, flow) : 0;
+	if (rule)
+		rule->epoch = 0;
+	return to_worker(skb, headers, flow->source, ACCEPT_WHOLE);
+}
+
 int filter(struct __sk_buff *skb)
 {
 	struct headers headers = {};
@@ -257,6 +277,8 @@ int filter(struct __sk_buff *skb)
 		return DROP;
 	if (verdict == ACCEPT)
 		return to_worker(skb, &headers, 0, ACCEPT_WHOLE);
+	if (verdict == PART)
+		return take_part(skb, &headers, &flow);
 	if (!total)
 		find_source(&headers, &flow);
 	if (VALUE(health))

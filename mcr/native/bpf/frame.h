@@ -59,6 +59,7 @@ enum verdict {
 	REJECT,  /* not for a worker */
 	ACCEPT,  /* for a worker, which says what is wrong with it */
 	LOOK_UP, /* its flow can be told */
+	PART,    /* a fragment: its flow can be told, but for the port */
 };
 
 /*
@@ -102,25 +103,35 @@ INLINE bool is_ipv6(const struct __sk_buff *skb)
 	return skb->protocol == MCR_NETWORK16(ETH_P_IPV6);
 }
 
+/* Copy the headers, without ports where there are none. Whether there is one of IP. */
+INLINE bool fetch_headers(struct __sk_buff *skb, struct headers *headers, bool *has_ports)
+{
+	*has_ports = !fetch(skb, 0, headers, IP_AND_UDP) || !fetch(skb, 0, headers, PORTS_END);
+	return *has_ports || !fetch(skb, 0, &headers->ip, sizeof(headers->ip));
+}
+
 /* IPv4 UDP that this machine did not send, with its headers and its flow. */
 INLINE enum verdict read_frame(struct __sk_buff *skb, struct headers *headers, struct mcr_flow *flow, uint16_t capture)
 {
 	uint32_t size;
+	bool has_ports;
 
 	if (skb->pkt_type == PACKET_OUTGOING)
 		return REJECT;
 	if (skb->protocol != MCR_NETWORK16(ETH_P_IP))
 		return is_tagged_again(skb) ? ACCEPT : REJECT;
-	if (fetch(skb, 0, headers, IP_AND_UDP) && fetch(skb, 0, headers, PORTS_END))
-		return fetch(skb, 0, &headers->ip, sizeof(headers->ip)) || headers->ip.protocol != IPPROTO_UDP ? REJECT
-													       : ACCEPT;
-	if (headers->ip.protocol != IPPROTO_UDP)
+	if (!fetch_headers(skb, headers, &has_ports) || headers->ip.protocol != IPPROTO_UDP)
 		return REJECT;
-	if (mcr_parse_ipv4(&headers->ip, &size) || mcr_is_fragment(&headers->ip))
+	if (mcr_parse_ipv4(&headers->ip, &size))
 		return ACCEPT;
-	if (size > sizeof(headers->ip) && fetch(skb, size, &headers->ports, sizeof(headers->ports)))
+	if (size > sizeof(headers->ip))
+		has_ports = !fetch(skb, size, &headers->ports, sizeof(headers->ports));
+	*flow = mcr_flow_ipv4(capture, vlan_of(skb), 0, headers->ip.destination, 0);
+	if (mcr_is_fragment(&headers->ip))
+		return PART;
+	if (!has_ports)
 		return ACCEPT;
-	*flow = mcr_flow_ipv4(capture, vlan_of(skb), 0, headers->ip.destination, headers->ports.destination);
+	flow->port = headers->ports.destination;
 	return LOOK_UP;
 }
 

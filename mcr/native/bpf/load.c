@@ -67,7 +67,7 @@ int mcr_bpf_open_map(uint32_t type, uint32_t key_size, uint32_t value_size, uint
 int mcr_bpf_open_wanted(void)
 {
 	return mcr_bpf_open_map(BPF_MAP_TYPE_HASH, MCR_FLOW_IPV4_BYTES, sizeof(uint8_t),
-				2 * MCR_MAX_RULES /* and their VLANs */, BPF_F_NO_PREALLOC);
+				3 * MCR_MAX_RULES /* and their groups and VLANs */, BPF_F_NO_PREALLOC);
 }
 
 int mcr_bpf_open_rejected(void)

@@ -21,6 +21,7 @@ _WHOLE = 0x40000  # bytes: more than any frame has
 _MAX_VLANS = 200  # of a filter: its jumps are short
 
 _GROUP, _PORT = 0, 1  # words of scratch memory
+_ANY_PORT = 0  # of fragments
 
 _ETHERNET = 14  # bytes; what a frame's length counts before its IP header
 _UDP = 17
@@ -133,7 +134,7 @@ def accept_udp(vlans: Iterable[int] = (), *, outgoing: bool = False) -> tuple[In
 
 
 def select_udp(wanted: Iterable[Flow], *, invert: bool = False, outgoing: bool = False) -> tuple[Instruction, ...]:
-    """Make a filter that lets in the UDP of these flows, and frames whose headers don't tell.
+    """Make a filter that lets in the UDP of these flows, fragments to their groups, and what headers don't tell.
 
     Args:
         wanted: of them, groups and ports are looked at, in all of their VLANs; the workers look at VLAN and source.
@@ -158,14 +159,15 @@ def select_udp(wanted: Iterable[Flow], *, invert: bool = False, outgoing: bool =
 def _select_ipv4(ports: Mapping[Address, Collection[int]], yes: int, no: int) -> list[Instruction]:
     program = [
         *_UDP_OVER_IPV4,
-        _load_half(uapi.SKF_NET_OFF + 6),
-        Instruction(0x45, 0, 1, 0x3FFF),  # a fragment
-        _return(yes),
         _load_byte(uapi.SKF_NET_OFF),
         Instruction(0x35, 1, 0, 0x45),  # version and header length
         _return(yes),
         Instruction(0x35, 0, 1, 0x50),
         _return(yes),
+        _load_half(uapi.SKF_NET_OFF + 6),
+        Instruction(0x45, 0, 2, 0x3FFF),
+        Instruction(0x00, 0, 0, _ANY_PORT),  # a fragment
+        Instruction(0x05, 0, 0, 6),  # to where the port is put
         Instruction(0xB1, 0, 0, uapi.SKF_NET_OFF),  # X = length of the IP header
         *_room(4, yes),  # without ports; to load them would reject
         Instruction(0x48, 0, 0, uapi.SKF_NET_OFF + 2),  # destination port
@@ -213,7 +215,9 @@ def select_groups(program: Sequence[Instruction]) -> tuple[Instruction, ...]:
 
 
 def _select_group(group: int, ports: Sequence[int], yes: int, no: int) -> list[Instruction]:
-    block = _select_port(ports, yes, no)
+    known = (_ANY_PORT, *ports)
+    choices = [_if_equal(port, left, 0) for left, port in zip(reversed(range(1, len(known) + 1)), known, strict=True)]
+    block = [Instruction(0x60, 0, 0, _PORT), *choices, _return(no), _return(yes)]
     if len(block) > _MAX_JUMP:
         raise OverflowError(f"{len(ports)} ports of one group")
     return [_if_equal(group, 0, len(block)), *block]
@@ -364,16 +368,48 @@ def _select_kin6(flow: Flow, size: int, *, strictly: bool) -> tuple[Instruction,
     )
 
 
+SOURCE_AND_GROUP = (
+    _load_half(uapi.SKF_AD_OFF),  # protocol
+    _if_equal(uapi.ETH_P_IPV6, 4, 0),
+    _load_word(uapi.SKF_NET_OFF + 12),  # IPv4 source
+    Instruction(0x07, 0, 0, 0),  # X = A
+    _load_word(uapi.SKF_NET_OFF + 16),  # IPv4 destination
+    Instruction(0x05, 0, 0, 3),
+    _load_word(uapi.SKF_NET_OFF + 20),  # last word of the IPv6 source
+    Instruction(0x07, 0, 0, 0),
+    _load_word(uapi.SKF_NET_OFF + 36),  # last word of the IPv6 destination
+    Instruction(0x24, 0, 0, 0x9E3779B1),
+    Instruction(0xAC, 0, 0, 0),  # exclusive or X
+    Instruction(0x24, 0, 0, 0x9E3779B1),
+    Instruction(0x74, 0, 0, 24),  # the upper bits, which have something of all
+    Instruction(0x16, 0, 0, 0),
+)
+"""Chooses a socket of a fan-out group. Ports are left out: of a datagram in fragments only the first one has them, and
+the others, and whole datagrams of the same flow, have to go the same way."""
+
+
+def spread_by(member: socket.socket, program: Sequence[Instruction]) -> None:
+    """Have a program choose who of a fan-out group gets a frame (PACKET_FANOUT_CBPF).
+
+    Raises:
+        OSError: from setsockopt(2).
+    """
+    _set_program(member, uapi.SOL_PACKET, uapi.PACKET_FANOUT_DATA, program)
+
+
 def attach_filter(target: socket.socket, program: Sequence[Instruction]) -> None:
     """Put `program` in the place of the socket's filter, between two packets.
 
     Raises:
         OSError: from setsockopt(2).
     """
+    _set_program(target, socket.SOL_SOCKET, uapi.SO_ATTACH_FILTER, program)
+
+
+def _set_program(target: socket.socket, level: int, option: int, program: Sequence[Instruction]) -> None:
     code = ctypes.create_string_buffer(b"".join(struct.pack("HBBI", *instruction) for instruction in program))
     # struct sock_fprog: a count and a pointer, aligned as the compiler would.
-    argument = struct.pack("@HP", len(program), ctypes.addressof(code))
-    target.setsockopt(socket.SOL_SOCKET, uapi.SO_ATTACH_FILTER, argument)
+    target.setsockopt(level, option, struct.pack("@HP", len(program), ctypes.addressof(code)))
 
 
 def attach_program(target: socket.socket, program: int) -> None:

@@ -57,8 +57,8 @@ class EbpfFilters:
         self._sockets: dict[int, Sequence[socket.socket]] = {}
         self._clipped: set[int] = set()
         self._everything = False
-        self._vlans: Counter[tuple[int, Flow]] = Counter()  # flows that are admitted of each
         self._sourced: defaultdict[int, set[Flow]] = defaultdict(set)  # flows from one source that are, by capture
+        self._shared: Counter[tuple[int, Flow]] = Counter()  # flows that have each of `_shared_by`
         try:
             self._rejected = self._open_rejected()
             os.close(self._load_first())
@@ -102,11 +102,11 @@ class EbpfFilters:
 
     def _admit(self, admitted: tuple[int, Flow]) -> None:
         capture, flow = admitted
-        vlan = capture, _any_of(flow.vlan)
-        if flow.vlan and not self._vlans[vlan]:
-            check_result(lib.mcr_bpf_put(self._wanted, make_flow(vlan[1], capture)))
-        check_result(lib.mcr_bpf_put(self._wanted, make_flow(flow, capture)))
-        self._vlans[vlan] += bool(flow.vlan)
+        for each in (*_shared_by(flow), flow):
+            if not self._shared[capture, each]:
+                check_result(lib.mcr_bpf_put(self._wanted, make_flow(each, capture)))
+        for each in _shared_by(flow):
+            self._shared[capture, each] += 1
         if flow.source:
             self._sourced[capture].add(flow)
 
@@ -115,12 +115,11 @@ class EbpfFilters:
             lib.mcr_bpf_drop(self._wanted, make_flow(flow, capture))
             if flow.source:
                 self._sourced[capture].discard(flow)
-            if flow.vlan:
-                vlan = capture, _any_of(flow.vlan)
-                self._vlans[vlan] -= 1
-                if not self._vlans[vlan]:
-                    del self._vlans[vlan]
-                    lib.mcr_bpf_drop(self._wanted, make_flow(vlan[1], capture))
+            for each in _shared_by(flow):
+                self._shared[capture, each] -= 1
+                if not self._shared[capture, each]:
+                    del self._shared[capture, each]
+                    lib.mcr_bpf_drop(self._wanted, make_flow(each, capture))
 
     def open(
         self, capture: int, interface: Interface, sockets: Sequence[socket.socket], *, clip: bool = False
@@ -305,6 +304,10 @@ def _let_all_in(sockets: Sequence[socket.socket]) -> None:
             attach_filter(each, accept_udp())
 
 
-def _any_of(vlan: int) -> Flow:
-    """What the map has of a VLAN of which something is admitted: the filter leaves all others alone."""
-    return Flow(IPv4Address(0), 0, vlan)
+def _shared_by(flow: Flow) -> tuple[Flow, ...]:
+    """What the map has beside a flow, once for all that share it: its group's fragments (IPv4), and its VLAN.
+
+    The filter leaves other VLANs alone.
+    """
+    group = (Flow(flow.group, 0, flow.vlan),) if isinstance(flow.group, IPv4Address) else ()
+    return (*group, Flow(IPv4Address(0), 0, flow.vlan)) if flow.vlan else group

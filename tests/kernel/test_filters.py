@@ -6,6 +6,7 @@ import signal
 from collections.abc import Iterator
 from ipaddress import IPv4Address, IPv6Address
 
+import attrs
 import pytest
 
 from filters import IN_VLAN, OPEN, WANTED, WANTED6, Wire, frame, frame6, may_load_ebpf, opened
@@ -122,6 +123,34 @@ def test_a_vlan_of_which_something_is_wanted_is_let_in_and_counted_as_the_rest(
     rejected.close()
 
 
+def test_a_flow_that_is_admitted_twice_is_admitted_once(filters: CaptureFilters, wire: Wire) -> None:
+    """As one is that goes from a rule to another. Its VLAN is looked at for as long as something of it is admitted."""
+    first, second = (attrs.evolve(IN_VLAN, source=IPv4Address(each)) for each in ("198.18.0.1", "198.18.0.2"))
+    rejected = opened(filters, wire)
+    filters.change([(3, first), (3, WANTED[0])], ())
+    filters.change([(3, first), (3, second)], ())
+    filters.change((), [(3, second)])
+    tag = b"\x81\x00\0\7"
+    wire.send(frame(port=5001, vlan=tag), frame())
+    assert wire.receive(2) == [frame(port=5001), frame()]
+    filters.change((), [(3, first)])
+    wire.send(frame(port=5001, vlan=tag), frame(port=5003, vlan=tag), frame())
+    assert wire.receive(1) == [frame()]
+    assert rejected.read() == 0
+    rejected.close()
+
+
+def test_what_was_admitted_goes_with_its_capture(filters: CaptureFilters, wire: Wire) -> None:
+    """The next one in its slot may be of another interface."""
+    filters.change([(3, WANTED[0]), (3, IN_VLAN)], ())
+    filters.forget(3)
+    rejected = opened(filters, wire)
+    wire.send(frame(), frame(port=5001, vlan=b"\x81\x00\0\7"))
+    assert wire.receive(0) == []
+    assert rejected.read() == 1
+    rejected.close()
+
+
 def test_what_cannot_be_told_from_its_headers_is_for_the_worker(filters: CaptureFilters, wire: Wire) -> None:
     rejected = opened(filters, wire)
     odd = [frame(first=0x43), frame(first=0x65), frame(first=0x35)]
@@ -198,6 +227,28 @@ def test_without_a_descriptor_left_a_filter_stays_as_it_was(filters: CaptureFilt
     assert len([*OPEN.iterdir()]) == before
     wire.send(frame())
     assert wire.receive(1) == [frame()]
+    rejected.close()
+
+
+def test_a_change_that_fails_undoes_only_itself(filters: CaptureFilters, wire: Wire) -> None:
+    """eBPF takes a new program where the first rule names a source; another rule has some of it already."""
+    filters.change([(3, WANTED[0]), (3, IN_VLAN)], ())
+    rejected = opened(filters, wire)
+    of_source = attrs.evolve(WANTED[1], source=IPv4Address("198.18.0.1"))
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (0, hard))
+    try:
+        if isinstance(filters, EbpfFilters):
+            with pytest.raises(SystemFault, match="SO_ATTACH_BPF"):
+                filters.change([(3, WANTED[0]), (3, IN_VLAN), (3, of_source)], ())
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+    wire.send(frame(), frame(port=5001, vlan=b"\x81\x00\0\7"), frame(port=5002))
+    assert wire.receive(2) == [frame(), frame(port=5001)]
+    filters.change([(3, of_source)], ())
+    wire.send(frame(port=5002))
+    assert wire.receive(1) == [frame(port=5002)]
+    assert rejected.read() == 1
     rejected.close()
 
 

@@ -2,7 +2,7 @@
 
 import os
 import socket
-from collections import Counter, defaultdict
+from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from contextlib import ExitStack, nullcontext, suppress
 from ipaddress import IPv4Address
@@ -57,8 +57,9 @@ class EbpfFilters:
         self._sockets: dict[int, Sequence[socket.socket]] = {}
         self._clipped: set[int] = set()
         self._everything = False
-        self._sourced: defaultdict[int, set[Flow]] = defaultdict(set)  # flows from one source that are, by capture
-        self._shared: Counter[tuple[int, Flow]] = Counter()  # flows that have each of `_shared_by`
+        # What the map has, by capture, and the flows that it has it for.
+        self._admitted: defaultdict[tuple[int, Flow], set[Flow]] = defaultdict(set)
+        self._sourced: defaultdict[int, set[Flow]] = defaultdict(set)  # flows from one source, by capture
         try:
             self._rejected = self._open_rejected()
             os.close(self._load_first())
@@ -74,13 +75,14 @@ class EbpfFilters:
 
     def change(self, added: Iterable[tuple[int, Flow]], removed: Iterable[tuple[int, Flow]]) -> None:
         """Change the map; and the programs, where rules begin to name sources, or end to."""
-        put: list[tuple[int, Flow]] = []
+        put: list[tuple[int, Flow]] = []  # what others have admitted already is not to be undone
         before = self._with_sources
         step = "BPF_MAP_UPDATE_ELEM"
         try:
-            for each in added:
-                self._admit(each)
-                put.append(each)
+            for capture, flow in added:
+                if (capture, flow) not in self._admitted:
+                    put.append((capture, flow))
+                    self._admit(capture, flow)
             step = "SO_ATTACH_BPF"
             for capture in self._with_sources - before:
                 self._attach(capture, self._sockets.get(capture, ()))
@@ -100,26 +102,23 @@ class EbpfFilters:
         """Captures of which some rule names its source."""
         return {capture for capture, flows in self._sourced.items() if flows}
 
-    def _admit(self, admitted: tuple[int, Flow]) -> None:
-        capture, flow = admitted
+    def _admit(self, capture: int, flow: Flow) -> None:
         for each in (*_shared_by(flow), flow):
-            if not self._shared[capture, each]:
+            if not (users := self._admitted[capture, each]):
                 check_result(lib.mcr_bpf_put(self._wanted, make_flow(each, capture)))
-        for each in _shared_by(flow):
-            self._shared[capture, each] += 1
+            users.add(flow)
         if flow.source:
             self._sourced[capture].add(flow)
 
     def _reject(self, flows: Iterable[tuple[int, Flow]]) -> None:
         for capture, flow in flows:
-            lib.mcr_bpf_drop(self._wanted, make_flow(flow, capture))
-            if flow.source:
-                self._sourced[capture].discard(flow)
-            for each in _shared_by(flow):
-                self._shared[capture, each] -= 1
-                if not self._shared[capture, each]:
-                    del self._shared[capture, each]
+            for each in (flow, *_shared_by(flow)):
+                users = self._admitted[capture, each]
+                users.discard(flow)
+                if not users:
+                    del self._admitted[capture, each]
                     lib.mcr_bpf_drop(self._wanted, make_flow(each, capture))
+            self._sourced[capture].discard(flow)
 
     def open(
         self, capture: int, interface: Interface, sockets: Sequence[socket.socket], *, clip: bool = False
@@ -191,10 +190,10 @@ class EbpfFilters:
             self._attach_or_tell(capture, self._sockets[capture])
 
     def forget(self, capture: int) -> None:
-        """The program goes with its sockets."""
+        """The program goes with its sockets, and what it admits with it: the next capture may have its slot."""
         self._sockets.pop(capture, None)
         self._adopted.pop(capture, None)
-        self._sourced.pop(capture, None)
+        self._reject([each for each, users in self._admitted.items() if each[0] == capture and each[1] in users])
         self._clipped.discard(capture)
 
     def close(self) -> None:

@@ -222,13 +222,25 @@ def _source_req(group: Address, source: Address, index: int) -> bytes:
 
 def _leave_quietly(holder: socket.socket, key: _Key, index: int) -> None:
     try:
-        if key.group.version == IPV6:
-            set_option(holder, socket.IPPROTO_IPV6, socket.IPV6_LEAVE_GROUP, _mreq6(key.group, index))
-        elif key.source is None:
-            set_option(holder, socket.IPPROTO_IP, socket.IP_DROP_MEMBERSHIP, _mreqn(key.group, index))
-        else:
-            request = _source_req(key.group, key.source, index)
-            set_option(holder, socket.IPPROTO_IP, uapi.MCAST_LEAVE_SOURCE_GROUP, request)
+        _unask(holder, key, index)
     except OSError as error:
         if error.errno not in (errno.ENODEV, errno.EADDRNOTAVAIL):
             raise
+
+
+def _unask(holder: socket.socket, key: _Key, index: int) -> None:
+    if key.group.version == IPV6:
+        set_option(holder, socket.IPPROTO_IPV6, socket.IPV6_LEAVE_GROUP, _mreq6(key.group, index))
+        return
+    if key.source is not None:
+        try:
+            request = _source_req(key.group, key.source, index)
+            set_option(holder, socket.IPPROTO_IP, uapi.MCAST_LEAVE_SOURCE_GROUP, request)
+        except OSError as error:
+            if error.errno != errno.ENODEV:
+                raise
+        else:
+            return
+        # The interface has gone, so the kernel has not looked at the socket's list: there the group is, with all of its
+        # sources, and takes room. They have gone along.
+    set_option(holder, socket.IPPROTO_IP, socket.IP_DROP_MEMBERSHIP, _mreqn(key.group, index))

@@ -9,8 +9,9 @@ from pathlib import Path
 
 import pytest
 
+from lab import Lab
 from mcr.errors import SystemFault
-from mcr.net.interfaces import Interface
+from mcr.net.interfaces import Interface, find_interface
 from mcr.net.membership import Memberships
 from mcr.net.procfs import asked_sources
 from mcr.process.descriptor_store import DescriptorStore
@@ -68,6 +69,27 @@ def test_a_group_is_joined_from_more_sources_than_one_socket_holds(memberships: 
         memberships.leave(GROUPS[0], LOOPBACK, source)
         sources.remove(source)
         assert asked_of(GROUPS[0]) == sources
+
+
+def test_what_was_asked_for_from_a_source_goes_with_its_interface(lab: Lab) -> None:
+    """The socket is another interface's, too. The next one may have the index of the one that has gone."""
+    inside, memberships = lab.namespace("inside"), Memberships(DescriptorStore())
+    sources = [IPv4Address("198.18.0.1"), IPv4Address("198.18.0.2")]
+    make = "link add a0 index 77 up type veth peer name a1"
+    with inside.entered():
+        inside.ip(make, "link add b0 up type veth peer name b1")
+        a0, b0 = find_interface("a0"), find_interface("b0")
+        for each in (a0, b0):
+            for source in sources:
+                memberships.join(GROUPS[0], each, source)
+        inside.ip("link del a0")
+        for source in sources:
+            memberships.leave(GROUPS[0], a0, source)
+        inside.ip(make)
+        for source in sources:
+            memberships.join(GROUPS[0], find_interface("a0"), source)
+        assert asked_sources() == {(each.index, GROUPS[0], source) for each in (a0, b0) for source in sources}
+        memberships.close()
 
 
 def test_what_could_not_be_joined_is_joined_later(memberships: Memberships, monkeypatch: pytest.MonkeyPatch) -> None:

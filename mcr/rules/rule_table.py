@@ -16,7 +16,8 @@ from mcr.model.health import Health
 from mcr.model.rule import Rule
 
 _APPLICATION: Final = 0x4D435231  # "MCR1" (PRAGMA application_id): tells our files from those of others
-_VERSION: Final = 1  # of the table (PRAGMA user_version)
+_VERSION: Final = 1  # of the table (PRAGMA user_version), as it is made
+_NARROW: Final = 2  # with rules that take less than their group and port: an mcrd that does not know would take it all
 _TABLE: Final = "CREATE TABLE rules (position INTEGER PRIMARY KEY, rule_id TEXT UNIQUE NOT NULL, rule TEXT NOT NULL)"
 _KEPT: Final = "CREATE TABLE IF NOT EXISTS kept (text TEXT NOT NULL)"  # one row, or none
 _NO_RULE: Final = (ValueError, KeyError, TypeError, McrError)  # what a row may hold instead
@@ -100,8 +101,8 @@ def is_new(database: sqlite3.Connection) -> bool:
     is_new = not database.execute("SELECT count(*) FROM sqlite_schema").fetchone()[0]
     if not is_new and application != _APPLICATION:
         raise ForeignFile("is another program's")
-    if version > _VERSION:
-        raise ForeignFile(f"was written by a newer mcrd (version {version} of the table, this one knows {_VERSION})")
+    if version > _NARROW:
+        raise ForeignFile(f"was written by a newer mcrd (version {version} of the table, this one knows {_NARROW})")
     return is_new
 
 
@@ -143,6 +144,8 @@ def _write_one(database: sqlite3.Connection, change: Change) -> None:
                 " ON CONFLICT (rule_id) DO UPDATE SET rule = excluded.rule",
                 (rule.rule_id, json.dumps(_converter.unstructure(rule))),
             )
+            if rule.input.sources or rule.input.vlan is not None:
+                database.execute(f"PRAGMA user_version={_NARROW}")
         case Drop(rule_id):
             database.execute("DELETE FROM rules WHERE rule_id = ?", (rule_id,))
         case Keep(text):

@@ -9,6 +9,7 @@ import tempfile
 from contextlib import closing
 from ipaddress import IPv4Address
 from pathlib import Path
+from typing import Any
 
 import attrs
 import pytest
@@ -124,6 +125,20 @@ def test_what_a_newer_mcrd_wrote_is_set_aside(tmp_path: Path) -> None:
     with closing(RuleFile.open(tmp_path)) as file:
         assert file.rules == ()
         assert "newer mcrd" in file.notices[0]
+
+
+@pytest.mark.parametrize(
+    ("narrower", "version"), [({}, 1), ({"vlan": 7}, 2), ({"sources": (IPv4Address("198.18.0.1"),)}, 2)], ids=str
+)
+def test_a_rule_that_an_older_mcrd_would_take_for_another_is_not_for_it(
+    tmp_path: Path, narrower: dict[str, Any], version: int
+) -> None:
+    """It takes a file of version 1, and does not know what makes an input narrower."""
+    narrow = attrs.evolve(rule(1), input=attrs.evolve(rule(1).input, **narrower))
+    written(tmp_path, Put(narrow), Put(rule(2)))
+    with closing(sqlite3.connect(tmp_path / FILE)) as database:
+        assert database.execute("PRAGMA user_version").fetchone() == (version,)
+    assert read(tmp_path) == (narrow, rule(2))
 
 
 def test_what_can_be_read_of_a_damaged_file_is_kept(tmp_path: Path) -> None:

@@ -56,20 +56,28 @@ def identity(rule: Rule) -> tuple[tuple[str, object], ...]:
 
 
 def shared(rule: Rule, holder: Rule) -> str:
-    """The part of its identity that a rule shares with one that has a part of it: `input`, `id` or `name`."""
+    """The part of its identity that a rule shares with one that has a part of it: `input`, `id` or `name`.
+
+    Of inputs that are not the same, the flow that both take.
+    """
+    what, value = _shared(rule, holder)
+    return what if what != "input" or rule.input == holder.input else f"input {value}"
+
+
+def _shared(rule: Rule, holder: Rule) -> tuple[str, object]:
     taken = {*identity(holder)}
-    return next(part[0] for part in identity(rule) if part in taken)
+    return next(part for part in identity(rule) if part in taken)
 
 
 def _clash(rule: Rule, holder: Rule) -> tuple[str, tuple[str, ...]]:
     """Which part of a rule's identity another one has, for people, and how to do without it."""
-    match shared(rule, holder):
-        case "name":
+    match _shared(rule, holder):
+        case "name", _:
             return f"{holder.rule_id} is named {holder.name!r}", ("give another name, or none",)
-        case "id":
+        case "id", _:
             return f"{holder.rule_id} takes {holder.input}", ("give another --rule-id, or none",)
-        case _:
-            return f"{holder.rule_id} takes {holder.input}", ()
+        case _, claim:
+            return f"{holder.rule_id} takes {holder.input if rule.input == holder.input else claim}", ()
 
 
 @attrs.frozen

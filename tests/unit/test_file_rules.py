@@ -103,6 +103,21 @@ def test_a_refusal_names_what_is_taken_and_how_to_do_without(added: Rule, messag
     )
 
 
+def test_a_source_that_two_rules_share_is_named() -> None:
+    first, second = (
+        attrs.evolve(rule(rule_id), input=attrs.evolve(rule(rule_id).input, sources=map(IPv4Address, sources)))
+        for rule_id, sources in (("a", ("198.18.0.1", "198.18.0.2")), ("b", ("198.18.0.2", "198.18.0.3")))
+    )
+    precedence, files = Precedence(), in_files(first)
+    precedence.note(files, ())
+    taken = "239.1.1.1:1 on eth0 from 198.18.0.2"
+    assert files.why_aside(second) == f"rule a has the same input {taken}, and stands in mcr.toml:1"
+    with pytest.raises(RuleExists, match=f"a takes {taken}, and stands in"):
+        precedence.refuse_addition(second)
+    with pytest.raises(RuleExists, match=r"a takes 239\.1\.1\.1:1 on eth0 from 198\.18\.0\.1 or 198\.18\.0\.2, and"):
+        precedence.refuse_addition(attrs.evolve(first, rule_id="c"))
+
+
 class Counted(str):
     """An id that counts how often it is compared."""
 

@@ -46,7 +46,7 @@ struct mcr_bpf_filter {
 	const struct mcr_bpf_tap *tap; /* NULL: no stream is watched */
 };
 
-/* A map of the wanted flows, at most MCR_MAX_RULES of them. Takes memory only for those in it. */
+/* A map of the wanted flows, at most MCR_MAX_RULES of them, and of their VLANs. Takes memory only for those in it. */
 int mcr_bpf_open_wanted(void);
 
 /* A map of datagrams rejected, by capture. -E2BIG: more processors than `mcr_bpf_count` can add up. */

@@ -155,6 +155,11 @@ class Claim(NamedTuple):
         return f"{with_port(group, port)} on {self.interface}{tag}" + (f" from {source}" if source else "")
 
 
+def without_source(claim: Claim) -> Claim:
+    """The one that also takes what this one takes, unless that is there."""
+    return claim._replace(flow=attrs.evolve(claim.flow, source=None)) if claim.flow.source else claim
+
+
 def _in_order(sources: Iterable[Address]) -> tuple[Address, ...]:
     """Each once: in whatever order they were given, it is the same input."""
     return tuple(sorted({*sources}, key=lambda each: (each.version, int(each))))

@@ -14,7 +14,7 @@ from mcr.config.settings import Settings
 from mcr.config.table import ABSORB, KERNEL_PATH, RAW_SEND
 from mcr.errors import describe_errno
 from mcr.logs.logger import get_logger
-from mcr.model.flow import Claim, Flow
+from mcr.model.flow import Claim, Flow, without_source
 from mcr.model.log import Facility
 from mcr.net.filter.path import (
     INHERITED,
@@ -137,8 +137,8 @@ class KernelRules:
 
         Args:
             rules: those.
-            still: what other rules are about to take, and has been admitted for these, to the workers. The other flows
-                are admitted no more.
+            still: what other rules are about to take, or may take now, with sources left out. The other flows are
+                admitted no more.
         """
         served, going_on = [], []
         for placed in rules:
@@ -149,7 +149,8 @@ class KernelRules:
                 del self._own_reasons()[rule_id]
             if gone := self._served.pop(rule_id, None):
                 served.append(gone)
-                going_on += [] if still.isdisjoint(placed.rule.input.claims) else [gone.capture]
+                claims = map(without_source, placed.rule.input.claims)
+                going_on += [] if still.isdisjoint(claims) else [gone.capture]
         if not self.path:
             return
         if going_on:  # packets that the filter has left to the kernel path are to find the rule

@@ -16,6 +16,7 @@ import trio
 from mcr.config.settings import Settings
 from mcr.errors import SystemFault
 from mcr.logs.logger import get_logger
+from mcr.model.flow import Claim, without_source
 from mcr.model.log import Facility
 from mcr.model.rule import Output, Rule, RuleChange
 from mcr.net.filter.path import wait_for_packets
@@ -217,7 +218,7 @@ class Relay:
         still = {claim for rule in change.added for claim in rule.input.claims}
         self.inputs.unwant(claim for rule in change.removed for claim in rule.input.claims if claim not in still)
         removed = tuple(self._leave(self._placement.displace(rule)) for rule in change.removed)
-        self.kernel.forget(removed, still)
+        self.kernel.forget(removed, {*map(without_source, still), *_going_on(removed, self._placement)})
         added = tuple(self._use(self._placement.place(rule, ways, prepared.awaited)) for rule in change.added)
         changed = [self._placement.change(rule, ways, prepared.awaited) for rule in change.changed]
         changes = [*chain.from_iterable(self._follow(each, change.generation) for each in changed)]
@@ -359,6 +360,14 @@ def _way(output: Output, egress: Egress, neighbour: Key | None, slot: int | None
     if slot is None or output.vlan:  # in a VLAN its raw frames leave by the interface: the others reserve the port
         return egress.slot, egress.carrier
     return slot, egress.carrier
+
+
+def _going_on(removed: Iterable[PlacedRule], remaining: Iterable[PlacedRule]) -> Iterable[Claim]:
+    """What rules take from any source: from now on also what removed ones have taken from some."""
+    if any(each.rule.input.sources for each in removed):
+        for placed in remaining:
+            if not placed.rule.input.sources:
+                yield from placed.rule.input.claims
 
 
 def _outputs(rules: Iterable[Rule]) -> int:

@@ -262,6 +262,21 @@ def test_a_rule_can_be_removed_without_memory(kernel: Kernel) -> None:
     assert (kernel.did, kernel.held) == (["wait", "drop", "let go"], set())
 
 
+def test_what_goes_on_by_another_rule_is_not_dropped_under_way(kernel: Kernel) -> None:
+    """Also where one of the two names a source: what the filter has left to the kernel path finds no rule later."""
+    sourced = attrs.evolve(RULE, input=attrs.evolve(RULE.input, sources=(SOURCE,)))
+    for rule in (RULE, sourced):
+        placed = attrs.evolve(_placed(GROUP), rule=rule)
+        kernel.rules.follow([placed])
+        kernel.did.clear()
+        kernel.rules.forget([placed], {*RULE.input.claims})
+        assert kernel.did == ["hold", "wait", "drop", "let go"]
+        kernel.rules.follow([placed])
+        kernel.did.clear()
+        kernel.rules.forget([placed], set())
+        assert kernel.did == ["drop"]
+
+
 def test_addresses_that_it_could_not_be_told_bar_it(kernel: Kernel) -> None:
     kernel.follow(GROUP)
     kernel.full = True

@@ -54,7 +54,7 @@ def look_for_strays(links: Iterable[Link], rules: Iterable[Input]) -> Counter[Si
                 data, address = cast("socket.socket", key.fileobj).recvfrom(_SNAP)
                 taken += 1
                 match identify(data, key.data, address[1], None):
-                    case Datagram(sighting, _, sender) if sighting.port is not None:
+                    case Datagram(sighting, _, sender) if sighting.port is not None and not sighting.fragment:
                         seen[attrs.evolve(sighting, source=sender)] += 1
     return _without_taken(seen, wanted)
 

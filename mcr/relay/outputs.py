@@ -36,6 +36,8 @@ from mcr.rules.conditions import Attachment
 log = get_logger(Facility.NETWORK)
 
 _UNSEEN = "it has not been seen yet what acts on packets that leave, which takes CAP_NET_ADMIN"
+_UNCHECKED = "it is about to be checked"
+_UNFIT = "it is not Ethernet, or takes no GSO batches"
 _PROBE_BYTES = 4096  # of send buffer, for a socket that sends nothing
 
 
@@ -48,6 +50,7 @@ class Egress:
         raw_sockets: AF_PACKET, one per worker; none until raw frames may leave for the first time.
         raw: raw frames may leave; None: they may not.
         raw_logged: what the log says of that.
+        why_not_raw: why not, or why some may not; what holds for every interface is not said here.
         users: outputs that leave by it.
         carrier: False: it is up, and its driver sees nobody at the other end.
         witness: tells whether the interface is the one that it was.
@@ -61,6 +64,7 @@ class Egress:
     raw_sockets: tuple[socket.socket, ...] = ()
     raw: RawLink | None = None
     raw_logged: RawLink | None = None
+    why_not_raw: str = _UNCHECKED
     users: int = 0
     fault: str = ""
     carrier: bool = True
@@ -82,7 +86,10 @@ class Egress:
 
 
 class OutputInterfaces:
-    """All of them, by name. What is opened here is in use once it is adopted. `why_not_raw`: by those without."""
+    """All of them, by name. What is opened here is in use once it is adopted.
+
+    `why_not_raw`: by none of them; empty: each has its own reason.
+    """
 
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
@@ -207,7 +214,7 @@ class OutputInterfaces:
             were stale.
         """
         stale, self._stale = self._stale, set()
-        self.why_not_raw = blocker.reason if blocker else "it is not Ethernet, or takes no GSO batches"
+        self.why_not_raw = blocker.reason if blocker else ""
         self._logged &= self._found
         self._found = set()
         links = {} if blocker else self._find_links()
@@ -226,7 +233,7 @@ class OutputInterfaces:
         for egress in self:
             index = egress.interface.index
             if egress.raw and _identity(before, index) != _identity(now, index):
-                egress.raw = None
+                egress.raw, egress.why_not_raw = None, _UNCHECKED
                 self._stale.add(egress.interface.name)
                 log.debug("%s has changed: no raw frames leave until mcrd has checked it", egress.interface.name)
                 suspected.append(egress)
@@ -237,12 +244,14 @@ class OutputInterfaces:
             return find_links({egress.interface.index for egress in self})
         except Exception as error:  # noqa: BLE001 - whatever it is, relaying does not depend on it
             self._stale |= self._by_name.keys()  # it may be better the next time
-            self._tell(f"interfaces cannot be seen: {error}")
+            self.why_not_raw = f"interfaces cannot be seen: {error}"
+            self._tell(self.why_not_raw)
             return {}
 
     def _set_raw(self, egress: Egress, link: RawLink | None) -> bool:
         """Have raw frames leave by this link, or none; whether that is new."""
         before, egress.raw = egress.raw, link
+        egress.why_not_raw = "" if link else _UNFIT
         if egress.raw and not self._have_sockets(egress):
             egress.raw = None
         return egress.raw != before
@@ -321,6 +330,7 @@ class OutputInterfaces:
 
     def _fail(self, egress: Egress, why: str) -> None:
         """Something that may be better the next time."""
+        egress.why_not_raw = why
         self._stale.add(egress.interface.name)
         self._tell(f"{egress.interface.name}: {why}")
 
@@ -340,7 +350,7 @@ def _identity(network: Network, index: int) -> object:
 
 def tagless(outputs: OutputInterfaces) -> dict[str, str]:
     """Why frames with a VLAN tag can't leave by interfaces, as no raw frames can; by name."""
-    return {egress.interface.name: outputs.why_not_raw for egress in outputs if not egress.raw}
+    return {egress.interface.name: outputs.why_not_raw or egress.why_not_raw for egress in outputs if not egress.raw}
 
 
 def _way(group: Address, source: Address, hop: NextHop, ttl: int) -> Way:

@@ -18,7 +18,7 @@ from mcr.net.raw import RawLink
 from mcr.process.descriptor_store import DescriptorStore
 from mcr.relay import outputs, routing
 from mcr.relay.kernel_path import KernelRules
-from mcr.relay.outputs import Egress, OutputInterfaces
+from mcr.relay.outputs import Egress, OutputInterfaces, tagless
 from mcr.relay.placement import Key
 from mcr.relay.relay import Relay
 from mcr.shm.kept import Kept
@@ -121,6 +121,33 @@ def test_interfaces_that_are_new_or_have_changed_are_named(interfaces: OutputInt
     assert interfaces.review(None) == ([], {"tun3"})
     mtus[1] = 9000
     assert interfaces.review(None)[1] == {"eth1"}
+
+
+def test_each_interface_has_its_own_reason_why_no_tagged_frames_leave(
+    interfaces: OutputInterfaces, mtus: dict[int, int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One that has not been looked at is no other than Ethernet for that, nor is one whose sockets are refused."""
+
+    def refuse(index: int, *_: object) -> None:
+        raise OSError(22 + index, "")
+
+    assert {*tagless(interfaces).values()} == {
+        "it has not been seen yet what acts on packets that leave, which takes CAP_NET_ADMIN"
+    }
+    del mtus[2]
+    with monkeypatch.context() as patch:
+        patch.setattr(outputs, "open_raw", refuse)
+        interfaces.review(None)
+    refused = "Too many open files in system (os error 23)"
+    assert tagless(interfaces) == {"eth1": refused, "eth2": "it is not Ethernet, or takes no GSO batches"}
+    mtus[2] = 1500
+    interfaces.review(None)
+    assert tagless(interfaces) == {}
+    with socket.socket() as witness:
+        interfaces.adopt({"eth3": Egress(3, Interface("eth3", 3, 1500, None), (), witness)})
+    assert tagless(interfaces) == {"eth3": "it is about to be checked"}
+    interfaces.review(FIREWALL)
+    assert {*tagless(interfaces).values()} == {FIREWALL.reason}
 
 
 def test_what_failed_is_seen_to_again(

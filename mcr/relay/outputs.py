@@ -20,7 +20,7 @@ from mcr.logs.logger import get_logger
 from mcr.model.flow import IPV4, Address
 from mcr.model.limits import INTERFACE_SLOTS
 from mcr.model.log import Facility
-from mcr.model.rule import Rule
+from mcr.model.rule import Output, Rule
 from mcr.net.egress import open_egress
 from mcr.net.hops import NextHop, find_hops
 from mcr.net.interfaces import Interface, find_anew, open_witness
@@ -29,7 +29,7 @@ from mcr.net.network import Network
 from mcr.net.patience import close_all
 from mcr.net.raw import RawLink, bind_raw, find_links, find_sources, open_raw
 from mcr.relay.attachment import attachment_of
-from mcr.relay.placement import Key, Way, Ways, key_of
+from mcr.relay.placement import Key, Way, WayKey, Ways, key_of
 from mcr.relay.slots import Slots, check_interfaces
 from mcr.rules.conditions import Attachment
 
@@ -38,7 +38,12 @@ log = get_logger(Facility.NETWORK)
 _UNSEEN = "it has not been seen yet what acts on packets that leave, which takes CAP_NET_ADMIN"
 _UNCHECKED = "it is about to be checked"
 _UNFIT = "it is not Ethernet, or takes no GSO batches"
+_SEE = "see the routes to it, their MTU, and net.ipv4.ip_no_pmtu_disc"
 _PROBE_BYTES = 4096  # of send buffer, for a socket that sends nothing
+
+
+_Wanted = dict[tuple[str, Address | None], dict[tuple[Address, int, bool], bool]]
+"""Ways: by interface and source; in each destinations, and whether in a VLAN; whether these wait for a neighbour."""
 
 
 @attrs.define(eq=False)
@@ -144,7 +149,7 @@ class OutputInterfaces:
         slot = self.slots.take()
         undo.callback(self.slots.give, slot)
         witness = undo.enter_context(open_witness(interface))
-        sockets, carrier = self._open_sockets(interface), interface.index not in self._unplugged
+        sockets, carrier = _open_sockets(interface, self._settings), interface.index not in self._unplugged
         egress = Egress(slot, interface, sockets, witness, carrier=carrier)
         undo.callback(close_all, egress.sockets)
         return egress
@@ -166,13 +171,6 @@ class OutputInterfaces:
             self._stale.add(name)
             renewed.append((old, fresh))
         return renewed
-
-    def _open_sockets(self, interface: Interface) -> tuple[socket.socket, ...]:
-        with ExitStack() as undo:
-            workers, send_buffer = self._settings.num_workers, self._settings.send_buffer
-            opened = tuple(undo.enter_context(open_egress(interface, send_buffer)) for _ in range(workers))
-            undo.pop_all()
-        return opened
 
     # Carrier.
 
@@ -287,20 +285,20 @@ class OutputInterfaces:
             rules: those.
             awaited: outputs that wait for a neighbour: a host, or a gateway.
         """
-        wanted: dict[tuple[str, Address | None], dict[tuple[Address, int], bool]] = {}
-        for output in chain.from_iterable(rule.outputs for rule in rules):
-            if self._by_name[output.interface].raw and output.group.version == IPV4:
-                asked = wanted.setdefault((output.interface, output.source), {})
-                to = output.group, output.port
-                asked[to] = asked.get(to, False) or key_of(output) in awaited
-        found = {}
+        outputs = chain.from_iterable(rule.outputs for rule in rules)
+        by_raw = (each for each in outputs if self._by_name[each.interface].raw and each.group.version == IPV4)
+        wanted = _wanted(by_raw, awaited)
+        found: dict[WayKey, Way] = {}
         for (name, source), those in wanted.items():
-            hops = self._find_hops(self._by_name[name], source, {group for (group, _), waits in those.items() if waits})
-            sources, ttl = self._ask(self._by_name[name], source, [*those])
-            for (group, port), own in zip(those, sources, strict=True):
-                hop = hops.get(group) if those[group, port] else NextHop()
+            behind = {group for (group, _, _), waits in those.items() if waits}
+            hops = self._find_hops(self._by_name[name], source, behind)
+            destinations = [(group, port) for group, port, _ in those]
+            sources, ttl = self._ask(self._by_name[name], source, destinations)
+            for (destination, waits), own in zip(those.items(), sources, strict=True):
+                group, port, tagged = destination
+                hop = hops.get(group) if waits else NextHop()
                 if own and hop and hop.plain:
-                    found[group, port, name, source] = _way(group, own, hop, ttl)
+                    found[group, port, name, source, tagged] = _way(group, own, hop, ttl)
         return found
 
     def _find_hops(self, egress: Egress, source: Address | None, to: Collection[Address]) -> dict[Address, NextHop]:
@@ -342,15 +340,41 @@ class OutputInterfaces:
         self._found.add(why)
 
 
+def _open_sockets(interface: Interface, settings: Settings) -> tuple[socket.socket, ...]:
+    with ExitStack() as undo:
+        opened = [undo.enter_context(open_egress(interface, settings.send_buffer)) for _ in range(settings.num_workers)]
+        undo.pop_all()
+    return tuple(opened)
+
+
+def _wanted(outputs: Iterable[Output], awaited: Collection[Key]) -> _Wanted:
+    wanted: _Wanted = {}
+    for output in outputs:
+        asked = wanted.setdefault((output.interface, output.source), {})
+        tagged = output.vlan is not None
+        to = output.group, output.port, tagged
+        asked[to] = asked.get(to, False) or (key_of(output) in awaited and not tagged)
+    return wanted
+
+
 def _identity(network: Network, index: int) -> object:
     """The parts of the headers of raw frames, and how long frames may be."""
     link = network.links.get(index)
     return link and (link.mac, link.mtu, link.up), network.addresses.get(index)
 
 
-def tagless(outputs: OutputInterfaces) -> dict[str, str]:
-    """Why frames with a VLAN tag can't leave by interfaces, as no raw frames can; by name."""
-    return {egress.interface.name: outputs.why_not_raw or egress.why_not_raw for egress in outputs if not egress.raw}
+def tagless(outputs: OutputInterfaces, tagged: Iterable[tuple[Output, Way | None]]) -> dict[Output, str]:
+    """Why frames with a VLAN tag can't leave for outputs, as no raw frames can. `tagged`: those, and their ways."""
+    found = {output: _why_tagless(outputs, outputs[output.interface], output, way) for output, way in tagged}
+    return {output: why for output, why in found.items() if why}
+
+
+def _why_tagless(outputs: OutputInterfaces, egress: Egress, output: Output, way: Way | None) -> str:
+    if not egress.raw:
+        return outputs.why_not_raw or egress.why_not_raw
+    if way is None:
+        return egress.why_not_raw or f"IP would do more for {output.group} than add headers: {_SEE}"
+    return ""
 
 
 def _way(group: Address, source: Address, hop: NextHop, ttl: int) -> Way:

@@ -29,8 +29,11 @@ class Way:
     ttl: int = 1
 
 
-Ways = Mapping[tuple[Address, int, str, Address | None], Way]
-"""By an output's destination and the source that it asks for. Where IP would do more than add headers there is none."""
+WayKey = tuple[Address, int, str, Address | None, bool]
+"""An output's destination, the source that it asks for, and whether it is in a VLAN, where nobody has a gateway."""
+
+Ways = Mapping[WayKey, Way]
+"""Where IP would do more than add headers there is none."""
 
 
 class Key(NamedTuple):
@@ -55,9 +58,9 @@ def in_order(keys: Iterable[Key]) -> list[Key]:
     return sorted(keys, key=lambda key: (key.interface, key.address.version, int(key.address), key.port))
 
 
-def way_key(output: Output) -> tuple[Address, int, str, Address | None]:
+def way_key(output: Output) -> WayKey:
     """What the way to an output is found by."""
-    return output.group, output.port, output.interface, output.source
+    return output.group, output.port, output.interface, output.source, output.vlan is not None
 
 
 class OutputSlot(NamedTuple):
@@ -141,6 +144,7 @@ class Placement:
     def __init__(self, places: Places, settle: Callable[[], None] | None = None) -> None:
         """`settle`: waits until nobody counts for rules that were removed; None: nobody does."""
         self._by_id: dict[str, PlacedRule] = {}
+        self._tagged: set[str] = set()  # ids of those with outputs in VLANs
         self._places = places
         self._former_rules, self._former_outputs = places.rules(), places.outputs()
         self._rule_slots = Slots(MAX_RULES, "rules", settle)
@@ -166,8 +170,7 @@ class Placement:
         outputs = tuple(self._place_output(rule, output) for output in rule.outputs)
         waits_for = neighbours_of(rule, neighbours)
         placed = PlacedRule(rule, tag, slot, outputs, ways_of(rule, ways), waits_for)
-        self._by_id[rule.rule_id] = placed
-        self._rule_names[slot] = rule.label
+        self.replace(placed)
         return placed
 
     def growth(self, rule: Rule) -> Rule | None:
@@ -203,8 +206,7 @@ class Placement:
         ]
         found_ways, awaited = zip(*found, strict=True)
         now = PlacedRule(rule, before.tag, before.slot, outputs, found_ways, awaited)
-        self._by_id[rule.rule_id] = now
-        self._rule_names[now.slot] = rule.label
+        self.replace(now)
         for place in had.values():
             del self._output_names[place.slot]
         return Replacement(before, now, tuple(LeavingOutput(place, now.tag) for place in had.values()))
@@ -246,13 +248,17 @@ class Placement:
         self._former_rules, self._former_outputs = {}, {}
 
     def replace(self, placed: PlacedRule) -> None:
-        """Have it stand in the place of the one with its id: in the same slots."""
-        self._by_id[placed.rule.rule_id] = placed
-        self._rule_names[placed.slot] = placed.rule.label
+        """Have it stand in the place of the one with its id, if there is one: in the same slots."""
+        rule = placed.rule
+        self._by_id[rule.rule_id] = placed
+        self._rule_names[placed.slot] = rule.label
+        has_tags = any(output.vlan is not None for output in rule.outputs)
+        (self._tagged.add if has_tags else self._tagged.discard)(rule.rule_id)
 
     def displace(self, rule: Rule) -> PlacedRule:
         """Take a rule's slots back."""
         placed = self._by_id.pop(rule.rule_id)
+        self._tagged.discard(rule.rule_id)
         del self._rule_names[placed.slot]
         self._places.drop_rule(placed.slot)
         self._rule_slots.rest(placed.slot)
@@ -261,6 +267,13 @@ class Placement:
             self._places.drop_output(place.slot)
             self.output_slots.rest(place.slot)
         return placed
+
+    def tagged(self) -> Iterator[tuple[Output, Way | None]]:
+        """The outputs in VLANs, and the ways to them."""
+        for placed in map(self._by_id.__getitem__, self._tagged):
+            for output, way in zip(placed.rule.outputs, placed.ways, strict=True):
+                if output.vlan is not None:
+                    yield output, way
 
     def naming(self, interface: str) -> list[str]:
         """Ids of the rules that name an interface."""

@@ -343,7 +343,7 @@ class Relay:
             or bool(faults)
         )
         paths = self.kernel.paths({each.interface.name: self.inputs.why_not_kernel(each) for each in self.inputs})
-        without = tagless(self.outputs)
+        without = tagless(self.outputs, self._placement.tagged())
         return Standing(acknowledged, inputs, outputs, paths=paths, faults=faults, tagless=without, stale=stale)
 
     def users(self) -> dict[str, Users]:

@@ -18,12 +18,11 @@ HasSockets = Callable[[Key], bool]
 def hops_of(placed: PlacedRule, egress_of: EgressOf) -> frozenset[NextHop]:
     """Hosts and gateways that a rule's datagrams go to."""
     several = zip(placed.rule.outputs, placed.ways, strict=True)
-    return frozenset(filter(None, (_hop(output, egress_of(output.interface), way) for output, way in several)))
+    return frozenset(filter(None, (_hop(egress_of(output.interface), way) for output, way in several)))
 
 
-def _hop(output: Output, egress: Egress, way: Way | None) -> NextHop | None:
-    """Nobody in a VLAN is: routes are those of the interface without a tag."""
-    hop = way.hop if way and not output.vlan else None
+def _hop(egress: Egress, way: Way | None) -> NextHop | None:
+    hop = way.hop if way else None
     return (egress.interface.index, hop) if isinstance(hop, IPv4Address) else None
 
 
@@ -62,7 +61,7 @@ def _reasons(output: Output, egress: Egress, way: Way | None, hops: NextHops) ->
         yield f"{output.interface} is down"
     if way is None:
         yield f"IP would do more for {output} than add headers: see the routes to {output.group}"
-    elif (hop := _hop(output, egress, way)) and not hops.mac(hop):
+    elif (hop := _hop(egress, way)) and not hops.mac(hop):
         who = f"{way.hop}" if way.hop == output.group else f"the gateway {way.hop} to {output.group}"
         answered = "does not answer" if hops.is_silent(hop) else "has not answered"
         yield f"{who} {answered} ARP on {output.interface}"
@@ -75,7 +74,7 @@ def find_targets(placed: PlacedRule, egress_of: EgressOf, hops: NextHops) -> tup
         egress = egress_of(output.interface)
         assert egress.raw
         assert way
-        hop = _hop(output, egress, way)
+        hop = _hop(egress, way)
         targets.append(
             Target(
                 slot=place.slot,

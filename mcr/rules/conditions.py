@@ -117,7 +117,7 @@ class Standing:
         outputs: output interfaces, by name.
         paths: which path rules take.
         faults: why sockets of outputs could not be opened, by interface, destination and source port (0: any).
-        tagless: why frames with a VLAN tag can't leave by output interfaces, by name; others take them.
+        tagless: outputs in VLANs for which nothing can leave with a tag, and why.
         stale: names belong to other interfaces now, or what interfaces lack can be tried again: renew them.
     """
 
@@ -126,7 +126,7 @@ class Standing:
     outputs: Mapping[str, Attachment] = attrs.field(factory=dict)
     paths: Paths = attrs.field(factory=Paths, kw_only=True)
     faults: Mapping[tuple[str, Address, int], str] = attrs.field(factory=dict, kw_only=True)
-    tagless: Mapping[str, str] = attrs.field(factory=dict, kw_only=True)
+    tagless: Mapping[Output, str] = attrs.field(factory=dict, kw_only=True)
     stale: bool = attrs.field(default=False, kw_only=True)
 
     def all(self) -> tuple[Attachment, ...]:
@@ -146,7 +146,7 @@ class Conditions:
         paths: which path rules take.
         foreign: sources that outputs ask for, and this machine does not have.
         faults: why sockets of outputs could not be opened, by interface, destination and source port.
-        tagless: why frames with a VLAN tag can't leave by output interfaces, by name.
+        tagless: outputs in VLANs for which nothing can leave with a tag, and why.
     """
 
     acknowledged: int = 0
@@ -156,7 +156,7 @@ class Conditions:
     paths: Paths = attrs.field(factory=Paths)
     foreign: frozenset[Address] = frozenset()
     faults: Mapping[tuple[str, Address, int], str] = attrs.field(factory=dict)
-    tagless: Mapping[str, str] = attrs.field(factory=dict)
+    tagless: Mapping[Output, str] = attrs.field(factory=dict)
 
     def concern(self, rule: Rule) -> bool:
         """Whether there is anything to be said of a rule."""
@@ -167,7 +167,7 @@ class Conditions:
                 or (each.group, each.interface) in self.hosts
                 or each.source in self.foreign
                 or _sockets_of(each) in self.faults
-                or (each.vlan is not None and each.interface in self.tagless)
+                or (each.vlan is not None and each in self.tagless)
                 for each in rule.outputs
             )
         )
@@ -365,7 +365,7 @@ def _of_output(output: Output, conditions: Conditions) -> Condition:
         return _waiting(f"its source {output.source} is not an address of this machine")
     if fault := conditions.faults.get(_sockets_of(output)):
         return _waiting(fault)
-    if output.vlan is not None and (why := conditions.tagless.get(output.interface)):
+    if output.vlan is not None and (why := conditions.tagless.get(output)):
         return _waiting(f"frames with a VLAN tag cannot leave by {output.interface}: {why}")
     if output.group.is_multicast:
         return condition

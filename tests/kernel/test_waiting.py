@@ -288,3 +288,26 @@ def test_gateways_are_followed_where_no_raw_frames_may_leave(relay: Relay, insid
     inside.ip(f"route delete {GROUP}")
     assert relay.routing._review_raw(Blocker("a firewall"), anew=True)
     assert awaited() == [None]
+
+
+def test_an_output_in_a_vlan_waits_where_its_group_has_no_way_without_ip(relay: Relay, inside: Namespace) -> None:
+    """Nothing would leave. A gateway is that of the frames without a tag, of whatever rule they are."""
+    inside.ip("address add 198.18.0.1/24 dev out0")
+    tagged, plain = (Output(GROUP, 6000, "out0", vlan=vlan) for vlan in (7, None))
+    add(relay, 2, Rule("both", Input("in0", GROUP, 5000), (tagged, plain)))
+
+    def why() -> str:
+        relay.routing._review_raw(None, anew=True)
+        return relay.standing(0).tagless.get(tagged, "")
+
+    assert why() == ""
+    inside.ip(f"route add {GROUP} dev out0 mtu 1400")
+    assert f"IP would do more for {GROUP} than add headers" in why()
+    inside.ip(f"route replace {GROUP} via {HOST} dev out0")
+    assert why() == ""
+    ((way, beside),) = (placed.ways for placed in relay._placement)
+    assert (way and way.hop, beside and beside.hop) == (None, HOST)
+    inside.run(["sysctl", "-qw", "net.ipv4.ip_no_pmtu_disc=1"])
+    assert "net.ipv4.ip_no_pmtu_disc" in why()
+    relay._apply(RuleChange(4, removed=tuple(placed.rule for placed in relay._placement)))
+    assert not relay.standing(0).tagless

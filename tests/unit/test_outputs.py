@@ -19,7 +19,7 @@ from mcr.process.descriptor_store import DescriptorStore
 from mcr.relay import outputs, routing
 from mcr.relay.kernel_path import KernelRules
 from mcr.relay.outputs import Egress, OutputInterfaces, tagless
-from mcr.relay.placement import Key
+from mcr.relay.placement import Key, Way
 from mcr.relay.relay import Relay
 from mcr.shm.kept import Kept
 
@@ -123,6 +123,13 @@ def test_interfaces_that_are_new_or_have_changed_are_named(interfaces: OutputInt
     assert interfaces.review(None)[1] == {"eth1"}
 
 
+def why_tagless(interfaces: OutputInterfaces) -> dict[str, str]:
+    """By the interface of an output in a VLAN, to which there is a way."""
+    group, way = ip_address("239.9.9.9"), Way(ip_address("198.18.0.1"))
+    tagged = [(Output(group, 6000, each.interface.name, vlan=7), way) for each in interfaces]
+    return {output.interface: why for output, why in tagless(interfaces, tagged).items()}
+
+
 def test_each_interface_has_its_own_reason_why_no_tagged_frames_leave(
     interfaces: OutputInterfaces, mtus: dict[int, int], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -131,7 +138,7 @@ def test_each_interface_has_its_own_reason_why_no_tagged_frames_leave(
     def refuse(index: int, *_: object) -> None:
         raise OSError(22 + index, "")
 
-    assert {*tagless(interfaces).values()} == {
+    assert {*why_tagless(interfaces).values()} == {
         "it has not been seen yet what acts on packets that leave, which takes CAP_NET_ADMIN"
     }
     del mtus[2]
@@ -139,15 +146,15 @@ def test_each_interface_has_its_own_reason_why_no_tagged_frames_leave(
         patch.setattr(outputs, "open_raw", refuse)
         interfaces.review(None)
     refused = "Too many open files in system (os error 23)"
-    assert tagless(interfaces) == {"eth1": refused, "eth2": "it is not Ethernet, or takes no GSO batches"}
+    assert why_tagless(interfaces) == {"eth1": refused, "eth2": "it is not Ethernet, or takes no GSO batches"}
     mtus[2] = 1500
     interfaces.review(None)
-    assert tagless(interfaces) == {}
+    assert why_tagless(interfaces) == {}
     with socket.socket() as witness:
         interfaces.adopt({"eth3": Egress(3, Interface("eth3", 3, 1500, None), (), witness)})
-    assert tagless(interfaces) == {"eth3": "it is about to be checked"}
+    assert why_tagless(interfaces) == {"eth3": "it is about to be checked"}
     interfaces.review(FIREWALL)
-    assert {*tagless(interfaces).values()} == {FIREWALL.reason}
+    assert {*why_tagless(interfaces).values()} == {FIREWALL.reason}
 
 
 def test_what_failed_is_seen_to_again(

@@ -131,17 +131,19 @@ def parse_address(body: bytes) -> tuple[int, IPv4Interface | IPv6Interface] | No
 
 
 def parse_neighbour(body: bytes) -> tuple[int, Address, int, bytes] | None:
-    """Index, address, state and link address from RTM_NEWNEIGH or RTM_DELNEIGH; None: nobody can answer there."""
+    """Index, address, state and link address from RTM_NEWNEIGH or RTM_DELNEIGH; None: it is no host."""
     if len(body) < uapi.NDMSG.size:
         return None
     family, index, state, flags, _ = uapi.NDMSG.unpack_from(body)
-    if family not in {_AF_INET, _AF_INET6} or flags & uapi.NTF_PROXY or state & uapi.NUD_NOARP:
+    if family not in {_AF_INET, _AF_INET6} or flags & uapi.NTF_PROXY:
         return None
     found = dict(attributes(body, uapi.NDMSG.size))
     if uapi.NDA_DST not in found:
         return None
     host = found[uapi.NDA_DST]
     address = IPv4Address(host) if family == _AF_INET else IPv6Address(host)
+    if address.is_multicast:
+        return None
     return index, address, state, found.get(uapi.NDA_LLADDR, b"")
 
 

@@ -10,7 +10,7 @@ from pyroute2.netlink.rtnl.ifaddrmsg import ifaddrmsg
 from pyroute2.netlink.rtnl.ifinfmsg import ifinfmsg
 from pyroute2.netlink.rtnl.ndmsg import ndmsg
 
-from mcr.net.network import Network
+from mcr.net.network import Neighbour, Network
 from mcr.net.rtnetlink import DUMPS, Known, parse_link
 
 PORT = 4_711
@@ -41,10 +41,12 @@ def address(index: int, text: str, kind: int = 20, port: int = 0) -> bytes:
     return encoded(message, kind, port=port)
 
 
-def neighbour(index: int, state: int, kind: int = 28, host: IPv4Address = HOST, port: int = 0) -> bytes:
+def neighbour(
+    index: int, state: int, kind: int = 28, host: IPv4Address = HOST, port: int = 0, *, mac: str | None = None
+) -> bytes:
     message = ndmsg()
     message |= {"family": socket.AF_INET, "ifindex": index, "state": state}
-    message["attrs"] = [("NDA_DST", str(host))]
+    message["attrs"] = [("NDA_DST", str(host)), *([("NDA_LLADDR", mac)] if mac else [])]
     return encoded(message, kind, port=port)
 
 
@@ -141,6 +143,13 @@ def test_silent_neighbours_that_are_forgotten_do_not_pile_up(known: Known) -> No
         known.heed(came.replace(HOST.packed, host))
         known.heed(went.replace(HOST.packed, host))
     assert len(known.network().neighbours) <= 4_096
+
+
+@pytest.mark.parametrize("before", [REACHABLE, FAILED])
+def test_a_neighbour_that_needs_no_arp_any_more_has_the_mac_that_it_was_given(known: Known, before: int) -> None:
+    known.heed(link(7, "out0") + neighbour(7, before, mac="02:00:00:00:00:0a"))
+    known.heed(neighbour(7, NOARP, mac="02:00:00:00:00:0b"))
+    assert known.network().neighbours == {(7, HOST): Neighbour(NOARP, mac=bytes.fromhex("02000000000b"))}
 
 
 def test_groups_are_nobody_s_neighbours(known: Known) -> None:

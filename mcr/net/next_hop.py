@@ -13,6 +13,7 @@ from mcr.net.rtnetlink import attributes, split
 from mcr.shm.flows import family_of
 
 _CACHE = struct.Struct("IIII")  # struct nda_cacheinfo: hundredths of a second since confirmed, used, updated; users
+_WORD = struct.Struct("I")
 _MESSAGE_BYTES = 65_536
 
 _GONE = (errno.ENODEV, errno.ENETDOWN)  # the interface, which is told otherwise
@@ -51,31 +52,53 @@ def use_neighbours(neighbours: Iterable[tuple[int, Address]]) -> None:
     It does so at once if it does not know the link address, otherwise a few seconds later, and tells the outcome
     (`mcr.net.rtnetlink`). Takes CAP_NET_ADMIN.
 
+    What others have set of an entry stays. The kernel takes a request for a change by the administrator: a permanent
+    entry is permanent no more, and flags that the request lacks are taken off.
+
     Args:
         neighbours: each with the interface's index.
 
     Raises:
         OSError: no netlink socket could be opened, or the kernel refuses.
     """
-    flags = uapi.NLM_F_REQUEST | uapi.NLM_F_ACK | uapi.NLM_F_CREATE
     with socket.socket(socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_CLOEXEC, socket.NETLINK_ROUTE) as netlink:
         for index, host in neighbours:
-            body = uapi.NDMSG.pack(family_of(host), index, 0, uapi.NTF_USE, 0) + _attribute(uapi.NDA_DST, host.packed)
-            netlink.send(uapi.NLMSGHDR.pack(uapi.NLMSGHDR.size + len(body), uapi.RTM_NEWNEIGH, flags, 1, 0) + body)
-            (result,) = struct.unpack_from("i", next(split(netlink.recv(_MESSAGE_BYTES))).body)
-            if result and -result not in _GONE:
-                raise OSError(-result, os.strerror(-result))
+            result = _use(netlink, host, index)
+            if result and result not in _GONE:
+                raise OSError(result, os.strerror(result))
+
+
+def _use(netlink: socket.socket, host: Address, index: int) -> int:
+    """Have the kernel ask this one, unless its entry was set; 0 or an errno."""
+    state, flags, found = _read(netlink, host, index) or (0, 0, {})
+    extended = found.get(uapi.NDA_FLAGS_EXT, bytes(4))
+    if state & (uapi.NUD_PERMANENT | uapi.NUD_NOARP) or _WORD.unpack(extended)[0] & uapi.NTF_EXT_EXT_VALIDATED:
+        return 0
+    body = uapi.NDMSG.pack(family_of(host), index, 0, uapi.NTF_USE | flags & uapi.NTF_EXT_LEARNED, 0)
+    body += _attribute(uapi.NDA_DST, host.packed)
+    if uapi.NDA_FLAGS_EXT in found:  # Linux 5.16
+        body += _attribute(uapi.NDA_FLAGS_EXT, extended)
+    asks = uapi.NLM_F_REQUEST | uapi.NLM_F_ACK | uapi.NLM_F_CREATE
+    netlink.send(uapi.NLMSGHDR.pack(uapi.NLMSGHDR.size + len(body), uapi.RTM_NEWNEIGH, asks, 1, 0) + body)
+    (result,) = struct.unpack_from("i", next(split(netlink.recv(_MESSAGE_BYTES))).body)
+    return -int(result)
 
 
 def _is_unanswered(netlink: socket.socket, host: Address, index: int) -> bool:
+    state, _, found = _read(netlink, host, index) or (0, 0, {})
+    cache = found.get(uapi.NDA_CACHEINFO)
+    return state == uapi.NUD_INCOMPLETE and cache is not None and _CACHE.unpack(cache)[2] >= _PATIENCE
+
+
+def _read(netlink: socket.socket, host: Address, index: int) -> tuple[int, int, dict[int, bytes]] | None:
+    """State, flags and attributes of a neighbour's entry; None: there is none."""
     body = uapi.NDMSG.pack(family_of(host), index, 0, 0, 0) + _attribute(uapi.NDA_DST, host.packed)
     netlink.send(uapi.NLMSGHDR.pack(uapi.NLMSGHDR.size + len(body), uapi.RTM_GETNEIGH, uapi.NLM_F_REQUEST, 1, 0) + body)
     answer = next(split(netlink.recv(_MESSAGE_BYTES)))
     if answer.kind == uapi.NLMSG_ERROR:
-        return False
-    _, _, state, _, _ = uapi.NDMSG.unpack_from(answer.body)
-    cache = dict(attributes(answer.body, uapi.NDMSG.size)).get(uapi.NDA_CACHEINFO)
-    return state == uapi.NUD_INCOMPLETE and cache is not None and _CACHE.unpack(cache)[2] >= _PATIENCE
+        return None
+    _, _, state, flags, _ = uapi.NDMSG.unpack_from(answer.body)
+    return state, flags, dict(attributes(answer.body, uapi.NDMSG.size))
 
 
 def _find(netlink: socket.socket, host: Address, index: int) -> tuple[Address, bool]:

@@ -74,8 +74,7 @@ class NextHops:
             was, now = before.get(hop), table.get(hop)
             if was == now:
                 continue
-            if _is_doubtful(now):
-                self._doubtful.add(hop)
+            (self._doubtful.add if _is_doubtful(now) else self._doubtful.discard)(hop)
             if _mac(was) != _mac(now) or (now and now.silent) != (was and was.silent):
                 changed |= users
         return changed

@@ -323,6 +323,15 @@ def test_a_host_is_asked_for_when_the_kernel_is_in_doubt_and_its_mac_is_followed
     assert (hear(Neighbour(uapi.NUD_STALE, mac=MAC)), asked) == ("it is about to be checked", [])
 
 
+def test_a_host_of_which_the_kernel_is_in_doubt_no_more_is_not_asked_for(asked: list[tuple[int, IPv4Address]]) -> None:
+    """Its entry may have been made permanent meanwhile."""
+    hops = NextHops()
+    hops.use("r1", [HOP])
+    assert hops.are_doubtful
+    hops.follow({HOP: Neighbour(uapi.NUD_PERMANENT, mac=MAC)})
+    assert not hops.are_doubtful
+
+
 def test_a_host_that_could_not_be_asked_for_is_asked_for_again(
     kernel: Kernel, monkeypatch: pytest.MonkeyPatch, asked: list[tuple[int, IPv4Address]]
 ) -> None:

@@ -30,10 +30,13 @@ OTHERWISE = """\
 #define NFNLGRP_NFTABLES_BIT (1 << (NFNLGRP_NFTABLES - 1))
 #define RTMGRP_IPV6_RULE (1 << (RTNLGRP_IPV6_RULE - 1))
 #define RTMGRP_IPV4_NETCONF (1 << (RTNLGRP_IPV4_NETCONF - 1))
+#ifndef NTF_EXT_EXT_VALIDATED
+#define NTF_EXT_EXT_VALIDATED (1 << 1)
+#endif
 #undef NLA_TYPE_MASK
 #define NLA_TYPE_MASK (~(NLA_F_NESTED | NLA_F_NET_BYTEORDER) & 0xffff)
 """
-"""What headers before 6.2 lack, and what no header has a name for, or for 16 bits of it."""
+"""What headers before 6.2 or 6.18 lack, and what no header has a name for, or for 16 bits of it."""
 
 STRUCTS = {
     "NLMSGHDR": "nlmsghdr",

@@ -1,0 +1,50 @@
+"""The kernel asks for neighbours when told to, and entries that others have set stay as they were."""
+
+import socket
+from collections.abc import Iterator
+from ipaddress import IPv4Address
+
+import pytest
+
+from lab import Lab, Namespace
+from mcr.net.next_hop import use_neighbours
+
+HOST = IPv4Address("198.18.0.7")
+MAC = "02:00:00:00:00:07"
+
+
+@pytest.fixture
+def inside() -> Iterator[Namespace]:
+    """Where a0 leads to a1, at which nobody answers."""
+    with Lab() as lab:
+        made = lab.namespace("inside")
+        made.ip("link add a0 type veth peer name a1")
+        made.ip("link set a1 up")
+        made.ip("link set a0 up")
+        made.ip("address add 198.18.0.1/24 dev a0")
+        with made.entered():
+            yield made
+
+
+def entry(inside: Namespace) -> str:
+    return inside.ip(f"neigh show {HOST} dev a0 nud all").strip()
+
+
+def test_a_host_without_an_entry_is_asked_for(inside: Namespace) -> None:
+    use_neighbours([(socket.if_nametoindex("a0"), HOST)])
+    assert "INCOMPLETE" in entry(inside)
+
+
+@pytest.mark.parametrize(
+    ("was_set", "stays"),
+    [
+        ("nud permanent", "PERMANENT"),
+        ("nud noarp", "NOARP"),
+        ("nud stale extern_learn", "extern_learn"),
+        ("nud stale managed", "managed"),
+    ],
+)
+def test_what_was_set_for_a_host_stays(inside: Namespace, was_set: str, stays: str) -> None:
+    inside.ip(f"neigh replace {HOST} lladdr {MAC} dev a0 {was_set}")
+    use_neighbours([(socket.if_nametoindex("a0"), HOST)])
+    assert stays in entry(inside)

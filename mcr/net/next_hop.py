@@ -1,7 +1,6 @@
 """Asks the kernel how hosts are reached through an interface, and whether they answer (rtnetlink(7))."""
 
 import errno
-import os
 import socket
 import struct
 from collections.abc import Iterable
@@ -17,6 +16,8 @@ _WORD = struct.Struct("I")
 _MESSAGE_BYTES = 65_536
 
 _GONE = (errno.ENODEV, errno.ENETDOWN)  # the interface, which is told otherwise
+
+_REFUSALS = 100
 
 _PATIENCE = 100
 """Hundredths of a second. A host that has been asked for so long does not answer; the kernel asks thrice as long."""
@@ -46,7 +47,7 @@ def find_unanswered(hosts: Iterable[tuple[Address, int]]) -> set[tuple[int, Addr
         return {(index, host) for host, index in hosts if _is_unanswered(netlink, host, index)}
 
 
-def use_neighbours(neighbours: Iterable[tuple[int, Address]]) -> None:
+def use_neighbours(neighbours: Iterable[tuple[int, Address]]) -> dict[tuple[int, Address], int]:
     """Have the kernel ask whether neighbours are still there, as it does when something is sent to them.
 
     It does so at once if it does not know the link address, otherwise a few seconds later, and tells the outcome
@@ -58,14 +59,23 @@ def use_neighbours(neighbours: Iterable[tuple[int, Address]]) -> None:
     Args:
         neighbours: each with the interface's index.
 
+    Returns:
+        For each the errno by which the kernel refuses, or 0. After a hundred refusals the others are left out: it looks
+        through its table at each of them if that is full (ENOBUFS).
+
     Raises:
-        OSError: no netlink socket could be opened, or the kernel refuses.
+        OSError: no netlink socket could be opened.
     """
+    results: dict[tuple[int, Address], int] = {}
+    refusals = 0
     with socket.socket(socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_CLOEXEC, socket.NETLINK_ROUTE) as netlink:
         for index, host in neighbours:
             result = _use(netlink, host, index)
-            if result and result not in _GONE:
-                raise OSError(result, os.strerror(result))
+            results[index, host] = 0 if result in _GONE else result
+            refusals += results[index, host] != 0
+            if refusals == _REFUSALS:
+                break
+    return results
 
 
 def _use(netlink: socket.socket, host: Address, index: int) -> int:

@@ -4,7 +4,10 @@ The kernel finds MACs, and tells each change. It asks whether a neighbour is sti
 sends something there, and the kernel path bypasses that. So it is told to ask (NTF_USE) whenever it comes to doubt.
 """
 
+import errno
+import os
 from collections.abc import Collection, Mapping
+from time import monotonic
 
 import attrs
 
@@ -22,6 +25,7 @@ NextHop = tuple[int, Address]
 """A neighbour: the interface's index, and its address."""
 
 _MAC_BYTES = 6
+_RETRY_SECONDS = 10.0
 
 
 @attrs.define(eq=False)
@@ -36,7 +40,7 @@ class NextHops:
     _table: Mapping[NextHop, Neighbour] = attrs.field(factory=dict)
     _users: dict[NextHop, set[str]] = attrs.field(factory=dict)
     _by_rule: dict[str, frozenset[NextHop]] = attrs.field(factory=dict)
-    _doubtful: set[NextHop] = attrs.field(factory=set)
+    _doubtful: dict[NextHop, float] = attrs.field(factory=dict)  # when to ask, by the monotonic clock
     _not_asked: StandingReason = attrs.field(factory=StandingReason)
 
     def mac(self, hop: NextHop) -> bytes:
@@ -55,13 +59,13 @@ class NextHops:
             users.discard(rule_id)
             if not users:
                 del self._users[hop]
-                self._doubtful.discard(hop)
+                self._doubtful.pop(hop, None)
         if not hops:
             return
         self._by_rule[rule_id] = frozenset(hops)
         for hop in self._by_rule[rule_id]:
             if hop not in self._users and _is_doubtful(self._table.get(hop)):
-                self._doubtful.add(hop)
+                self._doubtful[hop] = 0.0
             self._users.setdefault(hop, set()).add(rule_id)
 
     def follow(self, table: Mapping[NextHop, Neighbour]) -> set[str]:
@@ -74,27 +78,40 @@ class NextHops:
             was, now = before.get(hop), table.get(hop)
             if was == now:
                 continue
-            (self._doubtful.add if _is_doubtful(now) else self._doubtful.discard)(hop)
+            if _is_doubtful(now):
+                self._doubtful.setdefault(hop, 0.0)
+            else:
+                self._doubtful.pop(hop, None)
             if _mac(was) != _mac(now) or (now and now.silent) != (was and was.silent):
                 changed |= users
         return changed
 
     @property
     def are_doubtful(self) -> bool:
-        """Whether there are some that the kernel has to ask."""
-        return bool(self._doubtful)
+        """Whether there are some that the kernel has to ask now."""
+        now = monotonic()
+        return any(due <= now for due in self._doubtful.values())
 
     def ask(self) -> None:
-        """Have the kernel ask those in doubt. What fails is tried again at the next call."""
-        asked = [*self._doubtful]
+        """Have the kernel ask those in doubt. Those that it refuses wait for their turn behind the others."""
+        now = monotonic()
+        due = [hop for hop, at in self._doubtful.items() if at <= now]
         try:
-            use_neighbours(asked)
+            results = use_neighbours(due)
         except OSError as error:
-            if self._not_asked.is_news(str(error)):
-                log.warning("cannot have the kernel ask for neighbours: %s: it is tried again", error.strerror)
+            self._tell(error.errno or 0)
             return
-        self._not_asked.is_news("")
-        self._doubtful.difference_update(asked)
+        for hop, result in results.items():
+            del self._doubtful[hop]
+            if result:
+                self._doubtful[hop] = now + _RETRY_SECONDS
+        self._tell(next(filter(None, results.values()), 0))
+
+    def _tell(self, error: int) -> None:
+        why = "the kernel's table is full (net.ipv4.neigh.default.gc_thresh3)" if error == errno.ENOBUFS else ""
+        why = why or os.strerror(error)
+        if self._not_asked.is_news(why if error else ""):
+            log.warning("cannot have the kernel ask for neighbours: %s: it is tried again", why)
 
 
 def _mac(neighbour: Neighbour | None) -> bytes:

@@ -107,7 +107,8 @@ class Routing:
         The kernel tells that it is in doubt of a neighbour when that happens, which may have been before it mattered.
         It does not tell that something is too long for the way behind a gateway (RFC 1191).
         """
-        self._kernel.ask_hops()
+        if self._kernel.hops.are_doubtful:
+            await trio.to_thread.run_sync(self._kernel.ask_hops)
         if not self._kernel.hops.gateways or self._kernel.blocker:
             return ()
         return tuple(await trio.to_thread.run_sync(self._follow_gateways_of_kernel))

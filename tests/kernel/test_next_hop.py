@@ -1,8 +1,9 @@
 """The kernel asks for neighbours when told to, and entries that others have set stay as they were."""
 
+import errno
 import socket
 from collections.abc import Iterator
-from ipaddress import IPv4Address
+from ipaddress import IPv4Address, IPv6Address
 
 import pytest
 
@@ -32,6 +33,13 @@ def entry(inside: Namespace) -> str:
 
 def test_a_host_without_an_entry_is_asked_for(inside: Namespace) -> None:
     use_neighbours([(socket.if_nametoindex("a0"), HOST)])
+    assert "INCOMPLETE" in entry(inside)
+
+
+def test_a_refusal_does_not_stop_those_behind_it(inside: Namespace) -> None:
+    inside.ip("link set a0 mtu 1000")  # less than IPv6 takes
+    index, refused = socket.if_nametoindex("a0"), IPv6Address("2001:db8::7")
+    assert use_neighbours([(index, refused), (index, HOST)]) == {(index, refused): errno.EINVAL, (index, HOST): 0}
     assert "INCOMPLETE" in entry(inside)
 
 

@@ -291,7 +291,12 @@ def test_addresses_that_it_could_not_be_told_bar_it(kernel: Kernel) -> None:
 def asked(monkeypatch: pytest.MonkeyPatch) -> list[tuple[int, IPv4Address]]:
     """The neighbours that the kernel was told to ask."""
     told: list[tuple[int, IPv4Address]] = []
-    monkeypatch.setattr(next_hops, "use_neighbours", told.extend)
+
+    def ask(hops: list[tuple[int, IPv4Address]]) -> dict[tuple[int, IPv4Address], int]:
+        told.extend(hops)
+        return dict.fromkeys(hops, 0)
+
+    monkeypatch.setattr(next_hops, "use_neighbours", ask)
     return told
 
 
@@ -344,6 +349,33 @@ def test_a_host_that_could_not_be_asked_for_is_asked_for_again(
     kernel.rules.ask_hops()
     kernel.rules.ask_hops()
     assert asked == [HOP]
+
+
+def test_hosts_that_the_kernel_refuses_to_ask_for_wait_behind_the_others(monkeypatch: pytest.MonkeyPatch) -> None:
+    now, full = 100.0, True
+    hops, others = NextHops(), [(1, IPv4Address(f"192.0.2.{each}")) for each in range(10, 13)]
+    asked: list[tuple[int, IPv4Address]] = []
+
+    def refuse(those: list[tuple[int, IPv4Address]]) -> dict[tuple[int, IPv4Address], int]:
+        asked[:] = those
+        return dict.fromkeys(those[:2], errno.ENOBUFS if full else 0)
+
+    monkeypatch.setattr(next_hops, "use_neighbours", refuse)
+    monkeypatch.setattr(next_hops, "monotonic", lambda: now)
+    hops.use("r1", others)
+    hops.ask()
+    first = asked[:]
+    hops.ask()
+    assert (len(first), asked) == (3, first[2:])
+    assert not hops.are_doubtful
+    now += 10
+    hops.ask()
+    assert (asked, hops.are_doubtful) == (first, True), "the third has not been tried"
+    full = False
+    hops.ask()
+    now += 10
+    hops.ask()
+    assert (asked, hops.are_doubtful) == (first[:2], False)
 
 
 def test_a_port_that_is_not_reserved_is_not_sent_from(kernel: Kernel) -> None:

@@ -3,6 +3,7 @@
 Belongs to the relay.
 """
 
+import math
 from collections.abc import Callable, Container, Sequence
 from functools import partial
 
@@ -18,6 +19,8 @@ from mcr.relay.neighbours import Neighbours, find_neighbours
 from mcr.relay.outputs import OutputInterfaces
 from mcr.relay.placement import PlacedRule, Placement, neighbours_of, ways_of
 from mcr.shm.records import Command
+
+_SHARE = 0.05  # of the time, for what goes by a gateway
 
 
 class Routing:
@@ -45,6 +48,7 @@ class Routing:
         self._placement = placement
         self._kernel = kernel
         self._attach = attach
+        self._gateways_due = -math.inf
 
     async def review_raw(self, blocker: Blocker | None, *, anew: bool) -> tuple[Command, ...]:
         """Find out anew where raw frames may leave; the commands to running workers.
@@ -105,13 +109,18 @@ class Routing:
         """Look at what the kernel does not tell of: to be called once per second; the commands to running workers.
 
         The kernel tells that it is in doubt of a neighbour when that happens, which may have been before it mattered.
-        It does not tell that something is too long for the way behind a gateway (RFC 1191).
+        It does not tell that something is too long for the way behind a gateway (RFC 1191). Where many rules send by
+        gateways these are looked at less often: the look has a share of the time, as all else waits for it.
         """
         if self._kernel.hops.are_doubtful:
             await trio.to_thread.run_sync(self._kernel.ask_hops)
-        if not self._kernel.hops.gateways or self._kernel.blocker:
+        begun = trio.current_time()
+        if not self._kernel.hops.gateways or self._kernel.blocker or begun < self._gateways_due:
             return ()
-        return tuple(await trio.to_thread.run_sync(self._follow_gateways_of_kernel))
+        told = tuple(await trio.to_thread.run_sync(self._follow_gateways_of_kernel))
+        ended = trio.current_time()
+        self._gateways_due = ended + (ended - begun) / _SHARE
+        return told
 
     def _follow_gateways_of_kernel(self) -> Sequence[Command]:
         before = [each for each in self._placement if each.rule.rule_id in self._kernel.hops.gateways]

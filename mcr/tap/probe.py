@@ -85,7 +85,8 @@ def look_at_wire(wanted: Wanted, index: int, seconds: float = LOOK_SECONDS) -> L
                 continue
             taken += 1
             if taken == _FRAMES:
-                attach_filter(tap, select_kin(source.flows[0], _SNAP, strictly=True))
+                strict = select_kin(source.flows[0], _SNAP, strictly=True, sources=source.sources, left=wanted.left)
+                attach_filter(tap, strict)
             came_by = source.interface if frame.address[0] == name else frame.address[0]
             match _identify(frame, came_by):
                 case Datagram(sighting, _) if frame.outgoing:

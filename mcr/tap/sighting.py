@@ -86,22 +86,21 @@ class Wanted:
     Attributes:
         input: of the rule.
         left: sources of the same flow that other rules take.
+        by_source: whether sources have to be told apart: this rule names some, or one of the same group or port does.
     """
 
     input: Input
     left: frozenset[Address] = frozenset()
+    by_source: bool = False
 
     @classmethod
     def of(cls, source: Input, others: Iterable[Input]) -> "Wanted":
         """What a rule takes beside others."""
         same = attrs.evolve(source, sources=())
-        left = (each.sources for each in others if each.sources and attrs.evolve(each, sources=()) == same)
-        return cls(source, frozenset(chain.from_iterable(left)))
-
-    @property
-    def by_source(self) -> bool:
-        """Whether sources have to be told apart."""
-        return bool(self.input.sources or self.left)
+        named = [each for each in others if each.sources]
+        left = (each.sources for each in named if attrs.evolve(each, sources=()) == same)
+        akin = any(each.group == source.group or each.port == source.port for each in named)
+        return cls(source, frozenset(chain.from_iterable(left)), bool(source.sources) or akin)
 
     def __contains__(self, sighting: Sighting) -> bool:
         if attrs.evolve(sighting, source=None) != Sighting.of(self.input):

@@ -72,11 +72,8 @@ def _without_taken(seen: Mapping[Sighting, int], wanted: Mapping[str, Iterable[F
 
 
 def _unwanted(wanted: list[Flow]) -> tuple[Instruction, ...]:
-    """A filter for UDP to groups that is not wanted; for all to groups, if there are too many rules for one.
-
-    What is wanted from one source comes in, as it may come from others.
-    """
+    """A filter for UDP to groups that is not wanted; for all to groups, if there are too many rules for one."""
     try:
-        return select_groups(select_udp([each for each in wanted if not each.source], invert=True))
+        return select_groups(select_udp(wanted, invert=True, by_source=True))
     except OverflowError:
         return select_groups(select_udp((), invert=True))

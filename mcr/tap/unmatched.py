@@ -89,7 +89,7 @@ def _open(interface: str, taken: set[Flow]) -> socket.socket:
     try:
         attach_filter(tap, REJECT_ALL)
         tap.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, _BUFFER)
-        attach_filter(tap, _all_but(_from_any(taken)) or _to_groups(()))
+        attach_filter(tap, _all_but(taken) or _to_groups(()))
         tap.bind((interface, uapi.ETH_P_ALL))
     except OSError:
         tap.close()
@@ -117,7 +117,7 @@ def _look(tap: socket.socket, interface: str, taken: set[Flow], seconds: float) 
         if not left:
             rounds, left = rounds + 1, _FRAMES
             spans |= {each: time.monotonic() - begun for each in frames if each not in spans}
-            program = _all_but(_from_any(taken) | spans.keys())
+            program = _all_but(taken | spans.keys())
             if program is None:
                 break
             attach_filter(tap, program)
@@ -131,11 +131,6 @@ def _look(tap: socket.socket, interface: str, taken: set[Flow], seconds: float) 
     )
     ended_early = whole < seconds
     return Unmatched(interface, round(whole, 1), tuple(sorted(found, key=lambda each: -each.pps)), not ended_early)
-
-
-def _from_any(taken: set[Flow]) -> set[Flow]:
-    """Those that are taken whatever their source: what is taken from one source may come from others."""
-    return {each for each in taken if not each.source}
 
 
 def _flow_of(
@@ -159,4 +154,4 @@ def _all_but(flows: set[Flow]) -> tuple[Instruction, ...] | None:
 
 
 def _to_groups(but: Iterable[Flow]) -> tuple[Instruction, ...]:
-    return select_groups(select_udp(but, invert=True))
+    return select_groups(select_udp(but, invert=True, by_source=True))

@@ -5,6 +5,7 @@ from collections.abc import Callable, Iterator
 from ipaddress import IPv4Address
 from typing import Any
 
+import attrs
 import pytest
 from scapy.layers.inet import IP, UDP
 from scapy.layers.l2 import Dot1AD, Dot1Q, Ether
@@ -14,7 +15,7 @@ from lab import Lab
 from mcr.errors import InterfaceNotFound, SystemFault
 from mcr.model.flow import Input
 from mcr.net.links import Link
-from mcr.tap import unmatched
+from mcr.tap import probe, strays, unmatched
 from mcr.tap.probe import look_at_wire
 from mcr.tap.sighting import Look, Sighting, Tag, Wanted
 from mcr.tap.strays import look_for_strays
@@ -23,15 +24,16 @@ from trafficgen.interface import open_interface
 
 SOURCE = Input("b0", IPv4Address("239.1.1.1"), 5000)
 GROUP, OTHER = IPv4Address("239.1.1.1"), IPv4Address("239.1.1.2")
+A, B, C = (IPv4Address("198.18.0.1") + i for i in range(3))  # senders
 QUERY = bytes.fromhex("1164ee9b00000000")
 REPORT = bytes.fromhex("1600f9fcef010101")
 
 
-def frame(*tags: Packet, group: str = "239.1.1.1", port: int = 5000, **ip: Any) -> Packet:
+def frame(*tags: Packet, group: str = "239.1.1.1", port: int = 5000, src: str = "198.18.0.1", **ip: Any) -> Packet:
     link = Ether(dst="01:00:5e:01:01:01")
     for tag in tags:
         link /= tag
-    return link / IP(src="198.18.0.1", dst=group, **ip) / UDP(sport=4000, dport=port) / Raw(bytes(100))
+    return link / IP(src=src, dst=group, **ip) / UDP(sport=4000, dport=port) / Raw(bytes(100))
 
 
 def igmp(message: bytes) -> Packet:
@@ -127,6 +129,20 @@ def test_the_look_ends_with_the_flow(watch: Watch, flow: Packet) -> None:
     assert look.frames == {Sighting.of(SOURCE): 1}
 
 
+@pytest.mark.parametrize(
+    "wanted",
+    [Wanted(attrs.evolve(SOURCE, sources=(B, C)), by_source=True), Wanted(SOURCE, frozenset({A}), by_source=True)],
+    ids=["from some", "but from one"],
+)
+def test_a_fast_source_does_not_hide_a_slow_one(watch: Watch, monkeypatch: pytest.MonkeyPatch, wanted: Wanted) -> None:
+    """The rule does not take the fast one, which is more than a look counts."""
+    monkeypatch.setattr(probe, "_FRAMES", 1_000)  # more than the socket holds
+    frames = [*[frame()] * 20_000, frame(src=str(B))]
+    look = watch(*frames, look=lambda: look_at_wire(wanted, 11, 20))
+    assert look.payload == 100
+    assert look.frames[attrs.evolve(Sighting.of(SOURCE), source=B)] == 1
+
+
 def test_queries_are_counted(watch: Watch) -> None:
     assert set(watch(igmp(QUERY), look=look_until_seen).queries) == {"b0"}
 
@@ -136,8 +152,16 @@ def test_what_no_rule_takes_is_seen(watch: Watch, rules: int) -> None:
     """Also with more rules than a filter has room for; not what is sent to hosts, nor in fragments, nor tagged."""
     inputs = [SOURCE, *(Input("b0", IPv4Address("239.9.0.0") + i, 5000) for i in range(1, rules))]
     frames = (frame(), frame(port=5001), frame(group="198.18.0.2"), frame(flags="MF", port=7), frame(Dot1Q(vlan=1)))
-    strays = watch(*frames, look=lambda: look_for_strays([Link("b0", 11)], inputs))
-    assert set(strays) == {Sighting("b0", GROUP, 5001)}
+    found = watch(*frames, look=lambda: look_for_strays([Link("b0", 11)], inputs))
+    assert set(found) == {Sighting("b0", GROUP, 5001)}
+
+
+def test_what_rules_take_from_a_source_hides_no_other(watch: Watch, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(strays, "_FRAMES", 100)
+    inputs = [attrs.evolve(SOURCE, sources=(A, C))]
+    frames = [*[frame(), frame(src=str(C))] * 100, frame(src=str(B))]
+    found = watch(*frames, look=lambda: look_for_strays([Link("b0", 11)], inputs))
+    assert set(found) == {attrs.evolve(Sighting.of(SOURCE), source=B)}
 
 
 def test_an_interface_that_is_not_there_is_a_fault() -> None:
@@ -166,6 +190,16 @@ def test_unmatched_flows_have_rates(
     assert first.bps == pytest.approx(8 * 100 * first.pps, rel=0.1)
     assert found.whole
     assert (first.frames < 30) is (frames_of_a_round == 10)
+
+
+def test_a_source_is_no_reason_to_leave_others_out(watch: Watch, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Neither one that a rule takes, nor one whose rate is known."""
+    monkeypatch.setattr(unmatched, "_FRAMES", 10)
+    inputs = [attrs.evolve(SOURCE, sources=(A,))]
+    frames = [*[frame()] * 100, *[frame(src=str(B))] * 20, frame(src=str(C))]
+    found = watch(*frames, look=lambda: look_for_unmatched("b0", inputs, 1.0))
+    assert [(each.group, each.port, each.source) for each in found.flows] == [(GROUP, 5000, B), (GROUP, 5000, C)]
+    assert found.whole
 
 
 def test_an_interface_that_is_not_there_is_named() -> None:

@@ -37,14 +37,15 @@ def test_a_frame_that_is_cut_short_is_nothing(size: int) -> None:
 
 
 def test_what_a_rule_takes_beside_others() -> None:
-    """Sources are told apart only if some rule of the same flow names one."""
+    """Sources are told apart only if some rule of the group or the port names one: it takes what may look like kin."""
     source, other = Input("b0", GROUP, 5000), IPv4Address("198.18.0.2")
-    alone = Wanted.of(source, [Input("b0", GROUP, 5001, sources=(SENDER,)), Input("b1", GROUP, 5000)])
+    alone = Wanted.of(source, [Input("b0", GROUP + 1, 5001, sources=(SENDER,)), Input("b1", GROUP, 5000)])
+    kin = [Wanted.of(source, [Input("b1", GROUP + i, 5001 - i, sources=(SENDER,))]) for i in range(2)]
     beside = Wanted.of(source, [Input("b0", GROUP, 5000, sources=(SENDER,))])
     from_one = Wanted.of(Input("b0", GROUP, 5000, sources=(SENDER,)), [source])
-    assert [each.by_source for each in (alone, beside, from_one)] == [False, True, True]
+    assert [each.by_source for each in (alone, *kin, beside, from_one)] == [False, True, True, True, True]
     seen = {Sighting("b0", GROUP, 5000, source=SENDER): 3, Sighting("b0", GROUP, 5000, source=other): 5}
-    assert [each.count(seen) for each in (alone, beside, from_one)] == [8, 5, 3]
+    assert [each.count(seen) for each in (alone, *kin, beside, from_one)] == [8, 8, 8, 5, 3]
     assert alone.count({Sighting.of(source): 7}) == 7
 
 

@@ -6,6 +6,7 @@ import struct
 from collections import defaultdict
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from ipaddress import IPv4Address, IPv6Address
+from itertools import islice
 from typing import NamedTuple
 
 from mcr.model.flow import IPV4, IPV6, Address, Flow
@@ -19,6 +20,7 @@ _PORTS_END = 14 + 4  # bytes of a frame that has ports, beside those of its IP h
 _WHOLE = 0x40000  # bytes: more than any frame has
 
 _MAX_VLANS = 200  # of a filter: its jumps are short
+_MAX_LEFT = 1_000  # sources that a filter leaves out: it has 4,096 instructions at most
 
 _GROUP, _PORT = 0, 1  # words of scratch memory
 _ANY_PORT = 0  # of fragments
@@ -133,22 +135,25 @@ def accept_udp(vlans: Iterable[int] = (), *, outgoing: bool = False) -> tuple[In
     return (*_ip(vlans, outgoing=outgoing), *by_family)
 
 
-def select_udp(wanted: Iterable[Flow], *, invert: bool = False, outgoing: bool = False) -> tuple[Instruction, ...]:
+def select_udp(
+    wanted: Iterable[Flow], *, invert: bool = False, outgoing: bool = False, by_source: bool = False
+) -> tuple[Instruction, ...]:
     """Make a filter that lets in the UDP of these flows, fragments to their groups, and what headers don't tell.
 
     Args:
         wanted: of them, groups and ports are looked at, in all of their VLANs; the workers look at VLAN and source.
         invert: let in all other UDP instead.
         outgoing: what this machine has sent, and not what it has received.
+        by_source: look at sources, too.
 
     Raises:
         OverflowError: it would be too long for the kernel.
     """
     yes, no = (0, _WHOLE) if invert else (_WHOLE, 0)
-    ports: defaultdict[Address, set[int]] = defaultdict(set)
+    ports: defaultdict[Address, defaultdict[int, set[Address | None]]] = defaultdict(lambda: defaultdict(set))
     vlans = set()
     for each in wanted:
-        ports[each.group].add(each.port)
+        ports[each.group][each.port].add(each.source if by_source else None)
         vlans.add(each.vlan)
     program = (*_ip(vlans, outgoing=outgoing), *_by_family(_select_ipv4(ports, yes, no), _select_ipv6(ports, yes, no)))
     if len(program) > uapi.BPF_MAXINSNS:
@@ -156,7 +161,7 @@ def select_udp(wanted: Iterable[Flow], *, invert: bool = False, outgoing: bool =
     return program
 
 
-def _select_ipv4(ports: Mapping[Address, Collection[int]], yes: int, no: int) -> list[Instruction]:
+def _select_ipv4(ports: Mapping[Address, Mapping[int, set[Address | None]]], yes: int, no: int) -> list[Instruction]:
     program = [
         *_UDP_OVER_IPV4,
         _load_byte(uapi.SKF_NET_OFF),
@@ -176,7 +181,7 @@ def _select_ipv4(ports: Mapping[Address, Collection[int]], yes: int, no: int) ->
         Instruction(0x02, 0, 0, _GROUP),
     ]
     for number in sorted(int(group) for group in ports if group.version == IPV4):
-        program += _select_group(number, sorted(ports[IPv4Address(number)]), yes, no)
+        program += _select_group(number, ports[IPv4Address(number)], yes, no)
     return [*program, _return(no)]
 
 
@@ -214,13 +219,21 @@ def select_groups(program: Sequence[Instruction]) -> tuple[Instruction, ...]:
     )
 
 
-def _select_group(group: int, ports: Sequence[int], yes: int, no: int) -> list[Instruction]:
-    known = (_ANY_PORT, *ports)
-    choices = [_if_equal(port, left, 0) for left, port in zip(reversed(range(1, len(known) + 1)), known, strict=True)]
-    block = [Instruction(0x60, 0, 0, _PORT), *choices, _return(no), _return(yes)]
+def _select_group(group: int, ports: Mapping[int, set[Address | None]], yes: int, no: int) -> list[Instruction]:
+    by_source = [(port, _select_source(ports[port], yes, no)) for port in sorted(ports) if None not in ports[port]]
+    steps = [step for port, choice in by_source for step in (_if_equal(port, 0, len(choice)), *choice)]
+    known = (_ANY_PORT, *(port for port in sorted(ports) if None in ports[port]))
+    far = reversed(range(len(steps) + 1, len(steps) + len(known) + 1))
+    choices = [_if_equal(port, left, 0) for left, port in zip(far, known, strict=True)]
+    block = [Instruction(0x60, 0, 0, _PORT), *choices, *steps, _return(no), _return(yes)]
     if len(block) > _MAX_JUMP:
         raise OverflowError(f"{len(ports)} ports of one group")
     return [_if_equal(group, 0, len(block)), *block]
+
+
+def _select_source(sources: Iterable[Address | None], yes: int, no: int) -> list[Instruction]:
+    choices = [step for each in sources if each for step in (_if_equal(int(each), 0, 1), _return(yes))]
+    return [_load_word(uapi.SKF_NET_OFF + 12), *choices, _return(no)]
 
 
 def _select_port(ports: Sequence[int], yes: int, no: int) -> list[Instruction]:
@@ -238,7 +251,9 @@ IGMP_QUERIES = (
 """For a raw IGMP socket, whose data begins at the IP header: lets in queries."""
 
 
-def select_kin(flow: Flow, size: int, *, strictly: bool = False) -> tuple[Instruction, ...]:
+def select_kin(
+    flow: Flow, size: int, *, strictly: bool = False, sources: Collection[Address] = (), left: Collection[Address] = ()
+) -> tuple[Instruction, ...]:
     """Make a filter for a probe of frames like a flow, tagged or not: UDP to its group, or to its port of any group.
 
     IGMP queries come in, too. Of what this machine sends, only the very flow. The kernel has taken the outermost VLAN
@@ -248,6 +263,8 @@ def select_kin(flow: Flow, size: int, *, strictly: bool = False) -> tuple[Instru
         flow: the group and port.
         size: bytes of a frame that are kept.
         strictly: only UDP to this very group and port, and queries.
+        sources: with `strictly`, only what comes from these; none: from anywhere.
+        left: with `strictly`, not what comes from these, as far as they fit.
     """
     if flow.group.version == IPV6:
         return _select_kin6(flow, size, strictly=strictly)
@@ -278,7 +295,7 @@ def select_kin(flow: Flow, size: int, *, strictly: bool = False) -> tuple[Instru
     udp = (
         *(() if strictly else own_alone),
         Instruction(0x40, 0, 0, uapi.SKF_NET_OFF + 16),  # destination
-        *(group_alone if strictly else group_or_port),
+        *((*group_alone, *_from_alone(sources, left)) if strictly else group_or_port),
         Instruction(0x48, 0, 0, uapi.SKF_NET_OFF + 6),
         Instruction(0x45, 0, 1, 0x1FFF),  # a fragment without a port
         _return(0),
@@ -395,6 +412,18 @@ def spread_by(member: socket.socket, program: Sequence[Instruction]) -> None:
         OSError: from setsockopt(2).
     """
     _set_program(member, uapi.SOL_PACKET, uapi.PACKET_FANOUT_DATA, program)
+
+
+def _from_alone(sources: Collection[Address], left: Collection[Address]) -> Iterable[Instruction]:
+    """Reject what comes from elsewhere than these sources, if there are any, or from one of those left."""
+    yield Instruction(0x40, 0, 0, uapi.SKF_NET_OFF + 12)  # source
+    for after, each in zip(reversed(range(len(sources))), sources, strict=True):
+        yield _if_equal(int(each), 1 + after, 0)
+        if not after:
+            yield _return(0)
+    for each in islice(left, _MAX_LEFT):
+        yield _if_equal(int(each), 0, 1)
+        yield _return(0)
 
 
 def attach_filter(target: socket.socket, program: Sequence[Instruction]) -> None:

@@ -40,7 +40,7 @@ log = get_logger(Facility.SUPERVISOR)
 CHANNELS = "channel."
 """Beginning of the names of the workers' channels, in the store of descriptors."""
 
-_STANDBY_SECONDS = 0.25  # after a start, when the new worker has caught up
+_STANDBY_SECONDS = 1.0  # after a start, when the new worker has caught up
 _ATTACH_SECONDS = 10  # for a new process to call back; it takes a tenth of one
 _EVENTS_AT_ONCE = 256  # read from an event ring before others get their turn
 _DESCRIPTORS_AT_ONCE: int = lib.MCR_CHANNEL_FDS

@@ -12,8 +12,7 @@ A fault that crashes every worker does so within milliseconds. One that dies eve
 once, since its rings have room for a limited time only.
 """
 
-_SECOND_DELAY = 0.01
-_FACTOR = 4.0
+_FIRST_DELAY = 0.1
 _MAX_DELAY = 5.0
 
 
@@ -29,14 +28,10 @@ class RestartHistory:
 
     @property
     def delay(self) -> float:
-        """Seconds to wait before the next start: none after a first death, then four times as long each time, to five.
-
-        So the first ones that follow are well within the 100 ms that a ring lasts, and one that can't live is as seldom
-        tried as if the wait began with 100 ms and doubled.
-        """
+        """Seconds to wait before the next start: none after a first death, then doubling up to five seconds."""
         if self.early_deaths <= 1:
             return 0.0
-        return min(_SECOND_DELAY * _FACTOR ** min(self.early_deaths - 2, 16), _MAX_DELAY)
+        return min(_FIRST_DELAY * 2.0 ** min(self.early_deaths - 2, 16), _MAX_DELAY)
 
 
 def usable_cores() -> list[int]:

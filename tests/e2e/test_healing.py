@@ -122,7 +122,7 @@ def test_deaths_in_a_row_are_backed_off(plant: Plant, make_mcr: MakeMcr) -> None
         (pid,) = wait_until(mcr.worker_pids, "a worker")
         os.kill(pid, signal.SIGKILL)
         wait_until(lambda goal=death: mcr.workers()[0]["restarts"] == goal, f"death {death} noticed")
-    for delay in ("restart 1 in 0.0 s", "restart 2 in 0.0 s", "restart 3 in 0.0 s", "restart 4 in 0.2 s"):
+    for delay in ("restart 1 in 0.0 s", "restart 2 in 0.1 s", "restart 3 in 0.2 s", "restart 4 in 0.4 s"):
         assert mcr.says(delay)
     mcr.wait_for_workers()
 

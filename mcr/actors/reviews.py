@@ -61,6 +61,9 @@ class ReviewRaw:
 
 Review = PauseSuppression | SuppressOn | ReviewRaw
 
+_ReviewRaw = Callable[[Blocker | None, bool], Awaitable[None]]
+"""With what a `ReviewRaw` has."""
+
 
 class Reviews:
     """Starts the reviews, and has one made when it is due."""
@@ -86,6 +89,16 @@ class Reviews:
     def follow_routes(self) -> bool:
         """Whether they hear of routes, and have outputs follow them."""
         return self._egress_changes is not None
+
+    async def review_raw(self, review_raw: _ReviewRaw) -> None:
+        """Do it now, for an owner that can't wait for the next one. What changes meanwhile is heard of as always."""
+        if self._egress_changes is None:
+            return
+        try:
+            blocker = await trio.to_thread.run_sync(lambda: kernel_blocker() or find_any_blocker())
+        except Exception as error:  # noqa: BLE001 - whatever it is, relaying does not depend on it
+            blocker = _unseen(error)
+        await review_raw(blocker, True)
 
     def suppression_is_due(self) -> None:
         """Start to look for local receivers, unless that is going on."""
@@ -119,9 +132,7 @@ def open_reviews(settings: Settings) -> Generator[Reviews]:
             changes.close()
 
 
-async def heed_review(
-    command: Review, suppressor: Suppressor | None, review_raw: Callable[[Blocker | None, bool], Awaitable[None]]
-) -> None:
+async def heed_review(command: Review, suppressor: Suppressor | None, review_raw: _ReviewRaw) -> None:
     """Answer one, for the owner of what is reviewed."""
     match command:
         case PauseSuppression(reply):
@@ -137,6 +148,10 @@ async def heed_review(
                 reply.resolve(None)
         case _:
             assert_never(command)
+
+
+def _unseen(error: Exception) -> Blocker:
+    return Blocker(f"firewall rules and the like cannot be seen: {error}")
 
 
 async def _hear_of_changes(changes: LinkChanges | EgressChanges, due: trio.MemorySendChannel[None]) -> None:
@@ -182,7 +197,7 @@ async def _keep_raw(
                 kernel_is_able = True  # it stays so
                 blocker = await trio.to_thread.run_sync(find_any_blocker)
         except Exception as error:  # noqa: BLE001 - whatever it is, relaying does not depend on it
-            blocker = Blocker(f"firewall rules and the like cannot be seen: {error}")
+            blocker = _unseen(error)
             again = trio.current_time() + _RETRY_SECONDS
         await ask(owner, partial(ReviewRaw, blocker, anew))
         anew &= blocker is not None and not blocker.of_kernel_path

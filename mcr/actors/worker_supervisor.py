@@ -358,6 +358,7 @@ class _State:
         return self.standing()
 
     async def take_over(self) -> McrError | None:
+        await self._reviews.review_raw(self.review_raw)  # while others send: UDP sockets send nothing into VLANs
         return await self._succession.take_over(self._relay, self.workers, self.let_go)
 
     @property
@@ -388,8 +389,7 @@ class _State:
         return self._relay.inputs.suppressor
 
     async def review_raw(self, blocker: Blocker | None, anew: bool) -> None:  # noqa: FBT001
-        if commands := await self._relay.routing.review_raw(blocker, anew=anew):
-            self.workers.tell_all(*commands)
+        self.workers.tell_all(*await self._relay.routing.review_raw(blocker, anew=anew))
 
     async def look_after_gateways(self) -> None:
         """Have outputs wait for the gateways of their groups; where raw frames are reviewed, that does so."""

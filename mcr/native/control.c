@@ -139,6 +139,7 @@ static int put_raw(struct mcr_worker *worker, const struct mcr_rec_raw *record)
 	if (egress->raw)
 		close(egress->raw_fd);
 	egress->raw = true;
+	egress->tagged_only = record->tagged_only;
 	egress->raw_fd = fd;
 	if (getsockname(egress->fd, (struct sockaddr *)&from, &size))
 		return -errno;

@@ -105,6 +105,11 @@ static void keep(const struct mcr_batch *batch, const struct mcr_output *output,
 	send->expired = output->keeps & (MCR_KEEP_TTL | MCR_DECREMENT_TTL) && !send->ttl;
 }
 
+static bool may_be_raw(const struct mcr_output *output, const struct mcr_egress *by)
+{
+	return output->source && by->raw && (output->vlan || !by->tagged_only);
+}
+
 bool mcr_plan_next(struct mcr_batch *batch, const struct mcr_rules *rules, const struct mcr_egress *egress,
 		   const struct mcr_refusals *refusals, struct mcr_send *send)
 {
@@ -130,7 +135,7 @@ bool mcr_plan_next(struct mcr_batch *batch, const struct mcr_rules *rules, const
 		.count = left < limit ? left : limit,
 		.output = plan->output,
 		.outcome = plan->outcome,
-		.raw = fits && !through_ip && output->source && by->raw,
+		.raw = fits && !through_ip && may_be_raw(output, by),
 		.ttl = output->ttl,
 		.service = output->service,
 		.vlan = output->vlan,

@@ -15,7 +15,7 @@
 
 #include "flow.h"
 
-#define MCR_ABI_VERSION 15
+#define MCR_ABI_VERSION 16
 #define MCR_CACHE_LINE  64
 
 #define MCR_MAX_RULES        16384 /* and flows that they take: a rule takes one for each of its sources */
@@ -205,7 +205,7 @@ struct mcr_rec_raw {
 	uint32_t egress;
 	uint32_t mtu; /* bytes */
 	uint8_t mac[6];
-	uint16_t reserved;
+	uint16_t tagged_only; /* 1: only those in VLANs may; the others leave through IP */
 };
 
 /* What an output keeps of the headers that a datagram came with. */

@@ -30,7 +30,7 @@ def detach_capture(capture: Capture) -> Command:
 def attach_egress(egress: Egress) -> tuple[Command, ...]:
     """Send by it, and raw frames, too, if they may leave."""
     udp = records.egress_put(egress.slot, egress.interface.mtu, egress.sockets)
-    return (udp, change_raw(egress)) if egress.raw else (udp,)
+    return (udp, change_raw(egress)) if egress.raw or egress.doubted else (udp,)
 
 
 def detach_egress(egress: Egress) -> Command:
@@ -40,8 +40,9 @@ def detach_egress(egress: Egress) -> Command:
 
 def change_raw(egress: Egress) -> Command:
     """Send raw frames by it as they may leave now, or send none."""
-    if egress.raw:
-        return records.raw_put(egress.slot, egress.raw.mtu, egress.raw.mac, egress.raw_sockets)
+    if link := egress.raw or egress.doubted:
+        only = egress.raw is None
+        return records.raw_put(egress.slot, link.mtu, link.mac, egress.raw_sockets, tagged_only=only)
     return records.raw_drop(egress.slot)
 
 

@@ -2,7 +2,8 @@
 
 Belongs to the relay. Raw frames (`mcr.net.raw`) start with the first review that finds no blocker between IP and the
 interface, and end with one that finds one; the UDP sockets are there all the time, for hosts, for what does not
-fit the MTU, and for then.
+fit the MTU, and for then. What has a VLAN tag can't leave by those. So where raw frames are in doubt it goes on leaving
+as it did, until a review finds a blocker.
 """
 
 import errno
@@ -54,6 +55,7 @@ class Egress:
         sockets: UDP, one per worker.
         raw_sockets: AF_PACKET, one per worker; none until raw frames may leave for the first time.
         raw: raw frames may leave; None: they may not.
+        doubted: frames with a VLAN tag may leave as it was before raw frames came into doubt; None: there is none.
         raw_logged: what the log says of that.
         why_not_raw: why not, or why some may not; what holds for every interface is not said here.
         users: outputs that leave by it.
@@ -68,6 +70,7 @@ class Egress:
     witness: socket.socket
     raw_sockets: tuple[socket.socket, ...] = ()
     raw: RawLink | None = None
+    doubted: RawLink | None = None
     raw_logged: RawLink | None = None
     why_not_raw: str = _UNCHECKED
     users: int = 0
@@ -84,6 +87,11 @@ class Egress:
         """Whether it still stands for its interface."""
         return attachment_of(self.interface, self.witness, self.fault)
 
+    def doubt(self) -> None:
+        """Raw frames may not leave for now, but those with a VLAN tag."""
+        self.doubted, self.raw = self.raw or self.doubted, None
+        self.why_not_raw = _UNCHECKED
+
     @property
     def all_sockets(self) -> tuple[socket.socket, ...]:
         """Those of every kind."""
@@ -91,10 +99,7 @@ class Egress:
 
 
 class OutputInterfaces:
-    """All of them, by name. What is opened here is in use once it is adopted.
-
-    `why_not_raw`: by none of them; empty: each has its own reason.
-    """
+    """All of them, by name, in use once they are adopted. `why_not_raw`: by none; empty: each has its own reason."""
 
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
@@ -211,18 +216,20 @@ class OutputInterfaces:
             Those by which they may now, or may no more, or in another way; and the names of these and of all that
             were stale.
         """
+        if blocker == UNSURE:  # for a moment: what comes of it is logged
+            doubted = [egress for egress in self if egress.raw]
+            for egress in doubted:
+                egress.doubt()
+            return doubted, self._stale | {egress.interface.name for egress in doubted}
         stale, self._stale = self._stale, set()
         self.why_not_raw = blocker.reason if blocker else ""
         self._logged &= self._found
         self._found = set()
         links = {} if blocker else self._find_links()
-        if blocker and blocker != UNSURE:
+        if blocker:
             self._tell(blocker.reason)
         changed = [egress for egress in self if self._set_raw(egress, links.get(egress.interface.index))]
-        if blocker == UNSURE:  # for a moment: what comes of it is logged
-            self._found |= self._logged
-        else:
-            self._log_raw(blocker.reason if blocker else "the interface has changed, or is gone")
+        self._log_raw(blocker.reason if blocker else "the interface has changed, or is gone")
         return changed, stale | {egress.interface.name for egress in changed}
 
     def suspect(self, before: Network, now: Network) -> list[Egress]:
@@ -231,7 +238,7 @@ class OutputInterfaces:
         for egress in self:
             index = egress.interface.index
             if egress.raw and _identity(before, index) != _identity(now, index):
-                egress.raw, egress.why_not_raw = None, _UNCHECKED
+                egress.doubt()
                 self._stale.add(egress.interface.name)
                 log.debug("%s has changed: no raw frames leave until mcrd has checked it", egress.interface.name)
                 suspected.append(egress)
@@ -248,11 +255,12 @@ class OutputInterfaces:
 
     def _set_raw(self, egress: Egress, link: RawLink | None) -> bool:
         """Have raw frames leave by this link, or none; whether that is new."""
-        before, egress.raw = egress.raw, link
+        before = egress.raw, egress.doubted
+        egress.raw, egress.doubted = link, None
         egress.why_not_raw = "" if link else _UNFIT
         if egress.raw and not self._have_sockets(egress):
             egress.raw = None
-        return egress.raw != before
+        return (egress.raw, egress.doubted) != before
 
     def _log_raw(self, why_not: str) -> None:
         """Log by which interfaces raw frames leave, where that is another than the log says."""
@@ -370,7 +378,7 @@ def tagless(outputs: OutputInterfaces, tagged: Iterable[tuple[Output, Way | None
 
 
 def _why_tagless(outputs: OutputInterfaces, egress: Egress, output: Output, way: Way | None) -> str:
-    if not egress.raw:
+    if not egress.raw and not (egress.doubted and way):
         return outputs.why_not_raw or egress.why_not_raw
     if way is None:
         return egress.why_not_raw or f"IP would do more for {output.group} than add headers: {_SEE}"

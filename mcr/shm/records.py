@@ -104,9 +104,15 @@ def egress_drop(egress: int) -> Command:
     return Command(lib.MCR_REC_EGRESS_DROP, _body("mcr_rec_egress", egress=egress), slot=egress)
 
 
-def raw_put(egress: int, mtu: int, mac: bytes, sockets: tuple[socket.socket, ...]) -> Command:
-    """Send raw frames by this AF_PACKET socket to outputs that have a source on this output interface."""
-    return Command(lib.MCR_REC_RAW_PUT, _body("mcr_rec_raw", egress=egress, mtu=mtu, mac=mac), sockets, slot=egress)
+def raw_put(
+    egress: int, mtu: int, mac: bytes, sockets: tuple[socket.socket, ...], *, tagged_only: bool = False
+) -> Command:
+    """Send raw frames by this AF_PACKET socket to outputs that have a source on this output interface.
+
+    `tagged_only`: to those in VLANs; to the others none.
+    """
+    body = _body("mcr_rec_raw", egress=egress, mtu=mtu, mac=mac, tagged_only=tagged_only)
+    return Command(lib.MCR_REC_RAW_PUT, body, sockets, slot=egress)
 
 
 def raw_drop(egress: int) -> Command:

@@ -2,8 +2,9 @@
 
 import socket
 import struct
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
+from functools import partial
 
 import pytest
 from scapy.layers.inet import IP, UDP
@@ -13,10 +14,12 @@ from scapy.packet import Packet, Raw
 from firewalls import ACCEPT, firewall
 from lab import Namespace
 from mcr_process import Mcr, Receiver, Sender, wait_until
+from successors import take_over
 from test_unsound import PAYLOAD_AT, relayed, tapped
 from topology import MakeMcr, Plant, need_tcx
 
 SOL_PACKET, PACKET_AUXDATA, SO_RCVBUFFORCE = 263, 8, 33
+LAST = b"the last one"
 AUXDATA = struct.Struct("IIIHHHH")  # struct tpacket_auxdata: status, length, snapped, MAC, network, tag, its protocol
 TP_STATUS_VLAN_VALID, ETH_P_8021Q, PACKET_OTHERHOST = 1 << 4, 0x8100, 3
 
@@ -74,10 +77,16 @@ def test_a_rule_takes_the_frames_of_its_vlan_alone(plant: Plant, make_mcr: MakeM
     assert mcr.check_counters(arrived=8)["ingress"]["recv"] == 8
 
 
-def tagged_frames(tap: socket.socket, port: int, count: int) -> list[tuple[int | None, bytes]]:
-    """So many frames to a port, each with its VLAN: the kernel takes the tag out, and says so beside it (packet(7))."""
+def tagged_frames(tap: socket.socket, port: int, relay: Namespace) -> list[tuple[int | None, bytes]]:
+    """All frames to a port that have come, each with its VLAN: the kernel has the tag beside it (packet(7)).
+
+    One that the relay's machine sends comes behind all that has left by out0.
+    """
+    with tapped(relay, "out0") as wire:
+        wire.send(frame(LAST))
     found: list[tuple[int | None, bytes]] = []
-    while len(found) < count:
+    data = b""
+    while not data.endswith(LAST):
         data, extra, *_ = tap.recvmsg(2048, 128)
         (auxiliary,) = (value for level, kind, value in extra if (level, kind) == (SOL_PACKET, PACKET_AUXDATA))
         status, *_, tag, protocol = AUXDATA.unpack(auxiliary)
@@ -117,9 +126,9 @@ def test_the_kernel_path_takes_the_tag_off_and_puts_it_on_again(plant: Plant, ma
         with auxiliary_tap(plant.receiver, "rx0") as tap:
             for payload in payloads:
                 wire.send(frame(payload, Dot1Q(vlan=7, prio=5)))
-            found = tagged_frames(tap, 6000, 200)
+            assert matched() == before + 200
+            found = tagged_frames(tap, 6000, plant.relay)
         assert [(vlan, data[PAYLOAD_AT:]) for vlan, data in found] == [(None, each) for each in payloads]
-        assert matched() == before + 200
         with plant.relay.entered():
             behind = socket.socket(socket.AF_PACKET, socket.SOCK_RAW, 0)
         with behind:
@@ -143,6 +152,14 @@ def sums(mcr: Mcr) -> list[tuple[int, int]]:
     return [(each["sent"], each["errors"]) for each in mcr.check_counters()["rules"][0]["outputs"]]
 
 
+def disturb(plant: Plant, mcr: Mcr) -> None:
+    """By a firewall that lets pass what leaves, another address, and another mcrd."""
+    with firewall(plant.relay, "prerouting", ACCEPT):
+        plant.relay.ip("address add 198.18.1.9/24 dev out0")
+        take_over(mcr)
+        plant.relay.ip("address delete 198.18.1.9/24 dev out0")
+
+
 @pytest.mark.parametrize("switch", ["KERNEL_PATH=auto", "KERNEL_PATH=off"])
 def test_outputs_send_into_their_vlans(plant: Plant, make_mcr: MakeMcr, switch: str) -> None:
     """Each VLAN gets its own, and nobody without a tag; what can't be tagged does not leave, and it is said why."""
@@ -155,19 +172,19 @@ def test_outputs_send_into_their_vlans(plant: Plant, make_mcr: MakeMcr, switch: 
     is_kernel = "auto" in switch and "MCR_ABSORB has no effect on in0" not in mcr.log()
     mcr.wait_for_path("kernel" if is_kernel else "worker")
 
-    def send(count: int, size: int) -> list[tuple[int | None, bytes]]:
+    def send(count: int, size: int, meanwhile: Callable[[], None] = lambda: None) -> list[tuple[int | None, bytes]]:
         """What arrives of so many packets at the port of the VLANs; the output without a tag gets every one."""
         receiver = Receiver(plant.receiver, "239.2.2.3:6001@rx0=239.1.1.1:5000", count=count)
-        before = sums(mcr)
         with auxiliary_tap(plant.receiver, "rx0") as tap:
-            Sender(plant.source, "src0", "239.1.1.1:5000", count=count, rate=5000, size=size).finish()
+            sender = Sender(plant.source, "src0", "239.1.1.1:5000", count=count, rate=5000, size=size)
+            meanwhile()
+            sender.finish()
             receiver.expect_everything()
-            return tagged_frames(
-                tap, 6000, sum(sent for sent, _ in sums(mcr)[:2]) - sum(sent for sent, _ in before[:2])
-            )
+            mcr.check_counters()
+            return tagged_frames(tap, 6000, plant.relay)
 
     found = send(500, 1316)
-    assert sums(mcr) == [(500, 0)] * 3
+    assert (sums(mcr), len(found)) == ([(500, 0)] * 3, 1000)
     assert mcr.stats()["kernel_path"]["matched"] == (500 if is_kernel else 0)
     own = mcr.call("list")[0]["outputs"]
     assert [each.get("vlan") for each in own] == [7, 8, None]
@@ -179,6 +196,9 @@ def test_outputs_send_into_their_vlans(plant: Plant, make_mcr: MakeMcr, switch: 
         }
         assert (group, mac, source, hops) == ("239.2.2.2", "01:00:5e:02:02:02", "198.18.1.1", ttl)
         assert port in {None, came_from}
+
+    found = send(10_000, 188, partial(disturb, plant, mcr))
+    assert (sums(mcr), len(found)) == ([(10_500, 0)] * 3, 20_000)
 
     def fails(size: int, error: str) -> None:
         before = sums(mcr)

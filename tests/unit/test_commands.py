@@ -35,7 +35,11 @@ def test_output_interface_is_attached_with_raw_frames_if_they_may_leave(opened: 
     raw = records.raw_put(3, 9000, bytes(6), (opened,))
     assert commands.attach_egress(egress) == (udp, raw)
     assert commands.change_raw(egress).sockets == (opened,)
-    egress.raw = None
+    egress.doubt()
+    tagged = records.raw_put(3, 9000, bytes(6), (opened,), tagged_only=True)
+    assert commands.attach_egress(egress) == (udp, tagged)
+    assert tagged != raw
+    egress.doubted = None
     assert commands.change_raw(egress) == records.raw_drop(3)
 
 

@@ -111,6 +111,27 @@ def test_what_turns_out_to_be_nothing_is_not_told(
     ]
 
 
+@pytest.mark.parametrize("by", ["firewall", "interface"])
+def test_tagged_frames_leave_as_before_while_it_is_in_doubt(
+    interfaces: OutputInterfaces, mtus: dict[int, int], by: str
+) -> None:
+    """No UDP socket could send them. They end with the first review that finds a blocker; workers are told."""
+    egress = interfaces["eth1"]
+    for blocker in (None, FIREWALL):
+        interfaces.review(None)
+        found = egress.raw
+        for _ in range(2):
+            if by == "firewall":
+                interfaces.review(UNSURE)
+            else:
+                interfaces.suspect(*(Network(links={1: Link(1, "eth1", up=up)}) for up in (True, False)))
+            assert (egress.raw, egress.doubted) == (None, found)
+            assert "eth1" not in why_tagless(interfaces)
+        assert egress in interfaces.review(blocker)[0]
+        assert (egress.raw, egress.doubted) == (None if blocker else found, None)
+    assert why_tagless(interfaces)["eth1"] == FIREWALL.reason
+
+
 def test_interfaces_that_are_new_or_have_changed_are_named(interfaces: OutputInterfaces, mtus: dict[int, int]) -> None:
     """Their rules have to be seen to, and no others."""
     assert interfaces.review(None)[1] == {"eth1", "eth2"}

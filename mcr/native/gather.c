@@ -111,10 +111,12 @@ static bool has_headers(const struct mcr_frame *frame)
 static void take_clipped(struct mcr_worker *worker, const struct mcr_frame *frame)
 {
 	struct mcr_packet packet;
-	int ret = has_headers(frame) ? mcr_packet_parse(frame->data, frame->wire_size, frame->network, &packet)
-				     : -EMSGSIZE;
+	uint32_t size = has_headers(frame) ? frame->wire_size : frame->size;
+	int ret = mcr_packet_parse(frame->data, size, frame->network, &packet);
 	uint32_t count = ret ? 1 : datagrams(frame, &packet);
 
+	if (ret == -EPROTONOSUPPORT && frame->ipv6)
+		return;
 	worker->batch.add.recv += count;
 	worker->batch.add.buf_exhaust += count;
 	mcr_log_folded(&worker->log, MCR_FACILITY_INGRESS, MCR_LEVEL_WARNING, MCR_LOG_NO_BUFFER, worker->batch.capture,

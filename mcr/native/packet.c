@@ -59,12 +59,14 @@ static int parse_ipv6(const uint8_t *data, uint32_t left, uint32_t *header, uint
 	protocol = ip->next;
 	*header = sizeof(*ip);
 	*total = (uint32_t)sizeof(*ip) + ntohs(ip->payload);
-	if (*total > left)
-		return protocol == IPPROTO_UDP || mcr_is_extension(protocol) ? -EMSGSIZE : -EPROTONOSUPPORT;
 	for (int i = 0; i < MCR_IPV6_EXTENSIONS && protocol != IPPROTO_UDP && !ret; i++) {
 		routed |= protocol == IPPROTO_ROUTING;
-		ret = skip_extension(data, *total, header, &protocol);
+		ret = skip_extension(data, *total < left ? *total : left, header, &protocol);
 	}
+	if (ret == -EPROTONOSUPPORT || (protocol != IPPROTO_UDP && !mcr_is_extension(protocol)))
+		return -EPROTONOSUPPORT; /* also what is cut short: it is not the relay's to count */
+	if (*total > left)
+		return -EMSGSIZE;
 	if (ret)
 		return ret;
 	return routed || protocol != IPPROTO_UDP ? -EBADMSG : 0;

@@ -20,7 +20,7 @@ from scapy.layers.inet6 import (
     RouterAlert,
 )
 from scapy.layers.l2 import Ether
-from scapy.packet import Raw
+from scapy.packet import Packet, Raw
 
 from mcr._native import ffi, lib
 
@@ -135,6 +135,13 @@ def test_extension_headers_are_bounded() -> None:
         many /= IPv6ExtHdrDestOpt()
     assert payload_of(bytes(few / DATAGRAM / b"hello")) == b"hello"
     assert parse(bytes(many / DATAGRAM / b"hello"))[0] == -errno.EBADMSG
+    assert parse(bytes(few / TCP()))[0] == -errno.EPROTONOSUPPORT
+
+
+@pytest.mark.parametrize(("above", "reason"), [(TCP(), errno.EPROTONOSUPPORT), (DATAGRAM, errno.EMSGSIZE)])
+def test_what_is_cut_short_behind_extension_headers_is_told_by_what_it_carries(above: Packet, reason: int) -> None:
+    frame = bytes(ETHER / IPV6 / IPv6ExtHdrDestOpt() / IPv6ExtHdrDestOpt() / above / bytes(100))
+    assert parse(frame[:-50])[0] == -reason
 
 
 @given(st.integers(0, 200))

@@ -14,7 +14,10 @@ _NAME_THEM: Final = "mcrctl log-level set --facility ingress --level debug"
 
 CAUSES: Final = {
     "malformed": ("were cut short or malformed", f"they are named in the log: {_NAME_THEM}"),
-    "fragment": ("were fragments that can belong to no datagram", f"they are named in the log: {_NAME_THEM}"),
+    "fragment": (
+        "were fragments that can belong to no datagram, or of IPv6",
+        f"they are named in the log: {_NAME_THEM}",
+    ),
     "checksum": (
         "had a wrong IP or UDP checksum",
         "they were damaged on the way: look for errors of cables and cards (ethtool -S IF; ip -s -s link)",

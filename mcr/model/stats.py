@@ -15,7 +15,7 @@ class ParseErrors:
     malformed: int = 0
     """Not a whole, well-formed UDP datagram."""
     fragment: int = 0
-    """A part of one that can belong to none: its lengths contradict each other."""
+    """A part of one that can belong to none, as its lengths contradict each other; or of one of IPv6."""
     checksum: int = 0
     """The checksum of the IP header, or UDP's, is wrong."""
     source: int = 0

@@ -75,14 +75,20 @@ def judge_arrival(
     yield Finding("flow_arrives", Verdict.OK, f"{_flow(source)} arrives on {source.interface}", see)
     fragments = sum(count for each, count in look.frames.items() if _is_cut(each, wanted))
     if fragments:
-        what = f"a part of {source.group} arrives in fragments, which are put together"
-        yield Finding(_FRAGMENTS, Verdict.OK, what, f"{seconds}: {counted(fragments, 'frame')}")
+        yield _judge_fragments(source, f"{seconds}: {counted(fragments, 'frame')}")
     yield from judge_querier_of_a_flow(source.interface, queriers)
 
 
 def _is_cut(sighting: Sighting, wanted: Wanted) -> bool:
     whole = attrs.evolve(sighting, port=sighting.port or wanted.input.port, fragment=False)
     return sighting.fragment and whole in wanted
+
+
+def _judge_fragments(source: Input, see: str) -> Finding:
+    what = f"a part of {source.group} arrives in fragments, which are "
+    if source.group.version == IPV4:
+        return Finding(_FRAGMENTS, Verdict.OK, f"{what}put together", see)
+    return Finding(_FRAGMENTS, Verdict.ADVICE, f"{what}dropped", see, _remedy_for_fragments(source))
 
 
 def _with_dropped(absence: Finding, name: str, dropped: int, mtu: int) -> Finding:
@@ -284,10 +290,15 @@ def _vlan_interface(below: str, tag: Tag) -> str:
 
 
 def _remedy_for_fragments(source: Input) -> str:
-    most = 1_472 if source.group.version == IPV4 else 1_452
+    if source.group.version == IPV4:
+        return (
+            "a datagram is relayed when all of its fragments have come, and mcrctl stats counts the others "
+            "(fragment_…): have the source send what fits the MTU, so that less is lost: with 1500, 1,472 bytes of "
+            "payload at most"
+        )
     return (
-        "a datagram is relayed when all of its fragments have come, and mcrctl stats counts the others (fragment_…): "
-        f"have the source send what fits the MTU, so that less is lost: with 1500, {most:,} bytes of payload at most"
+        "fragments of IPv6 are dropped, and mcrctl stats counts them as fragment: have the source send what fits the "
+        "MTU: with 1500, 1,452 bytes of payload at most"
     )
 
 

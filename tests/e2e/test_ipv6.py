@@ -306,6 +306,7 @@ def test_why_speaks_of_ipv6(plant6: Plant, make_mcr: MakeMcr) -> None:
         assert "[ff15::1]:5001:in0" in mcr.ctl("trace", "--unmatched", "in0").stdout
     with sending(plant6.source, "src0", frame(b"x" * 20, IPv6ExtHdrFragment(m=1))):
         assert "in fragments" in found(mcr, "fragments")
+        assert "fragments of IPv6 are dropped" in mcr.ctl("why", "six", check=False).stdout
     query = Ether(dst="33:33:00:00:00:01") / IPv6(src="fe80::7", dst="ff02::1", hlim=1)
     query /= IPv6ExtHdrHopByHop(options=[RouterAlert()]) / ICMPv6MLQuery2(mrd=1000)
     with sending(plant6.source, "src0", query, frame(b"x")):

@@ -54,8 +54,9 @@ def arrival(
     unheard: int = 0,
     firewall: Firewall = Firewall(),  # noqa: B008 - frozen
     unroutable: int = 0,
+    rule: RuleView = RULE,
 ) -> list[Finding]:
     frames = dict.fromkeys(seen, 10)
-    look = Look(2.0, frames, {}, 188 if FLOW in seen else None)
+    look = Look(2.0, frames, {}, 188 if Sighting.of(rule.input) in seen else None)
     queriers = Queriers(querier, unheard, firewall, unroutable)
-    return list(judge_arrival(RULE, look, stats(50), stats(50 + grown), others=others, queriers=queriers))
+    return list(judge_arrival(rule, look, stats(50), stats(50 + grown), others=others, queriers=queriers))

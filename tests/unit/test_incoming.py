@@ -2,7 +2,7 @@
 
 from collections import Counter
 from collections.abc import Iterable
-from ipaddress import IPv4Address
+from ipaddress import IPv4Address, IPv6Address
 from typing import Any
 
 import attrs
@@ -157,6 +157,21 @@ def test_flow_a_part_of_which_is_cut(port: int | None) -> None:
     findings = arrival(FLOW, Sighting("in0", GROUP, port, (), fragment=True))
     assert not troubles(findings)
     assert "arrives in fragments, which are put together" in " ".join(each.what for each in findings)
+
+
+def test_fragments_of_ipv6_are_said_to_be_dropped() -> None:
+    group = IPv6Address("ff15::1")
+    rule = attrs.evolve(RULE, input=Input("in0", group, 5000))
+    cut = Sighting("in0", group, None, (), fragment=True)
+    found = [each for each in arrival(Sighting("in0", group, 5000), cut, rule=rule) if each.check == "fragments"]
+    found += arrival(cut, rule=rule)
+    assert verdicts(found) == ["advice fragments", "fault fragments"]
+    assert found[0].what == "a part of ff15::1 arrives in fragments, which are dropped"
+    for each in found:
+        assert each.remedy == (
+            "fragments of IPv6 are dropped, and mcrctl stats counts them as fragment: have the source send what fits "
+            "the MTU: with 1500, 1,452 bytes of payload at most"
+        )
 
 
 @pytest.mark.parametrize(

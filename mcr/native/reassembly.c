@@ -102,11 +102,18 @@ static struct mcr_partial *find_victim(struct mcr_reassembly *reassembly)
 
 static struct mcr_partial *find_place(struct mcr_reassembly *reassembly)
 {
-	struct mcr_partial *place;
+	struct mcr_partial *place = NULL;
 
-	for (uint32_t i = 0; i < MCR_REASSEMBLIES; i++)
-		if (reassembly->partials[i].state == MCR_PARTIAL_FREE)
-			return &reassembly->partials[i];
+	for (uint32_t i = 0; i < MCR_REASSEMBLIES; i++) {
+		struct mcr_partial *each = &reassembly->partials[i];
+
+		if (each->state == MCR_PARTIAL_FREE)
+			return each;
+		if (each->state == MCR_PARTIAL_DONE && (!place || each->since_ns < place->since_ns))
+			place = each;
+	}
+	if (place)
+		return place;
 	place = find_victim(reassembly); /* there is one: see mcr_reassembly_has_room() */
 	lose(reassembly, place, MCR_CAUSE_FRAGMENT_EVICTED);
 	stop_waiting(reassembly, place, MCR_PARTIAL_FREE);
@@ -177,6 +184,23 @@ static int compare(struct mcr_reassembly *reassembly, const struct mcr_partial *
 		       : -EEXIST;
 }
 
+/*
+ * Whether a fragment is a copy of the one that made its datagram whole: copies of the others came while it waited. A
+ * datagram that is sent again as a whole begins with another fragment.
+ */
+static bool came_again(struct mcr_reassembly *reassembly, const struct part *part, uint64_t now_ns)
+{
+	for (uint32_t i = 0; i < MCR_REASSEMBLIES; i++) {
+		const struct mcr_partial *each = &reassembly->partials[i];
+
+		if (each->id == part->id && (each->state == MCR_PARTIAL_WHOLE || each->state == MCR_PARTIAL_DONE) &&
+		    each->whole_by == part->start && now_ns - each->since_ns < MCR_REASSEMBLY_NS &&
+		    mcr_flow_equal(&each->flow, &part->flow) && compare(reassembly, each, part) == 1)
+			return true;
+	}
+	return false;
+}
+
 static void store(struct mcr_reassembly *reassembly, struct mcr_partial *partial, const struct part *part)
 {
 	uint8_t *place = place_of(reassembly, partial);
@@ -228,6 +252,8 @@ int mcr_reassembly_add(struct mcr_reassembly *reassembly, uint32_t capture, uint
 	if (ret)
 		return ret;
 	partial = find(reassembly, &part);
+	if (!partial && came_again(reassembly, &part, now_ns))
+		return -EEXIST;
 	if (!partial)
 		partial = begin(reassembly, &part, now_ns);
 	ret = partial->state == MCR_PARTIAL_SPOILT ? 1 : compare(reassembly, partial, &part);
@@ -240,6 +266,8 @@ int mcr_reassembly_add(struct mcr_reassembly *reassembly, uint32_t capture, uint
 	store(reassembly, partial, &part);
 	if (!partial->end || partial->bytes < partial->end)
 		return 0;
+	partial->since_ns = now_ns;
+	partial->whole_by = part.start;
 	finish(reassembly, partial, frame);
 	return 1;
 }
@@ -254,7 +282,7 @@ void mcr_reassembly_release(struct mcr_reassembly *reassembly)
 	for (uint32_t i = 0; reassembly->whole; i++) {
 		if (reassembly->partials[i].state != MCR_PARTIAL_WHOLE)
 			continue;
-		reassembly->partials[i].state = MCR_PARTIAL_FREE;
+		reassembly->partials[i].state = MCR_PARTIAL_DONE;
 		reassembly->whole--;
 	}
 }
@@ -286,9 +314,16 @@ void mcr_reassembly_expire(struct mcr_reassembly *reassembly, uint64_t now_ns)
 
 void mcr_reassembly_give_up(struct mcr_reassembly *reassembly, uint32_t capture)
 {
-	for (uint32_t i = 0; i < MCR_REASSEMBLIES; i++)
-		if (is_waiting(&reassembly->partials[i]) && reassembly->partials[i].flow.interface == capture)
-			give_up(reassembly, &reassembly->partials[i]);
+	for (uint32_t i = 0; i < MCR_REASSEMBLIES; i++) {
+		struct mcr_partial *each = &reassembly->partials[i];
+
+		if (each->flow.interface != capture)
+			continue;
+		if (is_waiting(each))
+			give_up(reassembly, each);
+		else if (each->state == MCR_PARTIAL_DONE)
+			each->state = MCR_PARTIAL_FREE; /* another interface may get the capture's number */
+	}
 }
 
 void mcr_reassembly_collect(struct mcr_reassembly *reassembly, uint32_t capture, struct mcr_totals *add)

@@ -7,7 +7,7 @@
  * beginnings without ends pushes out his own.
  *
  * A fragment that overlaps others spoils its datagram, with all that is still to come of it (RFC 5722, for IPv6, says
- * why). One that says again what has been said does no harm.
+ * why). One that says again what has been said does no harm, nor does a copy of the one that made its datagram whole.
  */
 #ifndef MCR_REASSEMBLY_H
 #define MCR_REASSEMBLY_H
@@ -25,6 +25,7 @@ enum mcr_partial_state {
 	MCR_PARTIAL_WAITS,  /* for more fragments */
 	MCR_PARTIAL_SPOILT, /* fragments overlapped: the others are dropped when they come */
 	MCR_PARTIAL_WHOLE,  /* in the batch, until that ends */
+	MCR_PARTIAL_DONE, /* was in a batch: kept to know a copy of its last fragment, until another needs the place */
 };
 
 /* A datagram of which fragments have come. */
@@ -32,11 +33,12 @@ struct mcr_partial {
 	enum mcr_partial_state state;
 	uint32_t id; /* IP's identification */
 	struct mcr_flow flow;
-	uint64_t since_ns;
+	uint64_t since_ns;  /* it waits, or is whole */
 	uint32_t end;       /* bytes behind the IP header; 0: the last fragment has not come */
 	uint32_t reach;     /* the last of these that is there, and one */
 	uint32_t bytes;     /* of these, that are there */
 	uint32_t fragments; /* that are there; nobody has counted them yet */
+	uint32_t whole_by;  /* where the fragment begins that came last */
 	bool congested;     /* one of them bears the mark (RFC 3168, 5.3) */
 };
 

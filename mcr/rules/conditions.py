@@ -147,6 +147,8 @@ class Conditions:
         foreign: sources that outputs ask for, and this machine does not have.
         faults: why sockets of outputs could not be opened, by interface, destination and source port.
         tagless: outputs in VLANs for which nothing can leave with a tag, and why.
+        mute6: output interfaces without an IPv6 address, by name.
+        unjoined6: input interfaces without a link-local IPv6 address, by name.
     """
 
     acknowledged: int = 0
@@ -157,19 +159,21 @@ class Conditions:
     foreign: frozenset[Address] = frozenset()
     faults: Mapping[tuple[str, Address, int], str] = attrs.field(factory=dict)
     tagless: Mapping[Output, str] = attrs.field(factory=dict)
+    mute6: frozenset[str] = frozenset()
+    unjoined6: frozenset[str] = frozenset()
 
     def concern(self, rule: Rule) -> bool:
         """Whether there is anything to be said of a rule."""
-        return rule.input.interface in self.inputs or (
-            bool(self.outputs or self.hosts or self.foreign or self.faults or self.tagless)
-            and any(
-                each.interface in self.outputs
-                or (each.group, each.interface) in self.hosts
-                or each.source in self.foreign
-                or _sockets_of(each) in self.faults
-                or (each.vlan is not None and each in self.tagless)
-                for each in rule.outputs
-            )
+        if rule.input.interface in self.inputs or _input6(rule, self) is not WELL:
+            return True
+        return bool(self.outputs or self.hosts or self.foreign or self.faults or self.tagless or self.mute6) and any(
+            each.interface in self.outputs
+            or (each.group, each.interface) in self.hosts
+            or each.source in self.foreign
+            or _sockets_of(each) in self.faults
+            or (each.vlan is not None and each in self.tagless)
+            or _output6(each, self) is not WELL
+            for each in rule.outputs
         )
 
 
@@ -249,6 +253,12 @@ def judge(
         frozenset(sources).difference(network.own_addresses()),
         standing.faults,
         standing.tagless,
+        frozenset(name for name, each in standing.outputs.items() if not network.addresses6.get(each.index)),
+        frozenset(
+            name
+            for name, each in standing.inputs.items()
+            if not any(own.is_link_local for own in network.addresses6.get(each.index, ()))
+        ),
     )
 
 
@@ -318,7 +328,7 @@ def view_of(rule: Rule, generation: int, conditions: Conditions, origin: Origin 
         conditions: of all that rules need.
         origin: who keeps it.
     """
-    source = conditions.inputs.get(rule.input.interface, WELL)
+    source = conditions.inputs.get(rule.input.interface) or _input6(rule, conditions)
     several = [_of_output(output, conditions) for output in rule.outputs]
     warnings = dict.fromkeys(chain.from_iterable(each.warnings for each in (source, *several)))
     failing = [each for each in several if each.state is not RuleState.ACTIVE]
@@ -358,7 +368,7 @@ def view_of_unusable(rule: Rule, why: str, origin: Origin) -> RuleView:
 
 
 def _of_output(output: Output, conditions: Conditions) -> Condition:
-    condition = conditions.outputs.get(output.interface, WELL)
+    condition = conditions.outputs.get(output.interface) or _output6(output, conditions)
     if condition.state is not RuleState.ACTIVE:
         return condition
     if output.source in conditions.foreign:
@@ -371,6 +381,21 @@ def _of_output(output: Output, conditions: Conditions) -> Condition:
         return condition
     host = conditions.hosts.get((output.group, output.interface), WELL)
     return attrs.evolve(host, warnings=(*condition.warnings, *host.warnings))
+
+
+def _output6(output: Output, conditions: Conditions) -> Condition:
+    """The kernel takes the source for a group from the interface itself (RFC 6724, 4), unless one is asked for."""
+    if output.group.version != IPV6 or not output.group.is_multicast or output.source is not None:
+        return WELL
+    return _waiting(f"{output.interface} has no IPv6 address") if output.interface in conditions.mute6 else WELL
+
+
+def _input6(rule: Rule, conditions: Conditions) -> Condition:
+    """MLD speaks from a link-local address (RFC 3810, 5)."""
+    name = rule.input.interface
+    if rule.input.group.version != IPV6 or name not in conditions.unjoined6:
+        return WELL
+    return Condition(RuleState.DEGRADED, f"{name} has no link-local IPv6 address, which MLD needs to ask for groups")
 
 
 def _sockets_of(output: Output) -> tuple[str, Address, int]:

@@ -1,7 +1,7 @@
 """How it stands with rules, judged from what is known of the network."""
 
 from collections.abc import Set as AbstractSet
-from ipaddress import IPv4Address, IPv4Interface, IPv6Address
+from ipaddress import IPv4Address, IPv4Interface, IPv6Address, IPv6Interface
 
 import attrs
 import pytest
@@ -54,6 +54,29 @@ def test_all_is_well() -> None:
     assert (found.state, found.reason, found.warnings) == (RuleState.ACTIVE, "", ())
     assert [(each.state, each.reason) for each in found.outputs] == [(RuleState.ACTIVE, "")] * 2
     assert found.outputs[0].destination == GROUP_OUTPUT.destination
+
+
+@pytest.mark.parametrize(
+    ("addresses6", "state", "reason"),
+    [
+        ({7: "fe80::1/64", 9: "fe80::2/64"}, RuleState.ACTIVE, ""),
+        ({7: "fe80::1/64"}, RuleState.DEGRADED, "1 of 2 outputs: out1 has no IPv6 address"),
+        (
+            {7: "2001:db8::1/64", 9: "fe80::2/64"},
+            RuleState.DEGRADED,
+            "in0 has no link-local IPv6 address, which MLD needs to ask for groups",
+        ),
+    ],
+)
+def test_groups_of_ipv6_need_addresses_of_it(addresses6: dict[int, str], state: RuleState, reason: str) -> None:
+    group = IPv6Address("ff15::1")
+    outputs = Output(group, 6000, "out1"), Output(group, 6001, "out1", source=IPv6Address("fe80::1"))
+    rule = attrs.evolve(RULE, input=Input("in0", group, 5000), outputs=outputs)
+    held = {index: (IPv6Interface(each),) for index, each in addresses6.items()}
+    conditions = judge(STANDING, attrs.evolve(NETWORK, addresses6=held))
+    found = view_of(rule, 5, conditions)
+    assert (found.state, found.reason) == (state, reason)
+    assert conditions.concern(rule) == (state is not RuleState.ACTIVE)
 
 
 def test_rule_that_workers_have_not_taken_over_is_pending_with_its_outputs() -> None:

@@ -74,7 +74,7 @@ def test_ping_is_prompt_while_workers_crash_and_clients_idle(plant: Plant, make_
     print(f"answer: median {statistics.median(answers):.4f} s, worst {max(answers):.4f} s")
     print(f"mcrctl ping: median {statistics.median(commands):.3f} s, worst {max(commands):.3f} s")
     assert max(answers) < 0.1
-    assert min(commands) < 0.1  # the crashing workers take their share of the processors
+    assert min(commands) < 0.2  # the crashing workers take their share of the processors
     assert sum(worker["restarts"] for worker in mcr.workers()) > 4
     mcr.wait_for_workers()
 

@@ -16,7 +16,7 @@
 
 #define MAX_PROGRAM 1024
 
-#define TRIES    20 /* to get memory for a key */
+#define TRIES    20 /* to get memory for a key, or to load a program */
 #define PAUSE_US 1000
 
 #define IS_LITTLE_ENDIAN (__BYTE_ORDER__ == __ORDER_LITTLE_ENDIAN__) /* as the programs are */
@@ -171,15 +171,19 @@ int mcr_bpf_tap_drop(const struct mcr_bpf_tap *tap, const struct mcr_flow *flow)
 	return mcr_bpf_change(BPF_MAP_DELETE_ELEM, tap->watched, &brief, NULL);
 }
 
-/* The kernel's verifier gives up when a signal is pending. One that is blocked waits. */
+/*
+ * The kernel's verifier gives up when a signal is pending. One that is blocked waits, but for work that the kernel itself
+ * has for a process as for one with a signal (TIF_NOTIFY_SIGNAL): it is done when the call returns.
+ */
 static int load_without_signals(union bpf_attr *attr)
 {
 	sigset_t all, before;
-	int ret;
+	int ret = -EAGAIN;
 
 	sigfillset(&all);
 	pthread_sigmask(SIG_SETMASK, &all, &before);
-	ret = mcr_bpf(BPF_PROG_LOAD, attr);
+	for (int i = 0; i < TRIES && ret == -EAGAIN; i++)
+		ret = mcr_bpf(BPF_PROG_LOAD, attr);
 	pthread_sigmask(SIG_SETMASK, &before, NULL);
 	return ret;
 }

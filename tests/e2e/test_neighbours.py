@@ -48,13 +48,14 @@ def test_a_dead_neighbour_costs_only_its_own_output(
     assert [each["errors"] for each in (outputs[0], *outputs[-2:])] == [0, 0, 0]
 
 
+@pytest.mark.alone  # the kernel has one table of neighbours for all network namespaces: 1,024 at most (gc_thresh3)
 def test_a_worker_of_many_hosts_is_back_as_soon(plant: Plant, make_mcr: MakeMcr) -> None:
-    """A thousand sockets go to its successor while packets wait in the ring; then hosts come and go."""
+    """900 sockets go to its successor while packets wait in the ring; then hosts come and go."""
     mcr = make_mcr(plant.relay).start()
-    hosts = [f"198.18.{2 + i // 250}.{3 + i % 250}:6000:out0" for i in range(1000)]
+    hosts = [f"198.18.{2 + i // 250}.{3 + i % 250}:6000:out0" for i in range(900)]
     plant.relay.ip("route add 198.18.0.0/16 dev out0")
-    for first in (0, 500):
-        mcr.add(f"in0:239.1.2.{1 + first // 500}:5000", *hosts[first : first + 500])
+    for first in (0, 450):
+        mcr.add(f"in0:239.1.2.{1 + first // 450}:5000", *hosts[first : first + 450])
     rule = mcr.add("in0:239.1.1.1:5000", "198.18.1.2:6000:out0")
     receiver = Receiver(plant.receiver, "198.18.1.2:6000=239.1.1.1:5000", count=2000)
     (pid,) = mcr.worker_pids()

@@ -25,7 +25,7 @@ from mcr.model.flow import Flow
 from mcr.net import uapi
 from mcr.net.buffer import set_buffer
 from mcr.net.filter.cbpf import REJECT_ALL, SOURCE_AND_GROUP, attach_filter, select_udp, spread_by
-from mcr.net.interfaces import Interface, bind_packet
+from mcr.net.interfaces import Interface, bind_packet, link_header
 from mcr.net.patience import close_all, in_parallel, set_option
 
 _SLOT_OVERHEAD = 128  # TPACKET2 header, address, alignment and the link-layer header
@@ -178,8 +178,9 @@ def describes_super_frames() -> bool:
             receiver.bind(("127.0.0.1", 0))
             port = receiver.getsockname()[1]
             tap.setsockopt(uapi.SOL_PACKET, uapi.PACKET_VNET_HDR, 1)
-            attach_filter(tap, select_udp([Flow(IPv4Address("127.0.0.1"), port)]))
+            attach_filter(tap, REJECT_ALL)
             tap.bind(("lo", uapi.ETH_P_ALL))
+            attach_filter(tap, select_udp([Flow(IPv4Address("127.0.0.1"), port)], link_header(tap)))
             sender.setsockopt(socket.IPPROTO_UDP, uapi.UDP_SEGMENT, 1)
             sender.sendto(b"12", ("127.0.0.1", port))
             tap.settimeout(_TRIAL_SECONDS)

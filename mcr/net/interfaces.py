@@ -20,6 +20,8 @@ from mcr.net import uapi
 _ABSENT = 1 << 30  # and above: indices that the kernel, which counts from 1, gives nobody
 _absent_indices = count(_ABSENT)
 _USUAL_MTU = 1500
+_ETHERNET = 14  # bytes of a header
+_WITH_ETHERNET = {uapi.ARPHRD_ETHER, uapi.ARPHRD_LOOPBACK}
 _NAME = struct.Struct("16s24x")
 _NUMBER = struct.Struct("16si20x")  # an index, or an MTU
 _ADDRESS = struct.Struct("16s4x4s16x")
@@ -153,6 +155,11 @@ def bind_packet(packet: socket.socket, index: int, protocol: int) -> None:
         OSError: the interface has gone.
     """
     packet.bind((_present_name(packet, index), protocol))
+
+
+def link_header(packet: socket.socket) -> int:
+    """Bytes of the link layer's header before IP's, as an AF_PACKET socket has frames: tunnels have none."""
+    return _ETHERNET if packet.type == socket.SOCK_RAW and packet.getsockname()[3] in _WITH_ETHERNET else 0
 
 
 def open_witness(interface: Interface) -> socket.socket:

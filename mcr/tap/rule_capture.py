@@ -25,7 +25,7 @@ from mcr.errors import SystemFault
 from mcr.model.flow import IPV6, Address, Flow
 from mcr.net import uapi
 from mcr.net.filter.cbpf import REJECT_ALL, Instruction, accept_udp, attach_filter, select_udp
-from mcr.net.interfaces import bind_packet, find_interface
+from mcr.net.interfaces import bind_packet, find_interface, link_header
 from mcr.net.links import read_links
 from mcr.net.network import Link, Network
 from mcr.net.own import own_keys
@@ -44,7 +44,6 @@ _TAG = struct.Struct("!HH")
 _MACS = 12  # bytes
 _UDP_HEADER = 8  # bytes
 _IPV4_BYTES = 4  # of an address
-_LINK_HEADERS = {uapi.ARPHRD_ETHER, uapi.ARPHRD_LOOPBACK}
 _CAUSES = {
     lib.MCR_CAUSE_CHECKSUM: "checksum",
     lib.MCR_CAUSE_SOURCE: "source",
@@ -170,10 +169,10 @@ class RuleCapture:
             for each in self.places:
                 opened = undo.enter_context(_open(each))
                 self._sockets.append(opened)
-                self.has_link_header.append(opened.getsockname()[3] in _LINK_HEADERS)
+                self.has_link_header.append(link_header(opened) > 0)
             self._own = _own_addresses(self._sockets)
             for each, opened in zip(self.places, self._sockets, strict=True):
-                attach_filter(opened, _select(each))
+                attach_filter(opened, _select(each, link_header(opened)))
             self._closing = undo.pop_all()
         return self
 
@@ -265,9 +264,9 @@ class RuleCapture:
         )
 
 
-def _select(place: Place) -> Sequence[Instruction]:
+def _select(place: Place, link: int) -> Sequence[Instruction]:
     try:
-        return select_udp(place.flows, outgoing=place.outgoing)
+        return select_udp(place.flows, link, outgoing=place.outgoing)
     except OverflowError:  # of all UDP its own is picked out later
         return accept_udp({each.vlan for each in place.flows}, outgoing=place.outgoing)
 

@@ -23,6 +23,7 @@ LOOK_SECONDS: Final = 0.5
 
 _FRAMES = 4_000  # then enough was seen
 _SNAP = 128
+_NO_HEADER = 0  # of the link layer: SOCK_DGRAM
 
 
 def look_for_strays(links: Iterable[Link], rules: Iterable[Input]) -> Counter[Sighting]:
@@ -74,6 +75,6 @@ def _without_taken(seen: Mapping[Sighting, int], wanted: Mapping[str, Iterable[F
 def _unwanted(wanted: list[Flow]) -> tuple[Instruction, ...]:
     """A filter for UDP to groups that is not wanted; for all to groups, if there are too many rules for one."""
     try:
-        return select_groups(select_udp(wanted, invert=True, by_source=True))
+        return select_groups(select_udp(wanted, _NO_HEADER, invert=True, by_source=True))
     except OverflowError:
-        return select_groups(select_udp((), invert=True))
+        return select_groups(select_udp((), _NO_HEADER, invert=True))

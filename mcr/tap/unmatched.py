@@ -21,6 +21,7 @@ from mcr.tap.sighting import Datagram, identify
 _FRAMES = 4_000  # then those that were seen are known well enough
 _ROUNDS = 5
 _SNAP = 128  # bytes of a frame: IP header and UDP header
+_NO_HEADER = 0  # of the link layer: SOCK_DGRAM
 _BUFFER = 1 << 20  # bytes of frames that wait
 
 
@@ -154,4 +155,4 @@ def _all_but(flows: set[Flow]) -> tuple[Instruction, ...] | None:
 
 
 def _to_groups(but: Iterable[Flow]) -> tuple[Instruction, ...]:
-    return select_groups(select_udp(but, invert=True, by_source=True))
+    return select_groups(select_udp(but, _NO_HEADER, invert=True, by_source=True))

@@ -324,7 +324,7 @@ def test_too_many_rules_for_a_classic_filter_leave_it_to_the_workers(wire: Wire)
     filters = ClassicFilters(DescriptorStore())
     many = [Flow(IPv4Address("239.2.0.0") + i, 5000) for i in range(2000)]
     with pytest.raises(OverflowError):
-        select_udp(many)
+        select_udp(many, 14)
     filters.change([(3, each) for each in many], ())
     rejected = opened(filters, wire)
     wire.send(frame(), frame("239.2.0.9"))

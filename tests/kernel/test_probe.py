@@ -22,6 +22,7 @@ from mcr.tap.strays import look_for_strays
 from mcr.tap.unmatched import look_for_unmatched
 from trafficgen.interface import open_interface
 
+LINK = Link("b0", 11)
 SOURCE = Input("b0", IPv4Address("239.1.1.1"), 5000)
 GROUP, OTHER = IPv4Address("239.1.1.1"), IPv4Address("239.1.1.2")
 A, B, C = (IPv4Address("198.18.0.1") + i for i in range(3))  # senders
@@ -29,11 +30,13 @@ QUERY = bytes.fromhex("1164ee9b00000000")
 REPORT = bytes.fromhex("1600f9fcef010101")
 
 
-def frame(*tags: Packet, group: str = "239.1.1.1", port: int = 5000, src: str = "198.18.0.1", **ip: Any) -> Packet:
+def frame(
+    *tags: Packet, group: str = "239.1.1.1", port: int = 5000, src: str = "198.18.0.1", size: int = 100, **ip: Any
+) -> Packet:
     link = Ether(dst="01:00:5e:01:01:01")
     for tag in tags:
         link /= tag
-    return link / IP(src=src, dst=group, **ip) / UDP(sport=4000, dport=port) / Raw(bytes(100))
+    return link / IP(src=src, dst=group, **ip) / UDP(sport=4000, dport=port) / Raw(bytes(size))
 
 
 def igmp(message: bytes) -> Packet:
@@ -152,7 +155,7 @@ def test_what_no_rule_takes_is_seen(watch: Watch, rules: int) -> None:
     """Also with more rules than a filter has room for; not what is sent to hosts, nor in fragments, nor tagged."""
     inputs = [SOURCE, *(Input("b0", IPv4Address("239.9.0.0") + i, 5000) for i in range(1, rules))]
     frames = (frame(), frame(port=5001), frame(group="198.18.0.2"), frame(flags="MF", port=7), frame(Dot1Q(vlan=1)))
-    found = watch(*frames, look=lambda: look_for_strays([Link("b0", 11)], inputs))
+    found = watch(*frames, look=lambda: look_for_strays([LINK], inputs))
     assert set(found) == {Sighting("b0", GROUP, 5001)}
 
 
@@ -160,7 +163,7 @@ def test_what_rules_take_from_a_source_hides_no_other(watch: Watch, monkeypatch:
     monkeypatch.setattr(strays, "_FRAMES", 100)
     inputs = [attrs.evolve(SOURCE, sources=(A, C))]
     frames = [*[frame(), frame(src=str(C))] * 100, frame(src=str(B))]
-    found = watch(*frames, look=lambda: look_for_strays([Link("b0", 11)], inputs))
+    found = watch(*frames, look=lambda: look_for_strays([LINK], inputs))
     assert set(found) == {attrs.evolve(Sighting.of(SOURCE), source=B)}
 
 
@@ -190,6 +193,13 @@ def test_unmatched_flows_have_rates(
     assert first.bps == pytest.approx(8 * 100 * first.pps, rel=0.1)
     assert found.whole
     assert (first.frames < 30) is (frames_of_a_round == 10)
+
+
+def test_what_no_rule_takes_is_seen_however_short_it_is(watch: Watch) -> None:
+    """The sockets see no Ethernet header, so a datagram may end 24 bytes behind where they begin."""
+    frames = (frame(size=1), frame(port=5001, size=0), frame(port=5002, size=9))
+    found = watch(*frames, look=lambda: (look_for_unmatched("b0", [SOURCE], 0.3), look_for_strays([LINK], [SOURCE])))
+    assert {each.port for each in found[0].flows} == {each.port for each in found[1]} == {5001, 5002}
 
 
 def test_a_source_is_no_reason_to_leave_others_out(watch: Watch, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -15,17 +15,15 @@ from mcr.net import uapi
 _MAX_JUMP = 255
 
 _IGMP_QUERY = 0x11  # RFC 3376, 4
-
-_PORTS_END = 14 + 4  # bytes of a frame that has ports, beside those of its IP header
 _WHOLE = 0x40000  # bytes: more than any frame has
 
 _MAX_VLANS = 200  # of a filter: its jumps are short
 _MAX_LEFT = 1_000  # sources that a filter leaves out: it has 4,096 instructions at most
 
+_Ports = Mapping[Address, Mapping[int, set[Address | None]]]  # with sources, by group; None: any
 _GROUP, _PORT = 0, 1  # words of scratch memory
 _ANY_PORT = 0  # of fragments
 
-_ETHERNET = 14  # bytes; what a frame's length counts before its IP header
 _UDP = 17
 _IPV6_BYTES = 40
 _EXTENSIONS = (socket.IPPROTO_HOPOPTS, socket.IPPROTO_ROUTING, socket.IPPROTO_FRAGMENT, socket.IPPROTO_DSTOPTS)
@@ -99,12 +97,12 @@ _UDP_OVER_IPV4 = (
 )
 
 
-def _room(size: int, otherwise: int) -> tuple[Instruction, ...]:
-    """Accept so many bytes if the frame ends less than `size` bytes behind X."""
+def _room(size: int, link: int, otherwise: int) -> tuple[Instruction, ...]:
+    """Accept so many bytes if the frame ends less than `size` bytes behind X. `link`: bytes before its IP header."""
     return (
         Instruction(0x80, 0, 0, 0),  # length of the frame
         Instruction(0x1C, 0, 0, 0),  # less X
-        Instruction(0x35, 1, 0, _ETHERNET + size),
+        Instruction(0x35, 1, 0, link + size),
         _return(otherwise),
     )
 
@@ -136,12 +134,13 @@ def accept_udp(vlans: Iterable[int] = (), *, outgoing: bool = False) -> tuple[In
 
 
 def select_udp(
-    wanted: Iterable[Flow], *, invert: bool = False, outgoing: bool = False, by_source: bool = False
+    wanted: Iterable[Flow], link: int, *, invert: bool = False, outgoing: bool = False, by_source: bool = False
 ) -> tuple[Instruction, ...]:
     """Make a filter that lets in the UDP of these flows, fragments to their groups, and what headers don't tell.
 
     Args:
         wanted: of them, groups and ports are looked at, in all of their VLANs; the workers look at VLAN and source.
+        link: bytes of the link layer's header that frames begin with (`mcr.net.interfaces.link_header`).
         invert: let in all other UDP instead.
         outgoing: what this machine has sent, and not what it has received.
         by_source: look at sources, too.
@@ -155,13 +154,14 @@ def select_udp(
     for each in wanted:
         ports[each.group][each.port].add(each.source if by_source else None)
         vlans.add(each.vlan)
-    program = (*_ip(vlans, outgoing=outgoing), *_by_family(_select_ipv4(ports, yes, no), _select_ipv6(ports, yes, no)))
+    by_family = _by_family(_select_ipv4(ports, link, yes, no), _select_ipv6(ports, link, yes, no))
+    program = (*_ip(vlans, outgoing=outgoing), *by_family)
     if len(program) > uapi.BPF_MAXINSNS:
         raise OverflowError(f"{len(program)} instructions")
     return program
 
 
-def _select_ipv4(ports: Mapping[Address, Mapping[int, set[Address | None]]], yes: int, no: int) -> list[Instruction]:
+def _select_ipv4(ports: _Ports, link: int, yes: int, no: int) -> list[Instruction]:
     program = [
         *_UDP_OVER_IPV4,
         _load_byte(uapi.SKF_NET_OFF),
@@ -174,7 +174,7 @@ def _select_ipv4(ports: Mapping[Address, Mapping[int, set[Address | None]]], yes
         Instruction(0x00, 0, 0, _ANY_PORT),  # a fragment
         Instruction(0x05, 0, 0, 6),  # to where the port is put
         Instruction(0xB1, 0, 0, uapi.SKF_NET_OFF),  # X = length of the IP header
-        *_room(4, yes),  # without ports; to load them would reject
+        *_room(4, link, yes),  # without ports; to load them would reject
         Instruction(0x48, 0, 0, uapi.SKF_NET_OFF + 2),  # destination port
         Instruction(0x02, 0, 0, _PORT),
         _load_word(uapi.SKF_NET_OFF + 16),
@@ -185,10 +185,10 @@ def _select_ipv4(ports: Mapping[Address, Mapping[int, set[Address | None]]], yes
     return [*program, _return(no)]
 
 
-def _select_ipv6(ports: Mapping[Address, Collection[int]], yes: int, no: int) -> list[Instruction]:
+def _select_ipv6(ports: _Ports, link: int, yes: int, no: int) -> list[Instruction]:
     program = [
         *_udp_over_ipv6(yes),
-        *_room(4, yes),
+        *_room(4, link, yes),
         Instruction(0x48, 0, 0, uapi.SKF_NET_OFF + 2),  # destination port
         Instruction(0x02, 0, 0, _PORT),
     ]

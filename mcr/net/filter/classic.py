@@ -15,7 +15,7 @@ from mcr.net import uapi
 from mcr.net.capture import read_count
 from mcr.net.filter.cbpf import REJECT_ALL, Instruction, accept_udp, attach_filter, select_udp
 from mcr.net.filter.suppress import Suppressor
-from mcr.net.interfaces import Interface, bind_packet
+from mcr.net.interfaces import Interface, bind_packet, link_header
 from mcr.process.descriptor_store import DescriptorStore, adopt_socket
 
 log = get_logger(Facility.NETWORK)
@@ -37,7 +37,9 @@ class _Filtered:
         may be counted twice, or not at all.
         """
         try:
-            ours, theirs = (accept_udp(each.vlan for each in wanted), REJECT_ALL) if everything else _select(wanted)
+            ours, theirs = (
+                (accept_udp(each.vlan for each in wanted), REJECT_ALL) if everything else self._select(wanted)
+            )
             for each in self.sockets:
                 attach_filter(each, ours)
             attach_filter(self.counter, theirs)
@@ -46,9 +48,9 @@ class _Filtered:
                 raise
             self.install(wanted, everything=True)  # too many rules for one filter: the workers tell
 
-
-def _select(wanted: set[Flow]) -> tuple[Sequence[Instruction], Sequence[Instruction]]:
-    return select_udp(wanted), select_udp(wanted, invert=True)
+    def _select(self, wanted: set[Flow]) -> tuple[Sequence[Instruction], Sequence[Instruction]]:
+        link = link_header(self.sockets[0])
+        return select_udp(wanted, link), select_udp(wanted, link, invert=True)
 
 
 class ClassicFilters:

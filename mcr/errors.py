@@ -10,7 +10,6 @@ Rules of the module:
 
 import os
 from collections.abc import Callable, Sequence
-from copy import copy
 from typing import Any, Final, Self
 
 MAX_FAULTS: Final = 20
@@ -65,7 +64,9 @@ class McrError(Exception):
 
     def reworded(self, word: Callable[[str], str]) -> Self:
         """The same error, with its message, and those of its faults, in other words."""
-        copied = copy(self)
+        import copy  # noqa: PLC0415 - a plain request of mcrctl has no error, and this would be a tenth of its time
+
+        copied = copy.copy(self)
         copied.message = word(self.message)
         copied.args = (copied.message,)
         copied.faults = tuple(each.reworded(word) for each in self.faults)

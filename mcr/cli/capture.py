@@ -18,9 +18,10 @@ from typing import IO, Any, BinaryIO
 import click
 
 import mcr
-from mcr.cli import completion
+from mcr.cli import completion, terminal
 from mcr.cli.command import Command
-from mcr.cli.session import Session, common_options
+from mcr.cli.options import common_options
+from mcr.cli.session import Session
 from mcr.errors import McrError, SystemFault, UsageError
 from mcr.tap.pcapng import ETHERNET, INBOUND, OUTBOUND, RAW_IP, PcapngWriter
 from mcr.tap.rule_capture import Packet, RuleCapture, places_of
@@ -93,7 +94,7 @@ def run_capture(
                 show(packet)
                 shown[captured.places[packet.place].outgoing] += 1
         lost = sum(map(captured.lost, range(len(captured.places))))
-    click.echo(f"{shown[False]:,} packets in, {shown[True]:,} out, {lost:,} lost by the capture", err=True)
+    terminal.show(f"{shown[False]:,} packets in, {shown[True]:,} out, {lost:,} lost by the capture", err=True)
 
 
 @contextmanager

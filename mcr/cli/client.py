@@ -7,7 +7,6 @@ import contextlib
 import errno
 import json
 import os
-import shlex
 import socket
 import stat
 import struct
@@ -176,6 +175,8 @@ def _passing(error: McrError) -> McrError:
 
 
 def _connect_fault(path: str, origin: str, number: int) -> SystemFault:
+    import shlex  # noqa: PLC0415 - for this alone
+
     if number in {errno.EACCES, errno.EPERM}:
         return SystemFault("", number, *_access_hints(path, origin))
     states = {

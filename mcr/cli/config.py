@@ -13,7 +13,8 @@ import click
 from mcr.cli import completion
 from mcr.cli.command import Group
 from mcr.cli.failure import judging
-from mcr.cli.session import DEFAULT, Session, common_options
+from mcr.cli.options import common_options
+from mcr.cli.session import DEFAULT, Session
 from mcr.cli.tables import reasons
 from mcr.config.paths import CONFIGURATION
 from mcr.errors import UsageError

@@ -4,9 +4,10 @@ from typing import Any
 
 import click
 
-from mcr.cli import completion
+from mcr.cli import completion, terminal
 from mcr.cli.config import fault_lines, plain_faults
-from mcr.cli.session import Session, common_options
+from mcr.cli.options import common_options
+from mcr.cli.session import Session
 from mcr.errors import McrError
 from mcr.text.plurals import counted
 
@@ -36,7 +37,7 @@ def import_file(session: Session, program: str, file: str) -> None:
     session.show(result, lambda *_: text.removesuffix("\n"))
     if not session.json:  # it has them
         for line in fault_lines(imported.untranslated):
-            click.echo(line, err=True)
+            terminal.show(line, err=True)
     if imported.untranslated:
         raise McrError(
             f"Not all of {file} is translated: {counted(len(imported.untranslated), 'thing')} to see to",

@@ -7,10 +7,12 @@ from typing import Any
 
 import click
 
+from mcr.cli import terminal
 from mcr.cli.command import Command
 from mcr.cli.grid import table
+from mcr.cli.options import common_options
 from mcr.cli.quantities import duration
-from mcr.cli.session import Session, common_options
+from mcr.cli.session import Session
 from mcr.errors import McrError
 from mcr.text.visible import all_visible
 
@@ -67,7 +69,7 @@ def _follow(session: Session) -> None:
                     found = daemon.call("events", {"after": told})["events"]
                     with session.understand():
                         for event in found:
-                            click.echo(json.dumps(event) if session.json else _line(event))
+                            terminal.show(json.dumps(event) if session.json else _line(event))
                             told = event["number"]
                     seen = True
                     time.sleep(_INTERVAL)

@@ -7,6 +7,7 @@ from urllib.parse import quote, unquote
 import click
 
 import mcr
+from mcr.cli import terminal
 from mcr.cli.capture import run_capture
 from mcr.cli.failure import run
 from mcr.cli.session import Session
@@ -29,14 +30,14 @@ def extcap(
     """Called by Wireshark, which finds it in its directory of external capture tools."""
     session = Session()
     if lists:
-        click.echo(f"extcap {{version={mcr.__version__}}}")
+        terminal.show(f"extcap {{version={mcr.__version__}}}")
         for rule in session.call("list"):
             source = rule["input"]
             where = f"{with_port(source['group'], source['port'])} on {source['interface']}"
             words = f"MCR {rule['name'] or rule['rule_id']}: {where}"
-            click.echo(f"interface {{value={_PREFIX}{quote(rule['rule_id'], safe='')}}}{{display={_plain(words)}}}")
+            terminal.show(f"interface {{value={_PREFIX}{quote(rule['rule_id'], safe='')}}}{{display={_plain(words)}}}")
     elif link_types:
-        click.echo("dlt {number=1}{name=EN10MB}{display=As the interface has it}")
+        terminal.show("dlt {number=1}{name=EN10MB}{display=As the interface has it}")
     elif capture and interface and fifo:
         (rule,) = session.call("list", {"rule": unquote(interface.removeprefix(_PREFIX))})
         run_capture(session, rule, file=fifo)

@@ -1,15 +1,21 @@
-"""Failures of the commands of `mcrd` and `mcrctl`: one `Error: …` line, `hint: …` lines, an exit status."""
+"""Failures of the commands of `mcrd` and `mcrctl`: one `Error: …` line, `hint: …` lines, an exit status.
+
+Import-light: `mcr.cli.requests` needs it before click is there.
+"""
 
 import json
 import re
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from typing import TYPE_CHECKING
 
-import click
-
+from mcr.cli import terminal
 from mcr.errors import McrError, UsageError
 from mcr.text.visible import visible
+
+if TYPE_CHECKING:
+    import click
 
 _MORE_THREADS = (
     "allow more: ulimit -u; systemd's TasksMax=; --pids-limit of a container; clone3(2) where it is filtered"
@@ -20,8 +26,27 @@ _INTERRUPTED = 130  # what a shell reports for a command that Ctrl-C ended
 _NO_VERDICT = 3  # "unknown" of monitoring plugins
 
 
-def run(command: click.Command, name: str) -> int:
+def run(command: "click.Command", name: str) -> int:
     """Parse the command line, run the command, report its failure.
+
+    Returns:
+        The exit status.
+    """
+    import click  # noqa: PLC0415 - whose time is most of a command's
+
+    def act() -> object:
+        try:
+            return command.main(prog_name=name, standalone_mode=False)
+        except click.Abort:
+            return _INTERRUPTED
+        except click.UsageError as error:
+            raise usage_error(error) from None
+
+    return attempt(act)
+
+
+def attempt(act: Callable[[], object]) -> int:
+    """Do it, and report its failure.
 
     An `McrError`, or what the system refused, is reported alone or out of the exception groups of a nursery; a bug
     keeps its traceback.
@@ -30,11 +55,9 @@ def run(command: click.Command, name: str) -> int:
         The exit status.
     """
     try:
-        status = command.main(prog_name=name, standalone_mode=False)
-    except click.Abort:
+        status = act()
+    except KeyboardInterrupt:
         return _INTERRUPTED
-    except click.UsageError as error:
-        return report(usage_error(error))
     except Exception as error:
         worded = _words(error)
         if worded is None:
@@ -50,6 +73,8 @@ def judging() -> Iterator[None]:
     Raises:
         McrError: the failure.
     """
+    import click  # noqa: PLC0415
+
     try:
         yield
     except (McrError, click.UsageError, OSError) as error:
@@ -66,13 +91,13 @@ def report(error: McrError) -> int:
     Whether as JSON is looked up on the command line itself: it may be what could not be read.
     """
     if "--json" in sys.argv:
-        click.echo(json.dumps({"error": error.to_json()}), err=True)
+        terminal.show(json.dumps({"error": error.to_json()}), err=True)
         return error.exit_status
     for fault in error.faults:
-        click.echo(visible(fault.message), err=True)
-    click.echo(f"Error: {visible(error.message)}", err=True)
+        terminal.show(visible(fault.message), err=True)
+    terminal.show(f"Error: {visible(error.message)}", err=True)
     for hint in error.hints:
-        click.echo(f"hint: {visible(hint)}", err=True)
+        terminal.show(f"hint: {visible(hint)}", err=True)
     return error.exit_status
 
 
@@ -94,7 +119,7 @@ def _words(error: Exception) -> McrError | None:
     return None
 
 
-def _hints_for_extra(words: str, context: click.Context) -> Iterator[str]:
+def _hints_for_extra(words: str, context: "click.Context") -> Iterator[str]:
     """The option that was probably meant by a word in the place of an option."""
     options = {name for option in context.command.params for name in option.opts}
     if "--global" in options:
@@ -104,8 +129,10 @@ def _hints_for_extra(words: str, context: click.Context) -> Iterator[str]:
         yield NO_SPACE
 
 
-def usage_error(error: click.UsageError) -> UsageError:
+def usage_error(error: "click.UsageError") -> UsageError:
     """Click's complaint about a command line, as one line and hints."""
+    import click  # noqa: PLC0415
+
     possibilities = getattr(error, "possibilities", None)  # of an option or, since click 8.4, of a command
     message = error.message if possibilities else error.format_message()
     hints = []

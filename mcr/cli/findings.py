@@ -7,9 +7,10 @@ from typing import Any, Final
 
 import click
 
-from mcr.cli import completion
+from mcr.cli import completion, terminal
 from mcr.cli.command import Examination
-from mcr.cli.session import Session, common_options
+from mcr.cli.options import common_options
+from mcr.cli.session import Session
 from mcr.errors import McrError, SystemFault, UsageError
 from mcr.text.visible import visible
 
@@ -126,6 +127,6 @@ def findings_view(findings: Sequence[dict[str, Any]], _width: int | None) -> str
 
 
 def _line(finding: dict[str, Any]) -> str:
-    verdict = click.style(f"{finding['verdict']:<6}", fg=_COLOURS[finding["verdict"]])
+    verdict = terminal.style(f"{finding['verdict']:<6}", fg=_COLOURS[finding["verdict"]])
     remedy = f"; {finding['remedy']}" if finding["remedy"] else ""
     return f"{verdict}  {finding['what']} ({finding['evidence']}){remedy}"

@@ -3,8 +3,7 @@
 from collections.abc import Iterator, Sequence
 from typing import Any, Final
 
-import click
-
+from mcr.cli import terminal
 from mcr.cli.grid import table
 from mcr.cli.quantities import count
 
@@ -67,7 +66,7 @@ def milliseconds(seconds: float) -> str:
 def health_view(health: dict[str, Any]) -> str:
     """The health of one stream."""
     if health["reason"]:
-        return click.style(f"Stream in: not watched: {health['reason']}", fg="yellow")
+        return terminal.style(f"Stream in: not watched: {health['reason']}", fg="yellow")
     return "\n".join([f"Stream in ({health['kind']})", *_lines(health)])
 
 
@@ -95,4 +94,4 @@ def _lines(health: dict[str, Any]) -> Iterator[str]:
 
 def _counted(name: str, value: int, meaning: str) -> str:
     line = f"  {name:<12} {count(value):>19}"
-    return click.style(f"{line}  {meaning}", fg="yellow") if value and meaning else line
+    return terminal.style(f"{line}  {meaning}", fg="yellow") if value and meaning else line

@@ -3,12 +3,10 @@
 Rules of the module:
 
 1. It reads a command line and draws an answer. Values are judged by the daemon, which any client may ask.
-2. Every import here is paid by every command: rich and the modules of other commands come only when they are needed,
-   attrs and trio never.
+2. Every import here is paid by every command line that click reads (others: `mcr.cli.requests`): rich and the modules
+   of other commands come only when they are needed, attrs and trio never.
 """
 
-import errno
-import signal
 import sys
 import time
 from collections.abc import Callable
@@ -18,13 +16,12 @@ from typing import Any
 import click
 
 import mcr
-from mcr.cli import completion, tables
+from mcr.cli import completion, requests, tables, terminal
 from mcr.cli.command import Group
-from mcr.cli.failure import report, run
-from mcr.cli.session import Session, common_options, terminal_height, terminal_width
-from mcr.errors import McrError, SystemFault, UsageError
-from mcr.process import streams
-from mcr.text.visible import all_visible, visible
+from mcr.cli.options import common_options
+from mcr.cli.session import Session
+from mcr.errors import McrError, UsageError
+from mcr.text.visible import all_visible
 
 _WATCH_INTERVAL = 1
 _COST_OF_INGRESS = (
@@ -52,7 +49,7 @@ cli.add_later(add=f"{_RULE_CHANGES}:add", change=f"{_RULE_CHANGES}:change", remo
 @click.pass_obj
 def list_rules(session: Session, rule: str | None) -> None:
     """Show the rules, or one by its id or name."""
-    session.show(session.call("list", _which(rule)), tables.rules_view)
+    requests.list_rules(session, rule)
 
 
 @cli.command()
@@ -65,11 +62,12 @@ def stats(session: Session, rule: str | None, *, watch: bool) -> None:
 
     With RULE, an id or a name: what that rule matched, and what each of its outputs sent.
     """
-    which = _which(rule)
-    view = tables.rule_stats_view if which else tables.stats_view
     if not watch:
-        session.show(session.call("stats", which), view)
-    elif session.json or not sys.stdout.isatty():
+        requests.stats(session, rule)
+        return
+    which = requests.about(rule)
+    view = tables.rule_stats_view if which else tables.stats_view
+    if session.json or not sys.stdout.isatty():
         _watch(session, which, lambda result: session.show(result, lambda *given: f"{view(*given)}\n"))
     else:
         from rich.live import Live  # noqa: PLC0415
@@ -88,7 +86,7 @@ def stats(session: Session, rule: str | None, *, watch: bool) -> None:
 @click.pass_obj
 def list_workers(session: Session) -> None:
     """Show the worker processes."""
-    session.show(session.call("list_workers"), tables.workers_view)
+    requests.list_workers(session)
 
 
 @cli.command()
@@ -96,11 +94,7 @@ def list_workers(session: Session) -> None:
 @click.pass_obj
 def ping(session: Session) -> None:
     """Ask whether mcrd answers."""
-    with session.connect() as daemon:
-        started = time.perf_counter()
-        pong = daemon.call("ping")
-        milliseconds = (time.perf_counter() - started) * 1_000
-    session.show(pong, lambda *_: f"mcrd answered on {session.path} in {milliseconds:.1f} ms")
+    requests.ping(session)
 
 
 @cli.command()
@@ -108,21 +102,7 @@ def ping(session: Session) -> None:
 @click.pass_obj
 def version(session: Session) -> None:
     """Show the version of mcrctl and of mcrd."""
-    try:
-        daemon, state = session.call("version"), ""
-    except McrError as error:
-        daemon, state = None, f"mcrd cannot be asked: {visible(error.message)}"
-    session.show(
-        {"mcrctl": mcr.__version__, "mcrd": daemon},
-        lambda versions, _width: (
-            f"mcrctl {mcr.__version__}\n{_daemon_version(versions['mcrd']) if versions['mcrd'] else state}"
-        ),
-    )
-
-
-def _daemon_version(daemon: dict[str, Any]) -> str:
-    since = f", since {daemon['started']}" if "started" in daemon else ""
-    return f"mcrd {daemon['version']}, process {daemon['pid']}, protocol {daemon['protocol']}{since}"
+    requests.version(session)
 
 
 @cli.command()
@@ -130,7 +110,7 @@ def _daemon_version(daemon: dict[str, Any]) -> str:
 @click.pass_obj
 def settings(session: Session) -> None:
     """Show mcrd's settings and where each comes from."""
-    session.show(session.call("settings"), tables.settings_view)
+    requests.settings(session)
 
 
 @cli.group("log-level", no_args_is_help=False)
@@ -195,21 +175,6 @@ cli.add_later(
 )
 
 
-def main() -> None:
-    """The entry point, called by `mcr.cli.start`."""
-    streams.open_standard_descriptors()
-    streams.report_errors()
-    if sys.stdout is None:
-        sys.exit(report(SystemFault("Cannot write to standard output", errno.EBADF)))
-    signal.signal(signal.SIGPIPE, signal.SIG_DFL)  # `mcrctl list | head` ends quietly, as other tools do
-    sys.exit(run(cli, "mcrctl"))
-
-
-def _which(rule: str | None) -> dict[str, str] | None:
-    """Parameters of a request about one rule, or about all."""
-    return None if rule is None else {"rule": rule}
-
-
 def _watch(session: Session, which: dict[str, str] | None, show: Callable[[Any], None]) -> None:
     """Show the statistics once per second until Ctrl-C, which ends it and is no failure.
 
@@ -228,7 +193,7 @@ def _watch(session: Session, which: dict[str, str] | None, show: Callable[[Any],
                 if not (seen and error.passing):
                     raise
             if not waits:
-                click.echo("mcrd has gone: waiting for the next one", err=True)
+                terminal.show("mcrd has gone: waiting for the next one", err=True)
             waits = True
             time.sleep(_WATCH_INTERVAL)
 
@@ -236,12 +201,12 @@ def _watch(session: Session, which: dict[str, str] | None, show: Callable[[Any],
 def _statistics(session: Session, which: dict[str, str] | None, result: Any) -> str:
     with session.understand():
         if which:
-            return tables.cut(tables.rule_stats_view(all_visible(result), terminal_width()), terminal_height())
-        return tables.watched_view(all_visible(result), terminal_width(), terminal_height())
+            return tables.cut(tables.rule_stats_view(all_visible(result), terminal.width()), terminal.height())
+        return tables.watched_view(all_visible(result), terminal.width(), terminal.height())
 
 
 def _note_cost(session: Session, levels: dict[str, str]) -> None:
     """Say what these levels cost beside lines."""
     with session.understand():
         if not session.json and levels.get("ingress") in {"debug", "trace"}:
-            click.echo(_COST_OF_INGRESS, err=True)
+            terminal.show(_COST_OF_INGRESS, err=True)

@@ -17,10 +17,11 @@ from typing import Any, Final
 import click
 
 import mcr
-from mcr.cli import completion, tables
+from mcr.cli import completion, tables, terminal
 from mcr.cli.command import Command
 from mcr.cli.findings import ask_doctor, findings_view
-from mcr.cli.session import Session, common_options
+from mcr.cli.options import common_options
+from mcr.cli.session import Session
 from mcr.errors import McrError, SystemFault, UsageError
 from mcr.text.visible import all_visible, visible
 
@@ -109,7 +110,7 @@ def _compose(session: Session, title: str) -> str:
     }
     parts = [f"{title}\n\n{_HEAD}"]
     parts += [f"== {name} ==\n\n{_section(write)}\n" for name, write in sections.items()]
-    return "\n".join(map(visible, click.unstyle("\n".join(parts)).split("\n")))
+    return "\n".join(map(visible, terminal.unstyle("\n".join(parts)).split("\n")))
 
 
 def _section(write: Callable[[], str]) -> str:

@@ -6,12 +6,13 @@ from typing import Any
 
 import click
 
-from mcr.cli import completion
+from mcr.cli import completion, terminal
 from mcr.cli.batch import Batch, in_order, is_about_rules, name_places, read_batch, sum_up, value_faults
 from mcr.cli.command import Command
 from mcr.cli.failure import NO_SPACE
+from mcr.cli.options import common_options
 from mcr.cli.rule_words import health_option, outputs_params, rule_options, rule_params
-from mcr.cli.session import Session, common_options
+from mcr.cli.session import Session
 from mcr.errors import McrError, RuleNotFound, UsageError, together
 from mcr.text.plurals import counted
 from mcr.text.visible import all_visible
@@ -195,7 +196,7 @@ def remove(
     with session.understand():
         for rule in all_visible(removed if isinstance(removed, list) else [removed]):
             for remark in rule.get("warnings", ()):
-                click.echo(f"Note: rule {rule['rule_id']}: {remark}", err=True)
+                terminal.show(f"Note: rule {rule['rule_id']}: {remark}", err=True)
     if everything:
         _note_what_stays(session)
 
@@ -221,7 +222,7 @@ def _note_what_stays(session: Session) -> None:
     if names:
         more = f" and {len(names) - _NAMED:,} more" if len(names) > _NAMED else ""
         rules = f"{counted(len(names), 'rule')} of configuration files {'stays' if len(names) == 1 else 'stay'}"
-        click.echo(f"Note: {rules}: {', '.join(names[:_NAMED])}{more}", err=True)
+        terminal.show(f"Note: {rules}: {', '.join(names[:_NAMED])}{more}", err=True)
 
 
 def _ids_of(session: Session, rules: tuple[str, ...]) -> tuple[str, ...]:
@@ -268,7 +269,7 @@ def _warn(session: Session, added: list[dict[str, Any]]) -> None:
                     said.setdefault(what, []).append(rule["rule_id"])
     for what, rules in said.items():
         others = f" (and {len(rules) - 1:,} more rules)" if len(rules) > 1 else ""
-        click.echo(f"Warning: rule {rules[0]}{others}: {what}", err=True)
+        terminal.show(f"Warning: rule {rules[0]}{others}: {what}", err=True)
 
 
 def _check_active(session: Session, added: list[dict[str, Any]]) -> None:

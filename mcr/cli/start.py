@@ -17,13 +17,14 @@ def main() -> None:
     if hears:
         signal.signal(signal.SIGINT, signal.SIG_DFL)
     gc.disable()
-    from mcr.cli import mcrctl  # noqa: PLC0415 - takes a while
+    from mcr.cli import requests  # noqa: PLC0415 - takes a while
 
+    command = requests.chosen(sys.argv[1:])
     gc.freeze()
     gc.enable()
     try:
         if hears:
             signal.signal(signal.SIGINT, signal.default_int_handler)
-        mcrctl.main()
+        requests.main(command)
     except KeyboardInterrupt:
         sys.exit(_INTERRUPTED)

@@ -11,7 +11,7 @@ import trio
 from click.core import ParameterSource
 
 from mcr import __version__
-from mcr.cli import completion
+from mcr.cli import completion, terminal
 from mcr.cli.command import Command, Group
 from mcr.cli.config import fault_lines, refuse_faults
 from mcr.config.file import ConfigurationPaths
@@ -122,7 +122,7 @@ def supervisor(context: click.Context, /, config_paths: tuple[str, ...], *, take
     paths = configuration_paths(config_paths, given)
     configuration = paths.read()
     for line in fault_lines(configuration.faults):
-        click.echo(line, err=True)
+        terminal.show(line, err=True)
     refuse_faults(configuration.faults)
     given = {**given, Source.FILE: configuration.settings, Source.ENVIRONMENT: environment(configuration.settings)}
     settings = settings_from(given)

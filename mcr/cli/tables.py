@@ -10,8 +10,7 @@ Rules of the module:
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, Final
 
-import click
-
+from mcr.cli import terminal
 from mcr.cli.grid import clip, fits, table
 from mcr.cli.health import health_table, health_view
 from mcr.cli.quantities import count, duration, endpoint, input_text, megabits, rate, size
@@ -102,7 +101,7 @@ def reasons(rules: Sequence[Any]) -> list[str]:
     lines = []
     for what, those in said.items():
         more = f" and {len(those) - _NAMED:,} more" if len(those) > _NAMED else ""
-        lines.append(click.style(f"{', '.join(those[:_NAMED])}{more}: {what}", fg=_NOTE))
+        lines.append(terminal.style(f"{', '.join(those[:_NAMED])}{more}: {what}", fg=_NOTE))
     return ["", *lines] if lines else []
 
 
@@ -218,7 +217,7 @@ def _block(title: str, values: dict[str, Any], names: Iterable[str], **rates: st
         line = f"  {name:<12} {count(value):>19}"
         if value and name in _CAUSES:
             colour, cause = _CAUSES[name]
-            line = click.style(f"{line}  {cause}", fg=colour)
+            line = terminal.style(f"{line}  {cause}", fg=colour)
         elif name in rates:
             line = f"{line}  {rates[name]}"
         lines.append(line)

@@ -9,10 +9,12 @@ from typing import Any
 
 import click
 
+from mcr.cli import terminal
 from mcr.cli.client import Client
 from mcr.cli.command import Command
 from mcr.cli.keys import CLOSED, draw, keys_as_pressed, read_keys, whole_screen
-from mcr.cli.session import Session, common_options, terminal_height, terminal_width
+from mcr.cli.options import common_options
+from mcr.cli.session import Session
 from mcr.cli.top_view import ORDERS, Top
 from mcr.errors import McrError
 from mcr.text.visible import visible
@@ -43,7 +45,7 @@ def top(session: Session, sort: str, text: str, count: int | None) -> None:
     """
     shown = Top(sort, text, blocks=_has_blocks())
     readings = _readings(session)
-    if session.json or not (sys.stdout.isatty() and terminal_height()):
+    if session.json or not (sys.stdout.isatty() and terminal.height()):
         _print(session, shown, readings, count or 1)
         return
     with suppress(KeyboardInterrupt):
@@ -113,7 +115,7 @@ def _show(shown: Top, first: Reading, readings: Iterator[Reading], count: int | 
         shown.take(reading)
         due = time.monotonic() + _pause(reading)
         while True:
-            draw(shown.frame(terminal_width() or 80, terminal_height() or 24))
+            draw(shown.frame(terminal.width() or 80, terminal.height() or 24))
             for key in read_keys(due - time.monotonic()):
                 if key == CLOSED or not shown.press(key):
                     return
@@ -129,14 +131,14 @@ def _print(session: Session, shown: Top, readings: Iterator[Reading], count: int
         left = count
         for reading in readings:
             if reading.away:
-                click.echo(f"mcrd is away, top waits for it: {visible(reading.away)}", err=True)
+                terminal.show(f"mcrd is away, top waits for it: {visible(reading.away)}", err=True)
                 time.sleep(_INTERVAL)
                 continue
             with session.understand():
                 shown.take(reading)
                 whole = {"stats": reading.stats, "rules": reading.rules}
                 text = json.dumps(whole) if session.json else "\n".join([*shown.text(), ""])
-            click.echo(text)
+            terminal.show(text)
             left -= 1
             if not left:
                 return

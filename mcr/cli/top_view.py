@@ -13,8 +13,7 @@ from collections.abc import Callable, Iterator, Sequence
 from datetime import UTC, datetime
 from typing import Any, Final, Protocol
 
-import click
-
+from mcr.cli import terminal
 from mcr.cli.grid import clip, columns
 from mcr.cli.quantities import duration, endpoint, input_text, megabits, rate, size
 from mcr.cli.tables import rule_stats_view
@@ -195,10 +194,10 @@ class Top:
     def text(self) -> Iterator[str]:
         """All of it, for a pipe."""
         width = 120
-        yield from (click.unstyle(line).rstrip() for line in self._head(0))
+        yield from (terminal.unstyle(line).rstrip() for line in self._head(0))
         yield ""
-        yield click.unstyle(self._title(width, marked=False))
-        yield from (click.unstyle(self._row(row, width, marked=None)) for row in self._ordered)
+        yield terminal.unstyle(self._title(width, marked=False))
+        yield from (terminal.unstyle(self._row(row, width, marked=None)) for row in self._ordered)
 
     def _head(self, width: int) -> Iterator[str]:
         yield self._summary()
@@ -213,11 +212,11 @@ class Top:
 
     def _summary(self) -> str:
         if self._away:
-            return click.style(f"mcrd is away, top waits for it: {visible(self._away)}", fg="red", bold=True)
+            return terminal.style(f"mcrd is away, top waits for it: {visible(self._away)}", fg="red", bold=True)
         states = [row.view["state"] for row in self._rows.values()]
         bad = len([state for state in states if state not in {"active", ""}])
         rules = f"{counted(len(states), 'rule')}, " if states else "no rules"
-        told = click.style(f"{bad:,} not active", fg="red") if bad else "all active" if states else ""
+        told = terminal.style(f"{bad:,} not active", fg="red") if bad else "all active" if states else ""
         return f"mcrd{_uptime(self._started)}: {rules}{told}, {counted(len(self._stats['workers']), 'worker')}"
 
     def _lost(self) -> str:
@@ -228,7 +227,7 @@ class Top:
             moves = f" (+{self._new[name]:,})" if self._new[name] else ""
             loss = name not in _ALSO_SHOWN
             colour = "red" if moves and loss else "yellow" if moves or loss else None
-            parts.append(click.style(f"{name} {value:,}{moves}", fg=colour, bold=bool(moves and loss)))
+            parts.append(terminal.style(f"{name} {value:,}{moves}", fg=colour, bold=bool(moves and loss)))
         return f"lost {'  '.join(parts)}" if parts else "lost nothing"
 
     def _not_active(self) -> Iterator[str]:
@@ -239,9 +238,9 @@ class Top:
         for (state, why), names in [*said.items()][:_REASONS]:
             more = f" and {len(names) - _NAMED:,} more" if len(names) > _NAMED else ""
             line = f"{len(names):,} {state}: {visible(why)} ({visible(', '.join(names[:_NAMED]))}{more})"
-            yield click.style(line, fg="yellow")
+            yield terminal.style(line, fg="yellow")
         if len(said) > _REASONS:
-            yield click.style(f"and {len(said) - _REASONS:,} more reasons: s sorts by state", fg="yellow")
+            yield terminal.style(f"and {len(said) - _REASONS:,} more reasons: s sorts by state", fg="yellow")
 
     def _table(self, width: int, room: int) -> Iterator[str]:
         yield self._title(width, marked=True)
@@ -267,15 +266,15 @@ class Top:
         stats, state = row.stats, row.view["state"]
         shown_state = f"{state:<8}"
         if state not in {"active", ""}:
-            shown_state = click.style(shown_state, fg="red" if state == "waiting" else "yellow")
+            shown_state = terminal.style(shown_state, fg="red" if state == "waiting" else "yellow")
         errors = f"{_short(stats['errors']):>9}"
         if stats["errors"]:
-            errors = click.style(errors, fg="red" if row.new_errors else "yellow", bold=bool(row.new_errors))
+            errors = terminal.style(errors, fg="red" if row.new_errors else "yellow", bold=bool(row.new_errors))
         cells = f"{rate(stats['pps']):>9} {megabits(stats['bps']):>9} {errors} {duration(stats['last_packet_ago']):>7}"
         label = self._fit(visible(row.name), name)
         label += " " * (name - columns(label))
         if marked:
-            label = click.style(label, reverse=True)
+            label = terminal.style(label, reverse=True)
         mark = "" if marked is None else "> " if marked else "  "
         return f"{mark}{label}  {shown_state} {cells}{'' if marked is None else self._curve(row.rates, curve)}"
 
@@ -300,7 +299,7 @@ class Top:
             return f"filter: {visible(self._filter)}_   enter keeps it, escape drops it"
         shown = f"   filter: {visible(self._filter)} ({len(self._ordered):,})" if self._filter else ""
         keys = "q quit  escape back" if self._alone else _HELP
-        return click.style(f"{keys}   sort: {self._order}{shown}", dim=True)
+        return terminal.style(f"{keys}   sort: {self._order}{shown}", dim=True)
 
     def _curve(self, rates: Sequence[float], width: int) -> str:
         """A line of blocks, as high as the rates were, the newest at the right."""

@@ -8,8 +8,9 @@ import click
 from mcr.cli.command import Command
 from mcr.cli.completion import interfaces
 from mcr.cli.grid import table
+from mcr.cli.options import common_options
 from mcr.cli.quantities import count, megabits, rate
-from mcr.cli.session import Session, common_options
+from mcr.cli.session import Session
 from mcr.text.addresses import with_port
 from mcr.text.plurals import counted
 

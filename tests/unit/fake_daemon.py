@@ -7,7 +7,7 @@ from typing import Any, Self
 import attrs
 import pytest
 
-from mcr.cli import failure, mcrctl, session
+from mcr.cli import requests, session
 
 VIEW: dict[str, Any] = {
     "rule_id": "dcfca9531161",
@@ -98,7 +98,7 @@ def run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> 
 
     def run(*args: str) -> tuple[int, str, list[str]]:
         monkeypatch.setattr(sys, "argv", ["mcrctl", *args])
-        status = failure.run(mcrctl.cli, "mcrctl")
+        status = requests.chosen(args)()
         captured = capsys.readouterr()
         return status, captured.out, captured.err.splitlines()
 

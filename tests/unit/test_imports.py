@@ -1,4 +1,4 @@
-"""What the processes of mcrd import before they do anything: that is most of what a start costs."""
+"""What programs import before they do anything: that is most of what a start costs."""
 
 import subprocess
 import sys
@@ -26,3 +26,22 @@ def test_a_worker_imports_what_it_runs() -> None:
     ours |= {"mcr.cli.mcrd", "mcr.process.signals", "mcr.process.streams", "mcr.worker.main"}
     assert {each for each in modules if each.startswith("mcr") and "_native" not in each} == ours
     assert not {"trio", "attr", "multiprocessing", "logging", "pathlib", "json", "subprocess", "asyncio"} & modules
+
+
+def test_a_plain_request_imports_no_more_than_it_takes_to_ask() -> None:
+    """`mcrctl ping` of somebody whose machine is in trouble. click alone takes longer than all that is left."""
+    modules = imported("socket, json; from mcr.cli import requests; requests.chosen(['ping'])")
+    ours = {"mcr.config.paths", "mcr.errors", "mcr.process.accounts", "mcr.process.streams", "mcr.text.visible"}
+    ours |= {f"mcr.cli.{each}" for each in ("client", "failure", "requests", "session", "terminal")}
+    packages = {"mcr", "mcr.cli", "mcr.config", "mcr.process", "mcr.text"}
+    assert {each for each in modules if each.startswith("mcr")} == ours | packages
+    assert not {"click", "attr", "cattrs", "rich", "trio", "inspect", "copy", "shlex", "pathlib", "ipaddress"} & modules
+
+
+def test_what_click_reads_imports_neither_attrs_nor_rich() -> None:
+    """Of the other commands only the one that is called."""
+    modules = imported("mcr.cli.mcrctl")
+    assert "click" in modules
+    others = {f"mcr.cli.{each}" for each in ("batch", "config", "findings", "report", "rule_changes", "rule_words")}
+    slow = {"trio", "attr", "cattrs", "rich", "mcr.model", "mcr.control.wire", "logging", "asyncio"}
+    assert not (others | slow | {"ipaddress", "pathlib"}) & modules

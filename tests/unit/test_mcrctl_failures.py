@@ -14,7 +14,7 @@ import pytest
 
 import mcr
 from fake_daemon import ADD, INPUT, Daemon, Run
-from mcr.cli import failure, mcrctl
+from mcr.cli import failure, mcrctl, terminal
 from mcr.errors import McrError, SystemFault
 
 
@@ -190,17 +190,6 @@ def test_a_bug_out_of_a_nursery_is_not_hidden_by_an_error(monkeypatch: pytest.Mo
         failure.run(fail_with(ExceptionGroup("", [McrError("error"), ZeroDivisionError()])), "mcrd")
 
 
-def test_nothing_slow_is_imported() -> None:
-    slow = {"trio", "attrs", "attr", "cattrs", "rich", "mcr.model", "mcr.control.wire", "logging", "asyncio"}
-    slow |= {"ipaddress", "pathlib"}
-    slow |= {f"mcr.cli.{other}" for other in ("batch", "config", "findings", "report", "rule_changes", "rule_words")}
-    code = f"import sys; sys.path[:] = {[str(Path(mcr.__file__).parents[1]), *sys.path]}; "  # -S: what the virtual
-    code += "import mcr.cli.mcrctl; print(*sys.modules)"  # environment imports is not mcrctl's
-    python = [sys.executable, "-S", "-c", code]
-    loaded = subprocess.run(python, check=True, capture_output=True, text=True).stdout.split()
-    assert slow.isdisjoint(loaded)
-
-
 def test_no_garbage_is_looked_for_while_modules_are_imported() -> None:
     code = "import gc; from mcr.cli import start; looked = []; gc.callbacks.append(lambda *_: looked.append(1)); "
     code += "freeze = gc.freeze; gc.freeze = lambda: (freeze(), print('looked', len(looked))); start.main()"
@@ -242,13 +231,13 @@ def test_change_whose_answer_cannot_be_written_was_carried_out(
     for words, hints in ((ADD, ["hint: the change was carried out all the same"]), (("list",), [])):
         monkeypatch.setattr(sys, "argv", ["mcrctl", *words])
         with monkeypatch.context() as patch:
-            patch.setattr(click, "echo", refuse)
+            patch.setattr(terminal, "show", refuse)
             with pytest.raises(SystemFault) as caught:
                 mcrctl.cli.main(standalone_mode=False)
         assert [f"hint: {each}" for each in caught.value.hints] == hints
 
 
-@pytest.mark.parametrize("moment", ["mcr.cli.mcrctl", "mcr.cli.tables"])
+@pytest.mark.parametrize("moment", ["mcr.cli.requests", "mcr.cli.client"])
 def test_ctrl_c_while_it_is_imported_ends_it_without_a_word(moment: str) -> None:
     code = (
         "import os, signal, sys\n"

@@ -1,0 +1,82 @@
+"""Plain command lines, which are read without click: they mean the same as if it read them."""
+
+import re
+import sys
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from fake_daemon import Daemon
+from mcr.cli import failure, mcrctl, requests, session
+
+COMMANDS = [*requests.ABOUT_A_RULE, *requests.ABOUT_ALL]
+WORDS = [
+    "--json",
+    "--control-socket",
+    "/run/other",
+    "cam",
+    "",
+    "--",
+    "-",
+    "-h",
+    "--watch",
+    "--control-socket=/a",
+    "add",
+]
+
+
+def done(capsys: pytest.CaptureFixture[str], arguments: list[str], *, by_click: bool) -> tuple[Any, ...]:
+    """What a command line does: its status, what it prints, what is asked, and where."""
+    daemon = Daemon()
+    daemon.results["settings"] = []
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(session, "Client", daemon.connect)
+        patch.setattr(sys, "argv", ["mcrctl", *arguments])
+        status = failure.run(mcrctl.cli, "mcrctl") if by_click else requests.chosen(arguments)()
+    printed = capsys.readouterr()
+    return status, re.sub(r"in [\d.]+ ms", "", printed.out), printed.err, daemon.calls, daemon.path
+
+
+def test_it_is_one_command_whoever_reads_it(capsys: pytest.CaptureFixture[str]) -> None:
+    plain = set()
+
+    @given(st.lists(st.sampled_from(COMMANDS + WORDS), max_size=5))
+    def same(arguments: list[str]) -> None:
+        if requests.plain(arguments):
+            plain.add(next(each for each in arguments if each in COMMANDS))
+            assert done(capsys, arguments, by_click=False) == done(capsys, arguments, by_click=True)
+
+    same()
+    assert plain
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_a_plain_command_line_is_read_without_click(capsys: pytest.CaptureFixture[str], command: str) -> None:
+    rule = [["cam"]] if command in requests.ABOUT_A_RULE else []
+    for words in ([], *rule):
+        for arguments in (
+            [command, *words],
+            ["--json", command, *words],
+            ["--control-socket", "/a", command, "--json"],
+        ):
+            assert requests.plain(arguments)
+            if command == "stats" and words:  # whose view is of a rule
+                continue
+            assert done(capsys, arguments, by_click=False) == done(capsys, arguments, by_click=True)
+
+
+NOT_PLAIN = ["", "add", "ping cam", "list a b", "stats --watch", "--help", "list -- -a", "ping -"]
+NOT_PLAIN += ["--control-socket --json ping", "ping --control-socket", "--control-socket=/a ping"]
+NOT_PLAIN += ["--control-socket /a ping --control-socket /b"]
+
+
+@pytest.mark.parametrize("line", NOT_PLAIN)
+def test_what_is_not_plain_is_left_to_click(line: str) -> None:
+    assert requests.plain(line.split()) is None
+
+
+def test_who_completes_a_command_line_carries_nothing_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("_MCRCTL_COMPLETE", "bash_complete")
+    assert requests.plain(["ping"]) is None

@@ -46,6 +46,7 @@ class Forked:
         *,
         environment: Mapping[str, str] | None = None,
         kept: Mapping[str, int] | None = None,
+        forks_workers: bool = False,
     ) -> None:
         """Start it.
 
@@ -56,6 +57,7 @@ class Forked:
             standard: its descriptors 0, 1 and 2.
             environment: None: this process's.
             kept: more descriptors, by their names: as a service manager passes them (sd_listen_fds(3)).
+            forks_workers: it forks its worker processes instead of executing Python for each.
         """
         self._words = [os.fspath(word) for word in words]
         request = {
@@ -63,6 +65,7 @@ class Forked:
             "environment": {**(os.environ if environment is None else environment)},
             "directory": str(Path.cwd()),
             "kept": ":".join(kept or {}),
+            "forks_workers": forks_workers,
         }
         self._report, reports = os.pipe()
         self.pid = _forker(program).fork(

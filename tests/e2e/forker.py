@@ -7,20 +7,24 @@ end with it.
 import ctypes
 import fcntl
 import gc
+import io
 import json
 import os
 import selectors
 import signal
 import socket
 import sys
-from collections.abc import Callable
-from typing import Any
+import traceback
+from collections.abc import Callable, Sequence
+from multiprocessing import util
+from typing import Any, NoReturn
 
 _CLONE_NEWNET = 0x40000000
 _PR_SET_PDEATHSIG = 1
 _REQUEST_BYTES = 1 << 17
 _DESCRIPTORS = 253  # that one message carries (SCM_MAX_FD)
 _FIRST_KEPT = 3  # sd_listen_fds(3)
+_STANDARD = 3
 _BEYOND = 1000
 
 _libc = ctypes.CDLL(None, use_errno=True)
@@ -28,11 +32,14 @@ _main = sys.modules["__main__"]  # kept alive
 
 
 def mcrd() -> Callable[[], None]:
-    """Import it, as bin/mcrd would have it done."""
+    """Import it, as bin/mcrd would have it done, and what it imports soon after its start."""
+    import pyroute2  # noqa: PLC0415
+
     from mcr.cli import failure, mcrd, supervisor  # noqa: PLC0415
 
     assert failure
     assert supervisor
+    assert pyroute2
     sys.modules["__main__"] = mcrd  # which worker processes import as theirs
     return mcrd.main
 
@@ -123,7 +130,54 @@ def become(request: dict[str, Any], network: int, *others: int) -> None:
         os.environ.update({"LISTEN_PID": str(os.getpid()), "LISTEN_FDS": count, "LISTEN_FDNAMES": kept})
     signal.signal(signal.SIGINT, signal.default_int_handler)
     signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+    if request["forks_workers"]:
+        util.spawnv_passfds = fork_worker
     sys.argv = request["words"]
+
+
+def fork_worker(path: bytes, args: Sequence[Any], passfds: Sequence[int]) -> int:
+    """Fork a worker process instead of executing Python; what multiprocessing would have it run it runs all the same.
+
+    It inherits what it would inherit over execve(2), but for the memory: descriptors of standard streams and those
+    passed, the signals that are blocked and ignored, rights, limits. Of mcrd's objects none is finalized in it.
+
+    Args:
+        path: of Python.
+        args: ``python OPTION… -c CODE --multiprocessing-fork``.
+        passfds: descriptors that it has.
+
+    Returns:
+        Its pid.
+    """
+    pid = os.fork()
+    return pid or run_worker(args[args.index("-c") + 1], passfds)
+
+
+def run_worker(code: str, kept: Sequence[int]) -> NoReturn:
+    """Be the process that would have been executed."""
+    status = 1
+    try:
+        gc.disable()
+        signal.set_wakeup_fd(-1)
+        for number in signal.valid_signals():
+            if callable(signal.getsignal(number)):
+                signal.signal(number, signal.SIG_DFL)
+        last = _STANDARD - 1
+        for each in [*sorted(each for each in kept if each >= _STANDARD), os.sysconf("SC_OPEN_MAX")]:
+            os.closerange(last + 1, each)
+            last = each
+        # Another thread may have held these streams' locks.
+        sys.stdout, sys.stderr = (
+            io.TextIOWrapper(io.FileIO(each, "w", closefd=False), write_through=True) for each in (1, 2)
+        )
+        sys.argv = ["-c", "--multiprocessing-fork"]
+        exec(code, {"__name__": "__main__"})  # noqa: S102
+    except SystemExit as end:
+        status = end.code if isinstance(end.code, int) else 0
+    except BaseException:  # noqa: BLE001 - as the interpreter does
+        traceback.print_exc()
+    finally:
+        os._exit(status)
 
 
 def check(result: int) -> None:

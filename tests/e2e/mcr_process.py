@@ -54,6 +54,7 @@ class Mcr(DaemonProcess):
         prefix: Sequence[str | Path] = (),
         *,
         executed: bool = False,
+        executes_workers: bool = False,
         kept: Mapping[str, int] | None = None,
         **process_options: Any,
     ) -> None:
@@ -66,6 +67,8 @@ class Mcr(DaemonProcess):
             prefix: a command that runs it.
             executed: have it started as a shell would, because the start is what matters. It is, too, if there are
                 options of the process, or a prefix other than ``env NAME=VALUE…``; otherwise it is forked.
+            executes_workers: have a forked one start its workers as it does outside of tests, because their start is
+                what matters; otherwise it forks them.
             kept: descriptors that a service manager has kept, by their names; for one that is forked.
             process_options: see `Namespace.popen`.
         """
@@ -75,6 +78,7 @@ class Mcr(DaemonProcess):
         self._prefix = prefix
         self._process_options = process_options
         self._executed = executed
+        self._executes_workers = executes_workers
         self._kept = kept
         self.stop_seconds = 10.0
         self.leaves_workers = False
@@ -100,7 +104,10 @@ class Mcr(DaemonProcess):
         with self.log_file.open("a") as log, Path(os.devnull).open() as nothing:
             standard = nothing.fileno(), _STANDARD_OUTPUT, log.fileno()
             self.process = Forked(
-                "mcrd", self._mcrd(options), self.namespace, standard, environment=environment, kept=self._kept
+                *("mcrd", self._mcrd(options), self.namespace, standard),
+                environment=environment,
+                kept=self._kept,
+                forks_workers=not self._executes_workers,
             )
         return self.process
 

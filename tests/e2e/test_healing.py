@@ -71,7 +71,7 @@ def test_stream_goes_on_over_the_death_of_its_worker(
 
 def test_what_waits_in_the_sockets_is_forwarded_by_the_successor(plant: Plant, make_mcr: MakeMcr) -> None:
     """Packets that arrive while there is no worker at all are not lost."""
-    mcr = make_mcr(plant.relay).start()
+    mcr = make_mcr(plant.relay, executes_workers=True).start()
     mcr.add("in0:239.1.1.1:5000", "239.2.2.2:6000:out0")
     (pid,) = mcr.worker_pids()
     receiver = Receiver(plant.receiver, "239.2.2.2:6000@rx0=239.1.1.1:5000", count=2000)
@@ -85,7 +85,7 @@ def test_what_waits_in_the_sockets_is_forwarded_by_the_successor(plant: Plant, m
 
 def test_successor_was_waiting_for_its_moment(plant: Plant, make_mcr: MakeMcr) -> None:
     """One standby process for all workers, started before it is needed; and when it is taken, another."""
-    mcr = make_mcr(plant.relay).start(2, "--log-level", "debug")
+    mcr = make_mcr(plant.relay, executes_workers=True).start(2, "--log-level", "debug")
     assert mcr.process is not None
     for death in range(3):  # each worker that starts sees to it
         told = 2 + death
@@ -102,7 +102,7 @@ def test_successor_was_waiting_for_its_moment(plant: Plant, make_mcr: MakeMcr) -
 @pytest.mark.parametrize("signum", [signal.SIGKILL, signal.SIGTERM])
 def test_standby_process_that_is_ended_is_not_missed(plant: Plant, make_mcr: MakeMcr, signum: signal.Signals) -> None:
     """SIGTERM it ignores: who stops a process group sends it to all. Without a standby mcrd goes on, ends in order."""
-    mcr = make_mcr(plant.relay).start(1, "--log-level", "debug")
+    mcr = make_mcr(plant.relay, executes_workers=True).start(1, "--log-level", "debug")
     wait_until(lambda: "a standby process is ready" in mcr.log(), "a standby")
     assert mcr.process is not None
     (standby,) = set(children_of(mcr.process.pid)) - set(mcr.worker_pids())
@@ -154,7 +154,7 @@ def test_worker_that_hangs_is_replaced(plant: Plant, make_mcr: MakeMcr, settings
 
 
 def test_worker_has_no_privileges(plant: Plant, make_mcr: MakeMcr) -> None:
-    mcr = make_mcr(plant.relay).start(2)
+    mcr = make_mcr(plant.relay, executes_workers=True).start(2)
     for pid in mcr.worker_pids():
         status = dict(line.split(":\t", 1) for line in Path(f"/proc/{pid}/status").read_text().splitlines())
         assert {int(status[name], 16) for name in ("CapInh", "CapPrm", "CapEff", "CapAmb")} == {0}

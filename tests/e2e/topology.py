@@ -33,11 +33,12 @@ def daemons() -> Iterator[list[Mcr]]:
 
 @pytest.fixture
 def make_mcr(daemons: list[Mcr], tmp_path: Path, request: pytest.FixtureRequest) -> MakeMcr:
-    """Make daemons. Where nothing runs beside them they have to stop within two seconds."""
+    """Make daemons. Where nothing runs beside them they start workers as ever, and have to stop within two seconds."""
+    alone = request.node.get_closest_marker("alone") is not None
 
     def make(namespace: Namespace, name: str = "mcr", **options: object) -> Mcr:
-        made = Mcr(namespace, tmp_path, name, **options)  # type: ignore[arg-type]
-        if request.node.get_closest_marker("alone"):
+        made = Mcr(namespace, tmp_path, name, **{"executes_workers": alone} | options)  # type: ignore[arg-type]
+        if alone:
             made.stop_seconds = 2.0
         daemons.append(made)
         return made

@@ -34,12 +34,20 @@ OUT = MACS + b"\x08\x00"
 
 CAPABILITIES = "-all,+bpf,+net_admin,+net_raw"
 LOAD = """
+from ipaddress import IPv4Address
+from mcr.model.flow import Flow
+from mcr.model.health import Health
 from mcr.net.filter.ebpf import EbpfFilters
 from mcr.net.filter.path import KernelPath
+from mcr.net.filter.tap import StreamTap
 from mcr.process.descriptor_store import DescriptorStore
 from mcr.shm.kernel_counters import KernelCounters
 store = DescriptorStore()
-filters = EbpfFilters(store, KernelPath(2, KernelCounters.make(store)), suppress=True)
+tap = StreamTap()
+filters = EbpfFilters(store, KernelPath(2, KernelCounters.make(store)), tap, suppress=True)
+tap.begin(0, Health.TS)
+tap.tell(0, 0, Flow(IPv4Address("239.1.1.1"), 5000))
+filters._load(0, 0)
 print(filters.unsuppressed, end="")
 """
 

@@ -40,6 +40,16 @@ static uint32_t put_datagram(uint8_t *at, uint16_t *sequence, uint8_t *counter)
 	return rnd(4) ? header + put_ts(at + header, counter) : header + rnd(64);
 }
 
+/* What the filter tells in brief, of as many packets as may be. */
+static void take_brief(struct mcr_stream *stream, uint64_t time, const uint8_t *whole)
+{
+	struct mcr_bpf_brief *brief = malloc(sizeof(*brief));
+
+	memcpy(brief, whole, sizeof(*brief));
+	mcr_stream_take_brief(stream, time, brief, rnd(8) * MCR_TS_PACKET + MCR_RTP_HEADER * rnd(2));
+	free(brief);
+}
+
 static void check(const struct mcr_stream *stream)
 {
 	struct mcr_figures figures;
@@ -72,6 +82,8 @@ int main(int argc, char **argv)
 		time += rnd(100) ? rnd(2000000) : rnd(2000000000);
 		mcr_stream_take(stream, time, exact, size, kept);
 		free(exact);
+		if (!rnd(4))
+			take_brief(stream, time, whole);
 		if (!rnd(500))
 			mcr_stream_miss(stream, rnd(100));
 		if (!rnd(100))

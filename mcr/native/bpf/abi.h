@@ -84,7 +84,28 @@ struct mcr_bpf_seen {
 	uint64_t count; /* the stream's, with this one */
 	uint32_t stream;
 	uint16_t size; /* of the payload, bytes */
-	uint16_t kept;
+	uint16_t kept; /* MCR_BPF_BRIEF: a brief stands there instead */
+};
+
+#define MCR_BPF_BRIEF         0xffffu
+#define MCR_BPF_BRIEF_PACKETS 7
+#define MCR_BPF_BRIEF_WORDS   3
+
+/*
+ * Of a datagram that is a transport stream's, with or without the plain header of RTP: that, and what stands in front of
+ * each packet up to its clock. Nothing else of it matters: no table begins there.
+ */
+struct mcr_bpf_brief {
+	uint32_t rtp[MCR_BPF_BRIEF_WORDS];
+	uint32_t packets[MCR_BPF_BRIEF_PACKETS][MCR_BPF_BRIEF_WORDS];
+};
+
+/* A payload that the filter looks at, on its processor, and where it looks. */
+struct mcr_bpf_media {
+	uint8_t bytes[MCR_BPF_KEPT];
+	uint8_t spare[512]; /* what `begin` may point to */
+	uint32_t at;        /* where the first packet begins */
+	uint32_t begin;     /* where its payload begins in a packet */
 };
 
 #endif

@@ -14,7 +14,7 @@
 
 #define TCX_INGRESS 46 /* BPF_TCX_INGRESS, <linux/bpf.h> from Linux 6.6 on */
 
-#define MAX_PROGRAM 1024
+#define MAX_PROGRAM 2048
 
 #define TRIES    20 /* to get memory for a key, or to load a program */
 #define PAUSE_US 1000
@@ -134,7 +134,7 @@ int mcr_bpf_tap_open(struct mcr_bpf_tap *tap)
 {
 	int ret;
 
-	*tap = (struct mcr_bpf_tap){ -1, -1, -1 };
+	*tap = (struct mcr_bpf_tap){ -1, -1, -1, -1 };
 	tap->watched = ret = mcr_bpf_open_map(BPF_MAP_TYPE_HASH, MCR_FLOW_IPV4_BYTES, sizeof(uint32_t), MCR_MAX_RULES,
 					      BPF_F_NO_PREALLOC);
 	if (ret >= 0)
@@ -142,6 +142,9 @@ int mcr_bpf_tap_open(struct mcr_bpf_tap *tap)
 						      sizeof(struct mcr_bpf_stream), MCR_MAX_RULES, BPF_F_MMAPABLE);
 	if (ret >= 0)
 		tap->ring = ret = mcr_bpf_open_map(BPF_MAP_TYPE_RINGBUF, 0, 0, MCR_BPF_RING_BYTES, 0);
+	if (ret >= 0)
+		tap->media = ret = mcr_bpf_open_map(BPF_MAP_TYPE_PERCPU_ARRAY, sizeof(uint32_t),
+						    sizeof(struct mcr_bpf_media), 1, 0);
 	if (ret < 0)
 		mcr_bpf_tap_close(tap);
 	return ret < 0 ? ret : 0;
@@ -149,12 +152,12 @@ int mcr_bpf_tap_open(struct mcr_bpf_tap *tap)
 
 void mcr_bpf_tap_close(struct mcr_bpf_tap *tap)
 {
-	const int maps[] = { tap->watched, tap->streams, tap->ring };
+	const int maps[] = { tap->watched, tap->streams, tap->ring, tap->media };
 
 	for (uint32_t i = 0; i < LENGTH(maps); i++)
 		if (maps[i] >= 0)
 			close(maps[i]);
-	*tap = (struct mcr_bpf_tap){ -1, -1, -1 };
+	*tap = (struct mcr_bpf_tap){ -1, -1, -1, -1 };
 }
 
 int mcr_bpf_tap_put(const struct mcr_bpf_tap *tap, const struct mcr_flow *flow, uint32_t number)
@@ -246,6 +249,7 @@ int mcr_bpf_load_filter(int wanted, int rejected, const struct mcr_bpf_path *pat
 		values[MCR_BPF_MAP_WATCHED] = (uint32_t)filter->tap->watched;
 		values[MCR_BPF_MAP_STREAMS] = (uint32_t)filter->tap->streams;
 		values[MCR_BPF_MAP_RING] = (uint32_t)filter->tap->ring;
+		values[MCR_BPF_MAP_MEDIA] = (uint32_t)filter->tap->media;
 	}
 	return load(&program, values);
 }

@@ -31,9 +31,12 @@ struct mcr_bpf_path {
 	int own, gates, hand, drains, forwards, scratch;
 };
 
-/* Maps of the streams whose health is watched: their numbers by flow, the streams by number, and what is told of them. */
+/*
+ * Maps of the streams whose health is watched: their numbers by flow, the streams by number, what is told of them, and
+ * memory for the filter.
+ */
 struct mcr_bpf_tap {
-	int watched, streams, ring;
+	int watched, streams, ring, media;
 };
 
 /* What differs between the filters of a capture's sockets. */

@@ -1,10 +1,16 @@
 // SPDX-License-Identifier: MIT
 #include "health/stream.h"
 
-#include "bpf/abi.h"
-
 #define ALIKE  3   /* datagrams that show what a stream is */
 #define UNLIKE 100 /* that show that it is something else now */
+
+/* What was told of one: its first bytes, or a brief. */
+struct datagram {
+	uint64_t time;
+	const uint8_t *payload;
+	uint32_t size, kept;
+	const struct mcr_bpf_brief *brief;
+};
 
 static bool is_ts(const uint8_t *payload, uint32_t size, uint32_t kept)
 {
@@ -58,12 +64,17 @@ static bool fits(struct mcr_stream *stream, uint32_t looks)
 }
 
 /* The media in a datagram: behind RTP's header, and nothing of a packet that came before. */
-static void take_media(struct mcr_stream *stream, uint64_t time, const uint8_t *media, uint32_t size, uint32_t kept)
+static void take_media(struct mcr_stream *stream, const struct datagram *datagram, uint32_t header)
 {
+	uint32_t packets = (datagram->size - header) / MCR_TS_PACKET;
+
 	if (!(stream->kind & MCR_STREAM_TS))
 		return;
-	if (kept == size)
-		mcr_ts_take(&stream->ts, time, media, size);
+	if (datagram->brief)
+		mcr_ts_take(&stream->ts, datagram->time, (const uint8_t *)datagram->brief->packets, packets,
+			    MCR_TS_BRIEF);
+	else if (datagram->kept == datagram->size)
+		mcr_ts_take(&stream->ts, datagram->time, datagram->payload + header, packets, MCR_TS_PACKET);
 	else
 		mcr_ts_resume(&stream->ts);
 }
@@ -77,35 +88,55 @@ static uint64_t missed(const struct mcr_stream *stream)
 	return stream->rtp.lost * (stream->kind & MCR_STREAM_TS && each ? each : 1);
 }
 
-static void take_known(struct mcr_stream *stream, uint64_t time, const uint8_t *payload, uint32_t size, uint32_t kept,
+static void take_known(struct mcr_stream *stream, const struct datagram *datagram, uint32_t looks,
 		       const struct mcr_rtp_packet *packet)
 {
-	uint32_t header = stream->kind & MCR_STREAM_RTP ? packet->size : 0;
+	uint32_t header = looks & MCR_STREAM_RTP ? packet->size : 0;
 
-	if (header > kept)
-		header = kept;
-	if (!(stream->kind & MCR_STREAM_RTP) || mcr_rtp_take(&stream->rtp, time, packet) == MCR_RTP_NEXT)
-		take_media(stream, time, payload + header, size - header, kept - header);
-	mcr_delay_take(&stream->delay, time, size - header, stream->ts.rate, missed(stream));
+	if (header > datagram->kept)
+		header = datagram->kept;
+	if (!(stream->kind & MCR_STREAM_RTP) || mcr_rtp_take(&stream->rtp, datagram->time, packet) == MCR_RTP_NEXT)
+		take_media(stream, datagram, header);
+	mcr_delay_take(&stream->delay, datagram->time, datagram->size - header, stream->ts.rate, missed(stream));
+}
+
+static void take(struct mcr_stream *stream, const struct datagram *datagram, uint32_t looks,
+		 const struct mcr_rtp_packet *packet)
+{
+	stream->packets++;
+	stream->bytes += datagram->size;
+	mcr_gaps_take(&stream->gaps, datagram->time);
+	if (stream->asked) {
+		stream->kind |= stream->asked | (looks == (MCR_STREAM_RTP | MCR_STREAM_TS) ? looks : 0);
+	} else if (!stream->kind) {
+		find_out(stream, looks, packet);
+		mcr_delay_take(&stream->delay, datagram->time, datagram->size, 0, 0);
+		return;
+	}
+	if (fits(stream, looks))
+		take_known(stream, datagram, looks, packet);
 }
 
 void mcr_stream_take(struct mcr_stream *stream, uint64_t time, const uint8_t *payload, uint32_t size, uint32_t kept)
 {
+	const struct datagram datagram = { .time = time, .payload = payload, .size = size, .kept = kept };
 	struct mcr_rtp_packet packet = { 0 };
 	uint32_t looks = look_at(payload, size, kept, &packet);
 
-	stream->packets++;
-	stream->bytes += size;
-	mcr_gaps_take(&stream->gaps, time);
-	if (stream->asked) {
-		stream->kind |= stream->asked | (looks == (MCR_STREAM_RTP | MCR_STREAM_TS) ? looks : 0);
-	} else if (!stream->kind) {
-		find_out(stream, looks, &packet);
-		mcr_delay_take(&stream->delay, time, size, 0, 0);
-		return;
-	}
-	if (fits(stream, looks))
-		take_known(stream, time, payload, size, kept, &packet);
+	take(stream, &datagram, looks, &packet);
+}
+
+void mcr_stream_take_brief(struct mcr_stream *stream, uint64_t time, const struct mcr_bpf_brief *brief, uint32_t size)
+{
+	const struct datagram datagram = { .time = time, .size = size, .kept = size, .brief = brief };
+	struct mcr_rtp_packet packet = { 0 };
+	uint32_t looks = MCR_STREAM_TS;
+
+	if (size % MCR_TS_PACKET)
+		looks = mcr_rtp_read(&packet, (const uint8_t *)brief->rtp, size, sizeof(brief->rtp))
+				? MCR_STREAM_RTP | MCR_STREAM_TS
+				: 0;
+	take(stream, &datagram, looks, &packet);
 }
 
 void mcr_stream_wait(struct mcr_stream *stream, uint64_t now)

@@ -115,6 +115,17 @@ bool mcr_tap_read(struct mcr_tap *tap, uint32_t number, struct mcr_figures *figu
 	return found;
 }
 
+static void show(struct mcr_stream *stream, const struct mcr_bpf_seen *seen, uint32_t size)
+{
+	const void *payload = seen + 1;
+	uint32_t told = size - (uint32_t)sizeof(*seen);
+
+	if (seen->kept == MCR_BPF_BRIEF && told >= sizeof(struct mcr_bpf_brief) && seen->size <= MCR_BPF_KEPT)
+		mcr_stream_take_brief(stream, seen->time, payload, seen->size);
+	else if (seen->kept <= told)
+		mcr_stream_take(stream, seen->time, payload, seen->size, seen->kept);
+}
+
 /*
  * One record. What was told of a stream before that had the number has lower counts. Two processors that count one stream
  * at the same time may give the same number twice.
@@ -122,15 +133,14 @@ bool mcr_tap_read(struct mcr_tap *tap, uint32_t number, struct mcr_figures *figu
 static void take(struct mcr_tap *tap, const struct mcr_bpf_seen *seen, uint32_t size)
 {
 	struct mcr_stream *stream = seen->stream < MCR_MAX_RULES ? tap->streams[seen->stream] : NULL;
-	const uint8_t *payload = (const uint8_t *)(seen + 1);
 
-	if (!stream || size < sizeof(*seen) || seen->kept > size - sizeof(*seen) || seen->count <= stream->begun)
+	if (!stream || size < sizeof(*seen) || seen->count <= stream->begun)
 		return;
 	if (seen->count > stream->count + 1)
 		mcr_stream_miss(stream, seen->count - stream->count - 1);
 	if (seen->count > stream->count)
 		stream->count = seen->count;
-	mcr_stream_take(stream, seen->time, payload, seen->size, seen->kept);
+	show(stream, seen, size);
 	tap->told[seen->stream].keep = mcr_stream_needs(stream);
 }
 

@@ -5,15 +5,20 @@
 
 #include "clock.h"
 
-#define HEADER       4
-#define DAMAGED      0x80   /* transport_error_indicator, in the second byte */
-#define STARTS       0x40   /* payload_unit_start_indicator */
-#define HAS_PAYLOAD  0x10   /* in the fourth byte */
-#define HAS_FIELD    0x20   /* an adaptation field */
-#define BROKEN_OFF   0x80   /* discontinuity_indicator, in the field's flags */
-#define HAS_CLOCK    0x10   /* PCR_flag */
-#define NULL_PID     0x1fff /* stuffing */
-#define KNOWN        0x80   /* of `counters` */
+#define HEADER      4
+#define DAMAGED     0x80   /* transport_error_indicator, in the second byte */
+#define STARTS      0x40   /* payload_unit_start_indicator */
+#define HAS_PAYLOAD 0x10   /* in the fourth byte */
+#define HAS_FIELD   0x20   /* an adaptation field */
+#define BROKEN_OFF  0x80   /* discontinuity_indicator, in the field's flags */
+#define HAS_CLOCK   0x10   /* PCR_flag */
+#define NULL_PID    0x1fff /* stuffing */
+
+/* Of the first four bytes: synchronous, neither damaged nor the start of something, and nothing but payload. */
+#define ORDINARY_MASK 0xffc00030u
+#define ORDINARY      0x47000010u
+
+#define KNOWN        0x80 /* of `counters` */
 #define REPEATED     0x40
 #define COUNTER      0x0f
 #define PAT_ID       0x00
@@ -32,11 +37,11 @@
 struct packet {
 	const uint8_t *data;
 	uint16_t pid;
-	uint32_t payload; /* where it begins; MCR_TS_PACKET: there is none */
+	uint32_t payload; /* where it begins; MCR_TS_PACKET: there is none, or it is not here */
 	uint8_t flags;    /* of the adaptation field; 0: there is none */
 };
 
-static struct packet read_packet(const uint8_t *data)
+static struct packet read_packet(const uint8_t *data, bool is_brief)
 {
 	struct packet packet = { .data = data, .pid = (uint16_t)((data[1] & 0x1f) << 8 | data[2]), .payload = HEADER };
 
@@ -44,7 +49,7 @@ static struct packet read_packet(const uint8_t *data)
 		packet.payload += 1u + data[4];
 		packet.flags = data[4] ? data[5] : 0;
 	}
-	if (!(data[3] & HAS_PAYLOAD) || packet.payload > MCR_TS_PACKET)
+	if (is_brief || !(data[3] & HAS_PAYLOAD) || packet.payload > MCR_TS_PACKET)
 		packet.payload = MCR_TS_PACKET;
 	return packet;
 }
@@ -201,23 +206,44 @@ static void skip_stall(struct mcr_ts *ts, uint64_t time)
 	ts->newest = time;
 }
 
-void mcr_ts_take(struct mcr_ts *ts, uint64_t time, const uint8_t *packets, uint32_t size)
+/* Most packets: synchronous, undamaged, nothing but payload, in which nothing begins, and the next of their PID. */
+static bool take_ordinary(struct mcr_ts *ts, const uint8_t *data)
+{
+	uint32_t header = (uint32_t)data[0] << 24 | (uint32_t)data[1] << 16 | (uint32_t)data[2] << 8 | data[3];
+	uint32_t pid = header >> 8 & NULL_PID, expected = KNOWN | ((ts->counters[pid] + 1u) & COUNTER);
+	bool follows = ts->counters[pid] & KNOWN && (KNOWN | (header & COUNTER)) == expected;
+
+	if ((header & ORDINARY_MASK) != ORDINARY || (pid != NULL_PID && !follows))
+		return false;
+	if (pid != NULL_PID)
+		ts->counters[pid] = (uint8_t)expected;
+	ts->bad_run = 0;
+	return true;
+}
+
+static void take_packet(struct mcr_ts *ts, uint64_t time, const uint8_t *data, bool is_brief)
+{
+	struct packet packet;
+
+	if (!check_sync(ts, data))
+		return;
+	packet = read_packet(data, is_brief);
+	if (data[1] & DAMAGED) { /* nothing else of it can be relied on */
+		ts->transport++;
+		return;
+	}
+	check_continuity(ts, &packet);
+	read_tables(ts, time, &packet);
+	read_clock(ts, &packet);
+}
+
+void mcr_ts_take(struct mcr_ts *ts, uint64_t time, const uint8_t *packets, uint32_t count, uint32_t step)
 {
 	skip_stall(ts, time);
-	for (uint32_t at = 0; at + MCR_TS_PACKET <= size; at += MCR_TS_PACKET) {
-		struct packet packet;
-
+	for (; count; count--, packets += step) {
 		ts->packets++;
-		if (!check_sync(ts, packets + at))
-			continue;
-		packet = read_packet(packets + at);
-		if (packet.data[1] & DAMAGED) { /* nothing else of it can be relied on */
-			ts->transport++;
-			continue;
-		}
-		check_continuity(ts, &packet);
-		read_tables(ts, time, &packet);
-		read_clock(ts, &packet);
+		if (ts->unsynchronized || !take_ordinary(ts, packets))
+			take_packet(ts, time, packets, step < MCR_TS_PACKET);
 	}
 	check_tables(ts, time);
 }

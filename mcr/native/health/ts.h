@@ -12,6 +12,7 @@
 #include <stdint.h>
 
 #define MCR_TS_PACKET   188 /* bytes */
+#define MCR_TS_BRIEF    12  /* bytes of one, up to its clock */
 #define MCR_TS_SYNC     0x47
 #define MCR_TS_PIDS     8192
 #define MCR_TS_PROGRAMS 64 /* whose PMTs are watched */
@@ -47,8 +48,11 @@ struct mcr_ts {
 	uint8_t counters[MCR_TS_PIDS]; /* of continuity: the last one, and KNOWN, REPEATED */
 };
 
-/* A datagram has come: packets one after the other. */
-void mcr_ts_take(struct mcr_ts *ts, uint64_t time, const uint8_t *packets, uint32_t size);
+/*
+ * A datagram has come: packets, one each `step` bytes. Of a step below MCR_TS_PACKET it is the first MCR_TS_BRIEF bytes of
+ * each, in which nothing begins that would have to be read (bpf/abi.h).
+ */
+void mcr_ts_take(struct mcr_ts *ts, uint64_t time, const uint8_t *packets, uint32_t count, uint32_t step);
 
 /* Packets came that were not seen, or come no more: expect nothing of the next ones. */
 void mcr_ts_resume(struct mcr_ts *ts);

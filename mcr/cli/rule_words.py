@@ -43,7 +43,8 @@ def rule_options(command: _F) -> _F:
             "--outputs",
             metavar="G:P:IF[,G:P:IF...]",
             multiple=True,
-            help="Where to send them: group or host, port, interface to leave by; an IPv6 address stands in brackets, "
+            help="Where to send them: group, host or broadcast address, port, interface to leave by; an IPv6 address "
+            "stands in brackets, "
             "as in [ff15::1]:6000:eth1. Options stand behind the interface, as in 239.2.2.2:5000:eth1:ttl=8:dscp=34: "
             "ttl=N (not given: 1 to a group, 64 to a host), ttl=keep as it comes, "
             "ttl=dec one less; dscp=N (0), dscp=keep; "

@@ -148,7 +148,7 @@ def judge_neighbours(paths: Mapping[tuple[Address, str], Path], stats: Stats, le
         for output in rule.outputs:
             sent[output.group, output.interface] += output.sent
     dead: defaultdict[str, list[Address]] = defaultdict(list)
-    paths = {key: path for key, path in paths.items() if not path.broadcast}  # that is a warning of the rule
+    paths = {key: path for key, path in paths.items() if not path.broadcast}  # which nobody answers for
     for (host, name), path in paths.items():
         if path.dead:
             dead[name].append(host)

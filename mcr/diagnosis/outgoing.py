@@ -108,10 +108,8 @@ def _judge_path(output: Output, link: Link, path: Path) -> Iterator[Finding]:
         yield Finding("route", Verdict.ADVICE, what, see, "if that is not what you want, name another host")
         return
     if path.broadcast:
-        what = f"{host} is a broadcast address, to which MCR does not send"
-        yield Finding(
-            "route", Verdict.FAULT, what, f"ip -4 address show dev {name}: brd", "name a host or a group instead"
-        )
+        what = f"{host} is a broadcast address: every host on the network of {name} gets what is sent to it"
+        yield Finding("route", Verdict.OK, what, f"ip -4 address show dev {name}: brd")
         return
     if output.group.is_multicast:
         if path.gateway is not None:
@@ -223,7 +221,7 @@ def _remedy(output: Output, number: int | None) -> str:
         errno.EINVAL: f"is {output.source or 'its source'} an address of this machine? ip address show",
         errno.ETIME: "what comes has a TTL that ends here: have its sender give it more, or name one: ttl=N",
         errno.EPERM: "a firewall of this machine refuses it: sudo nft list ruleset",
-        errno.EACCES: f"{output.group} is a broadcast address, to which MCR does not send: name a host or a group",
+        errno.EACCES: f"a route forbids it: ip route get {output.group} oif {name}",
         errno.EMSGSIZE: f"it is too large: ip link show dev {name}; have the source send smaller datagrams",
     }
     if number in _CONGESTED:

@@ -95,7 +95,7 @@ _CAUSES: Final = {
         "larger than the interface's MTU",
         "ip link show dev {name}; raise its MTU, or send smaller datagrams",
     ),
-    errno.EACCES: ("that is a broadcast address, to which MCR does not send", "name a host or a group instead"),
+    errno.EACCES: ("a route forbids it", "ip route show table all type prohibit"),
     errno.EPERM: ("a firewall rule dropped them", "sudo nft list ruleset; sudo iptables-save"),
     errno.ENOBUFS: (
         "more than the interface could take at once",

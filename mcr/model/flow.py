@@ -26,6 +26,11 @@ _INTERFACE_LOCAL, _LINK_LOCAL, _RESERVED_SCOPES = 1, 2, (0, 15)
 _MAX_VLAN = 4094
 _THIS_NETWORK = IPv4Network("0.0.0.0/8")
 
+LIMITED_BROADCAST = IPv4Address("255.255.255.255")
+"""To all on the link, whatever its network is (RFC 919). That of one network is its directed broadcast address."""
+
+_LEAST_HOST_BITS = 0b11  # of a network that has a broadcast address: these are all 1 in it
+
 WITH_SOURCE = IPv4Network("232.0.0.0/8")
 """Groups of source-specific multicast (RFC 4607): routers forward them to those alone who name the source."""
 _INTERFACE_NAME_MAX = 15  # IFNAMSIZ without the terminating NUL
@@ -34,6 +39,12 @@ _INTERFACE_NAME_MAX = 15  # IFNAMSIZ without the terminating NUL
 def sent_for(address: Address) -> Address:
     """Whom the sockets are for that an output with this address is sent by: all IPv6 groups have common ones."""
     return _IPV6_GROUPS if address.version == IPV6 and address.is_multicast else address
+
+
+def may_be_broadcast(address: Address) -> bool:
+    """Whether an address is, or with the right network can be, one that all on the link listen to."""
+    is_plain = address.version == IPV4 and not address.is_multicast
+    return is_plain and int(address) & _LEAST_HOST_BITS == _LEAST_HOST_BITS
 
 
 def resolution_to(neighbour: Address) -> str:

@@ -12,7 +12,17 @@ from typing import Self
 import attrs
 
 from mcr.errors import InvalidParams
-from mcr.model.flow import IPV4, IPV6, Address, Input, check_interface_name, check_port, check_scope, check_vlan
+from mcr.model.flow import (
+    IPV4,
+    IPV6,
+    LIMITED_BROADCAST,
+    Address,
+    Input,
+    check_interface_name,
+    check_port,
+    check_scope,
+    check_vlan,
+)
 from mcr.model.health import Health
 from mcr.model.limits import DEFAULT_TRAIN, MAX_OUTPUTS_PER_RULE, MAX_TRAIN
 from mcr.model.output_options import check_dscp, check_source, check_source_port, check_ttl
@@ -38,7 +48,7 @@ def check_label(value: str, what: str) -> str:
 
 @attrs.frozen
 class Output:
-    """Where a rule sends: a group or host, a port, and the interface the datagram leaves by.
+    """Where a rule sends: a group, host or broadcast address, a port, and the interface the datagram leaves by.
 
     Attributes:
         gso: how many datagrams that wait together may leave in one system call, for the kernel or the network card to
@@ -62,7 +72,8 @@ class Output:
     vlan: int | None = None
 
     def __attrs_post_init__(self) -> None:
-        reserved = self.group.version == IPV4 and self.group.is_reserved and not self.group.is_multicast
+        is_sent_to = self.group.is_multicast or self.group == LIMITED_BROADCAST
+        reserved = self.group.version == IPV4 and self.group.is_reserved and not is_sent_to
         if self.group.is_unspecified or self.group.is_loopback or reserved:
             raise InvalidParams(
                 f"Invalid output group: {str(self.group)!r} is neither a group nor a host on a network",
@@ -85,7 +96,7 @@ class Output:
                 "make a device of the VLAN and send by that: "
                 f"sudo ip link add link {self.interface} name {self.interface}.{self.vlan} type vlan id {self.vlan}",
             )
-        if self.vlan is not None and not self.group.is_multicast:
+        if self.vlan is not None and not is_sent_to:
             raise InvalidParams(
                 f"Invalid output: {self.group} is a host, and vlan={self.vlan} is for groups",
                 "a host has to be asked for its MAC in its VLAN: make a device of the VLAN and send by that: "

@@ -67,8 +67,10 @@ static struct mcr_hop read_route(const struct nlmsghdr *answer, bool is_group)
 	int left = (int)RTM_PAYLOAD(answer);
 	struct mcr_hop hop = { .kind = MCR_HOP_LINK };
 
-	if (route->rtm_type == RTN_LOCAL || route->rtm_type == RTN_BROADCAST)
+	if (route->rtm_type == RTN_LOCAL)
 		return (struct mcr_hop){ .kind = MCR_HOP_OTHER };
+	if (route->rtm_type == RTN_BROADCAST)
+		return (struct mcr_hop){ .kind = MCR_HOP_ALL };
 	for (const struct rtattr *each = RTM_RTA(route); RTA_OK(each, left); each = RTA_NEXT(each, left)) {
 		if (is_more(each, is_group))
 			return (struct mcr_hop){ .kind = MCR_HOP_OTHER };

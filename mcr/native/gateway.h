@@ -9,6 +9,7 @@
 #define MCR_HOP_LINK    1 /* to the destination itself: a host, or whoever listens to a group */
 #define MCR_HOP_GATEWAY 2 /* to a gateway: its hardware address, which ARP finds, also for a group */
 #define MCR_HOP_OTHER   3 /* IP would do more: a gateway of IPv6, an encapsulation, a hop limit, local delivery */
+#define MCR_HOP_ALL     4 /* to all on the link: the destination is a broadcast address there */
 
 struct mcr_hop {
 	uint32_t kind;

@@ -19,7 +19,7 @@ static uint16_t fold(uint32_t sum)
 	return (uint16_t)(sum + (sum >> 16));
 }
 
-/* A group's hardware address (RFC 1112): its last 23 bits. */
+/* A group's hardware address (RFC 1112): its last 23 bits. All that is no group is a broadcast address. */
 static struct ethhdr ethernet_header(const struct mcr_raw_source *from, uint32_t group)
 {
 	uint32_t bits = ntohl(group) & 0x7fffff;
@@ -28,8 +28,11 @@ static struct ethhdr ethernet_header(const struct mcr_raw_source *from, uint32_t
 		.h_proto = htons(ETH_P_IP),
 	};
 
-	for (uint32_t i = 0; i < ETH_ALEN; i++)
+	for (uint32_t i = 0; i < ETH_ALEN; i++) {
 		header.h_source[i] = from->mac[i];
+		if (!IN_MULTICAST(ntohl(group)))
+			header.h_dest[i] = 0xff;
+	}
 	return header;
 }
 

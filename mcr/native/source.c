@@ -12,11 +12,19 @@ static int disconnect(int udp)
 	return connect(udp, &none, sizeof(none)) ? -errno : 0;
 }
 
-static int get(int udp, int option, int *value)
+static int get(int udp, int level, int option, int *value)
 {
 	socklen_t size = sizeof(*value);
 
-	return getsockopt(udp, IPPROTO_IP, option, value, &size) ? -errno : 0;
+	return getsockopt(udp, level, option, value, &size) ? -errno : 0;
+}
+
+/* To 255.255.255.255 no route leads but by the interface that the socket is bound to, which disconnecting has undone. */
+static int bind_again(int udp, int interface, uint32_t destination)
+{
+	if (destination != INADDR_BROADCAST)
+		return 0;
+	return setsockopt(udp, SOL_SOCKET, SO_BINDTOIFINDEX, &interface, sizeof(interface)) ? -errno : 0;
 }
 
 static uint32_t source(int udp, uint32_t mtu, const struct mcr_destination *destination)
@@ -26,7 +34,7 @@ static uint32_t source(int udp, uint32_t mtu, const struct mcr_destination *dest
 	socklen_t size = sizeof(from);
 	int path_mtu;
 
-	if (connect(udp, (struct sockaddr *)&to, sizeof(to)) || get(udp, IP_MTU, &path_mtu) ||
+	if (connect(udp, (struct sockaddr *)&to, sizeof(to)) || get(udp, IPPROTO_IP, IP_MTU, &path_mtu) ||
 	    (uint32_t)path_mtu != mtu || getsockname(udp, (struct sockaddr *)&from, &size))
 		return 0;
 	return from.sin_addr.s_addr;
@@ -34,11 +42,16 @@ static uint32_t source(int udp, uint32_t mtu, const struct mcr_destination *dest
 
 int mcr_source_find(int udp, uint32_t mtu, const struct mcr_destination *to, uint32_t *sources, uint32_t count)
 {
-	int discover, ret = get(udp, IP_MTU_DISCOVER, &discover);
+	int discover, interface, ret = get(udp, IPPROTO_IP, IP_MTU_DISCOVER, &discover);
 
 	if (!ret && discover != IP_PMTUDISC_WANT)
 		ret = -EOPNOTSUPP;
+	if (!ret)
+		ret = get(udp, SOL_SOCKET, SO_BINDTOIFINDEX, &interface);
 	for (uint32_t i = 0; i < count && !ret; i++) {
+		ret = bind_again(udp, interface, to[i].group);
+		if (ret)
+			break;
 		sources[i] = source(udp, mtu, &to[i]);
 		ret = disconnect(udp);
 	}

@@ -93,6 +93,7 @@ def _options(interface: Interface, version: int) -> Iterator[tuple[str, int, int
         mreqn = struct.pack("4s4si", b"", b"", interface.index)
         yield "IP_MULTICAST_IF", socket.IPPROTO_IP, socket.IP_MULTICAST_IF, mreqn
     yield "IP_MULTICAST_LOOP", socket.IPPROTO_IP, socket.IP_MULTICAST_LOOP, 0
+    yield "SO_BROADCAST", socket.SOL_SOCKET, socket.SO_BROADCAST, 1  # whoever names such an address asks for it
 
 
 def _bind(opened: socket.socket, address: str, shared_port: int | None) -> None:

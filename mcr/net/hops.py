@@ -24,10 +24,12 @@ class NextHop:
     Attributes:
         gateway: None: the destination is on the link.
         plain: IP does no more than to add headers, and to find a MAC.
+        is_all: the destination is a broadcast address there: all on the link get it.
     """
 
     gateway: Address | None = None
     plain: bool = True
+    is_all: bool = False
 
 
 def find_hops(interface: int, addresses: Sequence[Address], source: Address | None = None) -> list[NextHop | None]:
@@ -59,5 +61,7 @@ def _read(found: Any) -> NextHop | None:
             return NextHop(IPv4Address(int(found.gateway).to_bytes(4, sys.byteorder)))
         case lib.MCR_HOP_OTHER:
             return NextHop(plain=False)
+        case lib.MCR_HOP_ALL:
+            return NextHop(is_all=True)
         case _:
             return None

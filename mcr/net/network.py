@@ -1,12 +1,14 @@
 """This machine's network at one moment: links, addresses, neighbours. Values; `rtnetlink` makes them."""
 
 from collections.abc import Iterator, Mapping
-from ipaddress import IPv4Interface, IPv6Interface
+from ipaddress import IPv4Interface, IPv4Network, IPv6Interface
 from itertools import chain
 
 import attrs
 
 from mcr.model.flow import Address
+
+_LEAST_BROADCAST = 30  # prefix length: longer ones have no broadcast address (RFC 3021)
 
 
 @attrs.frozen
@@ -86,6 +88,12 @@ class Network:
         """Every address of this machine."""
         held = chain[tuple[IPv4Interface | IPv6Interface, ...]](self.addresses.values(), self.addresses6.values())
         return (each.ip for addresses in held for each in addresses)
+
+    def broadcast_network(self, address: Address, index: int) -> IPv4Network | None:
+        """The network of an interface, by index, whose directed broadcast address this is; None: of none."""
+        networks = (each.network for each in self.addresses.get(index, ()))
+        several = (each for each in networks if each.prefixlen <= _LEAST_BROADCAST)
+        return next((each for each in several if each.broadcast_address == address), None)
 
 
 def has_new_carrier(before: Link | None, now: Link | None) -> bool:

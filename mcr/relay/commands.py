@@ -85,7 +85,7 @@ def attach_rule(placed: PlacedRule, capture: int, egress: Iterable[int], carrier
                 1 if output.vlan else output.max_train,  # UDP sockets could not cut one that is refused
                 _raw_source(output, way, neighbour),
                 carrier,
-                ttl=_ttl(output, neighbour),
+                ttl=_ttl(output, way, neighbour),
                 dscp=_number(output.dscp),
                 keeps=keeps_of(output),
                 asked_source=output.source,
@@ -104,9 +104,16 @@ def _raw_source(output: Output, way: Way | None, neighbour: Key | None) -> Addre
     return way.source if way and (output.vlan or not (way.hop or neighbour)) else None
 
 
-def _ttl(output: Output, neighbour: Key | None) -> int:
-    """A group that shares its gateway with hosts gets the hosts' TTL from the kernel, unless it is told another."""
-    return 1 if output.ttl is None and neighbour and output.group.is_multicast else _number(output.ttl)
+def _ttl(output: Output, way: Way | None, neighbour: Key | None) -> int:
+    """A group that shares its gateway with hosts gets the hosts' TTL from the kernel, unless it is told another.
+
+    Raw frames have a group's: to a broadcast address they are told the hosts'.
+    """
+    if output.ttl is None and output.group.is_multicast:
+        return 1 if neighbour else 0
+    if output.ttl is None and way and not way.hop:
+        return way.ttl
+    return _number(output.ttl)
 
 
 def _number(option: int | str | None) -> int:

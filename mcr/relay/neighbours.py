@@ -20,7 +20,7 @@ from mcr.config.settings import Settings
 from mcr.errors import McrError, SystemFault, describe_errno
 from mcr.logs.logger import get_logger
 from mcr.logs.standing_reason import StandingReason
-from mcr.model.flow import IPV6, Address
+from mcr.model.flow import IPV6, Address, may_be_broadcast
 from mcr.model.limits import INTERFACE_SLOTS, MAX_NEIGHBOURS
 from mcr.model.log import Facility
 from mcr.model.rule import Rule
@@ -338,20 +338,29 @@ def _describe(key: Key, error: SystemFault) -> str:
 
 
 def find_neighbours(rules: Iterable[Rule], interfaces: Mapping[str, Interface]) -> frozenset[Key]:
-    """The outputs of rules that wait for a neighbour's answer."""
+    """The outputs of rules that wait for a neighbour's answer: not groups on the link, nor broadcast addresses."""
     groups: dict[str, dict[Address, None]] = {}
     found: set[Key] = set()
     for output in chain.from_iterable(rule.outputs for rule in rules):
         if output.vlan and not output.source_port:
             continue  # raw frames, or the kernel path's, which wait for nobody
-        if output.group.is_multicast and not output.source_port and output.group.version != IPV6:
+        of_all = output.group.is_multicast and output.group.version != IPV6
+        if not output.source_port and (of_all or may_be_broadcast(output.group)):
             groups.setdefault(output.interface, {})[output.group] = None
         else:
             found.add(key_of(output))
     for name, asked in groups.items():
         try:
             hops = find_hops(interfaces[name].index, [*asked])
-            found.update(Key(name, group) for group, hop in zip(asked, hops, strict=True) if hop and hop != NextHop())
         except OSError as error:
             log.info("%s: cannot see which groups have a gateway: %s", name, error.strerror)
+            hops = [None] * len(asked)
+        found.update(Key(name, to) for to, hop in zip(asked, hops, strict=True) if _waits(to, hop))
     return frozenset(found)
+
+
+def _waits(to: Address, hop: NextHop | None) -> bool:
+    """Whether what is sent there waits for a neighbour."""
+    if to.is_multicast:
+        return hop is not None and hop != NextHop()
+    return hop is None or not hop.is_all

@@ -304,7 +304,7 @@ class OutputInterfaces:
             sources, ttl = self._ask(self._by_name[name], source, destinations)
             for (destination, waits), own in zip(those.items(), sources, strict=True):
                 group, port, tagged = destination
-                hop = hops.get(group) if waits else NextHop()
+                hop = hops.get(group) if waits else NextHop(is_all=not group.is_multicast)
                 if own and hop and hop.plain:
                     found[group, port, name, source, tagged] = _way(group, own, hop, ttl)
         return found
@@ -388,4 +388,4 @@ def _why_tagless(outputs: OutputInterfaces, egress: Egress, output: Output, way:
 def _way(group: Address, source: Address, hop: NextHop, ttl: int) -> Way:
     if group.is_multicast:
         return Way(source, hop.gateway)
-    return Way(source, hop.gateway or group, ttl)
+    return Way(source, None if hop.is_all else hop.gateway or group, ttl)

@@ -20,7 +20,7 @@ class Way:
 
     Attributes:
         source: address that they come from.
-        hop: host or gateway whose MAC they go to; None: that of the group.
+        hop: host or gateway whose MAC they go to; None: that of the group, or of all on the link.
         ttl: that they have unless the output asks for another.
     """
 

@@ -5,18 +5,16 @@ none, it waits until they have been opened again.
 """
 
 from collections.abc import Collection, Iterable, Mapping
-from ipaddress import IPv4Address
 from itertools import chain
 
 import attrs
 
-from mcr.model.flow import IPV6, Address, resolution_to, sent_for
+from mcr.model.flow import IPV6, LIMITED_BROADCAST, Address, resolution_to, sent_for
 from mcr.model.rule import Origin, Output, OutputView, Path, Rule, RuleState, RuleView
 from mcr.net.interfaces import was_never_there
 from mcr.net.network import Network
 
 _BRIDGE = "bridge"
-_LEAST_BROADCAST = 30  # prefix length: longer ones have no broadcast address
 
 
 @attrs.frozen
@@ -75,7 +73,7 @@ class Hop:
 
     Attributes:
         neighbour: who has to answer on the link: the host, or the gateway to it.
-        oddity: why it can't be meant, in words; empty: it may be.
+        oddity: why it may not be meant, in words; empty: nothing is odd about it.
         refused: why nothing can be sent to it; empty: it may be.
     """
 
@@ -288,35 +286,31 @@ def _judge_hosts(
 
 
 def find_oddity(host: Address, name: str, network: Network, *, routed: bool) -> str:
-    """Why a host can't be meant as an output by an interface, in words; empty: it may be.
+    """Why an output's address by an interface may not be meant, in words; empty: it is a host there, or all of them.
 
     Args:
-        host: an output's address.
+        host: the address.
         name: of the interface.
         network: as it is.
         routed: a route leads to the host by this interface.
     """
     if host in set(network.own_addresses()):
         return f"{host} is an address of this machine: what is sent there does not leave by {name}"
-    return "" if routed else f"no route to {host} leads through {name}"
+    link = network.find(name)
+    if link and (of := network.broadcast_network(host, link.index)):
+        return f"{host} is the broadcast address of {of}: every host there gets what is sent to it"
+    return "" if routed or host == LIMITED_BROADCAST else f"no route to {host} leads through {name}"
 
 
 def find_refusal(host: Address, index: int, network: Network, *, routed: bool = True) -> str:
     """Why nothing can be sent to a host by the interface of an index. Empty: it can.
 
-    It is a broadcast address; or of IPv6, and no route leads there: to hosts of IPv4 the kernel needs none.
+    It is of IPv6, and no route leads there: to hosts of IPv4 the kernel needs none.
     """
-    if host.version == IPV6:
-        link = network.links.get(index)
-        return "" if routed else f"no route to {host} leads through {link.name if link else 'its interface'}"
-    for each in network.addresses.get(index, ()):
-        if each.network.prefixlen <= _LEAST_BROADCAST and host == each.network.broadcast_address:
-            return (
-                f"{host} is the broadcast address of {each.network}, to which nothing is sent: name a host or a group"
-            )
-    if host == IPv4Address("255.255.255.255"):
-        return f"{host} is a broadcast address, to which nothing is sent: name a host or a group"
-    return ""
+    link = network.links.get(index)
+    if host.version != IPV6 or routed:
+        return ""
+    return f"no route to {host} leads through {link.name if link else 'its interface'}"
 
 
 def view_of(rule: Rule, generation: int, conditions: Conditions, origin: Origin = Origin.RUNTIME) -> RuleView:

@@ -202,6 +202,8 @@ def test_who_has_given_no_answer_is_silent() -> None:
         ("198.18.10.2", True, ""),
         ("198.18.10.1", True, "198.18.10.1 is an address of this machine"),
         ("203.0.113.9", False, "no route to 203.0.113.9 leads through out0"),
+        ("198.18.10.255", True, "198.18.10.255 is the broadcast address of 198.18.10.0/24: every host there gets"),
+        ("255.255.255.255", False, ""),  # nobody names that by mistake
     ],
 )
 def test_hosts_that_cannot_be_meant_are_told(host: str, routed: bool, oddity: str) -> None:
@@ -213,26 +215,14 @@ def test_hosts_that_cannot_be_meant_are_told(host: str, routed: bool, oddity: st
         assert (told.state, told.warnings) == (RuleState.ACTIVE, (found,))
 
 
-@pytest.mark.parametrize(
-    ("host", "refusal"),
-    [
-        ("198.18.10.2", ""),
-        ("198.18.10.255", "198.18.10.255 is the broadcast address of 198.18.10.0/24"),
-        ("255.255.255.255", "255.255.255.255 is a broadcast address"),
-    ],
-)
-def test_an_output_to_a_broadcast_address_waits(host: str, refusal: str) -> None:
-    """Nothing is sent to it, so it is not active."""
-    found = find_refusal(IPv4Address(host), 8, NETWORK)
-    assert found.startswith(refusal)
-    assert bool(found) == bool(refusal)
-    output = view(hop=Hop(HOST, refused=found)).outputs[1]
-    assert (output.state, output.reason) == (RuleState.WAITING if refusal else RuleState.ACTIVE, found)
+@pytest.mark.parametrize("host", ["198.18.10.2", "198.18.10.255", "255.255.255.255"])
+def test_no_route_is_needed_to_what_is_ipv4(host: str) -> None:
+    assert find_refusal(IPv4Address(host), 8, NETWORK, routed=False) == ""
 
 
 def test_networks_of_two_addresses_have_no_broadcast() -> None:
     pair = attrs.evolve(NETWORK, addresses={8: (IPv4Interface("198.18.10.2/31"),)})
-    assert find_refusal(IPv4Address("198.18.10.3"), 8, pair) == ""
+    assert find_oddity(IPv4Address("198.18.10.3"), "out0", pair, routed=True) == ""
 
 
 def test_rule_of_which_nothing_is_known_is_as_its_workers_are() -> None:

@@ -169,7 +169,7 @@ def test_an_output_may_be_a_host() -> None:
     assert Output(IPv4Address("10.0.0.1"), 5000, "eth1").group == IPv4Address("10.0.0.1")
 
 
-@pytest.mark.parametrize("group", ["0.0.0.0", "255.255.255.255"])  # noqa: S104
+@pytest.mark.parametrize("group", ["0.0.0.0", "240.0.0.1", "255.255.255.254"])  # noqa: S104
 def test_an_output_is_a_group_or_a_host(group: str) -> None:
     with pytest.raises(InvalidParams, match="neither a group nor a host"):
         Output(IPv4Address(group), 5000, "eth1")

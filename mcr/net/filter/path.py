@@ -272,7 +272,9 @@ class KernelPath:
 
 
 def group_mac(group: Address) -> bytes:
-    """A group's hardware address (RFC 1112): its last 23 bits."""
+    """A group's hardware address (RFC 1112): its last 23 bits. All that is no group is a broadcast address."""
+    if not group.is_multicast:
+        return b"\xff" * 6
     bits = int.from_bytes(group.packed, "big") & 0x7F_FFFF
     return b"\x01\x00\x5e" + bits.to_bytes(3, "big")
 

@@ -49,6 +49,7 @@ class WatchedStreams:
             if now != before:
                 self._watch(rule.rule_id, before, now)
         self._filters.show_streams()
+        self._tap.rest()
 
     def move(self, old: int, now: int) -> None:
         """A capture was opened again, in another slot. Counts go on."""

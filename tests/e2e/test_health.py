@@ -19,6 +19,7 @@ from topology import MakeMcr, Plant
 
 OUT = "239.2.2.2:6000:out0"
 SOL_UDP, UDP_SEGMENT = 17, 103
+RING_BYTES = 16 << 20  # mapped twice
 BROADCAST = [number for number in range(400) if number not in (100, *range(150, 160), 201)]
 """An RTP stream: one and ten are lost, two come in another order, one twice."""
 
@@ -51,6 +52,14 @@ def send_together(plant: Plant, payloads: list[bytes]) -> None:
     with plant.source.entered(), socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
         sock.setsockopt(socket.IPPROTO_IP, socket.IP_MULTICAST_IF, socket.inet_aton("198.18.0.1"))
         sock.sendmsg([b"".join(payloads)], options, 0, ("239.1.1.1", 5000))
+
+
+def analysing(mcr: Mcr) -> bool:
+    """Whether the ring is mapped, which a thread reads and lets go of."""
+    assert mcr.process
+    lines = Path(f"/proc/{mcr.process.pid}/maps").read_text().splitlines()
+    ends = [each.split()[0].split("-") for each in lines if "bpf-map" in each]
+    return any(int(end, 16) - int(begin, 16) > RING_BYTES for begin, end in ends)
 
 
 def rtp_faults(mcr: Mcr) -> dict[str, int]:
@@ -95,8 +104,10 @@ def test_each_fault_is_told_once(
     send_together(plant, [rtp(number, kind=33, payload=bytes(200)) for number in range(400, 420) if number != 410])
     wait_until(lambda: rtp_faults(mcr).get("lost") == 13, "what a super-frame lacks is told")
     assert health(mcr)["packets"] == told["packets"] + 19
+    assert analysing(mcr)
     mcr.ctl("change", "tv", "--health", "none")
     assert mcr.stats()["rules"][0]["health"] is None
+    wait_until(lambda: not analysing(mcr), "the thread and its ring are gone")
     mcr.wait_for_path(path)
 
 

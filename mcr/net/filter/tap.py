@@ -22,13 +22,14 @@ _NS: Final = 1_000_000_000
 class StreamTap:
     """The streams, by their rules' slots. A context manager: leaving it ends the thread.
 
-    Maps and thread are made with the first stream.
+    Maps and thread are made with the first stream, and end with the last one.
     """
 
     def __init__(self) -> None:
         self._maps: Any = None
         self._tap: Any = None
         self._thread: Thread | None = None
+        self._slots: set[int] = set()
         self._told: set[tuple[int, Flow]] = set()  # of captures
         self._reasons: dict[int, str] = {}
         self._lock = Lock()  # of what is opened and closed
@@ -37,15 +38,9 @@ class StreamTap:
         return self
 
     def __exit__(self, *_exc: object) -> None:
-        with self._lock:
-            if not self._tap:
-                return
-            lib.mcr_tap_stop(self._tap)
-            assert self._thread
+        self._stop()
+        if self._thread:
             self._thread.join()
-            lib.mcr_tap_close(self._tap)
-            lib.mcr_bpf_tap_close(self._maps)
-            self._tap = self._maps = None
 
     def maps(self, capture: int) -> Any:
         """For the filter's programs of a capture; NULL while no stream of it is watched."""
@@ -67,6 +62,7 @@ class StreamTap:
             if not self._tap:
                 self._open()
             check_result(lib.mcr_tap_begin(self._tap, slot, _KINDS[health]))
+            self._slots.add(slot)
 
     def tell(self, slot: int, capture: int, flow: Flow) -> None:
         """Have its filters tell of a flow as this stream.
@@ -86,9 +82,22 @@ class StreamTap:
     def end(self, slot: int) -> None:
         """Watch a stream no more."""
         self._reasons.pop(slot, None)
+        self._slots.discard(slot)
         with self._lock:
             if self._tap:
                 lib.mcr_tap_end(self._tap, slot)
+
+    def rest(self) -> None:
+        """Let go of everything while no stream is watched. No filter that tells of one is to be attached any more."""
+        if not self._slots:
+            self._stop()
+
+    def _stop(self) -> None:
+        """The thread closes what it uses, within its next look at the ring."""
+        with self._lock:
+            if self._tap:
+                lib.mcr_tap_stop(self._tap)
+            self._tap = self._maps = None
 
     def refuse(self, slot: int, reason: str) -> None:
         """Say why nothing can be known of a stream."""
@@ -113,8 +122,14 @@ class StreamTap:
             lib.mcr_bpf_tap_close(maps)
             raise OSError(error, os.strerror(error))
         self._maps, self._tap = maps, tap
-        self._thread = Thread(target=lib.mcr_tap_run, args=(tap,), name="stream health", daemon=True)
+        self._thread = Thread(target=_analyse, args=(tap, maps), name="stream health", daemon=True)
         self._thread.start()
+
+
+def _analyse(tap: Any, maps: Any) -> None:
+    lib.mcr_tap_run(tap)
+    lib.mcr_tap_close(tap)
+    lib.mcr_bpf_tap_close(maps)
 
 
 def _health(watched: Health, figures: Any, now: int) -> StreamHealth:

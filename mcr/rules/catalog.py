@@ -17,6 +17,7 @@ from mcr.model.flow import Address, Claim
 from mcr.model.limits import MAX_OUTPUTS, MAX_RULES
 from mcr.model.rule import NO_RULES, Rule, RuleChange
 from mcr.model.selection import Selection
+from mcr.rules.loopback import refuse_loops
 
 _PATTERN = frozenset("*?[")  # what makes a name one
 _SEE = "see the rules: mcrctl list"
@@ -75,9 +76,11 @@ class Catalog:
         Raises:
             RuleExists: an input, id or name is taken, by a rule that is there or one earlier among these.
             LimitReached: there would be too many.
+            InvalidParams: some would feed themselves.
         """
         self._check_identities(rules)
         self._check_room(rules)
+        self._check_loops(rules)
         return RuleChange(self.generation + 1, added=tuple(rules), wait=wait)
 
     def plan_change(self, rules: Sequence[Rule], *, removed: Sequence[Rule] = (), wait: bool = False) -> RuleChange:
@@ -91,12 +94,14 @@ class Catalog:
         Raises:
             RuleExists: a name is another rule's.
             LimitReached: there would be too many outputs.
+            InvalidParams: some would feed themselves.
         """
         for rule in rules:
             if self._by_name.get(rule.name or "", rule.rule_id) != rule.rule_id:
                 raise self._has_the_name(rule)
         if rules:
             self._check_room(rules, [*(self._by_id[rule.rule_id].rule for rule in rules), *removed])
+            self._check_loops(rules, removed)
         return RuleChange(self.generation + 1, removed=tuple(removed), changed=tuple(rules), wait=wait)
 
     def plan_removal(self, rules: Sequence[Rule]) -> RuleChange:
@@ -109,6 +114,7 @@ class Catalog:
         Raises:
             RuleExists: two rules would have the same input, id or name.
             LimitReached: there would be too many.
+            InvalidParams: some would feed themselves.
         """
         gone = {rule.rule_id for rule in (*removed, *changed)}
         kept = [entry.rule for entry in self if entry.rule.rule_id not in gone]
@@ -122,6 +128,7 @@ class Catalog:
                 twice = next(value for value, count in Counter(each).items() if count > 1)
                 raise RuleExists(f"Rule already exists: two rules would have {twice}")
         self._check_room((*added, *changed), [self._by_id[rule_id].rule for rule_id in gone])
+        self._check_loops((*added, *changed), removed)
         return RuleChange(self.generation + 1, tuple(added), tuple(removed), tuple(changed), wait=True)
 
     def plan_renewal(self) -> RuleChange:
@@ -247,6 +254,16 @@ class Catalog:
         outputs = self._outputs + _outputs(added) - _outputs(gone)
         if outputs > MAX_OUTPUTS:
             raise LimitReached(f"No room for {outputs} outputs", f"a relay holds at most {MAX_OUTPUTS} outputs")
+
+    def _check_loops(self, rules: Sequence[Rule], gone: Collection[Rule] = ()) -> None:
+        """Rules that are new, or as they are to be."""
+        new = {claim: rule for rule in rules for claim in rule.input.claims}
+
+        def find(claim: Claim) -> Rule | None:
+            there = self._by_id.get(self._by_claim.get(claim, ""))
+            return new.get(claim) or (there.rule if there and there.rule not in gone else None)
+
+        refuse_loops(rules, find)
 
     # Changing.
 

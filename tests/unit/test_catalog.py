@@ -7,7 +7,7 @@ from typing import NoReturn
 import attrs
 import pytest
 
-from mcr.errors import LimitReached, RuleExists, RuleNotFound
+from mcr.errors import InvalidParams, LimitReached, RuleExists, RuleNotFound
 from mcr.model.flow import Input
 from mcr.model.limits import MAX_OUTPUTS, MAX_OUTPUTS_PER_RULE, MAX_RULES
 from mcr.model.rule import NO_RULES, Output, Rule, RuleChange
@@ -66,6 +66,40 @@ def test_a_rule_counts_once_for_each_of_its_sources() -> None:
     full = holding(*(from_sources(f"r{first}", *range(first, first + 64)) for first in range(1, MAX_RULES + 1, 64)))
     with pytest.raises(LimitReached, match=f"No room for rules with {MAX_RULES + 1} sources"):
         full.plan_addition([rule(2)])
+
+
+def by_loopback(number: int, *to: int, interface: str = "lo", sources: tuple[int, ...] = ()) -> Rule:
+    """Takes the group of this number, and sends to those of others."""
+    taken = tuple(ip_address("198.18.0.0") + each for each in sources)
+    source = Input("lo", ip_address("239.1.0.0") + number, 5000, sources=taken)
+    outputs = tuple(Output(ip_address("239.1.0.0") + each, 5000, interface) for each in to)
+    return Rule(f"r{number}", source, outputs)
+
+
+def test_rules_that_would_feed_themselves_by_the_loopback_are_refused() -> None:
+    """With the loop spelt out. Elsewhere it is another group or another interface's, or noticed on the wire."""
+    chain = [by_loopback(1, 7, 2), by_loopback(2, 3), by_loopback(3, 4)]
+    catalog = holding(*chain, by_loopback(5, 5, interface="eth0"), rule(9))
+    with pytest.raises(InvalidParams) as refused:
+        catalog.plan_addition([by_loopback(4, 1)])
+    assert refused.value.message == (
+        "Rule r4 would feed itself: it sends 239.1.0.4:5000 on lo to 239.1.0.1:5000:lo, which r1 sends to "
+        "239.1.0.2:5000:lo, which r2 sends to 239.1.0.3:5000:lo, which r3 sends to 239.1.0.4:5000:lo"
+    )
+    with pytest.raises(InvalidParams):
+        catalog.plan_change([by_loopback(3, 1)])
+    with pytest.raises(InvalidParams):
+        catalog.plan_exchange([by_loopback(4, 1)], [], [])
+    catalog.plan_exchange([by_loopback(4, 1)], [chain[1]], [])  # what is cut is no loop
+    catalog.plan_exchange([by_loopback(4, 1)], [], [by_loopback(2, 7)])
+
+
+def test_a_rule_for_other_sources_does_not_feed_itself() -> None:
+    there, back = by_loopback(1, 2), by_loopback(2, 1, sources=(9,))
+    Catalog().plan_addition([there, back])
+    own = attrs.evolve(there.outputs[0], source=ip_address("198.18.0.9"))
+    with pytest.raises(InvalidParams):
+        Catalog().plan_addition([attrs.evolve(there, outputs=(own,)), back])
 
 
 def test_generations_are_numbered_without_gaps() -> None:

@@ -94,7 +94,8 @@ def judge_entrance(source: Input, entrance: Entrance, reason: str = "") -> Itera
     if link.bridge:
         yield judge_bridge(name, link.bridge, Verdict.ADVICE)
     is_ipv6 = source.group.version == IPV6
-    yield _judge_input_address6(name, link) if is_ipv6 else _judge_input_address(name, link)
+    if not link.loopback:
+        yield _judge_input_address6(name, link) if is_ipv6 else _judge_input_address(name, link)
     protocol = "MLD" if is_ipv6 else "IGMP"
     see = f"/proc/net/{'igmp6' if is_ipv6 else 'igmp'}, interface {link.index}"
     if (link.index, source.group) in entrance.joined:

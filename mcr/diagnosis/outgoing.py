@@ -15,6 +15,7 @@ from mcr.model.stats import OutputStats
 from mcr.net.arp import ASKED_TIMES
 from mcr.net.links import Link
 from mcr.net.routes import Neighbour, Path
+from mcr.text.addresses import with_port
 
 _HEADERS: Final = {IPV4: 28, IPV6: 48}  # bytes of an IP and a UDP header
 _ANSWERS: Final = {Neighbour.REACHABLE, Neighbour.NOARP, Neighbour.PERMANENT}
@@ -52,7 +53,7 @@ def judge_output(
         if output.source is None:
             yield _judge_source_address(link) if output.group.version == IPV4 else _judge_source_address6(link)
         if local_receiver:
-            yield _judge_local_receiver(output)
+            yield _judge_local_receiver(output, link)
     if path is not None:
         yield from _judge_path(output, link, path)
     yield from _judge_size(output, link, payload, before, after)
@@ -87,16 +88,21 @@ def _judge_source_address6(link: Link) -> Finding:
     return Finding("source_address", Verdict.ADVICE, what, see, turn_ipv6_on(link.name))
 
 
-def _judge_local_receiver(output: Output) -> Finding:
+def _judge_local_receiver(output: Output, link: Link) -> Finding:
+    see = f"/proc/net/{'igmp' if output.group.version == IPV4 else 'igmp6'}; ss -lnup 'sport = :{output.port}'"
     what = (
         f"a program on this machine has joined {output.group} on {output.interface} and listens on port {output.port}"
     )
+    if link.loopback:
+        return Finding("local_receiver", Verdict.OK, f"{what}: it gets what MCR sends there", see)
     return Finding(
         "local_receiver",
         Verdict.ADVICE,
         f"{what}: it does not get what MCR sends there, only other machines do",
-        f"/proc/net/{'igmp' if output.group.version == IPV4 else 'igmp6'}; ss -lnup 'sport = :{output.port}'",
-        "have it join the rule's input group on the input interface, where it gets what MCR gets",
+        see,
+        "have it join the rule's input group on the input interface, where it gets what MCR gets; or join "
+        f"{output.group} on lo, with one more output of the rule: "
+        f"mcrctl change RULE --add-outputs {with_port(output.group, output.port)}:lo",
     )
 
 
@@ -215,7 +221,8 @@ def _remedy(output: Output, number: int | None) -> str:
     remedies = {
         errno.ENETDOWN: f"did it go down? ip link show dev {name}",
         errno.ENODEV: f"{name} was deleted: ip link show dev {name}",
-        errno.ENETUNREACH: f"did it go down? ip link show dev {name}",
+        errno.ENETUNREACH: f"did it go down? ip link show dev {name}; is there a route? "
+        f"ip route get {output.group} oif {name}",
         errno.EADDRNOTAVAIL: f"has {name} an address that is not tentative? ip address show dev {name}",
         errno.EHOSTUNREACH: f"ip route get {output.group} oif {name}",
         errno.EINVAL: f"is {output.source or 'its source'} an address of this machine? ip address show",

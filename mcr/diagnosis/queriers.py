@@ -12,6 +12,11 @@ from mcr.net.firewall import Firewall
 IGMP: Final = "IGMP"
 MLD: Final = "MLD"
 
+_NOT_SENT_HERE: Final = "does a program on this machine send it, and out of the loopback interface?"
+_NOT_TUNNELLED: Final = (
+    "does the source send? does the other end of the tunnel send the group into it (a multicast route), and does its "
+    "TTL reach here?"
+)
 _QUERY_SECONDS: Final = 125  # between two queries, by default (RFC 3376, 8.2)
 
 
@@ -25,6 +30,7 @@ class Queriers:
         firewall: of this machine, looked at where a query is missing.
         unroutable: packets that the reverse-path filter dropped during the look.
         loopback: it is the loopback interface, where nobody has to ask.
+        tunnel: it is a point-to-point link, where no switch is.
         protocol: that they speak: IGMP, or of IPv6 MLD.
     """
 
@@ -33,6 +39,7 @@ class Queriers:
     firewall: Firewall = attrs.field(factory=Firewall)
     unroutable: int = 0
     loopback: bool = False
+    tunnel: bool = False
     protocol: str = IGMP
 
 
@@ -47,6 +54,8 @@ def judge_querier_of_a_flow(name: str, queriers: Queriers) -> Iterator[Finding]:
         yield Finding("querier", Verdict.ADVICE, what, see, remedy)
     elif heard.lately:
         yield Finding("querier", Verdict.OK, f"an {protocol} querier is on {name}", _last_query(queriers))
+    elif queriers.tunnel:
+        return
     elif heard.listening is not None and heard.listening >= heard.holds:
         see = _last_query(queriers)
         if queriers.firewall.closed_to_queries:
@@ -86,12 +95,13 @@ def judge_querier_without_a_flow(name: str, queriers: Queriers, what: str, see: 
         see: how that was seen.
     """
     heard, protocol = queriers.heard, queriers.protocol
-    if queriers.loopback:
-        remedy = "does a program on this machine send it, and out of the loopback interface?"
-        return Finding("flow_arrives", Verdict.FAULT, what, see, remedy)
     if queriers.unheard:
         cause, more, remedy = _dropped_queries(name, queriers)
         return Finding("querier", Verdict.FAULT, f"{what}; {cause}", f"{see}; {more}", remedy)
+    if queriers.loopback or queriers.tunnel:
+        return Finding(
+            "flow_arrives", Verdict.FAULT, what, see, _NOT_SENT_HERE if queriers.loopback else _NOT_TUNNELLED
+        )
     if heard.listening is None:
         return _not_sent(what, f"{see}; mcrd could not listen for queriers: see its log")
     if queriers.firewall.closed_to_queries and (heard.overdue or not heard.lately):

@@ -135,14 +135,15 @@ class Walk:
         heard = self.watch.on(index, version)
         if entrance.link is not None and entrance.link.loopback:
             return Queriers(heard, loopback=True, protocol=protocol)
+        tunnel = entrance.link is not None and entrance.link.tunnel
         seen = look.queries.get(self.rule.input.interface, 0)
         unheard = seen if not _heard_within(heard, look.seconds + _HEARD_SECONDS) else 0
         if not unheard and heard.lately and not heard.overdue:
-            return Queriers(heard, protocol=protocol)
+            return Queriers(heard, protocol=protocol, tunnel=tunnel)
         firewall = await trio.to_thread.run_sync(_look_at_firewall, version)
         filtered = entrance.link is not None and entrance.link.rp_filter != 0 and version == IPV4
         unroutable = count_unroutable() - entrance.unroutable if filtered else 0
-        return Queriers(heard, unheard, firewall, unroutable, protocol=protocol)
+        return Queriers(heard, unheard, firewall, unroutable, protocol=protocol, tunnel=tunnel)
 
     async def _judge_outputs(self, look: Look, before: Stats, after: Stats) -> tuple[Finding, ...]:
         outputs = self.rule.outputs

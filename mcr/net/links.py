@@ -31,6 +31,7 @@ class Link:
             a second, unless something else holds it back, as 802.1X does.
         arp: neighbours are found by ARP; false for tunnels and other point-to-point links.
         loopback: what is sent by it comes back in, on this machine.
+        tunnel: there is but one other end, and no switch.
         mtu: in bytes.
         bridge: the bridge that it is a port of; empty: of none.
         addresses: IPv4 addresses with their networks.
@@ -52,6 +53,7 @@ class Link:
     running: bool = True
     arp: bool = True
     loopback: bool = False
+    tunnel: bool = False
     mtu: int = 1500
     bridge: str = ""
     addresses: tuple[IPv4Interface, ...] = ()
@@ -134,6 +136,7 @@ def _link(link: Mapping[str, Any], addresses: tuple[IPv4Interface, ...], address
         running=bool(link["flags"] & uapi.IFF_RUNNING),
         arp=not link["flags"] & (uapi.IFF_NOARP | uapi.IFF_POINTOPOINT),
         loopback=bool(link["flags"] & uapi.IFF_LOOPBACK),
+        tunnel=bool(link["flags"] & uapi.IFF_POINTOPOINT),
         mtu=int(link.get("mtu", 0)),
         bridge=_bridge(link),
         addresses=addresses,

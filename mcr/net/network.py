@@ -22,7 +22,8 @@ class Link:
         carrier: its driver sees somebody at the other end.
         carrier_ups: how often there has come to be somebody.
         running: the kernel takes it to be able to carry traffic (RFC 2863, ifOperStatus).
-        arp: it asks for the link addresses of neighbours.
+        arp: it asks for the link addresses of neighbours; false for tunnels and other point-to-point links.
+        loopback: what is sent by it comes back in, on this machine.
         mtu: in bytes.
         mac: its link address.
         master: index of the device that owns it, such as a bridge; 0: none does.
@@ -37,6 +38,7 @@ class Link:
     carrier_ups: int = 0
     running: bool = True
     arp: bool = True
+    loopback: bool = False
     mtu: int = 1500
     mac: bytes = b""
     master: int = 0

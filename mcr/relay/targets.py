@@ -56,7 +56,7 @@ def _reasons(output: Output, egress: Egress, way: Way | None, hops: NextHops) ->
     if output.gso != AUTO:
         yield f"{output} has gso={output.gso}"
     if egress.raw is None:
-        yield f"{output.interface} is about to be checked, or is not Ethernet, or takes no GSO batches"
+        yield f"frames cannot leave by {output.interface} without IP: {egress.why_not_raw}"
     elif not egress.raw.up:
         yield f"{output.interface} is down"
     if way is None:

@@ -146,7 +146,7 @@ class Conditions:
         faults: why sockets of outputs could not be opened, by interface, destination and source port.
         tagless: outputs in VLANs for which nothing can leave with a tag, and why.
         mute6: output interfaces without an IPv6 address, by name.
-        unjoined6: input interfaces without a link-local IPv6 address, by name.
+        unjoined6: input interfaces without a link-local IPv6 address, by name; nobody has to ask on the loopback.
     """
 
     acknowledged: int = 0
@@ -256,6 +256,7 @@ def judge(
             name
             for name, each in standing.inputs.items()
             if not any(own.is_link_local for own in network.addresses6.get(each.index, ()))
+            and not ((link := network.links.get(each.index)) and link.loopback)
         ),
     )
 
@@ -299,7 +300,8 @@ def find_oddity(host: Address, name: str, network: Network, *, routed: bool) -> 
     link = network.find(name)
     if link and (of := network.broadcast_network(host, link.index)):
         return f"{host} is the broadcast address of {of}: every host there gets what is sent to it"
-    return "" if routed or host == LIMITED_BROADCAST else f"no route to {host} leads through {name}"
+    needs_none = host == LIMITED_BROADCAST or (link and not link.arp)  # by a tunnel everything leaves
+    return "" if routed or needs_none else f"no route to {host} leads through {name}"
 
 
 def find_refusal(host: Address, index: int, network: Network, *, routed: bool = True) -> str:

@@ -76,7 +76,6 @@ def _ask(hosts: list[_Key], outputs: Mapping[str, Attachment], network: Network)
     hops = {}
     for (host, name), (address, index), (neighbour, routed) in zip(hosts, asked, found, strict=True):
         refusal = find_refusal(address, index, network, routed=routed)
-        hops[host, name] = Hop(
-            neighbour, "" if refusal else find_oddity(address, name, network, routed=routed), refusal
-        )
+        oddity = "" if refusal else find_oddity(address, name, network, routed=routed)
+        hops[host, name] = Hop(neighbour, oddity, refusal)
     return hops

@@ -215,6 +215,18 @@ def test_hosts_that_cannot_be_meant_are_told(host: str, routed: bool, oddity: st
         assert (told.state, told.warnings) == (RuleState.ACTIVE, (found,))
 
 
+def test_by_a_tunnel_hosts_need_no_route() -> None:
+    network = without(8, tun0=Link(8, "out0", arp=False))
+    assert find_oddity(IPv4Address("203.0.113.9"), "out0", network, routed=False) == ""
+
+
+def test_nobody_has_to_ask_for_groups_of_ipv6_on_the_loopback() -> None:
+    rule = attrs.evolve(RULE, input=Input("in0", IPv6Address("ff15::1"), 5000))
+    network = without(7, lo=Link(7, "in0", loopback=True))
+    assert view_of(rule, 5, judge(STANDING, NETWORK)).state is RuleState.DEGRADED
+    assert view_of(rule, 5, judge(STANDING, network)).state is RuleState.ACTIVE
+
+
 @pytest.mark.parametrize("host", ["198.18.10.2", "198.18.10.255", "255.255.255.255"])
 def test_no_route_is_needed_to_what_is_ipv4(host: str) -> None:
     assert find_refusal(IPv4Address(host), 8, NETWORK, routed=False) == ""

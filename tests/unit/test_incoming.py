@@ -312,10 +312,11 @@ def test_nothing_arrives(querier: Hearing, check: str, evidence: str) -> None:
     assert ("quer" in str(finding)) is (bool(evidence))
 
 
-def test_nobody_has_to_ask_on_the_loopback_interface() -> None:
+@pytest.mark.parametrize("where", ["loopback", "tunnel"])
+def test_nobody_has_to_ask_where_no_switch_is(where: str) -> None:
     for frames, expected in (({}, ["fault flow_arrives"]), ({FLOW: 1}, ["ok flow_arrives"])):
         look = Look(2.0, frames, {}, 188 if frames else None)
-        queriers = Queriers(Hearing(4000.0), loopback=True)
+        queriers = Queriers(Hearing(4000.0), loopback=where == "loopback", tunnel=where == "tunnel")
         found = list(judge_arrival(RULE, look, stats(50), stats(50), others=(), queriers=queriers))
         assert verdicts(found) == expected
         assert "quer" not in str(found)

@@ -42,7 +42,7 @@ GATEWAY = IPv4Address("192.0.2.254")
 
 
 def _reason(output: Output, way: Way | None, link: RawLink | None = UP, neighbour: Neighbour | None = None) -> str:
-    egress: Any = SimpleNamespace(raw=link, interface=SimpleNamespace(index=1))
+    egress: Any = SimpleNamespace(raw=link, why_not_raw="it is about to be checked", interface=SimpleNamespace(index=1))
     hops = NextHops()
     hops.follow({(1, way.hop): neighbour} if way and isinstance(way.hop, IPv4Address) and neighbour else {})
     return _why_not_to(output, egress, way, hops)
@@ -77,7 +77,7 @@ def test_what_ip_would_only_add_headers_to_is_served() -> None:
             "the gateway 192.0.2.254 to 239.2.2.2 has not answered ARP on out0",
         ),
         (attrs.evolve(GROUP, gso="off"), UP, Way(SOURCE), None, "239.2.2.2:6000:out0 has gso=off"),
-        (GROUP, None, None, None, "out0 is about to be checked, or is not Ethernet, or takes no GSO batches"),
+        (GROUP, None, None, None, "frames cannot leave by out0 without IP: it is about to be checked"),
         (GROUP, attrs.evolve(UP, up=False), Way(SOURCE), None, "out0 is down"),
         (
             HOST,

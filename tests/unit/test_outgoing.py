@@ -130,6 +130,14 @@ def test_a_receiver_on_this_machine() -> None:
     )
     assert (finding.check, finding.verdict) == ("local_receiver", Verdict.ADVICE)
     assert "has joined 239.2.2.2 on out0 and listens on port 6000" in finding.what
+    assert finding.remedy.endswith("mcrctl change RULE --add-outputs 239.2.2.2:6000:lo")
+
+
+def test_a_receiver_on_this_machine_gets_what_leaves_by_the_loopback() -> None:
+    loopback, output = attrs.evolve(LINK, name="lo", loopback=True), attrs.evolve(GROUP, interface="lo")
+    findings = [*judge_output(output, loopback, None, None, before=BEFORE, after=SENT, local_receiver=True)]
+    assert not troubles(findings)
+    assert the("local_receiver", findings).what.endswith("it gets what MCR sends there")
 
 
 def test_the_next_hop_of_a_host_behind_a_gateway() -> None:

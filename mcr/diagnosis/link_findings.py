@@ -6,6 +6,7 @@ from itertools import islice
 
 from mcr.model.finding import Finding, Verdict
 from mcr.model.flow import IPV4
+from mcr.model.full_table import MAKE_ROOM, TABLE_IS_FULL
 from mcr.model.rule import RuleState, RuleView
 from mcr.net.links import Link
 from mcr.rules.conditions import Attachment
@@ -79,11 +80,14 @@ def _judge_presence(name: str, link: Link | None, used: Attachment | None, new_n
 def judge_rules(rules: Iterable[RuleView]) -> tuple[Finding, ...]:
     """Whether outputs wait for hosts that don't answer, and what is odd about rules; each cause once."""
     silent: defaultdict[str, list[str]] = defaultdict(list)
+    roomless: defaultdict[str, list[str]] = defaultdict(list)
     odd: defaultdict[str, list[str]] = defaultdict(list)
     for rule in rules:
         for output in rule.outputs:
             if "does not answer" in output.reason:
                 silent[output.reason].append(rule.rule_id)
+            elif TABLE_IS_FULL in output.reason:
+                roomless[output.reason].append(rule.rule_id)
         if rule.state is RuleState.DEGRADED and all(each.state is RuleState.ACTIVE for each in rule.outputs):
             odd[rule.reason].append(rule.rule_id)  # so it is its input
         for warning in rule.warnings:
@@ -91,6 +95,7 @@ def judge_rules(rules: Iterable[RuleView]) -> tuple[Finding, ...]:
     arp = "is it up, on this network, and its address right? ip neigh show"
     return (
         *_by_cause("neighbour", Verdict.FAULT, silent, arp),
+        *_by_cause("neighbour", Verdict.FAULT, roomless, MAKE_ROOM),
         *_by_cause("rule_warnings", Verdict.ADVICE, odd, "change it unless it is meant: mcrctl list"),
     )
 

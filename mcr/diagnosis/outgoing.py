@@ -10,6 +10,7 @@ from mcr.diagnosis.send_errors import is_lately, last_errno, newest_error
 from mcr.errors import describe_errno
 from mcr.model.finding import Finding, Verdict
 from mcr.model.flow import IPV4, IPV6, Address, resolution_to
+from mcr.model.full_table import MAKE_ROOM, describe_full
 from mcr.model.rule import Output, OutputView, RuleState, RuleView
 from mcr.model.stats import OutputStats
 from mcr.net.arp import ASKED_TIMES
@@ -165,6 +166,8 @@ def _judge_neighbour(output: Output, path: Path) -> Finding:
     by = resolution_to(hop)
     test = f"sudo arping -I {name} {hop}" if hop.version == IPV4 else f"ping -I {name} {hop}"
     remedy = f"is it up, on this network, and its address right? {test}"
+    if path.full:
+        return Finding("neighbour", Verdict.FAULT, describe_full(output.group, name, hop, path.full), see, MAKE_ROOM)
     if path.answered:
         return Finding("neighbour", Verdict.OK, f"{who} answers on {name}", see)
     if path.answered is False:

@@ -47,6 +47,16 @@ def find_unanswered(hosts: Iterable[tuple[Address, int]]) -> set[tuple[int, Addr
         return {(index, host) for host, index in hosts if _is_unanswered(netlink, host, index)}
 
 
+def find_unknown(hosts: Iterable[tuple[Address, int]]) -> set[tuple[int, Address]]:
+    """Those of these neighbours, each with the interface's index, that the kernel's table has no entry for.
+
+    Raises:
+        OSError: no netlink socket could be opened.
+    """
+    with socket.socket(socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_CLOEXEC, socket.NETLINK_ROUTE) as netlink:
+        return {(index, host) for host, index in hosts if _read(netlink, host, index) is None}
+
+
 def use_neighbours(neighbours: Iterable[tuple[int, Address]]) -> dict[tuple[int, Address], int]:
     """Have the kernel ask whether neighbours are still there, as it does when something is sent to them.
 

@@ -16,6 +16,7 @@ from mcr.model.flow import IPV6, Address
 from mcr.net import uapi
 from mcr.net.arp import ask_neighbours
 from mcr.net.links import Link
+from mcr.net.neighbour_tables import find_full
 
 if TYPE_CHECKING:
     from pyroute2 import IPRoute
@@ -53,6 +54,7 @@ class Path:
         local: the address is this machine's own.
         broadcast: it is a broadcast address, which nobody answers ARP for.
         answered: whether the neighbour has just answered ARP; None: it was not asked.
+        full: entries that the kernel's table of neighbours may have, if it has none for this one and is full; else 0.
     """
 
     refusal: int | None
@@ -62,6 +64,7 @@ class Path:
     local: bool = False
     broadcast: bool = False
     answered: bool | None = None
+    full: int = 0
 
     @property
     def dead(self) -> bool:
@@ -84,12 +87,22 @@ def find_paths(hosts: Iterable[tuple[Address, Link]]) -> dict[tuple[Address, str
     wanted = set(hosts)
     with IPRoute() as netlink:
         paths = {(host, link): _find_path(netlink, host, link) for host, link in wanted}
+    if any(path.neighbour is Neighbour.UNKNOWN for path in paths.values()):
+        full = find_full()
+        paths = {key: _with_room(key[0], path, full) for key, path in paths.items()}
     hops = {key: (path.gateway or key[0], key[1]) for key, path in paths.items() if path.neighbour in _UNCERTAIN}
     asked, answered = ask_neighbours(set(hops.values()))
     for (host, link), (hop, _) in hops.items():
         if (hop, link.index) in asked:
             paths[host, link] = attrs.evolve(paths[host, link], answered=(hop, link.index) in answered)
     return {(host, link.name): path for (host, link), path in paths.items()}
+
+
+def _with_room(host: Address, path: Path, full: Mapping[int, int]) -> Path:
+    """The path, and whether the kernel's table has room for its neighbour. `full`: see `find_full`."""
+    if path.neighbour is not Neighbour.UNKNOWN:
+        return path
+    return attrs.evolve(path, full=full.get((path.gateway or host).version, 0))
 
 
 def is_broadcast(host: Address, link: Link) -> bool:

@@ -107,6 +107,7 @@ RTM_GETROUTE: Final = 26
 RTM_NEWNEIGH: Final = 28
 RTM_DELNEIGH: Final = 29
 RTM_GETNEIGH: Final = 30
+RTM_GETNEIGHTBL: Final = 66
 RTM_NEWRULE: Final = 32
 RTM_DELRULE: Final = 33
 RTM_GETQDISC: Final = 38
@@ -157,6 +158,9 @@ IFA_LOCAL: Final = 2
 
 # <linux/neighbour.h>
 NDMSG: Final = struct.Struct("B3xiHBB")  # family, index, state, flags, type
+NDTMSG: Final = struct.Struct("B3x")  # family
+NDTA_THRESH3: Final = 4
+NDTA_CONFIG: Final = 5
 NDA_DST: Final = 1
 NDA_LLADDR: Final = 2
 NDA_CACHEINFO: Final = 3

@@ -10,6 +10,7 @@ from itertools import chain
 import attrs
 
 from mcr.model.flow import IPV6, LIMITED_BROADCAST, Address, resolution_to, sent_for
+from mcr.model.full_table import describe_full
 from mcr.model.rule import Origin, Output, OutputView, Path, Rule, RuleState, RuleView
 from mcr.net.interfaces import was_never_there
 from mcr.net.network import Network
@@ -80,6 +81,19 @@ class Hop:
     neighbour: Address
     oddity: str = ""
     refused: str = ""
+
+
+@attrs.frozen
+class Silence:
+    """Neighbours that nothing can be sent to, by the interface's index and address.
+
+    Attributes:
+        unanswering: those that have been asked in vain.
+        roomless: those for which the kernel's table of neighbours has no room, and how many entries it may have.
+    """
+
+    unanswering: Collection[tuple[int, Address]] = ()
+    roomless: Mapping[tuple[int, Address], int] = attrs.field(factory=dict)
 
 
 @attrs.frozen
@@ -230,7 +244,7 @@ def judge(
     standing: Standing,
     network: Network,
     hops: Mapping[tuple[Address, str], Hop] | None = None,
-    silent: Collection[tuple[int, Address]] = (),
+    silence: Silence | None = None,
     sources: Iterable[Address] = (),
 ) -> Conditions:
     """All of it.
@@ -239,14 +253,14 @@ def judge(
         standing: of the sockets.
         network: as it is.
         hops: how hosts are reached, by address and output interface.
-        silent: neighbours that don't answer, by the interface's index and address.
+        silence: of neighbours.
         sources: that outputs ask for.
     """
     return Conditions(
         standing.acknowledged,
         _unwell({name: judge_input(each, network) for name, each in standing.inputs.items()}),
         _unwell({name: judge_output(each, network) for name, each in standing.outputs.items()}),
-        _judge_hosts(hops or {}, standing.outputs, silent),
+        _judge_hosts(hops or {}, standing.outputs, silence or Silence()),
         standing.paths,
         frozenset(sources).difference(network.own_addresses()),
         standing.faults,
@@ -268,16 +282,18 @@ def _unwell(conditions: Mapping[str, Condition]) -> dict[str, Condition]:
 def _judge_hosts(
     hops: Mapping[tuple[Address, str], Hop],
     outputs: Mapping[str, Attachment],
-    silent: Collection[tuple[int, Address]],
+    silence: Silence,
 ) -> dict[tuple[Address, str], Condition]:
-    """Hosts that don't answer, or can't be meant."""
+    """Hosts that don't answer, that the kernel has no room for, or that can't be meant."""
     found = {}
     for (host, name), hop in hops.items():
         index = outputs[name].index if name in outputs else 0
         warnings = (hop.oddity,) if hop.oddity else ()
         if hop.refused:
             found[host, name] = Condition(RuleState.WAITING, hop.refused, warnings)
-        elif (index, hop.neighbour) in silent:
+        elif limit := silence.roomless.get((index, hop.neighbour)):
+            found[host, name] = Condition(RuleState.WAITING, describe_full(host, name, hop.neighbour, limit), warnings)
+        elif (index, hop.neighbour) in silence.unanswering:
             who = f"{host}" if hop.neighbour == host else f"the gateway {hop.neighbour} to {host}"
             reason = f"{who} does not answer {resolution_to(hop.neighbour)} on {name}"
             found[host, name] = Condition(RuleState.WAITING, reason, warnings)

@@ -12,6 +12,7 @@ from mcr_process import Mcr, Receiver, Sender, wait_until
 from raw_frames import frames, wait_for_raw
 from topology import MakeMcr, Plant
 
+LIMIT = Path("/proc/sys/net/ipv4/neigh/default/gc_thresh3")
 DEAD = [f"198.18.1.{100 + i}:6000:out0" for i in range(47)]
 
 
@@ -66,6 +67,39 @@ def test_a_worker_of_many_hosts_is_back_as_soon(plant: Plant, make_mcr: MakeMcr)
     before = sockets_of(mcr)
     mcr.ctl("remove", "--rule-id", rule)
     wait_until(lambda: sockets_of(mcr) == before - 1, "the live host's socket is closed")
+
+
+@pytest.mark.alone  # for the same reason
+def test_a_full_table_of_neighbours_is_named_until_there_is_room(plant: Plant, make_mcr: MakeMcr) -> None:
+    """IP drops what is sent to a host without an entry, and tells the socket nothing: that counts as sent."""
+    mcr = make_mcr(plant.relay).start()
+    (limit,) = LIMIT.read_text().split()
+    hosts = (f"198.18.{100 + i // 250}.{1 + i % 250}" for i in range(int(limit) + 50))
+    entries = "".join(f"neighbour add {each} lladdr 02:00:00:00:00:07 dev out1 nud reachable\n" for each in hosts)
+    full = f"the kernel's table of neighbours is full (net.ipv4.neigh.default.gc_thresh3={limit})"
+    filled = plant.relay.run(["ip", "-force", "-batch", "-"], input=entries, check=False)
+    assert "No buffer space available" in filled.stderr
+    rule = mcr.add("in0:239.1.1.1:5000", "198.18.1.2:6000:out0", "239.2.2.2:6001:out1", state="degraded")
+    sender = Sender(plant.source, "src0", "239.1.1.1:5000", count=100_000, rate=200)
+    wait_until(lambda: mcr.stats()["egress"]["sent"] > 10, "the stream flows")
+    (listed,) = mcr.call("list")
+    assert listed["state"] == "degraded"
+    assert (
+        listed["outputs"][0]["reason"]
+        == f"{full}: IP drops what is sent to 198.18.1.2 on out0, though it counts as sent"
+    )
+    for words in (("why", rule), ("doctor",)):
+        told = mcr.ctl(*words, check=False)
+        assert told.returncode == 2
+        assert full in told.stdout
+        assert "raise that setting above the number of hosts" in told.stdout
+    lost, sent = mcr.check_counters(arrived=sender.stop())["rules"][0]["outputs"]
+    assert (lost["sent"], lost["errors"]) == (sent["sent"], 0)
+    plant.relay.ip("neighbour flush dev out1")
+    wait_until(lambda: mcr.call("list")[0]["state"] == "active", "there is room")
+    receiver = Receiver(plant.receiver, "198.18.1.2:6000=239.1.1.1:5000", count=500)
+    Sender(plant.source, "src0", "239.1.1.1:5000", count=500, rate=5000).finish()
+    receiver.expect_everything()
 
 
 def sockets_of(mcr: Mcr) -> int:

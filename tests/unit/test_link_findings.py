@@ -22,6 +22,7 @@ from mcr.diagnosis.doctor import Relay, examine
 from mcr.diagnosis.present import new_names
 from mcr.model.finding import Verdict
 from mcr.model.flow import Input
+from mcr.model.full_table import MAKE_ROOM, describe_full
 from mcr.model.log import LogLevels
 from mcr.model.rule import OutputView, RuleState, RuleView
 from mcr.model.stats import (
@@ -125,6 +126,15 @@ def test_hosts_that_do_not_answer_are_faults_and_what_is_odd_is_advice() -> None
     (advice,) = link_findings.judge_rules([port])
     expect(advice, ADVICE, "in0 is a port of bridge br0")
     assert link_findings.judge_rules([attrs.evolve(port, state=RuleState.ACTIVE)]) == ()
+
+
+def test_hosts_that_the_kernel_has_no_room_for_are_faults_with_the_remedy() -> None:
+    host = IPv4Address("198.18.1.2")
+    full = describe_full(host, "out0", host, 1024)
+    output = OutputView(host, 6000, "out0", state=RuleState.WAITING, reason=full)
+    source = Input("in0", IPv4Address("239.1.1.1"), 5000)
+    (fault,) = link_findings.judge_rules([RuleView("1", None, source, (output,), RuleState.DEGRADED, full)])
+    expect(fault, FAULT, full, MAKE_ROOM)
 
 
 def test_frames_that_an_interface_loses_are_told() -> None:

@@ -11,6 +11,7 @@ from arrivals import RULE
 from mcr.diagnosis.outgoing import judge_output, judge_waiting_outputs
 from mcr.errors import describe_errno
 from mcr.model.finding import Finding, Verdict
+from mcr.model.full_table import MAKE_ROOM
 from mcr.model.rule import Output, OutputView, RuleState
 from mcr.model.stats import OutputStats, SendError
 from mcr.net.links import Link
@@ -268,3 +269,9 @@ def test_what_outputs_wait_for_is_said_once() -> None:
     findings = list(judge_waiting_outputs(attrs.evolve(RULE, outputs=(down, down, silent, active))))
     assert [each.what for each in findings] == [down.reason, silent.reason]
     assert {each.verdict for each in findings} == {Verdict.FAULT}
+
+
+def test_a_full_table_of_neighbours_loses_what_is_sent_to_a_host_that_answers() -> None:
+    finding = the("neighbour", judged(HOST, path=Path(None, None, Neighbour.UNKNOWN, answered=True, full=1024)))
+    assert (finding.verdict, finding.remedy) == (Verdict.FAULT, MAKE_ROOM)
+    assert "the kernel's table of neighbours is full (net.ipv4.neigh.default.gc_thresh3=1024)" in finding.what

@@ -45,6 +45,7 @@ STRUCTS = {
     "RTMSG": "rtmsg",
     "IFADDRMSG": "ifaddrmsg",
     "NDMSG": "ndmsg",
+    "NDTMSG": "ndtmsg",
     "TCMSG": "tcmsg",
 }
 

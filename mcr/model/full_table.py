@@ -1,0 +1,24 @@
+"""Words about a table of neighbours that is full; see `mcr.net.neighbour_tables`."""
+
+from typing import Final
+
+from mcr.model.flow import IPV4, IPV6, Address
+
+TABLE_IS_FULL: Final = "the kernel's table of neighbours is full"
+
+MAKE_ROOM: Final = "raise that setting above the number of hosts: sysctl, in the machine's own network namespace"
+
+_SETTINGS: Final = {IPV4: "net.ipv4.neigh.default.gc_thresh3", IPV6: "net.ipv6.neigh.default.gc_thresh3"}
+
+
+def describe_full(host: Address, name: str, neighbour: Address, limit: int) -> str:
+    """What is lost, and why.
+
+    Args:
+        host: that is sent to.
+        name: of the interface.
+        neighbour: who would have to answer: the host, or the gateway to it.
+        limit: how many entries the table may have.
+    """
+    setting = _SETTINGS[neighbour.version]
+    return f"{TABLE_IS_FULL} ({setting}={limit}): IP drops what is sent to {host} on {name}, though it counts as sent"

@@ -235,6 +235,7 @@ def _judge_flows(relay: Relay, links: Mapping[str, Link], blind: list[Finding]) 
     if up := {link for link in links.values() if link.name in where and link.up}:
         strays = _try("matched", lambda: look_for_strays(up, sources.values()), {}, blind)
     yield from flow_findings.judge_matches(relay.stats, idle, strays)
+    yield flow_findings.judge_unmatched(relay.counters())
 
 
 def _judge_neighbours(relay: Relay, links: Mapping[str, Link], blind: list[Finding]) -> Iterator[Finding]:

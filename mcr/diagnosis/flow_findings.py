@@ -17,6 +17,9 @@ from mcr.text.addresses import with_port
 IDLE_SECONDS: Final = SILENT_SECONDS
 """Seconds. A rule that has matched nothing for longer is worth a finding."""
 
+_FEW_PPS: Final = 10.0
+"""Datagrams per second that no rule takes: more are worth a finding."""
+
 _NAMED = 3  # things of a kind in one finding, at most
 
 
@@ -74,6 +77,23 @@ def judge_matches(stats: Stats, idle: Collection[Idle], strays: Mapping[Sighting
         yield _judge_silent(silent, len(stats.rules))
     if not idle:
         yield Finding("matched", Verdict.OK, "Every rule has matched packets", evidence)
+
+
+def judge_unmatched(stats: Stats) -> Finding:
+    """Whether much arrives that no rule takes, as the alert `McrNoRule` has it."""
+    ingress = stats.ingress
+    evidence = f"mcrctl stats: no_match={ingress.no_match}"
+    if ingress.no_match_pps <= _FEW_PPS:
+        return Finding("no_match", Verdict.OK, "Hardly anything arrives that no rule takes", evidence)
+    there = sorted((each for each in stats.interfaces if each.no_match), key=lambda each: -each.no_match)
+    look = "; ".join(f"sudo mcrctl trace --unmatched {each.interface}" for each in there[:_NAMED])
+    return Finding(
+        "no_match",
+        Verdict.ADVICE,
+        f"{ingress.no_match_pps:,.0f} datagrams per second arrive that no rule takes",
+        evidence,
+        f"is a rule missing, or has it another port? {look} shows what they are",
+    )
 
 
 def _kin(source: Input, strays: Mapping[Sighting, int]) -> list[Sighting]:

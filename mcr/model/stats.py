@@ -59,6 +59,8 @@ class IngressStats:
     """Arrived, but the capture ring was full (PACKET_STATISTICS), or its interface's last rule went. In frames."""
     pps: float = 0.0
     """What `recv` grew by a second, over the last second or two."""
+    no_match_pps: float = 0.0
+    """What `no_match` grew by, likewise."""
     parse_errors: ParseErrors = ParseErrors()
 
 

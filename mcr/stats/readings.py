@@ -106,6 +106,7 @@ def ingress_stats(now: Reading, past: Reading, kernel_drops: int) -> IngressStat
         buf_exhaust=totals.buf_exhaust,
         kernel_drops=kernel_drops + now.taken.lost,
         pps=_rate(totals.recv + now.rejected, past.totals.recv + past.rejected, now.time - past.time),
+        no_match_pps=_rate(totals.no_match + now.rejected, past.totals.no_match + past.rejected, now.time - past.time),
         parse_errors=ParseErrors.sum([*(each.parse_errors for each in now.workers), now.taken.parse_errors]),
     )
 

@@ -3,12 +3,13 @@
 from collections.abc import Iterable, Mapping
 from ipaddress import IPv4Address
 
+import attrs
 import pytest
 
-from mcr.diagnosis.flow_findings import find_idle, judge_matches, judge_neighbours
+from mcr.diagnosis.flow_findings import find_idle, judge_matches, judge_neighbours, judge_unmatched
 from mcr.model.finding import Finding, Verdict
 from mcr.model.flow import Input
-from mcr.model.stats import EgressStats, IngressStats, OutputStats, RuleStats, Stats
+from mcr.model.stats import EgressStats, IngressStats, InterfaceStats, OutputStats, RuleStats, Stats
 from mcr.net.routes import Neighbour, Path
 from mcr.tap.sighting import Sighting
 
@@ -127,3 +128,14 @@ def test_hosts_that_do_not_answer_are_named_with_what_was_sent_to_them() -> None
 )
 def test_whether_a_host_is_there_is_judged_by_its_answer(path: Path, verdict: Verdict, words: str) -> None:
     expect(neighbours({HOST: path}), verdict, words)
+
+
+def test_what_no_rule_takes_is_advice_while_it_is_much() -> None:
+    few = Stats(IngressStats(no_match=900, no_match_pps=10.0), EgressStats())
+    assert judge_unmatched(few).verdict is Verdict.OK
+    where = tuple(InterfaceStats(f"in{at}", 9, 0, no_match=at) for at in range(3))
+    much = judge_unmatched(
+        attrs.evolve(few, ingress=IngressStats(no_match=900, no_match_pps=1_200.0), interfaces=where)
+    )
+    assert (much.verdict, much.what) == (Verdict.ADVICE, "1,200 datagrams per second arrive that no rule takes")
+    assert "mcrctl trace --unmatched in2; sudo mcrctl trace --unmatched in1 shows" in much.remedy

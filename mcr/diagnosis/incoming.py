@@ -1,6 +1,6 @@
 """Judges a rule and its input interface: whether packets can come in. Pure."""
 
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Mapping
 from typing import Final
 
 import attrs
@@ -23,7 +23,8 @@ class Entrance:
         captured: indices of the interfaces that mcrd captures.
         joined: interface index and group of every membership.
         unroutable: packets that the reverse-path filter has dropped so far, on any interface.
-        sources: interface index, group and source of what is joined from one source.
+        sources: group and source of what is joined from one source, by interface index; of one that is missing the
+            kernel does not tell.
         igmp: version that is spoken on the interface, as the kernel writes it: V1, V2 or V3; empty: it does not matter.
     """
 
@@ -31,7 +32,7 @@ class Entrance:
     captured: Collection[int] = ()
     joined: Collection[tuple[int, Address]] = ()
     unroutable: int = 0
-    sources: Collection[tuple[int, Address, Address]] = ()
+    sources: Mapping[int, Collection[tuple[Address, Address]]] = attrs.field(factory=dict)
     igmp: str = ""
 
 
@@ -111,7 +112,8 @@ def _judge_sources(source: Input, link: Link, entrance: Entrance) -> Iterator[Fi
     """Does the network hear from which sources the group is wanted?"""
     name, group = source.interface, source.group
     see = f"/proc/net/mcfilter, interface {link.index}"
-    missing = [each for each in source.sources if (link.index, group, each) not in entrance.sources]
+    told = entrance.sources.get(link.index)
+    missing = [] if told is None else [each for each in source.sources if (group, each) not in told]
     if missing:
         what = f"{group} is not joined from {missing[0]} on {name}: routers do not forward it from there"
         yield Finding("source_joined", Verdict.FAULT, what, f"{see}: not listed", "remove the rule and add it again")
@@ -124,6 +126,10 @@ def _judge_sources(source: Input, link: Link, entrance: Entrance) -> Iterator[Fi
             f"sysctl net.ipv4.conf.all.force_igmp_version net.ipv4.conf.{name}.force_igmp_version"
         )
         yield Finding("source_joined", Verdict.ADVICE, what, f"/proc/net/igmp: {name} {entrance.igmp}", remedy)
+    elif source.sources and told is None:
+        what = f"whether {group} is joined from {', '.join(map(str, source.sources))} is not known"
+        see += ": Linux lists none of an interface whose newest group has no sources"
+        yield Finding("source_joined", Verdict.OK, what, see)
     elif source.sources:
         what = f"{group} is joined from {', '.join(map(str, source.sources))}"
         yield Finding("source_joined", Verdict.OK, what, see)

@@ -2,6 +2,7 @@
 
 import re
 import struct
+from collections import defaultdict
 from collections.abc import Iterable, Iterator
 from ipaddress import IPv4Address, IPv6Address, ip_address
 from itertools import chain
@@ -44,21 +45,30 @@ def joined_groups() -> frozenset[tuple[int, Address]]:
     return frozenset(chain[tuple[int, Address]](of_ipv4, parse_igmp6(_read_if_there(_IGMP6))))
 
 
-def asked_sources() -> frozenset[tuple[int, IPv4Address, IPv4Address]]:
-    """Interface index, group and source of everything that sockets of this machine ask for from one source.
+def asked_sources() -> dict[int, frozenset[tuple[Address, Address]]]:
+    """Group and source of what sockets of this machine ask for from one source, by interface index.
+
+    What the kernel shows of an interface is complete. It may show nothing of one where something is asked for.
 
     Raises:
         SystemFault: it can't be read.
     """
-    return frozenset(parse_mcfilter(_read(_MCFILTER)))
+    return parse_mcfilter(_read(_MCFILTER))
 
 
-def parse_mcfilter(text: str) -> Iterator[tuple[int, IPv4Address, IPv4Address]]:
-    """Read /proc/net/mcfilter: a line for each source that is asked for, or kept out."""
+def parse_mcfilter(text: str) -> dict[int, frozenset[tuple[Address, Address]]]:
+    """Read /proc/net/mcfilter: a line for each source that is asked for, or kept out.
+
+    It begins at the first interface whose newest group has sources, and is complete from there on: of those before it
+    there is no line, whatever their other groups have (Linux 6.18, net/ipv4/igmp.c, igmp_mcf_get_first).
+    """
+    found: defaultdict[int, set[tuple[Address, Address]]] = defaultdict(set)
     for line in text.splitlines()[1:]:
         index, _, group, source, included, _ = line.split()
+        those = found[int(index)]
         if int(included):
-            yield int(index), IPv4Address(int(group, 16)), IPv4Address(int(source, 16))
+            those.add((IPv4Address(int(group, 16)), IPv4Address(int(source, 16))))
+    return {index: frozenset(those) for index, those in found.items()}
 
 
 def parse_igmp(text: str) -> Iterator[Joined]:

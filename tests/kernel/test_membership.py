@@ -11,6 +11,7 @@ import pytest
 
 from lab import Lab
 from mcr.errors import SystemFault
+from mcr.model.flow import Address
 from mcr.net.interfaces import Interface, find_interface
 from mcr.net.membership import Memberships
 from mcr.net.procfs import asked_sources
@@ -49,9 +50,9 @@ def test_groups_are_joined_anew_on_an_interface_that_was_made_again(memberships:
     assert joined() == set()
 
 
-def asked_of(group: IPv4Address) -> set[IPv4Address]:
+def asked_of(group: IPv4Address) -> set[Address]:
     """Sources that a group is asked for from, on the loopback."""
-    return {source for index, each, source in asked_sources() if (index, each) == (LOOPBACK.index, group)}
+    return {source for each, source in asked_sources().get(LOOPBACK.index, ()) if each == group}
 
 
 def test_a_group_is_joined_from_more_sources_than_one_socket_holds(memberships: Memberships) -> None:
@@ -88,7 +89,28 @@ def test_what_was_asked_for_from_a_source_goes_with_its_interface(lab: Lab) -> N
         inside.ip(make)
         for source in sources:
             memberships.join(GROUPS[0], find_interface("a0"), source)
-        assert asked_sources() == {(each.index, GROUPS[0], source) for each in (a0, b0) for source in sources}
+        asked = frozenset((GROUPS[0], source) for source in sources)
+        assert asked_sources() == {each.index: asked for each in (a0, b0)}
+        memberships.close()
+
+
+def test_what_is_asked_for_from_sources_is_shown_unless_the_newest_group_of_the_interface_has_none(lab: Lab) -> None:
+    """The kernel says nothing of the interface then, if none before it is shown: that is not known, not empty."""
+    inside, memberships = lab.namespace("inside"), Memberships(DescriptorStore())
+    source = IPv4Address("198.18.0.1")
+    with inside.entered():
+        inside.ip("link add a0 up type veth peer name a1", "link add b0 up type veth peer name b1")
+        a0, b0 = find_interface("a0"), find_interface("b0")
+        asked = {each.index: frozenset({(GROUPS[0], source)}) for each in (a0, b0)}
+        for each in (a0, b0):
+            memberships.join(GROUPS[0], each, source)
+        assert asked_sources() == asked
+        for each in (a0, b0):
+            memberships.join(GROUPS[1], each)
+            assert each.index not in asked_sources()
+        memberships.join(GROUPS[2], a0, source)
+        asked[a0.index] |= {(GROUPS[2], source)}
+        assert asked_sources() == asked  # all of it from this one on
         memberships.close()
 
 

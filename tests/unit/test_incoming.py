@@ -95,12 +95,15 @@ def test_the_reason_that_the_rule_gives_says_what_became_of_its_interface() -> N
     [
         ({"igmp": "V3"}, []),
         ({"igmp": "V2"}, ["advice source_joined"]),
-        ({"igmp": "V3", "sources": {(11, OTHER, SENDER), (12, GROUP, SENDER)}}, ["fault source_joined"]),
+        ({"igmp": "V3", "sources": {11: {(OTHER, SENDER)}, 12: {(GROUP, SENDER)}}}, ["fault source_joined"]),
+        ({"igmp": "V3", "sources": {11: ()}}, ["fault source_joined"]),
+        ({"igmp": "V3", "sources": {12: {(GROUP, SENDER)}}}, []),  # nothing is known of its interface
+        ({"igmp": "V2", "sources": {}}, ["advice source_joined"]),
     ],
 )
 def test_a_source_is_asked_for_in_a_language_that_has_words_for_it(change: dict[str, Any], expected: list[str]) -> None:
     source = attrs.evolve(SOURCE, sources=(SENDER,))
-    entrance = attrs.evolve(ENTRANCE, **{"sources": {(11, GROUP, SENDER)}} | change)
+    entrance = attrs.evolve(ENTRANCE, **{"sources": {11: {(GROUP, SENDER)}}} | change)
     assert troubles(judge_entrance(source, entrance)) == expected
 
 

@@ -24,7 +24,7 @@ from mcr.cli.options import common_options
 from mcr.cli.session import Session
 from mcr.errors import McrError, SystemFault, UsageError
 from mcr.tap.pcapng import ETHERNET, INBOUND, OUTBOUND, RAW_IP, PcapngWriter
-from mcr.tap.rule_capture import Packet, RuleCapture, places_of
+from mcr.tap.rule_capture import Packet, RuleCapture, interfaces_of, places_of
 from mcr.text.addresses import with_port
 from mcr.text.visible import visible
 
@@ -87,8 +87,9 @@ def run_capture(
     """
     _check_namespace(session)
     shown = Counter[bool]()
-    others = () if rule["input"].get("sources") else session.call("list")
-    with _captured(RuleCapture(places_of(rule, sides, others))) as captured, _ending() as stopped:
+    rules = session.call("list")
+    capture = RuleCapture(places_of(rule, sides, rules), interfaces_of(rules))
+    with _captured(capture) as captured, _ending() as stopped:
         with _writer(captured, file, _titled(rule), as_json=session.json) as show:
             for packet in islice(captured.packets(seconds, stopped), count):
                 show(packet)

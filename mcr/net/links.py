@@ -34,6 +34,8 @@ class Link:
         tunnel: there is but one other end, and no switch.
         mtu: in bytes.
         bridge: the bridge that it is a port of; empty: of none.
+        mac: its link address.
+        kind: of device, as ``ip -details link`` says; empty for a network card.
         addresses: IPv4 addresses with their networks.
         addresses6: IPv6 addresses likewise.
         rx_packets: frames received.
@@ -65,6 +67,8 @@ class Link:
     rp_filter: int | None = 0
     forced_igmp: int | None = 0
     addresses6: tuple[IPv6Interface, ...] = ()
+    mac: bytes = b""
+    kind: str = ""
 
     @property
     def address(self) -> IPv4Address | None:
@@ -148,6 +152,8 @@ def _link(link: Mapping[str, Any], addresses: tuple[IPv4Interface, ...], address
         tx_dropped=counters.get("tx_dropped", 0),
         rp_filter=_parameter(name, "rp_filter"),
         forced_igmp=_parameter(name, "force_igmp_version"),
+        mac=bytes.fromhex((link.get("address") or "").replace(":", "")),
+        kind=(link.get("linkinfo") or {}).get("kind") or "",
     )
 
 

@@ -146,8 +146,10 @@ class RuleCapture:
         has_link_header: whether packets of a place begin with one.
     """
 
-    def __init__(self, places: Sequence[Place]) -> None:
+    def __init__(self, places: Sequence[Place], used: Collection[str]) -> None:
+        """`used`: interfaces of all rules. What comes from their MACs this machine has sent."""
         self.places = places
+        self._used = used
         self.has_link_header: list[bool] = []
         self._sockets: list[socket.socket] = []
         self._closing = ExitStack()
@@ -170,7 +172,7 @@ class RuleCapture:
                 opened = undo.enter_context(_open(each))
                 self._sockets.append(opened)
                 self.has_link_header.append(link_header(opened) > 0)
-            self._own = _own_addresses(self._sockets)
+            self._own = _own_addresses(self._used)
             for each, opened in zip(self.places, self._sockets, strict=True):
                 attach_filter(opened, _select(each, link_header(opened)))
             self._closing = undo.pop_all()
@@ -327,17 +329,20 @@ def _widen(opened: socket.socket) -> None:
         opened.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, BUFFER)
 
 
-def _own_addresses(sockets: Sequence[socket.socket]) -> Any:
+def interfaces_of(rules: Iterable[Mapping[str, Any]]) -> frozenset[str]:
+    """Those that rules use, as `list` gives them."""
+    return frozenset(end["interface"] for rule in rules for end in (rule["input"], *rule["outputs"]))
+
+
+def _own_addresses(used: Collection[str]) -> Any:
     """What the parser takes for this machine's, as mcrd tells its workers."""
-    links = {}
-    for each in sockets:
-        name, _, _, kind, mac = each.getsockname()
-        index = socket.if_nametoindex(name)
-        links[index] = Link(index, name, mac=mac if kind == uapi.ARPHRD_ETHER else b"")
-    there = read_links().values()
-    addresses = {each.index: each.addresses for each in there}
-    addresses6 = {each.index: each.addresses6 for each in there}
-    data = own_keys(Network(links=links, addresses=addresses, addresses6=addresses6), links.keys())
+    links = {each.index: each for each in read_links().values()}
+    network = Network(
+        links={each.index: Link(each.index, each.name, mac=each.mac, kind=each.kind) for each in links.values()},
+        addresses={each.index: each.addresses for each in links.values()},
+        addresses6={each.index: each.addresses6 for each in links.values()},
+    )
+    data = own_keys(network, {link.index for link in read_links(used).values()})
     own = ffi.new("struct mcr_own *")
     keys = ffi.from_buffer("struct mcr_rec_own_key[]", data)
     lib.mcr_own_set(own, keys, len(keys))

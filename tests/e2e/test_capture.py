@@ -89,6 +89,22 @@ def test_every_packet_is_captured_in_and_out_with_its_verdict(plant: Plant, make
     assert all(abs(float(each.time) - time.time()) < 60 for each in packets)
 
 
+def test_what_another_rule_s_interface_has_sent_is_a_loop(plant: Plant, make_mcr: MakeMcr, tmp_path: Path) -> None:
+    """As a worker takes it, which knows the MACs of all interfaces that rules use."""
+    mcr = make_mcr(plant.relay).start(1)
+    mcr.add("in0:239.1.1.1:5000", "239.2.2.2:6000:out0", rule_id="tv")
+    mcr.add("in0:239.1.1.9:5000", "239.2.2.9:6000:out1")
+    (link,) = json.loads(plant.relay.run(["ip", "-j", "link", "show", "dev", "out1"]).stdout)
+    file = tmp_path / "tv.pcapng"
+    capture = begin(plant, mcr, "--count", "1", "-w", file)
+    wait_until(lambda: file.exists() and file.stat().st_size, "the sockets are open")
+    with plant.source.entered(), open_interface("src0") as sock:
+        sock.send(bytes(Ether(src=link["address"]) / datagram(b"back again")[IP]))
+    assert capture.wait(10) == 0
+    assert [each.comment for each in packets_in(file)] == [b"dropped: loop"]
+    wait_until(lambda: mcr.stats()["ingress"]["parse_errors"]["loop"] == 1, "a worker says so, too")
+
+
 def test_a_terminal_gets_lines_and_a_program_json(plant: Plant, make_mcr: MakeMcr) -> None:
     """They end after so many packets."""
     mcr = start(plant, make_mcr)

@@ -2,6 +2,7 @@
 
 import struct
 from collections.abc import Iterable, Iterator
+from functools import cache
 from typing import Any
 
 from scapy.layers.rtp import RTP
@@ -14,6 +15,7 @@ PAT, PMT, VIDEO = 0, 0x100, 0x101
 WHOLE = 1_472
 
 
+@cache  # scapy is slow
 def rtp(number: int, *, source: int = 1, kind: int = 96, stamp: int | None = None, payload: bytes = b"media") -> bytes:
     """An RTP packet; its clock is of 90 kHz, and a packet is of 5 ms."""
     clock = number * 450 if stamp is None else stamp
@@ -119,10 +121,15 @@ class Watched:
         )
 
 
+@cache
+def _number(payload: bytes) -> int:
+    return int(RTP(payload).sequence)
+
+
 def judged_rtp(payloads: Iterable[bytes]) -> tuple[int, int, int]:
     """By scapy's reading: numbers that never came, came behind a later one, and came again. One sender."""
     highest, seen, reordered, duplicates, first = None, set(), 0, 0, 0
-    for sequence in (RTP(each).sequence for each in payloads):
+    for sequence in map(_number, payloads):
         if highest is None:
             highest = first = sequence
         number = highest + ((sequence - highest + 0x8000) % 0x10000 - 0x8000)

@@ -49,7 +49,7 @@ class _Filtered:
             self.install(wanted, everything=True)  # too many rules for one filter: the workers tell
 
     def _select(self, wanted: set[Flow]) -> tuple[Sequence[Instruction], Sequence[Instruction]]:
-        link = link_header(self.sockets[0])
+        link = link_header(self.counter)  # which a capture has that has no sockets, too
         return select_udp(wanted, link), select_udp(wanted, link, invert=True)
 
 

@@ -26,13 +26,13 @@ lint=$!
 "$venv/bin/mypy" --no-error-summary >"$said/types" 2>&1 &
 types=$!
 # Three runs that collect a third of the tests each take less than processes of one run, which collect all of them. They
-# last about as long: those of tests/kernel wait half of their time.
+# last about as long: those of tests/kernel and tests/actors wait half of their time.
 "$venv/bin/pytest" -q tests/actors tests/kernel/test_[!n-z]*.py >"$said/first" 2>&1 &
 first=$!
-"$venv/bin/pytest" -q tests/kernel/test_[n-z]*.py >"$said/second" 2>&1 &
+"$venv/bin/pytest" -q tests/kernel/test_[n-z]*.py tests/unit/test_[m-z]*.py >"$said/second" 2>&1 &
 second=$!
 failed=0
-"$venv/bin/pytest" -q tests/unit || failed=1
+"$venv/bin/pytest" -q tests/unit/test_[!m-z]*.py || failed=1
 wait $first || failed=1
 wait $second || failed=1
 wait $lint || failed=1

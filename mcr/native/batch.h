@@ -30,6 +30,12 @@ struct mcr_marks {
 	uint8_t service;
 };
 
+/* Where a datagram came from, in network byte order. */
+struct mcr_origin {
+	uint32_t address[4]; /* of IPv4 the first */
+	uint16_t port;
+};
+
 /* A matched datagram. */
 struct mcr_payload {
 	const uint8_t *data;
@@ -68,7 +74,8 @@ struct mcr_send {
 	bool expired;     /* its TTL has come to 0: it does not leave */
 	uint8_t ttl;      /* 0: the usual one */
 	uint8_t service;
-	uint16_t vlan; /* of its frame; 0: no tag */
+	uint16_t vlan;                   /* of its frame; 0: no tag */
+	const struct mcr_origin *origin; /* where its datagrams came from, if the output keeps some of it, or NULL */
 };
 
 /* Where planning stands: within a train for one output, within a share, within the batch. */
@@ -96,6 +103,7 @@ struct mcr_handful {
 	struct msghdr messages[MCR_MESSAGES];
 	struct mcr_tagged_header headers[MCR_MESSAGES];
 	union mcr_message_options options[MCR_MESSAGES];
+	struct udphdr udp[MCR_MESSAGES]; /* of those that a raw socket gets */
 	struct iovec iov[MCR_MESSAGE_IOV];
 	uint32_t ways[MCR_MESSAGES]; /* slot of the egress that each leaves by */
 	uint32_t next[MCR_MESSAGES]; /* send by the same way; MCR_MESSAGES: there is none */
@@ -115,11 +123,12 @@ struct mcr_batch {
 	uint32_t iov_count;
 	struct mcr_share shares[MCR_BATCH_SLOTS];
 	struct mcr_payload payloads[MCR_BATCH_PAYLOADS];
+	struct mcr_origin origins[MCR_BATCH_PAYLOADS]; /* of each, where its rule's outputs keep some of it */
 	struct mcr_outcome outcomes[MCR_BATCH_OUTPUTS];
 
 	struct mcr_plan plan;
-	struct iovec iov[MCR_BATCH_PAYLOADS];       /* the payloads, those of a share one after the other */
-	struct mcr_marks marks[MCR_BATCH_PAYLOADS]; /* of each, where its rule's outputs keep some */
+	struct iovec iov[MCR_BATCH_PAYLOADS]; /* the payloads, those of a share one after the other */
+	uint16_t which[MCR_BATCH_PAYLOADS];   /* number of each, where its rule's outputs keep something */
 	struct mcr_handful handful;
 
 	uint16_t share_of[MCR_MAX_RULES]; /* number of a rule's share, see find_share() in batch.c */
@@ -132,8 +141,9 @@ void mcr_batch_begin(struct mcr_batch *batch, uint32_t capture, bool in_doubt);
 /* Whether it can take one more frame, whatever is in it. */
 bool mcr_batch_has_room(const struct mcr_batch *batch);
 
-/* Add a payload for all outputs of a rule. */
-void mcr_batch_add(struct mcr_batch *batch, const struct mcr_rules *rules, uint32_t rule, struct mcr_payload payload);
+/* Add a payload, from `origin`, for all outputs of a rule. */
+void mcr_batch_add(struct mcr_batch *batch, const struct mcr_rules *rules, uint32_t rule, struct mcr_payload payload,
+		   const struct mcr_origin *origin);
 
 /* The payloads of a batch in doubt are not sent: note that as what became of each. */
 void mcr_batch_give_up(struct mcr_batch *batch, const struct mcr_rules *rules);

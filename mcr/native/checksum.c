@@ -6,7 +6,8 @@
 #include <netinet/in.h>
 #include <string.h>
 
-#define STEP 32u /* bytes: four words, and two sums that do not wait for each other */
+#define UDP_HEADER 8u
+#define STEP       32u /* bytes: four words, and two sums that do not wait for each other */
 
 /* One's complement addition: what overflows comes in again at the other end. */
 static uint64_t add(uint64_t sum, uint64_t word)
@@ -83,6 +84,17 @@ bool mcr_checksum_udp(const uint8_t *udp, uint32_t size, uint32_t source, uint32
 	if (!udp[6] && !udp[7])
 		return true;
 	return fold(add_bytes(pseudo, udp, size)) == 0xffff;
+}
+
+uint16_t mcr_checksum_of_udp(const uint8_t *header, const uint8_t *payload, uint32_t size, uint32_t source,
+			     uint32_t destination)
+{
+	uint64_t sum = (uint64_t)source + destination + htons(IPPROTO_UDP) + htons((uint16_t)(UDP_HEADER + size));
+	uint16_t checksum;
+
+	sum = add_bytes(add_bytes(sum, header, UDP_HEADER), payload, size);
+	checksum = (uint16_t)~fold(sum);
+	return checksum ? checksum : 0xffff; /* 0 would be none (RFC 768) */
 }
 
 bool mcr_checksum_udp6(const uint8_t *udp, uint32_t size, const uint32_t *source, const uint32_t *destination)

@@ -14,6 +14,13 @@ bool mcr_checksum_ip(const uint8_t *header, uint32_t size);
  */
 bool mcr_checksum_udp(const uint8_t *udp, uint32_t size, uint32_t source, uint32_t destination);
 
+/*
+ * The sum of a UDP header and its payload with the pseudo-header of IPv4, as its checksum is to have it. The header's own
+ * checksum is 0; addresses in network byte order.
+ */
+uint16_t mcr_checksum_of_udp(const uint8_t *header, const uint8_t *payload, uint32_t size, uint32_t source,
+			     uint32_t destination);
+
 /* Whether that of one in IPv6 is, which has to have one (RFC 8200, 8.1). */
 bool mcr_checksum_udp6(const uint8_t *udp, uint32_t size, const uint32_t *source, const uint32_t *destination);
 

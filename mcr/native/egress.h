@@ -18,7 +18,7 @@ struct mcr_egress {
 	bool held;                    /* the slot is in use */
 	bool raw;                     /* raw frames may leave */
 	bool tagged_only;             /* but only those with the tag of a VLAN */
-	int fd;                       /* UDP socket */
+	int fd;                       /* UDP socket; where outputs keep where datagrams came from, raw (message.c) */
 	int raw_fd;                   /* AF_PACKET socket, if raw frames may leave */
 	uint32_t max_segment;         /* payload bytes that fit its MTU */
 	uint32_t common;              /* slot of the egress in whose place this one stands; its own: there is none */

@@ -11,12 +11,22 @@
 
 #define MAX_HEADERS (60 + 8) /* bytes, of IPv4 with all options, and of UDP; of IPv6 those without extensions */
 
+static struct mcr_origin origin_of(const struct mcr_packet *packet)
+{
+	struct mcr_origin origin = { .address = { packet->source }, .port = packet->source_port };
+
+	if (packet->family == MCR_FLOW_IPV6)
+		memcpy(origin.address, packet->source6, sizeof(origin.address));
+	return origin;
+}
+
 /* Each datagram of a frame that matched: one, or a super-frame's. */
 static void add_payloads(struct mcr_worker *worker, uint32_t rule, const struct mcr_frame *frame,
 			 const struct mcr_packet *packet)
 {
 	uint32_t segment = frame->segment ? frame->segment : packet->payload_size, done = 0;
 	struct mcr_payload payload = { .marks = { packet->ttl, packet->service } };
+	const struct mcr_origin origin = origin_of(packet);
 
 	do { /* an empty datagram is one, too */
 		uint32_t left = packet->payload_size - done, size = left < segment ? left : segment;
@@ -24,7 +34,7 @@ static void add_payloads(struct mcr_worker *worker, uint32_t rule, const struct 
 		worker->batch.add.recv++;
 		payload.data = frame->data + packet->payload + done;
 		payload.size = (uint16_t)size; /* no datagram is longer */
-		mcr_batch_add(&worker->batch, &worker->rules, rule, payload);
+		mcr_batch_add(&worker->batch, &worker->rules, rule, payload, &origin);
 		done += size;
 	} while (done < packet->payload_size);
 }

@@ -29,7 +29,7 @@ struct mcr_rule {
 	uint32_t first; /* output */
 	uint32_t output_count;
 	bool held;
-	bool keeps; /* some output keeps something of the headers that datagrams come with */
+	uint8_t keeps; /* what some output keeps of the headers that datagrams come with: MCR_KEEP_… */
 };
 
 _Static_assert(sizeof(struct mcr_rule) == MCR_CACHE_LINE, "a packet touches one cache line of its rule");

@@ -1,8 +1,11 @@
 // SPDX-License-Identifier: MIT
 #include "message.h"
 
+#include <arpa/inet.h>
 #include <netinet/udp.h>
 #include <string.h>
+
+#include "checksum.h"
 
 /* There is room for each of them. */
 static void add_option(struct msghdr *message, int level, int type, const void *value, size_t size)
@@ -16,9 +19,21 @@ static void add_option(struct msghdr *message, int level, int type, const void *
 	message->msg_controllen += CMSG_SPACE(size);
 }
 
+/* The address that IP is told to send it from, of IPv4 the first word of it; 0: IP chooses. */
+static const uint32_t *source_of(const struct mcr_send *send, const struct mcr_output *output)
+{
+	return output->keeps & MCR_KEEP_SOURCE ? send->origin->address : output->asked_source;
+}
+
+static uint16_t source_port_of(const struct mcr_send *send, const struct mcr_output *output)
+{
+	return output->keeps & MCR_KEEP_PORT ? send->origin->port : output->source_port;
+}
+
 /* What the operator has asked for: ipv6(7) has the options. */
 static void add_choices6(struct msghdr *message, const struct mcr_send *send, const struct mcr_output *output)
 {
+	const uint32_t *from = source_of(send, output);
 	int hops = send->ttl, class = send->service;
 	struct in6_pktinfo source = { 0 };
 
@@ -26,21 +41,21 @@ static void add_choices6(struct msghdr *message, const struct mcr_send *send, co
 		add_option(message, IPPROTO_IPV6, IPV6_HOPLIMIT, &hops, sizeof(hops));
 	if (class)
 		add_option(message, IPPROTO_IPV6, IPV6_TCLASS, &class, sizeof(class));
-	memcpy(&source.ipi6_addr, output->asked_source, sizeof(source.ipi6_addr));
-	if (output->asked_source[0])
+	memcpy(&source.ipi6_addr, from, sizeof(source.ipi6_addr));
+	if (from[0])
 		add_option(message, IPPROTO_IPV6, IPV6_PKTINFO, &source, sizeof(source));
 }
 
 static void add_choices(struct msghdr *message, const struct mcr_send *send, const struct mcr_output *output)
 {
-	struct in_pktinfo source = { .ipi_spec_dst.s_addr = output->asked_source[0] };
+	struct in_pktinfo source = { .ipi_spec_dst.s_addr = *source_of(send, output) };
 	int ttl = send->ttl, service = send->service;
 
 	if (ttl)
 		add_option(message, IPPROTO_IP, IP_TTL, &ttl, sizeof(ttl));
 	if (service)
 		add_option(message, IPPROTO_IP, IP_TOS, &service, sizeof(service));
-	if (output->asked_source[0])
+	if (source.ipi_spec_dst.s_addr)
 		add_option(message, IPPROTO_IP, IP_PKTINFO, &source, sizeof(source));
 }
 
@@ -58,8 +73,30 @@ struct msghdr mcr_message_datagrams(const struct mcr_send *send, const struct mc
 
 	if (send->count > 1) /* for a single datagram the option costs more than it gives */
 		add_option(&message, SOL_UDP, UDP_SEGMENT, &segment, sizeof(segment));
-	if (send->ttl || send->service || output->asked_source[0])
+	if (send->ttl || send->service || *source_of(send, output))
 		(mcr_output_is_ipv6(output) ? add_choices6 : add_choices)(&message, send, output);
+	return message;
+}
+
+/* One datagram whose UDP header is ours, by a raw socket (raw(7)). Its checksum in IPv6 the kernel does (IPV6_CHECKSUM). */
+static struct msghdr headed(const struct mcr_send *send, const struct mcr_output *output, struct udphdr *udp,
+			    union mcr_message_options *options, struct iovec *iov)
+{
+	const struct iovec *payload = send->payloads;
+	struct msghdr message = mcr_message_datagrams(send, output, options);
+
+	*udp = (struct udphdr){
+		.source = source_port_of(send, output),
+		.dest = output->port,
+		.len = htons((uint16_t)(sizeof(*udp) + payload->iov_len)),
+	};
+	if (!mcr_output_is_ipv6(output))
+		udp->check = mcr_checksum_of_udp((const uint8_t *)udp, payload->iov_base, (uint32_t)payload->iov_len,
+						 *source_of(send, output), output->to.sin_addr.s_addr);
+	iov[0] = (struct iovec){ .iov_base = udp, .iov_len = sizeof(*udp) };
+	iov[1] = *payload;
+	message.msg_iov = iov;
+	message.msg_iovlen = 2;
 	return message;
 }
 
@@ -70,8 +107,8 @@ static struct msghdr frame(const struct mcr_send *send, const struct mcr_output 
 	struct mcr_raw_source from = egress->source;
 	uint32_t size = 0;
 
-	from.address = output->source;
-	from.port = output->source_port ? output->source_port : from.port;
+	from.address = output->keeps & MCR_KEEP_SOURCE ? *send->origin->address : output->source;
+	from.port = source_port_of(send, output) ? source_port_of(send, output) : from.port;
 	from.ttl = send->ttl ? send->ttl : IP_DEFAULT_MULTICAST_TTL;
 	from.service = send->service;
 	for (uint32_t i = 0; i < send->count; i++) {
@@ -98,8 +135,14 @@ void mcr_message_add(struct mcr_handful *handful, const struct mcr_rules *rules,
 	const struct mcr_send *send = &handful->sends[i];
 	const struct mcr_output *output = &rules->outputs[send->output];
 
-	if (!send->raw) {
+	if (!send->raw && !send->origin) {
 		handful->messages[i] = mcr_message_datagrams(send, output, &handful->options[i]);
+		return;
+	}
+	if (!send->raw) {
+		handful->messages[i] = headed(send, output, &handful->udp[i], &handful->options[i],
+					      &handful->iov[handful->iov_count]);
+		handful->iov_count += 2;
 		return;
 	}
 	handful->messages[i] = frame(send, output, &egress[output->egress], &handful->headers[i],

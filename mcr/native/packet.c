@@ -115,6 +115,7 @@ int mcr_packet_parse(const uint8_t *frame, uint32_t size, uint32_t network, stru
 	else
 		note_ipv4((const struct mcr_ipv4 *)(frame + network), packet);
 	packet->port = udp->ports.destination;
+	packet->source_port = udp->ports.source;
 	packet->payload = network + header + (uint32_t)sizeof(*udp);
 	packet->payload_size = udp_length - (uint32_t)sizeof(*udp);
 	return 0;

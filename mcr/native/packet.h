@@ -15,8 +15,9 @@ struct mcr_packet {
 		uint32_t group; /* destination */
 		uint32_t group6[4];
 	};
-	uint16_t family; /* MCR_FLOW_… */
-	uint16_t port;   /* destination port, network byte order */
+	uint16_t family;      /* MCR_FLOW_… */
+	uint16_t port;        /* destination port, network byte order */
+	uint16_t source_port; /* likewise */
 	uint8_t ttl;
 	uint8_t service;       /* DSCP, and two bits for ECN (RFC 2474, RFC 3168) */
 	uint32_t payload;      /* offset of the UDP payload from the start of the frame */

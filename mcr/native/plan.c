@@ -1,9 +1,11 @@
 // SPDX-License-Identifier: MIT
 #include "plan.h"
 
+#include <string.h>
+
 #define UDP_MAX_PAYLOAD 65507u /* of one sendmsg over IPv4 */
 
-/* Lay a share's payloads out one after the other, and what its outputs may keep of each. The first of them. */
+/* Lay a share's payloads out one after the other, with their numbers if its outputs keep something. The first of them. */
 static struct iovec *lay_out(struct mcr_batch *batch, const struct mcr_share *share, bool keeps)
 {
 	struct iovec *first = &batch->iov[batch->iov_count];
@@ -13,7 +15,7 @@ static struct iovec *lay_out(struct mcr_batch *batch, const struct mcr_share *sh
 		const struct mcr_payload *payload = &batch->payloads[at];
 
 		if (keeps)
-			batch->marks[batch->iov_count] = payload->marks;
+			batch->which[batch->iov_count] = (uint16_t)at;
 		batch->iov[batch->iov_count++] = (struct iovec){ .iov_base = (void *)payload->data,
 								 .iov_len = payload->size };
 		at = payload->next;
@@ -21,12 +23,25 @@ static struct iovec *lay_out(struct mcr_batch *batch, const struct mcr_share *sh
 	return first;
 }
 
-/* How many of the first `count` payloads have the same marks. */
-static uint32_t alike(const struct mcr_marks *marks, uint32_t count)
+/* Whether two payloads leave with the same headers. `keeps`: what their rule's outputs keep. */
+static bool is_alike(const struct mcr_batch *batch, uint32_t one, uint32_t other, uint8_t keeps)
 {
+	const struct mcr_marks *marks = &batch->payloads[one].marks, *others = &batch->payloads[other].marks;
+	const struct mcr_origin *origin = &batch->origins[one], *another = &batch->origins[other];
+
+	if (marks->ttl != others->ttl || marks->service != others->service)
+		return false;
+	return !(keeps & MCR_KEEP_ORIGIN) ||
+	       (origin->port == another->port && !memcmp(origin->address, another->address, sizeof(origin->address)));
+}
+
+/* How many of `count` payloads, from the one laid out at `first` on, leave with the same headers. */
+static uint32_t alike(const struct mcr_batch *batch, size_t first, uint32_t count, uint8_t keeps)
+{
+	const uint16_t *which = &batch->which[first];
 	uint32_t n = 1;
 
-	while (n < count && marks[n].ttl == marks->ttl && marks[n].service == marks->service)
+	while (n < count && is_alike(batch, which[0], which[n], keeps))
 		n++;
 	return n;
 }
@@ -72,7 +87,7 @@ static bool next_train(struct mcr_batch *batch, const struct mcr_rules *rules)
 		share = &batch->shares[plan->next_share - 1];
 	}
 	rule = &rules->match.rules[share->rule];
-	most = rule->keeps ? alike(&batch->marks[plan->iov - batch->iov], plan->left) : plan->left;
+	most = rule->keeps ? alike(batch, (size_t)(plan->iov - batch->iov), plan->left, rule->keeps) : plan->left;
 	plan->train = train_length(plan->iov, most);
 	plan->output = rule->first;
 	plan->outcome = share->first_outcome;
@@ -94,7 +109,8 @@ static void advance(struct mcr_plan *plan, const struct mcr_output *output, uint
 /* What the output keeps of the headers that the send's datagrams came with; those of a train have the same. */
 static void keep(const struct mcr_batch *batch, const struct mcr_output *output, struct mcr_send *send)
 {
-	const struct mcr_marks *marks = &batch->marks[send->payloads - batch->iov];
+	uint32_t which = batch->which[send->payloads - batch->iov];
+	const struct mcr_marks *marks = &batch->payloads[which].marks;
 
 	if (output->keeps & MCR_KEEP_SERVICE)
 		send->service = marks->service;
@@ -102,6 +118,8 @@ static void keep(const struct mcr_batch *batch, const struct mcr_output *output,
 		send->ttl = marks->ttl;
 	if (output->keeps & MCR_DECREMENT_TTL)
 		send->ttl = marks->ttl ? (uint8_t)(marks->ttl - 1) : 0;
+	if (output->keeps & MCR_KEEP_ORIGIN)
+		send->origin = &batch->origins[which];
 	send->expired = output->keeps & (MCR_KEEP_TTL | MCR_DECREMENT_TTL) && !send->ttl;
 }
 

@@ -50,6 +50,13 @@ static const struct mcr_flow *further_flows(const struct mcr_rec_rule *record, c
 	return (const struct mcr_flow *)(outputs + record->output_count);
 }
 
+static bool is_output(const struct mcr_rec_output *record)
+{
+	if (record->output >= MCR_MAX_OUTPUTS || record->egress >= MCR_MAX_EGRESS || !record->max_train)
+		return false;
+	return !(record->keeps & MCR_KEEP_ORIGIN) || record->max_train == 1; /* nobody cuts what a raw socket gets */
+}
+
 static bool in_range(const struct mcr_rec_rule *record, const struct mcr_rec_output *outputs)
 {
 	if (record->rule >= MCR_MAX_RULES || !is_relayable(&record->flow) ||
@@ -59,8 +66,7 @@ static bool in_range(const struct mcr_rec_rule *record, const struct mcr_rec_out
 		if (!is_relayable(&further_flows(record, outputs)[i]))
 			return false;
 	for (uint32_t i = 0; i < record->output_count; i++)
-		if (outputs[i].output >= MCR_MAX_OUTPUTS || outputs[i].egress >= MCR_MAX_EGRESS ||
-		    !outputs[i].max_train)
+		if (!is_output(&outputs[i]))
 			return false;
 	return true;
 }
@@ -73,7 +79,9 @@ static void address_output(struct mcr_output *output, const struct mcr_rec_outpu
 						   .sin_addr.s_addr = record->address };
 		return;
 	}
-	output->to6 = (struct sockaddr_in6){ .sin6_family = AF_INET6, .sin6_port = record->port };
+	output->to6 = (struct sockaddr_in6){ .sin6_family = AF_INET6 };
+	if (!(record->keeps & MCR_KEEP_ORIGIN)) /* for a raw socket that would be a protocol (raw(7)) */
+		output->to6.sin6_port = record->port;
 	output->to6.sin6_addr.s6_addr32[0] = record->address;
 	memcpy(&output->to6.sin6_addr.s6_addr32[1], record->address_rest, sizeof(record->address_rest));
 }
@@ -85,6 +93,7 @@ static struct mcr_output make_output(const struct mcr_rec_output *record)
 		.asked_source = { record->asked_source, record->asked_source_rest[0], record->asked_source_rest[1],
 				  record->asked_source_rest[2] },
 		.egress = record->egress,
+		.port = record->port,
 		.vlan = record->vlan,
 		.source_port = record->source_port,
 		.max_train = record->max_train,
@@ -141,7 +150,7 @@ static void put_outputs(struct mcr_rules *rules, struct mcr_segment *segment, co
 		struct mcr_output *output = &rules->outputs[outputs[i].output];
 
 		*output = make_output(&outputs[i]);
-		rule->keeps |= outputs[i].keeps != 0;
+		rule->keeps |= outputs[i].keeps;
 		claim_output_counters(&segment->outputs[outputs[i].output], outputs[i].tag);
 		*link = outputs[i].output;
 		link = &output->next;

@@ -20,8 +20,9 @@ struct mcr_output {
 	uint32_t source;          /* of raw frames to it, IPv4, network byte order; 0: they may not be sent */
 	uint32_t egress;          /* slot of the sockets that it is sent by */
 	uint32_t next;            /* the rule's next output, or MCR_NO_OUTPUT */
+	uint16_t port;            /* that it goes to, network byte order */
 	uint16_t vlan;            /* of its frames, which are raw then or don't leave; 0: no tag */
-	uint16_t source_port;     /* of raw frames to it, network byte order; 0: the interface's */
+	uint16_t source_port;     /* of what has its headers from here, network byte order; 0: the interface's */
 	uint16_t max_train;       /* datagrams in one sendmsg; 1: no trains */
 	uint8_t ttl;              /* hop limit; 0: the usual one */
 	uint8_t service;          /* DSCP */

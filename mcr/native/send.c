@@ -69,6 +69,12 @@ static void refuse(struct mcr_worker *worker, const struct mcr_send *send)
 	outcome->last_error = ENETDOWN;
 }
 
+/* From 0.0.0.0 or :: a host without an address may send on its link. IP takes that for no source. */
+static bool has_address(const struct mcr_origin *origin)
+{
+	return origin->address[0] || origin->address[1] || origin->address[2] || origin->address[3];
+}
+
 /* Why it can't leave with its tag, as UDP sockets have none: too long for a raw frame, or there are none now. */
 static int why_not_tagged(const struct mcr_worker *worker, const struct mcr_send *send)
 {
@@ -77,25 +83,41 @@ static int why_not_tagged(const struct mcr_worker *worker, const struct mcr_send
 	return send->payloads->iov_len > by->max_segment ? -EMSGSIZE : -EOPNOTSUPP;
 }
 
+/* Why a send may not leave, as nobody has to be asked. 0: it may. */
+static int judge(const struct mcr_worker *worker, const struct mcr_send *send)
+{
+	const struct mcr_output *output = &worker->rules.outputs[send->output];
+
+	if (output->no_carrier)
+		return -ENETDOWN;
+	if (send->expired)
+		return -ETIME;
+	if (output->keeps & MCR_KEEP_SOURCE && !has_address(send->origin))
+		return -EADDRNOTAVAIL;
+	return send->vlan && !send->raw ? why_not_tagged(worker, send) : 0;
+}
+
 /* The next sends of the plan. Whether there may be more. */
 static bool fill(struct mcr_worker *worker)
 {
 	struct mcr_handful *handful = in_hand(worker);
 	struct mcr_send *send;
 	bool more = true;
+	int why_not;
 
 	handful->count = 0;
 	handful->iov_count = 0;
 	while (more && mcr_message_has_room(handful)) {
 		send = &handful->sends[handful->count];
 		more = mcr_plan_next(&worker->batch, &worker->rules, worker->egress, &worker->refusals, send);
-		if (more && worker->rules.outputs[send->output].no_carrier)
+		if (!more)
+			break;
+		why_not = judge(worker, send);
+		if (why_not == -ENETDOWN)
 			refuse(worker, send);
-		else if (more && send->expired)
-			note(worker, send, -ETIME);
-		else if (more && send->vlan && !send->raw)
-			note(worker, send, why_not_tagged(worker, send));
-		else if (more)
+		else if (why_not)
+			note(worker, send, why_not);
+		else
 			mcr_message_add(handful, &worker->rules, worker->egress);
 	}
 	for (uint32_t i = 0; i < handful->count; i++)
@@ -123,7 +145,7 @@ static void gather_run(struct mcr_worker *worker, uint32_t first, struct run *ru
 static size_t header_size(const struct mcr_send *send)
 {
 	if (!send->raw)
-		return 0;
+		return send->origin ? sizeof(struct udphdr) : 0;
 	return send->vlan ? sizeof(struct mcr_tagged_header) : sizeof(struct mcr_raw_header);
 }
 

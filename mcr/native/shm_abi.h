@@ -15,7 +15,7 @@
 
 #include "flow.h"
 
-#define MCR_ABI_VERSION 16
+#define MCR_ABI_VERSION 17
 #define MCR_CACHE_LINE  64
 
 #define MCR_MAX_RULES        16384 /* and flows that they take: a rule takes one for each of its sources */
@@ -213,6 +213,9 @@ enum mcr_keep {
 	MCR_KEEP_TTL = 1,
 	MCR_DECREMENT_TTL = 2, /* keep it less one */
 	MCR_KEEP_SERVICE = 4,
+	MCR_KEEP_SOURCE = 8,
+	MCR_KEEP_PORT = 16, /* of the source */
+	MCR_KEEP_ORIGIN = MCR_KEEP_SOURCE | MCR_KEEP_PORT,
 };
 
 struct mcr_rec_output {

@@ -22,7 +22,7 @@ static void open_egress(struct mcr_worker *worker)
 	for (uint32_t i = 0; i <= COMMON; i++)
 		worker->egress[i] = (struct mcr_egress){
 			.held = true,
-			.raw = i == 1 || i == 2,
+			.raw = may_be_raw(i),
 			.fd = UDP_FD + (int)i,
 			.raw_fd = RAW_FD + (int)i,
 			.max_segment = i == 2 ? 272 : 1472,
@@ -57,7 +57,7 @@ struct sending {
 	bool raw;
 	uint32_t output, count;
 	const struct iovec *payloads;
-	size_t bytes;
+	size_t bytes, headers;
 };
 
 static void check_socket(int fd, const struct sending *sending)
@@ -84,6 +84,21 @@ static void check_payloads(struct sending *sending, uint32_t segment)
 		CHECK(sending->payloads[i].iov_len == segment || (i == last && sending->payloads[i].iov_len < segment));
 }
 
+/* Of a datagram that a raw socket is given, as its output keeps where it came from. */
+static void skip_header(struct sending *sending, uint16_t port)
+{
+	const struct udphdr *header = sending->payloads->iov_base;
+
+	if (!(world->worker->rules.outputs[sending->output].keeps & MCR_KEEP_ORIGIN))
+		return;
+	CHECK(sending->count == 2 && sending->payloads->iov_len == sizeof(*header));
+	CHECK(header->dest == port && header->check);
+	CHECK(ntohs(header->len) == sizeof(*header) + sending->payloads[1].iov_len);
+	sending->headers = sizeof(*header);
+	sending->payloads++;
+	sending->count--;
+}
+
 static struct sending inspect(int fd, const struct msghdr *message)
 {
 	struct sending sending = { .payloads = message->msg_iov, .count = (uint32_t)message->msg_iovlen };
@@ -96,12 +111,14 @@ static struct sending inspect(int fd, const struct msghdr *message)
 		CHECK(message->msg_iov->iov_len == sizeof(*header) && sending.count >= 2 && !to);
 		segment = header->offload.gso_size;
 		sending.raw = true;
+		sending.headers = sizeof(*header);
 		sending.output = ntohs(header->udp.dest) - PORT;
 		sending.payloads++;
 		sending.count--;
 	} else {
 		CHECK(message->msg_namelen == sizeof(*to));
 		sending.output = ntohs(to->sin_port) - PORT;
+		skip_header(&sending, to->sin_port);
 	}
 	check_socket(fd, &sending);
 	check_payloads(&sending, segment);
@@ -137,7 +154,7 @@ static ssize_t send_somehow(int fd, const struct msghdr *message)
 	take(&sending);
 	world->raw += sending.raw ? sending.count : 0;
 	world->common += fd == UDP_FD + COMMON ? sending.count : 0;
-	return (ssize_t)(sending.bytes + (sending.raw ? sizeof(struct mcr_raw_header) : 0));
+	return (ssize_t)(sending.bytes + sending.headers);
 }
 
 ssize_t sendmsg(int fd, const struct msghdr *message, int flags)
@@ -240,7 +257,8 @@ static void check_outputs(const struct mcr_segment *segment)
 		const struct mcr_output_counters *output = &segment->outputs[at];
 
 		CHECK(output->submitted == output->sent + output->errors && output->in_doubt <= output->errors);
-		CHECK(world->worker->rules.outputs[at].max_train != 1); /* what is refused is so for a while */
+		CHECK(world->worker->rules.outputs[at].max_train != 1 || /* what is refused is so for a while */
+		      world->worker->rules.outputs[at].keeps & MCR_KEEP_ORIGIN);
 		sum.submitted += output->submitted;
 		sum.sent += output->sent;
 		sum.errors += output->errors;

@@ -91,6 +91,12 @@ static void name_sources(struct mcr_rec_rule *head, struct mcr_flow *further)
 	head->more_flows = 1;
 }
 
+/* Whether raw frames may go to a rule's output; the others may keep where datagrams came from. */
+static bool may_be_raw(uint32_t output)
+{
+	return output == 1 || output == 2;
+}
+
 static void put_rule(struct world *w, uint32_t rule)
 {
 	struct mcr_rec_rule head = { .tag = 1 + rule, .rule = rule };
@@ -108,15 +114,18 @@ static void put_rule(struct world *w, uint32_t rule)
 			.output = rule * OUTPUTS + i,
 			.egress = i,
 			.address = htonl(0xef020200 + i),
-			.source = rnd(4) ? htonl(0xc6120002) : 0,
+			.source = rnd(4) && may_be_raw(i) ? htonl(0xc6120002) : 0,
 			.port = htons((uint16_t)(PORT + rule * OUTPUTS + i)),
 			.max_train = (uint16_t)(2 + rnd(MCR_TRAIN_MAX - 1)),
 			.no_carrier = !rnd(8),
 			.ttl = rnd(2) ? 8 : 0,
 			.service = rnd(2) ? 0xb8 : 0,
-			.keeps = rnd(2) ? (uint8_t)rnd(8) : 0,
+			.keeps = rnd(2) ? (uint8_t)rnd(may_be_raw(i) ? 8 : 32) : 0,
 			.asked_source = rnd(8) ? 0 : htonl(0xc6120003),
 		};
+	for (uint32_t i = 0; i < head.output_count; i++)
+		if (outputs[i].keeps & MCR_KEEP_ORIGIN)
+			outputs[i].max_train = 1;
 	name_sources(&head, (struct mcr_flow *)(outputs + head.output_count));
 	CHECK(!mcr_rules_put(&w->worker->rules, w->worker->segment, &head, outputs));
 	CHECK(w->worker->rules.match.unused <= MCR_MAX_RULES + RULES);

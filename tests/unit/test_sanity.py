@@ -97,6 +97,25 @@ def test_any_damage_to_the_ip_header_is_seen(at: int, mask: int) -> None:
         assert judge(damaged, vouched=True) == CHECKSUM
 
 
+@given(st.binary(max_size=70), st.integers(0, 0xFFFF), st.integers(1, 0xFFFF_FFFF))
+def test_a_checksum_that_is_made_is_right_and_there_is_one(payload: bytes, port: int, source: int) -> None:
+    """Also where it comes to 0, which would be none: the last 16 bits are such that it does."""
+    group, size = address("239.2.2.2"), len(payload) // 2 * 2
+    for end in (b"", struct.pack("=H", made(payload[:size] + b"\0\0", port, source))):
+        datagram = (payload[:size] + end) if end else payload
+        header = struct.pack("!HHHH", port, 6000, 8 + len(datagram), 0)
+        checksum = lib.mcr_checksum_of_udp(header, datagram, len(datagram), source, group)
+        whole = header[:6] + struct.pack("=H", checksum) + datagram
+        assert checksum
+        assert lib.mcr_checksum_udp(whole, len(whole), source, group)
+        assert not end or checksum == 0xFFFF
+
+
+def made(payload: bytes, port: int, source: int) -> int:
+    header = struct.pack("!HHHH", port, 6000, 8 + len(payload), 0)
+    return int(lib.mcr_checksum_of_udp(header, payload, len(payload), source, address("239.2.2.2")))
+
+
 def test_udp_needs_no_checksum_where_there_is_none_or_somebody_vouches_for_it() -> None:
     frame = bytes(datagram())
     none = frame[:40] + b"\0\0" + frame[42:]

@@ -143,8 +143,11 @@ INLINE uint16_t ip_checksum(const struct mcr_ipv4 *ip)
 	return (uint16_t)~fold((uint64_t)words[0] + words[1] + words[2] + words[3] + words[4]);
 }
 
-/* What an output may keep of the headers that a packet came with. */
+/* What an output may keep of the headers that a packet came with. The addresses as they stand in the header. */
 struct marks {
+	uint32_t source;
+	uint32_t group;
+	uint16_t port; /* of the source */
 	uint8_t ttl;
 	uint8_t service;
 };
@@ -152,7 +155,13 @@ struct marks {
 /* The marks that an output gives its datagrams, as a worker's plan has it (plan.c). A TTL of 0: they may not leave. */
 INLINE struct marks marks_for(const struct mcr_bpf_output *to, const struct marks *came)
 {
-	struct marks marks = { .ttl = to->ttl, .service = to->service };
+	struct marks marks = {
+		.source = to->source,
+		.group = to->group,
+		.port = to->source_port,
+		.ttl = to->ttl,
+		.service = to->service,
+	};
 
 	if (!to->keeps)
 		return marks;
@@ -162,21 +171,26 @@ INLINE struct marks marks_for(const struct mcr_bpf_output *to, const struct mark
 		marks.ttl = came->ttl;
 	if (to->keeps & MCR_DECREMENT_TTL)
 		marks.ttl = came->ttl ? (uint8_t)(came->ttl - 1) : 0;
+	if (to->keeps & MCR_KEEP_SOURCE)
+		marks.source = came->source;
+	if (to->keeps & MCR_KEEP_PORT)
+		marks.port = came->port;
 	return marks;
 }
 
 /* Give the packet the headers of an output. `now`: those that it has. */
-INLINE void readdress(struct __sk_buff *skb, struct frame *now, const struct mcr_bpf_output *to, struct marks marks)
+INLINE void readdress(struct __sk_buff *skb, struct frame *now, const struct mcr_bpf_output *to,
+		      const struct marks *marks)
 {
-	move_checksum(skb, now, &to->source, to->source_port | (uint32_t)to->port << 16);
+	move_checksum(skb, now, &marks->source, marks->port | (uint32_t)to->port << 16);
 	__builtin_memcpy(now->macs, to->macs, sizeof(now->macs));
-	now->ip.service = marks.service;
-	now->ip.ttl = marks.ttl;
-	now->ip.source = to->source;
-	now->ip.destination = to->group;
+	now->ip.service = marks->service;
+	now->ip.ttl = marks->ttl;
+	now->ip.source = marks->source;
+	now->ip.destination = marks->group;
 	now->ip.checksum = 0;
 	now->ip.checksum = ip_checksum(&now->ip);
-	now->udp.ports.source = to->source_port;
+	now->udp.ports.source = marks->port;
 	now->udp.ports.destination = to->port;
 	write_headers(skb, now);
 }
@@ -240,7 +254,9 @@ INLINE uint32_t send(struct __sk_buff *skb, struct frame *now, const struct mcr_
 		return ENETDOWN; /* bpf_clone_redirect would call it sent */
 	if (!marks.ttl)
 		return ETIME;
-	readdress(skb, now, to, marks);
+	if (!marks.source)
+		return EADDRNOTAVAIL;
+	readdress(skb, now, to, &marks);
 	return to->vlan ? send_tagged(skb, to) : error_of(bpf_clone_redirect(skb, to->interface, 0));
 }
 
@@ -249,7 +265,12 @@ INLINE void forward(struct __sk_buff *skb, const struct mcr_bpf_rule *rule, stru
 		    struct mcr_bpf_taken *taken, uint32_t failed)
 {
 	uint32_t bytes = MCR_NETWORK16(now->udp.length) - sizeof(now->udp);
-	const struct marks came = { .ttl = now->ip.ttl, .service = now->ip.service };
+	const struct marks came = {
+		.source = now->ip.source,
+		.port = now->udp.ports.source,
+		.ttl = now->ip.ttl,
+		.service = now->ip.service,
+	};
 
 	for (uint32_t i = 0; i < MCR_BPF_OUTPUTS; i++) {
 		const struct mcr_bpf_output *to = &rule->outputs[i];

@@ -48,7 +48,8 @@ def rule_options(command: _F) -> _F:
             "as in [ff15::1]:6000:eth1. Options stand behind the interface, as in 239.2.2.2:5000:eth1:ttl=8:dscp=34: "
             "ttl=N (not given: 1 to a group, 64 to a host), ttl=keep as it comes, "
             "ttl=dec one less; dscp=N (0), dscp=keep; "
-            "source=ADDR, an address of this machine (that of the interface); source-port=N (any); vlan=VID (no tag); "
+            "source=ADDR, an address of this machine (that of the interface); source-port=N (any); "
+            "source=keep, the sender's address and port; source-port=keep, its port; vlan=VID (no tag); "
             "gso=N or gso=off, "
             "at most N datagrams, or one, in one system call (32).",
         ),

@@ -24,7 +24,7 @@ OPTIONS: Mapping[str, str] = {
 """What may follow an output's interface, as `:gso=off`; with its name in JSON."""
 
 _NUMBERS = frozenset({"ttl", "dscp", "source-port", "vlan"})
-_WORDS = frozenset({"ttl", "dscp"})  # that may be one as well
+_WORDS = frozenset({"ttl", "dscp", "source-port"})  # that may be one as well
 _UNSAID = frozenset({None, "auto"})
 _INSIDE = re.compile(r":(?![^\[]*\])")  # a colon that is in no brackets
 _NAMES = ("group", "port", "interface")

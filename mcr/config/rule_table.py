@@ -12,6 +12,7 @@ from mcr.config.output_text import parse_output
 from mcr.errors import InvalidParams, McrError
 from mcr.model.flow import Address, Input, check_interface_name, check_port, check_source, parse_address
 from mcr.model.health import Health
+from mcr.model.output_options import parse_source
 from mcr.model.rule import Output, Rule, automatic_rule_id, check_label, check_outputs
 
 _MAX_TEXT: Final = 1_000  # characters; no value needs as many
@@ -54,8 +55,8 @@ _OPTIONS: Final[dict[str, _Check]] = {
     "gso": ((str, int), lambda value, _: str(value)),
     "ttl": ((int, str), lambda value, _: value),
     "dscp": ((int, str), lambda value, _: value),
-    "source": ((str,), parse_address),
-    "source_port": ((int,), lambda value, _: value),
+    "source": ((str,), lambda value, _: parse_source(value)),
+    "source_port": ((int, str), lambda value, _: value),
     "vlan": ((int,), lambda value, _: value),
 }
 _OUTPUT: Final[dict[str, _Check]] = _ENDPOINT | _OPTIONS
@@ -205,10 +206,11 @@ def _output(value: object, path: Path, faults: FileFaults, *, cut: bool) -> Outp
     output = faults.check((*path, "group"), _made, Output, parts)
     if output is None:
         return None
-    sound = [
-        faults.check((*path, name), _made, partial(attrs.evolve, output), {name: options[name]}) for name in options
-    ]
-    return attrs.evolve(output, **options) if all(sound) else None
+    sound = True
+    for name, each in options.items():  # what it depends on stands before it
+        with_it = faults.check((*path, name), _made, partial(attrs.evolve, output), {name: each})
+        sound, output = sound and with_it is not None, with_it or output
+    return output if sound else None
 
 
 def _parsed(text: str) -> dict[str, Any]:

@@ -21,6 +21,7 @@ from mcr.model.flow import Address, Input, parse_address
 from mcr.model.health import Health
 from mcr.model.limits import MAX_OUTPUTS, MAX_OUTPUTS_PER_RULE, MAX_RULES, MAX_SOURCES
 from mcr.model.log import Facility, Level
+from mcr.model.output_options import Source, parse_source
 from mcr.model.rule import Output, OutputView, Rule, automatic_rule_id
 from mcr.model.stats import OutputStats
 
@@ -131,8 +132,8 @@ def _structure_number_or_word(value: object, _: object) -> int | str | None:
     return _expect(value, int)
 
 
-def _structure_source(value: object, _: object) -> Address | None:
-    return None if value is None else parse_address(_expect(value, str), "output source")
+def _structure_source(value: object, _: object) -> Source:
+    return None if value is None else parse_source(_expect(value, str))
 
 
 def _only_from_object(structure: Callable[[Any, Any], _T]) -> Callable[[Any, Any], _T]:
@@ -206,7 +207,7 @@ _converter.register_structure_hook(bool, lambda value, _: _expect(value, bool))
 _converter.register_structure_hook(Level, lambda value, _: Level.parse(_expect(value, str)))
 _converter.register_structure_hook(Health, lambda value, _: Health.parse(_expect(value, str)))
 _converter.register_structure_hook(Facility, lambda value, _: Facility.parse(_expect(value, str)))
-_converter.register_structure_hook(Address | None, _structure_source)
+_converter.register_structure_hook(Source, _structure_source)
 _converter.register_structure_hook(Address, lambda value, _: parse_address(_expect(value, str), "input source"))
 _converter.register_structure_hook(int | str | None, _structure_number_or_word)
 _converter.register_structure_hook(Input, _structure_endpoint(Input, "input group"))

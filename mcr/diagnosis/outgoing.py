@@ -226,9 +226,11 @@ def _remedy(output: Output, number: int | None) -> str:
         errno.ENODEV: f"{name} was deleted: ip link show dev {name}",
         errno.ENETUNREACH: f"did it go down? ip link show dev {name}; is there a route? "
         f"ip route get {output.group} oif {name}",
-        errno.EADDRNOTAVAIL: f"has {name} an address that is not tentative? ip address show dev {name}",
+        errno.EADDRNOTAVAIL: "what comes from 0.0.0.0 or :: has no source to keep: give its sender an address"
+        if output.keeps_source
+        else f"has {name} an address that is not tentative? ip address show dev {name}",
         errno.EHOSTUNREACH: f"ip route get {output.group} oif {name}",
-        errno.EINVAL: f"is {output.source or 'its source'} an address of this machine? ip address show",
+        errno.EINVAL: f"is {output.own_source or 'its source'} an address of this machine? ip address show",
         errno.ETIME: "what comes has a TTL that ends here: have its sender give it more, or name one: ttl=N",
         errno.EPERM: "a firewall of this machine refuses it: sudo nft list ruleset",
         errno.EACCES: f"a route forbids it: ip route get {output.group} oif {name}",

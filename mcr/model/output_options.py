@@ -1,15 +1,34 @@
 """What an operator may ask of the datagrams that leave by an output: their TTL, DSCP and sender."""
 
-from typing import Final
+import enum
+from ipaddress import IPv4Address, IPv6Address
+from typing import Final, Literal
 
 from mcr.errors import InvalidParams
-from mcr.model.flow import Address
+from mcr.model.flow import Address, parse_address
 
 KEEP: Final = "keep"
 """As the datagram came with it."""
 
 DECREMENT: Final = "dec"
 """Of a TTL: one less than the datagram came with."""
+
+Source = Address | Literal["keep"] | None
+"""What an operator may say of the source of datagrams."""
+
+
+class Sockets(enum.StrEnum):
+    """Which sockets datagrams need that leave through IP."""
+
+    UDP = "udp"
+    """Those of UDP."""
+
+    RAW = "raw"
+    """Such as send from any port of the relay's addresses."""
+
+    FOREIGN = "foreign"
+    """Such as send from any address and port."""
+
 
 _MAX_TTL: Final = 255
 _MAX_DSCP: Final = 63
@@ -26,19 +45,37 @@ def check_dscp(dscp: int | str | None) -> None:
     _check_number(dscp, 0, _MAX_DSCP, "dscp", KEEP)
 
 
-def check_source_port(port: int | None) -> None:
-    """Raise `InvalidParams` unless datagrams may come from this port."""
-    _check_number(port, 1, _MAX_PORT, "source-port")
+def parse_source(text: str) -> Source:
+    """An address, or ``keep``.
+
+    Raises:
+        InvalidParams: it is neither.
+    """
+    return "keep" if text == KEEP else parse_address(text, "output source")
 
 
-def check_source(source: Address | None, to: Address) -> None:
+def check_source_port(port: int | str | None, source: Source) -> None:
+    """Raise `InvalidParams` unless datagrams may come from this port of a source."""
+    _check_number(port, 1, _MAX_PORT, "source-port", KEEP)
+    if port == KEEP and source is None:
+        raise InvalidParams(
+            "Invalid source-port: 'keep' needs a source, which the checksum of datagrams depends on",
+            "source=keep, or source=ADDR with an address of this machine: ip address show",
+        )
+
+
+def check_source(source: object, to: Address) -> None:
     """Raise `InvalidParams` unless datagrams to an address may come from this one, if the relay has it."""
-    if source and source.version != to.version:
+    if source is None or source == KEEP:
+        return
+    if not isinstance(source, IPv4Address | IPv6Address):
+        raise InvalidParams(f"Invalid source: {source!r}", "an address of this machine, or keep")
+    if source.version != to.version:
         raise InvalidParams(
             f"Invalid source: {str(source)!r} is of another family than {to}, where the datagrams go",
             f"an IPv{to.version} address of this machine: ip -{to.version} address show",
         )
-    if source and (source.is_unspecified or source.is_loopback or source.is_multicast or source.is_reserved):
+    if source.is_unspecified or source.is_loopback or source.is_multicast or source.is_reserved:
         raise InvalidParams(
             f"Invalid source: {str(source)!r} is no address that packets can come from",
             "an address of this machine: ip address show",

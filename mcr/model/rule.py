@@ -22,10 +22,11 @@ from mcr.model.flow import (
     check_port,
     check_scope,
     check_vlan,
+    sent_for,
 )
 from mcr.model.health import Health
 from mcr.model.limits import DEFAULT_TRAIN, MAX_OUTPUTS_PER_RULE, MAX_TRAIN
-from mcr.model.output_options import check_dscp, check_source, check_source_port, check_ttl
+from mcr.model.output_options import KEEP, Sockets, Source, check_dscp, check_source, check_source_port, check_ttl
 from mcr.text.addresses import with_port
 
 AUTO = "auto"
@@ -56,8 +57,10 @@ class Output:
         ttl: of the datagrams; ``keep`` or ``dec``: as they come, or one less; None: 1 to a group, and the system's
             (64) to a host.
         dscp: likewise; ``keep``: as they come, with the bits for ECN (RFC 6040); None: 0.
-        source: an address of this machine that they come from; None: that of the output interface.
-        source_port: that they come from; None: any.
+        source: an address of this machine that they come from; ``keep``: the one that each came from; None: that of
+            the output interface.
+        source_port: that they come from; ``keep``: the one that each came from; None: any, or with the source kept its
+            port.
         vlan: that their frames are tagged with (IEEE 802.1Q); None: none.
     """
 
@@ -67,8 +70,8 @@ class Output:
     gso: str = AUTO
     ttl: int | str | None = None
     dscp: int | str | None = None
-    source: Address | None = None
-    source_port: int | None = None
+    source: Source = None
+    source_port: int | str | None = None
     vlan: int | None = None
 
     def __attrs_post_init__(self) -> None:
@@ -88,7 +91,7 @@ class Output:
         check_ttl(self.ttl)
         check_dscp(self.dscp)
         check_source(self.source, self.group)
-        check_source_port(self.source_port)
+        check_source_port(self.source_port, self.source)
         check_vlan(self.vlan, "output VLAN")
         if self.vlan is not None and self.group.version == IPV6:
             raise InvalidParams(
@@ -110,8 +113,40 @@ class Output:
         return plain if self.vlan is None else (*plain, self.vlan)
 
     @property
+    def own_source(self) -> Address | None:
+        """The address of this machine that it names."""
+        return None if isinstance(self.source, str) else self.source
+
+    @property
+    def own_port(self) -> int:
+        """The port that it names; 0: none."""
+        return self.source_port if isinstance(self.source_port, int) else 0
+
+    @property
+    def keeps_source(self) -> bool:
+        """Whether datagrams leave from where they came from."""
+        return self.source == KEEP
+
+    @property
+    def keeps_port(self) -> bool:
+        """Whether they leave from the port that they came from, as they do with the address: that is another's."""
+        return self.source_port == KEEP or (self.source == KEEP and self.source_port is None)
+
+    @property
+    def sockets(self) -> tuple[str, Address, int, Sockets]:
+        """What it shares its sockets by, where IP has the say: interface, destination, port of its own, their kind."""
+        kind, port = Sockets.UDP, self.own_port
+        if self.keeps_source:
+            kind, port = Sockets.FOREIGN, 0
+        elif self.keeps_port:
+            kind, port = Sockets.RAW, 0
+        return self.interface, sent_for(self.group), port, kind
+
+    @property
     def max_train(self) -> int:
         """Datagrams that may leave in one system call."""
+        if self.vlan is not None or self.keeps_source or self.keeps_port:
+            return 1  # UDP sockets could not cut one that is refused; raw ones cut none
         return {AUTO: DEFAULT_TRAIN, OFF: 1}.get(self.gso) or int(self.gso)
 
     def __str__(self) -> str:
@@ -173,6 +208,11 @@ class Rule:
                 raise InvalidParams(
                     f"{self._called} sends {output} back to where it came from",
                     "receivers there would get every packet twice; choose another group, port or interface",
+                )
+            if output.keeps_source and output.group.version != self.input.group.version:
+                raise InvalidParams(
+                    f"{self._called} sends to {output} with source=keep, but takes IPv{self.input.group.version}",
+                    f"send to IPv{self.input.group.version}, or let the source be the relay's",
                 )
 
     @property

@@ -1,9 +1,10 @@
-"""UDP sockets that send out of one interface each."""
+"""Sockets that send UDP out of one interface each."""
 
 import errno
 import socket
 import struct
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+from itertools import chain
 from typing import Final
 
 from mcr.errors import SystemFault
@@ -26,6 +27,8 @@ _LOW_PORT = (
 )
 _NO_GROUP = {IPV4: "224.0.0.0", IPV6: "ff00::"}  # that nobody sends to (RFC 5771; RFC 4291, 2.7)
 _IN6_ANY = "::"
+_CHECKSUM_AT = 6  # in a UDP header
+_Option = tuple[str, int, int, int | bytes]
 
 
 def open_egress(
@@ -54,21 +57,12 @@ def open_egress(
     Raises:
         SystemFault: naming the step; nothing stays open.
     """
-    what = f"Cannot send to {to} on {interface.name}" if to else f"Cannot send on {interface.name}"
-    step = "socket"
+    options = _options(interface, version)
+    if version == IPV6:
+        options = chain([("IPV6_V6ONLY", socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)], options)
+    opened = _open(socket.SOCK_DGRAM, version, interface, options, to)
+    step = "bind"
     try:
-        opened = socket.socket(_FAMILIES[version], socket.SOCK_DGRAM | socket.SOCK_CLOEXEC)
-    except OSError as error:
-        raise SystemFault(f"{what}: {step}", error.errno or 0, *_hints(error)) from None
-    try:
-        step = "SO_ATTACH_FILTER"
-        attach_filter(opened, REJECT_ALL)  # it only sends: nobody may fill its receive buffer
-        step = "SO_BINDTOIFINDEX"
-        opened.setsockopt(socket.SOL_SOCKET, uapi.SO_BINDTOIFINDEX, interface.index)
-        for name, level, option, value in _options(interface, version):
-            step = name
-            opened.setsockopt(level, option, value)
-        step = "bind"
         # Now, as raw frames come from its port, too. Bound to a group, it takes nothing that is sent to this machine.
         anywhere = "" if version == IPV4 else _IN6_ANY
         _bind(opened, _NO_GROUP[version] if is_chosen else str(source or anywhere), shared_port)
@@ -77,14 +71,78 @@ def open_egress(
     except OSError as error:
         opened.close()
         hints = _port_hints(error, shared_port) if is_chosen and step == "bind" else ()
-        raise SystemFault(f"{what}: {step}", error.errno or 0, *hints) from None
+        raise SystemFault(f"{_what(interface, to)}: {step}", error.errno or 0, *hints) from None
     return opened
 
 
-def _options(interface: Interface, version: int) -> Iterator[tuple[str, int, int, int | bytes]]:
+def open_raw_egress(
+    interface: Interface, send_buffer: int, *, to: Address | None = None, foreign: bool, version: int = IPV4
+) -> socket.socket:
+    """Open a raw socket for outputs on an interface: what is sent begins with its UDP header, from whatever port.
+
+    Args:
+        interface: what it leaves by.
+        send_buffer: in bytes.
+        to: the one host or group that it is for, to name it in an error.
+        foreign: it may send from addresses that this machine does not have (IP_TRANSPARENT, ip(7)).
+        version: of IP.
+
+    Raises:
+        SystemFault: naming the step; nothing stays open.
+    """
+    options = chain(_options(interface, version), _raw_options(version, foreign=foreign))
+    opened = _open(socket.SOCK_RAW, version, interface, options, to)
+    step = "bind"
+    try:
+        opened.bind((_NO_GROUP[version], 0))  # so that no datagram is copied for it, whoever that is sent to
+        step = "SO_SNDBUF"
+        set_buffer(opened, socket.SO_SNDBUF, send_buffer)
+    except OSError as error:
+        opened.close()
+        raise SystemFault(f"{_what(interface, to)}: {step}", error.errno or 0) from None
+    return opened
+
+
+def _what(interface: Interface, to: Address | None) -> str:
+    return f"Cannot send to {to} on {interface.name}" if to else f"Cannot send on {interface.name}"
+
+
+def _open(
+    kind: int, version: int, interface: Interface, options: Iterable[_Option], to: Address | None
+) -> socket.socket:
+    """A socket of UDP that is bound to the interface, and has these options."""
+    step = "socket"
+    try:
+        opened = socket.socket(_FAMILIES[version], kind | socket.SOCK_CLOEXEC, socket.IPPROTO_UDP)
+    except OSError as error:
+        raise SystemFault(f"{_what(interface, to)}: {step}", error.errno or 0, *_hints(error)) from None
+    try:
+        step = "SO_ATTACH_FILTER"
+        attach_filter(opened, REJECT_ALL)  # it only sends: nobody may fill its receive buffer
+        step = "SO_BINDTOIFINDEX"
+        opened.setsockopt(socket.SOL_SOCKET, uapi.SO_BINDTOIFINDEX, interface.index)
+        for name, level, option, value in options:
+            step = name
+            opened.setsockopt(level, option, value)
+    except OSError as error:
+        opened.close()
+        raise SystemFault(f"{_what(interface, to)}: {step}", error.errno or 0) from None
+    return opened
+
+
+def _raw_options(version: int, *, foreign: bool) -> Iterator[_Option]:
+    """What a raw one is to have beyond that."""
+    if version == IPV6:
+        yield "IPV6_CHECKSUM", socket.IPPROTO_IPV6, socket.IPV6_CHECKSUM, _CHECKSUM_AT  # the kernel does it
+    if foreign and version == IPV6:
+        yield "IPV6_TRANSPARENT", socket.IPPROTO_IPV6, uapi.IPV6_TRANSPARENT, 1
+    elif foreign:
+        yield "IP_TRANSPARENT", socket.IPPROTO_IP, socket.IP_TRANSPARENT, 1
+
+
+def _options(interface: Interface, version: int) -> Iterator[_Option]:
     """What it is to have: name, level, option, value."""
     if version == IPV6:
-        yield "IPV6_V6ONLY", socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1
         if not interface.is_absent:
             yield "IPV6_MULTICAST_IF", socket.IPPROTO_IPV6, socket.IPV6_MULTICAST_IF, interface.index
         yield "IPV6_MULTICAST_LOOP", socket.IPPROTO_IPV6, socket.IPV6_MULTICAST_LOOP, 0

@@ -22,6 +22,9 @@ UDP_SEGMENT: Final = 103
 VIRTIO_NET_HDR_GSO_UDP_L4: Final = 5
 VIRTIO_NET_HDR: Final = struct.Struct("BBHHHH")  # flags, kind, header length, segment size, checksum start and offset
 
+# <linux/in6.h>
+IPV6_TRANSPARENT: Final = 75
+
 # <linux/icmpv6.h>
 ICMPV6_FILTER: Final = 1
 

@@ -82,15 +82,15 @@ def attach_rule(placed: PlacedRule, capture: int, egress: Iterable[int], carrier
                 leaves_by,
                 output.group,
                 output.port,
-                1 if output.vlan else output.max_train,  # UDP sockets could not cut one that is refused
+                output.max_train,
                 _raw_source(output, way, neighbour),
                 carrier,
                 ttl=_ttl(output, way, neighbour),
                 dscp=_number(output.dscp),
                 keeps=keeps_of(output),
-                asked_source=output.source,
+                asked_source=output.own_source,
                 vlan=output.vlan or 0,
-                source_port=output.source_port or 0,
+                source_port=output.own_port,
             )
             for output, place, leaves_by, (way, neighbour), carrier in zip(
                 rule.outputs, placed.outputs, egress, ways, carriers, strict=True

@@ -9,8 +9,11 @@ from mcr.model.rule import Output
 
 _TTL: Final[Mapping[int | str | None, int]] = {KEEP: lib.MCR_KEEP_TTL, DECREMENT: lib.MCR_DECREMENT_TTL}
 _DSCP: Final[Mapping[int | str | None, int]] = {KEEP: lib.MCR_KEEP_SERVICE}
+_SOURCE: Final[int] = lib.MCR_KEEP_SOURCE
+_PORT: Final[int] = lib.MCR_KEEP_PORT
 
 
 def keeps_of(output: Output) -> int:
     """MCR_KEEP_…, together."""
-    return _TTL.get(output.ttl, 0) | _DSCP.get(output.dscp, 0)
+    origin = _SOURCE * output.keeps_source | _PORT * output.keeps_port
+    return _TTL.get(output.ttl, 0) | _DSCP.get(output.dscp, 0) | origin

@@ -20,11 +20,12 @@ from mcr.config.settings import Settings
 from mcr.errors import McrError, SystemFault, describe_errno
 from mcr.logs.logger import get_logger
 from mcr.logs.standing_reason import StandingReason
-from mcr.model.flow import IPV6, Address, may_be_broadcast
+from mcr.model.flow import Address, may_be_broadcast
 from mcr.model.limits import INTERFACE_SLOTS, MAX_NEIGHBOURS
 from mcr.model.log import Facility
+from mcr.model.output_options import Sockets
 from mcr.model.rule import Rule
-from mcr.net.egress import open_egress
+from mcr.net.egress import open_egress, open_raw_egress
 from mcr.net.hops import NextHop, find_hops
 from mcr.net.interfaces import Interface
 from mcr.net.patience import close_all
@@ -122,8 +123,8 @@ class Neighbours:
         self._by_key: dict[Key, Neighbour] = {}
         self.slots = Slots(2 * MAX_NEIGHBOURS, "hosts")
         self._commons: dict[int, Common] = {}  # by slot
-        # By interface, version of IP, and the port that was asked for.
-        self._newest: dict[tuple[str, int, int], Common] = {}
+        # By interface, version of IP, the port that was asked for, and their kind.
+        self._newest: dict[tuple[str, int, int, Sockets], Common] = {}
         self._unused: set[Key] = set()
         self.unrenewed: dict[str, Interface] = {}
         self._not_renewed = StandingReason()
@@ -147,7 +148,7 @@ class Neighbours:
         held: Iterable[Neighbour | Common] = chain(self._by_key.values(), self._commons.values())
         close_all([each for those in held for each in those.sockets])
 
-    def faults(self) -> dict[tuple[str, Address, int], str]:
+    def faults(self) -> dict[tuple[str, Address, int, Sockets], str]:
         """Why nothing is sent to some of them."""
         return {key: neighbour.fault for key, neighbour in self._by_key.items() if neighbour.fault}
 
@@ -188,7 +189,7 @@ class Neighbours:
         return Neighbour(slot, interface, sockets, common)
 
     def _join_common(self, key: Key, interface: Interface, undo: ExitStack) -> Common:
-        party = interface.name, key.address.version, key.port
+        party = interface.name, key.address.version, key.port, key.kind
         common = self._newest.get(party)
         if not common or common.users in (0, _PARTY) or common.interface.index != interface.index:
             slot = self.slots.take()
@@ -209,8 +210,11 @@ class Neighbours:
         self, key: Key, interface: Interface, ports: Sequence[int], undo: ExitStack, to: Address | None = None
     ) -> tuple[socket, ...]:
         """Open those of a neighbour, or with `to` None common ones for it and others."""
-        is_chosen, version = bool(key.port), key.address.version
-        open_one = partial(open_egress, interface, self._settings.send_buffer, is_chosen=is_chosen, version=version)
+        version, size = key.address.version, self._settings.send_buffer
+        if key.kind is not Sockets.UDP:
+            open_raw = partial(open_raw_egress, interface, size, foreign=key.kind is Sockets.FOREIGN, version=version)
+            return tuple(undo.enter_context(open_raw(to=to)) for _ in ports)
+        open_one = partial(open_egress, interface, size, is_chosen=bool(key.port), version=version)
         return tuple(undo.enter_context(open_one(to=to, shared_port=port)) for port in ports)
 
     def adopt(self, opened: Mapping[Key, Neighbour]) -> list[Neighbour | Common]:
@@ -342,13 +346,14 @@ def find_neighbours(rules: Iterable[Rule], interfaces: Mapping[str, Interface]) 
     groups: dict[str, dict[Address, None]] = {}
     found: set[Key] = set()
     for output in chain.from_iterable(rule.outputs for rule in rules):
-        if output.vlan and not output.source_port:
+        key = key_of(output)
+        if output.vlan and not key.port:
             continue  # raw frames, or the kernel path's, which wait for nobody
-        of_all = output.group.is_multicast and output.group.version != IPV6
-        if not output.source_port and (of_all or may_be_broadcast(output.group)):
+        of_all = output.group.is_multicast or may_be_broadcast(output.group)
+        if of_all and key == Key(output.interface, output.group):  # not of IPv6: see sent_for
             groups.setdefault(output.interface, {})[output.group] = None
         else:
-            found.add(key_of(output))
+            found.add(key)
     for name, asked in groups.items():
         try:
             hops = find_hops(interfaces[name].index, [*asked])

@@ -358,7 +358,7 @@ def _open_sockets(interface: Interface, settings: Settings) -> tuple[socket.sock
 def _wanted(outputs: Iterable[Output], awaited: Collection[Key]) -> _Wanted:
     wanted: _Wanted = {}
     for output in outputs:
-        asked = wanted.setdefault((output.interface, output.source), {})
+        asked = wanted.setdefault((output.interface, output.own_source), {})
         tagged = output.vlan is not None
         to = output.group, output.port, tagged
         asked[to] = asked.get(to, False) or (key_of(output) in awaited and not tagged)

@@ -7,8 +7,9 @@ from typing import NamedTuple
 import attrs
 
 from mcr.errors import LimitReached
-from mcr.model.flow import Address, sent_for
+from mcr.model.flow import Address
 from mcr.model.limits import MAX_OUTPUTS, MAX_RULES
+from mcr.model.output_options import Sockets
 from mcr.model.rule import Output, Rule
 from mcr.relay.slots import Slots
 from mcr.shm.places import Place, Places, digest
@@ -40,27 +41,28 @@ class Key(NamedTuple):
     """A neighbour: an output interface, and the host, or the group with a gateway, that is sent to by it.
 
     Whatever asks for a port that it comes from has sockets of its own, too. 0: it comes from any. So have all IPv6
-    groups together, since an output interface's own are of IPv4.
+    groups together, since an output interface's own are of IPv4, and what keeps the sources or ports of datagrams.
     """
 
     interface: str
     address: Address
     port: int = 0
+    kind: Sockets = Sockets.UDP
 
 
 def key_of(output: Output) -> Key:
-    """The neighbour of an output that waits for one, that has a port of its own, or that is an IPv6 group."""
-    return Key(output.interface, sent_for(output.group), output.source_port or 0)
+    """The neighbour of an output that needs sockets of its own."""
+    return Key(*output.sockets)
 
 
 def in_order(keys: Iterable[Key]) -> list[Key]:
     """Sorted: addresses of IPv4 and of IPv6 can't be compared."""
-    return sorted(keys, key=lambda key: (key.interface, key.address.version, int(key.address), key.port))
+    return sorted(keys, key=lambda key: (key.interface, key.address.version, int(key.address), key.port, key.kind))
 
 
 def way_key(output: Output) -> WayKey:
     """What the way to an output is found by."""
-    return output.group, output.port, output.interface, output.source, output.vlan is not None
+    return output.group, output.port, output.interface, output.own_source, output.vlan is not None
 
 
 class OutputSlot(NamedTuple):

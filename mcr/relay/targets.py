@@ -81,7 +81,7 @@ def find_targets(placed: PlacedRule, egress_of: EgressOf, hops: NextHops) -> tup
                 interface=egress.interface.index if egress.carrier else 0,
                 macs=(hops.mac(hop) if hop else group_mac(output.group)) + egress.raw.mac,
                 mtu=egress.raw.mtu,
-                source=(way.source, output.source_port or egress.port),
+                source=(way.source, output.own_port or egress.port),
                 group=output.group,
                 port=output.port,
                 ttl=output.ttl if isinstance(output.ttl, int) else way.ttl,

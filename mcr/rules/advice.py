@@ -29,6 +29,12 @@ def advice(source: Input, outputs: tuple[Output, ...]) -> tuple[str, ...]:
         for network in _ONE_LINK
         if group in network
     ]
+    kept = dict.fromkeys(each.interface for each in outputs if each.keeps_source)
+    said += [
+        f"datagrams by {name} leave with the addresses of their senders: routers and hosts there may drop them unless "
+        "their way back to the senders leads by the same network (rp_filter)"
+        for name in kept
+    ]
     return tuple(said)
 
 

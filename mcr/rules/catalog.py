@@ -269,7 +269,7 @@ class Catalog:
 
     def _put(self, rule: Rule) -> Entry:
         hosts = tuple((each.group, each.interface) for each in rule.outputs if not each.group.is_multicast)
-        sources = tuple(each.source for each in rule.outputs if each.source)
+        sources = tuple(each.own_source for each in rule.outputs if each.own_source)
         entry = Entry(rule, self.generation, hosts, sources=sources)
         self._by_id[rule.rule_id] = entry
         self._by_claim |= dict.fromkeys(rule.input.claims, rule.rule_id)

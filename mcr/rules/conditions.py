@@ -9,8 +9,9 @@ from itertools import chain
 
 import attrs
 
-from mcr.model.flow import IPV6, LIMITED_BROADCAST, Address, resolution_to, sent_for
+from mcr.model.flow import IPV6, LIMITED_BROADCAST, Address, resolution_to
 from mcr.model.full_table import describe_full
+from mcr.model.output_options import Sockets
 from mcr.model.rule import Origin, Output, OutputView, Path, Rule, RuleState, RuleView
 from mcr.net.interfaces import was_never_there
 from mcr.net.network import Network
@@ -137,7 +138,7 @@ class Standing:
     inputs: Mapping[str, Attachment] = attrs.field(factory=dict)
     outputs: Mapping[str, Attachment] = attrs.field(factory=dict)
     paths: Paths = attrs.field(factory=Paths, kw_only=True)
-    faults: Mapping[tuple[str, Address, int], str] = attrs.field(factory=dict, kw_only=True)
+    faults: Mapping[tuple[str, Address, int, Sockets], str] = attrs.field(factory=dict, kw_only=True)
     tagless: Mapping[Output, str] = attrs.field(factory=dict, kw_only=True)
     stale: bool = attrs.field(default=False, kw_only=True)
 
@@ -169,7 +170,7 @@ class Conditions:
     hosts: Mapping[tuple[Address, str], Condition] = attrs.field(factory=dict)
     paths: Paths = attrs.field(factory=Paths)
     foreign: frozenset[Address] = frozenset()
-    faults: Mapping[tuple[str, Address, int], str] = attrs.field(factory=dict)
+    faults: Mapping[tuple[str, Address, int, Sockets], str] = attrs.field(factory=dict)
     tagless: Mapping[Output, str] = attrs.field(factory=dict)
     mute6: frozenset[str] = frozenset()
     unjoined6: frozenset[str] = frozenset()
@@ -181,8 +182,8 @@ class Conditions:
         return bool(self.outputs or self.hosts or self.foreign or self.faults or self.tagless or self.mute6) and any(
             each.interface in self.outputs
             or (each.group, each.interface) in self.hosts
-            or each.source in self.foreign
-            or _sockets_of(each) in self.faults
+            or each.own_source in self.foreign
+            or each.sockets in self.faults
             or (each.vlan is not None and each in self.tagless)
             or _output6(each, self) is not WELL
             for each in rule.outputs
@@ -383,9 +384,9 @@ def _of_output(output: Output, conditions: Conditions) -> Condition:
     condition = conditions.outputs.get(output.interface) or _output6(output, conditions)
     if condition.state is not RuleState.ACTIVE:
         return condition
-    if output.source in conditions.foreign:
+    if output.own_source in conditions.foreign:
         return _waiting(f"its source {output.source} is not an address of this machine")
-    if fault := conditions.faults.get(_sockets_of(output)):
+    if fault := conditions.faults.get(output.sockets):
         return _waiting(fault)
     if output.vlan is not None and (why := conditions.tagless.get(output)):
         return _waiting(f"frames with a VLAN tag cannot leave by {output.interface}: {why}")
@@ -408,11 +409,6 @@ def _input6(rule: Rule, conditions: Conditions) -> Condition:
     if rule.input.group.version != IPV6 or name not in conditions.unjoined6:
         return WELL
     return Condition(RuleState.DEGRADED, f"{name} has no link-local IPv6 address, which MLD needs to ask for groups")
-
-
-def _sockets_of(output: Output) -> tuple[str, Address, int]:
-    """What the fault of an output's sockets is found by."""
-    return output.interface, sent_for(output.group), output.source_port or 0
 
 
 def _describe(failing: Iterable[Condition], outputs: int) -> str:

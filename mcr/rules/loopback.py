@@ -62,7 +62,8 @@ def _fed(rule: Rule, find: Find) -> Iterator[tuple[Output, Rule]]:
     for output in rule.outputs:
         if output.interface == LOOPBACK:
             flow = Flow(output.group, output.port)
-            for claimed in (attrs.evolve(flow, source=output.source), flow):
+            sources = rule.input.sources if output.keeps_source else (output.own_source,)
+            for claimed in (*(attrs.evolve(flow, source=each) for each in sources), flow):
                 if taker := find(Claim(LOOPBACK, claimed)):
                     yield output, taker
                     break

@@ -13,6 +13,7 @@ import cattrs
 from mcr.errors import McrError
 from mcr.model.flow import Address, parse_address
 from mcr.model.health import Health
+from mcr.model.output_options import Source, parse_source
 from mcr.model.rule import Rule
 
 _APPLICATION: Final = 0x4D435231  # "MCR1" (PRAGMA application_id): tells our files from those of others
@@ -36,7 +37,7 @@ _converter.register_structure_hook(Health, lambda value, _: Health.parse(value))
 _converter.register_structure_hook(Address, lambda value, _: parse_address(_exactly(value, str), "group"))
 _converter.register_structure_hook(int | str | None, lambda value, _: value)  # which the output checks
 _converter.register_structure_hook(
-    Address | None, lambda value, _: None if value is None else parse_address(_exactly(value, str), "source")
+    Source, lambda value, _: None if value is None else parse_source(_exactly(value, str))
 )
 _converter.register_unstructure_hook(IPv4Address, str)
 _converter.register_unstructure_hook(IPv6Address, str)

@@ -2,6 +2,7 @@
 
 from ipaddress import ip_address
 
+import attrs
 import pytest
 
 from mcr.model.flow import Input
@@ -28,3 +29,10 @@ def test_groups_that_are_for_something_else_are_told(group: str, to: str, said: 
     named = Input("eth0", ip_address("232.1.2.3"), 5000, sources=(ip_address("198.18.0.1"),))
     assert not advice(named, ())
     assert [each.partition(": the")[0].partition(", such")[0] for each in found] == said
+
+
+def test_senders_that_leave_as_they_came_are_told() -> None:
+    plain = Output(ip_address("239.2.2.2"), 6000, "eth1")
+    kept = attrs.evolve(plain, port=6001, source="keep")
+    (said,) = advice(Input("eth0", ip_address("239.1.1.1"), 5000), (plain, kept, attrs.evolve(kept, port=6002)))
+    assert "eth1 leave with the addresses of their senders" in said

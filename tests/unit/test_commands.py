@@ -79,7 +79,7 @@ def test_rule_is_attached_with_its_slots_in_the_order_of_its_outputs() -> None:
                 carrier=False,
                 ttl=9,
                 dscp=46,
-                asked_source=outputs[1].source,
+                asked_source=outputs[1].own_source,
             ),
         ],
     )

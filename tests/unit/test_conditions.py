@@ -6,6 +6,7 @@ import attrs
 import pytest
 
 from mcr.model.flow import Input
+from mcr.model.output_options import Sockets
 from mcr.model.rule import Output, Rule, RuleState, RuleView
 from mcr.net.interfaces import wait_for_interface
 from mcr.net.network import Link, Neighbour, Network
@@ -159,7 +160,7 @@ def test_output_that_cannot_be_served_degrades_its_rule() -> None:
 def test_output_whose_sockets_could_not_be_opened_degrades_its_rule() -> None:
     why = "its source port 4000 cannot be had: Address already in use (os error 98)"
     ported = attrs.evolve(RULE, outputs=(attrs.evolve(HOST_OUTPUT, source_port=4000), GROUP_OUTPUT))
-    found = view_of(ported, 5, judge(attrs.evolve(STANDING, faults={("out0", HOST, 4000): why}), NETWORK))
+    found = view_of(ported, 5, judge(attrs.evolve(STANDING, faults={("out0", HOST, 4000, Sockets.UDP): why}), NETWORK))
     assert (found.state, found.reason) == (RuleState.DEGRADED, f"1 of 2 outputs: {why}")
     assert [each.state for each in found.outputs] == [RuleState.WAITING, RuleState.ACTIVE]
 

@@ -3,7 +3,7 @@
 import json
 import sqlite3
 import tomllib
-from ipaddress import IPv4Address
+from ipaddress import IPv4Address, IPv6Address
 from typing import Any
 
 import attrs
@@ -19,6 +19,7 @@ from mcr.config.writing import table_of, toml_of
 from mcr.control.structure import RuleParams, structure, unstructure
 from mcr.errors import InvalidParams, UsageError
 from mcr.model.flow import Input
+from mcr.model.output_options import Sockets
 from mcr.model.rule import Output, OutputView, Rule, automatic_rule_id
 from mcr.rules.conditions import Conditions, view_of
 from mcr.rules.rule_table import Put, prepare, rules_of, write_all
@@ -26,17 +27,30 @@ from mcr.rules.rule_table import Put, prepare, rules_of, write_all
 INPUT = Input("eth0", IPv4Address("239.1.1.1"), 5000)
 OUTPUT = Output(IPv4Address("239.2.2.2"), 6000, "eth1")
 
-outputs = st.builds(
-    Output,
-    st.just(OUTPUT.group),
-    st.integers(1, 65_535),
-    st.just("eth1"),
-    gso=st.sampled_from(["auto", "off", "2", "64"]),
-    ttl=st.none() | st.integers(1, 255) | st.sampled_from(["keep", "dec"]),
-    dscp=st.none() | st.integers(0, 63) | st.just("keep"),
-    source=st.none() | st.integers(0x0A000000, 0x0AFFFFFF).map(IPv4Address),
-    source_port=st.none() | st.integers(1, 65_535),
-    vlan=st.none() | st.integers(1, 4094),
+outputs = (
+    st.builds(
+        Output,
+        st.just(OUTPUT.group),
+        st.integers(1, 65_535),
+        st.just("eth1"),
+        gso=st.sampled_from(["auto", "off", "2", "64"]),
+        ttl=st.none() | st.integers(1, 255) | st.sampled_from(["keep", "dec"]),
+        dscp=st.none() | st.integers(0, 63) | st.just("keep"),
+        source_port=st.none() | st.integers(1, 65_535),
+        vlan=st.none() | st.integers(1, 4094),
+    )
+    .flatmap(
+        lambda output: st.builds(
+            attrs.evolve,
+            st.just(output),
+            source=st.none() | st.just("keep") | st.integers(0x0A000000, 0x0AFFFFFF).map(IPv4Address),
+        )
+    )
+    .flatmap(
+        lambda output: (
+            st.just(output) | (st.just(attrs.evolve(output, source_port="keep")) if output.source else st.nothing())
+        )
+    )
 )
 
 
@@ -127,7 +141,9 @@ def test_what_nobody_asked_for_is_not_shown() -> None:
     [
         *(("ttl", value, "a number from 1 to 255, or keep, or dec") for value in (0, 256, -1, True, "", "8", "kept")),
         *(("dscp", value, "a number from 0 to 63, or keep") for value in (-1, 64, "dec", "EF")),
-        *(("source_port", value, "a number from 1 to 65535") for value in (0, 65_536)),
+        *(("source_port", value, "a number from 1 to 65535, or keep") for value in (0, 65_536, "kept")),
+        ("source_port", "keep", "source=keep, or source=ADDR with an address of this machine: ip address show"),
+        ("source", "kept", "an address of this machine, or keep"),
         *(
             ("source", IPv4Address(value), "an address of this machine: ip address show")
             for value in ("0.0.0.0", "127.0.0.1", "239.1.1.1", "255.255.255.255")  # noqa: S104
@@ -140,9 +156,34 @@ def test_what_no_datagram_can_have_is_refused(name: str, value: Any, said: str) 
     assert caught.value.hints == (said,)
 
 
-@pytest.mark.parametrize(
-    "option", ["source-port=", "source-port=x", "source-port=-1", "source-port=1.5", "source-port=9999999999"]
-)
+@pytest.mark.parametrize("option", ["vlan=", "vlan=x", "vlan=-1", "vlan=1.5", "vlan=9999999999"])
 def test_what_is_no_number_is_named(option: str) -> None:
     with pytest.raises(UsageError, match=f"'{option}' has no number"):
         parse_output(f"239.2.2.2:6000:eth1:{option}")
+
+
+def test_a_source_is_kept_within_a_family() -> None:
+    there = Output(IPv6Address("ff15::2"), 6000, "eth1", source="keep")
+    with pytest.raises(InvalidParams, match=r"The rule for .* sends to .* with source=keep, but takes IPv4") as caught:
+        Rule(automatic_rule_id(INPUT), INPUT, (there,))
+    assert caught.value.hints == ("send to IPv4, or let the source be the relay's",)
+    own = attrs.evolve(there, source=IPv6Address("2001:db8::1"), source_port="keep")
+    assert Rule("id", INPUT, (own,)).outputs[0].keeps_port
+
+
+@pytest.mark.parametrize(
+    ("asked", "port", "kind"),
+    [
+        ({}, 0, Sockets.UDP),
+        ({"source_port": 4000}, 4000, Sockets.UDP),
+        ({"source": IPv4Address("10.0.0.1"), "source_port": "keep"}, 0, Sockets.RAW),
+        ({"source": "keep"}, 0, Sockets.FOREIGN),
+        ({"source": "keep", "source_port": 4000}, 0, Sockets.FOREIGN),
+    ],
+)
+def test_a_port_is_reserved_where_it_is_of_this_machine(asked: dict[str, Any], port: int, kind: Sockets) -> None:
+    """What is kept travels alone: raw sockets cut nothing."""
+    output = attrs.evolve(OUTPUT, **asked)
+    assert output.sockets == ("eth1", OUTPUT.group, port, kind)
+    assert output.max_train == (32 if kind is Sockets.UDP else 1)
+    assert output.keeps_port == (kind is not Sockets.UDP and output.source_port != 4000)

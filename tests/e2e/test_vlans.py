@@ -1,5 +1,6 @@
 """A rule takes the frames of its VLAN, and no others."""
 
+import json
 import socket
 import struct
 from collections.abc import Callable, Iterator
@@ -17,8 +18,9 @@ from mcr_process import Mcr, Receiver, Sender, wait_until
 from successors import take_over
 from test_unsound import PAYLOAD_AT, relayed, tapped
 from topology import MakeMcr, Plant, need_tcx
+from tuns import GSO_UDP_L4, NEEDS_CHECKSUM, VIRTIO_NET_HDR
 
-SOL_PACKET, PACKET_AUXDATA, SO_RCVBUFFORCE = 263, 8, 33
+SOL_PACKET, PACKET_AUXDATA, PACKET_VNET_HDR, SO_RCVBUFFORCE = 263, 8, 15, 33
 LAST = b"the last one"
 AUXDATA = struct.Struct("IIIHHHH")  # struct tpacket_auxdata: status, length, snapped, MAC, network, tag, its protocol
 TP_STATUS_VLAN_VALID, ETH_P_8021Q, PACKET_OTHERHOST = 1 << 4, 0x8100, 3
@@ -77,12 +79,12 @@ def test_a_rule_takes_the_frames_of_its_vlan_alone(plant: Plant, make_mcr: MakeM
     assert mcr.check_counters(arrived=8)["ingress"]["recv"] == 8
 
 
-def tagged_frames(tap: socket.socket, port: int, relay: Namespace) -> list[tuple[int | None, bytes]]:
+def tagged_frames(tap: socket.socket, port: int, relay: Namespace, out: str = "out0") -> list[tuple[int | None, bytes]]:
     """All frames to a port that have come, each with its VLAN: the kernel has the tag beside it (packet(7)).
 
-    One that the relay's machine sends comes behind all that has left by out0.
+    One that the relay's machine sends comes behind all that has left by that interface.
     """
-    with tapped(relay, "out0") as wire:
+    with tapped(relay, out) as wire:
         wire.send(frame(LAST))
     found: list[tuple[int | None, bytes]] = []
     data = b""
@@ -217,3 +219,48 @@ def test_outputs_send_into_their_vlans(plant: Plant, make_mcr: MakeMcr, switch: 
         assert (rule["state"], rule["reason"]) == ("degraded", f"2 of 3 outputs: {why}, in table ip filter")
         assert [each["state"] for each in rule["outputs"]] == ["waiting", "waiting", "active"]
         fails(188, "Operation not supported (os error 95)")
+
+
+def tagged_super_frame(payloads: list[bytes], vlan: int) -> bytes:
+    """As a card hands it over that merges what arrives, behind a header of virtio; payloads are of one length."""
+    whole = Ether(dst="01:00:5e:01:01:01") / Dot1Q(vlan=vlan) / IP(src="198.18.0.1", dst="239.1.1.1", ttl=16)
+    whole /= UDP(sport=1, dport=5000) / Raw(b"".join(payloads))
+    udp_at = 14 + 4 + 20
+    return VIRTIO_NET_HDR.pack(NEEDS_CHECKSUM, GSO_UDP_L4, udp_at + 8, len(payloads[0]), udp_at, 6) + bytes(whole)
+
+
+def frames_in(namespace: Namespace, interface: str) -> int:
+    """That have come in by an interface."""
+    (link,) = json.loads(namespace.ip(f"-json -stats link show dev {interface}"))
+    return int(link["stats64"]["rx"]["packets"])
+
+
+@pytest.mark.parametrize("switch", ["KERNEL_PATH=auto", "KERNEL_PATH=off"])
+def test_super_frames_with_a_tag_are_cut(plant: Plant, make_mcr: MakeMcr, switch: str) -> None:
+    """Of their VLAN alone; they leave without a tag, and with another."""
+    for interface in ("out0", "out1"):
+        plant.relay.cut_super_frames(interface)
+    mcr = make_mcr(plant.relay, prefix=["env", f"MCR_{switch}"]).start()
+    added = ("add", "--input-interface", "in0", "--input-group", "239.1.1.1", "--input-port", "5000", "--outputs")
+    mcr.ctl(*added, "239.2.2.2:6000:out0,239.2.2.2:6000:out1:vlan=9", "--input-vlan", "7")
+    wait_until(lambda: mcr.call("list")[0]["state"] == "active", "raw frames leave")
+    is_kernel = "auto" in switch and "MCR_ABSORB has no effect on in0" not in mcr.log()
+    mcr.wait_for_path("kernel" if is_kernel else "worker")
+    sent = [f"{number:04}".encode() * 50 for number in range(64)]
+    with (
+        tapped(plant.source, "src0") as wire,
+        tapped(plant.receiver, "rx0") as untagged,
+        auxiliary_tap(plant.receiver, "rx1") as tagged,
+    ):
+        wire.setsockopt(SOL_PACKET, PACKET_VNET_HDR, 1)
+        before = frames_in(plant.relay, "in0")
+        for number in range(0, 64, 32):
+            wire.send(tagged_super_frame([b"another"] * 8, 8))
+            wire.send(tagged_super_frame(sent[number : number + 32], 7))
+        assert relayed(untagged, sent[-1]) == sent
+        stats = mcr.check_counters(arrived=64)
+        assert frames_in(plant.relay, "in0") == before + 4  # nobody has cut them on the way
+        found = tagged_frames(tagged, 6000, plant.relay, "out1")
+    assert [(vlan, data[PAYLOAD_AT:]) for vlan, data in found] == [(9, each) for each in sent]
+    assert stats["ingress"]["matched"] == 64
+    assert stats["kernel_path"]["matched"] == (64 if is_kernel else 0)

@@ -126,8 +126,8 @@ def _duplicates(descriptors: Mapping[str, int], held: ExitStack) -> Iterator[tup
 
 
 def _place_of(file: RuleFile | None) -> str:
-    """By which another mcrd knows it."""
-    return os.path.realpath(file.path) if file else ""
+    """By which another mcrd knows it; empty: it finds none."""
+    return os.path.realpath(file.path) if file and not file.is_gone else ""
 
 
 async def _has_it(client: ControlClient) -> bool:

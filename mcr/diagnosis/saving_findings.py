@@ -37,6 +37,14 @@ def judge_saving(saving: Saving, free: int | None = None) -> Finding:
             saving.trouble,
             "give mcrd a directory that only its user may write: --state-dir DIR; or say --no-state",
         )
+    if saving.is_gone:
+        return Finding(
+            _CHECK,
+            Verdict.FAULT,
+            "Saved rules are lost when mcrd ends: their file was deleted or renamed",
+            saving.trouble or saving.path,
+            "take them down: mcrctl config export > rules.toml; the next change of a rule saves all of them again",
+        )
     if saving.trouble:
         return Finding(
             _CHECK,

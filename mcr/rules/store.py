@@ -7,6 +7,7 @@ SQLite in WAL mode, synchronised at each commit: a row for each rule, and a text
 3. A file that can't be used is never overwritten: it is set aside under a name that says when, and what can still be
    read of a damaged one is taken over.
 4. The lock of the file is held for as long as the store is open: two daemons never share a directory.
+5. A file that somebody deleted or renamed while it was open is made again with the next change, with all that it held.
 """
 
 import errno
@@ -24,6 +25,8 @@ from typing import Final, Self
 import attrs
 
 from mcr.errors import McrError, SystemFault
+from mcr.logs.logger import get_logger
+from mcr.model.log import Facility
 from mcr.model.rule import Rule
 from mcr.model.saving import Saving
 from mcr.rules.rule_table import (
@@ -40,7 +43,10 @@ from mcr.rules.rule_table import (
     write_all,
 )
 
+log = get_logger(Facility.RULES)
+
 FILE: Final = "rules.sqlite"
+_WRITTEN: Final = ("", "-wal")  # what SQLite writes to, and holds open
 _COMPANIONS: Final = ("-wal", "-shm", "-journal")
 _ASIDE: Final = ".set-aside-"  # and when
 _LOCK_SECONDS: Final = 1.0  # for one that is just ending
@@ -53,6 +59,7 @@ _ERRNOS: Final = {
     "SQLITE_BUSY": errno.EBUSY,
 }
 OWED: Final = "a refused change is still saved: it can come back if mcrd restarts before the next change is saved"
+_GOES_ON: Final = "nothing was changed, and the rules that run go on"
 _DAMAGED: Final = frozenset({"SQLITE_CORRUPT", "SQLITE_NOTADB", "SQLITE_ERROR"})
 
 
@@ -76,6 +83,7 @@ class RuleFile:
         self._trouble = ""
         self._refusal = errno.EROFS
         self._owed: tuple[Change, ...] = ()
+        self._identity = _identity_of(path)
         self.rules: tuple[Rule, ...] = ()
         self.kept = ""
         self.notices = list(notices)
@@ -135,13 +143,53 @@ class RuleFile:
             raise _not_saved(self.path.parent, self._refusal)
         lasting = (*self._owed, *changes)
         try:
-            write_all(self._database, lasting)
-        except sqlite3.Error as error:
-            fault = _not_saved(self.path.parent, _errno(error), *([OWED] if self._owed else []))
+            if self.is_gone:
+                self._database = self._made_again(self._database, lasting)
+            else:
+                write_all(self._database, lasting)
+        except (McrError, sqlite3.Error) as error:
+            fault = error if isinstance(error, McrError) else self._refused(error)
             self._trouble = fault.message
             raise fault from None
         self._trouble, self._owed = "", ()
         self.kept = _kept_after(lasting, self.kept)
+
+    def _refused(self, error: sqlite3.Error) -> McrError:
+        return _not_saved(self.path.parent, _errno(error), *([OWED] if self._owed else []))
+
+    @property
+    def is_gone(self) -> bool:
+        """Whether the file was deleted or renamed since it was opened: what is written then, no restart finds."""
+        return self._database is not None and _identity_of(self.path) != self._identity
+
+    def _made_again(self, database: sqlite3.Connection, changes: Sequence[Change]) -> sqlite3.Connection:
+        """The file where it belongs, with all that the deleted one holds, which SQLite has open still, and changes.
+
+        Raises:
+            sqlite3.Error: what it holds can't be read.
+            McrError: it can't be made again, or another file is there.
+        """
+        status, of_former = _identity_of(self.path)[0], self._identity[0]
+        if status not in (None, of_former):
+            raise McrError(
+                f"{self.path} is another file than the one that mcrd has opened: rules can't be saved",
+                _GOES_ON,
+                "move it away, then try again: mcrd makes its own there; or restart mcrd, which then goes by that one",
+            )
+        held = (*map(Put, rules_of(database)), Keep(kept_in(database)), *changes)
+        try:
+            _make_directory(self.path.parent)
+            aside = _set_aside(self.path)
+            renewed = _renewed(self.path, aside, held)
+        except (sqlite3.Error, OSError, SystemFault) as error:
+            number = error.errno if isinstance(error, SystemFault) else _errno(error)
+            raise _not_made_again(self.path, number) from None
+        log.warning("%s was deleted or renamed: mcrd has made it again, with all rules that were saved", self.path)
+        self._identity = _identity_of(self.path)
+        database.close()  # which leaves files alone that are not its own (SQLITE_FCNTL_HAS_MOVED)
+        for suffix in ("", *_COMPANIONS):
+            Path(f"{aside}{suffix}").unlink(missing_ok=True)
+        return renewed
 
     def owe(self, changes: Sequence[Change]) -> None:
         """Make changes with the next ones that can be written: they take back what was, and could not be now."""
@@ -156,7 +204,8 @@ class RuleFile:
     @property
     def saving(self) -> Saving:
         """How it stands, from any thread: by the last write, what is owed, and whether the file can be written."""
-        return Saving(str(self.path), f"{self._trouble}; {OWED}" if self._owed else self._trouble)
+        trouble = f"{self._trouble}; {OWED}" if self._owed else self._trouble
+        return Saving(str(self.path), trouble, is_gone=self.is_gone)
 
     def close(self) -> None:
         """Close the file. What was written is on the disk already; what is owed may be now."""
@@ -171,11 +220,34 @@ def _kept_after(changes: Sequence[Change], before: str) -> str:
     return next((each.text for each in reversed(changes) if isinstance(each, Keep)), before)
 
 
+def _identity_of(path: Path) -> tuple[tuple[int, int] | None, ...]:
+    """Which files these are: device and inode of each that SQLite writes to; None: there is none."""
+    return tuple(_inode_of(f"{path}{suffix}") for suffix in _WRITTEN)
+
+
+def _inode_of(path: str) -> tuple[int, int] | None:
+    try:
+        status = Path(path).stat()
+    except OSError:
+        return None
+    return status.st_dev, status.st_ino
+
+
+def _not_made_again(path: Path, number: int) -> SystemFault:
+    return SystemFault(
+        f"{path} was deleted or renamed, and can't be made again",
+        number,
+        _GOES_ON,
+        "take them down first: mcrctl config export > rules.toml",
+        f"make {path.parent} again, for mcrd's user alone, then try again: mcrd saves all rules there",
+    )
+
+
 def _not_saved(directory: Path, number: int, *more: str) -> SystemFault:
     return SystemFault(
         f"Rules can't be saved in {directory}",
         number,
-        "nothing was changed, and the rules that run go on",
+        _GOES_ON,
         *more,
         f"make room or mend the disk (df {directory}), then try again",
     )
@@ -224,18 +296,18 @@ def _open_or_renew(path: Path) -> tuple[sqlite3.Connection, list[str]]:
             raise
         saved = _salvage(path)
         aside = _set_aside(path)
-        return _renewed(path, aside, saved), [
+        return _renewed(path, aside, (*map(Put, saved.rules), Keep(saved.kept))), [
             f"{path} is damaged ({error}): it is {aside} now; {len(saved.rules)} rules could be read and are kept"
         ]
 
 
-def _renewed(path: Path, aside: Path, saved: "_Salvaged") -> sqlite3.Connection:
-    """A new file with what was in the one that was set aside; that is where it was if there is no room for both."""
+def _renewed(path: Path, aside: Path, held: Sequence[Change]) -> sqlite3.Connection:
+    """A new file with what the one held that was set aside; that is where it was if there is no room for both."""
     with ExitStack() as undo:
         undo.callback(_move, aside, path)
         database = _opened(path)
         undo.callback(database.close)
-        write_all(database, (*map(Put, saved.rules), Keep(saved.kept)))
+        write_all(database, held)
         undo.pop_all()
     return database
 

@@ -1,6 +1,7 @@
 """Rules are there again after whatever ends mcrd, and wait for interfaces that are not there yet."""
 
 import json
+import shutil
 import signal
 from pathlib import Path
 from typing import Any
@@ -43,6 +44,21 @@ def test_what_was_acknowledged_is_there_after_a_crash(plant: Plant, make_mcr: Ma
     crash(mcr)
     mcr.start()
     assert mcr.call("list") == []
+
+
+def test_a_state_directory_that_was_deleted_is_made_again(plant: Plant, make_mcr: MakeMcr) -> None:
+    mcr = make_mcr(plant.relay).start()
+    first = mcr.add(f"in0:{FLOW}", OUT)
+    shutil.rmtree(mcr.state)
+    (told,) = (each for each in mcr.call("doctor") if each["check"] == "saved_rules")
+    assert (told["verdict"], "their file was deleted or renamed" in told["what"]) == ("fault", True)
+    mcr.add("in0:239.1.1.2:5000", "239.2.2.3:6000:out1", rule_id="news")
+    assert mcr.says("was deleted or renamed: mcrd has made it again, with all rules that were saved")
+    (told,) = (each for each in mcr.call("doctor") if each["check"] == "saved_rules")
+    assert told["verdict"] == "ok"
+    crash(mcr)
+    mcr.start()
+    assert [rule["rule_id"] for rule in mcr.call("list")] == [first, "news"]
 
 
 def test_without_state_rules_are_forgotten(plant: Plant, make_mcr: MakeMcr) -> None:

@@ -26,6 +26,8 @@ A, B, C, D = (
         (Saving(), Verdict.OK, "--no-state was given"),
         (Saving("", "State directory /var/lib/mcr: Permission denied"), Verdict.ADVICE, "forgotten when mcrd ends"),
         (Saving("/var/lib/mcr/rules.sqlite", "No space left on device"), Verdict.FAULT, "No rule can be changed"),
+        (Saving("/var/lib/mcr/rules.sqlite", is_gone=True), Verdict.FAULT, "their file was deleted or renamed"),
+        (Saving("/var/lib/mcr/rules.sqlite", "EACCES", is_gone=True), Verdict.FAULT, "was deleted or renamed"),
     ],
 )
 def test_each_case_has_its_verdict(saving: Saving, verdict: Verdict, what: str) -> None:

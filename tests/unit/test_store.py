@@ -2,10 +2,12 @@
 
 import errno
 import os
+import shutil
 import sqlite3
 import subprocess
 import sys
 import tempfile
+from collections.abc import Callable
 from contextlib import closing
 from ipaddress import IPv4Address
 from pathlib import Path
@@ -17,6 +19,7 @@ import pytest
 from mcr.errors import McrError, SystemFault
 from mcr.model.flow import Input
 from mcr.model.rule import Output, Rule
+from mcr.model.saving import Saving
 from mcr.rules import rule_table, store
 from mcr.rules.rule_table import Drop, Keep, Put
 from mcr.rules.store import FILE, RuleFile, files_set_aside, free_bytes
@@ -83,6 +86,70 @@ def test_what_was_acknowledged_is_there_after_a_kill_and_nothing_is_half(tmp_pat
     ids = {each.rule_id for each in read(tmp_path)}
     assert ids >= {f"rule-{number}" for number in range(acknowledged[-1] + 1)}
     assert ids == {f"rule-{number + half}" for number in range(len(ids) // 2) for half in (0, 1000)}
+
+
+# Files that somebody takes away while they are open.
+
+
+@pytest.mark.parametrize(
+    "taken",
+    [
+        shutil.rmtree,
+        lambda state: state.rename(state.with_name("away")),
+        lambda state: (state / FILE).unlink(),
+        lambda state: (state / FILE).rename(state / "away"),
+        lambda state: (state / f"{FILE}-wal").unlink(),
+    ],
+    ids=["directory-deleted", "directory-renamed", "deleted", "renamed", "log-deleted"],
+)
+def test_a_file_that_was_taken_away_is_made_again_with_all_rules(
+    tmp_path: Path, taken: Callable[[Path], object]
+) -> None:
+    state = tmp_path / "mcr"
+    file = RuleFile.open(state)
+    file.write([Put(rule(1)), Put(rule(2)), Keep("text")])
+    assert not file.saving.is_gone
+    taken(state)
+    assert file.saving.is_gone
+    file.write([Put(rule(3)), Drop("rule-1")])
+    assert file.saving == Saving(str(state / FILE))
+    assert sorted(each.name for each in state.glob(f"{FILE}*")) == [FILE, f"{FILE}-wal"]
+    # As it would be found after a power cut: nothing was closed.
+    shutil.copytree(state, tmp_path / "copy")
+    with closing(RuleFile.open(tmp_path / "copy")) as copy:
+        assert (copy.rules, copy.kept) == ((rule(2), rule(3)), "text")
+    file.write([Put(rule(4))])
+    file.close()
+    assert read(state) == (rule(2), rule(3), rule(4))
+
+
+def test_a_change_that_would_go_nowhere_is_refused(tmp_path: Path) -> None:
+    """The directory cannot be made again, so nobody is told that it is saved. It is, once that is mended."""
+    (tmp_path / "parent").mkdir()
+    state = tmp_path / "parent" / "mcr"
+    with closing(RuleFile.open(state)) as file:
+        file.write([Put(rule(1))])
+        shutil.rmtree(tmp_path / "parent")
+        for _ in range(2):
+            with pytest.raises(SystemFault, match=r"was deleted or renamed, and can't be made again: No such file"):
+                file.write([Put(rule(2))])
+        assert file.saving.is_gone
+        assert "can't be made again" in file.saving.trouble
+        (tmp_path / "parent").mkdir()
+        file.write([Put(rule(3))])
+        assert not file.saving.is_gone
+    assert read(state) == (rule(1), rule(3))
+
+
+def test_a_file_that_was_put_in_the_place_of_the_open_one_is_not_overwritten(tmp_path: Path) -> None:
+    written(tmp_path / "other", Put(rule(9)))
+    with closing(RuleFile.open(tmp_path / "mcr")) as file:
+        file.write([Put(rule(1))])
+        shutil.rmtree(tmp_path / "mcr")
+        (tmp_path / "other").rename(tmp_path / "mcr")
+        with pytest.raises(McrError, match="is another file than the one that mcrd has opened"):
+            file.write([Put(rule(2))])
+    assert read(tmp_path / "mcr") == (rule(9),)
 
 
 # Files that can't be used.

@@ -27,7 +27,8 @@ _NAMED_NETWORKS: Final = "/run/netns"  # ip-netns(8)
 def why(session: Session, rule: str) -> None:
     """Say why a rule forwards nothing, or not everything.
 
-    It walks RULE, an id or a name, from wire to wire, and stops at the first thing that is wrong.
+    It walks RULE, an id or a name, from wire to wire, and stops at the first thing that is wrong: on the way in, and
+    on the way to each output. So outputs can be checked before the source sends.
 
     Exit status: 0 if nothing is, 1 for advice, 2 for a fault, 3 if it could not find out.
     """

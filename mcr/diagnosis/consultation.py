@@ -18,12 +18,13 @@ from mcr.diagnosis.fading import Losses
 from mcr.diagnosis.present import present_names, present_view
 from mcr.diagnosis.queriers import judge_gone
 from mcr.diagnosis.why import Walk
-from mcr.errors import LimitReached, McrError, RuleNotFound, ShuttingDown
+from mcr.errors import LimitReached, McrError, ShuttingDown
 from mcr.logs.logger import get_logger
 from mcr.model.finding import Finding
 from mcr.model.log import Facility
 from mcr.model.rule import RuleView
 from mcr.model.saving import Saving
+from mcr.rules.catalog import not_found
 from mcr.tap.unmatched import Unmatched, look_for_unmatched, real_name
 
 log = get_logger(Facility.CONTROL)
@@ -62,7 +63,8 @@ class Consultation:
         rules = await self._rules.list()
         view = next((each for each in rules if rule in (each.rule_id, each.name)), None)
         if view is None:
-            raise RuleNotFound(f"No rule has the id or name {rule!r}", "see the rules: mcrctl list")
+            known = [name for each in rules for name in (each.rule_id, each.name) if name]
+            raise not_found("id or name", rule, known)
         others = tuple(each for each in rules if each is not view)
         with self._until_stopped(), _contained():
             return await self._walk(view, others)

@@ -38,7 +38,7 @@ class Entrance:
 
 _IN_FORCE: Final = {
     RuleState.ACTIVE: ("is active", Verdict.OK),
-    RuleState.DEGRADED: ("is in force in part", Verdict.OK),
+    RuleState.DEGRADED: ("is in force in part", Verdict.ADVICE),
     RuleState.WAITING: ("waits", Verdict.ADVICE),
 }
 

@@ -15,13 +15,18 @@ def judge_taking(
     rule: RuleView, look: Look, before: Stats, after: Stats, others: Collection[RuleView]
 ) -> Iterator[Finding]:
     """What arrives, is it what this relay sent, and is it taken by the rule?"""
+    yield from judge_looped(rule, before, after, others)
+    yield judge_match(rule, look, before, after, others)
+
+
+def judge_looped(rule: RuleView, before: Stats, after: Stats, others: Collection[RuleView]) -> Iterator[Finding]:
+    """Has what this relay sent come back in where the rule's flow does, within the last minute?"""
     for each in after.interfaces:
         if each.interface == rule.input.interface and parse_errors.loops_now(each):
             returns = _is_sent_here(rule, others) or (
                 matched(rule, after) <= matched(rule, before) and _loops(rule, after) > _loops(rule, before)
             )
             yield parse_errors.judge_loop(each, concerned=returns)
-    yield judge_match(rule, look, before, after, others)
 
 
 def judge_path(rule: RuleView) -> Finding:

@@ -11,7 +11,7 @@ from mcr.errors import describe_errno
 from mcr.model.finding import Finding, Verdict
 from mcr.model.flow import IPV4, IPV6, Address, resolution_to
 from mcr.model.full_table import MAKE_ROOM, describe_full
-from mcr.model.rule import Output, OutputView, RuleState, RuleView
+from mcr.model.rule import Output, OutputView, RuleState
 from mcr.model.stats import OutputStats
 from mcr.net.arp import ASKED_TIMES
 from mcr.net.links import Link
@@ -57,15 +57,11 @@ def judge_output(
             yield _judge_local_receiver(output, link)
     if path is not None:
         yield from _judge_path(output, link, path)
+    if output.state is RuleState.WAITING and "does not answer" not in output.reason:  # which was asked anew
+        go_on = "the output goes on by itself when that is over"
+        yield Finding("output_waits", Verdict.FAULT, output.reason, f"mcrctl list: {output} waiting", go_on)
     yield from _judge_size(output, link, payload, before, after)
     yield _judge_sending(output, before, after)
-
-
-def judge_waiting_outputs(rule: RuleView) -> Iterator[Finding]:
-    """What outputs wait for; each reason once."""
-    for reason in dict.fromkeys(each.reason for each in rule.outputs if each.state is RuleState.WAITING):
-        see = f"mcrctl list: {rule.rule_id}"
-        yield Finding("output_interface", Verdict.FAULT, reason, see, "the output goes on by itself when that is over")
 
 
 def _judge_source_address(link: Link) -> Finding:

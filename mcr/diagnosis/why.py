@@ -3,8 +3,8 @@
 Rules of the module:
 
 1. Observations are made step by step, and judged by pure functions (`incoming`, `outgoing`). A fault on the way
-   in ends the walk; one at an output ends the walk to this output, as the others don't depend on it. What outputs
-   wait for is said also where the input waits.
+   in ends the way in; one at an output ends the walk to this output, as the others don't depend on it. Outputs are
+   looked at whatever comes in: they have to be in order before a feed begins.
 2. Nothing waits on the event loop; all of it takes less time than a client waits for a reply.
 """
 
@@ -21,8 +21,8 @@ from mcr.actors.stats_aggregator import StatsAggregator
 from mcr.diagnosis.arrival import judge_arrival
 from mcr.diagnosis.health_findings import judge_stream
 from mcr.diagnosis.incoming import Entrance, judge_bridge, judge_entrance, judge_rule
-from mcr.diagnosis.matching import judge_path, judge_taking, matched
-from mcr.diagnosis.outgoing import judge_output, judge_waiting_outputs
+from mcr.diagnosis.matching import judge_looped, judge_path, judge_taking, matched
+from mcr.diagnosis.outgoing import judge_output
 from mcr.diagnosis.present import present_stats
 from mcr.diagnosis.queriers import IGMP, MLD, Queriers
 from mcr.errors import RuleNotFound, SystemFault
@@ -73,7 +73,7 @@ class Walk:
     former: Mapping[str, str] = attrs.field(factory=dict)
 
     async def go(self) -> tuple[Finding, ...]:
-        """Find the first thing that is wrong.
+        """Find the first thing that is wrong on the way in, and on the way to each output.
 
         Raises:
             RuleNotFound: the rule is removed meanwhile.
@@ -86,17 +86,25 @@ class Walk:
         source = self.rule.input
         entrance = await trio.to_thread.run_sync(_read_entrance, source, self.used)
         findings += _until_fault(judge_entrance(source, entrance, self.rule.reason))
-        if entrance.link is None or _ends(findings):
-            return findings + tuple(judge_waiting_outputs(self.rule))
         before = await self._read_stats()
-        wanted = self._wanted
-        look = await trio.to_thread.run_sync(look_at_wire, wanted, entrance.link.index, abandon_on_cancel=True)
+        if entrance.link is None or _ends(findings):
+            return findings + await self._judge_outputs(None, before, before)
+        look = await trio.to_thread.run_sync(look_at_wire, self._wanted, entrance.link.index, abandon_on_cancel=True)
         queriers = await self._find_queriers(look, entrance, entrance.link.index)
         look, after = await self._count(look, before, entrance.link.index)
-        arrived = wanted.count(look.frames) > 0 or self._has_grown(before, after)
-        if entrance.link.bridge and not arrived:
-            return (*findings, judge_bridge(source.interface, entrance.link.bridge, Verdict.FAULT))
-        dropped = 0 if arrived else await trio.to_thread.run_sync(_count_dropped, source, entrance.link, self.used)
+        findings += await self._judge_flow(look, entrance.link, queriers, before, after)
+        return findings + await self._judge_outputs(look.payload, before, after)
+
+    async def _judge_flow(
+        self, look: Look, link: Link, queriers: Queriers, before: Stats, after: Stats
+    ) -> tuple[Finding, ...]:
+        """Does it arrive, and is it taken?"""
+        source = self.rule.input
+        arrived = self._wanted.count(look.frames) > 0 or self._has_grown(before, after)
+        findings = () if arrived else tuple(judge_looped(self.rule, before, after, self.others))
+        if link.bridge and not arrived:
+            return (*findings, judge_bridge(source.interface, link.bridge, Verdict.FAULT))
+        dropped = 0 if arrived else await trio.to_thread.run_sync(_count_dropped, source, link, self.used)
         arrival = judge_arrival(
             self.rule,
             look,
@@ -105,7 +113,7 @@ class Walk:
             others=self.others,
             queriers=queriers,
             dropped=dropped,
-            mtu=entrance.link.mtu,
+            mtu=link.mtu,
         )
         findings += await trio.to_thread.run_sync(_until_fault, arrival)  # there may be thousands of other rules
         if _ends(findings):
@@ -114,8 +122,7 @@ class Walk:
         findings += await trio.to_thread.run_sync(_until_fault, taking)
         if _ends(findings):
             return findings
-        findings += (*judge_stream(self._counters(after)), judge_path(self.rule))
-        return findings + await self._judge_outputs(look, before, after)
+        return (*findings, *judge_stream(self._counters(after)), judge_path(self.rule))
 
     @property
     def _wanted(self) -> Wanted:
@@ -145,7 +152,7 @@ class Walk:
         unroutable = count_unroutable() - entrance.unroutable if filtered else 0
         return Queriers(heard, unheard, firewall, unroutable, protocol=protocol, tunnel=tunnel)
 
-    async def _judge_outputs(self, look: Look, before: Stats, after: Stats) -> tuple[Finding, ...]:
+    async def _judge_outputs(self, payload: int | None, before: Stats, after: Stats) -> tuple[Finding, ...]:
         outputs = self.rule.outputs
         read = partial(read_links, used=self.used)
         links = await trio.to_thread.run_sync(_asked, read, [output.interface for output in outputs])
@@ -159,7 +166,7 @@ class Walk:
                 output,
                 link,
                 paths.get((output.group, link.name)) if link else None,
-                look.payload,
+                payload,
                 before=then,
                 after=now,
                 local_receiver=output in received,

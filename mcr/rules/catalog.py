@@ -162,13 +162,13 @@ class Catalog:
         if entry:
             return entry
         asked, known = (rule_id, self._by_id) if rule_id is not None else (name, self._by_name)
-        raise _not_found("id" if rule_id is not None else "name", asked or "", known)
+        raise not_found("id" if rule_id is not None else "name", asked or "", known)
 
     def find_either(self, asked: str) -> Entry:
         """A rule by its id or its name, as `find`."""
         wanted = asked if asked in self._by_id else self._by_name.get(asked)
         if wanted is None:
-            raise _not_found("id or name", asked, [*self._by_id, *self._by_name])
+            raise not_found("id or name", asked, [*self._by_id, *self._by_name])
         return self._by_id[wanted]
 
     def find_all(self, selection: Selection) -> list[Entry]:
@@ -324,7 +324,7 @@ def _flows(rules: Iterable[Rule]) -> int:
 def _called(what: str, asked: str, known: Collection[str]) -> list[str]:
     """That one of the ids or names which this is."""
     if asked not in known:
-        raise _not_found(what, asked, known)
+        raise not_found(what, asked, known)
     return [asked]
 
 
@@ -338,7 +338,8 @@ def _matching(what: str, asked: str, known: Collection[str]) -> list[str]:
     return found
 
 
-def _not_found(what: str, asked: str, known: Collection[str]) -> RuleNotFound:
+def not_found(what: str, asked: str, known: Collection[str]) -> RuleNotFound:
+    """That no rule has this id or name, with the one of those known that was probably meant."""
     nearest = difflib.get_close_matches(asked, known, n=1) if len(known) <= _COMPARED else []
     hints = [f"did you mean {nearest[0]}?"] if nearest else []
     return RuleNotFound(f"No rule has the {what} {asked!r}", *hints, _SEE)

@@ -11,6 +11,8 @@ from mcr_process import STATUS, Mcr
 
 AS_UNDER_SYSTEMD = ("setpriv", "--bounding-set=-all,+net_raw,+setuid,+setgid")
 """Before mcrd: it may do no more."""
+WAY_OUT = {"output_up", "source_address", "route", "neighbour", "mtu", "sent"}
+"""What is looked at also where nothing comes in."""
 TV = ("in0:239.1.1.1:5000", "239.2.2.2:6000:out0", "198.18.2.2:6000:out1")
 """The rule that is asked for: to a group and a host."""
 
@@ -26,16 +28,19 @@ def why(mcr: Mcr, rule: str = "tv") -> list[dict[str, str]]:
 
 
 def troubles(mcr: Mcr, rule: str = "tv") -> list[str]:
-    """Verdict and check of all that is not well."""
-    return [f"{each['verdict']} {each['check']}" for each in why(mcr, rule) if each["verdict"] != "ok"]
+    """Verdict and check of all that is not well, but for the state of the rule, which sums that up."""
+    unwell = (each for each in why(mcr, rule) if each["verdict"] != "ok" and each["check"] != "rule_active")
+    return [f"{each['verdict']} {each['check']}" for each in unwell]
 
 
 def fault(mcr: Mcr, check: str) -> str:
-    """The one fault, with which the walk has ended: in words, with its remedy."""
+    """The one fault, with which the way in has ended, or the last output: in words, with its remedy."""
     findings = why(mcr)
-    assert [each["check"] for each in findings if each["verdict"] == "fault"] == [check]
-    assert findings[-1]["check"] == check
-    return f"{findings[-1]['what']}; {findings[-1]['remedy']}"
+    checks = [each["check"] for each in findings]
+    (found,) = (each for each in findings if each["verdict"] == "fault")
+    assert found["check"] == check
+    assert WAY_OUT.issuperset(checks[checks.index(check) + 1 :])
+    return f"{found['what']}; {found['remedy']}"
 
 
 def frame(group: str = "239.1.1.1", port: int = 5000, *tags: Packet, size: int = 188, **ip: Any) -> Packet:

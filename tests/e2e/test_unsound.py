@@ -150,3 +150,10 @@ def test_a_loop_ends_and_is_named(lab: Lab, make_mcr: MakeMcr) -> None:
         found = troubles(mcr, "why", "ring")["loop"]
     assert found.startswith("fault: ")
     assert what in found
+    mcr.add("in0:239.1.1.9:5000", "239.2.2.2:6000:out0", rule_id="beside")
+    afterwards = {rule: troubles(mcr, "why", rule) for rule in ("ring", "beside")}  # nothing is sent any more
+    assert {rule: told["loop"].partition(":")[0] for rule, told in afterwards.items()} == {
+        "ring": "fault",
+        "beside": "advice",
+    }
+    assert all(told["flow_arrives"].startswith("fault") for told in afterwards.values())

@@ -65,9 +65,12 @@ def test_rule_by_its_name(plant: Plant, mcr: Mcr) -> None:
 
 
 def test_unknown_rule(mcr: Mcr) -> None:
-    refused = mcr.ctl("why", "radio", check=False)
+    refused = mcr.ctl("why", "tvv", check=False)
     assert (refused.returncode, refused.stdout) == (3, "")
-    assert refused.stderr == "Error: No rule has the id or name 'radio'\nhint: see the rules: mcrctl list\n"
+    assert (
+        refused.stderr
+        == "Error: No rule has the id or name 'tvv'\nhint: did you mean tv?\nhint: see the rules: mcrctl list\n"
+    )
 
 
 def test_wrong_port(plant: Plant, mcr: Mcr) -> None:
@@ -141,6 +144,24 @@ def test_host_without_a_route(plant: Plant, mcr: Mcr) -> None:
         wait_until(lambda: why(mcr, "far")[-1]["verdict"] == "ok", "it has a route")
     plant.receiver.ip("address delete 198.19.7.7/32 dev lo")
     plant.relay.ip("route delete 198.19.7.7 via 198.18.2.2 dev out1")
+
+
+def test_outputs_are_looked_at_before_the_feed_begins(mcr: Mcr) -> None:
+    mcr.add(
+        "in0:239.1.1.1:5001",
+        "198.18.2.7:6000:out1",
+        "239.2.2.3:6000:out0:source=198.18.9.9",
+        rule_id="early",
+        state="degraded",
+    )
+    findings = why(mcr, "early")
+    assert [(each["verdict"], each["check"]) for each in findings if each["verdict"] != "ok"] == [
+        ("advice", "rule_active"),
+        ("fault", "flow_arrives"),
+        ("fault", "neighbour"),
+        ("fault", "output_waits"),
+    ]
+    assert "198.18.9.9 is not an address of this machine" in findings[-1]["what"]
 
 
 def test_neighbour_that_never_answers(plant: Plant, mcr: Mcr) -> None:

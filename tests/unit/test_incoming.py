@@ -48,7 +48,7 @@ RUNNING, WAITING = WorkerState.RUNNING, WorkerState.WAITING
         (RULE, [WAITING, WAITING], ["fault workers_running"]),
         (attrs.evolve(RULE, state=RuleState.PENDING), [WAITING], ["fault rule_active"]),
         (attrs.evolve(RULE, state=RuleState.WAITING, reason="in0 is down"), [RUNNING], ["advice rule_active"]),
-        (attrs.evolve(RULE, state=RuleState.DEGRADED, reason="out0 is down"), [RUNNING], []),
+        (attrs.evolve(RULE, state=RuleState.DEGRADED, reason="out0 is down"), [RUNNING], ["advice rule_active"]),
     ],
 )
 def test_rule(rule: RuleView, states: list[WorkerState], expected: list[str]) -> None:

@@ -7,8 +7,7 @@ from ipaddress import IPv4Address, IPv4Interface
 import attrs
 import pytest
 
-from arrivals import RULE
-from mcr.diagnosis.outgoing import judge_output, judge_waiting_outputs
+from mcr.diagnosis.outgoing import judge_output
 from mcr.errors import describe_errno
 from mcr.model.finding import Finding, Verdict
 from mcr.model.full_table import MAKE_ROOM
@@ -260,15 +259,13 @@ def test_nothing_was_due() -> None:
     assert the("sent", judged(after=BEFORE)).what == "nothing was due to 239.2.2.2:6000:out0 meanwhile"
 
 
-def test_what_outputs_wait_for_is_said_once() -> None:
-    down = OutputView(GROUP.group, 6000, "out0", state=RuleState.WAITING, reason="out0 is down")
-    silent = OutputView(
-        HOST.group, 6000, "out1", state=RuleState.WAITING, reason="198.18.1.2 does not answer ARP on out1"
-    )
-    active = OutputView(GROUP.group, 6001, "out1", state=RuleState.ACTIVE)
-    findings = list(judge_waiting_outputs(attrs.evolve(RULE, outputs=(down, down, silent, active))))
-    assert [each.what for each in findings] == [down.reason, silent.reason]
-    assert {each.verdict for each in findings} == {Verdict.FAULT}
+@pytest.mark.parametrize("output", [GROUP, HOST])
+def test_what_else_an_output_waits_for_is_said(output: OutputView) -> None:
+    reason = "its source 198.18.9.9 is not an address of this machine"
+    waiting = attrs.evolve(output, state=RuleState.WAITING, reason=reason)
+    assert (the("output_waits", judged(waiting, path=PATH))).what == reason
+    silent = attrs.evolve(waiting, reason="198.18.1.2 does not answer ARP on out0")
+    assert not troubles(judged(silent, path=attrs.evolve(PATH, answered=True)))  # it has been asked since
 
 
 def test_a_full_table_of_neighbours_loses_what_is_sent_to_a_host_that_answers() -> None:

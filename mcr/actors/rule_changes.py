@@ -160,6 +160,7 @@ class RuleSet:
             return (self._catalog.find_either(rule),)
         except McrError as error:
             unused = (each for each in self._precedence.unused() if rule in (each.rule.rule_id, each.rule.name))
+            error.hints = (*self._precedence.hint(None, rule), *error.hints)
             return next(((each,) for each in unused), error)
 
     def of_run_time(self) -> tuple[Rule, ...]:

@@ -185,7 +185,8 @@ def remove(
         which = "either --all, or RULE, --rule-id or --name" if everything else "RULE, --rule-id or --name, or --all"
         raise UsageError(f"Give {which}", _SEE_RULES)
     try:
-        removed = session.call("remove", _selected(rule_ids + _ids_of(session, rules), names, everything=everything))
+        ids, called = _known_by(session, rules)
+        removed = session.call("remove", _selected(rule_ids + ids, names + called, everything=everything))
     except McrError as error:
         if len(rules) + len(rule_ids) + len(names) > 1:
             error.hints = (*error.hints, "no rule was removed: all that are named are removed, or none")
@@ -225,19 +226,22 @@ def _note_what_stays(session: Session) -> None:
         terminal.show(f"Note: {rules}: {', '.join(names[:_NAMED])}{more}", err=True)
 
 
-def _ids_of(session: Session, rules: tuple[str, ...]) -> tuple[str, ...]:
-    """The ids of these rules. Each that there is not is named."""
-    ids, missing = list[str](), list[McrError]()
+def _known_by(session: Session, rules: tuple[str, ...]) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """Which of these are ids of rules, and which names. Each that there is not is named.
+
+    A name goes to mcrd as a name: a saved rule that is not in use may have the same id.
+    """
+    ids, names, missing = list[str](), list[str](), list[McrError]()
     for rule in rules:
         try:
-            ids.append(_id_of(session, rule))
+            (ids if _id_of(session, rule) == rule else names).append(rule)
         except McrError as error:
             if error.code != RuleNotFound.code:
                 raise
             missing.append(error)
     if missing:
         raise together(missing)
-    return tuple(ids)
+    return tuple(ids), tuple(names)
 
 
 def _id_of(session: Session, rule: str) -> str:

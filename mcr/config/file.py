@@ -246,7 +246,8 @@ def _tell_duplicates(tables: Sequence[tuple[FileFaults, RuleTable]]) -> None:
         same_input: RuleTable | None = None
         inputs = (("input", claim) for claim in (table.input.claims if table.input else ()))
         for what, value in (*inputs, ("id", table.rule_id), ("name", table.name)):
-            first, other = seen.setdefault((what, value), (reader, table))
+            kind = what if what == "input" else "label"  # one's id is not another's name, either
+            first, other = seen.setdefault((kind, value), (reader, table))
             if other is table or value is None:
                 continue
             if what != "name" and other is same_input:
@@ -256,9 +257,18 @@ def _tell_duplicates(tables: Sequence[tuple[FileFaults, RuleTable]]) -> None:
             place = place_text(first.file, first.document.line(other.path))
             reader.add(
                 table.path,
-                f"Rule already exists: the same {what} as at {place}, {value}",
+                f"Rule already exists: {_same(what, value, other)} at {place}, {value}",
                 "every rule needs an input, an id and a name of its own",
             )
+
+
+def _same(what: str, value: object, other: RuleTable) -> str:
+    """How a part of a rule is another's."""
+    if what == "id" and other.rule_id != value:
+        return "its id is the name of the rule"
+    if what == "name" and other.name != value:
+        return "its name is the id of the rule"
+    return f"the same {what} as"
 
 
 def _tell_limits(tables: Sequence[tuple[FileFaults, RuleTable]]) -> None:

@@ -80,7 +80,7 @@ def judge_yielding(yielding: Sequence[tuple[Rule, FileRule]]) -> Iterator[Findin
     """Whether saved rules are not used because files have others with the same input, id or name."""
     if yielding:
         named = [
-            f"{rule.rule_id} has the same {shared(rule, rival.rule)} as {rival.rule.rule_id} in {rival.place}"
+            f"{rule.label} has the same {shared(rule, rival.rule)} as {rival.rule.label} in {rival.place}"
             for rule, rival in yielding[:_NAMED]
         ]
         more = [f"and {len(yielding) - _NAMED:,} more"] if len(yielding) > _NAMED else []
@@ -89,9 +89,15 @@ def judge_yielding(yielding: Sequence[tuple[Rule, FileRule]]) -> Iterator[Findin
             Verdict.ADVICE,
             f"{counted(len(yielding), 'saved rule')} not used, in favour of configuration files",
             ", ".join([*named, *more]),
-            "keep one of each: take it out of the file, or: "
-            f"mcrctl remove --rule-id {shlex.quote(yielding[0][0].rule_id)}",
+            f"keep one of each: take it out of the file, or: mcrctl remove {_handle(*yielding[0])}",
         )
+
+
+def _handle(rule: Rule, rival: FileRule) -> str:
+    """An option that means a rule and not the one that it gives way to."""
+    if rule.name is not None and rule.rule_id == rival.rule.rule_id and rule.name != rival.rule.name:
+        return f"--name {shlex.quote(rule.name)}"
+    return f"--rule-id {shlex.quote(rule.rule_id)}"
 
 
 def judge_unusable(rules: Iterable[RuleView]) -> Iterator[Finding]:

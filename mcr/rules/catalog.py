@@ -6,7 +6,7 @@ Each change is planned, then applied by others, and noted when that has succeede
 import difflib
 import shlex
 from collections import Counter
-from collections.abc import Collection, Container, Iterable, Iterator, Sequence
+from collections.abc import Collection, Container, Iterable, Iterator, Mapping, Sequence
 from fnmatch import fnmatchcase
 from itertools import chain, islice
 
@@ -78,7 +78,8 @@ class Catalog:
             LimitReached: there would be too many.
             InvalidParams: some would feed themselves.
         """
-        self._check_identities(rules)
+        if faults := [*islice(self._clashes(rules), MAX_FAULTS + 1)]:
+            raise together(faults)
         self._check_room(rules)
         self._check_loops(rules)
         return RuleChange(self.generation + 1, added=tuple(rules), wait=wait)
@@ -198,10 +199,9 @@ class Catalog:
 
     # Checking.
 
-    def _check_identities(self, rules: Sequence[Rule]) -> None:
-        """Raise an error that says which of them it is about."""
-        if faults := [*islice(self._clashes(rules), MAX_FAULTS + 1)]:
-            raise together(faults)
+    def mixed_up(self, rules: Sequence[Rule]) -> Iterator[tuple[int, RuleExists]]:
+        """Those of new rules whose id another one has for its name, or whose name for its id, by their places."""
+        return _mixed_up(rules, self._by_id, self._by_name)
 
     def _clashes(self, rules: Sequence[Rule]) -> Iterator[RuleExists]:
         """The rules whose identity is taken, by a rule that is there or one earlier among them."""
@@ -294,6 +294,34 @@ class Catalog:
             del self._by_name[rule.name]
         self._outputs -= len(rule.outputs)
         return entry
+
+
+def _mixed_up(
+    rules: Sequence[Rule], by_id: Mapping[str, Entry], by_name: Mapping[str, str]
+) -> Iterator[tuple[int, RuleExists]]:
+    ids, names = {rule.rule_id: rule for rule in rules}, {rule.name: rule for rule in rules}
+    for index, rule in enumerate(rules):
+        named, known = by_name.get(rule.rule_id), by_id.get(rule.name or "")
+        holders = (
+            by_id[named].rule if named is not None else names.get(rule.rule_id),
+            known.rule if known else ids.get(rule.name or ""),
+        )
+        others = (each for each in holders if each is not None and each.rule_id != rule.rule_id)
+        if holder := next(others, None):
+            yield index, mixed_up(rule, holder)
+
+
+def mixed_up(rule: Rule, holder: Rule) -> RuleExists:
+    """That a new rule has another one's name for its id, or the other way round: a command could mean either."""
+    if holder.name == rule.rule_id:
+        return RuleExists(
+            f"Rule already exists: {holder.rule_id} is named {rule.rule_id!r}, so no other rule can have that id",
+            "give another --rule-id, or none",
+        )
+    return RuleExists(
+        f"Rule already exists: {rule.name!r} is the id of rule {holder.label}, so no other rule can be named that",
+        "give another name, or none",
+    )
 
 
 def _taken_among(seen: dict[tuple[str, object], int], index: int, rule: Rule) -> RuleExists | None:

@@ -6,7 +6,7 @@ the other. Nothing is done here.
 
 import re
 from collections.abc import Iterable, Mapping, Sequence
-from itertools import chain
+from itertools import chain, islice
 
 import attrs
 
@@ -80,6 +80,8 @@ class Drafts:
                 faults.append(error.at(f"rules[{index}]") if len(rules) > 1 else error)
             if len(faults) > MAX_FAULTS:
                 break
+        for place, fault in islice(self._catalog.mixed_up([rules[index] for index in places]), MAX_FAULTS + 1):
+            faults.append(fault.at(f"rules[{places[place]}]") if len(rules) > 1 else fault)
         if faults:
             raise together(faults)
         return Draft(
@@ -107,6 +109,8 @@ class Drafts:
         self._precedence.refuse_addition(now)
         if now == entry.rule:
             return Draft((now.rule_id,), {now.rule_id: entry})
+        for _, error in self._catalog.mixed_up([now] if now.name != entry.rule.name else []):
+            raise error
         self._catalog.plan_change([now])  # it may be refused
         return Draft((now.rule_id,), changed=(now,), former=(entry.rule,), wait=wait)
 
@@ -128,15 +132,15 @@ class Drafts:
 def take_together(drafts: Iterable[Draft]) -> list[Draft]:
     """The first of these, and those behind it up to one that has to come after them.
 
-    That is about the same rule as one of them, or gives the same name, or may wait for interfaces unlike them.
+    That is about the same rule as one of them, or gives the same name or one's id as a name, or may wait for interfaces
+    unlike them.
     """
     taken: list[Draft] = []
-    claimed: set[str | tuple[str, str]] = set()
+    claimed: set[str] = set()
     waits: set[bool] = set()
     for draft in drafts:
         new = (*draft.added, *draft.changed)
-        names = {("name", rule.name) for rule in new if rule.name is not None}
-        claims: set[str | tuple[str, str]] = {*draft.about, *names}
+        claims = {*draft.about, *(rule.name for rule in new if rule.name is not None)}
         if claims & claimed or (new and waits - {draft.wait}):
             break
         taken.append(draft)

@@ -13,7 +13,7 @@ from mcr.config.file import FileRule
 from mcr.errors import LimitReached, RuleExists, RuleInFile
 from mcr.model.rule import Rule
 from mcr.model.selection import Selection
-from mcr.rules.catalog import Entry
+from mcr.rules.catalog import Entry, mixed_up
 
 
 class FileRules:
@@ -41,6 +41,15 @@ class FileRules:
         """The file's rule that has a part of this rule's identity."""
         return next((self._by_part[part] for part in identity(rule) if part in self._by_part), None)
 
+    def handles(self, rule: Rule) -> tuple[tuple[str, str | None], ...]:
+        """What a saved rule that gives way is known by: ``id`` or ``name``, and the value of it.
+
+        Without what a file's rule has, if any is left.
+        """
+        all_of_them = ("id", rule.rule_id), *((("name", rule.name),) if rule.name is not None else ())
+        own = tuple(each for each in all_of_them if ("label", each[1]) not in self._by_part)
+        return own or all_of_them
+
     def why_aside(self, rule: Rule) -> str:
         """Why a rule gives way to a file's, or empty. It takes a while: see `Place`."""
         rival = self.rival(rule)
@@ -52,11 +61,12 @@ class FileRules:
 def identity(rule: Rule) -> tuple[tuple[str, object], ...]:
     """What no two rules may share any part of."""
     inputs = (("input", claim) for claim in rule.input.claims)
-    return *inputs, ("id", rule.rule_id), *((("name", rule.name),) if rule.name is not None else ())
+    # One's id is not another's name, either: a command that has it could mean either of them.
+    return *inputs, ("label", rule.rule_id), *((("label", rule.name),) if rule.name is not None else ())
 
 
 def shared(rule: Rule, holder: Rule) -> str:
-    """The part of its identity that a rule shares with one that has a part of it: `input`, `id` or `name`.
+    """The part of its identity that a rule shares with one that has a part of it: `input`, `id`, `name`, `id or name`.
 
     Of inputs that are not the same, the flow that both take.
     """
@@ -66,7 +76,11 @@ def shared(rule: Rule, holder: Rule) -> str:
 
 def _shared(rule: Rule, holder: Rule) -> tuple[str, object]:
     taken = {*identity(holder)}
-    return next(part for part in identity(rule) if part in taken)
+    what, value = next(part for part in identity(rule) if part in taken)
+    if what == "label":
+        ids, names = value == rule.rule_id == holder.rule_id, value == rule.name == holder.name
+        return "id" if ids else "name" if names else "id or name", value
+    return what, value
 
 
 def _clash(rule: Rule, holder: Rule) -> tuple[str, tuple[str, ...]]:
@@ -76,6 +90,9 @@ def _clash(rule: Rule, holder: Rule) -> tuple[str, tuple[str, ...]]:
             return f"{holder.rule_id} is named {holder.name!r}", ("give another name, or none",)
         case "id", _:
             return f"{holder.rule_id} takes {holder.input}", ("give another --rule-id, or none",)
+        case "id or name", _:
+            refusal = mixed_up(rule, holder)
+            return refusal.message.removeprefix("Rule already exists: "), refusal.hints
         case _, claim:
             return f"{holder.rule_id} takes {holder.input if rule.input == holder.input else claim}", ()
 
@@ -172,24 +189,45 @@ class Precedence:
         return Exchange(tuple(wanted.values()), tuple(removed), tuple(changed), aside)
 
     def take_aside(self, selection: Selection) -> tuple[tuple[Rule, ...], Selection]:
-        """Those of the selected rules that give way, by their ids and names alone, and what else is selected.
+        """Those of the selected rules that give way, and what else is selected.
 
-        One that gives way often has the id of the rule that it gives way to.
+        Each by its id or name, if no rule of a file has that: who removes such a one must not lose the saved one, which
+        is not shown. Often the ids are the same, as they are made of the input.
         """
-        ids, names = {*selection.rule_ids}, {*selection.names}
-        taken = tuple(rule for rule in self.aside if selection.all or rule.rule_id in ids or rule.name in names)
-        taken_ids, taken_names = {rule.rule_id for rule in taken}, {rule.name for rule in taken}
+        asked = {("id", each) for each in selection.rule_ids} | {("name", each) for each in selection.names}
+        handles = {rule: self.files.handles(rule) for rule in self.aside} if asked else {}
+        taken = self.aside if selection.all else tuple(rule for rule in handles if asked.intersection(handles[rule]))
+        used = {handle for rule in taken for handle in handles.get(rule, ())}
         return taken, attrs.evolve(
             selection,
-            rule_ids=tuple(each for each in selection.rule_ids if each not in taken_ids),
-            names=tuple(each for each in selection.names if each not in taken_names),
+            rule_ids=tuple(each for each in selection.rule_ids if ("id", each) not in used),
+            names=tuple(each for each in selection.names if ("name", each) not in used),
+        )
+
+    def forgetting(self, rule: Rule) -> str:
+        """The command that forgets a rule that gives way."""
+        what, value = self.files.handles(rule)[0]
+        return f"mcrctl remove {'--rule-id' if what == 'id' else '--name'} {shlex.quote(value or '')}"
+
+    def hint(self, rule: Rule | None, asked: str = "") -> tuple[str, ...]:
+        """What to say to somebody who asks for a rule of a file, or for what no rule in use has.
+
+        Args:
+            rule: of a file; None: there is none.
+            asked: an id or name.
+        """
+        parts = identity(rule) if rule else (("label", asked),)
+        return tuple(
+            f"rule {each.label} is saved, and not used, in favour of a file's: forget it: {self.forgetting(each)}"
+            for each in dict.fromkeys(self._aside_parts[part] for part in parts if part in self._aside_parts)
+            if not self._is_unusable(each)
         )
 
     def remarks(self, aside: Iterable[Rule]) -> dict[str, str]:
         """What is to be said when rules that give way are removed, by their ids. It takes a while: see `Place`."""
         rivals = {rule.rule_id: self.files.rival(rule) for rule in aside}
         return {
-            rule_id: f"it was saved, and not in use; rule {rival.rule.rule_id} stays, which stands in {rival.place}"
+            rule_id: f"it was saved, and not in use; rule {rival.rule.label} stays, which stands in {rival.place}"
             for rule_id, rival in rivals.items()
             if rival
         }
@@ -211,6 +249,7 @@ class Precedence:
                 raise RuleInFile(
                     f"Rule {rule_id} stands in {self.files.where(rule_id)}",
                     "change that file, then: mcrctl config apply",
+                    *self.hint(self.files.find(rule_id)),
                 )
 
     def refuse_edit(self, rule_id: str | None, name: str | None) -> None:
@@ -252,5 +291,5 @@ class Precedence:
                     f"Rule already exists: {what}, and is saved",
                     f"it is not used so far: {why}",
                     *remedies,
-                    f"{'or ' if remedies else ''}remove it: mcrctl remove --rule-id {shlex.quote(holder.rule_id)}",
+                    f"{'or ' if remedies else ''}remove it: {self.forgetting(holder)}",
                 )

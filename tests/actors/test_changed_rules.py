@@ -10,7 +10,7 @@ import trio.testing
 from mcr.actors.rule_store import RuleStore
 from mcr.errors import InterfaceNotFound, InvalidParams, RuleExists, RuleNotFound, SystemFault
 from mcr.model.edit import RuleEdit
-from mcr.model.rule import RuleChange
+from mcr.model.rule import Rule, RuleChange
 from mcr.model.selection import Selection
 from mcr.rules.rule_table import Drop, Put
 from store_world import MORE, NO_SPACE, File, Workers, refuse, rule
@@ -106,6 +106,41 @@ async def test_changes_that_wait_are_saved_together_but_those_of_one_rule_in_the
         file.slow.set()
     assert [name for name, _ in await names(store)] == ["newest", *(f"new {number}" for number in range(1, 20))]
     assert len(file.writes) <= 5
+
+
+async def test_no_rules_id_is_another_ones_name(store: RuleStore, file: File) -> None:
+    """A command that takes either could mean both. Also if the two come together."""
+    news, other = rule(name="news", rule_id="a"), rule("239.1.1.2", rule_id="b")
+    await store.add((news, other))
+    for refused, words in (
+        (rule("239.1.1.3", rule_id="news"), "a is named 'news', so no other rule can have that id"),
+        (rule("239.1.1.3", name="b"), "'b' is the id of rule b, so no other rule can be named that"),
+    ):
+        with pytest.raises(RuleExists, match=words):
+            await store.add((refused,))
+        with pytest.raises(RuleExists, match=words + r" \(rules\[1\]\)"):
+            await store.add((rule("239.1.1.4", rule_id="d"), refused))
+    with pytest.raises(RuleExists, match="'a' is the id of rule a"):
+        await store.change(rule_id="b", edit=RuleEdit(new_name="a"))
+    with pytest.raises(RuleExists, match=r"'e' is the id of rule e, .* \(rules\[0\]\)"):
+        await store.add((rule("239.1.1.3", name="e"), rule("239.1.1.4", rule_id="e")))
+    file.slow, outcomes = trio.Event(), list[str]()
+
+    async def add(added: Rule) -> None:
+        try:
+            await store.add((added,))
+        except RuleExists as error:
+            outcomes.append(error.message)
+
+    async with trio.open_nursery() as clients:
+        for each in (rule("239.1.1.3"), rule("239.1.1.4", name="e"), rule("239.1.1.5", rule_id="e")):
+            clients.start_soon(add, each)
+        await trio.testing.wait_all_tasks_blocked()
+        file.slow.set()
+    assert len(outcomes) == 1
+    file.slow = None
+    await store.add((rule("239.1.1.6", rule_id="own", name="own"),))
+    await store.change(rule_id="own", edit=RuleEdit(new_name="new"))
 
 
 async def test_two_that_want_one_name_do_not_both_get_it(store: RuleStore, file: File) -> None:

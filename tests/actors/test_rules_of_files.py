@@ -9,7 +9,7 @@ import trio
 import trio.testing
 
 from mcr.actors.rule_store import RuleStore, run_rule_store
-from mcr.errors import LimitReached, RuleExists, RuleInFile, SystemFault
+from mcr.errors import LimitReached, RuleExists, RuleInFile, RuleNotFound, SystemFault
 from mcr.model.edit import RuleEdit
 from mcr.model.rule import Origin, Output, Rule
 from mcr.model.selection import Selection
@@ -120,6 +120,24 @@ async def test_all_are_the_rules_of_run_time_saved_ones_that_give_way_among_them
     assert file.writes == [[Drop("b"), Drop("aside")]]
     await store.use(())
     assert await origins(store) == {}
+
+
+async def test_to_remove_a_files_rule_is_refused_and_leaves_the_saved_one_where_it_is(
+    nursery: trio.Nursery, workers: Workers
+) -> None:
+    """It has another name, and is not shown."""
+    file = File(attrs.evolve(A, name="cfg9", outputs=B.outputs))
+    store = await start(nursery, workers, file, attrs.evolve(A, name="onfile"))
+    for asked in (Selection(names=("onfile",), literal=True), Selection(("a",), literal=True), Selection(("a", "a"))):
+        with pytest.raises(RuleInFile) as refused:
+            await store.remove(asked)
+        assert refused.value.hints[-1].endswith("forget it: mcrctl remove --name cfg9")
+    with pytest.raises(RuleNotFound) as missing:
+        await store.find("cfg9")
+    assert missing.value.hints[0].endswith("forget it: mcrctl remove --name cfg9")
+    assert file.writes == []
+    (view,) = await store.remove(Selection(names=("cfg9",), literal=True))
+    assert view.warnings == ("it was saved, and not in use; rule a (onfile) stays, which stands in mcr.toml:1",)
 
 
 async def test_a_saved_rule_that_gives_way_is_forgotten_by_its_id_or_name(

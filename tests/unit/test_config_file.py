@@ -206,6 +206,18 @@ def test_duplicates_are_told_with_both_places(tmp_path: Path) -> None:
     assert len(faults(tmp_path, rule() + rule())) == 1
 
 
+def test_an_id_that_is_another_rules_name_is_told_with_both_places(tmp_path: Path) -> None:
+    first = rule("name = 'a'\n") + rule("rule_id = 'x'\nname = 'x'\n", input="interface='b', group='239.1.1.1', port=1")
+    other = rule("rule_id = 'a'\n", input="interface='c', group='239.1.1.1', port=1")
+    named = rule("name = 'b'\n", input="interface='d', group='239.1.1.1', port=1") + rule(
+        "rule_id = 'b'\n", input="interface='e', group='239.1.1.1', port=1"
+    )
+    assert faults(tmp_path, first, other + named) == [
+        f"b.toml:1: Rule already exists: its id is the name of the rule at {tmp_path}/a.toml:1, a",
+        f"b.toml:9: Rule already exists: its id is the name of the rule at {tmp_path}/b.toml:5, b",
+    ]
+
+
 def test_rules_that_share_a_source_clash_and_the_place_of_the_other_is_told(tmp_path: Path) -> None:
     """Once, however many they share; the rule for any source is another one."""
     two = 'input = { interface = "eth0", group = "239.1.1.1", port = 5000, sources = ["198.18.0.1", "198.18.0.2"] }'

@@ -33,7 +33,9 @@ def entry(rule: Rule, *, from_file: bool = False) -> Entry:
 
 
 @pytest.mark.parametrize(
-    "other", [rule("b", 1, "x"), rule("a", 2, "x"), rule("b", 2, "n")], ids=["input", "id", "name"]
+    "other",
+    [rule("b", 1, "x"), rule("a", 2, "x"), rule("b", 2, "n"), rule("n", 2, "x"), rule("b", 2, "a")],
+    ids=["input", "id", "name", "the name as its id", "the id as its name"],
 )
 def test_a_rule_gives_way_to_one_that_shares_a_part_of_its_identity(other: Rule) -> None:
     precedence, stated = Precedence(), rule("a", 1, "n")
@@ -89,8 +91,14 @@ def test_a_files_rule_is_neither_changed_nor_added_again() -> None:
             "c takes 239.1.1.1:4 on eth0, and is saved",
             ("it is not", "give another --rule-id", "or remove it"),
         ),
+        (rule("n", 3), "b is named 'n', so no other rule can have that id, and stands in", ("give another --rule-id",)),
+        (
+            rule("e", 3, "c"),
+            "'c' is the id of rule c (n), so no other rule can be named that, and is saved",
+            ("it is",),
+        ),
     ],
-    ids=["input", "name", "id", "saved input", "saved id"],
+    ids=["input", "name", "id", "saved input", "saved id", "name as id", "saved id as name"],
 )
 def test_a_refusal_names_what_is_taken_and_how_to_do_without(added: Rule, message: str, hints: tuple[str, ...]) -> None:
     precedence = Precedence()
@@ -98,9 +106,8 @@ def test_a_refusal_names_what_is_taken_and_how_to_do_without(added: Rule, messag
     with pytest.raises(RuleExists) as refused:
         precedence.refuse_addition(added)
     assert refused.value.message.startswith(f"Rule already exists: {message}")
-    assert [told.startswith(wanted) for told, wanted in zip(refused.value.hints, hints, strict=True)] == [True] * len(
-        hints
-    )
+    told = refused.value.hints[: len(hints)]
+    assert [each.startswith(wanted) for each, wanted in zip(told, hints, strict=True)] == [True] * len(hints)
 
 
 def test_a_source_that_two_rules_share_is_named() -> None:
@@ -116,6 +123,32 @@ def test_a_source_that_two_rules_share_is_named() -> None:
         precedence.refuse_addition(second)
     with pytest.raises(RuleExists, match=r"a takes 239\.1\.1\.1:1 on eth0 from 198\.18\.0\.1 or 198\.18\.0\.2, and"):
         precedence.refuse_addition(attrs.evolve(first, rule_id="c"))
+
+
+@pytest.mark.parametrize(
+    ("saved", "by", "kept_by"),
+    [
+        (rule("a", 1, "x"), "name x", "id a"),
+        (rule("c", 1, "n"), "id c", "name n"),
+        (rule("a", 1), "id a", "name n"),
+        (rule("a", 1, "n"), "id a", ""),
+        (rule("c", 1, "x"), "name x", "id a"),
+    ],
+    ids=["own name", "own id", "the id alone", "nothing of its own", "both its own"],
+)
+def test_a_saved_rule_is_forgotten_by_what_is_its_own(saved: Rule, by: str, kept_by: str) -> None:
+    precedence = Precedence()
+    precedence.note(in_files(rule("a", 1, "n")), [saved])
+
+    def selected(how: str) -> Selection:
+        what, _, value = how.partition(" ")
+        return Selection((value,) if what == "id" else (), (value,) if what == "name" else ())
+
+    assert precedence.take_aside(selected(by)) == ((saved,), Selection())
+    assert precedence.take_aside(selected(kept_by)) == ((), selected(kept_by))
+    with pytest.raises(RuleInFile) as refused:
+        precedence.refuse_change(["a"])
+    assert refused.value.hints[-1].endswith(f"forget it: {precedence.forgetting(saved)}")
 
 
 class Counted(str):

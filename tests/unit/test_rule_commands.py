@@ -92,10 +92,10 @@ def test_several_rules_are_removed_by_one_request(
 
 def test_rules_may_be_named_by_an_argument_as_for_list(run: Run, daemon: Daemon) -> None:
     assert run("remove", "cam") == (0, "Removed rule dcfca9531161\n", [])
-    assert daemon.calls == [("list", {"rule": "cam"}), ("remove", {"rule_id": "dcfca9531161"})]
+    assert daemon.calls == [("list", {"rule": "cam"}), ("remove", {"name": "cam"})]
     daemon.calls.clear()
     run("remove", "cam", "dcfca9531161", "--name", "studio-*")
-    assert daemon.calls[2:] == [("remove", {"rule_ids": ["dcfca9531161"] * 2, "names": ["studio-*"]})]
+    assert daemon.calls[2:] == [("remove", {"rule_ids": ["dcfca9531161"], "names": ["studio-*", "cam"]})]
     daemon.calls.clear()
     assert run("change", "cam", "--new-name", "tv") == (0, "Changed rule dcfca9531161\n", [])
     assert daemon.calls == [("list", {"rule": "cam"}), ("change", {"rule_id": "dcfca9531161", "new_name": "tv"})]

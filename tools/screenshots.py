@@ -1,15 +1,23 @@
-"""The pictures of the status page in the documents, taken by a real browser (chromium) of a real mcrd under traffic.
+"""The pictures in the documents: the status page in a real browser (chromium), and `mcrctl top`; of a real mcrd.
 
 A relay with four rules, of which one waits, lives in network namespaces of its own.
 """
 
+import fcntl
+import os
+import pty
+import struct
 import subprocess
 import sys
+import termios
 import time
+from io import StringIO
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
 import click
+from rich.console import Console
+from rich.text import Text
 
 from daemon_process import DaemonProcess
 from lab import Lab, Namespace, enter_user_namespace
@@ -18,7 +26,8 @@ PROGRAMS = Path(sys.executable).parent
 TRAFFIC_GEN = Path(__file__).with_name("traffic_gen.py")
 PAGE = "http://127.0.0.1:9464/"
 START_SECONDS = 10.0
-RATE, PACKETS = 4_000, 60_000  # a second, and in all, of each stream
+RATE, PACKETS = 4_000, 120_000  # a second, and in all, of each stream
+LINES, COLUMNS, READINGS = 14, 80, 12  # of `mcrctl top`
 BROWSER = ("chromium", "--headless=new", "--no-sandbox", "--disable-gpu", "--hide-scrollbars")  # root has no sandbox
 PICTURES = {
     "status.png": ("--window-size=1180,700",),
@@ -55,8 +64,36 @@ def main(directory: Path) -> None:
             relay.run(
                 [*BROWSER, *options, f"--user-data-dir={temporary}/{name}", f"--screenshot={directory / name}", PAGE]
             )
+        draw_top(relay, mcr, directory / "top.svg")
         sender.terminate()
         sender.wait()
+
+
+def draw_top(relay: Namespace, mcr: DaemonProcess, target: Path) -> None:
+    """What `mcrctl top` has drawn last in a terminal of its own, as a picture."""
+    reader, terminal = pty.openpty()
+    fcntl.ioctl(terminal, termios.TIOCSWINSZ, struct.pack("HHHH", LINES, COLUMNS, 0, 0))
+    command = [str(PROGRAMS / "mcrctl"), "--control-socket", str(mcr.socket), "top", "--count", str(READINGS)]
+    with relay.popen(command, stdin=terminal, stdout=terminal, env=os.environ | {"TERM": "xterm-256color"}) as process:
+        os.close(terminal)
+        said = b""
+        while part := read(reader):
+            said += part
+    os.close(reader)
+    if process.returncode:
+        raise SystemExit(f"mcrctl top failed:\n{said.decode()}")
+    frame = said.decode().split("\x1b[H")[-1].split("\x1b[J")[0].replace("\x1b[K", "").replace("\r", "")
+    console = Console(record=True, width=COLUMNS, file=StringIO(), force_terminal=True)
+    console.print(Text.from_ansi(frame.rstrip()))
+    console.save_svg(str(target), title="mcrctl top")
+
+
+def read(terminal: int) -> bytes:
+    """What comes next; empty at the end."""
+    try:
+        return os.read(terminal, 1 << 16)
+    except OSError:  # EIO: nobody has it open any more
+        return b""
 
 
 def send(source: Namespace) -> subprocess.Popen[str]:

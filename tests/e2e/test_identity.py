@@ -101,14 +101,14 @@ def without_id(frame: bytes) -> bytes:
 
 
 def passed(plant: Plant, mcr: Mcr, corpora: dict[str, list[Frame]]) -> tuple[list[list[bytes]], dict[str, Any]]:
-    """Have the relay forward everything. What comes out of out0 and out1 for each input, and what it has counted."""
+    """Have the relay forward everything. What comes out of out0 to out2 for each input, and what it has counted."""
     before = counted(mcr)
     made: list[list[bytes]] = []
     for interface, frames in corpora.items():
         with ExitStack() as stack:
             out = stack.enter_context(packet_socket(plant.source, interface, sends=True))
-            wires = [stack.enter_context(packet_socket(plant.receiver, f"rx{i}", sends=False)) for i in range(2)]
-            taken: tuple[list[bytes], ...] = ([], [])
+            wires = [stack.enter_context(packet_socket(plant.receiver, f"rx{i}", sends=False)) for i in range(3)]
+            taken: tuple[list[bytes], ...] = ([], [], [])
             for first in range(0, len(frames), PORTION):
                 for each in (*frames[first : first + PORTION], Datagram(LAST).frame()):
                     out.send(each.header + each.data)
@@ -135,10 +135,10 @@ def test_both_paths_send_the_same_bytes_and_count_the_same(plant: Plant, make_mc
     """
     tunnel(plant)
     plant.relay.ip(f"link set dev out1 mtu {LEAST_MTU}")
-    for out in ("out0", "out1"):
+    for out in ("out0", "out1", "out2"):
         without_checksum_offload(plant.relay, out)
     mcr = make_mcr(plant.relay, prefix=["env", "MCR_BUFFER_POOL_SMALL=32768"]).start()
-    outputs = "239.2.2.2:6000:out0", "239.2.2.3:6001:out1"
+    outputs = "239.2.2.2:6000:out0", "239.2.2.3:6001:out1", "239.2.2.4:6002:out2:source=keep:ttl=dec"
     rules = [mcr.add(f"{interface}:{GROUP}:{PORT}", *outputs) for interface in ("in0", "in1")]
     need_tcx(mcr)
     wait_until(lambda: {each["path"] for each in mcr.call("list")} == {"kernel"}, "the kernel forwards")

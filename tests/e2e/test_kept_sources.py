@@ -78,24 +78,23 @@ def payloads() -> list[tuple[bytes, Origin]]:
     return [(bytes([number % 251]) * size, SENDERS[turns[number]]) for number, size in enumerate(sizes)]
 
 
-@pytest.mark.parametrize("switches", [("KERNEL_PATH=off",), ("KERNEL_PATH=off", "RAW_SEND=0"), ()], ids=str)
+@pytest.mark.parametrize("switches", [("KERNEL_PATH=off",), ()], ids=str)
 def test_each_sender_keeps_its_own(plant: Plant, make_mcr: MakeMcr, switches: tuple[str, ...]) -> None:
     """To groups, hosts and a gateway, through IP, as tagged raw frames, and on the kernel path."""
     without_checksum_offload(plant.relay, "out0")
     plant.relay.ip("route add 239.3.0.0/16 via 198.18.1.2 dev out0")
-    asked = {text: origin for text, origin in KEPT.items() if "RAW_SEND=0" not in switches or "vlan" not in text}
     mcr = make_mcr(plant.relay, prefix=["env", *(f"MCR_{each}" for each in switches)]).start()
-    mcr.add("in0:239.1.1.1:5000", *asked, state="active" if "RAW_SEND=0" in switches else "degraded")  # for a moment
+    mcr.add("in0:239.1.1.1:5000", *KEPT, state="degraded")  # for a moment
     is_kernel = wait_for_path(mcr, switches)
     sent = payloads()
     with tapped(plant.source, "src0") as wire, tapped(plant.receiver, "rx0") as tap:
         tap.setsockopt(socket.SOL_SOCKET, SO_RCVBUFFORCE, 16 << 20)
-        before = moved(mcr, wire, tap, len(asked)) if is_kernel else 0
+        before = moved(mcr, wire, tap, len(KEPT)) if is_kernel else 0
         for payload, sender in [*sent, (LAST, SENDERS[0])]:
             wire.send(datagram(payload, sender))
-        found = arrived(tap, len(asked))
+        found = arrived(tap, len(KEPT))
     stats = mcr.check_counters()
-    for text, (address, port) in asked.items():
+    for text, (address, port) in KEPT.items():
         came = found[int(text.split(":")[1])][: len(sent)]
         assert [bytes(each[UDP].payload) for each in came] == [payload for payload, _ in sent], text
         assert [each[IP].src for each in came] == [address or sender for _, (sender, _) in sent], text

@@ -113,5 +113,6 @@ install -m 755 packaging/deb/postinst packaging/deb/prerm packaging/deb/postrm "
 (cd "$root" && find . -type f ! -path './DEBIAN/*' -printf '%P\0' | sort -z | xargs -0 md5sum) >"$root/DEBIAN/md5sums"
 
 rm -f dist/*.deb
-dpkg-deb --root-owner-group --build "$root" "dist/mcr_${version}-1_$architecture.deb" >/dev/null
+# Level 6, the default, takes five times as long, and saves a sixth of the size.
+dpkg-deb -Zxz -z1 --root-owner-group --build "$root" "dist/mcr_${version}-1_$architecture.deb" >/dev/null
 ls dist/*.deb

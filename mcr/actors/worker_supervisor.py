@@ -180,21 +180,12 @@ async def run_worker_supervisor(
             await stats.inherited(tuple((each.slot, watched(each)) for each in relay.inputs.former))
             user = unprivileged_user()
             for worker_id, (core, segment) in enumerate(zip(cores, kept.segments, strict=True)):
-                post = Post(
-                    worker_id,
-                    core,
-                    segment,
-                    workshop,
-                    user,
-                    standbys,
-                    events_send,
-                    kept.store,
-                    succession.done,
-                    kernel.drains,
-                )
+                whose = workshop, user, standbys, events_send, kept.store, succession.done, kernel.drains
+                post = Post(worker_id, core, segment, *whose)
                 state.workers.add(core, await nursery.start(run_worker_process, post))
             nursery.start_soon(_hear_of_workers, state, events)
             nursery.start_soon(repeat, send, _Watch(), _WATCH_SECONDS)
+            await relay.routing.follow_network(await network.snapshot())  # inputs may be this machine's addresses
             nursery.start_soon(_follow, network, send)
             reviews.start(nursery, relay.inputs.suppressor, send)
             task_status.started(WorkerSupervisor(send, state.acknowledged))
@@ -316,7 +307,7 @@ class _State:
     async def heed(self, network: Network) -> None:
         before, self._network = self._network, network
         self._routes_due |= network.routes != before.routes
-        await self._relay.routing.follow_neighbours(network)
+        await self._relay.routing.follow_network(network)
         if network.links is before.links and network.addresses is before.addresses:
             return
         self._relay.inputs.report_again(before, network)
@@ -335,7 +326,8 @@ class _State:
             self.workers.tell_all(records.own(keys))
 
     def check_interfaces(self) -> None:
-        """Log what was held back, and what came of the last changes."""
+        """Log what was held back, and what came of the last changes; hold ports of addresses that could not be held."""
+        self._relay.inputs.local.look_again()
         if self._interfaces.is_due:
             self._interfaces.tell(self.standing(), self._network)
 

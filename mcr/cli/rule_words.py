@@ -32,7 +32,12 @@ def rule_options(command: _F) -> _F:
             "--input-interface", metavar="IF", shell_complete=interfaces, help="Interface that datagrams arrive on."
         ),
         click.option("--input-vlan", metavar="VID", help="VLAN that they are tagged with.  [default: no tag]"),
-        click.option("--input-group", metavar="G", help="Multicast group they are sent to, of IPv4 or IPv6."),
+        click.option(
+            "--input-group",
+            metavar="G",
+            help="Multicast group they are sent to, of IPv4 or IPv6; or an address of this machine, or a broadcast "
+            "address.",
+        ),
         click.option("--input-port", metavar="P", help="UDP port they are sent to."),
         click.option(
             "--input-source",

@@ -121,6 +121,10 @@ def _judge_absence(
         remedy = f"does the source send, on the network of {name} itself? no router or relay passes such a group on"
         yield Finding("flow_arrives", Verdict.FAULT, what, see, remedy)
         return
+    if not source.group.is_multicast:
+        remedy = f"does {_sender(source)} send to {source.group}, and does the way there end on the network of {name}?"
+        yield Finding("flow_arrives", Verdict.FAULT, what, see, f"{remedy} ip route get {source.group}, on its side")
+        return
     yield judge_querier_without_a_flow(name, queriers, what, see)
 
 

@@ -70,13 +70,14 @@ def judge_rule(rule: RuleView, workers: Collection[WorkerView]) -> Iterator[Find
         yield Finding("workers_running", Verdict.OK, what, see)
 
 
-def judge_entrance(source: Input, entrance: Entrance, reason: str = "") -> Iterator[Finding]:
-    """Is the input interface there, up and connected, and is the group joined on it?
+def judge_entrance(source: Input, entrance: Entrance, reason: str = "", *, waits: bool = False) -> Iterator[Finding]:
+    """Is the input interface there, up and connected, and is the group joined on it, or the address this machine's?
 
     Args:
         source: what the rule takes.
         entrance: what the kernel knows of its interface.
         reason: that the rule gives for its state.
+        waits: its input can't be served.
     """
     name, link = source.interface, entrance.link
     again = "mcrd uses one of that name again by itself"
@@ -94,6 +95,9 @@ def judge_entrance(source: Input, entrance: Entrance, reason: str = "") -> Itera
     yield from judge_link("input", name, link)
     if link.bridge:
         yield judge_bridge(name, link.bridge, Verdict.ADVICE)
+    if not source.group.is_multicast:
+        yield _judge_own(source, reason if waits else "")
+        return
     is_ipv6 = source.group.version == IPV6
     if not link.loopback:
         yield _judge_input_address6(name, link) if is_ipv6 else _judge_input_address(name, link)
@@ -106,6 +110,16 @@ def judge_entrance(source: Input, entrance: Entrance, reason: str = "") -> Itera
         yield Finding("group_joined", Verdict.FAULT, what, f"{see}: not listed", "remove the rule and add it again")
         return
     yield from _judge_sources(source, link, entrance)
+
+
+def _judge_own(source: Input, missing: str) -> Finding:
+    name, group = source.interface, source.group
+    see = f"ip -{group.version} address show"
+    if missing:
+        remedy = f"name one that it has, or give it this one: sudo ip address add {group}/LENGTH dev {name}"
+        return Finding("input_address", Verdict.FAULT, missing, see, remedy)
+    what = f"{group} is an address of this machine, or a broadcast address of {name}: nobody has to be asked for it"
+    return Finding("input_address", Verdict.OK, what, see)
 
 
 def _judge_sources(source: Input, link: Link, entrance: Entrance) -> Iterator[Finding]:

@@ -29,7 +29,7 @@ class Queriers:
         unheard: queries that were seen on the wire while it took none.
         firewall: of this machine, looked at where a query is missing.
         unroutable: packets that the reverse-path filter dropped during the look.
-        loopback: it is the loopback interface, where nobody has to ask.
+        loopback: it is the loopback interface, or what is taken is no group: nobody has to ask.
         tunnel: it is a point-to-point link, where no switch is.
         protocol: that they speak: IGMP, or of IPv6 MLD.
     """

@@ -28,7 +28,7 @@ from mcr.diagnosis.queriers import IGMP, MLD, Queriers
 from mcr.errors import RuleNotFound, SystemFault
 from mcr.model.finding import Finding, Verdict
 from mcr.model.flow import IPV4, IPV6, Input
-from mcr.model.rule import Output, RuleView
+from mcr.model.rule import Output, RuleState, RuleView
 from mcr.model.stats import OutputStats, RuleStats, Stats
 from mcr.model.worker import WorkerView
 from mcr.net.firewall import Firewall, look_at_firewall
@@ -85,7 +85,7 @@ class Walk:
         findings += tuple(self._judge_names())
         source = self.rule.input
         entrance = await trio.to_thread.run_sync(_read_entrance, source, self.used)
-        findings += _until_fault(judge_entrance(source, entrance, self.rule.reason))
+        findings += _until_fault(judge_entrance(source, entrance, self.rule.reason, waits=self._waits))
         before = await self._read_stats()
         if entrance.link is None or _ends(findings):
             return findings + await self._judge_outputs(None, before, before)
@@ -125,6 +125,10 @@ class Walk:
         return (*findings, *judge_stream(self._counters(after)), judge_path(self.rule))
 
     @property
+    def _waits(self) -> bool:
+        return self.rule.state is RuleState.WAITING
+
+    @property
     def _wanted(self) -> Wanted:
         return Wanted.of(self.rule.input, (each.input for each in self.others))
 
@@ -140,7 +144,7 @@ class Walk:
         version = self.rule.input.group.version
         protocol = IGMP if version == IPV4 else MLD
         heard = self.watch.on(index, version)
-        if entrance.link is not None and entrance.link.loopback:
+        if not self.rule.input.group.is_multicast or (entrance.link is not None and entrance.link.loopback):
             return Queriers(heard, loopback=True, protocol=protocol)
         tunnel = entrance.link is not None and entrance.link.tunnel
         seen = look.queries.get(self.rule.input.interface, 0)

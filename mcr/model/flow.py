@@ -29,6 +29,8 @@ _THIS_NETWORK = IPv4Network("0.0.0.0/8")
 LIMITED_BROADCAST = IPv4Address("255.255.255.255")
 """To all on the link, whatever its network is (RFC 919). That of one network is its directed broadcast address."""
 
+_LOOPBACK = "lo"  # as the kernel names it
+
 _LEAST_HOST_BITS = 0b11  # of a network that has a broadcast address: these are all 1 in it
 
 WITH_SOURCE = IPv4Network("232.0.0.0/8")
@@ -137,6 +139,21 @@ def check_source(source: Address, what: str) -> Address:
     return source
 
 
+def _check_destination(address: Address, interface: str) -> None:
+    """Raise `InvalidParams` for what is no group, and can't be an address of this machine, or of all on the link."""
+    reserved = isinstance(address, IPv4Address) and (address.is_reserved or address in _THIS_NETWORK)
+    if address.is_unspecified or (reserved and address != LIMITED_BROADCAST):
+        raise InvalidParams(
+            f"Invalid input group: {str(address)!r} is not an address that datagrams are sent to",
+            "a group such as 239.1.1.1 or ff15::1, an address of this machine, or a broadcast address",
+        )
+    if address.is_loopback and interface != _LOOPBACK:
+        raise InvalidParams(
+            f"Invalid input group: what is sent to {address} stays on this machine, and never comes in by {interface}",
+            f"name an address of {interface}, or the interface {_LOOPBACK}",
+        )
+
+
 @attrs.frozen
 class Flow:
     """Datagrams that one rule takes of an interface.
@@ -181,6 +198,7 @@ class Input:
     """What a rule matches: datagrams to one group and port that arrive on one interface. A rule's identity.
 
     Attributes:
+        group: or an address of this machine, or a broadcast address: whether it is one, changes with the machine's.
         vlan: that they are tagged with; None: they are not.
         sources: that they come from, in order; none: they come from anywhere, but for what other rules take by source.
     """
@@ -193,12 +211,10 @@ class Input:
 
     def __attrs_post_init__(self) -> None:
         check_interface_name(self.interface, "input interface")
-        if not self.group.is_multicast:
-            raise InvalidParams(
-                f"Invalid input group: {str(self.group)!r} is not a multicast address",
-                "groups are 224.0.0.0 to 239.255.255.255, and in IPv6 ff00::/8",
-            )
-        check_scope(self.group, "input group")
+        if self.group.is_multicast:
+            check_scope(self.group, "input group")
+        else:
+            _check_destination(self.group, self.interface)
         check_port(self.port, "input port")
         check_vlan(self.vlan, "input VLAN")
         if self.sources and self.group.version == IPV6:
@@ -224,6 +240,11 @@ class Input:
     def whence(self) -> str:
         """Its sources, to be said of its group: " from A or B"; empty: any."""
         return f" from {' or '.join(map(str, self.sources))}" if self.sources else ""
+
+    @property
+    def is_own(self) -> bool:
+        """It takes what is sent to an address of this machine, or to the broadcast address of one of its networks."""
+        return not self.group.is_multicast and self.group != LIMITED_BROADCAST
 
     @property
     def flows(self) -> tuple[Flow, ...]:

@@ -22,6 +22,7 @@ from mcr.model.flow import (
     check_port,
     check_scope,
     check_vlan,
+    may_be_broadcast,
     sent_for,
 )
 from mcr.model.health import Health
@@ -213,6 +214,12 @@ class Rule:
                 raise InvalidParams(
                     f"{self._called} sends to {output} with source=keep, but takes IPv{self.input.group.version}",
                     f"send to IPv{self.input.group.version}, or let the source be the relay's",
+                )
+            back = self.input.is_own and not may_be_broadcast(output.group)
+            if back and (output.group, output.port) == (self.input.group, self.input.port):
+                raise InvalidParams(
+                    f"{self._called} sends {output} to the address that it takes: that does not leave this machine",
+                    "name the host, group or broadcast address that is to get it",
                 )
 
     @property

@@ -7,15 +7,15 @@
 #include "checksum.h"
 #include "parse.h"
 
-#define LINK_LOCAL  0xe0000000u /* 224.0.0.0/24: a host without an address may send there, and nowhere else */
+#define LINK_LOCAL  0xe0000000u /* 224.0.0.0/24: a host without an address may send there, and to 255.255.255.255 */
 #define LINK_LOCAL6 0xff020000u /* and to ff02::/16, whatever its flags */
 
-/* As the kernel's ip_mc_validate_source(). */
+/* As the kernel's ip_mc_validate_source() and ip_route_input_slow(). */
 static bool is_impossible(uint32_t source, uint32_t group)
 {
 	source = ntohl(source);
 	if (source >> 24 == 0)
-		return (ntohl(group) & 0xffffff00u) != LINK_LOCAL;
+		return (ntohl(group) & 0xffffff00u) != LINK_LOCAL && group != INADDR_BROADCAST;
 	return source >> 24 == IN_LOOPBACKNET || IN_MULTICAST(source) || source == INADDR_BROADCAST;
 }
 

@@ -6,7 +6,7 @@ from itertools import chain
 
 import attrs
 
-from mcr.model.flow import Address
+from mcr.model.flow import IPV6, LIMITED_BROADCAST, Address
 
 _LEAST_BROADCAST = 30  # prefix length: longer ones have no broadcast address (RFC 3021)
 
@@ -90,6 +90,14 @@ class Network:
         """Every address of this machine."""
         held = chain[tuple[IPv4Interface | IPv6Interface, ...]](self.addresses.values(), self.addresses6.values())
         return (each.ip for addresses in held for each in addresses)
+
+    def listens_to(self, address: Address, index: int) -> bool:
+        """Whether IP takes what comes in by an interface for an address, which is no group's."""
+        if address == LIMITED_BROADCAST:
+            return True
+        if address.version == IPV6 and address.is_link_local:
+            return any(each.ip == address for each in self.addresses6.get(index, ()))
+        return address in self.own_addresses() or self.broadcast_network(address, index) is not None
 
     def broadcast_network(self, address: Address, index: int) -> IPv4Network | None:
         """The network of an interface, by index, whose directed broadcast address this is; None: of none."""

@@ -27,6 +27,7 @@ from mcr.net.patience import close_all
 from mcr.process.descriptor_store import DescriptorStore
 from mcr.relay.captures import Capture
 from mcr.relay.inherited import FormerCaptures, forget_capture, names_of
+from mcr.relay.local_inputs import LocalInputs
 from mcr.relay.slots import Slots, check_interfaces
 from mcr.relay.watched import WatchedStreams
 
@@ -40,6 +41,7 @@ class InputInterfaces:
         slots: of captures.
         watched: of streams, their health.
         former: captures that another mcrd has left, and that no rule uses so far.
+        local: those that are no groups.
     """
 
     def __init__(
@@ -65,6 +67,7 @@ class InputInterfaces:
         self._by_name: dict[str, Capture] = {}
         self.watched = WatchedStreams(tap, self._filters, lambda name: self[name].slot)
         self._memberships = Memberships(store)
+        self.local = LocalInputs(store, self.__getitem__, self._filters)
         self._serials = count(1)
         self.former = FormerCaptures(settings, store, self._filters, self._serials, note)
         self._names = {each.slot: each.interface.name for each in self.former}
@@ -88,6 +91,7 @@ class InputInterfaces:
     def close(self) -> None:
         """Close every socket."""
         self._memberships.close()
+        self.local.close()
         close_all([each for capture in (*self, *self.former) for each in capture.all_sockets])
         self._filters.close()
 
@@ -148,15 +152,10 @@ class InputInterfaces:
             SystemFault: a group could not be joined, or a filter not set.
         """
         captures = {**self._by_name, **opened}
-        missing = {name for name in {each.interface for each in sources} if captures[name].is_lost}
-        for source in sources:
-            ask = self._memberships.wait if source.interface in missing else self._memberships.join
-            for flow in source.flows:
-                asked = source.group, captures[source.interface].interface, flow.source
-                ask(*asked)
-                undo.callback(self._memberships.leave, *asked)
+        _join(self._memberships, sources, captures, undo)
+        served = [each for each in sources if self.local.serves(each, captures[each.interface].interface.index)]
         self._filters.change(
-            [(captures[each.interface].slot, each.flow) for source in sources for each in source.claims], ()
+            [(captures[each.interface].slot, each.flow) for source in served for each in source.claims], ()
         )
 
     def adopt(self, opened: Mapping[str, Capture]) -> None:
@@ -172,7 +171,7 @@ class InputInterfaces:
     def leave(self, source: Input) -> None:
         """An input has one rule less."""
         capture = self._by_name[source.interface]
-        for flow in source.flows:
+        for flow in source.flows if source.group.is_multicast else ():
             self._memberships.leave(source.group, capture.interface, flow.source)
         capture.users -= 1
 
@@ -229,6 +228,7 @@ class InputInterfaces:
         for capture in unused:
             self._let_go(capture)
         self._memberships.leave_former()
+        self.local.leave_former()
         return unused
 
     # Links that come and go.
@@ -265,7 +265,8 @@ class InputInterfaces:
                 _check_single(self, interfaces)
                 opened = self._open(interfaces, undo)
                 for capture in opened:
-                    self._filters.change(_keys(capture, sources), ())
+                    index = capture.interface.index
+                    self._filters.change(_keys(capture, [e for e in sources if self.local.serves(e, index)]), ())
                 undo.pop_all()
         except McrError as error:
             for old in lost:
@@ -281,6 +282,16 @@ class InputInterfaces:
             except McrError as error:
                 capture.fault = error.message
         return list(zip(lost, opened, strict=True))
+
+
+def _join(memberships: Memberships, sources: Sequence[Input], captures: Mapping[str, Capture], undo: ExitStack) -> None:
+    missing = {name for name in {each.interface for each in sources} if captures[name].is_lost}
+    for source in (each for each in sources if each.group.is_multicast):
+        ask = memberships.wait if source.interface in missing else memberships.join
+        for flow in source.flows:
+            asked = source.group, captures[source.interface].interface, flow.source
+            ask(*asked)
+            undo.callback(memberships.leave, *asked)
 
 
 def _join_missing(captures: Iterable[Capture], memberships: Memberships) -> None:

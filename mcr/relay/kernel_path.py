@@ -14,7 +14,7 @@ from mcr.config.settings import Settings
 from mcr.config.table import ABSORB, KERNEL_PATH, RAW_SEND
 from mcr.errors import describe_errno
 from mcr.logs.logger import get_logger
-from mcr.model.flow import Claim, Flow, without_source
+from mcr.model.flow import Claim, Flow, Input, without_source
 from mcr.model.log import Facility
 from mcr.net.filter.path import (
     INHERITED,
@@ -82,6 +82,7 @@ class KernelRules:
         self._capture_of: Callable[[str], int]
         self._egress_of: Callable[[str], Egress]
         self._has_sockets: HasSockets
+        self._serves: Callable[[Input], bool]
         self._served: dict[str, _Served] = {}
         self._stuck: dict[str, int] = {}  # captures of rules that the kernel has not as they are, by rule
         self._reasons: dict[str, str] = {}
@@ -91,10 +92,15 @@ class KernelRules:
     # The transaction's parts.
 
     def bind(
-        self, capture_of: Callable[[str], int], egress_of: Callable[[str], Egress], has_sockets: HasSockets
+        self,
+        capture_of: Callable[[str], int],
+        egress_of: Callable[[str], Egress],
+        has_sockets: HasSockets,
+        serves: Callable[[Input], bool],
     ) -> None:
-        """The relay that it belongs to: slots of captures and output interfaces, by name; and its neighbours."""
+        """The relay that it belongs to: slots of captures and output interfaces, by name; neighbours; inputs."""
         self._capture_of, self._egress_of, self._has_sockets = capture_of, egress_of, has_sockets
+        self._serves = serves
 
     def use(self, added: Sequence[PlacedRule], changed: Sequence[Replacement]) -> None:
         """Forward by new and changed rules, where that may be. Their counters are theirs from now on."""
@@ -233,6 +239,8 @@ class KernelRules:
         behind_gateway = leads_through_gateway(placed) or (rule_id in self.hops.gateways and None in placed.ways)
         self.hops.use(rule_id, hops_of(placed, self._egress_of), behind_gateway=behind_gateway)
         reason = why_not(placed, self._egress_of, self._has_sockets, self.hops)
+        if not self._serves(source):
+            reason = f"this machine does not listen to {source.group}"
         targets = () if reason else find_targets(placed, self._egress_of, self.hops)
         mtu = min((*(each.mtu for each in targets), _LONGEST)) if targets else 0
         now = _Served(self._capture_of(source.interface), source.flows, mtu, targets)

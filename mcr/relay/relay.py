@@ -118,10 +118,12 @@ class Relay:
         self.inputs = InputInterfaces(settings, kept.store, kept.captures.read(), kernel.path, tap or StreamTap())
         self.outputs = OutputInterfaces(settings)
         self._neighbours = Neighbours(settings)
-        self.kernel.bind(lambda name: self.inputs[name].slot, self.outputs.__getitem__, self._neighbours.serve)
+        bound = self.outputs.__getitem__, self._neighbours.serve, self.inputs.local.serves
+        self.kernel.bind(lambda name: self.inputs[name].slot, *bound)
         self._placement = Placement(kept.places, wait_for_packets if kernel.path else None)
         self._closing = Closing()
-        self.routing = Routing(self.outputs, self._neighbours, self._placement, self.kernel, self._attach_rule)
+        parts = self.outputs, self._neighbours, self._placement, self.kernel, self._attach_rule
+        self.routing = Routing(*parts, local=self.inputs.local)
         self.names = _Names(self.inputs, self._placement)
 
     def __enter__(self) -> Self:
@@ -160,11 +162,7 @@ class Relay:
                 self.kernel.counters.start_capture(capture.slot)
 
     async def give_up_former(self, generation: int) -> None:
-        """Let go of captures that another mcrd has left and that no rule uses.
-
-        Args:
-            generation: the newest.
-        """
+        """Let go of captures that another mcrd has left and that no rule uses. `generation`: the newest."""
         unused = await trio.to_thread.run_sync(self.inputs.give_up_former)
         self._closing.add(generation, self.inputs.slots, unused)
         self._leave_note()
@@ -218,6 +216,7 @@ class Relay:
         still = {claim for rule in change.added for claim in rule.input.claims}
         self.inputs.unwant(claim for rule in change.removed for claim in rule.input.claims if claim not in still)
         removed = tuple(self._leave(self._placement.displace(rule)) for rule in change.removed)
+        self.inputs.local.change((each.input for each in change.added), (each.input for each in change.removed))
         self.kernel.forget(removed, {*map(without_source, still), *_going_on(removed, self._placement)})
         added = tuple(self._use(self._placement.place(rule, ways, prepared.awaited)) for rule in change.added)
         changed = [self._placement.change(rule, ways, prepared.awaited) for rule in change.changed]

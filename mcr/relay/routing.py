@@ -1,5 +1,7 @@
 """How the rules' outputs leave: by raw frames or through IP, by which gateway, or not at all without carrier.
 
+And what of their inputs depends on this machine's addresses.
+
 Belongs to the relay.
 """
 
@@ -15,6 +17,7 @@ from mcr.net.ip_bypass import UNSURE, Blocker
 from mcr.net.network import Network
 from mcr.relay import commands
 from mcr.relay.kernel_path import KernelRules
+from mcr.relay.local_inputs import LocalInputs
 from mcr.relay.neighbours import Neighbours, find_neighbours
 from mcr.relay.outputs import OutputInterfaces
 from mcr.relay.placement import PlacedRule, Placement, neighbours_of, ways_of
@@ -33,6 +36,8 @@ class Routing:
         placement: Placement,
         kernel: KernelRules,
         attach: Callable[[PlacedRule], Command],
+        *,
+        local: LocalInputs,
     ) -> None:
         """Change nothing yet.
 
@@ -42,12 +47,14 @@ class Routing:
             placement: of all rules.
             kernel: the rules that the kernel path forwards by.
             attach: makes the command that tells a worker of a rule.
+            local: inputs that are addresses of this machine.
         """
         self._outputs = outputs
         self._neighbours = neighbours
         self._placement = placement
         self._kernel = kernel
         self._attach = attach
+        self._local = local
         self._gateways_due = -math.inf
 
     async def review_raw(self, blocker: Blocker | None, *, anew: bool) -> tuple[Command, ...]:
@@ -97,8 +104,14 @@ class Routing:
                 told.append(self._attach(now))
         return told
 
-    async def follow_neighbours(self, now: Network) -> None:
-        """Send to other MACs, since neighbours have changed; what has none yet, or no more, is left to the workers."""
+    async def follow_network(self, now: Network) -> None:
+        """Take what is sent to the addresses that this machine has now, and send to the MACs that its neighbours have.
+
+        What goes to a neighbour that has none yet, or no more, is left to the workers.
+        """
+        if came := self._local.follow(now):
+            rules = {each.rule.rule_id for each in self._placement if each.rule.input in came}
+            await trio.to_thread.run_sync(self._follow_kernel, rules)
         if self._kernel.path and (concerned := self._kernel.hops.follow(now.neighbours)):
             await trio.to_thread.run_sync(self._follow_kernel, concerned)
 

@@ -162,6 +162,8 @@ class Conditions:
         tagless: outputs in VLANs for which nothing can leave with a tag, and why.
         mute6: output interfaces without an IPv6 address, by name.
         unjoined6: input interfaces without a link-local IPv6 address, by name; nobody has to ask on the loopback.
+        indices: of the input interfaces, by name.
+        network: as it is.
     """
 
     acknowledged: int = 0
@@ -174,10 +176,12 @@ class Conditions:
     tagless: Mapping[Output, str] = attrs.field(factory=dict)
     mute6: frozenset[str] = frozenset()
     unjoined6: frozenset[str] = frozenset()
+    indices: Mapping[str, int] = attrs.field(factory=dict)
+    network: Network = attrs.field(factory=Network)
 
     def concern(self, rule: Rule) -> bool:
         """Whether there is anything to be said of a rule."""
-        if rule.input.interface in self.inputs or _input6(rule, self) is not WELL:
+        if rule.input.interface in self.inputs or _address_of_input(rule, self) is not WELL:
             return True
         return bool(self.outputs or self.hosts or self.foreign or self.faults or self.tagless or self.mute6) and any(
             each.interface in self.outputs
@@ -273,6 +277,8 @@ def judge(
             if not any(own.is_link_local for own in network.addresses6.get(each.index, ()))
             and not ((link := network.links.get(each.index)) and link.loopback)
         ),
+        {name: each.index for name, each in standing.inputs.items()},
+        network,
     )
 
 
@@ -341,7 +347,7 @@ def view_of(rule: Rule, generation: int, conditions: Conditions, origin: Origin 
         conditions: of all that rules need.
         origin: who keeps it.
     """
-    source = conditions.inputs.get(rule.input.interface) or _input6(rule, conditions)
+    source = conditions.inputs.get(rule.input.interface) or _address_of_input(rule, conditions)
     several = [_of_output(output, conditions) for output in rule.outputs]
     warnings = dict.fromkeys(chain.from_iterable(each.warnings for each in (source, *several)))
     failing = [each for each in several if each.state is not RuleState.ACTIVE]
@@ -403,9 +409,14 @@ def _output6(output: Output, conditions: Conditions) -> Condition:
     return _waiting(f"{output.interface} has no IPv6 address") if output.interface in conditions.mute6 else WELL
 
 
-def _input6(rule: Rule, conditions: Conditions) -> Condition:
-    """MLD speaks from a link-local address (RFC 3810, 5)."""
-    name = rule.input.interface
+def _address_of_input(rule: Rule, conditions: Conditions) -> Condition:
+    """MLD speaks from a link-local address (RFC 3810, 5). What is sent to another machine's address is that one's."""
+    name, group = rule.input.interface, rule.input.group
+    if rule.input.is_own:
+        index = conditions.indices.get(name)
+        if index is None or conditions.network.listens_to(group, index):
+            return WELL
+        return _waiting(f"{group} is not an address of this machine, nor a broadcast address of {name}")
     if rule.input.group.version != IPV6 or name not in conditions.unjoined6:
         return WELL
     return Condition(RuleState.DEGRADED, f"{name} has no link-local IPv6 address, which MLD needs to ask for groups")

@@ -18,7 +18,7 @@ from mcr.model.rule import Rule
 
 _APPLICATION: Final = 0x4D435231  # "MCR1" (PRAGMA application_id): tells our files from those of others
 _VERSION: Final = 1  # of the table (PRAGMA user_version), as it is made
-_NARROW: Final = 2  # with rules that take less than their group and port: an mcrd that does not know would take it all
+_NARROW: Final = 2  # with rules that take less than a group and port, or no group: an mcrd that does not know would err
 _TABLE: Final = "CREATE TABLE rules (position INTEGER PRIMARY KEY, rule_id TEXT UNIQUE NOT NULL, rule TEXT NOT NULL)"
 _KEPT: Final = "CREATE TABLE IF NOT EXISTS kept (text TEXT NOT NULL)"  # one row, or none
 _NO_RULE: Final = (ValueError, KeyError, TypeError, McrError)  # what a row may hold instead
@@ -145,7 +145,7 @@ def _write_one(database: sqlite3.Connection, change: Change) -> None:
                 " ON CONFLICT (rule_id) DO UPDATE SET rule = excluded.rule",
                 (rule.rule_id, json.dumps(_converter.unstructure(rule))),
             )
-            if rule.input.sources or rule.input.vlan is not None:
+            if rule.input.sources or rule.input.vlan is not None or not rule.input.group.is_multicast:
                 database.execute(f"PRAGMA user_version={_NARROW}")
         case Drop(rule_id):
             database.execute("DELETE FROM rules WHERE rule_id = ?", (rule_id,))

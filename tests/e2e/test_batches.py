@@ -58,7 +58,7 @@ def test_what_can_be_had_is_added_and_the_rest_is_named(plant: Plant, make_mcr: 
     lines = [line(f"239.1.1.{number}") for number in range(1, 30)]
     lines[4] = line("239.1.1.5", "239.2.2.2:6000:nosuch0")
     lines[9] = lines[3]
-    lines[20] = line("10.0.0.1")
+    lines[20] = line("240.0.0.1")
     lines[21] = "--input-port x"
     done = mcr.ctl("add", "--batch", "-", "--best-effort", input="\n".join(lines), check=False)
     assert (done.returncode, done.stdout) == (1, "Added 25 rules\n")
@@ -66,7 +66,7 @@ def test_what_can_be_had_is_added_and_the_rest_is_named(plant: Plant, make_mcr: 
     assert [each.split(": ")[0] for each in said[:4]] == ["<stdin>:22", "<stdin>:5", "<stdin>:10", "<stdin>:21"]
     assert "Interface not found: nosuch0" in said[1]
     assert "Rule already exists" in said[2]
-    assert "is not a multicast address" in said[3]
+    assert "is not an address that datagrams are sent to" in said[3]
     assert said[4:] == ["Error: 4 of 29 rules were not added"]
     assert len(rules(mcr)) == 25
     again = mcr.ctl("add", "--batch", "-", "--best-effort", "--idempotent", input="\n".join(lines), check=False)
@@ -80,7 +80,7 @@ def test_every_fault_is_named_at_once_and_nothing_is_added(plant: Plant, make_mc
     batches = {
         "interface_not_found": [line(f"239.1.1.{number}", f"239.2.2.2:6000:nosuch{number}") for number in (2, 3)],
         "rule_exists": [line("239.1.1.1"), line("239.1.1.3"), line("239.1.1.3")],
-        "invalid_params": [line("10.0.0.1"), line("239.1.1.4", "x:6000:out0")],
+        "invalid_params": [line("240.0.0.1"), line("239.1.1.4", "x:6000:out0")],
     }
     for kind, lines in batches.items():
         text = "\n".join([line("239.1.1.9"), *lines])

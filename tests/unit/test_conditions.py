@@ -1,6 +1,6 @@
 """How it stands with rules, judged from what is known of the network."""
 
-from ipaddress import IPv4Address, IPv4Interface, IPv6Address, IPv6Interface
+from ipaddress import IPv4Address, IPv4Interface, IPv6Address, IPv6Interface, ip_address
 
 import attrs
 import pytest
@@ -145,6 +145,34 @@ def test_port_of_a_bridge_is_named_with_its_bridge() -> None:
     assert judge_output(Attachment("out0", 8), without(o=attrs.evolve(OUT0, master=30), bridge=bridge)).reason == ""
     vrf = Link(30, "red", kind="vrf")
     assert view(without(new=attrs.evolve(IN0, master=30), vrf=vrf)).state is RuleState.ACTIVE
+
+
+@pytest.mark.parametrize(
+    ("address", "there"),
+    [
+        ("198.18.10.1", True),  # of another interface: it is this machine's
+        ("198.18.0.2", True),
+        ("198.18.0.255", True),
+        ("255.255.255.255", True),
+        ("198.18.0.9", False),
+        ("198.18.10.255", False),  # a broadcast address elsewhere
+        ("fe80::2", True),
+        ("fe80::3", False),  # of another interface, and with it another's
+    ],
+)
+def test_input_that_is_no_address_of_this_machine_waits_for_it(address: str, there: bool) -> None:
+    network = attrs.evolve(
+        NETWORK,
+        addresses={**NETWORK.addresses, 7: (IPv4Interface("198.18.0.2/24"),)},
+        addresses6={7: (IPv6Interface("fe80::2/64"),), 8: (IPv6Interface("fe80::3/64"),)},
+    )
+    rule = attrs.evolve(RULE, input=Input("in0", ip_address(address), 5000))
+    conditions = judge(STANDING, network)
+    found = view_of(rule, 5, conditions)
+    assert found.state is (RuleState.ACTIVE if there else RuleState.WAITING)
+    reason = f"{address} is not an address of this machine, nor a broadcast address of in0"
+    assert found.reason == ("" if there else reason)
+    assert conditions.concern(rule) is not there
 
 
 def test_output_that_cannot_be_served_degrades_its_rule() -> None:

@@ -130,8 +130,8 @@ def test_what_a_sound_file_says(tmp_path: Path) -> None:
         (rule("outputs = ['239.1.1.1:5000:eth0']\n"), ["3: The rule for 239.1.1.1:5000 on eth0 sends 239.1.1.1:5000"]),
         (rule(input="group = '239.1.1.1', prot = 5"), ["2: Unknown key 'prot' in an input", "2: an input lacks"]),
         (
-            rule(input="interface = 'eth0', group = '10.1.1.1', port = 5000"),
-            ["2: Invalid input group: '10.1.1.1' is not a multicast address"],
+            rule(input="interface = 'eth0', group = '240.1.1.1', port = 5000"),
+            ["2: Invalid input group: '240.1.1.1' is not an address that datagrams are sent to"],
         ),
         (rule(input="interface = 'eth0', group = 'a', port = 1.5"), ["2: Invalid input group", "2: input port must"]),
         (

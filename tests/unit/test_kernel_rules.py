@@ -155,7 +155,13 @@ class Kernel:
         self.bar, self.is_barred, self.unbar = self.bars.add, self.bars.__contains__, self.bars.discard
         self.rules = KernelRules(cast("KernelPath", self))
         self.rules.blocker = ""
-        self.rules.bind(lambda _name: CAPTURE, _egress, lambda key: key not in self.without)
+        self.deaf: set[Input] = set()
+        self.rules.bind(
+            lambda _name: CAPTURE,
+            _egress,
+            lambda key: key not in self.without,
+            lambda source: source not in self.deaf,
+        )
 
     def _do(self, what: str) -> None:
         if self.full:
@@ -221,6 +227,16 @@ def test_no_longer_datagrams_are_let_in_than_new_outputs_take(kernel: Kernel) ->
     assert kernel.follow(GROUP) == []
     assert kernel.follow(GROUP, source=None) == ["0 bytes to 1"]
     assert kernel.follow(GROUP, source=None) == []
+
+
+def test_nothing_is_taken_for_an_address_that_this_machine_does_not_have(kernel: Kernel) -> None:
+    kernel.deaf = {RULE.input}
+    assert kernel.follow(GROUP) == []
+    assert kernel.why_worker() == f"this machine does not listen to {RULE.input.group}"
+    kernel.deaf = set()
+    assert kernel.follow(GROUP) == ["1500 bytes to 1"]
+    kernel.deaf = {RULE.input}
+    assert kernel.follow(GROUP) == ["0 bytes to 1"]
 
 
 def test_many_rules_are_replaced_after_one_grace_period_with_their_gates_closed(kernel: Kernel) -> None:

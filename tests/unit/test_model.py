@@ -75,7 +75,7 @@ def test_an_ipv6_address_that_cannot_be_meant_is_refused_with_the_remedy(text: s
 @pytest.mark.parametrize(
     ("group", "said"),
     [
-        ("2001:db8::1", "is not a multicast address"),
+        ("::", "is not an address that datagrams are sent to"),
         ("ff01::1", "is a group of one machine alone (interface-local scope)"),
         ("ff11::1", "is a group of one machine alone (interface-local scope)"),
         ("ff00::1", "has the reserved scope 0"),
@@ -159,10 +159,29 @@ def test_an_interface_name_that_passes_can_be_given_to_the_kernel(name: str) -> 
 # Inputs, outputs, rules
 
 
-@pytest.mark.parametrize("group", ["223.255.255.255", "240.0.0.0", "10.0.0.1"])
-def test_an_input_group_is_multicast(group: str) -> None:
-    with pytest.raises(InvalidParams, match="is not a multicast address"):
+@pytest.mark.parametrize("group", ["0.0.0.0", "0.1.2.3", "240.0.0.1"])  # noqa: S104 - nothing is bound
+def test_an_input_group_is_sent_to(group: str) -> None:
+    with pytest.raises(InvalidParams, match="is not an address that datagrams are sent to"):
         Input("eth0", IPv4Address(group), 5000)
+
+
+def test_an_input_may_be_an_address_of_this_machine_or_of_all_on_the_link() -> None:
+    assert [Input("eth0", IPv4Address(each), 5000).is_own for each in ("198.18.0.2", "198.18.0.255")] == [True, True]
+    assert not Input("eth0", IPv4Address("255.255.255.255"), 5000).is_own
+    assert Input("eth0", IPv6Address("fe80::7"), 5000).is_own
+    assert Input("lo", IPv4Address("127.0.0.1"), 5000).is_own
+    with pytest.raises(InvalidParams, match=r"what is sent to 127\.0\.0\.1 stays on this machine"):
+        Input("eth0", IPv4Address("127.0.0.1"), 5000)
+
+
+def test_what_is_sent_to_the_address_that_a_rule_takes_would_come_in_again() -> None:
+    own, every = IPv4Address("198.18.0.2"), IPv4Address("255.255.255.255")
+    with pytest.raises(InvalidParams, match="to the address that it takes: that does not leave this machine"):
+        Rule("id", Input("lo", own, 5000), (Output(own, 5000, "eth1"),))
+    with pytest.raises(InvalidParams, match="back to where it came from"):
+        Rule("id", Input("eth0", every, 5000), (Output(every, 5000, "eth0"),))
+    for address in (every, IPv4Address("198.18.0.255")):
+        assert Rule("id", Input("eth0", address, 5000), (Output(address, 5000, "eth1"),))
 
 
 def test_an_output_may_be_a_host() -> None:

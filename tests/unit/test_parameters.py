@@ -72,7 +72,11 @@ async def test_a_parameter_of_the_wrong_shape_is_named_by_its_path(api: Api, rul
 @pytest.mark.parametrize(
     ("rule", "words", "path"),
     [
-        (edited("input", group="10.0.0.1"), "Invalid input group: '10.0.0.1' is not a multicast address", ".input"),
+        (
+            edited("input", group="240.0.0.1"),
+            "Invalid input group: '240.0.0.1' is not an address that datagrams are sent to",
+            ".input",
+        ),
         (edited("input", group="x"), "Invalid input group: 'x' is not an IP address", ".input.group"),
         (edited("outputs", 0, group="x"), "Invalid output group: 'x' is not an IP address", ".outputs[0].group"),
         (edited("outputs", 0, port=0), "Invalid output port: 0 is not a port", ".outputs[0]"),
@@ -88,8 +92,8 @@ async def test_a_wrong_value_is_told_with_its_path_if_there_are_several_rules(
 
 
 async def test_a_wrong_value_keeps_its_hints(api: Api) -> None:
-    error = await refusal(api, "add", rules=[edited("input", group="10.0.0.1")])
-    assert error.hints == ("groups are 224.0.0.0 to 239.255.255.255, and in IPv6 ff00::/8",)
+    error = await refusal(api, "add", rules=[edited("input", group="240.0.0.1")])
+    assert error.hints == ("a group such as 239.1.1.1 or ff15::1, an address of this machine, or a broadcast address",)
 
 
 async def test_an_unknown_parameter_is_told_with_the_known_ones(api: Api) -> None:

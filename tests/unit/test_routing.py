@@ -22,7 +22,7 @@ def test_a_long_look_at_gateways_comes_seldom() -> None:
             return ()
 
     unused: Any = None
-    routing = Slow(unused, unused, unused, kernel, unused)
+    routing = Slow(unused, unused, unused, kernel, unused, local=unused)
 
     async def look_each_second(seconds: int) -> int:
         looks.clear()

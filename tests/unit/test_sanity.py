@@ -147,6 +147,8 @@ def test_sources(source: str, cause: int) -> None:
 
 def test_who_has_no_address_yet_may_send_on_its_link() -> None:
     assert judge(bytes(datagram("0.0.0.0", "224.0.0.251"))) == NONE  # noqa: S104
+    assert judge(bytes(datagram("0.0.0.0", "255.255.255.255"))) == NONE  # noqa: S104
+    assert judge(bytes(datagram("0.0.0.0", "198.18.0.255"))) == SOURCE  # noqa: S104 - of one network alone
 
 
 @given(st.binary(max_size=1452))

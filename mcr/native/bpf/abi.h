@@ -15,6 +15,8 @@
 #define MCR_BPF_OUTPUTS 32  /* of a rule that the kernel path forwards by, at most */
 #define MCR_BPF_WORKERS 256 /* that the filter asks whether their rings are empty, at most */
 
+#define MCR_BPF_GUARD 0x4d435231u /* mark of the sockets that only hold a port (mcr/net/port_guard.py): "MCR1" */
+
 /* Value of the map of gates, by capture. */
 struct mcr_bpf_gate {
 	uint32_t epoch; /* 0: it is closed */

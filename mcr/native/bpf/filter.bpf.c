@@ -13,8 +13,6 @@
 #define LINK_MASK    MCR_NETWORK32(0xffffff00)
 #define FIRST_OCTET  MCR_NETWORK32(0xff000000)
 #define LOOPBACK     MCR_NETWORK32(0x7f000000)
-#define MULTICAST    MCR_NETWORK32(0xe0000000)
-#define CLASS_MASK   MCR_NETWORK32(0xf0000000)
 #define PLAIN_HEADER 0x45 /* version 4, without options */
 
 MAP(admitted);
@@ -132,7 +130,7 @@ INLINE bool is_source_wrong(struct __sk_buff *skb, const struct mcr_ipv4 *ip)
 {
 	uint8_t mac[8];
 
-	if (!(ip->source & FIRST_OCTET) && (ip->destination & LINK_MASK) != LINK_LOCAL)
+	if (!(ip->source & FIRST_OCTET) && (ip->destination & LINK_MASK) != LINK_LOCAL && ip->destination != ~0u)
 		return true;
 	if ((ip->source & FIRST_OCTET) == LOOPBACK || (ip->source & CLASS_MASK) == MULTICAST || ip->source == ~0u)
 		return true;

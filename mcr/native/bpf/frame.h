@@ -21,6 +21,9 @@
 
 #define VLAN_ID 0x0fff /* in a tag's control information */
 
+#define MULTICAST  MCR_NETWORK32(0xe0000000) /* addresses of groups begin so */
+#define CLASS_MASK MCR_NETWORK32(0xf0000000)
+
 /*
  * What the loader fills in, by name (load.c): a map's descriptor, and a number that is the same for as long as the
  * program runs. The compiler takes a number for an address; weak, as it may be 0.

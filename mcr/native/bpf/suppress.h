@@ -10,8 +10,8 @@ MAP(ticks);
 
 static uint64_t (*const bpf_jiffies64)(void) = (void *)BPF_FUNC_jiffies64;
 static long (*const bpf_sk_release)(void *sock) = (void *)BPF_FUNC_sk_release;
-static void *(*const bpf_sk_lookup_udp)(void *skb, const struct bpf_sock_tuple *tuple, uint32_t size, uint64_t netns,
-					uint64_t flags) = (void *)BPF_FUNC_sk_lookup_udp;
+static struct bpf_sock *(*const bpf_sk_lookup_udp)(void *skb, const struct bpf_sock_tuple *tuple, uint32_t size,
+						   uint64_t netns, uint64_t flags) = (void *)BPF_FUNC_sk_lookup_udp;
 static long (*const bpf_skb_change_type)(void *skb, uint32_t type) = (void *)BPF_FUNC_skb_change_type;
 
 /*
@@ -32,26 +32,40 @@ INLINE bool is_first_of_tick(void)
 	return before != now;
 }
 
-/* Whether a UDP socket of this machine would take the packet. */
-INLINE bool has_socket(struct __sk_buff *skb, const struct headers *headers)
+/* Who would take a packet of this machine's UDP sockets. A guard holds a port of a rule's, and drops what it gets. */
+enum taker { NOBODY, GUARD, RECEIVER };
+
+INLINE enum taker find_taker(struct __sk_buff *skb, const struct headers *headers)
 {
+	enum taker taker = NOBODY;
 	struct bpf_sock_tuple tuple;
-	void *sock;
+	struct bpf_sock *sock;
 
 	tuple.ipv4.saddr = headers->ip.source;
 	tuple.ipv4.daddr = headers->ip.destination;
 	tuple.ipv4.sport = headers->ports.source;
 	tuple.ipv4.dport = headers->ports.destination;
 	sock = bpf_sk_lookup_udp(skb, &tuple, sizeof(tuple.ipv4), BPF_F_CURRENT_NETNS, 0);
-	if (sock)
+	if (sock) {
+		taker = sock->mark == MCR_BPF_GUARD ? GUARD : RECEIVER;
 		bpf_sk_release(sock);
-	return sock;
+	}
+	return taker;
 }
 
-/* Whether IP has no use for a packet that a rule wants. */
+/*
+ * Whether IP has no use for a packet that a rule wants. To one that is sent to this machine alone, and that nobody takes, it
+ * would answer that the port is unreachable.
+ */
 INLINE bool is_useless(struct __sk_buff *skb, const struct headers *headers)
 {
-	return !is_first_of_tick() && !has_socket(skb, headers);
+	bool is_first = is_first_of_tick();
+	enum taker taker;
+
+	if (is_first && (headers->ip.destination & CLASS_MASK) == MULTICAST)
+		return false;
+	taker = find_taker(skb, headers);
+	return taker == NOBODY || (taker == GUARD && !is_first);
 }
 
 INLINE void suppress(struct __sk_buff *skb)

@@ -1,0 +1,106 @@
+"""Inputs that are no groups: addresses of this machine, and broadcast addresses.
+
+What is sent to an address that this machine does not have is another machine's, which this one may route. So nothing of
+such an input is let in until the machine has it. Belongs to the relay.
+"""
+
+from collections import Counter
+from collections.abc import Callable, Iterable
+
+from mcr.errors import SystemFault
+from mcr.logs.logger import get_logger
+from mcr.model.flow import IPV6, Flow, Input
+from mcr.model.log import Facility
+from mcr.net.filter.base import CaptureFilters
+from mcr.net.network import Network
+from mcr.net.port_guard import GuardedPort, PortGuards
+from mcr.process.descriptor_store import DescriptorStore
+from mcr.relay.captures import Capture
+
+log = get_logger(Facility.NETWORK)
+
+
+class LocalInputs:
+    """All of them."""
+
+    def __init__(self, store: DescriptorStore, capture_of: Callable[[str], Capture], filters: CaptureFilters) -> None:
+        """Start without any.
+
+        Args:
+            store: of descriptors.
+            capture_of: gives that of an input interface, by its name.
+            filters: of the captures.
+        """
+        self._guards = PortGuards(store)
+        self._capture_of = capture_of
+        self._filters = filters
+        self._network = Network()
+        self._users: Counter[Input] = Counter()
+
+    def serves(self, source: Input, index: int | None = None) -> bool:
+        """Whether what an input takes is to be let in: a group's always is.
+
+        Args:
+            source: the input.
+            index: of its interface; None: rules use that already.
+        """
+        if source.group.is_multicast:
+            return True
+        return self._network.listens_to(source.group, self._index_of(source) if index is None else index)
+
+    def change(self, added: Iterable[Input], removed: Iterable[Input]) -> None:
+        """Rules have more of them, and fewer. Groups among these are left out."""
+        more, fewer = ([each for each in those if not each.group.is_multicast] for those in (added, removed))
+        self._users.update(more)
+        self._users.subtract(fewer)
+        self._users = +self._users
+        if more or fewer:
+            self._guard()
+
+    def follow(self, network: Network) -> tuple[Input, ...]:
+        """Let in what is sent to addresses that this machine has now, and nothing for those that it has no more.
+
+        Returns:
+            Those that are let in now and were not, and the other way round.
+        """
+        before, former = {each: self.serves(each) for each in self._users}, self._network
+        self._network = network
+        changed = tuple(each for each, served in before.items() if self.serves(each) != served)
+        keys: dict[bool, list[tuple[int, Flow]]] = {True: [], False: []}
+        for source in changed:
+            slot = self._capture_of(source.interface).slot
+            keys[self.serves(source)] += [(slot, flow) for flow in source.flows]
+        try:
+            if changed:
+                self._filters.change(keys[True], keys[False])
+        except SystemFault as error:
+            log.warning("%s: it is tried again with the next change of addresses", error.message)
+            self._network = former
+            return ()
+        if before:
+            self._guard()
+        return changed
+
+    def look_again(self) -> None:
+        """Hold ports that could not be held so far: to be called once per second."""
+        self._guards.look_again()
+
+    def leave_former(self) -> None:
+        """Let go of ports that the mcrd before this one has held, and no rule of this one needs."""
+        self._guards.leave_former()
+
+    def close(self) -> None:
+        """Let go of all ports."""
+        self._guards.close()
+
+    def _guard(self) -> None:
+        """Hold the ports of unicast inputs. What is sent to a broadcast address IP never answers by ICMP."""
+        own = {*self._network.own_addresses()}
+        self._guards.hold({self._port(each) for each in self._users if each.group in own and self.serves(each)})
+
+    def _index_of(self, source: Input) -> int:
+        return self._capture_of(source.interface).interface.index
+
+    def _port(self, source: Input) -> GuardedPort:
+        linked = source.group.version == IPV6 and source.group.is_link_local
+        return GuardedPort(source.group, source.port, self._index_of(source) if linked else 0)

@@ -4,7 +4,8 @@ import codecs
 import json
 import re
 import shlex
-from collections.abc import Iterable, Iterator
+from collections import defaultdict
+from collections.abc import Iterable, Iterator, Sequence
 from itertools import zip_longest
 from typing import Any, NamedTuple
 
@@ -25,6 +26,7 @@ from mcr.errors import (
 )
 
 _OF_A_RULE = {fault.code for fault in (InvalidParams, RuleExists, InterfaceNotFound, SystemFault, LimitReached)}
+_HINTS = 10
 _BYTE_ORDER_MARK = codecs.BOM_UTF8
 _LINE_EXAMPLE = "--input-interface eth0 --input-group 239.1.1.1 --input-port 5000 --outputs 239.2.2.2:5000:eth1"
 _TOLD = frozenset({"state", "reason"})  # what `mcrctl list` tells of outputs, and nobody can set
@@ -209,20 +211,42 @@ def is_about_rules(error: McrError) -> bool:
     return type(error) is McrError and error.code in _OF_A_RULE
 
 
+_LAST = re.compile(r" \(rules\[(\d+)\]([^()]*)\)$")  # the rule that a fault is about, and what of it
+_COUNTED = re.compile(r"\brules\[(\d+)\](\.?)")
+_SAME = re.compile(r"Rule already exists: rules\[(\d+)\] has ")
+
+
 def name_places(error: McrError, batch: Batch) -> McrError:
-    """Put places in the file where the daemon counts rules; a single rule it does not count."""
+    """Put places in the file where the daemon counts rules, in front; a single rule it does not count."""
+
+    def place(match: re.Match[str]) -> str:
+        return batch.places[int(match[1])] + (batch.separator if match[2] else "")
 
     def name(message: str) -> str:
-        named = re.sub(
-            r"\brules\[(\d+)\](\.?)",
-            lambda match: batch.places[int(match[1])] + (batch.separator if match[2] else ""),
-            message,
-        )
-        if len(batch.places) == 1 and named == message and is_about_rules(error):
-            named = f"{batch.places[0]}: {named}"
-        return named
+        if found := _LAST.search(message):
+            rest = f" ({more})" if (more := found[2].lstrip(".; ")) else ""
+            message = f"{batch.places[int(found[1])]}: {message[: found.start()]}{rest}"
+        elif found := _SAME.match(message):
+            message = f"{batch.places[int(found[1])]}: Rule already exists: it has {message[found.end() :]}"
+        elif len(batch.places) == 1 and is_about_rules(error) and not _COUNTED.search(message):
+            message = f"{batch.places[0]}: {message}"
+        return _COUNTED.sub(place, message)
 
     return error.reworded(name)
+
+
+def hints_of(faults: Sequence[McrError], batch: Batch) -> tuple[str, ...]:
+    """What to do about faults: what is for several of them once, and the rest with the place."""
+    at = re.compile(re.escape(batch.file) + r":(\d+| rules\[\d+\])(?=[:.])")
+    given: defaultdict[str, set[str]] = defaultdict(set)
+    for fault in faults:
+        place = at.match(fault.message)
+        for hint in fault.hints:
+            given[hint].add(place[0] if place else "")
+    return tuple(
+        f"{one}: {hint}" if len(places) == 1 < len(faults) and (one := min(places)) else hint
+        for hint, places in given.items()
+    )[:_HINTS]
 
 
 def sum_up(batch: Batch, error: McrError) -> McrError:
@@ -230,4 +254,5 @@ def sum_up(batch: Batch, error: McrError) -> McrError:
     if error.faults:
         number = f"At least {MAX_FAULTS}" if len(error.faults) >= MAX_FAULTS else len(error.faults)
         error.message = f"{number} faults in {batch.file}: no rule was added"
+        error.hints = hints_of(error.faults, batch)
     return error

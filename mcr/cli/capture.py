@@ -26,6 +26,7 @@ from mcr.errors import McrError, SystemFault, UsageError
 from mcr.tap.pcapng import ETHERNET, INBOUND, OUTBOUND, RAW_IP, PcapngWriter
 from mcr.tap.rule_capture import Packet, RuleCapture, interfaces_of, places_of
 from mcr.text.addresses import with_port
+from mcr.text.plurals import counted
 from mcr.text.visible import visible
 
 _SIDES = ("in", "out")
@@ -95,7 +96,7 @@ def run_capture(
                 show(packet)
                 shown[captured.places[packet.place].outgoing] += 1
         lost = sum(map(captured.lost, range(len(captured.places))))
-    terminal.show(f"{shown[False]:,} packets in, {shown[True]:,} out, {lost:,} lost by the capture", err=True)
+    terminal.show(f"{counted(shown[False], 'packet')} in, {shown[True]:,} out, {lost:,} lost by the capture", err=True)
 
 
 @contextmanager

@@ -7,7 +7,7 @@ from typing import Any
 import click
 
 from mcr.cli import completion, terminal
-from mcr.cli.batch import Batch, in_order, is_about_rules, name_places, read_batch, sum_up, value_faults
+from mcr.cli.batch import Batch, hints_of, in_order, is_about_rules, name_places, read_batch, sum_up, value_faults
 from mcr.cli.command import Command
 from mcr.cli.failure import NO_SPACE
 from mcr.cli.options import common_options
@@ -81,9 +81,8 @@ def _add_batch(session: Session, file: str, params: dict[str, Any], *, best_effo
     session.show(added, _added)
     _warn(session, added)
     if faults:
-        hints = dict.fromkeys(hint for fault in faults for hint in fault.hints)
         number = counted(len(batch.rules) + _unread(faults), "rule")
-        error = McrError(f"{len(faults):,} of {number} were not added", *[*hints][:5])
+        error = McrError(f"{len(faults):,} of {number} were not added", *hints_of(faults, batch))
         error.faults = tuple(faults)
         raise error
     return added
@@ -121,7 +120,7 @@ def _add_some(
 )
 @click.option("--remove-outputs", metavar=_OUTPUTS, multiple=True, help="Fewer outputs.")
 @click.option("--new-name", metavar="NAME", help="Another name.")
-@health_option
+@health_option("")
 @_WAIT
 @common_options
 @click.pass_obj

@@ -17,12 +17,14 @@ _EXAMPLE = "for example: --outputs 239.2.2.2:5000:eth1,239.2.2.3:5000:eth2"
 
 _F = TypeVar("_F", bound=Callable[..., Any])
 
-health_option = click.option(
-    "--health",
-    type=click.Choice([each.value for each in Health]),
-    help="Watch how the stream comes in: gaps, losses, errors. auto finds out what it is.  [default: none]",
-)
-"""For `add` and `change`."""
+
+def health_option(unless_given: str) -> Callable[[_F], _F]:
+    """For `add` and `change`, with what holds if it is not given."""
+    return click.option(
+        "--health",
+        type=click.Choice([each.value for each in Health]),
+        help=f"Watch how the stream comes in: gaps, losses, errors. auto finds out what it is.{unless_given}",
+    )
 
 
 def rule_options(command: _F) -> _F:
@@ -60,7 +62,7 @@ def rule_options(command: _F) -> _F:
         ),
         click.option("--rule-id", metavar="ID", help="Id of the rule.  [default: a hash of the input]"),
         click.option("--name", help="Name of the rule, for people."),
-        health_option,
+        health_option("  [default: none]"),
     )
     for option in reversed(options):
         command = option(command)

@@ -86,7 +86,9 @@ def _options(text: str, options: list[str]) -> dict[str, Any]:
     chosen: dict[str, Any] = {}
     for option in options:
         name, given, value = option.partition("=")
-        if name not in OPTIONS or not given or OPTIONS[name] in chosen:
+        if OPTIONS.get(name) in chosen:
+            raise UsageError(f"Invalid output {text!r}: {name!r} is given twice", "each option once")
+        if name not in OPTIONS or not given:
             raise UsageError(
                 f"Invalid output {text!r}: {option!r} is not an option of an output",
                 f"after G:P:IF, each once: {', '.join(f':{known}=…' for known in OPTIONS)}",

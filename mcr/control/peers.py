@@ -66,8 +66,9 @@ class Rights:
     def refusal(self, peer: Peer, method: str) -> NotPermitted:
         """The error for a process that may not change anything."""
         user = user_name(peer.uid)
+        own = f"root, {user_name(self.own_uid)} (the user that mcrd runs as)," if self.own_uid else "root"
         hints = [
-            f"allowed: root, {user_name(self.own_uid)} (the user that mcrd runs as), and members of {ADMIN_GROUP}",
+            f"allowed: {own} and members of {ADMIN_GROUP}",
             f"use sudo; or join that group and log in again: sudo usermod -aG {ADMIN_GROUP} {user}",
         ]
         if self.admins is None:

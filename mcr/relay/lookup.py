@@ -1,5 +1,6 @@
 """Finds the interfaces that rules name."""
 
+from collections import defaultdict
 from collections.abc import Collection, Iterable, Sequence
 
 from mcr.errors import MAX_FAULTS, InterfaceNotFound, LimitReached, McrError, together
@@ -9,6 +10,7 @@ from mcr.relay.outputs import OutputInterfaces
 from mcr.relay.placement import Placement
 
 _NAMED = 5  # rules in a hint
+_PLACES = 10  # rules that lack an interface
 
 
 def find_interfaces(
@@ -34,20 +36,31 @@ def find_interfaces(
     """
     found: dict[str, Interface] = {}
     faults: dict[str, McrError] = {}
+    wanting: defaultdict[str, list[int]] = defaultdict(list)
     for index, names in enumerate(named):
-        for name in names:
-            if name not in found and name not in faults:
+        for name in dict.fromkeys(names):
+            if name in faults:
+                wanting[name].append(index)
+            elif name not in found:
                 try:
                     if not wait:
                         _check_usable(name, inputs, outputs, placement)
                     found[name] = _find(name, wait=wait)
                 except McrError as error:
-                    faults[name] = error.at(f"rules[{index}]") if len(named) > 1 else error
+                    faults[name] = error
+                    wanting[name].append(index)
         if len(faults) > MAX_FAULTS:
             break
     if faults:
-        raise together([*faults.values()])
+        raise together([each.at(_places(wanting[name])) if len(named) > 1 else each for name, each in faults.items()])
     return found
+
+
+def _places(indexes: Sequence[int]) -> str:
+    """Of the rules that lack it."""
+    first, *others = (f"rules[{index}]" for index in indexes[:_PLACES])
+    more = f" and {len(indexes) - _PLACES:,} more" if len(indexes) > _PLACES else ""
+    return f"{first}; also {', '.join(others)}{more}" if others else first
 
 
 def _find(name: str, *, wait: bool) -> Interface:

@@ -46,7 +46,7 @@ def test_what_one_lists_another_takes(plant: Plant, make_mcr: MakeMcr) -> None:
     second.ctl("change", "--rule-id", "x", "--new-name", "other")
     differs = second.ctl("add", "--batch", "-", "--idempotent", input=listed, check=False)
     assert (differs.returncode, differs.stdout) == (1, "")
-    assert "Rule already exists: x takes 239.1.1.2:5000 on in0 (<stdin>: rules[1])" in differs.stderr
+    assert "<stdin>: rules[1]: Rule already exists: x takes 239.1.1.2:5000 on in0" in differs.stderr
     wrong = json.loads(listed)
     wrong[1]["outputs"][0]["port"] = "6000"
     refused = second.ctl("add", "--batch", "-", input=json.dumps(wrong), check=False)
@@ -78,7 +78,10 @@ def test_every_fault_is_named_at_once_and_nothing_is_added(plant: Plant, make_mc
     mcr = make_mcr(plant.relay).start()
     mcr.add("in0:239.1.1.1:5000", "239.2.2.2:6000:out0", rule_id="x")
     batches = {
-        "interface_not_found": [line(f"239.1.1.{number}", f"239.2.2.2:6000:nosuch{number}") for number in (2, 3)],
+        "interface_not_found": [
+            *(line(f"239.1.1.{number}", f"239.2.2.2:6000:nosuch{number}") for number in (2, 3)),
+            line("239.1.1.4", "239.2.2.2:6000:nosuch3"),
+        ],
         "rule_exists": [line("239.1.1.1"), line("239.1.1.3"), line("239.1.1.3")],
         "invalid_params": [line("240.0.0.1"), line("239.1.1.4", "x:6000:out0")],
     }
@@ -91,7 +94,9 @@ def test_every_fault_is_named_at_once_and_nothing_is_added(plant: Plant, make_mc
         assert (in_json.returncode, in_json.stdout) == (1, "")
         data = json.loads(in_json.stderr)["error"]["data"]
         assert (data["kind"], len(data["faults"])) == (kind, 2)
-        assert all("<stdin>:" in fault["message"] for fault in data["faults"])
+        assert all(fault["message"].startswith("<stdin>:") for fault in data["faults"])
+        if kind == "interface_not_found":
+            assert data["faults"][1]["message"] == "<stdin>:3: Interface not found: nosuch3 (also <stdin>:4)"
         assert [rule["rule_id"] for rule in rules(mcr)] == ["x"]
 
 

@@ -94,12 +94,16 @@ def test_what_a_sound_file_says(tmp_path: Path) -> None:
         (rule("outputs = []\n"), ["3: The rule for 239.1.1.1:5000 on eth0 has no outputs"]),
         (rule("outputs = 'a'\n"), ["3: outputs must be an array, not a string"]),
         (
-            rule("outputs = [\n'239.2.2.2:6000',\n5,\n'239.2.2.2:6000:eth1:mtu=9',\n'239.2.2.2:6000:eth1:ttl=x']\n"),
+            rule(
+                "outputs = [\n'239.2.2.2:6000',\n5,\n'239.2.2.2:6000:eth1:mtu=9',\n'239.2.2.2:6000:eth1:ttl=x',\n"
+                "'239.2.2.2:6000:eth1:ttl=4:ttl=5']\n"
+            ),
             [
                 "4: Invalid output '239.2.2.2:6000': interface missing in G:P:IF",
                 "5: an output must be a table or a string, not a whole number",
                 "6: Invalid output '239.2.2.2:6000:eth1:mtu=9': 'mtu=9' is not an option of an output",
                 "7: Invalid ttl: 'x'",
+                "8: Invalid output '239.2.2.2:6000:eth1:ttl=4:ttl=5': 'ttl' is given twice",
             ],
         ),
         (

@@ -302,7 +302,7 @@ def test_a_fault_that_the_daemon_finds_names_file_and_line(
     assert run("add", "--batch", file) == (
         1,
         "",
-        [f"Error: Invalid input group: 'x' is not an IP address ({file}:4, input.group)", "hint: a hint"],
+        [f"Error: {file}:4: Invalid input group: 'x' is not an IP address (input.group)", "hint: a hint"],
     )
 
 

@@ -31,4 +31,5 @@ def test_a_refusal_names_the_user_what_was_asked_and_the_remedy() -> None:
     assert error.message == "4000000 may read from this relay but not change it: add was refused"
     assert "sudo usermod -aG mcr-admin 4000000" in error.hints[1]
     assert len(RIGHTS.refusal(Peer(1, 1, frozenset()), "add").hints) == 2
+    assert Rights(0, 991).refusal(Peer(1, 1, frozenset()), "add").hints[0] == "allowed: root and members of mcr-admin"
     assert "groupadd" in Rights(0, None).refusal(Peer(1, 1, frozenset()), "add").hints[2]

@@ -180,7 +180,7 @@ def test_every_fault_of_a_batch_is_told(run: Run, daemon: Daemon, batch: Write) 
     file = batch(f"{line(1)}\n{line(2)} extra\n{line(70_000)}")
     assert run("add", "--batch", file)[2][:3] == [
         f"{file}:2: Got unexpected extra argument (extra)",
-        f"Invalid input port: 70000 is not a port ({file}:3, input)",
+        f"{file}:3: Invalid input port: 70000 is not a port (input)",
         f"Error: 2 faults in {file}: no rule was added",
     ]
     file = batch("\n".join(text[:3]))
@@ -190,9 +190,9 @@ def test_every_fault_of_a_batch_is_told(run: Run, daemon: Daemon, batch: Write) 
             f"{file}:2: No such option '--nam'",
             f"{file}:3: No closing quotation",
             f"Error: 2 faults in {file}: no rule was added",
-            "hint: did you mean --name?",
-            "hint: see: mcrctl add --help",
-            "hint: a rule is one line: no quotation and no \\ goes on to the next",
+            f"hint: {file}:2: did you mean --name?",
+            f"hint: {file}:2: see: mcrctl add --help",
+            f"hint: {file}:3: a rule is one line: no quotation and no \\ goes on to the next",
         ],
     )
     err = run("add", "--batch", batch("\n".join(text)))[2]
@@ -201,17 +201,23 @@ def test_every_fault_of_a_batch_is_told(run: Run, daemon: Daemon, batch: Write) 
 
 
 def test_every_fault_of_a_batch_that_the_daemon_finds_is_told(run: Run, daemon: Daemon, batch: Write) -> None:
-    faults = [RuleExists("Rule already exists (rules[0])", "a hint"), RuleExists("Rule already exists (rules[2])")]
+    faults = [
+        RuleExists("Rule already exists (rules[0])", "a hint", "for all"),
+        RuleExists("Rule already exists: rules[2] has the same name as rules[0], x", "for all"),
+        InterfaceNotFound("Interface not found: x (rules[1]; also rules[0], rules[2] and 7 more)"),
+    ]
     daemon.failure = McrError("Rule already exists (rules[0]); Rule already exists (rules[2])", "a hint")
     daemon.failure.code, daemon.failure.faults = RuleExists.code, faults
     file = batch("\n".join(map(line, (1, 2, 3))))
     assert run("add", "--batch", file)[::2] == (
         1,
         [
-            f"Rule already exists ({file}:1)",
-            f"Rule already exists ({file}:3)",
-            f"Error: 2 faults in {file}: no rule was added",
-            "hint: a hint",
+            f"{file}:1: Rule already exists",
+            f"{file}:3: Rule already exists: it has the same name as {file}:1, x",
+            f"{file}:2: Interface not found: x (also {file}:1, {file}:3 and 7 more)",
+            f"Error: 3 faults in {file}: no rule was added",
+            f"hint: {file}:1: a hint",
+            "hint: for all",
         ],
     )
 

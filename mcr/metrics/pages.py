@@ -32,7 +32,7 @@ PATIENCE: Final = 2.0
 _TEXT = "text/plain; charset=utf-8"
 _HTML = "text/html; charset=utf-8"
 _EVENTS = "text/event-stream"
-_UNCACHED = (("Cache-Control", "no-store"),)
+_UNHELD = (("Cache-Control", "no-store"), ("X-Accel-Buffering", "no"))  # nginx waits for 4 KiB, unless told otherwise
 _MOST_NAMED = 20  # rules that are not active, by name
 _MOST_PARAMETERS = 4
 
@@ -132,7 +132,7 @@ class Pages:
                 document = page(socket.gethostname(), await self._content())
                 return Answer(HTTPStatus.OK, [document], _HTML, [("Content-Security-Policy", POLICY)])
             case "/live", []:
-                return Answer(HTTPStatus.OK, [await self._event()], _EVENTS, _UNCACHED, self._event)
+                return Answer(HTTPStatus.OK, [await self._event()], _EVENTS, _UNHELD, self._event)
             case "/metrics", []:
                 body = await self._totals(chosen)
             case "/metrics/rules", []:

@@ -157,6 +157,7 @@ class Looker:
                     self.client.http.receive_data(received)
                 case h11.Response(headers=headers):
                     assert (b"content-type", b"text/event-stream") in headers
+                    assert (b"x-accel-buffering", b"no") in headers, "a proxy in front passes each event on at once"
                 case h11.Data(data=data):
                     self._data += data
                 case other:

@@ -147,7 +147,8 @@ def test_crashed_worker_is_told(plant: Plant, make_mcr: MakeMcr) -> None:
 
 
 def test_full_ring_is_told_with_a_larger_one(plant: Plant, make_mcr: MakeMcr) -> None:
-    mcr = make_mcr(plant.relay, prefix=["env", "MCR_BUFFER_POOL_SMALL=64"]).start()
+    """It is smaller than a batch was asked to be, and no slot of it is read twice: the counters say so."""
+    mcr = make_mcr(plant.relay, prefix=["env", "MCR_BUFFER_POOL_SMALL=64", "MCR_NUM_RECV_BUFFERS=256"]).start()
     mcr.add("in0:239.1.1.1:5000", "239.2.2.2:6000:out0")
     (pid,) = mcr.worker_pids()
     os.kill(pid, signal.SIGSTOP)

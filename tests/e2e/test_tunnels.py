@@ -173,6 +173,23 @@ def test_trains_and_super_frames_are_cut_at_a_tunnel(tunnels: Tunnels, make_mcr:
     assert mcr.check_counters(arrived=64)["ingress"]["matched"] == 64
 
 
+def test_headers_are_found_in_page_fragments(tunnels: Tunnels, make_mcr: MakeMcr) -> None:
+    """Where there is no link layer's header before them; also by the program at the ingress."""
+    mcr = make_mcr(tunnels.plant.relay).start()
+    mcr.add("tun0:239.1.1.1:5000", "239.2.2.2:6000:tun1")
+    mcr.call("add", {"rules": [{"input": six("tun0"), "outputs": [to("239.2.2.3", 6001)]}]})
+    wait_until(lambda: "checked" not in mcr.call("list")[0]["path_reason"], "a program runs at the ingress")
+    sent = [bytes([number]) * 6000 for number in range(20)]
+    for each in sent:
+        tunnels.first.write_scattered(bytes(ipv4(each)))
+        tunnels.first.write_scattered(bytes(ipv6(each)))
+    tunnels.first.write_scattered(bytes(ipv4(bytes(6000), port=5001)))
+    got = leaving(tunnels.second, {6000, 6001}, sent[-1])
+    assert payloads(got[6000]) == payloads(got[6001]) == sent
+    ingress = mcr.check_counters(arrived=41)["ingress"]
+    assert (ingress["matched"], ingress["no_match"]) == (40, 1)
+
+
 def test_what_is_said_of_a_tunnel_is_true(tunnels: Tunnels, make_mcr: MakeMcr, tmp_path: Path) -> None:
     """It needs no route to hosts, no ARP, no querier; it is joined on; and what is captured begins with IP."""
     mcr = make_mcr(tunnels.plant.relay).start()

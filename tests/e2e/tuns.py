@@ -35,6 +35,10 @@ class Tun:
         header = VIRTIO_NET_HDR.pack(NEEDS_CHECKSUM, GSO_UDP_L4, IP_AND_UDP, segment, UDP_AT, CHECKSUM_IN_UDP)
         os.write(self.fd, header + packet)
 
+    def write_scattered(self, packet: bytes) -> None:
+        """A packet of more than a page, of which all but the first byte lies in page fragments."""
+        os.write(self.fd, VIRTIO_NET_HDR.pack(0, 0, 1, 0, 0, 0) + packet)
+
     def read(self, seconds: float = 5.0) -> Iterator[bytes]:
         """What leaves, packet by packet, for as long as somebody asks; it has to come within so many seconds."""
         until = time.monotonic() + seconds

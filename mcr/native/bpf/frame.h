@@ -65,16 +65,18 @@ enum verdict {
 	PART,    /* a fragment: its flow can be told, but for the port */
 };
 
+PARAMETER(bare); /* whether packets begin with their IP header: those of tunnels */
+
 /*
  * Copy bytes of the packet, counted from its IP header. 0, or negative if they aren't there. The first helper doesn't see
  * what lies in the packet's page fragments, as may a long one's headers; the other one does, and counts from the link
- * layer's header: Ethernet's.
+ * layer's header: Ethernet's, if there is one.
  */
 INLINE long fetch(struct __sk_buff *skb, uint32_t offset, void *to, uint32_t size)
 {
 	if (!bpf_skb_load_bytes_relative(skb, offset, to, size, BPF_HDR_START_NET))
 		return 0;
-	return bpf_skb_load_bytes(skb, ETH_HLEN + offset, to, size);
+	return bpf_skb_load_bytes(skb, (VALUE(bare) ? 0 : ETH_HLEN) + offset, to, size);
 }
 
 /* The kernel has taken the outermost tag out. One of VLAN 0 bears but a priority (IEEE 802.1Q, 6.9), and is none. */

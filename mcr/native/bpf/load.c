@@ -244,6 +244,7 @@ int mcr_bpf_load_filter(int wanted, int rejected, const struct mcr_bpf_path *pat
 	values[MCR_BPF_PARAMETER_CLIP] = filter->clip;
 	values[MCR_BPF_PARAMETER_EVERYTHING] = filter->everything;
 	values[MCR_BPF_PARAMETER_SOURCED] = filter->sourced;
+	values[MCR_BPF_PARAMETER_BARE] = filter->bare;
 	values[MCR_BPF_PARAMETER_HEALTH] = !!filter->tap;
 	if (filter->tap) {
 		values[MCR_BPF_MAP_WATCHED] = (uint32_t)filter->tap->watched;
@@ -254,7 +255,7 @@ int mcr_bpf_load_filter(int wanted, int rejected, const struct mcr_bpf_path *pat
 	return load(&program, values);
 }
 
-int mcr_bpf_load_ingress(int wanted, int rejected, const struct mcr_bpf_path *path, uint32_t capture)
+int mcr_bpf_load_ingress(int wanted, int rejected, const struct mcr_bpf_path *path, uint32_t capture, bool bare)
 {
 	static const struct program program = PROGRAM(ingress, BPF_PROG_TYPE_SCHED_CLS);
 	int ticks = mcr_bpf_open_map(BPF_MAP_TYPE_PERCPU_ARRAY, sizeof(uint32_t), sizeof(uint64_t), 1, 0);
@@ -266,6 +267,7 @@ int mcr_bpf_load_ingress(int wanted, int rejected, const struct mcr_bpf_path *pa
 	fill_in(values, wanted, rejected, path);
 	values[MCR_BPF_MAP_TICKS] = (uint32_t)ticks;
 	values[MCR_BPF_PARAMETER_CAPTURE] = capture;
+	values[MCR_BPF_PARAMETER_BARE] = bare;
 	ret = load(&program, values);
 	close(ticks); /* the program keeps it */
 	return ret;

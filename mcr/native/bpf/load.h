@@ -46,6 +46,7 @@ struct mcr_bpf_filter {
 	bool clip;
 	bool everything;
 	bool sourced;
+	bool bare;                     /* there is no link layer */
 	const struct mcr_bpf_tap *tap; /* NULL: no stream is watched */
 };
 
@@ -79,14 +80,15 @@ int mcr_bpf_tap_drop(const struct mcr_bpf_tap *tap, const struct mcr_flow *flow)
 int mcr_bpf_load_filter(int wanted, int rejected, const struct mcr_bpf_path *path, const struct mcr_bpf_filter *filter);
 
 /*
- * A program for an interface's ingress: with a kernel path for all of them, without one for that of a capture. With a
+ * A program for an interface's ingress: with a kernel path for all of them that have a link layer, without one for that of
+ * a capture. With a
  * kernel path, it forwards what the filter has left to it. And it suppresses
  * local delivery: marks what a rule wants, once it has been captured, as meant for another host, unless a UDP socket of
  * this machine could take it, too. IP drops that at once, and does no route look-up for a packet that nobody is there for.
  * Whoever takes packets below IP still gets it; where nobody does, what has been forwarded is dropped right there. The first packet of each tick of the kernel's clock is left alone, on each
  * processor (bpf_jiffies64, from Linux 5.6 on).
  */
-int mcr_bpf_load_ingress(int wanted, int rejected, const struct mcr_bpf_path *path, uint32_t capture);
+int mcr_bpf_load_ingress(int wanted, int rejected, const struct mcr_bpf_path *path, uint32_t capture, bool bare);
 
 /* Run it there, until all descriptors of the link are closed, or mcr_bpf_unlink. From kernel 6.6 on (tcx). */
 int mcr_bpf_link_ingress(int program, uint32_t interface);

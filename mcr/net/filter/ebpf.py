@@ -17,7 +17,7 @@ from mcr.net.filter.cbpf import accept_udp, attach_filter, attach_program
 from mcr.net.filter.path import REFUSED, SHOWN, KernelPath
 from mcr.net.filter.suppress import Suppressor
 from mcr.net.filter.tap import StreamTap
-from mcr.net.interfaces import Interface
+from mcr.net.interfaces import Interface, link_header
 from mcr.process.descriptor_store import DescriptorStore
 from mcr.shm.flows import make_flow
 
@@ -56,6 +56,7 @@ class EbpfFilters:
         self._rejected = -1
         self._sockets: dict[int, Sequence[socket.socket]] = {}
         self._clipped: set[int] = set()
+        self._bare: set[int] = set()  # captures of tunnels
         self._everything = False
         # What the map has, by capture, and the flows that it has it for.
         self._admitted: defaultdict[tuple[int, Flow], set[Flow]] = defaultdict(set)
@@ -126,6 +127,7 @@ class EbpfFilters:
         """Attach a program."""
         if clip:
             self._clipped.add(capture)
+        self._note_header(capture, sockets)
         try:
             with ExitStack() as undo:
                 count = self._count(capture)
@@ -138,10 +140,17 @@ class EbpfFilters:
         self._suppress(capture, interface, sockets)
         return count
 
+    def _note_header(self, capture: int, sockets: Sequence[socket.socket]) -> None:
+        """Whether the kernel hands packets over without a link layer's header."""
+        self._bare.discard(capture)
+        if sockets and not link_header(sockets[0]):
+            self._bare.add(capture)
+
     def _suppress(self, capture: int, interface: Interface, sockets: Sequence[socket.socket]) -> None:
         if self.suppressor:
             kind = sockets[0].getsockname()[_HATYPE]
-            self.suppressor.add(capture, interface.index, is_ethernet=kind == uapi.ARPHRD_ETHER)
+            is_ethernet, is_bare = kind == uapi.ARPHRD_ETHER, capture in self._bare
+            self.suppressor.add(capture, interface.index, is_ethernet=is_ethernet, is_bare=is_bare)
 
     def _open_rejected(self) -> int:
         """The map of the mcrd before this one: its programs count in it until others are attached."""
@@ -158,6 +167,7 @@ class EbpfFilters:
         """Attach nothing yet."""
         if clip:
             self._clipped.add(capture)
+        self._note_header(capture, sockets)
         self._adopted[capture] = sockets
         self._suppress(capture, interface, sockets)
         return self._count(capture)
@@ -261,9 +271,9 @@ class EbpfFilters:
 
     def _load(self, capture: int, worker: int) -> int:
         clip = capture in self._clipped
-        sourced = bool(self._sourced[capture])
+        sourced, bare = bool(self._sourced[capture]), capture in self._bare
         tap = self._tap.maps(capture) if self._tap else ffi.NULL
-        filtered = ffi.new("struct mcr_bpf_filter *", (capture, worker, clip, self._everything, sourced, tap))
+        filtered = ffi.new("struct mcr_bpf_filter *", (capture, worker, clip, self._everything, sourced, bare, tap))
         maps = self._path.maps if self._path else ffi.NULL
         return check_result(lib.mcr_bpf_load_filter(self._wanted, self._rejected, maps, filtered))
 

@@ -50,6 +50,7 @@ class Suppressor:
         self._wanted, self._rejected, self._path, self._store = wanted, rejected, path, store
         self._interfaces: dict[int, int] = {}
         self._ethernet: set[int] = set()  # captures of interfaces that frames come in by as by Ethernet
+        self._bare: set[int] = set()  # captures of those that packets come in by without a link layer's header
         self._links: dict[int, int] = {}
         self._serial = max((_numbers(each)[1] for each in store.inherited(LINKS)), default=0)
         self._left: dict[int, str] = {}  # what the store calls links, by capture
@@ -69,11 +70,13 @@ class Suppressor:
         self._stale = False
         self._useless = False
 
-    def add(self, capture: int, interface: int, *, is_ethernet: bool = False) -> None:
+    def add(self, capture: int, interface: int, *, is_ethernet: bool = False, is_bare: bool = False) -> None:
         """Suppress on an interface, by index, once it is known to have no local receivers."""
         self._interfaces[capture] = interface
         if is_ethernet:
             self._ethernet.add(capture)
+        if is_bare:
+            self._bare.add(capture)
         self._stale = True
 
     def forget(self, capture: int) -> None:
@@ -81,6 +84,7 @@ class Suppressor:
         self._unlink(capture)
         self._interfaces.pop(capture, None)
         self._ethernet.discard(capture)
+        self._bare.discard(capture)
         self._told.discard(capture)
         if self._path:
             self._path.forget(capture)
@@ -214,7 +218,7 @@ class Suppressor:
         self._store.put(self._left[capture], self._links[capture])
 
     def _link_program(self, capture: int, index: int) -> int:
-        if self._path:  # one program for all
+        if self._path and capture not in self._bare:  # one program for all
             return check_result(lib.mcr_bpf_link_ingress(self._program, index))
         program = self._load(capture)
         try:
@@ -224,7 +228,9 @@ class Suppressor:
 
     def _load(self, capture: int) -> int:
         maps = self._path.maps if self._path else ffi.NULL
-        return check_result(lib.mcr_bpf_load_ingress(self._wanted, self._rejected, maps, capture))
+        return check_result(
+            lib.mcr_bpf_load_ingress(self._wanted, self._rejected, maps, capture, capture in self._bare)
+        )
 
     def _tell(self, capture: int, what: str) -> None:
         if capture not in self._told:

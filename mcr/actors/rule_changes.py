@@ -328,7 +328,9 @@ class RuleSet:
     def _answer(self, command: AtRunTime, draft: Draft, step: _Step) -> None:
         self._precedence.forget(draft.aside)
         log_draft(draft, command.by)
-        command.reply.resolve(step.told(draft))
+        told = step.told(draft)
+        advice = self._catalog.destinations.shared(each.rule for each in told.entries)
+        command.reply.resolve(attrs.evolve(told, advice=advice))
 
     async def use(self, command: Use) -> None:
         """Go by what the files say now: all of it, or nothing is changed.

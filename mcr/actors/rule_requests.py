@@ -21,7 +21,8 @@ class Applied:
 
     Attributes:
         there: ids of those that were there already.
-        remarks: what is to be said of some, by their ids.
+        remarks: what is to be said of some that are removed, by their ids.
+        advice: what is to be said of some that are there, by their ids.
     """
 
     entries: tuple[Entry, ...]
@@ -29,6 +30,7 @@ class Applied:
     standing: Standing
     there: frozenset[str] = frozenset()
     remarks: Mapping[str, str] = attrs.field(factory=dict)
+    advice: Mapping[str, tuple[str, ...]] = attrs.field(factory=dict)
 
 
 @attrs.frozen

@@ -3,6 +3,7 @@
 import json
 import time
 from contextlib import suppress
+from functools import partial
 from typing import Any
 
 import click
@@ -28,20 +29,23 @@ def events(session: Session, *, follow: bool) -> None:
 
     When those of rules went silent and came back, and when packets of streams whose health is watched were missing.
 
-    mcrd remembers the newest 1,000 events. With --json and --follow each is a line. If mcrd ends meanwhile, the next
-    one is waited for.
+    mcrd remembers the newest 1,000 events since it was started. With --json and --follow each is a line. If mcrd ends
+    meanwhile, the next one is waited for.
     """
     if not follow:
-        session.show(session.call("events")["events"], events_view)
+        found = session.call("events")["events"]
+        since = "" if found or session.json else session.call("version").get("started", "")
+        session.show(found, partial(events_view, since=since))
         return
     with suppress(KeyboardInterrupt):
         _follow(session)
 
 
-def events_view(found: list[Any], width: int | None) -> str:
-    """Events, one line each."""
+def events_view(found: list[Any], width: int | None, *, since: str = "") -> str:
+    """Events, one line each. `since`: when mcrd was started, which remembers none from before."""
+    nothing = f"Nothing has happened since mcrd was started at {since}" if since else "Nothing has happened"
     rows = [[each["time"], *_words(each)] for each in found]
-    return table(["=TIME", "=EVENT", "RULE", "WHAT"], rows, width) or "Nothing has happened"
+    return table(["=TIME", "=EVENT", "RULE", "WHAT"], rows, width) or nothing
 
 
 def _words(event: dict[str, Any]) -> list[str]:

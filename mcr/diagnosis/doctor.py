@@ -20,8 +20,10 @@ from mcr.diagnosis import (
     output_findings,
     parse_errors,
 )
+from mcr.diagnosis.incoming import judge_input_address
 from mcr.diagnosis.present import new_names
 from mcr.diagnosis.saving_findings import judge_saving, judge_set_aside, judge_unusable, judge_yielding
+from mcr.diagnosis.shared_outputs import judge_shared_outputs
 from mcr.model.finding import Finding, Verdict
 from mcr.model.flow import IPV4, Address
 from mcr.model.log import LogLevels
@@ -125,12 +127,15 @@ def examine(settings: Settings, relay: Relay) -> tuple[Finding, ...]:
         *_judge_flows(relay, links or {}, blind),
         *health_findings.judge_streams(stats),
         *machine_findings.judge_firewall(firewall, output_findings.refused_outputs(stats)),
-        *link_findings.judge_rules(relay.rules),
+        *judge_shared_outputs(relay.rules),
     ]
+    missing = link_findings.missing_interfaces(inputs | outputs, links, used) if links is not None else frozenset()
+    found += link_findings.judge_rules(relay.rules, missing)
     if links is not None:
         found += link_findings.judge_presence(inputs | outputs, links, used, new_names(relay.standing.all()))
         found += [finding for link in dict.fromkeys(links.values()) for finding in link_findings.judge_drops(link)]
         found += _judge_inputs([links[name] for name in sorted(inputs & links.keys())], merging, machine)
+        found += _judge_input_addresses(relay, links)
         raw = _raw_links(links, outputs, blocker, blind)
         found += _judge_neighbours(relay, links, blind)
         found += _judge_outputs({name: links[name] for name in sorted(outputs & links.keys())}, stats, blind, raw)
@@ -258,6 +263,15 @@ def _judge_inputs(links: list[Link], merging: _Merging, machine: Machine) -> Ite
         yield link_findings.judge_merging(link.name, merging[link.name])
         yield link_findings.judge_reverse_path(link, machine.unroutable)
         yield from link_findings.judge_igmp_version(link)
+
+
+def _judge_input_addresses(relay: Relay, links: Mapping[str, Link]) -> Iterator[Finding]:
+    """What joins of IPv4 lack; the state of a rule that takes IPv6 says so itself."""
+    for name in sorted({each.input.interface for each in relay.rules if each.input.group.version == IPV4}):
+        if name in links and not links[name].loopback:
+            finding = judge_input_address(links[name].name, links[name])
+            if finding.verdict is not Verdict.OK:
+                yield finding
 
 
 def _judge_outputs(

@@ -100,7 +100,7 @@ def judge_entrance(source: Input, entrance: Entrance, reason: str = "", *, waits
         return
     is_ipv6 = source.group.version == IPV6
     if not link.loopback:
-        yield _judge_input_address6(name, link) if is_ipv6 else _judge_input_address(name, link)
+        yield _judge_input_address6(name, link) if is_ipv6 else judge_input_address(name, link)
     protocol = "MLD" if is_ipv6 else "IGMP"
     see = f"/proc/net/{'igmp6' if is_ipv6 else 'igmp'}, interface {link.index}"
     if (link.index, source.group) in entrance.joined:
@@ -168,7 +168,8 @@ def judge_link(side: str, name: str, link: Link) -> Iterator[Finding]:
         yield Finding(f"{side}_up", Verdict.OK, f"{name} is up and has carrier", see)
 
 
-def _judge_input_address(name: str, link: Link) -> Finding:
+def judge_input_address(name: str, link: Link) -> Finding:
+    """Has an interface an address for its IGMP reports?"""
     see = f"ip -4 address show dev {name}"
     if link.address is not None:
         return Finding("input_address", Verdict.OK, f"{name} has an IPv4 address", f"{see}: {link.address}")

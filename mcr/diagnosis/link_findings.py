@@ -1,7 +1,7 @@
 """Judges the interfaces of the rules. Pure: from observations to findings."""
 
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from itertools import islice
 
 from mcr.model.finding import Finding, Verdict
@@ -9,7 +9,7 @@ from mcr.model.flow import IPV4
 from mcr.model.full_table import MAKE_ROOM, TABLE_IS_FULL
 from mcr.model.rule import RuleState, RuleView
 from mcr.net.links import Link
-from mcr.rules.conditions import Attachment
+from mcr.rules.conditions import UNUSABLE, Attachment
 
 _CAUSES = 5
 """Of one kind that are named."""
@@ -45,6 +45,13 @@ def judge_presence(
     return (Finding("interfaces", Verdict.OK, f"Up: {', '.join(called)}", "ip link show"),)
 
 
+def missing_interfaces(
+    names: frozenset[str], links: Mapping[str, Link], used: Mapping[str, Attachment]
+) -> frozenset[str]:
+    """Those of which `judge_presence` has something to say."""
+    return frozenset(name for name in names if _judge_presence(name, links.get(name), used.get(name), ""))
+
+
 def _called(name: str, link: Link) -> str:
     return name if link.name == name else f"{name} (is called {link.name} now)"
 
@@ -77,27 +84,47 @@ def _judge_presence(name: str, link: Link | None, used: Attachment | None, new_n
     return Finding("interfaces", verdict, what, see, remedy)
 
 
-def judge_rules(rules: Iterable[RuleView]) -> tuple[Finding, ...]:
-    """Whether outputs wait for hosts that don't answer, and what is odd about rules; each cause once."""
+def judge_rules(rules: Iterable[RuleView], missing: Collection[str] = ()) -> tuple[Finding, ...]:
+    """What keeps rules from being active, and what is odd about them; each cause once.
+
+    Args:
+        rules: all of them. Those that can't be used at all have a finding of their own.
+        missing: interfaces of which another finding tells what they lack.
+    """
     silent: defaultdict[str, list[str]] = defaultdict(list)
     roomless: defaultdict[str, list[str]] = defaultdict(list)
     odd: defaultdict[str, list[str]] = defaultdict(list)
+    waits: defaultdict[str, list[str]] = defaultdict(list)
+    pending: defaultdict[str, list[str]] = defaultdict(list)
     for rule in rules:
         for output in rule.outputs:
             if "does not answer" in output.reason:
                 silent[output.reason].append(rule.rule_id)
             elif TABLE_IS_FULL in output.reason:
                 roomless[output.reason].append(rule.rule_id)
-        if rule.state is RuleState.DEGRADED and all(each.state is RuleState.ACTIVE for each in rule.outputs):
+            elif output.state is RuleState.WAITING and output.interface not in missing and not _is_unusable(rule):
+                waits[output.reason].append(rule.rule_id)
+        of_outputs = any(each.reason and each.reason in rule.reason for each in rule.outputs)
+        if rule.state is RuleState.PENDING:
+            pending[f"Rules are not in force yet: {rule.reason}"].append(rule.rule_id)
+        elif rule.state is RuleState.DEGRADED and not of_outputs:
             odd[rule.reason].append(rule.rule_id)  # so it is its input
+        elif rule.state is RuleState.WAITING and rule.input.interface not in missing and not _is_unusable(rule):
+            waits[rule.reason].append(rule.rule_id)
         for warning in rule.warnings:
             odd[warning].append(rule.rule_id)
     arp = "is it up, on this network, and its address right? ip neigh show"
     return (
         *_by_cause("neighbour", Verdict.FAULT, silent, arp),
         *_by_cause("neighbour", Verdict.FAULT, roomless, MAKE_ROOM),
+        *_by_cause("rule_waits", Verdict.FAULT, waits, "it goes on by itself when that is over: mcrctl why RULE"),
+        *_by_cause("rule_pending", Verdict.ADVICE, pending, "what delays the workers? mcrctl list-workers"),
         *_by_cause("rule_warnings", Verdict.ADVICE, odd, "change it unless it is meant: mcrctl list"),
     )
+
+
+def _is_unusable(rule: RuleView) -> bool:
+    return rule.reason.startswith(UNUSABLE)
 
 
 def _by_cause(check: str, verdict: Verdict, causes: Mapping[str, list[str]], remedy: str) -> Iterator[Finding]:

@@ -17,6 +17,7 @@ from mcr.model.flow import Address, Claim
 from mcr.model.limits import MAX_OUTPUTS, MAX_RULES
 from mcr.model.rule import NO_RULES, Rule, RuleChange
 from mcr.model.selection import Selection
+from mcr.rules.destinations import Destinations
 from mcr.rules.loopback import refuse_loops
 
 _PATTERN = frozenset("*?[")  # what makes a name one
@@ -49,6 +50,7 @@ class Catalog:
 
     Attributes:
         generation: the newest.
+        destinations: where its rules send to.
     """
 
     def __init__(self) -> None:
@@ -56,7 +58,7 @@ class Catalog:
         self._by_id: dict[str, Entry] = {}
         self._by_claim: dict[Claim, str] = {}
         self._by_name: dict[str, str] = {}
-        self._outputs = 0
+        self.destinations = Destinations()
 
     def __len__(self) -> int:
         return len(self._by_id)
@@ -251,7 +253,7 @@ class Catalog:
                 f"No room for rules with {flows} sources",
                 f"a relay holds at most {MAX_RULES} rules; one with several sources counts for each",
             )
-        outputs = self._outputs + _outputs(added) - _outputs(gone)
+        outputs = self.destinations.outputs + _outputs(added) - _outputs(gone)
         if outputs > MAX_OUTPUTS:
             raise LimitReached(f"No room for {outputs} outputs", f"a relay holds at most {MAX_OUTPUTS} outputs")
 
@@ -270,12 +272,11 @@ class Catalog:
     def _put(self, rule: Rule) -> Entry:
         hosts = tuple((each.group, each.interface) for each in rule.outputs if not each.group.is_multicast)
         sources = tuple(each.own_source for each in rule.outputs if each.own_source)
-        entry = Entry(rule, self.generation, hosts, sources=sources)
-        self._by_id[rule.rule_id] = entry
+        entry = self._by_id[rule.rule_id] = Entry(rule, self.generation, hosts, sources=sources)
         self._by_claim |= dict.fromkeys(rule.input.claims, rule.rule_id)
         if rule.name is not None:
             self._by_name[rule.name] = rule.rule_id
-        self._outputs += len(rule.outputs)
+        self.destinations.add(rule)
         return entry
 
     def _replace(self, rule: Rule) -> Entry:
@@ -283,7 +284,7 @@ class Catalog:
         before = self._by_id[rule.rule_id].rule
         if before.name is not None and self._by_name.get(before.name) == rule.rule_id:
             del self._by_name[before.name]
-        self._outputs -= len(before.outputs)
+        self.destinations.drop(before)
         return self._put(rule)
 
     def _drop(self, rule: Rule) -> Entry:
@@ -292,7 +293,7 @@ class Catalog:
             del self._by_claim[claim]
         if rule.name is not None:
             del self._by_name[rule.name]
-        self._outputs -= len(rule.outputs)
+        self.destinations.drop(rule)
         return entry
 
 

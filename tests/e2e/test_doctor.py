@@ -9,6 +9,7 @@ from typing import Any
 
 from firewalls import close_firewall
 from lab import end
+from mcr.config.output_text import parse_output
 from mcr_process import BIN, Mcr, Sender, wait_until
 from topology import MakeMcr, Plant
 
@@ -107,13 +108,26 @@ def test_interface_that_was_deleted_is_a_fault_until_it_is_made_again(plant: Pla
 def test_settings_of_interfaces_that_hinder_are_named(plant: Plant, make_mcr: MakeMcr) -> None:
     mcr = make_mcr(plant.relay).start()
     mcr.add("in0:239.1.1.1:5000", "239.2.2.1:6001:out0")
+    second = {"interface": "in0", "group": "239.1.1.2", "port": 5000}
+    outputs = [parse_output("239.2.2.1:6001:out0"), parse_output("239.2.2.2:6001:out1:source=198.18.9.9")]
+    (added,) = mcr.call("add", {"rules": [{"input": second, "outputs": outputs}]})
+    assert "239.2.2.1:6001:out0 is an output of rule" in added["warnings"][0]
     for name, value in (("all.rp_filter", "1"), ("in0.force_igmp_version", "2")):
         plant.relay.sysctl(f"net.ipv4.conf.{name}", value)
     plant.relay.ip("address flush dev in0")
     plant.relay.ip("address flush dev out0")
     plant.receiver.ip("link set dev rx0 down")
     findings = examine(mcr, status=2)
-    assert bad(findings) - OF_THE_TEST_MACHINE == {"reverse_path", "igmp_version", "source_address", "interfaces"}
+    assert bad(findings) - OF_THE_TEST_MACHINE == {
+        "reverse_path",
+        "igmp_version",
+        "input_address",
+        "source_address",
+        "interfaces",
+        "rule_waits",
+        "shared_output",
+    }
+    assert findings["rule_waits"]["what"] == "its source 198.18.9.9 is not an address of this machine"
     assert findings["interfaces"]["what"] == "Interface out0 has no carrier, and rules name it"
 
 

@@ -229,6 +229,22 @@ def test_rule_that_is_not_there_is_not_found(rule_id: str | None, name: str | No
     assert (caught.value.message, caught.value.hints[0]) == (message, hint)
 
 
+def test_rules_that_send_to_the_same_place_are_told_while_they_do() -> None:
+    catalog, one, two = Catalog(), rule(1), rule(2)
+    elsewhere = attrs.evolve(rule(3), outputs=(attrs.evolve(one.outputs[0], vlan=7),))
+    assert one.outputs == two.outputs
+    catalog.note(catalog.plan_addition([one, two, elsewhere]))
+    told = catalog.destinations.shared([one, elsewhere])
+    assert list(told) == ["r1"]
+    assert "is an output of rule r2, too" in told["r1"][0]
+    away = attrs.evolve(two, outputs=(attrs.evolve(two.outputs[0], port=7777),))
+    for changed, shared in ((away, []), (two, ["r1", "r2"])):
+        catalog.note(catalog.plan_change([changed]))
+        assert list(catalog.destinations.shared([one, changed])) == shared
+    catalog.note(catalog.plan_removal([two]))
+    assert catalog.destinations.shared([one]) == {}
+
+
 def test_more_rules_than_a_relay_holds_are_refused() -> None:
     catalog = holding(rule(0))
     several = [rule(number) for number in range(1, MAX_RULES + 1)]

@@ -32,7 +32,9 @@ def test_events_are_lines(run: Run, daemon: Daemon) -> None:
     ]
     assert json.loads(run("events", "--json")[1]) == [SILENT, BACK, BROKEN, WHOLE]
     daemon.results["events"] = {"events": []}
-    assert run("events")[1] == "Nothing has happened\n"
+    daemon.results["version"] = {"started": "2026-01-01T12:00:00Z"}
+    assert run("events")[1] == "Nothing has happened since mcrd was started at 2026-01-01T12:00:00Z\n"
+    assert json.loads(run("events", "--json")[1]) == []
 
 
 def test_each_event_is_followed_once_also_over_a_restart(

@@ -20,6 +20,7 @@ from mcr.config.settings import Settings
 from mcr.diagnosis import link_findings, machine_findings
 from mcr.diagnosis.doctor import Relay, examine
 from mcr.diagnosis.present import new_names
+from mcr.diagnosis.shared_outputs import judge_shared_outputs
 from mcr.model.finding import Verdict
 from mcr.model.flow import Input
 from mcr.model.full_table import MAKE_ROOM, describe_full
@@ -34,7 +35,7 @@ from mcr.model.stats import (
 )
 from mcr.net.interfaces import wait_for_interface
 from mcr.net.links import Link
-from mcr.rules.conditions import Attachment, Standing
+from mcr.rules.conditions import UNUSABLE, Attachment, Standing
 
 USED = {"in0": Attachment("in0", IN0.index), "out0": Attachment("out0", OUT0.index)}
 
@@ -126,6 +127,60 @@ def test_hosts_that_do_not_answer_are_faults_and_what_is_odd_is_advice() -> None
     (advice,) = link_findings.judge_rules([port])
     expect(advice, ADVICE, "in0 is a port of bridge br0")
     assert link_findings.judge_rules([attrs.evolve(port, state=RuleState.ACTIVE)]) == ()
+
+
+SOURCE = Input("in0", IPv4Address("239.1.1.1"), 5000)
+GROUP = OutputView(IPv4Address("239.2.2.2"), 6000, "out0")
+
+
+def waiting(reason: str, state: RuleState = RuleState.DEGRADED, of_rule: str = "") -> RuleView:
+    """A rule one of whose outputs waits."""
+    output = attrs.evolve(GROUP, port=6001, state=RuleState.WAITING, reason=reason)
+    return RuleView("r", None, SOURCE, (GROUP, output), state, of_rule or f"1 of 2 outputs: {reason}")
+
+
+@pytest.mark.parametrize(
+    ("rule", "check"),
+    [
+        (waiting("198.18.1.2 does not answer ARP on out0"), "neighbour"),
+        (waiting("its source 198.18.9.9 is not an address of this machine"), "rule_waits"),
+        (waiting("Too many open files"), "rule_waits"),
+        (waiting("out0 is down"), "rule_waits"),  # and up again since
+        (RuleView("r", None, SOURCE, (GROUP,), RuleState.WAITING, "in0 is down"), "rule_waits"),
+        (RuleView("r", None, SOURCE, (GROUP,), RuleState.DEGRADED, "in0: no memory"), "rule_warnings"),
+        (RuleView("r", None, SOURCE, (GROUP,), RuleState.PENDING, "not every worker has acknowledged"), "rule_pending"),
+    ],
+)
+def test_every_rule_that_is_not_active_is_told(rule: RuleView, check: str) -> None:
+    (finding,) = link_findings.judge_rules([rule, attrs.evolve(rule, rule_id="other")])
+    assert (finding.check, finding.verdict is Verdict.OK) == (check, False)
+    assert finding.evidence == "mcrctl list: r and 1 more"
+
+
+def test_what_is_wrong_with_input_and_output_is_both_told() -> None:
+    findings = link_findings.judge_rules([waiting("no memory", of_rule="in0 is a port of bridge br0")])
+    assert [each.what for each in findings] == ["no memory", "in0 is a port of bridge br0"]
+
+
+def test_what_another_finding_tells_of_an_interface_is_not_told_again() -> None:
+    links = {"in0": IN0, "out0": attrs.evolve(OUT0, up=False, running=False)}
+    missing = link_findings.missing_interfaces(frozenset(links), links, USED)
+    assert missing == {"out0"}
+    assert link_findings.judge_rules([waiting("out0 is down")], missing) == ()
+    unusable = RuleView("r", None, SOURCE, (GROUP,), RuleState.WAITING, f"{UNUSABLE}no room")
+    assert link_findings.judge_rules([unusable]) == ()
+
+
+def test_outputs_of_several_rules_are_advice() -> None:
+    other = attrs.evolve(SOURCE, port=5001)
+    rules = [
+        RuleView("a", "news", SOURCE, (GROUP,), RuleState.ACTIVE),
+        RuleView("b", None, other, (GROUP,), RuleState.ACTIVE),
+    ]
+    (advice,) = judge_shared_outputs(rules)
+    expect(advice, ADVICE, "239.2.2.2:6000:out0 is an output of several rules", "news, b")
+    tagged = attrs.evolve(rules[1], outputs=(attrs.evolve(GROUP, vlan=7),))
+    assert not list(judge_shared_outputs([rules[0], tagged]))
 
 
 def test_hosts_that_the_kernel_has_no_room_for_are_faults_with_the_remedy() -> None:

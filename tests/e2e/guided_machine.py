@@ -1,6 +1,5 @@
 """A machine on which the commands of a document are typed, and what they print is compared with it."""
 
-import json
 import os
 import re
 import shutil
@@ -13,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from lab import Lab
+from mcr.cli.client import Client
 from mcr_process import BIN, SLOWNESS, Sender, wait_until
 from stage import CLONE_NEWNS, MNT_DETACH, MS_PRIVATE, MS_REC, check, libc, mount
 from transcript import Block, Step, matches
@@ -142,6 +142,11 @@ class Machine:
             self.relay.run([*self.stage.run_as(0), BIN / "mcrctl", *arguments.split()], env=self.environment).stdout
         )
 
+    def call(self, method: str) -> Any:
+        """What the daemon answers, without mcrctl: for what is asked again and again."""
+        with Client(str(self.run_directory / "mcr" / "control.sock"), "the caller") as client:
+            return client.call(method)
+
     def queue(self, discipline: str) -> None:
         """Give eth1 a queueing discipline, tc(8)."""
         self.relay.run(["tc", "qdisc", "add", "dev", "eth1", "root", *discipline.split()])
@@ -150,7 +155,7 @@ class Machine:
         """As `mcrctl list-workers` shows them, once all run."""
 
         def running() -> list[dict[str, Any]] | None:
-            workers: list[dict[str, Any]] = json.loads(self.mcrctl("list-workers --json"))
+            workers: list[dict[str, Any]] = self.call("list_workers")
             return workers if all(worker["state"] == "running" for worker in workers) else None
 
         workers: list[dict[str, Any]] = wait_until(running, "all workers run")

@@ -156,7 +156,7 @@ def disk_full(machine: Machine) -> Iterator[None]:
         fill(left_over / "core.1234")
         machine.start_service()
         yield
-        assert len(json.loads(machine.mcrctl("list --json"))) == 2
+        assert len(machine.call("list")) == 2
         machine.stop_service()
 
 
@@ -173,9 +173,9 @@ def not_confirmed(machine: Machine) -> Iterator[None]:
     machine.start_service()
     (machine.etc / "mcr" / "mcr.toml").write_text(SPORT)
     machine.mcrctl("config apply --confirm 1")
-    wait_until(lambda: not json.loads(machine.mcrctl("list --json")), "it is taken back")
+    wait_until(lambda: not machine.call("list"), "it is taken back")
     yield
-    assert len(json.loads(machine.mcrctl("list --json"))) == 1
+    assert len(machine.call("list")) == 1
 
 
 @scenario("Rules are missing after a start")
@@ -304,7 +304,7 @@ def test_error_of_an_output_has_the_cause_that_it_is_told_with(machine: Machine,
     machine.send()
 
     def last_error() -> str | None:
-        (rule,) = json.loads(machine.mcrctl("stats --json"))["rules"]
+        (rule,) = machine.call("stats")["rules"]
         return str(rule["outputs"][0]["last_error"])
 
     wait_until(lambda: last_error() == error, f"sending fails: {error}")
@@ -317,7 +317,7 @@ def test_a_queue_that_is_full_is_no_error_of_the_output(machine: Machine) -> Non
     machine.start_service()
     machine.mcrctl(NEWS)
     Sender(machine.source, "src0", "239.1.1.1:5000", count=100, rate=10_000).finish()
-    wait_until(lambda: json.loads(machine.mcrctl("stats --json"))["egress"]["sent"] == 100, "all count as sent")
+    wait_until(lambda: machine.call("stats")["egress"]["sent"] == 100, "all count as sent")
     shown = machine.relay.run(["tc", "-s", "qdisc", "show", "dev", "eth1"]).stdout
     assert re.search(r"\(dropped [1-9]", shown), shown
 

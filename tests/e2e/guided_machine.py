@@ -170,9 +170,9 @@ class Machine:
         for pid in pids:
             os.kill(pid, signal.SIGCONT)
 
-    def send(self, flow: str = "239.1.1.1:5000") -> None:
+    def send(self, flow: str = "239.1.1.1:5000", source: str | None = None) -> None:
         """Have the source send for longer than a test takes."""
-        Sender(self.source, "src0", flow, count=1_000_000, rate=500)
+        Sender(self.source, "src0", flow, count=1_000_000, rate=500, source=source)
 
     def follow(self, block: Block) -> None:
         """Type the commands of a block, one after the other."""

@@ -262,9 +262,19 @@ class Sender:
     """The traffic generator, sending."""
 
     def __init__(
-        self, namespace: Namespace, interface: str, *flows: str, count: int, rate: float, size: int = 188
+        self,
+        namespace: Namespace,
+        interface: str,
+        *flows: str,
+        count: int,
+        rate: float,
+        size: int = 188,
+        source: str | None = None,
     ) -> None:
-        """Send `count` packets of each flow ``G:P[=NAME]``, `rate` packets per second over all (see SLOWNESS)."""
+        """Send `count` packets of each flow ``G:P[=NAME]``, `rate` packets per second over all (see SLOWNESS).
+
+        They come from the interface's address, or from `source`.
+        """
         self.total = count * len(flows)
         words = [
             "--interface",
@@ -278,6 +288,7 @@ class Sender:
             "--json",
         ]
         words += [word for flow in flows for word in ("--flow", flow)]
+        words += ["--source", source] if source else []
         self.process = Generator(namespace, "send", *words)
 
     def finish(self) -> dict[str, Any]:

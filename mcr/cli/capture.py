@@ -3,6 +3,7 @@
 import errno
 import json
 import os
+import shlex
 import signal
 import stat
 import sys
@@ -22,6 +23,7 @@ from mcr.cli import completion, terminal
 from mcr.cli.command import Command
 from mcr.cli.options import common_options
 from mcr.cli.session import Session
+from mcr.config.paths import CONTROL_SOCKET_VARIABLE
 from mcr.errors import McrError, SystemFault, UsageError
 from mcr.tap.pcapng import ETHERNET, INBOUND, OUTBOUND, RAW_IP, PcapngWriter
 from mcr.tap.rule_capture import Packet, RuleCapture, interfaces_of, places_of
@@ -52,8 +54,9 @@ def capture(
     RULE is an id or a name. Ctrl-C ends it.
 
     Each has its time in nanoseconds, its direction, and what MCR's parser says of it: forwarded, or why it is dropped.
-    What the capture can't keep up with is missing in it, and counted; the rule forwards it all the same. A super-frame
-    is one packet. Packets that a rule with the same group and port sends out of the same interface are shown, too.
+    What the capture can't keep up with is missing in it, and counted; the rule forwards it all the same. Datagrams that
+    leave together, in one super-frame, are one line, which says how many they are. Packets that a rule with the same
+    group and port sends out of the same interface are shown, too.
 
     Straight into Wireshark:  sudo mcrctl capture RULE -w - | wireshark -k -i -
     """
@@ -86,7 +89,7 @@ def run_capture(
         seconds: of capturing.
         file: for pcapng; None: lines on standard output.
     """
-    _check_namespace(session)
+    _check_namespace(session, rule["rule_id"])
     shown = Counter[bool]()
     rules = session.call("list")
     capture = RuleCapture(places_of(rule, sides, rules), interfaces_of(rules))
@@ -94,7 +97,7 @@ def run_capture(
         with _writer(captured, file, _titled(rule), as_json=session.json) as show:
             for packet in islice(captured.packets(seconds, stopped), count):
                 show(packet)
-                shown[captured.places[packet.place].outgoing] += 1
+                shown[captured.places[packet.place].outgoing] += packet.datagrams
         lost = sum(map(captured.lost, range(len(captured.places))))
     terminal.show(f"{counted(shown[False], 'packet')} in, {shown[True]:,} out, {lost:,} lost by the capture", err=True)
 
@@ -110,7 +113,7 @@ def _captured(capture: RuleCapture) -> Iterator[RuleCapture]:
         raise
 
 
-def _check_namespace(session: Session) -> None:
+def _check_namespace(session: Session, rule_id: str) -> None:
     """Interfaces have names of their own in each network namespace.
 
     Raises:
@@ -126,8 +129,15 @@ def _check_namespace(session: Session) -> None:
     if not same:
         raise McrError(
             "mcrd is in another network namespace than mcrctl",
-            f"go there: sudo nsenter --target {pid} --net mcrctl capture ...",
+            f"go there: sudo nsenter --target {pid} --net {_again(session, rule_id)}",
         )
+
+
+def _again(session: Session, rule_id: str) -> str:
+    """The command as it was typed, for a shell. sudo forgets what the environment says of the control socket."""
+    words = sys.argv[1:] if "capture" in sys.argv else ["capture", rule_id]
+    named = ["--control-socket", session.path] if session.origin == f"from {CONTROL_SOCKET_VARIABLE}" else []
+    return shlex.join(["mcrctl", *words, *named])
 
 
 @contextmanager
@@ -194,7 +204,8 @@ def _lines(capture: RuleCapture) -> Show:
     def show(packet: Packet) -> None:
         place = capture.places[packet.place]
         side = "out" if place.outgoing else "in "
-        end = f"{packet.source} > {packet.destination}, {packet.payload:,} bytes, {packet.verdict}"
+        several = f" in {packet.datagrams} datagrams" if packet.datagrams > 1 else ""
+        end = f"{packet.source} > {packet.destination}, {packet.payload:,} bytes{several}, {packet.verdict}"
         _print(sys.stdout, f"{_clock(packet.time)} {place.interface:<{width}} {side} {end}")
 
     return show
@@ -206,6 +217,7 @@ def _json_lines(capture: RuleCapture) -> Show:
         direction = "out" if place.outgoing else "in"
         where = {"time_ns": packet.time, "interface": place.interface, "direction": direction}
         what = {"source": packet.source, "destination": packet.destination, "payload": packet.payload}
+        what |= {"datagrams": packet.datagrams}
         _print(sys.stdout, json.dumps(where | what | {"verdict": packet.verdict}))
 
     return show

@@ -12,7 +12,7 @@ import sys
 import time
 from collections import defaultdict
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from ipaddress import ip_address
 from itertools import chain
 from types import TracebackType
@@ -25,6 +25,7 @@ from mcr.errors import SystemFault
 from mcr.model.flow import IPV6, Address, Flow
 from mcr.net import uapi
 from mcr.net.filter.cbpf import REJECT_ALL, Instruction, accept_udp, attach_filter, select_udp
+from mcr.net.filter.tagged import with_sent_tagged
 from mcr.net.interfaces import bind_packet, find_interface, link_header
 from mcr.net.links import read_links
 from mcr.net.network import Link, Network
@@ -42,6 +43,7 @@ _ROOM = socket.CMSG_SPACE(uapi.TPACKET_AUXDATA.size) + socket.CMSG_SPACE(_TIME.s
 _PORTS = struct.Struct("!HH")
 _TAG = struct.Struct("!HH")
 _MACS = 12  # bytes
+_TAGGED = uapi.ETH_P_8021Q.to_bytes(2)
 _UDP_HEADER = 8  # bytes
 _IPV4_BYTES = 4  # of an address
 _CAUSES = {
@@ -116,7 +118,8 @@ class Packet:
         time: nanoseconds since 1970.
         data: from the link header on; from the IP header on where there is none.
         ends: addresses and ports of source and destination, as they are in the headers; ports of 0: none can be read.
-        payload: bytes.
+        payload: bytes, of all its datagrams together.
+        datagrams: how many it is; a super-frame is several, which the kernel or the network card cuts apart later.
         verdict: `FORWARDED`, `SENT`, `PART`, or ``dropped: CAUSE``.
     """
 
@@ -126,6 +129,7 @@ class Packet:
     ends: tuple[bytes, int, bytes, int]
     payload: int
     verdict: str
+    datagrams: int = 1
 
     @property
     def source(self) -> str:
@@ -227,15 +231,18 @@ class RuleCapture:
         where = self.places[place]
         status, _, _, _, network, tag, protocol = uapi.TPACKET_AUXDATA.unpack(ancillary[uapi.PACKET_AUXDATA])
         seconds, nanoseconds = _TIME.unpack(ancillary[uapi.SO_TIMESTAMPNS])
-        _, super_frame, _, _, _, _ = uapi.VIRTIO_NET_HDR.unpack_from(data)
+        _, super_frame, _, segment, _, _ = uapi.VIRTIO_NET_HDR.unpack_from(data)
         data = data[uapi.VIRTIO_NET_HDR.size :]
+        vlan = tag & uapi.VLAN_VID_MASK if status & uapi.TP_STATUS_VLAN_VALID else 0
+        if where.outgoing and self.has_link_header[place] and data[_MACS : _MACS + 2] == _TAGGED:
+            vlan = _TAG.unpack_from(data, _MACS)[1] & uapi.VLAN_VID_MASK  # a worker has sent it
+            network = _MACS + _TAG.size + 2
         parsed = ffi.new("struct mcr_packet *")
         buffer = ffi.from_buffer("uint8_t[]", data)
         ret = lib.mcr_packet_parse(buffer, len(data), network, parsed)
         source, group = _addresses(data, network)
         ports = _PORTS.unpack_from(data, parsed.payload - _UDP_HEADER) if ret == 0 else (0, 0)
         # The filter lets in what has no port to look at.
-        vlan = tag & uapi.VLAN_VID_MASK if status & uapi.TP_STATUS_VLAN_VALID else 0
         is_other = ret == -errno.EPROTONOSUPPORT and len(group) != _IPV4_BYTES  # behind extension headers
         if is_other or (vlan, group, ports[1]) not in self._wanted[place] or not where.takes_from(source):
             return None
@@ -261,16 +268,20 @@ class RuleCapture:
             seconds * 1_000_000_000 + nanoseconds,
             data,
             (source, ports[0], group, ports[1]),
-            parsed.payload_size if ret == 0 else 0,
+            payload := parsed.payload_size if ret == 0 else 0,
             verdict,
+            -(-payload // segment) or 1 if super_frame and segment else 1,
         )
 
 
 def _select(place: Place, link: int) -> Sequence[Instruction]:
-    try:
-        return select_udp(place.flows, link, outgoing=place.outgoing)
-    except OverflowError:  # of all UDP its own is picked out later
-        return accept_udp({each.vlan for each in place.flows}, outgoing=place.outgoing)
+    tagged = place.flows if place.outgoing and link else ()
+    with suppress(OverflowError):
+        program = with_sent_tagged(select_udp(place.flows, link, outgoing=place.outgoing), tagged)
+        if len(program) <= uapi.BPF_MAXINSNS:
+            return program
+    # Of all UDP its own is picked out later.
+    return with_sent_tagged(accept_udp({each.vlan for each in place.flows}, outgoing=place.outgoing), tagged)
 
 
 def _addresses(data: bytes, network: int) -> tuple[bytes, bytes]:

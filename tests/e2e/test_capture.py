@@ -1,6 +1,7 @@
 """`mcrctl capture` and `mcr-extcap`: the packets of one rule, as another program reads them; the rule loses nothing."""
 
 import json
+import os
 import signal
 import time
 from collections import Counter
@@ -8,11 +9,13 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+import pytest
 from scapy.layers.inet import IP, UDP
 from scapy.layers.l2 import Dot1Q, Ether
 from scapy.packet import Packet, Raw
 from scapy.utils import PcapNgReader
 
+from mcr.net.capture import describes_super_frames
 from mcr_process import BIN, Mcr, Receiver, Sender, wait_until
 from topology import MakeMcr, Plant
 from trafficgen.interface import open_interface
@@ -35,9 +38,9 @@ def start(plant: Plant, make_mcr: MakeMcr) -> Mcr:
     return mcr
 
 
-def begin(plant: Plant, mcr: Mcr, *words: str | Path) -> Any:
+def begin(plant: Plant, mcr: Mcr, *words: str | Path, **options: Any) -> Any:
     """A capture that runs; it has written its head when it has opened its sockets."""
-    return plant.relay.popen([BIN / "mcrctl", "--control-socket", mcr.socket, "capture", "tv", *words])
+    return plant.relay.popen([BIN / "mcrctl", "--control-socket", mcr.socket, "capture", "tv", *words], **options)
 
 
 def packets_in(file: Path) -> list[Any]:
@@ -173,3 +176,41 @@ def test_what_cannot_be_captured_is_told_with_the_remedy(plant: Plant, make_mcr:
     assert elsewhere.stderr.startswith(
         "Error: mcrd is in another network namespace than mcrctl\nhint: go there: sudo nsenter"
     )
+    assert elsewhere.stderr.endswith(f" --net mcrctl --control-socket {mcr.socket} capture tv\n")
+    told = plant.source.run(
+        [BIN / "mcrctl", "capture", "tv", "-w", "a file"],
+        env={**os.environ, "MCR_CONTROL_SOCKET": str(mcr.socket)},
+        check=False,
+    )
+    assert told.stderr.endswith(f" --net mcrctl capture tv -w 'a file' --control-socket {mcr.socket}\n")
+
+
+@pytest.mark.usefixtures("worker_path")
+def test_what_workers_send_together_is_counted_one_by_one_and_with_tags(
+    plant: Plant, make_mcr: MakeMcr, tmp_path: Path
+) -> None:
+    """The summary counts datagrams, however many leave in one super-frame; a tag that a worker writes hides none."""
+    with plant.relay.entered():
+        describes = describes_super_frames()
+    if not describes:
+        plant.relay.cut_super_frames("out0")
+    mcr = make_mcr(plant.relay).start(1)
+    outputs = "239.2.2.2:6000:out0", "239.2.2.3:6001:out1:gso=off:vlan=7"
+    added = ("add", "--input-interface", "in0", "--input-group", "239.1.1.1", "--input-port", "5000", "--rule-id", "tv")
+    mcr.ctl(*added, "--outputs", ",".join(outputs))
+    wait_until(lambda: mcr.call("list")[0]["state"] == "active", "raw frames leave")
+    file = tmp_path / "tv.pcapng"
+    with (tmp_path / "said").open("w+") as said:
+        capture = begin(plant, mcr, "-w", file, stderr=said)
+        wait_until(lambda: file.exists() and file.stat().st_size, "the sockets are open")
+        Sender(plant.source, "src0", "239.1.1.1:5000", count=COUNT, rate=20_000).finish()
+        wait_until(lambda: mcr.stats()["egress"]["sent"] == 2 * COUNT, "all is sent")
+        capture.send_signal(signal.SIGINT)
+        assert capture.wait(10) == 0
+        said.seek(0)
+        assert said.read() == f"{COUNT:,} packets in, {2 * COUNT:,} out, 0 lost by the capture\n"
+    packets = packets_in(file)
+    assert all(each[UDP].dport == 6000 for each in packets if each.sniffed_on == "out0")
+    tagged = [each for each in packets if each.sniffed_on == "out1"]
+    assert ({each[Dot1Q].vlan for each in tagged}, len(tagged)) == ({7}, COUNT)
+    assert all(each[UDP].dport == 6001 for each in tagged)

@@ -54,6 +54,18 @@ def find_links(interfaces: Collection[int]) -> dict[int, RawLink]:
     }
 
 
+def why_unfit(index: int) -> str:
+    """Why `find_links` has not found an interface.
+
+    Raises:
+        OSError: no netlink socket could be opened, or the kernel refuses to tell.
+    """
+    kind = next((link["ifi_type"] for _, link in look_at_links({index})), None)
+    if kind is None:
+        return "there is no such interface now"
+    return "it takes no GSO batches" if kind == uapi.ARPHRD_ETHER else "it is not Ethernet"
+
+
 def open_raw(index: int, count: int, send_buffer: int) -> tuple[socket.socket, ...]:
     """Open sockets for raw frames by an interface, with room for so many bytes each. Nothing comes in by them.
 

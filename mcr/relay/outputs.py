@@ -28,7 +28,7 @@ from mcr.net.interfaces import Interface, find_anew, open_witness
 from mcr.net.ip_bypass import UNSURE, Blocker
 from mcr.net.network import Network
 from mcr.net.patience import close_all
-from mcr.net.raw import RawLink, bind_raw, find_links, find_sources, open_raw
+from mcr.net.raw import RawLink, bind_raw, find_links, find_sources, open_raw, why_unfit
 from mcr.relay.attachment import attachment_of
 from mcr.relay.placement import Key, Way, WayKey, Ways, key_of
 from mcr.relay.slots import Slots, check_interfaces
@@ -38,7 +38,6 @@ log = get_logger(Facility.NETWORK)
 
 _UNSEEN = "it has not been seen yet what acts on packets that leave, which takes CAP_NET_ADMIN"
 _UNCHECKED = "it is about to be checked"
-_UNFIT = "it is not Ethernet, or takes no GSO batches"
 _SEE = "see the routes to it, their MTU, and net.ipv4.ip_no_pmtu_disc"
 _PROBE_BYTES = 4096  # of send buffer, for a socket that sends nothing
 
@@ -257,7 +256,7 @@ class OutputInterfaces:
         """Have raw frames leave by this link, or none; whether that is new."""
         before = egress.raw, egress.doubted
         egress.raw, egress.doubted = link, None
-        egress.why_not_raw = "" if link else _UNFIT
+        egress.why_not_raw = "" if link else _why_unfit(egress)
         if egress.raw and not self._have_sockets(egress):
             egress.raw = None
         return (egress.raw, egress.doubted) != before
@@ -389,3 +388,10 @@ def _way(group: Address, source: Address, hop: NextHop, ttl: int) -> Way:
     if group.is_multicast:
         return Way(source, hop.gateway)
     return Way(source, None if hop.is_all else hop.gateway or group, ttl)
+
+
+def _why_unfit(egress: Egress) -> str:
+    try:
+        return why_unfit(egress.interface.index)
+    except Exception as error:  # noqa: BLE001 - whatever it is, relaying does not depend on it
+        return f"the interface cannot be seen: {error}"

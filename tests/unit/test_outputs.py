@@ -165,9 +165,10 @@ def test_each_interface_has_its_own_reason_why_no_tagged_frames_leave(
     del mtus[2]
     with monkeypatch.context() as patch:
         patch.setattr(outputs, "open_raw", refuse)
+        patch.setattr(outputs, "why_unfit", lambda _: "it is not Ethernet")
         interfaces.review(None)
     refused = "Too many open files in system (os error 23)"
-    assert why_tagless(interfaces) == {"eth1": refused, "eth2": "it is not Ethernet, or takes no GSO batches"}
+    assert why_tagless(interfaces) == {"eth1": refused, "eth2": "it is not Ethernet"}
     mtus[2] = 1500
     interfaces.review(None)
     assert why_tagless(interfaces) == {}

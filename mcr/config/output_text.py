@@ -26,7 +26,8 @@ OPTIONS: Mapping[str, str] = {
 _NUMBERS = frozenset({"ttl", "dscp", "source-port", "vlan"})
 _WORDS = frozenset({"ttl", "dscp", "source-port"})  # that may be one as well
 _UNSAID = frozenset({None, "auto"})
-_INSIDE = re.compile(r":(?![^\[]*\])")  # a colon that is in no brackets
+# What stands between colons. Those of an address in brackets, alone or as an option's value, are a part of it.
+_PART = re.compile(r"(?:^|:)((?:[^:=\[\]]*=)?\[[^\[\]]*\](?=:|$)|[^:]*)")
 _NAMES = ("group", "port", "interface")
 
 
@@ -47,7 +48,7 @@ def parse_output(text: str) -> dict[str, Any]:
 
 
 def _parts(text: str) -> dict[str, Any]:
-    parts = _INSIDE.split(text) if "[" in text else text.split(":")
+    parts = _PART.findall(text)
     missing = [name for name, part in zip_longest(_NAMES, parts) if name and not part]
     if missing:
         raise UsageError(f"Invalid output {text!r}: {' and '.join(missing)} missing in G:P:IF")

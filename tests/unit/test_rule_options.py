@@ -162,6 +162,12 @@ def test_what_is_no_number_is_named(option: str) -> None:
         parse_output(f"239.2.2.2:6000:eth1:{option}")
 
 
+@pytest.mark.parametrize("interface", ["]eth1", "[eth1", "e]h[1", "[e]th"])
+def test_brackets_in_an_interfaces_name_enclose_no_address(interface: str) -> None:
+    parts = parse_output(f"[ff05::1]:6000:{interface}:source=[fd00::1]:ttl=4")
+    assert parts == {"group": "ff05::1", "port": 6000, "interface": interface, "source": "fd00::1", "ttl": 4}
+
+
 def test_a_source_is_kept_within_a_family() -> None:
     there = Output(IPv6Address("ff15::2"), 6000, "eth1", source="keep")
     with pytest.raises(InvalidParams, match=r"The rule for .* sends to .* with source=keep, but takes IPv4") as caught:

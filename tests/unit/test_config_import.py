@@ -206,6 +206,11 @@ name = "video-feed"
 input = { interface = "eth0", group = "239.1.1.1", port = 5000 }
 outputs = ["239.2.2.2:6000:eth1"]
 
+# from other.conf:14
+[[rule]]
+input = { interface = "eth1", group = "10.0.0.50", port = 5002 }
+outputs = ["239.1.1.3:5002:eth0"]
+
 # from other.conf:16
 [[rule]]
 name = "audio"
@@ -216,7 +221,7 @@ outputs = [
 ]
 """
     )
-    assert [place.split(":")[0] for place in places(errors)] == ["3", "13", "14", "19", "22", "24"]
+    assert [place.split(":")[0] for place in places(errors)] == ["3", "13", "19", "22", "24"]
     assert "other.conf:19: Rule already exists: the same input as on line 5, 239.1.1.1:5000 on eth0" in errors
     assert status == 1
 

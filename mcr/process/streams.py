@@ -6,6 +6,7 @@ they could not write, and raise again whenever somebody flushes them: at the end
 Import-light: workers need it, too.
 """
 
+import codecs
 import contextlib
 import io
 import os
@@ -49,8 +50,10 @@ def report_errors() -> None:
 
 def _replace(descriptor: int, raw: io.RawIOBase) -> None:
     old = getattr(sys, _NAMES[descriptor])
-    encoding = old.encoding if old else "utf-8"
-    errors = old.errors if old else "backslashreplace"
+    # Names of rules may hold anything, and configurations are UTF-8 (`config export`).
+    unfit = old is None or codecs.lookup(old.encoding).name == "ascii"
+    encoding = "utf-8" if unfit else old.encoding
+    errors = old.errors if old and old.errors != "strict" else "backslashreplace"
     # It needs no buffer of bytes: each text is written as a whole.
     stream = io.TextIOWrapper(raw, encoding, errors, write_through=True)  # type: ignore[type-var]
     setattr(sys, _NAMES[descriptor], stream)

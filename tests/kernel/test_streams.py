@@ -60,3 +60,11 @@ def test_the_reader_of_a_command_may_take_its_time() -> None:
             received += part
     os.close(reader)
     assert (process.returncode, received) == (0, b"x" * 200_000 + b"\n")
+
+
+@pytest.mark.parametrize(("encoding", "written"), [("ascii", "Küche 日".encode()), ("latin-1", b"K\xfcche \\u65e5")])
+def test_every_name_can_be_written_whatever_the_locale(encoding: str, written: bytes) -> None:
+    code = "from mcr.process import streams; streams.report_errors(); print('K\\xfcche \\u65e5')"
+    environment = os.environ | {"PYTHONIOENCODING": encoding}
+    done = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, env=environment)
+    assert done.stdout == written + b"\n"

@@ -267,7 +267,8 @@ def _judge_inputs(links: list[Link], merging: _Merging, machine: Machine) -> Ite
 
 def _judge_input_addresses(relay: Relay, links: Mapping[str, Link]) -> Iterator[Finding]:
     """What joins of IPv4 lack; the state of a rule that takes IPv6 says so itself."""
-    for name in sorted({each.input.interface for each in relay.rules if each.input.group.version == IPV4}):
+    joined = [each.input for each in relay.rules if each.input.group.is_multicast and each.input.group.version == IPV4]
+    for name in sorted({each.interface for each in joined}):
         if name in links and not links[name].loopback:
             finding = judge_input_address(links[name].name, links[name])
             if finding.verdict is not Verdict.OK:

@@ -17,7 +17,7 @@ from doctor_world import (
     expect,
 )
 from mcr.config.settings import Settings
-from mcr.diagnosis import link_findings, machine_findings
+from mcr.diagnosis import doctor, link_findings, machine_findings
 from mcr.diagnosis.doctor import Relay, examine
 from mcr.diagnosis.present import new_names
 from mcr.diagnosis.shared_outputs import judge_shared_outputs
@@ -169,6 +169,14 @@ def test_what_another_finding_tells_of_an_interface_is_not_told_again() -> None:
     assert link_findings.judge_rules([waiting("out0 is down")], missing) == ()
     unusable = RuleView("r", None, SOURCE, (GROUP,), RuleState.WAITING, f"{UNUSABLE}no room")
     assert link_findings.judge_rules([unusable]) == ()
+
+
+@pytest.mark.parametrize(("group", "joins"), [("239.1.1.1", True), ("198.51.100.1", False), ("198.51.100.255", False)])
+def test_only_what_is_joined_needs_an_address_for_igmp(group: str, joins: bool) -> None:
+    links = {"in0": attrs.evolve(IN0, addresses=())}
+    rule = RuleView("a", None, Input("in0", IPv4Address(group), 5000), (GROUP,), RuleState.ACTIVE)
+    relay = Relay((WORKER,), Stats(IngressStats(), EgressStats()), (rule,), Standing(), {})
+    assert [each.check for each in doctor._judge_input_addresses(relay, links)] == ["input_address"] * joins
 
 
 def test_outputs_of_several_rules_are_advice() -> None:

@@ -101,7 +101,9 @@ class Walk:
         """Does it arrive, and is it taken?"""
         source = self.rule.input
         arrived = self._wanted.count(look.frames) > 0 or self._has_grown(before, after)
-        findings = () if arrived else tuple(judge_looped(self.rule, before, after, self.others))
+        findings = () if arrived else _until_fault(judge_looped(self.rule, before, after, self.others))
+        if findings and _ends(findings):
+            return findings
         if link.bridge and not arrived:
             return (*findings, judge_bridge(source.interface, link.bridge, Verdict.FAULT))
         dropped = 0 if arrived else await trio.to_thread.run_sync(_count_dropped, source, link, self.used)

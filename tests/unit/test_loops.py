@@ -1,10 +1,14 @@
 """Flows that this machine sends itself, and loops; what the rule takes."""
 
+from typing import Any
+
 import attrs
 import pytest
 
-from arrivals import FLOW, GROUP, OTHER, RULE, arrival, output, stats, verdicts
+from arrivals import FLOW, GROUP, LINK, OTHER, RULE, UNHEARD, arrival, output, stats, verdicts
 from mcr.diagnosis.matching import judge_match, judge_taking
+from mcr.diagnosis.queriers import Queriers
+from mcr.diagnosis.why import Walk
 from mcr.model.finding import Verdict
 from mcr.model.flow import Input
 from mcr.model.stats import IngressStats, InterfaceStats, ParseErrors, Stats
@@ -61,6 +65,14 @@ def looped(ago: float, matched: int, loops: int = 40) -> Stats:
 def test_a_loop_that_is_over_or_of_another_rule_is_no_fault_of_this_one(after: Stats, expected: list[str]) -> None:
     look = Look(0.1, {FLOW: 1}, {}, 188)
     assert verdicts(judge_taking(RULE, look, looped(1.0, 50), after, ())) == expected
+
+
+async def test_a_loop_ends_the_way_in_where_nothing_else_arrives() -> None:
+    actor: Any = None
+    walk = Walk(RULE, (), (), actor, actor)
+    nothing = Look(2.0, {}, {}, None)
+    found = await walk._judge_flow(nothing, LINK, Queriers(UNHEARD), looped(1.0, 50), looped(0.5, 50, 41))
+    assert verdicts(found) == ["fault loop"]
 
 
 def test_match() -> None:

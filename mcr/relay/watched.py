@@ -53,7 +53,7 @@ class WatchedStreams:
 
     def move(self, old: int, now: int) -> None:
         """A capture was opened again, in another slot. Counts go on."""
-        for rule_id, before in self._watched.items():
+        for rule_id, before in [*self._watched.items()]:  # of which some may be given up
             if before.capture == old:
                 self._watch(rule_id, before, attrs.evolve(before, capture=now))
         self._filters.show_streams()
@@ -71,6 +71,9 @@ class WatchedStreams:
         except OSError as error:
             reason = describe_errno(error.errno or 0)
             log.warning("the health of rule %s cannot be watched: %s", rule_id, reason)
+            if before:
+                self._end(rule_id)
+            self._tell_no_more(now)  # of its flows, some may be told
             self._tap.refuse(now.slot, reason)
             return
         if before and before.capture != now.capture:  # its flows stay as long as it does

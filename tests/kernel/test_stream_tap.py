@@ -1,20 +1,28 @@
 """What the capture filter tells of transport streams: in brief, where that says as much as all of it."""
 
+import errno
 import random
 from collections.abc import Iterator
+from ipaddress import IPv4Address
 
+import attrs
 import pytest
 
 from filters import WANTED, Wire, frame, may_load_ebpf, opened
 from mcr._native import lib
+from mcr.model.flow import Flow, Input
 from mcr.model.health import Health
+from mcr.model.rule import Output, Rule
 from mcr.net.filter.ebpf import EbpfFilters
 from mcr.net.filter.tap import StreamTap
 from mcr.process.descriptor_store import DescriptorStore
+from mcr.relay.placement import PlacedRule
+from mcr.relay.watched import WatchedStreams
 from mcr_process import wait_until
 from streams import PMT, VIDEO, Television, Watched, pmt, rtp, ts
 
 CAPTURE, STREAM = 3, 7
+GROUP = IPv4Address("239.1.1.1")
 EXTENDED = b"\x90"  # the first byte of RTP with an extension, of the four bytes that follow
 
 
@@ -92,3 +100,47 @@ def test_a_brief_says_as_much_as_the_whole(tap: StreamTap, wire: Wire, header: b
     assert (told.lost, told.unseen) == (whole.missing if not header else 0, 0)
     assert told.ts.pat_age is not None
     assert told.ts.pmt_age is not None
+
+
+class ShortOfMemory(StreamTap):
+    """A tap whose maps take so many more flows."""
+
+    room = 0
+
+    def tell(self, slot: int, capture: int, flow: Flow) -> None:
+        if self.room <= 0:
+            raise OSError(errno.ENOMEM, "")
+        self.room -= 1
+        super().tell(slot, capture, flow)
+
+
+def test_a_stream_that_cannot_be_told_leaves_nothing_behind(wire: Wire) -> None:
+    """Its maps are let go of: nothing is to use them any more, and the next attempt is made with others."""
+    if not may_load_ebpf():
+        pytest.skip("eBPF is forbidden here (no CAP_BPF outside user namespaces)")
+    source = Input("b0", GROUP, 5000, sources=tuple(map(IPv4Address, ("198.18.0.1", "198.18.0.2"))))
+    rule = Rule("tv", source, (Output(GROUP, 6000, "b0"),), health=Health.TS)
+    watched_rule = PlacedRule(rule, 1, STREAM, (), (), ())
+    other = attrs.evolve(watched_rule, rule=attrs.evolve(rule, rule_id="other", health=Health.NONE), slot=STREAM + 1)
+    with ShortOfMemory() as tap:
+        filters = EbpfFilters(DescriptorStore(), None, tap)
+        filters.change([(CAPTURE, WANTED[0])], ())
+        count = opened(filters, wire, CAPTURE)
+        streams = WatchedStreams(tap, filters, lambda _: CAPTURE)
+        tap.room = 1  # for the first source alone
+        streams.change((), [watched_rule])
+        assert tap.captures == set()
+        filters.show_all(everything=True)  # attaches the program again
+        assert "memory" in tap.read(STREAM, Health.TS).reason
+        tap.room = 3
+        streams.change((), [watched_rule])
+        assert (tap.captures, tap.read(STREAM, Health.TS).reason) == ({CAPTURE}, "")
+        streams.move(CAPTURE, CAPTURE + 1)
+        assert "memory" in tap.read(STREAM, Health.TS).reason
+        streams.change((), [other])
+        filters.show_all(everything=False)
+        tap.room = 2
+        streams.change((), [watched_rule])
+        assert (tap.captures, tap.read(STREAM, Health.TS).reason) == ({CAPTURE}, "")
+        count.close()
+        filters.close()

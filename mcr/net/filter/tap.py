@@ -44,7 +44,7 @@ class StreamTap:
 
     def maps(self, capture: int) -> Any:
         """For the filter's programs of a capture; NULL while no stream of it is watched."""
-        return self._maps if capture in self.captures else ffi.NULL
+        return self._maps if self._maps and capture in self.captures else ffi.NULL
 
     @property
     def captures(self) -> set[int]:

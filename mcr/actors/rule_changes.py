@@ -22,7 +22,7 @@ from mcr.rules.catalog import Catalog, Entry
 from mcr.rules.change_log import fields_of, log_aside, log_draft
 from mcr.rules.conditions import Standing
 from mcr.rules.drafts import Draft, Drafts, put_together, take_together, with_inputs_kept, with_real_names
-from mcr.rules.file_rules import FileRules, Precedence
+from mcr.rules.file_rules import FileRules, Precedence, Yielding
 from mcr.rules.rule_table import Drop, Keep, Put
 from mcr.rules.store import RuleFile
 
@@ -230,8 +230,8 @@ class RuleSet:
         self._catalog.mark(self._precedence.files)
         return any(rule not in self._precedence.unusable for rule in some)
 
-    def yielding(self) -> tuple[tuple[Rule, FileRule], ...]:
-        """Rules of run time that give way to others of files, and those."""
+    def yielding(self) -> tuple[Yielding, ...]:
+        """Rules of run time that give way to others of files."""
         return self._precedence.yielding()
 
     # Changes.

@@ -25,6 +25,7 @@ from mcr.net.network import Network
 from mcr.rules.advice import advice
 from mcr.rules.catalog import Entry
 from mcr.rules.conditions import Conditions, Standing, judge, view_of, view_of_unusable
+from mcr.rules.file_rules import Yielding
 from mcr.rules.hop_cache import HopCache, find_silence
 from mcr.rules.host_log import HostLog
 from mcr.rules.store import RuleFile
@@ -51,7 +52,7 @@ class _List:
 
 @attrs.frozen
 class _Yielding:
-    reply: Reply[tuple[tuple[Rule, FileRule], ...]]
+    reply: Reply[tuple[Yielding, ...]]
 
 
 _Command = _List | _Yielding
@@ -169,8 +170,8 @@ class RuleStore:
         entries: tuple[Entry, ...] = await ask(self._inbox, lambda reply: _List(None, reply))
         return await self._views(entries, await self._workers.standing())
 
-    async def yielding(self) -> tuple[tuple[Rule, FileRule], ...]:
-        """Rules of run time that are not used, as they give way to others of files; and those."""
+    async def yielding(self) -> tuple[Yielding, ...]:
+        """Rules of run time that are not used, as they give way to others of files."""
         return await ask(self._inbox, _Yielding)
 
     async def find(self, rule: str) -> RuleView:

@@ -7,7 +7,6 @@ from typing import TypeVar
 
 import attrs
 
-from mcr.config.file import FileRule
 from mcr.config.settings import Settings, is_asked_for
 from mcr.config.table import ABSORB
 from mcr.diagnosis import (
@@ -27,7 +26,7 @@ from mcr.diagnosis.shared_outputs import judge_shared_outputs
 from mcr.model.finding import Finding, Verdict
 from mcr.model.flow import IPV4, Address
 from mcr.model.log import LogLevels
-from mcr.model.rule import Rule, RuleState, RuleView
+from mcr.model.rule import RuleState, RuleView
 from mcr.model.saving import Saving
 from mcr.model.stats import Stats
 from mcr.model.worker import WorkerState, WorkerView
@@ -48,6 +47,7 @@ from mcr.net.offloads import read_merging
 from mcr.net.raw import find_links
 from mcr.net.routes import Path, find_paths, find_routes
 from mcr.rules.conditions import Attachment, Standing
+from mcr.rules.file_rules import Yielding
 from mcr.rules.store import files_set_aside, free_bytes
 from mcr.tap.sighting import Sighting
 from mcr.tap.strays import look_for_strays
@@ -75,7 +75,7 @@ class Relay:
         standing: of its sockets.
         idle: seconds for which each rule has matched nothing, by id.
         saving: where its rules are kept.
-        yielding: rules of run time that are not used, as they give way to others of files; and those.
+        yielding: rules of run time that are not used, as they give way to others of files.
     """
 
     workers: tuple[WorkerView, ...]
@@ -84,7 +84,7 @@ class Relay:
     standing: Standing
     idle: Mapping[str, float]
     saving: Saving = attrs.field(factory=Saving)
-    yielding: tuple[tuple[Rule, FileRule], ...] = ()
+    yielding: tuple[Yielding, ...] = ()
 
     @property
     def inputs(self) -> frozenset[str]:

@@ -1,16 +1,14 @@
 """Judges whether rules survive a restart, and whether all that did are used. Pure."""
 
-import shlex
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 from itertools import islice
 
-from mcr.config.file import FileRule
 from mcr.model.finding import Finding, Verdict
-from mcr.model.rule import Rule, RuleView
+from mcr.model.rule import RuleView
 from mcr.model.saving import Saving
 from mcr.rules.conditions import UNUSABLE
-from mcr.rules.file_rules import shared
+from mcr.rules.file_rules import Yielding, shared
 from mcr.text.plurals import counted
 
 _CHECK = "saved_rules"
@@ -76,12 +74,13 @@ def judge_set_aside(files: Sequence[str]) -> Iterator[Finding]:
         )
 
 
-def judge_yielding(yielding: Sequence[tuple[Rule, FileRule]]) -> Iterator[Finding]:
+def judge_yielding(yielding: Sequence[Yielding]) -> Iterator[Finding]:
     """Whether saved rules are not used because files have others with the same input, id or name."""
     if yielding:
         named = [
-            f"{rule.label} has the same {shared(rule, rival.rule)} as {rival.rule.label} in {rival.place}"
-            for rule, rival in yielding[:_NAMED]
+            f"{each.rule.label} has the same {shared(each.rule, each.rival.rule)} as {each.rival.rule.label}"
+            f" in {each.rival.place}"
+            for each in yielding[:_NAMED]
         ]
         more = [f"and {len(yielding) - _NAMED:,} more"] if len(yielding) > _NAMED else []
         yield Finding(
@@ -89,15 +88,8 @@ def judge_yielding(yielding: Sequence[tuple[Rule, FileRule]]) -> Iterator[Findin
             Verdict.ADVICE,
             f"{counted(len(yielding), 'saved rule')} not used, in favour of configuration files",
             ", ".join([*named, *more]),
-            f"keep one of each: take it out of the file, or: mcrctl remove {_handle(*yielding[0])}",
+            f"keep one of each: take it out of the file, or: {yielding[0].forgetting}",
         )
-
-
-def _handle(rule: Rule, rival: FileRule) -> str:
-    """An option that means a rule and not the one that it gives way to."""
-    if rule.name is not None and rule.rule_id == rival.rule.rule_id and rule.name != rival.rule.name:
-        return f"--name {shlex.quote(rule.name)}"
-    return f"--rule-id {shlex.quote(rule.rule_id)}"
 
 
 def judge_unusable(rules: Iterable[RuleView]) -> Iterator[Finding]:

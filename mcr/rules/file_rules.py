@@ -98,6 +98,15 @@ def _clash(rule: Rule, holder: Rule) -> tuple[str, tuple[str, ...]]:
 
 
 @attrs.frozen
+class Yielding:
+    """A rule of run time that is not used, the file's rule that it gives way to, and the command that forgets it."""
+
+    rule: Rule
+    rival: FileRule
+    forgetting: str
+
+
+@attrs.frozen
 class Exchange:
     """What becomes of the rules that are used when the files say something else.
 
@@ -159,10 +168,12 @@ class Precedence:
         """The rules that cannot be used."""
         return tuple(Entry(rule, 0, (), self._stands_in_file(rule), why) for rule, why in self.unusable.items())
 
-    def yielding(self) -> tuple[tuple[Rule, FileRule], ...]:
-        """Rules that give way to others of files, and those."""
+    def yielding(self) -> tuple[Yielding, ...]:
+        """Rules that give way to others of files."""
         rivals = ((rule, self.files.rival(rule)) for rule in self.aside)
-        return tuple((rule, rival) for rule, rival in rivals if rival and rival.rule != rule)
+        return tuple(
+            Yielding(rule, rival, self.forgetting(rule)) for rule, rival in rivals if rival and rival.rule != rule
+        )
 
     def plan(self, entries: Iterable[Entry], files: FileRules) -> Exchange:
         """What has to change so that these files' rules are used, and of the others those without a rival.

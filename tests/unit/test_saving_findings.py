@@ -12,6 +12,7 @@ from mcr.model.flow import Input
 from mcr.model.rule import Origin, Output, Rule
 from mcr.model.saving import Saving
 from mcr.rules.conditions import view_of_unusable
+from mcr.rules.file_rules import FileRules, Precedence, Yielding
 
 A, B, C, D = (
     Rule(each, Input("eth0", IPv4Address("239.1.1.1"), port), (Output(IPv4Address("239.2.2.2"), 6000, "eth1"),))
@@ -63,13 +64,23 @@ def test_saved_rules_that_give_way_are_named_with_where() -> None:
     assert not [*judge_yielding([])]
     rival = FileRule(D, FormerPlace("today"))
     those = [attrs.evolve(each, name=D.name, input=D.input) for each in (A, B, C)]
-    (finding,) = judge_yielding([(each, rival) for each in (*those, D)])
+    (finding,) = judge_yielding([Yielding(each, rival, f"mcrctl remove {each.label}") for each in (*those, D)])
     assert finding.what.startswith("4 saved rules not used")
     assert finding.evidence.startswith(
         "a has the same input as d in the configuration files as they were before today, b has"
     )
     assert finding.evidence.endswith("and 1 more")
-    assert "mcrctl remove --rule-id a" in finding.remedy
+    assert finding.remedy == "keep one of each: take it out of the file, or: mcrctl remove a"
+
+
+def test_the_command_for_a_rule_that_gives_way_means_no_rule_of_any_file() -> None:
+    """Its id is one that another file's rule has than the one that it gives way to."""
+    precedence, place = Precedence(), FormerPlace("today")
+    saved = attrs.evolve(A, name="cam", input=B.input)
+    precedence.note(FileRules(FileRule(each, place) for each in (B, attrs.evolve(C, rule_id="a"))), [saved])
+    (finding,) = judge_yielding(precedence.yielding())
+    assert finding.evidence.startswith("a (cam) has the same input as b in")
+    assert finding.remedy.endswith(": mcrctl remove --name cam")
 
 
 def test_rules_that_cannot_be_used_are_told_by_their_causes() -> None:

@@ -29,7 +29,8 @@ _THIS_NETWORK = IPv4Network("0.0.0.0/8")
 LIMITED_BROADCAST = IPv4Address("255.255.255.255")
 """To all on the link, whatever its network is (RFC 919). That of one network is its directed broadcast address."""
 
-_LOOPBACK = "lo"  # as the kernel names it
+LOOPBACK: Final = "lo"
+"""The loopback interface, as the kernel names it."""
 
 _LEAST_HOST_BITS = 0b11  # of a network that has a broadcast address: these are all 1 in it
 
@@ -147,10 +148,10 @@ def _check_destination(address: Address, interface: str) -> None:
             f"Invalid input group: {str(address)!r} is not an address that datagrams are sent to",
             "a group such as 239.1.1.1 or ff15::1, an address of this machine, or a broadcast address",
         )
-    if address.is_loopback and interface != _LOOPBACK:
+    if address.is_loopback and interface != LOOPBACK:
         raise InvalidParams(
             f"Invalid input group: what is sent to {address} stays on this machine, and never comes in by {interface}",
-            f"name an address of {interface}, or the interface {_LOOPBACK}",
+            f"name an address of {interface}, or the interface {LOOPBACK}",
         )
 
 

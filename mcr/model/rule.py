@@ -16,6 +16,7 @@ from mcr.model.flow import (
     IPV4,
     IPV6,
     LIMITED_BROADCAST,
+    LOOPBACK,
     Address,
     Input,
     check_interface_name,
@@ -215,7 +216,8 @@ class Rule:
                     f"{self._called} sends to {output} with source=keep, but takes IPv{self.input.group.version}",
                     f"send to IPv{self.input.group.version}, or let the source be the relay's",
                 )
-            back = self.input.is_own and not may_be_broadcast(output.group)
+            stays = self.input.interface == LOOPBACK or not may_be_broadcast(output.group)
+            back = self.input.is_own and stays
             if back and (output.group, output.port) == (self.input.group, self.input.port):
                 raise InvalidParams(
                     f"{self._called} sends {output} to the address that it takes: that does not leave this machine",

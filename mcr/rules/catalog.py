@@ -259,13 +259,13 @@ class Catalog:
 
     def _check_loops(self, rules: Sequence[Rule], gone: Collection[Rule] = ()) -> None:
         """Rules that are new, or as they are to be."""
-        new = {claim: rule for rule in rules for claim in rule.input.claims}
+        refuse_loops(rules, chain(rules, self._others({rule.rule_id for rule in (*rules, *gone)})))
 
-        def find(claim: Claim) -> Rule | None:
-            there = self._by_id.get(self._by_claim.get(claim, ""))
-            return new.get(claim) or (there.rule if there and there.rule not in gone else None)
-
-        refuse_loops(rules, find)
+    def _others(self, rule_ids: Container[str]) -> Iterator[Rule]:
+        """All but those with these ids."""
+        for entry in self:
+            if entry.rule.rule_id not in rule_ids:
+                yield entry.rule
 
     # Changing.
 

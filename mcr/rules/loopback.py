@@ -3,45 +3,55 @@
 Elsewhere what this machine has sent is told by its source, and not relayed again; there everything has such a source.
 """
 
-from collections.abc import Callable, Iterable, Iterator
-from typing import Final
-
-import attrs
+from collections import defaultdict
+from collections.abc import Iterable, Iterator, Mapping
 
 from mcr.errors import InvalidParams
-from mcr.model.flow import Claim, Flow
+from mcr.model.flow import LIMITED_BROADCAST, LOOPBACK, Address
 from mcr.model.rule import Output, Rule
 
-LOOPBACK: Final = "lo"
+Takers = Mapping[tuple[Address, int, int], Mapping[Address | None, Rule]]
+"""Who takes a destination, port and VLAN there, by the source that is named."""
 
-Find = Callable[[Claim], Rule | None]
 
-
-def refuse_loops(rules: Iterable[Rule], find: Find) -> None:
+def refuse_loops(changed: Iterable[Rule], rules: Iterable[Rule]) -> None:
     """See that none of these rules gets back what it sends, by way of others: no rule sends back itself.
 
     Args:
-        rules: that are to be added or changed.
-        find: the rule that takes something, of these and all others.
+        changed: that are to be added or changed.
+        rules: all that there are to be, these among them; looked at only if some of these are concerned.
 
     Raises:
         InvalidParams: with the loop spelt out.
     """
-    for rule in rules:
-        if rule.input.interface == LOOPBACK and (outputs := _way_back(rule, find)):
+    concerned = [rule for rule in changed if rule.input.interface == LOOPBACK]
+    takers = _takers(rules) if concerned else {}
+    for rule in concerned:
+        if outputs := _way_back(rule, takers):
             way = ", ".join(f"which {taker.rule_id} sends to {output}" for taker, output in outputs[1:])
             raise InvalidParams(
-                f"Rule {rule.rule_id} would feed itself: it sends {rule.input} to {outputs[0][1]}, {way}",
-                f"what leaves by {LOOPBACK} comes in by it again: send to a group and port that no rule takes there",
+                f"Rule {rule.rule_id} would feed itself: it sends {rule.input} to {outputs[0][1]}"
+                + (f", {way}" if way else ""),
+                f"what leaves by {LOOPBACK}, or for an address of this machine, comes in by {LOOPBACK} again: "
+                "send where no rule takes it there",
             )
 
 
-def _way_back(rule: Rule, find: Find) -> list[tuple[Rule, Output]]:
+def _takers(rules: Iterable[Rule]) -> Takers:
+    found: dict[tuple[Address, int, int], dict[Address | None, Rule]] = defaultdict(dict)
+    for rule in rules:
+        if rule.input.interface == LOOPBACK:
+            for flow in rule.input.flows:
+                found[flow.group, flow.port, flow.vlan][flow.source] = rule
+    return found
+
+
+def _way_back(rule: Rule, takers: Takers) -> list[tuple[Rule, Output]]:
     """The outputs by which a rule's datagrams come back to it, each with its rule; none: they don't."""
     before: dict[str, tuple[Rule, Output] | None] = {rule.rule_id: None}  # how each rule is reached
     reached = [rule]
     for each in reached:  # it grows
-        for output, taker in _fed(each, find):
+        for output, taker in _fed(each, takers):
             if taker.rule_id == rule.rule_id:
                 return _way(before, each, output)
             if taker.rule_id not in before:
@@ -57,13 +67,24 @@ def _way(before: dict[str, tuple[Rule, Output] | None], last: Rule, output: Outp
     return way
 
 
-def _fed(rule: Rule, find: Find) -> Iterator[tuple[Output, Rule]]:
-    """Outputs that other rules take by the loopback interface, or itself."""
+def _fed(rule: Rule, takers: Takers) -> Iterator[tuple[Output, Rule]]:
+    """Outputs that other rules take by the loopback interface, or itself.
+
+    What is sent to an address of this machine goes there, whichever interface the output names. An address that a rule
+    takes on the loopback interface is meant to be one.
+    """
     for output in rule.outputs:
-        if output.interface == LOOPBACK:
-            flow = Flow(output.group, output.port)
-            sources = rule.input.sources if output.keeps_source else (output.own_source,)
-            for claimed in (*(attrs.evolve(flow, source=each) for each in sources), flow):
-                if taker := find(Claim(LOOPBACK, claimed)):
-                    yield output, taker
-                    break
+        leaves = output.group.is_multicast or output.group == LIMITED_BROADCAST
+        stays = output.interface == LOOPBACK or not leaves
+        there = takers.get((output.group, output.port, output.vlan or 0)) if stays else None
+        for taker in dict.fromkeys(_taking(rule, output, there) if there else ()):
+            yield output, taker
+
+
+def _taking(rule: Rule, output: Output, there: Mapping[Address | None, Rule]) -> Iterable[Rule]:
+    """Those of these rules that take what an output sends."""
+    if output.keeps_source and not rule.input.sources:
+        return there.values()  # it may come from anywhere
+    sources = rule.input.sources if output.keeps_source else (output.own_source,)
+    found = (there.get(source) or there.get(None) for source in sources)
+    return filter(None, found)

@@ -10,6 +10,7 @@ import pytest
 from mcr.errors import InvalidParams, LimitReached, RuleExists, RuleNotFound
 from mcr.model.flow import Input
 from mcr.model.limits import MAX_OUTPUTS, MAX_OUTPUTS_PER_RULE, MAX_RULES
+from mcr.model.output_options import KEEP
 from mcr.model.rule import NO_RULES, Output, Rule, RuleChange
 from mcr.model.selection import Selection
 from mcr.rules.catalog import Catalog
@@ -100,6 +101,36 @@ def test_a_rule_for_other_sources_does_not_feed_itself() -> None:
     own = attrs.evolve(there.outputs[0], source=ip_address("198.18.0.9"))
     with pytest.raises(InvalidParams):
         Catalog().plan_addition([attrs.evolve(there, outputs=(own,)), back])
+
+
+def test_a_source_that_is_kept_may_be_any_that_another_rule_names() -> None:
+    kept = [
+        attrs.evolve(each, outputs=(attrs.evolve(each.outputs[0], source=KEEP),))
+        for each in (by_loopback(1, 2), by_loopback(2, 3, sources=(7, 8)), by_loopback(3, 1, sources=(8,)))
+    ]
+    with pytest.raises(InvalidParams, match="would feed itself"):
+        Catalog().plan_addition(kept)
+    Catalog().plan_addition([*kept[:2], attrs.evolve(by_loopback(3, 1, sources=(9,)), outputs=kept[2].outputs)])
+
+
+def test_a_rule_that_keeps_sources_feeds_the_rules_of_all_of_them() -> None:
+    """Those of the second as well as those of the first."""
+    first = by_loopback(1, 2, sources=(7, 8))
+    rules = [by_loopback(2, 9, sources=(7,)), attrs.evolve(by_loopback(2, 1, sources=(8,)), rule_id="other")]
+    catalog = holding(*[attrs.evolve(each, outputs=(attrs.evolve(each.outputs[0], source=KEEP),)) for each in rules])
+    with pytest.raises(InvalidParams, match="which other sends to"):
+        catalog.plan_addition([attrs.evolve(first, outputs=(attrs.evolve(first.outputs[0], source=KEEP),))])
+
+
+def test_what_is_sent_to_an_address_of_this_machine_comes_in_by_the_loopback() -> None:
+    """Whichever interface the output names."""
+    one, two = ip_address("198.18.0.1"), ip_address("198.18.0.2")
+    there = Rule("there", Input("lo", one, 5000), (Output(two, 5000, "eth0"),))
+    with pytest.raises(InvalidParams, match="Rule back would feed itself"):
+        holding(there).plan_addition([Rule("back", Input("lo", two, 5000), (Output(one, 5000, "eth1"),))])
+    holding(there).plan_addition([Rule("back", Input("eth0", two, 5000), (Output(one, 5000, "eth1"),))])
+    every = ip_address("255.255.255.255")
+    Catalog().plan_addition([Rule("all", Input("lo", every, 5000), (Output(every, 5000, "eth1"),))])
 
 
 def test_generations_are_numbered_without_gaps() -> None:

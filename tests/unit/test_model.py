@@ -178,6 +178,9 @@ def test_what_is_sent_to_the_address_that_a_rule_takes_would_come_in_again() -> 
     own, every = IPv4Address("198.18.0.2"), IPv4Address("255.255.255.255")
     with pytest.raises(InvalidParams, match="to the address that it takes: that does not leave this machine"):
         Rule("id", Input("lo", own, 5000), (Output(own, 5000, "eth1"),))
+    ends_like_a_broadcast = IPv4Address("198.18.0.3")
+    with pytest.raises(InvalidParams, match="to the address that it takes"):
+        Rule("id", Input("lo", ends_like_a_broadcast, 5000), (Output(ends_like_a_broadcast, 5000, "eth1"),))
     with pytest.raises(InvalidParams, match="back to where it came from"):
         Rule("id", Input("eth0", every, 5000), (Output(every, 5000, "eth0"),))
     for address in (every, IPv4Address("198.18.0.255")):

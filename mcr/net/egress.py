@@ -134,6 +134,8 @@ def _raw_options(version: int, *, foreign: bool) -> Iterator[_Option]:
     """What a raw one is to have beyond that."""
     if version == IPV6:
         yield "IPV6_CHECKSUM", socket.IPPROTO_IPV6, socket.IPV6_CHECKSUM, _CHECKSUM_AT  # the kernel does it
+        # Else it is given what comes to any group, whatever it is bound to.
+        yield "IPV6_MULTICAST_ALL", socket.IPPROTO_IPV6, uapi.IPV6_MULTICAST_ALL, 0
     if foreign and version == IPV6:
         yield "IPV6_TRANSPARENT", socket.IPPROTO_IPV6, uapi.IPV6_TRANSPARENT, 1
     elif foreign:

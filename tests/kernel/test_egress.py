@@ -1,0 +1,57 @@
+"""Sockets that only send are given nothing."""
+
+import socket
+import struct
+
+import pytest
+from scapy.layers.inet import IP, UDP
+from scapy.layers.inet6 import IPv6
+from scapy.layers.l2 import Ether
+from scapy.packet import Packet, Raw
+
+from lab import Lab
+from mcr.net.egress import open_raw_egress
+from mcr.net.interfaces import find_interface
+
+SO_DETACH_FILTER = 27
+GROUP, GROUP6 = "224.0.0.251", "ff02::fb"
+
+
+@pytest.mark.parametrize(
+    ("version", "headers"),
+    [
+        (4, Ether(dst="01:00:5e:00:00:fb") / IP(src="198.18.0.1", dst=GROUP)),
+        (6, Ether(dst="33:33:00:00:00:fb") / IPv6(src="fd00::1", dst=GROUP6)),
+    ],
+    ids=["4", "6"],
+)
+def test_a_raw_one_is_given_no_copy_of_what_comes_to_groups(version: int, headers: Packet) -> None:
+    family = socket.AF_INET if version == 4 else socket.AF_INET6
+    with Lab() as lab:
+        inside = lab.namespace("inside")
+        inside.ip("link add a0 type veth peer name a1")
+        inside.sysctl("net.ipv6.conf.a1.disable_ipv6", "0")
+        inside.ip("address add 198.18.0.2/24 dev a1")
+        inside.ip("link set a0 up")
+        inside.ip("link set a1 up")
+        with (
+            inside.entered(),
+            open_raw_egress(find_interface("a1"), 1 << 16, foreign=True, version=version) as opened,
+            socket.socket(family, socket.SOCK_RAW, socket.IPPROTO_UDP) as witness,
+            socket.socket(socket.AF_PACKET, socket.SOCK_RAW) as wire,
+        ):
+            opened.setsockopt(socket.SOL_SOCKET, SO_DETACH_FILTER, 0)  # or it would hide what it is given
+            witness.settimeout(5)
+            if version == 4:
+                join = socket.inet_aton(GROUP) + socket.inet_aton("198.18.0.2")
+                witness.setsockopt(socket.IPPROTO_IP, socket.IP_ADD_MEMBERSHIP, join)
+            else:
+                join = socket.inet_pton(family, GROUP6) + struct.pack("I", socket.if_nametoindex("a1"))
+                witness.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_JOIN_GROUP, join)
+            wire.bind(("a0", 0))
+            for number in range(2):  # once the second is there, all have the first
+                payload = bytes([number])
+                wire.send(bytes(headers / UDP(sport=1111, dport=5353) / Raw(payload)))
+                assert witness.recv(2048).endswith(payload)
+            with pytest.raises(BlockingIOError):
+                opened.recv(2048, socket.MSG_DONTWAIT)

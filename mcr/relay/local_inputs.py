@@ -102,5 +102,7 @@ class LocalInputs:
         return self._capture_of(source.interface).interface.index
 
     def _port(self, source: Input) -> GuardedPort:
-        linked = source.group.version == IPV6 and source.group.is_link_local
-        return GuardedPort(source.group, source.port, self._index_of(source) if linked else 0)
+        index = self._index_of(source)
+        if source.group.version == IPV6 and source.group.is_link_local:
+            return GuardedPort(source.group, source.port, scope=index)
+        return GuardedPort(source.group, source.port, interface=0 if source.vlan else index)  # IP has it from another

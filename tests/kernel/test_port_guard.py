@@ -48,9 +48,11 @@ def is_held(port: int = PORT.port, address: Address = OWN) -> bool:
     return False
 
 
-def listen() -> socket.socket:
+def listen(interface: str = "") -> socket.socket:
+    """Another program; with an interface: that hears of nothing else."""
     receiver = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
     try:
+        receiver.setsockopt(socket.SOL_SOCKET, socket.SO_BINDTODEVICE, interface.encode())
         receiver.bind(("", PORT.port))
     except OSError:
         receiver.close()
@@ -79,6 +81,42 @@ def test_another_program_keeps_its_port_and_has_time_to_come_back(guards: PortGu
     assert not is_held()
     guards.look_again()
     assert is_held()
+
+
+def test_one_that_hears_another_interface_alone_does_not_stand_in_for_the_guard(machine: Namespace) -> None:
+    """Also not after a restart, nor beside a rule of another interface; what both have is held for both."""
+    machine.ip("link add other type veth peer name third")
+    index, third = socket.if_nametoindex("lo"), socket.if_nametoindex("third")
+    here, there = GuardedPort(OWN, 5000, interface=index), GuardedPort(OWN, 5000, interface=third)
+    store = DescriptorStore()
+    first = PortGuards(store)
+    with listen("other"):
+        first.hold({here})
+        assert is_held()
+        first.hold({here, there})
+        assert sorted(store.all()) == sorted([here.name, there.name])
+        left = {name: os.dup(fd) for name, fd in store.all().items()}
+        first.close()
+        second = PortGuards(DescriptorStore(inherited=left))
+        second.hold({here})
+        second.leave_former()
+        assert is_held()
+        with pytest.raises(OSError, match=os.strerror(errno.EADDRINUSE)):
+            listen("lo")
+        second.hold({there})
+        assert not is_held()
+    second.close()
+
+
+def test_inputs_of_several_interfaces_share_a_port(guards: PortGuards) -> None:
+    one, two = (GuardedPort(OWN, 5000, interface=index) for index in (1, 2))
+    guards.hold({one, two})
+    for _ in range(2 * FREE_FOR):
+        guards.look_again()
+    guards.hold({two})
+    assert is_held()
+    guards.hold(())
+    assert not is_held()
 
 
 def test_one_that_comes_later_is_told_that_the_port_is_in_use(guards: PortGuards) -> None:

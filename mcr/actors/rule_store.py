@@ -26,7 +26,7 @@ from mcr.rules.advice import advice
 from mcr.rules.catalog import Entry
 from mcr.rules.conditions import Conditions, Standing, judge, view_of, view_of_unusable
 from mcr.rules.file_rules import Yielding
-from mcr.rules.hop_cache import HopCache, find_silence
+from mcr.rules.hop_cache import HopCache, find_silent
 from mcr.rules.host_log import HostLog
 from mcr.rules.store import RuleFile
 
@@ -207,9 +207,9 @@ class RuleStore:
         hosts = [*chain.from_iterable(each.hosts for each in entries)]
         hops = await self._hops.find(hosts, standing.outputs, network) if hosts else {}
         # In a thread: the kernel tells it under its lock of the network's configuration, which others hold for long.
-        silence = await trio.to_thread.run_sync(find_silence, hops, standing.outputs, network) if hops else None
+        silent = await trio.to_thread.run_sync(find_silent, hops, standing.outputs, network) if hops else ()
         sources = {*chain.from_iterable(each.sources for each in entries)}
-        conditions = judge(standing, network, hops, silence, sources)
+        conditions = judge(standing, network, hops, silent, sources)
         if len(entries) > _MANY:
             return await trio.to_thread.run_sync(self._show, entries, conditions)
         return self._show(entries, conditions)

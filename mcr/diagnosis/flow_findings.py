@@ -8,6 +8,7 @@ import attrs
 
 from mcr.model.finding import Finding, Verdict
 from mcr.model.flow import IPV4, Address, Input, resolution_to
+from mcr.model.full_table import MAKE_ROOM, describe_full
 from mcr.model.stats import RuleStats, Stats
 from mcr.net.routes import Neighbour, Path
 from mcr.stats.activity import SILENT_SECONDS
@@ -188,6 +189,12 @@ def judge_neighbours(paths: Mapping[tuple[Address, str], Path], stats: Stats, le
             f"ip neigh show dev {name}{'; no answer to 3 ARP requests' if is_ipv4 else ''}",
             f"is it up, on this network, and its address right? {'sudo arping' if is_ipv4 else 'ping'} -I {name} {hop}",
         )
+    roomless = [key for key, path in paths.items() if path.full]
+    for host, name in roomless[:1]:
+        path = paths[host, name]
+        what = describe_full(host, name, path.gateway or host, path.full)
+        see = f"ip neigh show dev {name}; so it is with {len(roomless):,} of the hosts that outputs send to"
+        yield Finding("neighbours", Verdict.ADVICE, what, see, MAKE_ROOM)
     if paths and not dead:
         what = "Every host that outputs send to answers" if not left_out else "Hosts that outputs send to answer"
         see = "ARP requests, and what the kernel knows: ip neigh"

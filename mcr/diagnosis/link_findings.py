@@ -6,7 +6,6 @@ from itertools import islice
 
 from mcr.model.finding import Finding, Verdict
 from mcr.model.flow import IPV4
-from mcr.model.full_table import MAKE_ROOM, TABLE_IS_FULL
 from mcr.model.rule import RuleState, RuleView
 from mcr.net.links import Link
 from mcr.rules.conditions import UNUSABLE, Attachment
@@ -92,7 +91,6 @@ def judge_rules(rules: Iterable[RuleView], missing: Collection[str] = ()) -> tup
         missing: interfaces of which another finding tells what they lack.
     """
     silent: defaultdict[str, list[str]] = defaultdict(list)
-    roomless: defaultdict[str, list[str]] = defaultdict(list)
     odd: defaultdict[str, list[str]] = defaultdict(list)
     waits: defaultdict[str, list[str]] = defaultdict(list)
     pending: defaultdict[str, list[str]] = defaultdict(list)
@@ -100,8 +98,6 @@ def judge_rules(rules: Iterable[RuleView], missing: Collection[str] = ()) -> tup
         for output in rule.outputs:
             if "does not answer" in output.reason:
                 silent[output.reason].append(rule.rule_id)
-            elif TABLE_IS_FULL in output.reason:
-                roomless[output.reason].append(rule.rule_id)
             elif output.state is RuleState.WAITING and output.interface not in missing and not _is_unusable(rule):
                 waits[output.reason].append(rule.rule_id)
         of_outputs = any(each.reason and each.reason in rule.reason for each in rule.outputs)
@@ -116,7 +112,6 @@ def judge_rules(rules: Iterable[RuleView], missing: Collection[str] = ()) -> tup
     arp = "is it up, on this network, and its address right? ip neigh show"
     return (
         *_by_cause("neighbour", Verdict.FAULT, silent, arp),
-        *_by_cause("neighbour", Verdict.FAULT, roomless, MAKE_ROOM),
         *_by_cause("rule_waits", Verdict.FAULT, waits, "it goes on by itself when that is over: mcrctl why RULE"),
         *_by_cause("rule_pending", Verdict.ADVICE, pending, "what delays the workers? mcrctl list-workers"),
         *_by_cause("rule_warnings", Verdict.ADVICE, odd, "change it unless it is meant: mcrctl list"),

@@ -117,10 +117,12 @@ def _judge_path(output: Output, link: Link, path: Path) -> Iterator[Finding]:
     if output.group.is_multicast:
         if path.gateway is not None:
             yield _judge_gateway_of_group(output, path.gateway)
+            yield from _judge_room(output, path)
             yield _judge_neighbour(output, path)
         return
     yield _judge_route(output, link, path)
     if link.arp:
+        yield from _judge_room(output, path)
         yield _judge_neighbour(output, path)
 
 
@@ -154,6 +156,14 @@ def _judge_route(output: Output, link: Link, path: Path) -> Finding:
     return Finding("route", Verdict.ADVICE if answers else Verdict.FAULT, what, see, remedy)
 
 
+def _judge_room(output: Output, path: Path) -> Iterator[Finding]:
+    """Whether IP can have an entry for the neighbour. It may answer all the same, and nothing may be sent to it now."""
+    if path.full:
+        name, hop = output.interface, path.gateway or output.group
+        see = f"ip neigh show {hop} dev {name}: nothing"
+        yield Finding("neighbour", Verdict.ADVICE, describe_full(output.group, name, hop, path.full), see, MAKE_ROOM)
+
+
 def _judge_neighbour(output: Output, path: Path) -> Finding:
     name, hop = output.interface, path.gateway or output.group
     who = f"the gateway {hop}" if path.gateway else f"the host {hop}"
@@ -162,8 +172,6 @@ def _judge_neighbour(output: Output, path: Path) -> Finding:
     by = resolution_to(hop)
     test = f"sudo arping -I {name} {hop}" if hop.version == IPV4 else f"ping -I {name} {hop}"
     remedy = f"is it up, on this network, and its address right? {test}"
-    if path.full:
-        return Finding("neighbour", Verdict.FAULT, describe_full(output.group, name, hop, path.full), see, MAKE_ROOM)
     if path.answered:
         return Finding("neighbour", Verdict.OK, f"{who} answers on {name}", see)
     if path.answered is False:

@@ -4,8 +4,6 @@ from typing import Final
 
 from mcr.model.flow import IPV4, IPV6, Address
 
-TABLE_IS_FULL: Final = "the kernel's table of neighbours is full"
-
 MAKE_ROOM: Final = "raise that setting above the number of hosts: sysctl, in the machine's own network namespace"
 
 _SETTINGS: Final = {IPV4: "net.ipv4.neigh.default.gc_thresh3", IPV6: "net.ipv6.neigh.default.gc_thresh3"}
@@ -21,4 +19,5 @@ def describe_full(host: Address, name: str, neighbour: Address, limit: int) -> s
         limit: how many entries the table may have.
     """
     setting = _SETTINGS[neighbour.version]
-    return f"{TABLE_IS_FULL} ({setting}={limit}): IP drops what is sent to {host} on {name}, though it counts as sent"
+    full = f"the kernel's table of neighbours is full ({setting}={limit}) and has no entry for {neighbour} on {name}"
+    return f"{full}: while that lasts, IP drops what is sent to {host}, though it counts as sent"

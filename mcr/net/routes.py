@@ -17,6 +17,7 @@ from mcr.net import uapi
 from mcr.net.arp import ask_neighbours
 from mcr.net.links import Link
 from mcr.net.neighbour_tables import find_full
+from mcr.net.next_hop import find_unknown
 
 if TYPE_CHECKING:
     from pyroute2 import IPRoute
@@ -54,7 +55,8 @@ class Path:
         local: the address is this machine's own.
         broadcast: it is a broadcast address, which nobody answers ARP for.
         answered: whether the neighbour has just answered ARP; None: it was not asked.
-        full: entries that the kernel's table of neighbours may have, if it has none for this one and is full; else 0.
+        full: how many entries the kernel's table of neighbours may have, if it has none for this one and refuses some;
+            else 0.
     """
 
     refusal: int | None
@@ -87,9 +89,7 @@ def find_paths(hosts: Iterable[tuple[Address, Link]]) -> dict[tuple[Address, str
     wanted = set(hosts)
     with IPRoute() as netlink:
         paths = {(host, link): _find_path(netlink, host, link) for host, link in wanted}
-    if any(path.neighbour is Neighbour.UNKNOWN for path in paths.values()):
-        full = find_full()
-        paths = {key: _with_room(key[0], path, full) for key, path in paths.items()}
+    paths |= _find_roomless({key: path for key, path in paths.items() if path.neighbour is Neighbour.UNKNOWN})
     hops = {key: (path.gateway or key[0], key[1]) for key, path in paths.items() if path.neighbour in _UNCERTAIN}
     asked, answered = ask_neighbours(set(hops.values()))
     for (host, link), (hop, _) in hops.items():
@@ -98,11 +98,19 @@ def find_paths(hosts: Iterable[tuple[Address, Link]]) -> dict[tuple[Address, str
     return {(host, link.name): path for (host, link), path in paths.items()}
 
 
-def _with_room(host: Address, path: Path, full: Mapping[int, int]) -> Path:
-    """The path, and whether the kernel's table has room for its neighbour. `full`: see `find_full`."""
-    if path.neighbour is not Neighbour.UNKNOWN:
-        return path
-    return attrs.evolve(path, full=full.get((path.gateway or host).version, 0))
+def _find_roomless(unknown: Mapping[tuple[Address, Link], Path]) -> dict[tuple[Address, Link], Path]:
+    """Those paths to neighbours without an entry whose table refuses entries, and still has none for them then."""
+    full = find_full() if unknown else {}
+    if not full:
+        return {}
+    hops = {(host, link): (path.gateway or host, link.index) for (host, link), path in unknown.items()}
+    hops = {key: hop for key, hop in hops.items() if hop[0].version in full}
+    still = find_unknown(hops.values())
+    return {
+        key: attrs.evolve(unknown[key], full=full[hop.version])
+        for key, (hop, index) in hops.items()
+        if (index, hop) in still
+    }
 
 
 def is_broadcast(host: Address, link: Link) -> bool:

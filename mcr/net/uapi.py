@@ -166,6 +166,7 @@ NDMSG: Final = struct.Struct("B3xiHBB")  # family, index, state, flags, type
 NDTMSG: Final = struct.Struct("B3x")  # family
 NDTA_THRESH3: Final = 4
 NDTA_CONFIG: Final = 5
+NDTA_STATS: Final = 7
 NDA_DST: Final = 1
 NDA_LLADDR: Final = 2
 NDA_CACHEINFO: Final = 3

@@ -10,7 +10,6 @@ from itertools import chain
 import attrs
 
 from mcr.model.flow import IPV6, LIMITED_BROADCAST, Address, resolution_to
-from mcr.model.full_table import describe_full
 from mcr.model.output_options import Sockets
 from mcr.model.rule import Origin, Output, OutputView, Path, Rule, RuleState, RuleView
 from mcr.net.interfaces import was_never_there
@@ -82,19 +81,6 @@ class Hop:
     neighbour: Address
     oddity: str = ""
     refused: str = ""
-
-
-@attrs.frozen
-class Silence:
-    """Neighbours that nothing can be sent to, by the interface's index and address.
-
-    Attributes:
-        unanswering: those that have been asked in vain.
-        roomless: those for which the kernel's table of neighbours has no room, and how many entries it may have.
-    """
-
-    unanswering: Collection[tuple[int, Address]] = ()
-    roomless: Mapping[tuple[int, Address], int] = attrs.field(factory=dict)
 
 
 @attrs.frozen
@@ -249,7 +235,7 @@ def judge(
     standing: Standing,
     network: Network,
     hops: Mapping[tuple[Address, str], Hop] | None = None,
-    silence: Silence | None = None,
+    silent: Collection[tuple[int, Address]] = (),
     sources: Iterable[Address] = (),
 ) -> Conditions:
     """All of it.
@@ -258,14 +244,14 @@ def judge(
         standing: of the sockets.
         network: as it is.
         hops: how hosts are reached, by address and output interface.
-        silence: of neighbours.
+        silent: neighbours that don't answer, by the interface's index and address.
         sources: that outputs ask for.
     """
     return Conditions(
         standing.acknowledged,
         _unwell({name: judge_input(each, network) for name, each in standing.inputs.items()}),
         _unwell({name: judge_output(each, network) for name, each in standing.outputs.items()}),
-        _judge_hosts(hops or {}, standing.outputs, silence or Silence()),
+        _judge_hosts(hops or {}, standing.outputs, silent),
         standing.paths,
         frozenset(sources).difference(network.own_addresses()),
         standing.faults,
@@ -289,18 +275,16 @@ def _unwell(conditions: Mapping[str, Condition]) -> dict[str, Condition]:
 def _judge_hosts(
     hops: Mapping[tuple[Address, str], Hop],
     outputs: Mapping[str, Attachment],
-    silence: Silence,
+    silent: Collection[tuple[int, Address]],
 ) -> dict[tuple[Address, str], Condition]:
-    """Hosts that don't answer, that the kernel has no room for, or that can't be meant."""
+    """Hosts that don't answer, or can't be meant."""
     found = {}
     for (host, name), hop in hops.items():
         index = outputs[name].index if name in outputs else 0
         warnings = (hop.oddity,) if hop.oddity else ()
         if hop.refused:
             found[host, name] = Condition(RuleState.WAITING, hop.refused, warnings)
-        elif limit := silence.roomless.get((index, hop.neighbour)):
-            found[host, name] = Condition(RuleState.WAITING, describe_full(host, name, hop.neighbour, limit), warnings)
-        elif (index, hop.neighbour) in silence.unanswering:
+        elif (index, hop.neighbour) in silent:
             who = f"{host}" if hop.neighbour == host else f"the gateway {hop.neighbour} to {host}"
             reason = f"{who} does not answer {resolution_to(hop.neighbour)} on {name}"
             found[host, name] = Condition(RuleState.WAITING, reason, warnings)

@@ -10,10 +10,9 @@ import trio
 from mcr.model.flow import Address
 from mcr.model.limits import MAX_OUTPUTS
 from mcr.net import uapi
-from mcr.net.neighbour_tables import find_full
 from mcr.net.network import Neighbour, Network
-from mcr.net.next_hop import find_next_hops, find_unanswered, find_unknown
-from mcr.rules.conditions import Attachment, Hop, Silence, find_oddity, find_refusal
+from mcr.net.next_hop import find_next_hops, find_unanswered
+from mcr.rules.conditions import Attachment, Hop, find_oddity, find_refusal
 
 _Key = tuple[Address, str]
 _FEW = 50  # asked for without a thread
@@ -51,19 +50,17 @@ class HopCache:
             return {each: self._hops[each] for each in wanted if each in self._hops}
 
 
-def find_silence(hops: Mapping[_Key, Hop], outputs: Mapping[str, Attachment], network: Network) -> Silence:
-    """Find out to whom of these next hops nothing can be sent."""
+def find_silent(
+    hops: Mapping[_Key, Hop], outputs: Mapping[str, Attachment], network: Network
+) -> frozenset[tuple[int, Address]]:
+    """Who of these next hops does not answer, by interface and address."""
+    silent = {key for key, neighbour in network.neighbours.items() if neighbour.silent}
     asked = {(hop.neighbour, outputs[name].index) for (_, name), hop in hops.items() if name in outputs}
     # Of whom it waits for an answer the kernel says nothing.
-    unheard = [(host, index) for host, index in asked if _is_unheard(network.neighbours.get((index, host)))]
-    unanswering = {key for key, neighbour in network.neighbours.items() if neighbour.silent}
-    roomless = {}
+    unheard = ((host, index) for host, index in asked if _is_unheard(network.neighbours.get((index, host))))
     with suppress(OSError):
-        unanswering |= find_unanswered(islice(unheard, _UNHEARD))
-        if unheard and (full := find_full()):
-            unknown = find_unknown(islice((each for each in unheard if each[0].version in full), _UNHEARD))
-            roomless = {(index, host): full[host.version] for index, host in unknown}
-    return Silence(frozenset(unanswering), roomless)
+        silent |= find_unanswered(islice(unheard, _UNHEARD))
+    return frozenset(silent)
 
 
 def _is_unheard(neighbour: Neighbour | None) -> bool:

@@ -177,7 +177,6 @@ def hosts(workers: Workers, monkeypatch: pytest.MonkeyPatch) -> None:
 
     workers.outputs = {"eth1": Attachment("eth1", 2)}
     monkeypatch.setattr(hop_cache, "find_next_hops", find)
-    monkeypatch.setattr(hop_cache, "find_full", dict)
 
 
 def to_host(number: int) -> Rule:

@@ -4,11 +4,15 @@ import socket
 from ipaddress import IPv4Address
 from pathlib import Path
 
+import pytest
+
 from lab import Lab
 from mcr.net.neighbour_tables import read_tables
 from mcr.net.next_hop import find_unknown
 
-LIMIT = Path("/proc/sys/net/ipv4/neigh/default/gc_thresh3")  # in the first namespace alone
+# Both in the first namespace alone:
+LIMIT = Path("/proc/sys/net/ipv4/neigh/default/gc_thresh3")
+COUNTERS = Path("/proc/net/stat/arp_cache")
 
 
 def test_entries_and_limits_are_read_in_any_namespace() -> None:
@@ -24,7 +28,19 @@ def test_entries_and_limits_are_read_in_any_namespace() -> None:
             index = socket.if_nametoindex("a0")
             unknown = find_unknown((host, index) for host in hosts)
     assert tables.keys() == {4, 6}
-    assert tables[4][0] >= len(hosts[:5])
+    assert tables[4].entries >= len(hosts[:5])
     assert unknown == {(index, hosts[5])}
     if LIMIT.exists():
-        assert tables[4][1] == int(LIMIT.read_text())
+        assert tables[4].limit == int(LIMIT.read_text())
+
+
+@pytest.mark.skipif(not COUNTERS.exists(), reason="not in the first network namespace")
+def test_entries_that_were_refused_are_counted() -> None:
+    before, refused, after = refused_entries(), read_tables()[4].refused, refused_entries()
+    assert before <= refused <= after
+
+
+def refused_entries() -> int:
+    names, *processors = (line.split() for line in COUNTERS.read_text().splitlines())
+    column = names.index("table_fulls")
+    return sum(int(each[column], 16) for each in processors)

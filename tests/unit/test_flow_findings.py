@@ -116,6 +116,21 @@ def test_hosts_that_do_not_answer_are_named_with_what_was_sent_to_them() -> None
     expect(neighbours({HOST: DEAD, HOST_2: DEAD}), FAULT, "198.18.1.2 and 1 more do not answer", "82 packets")
 
 
+def test_hosts_that_the_kernel_has_no_room_for_are_advice() -> None:
+    roomless = Path(None, None, Neighbour.UNKNOWN, answered=True, full=1024)
+    advice, answers = neighbours({HOST: roomless, HOST_2: attrs.evolve(roomless, gateway=GATEWAY)})
+    expect(
+        [advice],
+        ADVICE,
+        "table of neighbours is full (net.ipv4.neigh.default.gc_thresh3=1024) and has no entry for 198.18.1.2 on out0",
+        "2 of the hosts",
+    )
+    dead = attrs.evolve(roomless, answered=False)
+    fault, also = neighbours({HOST: dead})
+    expect([fault], FAULT, "the host 198.18.1.2 does not answer ARP")
+    assert (answers.verdict, also.verdict) == (OK, ADVICE)
+
+
 @pytest.mark.parametrize(
     ("path", "verdict", "words"),
     [

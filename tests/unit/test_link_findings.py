@@ -23,7 +23,6 @@ from mcr.diagnosis.present import new_names
 from mcr.diagnosis.shared_outputs import judge_shared_outputs
 from mcr.model.finding import Verdict
 from mcr.model.flow import Input
-from mcr.model.full_table import MAKE_ROOM, describe_full
 from mcr.model.log import LogLevels
 from mcr.model.rule import OutputView, RuleState, RuleView
 from mcr.model.stats import (
@@ -189,15 +188,6 @@ def test_outputs_of_several_rules_are_advice() -> None:
     expect(advice, ADVICE, "239.2.2.2:6000:out0 is an output of several rules", "news, b")
     tagged = attrs.evolve(rules[1], outputs=(attrs.evolve(GROUP, vlan=7),))
     assert not list(judge_shared_outputs([rules[0], tagged]))
-
-
-def test_hosts_that_the_kernel_has_no_room_for_are_faults_with_the_remedy() -> None:
-    host = IPv4Address("198.18.1.2")
-    full = describe_full(host, "out0", host, 1024)
-    output = OutputView(host, 6000, "out0", state=RuleState.WAITING, reason=full)
-    source = Input("in0", IPv4Address("239.1.1.1"), 5000)
-    (fault,) = link_findings.judge_rules([RuleView("1", None, source, (output,), RuleState.DEGRADED, full)])
-    expect(fault, FAULT, full, MAKE_ROOM)
 
 
 def test_frames_that_an_interface_loses_are_told() -> None:

@@ -268,7 +268,12 @@ def test_what_else_an_output_waits_for_is_said(output: OutputView) -> None:
     assert not troubles(judged(silent, path=attrs.evolve(PATH, answered=True)))  # it has been asked since
 
 
-def test_a_full_table_of_neighbours_loses_what_is_sent_to_a_host_that_answers() -> None:
-    finding = the("neighbour", judged(HOST, path=Path(None, None, Neighbour.UNKNOWN, answered=True, full=1024)))
-    assert (finding.verdict, finding.remedy) == (Verdict.FAULT, MAKE_ROOM)
+def test_a_full_table_of_neighbours_is_advice_as_nothing_may_be_sent_now() -> None:
+    """And whether the host answers is said, too."""
+    verdicts = {True: Verdict.OK, False: Verdict.FAULT}
+    for answered, verdict in verdicts.items():
+        findings = judged(HOST, path=Path(None, None, Neighbour.UNKNOWN, answered=answered, full=1024))
+        finding, other = (each for each in findings if each.check == "neighbour")
+        assert (finding.verdict, finding.remedy) == (Verdict.ADVICE, MAKE_ROOM)
+        assert other.verdict is verdict
     assert "the kernel's table of neighbours is full (net.ipv4.neigh.default.gc_thresh3=1024)" in finding.what

@@ -82,7 +82,7 @@ class PortGuards:
     def look_again(self) -> None:
         """Hold what could not be had, if it has been free for some calls: to be called once per second."""
         for port, looks in [*self._missing.items()]:
-            if looks + 1 >= _LOOKS:
+            if looks + 1 >= _LOOKS or port.anywhere in self._held:
                 self._try(port)
             else:
                 self._missing[port] = looks + 1 if _is_free(port) else 0
@@ -129,11 +129,8 @@ class PortGuards:
         if fd is None:
             return None
         former = adopt_socket(fd)
-        if (
-            former
-            and former.type == socket.SOCK_DGRAM
-            and _bound(former) == (port.endpoint, port.interface or port.scope)
-        ):
+        bound = port.endpoint, port.interface or port.scope
+        if former and former.type == socket.SOCK_DGRAM and _bound(former) == bound:
             return former
         self._store.refuse(port.name, former.detach() if former else fd)
         return None

@@ -6,7 +6,7 @@ from itertools import chain
 
 import attrs
 
-from mcr.model.flow import IPV6, LIMITED_BROADCAST, Address
+from mcr.model.flow import IPV4, IPV6, LIMITED_BROADCAST, Address
 
 _LEAST_BROADCAST = 30  # prefix length: longer ones have no broadcast address (RFC 3021)
 
@@ -97,6 +97,10 @@ class Network:
             return True
         if address.version == IPV6 and address.is_link_local:
             return any(each.ip == address for each in self.addresses6.get(index, ()))
+        if (link := self.links.get(index)) and link.loopback and address.version == IPV4:
+            networks = (each.network for each in self.addresses.get(index, ()))
+            if any(address in each for each in networks):  # there IP takes all of 127.0.0.0/8
+                return True
         return address in self.own_addresses() or self.broadcast_network(address, index) is not None
 
     def broadcast_network(self, address: Address, index: int) -> IPv4Network | None:

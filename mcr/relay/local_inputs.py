@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable
 
 from mcr.errors import SystemFault
 from mcr.logs.logger import get_logger
-from mcr.model.flow import IPV6, Flow, Input
+from mcr.model.flow import IPV6, LIMITED_BROADCAST, Flow, Input
 from mcr.model.log import Facility
 from mcr.net.filter.base import CaptureFilters
 from mcr.net.network import Network
@@ -95,8 +95,12 @@ class LocalInputs:
 
     def _guard(self) -> None:
         """Hold the ports of unicast inputs. What is sent to a broadcast address IP never answers by ICMP."""
-        own = {*self._network.own_addresses()}
-        self._guards.hold({self._port(each) for each in self._users if each.group in own and self.serves(each)})
+        served = (each for each in self._users if self.serves(each))
+        self._guards.hold({self._port(each) for each in served if not self._is_broadcast(each)})
+
+    def _is_broadcast(self, source: Input) -> bool:
+        to_all = self._network.broadcast_network(source.group, self._index_of(source))
+        return source.group == LIMITED_BROADCAST or to_all is not None
 
     def _index_of(self, source: Input) -> int:
         return self._capture_of(source.interface).interface.index

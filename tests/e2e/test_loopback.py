@@ -86,20 +86,22 @@ def test_programs_on_the_relays_machine_send_and_receive_by_the_loopback(
     mcr.add("in0:239.1.1.9:5000", "239.2.2.9:6000:lo", "239.2.2.8:6000:out1", "198.18.3.1:6001:out2", rule_id="local")
     outputs = [{"group": "ff15::3", "port": 6000, "interface": "lo"}]
     mcr.call("add", {"rules": [{"input": {"interface": "lo", "group": "ff15::1", "port": 5000}, "outputs": outputs}]})
-    assert [(each["state"], each["reason"]) for each in mcr.call("list")] == [("active", "")] * 3
+    mcr.add("lo:127.0.0.2:5000", "239.2.2.5:6000:lo")
+    assert [(each["state"], each["reason"]) for each in mcr.call("list")] == [("active", "")] * 4
     with ExitStack() as opened:
-        joined = [("239.2.2.3", "lo"), ("239.2.2.9", "lo"), ("ff15::3", "lo"), ("239.2.2.8", "out1")]
+        by_lo = ("239.2.2.3", "239.2.2.9", "239.2.2.5", "ff15::3")
+        joined = [*((group, "lo") for group in by_lo), ("239.2.2.8", "out1")]
         here = {group: opened.enter_context(receiving(relay, name, group, 6000)) for group, name in joined}
         host = opened.enter_context(listening(relay, "198.18.3.1", 6001))
         wire = opened.enter_context(tapped(plant.receiver, "rx0"))
         send(relay, "lo", "239.1.1.2")  # which no rule takes
         send(relay, "lo", "239.1.1.1")
         send(relay, "lo", "ff15::1")
+        send(relay, "lo", "127.0.0.2")
         send(plant.source, "src0", "239.1.1.9")
         assert relayed(wire, b"last") == PAYLOADS
-        assert [take(each) for each in (host, *(here[group] for group, name in joined if name == "lo"))] == [
-            PAYLOADS
-        ] * 4
+        assert [take(each) for each in (host, *(here[group] for group in by_lo))] == [PAYLOADS] * 5
+        assert relay.counter("Icmp", "OutDestUnreachs") == 0
         with repeating(lambda: send(plant.source, "src0", "239.1.1.9"), 0.02):
             found = troubles(mcr, "why", "local")
         here["239.2.2.8"].settimeout(0)

@@ -255,6 +255,8 @@ class InputInterfaces:
         for old, _ in renewed:
             self._let_go(old)
         _join_missing(self, self._memberships)
+        if renewed:
+            self.local.renew()
         return renewed
 
     def _reopen(self, lost: Sequence[Capture], sources: Collection[Input]) -> list[tuple[Capture, Capture]]:

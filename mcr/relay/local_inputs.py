@@ -63,13 +63,15 @@ class LocalInputs:
         Returns:
             Those that are let in now and were not, and the other way round.
         """
-        before, former = {each: self.serves(each) for each in self._users}, self._network
-        self._network = network
-        changed = tuple(each for each, served in before.items() if self.serves(each) != served)
+        former, self._network = self._network, network
+        if network.addresses is former.addresses and network.addresses6 is former.addresses6:
+            return ()  # there may be thousands, and neighbours change all the time
+        now = {each: self.serves(each) for each in self._users}
+        changed = tuple(e for e, served in now.items() if former.listens_to(e.group, self._index_of(e)) != served)
         keys: dict[bool, list[tuple[int, Flow]]] = {True: [], False: []}
         for source in changed:
             slot = self._capture_of(source.interface).slot
-            keys[self.serves(source)] += [(slot, flow) for flow in source.flows]
+            keys[now[source]] += [(slot, flow) for flow in source.flows]
         try:
             if changed:
                 self._filters.change(keys[True], keys[False])
@@ -77,9 +79,14 @@ class LocalInputs:
             log.warning("%s: it is tried again with the next change of addresses", error.message)
             self._network = former
             return ()
-        if before:
+        if now:
             self._guard()
         return changed
+
+    def renew(self) -> None:
+        """Hold ports on interfaces that have been opened again: they may have another index."""
+        if self._users:
+            self._guard()
 
     def look_again(self) -> None:
         """Hold ports that could not be held so far: to be called once per second."""

@@ -76,7 +76,13 @@ def open_egress(
 
 
 def open_raw_egress(
-    interface: Interface, send_buffer: int, *, to: Address | None = None, foreign: bool, version: int = IPV4
+    interface: Interface,
+    send_buffer: int,
+    *,
+    to: Address | None = None,
+    foreign: bool,
+    has_df: bool = True,
+    version: int = IPV4,
 ) -> socket.socket:
     """Open a raw socket for outputs on an interface: what is sent begins with its UDP header, from whatever port.
 
@@ -85,12 +91,13 @@ def open_raw_egress(
         send_buffer: in bytes.
         to: the one host or group that it is for, to name it in an error.
         foreign: it may send from addresses that this machine does not have (IP_TRANSPARENT, ip(7)).
+        has_df: routers may not cut what is sent, in IPv4.
         version: of IP.
 
     Raises:
         SystemFault: naming the step; nothing stays open.
     """
-    options = chain(_options(interface, version), _raw_options(version, foreign=foreign))
+    options = chain(_options(interface, version), _raw_options(version, foreign=foreign, has_df=has_df))
     opened = _open(socket.SOCK_RAW, version, interface, options, to)
     step = "bind"
     try:
@@ -130,12 +137,14 @@ def _open(
     return opened
 
 
-def _raw_options(version: int, *, foreign: bool) -> Iterator[_Option]:
+def _raw_options(version: int, *, foreign: bool, has_df: bool) -> Iterator[_Option]:
     """What a raw one is to have beyond that."""
     if version == IPV6:
         yield "IPV6_CHECKSUM", socket.IPPROTO_IPV6, socket.IPV6_CHECKSUM, _CHECKSUM_AT  # the kernel does it
         # Else it is given what comes to any group, whatever it is bound to.
         yield "IPV6_MULTICAST_ALL", socket.IPPROTO_IPV6, uapi.IPV6_MULTICAST_ALL, 0
+    elif not has_df:
+        yield "IP_MTU_DISCOVER", socket.IPPROTO_IP, uapi.IP_MTU_DISCOVER, uapi.IP_PMTUDISC_DONT
     if foreign and version == IPV6:
         yield "IPV6_TRANSPARENT", socket.IPPROTO_IPV6, uapi.IPV6_TRANSPARENT, 1
     elif foreign:

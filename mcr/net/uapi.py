@@ -15,6 +15,8 @@ SO_BINDTOIFINDEX: Final = 62
 
 # <linux/in.h>, <linux/udp.h>, <linux/virtio_net.h>
 IP_PKTINFO: Final = 8
+IP_MTU_DISCOVER: Final = 10
+IP_PMTUDISC_DONT: Final = 0
 MCAST_JOIN_SOURCE_GROUP: Final = 46
 MCAST_LEAVE_SOURCE_GROUP: Final = 47
 SOCKADDR_IN: Final = struct.Struct("HH4s120x")  # family, port, address; as long as any (sockaddr_storage)

@@ -123,8 +123,8 @@ class Neighbours:
         self._by_key: dict[Key, Neighbour] = {}
         self.slots = Slots(2 * MAX_NEIGHBOURS, "hosts")
         self._commons: dict[int, Common] = {}  # by slot
-        # By interface, version of IP, the port that was asked for, and their kind.
-        self._newest: dict[tuple[str, int, int, Sockets], Common] = {}
+        # By interface, version of IP, the port that was asked for, their kind, and whether routers may not cut.
+        self._newest: dict[tuple[str, int, int, Sockets, bool], Common] = {}
         self._unused: set[Key] = set()
         self.unrenewed: dict[str, Interface] = {}
         self._not_renewed = StandingReason()
@@ -189,7 +189,7 @@ class Neighbours:
         return Neighbour(slot, interface, sockets, common)
 
     def _join_common(self, key: Key, interface: Interface, undo: ExitStack) -> Common:
-        party = interface.name, key.address.version, key.port, key.kind
+        party = interface.name, key.address.version, key.port, key.kind, _has_df(key)
         common = self._newest.get(party)
         if not common or common.users in (0, _PARTY) or common.interface.index != interface.index:
             slot = self.slots.take()
@@ -212,7 +212,8 @@ class Neighbours:
         """Open those of a neighbour, or with `to` None common ones for it and others."""
         version, size = key.address.version, self._settings.send_buffer
         if key.kind is not Sockets.UDP:
-            open_raw = partial(open_raw_egress, interface, size, foreign=key.kind is Sockets.FOREIGN, version=version)
+            is_foreign, has_df = key.kind is Sockets.FOREIGN, _has_df(key)
+            open_raw = partial(open_raw_egress, interface, size, foreign=is_foreign, has_df=has_df, version=version)
             return tuple(undo.enter_context(open_raw(to=to)) for _ in ports)
         open_one = partial(open_egress, interface, size, is_chosen=bool(key.port), version=version)
         return tuple(undo.enter_context(open_one(to=to, shared_port=port)) for port in ports)
@@ -333,6 +334,11 @@ class Neighbours:
             if not neighbour.common.users:
                 dropped.append(self._commons.pop(neighbour.common.slot))
         return dropped
+
+
+def _has_df(key: Key) -> bool:
+    """Whether routers may not cut what is sent there. By raw sockets: of a group they tell nobody anyway."""
+    return key.kind is Sockets.UDP or key.address.is_multicast
 
 
 def _describe(key: Key, error: SystemFault) -> str:

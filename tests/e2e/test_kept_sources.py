@@ -103,6 +103,8 @@ def test_each_sender_keeps_its_own(plant: Plant, make_mcr: MakeMcr, switches: tu
         else:
             assert not {each[UDP].sport for each in came} & {0, 1111, 2222}, text
         assert all(map(is_sound, came)), text
+    assert {port for port, those in found.items() if not any(each.flags.DF for each in those)} == {6004}
+    assert len({each.id for each in found[6004]}) > len(sent) / 2  # so that what routers cut can be put together
     assert {each.ttl for each in found[6001]} == {9}
     assert {each.ttl for each in found[6000]} == {1}
     assert {each.tos for each in found[6004]} == {46 << 2}

@@ -36,6 +36,7 @@ MAP(outputs);
 MAP(scratch);
 
 static uint64_t (*const bpf_ktime_get_ns)(void) = (void *)BPF_FUNC_ktime_get_ns;
+static uint32_t (*const bpf_get_prandom_u32)(void) = (void *)BPF_FUNC_get_prandom_u32;
 static long (*const bpf_clone_redirect)(struct __sk_buff *skb, uint32_t interface,
 					uint64_t flags) = (void *)BPF_FUNC_clone_redirect;
 static int64_t (*const bpf_csum_diff)(const void *from, uint32_t from_size, const void *to, uint32_t to_size,
@@ -178,6 +179,19 @@ INLINE struct marks marks_for(const struct mcr_bpf_output *to, const struct mark
 	return marks;
 }
 
+/*
+ * Whether routers may cut it. One that can't pass a whole datagram on tells where that came from: if an output keeps the
+ * address or port, that is another machine, or no socket of this one. Of groups they tell nobody (RFC 1112, 7.2): there
+ * a datagram is as a UDP socket's.
+ */
+INLINE void allow_cuts(struct mcr_ipv4 *ip, const struct mcr_bpf_output *to)
+{
+	bool may_be_cut = to->keeps & MCR_KEEP_ORIGIN && (to->group & CLASS_MASK) != MULTICAST;
+
+	ip->fragment = may_be_cut ? 0 : MCR_NETWORK16(IP_DF);
+	ip->id = may_be_cut ? (uint16_t)bpf_get_prandom_u32() : 0;
+}
+
 /* Give the packet the headers of an output. `now`: those that it has. */
 INLINE void readdress(struct __sk_buff *skb, struct frame *now, const struct mcr_bpf_output *to,
 		      const struct marks *marks)
@@ -188,6 +202,7 @@ INLINE void readdress(struct __sk_buff *skb, struct frame *now, const struct mcr
 	now->ip.ttl = marks->ttl;
 	now->ip.source = marks->source;
 	now->ip.destination = marks->group;
+	allow_cuts(&now->ip, to);
 	now->ip.checksum = 0;
 	now->ip.checksum = ip_checksum(&now->ip);
 	now->udp.ports.source = marks->port;
@@ -220,16 +235,6 @@ INLINE void count_output(uint32_t slot, uint32_t error, uint32_t datagrams, uint
 	taken->bytes += bytes;
 	add_shared(&output->sent, datagrams);
 	add_shared(&output->bytes, bytes);
-}
-
-/* The headers that all outputs have in common; a UDP socket's. */
-INLINE struct frame plain_headers(const struct frame *original)
-{
-	struct frame frame = *original;
-
-	frame.ip.id = 0;
-	frame.ip.fragment = MCR_NETWORK16(IP_DF);
-	return frame;
 }
 
 /* With a tag, which the device writes into the frame, or the kernel for it. */
@@ -339,7 +344,7 @@ INLINE int relay_by(struct __sk_buff *skb, const struct mcr_bpf_rule *rule, cons
 {
 	uint32_t datagrams = hand->datagrams, size = ETH_HLEN + MCR_NETWORK16(original->ip.total), failed;
 	bool is_sole = hand->sole; /* a clone may come back in, and what is decided of it is handed on likewise */
-	struct frame now = plain_headers(original);
+	struct frame now = *original;
 	struct tag tag = tag_of(skb);
 
 	if (!is_udp_sum_right(skb, original)) {

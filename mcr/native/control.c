@@ -176,6 +176,7 @@ static int apply_generation(struct mcr_worker *worker, const struct mcr_rec_gene
 	if (!worker->generation) /* all captures that a predecessor can have read are there */
 		forget_orphan(worker);
 	worker->generation = record->generation;
+	mcr_log_hurry(&worker->log);
 	mcr_log(&worker->log, MCR_FACILITY_WORKER, MCR_LEVEL_DEBUG, MCR_LOG_GENERATION_APPLIED, record->generation,
 		worker->rules.match.used, 0);
 	return 0;
@@ -184,6 +185,7 @@ static int apply_generation(struct mcr_worker *worker, const struct mcr_rec_gene
 static int apply_levels(struct mcr_worker *worker, const struct mcr_rec_levels *record)
 {
 	memcpy(worker->log.level, record->level, sizeof(worker->log.level));
+	mcr_log_hurry(&worker->log);
 	mcr_log(&worker->log, MCR_FACILITY_WORKER, MCR_LEVEL_DEBUG, MCR_LOG_LEVELS_CHANGED, 0, 0, 0);
 	return 0;
 }

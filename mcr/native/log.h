@@ -4,8 +4,10 @@
  *
  * What can repeat with every packet is folded, by its code and its subject (an output, a flow, ...). A few subjects of
  * each code have records of their own: the first occurrence is written at once, later ones are counted and written as
- * one record per second. All others of the code share one record per second, which says how many subjects it stands for.
- * So however many outputs fail, a code never makes more than 2 * MCR_LOG_NAMED + 1 records per second.
+ * one record after 1 s, then 2, 4, ... up to 60 s. All others of the code share one record, which says how many
+ * subjects it stands for. A new subject sets the interval back to 1 s. A subject is new again after MCR_LOG_QUIET_NS.
+ * So however many outputs fail, a code never makes more than 2 * MCR_LOG_NAMED + 1 records in one second, and
+ * MCR_LOG_NAMED + 1 per minute while the same ones fail.
  */
 #ifndef MCR_LOG_H
 #define MCR_LOG_H
@@ -13,32 +15,35 @@
 #include <stdbool.h>
 #include <stdint.h>
 
+#include "clock.h"
 #include "ring.h"
 #include "shm_abi.h"
 
 #define MCR_LOG_NAMED    3    /* subjects of a code with records of their own */
 #define MCR_LOG_SUBJECTS 512  /* other subjects that are told apart; with more, the record says so many */
-#define MCR_LOG_BUCKETS  1024 /* for them: a power of two, and at most half of them in use */
+#define MCR_LOG_BUCKETS  2048 /* a power of two: as many known before a round, as many new in it, and half stay free */
 
-/* The subjects of one record. Those of an earlier round are no longer in it. */
+#define MCR_LOG_LONGEST_NS (60 * MCR_SECOND_NS) /* between two records of the same */
+#define MCR_LOG_QUIET_NS   (60 * MCR_SECOND_NS) /* what has not come for as long is new */
+
+/* The subjects of the records of `others`. A round is what goes into one record. */
 struct mcr_log_subjects {
-	uint32_t round, count;
-	struct {
+	uint32_t round, since; /* a bucket of a round before `since` is empty */
+	uint32_t known, count; /* in buckets; in this round */
+	bool many;             /* more than MCR_LOG_SUBJECTS have come: new ones are not told apart from old ones */
+	struct mcr_log_bucket {
 		uint64_t subject;
-		uint32_t round;
+		uint32_t round;  /* the last that it came in */
+		uint32_t seen_s; /* CLOCK_REALTIME of its newest occurrence */
 	} buckets[MCR_LOG_BUCKETS];
 };
 
-/* Occurrences that are not written yet; repeats == 0: none. */
-struct mcr_log_fold {
-	bool taken; /* by the subject of `pending` */
-	struct mcr_rec_log pending;
-};
-
+/* Of each record: occurrences that are not written yet; repeats == 0: none, but it tells of the newest. */
 struct mcr_log_folds {
-	uint64_t written_ns; /* when what was held back was last written */
-	bool held;           /* something is held back */
-	struct mcr_log_fold named[MCR_LOG_NAMED], others;
+	uint64_t written_ns;  /* when what was held back was last written */
+	uint64_t interval_ns; /* from then until it is written again */
+	bool held;            /* something is held back */
+	struct mcr_rec_log named[MCR_LOG_NAMED], others;
 	struct mcr_log_subjects subjects; /* in `others` */
 };
 
@@ -67,8 +72,11 @@ void mcr_log(struct mcr_log *log, enum mcr_facility facility, enum mcr_level lev
 void mcr_log_folded(struct mcr_log *log, enum mcr_facility facility, enum mcr_level level, enum mcr_log_code code,
 		    uint64_t arg0, uint64_t arg1, uint64_t arg2);
 
-/* Write what has been held back for a second. */
+/* Write what has been held back for its interval. */
 void mcr_log_flush(struct mcr_log *log);
+
+/* Write what is held back within a second: its numbers may soon have other names, or somebody has begun to watch. */
+void mcr_log_hurry(struct mcr_log *log);
 
 /* What these two come to, by other clocks. */
 void mcr_log_fold(struct mcr_log *log, const struct mcr_rec_log *record);

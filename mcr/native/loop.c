@@ -186,8 +186,10 @@ int mcr_loop_run(struct mcr_worker *worker)
 		if (taken < 0)
 			return taken;
 		drained = !taken && worker->draining;
-		if (drained)
+		if (drained) {
+			mcr_log_flush_at(&worker->log, UINT64_MAX);
 			mcr_log(&worker->log, MCR_FACILITY_WORKER, MCR_LEVEL_DEBUG, MCR_LOG_DRAINED, 0, 0, 0);
+		}
 		mcr_log_flush(&worker->log);
 		mcr_control_report(worker);
 		if (worker->abandoned || drained) {

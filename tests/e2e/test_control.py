@@ -3,6 +3,7 @@
 import contextlib
 import os
 import random
+import re
 import signal
 import socket
 import statistics
@@ -306,6 +307,10 @@ def test_log_levels_change_at_once_in_workers_too(plant: Plant, make_mcr: MakeMc
     Sender(plant.source, "src0", "239.1.1.1:5000", count=3, rate=1000, size=100).finish()
     wait_until(lambda: "100 bytes to 1 outputs (2 times in" in mcr.log(), "egress traces every packet, folded")
     assert mcr.log().count("ingress] worker 0: no rule") <= 2  # the fold's last word comes within a second
+    Sender(plant.source, "src0", "239.1.1.1:5000", count=3, rate=1000, size=100).finish()
+    mcr.stop()  # and the worker ends with what it held back
+    traced = re.findall(r"100 bytes to 1 outputs(?: \((\d+) times)?", mcr.log())
+    assert sum(int(times or 1) for times in traced) == 6
 
 
 def test_stats_lines_appear_in_the_log(plant: Plant, make_mcr: MakeMcr) -> None:

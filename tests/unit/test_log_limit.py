@@ -5,6 +5,7 @@ import logging
 import attrs
 import pytest
 
+from mcr._native import lib
 from mcr.logs.limit import BURST, RATE, UNLIMITED, LogLimit
 
 
@@ -50,6 +51,13 @@ def test_a_flood_is_some_lines_and_a_count() -> None:
         pass
     assert not log.say("client %d", 2)
     assert log.left_out() == ["2 more lines such as: client 2"]
+
+
+def test_what_sixteen_workers_tell_each_minute_of_a_trouble_is_said() -> None:
+    log = Log()
+    for _ in range(10):
+        assert all(log.say("send failed", kind="code 20") for _ in range(16 * (lib.MCR_LOG_NAMED + 1)))
+        log.now += 60
 
 
 def test_one_kind_costs_the_others_nothing() -> None:

@@ -27,7 +27,7 @@ _NUMBERS = frozenset({"ttl", "dscp", "source-port", "vlan"})
 _WORDS = frozenset({"ttl", "dscp", "source-port"})  # that may be one as well
 _UNSAID = frozenset({None, "auto"})
 # What stands between colons. Those of an address in brackets, alone or as an option's value, are a part of it.
-_PART = re.compile(r"(?:^|:)((?:[^:=\[\]]*=)?\[[^\[\]]*\](?=:|$)|[^:]*)")
+_PART = re.compile(r"(?:^|:)((?:[^:=\[\]]*=)?\[[^\[\]]*\][^:]*|[^:]*)")
 _NAMES = ("group", "port", "interface")
 
 

@@ -28,6 +28,7 @@ class Link:
         mac: its link address.
         master: index of the device that owns it, such as a bridge; 0: none does.
         kind: of device, as ``ip -details link`` says: ``veth``, ``bridge``; empty for a network card.
+        tags: of a VLAN's device: the index of the interface whose frames it has, and the VLAN; None: it is none.
     """
 
     index: int
@@ -43,6 +44,7 @@ class Link:
     mac: bytes = b""
     master: int = 0
     kind: str = ""
+    tags: tuple[int, int] | None = None
 
 
 @attrs.frozen
@@ -91,8 +93,8 @@ class Network:
         held = chain[tuple[IPv4Interface | IPv6Interface, ...]](self.addresses.values(), self.addresses6.values())
         return (each.ip for addresses in held for each in addresses)
 
-    def listens_to(self, address: Address, index: int) -> bool:
-        """Whether IP takes what comes in by an interface for an address, which is no group's."""
+    def listens_to(self, address: Address, index: int, vlan: int | None = None) -> bool:
+        """Whether IP takes what comes in by an interface, in a VLAN or in none, for an address, which is no group's."""
         if address == LIMITED_BROADCAST:
             return True
         if address.version == IPV6 and address.is_link_local:
@@ -101,11 +103,15 @@ class Network:
             networks = (each.network for each in self.addresses.get(index, ()))
             if any(address in each for each in networks):  # there IP takes all of 127.0.0.0/8
                 return True
-        return address in self.own_addresses() or self.broadcast_network(address, index) is not None
+        return address in self.own_addresses() or self.broadcast_network(address, index, vlan) is not None
 
-    def broadcast_network(self, address: Address, index: int) -> IPv4Network | None:
-        """The network of an interface, by index, whose directed broadcast address this is; None: of none."""
-        networks = (each.network for each in self.addresses.get(index, ()))
+    def broadcast_network(self, address: Address, index: int, vlan: int | None = None) -> IPv4Network | None:
+        """The network of an interface, by index, whose directed broadcast address this is; None: of none.
+
+        In a VLAN also those of its device on the interface.
+        """
+        devices = (link.index for link in self.links.values() if link.tags == (index, vlan)) if vlan else ()
+        networks = (each.network for device in (index, *devices) for each in self.addresses.get(device, ()))
         several = (each for each in networks if each.prefixlen <= _LEAST_BROADCAST)
         return next((each for each in several if each.broadcast_address == address), None)
 

@@ -28,6 +28,7 @@ GROUPS: Final = (
 """Of what changes are told."""
 
 _NUMBER = struct.Struct("I")
+_VLAN, _VLAN_ID = "vlan", struct.Struct("H")  # kind of device
 
 _ROUTES = frozenset({uapi.RTM_NEWROUTE, uapi.RTM_DELROUTE, uapi.RTM_NEWRULE, uapi.RTM_DELRULE})
 _AF_UNSPEC, _AF_INET, _AF_INET6 = 0, 2, 10
@@ -102,6 +103,7 @@ def parse_link(body: bytes) -> Link | None:
     carrier = found.get(uapi.IFLA_CARRIER)
     others = attributes(found.get(uapi.IFLA_PROP_LIST, b""), 0)
     information = dict(attributes(found.get(uapi.IFLA_LINKINFO, b""), 0))
+    kind = _text(information.get(uapi.IFLA_INFO_KIND, b""))
     return Link(
         index=index,
         name=_text(found[uapi.IFLA_IFNAME]),
@@ -115,8 +117,17 @@ def parse_link(body: bytes) -> Link | None:
         mtu=_number(found.get(uapi.IFLA_MTU)),
         mac=found.get(uapi.IFLA_ADDRESS, b""),
         master=_number(found.get(uapi.IFLA_MASTER)),
-        kind=_text(information.get(uapi.IFLA_INFO_KIND, b"")),
+        kind=kind,
+        tags=_tags(found, information) if kind == _VLAN else None,
     )
+
+
+def _tags(found: Mapping[int, bytes], information: Mapping[int, bytes]) -> tuple[int, int] | None:
+    """Of a VLAN's device: the index of the interface whose frames it has, and the VLAN; None: that one is elsewhere."""
+    vlan = dict(attributes(information.get(uapi.IFLA_INFO_DATA, b""), 0)).get(uapi.IFLA_VLAN_ID, b"")
+    if uapi.IFLA_LINK_NETNSID in found or len(vlan) != _VLAN_ID.size:
+        return None
+    return _number(found.get(uapi.IFLA_LINK)), int(_VLAN_ID.unpack(vlan)[0])
 
 
 def parse_address(body: bytes) -> tuple[int, IPv4Interface | IPv6Interface] | None:

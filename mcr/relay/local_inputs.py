@@ -46,7 +46,8 @@ class LocalInputs:
         """
         if source.group.is_multicast:
             return True
-        return self._network.listens_to(source.group, self._index_of(source) if index is None else index)
+        index = self._index_of(source) if index is None else index
+        return self._network.listens_to(source.group, index, source.vlan)
 
     def change(self, added: Iterable[Input], removed: Iterable[Input]) -> None:
         """Rules have more of them, and fewer. Groups among these are left out."""
@@ -67,7 +68,8 @@ class LocalInputs:
         if network.addresses is former.addresses and network.addresses6 is former.addresses6:
             return ()  # there may be thousands, and neighbours change all the time
         now = {each: self.serves(each) for each in self._users}
-        changed = tuple(e for e, served in now.items() if former.listens_to(e.group, self._index_of(e)) != served)
+        before = {each: former.listens_to(each.group, self._index_of(each), each.vlan) for each in now}
+        changed = tuple(each for each in now if now[each] != before[each])
         keys: dict[bool, list[tuple[int, Flow]]] = {True: [], False: []}
         for source in changed:
             slot = self._capture_of(source.interface).slot
@@ -106,7 +108,7 @@ class LocalInputs:
         self._guards.hold({self._port(each) for each in served if not self._is_broadcast(each)})
 
     def _is_broadcast(self, source: Input) -> bool:
-        to_all = self._network.broadcast_network(source.group, self._index_of(source))
+        to_all = self._network.broadcast_network(source.group, self._index_of(source), source.vlan)
         return source.group == LIMITED_BROADCAST or to_all is not None
 
     def _index_of(self, source: Input) -> int:

@@ -395,12 +395,13 @@ def _output6(output: Output, conditions: Conditions) -> Condition:
 
 def _address_of_input(rule: Rule, conditions: Conditions) -> Condition:
     """MLD speaks from a link-local address (RFC 3810, 5). What is sent to another machine's address is that one's."""
-    name, group = rule.input.interface, rule.input.group
+    name, group, vlan = rule.input.interface, rule.input.group, rule.input.vlan
     if rule.input.is_own:
         index = conditions.indices.get(name)
-        if index is None or conditions.network.listens_to(group, index):
+        if index is None or conditions.network.listens_to(group, index, vlan):
             return WELL
-        return _waiting(f"{group} is not an address of this machine, nor a broadcast address of {name}")
+        where = name if vlan is None else f"the device of VLAN {vlan} on {name}"
+        return _waiting(f"{group} is not an address of this machine, nor a broadcast address of {where}")
     if rule.input.group.version != IPV6 or name not in conditions.unjoined6:
         return WELL
     return Condition(RuleState.DEGRADED, f"{name} has no link-local IPv6 address, which MLD needs to ask for groups")

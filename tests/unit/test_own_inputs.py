@@ -56,8 +56,8 @@ def test_what_else_changes_in_the_network_costs_nothing(world: World, monkeypatc
     assert world.inputs.follow(NETWORK) == (Input("in0", OWN, 5000),)
     assert (world.admitted, world.held) == ([(IN0, Flow(OWN, 5000))], {GuardedPort(OWN, 5000, interface=IN0)})
 
-    def listens_to(self: Network, address: Address, index: int) -> bool:
-        raise AssertionError((self, address, index))
+    def listens_to(self: Network, address: Address, index: int, vlan: int | None) -> bool:
+        raise AssertionError((self, address, index, vlan))
 
     with monkeypatch.context() as patched:
         patched.setattr(Network, "listens_to", listens_to)
@@ -85,3 +85,15 @@ def test_the_loopback_takes_all_of_its_networks(world: World) -> None:
     world.inputs.follow(NETWORK)
     world.inputs.change([Input("lo", each, 5000) for each in (other, every)], [])
     assert world.held == {GuardedPort(other, 5000, interface=LO)}
+
+
+def test_a_broadcast_in_a_vlan_is_that_of_its_device(world: World) -> None:
+    """On this interface, and in this VLAN."""
+    every = IPv4Address("198.18.5.255")
+    tagged, other, elsewhere = Input("in0", every, 5000, 7), Input("in0", every, 5000, 8), Input("lo", every, 5000, 7)
+    world.inputs.change([tagged, other, elsewhere, Input("in0", every, 5000)], [])
+    assert world.inputs.follow(NETWORK) == ()
+    links = {**NETWORK.links, 9: Link(9, "in0.7", kind="vlan", tags=(IN0, 7))}
+    addresses = {**NETWORK.addresses, 9: (IPv4Interface("198.18.5.1/24"),)}
+    assert world.inputs.follow(attrs.evolve(NETWORK, links=links, addresses=addresses)) == (tagged,)
+    assert (world.admitted, world.held) == ([(IN0, Flow(every, 5000, 7))], set())

@@ -79,6 +79,17 @@ def test_link_has_its_names_state_and_owner() -> None:
     assert (found.mtu, found.master, found.kind) == (1300, 9, "veth")
 
 
+def test_device_of_a_vlan_tells_whose_frames_it_has() -> None:
+    information = {"attrs": [("IFLA_INFO_KIND", "vlan"), ("IFLA_INFO_DATA", {"attrs": [("IFLA_VLAN_ID", 5)]})]}
+    for more, tags in ((), (7, 5)), ((("IFLA_LINK_NETNSID", 0),), None):
+        message = ifinfmsg()
+        message |= {"index": 8}
+        message["attrs"] = [("IFLA_IFNAME", "out0.5"), ("IFLA_LINK", 7), ("IFLA_LINKINFO", information), *more]
+        found = parse_link(encoded(message, 16)[16:])
+        assert found is not None
+        assert found.tags == tags
+
+
 @pytest.mark.parametrize("length", range(0, 24, 3))
 def test_what_is_cut_short_says_nothing_and_harms_nothing(known: Known, length: int) -> None:
     known.heed(link(7, "out0")[:length])

@@ -157,6 +157,21 @@ def _write_one(database: sqlite3.Connection, change: Change) -> None:
             assert_never(change)
 
 
+def empty_log(database: sqlite3.Connection) -> None:
+    """Move what is in the write-ahead log to the file itself, which may have no name by now."""
+    is_busy, *_ = database.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
+    if is_busy:
+        raise sqlite3.OperationalError("its log is in use")
+
+
+def reopen_log(database: sqlite3.Connection) -> None:
+    """Open a write-ahead log anew, where it is looked for. What is in the open one is lost unless that is empty."""
+    for mode in ("delete", "wal"):
+        (now,) = database.execute(f"PRAGMA journal_mode={mode}").fetchone()
+        if now != mode:
+            raise sqlite3.OperationalError(f"journal mode {now} instead of {mode}")
+
+
 def rules_of(database: sqlite3.Connection) -> Iterator[Rule]:
     """Those in it, in the order in which they were added. Raises a `DatabaseError` at one that can't be read."""
     for rule_id, text in database.execute("SELECT rule_id, rule FROM rules ORDER BY position"):

@@ -7,7 +7,8 @@ SQLite in WAL mode, synchronised at each commit: a row for each rule, and a text
 3. A file that can't be used is never overwritten: it is set aside under a name that says when, and what can still be
    read of a damaged one is taken over.
 4. The lock of the file is held for as long as the store is open: two daemons never share a directory.
-5. A file that somebody deleted or renamed while it was open is made again with the next change, with all that it held.
+5. A file that somebody deleted or renamed while it was open is made again with the next change, with all that it held:
+   only where there is none. What another daemon may have made there is left alone, and the change is refused.
 """
 
 import errno
@@ -35,13 +36,16 @@ from mcr.rules.rule_table import (
     Keep,
     Put,
     check,
+    empty_log,
     error_name,
     kept_in,
     prepare,
     readable_rules,
+    reopen_log,
     rules_of,
     write_all,
 )
+from mcr.rules.store_refusals import another_file, link_to_nothing, not_made_again, not_saved, unusable
 
 log = get_logger(Facility.RULES)
 
@@ -59,7 +63,6 @@ _ERRNOS: Final = {
     "SQLITE_BUSY": errno.EBUSY,
 }
 OWED: Final = "a refused change is still saved: it can come back if mcrd restarts before the next change is saved"
-_GOES_ON: Final = "nothing was changed, and the rules that run go on"
 _DAMAGED: Final = frozenset({"SQLITE_CORRUPT", "SQLITE_NOTADB", "SQLITE_ERROR"})
 
 
@@ -102,7 +105,7 @@ class RuleFile:
         _make_directory(directory)
         path = directory / FILE
         try:
-            database, notices = _open_or_renew(path)
+            database, notices = _open_or_renew(_target(path))
         except (sqlite3.Error, OSError) as error:
             number = errno.EROFS if _is_read_only(directory) else _errno(error)
             if number == errno.EBUSY:
@@ -111,7 +114,7 @@ class RuleFile:
                     "give this one its own: --state-dir DIR, or none: --no-state",
                 ) from None
             if number == errno.EACCES:
-                raise _unusable(directory, number) from None
+                raise unusable(directory, number) from None
             return cls._of_what_can_be_read(path, number)
         store = cls(path, database, *notices)
         store.rules = tuple(rules_of(database))
@@ -126,7 +129,7 @@ class RuleFile:
         store = cls(path, None, f"{refusal.message}; rules can't be changed until that is mended")
         store._trouble = refusal.message
         store._refusal = number
-        saved = _salvage(path)
+        saved = _salvage(_target(path))
         store.rules, store.kept = saved.rules, saved.kept
         if saved.fault:
             count = len(saved.rules)
@@ -140,11 +143,11 @@ class RuleFile:
             SystemFault: they can't be: the disk is full, read-only, or fails.
         """
         if self._database is None:
-            raise _not_saved(self.path.parent, self._refusal)
+            raise not_saved(self.path.parent, self._refusal)
         lasting = (*self._owed, *changes)
         try:
             if self.is_gone:
-                self._database = self._made_again(self._database, lasting)
+                self._database = self._put_right(self._database, lasting)
             else:
                 write_all(self._database, lasting)
         except (McrError, sqlite3.Error) as error:
@@ -155,40 +158,36 @@ class RuleFile:
         self.kept = _kept_after(lasting, self.kept)
 
     def _refused(self, error: sqlite3.Error) -> McrError:
-        return _not_saved(self.path.parent, _errno(error), *([OWED] if self._owed else []))
+        return not_saved(self.path.parent, _errno(error), *([OWED] if self._owed else []))
 
     @property
     def is_gone(self) -> bool:
         """Whether the file was deleted or renamed since it was opened: what is written then, no restart finds."""
-        return self._database is not None and _identity_of(self.path) != self._identity
+        if self._database is None:
+            return False
+        now = _identity_of(self.path)
+        return None in now or now != self._identity
 
-    def _made_again(self, database: sqlite3.Connection, changes: Sequence[Change]) -> sqlite3.Connection:
-        """The file where it belongs, with all that the deleted one holds, which SQLite has open still, and changes.
+    def _put_right(self, database: sqlite3.Connection, changes: Sequence[Change]) -> sqlite3.Connection:
+        """The file where it belongs, with all that was saved and changes.
 
         Raises:
-            sqlite3.Error: what it holds can't be read.
+            sqlite3.Error: what it holds can't be read, or not written.
             McrError: it can't be made again, or another file is there.
         """
-        status, of_former = _identity_of(self.path)[0], self._identity[0]
-        if status not in (None, of_former):
-            raise McrError(
-                f"{self.path} is another file than the one that mcrd has opened: rules can't be saved",
-                _GOES_ON,
-                "move it away, then try again: mcrd makes its own there; or restart mcrd, which then goes by that one",
-            )
         held = (*map(Put, rules_of(database)), Keep(kept_in(database)), *changes)
-        try:
-            _make_directory(self.path.parent)
-            aside = _set_aside(self.path)
-            renewed = _renewed(self.path, aside, held)
-        except (sqlite3.Error, OSError, SystemFault) as error:
-            number = error.errno if isinstance(error, SystemFault) else _errno(error)
-            raise _not_made_again(self.path, number) from None
+        there, of_former = _identity_of(self.path)[0], self._identity[0]
+        if there is None:
+            renewed = _made_again(self.path, database, held)
+            database.close()  # which leaves files alone that are not its own (SQLITE_FCNTL_HAS_MOVED)
+        elif there == of_former:
+            _renew_log(self.path, database)
+            write_all(database, changes)
+            renewed = database
+        else:
+            raise another_file(self.path)
         log.warning("%s was deleted or renamed: mcrd has made it again, with all rules that were saved", self.path)
         self._identity = _identity_of(self.path)
-        database.close()  # which leaves files alone that are not its own (SQLITE_FCNTL_HAS_MOVED)
-        for suffix in ("", *_COMPANIONS):
-            Path(f"{aside}{suffix}").unlink(missing_ok=True)
         return renewed
 
     def owe(self, changes: Sequence[Change]) -> None:
@@ -220,9 +219,15 @@ def _kept_after(changes: Sequence[Change], before: str) -> str:
     return next((each.text for each in reversed(changes) if isinstance(each, Keep)), before)
 
 
+def _target(path: Path) -> Path:
+    """Where SQLite writes: what a symbolic link leads to. Its log is beside that."""
+    return Path(os.path.realpath(path)) if path.is_symlink() else path
+
+
 def _identity_of(path: Path) -> tuple[tuple[int, int] | None, ...]:
     """Which files these are: device and inode of each that SQLite writes to; None: there is none."""
-    return tuple(_inode_of(f"{path}{suffix}") for suffix in _WRITTEN)
+    target = _target(path)
+    return tuple(_inode_of(f"{target}{suffix}") for suffix in _WRITTEN)
 
 
 def _inode_of(path: str) -> tuple[int, int] | None:
@@ -233,30 +238,6 @@ def _inode_of(path: str) -> tuple[int, int] | None:
     return status.st_dev, status.st_ino
 
 
-def _not_made_again(path: Path, number: int) -> SystemFault:
-    return SystemFault(
-        f"{path} was deleted or renamed, and can't be made again",
-        number,
-        _GOES_ON,
-        "take them down first: mcrctl config export > rules.toml",
-        f"make {path.parent} again, for mcrd's user alone, then try again: mcrd saves all rules there",
-    )
-
-
-def _not_saved(directory: Path, number: int, *more: str) -> SystemFault:
-    return SystemFault(
-        f"Rules can't be saved in {directory}",
-        number,
-        _GOES_ON,
-        *more,
-        f"make room or mend the disk (df {directory}), then try again",
-    )
-
-
-def _unusable(directory: Path, number: int) -> SystemFault:
-    return SystemFault(f"State directory {directory}", number, "give another: --state-dir DIR, or none: --no-state")
-
-
 def _make_directory(directory: Path) -> None:
     try:
         with suppress(FileExistsError):
@@ -265,13 +246,75 @@ def _make_directory(directory: Path) -> None:
         if not stat.S_ISDIR(status.st_mode):
             raise NotADirectoryError(errno.ENOTDIR, "")
     except OSError as error:
-        raise _unusable(directory, error.errno or errno.EIO) from None
+        raise unusable(directory, error.errno or errno.EIO) from None
     others = status.st_mode & (stat.S_IWGRP | stat.S_IWOTH)
     if others or status.st_uid not in {0, os.geteuid()}:
         raise McrError(
             f"Others may write in the state directory {directory}",
             f"who can write there can change the rules: chown it to mcrd's user, and chmod go-w {directory}",
         )
+
+
+def _made_again(path: Path, former: sqlite3.Connection, held: Sequence[Change]) -> sqlite3.Connection:
+    """A new file where there is none, with what the former one held. No other's file is written, moved or removed.
+
+    Raises:
+        McrError: it can't be made, or somebody else makes one.
+    """
+    if path.is_symlink():
+        raise link_to_nothing(path)
+    try:
+        _make_directory(path.parent)
+        if Path(f"{path}-wal").exists():
+            empty_log(former)  # a renamed file lacks what is in it, and SQLite deletes it now
+        os.close(os.open(path, os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600))
+        return _filled(path, held)
+    except ForeignFile:
+        raise another_file(path) from None
+    except (sqlite3.Error, OSError, SystemFault) as error:
+        if _is_anothers(error):
+            raise another_file(path) from None
+        number = error.errno if isinstance(error, SystemFault) else _errno(error)
+        raise not_made_again(path, number) from None
+
+
+def _refuse_rules(database: sqlite3.Connection) -> None:
+    if next(rules_of(database), None):
+        raise FileExistsError(errno.EEXIST, "another mcrd has written rules to it")
+
+
+def _is_anothers(error: BaseException) -> bool:
+    """Whether an error says that another daemon has the file, or has written to it."""
+    is_locked = isinstance(error, sqlite3.Error) and _errno(error) == errno.EBUSY
+    return is_locked or isinstance(error, FileExistsError | ForeignFile)
+
+
+def _filled(path: Path, held: Sequence[Change]) -> sqlite3.Connection:
+    """A file that was just made, with this in it. It is removed if that can't be, unless another daemon has it."""
+    made = _inode_of(str(path))
+    database = _connect(path)
+    try:
+        prepare(database)
+        _refuse_rules(database)
+        write_all(database, held)
+    except BaseException as error:
+        if not _is_anothers(error) and _inode_of(str(path)) == made:  # while it is locked
+            for suffix in (*_COMPANIONS, ""):
+                Path(f"{path}{suffix}").unlink(missing_ok=True)
+        database.close()
+        raise
+    return database
+
+
+def _renew_log(path: Path, database: sqlite3.Connection) -> None:
+    """Another write-ahead log for a file whose own was deleted. The file stays locked, and whole at each moment."""
+    empty_log(database)
+    name = Path(f"{_target(path)}-wal")
+    try:
+        name.unlink(missing_ok=True)  # or SQLite would take what is in it for changes of this file
+    except OSError as error:
+        raise not_made_again(name, _errno(error)) from None
+    reopen_log(database)
 
 
 def _connect(path: Path) -> sqlite3.Connection:
@@ -358,14 +401,15 @@ def files_set_aside(path: str) -> list[str]:
     """Files that were set aside in favour of this one, oldest first, and that are still there."""
     if not path:
         return []
-    found = map(str, Path(path).parent.glob(f"{Path(path).name}{_ASIDE}*"))
+    target = _target(Path(path))
+    found = map(str, target.parent.glob(f"{target.name}{_ASIDE}*"))
     return sorted(each for each in found if not each.endswith(_COMPANIONS))
 
 
 def free_bytes(path: str) -> int | None:
     """What the disk of a file has room for; None: that is not to be seen."""
     try:
-        disk = os.statvfs(Path(path).parent)
+        disk = os.statvfs(_target(Path(path)).parent)
     except OSError:
         return None
     return disk.f_bavail * disk.f_frsize

@@ -12,7 +12,10 @@ SETUP = """
 import subprocess, sys
 from pathlib import Path
 sys.path[:0] = sys.argv[1:]
-from test_store import Drop, Put, RuleFile, SystemFault, rule
+from mcr.errors import SystemFault
+from mcr.rules.rule_table import Drop, Put
+from mcr.rules.store import RuleFile
+from saved_files import rule
 
 disk = Path("/mnt")
 subprocess.run(["mount", "-t", "tmpfs", "-o", "size=256k,mode=700", "none", disk], check=True)

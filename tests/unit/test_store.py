@@ -1,13 +1,10 @@
 """The rules on disk: what was written is there again, and a file that can't be used is never lost."""
 
-import errno
 import os
-import shutil
 import sqlite3
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable
 from contextlib import closing
 from ipaddress import IPv4Address
 from pathlib import Path
@@ -17,30 +14,10 @@ import attrs
 import pytest
 
 from mcr.errors import McrError, SystemFault
-from mcr.model.flow import Input
-from mcr.model.rule import Output, Rule
-from mcr.model.saving import Saving
 from mcr.rules import rule_table, store
 from mcr.rules.rule_table import Drop, Keep, Put
 from mcr.rules.store import FILE, RuleFile, files_set_aside, free_bytes
-
-
-def rule(number: int, name: str | None = None) -> Rule:
-    group = IPv4Address("239.1.0.0") + number
-    output = Output(IPv4Address("239.2.0.0") + number, 6000, "eth1", "4")
-    host = Output(IPv4Address("192.0.2.7"), 6001, "eth2")
-    return Rule(f"rule-{number}", Input("eth0", group, 5000), (output, host), name)
-
-
-def written(directory: Path, *changes: Put | Drop) -> None:
-    with closing(RuleFile.open(directory)) as file:
-        file.write(changes)
-
-
-def read(directory: Path) -> tuple[Rule, ...]:
-    with closing(RuleFile.open(directory)) as file:
-        assert file.notices == []
-        return file.rules
+from saved_files import aside, read, refuse_as_full, refuse_as_read_only, rule, written
 
 
 def test_rules_are_there_again_in_their_order(tmp_path: Path) -> None:
@@ -66,7 +43,7 @@ WRITER = """
 import os, signal, sys
 from pathlib import Path
 sys.path.insert(0, sys.argv[2])
-from test_store import RuleFile, Put, rule
+from saved_files import RuleFile, Put, rule
 file = RuleFile.open(Path(sys.argv[1]))
 for number in range(1000):
     file.write([Put(rule(number)), Put(rule(1000 + number))])
@@ -88,75 +65,7 @@ def test_what_was_acknowledged_is_there_after_a_kill_and_nothing_is_half(tmp_pat
     assert ids == {f"rule-{number + half}" for number in range(len(ids) // 2) for half in (0, 1000)}
 
 
-# Files that somebody takes away while they are open.
-
-
-@pytest.mark.parametrize(
-    "taken",
-    [
-        shutil.rmtree,
-        lambda state: state.rename(state.with_name("away")),
-        lambda state: (state / FILE).unlink(),
-        lambda state: (state / FILE).rename(state / "away"),
-        lambda state: (state / f"{FILE}-wal").unlink(),
-    ],
-    ids=["directory-deleted", "directory-renamed", "deleted", "renamed", "log-deleted"],
-)
-def test_a_file_that_was_taken_away_is_made_again_with_all_rules(
-    tmp_path: Path, taken: Callable[[Path], object]
-) -> None:
-    state = tmp_path / "mcr"
-    file = RuleFile.open(state)
-    file.write([Put(rule(1)), Put(rule(2)), Keep("text")])
-    assert not file.saving.is_gone
-    taken(state)
-    assert file.saving.is_gone
-    file.write([Put(rule(3)), Drop("rule-1")])
-    assert file.saving == Saving(str(state / FILE))
-    assert sorted(each.name for each in state.glob(f"{FILE}*")) == [FILE, f"{FILE}-wal"]
-    # As it would be found after a power cut: nothing was closed.
-    shutil.copytree(state, tmp_path / "copy")
-    with closing(RuleFile.open(tmp_path / "copy")) as copy:
-        assert (copy.rules, copy.kept) == ((rule(2), rule(3)), "text")
-    file.write([Put(rule(4))])
-    file.close()
-    assert read(state) == (rule(2), rule(3), rule(4))
-
-
-def test_a_change_that_would_go_nowhere_is_refused(tmp_path: Path) -> None:
-    """The directory cannot be made again, so nobody is told that it is saved. It is, once that is mended."""
-    (tmp_path / "parent").mkdir()
-    state = tmp_path / "parent" / "mcr"
-    with closing(RuleFile.open(state)) as file:
-        file.write([Put(rule(1))])
-        shutil.rmtree(tmp_path / "parent")
-        for _ in range(2):
-            with pytest.raises(SystemFault, match=r"was deleted or renamed, and can't be made again: No such file"):
-                file.write([Put(rule(2))])
-        assert file.saving.is_gone
-        assert "can't be made again" in file.saving.trouble
-        (tmp_path / "parent").mkdir()
-        file.write([Put(rule(3))])
-        assert not file.saving.is_gone
-    assert read(state) == (rule(1), rule(3))
-
-
-def test_a_file_that_was_put_in_the_place_of_the_open_one_is_not_overwritten(tmp_path: Path) -> None:
-    written(tmp_path / "other", Put(rule(9)))
-    with closing(RuleFile.open(tmp_path / "mcr")) as file:
-        file.write([Put(rule(1))])
-        shutil.rmtree(tmp_path / "mcr")
-        (tmp_path / "other").rename(tmp_path / "mcr")
-        with pytest.raises(McrError, match="is another file than the one that mcrd has opened"):
-            file.write([Put(rule(2))])
-    assert read(tmp_path / "mcr") == (rule(9),)
-
-
 # Files that can't be used.
-
-
-def aside(directory: Path) -> list[str]:
-    return sorted(path.name for path in directory.iterdir() if "set-aside" in path.name)
 
 
 def test_a_file_that_is_no_database_is_set_aside(tmp_path: Path) -> None:
@@ -261,11 +170,6 @@ def test_a_damaged_file_stays_where_it_is_while_there_is_no_room_for_another(
         assert "1 rules could be read and are kept" in file.notices[0]
 
 
-def refuse_as_full(database: sqlite3.Connection, _change: Put | Drop) -> None:
-    database.execute("PRAGMA max_page_count=1")
-    database.execute("CREATE TABLE large AS SELECT zeroblob(100000)")
-
-
 @pytest.mark.parametrize("statement", ["PRAGMA user_version=99", "PRAGMA application_id=7"])
 def test_another_programs_file_on_a_disk_that_cannot_be_written_is_told(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, statement: str
@@ -278,10 +182,6 @@ def test_another_programs_file_on_a_disk_that_cannot_be_written_is_told(
         assert file.rules == ()
         assert "Read-only file system" in file.notices[0]
         assert "mcrd starts with 0 rules of it" in file.notices[1]
-
-
-def refuse_as_read_only(*_arguments: object, **_named: object) -> None:
-    raise OSError(errno.EROFS, "")
 
 
 def test_rules_that_cannot_be_read_nor_set_aside_are_missed_aloud(

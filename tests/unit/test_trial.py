@@ -8,8 +8,8 @@ from hypothesis import strategies as st
 from mcr.errors import UnconfirmedApply
 from mcr.model.rule import Rule
 from mcr.rules.trial import Moment, Trial, after_apply, after_start, kept_trial
+from saved_files import rule
 from test_config_command import RULES
-from test_store import rule
 
 A, B, C = (rule(number) for number in range(3))
 BEGUN = Moment(1_767_225_600.0, 500.0, "this")

@@ -1,5 +1,6 @@
 """What an operator is told when rules can't be saved, and what to do then. Pure."""
 
+import errno
 from pathlib import Path
 from typing import Final
 
@@ -31,6 +32,11 @@ def link_to_nothing(path: Path) -> McrError:
 def not_made_again(path: Path, number: int) -> SystemFault:
     """Why there is no file where mcrd had one."""
     remedy = f"make {path.parent} again, for mcrd's user alone, then try again: mcrd saves all rules there"
+    if number == errno.EROFS:  # so it is for the service, whose unit lets it write in that directory alone
+        remedy = (
+            "of the service: put them in /etc/mcr/rules.d, then: systemctl restart mcrd, which makes"
+            f" {path.parent} again; otherwise mount the disk writable, then try again"
+        )
     return SystemFault(f"{path} was deleted or renamed, and can't be made again", number, _GOES_ON, _TAKE_DOWN, remedy)
 
 

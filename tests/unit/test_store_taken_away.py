@@ -13,7 +13,7 @@ from mcr.model.saving import Saving
 from mcr.rules import rule_table, store
 from mcr.rules.rule_table import Drop, Keep, Put
 from mcr.rules.store import FILE, RuleFile, files_set_aside
-from saved_files import aside, read, refuse_as_full, rule, written
+from saved_files import aside, read, refuse_as_full, refuse_as_read_only, rule, written
 
 
 @pytest.mark.parametrize(
@@ -238,3 +238,18 @@ def test_what_a_link_leads_to_is_set_aside_there(tmp_path: Path) -> None:
         assert files_set_aside(str(file.path)) == [str(target.with_name(name))]
     assert (state / FILE).is_symlink()
     assert target.with_name(name).read_text().startswith("my notes")
+
+
+def test_a_directory_that_was_deleted_under_the_service_is_made_by_a_restart(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is the only one in which the unit lets it write."""
+    state = tmp_path / "mcr"
+    with closing(RuleFile.open(state)) as file:
+        file.write([Put(rule(1))])
+        shutil.rmtree(state)
+        monkeypatch.setattr(Path, "mkdir", refuse_as_read_only)
+        with pytest.raises(SystemFault, match="can't be made again: Read-only file system") as refused:
+            file.write([Put(rule(2))])
+    assert "systemctl restart mcrd" in refused.value.hints[-1]
+    assert "for mcrd's user alone" not in refused.value.hints[-1]

@@ -42,7 +42,7 @@ static void add_choices6(struct msghdr *message, const struct mcr_send *send, co
 	if (class)
 		add_option(message, IPPROTO_IPV6, IPV6_TCLASS, &class, sizeof(class));
 	memcpy(&source.ipi6_addr, from, sizeof(source.ipi6_addr));
-	if (from[0])
+	if (mcr_is_address(from, true))
 		add_option(message, IPPROTO_IPV6, IPV6_PKTINFO, &source, sizeof(source));
 }
 
@@ -73,7 +73,7 @@ struct msghdr mcr_message_datagrams(const struct mcr_send *send, const struct mc
 
 	if (send->count > 1) /* for a single datagram the option costs more than it gives */
 		add_option(&message, SOL_UDP, UDP_SEGMENT, &segment, sizeof(segment));
-	if (send->ttl || send->service || *source_of(send, output))
+	if (send->ttl || send->service || mcr_is_address(source_of(send, output), mcr_output_is_ipv6(output)))
 		(mcr_output_is_ipv6(output) ? add_choices6 : add_choices)(&message, send, output);
 	return message;
 }
@@ -108,7 +108,8 @@ static struct msghdr frame(const struct mcr_send *send, const struct mcr_output 
 	uint32_t size = 0;
 
 	from.address = output->keeps & MCR_KEEP_SOURCE ? *send->origin->address : output->source;
-	from.port = source_port_of(send, output) ? source_port_of(send, output) : from.port;
+	if (output->keeps & MCR_KEEP_PORT || output->source_port)
+		from.port = source_port_of(send, output); /* none (0) is kept, too: RFC 768 */
 	from.ttl = send->ttl ? send->ttl : IP_DEFAULT_MULTICAST_TTL;
 	from.service = send->service;
 	for (uint32_t i = 0; i < send->count; i++) {

@@ -8,6 +8,18 @@
 
 #include "batch.h"
 #include "egress.h"
+#include "parse.h"
+
+/*
+ * Whether datagrams can come from it: four words, of IPv4 the first. A host without an address may send on its link, from
+ * 0.0.0.0/8 or ::. IP refuses the one, and takes 0.0.0.0 and :: for no source.
+ */
+static inline bool mcr_is_address(const uint32_t *address, bool is_ipv6)
+{
+	if (is_ipv6)
+		return address[0] || address[1] || address[2] || address[3];
+	return address[0] & MCR_NETWORK32(0xff000000);
+}
 
 /* Whether there is room for the message of one more send, whatever it is. */
 bool mcr_message_has_room(const struct mcr_handful *handful);

@@ -69,12 +69,6 @@ static void refuse(struct mcr_worker *worker, const struct mcr_send *send)
 	outcome->last_error = ENETDOWN;
 }
 
-/* From 0.0.0.0 or :: a host without an address may send on its link. IP takes that for no source. */
-static bool has_address(const struct mcr_origin *origin)
-{
-	return origin->address[0] || origin->address[1] || origin->address[2] || origin->address[3];
-}
-
 /* Why it can't leave with its tag, as UDP sockets have none: too long for a raw frame, or there are none now. */
 static int why_not_tagged(const struct mcr_worker *worker, const struct mcr_send *send)
 {
@@ -92,7 +86,7 @@ static int judge(const struct mcr_worker *worker, const struct mcr_send *send)
 		return -ENETDOWN;
 	if (send->expired)
 		return -ETIME;
-	if (output->keeps & MCR_KEEP_SOURCE && !has_address(send->origin))
+	if (output->keeps & MCR_KEEP_SOURCE && !mcr_is_address(send->origin->address, mcr_output_is_ipv6(output)))
 		return -EADDRNOTAVAIL;
 	return send->vlan && !send->raw ? why_not_tagged(worker, send) : 0;
 }

@@ -25,9 +25,10 @@
 #define TCX_NEXT (-1) /* <linux/bpf.h> from Linux 6.6 on */
 #define TCX_DROP 2
 
-#define IP_DF    0x4000
-#define XMIT_CN  2  /* NET_XMIT_CN: the packet may have been taken */
-#define ERRNO_US 16 /* bits of a last error below its time */
+#define IP_DF     0x4000
+#define NETWORK_8 MCR_NETWORK32(0xff000000)
+#define XMIT_CN   2  /* NET_XMIT_CN: the packet may have been taken */
+#define ERRNO_US  16 /* bits of a last error below its time */
 
 MAP(forwards);
 MAP(rejected);
@@ -259,7 +260,7 @@ INLINE uint32_t send(struct __sk_buff *skb, struct frame *now, const struct mcr_
 		return ENETDOWN; /* bpf_clone_redirect would call it sent */
 	if (!marks.ttl)
 		return ETIME;
-	if (!marks.source)
+	if (!(marks.source & NETWORK_8)) /* mcr_is_address() */
 		return EADDRNOTAVAIL;
 	readdress(skb, now, to, &marks);
 	return to->vlan ? send_tagged(skb, to) : error_of(bpf_clone_redirect(skb, to->interface, 0));

@@ -293,12 +293,9 @@ def _columns(words: memoryview, cells: Cells) -> Iterator[tuple[int, ...]]:
     for column in cells.columns:
         values = tuple(map(words.__getitem__, column))
         if tags != cells.tags:
-            values = tuple(map(_value_if, values, tags, cells.tags))
+            found = zip(values, tags, cells.tags, strict=True)
+            values = tuple([value if tag == wanted else 0 for value, tag, wanted in found])
         yield values
-
-
-def _value_if(value: int, tag: int, wanted: int) -> int:
-    return value if tag == wanted else 0
 
 
 def _words(memory: Any, count: int) -> memoryview:

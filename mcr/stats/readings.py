@@ -1,7 +1,7 @@
 """Computes statistics from two readings of the workers' counters. Pure."""
 
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
-from itertools import chain, islice
+from itertools import chain, islice, repeat
 from time import monotonic
 
 import attrs
@@ -78,11 +78,13 @@ class Reading:
         """The fields `SENDING` of many outputs, over both paths."""
         return _sum_columns(each.of_outputs(cells) for each in self.parts)
 
-    def whole_outputs(self, cells: Cells) -> Iterator[OutputCounters]:
-        """Counters of many outputs, as `output` gives those of one."""
+    def whole_outputs(self, cells: Cells) -> Sequence[tuple[int, ...]]:
+        """The fields of `OutputCounters` of many outputs, each as `output` gives it of one."""
         *counters, errors = zip(*(each.of_outputs(cells) for each in self.parts), strict=True)
-        summed = [map(sum, zip(*column, strict=True)) for column in counters]
-        return map(OutputCounters, *summed, map(max, zip(*errors, strict=True)))
+        return [
+            *(tuple(map(sum, zip(*column, strict=True))) for column in counters),
+            tuple(map(max, zip(*errors, strict=True))),
+        ]
 
 
 def _sum_columns(parts: Iterable[Iterable[tuple[int, ...]]]) -> Sequence[tuple[int, ...]]:
@@ -91,7 +93,7 @@ def _sum_columns(parts: Iterable[Iterable[tuple[int, ...]]]) -> Sequence[tuple[i
 
 def _rate(now: float, before: float, seconds: float) -> float:
     # A rule placed in between starts below what its slot counted before: that is no negative rate.
-    return round(max(now - before, 0.0) / seconds, 1) if seconds > 0 else 0.0
+    return round((now - before) / seconds, 1) if now > before and seconds > 0 else 0.0
 
 
 def ingress_stats(now: Reading, past: Reading, kernel_drops: int) -> IngressStats:
@@ -194,18 +196,43 @@ def rule_stats(
         last: times at which they were seen to have matched packets, by their tags.
     """
     cells = Cells.of_rules((each.slot, each.tag) for each in rules)
-    outputs = Cells.of_whole_outputs(chain.from_iterable(each.outputs for each in rules))
-    counters = zip(now.whole_outputs(outputs), past.whole_outputs(outputs), strict=True)
+    outputs = _all_output_stats(now, past, rules)
     return tuple(
         _rule_stats(
             (now, past),
             placed,
             (former.get(placed.tag, _NO_FORMER), last.get(placed.tag)),
             matched,
-            [*islice(counters, len(placed.outputs))],
+            [*islice(outputs, len(placed.outputs))],
         )
         for placed, *matched in zip(rules, now.rules_matched(cells), past.rules_matched(cells), strict=True)
     )
+
+
+def _all_output_stats(now: Reading, past: Reading, rules: Collection[PlacedRule]) -> Iterator[tuple[OutputStats, int]]:
+    """Each output of the rules, and its bytes in the past reading. Column by column: there may be thousands."""
+    cells = Cells.of_whole_outputs(chain.from_iterable(each.outputs for each in rules))
+    seconds = now.time - past.time
+    submitted, sent, errors, in_doubt, size, failed = now.whole_outputs(cells)
+    _, past_sent, past_errors, _, past_size, _ = past.whole_outputs(cells)
+    outputs = [*chain.from_iterable(each.rule.outputs for each in rules)]
+    stats = map(
+        OutputStats,  # in the order of its fields
+        [each.group for each in outputs],
+        [each.port for each in outputs],
+        [each.interface for each in outputs],
+        submitted,
+        sent,
+        errors,
+        in_doubt,
+        size,
+        [_send_error(each, now.clock) if each else None for each in failed],
+        map(_rate, sent, past_sent, repeat(seconds)),
+        map(_rate, size, past_size, repeat(seconds / 8)),
+        map(_rate, errors, past_errors, repeat(seconds)),
+        [each.vlan for each in outputs],
+    )
+    return zip(stats, past_size, strict=True)
 
 
 def _rule_stats(
@@ -213,49 +240,30 @@ def _rule_stats(
     placed: PlacedRule,
     history: tuple[Former, float | None],
     matched: Sequence[int],
-    counters: Sequence[tuple[OutputCounters, OutputCounters]],
+    outputs: Sequence[tuple[OutputStats, int]],
 ) -> RuleStats:
-    """One rule. Of readings, of what it matched, and of each output's counters there is a new one and a past one."""
+    """One rule. Of readings, and of what it matched, there is a new one and a past one; so of each output's bytes."""
     (now, past), (former, last) = readings, history
     seconds = now.time - past.time
-    leaving = [(now.output(each), past.output(each)) for each in former.leaving]
-    summed = [each for each, _ in (*counters, *leaving)]
-    sent_bytes = sum([each.bytes for each in summed])
-    past_bytes = sum([each.bytes for _, each in (*counters, *leaving)])
+    counted: list[OutputStats | OutputCounters] = [each for each, _ in outputs]
+    counted += map(now.output, former.leaving)
+    sent_bytes = sum([each.bytes for each in counted])
+    past_bytes = sum([each for _, each in outputs]) + sum(past.output(each).bytes for each in former.leaving)
     return RuleStats(
         rule_id=placed.rule.rule_id,
         name=placed.rule.name,
         matched=matched[0],
-        sent=former.sent + sum([each.sent for each in summed]),
-        errors=former.errors + sum([each.errors for each in summed]),
+        sent=former.sent + sum([each.sent for each in counted]),
+        errors=former.errors + sum([each.errors for each in counted]),
         bytes=former.bytes + sent_bytes,
         pps=_rate(matched[0], matched[1], seconds),
         bps=_rate(8 * sent_bytes, 8 * past_bytes, seconds),
-        outputs=tuple(
-            OutputStats(
-                group=output.group,
-                port=output.port,
-                interface=output.interface,
-                submitted=each.submitted,
-                sent=each.sent,
-                errors=each.errors,
-                in_doubt=each.in_doubt,
-                bytes=each.bytes,
-                last_error=_send_error(each.last_error, now.clock),
-                pps=_rate(each.sent, before.sent, seconds),
-                bps=_rate(8 * each.bytes, 8 * before.bytes, seconds),
-                error_pps=_rate(each.errors, before.errors, seconds),
-                vlan=output.vlan,
-            )
-            for output, (each, before) in zip(placed.rule.outputs, counters, strict=True)
-        ),
+        outputs=tuple([each for each, _ in outputs]),
         last_packet_ago=None if last is None else round(max(now.time - last, 0.0), 1),
     )
 
 
-def _send_error(noted: int, clock: float) -> SendError | None:
-    if not noted:
-        return None
+def _send_error(noted: int, clock: float) -> SendError:
     return SendError(noted & _ERRNO, round(max(clock - (noted >> _TIME) / 1e6, 0.0), 1))
 
 

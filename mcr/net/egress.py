@@ -110,6 +110,18 @@ def open_raw_egress(
     return opened
 
 
+def share_egress(opened: socket.socket, interface: Interface, to: Address) -> socket.socket:
+    """Another descriptor of a socket, for one more that is sent to by it.
+
+    Raises:
+        SystemFault: there are too many.
+    """
+    try:
+        return opened.dup()
+    except OSError as error:
+        raise SystemFault(f"{_what(interface, to)}: dup", error.errno or 0, *_hints(error)) from None
+
+
 def _what(interface: Interface, to: Address | None) -> str:
     return f"Cannot send to {to} on {interface.name}" if to else f"Cannot send on {interface.name}"
 

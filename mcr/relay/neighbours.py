@@ -25,7 +25,7 @@ from mcr.model.limits import INTERFACE_SLOTS, MAX_NEIGHBOURS
 from mcr.model.log import Facility
 from mcr.model.output_options import Sockets
 from mcr.model.rule import Rule
-from mcr.net.egress import open_egress, open_raw_egress
+from mcr.net.egress import open_egress, open_raw_egress, share_egress
 from mcr.net.hops import NextHop, find_hops
 from mcr.net.interfaces import Interface
 from mcr.net.patience import close_all
@@ -184,6 +184,11 @@ class Neighbours:
         common = self._join_common(key, interface, undo)
         slot = self.slots.take()
         undo.callback(self.slots.give, slot)
+        if key.kind is not Sockets.UDP and key.address.is_multicast:
+            # The kernel looks through all raw sockets of UDP for each packet that it takes for this machine. Groups
+            # wait for a gateway at most, which holds back a part of a send buffer.
+            shared = (share_egress(each, interface, key.address) for each in common.sockets)
+            return Neighbour(slot, interface, tuple(undo.enter_context(each) for each in shared), common)
         ports = [each.getsockname()[1] for each in common.sockets]
         sockets = self._open_sockets(key, interface, ports, undo, to=key.address)
         return Neighbour(slot, interface, sockets, common)

@@ -2,6 +2,7 @@
 
 import socket
 from contextlib import suppress
+from pathlib import Path
 
 import pytest
 from scapy.layers.inet import ICMP, IP, UDP, defragment, fragment
@@ -87,6 +88,9 @@ def test_each_sender_keeps_its_own(plant: Plant, make_mcr: MakeMcr, switches: tu
     mcr.add("in0:239.1.1.1:5000", *KEPT, state="degraded")  # for a moment
     is_kernel = wait_for_path(mcr, switches)
     wait_until(lambda: mcr.call("list")[0]["state"] == "active", "raw frames leave with a tag")
+    with plant.relay.entered():
+        # For groups that keep the source, for those that keep the port, for hosts; and the one host's own.
+        assert Path("/proc/thread-self/net/raw").read_text().count(":0011 ") == 4
     sent = payloads()
     with tapped(plant.source, "src0") as wire, tapped(plant.receiver, "rx0") as tap:
         tap.setsockopt(socket.SOL_SOCKET, SO_RCVBUFFORCE, 16 << 20)

@@ -60,10 +60,10 @@ static uint64_t subject_of(const struct mcr_rec_log *record)
 	return record->args[0];
 }
 
-/* Nothing has come for long. Also if the clock was set back. */
+/* Nothing has come, or not for long. Also if the clock was set back. */
 static bool is_quiet(const struct mcr_rec_log *fold, uint64_t now)
 {
-	return !fold->repeats && now - fold->time_ns >= MCR_LOG_QUIET_NS;
+	return !fold->repeats && (!fold->time_ns || now - fold->time_ns >= MCR_LOG_QUIET_NS);
 }
 
 static void forget_subjects(struct mcr_log_subjects *subjects)

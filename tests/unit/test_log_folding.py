@@ -73,6 +73,16 @@ def test_the_first_failure_of_an_output_is_told_at_once() -> None:
     assert [(record.args[0], record.repeats) for record in worker.records()] == [(1, 1), (2, 1)]
 
 
+def test_a_clock_that_has_just_begun_holds_nobody_up() -> None:
+    """A machine without a clock of its own is at 1970 until somebody tells it the time."""
+    worker = Worker()
+    worker.now = SECOND
+    for output in range(1, 5):
+        worker.fail(output)
+    worker.wait(1)
+    assert [(record.args[0], record.repeats) for record in worker.records()] == [(each, 1) for each in range(1, 5)]
+
+
 def test_repeats_are_told_after_times_that_double() -> None:
     worker = Worker()
     began = worker.now

@@ -292,8 +292,9 @@ def _is_anothers(error: BaseException) -> bool:
 def _filled(path: Path, held: Sequence[Change]) -> sqlite3.Connection:
     """A file that was just made, with this in it. It is removed if that can't be, unless another daemon has it."""
     made = _inode_of(str(path))
-    database = _connect(path)
+    database: sqlite3.Connection | None = None
     try:
+        database = _connect(path)
         prepare(database)
         _refuse_rules(database)
         write_all(database, held)
@@ -301,7 +302,8 @@ def _filled(path: Path, held: Sequence[Change]) -> sqlite3.Connection:
         if not _is_anothers(error) and _inode_of(str(path)) == made:  # while it is locked
             for suffix in (*_COMPANIONS, ""):
                 Path(f"{path}{suffix}").unlink(missing_ok=True)
-        database.close()
+        if database is not None:
+            database.close()
         raise
     return database
 

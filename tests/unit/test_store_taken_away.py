@@ -48,6 +48,24 @@ def test_a_file_that_was_taken_away_is_made_again_with_all_rules(
     assert read(state) == (rule(2), rule(3), rule(4))
 
 
+def test_a_new_file_that_cannot_be_opened_is_not_left_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An empty one would be taken for another daemon's, and every change be refused."""
+
+    def refuse(_: Path) -> sqlite3.Connection:
+        raise sqlite3.OperationalError("unable to open database file")
+
+    with closing(RuleFile.open(tmp_path)) as file:
+        file.write([Put(rule(1))])
+        (tmp_path / FILE).unlink()
+        with monkeypatch.context() as patched:
+            patched.setattr(store, "_connect", refuse)
+            with pytest.raises(McrError, match="can't be made again"):
+                file.write([Put(rule(2))])
+        assert not (tmp_path / FILE).exists()
+        file.write([Put(rule(3))])
+    assert read(tmp_path) == (rule(1), rule(3))
+
+
 def test_a_change_that_would_go_nowhere_is_refused(tmp_path: Path) -> None:
     """The directory cannot be made again, so nobody is told that it is saved. It is, once that is mended."""
     (tmp_path / "parent").mkdir()

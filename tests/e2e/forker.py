@@ -171,6 +171,10 @@ def run_worker(code: str, kept: Sequence[int]) -> NoReturn:
             io.TextIOWrapper(io.FileIO(each, "w", closefd=False), write_through=True) for each in (1, 2)
         )
         sys.argv = ["-c", "--multiprocessing-fork"]
+        if signal.getsignal(signal.SIGINT) is signal.SIG_DFL:
+            signal.signal(signal.SIGINT, signal.default_int_handler)
+        gc.freeze()
+        gc.enable()
         exec(code, {"__name__": "__main__"})  # noqa: S102
     except SystemExit as end:
         status = end.code if isinstance(end.code, int) else 0

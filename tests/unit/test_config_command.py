@@ -6,6 +6,7 @@ import subprocess
 import sys
 import tomllib
 from ipaddress import IPv4Address
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -135,11 +136,9 @@ def rule(draw: st.DrawFn, group: IPv4Address) -> Rule:
 
 
 def are_distinct(rules: list[Rule]) -> bool:
-    """Whether no two have an input, id or name in common."""
-    names = [each.name for each in rules if each.name is not None]
-    return all(
-        len({*each}) == len(each) for each in ([rule.input for rule in rules], [r.rule_id for r in rules], names)
-    )
+    """Whether no two have an input in common, nor goes one by the id or name of another."""
+    called = [{rule.rule_id, rule.name} - {None} for rule in rules]
+    return len({rule.input for rule in rules}) == len(rules) and len({*chain(*called)}) == sum(map(len, called))
 
 
 RULES: st.SearchStrategy[list[Rule]] = st.lists(

@@ -69,7 +69,7 @@ def test_batch_is_one_request_all_or_none(plant: Plant, make_mcr: MakeMcr) -> No
     bad = [*lines, "--input-interface nosuch0 --input-group 239.5.9.9 --input-port 5000 --outputs 239.6.9.9:6000:out0"]
     refused = mcr.ctl("add", "--batch", "-", input="\n".join(bad), check=False)
     assert refused.returncode == 1
-    assert "Interface not found: nosuch0 (<stdin>:1001)" in refused.stderr
+    assert "Error: <stdin>:1001: Interface not found: nosuch0\n" in refused.stderr
     assert mcr.call("list") == []
     added = mcr.ctl("add", "--batch", "-", "--json", input="\n".join(lines))
     assert {rule["state"] for rule in json.loads(added.stdout)} == {"active"}

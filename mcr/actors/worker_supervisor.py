@@ -187,6 +187,7 @@ async def run_worker_supervisor(
             nursery.start_soon(repeat, send, _Watch(), _WATCH_SECONDS)
             await relay.routing.follow_network(await network.snapshot())  # inputs may be this machine's addresses
             nursery.start_soon(_follow, network, send)
+            await reviews.review_raw(state.review_raw)  # before there are outputs: UDP sockets send nothing into VLANs
             reviews.start(nursery, relay.inputs.suppressor, send)
             task_status.started(WorkerSupervisor(send, state.acknowledged))
             async for command in receive:
@@ -312,8 +313,10 @@ class _State:
             return
         self._relay.inputs.report_again(before, network)
         self._tell_own()
-        if commands := self._relay.routing.suspect(before, network):
+        suspected = self._relay.routing.suspect(before, network)
+        if commands := (*suspected, *await self._relay.routing.review_changed()):
             self.workers.tell_all(*commands)
+        if suspected:
             self._reviews.raw_is_due()
         self.workers.tell_all(*await self._relay.routing.follow_carrier(network))
         self._interfaces.tell(self.standing(), network)
@@ -350,7 +353,8 @@ class _State:
         return self.standing()
 
     async def take_over(self) -> McrError | None:
-        await self._reviews.review_raw(self.review_raw)  # while others send: UDP sockets send nothing into VLANs
+        if self._relay.outputs.is_stale:  # while others send: UDP sockets send nothing into VLANs
+            await self._reviews.review_raw(self.review_raw)
         return await self._succession.take_over(self._relay, self.workers, self.let_go)
 
     @property

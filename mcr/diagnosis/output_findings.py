@@ -39,11 +39,16 @@ def judge_outputs(stats: Stats, links: Mapping[str, Link]) -> tuple[Finding, ...
 def refused_outputs(stats: Stats) -> tuple[str, ...]:
     """Outputs whose last error, lately, was that sending is not permitted."""
     return tuple(
-        f"{with_port(output.group, output.port)}:{output.interface}"
+        _named(output)
         for rule in stats.rules
         for output in rule.outputs
         if last_errno(output) == errno.EPERM and is_lately(output)
     )
+
+
+def _named(output: OutputStats) -> str:
+    tag = "" if output.vlan is None else f":vlan={output.vlan}"
+    return f"{with_port(output.group, output.port)}:{output.interface}{tag}"
 
 
 def _failing(name: str, number: int | None, outputs: list[OutputStats], link: Link | None) -> Finding:
@@ -54,7 +59,7 @@ def _failing(name: str, number: int | None, outputs: list[OutputStats], link: Li
     linked = link is not None and link.up and link.running
     broken = not linked or errors_now > _HALF * (errors_now + sent_now)
     mended = linked and sent_now > 0 and not errors_now
-    first = f"{with_port(outputs[0].group, outputs[0].port)}:{name}"
+    first = _named(outputs[0])
     which = first if len(outputs) == 1 else f"{len(outputs):,} outputs on {name}, among them {first}"
     doubt, failed = counts["in_doubt"], counts["errors"] - counts["in_doubt"]
     what = f"{failed:,} packets ({failed / counts['submitted']:.2%}) were not sent to {which}"

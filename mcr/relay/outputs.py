@@ -109,6 +109,7 @@ class OutputInterfaces:
         self._stale: set[str] = set()  # names of those that no review has judged
         self.why_not_raw = _UNSEEN if settings.raw_send else f"{RAW_SEND.variable}=0"
         self._unplugged: set[int] = set()  # interfaces that are up without carrier
+        self.is_clear = False  # the last review has found nothing between IP and the interfaces, whichever they are
 
     def __getitem__(self, name: str) -> Egress:
         return self._by_name[name]
@@ -147,7 +148,7 @@ class OutputInterfaces:
     def adopt(self, opened: Mapping[str, Egress]) -> None:
         """Take these into use."""
         self._by_name |= opened
-        self._stale |= opened.keys()
+        self._judge(opened.values())
 
     def _open(self, interface: Interface, undo: ExitStack) -> Egress:
         slot = self.slots.take()
@@ -172,8 +173,8 @@ class OutputInterfaces:
                 continue
             fresh.users = old.users
             self._by_name[name] = fresh
-            self._stale.add(name)
             renewed.append((old, fresh))
+        self._judge(fresh for _, fresh in renewed)
         return renewed
 
     # Carrier.
@@ -215,6 +216,7 @@ class OutputInterfaces:
             Those by which they may now, or may no more, or in another way; and the names of these and of all that
             were stale.
         """
+        self.is_clear = blocker is None
         if blocker == UNSURE:  # for a moment: what comes of it is logged
             doubted = [egress for egress in self if egress.raw]
             for egress in doubted:
@@ -224,11 +226,11 @@ class OutputInterfaces:
         self.why_not_raw = blocker.reason if blocker else ""
         self._logged &= self._found
         self._found = set()
-        links = {} if blocker else self._find_links()
+        links = {} if blocker else self._find_links(self)
         if blocker:
             self._tell(blocker.reason)
         changed = [egress for egress in self if self._set_raw(egress, links.get(egress.interface.index))]
-        self._log_raw(blocker.reason if blocker else "the interface has changed, or is gone")
+        _log_raw(self, blocker.reason if blocker else "the interface has changed, or is gone")
         return changed, stale | {egress.interface.name for egress in changed}
 
     def suspect(self, before: Network, now: Network) -> list[Egress]:
@@ -243,9 +245,21 @@ class OutputInterfaces:
                 suspected.append(egress)
         return suspected
 
-    def _find_links(self) -> dict[int, RawLink]:
+    def _judge(self, those: Iterable[Egress]) -> None:
+        """Have raw frames leave by new ones at once if the last review found nothing: tagged frames can't wait."""
+        fresh = [*those]
+        self._stale |= {egress.interface.name for egress in fresh}
+        if not self.is_clear or not fresh:
+            return
+        self._stale -= {egress.interface.name for egress in fresh}
+        links = self._find_links(fresh)
+        for egress in fresh:
+            self._set_raw(egress, links.get(egress.interface.index))
+        _log_raw(fresh, "")
+
+    def _find_links(self, those: Iterable[Egress]) -> dict[int, RawLink]:
         try:
-            return find_links({egress.interface.index for egress in self})
+            return find_links({egress.interface.index for egress in those})
         except Exception as error:  # noqa: BLE001 - whatever it is, relaying does not depend on it
             self._stale |= self._by_name.keys()  # it may be better the next time
             self.why_not_raw = f"interfaces cannot be seen: {error}"
@@ -260,18 +274,6 @@ class OutputInterfaces:
         if egress.raw and not self._have_sockets(egress):
             egress.raw = None
         return (egress.raw, egress.doubted) != before
-
-    def _log_raw(self, why_not: str) -> None:
-        """Log by which interfaces raw frames leave, where that is another than the log says."""
-        for egress in self:
-            name, raw = egress.interface.name, egress.raw
-            if raw and raw != egress.raw_logged:
-                log.info(
-                    "%s: datagrams to groups leave as raw frames, which bypass the IP stack; MTU %d", name, raw.mtu
-                )
-            elif egress.raw_logged and not raw:
-                log.info("%s: no raw frames leave any more: %s", name, why_not)
-            egress.raw_logged = raw
 
     def _have_sockets(self, egress: Egress) -> bool:
         try:
@@ -354,6 +356,17 @@ def _open_sockets(interface: Interface, settings: Settings) -> tuple[socket.sock
     return tuple(opened)
 
 
+def _log_raw(those: Iterable[Egress], why_not: str) -> None:
+    """Log by which interfaces raw frames leave, where that is another than the log says."""
+    for egress in those:
+        name, raw = egress.interface.name, egress.raw
+        if raw and raw != egress.raw_logged:
+            log.info("%s: datagrams to groups leave as raw frames, which bypass the IP stack; MTU %d", name, raw.mtu)
+        elif egress.raw_logged and not raw:
+            log.info("%s: no raw frames leave any more: %s", name, why_not)
+        egress.raw_logged = raw
+
+
 def _wanted(outputs: Iterable[Output], awaited: Collection[Key]) -> _Wanted:
     wanted: _Wanted = {}
     for output in outputs:
@@ -370,6 +383,16 @@ def _identity(network: Network, index: int) -> object:
     return link and (link.mac, link.mtu, link.up), network.addresses.get(index)
 
 
+def is_down(egress: Egress) -> bool:
+    """Whether raw frames will leave when somebody sets it up. Until then IP knows of no way to any group there."""
+    return egress.raw is not None and not egress.raw.up
+
+
+def is_away(egress: Egress) -> bool:
+    """Whether nothing can leave by it, with a tag or without: it is down, or gone."""
+    return is_down(egress) or egress.interface.is_absent or egress.attachment.lost
+
+
 def tagless(outputs: OutputInterfaces, tagged: Iterable[tuple[Output, Way | None]]) -> dict[Output, str]:
     """Why frames with a VLAN tag can't leave for outputs, as no raw frames can. `tagged`: those, and their ways."""
     found = {output: _why_tagless(outputs, outputs[output.interface], output, way) for output, way in tagged}
@@ -377,6 +400,8 @@ def tagless(outputs: OutputInterfaces, tagged: Iterable[tuple[Output, Way | None
 
 
 def _why_tagless(outputs: OutputInterfaces, egress: Egress, output: Output, way: Way | None) -> str:
+    if way is None and is_away(egress):
+        return ""  # which is why nothing leaves
     if not egress.raw and not (egress.doubted and way):
         return outputs.why_not_raw or egress.why_not_raw
     if way is None:

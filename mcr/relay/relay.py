@@ -28,8 +28,8 @@ from mcr.relay.inputs import InputInterfaces
 from mcr.relay.kernel_path import KernelRules
 from mcr.relay.lookup import find_interfaces
 from mcr.relay.neighbours import JUST_GONE, Neighbour, Neighbours, find_neighbours
-from mcr.relay.outputs import Egress, OutputInterfaces, tagless
-from mcr.relay.placement import Key, LeavingOutput, PlacedRule, Placement, Replacement
+from mcr.relay.outputs import Egress, OutputInterfaces, is_away, tagless
+from mcr.relay.placement import Key, LeavingOutput, PlacedRule, Placement, Replacement, Way
 from mcr.relay.routing import Routing, concerns
 from mcr.rules.conditions import Standing
 from mcr.rules.interface_log import Users
@@ -249,11 +249,11 @@ class Relay:
         self._closing.add(generation, self.inputs.slots, old_captures)
         self._closing.add(generation, self.outputs.slots, old_egress)
         self._closing.add(generation, self._neighbours.slots, neighbours.dropped)
-        inputs = {fresh.interface.name for _, fresh in captures}
-        outputs = {fresh.interface.name for _, fresh in egress} | neighbours.interfaces
+        inputs, outputs = _names_of(captures), _names_of(egress) | neighbours.interfaces
         told = (
             *chain.from_iterable(commands.attach_egress(fresh) for _, fresh in egress),
             *map(commands.attach_neighbour, neighbours.opened),
+            *self.routing.renew(outputs),
             # What waits in a ring is read by the rules as they are: they follow to the new ones after that.
             *map(commands.detach_capture, old_captures),
             *(commands.attach_capture(fresh) for _, fresh in captures),
@@ -309,8 +309,8 @@ class Relay:
         capture = self.inputs[placed.rule.input.interface].slot
         outputs = [self.outputs[output.interface] for output in placed.rule.outputs]
         slots = [self._neighbours.egress_slot(each) if each else None for each in placed.neighbours]
-        ways = [*map(_way, placed.rule.outputs, outputs, placed.neighbours, slots)]
-        return commands.attach_rule(placed, capture, [slot for slot, _ in ways], [leaves for _, leaves in ways])
+        leave = [*map(_leaves_by, placed.rule.outputs, outputs, placed.ways, placed.neighbours, slots)]
+        return commands.attach_rule(placed, capture, [slot for slot, _ in leave], [leaves for _, leaves in leave])
 
     @property
     def lets_go(self) -> bool:
@@ -352,12 +352,15 @@ class Relay:
         return {name: Users(rules.get(name, 0), outputs.get(name, 0)) for name in rules | outputs}
 
 
-def _way(output: Output, egress: Egress, neighbour: Key | None, slot: int | None) -> tuple[int, bool]:
+def _leaves_by(
+    output: Output, egress: Egress, way: Way | None, neighbour: Key | None, slot: int | None
+) -> tuple[int, bool]:
     """Slot of the sockets that an output leaves by, and whether it leaves at all; `slot`: the neighbour's."""
     if neighbour and slot is None:
         return egress.slot, False
     if slot is None or output.vlan:  # in a VLAN its raw frames leave by the interface: the others reserve the port
-        return egress.slot, egress.carrier
+        waits = output.vlan and way is None and is_away(egress)
+        return egress.slot, egress.carrier and not waits
     return slot, egress.carrier
 
 
@@ -367,6 +370,10 @@ def _going_on(removed: Iterable[PlacedRule], remaining: Iterable[PlacedRule]) ->
         for placed in remaining:
             if not placed.rule.input.sources:
                 yield from placed.rule.input.claims
+
+
+def _names_of(renewed: Iterable[tuple[object, Capture | Egress]]) -> set[str]:
+    return {fresh.interface.name for _, fresh in renewed}
 
 
 def _outputs(rules: Iterable[Rule]) -> int:

@@ -19,11 +19,12 @@ from mcr.relay import commands
 from mcr.relay.kernel_path import KernelRules
 from mcr.relay.local_inputs import LocalInputs
 from mcr.relay.neighbours import Neighbours, find_neighbours
-from mcr.relay.outputs import OutputInterfaces
-from mcr.relay.placement import PlacedRule, Placement, neighbours_of, ways_of
+from mcr.relay.outputs import OutputInterfaces, is_down
+from mcr.relay.placement import PlacedRule, Placement, Way, neighbours_of, ways_of
 from mcr.shm.records import Command
 
-_SHARE = 0.05  # of the time, for what goes by a gateway
+_SHARE = 0.05  # of the time, for what goes by a gateway, and for interfaces that have just changed
+_AT_ONCE = 0.1  # seconds of that share that may be spent together
 
 
 class Routing:
@@ -56,6 +57,8 @@ class Routing:
         self._attach = attach
         self._local = local
         self._gateways_due = -math.inf
+        self._spent, self._spent_at = 0.0, -math.inf
+        self._blocker: Blocker | None = UNSURE  # that the last review has found
 
     async def review_raw(self, blocker: Blocker | None, *, anew: bool) -> tuple[Command, ...]:
         """Find out anew where raw frames may leave; the commands to running workers.
@@ -67,6 +70,7 @@ class Routing:
         return await trio.to_thread.run_sync(self._review_raw, blocker, anew)
 
     def _review_raw(self, blocker: Blocker | None, anew: bool) -> tuple[Command, ...]:  # noqa: FBT001
+        self._blocker = blocker
         self._kernel.block(blocker.reason if blocker else "")
         of_raw = None if blocker and blocker.of_kernel_path else blocker
         reviewed, names = self._outputs.review(of_raw)
@@ -87,22 +91,41 @@ class Routing:
 
         Where no raw frames leave, the ways that outputs had don't matter, and may do again.
         """
+        told, changed = self._find_ways(those, raw=raw)
+        return [*told, *map(self._attach, changed)]
+
+    def renew(self, outputs: Container[str]) -> Sequence[Command]:
+        """The same for rules that send by these, which were opened again; their own commands are left to the caller."""
+        those = [each for each in self._placement if concerns(each.rule, (), outputs)]
+        return self._find_ways(those, raw=self._outputs.is_clear)[0]
+
+    def _find_ways(self, those: Sequence[PlacedRule], *, raw: bool) -> tuple[list[Command], list[PlacedRule]]:
+        """The commands about new neighbours, and the rules that workers have to be told of, behind these."""
         rules = [placed.rule for placed in those]
         interfaces = {egress.interface.name: egress.interface for egress in self._outputs}
         awaited = find_neighbours(rules, interfaces)
         ways = self._outputs.ways(rules, awaited) if raw else None
         told = [*map(commands.attach_neighbour, self._neighbours.open_now(awaited, interfaces))]
         awaited &= self._neighbours.keys()
+        changed = []
         for placed in those:
             waits_for = neighbours_of(placed.rule, awaited)
-            found = placed.ways if ways is None else ways_of(placed.rule, ways)
+            found = placed.ways if ways is None else self._keep_tagged(placed, ways_of(placed.rule, ways))
             if (found, waits_for) != (placed.ways, placed.neighbours):
                 self._neighbours.use(waits_for)
                 self._neighbours.leave(placed.neighbours)
                 now = attrs.evolve(placed, ways=found, neighbours=waits_for)
                 self._placement.replace(now)
-                told.append(self._attach(now))
-        return told
+                changed.append(now)
+        return told, changed
+
+    def _keep_tagged(self, placed: PlacedRule, found: tuple[Way | None, ...]) -> tuple[Way | None, ...]:
+        """The ways found, and of what is tagged those it had while IP knows of none, as the interface is down."""
+        ways = zip(placed.rule.outputs, placed.ways, found, strict=True)
+        return tuple(
+            before if output.vlan and not now and is_down(self._outputs[output.interface]) else now
+            for output, before, now in ways
+        )
 
     async def follow_network(self, now: Network) -> None:
         """Take what is sent to the addresses that this machine has now, and send to the MACs that its neighbours have.
@@ -147,6 +170,20 @@ class Routing:
         if suspected:
             self._kernel.block("an output interface has changed, and is about to be checked")
         return tuple(map(commands.change_raw, suspected))
+
+    async def review_changed(self) -> tuple[Command, ...]:
+        """See at once whether raw frames may leave by interfaces that have changed; the commands to running workers.
+
+        If that is not known of others, or there have been many changes, it is left to the next review.
+        """
+        begun = trio.current_time()
+        spent = max(self._spent - (begun - self._spent_at) * _SHARE, 0.0)
+        if not self._outputs.is_clear or not self._outputs.is_stale or spent > _AT_ONCE:
+            return ()
+        told = await self.review_raw(self._blocker, anew=False)
+        self._spent_at = trio.current_time()
+        self._spent = spent + self._spent_at - begun
+        return told
 
     async def follow_carrier(self, now: Network) -> tuple[Command, ...]:
         """Send by no interface without carrier, and again by those that have it; the commands to running workers."""

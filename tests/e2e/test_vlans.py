@@ -6,6 +6,8 @@ import struct
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from functools import partial
+from pathlib import Path
+from typing import Any
 
 import pytest
 from scapy.layers.inet import IP, UDP
@@ -21,6 +23,7 @@ from topology import MakeMcr, Plant, need_tcx
 from tuns import GSO_UDP_L4, NEEDS_CHECKSUM, VIRTIO_NET_HDR
 
 SOL_PACKET, PACKET_AUXDATA, PACKET_VNET_HDR, SO_RCVBUFFORCE = 263, 8, 15, 33
+PLENTY = 1_000_000
 LAST = b"the last one"
 AUXDATA = struct.Struct("IIIHHHH")  # struct tpacket_auxdata: status, length, snapped, MAC, network, tag, its protocol
 TP_STATUS_VLAN_VALID, ETH_P_8021Q, PACKET_OTHERHOST = 1 << 4, 0x8100, 3
@@ -264,3 +267,60 @@ def test_super_frames_with_a_tag_are_cut(plant: Plant, make_mcr: MakeMcr, switch
     assert [(vlan, data[PAYLOAD_AT:]) for vlan, data in found] == [(9, each) for each in sent]
     assert stats["ingress"]["matched"] == 64
     assert stats["kernel_path"]["matched"] == (64 if is_kernel else 0)
+
+
+def test_what_is_tagged_leaves_as_soon_as_anything_does(plant: Plant, make_mcr: MakeMcr, tmp_path: Path) -> None:
+    """By a file's rule when mcrd starts, by one that is added, and when an interface is up again or made anew."""
+    rules = tmp_path / "tagged.toml"
+    rules.write_text(
+        '[[rule]]\nname = "from a file"\ninput = { interface = "in0", group = "239.1.1.1", port = 5000 }\n'
+        'outputs = ["239.2.2.2:6000:out0:vlan=7"]\n'
+    )
+
+    def output(rule: int) -> dict[str, Any]:
+        (found,) = mcr.stats()["rules"][rule]["outputs"]
+        return dict(found)
+
+    def flows(rule: int) -> None:
+        sent = int(output(rule)["sent"])
+        wait_until(lambda: int(output(rule)["sent"]) > sent, "frames leave")
+
+    with auxiliary_tap(plant.receiver, "rx0") as tap, auxiliary_tap(plant.receiver, "rx1") as added:
+        sender = Sender(plant.source, "src0", "239.1.1.1:5000", "239.1.1.2:5000", count=PLENTY, rate=2000)
+        mcr = make_mcr(plant.relay).start(1, "--config", str(rules))
+        mcr.add("in0:239.1.1.2:5000", "239.2.2.3:6000:out1:vlan=8")
+        flows(0)
+        flows(1)
+        sender.stop()
+        mcr.check_counters()
+        for rule, heard, out in (0, tap, "out0"), (1, added, "out1"):
+            now = output(rule)
+            assert (now["errors"], len(tagged_frames(heard, 6000, plant.relay, out))) == (0, now["sent"])
+
+    def errors() -> int:
+        return int(output(0)["errors"])
+
+    def lost(go: Callable[[], object], back: Callable[[], object]) -> int:
+        """Of a thousand a second, after `back`."""
+        before = errors()
+        go()
+        down = "Network is down (os error 100)"
+        wait_until(lambda: errors() > before and output(0)["last_error"] == down, "it is said why")
+        back()
+        before = errors()
+        flows(0)
+        return errors() - before
+
+    def connect() -> None:
+        ends = plant.relay, "out0", plant.receiver, "rx0"
+        plant.lab.link(*ends, a_address="198.18.1.1/24", b_address="198.18.1.2/24")
+
+    sender = Sender(plant.source, "src0", "239.1.1.1:5000", count=PLENTY, rate=1000)
+    flows(0)
+    again: list[tuple[Callable[[], object], Callable[[], object]]] = [
+        (partial(plant.relay.ip, "link set dev out0 down"), partial(plant.relay.ip, "link set dev out0 up")),
+        (partial(plant.relay.ip, "link delete out0"), connect),
+    ]
+    for go, back in again:
+        assert min(lost(go, back) for _ in range(3)) < 200
+    sender.stop()

@@ -136,6 +136,7 @@ def test_interfaces_that_are_new_or_have_changed_are_named(interfaces: OutputInt
     """Their rules have to be seen to, and no others."""
     assert interfaces.review(None)[1] == {"eth1", "eth2"}
     assert interfaces.review(None) == ([], set())
+    interfaces.is_clear = False  # or it is looked at now
     with socket.socket() as witness:
         interfaces.adopt({"tun3": Egress(3, Interface("tun3", 3, 1500, None), (), witness)})
     assert interfaces.is_stale
@@ -172,6 +173,7 @@ def test_each_interface_has_its_own_reason_why_no_tagged_frames_leave(
     mtus[2] = 1500
     interfaces.review(None)
     assert why_tagless(interfaces) == {}
+    interfaces.is_clear = False
     with socket.socket() as witness:
         interfaces.adopt({"eth3": Egress(3, Interface("eth3", 3, 1500, None), (), witness)})
     assert why_tagless(interfaces) == {"eth3": "it is about to be checked"}
@@ -223,3 +225,18 @@ async def test_rules_are_looked_through_for_changed_routes_and_new_interfaces_al
         await those.routing.review_raw(None, anew=False)
         await those.routing.review_raw(None, anew=True)
     assert looked_at == [["r1", "r2"], [], ["r2"], ["r1", "r2"]]
+
+
+def test_a_new_interface_is_looked_at_at_once_if_nothing_stops_raw_frames(
+    interfaces: OutputInterfaces, mtus: dict[int, int]
+) -> None:
+    """What has a tag can't wait for the next review; one that finds a blocker is asked again."""
+    for index, blocker, is_left in (3, None, False), (4, FIREWALL, True), (5, UNSURE, True):
+        interfaces.review(None)
+        interfaces.review(blocker)
+        mtus[index] = 1500
+        with socket.socket() as witness:
+            name = f"eth{index}"
+            egress = Egress(index, Interface(name, index, 1500, None), (), witness)
+            interfaces.adopt({name: egress})
+            assert (interfaces.is_clear, egress.raw is None, interfaces.is_stale) == (not is_left, is_left, is_left)

@@ -215,7 +215,9 @@ class Relay:
         ways = self.outputs.ways((*change.added, *prepared.grown), prepared.awaited)
         still = {claim for rule in change.added for claim in rule.input.claims}
         self.inputs.unwant(claim for rule in change.removed for claim in rule.input.claims if claim not in still)
-        removed = tuple(self._leave(self._placement.displace(rule)) for rule in change.removed)
+        removed = tuple(self._placement.displace(rule) for rule in change.removed)
+        for placed in reversed(removed):  # the kernel looks for the group to be left from the newest one on
+            self._leave(placed)
         self.inputs.local.change((each.input for each in change.added), (each.input for each in change.removed))
         self.kernel.forget(removed, {*map(without_source, still), *_going_on(removed, self._placement)})
         added = tuple(self._use(self._placement.place(rule, ways, prepared.awaited)) for rule in change.added)
@@ -269,10 +271,9 @@ class Relay:
         self._use_outputs(placed)
         return placed
 
-    def _leave(self, placed: PlacedRule) -> PlacedRule:
+    def _leave(self, placed: PlacedRule) -> None:
         self.inputs.leave(placed.rule.input)
         self._leave_outputs(placed)
-        return placed
 
     def _use_outputs(self, placed: PlacedRule) -> None:
         for output in placed.rule.outputs:

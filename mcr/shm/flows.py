@@ -2,26 +2,37 @@
 
 import socket
 import struct
+import sys
 from typing import Any
 
 from mcr._native import ffi
 from mcr.model.flow import Address, Flow
 
+_FLOW = struct.Struct("=4H4s4s12s12s")  # which fills what addresses of IPv4 lack with zeros
+_FLOW_POINTER = ffi.typeof("struct mcr_flow *")
+_WORD_BYTES = 4
 _ADDRESS_WORDS = struct.Struct("=4I")
 _FAMILIES = {4: int(socket.AF_INET), 6: int(socket.AF_INET6)}
 
 
-def make_flow(flow: Flow, slot: int) -> Any:
+def flow_bytes(flow: Flow, slot: int) -> bytes:
     """A flow that comes in by the interface of this slot. What is not used is zero."""
-    made = ffi.new("struct mcr_flow *")
-    made.interface = slot
-    made.vlan = flow.vlan
-    made.family = family_of(flow.group)
-    made.port = socket.htons(flow.port)
-    made.group, *made.group_rest = address_words(flow.group)
-    if flow.source:
-        made.source, *made.source_rest = address_words(flow.source)
-    return made
+    group, source = flow.group.packed, flow.source.packed if flow.source else b""
+    return _FLOW.pack(
+        slot,
+        flow.vlan,
+        _FAMILIES[flow.group.version],
+        socket.htons(flow.port),
+        group[:_WORD_BYTES],
+        source[:_WORD_BYTES],
+        group[_WORD_BYTES:],
+        source[_WORD_BYTES:],
+    )
+
+
+def make_flow(flow: Flow, slot: int) -> Any:
+    """The same for a call of the native code, which only reads it."""
+    return ffi.from_buffer(_FLOW_POINTER, flow_bytes(flow, slot))
 
 
 def family_of(address: Address) -> int:
@@ -32,3 +43,9 @@ def family_of(address: Address) -> int:
 def address_words(address: Address) -> tuple[int, ...]:
     """Four words, in network byte order; of IPv4, all but the first are 0."""
     return _ADDRESS_WORDS.unpack(address.packed.ljust(_ADDRESS_WORDS.size, b"\0"))
+
+
+def address_parts(address: Address | None) -> tuple[int, bytes]:
+    """The first of these words, and the bytes of the others, if they are not 0; None: all are."""
+    packed = address.packed if address else b""
+    return int.from_bytes(packed[:_WORD_BYTES], sys.byteorder), packed[_WORD_BYTES:]

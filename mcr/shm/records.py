@@ -1,7 +1,9 @@
 """The records of the two rings: commands encoded, events decoded. Layouts are those of ``native/shm_abi.h``."""
 
+import functools
 import socket
 import struct
+import sys
 from collections.abc import Iterable, Sequence
 from typing import Any
 
@@ -10,11 +12,11 @@ import attrs
 from mcr._native import ffi, lib
 from mcr.model.flow import Address, Flow
 from mcr.model.log import Facility, Level, LogLevels
-from mcr.shm.flows import address_words, family_of, make_flow
+from mcr.shm.flows import address_parts, family_of, flow_bytes
 
 _HEAD = struct.Struct("=II")  # struct mcr_record
 _ALIGNMENT = 8
-_ANY = (0, 0, 0, 0)  # words of an address
+_CODES = {1: "B", 2: "H", 4: "I", 8: "Q"}  # of whole numbers, by their bytes
 
 STOP: int = lib.MCR_REC_STOP
 """Type of the command that `stop` makes."""
@@ -44,14 +46,38 @@ class Command:
         return _HEAD.pack(_HEAD.size + len(self.body) + padding, self.type) + self.body + bytes(padding)
 
 
+class _Layout:
+    """Makes the bytes of a struct. cffi does so, too, one field after the other: there may be thousands of records."""
+
+    def __init__(self, ctype: str) -> None:
+        fields = sorted(ffi.typeof(f"struct {ctype}").fields, key=lambda each: each[1].offset)
+        self.names = [name for name, _ in fields]
+        self.empty = [0 if field.type.kind == "primitive" else b"" for _, field in fields]
+        codes, end = ["="], 0
+        for _, field in fields:
+            codes += [f"{field.offset - end}x", _code(field.type)]
+            end = field.offset + ffi.sizeof(field.type)
+        self.packed = struct.Struct("".join((*codes, f"{ffi.sizeof(f'struct {ctype}') - end}x")))
+
+
+def _code(ctype: Any) -> str:
+    """What the struct module calls it: a whole number, or the bytes of an array or a struct, which may be fewer."""
+    size = ffi.sizeof(ctype)
+    return _CODES[size] if ctype.kind == "primitive" else f"{size}s"
+
+
+_layout = functools.cache(_Layout)
+
+
 def _body(ctype: str, **fields: Any) -> bytes:
-    record = ffi.new(f"struct {ctype} *", fields)
-    return bytes(ffi.buffer(record))
+    """A struct with these fields. The others are 0."""
+    layout = _layout(ctype)
+    return layout.packed.pack(*map(fields.get, layout.names, layout.empty))
 
 
 def network_address(address: Address) -> int:
     """Of IPv4: the 32-bit field whose bytes in memory are in network order."""
-    return int(struct.unpack("=I", address.packed)[0])
+    return int.from_bytes(address.packed, sys.byteorder)
 
 
 def capture_put(
@@ -149,7 +175,7 @@ class OutputPlace:
 def rule_put(*, tag: int, rule: int, capture: int, flows: Sequence[Flow], outputs: Iterable[OutputPlace]) -> Command:
     """Forward what arrives on `capture` of these flows to `outputs`."""
     tail = b"".join(map(_output, outputs))
-    first, *further = (make_flow(flow, capture)[0] for flow in flows)
+    first, *further = (flow_bytes(flow, capture) for flow in flows)
     head = _body(
         "mcr_rec_rule",
         tag=tag,
@@ -158,13 +184,12 @@ def rule_put(*, tag: int, rule: int, capture: int, flows: Sequence[Flow], output
         output_count=len(tail) // ffi.sizeof("struct mcr_rec_output"),
         more_flows=len(further),
     )
-    tail += b"".join(bytes(ffi.buffer(ffi.addressof(each))) for each in further)
-    return Command(lib.MCR_REC_RULE_PUT, head + tail, slot=rule)
+    return Command(lib.MCR_REC_RULE_PUT, b"".join((head, tail, *further)), slot=rule)
 
 
 def _output(place: OutputPlace) -> bytes:
-    address, *address_rest = address_words(place.address)
-    asked, *asked_rest = address_words(place.asked_source) if place.asked_source else _ANY
+    address, address_rest = address_parts(place.address)
+    asked, asked_rest = address_parts(place.asked_source)
     return _body(
         "mcr_rec_output",
         tag=place.tag,

@@ -3,6 +3,7 @@
 import socket
 from collections.abc import Iterable
 from contextlib import suppress
+from functools import cached_property
 from ipaddress import AddressValueError, IPv4Address, IPv4Network, IPv6Address, ip_address
 from typing import Final, NamedTuple
 
@@ -155,7 +156,7 @@ def _check_destination(address: Address, interface: str) -> None:
         )
 
 
-@attrs.frozen
+@attrs.frozen(cache_hash=True)  # tables know thousands of rules by it
 class Flow:
     """Datagrams that one rule takes of an interface.
 
@@ -247,12 +248,12 @@ class Input:
         """It takes what is sent to an address of this machine, or to the broadcast address of one of its networks."""
         return not self.group.is_multicast and self.group != LIMITED_BROADCAST
 
-    @property
+    @cached_property
     def flows(self) -> tuple[Flow, ...]:
         """What it matches of its interface: a flow from each of its sources, or one from any."""
         return tuple(Flow(self.group, self.port, self.vlan or 0, source) for source in self.sources or (None,))
 
-    @property
+    @cached_property
     def claims(self) -> tuple[Claim, ...]:
         """Its flows, with the interface."""
         return tuple(Claim(self.interface, flow) for flow in self.flows)

@@ -5,6 +5,7 @@ import sqlite3
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from ipaddress import IPv4Address, IPv6Address
+from itertools import groupby
 from typing import Any, Final, assert_never
 
 import attrs
@@ -133,20 +134,27 @@ def write_all(database: sqlite3.Connection, changes: Sequence[Change]) -> None:
 
 def _write_once(database: sqlite3.Connection, changes: Sequence[Change]) -> None:
     with _transaction(database):
-        for change in changes:
-            _write_one(database, change)
+        for is_put, some in groupby(changes, lambda each: isinstance(each, Put)):
+            if is_put:
+                _put_all(database, [each.rule for each in some if isinstance(each, Put)])
+            else:
+                for change in some:
+                    _write_one(database, change)
+
+
+def _put_all(database: sqlite3.Connection, rules: Sequence[Rule]) -> None:
+    database.executemany(
+        "INSERT INTO rules (rule_id, rule) VALUES (?, ?) ON CONFLICT (rule_id) DO UPDATE SET rule = excluded.rule",
+        ((rule.rule_id, json.dumps(_converter.unstructure(rule))) for rule in rules),
+    )
+    if any(each.input.sources or each.input.vlan is not None or not each.input.group.is_multicast for each in rules):
+        database.execute(f"PRAGMA user_version={_NARROW}")
 
 
 def _write_one(database: sqlite3.Connection, change: Change) -> None:
     match change:
         case Put(rule):
-            database.execute(
-                "INSERT INTO rules (rule_id, rule) VALUES (?, ?)"
-                " ON CONFLICT (rule_id) DO UPDATE SET rule = excluded.rule",
-                (rule.rule_id, json.dumps(_converter.unstructure(rule))),
-            )
-            if rule.input.sources or rule.input.vlan is not None or not rule.input.group.is_multicast:
-                database.execute(f"PRAGMA user_version={_NARROW}")
+            _put_all(database, [rule])
         case Drop(rule_id):
             database.execute("DELETE FROM rules WHERE rule_id = ?", (rule_id,))
         case Keep(text):

@@ -5,7 +5,6 @@ cattrs on its own would turn "5" into 5 and a string into a tuple of its charact
 for, or a fault.
 """
 
-import socket
 from collections.abc import Callable, Iterator
 from heapq import nsmallest
 from ipaddress import IPv4Address, IPv6Address
@@ -26,6 +25,7 @@ from mcr.model.log import Facility, Level
 from mcr.model.output_options import Source, parse_source
 from mcr.model.rule import Output, OutputView, Rule, automatic_rule_id
 from mcr.model.stats import OutputStats
+from mcr.text.addresses import plain
 
 _MANY_MEMBERS = 50  # of an object; none has as many
 _MAX_TEXT = 1_000  # characters; no parameter needs as many
@@ -180,17 +180,12 @@ def _structure_each(items: list[Any], item_type: type, structure: Callable[[Any,
     return structured
 
 
-def _text(address: IPv4Address | IPv6Address) -> str:
-    """As `str`, in a fifth of the time: there may be thousands."""
-    return socket.inet_ntoa(int(address).to_bytes(4)) if isinstance(address, IPv4Address) else str(address)
-
-
 _converter = cattrs.Converter()
 for _kind in (int | None, float | None, str | None, int | str | None):  # else each value's class would be looked up
     _converter.register_unstructure_hook(_kind, identity)
 for _kind in (IPv4Address, IPv6Address, Address):
-    _converter.register_unstructure_hook(_kind, _text)
-_converter.register_unstructure_hook(Address | None, lambda address: address and _text(address))
+    _converter.register_unstructure_hook(_kind, plain)
+_converter.register_unstructure_hook(Address | None, lambda address: address and plain(address))
 _unstructure_counters = make_dict_unstructure_fn(
     OutputStats, _converter, last_error=override(omit=True), vlan=override(omit_if_default=True)
 )

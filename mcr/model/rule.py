@@ -29,7 +29,7 @@ from mcr.model.flow import (
 from mcr.model.health import Health
 from mcr.model.limits import DEFAULT_TRAIN, MAX_OUTPUTS_PER_RULE, MAX_TRAIN
 from mcr.model.output_options import KEEP, Sockets, Source, check_dscp, check_source, check_source_port, check_ttl
-from mcr.text.addresses import with_port
+from mcr.text.addresses import plain, with_port
 
 AUTO = "auto"
 
@@ -158,7 +158,7 @@ class Output:
 
 def automatic_rule_id(source: Input) -> str:
     """The stable id of a rule that was given none: a hash of its input tuple, the same on every machine."""
-    text = f"{source.interface}|{source.group}|{source.port}"
+    text = f"{source.interface}|{plain(source.group)}|{source.port}"
     if source.vlan is not None:
         text += f"|vlan={source.vlan}"
     if source.sources:

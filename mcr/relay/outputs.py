@@ -10,6 +10,7 @@ import errno
 import socket
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
+from functools import cached_property
 from itertools import chain
 
 import attrs
@@ -76,7 +77,7 @@ class Egress:
     fault: str = ""
     carrier: bool = True
 
-    @property
+    @cached_property
     def port(self) -> int:
         """That datagrams come from which no worker sends: the first worker's."""
         return int(self.sockets[0].getsockname()[1])

@@ -154,7 +154,7 @@ class Placement:
         self.output_slots = Slots(MAX_OUTPUTS, "outputs", settle)
         self.output_slots.reserve({place.slot for place in self._former_outputs.values()})
         self._rule_names: dict[int, str] = {}
-        self._output_names: dict[int, str] = {}
+        self._sent_to: dict[int, Output] = {}
 
     def __iter__(self) -> Iterator[PlacedRule]:
         return iter(self._by_id.values())
@@ -210,7 +210,7 @@ class Placement:
         now = PlacedRule(rule, before.tag, before.slot, outputs, found_ways, awaited)
         self.replace(now)
         for place in had.values():
-            del self._output_names[place.slot]
+            del self._sent_to[place.slot]
         return Replacement(before, now, tuple(LeavingOutput(place, now.tag) for place in had.values()))
 
     def forget(self, leaving: Iterable[LeavingOutput]) -> None:
@@ -236,7 +236,7 @@ class Placement:
                 self.forget_former()
             former = Place(self.output_slots.take(), self._places.new_tag())
             self._places.put_output(key, former)
-        self._output_names[former.slot] = str(output)
+        self._sent_to[former.slot] = output
         return OutputSlot(*former)
 
     def forget_former(self) -> None:
@@ -265,7 +265,7 @@ class Placement:
         self._places.drop_rule(placed.slot)
         self._rule_slots.rest(placed.slot)
         for place in placed.outputs:
-            del self._output_names[place.slot]
+            del self._sent_to[place.slot]
             self._places.drop_output(place.slot)
             self.output_slots.rest(place.slot)
         return placed
@@ -287,4 +287,5 @@ class Placement:
 
     def output_name(self, slot: int) -> str:
         """Destination of an output slot."""
-        return self._output_names.get(slot, f"output {slot} (gone)")
+        output = self._sent_to.get(slot)
+        return str(output) if output else f"output {slot} (gone)"

@@ -39,6 +39,8 @@ class FileRules:
 
     def rival(self, rule: Rule) -> FileRule | None:
         """The file's rule that has a part of this rule's identity."""
+        if not self._by_part:
+            return None
         return next((self._by_part[part] for part in identity(rule) if part in self._by_part), None)
 
     def handles(self, rule: Rule) -> tuple[tuple[str, str | None], ...]:

@@ -12,6 +12,7 @@ import struct
 from typing import Final, NamedTuple, Self
 
 from mcr._native import lib
+from mcr.text.addresses import plain
 
 _HEAD: Final = struct.Struct("=8sII8xQ")  # magic, numbers of both kinds of slots, newest tag
 _MAGIC: Final = b"mcrplac1"
@@ -112,4 +113,4 @@ class Places:
 
 def digest(*parts: object) -> bytes:
     """What tells a rule, or an output, from every other."""
-    return hashlib.blake2b("\0".join(map(str, parts)).encode(), digest_size=16).digest()
+    return hashlib.blake2b("\0".join(map(plain, parts)).encode(), digest_size=16).digest()

@@ -2,8 +2,7 @@
 
 import socket
 from collections.abc import Iterable
-from contextlib import suppress
-from functools import cached_property
+from functools import cached_property, lru_cache
 from ipaddress import AddressValueError, IPv4Address, IPv4Network, IPv6Address, ip_address
 from typing import Final, NamedTuple
 
@@ -63,8 +62,10 @@ def parse_address(text: str, what: str) -> Address:
         text: the address as the operator wrote it.
         what: what the address is for, to name it in the error ("input group").
     """
-    with suppress(OSError, ValueError):
+    try:
         return IPv4Address(socket.inet_pton(socket.AF_INET, text))  # thrice as fast as in Python
+    except (OSError, ValueError):
+        pass
     try:
         address = ip_address(text[1:-1] if text.startswith("[") and text.endswith("]") and ":" in text else text)
     except (AddressValueError, ValueError):
@@ -101,6 +102,7 @@ def check_port(port: int, what: str) -> int:
     return port
 
 
+@lru_cache(maxsize=1_024)
 def check_interface_name(name: str, what: str) -> str:
     """Return `name` if the kernel could have an interface of that name; whether it has one is another matter."""
     # isprintable comes first: it also refuses lone surrogates, which cannot be encoded and would raise below.
@@ -243,7 +245,7 @@ class Input:
         """Its sources, to be said of its group: " from A or B"; empty: any."""
         return f" from {' or '.join(map(str, self.sources))}" if self.sources else ""
 
-    @property
+    @cached_property
     def is_own(self) -> bool:
         """It takes what is sent to an address of this machine, or to the broadcast address of one of its networks."""
         return not self.group.is_multicast and self.group != LIMITED_BROADCAST

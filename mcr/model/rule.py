@@ -78,8 +78,8 @@ class Output:
 
     def __attrs_post_init__(self) -> None:
         is_sent_to = self.group.is_multicast or self.group == LIMITED_BROADCAST
-        reserved = self.group.version == IPV4 and self.group.is_reserved and not is_sent_to
-        if self.group.is_unspecified or self.group.is_loopback or reserved:
+        reserved = not is_sent_to and self.group.version == IPV4 and self.group.is_reserved
+        if not is_sent_to and (self.group.is_unspecified or self.group.is_loopback or reserved):
             raise InvalidParams(
                 f"Invalid output group: {str(self.group)!r} is neither a group nor a host on a network",
                 "a multicast group such as 239.1.1.1 or a host's address",

@@ -169,13 +169,14 @@ class Conditions:
         """Whether there is anything to be said of a rule."""
         if rule.input.interface in self.inputs or _address_of_input(rule, self) is not WELL:
             return True
-        return bool(self.outputs or self.hosts or self.foreign or self.faults or self.tagless or self.mute6) and any(
+        if self.mute6 and any(each.group.version == IPV6 and _output6(each, self) is not WELL for each in rule.outputs):
+            return True
+        return bool(self.outputs or self.hosts or self.foreign or self.faults or self.tagless) and any(
             each.interface in self.outputs
             or (each.group, each.interface) in self.hosts
             or each.own_source in self.foreign
             or each.sockets in self.faults
             or (each.vlan is not None and each in self.tagless)
-            or _output6(each, self) is not WELL
             for each in rule.outputs
         )
 

@@ -193,8 +193,10 @@ _unstructure_counters = make_dict_unstructure_fn(
 
 def _only_what_is_asked_for(cls: type[Input | OutputView]) -> Callable[[Input | OutputView], dict[str, Any]]:
     """Make JSON of an input or output, without the options that nobody has given."""
-    unstructure_all = make_dict_unstructure_fn(cls, _converter)
-    return lambda value: {name: each for name, each in unstructure_all(value).items() if each not in (None, [])}
+    options: dict[str, Any] = {
+        each.name: override(omit_if_default=True) for each in attrs.fields(cls) if each.default in (None, ())
+    }
+    return make_dict_unstructure_fn(cls, _converter, **options)
 
 
 def _unstructure_output(stats: OutputStats) -> dict[str, Any]:

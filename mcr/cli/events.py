@@ -15,6 +15,7 @@ from mcr.cli.options import common_options
 from mcr.cli.quantities import duration
 from mcr.cli.session import Session
 from mcr.errors import McrError
+from mcr.text.streams import lost_packets, pids_text
 from mcr.text.visible import all_visible
 
 _INTERVAL = 1
@@ -27,7 +28,8 @@ _INTERVAL = 1
 def events(session: Session, *, follow: bool) -> None:
     """Show what happened to feeds.
 
-    When those of rules went silent and came back, and when packets of streams whose health is watched were missing.
+    When those of rules went silent and came back. Of streams whose health is watched, when packets were lost before the
+    relay, and when PIDs stayed away.
 
     mcrd remembers the newest 1,000 events since it was started. With --json and --follow each is a line. If mcrd ends
     meanwhile, the next one is waited for.
@@ -50,11 +52,18 @@ def events_view(found: list[Any], width: int | None, *, since: str = "") -> str:
 
 def _words(event: dict[str, Any]) -> list[str]:
     kind = event["event"].replace("_", " ")
-    lost = event.get("lost")
-    what = f"{duration(event['seconds'])} without packets" if lost is None else f"{lost:,} missing"
-    if kind == "loss ends":
+    what = _what(event)
+    if event["event"] in {"loss_ends", "pids_back"}:
         what += f", within {duration(event['seconds'])}"
     return [kind, event["name"] or event["rule_id"], what]
+
+
+def _what(event: dict[str, Any]) -> str:
+    if event.get("pids"):
+        return pids_text(event["pids"])
+    if event.get("lost") is None:
+        return f"{duration(event['seconds'])} without packets"
+    return f"{lost_packets(event['lost'], event.get('unit') or '')} lost"
 
 
 def _line(event: dict[str, Any]) -> str:

@@ -5,10 +5,10 @@ from typing import Any, Final
 
 from mcr.cli import terminal
 from mcr.cli.grid import table
-from mcr.cli.quantities import count
+from mcr.cli.quantities import count, duration
+from mcr.text.streams import pids_text, unit_of
 
 _RTP: Final = {
-    "lost": "did not come",
     "late": "came after they were counted as lost",
     "reordered": "came behind later ones",
     "duplicates": "came twice",
@@ -20,6 +20,7 @@ _TS: Final = {
     "sync_bytes": "packets do not begin with 0x47",
     "pat": "no PAT for 0.5 s",
     "pmt": "no PMT of a program for 0.5 s",
+    "pid": "a PID that a PMT refers to did not come for 5 s",
     "transport": "packets are marked as damaged",
 }
 
@@ -30,7 +31,7 @@ def health_table(rules: Sequence[Any], width: int | None) -> str:
         [
             rule["rule_id"],
             rule["health"]["reason"] or rule["health"]["kind"],
-            count(rule["health"]["lost"]),
+            _lost(rule["health"]),
             *_errors(rule["health"]),
             count(rule["health"]["stalls"]),
             *_gap(rule["health"]),
@@ -41,6 +42,11 @@ def health_table(rules: Sequence[Any], width: int | None) -> str:
     ]
     header = ["RULE ID", "STREAM IN", "#LOST", "#MISPLACED", "#TS ERRORS", "#STALLS", "#LONGEST GAP", "#MDI"]
     return table(header, rows, width)
+
+
+def _lost(health: dict[str, Any]) -> str:
+    """With its unit, which is not the same in each line."""
+    return f"{count(health['lost'])} {unit_of(health['kind']).split()[0]}"
 
 
 def _errors(health: dict[str, Any]) -> Iterator[str]:
@@ -79,6 +85,10 @@ def _lines(health: dict[str, Any]) -> Iterator[str]:
     if gaps := health["gaps"]:
         median, p99, longest = (milliseconds(gaps[name]) for name in ("median", "p99", "longest"))
         yield f"  {'gaps':<12} {median:>19}  usual; 1 in 100 above {p99}, longest {longest} (last half minute)"
+    if health["rtp"] or health["ts"]:
+        age = health.get("lost_age")
+        last = "" if age is None else f", the last {duration(age)} ago"
+        yield _counted("lost", health["lost"], f"{unit_of(health['kind'])}s that did not come{last}")
     if rtp := health["rtp"]:
         for name, meaning in _RTP.items():
             yield _counted(name, rtp[name], meaning)
@@ -87,9 +97,16 @@ def _lines(health: dict[str, Any]) -> Iterator[str]:
     if ts := health["ts"]:
         for name, meaning in _TS.items():
             yield _counted(name, ts[name], meaning)
+        if ts["away"]:
+            yield terminal.style(f"  {'away now':<12} {pids_text(ts['away'])}", fg="yellow")
     if mdi := health["mdi"]:
         highest = f"highest {1000 * mdi['longest_delay_factor']:.1f}:{mdi['highest_loss_rate']} (last half minute)"
-        yield f"  {'MDI':<12} {_mdi(mdi):>19}  ms to buffer : packets missing per second; {highest}"
+        yield f"  {'MDI':<12} {_mdi(mdi):>19}  ms to buffer : {_media(health)} lost per second; {highest}"
+
+
+def _media(health: dict[str, Any]) -> str:
+    """What the media loss rate counts."""
+    return "TS packets" if health["ts"] else "RTP packets"
 
 
 def _counted(name: str, value: int, meaning: str) -> str:

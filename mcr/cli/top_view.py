@@ -333,9 +333,13 @@ def _totals(stats: dict[str, Any]) -> dict[str, int]:
     """What says that packets are lost, or nobody wants them."""
     ingress = stats["ingress"]
     lost = {name: ingress[name] for name in _LOSSES}
-    missing = sum(rule["health"]["lost"] for rule in stats["rules"] if rule.get("health"))
+    health = [rule["health"] for rule in stats["rules"] if rule.get("health")]
+    streams = {
+        name: sum(each["lost"] for each in health if ("rtp" in each["kind"]) is is_rtp)
+        for name, is_rtp in (("rtp_lost", True), ("ts_lost", False))
+    }
     here = lost | {"errors": stats["egress"]["errors"]} | {name: ingress[name] for name in _ALSO_SHOWN}
-    return here | {"missing_in_streams": missing}
+    return here | streams
 
 
 def _widths(width: int) -> tuple[int, int]:

@@ -7,9 +7,12 @@ from mcr.model.finding import Finding, Verdict
 from mcr.model.health import StreamHealth
 from mcr.model.stats import RuleStats, Stats
 from mcr.text.plurals import counted
+from mcr.text.streams import lost_packets, pids_text
 
 _NAMED: Final = 3  # rules in one finding
 _UPSTREAM: Final = "the relay forwards what comes: look at the sender, and at the switches and cards on the way here"
+_RECENT_SECONDS: Final = 300
+"""For so long after a loss it is advice: as long as the alerts of Prometheus last."""
 
 
 def judge_stream(rule: RuleStats) -> Iterator[Finding]:
@@ -25,8 +28,11 @@ def judge_stream(rule: RuleStats) -> Iterator[Finding]:
     if what := _trouble(health):
         yield Finding("stream_health", Verdict.ADVICE, f"Its stream comes in broken: {what}", evidence, _UPSTREAM)
         return
+    if what := _past(health):
+        yield Finding("stream_health", Verdict.ADVICE, f"Its stream came in broken: {what}", evidence, _UPSTREAM)
+        return
     whole = "comes in whole" if health.packets else "is watched, and nothing of it has come"
-    so_far = f"{counted(health.packets, 'datagram')} looked at, {health.lost:,} missing since it is watched"
+    so_far = f"{counted(health.packets, 'datagram')} looked at since it is watched, {_lost(health)}"
     yield Finding("stream_health", Verdict.OK, f"Its stream {whole}", f"{evidence}: {so_far}")
 
 
@@ -35,7 +41,12 @@ def judge_streams(stats: Stats) -> Iterator[Finding]:
     watched = [(rule, rule.health) for rule in stats.rules if rule.health]
     unknown = [(rule, health.reason) for rule, health in watched if health.reason]
     broken = [(rule, what) for rule, health in watched if (what := _trouble(health))]
-    for verb, those in (("is not watched", unknown), ("is bad: it comes in broken", broken)):
+    past = [(rule, what) for rule, health in watched if not _trouble(health) and (what := _past(health))]
+    for verb, those in (
+        ("is not watched", unknown),
+        ("is bad: it comes in broken", broken),
+        ("was bad: it came in broken", past),
+    ):
         if those:
             (first, why), more = those[0], len(those) - 1
             rules = f"rule {first.rule_id}" + (f" and of {more:,} more" if more else "")
@@ -43,13 +54,33 @@ def judge_streams(stats: Stats) -> Iterator[Finding]:
             ask = "" if those is unknown else _UPSTREAM
             ids = ", ".join(rule.rule_id for rule, _ in those[:_NAMED])
             yield Finding("stream_health", Verdict.ADVICE, what, f"mcrctl stats: {ids}", ask)
-    if watched and not unknown and not broken:
-        what = f"{counted(len(watched), 'stream')} watched, nothing missing within the last half minute"
+    if watched and not unknown and not broken and not past:
+        what = f"{counted(len(watched), 'stream')} watched, nothing lost within the last five minutes"
         yield Finding("stream_health", Verdict.OK, what, "mcrctl stats")
 
 
 def _trouble(health: StreamHealth) -> str:
-    """What is wrong with it now, or was within the last half minute."""
-    if health.mdi and health.mdi.highest_loss_rate:
-        return f"up to {health.mdi.highest_loss_rate:,} packets per second were missing, {health.lost:,} in all"
-    return ""
+    """What is wrong with it now."""
+    parts = [_lost(health)] if health.is_losing else []
+    if health.away:
+        parts.append(f"{pids_text(health.away)} of its transport stream {'stay' if health.away[1:] else 'stays'} away")
+    return "; ".join(parts)
+
+
+def _past(health: StreamHealth) -> str:
+    """What was wrong with it not long ago."""
+    return _lost(health) if health.lost_age is not None and health.lost_age < _RECENT_SECONDS else ""
+
+
+def _lost(health: StreamHealth) -> str:
+    lost = f"{lost_packets(health.lost, health.kind)} lost"
+    if health.lost_age is None:
+        return lost
+    return f"{lost}, the last {_ago(health.lost_age)} ago"
+
+
+def _ago(seconds: float) -> str:
+    for unit, length in (("d", 86_400), ("h", 3_600), ("min", 60)):
+        if seconds >= 2 * length:
+            return f"{seconds / length:,.0f} {unit}"
+    return f"{seconds:.0f} s"

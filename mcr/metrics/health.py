@@ -9,7 +9,11 @@ from mcr.model.health import StreamHealth
 UNSEEN: Final = Family(
     "mcr_rule_stream_unseen_packets", Kind.COUNTER, "Datagrams of a watched stream that could not be looked at."
 )
-LOST: Final = Family("mcr_rule_stream_lost_packets", Kind.COUNTER, "Packets that were missing as a stream came in.")
+LOST: Final = Family(
+    "mcr_rule_stream_lost_packets",
+    Kind.COUNTER,
+    "Packets that were lost before a stream came in: RTP packets, or TS packets where there is no RTP.",
+)
 STALLS: Final = Family(
     "mcr_rule_stream_stalls", Kind.COUNTER, "Gaps of 50 ms or more, ten times as long as usual, as a stream came in."
 )
@@ -32,11 +36,11 @@ DELAY_FACTOR: Final = Family(
 LOSS_RATE: Final = Family(
     "mcr_rule_mdi_loss_rate",
     Kind.GAUGE,
-    "Media packets missing per second (RFC 4445), the highest of the last half minute to minute.",
+    "Media packets lost per second (RFC 4445), the highest of the last half minute to minute.",
 )
 
 _RTP_RESULTS: Final = {"lost": "lost", "late": "late", "reordered": "reordered", "duplicates": "duplicate"}
-_TS_ERRORS: Final = ("continuity", "sync_losses", "sync_bytes", "pat", "pmt", "transport")
+_TS_ERRORS: Final = ("continuity", "sync_losses", "sync_bytes", "pat", "pmt", "pid", "transport")
 
 
 def health_sections(healths: Mapping[str, StreamHealth]) -> list[tuple[Family, Sequence[bytes]]]:

@@ -22,6 +22,7 @@ from mcr.model.rule import RuleState, RuleView
 from mcr.model.stats import InterfaceStats, RuleStats, Stats
 from mcr.model.worker import WorkerState, WorkerView
 from mcr.text.plurals import counted
+from mcr.text.streams import lost_packets, pids_text
 from mcr.text.visible import visible
 
 MOST_RULES: Final = 200
@@ -162,8 +163,10 @@ def _health(counters: RuleStats | None) -> str:
         return ""
     if health.reason:
         return f"<br><span class=dim>not watched: {_text(health.reason)}</span>"
-    broken = health.mdi is not None and health.mdi.highest_loss_rate > 0
-    words = f"{health.kind}: {health.lost:,} missing, {counted(health.stalls, 'stall')}"
+    broken = health.is_losing or bool(health.away)
+    away = f", {pids_text(health.away)} away" if health.away else ""
+    lost, stalls = lost_packets(health.lost, health.kind), counted(health.stalls, "stall")
+    words = f"{health.kind}: {lost} lost, {stalls}{away}"
     return f"<br><span class={'bad' if broken else 'dim'}>{_text(words)}</span>"
 
 

@@ -4,7 +4,7 @@ from typing import Literal
 
 import attrs
 
-Kind = Literal["feed_silent", "feed_back", "loss_begins", "loss_ends"]
+Kind = Literal["feed_silent", "feed_back", "loss_begins", "loss_ends", "pids_away", "pids_back"]
 
 
 @attrs.frozen
@@ -14,8 +14,10 @@ class Event:
     Attributes:
         number: from 1, since mcrd was started.
         time: when it was seen, UTC.
-        seconds: for how long there was no packet; of a loss, how long it lasted.
-        lost: packets that were missing so far, or breaks of continuity where there is no RTP; None: it is of a feed.
+        seconds: for how long there was no packet; of a loss, how long it lasted; of PIDs, for how long some were away.
+        lost: packets that are lost so far; None: it is not of a loss.
+        unit: of a loss, what is counted: ``rtp`` or ``ts`` packets.
+        pids: of a transport stream, those that stay away, or did.
     """
 
     number: int
@@ -25,3 +27,5 @@ class Event:
     name: str | None
     seconds: float
     lost: int | None = None
+    unit: Literal["rtp", "ts"] | None = None
+    pids: tuple[int, ...] = ()

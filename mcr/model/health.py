@@ -1,10 +1,14 @@
 """The health of a stream: how it comes in at its rule's input, before the relay has touched it."""
 
 from enum import StrEnum
+from typing import Final
 
 import attrs
 
 from mcr.errors import InvalidParams
+
+LOSS_SECONDS: Final = 10
+"""A loss is over when none came for so long."""
 
 
 class Health(StrEnum):
@@ -69,12 +73,16 @@ class TsHealth:
     """1.3: no PAT for half a second."""
     pmt: int
     """1.5: no PMT of a program for half a second."""
+    pid: int
+    """1.6: PIDs that a PMT refers to, and that did not come for five seconds."""
     transport: int
     """2.1: packets marked as damaged before they were sent here."""
     pat_age: float | None
     """Seconds since the last PAT; None: there was none."""
     pmt_age: float | None
     """Of the PMT that has been away longest; None: one was never there, or there is no program."""
+    away: tuple[int, ...] = ()
+    """PIDs that stay away now: the PAT's (0), those of PMTs, and those that PMTs refer to; 8 at most."""
 
 
 @attrs.frozen
@@ -101,7 +109,9 @@ class StreamHealth:
         unseen: datagrams that came and could not be looked at: what is told of them found no room.
         other: datagrams that are not of this kind.
         stalls: gaps of 50 ms or more that are ten times as long as usual.
-        lost: packets that are missing: by RTP, or by continuity counters where there is no RTP.
+        lost: packets that did not come: RTP packets, or where there is no RTP those of the transport stream, by
+            continuity counters.
+        lost_age: seconds since one was last found to be lost; None: none was.
     """
 
     watched: Health
@@ -116,3 +126,14 @@ class StreamHealth:
     rtp: RtpHealth | None = None
     ts: TsHealth | None = None
     mdi: Mdi | None = None
+    lost_age: float | None = None
+
+    @property
+    def is_losing(self) -> bool:
+        """Packets have been lost within the last seconds."""
+        return self.lost_age is not None and self.lost_age < LOSS_SECONDS
+
+    @property
+    def away(self) -> tuple[int, ...]:
+        """PIDs that stay away now."""
+        return self.ts.away if self.ts else ()

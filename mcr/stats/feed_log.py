@@ -2,6 +2,7 @@
 
 from collections import deque
 from datetime import UTC, datetime
+from typing import Any
 
 from mcr.logs.logger import get_logger
 from mcr.model.event import Event, Kind
@@ -9,6 +10,7 @@ from mcr.model.log import Facility
 from mcr.model.rule import Rule
 from mcr.rules.change_log import fields_of, some_of
 from mcr.stats.activity import SILENT_SECONDS, FeedNews
+from mcr.stats.away_log import log_away
 from mcr.stats.loss_log import LossNews, log_losses
 
 log = get_logger(Facility.STATS)
@@ -33,17 +35,22 @@ class Feeds:
         _log_feeds(news)
 
     def tell_losses(self, news: LossNews) -> None:
-        """Likewise of losses."""
+        """Likewise of losses, and of PIDs that stay away."""
         for each in news.begun:
-            self._remember("loss_begins", each.rule, each.seconds, each.lost)
+            self._remember("loss_begins", each.rule, each.seconds, lost=each.lost, unit=each.unit)
         for each in news.ended:
-            self._remember("loss_ends", each.rule, each.seconds, each.lost)
+            self._remember("loss_ends", each.rule, each.seconds, lost=each.lost, unit=each.unit)
         log_losses(news)
+        for gone in news.away.gone:
+            self._remember("pids_away", gone.rule, gone.seconds, pids=gone.pids)
+        for back in news.away.back:
+            self._remember("pids_back", back.rule, back.seconds, pids=back.pids)
+        log_away(news.away)
 
-    def _remember(self, kind: Kind, rule: Rule, seconds: float, lost: int | None = None) -> None:
+    def _remember(self, kind: Kind, rule: Rule, seconds: float, **more: Any) -> None:
         self._number += 1
         now = datetime.now(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
-        self._events.append(Event(self._number, now, kind, rule.rule_id, rule.name, round(seconds, 1), lost))
+        self._events.append(Event(self._number, now, kind, rule.rule_id, rule.name, round(seconds, 1), **more))
 
     def after(self, number: int) -> tuple[Event, ...]:
         """Events with higher numbers that are remembered."""

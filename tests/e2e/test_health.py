@@ -12,13 +12,15 @@ from typing import Any
 import pytest
 
 from exposition import value
+from mcr.text.streams import lost_packets
 from mcr_process import BIN, Mcr, wait_until
-from streams import Television, rtp
+from streams import PMT, VIDEO, Television, pat, pmt, rtp, ts
 from test_metrics import read, take_over
 from topology import MakeMcr, Plant
 
 OUT = "239.2.2.2:6000:out0"
 SOL_UDP, UDP_SEGMENT = 17, 103
+SOUND = VIDEO + 1
 RING_BYTES = 16 << 20  # mapped twice
 BROADCAST = [number for number in range(400) if number not in (100, *range(150, 160), 201)]
 """An RTP stream: one and ten are lost, two come in another order, one twice."""
@@ -62,6 +64,12 @@ def analysing(mcr: Mcr) -> bool:
     return any(int(end, 16) - int(begin, 16) > RING_BYTES for begin, end in ends)
 
 
+def without_sound(count: int) -> list[bytes]:
+    """A PMT names video and sound; only video comes."""
+    tables = [pat(number, PMT) + pmt(number, PMT, (0x1B, VIDEO, b""), (0x03, SOUND, b"")) for number in range(16)]
+    return [tables[number % 16] + ts(VIDEO, number) for number in range(count)]
+
+
 def rtp_faults(mcr: Mcr) -> dict[str, int]:
     told = health(mcr)["rtp"] or {}
     return {name: count for name, count in told.items() if name != "jitter" and count}
@@ -96,11 +104,13 @@ def test_each_fault_is_told_once(
     follow.wait(10)
     assert (event["event"], event["rule_id"]) == ("loss_begins", "tv")
     assert 0 < event["lost"] <= 12
-    assert mcr.says(f"loss begins: the stream of rule tv comes in with packets missing ({event['lost']} so far)")
+    assert mcr.says(
+        f"loss begins: the stream of rule tv comes in with packets lost ({lost_packets(event['lost'], 'rtp')} so far)"
+    )
     found = read(page)
     assert value(found, "mcr_rule_stream_lost_packets_total", rule="tv") == 12
     assert value(found, "mcr_rule_rtp_packets_total", rule="tv", result="duplicate") == 1
-    assert "          12  did not come" in mcr.ctl("stats", "tv").stdout
+    assert "          12  RTP packets that did not come, the last " in mcr.ctl("stats", "tv").stdout
     send_together(plant, [rtp(number, kind=33, payload=bytes(200)) for number in range(400, 420) if number != 410])
     wait_until(lambda: rtp_faults(mcr).get("lost") == 13, "what a super-frame lacks is told")
     assert health(mcr)["packets"] == told["packets"] + 19
@@ -112,7 +122,7 @@ def test_each_fault_is_told_once(
 
 
 def test_a_transport_stream_is_judged_as_it_comes_in(plant: Plant, make_mcr: MakeMcr) -> None:
-    """A datagram is missing, then tables for 0.7 s, then nothing comes for 0.2 s: each is one fault of its kind."""
+    """A datagram is missing, tables for 0.7 s, all for 0.2 s, then sound for five: one fault of its kind each."""
     mcr = make_mcr(plant.relay).start(1)
     mcr.add("in0:239.1.1.1:5000", OUT, rule_id="tv")
     mcr.ctl("change", "tv", "--health", "ts")
@@ -124,10 +134,15 @@ def test_a_transport_stream_is_judged_as_it_comes_in(plant: Plant, make_mcr: Mak
     send(plant, those[1_100:])
     wait_until(lambda: health(mcr)["packets"] == 1_199, "all was seen")
     told = health(mcr)
-    faults = {name: count for name, count in told["ts"].items() if not name.endswith("_age")}
-    assert faults == {"continuity": 1, "sync_losses": 0, "sync_bytes": 0, "pat": 1, "pmt": 1, "transport": 0}
+    faults = {name: count for name, count in told["ts"].items() if not name.endswith("_age") and name != "away"}
+    assert faults == {"continuity": 1, "sync_losses": 0, "sync_bytes": 0, "pat": 1, "pmt": 1, "pid": 0, "transport": 0}
     assert (told["kind"], told["lost"], told["unseen"]) == ("ts", 7, 0)
     assert told["gaps"]["longest"] > 0.2
+    send(plant, without_sound(290), pause=0.02)
+    wait_until(lambda: health(mcr)["ts"]["away"] == [SOUND], "sound stays away")
+    assert health(mcr)["ts"]["pid"] == 1
+    wait_until(lambda: mcr.says(f"PIDs away: in the stream of rule tv: PID {SOUND}"), "the log says so")
+    assert f"PID {SOUND} of its transport stream stays away" in mcr.ctl("doctor", check=False).stdout
     take_over(mcr, 1)
     send(plant, (television.datagram(number) for number in range(1_200, 1_250)))
     wait_until(lambda: health(mcr)["packets"] == 50, "the next mcrd watches it, from zero")

@@ -97,7 +97,7 @@ def test_a_brief_says_as_much_as_the_whole(tap: StreamTap, wire: Wire, header: b
     found = (told.ts.continuity, told.ts.sync_losses, told.ts.sync_bytes, told.ts.transport)
     assert found == (whole.continuity, whole.sync_losses, whole.sync_bytes, whole.transport)
     assert min(whole.continuity, whole.sync_bytes, whole.transport) > 0
-    assert (told.lost, told.unseen) == (whole.missing if not header else 0, 0)
+    assert (told.lost, told.unseen) == (whole.lost if not header else 0, 0)
     assert told.ts.pat_age is not None
     assert told.ts.pmt_age is not None
 

@@ -39,9 +39,11 @@ def pat(counter: int, *programs: int) -> bytes:
     return ts(PAT, counter, starts=True, content=b"\0" + section)
 
 
-def pmt(counter: int, pid: int = PMT) -> bytes:
-    """The table of one program."""
-    return ts(pid, counter, starts=True, content=b"\0\x02\xb0\x0d" + bytes(13))
+def pmt(counter: int, pid: int = PMT, *streams: tuple[int, int, bytes], clock: int = 0x1FFF, program: int = 1) -> bytes:
+    """The table of one program. `streams`: type, PID, descriptors; `clock`: the PID that has it."""
+    entries = b"".join(struct.pack("!BHH", kind, 0xE000 | at, 0xF000 | len(more)) + more for kind, at, more in streams)
+    head = struct.pack("!BHHBBBHH", 2, 0xB000 | (13 + len(entries)), program, 0xC1, 0, 0, 0xE000 | clock, 0xF000)
+    return ts(pid, counter, starts=True, content=b"\0" + head + entries + bytes(4))
 
 
 class Television:
@@ -80,6 +82,13 @@ class Watched:
         self.stream: Any = ffi.new("struct mcr_stream *")
         self.stream.asked = self.stream.kind = asked
         self.time = START
+
+    @property
+    def away(self) -> list[int]:
+        """PIDs that stay away now."""
+        figures = ffi.new("struct mcr_figures *")
+        lib.mcr_stream_tell(self.stream, figures)
+        return [*figures.away[0 : figures.away_count]]
 
     def take(self, payload: bytes, *, after: int = 5 * MS, kept: int = WHOLE) -> None:
         """A datagram, so many nanoseconds after the one before."""
@@ -149,6 +158,18 @@ def judged_ts(payloads: Iterable[bytes]) -> int:
         breaks += pid in last and counter != (last[pid] + 1) & 15
         last[pid] = counter
     return breaks
+
+
+def judged_pids(payloads: Iterable[bytes], pids: Iterable[int], *, step_ms: float) -> int:
+    """Times that one of these PIDs was away for more than five seconds, by a plain reading; evenly sent."""
+    last, errors = dict.fromkeys(pids, 0.0), 0
+    for number, payload in enumerate(payloads):
+        for packet in _packets([payload]):
+            pid = int.from_bytes(packet[1:3], "big") & 0x1FFF
+            if pid in last:
+                errors += number * step_ms - last[pid] > 5_000
+                last[pid] = number * step_ms
+    return errors + sum(number * step_ms - each > 5_000 for each in last.values())
 
 
 def _packets(payloads: Iterable[bytes]) -> Iterator[bytes]:

@@ -17,20 +17,24 @@ SILENT = {
     "seconds": 60.0,
 }
 BACK = SILENT | {"number": 2, "event": "feed_back", "name": None, "seconds": 300.0}
-BROKEN = SILENT | {"event": "loss_begins", "seconds": 0.0, "lost": 3}
-WHOLE = SILENT | {"event": "loss_ends", "seconds": 7.2, "lost": 1_200}
+BROKEN = SILENT | {"event": "loss_begins", "seconds": 0.0, "lost": 3, "unit": "rtp"}
+WHOLE = SILENT | {"event": "loss_ends", "seconds": 7.2, "lost": 1_200, "unit": "ts"}
+AWAY = SILENT | {"event": "pids_away", "seconds": 0.0, "pids": [0, 257]}
+THERE = SILENT | {"event": "pids_back", "seconds": 7.2, "pids": [257]}
 
 
 def test_events_are_lines(run: Run, daemon: Daemon) -> None:
-    daemon.results["events"] = {"events": [SILENT, BACK, BROKEN, WHOLE]}
+    daemon.results["events"] = {"events": [SILENT, BACK, BROKEN, WHOLE, AWAY, THERE]}
     assert run("events")[1].splitlines() == [
         "TIME                      EVENT        RULE      WHAT",
         "2026-01-01T12:00:00.000Z  feed silent  studio 1  60 s without packets",
         "2026-01-01T12:00:00.000Z  feed back    dada      5 min without packets",
-        "2026-01-01T12:00:00.000Z  loss begins  studio 1  3 missing",
-        "2026-01-01T12:00:00.000Z  loss ends    studio 1  1,200 missing, within 7 s",
+        "2026-01-01T12:00:00.000Z  loss begins  studio 1  3 RTP packets lost",
+        "2026-01-01T12:00:00.000Z  loss ends    studio 1  1,200 TS packets lost, within 7 s",
+        "2026-01-01T12:00:00.000Z  pids away    studio 1  PIDs 0 (PAT), 257",
+        "2026-01-01T12:00:00.000Z  pids back    studio 1  PID 257, within 7 s",
     ]
-    assert json.loads(run("events", "--json")[1]) == [SILENT, BACK, BROKEN, WHOLE]
+    assert json.loads(run("events", "--json")[1]) == [SILENT, BACK, BROKEN, WHOLE, AWAY, THERE]
     daemon.results["events"] = {"events": []}
     daemon.results["version"] = {"started": "2026-01-01T12:00:00Z"}
     assert run("events")[1] == "Nothing has happened since mcrd was started at 2026-01-01T12:00:00Z\n"

@@ -34,7 +34,7 @@ def test_a_continuity_counter_that_is_wrong_counts_once() -> None:
     del spoilt[188:376]
     those[333] = bytes(spoilt)
     watched = Watched(TS).take_all(those)
-    assert (watched.continuity, watched.missing) == (1, 1) == (judged_ts(those), 1)
+    assert (watched.continuity, watched.lost) == (1, 1) == (judged_ts(those), 1)
 
 
 def test_a_packet_may_come_twice_and_not_thrice() -> None:

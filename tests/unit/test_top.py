@@ -100,12 +100,12 @@ def test_what_is_lost_now_is_red_and_what_was_is_yellow() -> None:
     assert "lost nothing" in lines(top(reading(5)))
 
 
-def test_what_is_missing_in_streams_is_told_beside_what_is_lost() -> None:
+def test_what_streams_have_lost_before_is_told_beside_what_is_lost() -> None:
     shown = top(*(reading(5) for _ in range(2)))
     later = reading(5)
-    later.stats["rules"][0]["health"] = {"lost": 12}
+    later.stats["rules"][0]["health"] = {"lost": 12, "kind": "rtp+ts"}
     shown.take(later)
-    assert "lost missing_in_streams 12 (+12)" in lines(shown)
+    assert "lost rtp_lost 12 (+12)" in lines(shown)
 
 
 def test_a_rule_has_a_curve_of_its_rate() -> None:

@@ -100,6 +100,21 @@ static void take_known(struct mcr_stream *stream, const struct datagram *datagra
 	mcr_delay_take(&stream->delay, datagram->time, datagram->size - header, stream->ts.rate, missed(stream));
 }
 
+/* The packets that are lost: one kind of them, whoever asks. */
+static uint64_t lost(const struct mcr_stream *stream)
+{
+	return stream->kind & MCR_STREAM_RTP ? stream->rtp.lost : stream->ts.missing;
+}
+
+static void note_loss(struct mcr_stream *stream, uint64_t time)
+{
+	uint64_t now = lost(stream);
+
+	if (now != stream->lost)
+		stream->lost_time = time;
+	stream->lost = now;
+}
+
 static void take(struct mcr_stream *stream, const struct datagram *datagram, uint32_t looks,
 		 const struct mcr_rtp_packet *packet)
 {
@@ -115,6 +130,7 @@ static void take(struct mcr_stream *stream, const struct datagram *datagram, uin
 	}
 	if (fits(stream, looks))
 		take_known(stream, datagram, looks, packet);
+	note_loss(stream, datagram->time);
 }
 
 void mcr_stream_take(struct mcr_stream *stream, uint64_t time, const uint8_t *payload, uint32_t size, uint32_t kept)
@@ -142,6 +158,7 @@ void mcr_stream_take_brief(struct mcr_stream *stream, uint64_t time, const struc
 void mcr_stream_wait(struct mcr_stream *stream, uint64_t now)
 {
 	mcr_rtp_wait(&stream->rtp, now);
+	note_loss(stream, now);
 }
 
 void mcr_stream_miss(struct mcr_stream *stream, uint64_t count)
@@ -171,7 +188,8 @@ void mcr_stream_tell(const struct mcr_stream *stream, struct mcr_figures *figure
 		.gap_median = mcr_gaps_quantile(&stream->gaps, 500),
 		.gap_99 = mcr_gaps_quantile(&stream->gaps, 990),
 		.gap_longest = mcr_gaps_longest(&stream->gaps),
-		.lost = stream->rtp.lost,
+		.lost = stream->lost,
+		.lost_time = stream->lost_time,
 		.late = stream->rtp.late,
 		.reordered = stream->rtp.reordered,
 		.duplicates = stream->rtp.duplicates,
@@ -180,11 +198,11 @@ void mcr_stream_tell(const struct mcr_stream *stream, struct mcr_figures *figure
 		.has_clock = mcr_rtp_has_clock(&stream->rtp),
 		.ts_packets = ts->packets,
 		.continuity = ts->continuity,
-		.missing = ts->missing,
 		.sync_losses = ts->sync_losses,
 		.sync_bytes = ts->sync_bytes,
 		.pat_errors = ts->pat_errors,
 		.pmt_errors = ts->pmt_errors,
+		.pid_errors = ts->referred.errors,
 		.transport = ts->transport,
 		.pat_time = ts->pat.seen ? ts->pat.time : 0,
 		.pmt_time = mcr_ts_oldest_pmt(ts),
@@ -193,4 +211,5 @@ void mcr_stream_tell(const struct mcr_stream *stream, struct mcr_figures *figure
 		.loss_rate = delay->loss,
 		.loss_rate_highest = delay->losses[0] > delay->losses[1] ? delay->losses[0] : delay->losses[1],
 	};
+	figures->away_count = mcr_ts_away(ts, figures->away);
 }

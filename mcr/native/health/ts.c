@@ -23,6 +23,7 @@
 #define COUNTER      0x0f
 #define PAT_ID       0x00
 #define PMT_ID       0x02
+#define CURRENT      1 /* current_next_indicator, in the sixth byte of a section */
 #define SECTION      8 /* bytes of a section before its programs */
 #define CRC          4
 #define TABLE_NS     (MCR_SECOND_NS / 2)
@@ -84,13 +85,13 @@ static void check_continuity(struct mcr_ts *ts, const struct packet *packet)
 	if (packet->pid == NULL_PID)
 		return;
 	if (!(*last & KNOWN) || packet->flags & BROKEN_OFF || counter == expected) {
-		*last = KNOWN | counter;
+		*last = KNOWN | MCR_PIDS_SEEN | counter;
 	} else if (counts && counter == (*last & COUNTER) && !(*last & REPEATED)) {
-		*last |= REPEATED;
+		*last |= REPEATED | MCR_PIDS_SEEN;
 	} else {
 		ts->continuity++;
 		ts->missing += (uint8_t)(counter - expected) & COUNTER;
-		*last = KNOWN | counter;
+		*last = KNOWN | MCR_PIDS_SEEN | counter;
 	}
 }
 
@@ -115,26 +116,41 @@ static void come(struct mcr_ts_table *table, uint64_t time)
 	table->seen = true;
 }
 
+/* Whether these are the programs that were known, in the same order. */
+static bool are_same(const struct mcr_ts *ts, const struct mcr_ts_table *before, uint32_t known)
+{
+	bool same = ts->programs == known;
+
+	for (uint32_t i = 0; same && i < known; i++)
+		same = ts->pmts[i].pid == before[i].pid && ts->pmts[i].program == before[i].program;
+	return same;
+}
+
 /* Watch the programs of a PAT that begins here: as many as stand in this packet, 42 at most. */
 static void read_programs(struct mcr_ts *ts, uint64_t time, const uint8_t *section, uint32_t size)
 {
 	struct mcr_ts_table before[MCR_TS_PROGRAMS];
-	uint32_t known = ts->programs, end = size < 3 ? 0 : 3u + ((section[1] & 0x0fu) << 8 | section[2]);
+	uint32_t known = ts->programs, end = size < SECTION ? 0 : 3u + ((section[1] & 0x0fu) << 8 | section[2]);
 
+	if (!end || !(section[5] & CURRENT))
+		return;
 	memcpy(before, ts->pmts, sizeof(before));
 	ts->programs = 0;
 	end = end > CRC ? end - CRC : 0;
 	for (uint32_t at = SECTION; at + 4 <= size && at + 4 <= end && ts->programs < MCR_TS_PROGRAMS; at += 4) {
 		struct mcr_ts_table table = { .pid = (uint16_t)((section[at + 2] & 0x1f) << 8 | section[at + 3]),
+					      .program = (uint16_t)(section[at] << 8 | section[at + 1]),
 					      .time = time };
 
-		if (!section[at] && !section[at + 1]) /* the network's */
+		if (!table.program) /* the network's */
 			continue;
 		for (uint32_t i = 0; i < known; i++)
-			if (before[i].pid == table.pid)
+			if (before[i].pid == table.pid && before[i].program == table.program)
 				table = before[i];
 		ts->pmts[ts->programs++] = table;
 	}
+	if (!are_same(ts, before, known))
+		mcr_pids_forget(&ts->referred);
 }
 
 static void read_tables(struct mcr_ts *ts, uint64_t time, const struct packet *packet)
@@ -149,9 +165,13 @@ static void read_tables(struct mcr_ts *ts, uint64_t time, const struct packet *p
 		come(&ts->pat, time);
 		read_programs(ts, time, section, size);
 	}
-	for (uint32_t i = 0; packet->pid && *section == PMT_ID && i < ts->programs; i++)
-		if (ts->pmts[i].pid == packet->pid)
-			come(&ts->pmts[i], time);
+	for (uint32_t i = 0; packet->pid && *section == PMT_ID && i < ts->programs; i++) {
+		if (ts->pmts[i].pid != packet->pid)
+			continue;
+		come(&ts->pmts[i], time);
+		if (size >= SECTION && ts->pmts[i].program == (section[3] << 8 | section[4]))
+			mcr_pids_refer(&ts->referred, time, i, section, size);
+	}
 }
 
 /* The rate between two references of the same clock. */
@@ -190,6 +210,8 @@ static void check_tables(struct mcr_ts *ts, uint64_t time)
 	check_table(&ts->pat, time, &ts->pat_errors);
 	for (uint32_t i = 0; i < ts->programs; i++)
 		check_table(&ts->pmts[i], time, &ts->pmt_errors);
+	if (!ts->unsynchronized)
+		mcr_pids_check(&ts->referred, time, ts->counters);
 }
 
 /* Time in which nothing came is no table's fault. */
@@ -203,6 +225,8 @@ static void skip_stall(struct mcr_ts *ts, uint64_t time)
 		ts->pat.time += gap;
 	for (uint32_t i = 0; i < ts->programs && gap > STALL_NS; i++)
 		ts->pmts[i].time += gap;
+	if (ts->newest && gap > STALL_NS)
+		mcr_pids_skip(&ts->referred, gap);
 	ts->newest = time;
 }
 
@@ -216,7 +240,7 @@ static bool take_ordinary(struct mcr_ts *ts, const uint8_t *data)
 	if ((header & ORDINARY_MASK) != ORDINARY || (pid != NULL_PID && !follows))
 		return false;
 	if (pid != NULL_PID)
-		ts->counters[pid] = (uint8_t)expected;
+		ts->counters[pid] = (uint8_t)(expected | MCR_PIDS_SEEN);
 	ts->bad_run = 0;
 	return true;
 }
@@ -251,6 +275,7 @@ void mcr_ts_take(struct mcr_ts *ts, uint64_t time, const uint8_t *packets, uint3
 void mcr_ts_resume(struct mcr_ts *ts)
 {
 	memset(ts->counters, 0, sizeof(ts->counters));
+	mcr_pids_excuse(&ts->referred, ts->newest);
 	ts->has_clock = false;
 }
 
@@ -264,4 +289,20 @@ uint64_t mcr_ts_oldest_pmt(const struct mcr_ts *ts)
 		oldest = time < oldest ? time : oldest;
 	}
 	return oldest;
+}
+
+uint32_t mcr_ts_away(const struct mcr_ts *ts, uint64_t away[MCR_TS_AWAY])
+{
+	const struct mcr_pids *referred = &ts->referred;
+	uint32_t count = 0;
+
+	if (ts->pat.missing)
+		away[count++] = 0;
+	for (uint32_t i = 0; i < ts->programs && count < MCR_TS_AWAY; i++)
+		if (ts->pmts[i].missing)
+			away[count++] = ts->pmts[i].pid;
+	for (uint32_t i = 0; i < referred->count && count < MCR_TS_AWAY; i++)
+		if (referred->pids[i].away)
+			away[count++] = referred->pids[i].pid;
+	return count;
 }

@@ -142,7 +142,8 @@ def _health(watched: Health, figures: Any, now: int) -> StreamHealth:
         unseen=figures.unseen,
         other=figures.other,
         stalls=figures.stalls,
-        lost=figures.lost if rtp else figures.missing,
+        lost=figures.lost,
+        lost_age=_age(figures.lost_time, now),
         gaps=Gaps(*map(_seconds, (figures.gap_median, figures.gap_99, figures.gap_longest)))
         if figures.packets > 1
         else None,
@@ -177,9 +178,11 @@ def _ts_health(figures: Any, now: int) -> TsHealth:
         sync_bytes=figures.sync_bytes,
         pat=figures.pat_errors,
         pmt=figures.pmt_errors,
+        pid=figures.pid_errors,
         transport=figures.transport,
         pat_age=_age(figures.pat_time, now),
         pmt_age=_age(figures.pmt_time, now),
+        away=tuple(figures.away[0 : figures.away_count]),
     )
 
 

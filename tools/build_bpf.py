@@ -30,7 +30,8 @@ PROGRAMS = ("filter", "ingress")
 VERSION = "14.0.6"
 CLANG = "clang-14"
 # Of the second version of the instruction set, which kernels know since 4.14.
-OPTIONS = ("-target", "bpfel", "-mcpu=v2", "-O2", "-ffreestanding", "-Wall", "-Wextra", "-Werror")
+TARGET = ("-target", "bpfel", "-mcpu=v2")
+OPTIONS = (*TARGET, "-O2", "-ffreestanding", "-Wall", "-Wextra", "-Werror")
 
 INSTRUCTION = struct.Struct("<BBhi")
 LOAD_64 = 0x18  # BPF_LD | BPF_IMM | BPF_DW: takes the place of two
@@ -131,11 +132,12 @@ def compile_program(clang: str, native: Path, name: str) -> Program:
     """Compile one source file, which has one function."""
     multiarch = subprocess.run(["cc", "-print-multiarch"], capture_output=True, text=True, check=True).stdout.strip()
     source = native / "bpf" / f"{name}.bpf.c"
-    command = [clang, *OPTIONS, f"-I{native}", "-idirafter", f"/usr/include/{multiarch}", str(source), "-o"]
+    command = [clang, *OPTIONS, f"-I{native}", "-idirafter", f"/usr/include/{multiarch}", str(source), "-S", "-o"]
     with TemporaryDirectory() as temporary:
-        target, listing = Path(temporary, "o"), Path(temporary, "s")
-        for output in ([str(target), "-c"], [str(listing), "-S"]):
-            done = subprocess.run([*command, *output], capture_output=True, text=True, check=False)
+        target, listing = Path(temporary, "program.o"), Path(temporary, "program.s")
+        assemble = [clang, *TARGET, "-c", str(listing), "-o", str(target)]
+        for step in ([*command, str(listing)], assemble):
+            done = subprocess.run(step, capture_output=True, text=True, check=False)
             if done.returncode:
                 raise BuildError(f"{name}.bpf.c does not compile", done.stderr.strip())
         return read_program(name, target, read_listing(listing.read_text()))

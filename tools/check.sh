@@ -5,6 +5,24 @@ venv=$1
 said=$(mktemp -d)
 trap 'rm -r "$said"' EXIT
 
+# C is looked at again if it has changed, or what looks at it. A directory has changed if a file came or went.
+looked_at=$venv/.c-looked-at
+c_has_changed() {
+	[ -n "${MCR_RUN_ALL:-}" ] || [ ! -e "$looked_at" ] || [ -n "$(find mcr/native mcr/cli tests/native bench \
+		tools/check.sh tools/build_bpf.py .clang-format "$venv/.installed" -newer "$looked_at" \
+		\( -type d ! -name __pycache__ -o -name '*.[ch]' -o -path 'tools/*' -o -name '.[ci]*' \))" ]
+}
+
+check_c() {
+	set -e
+	touch "$said/begun"
+	find mcr/native mcr/cli tests/native bench -name '*.[ch]' -exec "$venv/bin/clang-format" --dry-run --Werror {} +
+	find mcr/native mcr/cli bench -name '*.c' ! -name '*.bpf.c' \
+		-exec cc -std=gnu11 -D_GNU_SOURCE -Imcr/native -Wall -Wextra -Werror -fsyntax-only {} +
+	"$venv/bin/python" tools/build_bpf.py --check
+	mv "$said/begun" "$looked_at"
+}
+
 lint() {
 	set -e
 	"$venv/bin/ruff" check --quiet .
@@ -15,10 +33,7 @@ lint() {
 	else
 		echo "shellcheck is not installed: shell scripts were not checked" >&2
 	fi
-	find mcr/native mcr/cli tests/native bench -name '*.[ch]' -exec "$venv/bin/clang-format" --dry-run --Werror {} +
-	find mcr/native mcr/cli bench -name '*.c' ! -name '*.bpf.c' \
-		-exec cc -std=gnu11 -D_GNU_SOURCE -Imcr/native -Wall -Wextra -Werror -fsyntax-only {} +
-	"$venv/bin/python" tools/build_bpf.py --check
+	if c_has_changed; then check_c; fi
 }
 
 (lint) >"$said/lint" 2>&1 &

@@ -216,6 +216,7 @@ enum mcr_keep {
 	MCR_KEEP_SOURCE = 8,
 	MCR_KEEP_PORT = 16, /* of the source */
 	MCR_KEEP_ORIGIN = MCR_KEEP_SOURCE | MCR_KEEP_PORT,
+	MCR_MAY_BE_CUT = 32, /* of the kernel path: without DF, as what keeps its origin */
 };
 
 struct mcr_rec_output {

@@ -39,6 +39,7 @@ def open_egress(
     shared_port: int | None = None,
     source: Address | None = None,
     is_chosen: bool = False,
+    has_df: bool = True,
     version: int = IPV4,
 ) -> socket.socket:
     """Open a socket for outputs on an interface: groups leave by it, hosts are reached through it.
@@ -52,12 +53,13 @@ def open_egress(
         shared_port: the port that it sends from, as others that are opened with it may; 0: a free one.
         source: the address that it sends from.
         is_chosen: an operator has chosen the port, which others may listen on.
+        has_df: routers may not cut what is sent, in IPv4.
         version: of IP.
 
     Raises:
         SystemFault: naming the step; nothing stays open.
     """
-    options = _options(interface, version)
+    options = chain(_options(interface, version), () if has_df else _cut(version))
     if version == IPV6:
         options = chain([("IPV6_V6ONLY", socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)], options)
     opened = _open(socket.SOCK_DGRAM, version, interface, options, to)
@@ -97,7 +99,9 @@ def open_raw_egress(
     Raises:
         SystemFault: naming the step; nothing stays open.
     """
-    options = chain(_options(interface, version), _raw_options(version, foreign=foreign, has_df=has_df))
+    options = chain(
+        _options(interface, version), _raw_options(version, foreign=foreign), () if has_df else _cut(version)
+    )
     opened = _open(socket.SOCK_RAW, version, interface, options, to)
     step = "bind"
     try:
@@ -110,7 +114,23 @@ def open_raw_egress(
     return opened
 
 
-def share_egress(opened: socket.socket, interface: Interface, to: Address) -> socket.socket:
+def open_ear(interface: Interface) -> socket.socket:
+    """Open a socket by which the kernel hears what is too long for a way of IPv6 (Packet Too Big, RFC 8201).
+
+    It heeds that if a socket sends from the address and port that the router names: none that has chosen its port is
+    bound to an address. A raw socket stands for every port (rawv6_err() in Linux), if it asks to be told of errors.
+
+    Raises:
+        SystemFault: naming the step; nothing stays open.
+    """
+    options = [
+        ("IPV6_RECVERR", socket.IPPROTO_IPV6, uapi.IPV6_RECVERR, 1),
+        ("SO_RCVBUF", socket.SOL_SOCKET, socket.SO_RCVBUF, 0),  # nobody reads what it is told
+    ]
+    return _open(socket.SOCK_RAW, IPV6, interface, options, None)
+
+
+def share_egress(opened: socket.socket, interface: Interface, to: Address | None = None) -> socket.socket:
     """Another descriptor of a socket, for one more that is sent to by it.
 
     Raises:
@@ -149,14 +169,18 @@ def _open(
     return opened
 
 
-def _raw_options(version: int, *, foreign: bool, has_df: bool) -> Iterator[_Option]:
+def _cut(version: int) -> Iterator[_Option]:
+    """Routers may cut what is sent; those of IPv6 never do."""
+    if version == IPV4:
+        yield "IP_MTU_DISCOVER", socket.IPPROTO_IP, uapi.IP_MTU_DISCOVER, uapi.IP_PMTUDISC_DONT
+
+
+def _raw_options(version: int, *, foreign: bool) -> Iterator[_Option]:
     """What a raw one is to have beyond that."""
     if version == IPV6:
         yield "IPV6_CHECKSUM", socket.IPPROTO_IPV6, socket.IPV6_CHECKSUM, _CHECKSUM_AT  # the kernel does it
         # Else it is given what comes to any group, whatever it is bound to.
         yield "IPV6_MULTICAST_ALL", socket.IPPROTO_IPV6, uapi.IPV6_MULTICAST_ALL, 0
-    elif not has_df:
-        yield "IP_MTU_DISCOVER", socket.IPPROTO_IP, uapi.IP_MTU_DISCOVER, uapi.IP_PMTUDISC_DONT
     if foreign and version == IPV6:
         yield "IPV6_TRANSPARENT", socket.IPPROTO_IPV6, uapi.IPV6_TRANSPARENT, 1
     elif foreign:

@@ -26,6 +26,7 @@ VIRTIO_NET_HDR_GSO_UDP_L4: Final = 5
 VIRTIO_NET_HDR: Final = struct.Struct("BBHHHH")  # flags, kind, header length, segment size, checksum start and offset
 
 # <linux/in6.h>
+IPV6_RECVERR: Final = 25
 IPV6_MULTICAST_ALL: Final = 29  # since Linux 4.20
 IPV6_TRANSPARENT: Final = 75
 

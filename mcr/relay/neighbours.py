@@ -8,7 +8,7 @@ groups.
 """
 
 import errno
-from collections.abc import Collection, Iterable, KeysView, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, KeysView, Mapping, Sequence
 from contextlib import ExitStack
 from functools import partial
 from itertools import chain
@@ -20,12 +20,12 @@ from mcr.config.settings import Settings
 from mcr.errors import McrError, SystemFault, describe_errno
 from mcr.logs.logger import get_logger
 from mcr.logs.standing_reason import StandingReason
-from mcr.model.flow import Address, may_be_broadcast
+from mcr.model.flow import IPV6, Address, may_be_broadcast
 from mcr.model.limits import INTERFACE_SLOTS, MAX_NEIGHBOURS
 from mcr.model.log import Facility
 from mcr.model.output_options import Sockets
 from mcr.model.rule import Rule
-from mcr.net.egress import open_egress, open_raw_egress, share_egress
+from mcr.net.egress import open_ear, open_egress, open_raw_egress, share_egress
 from mcr.net.hops import NextHop, find_hops
 from mcr.net.interfaces import Interface
 from mcr.net.patience import close_all
@@ -78,9 +78,16 @@ class Common(_Place):
 
     Attributes:
         told: workers know it.
+        ears: by which the kernel hears of ways that carry less, where these sockets hear of none.
     """
 
     told: bool = False
+    ears: tuple[socket, ...] = ()
+
+    @property
+    def all_sockets(self) -> tuple[socket, ...]:
+        """Those of both kinds."""
+        return (*self.sockets, *self.ears)
 
 
 @attrs.define(eq=False)
@@ -146,7 +153,7 @@ class Neighbours:
     def close(self) -> None:
         """Close every socket."""
         held: Iterable[Neighbour | Common] = chain(self._by_key.values(), self._commons.values())
-        close_all([each for those in held for each in those.sockets])
+        close_all([each for those in held for each in those.all_sockets])
 
     def faults(self) -> dict[tuple[str, Address, int, Sockets], str]:
         """Why nothing is sent to some of them."""
@@ -200,12 +207,23 @@ class Neighbours:
             slot = self.slots.take()
             undo.callback(self.slots.give, slot)
             ports = [key.port] * self._settings.num_workers
-            common = Common(slot, interface, self._open_sockets(key, interface, ports, undo))
+            ears = tuple(undo.enter_context(each) for each in self._open_ears(key, interface))
+            common = Common(slot, interface, self._open_sockets(key, interface, ports, undo), ears=ears)
             self._commons[slot] = self._newest[party] = common
             undo.callback(self._commons.pop, slot)
         common.users += 1
         undo.callback(self._leave_common, common)
         return common
+
+    def _open_ears(self, key: Key, interface: Interface) -> Iterator[socket]:
+        """One for an interface: the kernel looks at each for what comes to this machine."""
+        if not _has_ears(key):
+            return
+        on_it = (each for each in self._commons.values() if each.interface.index == interface.index)
+        if other := next(chain.from_iterable(each.ears for each in on_it), None):
+            yield share_egress(other, interface)
+        else:
+            yield open_ear(interface)
 
     @staticmethod
     def _leave_common(common: Common) -> None:
@@ -220,7 +238,8 @@ class Neighbours:
             is_foreign, has_df = key.kind is Sockets.FOREIGN, _has_df(key)
             open_raw = partial(open_raw_egress, interface, size, foreign=is_foreign, has_df=has_df, version=version)
             return tuple(undo.enter_context(open_raw(to=to)) for _ in ports)
-        open_one = partial(open_egress, interface, size, is_chosen=bool(key.port), version=version)
+        is_chosen = bool(key.port)
+        open_one = partial(open_egress, interface, size, is_chosen=is_chosen, has_df=_has_df(key), version=version)
         return tuple(undo.enter_context(open_one(to=to, shared_port=port)) for port in ports)
 
     def adopt(self, opened: Mapping[Key, Neighbour]) -> list[Neighbour | Common]:
@@ -342,8 +361,16 @@ class Neighbours:
 
 
 def _has_df(key: Key) -> bool:
-    """Whether routers may not cut what is sent there. By raw sockets: of a group they tell nobody anyway."""
-    return key.kind is Sockets.UDP or key.address.is_multicast
+    """Whether routers may not cut what is sent there. They tell the address and port that it came from.
+
+    No socket is bound to these where the port is chosen (`mcr.net.egress`), or kept. Of groups they tell nobody anyway.
+    """
+    return key.address.is_multicast or (key.kind is Sockets.UDP and not key.port)
+
+
+def _has_ears(key: Key) -> bool:
+    """Whether this machine is told by a router of IPv6 that a way carries less, and no socket here hears it."""
+    return key.address.version == IPV6 and not _has_df(key) and key.kind is not Sockets.FOREIGN
 
 
 def _describe(key: Key, error: SystemFault) -> str:

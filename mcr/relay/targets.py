@@ -3,6 +3,7 @@
 from collections.abc import Callable, Iterator
 from ipaddress import IPv4Address
 
+from mcr._native import lib
 from mcr.model.flow import IPV6
 from mcr.model.rule import AUTO, Output
 from mcr.net.filter.path import MAX_OUTPUTS, Target, group_mac
@@ -86,7 +87,7 @@ def find_targets(placed: PlacedRule, egress_of: EgressOf, hops: NextHops) -> tup
                 port=output.port,
                 ttl=output.ttl if isinstance(output.ttl, int) else way.ttl,
                 dscp=output.dscp if isinstance(output.dscp, int) else 0,
-                keeps=keeps_of(output),
+                keeps=keeps_of(output) | (lib.MCR_MAY_BE_CUT if output.own_port else 0),
                 vlan=output.vlan or 0,
             )
         )

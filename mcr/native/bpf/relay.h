@@ -182,12 +182,12 @@ INLINE struct marks marks_for(const struct mcr_bpf_output *to, const struct mark
 
 /*
  * Whether routers may cut it. One that can't pass a whole datagram on tells where that came from: if an output keeps the
- * address or port, that is another machine, or no socket of this one. Of groups they tell nobody (RFC 1112, 7.2): there
+ * address or port, or has a port of its own, that is another machine, or no socket of this one. Of groups they tell nobody (RFC 1112, 7.2): there
  * a datagram is as a UDP socket's.
  */
 INLINE void allow_cuts(struct mcr_ipv4 *ip, const struct mcr_bpf_output *to)
 {
-	bool may_be_cut = to->keeps & MCR_KEEP_ORIGIN && (to->group & CLASS_MASK) != MULTICAST;
+	bool may_be_cut = to->keeps & (MCR_KEEP_ORIGIN | MCR_MAY_BE_CUT) && (to->group & CLASS_MASK) != MULTICAST;
 
 	ip->fragment = may_be_cut ? 0 : MCR_NETWORK16(IP_DF);
 	ip->id = may_be_cut ? (uint16_t)bpf_get_prandom_u32() : 0;

@@ -154,30 +154,29 @@ struct marks {
 	uint8_t service;
 };
 
+/* One of two values, `yes` if `chosen` is not 0. Without a branch: the verifier would follow both, at each output. */
+INLINE uint32_t either(uint32_t chosen, uint32_t yes, uint32_t no)
+{
+	int64_t mask = -(int64_t)chosen;
+
+	__asm__("" : "+r"(mask)); /* clang would make a branch of it */
+	mask >>= 63;
+	return (yes & (uint32_t)mask) | (no & ~(uint32_t)mask);
+}
+
 /* The marks that an output gives its datagrams, as a worker's plan has it (plan.c). A TTL of 0: they may not leave. */
 INLINE struct marks marks_for(const struct mcr_bpf_output *to, const struct marks *came)
 {
-	struct marks marks = {
-		.source = to->source,
-		.group = to->group,
-		.port = to->source_port,
-		.ttl = to->ttl,
-		.service = to->service,
-	};
+	uint32_t keeps = to->keeps, less = came->ttl - either(came->ttl, 1, 0);
 
-	if (!to->keeps)
-		return marks;
-	if (to->keeps & MCR_KEEP_SERVICE)
-		marks.service = came->service;
-	if (to->keeps & MCR_KEEP_TTL)
-		marks.ttl = came->ttl;
-	if (to->keeps & MCR_DECREMENT_TTL)
-		marks.ttl = came->ttl ? (uint8_t)(came->ttl - 1) : 0;
-	if (to->keeps & MCR_KEEP_SOURCE)
-		marks.source = came->source;
-	if (to->keeps & MCR_KEEP_PORT)
-		marks.port = came->port;
-	return marks;
+	return (struct marks){
+		.source = either(keeps & MCR_KEEP_SOURCE, came->source, to->source),
+		.group = to->group,
+		.port = (uint16_t)either(keeps & MCR_KEEP_PORT, came->port, to->source_port),
+		.ttl = (uint8_t)either(keeps & MCR_DECREMENT_TTL, less,
+				       either(keeps & MCR_KEEP_TTL, came->ttl, to->ttl)),
+		.service = (uint8_t)either(keeps & MCR_KEEP_SERVICE, came->service, to->service),
+	};
 }
 
 /*
@@ -187,10 +186,11 @@ INLINE struct marks marks_for(const struct mcr_bpf_output *to, const struct mark
  */
 INLINE void allow_cuts(struct mcr_ipv4 *ip, const struct mcr_bpf_output *to)
 {
-	bool may_be_cut = to->keeps & (MCR_KEEP_ORIGIN | MCR_MAY_BE_CUT) && (to->group & CLASS_MASK) != MULTICAST;
+	uint32_t keeps = to->keeps & (MCR_KEEP_ORIGIN | MCR_MAY_BE_CUT);
+	uint32_t may_be_cut = either(keeps, (to->group & CLASS_MASK) ^ MULTICAST, 0);
 
-	ip->fragment = may_be_cut ? 0 : MCR_NETWORK16(IP_DF);
-	ip->id = may_be_cut ? (uint16_t)bpf_get_prandom_u32() : 0;
+	ip->fragment = (uint16_t)either(may_be_cut, 0, MCR_NETWORK16(IP_DF));
+	ip->id = (uint16_t)either(may_be_cut, bpf_get_prandom_u32(), 0);
 }
 
 /* Give the packet the headers of an output. `now`: those that it has. */

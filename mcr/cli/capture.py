@@ -27,7 +27,7 @@ from mcr.config.paths import CONTROL_SOCKET_VARIABLE
 from mcr.errors import McrError, SystemFault, UsageError
 from mcr.tap.pcapng import ETHERNET, INBOUND, OUTBOUND, RAW_IP, PcapngWriter
 from mcr.tap.rule_capture import Packet, RuleCapture, interfaces_of, places_of
-from mcr.text.addresses import with_port
+from mcr.text.addresses import end_text
 from mcr.text.plurals import counted
 from mcr.text.visible import visible
 
@@ -158,7 +158,7 @@ def _ending() -> Iterator[Callable[[], bool]]:
 def _titled(rule: dict[str, Any]) -> str:
     source = rule["input"]
     name = f" ({rule['name']})" if rule["name"] else ""
-    return f"rule {rule['rule_id']}{name}: {with_port(source['group'], source['port'])} on {source['interface']}"
+    return f"rule {rule['rule_id']}{name}: {end_text(source)} on {source['interface']}"
 
 
 @contextmanager

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 import click
 
 from mcr.errors import McrError
-from mcr.text.addresses import with_port
+from mcr.text.addresses import end_text
 from mcr.text.visible import all_visible
 
 if TYPE_CHECKING:
@@ -77,7 +77,7 @@ def _rules(context: click.Context, incomplete: str, *, ids: bool, names: bool) -
         with session.understand():
             for rule in all_visible(session.call("list")):
                 source = rule["input"]
-                where = f"{with_port(source['group'], source['port'])} on {source['interface']}"
+                where = f"{end_text(source)} on {source['interface']}"
                 if ids:
                     items.append(CompletionItem(rule["rule_id"], help=f"{rule['name'] or ''} {where}".strip()))
                 if names and rule["name"]:

@@ -18,7 +18,7 @@ from mcr.cli.session import DEFAULT, Session
 from mcr.cli.tables import reasons
 from mcr.config.paths import CONFIGURATION
 from mcr.errors import UsageError
-from mcr.text.addresses import with_port
+from mcr.text.addresses import end_text
 from mcr.text.plurals import counted
 from mcr.text.visible import visible
 
@@ -274,7 +274,7 @@ def _shown(part: Any) -> str:
     if isinstance(part, dict):
         tag = f" in VLAN {part['vlan']}" if "vlan" in part else ""
         sources = f" from {', '.join(part['sources'])}" if "sources" in part else ""
-        return f"{with_port(part['group'], part['port'])} on {part['interface']}{tag}{sources}"
+        return f"{end_text(part)} on {part['interface']}{tag}{sources}"
     return "none" if part is None else str(part)
 
 

@@ -12,7 +12,7 @@ from mcr.cli.capture import run_capture
 from mcr.cli.failure import run
 from mcr.cli.session import Session
 from mcr.errors import UsageError
-from mcr.text.addresses import with_port
+from mcr.text.addresses import end_text
 
 _PREFIX = "mcr-"
 
@@ -33,7 +33,7 @@ def extcap(
         terminal.show(f"extcap {{version={mcr.__version__}}}")
         for rule in session.call("list"):
             source = rule["input"]
-            where = f"{with_port(source['group'], source['port'])} on {source['interface']}"
+            where = f"{end_text(source)} on {source['interface']}"
             words = f"MCR {rule['name'] or rule['rule_id']}: {where}"
             terminal.show(f"interface {{value={_PREFIX}{quote(rule['rule_id'], safe='')}}}{{display={_plain(words)}}}")
     elif link_types:

@@ -3,19 +3,19 @@
 from typing import Any
 
 from mcr.config.output_text import options_text
-from mcr.text.addresses import with_port
+from mcr.text.addresses import end_text
 
 
 def endpoint(output: dict[str, Any]) -> str:
     """An output, as `mcrctl add` takes it."""
-    return f"{with_port(output['group'], output['port'])}:{output['interface']}{options_text(output.get)}"
+    return f"{end_text(output)}:{output['interface']}{options_text(output.get)}"
 
 
 def input_text(value: dict[str, Any]) -> str:
     """What a rule takes."""
     tag = f" in VLAN {value['vlan']}" if value.get("vlan") else ""
     sources = f" from {', '.join(value['sources'])}" if value.get("sources") else ""
-    return f"{with_port(value['group'], value['port'])}:{value['interface']}{tag}{sources}"
+    return f"{end_text(value)}:{value['interface']}{tag}{sources}"
 
 
 def count(value: int) -> str:

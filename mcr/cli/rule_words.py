@@ -12,6 +12,7 @@ from mcr.cli.completion import interfaces
 from mcr.config.output_text import parse_output
 from mcr.errors import UsageError
 from mcr.model.health import Health
+from mcr.text.ranges import group_parts, port_parts
 
 _EXAMPLE = "for example: --outputs 239.2.2.2:5000:eth1,239.2.2.3:5000:eth2"
 
@@ -36,11 +37,16 @@ def rule_options(command: _F) -> _F:
         click.option("--input-vlan", metavar="VID", help="VLAN that they are tagged with.  [default: no tag]"),
         click.option(
             "--input-group",
-            metavar="G",
-            help="Multicast group they are sent to, of IPv4 or IPv6; or an address of this machine, or a broadcast "
-            "address.",
+            metavar="G|PREFIX",
+            help="Multicast group they are sent to, of IPv4 or IPv6; or groups, as 239.1.0.0/24 or ff15::100/120; or "
+            "an address of this machine, or a broadcast address.",
         ),
-        click.option("--input-port", metavar="P", help="UDP port they are sent to."),
+        click.option(
+            "--input-port",
+            metavar="P|P-P",
+            help="UDP port they are sent to, or ports, as 5000-5009. A rule that names a single group and port goes "
+            "before one that takes several; that takes 4096 at most, groups times ports times sources.",
+        ),
         click.option(
             "--input-source",
             metavar="ADDR[,ADDR...]",
@@ -52,7 +58,9 @@ def rule_options(command: _F) -> _F:
             multiple=True,
             help="Where to send them: group, host or broadcast address, port, interface to leave by; an IPv6 address "
             "stands in brackets, "
-            "as in [ff15::1]:6000:eth1. Options stand behind the interface, as in 239.2.2.2:5000:eth1:ttl=8:dscp=34: "
+            "as in [ff15::1]:6000:eth1. Of several groups or ports each goes to the one that has its place in an "
+            "output with as many, as in 239.2.0.0/24:6000-6009:eth1, or all go to a single one. "
+            "Options stand behind the interface, as in 239.2.2.2:5000:eth1:ttl=8:dscp=34: "
             "ttl=N (not given: 1 to a group, 64 to a host), ttl=keep as it comes, "
             "ttl=dec one less; dscp=N (0), dscp=keep; "
             "source=ADDR, an address of this machine (that of the interface); source-port=N (any); "
@@ -76,8 +84,8 @@ def rule_params(options: dict[str, Any]) -> dict[str, Any]:
         raise UsageError(f"Missing: {', '.join(missing)}", "see: mcrctl add --help")
     source: dict[str, Any] = {
         "interface": options["input_interface"],
-        "group": options["input_group"],
-        "port": _number(options["input_port"], "input port", "a port", "a number from 1 to 65535"),
+        **group_parts(options["input_group"]),
+        **_ports(options["input_port"]),
     }
     if options["input_vlan"] is not None:
         tag = options["input_vlan"]
@@ -91,6 +99,14 @@ def rule_params(options: dict[str, Any]) -> dict[str, Any]:
         "name": options["name"],
         **({} if options["health"] is None else {"health": options["health"]}),
     }
+
+
+def _ports(text: str) -> dict[str, Any]:
+    try:
+        return port_parts(text)
+    except ValueError:
+        allowed = "a number from 1 to 65535, or a range such as 5000-5009"
+        raise UsageError(f"Invalid input port: {text!r} is not a port", allowed) from None
 
 
 def _number(text: str, what: str, noun: str, allowed: str) -> int:

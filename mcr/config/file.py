@@ -279,8 +279,8 @@ def _tell_limits(tables: Sequence[tuple[FileFaults, RuleTable]]) -> None:
             reader.add(table.path, f"{len(tables):,} rules are too many", f"a relay holds at most {MAX_RULES:,} rules")
         flows_before, flows = flows, flows + (len(table.input.claims) if table.input else 1)
         if flows_before <= MAX_RULES < flows and len(tables) <= MAX_RULES:
-            limit = f"a relay holds at most {MAX_RULES:,} rules; one with several sources counts for each"
-            reader.add(table.path, "too many sources", limit)
+            limit = f"a relay holds at most {MAX_RULES:,} rules; one that takes several flows counts for each"
+            reader.add(table.path, "too many flows", limit)
         if before <= MAX_OUTPUTS < outputs:
             reader.add(table.path, "too many outputs", f"a relay holds at most {MAX_OUTPUTS:,} outputs")
 

@@ -12,6 +12,7 @@ from typing import Any
 
 from mcr.errors import UsageError
 from mcr.text.addresses import bracketed
+from mcr.text.ranges import group_parts, port_parts
 
 OPTIONS: Mapping[str, str] = {
     "gso": "gso",
@@ -53,9 +54,11 @@ def _parts(text: str) -> dict[str, Any]:
     if missing:
         raise UsageError(f"Invalid output {text!r}: {' and '.join(missing)} missing in G:P:IF")
     group, port, interface, *options = parts
-    if not (port.isascii() and port.isdecimal() and len(port) < 10):  # noqa: PLR2004
-        raise UsageError(f"Invalid output {text!r}: the port {port!r} is not a number")
-    return {"group": _bare(group), "port": int(port), "interface": interface, **_options(text, options)}
+    try:
+        ports = port_parts(port)
+    except ValueError:
+        raise UsageError(f"Invalid output {text!r}: the port {port!r} is not a number") from None
+    return {**group_parts(group), **ports, "interface": interface, **_options(text, options)}
 
 
 def _bare(address: str) -> str:

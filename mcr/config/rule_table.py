@@ -2,6 +2,7 @@
 
 import difflib
 from collections.abc import Callable, Collection, Mapping
+from contextlib import suppress
 from functools import partial
 from typing import Any, Final, TypeVar
 
@@ -14,6 +15,7 @@ from mcr.model.flow import Address, Input, check_interface_name, check_port, che
 from mcr.model.health import Health
 from mcr.model.output_options import parse_source
 from mcr.model.rule import Output, Rule, automatic_rule_id, check_label, check_outputs
+from mcr.text.ranges import group_parts, port_parts
 
 _MAX_TEXT: Final = 1_000  # characters; no value needs as many
 _WHOLE: Final = range(-(1 << 63), 1 << 63)  # numbers that TOML has
@@ -37,6 +39,10 @@ _ENDPOINT: Final[dict[str, _Check]] = {
     "group": ((str,), parse_address),
     "port": ((int,), check_port),
 }
+_RANGE: Final[dict[str, _Check]] = {
+    "prefix": ((int,), lambda value, _: value),
+    "last_port": ((int,), lambda value, _: value),
+}
 
 
 def _addresses(values: list[object], what: str) -> tuple[Address, ...]:
@@ -47,9 +53,11 @@ def _addresses(values: list[object], what: str) -> tuple[Address, ...]:
     return tuple(check_source(parse_address(str(value), what), what) for value in values)
 
 
-_INPUT: Final[dict[str, _Check]] = _ENDPOINT | {
+_INPUT: Final[dict[str, _Check]] = {
+    **_ENDPOINT,
     "vlan": ((int,), lambda value, _: value),
     "sources": ((list,), _addresses),
+    **_RANGE,
 }
 _OPTIONS: Final[dict[str, _Check]] = {
     "gso": ((str, int), lambda value, _: str(value)),
@@ -59,7 +67,7 @@ _OPTIONS: Final[dict[str, _Check]] = {
     "source_port": ((int, str), lambda value, _: value),
     "vlan": ((int,), lambda value, _: value),
 }
-_OUTPUT: Final[dict[str, _Check]] = _ENDPOINT | _OPTIONS
+_OUTPUT: Final[dict[str, _Check]] = _ENDPOINT | _OPTIONS | _RANGE
 _LABELS: Final[dict[str, _Check]] = {"name": ((str,), check_label), "rule_id": ((str,), check_label)}
 _CHOICES: Final[dict[str, _Check]] = {"health": ((str,), Health.parse)}
 _RULE: Final = (*_LABELS, "input", "outputs", *_CHOICES)
@@ -229,9 +237,22 @@ def _endpoint(
 ) -> dict[str, Any] | None:
     """Its parts; None if something is wrong with one of them or is missing."""
     before = len(faults.found)
+    value = _taken_apart(value)
     table = _members(value, path, faults, known=tuple(checks), what=what, needed=() if cut else tuple(_ENDPOINT))
     parts = _checked(table, path, faults, checks, what.split()[1])
     return parts if len(faults.found) == before and parts.keys() >= _ENDPOINT.keys() else None
+
+
+def _taken_apart(value: object) -> object:
+    """With a prefix and a range of ports, which are texts, as members of their own."""
+    if not isinstance(value, dict):
+        return value
+    group, port = value.get("group"), value.get("port")
+    parts = group_parts(group) if isinstance(group, str) and "/" in group and "prefix" not in value else {}
+    if isinstance(port, str) and "-" in port and "last_port" not in value:
+        with suppress(ValueError):
+            parts |= port_parts(port)
+    return value | parts if parts else value
 
 
 def _members(

@@ -8,7 +8,7 @@ from typing import Any
 from mcr.config.output_text import options_text
 from mcr.model.health import Health
 from mcr.model.rule import Output, Rule, automatic_rule_id
-from mcr.text.addresses import with_port
+from mcr.text.addresses import ports_text
 
 
 def table_of(rule: Rule) -> dict[str, Any]:
@@ -17,7 +17,8 @@ def table_of(rule: Rule) -> dict[str, Any]:
     table: dict[str, Any] = {} if rule.name is None else {"name": rule.name}
     if rule.rule_id != automatic_rule_id(source):
         table["rule_id"] = rule.rule_id
-    table["input"] = {"interface": source.interface, "group": str(source.group), "port": source.port}
+    ports = source.port if source.last_port is None else ports_text(source.port, source.last_port)
+    table["input"] = {"interface": source.interface, "group": source.named_groups, "port": ports}
     if source.vlan is not None:
         table["input"]["vlan"] = source.vlan
     if source.sources:
@@ -29,8 +30,7 @@ def table_of(rule: Rule) -> dict[str, Any]:
 
 
 def _output(output: Output) -> str:
-    where = f"{with_port(output.group, output.port)}:{output.interface}"
-    return f"{where}{options_text(partial(getattr, output))}"
+    return f"{output.where}:{output.interface}{options_text(partial(getattr, output))}"
 
 
 def in_order(rules: Iterable[Rule]) -> list[Rule]:
@@ -38,9 +38,10 @@ def in_order(rules: Iterable[Rule]) -> list[Rule]:
     return sorted(rules, key=_order)
 
 
-def _order(rule: Rule) -> tuple[str, int, int, int, tuple[int, ...]]:
+def _order(rule: Rule) -> tuple[object, ...]:
     source = rule.input
-    return source.interface, source.vlan or 0, int(source.group), source.port, tuple(map(int, source.sources))
+    where = source.interface, source.vlan or 0, int(source.group), source.port, tuple(map(int, source.sources))
+    return *where, source.prefix or 0, source.last_port or 0
 
 
 def toml_of(rules: Iterable[Rule]) -> str:
@@ -52,7 +53,8 @@ def toml_of_table(table: dict[str, Any]) -> str:
     """The text of one rule, of its table."""
     labels = [f"{key} = {_quoted(table[key])}" for key in ("name", "rule_id") if key in table]
     source = table["input"]
-    where = f"interface = {_quoted(source['interface'])}, group = {_quoted(source['group'])}, port = {source['port']}"
+    port = _quoted(source["port"]) if isinstance(source["port"], str) else source["port"]
+    where = f"interface = {_quoted(source['interface'])}, group = {_quoted(source['group'])}, port = {port}"
     where += f", vlan = {source['vlan']}" if "vlan" in source else ""
     where += f", sources = [{', '.join(map(_quoted, source['sources']))}]" if "sources" in source else ""
     outputs = [*map(_quoted, table["outputs"])]

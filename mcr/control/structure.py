@@ -186,8 +186,14 @@ for _kind in (int | None, float | None, str | None, int | str | None):  # else e
 for _kind in (IPv4Address, IPv6Address, Address):
     _converter.register_unstructure_hook(_kind, plain)
 _converter.register_unstructure_hook(Address | None, lambda address: address and plain(address))
+_if_given = override(omit_if_default=True)
 _unstructure_counters = make_dict_unstructure_fn(
-    OutputStats, _converter, last_error=override(omit=True), vlan=override(omit_if_default=True)
+    OutputStats,
+    _converter,
+    last_error=override(omit=True),
+    vlan=_if_given,
+    prefix=_if_given,
+    last_port=_if_given,
 )
 
 

@@ -15,7 +15,7 @@ from mcr.model.rule import RuleView
 from mcr.model.stats import Stats
 from mcr.net.uapi import ETH_P_8021AD
 from mcr.tap.sighting import Look, Sighting, Tag, Wanted
-from mcr.text.addresses import with_port
+from mcr.text.addresses import ports_text, with_port
 from mcr.text.plurals import counted
 
 # Forwarded on a link without being asked for (RFC 4541, 2.1.2 and 3). Of IPv6 that is only the group of all nodes.
@@ -85,7 +85,7 @@ def _is_cut(sighting: Sighting, wanted: Wanted) -> bool:
 
 
 def _judge_fragments(source: Input, see: str) -> Finding:
-    what = f"a part of {source.group} arrives in fragments, which are "
+    what = f"a part of {source.named_groups} arrives in fragments, which are "
     if source.group.version == IPV4:
         return Finding(_FRAGMENTS, Verdict.OK, f"{what}put together", see)
     return Finding(_FRAGMENTS, Verdict.ADVICE, f"{what}dropped", see, _remedy_for_fragments(source))
@@ -114,7 +114,7 @@ def _judge_absence(
     if name in {each.interface for each in taken}:
         yield _judge_taken(source, look, taken, see)
         return
-    what = f"nothing of {source.group} arrives{source.whence} on {name}"
+    what = f"nothing of {source.named_groups} arrives{source.whence} on {name}"
     if taken:
         what += f", only elsewhere: {_list_taken(taken)}"
     if any(source.group in each for each in _NOBODY_JOINS):
@@ -131,13 +131,18 @@ def _judge_absence(
 def _astray(wanted: Wanted, look: Look, others: Collection[RuleView]) -> dict[Sighting, tuple[str, ...]]:
     """The sighting that is most like the flow, and how it differs."""
     found = {}
-    inputs = {claim for each in others for claim in each.input.claims}
-    outputs = {(each.interface, Flow(each.group, each.port)) for rule in others for each in rule.outputs}
+    inputs = {Claim(each.input.interface, flow) for each in others for flow in each.input.flows}
+    outputs = {
+        Claim(each.interface, Flow(group, port))
+        for rule in others
+        for each in rule.outputs
+        for group, port in each.span.each()
+    }
     for sighting in look.frames:
         differs = tuple(_differences(wanted, sighting))
         if _GROUP in differs and differs != (_GROUP,):
             continue  # it has nothing in common with the flow but the port
-        known: Collection[tuple[str, Flow]] = outputs if sighting.outgoing else inputs
+        known: Collection[Claim] = outputs if sighting.outgoing else inputs
         if any(claim in known for claim in _claims_of(sighting)):
             continue
         found[sighting] = differs
@@ -150,10 +155,12 @@ def _astray(wanted: Wanted, look: Look, others: Collection[RuleView]) -> dict[Si
 
 def _taken_by_others(source: Input, look: Look, others: Collection[RuleView]) -> dict[Sighting, str]:
     """What came in of the group and other rules take, by which rule; what is on the flow's own interface first."""
-    takers: dict[tuple[str, Flow], str] = {
-        claim: each.name or each.rule_id for each in others for claim in each.input.claims
+    takers: dict[Claim, str] = {
+        Claim(each.input.interface, flow): each.name or each.rule_id
+        for each in sorted(others, key=lambda each: not each.input.is_range)  # the others go before ranges
+        for flow in each.input.flows
     }
-    seen = [each for each in look.frames if each.group == source.group and not each.outgoing]
+    seen = [each for each in look.frames if source.span.has_group(each.group) and not each.outgoing]
     seen.sort(key=lambda each: (each.interface != source.interface, -look.frames[each]))
     taken = {each: next((takers[claim] for claim in _claims_of(each) if claim in takers), "") for each in seen}
     return {each: rule for each, rule in taken.items() if rule}
@@ -179,7 +186,7 @@ def _judge_taken(source: Input, look: Look, taken: dict[Sighting, str], see: str
         f"{_flow(source)} does not arrive{source.whence} on {source.interface}; of its group this does: "
         f"{_list_taken(taken)}",
         f"{see}, {frames} for other rules",
-        f"does {_sender(source)} send to port {source.port}? what another rule takes already can have more outputs "
+        f"does {_sender(source)} send to port {_ports(source)}? what another rule takes already can have more outputs "
         f"there: mcrctl change {shlex.quote(next(iter(taken.values())))} --add-outputs GROUP:PORT:INTERFACE",
     )
 
@@ -199,11 +206,11 @@ def _differences(wanted: Wanted, sighting: Sighting) -> Iterator[str]:
         yield _INTERFACE
     if not wanted.takes_from(sighting.source):
         yield _SOURCE
-    if sighting.port not in {source.port, None}:
+    if sighting.port is not None and not source.span.has_port(sighting.port):
         yield _PORT
     if sighting.fragment:
         yield _FRAGMENTS
-    if sighting.group != source.group:
+    if not source.span.has_group(sighting.group):
         yield _GROUP
 
 
@@ -260,12 +267,12 @@ def _remedy(difference: str, source: Input, seen: Sighting, untagged: list[str])
     if difference == _SOURCE:
         return f"add the rule with --input-source {seen.source}, or without any; or have {_sender(source)} send"
     if difference == _PORT:
-        return f"add the rule with --input-port {seen.port}, or have the source send to port {source.port}"
+        return f"add the rule with --input-port {seen.port}, or have the source send to port {_ports(source)}"
     if difference == _FRAGMENTS:
         return _remedy_for_fragments(source)
     return (
         f"add the rule with --input-group {seen.group}, if that is the one; "
-        f"otherwise check that {source.group} is sent, and that the switch forwards it"
+        f"otherwise check that {source.named_groups} is sent, and that the switch forwards it"
     )
 
 
@@ -307,7 +314,11 @@ def _remedy_for_fragments(source: Input) -> str:
 
 
 def _flow(source: Input) -> str:
-    return with_port(source.group, source.port)
+    return source.where
+
+
+def _ports(source: Input) -> str:
+    return ports_text(source.port, source.last_port)
 
 
 def _sender(source: Input) -> str:

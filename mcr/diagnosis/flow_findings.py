@@ -100,7 +100,8 @@ def judge_unmatched(stats: Stats) -> Finding:
 def _kin(source: Input, strays: Mapping[Sighting, int]) -> list[Sighting]:
     """Strays like the rule's flow: its group with another port, or its port with another group; most frames first."""
     here = [each for each in strays if each.interface == source.interface]
-    kin = [each for each in here if each.group == source.group] or [each for each in here if each.port == source.port]
+    span = source.span
+    kin = [each for each in here if span.has_group(each.group)] or [each for each in here if span.has_port(each.port)]
     return sorted(kin, key=lambda each: -strays[each])
 
 
@@ -113,7 +114,7 @@ def _judge_astray(idle: Idle, kin: list[Sighting], strays: Mapping[Sighting, int
     return Finding(
         "matched",
         Verdict.ADVICE,
-        f"Rule {_name(rule)} has matched nothing {since}: {with_port(source.group, source.port)} does not arrive"
+        f"Rule {_name(rule)} has matched nothing {since}: {source.where} does not arrive"
         f"{source.whence} on {source.interface}, but {names}, which no rule takes",
         f"{sum(strays[each] for each in kin):,} frames of it within half a second",
         f"mcrctl why {rule.rule_id}",

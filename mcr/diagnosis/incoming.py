@@ -103,10 +103,11 @@ def judge_entrance(source: Input, entrance: Entrance, reason: str = "", *, waits
         yield _judge_input_address6(name, link) if is_ipv6 else judge_input_address(name, link)
     protocol = "MLD" if is_ipv6 else "IGMP"
     see = f"/proc/net/{'igmp6' if is_ipv6 else 'igmp'}, interface {link.index}"
-    if (link.index, source.group) in entrance.joined:
-        yield Finding("group_joined", Verdict.OK, f"{source.group} is joined on {name}", see)
+    missing = next((each for each in source.groups if (link.index, each) not in entrance.joined), None)
+    if missing is None:
+        yield Finding("group_joined", Verdict.OK, f"{source.named_groups} is joined on {name}", see)
     else:
-        what = f"{source.group} is not joined on {name}: a switch that snoops {protocol} keeps it back"
+        what = f"{missing} is not joined on {name}: a switch that snoops {protocol} keeps it back"
         yield Finding("group_joined", Verdict.FAULT, what, f"{see}: not listed", "remove the rule and add it again")
         return
     yield from _judge_sources(source, link, entrance)
@@ -127,9 +128,9 @@ def _judge_sources(source: Input, link: Link, entrance: Entrance) -> Iterator[Fi
     name, group = source.interface, source.group
     see = f"/proc/net/mcfilter, interface {link.index}"
     told = entrance.sources.get(link.index)
-    missing = [] if told is None else [each for each in source.sources if (group, each) not in told]
+    missing = [] if told is None else [each for each in source.joins if each[1] and each not in told]
     if missing:
-        what = f"{group} is not joined from {missing[0]} on {name}: routers do not forward it from there"
+        what = f"{missing[0][0]} is not joined from {missing[0][1]} on {name}: routers do not forward it from there"
         yield Finding("source_joined", Verdict.FAULT, what, f"{see}: not listed", "remove the rule and add it again")
     elif source.sources and entrance.igmp in ("V1", "V2"):
         spoken = f"IGMPv{entrance.igmp[1:]}"

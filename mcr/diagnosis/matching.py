@@ -37,8 +37,8 @@ def judge_path(rule: RuleView) -> Finding:
 
 def _is_sent_here(rule: RuleView, others: Collection[RuleView]) -> bool:
     """Whether an output of any rule sends to the group and port that the rule takes."""
-    flow = rule.input.group, rule.input.port
-    return any((each.group, each.port) == flow for one in (rule, *others) for each in one.outputs)
+    flows = rule.input.span
+    return any(flows.meets(each.span) for one in (rule, *others) for each in one.outputs)
 
 
 def _loops(rule: RuleView, stats: Stats) -> int:

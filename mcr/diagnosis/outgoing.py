@@ -16,7 +16,6 @@ from mcr.model.stats import OutputStats
 from mcr.net.arp import ASKED_TIMES
 from mcr.net.links import Link
 from mcr.net.routes import Neighbour, Path
-from mcr.text.addresses import with_port
 
 _HEADERS: Final = {IPV4: 28, IPV6: 48}  # bytes of an IP and a UDP header
 _ANSWERS: Final = {Neighbour.REACHABLE, Neighbour.NOARP, Neighbour.PERMANENT}
@@ -99,7 +98,7 @@ def _judge_local_receiver(output: Output, link: Link) -> Finding:
         see,
         "have it join the rule's input group on the input interface, where it gets what MCR gets; or join "
         f"{output.group} on lo, with one more output of the rule: "
-        f"mcrctl change RULE --add-outputs {with_port(output.group, output.port)}:lo",
+        f"mcrctl change RULE --add-outputs {output.where}:lo",
     )
 
 

@@ -9,7 +9,7 @@ from mcr.diagnosis.send_errors import is_lately, last_errno, newest_error
 from mcr.model.finding import Finding, Verdict
 from mcr.model.stats import OutputStats, Stats
 from mcr.net.links import Link
-from mcr.text.addresses import with_port
+from mcr.text.addresses import span_text
 
 _HALF = 0.5
 """Beyond that it no longer relays."""
@@ -48,7 +48,7 @@ def refused_outputs(stats: Stats) -> tuple[str, ...]:
 
 def _named(output: OutputStats) -> str:
     tag = "" if output.vlan is None else f":vlan={output.vlan}"
-    return f"{with_port(output.group, output.port)}:{output.interface}{tag}"
+    return f"{span_text(output.group, output.port, output.prefix, output.last_port)}:{output.interface}{tag}"
 
 
 def _failing(name: str, number: int | None, outputs: list[OutputStats], link: Link | None) -> Finding:

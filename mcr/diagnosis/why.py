@@ -259,15 +259,18 @@ def _find_local_receivers(
     outputs: Iterable[Output], links: Mapping[str, Link], rules: Iterable[RuleView]
 ) -> frozenset[Output]:
     """Groups that a program of this machine has joined where they leave, and on whose port it listens."""
-    ours = {(each.input.interface, each.input.group) for each in rules}  # joined by mcrd itself
+    ours = {(each.input.interface, group) for each in rules for group in each.input.groups}  # joined by mcrd itself
     joined, listeners = joined_groups(), udp_listeners()
     return frozenset(
         output
         for output in outputs
         if output.interface in links
-        and (links[output.interface].index, output.group) in joined
-        and not {(output.interface, output.group), (links[output.interface].name, output.group)} & ours
-        and not listeners.isdisjoint((each, output.port) for each in (output.group, *_ANY[output.group.version]))
+        and any(
+            (links[output.interface].index, group) in joined
+            and not {(output.interface, group), (links[output.interface].name, group)} & ours
+            and not listeners.isdisjoint((each, port) for each in (group, *_ANY[group.version]))
+            for group, port in output.span.each()
+        )
     )
 
 

@@ -19,6 +19,7 @@ from mcr.model.rule import RuleState
 from mcr.relay.placement import PlacedRule
 from mcr.shm.segment import Cells
 from mcr.stats.readings import Reading
+from mcr.text.addresses import ports_text
 
 INFO = Family("mcr_rule", Kind.INFO, "A rule's name and input, by its id.")
 STATE = Family("mcr_rule_state", Kind.GAUGE, "1 for the state that a rule is in, 0 for the others.")
@@ -175,8 +176,8 @@ def _info(placed: PlacedRule) -> str:
         rule=rule.rule_id,
         name=rule.name or "",
         interface=rule.input.interface,
-        group=rule.input.group,
-        port=rule.input.port,
+        group=rule.input.named_groups,
+        port=ports_text(rule.input.port, rule.input.last_port),
         **({} if rule.input.vlan is None else {"vlan": rule.input.vlan}),
         **({"sources": ",".join(map(str, rule.input.sources))} if rule.input.sources else {}),
     )

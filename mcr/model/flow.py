@@ -4,13 +4,15 @@ import socket
 from collections.abc import Iterable
 from functools import cached_property, lru_cache
 from ipaddress import AddressValueError, IPv4Address, IPv4Network, IPv6Address, ip_address
+from itertools import product
 from typing import Final, NamedTuple
 
 import attrs
 
 from mcr.errors import InvalidParams
-from mcr.model.limits import MAX_SOURCES
-from mcr.text.addresses import with_port
+from mcr.model.limits import MAX_FLOWS, MAX_SOURCES
+from mcr.model.span import Span, check_span
+from mcr.text.addresses import groups_text, span_text, with_port
 
 Address = IPv4Address | IPv6Address
 
@@ -176,10 +178,11 @@ class Flow:
 
 
 class Claim(NamedTuple):
-    """A flow of one interface: what two rules can't both take."""
+    """A flow of one interface: what two rules can't both take, unless one of them takes it as part of a range."""
 
     interface: str
     flow: Flow
+    of_range: bool = False
 
     def __str__(self) -> str:
         group, port, vlan, source = attrs.astuple(self.flow, recurse=False)
@@ -188,8 +191,9 @@ class Claim(NamedTuple):
 
 
 def without_source(claim: Claim) -> Claim:
-    """The one that also takes what this one takes, unless that is there."""
-    return claim._replace(flow=attrs.evolve(claim.flow, source=None)) if claim.flow.source else claim
+    """The flow that also takes what this one takes, unless that is there; as of no range."""
+    flow = attrs.evolve(claim.flow, source=None) if claim.flow.source else claim.flow
+    return Claim(claim.interface, flow)
 
 
 def _in_order(sources: Iterable[Address]) -> tuple[Address, ...]:
@@ -199,12 +203,14 @@ def _in_order(sources: Iterable[Address]) -> tuple[Address, ...]:
 
 @attrs.frozen
 class Input:
-    """What a rule matches: datagrams to one group and port that arrive on one interface. A rule's identity.
+    """What a rule matches: datagrams to a group and port, or several, that arrive on one interface. A rule's identity.
 
     Attributes:
         group: or an address of this machine, or a broadcast address: whether it is one, changes with the machine's.
         vlan: that they are tagged with; None: they are not.
         sources: that they come from, in order; none: they come from anywhere, but for what other rules take by source.
+        prefix: bits that the groups from `group` on have in common; None: it is this group alone.
+        last_port: of the ports from `port` on; None: it is this port alone.
     """
 
     interface: str = attrs.field()
@@ -212,6 +218,8 @@ class Input:
     port: int = attrs.field()
     vlan: int | None = None
     sources: tuple[Address, ...] = attrs.field(default=(), converter=_in_order)
+    prefix: int | None = None
+    last_port: int | None = None
 
     def __attrs_post_init__(self) -> None:
         check_interface_name(self.interface, "input interface")
@@ -235,10 +243,45 @@ class Input:
                 )
         if len(self.sources) > MAX_SOURCES:
             raise InvalidParams(f"{self} has {len(self.sources)} sources", f"at most {MAX_SOURCES} a rule")
+        if self.is_range:
+            self._check_range()
+
+    def _check_range(self) -> None:
+        check_span(self.group, self.port, self.prefix, self.last_port, "input")
+        flows = self.span.size * max(len(self.sources), 1)
+        if flows > MAX_FLOWS:
+            raise InvalidParams(
+                f"{self} is {flows:,} flows",
+                f"a rule takes at most {MAX_FLOWS:,}: groups times ports, times sources if it names some",
+            )
 
     def __str__(self) -> str:
         tag = "" if self.vlan is None else f" in VLAN {self.vlan}"
-        return f"{with_port(self.group, self.port)} on {self.interface}{tag}{self.whence}"
+        return f"{self.where} on {self.interface}{tag}{self.whence}"
+
+    @property
+    def where(self) -> str:
+        """Its groups and ports: ``239.1.1.1:5000``, ``239.1.0.0/24:5000-5009``."""
+        return span_text(self.group, self.port, self.prefix, self.last_port)
+
+    @property
+    def named_groups(self) -> str:
+        """``239.1.1.1``, ``239.1.0.0/24``."""
+        return groups_text(self.group, self.prefix)
+
+    @property
+    def is_range(self) -> bool:
+        """Whether it takes several groups or ports."""
+        return self.prefix is not None or self.last_port is not None
+
+    @property
+    def span(self) -> Span:
+        """Its groups and ports."""
+        return Span.of(self.group, self.port, self.prefix, self.last_port)
+
+    def covers(self, flow: Flow) -> bool:
+        """Whether a flow is one of its own, but for the source."""
+        return flow.vlan == (self.vlan or 0) and self.span.has(flow.group, flow.port)
 
     @property
     def whence(self) -> str:
@@ -252,10 +295,30 @@ class Input:
 
     @cached_property
     def flows(self) -> tuple[Flow, ...]:
-        """What it matches of its interface: a flow from each of its sources, or one from any."""
+        """What it matches of its interface: of each group and port a flow from each source, or one from any."""
+        if self.is_range:
+            return _flows_of_range(self)
         return tuple(Flow(self.group, self.port, self.vlan or 0, source) for source in self.sources or (None,))
 
     @cached_property
     def claims(self) -> tuple[Claim, ...]:
         """Its flows, with the interface."""
-        return tuple(Claim(self.interface, flow) for flow in self.flows)
+        of_range = self.is_range
+        return tuple(Claim(self.interface, flow, of_range) for flow in self.flows)
+
+    @property
+    def groups(self) -> tuple[Address, ...]:
+        """All of its groups."""
+        return (self.group,) if self.prefix is None else self.span.addresses()
+
+    @property
+    def joins(self) -> tuple[tuple[Address, Address | None], ...]:
+        """The groups that have to be joined for it, each from a source, or from any (None)."""
+        groups = self.groups if self.group.is_multicast else ()
+        return tuple((group, source) for group in groups for source in self.sources or (None,))
+
+
+def _flows_of_range(source: Input) -> tuple[Flow, ...]:
+    ports = range(source.port, (source.last_port or source.port) + 1)
+    each = product(source.groups, ports, source.sources or (None,))
+    return tuple(Flow(group, port, source.vlan or 0, sender) for group, port, sender in each)

@@ -1,10 +1,13 @@
 """Limits: how much a relay holds at most."""
 
 MAX_RULES = 16_384
-"""Rules a relay holds at most (the worker's match table is sized for it). One with several sources counts for each."""
+"""Rules a relay holds at most (the worker's match table is sized for it). A rule counts for each flow that it takes."""
 
 MAX_SOURCES = 64
 """Sources of one rule, at most."""
+
+MAX_FLOWS = 4_096
+"""Flows of one rule, at most: groups times ports, times sources if it names some."""
 
 MAX_OUTPUTS = 65_536
 """Outputs of all rules together, at most."""

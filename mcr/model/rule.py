@@ -7,6 +7,7 @@ different families, as only the payload goes on.
 import enum
 import hashlib
 from collections.abc import Callable, Sequence
+from itertools import combinations
 from typing import Self
 
 import attrs
@@ -29,7 +30,9 @@ from mcr.model.flow import (
 from mcr.model.health import Health
 from mcr.model.limits import DEFAULT_TRAIN, MAX_OUTPUTS_PER_RULE, MAX_TRAIN
 from mcr.model.output_options import KEEP, Sockets, Source, check_dscp, check_source, check_source_port, check_ttl
-from mcr.text.addresses import plain, with_port
+from mcr.model.span import Span, check_span
+from mcr.text.addresses import plain, span_text
+from mcr.text.plurals import counted
 
 AUTO = "auto"
 
@@ -64,6 +67,9 @@ class Output:
         source_port: that they come from; ``keep``: the one that each came from; None: any, or with the source kept its
             port.
         vlan: that their frames are tagged with (IEEE 802.1Q); None: none.
+        prefix: bits that the groups from `group` on have in common; None: it is this one alone. Of a range that the
+            rule takes, each group and port goes to the one that has the same place here, if there are several.
+        last_port: of the ports from `port` on; None: it is this one alone.
     """
 
     group: Address
@@ -75,6 +81,8 @@ class Output:
     source: Source = None
     source_port: int | str | None = None
     vlan: int | None = None
+    prefix: int | None = None
+    last_port: int | None = None
 
     def __attrs_post_init__(self) -> None:
         is_sent_to = self.group.is_multicast or self.group == LIMITED_BROADCAST
@@ -87,6 +95,8 @@ class Output:
         if self.group.is_multicast:
             check_scope(self.group, "output group")
         check_port(self.port, "output port")
+        if self.is_range:
+            check_span(self.group, self.port, self.prefix, self.last_port, "output")
         check_interface_name(self.interface, "output interface")
         if self.gso not in {AUTO, OFF} and self.gso not in _TRAIN_LENGTHS:
             raise InvalidParams(f"Invalid gso: {self.gso!r}", "auto, off, or a number of datagrams from 2 to 64")
@@ -112,7 +122,23 @@ class Output:
     def destination(self) -> tuple[Address | int | str, ...]:
         """What makes it another output than the next."""
         plain = self.group, self.port, self.interface
-        return plain if self.vlan is None else (*plain, self.vlan)
+        tagged = plain if self.vlan is None else (*plain, self.vlan)
+        return (*tagged, f"{self.prefix}-{self.last_port}") if self.is_range else tagged
+
+    @property
+    def where(self) -> str:
+        """Groups and ports that it sends to: ``239.2.2.2:6000``, ``239.2.0.0/24:6000-6009``."""
+        return span_text(self.group, self.port, self.prefix, self.last_port)
+
+    @property
+    def is_range(self) -> bool:
+        """Whether it sends to several groups or ports."""
+        return self.prefix is not None or self.last_port is not None
+
+    @property
+    def span(self) -> Span:
+        """Groups and ports that it sends to."""
+        return Span.of(self.group, self.port, self.prefix, self.last_port)
 
     @property
     def own_source(self) -> Address | None:
@@ -153,7 +179,7 @@ class Output:
 
     def __str__(self) -> str:
         tag = "" if self.vlan is None else f":vlan={self.vlan}"
-        return f"{with_port(self.group, self.port)}:{self.interface}{tag}"
+        return f"{self.where}:{self.interface}{tag}"
 
 
 def automatic_rule_id(source: Input) -> str:
@@ -163,6 +189,10 @@ def automatic_rule_id(source: Input) -> str:
         text += f"|vlan={source.vlan}"
     if source.sources:
         text += f"|sources={','.join(map(str, source.sources))}"
+    if source.prefix is not None:
+        text += f"|prefix={source.prefix}"
+    if source.last_port is not None:
+        text += f"|last_port={source.last_port}"
     return hashlib.sha256(text.encode()).hexdigest()[:12]
 
 
@@ -179,6 +209,33 @@ def check_outputs(outputs: Sequence[Output], called: Callable[[], str]) -> None:
                 f"{called()} names output {output} twice", "every packet would leave twice; name it once"
             )
         seen.add(output.destination)
+    if any(output.is_range for output in outputs):
+        _check_apart(outputs, called)
+
+
+def _check_apart(outputs: Sequence[Output], called: Callable[[], str]) -> None:
+    """Raise `InvalidParams` if two send to one group and port by the same interface."""
+    for one, other in combinations(outputs, 2):
+        same = (one.interface, one.vlan) == (other.interface, other.vlan) and (one.is_range or other.is_range)
+        if same and one.span.meets(other.span):
+            raise InvalidParams(
+                f"{called()} sends to {one} and {other}, which have groups and ports in common",
+                "packets would leave there twice; name each once",
+            )
+
+
+def _check_size(source: Input, output: Output, called: Callable[[], str]) -> None:
+    """Raise `InvalidParams` unless each group and port has one that it goes to."""
+    for what, taken, sent in (
+        ("group", source.span.groups, output.span.groups),
+        ("port", source.span.ports, output.span.ports),
+    ):
+        if sent not in {1, taken}:
+            raise InvalidParams(
+                f"{called()} takes {counted(taken, what)}, and {output} has {counted(sent, what)}",
+                "each goes to the one that has its place in the output: name as many as the input has, "
+                "or a single one, which gets all",
+            )
 
 
 @attrs.frozen
@@ -200,12 +257,17 @@ class Rule:
         if self.name is not None:
             check_label(self.name, "rule name")
         check_outputs(self.outputs, lambda: self._called)
+        is_range = self.input.is_range
+        if is_range and self.health is not Health.NONE:
+            raise InvalidParams(
+                f"{self._called} takes several flows, and health={self.health} is about one stream",
+                "add a rule for the stream alone: it goes before the range",
+            )
         for output in self.outputs:
-            if (output.interface, output.group, output.port, output.vlan) == (
-                self.input.interface,
-                self.input.group,
-                self.input.port,
-                self.input.vlan,
+            if is_range or output.is_range:
+                _check_size(self.input, output, lambda: self._called)
+            if (output.interface, output.vlan) == (self.input.interface, self.input.vlan) and self.input.span.meets(
+                output.span
             ):
                 raise InvalidParams(
                     f"{self._called} sends {output} back to where it came from",
@@ -218,7 +280,7 @@ class Rule:
                 )
             stays = self.input.interface == LOOPBACK or not may_be_broadcast(output.group)
             back = self.input.is_own and stays
-            if back and (output.group, output.port) == (self.input.group, self.input.port):
+            if back and self.input.span.meets(output.span):
                 raise InvalidParams(
                     f"{self._called} sends {output} to the address that it takes: that does not leave this machine",
                     "name the host, group or broadcast address that is to get it",
@@ -296,7 +358,8 @@ class OutputView(Output):
     def of(cls, output: Output, state: RuleState = RuleState.ACTIVE, reason: str = "") -> Self:
         """An output and its state."""
         options = output.gso, output.ttl, output.dscp, output.source, output.source_port, output.vlan
-        return cls(output.group, output.port, output.interface, *options, state=state, reason=reason)
+        rest = *options, output.prefix, output.last_port
+        return cls(output.group, output.port, output.interface, *rest, state=state, reason=reason)
 
 
 @attrs.frozen

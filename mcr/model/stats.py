@@ -112,6 +112,10 @@ class OutputStats:
     """Packets per second that were not sent."""
     vlan: int | None = None
     """That its frames are tagged with; None: none."""
+    prefix: int | None = None
+    """Bits that its groups have in common; None: it has one."""
+    last_port: int | None = None
+    """Of its ports; None: it has one."""
 
 
 @attrs.frozen

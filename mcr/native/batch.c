@@ -47,11 +47,11 @@ static struct mcr_share *find_share(struct mcr_batch *batch, uint32_t rule)
 	return at < batch->share_count && batch->shares[at].rule == rule ? &batch->shares[at] : NULL;
 }
 
-void mcr_batch_add(struct mcr_batch *batch, const struct mcr_rules *rules, uint32_t rule, struct mcr_payload payload,
+void mcr_batch_add(struct mcr_batch *batch, const struct mcr_rules *rules, struct mcr_payload payload,
 		   const struct mcr_origin *origin)
 {
+	uint32_t rule = rules->match.rules[payload.flow].rule, index = batch->payload_count++;
 	struct mcr_share *share = find_share(batch, rule);
-	uint32_t index = batch->payload_count++;
 
 	batch->payloads[index] = payload;
 	if (rules->match.rules[rule].keeps & MCR_KEEP_ORIGIN)

@@ -42,7 +42,10 @@ struct mcr_payload {
 	uint16_t size;
 	uint16_t next; /* the next payload of its rule; meaningless for the last */
 	struct mcr_marks marks;
+	uint16_t flow; /* slot of its flow */
 };
+
+_Static_assert(2 * MCR_MAX_RULES <= UINT16_MAX + 1, "flow holds any slot");
 
 _Static_assert(MCR_BATCH_PAYLOADS <= UINT16_MAX, "next holds the number of any payload");
 
@@ -75,6 +78,7 @@ struct mcr_send {
 	uint8_t ttl;      /* 0: the usual one */
 	uint8_t service;
 	uint16_t vlan;                   /* of its frame; 0: no tag */
+	uint16_t groups, ports;          /* how far behind the output's first ones its own are */
 	const struct mcr_origin *origin; /* where its datagrams came from, if the output keeps some of it, or NULL */
 };
 
@@ -103,7 +107,8 @@ struct mcr_handful {
 	struct msghdr messages[MCR_MESSAGES];
 	struct mcr_tagged_header headers[MCR_MESSAGES];
 	union mcr_message_options options[MCR_MESSAGES];
-	struct udphdr udp[MCR_MESSAGES]; /* of those that a raw socket gets */
+	union mcr_sent_to destinations[MCR_MESSAGES]; /* of those that don't go to their output's first one */
+	struct udphdr udp[MCR_MESSAGES];              /* of those that a raw socket gets */
 	struct iovec iov[MCR_MESSAGE_IOV];
 	uint32_t ways[MCR_MESSAGES]; /* slot of the egress that each leaves by */
 	uint32_t next[MCR_MESSAGES]; /* send by the same way; MCR_MESSAGES: there is none */
@@ -141,8 +146,8 @@ void mcr_batch_begin(struct mcr_batch *batch, uint32_t capture, bool in_doubt);
 /* Whether it can take one more frame, whatever is in it. */
 bool mcr_batch_has_room(const struct mcr_batch *batch);
 
-/* Add a payload, from `origin`, for all outputs of a rule. */
-void mcr_batch_add(struct mcr_batch *batch, const struct mcr_rules *rules, uint32_t rule, struct mcr_payload payload,
+/* Add a payload, from `origin`, for all outputs of a rule: that of its flow. */
+void mcr_batch_add(struct mcr_batch *batch, const struct mcr_rules *rules, struct mcr_payload payload,
 		   const struct mcr_origin *origin);
 
 /* The payloads of a batch in doubt are not sent: note that as what became of each. */

@@ -21,11 +21,11 @@ static struct mcr_origin origin_of(const struct mcr_packet *packet)
 }
 
 /* Each datagram of a frame that matched: one, or a super-frame's. */
-static void add_payloads(struct mcr_worker *worker, uint32_t rule, const struct mcr_frame *frame,
+static void add_payloads(struct mcr_worker *worker, uint32_t flow, const struct mcr_frame *frame,
 			 const struct mcr_packet *packet)
 {
 	uint32_t segment = frame->segment ? frame->segment : packet->payload_size, done = 0;
-	struct mcr_payload payload = { .marks = { packet->ttl, packet->service } };
+	struct mcr_payload payload = { .marks = { packet->ttl, packet->service }, .flow = (uint16_t)flow };
 	const struct mcr_origin origin = origin_of(packet);
 
 	do { /* an empty datagram is one, too */
@@ -34,7 +34,7 @@ static void add_payloads(struct mcr_worker *worker, uint32_t rule, const struct 
 		worker->batch.add.recv++;
 		payload.data = frame->data + packet->payload + done;
 		payload.size = (uint16_t)size; /* no datagram is longer */
-		mcr_batch_add(&worker->batch, &worker->rules, rule, payload, &origin);
+		mcr_batch_add(&worker->batch, &worker->rules, payload, &origin);
 		done += size;
 	} while (done < packet->payload_size);
 }
@@ -142,15 +142,18 @@ static void take_uncut(struct mcr_worker *worker, const struct mcr_frame *frame)
 		       frame->wire_size);
 }
 
-static void take_matched(struct mcr_worker *worker, uint32_t rule, const struct mcr_frame *frame,
+static void take_matched(struct mcr_worker *worker, uint32_t flow, const struct mcr_frame *frame,
 			 const struct mcr_packet *packet)
 {
-	add_payloads(worker, rule, frame, packet);
+	uint32_t rule = worker->rules.match.rules[flow].rule;
+
+	add_payloads(worker, flow, frame, packet);
 	mcr_log_folded(&worker->log, MCR_FACILITY_EGRESS, MCR_LEVEL_TRACE, MCR_LOG_FORWARDED, rule,
 		       worker->rules.match.rules[rule].output_count, packet->payload_size);
 }
 
-static uint32_t find_rule(const struct mcr_worker *worker, const struct mcr_frame *frame,
+/* The slot of its flow, or MCR_NO_RULE. */
+static uint32_t find_flow(const struct mcr_worker *worker, const struct mcr_frame *frame,
 			  const struct mcr_packet *packet)
 {
 	uint16_t capture = (uint16_t)worker->batch.capture;
@@ -210,7 +213,7 @@ static void take(struct mcr_worker *worker, struct mcr_frame *frame)
 {
 	struct mcr_packet packet;
 	enum mcr_cause cause;
-	uint32_t rule, count;
+	uint32_t flow, count;
 	int ret;
 
 	if (frame->uncut) {
@@ -235,14 +238,14 @@ static void take(struct mcr_worker *worker, struct mcr_frame *frame)
 		take_malformed(worker, frame, ret ? -ret : EBADMSG);
 		return;
 	}
-	rule = find_rule(worker, frame, &packet);
-	if (rule == MCR_NO_RULE) {
+	flow = find_flow(worker, frame, &packet);
+	if (flow == MCR_NO_RULE) {
 		take_unmatched(worker, &packet, count);
 		return;
 	}
 	cause = mcr_sanity_check(frame, &packet, &worker->own);
 	if (cause == MCR_CAUSE_NONE) {
-		take_matched(worker, rule, frame, &packet);
+		take_matched(worker, flow, frame, &packet);
 		return;
 	}
 	drop(worker, cause, count);

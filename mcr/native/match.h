@@ -28,6 +28,8 @@ struct mcr_rule {
 	uint32_t more;  /* slot of the rule's next flow, or MCR_NO_RULE */
 	uint32_t first; /* output */
 	uint32_t output_count;
+	uint16_t group; /* of the flow, its place among the groups of the rule */
+	uint16_t port;  /* likewise */
 	bool held;
 	uint8_t keeps; /* what some output keeps of the headers that datagrams come with: MCR_KEEP_… */
 };
@@ -75,8 +77,8 @@ static inline uint32_t mcr_match_slot(const struct mcr_match *match, const struc
 }
 
 /*
- * The rule of a packet's flow, which has its source: one that names it goes before one that takes any. MCR_NO_RULE: none.
- * Where no rule names a source none is looked for.
+ * The slot of a packet's flow, which has its source: one that names it goes before one that takes any. MCR_NO_RULE: none.
+ * Where no rule names a source none is looked for. The slot says whose the flow is.
  */
 static inline __attribute__((always_inline)) uint32_t mcr_match_find(const struct mcr_match *match,
 								     const struct mcr_flow *flow)
@@ -86,7 +88,7 @@ static inline __attribute__((always_inline)) uint32_t mcr_match_find(const struc
 
 	if (slot == MCR_NO_RULE)
 		slot = mcr_match_slot(match, &any);
-	return slot == MCR_NO_RULE ? MCR_NO_RULE : match->rules[slot].rule;
+	return slot;
 }
 
 #endif

@@ -59,12 +59,39 @@ static void add_choices(struct msghdr *message, const struct mcr_send *send, con
 		add_option(message, IPPROTO_IP, IP_PKTINFO, &source, sizeof(source));
 }
 
-struct msghdr mcr_message_datagrams(const struct mcr_send *send, const struct mcr_output *output,
+static uint16_t port_of(const struct mcr_send *send, const struct mcr_output *output)
+{
+	return htons((uint16_t)(ntohs(output->port) + send->ports));
+}
+
+/*
+ * Where a send goes: where its output does, or to another group or port of the range that it has; that is put in `room`.
+ * The first group of a prefix is 0 in the bits that tell them apart.
+ */
+static const union mcr_sent_to *destination_of(const struct mcr_send *send, const struct mcr_output *output,
+					       union mcr_sent_to *room)
+{
+	if (!send->groups && !send->ports)
+		return &output->at;
+	if (mcr_output_is_ipv6(output)) {
+		room->to6 = output->at.to6;
+		room->to6.sin6_addr.s6_addr32[3] |= htonl(send->groups);
+		if (room->to6.sin6_port) /* a raw socket gets none */
+			room->to6.sin6_port = port_of(send, output);
+	} else {
+		room->to = output->at.to;
+		room->to.sin_addr.s_addr |= htonl(send->groups);
+		room->to.sin_port = port_of(send, output);
+	}
+	return room;
+}
+
+struct msghdr mcr_message_datagrams(const struct mcr_send *send, const struct mcr_output *output, union mcr_sent_to *to,
 				    union mcr_message_options *options)
 {
 	struct msghdr message = {
-		.msg_name = (void *)&output->to, /* the kernel reads it */
-		.msg_namelen = mcr_output_is_ipv6(output) ? sizeof(output->to6) : sizeof(output->to),
+		.msg_name = (void *)destination_of(send, output, to), /* the kernel reads it */
+		.msg_namelen = mcr_output_is_ipv6(output) ? sizeof(output->at.to6) : sizeof(output->at.to),
 		.msg_iov = send->payloads,
 		.msg_iovlen = send->count,
 		.msg_control = options,
@@ -80,19 +107,20 @@ struct msghdr mcr_message_datagrams(const struct mcr_send *send, const struct mc
 
 /* One datagram whose UDP header is ours, by a raw socket (raw(7)). Its checksum in IPv6 the kernel does (IPV6_CHECKSUM). */
 static struct msghdr headed(const struct mcr_send *send, const struct mcr_output *output, struct udphdr *udp,
-			    union mcr_message_options *options, struct iovec *iov)
+			    union mcr_sent_to *to, union mcr_message_options *options, struct iovec *iov)
 {
 	const struct iovec *payload = send->payloads;
-	struct msghdr message = mcr_message_datagrams(send, output, options);
+	struct msghdr message = mcr_message_datagrams(send, output, to, options);
 
 	*udp = (struct udphdr){
 		.source = source_port_of(send, output),
-		.dest = output->port,
+		.dest = port_of(send, output),
 		.len = htons((uint16_t)(sizeof(*udp) + payload->iov_len)),
 	};
 	if (!mcr_output_is_ipv6(output))
 		udp->check = mcr_checksum_of_udp((const uint8_t *)udp, payload->iov_base, (uint32_t)payload->iov_len,
-						 *source_of(send, output), output->to.sin_addr.s_addr);
+						 *source_of(send, output),
+						 destination_of(send, output, to)->to.sin_addr.s_addr);
 	iov[0] = (struct iovec){ .iov_base = udp, .iov_len = sizeof(*udp) };
 	iov[1] = *payload;
 	message.msg_iov = iov;
@@ -104,6 +132,8 @@ static struct msghdr headed(const struct mcr_send *send, const struct mcr_output
 static struct msghdr frame(const struct mcr_send *send, const struct mcr_output *output,
 			   const struct mcr_egress *egress, struct mcr_tagged_header *header, struct iovec *iov)
 {
+	union mcr_sent_to room;
+	const union mcr_sent_to *to = destination_of(send, output, &room);
 	struct mcr_raw_source from = egress->source;
 	uint32_t size = 0;
 
@@ -116,7 +146,7 @@ static struct msghdr frame(const struct mcr_send *send, const struct mcr_output 
 		iov[1 + i] = send->payloads[i];
 		size += (uint32_t)iov[1 + i].iov_len;
 	}
-	header->plain = mcr_raw_header(&from, &output->to, send->count, (uint32_t)send->payloads->iov_len, size);
+	header->plain = mcr_raw_header(&from, &to->to, send->count, (uint32_t)send->payloads->iov_len, size);
 	iov[0] = (struct iovec){ .iov_base = &header->plain, .iov_len = sizeof(header->plain) };
 	if (send->vlan) {
 		mcr_raw_tag(header, send->vlan);
@@ -137,12 +167,13 @@ void mcr_message_add(struct mcr_handful *handful, const struct mcr_rules *rules,
 	const struct mcr_output *output = &rules->outputs[send->output];
 
 	if (!send->raw && !send->origin) {
-		handful->messages[i] = mcr_message_datagrams(send, output, &handful->options[i]);
+		handful->messages[i] = mcr_message_datagrams(send, output, &handful->destinations[i],
+							     &handful->options[i]);
 		return;
 	}
 	if (!send->raw) {
-		handful->messages[i] = headed(send, output, &handful->udp[i], &handful->options[i],
-					      &handful->iov[handful->iov_count]);
+		handful->messages[i] = headed(send, output, &handful->udp[i], &handful->destinations[i],
+					      &handful->options[i], &handful->iov[handful->iov_count]);
 		handful->iov_count += 2;
 		return;
 	}

@@ -24,8 +24,8 @@ static inline bool mcr_is_address(const uint32_t *address, bool is_ipv6)
 /* Whether there is room for the message of one more send, whatever it is. */
 bool mcr_message_has_room(const struct mcr_handful *handful);
 
-/* The message of a send to an output by a UDP socket. `options` and the send have to outlast it. */
-struct msghdr mcr_message_datagrams(const struct mcr_send *send, const struct mcr_output *output,
+/* The message of a send to an output by a UDP socket. `to`, `options` and the send have to outlast it. */
+struct msghdr mcr_message_datagrams(const struct mcr_send *send, const struct mcr_output *output, union mcr_sent_to *to,
 				    union mcr_message_options *options);
 
 /* Make the message of the send that stands behind the others, which then is one of them. */

@@ -31,6 +31,8 @@ static bool is_alike(const struct mcr_batch *batch, uint32_t one, uint32_t other
 
 	if (marks->ttl != others->ttl || marks->service != others->service)
 		return false;
+	if (keeps & MCR_SHIFT && batch->payloads[one].flow != batch->payloads[other].flow)
+		return false;
 	return !(keeps & MCR_KEEP_ORIGIN) ||
 	       (origin->port == another->port && !memcmp(origin->address, another->address, sizeof(origin->address)));
 }
@@ -107,10 +109,12 @@ static void advance(struct mcr_plan *plan, const struct mcr_output *output, uint
 }
 
 /* What the output keeps of the headers that the send's datagrams came with; those of a train have the same. */
-static void keep(const struct mcr_batch *batch, const struct mcr_output *output, struct mcr_send *send)
+static void keep(const struct mcr_batch *batch, const struct mcr_rules *rules, const struct mcr_output *output,
+		 struct mcr_send *send)
 {
 	uint32_t which = batch->which[send->payloads - batch->iov];
 	const struct mcr_marks *marks = &batch->payloads[which].marks;
+	const struct mcr_rule *flow = &rules->match.rules[batch->payloads[which].flow];
 
 	if (output->keeps & MCR_KEEP_SERVICE)
 		send->service = marks->service;
@@ -120,6 +124,10 @@ static void keep(const struct mcr_batch *batch, const struct mcr_output *output,
 		send->ttl = marks->ttl ? (uint8_t)(marks->ttl - 1) : 0;
 	if (output->keeps & MCR_KEEP_ORIGIN)
 		send->origin = &batch->origins[which];
+	if (output->keeps & MCR_SHIFT_GROUP)
+		send->groups = flow->group;
+	if (output->keeps & MCR_SHIFT_PORT)
+		send->ports = flow->port;
 	send->expired = output->keeps & (MCR_KEEP_TTL | MCR_DECREMENT_TTL) && !send->ttl;
 }
 
@@ -159,7 +167,7 @@ bool mcr_plan_next(struct mcr_batch *batch, const struct mcr_rules *rules, const
 		.vlan = output->vlan,
 	};
 	if (output->keeps)
-		keep(batch, output, send);
+		keep(batch, rules, output, send);
 	advance(plan, output, send->count);
 	return true;
 }

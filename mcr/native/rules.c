@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: MIT
 #include "rules.h"
 
+#include <arpa/inet.h>
 #include <errno.h>
 #include <string.h>
 
@@ -45,6 +46,12 @@ static bool is_relayable(const struct mcr_flow *flow)
 	return flow->interface < MCR_MAX_INTERFACES && flow->vlan < MCR_MAX_VLANS && mcr_flow_equal(flow, &relayable);
 }
 
+/* Whether it takes any: other rules may take all of a range. */
+static bool has_flows(const struct mcr_rec_rule *record)
+{
+	return record->flow.family;
+}
+
 static const struct mcr_flow *further_flows(const struct mcr_rec_rule *record, const struct mcr_rec_output *outputs)
 {
 	return (const struct mcr_flow *)(outputs + record->output_count);
@@ -59,8 +66,9 @@ static bool is_output(const struct mcr_rec_output *record)
 
 static bool in_range(const struct mcr_rec_rule *record, const struct mcr_rec_output *outputs)
 {
-	if (record->rule >= MCR_MAX_RULES || !is_relayable(&record->flow) ||
-	    record->output_count > MCR_MAX_RULE_OUTPUTS)
+	if (record->rule >= MCR_MAX_RULES || record->output_count > MCR_MAX_RULE_OUTPUTS)
+		return false;
+	if (has_flows(record) ? !is_relayable(&record->flow) : record->more_flows)
 		return false;
 	for (uint32_t i = 0; i < record->more_flows; i++)
 		if (!is_relayable(&further_flows(record, outputs)[i]))
@@ -74,16 +82,16 @@ static bool in_range(const struct mcr_rec_rule *record, const struct mcr_rec_out
 static void address_output(struct mcr_output *output, const struct mcr_rec_output *record)
 {
 	if (record->family != MCR_FLOW_IPV6) {
-		output->to = (struct sockaddr_in){ .sin_family = AF_INET,
-						   .sin_port = record->port,
-						   .sin_addr.s_addr = record->address };
+		output->at.to = (struct sockaddr_in){ .sin_family = AF_INET,
+						      .sin_port = record->port,
+						      .sin_addr.s_addr = record->address };
 		return;
 	}
-	output->to6 = (struct sockaddr_in6){ .sin6_family = AF_INET6 };
+	output->at.to6 = (struct sockaddr_in6){ .sin6_family = AF_INET6 };
 	if (!(record->keeps & MCR_KEEP_ORIGIN)) /* for a raw socket that would be a protocol (raw(7)) */
-		output->to6.sin6_port = record->port;
-	output->to6.sin6_addr.s6_addr32[0] = record->address;
-	memcpy(&output->to6.sin6_addr.s6_addr32[1], record->address_rest, sizeof(record->address_rest));
+		output->at.to6.sin6_port = record->port;
+	output->at.to6.sin6_addr.s6_addr32[0] = record->address;
+	memcpy(&output->at.to6.sin6_addr.s6_addr32[1], record->address_rest, sizeof(record->address_rest));
 }
 
 static struct mcr_output make_output(const struct mcr_rec_output *record)
@@ -110,7 +118,7 @@ static struct mcr_output make_output(const struct mcr_rec_output *record)
 /* No longer find a rule, by any of its flows; the last one that could not be dropped says why. */
 static int drop_flows(struct mcr_match *match, uint32_t rule)
 {
-	int ret = mcr_match_drop(match, &match->rules[rule].flow), error;
+	int ret = match->rules[rule].flow.family ? mcr_match_drop(match, &match->rules[rule].flow) : 0, error;
 
 	for (uint32_t slot = match->rules[rule].more, next; slot != MCR_NO_RULE; slot = next) {
 		next = match->rules[slot].more;
@@ -122,20 +130,32 @@ static int drop_flows(struct mcr_match *match, uint32_t rule)
 	return ret;
 }
 
+/* Have a flow, in this slot, lead to its rule, with its place among those of a range. */
+static int put_flow(struct mcr_match *match, const struct mcr_rec_rule *record, uint32_t slot,
+		    const struct mcr_flow *flow)
+{
+	struct mcr_rule *at = &match->rules[slot];
+	uint32_t last = flow->family == MCR_FLOW_IPV6 ? flow->group_rest[2] : flow->group;
+
+	at->flow = *flow;
+	at->group = (uint16_t)(ntohl(last) & record->group_mask);
+	at->port = (uint16_t)(ntohs(flow->port) - ntohs(record->first_port));
+	return mcr_match_put(match, slot, record->rule);
+}
+
 /* Have a rule found by all of its flows. */
 static int put_flows(struct mcr_match *match, const struct mcr_rec_rule *record, const struct mcr_flow *further)
 {
-	int ret = mcr_match_put(match, record->rule, record->rule);
+	int ret = has_flows(record) ? put_flow(match, record, record->rule, &record->flow) : 0;
 
 	for (uint32_t i = 0; i < record->more_flows && !ret; i++) {
 		uint32_t slot = mcr_match_take_spare(match);
 
 		if (slot == MCR_NO_RULE)
 			return -ENOSPC;
-		match->rules[slot].flow = further[i];
 		match->rules[slot].more = match->rules[record->rule].more;
 		match->rules[record->rule].more = slot;
-		ret = mcr_match_put(match, slot, record->rule);
+		ret = put_flow(match, record, slot, &further[i]);
 	}
 	return ret;
 }
@@ -169,7 +189,6 @@ int mcr_rules_put(struct mcr_rules *rules, struct mcr_segment *segment, const st
 	if (rule->held)
 		drop_flows(&rules->match, record->rule);
 	*rule = (struct mcr_rule){
-		.flow = record->flow,
 		.more = MCR_NO_RULE,
 		.output_count = record->output_count,
 		.held = true,

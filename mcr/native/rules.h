@@ -12,11 +12,13 @@
 
 #define MCR_NO_OUTPUT UINT32_MAX
 
+union mcr_sent_to {
+	struct sockaddr_in to;
+	struct sockaddr_in6 to6; /* if that is its family */
+};
+
 struct mcr_output {
-	union {
-		struct sockaddr_in to;
-		struct sockaddr_in6 to6; /* if that is its family */
-	};
+	union mcr_sent_to at;     /* of a range, the first group and port */
 	uint32_t source;          /* of raw frames to it, IPv4, network byte order; 0: they may not be sent */
 	uint32_t egress;          /* slot of the sockets that it is sent by */
 	uint32_t next;            /* the rule's next output, or MCR_NO_OUTPUT */
@@ -33,7 +35,7 @@ struct mcr_output {
 
 static inline bool mcr_output_is_ipv6(const struct mcr_output *output)
 {
-	return output->to.sin_family == AF_INET6;
+	return output->at.to.sin_family == AF_INET6;
 }
 
 struct mcr_rules {

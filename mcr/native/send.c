@@ -166,6 +166,7 @@ static void send_singly(struct mcr_worker *worker, uint32_t member)
 	const struct mcr_output *output = &worker->rules.outputs[send->output];
 	int fd = worker->egress[own_way(worker, member)].fd;
 	union mcr_message_options options;
+	union mcr_sent_to to;
 
 	for (uint32_t i = 0; i < send->count; i++) {
 		struct mcr_send single = *send;
@@ -175,7 +176,7 @@ static void send_singly(struct mcr_worker *worker, uint32_t member)
 		single.payloads += i;
 		single.count = 1;
 		single.raw = false;
-		message = mcr_message_datagrams(&single, output, &options);
+		message = mcr_message_datagrams(&single, output, &to, &options);
 		sent = sendmsg(fd, &message, MSG_DONTWAIT);
 		note(worker, &single, sent < 0 ? -errno : (int)sent);
 	}

@@ -15,10 +15,10 @@
 
 #include "flow.h"
 
-#define MCR_ABI_VERSION 17
+#define MCR_ABI_VERSION 18
 #define MCR_CACHE_LINE  64
 
-#define MCR_MAX_RULES        16384 /* and flows that they take: a rule takes one for each of its sources */
+#define MCR_MAX_RULES        16384 /* and flows that they take: a rule may take several */
 #define MCR_MAX_OUTPUTS      65536
 #define MCR_MAX_RULE_OUTPUTS 512
 #define MCR_MAX_INTERFACES   256   /* slots of input interfaces, and likewise of output interfaces: two for each */
@@ -216,7 +216,10 @@ enum mcr_keep {
 	MCR_KEEP_SOURCE = 8,
 	MCR_KEEP_PORT = 16, /* of the source */
 	MCR_KEEP_ORIGIN = MCR_KEEP_SOURCE | MCR_KEEP_PORT,
-	MCR_MAY_BE_CUT = 32, /* of the kernel path: without DF, as what keeps its origin */
+	MCR_MAY_BE_CUT = 32,  /* of the kernel path: without DF, as what keeps its origin */
+	MCR_SHIFT_GROUP = 64, /* of the rule's groups each goes to the one that has its place in the output */
+	MCR_SHIFT_PORT = 128, /* likewise of its ports */
+	MCR_SHIFT = MCR_SHIFT_GROUP | MCR_SHIFT_PORT,
 };
 
 struct mcr_rec_output {
@@ -242,11 +245,13 @@ struct mcr_rec_output {
 
 struct mcr_rec_rule {
 	uint64_t tag;
-	struct mcr_flow flow; /* that it takes */
+	struct mcr_flow flow; /* that it takes; without a family: none */
 	uint32_t rule;        /* slot in mcr_segment.rules */
 	uint32_t output_count;
-	uint32_t more_flows; /* struct mcr_flow each, that it takes, too: those of its other sources */
-	uint32_t padding;
+	uint32_t
+		more_flows; /* struct mcr_flow each, that it takes, too: those of its other sources, groups and ports */
+	uint16_t first_port; /* of its flows, network byte order: of these the first is where its outputs say */
+	uint16_t group_mask; /* bits of a group that say its place among the rule's */
 };
 
 struct mcr_rec_generation {

@@ -7,7 +7,7 @@ from mcr._native import lib
 from mcr.model.flow import Address
 from mcr.model.rule import Output
 from mcr.relay.captures import Capture
-from mcr.relay.marks import keeps_of
+from mcr.relay.marks import keeps_of, shifts_of
 from mcr.relay.neighbours import Common, Neighbour
 from mcr.relay.outputs import Egress
 from mcr.relay.placement import Key, PlacedRule, Way
@@ -75,7 +75,9 @@ def attach_rule(placed: PlacedRule, capture: int, egress: Iterable[int], carrier
         tag=placed.tag,
         rule=placed.slot,
         capture=capture,
-        flows=rule.input.flows,
+        flows=placed.flows,
+        first_port=rule.input.port,
+        groups=rule.input.span.groups,
         outputs=[
             records.OutputPlace(
                 *place,
@@ -87,7 +89,7 @@ def attach_rule(placed: PlacedRule, capture: int, egress: Iterable[int], carrier
                 carrier,
                 ttl=_ttl(output, way, neighbour),
                 dscp=_number(output.dscp),
-                keeps=keeps_of(output),
+                keeps=keeps_of(output) | shifts_of(output),
                 asked_source=output.own_source,
                 vlan=output.vlan or 0,
                 source_port=output.own_port,

@@ -171,8 +171,8 @@ class InputInterfaces:
     def leave(self, source: Input) -> None:
         """An input has one rule less."""
         capture = self._by_name[source.interface]
-        for flow in source.flows if source.group.is_multicast else ():
-            self._memberships.leave(source.group, capture.interface, flow.source)
+        for group, sender in source.joins:
+            self._memberships.leave(group, capture.interface, sender)
         capture.users -= 1
 
     def drop_unused(self) -> list[Capture]:
@@ -288,10 +288,10 @@ class InputInterfaces:
 
 def _join(memberships: Memberships, sources: Sequence[Input], captures: Mapping[str, Capture], undo: ExitStack) -> None:
     missing = {name for name in {each.interface for each in sources} if captures[name].is_lost}
-    for source in (each for each in sources if each.group.is_multicast):
+    for source in sources:
         ask = memberships.wait if source.interface in missing else memberships.join
-        for flow in source.flows:
-            asked = source.group, captures[source.interface].interface, flow.source
+        for group, sender in source.joins:
+            asked = group, captures[source.interface].interface, sender
             ask(*asked)
             undo.callback(memberships.leave, *asked)
 

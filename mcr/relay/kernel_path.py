@@ -31,7 +31,7 @@ from mcr.net.ip_bypass import Blocker
 from mcr.relay.next_hops import NextHops
 from mcr.relay.outputs import Egress
 from mcr.relay.placement import PlacedRule, Replacement
-from mcr.relay.targets import HasSockets, find_targets, hops_of, leads_through_gateway, why_not
+from mcr.relay.targets import HasSockets, find_targets, hops_of, leads_through_gateway, targets_of, why_not
 from mcr.rules.conditions import Paths
 from mcr.shm.kept import Kept
 from mcr.shm.kernel_counters import KernelCounters
@@ -48,9 +48,17 @@ class _Served:
     """What the kernel path has of a rule. `mtu`: 0: nothing may take it for now."""
 
     capture: int
+    source: Input
     flows: tuple[Flow, ...]
     mtu: int
     targets: tuple[Target, ...] = ()
+
+    def lacks(self, other: "_Served") -> tuple[Flow, ...]:
+        """Flows of the other one that this one has not."""
+        if self.flows == other.flows:
+            return ()
+        have = frozenset(self.flows)
+        return tuple(flow for flow in other.flows if flow not in have)
 
 
 @attrs.frozen
@@ -120,6 +128,7 @@ class KernelRules:
         if not self.path:
             return
         plans = [self._plan(placed) for placed in rules]
+        self._give_way(plans)
         replaced = [each for each in plans if self._served.get(each.rule_id, each.now) != each.now]
         if sum(len(each.now.flows) for each in replaced) > _ONE_BY_ONE:
             self.path.hold([*self._stuck.values(), *(each.now.capture for each in replaced)])
@@ -132,6 +141,20 @@ class KernelRules:
             self._try(self._serve, each)
         self.path.hold(self._stuck.values())
         self.ask_hops()
+
+    def _give_way(self, plans: Iterable[_Plan]) -> None:
+        """Forward no more what of ranges is other rules' from now on."""
+        several = ((plan, before) for plan in plans if (before := self._served.get(plan.rule_id)))
+        less = [(plan, before, lost) for plan, before in several if (lost := plan.now.lacks(before))]
+        if not less or not self.path:
+            return
+        self.path.hold([*self._stuck.values(), *(before.capture for _, before, _ in less)])
+        self.path.wait()
+        for plan, before, lost in less:
+            self._drop(attrs.evolve(before, flows=lost))
+            gone = frozenset(lost)
+            kept = tuple(flow for flow in before.flows if flow not in gone)
+            self._served[plan.rule_id] = attrs.evolve(before, flows=kept)
 
     def ask_hops(self) -> None:
         """Have the kernel ask hosts and gateways whether they are there, where it is in doubt."""
@@ -243,13 +266,13 @@ class KernelRules:
             reason = f"this machine does not listen to {source.group}"
         targets = () if reason else find_targets(placed, self._egress_of, self.hops)
         mtu = min((*(each.mtu for each in targets), _LONGEST)) if targets else 0
-        now = _Served(self._capture_of(source.interface), source.flows, mtu, targets)
+        now = _Served(self._capture_of(source.interface), source, placed.flows, mtu, targets)
         before = self._served.get(rule_id)
         if before and before.capture != now.capture:  # its interface was opened again: what came in by it is no more
             self._drop(before)
             del self._served[rule_id]
         elif before and not targets:  # packets that the filter has left to the kernel path are to find it
-            now = attrs.evolve(before, mtu=0)
+            now = attrs.evolve(before, flows=_both(before.flows, placed), mtu=0)
         return _Plan(rule_id, placed.slot, reason, now)
 
     def _try(self, step: Callable[[_Plan], bool], plan: _Plan) -> bool:
@@ -286,7 +309,7 @@ class KernelRules:
         assert self.path
         try:
             for flow in now.flows:
-                self.path.forward(now.capture, flow, plan.slot, now.mtu, now.targets)
+                self.path.forward(now.capture, flow, plan.slot, now.mtu, targets_of(flow, now.source, now.targets))
         except OSError:
             if plan.rule_id not in self._served:
                 self._drop(now)
@@ -297,6 +320,11 @@ class KernelRules:
         assert self.path
         for flow in served.flows:
             self.path.drop(served.capture, flow)
+
+
+def _both(flows: tuple[Flow, ...], placed: PlacedRule) -> tuple[Flow, ...]:
+    """Those of these that the rule takes still."""
+    return tuple(flow for flow in flows if flow not in placed.taken) if placed.taken else flows
 
 
 @contextmanager

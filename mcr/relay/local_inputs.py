@@ -105,7 +105,8 @@ class LocalInputs:
     def _guard(self) -> None:
         """Hold the ports of unicast inputs. What is sent to a broadcast address IP never answers by ICMP."""
         served = (each for each in self._users if self.serves(each))
-        self._guards.hold({self._port(each) for each in served if not self._is_broadcast(each)})
+        unicast = (each for each in served if not self._is_broadcast(each))
+        self._guards.hold({self._port(each, flow.port) for each in unicast for flow in each.flows})
 
     def _is_broadcast(self, source: Input) -> bool:
         to_all = self._network.broadcast_network(source.group, self._index_of(source), source.vlan)
@@ -114,8 +115,8 @@ class LocalInputs:
     def _index_of(self, source: Input) -> int:
         return self._capture_of(source.interface).interface.index
 
-    def _port(self, source: Input) -> GuardedPort:
+    def _port(self, source: Input, port: int) -> GuardedPort:
         index = self._index_of(source)
         if source.group.version == IPV6 and source.group.is_link_local:
-            return GuardedPort(source.group, source.port, scope=index)
-        return GuardedPort(source.group, source.port, interface=0 if source.vlan else index)  # IP has it from another
+            return GuardedPort(source.group, port, scope=index)
+        return GuardedPort(source.group, port, interface=0 if source.vlan else index)  # IP has it from another

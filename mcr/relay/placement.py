@@ -7,9 +7,10 @@ from typing import NamedTuple
 import attrs
 
 from mcr.errors import LimitReached
-from mcr.model.flow import Address
+from mcr.model.flow import Address, Flow
 from mcr.model.limits import MAX_OUTPUTS, MAX_RULES
 from mcr.model.output_options import Sockets
+from mcr.model.overlaps import taken_of
 from mcr.model.rule import Output, Rule
 from mcr.relay.slots import Slots
 from mcr.shm.places import Place, Places, digest
@@ -84,6 +85,7 @@ class PlacedRule:
         outputs: slots of the outputs' counters, in the rule's order.
         ways: to the outputs, in the same order; None: there is none but through IP.
         neighbours: that outputs wait for, in the same order; None: an output waits for nobody.
+        taken: flows of its range that go to other rules, which name group and port.
     """
 
     rule: Rule
@@ -92,6 +94,13 @@ class PlacedRule:
     outputs: tuple[OutputSlot, ...]
     ways: tuple[Way | None, ...]
     neighbours: tuple[Key | None, ...]
+    taken: frozenset[Flow] = frozenset()
+
+    @property
+    def flows(self) -> tuple[Flow, ...]:
+        """What it takes of its input interface."""
+        flows = self.rule.input.flows
+        return tuple(flow for flow in flows if flow not in self.taken) if self.taken else flows
 
 
 @attrs.frozen
@@ -147,6 +156,7 @@ class Placement:
         """`settle`: waits until nobody counts for rules that were removed; None: nobody does."""
         self._by_id: dict[str, PlacedRule] = {}
         self._tagged: set[str] = set()  # ids of those with outputs in VLANs
+        self._ranges: dict[str, None] = {}  # ids of those that take ranges
         self._places = places
         self._former_rules, self._former_outputs = places.rules(), places.outputs()
         self._rule_slots = Slots(MAX_RULES, "rules", settle)
@@ -158,6 +168,11 @@ class Placement:
 
     def __iter__(self) -> Iterator[PlacedRule]:
         return iter(self._by_id.values())
+
+    @property
+    def has_ranges(self) -> bool:
+        """Whether some rule takes a range."""
+        return bool(self._ranges)
 
     def check_room(self, outputs: int) -> None:
         """Raise `LimitReached` if there are not as many slots of outputs: some may still be leaving."""
@@ -207,11 +222,27 @@ class Placement:
             for output, way, neighbour in zip(rule.outputs, ways_of(rule, ways), waits_for, strict=True)
         ]
         found_ways, awaited = zip(*found, strict=True)
-        now = PlacedRule(rule, before.tag, before.slot, outputs, found_ways, awaited)
+        now = PlacedRule(rule, before.tag, before.slot, outputs, found_ways, awaited, before.taken)
         self.replace(now)
         for place in had.values():
             del self._sent_to[place.slot]
         return Replacement(before, now, tuple(LeavingOutput(place, now.tag) for place in had.values()))
+
+    def give_way(self, concerned: Iterable[Rule]) -> dict[str, Replacement]:
+        """Have ranges take what no rule names by group and port, after these rules were added or removed, by their ids.
+
+        Returns:
+            Those that take more or less than before.
+        """
+        interfaces = {rule.input.interface for rule in concerned} if self._ranges else set()
+        inputs = [each.rule.input for each in self] if interfaces else []
+        replaced = {}
+        for before in [self._by_id[rule_id] for rule_id in self._ranges]:
+            source = before.rule.input
+            if source.interface in interfaces and (taken := taken_of(source, inputs)) != before.taken:
+                now = self._by_id[before.rule.rule_id] = attrs.evolve(before, taken=taken)
+                replaced[before.rule.rule_id] = Replacement(before, now, ())
+        return replaced
 
     def forget(self, leaving: Iterable[LeavingOutput]) -> None:
         """Let no next mcrd know them."""
@@ -256,11 +287,14 @@ class Placement:
         self._rule_names[placed.slot] = rule.label
         has_tags = any(output.vlan is not None for output in rule.outputs)
         (self._tagged.add if has_tags else self._tagged.discard)(rule.rule_id)
+        if rule.input.is_range:
+            self._ranges[rule.rule_id] = None
 
     def displace(self, rule: Rule) -> PlacedRule:
         """Take a rule's slots back."""
         placed = self._by_id.pop(rule.rule_id)
         self._tagged.discard(rule.rule_id)
+        self._ranges.pop(rule.rule_id, None)
         del self._rule_names[placed.slot]
         self._places.drop_rule(placed.slot)
         self._rule_slots.rest(placed.slot)

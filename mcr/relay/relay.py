@@ -16,12 +16,12 @@ import trio
 from mcr.config.settings import Settings
 from mcr.errors import SystemFault
 from mcr.logs.logger import get_logger
-from mcr.model.flow import Claim, without_source
+from mcr.model.flow import without_source
 from mcr.model.log import Facility
 from mcr.model.rule import Output, Rule, RuleChange
 from mcr.net.filter.path import wait_for_packets
 from mcr.net.filter.tap import StreamTap
-from mcr.relay import commands
+from mcr.relay import commands, ranges
 from mcr.relay.captures import Capture
 from mcr.relay.closing import Closing
 from mcr.relay.inputs import InputInterfaces
@@ -130,10 +130,8 @@ class Relay:
         return self
 
     def __exit__(self, *_exc: object) -> None:
-        self.inputs.close()
-        self.outputs.close()
-        self._neighbours.close()
-        self._closing.close()
+        for each in (self.inputs, self.outputs, self._neighbours, self._closing):
+            each.close()
 
     # The transaction.
 
@@ -213,15 +211,16 @@ class Relay:
         self.outputs.adopt(prepared.egress)
         neighbours = self._neighbours.adopt(prepared.neighbours)
         ways = self.outputs.ways((*change.added, *prepared.grown), prepared.awaited)
-        still = {claim for rule in change.added for claim in rule.input.claims}
-        self.inputs.unwant(claim for rule in change.removed for claim in rule.input.claims if claim not in still)
+        still = ranges.still(change, self._placement)
+        self.inputs.unwant(claim for claim in ranges.claims(change.removed) if claim not in still)
         removed = tuple(self._placement.displace(rule) for rule in change.removed)
         for placed in reversed(removed):  # the kernel looks for the group to be left from the newest one on
             self._leave(placed)
         self.inputs.local.change((each.input for each in change.added), (each.input for each in change.removed))
-        self.kernel.forget(removed, {*map(without_source, still), *_going_on(removed, self._placement)})
+        self.kernel.forget(removed, {*map(without_source, still), *ranges.going_on(removed, self._placement)})
         added = tuple(self._use(self._placement.place(rule, ways, prepared.awaited)) for rule in change.added)
         changed = [self._placement.change(rule, ways, prepared.awaited) for rule in change.changed]
+        added, changed = ranges.give_way(change, self._placement, added, changed)
         changes = [*chain.from_iterable(self._follow(each, change.generation) for each in changed)]
         self.kernel.use(added, changed)
         self.inputs.watched.change(removed, (*added, *(each.now for each in changed)))
@@ -230,8 +229,8 @@ class Relay:
             *chain.from_iterable(map(commands.attach_egress, prepared.egress.values())),
             *map(commands.attach_neighbour, neighbours),
             *map(commands.detach_rule, removed),
+            *changes,  # before what is added, which takes from ranges, and after what is removed
             *map(self._attach_rule, added),
-            *changes,
             *self._drop_unused(change.generation),
         )
         opened = tuple(each for each in prepared.captures.values() if not each.inherited)
@@ -363,14 +362,6 @@ def _leaves_by(
         waits = output.vlan and way is None and is_away(egress)
         return egress.slot, egress.carrier and not waits
     return slot, egress.carrier
-
-
-def _going_on(removed: Iterable[PlacedRule], remaining: Iterable[PlacedRule]) -> Iterable[Claim]:
-    """What rules take from any source: from now on also what removed ones have taken from some."""
-    if any(each.rule.input.sources for each in removed):
-        for placed in remaining:
-            if not placed.rule.input.sources:
-                yield from placed.rule.input.claims
 
 
 def _names_of(renewed: Iterable[tuple[object, Capture | Egress]]) -> set[str]:

@@ -3,8 +3,10 @@
 from collections.abc import Callable, Iterator
 from ipaddress import IPv4Address
 
+import attrs
+
 from mcr._native import lib
-from mcr.model.flow import IPV6
+from mcr.model.flow import IPV6, Flow, Input
 from mcr.model.rule import AUTO, Output
 from mcr.net.filter.path import MAX_OUTPUTS, Target, group_mac
 from mcr.relay.marks import keeps_of
@@ -89,6 +91,24 @@ def find_targets(placed: PlacedRule, egress_of: EgressOf, hops: NextHops) -> tup
                 dscp=output.dscp if isinstance(output.dscp, int) else 0,
                 keeps=keeps_of(output) | (lib.MCR_MAY_BE_CUT if output.own_port else 0),
                 vlan=output.vlan or 0,
+                by_group=output.prefix is not None,
+                by_port=output.last_port is not None,
             )
         )
     return tuple(targets)
+
+
+def targets_of(flow: Flow, source: Input, targets: tuple[Target, ...]) -> tuple[Target, ...]:
+    """Where the datagrams of one flow of a rule go: of a range, to the groups and ports that have its place."""
+    if not source.is_range:
+        return targets
+    group, port = int(flow.group) - int(source.group), flow.port - source.port
+    return tuple(_moved(each, group * each.by_group, port * each.by_port) for each in targets)
+
+
+def _moved(target: Target, groups: int, ports: int) -> Target:
+    macs = target.macs
+    group = IPv4Address(int(target.group) + groups)
+    if groups and macs.startswith(group_mac(target.group)):  # else they go by a gateway
+        macs = group_mac(group) + macs[len(group_mac(group)) :]
+    return attrs.evolve(target, group=group, port=target.port + ports, macs=macs)

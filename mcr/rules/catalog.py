@@ -250,8 +250,8 @@ class Catalog:
         flows = len(self._by_claim) + _flows(added) - _flows(gone)
         if flows > MAX_RULES:
             raise LimitReached(
-                f"No room for rules with {flows} sources",
-                f"a relay holds at most {MAX_RULES} rules; one with several sources counts for each",
+                f"No room for rules with {flows} flows",
+                f"a relay holds at most {MAX_RULES} rules; one that takes several flows counts for each",
             )
         outputs = self.destinations.outputs + _outputs(added) - _outputs(gone)
         if outputs > MAX_OUTPUTS:

@@ -39,10 +39,10 @@ def refuse_loops(changed: Iterable[Rule], rules: Iterable[Rule]) -> None:
 
 def _takers(rules: Iterable[Rule]) -> Takers:
     found: dict[tuple[Address, int, int], dict[Address | None, Rule]] = defaultdict(dict)
-    for rule in rules:
-        if rule.input.interface == LOOPBACK:
-            for flow in rule.input.flows:
-                found[flow.group, flow.port, flow.vlan][flow.source] = rule
+    there = [rule for rule in rules if rule.input.interface == LOOPBACK]
+    for rule in sorted(there, key=lambda rule: not rule.input.is_range):  # ranges first: the others go before them
+        for flow in rule.input.flows:
+            found[flow.group, flow.port, flow.vlan][flow.source] = rule
     return found
 
 
@@ -76,8 +76,8 @@ def _fed(rule: Rule, takers: Takers) -> Iterator[tuple[Output, Rule]]:
     for output in rule.outputs:
         leaves = output.group.is_multicast or output.group == LIMITED_BROADCAST
         stays = output.interface == LOOPBACK or not leaves
-        there = takers.get((output.group, output.port, output.vlan or 0)) if stays else None
-        for taker in dict.fromkeys(_taking(rule, output, there) if there else ()):
+        found = (takers.get((group, port, output.vlan or 0)) for group, port in output.span.each()) if stays else ()
+        for taker in dict.fromkeys(taker for there in found if there for taker in _taking(rule, output, there)):
             yield output, taker
 
 

@@ -20,6 +20,7 @@ from mcr.model.rule import Rule
 _APPLICATION: Final = 0x4D435231  # "MCR1" (PRAGMA application_id): tells our files from those of others
 _VERSION: Final = 1  # of the table (PRAGMA user_version), as it is made
 _NARROW: Final = 2  # with rules that take less than a group and port, or no group: an mcrd that does not know would err
+_RANGES: Final = 3  # with rules that take several groups or ports, or send to them: likewise
 _TABLE: Final = "CREATE TABLE rules (position INTEGER PRIMARY KEY, rule_id TEXT UNIQUE NOT NULL, rule TEXT NOT NULL)"
 _KEPT: Final = "CREATE TABLE IF NOT EXISTS kept (text TEXT NOT NULL)"  # one row, or none
 _NO_RULE: Final = (ValueError, KeyError, TypeError, McrError)  # what a row may hold instead
@@ -103,8 +104,8 @@ def is_new(database: sqlite3.Connection) -> bool:
     is_new = not database.execute("SELECT count(*) FROM sqlite_schema").fetchone()[0]
     if not is_new and application != _APPLICATION:
         raise ForeignFile("is another program's")
-    if version > _NARROW:
-        raise ForeignFile(f"was written by a newer mcrd (version {version} of the table, this one knows {_NARROW})")
+    if version > _RANGES:
+        raise ForeignFile(f"was written by a newer mcrd (version {version} of the table, this one knows {_RANGES})")
     return is_new
 
 
@@ -147,8 +148,10 @@ def _put_all(database: sqlite3.Connection, rules: Sequence[Rule]) -> None:
         "INSERT INTO rules (rule_id, rule) VALUES (?, ?) ON CONFLICT (rule_id) DO UPDATE SET rule = excluded.rule",
         ((rule.rule_id, json.dumps(_converter.unstructure(rule))) for rule in rules),
     )
-    if any(each.input.sources or each.input.vlan is not None or not each.input.group.is_multicast for each in rules):
-        database.execute(f"PRAGMA user_version={_NARROW}")
+    needed = max(map(_version_for, rules))
+    (version,) = database.execute("PRAGMA user_version").fetchone()
+    if needed > version:
+        database.execute(f"PRAGMA user_version={needed}")
 
 
 def _write_one(database: sqlite3.Connection, change: Change) -> None:
@@ -163,6 +166,14 @@ def _write_one(database: sqlite3.Connection, change: Change) -> None:
                 database.execute("INSERT INTO kept (text) VALUES (?)", (text,))
         case _:
             assert_never(change)
+
+
+def _version_for(rule: Rule) -> int:
+    """The least of the table that has such a rule."""
+    if rule.input.is_range or any(output.is_range for output in rule.outputs):
+        return _RANGES
+    narrow = rule.input.sources or rule.input.vlan is not None or not rule.input.group.is_multicast
+    return _NARROW if narrow else _VERSION
 
 
 def empty_log(database: sqlite3.Connection) -> None:

@@ -172,10 +172,22 @@ class OutputPlace:
     source_port: int = 0
 
 
-def rule_put(*, tag: int, rule: int, capture: int, flows: Sequence[Flow], outputs: Iterable[OutputPlace]) -> Command:
-    """Forward what arrives on `capture` of these flows to `outputs`."""
+def rule_put(
+    *,
+    tag: int,
+    rule: int,
+    capture: int,
+    flows: Sequence[Flow],
+    outputs: Iterable[OutputPlace],
+    first_port: int = 0,
+    groups: int = 1,
+) -> Command:
+    """Forward what arrives on `capture` of these flows to `outputs`.
+
+    Of a range, which may have no flows, `first_port` and the number of `groups` say the place of each.
+    """
     tail = b"".join(map(_output, outputs))
-    first, *further = (flow_bytes(flow, capture) for flow in flows)
+    first, *further = [flow_bytes(flow, capture) for flow in flows] or [bytes(ffi.sizeof("struct mcr_flow"))]
     head = _body(
         "mcr_rec_rule",
         tag=tag,
@@ -183,6 +195,8 @@ def rule_put(*, tag: int, rule: int, capture: int, flows: Sequence[Flow], output
         rule=rule,
         output_count=len(tail) // ffi.sizeof("struct mcr_rec_output"),
         more_flows=len(further),
+        first_port=socket.htons(first_port),
+        group_mask=groups - 1,
     )
     return Command(lib.MCR_REC_RULE_PUT, b"".join((head, tail, *further)), slot=rule)
 

@@ -231,6 +231,8 @@ def _all_output_stats(now: Reading, past: Reading, rules: Collection[PlacedRule]
         map(_rate, size, past_size, repeat(seconds / 8)),
         map(_rate, errors, past_errors, repeat(seconds)),
         [each.vlan for each in outputs],
+        [each.prefix for each in outputs],
+        [each.last_port for each in outputs],
     )
     return zip(stats, past_size, strict=True)
 

@@ -85,7 +85,7 @@ def look_at_wire(wanted: Wanted, index: int, seconds: float = LOOK_SECONDS) -> L
                 continue
             taken += 1
             if taken == _FRAMES:
-                strict = select_kin(source.flows[0], _SNAP, strictly=True, sources=source.sources, left=wanted.left)
+                strict = select_kin(source, _SNAP, strictly=True, sources=source.sources, left=wanted.left)
                 attach_filter(tap, strict)
             came_by = source.interface if frame.address[0] == name else frame.address[0]
             match _identify(frame, came_by):
@@ -119,7 +119,7 @@ def _open(source: Input, index: int) -> socket.socket:
         membership = struct.pack("iHH8x", index, uapi.PACKET_MR_ALLMULTI, 0)
         set_option(opened, uapi.SOL_PACKET, uapi.PACKET_ADD_MEMBERSHIP, membership)
         step = "SO_ATTACH_FILTER"
-        attach_filter(opened, select_kin(source.flows[0], _SNAP))
+        attach_filter(opened, select_kin(source, _SNAP))
         step = "bind"
         _bind_everywhere(opened)
     except OSError as error:

@@ -23,6 +23,7 @@ import attrs
 from mcr._native import ffi, lib
 from mcr.errors import SystemFault
 from mcr.model.flow import IPV6, Address, Flow
+from mcr.model.span import Span
 from mcr.net import uapi
 from mcr.net.filter.cbpf import REJECT_ALL, Instruction, accept_udp, attach_filter, select_udp
 from mcr.net.filter.tagged import with_sent_tagged
@@ -94,8 +95,11 @@ def places_of(rule: Mapping[str, Any], sides: Collection[str], others: Iterable[
     flows: defaultdict[tuple[str, bool], set[Flow]] = defaultdict(set)
     ends = [(rule["input"], False)] * ("in" in sides) + [(each, True) for each in rule["outputs"]] * ("out" in sides)
     for end, outgoing in ends:
-        flows[end["interface"], outgoing].add(Flow(ip_address(end["group"]), end["port"], end.get("vlan") or 0))
+        span = Span.of(ip_address(end["group"]), end["port"], end.get("prefix"), end.get("last_port"))
+        flows[end["interface"], outgoing] |= {Flow(*each, end.get("vlan") or 0) for each in span.each()}
     taken = rule["input"]
+    if taken.get("prefix") or taken.get("last_port"):
+        flows[taken["interface"], False] -= {*_going_before(taken, (each["input"] for each in others))}
     same = [each["input"] for each in others if _without_sources(each["input"]) == _without_sources(taken)]
     left = () if taken.get("sources") else chain.from_iterable(each.get("sources", ()) for each in same)
     named, not_from = (frozenset(map(ip_address, each)) for each in (taken.get("sources", ()), left))
@@ -103,6 +107,14 @@ def places_of(rule: Mapping[str, Any], sides: Collection[str], others: Iterable[
         Place(interface, outgoing, frozenset(wanted), *(() if outgoing else (named, not_from)))
         for (interface, outgoing), wanted in flows.items()
     ]
+
+
+def _going_before(taken: Mapping[str, Any], others: Iterable[Mapping[str, Any]]) -> Iterator[Flow]:
+    """Flows that other rules take by group and port, from any source: of a range, which `taken` is, or not."""
+    for each in others:
+        is_range = each.get("prefix") or each.get("last_port")
+        if not is_range and not each.get("sources") and each["interface"] == taken["interface"]:
+            yield Flow(ip_address(each["group"]), each["port"], each.get("vlan") or 0)
 
 
 def _without_sources(taken: Mapping[str, Any]) -> dict[str, Any]:

@@ -11,6 +11,7 @@ from typing import NamedTuple
 import attrs
 
 from mcr.model.flow import IPV4, IPV6, Address, Flow, Input
+from mcr.model.overlaps import taken_of
 from mcr.net import uapi
 
 _MORE_FRAGMENTS = 0x2000
@@ -86,24 +87,34 @@ class Wanted:
     Attributes:
         input: of the rule.
         left: sources of the same flow that other rules take.
+        taken: flows of its range that go to other rules.
         by_source: whether sources have to be told apart: this rule names some, or one of the same group or port does.
     """
 
     input: Input
     left: frozenset[Address] = frozenset()
     by_source: bool = False
+    taken: frozenset[Flow] = frozenset()
 
     @classmethod
     def of(cls, source: Input, others: Iterable[Input]) -> "Wanted":
         """What a rule takes beside others."""
+        there = [*others]
         same = attrs.evolve(source, sources=())
-        named = [each for each in others if each.sources]
+        named = [each for each in there if each.sources]
         left = (each.sources for each in named if attrs.evolve(each, sources=()) == same)
-        akin = any(each.group == source.group or each.port == source.port for each in named)
-        return cls(source, frozenset(chain.from_iterable(left)), bool(source.sources) or akin)
+        span = source.span
+        akin = any(span.has_group(each.group) or span.has_port(each.port) for each in named)
+        taken = taken_of(source, there) if source.is_range else frozenset[Flow]()
+        return cls(source, frozenset(chain.from_iterable(left)), bool(source.sources) or akin, taken)
 
     def __contains__(self, sighting: Sighting) -> bool:
-        if attrs.evolve(sighting, source=None) != Sighting.of(self.input):
+        source = self.input
+        if not source.span.has(sighting.group, sighting.port):
+            return False
+        if attrs.evolve(sighting, source=None, group=source.group, port=source.port) != Sighting.of(source):
+            return False
+        if self.taken and {sighting.flow, attrs.evolve(sighting, source=None).flow} & self.taken:
             return False
         return self.takes_from(sighting.source)
 

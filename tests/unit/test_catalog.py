@@ -65,7 +65,7 @@ def test_two_rules_share_no_source_of_a_flow() -> None:
 def test_a_rule_counts_once_for_each_of_its_sources() -> None:
     """The workers' table has a flow for each."""
     full = holding(*(from_sources(f"r{first}", *range(first, first + 64)) for first in range(1, MAX_RULES + 1, 64)))
-    with pytest.raises(LimitReached, match=f"No room for rules with {MAX_RULES + 1} sources"):
+    with pytest.raises(LimitReached, match=f"No room for rules with {MAX_RULES + 1} flows"):
         full.plan_addition([rule(2)])
 
 

@@ -68,6 +68,7 @@ def test_rule_is_attached_with_its_slots_in_the_order_of_its_outputs() -> None:
         rule=placed.slot,
         capture=2,
         flows=[Flow(rule.input.group, 5000)],
+        first_port=5000,
         outputs=[
             records.OutputPlace(*placed.outputs[0], 8, group, 6000, 1, source),
             records.OutputPlace(

@@ -114,6 +114,14 @@ outputs = [
 input = { interface = "eth0", group = "225.3.2.1", port = 0 }
 outputs = ["225.3.2.1:0:eth1"]
 
+# from other.conf:11: replace each port 0
+[[rule]]
+input = { interface = "eth0", group = "225.0.0.0/24", port = 0 }
+outputs = [
+    "225.0.0.0/24:0:eth1",
+    "225.0.0.0/24:0:eth2",
+]
+
 # from other.conf:13: replace each port 0
 [[rule]]
 input = { interface = "eth0", group = "ff05::1", port = 0 }
@@ -142,7 +150,7 @@ outputs = ["225.5.5.5:0:eth2"]
     assert lines == [number for number, line in enumerate(out.splitlines(), 1) if "port = 0" in line or ":0:" in line]
     (tmp_path / "a.toml").write_text(out.replace("port = 0", "port = 5000").replace(":0:", ":5000:"))
     completed = read_configuration([str(tmp_path / "a.toml")])
-    assert (completed.faults, len(completed.rules)) == ((), 5)
+    assert (completed.faults, len(completed.rules)) == ((), 6)
 
 
 def test_smcroute_lines_for_one_group_are_one_rule(imported: Imported) -> None:

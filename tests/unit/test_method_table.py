@@ -52,7 +52,7 @@ def test_the_parameters_that_are_looked_for_are_those_that_there_are() -> None:
     """Else the test before could find none, and pass."""
     assert parameters(METHODS["add"].params) == {
         *("rules", "rule_id", "name", "input", "outputs", "interface", "group", "port", "wait", "idempotent"),
-        *("vlan", "sources", "gso", "ttl", "dscp", "source", "source_port", "health"),
+        *("vlan", "sources", "gso", "ttl", "dscp", "source", "source_port", "health", "prefix", "last_port"),
     }
 
 

@@ -99,7 +99,10 @@ async def test_a_wrong_value_keeps_its_hints(api: Api) -> None:
 async def test_an_unknown_parameter_is_told_with_the_known_ones(api: Api) -> None:
     error = await refusal(api, "add", rules=[edited("outputs", 0, prot=1)])
     assert error.hints == (
-        "parameters of rules[0].outputs[0]: group, port, interface, gso, ttl, dscp, source, source_port, vlan",
+        (
+            "parameters of rules[0].outputs[0]: "
+            "group, port, interface, gso, ttl, dscp, source, source_port, vlan, prefix, last_port"
+        ),
     )
 
 

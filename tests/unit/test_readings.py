@@ -54,8 +54,11 @@ def test_the_time_of_the_newest_error_is_told_by_the_workers_clock() -> None:
 
 
 def test_each_counter_and_rate_of_an_output_stands_in_its_place() -> None:
-    outputs = (Output(IPv4Address("239.2.2.2"), 6000, "out0"), Output(IPv4Address("239.2.2.3"), 6001, "out1", vlan=7))
-    rule = Rule("id", Input("in0", IPv4Address("239.1.1.1"), 5000), outputs)
+    outputs = (
+        Output(IPv4Address("239.2.2.2"), 6000, "out0", last_port=6009),
+        Output(IPv4Address("239.2.2.3"), 6001, "out1", vlan=7),
+    )
+    rule = Rule("id", Input("in0", IPv4Address("239.1.1.1"), 5000, last_port=5009), outputs)
     placed = PlacedRule(rule, 1, 0, (OutputSlot(0, 1), OutputSlot(1, 1)), (None,) * 2, (None,) * 2)
     worker = [
         cast("WorkerCounters", _Worker(OutputCounters(*counters, 0)))
@@ -64,7 +67,9 @@ def test_each_counter_and_rate_of_an_output_stands_in_its_place() -> None:
     past, now = (Reading(at, (each,), 0) for at, each in zip((1.0, 3.0), worker, strict=True))
     (stats,) = rule_stats(now, past, [placed], {}, {})
     assert [*map(attrs.astuple, stats.outputs)] == [
-        (*place, 70, 39, 31, 5, 3_900, None, 15.0, 12_000.0, 15.0, vlan)
-        for *place, vlan in ((each.group, each.port, each.interface, each.vlan) for each in outputs)
+        (*place, 70, 39, 31, 5, 3_900, None, 15.0, 12_000.0, 15.0, vlan, *span)
+        for *place, vlan, span in (
+            (each.group, each.port, each.interface, each.vlan, (each.prefix, each.last_port)) for each in outputs
+        )
     ]
     assert (stats.sent, stats.errors, stats.bytes, stats.bps) == (78, 62, 7_800, 24_000.0)

@@ -11,6 +11,7 @@ from mcr.errors import McrError, UsageError, describe_errno
 from mcr.model.flow import Input, parse_address
 from mcr.model.rule import Output, Rule
 from mcr.text.addresses import with_port
+from mcr.text.ranges import split_group
 from mcr.text.visible import visible
 
 NO_PORT: Final = 0
@@ -74,10 +75,11 @@ class Findings:
     ) -> bool:
         """Whether there can be a rule that relays a group as it is. Why not is told. `source`: empty: any."""
         try:
-            address = parse_address(group, "group")
-            relayed = tuple(Output(address, _ANY_PORT, name) for name in dict.fromkeys(outputs))
+            first, prefix = split_group(group)
+            address = parse_address(first, "group")
+            relayed = tuple(Output(address, _ANY_PORT, name, prefix=prefix) for name in dict.fromkeys(outputs))
             sources = (parse_address(source, "source"),) if source else ()
-            Rule("any", Input(interface, address, _ANY_PORT, sources=sources), relayed)
+            Rule("any", Input(interface, address, _ANY_PORT, sources=sources, prefix=prefix), relayed)
         except McrError as error:
             self.note(file, line, error.message, *error.hints)
             return False

@@ -177,8 +177,6 @@ def _hindrance(route: _Path, outputs: Sequence[str], closed: dict[str, _Line]) -
             return f"{name} stands for several interfaces: MCR takes one by its name; write a rule for each"
         if name in closed:
             return f"{name} is disabled at {closed[name].file}:{closed[name].number}, so smcroute does not use it"
-    if "/" in route.group:
-        return f"{route.group} stands for several groups: MCR takes one; write a rule for each that is in use"
     if not outputs:
         return f"to {route.interface}: packets came from there, and are not sent back"
     return ""

@@ -9,14 +9,12 @@ from ipaddress import IPv4Address, IPv6Address
 from itertools import islice
 from typing import NamedTuple
 
-from mcr.model.flow import IPV4, IPV6, Address, Flow
+from mcr.model.flow import IPV4, IPV6, Address, Flow, Input
 from mcr.net import uapi
 
 _MAX_JUMP = 255
-
 _IGMP_QUERY = 0x11  # RFC 3376, 4
 _WHOLE = 0x40000  # bytes: more than any frame has
-
 _MAX_VLANS = 200  # of a filter: its jumps are short
 _MAX_LEFT = 1_000  # sources that a filter leaves out: it has 4,096 instructions at most
 
@@ -252,15 +250,15 @@ IGMP_QUERIES = (
 
 
 def select_kin(
-    flow: Flow, size: int, *, strictly: bool = False, sources: Collection[Address] = (), left: Collection[Address] = ()
+    flow: Input, size: int, *, strictly: bool = False, sources: Collection[Address] = (), left: Collection[Address] = ()
 ) -> tuple[Instruction, ...]:
-    """Make a filter for a probe of frames like a flow, tagged or not: UDP to its group, or to its port of any group.
+    """Make a filter for a probe of frames like a rule's, tagged or not: UDP to its groups, or its ports of any group.
 
     IGMP queries come in, too. Of what this machine sends, only the very flow. The kernel has taken the outermost VLAN
     tag out of the frame; a second one is skipped.
 
     Args:
-        flow: the group and port.
+        flow: the groups and ports.
         size: bytes of a frame that are kept.
         strictly: only UDP to this very group and port, and queries.
         sources: with `strictly`, only what comes from these; none: from anywhere.
@@ -276,6 +274,7 @@ def select_kin(
         Instruction(0x0C, 0, 0, 0),
         Instruction(0x07, 0, 0, 0),
     )
+    destination = (Instruction(0x40, 0, 0, uapi.SKF_NET_OFF + 16), *_masked(flow))
     group_alone = (_if_equal(int(flow.group), 1, 0), _return(0))
     group_or_port = (
         _if_equal(int(flow.group), 0, 1),
@@ -287,21 +286,21 @@ def select_kin(
     # Of what this machine sends, the other groups and ports are the relay's own output.
     own_alone = (
         _load_half(uapi.SKF_AD_OFF + 4),  # packet type
-        _if_equal(uapi.PACKET_OUTGOING, 0, 3),
-        Instruction(0x40, 0, 0, uapi.SKF_NET_OFF + 16),
-        _if_equal(int(flow.group), 2 + len(group_or_port), 0),
+        _if_equal(uapi.PACKET_OUTGOING, 0, 2 + len(destination)),
+        *destination,
+        _if_equal(int(flow.group), 1 + len(destination) + len(group_or_port), 0),
         _return(0),
     )
     udp = (
         *(() if strictly else own_alone),
-        Instruction(0x40, 0, 0, uapi.SKF_NET_OFF + 16),  # destination
+        *destination,
         *((*group_alone, *_from_alone(sources, left)) if strictly else group_or_port),
         Instruction(0x48, 0, 0, uapi.SKF_NET_OFF + 6),
         Instruction(0x45, 0, 1, 0x1FFF),  # a fragment without a port
         _return(0),
         *skip_ip_header,
         Instruction(0x48, 0, 0, uapi.SKF_NET_OFF + 2),  # destination port
-        _if_equal(flow.port, 0, 1),
+        *_if_port(flow),
         _return(size),
         _return(0),
     )
@@ -329,12 +328,22 @@ def select_kin(
     )
 
 
-def _select_kin6(flow: Flow, size: int, *, strictly: bool) -> tuple[Instruction, ...]:
+def _masked(flow: Input) -> tuple[Instruction, ...]:
+    """Of the last word of a group, leave what those of a prefix have in common. None where there is one group."""
+    return () if flow.prefix is None else (Instruction(0x54, 0, 0, 0x1_0000_0000 - flow.span.groups),)
+
+
+def _if_port(flow: Input) -> tuple[Instruction, ...]:
+    """Skip the next instruction unless it is one of its ports."""
+    return Instruction(0x35, 0, 2, flow.port), Instruction(0x25, 1, 0, flow.last_port or flow.port)
+
+
+def _select_kin6(flow: Input, size: int, *, strictly: bool) -> tuple[Instruction, ...]:
     """Make the same for IPv6, and MLD queries. X is where the IP header begins, counted from the network header."""
     next_header = Instruction(0x50, 0, 0, uapi.SKF_NET_OFF + 6)
     is_to_port = (
         Instruction(0x48, 0, 0, uapi.SKF_NET_OFF + _IPV6_BYTES + 2),
-        _if_equal(flow.port, 0, 1),
+        *_if_port(flow),
         _return(size),
         _return(0),
     )
@@ -363,10 +372,10 @@ def _select_kin6(flow: Flow, size: int, *, strictly: bool) -> tuple[Instruction,
         *is_to_port,
     )
     same_group: list[Instruction] = []
-    for at in range(4):
+    for at, masked in enumerate(((), (), (), _masked(flow))):
         word = int(flow.group) >> 32 * (3 - at) & 0xFFFFFFFF
-        otherwise = 2 * (3 - at) + len(to_group)
-        same_group += (Instruction(0x40, 0, 0, uapi.SKF_NET_OFF + 24 + 4 * at), _if_equal(word, 0, otherwise))
+        otherwise = 2 * (3 - at) + len(to_group) + (0 if masked else len(_masked(flow)))
+        same_group += (Instruction(0x40, 0, 0, uapi.SKF_NET_OFF + 24 + 4 * at), *masked, _if_equal(word, 0, otherwise))
     return (
         _load_half(uapi.SKF_AD_OFF),  # protocol
         Instruction(0x01, 0, 0, 0),  # X = 0
@@ -439,12 +448,3 @@ def _set_program(target: socket.socket, level: int, option: int, program: Sequen
     code = ctypes.create_string_buffer(b"".join(struct.pack("HBBI", *instruction) for instruction in program))
     # struct sock_fprog: a count and a pointer, aligned as the compiler would.
     target.setsockopt(level, option, struct.pack("@HP", len(program), ctypes.addressof(code)))
-
-
-def attach_program(target: socket.socket, program: int) -> None:
-    """Put an eBPF program in the place of the socket's filter, between two packets.
-
-    Raises:
-        OSError: from setsockopt(2).
-    """
-    target.setsockopt(socket.SOL_SOCKET, uapi.SO_ATTACH_BPF, program)

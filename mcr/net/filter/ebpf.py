@@ -13,7 +13,7 @@ from mcr.logs.logger import get_logger
 from mcr.model.flow import Flow
 from mcr.model.log import Facility
 from mcr.net import uapi
-from mcr.net.filter.cbpf import accept_udp, attach_filter, attach_program
+from mcr.net.filter.cbpf import accept_udp, attach_filter
 from mcr.net.filter.path import REFUSED, SHOWN, KernelPath
 from mcr.net.filter.suppress import Suppressor
 from mcr.net.filter.tap import StreamTap
@@ -257,7 +257,7 @@ class EbpfFilters:
         for worker, each in enumerate(sockets):
             program = self._load(capture, worker)
             try:
-                attach_program(each, program)
+                _attach_program(each, program)
             finally:
                 os.close(program)  # the socket keeps it
 
@@ -320,3 +320,12 @@ def _shared_by(flow: Flow) -> tuple[Flow, ...]:
     """
     group = (Flow(flow.group, 0, flow.vlan),) if isinstance(flow.group, IPv4Address) else ()
     return (*group, Flow(IPv4Address(0), 0, flow.vlan)) if flow.vlan else group
+
+
+def _attach_program(target: socket.socket, program: int) -> None:
+    """Put an eBPF program in the place of the socket's filter, between two packets.
+
+    Raises:
+        OSError: from setsockopt(2).
+    """
+    target.setsockopt(socket.SOL_SOCKET, uapi.SO_ATTACH_BPF, program)

@@ -60,6 +60,7 @@ class Target:
         ttl, dscp: of its datagrams.
         keeps: MCR_KEEP_…, of the headers that they came with, instead.
         vlan: that frames are tagged with; 0: none.
+        by_group, by_port: whether the place of a flow in its rule's range says which of several it goes to.
     """
 
     slot: int
@@ -73,6 +74,8 @@ class Target:
     dscp: int = 0
     keeps: int = 0
     vlan: int = 0
+    by_group: bool = False
+    by_port: bool = False
 
 
 class KernelPath:

@@ -1,0 +1,221 @@
+"""Rules that take several groups and ports: where each goes, who goes before a range, and what is joined."""
+
+import socket
+from collections import Counter
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from ipaddress import ip_address
+from itertools import product
+
+import pytest
+
+from lab import Namespace
+from mcr_process import Mcr, wait_until
+from successors import take_over
+from topology import MakeMcr, Plant, needs_root
+
+pytestmark = needs_root
+
+Sent = tuple[str, int, str]
+"""Group and port that a datagram goes to, and what is in it."""
+
+PORTS = range(5000, 5003)
+ETH_P_ALL = 3
+UDP_OF = {4: (9, 16, 4), 6: (6, 24, 16)}  # where a header has the protocol and the destination, and its bytes
+
+
+def groups_of(first: str, count: int = 16) -> list[str]:
+    return [str(ip_address(first) + number) for number in range(count)]
+
+
+def speak_ipv6(namespace: Namespace, interface: str, address: str) -> None:
+    namespace.sysctl(f"net.ipv6.conf.{interface}.accept_dad", "0")
+    namespace.sysctl(f"net.ipv6.conf.{interface}.disable_ipv6", "0")
+    namespace.ip(f"address add {address} dev {interface} nodad")
+
+
+class Wires:
+    """What leaves the relay, by its output interface."""
+
+    def __init__(self, receiver: Namespace) -> None:
+        self._sockets: dict[str, socket.socket] = {}
+        with receiver.entered():
+            for number in range(3):
+                opened = socket.socket(socket.AF_PACKET, socket.SOCK_DGRAM, socket.htons(ETH_P_ALL))
+                opened.setsockopt(socket.SOL_SOCKET, 33, 4 << 20)  # SO_RCVBUFFORCE
+                opened.bind((f"rx{number}", ETH_P_ALL))
+                opened.settimeout(5)
+                self._sockets[f"out{number}"] = opened
+
+    def close(self) -> None:
+        for opened in self._sockets.values():
+            opened.close()
+
+    def received(self, interface: str, count: int) -> Counter[Sent]:
+        """So many of the test's datagrams."""
+        found: Counter[Sent] = Counter()
+        while found.total() < count:
+            found.update(datagrams(self._sockets[interface].recv(70_000)))
+        return found
+
+
+def datagrams(packet: bytes) -> Iterator[Sent]:
+    """That of a packet, if it is one of the test's."""
+    version = packet[0] >> 4
+    if version not in UDP_OF:
+        return
+    protocol, at, size = UDP_OF[version]
+    udp = 4 * (packet[0] & 15) if version == 4 else 40
+    payload = packet[udp + 8 : udp + int.from_bytes(packet[udp + 4 : udp + 6])]
+    if packet[protocol] == socket.IPPROTO_UDP and payload.startswith(b"to "):
+        yield str(ip_address(packet[at : at + size])), int.from_bytes(packet[udp + 2 : udp + 4]), payload.decode()
+
+
+@pytest.fixture
+def wires(plant: Plant) -> Iterator[Wires]:
+    made = Wires(plant.receiver)
+    yield made
+    made.close()
+
+
+class Sender:
+    """Sends to each of some groups and ports, what says where it went."""
+
+    def __init__(self, source: Namespace) -> None:
+        with source.entered():
+            index = socket.if_nametoindex("src0")
+            self._sockets = {4: socket.socket(socket.AF_INET, socket.SOCK_DGRAM)}
+            self._sockets[6] = socket.socket(socket.AF_INET6, socket.SOCK_DGRAM)
+            self._sockets[4].setsockopt(
+                socket.IPPROTO_IP, socket.IP_MULTICAST_IF, bytes(8) + index.to_bytes(4, "little")
+            )
+            self._sockets[6].setsockopt(socket.IPPROTO_IPV6, socket.IPV6_MULTICAST_IF, index)
+
+    def close(self) -> None:
+        for opened in self._sockets.values():
+            opened.close()
+
+    def send(self, groups: Iterable[str], ports: Iterable[int]) -> None:
+        for group, port in product(groups, ports):
+            self._sockets[ip_address(group).version].sendto(f"to {group} {port}".encode(), (group, port))
+
+
+@contextmanager
+def sender(source: Namespace) -> Iterator[Sender]:
+    made = Sender(source)
+    yield made
+    made.close()
+
+
+def add(mcr: Mcr, name: str, group: str, port: str, outputs: str) -> str:
+    """As an operator does; what mcrctl says of it if it can't be."""
+    options = ["--input-interface", "in0", "--input-group", group, "--input-port", port]
+    return mcr.ctl("add", *options, "--outputs", outputs, "--name", name, check=False).stderr
+
+
+def matched(mcr: Mcr) -> dict[str, int]:
+    return {each["name"]: each["matched"] for each in mcr.stats()["rules"]}
+
+
+def joined(relay: Namespace, first: str) -> set[str]:
+    """Groups of the test that are joined in the relay."""
+    lines = relay.run(["ip", "maddress", "show", "dev", "in0"]).stdout.splitlines()
+    return {words[1] for words in map(str.split, lines) if words[0] in ("inet", "inet6")} & {*groups_of(first, 32)}
+
+
+class Range:
+    """A rule for 16 groups of 3 ports, and what becomes of what is sent to them.
+
+    To `out0` each goes by its group and port, to `out1` all to one, to `out2` by its group.
+    """
+
+    def __init__(self, plant: Plant, mcr: Mcr, wires: Wires, *, ipv6: bool = False, options: str = "") -> None:
+        self.mcr, self.wires, self._source = mcr, wires, plant.source
+        self.first, self.there, self.one, self.other = (
+            ("ff15::100", "ff15::200", "ff15::1:1", "ff15::2:2")
+            if ipv6
+            else ("239.1.0.0", "239.2.0.0", "239.3.3.3", "239.4.4.4")
+        )
+        self.length, self.shown = (124, "[{}]") if ipv6 else (28, "{}")
+        self.named = str(ip_address(self.first) + 5)
+        groups, one = self.shown.format(f"{self.there}/{self.length}"), self.shown.format(self.one)
+        self._outputs = f"{groups}:6000-6002:out0,{one}:7000:out1,{groups}:8000:out2{options}"
+
+    def add(self) -> None:
+        assert "Error" not in add(self.mcr, "range", f"{self.first}/{self.length}", "5000-5002", self._outputs)
+
+    def add_named(self) -> None:
+        """A rule for one of the flows."""
+        assert "Error" not in add(self.mcr, "named", self.named, "5002", f"{self.shown.format(self.other)}:9000:out1")
+
+    def send(self, groups: Iterable[str] = (), ports: Iterable[int] = PORTS) -> None:
+        with sender(self._source) as opened:
+            opened.send(groups or groups_of(self.first), ports)
+
+    def check(self, *, has_all: bool = True) -> None:
+        """Send to all of it, and see what leaves."""
+        self.send()
+        flows = [(n, p) for n, p in product(range(16), range(3)) if has_all or (n, p) != (5, 2)]
+        texts = {(n, p): f"to {ip_address(self.first) + n} {5000 + p}" for n, p in flows}
+        begin = ip_address(self.there)
+        one = Counter((self.one, 7000, text) for text in texts.values())
+        if not has_all:
+            one[self.other, 9000, f"to {self.named} 5002"] = 1
+        received = [
+            self.wires.received(f"out{number}", count) for number, count in enumerate((len(flows), 48, len(flows)))
+        ]
+        by_both = Counter((str(begin + n), 6000 + p, text) for (n, p), text in texts.items())
+        by_group = Counter((str(begin + n), 8000, text) for (n, p), text in texts.items())
+        assert received == [by_both, one, by_group]
+
+
+@pytest.mark.parametrize("path", ["kernel", "worker", "ipv6"])
+def test_each_flow_of_a_range_goes_to_its_place_unless_a_rule_names_it(
+    plant: Plant, make_mcr: MakeMcr, wires: Wires, path: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By the same offset, or all to one, with one set of counters; and again when the other rule has gone."""
+    monkeypatch.setenv("MCR_KERNEL_PATH", "auto" if path == "kernel" else "off")
+    if path == "ipv6":
+        for interface, number in (("in0", 0), *((f"out{number}", number + 1) for number in range(3))):
+            speak_ipv6(plant.relay, interface, f"fd00:{number}::1/64")
+        speak_ipv6(plant.source, "src0", "fd00::2/64")
+    mcr = make_mcr(plant.relay).start(2)
+    # What keeps its source has its UDP header from the worker.
+    ranged = Range(plant, mcr, wires, ipv6=path == "ipv6", options=":source=keep" if path == "worker" else "")
+
+    def settle() -> None:
+        for number in range(len(mcr.call("list"))):
+            mcr.wait_for_path("kernel" if path == "kernel" else "worker", number)
+
+    ranged.add()
+    settle()
+    assert joined(plant.relay, ranged.first) == {*groups_of(ranged.first)}
+    ranged.check()
+    ranged.send([str(ip_address(ranged.first) + 16)])
+    ranged.send([ranged.first], [4999, 5003])
+    wait_until(lambda: matched(mcr) == {"range": 48}, "matched are 48")
+
+    ranged.add_named()
+    inside = f"{ip_address(ranged.first) + 4}/{ranged.length + 2}"
+    twice = add(mcr, "twice", inside, "5002", f"{ranged.shown.format(ranged.other)}:9000:out2")
+    assert f"takes {ranged.shown.format(ip_address(ranged.first) + 4)}:5002 on in0" in twice
+    settle()
+    ranged.check(has_all=False)
+    take_over(mcr)
+    mcr.wait_until_it_answers(10.0)
+    settle()
+    ranged.check(has_all=False)
+    wait_until(lambda: matched(mcr) == {"range": 142, "named": 2}, "the rule for one flow goes before")
+
+    mcr.call("remove", {"name": "named"})
+    settle()
+    ranged.check()
+    ranged.add_named()
+    mcr.call("remove", {"name": "range"})
+    settle()
+    assert joined(plant.relay, ranged.first) == {ranged.named}
+    ranged.send()
+    assert wires.received("out1", 1) == Counter({(ranged.other, 9000, f"to {ranged.named} 5002"): 1})
+    stats = mcr.check_counters()
+    assert stats["ingress"]["matched"] == 4 * 48 + 1
+    assert (stats["kernel_path"]["matched"] > 0) == (path == "kernel")

@@ -35,7 +35,7 @@ def parameters(cls: Any) -> set[str]:
         return set().union(*map(parameters, args))
     if not attrs.has(cls):
         return set()
-    hints = get_type_hints(cls)
+    hints = {name: each for name, each in get_type_hints(cls).items() if name in attrs.fields_dict(cls)}
     return {*hints, *set().union(*map(parameters, hints.values()))}
 
 

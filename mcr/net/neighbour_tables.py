@@ -10,6 +10,7 @@ the kernel first drops entries that nobody uses (neigh_forced_gc). But it counts
 import socket
 import struct
 import time
+from pathlib import Path
 from typing import Final
 
 import attrs
@@ -21,6 +22,7 @@ from mcr.net.rtnetlink import attributes, split
 LOOK_SECONDS: Final = 0.5
 
 _MESSAGE_BYTES = 65_536
+_UNRESOLVED_BYTES = 212_992  # by default, since Linux 4.14
 _NUMBER = struct.Struct("I")
 _ENTRIES = struct.Struct("4xI")  # struct ndt_config: lengths of key and entry, number of entries, …
 _REFUSED = struct.Struct("80xQ")  # struct ndt_stats: ten others, ndts_table_fulls (Linux 4.3)
@@ -40,6 +42,15 @@ class Table:
     entries: int
     limit: int
     refused: int
+
+
+def unresolved_bytes(interface: str, version: int) -> int:
+    """How much may wait for one neighbour's answer, as send buffers count it (``unres_qlen_bytes``, arp(7))."""
+    try:
+        text = Path(f"/proc/sys/net/ipv{version}/neigh/{interface}/unres_qlen_bytes").read_text()
+    except OSError:  # by another of its names
+        return _UNRESOLVED_BYTES
+    return max(int(text), 1)
 
 
 def find_full() -> dict[int, int]:

@@ -4,7 +4,7 @@ Datagrams to a neighbour that does not answer ARP, or in IPv6 neighbour discover
 buffer of their socket. So each neighbour has a socket of its own in each worker: a dead one costs the others nothing.
 While there is no need, they send by common sockets: what goes to several hosts is one system call then. What comes from
 a port that its operator has chosen is sent by such sockets, too, whoever it is for; and so is all that goes to IPv6
-groups.
+groups. Raw sockets of UDP cost the whole machine time, so there are common ones alone.
 """
 
 import errno
@@ -12,7 +12,7 @@ from collections.abc import Collection, Iterable, Iterator, KeysView, Mapping, S
 from contextlib import ExitStack
 from functools import partial
 from itertools import chain
-from socket import socket
+from socket import SO_SNDBUF, SOL_SOCKET, socket
 
 import attrs
 
@@ -28,6 +28,7 @@ from mcr.model.rule import Rule
 from mcr.net.egress import open_ear, open_egress, open_raw_egress, share_egress
 from mcr.net.hops import NextHop, find_hops
 from mcr.net.interfaces import Interface
+from mcr.net.neighbour_tables import unresolved_bytes
 from mcr.net.patience import close_all
 from mcr.relay.placement import Key, in_order, key_of
 from mcr.relay.slots import Slots
@@ -43,6 +44,9 @@ _PARTY = 64
 """Neighbours that share a common socket, and with it the port that they send from. With a port each, some ten thousand
 hosts would use up those of the whole machine; with one for all, the kernel would look through all sockets for each
 packet that comes to it."""
+
+_ROOM_FOR_DEAD = 0.75
+"""Part of a send buffer that hosts which don't answer may fill, where others send by it, too."""
 
 
 @attrs.define(eq=False)
@@ -78,10 +82,12 @@ class Common(_Place):
 
     Attributes:
         told: workers know it.
+        most: users that it may have.
         ears: by which the kernel hears of ways that carry less, where these sockets hear of none.
     """
 
     told: bool = False
+    most: int = _PARTY
     ears: tuple[socket, ...] = ()
 
     @property
@@ -191,9 +197,9 @@ class Neighbours:
         common = self._join_common(key, interface, undo)
         slot = self.slots.take()
         undo.callback(self.slots.give, slot)
-        if key.kind is not Sockets.UDP and key.address.is_multicast:
+        if key.kind is not Sockets.UDP:
             # The kernel looks through all raw sockets of UDP for each packet that it takes for this machine. Groups
-            # wait for a gateway at most, which holds back a part of a send buffer.
+            # wait for a gateway at most, which holds back a part of a send buffer; of hosts no more share it than fit.
             shared = (share_egress(each, interface, key.address) for each in common.sockets)
             return Neighbour(slot, interface, tuple(undo.enter_context(each) for each in shared), common)
         ports = [each.getsockname()[1] for each in common.sockets]
@@ -203,12 +209,13 @@ class Neighbours:
     def _join_common(self, key: Key, interface: Interface, undo: ExitStack) -> Common:
         party = interface.name, key.address.version, key.port, key.kind, _has_df(key)
         common = self._newest.get(party)
-        if not common or common.users in (0, _PARTY) or common.interface.index != interface.index:
+        if not common or common.users in (0, common.most) or common.interface.index != interface.index:
             slot = self.slots.take()
             undo.callback(self.slots.give, slot)
             ports = [key.port] * self._settings.num_workers
             ears = tuple(undo.enter_context(each) for each in self._open_ears(key, interface))
-            common = Common(slot, interface, self._open_sockets(key, interface, ports, undo), ears=ears)
+            sockets = self._open_sockets(key, interface, ports, undo)
+            common = Common(slot, interface, sockets, most=_most(key, sockets), ears=ears)
             self._commons[slot] = self._newest[party] = common
             undo.callback(self._commons.pop, slot)
         common.users += 1
@@ -366,6 +373,17 @@ def _has_df(key: Key) -> bool:
     No socket is bound to these where the port is chosen (`mcr.net.egress`), or kept. Of groups they tell nobody anyway.
     """
     return key.address.is_multicast or (key.kind is Sockets.UDP and not key.port)
+
+
+def _most(key: Key, sockets: Sequence[socket]) -> int:
+    """Neighbours that may share these sockets. By raw ones a host has no other, so the dead must not fill it.
+
+    What waits for one is bounded (``unres_qlen_bytes``, arp(7)), and counts as the send buffer does.
+    """
+    if key.kind is Sockets.UDP or key.address.is_multicast:
+        return _PARTY
+    size = sockets[0].getsockopt(SOL_SOCKET, SO_SNDBUF)
+    return min(max(int(_ROOM_FOR_DEAD * size / unresolved_bytes(key.interface, key.address.version)), 1), _PARTY)
 
 
 def _has_ears(key: Key) -> bool:

@@ -22,11 +22,22 @@ DEAD = [f"198.18.1.{100 + i}:6000:out0" for i in range(47)]
 NOT_RAW = ["MCR_RAW_SEND=0", "MCR_SOCKET_SNDBUF=212992"]
 
 
+KEPT = ["MCR_KERNEL_PATH=off"]
+
+
 @pytest.mark.parametrize(
-    ("settings", "late"), [([], False), (NOT_RAW, False), (NOT_RAW, True)], ids=["default", "small", "small, late"]
+    ("settings", "late", "options"),
+    [
+        ([], False, ""),
+        (NOT_RAW, False, ""),
+        (NOT_RAW, True, ""),
+        (KEPT, False, ":source=keep"),
+        ([*KEPT, *NOT_RAW], False, ":source=keep"),
+    ],
+    ids=["default", "small", "small, late", "kept", "kept, small"],
 )
 def test_a_dead_neighbour_costs_only_its_own_output(
-    plant: Plant, make_mcr: MakeMcr, settings: list[str], late: bool
+    plant: Plant, make_mcr: MakeMcr, settings: list[str], late: bool, options: str
 ) -> None:
     """Hosts, and a gateway: beside them a live host and groups, on their interface and another, get every packet.
 
@@ -37,7 +48,10 @@ def test_a_dead_neighbour_costs_only_its_own_output(
         plant.relay.ip(gateway)
     mcr = make_mcr(plant.relay, prefix=["env", *settings]).start()
     live = "198.18.1.2:6000:out0", "239.2.2.2:6001:out0", "239.2.2.2:6002:out1"
-    mcr.add("in0:239.1.1.1:5000", live[0], *DEAD, "239.3.3.3:6003:out0", *live[1:])
+    dead = [f"{each}{options}" for each in DEAD]
+    mcr.add("in0:239.1.1.1:5000", f"{live[0]}{options}", *dead, "239.3.3.3:6003:out0", *live[1:])
+    if options:  # by common sockets of as many as can't fill them; small ones hold one
+        assert raw_sockets(mcr) == (48 if NOT_RAW[1] in settings else 2)
     if late:
         descriptors = Path(f"/proc/{mcr.worker_pids()[0]}/fd")  # mcrd opens some for a moment
         before = len([*descriptors.iterdir()])
@@ -50,6 +64,12 @@ def test_a_dead_neighbour_costs_only_its_own_output(
         receiver.expect_everything()
     outputs = mcr.check_counters(arrived=2000)["rules"][0]["outputs"]
     assert [each["errors"] for each in (outputs[0], *outputs[-2:])] == [0, 0, 0]
+
+
+def raw_sockets(mcr: Mcr) -> int:
+    """Of UDP, which the kernel looks through for each packet that it takes for this machine."""
+    with mcr.namespace.entered():
+        return Path("/proc/thread-self/net/raw").read_text().count(":0011 ")
 
 
 @pytest.fixture

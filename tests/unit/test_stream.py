@@ -46,6 +46,12 @@ def test_one_stall_counts_once_and_is_the_longest_gap() -> None:
     assert 5 * MS <= watched.gap_median <= 5.7 * MS
 
 
+def test_a_stall_within_the_first_second_counts() -> None:
+    watched = Watched().take_all([b"x"] * 30)
+    watched.take(b"x", after=100 * MS)
+    assert watched.take_all([b"x"] * 30).stalls == 1
+
+
 def test_a_slow_stream_does_not_stall_all_the_time() -> None:
     assert Watched().take_all([b"x"] * 100, after=500 * MS).stalls == 0
 

@@ -36,9 +36,10 @@ static void turn_window(struct mcr_gaps *gaps, uint64_t time)
 	gaps->begun = time;
 }
 
-static void judge(struct mcr_gaps *gaps, uint64_t time)
+/* What is usual, once a second; the first time when a gap is to be judged by it. */
+static void judge(struct mcr_gaps *gaps, uint64_t time, uint64_t gap)
 {
-	if (time - gaps->judged < MCR_SECOND_NS)
+	if (time - gaps->judged < MCR_SECOND_NS && (gaps->usual || gap < MCR_STALL_LEAST))
 		return;
 	gaps->judged = time;
 	if (gaps->windows[0].count + gaps->windows[1].count >= JUDGE_LEAST)
@@ -54,6 +55,7 @@ uint64_t mcr_gaps_take(struct mcr_gaps *gaps, uint64_t time)
 		gaps->newest = gaps->begun = gaps->judged = time;
 		return 0;
 	}
+	judge(gaps, time, gap);
 	turn_window(gaps, time);
 	window = &gaps->windows[gaps->filled];
 	window->count++;
@@ -62,7 +64,6 @@ uint64_t mcr_gaps_take(struct mcr_gaps *gaps, uint64_t time)
 		window->longest = gap;
 	if (gaps->usual && gap >= MCR_STALL_LEAST && gap >= STALL_FACTOR * gaps->usual)
 		gaps->stalls++;
-	judge(gaps, time);
 	gaps->newest = time > gaps->newest ? time : gaps->newest;
 	return gap;
 }

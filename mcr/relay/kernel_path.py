@@ -79,6 +79,7 @@ class KernelRules:
         counters: None: there are none. Without a path, they are those of the mcrd before this one.
         blocker: why it forwards nothing, found by a review; empty: no reason is known.
         hops: hosts and gateways that it sends to.
+        suspects: rules that are suspected of a loop, by id: the workers'.
     """
 
     def __init__(self, path: KernelPath | None, why_not: str = "", counters: KernelCounters | None = None) -> None:
@@ -96,6 +97,7 @@ class KernelRules:
         self._reasons: dict[str, str] = {}
         self._told = self._reasons  # a copy that others have: it never changes
         self.hops = NextHops()
+        self.suspects: frozenset[str] = frozenset()
 
     # The transaction's parts.
 
@@ -264,6 +266,8 @@ class KernelRules:
         reason = why_not(placed, self._egress_of, self._has_sockets, self.hops)
         if not self._serves(source):
             reason = f"this machine does not listen to {source.group}"
+        if rule_id in self.suspects:
+            reason = "it is suspected of a loop: a worker tells what comes back from what a source sends"
         targets = () if reason else find_targets(placed, self._egress_of, self.hops)
         mtu = min((*(each.mtu for each in targets), _LONGEST)) if targets else 0
         now = _Served(self._capture_of(source.interface), source, placed.flows, mtu, targets)

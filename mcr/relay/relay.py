@@ -310,7 +310,9 @@ class Relay:
         outputs = [self.outputs[output.interface] for output in placed.rule.outputs]
         slots = [self._neighbours.egress_slot(each) if each else None for each in placed.neighbours]
         leave = [*map(_leaves_by, placed.rule.outputs, outputs, placed.ways, placed.neighbours, slots)]
-        return commands.attach_rule(placed, capture, [slot for slot, _ in leave], [leaves for _, leaves in leave])
+        suspected = placed.rule.rule_id in self.kernel.suspects
+        by, leaves = [slot for slot, _ in leave], [leaves for _, leaves in leave]
+        return commands.attach_rule(placed, capture, by, leaves, suspected=suspected)
 
     @property
     def lets_go(self) -> bool:

@@ -136,7 +136,7 @@ def _astray(wanted: Wanted, look: Look, others: Collection[RuleView]) -> dict[Si
         Claim(each.interface, Flow(group, port))
         for rule in others
         for each in rule.outputs
-        for group, port in each.span.each()
+        for group, port in (each.span.each() if each.is_range else ((each.group, each.port),))
     }
     for sighting in look.frames:
         differs = tuple(_differences(wanted, sighting))

@@ -108,7 +108,7 @@ def targets_of(flow: Flow, source: Input, targets: tuple[Target, ...]) -> tuple[
 
 def _moved(target: Target, groups: int, ports: int) -> Target:
     macs = target.macs
-    group = IPv4Address(int(target.group) + groups)
+    group = type(target.group)(int(target.group) + groups)
     if groups and macs.startswith(group_mac(target.group)):  # else they go by a gateway
         macs = group_mac(group) + macs[len(group_mac(group)) :]
     return attrs.evolve(target, group=group, port=target.port + ports, macs=macs)

@@ -2,7 +2,7 @@
 
 import socket
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from ipaddress import ip_address
 from itertools import product
@@ -169,6 +169,25 @@ class Range:
         assert received == [by_both, one, by_group]
 
 
+def check_ports_of_an_address(mcr: Mcr, wires: Wires, source: Namespace, settle: Callable[[], None]) -> int:
+    """A range of which other rules take all, and then nothing; how many it matches."""
+    address, ports = "198.18.0.2", (7000, 7001)
+    for port in ports:
+        assert not add(mcr, f"{port}", address, f"{port}", f"239.5.5.5:{port}:out1")
+    assert not add(mcr, "ports", address, "7000-7001", "198.18.1.2:8000-8001:out0")
+    settle()
+    with sender(source) as opened:
+        opened.send([address], ports)
+        assert wires.received("out1", 2) == Counter(("239.5.5.5", each, f"to {address} {each}") for each in ports)
+        for port in ports:
+            mcr.call("remove", {"name": f"{port}"})
+        settle()
+        opened.send([address], ports)
+    assert wires.received("out0", 2) == Counter(("198.18.1.2", 1000 + each, f"to {address} {each}") for each in ports)
+    wait_until(lambda: matched(mcr)["ports"] == 2, "the range takes what no rule names")
+    return 4
+
+
 @pytest.mark.parametrize("path", ["kernel", "worker", "ipv6"])
 def test_each_flow_of_a_range_goes_to_its_place_unless_a_rule_names_it(
     plant: Plant, make_mcr: MakeMcr, wires: Wires, path: str, monkeypatch: pytest.MonkeyPatch
@@ -216,6 +235,7 @@ def test_each_flow_of_a_range_goes_to_its_place_unless_a_rule_names_it(
     assert joined(plant.relay, ranged.first) == {ranged.named}
     ranged.send()
     assert wires.received("out1", 1) == Counter({(ranged.other, 9000, f"to {ranged.named} 5002"): 1})
+    matched_more = check_ports_of_an_address(mcr, wires, plant.source, settle) if path != "ipv6" else 0
     stats = mcr.check_counters()
-    assert stats["ingress"]["matched"] == 4 * 48 + 1
+    assert stats["ingress"]["matched"] == 4 * 48 + 1 + matched_more
     assert (stats["kernel_path"]["matched"] > 0) == (path == "kernel")

@@ -73,6 +73,23 @@ def test_unknown_rule(mcr: Mcr) -> None:
     )
 
 
+def test_a_range_is_asked_for_as_a_whole(plant: Plant, mcr: Mcr) -> None:
+    """Any of its flows will do, but not what another rule takes of it."""
+    ports = ["--input-port", "5000-5001"]
+    words = ["--input-interface", "in0", "--input-group", "239.7.0.0/28", *ports, "--outputs", "239.8.0.0/28:6000:out0"]
+    mcr.ctl("add", "--name", "studio", *words)
+    with sending(plant.source, "src0", frame("239.7.0.9", 5001)):
+        assert troubles(mcr, "studio") == []
+        mcr.ctl("add", "--name", "ninth", *words_for_group("239.7.0.9"))
+        assert troubles(mcr, "studio") == []
+    with sending(plant.source, "src0", frame("239.7.0.9", 5000)):
+        (arrives,) = (each for each in why(mcr, "studio") if each["check"] == "flow_arrives")
+    assert "239.7.0.0/28:5000-5001 does not arrive on in0; of its group this does: 239.7.0.9:5000" in arrives["what"]
+    with sending(plant.source, "src0", frame("239.7.0.9", 5002)):
+        (port,) = (each for each in why(mcr, "studio") if each["check"] == "port")
+    assert "have the source send to port 5000-5001" in port["remedy"]
+
+
 def test_wrong_port(plant: Plant, mcr: Mcr) -> None:
     with sending(plant.source, "src0", frame(port=5001)):
         said = fault(mcr, "port")

@@ -5,6 +5,7 @@ from typing import Any
 
 import pytest
 
+from mcr.model.flow import Flow
 from mcr.tap.rule_capture import places_of
 
 FIRST, SECOND = "198.18.0.1", "198.18.0.2"
@@ -13,6 +14,16 @@ FIRST, SECOND = "198.18.0.1", "198.18.0.2"
 def rule(*sources: str, port: int = 5000) -> dict[str, Any]:
     source = {"interface": "in0", "group": "239.1.1.1", "port": port} | ({"sources": [*sources]} if sources else {})
     return {"input": source, "outputs": [{"group": "239.2.2.2", "port": 6000, "interface": "out0"}]}
+
+
+def test_of_a_range_all_is_shown_but_what_goes_to_other_rules() -> None:
+    shown = rule()
+    shown["input"] |= {"group": "239.1.1.0", "prefix": 30, "last_port": 5001}
+    shown["outputs"][0] |= {"group": "239.2.2.0", "prefix": 30}
+    came, left = places_of(shown, ("in", "out"), [shown, rule(), rule(FIRST, port=5001)])
+    groups = [IPv4Address("239.1.1.0") + number for number in range(4)]
+    assert came.flows == {Flow(group, port) for group in groups for port in (5000, 5001)} - {Flow(groups[1], 5000)}
+    assert left.flows == {Flow(IPv4Address("239.2.2.0") + number, 6000) for number in range(4)}
 
 
 @pytest.mark.parametrize(

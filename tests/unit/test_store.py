@@ -104,12 +104,14 @@ def test_what_a_newer_mcrd_wrote_is_set_aside(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("narrower", "version"), [({}, 1), ({"vlan": 7}, 2), ({"sources": (IPv4Address("198.18.0.1"),)}, 2)], ids=str
+    ("narrower", "version"),
+    [({}, 1), ({"vlan": 7}, 2), ({"sources": (IPv4Address("198.18.0.1"),)}, 2), ({"vlan": 7, "last_port": 5009}, 3)],
+    ids=str,
 )
 def test_a_rule_that_an_older_mcrd_would_take_for_another_is_not_for_it(
     tmp_path: Path, narrower: dict[str, Any], version: int
 ) -> None:
-    """It takes a file of version 1, and does not know what makes an input narrower."""
+    """It takes a file of version 1, and does not know what makes an input narrower, or wider."""
     narrow = attrs.evolve(rule(1), input=attrs.evolve(rule(1).input, **narrower))
     written(tmp_path, Put(narrow), Put(rule(2)))
     with closing(sqlite3.connect(tmp_path / FILE)) as database:

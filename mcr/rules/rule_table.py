@@ -73,13 +73,12 @@ class ForeignFile(Exception):
     """A sound file, and not one of this version of mcrd."""
 
 
-def check(database: sqlite3.Connection) -> None:
-    """Raise a `DatabaseError` if not everything in it can be read."""
+def checked_rules(database: sqlite3.Connection) -> tuple[Rule, ...]:
+    """As `rules_of`, if everything in it can be read. Raises a `DatabaseError` if not."""
     found = database.execute("PRAGMA quick_check(1)").fetchone()[0]
     if found != "ok":
         raise sqlite3.DatabaseError(found)
-    for _ in rules_of(database):
-        pass
+    return tuple(rules_of(database))
 
 
 def prepare(database: sqlite3.Connection) -> None:

@@ -35,7 +35,7 @@ from mcr.rules.rule_table import (
     ForeignFile,
     Keep,
     Put,
-    check,
+    checked_rules,
     empty_log,
     error_name,
     kept_in,
@@ -105,7 +105,7 @@ class RuleFile:
         _make_directory(directory)
         path = directory / FILE
         try:
-            database, notices = _open_or_renew(_target(path))
+            database, rules, notices = _open_or_renew(_target(path))
         except (sqlite3.Error, OSError) as error:
             number = errno.EROFS if _is_read_only(directory) else _errno(error)
             if number == errno.EBUSY:
@@ -117,7 +117,7 @@ class RuleFile:
                 raise unusable(directory, number) from None
             return cls._of_what_can_be_read(path, number)
         store = cls(path, database, *notices)
-        store.rules = tuple(rules_of(database))
+        store.rules = rules
         store.kept = kept_in(database)
         return store
 
@@ -325,47 +325,49 @@ def _connect(path: Path) -> sqlite3.Connection:
     return sqlite3.connect(path, timeout=_LOCK_SECONDS, isolation_level=None, check_same_thread=False)
 
 
-def _open_or_renew(path: Path) -> tuple[sqlite3.Connection, list[str]]:
-    """A file that can be used, and what to tell of the one that could not.
+def _open_or_renew(path: Path) -> tuple[sqlite3.Connection, tuple[Rule, ...], list[str]]:
+    """A file that can be used, the rules in it, and what to tell of the one that could not.
 
     Raises:
         sqlite3.Error, OSError: the disk or another daemon is in the way.
     """
     try:
-        return _opened(path), []
+        return *_opened(path), []
     except ForeignFile as error:
         aside = _set_aside(path)
-        return _opened(path), [f"{path} {error}: it is {aside} now, and mcrd starts without the rules in it"]
+        return *_opened(path), [f"{path} {error}: it is {aside} now, and mcrd starts without the rules in it"]
     except sqlite3.DatabaseError as error:
         if error_name(error) not in _DAMAGED:
             raise
         saved = _salvage(path)
         aside = _set_aside(path)
-        return _renewed(path, aside, (*map(Put, saved.rules), Keep(saved.kept))), [
-            f"{path} is damaged ({error}): it is {aside} now; {len(saved.rules)} rules could be read and are kept"
-        ]
+        renewed = _renewed(path, aside, (*map(Put, saved.rules), Keep(saved.kept)))
+        return (
+            renewed,
+            saved.rules,
+            [f"{path} is damaged ({error}): it is {aside} now; {len(saved.rules)} rules could be read and are kept"],
+        )
 
 
 def _renewed(path: Path, aside: Path, held: Sequence[Change]) -> sqlite3.Connection:
     """A new file with what the one held that was set aside; that is where it was if there is no room for both."""
     with ExitStack() as undo:
         undo.callback(_move, aside, path)
-        database = _opened(path)
+        database, _ = _opened(path)
         undo.callback(database.close)
         write_all(database, held)
         undo.pop_all()
     return database
 
 
-def _opened(path: Path) -> sqlite3.Connection:
+def _opened(path: Path) -> tuple[sqlite3.Connection, tuple[Rule, ...]]:
     database = _connect(path)
     try:
         prepare(database)
-        check(database)
+        return database, checked_rules(database)
     except BaseException:
         database.close()
         raise
-    return database
 
 
 @attrs.frozen

@@ -307,9 +307,10 @@ class _State:
         before, self._network = self._network, network
         self._routes_due |= network.routes != before.routes
         await self._relay.routing.follow_network(network)
+        if network.links is not before.links or network.addresses6 is not before.addresses6:
+            self._relay.inputs.report_again(before, network)
         if network.links is before.links and network.addresses is before.addresses:
             return
-        self._relay.inputs.report_again(before, network)
         self._tell_own()
         suspected = self._relay.routing.suspect(before, network)
         if commands := (*suspected, *await self._relay.routing.review_changed()):

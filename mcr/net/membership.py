@@ -15,6 +15,7 @@ import errno
 import socket
 import struct
 from collections import Counter
+from collections.abc import Collection
 from typing import NamedTuple
 
 from mcr.errors import SystemFault
@@ -130,6 +131,27 @@ class Memberships:
                     self._join(key, interface.index)
                 except OSError as error:
                     raise _fault(key, error) from None
+
+    def with_ipv6(self) -> set[str]:
+        """Names of the interfaces on which groups of IPv6 are asked for."""
+        return {key.interface for key in self._users if key.group.version == IPV6}
+
+    def join_again(self, interface: Interface, joined: Collection[tuple[int, Address]]) -> None:
+        """Join the groups of IPv6 of an interface that the kernel has forgotten, though sockets still hold them.
+
+        Args:
+            interface: that one.
+            joined: indices of interfaces, and groups that the kernel has there.
+
+        Raises:
+            SystemFault: not all could be joined; `join_missing` tries again.
+        """
+        held = [key for key in self._holder if key.interface == interface.name and key.group.version == IPV6]
+        forgotten = [key for key in held if (interface.index, key.group) not in joined]
+        for key in forgotten:
+            self._release(key)
+        if forgotten:
+            self.join_missing(interface)
 
     def count(self, name: str) -> int:
         """How many groups are joined on an interface."""

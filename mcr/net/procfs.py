@@ -42,7 +42,16 @@ def joined_groups() -> frozenset[tuple[int, Address]]:
         SystemFault: it can't be read.
     """
     of_ipv4 = ((each.index, group) for each in parse_igmp(_read(_IGMP)) for group in each.groups)
-    return frozenset(chain[tuple[int, Address]](of_ipv4, parse_igmp6(_read_if_there(_IGMP6))))
+    return frozenset(chain[tuple[int, Address]](of_ipv4, joined_groups6()))
+
+
+def joined_groups6() -> frozenset[tuple[int, Address]]:
+    """Those of IPv6 alone.
+
+    Raises:
+        SystemFault: it can't be read.
+    """
+    return frozenset(parse_igmp6(_read_if_there(_IGMP6)))
 
 
 def asked_sources() -> dict[int, frozenset[tuple[Address, Address]]]:

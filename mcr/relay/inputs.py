@@ -24,6 +24,7 @@ from mcr.net.interfaces import Interface, find_anew
 from mcr.net.membership import Memberships
 from mcr.net.network import Network, has_new_carrier
 from mcr.net.patience import close_all
+from mcr.net.procfs import joined_groups6
 from mcr.process.descriptor_store import DescriptorStore
 from mcr.relay.captures import Capture
 from mcr.relay.inherited import FormerCaptures, forget_capture, names_of
@@ -234,11 +235,11 @@ class InputInterfaces:
     # Links that come and go.
 
     def report_again(self, before: Network, now: Network) -> None:
-        """Have groups reported where carrier has come back: the switch there may have forgotten who asked for them."""
-        for capture in self:
-            name, index = capture.interface.name, capture.interface.index
-            if has_new_carrier(before.links.get(index), now.links.get(index)):
-                _have_reported(name, index, self._memberships.count(name))
+        """Have groups reported where carrier has come back, as the switch may have forgotten them; join forgotten ones."""
+        for each in [capture.interface for capture in self]:
+            if has_new_carrier(before.links.get(each.index), now.links.get(each.index)):
+                _have_reported(each.name, each.index, self._memberships.count(each.name))
+        _join_again(self, self._memberships)
 
     # Names that belong to other interfaces now.
 
@@ -303,6 +304,23 @@ def _join_missing(captures: Iterable[Capture], memberships: Memberships) -> None
             capture.fault = ""
         except McrError as error:
             capture.fault = error.message
+
+
+def _join_again(captures: Iterable[Capture], memberships: Memberships) -> None:
+    """Join groups that the kernel has forgotten: below an MTU of 1280 an interface loses IPv6, and its groups with it."""
+    names = memberships.with_ipv6()
+    try:
+        joined = joined_groups6() if names else frozenset()
+    except McrError as error:
+        log.warning("%s: groups of IPv6 may have been forgotten", error.message)
+        return
+    speaking = {index for index, _ in joined}  # where there is IPv6 the kernel itself has groups
+    for capture in captures:
+        if capture.interface.name in names and capture.interface.index in speaking:
+            try:
+                memberships.join_again(capture.interface, joined)
+            except McrError as error:
+                capture.fault = error.message
 
 
 def _check_single(captures: Iterable[Capture], interfaces: Iterable[Interface]) -> None:

@@ -4,7 +4,9 @@ import errno
 import json
 import socket
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import suppress
+from pathlib import Path
 
 import pytest
 from scapy.layers.inet import IP, UDP
@@ -36,6 +38,32 @@ def speak_ipv6(namespace: Namespace, interface: str, address: str) -> None:
     namespace.sysctl(f"net.ipv6.conf.{interface}.accept_dad", "0")
     namespace.sysctl(f"net.ipv6.conf.{interface}.disable_ipv6", "0")
     namespace.ip(f"address add {address} dev {interface} nodad")
+
+
+def drain(tap: socket.socket) -> None:
+    """Forget what has come."""
+    with suppress(BlockingIOError):
+        while tap.recv(1, socket.MSG_DONTWAIT):
+            pass
+
+
+def joined(relay: Namespace) -> list[str]:
+    """Lines of the kernel's about the group."""
+    group = socket.inet_pton(socket.AF_INET6, GROUP).hex()
+    with relay.entered():
+        return [each for each in Path("/proc/thread-self/net/igmp6").read_text().splitlines() if group in each]
+
+
+IPV6_OFF_AND_ON: tuple[tuple[Callable[[Namespace], object], Callable[[Namespace], object]], ...] = (
+    (
+        lambda relay: relay.sysctl("net.ipv6.conf.in0.disable_ipv6", "1"),
+        lambda relay: relay.sysctl("net.ipv6.conf.in0.disable_ipv6", "0"),
+    ),
+    (
+        lambda relay: relay.ip("link set dev in0 mtu 1200"),  # the kernel forgets its groups
+        lambda relay: relay.ip("link set dev in0 mtu 1500"),
+    ),
+)
 
 
 @pytest.fixture
@@ -283,7 +311,14 @@ def test_rules_outlive_a_restart_and_joins_a_flap(plant6: Plant, make_mcr: MakeM
         wait_until(lambda: mcr.rules()[0]["state"] == "waiting", "the carrier is gone")
         plant6.source.ip("link set dev src0 up")
         wait_for_report(wire, GROUP)
-    wait_until(lambda: mcr.rules()[0]["state"] != "waiting", "it is back")
+        wait_until(lambda: mcr.rules()[0]["state"] != "waiting", "it is back")
+        for off, on in IPV6_OFF_AND_ON:
+            off(plant6.relay)
+            wait_until(lambda: mcr.rules()[0]["state"] == "degraded", "there is no IPv6")
+            drain(wire)
+            on(plant6.relay)
+            wait_for_report(wire, GROUP)
+            assert len(joined(plant6.relay)) == 1
     mcr.ctl("remove", "--rule-id", before[0]["rule_id"])
     assert mcr.rules() == []
 

@@ -126,13 +126,14 @@ def _judge_own(source: Input, missing: str) -> Finding:
 def _judge_sources(source: Input, link: Link, entrance: Entrance) -> Iterator[Finding]:
     """Does the network hear from which sources the group is wanted?"""
     name, group = source.interface, source.group
-    see = f"/proc/net/mcfilter, interface {link.index}"
+    is_ipv6 = group.version == IPV6
+    see = f"/proc/net/mcfilter{'6' * is_ipv6}, interface {link.index}"
     told = entrance.sources.get(link.index)
     missing = [] if told is None else [each for each in source.joins if each[1] and each not in told]
     if missing:
         what = f"{missing[0][0]} is not joined from {missing[0][1]} on {name}: routers do not forward it from there"
         yield Finding("source_joined", Verdict.FAULT, what, f"{see}: not listed", "remove the rule and add it again")
-    elif source.sources and entrance.igmp in ("V1", "V2"):
+    elif source.sources and not is_ipv6 and entrance.igmp in ("V1", "V2"):
         spoken = f"IGMPv{entrance.igmp[1:]}"
         what = f"{name} speaks {spoken}, in which no source can be named: {group} is asked for from any source"
         what += ", which routers do not answer" if group in WITH_SOURCE else ""

@@ -232,7 +232,7 @@ def _read_entrance(source: Input, used: Mapping[str, int]) -> Entrance:
         captured_interfaces(),
         joined_groups(),
         count_unroutable(),
-        asked_sources() if source.sources else {},
+        asked_sources(source.group.version) if source.sources else {},
         _igmp_version(link.index) if source.sources else "",
     )
 

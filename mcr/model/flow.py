@@ -229,11 +229,6 @@ class Input:
             _check_destination(self.group, self.interface)
         check_port(self.port, "input port")
         check_vlan(self.vlan, "input VLAN")
-        if self.sources and self.group.version == IPV6:
-            raise InvalidParams(
-                f"Invalid input source: sources of an IPv6 group such as {self.group} can't be named yet",
-                "the rule takes the group from any source without",
-            )
         for source in self.sources:
             check_source(source, "input source")
             if source.version != self.group.version:

@@ -4,8 +4,9 @@ Sockets hold memberships and nothing else: bound to no port, they receive nothin
 kernel lets it (20 by default, net.ipv4.igmp_max_memberships, and what net.core.optmem_max has room for); then the
 next one is opened, so neither is a limit on the number of groups. For IPv6 groups there are sockets of IPv6.
 
-A group is joined from one source (IGMPv3, RFC 3376), or from any. A socket can't have both of one group, so there are
-sockets for either; what is on the wire is the kernel's sum of all: any source, if somebody asks for that.
+A group is joined from one source (IGMPv3, RFC 3376; MLDv2, RFC 3810), or from any. A socket can't have both of one
+group, so there are sockets for either; what is on the wire is the kernel's sum of all: any source, if somebody asks for
+that.
 
 Those of the mcrd before this one are closed once this one has joined what its rules ask for: the kernel counts sockets,
 and reports a group as left when the last one leaves it. So a switch sees no change.
@@ -48,6 +49,7 @@ _NAME = "groups."  # of the sockets, in the store of descriptors
 _WITHOUT_IPV6 = (errno.EINVAL, errno.ENODEV, errno.ENETDOWN)  # of an interface that is there
 
 _FAMILIES = {IPV4: socket.AF_INET, IPV6: socket.AF_INET6}
+_LEVELS = {IPV4: socket.IPPROTO_IP, IPV6: socket.IPPROTO_IPV6}
 
 
 class Memberships:
@@ -220,12 +222,13 @@ def _fault(key: _Key, error: OSError) -> SystemFault:
 
 
 def _ask(holder: socket.socket, key: _Key, index: int) -> None:
-    if key.group.version == IPV6:
+    if key.source is not None:
+        request = _source_req(key.group, key.source, index)
+        set_option(holder, _LEVELS[key.group.version], uapi.MCAST_JOIN_SOURCE_GROUP, request)
+    elif key.group.version == IPV6:
         set_option(holder, socket.IPPROTO_IPV6, socket.IPV6_JOIN_GROUP, _mreq6(key.group, index))
-    elif key.source is None:
-        set_option(holder, socket.IPPROTO_IP, socket.IP_ADD_MEMBERSHIP, _mreqn(key.group, index))
     else:
-        set_option(holder, socket.IPPROTO_IP, uapi.MCAST_JOIN_SOURCE_GROUP, _source_req(key.group, key.source, index))
+        set_option(holder, socket.IPPROTO_IP, socket.IP_ADD_MEMBERSHIP, _mreqn(key.group, index))
 
 
 def _mreqn(group: Address, index: int) -> bytes:
@@ -238,8 +241,13 @@ def _mreq6(group: Address, index: int) -> bytes:
 
 def _source_req(group: Address, source: Address, index: int) -> bytes:
     """`struct group_source_req` (RFC 3678): an interface, and two `struct sockaddr_storage`."""
-    ends = (uapi.SOCKADDR_IN.pack(socket.AF_INET, 0, each.packed) for each in (group, source))
-    return uapi.GROUP_SOURCE_REQ.pack(index, *ends)
+    return uapi.GROUP_SOURCE_REQ.pack(index, _sockaddr(group), _sockaddr(source))
+
+
+def _sockaddr(address: Address) -> bytes:
+    if address.version == IPV6:
+        return uapi.SOCKADDR_IN6.pack(socket.AF_INET6, 0, 0, address.packed, 0)
+    return uapi.SOCKADDR_IN.pack(socket.AF_INET, 0, address.packed)
 
 
 def _leave_quietly(holder: socket.socket, key: _Key, index: int) -> None:
@@ -251,13 +259,10 @@ def _leave_quietly(holder: socket.socket, key: _Key, index: int) -> None:
 
 
 def _unask(holder: socket.socket, key: _Key, index: int) -> None:
-    if key.group.version == IPV6:
-        set_option(holder, socket.IPPROTO_IPV6, socket.IPV6_LEAVE_GROUP, _mreq6(key.group, index))
-        return
     if key.source is not None:
         try:
             request = _source_req(key.group, key.source, index)
-            set_option(holder, socket.IPPROTO_IP, uapi.MCAST_LEAVE_SOURCE_GROUP, request)
+            set_option(holder, _LEVELS[key.group.version], uapi.MCAST_LEAVE_SOURCE_GROUP, request)
         except OSError as error:
             if error.errno != errno.ENODEV:
                 raise
@@ -265,4 +270,7 @@ def _unask(holder: socket.socket, key: _Key, index: int) -> None:
             return
         # The interface has gone, so the kernel has not looked at the socket's list: there the group is, with all of its
         # sources, and takes room. They have gone along.
-    set_option(holder, socket.IPPROTO_IP, socket.IP_DROP_MEMBERSHIP, _mreqn(key.group, index))
+    if key.group.version == IPV6:
+        set_option(holder, socket.IPPROTO_IPV6, socket.IPV6_LEAVE_GROUP, _mreq6(key.group, index))
+    else:
+        set_option(holder, socket.IPPROTO_IP, socket.IP_DROP_MEMBERSHIP, _mreqn(key.group, index))

@@ -11,7 +11,7 @@ from pathlib import Path
 import attrs
 
 from mcr.errors import SystemFault
-from mcr.model.flow import Address
+from mcr.model.flow import IPV4, Address
 from mcr.net.machine import read_descriptors
 
 # /proc/net would be that of the process, which need not be the thread's.
@@ -19,6 +19,8 @@ _IGMP = Path("/proc/thread-self/net/igmp")
 _MCFILTER = Path("/proc/thread-self/net/mcfilter")
 _PACKET = Path("/proc/thread-self/net/packet")
 _IGMP6 = Path("/proc/thread-self/net/igmp6")
+_MCFILTER6 = Path("/proc/thread-self/net/mcfilter6")
+_IPV6_DIGITS = 32
 _UDP = Path("/proc/thread-self/net/udp")
 _UDP6 = Path("/proc/thread-self/net/udp6")
 _INDEX, _INODE = 4, 8  # columns of /proc/net/packet
@@ -54,30 +56,36 @@ def joined_groups6() -> frozenset[tuple[int, Address]]:
     return frozenset(parse_igmp6(_read_if_there(_IGMP6)))
 
 
-def asked_sources() -> dict[int, frozenset[tuple[Address, Address]]]:
-    """Group and source of what sockets of this machine ask for from one source, by interface index.
+def asked_sources(version: int = IPV4) -> dict[int, frozenset[tuple[Address, Address]]]:
+    """Group and source of what sockets of this machine ask for from one source, by interface index. `version`: of IP.
 
     What the kernel shows of an interface is complete. It may show nothing of one where something is asked for.
 
     Raises:
         SystemFault: it can't be read.
     """
-    return parse_mcfilter(_read(_MCFILTER))
+    return parse_mcfilter(_read(_MCFILTER) if version == IPV4 else _read_if_there(_MCFILTER6))
 
 
 def parse_mcfilter(text: str) -> dict[int, frozenset[tuple[Address, Address]]]:
-    """Read /proc/net/mcfilter: a line for each source that is asked for, or kept out.
+    """Read /proc/net/mcfilter, or mcfilter6: a line for each source that is asked for, or kept out.
 
     It begins at the first interface whose newest group has sources, and is complete from there on: of those before it
     there is no line, whatever their other groups have (Linux 6.18, net/ipv4/igmp.c, igmp_mcf_get_first).
     """
     found: defaultdict[int, set[tuple[Address, Address]]] = defaultdict(set)
-    for line in text.splitlines()[1:]:
-        index, _, group, source, included, _ = line.split()
+    for line in text.splitlines():
+        index, _, group, source, included, *_ = line.split()
+        if not index.isdecimal():  # a heading
+            continue
         those = found[int(index)]
         if int(included):
-            those.add((IPv4Address(int(group, 16)), IPv4Address(int(source, 16))))
+            those.add((_address(group), _address(source)))
     return {index: frozenset(those) for index, those in found.items()}
+
+
+def _address(digits: str) -> Address:
+    return IPv6Address(bytes.fromhex(digits)) if len(digits) == _IPV6_DIGITS else IPv4Address(int(digits, 16))
 
 
 def parse_igmp(text: str) -> Iterator[Joined]:

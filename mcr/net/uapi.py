@@ -20,6 +20,7 @@ IP_PMTUDISC_DONT: Final = 0
 MCAST_JOIN_SOURCE_GROUP: Final = 46
 MCAST_LEAVE_SOURCE_GROUP: Final = 47
 SOCKADDR_IN: Final = struct.Struct("HH4s120x")  # family, port, address; as long as any (sockaddr_storage)
+SOCKADDR_IN6: Final = struct.Struct("HHI16sI100x")  # family, port, flow, address, zone; likewise
 GROUP_SOURCE_REQ: Final = struct.Struct("I4x128s128s")  # interface, group, source
 UDP_SEGMENT: Final = 103
 VIRTIO_NET_HDR_GSO_UDP_L4: Final = 5

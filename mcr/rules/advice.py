@@ -16,10 +16,9 @@ def advice(source: Input, outputs: tuple[Output, ...]) -> tuple[str, ...]:
     """Sentences about groups that are for something else than what a rule does with them."""
     said = []
     if (named := _with_source(source.group)) and not source.sources:
-        remedy = ": --input-source ADDR" if source.group.version == IPV4 else ""
         said.append(
             f"{source.group} is a group of source-specific multicast ({named}): the rule takes it from any "
-            f"source and joins it without one, and routers forward it only to who names the source{remedy}"
+            f"source and joins it without one, and routers forward it only to who names the source: --input-source ADDR"
         )
     groups = dict.fromkeys((source.group, *(each.group for each in outputs)))
     said += [

@@ -194,8 +194,8 @@ def add(mcr: Mcr, outputs: str, *more: str, name: str = "six", group: str = "[ff
     mcr.ctl("add", "--name", name, *source, "--outputs", outputs, *more)
 
 
-def wait_for_report(wire: socket.socket, group: str) -> None:
-    """Read until an MLD report names the group; the machine's own addresses have groups, too.
+def wait_for_report(wire: socket.socket, group: str) -> Packet:
+    """Read until an MLD report names the group, and return what it says; the machine's own addresses have groups, too.
 
     Raises:
         TimeoutError: there is none.
@@ -207,8 +207,9 @@ def wait_for_report(wire: socket.socket, group: str) -> None:
             if error.errno != errno.ENETDOWN:
                 raise
             continue
-        if ICMPv6MLReport2 in seen and any(record.dst == group for record in seen[ICMPv6MLReport2].records):
-            return
+        for record in seen[ICMPv6MLReport2].records if ICMPv6MLReport2 in seen else ():
+            if record.dst == group:
+                return record
 
 
 def test_what_ip_would_drop_of_ipv6_is_counted_by_its_cause(plant6: Plant, make_mcr: MakeMcr) -> None:
@@ -352,6 +353,37 @@ def test_why_speaks_of_ipv6(plant6: Plant, make_mcr: MakeMcr) -> None:
         assert "an MLD querier is on in0" in {each["what"] for each in findings}
     plant6.relay.sysctl("net.ipv6.conf.in0.disable_ipv6", "1")
     assert "no link-local address" in found(mcr, "input_address")
+
+
+def test_a_group_of_ipv6_is_taken_from_the_sources_that_a_rule_names(plant6: Plant, make_mcr: MakeMcr) -> None:
+    """The network hears of them by MLDv2; a rule for any takes the rest, and what nobody takes is named."""
+    group, wanted, other = "ff35::1", "2001:db8::1", "2001:db8::9"
+    mcr = make_mcr(plant6.relay).start()
+    with tapped(plant6.source, "src0") as wire, tapped(plant6.receiver, "rx0") as tap:
+        add(mcr, "[ff15::2]:6000:out0", "--input-source", wanted, group=f"[{group}]")
+        assert wait_for_report(wire, group).sources == [wanted]
+        assert found(mcr, "source_joined").startswith(("ok: ff35::1 is joined from 2001:db8::1", "ok: whether"))
+
+        def send(payload: bytes, *sources: str) -> None:
+            for source in sources:
+                wire.send(bytes(frame(payload, group=group, source=source)))
+
+        with sending(plant6.source, "src0", frame(b"x", group=group, source=other)):
+            assert f"from {other}" in found(mcr, "source")
+            assert f"{other}" in mcr.ctl("trace", "--unmatched", "in0").stdout
+        send(b"named alone", wanted)
+        assert mcr.check_counters()["rules"][0]["matched"] == 1
+        add(mcr, "[ff15::2]:6001:out0", name="any", group=f"[{group}]")
+        send(b"each", other, wanted)
+        send(b"last", wanted, other)
+        got = relayed(tap, b"last", {6000, 6001})
+    assert {port: payloads(packets) for port, packets in got.items()} == {
+        6000: [b"named alone", b"each", b"last"],
+        6001: [b"each", b"last"],
+    }
+    refused = ("--input-group", f"[{group}]", "--input-port", "5000", "--input-source", f"{other},{wanted}")
+    said = mcr.ctl("add", "--input-interface", "in0", *refused, "--outputs", "239.1.1.1:1:out1", check=False).stderr
+    assert f"takes [{group}]:5000 on in0 from {wanted}" in said
 
 
 def test_capture_shows_ipv6(plant6: Plant, make_mcr: MakeMcr) -> None:

@@ -26,8 +26,9 @@ from mcr.rules.advice import advice
 )
 def test_groups_that_are_for_something_else_are_told(group: str, to: str, said: list[str]) -> None:
     found = advice(Input("eth0", ip_address(group), 5000), (Output(ip_address(to), 6000, "eth1"),))
-    named = Input("eth0", ip_address("232.1.2.3"), 5000, sources=(ip_address("198.18.0.1"),))
-    assert not advice(named, ())
+    for whole, host in ("232.1.2.3", "198.18.0.1"), ("ff3e::8000:1", "2001:db8::1"):
+        named = Input("eth0", ip_address(whole), 5000, sources=(ip_address(host),))
+        assert not advice(named, ())
     assert [each.partition(": the")[0].partition(", such")[0] for each in found] == said
 
 

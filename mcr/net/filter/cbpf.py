@@ -191,7 +191,7 @@ def _select_ipv6(ports: _Ports, link: int, yes: int, no: int) -> list[Instructio
         Instruction(0x02, 0, 0, _PORT),
     ]
     for number in sorted(int(group) for group in ports if group.version == IPV6):
-        block = _select_port(sorted(ports[IPv6Address(number)]), yes, no)
+        block = _select_port6(ports[IPv6Address(number)], yes, no)
         for word in (3, 2, 1, 0):  # from the last: most groups differ at their end, which is compared first
             if len(block) > _MAX_JUMP:
                 raise OverflowError(f"{len(ports)} ports of one group")
@@ -234,9 +234,23 @@ def _select_source(sources: Iterable[Address | None], yes: int, no: int) -> list
     return [_load_word(uapi.SKF_NET_OFF + 12), *choices, _return(no)]
 
 
-def _select_port(ports: Sequence[int], yes: int, no: int) -> list[Instruction]:
-    choices = [step for port in ports for step in (_if_equal(port, 0, 1), _return(yes))]
+def _select_port6(ports: Mapping[int, set[Address | None]], yes: int, no: int) -> list[Instruction]:
+    choices: list[Instruction] = []
+    for port in sorted(ports):
+        choice = [_return(yes)] if None in ports[port] else _select_source6(ports[port], yes, no)
+        choices += _if_equal(port, 0, len(choice)), *choice
     return [Instruction(0x60, 0, 0, _PORT), *choices, _return(no)]
+
+
+def _select_source6(sources: Iterable[Address | None], yes: int, no: int) -> list[Instruction]:
+    choices: list[Instruction] = []
+    for number in sorted(int(each) for each in sources if each):
+        block = [_return(yes)]
+        for word in (3, 2, 1, 0):  # from the last
+            offset = uapi.SKF_NET_OFF + 20 - 4 * word
+            block = [_load_word(offset), _if_equal(number >> 32 * word & 0xFFFFFFFF, 0, len(block)), *block]
+        choices += block
+    return [*choices, _return(no)]
 
 
 IGMP_QUERIES = (

@@ -138,7 +138,7 @@ class Memberships:
         """Names of the interfaces on which groups of IPv6 are asked for."""
         return {key.interface for key in self._users if key.group.version == IPV6}
 
-    def join_again(self, interface: Interface, joined: Collection[tuple[int, Address]]) -> None:
+    def join_again(self, interface: Interface, joined: Collection[tuple[int, object]]) -> None:
         """Join the groups of IPv6 of an interface that the kernel has forgotten, though sockets still hold them.
 
         Args:

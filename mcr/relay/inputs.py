@@ -24,9 +24,9 @@ from mcr.net.interfaces import Interface, find_anew
 from mcr.net.membership import Memberships
 from mcr.net.network import Network, has_new_carrier
 from mcr.net.patience import close_all
-from mcr.net.procfs import joined_groups6
 from mcr.process.descriptor_store import DescriptorStore
 from mcr.relay.captures import Capture
+from mcr.relay.forgotten import ForgottenGroups
 from mcr.relay.inherited import FormerCaptures, forget_capture, names_of
 from mcr.relay.local_inputs import LocalInputs
 from mcr.relay.slots import Slots, check_interfaces
@@ -68,6 +68,7 @@ class InputInterfaces:
         self._by_name: dict[str, Capture] = {}
         self.watched = WatchedStreams(tap, self._filters, lambda name: self[name].slot)
         self._memberships = Memberships(store)
+        self._forgotten = ForgottenGroups(self._memberships)
         self.local = LocalInputs(store, self.__getitem__, self._filters)
         self._serials = count(1)
         self.former = FormerCaptures(settings, store, self._filters, self._serials, note)
@@ -235,11 +236,11 @@ class InputInterfaces:
     # Links that come and go.
 
     def report_again(self, before: Network, now: Network) -> None:
-        """Have groups reported where carrier has come back, as the switch may have forgotten them; join forgotten ones."""
+        """Have groups reported where carrier has come back: the switch may have forgotten them. Join forgotten ones."""
         for each in [capture.interface for capture in self]:
             if has_new_carrier(before.links.get(each.index), now.links.get(each.index)):
                 _have_reported(each.name, each.index, self._memberships.count(each.name))
-        _join_again(self, self._memberships)
+        self._forgotten.follow(self, before, now)
 
     # Names that belong to other interfaces now.
 
@@ -304,23 +305,6 @@ def _join_missing(captures: Iterable[Capture], memberships: Memberships) -> None
             capture.fault = ""
         except McrError as error:
             capture.fault = error.message
-
-
-def _join_again(captures: Iterable[Capture], memberships: Memberships) -> None:
-    """Join groups that the kernel has forgotten: below an MTU of 1280 an interface loses IPv6, and its groups with it."""
-    names = memberships.with_ipv6()
-    try:
-        joined = joined_groups6() if names else frozenset()
-    except McrError as error:
-        log.warning("%s: groups of IPv6 may have been forgotten", error.message)
-        return
-    speaking = {index for index, _ in joined}  # where there is IPv6 the kernel itself has groups
-    for capture in captures:
-        if capture.interface.name in names and capture.interface.index in speaking:
-            try:
-                memberships.join_again(capture.interface, joined)
-            except McrError as error:
-                capture.fault = error.message
 
 
 def _check_single(captures: Iterable[Capture], interfaces: Iterable[Interface]) -> None:

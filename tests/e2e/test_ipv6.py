@@ -42,9 +42,12 @@ def speak_ipv6(namespace: Namespace, interface: str, address: str) -> None:
 
 def drain(tap: socket.socket) -> None:
     """Forget what has come."""
+    patience = tap.gettimeout()
+    tap.setblocking(False)
     with suppress(BlockingIOError):
-        while tap.recv(1, socket.MSG_DONTWAIT):
+        while tap.recv(1):
             pass
+    tap.settimeout(patience)
 
 
 def joined(relay: Namespace) -> list[str]:
@@ -54,6 +57,12 @@ def joined(relay: Namespace) -> list[str]:
         return [each for each in Path("/proc/thread-self/net/igmp6").read_text().splitlines() if group in each]
 
 
+def widen(relay: Namespace) -> None:
+    """IPv6 begins anew then, off as namespaces of the lab have it."""
+    relay.ip("link set dev in0 mtu 1500")
+    relay.sysctl("net.ipv6.conf.in0.disable_ipv6", "0")
+
+
 IPV6_OFF_AND_ON: tuple[tuple[Callable[[Namespace], object], Callable[[Namespace], object]], ...] = (
     (
         lambda relay: relay.sysctl("net.ipv6.conf.in0.disable_ipv6", "1"),
@@ -61,7 +70,7 @@ IPV6_OFF_AND_ON: tuple[tuple[Callable[[Namespace], object], Callable[[Namespace]
     ),
     (
         lambda relay: relay.ip("link set dev in0 mtu 1200"),  # the kernel forgets its groups
-        lambda relay: relay.ip("link set dev in0 mtu 1500"),
+        widen,
     ),
 )
 

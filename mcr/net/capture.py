@@ -24,7 +24,8 @@ from mcr.errors import InvalidParams, SystemFault
 from mcr.model.flow import Flow
 from mcr.net import uapi
 from mcr.net.buffer import set_buffer
-from mcr.net.filter.cbpf import REJECT_ALL, SOURCE_AND_GROUP, attach_filter, select_udp, spread_by
+from mcr.net.filter.cbpf import REJECT_ALL, attach_filter, select_udp
+from mcr.net.filter.spread import SOURCE_AND_GROUP, spread_by
 from mcr.net.interfaces import Interface, bind_packet, link_header
 from mcr.net.patience import close_all, in_parallel, set_option
 

@@ -62,8 +62,7 @@ class InputInterfaces:
             path: the kernel path; None: there is none.
             tap: for the health of streams.
         """
-        self._settings = settings
-        self._store = store
+        self._settings, self._store = settings, store
         self._filters = open_filters(store, suppress=settings.absorb, path=path, tap=tap)
         self._by_name: dict[str, Capture] = {}
         self.watched = WatchedStreams(tap, self._filters, lambda name: self[name].slot)

@@ -40,11 +40,13 @@ def _return(size: int) -> Instruction:
     return Instruction(0x06, 0, 0, size)
 
 
-def _load_word(offset: int) -> Instruction:
+def load_word(offset: int) -> Instruction:
+    """Four bytes into the accumulator."""
     return Instruction(0x20, 0, 0, offset)
 
 
-def _load_half(offset: int) -> Instruction:
+def load_half(offset: int) -> Instruction:
+    """Two bytes into the accumulator."""
     return Instruction(0x28, 0, 0, offset)
 
 
@@ -52,7 +54,8 @@ def _load_byte(offset: int) -> Instruction:
     return Instruction(0x30, 0, 0, offset)
 
 
-def _if_equal(value: int, then: int, otherwise: int) -> Instruction:
+def if_equal(value: int, then: int, otherwise: int) -> Instruction:
+    """How many instructions to skip."""
     return Instruction(0x15, then, otherwise, value)
 
 
@@ -64,20 +67,20 @@ def _ip(vlans: Iterable[int], *, outgoing: bool = False) -> tuple[Instruction, .
     known = sorted({0, *vlans})
     if len(known) > _MAX_VLANS:
         raise OverflowError(f"{len(known)} VLANs")
-    choices = [_if_equal(vlan, left, 0) for left, vlan in zip(reversed(range(1, len(known) + 1)), known, strict=True)]
+    choices = [if_equal(vlan, left, 0) for left, vlan in zip(reversed(range(1, len(known) + 1)), known, strict=True)]
     return (
-        _load_half(uapi.SKF_AD_OFF),  # protocol
-        _if_equal(uapi.ETH_P_IP, 2, 0),
-        _if_equal(uapi.ETH_P_IPV6, 1, 0),
+        load_half(uapi.SKF_AD_OFF),  # protocol
+        if_equal(uapi.ETH_P_IP, 2, 0),
+        if_equal(uapi.ETH_P_IPV6, 1, 0),
         _return(0),
-        _load_half(uapi.SKF_AD_OFF + 48),  # VLAN tag present
-        _if_equal(0, 2 + len(choices) + 1, 0),
-        _load_half(uapi.SKF_AD_OFF + 44),  # the tag
+        load_half(uapi.SKF_AD_OFF + 48),  # VLAN tag present
+        if_equal(0, 2 + len(choices) + 1, 0),
+        load_half(uapi.SKF_AD_OFF + 44),  # the tag
         Instruction(0x54, 0, 0, uapi.VLAN_VID_MASK),
         *choices,
         _return(0),  # others are their VLAN's interface's
-        _load_half(uapi.SKF_AD_OFF + 4),  # packet type
-        _if_equal(uapi.PACKET_OUTGOING, *((1, 0) if outgoing else (0, 1))),
+        load_half(uapi.SKF_AD_OFF + 4),  # packet type
+        if_equal(uapi.PACKET_OUTGOING, *((1, 0) if outgoing else (0, 1))),
         _return(0),
     )
 
@@ -85,12 +88,12 @@ def _ip(vlans: Iterable[int], *, outgoing: bool = False) -> tuple[Instruction, .
 def _by_family(ipv4: Sequence[Instruction], ipv6: Sequence[Instruction]) -> tuple[Instruction, ...]:
     """Run one of two programs, each of which ends by itself."""
     past_ipv4 = Instruction(0x05, 0, 0, len(ipv4))  # a conditional jump is a short one
-    return (_load_half(uapi.SKF_AD_OFF), _if_equal(uapi.ETH_P_IP, 1, 0), past_ipv4, *ipv4, *ipv6)
+    return (load_half(uapi.SKF_AD_OFF), if_equal(uapi.ETH_P_IP, 1, 0), past_ipv4, *ipv4, *ipv6)
 
 
 _UDP_OVER_IPV4 = (
     _load_byte(uapi.SKF_NET_OFF + 9),  # IP protocol
-    _if_equal(_UDP, 1, 0),
+    if_equal(_UDP, 1, 0),
     _return(0),
 )
 
@@ -110,10 +113,10 @@ def _udp_over_ipv6(yes: int) -> tuple[Instruction, ...]:
     return (
         _load_byte(uapi.SKF_NET_OFF),
         Instruction(0x54, 0, 0, 0xF0),
-        _if_equal(0x60, 0, 6),  # the version
+        if_equal(0x60, 0, 6),  # the version
         _load_byte(uapi.SKF_NET_OFF + 6),  # protocol of what follows
-        _if_equal(_UDP, 6, 0),
-        *(_if_equal(each, left, 0) for left, each in zip((4, 3, 2, 1), _EXTENSIONS, strict=True)),
+        if_equal(_UDP, 6, 0),
+        *(if_equal(each, left, 0) for left, each in zip((4, 3, 2, 1), _EXTENSIONS, strict=True)),
         _return(0),
         _return(yes),
         Instruction(0x01, 0, 0, _IPV6_BYTES),
@@ -167,7 +170,7 @@ def _select_ipv4(ports: _Ports, link: int, yes: int, no: int) -> list[Instructio
         _return(yes),
         Instruction(0x35, 0, 1, 0x50),
         _return(yes),
-        _load_half(uapi.SKF_NET_OFF + 6),
+        load_half(uapi.SKF_NET_OFF + 6),
         Instruction(0x45, 0, 2, 0x3FFF),
         Instruction(0x00, 0, 0, _ANY_PORT),  # a fragment
         Instruction(0x05, 0, 0, 6),  # to where the port is put
@@ -175,7 +178,7 @@ def _select_ipv4(ports: _Ports, link: int, yes: int, no: int) -> list[Instructio
         *_room(4, link, yes),  # without ports; to load them would reject
         Instruction(0x48, 0, 0, uapi.SKF_NET_OFF + 2),  # destination port
         Instruction(0x02, 0, 0, _PORT),
-        _load_word(uapi.SKF_NET_OFF + 16),
+        load_word(uapi.SKF_NET_OFF + 16),
         Instruction(0x02, 0, 0, _GROUP),
     ]
     for number in sorted(int(group) for group in ports if group.version == IPV4):
@@ -196,7 +199,7 @@ def _select_ipv6(ports: _Ports, link: int, yes: int, no: int) -> list[Instructio
             if len(block) > _MAX_JUMP:
                 raise OverflowError(f"{len(ports)} ports of one group")
             offset = uapi.SKF_NET_OFF + 36 - 4 * word  # in the destination
-            block = [_load_word(offset), _if_equal(number >> 32 * word & 0xFFFFFFFF, 0, len(block)), *block]
+            block = [load_word(offset), if_equal(number >> 32 * word & 0xFFFFFFFF, 0, len(block)), *block]
         program += block
     return [*program, _return(no)]
 
@@ -204,14 +207,14 @@ def _select_ipv6(ports: _Ports, link: int, yes: int, no: int) -> list[Instructio
 def select_groups(program: Sequence[Instruction]) -> tuple[Instruction, ...]:
     """Make a filter that lets in the frames that another lets in, if they are sent to a group."""
     return (
-        _load_half(uapi.SKF_AD_OFF),  # what is no IP the other rejects
-        _if_equal(uapi.ETH_P_IPV6, 0, 3),
+        load_half(uapi.SKF_AD_OFF),  # what is no IP the other rejects
+        if_equal(uapi.ETH_P_IPV6, 0, 3),
         _load_byte(uapi.SKF_NET_OFF + 24),  # the destination
-        _if_equal(0xFF, 5, 0),
+        if_equal(0xFF, 5, 0),
         _return(0),
-        _load_word(uapi.SKF_NET_OFF + 16),
+        load_word(uapi.SKF_NET_OFF + 16),
         Instruction(0x54, 0, 0, 0xF0000000),
-        _if_equal(0xE0000000, 1, 0),
+        if_equal(0xE0000000, 1, 0),
         _return(0),
         *program,
     )
@@ -219,26 +222,26 @@ def select_groups(program: Sequence[Instruction]) -> tuple[Instruction, ...]:
 
 def _select_group(group: int, ports: Mapping[int, set[Address | None]], yes: int, no: int) -> list[Instruction]:
     by_source = [(port, _select_source(ports[port], yes, no)) for port in sorted(ports) if None not in ports[port]]
-    steps = [step for port, choice in by_source for step in (_if_equal(port, 0, len(choice)), *choice)]
+    steps = [step for port, choice in by_source for step in (if_equal(port, 0, len(choice)), *choice)]
     known = (_ANY_PORT, *(port for port in sorted(ports) if None in ports[port]))
     far = reversed(range(len(steps) + 1, len(steps) + len(known) + 1))
-    choices = [_if_equal(port, left, 0) for left, port in zip(far, known, strict=True)]
+    choices = [if_equal(port, left, 0) for left, port in zip(far, known, strict=True)]
     block = [Instruction(0x60, 0, 0, _PORT), *choices, *steps, _return(no), _return(yes)]
     if len(block) > _MAX_JUMP:
         raise OverflowError(f"{len(ports)} ports of one group")
-    return [_if_equal(group, 0, len(block)), *block]
+    return [if_equal(group, 0, len(block)), *block]
 
 
 def _select_source(sources: Iterable[Address | None], yes: int, no: int) -> list[Instruction]:
-    choices = [step for each in sources if each for step in (_if_equal(int(each), 0, 1), _return(yes))]
-    return [_load_word(uapi.SKF_NET_OFF + 12), *choices, _return(no)]
+    choices = [step for each in sources if each for step in (if_equal(int(each), 0, 1), _return(yes))]
+    return [load_word(uapi.SKF_NET_OFF + 12), *choices, _return(no)]
 
 
 def _select_port6(ports: Mapping[int, set[Address | None]], yes: int, no: int) -> list[Instruction]:
     choices: list[Instruction] = []
     for port in sorted(ports):
         choice = [_return(yes)] if None in ports[port] else _select_source6(ports[port], yes, no)
-        choices += _if_equal(port, 0, len(choice)), *choice
+        choices += if_equal(port, 0, len(choice)), *choice
     return [Instruction(0x60, 0, 0, _PORT), *choices, _return(no)]
 
 
@@ -248,7 +251,7 @@ def _select_source6(sources: Iterable[Address | None], yes: int, no: int) -> lis
         block = [_return(yes)]
         for word in (3, 2, 1, 0):  # from the last
             offset = uapi.SKF_NET_OFF + 20 - 4 * word
-            block = [_load_word(offset), _if_equal(number >> 32 * word & 0xFFFFFFFF, 0, len(block)), *block]
+            block = [load_word(offset), if_equal(number >> 32 * word & 0xFFFFFFFF, 0, len(block)), *block]
         choices += block
     return [*choices, _return(no)]
 
@@ -256,7 +259,7 @@ def _select_source6(sources: Iterable[Address | None], yes: int, no: int) -> lis
 IGMP_QUERIES = (
     Instruction(0xB1, 0, 0, 0),  # X = length of the IP header
     Instruction(0x50, 0, 0, 0),  # IGMP type
-    _if_equal(_IGMP_QUERY, 0, 1),
+    if_equal(_IGMP_QUERY, 0, 1),
     _return(_WHOLE),
     _return(0),
 )
@@ -289,20 +292,20 @@ def select_kin(
         Instruction(0x07, 0, 0, 0),
     )
     destination = (Instruction(0x40, 0, 0, uapi.SKF_NET_OFF + 16), *_masked(flow))
-    group_alone = (_if_equal(int(flow.group), 1, 0), _return(0))
+    group_alone = (if_equal(int(flow.group), 1, 0), _return(0))
     group_or_port = (
-        _if_equal(int(flow.group), 0, 1),
+        if_equal(int(flow.group), 0, 1),
         _return(size),
         Instruction(0x54, 0, 0, 0xF0000000),
-        _if_equal(0xE0000000, 1, 0),  # a group
+        if_equal(0xE0000000, 1, 0),  # a group
         _return(0),
     )
     # Of what this machine sends, the other groups and ports are the relay's own output.
     own_alone = (
-        _load_half(uapi.SKF_AD_OFF + 4),  # packet type
-        _if_equal(uapi.PACKET_OUTGOING, 0, 2 + len(destination)),
+        load_half(uapi.SKF_AD_OFF + 4),  # packet type
+        if_equal(uapi.PACKET_OUTGOING, 0, 2 + len(destination)),
         *destination,
-        _if_equal(int(flow.group), 1 + len(destination) + len(group_or_port), 0),
+        if_equal(int(flow.group), 1 + len(destination) + len(group_or_port), 0),
         _return(0),
     )
     udp = (
@@ -319,23 +322,23 @@ def select_kin(
         _return(0),
     )
     return (
-        _load_half(uapi.SKF_AD_OFF),  # protocol
+        load_half(uapi.SKF_AD_OFF),  # protocol
         Instruction(0x01, 0, 0, 0),  # X = 0
-        _if_equal(uapi.ETH_P_IP, 7, 0),
-        _if_equal(uapi.ETH_P_8021Q, 2, 0),
-        _if_equal(uapi.ETH_P_8021AD, 1, 0),
+        if_equal(uapi.ETH_P_IP, 7, 0),
+        if_equal(uapi.ETH_P_8021Q, 2, 0),
+        if_equal(uapi.ETH_P_8021AD, 1, 0),
         _return(0),
-        _load_half(uapi.SKF_NET_OFF + 2),  # protocol after the second tag
-        _if_equal(uapi.ETH_P_IP, 1, 0),
+        load_half(uapi.SKF_NET_OFF + 2),  # protocol after the second tag
+        if_equal(uapi.ETH_P_IP, 1, 0),
         _return(0),
         Instruction(0x01, 0, 0, 4),
         Instruction(0x50, 0, 0, uapi.SKF_NET_OFF + 9),  # IP protocol
-        _if_equal(socket.IPPROTO_IGMP, 2, 0),
-        _if_equal(socket.IPPROTO_UDP, 1 + len(skip_ip_header) + 4, 0),
+        if_equal(socket.IPPROTO_IGMP, 2, 0),
+        if_equal(socket.IPPROTO_UDP, 1 + len(skip_ip_header) + 4, 0),
         _return(0),
         *skip_ip_header,
         Instruction(0x50, 0, 0, uapi.SKF_NET_OFF),  # IGMP type
-        _if_equal(_IGMP_QUERY, 0, 1),
+        if_equal(_IGMP_QUERY, 0, 1),
         _return(size),
         _return(0),
         *udp,
@@ -363,25 +366,25 @@ def _select_kin6(flow: Input, size: int, *, strictly: bool) -> tuple[Instruction
     )
     query = (  # to all nodes, with a router alert
         next_header,
-        _if_equal(socket.IPPROTO_HOPOPTS, 0, 5),
+        if_equal(socket.IPPROTO_HOPOPTS, 0, 5),
         Instruction(0x40, 0, 0, uapi.SKF_NET_OFF + 24),
-        _if_equal(0xFF020000, 0, 3),
+        if_equal(0xFF020000, 0, 3),
         Instruction(0x40, 0, 0, uapi.SKF_NET_OFF + 36),
-        _if_equal(1, 0, 1),
+        if_equal(1, 0, 1),
         _return(size),
     )
     to_group: tuple[Instruction, ...] = (_return(size),)
     if strictly:  # what extension headers hide passes
-        to_group = (next_header, _if_equal(_UDP, 1, 0), _return(size), *is_to_port)
+        to_group = (next_header, if_equal(_UDP, 1, 0), _return(size), *is_to_port)
     to_port = (
-        _load_half(uapi.SKF_AD_OFF + 4),  # of what this machine sends, the others are the relay's own output
-        _if_equal(uapi.PACKET_OUTGOING, 0, 1),
+        load_half(uapi.SKF_AD_OFF + 4),  # of what this machine sends, the others are the relay's own output
+        if_equal(uapi.PACKET_OUTGOING, 0, 1),
         _return(0),
         Instruction(0x50, 0, 0, uapi.SKF_NET_OFF + 24),
-        _if_equal(0xFF, 1, 0),  # a group
+        if_equal(0xFF, 1, 0),  # a group
         _return(0),
         next_header,
-        _if_equal(_UDP, 1, 0),
+        if_equal(_UDP, 1, 0),
         _return(0),
         *is_to_port,
     )
@@ -389,16 +392,16 @@ def _select_kin6(flow: Input, size: int, *, strictly: bool) -> tuple[Instruction
     for at, masked in enumerate(((), (), (), _masked(flow))):
         word = int(flow.group) >> 32 * (3 - at) & 0xFFFFFFFF
         otherwise = 2 * (3 - at) + len(to_group) + (0 if masked else len(_masked(flow)))
-        same_group += (Instruction(0x40, 0, 0, uapi.SKF_NET_OFF + 24 + 4 * at), *masked, _if_equal(word, 0, otherwise))
+        same_group += (Instruction(0x40, 0, 0, uapi.SKF_NET_OFF + 24 + 4 * at), *masked, if_equal(word, 0, otherwise))
     return (
-        _load_half(uapi.SKF_AD_OFF),  # protocol
+        load_half(uapi.SKF_AD_OFF),  # protocol
         Instruction(0x01, 0, 0, 0),  # X = 0
-        _if_equal(uapi.ETH_P_IPV6, 7, 0),
-        _if_equal(uapi.ETH_P_8021Q, 2, 0),
-        _if_equal(uapi.ETH_P_8021AD, 1, 0),
+        if_equal(uapi.ETH_P_IPV6, 7, 0),
+        if_equal(uapi.ETH_P_8021Q, 2, 0),
+        if_equal(uapi.ETH_P_8021AD, 1, 0),
         _return(0),
-        _load_half(uapi.SKF_NET_OFF + 2),  # protocol after the second tag
-        _if_equal(uapi.ETH_P_IPV6, 1, 0),
+        load_half(uapi.SKF_NET_OFF + 2),  # protocol after the second tag
+        if_equal(uapi.ETH_P_IPV6, 1, 0),
         _return(0),
         Instruction(0x01, 0, 0, 4),
         *query,
@@ -408,44 +411,15 @@ def _select_kin6(flow: Input, size: int, *, strictly: bool) -> tuple[Instruction
     )
 
 
-SOURCE_AND_GROUP = (
-    _load_half(uapi.SKF_AD_OFF),  # protocol
-    _if_equal(uapi.ETH_P_IPV6, 4, 0),
-    _load_word(uapi.SKF_NET_OFF + 12),  # IPv4 source
-    Instruction(0x07, 0, 0, 0),  # X = A
-    _load_word(uapi.SKF_NET_OFF + 16),  # IPv4 destination
-    Instruction(0x05, 0, 0, 3),
-    _load_word(uapi.SKF_NET_OFF + 20),  # last word of the IPv6 source
-    Instruction(0x07, 0, 0, 0),
-    _load_word(uapi.SKF_NET_OFF + 36),  # last word of the IPv6 destination
-    Instruction(0x24, 0, 0, 0x9E3779B1),
-    Instruction(0xAC, 0, 0, 0),  # exclusive or X
-    Instruction(0x24, 0, 0, 0x9E3779B1),
-    Instruction(0x74, 0, 0, 24),  # the upper bits, which have something of all
-    Instruction(0x16, 0, 0, 0),
-)
-"""Chooses a socket of a fan-out group. Ports are left out: of a datagram in fragments only the first one has them, and
-the others, and whole datagrams of the same flow, have to go the same way."""
-
-
-def spread_by(member: socket.socket, program: Sequence[Instruction]) -> None:
-    """Have a program choose who of a fan-out group gets a frame (PACKET_FANOUT_CBPF).
-
-    Raises:
-        OSError: from setsockopt(2).
-    """
-    _set_program(member, uapi.SOL_PACKET, uapi.PACKET_FANOUT_DATA, program)
-
-
 def _from_alone(sources: Collection[Address], left: Collection[Address]) -> Iterable[Instruction]:
     """Reject what comes from elsewhere than these sources, if there are any, or from one of those left."""
     yield Instruction(0x40, 0, 0, uapi.SKF_NET_OFF + 12)  # source
     for after, each in zip(reversed(range(len(sources))), sources, strict=True):
-        yield _if_equal(int(each), 1 + after, 0)
+        yield if_equal(int(each), 1 + after, 0)
         if not after:
             yield _return(0)
     for each in islice(left, _MAX_LEFT):
-        yield _if_equal(int(each), 0, 1)
+        yield if_equal(int(each), 0, 1)
         yield _return(0)
 
 
@@ -455,10 +429,15 @@ def attach_filter(target: socket.socket, program: Sequence[Instruction]) -> None
     Raises:
         OSError: from setsockopt(2).
     """
-    _set_program(target, socket.SOL_SOCKET, uapi.SO_ATTACH_FILTER, program)
+    set_program(target, socket.SOL_SOCKET, uapi.SO_ATTACH_FILTER, program)
 
 
-def _set_program(target: socket.socket, level: int, option: int, program: Sequence[Instruction]) -> None:
+def set_program(target: socket.socket, level: int, option: int, program: Sequence[Instruction]) -> None:
+    """Set an option to a program.
+
+    Raises:
+        OSError: from setsockopt(2).
+    """
     code = ctypes.create_string_buffer(b"".join(struct.pack("HBBI", *instruction) for instruction in program))
     # struct sock_fprog: a count and a pointer, aligned as the compiler would.
     target.setsockopt(level, option, struct.pack("@HP", len(program), ctypes.addressof(code)))

@@ -35,7 +35,6 @@ LOOKS = ("mcrctl stats", "mcrctl why", "mcrctl doctor", "mcrctl list", "mcrctl p
 _PATIENCE = 5.0 * SLOWNESS  # seconds
 COUNTS = ("mcrctl stats", "mcrctl why", "mcrctl doctor", "mcrctl list-workers", "journalctl")  # show what goes on
 FINDS = ("mcrctl why", "mcrctl doctor", "mcrctl config diff")  # their exit status says what they found
-UNREAD = ("alternatives", "ssl", "fonts", "X11", "apt", "java*")  # of /etc, by none of these commands
 RIGHTS = ("--inh-caps=-all,+net_raw,+bpf", "--ambient-caps=-all,+net_raw,+bpf")
 
 
@@ -53,7 +52,7 @@ class Machine:
             )
         self.stage = Stage(directory)
         self.etc, self.run_directory, self.home = (directory / name for name in ("etc", "run", "home"))
-        shutil.copytree("/etc", self.etc, symlinks=True, ignore=shutil.ignore_patterns(*UNREAD))
+        shutil.copytree("/etc", self.etc, symlinks=True)
         for name in ("passwd", "group"):
             shutil.copy(directory / name, self.etc / name)
         for name in ("shadow", "gshadow"):

@@ -37,10 +37,11 @@ written = 0
 while not (refusal := fails(Put(rule(written)))):
     written += 1
 assert refusal == "Rules can't be saved in /mnt: No space left on device (os error 28)", refusal
-assert "No space left" in fails(Drop("rule-0"))
+refusal = fails(Drop("rule-0"))  # which may need no more room than there is
+assert not refusal or "No space left" in refusal, refusal
 store.close()
 store = RuleFile.open(disk)
-assert store.rules == tuple(map(rule, range(written))), (len(store.rules), written)
+assert store.rules == tuple(map(rule, range(0 if refusal else 1, written))), (len(store.rules), written)
 """
 
 OTHERS_FILL_IT = """

@@ -19,9 +19,10 @@ from mcr.net import uapi
 from mcr.net.filter.cbpf import REJECT_ALL, attach_filter, select_udp
 from mcr.net.interfaces import link_header
 
-LOOK_SECONDS: Final = 0.15
+LOOK_SECONDS: Final = 0.5
 
 _DATAGRAMS = 4_096  # then it is known well enough
+_ENOUGH = 256  # to be suspect by
 _FEW = 32  # tell nothing
 _AGAIN = 4  # times that datagrams come in a loop, at the least; twice they come by redundancy
 _BUFFER = 4 << 20  # bytes of frames that wait
@@ -93,6 +94,12 @@ def _look(tap: socket.socket, seconds: float) -> Repeats:
         for flow, payload in payloads(data, ancillary):
             seen[flow, hash(payload)] += 1
             count += 1
+        if count >= _ENOUGH and count % _ENOUGH == 0 and _repeats(seen, count).are_suspect:
+            break
+    return _repeats(seen, count)
+
+
+def _repeats(seen: Counter[tuple[bytes, int]], count: int) -> Repeats:
     return Repeats(count, sum(times for times in seen.values() if times >= _AGAIN))
 
 

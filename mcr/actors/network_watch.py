@@ -7,8 +7,7 @@ a task that waits for news gets the newest state, not each change.
 import errno
 import math
 import socket
-from collections.abc import Awaitable, Callable
-from typing import NoReturn, assert_never
+from typing import assert_never
 
 import attrs
 import trio
@@ -59,14 +58,6 @@ class NetworkWatch:
         """Wait until there is something newer than the version `since`, and return the newest there is then."""
         await self._version.at_least(since + 1)
         return await self.snapshot()
-
-
-async def follow(watch: NetworkWatch, heed: Callable[[Network], Awaitable[None]]) -> NoReturn:
-    """Have each change of what is known heeded, one after the other."""
-    now = Network()
-    while True:
-        now = await watch.changed(now.version)
-        await heed(now)
 
 
 async def run_network_watch(*, task_status: trio.TaskStatus[NetworkWatch] = trio.TASK_STATUS_IGNORED) -> None:

@@ -11,9 +11,8 @@ import attrs
 import trio
 
 from mcr.actors.interface_news import InterfaceNews
-from mcr.actors.loop_breaking import BreakLoops, heed_loops
 from mcr.actors.mailbox import Reached, Reply, ask, repeat
-from mcr.actors.network_watch import NetworkWatch, follow
+from mcr.actors.network_watch import NetworkWatch
 from mcr.actors.predecessors import Predecessors
 from mcr.actors.reviews import PauseSuppression, Review, ReviewRaw, Reviews, SuppressOn, heed_review, open_reviews
 from mcr.actors.stats_aggregator import StatsAggregator
@@ -91,7 +90,7 @@ class _Watch:
     pass
 
 
-_Command = _Watch | Review | _Apply | _Describe | _Stand | _Heed | _SetLogLevels | BreakLoops | _TakeOver | Ending
+_Command = _Watch | Review | _Apply | _Describe | _Stand | _Heed | _SetLogLevels | _TakeOver | Ending
 
 
 @attrs.frozen
@@ -133,10 +132,6 @@ class WorkerSupervisor:
     async def set_log_levels(self, levels: LogLevels) -> None:
         """Have the workers log at these levels."""
         await ask(self._inbox, lambda reply: _SetLogLevels(levels, reply))
-
-    async def break_loops(self, rules: frozenset[str]) -> None:
-        """Have the workers drop what a loop brings back to these rules, by id, and forward by no other path."""
-        await ask(self._inbox, lambda reply: BreakLoops(rules, reply))
 
     async def take_over(self) -> None:
         """Have the workers of the mcrd before this one end (or raise), and those of this one go on from there."""
@@ -183,14 +178,15 @@ async def run_worker_supervisor(
             if relay.inputs.former.are_torn:
                 await predecessors.end()
             await stats.inherited(tuple((each.slot, watched(each)) for each in relay.inputs.former))
+            user = unprivileged_user()
             for worker_id, (core, segment) in enumerate(zip(cores, kept.segments, strict=True)):
-                whose = workshop, unprivileged_user(), standbys, events_send, kept.store, succession.done, kernel.drains
+                whose = workshop, user, standbys, events_send, kept.store, succession.done, kernel.drains
                 post = Post(worker_id, core, segment, *whose)
                 state.workers.add(core, await nursery.start(run_worker_process, post))
             nursery.start_soon(_hear_of_workers, state, events)
             nursery.start_soon(repeat, send, _Watch(), _WATCH_SECONDS)
             await relay.routing.follow_network(await network.snapshot())  # inputs may be this machine's addresses
-            nursery.start_soon(follow, network, lambda now: ask(send, partial(_Heed, now)))
+            nursery.start_soon(_follow, network, send)
             await reviews.review_raw(state.review_raw)  # before there are outputs: UDP sockets send nothing into VLANs
             reviews.start(nursery, relay.inputs.suppressor, send)
             task_status.started(WorkerSupervisor(send, state.acknowledged))
@@ -201,6 +197,14 @@ async def run_worker_supervisor(
                         await state.let_go()
                     if relay.kernel.is_waiting:
                         state.workers.nudge()
+
+
+async def _follow(network: NetworkWatch, inbox: trio.MemorySendChannel[_Command]) -> None:
+    """React to each change of what is known of the network."""
+    now = Network()
+    while True:
+        now = await network.changed(now.version)
+        await ask(inbox, partial(_Heed, now))
 
 
 async def _hear_of_workers(state: "_State", events: trio.MemoryReceiveChannel[WorkerEvent]) -> None:
@@ -235,8 +239,6 @@ async def _handle(state: "_State", command: _Command) -> None:
             with reply:
                 state.set_log_levels(levels)
                 reply.resolve(None)
-        case BreakLoops():
-            await heed_loops(command, state.break_loops)
         case _TakeOver(reply):
             with reply:
                 reply.resolve(await state.take_over())
@@ -404,9 +406,6 @@ class _State:
         self._levels = levels
         self._show_unmatched()
         self.workers.tell_all(records.levels(levels))
-
-    async def break_loops(self, rules: frozenset[str]) -> None:
-        self.workers.tell_all(*await self._relay.routing.break_loops(rules))
 
     # Workers.
 

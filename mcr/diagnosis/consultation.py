@@ -8,7 +8,6 @@ import attrs
 import trio
 
 from mcr.actors.config_files import ConfigFiles
-from mcr.actors.loop_watch import LoopWatch
 from mcr.actors.querier_watch import QuerierWatch
 from mcr.actors.rule_store import RuleStore
 from mcr.actors.stats_aggregator import StatsAggregator
@@ -16,7 +15,6 @@ from mcr.actors.worker_supervisor import WorkerSupervisor
 from mcr.config.settings import Settings
 from mcr.diagnosis.doctor import Relay, examine
 from mcr.diagnosis.fading import Losses
-from mcr.diagnosis.loop_findings import judge_loops_by_others, with_loops
 from mcr.diagnosis.present import present_names, present_view
 from mcr.diagnosis.queriers import judge_gone
 from mcr.diagnosis.why import Walk
@@ -46,7 +44,6 @@ class Consultation:
     _stats: StatsAggregator
     _settings: Settings
     _watch: QuerierWatch
-    _loops: LoopWatch
     _files: ConfigFiles
     _saving: Callable[[], Saving]
     _losses: Losses = attrs.field(factory=Losses, init=False)
@@ -70,9 +67,7 @@ class Consultation:
             raise not_found("id or name", rule, known)
         others = tuple(each for each in rules if each is not view)
         with self._until_stopped(), _contained():
-            found = await self._walk(view, others)
-            loops = [each for each in self._loops.loops() if each.rule.rule_id == view.rule_id]
-            return with_loops(found, judge_loops_by_others(loops))
+            return await self._walk(view, others)
         raise ShuttingDown("The daemon is stopping", "start it again: mcrd supervisor")
 
     @contextmanager
@@ -144,8 +139,7 @@ class Consultation:
                 found = await trio.to_thread.run_sync(examine, self._settings, relay)
                 heard = {each.name: self._watch.on(each.index) for each in relay.standing.inputs.values()}
                 lately = self._losses.fade(found, trio.current_time())
-                known = with_loops(lately, judge_loops_by_others(self._loops.loops()))
-                return (*known, *judge_gone(heard), *self._files.findings())
+                return (*lately, *judge_gone(heard), *self._files.findings())
 
 
 def _present_all(rules: tuple[RuleView, ...], names: Mapping[str, str]) -> tuple[RuleView, ...]:

@@ -27,7 +27,6 @@ CAUSES: Final = {
         f"give the source an address of its network; the address is in the log: {_NAME_THEM}",
     ),
     "loop": ("were sent by this machine and came back", "see the finding loop"),
-    "loop_by_others": ("had been sent by a rule and were sent back by another machine", "see the log"),
     "other_host": (
         "were addressed to another host's MAC",
         (
@@ -82,7 +81,7 @@ def judge_parse_errors(stats: Stats) -> tuple[Finding, ...]:
             CAUSES[cause][1],
         )
         for cause, count in counted(ingress.parse_errors).items()
-        if cause not in {"loop", "loop_by_others"}
+        if cause != "loop"
     )
     evidence = f"mcrctl stats: parse_err={ingress.parse_err}"
     return findings or (Finding("parse_err", Verdict.OK, "Every datagram was sound", evidence),)

@@ -27,7 +27,6 @@ class Names(Protocol):
         """Destination of an output slot."""
 
 
-_RULE = 0xFFFFFFFF  # likewise, the slot of a rule
 _CAPTURE = 0xFFFF  # of an argument that holds more than the slot of a capture
 
 # Arguments are 64 bits wide and come from another process: each is cut to what it stands for.
@@ -109,14 +108,6 @@ WORDINGS: Mapping[int, _Wording] = {
         f"what comes to port {_port(a[0] >> 32)} from {_address6(a[1:])}, which is this machine, comes back to"
         f" {names.capture(a[0] & _CAPTURE)}: a loop; it is not forwarded again"
     ),
-    lib.MCR_LOG_RETURNED: lambda a, names: (
-        f"rule {names.rule(a[0])}: what it sends comes back to {names.capture(a[1])} from {_address(a[2])}:"
-        " a loop over other machines; it is not forwarded again"
-    ),
-    lib.MCR_LOG_RETURNED6: lambda a, names: (
-        f"rule {names.rule(a[0] & _RULE)}: what it sends comes back to {names.capture(a[0] >> 32)} from"
-        f" {_address6(a[1:])}: a loop over other machines; it is not forwarded again"
-    ),
     lib.MCR_LOG_FORWARDED: lambda a, names: f"rule {names.rule(a[0])}: {a[2]} bytes to {a[1]} outputs",
     lib.MCR_LOG_NO_BUFFER: lambda a, names: (
         f"frame of {a[2]} bytes on {names.capture(a[0])} dropped: no buffer was free for a super-frame"
@@ -138,8 +129,6 @@ WORDINGS: Mapping[int, _Wording] = {
 _SUBJECTS: Mapping[int, str] = {
     lib.MCR_LOG_NO_MATCH: "flows",
     lib.MCR_LOG_NO_MATCH6: "flows",
-    lib.MCR_LOG_RETURNED: "rules or sources",
-    lib.MCR_LOG_RETURNED6: "rules or sources",
     lib.MCR_LOG_FORWARDED: "rules",
     lib.MCR_LOG_SEND_FAILED: "outputs",
     lib.MCR_LOG_TRAIN_REFUSED: "outputs",

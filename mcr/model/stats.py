@@ -32,8 +32,6 @@ class ParseErrors:
     """Parts of datagrams of which others have not come within a second."""
     fragment_evicted: int = 0
     """Parts of datagrams whose place another one was given: too many were incomplete at a time."""
-    loop_by_others: int = 0
-    """A rule had sent it, and another machine sent it back: a loop over other machines."""
 
     @classmethod
     def sum(cls, parts: Iterable["ParseErrors"]) -> "ParseErrors":

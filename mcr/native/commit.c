@@ -43,9 +43,6 @@ void mcr_commit(struct mcr_worker *worker)
 	mcr_journal_clear(segment);
 	mcr_tally_note(&worker->batch, &worker->rules, segment);
 	mcr_journal_note(segment, &segment->captures[batch->capture].cursor, capture->cursor);
-	if (segment->captures[batch->capture].held != worker->returns.held[batch->capture])
-		mcr_journal_note(segment, &segment->captures[batch->capture].held,
-				 worker->returns.held[batch->capture]);
 	if (segment->captures[batch->capture].fragments != worker->reassembly.fragments[batch->capture])
 		mcr_journal_note(segment, &segment->captures[batch->capture].fragments,
 				 worker->reassembly.fragments[batch->capture]);

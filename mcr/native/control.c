@@ -31,14 +31,13 @@ static void recover_capture(struct mcr_worker *worker, uint32_t slot)
 	mcr_journal_enter(worker->segment, (struct mcr_journal_state){ MCR_PHASE_IDLE, 0, 0 });
 }
 
-/* A predecessor's fragments have died with it, and what it held. */
-static void recover_held(struct mcr_worker *worker, uint32_t slot)
+/* A predecessor's fragments have died with it. */
+static void recover_fragments(struct mcr_worker *worker, uint32_t slot)
 {
 	uint32_t count = (uint32_t)mcr_load_relaxed(&worker->segment->captures[slot].fragments);
 
 	worker->reassembly.lost[slot][MCR_CAUSE_FRAGMENT_INCOMPLETE] += count;
 	worker->reassembly.losses += count;
-	worker->returns.lost[slot] += (uint32_t)mcr_load_relaxed(&worker->segment->captures[slot].held);
 }
 
 static int put_capture(struct mcr_worker *worker, const struct mcr_rec_capture *record)
@@ -61,7 +60,7 @@ static int put_capture(struct mcr_worker *worker, const struct mcr_rec_capture *
 	mcr_log(&worker->log, MCR_FACILITY_WORKER, MCR_LEVEL_DEBUG, MCR_LOG_CAPTURE_ATTACHED, slot, record->frame_count,
 		record->frame_size);
 	recover_capture(worker, slot);
-	recover_held(worker, slot);
+	recover_fragments(worker, slot);
 	return 0;
 }
 

@@ -20,20 +20,6 @@ static struct mcr_origin origin_of(const struct mcr_packet *packet)
 	return origin;
 }
 
-/* How often a datagram is to leave now. A batch in doubt does not leave at all. */
-static uint32_t copies_of(struct mcr_worker *worker, const struct mcr_payload *payload, const struct mcr_packet *packet)
-{
-	const struct mcr_batch *batch = &worker->batch;
-	uint32_t rule = worker->rules.match.rules[payload->flow].rule;
-	const struct mcr_arrival arrival = { batch->capture, rule, packet, payload->data, payload->size };
-	uint32_t kept = batch->payload_count + MCR_FRAME_PAYLOADS; /* places for the rest of the frame */
-
-	if (!worker->rules.match.rules[rule].suspected || batch->in_doubt)
-		return 1;
-	return mcr_returns_take(&worker->returns, &arrival, mcr_clock_ns(CLOCK_MONOTONIC),
-				kept < MCR_BATCH_PAYLOADS ? MCR_BATCH_PAYLOADS - kept : 1);
-}
-
 /* Each datagram of a frame that matched: one, or a super-frame's. */
 static void add_payloads(struct mcr_worker *worker, uint32_t flow, const struct mcr_frame *frame,
 			 const struct mcr_packet *packet)
@@ -45,12 +31,10 @@ static void add_payloads(struct mcr_worker *worker, uint32_t flow, const struct 
 	do { /* an empty datagram is one, too */
 		uint32_t left = packet->payload_size - done, size = left < segment ? left : segment;
 
+		worker->batch.add.recv++;
 		payload.data = frame->data + packet->payload + done;
 		payload.size = (uint16_t)size; /* no datagram is longer */
-		for (uint32_t copies = copies_of(worker, &payload, packet); copies; copies--) {
-			worker->batch.add.recv++;
-			mcr_batch_add(&worker->batch, &worker->rules, payload, &origin);
-		}
+		mcr_batch_add(&worker->batch, &worker->rules, payload, &origin);
 		done += size;
 	} while (done < packet->payload_size);
 }
@@ -300,5 +284,4 @@ void mcr_gather(struct mcr_worker *worker, uint32_t slot)
 		batch->slots++;
 	}
 	mcr_reassembly_collect(&worker->reassembly, slot, &batch->add);
-	mcr_returns_collect(&worker->returns, slot, &batch->add);
 }

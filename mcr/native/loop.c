@@ -9,7 +9,6 @@
 
 #include <errno.h>
 #include <poll.h>
-#include <string.h>
 #include <sys/socket.h>
 
 #include "clock.h"
@@ -66,7 +65,7 @@ uint32_t mcr_loop_move(struct mcr_worker *worker, uint32_t slot)
 	if (!batch->slots) {
 		mcr_drain_see(worker, slot, entered);
 		rest(capture);
-		if (batch->add.recv) /* what was held is lost */
+		if (batch->add.recv) /* fragments that are lost */
 			mcr_commit(worker);
 		return 0;
 	}
@@ -91,30 +90,11 @@ static int detach(struct mcr_worker *worker, uint32_t slot)
 	return ret;
 }
 
-/* Count the fragments of a capture whose datagrams are not whole, and what is held, as nothing more will come of them. */
-static void give_up_held(struct mcr_worker *worker, uint32_t slot)
+/* Count the fragments of a capture whose datagrams are not whole, as nothing more will come of them. */
+static void give_up_fragments(struct mcr_worker *worker, uint32_t slot)
 {
 	mcr_reassembly_give_up(&worker->reassembly, slot);
-	mcr_returns_give_up(&worker->returns, slot);
 	mcr_loop_move(worker, slot);
-}
-
-/* What a loop has brought back, and nothing of it since it was held. */
-static void lose_returned(struct mcr_worker *worker)
-{
-	uint64_t now_ns = mcr_clock_ns(CLOCK_MONOTONIC);
-
-	for (const struct mcr_return *each; (each = mcr_returns_expire(&worker->returns, now_ns));) {
-		uint64_t capture = each->capture, rule = each->rule, halves[2];
-
-		memcpy(halves, each->source, sizeof(halves));
-		if (each->ipv6)
-			mcr_log_folded(&worker->log, MCR_FACILITY_INGRESS, MCR_LEVEL_WARNING, MCR_LOG_RETURNED6,
-				       rule | capture << 32, halves[0], halves[1]);
-		else
-			mcr_log_folded(&worker->log, MCR_FACILITY_INGRESS, MCR_LEVEL_WARNING, MCR_LOG_RETURNED, rule,
-				       capture, each->source[0]);
-	}
 }
 
 /* One batch from every capture, so that a busy one can't starve the others. Packets taken, or -errno. */
@@ -124,8 +104,6 @@ static int turn(struct mcr_worker *worker)
 
 	if (worker->reassembly.waiting)
 		mcr_reassembly_expire(&worker->reassembly, mcr_clock_ns(CLOCK_MONOTONIC));
-	if (worker->returns.waiting)
-		lose_returned(worker);
 	for (uint32_t i = worker->active_count; i-- > 0;) {
 		uint32_t slot = worker->active[i];
 		uint32_t taken = mcr_loop_move(worker, slot);
@@ -133,7 +111,7 @@ static int turn(struct mcr_worker *worker)
 		if (!taken && worker->captures[slot].leaving) {
 			int ret;
 
-			give_up_held(worker, slot);
+			give_up_fragments(worker, slot);
 			ret = detach(worker, slot);
 			if (ret)
 				return ret;
@@ -191,7 +169,7 @@ static void end(struct mcr_worker *worker)
 	if (worker->abandoned)
 		drain_abandoned(worker);
 	for (uint32_t i = 0; i < worker->active_count && worker->generation; i++)
-		give_up_held(worker, worker->active[i]);
+		give_up_fragments(worker, worker->active[i]);
 }
 
 int mcr_loop_run(struct mcr_worker *worker)
@@ -219,10 +197,9 @@ int mcr_loop_run(struct mcr_worker *worker)
 			return worker->abandoned ? -EPIPE : 0;
 		}
 		delay_batch(worker, (uint32_t)taken);
-		/* While records are held back, wake to write them; while fragments or datagrams are, to give them up. */
+		/* While records are held back, wake to write them; while fragments wait for others, to give them up. */
 		ret = taken ? worker->engine->look(worker)
-			    : worker->engine->wait(worker, worker->log.pending || worker->reassembly.waiting ||
-								   worker->returns.waiting);
+			    : worker->engine->wait(worker, worker->log.pending || worker->reassembly.waiting);
 		if (ret)
 			return ret;
 	}

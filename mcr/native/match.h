@@ -31,8 +31,7 @@ struct mcr_rule {
 	uint16_t group; /* of the flow, its place among the groups of the rule */
 	uint16_t port;  /* likewise */
 	bool held;
-	bool suspected; /* of a loop: see returns.h */
-	uint8_t keeps;  /* what some output keeps of the headers that datagrams come with: MCR_KEEP_… */
+	uint8_t keeps; /* what some output keeps of the headers that datagrams come with: MCR_KEEP_… */
 };
 
 _Static_assert(sizeof(struct mcr_rule) == MCR_CACHE_LINE, "a packet touches one cache line of its rule");

@@ -192,7 +192,6 @@ int mcr_rules_put(struct mcr_rules *rules, struct mcr_segment *segment, const st
 		.more = MCR_NO_RULE,
 		.output_count = record->output_count,
 		.held = true,
-		.suspected = record->suspected,
 	};
 	claim_rule_counters(&segment->rules[record->rule], record->tag);
 	put_outputs(rules, segment, record, outputs);

@@ -15,7 +15,7 @@
 
 #include "flow.h"
 
-#define MCR_ABI_VERSION 19
+#define MCR_ABI_VERSION 18
 #define MCR_CACHE_LINE  64
 
 #define MCR_MAX_RULES        16384 /* and flows that they take: a rule may take several */
@@ -50,13 +50,12 @@ enum mcr_cause {
 	MCR_CAUSE_FRAGMENT_OVERLAP,    /* a part that overlaps others, or is there already; and those others */
 	MCR_CAUSE_FRAGMENT_INCOMPLETE, /* parts of a datagram of which others have not come in time */
 	MCR_CAUSE_FRAGMENT_EVICTED,    /* parts of one whose place another datagram was given */
-	MCR_CAUSE_LOOP_BY_OTHERS,      /* a rule has sent it, and another machine sent it back */
 	MCR_CAUSES,
 	MCR_CAUSE_NONE = MCR_CAUSES
 };
 
 /* A batch touches the totals, one capture, a rule a slot, and so many outputs. */
-#define MCR_JOURNAL_ENTRIES (10 + MCR_CAUSES + 7 + MCR_CAUSES + MCR_BATCH_SLOTS + 6 * MCR_BATCH_OUTPUTS)
+#define MCR_JOURNAL_ENTRIES (10 + MCR_CAUSES + 6 + MCR_CAUSES + MCR_BATCH_SLOTS + 6 * MCR_BATCH_OUTPUTS)
 
 _Static_assert(MCR_BATCH_OUTPUTS >= MCR_MAX_RULE_OUTPUTS, "one packet's outputs fit in one batch");
 _Static_assert(MCR_BATCH_PAYLOADS >= MCR_FRAME_PAYLOADS, "one super-frame's datagrams fit in one batch");
@@ -95,7 +94,6 @@ struct mcr_totals {
 struct mcr_capture_counters {
 	uint64_t cursor;    /* frames taken from the ring; modulo its size, the next slot */
 	uint64_t fragments; /* of them that wait for the others of their datagrams, and are not counted yet */
-	uint64_t held;      /* datagrams that may be a loop's, likewise (returns.h) */
 	uint64_t recv;      /* datagrams in them; and what became of these: */
 	uint64_t matched;
 	uint64_t no_match;
@@ -254,8 +252,6 @@ struct mcr_rec_rule {
 		more_flows; /* struct mcr_flow each, that it takes, too: those of its other sources, groups and ports */
 	uint16_t first_port; /* of its flows, network byte order: of these the first is where its outputs say */
 	uint16_t group_mask; /* bits of a group that say its place among the rule's */
-	uint32_t suspected;  /* 1: of a loop: what comes back in a circle is dropped (returns.h) */
-	uint32_t padding;
 };
 
 struct mcr_rec_generation {
@@ -327,8 +323,6 @@ enum mcr_log_code {
 	MCR_LOG_DROPPED6,      /* capture | enum mcr_cause << 32, source address in two halves */
 	MCR_LOG_LOOP,          /* capture, group | port << 32, source address; all in network byte order */
 	MCR_LOG_LOOP6,         /* capture | port << 32, source address in two halves */
-	MCR_LOG_RETURNED,      /* rule, capture, source address in network byte order */
-	MCR_LOG_RETURNED6,     /* rule | capture << 32, source address in two halves */
 	MCR_LOG_FORWARDED,     /* rule, outputs, payload bytes */
 	MCR_LOG_SEND_FAILED,   /* output, errno, payload bytes */
 	MCR_LOG_NO_BUFFER,     /* capture, length of the frame */

@@ -15,7 +15,6 @@
 #include "own.h"
 #include "pace.h"
 #include "reassembly.h"
-#include "returns.h"
 #include "ring.h"
 #include "rules.h"
 #include "shm_abi.h"
@@ -44,7 +43,6 @@ struct mcr_worker {
 	struct mcr_own own;
 
 	struct mcr_reassembly reassembly;
-	struct mcr_returns returns;
 	struct mcr_batch batch;
 
 	uint64_t generation; /* newest applied; packets wait until there is one */

@@ -61,9 +61,7 @@ def detach_neighbour(neighbour: Neighbour | Common) -> Command:
     return records.egress_drop(neighbour.egress_slot)
 
 
-def attach_rule(
-    placed: PlacedRule, capture: int, egress: Iterable[int], carriers: Iterable[bool], *, suspected: bool = False
-) -> Command:
+def attach_rule(placed: PlacedRule, capture: int, egress: Iterable[int], carriers: Iterable[bool]) -> Command:
     """Forward by it.
 
     Args:
@@ -71,7 +69,6 @@ def attach_rule(
         capture: slot of what it reads from.
         egress: slots of what its outputs leave by, in the rule's order.
         carriers: whether they leave, in the same order: their interfaces have carrier, and sockets could be opened.
-        suspected: of a loop: what that brings back is dropped.
     """
     rule, ways = placed.rule, zip(placed.ways, placed.neighbours, strict=True)
     return records.rule_put(
@@ -81,7 +78,6 @@ def attach_rule(
         flows=placed.flows,
         first_port=rule.input.port,
         groups=rule.input.span.groups,
-        suspected=suspected,
         outputs=[
             records.OutputPlace(
                 *place,

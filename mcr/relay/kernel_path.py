@@ -38,7 +38,6 @@ from mcr.shm.kernel_counters import KernelCounters
 
 log = get_logger(Facility.NETWORK)
 
-_SUSPECTED = "it is suspected of a loop: a worker tells what comes back from what a source sends"
 _UNSEEN = "it has not been seen yet what acts on packets that leave, which takes CAP_NET_ADMIN"
 _LONGEST = 0xFFFF  # bytes of an IP datagram
 _ONE_BY_ONE = 4  # replaced flows, each of which may take a grace period; for more, one with their gates closed
@@ -80,7 +79,6 @@ class KernelRules:
         counters: None: there are none. Without a path, they are those of the mcrd before this one.
         blocker: why it forwards nothing, found by a review; empty: no reason is known.
         hops: hosts and gateways that it sends to.
-        suspects: rules that are suspected of a loop, by id: the workers'.
     """
 
     def __init__(self, path: KernelPath | None, why_not: str = "", counters: KernelCounters | None = None) -> None:
@@ -97,7 +95,7 @@ class KernelRules:
         self._stuck: dict[str, int] = {}  # captures of rules that the kernel has not as they are, by rule
         self._reasons: dict[str, str] = {}
         self._told = self._reasons  # a copy that others have: it never changes
-        self.hops, self.suspects = NextHops(), frozenset[str]()
+        self.hops = NextHops()
 
     # The transaction's parts.
 
@@ -263,7 +261,7 @@ class KernelRules:
         rule_id, source = placed.rule.rule_id, placed.rule.input
         behind_gateway = leads_through_gateway(placed) or (rule_id in self.hops.gateways and None in placed.ways)
         self.hops.use(rule_id, hops_of(placed, self._egress_of), behind_gateway=behind_gateway)
-        reason = _suspicion(rule_id, self.suspects) or why_not(placed, self._egress_of, self._has_sockets, self.hops)
+        reason = why_not(placed, self._egress_of, self._has_sockets, self.hops)
         if not self._serves(source):
             reason = f"this machine does not listen to {source.group}"
         targets = () if reason else find_targets(placed, self._egress_of, self.hops)
@@ -327,11 +325,6 @@ class KernelRules:
 def _both(flows: tuple[Flow, ...], placed: PlacedRule) -> tuple[Flow, ...]:
     """Those of these that the rule takes still."""
     return tuple(flow for flow in flows if flow not in placed.taken) if placed.taken else flows
-
-
-def _suspicion(rule_id: str, suspects: frozenset[str]) -> str:
-    """Why a worker has to look at what comes to a rule; empty: it need not."""
-    return _SUSPECTED if rule_id in suspects else ""
 
 
 @contextmanager

@@ -310,8 +310,7 @@ class Relay:
         outputs = [self.outputs[output.interface] for output in placed.rule.outputs]
         slots = [self._neighbours.egress_slot(each) if each else None for each in placed.neighbours]
         leave = [*map(_leaves_by, placed.rule.outputs, outputs, placed.ways, placed.neighbours, slots)]
-        by, carry = [slot for slot, _ in leave], [leaves for _, leaves in leave]
-        return commands.attach_rule(placed, capture, by, carry, suspected=placed.rule.rule_id in self.kernel.suspects)
+        return commands.attach_rule(placed, capture, [slot for slot, _ in leave], [leaves for _, leaves in leave])
 
     @property
     def lets_go(self) -> bool:

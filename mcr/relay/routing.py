@@ -185,17 +185,6 @@ class Routing:
         self._spent = spent + self._spent_at - begun
         return told
 
-    async def break_loops(self, rules: frozenset[str]) -> tuple[Command, ...]:
-        """Have workers forward by these rules, by id, and drop what loops bring back; by all others as usual."""
-        return await trio.to_thread.run_sync(self._break_loops, rules)
-
-    def _break_loops(self, rules: frozenset[str]) -> tuple[Command, ...]:
-        changed = rules ^ self._kernel.suspects
-        self._kernel.suspects = rules
-        placed = [each for each in self._placement if each.rule.rule_id in changed]
-        self._kernel.follow(placed)
-        return tuple(map(self._attach, placed))
-
     async def follow_carrier(self, now: Network) -> tuple[Command, ...]:
         """Send by no interface without carrier, and again by those that have it; the commands to running workers."""
         changed = self._outputs.follow_carrier(now)

@@ -181,9 +181,8 @@ def rule_put(
     outputs: Iterable[OutputPlace],
     first_port: int = 0,
     groups: int = 1,
-    suspected: bool = False,
 ) -> Command:
-    """Forward what arrives on `capture` of these flows to `outputs`; if it is `suspected`, not what a loop brings back.
+    """Forward what arrives on `capture` of these flows to `outputs`.
 
     Of a range, which may have no flows, `first_port` and the number of `groups` say the place of each.
     """
@@ -198,7 +197,6 @@ def rule_put(
         more_flows=len(further),
         first_port=socket.htons(first_port),
         group_mask=groups - 1,
-        suspected=suspected,
     )
     return Command(lib.MCR_REC_RULE_PUT, b"".join((head, tail, *further)), slot=rule)
 

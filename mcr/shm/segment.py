@@ -125,10 +125,9 @@ class Segment:
         counters = self.shared.captures[capture]
         return counters.cursor, counters.recv
 
-    def held(self, capture: int) -> int:
-        """Of them those that are not counted yet: fragments that wait for others, and what may be a loop's."""
-        counters = self.shared.captures[capture]
-        return int(counters.fragments + counters.held)
+    def held_fragments(self, capture: int) -> int:
+        """Frames of them that wait for other fragments, and are not counted as datagrams yet."""
+        return int(self.shared.captures[capture].fragments)
 
     def capture_fates(self, capture: int) -> tuple[int, int, int]:
         """Of the datagrams of a capture ring: matched, no_match and buf_exhaust."""

@@ -166,7 +166,7 @@ class CaptureCounts:
             frames, datagrams = segment.captured(capture)
             accepted = self._accepted.pop((capture, worker), 0)
             # Workers that outlived their mcrd have taken more than it has counted.
-            self._dropped[interface, worker] += max(0, accepted - frames) + segment.held(capture)
+            self._dropped[interface, worker] += max(0, accepted - frames) + segment.held_fragments(capture)
             self._received[interface] += datagrams
         taken = self._taken_of(capture)
         before = self._errors.get(interface, ParseErrors())

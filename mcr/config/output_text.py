@@ -12,7 +12,7 @@ from typing import Any
 
 from mcr.errors import UsageError
 from mcr.text.addresses import bracketed
-from mcr.text.ranges import group_parts, port_parts
+from mcr.text.ranges import PORTS, group_parts, port_parts
 
 OPTIONS: Mapping[str, str] = {
     "gso": "gso",
@@ -57,7 +57,7 @@ def _parts(text: str) -> dict[str, Any]:
     try:
         ports = port_parts(port)
     except ValueError:
-        raise UsageError(f"Invalid output {text!r}: the port {port!r} is not a number") from None
+        raise UsageError(f"Invalid output {text!r}: {port!r} is not a port", PORTS) from None
     return {**group_parts(group), **ports, "interface": interface, **_options(text, options)}
 
 

@@ -15,7 +15,7 @@ from mcr.model.flow import Address, Input, check_interface_name, check_port, che
 from mcr.model.health import Health
 from mcr.model.output_options import parse_source
 from mcr.model.rule import Output, Rule, automatic_rule_id, check_label, check_outputs
-from mcr.text.ranges import group_parts, port_parts
+from mcr.text.ranges import PORTS, group_parts, port_parts
 
 _MAX_TEXT: Final = 1_000  # characters; no value needs as many
 _WHOLE: Final = range(-(1 << 63), 1 << 63)  # numbers that TOML has
@@ -238,6 +238,10 @@ def _endpoint(
     """Its parts; None if something is wrong with one of them or is missing."""
     before = len(faults.found)
     value = _taken_apart(value)
+    if isinstance(value, dict) and _is_no_port(value.get("port")) and "last_port" not in value:
+        noun = what.split()[1]
+        faults.add((*path, "port"), f"Invalid {noun} port: {value['port']!r} is not a port", PORTS)
+        value = value | {"port": 1}  # it is said
     table = _members(value, path, faults, known=tuple(checks), what=what, needed=() if cut else tuple(_ENDPOINT))
     parts = _checked(table, path, faults, checks, what.split()[1])
     return parts if len(faults.found) == before and parts.keys() >= _ENDPOINT.keys() else None
@@ -253,6 +257,11 @@ def _taken_apart(value: object) -> object:
         with suppress(ValueError):
             parts |= port_parts(port)
     return value | parts if parts else value
+
+
+def _is_no_port(port: object) -> bool:
+    """Whether it is a text that is neither a range of ports nor the number of one."""
+    return isinstance(port, str) and len(port) <= _MAX_TEXT and not port.isdecimal()
 
 
 def _members(

@@ -1,6 +1,9 @@
 """Prefixes and ranges of ports, as operators write them. Import-light: mcrctl reads thousands of them."""
 
-from typing import Any
+from typing import Any, Final
+
+PORTS: Final = 'a number from 1 to 65535, or a range such as "5000-5009"'
+"""What a port may be where it is a text: the hint of an error."""
 
 
 def split_group(text: str) -> tuple[str, int | None]:

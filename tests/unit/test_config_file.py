@@ -114,6 +114,23 @@ def test_what_a_sound_file_says(tmp_path: Path) -> None:
                 "4: Invalid output port: 0 is not a port",
             ],
         ),
+        (
+            rule(
+                "outputs = [\n'239.2.2.2:5000-:eth1',\n{ group = '239.2.2.2', port = '5000:5009', interface = 'e' }]\n"
+            ),
+            [
+                "4: Invalid output '239.2.2.2:5000-:eth1': '5000-' is not a port",
+                "5: Invalid output port: '5000:5009' is",
+            ],
+        ),
+        (
+            rule(input="interface = 'eth0', group = 'a', port = '5000-'"),
+            ["2: Invalid input port: '5000-' is not a port", "2: Invalid input group"],
+        ),
+        (
+            rule(input="interface = 'eth0', group = '239.1.1.1', port = '5000'"),
+            ["2: input port must be a whole number, not a string"],
+        ),
         (rule("outputs = ['239.2.2.2:6000:eth1:gso=65']\n"), ["3: Invalid gso: '65'"]),
         (
             rule(

@@ -110,7 +110,7 @@ def test_ways_to_write_it() -> None:
     assert parse_output("[ff15::100]/120:6000:eth1") == parse_output("[ff15::100/120]:6000:eth1")
     assert parse_output("239.2.0.1/32:6000-6000:eth1") == {"group": "239.2.0.1", "port": 6000, "interface": "eth1"}
     for wrong in ("239.2.0.0/24:6000-:eth1", "239.2.0.0/24:-6:eth1", "239.2.0.0:6-7-8:eth1"):
-        with pytest.raises(UsageError, match="is not a number"):
+        with pytest.raises(UsageError, match="is not a port"):
             parse_output(wrong)
 
 

@@ -98,7 +98,7 @@ def places_of(rule: Mapping[str, Any], sides: Collection[str], others: Iterable[
         span = Span.of(ip_address(end["group"]), end["port"], end.get("prefix"), end.get("last_port"))
         flows[end["interface"], outgoing] |= {Flow(*each, end.get("vlan") or 0) for each in span.each()}
     taken = rule["input"]
-    if taken.get("prefix") or taken.get("last_port"):
+    if "in" in sides and (taken.get("prefix") or taken.get("last_port")):
         flows[taken["interface"], False] -= {*_going_before(taken, (each["input"] for each in others))}
     same = [each["input"] for each in others if _without_sources(each["input"]) == _without_sources(taken)]
     left = () if taken.get("sources") else chain.from_iterable(each.get("sources", ()) for each in same)

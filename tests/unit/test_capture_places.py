@@ -24,6 +24,7 @@ def test_of_a_range_all_is_shown_but_what_goes_to_other_rules() -> None:
     groups = [IPv4Address("239.1.1.0") + number for number in range(4)]
     assert came.flows == {Flow(group, port) for group in groups for port in (5000, 5001)} - {Flow(groups[1], 5000)}
     assert left.flows == {Flow(IPv4Address("239.2.2.0") + number, 6000) for number in range(4)}
+    assert places_of(shown, ("out",), [shown, rule()]) == [left]
 
 
 @pytest.mark.parametrize(

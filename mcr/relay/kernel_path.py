@@ -310,9 +310,9 @@ class KernelRules:
         try:
             for flow in now.flows:
                 self.path.forward(now.capture, flow, plan.slot, now.mtu, targets_of(flow, now.source, now.targets))
-        except OSError:
-            if plan.rule_id not in self._served:
-                self._drop(now)
+        except OSError:  # what of it came in new would outlive the rule
+            before = self._served.get(plan.rule_id)
+            self._drop(attrs.evolve(now, flows=before.lacks(now)) if before else now)
             raise
         self._served[plan.rule_id] = now
 

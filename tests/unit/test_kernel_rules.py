@@ -147,6 +147,8 @@ class Kernel:
 
     def __init__(self) -> None:
         self.full = False
+        self.flows: set[Flow] = set()
+        self.room = 0  # flows, after which it is full; 0: it does not get full by itself
         self.without: set[Key] = set()
         self.did: list[str] = []
         self.held: set[int] = set()
@@ -168,11 +170,14 @@ class Kernel:
             raise OSError(errno.ENOMEM, "")
         self.did.append(what)
 
-    def forward(self, _capture: int, _flow: Flow, _slot: int, mtu: int, targets: Sequence[Target]) -> None:
+    def forward(self, _capture: int, flow: Flow, _slot: int, mtu: int, targets: Sequence[Target]) -> None:
         self._do(f"{mtu} bytes to {len(targets)}")
         self.macs = [each.macs[:6] for each in targets]
+        self.flows.add(flow)
+        self.full = len(self.flows) == self.room
 
-    def drop(self, _capture: int, _flow: Flow) -> None:
+    def drop(self, _capture: int, flow: Flow) -> None:
+        self.flows.discard(flow)
         self.did.append("drop")
 
     def hold(self, captures: Iterable[int]) -> None:
@@ -266,6 +271,18 @@ def test_a_rule_that_the_kernel_has_never_had_holds_nobody(kernel: Kernel) -> No
     kernel.full = True
     kernel.follow(GROUP)
     assert (kernel.held, kernel.why_worker()) == (set(), "Cannot allocate memory (os error 12)")
+
+
+def test_flows_for_which_there_was_no_memory_do_not_outlive_their_rule(kernel: Kernel) -> None:
+    """A range gets some back when a rule inside of it is removed."""
+    source = attrs.evolve(RULE.input, last_port=5003)
+    whole = attrs.evolve(_placed(GROUP), rule=attrs.evolve(RULE, input=source))
+    kernel.rules.follow([attrs.evolve(whole, taken=frozenset(source.flows[1:]))])
+    kernel.room = 3
+    kernel.rules.follow([whole])
+    assert kernel.flows == {source.flows[0]}
+    kernel.rules.forget([whole], set())
+    assert kernel.flows == set()
 
 
 def test_a_rule_can_be_removed_without_memory(kernel: Kernel) -> None:

@@ -64,10 +64,11 @@ int mcr_bpf_open_map(uint32_t type, uint32_t key_size, uint32_t value_size, uint
 	return mcr_bpf(BPF_MAP_CREATE, &attr);
 }
 
+/* With the groups and VLANs of flows. A reload may have nearly all flows exchanged: the new ones come in first. */
 int mcr_bpf_open_wanted(void)
 {
-	return mcr_bpf_open_map(BPF_MAP_TYPE_HASH, MCR_FLOW_IPV4_BYTES, sizeof(uint8_t),
-				3 * MCR_MAX_RULES /* and their groups and VLANs */, BPF_F_NO_PREALLOC);
+	return mcr_bpf_open_map(BPF_MAP_TYPE_HASH, MCR_FLOW_IPV4_BYTES, sizeof(uint8_t), 5 * MCR_MAX_RULES,
+				BPF_F_NO_PREALLOC);
 }
 
 int mcr_bpf_open_rejected(void)

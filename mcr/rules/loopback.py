@@ -5,13 +5,14 @@ Elsewhere what this machine has sent is told by its source, and not relayed agai
 
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping
+from itertools import product
 
 from mcr.errors import InvalidParams
 from mcr.model.flow import LIMITED_BROADCAST, LOOPBACK, Address
 from mcr.model.rule import Output, Rule
 
-Takers = Mapping[tuple[Address, int, int], Mapping[Address | None, Rule]]
-"""Who takes a destination, port and VLAN there, by the source that is named."""
+Takers = Mapping[tuple[Address, int, int], Mapping[tuple[Address | None, bool], Rule]]
+"""Who takes a destination, port and VLAN there, by the source that is named, and whether it is part of a range."""
 
 
 def refuse_loops(changed: Iterable[Rule], rules: Iterable[Rule]) -> None:
@@ -38,11 +39,11 @@ def refuse_loops(changed: Iterable[Rule], rules: Iterable[Rule]) -> None:
 
 
 def _takers(rules: Iterable[Rule]) -> Takers:
-    found: dict[tuple[Address, int, int], dict[Address | None, Rule]] = defaultdict(dict)
-    there = [rule for rule in rules if rule.input.interface == LOOPBACK]
-    for rule in sorted(there, key=lambda rule: not rule.input.is_range):  # ranges first: the others go before them
+    """Ranges beside the rules that go before them: those can be removed, and nobody looks for loops then."""
+    found: dict[tuple[Address, int, int], dict[tuple[Address | None, bool], Rule]] = defaultdict(dict)
+    for rule in (each for each in rules if each.input.interface == LOOPBACK):
         for flow in rule.input.flows:
-            found[flow.group, flow.port, flow.vlan][flow.source] = rule
+            found[flow.group, flow.port, flow.vlan][flow.source, rule.input.is_range] = rule
     return found
 
 
@@ -81,10 +82,11 @@ def _fed(rule: Rule, takers: Takers) -> Iterator[tuple[Output, Rule]]:
             yield output, taker
 
 
-def _taking(rule: Rule, output: Output, there: Mapping[Address | None, Rule]) -> Iterable[Rule]:
+def _taking(rule: Rule, output: Output, there: Mapping[tuple[Address | None, bool], Rule]) -> Iterable[Rule]:
     """Those of these rules that take what an output sends."""
     if output.keeps_source and not rule.input.sources:
         return there.values()  # it may come from anywhere
     sources = rule.input.sources if output.keeps_source else (output.own_source,)
-    found = (there.get(source) or there.get(None) for source in sources)
+    kinds = product(sources, (False, True))
+    found = (there.get((source, of_range)) or there.get((None, of_range)) for source, of_range in kinds)
     return filter(None, found)

@@ -122,6 +122,18 @@ def test_a_rule_that_keeps_sources_feeds_the_rules_of_all_of_them() -> None:
         catalog.plan_addition([attrs.evolve(first, outputs=(attrs.evolve(first.outputs[0], source=KEEP),))])
 
 
+def test_a_loop_that_a_rule_inside_a_range_keeps_open_is_refused() -> None:
+    """It can be removed, and nobody looks for loops then."""
+    one, two = ip_address("239.1.0.0"), ip_address("239.2.0.0")
+    there = Rule("there", Input("lo", one, 5000, prefix=24), (Output(two, 5000, "lo", prefix=24),))
+    back = Rule("back", Input("lo", two, 5000, prefix=30), (Output(one + 1, 5000, "lo"),))
+    for sources in ((), (9,)):
+        inside = by_loopback(1, 1, interface="eth0", sources=sources)
+        with pytest.raises(InvalidParams, match="which there sends to"):
+            holding(there, inside).plan_addition([back])
+    Catalog().plan_addition([there, back, inside][1:])
+
+
 def test_what_is_sent_to_an_address_of_this_machine_comes_in_by_the_loopback() -> None:
     """Whichever interface the output names."""
     one, two = ip_address("198.18.0.1"), ip_address("198.18.0.2")

@@ -10,7 +10,7 @@ from mcr.errors import LimitReached
 from mcr.model.flow import Address, Flow
 from mcr.model.limits import MAX_OUTPUTS, MAX_RULES
 from mcr.model.output_options import Sockets
-from mcr.model.overlaps import taken_of
+from mcr.model.overlaps import Singles, taken_of
 from mcr.model.rule import Output, Rule
 from mcr.relay.slots import Slots
 from mcr.shm.places import Place, Places, digest
@@ -157,6 +157,7 @@ class Placement:
         self._by_id: dict[str, PlacedRule] = {}
         self._tagged: set[str] = set()  # ids of those with outputs in VLANs
         self._ranges: dict[str, None] = {}  # ids of those that take ranges
+        self._singles = Singles()  # inputs of the others
         self._places = places
         self._former_rules, self._former_outputs = places.rules(), places.outputs()
         self._rule_slots = Slots(MAX_RULES, "rules", settle)
@@ -234,14 +235,15 @@ class Placement:
         Returns:
             Those that take more or less than before.
         """
-        interfaces = {rule.input.interface for rule in concerned} if self._ranges else set()
-        inputs = [each.rule.input for each in self] if interfaces else []
+        about = [*concerned] if self._ranges else []
+        fresh, changed = {rule.rule_id for rule in about}, Singles(rule.input for rule in about)
         replaced = {}
-        for before in [self._by_id[rule_id] for rule_id in self._ranges]:
-            source = before.rule.input
-            if source.interface in interfaces and (taken := taken_of(source, inputs)) != before.taken:
-                now = self._by_id[before.rule.rule_id] = attrs.evolve(before, taken=taken)
-                replaced[before.rule.rule_id] = Replacement(before, now, ())
+        for before in [self._by_id[each] for each in self._ranges] if about else ():
+            source, rule_id = before.rule.input, before.rule.rule_id
+            is_concerned = rule_id in fresh or any(changed.inside(source))
+            if is_concerned and (taken := taken_of(source, self._singles)) != before.taken:
+                now = self._by_id[rule_id] = attrs.evolve(before, taken=taken)
+                replaced[rule_id] = Replacement(before, now, ())
         return replaced
 
     def forget(self, leaving: Iterable[LeavingOutput]) -> None:
@@ -287,6 +289,7 @@ class Placement:
         self._rule_names[placed.slot] = rule.label
         has_tags = any(output.vlan is not None for output in rule.outputs)
         (self._tagged.add if has_tags else self._tagged.discard)(rule.rule_id)
+        self._singles.add(rule.input)
         if rule.input.is_range:
             self._ranges[rule.rule_id] = None
 
@@ -295,6 +298,7 @@ class Placement:
         placed = self._by_id.pop(rule.rule_id)
         self._tagged.discard(rule.rule_id)
         self._ranges.pop(rule.rule_id, None)
+        self._singles.drop(rule.input)
         del self._rule_names[placed.slot]
         self._places.drop_rule(placed.slot)
         self._rule_slots.rest(placed.slot)

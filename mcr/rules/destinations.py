@@ -1,10 +1,13 @@
 """Where rules send to, and which of them send to the same place. It may be meant: it is told, not refused."""
 
-from collections.abc import Iterable, Iterator
+from collections import defaultdict
+from collections.abc import Collection, Iterable, Iterator
+from itertools import chain
 
 from mcr.model.flow import Address, Input
 from mcr.model.overlaps import goes_before
 from mcr.model.rule import Output, Rule
+from mcr.model.span_index import SpanIndex
 
 Destination = tuple[str, Address, int, int | None]
 """Interface, address, port and VLAN."""
@@ -18,12 +21,10 @@ def destination(output: Output) -> Destination:
 
 
 def sends_into(source: Input, output: Output, ranged: Input, several: Output) -> bool:
-    """Whether one rule's output gets what another one's, which is a range, gets as well.
+    """Whether one rule's output gets what another one's gets as well, which is a range and meets it.
 
     Not if all that it would share is what the range leaves to the rule.
     """
-    if (output.interface, output.vlan) != (several.interface, several.vlan) or not output.span.meets(several.span):
-        return False
     return not (ranged.is_range and goes_before(source, ranged) and _is_in_its_place(source, output, ranged, several))
 
 
@@ -44,14 +45,14 @@ class Destinations:
     def __init__(self) -> None:
         self.outputs = 0
         self._rules: dict[Destination, str | dict[str, None]] = {}  # mostly one has it, and there may be thousands
-        self._ranges: dict[str, Rule] = {}  # rules that send to ranges
+        self._ranges: defaultdict[tuple[str, int | None], SpanIndex[tuple[Rule, Output]]] = defaultdict(SpanIndex)
 
     def add(self, rule: Rule) -> None:
         """A rule is there."""
         self.outputs += len(rule.outputs)
         for output in rule.outputs:
             if output.is_range:
-                self._ranges[rule.rule_id] = rule
+                self._ranges[output.interface, output.vlan].add(output.span, rule.rule_id, (rule, output))
                 continue
             each = destination(output)
             there = self._rules.setdefault(each, rule.rule_id)
@@ -63,8 +64,11 @@ class Destinations:
     def drop(self, rule: Rule) -> None:
         """It is there no more."""
         self.outputs -= len(rule.outputs)
-        self._ranges.pop(rule.rule_id, None)
-        for each in (destination(output) for output in rule.outputs if not output.is_range):
+        for output in rule.outputs:
+            if output.is_range:
+                self._ranges[output.interface, output.vlan].drop(output.span, rule.rule_id)
+                continue
+            each = destination(output)
             there = self._rules.pop(each, None)
             if isinstance(there, dict):
                 del there[rule.rule_id]
@@ -76,20 +80,31 @@ class Destinations:
 
     def _told(self, rule: Rule) -> Iterator[str]:
         for output in rule.outputs:
-            there = None if output.is_range else self._rules.get(destination(output))
-            others = []
-            if isinstance(there, dict) and rule.rule_id in there:
-                others = [each for each in there if each != rule.rule_id]
-            others += [each for each in self._sharing_ranges(rule, output) if each not in others]
-            if others:
-                who = f"rule {others[0]}" + (f" and {len(others) - 1:,} more" if len(others) > 1 else "")
+            if others := self._others(rule, output):
+                first, number = others
+                who = f"rule {first}" + (f" and {number - 1:,} more" if number > 1 else "")
                 yield f"{output} is an output of {who}, too: {MIXED}; have another output unless that is meant"
 
-    def _sharing_ranges(self, rule: Rule, output: Output) -> Iterator[str]:
-        """Ids of other rules that send to a range with it. Of such a range, those that send into it say it."""
-        for other in self._ranges.values():
-            ranges = (each for each in other.outputs if each.is_range)
-            if other.rule_id != rule.rule_id and any(
-                sends_into(rule.input, output, other.input, each) for each in ranges
-            ):
-                yield other.rule_id
+    def _others(self, rule: Rule, output: Output) -> tuple[str, int] | None:
+        """The first other rule that sends to an output's place, and how many do.
+
+        Thousands may: they are counted without looking at each where all of one kind do.
+        """
+        there = None if output.is_range else self._rules.get(destination(output))
+        kinds: list[Collection[str]] = [there] if isinstance(there, dict) and rule.rule_id in there else []
+        kinds += self._sharing_ranges(rule, output)
+        if not kinds:
+            return None
+        others = kinds[0] if len(kinds) == 1 else dict.fromkeys(chain.from_iterable(kinds))
+        number = len(others) - (rule.rule_id in others)
+        return (next(each for each in others if each != rule.rule_id), number) if number else None
+
+    def _sharing_ranges(self, rule: Rule, output: Output) -> Iterator[Collection[str]]:
+        """Ids of rules that send to a range with it. Of such a range, those that send into it say it."""
+        ranges = self._ranges.get((output.interface, output.vlan))
+        for _, holders in ranges.meeting(output.span) if ranges else ():
+            if rule.input.is_range:  # none of them leaves it anything
+                yield holders
+            else:
+                found = holders.items()
+                yield [name for name, (each, several) in found if sends_into(rule.input, output, each.input, several)]

@@ -11,7 +11,7 @@ from typing import NamedTuple
 import attrs
 
 from mcr.model.flow import IPV4, IPV6, Address, Flow, Input
-from mcr.model.overlaps import taken_of
+from mcr.model.overlaps import Singles, taken_of
 from mcr.net import uapi
 
 _MORE_FRAGMENTS = 0x2000
@@ -105,7 +105,7 @@ class Wanted:
         left = (each.sources for each in named if attrs.evolve(each, sources=()) == same)
         span = source.span
         akin = any(span.has_group(each.group) or span.has_port(each.port) for each in named)
-        taken = taken_of(source, there) if source.is_range else frozenset[Flow]()
+        taken = taken_of(source, Singles(there)) if source.is_range else frozenset[Flow]()
         return cls(source, frozenset(chain.from_iterable(left)), bool(source.sources) or akin, taken)
 
     def __contains__(self, sighting: Sighting) -> bool:

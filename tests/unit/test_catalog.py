@@ -7,6 +7,7 @@ from typing import NoReturn
 import attrs
 import pytest
 
+from calls import count_calls
 from mcr.errors import InvalidParams, LimitReached, RuleExists, RuleNotFound
 from mcr.model.flow import Input
 from mcr.model.limits import MAX_OUTPUTS, MAX_OUTPUTS_PER_RULE, MAX_RULES
@@ -286,6 +287,37 @@ def test_rules_that_send_to_the_same_place_are_told_while_they_do() -> None:
         assert list(catalog.destinations.shared([one, changed])) == shared
     catalog.note(catalog.plan_removal([two]))
     assert catalog.destinations.shared([one]) == {}
+
+
+def test_rules_that_send_to_ranges_are_told_of_each_other() -> None:
+    """But for those that send where the range would have sent what it leaves to them."""
+    pairs = [pair_rule(number) for number in range(3)]
+    elsewhere = Rule("else", rule(9).input, (Output(GROUP, 6001, "eth1"),))
+    inside = Rule("inside", Input("eth0", pairs[1].input.group, 5001), (Output(GROUP, 6001, "eth1"),))
+    catalog = holding(pairs[1], inside)
+    assert catalog.destinations.shared([pairs[1], inside]) == {}
+    catalog.note(catalog.plan_addition([pairs[0], pairs[2], elsewhere]))
+    told = catalog.destinations.shared([*pairs, elsewhere, inside])
+    who = {name: text.partition("of rule ")[2].partition(", too")[0] for name, (text,) in told.items()}
+    more = {"p0": "p1 and 1 more", "p1": "p0 and 1 more", "p2": "p1 and 1 more"}
+    assert who == more | {"else": "inside and 3 more", "inside": "else and 2 more"}
+    catalog.note(catalog.plan_removal([pairs[0], pairs[2], elsewhere]))
+    assert catalog.destinations.shared([pairs[1], inside]) == {}
+
+
+@pytest.mark.parametrize("apart", [False, True])
+def test_what_is_told_of_many_ranges_does_not_take_long(*, apart: bool) -> None:
+    """Nobody is answered meanwhile. `apart`: each sends to ports of its own."""
+    rules = [pair_rule(number, apart=apart) for number in range(300)]
+    catalog = holding(*rules)
+    assert count_calls(lambda: catalog.destinations.shared(rules)) < 60 * len(rules)
+
+
+def pair_rule(number: int, *, apart: bool = False) -> Rule:
+    """Takes two ports of a group of its own, and sends to two."""
+    source = Input("eth0", ip_address("239.1.0.0") + number, 5000, last_port=5001)
+    first = 6000 + 2 * number if apart else 6000
+    return Rule(f"p{number}", source, (Output(GROUP, first, "eth1", last_port=first + 1),))
 
 
 def test_more_rules_than_a_relay_holds_are_refused() -> None:

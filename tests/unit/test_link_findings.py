@@ -6,6 +6,7 @@ from ipaddress import IPv4Address
 import attrs
 import pytest
 
+from calls import count_calls
 from doctor_world import (
     ADVICE,
     FAULT,
@@ -188,6 +189,28 @@ def test_outputs_of_several_rules_are_advice() -> None:
     expect(advice, ADVICE, "239.2.2.2:6000:out0 is an output of several rules", "news, b")
     tagged = attrs.evolve(rules[1], outputs=(attrs.evolve(GROUP, vlan=7),))
     assert not list(judge_shared_outputs([rules[0], tagged]))
+
+
+def test_ranges_that_several_rules_send_to_are_advice() -> None:
+    """Each range once. What a rule takes of a range and sends where that would have, does not go there twice."""
+    pairs = [
+        RuleView(
+            f"p{number}",
+            None,
+            Input("in0", IPv4Address("239.1.0.0") + number, 5000, last_port=5001),
+            (attrs.evolve(GROUP, last_port=GROUP.port + 1),),
+            RuleState.ACTIVE,
+        )
+        for number in range(300)
+    ]
+    inside = RuleView("inside", None, Input("in0", pairs[0].input.group, 5000), (GROUP,), RuleState.ACTIVE)
+    assert not list(judge_shared_outputs([inside, pairs[0]]))
+    (advice,) = judge_shared_outputs([inside, *pairs[:3]])
+    expect(advice, ADVICE, "239.2.2.2:6000-6001:out0 is an output of several rules", "p0, p1 and 2 more")
+    beside = attrs.evolve(inside, input=attrs.evolve(inside.input, port=7000))
+    (advice,) = judge_shared_outputs([beside, pairs[0]])
+    expect(advice, ADVICE, "239.2.2.2:6000-6001:out0", "p0, inside")
+    assert count_calls(lambda: list(judge_shared_outputs(pairs))) < 60 * len(pairs)
 
 
 def test_frames_that_an_interface_loses_are_told() -> None:

@@ -5,9 +5,11 @@ from ipaddress import IPv4Address, ip_address
 import attrs
 import pytest
 
+from calls import count_calls
 from mcr.errors import LimitReached
 from mcr.model.flow import Input
 from mcr.model.limits import MAX_OUTPUTS
+from mcr.model.overlaps import shared
 from mcr.model.rule import Output, Rule
 from mcr.relay.placement import Key, LeavingOutput, Placement, Way, way_key
 from mcr.shm.places import Places
@@ -122,3 +124,41 @@ def test_slots_that_are_leaving_are_not_free() -> None:
     placement.place(rule(1), {}, ())
     with pytest.raises(LimitReached, match="65535 more outputs"):
         placement.check_room(MAX_OUTPUTS - 1)
+
+
+def ranged(number: int) -> Rule:
+    source = Input("eth0", ip_address("239.2.0.0") + number, 5000, last_port=5001)
+    return Rule(f"range{number}", source, (Output(ip_address("239.9.9.9"), 6000, "eth1"),))
+
+
+def inside(number: int) -> Rule:
+    return Rule(f"in{number}", Input("eth0", ip_address("239.2.0.0") + number, 5001), rule(1).outputs)
+
+
+def test_ranges_give_way_to_rules_inside_of_them_and_take_back() -> None:
+    placement, wide, single = Placement(Places.make()), ranged(1), inside(1)
+    sourced = attrs.evolve(single, rule_id="s", input=attrs.evolve(single.input, sources=(HOST,)))
+    for each in (single, ranged(2), wide):
+        placement.place(each, {}, ())
+    assert {*placement.give_way([wide])} == {"range1"}
+    placement.place(sourced, {}, ())
+    assert placement.give_way([sourced]) == {}, "of the range from any source it takes nothing"
+    placement.displace(single)
+    (back,) = placement.give_way([single]).values()
+    assert (back.before.flows, back.now.flows) == (wide.input.flows[:1], wide.input.flows)
+    placement.place(inside(2), {}, ())
+    placement.change(attrs.evolve(inside(2), name="tv"), {}, ())
+    assert {*placement.give_way([inside(2)])} == {"range2"}
+    placement.displace(inside(2))
+    assert {*placement.give_way([inside(2)])} == {"range2"}
+
+
+def test_a_change_is_not_compared_with_all_ranges_and_rules() -> None:
+    placement, number = Placement(Places.make()), 300
+    for each in range(number):
+        placement.place(ranged(each), {}, ())
+        placement.place(inside(number + each), {}, ())
+    placement.place(inside(7), {}, ())
+    assert count_calls(lambda: placement.give_way([inside(7)])) < 30 * number
+    gone = [ranged(each) for each in range(number)]
+    assert count_calls(lambda: [*shared(gone, (each.rule for each in placement))]) < 60 * number

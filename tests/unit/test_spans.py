@@ -15,8 +15,9 @@ from mcr.errors import InvalidParams, RuleExists, UsageError
 from mcr.model.flow import Flow, Input
 from mcr.model.health import Health
 from mcr.model.limits import MAX_FLOWS
-from mcr.model.overlaps import shared, taken_of
+from mcr.model.overlaps import Singles, shared, taken_of
 from mcr.model.rule import Output, Rule, automatic_rule_id
+from mcr.model.span_index import SpanIndex
 from mcr.rules.catalog import Catalog
 
 FIRST, THERE = IPv4Address("239.1.0.0"), IPv4Address("239.2.0.0")
@@ -151,9 +152,10 @@ def test_each_flow_has_one_rule_the_most_specific(inputs: list[Input]) -> None:
             continue
     there = [entry.rule for entry in catalog]
     singles = {flow for rule in there if not rule.input.is_range for flow in rule.input.flows}
+    named = Singles(rule.input for rule in there)
     for rule in there:
         if rule.input.is_range:
-            taken = taken_of(rule.input, [each.input for each in there])
+            taken = taken_of(rule.input, named)
             assert taken == {
                 flow
                 for flow in rule.input.flows
@@ -164,3 +166,19 @@ def test_each_flow_has_one_rule_the_most_specific(inputs: list[Input]) -> None:
         theirs = {flow for each in others for flow in each.input.flows}
         kept = {claim.flow for claim in shared([rule], others)}
         assert kept & {*rule.input.flows} == theirs & {*rule.input.flows}
+
+
+@examples(1)
+@given(st.lists(SPANS, max_size=8), SPANS)
+def test_the_spans_that_one_meets_are_found(inputs: list[Input], asked: Input) -> None:
+    """Whatever they have in common, and also after others have gone."""
+    index, held = SpanIndex[int](), {str(number): each.span for number, each in enumerate(inputs)}
+    for name, span in held.items():
+        index.add(span, name, 0)
+    while True:
+        found = [name for _, holders in index.meeting(asked.span) for name in holders]
+        assert sorted(found) == sorted(name for name, span in held.items() if span.meets(asked.span))
+        if not held:
+            return
+        name, span = held.popitem()
+        index.drop(span, name)

@@ -338,19 +338,19 @@ def test_too_many_rules_for_a_classic_filter_leave_it_to_the_workers(wire: Wire)
 
 
 def test_map_holds_as_many_rules_as_a_relay(wire: Wire) -> None:
-    """Each in a VLAN and to a group of its own. Or there is none, and the classic filters take its place."""
+    """And more, each to a group of its own. Or there is none, and the classic filters take its place."""
     filters = open_filters(DescriptorStore(), suppress=False, path=None)
     if not may_load_ebpf():
         assert isinstance(filters, ClassicFilters)
         return
-    most = [(3, Flow(IPv4Address("239.2.0.0") + i, 5000)) for i in range(3 * MAX_RULES // 2)]
+    most = [(3, Flow(IPv4Address("239.2.0.0") + i, 5000)) for i in range(5 * MAX_RULES // 2)]
     filters.change(most, ())
     with pytest.raises(SystemFault, match="BPF_MAP_UPDATE_ELEM"):
         filters.change([(3, WANTED[0]), (3, WANTED[1])], ())
     filters.change([], most[:1])
     rejected = opened(filters, wire)
-    wire.send(frame(), frame("239.2.0.0"), frame("239.2.95.255"))
-    assert wire.receive(1) == [frame("239.2.95.255")]
+    wire.send(frame(), frame("239.2.0.0"), frame("239.2.159.255"))
+    assert wire.receive(1) == [frame("239.2.159.255")]
     assert rejected.read() == 2
     rejected.close()
     filters.close()

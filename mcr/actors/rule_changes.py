@@ -179,25 +179,26 @@ class RuleSet:
         aside = [rule for rule in saved if files.rival(rule)]
         self._precedence.note(files, aside)
         await trio.to_thread.run_sync(log_aside, aside, files, self._saved.where)
+        await self._restore([each.rule for each in rules], free)
+        self._catalog.mark(files)
+        in_files = sum(each.from_file for each in self._catalog)
         if rules:
-            await self._restore([each.rule for each in rules])
-            self._catalog.mark(files)
-            log.notice("%d of %d rules of configuration files are in use", len(self._catalog), len(rules))
-        before = len(self._catalog)
-        if free:
-            await self._restore(free)
-        self._saved.log_loaded(len(self._catalog) - before)
+            log.notice("%d of %d rules of configuration files are in use", in_files, len(rules))
+        self._saved.log_loaded(len(self._catalog) - in_files)
 
-    async def _restore(self, rules: Sequence[Rule]) -> None:
-        """All of these, or, if that can't be, halves of them."""
+    async def _restore(self, first: Sequence[Rule], then: Sequence[Rule] = ()) -> None:
+        """All of these in one step, so that no range takes what a rule is to take; if that can't be, parts of them."""
+        rules = [*first, *then]
         try:
-            await self._add_again(rules)
+            if rules:
+                await self._add_again(rules)
         except McrError as error:
             if len(rules) == 1:
                 self._note_unusable(rules[0], error)
                 return
-            await self._restore(rules[: len(rules) // 2])
-            await self._restore(rules[len(rules) // 2 :])
+            size = len(first) if first and then else len(rules) // 2
+            await self._restore(rules[:size])
+            await self._restore(rules[size:])
 
     async def _add_again(self, rules: Sequence[Rule]) -> None:
         now = with_real_names(tuple(rules), await self._workers.standing())

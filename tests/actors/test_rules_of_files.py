@@ -38,6 +38,12 @@ async def test_rules_of_files_are_used_and_not_saved(nursery: trio.Nursery, work
     assert file.writes == [[Put(C)]]
 
 
+async def test_rules_of_files_and_saved_ones_are_there_at_once(nursery: trio.Nursery, workers: Workers) -> None:
+    """A range of one would take for a moment what a rule of the other is to take."""
+    await start(nursery, workers, File(B, C), A)
+    assert [change.added for change in workers.changes] == [(A, B, C)]
+
+
 async def test_what_differs_is_one_generation(nursery: trio.Nursery, workers: Workers) -> None:
     store = await start(nursery, workers, None, A, B)
     changed = attrs.evolve(B, name="new")

@@ -52,6 +52,8 @@ class _Layout:
     def __init__(self, ctype: str) -> None:
         fields = sorted(ffi.typeof(f"struct {ctype}").fields, key=lambda each: each[1].offset)
         self.names = [name for name, _ in fields]
+        self.known = frozenset(self.names)
+        self.rooms = [(name, ffi.sizeof(field.type)) for name, field in fields if field.type.kind != "primitive"]
         self.empty = [0 if field.type.kind == "primitive" else b"" for _, field in fields]
         codes, end = ["="], 0
         for _, field in fields:
@@ -70,8 +72,17 @@ _layout = functools.cache(_Layout)
 
 
 def _body(ctype: str, **fields: Any) -> bytes:
-    """A struct with these fields. The others are 0."""
+    """A struct with these fields. The others are 0.
+
+    Raises:
+        TypeError: it has no such field, or less room for the bytes of one.
+    """
     layout = _layout(ctype)
+    if not fields.keys() <= layout.known:
+        raise TypeError(f"struct {ctype} has no {', '.join(sorted(fields.keys() - layout.known))}")
+    for name, room in layout.rooms:
+        if name in fields and len(fields[name]) > room:
+            raise TypeError(f"struct {ctype}: {name} has room for {room} bytes, not for {len(fields[name])}")
     return layout.packed.pack(*map(fields.get, layout.names, layout.empty))
 
 

@@ -39,6 +39,13 @@ def test_rule_record_carries_key_and_outputs_in_network_byte_order() -> None:
     assert int(outputs[2].asked_source).to_bytes(4, "little") == asked.packed
 
 
+def test_what_a_struct_does_not_hold_is_refused() -> None:
+    with pytest.raises(TypeError, match="struct mcr_rec_egress has no mtuu, v6"):
+        records._body("mcr_rec_egress", egress=1, mtuu=1500, v6=True)
+    with pytest.raises(TypeError, match="struct mcr_rec_raw: mac has room for 6 bytes, not for 20"):
+        records.raw_put(1, 1500, bytes(20), ())
+
+
 def test_levels_are_one_byte_a_facility() -> None:
     body = records.levels(LogLevels().with_global(Level.TRACE)).body
     assert body == bytes([8]) * lib.MCR_FACILITIES

@@ -336,7 +336,7 @@ def _totals(stats: dict[str, Any]) -> dict[str, int]:
     health = [rule["health"] for rule in stats["rules"] if rule.get("health")]
     streams = {
         name: sum(each["lost"] for each in health if ("rtp" in each["kind"]) is is_rtp)
-        for name, is_rtp in (("rtp_lost", True), ("ts_lost", False))
+        for name, is_rtp in (("rtp", True), ("ts", False))
     }
     here = lost | {"errors": stats["egress"]["errors"]} | {name: ingress[name] for name in _ALSO_SHOWN}
     return here | streams

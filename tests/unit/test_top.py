@@ -105,7 +105,7 @@ def test_what_streams_have_lost_before_is_told_beside_what_is_lost() -> None:
     later = reading(5)
     later.stats["rules"][0]["health"] = {"lost": 12, "kind": "rtp+ts"}
     shown.take(later)
-    assert "lost rtp_lost 12 (+12)" in lines(shown)
+    assert "lost rtp 12 (+12)" in lines(shown)
 
 
 def test_a_rule_has_a_curve_of_its_rate() -> None:

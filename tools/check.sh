@@ -5,22 +5,20 @@ venv=$1
 said=$(mktemp -d)
 trap 'rm -r "$said"' EXIT
 
-# C is looked at again if it has changed, or what looks at it. A directory has changed if a file came or went.
+# C is looked at again if it has changed, or what looks at it.
 looked_at=$venv/.c-looked-at
 c_has_changed() {
-	[ -n "${MCR_RUN_ALL:-}" ] || [ ! -e "$looked_at" ] || [ -n "$(find mcr/native mcr/cli tests/native bench \
-		tools/check.sh tools/build_bpf.py .clang-format "$venv/.installed" -newer "$looked_at" \
-		\( -type d ! -name __pycache__ -o -name '*.[ch]' -o -path 'tools/*' -o -name '.[ci]*' \))" ]
+	[ -n "${MCR_RUN_ALL:-}" ] || ! tools/c_state.sh "$venv" 2>/dev/null | cmp -s - "$looked_at"
 }
 
 check_c() {
 	set -e
-	touch "$said/begun"
+	tools/c_state.sh "$venv" >"$said/c" 2>/dev/null
 	find mcr/native mcr/cli tests/native bench -name '*.[ch]' -exec "$venv/bin/clang-format" --dry-run --Werror {} +
 	find mcr/native mcr/cli bench -name '*.c' ! -name '*.bpf.c' \
 		-exec cc -std=gnu11 -D_GNU_SOURCE -Imcr/native -Wall -Wextra -Werror -fsyntax-only {} +
 	"$venv/bin/python" tools/build_bpf.py --check
-	mv "$said/begun" "$looked_at"
+	mv "$said/c" "$looked_at"
 }
 
 lint() {

@@ -1,6 +1,8 @@
 """What people expect of a project calls what the project itself calls."""
 
+import os
 import re
+import subprocess
 from pathlib import Path
 
 ROOT = Path(__file__).parents[2]
@@ -17,6 +19,41 @@ def test_pre_commit_checks_nothing_that_make_check_does_not() -> None:
     checked = without_paths((ROOT / "tools/check.sh").read_text())
     assert len(commands) == 6
     assert [command for command in commands if command not in checked] == []
+
+
+INSTALLED = "venv/lib/python3/site-packages/clang_format-18.dist-info"
+
+
+def test_c_is_as_it_was_by_its_contents_and_its_compilers(tmp_path: Path) -> None:
+    for name in "mcr/native/bpf", "mcr/cli", "tests/native", "bench", "tools", "bin", INSTALLED:
+        (tmp_path / name).mkdir(parents=True)
+    for name in "tools/check.sh", "tools/c_state.sh", "tools/build_bpf.py", ".clang-format", "pyproject.toml":
+        (tmp_path / name).write_text(name)
+    source = tmp_path / "mcr/native/bpf/ring.h"
+    source.write_text("int a;")
+
+    def state(version: str = "1") -> str:
+        for each in "cc", "clang-14":
+            (tmp_path / "bin" / each).write_text(f"#!/bin/sh\necho {each} {version if each == 'cc' else 14}\n")
+            (tmp_path / "bin" / each).chmod(0o755)
+        path = {"PATH": f"{tmp_path / 'bin'}:{os.environ['PATH']}"}
+        ran = subprocess.run(
+            [ROOT / "tools/c_state.sh", "venv"], cwd=tmp_path, env=path, capture_output=True, text=True, check=False
+        )
+        assert ran.returncode == 0, ran.stderr
+        return ran.stdout
+
+    before = state()
+    os.utime(source, (2**31, 2**31))
+    assert state() == before
+    assert state("2") != before
+    source.write_text("int b;")
+    os.utime(source, (0, 0))
+    assert state() != before
+    source.write_text("int a;")
+    assert state() == before
+    (tmp_path / "bench/new.c").touch()
+    assert state() != before
 
 
 def test_the_forge_s_workflow_calls_what_ci_calls() -> None:

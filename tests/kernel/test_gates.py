@@ -2,6 +2,7 @@
 
 import errno
 import os
+import re
 import socket
 import struct
 import subprocess
@@ -34,6 +35,7 @@ OUT = MACS + b"\x08\x00"
 
 CAPABILITIES = "-all,+bpf,+net_admin,+net_raw"
 VERIFIED = 100_000  # instructions, of all programs; the kernel takes 1 to 1.5 µs for each
+TELLS_VERIFIED = [int(each) for each in re.findall(r"\d+", os.uname().release)[:2]] >= [5, 16]  # Linux
 LOAD = """
 from contextlib import suppress
 from ipaddress import IPv4Address
@@ -55,7 +57,7 @@ verified = 0
 for each in Path("/proc/self/fdinfo").iterdir():
     with suppress(FileNotFoundError):  # that of the directory
         for line in each.read_text().splitlines():
-            verified += int(line.split()[1]) if line.startswith("verified_insns:") else 0  # from Linux 5.16 on
+            verified += int(line.split()[1]) if line.startswith("verified_insns:") else 0
 print(verified, filters.unsuppressed, sep="|", end="")
 """
 
@@ -144,7 +146,9 @@ def test_the_programs_need_no_more_capabilities_than_the_service_may_have() -> N
     assert done.returncode == 0, done.stderr
     verified, _, unsuppressed = done.stdout.partition("|")
     print(verified)
-    assert (int(verified) < VERIFIED, unsuppressed) == (True, "")
+    assert unsuppressed == ""
+    assert int(verified) < VERIFIED
+    assert int(verified) or not TELLS_VERIFIED
 
 
 def test_it_forwards_and_counts_and_nothing_reaches_a_worker(relay: Relay, wire: Wire) -> None:

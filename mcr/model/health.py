@@ -10,6 +10,9 @@ from mcr.errors import InvalidParams
 LOSS_SECONDS: Final = 10
 """A loss is over when none came for so long."""
 
+SILENT_SECONDS: Final = 5
+"""Of a stream of which nothing has come for so long no PID is told as being away: all of them are."""
+
 
 class Health(StrEnum):
     """What a rule has watched of its stream."""
@@ -82,7 +85,10 @@ class TsHealth:
     pmt_age: float | None
     """Of the PMT that has been away longest; None: one was never there, or there is no program."""
     away: tuple[int, ...] = ()
-    """PIDs that stay away now: the PAT's (0), those of PMTs, and those that PMTs refer to; 8 at most."""
+    """PIDs that have stayed away for 5 s: the PAT's (0), those of PMTs, and those that PMTs refer to; 8 at most.
+
+    While nothing comes at all: none.
+    """
 
 
 @attrs.frozen
@@ -110,7 +116,7 @@ class StreamHealth:
         other: datagrams that are not of this kind.
         stalls: gaps of 50 ms or more that are ten times as long as usual.
         lost: packets that did not come: RTP packets, or where there is no RTP those of the transport stream, by
-            continuity counters.
+            continuity counters. It goes on from there when a stream becomes one of another kind.
         lost_age: seconds since one was last found to be lost; None: none was.
     """
 

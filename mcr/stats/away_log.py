@@ -40,10 +40,14 @@ class _Known:
     pids: set[int]
     began: float
     last: float  # when one was last away
+    packets: int  # that came, up to the last look
 
 
 class AwayPids:
-    """Of all streams, by the tags of their rules. They are back when for some seconds none was away."""
+    """Of all streams, by the tags of their rules. They are back when for some seconds none was away.
+
+    What is known of a stream stays as it is while nothing of it comes.
+    """
 
     def __init__(self) -> None:
         self._known: dict[int, _Known] = {}
@@ -56,14 +60,16 @@ class AwayPids:
         for placed, health in streams:
             known = self._known.get(placed.tag)
             if health.away:
-                known = self._known.setdefault(placed.tag, _Known(set(), now, now))
+                known = self._known.setdefault(placed.tag, _Known(set(), now, now, health.packets))
                 known.last = now
                 if fresh := [pid for pid in health.away if pid not in known.pids]:
                     known.pids.update(fresh)
                     gone.append(Away(placed.rule, tuple(fresh)))
-            elif known and now - known.last >= LOSS_SECONDS:
+            elif known and known.packets != health.packets and now - known.last >= LOSS_SECONDS:
                 back.append(Away(placed.rule, tuple(sorted(known.pids)), round(known.last - known.began, 1)))
                 del self._known[placed.tag]
+            if known:
+                known.packets = health.packets
         return AwayNews(tuple(gone), tuple(back))
 
 

@@ -37,6 +37,47 @@ def test_a_stream_that_becomes_another_is_found_out_anew() -> None:
     assert watched.other == 100
 
 
+@pytest.mark.parametrize("later_rtp", [False, True], ids=["to-ts", "to-rtp"])
+def test_what_was_lost_before_a_stream_became_another_is_not_lost_again(*, later_rtp: bool) -> None:
+    """Of either kind something was lost long ago. The count never falls, and what comes whole now has no part in it."""
+    television = Television()
+    media = [television.datagram(number) for number in range(1_000)]
+    del media[100]
+    packets = [rtp(number, kind=33, payload=each) for number, each in enumerate(media)]
+    del packets[50:55]
+    first, second = (media, packets) if later_rtp else (packets, media)
+    watched = Watched().take_all(first[:300])
+    lost, when, kind = watched.lost, watched.lost_time, watched.kind
+    assert lost == (7 if later_rtp else 5)
+    watched.take_all(second[300:700]).wait(600 * MS)
+    assert {kind, watched.kind} == {TS, RTP | TS}
+    assert watched.duplicates == 0
+    assert (watched.lost, watched.lost_time) == (lost, when)
+    assert watched.loss_rate_highest <= 70
+    watched.take_all(second[710:]).wait(600 * MS)
+    assert watched.lost > lost
+    assert watched.lost_time > when
+
+
+def test_no_loss_rate_is_told_of_a_stream_that_is_nothing_known_any_more() -> None:
+    those = [rtp(number) for number in range(1_000)]
+    del those[100:110]
+    watched = Watched().take_all(those)
+    assert watched.take_all([b"x"] * 1_000).kind == 0
+    assert watched.lost == 10
+    assert 0 < watched.loss_rate_highest <= 10
+
+
+def test_a_transport_stream_that_is_asked_for_may_come_in_rtp_and_without() -> None:
+    television = Television()
+    watched = Watched(TS)
+    for number in range(600):
+        media = television.datagram(number)
+        watched.take(media if number // 200 == 1 else rtp(number, kind=33, payload=media))
+    assert (watched.ts_packets, watched.other, watched.duplicates) == (4_200, 0, 0)
+    assert watched.continuity == 0
+
+
 def test_one_stall_counts_once_and_is_the_longest_gap() -> None:
     watched = Watched().take_all([b"x"] * 1_000)
     watched.take(b"x", after=100 * MS)

@@ -72,9 +72,10 @@ def test_a_loss_begins_once_and_ends_once() -> None:
 def test_pids_that_stay_away_are_told_once_and_when_all_are_back() -> None:
     losses = Losses()
 
-    def note(now: float, *away: int) -> Any:
+    def note(now: float, *away: int, packets: int | None = None) -> Any:
         assert WHOLE.ts
-        health = attrs.evolve(WHOLE, ts=attrs.evolve(WHOLE.ts, away=away))
+        packets = int(now) if packets is None else packets
+        health = attrs.evolve(WHOLE, ts=attrs.evolve(WHOLE.ts, away=away), packets=packets)
         return losses.note([(PLACED, health)], now).away
 
     assert [each.pids for each in note(1, 257).gone] == [(257,)]
@@ -83,6 +84,8 @@ def test_pids_that_stay_away_are_told_once_and_when_all_are_back() -> None:
     (back,) = note(5 + LOSS_SECONDS).back
     assert (back.pids, back.seconds) == ((257, 258), 4.0)
     assert [each.pids for each in note(30, 257).gone] == [(257,)]
+    assert note(60, packets=30) == note(61, packets=30) == note(62, 257), "nothing came for half a minute"
+    assert note(62 + LOSS_SECONDS).back
 
 
 def test_why_says_that_it_came_broken() -> None:

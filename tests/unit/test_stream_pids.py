@@ -4,13 +4,16 @@ from collections.abc import Iterable, Iterator
 
 import pytest
 
-from mcr._native import lib
-from streams import MS, PMT, VIDEO, Watched, judged_pids, pat, pmt, ts
+from mcr._native import ffi, lib
+from mcr.model.health import SILENT_SECONDS, Health
+from mcr.net.filter import tap
+from streams import MS, PAT, PMT, VIDEO, Watched, judged_pids, pat, pmt, ts
 
 TS = lib.MCR_STREAM_TS
 SOUND, OTHER_SOUND, TEXT, CLOCK, OTHER_PMT = 0x110, 0x111, 0x120, 0x130, 0x400
 AVC, MPEG_SOUND, PRIVATE = 0x1B, 0x03, 0x06
 STEP_MS = 50
+SECOND = 1_000 * MS
 ISO_639, AC_3, TELETEXT = b"\x0a\x04eng", b"\x6a\x01\0", b"\x56\x05eng\x10\x01"
 STREAMS = ((AVC, VIDEO, b""), (MPEG_SOUND, SOUND, ISO_639 + b"\0"))
 
@@ -55,6 +58,28 @@ def test_what_stays_away_is_told_until_it_is_back() -> None:
     assert found.take_all(those[100:161], after=STEP_MS * MS).away == [VIDEO] or found.away == [VIDEO, SOUND]
     assert found.take_all(those[161:170], after=STEP_MS * MS).away == [VIDEO]
     assert found.take_all(those[170:225], after=STEP_MS * MS).away == []
+
+
+def test_a_table_that_comes_late_counts_and_is_not_away() -> None:
+    """PAT and PMT come every 0.8 s, then not for six seconds."""
+    late = [
+        (pat(number, PMT) + pmt(number) if number % 16 == 0 else b"") + ts(VIDEO, number % 16) for number in range(96)
+    ]
+    found = Watched(TS)
+    for number, each in enumerate(late):
+        found.take(each, after=STEP_MS * MS)
+        assert found.away == [], number
+    assert (found.pat_errors, found.pmt_errors) == (6, 6)
+    found.take_all((ts(VIDEO, number) for number in range(96, 216)), after=STEP_MS * MS)
+    assert found.away == [PAT, PMT]
+    assert found.take_all([pat(6, PMT) + ts(VIDEO, 216)]).away == [PMT]
+    assert found.take_all([pmt(6) + ts(VIDEO, 217)]).away == []
+
+
+def test_nothing_is_away_from_a_feed_that_is_silent() -> None:
+    figures = ffi.new("struct mcr_figures *", {"kind": TS, "newest": 7 * SECOND, "away_count": 1, "away": [VIDEO]})
+    for now, away in ((7, (VIDEO,)), (7 + SILENT_SECONDS, (VIDEO,)), (8 + SILENT_SECONDS, ())):
+        assert tap._health(Health.TS, figures, now * SECOND).away == away
 
 
 def test_what_may_be_silent_is_not_asked_for() -> None:

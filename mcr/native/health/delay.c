@@ -44,7 +44,7 @@ static void turn(struct mcr_delay *delay, uint64_t time, uint64_t rate, uint64_t
 		if (delay->rate)
 			delay->factor = (uint64_t)((double)(delay->highest - delay->lowest) * MCR_SECOND_NS /
 						   delay->rate);
-		delay->loss = (missed - delay->missed) * MCR_SECOND_NS / elapsed;
+		delay->loss = missed > delay->missed ? (missed - delay->missed) * MCR_SECOND_NS / elapsed : 0;
 		keep_highest(delay, time);
 		delay->rates[delay->measured++ % MCR_DELAY_RATES] = delay->bytes * MCR_SECOND_NS / elapsed;
 		delay->rate = rate ? rate : usual_rate(delay);

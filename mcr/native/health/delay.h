@@ -28,7 +28,8 @@ struct mcr_delay {
 
 /*
  * A datagram with so many bytes of media has come. `rate`: the stream's by its own clock, bytes per second; 0: it has
- * none, and the median of the last seconds' is taken, which a stall leaves as it is. `missed`: media packets that are missing so far.
+ * none, and the median of the last seconds' is taken, which a stall leaves as it is. `missed`: media packets that are
+ * missing so far; less than before, when the stream has become another: nothing was lost meanwhile.
  */
 void mcr_delay_take(struct mcr_delay *delay, uint64_t time, uint32_t bytes, uint64_t rate, uint64_t missed);
 

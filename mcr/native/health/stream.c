@@ -50,16 +50,28 @@ static void find_out(struct mcr_stream *stream, uint32_t looks, const struct mcr
 	stream->unlike = 0;
 }
 
-/* Whether a datagram is of the kind that its stream is. Too many that are not: find out again, if that may be. */
+/* What was asked for; a transport stream in RTP or without, as it comes. */
+static void follow_asked(struct mcr_stream *stream, uint32_t looks)
+{
+	if (looks & MCR_STREAM_TS && (looks & MCR_STREAM_RTP || stream->asked == MCR_STREAM_TS))
+		stream->kind = looks;
+	else
+		stream->kind |= stream->asked;
+}
+
+/* Whether a datagram is in RTP if its stream is. Too many that are not so: find out again, if that may be. */
 static bool fits(struct mcr_stream *stream, uint32_t looks)
 {
-	if (looks & stream->kind || (stream->kind == MCR_STREAM_TS && !(looks & MCR_STREAM_RTP))) {
+	if (!((looks ^ stream->kind) & MCR_STREAM_RTP)) {
 		stream->unlike = 0;
 		return true;
 	}
 	stream->other++;
-	if (++stream->unlike >= UNLIKE && !stream->asked)
+	if (++stream->unlike >= UNLIKE && !stream->asked) {
 		stream->kind = stream->alike = 0;
+		mcr_rtp_resume(&stream->rtp);
+		mcr_ts_resume(&stream->ts);
+	}
 	return false;
 }
 
@@ -100,19 +112,17 @@ static void take_known(struct mcr_stream *stream, const struct datagram *datagra
 	mcr_delay_take(&stream->delay, datagram->time, datagram->size - header, stream->ts.rate, missed(stream));
 }
 
-/* The packets that are lost: one kind of them, whoever asks. */
-static uint64_t lost(const struct mcr_stream *stream)
-{
-	return stream->kind & MCR_STREAM_RTP ? stream->rtp.lost : stream->ts.missing;
-}
-
+/* Add what has been lost since the last time, of the kind that the stream is now. A change of kind loses nothing. */
 static void note_loss(struct mcr_stream *stream, uint64_t time)
 {
-	uint64_t now = lost(stream);
+	uint64_t rtp = stream->rtp.lost - stream->noted_rtp, ts = stream->ts.missing - stream->noted_ts;
+	uint64_t lost = stream->kind == MCR_STREAM_TS ? ts : rtp;
 
-	if (now != stream->lost)
+	if (lost)
 		stream->lost_time = time;
-	stream->lost = now;
+	stream->lost += lost;
+	stream->noted_rtp += rtp;
+	stream->noted_ts += ts;
 }
 
 static void take(struct mcr_stream *stream, const struct datagram *datagram, uint32_t looks,
@@ -122,7 +132,7 @@ static void take(struct mcr_stream *stream, const struct datagram *datagram, uin
 	stream->bytes += datagram->size;
 	mcr_gaps_take(&stream->gaps, datagram->time);
 	if (stream->asked) {
-		stream->kind |= stream->asked | (looks == (MCR_STREAM_RTP | MCR_STREAM_TS) ? looks : 0);
+		follow_asked(stream, looks);
 	} else if (!stream->kind) {
 		find_out(stream, looks, packet);
 		mcr_delay_take(&stream->delay, datagram->time, datagram->size, 0, 0);
@@ -190,6 +200,7 @@ void mcr_stream_tell(const struct mcr_stream *stream, struct mcr_figures *figure
 		.gap_longest = mcr_gaps_longest(&stream->gaps),
 		.lost = stream->lost,
 		.lost_time = stream->lost_time,
+		.newest = stream->gaps.newest,
 		.late = stream->rtp.late,
 		.reordered = stream->rtp.reordered,
 		.duplicates = stream->rtp.duplicates,

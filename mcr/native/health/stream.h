@@ -31,8 +31,10 @@ struct mcr_stream {
 	uint64_t other;  /* that are nothing of `kind` */
 	uint64_t lost;   /* as mcr_figures has it */
 	uint64_t lost_time;
-	uint64_t begun; /* `count` before the first one */
-	uint64_t count; /* of datagrams, as the kernel has it, up to the newest */
+	uint64_t noted_rtp; /* of `rtp.lost`, up to when it was last added to `lost` */
+	uint64_t noted_ts;  /* likewise of `ts.missing` */
+	uint64_t begun;     /* `count` before the first one */
+	uint64_t count;     /* of datagrams, as the kernel has it, up to the newest */
 	struct mcr_gaps gaps;
 	struct mcr_delay delay;
 	struct mcr_rtp rtp;
@@ -60,7 +62,8 @@ struct mcr_figures {
 	uint64_t packets, bytes, unseen, other;
 	uint64_t stalls, gap_median, gap_99, gap_longest;
 	uint64_t lost;      /* of RTP, else of the transport stream by continuity counters: of 16 in a row none */
-	uint64_t lost_time; /* when it grew last */
+	uint64_t lost_time; /* when `lost` grew last; it never falls */
+	uint64_t newest;    /* when a datagram came last */
 	uint64_t late, reordered, duplicates, restarts, jitter, has_clock; /* of RTP: whether there is a jitter */
 	uint64_t ts_packets, continuity, sync_losses, sync_bytes, pat_errors, pmt_errors, pid_errors, transport;
 	uint64_t away_count, away[MCR_TS_AWAY]; /* PIDs that stay away now */

@@ -27,6 +27,7 @@
 #define SECTION      8 /* bytes of a section before its programs */
 #define CRC          4
 #define TABLE_NS     (MCR_SECOND_NS / 2)
+#define AWAY_NS      (5 * MCR_SECOND_NS)  /* a table that comes again within that is late, not away */
 #define STALL_NS     (MCR_SECOND_NS / 10) /* longer gaps between datagrams don't count against tables */
 #define BAD_TO_LOSE  2                    /* packets in a row, TR 101 290, 1.1 */
 #define GOOD_TO_FIND 5
@@ -291,15 +292,20 @@ uint64_t mcr_ts_oldest_pmt(const struct mcr_ts *ts)
 	return oldest;
 }
 
+static bool is_away(const struct mcr_ts *ts, const struct mcr_ts_table *table)
+{
+	return ts->newest - table->time > AWAY_NS;
+}
+
 uint32_t mcr_ts_away(const struct mcr_ts *ts, uint64_t away[MCR_TS_AWAY])
 {
 	const struct mcr_pids *referred = &ts->referred;
 	uint32_t count = 0;
 
-	if (ts->pat.missing)
+	if (is_away(ts, &ts->pat))
 		away[count++] = 0;
 	for (uint32_t i = 0; i < ts->programs && count < MCR_TS_AWAY; i++)
-		if (ts->pmts[i].missing)
+		if (is_away(ts, &ts->pmts[i]))
 			away[count++] = ts->pmts[i].pid;
 	for (uint32_t i = 0; i < referred->count && count < MCR_TS_AWAY; i++)
 		if (referred->pids[i].away)

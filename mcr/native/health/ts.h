@@ -65,7 +65,10 @@ void mcr_ts_resume(struct mcr_ts *ts);
 /* When the PMT came last that has been away longest, ns; 0: one of them never has, or there is none. */
 uint64_t mcr_ts_oldest_pmt(const struct mcr_ts *ts);
 
-/* The PIDs that stay away now: the PAT's (0), those of PMTs, and those that PMTs refer to. How many were written. */
+/*
+ * The PIDs that have stayed away for five seconds, as of the newest datagram: the PAT's (0), those of PMTs, and those that
+ * PMTs refer to. How many were written.
+ */
 uint32_t mcr_ts_away(const struct mcr_ts *ts, uint64_t away[MCR_TS_AWAY]);
 
 #endif

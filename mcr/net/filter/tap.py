@@ -12,7 +12,7 @@ from typing import Any, Final, Self
 from mcr._native import ffi, lib
 from mcr.errors import check_result
 from mcr.model.flow import Flow
-from mcr.model.health import Gaps, Health, Mdi, RtpHealth, StreamHealth, TsHealth
+from mcr.model.health import SILENT_SECONDS, Gaps, Health, Mdi, RtpHealth, StreamHealth, TsHealth
 from mcr.shm.flows import make_flow
 
 _KINDS: Final = {Health.AUTO: 0, Health.RTP: lib.MCR_STREAM_RTP, Health.TS: lib.MCR_STREAM_TS}
@@ -182,7 +182,7 @@ def _ts_health(figures: Any, now: int) -> TsHealth:
         transport=figures.transport,
         pat_age=_age(figures.pat_time, now),
         pmt_age=_age(figures.pmt_time, now),
-        away=tuple(figures.away[0 : figures.away_count]),
+        away=() if now - figures.newest > SILENT_SECONDS * _NS else tuple(figures.away[0 : figures.away_count]),
     )
 
 

@@ -285,9 +285,9 @@ async def _keep_renewed(
     """Use the interfaces that have the names in rules now, and rules that could not be used before."""
     now, patience = Network(), math.inf
     while True:
-        links = now.links
+        links, addresses6 = now.links, now.addresses6
         with trio.move_on_after(patience):
-            while now.links is links:
+            while now.links is links and now.addresses6 == addresses6:  # groups of IPv6 may take an address
                 now = await network.changed(now.version)
         if (await workers.standing()).stale:
             await state.try_to_renew()

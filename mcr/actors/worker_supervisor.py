@@ -310,7 +310,7 @@ class _State:
         self._routes_due |= network.routes != before.routes
         await self._relay.routing.follow_network(network)
         if network.links is not before.links or network.addresses6 is not before.addresses6:
-            self._relay.inputs.report_again(before, network)
+            await self._relay.inputs.report_again(before, network)
         if network.links is before.links and network.addresses is before.addresses:
             return
         self._tell_own()

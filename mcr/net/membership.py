@@ -15,8 +15,8 @@ and reports a group as left when the last one leaves it. So a switch sees no cha
 import errno
 import socket
 import struct
-from collections import Counter
-from collections.abc import Collection
+from collections import Counter, defaultdict
+from collections.abc import Collection, Sequence
 from typing import NamedTuple
 
 from mcr.errors import SystemFault
@@ -138,22 +138,28 @@ class Memberships:
         """Names of the interfaces on which groups of IPv6 are asked for."""
         return {key.interface for key in self._users if key.group.version == IPV6}
 
-    def join_again(self, interface: Interface, joined: Collection[tuple[int, object]]) -> None:
-        """Join the groups of IPv6 of an interface that the kernel has forgotten, though sockets still hold them.
+    def forgotten(self, joined: Collection[tuple[int, object]], due: Collection[str]) -> dict[str, list[_Key]]:
+        """What sockets still hold of IPv6 and the kernel has forgotten, by the interface's name: for `join_again`.
 
         Args:
-            interface: that one.
             joined: indices of interfaces, and groups that the kernel has there.
+            due: names of interfaces that have forgotten all.
+        """
+        found: defaultdict[str, list[_Key]] = defaultdict(list)
+        for key, (_, index) in self._holder.items():
+            if key.group.version == IPV6 and (key.interface in due or (index, key.group) not in joined):
+                found[key.interface].append(key)
+        return found
+
+    def join_again(self, interface: Interface, forgotten: Sequence[_Key]) -> None:
+        """Leave groups of an interface, and join what is missing there.
 
         Raises:
             SystemFault: not all could be joined; `join_missing` tries again.
         """
-        held = [key for key in self._holder if key.interface == interface.name and key.group.version == IPV6]
-        forgotten = [key for key in held if (interface.index, key.group) not in joined]
-        for key in forgotten:
+        for key in reversed(forgotten):  # the kernel looks for each from the newest on
             self._release(key)
-        if forgotten:
-            self.join_missing(interface)
+        self.join_missing(interface)
 
     def count(self, name: str) -> int:
         """How many groups are joined on an interface."""

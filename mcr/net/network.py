@@ -71,6 +71,7 @@ class Network:
         links: by index.
         addresses: IPv4 addresses with their networks, by the interface's index.
         addresses6: IPv6 addresses likewise.
+        lost6: how often an interface, by index, has lost its link-local address, also if it has got it back.
         neighbours: by the interface's index and the host's address.
         routes: grows when a route may have changed: with routes, addresses, and interfaces.
     """
@@ -81,6 +82,7 @@ class Network:
     neighbours: Mapping[tuple[int, Address], Neighbour] = attrs.field(factory=dict)
     routes: int = 0
     addresses6: Mapping[int, tuple[IPv6Interface, ...]] = attrs.field(factory=dict)
+    lost6: Mapping[int, int] = attrs.field(factory=dict)
 
     def find(self, name: str) -> Link | None:
         """The interface of a name; by one of its altnames if none has it for its own."""

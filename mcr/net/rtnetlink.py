@@ -5,13 +5,14 @@ attributes that nobody here needs. A flood of changes has to cost little.
 """
 
 import struct
+from collections import Counter
 from collections.abc import Iterator, Mapping
 from ipaddress import IPv4Address, IPv4Interface, IPv6Address, IPv6Interface
 from typing import Final
 
 import attrs
 
-from mcr.model.flow import Address
+from mcr.model.flow import IPV6, Address
 from mcr.net import uapi
 from mcr.net.network import Link, Neighbour, Network
 
@@ -180,6 +181,7 @@ class Known:
         self._network = Network()
         self._links: dict[int, Link] = {}
         self._addresses: dict[int, tuple[_Held, ...]] = {}
+        self._lost6: Counter[int] = Counter()
         self._neighbours: dict[tuple[int, Address], Neighbour] = {}
         self._routes = 0
         self._changed: set[str] = set()
@@ -211,6 +213,7 @@ class Known:
                 links=dict(self._links) if "links" in changed else before.links,
                 addresses=_of_ipv4(self._addresses) if "addresses" in changed else before.addresses,
                 addresses6=_of_ipv6(self._addresses) if "addresses" in changed else before.addresses6,
+                lost6=dict(self._lost6) if "addresses" in changed else before.lost6,
                 neighbours=dict(self._neighbours) if "neighbours" in changed else before.neighbours,
                 routes=self._routes,
             )
@@ -278,6 +281,7 @@ class Known:
             self._note_routes()
         if self._addresses.pop(index, None):
             self._note("addresses")
+        self._lost6.pop(index, None)
         for key in [key for key in self._neighbours if key[0] == index]:
             del self._neighbours[key]
             self._note("neighbours")
@@ -302,6 +306,8 @@ class Known:
         known = self._addresses.get(index, ())
         if address in known:
             self._addresses[index] = tuple(each for each in known if each != address)
+            if address.version == IPV6 and address.is_link_local:
+                self._lost6[index] += 1
             self._note("addresses")
             self._note_routes()
 

@@ -234,12 +234,12 @@ class InputInterfaces:
 
     # Links that come and go.
 
-    def report_again(self, before: Network, now: Network) -> None:
+    async def report_again(self, before: Network, now: Network) -> None:
         """Have groups reported where carrier has come back: the switch may have forgotten them. Join forgotten ones."""
         for each in [capture.interface for capture in self]:
             if has_new_carrier(before.links.get(each.index), now.links.get(each.index)):
                 _have_reported(each.name, each.index, self._memberships.count(each.name))
-        self._forgotten.follow(self, before, now)
+        await self._forgotten.follow(self, before, now)
 
     # Names that belong to other interfaces now.
 

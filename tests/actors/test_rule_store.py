@@ -2,8 +2,8 @@
 
 import logging
 import threading
-from collections.abc import Iterable
-from ipaddress import IPv4Address, ip_address
+from collections.abc import Callable, Iterable
+from ipaddress import IPv4Address, IPv6Interface, ip_address
 
 import attrs
 import pytest
@@ -130,12 +130,17 @@ async def test_rule_that_workers_do_not_acknowledge_is_pending(
     assert [view.state for view in await store.list()] == [RuleState.ACTIVE]
 
 
+@pytest.mark.parametrize(
+    "change", [Network.change, lambda machine: machine.become(addresses6={1: (IPv6Interface("fe80::1/64"),)})]
+)
 async def test_interfaces_that_are_back_are_used_again_in_a_generation_of_their_own(
-    store: RuleStore, workers: Workers, machine: Network
+    store: RuleStore, workers: Workers, machine: Network, change: Callable[[Network], None]
 ) -> None:
+    """Or have an address of IPv6 again, without which no group of it can be joined."""
     await store.add((rule(),))
+    await trio.testing.wait_all_tasks_blocked()
     workers.stale = True
-    machine.change()
+    change(machine)
     await trio.testing.wait_all_tasks_blocked()
     assert workers.changes[1:] == [RuleChange(3, renew=True)]
     assert [view.state for view in await store.list()] == [RuleState.ACTIVE]

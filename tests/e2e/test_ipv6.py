@@ -330,6 +330,15 @@ def test_rules_outlive_a_restart_and_joins_a_flap(plant6: Plant, make_mcr: MakeM
             on(plant6.relay)
             wait_for_report(wire, GROUP)
             assert len(joined(plant6.relay)) == 1
+        mcr.stop()
+        off, on = IPV6_OFF_AND_ON[0]
+        plant6.relay.sysctl("net.ipv6.conf.in0.mldv2_unsolicited_report_interval", "1")  # nothing is said again later
+        off(plant6.relay)
+        mcr.start()
+        wait_until(lambda: mcr.rules()[0]["state"] == "degraded", "there is no IPv6")
+        drain(wire)
+        on(plant6.relay)
+        wait_for_report(wire, GROUP)
     mcr.ctl("remove", "--rule-id", before[0]["rule_id"])
     assert mcr.rules() == []
 

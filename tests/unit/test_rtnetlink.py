@@ -41,6 +41,13 @@ def address(index: int, text: str, kind: int = 20, port: int = 0) -> bytes:
     return encoded(message, kind, port=port)
 
 
+def address6(index: int, text: str, kind: int = 20) -> bytes:
+    message = ifaddrmsg()
+    message |= {"family": socket.AF_INET6, "index": index, "prefixlen": 64}
+    message["attrs"] = [("IFA_ADDRESS", text)]
+    return encoded(message, kind)
+
+
 def neighbour(
     index: int, state: int, kind: int = 28, host: IPv4Address = HOST, port: int = 0, *, mac: str | None = None
 ) -> bytes:
@@ -144,6 +151,20 @@ def test_neighbour_is_silent_until_it_answers(known: Known) -> None:
     assert not silent()
     known.heed(neighbour(7, STALE, kind=29))
     assert known.network().neighbours == {}
+
+
+def test_a_link_local_address_that_was_away_for_a_moment_is_noticed(known: Known) -> None:
+    """MLD speaks from it."""
+    known.heed(link(7, "eth0") + address6(7, "fe80::7") + address6(7, "2001:db8::7"))
+    before = known.network()
+    known.heed(address6(7, "2001:db8::7", 21) + address6(7, "2001:db8::7"))
+    assert known.network().lost6 == before.lost6 == {}
+    known.heed(address6(7, "fe80::7", 21) + address6(7, "fe80::7"))
+    now = known.network()
+    assert ({*now.addresses6[7]}, now.lost6) == ({*before.addresses6[7]}, {7: 1})
+    known.heed(link(7, "eth0", 17))
+    known.heed(address6(8, "fe80::8"))
+    assert known.network().lost6 == {}
 
 
 def test_silent_neighbours_that_are_forgotten_do_not_pile_up(known: Known) -> None:

@@ -115,10 +115,14 @@ def open_raw_egress(
 
 
 def open_ear(interface: Interface) -> socket.socket:
-    """Open a socket by which the kernel hears what is too long for a way of IPv6 (Packet Too Big, RFC 8201).
+    """Open a socket by which the kernel hears what is too long for any way of IPv6 (Packet Too Big, RFC 8201).
 
     It heeds that if a socket sends from the address and port that the router names: none that has chosen its port is
     bound to an address. A raw socket stands for every port (rawv6_err() in Linux), if it asks to be told of errors.
+    It is bound to no interface: the answer may come in by another than the datagram has left by.
+
+    Args:
+        interface: the first that is sent by, to name it in an error.
 
     Raises:
         SystemFault: naming the step; nothing stays open.
@@ -149,7 +153,7 @@ def _what(interface: Interface, to: Address | None) -> str:
 def _open(
     kind: int, version: int, interface: Interface, options: Iterable[_Option], to: Address | None
 ) -> socket.socket:
-    """A socket of UDP that is bound to the interface, and has these options."""
+    """A socket of UDP that has these options, for the interface."""
     step = "socket"
     try:
         opened = socket.socket(_FAMILIES[version], kind | socket.SOCK_CLOEXEC, socket.IPPROTO_UDP)
@@ -158,8 +162,6 @@ def _open(
     try:
         step = "SO_ATTACH_FILTER"
         attach_filter(opened, REJECT_ALL)  # it only sends: nobody may fill its receive buffer
-        step = "SO_BINDTOIFINDEX"
-        opened.setsockopt(socket.SOL_SOCKET, uapi.SO_BINDTOIFINDEX, interface.index)
         for name, level, option, value in options:
             step = name
             opened.setsockopt(level, option, value)
@@ -189,6 +191,7 @@ def _raw_options(version: int, *, foreign: bool) -> Iterator[_Option]:
 
 def _options(interface: Interface, version: int) -> Iterator[_Option]:
     """What it is to have: name, level, option, value."""
+    yield "SO_BINDTOIFINDEX", socket.SOL_SOCKET, uapi.SO_BINDTOIFINDEX, interface.index
     if version == IPV6:
         if not interface.is_absent:
             yield "IPV6_MULTICAST_IF", socket.IPPROTO_IPV6, socket.IPV6_MULTICAST_IF, interface.index

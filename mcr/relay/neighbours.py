@@ -223,11 +223,10 @@ class Neighbours:
         return common
 
     def _open_ears(self, key: Key, interface: Interface) -> Iterator[socket]:
-        """One for an interface: the kernel looks at each for what comes to this machine."""
+        """One for all interfaces: the kernel looks at each for what comes to this machine."""
         if not _has_ears(key):
             return
-        on_it = (each for each in self._commons.values() if each.interface.index == interface.index)
-        if other := next(chain.from_iterable(each.ears for each in on_it), None):
+        if other := next(chain.from_iterable(each.ears for each in self._commons.values()), None):
             yield share_egress(other, interface)
         else:
             yield open_ear(interface)

@@ -39,8 +39,9 @@ def far(plant: Plant) -> Namespace:
     far = plant.lab.namespace("far")
     ends = plant.receiver, "narrow", far, "far0"
     plant.lab.link(*ends, a_address="203.0.113.1/24", b_address=f"{HOST}/24", mtu=NARROW)
-    speak_ipv6(plant.relay, "out0", "2001:db8:1::1/64")
-    speak_ipv6(plant.receiver, "rx0", "2001:db8:1::2/64")
+    for i in range(2):
+        speak_ipv6(plant.relay, f"out{i}", f"2001:db8:{i + 1}::1/64")
+        speak_ipv6(plant.receiver, f"rx{i}", f"2001:db8:{i + 1}::2/64")
     speak_ipv6(plant.receiver, "narrow", "2001:db8:7::1/64")
     for address in HOST6, OTHER6:
         speak_ipv6(far, "far0", f"{address}/64")
@@ -53,11 +54,11 @@ def far(plant: Plant) -> Namespace:
 
 @pytest.mark.parametrize("switch", ["KERNEL_PATH=auto", "KERNEL_PATH=off"])
 def test_a_way_that_carries_less_loses_nothing(plant: Plant, far: Namespace, make_mcr: MakeMcr, switch: str) -> None:
-    """IPv4 is cut by the router; of IPv6 the relay is told, and cuts it from then on."""
+    """IPv4 is cut by the router; of IPv6 the relay is told, also by another interface, and cuts it from then on."""
     mcr = make_mcr(plant.relay, prefix=["env", f"MCR_{switch}"]).start()
     mcr.add("in0:239.1.1.1:5000", f"{HOST}:6000:out0:source-port=4000")
     mcr.add("in0:239.1.1.2:5000", f"[{HOST6}]:6000:out0:source-port=4000")
-    mcr.add("in0:239.1.1.3:5000", f"[{OTHER6}]:6000:out0:source=[2001:db8:1::1]:source-port=keep")
+    mcr.add("in0:239.1.1.3:5000", f"[{OTHER6}]:6000:out0:source=[2001:db8:2::1]:source-port=keep")
 
     def send(group: str, count: int) -> None:
         Sender(plant.source, "src0", f"{group}:5000", count=count, rate=1000, size=1316).finish()

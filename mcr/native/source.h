@@ -14,7 +14,8 @@ struct mcr_destination {
  * The source address, in network byte order, of datagrams from a UDP socket to each of these. 0: none leave as raw frames,
  * as no route leads there, or the path MTU is not `mtu`. It asks by connect(2), which sends nothing. The socket must have
  * its interface by SO_BINDTOIFINDEX, and by IP_MULTICAST_IF, because each connect(2) undoes the former.
- * 0, -EOPNOTSUPP if datagrams are not to have DF set (net.ipv4.ip_no_pmtu_disc), or the -errno of a socket that can't be asked.
+ * 0, -EOPNOTSUPP if datagrams are not to have DF set (net.ipv4.ip_no_pmtu_disc), -ENETDOWN if the interface is down, or the
+ * -errno of a socket that can't be asked.
  */
 int mcr_source_find(int udp, uint32_t mtu, const struct mcr_destination *to, uint32_t *sources, uint32_t count);
 

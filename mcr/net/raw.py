@@ -108,7 +108,7 @@ def find_sources(
         None where IP would do more: there is no way there, or one with an MTU of its own, or none gets DF.
 
     Raises:
-        OSError: the socket can't be asked.
+        OSError: the socket can't be asked; with ENETDOWN, its interface is down, or has no IPv4.
     """
     asked = ffi.new("struct mcr_destination[]", len(destinations))
     for each, (group, port) in zip(asked, destinations, strict=True):

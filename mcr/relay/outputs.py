@@ -92,6 +92,17 @@ class Egress:
         self.doubted, self.raw = self.raw or self.doubted, None
         self.why_not_raw = _UNCHECKED
 
+    def prepare_raw(self, settings: Settings) -> None:
+        """Have sockets for raw frames.
+
+        Raises:
+            OSError: there can be none now.
+        """
+        if self.raw_sockets:
+            bind_raw(self.raw_sockets, self.interface.index)
+        else:
+            self.raw_sockets = open_raw(self.interface.index, settings.num_workers, settings.send_buffer)
+
     @property
     def all_sockets(self) -> tuple[socket.socket, ...]:
         """Those of every kind."""
@@ -278,11 +289,7 @@ class OutputInterfaces:
 
     def _have_sockets(self, egress: Egress) -> bool:
         try:
-            if egress.raw_sockets:
-                bind_raw(egress.raw_sockets, egress.interface.index)
-            else:
-                workers, send_buffer = self._settings.num_workers, self._settings.send_buffer
-                egress.raw_sockets = open_raw(egress.interface.index, workers, send_buffer)
+            egress.prepare_raw(self._settings)
         except OSError as error:
             self._fail(egress, describe_errno(error.errno or 0))
             return False
@@ -333,7 +340,11 @@ class OutputInterfaces:
             if error.errno != errno.EADDRNOTAVAIL:  # which is not of this machine now: IP refuses it, too
                 self._fail(egress, str(error))
         except (McrError, OSError) as error:
-            self._fail(egress, str(error))
+            if not _is_of_down(error):
+                self._fail(egress, str(error))
+            elif egress.raw.up:  # when it was looked at, and maybe again now: `suspect` sees no flap between two looks
+                egress.raw = attrs.evolve(egress.raw, up=False)
+                self._stale.add(egress.interface.name)
         return [None] * len(destinations), 0
 
     def _fail(self, egress: Egress, why: str) -> None:
@@ -384,9 +395,14 @@ def _identity(network: Network, index: int) -> object:
     return link and (link.mac, link.mtu, link.up), network.addresses.get(index)
 
 
+def _is_of_down(error: Exception) -> bool:
+    return isinstance(error, OSError) and error.errno == errno.ENETDOWN
+
+
 def is_down(egress: Egress) -> bool:
     """Whether raw frames will leave when somebody sets it up. Until then IP knows of no way to any group there."""
-    return egress.raw is not None and not egress.raw.up
+    link = egress.raw or egress.doubted
+    return link is not None and not link.up
 
 
 def is_away(egress: Egress) -> bool:

@@ -19,7 +19,7 @@ from mcr.relay import commands
 from mcr.relay.kernel_path import KernelRules
 from mcr.relay.local_inputs import LocalInputs
 from mcr.relay.neighbours import Neighbours, find_neighbours
-from mcr.relay.outputs import OutputInterfaces, is_down
+from mcr.relay.outputs import Egress, OutputInterfaces, is_down
 from mcr.relay.placement import PlacedRule, Placement, Way, neighbours_of, ways_of
 from mcr.shm.records import Command
 
@@ -111,19 +111,28 @@ class Routing:
         for placed in those:
             waits_for = neighbours_of(placed.rule, awaited)
             found = placed.ways if ways is None else self._keep_tagged(placed, ways_of(placed.rule, ways))
-            if (found, waits_for) != (placed.ways, placed.neighbours):
+            now = placed
+            if is_new := (found, waits_for) != (placed.ways, placed.neighbours):
                 self._neighbours.use(waits_for)
                 self._neighbours.leave(placed.neighbours)
-                now = attrs.evolve(placed, ways=found, neighbours=waits_for)
+                now = attrs.evolve(now, ways=found, neighbours=waits_for)
                 self._placement.replace(now)
+            if is_new or _is_tagless(now):
                 changed.append(now)
         return told, changed
 
     def _keep_tagged(self, placed: PlacedRule, found: tuple[Way | None, ...]) -> tuple[Way | None, ...]:
-        """The ways found, and of what is tagged those it had while IP knows of none, as the interface is down."""
+        """The ways found, and of what is tagged those it had while IP knows of none, as the interface is down.
+
+        By one that is in doubt they have not been asked for.
+        """
+
+        def is_unasked(egress: Egress) -> bool:
+            return egress.doubted is not None or is_down(egress)
+
         ways = zip(placed.rule.outputs, placed.ways, found, strict=True)
         return tuple(
-            before if output.vlan and not now and is_down(self._outputs[output.interface]) else now
+            before if output.vlan and not now and is_unasked(self._outputs[output.interface]) else now
             for output, before, now in ways
         )
 
@@ -194,6 +203,11 @@ class Routing:
         those = [placed for placed in self._placement if concerns(placed.rule, (), changed)]
         self._kernel.follow(those)
         return tuple(map(self._attach, those))
+
+
+def _is_tagless(placed: PlacedRule) -> bool:
+    """Whether something to be tagged has no way: workers say why, which changes with the interface's state alone."""
+    return any(output.vlan and not way for output, way in zip(placed.rule.outputs, placed.ways, strict=True))
 
 
 def concerns(rule: Rule, inputs: Container[str], outputs: Container[str]) -> bool:

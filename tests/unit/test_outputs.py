@@ -1,9 +1,10 @@
 """What the log says of raw frames."""
 
+import errno
 import logging
 import socket
 from collections.abc import Iterator, Sequence
-from ipaddress import ip_address
+from ipaddress import IPv4Address, ip_address
 
 import pytest
 
@@ -18,7 +19,7 @@ from mcr.net.raw import RawLink
 from mcr.process.descriptor_store import DescriptorStore
 from mcr.relay import outputs, routing
 from mcr.relay.kernel_path import KernelRules
-from mcr.relay.outputs import Egress, OutputInterfaces, tagless
+from mcr.relay.outputs import Egress, OutputInterfaces, is_down, tagless
 from mcr.relay.placement import Key, Way
 from mcr.relay.relay import Relay
 from mcr.shm.kept import Kept
@@ -240,3 +241,36 @@ def test_a_new_interface_is_looked_at_at_once_if_nothing_stops_raw_frames(
             egress = Egress(index, Interface(name, index, 1500, None), (), witness)
             interfaces.adopt({name: egress})
             assert (interfaces.is_clear, egress.raw is None, interfaces.is_stale) == (not is_left, is_left, is_left)
+
+
+async def test_a_flap_between_two_looks_leaves_what_is_tagged_its_way(
+    interfaces: OutputInterfaces, mtus: dict[int, int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It was up when it was looked at, and down when IP was asked. Workers are told of what has no way to lose."""
+    flaps = False
+
+    def ask(*_: object) -> tuple[IPv4Address]:
+        if flaps:
+            raise OSError(errno.ENETDOWN, "")
+        return (IPv4Address("198.18.0.1"),)
+
+    monkeypatch.setattr(outputs, "find_sources", ask)
+    monkeypatch.setattr(outputs, "open_egress", lambda *_, **__: socket.socket(socket.AF_INET, socket.SOCK_DGRAM))
+    monkeypatch.setattr(routing, "find_neighbours", lambda *_: frozenset())
+    told: list[tuple[Way | None, ...]] = []
+    with Kept.open(DescriptorStore(), 1) as kept, Relay(Settings("", 1, LogLevels()), kept, KernelRules(None)) as those:
+        monkeypatch.setattr(those.routing, "_outputs", interfaces)
+        monkeypatch.setattr(those.routing, "_attach", lambda placed: told.append(placed.ways))
+        output = Output(ip_address("239.9.9.9"), 6000, "eth1", vlan=7)
+        those._placement.place(Rule("r", Input("eth0", ip_address("239.1.1.1"), 5000), (output,)), {}, ())
+        for flaps, ways in (
+            (True, [(None,)]),
+            (True, [(None,)]),
+            (False, [(Way(ip_address("198.18.0.1")),)]),
+            (True, []),
+            (False, []),
+        ):
+            told.clear()
+            interfaces.suspect(*(Network(links={1: Link(1, "eth1", up=up)}) for up in (True, False)))
+            await those.routing.review_raw(None, anew=True)
+            assert (told, interfaces.is_stale, is_down(interfaces["eth1"])) == (ways, flaps, flaps)

@@ -320,7 +320,7 @@ static void check_flows(struct world *w)
 	};
 
 	flows[1].interface = MCR_MAX_INTERFACES;
-	flows[2].family = AF_UNSPEC;
+	flows[2].family = AF_UNIX;
 	for (uint32_t i = 0; i < sizeof(flows) / sizeof(*flows); i++) {
 		struct mcr_rec_rule head = { .tag = 99, .rule = RULES, .flow = flows[i] };
 

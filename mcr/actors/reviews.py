@@ -20,7 +20,7 @@ from mcr.config.settings import Settings
 from mcr.logs.logger import get_logger
 from mcr.model.log import Facility
 from mcr.net.filter.suppress import Suppressor
-from mcr.net.ip_bypass import UNSURE, Blocker, EgressChanges, describe_hidden, find_any_blocker, kernel_blocker
+from mcr.net.ip_bypass import UNSURE, Blocker, Blockers, EgressChanges, describe_hidden, find_blockers, kernel_blocker
 from mcr.net.local_receivers import LinkChanges, without_local_receivers
 
 log = get_logger(Facility.SUPERVISOR)
@@ -50,18 +50,18 @@ class ReviewRaw:
     """Find out by which interfaces raw frames may leave.
 
     Attributes:
-        blocker: why by none; None: no reason is known.
+        found: why by none.
         anew: also what they depend on of each group; otherwise only for interfaces that are new.
     """
 
-    blocker: Blocker | None
+    found: Blockers
     anew: bool
     reply: Reply[None]
 
 
 Review = PauseSuppression | SuppressOn | ReviewRaw
 
-_ReviewRaw = Callable[[Blocker | None, bool], Awaitable[None]]
+_ReviewRaw = Callable[[Blockers, bool], Awaitable[None]]
 """With what a `ReviewRaw` has."""
 
 
@@ -95,10 +95,11 @@ class Reviews:
         if self._egress_changes is None:
             return
         try:
-            blocker = await trio.to_thread.run_sync(lambda: kernel_blocker() or find_any_blocker())
+            unable = await trio.to_thread.run_sync(kernel_blocker)
+            found = Blockers(unable) if unable else await trio.to_thread.run_sync(find_blockers)
         except Exception as error:  # noqa: BLE001 - whatever it is, relaying does not depend on it
-            blocker = _unseen(error)
-        await review_raw(blocker, True)
+            found = Blockers(_unseen(error))
+        await review_raw(found, True)
 
     def suppression_is_due(self) -> None:
         """Start to look for local receivers, unless that is going on."""
@@ -142,9 +143,9 @@ async def heed_review(command: Review, suppressor: Suppressor | None, review_raw
         case SuppressOn(free, reply):
             with reply:
                 reply.resolve(not suppressor or await trio.to_thread.run_sync(suppressor.suppress_on, free))
-        case ReviewRaw(blocker, anew, reply):
+        case ReviewRaw(found, anew, reply):
             with reply:
-                await review_raw(blocker, anew)
+                await review_raw(found, anew)
                 reply.resolve(None)
         case _:
             assert_never(command)
@@ -192,14 +193,15 @@ async def _keep_raw(
         anew |= changes.hear().route
         again = math.inf
         try:
-            blocker = None if kernel_is_able else await trio.to_thread.run_sync(kernel_blocker)
-            if not blocker:
+            found = Blockers(None if kernel_is_able else await trio.to_thread.run_sync(kernel_blocker))
+            if not found.of_all:
                 kernel_is_able = True  # it stays so
-                blocker = await trio.to_thread.run_sync(find_any_blocker)
+                found = await trio.to_thread.run_sync(find_blockers)
         except Exception as error:  # noqa: BLE001 - whatever it is, relaying does not depend on it
-            blocker = _unseen(error)
+            found = Blockers(_unseen(error))
             again = trio.current_time() + _RETRY_SECONDS
-        await ask(owner, partial(ReviewRaw, blocker, anew))
+        await ask(owner, partial(ReviewRaw, found, anew))
+        blocker = found.of_all
         anew &= blocker is not None and not blocker.of_kernel_path
         took = trio.current_time() - begun
         with trio.move_on_at(again):
@@ -210,5 +212,5 @@ async def _keep_raw(
                 heard = changes.hear()
                 anew |= heard.route
                 if heard.blocker:
-                    await ask(owner, partial(ReviewRaw, UNSURE, anew))
+                    await ask(owner, partial(ReviewRaw, Blockers(UNSURE), anew))
                 await due.receive()

@@ -36,7 +36,7 @@ from mcr.model.rule import RuleChange
 from mcr.model.worker import WorkerView
 from mcr.net.filter.suppress import Suppressor
 from mcr.net.filter.tap import StreamTap
-from mcr.net.ip_bypass import Blocker
+from mcr.net.ip_bypass import Blockers
 from mcr.net.network import Network
 from mcr.net.own import OwnKeys
 from mcr.process.accounts import unprivileged_user
@@ -385,8 +385,8 @@ class _State:
     def suppressor(self) -> Suppressor | None:
         return self._relay.inputs.suppressor
 
-    async def review_raw(self, blocker: Blocker | None, anew: bool) -> None:  # noqa: FBT001
-        self.workers.tell_all(*await self._relay.routing.review_raw(blocker, anew=anew))
+    async def review_raw(self, found: Blockers, anew: bool) -> None:  # noqa: FBT001
+        self.workers.tell_all(*await self._relay.routing.review_raw(found, anew=anew))
 
     async def look_after_gateways(self) -> None:
         """Have outputs wait for the gateways of their groups; where raw frames are reviewed, that does so."""

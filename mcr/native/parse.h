@@ -98,6 +98,24 @@ static inline __attribute__((always_inline)) bool mcr_is_ipv6(const struct mcr_i
 	return *(const uint8_t *)ip >> 4 == 6;
 }
 
+#define MCR_IPV6_LINK      MCR_NETWORK32(0xff020000) /* groups of the link, whatever their flags */
+#define MCR_IPV6_LINK_MASK MCR_NETWORK32(0xff0f0000)
+
+/*
+ * Whether nobody can have sent it from there, as the kernel's ip6_rcv_core() has it: from a group, ::1, or an IPv4 address
+ * (RFC 4291, 2.5.5.2). From :: a host without an address may send on its link, and nowhere else.
+ */
+static inline __attribute__((always_inline)) bool mcr_is_impossible6(const uint32_t *source, const uint32_t *group)
+{
+	if ((source[0] & MCR_NETWORK32(0xff000000)) == MCR_NETWORK32(0xff000000))
+		return true;
+	if (source[0] || source[1])
+		return false;
+	if (!source[2] && !source[3])
+		return (group[0] & MCR_IPV6_LINK_MASK) != MCR_IPV6_LINK;
+	return source[2] == MCR_NETWORK32(0xffff) || (!source[2] && source[3] == MCR_NETWORK32(1));
+}
+
 /* Whether UDP's header may stand behind a header of this protocol. */
 static inline __attribute__((always_inline)) bool mcr_is_extension(uint8_t protocol)
 {

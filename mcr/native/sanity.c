@@ -7,8 +7,7 @@
 #include "checksum.h"
 #include "parse.h"
 
-#define LINK_LOCAL  0xe0000000u /* 224.0.0.0/24: a host without an address may send there, and to 255.255.255.255 */
-#define LINK_LOCAL6 0xff020000u /* and to ff02::/16, whatever its flags */
+#define LINK_LOCAL 0xe0000000u /* 224.0.0.0/24: a host without an address may send there, and to 255.255.255.255 */
 
 /* As the kernel's ip_mc_validate_source() and ip_route_input_slow(). */
 static bool is_impossible(uint32_t source, uint32_t group)
@@ -19,26 +18,9 @@ static bool is_impossible(uint32_t source, uint32_t group)
 	return source >> 24 == IN_LOOPBACKNET || IN_MULTICAST(source) || source == INADDR_BROADCAST;
 }
 
-/*
- * As the kernel's ip6_rcv_core(): from a group, ::1, or an IPv4 address (RFC 4291, 2.5.5.2). From :: a host without an
- * address may send on its link, and nowhere else.
- */
-static bool is_impossible6(const uint32_t *source, const uint32_t *group)
-{
-	uint32_t low = ntohl(source[3]);
-
-	if (ntohl(source[0]) >> 24 == 0xff)
-		return true;
-	if (source[0] || source[1])
-		return false;
-	if (!source[2] && !low)
-		return (ntohl(group[0]) & 0xff0f0000u) != LINK_LOCAL6;
-	return ntohl(source[2]) == 0xffff || (!source[2] && low == 1);
-}
-
 static bool is_source_impossible(const struct mcr_packet *packet)
 {
-	return packet->family == MCR_FLOW_IPV6 ? is_impossible6(packet->source6, packet->group6)
+	return packet->family == MCR_FLOW_IPV6 ? mcr_is_impossible6(packet->source6, packet->group6)
 					       : is_impossible(packet->source, packet->group);
 }
 

@@ -19,4 +19,21 @@ struct mcr_destination {
  */
 int mcr_source_find(int udp, uint32_t mtu, const struct mcr_destination *to, uint32_t *sources, uint32_t count);
 
+struct mcr_destination6 {
+	uint8_t address[16];
+	uint16_t port; /* network byte order */
+};
+
+struct mcr_found6 {
+	uint8_t source[16];
+	int hops; /* the limit that they leave with */
+};
+
+/*
+ * The same of IPv6: to groups and hosts, with the interface as the zone. A source of :: if none leave without more help of IP.
+ * The socket needs its interface by SO_BINDTOIFINDEX alone.
+ */
+int mcr_source_find6(int udp, uint32_t mtu, const struct mcr_destination6 *to, struct mcr_found6 *found,
+		     uint32_t count);
+
 #endif

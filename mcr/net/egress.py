@@ -196,6 +196,8 @@ def _options(interface: Interface, version: int) -> Iterator[_Option]:
         if not interface.is_absent:
             yield "IPV6_MULTICAST_IF", socket.IPPROTO_IPV6, socket.IPV6_MULTICAST_IF, interface.index
         yield "IPV6_MULTICAST_LOOP", socket.IPPROTO_IPV6, socket.IPV6_MULTICAST_LOOP, 0
+        # The kernel makes labels of a secret, so the kernel path can't have the same. None is right, too (RFC 6437, 3).
+        yield "IPV6_AUTOFLOWLABEL", socket.IPPROTO_IPV6, uapi.IPV6_AUTOFLOWLABEL, 0
         return
     if not interface.is_absent:  # else the binding alone makes each datagram an error
         mreqn = struct.pack("4s4si", b"", b"", interface.index)

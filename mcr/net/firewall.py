@@ -32,7 +32,7 @@ _ABSENT = (errno.EINVAL, errno.EOPNOTSUPP, errno.EPROTONOSUPPORT)  # a kernel wi
 LEGACY_TABLES = Path("/proc/thread-self/net/ip_tables_names")
 """Names of the tables of legacy iptables that are loaded, in the network namespace of who opens it."""
 
-_LEGACY_TABLES6 = Path("/proc/thread-self/net/ip6_tables_names")
+LEGACY_TABLES6 = Path("/proc/thread-self/net/ip6_tables_names")
 
 
 @attrs.frozen
@@ -108,7 +108,7 @@ def look_at_firewall(version: int = IPV4) -> Firewall:
 def legacy_tables(version: int = IPV4) -> tuple[str, ...] | None:
     """Names of the tables of legacy iptables that are loaded; None if only root may know."""
     try:
-        return tuple((LEGACY_TABLES if version == IPV4 else _LEGACY_TABLES6).read_text().split())
+        return tuple((LEGACY_TABLES if version == IPV4 else LEGACY_TABLES6).read_text().split())
     except FileNotFoundError:  # not in this kernel
         return ()
     except OSError:

@@ -13,7 +13,8 @@ import attrs
 
 from mcr._native import ffi, lib
 from mcr.errors import check_result
-from mcr.model.flow import Address
+from mcr.model.flow import IPV6, Address
+from mcr.net.next_hop import find_ways6
 from mcr.shm.records import network_address
 
 
@@ -37,7 +38,7 @@ def find_hops(interface: int, addresses: Sequence[Address], source: Address | No
 
     Args:
         interface: its index.
-        addresses: in question.
+        addresses: in question, of one version of IP.
         source: that the datagrams come from; None: IP chooses it.
 
     Returns:
@@ -46,6 +47,9 @@ def find_hops(interface: int, addresses: Sequence[Address], source: Address | No
     Raises:
         OSError: no netlink socket could be opened.
     """
+    if addresses and addresses[0].version == IPV6:
+        ways = find_ways6(interface, addresses, source)
+        return [NextHop(way.gateway, plain=way.plain) if way else None for way in ways]
     found = ffi.new("struct mcr_hop[]", len(addresses))
     asked = [network_address(each) for each in addresses]
     asked_source = network_address(source) if source else 0

@@ -20,9 +20,10 @@ import attrs
 
 from mcr._native import lib
 from mcr.errors import check_result, describe_errno
+from mcr.model.flow import IPV4, IPV6
 from mcr.net import uapi
 from mcr.net.capture import describes_super_frames
-from mcr.net.firewall import LEGACY_TABLES, Chain, Firewall, look_at_firewall
+from mcr.net.firewall import LEGACY_TABLES, LEGACY_TABLES6, Chain, Firewall, look_at_firewall
 from mcr.net.netlink import drain
 from mcr.text.plurals import counted
 
@@ -40,6 +41,14 @@ class Blocker:
     of_kernel_path: bool = False
 
 
+@attrs.frozen
+class Blockers:
+    """What was found. `of_ipv6`: of the kernel path's IPv6 alone; raw frames are of IPv4."""
+
+    of_all: Blocker | None = None
+    of_ipv6: Blocker | None = None
+
+
 UNSURE = Blocker("what acts on packets between IP and the interfaces has changed")
 """Why no raw frames leave until that has been checked."""
 
@@ -47,9 +56,12 @@ _MESSAGE_BYTES = 65_536
 
 _NO_SUCH_FAMILY = (errno.EPROTONOSUPPORT, errno.EAFNOSUPPORT, errno.ESOCKTNOSUPPORT)
 
+_OF_IPV4 = uapi.RTMGRP_IPV4_IFADDR | uapi.RTMGRP_IPV4_ROUTE | uapi.RTMGRP_IPV4_RULE
+_OF_IPV6 = uapi.RTMGRP_IPV6_IFADDR | uapi.RTMGRP_IPV6_ROUTE | uapi.RTMGRP_IPV6_RULE
+
 # Groups of what changes are told of, as bits.
 _HEARD = (
-    (socket.NETLINK_ROUTE, uapi.RTMGRP_LINK | uapi.RTMGRP_IPV4_IFADDR | uapi.RTMGRP_IPV4_ROUTE | uapi.RTMGRP_IPV4_RULE),
+    (socket.NETLINK_ROUTE, uapi.RTMGRP_LINK | _OF_IPV4 | _OF_IPV6),
     (uapi.NETLINK_NETFILTER, uapi.NFNLGRP_NFTABLES_BIT),
     (uapi.NETLINK_XFRM, uapi.XFRMGRP_POLICY),
 )
@@ -88,14 +100,14 @@ class EgressChanges:
                 news.setblocking(False)
                 news.bind((0, groups))
                 self._poll.register(news, select.EPOLLIN)
-            self._legacy = _open(LEGACY_TABLES, undo)
+            self._legacy = [*filter(None, (_open(each, undo) for each in (LEGACY_TABLES, LEGACY_TABLES6)))]
             self._group = _open(_control_group(), undo)
             self._undo = undo.pop_all()
         self._silent = self._look()
 
-    def _look(self) -> tuple[bytes, int]:
+    def _look(self) -> tuple[list[bytes], int]:
         """State whose changes the kernel does not report. It is read once per second, so files stay open."""
-        tables = b"" if self._legacy is None else os.pread(self._legacy, _MESSAGE_BYTES, 0)
+        tables = [os.pread(each, _MESSAGE_BYTES, 0) for each in self._legacy]
         return tables, 0 if self._group is None else lib.mcr_bpf_count_egress(self._group)
 
     def hear(self) -> Heard:
@@ -141,10 +153,11 @@ def find_blocker() -> Blocker | None:
     return firewall_blocker(look_at_firewall()) or _ipsec_blocker() or _control_group_blocker()
 
 
-def find_any_blocker() -> Blocker | None:
-    """The same, or else what only the kernel path would bypass."""
+def find_blockers() -> Blockers:
+    """The same, or else what only the kernel path would bypass; and what only its IPv6 would."""
     firewall = look_at_firewall()
-    return firewall_blocker(firewall) or _ipsec_blocker() or _control_group_blocker() or netdev_blocker(firewall)
+    of_all = firewall_blocker(firewall) or _ipsec_blocker() or _control_group_blocker() or netdev_blocker(firewall)
+    return Blockers(of_all, None if of_all else firewall_blocker(look_at_firewall(IPV6), IPV6))
 
 
 def kernel_blocker() -> Blocker | None:
@@ -154,14 +167,15 @@ def kernel_blocker() -> Blocker | None:
     return Blocker("raw frames need Linux 6.2, and a loopback interface that is up to test for it")
 
 
-def firewall_blocker(firewall: Firewall) -> Blocker | None:
-    """The rules of a firewall that act on packets that leave, if there are any."""
+def firewall_blocker(firewall: Firewall, version: int = IPV4) -> Blocker | None:
+    """The rules of a firewall that act on packets of this version of IP that leave, if there are any."""
+    iptables = "ip6tables" if version == IPV6 else "iptables"
     if firewall.hidden:
         return Blocker(f"nftables cannot be seen: {firewall.hidden}")
     if firewall.legacy_hidden:
-        return Blocker("legacy iptables cannot be seen")
+        return Blocker(f"legacy {iptables} cannot be seen")
     if firewall.legacy:
-        return Blocker(f"legacy iptables has a table {firewall.legacy[0]}")
+        return Blocker(f"legacy {iptables} has a table {firewall.legacy[0]}")
     return next((Blocker(_describe(each)) for each in _chains_at(firewall, "output", "postrouting")), None)
 
 

@@ -32,7 +32,7 @@ class LinkChanges:
         self._socket = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_CLOEXEC, socket.NETLINK_ROUTE)
         try:
             self._socket.setblocking(False)
-            self._socket.bind((0, uapi.RTMGRP_LINK | uapi.RTMGRP_IPV4_NETCONF))
+            self._socket.bind((0, uapi.RTMGRP_LINK | uapi.RTMGRP_IPV4_NETCONF | uapi.RTMGRP_IPV6_NETCONF))
         except OSError:
             self.close()
             raise
@@ -67,8 +67,14 @@ def without_local_receivers(interfaces: Collection[int]) -> frozenset[int]:
 
 def _is_routed(name: str) -> bool:
     """Whether it is one of multicast routing's (netconf's mc_forwarding); what can't be seen may be."""
+    return any(_is_routed_by(family, name) for family in ("ipv4", "ipv6"))
+
+
+def _is_routed_by(family: str, name: str) -> bool:
     try:
-        return int(Path(f"/proc/sys/net/ipv4/conf/{name}/mc_forwarding").read_text(encoding="ascii")) != 0
+        return int(Path(f"/proc/sys/net/{family}/conf/{name}/mc_forwarding").read_text(encoding="ascii")) != 0
+    except FileNotFoundError:  # as in a kernel without IPv6, or without multicast routing of it
+        return family == "ipv4"
     except (OSError, ValueError):
         return True
 
@@ -87,10 +93,10 @@ def without_others_below_ip(interfaces: Collection[int]) -> frozenset[int]:
 
 
 def _with_packet_sockets() -> Iterator[int]:
-    """Interfaces that packet sockets are bound to for the sake of IPv4 alone: those for all protocols come before."""
+    """Interfaces that packet sockets are bound to for IPv4 or IPv6 alone: those for all protocols come before."""
     for line in _lines("packet")[1:]:
         _, _, _, protocol, interface, *_ = line.split()
-        if int(protocol, 16) == uapi.ETH_P_IP:
+        if int(protocol, 16) in (uapi.ETH_P_IP, uapi.ETH_P_IPV6):
             yield int(interface)
 
 

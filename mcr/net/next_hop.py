@@ -6,6 +6,8 @@ import struct
 from collections.abc import Iterable
 from ipaddress import ip_address
 
+import attrs
+
 from mcr.model.flow import Address
 from mcr.net import uapi
 from mcr.net.rtnetlink import attributes, split
@@ -33,6 +35,37 @@ def find_next_hops(hosts: Iterable[tuple[Address, int]]) -> list[tuple[Address, 
     """
     with socket.socket(socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_CLOEXEC, socket.NETLINK_ROUTE) as netlink:
         return [_find(netlink, host, index) for host, index in hosts]
+
+
+@attrs.frozen
+class Way6:
+    """How IPv6 gets to a host. `gateway`: None: it is on the link. `plain`: IP does no more than to add headers."""
+
+    gateway: Address | None
+    plain: bool
+
+
+def find_ways6(index: int, hosts: Iterable[Address], source: Address | None = None) -> list[Way6 | None]:
+    """Ask how datagrams to these hosts leave by an interface, by its index; None: no route leads there by it.
+
+    Raises:
+        OSError: no netlink socket could be opened.
+    """
+    with socket.socket(socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_CLOEXEC, socket.NETLINK_ROUTE) as netlink:
+        return [_find_way6(netlink, host, index, source) for host in hosts]
+
+
+def _find_way6(netlink: socket.socket, host: Address, index: int, source: Address | None) -> Way6 | None:
+    answer = _ask_route(netlink, host, index, 0, source)
+    if answer is None:
+        return None
+    kind = uapi.RTMSG.unpack_from(answer)[7]
+    entry = dict(attributes(answer, uapi.RTMSG.size))
+    gateway = entry.get(uapi.RTA_GATEWAY)
+    if kind == uapi.RTN_UNICAST and entry.get(uapi.RTA_OIF) != struct.pack("i", index):
+        return None
+    plain = kind == uapi.RTN_UNICAST and uapi.RTA_ENCAP not in entry
+    return Way6(ip_address(gateway) if gateway else None, plain)
 
 
 def find_unanswered(hosts: Iterable[tuple[Address, int]]) -> set[tuple[int, Address]]:
@@ -132,11 +165,20 @@ def _find(netlink: socket.socket, host: Address, index: int) -> tuple[Address, b
 
 
 def _ask(netlink: socket.socket, host: Address, index: int, flags: int) -> dict[int, bytes] | None:
+    answer = _ask_route(netlink, host, index, flags)
+    return None if answer is None else dict(attributes(answer, uapi.RTMSG.size))
+
+
+def _ask_route(
+    netlink: socket.socket, host: Address, index: int, flags: int, source: Address | None = None
+) -> bytes | None:
+    """A route, as the kernel tells of it: struct rtmsg, and its attributes."""
     body = uapi.RTMSG.pack(family_of(host), host.max_prefixlen, 0, 0, 0, 0, 0, 0, flags)
     body += _attribute(uapi.RTA_DST, host.packed) + _attribute(uapi.RTA_OIF, struct.pack("i", index))
+    body += _attribute(uapi.RTA_SRC, source.packed) if source else b""
     netlink.send(uapi.NLMSGHDR.pack(uapi.NLMSGHDR.size + len(body), uapi.RTM_GETROUTE, uapi.NLM_F_REQUEST, 1, 0) + body)
     answer = next(split(netlink.recv(_MESSAGE_BYTES)))
-    return None if answer.kind == uapi.NLMSG_ERROR else dict(attributes(answer.body, uapi.RTMSG.size))
+    return None if answer.kind == uapi.NLMSG_ERROR else answer.body
 
 
 def _attribute(kind: int, value: bytes) -> bytes:

@@ -10,7 +10,7 @@ import socket
 import sys
 from collections.abc import Collection, Iterable, Sequence
 from contextlib import ExitStack
-from ipaddress import IPv4Address
+from ipaddress import IPv4Address, IPv6Address
 
 import attrs
 
@@ -92,6 +92,26 @@ def bind_raw(sockets: Iterable[socket.socket], index: int) -> None:
     """
     for each in sockets:
         bind_packet(each, index, 0)  # protocol 0: nothing comes in
+
+
+def find_sources6(
+    udp: socket.socket, mtu: int, destinations: Sequence[tuple[Address, int]]
+) -> list[tuple[IPv6Address, int] | None]:
+    """The source addresses that IPv6 would give datagrams to these groups, hosts and ports, and their hop limits.
+
+    With the arguments of `find_sources`, and None where that gives None. Only the kernel path asks: raw frames are of
+    IPv4.
+
+    Raises:
+        OSError: the socket can't be asked.
+    """
+    asked = ffi.new("struct mcr_destination6[]", len(destinations))
+    for each, (address, port) in zip(asked, destinations, strict=True):
+        each.address, each.port = address.packed, socket.htons(port)
+    found = ffi.new("struct mcr_found6[]", len(destinations))
+    check_result(lib.mcr_source_find6(udp.fileno(), mtu, asked, found, len(destinations)))
+    ways = ((IPv6Address(bytes(each.source)), int(each.hops)) for each in found)
+    return [None if way[0].is_unspecified else way for way in ways]
 
 
 def find_sources(

@@ -29,6 +29,7 @@ VIRTIO_NET_HDR: Final = struct.Struct("BBHHHH")  # flags, kind, header length, s
 # <linux/in6.h>
 IPV6_RECVERR: Final = 25
 IPV6_MULTICAST_ALL: Final = 29  # since Linux 4.20
+IPV6_AUTOFLOWLABEL: Final = 70
 IPV6_TRANSPARENT: Final = 75
 
 # <linux/icmpv6.h>
@@ -136,15 +137,19 @@ RTMGRP_IPV6_IFADDR: Final = 1 << 8
 RTMGRP_IPV6_ROUTE: Final = 1 << 10
 RTMGRP_IPV6_RULE: Final = 1 << 18
 RTMGRP_IPV4_NETCONF: Final = 1 << 23
+RTMGRP_IPV6_NETCONF: Final = 1 << 24
 
 # <linux/rtnetlink.h>: routes
 RTM_F_FIB_MATCH: Final = 0x2000  # the table's entry, or an error; no guess that the host is on the link
+RTN_UNICAST: Final = 1
 RTN_LOCAL: Final = 2
 RTN_BROADCAST: Final = 3
 RTA_DST: Final = 1
+RTA_SRC: Final = 2
 RTA_OIF: Final = 4
 RTA_GATEWAY: Final = 5
 RTA_MULTIPATH: Final = 9
+RTA_ENCAP: Final = 22
 
 # <linux/if_link.h>
 IFLA_ADDRESS: Final = 1

@@ -14,7 +14,7 @@ from mcr.config.settings import Settings
 from mcr.config.table import ABSORB, KERNEL_PATH, RAW_SEND
 from mcr.errors import describe_errno
 from mcr.logs.logger import get_logger
-from mcr.model.flow import Claim, Flow, Input, without_source
+from mcr.model.flow import IPV6, Claim, Flow, Input, without_source
 from mcr.model.log import Facility
 from mcr.net.filter.path import (
     INHERITED,
@@ -27,11 +27,11 @@ from mcr.net.filter.path import (
     Target,
     open_kernel_path,
 )
-from mcr.net.ip_bypass import Blocker
+from mcr.net.ip_bypass import Blockers
 from mcr.relay.next_hops import NextHops
 from mcr.relay.outputs import Egress
 from mcr.relay.placement import PlacedRule, Replacement
-from mcr.relay.targets import HasSockets, find_targets, hops_of, leads_through_gateway, targets_of, why_not
+from mcr.relay.targets import PortOf, find_targets, hops_of, leads_through_gateway, targets_of, why_not
 from mcr.rules.conditions import Paths
 from mcr.shm.kept import Kept
 from mcr.shm.kernel_counters import KernelCounters
@@ -78,6 +78,7 @@ class KernelRules:
         path: None: there is none.
         counters: None: there are none. Without a path, they are those of the mcrd before this one.
         blocker: why it forwards nothing, found by a review; empty: no reason is known.
+        blocker6: why it forwards no IPv6, likewise.
         hops: hosts and gateways that it sends to.
     """
 
@@ -85,11 +86,11 @@ class KernelRules:
         """`why_not`: there is no kernel path."""
         self.path = path
         self.counters = counters
-        self.blocker = _UNSEEN
+        self.blocker = self.blocker6 = _UNSEEN
         self._why_not = why_not
         self._capture_of: Callable[[str], int]
         self._egress_of: Callable[[str], Egress]
-        self._has_sockets: HasSockets
+        self._port_of: PortOf
         self._serves: Callable[[Input], bool]
         self._served: dict[str, _Served] = {}
         self._stuck: dict[str, int] = {}  # captures of rules that the kernel has not as they are, by rule
@@ -103,11 +104,11 @@ class KernelRules:
         self,
         capture_of: Callable[[str], int],
         egress_of: Callable[[str], Egress],
-        has_sockets: HasSockets,
+        port_of: PortOf,
         serves: Callable[[Input], bool],
     ) -> None:
         """The relay that it belongs to: slots of captures and output interfaces, by name; neighbours; inputs."""
-        self._capture_of, self._egress_of, self._has_sockets = capture_of, egress_of, has_sockets
+        self._capture_of, self._egress_of, self._port_of = capture_of, egress_of, port_of
         self._serves = serves
 
     def use(self, added: Sequence[PlacedRule], changed: Sequence[Replacement]) -> None:
@@ -195,11 +196,11 @@ class KernelRules:
         if self.path and reason:
             self.path.bar(REVIEWED)
 
-    def review(self, rules: Iterable[PlacedRule], blocker: Blocker | None) -> None:
+    def review(self, rules: Iterable[PlacedRule], found: Blockers) -> None:
         """Forward by the rules as they are now, unless there is a blocker."""
-        if blocker:
+        if found.of_all:
             return
-        self.blocker = ""
+        self.blocker, self.blocker6 = "", found.of_ipv6.reason if found.of_ipv6 else ""
         self.follow(rules)
         if self.path:
             self.path.unbar(REVIEWED)
@@ -240,15 +241,7 @@ class KernelRules:
         everywhere = self._why_not
         if self.path and self.path.is_barred(REFUSED):
             everywhere = "this kernel does not load the eBPF programs of the kernel path"
-        everywhere = everywhere or self.blocker
-        if self.path and self.path.is_barred(SHOWN):
-            everywhere = everywhere or "the workers show every packet: ingress logs at debug"
-        if self.path and self.path.is_barred(TRACED):
-            everywhere = everywhere or "the workers log every packet: egress logs at trace"
-        if self.path and self.path.is_barred(INHERITED):
-            everywhere = everywhere or "the filters of the mcrd before this one are in force"
-        if self.path and self.path.is_barred(OWN):
-            everywhere = everywhere or "there was no memory to tell it the addresses of this machine"
+        everywhere = everywhere or self.blocker or (_why_barred(self.path) if self.path else "")
         self._told = self._reasons
         return Paths(everywhere, inputs, self._told)
 
@@ -261,10 +254,12 @@ class KernelRules:
         rule_id, source = placed.rule.rule_id, placed.rule.input
         behind_gateway = leads_through_gateway(placed) or (rule_id in self.hops.gateways and None in placed.ways)
         self.hops.use(rule_id, hops_of(placed, self._egress_of), behind_gateway=behind_gateway)
-        reason = why_not(placed, self._egress_of, self._has_sockets, self.hops)
+        reason = why_not(placed, self._egress_of, self._port_of, self.hops)
+        if self.path and source.group.version == IPV6:
+            reason = reason or self.blocker6 or self.path.why_no_ipv6()
         if not self._serves(source):
             reason = f"this machine does not listen to {source.group}"
-        targets = () if reason else find_targets(placed, self._egress_of, self.hops)
+        targets = () if reason else find_targets(placed, self._egress_of, self._port_of, self.hops)
         mtu = min((*(each.mtu for each in targets), _LONGEST)) if targets else 0
         now = _Served(self._capture_of(source.interface), source, placed.flows, mtu, targets)
         before = self._served.get(rule_id)
@@ -325,6 +320,17 @@ class KernelRules:
 def _both(flows: tuple[Flow, ...], placed: PlacedRule) -> tuple[Flow, ...]:
     """Those of these that the rule takes still."""
     return tuple(flow for flow in flows if flow not in placed.taken) if placed.taken else flows
+
+
+def _why_barred(path: KernelPath) -> str:
+    """Why nothing takes it, by what bars it for now."""
+    why = {
+        SHOWN: "the workers show every packet: ingress logs at debug",
+        TRACED: "the workers log every packet: egress logs at trace",
+        INHERITED: "the filters of the mcrd before this one are in force",
+        OWN: "there was no memory to tell it the addresses of this machine",
+    }
+    return next((text for who, text in why.items() if path.is_barred(who)), "")
 
 
 @contextmanager

@@ -152,9 +152,10 @@ class Neighbours:
         neighbour = self._by_key[key]
         return None if neighbour.fault else neighbour.egress_slot
 
-    def serve(self, key: Key) -> bool:
-        """Whether it has sockets."""
-        return self.egress_slot(key) is not None
+    def port(self, key: Key) -> int | None:
+        """That datagrams come from which no worker sends: the first worker's. None: it has no sockets."""
+        neighbour = self._by_key[key]
+        return None if neighbour.fault else int(neighbour.sockets[0].getsockname()[1])
 
     def close(self) -> None:
         """Close every socket."""

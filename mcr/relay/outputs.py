@@ -19,7 +19,7 @@ from mcr.config.settings import Settings
 from mcr.config.table import RAW_SEND
 from mcr.errors import McrError, SystemFault, describe_errno
 from mcr.logs.logger import get_logger
-from mcr.model.flow import IPV4, Address
+from mcr.model.flow import IPV6, Address
 from mcr.model.limits import INTERFACE_SLOTS
 from mcr.model.log import Facility
 from mcr.model.rule import Output, Rule
@@ -29,7 +29,7 @@ from mcr.net.interfaces import Interface, find_anew, open_witness
 from mcr.net.ip_bypass import UNSURE, Blocker
 from mcr.net.network import Network
 from mcr.net.patience import close_all
-from mcr.net.raw import RawLink, bind_raw, find_links, find_sources, open_raw, why_unfit
+from mcr.net.raw import RawLink, bind_raw, find_links, find_sources, find_sources6, open_raw, why_unfit
 from mcr.relay.attachment import attachment_of
 from mcr.relay.placement import Key, Way, WayKey, Ways, key_of
 from mcr.relay.slots import Slots, check_interfaces
@@ -43,8 +43,8 @@ _SEE = "see the routes to it, their MTU, and net.ipv4.ip_no_pmtu_disc"
 _PROBE_BYTES = 4096  # of send buffer, for a socket that sends nothing
 
 
-_Wanted = dict[tuple[str, Address | None], dict[tuple[Address, int, bool], bool]]
-"""Ways: by interface and source; in each destinations, and whether in a VLAN; whether these wait for a neighbour."""
+_Wanted = dict[tuple[str, Address | None, int], dict[tuple[Address, int, bool], bool]]
+"""Ways: by interface, source and version; in each destinations, and whether in a VLAN; do they wait for a neighbour?"""
 
 
 @attrs.define(eq=False)
@@ -303,19 +303,18 @@ class OutputInterfaces:
             awaited: outputs that wait for a neighbour: a host, or a gateway.
         """
         outputs = chain.from_iterable(rule.outputs for rule in rules)
-        by_raw = (each for each in outputs if self._by_name[each.interface].raw and each.group.version == IPV4)
-        wanted = _wanted(by_raw, awaited)
+        wanted = _wanted((each for each in outputs if self._by_name[each.interface].raw), awaited)
         found: dict[WayKey, Way] = {}
-        for (name, source), those in wanted.items():
+        for (name, source, version), those in wanted.items():
             behind = {group for (group, _, _), waits in those.items() if waits}
             hops = self._find_hops(self._by_name[name], source, behind)
             destinations = [(group, port) for group, port, _ in those]
-            sources, ttl = self._ask(self._by_name[name], source, destinations)
+            sources = self._ask(self._by_name[name], source, version, destinations)
             for (destination, waits), own in zip(those.items(), sources, strict=True):
                 group, port, tagged = destination
                 hop = hops.get(group) if waits else NextHop(is_all=not group.is_multicast)
                 if own and hop and hop.plain:
-                    found[group, port, name, source, tagged] = _way(group, own, hop, ttl)
+                    found[group, port, name, source, tagged] = _way(group, *own, hop)
         return found
 
     def _find_hops(self, egress: Egress, source: Address | None, to: Collection[Address]) -> dict[Address, NextHop]:
@@ -328,14 +327,13 @@ class OutputInterfaces:
         return {address: hop for address, hop in zip(addresses, found, strict=True) if hop}
 
     def _ask(
-        self, egress: Egress, source: Address | None, destinations: Sequence[tuple[Address, int]]
-    ) -> tuple[Sequence[Address | None], int]:
-        """The source addresses, and the TTL of what is sent to hosts."""
+        self, egress: Egress, source: Address | None, version: int, destinations: Sequence[tuple[Address, int]]
+    ) -> Sequence[tuple[Address, int] | None]:
+        """The source addresses, each with the TTL of what is sent there, if it is a host."""
         assert egress.raw
         try:
-            with open_egress(egress.interface, _PROBE_BYTES, source=source) as probe:
-                ttl = probe.getsockopt(socket.IPPROTO_IP, socket.IP_TTL)
-                return find_sources(probe, egress.raw.mtu, destinations), ttl
+            with open_egress(egress.interface, _PROBE_BYTES, source=source, version=version) as probe:
+                return (find_sources6 if version == IPV6 else _find)(probe, egress.raw.mtu, destinations)
         except SystemFault as error:
             if error.errno != errno.EADDRNOTAVAIL:  # which is not of this machine now: IP refuses it, too
                 self._fail(egress, str(error))
@@ -345,7 +343,7 @@ class OutputInterfaces:
             elif egress.raw.up:  # when it was looked at, and maybe again now: `suspect` sees no flap between two looks
                 egress.raw = attrs.evolve(egress.raw, up=False)
                 self._stale.add(egress.interface.name)
-        return [None] * len(destinations), 0
+        return [None] * len(destinations)
 
     def _fail(self, egress: Egress, why: str) -> None:
         """Something that may be better the next time."""
@@ -359,6 +357,11 @@ class OutputInterfaces:
             log.info("not everything may leave as raw frames: %s", why)
         self._logged.add(why)
         self._found.add(why)
+
+
+def _find(probe: socket.socket, mtu: int, to: Sequence[tuple[Address, int]]) -> Sequence[tuple[Address, int] | None]:
+    ttl = probe.getsockopt(socket.IPPROTO_IP, socket.IP_TTL)
+    return [(each, ttl) if each else None for each in find_sources(probe, mtu, to)]
 
 
 def _open_sockets(interface: Interface, settings: Settings) -> tuple[socket.socket, ...]:
@@ -382,10 +385,12 @@ def _log_raw(those: Iterable[Egress], why_not: str) -> None:
 def _wanted(outputs: Iterable[Output], awaited: Collection[Key]) -> _Wanted:
     wanted: _Wanted = {}
     for output in outputs:
-        asked = wanted.setdefault((output.interface, output.own_source), {})
+        version = output.group.version
+        asked = wanted.setdefault((output.interface, output.own_source, version), {})
         tagged = output.vlan is not None
         to = output.group, output.port, tagged
-        asked[to] = asked.get(to, False) or (key_of(output) in awaited and not tagged)
+        on_link = tagged or (version == IPV6 and output.group.is_multicast)  # no such group has a gateway
+        asked[to] = asked.get(to, False) or (key_of(output) in awaited and not on_link)
     return wanted
 
 
@@ -426,7 +431,7 @@ def _why_tagless(outputs: OutputInterfaces, egress: Egress, output: Output, way:
     return ""
 
 
-def _way(group: Address, source: Address, hop: NextHop, ttl: int) -> Way:
+def _way(group: Address, source: Address, ttl: int, hop: NextHop) -> Way:
     if group.is_multicast:
         return Way(source, hop.gateway)
     return Way(source, None if hop.is_all else hop.gateway or group, ttl)

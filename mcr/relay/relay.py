@@ -118,7 +118,7 @@ class Relay:
         self.inputs = InputInterfaces(settings, kept.store, kept.captures.read(), kernel.path, tap or StreamTap())
         self.outputs = OutputInterfaces(settings)
         self._neighbours = Neighbours(settings)
-        bound = self.outputs.__getitem__, self._neighbours.serve, self.inputs.local.serves
+        bound = self.outputs.__getitem__, self._neighbours.port, self.inputs.local.serves
         self.kernel.bind(lambda name: self.inputs[name].slot, *bound)
         self._placement = Placement(kept.places, wait_for_packets if kernel.path else None)
         self._closing = Closing()

@@ -13,7 +13,7 @@ import attrs
 import trio
 
 from mcr.model.rule import Rule
-from mcr.net.ip_bypass import UNSURE, Blocker
+from mcr.net.ip_bypass import UNSURE, Blockers
 from mcr.net.network import Network
 from mcr.relay import commands
 from mcr.relay.kernel_path import KernelRules
@@ -58,19 +58,19 @@ class Routing:
         self._local = local
         self._gateways_due = -math.inf
         self._spent, self._spent_at = 0.0, -math.inf
-        self._blocker: Blocker | None = UNSURE  # that the last review has found
+        self._found = Blockers(UNSURE)  # by the last review
 
-    async def review_raw(self, blocker: Blocker | None, *, anew: bool) -> tuple[Command, ...]:
+    async def review_raw(self, found: Blockers, *, anew: bool) -> tuple[Command, ...]:
         """Find out anew where raw frames may leave; the commands to running workers.
 
         Args:
-            blocker: why nowhere, or why nothing takes the kernel path; None: they may, as far as is known.
+            found: why nowhere, or why nothing takes the kernel path.
             anew: routes may have changed, which all outputs depend on; otherwise only new interfaces matter.
         """
-        return await trio.to_thread.run_sync(self._review_raw, blocker, anew)
+        return await trio.to_thread.run_sync(self._review_raw, found, anew)
 
-    def _review_raw(self, blocker: Blocker | None, anew: bool) -> tuple[Command, ...]:  # noqa: FBT001
-        self._blocker = blocker
+    def _review_raw(self, found: Blockers, anew: bool) -> tuple[Command, ...]:  # noqa: FBT001
+        self._found, blocker = found, found.of_all
         self._kernel.block(blocker.reason if blocker else "")
         of_raw = None if blocker and blocker.of_kernel_path else blocker
         reviewed, names = self._outputs.review(of_raw)
@@ -79,7 +79,7 @@ class Routing:
             return changed
         those = [each for each in self._placement if anew or concerns(each.rule, (), names)]
         told = (*changed, *self._follow_routes(those, raw=not of_raw))
-        self._kernel.review(self._placement, blocker)
+        self._kernel.review(self._placement, found)
         return told
 
     async def follow_gateways(self) -> tuple[Command, ...]:
@@ -189,7 +189,7 @@ class Routing:
         spent = max(self._spent - (begun - self._spent_at) * _SHARE, 0.0)
         if not self._outputs.is_clear or not self._outputs.is_stale or spent > _AT_ONCE:
             return ()
-        told = await self.review_raw(self._blocker, anew=False)
+        told = await self.review_raw(self._found, anew=False)
         self._spent_at = trio.current_time()
         self._spent = spent + self._spent_at - begun
         return told

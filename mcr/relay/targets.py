@@ -1,7 +1,6 @@
 """What the kernel path can make of a rule's outputs, and why it can make nothing of them."""
 
 from collections.abc import Callable, Iterator
-from ipaddress import IPv4Address
 
 import attrs
 
@@ -15,18 +14,19 @@ from mcr.relay.outputs import Egress
 from mcr.relay.placement import Key, PlacedRule, Way
 
 EgressOf = Callable[[str], Egress]
-HasSockets = Callable[[Key], bool]
+PortOf = Callable[[Key], int | None]
+"""The port that a neighbour's sockets send from; None: it has none."""
 
 
 def hops_of(placed: PlacedRule, egress_of: EgressOf) -> frozenset[NextHop]:
     """Hosts and gateways that a rule's datagrams go to."""
     several = zip(placed.rule.outputs, placed.ways, strict=True)
-    return frozenset(filter(None, (_hop(egress_of(output.interface), way) for output, way in several)))
+    return frozenset(filter(None, (_hop(egress_of(output.interface), output, way) for output, way in several)))
 
 
-def _hop(egress: Egress, way: Way | None) -> NextHop | None:
+def _hop(egress: Egress, output: Output, way: Way | None) -> NextHop | None:
     hop = way.hop if way else None
-    return (egress.interface.index, hop) if isinstance(hop, IPv4Address) else None
+    return (egress.interface.index, hop) if hop and hop.version == output.group.version else None
 
 
 def leads_through_gateway(placed: PlacedRule) -> bool:
@@ -35,12 +35,14 @@ def leads_through_gateway(placed: PlacedRule) -> bool:
     return any(way and way.hop and way.hop != output.group for output, way in several)
 
 
-def why_not(placed: PlacedRule, egress_of: EgressOf, has_sockets: HasSockets, hops: NextHops) -> str:
+def why_not(placed: PlacedRule, egress_of: EgressOf, port_of: PortOf, hops: NextHops) -> str:
     """Why the kernel path can't forward by a rule; empty: it can."""
-    if placed.rule.input.group.version == IPV6:
-        return "it takes IPv6: the kernel path takes IPv4"
+    version = placed.rule.input.group.version
+    other = next((output for output in placed.rule.outputs if output.group.version != version), None)
+    if other:
+        return f"{other} is sent to by IPv{other.group.version}: the kernel path sends by what came in, IPv{version}"
     for output, neighbour in zip(placed.rule.outputs, placed.neighbours, strict=True):
-        if neighbour and not has_sockets(neighbour):  # the port that they would reserve may be another's
+        if neighbour and port_of(neighbour) is None:  # the port that they would reserve may be another's
             return f"the sockets of {output} could not be opened"
     if len(placed.outputs) > MAX_OUTPUTS:
         return f"it has {len(placed.outputs)} outputs: the kernel path takes {MAX_OUTPUTS}"
@@ -54,8 +56,6 @@ def _why_not_to(output: Output, egress: Egress, way: Way | None, hops: NextHops)
 
 
 def _reasons(output: Output, egress: Egress, way: Way | None, hops: NextHops) -> Iterator[str]:
-    if output.group.version == IPV6:
-        yield f"{output} is sent to by IPv6: the kernel path sends by IPv4"
     if output.gso != AUTO:
         yield f"{output} has gso={output.gso}"
     if egress.raw is None:
@@ -64,27 +64,32 @@ def _reasons(output: Output, egress: Egress, way: Way | None, hops: NextHops) ->
         yield f"{output.interface} is down"
     if way is None:
         yield f"IP would do more for {output} than add headers: see the routes to {output.group}"
-    elif (hop := _hop(egress, way)) and not hops.mac(hop):
+    elif (hop := _hop(egress, output, way)) and not hops.mac(hop):
         who = f"{way.hop}" if way.hop == output.group else f"the gateway {way.hop} to {output.group}"
         answered = "does not answer" if hops.is_silent(hop) else "has not answered"
-        yield f"{who} {answered} ARP on {output.interface}"
+        asked = "neighbour solicitations" if output.group.version == IPV6 else "ARP"
+        yield f"{who} {answered} {asked} on {output.interface}"
 
 
-def find_targets(placed: PlacedRule, egress_of: EgressOf, hops: NextHops) -> tuple[Target, ...]:
+def find_targets(placed: PlacedRule, egress_of: EgressOf, port_of: PortOf, hops: NextHops) -> tuple[Target, ...]:
     """Where the kernel path sends the datagrams of a rule that it can forward by."""
     targets = []
-    for output, place, way in zip(placed.rule.outputs, placed.outputs, placed.ways, strict=True):
+    each = zip(placed.rule.outputs, placed.outputs, placed.ways, placed.neighbours, strict=True)
+    for output, place, way, neighbour in each:
         egress = egress_of(output.interface)
         assert egress.raw
         assert way
-        hop = _hop(egress, way)
+        hop = _hop(egress, output, way)
+        port = egress.port
+        if neighbour and output.group.version == IPV6:  # an output interface's own sockets are of IPv4
+            port = port_of(neighbour) or 0
         targets.append(
             Target(
                 slot=place.slot,
                 interface=egress.interface.index if egress.carrier else 0,
                 macs=(hops.mac(hop) if hop else group_mac(output.group)) + egress.raw.mac,
                 mtu=egress.raw.mtu,
-                source=(way.source, output.own_port or egress.port),
+                source=(way.source, output.own_port or port),
                 group=output.group,
                 port=output.port,
                 ttl=output.ttl if isinstance(output.ttl, int) else way.ttl,

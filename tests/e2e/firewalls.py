@@ -24,10 +24,10 @@ def close_firewall(namespace: Namespace, *hooks: str) -> None:
 
 
 @contextmanager
-def firewall(namespace: Namespace, hook: str, policy: int, *, rule: bool = False) -> Iterator[None]:
-    """A chain of nftables, with a rule that accepts everything if asked for."""
+def firewall(namespace: Namespace, hook: str, policy: int, *, rule: bool = False, family: int = 2) -> Iterator[None]:
+    """A chain of nftables, with a rule that accepts everything if asked for. `family`: 10: of IPv6."""
     with namespace.entered():
-        netlink = NFTables(nfgen_family=2)
+        netlink = NFTables(nfgen_family=family)
     try:
         netlink.table("add", name="filter")
         netlink.chain("add", table="filter", name="passed", hook=hook, type="filter", policy=policy)

@@ -129,8 +129,9 @@ class Mcr(DaemonProcess):
 
     def add(self, source: str, *outputs: str, rule_id: str | None = None, state: str = "active") -> str:
         """Add the rule ``IF:G:P`` to outputs ``G:P:IF``; return its id once it is in this state."""
-        interface, group, port = source.split(":")
-        place = {"interface": interface, "group": group, "port": int(port)}
+        interface, rest = source.split(":", 1)
+        group, port = rest.rsplit(":", 1)
+        place = {"interface": interface, "group": group.strip("[]"), "port": int(port)}
         rule = {"input": place, "outputs": [parse_output(each) for each in outputs]}
         (rule,) = self.call("add", {"rules": [rule | ({"rule_id": rule_id} if rule_id else {})]})
         assert rule["state"] == state

@@ -6,10 +6,13 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from typing import Any
 
-from corpus import GROUP, PORT, Corpus, Datagram, Frame, add_up
+import pytest
+
+from corpus import FRAGMENT, GROUP, GROUP6, PORT, UDP, Corpus, Corpus6, Datagram, Datagram6, Frame, add_up
 from lab import Namespace
 from mcr_process import Mcr, wait_until
 from raw_frames import without_checksum_offload
+from test_ipv6 import speak_ipv6
 from topology import MakeMcr, Plant, need_tcx
 
 SOL_PACKET, PACKET_VNET_HDR = 263, 15
@@ -17,21 +20,33 @@ SO_SNDBUFFORCE, SO_RCVBUFFORCE = 32, 33
 LAST = b"the last of all"
 NO_ID = bytes(2)
 LEAST_MTU = 1400
+ETH_P = {4: 0x0800, 6: 0x86DD}
+MAKE: dict[int, type[Corpus]] = {4: Corpus, 6: Corpus6}
+MADE_OF: dict[int, type[Datagram | Datagram6]] = {4: Datagram, 6: Datagram6}
+TAKEN = {4: GROUP, 6: f"[{GROUP6}]"}
+OUTPUTS = {
+    4: ("239.2.2.2:6000:out0", "239.2.2.3:6001:out1", "239.2.2.4:6002:out2:source=keep:ttl=dec"),
+    6: (
+        "[ff15::2]:6000:out0:dscp=keep",
+        "[2001:db8:2::2]:6001:out1",
+        "[ff15::4]:6002:out2:source=keep:ttl=dec",
+    ),
+}
 PORTION = 500  # frames at once: a worker that waits for a processor has room for them
-PLAIN, ODD, UNSOUND, SUMMED = 7000, 500, 500, 2000
-"""Frames of each kind; the last come out of a tunnel."""
+COUNTS = {4: (7000, 500, 500, 2000), 6: (2000, 300, 300, 500)}
+"""Frames of each kind: plain, odd, unsound; the last come out of a tunnel."""
 
 
 @contextmanager
-def packet_socket(namespace: Namespace, interface: str, *, sends: bool) -> Iterator[socket.socket]:
+def packet_socket(namespace: Namespace, interface: str, version: int, *, sends: bool) -> Iterator[socket.socket]:
     """Whole frames that arrive; or that are to leave, each behind how it is to be treated."""
     with namespace.entered():
-        opened = socket.socket(socket.AF_PACKET, socket.SOCK_RAW, 0 if sends else socket.htons(0x0800))
+        opened = socket.socket(socket.AF_PACKET, socket.SOCK_RAW, 0 if sends else socket.htons(ETH_P[version]))
     with opened:
         if sends:
             opened.setsockopt(SOL_PACKET, PACKET_VNET_HDR, 1)
         opened.setsockopt(socket.SOL_SOCKET, SO_SNDBUFFORCE if sends else SO_RCVBUFFORCE, 256 << 20)
-        opened.bind((interface, 0 if sends else 0x0800))
+        opened.bind((interface, 0 if sends else ETH_P[version]))
         opened.settimeout(10)
         yield opened
 
@@ -55,11 +70,12 @@ def tunnel(plant: Plant) -> None:
 
 
 def received(came: socket.socket) -> Iterator[bytes]:
-    """What has come out, up to the last of a portion."""
+    """What has come out, up to the last of a portion; of IPv6 not what the machine itself has to say."""
     frame = b""
     while not frame.endswith(LAST):
         frame = came.recv(2048)
-        yield frame
+        if not is_ipv6(frame) or frame[20] in (UDP, FRAGMENT):
+            yield frame
 
 
 def counted(mcr: Mcr) -> dict[str, Any]:
@@ -83,9 +99,13 @@ def since(before: dict[str, Any], now: dict[str, Any]) -> dict[str, dict[str, in
     return {part: {name: each[name] - before[part].get(name, 0) for name in each} for part, each in now.items()}
 
 
+def is_ipv6(frame: bytes) -> bool:
+    return frame[12:14] == b"\x86\xdd"
+
+
 def with_sum(frame: bytes) -> bytes:
-    """With a UDP checksum, where there is none."""
-    if frame[40:42] != b"\0\0":
+    """With a UDP checksum, where there is none: in IPv4."""
+    if is_ipv6(frame) or frame[40:42] != b"\0\0":
         return frame
     size = 14 + struct.unpack_from("!H", frame, 16)[0]
     pseudo = frame[26:34] + struct.pack("!HH", 17, size - 34)
@@ -95,22 +115,28 @@ def with_sum(frame: bytes) -> bytes:
 
 def without_id(frame: bytes) -> bytes:
     """Without the identification, which the kernel counts in a train and where it cuts."""
+    if is_ipv6(frame):
+        return frame[:58] + NO_ID * 2 + frame[62:] if frame[20] == FRAGMENT else frame
     header = frame[14:18] + NO_ID + frame[20:24] + b"\0\0" + frame[26:34]
     assert add_up(frame[14:34]) == 0xFFFF, "IP's checksum is right"
     return frame[:14] + header + frame[34:]
 
 
-def passed(plant: Plant, mcr: Mcr, corpora: dict[str, list[Frame]]) -> tuple[list[list[bytes]], dict[str, Any]]:
+def passed(
+    plant: Plant, mcr: Mcr, version: int, corpora: dict[str, list[Frame]]
+) -> tuple[list[list[bytes]], dict[str, Any]]:
     """Have the relay forward everything. What comes out of out0 to out2 for each input, and what it has counted."""
     before = counted(mcr)
+    last = MADE_OF[version](LAST).frame()
     made: list[list[bytes]] = []
     for interface, frames in corpora.items():
         with ExitStack() as stack:
-            out = stack.enter_context(packet_socket(plant.source, interface, sends=True))
-            wires = [stack.enter_context(packet_socket(plant.receiver, f"rx{i}", sends=False)) for i in range(3)]
+            out = stack.enter_context(packet_socket(plant.source, interface, version, sends=True))
+            listening = (packet_socket(plant.receiver, f"rx{i}", version, sends=False) for i in range(3))
+            wires = [stack.enter_context(each) for each in listening]
             taken: tuple[list[bytes], ...] = ([], [], [])
             for first in range(0, len(frames), PORTION):
-                for each in (*frames[first : first + PORTION], Datagram(LAST).frame()):
+                for each in (*frames[first : first + PORTION], last):
                     out.send(each.header + each.data)
                 for wire, those in zip(wires, taken, strict=True):
                     those.extend(received(wire))
@@ -120,44 +146,60 @@ def passed(plant: Plant, mcr: Mcr, corpora: dict[str, list[Frame]]) -> tuple[lis
 
 def with_checksums_that_come_to_zero(output: bytes) -> list[Frame]:
     """Datagrams whose UDP checksum becomes 0xffff, and is never 0 (RFC 768). `output`: what one is like on the wire."""
-    pseudo = output[26:34] + struct.pack("!HH", 17, 14) + output[34:38] + struct.pack("!H", 14)
+    if is_ipv6(output):
+        pseudo = output[22:54] + struct.pack("!HH", 17, 14) + output[54:58] + struct.pack("!H", 14)
+    else:
+        pseudo = output[26:34] + struct.pack("!HH", 17, 14) + output[34:38] + struct.pack("!H", 14)
+    datagram = MADE_OF[6 if is_ipv6(output) else 4]
     made = []
     for number in range(50):
         begin = struct.pack("!HH", number, 7 * number)
-        made.append(Datagram(begin + struct.pack("!H", 0xFFFF ^ add_up(pseudo + begin))).frame())
+        made.append(datagram(begin + struct.pack("!H", 0xFFFF ^ add_up(pseudo + begin))).frame())
     return made
 
 
-def test_both_paths_send_the_same_bytes_and_count_the_same(plant: Plant, make_mcr: MakeMcr) -> None:
+def with_ipv6(plant: Plant) -> None:
+    """Of the relay's interfaces, and of those that hosts answer by."""
+    addresses = {"in0": "2001:db8::2", "in1": "2001:db8:9::2", **{f"out{i}": f"2001:db8:{i + 1}::1" for i in range(3)}}
+    for name, address in addresses.items():
+        speak_ipv6(plant.relay, name, f"{address}/64")
+    speak_ipv6(plant.receiver, "rx1", "2001:db8:2::2/64")
+
+
+@pytest.mark.parametrize("version", [4, 6])
+def test_both_paths_send_the_same_bytes_and_count_the_same(plant: Plant, make_mcr: MakeMcr, version: int) -> None:
     """The order is the same, too. They differ in two things: a UDP checksum of 0 stays 0 on the kernel path alone, and
     IP's identification is counted where the kernel cuts something (a super-frame, a worker's train, a long datagram),
-    and where a worker has IP send a datagram.
+    and where a worker has IP send a datagram. IPv6 has neither, but in fragments.
     """
     tunnel(plant)
     plant.relay.ip(f"link set dev out1 mtu {LEAST_MTU}")
     for out in ("out0", "out1", "out2"):
         without_checksum_offload(plant.relay, out)
+    if version == 6:
+        with_ipv6(plant)
     mcr = make_mcr(plant.relay, prefix=["env", "MCR_BUFFER_POOL_SMALL=32768"]).start()
-    outputs = "239.2.2.2:6000:out0", "239.2.2.3:6001:out1", "239.2.2.4:6002:out2:source=keep:ttl=dec"
-    rules = [mcr.add(f"{interface}:{GROUP}:{PORT}", *outputs) for interface in ("in0", "in1")]
+    outputs = OUTPUTS[version]
+    rules = [mcr.add(f"{interface}:{TAKEN[version]}:{PORT}", *outputs) for interface in ("in0", "in1")]
     need_tcx(mcr)
     wait_until(lambda: {each["path"] for each in mcr.call("list")} == {"kernel"}, "the kernel forwards")
 
-    (first, *_), _ = passed(plant, mcr, {"src0": [Datagram(b"first!").frame()]})
-    makes = Corpus(15, LEAST_MTU)
-    plain = [*makes.plain(PLAIN), *with_checksums_that_come_to_zero(first[0])]
-    corpora = {"src0": [*plain, *makes.odd(ODD), *makes.unsound(UNSOUND)], "src1": makes.odd(SUMMED)}
+    (first, *_), _ = passed(plant, mcr, version, {"src0": [MADE_OF[version](b"first!").frame()]})
+    makes = MAKE[version](15, LEAST_MTU)
+    count, odd, unsound, summed = COUNTS[version]
+    plain = [*makes.plain(count), *with_checksums_that_come_to_zero(first[0])]
+    corpora = {"src0": [*plain, *makes.odd(odd), *makes.unsound(unsound)], "src1": makes.odd(summed)}
     in_kernel = mcr.stats()["kernel_path"]["matched"]
-    by_kernel, sums = passed(plant, mcr, corpora)
+    by_kernel, sums = passed(plant, mcr, version, corpora)
     in_kernel = mcr.stats()["kernel_path"]["matched"] - in_kernel
     assert in_kernel > 0.8 * sum(each.datagrams for each in plain), "plain ones wake nobody"
     assert sums["totals"][".ingress.kernel_drops"] == sums["totals"][".ingress.buf_exhaust"] == 0
-    assert sum(frame[40:42] == b"\0\0" for frame in by_kernel[0]) > PLAIN / 10
+    assert version == 6 or sum(frame[40:42] == b"\0\0" for frame in by_kernel[0]) > count / 10
     for option in ("gso=off", "gso=64"):
         for rule in rules:
             mcr.ctl("change", "--rule-id", rule, "--outputs", ",".join(f"{each}:{option}" for each in outputs))
         wait_until(lambda: {each["path"] for each in mcr.call("list")} == {"worker"}, "workers forward")
-        by_worker, others = passed(plant, mcr, corpora)
+        by_worker, others = passed(plant, mcr, version, corpora)
         assert others == sums
         for ours, theirs in zip(by_kernel, by_worker, strict=True):
             for kernel, worker in zip(ours, theirs, strict=True):

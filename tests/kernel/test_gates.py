@@ -49,7 +49,8 @@ from mcr.process.descriptor_store import DescriptorStore
 from mcr.shm.kernel_counters import KernelCounters
 store = DescriptorStore()
 tap = StreamTap()
-filters = EbpfFilters(store, KernelPath(2, KernelCounters.make(store)), tap, suppress=True)
+path = KernelPath(2, KernelCounters.make(store))
+filters = EbpfFilters(store, path, tap, suppress=True)
 tap.begin(0, Health.TS)
 tap.tell(0, 0, Flow(IPv4Address("239.1.1.1"), 5000))
 filters._load(0, 0)
@@ -58,7 +59,7 @@ for each in Path("/proc/self/fdinfo").iterdir():
     with suppress(FileNotFoundError):  # that of the directory
         for line in each.read_text().splitlines():
             verified += int(line.split()[1]) if line.startswith("verified_insns:") else 0
-print(verified, filters.unsuppressed, sep="|", end="")
+print(verified, filters.unsuppressed + path.why_no_ipv6(), sep="|", end="")
 """
 
 

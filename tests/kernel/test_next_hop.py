@@ -8,6 +8,7 @@ from ipaddress import IPv4Address, IPv6Address
 import pytest
 
 from lab import Lab, Namespace
+from mcr.net.hops import NextHop, find_hops
 from mcr.net.next_hop import use_neighbours
 
 HOST = IPv4Address("198.18.0.7")
@@ -56,3 +57,25 @@ def test_what_was_set_for_a_host_stays(inside: Namespace, was_set: str, stays: s
     inside.ip(f"neigh replace {HOST} lladdr {MAC} dev a0 {was_set}")
     use_neighbours([(socket.if_nametoindex("a0"), HOST)])
     assert stays in entry(inside)
+
+
+def test_how_ipv6_gets_to_hosts(inside: Namespace) -> None:
+    inside.sysctl("net.ipv6.conf.a0.disable_ipv6", "0")
+    inside.ip(
+        "address add 2001:db8::1/64 dev a0 nodad",
+        "route add 2001:db8:1::/64 via 2001:db8::7 dev a0",
+        "route add blackhole 2001:db8:2::/64",
+        "route add 2001:db8:3::/64 via 2001:db8::7 encap ip6 id 5 dst 2001:db8::9 dev a0",
+    )
+    ways = {
+        "2001:db8::7": NextHop(),
+        "fe80::7": NextHop(),
+        "2001:db8:1::7": NextHop(IPv6Address("2001:db8::7")),
+        "2001:db8:9::7": None,
+    }
+    found = find_hops(socket.if_nametoindex("a0"), [*map(IPv6Address, ways)], IPv6Address("2001:db8::1"))
+    assert dict(zip(ways, found, strict=True)) == ways
+    others = [IPv6Address(each) for each in ("2001:db8::1", "2001:db8:3::7", "2001:db8:2::7")]
+    own, tunnelled, none = find_hops(socket.if_nametoindex("a0"), others)
+    assert (own, tunnelled) == (NextHop(plain=False), NextHop(IPv6Address("2001:db8::7"), plain=False))
+    assert none is None

@@ -260,11 +260,12 @@ def test_who_takes_packets_below_ip_is_seen(wire: Wire, monkeypatch: pytest.Monk
             assert not is_sole()
             wire.a.ip("link delete above0")
             assert is_sole()
-        for protocol, interface in ((0x0800, ""), (0x0800, "b0"), (0x0800, "lo"), (0x0003, "b0"), (0x0806, "b0")):
+        bound = (0x0800, ""), (0x0800, "b0"), (0x86DD, "b0"), (0x0800, "lo"), (0x0003, "b0"), (0x0806, "b0")
+        for protocol, interface in bound:
             with socket.socket(socket.AF_PACKET, socket.SOCK_RAW, socket.htons(protocol)) as packets:
                 if interface:
                     packets.bind((interface, protocol))
-                assert is_sole() == (interface == "lo" or protocol != 0x0800)
+                assert is_sole() == (interface == "lo" or protocol not in (0x0800, 0x86DD))
         programs[0] = 2
         assert not is_sole()
         programs[0] = 1

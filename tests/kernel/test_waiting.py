@@ -20,7 +20,7 @@ from mcr.model.log import LogLevels
 from mcr.model.rule import Output, Rule, RuleChange
 from mcr.net.capture import open_captures
 from mcr.net.interfaces import find_interface
-from mcr.net.ip_bypass import UNSURE, Blocker
+from mcr.net.ip_bypass import UNSURE, Blocker, Blockers
 from mcr.net.patience import close_all
 from mcr.process.descriptor_store import DescriptorStore
 from mcr.relay import inherited, inputs
@@ -280,13 +280,13 @@ def test_gateways_are_followed_where_no_raw_frames_may_leave(relay: Relay, insid
         return [each for placed in relay._placement for each in placed.neighbours]
 
     inside.ip(f"route add {GROUP} via {HOST} dev out0")
-    assert not relay.routing._review_raw(UNSURE, anew=True)
+    assert not relay.routing._review_raw(Blockers(UNSURE), anew=True)
     assert awaited() == [None]
-    assert relay.routing._review_raw(Blocker("a firewall"), anew=True)
+    assert relay.routing._review_raw(Blockers(Blocker("a firewall")), anew=True)
     assert awaited() == [Key("out0", GROUP)]
-    assert not relay.routing._review_raw(Blocker("a firewall"), anew=True)
+    assert not relay.routing._review_raw(Blockers(Blocker("a firewall")), anew=True)
     inside.ip(f"route delete {GROUP}")
-    assert relay.routing._review_raw(Blocker("a firewall"), anew=True)
+    assert relay.routing._review_raw(Blockers(Blocker("a firewall")), anew=True)
     assert awaited() == [None]
 
 
@@ -297,7 +297,7 @@ def test_an_output_in_a_vlan_waits_where_its_group_has_no_way_without_ip(relay: 
     add(relay, 2, Rule("both", Input("in0", GROUP, 5000), (tagged, plain)))
 
     def why() -> str:
-        relay.routing._review_raw(None, anew=True)
+        relay.routing._review_raw(Blockers(), anew=True)
         return relay.standing(0).tagless.get(tagged, "")
 
     assert why() == ""

@@ -2,6 +2,7 @@
 
 import pytest
 
+from mcr.model.flow import IPV6
 from mcr.net.firewall import Chain, Firewall
 from mcr.net.ip_bypass import Blocker, firewall_blocker, netdev_blocker
 
@@ -44,6 +45,11 @@ def test_nothing_blocks(firewall: Firewall) -> None:
 )
 def test_something_blocks_or_may(firewall: Firewall, reason: str) -> None:
     assert firewall_blocker(firewall) == Blocker(reason)
+
+
+def test_what_acts_on_ipv6_is_told_by_its_name() -> None:
+    assert firewall_blocker(Firewall(legacy=("filter",)), IPV6) == Blocker("legacy ip6tables has a table filter")
+    assert firewall_blocker(Firewall(legacy_hidden=True), IPV6) == Blocker("legacy ip6tables cannot be seen")
 
 
 @pytest.mark.parametrize("hook", ["egress", "ingress"])

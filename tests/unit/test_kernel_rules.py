@@ -2,8 +2,8 @@
 
 import errno
 import os
-from collections.abc import Iterable, Sequence
-from ipaddress import IPv4Address
+from collections.abc import Callable, Iterable, Sequence
+from ipaddress import IPv4Address, IPv6Address
 from types import SimpleNamespace
 from typing import Any, cast
 
@@ -11,7 +11,7 @@ import attrs
 import pytest
 
 from mcr.config.settings import Settings
-from mcr.model.flow import Flow, Input
+from mcr.model.flow import Address, Flow, Input
 from mcr.model.log import LogLevels
 from mcr.model.rule import Output, Path, Rule
 from mcr.net import uapi
@@ -155,13 +155,15 @@ class Kernel:
         self.macs: list[bytes] = []
         self.bars: set[str] = set()
         self.bar, self.is_barred, self.unbar = self.bars.add, self.bars.__contains__, self.bars.discard
+        self.sources: list[tuple[Address, int]] = []
+        self.why_no_ipv6: Callable[[], str] = lambda: ""
         self.rules = KernelRules(cast("KernelPath", self))
         self.rules.blocker = ""
         self.deaf: set[Input] = set()
         self.rules.bind(
             lambda _name: CAPTURE,
             _egress,
-            lambda key: key not in self.without,
+            lambda key: None if key in self.without else 40_000,
             lambda source: source not in self.deaf,
         )
 
@@ -175,6 +177,7 @@ class Kernel:
         self.macs = [each.macs[:6] for each in targets]
         self.flows.add(flow)
         self.full = len(self.flows) == self.room
+        self.sources = [each.source for each in targets]
 
     def drop(self, _capture: int, flow: Flow) -> None:
         self.flows.discard(flow)
@@ -242,6 +245,31 @@ def test_nothing_is_taken_for_an_address_that_this_machine_does_not_have(kernel:
     assert kernel.follow(GROUP) == ["1500 bytes to 1"]
     kernel.deaf = {RULE.input}
     assert kernel.follow(GROUP) == ["0 bytes to 1"]
+
+
+def test_rules_of_ipv6_have_reasons_of_their_own(kernel: Kernel) -> None:
+    """One that crosses families is a worker's, either way; the others need what IPv6 needs beyond IPv4."""
+    group6 = attrs.evolve(GROUP, group=IPv6Address("ff15::2"))
+    source6 = attrs.evolve(RULE.input, group=IPv6Address("ff15::1"))
+
+    def why(source: Input, output: Output, neighbour: Key | None = None) -> str:
+        rule = attrs.evolve(RULE, input=source, outputs=(output,))
+        kernel.rules.follow([attrs.evolve(_placed(output), rule=rule, neighbours=(neighbour,))])
+        return kernel.why_worker()
+
+    assert (
+        why(RULE.input, group6) == "[ff15::2]:6000:out0 is sent to by IPv6: the kernel path sends by what came in, IPv4"
+    )
+    assert why(source6, GROUP) == "239.2.2.2:6000:out0 is sent to by IPv4: the kernel path sends by what came in, IPv6"
+    kernel.rules.blocker6 = "legacy ip6tables has a table filter"
+    assert why(source6, group6) == kernel.rules.blocker6
+    assert why(RULE.input, GROUP) == ""
+    kernel.rules.blocker6 = ""
+    kernel.why_no_ipv6 = lambda: "refused"
+    assert why(source6, group6) == "refused"
+    kernel.why_no_ipv6 = lambda: ""
+    assert why(source6, group6, Key("out0", group6.group)) == ""
+    assert kernel.sources == [(SOURCE, 40_000)]
 
 
 def test_many_rules_are_replaced_after_one_grace_period_with_their_gates_closed(kernel: Kernel) -> None:

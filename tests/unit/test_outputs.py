@@ -13,7 +13,7 @@ from mcr.model.flow import Input
 from mcr.model.log import LogLevels
 from mcr.model.rule import Output, Rule
 from mcr.net.interfaces import Interface
-from mcr.net.ip_bypass import UNSURE, Blocker
+from mcr.net.ip_bypass import UNSURE, Blocker, Blockers
 from mcr.net.network import Link, Network
 from mcr.net.raw import RawLink
 from mcr.process.descriptor_store import DescriptorStore
@@ -220,11 +220,11 @@ async def test_rules_are_looked_through_for_changed_routes_and_new_interfaces_al
             sends_to = Output(ip_address("239.9.9.9"), 6000, f"eth{number}")
             rule = Rule(f"r{number}", Input("eth0", ip_address("239.1.1.1"), 5000 + number), (sends_to,))
             those._placement.place(rule, {}, ())
-        await those.routing.review_raw(None, anew=False)
-        await those.routing.review_raw(None, anew=False)
+        await those.routing.review_raw(Blockers(), anew=False)
+        await those.routing.review_raw(Blockers(), anew=False)
         mtus[2] = 9000
-        await those.routing.review_raw(None, anew=False)
-        await those.routing.review_raw(None, anew=True)
+        await those.routing.review_raw(Blockers(), anew=False)
+        await those.routing.review_raw(Blockers(), anew=True)
     assert looked_at == [["r1", "r2"], [], ["r2"], ["r1", "r2"]]
 
 

@@ -39,16 +39,42 @@ struct mcr_bpf_output {
 	uint16_t vlan; /* that its frames are tagged with; 0: none */
 };
 
-/* Value of the map of what the kernel path forwards. Replaced as a whole, so a packet sees one state of a rule. */
-struct mcr_bpf_rule {
+/* One output of a rule that sends by IPv6, likewise. Each address is four words, as they lie in a header. */
+struct mcr_bpf_output6 {
+	uint8_t macs[12]; /* destination and source */
+	uint16_t slot;    /* of its counters */
+	uint8_t hops;
+	uint8_t service;    /* DSCP, and two bits for ECN */
+	uint32_t interface; /* its index; 0: it has no carrier, and datagrams fail with ENETDOWN */
+	uint32_t source[4];
+	uint32_t group[4];
+	uint16_t source_port;
+	uint16_t port;
+	uint32_t keeps; /* MCR_KEEP_…, of the headers that a datagram came with */
+};
+
+/* What the kernel path has of a rule, whatever its family. */
+struct mcr_bpf_head {
 	uint32_t slot;  /* of its counters */
 	uint32_t epoch; /* of the gate, in which the flow has moved to the kernel path; the filter writes it */
 	uint32_t mtu;   /* the least of its outputs: what is longer goes to a worker, as IP cuts it */
-	uint32_t count;
+	uint32_t count; /* of outputs */
+};
+
+/* Value of the map of what the kernel path forwards. Replaced as a whole, so a packet sees one state of a rule. */
+struct mcr_bpf_rule {
+	struct mcr_bpf_head head;
 	struct mcr_bpf_output outputs[MCR_BPF_OUTPUTS + 1]; /* a spare one: no pointer may leave the value */
 };
 
+/* The same of rules that take IPv6 and send by it. */
+struct mcr_bpf_rule6 {
+	struct mcr_bpf_head head;
+	struct mcr_bpf_output6 outputs[MCR_BPF_OUTPUTS + 1];
+};
+
 _Static_assert(sizeof(struct mcr_bpf_rule) == 16 + (MCR_BPF_OUTPUTS + 1) * 36, "no padding");
+_Static_assert(sizeof(struct mcr_bpf_rule6) == 16 + (MCR_BPF_OUTPUTS + 1) * 60, "no padding");
 
 /* What the kernel path has done with datagrams of one capture, on one processor. */
 struct mcr_bpf_taken {

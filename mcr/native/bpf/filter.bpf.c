@@ -13,6 +13,7 @@
 #define LINK_MASK    MCR_NETWORK32(0xffffff00)
 #define FIRST_OCTET  MCR_NETWORK32(0xff000000)
 #define LOOPBACK     MCR_NETWORK32(0x7f000000)
+#define PORTS6_END   offsetof(struct headers6, udp.length)
 #define PLAIN_HEADER 0x45 /* version 4, without options */
 
 MAP(admitted);
@@ -20,6 +21,7 @@ MAP(rejected);
 MAP(own);
 MAP(drains);
 MAP(forwards);
+MAP(forwards6);
 PARAMETER(capture);
 PARAMETER(worker);
 PARAMETER(workers);
@@ -27,30 +29,35 @@ PARAMETER(clip);
 PARAMETER(everything);
 PARAMETER(sourced);
 
+INLINE struct mcr_flow flow_of(const struct __sk_buff *skb, const struct headers6 *headers)
+{
+	return mcr_flow_ipv6((uint16_t)VALUE(capture), vlan_of(skb), 0, headers->ip.destination,
+			     headers->udp.ports.destination);
+}
+
 /*
  * IPv6 UDP that this machine did not send, with its flow as the map of admitted ones has it. What stands behind extension
  * headers a worker finds out: there is little of it, and each of them would cost as much as all the rest here.
  */
-INLINE enum verdict read_ipv6(struct __sk_buff *skb, struct mcr_flow *flow, uint32_t *total)
+INLINE enum verdict read_ipv6(struct __sk_buff *skb, struct headers6 *headers, struct mcr_flow *flow)
 {
-	struct {
-		struct mcr_ipv6 ip;
-		struct mcr_udp_ports ports;
-	} __attribute__((packed, aligned(4))) headers;
-
+	*headers = (struct headers6){ 0 };
 	if (skb->pkt_type == PACKET_OUTGOING)
 		return REJECT;
-	if (fetch(skb, 0, &headers, sizeof(headers)))
+	if (fetch(skb, 0, headers, IPV6_AND_UDP) && fetch(skb, 0, headers, PORTS6_END))
 		return ACCEPT;
-	if (!mcr_is_ipv6(&headers.ip))
+	if (!mcr_is_ipv6(&headers->ip))
 		return REJECT;
-	if (headers.ip.next != IPPROTO_UDP)
-		return mcr_is_extension(headers.ip.next) ? ACCEPT : REJECT;
-	*flow = mcr_flow_ipv6((uint16_t)VALUE(capture), vlan_of(skb), 0, headers.ip.destination,
-			      headers.ports.destination);
+	if (headers->ip.next != IPPROTO_UDP)
+		return mcr_is_extension(headers->ip.next) ? ACCEPT : REJECT;
+	*flow = flow_of(skb, headers);
 	*flow = mcr_flow_brief(flow);
-	*total = (uint32_t)sizeof(headers.ip) + MCR_NETWORK16(headers.ip.payload);
 	return LOOK_UP;
+}
+
+INLINE uint32_t total_of(const struct headers6 *headers)
+{
+	return (uint32_t)sizeof(headers->ip) + MCR_NETWORK16(headers->ip.payload);
 }
 
 /* A super-frame is as many datagrams as it will be cut into. */
@@ -81,7 +88,7 @@ INLINE void look_back(void)
 		count_lost(hand);
 }
 
-INLINE void hand_on(const struct __sk_buff *skb, enum path path, uint32_t datagrams, const struct headers *headers,
+INLINE void hand_on(const struct __sk_buff *skb, enum path path, uint32_t datagrams, uint32_t group, uint32_t ports,
 		    uint32_t source, struct mcr_bpf_gate gate)
 {
 	struct hand *hand = find_hand();
@@ -94,16 +101,16 @@ INLINE void hand_on(const struct __sk_buff *skb, enum path path, uint32_t datagr
 	hand->capture = (uint32_t)VALUE(capture);
 	hand->interface = skb->ifindex;
 	hand->datagrams = datagrams;
-	hand->group = headers->ip.destination;
-	hand->ports = ports_of(&headers->ports);
+	hand->group = group;
+	hand->ports = ports;
 	hand->source = source;
 	hand->epoch = gate.epoch;
 }
 
-INLINE int to_worker(const struct __sk_buff *skb, const struct headers *headers, uint32_t source, int size)
+INLINE int to_worker(const struct __sk_buff *skb, uint32_t source, int size)
 {
 	if (VALUE(relay))
-		hand_on(skb, PATH_WORKER, 0, headers, source, (struct mcr_bpf_gate){ 0 });
+		hand_on(skb, PATH_WORKER, 0, 0, 0, source, (struct mcr_bpf_gate){ 0 });
 	return size;
 }
 
@@ -125,32 +132,36 @@ INLINE bool is_own(uint64_t key)
 	return bpf_map_lookup_elem(map_own, &key);
 }
 
-/* As sanity.c has it: from an address that nobody can have, or from this machine. */
-INLINE bool is_source_wrong(struct __sk_buff *skb, const struct mcr_ipv4 *ip)
+/* Whether this machine has sent it, or that can't be told. `key`: of its source. */
+INLINE bool is_from_here(struct __sk_buff *skb, uint64_t key)
 {
 	uint8_t mac[8];
 
+	return bpf_skb_load_bytes(skb, ETH_ALEN, mac, ETH_ALEN) || is_own(key) || is_own(mcr_own_mac(mac));
+}
+
+/* As sanity.c has it: from an address that nobody can have, or from this machine. */
+INLINE bool is_source_wrong(struct __sk_buff *skb, const struct mcr_ipv4 *ip)
+{
 	if (!(ip->source & FIRST_OCTET) && (ip->destination & LINK_MASK) != LINK_LOCAL && ip->destination != ~0u)
 		return true;
 	if ((ip->source & FIRST_OCTET) == LOOPBACK || (ip->source & CLASS_MASK) == MULTICAST || ip->source == ~0u)
 		return true;
-	if (bpf_skb_load_bytes(skb, ETH_ALEN, mac, ETH_ALEN))
-		return true;
-	return is_own(mcr_own_address(ip->source)) || is_own(mcr_own_mac(mac));
+	return is_from_here(skb, mcr_own_address(ip->source));
 }
 
-/* Bytes of its IP datagrams: of a super-frame the longest that it is cut into. */
-INLINE uint32_t datagram_size(const struct __sk_buff *skb, uint32_t total)
+/* Bytes of its IP datagrams, of which each has so many of headers: of a super-frame the longest that it is cut into. */
+INLINE uint32_t datagram_size(const struct __sk_buff *skb, uint32_t total, uint32_t headers)
 {
 	uint32_t size = skb->gso_size;
 
-	return size && size + IP_AND_UDP < total ? size + IP_AND_UDP : total;
+	return size && size + headers < total ? size + headers : total;
 }
 
 /* Whether a super-frame is one that a worker would take (gather.c), with nothing behind it that a cut would send along. */
-INLINE bool is_super_frame_sound(const struct __sk_buff *skb, uint32_t total)
+INLINE bool is_super_frame_sound(const struct __sk_buff *skb, uint32_t total, uint32_t headers)
 {
-	return total == skb->len - ETH_HLEN && datagrams_in(skb, total) <= MCR_FRAME_PAYLOADS;
+	return total == skb->len - ETH_HLEN && datagrams_in(skb, total, headers) <= MCR_FRAME_PAYLOADS;
 }
 
 /* An ordinary datagram that every output can carry. All others are a worker's, which says what is wrong with them. */
@@ -160,12 +171,27 @@ INLINE bool is_plain(struct __sk_buff *skb, const struct headers *headers, uint3
 
 	if (skb->pkt_type == PACKET_OTHERHOST || headers->ip.version_size != PLAIN_HEADER)
 		return false;
-	if (total < IP_AND_UDP || total > skb->len - ETH_HLEN || datagram_size(skb, total) > mtu)
+	if (total < IP_AND_UDP || total > skb->len - ETH_HLEN || datagram_size(skb, total, IP_AND_UDP) > mtu)
 		return false;
-	if (skb->gso_size && !is_super_frame_sound(skb, total))
+	if (skb->gso_size && !is_super_frame_sound(skb, total, IP_AND_UDP))
 		return false;
 	return MCR_NETWORK16(headers->udp_length) == total - sizeof(headers->ip) && is_ip_sum_right(&headers->ip) &&
 	       !is_source_wrong(skb, &headers->ip);
+}
+
+/* The same of IPv6, where a datagram without a checksum is none. */
+INLINE bool is_plain6(struct __sk_buff *skb, const struct headers6 *headers, uint32_t mtu)
+{
+	uint32_t total = total_of(headers);
+
+	if (skb->pkt_type == PACKET_OTHERHOST || total < IPV6_AND_UDP || total > skb->len - ETH_HLEN ||
+	    datagram_size(skb, total, IPV6_AND_UDP) > mtu)
+		return false;
+	if (skb->gso_size && !is_super_frame_sound(skb, total, IPV6_AND_UDP))
+		return false;
+	return headers->udp.length == headers->ip.payload && headers->udp.checksum &&
+	       !mcr_is_impossible6(headers->ip.source, headers->ip.destination) &&
+	       !is_from_here(skb, mcr_own_address6(headers->ip.source));
 }
 
 /* Whether no worker holds a frame of this capture: what comes now would overtake it on the kernel path. */
@@ -184,15 +210,10 @@ INLINE bool is_drained(void)
 	return true;
 }
 
-/* Whether the kernel path forwards this packet. A flow moves there when it can't overtake itself, and back at once. */
-INLINE bool is_for_kernel(struct __sk_buff *skb, const struct headers *headers, const struct mcr_flow *flow,
-			  uint32_t epoch)
+/* Whether the kernel path forwards a packet of this rule. A flow moves there when it can't overtake itself, and back at once. */
+INLINE bool is_for_kernel(struct mcr_bpf_head *rule, bool plain, uint32_t epoch)
 {
-	struct mcr_bpf_rule *rule = bpf_map_lookup_elem(map_forwards, flow);
-
-	if (!rule)
-		return false;
-	if (!is_plain(skb, headers, rule->mtu)) {
+	if (!plain) {
 		rule->epoch = 0;
 		return false;
 	}
@@ -204,19 +225,38 @@ INLINE bool is_for_kernel(struct __sk_buff *skb, const struct headers *headers, 
 	return true;
 }
 
-/* Leave it to the kernel path, if that forwards it. */
-INLINE bool to_kernel(struct __sk_buff *skb, const struct headers *headers, const struct mcr_flow *flow)
+/* Its gate as it is now: it may be closed meanwhile. */
+INLINE struct mcr_bpf_gate find_gate(void)
 {
 	uint32_t capture = (uint32_t)VALUE(capture);
 	const struct mcr_bpf_gate *found = bpf_map_lookup_elem(map_gates, &capture);
-	struct mcr_bpf_gate gate;
 
-	if (!found)
+	return found ? *found : (struct mcr_bpf_gate){ 0 };
+}
+
+/* Leave it to the kernel path, if that forwards it. */
+INLINE bool to_kernel(struct __sk_buff *skb, const struct headers *headers, const struct mcr_flow *flow)
+{
+	struct mcr_bpf_gate gate = find_gate();
+	struct mcr_bpf_rule *rule = gate.epoch ? bpf_map_lookup_elem(map_forwards, flow) : 0;
+
+	if (!rule || !is_for_kernel(&rule->head, is_plain(skb, headers, rule->head.mtu), gate.epoch))
 		return false;
-	gate = *found; /* it may be closed meanwhile */
-	if (!gate.epoch || !is_for_kernel(skb, headers, flow, gate.epoch))
+	hand_on(skb, PATH_KERNEL, datagrams_in(skb, MCR_NETWORK16(headers->ip.total), IP_AND_UDP),
+		headers->ip.destination, ports_of(&headers->ports), flow->source, gate);
+	return true;
+}
+
+INLINE bool to_kernel6(struct __sk_buff *skb, const struct headers6 *headers)
+{
+	struct mcr_bpf_gate gate = find_gate();
+	struct mcr_flow flow = flow_of(skb, headers);
+	struct mcr_bpf_rule6 *rule = gate.epoch ? bpf_map_lookup_elem(map_forwards6, &flow) : 0;
+
+	if (!rule || !is_for_kernel(&rule->head, is_plain6(skb, headers, rule->head.mtu), gate.epoch))
 		return false;
-	hand_on(skb, PATH_KERNEL, datagrams_in(skb, MCR_NETWORK16(headers->ip.total)), headers, flow->source, gate);
+	hand_on(skb, PATH_KERNEL, datagrams_in(skb, total_of(headers), IPV6_AND_UDP), headers->ip.destination[3],
+		ports_of(&headers->udp.ports), 0, gate);
 	return true;
 }
 
@@ -257,35 +297,36 @@ INLINE int take_part(struct __sk_buff *skb, const struct headers *headers, struc
 	find_source(headers, flow);
 	rule = VALUE(relay) ? bpf_map_lookup_elem(map_forwards, flow) : 0;
 	if (rule)
-		rule->epoch = 0;
-	return to_worker(skb, headers, flow->source, ACCEPT_WHOLE);
+		rule->head.epoch = 0;
+	return to_worker(skb, flow->source, ACCEPT_WHOLE);
 }
 
 int filter(struct __sk_buff *skb)
 {
 	struct headers headers = {};
+	struct headers6 headers6; /* of IPv6 alone: there it is written */
 	struct mcr_flow flow;
-	uint32_t total = 0; /* bytes of IPv6 */
-	enum verdict verdict = is_ipv6(skb) ? read_ipv6(skb, &flow, &total)
-					    : read_frame(skb, &headers, &flow, (uint16_t)VALUE(capture));
+	bool six = is_ipv6(skb);
+	enum verdict verdict = six ? read_ipv6(skb, &headers6, &flow)
+				   : read_frame(skb, &headers, &flow, (uint16_t)VALUE(capture));
 
 	if (VALUE(relay))
 		look_back();
 	if (verdict == REJECT || is_foreign(skb))
 		return DROP;
 	if (verdict == ACCEPT)
-		return to_worker(skb, &headers, 0, ACCEPT_WHOLE);
+		return to_worker(skb, 0, ACCEPT_WHOLE);
 	if (verdict == PART)
 		return take_part(skb, &headers, &flow);
-	if (!total)
+	if (!six)
 		find_source(&headers, &flow);
 	if (VALUE(health))
-		tell(skb, &flow, total ? IPV6_AND_UDP : payload_at(&headers.ip),
-		     total ? total : MCR_NETWORK16(headers.ip.total));
-	if (VALUE(relay) && !total && to_kernel(skb, &headers, &flow))
+		tell(skb, &flow, six ? IPV6_AND_UDP : payload_at(&headers.ip),
+		     six ? total_of(&headers6) : MCR_NETWORK16(headers.ip.total));
+	if (VALUE(relay) && (six ? to_kernel6(skb, &headers6) : to_kernel(skb, &headers, &flow)))
 		return DROP;
 	if (bpf_map_lookup_elem(map_admitted, &flow) || VALUE(everything))
-		return to_worker(skb, &headers, flow.source, accept(skb));
+		return to_worker(skb, flow.source, accept(skb));
 	count(skb);
 	return DROP;
 }

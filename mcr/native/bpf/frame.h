@@ -58,6 +58,12 @@ struct headers {
 
 #define PORTS_END offsetof(struct headers, udp_length)
 
+/* The same of IPv6, without extension headers. */
+struct headers6 {
+	struct mcr_ipv6 ip;
+	struct mcr_udp udp;
+} __attribute__((packed, aligned(8)));
+
 enum verdict {
 	REJECT,  /* not for a worker */
 	ACCEPT,  /* for a worker, which says what is wrong with it */

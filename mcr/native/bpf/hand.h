@@ -23,7 +23,7 @@ struct hand {
 	uint32_t capture;
 	uint32_t interface;
 	uint32_t datagrams;
-	uint32_t group; /* destination of the packet, if it is for the kernel path */
+	uint32_t group; /* destination of the packet, of IPv6 its last word, if it is for the kernel path */
 	uint32_t ports;
 	uint32_t source; /* that its rule names; 0: its rule takes any */
 	uint32_t epoch;  /* of the capture's gate */
@@ -58,10 +58,10 @@ INLINE void count_lost(struct hand *hand)
 		gate->epoch = 0;
 }
 
-/* Datagrams in a frame with so many bytes of IP. `gso_segs` is 0 where a virtual card, or a socket, sent a super-frame. */
-INLINE uint32_t datagrams_in(const struct __sk_buff *skb, uint32_t total)
+/* Datagrams in a frame with so many bytes of IP, of which each has so many of headers. `gso_segs` is 0 where a virtual card, or a socket, sent a super-frame. */
+INLINE uint32_t datagrams_in(const struct __sk_buff *skb, uint32_t total, uint32_t headers)
 {
-	uint32_t size = skb->gso_size, payload = total - IP_AND_UDP;
+	uint32_t size = skb->gso_size, payload = total - headers;
 
 	return size && payload > size ? (payload - 1) / size + 1 : 1;
 }

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: MIT OR GPL-2.0-only
 // The program at an input interface's ingress (load.h says what it is for).
-#include "bpf/relay.h"
+#include "bpf/relay6.h"
 
 MAP(drains);
 PARAMETER(capture);
@@ -61,7 +61,7 @@ int ingress(struct __sk_buff *skb)
 	struct hand *hand = VALUE(relay) ? find_hand() : 0;
 
 	if (hand && hand->path == PATH_KERNEL)
-		return relay(skb, hand);
+		return VALUE(ipv6) && is_ipv6(skb) ? relay6(skb, hand) : relay(skb, hand);
 	leave(skb, hand);
 	return TCX_NEXT; /* other programs are to have their say, too */
 }

@@ -14,7 +14,7 @@
 
 #define TCX_INGRESS 46 /* BPF_TCX_INGRESS, <linux/bpf.h> from Linux 6.6 on */
 
-#define MAX_PROGRAM 2048
+#define MAX_PROGRAM 4096
 
 #define TRIES    20 /* to get memory for a key, or to load a program */
 #define PAUSE_US 1000
@@ -225,6 +225,7 @@ static void fill_in(uint32_t values[MCR_BPF_SYMBOLS], int wanted, int rejected, 
 		return;
 	values[MCR_BPF_MAP_DRAINS] = (uint32_t)path->drains;
 	values[MCR_BPF_MAP_FORWARDS] = (uint32_t)path->forwards;
+	values[MCR_BPF_MAP_FORWARDS6] = (uint32_t)path->forwards6;
 	values[MCR_BPF_MAP_GATES] = (uint32_t)path->gates;
 	values[MCR_BPF_MAP_HAND] = (uint32_t)path->hand;
 	values[MCR_BPF_MAP_OUTPUTS] = (uint32_t)path->counters.outputs;
@@ -256,7 +257,8 @@ int mcr_bpf_load_filter(int wanted, int rejected, const struct mcr_bpf_path *pat
 	return load(&program, values);
 }
 
-int mcr_bpf_load_ingress(int wanted, int rejected, const struct mcr_bpf_path *path, uint32_t capture, bool bare)
+int mcr_bpf_load_ingress(int wanted, int rejected, const struct mcr_bpf_path *path,
+			 const struct mcr_bpf_ingress *ingress)
 {
 	static const struct program program = PROGRAM(ingress, BPF_PROG_TYPE_SCHED_CLS);
 	int ticks = mcr_bpf_open_map(BPF_MAP_TYPE_PERCPU_ARRAY, sizeof(uint32_t), sizeof(uint64_t), 1, 0);
@@ -267,8 +269,9 @@ int mcr_bpf_load_ingress(int wanted, int rejected, const struct mcr_bpf_path *pa
 		return ticks;
 	fill_in(values, wanted, rejected, path);
 	values[MCR_BPF_MAP_TICKS] = (uint32_t)ticks;
-	values[MCR_BPF_PARAMETER_CAPTURE] = capture;
-	values[MCR_BPF_PARAMETER_BARE] = bare;
+	values[MCR_BPF_PARAMETER_CAPTURE] = ingress->capture;
+	values[MCR_BPF_PARAMETER_BARE] = ingress->bare;
+	values[MCR_BPF_PARAMETER_IPV6] = ingress->ipv6;
 	ret = load(&program, values);
 	close(ticks); /* the program keeps it */
 	return ret;
@@ -283,6 +286,16 @@ int mcr_bpf_link_ingress(int program, uint32_t interface)
 	attr.link_create.target_ifindex = interface;
 	attr.link_create.attach_type = TCX_INGRESS;
 	return mcr_bpf(BPF_LINK_CREATE, &attr);
+}
+
+int mcr_bpf_relink(int link, int program)
+{
+	union bpf_attr attr;
+
+	memset(&attr, 0, sizeof(attr));
+	attr.link_update.link_fd = (uint32_t)link;
+	attr.link_update.new_prog_fd = (uint32_t)program;
+	return mcr_bpf(BPF_LINK_UPDATE, &attr);
 }
 
 void mcr_bpf_unlink(int link)
@@ -312,8 +325,11 @@ int mcr_bpf_count_egress(int group)
 {
 	int frames = count_programs((uint32_t)group, BPF_CGROUP_INET_EGRESS, BPF_F_QUERY_EFFECTIVE);
 	int sends = count_programs((uint32_t)group, BPF_CGROUP_UDP4_SENDMSG, BPF_F_QUERY_EFFECTIVE);
+	int sends6 = count_programs((uint32_t)group, BPF_CGROUP_UDP6_SENDMSG, BPF_F_QUERY_EFFECTIVE);
 
-	return frames < 0 ? frames : sends < 0 ? sends : frames + sends;
+	if (frames < 0 || sends < 0)
+		return frames < 0 ? frames : sends;
+	return sends6 < 0 ? sends6 : frames + sends + sends6;
 }
 
 int mcr_bpf_count_ingress(uint32_t interface)

@@ -28,7 +28,7 @@ struct mcr_bpf_counters {
 struct mcr_bpf_path {
 	uint32_t workers;
 	struct mcr_bpf_counters counters;
-	int own, gates, hand, drains, forwards, scratch;
+	int own, gates, hand, drains, forwards, forwards6, scratch;
 };
 
 /*
@@ -48,6 +48,13 @@ struct mcr_bpf_filter {
 	bool sourced;
 	bool bare;                     /* there is no link layer */
 	const struct mcr_bpf_tap *tap; /* NULL: no stream is watched */
+};
+
+/* What differs between the programs at an interface's ingress. */
+struct mcr_bpf_ingress {
+	uint32_t capture;
+	bool bare; /* there is no link layer */
+	bool ipv6; /* the kernel path takes IPv6, which takes the kernel's verifier twice as long */
 };
 
 /* A map of the wanted flows, at most MCR_MAX_RULES of them, and of their VLANs. Takes memory only for those in it. */
@@ -88,16 +95,20 @@ int mcr_bpf_load_filter(int wanted, int rejected, const struct mcr_bpf_path *pat
  * Whoever takes packets below IP still gets it; where nobody does, what has been forwarded is dropped right there. The first packet of each tick of the kernel's clock is left alone, on each
  * processor (bpf_jiffies64, from Linux 5.6 on).
  */
-int mcr_bpf_load_ingress(int wanted, int rejected, const struct mcr_bpf_path *path, uint32_t capture, bool bare);
+int mcr_bpf_load_ingress(int wanted, int rejected, const struct mcr_bpf_path *path,
+			 const struct mcr_bpf_ingress *ingress);
 
 /* Run it there, until all descriptors of the link are closed, or mcr_bpf_unlink. From kernel 6.6 on (tcx). */
 int mcr_bpf_link_ingress(int program, uint32_t interface);
+
+/* Run another program in its place, from one packet to the next. */
+int mcr_bpf_relink(int link, int program);
 
 /* End it at once, whoever holds the link, and close this descriptor. */
 void mcr_bpf_unlink(int link);
 
 /*
- * How many programs look at what a control group's UDP sockets send (BPF_CGROUP_INET_EGRESS, BPF_CGROUP_UDP4_SENDMSG),
+ * How many programs look at what a control group's UDP sockets send (BPF_CGROUP_INET_EGRESS, BPF_CGROUP_UDP4_SENDMSG and …UDP6…),
  * those of its parents included; -errno. `group`: a descriptor of its directory in cgroup2.
  */
 int mcr_bpf_count_egress(int group);

@@ -110,11 +110,13 @@ int mcr_bpf_path_open(struct mcr_bpf_path *path, uint32_t workers, const struct 
 		  shared },
 		{ &path->forwards, BPF_MAP_TYPE_HASH, MCR_FLOW_IPV4_BYTES, sizeof(struct mcr_bpf_rule), MCR_MAX_RULES,
 		  grows },
+		{ &path->forwards6, BPF_MAP_TYPE_HASH, sizeof(struct mcr_flow), sizeof(struct mcr_bpf_rule6),
+		  MCR_MAX_RULES, grows },
 		{ &path->scratch, BPF_MAP_TYPE_PERCPU_ARRAY, index, SCRATCH_BYTES, 1, 0 },
 	};
 	int ret = -E2BIG;
 
-	*path = (struct mcr_bpf_path){ workers, *counters, -1, -1, -1, -1, -1, -1 };
+	*path = (struct mcr_bpf_path){ workers, *counters, -1, -1, -1, -1, -1, -1, -1 };
 	if (workers <= MCR_BPF_WORKERS)
 		ret = open_all(plans, sizeof(plans) / sizeof(*plans));
 	if (ret)
@@ -124,7 +126,8 @@ int mcr_bpf_path_open(struct mcr_bpf_path *path, uint32_t workers, const struct 
 
 void mcr_bpf_path_close(struct mcr_bpf_path *path)
 {
-	int *maps[] = { &path->own, &path->gates, &path->hand, &path->drains, &path->forwards, &path->scratch };
+	int *maps[] = { &path->own,      &path->gates,     &path->hand,   &path->drains,
+			&path->forwards, &path->forwards6, &path->scratch };
 
 	for (uint32_t i = 0; i < sizeof(maps) / sizeof(*maps); i++) {
 		if (*maps[i] >= 0)
@@ -138,9 +141,16 @@ int mcr_bpf_path_put(const struct mcr_bpf_path *path, const struct mcr_flow *flo
 	return mcr_bpf_put_value(path->forwards, flow, rule);
 }
 
+int mcr_bpf_path_put6(const struct mcr_bpf_path *path, const struct mcr_flow *flow, struct mcr_bpf_rule6 *rule)
+{
+	return mcr_bpf_put_value(path->forwards6, flow, rule);
+}
+
 int mcr_bpf_path_drop(const struct mcr_bpf_path *path, const struct mcr_flow *flow)
 {
-	return mcr_bpf_change(BPF_MAP_DELETE_ELEM, path->forwards, flow, NULL);
+	int map = flow->family == MCR_FLOW_IPV6 ? path->forwards6 : path->forwards;
+
+	return mcr_bpf_change(BPF_MAP_DELETE_ELEM, map, flow, NULL);
 }
 
 int mcr_bpf_path_own(const struct mcr_bpf_path *path, uint64_t key, bool own)

@@ -31,6 +31,7 @@ void mcr_bpf_path_close(struct mcr_bpf_path *path);
  * or that is dropped, is used for the next one that is put: before that, wait for packets that are being forwarded by it.
  */
 int mcr_bpf_path_put(const struct mcr_bpf_path *path, const struct mcr_flow *flow, struct mcr_bpf_rule *rule);
+int mcr_bpf_path_put6(const struct mcr_bpf_path *path, const struct mcr_flow *flow, struct mcr_bpf_rule6 *rule);
 int mcr_bpf_path_drop(const struct mcr_bpf_path *path, const struct mcr_flow *flow);
 
 /* A source that this machine sends with (own.h), or has ceased to send with. */

@@ -79,10 +79,10 @@ INLINE uint16_t fold(uint64_t sum)
 	return (uint16_t)sum;
 }
 
-/* The sum of a UDP datagram without its pseudo-header. Negative if it isn't there. */
-INLINE int64_t add_up(struct __sk_buff *skb, uint32_t size, uint8_t *scratch)
+/* The sum of a UDP datagram, which begins there, without its pseudo-header. Negative if it isn't there. */
+INLINE int64_t add_up(struct __sk_buff *skb, uint32_t at, uint32_t size, uint8_t *scratch)
 {
-	uint32_t at = UDP_AT, end = UDP_AT + size, left;
+	uint32_t end = at + size, left;
 	int64_t sum = 0;
 
 	for (uint32_t i = 0; i < MAX_CHUNKS && at + CHUNK <= end; i++, at += CHUNK) {
@@ -101,24 +101,29 @@ INLINE int64_t add_up(struct __sk_buff *skb, uint32_t size, uint8_t *scratch)
 
 /*
  * Whether the UDP checksum is right, or nobody needs to see whether it is: as with a worker (is_vouched() of capture.c), the
- * card has, or a sender on this machine has only begun it, with the pseudo-header.
+ * card has, or a sender on this machine has only begun it, with the pseudo-header. `pseudo`: sum of that.
  */
-INLINE bool is_udp_sum_right(struct __sk_buff *skb, const struct frame *frame)
+INLINE bool is_sum_right(struct __sk_buff *skb, const struct mcr_udp *udp, uint32_t at, uint64_t pseudo)
 {
-	uint32_t size = MCR_NETWORK16(frame->udp.length), index = 0;
-	uint64_t pseudo = (uint64_t)frame->ip.source + frame->ip.destination + MCR_NETWORK16(IPPROTO_UDP) +
-			  frame->udp.length;
+	uint32_t size = MCR_NETWORK16(udp->length), index = 0;
 	uint8_t *scratch;
 	int64_t sum;
 
-	if (!frame->udp.checksum || skb->gso_size || frame->udp.checksum == fold(pseudo) ||
-	    bpf_csum_level(skb, BPF_CSUM_LEVEL_QUERY) >= 0)
+	if (skb->gso_size || udp->checksum == fold(pseudo) || bpf_csum_level(skb, BPF_CSUM_LEVEL_QUERY) >= 0)
 		return true;
 	scratch = bpf_map_lookup_elem(map_scratch, &index);
 	if (!scratch) /* never: for the verifier */
 		return false;
-	sum = add_up(skb, size, scratch);
+	sum = add_up(skb, at, size, scratch);
 	return sum >= 0 && fold(pseudo + (uint32_t)sum) == 0xffff;
+}
+
+INLINE bool is_udp_sum_right(struct __sk_buff *skb, const struct frame *frame)
+{
+	uint64_t pseudo = (uint64_t)frame->ip.source + frame->ip.destination + MCR_NETWORK16(IPPROTO_UDP) +
+			  frame->udp.length;
+
+	return !frame->udp.checksum || is_sum_right(skb, &frame->udp, UDP_AT, pseudo);
 }
 
 /* Have the UDP checksum follow the headers, before they are changed. */
@@ -238,6 +243,11 @@ INLINE void count_output(uint32_t slot, uint32_t error, uint32_t datagrams, uint
 	add_shared(&output->bytes, bytes);
 }
 
+INLINE uint32_t send_clone(struct __sk_buff *skb, uint32_t interface)
+{
+	return error_of(bpf_clone_redirect(skb, interface, 0));
+}
+
 /* With a tag, which the device writes into the frame, or the kernel for it. */
 INLINE uint32_t send_tagged(struct __sk_buff *skb, const struct mcr_bpf_output *to)
 {
@@ -245,7 +255,7 @@ INLINE uint32_t send_tagged(struct __sk_buff *skb, const struct mcr_bpf_output *
 
 	if (bpf_skb_vlan_push(skb, MCR_NETWORK16(ETH_P_8021Q), to->vlan))
 		return ENOMEM;
-	error = error_of(bpf_clone_redirect(skb, to->interface, 0));
+	error = send_clone(skb, to->interface);
 	bpf_skb_vlan_pop(skb);
 	return error;
 }
@@ -263,7 +273,7 @@ INLINE uint32_t send(struct __sk_buff *skb, struct frame *now, const struct mcr_
 	if (!(marks.source & NETWORK_8)) /* mcr_is_address() */
 		return EADDRNOTAVAIL;
 	readdress(skb, now, to, &marks);
-	return to->vlan ? send_tagged(skb, to) : error_of(bpf_clone_redirect(skb, to->interface, 0));
+	return to->vlan ? send_tagged(skb, to) : send_clone(skb, to->interface);
 }
 
 /* Send it to all outputs. `now`: the headers that it has in the end. `failed`: it can't be changed. */
@@ -281,10 +291,20 @@ INLINE void forward(struct __sk_buff *skb, const struct mcr_bpf_rule *rule, stru
 	for (uint32_t i = 0; i < MCR_BPF_OUTPUTS; i++) {
 		const struct mcr_bpf_output *to = &rule->outputs[i];
 
-		if (i >= rule->count)
+		if (i >= rule->head.count)
 			break;
 		count_output(to->slot, failed ? failed : send(skb, now, to, &came), datagrams, bytes, taken);
 	}
+}
+
+/* It has its headers again, and goes on its way. */
+INLINE int leave_alone(struct __sk_buff *skb, struct tag tag, bool useless)
+{
+	if (tag.protocol)
+		bpf_skb_vlan_push(skb, tag.protocol, tag.control);
+	if (useless && !(tag.control & VLAN_ID)) /* it would be the VLAN's interface's: leave() */
+		suppress(skb);
+	return TCX_NEXT;
 }
 
 /* What becomes of the packet itself. `now`: the headers that it has. */
@@ -298,11 +318,7 @@ INLINE int let_go(struct __sk_buff *skb, const struct frame *original, const str
 		return TCX_DROP;
 	move_checksum(skb, now, &original->ip.source, ports_of(&original->udp.ports));
 	write_headers(skb, original);
-	if (tag.protocol)
-		bpf_skb_vlan_push(skb, tag.protocol, tag.control);
-	if (useless && !(tag.control & VLAN_ID)) /* it would be the VLAN's interface's: leave() */
-		suppress(skb);
-	return TCX_NEXT;
+	return leave_alone(skb, tag, useless);
 }
 
 /* Its rule was removed a moment ago. */
@@ -314,7 +330,7 @@ INLINE void count_unmatched(uint32_t capture, uint32_t datagrams)
 		*rejected += datagrams;
 }
 
-INLINE void count_matched(const struct mcr_bpf_rule *rule, uint32_t datagrams, struct mcr_bpf_taken *taken)
+INLINE void count_matched(const struct mcr_bpf_head *rule, uint32_t datagrams, struct mcr_bpf_taken *taken)
 {
 	uint32_t slot = rule->slot;
 	struct mcr_rule_counters *counters = bpf_map_lookup_elem(map_rules, &slot);
@@ -331,10 +347,10 @@ INLINE struct tag tag_of(const struct __sk_buff *skb)
 	return (struct tag){ .protocol = (uint16_t)skb->vlan_proto, .control = (uint16_t)skb->vlan_tci };
 }
 
-/* Have it ready to be changed, and without its tag. 0 or a positive errno. */
-INLINE uint32_t prepare(struct __sk_buff *skb, struct tag tag)
+/* Have so many bytes ready to be changed, and without a tag. 0 or a positive errno. */
+INLINE uint32_t prepare(struct __sk_buff *skb, struct tag tag, uint32_t headers)
 {
-	if (bpf_skb_pull_data(skb, FRAME_HEADERS))
+	if (bpf_skb_pull_data(skb, headers))
 		return ENOMEM;
 	return tag.protocol && bpf_skb_vlan_pop(skb) ? ENOMEM : 0;
 }
@@ -354,8 +370,8 @@ INLINE int relay_by(struct __sk_buff *skb, const struct mcr_bpf_rule *rule, cons
 	}
 	if (skb->len > size) /* what Ethernet has filled a short frame up with */
 		bpf_skb_change_tail(skb, size, 0);
-	count_matched(rule, datagrams, taken);
-	failed = prepare(skb, tag);
+	count_matched(&rule->head, datagrams, taken);
+	failed = prepare(skb, tag, FRAME_HEADERS);
 	forward(skb, rule, &now, datagrams, taken, failed);
 	return failed ? TCX_NEXT : let_go(skb, original, &now, tag, is_sole);
 }

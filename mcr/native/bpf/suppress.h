@@ -35,17 +35,11 @@ INLINE bool is_first_of_tick(void)
 /* Who would take a packet of this machine's UDP sockets. A guard holds a port of a rule's, and drops what it gets. */
 enum taker { NOBODY, GUARD, RECEIVER };
 
-INLINE enum taker find_taker(struct __sk_buff *skb, const struct headers *headers)
+INLINE enum taker find_taker(struct __sk_buff *skb, const struct bpf_sock_tuple *tuple, uint32_t size)
 {
 	enum taker taker = NOBODY;
-	struct bpf_sock_tuple tuple;
-	struct bpf_sock *sock;
+	struct bpf_sock *sock = bpf_sk_lookup_udp(skb, tuple, size, BPF_F_CURRENT_NETNS, 0);
 
-	tuple.ipv4.saddr = headers->ip.source;
-	tuple.ipv4.daddr = headers->ip.destination;
-	tuple.ipv4.sport = headers->ports.source;
-	tuple.ipv4.dport = headers->ports.destination;
-	sock = bpf_sk_lookup_udp(skb, &tuple, sizeof(tuple.ipv4), BPF_F_CURRENT_NETNS, 0);
 	if (sock) {
 		taker = sock->mark == MCR_BPF_GUARD ? GUARD : RECEIVER;
 		bpf_sk_release(sock);
@@ -55,17 +49,28 @@ INLINE enum taker find_taker(struct __sk_buff *skb, const struct headers *header
 
 /*
  * Whether IP has no use for a packet that a rule wants. To one that is sent to this machine alone, and that nobody takes, it
- * would answer that the port is unreachable.
+ * would answer that the port is unreachable. `tuple`: addresses and ports; its size says which family's.
  */
-INLINE bool is_useless(struct __sk_buff *skb, const struct headers *headers)
+INLINE bool is_nobodys(struct __sk_buff *skb, const struct bpf_sock_tuple *tuple, uint32_t size, bool is_to_group)
 {
 	bool is_first = is_first_of_tick();
 	enum taker taker;
 
-	if (is_first && (headers->ip.destination & CLASS_MASK) == MULTICAST)
+	if (is_first && is_to_group)
 		return false;
-	taker = find_taker(skb, headers);
+	taker = find_taker(skb, tuple, size);
 	return taker == NOBODY || (taker == GUARD && !is_first);
+}
+
+INLINE bool is_useless(struct __sk_buff *skb, const struct headers *headers)
+{
+	struct bpf_sock_tuple tuple;
+
+	tuple.ipv4.saddr = headers->ip.source;
+	tuple.ipv4.daddr = headers->ip.destination;
+	tuple.ipv4.sport = headers->ports.source;
+	tuple.ipv4.dport = headers->ports.destination;
+	return is_nobodys(skb, &tuple, sizeof(tuple.ipv4), (headers->ip.destination & CLASS_MASK) == MULTICAST);
 }
 
 INLINE void suppress(struct __sk_buff *skb)

@@ -9,16 +9,17 @@ import errno
 import os
 import socket
 import time
-from collections.abc import Collection, Generator, Iterable, Sequence
+from collections import Counter
+from collections.abc import Callable, Collection, Generator, Iterable, Sequence
 from contextlib import contextmanager
 from typing import Any, Self
 
 import attrs
 
 from mcr._native import ffi, lib
-from mcr.errors import check_result
-from mcr.model.flow import Address, Flow
-from mcr.shm.flows import make_flow
+from mcr.errors import check_result, describe_errno
+from mcr.model.flow import IPV6, Address, Flow
+from mcr.shm.flows import address_words, make_flow
 from mcr.shm.kernel_counters import KernelCounters, map_values
 from mcr.shm.records import network_address
 
@@ -84,6 +85,7 @@ class KernelPath:
     Attributes:
         maps: cffi pointer to ``struct mcr_bpf_path``.
         counters: of what it forwards; stay the caller's.
+        learn_ipv6: has programs run that take IPv6, or raises OSError. Whoever runs them sets it.
 
     Raises:
         OSError: this process may not, or this kernel can't.
@@ -100,6 +102,8 @@ class KernelPath:
         except OSError:
             lib.mcr_bpf_path_close(self.maps)
             raise
+        self.learn_ipv6: Callable[[], None] = lambda: None
+        self._why_no_ipv6: str | None = None  # None: nobody has tried
         self._linked: set[int] = set()
         self._open: set[int] = set()
         self._contested: set[int] = set()
@@ -108,6 +112,7 @@ class KernelPath:
         self._bars = {REVIEWED, INHERITED}
         self._epoch = 0
         self._flows: set[tuple[int, Flow]] = set()
+        self._flows_of: Counter[int] = Counter()  # how many there are, by capture
         self._busy: set[int] = set()  # captures by whose rules a packet may be forwarded just now
         self._freed = False  # memory of rules, while that may be
         self._own: set[int] = set()
@@ -189,10 +194,14 @@ class KernelPath:
         return capture in self._contested or (capture in self._open and not self._gates[capture].epoch)
 
     def is_early(self, capture: int) -> bool:
-        """Whether a worker may hold packets that came before its gate was opened."""
-        return capture in self._open and any(
-            self._drains[capture * self._workers + worker].seen < entered
-            for worker, entered in enumerate(self._entered[capture])
+        """Whether a worker may hold packets that came before its gate was opened, and that matters to a flow."""
+        return (
+            capture in self._open
+            and self._flows_of[capture] > 0
+            and any(
+                self._drains[capture * self._workers + worker].seen < entered
+                for worker, entered in enumerate(self._entered[capture])
+            )
         )
 
     @property
@@ -229,6 +238,18 @@ class KernelPath:
 
     # Rules.
 
+    def why_no_ipv6(self) -> str:
+        """Why it takes no IPv6; empty: from the first call on it does."""
+        if self._why_no_ipv6 is None:
+            try:
+                self.learn_ipv6()
+            except OSError as error:
+                what = describe_errno(error.errno or 0)
+                self._why_no_ipv6 = f"this kernel does not load the program that takes IPv6: {what}"
+            else:
+                self._why_no_ipv6 = ""
+        return self._why_no_ipv6
+
     def forward(self, capture: int, flow: Flow, slot: int, mtu: int, targets: Sequence[Target]) -> None:
         """Forward datagrams of a flow to these targets, if they are not longer; all of it from the same packet on.
 
@@ -238,25 +259,24 @@ class KernelPath:
         Raises:
             OSError: no memory.
         """
+        is_ipv6 = flow.group.version == IPV6
         if self._freed:
             self.wait()
-        rule = ffi.new("struct mcr_bpf_rule *")
-        rule.slot, rule.mtu, rule.count = slot, mtu, len(targets)
+        rule = ffi.new("struct mcr_bpf_rule6 *" if is_ipv6 else "struct mcr_bpf_rule *")
+        rule.head.slot, rule.head.mtu, rule.head.count = slot, mtu, len(targets)
         for image, target in zip(rule.outputs, targets, strict=False):
-            image.macs = target.macs
-            image.slot, image.interface = target.slot, target.interface
-            image.ttl, image.service = target.ttl, target.dscp << 2
-            image.source, image.source_port = network_address(target.source[0]), socket.htons(target.source[1])
-            image.keeps, image.vlan = target.keeps, target.vlan
-            image.group, image.port = network_address(target.group), socket.htons(target.port)
-        check_result(lib.mcr_bpf_path_put(self.maps, make_flow(flow, capture), rule))
+            (_fill_in6 if is_ipv6 else _fill_in)(image, target)
+        put = lib.mcr_bpf_path_put6 if is_ipv6 else lib.mcr_bpf_path_put
+        check_result(put(self.maps, make_flow(flow, capture), rule))
         self._freed |= (capture, flow) in self._flows and capture in self._busy
+        self._flows_of[capture] += (capture, flow) not in self._flows
         self._flows.add((capture, flow))
 
     def drop(self, capture: int, flow: Flow) -> None:
         """Forget a flow."""
         lib.mcr_bpf_path_drop(self.maps, make_flow(flow, capture))
         self._freed |= capture in self._busy
+        self._flows_of[capture] -= (capture, flow) in self._flows
         self._flows.discard((capture, flow))
 
     def set_own(self, keys: bytes) -> None:
@@ -274,10 +294,36 @@ class KernelPath:
             self._own.add(key)
 
 
+def _fill_in(image: Any, target: Target) -> None:
+    """``struct mcr_bpf_output``."""
+    _fill_in_common(image, target)
+    image.ttl, image.vlan = target.ttl, target.vlan
+    image.source, image.group = network_address(target.source[0]), network_address(target.group)
+
+
+def _fill_in6(image: Any, target: Target) -> None:
+    """``struct mcr_bpf_output6``."""
+    _fill_in_common(image, target)
+    image.hops = target.ttl
+    image.source, image.group = address_words(target.source[0]), address_words(target.group)
+
+
+def _fill_in_common(image: Any, target: Target) -> None:
+    image.macs = target.macs
+    image.slot, image.interface = target.slot, target.interface
+    image.service, image.keeps = target.dscp << 2, target.keeps
+    image.source_port, image.port = socket.htons(target.source[1]), socket.htons(target.port)
+
+
 def group_mac(group: Address) -> bytes:
-    """A group's hardware address (RFC 1112): its last 23 bits. All that is no group is a broadcast address."""
+    """A group's hardware address: its last 23 bits (RFC 1112), in IPv6 32 (RFC 2464, 7).
+
+    All that is no group is a broadcast address.
+    """
     if not group.is_multicast:
         return b"\xff" * 6
+    if group.version == IPV6:
+        return b"\x33\x33" + group.packed[-4:]
     bits = int.from_bytes(group.packed, "big") & 0x7F_FFFF
     return b"\x01\x00\x5e" + bits.to_bytes(3, "big")
 

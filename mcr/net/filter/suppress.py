@@ -60,6 +60,7 @@ class Suppressor:
         self._asked: dict[int, int] = {}  # those that are looked for, by capture
         self._matched: dict[int, int] = {}  # by the kernel path, when it was last asked, by capture
         self._settled: set[int] = set()  # captures that have been suppressed on since they were looked for below IP
+        self._takes_ipv6 = False  # the kernel path does: that program takes the kernel twice as long to verify
         self._program = self._load(0)
         self.has_tcx = lib.mcr_bpf_link_ingress(self._program, 0) != -errno.EINVAL  # but -ENODEV: no interface is 0
         try:
@@ -67,6 +68,8 @@ class Suppressor:
         except OSError:
             os.close(self._program)
             raise
+        if path:
+            path.learn_ipv6 = self._learn_ipv6
         self._stale = False
         self._useless = False
 
@@ -228,9 +231,26 @@ class Suppressor:
 
     def _load(self, capture: int) -> int:
         maps = self._path.maps if self._path else ffi.NULL
-        return check_result(
-            lib.mcr_bpf_load_ingress(self._wanted, self._rejected, maps, capture, capture in self._bare)
-        )
+        differs = ffi.new("struct mcr_bpf_ingress *", (capture, capture in self._bare, self._takes_ipv6))
+        return check_result(lib.mcr_bpf_load_ingress(self._wanted, self._rejected, maps, differs))
+
+    def _learn_ipv6(self) -> None:
+        """Have a program take the place of the one that runs, from which on the kernel path takes IPv6.
+
+        Raises:
+            OSError: this kernel does not load it, or the kernel has no memory.
+        """
+        before, self._takes_ipv6 = self._takes_ipv6, True
+        try:
+            program = self._load(0)
+        except OSError:
+            self._takes_ipv6 = before
+            raise
+        os.close(self._program)
+        self._program = program
+        for capture, link in self._links.items():
+            if capture not in self._bare and (ret := lib.mcr_bpf_relink(link, program)) != -errno.ENOLINK:
+                check_result(ret)  # ENOLINK: its interface has gone
 
     def _tell(self, capture: int, what: str) -> None:
         if capture not in self._told:

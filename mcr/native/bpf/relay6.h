@@ -1,0 +1,210 @@
+/* SPDX-License-Identifier: MIT OR GPL-2.0-only */
+/*
+ * The kernel path of IPv6, as relay.h has that of IPv4. There is no checksum but UDP's, which no datagram is without, and
+ * the flow label is 0, as that of a worker's sockets (mcr/net/egress.py).
+ */
+#ifndef MCR_BPF_RELAY6_H
+#define MCR_BPF_RELAY6_H
+
+#include "bpf/relay.h"
+
+#define FRAME6_HEADERS 62 /* bytes, of Ethernet, IPv6 and UDP */
+#define REWRITTEN6     58 /* of them; the UDP length and checksum stay where they are */
+#define UDP6_AT        54
+#define CHECKSUM6_AT   60
+#define ADDRESSES      32
+#define VERSION6       0x60000000 /* and neither traffic class nor flow label */
+#define SERVICE_SHIFT  20
+#define GROUP6         0xff /* first byte of a group's address */
+
+MAP(forwards6);
+PARAMETER(ipv6); /* whether the kernel path takes IPv6 */
+
+static int64_t (*const bpf_csum_update)(struct __sk_buff *skb, uint32_t sum) = (void *)BPF_FUNC_csum_update;
+
+/* The headers of a packet, as they are or are to be. */
+struct frame6 {
+	uint16_t padding; /* so that the addresses are aligned */
+	uint8_t macs[2 * ETH_ALEN];
+	uint16_t type;
+	struct mcr_ipv6 ip;
+	struct mcr_udp udp;
+} __attribute__((packed, aligned(8)));
+
+/* What an output may keep of the headers that a packet came with. */
+struct marks6 {
+	uint32_t source[4];
+	uint16_t port; /* of the source */
+	uint8_t hops;
+	uint8_t service;
+};
+
+INLINE bool is_udp6_sum_right(struct __sk_buff *skb, const struct frame6 *frame)
+{
+	const uint32_t *words = (const void *)frame->ip.source;
+	uint64_t pseudo = (uint64_t)MCR_NETWORK16(IPPROTO_UDP) + frame->udp.length;
+
+	for (uint32_t i = 0; i < ADDRESSES / sizeof(*words); i++)
+		pseudo += words[i];
+	return is_sum_right(skb, &frame->udp, UDP6_AT, pseudo);
+}
+
+/*
+ * Give the packet other headers. UDP's checksum follows. What makes up for other addresses there does so in the sum that a
+ * card may have told of the whole packet, too; bpf_l4_csum_replace takes that for the work of IPv4's own checksum, and so
+ * it is told of all that changes.
+ */
+INLINE void rewrite6(struct __sk_buff *skb, const struct frame6 *now, const struct frame6 *next)
+{
+	int64_t change = bpf_csum_diff(now->ip.source, ADDRESSES, next->ip.source, ADDRESSES, 0);
+
+	bpf_l4_csum_replace(skb, CHECKSUM6_AT, 0, (uint32_t)change, BPF_F_PSEUDO_HDR | BPF_F_MARK_MANGLED_0);
+	bpf_l4_csum_replace(skb, CHECKSUM6_AT, ports_of(&now->udp.ports), ports_of(&next->udp.ports),
+			    BPF_F_MARK_MANGLED_0 | sizeof(next->udp.ports));
+	change = bpf_csum_diff(&now->ip, sizeof(now->ip) - ADDRESSES, &next->ip, sizeof(next->ip) - ADDRESSES,
+			       (uint32_t)change);
+	bpf_csum_update(skb, (uint32_t)change);
+	bpf_skb_store_bytes(skb, 0, next->macs, REWRITTEN6, 0);
+}
+
+/* The marks that an output gives its datagrams, as a worker's plan has it (plan.c). A hop limit of 0: they may not leave. */
+INLINE struct marks6 marks_for6(const struct mcr_bpf_output6 *to, const struct marks6 *came)
+{
+	uint32_t keeps = to->keeps, less = came->hops - either(came->hops, 1, 0);
+	struct marks6 marks = {
+		.port = (uint16_t)either(keeps & MCR_KEEP_PORT, came->port, to->source_port),
+		.hops = (uint8_t)either(keeps & MCR_DECREMENT_TTL, less,
+					either(keeps & MCR_KEEP_TTL, came->hops, to->hops)),
+		.service = (uint8_t)either(keeps & MCR_KEEP_SERVICE, came->service, to->service),
+	};
+
+	__builtin_memcpy(marks.source, keeps & MCR_KEEP_SOURCE ? came->source : to->source, sizeof(marks.source));
+	return marks;
+}
+
+/* Give the packet the headers of an output. `now`: those that it has. */
+INLINE void readdress6(struct __sk_buff *skb, struct frame6 *now, const struct mcr_bpf_output6 *to,
+		       const struct marks6 *marks)
+{
+	struct frame6 next = *now;
+
+	__builtin_memcpy(next.macs, to->macs, sizeof(next.macs));
+	next.ip.class = MCR_NETWORK32(VERSION6 | (uint32_t)marks->service << SERVICE_SHIFT);
+	next.ip.hops = marks->hops;
+	__builtin_memcpy(next.ip.source, marks->source, sizeof(next.ip.source));
+	__builtin_memcpy(next.ip.destination, to->group, sizeof(next.ip.destination));
+	next.udp.ports.source = marks->port;
+	next.udp.ports.destination = to->port;
+	rewrite6(skb, now, &next);
+	*now = next;
+}
+
+/* Send a clone to an output, and give what becomes of it. */
+INLINE uint32_t send6(struct __sk_buff *skb, struct frame6 *now, const struct mcr_bpf_output6 *to,
+		      const struct marks6 *came)
+{
+	struct marks6 marks = marks_for6(to, came);
+
+	if (!to->interface)
+		return ENETDOWN; /* bpf_clone_redirect would call it sent */
+	if (!marks.hops)
+		return ETIME;
+	if (!(marks.source[0] | marks.source[1] | marks.source[2] | marks.source[3]))
+		return EADDRNOTAVAIL;
+	readdress6(skb, now, to, &marks);
+	return send_clone(skb, to->interface);
+}
+
+/* Send it to all outputs. `now`: the headers that it has in the end. `failed`: it can't be changed. */
+INLINE void forward6(struct __sk_buff *skb, const struct mcr_bpf_rule6 *rule, struct frame6 *now, uint32_t datagrams,
+		     struct mcr_bpf_taken *taken, uint32_t failed)
+{
+	uint32_t bytes = MCR_NETWORK16(now->udp.length) - sizeof(now->udp);
+	struct marks6 came = {
+		.port = now->udp.ports.source,
+		.hops = now->ip.hops,
+		.service = (uint8_t)(MCR_NETWORK32(now->ip.class) >> SERVICE_SHIFT),
+	};
+
+	__builtin_memcpy(came.source, now->ip.source, sizeof(came.source));
+	for (uint32_t i = 0; i < MCR_BPF_OUTPUTS; i++) {
+		const struct mcr_bpf_output6 *to = &rule->outputs[i];
+
+		if (i >= rule->head.count)
+			break;
+		count_output(to->slot, failed ? failed : send6(skb, now, to, &came), datagrams, bytes, taken);
+	}
+}
+
+/* Whether IP has no use for it. */
+INLINE bool is_useless6(struct __sk_buff *skb, const struct frame6 *frame)
+{
+	struct bpf_sock_tuple tuple;
+
+	__builtin_memcpy(tuple.ipv6.saddr, frame->ip.source, sizeof(tuple.ipv6.saddr));
+	__builtin_memcpy(tuple.ipv6.daddr, frame->ip.destination, sizeof(tuple.ipv6.daddr));
+	tuple.ipv6.sport = frame->udp.ports.source;
+	tuple.ipv6.dport = frame->udp.ports.destination;
+	return is_nobodys(skb, &tuple, sizeof(tuple.ipv6), *(const uint8_t *)frame->ip.destination == GROUP6);
+}
+
+/* What becomes of the packet itself. `now`: the headers that it has. */
+INLINE int let_go6(struct __sk_buff *skb, const struct frame6 *original, const struct frame6 *now, struct tag tag,
+		   bool is_sole)
+{
+	bool useless = is_useless6(skb, original);
+
+	if (useless && is_sole)
+		return TCX_DROP;
+	rewrite6(skb, now, original);
+	return leave_alone(skb, tag, useless);
+}
+
+/* Forward it by its rule. */
+INLINE int relay_by6(struct __sk_buff *skb, const struct mcr_bpf_rule6 *rule, const struct frame6 *original,
+		     const struct hand *hand, struct mcr_bpf_taken *taken)
+{
+	uint32_t datagrams = hand->datagrams, failed;
+	uint32_t size = ETH_HLEN + (uint32_t)sizeof(original->ip) + MCR_NETWORK16(original->ip.payload);
+	bool is_sole = hand->sole; /* a clone may come back in, and what is decided of it is handed on likewise */
+	struct frame6 now = *original;
+	struct tag tag = tag_of(skb);
+
+	if (!is_udp6_sum_right(skb, original)) {
+		taken->checksum += datagrams;
+		return TCX_NEXT;
+	}
+	if (skb->len > size) /* what Ethernet has filled a short frame up with */
+		bpf_skb_change_tail(skb, size, 0);
+	count_matched(&rule->head, datagrams, taken);
+	failed = prepare(skb, tag, FRAME6_HEADERS);
+	forward6(skb, rule, &now, datagrams, taken, failed);
+	return failed ? TCX_NEXT : let_go6(skb, original, &now, tag, is_sole);
+}
+
+/* Forward a datagram, or a super-frame, that the filter has found to be plain. What is to become of the packet itself. */
+INLINE int relay6(struct __sk_buff *skb, struct hand *hand)
+{
+	struct frame6 original = {}; /* all of it: without CAP_PERFMON no byte may be copied that was not written */
+	const struct mcr_bpf_rule6 *rule;
+	struct mcr_bpf_taken *taken;
+	uint32_t capture = hand->capture;
+	struct mcr_flow flow;
+
+	if (hand->interface != skb->ifindex || bpf_skb_load_bytes(skb, 0, original.macs, FRAME6_HEADERS) ||
+	    hand->group != original.ip.destination[3] || hand->ports != ports_of(&original.udp.ports)) {
+		count_lost(hand);
+		return TCX_NEXT;
+	}
+	hand->path = PATH_NONE;
+	flow = mcr_flow_ipv6((uint16_t)capture, vlan_of(skb), 0, original.ip.destination,
+			     original.udp.ports.destination);
+	rule = bpf_map_lookup_elem(map_forwards6, &flow);
+	taken = bpf_map_lookup_elem(map_taken, &capture);
+	if (rule && taken)
+		return relay_by6(skb, rule, &original, hand, taken);
+	count_unmatched(capture, hand->datagrams);
+	return TCX_NEXT;
+}
+
+#endif

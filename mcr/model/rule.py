@@ -263,11 +263,6 @@ class Rule:
                 f"{self._called} takes several flows, and health={self.health} is about one stream",
                 "add a rule for the stream alone: it goes before the range",
             )
-        if self.health is not Health.NONE and self.input.sources and self.input.group.version == IPV6:
-            raise InvalidParams(
-                f"{self._called} can't have its stream watched: of IPv6 that is done of all sources together",
-                "leave health out, or the sources",
-            )
         for output in self.outputs:
             if is_range or output.is_range:
                 _check_size(self.input, output, lambda: self._called)

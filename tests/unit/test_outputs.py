@@ -272,5 +272,5 @@ async def test_a_flap_between_two_looks_leaves_what_is_tagged_its_way(
         ):
             told.clear()
             interfaces.suspect(*(Network(links={1: Link(1, "eth1", up=up)}) for up in (True, False)))
-            await those.routing.review_raw(None, anew=True)
+            await those.routing.review_raw(Blockers(), anew=True)
             assert (told, interfaces.is_stale, is_down(interfaces["eth1"])) == (ways, flaps, flaps)

@@ -29,15 +29,9 @@ PARAMETER(clip);
 PARAMETER(everything);
 PARAMETER(sourced);
 
-INLINE struct mcr_flow flow_of(const struct __sk_buff *skb, const struct headers6 *headers)
-{
-	return mcr_flow_ipv6((uint16_t)VALUE(capture), vlan_of(skb), 0, headers->ip.destination,
-			     headers->udp.ports.destination);
-}
-
 /*
- * IPv6 UDP that this machine did not send, with its flow as the map of admitted ones has it. What stands behind extension
- * headers a worker finds out: there is little of it, and each of them would cost as much as all the rest here.
+ * IPv6 UDP that this machine did not send, with its whole flow. What stands behind extension headers a worker finds out:
+ * there is little of it, and each of them would cost as much as all the rest here.
  */
 INLINE enum verdict read_ipv6(struct __sk_buff *skb, struct headers6 *headers, struct mcr_flow *flow)
 {
@@ -50,8 +44,8 @@ INLINE enum verdict read_ipv6(struct __sk_buff *skb, struct headers6 *headers, s
 		return REJECT;
 	if (headers->ip.next != IPPROTO_UDP)
 		return mcr_is_extension(headers->ip.next) ? ACCEPT : REJECT;
-	*flow = flow_of(skb, headers);
-	*flow = mcr_flow_brief(flow);
+	*flow = mcr_flow_ipv6((uint16_t)VALUE(capture), vlan_of(skb), 0, headers->ip.destination,
+			      headers->udp.ports.destination);
 	return LOOK_UP;
 }
 
@@ -247,16 +241,15 @@ INLINE bool to_kernel(struct __sk_buff *skb, const struct headers *headers, cons
 	return true;
 }
 
-INLINE bool to_kernel6(struct __sk_buff *skb, const struct headers6 *headers)
+INLINE bool to_kernel6(struct __sk_buff *skb, const struct headers6 *headers, const struct mcr_flow *flow)
 {
 	struct mcr_bpf_gate gate = find_gate();
-	struct mcr_flow flow = flow_of(skb, headers);
-	struct mcr_bpf_rule6 *rule = gate.epoch ? bpf_map_lookup_elem(map_forwards6, &flow) : 0;
+	struct mcr_bpf_rule6 *rule = gate.epoch ? bpf_map_lookup_elem(map_forwards6, flow) : 0;
 
 	if (!rule || !is_for_kernel(&rule->head, is_plain6(skb, headers, rule->head.mtu), gate.epoch))
 		return false;
 	hand_on(skb, PATH_KERNEL, datagrams_in(skb, total_of(headers), IPV6_AND_UDP), headers->ip.destination[3],
-		ports_of(&headers->udp.ports), 0, gate);
+		ports_of(&headers->udp.ports), mcr_flow_has_source(flow), gate);
 	return true;
 }
 
@@ -279,6 +272,21 @@ INLINE void find_source(const struct headers *headers, struct mcr_flow *flow)
 	flow->source = headers->ip.source;
 	if (!bpf_map_lookup_elem(map_admitted, flow))
 		flow->source = 0;
+}
+
+/* The same of IPv6. What it gives stands for the flow in the map of admitted ones. */
+INLINE struct mcr_flow find_source6(const struct headers6 *headers, struct mcr_flow *flow)
+{
+	struct mcr_flow brief;
+
+	if (!VALUE(sourced))
+		return mcr_flow_brief(flow);
+	*flow = mcr_flow_ipv6(flow->interface, flow->vlan, headers->ip.source, headers->ip.destination, flow->port);
+	brief = mcr_flow_brief(flow);
+	if (bpf_map_lookup_elem(map_admitted, &brief))
+		return brief;
+	*flow = mcr_flow_from_any(flow);
+	return mcr_flow_brief(flow);
 }
 
 /*
@@ -304,10 +312,10 @@ INLINE int take_part(struct __sk_buff *skb, const struct headers *headers, struc
 int filter(struct __sk_buff *skb)
 {
 	struct headers headers = {};
-	struct headers6 headers6; /* of IPv6 alone: there it is written */
-	struct mcr_flow flow;
+	struct headers6 headers6;    /* of IPv6 alone: there it is written */
+	struct mcr_flow flow, whole; /* of IPv6 */
 	bool six = is_ipv6(skb);
-	enum verdict verdict = six ? read_ipv6(skb, &headers6, &flow)
+	enum verdict verdict = six ? read_ipv6(skb, &headers6, &whole)
 				   : read_frame(skb, &headers, &flow, (uint16_t)VALUE(capture));
 
 	if (VALUE(relay))
@@ -318,12 +326,14 @@ int filter(struct __sk_buff *skb)
 		return to_worker(skb, 0, ACCEPT_WHOLE);
 	if (verdict == PART)
 		return take_part(skb, &headers, &flow);
-	if (!six)
+	if (six)
+		flow = find_source6(&headers6, &whole);
+	else
 		find_source(&headers, &flow);
 	if (VALUE(health))
 		tell(skb, &flow, six ? IPV6_AND_UDP : payload_at(&headers.ip),
 		     six ? total_of(&headers6) : MCR_NETWORK16(headers.ip.total));
-	if (VALUE(relay) && (six ? to_kernel6(skb, &headers6) : to_kernel(skb, &headers, &flow)))
+	if (VALUE(relay) && (six ? to_kernel6(skb, &headers6, &whole) : to_kernel(skb, &headers, &flow)))
 		return DROP;
 	if (bpf_map_lookup_elem(map_admitted, &flow) || VALUE(everything))
 		return to_worker(skb, flow.source, accept(skb));

@@ -25,7 +25,7 @@ struct hand {
 	uint32_t datagrams;
 	uint32_t group; /* destination of the packet, of IPv6 its last word, if it is for the kernel path */
 	uint32_t ports;
-	uint32_t source; /* that its rule names; 0: its rule takes any */
+	uint32_t source; /* that its rule names, of IPv6 whether it does; 0: its rule takes any */
 	uint32_t epoch;  /* of the capture's gate */
 };
 

@@ -182,6 +182,17 @@ INLINE int relay_by6(struct __sk_buff *skb, const struct mcr_bpf_rule6 *rule, co
 	return failed ? TCX_NEXT : let_go6(skb, original, &now, tag, is_sole);
 }
 
+/* As the filter has found it: from its source if a rule names that. */
+INLINE struct mcr_flow flow_of6(const struct __sk_buff *skb, const struct frame6 *frame, const struct hand *hand)
+{
+	uint32_t source[4];
+
+	for (uint32_t i = 0; i < 4; i++)
+		source[i] = either(hand->source, frame->ip.source[i], 0);
+	return mcr_flow_ipv6((uint16_t)hand->capture, vlan_of(skb), source, frame->ip.destination,
+			     frame->udp.ports.destination);
+}
+
 /* Forward a datagram, or a super-frame, that the filter has found to be plain. What is to become of the packet itself. */
 INLINE int relay6(struct __sk_buff *skb, struct hand *hand)
 {
@@ -197,8 +208,7 @@ INLINE int relay6(struct __sk_buff *skb, struct hand *hand)
 		return TCX_NEXT;
 	}
 	hand->path = PATH_NONE;
-	flow = mcr_flow_ipv6((uint16_t)capture, vlan_of(skb), 0, original.ip.destination,
-			     original.udp.ports.destination);
+	flow = flow_of6(skb, &original, hand);
 	rule = bpf_map_lookup_elem(map_forwards6, &flow);
 	taken = bpf_map_lookup_elem(map_taken, &capture);
 	if (rule && taken)

@@ -7,12 +7,10 @@ from collections.abc import Iterable, Sequence
 from contextlib import ExitStack, nullcontext, suppress
 from ipaddress import IPv4Address
 
-import attrs
-
 from mcr._native import ffi, lib
 from mcr.errors import SystemFault, check_result, describe_errno
 from mcr.logs.logger import get_logger
-from mcr.model.flow import IPV4, IPV6, Flow
+from mcr.model.flow import Flow
 from mcr.model.log import Facility
 from mcr.net import uapi
 from mcr.net.filter.cbpf import accept_udp, attach_filter
@@ -83,7 +81,7 @@ class EbpfFilters:
         step = "BPF_MAP_UPDATE_ELEM"
         try:
             for capture, flow in added:
-                if flow not in self._admitted.get((capture, _entries(flow)[-1]), ()):
+                if (capture, flow) not in self._admitted:
                     put.append((capture, flow))
                     self._admit(capture, flow)
             step = "SO_ATTACH_BPF"
@@ -106,16 +104,16 @@ class EbpfFilters:
         return {capture for capture, flows in self._sourced.items() if flows}
 
     def _admit(self, capture: int, flow: Flow) -> None:
-        for each in _entries(flow):
+        for each in (*_shared_by(flow), flow):
             if not (users := self._admitted[capture, each]):
                 check_result(lib.mcr_bpf_put(self._wanted, make_flow(each, capture)))
             users.add(flow)
-        if flow.source and flow.group.version == IPV4:
+        if flow.source:
             self._sourced[capture].add(flow)
 
     def _reject(self, flows: Iterable[tuple[int, Flow]]) -> None:
         for capture, flow in flows:
-            for each in reversed(_entries(flow)):
+            for each in (flow, *_shared_by(flow)):
                 users = self._admitted[capture, each]
                 users.discard(flow)
                 if not users:
@@ -313,15 +311,6 @@ def _let_all_in(sockets: Sequence[socket.socket]) -> None:
     with suppress(OSError):
         for each in sockets:
             attach_filter(each, accept_udp())
-
-
-def _entries(flow: Flow) -> tuple[Flow, ...]:
-    """What the map has for a flow.
-
-    Of IPv6 the filter looks at no source: workers do, and count what comes from others as `no_match`.
-    """
-    admitted = attrs.evolve(flow, source=None) if flow.source and flow.group.version == IPV6 else flow
-    return *_shared_by(flow), admitted
 
 
 def _shared_by(flow: Flow) -> tuple[Flow, ...]:

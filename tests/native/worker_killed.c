@@ -74,22 +74,53 @@ static uintptr_t segment_of(const struct harness *h, pid_t child)
 	fclose(maps);
 	return found;
 }
+
+/* Have the processor stop a process where it writes these eight bytes (Intel, volume 3B, 19.2.4). */
+static bool stop_at_writes(pid_t child, uintptr_t address)
+{
+	const unsigned long on = 1 << 0 | 1 << 16 | 2 << 18;
+	size_t registers = offsetof(struct user, u_debugreg);
+
+	return !ptrace(PTRACE_POKEUSER, child, registers, address) &&
+	       !ptrace(PTRACE_POKEUSER, child, registers + 7 * sizeof(on), on);
+}
+
+/* Whether it does: user-mode Linux takes the registers, and nothing comes of it. */
+static bool is_stopped_at_writes(void)
+{
+	static volatile uint64_t word;
+	int status;
+	pid_t child = fork();
+
+	CHECK(child >= 0);
+	if (child == 0) {
+		ptrace(PTRACE_TRACEME, 0, NULL, NULL);
+		raise(SIGSTOP);
+		word = 1;
+		_exit(0);
+	}
+	CHECK(waitpid(child, &status, 0) == child && WIFSTOPPED(status));
+	stop_at_writes(child, (uintptr_t)&word);
+	CHECK(ptrace(PTRACE_CONT, child, NULL, NULL) == 0);
+	CHECK(waitpid(child, &status, 0) == child);
+	if (WIFEXITED(status))
+		return false;
+	CHECK(kill(child, SIGKILL) == 0 && waitpid(child, &status, 0) == child);
+	return true;
+}
 #endif
 
 /*
- * Have the processor stop a worker where it writes the journal's state: PTRACE_CONT goes there at once, where
- * PTRACE_SINGLESTEP takes thousands of turns. Which of them takes it to the next phase.
+ * Which turn of ptrace takes a worker to its next phase: PTRACE_CONT at once, if the processor stops it there;
+ * PTRACE_SINGLESTEP in thousands.
  */
 static enum __ptrace_request watch(const struct harness *h, pid_t child)
 {
 #ifdef __x86_64__
-	/* Register 7: the first one counts, if eight bytes are written (Intel, volume 3B, 19.2.4). */
-	const unsigned long on = 1 << 0 | 1 << 16 | 2 << 18;
-	size_t registers = offsetof(struct user, u_debugreg);
-	uintptr_t segment = segment_of(h, child), state = segment + offsetof(struct mcr_segment, journal.state);
+	uintptr_t segment = segment_of(h, child);
 
-	if (segment && !ptrace(PTRACE_POKEUSER, child, registers, state) &&
-	    !ptrace(PTRACE_POKEUSER, child, registers + 7 * sizeof(on), on))
+	if (segment && is_stopped_at_writes() &&
+	    stop_at_writes(child, segment + offsetof(struct mcr_segment, journal.state)))
 		return PTRACE_CONT;
 #endif
 	return PTRACE_SINGLESTEP;

@@ -66,6 +66,12 @@ def datagram6(source: str = "2001:db8::1", group: str = "ff15::1", payload: byte
     return Ether(dst="33:33:00:00:00:01") / IPv6(src=source, dst=group) / UDP(dport=5000) / Raw(payload)
 
 
+SOUND = bytes(datagram())
+SOUND_200 = bytes(datagram(payload=bytes(range(200))))
+SOUND6_150 = bytes(Ether() / datagram6(payload=bytes(range(150)))[IPv6])
+EXTENDED6 = bytes(Ether() / IPv6(src="2001:db8::1", dst="ff15::1") / IPv6ExtHdrDestOpt() / UDP(dport=5000) / b"hello")
+
+
 def flipped(frame: bytes, at: int, mask: int = 0x55) -> bytes:
     return frame[:at] + bytes([frame[at] ^ mask]) + frame[at + 1 :]
 
@@ -84,14 +90,12 @@ def test_ip_options_are_part_of_the_header() -> None:
 
 @given(st.integers(min_value=0, max_value=199), st.integers(min_value=1, max_value=255))
 def test_any_damage_to_what_udp_covers_is_seen(at: int, mask: int) -> None:
-    frame = bytes(datagram(payload=bytes(range(200))))
-    assert judge(flipped(frame, 42 + at, mask)) == CHECKSUM
+    assert judge(flipped(SOUND_200, 42 + at, mask)) == CHECKSUM
 
 
 @given(st.integers(min_value=8, max_value=19), st.integers(min_value=1, max_value=255))
 def test_any_damage_to_the_ip_header_is_seen(at: int, mask: int) -> None:
-    frame = bytes(datagram())
-    damaged = flipped(frame, 14 + at, mask)
+    damaged = flipped(SOUND, 14 + at, mask)
     if damaged[23] == socket.IPPROTO_UDP:
         assert judge(damaged) == CHECKSUM
         assert judge(damaged, vouched=True) == CHECKSUM
@@ -159,15 +163,16 @@ def test_sound_ipv6_datagrams_pass_whatever_their_length(payload: bytes) -> None
 @given(st.integers(min_value=0, max_value=199), st.integers(min_value=1, max_value=255))
 def test_any_damage_to_what_udp_over_ipv6_covers_is_seen(at: int, mask: int) -> None:
     """The addresses of the header among it, and behind an extension header, too."""
-    frame = bytes(Ether() / datagram6(payload=bytes(range(150)))[IPv6])
-    covered = [*range(22, 54), 54, 55, *range(60, len(frame))]  # but for UDP's port, which the rule has, and length
-    damaged = flipped(frame, covered[at % len(covered)], mask)
+    covered = [
+        *range(22, 54),
+        54,
+        55,
+        *range(60, len(SOUND6_150)),
+    ]  # but for UDP's port, which the rule has, and length
+    damaged = flipped(SOUND6_150, covered[at % len(covered)], mask)
     assert judge(damaged) in {CHECKSUM, SOURCE}
-    extended = bytes(
-        Ether() / IPv6(src="2001:db8::1", dst="ff15::1") / IPv6ExtHdrDestOpt() / UDP(dport=5000) / b"hello"
-    )
-    assert judge(extended) == NONE
-    assert judge(flipped(extended, len(extended) - 1, mask)) == CHECKSUM
+    assert judge(EXTENDED6) == NONE
+    assert judge(flipped(EXTENDED6, len(EXTENDED6) - 1, mask)) == CHECKSUM
 
 
 def test_udp_over_ipv6_needs_a_checksum_whoever_vouches_for_it() -> None:

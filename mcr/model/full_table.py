@@ -6,7 +6,7 @@ from mcr.model.flow import IPV4, IPV6, Address
 
 MAKE_ROOM: Final = "raise that setting above the number of hosts: sysctl, in the machine's own network namespace"
 
-_SETTINGS: Final = {IPV4: "net.ipv4.neigh.default.gc_thresh3", IPV6: "net.ipv6.neigh.default.gc_thresh3"}
+TABLE_SIZES: Final = {IPV4: "net.ipv4.neigh.default.gc_thresh3", IPV6: "net.ipv6.neigh.default.gc_thresh3"}
 
 
 def describe_full(host: Address, name: str, neighbour: Address, limit: int) -> str:
@@ -18,6 +18,6 @@ def describe_full(host: Address, name: str, neighbour: Address, limit: int) -> s
         neighbour: who would have to answer: the host, or the gateway to it.
         limit: how many entries the table may have.
     """
-    setting = _SETTINGS[neighbour.version]
+    setting = TABLE_SIZES[neighbour.version]
     full = f"the kernel's table of neighbours is full ({setting}={limit}) and has no entry for {neighbour} on {name}"
     return f"{full}: while that lasts, IP drops what is sent to {host}, though it counts as sent"

@@ -14,6 +14,7 @@ import attrs
 from mcr.logs.logger import get_logger
 from mcr.logs.standing_reason import StandingReason
 from mcr.model.flow import Address
+from mcr.model.full_table import TABLE_SIZES
 from mcr.model.log import Facility
 from mcr.net import uapi
 from mcr.net.network import Neighbour
@@ -99,18 +100,21 @@ class NextHops:
         try:
             results = use_neighbours(due)
         except OSError as error:
-            self._tell(error.errno or 0)
+            self._tell({due[0]: error.errno or 0} if due else {})
             return
         for hop, result in results.items():
             del self._doubtful[hop]
             if result:
                 self._doubtful[hop] = now + _RETRY_SECONDS
-        self._tell(next(filter(None, results.values()), 0))
+        self._tell(results)
 
-    def _tell(self, error: int) -> None:
-        why = "the kernel's table is full (net.ipv4.neigh.default.gc_thresh3)" if error == errno.ENOBUFS else ""
-        why = why or os.strerror(error)
-        if self._not_asked.is_news(why if error else ""):
+    def _tell(self, results: Mapping[NextHop, int]) -> None:
+        (_, neighbour), error = next(((hop, each) for hop, each in results.items() if each), ((0, None), 0))
+        if error == errno.ENOBUFS and neighbour:
+            why = f"the kernel's table is full ({TABLE_SIZES[neighbour.version]})"
+        else:
+            why = os.strerror(error) if error else ""
+        if self._not_asked.is_news(why):
             log.warning("cannot have the kernel ask for neighbours: %s: it is tried again", why)
 
 

@@ -6,6 +6,7 @@ frame of that capture, so nothing is overtaken; and back with the next packet af
 """
 
 import errno
+import math
 import os
 import socket
 import time
@@ -44,6 +45,8 @@ OWN = "own"
 REFUSED = "refused"
 """Who bars the path: this kernel, which does not load its programs."""
 
+_PASSING = (errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.EAGAIN)  # of what is short now; EAGAIN: of the verifier
+_AGAIN_S = 10.0
 _GRACE_SECONDS = 0.05  # where the kernel does not say when all packets have been dealt with
 
 
@@ -104,6 +107,7 @@ class KernelPath:
             raise
         self.learn_ipv6: Callable[[], None] = lambda: None
         self._why_no_ipv6: str | None = None  # None: nobody has tried
+        self._ipv6_again = math.inf  # when to try it anew, by the monotonic clock
         self._linked: set[int] = set()
         self._open: set[int] = set()
         self._contested: set[int] = set()
@@ -239,13 +243,19 @@ class KernelPath:
     # Rules.
 
     def why_no_ipv6(self) -> str:
-        """Why it takes no IPv6; empty: from the first call on it does."""
-        if self._why_no_ipv6 is None:
+        """Why it takes no IPv6; empty: from the first call on it does.
+
+        What is short now may be there later: then it is tried anew, but not for each of thousands of rules.
+        """
+        if self._why_no_ipv6 is None or time.monotonic() >= self._ipv6_again:
+            self._ipv6_again = math.inf
             try:
                 self.learn_ipv6()
             except OSError as error:
                 what = describe_errno(error.errno or 0)
-                self._why_no_ipv6 = f"this kernel does not load the program that takes IPv6: {what}"
+                self._why_no_ipv6 = f"the program that takes IPv6 can't be loaded: {what}"
+                if error.errno in _PASSING:
+                    self._ipv6_again = time.monotonic() + _AGAIN_S
             else:
                 self._why_no_ipv6 = ""
         return self._why_no_ipv6

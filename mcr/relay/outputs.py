@@ -397,7 +397,7 @@ def _wanted(outputs: Iterable[Output], awaited: Collection[Key]) -> _Wanted:
 def _identity(network: Network, index: int) -> object:
     """The parts of the headers of raw frames, and how long frames may be."""
     link = network.links.get(index)
-    return link and (link.mac, link.mtu, link.up), network.addresses.get(index)
+    return link and (link.mac, link.mtu, link.up), network.addresses.get(index), network.addresses6.get(index)
 
 
 def _is_of_down(error: Exception) -> bool:

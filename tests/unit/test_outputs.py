@@ -4,7 +4,7 @@ import errno
 import logging
 import socket
 from collections.abc import Iterator, Sequence
-from ipaddress import IPv4Address, ip_address
+from ipaddress import IPv4Address, IPv4Interface, IPv6Interface, ip_address
 
 import pytest
 
@@ -92,6 +92,17 @@ def test_interface_that_was_down_for_a_moment_is_not_told_of(
     mtus[1] = 9000
     interfaces.review(None)
     assert said(caplog) == [LEAVE.format("eth1", 9000)]
+
+
+@pytest.mark.usefixtures("mtus")
+def test_interface_that_loses_an_address_is_looked_at_before_anything_leaves(interfaces: OutputInterfaces) -> None:
+    for before in (
+        Network(addresses={1: (IPv4Interface("198.18.0.1/24"),)}),
+        Network(addresses6={1: (IPv6Interface("2001:db8::1/64"),)}),
+    ):
+        interfaces.review(None)
+        assert not interfaces.suspect(before, before)
+        assert [each.interface.name for each in interfaces.suspect(before, Network())] == ["eth1"]
 
 
 def test_what_turns_out_to_be_nothing_is_not_told(

@@ -100,14 +100,16 @@ class EgressChanges:
                 news.setblocking(False)
                 news.bind((0, groups))
                 self._poll.register(news, select.EPOLLIN)
-            self._legacy = [*filter(None, (_open(each, undo) for each in (LEGACY_TABLES, LEGACY_TABLES6)))]
+            self._legacy = [_TableNames(each) for each in (LEGACY_TABLES, LEGACY_TABLES6)]
+            for each in self._legacy:
+                undo.callback(each.close)
             self._group = _open(_control_group(), undo)
             self._undo = undo.pop_all()
         self._silent = self._look()
 
     def _look(self) -> tuple[list[bytes], int]:
         """State whose changes the kernel does not report. It is read once per second, so files stay open."""
-        tables = [os.pread(each, _MESSAGE_BYTES, 0) for each in self._legacy]
+        tables = [each.read() for each in self._legacy]
         return tables, 0 if self._group is None else lib.mcr_bpf_count_egress(self._group)
 
     def hear(self) -> Heard:
@@ -130,6 +132,30 @@ class EgressChanges:
     def close(self) -> None:
         """Stop listening."""
         self._undo.close()
+
+
+class _TableNames:
+    """The names of a kind of legacy iptables' tables. The file comes and goes with the kernel's module."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._opened: int | None = None
+
+    def read(self) -> bytes:
+        """The names, one a line; none: there are none, or they can't be seen: `find_blocker` tells."""
+        try:
+            if self._opened is None:
+                self._opened = os.open(self._path, os.O_RDONLY | os.O_CLOEXEC)
+            return os.pread(self._opened, _MESSAGE_BYTES, 0)
+        except OSError:  # EIO: the module was unloaded; the file of the next one has to be opened anew
+            self.close()
+            return b""
+
+    def close(self) -> None:
+        """Until it is read again."""
+        if self._opened is not None:
+            os.close(self._opened)
+            self._opened = None
 
 
 def _open(path: Path | None, undo: ExitStack) -> int | None:

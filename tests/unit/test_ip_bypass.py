@@ -1,10 +1,14 @@
 """What of a firewall is a blocker; the kernel's answers: tests/e2e/test_raw_frames.py."""
 
+import subprocess
+from pathlib import Path
+
 import pytest
 
 from mcr.model.flow import IPV6
+from mcr.net import ip_bypass
 from mcr.net.firewall import Chain, Firewall
-from mcr.net.ip_bypass import Blocker, firewall_blocker, netdev_blocker
+from mcr.net.ip_bypass import Blocker, EgressChanges, firewall_blocker, netdev_blocker
 
 
 def chain(hook: str, *, drops: bool = False, rules: int = 0, kind: str = "filter") -> Chain:
@@ -59,3 +63,39 @@ def test_what_acts_right_at_an_interface_is_in_the_way_of_the_kernel_path_only(h
     reason = f"nftables has a chain c at {hook}, in table inet t"
     assert netdev_blocker(firewall) == Blocker(reason, of_kernel_path=True)
     assert netdev_blocker(Firewall((chain(hook), chain("output", rules=1)))) is None
+
+
+def _count_descriptors() -> int:
+    return sum(1 for _ in Path("/proc/self/fd").iterdir())
+
+
+def test_legacy_tables_are_seen_whenever_their_module_is_loaded(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its file comes with it. Of one that was unloaded reading fails, as of a process that has ended."""
+    tables, descriptors = tmp_path / "tables", _count_descriptors()
+    monkeypatch.setattr(ip_bypass, "LEGACY_TABLES", tables)
+    monkeypatch.setattr(ip_bypass, "LEGACY_TABLES6", tmp_path / "tables6")
+    monkeypatch.setattr(ip_bypass, "_HEARD", ())
+    monkeypatch.setattr(ip_bypass, "_control_group", lambda: None)
+    changes = EgressChanges()
+
+    def is_changed() -> bool:
+        unheard = changes.unheard()
+        assert changes.hear().blocker == unheard
+        return unheard
+
+    assert not is_changed()
+    with subprocess.Popen(["cat"], stdin=subprocess.PIPE) as module:
+        tables.symlink_to(f"/proc/{module.pid}/comm")
+        assert is_changed()
+        assert not is_changed()
+        module.communicate()
+    assert is_changed()
+    assert not is_changed()
+    tables.unlink()
+    tables.write_text("mangle\n")
+    assert is_changed()
+    assert not is_changed()
+    changes.close()
+    assert _count_descriptors() == descriptors

@@ -31,7 +31,7 @@ from mcr.net.ip_bypass import Blockers
 from mcr.relay.next_hops import NextHops
 from mcr.relay.outputs import Egress
 from mcr.relay.placement import PlacedRule, Replacement
-from mcr.relay.targets import PortOf, find_targets, hops_of, leads_through_gateway, targets_of, why_not
+from mcr.relay.targets import PortOf, find_targets, has_path_mtu, hops_of, targets_of, why_not
 from mcr.rules.conditions import Paths
 from mcr.shm.kept import Kept
 from mcr.shm.kernel_counters import KernelCounters
@@ -252,8 +252,8 @@ class KernelRules:
 
     def _plan(self, placed: PlacedRule) -> _Plan:
         rule_id, source = placed.rule.rule_id, placed.rule.input
-        behind_gateway = leads_through_gateway(placed) or (rule_id in self.hops.gateways and None in placed.ways)
-        self.hops.use(rule_id, hops_of(placed, self._egress_of), behind_gateway=behind_gateway)
+        told_of_mtu = has_path_mtu(placed) or (rule_id in self.hops.with_path_mtu and None in placed.ways)
+        self.hops.use(rule_id, hops_of(placed, self._egress_of), path_mtu=told_of_mtu)
         reason = why_not(placed, self._egress_of, self._port_of, self.hops)
         if self.path and source.group.version == IPV6:
             reason = reason or self.blocker6 or self.path.why_no_ipv6()

@@ -34,10 +34,11 @@ class NextHops:
     """All of them.
 
     Attributes:
-        gateways: ids of rules that send to hosts or groups behind a gateway, or did so when a way was known last.
+        with_path_mtu: ids of rules of whose datagrams routers may tell that they are too long (`has_path_mtu`), or
+            might when a way was known last.
     """
 
-    gateways: set[str] = attrs.field(factory=set)
+    with_path_mtu: set[str] = attrs.field(factory=set)
     _table: Mapping[NextHop, Neighbour] = attrs.field(factory=dict)
     _users: dict[NextHop, set[str]] = attrs.field(factory=dict)
     _by_rule: dict[str, frozenset[NextHop]] = attrs.field(factory=dict)
@@ -52,9 +53,9 @@ class NextHops:
         """Whether it has been asked in vain."""
         return hop in self._table and self._table[hop].silent
 
-    def use(self, rule_id: str, hops: Collection[NextHop], *, behind_gateway: bool = False) -> None:
+    def use(self, rule_id: str, hops: Collection[NextHop], *, path_mtu: bool = False) -> None:
         """The rule sends to these from now on."""
-        (self.gateways.add if behind_gateway else self.gateways.discard)(rule_id)
+        (self.with_path_mtu.add if path_mtu else self.with_path_mtu.discard)(rule_id)
         for hop in self._by_rule.pop(rule_id, frozenset()):
             users = self._users[hop]
             users.discard(rule_id)

@@ -23,7 +23,7 @@ from mcr.relay.outputs import Egress, OutputInterfaces, is_down
 from mcr.relay.placement import PlacedRule, Placement, Way, neighbours_of, ways_of
 from mcr.shm.records import Command
 
-_SHARE = 0.05  # of the time, for what goes by a gateway, and for interfaces that have just changed
+_SHARE = 0.05  # of the time, for what has a path MTU, and for interfaces that have just changed
 _AT_ONCE = 0.1  # seconds of that share that may be spent together
 
 
@@ -56,7 +56,7 @@ class Routing:
         self._kernel = kernel
         self._attach = attach
         self._local = local
-        self._gateways_due = -math.inf
+        self._path_mtus_due = -math.inf
         self._spent, self._spent_at = 0.0, -math.inf
         self._found = Blockers(UNSURE)  # by the last review
 
@@ -154,23 +154,23 @@ class Routing:
         """Look at what the kernel does not tell of: to be called once per second; the commands to running workers.
 
         The kernel tells that it is in doubt of a neighbour when that happens, which may have been before it mattered.
-        It does not tell that something is too long for the way behind a gateway (RFC 1191). Where many rules send by
-        gateways these are looked at less often: the look has a share of the time, as all else waits for it.
+        It does not tell that something is too long for the way behind a gateway (RFC 1191), or to a group of IPv6
+        (RFC 8201). Many such rules are looked at less often: the look has a share of the time, as all else waits.
         """
         if self._kernel.hops.are_doubtful:
             await trio.to_thread.run_sync(self._kernel.ask_hops)
         begun = trio.current_time()
-        if not self._kernel.hops.gateways or self._kernel.blocker or begun < self._gateways_due:
+        if not self._kernel.hops.with_path_mtu or self._kernel.blocker or begun < self._path_mtus_due:
             return ()
-        told = tuple(await trio.to_thread.run_sync(self._follow_gateways_of_kernel))
+        told = tuple(await trio.to_thread.run_sync(self._follow_path_mtus))
         ended = trio.current_time()
-        self._gateways_due = ended + (ended - begun) / _SHARE
+        self._path_mtus_due = ended + (ended - begun) / _SHARE
         return told
 
-    def _follow_gateways_of_kernel(self) -> Sequence[Command]:
-        before = [each for each in self._placement if each.rule.rule_id in self._kernel.hops.gateways]
+    def _follow_path_mtus(self) -> Sequence[Command]:
+        before = [each for each in self._placement if each.rule.rule_id in self._kernel.hops.with_path_mtu]
         told = self._follow_routes(before, raw=True)
-        self._follow_kernel({*self._kernel.hops.gateways})
+        self._follow_kernel({*self._kernel.hops.with_path_mtu})
         return told
 
     def suspect(self, before: Network, now: Network) -> tuple[Command, ...]:

@@ -29,10 +29,19 @@ def _hop(egress: Egress, output: Output, way: Way | None) -> NextHop | None:
     return (egress.interface.index, hop) if hop and hop.version == output.group.version else None
 
 
-def leads_through_gateway(placed: PlacedRule) -> bool:
-    """Whether some of its datagrams go to a gateway."""
+def has_path_mtu(placed: PlacedRule) -> bool:
+    """Whether routers may tell that some of its datagrams are too long: those by a gateway, or to a group of IPv6.
+
+    Of groups of IPv4 they tell nobody (RFC 1112, section 7.2); of those of IPv6 they do (RFC 4443, section 2.4 (e.3)).
+    """
     several = zip(placed.rule.outputs, placed.ways, strict=True)
-    return any(way and way.hop and way.hop != output.group for output, way in several)
+    return any(_is_told_of(output, way, placed.rule.input) for output, way in several)
+
+
+def _is_told_of(output: Output, way: Way | None, source: Input) -> bool:
+    if output.group.is_multicast and output.group.version == IPV6:
+        return source.group.version == IPV6  # else the rule is the workers'
+    return way is not None and way.hop is not None and way.hop != output.group
 
 
 def why_not(placed: PlacedRule, egress_of: EgressOf, port_of: PortOf, hops: NextHops) -> str:

@@ -122,6 +122,16 @@ static inline __attribute__((always_inline)) uint32_t mcr_flow_hash(const struct
 }
 
 /*
+ * A hash of words, one after the other. Products of the words alone, added up, would not do: the last byte of an address is
+ * the first of its word on this processor, and nothing but the first byte of the sum would differ by it.
+ */
+static inline __attribute__((always_inline)) uint64_t mcr_mix(uint64_t hash, uint64_t word)
+{
+	hash = (hash + word) * UINT64_C(0xbf58476d1ce4e5b9);
+	return hash ^ hash >> 32;
+}
+
+/*
  * A flow as the capture filter's map has it, in MCR_FLOW_IPV4_BYTES: 64 bits stand for the addresses of an IPv6 flow. Were
  * those of two flows the same, a worker would get what no rule takes, and count it as such.
  */
@@ -138,8 +148,7 @@ static inline __attribute__((always_inline)) struct mcr_flow mcr_flow_brief(cons
 	if (flow->family != MCR_FLOW_IPV6)
 		return brief;
 	mcr_flow_words(flow, words);
-	sum = words[1] * UINT64_C(0xbf58476d1ce4e5b9) + words[2] * UINT64_C(0x94d049bb133111eb) +
-	      words[3] * UINT64_C(0xd6e8feb86659fd93) + words[4] * UINT64_C(0xff51afd7ed558ccd);
+	sum = mcr_mix(mcr_mix(mcr_mix(mcr_mix(0, words[1]), words[2]), words[3]), words[4]);
 	brief.group = (uint32_t)(sum >> 32);
 	brief.source = (uint32_t)sum;
 	return brief;

@@ -8,6 +8,7 @@
 
 #include <stdint.h>
 
+#include "flow.h"
 #include "shm_abi.h"
 
 #define MCR_OWN_BUCKETS (2 * MCR_MAX_OWN) /* at most half full */
@@ -33,8 +34,7 @@ static inline uint64_t mcr_own_address6(const uint32_t *address)
 	uint64_t halves[2];
 
 	__builtin_memcpy(halves, address, sizeof(halves));
-	return UINT64_C(1) << 63 |
-	       (halves[0] * UINT64_C(0xbf58476d1ce4e5b9) + halves[1] * UINT64_C(0x94d049bb133111eb));
+	return UINT64_C(1) << 63 | mcr_mix(mcr_mix(0, halves[0]), halves[1]);
 }
 
 static inline uint64_t mcr_own_mac(const uint8_t *mac)

@@ -58,13 +58,15 @@ def test_capture_filter_has_an_ipv4_flow_as_it_is(slot: int, vlan: int, group: I
 
 
 def test_capture_filter_has_ipv6_flows_in_the_room_of_ipv4_ones() -> None:
-    """Of 20,000 groups and sources as people choose them no two are the same there."""
+    """Of 30,000 groups and sources as people choose them no two are the same there."""
     groups = [IPv6Address(f"ff{flags}{scope}::{end:x}") for flags in "013" for scope in "258e" for end in range(500)]
     groups += [IPv6Address(f"ff15:{middle:x}::{end:x}:0") for middle in range(70) for end in range(100)]
     sources = [None, *(IPv6Address(f"2001:db8:{net:x}::{host:x}") for net in range(8) for host in (1, 2, 0xFFFF))]
     flows = {Flow(group, 5000) for group in groups}
     flows |= {Flow(group, 5000, source=source) for group in groups[:400] for source in sources}
-    assert len(flows) > 20_000
+    numbered = (IPv6Address(f"2001:db8:0:{net:x}::{host:x}") for net in range(100) for host in range(100))
+    flows |= {Flow(groups[0], 5000, source=source) for source in numbered}
+    assert len(flows) > 30_000
     found = {brief(flow) for flow in flows}
     assert len(found) == len(flows)
     assert all(each[16:] == bytes(24) for each in found)

@@ -6,7 +6,7 @@ from ipaddress import IPv4Interface, IPv6Address
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 from scapy.layers.inet import IP, UDP, IPOption
 from scapy.layers.inet6 import IPv6, IPv6ExtHdrDestOpt
@@ -160,7 +160,15 @@ def test_sound_ipv6_datagrams_pass_whatever_their_length(payload: bytes) -> None
     assert judge(bytes(datagram6(payload=payload))) == NONE
 
 
+def test_no_two_hosts_of_numbered_networks_stand_for_one_another() -> None:
+    """The last bytes of network and host are the uppermost of their words on this processor."""
+    start = IPv6Address("2001:db8::")
+    hosts = (start + (network << 64) + host for network in range(256) for host in range(256))
+    assert len({lib.mcr_own_address6(address_words(each)) for each in hosts}) == 1 << 16
+
+
 @given(st.integers(min_value=0, max_value=199), st.integers(min_value=1, max_value=255))
+@example(at=193, mask=67)  # its source once stood for one of this machine
 def test_any_damage_to_what_udp_over_ipv6_covers_is_seen(at: int, mask: int) -> None:
     """The addresses of the header among it, and behind an extension header, too."""
     covered = [

@@ -370,7 +370,7 @@ class Neighbours:
 def _has_df(key: Key) -> bool:
     """Whether routers may not cut what is sent there. They tell the address and port that it came from.
 
-    No socket is bound to these where the port is chosen (`mcr.net.egress`), or kept. Of groups they tell nobody anyway.
+    No socket is bound to these where the port is chosen (`mcr.net.egress`), or kept. Of IPv4 groups they tell nobody.
     """
     return key.address.is_multicast or (key.kind is Sockets.UDP and not key.port)
 

@@ -57,7 +57,7 @@ struct mcr_bpf_ingress {
 	bool ipv6; /* the kernel path takes IPv6, which takes the kernel's verifier twice as long */
 };
 
-/* A map of the wanted flows, at most MCR_MAX_RULES of them, and of their VLANs. Takes memory only for those in it. */
+/* A map of the wanted flows and their VLANs, with room for those of a reload, too. Takes memory only for those in it. */
 int mcr_bpf_open_wanted(void);
 
 /* A map of datagrams rejected, by capture. -E2BIG: more processors than `mcr_bpf_count` can add up. */

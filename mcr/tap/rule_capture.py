@@ -31,6 +31,7 @@ from mcr.net.interfaces import bind_packet, find_interface, link_header
 from mcr.net.links import read_links
 from mcr.net.network import Link, Network
 from mcr.net.own import own_keys
+from mcr.tap.merging import Merging
 from mcr.text.addresses import with_port
 
 BUFFER: Final = 32 << 20
@@ -39,6 +40,8 @@ BUFFER: Final = 32 << 20
 _FRAME = 1 << 17  # bytes: more than any frame has
 _AT_ONCE = 256  # packets of one socket before another gets its turn
 _STEP_MS = 200  # until somebody who waits for packets looks at the clock
+_HELD_MS = 2  # likewise, while packets wait for earlier ones of other places
+_ON_ITS_WAY = 1_000_000  # nanoseconds, at most, between a packet's time stamp and its place in the queue
 _TIME = struct.Struct("qq")  # seconds, nanoseconds
 _ROOM = socket.CMSG_SPACE(uapi.TPACKET_AUXDATA.size) + socket.CMSG_SPACE(_TIME.size)
 _PORTS = struct.Struct("!HH")
@@ -206,12 +209,20 @@ class RuleCapture:
         numbers = {each.fileno(): number for number, each in enumerate(self._sockets)}
         for each in numbers:
             poll.register(each, select.POLLIN)
+        merging = Merging[Packet](len(self.places))
         while not stopped() and (until is None or time.monotonic() < until):
-            yield from self._read_all(numbers[fd] for fd, _ in poll.poll(_STEP_MS))
+            asked = time.time_ns()
+            ready = {numbers[fd] for fd, _ in poll.poll(_HELD_MS if merging.holds else _STEP_MS)}
+            for number in range(len(self.places)):
+                merging.add(number, *(self._read(number) if number in ready else ((), asked - _ON_ITS_WAY)))
+            yield from merging.take()
         for opened in self._sockets:
             attach_filter(opened, REJECT_ALL)
-        while ready := poll.poll(0):
-            yield from self._read_all(numbers[fd] for fd, _ in ready)
+        while last := poll.poll(0):
+            for fd, _ in last:
+                merging.add(numbers[fd], *self._read(numbers[fd]))
+            yield from merging.take()
+        yield from merging.rest()
 
     def lost(self, place: int) -> int:
         """How many packets of a place found no room so far."""
@@ -220,24 +231,23 @@ class RuleCapture:
         self._lost[place] += dropped
         return self._lost[place]
 
-    def _read_all(self, ready: Iterable[int]) -> list[Packet]:
-        """What waits at these places, in the order of time."""
-        return sorted((packet for number in ready for packet in self._read(number)), key=lambda each: each.time)
-
-    def _read(self, place: int) -> Iterator[Packet]:
-        opened = self._sockets[place]
+    def _read(self, place: int) -> tuple[list[Packet], int]:
+        """What waits at a place, and the time up to which nothing else will come from there."""
+        opened, asked = self._sockets[place], time.time_ns()
+        packets: list[Packet] = []
         for _ in range(_AT_ONCE):
             try:
                 data, ancillary, _, address = opened.recvmsg(_FRAME, _ROOM, socket.MSG_DONTWAIT)
             except BlockingIOError:
-                return
+                return packets, asked - _ON_ITS_WAY
             except OSError as error:  # the interface went down; or a super-frame that the kernel can't describe
                 if error.errno is None:
                     raise
                 continue
             packet = self._packet(place, data, {kind: value for _, kind, value in ancillary}, address)
             if packet:
-                yield packet
+                packets.append(packet)
+        return packets, packets[-1].time - _ON_ITS_WAY if packets else 0
 
     def _packet(self, place: int, data: bytes, ancillary: Mapping[int, bytes], address: Any) -> Packet | None:
         where = self.places[place]

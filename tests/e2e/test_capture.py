@@ -89,7 +89,9 @@ def test_every_packet_is_captured_in_and_out_with_its_verdict(plant: Plant, make
     }
     sound = [each for each in packets if each.comment in (b"forwarded", b"sent")]
     assert len({bytes(each[UDP].payload) for each in sound}) == COUNT
-    assert all(abs(float(each.time) - time.time()) < 60 for each in packets)
+    times = [each.time for each in packets]
+    assert times == sorted(times)
+    assert all(abs(float(each) - time.time()) < 60 for each in times)
 
 
 def test_what_another_rule_s_interface_has_sent_is_a_loop(plant: Plant, make_mcr: MakeMcr, tmp_path: Path) -> None:

@@ -14,6 +14,7 @@ import socket
 import struct
 from collections.abc import Iterable
 from contextlib import ExitStack
+from functools import partial
 from pathlib import Path
 
 import attrs
@@ -25,6 +26,7 @@ from mcr.net import uapi
 from mcr.net.capture import describes_super_frames
 from mcr.net.firewall import LEGACY_TABLES, LEGACY_TABLES6, Chain, Firewall, look_at_firewall
 from mcr.net.netlink import drain
+from mcr.net.rtnetlink import Lifetimes
 from mcr.text.plurals import counted
 
 
@@ -105,6 +107,7 @@ class EgressChanges:
                 undo.callback(each.close)
             self._group = _open(_control_group(), undo)
             self._undo = undo.pop_all()
+        self._lifetimes = Lifetimes()
         self._silent = self._look()
 
     def _look(self) -> tuple[list[bytes], int]:
@@ -115,11 +118,14 @@ class EgressChanges:
     def hear(self) -> Heard:
         """Take note of all there were so far."""
         before, self._silent = self._silent, self._look()
-        heard = [family for family, news in self._sockets.items() if drain(news)]
+        heard = [family for family, news in self._sockets.items() if drain(news, partial(self._matters, family))]
         return Heard(
             blocker=before != self._silent or any(family != socket.NETLINK_ROUTE for family in heard),
             route=socket.NETLINK_ROUTE in heard,
         )
+
+    def _matters(self, family: int, datagram: bytes) -> bool:
+        return family != socket.NETLINK_ROUTE or not self._lifetimes.are_all(datagram)
 
     def unheard(self) -> bool:
         """Whether legacy iptables or the control group has changed since `hear`: the kernel does not report that."""

@@ -3,23 +3,26 @@
 import errno
 import os
 import socket
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 from typing import Any
 
 _MESSAGE_BYTES = 65_536
 
 
-def drain(news: socket.socket) -> bool:
-    """Read all that has come to a netlink socket that does not block; whether there was something."""
+def _anything(_: bytes) -> bool:
+    return True
+
+
+def drain(news: socket.socket, matters: Callable[[bytes], bool] = _anything) -> bool:
+    """Read all that has come to a netlink socket that does not block; whether there was something that matters."""
     heard = False
     while True:
         try:
-            news.recv(_MESSAGE_BYTES)
+            heard |= matters(news.recv(_MESSAGE_BYTES))
         except BlockingIOError:
             return heard
         except OSError:  # ENOBUFS: there were more than it could hold; whatever else, something has happened
             return True
-        heard = True
 
 
 def look_at_links(interfaces: Collection[int]) -> list[tuple[int, Any]]:

@@ -168,6 +168,33 @@ def _of_ipv6(held: Mapping[int, tuple[_Held, ...]]) -> dict[int, tuple[IPv6Inter
     return {index: tuple(x for x in each if isinstance(x, IPv6Interface)) for index, each in held.items()}
 
 
+class Lifetimes:
+    """Tells addresses that only live longer from what changes: Router Advertisements and DHCP leases prolong them."""
+
+    def __init__(self) -> None:
+        """Nothing is known."""
+        self._known: dict[tuple[int, bytes], tuple[bytes, dict[int, bytes]]] = {}
+
+    def are_all(self, datagram: bytes) -> bool:
+        """Whether a datagram speaks of nothing else."""
+        found = [self._is_one(message) for message in split(datagram)]  # each of them is noted
+        return all(found)
+
+    def _is_one(self, message: Message) -> bool:
+        body = message.body
+        if message.kind not in (uapi.RTM_NEWADDR, uapi.RTM_DELADDR) or len(body) < uapi.IFADDRMSG.size:
+            return False
+        found = dict(attributes(body, uapi.IFADDRMSG.size))
+        found.pop(uapi.IFA_CACHEINFO, None)
+        *_, index = uapi.IFADDRMSG.unpack_from(body)
+        key = index, found.get(uapi.IFA_LOCAL) or found.get(uapi.IFA_ADDRESS, b"")
+        before = self._known.pop(key, None)
+        if message.kind == uapi.RTM_DELADDR:
+            return False
+        self._known[key] = body[: uapi.IFADDRMSG.size], found
+        return before == self._known[key]
+
+
 class Known:
     """What is known so far, from messages in the order in which they came.
 

@@ -173,6 +173,7 @@ RTEXT_FILTER_SKIP_STATS: Final = 1 << 3
 IFADDRMSG: Final = struct.Struct("BBBBI")  # family, prefix length, flags, scope, index
 IFA_ADDRESS: Final = 1
 IFA_LOCAL: Final = 2
+IFA_CACHEINFO: Final = 6
 
 # <linux/neighbour.h>
 NDMSG: Final = struct.Struct("B3xiHBB")  # family, index, state, flags, type

@@ -4,6 +4,7 @@ DESCRIPTOR is of the socket that requests come from. It ends with who holds the 
 end with it.
 """
 
+import atexit
 import ctypes
 import fcntl
 import gc
@@ -14,8 +15,10 @@ import selectors
 import signal
 import socket
 import sys
+import threading
 import traceback
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from multiprocessing import util
 from typing import Any, NoReturn
 
@@ -184,6 +187,30 @@ def run_worker(code: str, kept: Sequence[int]) -> NoReturn:
         os._exit(status)
 
 
+def run_to_the_end(run: Callable[[], None]) -> NoReturn:
+    """Run a program, and end as the interpreter does, but for what comes last.
+
+    To take all modules apart would copy the memory that this process shares with those forked from the same one.
+    """
+    status = 1
+    try:
+        run()
+        status = 0
+    except SystemExit as end:
+        status = end.code if isinstance(end.code, int) else int(end.code is not None)
+        if isinstance(end.code, str):
+            print(end.code, file=sys.stderr)
+    except BaseException:  # noqa: BLE001 - as the interpreter does
+        traceback.print_exc()
+    finally:
+        threading._shutdown()  # type: ignore[attr-defined]  # waits for them
+        atexit._run_exitfuncs()
+        for stream in (sys.stdout, sys.stderr):
+            with suppress(OSError, ValueError):  # closed, or nobody reads it
+                stream.flush()
+        os._exit(status)
+
+
 def check(result: int) -> None:
     if result:
         raise OSError(ctypes.get_errno(), os.strerror(ctypes.get_errno()))
@@ -199,7 +226,7 @@ def main() -> None:
     if forked:
         request, descriptors = forked
         become(request, *descriptors)
-        run()
+        run_to_the_end(run)
 
 
 if __name__ == "__main__":

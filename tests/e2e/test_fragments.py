@@ -4,6 +4,7 @@ import os
 import random
 import signal
 import socket
+import struct
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from itertools import chain
@@ -13,6 +14,7 @@ from scapy.layers.inet import IP, UDP
 from scapy.layers.l2 import Ether
 from scapy.packet import Packet, Raw
 
+from corpus import add_up
 from lab import Namespace
 from mcr_process import Mcr, wait_until
 from raw_frames import wait_for_raw
@@ -20,6 +22,7 @@ from topology import MakeMcr, Plant
 
 LARGEST = 65_507  # bytes of payload (RFC 768, RFC 791)
 FIRST = 1480  # bytes of a datagram that the first fragment has, and each but the last
+MORE = 1 << 13  # fragments follow (RFC 791)
 
 
 def datagram(
@@ -31,9 +34,26 @@ def datagram(
 
 def parts(whole: Packet) -> list[bytes]:
     """Its fragments, as a network with an MTU of 1,500 bytes makes them."""
-    del whole[UDP].chksum
-    sound = Ether(bytes(whole))
-    return [bytes(Ether(dst=whole.dst) / each) for each in sound[IP].fragment(FIRST)]
+    frame = bytes(whole)
+    header, data = frame[14:34], frame[34:]
+    made = []
+    for start in range(0, len(data), FIRST):
+        part = data[start : start + FIRST]
+        place = MORE * (start + FIRST < len(data)) | start // 8
+        place_and_size = header[:2] + struct.pack("!H2sH", 20 + len(part), header[4:6], place)
+        made.append(frame[:14] + with_checksum(place_and_size + header[8:]) + part)
+    return made
+
+
+def with_checksum(header: bytes) -> bytes:
+    """Of IP, over whatever it has."""
+    without = header[:10] + bytes(2) + header[12:]
+    return header[:10] + struct.pack("!H", 0xFFFF ^ add_up(without)) + header[12:]
+
+
+def numbered(fragment: bytes, number: int) -> bytes:
+    """The same of another datagram."""
+    return fragment[:14] + with_checksum(fragment[14:18] + struct.pack("!H", number) + fragment[20:34]) + fragment[34:]
 
 
 def changed(frame: bytes, *, start: int | None = None, last: bool | None = None, payload: bytes | None = None) -> bytes:
@@ -232,11 +252,8 @@ def test_fragments_that_contradict_each_other_leave_in_no_datagram(plant: Plant,
 def test_beginnings_without_ends_push_out_their_own(plant: Plant, make_mcr: MakeMcr) -> None:
     """Another source's datagrams arrive all the same, also slowly; and what is pushed out is counted."""
     mcr = start(plant, make_mcr)
-    flood = [
-        parts(datagram(bytes([turn]) * 2000, number, source="198.18.0.66"))[0]
-        for turn in range(4)
-        for number in range(500)
-    ]
+    beginnings = [parts(datagram(bytes([turn]) * 2000, 0, source="198.18.0.66"))[0] for turn in range(4)]
+    flood = [numbered(each, number) for each in beginnings for number in range(500)]
     payloads = [filled(5000, seed) for seed in range(4)]
     with receiving(plant.receiver) as receiver, sending(plant.source) as wire:
         for number, payload in enumerate(payloads):

@@ -10,7 +10,7 @@ from scapy.layers.l2 import Ether
 from scapy.packet import Raw
 
 from mcr_process import Mcr, wait_until
-from raw_frames import frames, wait_for_raw
+from raw_frames import frames, origin, port_of, wait_for_raw
 from test_unsound import tapped
 from topology import MakeMcr, Plant
 
@@ -31,8 +31,7 @@ def on_the_wire(plant: Plant, mcr: Mcr, outputs: int) -> dict[int, list[tuple[in
     """What arrives of some packets, by its port."""
     found: dict[int, list[tuple[int, int, str, int]]] = {}
     for frame in frames(plant, mcr, COUNT, 188, 50_000, outputs=outputs):
-        seen = frame[IP].ttl, frame[IP].tos, frame[IP].src, frame[UDP].sport
-        found.setdefault(frame[UDP].dport, []).append(seen)
+        found.setdefault(port_of(frame), []).append(origin(frame))
     return found
 
 

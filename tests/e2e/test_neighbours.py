@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 from scapy.layers.inet import IP
+from scapy.layers.l2 import Ether
 
 from mcr.net.neighbour_tables import read_tables
 from mcr_process import Mcr, Receiver, Sender, wait_until
@@ -180,7 +181,7 @@ def test_a_group_with_a_gateway_goes_there_on_either_path(plant: Plant, make_mcr
     mcr.add("in0:239.1.1.1:5000", "239.2.2.2:6000:out0:gso=off", "239.3.3.3:6000:out0:gso=off")
 
     def destinations() -> set[tuple[str, str]]:
-        taken = frames(plant, mcr, 4, 188, 1000, outputs=2)
+        taken = map(Ether, frames(plant, mcr, 4, 188, 1000, outputs=2))
         return {(each[IP].dst, each.dst) for each in taken if each[IP].dst.startswith("239.")}
 
     to_gateway, to_group = ("239.2.2.2", link["address"]), ("239.2.2.2", "01:00:5e:02:02:02")

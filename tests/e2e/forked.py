@@ -16,13 +16,34 @@ from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from functools import cache
 from pathlib import Path
-from typing import IO
+from tempfile import TemporaryFile
+from typing import IO, Any
+
+import attrs
 
 from lab import Namespace
 
 _TOOLS = Path(__file__).parents[2] / "tools"
 _FORKER = Path(__file__).with_name("forker.py")
 _ANSWER_BYTES = 16
+_COMMAND_SECONDS = 60.0
+
+
+@attrs.frozen
+class User:
+    """Whom a process belongs to, and what it sees.
+
+    Attributes:
+        uid: its number, and that of its group.
+        mounts: descriptor of the mount namespace.
+        groups: more of them.
+        ambient: capabilities that it has, by their names without ``CAP_``, and programs that it executes.
+    """
+
+    uid: int
+    mounts: int
+    groups: tuple[int, ...] = ()
+    ambient: tuple[str, ...] = ()
 
 
 class Forked:
@@ -47,6 +68,9 @@ class Forked:
         environment: Mapping[str, str] | None = None,
         kept: Mapping[str, int] | None = None,
         forks_workers: bool = False,
+        directory: Path | None = None,
+        bounding: str = "",
+        user: User | None = None,
     ) -> None:
         """Start it.
 
@@ -58,18 +82,24 @@ class Forked:
             environment: None: this process's.
             kept: more descriptors, by their names: as a service manager passes them (sd_listen_fds(3)).
             forks_workers: it forks its worker processes instead of executing Python for each.
+            directory: where it is; None: where this process is.
+            bounding: what ``setpriv --bounding-set`` would be given; empty: nothing.
+            user: None: this process's.
         """
         self._words = [os.fspath(word) for word in words]
         request = {
             "words": self._words,
             "environment": {**(os.environ if environment is None else environment)},
-            "directory": str(Path.cwd()),
+            "directory": str(directory or Path.cwd()),
             "kept": ":".join(kept or {}),
             "forks_workers": forks_workers,
+            "bounding": bounding,
+            "user": user and {"uid": user.uid, "groups": user.groups, "ambient": user.ambient},
         }
+        mounts = [user.mounts] if user else []
         self._report, reports = os.pipe()
         self.pid = _forker(program).fork(
-            json.dumps(request).encode(), reports, namespace.fd, *standard, *(kept or {}).values()
+            json.dumps(request).encode(), reports, namespace.fd, *mounts, *standard, *(kept or {}).values()
         )
         os.close(reports)
         self.returncode: int | None = None
@@ -115,6 +145,29 @@ class Forked:
     def kill(self) -> None:
         """End it at once."""
         self.send_signal(signal.SIGKILL)
+
+
+def run_mcrctl(
+    words: Sequence[str | os.PathLike[str]], namespace: Namespace, environment: Mapping[str, str], **options: Any
+) -> subprocess.CompletedProcess[str]:
+    """Run mcrctl and return what it printed.
+
+    Args:
+        words: its name and its arguments.
+        namespace: where.
+        environment: of it.
+        options: more for `Forked`.
+
+    Raises:
+        subprocess.TimeoutExpired: it has not ended within a minute.
+    """
+    with TemporaryFile("w+") as out, TemporaryFile("w+") as errors, Path(os.devnull).open() as nothing:
+        standard = nothing.fileno(), out.fileno(), errors.fileno()
+        process = Forked("mcrctl", words, namespace, standard, environment=environment, **options)
+        status = process.wait(_COMMAND_SECONDS)
+        for each in (out, errors):
+            each.seek(0)
+        return subprocess.CompletedProcess([*map(os.fspath, words)], status, out.read(), errors.read())
 
 
 class _Forker:

@@ -14,16 +14,30 @@ import os
 import selectors
 import signal
 import socket
+import struct
 import sys
 import threading
 import traceback
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
 from multiprocessing import util
+from pathlib import Path
 from typing import Any, NoReturn
 
-_CLONE_NEWNET = 0x40000000
-_PR_SET_PDEATHSIG = 1
+_CLONE_NEWNS, _CLONE_NEWNET = 0x00020000, 0x40000000
+_PR_SET_PDEATHSIG, _PR_SET_DUMPABLE, _PR_SET_KEEPCAPS, _PR_CAPBSET_DROP, _PR_CAP_AMBIENT = 1, 4, 8, 24, 47
+_PR_CAP_AMBIENT_RAISE = 2
+_CAPABILITY_VERSION = 0x20080522  # capget(2), of the third version: two words of 32 bits for each set
+_CAPABILITIES = {
+    "setgid": 6,
+    "setuid": 7,
+    "net_bind_service": 10,
+    "net_admin": 12,
+    "net_raw": 13,
+    "sys_admin": 21,
+    "bpf": 39,
+}
+"""Numbers of capabilities(7) that tests name."""
 _REQUEST_BYTES = 1 << 17
 _DESCRIPTORS = 253  # that one message carries (SCM_MAX_FD)
 _FIRST_KEPT = 3  # sd_listen_fds(3)
@@ -116,10 +130,16 @@ def report_ends(reports: dict[int, int]) -> None:
 
 
 def become(request: dict[str, Any], network: int, *others: int) -> None:
-    """Be as if the program had just been executed in a network namespace, with what a service manager has kept."""
+    """Be as if the program had just been executed in a network namespace, with what a service manager has kept.
+
+    And, if the request has a user: with another view of the files, as that user.
+    """
     check(_libc.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL))
     os.setpgid(0, 0)
     check(_libc.setns(network, _CLONE_NEWNET))
+    if request["user"]:
+        mounts, *others = others
+        check(_libc.setns(mounts, _CLONE_NEWNS))
     aside = [fcntl.fcntl(each, fcntl.F_DUPFD_CLOEXEC, _BEYOND) for each in others]
     os.closerange(0, _BEYOND)
     for number, descriptor in enumerate(aside):
@@ -135,7 +155,62 @@ def become(request: dict[str, Any], network: int, *others: int) -> None:
     signal.signal(signal.SIGCHLD, signal.SIG_DFL)
     if request["forks_workers"]:
         util.spawnv_passfds = fork_worker
+    if request["bounding"]:
+        keep_in_bounds(request["bounding"].split(","))
+    if request["user"]:
+        become_user(**request["user"])
     sys.argv = request["words"]
+
+
+def keep_in_bounds(words: Sequence[str]) -> None:
+    """As ``setpriv --bounding-set=WORD,…`` does: ``-all``, ``+NAME``, ``-NAME``; root's capabilities follow."""
+    every = {*range(int(Path("/proc/sys/kernel/cap_last_cap").read_text()) + 1)}
+    kept = set(every)
+    for word in words:
+        meant = every if word[1:] == "all" else {_CAPABILITIES[word[1:]]}
+        kept = kept | meant if word[0] == "+" else kept - meant
+    for each in every - kept:
+        check(_libc.prctl(_PR_CAPBSET_DROP, each, 0, 0, 0))
+    _, permitted, inheritable = capabilities()
+    permitted &= bits(kept) | inheritable  # capabilities(7), "Capabilities and execution of programs by root"
+    set_capabilities(permitted, inheritable)
+
+
+def become_user(uid: int, groups: Sequence[int], ambient: Sequence[str]) -> None:
+    """As ``setpriv --reuid --regid --groups --inh-caps --ambient-caps`` does, before a program is executed."""
+    check(_libc.prctl(_PR_SET_KEEPCAPS, 1, 0, 0, 0))
+    os.setgroups(groups)
+    os.setresgid(uid, uid, uid)
+    os.setresuid(uid, uid, uid)
+    check(_libc.prctl(_PR_SET_KEEPCAPS, 0, 0, 0, 0))
+    if uid:
+        numbers = [_CAPABILITIES[each] for each in ambient]
+        set_capabilities(bits(numbers), bits(numbers))
+        for each in numbers:
+            check(_libc.prctl(_PR_CAP_AMBIENT, _PR_CAP_AMBIENT_RAISE, each, 0, 0))
+    # Both are changed by a change of user, and not by an execution of an ordinary file.
+    check(_libc.prctl(_PR_SET_DUMPABLE, 1, 0, 0, 0))
+    check(_libc.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL))
+
+
+def bits(numbers: Iterable[int]) -> int:
+    return sum(1 << number for number in numbers)
+
+
+def capabilities() -> tuple[int, int, int]:
+    """Of this process: effective, permitted, inheritable."""
+    data = ctypes.create_string_buffer(24)
+    check(_libc.capget(struct.pack("=Ii", _CAPABILITY_VERSION, 0), data))
+    low, high = struct.unpack("=3I", data.raw[:12]), struct.unpack("=3I", data.raw[12:])
+    effective, permitted, inheritable = (one | other << 32 for one, other in zip(low, high, strict=True))
+    return effective, permitted, inheritable
+
+
+def set_capabilities(permitted: int, inheritable: int) -> None:
+    """Those permitted are effective."""
+    sets = (permitted, permitted, inheritable)
+    data = struct.pack("=6I", *(each & 0xFFFFFFFF for each in sets), *(each >> 32 for each in sets))
+    check(_libc.capset(struct.pack("=Ii", _CAPABILITY_VERSION, 0), data))
 
 
 def fork_worker(path: bytes, args: Sequence[Any], passfds: Sequence[int]) -> int:

@@ -11,7 +11,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from lab import Lab
+from forked import Forked, run_mcrctl
+from lab import Lab, Running, environment_of
 from mcr_process import BIN, SLOWNESS, Mcr, Sender, wait_until
 from stage import CLONE_NEWNS, MNT_DETACH, MS_PRIVATE, MS_REC, check, libc, mount
 from transcript import Block, Step, matches
@@ -35,7 +36,11 @@ LOOKS = ("mcrctl stats", "mcrctl why", "mcrctl doctor", "mcrctl list", "mcrctl p
 _PATIENCE = 5.0 * SLOWNESS  # seconds
 COUNTS = ("mcrctl stats", "mcrctl why", "mcrctl doctor", "mcrctl list-workers", "journalctl")  # show what goes on
 FINDS = ("mcrctl why", "mcrctl doctor", "mcrctl config diff")  # their exit status says what they found
-RIGHTS = ("--inh-caps=-all,+net_raw,+bpf", "--ambient-caps=-all,+net_raw,+bpf")
+RIGHTS = ("net_raw", "bpf")
+_AMBIENT = tuple(f"--{name}-caps=-all,+{',+'.join(RIGHTS)}" for name in ("inh", "ambient"))
+_MCRCTL = re.compile(r"(?:sudo )?mcrctl(?: [\w./:,=-]+)*")
+"""Commands that a shell does nothing about."""
+_HOME = Path("/home/alice")
 
 
 class Machine:
@@ -76,8 +81,10 @@ class Machine:
         for name, script in (("sudo", 'exec env "$@"'), ("journalctl", f"exec cat {self.journal}")):
             (programs / name).write_text(f"#!/bin/sh\n{script}\n")
             (programs / name).chmod(0o755)
-        self.environment = {"HOME": "/home/alice", "PATH": f"{programs}:/usr/bin:/bin:/usr/sbin:/sbin", "LC_ALL": "C"}
-        self.service: subprocess.Popen[str] | None = None
+        self.environment = {"HOME": str(_HOME), "PATH": f"{programs}:/usr/bin:/bin:/usr/sbin:/sbin", "LC_ALL": "C"}
+        self.service: Running | None = None
+        self.executes = False
+        """The service, and mcrctl: otherwise these are forked, where no shell is needed."""
         self._asked = Mcr(self.relay, directory)  # started by this class
         self._asked.socket = self.run_directory / "mcr" / "control.sock"
         self.groups(MCR, ADMIN)
@@ -89,12 +96,12 @@ class Machine:
         lines += [f"{name}:x:{number}:{'alice' if number in numbers else ''}\n" for number, name in members.items()]
         (self.etc / "group").write_text("".join(lines))
 
-    def _as(self, command: str) -> list[str]:
-        """Who types a command, after a new login."""
+    def _who(self, command: str) -> tuple[int, ...]:
+        """Who types a command, after a new login: user and groups."""
         if "sudo " in command:
-            return self.stage.run_as(0)
+            return (0,)
         lines = [line.split(":") for line in (self.etc / "group").read_text().splitlines()]
-        return self.stage.run_as(ALICE, *(int(number) for _, _, number, members in lines if "alice" in members))
+        return ALICE, *(int(number) for _, _, number, members in lines if "alice" in members)
 
     def start_service(self) -> None:
         """As the unit does: user, capabilities, directory, environment file."""
@@ -104,12 +111,20 @@ class Machine:
         settings = self.etc / "default" / "mcrd"
         given = dict(line.split("=", 1) for line in settings.read_text().splitlines()) if settings.exists() else {}
         said = len(self.journal.read_text())
-        with self.journal.open("a") as log:
-            self.service = self.relay.popen(
-                [*self.stage.run_as(MCR, options=RIGHTS), BIN / "mcrd", "supervisor"],
-                env=self.environment | {"STATE_DIRECTORY": "/var/lib/mcr"} | given,
-                stderr=log,
-            )
+        environment = self.environment | {"STATE_DIRECTORY": "/var/lib/mcr"} | given
+        words = [BIN / "mcrd", "supervisor"]
+        with self.journal.open("a") as log, Path(os.devnull).open() as nothing:
+            if self.executes:
+                prefix = self.stage.run_as(MCR, options=_AMBIENT)
+                self.service = self.relay.popen([*prefix, *words], env=environment, stderr=log)
+            else:
+                self.service = Forked(
+                    *("mcrd", words, self.relay, (nothing.fileno(), 1, log.fileno())),
+                    environment=environment_of(environment),
+                    forks_workers=True,
+                    directory=Path("/"),
+                    user=self.stage.user(MCR, ambient=RIGHTS),
+                )
         wait_until(lambda: "is ready" in self.journal.read_text()[said:], "the service is ready")
 
     def stop_service(self, signum: signal.Signals = signal.SIGTERM) -> None:
@@ -203,7 +218,8 @@ class Machine:
         """A daemon that is started by hand: until what it says is what is shown, and then Ctrl-C."""
         said = self.journal.with_name("terminal")
         with said.open("w") as terminal:
-            daemon = self.relay.popen([*self._as(step.command), *_shell(step)], env=self.environment, stderr=terminal)
+            words = [*self.stage.run_as(*self._who(step.command)), *_shell(step)]
+            daemon = self.relay.popen(words, env=self.environment, stderr=terminal)
         wait_until(lambda: matches(f"{step.output}\n...", _general(said.read_text())), f"as shown: {step.command}")
         daemon.send_signal(signal.SIGINT)
         assert daemon.wait(5 * SLOWNESS) == 0
@@ -212,7 +228,7 @@ class Machine:
         fails = "Error: " in step.output
         deadline = time.monotonic() + (_PATIENCE if step.command.startswith(LOOKS) else 0)
         while True:
-            done = self.relay.run([*self._as(step.command), *_shell(step)], check=False, env=self.environment)
+            done = self._do(step)
             printed = _general(self._here(step.command, str(done.stdout + done.stderr)))
             ends_well = done.returncode == 0 or (not fails and step.command.startswith(FINDS))
             counts = step.command.startswith(COUNTS)
@@ -222,7 +238,17 @@ class Machine:
                 raise AssertionError(
                     f"{step.command}\n{printed}\nexit status {done.returncode}; shown is:\n{step.output}"
                 )
-            time.sleep(0.2)  # to look takes as much of a processor
+            time.sleep(0.1)  # to look takes as much of a processor, if it is executed
+
+    def _do(self, step: Step) -> subprocess.CompletedProcess[str]:
+        """Execute it by a shell, or fork it, if that does the same."""
+        who = self._who(step.command)
+        if self.executes or not _MCRCTL.fullmatch(step.command):
+            words = [*self.stage.run_as(*who), *_shell(step)]
+            return self.relay.run(words, check=False, env=self.environment)
+        words = step.command.removeprefix("sudo ").split()
+        environment = environment_of(self.environment)
+        return run_mcrctl(words, self.relay, environment, directory=_HOME, user=self.stage.user(*who))
 
     def _here(self, command: str, printed: str) -> str:
         """Without the daemons of other tests, which pgrep finds, too."""

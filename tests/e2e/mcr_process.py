@@ -8,11 +8,10 @@ import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from tempfile import TemporaryFile
 from typing import Any
 
 from daemon_process import DaemonProcess
-from forked import Forked
+from forked import Forked, run_mcrctl
 from generator import Generator
 from lab import Namespace, Running, environment_of
 from mcr.config.output_text import parse_output
@@ -27,8 +26,8 @@ multiplied; no claim becomes weaker.
 STATUS = {"ok": 0, "advice": 1, "fault": 2}
 """Exit statuses of `mcrctl why` and `mcrctl doctor`, by the worst verdict."""
 
-_COMMAND_SECONDS = 60.0
 _STANDARD_OUTPUT = 1
+_BOUNDING = "--bounding-set="
 
 
 def wait_until(condition: Callable[..., Any], what: str, seconds: float = 10.0) -> Any:
@@ -66,7 +65,8 @@ class Mcr(DaemonProcess):
             name: of these.
             prefix: a command that runs it.
             executed: have it started as a shell would, because the start is what matters. It is, too, if there are
-                options of the process, or a prefix other than ``env NAME=VALUE…``; otherwise it is forked.
+                options of the process, or a prefix other than ``env NAME=VALUE…`` and ``setpriv --bounding-set=…``;
+                otherwise it is forked.
             executes_workers: have a forked one start its workers as it does outside of tests, because their start is
                 what matters; otherwise it forks them.
             kept: descriptors that a service manager has kept, by their names; for one that is forked.
@@ -97,9 +97,10 @@ class Mcr(DaemonProcess):
 
     def launch(self, *options: str, prefix: Sequence[str | Path] = (), **process_options: Any) -> Running:
         """Only start it; `prefix` is a command that runs it."""
-        settings = _settings(prefix)
-        if self._executed or process_options or settings is None:
+        given = _given(prefix)
+        if self._executed or process_options or given is None:
             return super().launch(*options, prefix=prefix, **process_options)
+        settings, bounding = given
         environment = environment_of(os.environ | settings)
         with self.log_file.open("a") as log, Path(os.devnull).open() as nothing:
             standard = nothing.fileno(), _STANDARD_OUTPUT, log.fileno()
@@ -108,6 +109,7 @@ class Mcr(DaemonProcess):
                 environment=environment,
                 kept=self._kept,
                 forks_workers=not self._executes_workers,
+                bounding=bounding,
             )
         return self.process
 
@@ -115,16 +117,9 @@ class Mcr(DaemonProcess):
         """Run mcrctl: forked, unless there are options of the process."""
         if options:
             return super().ctl(*arguments, check=check, **options)
-        with TemporaryFile("w+") as out, TemporaryFile("w+") as errors, Path(os.devnull).open() as nothing:
-            standard = nothing.fileno(), out.fileno(), errors.fileno()
-            words = [*map(str, self._mcrctl(arguments))]
-            process = Forked("mcrctl", words, self.namespace, standard, environment=environment_of(os.environ))
-            status = process.wait(_COMMAND_SECONDS)
-            for each in (out, errors):
-                each.seek(0)
-            done = subprocess.CompletedProcess(words, status, out.read(), errors.read())
+        done = run_mcrctl(self._mcrctl(arguments), self.namespace, environment_of(os.environ))
         if check:
-            self.namespace.check(words, done)
+            self.namespace.check(done.args, done)
         return done
 
     def add(self, source: str, *outputs: str, rule_id: str | None = None, state: str = "active") -> str:
@@ -229,12 +224,22 @@ class Mcr(DaemonProcess):
         return self.process is not None and self.process.poll() is None
 
 
-def _settings(prefix: Sequence[str | Path]) -> dict[str, str] | None:
-    """The variables that a prefix sets, if that is all that it does."""
-    program, *words = map(str, prefix or ["env"])
-    if program != "env" or not all(word.partition("=")[1] for word in words):
-        return None
-    return dict(word.split("=", 1) for word in words)
+def _given(prefix: Sequence[str | Path]) -> tuple[dict[str, str], str] | None:
+    """The variables and the bounding set of capabilities that a prefix gives, if that is all that it does."""
+    settings: dict[str, str] = {}
+    bounding = ""
+    program = "env"
+    for word in map(str, prefix):
+        if word in ("env", "setpriv", "--"):
+            program = "env" if word == "--" else word
+        elif program == "env" and "=" in word and not word.startswith("-"):
+            name, value = word.split("=", 1)
+            settings[name] = value
+        elif program == "setpriv" and word.startswith(_BOUNDING) and not bounding:
+            bounding = word.removeprefix(_BOUNDING)
+        else:
+            return None
+    return settings, bounding
 
 
 def without_rates(stats: Any) -> Any:

@@ -45,6 +45,15 @@ def let_reach(paths: Iterable[Path]) -> None:
         os.close(descriptor)
 
 
+def set_up(over: Iterable[tuple[str, str]], reach: Iterable[Path]) -> None:
+    """Give the calling thread a mount namespace of its own: files over others, paths that all can reach."""
+    check(libc.unshare(CLONE_NEWNS), "unshare")
+    mount("none", "/", "", MS_REC | MS_PRIVATE)
+    for file, target in over:
+        mount(file, target, "", MS_BIND)
+    let_reach(reach)
+
+
 def main(words: list[str]) -> None:
     over: list[tuple[str, str]] = []
     reach: list[Path] = []
@@ -54,11 +63,7 @@ def main(words: list[str]) -> None:
         else:
             reach.append(Path(words[1]).resolve())
         del words[: 3 if words[0] == "--over" else 2]
-    check(libc.unshare(CLONE_NEWNS), "unshare")
-    mount("none", "/", "", MS_REC | MS_PRIVATE)
-    for file, target in over:
-        mount(file, target, "", MS_BIND)
-    let_reach(reach)
+    set_up(over, reach)
     os.execvp(words[0], words)  # noqa: S606
 
 

@@ -61,6 +61,8 @@ def scenario(heading: str) -> Callable[[Scenario], Scenario]:
 
 @scenario("Ask MCR first")
 def ask_first(machine: Machine) -> Iterator[None]:
+    """Here all is executed, by the service's user and by alice."""
+    machine.executes = True
     machine.start_service()
     machine.mcrctl(NEWS)
     machine.send()
@@ -86,6 +88,8 @@ def no_directory(machine: Machine) -> Iterator[None]:
 
 @scenario("Failed to bind: in use")
 def in_use(machine: Machine) -> Iterator[None]:
+    """By a process that is known by its name."""
+    machine.executes = True
     machine.start_service()
     yield
 
@@ -268,6 +272,7 @@ def machine(lab: Lab, tmp_path: Path) -> Iterator[Machine]:
     yield made
     if made.service is not None:
         made.stop_service()
+    made.stage.close()
 
 
 @needs_root

@@ -296,21 +296,19 @@ class Lab:
                 has to for most network cards, and every frame arrives as it would on a wire.
 
         Raises:
-            LabError: `ip` refused.
+            LabError: the kernel refused.
         """
         # The kernel takes its time, a second, to tell a pair up whose ends have the same index.
-        a_index, b_index = next(self._indices), next(self._indices)
-        add = (
-            f"link add {a_name} index {a_index} mtu {mtu} type veth "
-            f"peer name {b_name} index {b_index} mtu {mtu} netns /proc/self/fd/{b.fd}"
-        )
-        of_a, of_b = (
-            [f"address add {address} dev {name}"] if address else []
-            for name, address in ((a_name, a_address), (b_name, b_address))
-        )
-        a.ip(add, *of_a, pass_fds=[b.fd])
-        if of_b:
-            b.ip(*of_b)
+        one, other = (link_state.End(name, next(self._indices)) for name in (a_name, b_name))
+        try:
+            with a.entered():
+                link_state.make_cable(one, other, b.fd, mtu)
+            for namespace, name, address in ((a, a_name, a_address), (b, b_name, b_address)):
+                if address:
+                    with namespace.entered():
+                        link_state.add_address(name, address)
+        except OSError as error:
+            raise LabError(f"Cannot connect {a_name} in {a.name} to {b_name} in {b.name}: {error.strerror}") from None
         if not gso:
             a.cut_super_frames(a_name)
             b.cut_super_frames(b_name)

@@ -1,16 +1,78 @@
-"""Interfaces of the calling thread's network namespace: set up, and waited for. No process is started for it."""
+"""Interfaces of the calling thread's network namespace: made, set up, and waited for. No process is started for it."""
 
 import fcntl
+import os
 import select
 import socket
 import struct
 import time
 from collections.abc import Collection, Iterator
+from ipaddress import ip_interface
 
-_RTMGRP_LINK, _NLM_F_REQUEST, _RTM_NEWLINK, _RTM_GETLINK = 1, 1, 16, 18  # <linux/rtnetlink.h>, <linux/netlink.h>
+import attrs
+
+_RTMGRP_LINK, _RTM_NEWLINK, _RTM_GETLINK, _RTM_NEWADDR = 1, 16, 18, 20  # <linux/rtnetlink.h>
+_NLMSG_ERROR, _NLM_F_REQUEST = 2, 1  # <linux/netlink.h>
+_NLM_F_MAKE = 1 | 4 | 0x200 | 0x400  # NLM_F_REQUEST, NLM_F_ACK, NLM_F_EXCL, NLM_F_CREATE
+_IFLA_IFNAME, _IFLA_MTU, _IFLA_LINKINFO, _IFLA_NET_NS_FD = 3, 4, 18, 28  # <linux/if_link.h>
+_IFLA_INFO_KIND, _IFLA_INFO_DATA, _VETH_INFO_PEER = 1, 2, 1
+_IFA_ADDRESS, _IFA_LOCAL = 1, 2  # <linux/if_addr.h>
 _IFLA_OPERSTATE, _IF_OPER_UP = 16, 6  # <linux/if_link.h>, <linux/if.h>
 _SIOCGIFFLAGS, _SIOCSIFFLAGS, _IFF_UP = 0x8913, 0x8914, 1  # netdevice(7)
 _MESSAGE_BYTES = 65_536
+
+
+@attrs.frozen
+class End:
+    """Of a cable: an interface's name, and its index."""
+
+    name: str
+    index: int
+
+
+def make_cable(here: End, there: End, namespace: int, mtu: int) -> None:
+    """As ``ip link add NAME index N mtu M type veth peer name NAME index N mtu M netns FD``.
+
+    Raises:
+        OSError: the kernel refuses.
+    """
+    peer = _of_end(there, mtu) + _attribute(_IFLA_NET_NS_FD, struct.pack("=i", namespace))
+    data = _attribute(_IFLA_INFO_DATA, _attribute(_VETH_INFO_PEER, peer))
+    _request(_RTM_NEWLINK, _of_end(here, mtu) + _attribute(_IFLA_LINKINFO, _attribute(_IFLA_INFO_KIND, b"veth") + data))
+
+
+def add_address(interface: str, address: str) -> None:
+    """As ``ip address add ADDRESS/LENGTH dev INTERFACE``.
+
+    Raises:
+        OSError: it is missing, or the kernel refuses.
+    """
+    given = ip_interface(address)
+    family = socket.AF_INET if given.version == 4 else socket.AF_INET6  # noqa: PLR2004
+    body = struct.pack("=BBBBi", family, given.network.prefixlen, 0, 0, socket.if_nametoindex(interface))
+    _request(_RTM_NEWADDR, body + b"".join(_attribute(each, given.ip.packed) for each in (_IFA_LOCAL, _IFA_ADDRESS)))
+
+
+def _of_end(end: End, mtu: int) -> bytes:
+    header = struct.pack("=BxHiII", 0, 0, end.index, 0, 0)
+    name = _attribute(_IFLA_IFNAME, end.name.encode() + b"\0")
+    return header + name + _attribute(_IFLA_MTU, struct.pack("=I", mtu))
+
+
+def _attribute(kind: int, value: bytes) -> bytes:
+    length = 4 + len(value)
+    return struct.pack("=HH", length, kind) + value + bytes(_aligned(length) - length)
+
+
+def _request(kind: int, body: bytes) -> None:
+    """Have something made."""
+    with socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, socket.NETLINK_ROUTE) as links:
+        links.send(struct.pack("=IHHII", 16 + len(body), kind, _NLM_F_MAKE, 0, 0) + body)
+        answer = links.recv(_MESSAGE_BYTES)
+    _, told, error = struct.unpack_from("=IH10xi", answer)
+    assert told == _NLMSG_ERROR
+    if error:
+        raise OSError(-error, os.strerror(-error))
 
 
 def set_up(interface: str) -> None:

@@ -148,7 +148,11 @@ class Forked:
 
 
 def run_mcrctl(
-    words: Sequence[str | os.PathLike[str]], namespace: Namespace, environment: Mapping[str, str], **options: Any
+    words: Sequence[str | os.PathLike[str]],
+    namespace: Namespace,
+    environment: Mapping[str, str],
+    input: str = "",  # noqa: A002 - as subprocess.run calls it
+    **options: Any,
 ) -> subprocess.CompletedProcess[str]:
     """Run mcrctl and return what it printed.
 
@@ -156,13 +160,16 @@ def run_mcrctl(
         words: its name and its arguments.
         namespace: where.
         environment: of it.
+        input: what it can read.
         options: more for `Forked`.
 
     Raises:
         subprocess.TimeoutExpired: it has not ended within a minute.
     """
-    with TemporaryFile("w+") as out, TemporaryFile("w+") as errors, Path(os.devnull).open() as nothing:
-        standard = nothing.fileno(), out.fileno(), errors.fileno()
+    with TemporaryFile("w+") as read, TemporaryFile("w+") as out, TemporaryFile("w+") as errors:
+        read.write(input)
+        read.seek(0)
+        standard = read.fileno(), out.fileno(), errors.fileno()
         process = Forked("mcrctl", words, namespace, standard, environment=environment, **options)
         status = process.wait(_COMMAND_SECONDS)
         for each in (out, errors):

@@ -84,7 +84,7 @@ class Machine:
         self.environment = {"HOME": str(_HOME), "PATH": f"{programs}:/usr/bin:/bin:/usr/sbin:/sbin", "LC_ALL": "C"}
         self.service: Running | None = None
         self.executes = False
-        """The service, and mcrctl: otherwise these are forked, where no shell is needed."""
+        """Whether the service and mcrctl are executed; otherwise they are forked, where no shell is needed."""
         self._asked = Mcr(self.relay, directory)  # started by this class
         self._asked.socket = self.run_directory / "mcr" / "control.sock"
         self.groups(MCR, ADMIN)

@@ -114,10 +114,10 @@ class Mcr(DaemonProcess):
         return self.process
 
     def ctl(self, *arguments: str, check: bool = True, **options: Any) -> subprocess.CompletedProcess[str]:
-        """Run mcrctl: forked, unless there are options of the process."""
-        if options:
+        """Run mcrctl: forked, unless there are options of the process other than its `input`."""
+        if options.keys() - {"input"}:
             return super().ctl(*arguments, check=check, **options)
-        done = run_mcrctl(self._mcrctl(arguments), self.namespace, environment_of(os.environ))
+        done = run_mcrctl(self._mcrctl(arguments), self.namespace, environment_of(os.environ), **options)
         if check:
             self.namespace.check(done.args, done)
         return done

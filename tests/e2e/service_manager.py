@@ -3,7 +3,6 @@
 import array
 import os
 import socket
-import sys
 import threading
 from collections.abc import Sequence
 from pathlib import Path
@@ -14,16 +13,6 @@ from mcr_process import Mcr
 from topology import MakeMcr
 
 _INT = array.array("i").itemsize
-_STARTER = """
-import fcntl, os, sys
-names, numbers, *command = sys.argv[1:]
-passed = [fcntl.fcntl(int(each), fcntl.F_DUPFD_CLOEXEC, 1000) for each in numbers.split(":")]
-for place, each in enumerate(passed, 3):
-    os.dup2(each, place)
-os.closerange(3 + len(passed), 1000)
-os.environ |= {"LISTEN_PID": str(os.getpid()), "LISTEN_FDS": str(len(passed)), "LISTEN_FDNAMES": names}
-os.execvp(command[0], command)
-"""
 
 
 class StoringManager:
@@ -85,16 +74,9 @@ class StoringManager:
     def begin(
         self, make_mcr: MakeMcr, namespace: Namespace, *options: str, workers: int = 1, prefix: Sequence[str] = ()
     ) -> Mcr:
-        """Only start mcrd, with what is kept."""
+        """Only start mcrd, with what is kept; a prefix is one with which it is forked all the same."""
         settings = {"NOTIFY_SOCKET": str(self._address), "FDSTORE": "1000"}
-        kept = dict(self.kept)
-        if prefix:
-            numbers = ":".join(map(str, kept.values()))
-            starter = (sys.executable, "-c", _STARTER, ":".join(kept), numbers) if kept else ()
-            environment = os.environ | settings
-            mcr = make_mcr(namespace, prefix=(*starter, *prefix), env=environment, pass_fds=tuple(kept.values()))
-        else:
-            mcr = make_mcr(namespace, prefix=("env", *map("=".join, settings.items())), kept=kept)
+        mcr = make_mcr(namespace, prefix=("env", *map("=".join, settings.items()), *prefix), kept=dict(self.kept))
         mcr.leaves_workers = True
         mcr.begin(workers, *options)
         return mcr

@@ -7,6 +7,8 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 from firewalls import close_firewall
 from lab import end
 from mcr.config.output_text import parse_output
@@ -160,6 +162,7 @@ def test_crashed_worker_is_told(plant: Plant, make_mcr: MakeMcr) -> None:
         assert mcr.says(f"unexpectedly: worker 0 (pid {pid}) killed by signal {signum:d} ({signum.name})")
 
 
+@pytest.mark.usefixtures("worker_path")
 def test_full_ring_is_told_with_a_larger_one(plant: Plant, make_mcr: MakeMcr) -> None:
     """It is smaller than a batch was asked to be, and no slot of it is read twice: the counters say so."""
     mcr = make_mcr(plant.relay, prefix=["env", "MCR_BUFFER_POOL_SMALL=64", "MCR_NUM_RECV_BUFFERS=256"]).start()

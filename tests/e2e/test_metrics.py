@@ -17,7 +17,7 @@ from exposition import Samples, needs_promtool, promtool, samples, sums, total, 
 from lab import Lab
 from mcr.cli.client import Client
 from mcr.metrics.exposition import Format
-from mcr_process import BIN, SLOWNESS, Mcr, Receiver, Sender, wait_until
+from mcr_process import SLOWNESS, Mcr, Receiver, Sender, wait_until
 from topology import MakeMcr, Plant
 
 FLOW = "239.1.1.1:5000"
@@ -142,7 +142,7 @@ REFUSED = {
 """Where metrics can't be served: the error, and its remedy."""
 
 
-def test_where_metrics_cannot_be_served_mcrd_says_why(lab: Lab, tmp_path: Path) -> None:
+def test_where_metrics_cannot_be_served_mcrd_says_why(lab: Lab, make_mcr: MakeMcr, tmp_path: Path) -> None:
     """And what to do; it does not start, and leaves nothing behind."""
     (tmp_path / "file").touch()
     relay = lab.namespace("relay")
@@ -150,16 +150,13 @@ def test_where_metrics_cannot_be_served_mcrd_says_why(lab: Lab, tmp_path: Path) 
     with relay.entered():
         holder = socket.create_server(("127.0.0.1", 9464))
     with holder:
-        for endpoint, (error, remedy) in REFUSED.items():
-            control = tmp_path / "control.sock"
-            at = endpoint.format(directory=tmp_path)
-            words = ("supervisor", "--no-state", "--control-socket", control, "--metrics", at)
-            done = relay.run([BIN / "mcrd", *words], check=False)
-            assert done.returncode != 0
-            (said,) = (line for line in done.stderr.splitlines() if line.startswith("Error: "))
+        for number, (endpoint, (error, remedy)) in enumerate(REFUSED.items()):
+            mcr = make_mcr(relay, f"mcr-{number}")
+            assert mcr.launch("--no-state", "--metrics", endpoint.format(directory=tmp_path)).wait(60) != 0
+            (said,) = (line for line in mcr.log().splitlines() if line.startswith("Error: "))
             assert error in said
-            assert remedy in done.stderr
-            assert not control.exists()
+            assert remedy in mcr.log()
+            assert not mcr.socket.exists()
 
 
 def test_a_port_is_served_and_taken_over(plant: Plant, make_mcr: MakeMcr) -> None:
@@ -174,9 +171,10 @@ def test_a_port_is_served_and_taken_over(plant: Plant, make_mcr: MakeMcr) -> Non
     for _ in range(2):
         assert plant.receiver.run([sys.executable, "-c", fetch]).stdout == "b'ok\\n'\n"
         take_over(mcr, 1, *options)
-    words = ("supervisor", "--control-socket", mcr.socket, "--take-over", "--metrics", "192.0.2.1:9464")
-    done = plant.relay.run([BIN / "mcrd", *words], check=False)
-    assert (done.returncode, "Error: Failed to bind to 192.0.2.1:9464: " in done.stderr) == (1, True)
+    other = make_mcr(plant.relay, "other")
+    other.socket, other.state = mcr.socket, mcr.state
+    assert other.launch("--take-over", "--metrics", "192.0.2.1:9464").wait(60) == 1
+    assert "Error: Failed to bind to 192.0.2.1:9464: " in other.log()
     assert mcr.running
 
 

@@ -174,7 +174,7 @@ def run_mcrctl(
         status = process.wait(_COMMAND_SECONDS)
         for each in (out, errors):
             each.seek(0)
-        return subprocess.CompletedProcess([*map(os.fspath, words)], status, out.read(), errors.read())
+        return subprocess.CompletedProcess([os.fspath(each) for each in words], status, out.read(), errors.read())
 
 
 class _Forker:

@@ -138,8 +138,8 @@ def become(request: dict[str, Any], network: int, *others: int) -> None:
     os.setpgid(0, 0)
     check(_libc.setns(network, _CLONE_NEWNET))
     if request["user"]:
-        mounts, *others = others
-        check(_libc.setns(mounts, _CLONE_NEWNS))
+        check(_libc.setns(others[0], _CLONE_NEWNS))
+        others = others[1:]
     aside = [fcntl.fcntl(each, fcntl.F_DUPFD_CLOEXEC, _BEYOND) for each in others]
     os.closerange(0, _BEYOND)
     for number, descriptor in enumerate(aside):

@@ -37,7 +37,7 @@ _PATIENCE = 5.0 * SLOWNESS  # seconds
 COUNTS = ("mcrctl stats", "mcrctl why", "mcrctl doctor", "mcrctl list-workers", "journalctl")  # show what goes on
 FINDS = ("mcrctl why", "mcrctl doctor", "mcrctl config diff")  # their exit status says what they found
 RIGHTS = ("net_raw", "bpf")
-_AMBIENT = tuple(f"--{name}-caps=-all,+{',+'.join(RIGHTS)}" for name in ("inh", "ambient"))
+_AMBIENT = tuple(f"{option}=-all,+{',+'.join(RIGHTS)}" for option in ("--inh-caps", "--ambient-caps"))
 _MCRCTL = re.compile(r"(?:sudo )?mcrctl(?: [\w./:,=-]+)*")
 """Commands that a shell does nothing about."""
 _HOME = Path("/home/alice")
@@ -112,7 +112,7 @@ class Machine:
         given = dict(line.split("=", 1) for line in settings.read_text().splitlines()) if settings.exists() else {}
         said = len(self.journal.read_text())
         environment = self.environment | {"STATE_DIRECTORY": "/var/lib/mcr"} | given
-        words = [BIN / "mcrd", "supervisor"]
+        words = [str(BIN / "mcrd"), "supervisor"]
         with self.journal.open("a") as log, Path(os.devnull).open() as nothing:
             if self.executes:
                 prefix = self.stage.run_as(MCR, options=_AMBIENT)

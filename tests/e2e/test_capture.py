@@ -72,14 +72,14 @@ class Captured:
 
 def packets_in(file: Path) -> list[Captured]:
     """As scapy reads them; the last one may be cut off."""
+    found = []
     with RawPcapNgReader(str(file)) as reader:
-        return [
-            Captured(
-                *(frame, about.ifname.decode(), about.direction, about.comments[0].decode()),
-                ((about.tshigh << 32) + about.tslow) / about.tsresol,
-            )
-            for frame, about in reader
-        ]
+        about: Any
+        for frame, about in reader:
+            seconds = ((about.tshigh << 32) + about.tslow) / about.tsresol
+            comment = about.comments[0].decode()
+            found.append(Captured(frame, about.ifname.decode(), about.direction, comment, seconds))
+    return found
 
 
 def test_every_packet_is_captured_in_and_out_with_its_verdict(plant: Plant, make_mcr: MakeMcr, tmp_path: Path) -> None:

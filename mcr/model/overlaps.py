@@ -68,6 +68,14 @@ def taken_of(source: Input, others: Singles) -> frozenset[Flow]:
     return frozenset(taken)
 
 
+def taken_by_source(source: Input, others: Iterable[Input]) -> frozenset[Flow]:
+    """Flows that others take of a range from some sources, where it takes them from any."""
+    if not source.is_range or source.sources:
+        return frozenset()
+    beside = (each for each in others if (each.interface, each.vlan) == (source.interface, source.vlan))
+    return frozenset(flow for each in beside if each.sources for flow in each.flows if source.covers(flow))
+
+
 def shared(gone: Collection[Rule], others: Iterable[Rule]) -> Iterator[Claim]:
     """What rules that go take, and others name as well: it is still to be let in."""
     former, there = [rule.input for rule in gone], [rule.input for rule in others]

@@ -14,7 +14,7 @@ from collections import defaultdict
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, suppress
 from ipaddress import ip_address
-from itertools import chain
+from itertools import chain, product
 from types import TracebackType
 from typing import Any, Final, Self
 
@@ -63,6 +63,10 @@ PART: Final = "fragment"
 """It is forwarded with the rest of its datagram, if that comes."""
 
 
+_Headers = tuple[int, bytes, int, bytes]
+"""VLAN, destination, its port, and source, as they are in headers. With port 0 none can be read."""
+
+
 @attrs.frozen
 class Place:
     """An interface and a direction.
@@ -77,14 +81,13 @@ class Place:
     outgoing: bool
     flows: frozenset[Flow]
     sources: frozenset[Address] = frozenset()
-    left: frozenset[Address] = frozenset()
+    left: frozenset[_Headers] = frozenset()
 
-    def takes_from(self, source: bytes) -> bool:
-        """Whether packets from there are the rule's."""
-        if not self.sources and not self.left:
-            return True
-        address = ip_address(source)
-        return address in self.sources if self.sources else address not in self.left
+    def takes(self, vlan: int, group: bytes, port: int, source: bytes) -> bool:
+        """Whether packets of one of the flows are the rule's, if they come from there."""
+        if self.left and (vlan, group, port, source) in self.left:
+            return False
+        return not self.sources or ip_address(source) in self.sources
 
 
 def places_of(rule: Mapping[str, Any], sides: Collection[str], others: Iterable[Mapping[str, Any]] = ()) -> list[Place]:
@@ -98,30 +101,44 @@ def places_of(rule: Mapping[str, Any], sides: Collection[str], others: Iterable[
     flows: defaultdict[tuple[str, bool], set[Flow]] = defaultdict(set)
     ends = [(rule["input"], False)] * ("in" in sides) + [(each, True) for each in rule["outputs"]] * ("out" in sides)
     for end, outgoing in ends:
-        span = Span.of(ip_address(end["group"]), end["port"], end.get("prefix"), end.get("last_port"))
-        flows[end["interface"], outgoing] |= {Flow(*each, end.get("vlan") or 0) for each in span.each()}
-    taken = rule["input"]
-    if "in" in sides and (taken.get("prefix") or taken.get("last_port")):
-        flows[taken["interface"], False] -= {*_going_before(taken, (each["input"] for each in others))}
-    same = [each["input"] for each in others if _without_sources(each["input"]) == _without_sources(taken)]
-    left = () if taken.get("sources") else chain.from_iterable(each.get("sources", ()) for each in same)
-    named, not_from = (frozenset(map(ip_address, each)) for each in (taken.get("sources", ()), left))
+        flows[end["interface"], outgoing] |= {Flow(*each, end.get("vlan") or 0) for each in _span(end).each()}
+    taken, beside = rule["input"], [each["input"] for each in others]
+    if "in" in sides and _is_range(taken):
+        flows[taken["interface"], False] -= {*_going_before(taken, beside)}
+    named = frozenset(map(ip_address, taken.get("sources", ())))
+    left = frozenset(chain.from_iterable(_by_source(taken, each) for each in beside))
     return [
-        Place(interface, outgoing, frozenset(wanted), *(() if outgoing else (named, not_from)))
+        Place(interface, outgoing, frozenset(wanted), *(() if outgoing else (named, left)))
         for (interface, outgoing), wanted in flows.items()
     ]
+
+
+def _is_range(taken: Mapping[str, Any]) -> bool:
+    return bool(taken.get("prefix") or taken.get("last_port"))
+
+
+def _span(end: Mapping[str, Any]) -> Span:
+    return Span.of(ip_address(end["group"]), end["port"], end.get("prefix"), end.get("last_port"))
 
 
 def _going_before(taken: Mapping[str, Any], others: Iterable[Mapping[str, Any]]) -> Iterator[Flow]:
     """Flows that other rules take by group and port, from any source: of a range, which `taken` is, or not."""
     for each in others:
-        is_range = each.get("prefix") or each.get("last_port")
-        if not is_range and not each.get("sources") and each["interface"] == taken["interface"]:
+        if not _is_range(each) and not each.get("sources") and each["interface"] == taken["interface"]:
             yield Flow(ip_address(each["group"]), each["port"], each.get("vlan") or 0)
 
 
-def _without_sources(taken: Mapping[str, Any]) -> dict[str, Any]:
-    return {name: value for name, value in taken.items() if name != "sources"}
+def _by_source(taken: Mapping[str, Any], other: Mapping[str, Any]) -> Iterator[_Headers]:
+    """What another rule takes of it from its sources, if these go before."""
+    is_before = not taken.get("sources") if _is_range(other) == _is_range(taken) else _is_range(taken)
+    vlan = taken.get("vlan") or 0
+    if not is_before or (other["interface"], other.get("vlan") or 0) != (taken["interface"], vlan):
+        return
+    span, ranged = _span(taken), _is_range(taken)
+    for group, port in _span(other).each() if other.get("sources") else ():
+        if span.has(group, port):
+            for source, read in product(map(ip_address, other["sources"]), (port,) if ranged else (port, 0)):
+                yield vlan, group.packed, read, source.packed
 
 
 @attrs.frozen
@@ -266,7 +283,8 @@ class RuleCapture:
         ports = _PORTS.unpack_from(data, parsed.payload - _UDP_HEADER) if ret == 0 else (0, 0)
         # The filter lets in what has no port to look at.
         is_other = ret == -errno.EPROTONOSUPPORT and len(group) != _IPV4_BYTES  # behind extension headers
-        if is_other or (vlan, group, ports[1]) not in self._wanted[place] or not where.takes_from(source):
+        wanted = (vlan, group, ports[1])
+        if is_other or wanted not in self._wanted[place] or not where.takes(*wanted, source):
             return None
         is_part = ret == -errno.EOPNOTSUPP and len(group) == _IPV4_BYTES
         verdict = SENT if where.outgoing else "" if is_part else _unsound(ret)

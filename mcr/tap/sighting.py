@@ -11,7 +11,7 @@ from typing import NamedTuple
 import attrs
 
 from mcr.model.flow import IPV4, IPV6, Address, Flow, Input
-from mcr.model.overlaps import Singles, taken_of
+from mcr.model.overlaps import Singles, taken_by_source, taken_of
 from mcr.net import uapi
 
 _MORE_FRAGMENTS = 0x2000
@@ -87,7 +87,7 @@ class Wanted:
     Attributes:
         input: of the rule.
         left: sources of the same flow that other rules take.
-        taken: flows of its range that go to other rules.
+        taken: flows of its range that go to other rules, from any source or from some.
         by_source: whether sources have to be told apart: this rule names some, or one of the same group or port does.
     """
 
@@ -106,6 +106,7 @@ class Wanted:
         span = source.span
         akin = any(span.has_group(each.group) or span.has_port(each.port) for each in named)
         taken = taken_of(source, Singles(there)) if source.is_range else frozenset[Flow]()
+        taken |= taken_by_source(source, there)
         return cls(source, frozenset(chain.from_iterable(left)), bool(source.sources) or akin, taken)
 
     def __contains__(self, sighting: Sighting) -> bool:

@@ -26,6 +26,14 @@ def test_of_a_range_all_is_shown_but_what_goes_to_other_rules() -> None:
     assert left.flows == {Flow(IPv4Address("239.2.2.0") + number, 6000) for number in range(4)}
     assert places_of(shown, ("out",), [shown, rule()]) == [left]
 
+    def taken(group: int, port: int) -> list[bool]:
+        return [came.takes(0, groups[group].packed, port, IPv4Address(each).packed) for each in (FIRST, SECOND)]
+
+    assert (taken(1, 5001), taken(2, 5001), taken(1, 0)) == ([False, True], [True, True], [True, True])
+    shown["input"]["sources"] = [FIRST, SECOND]
+    (came,) = places_of(shown, ("in",), [shown, rule(FIRST, port=5001)])
+    assert (taken(1, 5001), taken(2, 5001)) == ([False, True], [True, True])
+
 
 @pytest.mark.parametrize(
     ("shown", "others", "taken"),
@@ -34,6 +42,7 @@ def test_of_a_range_all_is_shown_but_what_goes_to_other_rules() -> None:
         (rule(), [rule(), rule(FIRST)], [False, True]),
         (rule(), [rule(), rule(FIRST, port=5001)], [True, True]),
         (rule(FIRST), [], [True, False]),
+        (rule(FIRST), [rule(FIRST), rule(SECOND)], [True, False]),
     ],
 )
 def test_what_other_rules_take_by_source_is_not_the_rules(
@@ -41,6 +50,7 @@ def test_what_other_rules_take_by_source_is_not_the_rules(
 ) -> None:
     """What leaves is the rule's in any case: it comes from the relay."""
     came, left = places_of(shown, ("in", "out"), others)
-    assert [came.takes_from(IPv4Address(each).packed) for each in (FIRST, SECOND)] == taken
-    assert left.takes_from(IPv4Address(FIRST).packed)
-    assert left.takes_from(IPv4Address(SECOND).packed)
+    group, senders = IPv4Address("239.1.1.1").packed, [IPv4Address(each).packed for each in (FIRST, SECOND)]
+    for port in (5000, 0):
+        assert [came.takes(0, group, port, each) for each in senders] == taken
+    assert [left.takes(0, IPv4Address("239.2.2.2").packed, 6000, each) for each in senders] == [True, True]

@@ -49,6 +49,22 @@ def test_what_a_rule_takes_beside_others() -> None:
     assert alone.count({Sighting.of(source): 7}) == 7
 
 
+@pytest.mark.parametrize(
+    "other",
+    [
+        Input("b0", GROUP, 5001, sources=(SENDER,)),
+        Input("b0", GROUP, 5001, last_port=5009, sources=(SENDER,)),
+    ],
+)
+def test_what_others_take_by_source_is_not_the_ranges(other: Input) -> None:
+    ranged, stranger = Input("b0", GROUP - 1, 5000, prefix=30, last_port=5001), IPv4Address("198.18.0.2")
+    seen = {Sighting("b0", GROUP, 5001, source=SENDER): 3, Sighting("b0", GROUP, 5001, source=stranger): 5}
+    seen[Sighting("b0", GROUP, 5000, source=SENDER)] = 7
+    assert Wanted.of(ranged, [other]).count(seen) == 12
+    assert Wanted.of(ranged, [Input("b1", GROUP, 5001, sources=(SENDER,))]).count(seen) == 15
+    assert Wanted.of(Input("b0", GROUP, 5001, sources=(SENDER,)), [ranged]).count(seen) == 3
+
+
 GROUP6, SENDER6 = IPv6Address("ff15::1"), IPv6Address("2001:db8::1")
 ALERT = IPv6ExtHdrHopByHop(options=[RouterAlert()])
 

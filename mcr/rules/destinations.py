@@ -46,10 +46,13 @@ class Destinations:
         self.outputs = 0
         self._rules: dict[Destination, str | dict[str, None]] = {}  # mostly one has it, and there may be thousands
         self._ranges: defaultdict[tuple[str, int | None], SpanIndex[tuple[Rule, Output]]] = defaultdict(SpanIndex)
+        self._taken: defaultdict[tuple[str, int | None], SpanIndex[Rule]] = defaultdict(SpanIndex)  # by ranges
 
     def add(self, rule: Rule) -> None:
         """A rule is there."""
         self.outputs += len(rule.outputs)
+        if rule.input.is_range:
+            self._taken[rule.input.interface, rule.input.vlan].add(rule.input.span, rule.rule_id, rule)
         for output in rule.outputs:
             if output.is_range:
                 self._ranges[output.interface, output.vlan].add(output.span, rule.rule_id, (rule, output))
@@ -64,6 +67,8 @@ class Destinations:
     def drop(self, rule: Rule) -> None:
         """It is there no more."""
         self.outputs -= len(rule.outputs)
+        if rule.input.is_range:
+            self._taken[rule.input.interface, rule.input.vlan].drop(rule.input.span, rule.rule_id)
         for output in rule.outputs:
             if output.is_range:
                 self._ranges[output.interface, output.vlan].drop(output.span, rule.rule_id)
@@ -95,16 +100,26 @@ class Destinations:
         kinds += self._sharing_ranges(rule, output)
         if not kinds:
             return None
-        others = kinds[0] if len(kinds) == 1 else dict.fromkeys(chain.from_iterable(kinds))
-        number = len(others) - (rule.rule_id in others)
-        return (next(each for each in others if each != rule.rule_id), number) if number else None
+        if output.is_range and len(kinds) > 1:  # a rule may send into it by several outputs; to one place by one only
+            kinds = [dict.fromkeys(chain.from_iterable(kinds))]
+        number = sum(map(len, kinds)) - sum(rule.rule_id in each for each in kinds)
+        others = (each for each in chain.from_iterable(kinds) if each != rule.rule_id)
+        return (next(others), number) if number else None
 
     def _sharing_ranges(self, rule: Rule, output: Output) -> Iterator[Collection[str]]:
         """Ids of rules that send to a range with it. Of such a range, those that send into it say it."""
         ranges = self._ranges.get((output.interface, output.vlan))
+        around = self._around(rule.input) if ranges else {}
         for _, holders in ranges.meeting(output.span) if ranges else ():
-            if rule.input.is_range:  # none of them leaves it anything
-                yield holders
-            else:
-                found = holders.items()
-                yield [name for name, (each, several) in found if sends_into(rule.input, output, each.input, several)]
+            apart = [
+                name
+                for name, ranged in around.items()
+                if name in holders and not sends_into(rule.input, output, ranged, holders[name][1])
+            ]
+            yield [name for name in holders if name not in apart] if apart else holders.keys()
+
+    def _around(self, source: Input) -> dict[str, Input]:
+        """Ranges that leave to a rule what it takes, by their ids. They are few, as no two of them take the same."""
+        taken = None if source.is_range else self._taken.get((source.interface, source.vlan))
+        around = taken.meeting(source.span) if taken else ()
+        return {name: rule.input for _, holders in around for name, rule in holders.items()}

@@ -307,10 +307,13 @@ def test_rules_that_send_to_ranges_are_told_of_each_other() -> None:
 
 @pytest.mark.parametrize("apart", [False, True])
 def test_what_is_told_of_many_ranges_does_not_take_long(*, apart: bool) -> None:
-    """Nobody is answered meanwhile. `apart`: each sends to ports of its own."""
+    """Nobody is answered meanwhile. `apart`: each sends to ports of its own. So it is with rules that send into one."""
     rules = [pair_rule(number, apart=apart) for number in range(300)]
-    catalog = holding(*rules)
-    assert count_calls(lambda: catalog.destinations.shared(rules)) < 60 * len(rules)
+    into = [Rule(f"s{each}", rule(1000 + each).input, (Output(GROUP, 6001, "eth1"),)) for each in range(300)]
+    catalog = holding(*rules, *into)
+    assert count_calls(lambda: catalog.destinations.shared([*rules, *into])) < 60 * 600
+    (text,) = catalog.destinations.shared(into[1:2])["s1"]
+    assert f"of rule s0 and {299 if apart else 598} more, too" in text
 
 
 def pair_rule(number: int, *, apart: bool = False) -> Rule:

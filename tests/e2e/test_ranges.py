@@ -7,8 +7,12 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from ipaddress import ip_address
 from itertools import product
+from pathlib import Path
 
 import pytest
+from scapy.layers.inet import IP, UDP
+from scapy.layers.l2 import Dot1Q, Ether
+from scapy.packet import Raw
 
 from lab import Namespace
 from mcr_process import Mcr, wait_until
@@ -247,3 +251,92 @@ def test_each_flow_of_a_range_goes_to_its_place_unless_a_rule_names_it(
     stats = mcr.check_counters()
     assert stats["ingress"]["matched"] == 4 * 48 * TIMES + 1 + matched_more
     assert (stats["kernel_path"]["matched"] > 0) == (path != "worker")
+
+
+RULES = """
+[[rule]]
+name = "tagged"
+input = { interface = "in0", group = "239.1.0.0/30", port = "5000-5002", vlan = 7 }
+outputs = ["239.2.0.0/30:6000-6002:out0"]
+
+[[rule]]
+name = "sourced"
+input = { interface = "in0", group = "232.1.0.0/30", port = "5000-5002", sources = ["198.18.0.1"] }
+outputs = ["239.3.0.0/30:7000-7002:out1"]
+
+[[rule]]
+name = "any"
+input = { interface = "in0", group = "232.1.0.0/30", port = "5000-5002" }
+outputs = ["239.5.0.0/30:8000-8002:out2"]
+
+[[rule]]
+name = "named"
+input = { interface = "in0", group = "232.1.0.1", port = 5001 }
+outputs = ["239.4.4.4:9000:out2"]
+"""
+FIRST, SECOND = "198.18.0.1", "198.18.0.3"
+WithTag = tuple[str, int, str, int]
+"""Group, port, who sends, and in which VLAN; 0: in none."""
+
+
+def text_of(group: str, port: int, sender: str, vlan: int) -> str:
+    return f"to {group}-{sender}-{vlan} {port}"
+
+
+def frame_of(group: str, port: int, sender: str, vlan: int) -> bytes:
+    whole = Ether(dst="01:00:5e:01:00:01") / Dot1Q(vlan=vlan) if vlan else Ether(dst="01:00:5e:01:00:01")
+    data = IP(src=sender, dst=group, ttl=16) / UDP(sport=1, dport=port)
+    return bytes(whole / data / Raw(text_of(group, port, sender, vlan).encode()))
+
+
+@pytest.mark.parametrize("path", ["kernel", "worker", "classic"])
+def test_ranges_of_a_file_name_vlans_and_sources(
+    plant: Plant, make_mcr: MakeMcr, wires: Wires, tmp_path: Path, path: str
+) -> None:
+    """A range of a VLAN takes nothing without its tag; one with sources goes before one without, one flow before both.
+
+    A classic filter, where eBPF is forbidden, lets more in, and leaves to the workers what is whose.
+    """
+    rules = tmp_path / "ranges.toml"
+    rules.write_text(RULES)
+    without_ebpf = ["setpriv", "--bounding-set=-bpf,-sys_admin"]
+    switch = ["env", f"MCR_KERNEL_PATH={'auto' if path == 'kernel' else 'off'}"]
+    mcr = make_mcr(plant.relay, prefix=without_ebpf if path == "classic" else switch).start(2, "--config", str(rules))
+    for number in range(4):
+        mcr.wait_for_path("kernel" if path == "kernel" else "worker", number)
+    assert joined(plant.relay, "239.1.0.0") == {*groups_of("239.1.0.0", 4)}
+    assert joined(plant.relay, "232.1.0.0") == {*groups_of("232.1.0.0", 4)}
+
+    groups = groups_of("239.1.0.0", 4), groups_of("232.1.0.0", 4)
+    flows = [*product((*groups[0], *groups[1]), PORTS, (FIRST, SECOND), (0, 7))]
+    with plant.source.entered(), socket.socket(socket.AF_PACKET, socket.SOCK_RAW, 0) as wire:
+        wire.bind(("src0", 0))
+        for each in flows:
+            wire.send(frame_of(*each))
+
+    def goes_to(flow: WithTag) -> tuple[str, str, str, int]:
+        """The rule's name, the output interface, the group and the port."""
+        group, port, sender, vlan = flow
+        last, at = group.rpartition(".")[2], port - PORTS[0]
+        match group in groups[0], vlan, sender:
+            case True, 7, _:
+                return "tagged", "out0", f"239.2.0.{last}", 6000 + at
+            case False, 0, _ if (last, port) == ("1", 5001):
+                return "named", "out2", "239.4.4.4", 9000
+            case False, 0, "198.18.0.1":
+                return "sourced", "out1", f"239.3.0.{last}", 7000 + at
+            case False, 0, _:
+                return "any", "out2", f"239.5.0.{last}", 8000 + at
+        return "", "", "", 0
+
+    places = {each: goes_to(each) for each in flows}
+    counts = Counter(name for name, *_ in places.values())
+    assert counts == {"tagged": 24, "sourced": 11, "any": 11, "named": 2, "": 48}
+    for interface in ("out0", "out1", "out2"):
+        expected = [(to, port, text_of(*each)) for each, (_, out, to, port) in places.items() if out == interface]
+        assert wires.received(interface, len(expected)) == Counter(expected)
+    del counts[""]
+    wait_until(lambda: matched(mcr) == counts, "each rule has matched its own")
+    stats = mcr.check_counters()
+    assert stats["ingress"]["matched"] == 48
+    assert (stats["kernel_path"]["matched"] > 0) == (path == "kernel")

@@ -41,6 +41,9 @@ class Client:
     Args:
         path: the control socket.
         origin: the source of the path, for the error if nothing answers there.
+
+    Attributes:
+        is_visible: whether all text of the last reply is printable ASCII, as `mcr.text.visible` makes it.
     """
 
     def __init__(self, path: str, origin: str) -> None:
@@ -57,6 +60,7 @@ class Client:
             # Python itself refuses a path of more than 107 bytes, without an errno.
             raise _passing(_connect_fault(path, origin, error.errno or errno.ENAMETOOLONG)) from None
         self._received = bytearray()
+        self.is_visible = False
 
     def __enter__(self) -> Self:
         return self
@@ -100,13 +104,15 @@ class Client:
         except TimeoutError:
             raise _no_reply("it did not read the whole request, so it does not carry it out") from None
         try:
-            reply = _decode(self._read_line())
-            while isinstance(reply, dict) and reply.get("method") == "progress":
-                reply = _decode(self._read_line())
+            line = self._read_line()
+            while isinstance(reply := _decode(line), dict) and reply.get("method") == "progress":
+                line = self._read_line()
         except TimeoutError:
             raise _no_reply(*([_UNKNOWN] if changes else [])) from None
         except ConnectionError:
             raise _closed(*([_UNKNOWN] if changes else [])) from None
+        # JSON escapes whatever else a string has, but for DEL and what is not ASCII.
+        self.is_visible = line.isascii() and b"\\" not in line and b"\x7f" not in line
         return reply
 
     def _read_line(self) -> bytes:

@@ -29,17 +29,40 @@ def table(
         return ""
     right = [title.startswith("#") for title in header]
     lines = [[title.lstrip("#=") for title in header], *rows]
-    widths = _widths(header, [max(map(columns, cells)) for cells in zip(*lines, strict=True)], width)
+    by_column = [*zip(*lines, strict=True)]
+    natural = [*map(_widest, by_column)]
+    widths = _widths(header, natural, width)
+    if widths == natural:  # column by column: there may be thousands of rows
+        padded = map(_pad, by_column, widths, right)
+        blocks = ([_GAP.join(cells).rstrip()] for cells in zip(*padded, strict=True))
+    else:
+        blocks = ([*_draw(cells, widths, right)] for cells in lines)
     drawn: list[str] = []
-    for cells, more in zip_longest(lines, below, fillvalue=()):
-        drawn += _draw(cells, widths, right)
+    for block, more in zip_longest(blocks, below, fillvalue=()):
+        drawn += block
         drawn += [_BELOW + each for each in more]
     return "\n".join(drawn)
 
 
 def fits(rows: Sequence[Sequence[str]], width: int) -> bool:
     """Whether a table of these cells, headers among them, has room without folding."""
-    return _total([max(map(columns, cells)) for cells in zip(*rows, strict=True)]) <= width
+    return _total([*map(_widest, zip(*rows, strict=True))]) <= width
+
+
+def _widest(cells: Sequence[str]) -> int:
+    """Columns that the widest cell takes."""
+    return max(map(len if _are_ascii(cells) else columns, cells))
+
+
+def _are_ascii(cells: Sequence[str]) -> bool:
+    return "".join(cells).isascii()
+
+
+def _pad(cells: Sequence[str], width: int, right: bool) -> list[str]:  # noqa: FBT001
+    """Cells of one column, of one width."""
+    if not _are_ascii(cells):
+        return [_align(cell, width, right) for cell in cells]
+    return [cell.rjust(width) for cell in cells] if right else [cell.ljust(width) for cell in cells]
 
 
 def _total(widths: Sequence[int]) -> int:

@@ -25,6 +25,7 @@ class Session:
     def __init__(self) -> None:
         self.json = False
         self._changed = False
+        self._visible: Any = None  # a result that has nothing to be spelled out
         if path := os.environ.get(CONTROL_SOCKET_VARIABLE):
             self.path, self.origin = path, f"from {CONTROL_SOCKET_VARIABLE}"
         else:
@@ -42,13 +43,17 @@ class Session:
         """Let the daemon carry out one method, on a connection of its own."""
         with self.connect() as daemon:
             result = daemon.call(method, params)
+            self._visible = result if daemon.is_visible else None
         self._changed |= method in CHANGING
         return result
 
     def show(self, result: Any, view: Callable[[Any, int | None], str]) -> None:
         """Print a result: as it is for machines, as a view for people, with nothing in it that a terminal obeys."""
         with self.understand():
-            text = json.dumps(result, allow_nan=False) if self.json else view(all_visible(result), terminal.width())
+            if self.json:
+                text = json.dumps(result, allow_nan=False)
+            else:
+                text = view(result if result is self._visible else all_visible(result), terminal.width())
         try:
             terminal.show(text)
         except SystemFault as error:

@@ -71,8 +71,8 @@ def options_text(value: Callable[[str], Any]) -> str:
     Args:
         value: of an option, by its name in JSON.
     """
-    given = {option: value(name) for option, name in OPTIONS.items()}
-    return "".join(f":{option}={bracketed(each)}" for option, each in given.items() if each not in _UNSAID)
+    given = [(option, each) for option, name in OPTIONS.items() if (each := value(name)) not in _UNSAID]
+    return "".join([f":{option}={bracketed(each)}" for option, each in given])
 
 
 def _looks_like_ipv6(text: str) -> bool:

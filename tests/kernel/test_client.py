@@ -37,6 +37,18 @@ def test_a_reply_may_come_in_pieces() -> None:
         assert call(path) == "x" * 200
 
 
+@pytest.mark.parametrize(
+    ("text", "same"), [("studio 4", True), ('"a" \\', False), ("ä", False), ("\x1b[2J", False), ("\x7f", False)]
+)
+def test_a_reply_without_anything_to_spell_out_is_known_as_such(text: str, same: bool) -> None:
+    """Whether the daemon escapes what is not ASCII, or not."""
+    for ensure_ascii in (True, False):
+        reply = json.dumps({"jsonrpc": "2.0", "id": 1, "result": [text]}, ensure_ascii=ensure_ascii).encode() + b"\n"
+        with answering(replying(reply)) as path, Client(path, "the default") as daemon:
+            assert daemon.call("x") == [text]
+            assert daemon.is_visible == same
+
+
 @pytest.mark.parametrize("request_id", [1, None])
 def test_an_error_reply_is_raised_with_or_without_id(request_id: int | None) -> None:
     error = {"code": -32002, "message": "No", "data": {"kind": "k", "hints": ["a", "b"]}}

@@ -45,6 +45,7 @@ class Daemon:
     calls: list[tuple[str, Any]] = attrs.field(factory=list)
     path: tuple[str, str] | None = None
     process = 4242
+    is_visible = False
     failure: BaseException | None = None
     results: dict[str, Any] = attrs.field(
         factory=lambda: {

@@ -27,6 +27,8 @@ RESULTS = {
 class OldDaemon:
     """A daemon that knows few methods, and answers one of them with what no view expects."""
 
+    is_visible = False
+
     def __init__(self, *_: object) -> None:
         pass
 

@@ -1,5 +1,6 @@
 """Builds what is written in C: the extension module `mcr._native`, and the program `mcrd`."""
 
+import os
 from pathlib import Path
 
 from setuptools import setup  # brings distutils along, which Python no longer has
@@ -25,8 +26,11 @@ class BuildPrograms(build_scripts):
             compiler.link_executable(objects, Path(source).stem, output_dir=self.build_dir)
 
 
+# tools/setup.sh has tools/build_native.sh build them, beside what pip does.
+built = "MCR_BUILT_APART" not in os.environ
+
 setup(
-    cffi_modules=["mcr/native/build.py:ffi"],
-    scripts=["mcr/cli/mcrd.c"],
+    cffi_modules=["mcr/native/build.py:ffi"] if built else [],
+    scripts=["mcr/cli/mcrd.c"] if built else [],
     cmdclass={"build_scripts": BuildPrograms},
 )

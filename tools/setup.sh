@@ -51,7 +51,12 @@ fi
 echo "Setting up $venv (once)"
 [ -x "$venv/bin/python" ] || "$python" -m venv "$venv"
 "$venv/bin/python" -m pip install -q --disable-pip-version-check 'setuptools>=77' 'cffi>=1.17'
-"$venv/bin/python" -m pip install -q --disable-pip-version-check --no-build-isolation --config-settings editable_mode=compat -e '.[dev]'
+# C is compiled meanwhile, once: pip would do it in a directory of its own.
+tools/build_native.sh "$venv" &
+native=$!
+MCR_BUILT_APART=1 "$venv/bin/python" -m pip install -q --disable-pip-version-check --no-build-isolation \
+	--config-settings editable_mode=compat -e '.[dev]'
+wait $native
 
 # To check metrics and alert rules. Debian's package would start a server here, so this program alone is taken from it.
 get_promtool() {

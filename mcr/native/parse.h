@@ -1,8 +1,9 @@
 /* SPDX-License-Identifier: MIT OR GPL-2.0-only */
 /*
- * The headers of IPv4 (RFC 791), IPv6 (RFC 8200) and UDP (RFC 768), and what can be told from each by itself. Compiled into the worker,
- * which has whole frames (packet.c), and into the eBPF programs, which have copies of the headers (bpf/). No function
- * reads beyond the struct that it is given. The fields are in network byte order, and may lie at any address.
+ * The headers of IPv4 (RFC 791), IPv6 (RFC 8200) and UDP (RFC 768), and what can be told from each by itself. Compiled
+ * into the worker, which has whole frames (packet.c), and into the eBPF programs, which have copies of the headers
+ * (bpf/). No function reads beyond the struct that it is given. The fields are in network byte order, and may lie at
+ * any address.
  */
 #ifndef MCR_PARSE_H
 #define MCR_PARSE_H

@@ -44,8 +44,8 @@ struct mcr_tagged_header {
 void mcr_raw_tag(struct mcr_tagged_header *header, uint16_t vlan);
 
 /*
- * The headers of `count` datagrams to a group or a broadcast address, `size` bytes of payload in all, `segment` bytes in each but the last. As
- * a UDP socket sends them: don't fragment.
+ * The headers of `count` datagrams to a group or a broadcast address, `size` bytes of payload in all, `segment` bytes
+ * in each but the last. As a UDP socket sends them: don't fragment.
  */
 struct mcr_raw_header mcr_raw_header(const struct mcr_raw_source *from, const struct sockaddr_in *to, uint32_t count,
 				     uint32_t segment, uint32_t size);

@@ -56,8 +56,8 @@ struct mcr_reassembly {
 };
 
 /*
- * Add a fragment of a capture, which the parser has found to be one. 1: its datagram is whole, and `frame` becomes it; the bytes stay
- * until the next mcr_reassembly_release(). 0: more have to come. Or
+ * Add a fragment of a capture, which the parser has found to be one. 1: its datagram is whole, and `frame` becomes it;
+ * the bytes stay until the next mcr_reassembly_release(). 0: more have to come. Or
  *   -EBADMSG  its lengths contradict each other
  *   -EEXIST   it overlaps others, or is there already
  * What other fragments are lost by it, mcr_reassembly_collect() says.

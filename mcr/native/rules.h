@@ -46,8 +46,9 @@ struct mcr_rules {
 void mcr_rules_init(struct mcr_rules *rules);
 
 /*
- * Add a rule, or put it in the place of what its slot holds. Its further flows stand behind its outputs. Counters in `segment` go on if they bear the tag
- * already: those of a rule or output that stays, and all for the successor of a dead worker. Others start at zero.
+ * Add a rule, or put it in the place of what its slot holds. Its further flows stand behind its outputs. Counters in
+ * `segment` go on if they bear the tag already: those of a rule or output that stays, and all for the successor of a
+ * dead worker. Others start at zero.
  * 0, -EINVAL for a slot out of range or a flow that no packet can have, -ENOSPC for a full table.
  */
 int mcr_rules_put(struct mcr_rules *rules, struct mcr_segment *segment, const struct mcr_rec_rule *record,

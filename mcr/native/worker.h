@@ -60,8 +60,8 @@ struct mcr_worker {
 };
 
 /*
- * Run a worker until it is told to stop. Takes over the descriptors. `drain_fd`: see drain.h; -1: there is no kernel path. `confined`: see mcr_confine; it holds for the rest
- * of the process's life.
+ * Run a worker until it is told to stop. Takes over the descriptors. `drain_fd`: see drain.h; -1: there is no kernel
+ * path. `confined`: see mcr_confine; it holds for the rest of the process's life.
  * 0 after an orderly stop, -EPIPE when the supervisor is gone, another -errno when the header's step failed.
  */
 int mcr_worker_run(int segment_fd, int channel_fd, int wake_fd, int event_fd, int drain_fd, bool confined);

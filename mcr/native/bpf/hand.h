@@ -58,7 +58,10 @@ INLINE void count_lost(struct hand *hand)
 		gate->epoch = 0;
 }
 
-/* Datagrams in a frame with so many bytes of IP, of which each has so many of headers. `gso_segs` is 0 where a virtual card, or a socket, sent a super-frame. */
+/*
+ * Datagrams in a frame with so many bytes of IP, of which each has so many of headers. `gso_segs` is 0 where a virtual
+ * card, or a socket, sent a super-frame.
+ */
 INLINE uint32_t datagrams_in(const struct __sk_buff *skb, uint32_t total, uint32_t headers)
 {
 	uint32_t size = skb->gso_size, payload = total - headers;

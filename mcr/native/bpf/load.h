@@ -78,22 +78,23 @@ int mcr_bpf_tap_put(const struct mcr_bpf_tap *tap, const struct mcr_flow *flow, 
 int mcr_bpf_tap_drop(const struct mcr_bpf_tap *tap, const struct mcr_flow *flow);
 
 /*
- * A socket filter for a capture's sockets (SO_ATTACH_BPF, socket(7)): lets in UDP that a rule wants, and
- * whatever claims to be UDP but can't be told from its headers, which is for the worker to count; also what has IPv6
- * extension headers, for the worker to look behind. Counts the UDP that it rejects; other frames, and VLANs of which no rule wants anything, are nobody's business. Where the kernel can't tell
- * a worker how to cut a super-frame, `clip` it, so that the worker at least counts what is in it. `everything`: as if rules
- * wanted all UDP. `sourced`: some rule of the capture names its source; without that none is looked for. With a kernel path, it leaves to that what it may forward.
+ * A socket filter for a capture's sockets (SO_ATTACH_BPF, socket(7)): lets in UDP that a rule wants, and whatever
+ * claims to be UDP but can't be told from its headers, which is for the worker to count; also what has IPv6 extension
+ * headers, for the worker to look behind. Counts the UDP that it rejects; other frames, and VLANs of which no rule
+ * wants anything, are nobody's business. Where the kernel can't tell a worker how to cut a super-frame, `clip` it, so
+ * that the worker at least counts what is in it. `everything`: as if rules wanted all UDP. `sourced`: some rule of the
+ * capture names its source; without that none is looked for. With a kernel path, it leaves to that what it may
+ * forward.
  */
 int mcr_bpf_load_filter(int wanted, int rejected, const struct mcr_bpf_path *path, const struct mcr_bpf_filter *filter);
 
 /*
- * A program for an interface's ingress: with a kernel path for all of them that have a link layer, without one for that of
- * a capture. With a
- * kernel path, it forwards what the filter has left to it. And it suppresses
- * local delivery: marks what a rule wants, once it has been captured, as meant for another host, unless a UDP socket of
- * this machine could take it, too. IP drops that at once, and does no route look-up for a packet that nobody is there for.
- * Whoever takes packets below IP still gets it; where nobody does, what has been forwarded is dropped right there. The first packet of each tick of the kernel's clock is left alone, on each
- * processor (bpf_jiffies64, from Linux 5.6 on).
+ * A program for an interface's ingress: with a kernel path for all of them that have a link layer, without one for
+ * that of a capture. With a kernel path, it forwards what the filter has left to it. And it suppresses local delivery:
+ * marks what a rule wants, once it has been captured, as meant for another host, unless a UDP socket of this machine
+ * could take it, too. IP drops that at once, and does no route look-up for a packet that nobody is there for. Whoever
+ * takes packets below IP still gets it; where nobody does, what has been forwarded is dropped right there. The first
+ * packet of each tick of the kernel's clock is left alone, on each processor (bpf_jiffies64, from Linux 5.6 on).
  */
 int mcr_bpf_load_ingress(int wanted, int rejected, const struct mcr_bpf_path *path,
 			 const struct mcr_bpf_ingress *ingress);

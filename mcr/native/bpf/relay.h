@@ -185,9 +185,9 @@ INLINE struct marks marks_for(const struct mcr_bpf_output *to, const struct mark
 }
 
 /*
- * Whether routers may cut it. One that can't pass a whole datagram on tells where that came from: if an output keeps the
- * address or port, or has a port of its own, that is another machine, or no socket of this one. Of groups they tell nobody (RFC 1112, 7.2): there
- * a datagram is as a UDP socket's.
+ * Whether routers may cut it. One that can't pass a whole datagram on tells where that came from: if an output keeps
+ * the address or port, or has a port of its own, that is another machine, or no socket of this one. Of groups they
+ * tell nobody (RFC 1112, 7.2): there a datagram is as a UDP socket's.
  */
 INLINE void allow_cuts(struct mcr_ipv4 *ip, const struct mcr_bpf_output *to)
 {

@@ -21,7 +21,7 @@ from topology import MakeMcr, Plant
 OUT = "239.2.2.2:6000:out0"
 SOL_UDP, UDP_SEGMENT = 17, 103
 SOUND = VIDEO + 1
-RING_BYTES = 16 << 20  # mapped twice
+RING_BYTES = 4 << 20  # no other map is larger; the rings of two processors are
 BROADCAST = [number for number in range(400) if number not in (100, *range(150, 160), 201)]
 """An RTP stream: one and ten are lost, two come in another order, one twice."""
 
@@ -57,7 +57,7 @@ def send_together(plant: Plant, payloads: list[bytes]) -> None:
 
 
 def analysing(mcr: Mcr) -> bool:
-    """Whether the ring is mapped, which a thread reads and lets go of."""
+    """Whether the rings are mapped, which a thread reads and lets go of."""
     assert mcr.process
     lines = Path(f"/proc/{mcr.process.pid}/maps").read_text().splitlines()
     ends = [each.split()[0].split("-") for each in lines if "bpf-map" in each]

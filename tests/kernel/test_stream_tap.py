@@ -1,6 +1,7 @@
 """What the capture filter tells of transport streams: in brief, where that says as much as all of it."""
 
 import errno
+import os
 import random
 from collections.abc import Iterator
 from ipaddress import IPv4Address
@@ -100,6 +101,44 @@ def test_a_brief_says_as_much_as_the_whole(tap: StreamTap, wire: Wire, header: b
     assert (told.lost, told.unseen) == (whole.lost if not header else 0, 0)
     assert told.ts.pat_age is not None
     assert told.ts.pmt_age is not None
+
+
+def test_what_several_processors_tell_is_put_in_order(tap: StreamTap, wire: Wire) -> None:
+    """Each has a ring of its own; a stream that moves between them is as sound as it came."""
+    processors = sorted(os.sched_getaffinity(0))
+    television = Television()
+    payloads = [b"\x80" + rtp(at, kind=33, payload=television.datagram(at))[1:] for at in range(200)]
+    try:
+        for at, payload in enumerate(payloads):
+            os.sched_setaffinity(0, {processors[at // 3 % len(processors)]})
+            sent(wire, [payload])
+    finally:
+        os.sched_setaffinity(0, processors)
+    wait_until(lambda: tap.read(STREAM, Health.TS).packets == len(payloads), "all were told")
+    told = tap.read(STREAM, Health.TS)
+    assert told.rtp
+    assert told.ts
+    assert (told.unseen, told.lost, told.rtp.reordered, told.ts.continuity) == (0, 0, 0, 0)
+
+
+@pytest.mark.parametrize("more", [4, 12])
+def test_a_long_header_is_told_as_a_plain_one_is(wire: Wire, more: int) -> None:
+    """RTP with so many sources: what it bears is found behind them."""
+    if not may_load_ebpf():
+        pytest.skip("eBPF is forbidden here (no CAP_BPF outside user namespaces)")
+    with StreamTap() as made:
+        filters = EbpfFilters(DescriptorStore(), None, made)
+        filters.change([(CAPTURE, WANTED[0])], ())
+        made.begin(STREAM, Health.AUTO)
+        made.tell(STREAM, CAPTURE, WANTED[0])
+        count = opened(filters, wire, CAPTURE)
+        first = bytes([0x80 | more])
+        payloads = [first + rtp(at, kind=33, payload=bytes(4 * more) + ts(VIDEO, at))[1:] for at in range(10)]
+        sent(wire, [each for at, each in enumerate(payloads) if at != 8])
+        wait_until(lambda: made.read(STREAM, Health.AUTO).packets == 9, "all were told")
+        assert made.read(STREAM, Health.AUTO).kind == "rtp+ts"
+        count.close()
+        filters.close()
 
 
 class ShortOfMemory(StreamTap):

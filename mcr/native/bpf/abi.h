@@ -95,24 +95,25 @@ struct mcr_bpf_drain {
 	uint64_t seen;    /* the worker */
 };
 
-#define MCR_BPF_KEPT_HEAD  64   /* bytes of a datagram that are told of a stream, if it is no transport stream */
-#define MCR_BPF_KEPT       1472 /* and if it is: all that a frame of Ethernet has */
-#define MCR_BPF_RING_BYTES (16u << 20)
+#define MCR_BPF_KEPT_PLAIN 40   /* bytes of a datagram that are told at least */
+#define MCR_BPF_KEPT_HEAD  64   /* if RTP's header goes on behind its twelve bytes */
+#define MCR_BPF_KEPT       1472 /* of a transport stream: all that a frame of Ethernet has */
 
 /* Value of the map of streams whose health is watched, by number. */
 struct mcr_bpf_stream {
 	uint64_t count; /* datagrams that came; the filter writes it */
-	uint32_t keep;  /* bytes of each that are told */
+	uint32_t keep;  /* bytes of each that may have to be told: of a transport stream MCR_BPF_KEPT */
 	uint32_t reserved;
 };
 
-/* A record of the ring that tells of streams: this, and the first bytes of the payload. */
+/* A record that tells of a datagram: this, and the first bytes of the payload. */
 struct mcr_bpf_seen {
 	uint64_t time;  /* CLOCK_MONOTONIC, ns */
 	uint64_t count; /* the stream's, with this one */
-	uint32_t stream;
-	uint16_t size; /* of the payload, bytes */
-	uint16_t kept; /* MCR_BPF_BRIEF: a brief stands there instead */
+	uint16_t stream;
+	uint16_t slots; /* that the record takes */
+	uint16_t size;  /* of the payload, bytes */
+	uint16_t kept;  /* MCR_BPF_BRIEF: a brief stands there instead */
 };
 
 #define MCR_BPF_BRIEF         0xffffu
@@ -126,6 +127,22 @@ struct mcr_bpf_seen {
 struct mcr_bpf_brief {
 	uint32_t rtp[MCR_BPF_BRIEF_WORDS];
 	uint32_t packets[MCR_BPF_BRIEF_PACKETS][MCR_BPF_BRIEF_WORDS];
+};
+
+#define MCR_BPF_TOLD           64 /* datagrams of a super-frame: the verifier walks through each */
+#define MCR_BPF_SLOT           64 /* bytes: one line of the cache */
+#define MCR_BPF_SLOTS_OF(size) (((uint32_t)(size) + MCR_BPF_SLOT - 1) / MCR_BPF_SLOT)
+#define MCR_BPF_MOST_SLOTS     MCR_BPF_SLOTS_OF(sizeof(struct mcr_bpf_seen) + MCR_BPF_KEPT)
+#define MCR_BPF_SPARE_SLOTS    (MCR_BPF_TOLD * MCR_BPF_MOST_SLOTS)
+
+/*
+ * What one processor tells, in slots: a ring, behind which there is room for the records that begin in its last slot. Each
+ * side writes its own count, and the reader waits with what is new (health/tap.c).
+ */
+struct mcr_bpf_ring {
+	_Alignas(MCR_BPF_SLOT) uint64_t produced; /* slots */
+	_Alignas(MCR_BPF_SLOT) uint64_t consumed;
+	_Alignas(MCR_BPF_SLOT) uint8_t slots[]; /* a power of two, and MCR_BPF_SPARE_SLOTS */
 };
 
 /* A payload that the filter looks at, on its processor, and where it looks. */

@@ -19,6 +19,10 @@
 #define TRIES    20 /* to get memory for a key, or to load a program */
 #define PAUSE_US 1000
 
+#define MOST_SLOTS  131072u /* of a ring: 8 MiB, or 5,461 datagrams that are told whole */
+#define LEAST_SLOTS 4096u
+#define ALL_SLOTS   (1u << 20) /* of all processors, unless each has the least: 64 MiB */
+
 #define IS_LITTLE_ENDIAN (__BYTE_ORDER__ == __ORDER_LITTLE_ENDIAN__) /* as the programs are */
 
 #define LENGTH(array) (sizeof(array) / sizeof((array)[0]))
@@ -131,18 +135,39 @@ int mcr_bpf_count(int rejected, uint32_t capture, uint64_t *count)
 	return ret;
 }
 
+uint64_t mcr_bpf_tap_step(const struct mcr_bpf_tap *tap)
+{
+	return sizeof(struct mcr_bpf_ring) + (uint64_t)MCR_BPF_SLOT * (tap->slots + MCR_BPF_SPARE_SLOTS);
+}
+
+/* As long as may be: older kernels let a value have 4 MiB (before 6.0). */
+static int open_rings(struct mcr_bpf_tap *tap)
+{
+	int ret = -E2BIG;
+
+	tap->processors = (uint32_t)sysconf(_SC_NPROCESSORS_CONF);
+	for (tap->slots = MOST_SLOTS; ret < 0 && tap->slots >= LEAST_SLOTS; tap->slots /= 2) {
+		if (tap->slots > LEAST_SLOTS && tap->slots * tap->processors > ALL_SLOTS)
+			continue;
+		ret = mcr_bpf_open_map(BPF_MAP_TYPE_ARRAY, sizeof(uint32_t), (uint32_t)mcr_bpf_tap_step(tap),
+				       tap->processors, BPF_F_MMAPABLE);
+	}
+	tap->slots *= 2;
+	return ret;
+}
+
 int mcr_bpf_tap_open(struct mcr_bpf_tap *tap)
 {
 	int ret;
 
-	*tap = (struct mcr_bpf_tap){ -1, -1, -1, -1 };
+	*tap = (struct mcr_bpf_tap){ .watched = -1, .streams = -1, .rings = -1, .media = -1 };
 	tap->watched = ret = mcr_bpf_open_map(BPF_MAP_TYPE_HASH, MCR_FLOW_IPV4_BYTES, sizeof(uint32_t), MCR_MAX_RULES,
 					      BPF_F_NO_PREALLOC);
 	if (ret >= 0)
 		tap->streams = ret = mcr_bpf_open_map(BPF_MAP_TYPE_ARRAY, sizeof(uint32_t),
 						      sizeof(struct mcr_bpf_stream), MCR_MAX_RULES, BPF_F_MMAPABLE);
 	if (ret >= 0)
-		tap->ring = ret = mcr_bpf_open_map(BPF_MAP_TYPE_RINGBUF, 0, 0, MCR_BPF_RING_BYTES, 0);
+		tap->rings = ret = open_rings(tap);
 	if (ret >= 0)
 		tap->media = ret = mcr_bpf_open_map(BPF_MAP_TYPE_PERCPU_ARRAY, sizeof(uint32_t),
 						    sizeof(struct mcr_bpf_media), 1, 0);
@@ -153,12 +178,12 @@ int mcr_bpf_tap_open(struct mcr_bpf_tap *tap)
 
 void mcr_bpf_tap_close(struct mcr_bpf_tap *tap)
 {
-	const int maps[] = { tap->watched, tap->streams, tap->ring, tap->media };
+	const int maps[] = { tap->watched, tap->streams, tap->rings, tap->media };
 
 	for (uint32_t i = 0; i < LENGTH(maps); i++)
 		if (maps[i] >= 0)
 			close(maps[i]);
-	*tap = (struct mcr_bpf_tap){ -1, -1, -1, -1 };
+	*tap = (struct mcr_bpf_tap){ .watched = -1, .streams = -1, .rings = -1, .media = -1 };
 }
 
 int mcr_bpf_tap_put(const struct mcr_bpf_tap *tap, const struct mcr_flow *flow, uint32_t number)
@@ -251,7 +276,8 @@ int mcr_bpf_load_filter(int wanted, int rejected, const struct mcr_bpf_path *pat
 	if (filter->tap) {
 		values[MCR_BPF_MAP_WATCHED] = (uint32_t)filter->tap->watched;
 		values[MCR_BPF_MAP_STREAMS] = (uint32_t)filter->tap->streams;
-		values[MCR_BPF_MAP_RING] = (uint32_t)filter->tap->ring;
+		values[MCR_BPF_MAP_RINGS] = (uint32_t)filter->tap->rings;
+		values[MCR_BPF_PARAMETER_SLOTS] = filter->tap->slots;
 		values[MCR_BPF_MAP_MEDIA] = (uint32_t)filter->tap->media;
 	}
 	return load(&program, values);

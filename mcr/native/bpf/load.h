@@ -32,11 +32,13 @@ struct mcr_bpf_path {
 };
 
 /*
- * Maps of the streams whose health is watched: their numbers by flow, the streams by number, what is told of them, and
- * memory for the filter.
+ * Maps of the streams whose health is watched: their numbers by flow, the streams by number, what is told of them, a
+ * ring for each processor, and memory for the filter.
  */
 struct mcr_bpf_tap {
-	int watched, streams, ring, media;
+	int watched, streams, rings, media;
+	uint32_t processors;
+	uint32_t slots; /* of each ring */
 };
 
 /* What differs between the filters of a capture's sockets. */
@@ -69,9 +71,12 @@ int mcr_bpf_drop(int wanted, const struct mcr_flow *flow);
 /* How many datagrams of a capture were rejected so far. */
 int mcr_bpf_count(int rejected, uint32_t capture, uint64_t *count);
 
-/* Make the maps of a tap. -EINVAL: this kernel has no ring for it (before 5.8). */
+/* Make the maps of a tap. -EINVAL: this kernel has none that can be mapped (before 5.5). */
 int mcr_bpf_tap_open(struct mcr_bpf_tap *tap);
 void mcr_bpf_tap_close(struct mcr_bpf_tap *tap);
+
+/* Bytes from one ring to the next. */
+uint64_t mcr_bpf_tap_step(const struct mcr_bpf_tap *tap);
 
 /* Tell of a flow as the stream of this number, or no more. */
 int mcr_bpf_tap_put(const struct mcr_bpf_tap *tap, const struct mcr_flow *flow, uint32_t number);

@@ -1,19 +1,20 @@
 /* SPDX-License-Identifier: MIT OR GPL-2.0-only */
 /*
  * Tells of the datagrams of streams whose health is watched: when each came, and its first bytes, or those of each packet
- * of a transport stream. Whoever reads that analyses it (health/tap.h). A full ring is a gap in what is told, which the
- * count shows; packets are not held up by it.
+ * of a transport stream. Whoever reads that analyses it (health/tap.h). Each processor has a ring of its own, so that no
+ * lock is taken. A full one is a gap in what is told, which the count shows; packets are not held up by it.
  */
 #ifndef MCR_BPF_TAP_H
 #define MCR_BPF_TAP_H
 
-#include "bpf/frame.h"
+#include "bpf/hand.h"
 
 MAP(watched);
 MAP(streams);
-MAP(ring);
+MAP(rings);
 MAP(media);
 PARAMETER(health); /* whether any stream is watched */
+PARAMETER(slots);  /* of each ring */
 
 #define TS_PACKET   188
 #define TS_SYNC     0x47
@@ -25,56 +26,99 @@ PARAMETER(health); /* whether any stream is watched */
 #define PMT_ID      2
 #define RTP_HEADER  12
 #define RTP_PLAIN   0x80 /* version 2; neither padding, extension nor sources */
+#define RTP_VERSION 0xc0
+#define RTP_MORE    0x1f /* an extension, or sources */
 
 static uint64_t (*const bpf_ktime_get_ns)(void) = (void *)BPF_FUNC_ktime_get_ns;
-static void *(*const bpf_ringbuf_reserve)(void *ring, uint64_t size, uint64_t flags) = (void *)BPF_FUNC_ringbuf_reserve;
-static void (*const bpf_ringbuf_submit)(void *record, uint64_t flags) = (void *)BPF_FUNC_ringbuf_submit;
+static uint32_t (*const bpf_get_smp_processor_id)(void) = (void *)BPF_FUNC_get_smp_processor_id;
 
-struct seen_head {
+struct seen_plain {
 	struct mcr_bpf_seen seen;
-	uint8_t payload[MCR_BPF_KEPT_HEAD];
+	uint8_t payload[MCR_BPF_KEPT_PLAIN];
 };
 
 struct seen_whole {
 	struct mcr_bpf_seen seen;
 	uint8_t payload[MCR_BPF_KEPT];
-};
+} __attribute__((aligned(MCR_BPF_SLOT)));
 
 struct seen_brief {
 	struct mcr_bpf_seen seen;
 	struct mcr_bpf_brief brief;
 };
 
+/* Without a branch, as the verifier follows both sides of each. Below 2^63. */
+INLINE uint64_t lesser(uint64_t a, uint64_t b)
+{
+	uint64_t more = a - b, sign = (uint64_t)((int64_t)more >> 63);
+
+	asm volatile("" : "+r"(sign)); /* else the compiler makes it one */
+	return b + (more & sign);
+}
+
 /* So many bytes of the packet, from its IP header on. 0: they aren't there. */
 INLINE uint16_t copy(struct __sk_buff *skb, uint32_t offset, void *to, uint64_t size, uint64_t most)
 {
-	size = size < most ? size : most;
+	size = lesser(size, most);
 	asm volatile("" : "+r"(size)); /* the verifier wants to see the bounds of just this register */
 	if (!size || size > most)
 		return 0;
 	return fetch(skb, offset, to, (uint32_t)size) ? 0 : (uint16_t)size;
 }
 
-INLINE void tell_head(struct __sk_buff *skb, uint32_t offset, struct mcr_bpf_seen seen)
+INLINE struct mcr_bpf_ring *find_ring(void)
 {
-	struct seen_head *record = bpf_ringbuf_reserve(map_ring, sizeof(*record), 0);
+	uint32_t processor = bpf_get_smp_processor_id();
 
-	if (!record)
-		return;
-	record->seen = seen;
-	record->seen.kept = copy(skb, offset, record->payload, seen.size, sizeof(record->payload));
-	bpf_ringbuf_submit(record, BPF_RB_NO_WAKEUP);
+	return bpf_map_lookup_elem(map_rings, &processor);
 }
 
-INLINE void tell_whole(struct __sk_buff *skb, uint32_t offset, struct mcr_bpf_seen seen)
+/* Room for a record of up to so many bytes. NULL: the ring is full. */
+INLINE void *reserve(struct mcr_bpf_ring *ring, uint32_t size)
 {
-	struct seen_whole *record = bpf_ringbuf_reserve(map_ring, sizeof(*record), 0);
+	uint64_t at = ring->produced;
+
+	if (at - ring->consumed + MCR_BPF_SLOTS_OF(size) > VALUE(slots))
+		return 0;
+	return ring->slots + (at & (VALUE(slots) - 1)) * MCR_BPF_SLOT;
+}
+
+/* A record of so many slots is there. */
+INLINE void submit(struct mcr_bpf_ring *ring, uint32_t slots)
+{
+	asm volatile("" ::: "memory"); /* what was written before is there before */
+	*(volatile uint64_t *)&ring->produced += slots;
+}
+
+/* Whether an RTP header may go on behind what is told of most. */
+INLINE bool goes_on(uint8_t first)
+{
+	return (first & RTP_VERSION) == RTP_PLAIN && first & RTP_MORE;
+}
+
+/* Tell of a datagram by the plain header of RTP, or what stands in its place. False: that would not do. */
+INLINE bool tell_plain(struct mcr_bpf_ring *ring, struct __sk_buff *skb, uint32_t offset, struct mcr_bpf_seen seen)
+{
+	struct seen_plain *record = reserve(ring, sizeof(*record));
 
 	if (!record)
-		return;
+		return true;
+	seen.kept = copy(skb, offset, record->payload, seen.size, sizeof(record->payload));
+	if (goes_on(record->payload[0]))
+		return false;
+	seen.slots = MCR_BPF_SLOTS_OF(sizeof(*record));
 	record->seen = seen;
-	record->seen.kept = copy(skb, offset, record->payload, seen.size, sizeof(record->payload));
-	bpf_ringbuf_submit(record, BPF_RB_NO_WAKEUP);
+	submit(ring, MCR_BPF_SLOTS_OF(sizeof(*record)));
+	return true;
+}
+
+/* Write down a datagram by so many of its bytes, at most. */
+INLINE void write_down(struct seen_whole *record, struct __sk_buff *skb, uint32_t offset, struct mcr_bpf_seen seen,
+		       uint32_t most)
+{
+	seen.kept = copy(skb, offset, record->payload, lesser(most, seen.size), sizeof(record->payload));
+	seen.slots = MCR_BPF_MOST_SLOTS;
+	record->seen = seen;
 }
 
 /*
@@ -130,7 +174,7 @@ INLINE uint32_t packets_in(uint32_t size)
 }
 
 /* Tell of the packets of a transport stream by their first bytes. False: that would not do. */
-INLINE bool tell_brief(struct __sk_buff *skb, uint32_t offset, struct mcr_bpf_seen seen)
+INLINE bool tell_brief(struct mcr_bpf_ring *ring, struct __sk_buff *skb, uint32_t offset, struct mcr_bpf_seen seen)
 {
 	uint32_t count = packets_in(seen.size), header = seen.size - count * TS_PACKET, index = 0, at;
 	struct mcr_bpf_media *media = bpf_map_lookup_elem(map_media, &index);
@@ -145,13 +189,14 @@ INLINE bool tell_brief(struct __sk_buff *skb, uint32_t offset, struct mcr_bpf_se
 	for (uint32_t i = 0; i < MCR_BPF_BRIEF_PACKETS && i < count; i++)
 		if (!is_brief(media, at + i * TS_PACKET))
 			return false;
-	record = bpf_ringbuf_reserve(map_ring, sizeof(*record), 0);
+	record = reserve(ring, sizeof(*record));
 	if (!record)
 		return true;
 	seen.kept = MCR_BPF_BRIEF;
+	seen.slots = MCR_BPF_SLOTS_OF(sizeof(*record));
 	record->seen = seen;
 	abridge(&record->brief, media, at, count);
-	bpf_ringbuf_submit(record, BPF_RB_NO_WAKEUP);
+	submit(ring, MCR_BPF_SLOTS_OF(sizeof(*record)));
 	return true;
 }
 
@@ -160,33 +205,41 @@ INLINE uint32_t payload_at(const struct mcr_ipv4 *ip)
 	return 4u * (ip->version_size & 15) + (uint32_t)sizeof(struct mcr_udp);
 }
 
-/* What the stream's analyser needs of a datagram. */
-INLINE void tell_bytes(struct __sk_buff *skb, const struct mcr_bpf_stream *stream, uint32_t offset,
-		       struct mcr_bpf_seen seen)
+/*
+ * Each datagram of a super-frame: not in brief, as the verifier would take seconds. The records are of one length, so that
+ * it knows where each of them is.
+ */
+INLINE void tell_all(struct mcr_bpf_ring *ring, struct __sk_buff *skb, struct mcr_bpf_stream *stream, uint32_t offset,
+		     struct mcr_bpf_seen seen, uint32_t size)
 {
-	if (stream->keep == MCR_BPF_KEPT_HEAD)
-		tell_head(skb, offset, seen);
-	else
-		tell_whole(skb, offset, seen);
-}
-
-#define TOLD 64 /* datagrams of a super-frame: the verifier walks through each */
-
-/* Each datagram of a super-frame: not in brief, as the verifier would take seconds. */
-INLINE void tell_all(struct __sk_buff *skb, struct mcr_bpf_stream *stream, uint32_t offset, struct mcr_bpf_seen seen,
-		     uint32_t size)
-{
+	struct seen_whole *record = reserve(ring, MCR_BPF_TOLD * sizeof(*record));
 	uint32_t step = skb->gso_size, at = 0;
 
-	for (uint32_t i = 0; i < TOLD; i++) {
+	for (uint32_t i = 0; record && i < MCR_BPF_TOLD; i++) {
 		seen.count = ++stream->count;
-		seen.size = (uint16_t)(size - at < step ? size - at : step);
-		tell_bytes(skb, stream, offset + at, seen);
+		seen.size = (uint16_t)lesser(size - at, step);
+		write_down(record, skb, offset + at, seen, stream->keep);
+		submit(ring, MCR_BPF_MOST_SLOTS);
+		/* by a number in the instruction: without CAP_PERFMON the verifier follows any other on a way of its own */
+		asm volatile("%0 += %1" : "+r"(record) : "i"(sizeof(*record)));
 		at += step;
 		if (at >= size)
 			return;
 	}
 	stream->count += (size - at - 1) / step + 1; /* which shows that they were not told of */
+}
+
+INLINE void tell_one(struct mcr_bpf_ring *ring, struct __sk_buff *skb, const struct mcr_bpf_stream *stream,
+		     uint32_t offset, struct mcr_bpf_seen seen)
+{
+	bool told = stream->keep == MCR_BPF_KEPT_HEAD ? tell_plain(ring, skb, offset, seen)
+						      : tell_brief(ring, skb, offset, seen);
+	struct seen_whole *record = told ? 0 : reserve(ring, sizeof(*record));
+
+	if (!record)
+		return;
+	write_down(record, skb, offset, seen, stream->keep);
+	submit(ring, MCR_BPF_MOST_SLOTS);
 }
 
 /* Tell of each datagram in a frame, if its flow is watched. `begin`: of its payload; `total`: bytes of IP. */
@@ -196,19 +249,24 @@ INLINE void tell(struct __sk_buff *skb, const struct mcr_flow *flow, uint32_t be
 	struct mcr_bpf_stream *stream = number ? bpf_map_lookup_elem(map_streams, number) : 0;
 	uint32_t size = total - begin;
 	struct mcr_bpf_seen seen = {};
+	struct mcr_bpf_ring *ring;
 
 	if (!stream || size > 0xffff)
 		return;
+	ring = find_ring();
+	if (!ring) { /* a processor that came after the map: what it has is not seen */
+		stream->count += datagrams_in(skb, size, 0);
+		return;
+	}
 	seen.time = bpf_ktime_get_ns();
-	seen.stream = *number;
+	seen.stream = (uint16_t)*number;
 	if (skb->gso_size && skb->gso_size < size) {
-		tell_all(skb, stream, begin, seen, size);
+		tell_all(ring, skb, stream, begin, seen, size);
 		return;
 	}
 	seen.count = ++stream->count;
 	seen.size = (uint16_t)size;
-	if (stream->keep == MCR_BPF_KEPT_HEAD || !tell_brief(skb, begin, seen))
-		tell_bytes(skb, stream, begin, seen);
+	tell_one(ring, skb, stream, begin, seen);
 }
 
 #endif

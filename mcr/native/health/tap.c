@@ -2,7 +2,6 @@
 #include "health/tap.h"
 
 #include <errno.h>
-#include <linux/bpf.h>
 #include <pthread.h>
 #include <stdlib.h>
 #include <sys/mman.h>
@@ -13,27 +12,42 @@
 #include "shm_abi.h"
 
 #define PAUSE_NS \
-	20000000    /* between two looks: the ring holds a stream of a million RTP packets per second for longer */
+	10000000    /* between two looks: a ring of 2 MiB holds 100,000 datagrams per second for longer, told whole */
 #define AT_ONCE 256 /* records, before somebody else may ask */
 #define WAIT_NS (MCR_SECOND_NS / 10)
+
+/*
+ * What is younger waits for the next look. By then what other processors told before it can be seen, and all of it: their
+ * writes get here within microseconds, on some machines in another order.
+ */
+#define SETTLE_NS (MCR_SECOND_NS / 1000)
+
+/* What one processor tells. */
+struct told {
+	struct mcr_bpf_ring *ring;
+	uint64_t at, end; /* slots: to be read now */
+	uint64_t newest;  /* time of the last record that was read: what is older is of an earlier round of the ring */
+};
 
 struct mcr_tap {
 	pthread_mutex_t lock; /* of the streams */
 	uint32_t stopped;
-	uint64_t page;
 	uint64_t waited; /* when streams without datagrams were looked at last, ns */
-	uint64_t *consumed;
-	uint8_t *produced;           /* the position, and from the next page on what was produced, mapped twice */
+	uint64_t step;   /* bytes, from one ring to the next */
+	uint32_t slots;  /* of each ring */
+	uint32_t processors;
+	uint8_t *rings;
+	struct told *of_processors;
+	struct told **unread;        /* of those that have told something */
 	struct mcr_bpf_stream *told; /* the filter's side of the streams */
 	struct mcr_stream *streams[MCR_MAX_RULES];
 };
 
-#define PRODUCED_BYTES(tap) ((tap)->page + UINT64_C(2) * MCR_BPF_RING_BYTES)
-#define TOLD_BYTES          (MCR_MAX_RULES * sizeof(struct mcr_bpf_stream))
+#define TOLD_BYTES (MCR_MAX_RULES * sizeof(struct mcr_bpf_stream))
 
-static void *map(int fd, uint64_t size, int access, uint64_t offset)
+static void *map(int fd, uint64_t size)
 {
-	void *mapped = mmap(NULL, size, access, MAP_SHARED, fd, (off_t)offset);
+	void *mapped = mmap(NULL, size, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
 
 	return mapped == MAP_FAILED ? NULL : mapped;
 }
@@ -45,24 +59,30 @@ struct mcr_tap *mcr_tap_open(const struct mcr_bpf_tap *maps)
 	if (!tap)
 		return NULL;
 	pthread_mutex_init(&tap->lock, NULL);
-	tap->page = (uint64_t)sysconf(_SC_PAGESIZE);
-	tap->consumed = map(maps->ring, tap->page, PROT_READ | PROT_WRITE, 0);
-	tap->produced = map(maps->ring, PRODUCED_BYTES(tap), PROT_READ, tap->page);
-	tap->told = map(maps->streams, TOLD_BYTES, PROT_READ | PROT_WRITE, 0);
-	if (tap->consumed && tap->produced && tap->told)
-		return tap;
-	mcr_tap_close(tap);
-	return NULL;
+	tap->step = mcr_bpf_tap_step(maps);
+	tap->slots = maps->slots;
+	tap->processors = maps->processors;
+	tap->unread = calloc(maps->processors, sizeof(*tap->unread));
+	tap->of_processors = calloc(maps->processors, sizeof(*tap->of_processors));
+	tap->rings = map(maps->rings, tap->step * tap->processors);
+	tap->told = map(maps->streams, TOLD_BYTES);
+	if (!tap->unread || !tap->of_processors || !tap->rings || !tap->told) {
+		mcr_tap_close(tap);
+		return NULL;
+	}
+	for (uint32_t i = 0; i < tap->processors; i++)
+		tap->of_processors[i].ring = (struct mcr_bpf_ring *)(void *)(tap->rings + i * tap->step);
+	return tap;
 }
 
 void mcr_tap_close(struct mcr_tap *tap)
 {
 	for (uint32_t i = 0; i < MCR_MAX_RULES; i++)
 		free(tap->streams[i]);
-	if (tap->consumed)
-		munmap(tap->consumed, tap->page);
-	if (tap->produced)
-		munmap(tap->produced, PRODUCED_BYTES(tap));
+	free(tap->unread);
+	free(tap->of_processors);
+	if (tap->rings)
+		munmap(tap->rings, tap->step * tap->processors);
 	if (tap->told)
 		munmap(tap->told, TOLD_BYTES);
 	pthread_mutex_destroy(&tap->lock);
@@ -130,46 +150,109 @@ static void show(struct mcr_stream *stream, const struct mcr_bpf_seen *seen, uin
  * One record. What was told of a stream before that had the number has lower counts. Two processors that count one stream
  * at the same time may give the same number twice.
  */
-static void take(struct mcr_tap *tap, const struct mcr_bpf_seen *seen, uint32_t size)
+static void take(struct mcr_tap *tap, const struct mcr_bpf_seen *seen)
 {
 	struct mcr_stream *stream = seen->stream < MCR_MAX_RULES ? tap->streams[seen->stream] : NULL;
+	uint32_t needs;
 
-	if (!stream || size < sizeof(*seen) || seen->count <= stream->begun)
+	if (!stream || seen->count <= stream->begun)
 		return;
 	if (seen->count > stream->count + 1)
 		mcr_stream_miss(stream, seen->count - stream->count - 1);
 	if (seen->count > stream->count)
 		stream->count = seen->count;
-	show(stream, seen, size);
-	tap->told[seen->stream].keep = mcr_stream_needs(stream);
+	show(stream, seen, seen->slots * MCR_BPF_SLOT);
+	needs = mcr_stream_needs(stream);
+	if (tap->told[seen->stream].keep != needs)
+		tap->told[seen->stream].keep = needs;
 }
 
-/* Some records of the ring (<linux/bpf.h>, BPF_MAP_TYPE_RINGBUF). How many. */
-static uint32_t read_some(struct mcr_tap *tap)
+static const struct mcr_bpf_seen *record_at(const struct mcr_tap *tap, const struct told *told)
 {
-	uint64_t at = mcr_load_relaxed(tap->consumed), end = mcr_load_acquire((const uint64_t *)tap->produced);
+	const uint8_t *slot = told->ring->slots + (told->at & (tap->slots - 1)) * MCR_BPF_SLOT;
+
+	return (const struct mcr_bpf_seen *)(const void *)slot;
+}
+
+/* The processors that have told something. How many. */
+static uint32_t find_unread(struct mcr_tap *tap)
+{
 	uint32_t count = 0;
 
-	for (; at < end && count < AT_ONCE; count++) {
-		const uint8_t *record = tap->produced + tap->page + at % MCR_BPF_RING_BYTES;
-		uint32_t length = mcr_load_acquire32((const uint32_t *)record);
+	for (uint32_t i = 0; i < tap->processors; i++) {
+		struct told *told = &tap->of_processors[i];
 
-		if (length & BPF_RINGBUF_BUSY_BIT)
-			break;
-		if (!(length & BPF_RINGBUF_DISCARD_BIT))
-			take(tap, (const struct mcr_bpf_seen *)(record + BPF_RINGBUF_HDR_SZ), length);
-		length &= ~BPF_RINGBUF_DISCARD_BIT;
-		at += (length + BPF_RINGBUF_HDR_SZ + 7u) & ~7u;
+		told->end = mcr_load_acquire(&told->ring->produced);
+		if (told->at != told->end)
+			tap->unread[count++] = told;
 	}
-	mcr_store_release(tap->consumed, at);
+	return count;
+}
+
+/* Of its next record; UINT64_MAX: there is none. */
+static uint64_t next_time(const struct mcr_tap *tap, const struct told *told)
+{
+	uint64_t time = told->at == told->end ? 0 : record_at(tap, told)->time;
+
+	return time && time >= told->newest ? time : UINT64_MAX;
+}
+
+/* The one whose next record is the oldest, if it is old enough. `next`: how old that of any other is. */
+static struct told *find_oldest(struct mcr_tap *tap, uint32_t count, uint64_t *next)
+{
+	struct told *oldest = NULL;
+	uint64_t least = *next;
+
+	for (uint32_t i = 0; i < count; i++) {
+		struct told *each = tap->unread[i];
+		uint64_t time = next_time(tap, each);
+
+		if (time < least) {
+			*next = least;
+			least = time;
+			oldest = each;
+		} else if (time < *next) {
+			*next = time;
+		}
+	}
+	return oldest;
+}
+
+/* Read the next record of a processor, and what follows it before this time. How many. */
+static uint32_t read_ring(struct mcr_tap *tap, struct told *told, uint64_t before, uint32_t most)
+{
+	uint32_t count = 0;
+
+	do {
+		const struct mcr_bpf_seen *seen = record_at(tap, told);
+
+		take(tap, seen);
+		told->newest = seen->time;
+		told->at += seen->slots;
+	} while (++count < most && next_time(tap, told) < before);
+	mcr_store_release(&told->ring->consumed, told->at);
+	return count;
+}
+
+/* Some of what was told before this time, in the order in which it was told. How many records. */
+static uint32_t read_some(struct mcr_tap *tap, uint64_t before)
+{
+	uint32_t unread = find_unread(tap), count = 0;
+
+	while (count < AT_ONCE) {
+		uint64_t next = before;
+		struct told *oldest = find_oldest(tap, unread, &next);
+
+		if (!oldest)
+			break;
+		count += read_ring(tap, oldest, next, AT_ONCE - count);
+	}
 	return count;
 }
 
 /* All that was told has been read: what is missing now has been missing for a while. */
-static void wait_for_more(struct mcr_tap *tap)
+static void wait_for_more(struct mcr_tap *tap, uint64_t now)
 {
-	uint64_t now = mcr_clock_ns(CLOCK_MONOTONIC);
-
 	if (now - tap->waited < WAIT_NS)
 		return;
 	tap->waited = now;
@@ -182,12 +265,14 @@ void mcr_tap_run(struct mcr_tap *tap)
 {
 	const struct timespec pause = { .tv_nsec = PAUSE_NS };
 	uint32_t count;
+	uint64_t now;
 
 	while (!mcr_load_acquire32(&tap->stopped)) {
 		pthread_mutex_lock(&tap->lock);
-		count = read_some(tap);
+		now = mcr_clock_ns(CLOCK_MONOTONIC) - SETTLE_NS;
+		count = read_some(tap, now);
 		if (count < AT_ONCE)
-			wait_for_more(tap);
+			wait_for_more(tap, now);
 		pthread_mutex_unlock(&tap->lock);
 		if (count < AT_ONCE)
 			clock_nanosleep(CLOCK_MONOTONIC, 0, &pause, NULL);

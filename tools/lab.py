@@ -190,15 +190,22 @@ class Namespace:
     def ip(self, *commands: str, **options: Any) -> str:
         """Run ``ip COMMAND`` here and return its output: ``relay.ip("-json -stats link show dev in0")``.
 
-        Several commands are one process, which ends at the first that fails.
+        Several commands are one process, which ends at the first that fails; frequent ones alone are none.
 
         Args:
             commands: one, or several without options of `ip` itself.
             options: more for `subprocess.run`.
 
         Raises:
-            LabError: `ip` is missing, or refused.
+            LabError: `ip` is missing, or refused; or the kernel.
         """
+        if len(commands) == 1 and not options:
+            try:
+                with self.entered():
+                    if link_state.act(commands[0]):
+                        return ""
+            except OSError as error:
+                raise LabError(f"In {self.name}: ip {commands[0]}: {error.strerror}") from None
         if len(commands) == 1:
             return str(self.run(["ip", *commands[0].split()], **options).stdout)
         return str(self.run(["ip", "-batch", "-"], input="\n".join(commands), **options).stdout)

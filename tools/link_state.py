@@ -2,18 +2,19 @@
 
 import fcntl
 import os
+import re
 import select
 import socket
 import struct
 import time
-from collections.abc import Collection, Iterator
+from collections.abc import Callable, Collection, Iterator
 from ipaddress import ip_interface
 
 import attrs
 
-_RTMGRP_LINK, _RTM_NEWLINK, _RTM_GETLINK, _RTM_NEWADDR = 1, 16, 18, 20  # <linux/rtnetlink.h>
-_NLMSG_ERROR, _NLM_F_REQUEST = 2, 1  # <linux/netlink.h>
-_NLM_F_MAKE = 1 | 4 | 0x200 | 0x400  # NLM_F_REQUEST, NLM_F_ACK, NLM_F_EXCL, NLM_F_CREATE
+_RTMGRP_LINK, _RTM_NEWLINK, _RTM_DELLINK, _RTM_GETLINK, _RTM_NEWADDR = 1, 16, 17, 18, 20  # <linux/rtnetlink.h>
+_NLMSG_ERROR, _NLM_F_REQUEST, _NLM_F_ACK = 2, 1, 4  # <linux/netlink.h>
+_NLM_F_MAKE = _NLM_F_REQUEST | _NLM_F_ACK | 0x200 | 0x400  # NLM_F_EXCL, NLM_F_CREATE
 _IFLA_IFNAME, _IFLA_MTU, _IFLA_LINKINFO, _IFLA_NET_NS_FD = 3, 4, 18, 28  # <linux/if_link.h>
 _IFLA_INFO_KIND, _IFLA_INFO_DATA, _VETH_INFO_PEER = 1, 2, 1
 _IFA_ADDRESS, _IFA_LOCAL = 1, 2  # <linux/if_addr.h>
@@ -24,7 +25,7 @@ _MESSAGE_BYTES = 65_536
 
 @attrs.frozen
 class End:
-    """Of a cable: an interface's name, and its index."""
+    """Of a cable: an interface's name, and its index; 0: the next one."""
 
     name: str
     index: int
@@ -53,6 +54,29 @@ def add_address(interface: str, address: str) -> None:
     _request(_RTM_NEWADDR, body + b"".join(_attribute(each, given.ip.packed) for each in (_IFA_LOCAL, _IFA_ADDRESS)))
 
 
+def delete(interface: str) -> None:
+    """As ``ip link delete dev INTERFACE``.
+
+    Raises:
+        OSError: it is missing, or the kernel refuses.
+    """
+    header = struct.pack("=BxHiII", 0, 0, socket.if_nametoindex(interface), 0, 0)
+    _request(_RTM_DELLINK, header, _NLM_F_REQUEST | _NLM_F_ACK)
+
+
+def act(command: str) -> bool:
+    """Do what ``ip COMMAND`` does, if it is a frequent one that is known here; whether it is.
+
+    Raises:
+        OSError: the interface is missing, or the kernel refuses.
+    """
+    for pattern, action in _ACTS.items():
+        if found := pattern.fullmatch(command):
+            action(*found.groups())
+            return True
+    return False
+
+
 def _of_end(end: End, mtu: int) -> bytes:
     header = struct.pack("=BxHiII", 0, 0, end.index, 0, 0)
     name = _attribute(_IFLA_IFNAME, end.name.encode() + b"\0")
@@ -64,10 +88,10 @@ def _attribute(kind: int, value: bytes) -> bytes:
     return struct.pack("=HH", length, kind) + value + bytes(_aligned(length) - length)
 
 
-def _request(kind: int, body: bytes) -> None:
-    """Have something made."""
+def _request(kind: int, body: bytes, flags: int = _NLM_F_MAKE) -> None:
+    """Have something done."""
     with socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, socket.NETLINK_ROUTE) as links:
-        links.send(struct.pack("=IHHII", 16 + len(body), kind, _NLM_F_MAKE, 0, 0) + body)
+        links.send(struct.pack("=IHHII", 16 + len(body), kind, flags, 0, 0) + body)
         answer = links.recv(_MESSAGE_BYTES)
     _, told, error = struct.unpack_from("=IH10xi", answer)
     assert told == _NLMSG_ERROR
@@ -81,10 +105,32 @@ def set_up(interface: str) -> None:
     Raises:
         OSError: it is missing, or the kernel refuses.
     """
+    _change_flags(interface, lambda flags: flags | _IFF_UP)
+
+
+def set_down(interface: str) -> None:
+    """As ``ip link set dev INTERFACE down``.
+
+    Raises:
+        OSError: it is missing, or the kernel refuses.
+    """
+    _change_flags(interface, lambda flags: flags & ~_IFF_UP)
+
+
+def _change_flags(interface: str, change: Callable[[int], int]) -> None:
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as any_socket:
         request = fcntl.ioctl(any_socket, _SIOCGIFFLAGS, struct.pack("16s24x", interface.encode()))
         (flags,) = struct.unpack_from("H", request, 16)
-        fcntl.ioctl(any_socket, _SIOCSIFFLAGS, struct.pack("16sH22x", interface.encode(), flags | _IFF_UP))
+        fcntl.ioctl(any_socket, _SIOCSIFFLAGS, struct.pack("16sH22x", interface.encode(), change(flags)))
+
+
+# Not ``up``: what is sent before the interface carries traffic is lost, and who waits for nothing else counts on the
+# milliseconds that a process takes.
+_ACTS: dict[re.Pattern[str], Callable[..., None]] = {
+    re.compile(r"link set (?:dev )?(\S+) down"): set_down,
+    re.compile(r"link del(?:ete)? (?:dev )?(\S+)"): delete,
+    re.compile(r"address add (\S+) dev (\S+)"): lambda address, interface: add_address(interface, address),
+}
 
 
 def wait_until_up(interfaces: Collection[str], seconds: float) -> list[str]:

@@ -12,10 +12,12 @@ from typing import Any, Self
 
 import attrs
 
-from lab import Namespace
+from lab import LabError, Namespace
+from link_state import End, make_cable
 from mcr.errors import McrError
 from mcr_process import SLOWNESS, Mcr, wait_until
 
+MTU = 1500
 _IGMP_V3_REPORT = 0x22
 _REPORTS = {_IGMP_V3_REPORT, 0x16, 0x12}
 
@@ -45,9 +47,8 @@ class Cable:
 
     def connect(self, listen: Listen = nobody, index: int | None = None) -> None:
         """Make it, and return when it carries traffic; `listen` as soon as its far end could hear something."""
-        at = f"index {index} " if index else ""
-        words = f"link add {self.name} {at}type veth peer name {self.far} netns /proc/self/fd/{self.there.fd}"
-        self.relay.run(["ip", *words.split()], pass_fds=[self.there.fd])
+        with self.relay.entered():
+            make_cable(End(self.name, index or 0), End(self.far, 0), self.there.fd, MTU)
         self.there.ip(f"address add {self.far_address}/24 dev {self.far}")
         self.there.ip(f"link set dev {self.far} up")
         listen()
@@ -117,7 +118,8 @@ class Feed:
         with suppress(McrError):  # it may not be there
             self.mcr.call("remove", {"rule_id": self.rule_id})
         for cable in (self.input, self.output):
-            self.mcr.namespace.run(["ip", "link", "delete", "dev", cable.name], check=False)
+            with suppress(LabError):
+                self.mcr.namespace.ip(f"link delete dev {cable.name}")
 
     def rule(self) -> dict[str, Any]:
         """As `list` shows it now."""

@@ -13,6 +13,7 @@ from test_config import LATE, NEWS, SPORT, hang_up, names
 from test_state import crash
 from topology import MakeMcr, Plant
 
+RULES = 400
 TAKEN_BACK = "nobody confirmed what the configuration files say"
 
 
@@ -128,12 +129,12 @@ def test_without_state_nothing_can_be_taken_back(plant: Plant, make_mcr: MakeMcr
 
 
 def many(base: int) -> str:
-    """A thousand rules on groups of their own."""
+    """Rules for forty ports of each of ten groups."""
     return "".join(
         f'[[rule]]\nname = "{base}-{number}"\n'
-        f'input = {{ interface = "in0", group = "239.{base}.{number >> 8}.{number & 255}", port = 5000 }}\n'
+        f'input = {{ interface = "in0", group = "239.{base}.1.{number % 10}", port = {5000 + number // 10} }}\n'
         f'outputs = ["239.2.2.2:{6000 + number}:out0"]\n'
-        for number in range(1000)
+        for number in range(RULES)
     )
 
 
@@ -143,7 +144,7 @@ def try_to_apply(mcr: Mcr) -> None:
 
 
 def test_an_apply_that_is_interrupted_is_whole_or_not_there(plant: Plant, make_mcr: MakeMcr, tmp_path: Path) -> None:
-    """Eight times mcrd is killed while it exchanges a thousand rules."""
+    """Eight times mcrd is killed while it exchanges hundreds of rules."""
     path = tmp_path / "mcr.toml"
     path.write_text(many(3))
     options = (1, "--config", str(path))
@@ -162,11 +163,12 @@ def test_an_apply_that_is_interrupted_is_whole_or_not_there(plant: Plant, make_m
         crash(mcr)
         apply.join()
         mcr.start(*options)
-        assert in_force(mcr) == (1000, {str(wanted)})
+        assert in_force(mcr) == (RULES, {str(wanted)})
     path.write_text(many(5))
+    said = mcr.log().count(TAKEN_BACK)
     mcr.ctl("config", "apply", "--confirm", "1")
-    taken_back = wait_until(lambda: (now := in_force(mcr)) != (1000, {"5"}) and now, "it is taken back")
-    assert (taken_back[0], len(taken_back[1])) == (1000, 1)
+    wait_until(lambda: mcr.log().count(TAKEN_BACK) > said, "it is taken back")
+    assert in_force(mcr) in ((RULES, {"3"}), (RULES, {"4"}))
 
 
 def in_force(mcr: Mcr) -> tuple[int, set[str]]:

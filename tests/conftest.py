@@ -1,3 +1,4 @@
+import gc
 import os
 from collections.abc import Generator
 
@@ -46,6 +47,13 @@ enter_user_namespace()
 # A test is not wrong because the machine is slow.
 settings.register_profile("mcr", deadline=None, max_examples=int(os.environ.get("MCR_EXAMPLES", "100")))
 settings.load_profile("mcr")
+
+
+def pytest_collection_finish() -> None:
+    """What has been imported stays until the end, so no garbage is looked for in it."""
+    gc.collect()
+    gc.freeze()
+
 
 _OF_THE_KERNEL = ("eBPF is forbidden here", "this kernel has no ")
 

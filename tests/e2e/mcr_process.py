@@ -26,20 +26,25 @@ multiplied; no claim becomes weaker.
 STATUS = {"ok": 0, "advice": 1, "fault": 2}
 """Exit statuses of `mcrctl why` and `mcrctl doctor`, by the worst verdict."""
 
+_LEAST_PAUSE, _LONGEST_PAUSE = 0.01, 0.05  # seconds
 _STANDARD_OUTPUT = 1
 _BOUNDING = "--bounding-set="
 
 
 def wait_until(condition: Callable[..., Any], what: str, seconds: float = 10.0) -> Any:
-    """Ask again and again until the answer is true, and return it. For what can't be waited on."""
-    deadline = time.monotonic() + seconds * SLOWNESS
+    """Ask again and again until the answer is true, and return it. For what can't be waited on.
+
+    What has taken long is asked for less often: it is known a tenth later at most.
+    """
+    begun = time.monotonic()
     while True:
         answer = condition()
         if answer:
             return answer
-        if time.monotonic() > deadline:
+        waited = time.monotonic() - begun
+        if waited > seconds * SLOWNESS:
             raise AssertionError(f"after {seconds:g} s still not: {what}")
-        time.sleep(0.01)
+        time.sleep(min(max(_LEAST_PAUSE, waited / 10), _LONGEST_PAUSE))
 
 
 class Mcr(DaemonProcess):
@@ -87,7 +92,7 @@ class Mcr(DaemonProcess):
     def start(self, workers: int | None = 1, *options: str) -> "Mcr":
         """Start it and wait until it answers and its workers run; None: as many as it likes."""
         self.begin(workers, *options)
-        self.wait_until_it_answers(10.0 * SLOWNESS)
+        self.wait_until_it_answers(30.0 * SLOWNESS)
         return self
 
     def begin(self, workers: int | None = 1, *options: str) -> Running:

@@ -147,6 +147,10 @@ class Corpus:
         rare = self._with_options, self._too_long, self._with_priority
         return self._some(count, *[self._datagram, self._short, *rare] * 5, self._train)
 
+    def turns(self, count: int) -> list[Frame]:
+        """One that the kernel path forwards, and one that a worker does, in turn."""
+        return [each() for _ in range(count // 2) for each in (self._datagram, self._with_options)]
+
     def unsound(self, count: int) -> list[Frame]:
         """Plain ones among others that are dropped."""
         return self._some(count, self._datagram, self._damaged, self._wrong, self._fragment)

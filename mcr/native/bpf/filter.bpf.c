@@ -309,6 +309,43 @@ INLINE int take_part(struct __sk_buff *skb, const struct headers *headers, struc
 	return to_worker(skb, flow->source, ACCEPT_WHOLE);
 }
 
+/* Where UDP's header stands behind extension headers, in bytes from IP's; 0 if it does not. */
+INLINE uint32_t find_udp6(struct __sk_buff *skb, uint8_t next)
+{
+	uint32_t at = sizeof(struct mcr_ipv6);
+
+	for (int i = 0; i < MCR_IPV6_EXTENSIONS; i++) {
+		struct mcr_extension header;
+
+		if (!mcr_is_extension(next) || fetch(skb, at, &header, sizeof(header)))
+			return 0;
+		at += mcr_extension_bytes(next, &header);
+		next = header.next;
+		if (next == IPPROTO_UDP)
+			return at;
+	}
+	return 0;
+}
+
+/* One with extension headers goes to a worker, and what follows it must not overtake it on the kernel path. */
+INLINE int take_extended(struct __sk_buff *skb, const struct headers6 *headers)
+{
+	uint32_t at = VALUE(relay) ? find_udp6(skb, headers->ip.next) : 0;
+	struct mcr_bpf_rule6 *rule;
+	struct mcr_udp_ports ports;
+	struct mcr_flow flow;
+
+	if (at && !fetch(skb, at, &ports, sizeof(ports))) {
+		flow = mcr_flow_ipv6((uint16_t)VALUE(capture), vlan_of(skb), 0, headers->ip.destination,
+				     ports.destination);
+		find_source6(headers, &flow);
+		rule = bpf_map_lookup_elem(map_forwards6, &flow);
+		if (rule)
+			rule->head.epoch = 0;
+	}
+	return to_worker(skb, 0, ACCEPT_WHOLE);
+}
+
 int filter(struct __sk_buff *skb)
 {
 	struct headers headers = {};
@@ -323,7 +360,7 @@ int filter(struct __sk_buff *skb)
 	if (verdict == REJECT || is_foreign(skb))
 		return DROP;
 	if (verdict == ACCEPT)
-		return to_worker(skb, 0, ACCEPT_WHOLE);
+		return six ? take_extended(skb, &headers6) : to_worker(skb, 0, ACCEPT_WHOLE);
 	if (verdict == PART)
 		return take_part(skb, &headers, &flow);
 	if (six)

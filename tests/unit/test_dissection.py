@@ -1,7 +1,7 @@
 """The parser and the check of what it accepts, beside another reading of the same frames: scapy's dissection.
 
 IPv4 and IPv6, as scapy builds them and as they come to be when bytes change. Three thousand frames;
-`MCR_FRAMES=100000 MCR_SEED=7 pytest --timeout 0 tests/unit/test_dissection.py` reads others, and more.
+`MCR_FRAMES=100000 MCR_SEED=7 pytest tests/unit/test_dissection.py` reads others, and more.
 """
 
 import os

@@ -1,7 +1,9 @@
 """Computes statistics from two readings of the workers' counters. Pure."""
 
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from functools import partial, reduce
 from itertools import chain, islice, repeat
+from operator import add
 from time import monotonic
 
 import attrs
@@ -81,14 +83,17 @@ class Reading:
     def whole_outputs(self, cells: Cells) -> Sequence[tuple[int, ...]]:
         """The fields of `OutputCounters` of many outputs, each as `output` gives it of one."""
         *counters, errors = zip(*(each.of_outputs(cells) for each in self.parts), strict=True)
-        return [
-            *(tuple(map(sum, zip(*column, strict=True))) for column in counters),
-            tuple(map(max, zip(*errors, strict=True))),
-        ]
+        return [*(_combined(add, column) for column in counters), _combined(max, errors)]
 
 
 def _sum_columns(parts: Iterable[Iterable[tuple[int, ...]]]) -> Sequence[tuple[int, ...]]:
-    return [tuple(map(sum, zip(*column, strict=True))) for column in zip(*parts, strict=True)]
+    return [_combined(add, column) for column in zip(*parts, strict=True)]
+
+
+def _combined(two: Callable[[int, int], int], column: Iterable[tuple[int, ...]]) -> tuple[int, ...]:
+    """Of tuples of one length, item by item; without a tuple for each of thousands of items."""
+    first, *others = column
+    return tuple(reduce(partial(map, two), others, iter(first)))
 
 
 def _rate(now: float, before: float, seconds: float) -> float:

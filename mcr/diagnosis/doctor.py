@@ -47,8 +47,9 @@ from mcr.net.offloads import read_merging
 from mcr.net.raw import find_links
 from mcr.net.routes import Path, find_paths, find_routes
 from mcr.rules.conditions import Attachment, Standing
+from mcr.rules.disk import free_bytes, is_writable
 from mcr.rules.file_rules import Yielding
-from mcr.rules.store import files_set_aside, free_bytes
+from mcr.rules.store import files_set_aside
 from mcr.tap.sighting import Sighting
 from mcr.tap.strays import look_for_strays
 
@@ -118,7 +119,7 @@ def examine(settings: Settings, relay: Relay) -> tuple[Finding, ...]:
         machine_findings.judge_backlog(backlog, count_backlog_drops()),
         *_judge_daemon(daemon, settings, len(inputs), stats.ingress.pps, blocker),
         *daemon_findings.judge_paths(relay.rules),
-        judge_saving(relay.saving, free_bytes(relay.saving.path)),
+        judge_saving(relay.saving, free_bytes(relay.saving.path), writable=is_writable(relay.saving.path)),
         *judge_set_aside(files_set_aside(relay.saving.path)),
         *judge_yielding(relay.yielding),
         *judge_unusable(relay.rules),

@@ -1,5 +1,6 @@
 """Judges whether rules survive a restart, and whether all that did are used. Pure."""
 
+import errno
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 from itertools import islice
@@ -15,15 +16,19 @@ _CHECK = "saved_rules"
 _CAUSES = 3  # that are told apart
 _NAMED = 3
 _ROOM = 1 << 20  # bytes; with less it is time to act
+_FULL = {errno.ENOSPC, errno.EDQUOT}
+_LOCKED = {errno.EROFS, errno.EACCES}
+_ENOUGH = 1 << 16  # bytes; a change of some rules fits
 _PAGE = 4096  # bytes; the least that SQLite asks the disk for
 
 
-def judge_saving(saving: Saving, free: int | None = None) -> Finding:
+def judge_saving(saving: Saving, free: int | None = None, *, writable: bool = False) -> Finding:
     """Whether the next change of the rules is there again after a restart.
 
     Args:
         saving: how it stands, by the last write.
         free: bytes that the disk has room for; None: not known.
+        writable: the file can be written, as far as its rights and the mount say.
     """
     if not saving.path and not saving.trouble:
         return Finding(_CHECK, Verdict.OK, "Rules are not saved: --no-state was given", "mcrctl settings")
@@ -44,13 +49,7 @@ def judge_saving(saving: Saving, free: int | None = None) -> Finding:
             "take them down: mcrctl config export > rules.toml; the next change of a rule saves all of them again",
         )
     if saving.trouble:
-        return Finding(
-            _CHECK,
-            Verdict.FAULT,
-            "No rule can be changed: changes cannot be saved",
-            saving.trouble,
-            f"make room or mend the disk: df {saving.path}",
-        )
+        return _judge_trouble(saving, free or 0, writable=writable)
     if free is not None and free < _ROOM:
         return Finding(
             _CHECK,
@@ -60,6 +59,26 @@ def judge_saving(saving: Saving, free: int | None = None) -> Finding:
             f"make room: df {saving.path}",
         )
     return Finding(_CHECK, Verdict.OK, "Rules are saved, and there again after a restart", saving.path)
+
+
+def _judge_trouble(saving: Saving, free: int, *, writable: bool) -> Finding:
+    """What was wrong with the last write, and whether it still is, as far as that can be seen without another."""
+    no_change = "No rule can be changed: changes cannot be saved"
+    if saving.ago is None:  # the file could not be opened for writing at the start, and is not opened again
+        remedy = f"make room or mend the disk, then restart mcrd: df {saving.path}"
+        return Finding(_CHECK, Verdict.FAULT, no_change, saving.trouble, remedy)
+    mended = ""
+    if saving.errno in _FULL and free >= _ENOUGH:
+        mended = f"there is room for {free:,} bytes now"
+    elif saving.errno in _LOCKED and writable:
+        mended = "its file can be written now"
+    if mended:
+        what = f"The last change of a rule, {saving.ago:,.0f} s ago, could not be saved; {mended}"
+        return Finding(_CHECK, Verdict.ADVICE, what, saving.trouble, "try it again")
+    see = f"{saving.ago:,.0f} s ago: {saving.trouble}"
+    return Finding(
+        _CHECK, Verdict.FAULT, no_change, see, f"make room or mend the disk, then try again: df {saving.path}"
+    )
 
 
 def judge_set_aside(files: Sequence[str]) -> Iterator[Finding]:

@@ -17,6 +17,7 @@ import shutil
 import sqlite3
 import stat
 import tempfile
+import time
 from collections.abc import Iterable, Sequence
 from contextlib import ExitStack, closing, suppress
 from datetime import UTC, datetime
@@ -30,6 +31,7 @@ from mcr.logs.logger import get_logger
 from mcr.model.log import Facility
 from mcr.model.rule import Rule
 from mcr.model.saving import Saving
+from mcr.rules.disk import is_read_only
 from mcr.rules.rule_table import (
     Change,
     ForeignFile,
@@ -83,7 +85,8 @@ class RuleFile:
     def __init__(self, path: Path, database: sqlite3.Connection | None, *notices: str) -> None:
         self.path = path
         self._database = database
-        self._trouble = ""
+        self._trouble: McrError | None = None
+        self._failed: float | None = None  # when a write last failed; None: the last one did not
         self._refusal = errno.EROFS
         self._owed: tuple[Change, ...] = ()
         self._identity = _identity_of(path)
@@ -107,7 +110,7 @@ class RuleFile:
         try:
             database, rules, notices = _open_or_renew(_target(path))
         except (sqlite3.Error, OSError) as error:
-            number = errno.EROFS if _is_read_only(directory) else _errno(error)
+            number = errno.EROFS if is_read_only(directory) else _errno(error)
             if number == errno.EBUSY:
                 raise StateInUse(
                     f"Another mcrd uses the state directory {directory}",
@@ -127,7 +130,7 @@ class RuleFile:
         directory = path.parent
         refusal = SystemFault(f"Changes of the rules can't be saved in {directory}", number)
         store = cls(path, None, f"{refusal.message}; rules can't be changed until that is mended")
-        store._trouble = refusal.message
+        store._trouble = refusal
         store._refusal = number
         saved = _salvage(_target(path))
         store.rules, store.kept = saved.rules, saved.kept
@@ -152,9 +155,9 @@ class RuleFile:
                 write_all(self._database, lasting)
         except (McrError, sqlite3.Error) as error:
             fault = error if isinstance(error, McrError) else self._refused(error)
-            self._trouble = fault.message
+            self._trouble, self._failed = fault, time.monotonic()
             raise fault from None
-        self._trouble, self._owed = "", ()
+        self._trouble, self._failed, self._owed = None, None, ()
         self.kept = _kept_after(lasting, self.kept)
 
     def _refused(self, error: sqlite3.Error) -> McrError:
@@ -203,8 +206,11 @@ class RuleFile:
     @property
     def saving(self) -> Saving:
         """How it stands, from any thread: by the last write, what is owed, and whether the file can be written."""
-        trouble = f"{self._trouble}; {OWED}" if self._owed else self._trouble
-        return Saving(str(self.path), trouble, is_gone=self.is_gone)
+        fault, failed = self._trouble, self._failed
+        trouble = "; ".join(filter(None, (fault.message if fault else "", OWED if self._owed else "")))
+        number = fault.errno if isinstance(fault, SystemFault) else 0
+        ago = None if failed is None else time.monotonic() - failed
+        return Saving(str(self.path), trouble, self.is_gone, number, ago)
 
     def close(self) -> None:
         """Close the file. What was written is on the disk already; what is owed may be now."""
@@ -410,15 +416,6 @@ def files_set_aside(path: str) -> list[str]:
     return sorted(each for each in found if not each.endswith(_COMPANIONS))
 
 
-def free_bytes(path: str) -> int | None:
-    """What the disk of a file has room for; None: that is not to be seen."""
-    try:
-        disk = os.statvfs(_target(Path(path)).parent)
-    except OSError:
-        return None
-    return disk.f_bavail * disk.f_frsize
-
-
 def _set_aside(path: Path) -> Path:
     when = datetime.now(UTC).strftime("%Y%m%dT%H%M%S.%fZ")
     aside = path.with_name(f"{path.name}{_ASIDE}{when}")
@@ -431,10 +428,6 @@ def _move(path: Path, to: Path) -> None:
         Path(f"{to}{suffix}").unlink(missing_ok=True)
         with suppress(FileNotFoundError):
             Path(f"{path}{suffix}").rename(f"{to}{suffix}")
-
-
-def _is_read_only(directory: Path) -> bool:
-    return bool(os.statvfs(directory).f_flag & os.ST_RDONLY)
 
 
 def _errno(error: sqlite3.Error | OSError) -> int:

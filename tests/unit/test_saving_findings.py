@@ -1,5 +1,6 @@
 """What doctor says of rules that are saved, or are not."""
 
+import errno
 from ipaddress import IPv4Address
 
 import attrs
@@ -50,6 +51,34 @@ def test_a_full_disk_is_told_before_a_change_fails(free: int, verdict: Verdict, 
     finding = judge_saving(Saving("/s/rules.sqlite"), free)
     assert (finding.verdict, what in finding.what) == (verdict, True)
     assert judge_saving(Saving("/s/rules.sqlite", "EIO"), 0).what.startswith("No rule can be changed")
+
+
+@pytest.mark.parametrize(
+    ("number", "free", "writable", "over"),
+    [
+        (errno.ENOSPC, 0, True, ""),
+        (errno.ENOSPC, None, True, ""),
+        (errno.ENOSPC, 1 << 20, True, "there is room for 1,048,576 bytes now"),
+        (errno.EROFS, 1 << 20, False, ""),
+        (errno.EROFS, 1 << 20, True, "its file can be written now"),
+        (errno.EIO, 1 << 20, True, ""),
+    ],
+)
+def test_a_trouble_that_is_over_is_told_as_such(number: int, free: int | None, *, writable: bool, over: str) -> None:
+    saving = Saving("/s/rules.sqlite", "Rules can't be saved in /s", errno=number, ago=30.4)
+    finding = judge_saving(saving, free, writable=writable)
+    if over:
+        assert (finding.verdict, finding.remedy) == (Verdict.ADVICE, "try it again")
+        assert finding.what == f"The last change of a rule, 30 s ago, could not be saved; {over}"
+    else:
+        assert (finding.verdict, finding.evidence) == (Verdict.FAULT, f"30 s ago: {saving.trouble}")
+        assert finding.remedy.endswith("then try again: df /s/rules.sqlite")
+
+
+def test_a_file_that_could_not_be_opened_takes_another_start() -> None:
+    finding = judge_saving(Saving("/s/rules.sqlite", "EROFS", errno=errno.EROFS), 1 << 20, writable=True)
+    assert finding.verdict is Verdict.FAULT
+    assert "then restart mcrd" in finding.remedy
 
 
 def test_a_file_that_was_set_aside_is_told_until_it_is_gone() -> None:

@@ -15,8 +15,9 @@ import pytest
 
 from mcr.errors import McrError, SystemFault
 from mcr.rules import rule_table, store
+from mcr.rules.disk import free_bytes
 from mcr.rules.rule_table import Drop, Keep, Put
-from mcr.rules.store import FILE, RuleFile, files_set_aside, free_bytes
+from mcr.rules.store import FILE, RuleFile, files_set_aside
 from saved_files import aside, read, refuse_as_full, refuse_as_read_only, rule, written
 
 

@@ -1,5 +1,6 @@
 """Files of saved rules that somebody takes away while they are open: what was saved is not lost, nor anybody else's."""
 
+import errno
 import shutil
 import sqlite3
 from collections.abc import Callable
@@ -78,9 +79,10 @@ def test_a_change_that_would_go_nowhere_is_refused(tmp_path: Path) -> None:
                 file.write([Put(rule(2))])
         assert file.saving.is_gone
         assert "can't be made again" in file.saving.trouble
+        assert (file.saving.errno, file.saving.ago is not None) == (errno.ENOENT, True)
         (tmp_path / "parent").mkdir()
         file.write([Put(rule(3))])
-        assert not file.saving.is_gone
+        assert file.saving == Saving(str(state / FILE))
     assert read(state) == (rule(1), rule(3))
 
 

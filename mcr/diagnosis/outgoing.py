@@ -6,7 +6,7 @@ from typing import Final
 
 from mcr.diagnosis.incoming import judge_link, turn_ipv6_on
 from mcr.diagnosis.present import describe_missing
-from mcr.diagnosis.send_errors import is_lately, last_errno, newest_error
+from mcr.diagnosis.send_errors import explain_error, is_lately, last_errno, newest_error
 from mcr.errors import describe_errno
 from mcr.model.finding import Finding, Verdict
 from mcr.model.flow import IPV4, IPV6, Address, resolution_to
@@ -223,22 +223,5 @@ def _judge_sending(output: Output, before: OutputStats, after: OutputStats) -> F
 
 
 def _remedy(output: Output, number: int | None) -> str:
-    name = output.interface
-    remedies = {
-        errno.ENETDOWN: f"did it go down? ip link show dev {name}",
-        errno.ENODEV: f"{name} was deleted: ip link show dev {name}",
-        errno.ENETUNREACH: f"did it go down? ip link show dev {name}; is there a route? "
-        f"ip route get {output.group} oif {name}",
-        errno.EADDRNOTAVAIL: "what comes from 0.0.0.0 or :: has no source to keep: give its sender an address"
-        if output.keeps_source
-        else f"has {name} an address that is not tentative? ip address show dev {name}",
-        errno.EHOSTUNREACH: f"ip route get {output.group} oif {name}",
-        errno.EINVAL: f"is {output.own_source or 'its source'} an address of this machine? ip address show",
-        errno.ETIME: "what comes has a TTL that ends here: have its sender give it more, or name one: ttl=N",
-        errno.EPERM: "a firewall of this machine refuses it: sudo nft list ruleset",
-        errno.EACCES: f"a route forbids it: ip route get {output.group} oif {name}",
-        errno.EMSGSIZE: f"it is too large: ip link show dev {name}; have the source send smaller datagrams",
-    }
-    if number in _CONGESTED:
-        return f"is {name} slower than its inputs? ip -s link show dev {name}; for bursts, raise MCR_SOCKET_SNDBUF"
-    return remedies.get(number or 0, "see the log of mcrd")
+    explained = explain_error(number, output.interface, output.group)
+    return ": ".join(explained) if explained else "see the log of mcrd"

@@ -5,7 +5,7 @@ from collections import Counter, defaultdict
 from collections.abc import Mapping
 from typing import Final
 
-from mcr.diagnosis.send_errors import is_lately, last_errno, newest_error
+from mcr.diagnosis.send_errors import explain_error, is_lately, last_errno, newest_error
 from mcr.model.finding import Finding, Verdict
 from mcr.model.stats import OutputStats, Stats
 from mcr.net.links import Link
@@ -68,7 +68,7 @@ def _failing(name: str, number: int | None, outputs: list[OutputStats], link: Li
         what = f"{doubt:,} packets ({doubt / counts['submitted']:.2%}) to {which} {in_hand}"
     elif doubt:
         what += f"; {doubt:,} more {in_hand}"
-    cause, remedy = _CAUSES.get(number or 0, ("", ""))
+    cause, remedy = explain_error(number, name, outputs[0].group) or ("", "")
     what += newest_error(outputs) + (f", {cause}" if cause else "")
     if errors_now:
         what += f"; now {errors_now / (errors_now + sent_now):.2%} of what is due"
@@ -83,32 +83,9 @@ def _failing(name: str, number: int | None, outputs: list[OutputStats], link: Li
         Verdict.FAULT if broken else Verdict.ADVICE,
         what,
         evidence,
-        remedy.format(name=name),
+        remedy,
     )
 
 
 _OF_INTERFACES: Final = {errno.ENETDOWN, errno.ENETUNREACH, errno.ENODEV, errno.ENXIO, errno.EHOSTUNREACH}
 """Errors that are over once something is sent: it was the way out that was missing."""
-
-_CAUSES: Final = {
-    errno.ENETDOWN: ("the interface was down", "ip link show dev {name}"),
-    errno.ENETUNREACH: ("the interface was down, or no route led there", "ip link show dev {name}; ip route"),
-    errno.ENODEV: ("the interface was gone", "ip link show dev {name}"),
-    errno.ENXIO: ("the interface was gone", "ip link show dev {name}"),
-    errno.EHOSTUNREACH: ("no route, or nobody answered ARP", "ip route; ip neigh show dev {name}"),
-    errno.EMSGSIZE: (
-        "larger than the interface's MTU",
-        "ip link show dev {name}; raise its MTU, or send smaller datagrams",
-    ),
-    errno.EACCES: ("a route forbids it", "ip route show table all type prohibit"),
-    errno.EPERM: ("a firewall rule dropped them", "sudo nft list ruleset; sudo iptables-save"),
-    errno.ENOBUFS: (
-        "more than the interface could take at once",
-        "its network is the bottleneck; for bursts: tc -s qdisc show dev {name}, and raise MCR_SOCKET_SNDBUF",
-    ),
-    errno.EAGAIN: (
-        "more waited than fits the send buffer",
-        "its network is the bottleneck; for bursts raise MCR_SOCKET_SNDBUF in the environment of mcrd",
-    ),
-}
-"""What an output's newest error means, and where to look. Older ones are counted, and not kept."""

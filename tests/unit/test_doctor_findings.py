@@ -158,6 +158,9 @@ def test_outputs_that_took_everything_are_fine() -> None:
         (errno.ENOBUFS, ["bottleneck", "MCR_SOCKET_SNDBUF"]),
         (errno.EAGAIN, ["send buffer", "MCR_SOCKET_SNDBUF"]),
         (errno.EHOSTUNREACH, ["ip neigh show dev out0"]),
+        (errno.ETIME, ["Timer expired (os error 62)", "the TTL of what comes ends here", "ttl=N"]),
+        (errno.EADDRNOTAVAIL, ["source=keep", "tentative"]),
+        (errno.EOPNOTSUPP, ["VLAN tag", "mcrctl list"]),
     ],
 )
 def test_an_error_of_an_output_is_told_with_its_cause(number: int, words: list[str]) -> None:

@@ -72,7 +72,7 @@ def judge_arrival(
         see += f" with {look.payload:,} bytes of payload"
     elif grown > 0:
         see = f"mcrctl stats: matched grew by {grown:,} {seconds}"
-    yield Finding("flow_arrives", Verdict.OK, f"{_flow(source)} arrives on {source.interface}", see)
+    yield Finding("flow_arrives", Verdict.OK, f"{_flow(source)} arrives{source.in_vlan} on {source.interface}", see)
     fragments = sum(count for each, count in look.frames.items() if _is_cut(each, wanted))
     if fragments:
         yield _judge_fragments(source, f"{seconds}: {counted(fragments, 'frame')}")
@@ -114,7 +114,7 @@ def _judge_absence(
     if name in {each.interface for each in taken}:
         yield _judge_taken(source, look, taken, see)
         return
-    what = f"nothing of {source.named_groups} arrives{source.whence} on {name}"
+    what = f"nothing of {source.named_groups} arrives{source.whence}{source.in_vlan} on {name}"
     if taken:
         what += f", only elsewhere: {_list_taken(taken)}"
     if any(source.group in each for each in _NOBODY_JOINS):
@@ -180,15 +180,28 @@ def _list_taken(taken: dict[Sighting, str]) -> str:
 def _judge_taken(source: Input, look: Look, taken: dict[Sighting, str], see: str) -> Finding:
     """The group arrives, so neither the way nor a querier is to blame."""
     frames = counted(sum(look.frames[each] for each in taken), "frame")
+    retagged = {
+        each: rule for each, rule in taken.items() if attrs.evolve(each, tags=_tags_of(source)) in Wanted(source)
+    }
+    what, ask = "of its group this does", f"does {_sender(source)} send to port {_ports(source)}?"
+    if retagged:
+        other = "with another tag" if source.vlan else "with a tag"
+        what = f"{other if any(each.tags for each in retagged) else 'without a tag'} it does"
+        how = "without a tag" if source.vlan is None else f"with the tag of VLAN {source.vlan}"
+        ask = f"does {_sender(source)} send it {how}, and does no switch change that?"
     return Finding(
         "flow_arrives",
         Verdict.FAULT,
-        f"{_flow(source)} does not arrive{source.whence} on {source.interface}; of its group this does: "
-        f"{_list_taken(taken)}",
+        f"{_flow(source)} does not arrive{source.whence}{source.in_vlan} on {source.interface}; {what}: "
+        f"{_list_taken(retagged or taken)}",
         f"{see}, {frames} for other rules",
-        f"does {_sender(source)} send to port {_ports(source)}? what another rule takes already can have more outputs "
+        f"{ask} what another rule takes already can have more outputs "
         f"there: mcrctl change {shlex.quote(next(iter(taken.values())))} --add-outputs GROUP:PORT:INTERFACE",
     )
+
+
+def _tags_of(source: Input) -> tuple[Tag, ...]:
+    return Sighting.of(source).tags
 
 
 def _list(texts: list[str], between: str = ", ") -> str:
@@ -200,7 +213,7 @@ def _differences(wanted: Wanted, sighting: Sighting) -> Iterator[str]:
     if sighting.outgoing:
         yield _LOCAL  # by which interface is then of no account
         return
-    if sighting.tags != Sighting.of(source).tags:
+    if sighting.tags != _tags_of(source):
         yield _VLAN
     if sighting.interface != source.interface:
         yield _INTERFACE

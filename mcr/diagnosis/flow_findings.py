@@ -115,7 +115,7 @@ def _judge_astray(idle: Idle, kin: list[Sighting], strays: Mapping[Sighting, int
         "matched",
         Verdict.ADVICE,
         f"Rule {_name(rule)} has matched nothing {since}: {source.where} does not arrive"
-        f"{source.whence} on {source.interface}, but {names}, which no rule takes",
+        f"{source.whence}{source.in_vlan} on {source.interface}, but {names}, which no rule takes",
         f"{sum(strays[each] for each in kin):,} frames of it within half a second",
         f"mcrctl why {rule.rule_id}",
     )

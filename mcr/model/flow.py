@@ -251,8 +251,12 @@ class Input:
             )
 
     def __str__(self) -> str:
-        tag = "" if self.vlan is None else f" in VLAN {self.vlan}"
-        return f"{self.where} on {self.interface}{tag}{self.whence}"
+        return f"{self.where} on {self.interface}{self.in_vlan}{self.whence}"
+
+    @property
+    def in_vlan(self) -> str:
+        """``" in VLAN 7"``; empty: it takes frames without a tag."""
+        return "" if self.vlan is None else f" in VLAN {self.vlan}"
 
     @property
     def where(self) -> str:

@@ -408,6 +408,25 @@ def test_a_flow_that_lacks_the_tag_of_its_rule_is_told_so() -> None:
     (finding,) = judge_arrival(rule, look, stats(), stats(), others=(), queriers=Queriers(UNHEARD, 0, Firewall(), 0))
     assert finding.what.startswith("239.1.1.1:5000 does not arrive in VLAN 7 on in0, but this does: 239.1.1.1:5000 on")
     assert finding.remedy == "add the rule without --input-vlan"
+    taker = attrs.evolve(RULE, rule_id="news", name="news")
+    (taken,) = arrival(FLOW, rule=rule, others=[taker])
+    assert taken.what == (
+        "239.1.1.1:5000 does not arrive in VLAN 7 on in0; without a tag it does: 239.1.1.1:5000 on in0, which rule "
+        "news takes"
+    )
+    assert taken.remedy.startswith(
+        "does the source send it with the tag of VLAN 7, and does no switch change that? what"
+    )
+    (tagged,) = arrival(attrs.evolve(FLOW, tags=(Tag(7),)), others=[attrs.evolve(rule, name="tv7")])
+    assert tagged.what.startswith(
+        "239.1.1.1:5000 does not arrive on in0; with a tag it does: 239.1.1.1:5000 on in0 with"
+    )
+    (nothing,) = arrival(rule=rule)
+    assert nothing.what.startswith("nothing of 239.1.1.1 arrives in VLAN 7 on in0")
+    (arrives,) = (
+        each for each in arrival(attrs.evolve(FLOW, tags=(Tag(7),)), grown=9, rule=rule) if "arrives" in each.what
+    )
+    assert arrives.what == "239.1.1.1:5000 arrives in VLAN 7 on in0"
 
 
 def test_doctor_names_queriers_that_have_gone() -> None:

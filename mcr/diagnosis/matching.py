@@ -1,12 +1,14 @@
 """Judges whether a rule gets what arrives for it. Pure."""
 
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Mapping
 
 from mcr.diagnosis import parse_errors
+from mcr.diagnosis.outgoing import HEADERS
 from mcr.model.finding import Finding, Verdict
 from mcr.model.flow import Input
 from mcr.model.rule import RuleView
 from mcr.model.stats import Stats
+from mcr.net.links import Link
 from mcr.tap.sighting import Look, Wanted
 from mcr.text.plurals import counted
 
@@ -29,10 +31,32 @@ def judge_looped(rule: RuleView, before: Stats, after: Stats, others: Collection
             yield parse_errors.judge_loop(each, concerned=returns)
 
 
-def judge_path(rule: RuleView) -> Finding:
-    """Who forwards it. Either does."""
-    what = "a worker forwards it" if rule.path_reason else "the kernel forwards it, without a worker"
-    return Finding("path", Verdict.OK, what, rule.path_reason or "mcrctl list --json: path")
+def judge_path(rule: RuleView, look: Look, links: Mapping[str, Link]) -> Finding:
+    """Who forwards it. Either does.
+
+    Args:
+        rule: this one.
+        look: at the wire.
+        links: interfaces of its outputs, by the names that the rule has for them.
+    """
+    if rule.path_reason:
+        return Finding("path", Verdict.OK, "a worker forwards it", rule.path_reason)
+    see = "mcrctl list --json: path"
+    left = ["comes in fragments"] if look.cut is not None else []
+    if longer := _longer_than_mtus(rule, look.payload or 0, links):
+        left.append(f"is longer than the MTU of {' and '.join(longer)}")
+    if left:
+        what = (
+            f"the rule takes the kernel path, but what {' or '.join(left)} goes through a worker, as some did just now"
+        )
+        return Finding("path", Verdict.OK, what, see)
+    return Finding("path", Verdict.OK, "the kernel forwards it, without a worker", see)
+
+
+def _longer_than_mtus(rule: RuleView, payload: int, links: Mapping[str, Link]) -> list[str]:
+    """Interfaces of outputs whose MTU the packets exceed that leave there."""
+    there = {each.interface: payload + HEADERS[each.group.version] for each in rule.outputs if each.interface in links}
+    return [name for name, size in there.items() if size > links[name].mtu]
 
 
 def _is_sent_here(rule: RuleView, others: Collection[RuleView]) -> bool:

@@ -17,7 +17,9 @@ from mcr.net.arp import ASKED_TIMES
 from mcr.net.links import Link
 from mcr.net.routes import Neighbour, Path
 
-_HEADERS: Final = {IPV4: 28, IPV6: 48}  # bytes of an IP and a UDP header
+HEADERS: Final = {IPV4: 28, IPV6: 48}
+"""Bytes of an IP and a UDP header, by the version of IP."""
+
 _ANSWERS: Final = {Neighbour.REACHABLE, Neighbour.NOARP, Neighbour.PERMANENT}
 _CONGESTED: Final = {errno.ENOBUFS, errno.EAGAIN}
 
@@ -190,7 +192,7 @@ def _judge_size(
 ) -> Iterator[Finding]:
     if payload is None:
         return
-    size = payload + _HEADERS[output.group.version]
+    size = payload + HEADERS[output.group.version]
     see = f"a packet of {size:,} bytes, an MTU of {link.mtu:,}: ip link show dev {link.name}"
     if size <= link.mtu:
         yield Finding("mtu", Verdict.OK, f"what was seen fits the MTU of {link.name}", see)

@@ -93,7 +93,13 @@ class Walk:
         queriers = await self._find_queriers(look, entrance, entrance.link.index)
         look, after = await self._count(look, before, entrance.link.index)
         findings += await self._judge_flow(look, entrance.link, queriers, before, after)
-        return findings + await self._judge_outputs(look.payload, before, after)
+        if not _ends(findings):
+            links = await trio.to_thread.run_sync(self._read_output_links)
+            findings += (judge_path(self.rule, look, links),)
+        return findings + await self._judge_outputs(look.largest, before, after)
+
+    def _read_output_links(self) -> dict[str, Link]:
+        return _asked(partial(read_links, used=self.used), [output.interface for output in self.rule.outputs])
 
     async def _judge_flow(
         self, look: Look, link: Link, queriers: Queriers, before: Stats, after: Stats
@@ -124,7 +130,7 @@ class Walk:
         findings += await trio.to_thread.run_sync(_until_fault, taking)
         if _ends(findings):
             return findings
-        return (*findings, *judge_stream(self._counters(after)), judge_path(self.rule))
+        return (*findings, *judge_stream(self._counters(after)))
 
     @property
     def _waits(self) -> bool:
@@ -160,8 +166,7 @@ class Walk:
 
     async def _judge_outputs(self, payload: int | None, before: Stats, after: Stats) -> tuple[Finding, ...]:
         outputs = self.rule.outputs
-        read = partial(read_links, used=self.used)
-        links = await trio.to_thread.run_sync(_asked, read, [output.interface for output in outputs])
+        links = await trio.to_thread.run_sync(self._read_output_links)
         leading = [(output.group, links[output.interface]) for output in outputs if output.interface in links]
         paths = await trio.to_thread.run_sync(_asked, find_paths, leading)
         received = await trio.to_thread.run_sync(_find_local_receivers, outputs, links, (self.rule, *self.others))

@@ -17,7 +17,7 @@ from typing import Final, NamedTuple
 import attrs
 
 from mcr.errors import SystemFault
-from mcr.model.flow import Input
+from mcr.model.flow import IPV4, Input
 from mcr.net import uapi
 from mcr.net.filter.cbpf import REJECT_ALL, attach_filter, select_kin
 from mcr.net.patience import set_option
@@ -71,7 +71,7 @@ def look_at_wire(wanted: Wanted, index: int, seconds: float = LOOK_SECONDS) -> L
     except OSError as error:
         raise SystemFault(f"Cannot probe {source.interface}", error.errno or 0) from None
     started = time.monotonic()
-    taken, payload = 0, None
+    taken, payload, cut = 0, None, None
     with _open(source, index) as tap:
         while payload is None and taken < 2 * _FRAMES and (left := started + seconds - time.monotonic()) > 0:
             tap.settimeout(left)
@@ -95,9 +95,16 @@ def look_at_wire(wanted: Wanted, index: int, seconds: float = LOOK_SECONDS) -> L
                     seen = attrs.evolve(sighting, source=sender) if wanted.by_source else sighting
                     frames[seen] += 1
                     payload = size if seen in wanted else None
+                    if _is_first_part(sighting) and attrs.evolve(seen, fragment=False) in wanted:
+                        cut = max(cut or 0, size)
                 case Query(interface, source.group.version) if not (frame.outgoing or frame.looped):
                     queries[interface] += 1
-    return Look(time.monotonic() - started, frames, queries, payload)
+    return Look(time.monotonic() - started, frames, queries, payload, cut)
+
+
+def _is_first_part(sighting: Sighting) -> bool:
+    """Whether it is the first fragment of a datagram that is put together here; those of IPv6 are not."""
+    return sighting.fragment and sighting.port is not None and sighting.group.version == IPV4
 
 
 def _open(source: Input, index: int) -> socket.socket:

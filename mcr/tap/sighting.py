@@ -154,12 +154,19 @@ class Look:
         frames: of each kind.
         queries: to all hosts, without a tag, by interface; of the flow's version of IP.
         payload: of the flow looked for, on the interface where it was looked for; the largest, in bytes.
+        cut: the same of its datagrams that came in fragments, whole; by the first fragment of each.
     """
 
     seconds: float
     frames: Mapping[Sighting, int] = attrs.field(factory=dict)
     queries: Mapping[str, int] = attrs.field(factory=dict)
     payload: int | None = None
+    cut: int | None = None
+
+    @property
+    def largest(self) -> int | None:
+        """Bytes of payload of the largest datagram of the flow; None: none was seen."""
+        return max((each for each in (self.payload, self.cut) if each is not None), default=None)
 
     def with_more(self, later: "Look") -> "Look":
         """Together with a later look for the same."""
@@ -168,6 +175,7 @@ class Look:
             Counter(self.frames) + Counter(later.frames),
             Counter(self.queries) + Counter(later.queries),
             max((each.payload for each in (self, later) if each.payload is not None), default=None),
+            max((each.cut for each in (self, later) if each.cut is not None), default=None),
         )
 
 

@@ -106,6 +106,7 @@ def test_kin_is_seen_for_what_it_is(watch: Watch, sent: Packet, seen: Sighting) 
     look = watch(sent, look=look_until_seen)
     assert set(look.frames) == {seen}
     assert look.payload is None
+    assert look.cut == look.largest == (100 if seen == Sighting("b0", GROUP, 5000, (), fragment=True) else None)
     assert look.seconds >= 0.1
 
 

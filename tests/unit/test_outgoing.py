@@ -7,6 +7,8 @@ from ipaddress import IPv4Address, IPv4Interface
 import attrs
 import pytest
 
+from arrivals import RULE
+from mcr.diagnosis.matching import judge_path
 from mcr.diagnosis.outgoing import judge_output
 from mcr.errors import describe_errno
 from mcr.model.finding import Finding, Verdict
@@ -15,6 +17,7 @@ from mcr.model.rule import Output, OutputView, RuleState
 from mcr.model.stats import OutputStats, SendError
 from mcr.net.links import Link
 from mcr.net.routes import Neighbour, Path, is_broadcast
+from mcr.tap.sighting import Look
 
 LINK = Link("out0", 12, addresses=(IPv4Interface("198.18.1.1/24"),))
 GROUP = OutputView.of(Output(IPv4Address("239.2.2.2"), 6000, "out0"))
@@ -278,3 +281,19 @@ def test_a_full_table_of_neighbours_is_advice_as_nothing_may_be_sent_now() -> No
         assert (finding.verdict, finding.remedy) == (Verdict.ADVICE, MAKE_ROOM)
         assert other.verdict is verdict
     assert "the kernel's table of neighbours is full (net.ipv4.neigh.default.gc_thresh3=1024)" in finding.what
+
+
+@pytest.mark.parametrize(
+    ("look", "said"),
+    [
+        (Look(0.1, payload=972), "the kernel forwards it, without a worker"),
+        (Look(0.1, payload=973), "but what is longer than the MTU of out0 goes through a worker"),
+        (Look(2.0, cut=8000), "but what comes in fragments goes through a worker"),
+        (Look(2.0, payload=973, cut=8000), "but what comes in fragments or is longer than the MTU of out0 goes"),
+    ],
+)
+def test_what_goes_through_a_worker_on_the_kernel_path_is_said(look: Look, said: str) -> None:
+    links = {"out0": attrs.evolve(LINK, mtu=1000)}
+    assert said in judge_path(RULE, look, links).what
+    by_worker = attrs.evolve(RULE, path_reason="MCR_KERNEL_PATH=off")
+    assert judge_path(by_worker, look, links).what == "a worker forwards it"

@@ -28,12 +28,19 @@ def judge_stream(rule: RuleStats) -> Iterator[Finding]:
     if what := _trouble(health):
         yield Finding("stream_health", Verdict.ADVICE, f"Its stream comes in broken: {what}", evidence, _UPSTREAM)
         return
-    if what := _past(health):
-        yield Finding("stream_health", Verdict.ADVICE, f"Its stream came in broken: {what}", evidence, _UPSTREAM)
+    if past := [*judge_stopped_stream(rule)]:
+        yield from past
         return
     whole = "comes in whole" if health.packets else "is watched, and nothing of it has come"
     so_far = f"{counted(health.packets, 'datagram')} looked at since it is watched, {_lost(health)}"
     yield Finding("stream_health", Verdict.OK, f"Its stream {whole}", f"{evidence}: {so_far}")
+
+
+def judge_stopped_stream(rule: RuleStats) -> Iterator[Finding]:
+    """What was wrong with the stream of a rule not long ago, whether something of it comes now or not."""
+    if rule.health and (what := _past(rule.health)):
+        see = f"mcrctl stats {rule.rule_id}"
+        yield Finding("stream_health", Verdict.ADVICE, f"Its stream came in broken: {what}", see, _UPSTREAM)
 
 
 def judge_streams(stats: Stats) -> Iterator[Finding]:

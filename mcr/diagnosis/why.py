@@ -19,7 +19,7 @@ import trio
 from mcr.actors.querier_watch import Hearing, QuerierWatch
 from mcr.actors.stats_aggregator import StatsAggregator
 from mcr.diagnosis.arrival import judge_arrival
-from mcr.diagnosis.health_findings import judge_stream
+from mcr.diagnosis.health_findings import judge_stopped_stream, judge_stream
 from mcr.diagnosis.incoming import Entrance, judge_bridge, judge_entrance, judge_rule
 from mcr.diagnosis.matching import judge_looped, judge_path, judge_taking, matched
 from mcr.diagnosis.outgoing import judge_output
@@ -88,12 +88,15 @@ class Walk:
         findings += _until_fault(judge_entrance(source, entrance, self.rule.reason, waits=self._waits))
         before = await self._read_stats()
         if entrance.link is None or _ends(findings):
+            findings += tuple(judge_stopped_stream(self._counters(before)))
             return findings + await self._judge_outputs(None, before, before)
         look = await trio.to_thread.run_sync(look_at_wire, self._wanted, entrance.link.index, abandon_on_cancel=True)
         queriers = await self._find_queriers(look, entrance, entrance.link.index)
         look, after = await self._count(look, before, entrance.link.index)
         findings += await self._judge_flow(look, entrance.link, queriers, before, after)
-        if not _ends(findings):
+        if _ends(findings):
+            findings += tuple(judge_stopped_stream(self._counters(after)))
+        else:
             links = await trio.to_thread.run_sync(self._read_output_links)
             findings += (judge_path(self.rule, look, links),)
         return findings + await self._judge_outputs(look.largest, before, after)

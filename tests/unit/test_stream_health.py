@@ -10,7 +10,7 @@ from exposition import needs_promtool, promtool, samples, value
 from mcr.cli.health import health_view
 from mcr.cli.tables import stats_view
 from mcr.control.structure import unstructure
-from mcr.diagnosis.health_findings import judge_stream, judge_streams
+from mcr.diagnosis.health_findings import judge_stopped_stream, judge_stream, judge_streams
 from mcr.errors import InvalidParams
 from mcr.metrics.exposition import Format, page
 from mcr.metrics.health import health_sections
@@ -107,6 +107,8 @@ def test_a_loss_that_is_over_is_told_as_such_until_it_is_old() -> None:
         Verdict.ADVICE,
         "Its stream came in broken: 12 RTP packets lost, the last 42 s ago",
     )
+    assert [*judge_stopped_stream(of(HEALED))] == [healed]
+    assert [*judge_stopped_stream(of(TS_ALONE)), *judge_stopped_stream(of(AWAY)), *judge_stopped_stream(of(None))] == []
     (summed,) = judge_streams(stats_with(HEALED, TS_ALONE))
     assert summed.what == (
         "The health of the stream of rule r1 was bad: it came in broken: 12 RTP packets lost, the last 42 s ago"

@@ -57,10 +57,10 @@ def ways(
     return lambda workers: manager.start(make_mcr, plant.relay, workers=workers), by_the_manager
 
 
-def replace_under_traffic(mcr: Mcr, replace: Replace, every: int) -> Mcr:
-    """Three times, each after so many packets more."""
+def replace_under_traffic(mcr: Mcr, replace: Replace, every: int, turns: int) -> Mcr:
+    """So many times, each after so many packets more. From the second on it is a successor that is replaced."""
     first = came_in(mcr)
-    for turn in range(1, 4):
+    for turn in range(1, turns + 1):
         before = mcr.worker_pids()
         wait_until(lambda at=mcr, goal=first + turn * every: came_in(at) >= goal, f"turn {turn} is due", 30)
         mcr = replace(mcr)
@@ -92,7 +92,7 @@ def test_nothing_is_lost_at_20_000_packets_a_second(
     for _ in range(TRIES):
         receiver = Receiver(plant.receiver, TO, count=PLENTY, idle=1.0)
         sender = Sender(plant.source, "src0", FLOW, count=PLENTY, rate=RATE)
-        mcr = replace_under_traffic(mcr, replace, RATE // 2)
+        mcr = replace_under_traffic(mcr, replace, RATE // 2, turns=2)
         wait_until_more_come_in(mcr)
         more = sender.stop()
         sent += more
@@ -102,7 +102,7 @@ def test_nothing_is_lost_at_20_000_packets_a_second(
         if lost == before:
             break
     assert lost == before, f"each of {TRIES} times a ring was full"
-    assert (mcr.stats()["kernel_path"]["matched"] > RATE) == is_there
+    assert (mcr.stats()["kernel_path"]["matched"] > RATE // 2) == is_there
 
 
 def test_counters_go_on_and_no_group_is_left(plant: Plant, ways: tuple[Callable[[int], Mcr], Replace]) -> None:
@@ -116,7 +116,7 @@ def test_counters_go_on_and_no_group_is_left(plant: Plant, ways: tuple[Callable[
         others = Sender(plant.source, "src0", "239.1.1.1:5001", count=2000, rate=500)
         receiver = Receiver(plant.receiver, TO, count=2000)
         sender = Sender(plant.source, "src0", FLOW, count=2000, rate=500)
-        mcr = replace_under_traffic(mcr, replace, 2000 // 4)
+        mcr = replace_under_traffic(mcr, replace, 2000 // 4, turns=3)
         sender.finish()
         receiver.expect_everything()
         others.finish()

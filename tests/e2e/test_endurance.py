@@ -23,7 +23,7 @@ FLOW, OTHER_FLOW = "239.2.2.2:6000@rx0=239.1.1.1:5000", "239.2.2.3:6001@rx1=239.
 @pytest.fixture
 def mcr(plant: Plant, make_mcr: MakeMcr) -> Mcr:
     """A relay whose workers have room for whatever comes while they wait for a processor."""
-    made = make_mcr(plant.relay, prefix=["env", "MCR_BUFFER_POOL_SMALL=32768"]).start(2)
+    made = make_mcr(plant.relay, prefix=["env", "MCR_BUFFER_POOL_SMALL=32768"], executes_workers=False).start(2)
     made.add("in0:239.1.1.1:5000", OUT, OTHER)
     need_tcx(made)
     made.wait_for_path("kernel")

@@ -1,7 +1,7 @@
 """The parser and the check of what it accepts, beside another reading of the same frames: scapy's dissection.
 
-IPv4 and IPv6, as scapy builds them and as they come to be when bytes change. Three thousand frames;
-`MCR_FRAMES=100000 MCR_SEED=7 pytest tests/unit/test_dissection.py` reads others, and more.
+IPv4 and IPv6, as scapy builds them and as they come to be when bytes change. `make test` reads three thousand frames,
+`make check` six hundred; `MCR_FRAMES=100000 MCR_SEED=7 pytest tests/unit/test_dissection.py` others, and more.
 """
 
 import os
@@ -13,6 +13,7 @@ from itertools import product
 from pathlib import Path
 from typing import NamedTuple
 
+from hypothesis import settings
 from scapy.layers.inet import IP, UDP, IPOption_NOP, IPOption_Router_Alert, in4_chksum
 from scapy.layers.inet6 import (
     IPv6,
@@ -29,7 +30,8 @@ from scapy.utils import checksum
 
 from mcr._native import ffi, lib
 
-FRAMES = int(os.environ.get("MCR_FRAMES", "3000"))
+assert settings.default
+FRAMES = int(os.environ.get("MCR_FRAMES", 30 * settings.default.max_examples))
 SEED = int(os.environ.get("MCR_SEED", "20260101"))
 CAPTURES = Path(__file__).parent.parent / "corpora" / "packet"
 ETHERNET = 14

@@ -18,7 +18,7 @@ _NATIVE: Final = ROOT / "mcr" / "native"
 _PROGRAMS: Final = ROOT / "tests" / "native"
 _PARSER: Final = ("packet.c", "sanity.c", "checksum.c", "own.c")
 _FLAGS: Final = (
-    *("-std=gnu11", "-g", "-O1", "-D_GNU_SOURCE", "-Wall", "-Wextra", "-Werror", f"-I{_NATIVE}", f"-I{_PROGRAMS}"),
+    *("-std=gnu11", "-g", "-O2", "-D_GNU_SOURCE", "-Wall", "-Wextra", "-Werror", f"-I{_NATIVE}", f"-I{_PROGRAMS}"),
     *("-fsanitize=address,undefined", "-fno-sanitize-recover=all", "-fsanitize-coverage=trace-pc"),
 )
 

@@ -18,6 +18,7 @@ from mcr.model.flow import IPV6, Claim, Flow, Input, without_source
 from mcr.model.log import Facility
 from mcr.net.filter.path import (
     INHERITED,
+    LONGEST,
     OWN,
     REFUSED,
     REVIEWED,
@@ -39,7 +40,6 @@ from mcr.shm.kernel_counters import KernelCounters
 log = get_logger(Facility.NETWORK)
 
 _UNSEEN = "it has not been seen yet what acts on packets that leave, which takes CAP_NET_ADMIN"
-_LONGEST = 0xFFFF  # bytes of an IP datagram
 _ONE_BY_ONE = 4  # replaced flows, each of which may take a grace period; for more, one with their gates closed
 
 
@@ -260,7 +260,7 @@ class KernelRules:
         if not self._serves(source):
             reason = f"this machine does not listen to {source.group}"
         targets = () if reason else find_targets(placed, self._egress_of, self._port_of, self.hops)
-        mtu = min((*(each.mtu for each in targets), _LONGEST)) if targets else 0
+        mtu = min((*(each.mtu for each in targets), LONGEST)) if targets else 0
         now = _Served(self._capture_of(source.interface), source, placed.flows, mtu, targets)
         before = self._served.get(rule_id)
         if before and before.capture != now.capture:  # its interface was opened again: what came in by it is no more

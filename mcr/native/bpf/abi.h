@@ -15,6 +15,12 @@
 #define MCR_BPF_OUTPUTS 32  /* of a rule that the kernel path forwards by, at most */
 #define MCR_BPF_WORKERS 256 /* that the filter asks whether their rings are empty, at most */
 
+/*
+ * Bytes of an IP datagram that the kernel path takes, at most: its checksum is added up in so many steps. Of a super-frame
+ * each datagram counts.
+ */
+#define MCR_BPF_LONGEST 12288u
+
 #define MCR_BPF_GUARD 0x4d435231u /* mark of the sockets that only hold a port (mcr/net/port_guard.py): "MCR1" */
 
 /* Value of the map of gates, by capture. */

@@ -19,6 +19,12 @@
 
 #define INLINE static inline __attribute__((always_inline))
 
+/*
+ * Keeps clang from what it would make of this value by all that it knows: the verifier knows less, that of older kernels
+ * least, and it goes by the very register that is compared or added to. volatile: here, whatever follows.
+ */
+#define OPAQUE(value) __asm__ volatile("" : "+r"(value))
+
 #define VLAN_ID 0x0fff /* in a tag's control information */
 
 #define MULTICAST  MCR_NETWORK32(0xe0000000) /* addresses of groups begin so */

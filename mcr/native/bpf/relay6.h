@@ -119,6 +119,7 @@ INLINE uint32_t send6(struct __sk_buff *skb, struct frame6 *now, const struct mc
 INLINE void forward6(struct __sk_buff *skb, const struct mcr_bpf_rule6 *rule, struct frame6 *now, uint32_t datagrams,
 		     struct mcr_bpf_taken *taken, uint32_t failed)
 {
+	const struct mcr_bpf_output6 *to = rule->outputs;
 	uint32_t bytes = MCR_NETWORK16(now->udp.length) - sizeof(now->udp);
 	struct marks6 came = {
 		.port = now->udp.ports.source,
@@ -127,11 +128,10 @@ INLINE void forward6(struct __sk_buff *skb, const struct mcr_bpf_rule6 *rule, st
 	};
 
 	__builtin_memcpy(came.source, now->ip.source, sizeof(came.source));
-	for (uint32_t i = 0; i < MCR_BPF_OUTPUTS; i++) {
-		const struct mcr_bpf_output6 *to = &rule->outputs[i];
-
+	for (uint32_t i = 0; i < MCR_BPF_OUTPUTS; i++, to++) {
 		if (i >= rule->head.count)
 			break;
+		OPAQUE(to); /* a sum of the rule and a number that differs from turn to turn is forbidden */
 		count_output(to->slot, failed ? failed : send6(skb, now, to, &came), datagrams, bytes, taken);
 	}
 }

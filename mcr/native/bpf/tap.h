@@ -59,10 +59,12 @@ INLINE uint64_t lesser(uint64_t a, uint64_t b)
 /* So many bytes of the packet, from its IP header on. 0: they aren't there. */
 INLINE uint16_t copy(struct __sk_buff *skb, uint32_t offset, void *to, uint64_t size, uint64_t most)
 {
-	size = lesser(size, most);
-	asm volatile("" : "+r"(size)); /* the verifier wants to see the bounds of just this register */
-	if (!size || size > most)
+	uint64_t last = lesser(size, most) - 1;
+
+	OPAQUE(last); /* before Linux 6.8 the verifier learns nothing from a comparison with 0 */
+	if (last >= most)
 		return 0;
+	size = last + 1;
 	return fetch(skb, offset, to, (uint32_t)size) ? 0 : (uint16_t)size;
 }
 

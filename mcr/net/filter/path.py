@@ -27,6 +27,9 @@ from mcr.shm.records import network_address
 MAX_OUTPUTS: int = lib.MCR_BPF_OUTPUTS
 """Of a rule that the kernel path may forward by."""
 
+LONGEST: int = lib.MCR_BPF_LONGEST
+"""IP datagram that it takes, in bytes. Longer ones go to a worker."""
+
 REVIEWED = "reviewed"
 """Who bars the path: the review of what acts on packets between IP and the interfaces."""
 

@@ -1,7 +1,8 @@
 """MCR's main job, where you can watch it: one multicast stream goes in, two come out, and every packet is counted.
 
 Source, relay and receiver live in network namespaces of their own; the host's network is not touched, and nothing is
-left behind. Exit status 0: every packet arrived, once and in order.
+left behind. Exit status 0: every packet arrived, once and in order; or the relay lost none, and what is missing was
+dropped at the receiver, where this machine was too busy.
 """
 
 import io
@@ -85,11 +86,13 @@ def main(svg: TextIO | None) -> int:
         source = Generator.send(network.source, count, rate)
         watch(source, mcr, receiver, console, count)
         sent, received = source.report(), receiver.report()
-        summary = Group(*summarize(sent, received, mcr))
+        relay_lost_none = is_complete(sent, mcr.ask("stats"))
+        summary = Group(*summarize(sent, received, mcr, relay_lost_none=relay_lost_none))
     console.print(summary)
     if svg:
         svg.write(picture(summary, console.width))
-    return 0 if sent["ok"] and received["ok"] else 1
+    well = received["ok"] or (relay_lost_none and is_explained(received))
+    return 0 if sent["ok"] and well else 1
 
 
 def _interrupt(_number: int, _frame: object) -> NoReturn:
@@ -300,17 +303,35 @@ def watch(source: Generator, mcr: Mcr, receiver: Generator, console: Console, co
     """Show the counters until the receiver is done: 4 times per second on a terminal, otherwise a line per second."""
     if not console.is_terminal:
         console.print(ON_THE_WAY, soft_wrap=True)
+        before = ""
         while not receiver.ends_within(1.0):
             reading = Reading.take(source, mcr, receiver)
-            if reading.sent:
-                console.print(reading.as_line(), soft_wrap=True)
+            line = reading.as_line()
+            if reading.sent and line != before:  # it waits some seconds for what is missing
+                console.print(line, soft_wrap=True)
+            before = line
         return
     with Live(console=console, auto_refresh=False, transient=True) as live:
         while not receiver.ends_within(0.25):
             live.update(Reading.take(source, mcr, receiver).as_table(count), refresh=True)
 
 
-def summarize(sent: dict[str, Any], received: dict[str, Any], mcr: Mcr) -> Iterator[RenderableType]:
+def is_complete(sent: dict[str, Any], relay: dict[str, Any]) -> bool:
+    """Whether the relay took in all that was sent, and sent all of that, as its counters say."""
+    ingress, egress = relay["ingress"], relay["egress"]
+    took_all = ingress["matched"] == sent["sent"] and not ingress["kernel_drops"]
+    return took_all and egress["sent"] == sent["sent"] * len(OUTPUTS) and not egress["errors"]
+
+
+def is_explained(received: dict[str, Any]) -> bool:
+    """Whether nothing is wrong at the receiver but what its own kernel dropped, as it counted itself."""
+    others = ("duplicated", "reordered", "corrupted", "foreign")
+    return received["lost"] == received["kernel_drops"] and not any(received[fault] for fault in others)
+
+
+def summarize(
+    sent: dict[str, Any], received: dict[str, Any], mcr: Mcr, *, relay_lost_none: bool
+) -> Iterator[RenderableType]:
     """Yield the results, in the order in which a person wants to know them."""
     table = Table(box=None, padding=(0, 4, 0, 0))
     table.add_column("", no_wrap=True)
@@ -323,16 +344,19 @@ def summarize(sent: dict[str, Any], received: dict[str, Any], mcr: Mcr) -> Itera
     yield from ("", table, "")
     if latency := received["latency_us"]:
         yield f"Latency, source to receiver: median {latency['p50']:,} µs, 99 % within {latency['p99']:,} µs."
-    yield verdict(received)
+    yield verdict(received, relay_lost_none=relay_lost_none)
     for command in ("list-workers", "stats"):
         yield from ("", Text(f"$ mcrctl {command}", style="bold"), Text(mcr.show(command)))
     yield Text(NEXT_STEPS)
 
 
-def verdict(received: dict[str, Any]) -> Text:
+def verdict(received: dict[str, Any], *, relay_lost_none: bool) -> Text:
     """Say in a sentence whether all is well and, if not, where to look."""
     if received["ok"]:
         return Text(f"All {received['expected']:,} packets arrived, each once and in order.", style="bold green")
+    if relay_lost_none and is_explained(received):
+        text = f"The relay lost none: this machine was too busy to take in {received['lost']:,} of "
+        return Text(f"{text}{received['expected']:,} packets at the receiver.", style="bold green")
     faults = ("lost", "duplicated", "reordered", "corrupted", "foreign")
     found = ", ".join(f"{received[fault]:,} {fault}" for fault in faults if received[fault])
     text = f"Of {received['expected']:,} packets: {found}."

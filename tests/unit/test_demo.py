@@ -3,7 +3,9 @@
 from collections import Counter
 from typing import Any
 
-from demo import Reading
+import pytest
+
+from demo import Reading, is_complete, is_explained, verdict
 
 
 class Clock:
@@ -29,3 +31,43 @@ def test_nothing_seems_to_arrive_that_was_not_sent() -> None:
     assert places["source"]["sent"] >= places["relay in"]["recv"]
     assert places["relay out"]["sent"] >= places["receiver"]["received"]
     assert reading.as_line().startswith("source: sent 30 | relay in: recv 20")
+
+
+SENT = {"sent": 1_000}
+WHOLE = {
+    "ingress": {"matched": 1_000, "kernel_drops": 0},
+    "egress": {"sent": 2_000, "errors": 0},
+}
+RECEIVED = {
+    "ok": False,
+    "expected": 2_000,
+    "lost": 65,
+    "kernel_drops": 65,
+    "duplicated": 0,
+    "reordered": 0,
+    "corrupted": 0,
+    "foreign": 0,
+}
+
+
+@pytest.mark.parametrize(
+    ("place", "counter", "value"),
+    [
+        ("ingress", "matched", 999),
+        ("ingress", "kernel_drops", 1),
+        ("egress", "sent", 1_999),
+        ("egress", "errors", 1),
+    ],
+)
+def test_the_relay_lost_none_only_if_its_sums_are_complete(place: str, counter: str, value: int) -> None:
+    assert is_complete(SENT, WHOLE)
+    assert not is_complete(SENT, {**WHOLE, place: {**WHOLE[place], counter: value}})
+
+
+@pytest.mark.parametrize(("counter", "value"), [("lost", 66), ("kernel_drops", 64), ("reordered", 1), ("foreign", 1)])
+def test_what_the_receivers_kernel_did_not_drop_is_not_explained(counter: str, value: int) -> None:
+    assert is_explained(RECEIVED)
+    assert not is_explained({**RECEIVED, counter: value})
+    assert "The relay lost none: this machine was too busy" in str(verdict(RECEIVED, relay_lost_none=True))
+    for received, none in ((RECEIVED, False), ({**RECEIVED, counter: value}, True)):
+        assert str(verdict(received, relay_lost_none=none)).startswith("Of 2,000 packets: ")

@@ -96,9 +96,9 @@ class Walk:
         findings += await self._judge_flow(look, entrance.link, queriers, before, after)
         if _ends(findings):
             findings += tuple(judge_stopped_stream(self._counters(after)))
-        else:
-            links = await trio.to_thread.run_sync(self._read_output_links)
-            findings += (judge_path(self.rule, look, links),)
+            return findings + await self._judge_outputs(look.payload, before, after)
+        links = await trio.to_thread.run_sync(self._read_output_links)
+        findings += (judge_path(self.rule, look, links),)
         return findings + await self._judge_outputs(look.largest, before, after)
 
     def _read_output_links(self) -> dict[str, Link]:

@@ -133,6 +133,8 @@ def change(session: Session, /, rule: str | None, rule_id: str | None, name: str
     """
     if [rule, rule_id, name].count(None) != 2:  # noqa: PLR2004
         hint = NO_SPACE if rule and ":" in rule else _SEE_RULES
+        if name is not None and hint != NO_SPACE:
+            hint = f"to give the rule another name: --new-name {shlex.quote(name)}"
         raise UsageError("Give either RULE, or --rule-id, or --name", hint)
     params: dict[str, Any] = {"name": name} if name is not None else {"rule_id": rule_id}
     for option in ("outputs", "add_outputs", "remove_outputs"):

@@ -29,6 +29,7 @@ _WORDS = frozenset({"ttl", "dscp", "source-port"})  # that may be one as well
 _UNSAID = frozenset({None, "auto"})
 # What stands between colons. Those of an address in brackets, alone or as an option's value, are a part of it.
 _PART = re.compile(r"(?:^|:)((?:[^:=\[\]]*=)?\[[^\[\]]*\][^:]*|[^:]*)")
+_SOURCE = re.compile(r":source=([0-9A-Fa-f:.]*:[0-9A-Fa-f:.]*)")
 _NAMES = ("group", "port", "interface")
 
 
@@ -44,6 +45,10 @@ def parse_output(text: str) -> dict[str, Any]:
         if "[" not in text and _looks_like_ipv6(text):
             raise UsageError(
                 f"Invalid output {text!r}: an IPv6 address stands in brackets", "for example: [ff15::1]:6000:eth1"
+            ) from None
+        if source := _bare_source(text):
+            raise UsageError(
+                f"Invalid output {text!r}: an IPv6 address stands in brackets", f"for example: :source=[{source}]"
             ) from None
         raise
 
@@ -84,6 +89,17 @@ def _looks_like_ipv6(text: str) -> bool:
             IPv6Address(text.rsplit(":", behind)[0])
             return True
     return False
+
+
+def _bare_source(text: str) -> str:
+    """The IPv6 address that an output names as its source without brackets; empty: it names none like that."""
+    from ipaddress import IPv6Address  # noqa: PLC0415 - slow to import, seldom needed
+
+    for found in _SOURCE.findall(text):
+        for address in (found, found.removesuffix(":"), found.rpartition(":")[0]):
+            with suppress(ValueError):
+                return str(IPv6Address(address))
+    return ""
 
 
 def _options(text: str, options: list[str]) -> dict[str, Any]:

@@ -172,6 +172,10 @@ def test_add_takes_an_id_and_a_name(run: Run, daemon: Daemon) -> None:
         ("239.2.2.2:-1:eth1", "Invalid output '239.2.2.2:-1:eth1': '-1' is not a port"),
         ("239.2.2.2:²:eth1", "Invalid output '239.2.2.2:²:eth1': '²' is not a port"),
         ("ff15::1:6000:eth1", "Invalid output 'ff15::1:6000:eth1': an IPv6 address stands in brackets"),
+        (
+            "[ff15::1]:6000:eth1:source=fd00:1::1:ttl=4",
+            "Invalid output '[ff15::1]:6000:eth1:source=fd00:1::1:ttl=4': an IPv6 address stands in brackets",
+        ),
         ("ff15::1", "Invalid output 'ff15::1': an IPv6 address stands in brackets"),
         ("ff15::1:6000:eth1:gso=off", "Invalid output 'ff15::1:6000:eth1:gso=off': an IPv6 address stands in brackets"),
         ("fe80::1%eth0:6000:eth1", "Invalid output 'fe80::1%eth0:6000:eth1': an IPv6 address stands in brackets"),

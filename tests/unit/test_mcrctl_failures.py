@@ -109,7 +109,11 @@ def test_an_option_given_twice_is_told(run: Run, daemon: Daemon, args: tuple[str
         (("remove", "--all", "--name", "y"), "Give either --all, or RULE, --rule-id or --name", None),
         (("remove", "--all", "y"), "Give either --all, or RULE, --rule-id or --name", None),
         (("change", "--new-name", "y"), "Give either RULE, or --rule-id, or --name", None),
-        (("change", "x", "--name", "x"), "Give either RULE, or --rule-id, or --name", None),
+        (
+            ("change", "x", "--name", "y"),
+            "Give either RULE, or --rule-id, or --name",
+            "to give the rule another name: --new-name y",
+        ),
         (("change", "--rule-id", "x"), "Nothing to change", None),
         (
             ("change", "--rule-id", "x", "--outputs", "239.2.2.2:1:eth1", "--add-outputs", "239.2.2.2:1:eth1"),

@@ -180,8 +180,11 @@ def _list_taken(taken: dict[Sighting, str]) -> str:
 def _judge_taken(source: Input, look: Look, taken: dict[Sighting, str], see: str) -> Finding:
     """The group arrives, so neither the way nor a querier is to blame."""
     frames = counted(sum(look.frames[each] for each in taken), "frame")
+    tags = _tags_of(source)
     retagged = {
-        each: rule for each, rule in taken.items() if attrs.evolve(each, tags=_tags_of(source)) in Wanted(source)
+        each: rule
+        for each, rule in taken.items()
+        if each.tags != tags and attrs.evolve(each, tags=tags) in Wanted(source)
     }
     what, ask = "of its group this does", f"does {_sender(source)} send to port {_ports(source)}?"
     if retagged:

@@ -421,6 +421,9 @@ def test_a_flow_that_lacks_the_tag_of_its_rule_is_told_so() -> None:
     assert tagged.what.startswith(
         "239.1.1.1:5000 does not arrive on in0; with a tag it does: 239.1.1.1:5000 on in0 with"
     )
+    ranged = attrs.evolve(RULE, input=Input("in0", GROUP, 5000, last_port=5009))
+    (excepted,) = arrival(FLOW, rule=ranged, others=[taker])
+    assert "; of its group this does: 239.1.1.1:5000 on in0, which rule news takes" in excepted.what
     (nothing,) = arrival(rule=rule)
     assert nothing.what.startswith("nothing of 239.1.1.1 arrives in VLAN 7 on in0")
     (arrives,) = (

@@ -33,9 +33,12 @@ MACS = b"\1\0\x5e\x09\x09\x09" + b"\2\0\0\0\0\2"
 OUT = MACS + b"\x08\x00"
 
 
-CAPABILITIES = "-all,+bpf,+net_admin,+net_raw"
 VERIFIED = 500_000  # instructions, of all programs; the kernel takes 1 to 1.5 µs for each
-TELLS_VERIFIED = [int(each) for each in re.findall(r"\d+", os.uname().release)[:2]] >= [5, 16]  # Linux
+RELEASE = [int(each) for each in re.findall(r"\d+", os.uname().release)[:2]]
+TELLS_VERIFIED = RELEASE >= [5, 16]  # Linux
+CAPABILITIES = "-all,+bpf,+net_admin,+net_raw"
+if RELEASE < [6, 18]:  # 6.12 was seen to refuse everything without
+    CAPABILITIES += ",+perfmon"
 LOAD = """
 from contextlib import suppress
 from ipaddress import IPv4Address

@@ -125,6 +125,7 @@ def examine(settings: Settings, relay: Relay) -> tuple[Finding, ...]:
         *judge_unusable(relay.rules),
         *_judge_workers(workers, daemon),
         *_judge_counters(stats, workers, links or {}, settings),
+        *parse_errors.judge_loops(stats, relay.rules, inputs if links is None else inputs & links.keys()),
         *_judge_flows(relay, links or {}, blind),
         *health_findings.judge_streams(stats),
         *machine_findings.judge_firewall(firewall, output_findings.refused_outputs(stats)),
@@ -224,7 +225,6 @@ def _judge_counters(
     yield from capture_findings.judge_captures(stats, workers, links, settings.pools)
     yield capture_findings.judge_super_frames(stats, described=describes_super_frames())
     yield from parse_errors.judge_parse_errors(stats)
-    yield from parse_errors.judge_loops(stats)
     yield from output_findings.judge_outputs(stats, links)
     yield daemon_findings.judge_log(stats)
 

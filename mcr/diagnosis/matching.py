@@ -25,7 +25,7 @@ def judge_looped(rule: RuleView, before: Stats, after: Stats, others: Collection
     """Has what this relay sent come back in where the rule's flow does, within the last minute?"""
     for each in after.interfaces:
         if each.interface == rule.input.interface and parse_errors.loops_now(each):
-            returns = _is_sent_here(rule, others) or (
+            returns = parse_errors.is_sent_here(rule, (rule, *others)) or (
                 matched(rule, after) <= matched(rule, before) and _loops(rule, after) > _loops(rule, before)
             )
             yield parse_errors.judge_loop(each, concerned=returns)
@@ -57,12 +57,6 @@ def _longer_than_mtus(rule: RuleView, payload: int, links: Mapping[str, Link]) -
     """Interfaces of outputs whose MTU the packets exceed that leave there."""
     there = {each.interface: payload + HEADERS[each.group.version] for each in rule.outputs if each.interface in links}
     return [name for name, size in there.items() if size > links[name].mtu]
-
-
-def _is_sent_here(rule: RuleView, others: Collection[RuleView]) -> bool:
-    """Whether an output of any rule sends to the group and port that the rule takes."""
-    flows = rule.input.span
-    return any(flows.meets(each.span) for one in (rule, *others) for each in one.outputs)
 
 
 def _loops(rule: RuleView, stats: Stats) -> int:

@@ -1,14 +1,19 @@
 """Judges `parse_err` by its causes. One of them is a loop, which is a fault of the network."""
 
+from collections.abc import Collection, Iterable
 from typing import Final
 
 import attrs
 
 from mcr.model.finding import Finding, Verdict
+from mcr.model.rule import RuleView
 from mcr.model.stats import InterfaceStats, ParseErrors, Stats
 
 _LOOPS_NOW: Final = 60.0
 """Seconds after the last looped datagram until a loop counts as over."""
+
+_GOES_ON: Final = 10.0
+"""The same, where no rule is left that sends what one takes there."""
 
 _NAME_THEM: Final = "mcrctl log-level set --facility ingress --level debug"
 
@@ -87,11 +92,36 @@ def judge_parse_errors(stats: Stats) -> tuple[Finding, ...]:
     return findings or (Finding("parse_err", Verdict.OK, "Every datagram was sound", evidence),)
 
 
-def judge_loops(stats: Stats) -> tuple[Finding, ...]:
-    """Whether datagrams that this machine sent came back in."""
-    findings = tuple(_loop(each, Verdict.FAULT) for each in stats.interfaces if loops_now(each))
+def judge_loops(stats: Stats, rules: Collection[RuleView], there: Collection[str]) -> tuple[Finding, ...]:
+    """Whether datagrams that this machine sent come back in.
+
+    Args:
+        stats: the counters.
+        rules: all that there are now.
+        there: input interfaces that exist; one that is gone takes in nothing.
+    """
+    findings = tuple(
+        _loop(each, Verdict.FAULT)
+        for each in stats.interfaces
+        if each.interface in there and loops_now(each) and (_goes_on(each) or _is_closed(each.interface, rules))
+    )
     lately = f"none in the last {_LOOPS_NOW:.0f} s; mcrctl stats: loop={stats.ingress.parse_errors.loop}"
     return findings or (Finding("loop", Verdict.OK, "Nothing that this relay sent comes back in", lately),)
+
+
+def _goes_on(interface: InterfaceStats) -> bool:
+    return interface.looped is not None and interface.looped <= _GOES_ON
+
+
+def _is_closed(interface: str, rules: Collection[RuleView]) -> bool:
+    """Whether a rule takes there what another sends, or itself: without it, or its sender, the loop is over."""
+    return any(rule.input.interface == interface and is_sent_here(rule, rules) for rule in rules)
+
+
+def is_sent_here(rule: RuleView, senders: Iterable[RuleView]) -> bool:
+    """Whether an output of any of these sends to the group and port that the rule takes."""
+    flows = rule.input.span
+    return any(flows.meets(each.span) for one in senders for each in one.outputs)
 
 
 def loops_now(interface: InterfaceStats) -> bool:

@@ -1,6 +1,7 @@
 """What doctor makes of what it sees: each judgement with values, no machine."""
 
 import errno
+from ipaddress import IPv4Address
 
 import attrs
 import pytest
@@ -22,6 +23,8 @@ from doctor_world import (
 )
 from mcr.diagnosis import capture_findings, daemon_findings, output_findings, parse_errors
 from mcr.model.finding import Finding, Verdict
+from mcr.model.flow import Input
+from mcr.model.rule import Output, OutputView, RuleState, RuleView
 from mcr.model.stats import (
     EgressStats,
     IngressStats,
@@ -31,6 +34,18 @@ from mcr.model.stats import (
     Stats,
 )
 from mcr.net.capture import BufferPools
+
+FLOW, ANOTHER = IPv4Address("239.1.1.1"), IPv4Address("239.2.2.2")
+
+
+def rule_of(interface: str, group: IPv4Address, output: IPv4Address) -> RuleView:
+    outputs = (OutputView.of(Output(output, 5000, "out0")),)
+    return RuleView(interface, None, Input(interface, group, 5000), outputs, RuleState.ACTIVE)
+
+
+RING = rule_of("in0", FLOW, FLOW)
+TAKER = rule_of("in0", FLOW, ANOTHER)
+SENDER = rule_of("in1", ANOTHER, FLOW)
 
 # The machine
 
@@ -140,8 +155,23 @@ def test_that_an_interface_is_promiscuous_is_not_claimed_without_a_look() -> Non
 @pytest.mark.parametrize(("ago", "verdict"), [(1.5, FAULT), (59.0, FAULT), (61.0, OK), (None, OK)])
 def test_a_loop_is_a_fault_for_a_minute(ago: float | None, verdict: Verdict) -> None:
     interface = InterfaceStats("in0", 1000, 0, ParseErrors(loop=7), ago)
-    findings = parse_errors.judge_loops(Stats(IngressStats(), EgressStats(), interfaces=(interface,)))
+    findings = parse_errors.judge_loops(attrs.evolve(IDLE, interfaces=(interface,)), [RING], {"in0"})
     expect(findings, verdict, *(["in0", "loop=7"] if verdict is FAULT else []))
+
+
+@pytest.mark.parametrize(
+    ("rules", "there", "ago", "verdict"),
+    [
+        ([RING], set(), 1.5, OK),  # the interface is gone
+        ([TAKER], {"in0"}, 44.0, OK),  # the rule that sent it is gone
+        ([TAKER], {"in0"}, 1.5, FAULT),  # it comes all the same
+        ([TAKER, SENDER], {"in0"}, 44.0, FAULT),
+        ([SENDER], {"in0"}, 44.0, OK),  # the rule that took it is gone
+    ],
+)
+def test_a_loop_is_over_once_it_is_open(rules: list[RuleView], there: set[str], ago: float, verdict: Verdict) -> None:
+    interface = InterfaceStats("in0", 1000, 0, ParseErrors(loop=7), ago)
+    expect(parse_errors.judge_loops(attrs.evolve(IDLE, interfaces=(interface,)), rules, there), verdict)
 
 
 def test_outputs_that_took_everything_are_fine() -> None:

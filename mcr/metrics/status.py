@@ -221,7 +221,8 @@ def _table(title: str, header: Sequence[str], rows: Iterable[Sequence[str]]) -> 
         + "</tr>"
         for row in rows
     )
-    return f"<h2>{title}</h2><table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>"
+    table = f"<table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>"
+    return f"<h2>{title}</h2><div class=wide>{table}</div>"
 
 
 def _duration(seconds: float) -> str:

@@ -61,6 +61,12 @@ class Reader(HTMLParser):
             self.rows[-1][-1] += data
 
 
+def test_a_table_wider_than_the_window_does_not_widen_the_page() -> None:
+    text = content(status(rule(1)))
+    assert text.count("<table>") == text.count("<div class=wide><table>") > 0
+    assert ".wide { overflow-x: auto }" in page("relay7", text).decode()
+
+
 def test_a_rule_is_a_row_with_its_state_rates_and_counters() -> None:
     stats = Stats(IngressStats(), EgressStats(), (counters(1, 200.4, errors=3),))
     rows = Reader(content(status(rule(1, name="news"), stats=stats))).rows

@@ -410,7 +410,7 @@ class _State:
     # Workers.
 
     def describe(self) -> tuple[WorkerView, ...]:
-        return self.workers.describe(self._relay.inputs.names(), self._segments)
+        return self.workers.describe(self._relay.inputs.present(), self._segments)
 
     async def on_reported(self, worker_id: int, events: tuple[records.Event, ...]) -> None:
         for event in events:

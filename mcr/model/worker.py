@@ -27,7 +27,7 @@ class WorkerView:
     pid: int | None
     core: int
     interfaces: tuple[str, ...]
-    """Input interfaces it reads."""
+    """Input interfaces it reads; one that is awaited, or gone, is not among them."""
     state: WorkerState
     restarts: int
     generation: int

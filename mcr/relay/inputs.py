@@ -85,9 +85,9 @@ class InputInterfaces:
         """One, if it is in use."""
         return self._by_name.get(name)
 
-    def names(self) -> tuple[str, ...]:
-        """Names of the interfaces."""
-        return tuple(sorted(self._by_name))
+    def present(self) -> tuple[str, ...]:
+        """Names of the interfaces, without those that are awaited, or gone."""
+        return tuple(sorted(name for name, capture in self._by_name.items() if not capture.is_lost))
 
     def close(self) -> None:
         """Close every socket."""

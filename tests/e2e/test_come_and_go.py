@@ -336,6 +336,7 @@ def test_mcrd_starts_before_any_network(lab: Lab, make_mcr: MakeMcr, tmp_path: P
     for feed in (saved, filed):
         wait_until(lambda feed=feed: feed.rule()["state"] == "waiting", "it waits")
         feed.expect("waiting", GONE.format(feed.input.name).removesuffix(" any more"))
+    assert mcr.call("list_workers")[0]["interfaces"] == []
     why = mcr.ctl("why", saved.rule_id, check=False)
     assert why.returncode == STATUS["fault"]
     assert "the rule waits" in why.stdout
@@ -349,6 +350,7 @@ def test_mcrd_starts_before_any_network(lab: Lab, make_mcr: MakeMcr, tmp_path: P
     saved.output.connect()
     saved.expect("waiting", GONE.format(saved.input.name).removesuffix(" any more"))
     filed.passes()
+    assert mcr.call("list_workers")[0]["interfaces"] == [filed.input.name]
     saved.input.connect()
     saved.expect("active")
     saved.passes()

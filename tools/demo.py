@@ -1,8 +1,8 @@
 """MCR's main job, where you can watch it: one multicast stream goes in, two come out, and every packet is counted.
 
 Source, relay and receiver live in network namespaces of their own; the host's network is not touched, and nothing is
-left behind. Exit status 0: every packet arrived, once and in order; or the relay lost none, and what is missing was
-dropped at the receiver, where this machine was too busy.
+left behind. Exit status 0: every packet arrived, once and in order; or the relay lost none, and what is missing, at
+most one of twenty, was dropped at the receiver, where this machine was too busy.
 """
 
 import io
@@ -48,6 +48,7 @@ PICTURE = f"""
 """
 
 SOCKET_BYTES_PER_PACKET = 2304  # what the kernel counts for one in a receive buffer
+EXCUSED = 0.05  # of all packets: what a busy machine may drop at the receiver
 LONGEST_PAUSE_S = 0.04  # what a busy machine may take until it runs the receiver again
 
 NEXT_STEPS = """
@@ -86,6 +87,7 @@ def main(svg: TextIO | None) -> int:
         source = Generator.send(network.source, count, rate)
         watch(source, mcr, receiver, console, count)
         sent, received = source.report(), receiver.report()
+        received["wrong_checksums"] = network.receiver.counter("Udp", "InCsumErrors")
         relay_lost_none = is_complete(sent, mcr.ask("stats"))
         summary = Group(*summarize(sent, received, mcr, relay_lost_none=relay_lost_none))
     console.print(summary)
@@ -324,9 +326,13 @@ def is_complete(sent: dict[str, Any], relay: dict[str, Any]) -> bool:
 
 
 def is_explained(received: dict[str, Any]) -> bool:
-    """Whether nothing is wrong at the receiver but what its own kernel dropped, as it counted itself."""
-    others = ("duplicated", "reordered", "corrupted", "foreign")
-    return received["lost"] == received["kernel_drops"] and not any(received[fault] for fault in others)
+    """Whether nothing is wrong at the receiver but what its own kernel had no room for, and that little.
+
+    What a socket dropped is what there was no room for, and what had a wrong checksum: which the relay may have made.
+    """
+    others = ("duplicated", "reordered", "corrupted", "foreign", "wrong_checksums")
+    is_little = received["lost"] <= received["expected"] * EXCUSED
+    return is_little and received["lost"] == received["kernel_drops"] and not any(received[fault] for fault in others)
 
 
 def summarize(
@@ -360,7 +366,9 @@ def verdict(received: dict[str, Any], *, relay_lost_none: bool) -> Text:
     faults = ("lost", "duplicated", "reordered", "corrupted", "foreign")
     found = ", ".join(f"{received[fault]:,} {fault}" for fault in faults if received[fault])
     text = f"Of {received['expected']:,} packets: {found}."
-    if received["kernel_drops"]:
+    if received["wrong_checksums"]:
+        text += f" {received['wrong_checksums']:,} reached the receiver with a wrong UDP checksum."
+    elif received["kernel_drops"]:
         text += f" {received['kernel_drops']:,} of the lost reached the receiver, but this machine was too busy there."
     return Text(f"{text} mcrctl stats accounts for every packet that reached the relay.", style="bold red")
 

@@ -16,7 +16,6 @@ _CHECK = "saved_rules"
 _CAUSES = 3  # that are told apart
 _NAMED = 3
 _ROOM = 1 << 20  # bytes; with less it is time to act
-_FULL = {errno.ENOSPC, errno.EDQUOT}
 _LOCKED = {errno.EROFS, errno.EACCES}
 _ENOUGH = 1 << 16  # bytes; a change of some rules fits
 _PAGE = 4096  # bytes; the least that SQLite asks the disk for
@@ -28,7 +27,7 @@ def judge_saving(saving: Saving, free: int | None = None, *, writable: bool = Fa
     Args:
         saving: how it stands, by the last write.
         free: bytes that the disk has room for; None: not known.
-        writable: the file can be written, as far as its rights and the mount say.
+        writable: the file and its directory can be written, as far as their rights and the mount say.
     """
     if not saving.path and not saving.trouble:
         return Finding(_CHECK, Verdict.OK, "Rules are not saved: --no-state was given", "mcrctl settings")
@@ -68,7 +67,7 @@ def _judge_trouble(saving: Saving, free: int, *, writable: bool) -> Finding:
         remedy = f"make room or mend the disk, then restart mcrd: df {saving.path}"
         return Finding(_CHECK, Verdict.FAULT, no_change, saving.trouble, remedy)
     mended = ""
-    if saving.errno in _FULL and free >= _ENOUGH:
+    if saving.errno == errno.ENOSPC and free >= _ENOUGH:
         mended = f"there is room for {free:,} bytes now"
     elif saving.errno in _LOCKED and writable:
         mended = "its file can be written now"

@@ -14,8 +14,9 @@ def free_bytes(path: str) -> int | None:
 
 
 def is_writable(path: str) -> bool:
-    """Whether this process may write a file, on a disk that is mounted writable."""
-    return os.access(path, os.W_OK)
+    """Whether this process may write a file and make others beside it, as SQLite does, on a disk mounted writable."""
+    beside = Path(os.path.realpath(path)).parent
+    return os.access(path, os.W_OK) and os.access(beside, os.W_OK | os.X_OK)
 
 
 def is_read_only(directory: Path) -> bool:

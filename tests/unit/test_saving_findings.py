@@ -1,7 +1,9 @@
 """What doctor says of rules that are saved, or are not."""
 
 import errno
+import os
 from ipaddress import IPv4Address
+from pathlib import Path
 
 import attrs
 import pytest
@@ -13,6 +15,7 @@ from mcr.model.flow import Input
 from mcr.model.rule import Origin, Output, Rule
 from mcr.model.saving import Saving
 from mcr.rules.conditions import view_of_unusable
+from mcr.rules.disk import is_writable
 from mcr.rules.file_rules import FileRules, Precedence, Yielding
 
 A, B, C, D = (
@@ -73,6 +76,17 @@ def test_a_trouble_that_is_over_is_told_as_such(number: int, free: int | None, *
     else:
         assert (finding.verdict, finding.evidence) == (Verdict.FAULT, f"30 s ago: {saving.trouble}")
         assert finding.remedy.endswith("then try again: df /s/rules.sqlite")
+
+
+def test_a_file_in_a_directory_that_is_not_writable_is_not_either(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """SQLite makes others beside it. What root may: everything."""
+    file = tmp_path / "rules.sqlite"
+    file.touch()
+    assert is_writable(str(file))
+    monkeypatch.setattr(os, "access", lambda path, _: Path(path) == file)
+    assert not is_writable(str(file))
 
 
 def test_a_file_that_could_not_be_opened_takes_another_start() -> None:

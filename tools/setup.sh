@@ -54,8 +54,14 @@ echo "Setting up $venv (once)"
 # C is compiled meanwhile, once: pip would do it in a directory of its own.
 tools/build_native.sh "$venv" &
 native=$!
+# It is not left behind if pip fails or this is interrupted: it would go on writing while the next one starts.
+trap 'wait $native' EXIT
+trap 'exit 130' INT
+trap 'exit 143' TERM
+trap 'exit 129' HUP
 MCR_BUILT_APART=1 "$venv/bin/python" -m pip install -q --disable-pip-version-check --no-build-isolation \
 	--config-settings editable_mode=compat -e '.[dev]'
+trap - EXIT INT TERM HUP
 wait $native
 
 # To check metrics and alert rules. Debian's package would start a server here, so this program alone is taken from it.

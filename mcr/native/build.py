@@ -42,7 +42,7 @@ ffi.set_source(
     #include "worker.h"
     """,
     sources=_find("*.c"),
-    depends=_find("*.h"),
+    depends=[*_find("*.h"), os.path.relpath(__file__, ROOT)],
     include_dirs=[os.path.relpath(HERE, ROOT)],
     libraries=["uring"],
     extra_compile_args=["-std=gnu11", "-D_GNU_SOURCE", "-O2", "-g", "-fno-strict-aliasing"],

@@ -32,8 +32,7 @@ def events(session: Session, *, follow: bool) -> None:
     relay, and when PIDs stayed away.
 
     mcrd remembers the newest 1,000 events since it was started. With --follow these come first, then what happens. With
-    --json and --follow each is a line. If mcrd ends
-    meanwhile, the next one is waited for.
+    --json and --follow each is a line. If mcrd ends meanwhile, the next one is waited for.
     """
     if not follow:
         found = session.call("events")["events"]

@@ -50,7 +50,7 @@ _CAUSES: Final = {
     errno.ENODEV: ("the interface was gone", "ip link show dev {name}"),
     errno.ENXIO: ("the interface was gone", "ip link show dev {name}"),
     errno.EHOSTUNREACH: (
-        "no route, or nobody answered ARP",
+        "no route, or nobody answered ARP or NDP",
         "ip route get {host} oif {name}; ip neigh show dev {name}",
     ),
     errno.EADDRNOTAVAIL: (

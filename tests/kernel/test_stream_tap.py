@@ -3,13 +3,17 @@
 import errno
 import os
 import random
+import socket
+import struct
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from ipaddress import IPv4Address
+from threading import Barrier
 
 import attrs
 import pytest
 
-from filters import WANTED, Wire, frame, may_load_ebpf, opened
+from filters import SOL_PACKET, WANTED, Wire, frame, may_load_ebpf, opened
 from mcr._native import lib
 from mcr.model.flow import Flow, Input
 from mcr.model.health import Health
@@ -24,6 +28,7 @@ from streams import PMT, VIDEO, Television, Watched, pmt, rtp, ts
 
 CAPTURE, STREAM = 3, 7
 GROUP = IPv4Address("239.1.1.1")
+PACKET_VNET_HDR, NEEDS_CHECKSUM, GSO_UDP_L4 = 15, 1, 5
 EXTENDED = b"\x90"  # the first byte of RTP with an extension, of the four bytes that follow
 
 
@@ -76,11 +81,14 @@ def datagrams(count: int) -> list[bytes]:
     return found
 
 
-def sent(wire: Wire, payloads: list[bytes]) -> None:
+def framed(payload: bytes) -> bytes:
     empty = frame()[:-14]
-    for each in payloads:
-        size = len(each) + 8
-        wire.send(empty[:16] + (20 + size).to_bytes(2) + empty[18:38] + size.to_bytes(2) + empty[40:42] + each)
+    size = len(payload) + 8
+    return empty[:16] + (20 + size).to_bytes(2) + empty[18:38] + size.to_bytes(2) + empty[40:42] + payload
+
+
+def sent(wire: Wire, payloads: list[bytes]) -> None:
+    wire.send(*map(framed, payloads))
 
 
 @pytest.mark.parametrize("header", [b"", b"\x80", EXTENDED], ids=["plain", "rtp", "extended"])
@@ -119,6 +127,41 @@ def test_what_several_processors_tell_is_put_in_order(tap: StreamTap, wire: Wire
     assert told.rtp
     assert told.ts
     assert (told.unseen, told.lost, told.rtp.reordered, told.ts.continuity) == (0, 0, 0, 0)
+
+
+def in_super_frames(wire: Wire, payload: bytes, count: int) -> tuple[socket.socket, bytes]:
+    """A sender of super-frames, and one of so many datagrams."""
+    with wire.a.entered():
+        raw = socket.socket(socket.AF_PACKET, socket.SOCK_RAW, 0)
+    raw.bind(("a0", 0x0800))
+    raw.setsockopt(SOL_PACKET, PACKET_VNET_HDR, 1)
+    head = struct.pack("=BBHHHH", NEEDS_CHECKSUM, GSO_UDP_L4, 42, len(payload), 34, 6)
+    return raw, head + framed(payload * count)
+
+
+@pytest.mark.parametrize("datagrams", [1, 40])
+def test_what_comes_by_two_processors_at_once_is_told_exactly(tap: StreamTap, wire: Wire, datagrams: int) -> None:
+    """Two senders of one stream, alone or in super-frames: each datagram is seen once."""
+    one, *_, other = sorted(os.sched_getaffinity(0))
+    if one == other:
+        pytest.skip("needs two processors")
+    raw, whole = (
+        in_super_frames(wire, ts(VIDEO, 0), datagrams) if datagrams > 1 else (wire.sender, framed(ts(VIDEO, 0)))
+    )
+    times = 1_200 // datagrams
+    together = Barrier(2)
+
+    def send_by(processor: int) -> None:
+        os.sched_setaffinity(0, {processor})  # of this thread
+        together.wait()
+        for _ in range(times):
+            raw.send(whole)
+
+    with raw, ThreadPoolExecutor(2) as both:
+        list(both.map(send_by, (one, other)))
+    wait_until(lambda: tap.read(STREAM, Health.TS).packets >= 2 * times * datagrams, "all were told")
+    told = tap.read(STREAM, Health.TS)
+    assert (told.packets, told.unseen) == (2 * times * datagrams, 0)
 
 
 @pytest.mark.parametrize("more", [4, 12])

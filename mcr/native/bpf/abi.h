@@ -6,6 +6,8 @@
 #include <stddef.h>
 #include <stdint.h>
 
+#include "shm_abi.h"
+
 /*
  * Bytes that a clipped super-frame keeps, and one more for each datagram in it. Fewer than any headers have, so that each
  * is clipped; nobody reads them.
@@ -107,15 +109,15 @@ struct mcr_bpf_drain {
 
 /* Value of the map of streams whose health is watched, by number. */
 struct mcr_bpf_stream {
-	uint64_t count; /* datagrams that came; the filter writes it */
-	uint32_t keep;  /* bytes of each that may have to be told: of a transport stream MCR_BPF_KEPT */
+	uint64_t astray; /* datagrams that came by a processor that has no ring */
+	uint32_t keep;   /* bytes of each that may have to be told: of a transport stream MCR_BPF_KEPT */
 	uint32_t reserved;
 };
 
 /* A record that tells of a datagram: this, and the first bytes of the payload. */
 struct mcr_bpf_seen {
 	uint64_t time;  /* CLOCK_MONOTONIC, ns */
-	uint64_t count; /* the stream's, with this one */
+	uint64_t count; /* the stream's on this processor, with this one */
 	uint16_t stream;
 	uint16_t slots; /* that the record takes */
 	uint16_t size;  /* of the payload, bytes */
@@ -143,12 +145,14 @@ struct mcr_bpf_brief {
 
 /*
  * What one processor tells, in slots: a ring, behind which there is room for the records that begin in its last slot. Each
- * side writes its own count, and the reader waits with what is new (health/tap.c).
+ * side writes its own count, and the reader waits with what is new (health/tap.c). The datagrams of each stream are counted
+ * here, too, told or not: by several processors in one place they would not be counted exactly.
  */
 struct mcr_bpf_ring {
 	_Alignas(MCR_BPF_SLOT) uint64_t produced; /* slots */
 	_Alignas(MCR_BPF_SLOT) uint64_t consumed;
-	_Alignas(MCR_BPF_SLOT) uint8_t slots[]; /* a power of two, and MCR_BPF_SPARE_SLOTS */
+	_Alignas(MCR_BPF_SLOT) uint64_t counts[MCR_MAX_RULES]; /* by number of the stream */
+	_Alignas(MCR_BPF_SLOT) uint8_t slots[];                /* a power of two, and MCR_BPF_SPARE_SLOTS */
 };
 
 /* A payload that the filter looks at, on its processor, and where it looks. */

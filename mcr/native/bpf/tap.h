@@ -29,6 +29,8 @@ PARAMETER(slots);  /* of each ring */
 #define RTP_VERSION 0xc0
 #define RTP_MORE    0x1f /* an extension, or sources */
 
+_Static_assert(!(MCR_MAX_RULES & (MCR_MAX_RULES - 1)), "a power of two");
+
 static uint64_t (*const bpf_ktime_get_ns)(void) = (void *)BPF_FUNC_ktime_get_ns;
 static uint32_t (*const bpf_get_smp_processor_id)(void) = (void *)BPF_FUNC_get_smp_processor_id;
 
@@ -211,14 +213,14 @@ INLINE uint32_t payload_at(const struct mcr_ipv4 *ip)
  * Each datagram of a super-frame: not in brief, as the verifier would take seconds. The records are of one length, so that
  * it knows where each of them is.
  */
-INLINE void tell_all(struct mcr_bpf_ring *ring, struct __sk_buff *skb, struct mcr_bpf_stream *stream, uint32_t offset,
-		     struct mcr_bpf_seen seen, uint32_t size)
+INLINE void tell_all(struct mcr_bpf_ring *ring, struct __sk_buff *skb, const struct mcr_bpf_stream *stream,
+		     uint64_t *count, uint32_t offset, struct mcr_bpf_seen seen, uint32_t size)
 {
 	struct seen_whole *record = reserve(ring, MCR_BPF_TOLD * sizeof(*record));
 	uint32_t step = skb->gso_size, at = 0;
 
 	for (uint32_t i = 0; record && i < MCR_BPF_TOLD; i++) {
-		seen.count = ++stream->count;
+		seen.count = ++*count;
 		seen.size = (uint16_t)lesser(size - at, step);
 		write_down(record, skb, offset + at, seen, stream->keep);
 		submit(ring, MCR_BPF_MOST_SLOTS);
@@ -228,7 +230,7 @@ INLINE void tell_all(struct mcr_bpf_ring *ring, struct __sk_buff *skb, struct mc
 		if (at >= size)
 			return;
 	}
-	stream->count += (size - at - 1) / step + 1; /* which shows that they were not told of */
+	*count += (size - at - 1) / step + 1; /* which shows that they were not told of */
 }
 
 INLINE void tell_one(struct mcr_bpf_ring *ring, struct __sk_buff *skb, const struct mcr_bpf_stream *stream,
@@ -252,21 +254,23 @@ INLINE void tell(struct __sk_buff *skb, const struct mcr_flow *flow, uint32_t be
 	uint32_t size = total - begin;
 	struct mcr_bpf_seen seen = {};
 	struct mcr_bpf_ring *ring;
+	uint64_t *count;
 
 	if (!stream || size > 0xffff)
 		return;
 	ring = find_ring();
 	if (!ring) { /* a processor that came after the map: what it has is not seen */
-		stream->count += datagrams_in(skb, size, 0);
+		__sync_fetch_and_add(&stream->astray, datagrams_in(skb, size, 0));
 		return;
 	}
+	count = &ring->counts[*number & (MCR_MAX_RULES - 1)];
 	seen.time = bpf_ktime_get_ns();
 	seen.stream = (uint16_t)*number;
 	if (skb->gso_size && skb->gso_size < size) {
-		tell_all(ring, skb, stream, begin, seen, size);
+		tell_all(ring, skb, stream, count, begin, seen, size);
 		return;
 	}
-	seen.count = ++stream->count;
+	seen.count = ++*count;
 	seen.size = (uint16_t)size;
 	tell_one(ring, skb, stream, begin, seen);
 }

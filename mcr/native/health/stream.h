@@ -33,8 +33,7 @@ struct mcr_stream {
 	uint64_t lost_time;
 	uint64_t noted_rtp; /* of `rtp.lost`, up to when it was last added to `lost` */
 	uint64_t noted_ts;  /* likewise of `ts.missing` */
-	uint64_t begun;     /* `count` before the first one */
-	uint64_t count;     /* of datagrams, as the kernel has it, up to the newest */
+	uint64_t astray;    /* of `unseen`, those of processors without a ring, as the filter counts them */
 	struct mcr_gaps gaps;
 	struct mcr_delay delay;
 	struct mcr_rtp rtp;

@@ -22,11 +22,18 @@
  */
 #define SETTLE_NS (MCR_SECOND_NS / 1000)
 
+/* What is known of a stream's datagrams on one processor. */
+struct counted {
+	uint64_t read; /* up to this count they were told, or are known not to be */
+	uint64_t came; /* a while ago */
+};
+
 /* What one processor tells. */
 struct told {
 	struct mcr_bpf_ring *ring;
 	uint64_t at, end; /* slots: to be read now */
 	uint64_t newest;  /* time of the last record that was read: what is older is of an earlier round of the ring */
+	struct counted *counted;
 };
 
 struct mcr_tap {
@@ -39,6 +46,7 @@ struct mcr_tap {
 	uint8_t *rings;
 	struct told *of_processors;
 	struct told **unread;        /* of those that have told something */
+	struct counted *counted;     /* of all processors */
 	struct mcr_bpf_stream *told; /* the filter's side of the streams */
 	struct mcr_stream *streams[MCR_MAX_RULES];
 };
@@ -64,14 +72,17 @@ struct mcr_tap *mcr_tap_open(const struct mcr_bpf_tap *maps)
 	tap->processors = maps->processors;
 	tap->unread = calloc(maps->processors, sizeof(*tap->unread));
 	tap->of_processors = calloc(maps->processors, sizeof(*tap->of_processors));
+	tap->counted = calloc((size_t)maps->processors * MCR_MAX_RULES, sizeof(*tap->counted));
 	tap->rings = map(maps->rings, tap->step * tap->processors);
 	tap->told = map(maps->streams, TOLD_BYTES);
-	if (!tap->unread || !tap->of_processors || !tap->rings || !tap->told) {
+	if (!tap->unread || !tap->of_processors || !tap->counted || !tap->rings || !tap->told) {
 		mcr_tap_close(tap);
 		return NULL;
 	}
-	for (uint32_t i = 0; i < tap->processors; i++)
+	for (uint32_t i = 0; i < tap->processors; i++) {
 		tap->of_processors[i].ring = (struct mcr_bpf_ring *)(void *)(tap->rings + i * tap->step);
+		tap->of_processors[i].counted = tap->counted + (size_t)i * MCR_MAX_RULES;
+	}
 	return tap;
 }
 
@@ -81,12 +92,25 @@ void mcr_tap_close(struct mcr_tap *tap)
 		free(tap->streams[i]);
 	free(tap->unread);
 	free(tap->of_processors);
+	free(tap->counted);
 	if (tap->rings)
 		munmap(tap->rings, tap->step * tap->processors);
 	if (tap->told)
 		munmap(tap->told, TOLD_BYTES);
 	pthread_mutex_destroy(&tap->lock);
 	free(tap);
+}
+
+/* What has come so far is nothing of a stream that begins. */
+static void begin_counts(struct mcr_tap *tap, struct mcr_stream *stream, uint32_t number)
+{
+	stream->astray = mcr_load_relaxed(&tap->told[number].astray);
+	for (uint32_t i = 0; i < tap->processors; i++) {
+		struct told *told = &tap->of_processors[i];
+		uint64_t count = mcr_load_relaxed(&told->ring->counts[number]);
+
+		told->counted[number] = (struct counted){ .read = count, .came = count };
+	}
 }
 
 int mcr_tap_begin(struct mcr_tap *tap, uint32_t number, uint32_t kind)
@@ -101,7 +125,7 @@ int mcr_tap_begin(struct mcr_tap *tap, uint32_t number, uint32_t kind)
 	stream->asked = stream->kind = kind;
 	mcr_tap_end(tap, number);
 	pthread_mutex_lock(&tap->lock);
-	stream->begun = stream->count = mcr_load_relaxed(&tap->told[number].count);
+	begin_counts(tap, stream, number);
 	tap->told[number].keep = mcr_stream_needs(stream);
 	tap->streams[number] = stream;
 	pthread_mutex_unlock(&tap->lock);
@@ -146,21 +170,21 @@ static void show(struct mcr_stream *stream, const struct mcr_bpf_seen *seen, uin
 		mcr_stream_take(stream, seen->time, payload, seen->size, seen->kept);
 }
 
-/*
- * One record. What was told of a stream before that had the number has lower counts. Two processors that count one stream
- * at the same time may give the same number twice.
- */
-static void take(struct mcr_tap *tap, const struct mcr_bpf_seen *seen)
+/* One record. What was told of a stream before that had the number has lower counts, and so has what came too late. */
+static void take(struct mcr_tap *tap, struct told *told, const struct mcr_bpf_seen *seen)
 {
 	struct mcr_stream *stream = seen->stream < MCR_MAX_RULES ? tap->streams[seen->stream] : NULL;
+	struct counted *counted;
 	uint32_t needs;
 
-	if (!stream || seen->count <= stream->begun)
+	if (!stream)
 		return;
-	if (seen->count > stream->count + 1)
-		mcr_stream_miss(stream, seen->count - stream->count - 1);
-	if (seen->count > stream->count)
-		stream->count = seen->count;
+	counted = &told->counted[seen->stream];
+	if (seen->count <= counted->read)
+		return;
+	if (seen->count > counted->read + 1)
+		mcr_stream_miss(stream, seen->count - counted->read - 1);
+	counted->read = seen->count;
 	show(stream, seen, seen->slots * MCR_BPF_SLOT);
 	needs = mcr_stream_needs(stream);
 	if (tap->told[seen->stream].keep != needs)
@@ -226,7 +250,7 @@ static uint32_t read_ring(struct mcr_tap *tap, struct told *told, uint64_t befor
 	do {
 		const struct mcr_bpf_seen *seen = record_at(tap, told);
 
-		take(tap, seen);
+		take(tap, told, seen);
 		told->newest = seen->time;
 		told->at += seen->slots;
 	} while (++count < most && next_time(tap, told) < before);
@@ -250,15 +274,46 @@ static uint32_t read_some(struct mcr_tap *tap, uint64_t before)
 	return count;
 }
 
+/* What came on a processor a while ago, and was not told: no record may ever follow that shows it. */
+static void find_untold(struct mcr_tap *tap, struct told *told)
+{
+	for (uint32_t i = 0; i < MCR_MAX_RULES; i++) {
+		struct counted *counted = &told->counted[i];
+
+		if (!tap->streams[i])
+			continue;
+		if (counted->came > counted->read) {
+			mcr_stream_miss(tap->streams[i], counted->came - counted->read);
+			counted->read = counted->came;
+		}
+		counted->came = mcr_load_relaxed(&told->ring->counts[i]);
+	}
+}
+
+/* What came by a processor that has no ring. */
+static void find_astray(struct mcr_stream *stream, const struct mcr_bpf_stream *told)
+{
+	uint64_t count = mcr_load_relaxed(&told->astray);
+
+	if (count != stream->astray)
+		mcr_stream_miss(stream, count - stream->astray);
+	stream->astray = count;
+}
+
 /* All that was told has been read: what is missing now has been missing for a while. */
 static void wait_for_more(struct mcr_tap *tap, uint64_t now)
 {
 	if (now - tap->waited < WAIT_NS)
 		return;
 	tap->waited = now;
-	for (uint32_t i = 0; i < MCR_MAX_RULES; i++)
-		if (tap->streams[i])
-			mcr_stream_wait(tap->streams[i], now);
+	for (uint32_t i = 0; i < tap->processors; i++)
+		find_untold(tap, &tap->of_processors[i]);
+	for (uint32_t i = 0; i < MCR_MAX_RULES; i++) {
+		if (!tap->streams[i])
+			continue;
+		find_astray(tap->streams[i], &tap->told[i]);
+		mcr_stream_wait(tap->streams[i], now);
+	}
 }
 
 void mcr_tap_run(struct mcr_tap *tap)

@@ -84,8 +84,9 @@ INLINE uint16_t fold(uint64_t sum)
  */
 INLINE int64_t add_up(struct __sk_buff *skb, uint32_t at, uint32_t size, uint8_t *scratch)
 {
-	uint32_t end = at + size, left;
+	uint32_t end = at + size;
 	int64_t sum = 0;
+	uint64_t last;
 
 #pragma clang loop unroll(full)
 	for (uint32_t i = 0; i < MCR_BPF_LONGEST / CHUNK; i++, at += CHUNK) {
@@ -95,13 +96,14 @@ INLINE int64_t add_up(struct __sk_buff *skb, uint32_t at, uint32_t size, uint8_t
 			return -EFAULT;
 		sum = bpf_csum_diff(0, 0, scratch, CHUNK, (uint32_t)sum);
 	}
-	left = (end - at) & (CHUNK - 1);
-	if (!left)
+	last = (uint64_t)((end - at) & (CHUNK - 1)) - 1;
+	OPAQUE(last); /* before Linux 6.8 the verifier learns nothing from a comparison with 0 */
+	if (last >= CHUNK - 1)
 		return sum;
-	*(uint32_t *)(scratch + (left & ~3u)) = 0; /* an odd rest is followed by zeros */
-	if (bpf_skb_load_bytes(skb, at, scratch, left))
+	*(uint32_t *)(scratch + ((last + 1) & ~3u)) = 0; /* an odd rest is followed by zeros */
+	if (bpf_skb_load_bytes(skb, at, scratch, (uint32_t)last + 1))
 		return -EFAULT;
-	return bpf_csum_diff(0, 0, scratch, (left + 3) & ~3u, (uint32_t)sum);
+	return bpf_csum_diff(0, 0, scratch, ((uint32_t)last + 4) & ~3u, (uint32_t)sum);
 }
 
 /*

@@ -6,8 +6,9 @@ import re
 import shlex
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import suppress
 from itertools import zip_longest
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import click
 
@@ -23,7 +24,11 @@ from mcr.errors import (
     RuleExists,
     SystemFault,
     UsageError,
+    together,
 )
+
+if TYPE_CHECKING:
+    from mcr.model.rule import Rule
 
 _OF_A_RULE = {fault.code for fault in (InvalidParams, RuleExists, InterfaceNotFound, SystemFault, LimitReached)}
 _HINTS = 10
@@ -190,6 +195,34 @@ def value_faults(batch: Batch) -> list[McrError]:
         named = [name_places(each, batch).reworded(lambda message: alone + message) for each in faults]
         return [UsageError(each.message, *each.hints) for each in named]
     return []
+
+
+def clashes(batch: Batch) -> list[McrError]:
+    """The faults of rules that are sound, and cannot be beside earlier ones of the file."""
+    from mcr.control.structure import check_rules  # noqa: PLC0415 - slow to import, seldom needed
+    from mcr.rules.catalog import Catalog  # noqa: PLC0415
+
+    rules: list[Rule] = []
+    sound = Batch(batch.file, [], [], batch.separator)
+    for value, place in zip(batch.rules, batch.places, strict=True):
+        with suppress(McrError):
+            rules += check_rules([value])
+            sound.places.append(place)
+    try:
+        Catalog().plan_addition(rules)
+    except McrError as error:
+        return [name_places(each, sound) for each in error.faults or [error]]
+    return []
+
+
+def with_clashes(error: McrError, batch: Batch) -> McrError:
+    """What the daemon says of a file, and what it has not looked for, as values are wrong."""
+    if error.code != InvalidParams.code or not value_faults(batch) or not (more := clashes(batch)):
+        return error
+    faults = [*(error.faults or [error]), *more]
+    told = together(faults)
+    told.faults = tuple(in_order(faults, batch)[:MAX_FAULTS])
+    return told
 
 
 def in_order(faults: Iterable[McrError], batch: Batch) -> list[McrError]:

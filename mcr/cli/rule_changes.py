@@ -7,7 +7,18 @@ from typing import Any
 import click
 
 from mcr.cli import completion, terminal
-from mcr.cli.batch import Batch, hints_of, in_order, is_about_rules, name_places, read_batch, sum_up, value_faults
+from mcr.cli.batch import (
+    Batch,
+    clashes,
+    hints_of,
+    in_order,
+    is_about_rules,
+    name_places,
+    read_batch,
+    sum_up,
+    value_faults,
+    with_clashes,
+)
 from mcr.cli.command import Command
 from mcr.cli.failure import NO_SPACE
 from mcr.cli.options import common_options
@@ -76,7 +87,7 @@ def _added(rules: list[dict[str, Any]], _width: int | None) -> str:
 def _add_batch(session: Session, file: str, params: dict[str, Any], *, best_effort: bool) -> list[dict[str, Any]]:
     batch, faults = read_batch(file)
     if faults and not best_effort:
-        raise sum_up(batch, together(in_order([*faults, *value_faults(batch)], batch)))
+        raise sum_up(batch, together(in_order([*faults, *value_faults(batch), *_as_usage(clashes(batch))], batch)))
     added = _add_some(session, batch, params, faults if best_effort else None) if batch.rules else []
     session.show(added, _added)
     _warn(session, added)
@@ -86,6 +97,10 @@ def _add_batch(session: Session, file: str, params: dict[str, Any], *, best_effo
         error.faults = tuple(faults)
         raise error
     return added
+
+
+def _as_usage(faults: list[McrError]) -> list[McrError]:
+    return [UsageError(each.message, *each.hints) for each in faults]
 
 
 def _unread(faults: list[McrError]) -> int:
@@ -100,7 +115,7 @@ def _add_some(
         added: list[dict[str, Any]] = session.call("add", {"rules": batch.rules, **params})
     except McrError as error:
         if faults is None or not is_about_rules(error):
-            raise sum_up(batch, name_places(error, batch)) from None
+            raise sum_up(batch, with_clashes(name_places(error, batch), batch)) from None
         half = len(batch.rules) // 2
         if not half:
             faults.append(name_places(error, batch))

@@ -91,13 +91,13 @@ class _Rules:
     rules: tuple[Rule, ...]
 
 
-def check_rules(rules: list[Any]) -> None:
-    """Return if these are rules as a client writes them; whether they can be had is for mcrd to say.
+def check_rules(rules: list[Any]) -> tuple[Rule, ...]:
+    """The rules, if these are some as a client writes them; whether they can be had is for mcrd to say.
 
     Raises:
         McrError: as `structure`.
     """
-    structure({"rules": rules}, _Rules)
+    return structure({"rules": rules}, _Rules).rules
 
 
 class _WrongTypeError(Exception):

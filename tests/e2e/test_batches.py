@@ -100,6 +100,20 @@ def test_every_fault_is_named_at_once_and_nothing_is_added(plant: Plant, make_mc
         assert [rule["rule_id"] for rule in rules(mcr)] == ["x"]
 
 
+def test_faults_of_several_kinds_are_named_at_once(plant: Plant, make_mcr: MakeMcr) -> None:
+    """Values that are wrong, and rules that can't be beside each other, though others can't be read."""
+    mcr = make_mcr(plant.relay).start()
+    sound = [line("239.1.1.2"), line("239.1.1.2")]
+    wrong = line("240.0.0.1")
+    for lines, number in ((sound[0], wrong, sound[1]), 2), ((sound[0], wrong, sound[1], "--input-port x"), 3):
+        refused = mcr.ctl("add", "--batch", "-", input="\n".join(lines), check=False)
+        told = refused.stderr.splitlines()
+        assert told[0].startswith("<stdin>:2: Invalid input group: '240.0.0.1'")
+        assert told[1].startswith("<stdin>:3: Rule already exists: it has the same input as <stdin>:1")
+        assert told[number] == f"Error: {number} faults in <stdin>: no rule was added"
+        assert rules(mcr) == []
+
+
 def test_many_are_removed_together_or_none(plant: Plant, make_mcr: MakeMcr) -> None:
     mcr = make_mcr(plant.relay).start()
     names = ["studio-1", "studio-2", "tv", "radio"]

@@ -8,7 +8,7 @@ import struct
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from ipaddress import IPv4Address
-from threading import Barrier
+from threading import Barrier, Event
 
 import attrs
 import pytest
@@ -18,6 +18,7 @@ from mcr._native import lib
 from mcr.model.flow import Flow, Input
 from mcr.model.health import Health
 from mcr.model.rule import Output, Rule
+from mcr.net.filter import tap as filter_tap
 from mcr.net.filter.ebpf import EbpfFilters
 from mcr.net.filter.tap import StreamTap
 from mcr.process.descriptor_store import DescriptorStore
@@ -180,6 +181,35 @@ def test_a_long_header_is_told_as_a_plain_one_is(wire: Wire, more: int) -> None:
         sent(wire, [each for at, each in enumerate(payloads) if at != 8])
         wait_until(lambda: made.read(STREAM, Health.AUTO).packets == 9, "all were told")
         assert made.read(STREAM, Health.AUTO).kind == "rtp+ts"
+        count.close()
+        filters.close()
+
+
+@pytest.mark.parametrize("datagrams", [1, 40])
+def test_heads_of_rtp_take_two_slots_each(wire: Wire, monkeypatch: pytest.MonkeyPatch, datagrams: int) -> None:
+    """Where the header goes on, and in super-frames, which fill a ring that nobody reads to its end."""
+    if not may_load_ebpf():
+        pytest.skip("eBPF is forbidden here (no CAP_BPF outside user namespaces)")
+    analyse, may_read, processors = filter_tap._analyse, Event(), os.sched_getaffinity(0)
+    monkeypatch.setattr(filter_tap, "_analyse", lambda *args: may_read.wait() and analyse(*args))
+    payload = EXTENDED + rtp(0, payload=bytes(4) + b"media")[1:]
+    with StreamTap() as made:
+        filters = EbpfFilters(DescriptorStore(), None, made)
+        filters.change([(CAPTURE, WANTED[0])], ())
+        made.begin(STREAM, Health.RTP)
+        made.tell(STREAM, CAPTURE, WANTED[0])
+        count = opened(filters, wire, CAPTURE)
+        times = made._maps.slots // (20 if datagrams == 1 else 2 * datagrams)
+        raw, whole = in_super_frames(wire, payload, datagrams) if datagrams > 1 else (wire.sender, framed(payload))
+        try:
+            os.sched_setaffinity(0, {min(processors)})
+            for _ in range(times):
+                raw.send(whole)
+        finally:
+            os.sched_setaffinity(0, processors)
+            may_read.set()
+        wait_until(lambda: made.read(STREAM, Health.RTP).packets == times * datagrams, "all were told")
+        raw.close()
         count.close()
         filters.close()
 

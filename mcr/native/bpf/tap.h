@@ -39,6 +39,11 @@ struct seen_plain {
 	uint8_t payload[MCR_BPF_KEPT_PLAIN];
 };
 
+struct seen_head {
+	struct mcr_bpf_seen seen;
+	uint8_t payload[MCR_BPF_KEPT_HEAD];
+} __attribute__((aligned(MCR_BPF_SLOT)));
+
 struct seen_whole {
 	struct mcr_bpf_seen seen;
 	uint8_t payload[MCR_BPF_KEPT];
@@ -77,14 +82,20 @@ INLINE struct mcr_bpf_ring *find_ring(void)
 	return bpf_map_lookup_elem(map_rings, &processor);
 }
 
-/* Room for a record of up to so many bytes. NULL: the ring is full. */
-INLINE void *reserve(struct mcr_bpf_ring *ring, uint32_t size)
+/* Room for records of so many slots in all: MCR_BPF_SPARE_SLOTS at most. NULL: the ring is full. */
+INLINE void *reserve_slots(struct mcr_bpf_ring *ring, uint64_t slots)
 {
 	uint64_t at = ring->produced;
 
-	if (at - ring->consumed + MCR_BPF_SLOTS_OF(size) > VALUE(slots))
+	if (at - ring->consumed + slots > VALUE(slots))
 		return 0;
 	return ring->slots + (at & (VALUE(slots) - 1)) * MCR_BPF_SLOT;
+}
+
+/* Room for a record of up to so many bytes. */
+INLINE void *reserve(struct mcr_bpf_ring *ring, uint32_t size)
+{
+	return reserve_slots(ring, MCR_BPF_SLOTS_OF(size));
 }
 
 /* A record of so many slots is there. */
@@ -116,13 +127,16 @@ INLINE bool tell_plain(struct mcr_bpf_ring *ring, struct __sk_buff *skb, uint32_
 	return true;
 }
 
-/* Write down a datagram by so many of its bytes, at most. */
-INLINE void write_down(struct seen_whole *record, struct __sk_buff *skb, uint32_t offset, struct mcr_bpf_seen seen,
-		       uint32_t most)
+/* Tell of a datagram by as many of its first bytes as a record of this size has room for. */
+INLINE void write_down(struct mcr_bpf_ring *ring, struct mcr_bpf_seen *record, struct __sk_buff *skb, uint32_t offset,
+		       struct mcr_bpf_seen seen, const uint32_t size)
 {
-	seen.kept = copy(skb, offset, record->payload, lesser(most, seen.size), sizeof(record->payload));
-	seen.slots = MCR_BPF_MOST_SLOTS;
-	record->seen = seen;
+	const uint32_t most = size == sizeof(struct seen_head) ? MCR_BPF_KEPT_HEAD : MCR_BPF_KEPT;
+
+	seen.kept = copy(skb, offset, record + 1, seen.size, most);
+	seen.slots = MCR_BPF_SLOTS_OF(size);
+	*record = seen;
+	submit(ring, MCR_BPF_SLOTS_OF(size));
 }
 
 /*
@@ -210,22 +224,22 @@ INLINE uint32_t payload_at(const struct mcr_ipv4 *ip)
 }
 
 /*
- * Each datagram of a super-frame: not in brief, as the verifier would take seconds. The records are of one length, so that
- * it knows where each of them is.
+ * Each datagram of a super-frame, in records of this size: of one length, so that the verifier knows where each of them
+ * is, and not in brief, as it would take seconds.
  */
-INLINE void tell_all(struct mcr_bpf_ring *ring, struct __sk_buff *skb, const struct mcr_bpf_stream *stream,
-		     uint64_t *count, uint32_t offset, struct mcr_bpf_seen seen, uint32_t size)
+INLINE void tell_each(struct mcr_bpf_ring *ring, struct __sk_buff *skb, uint64_t *count, uint32_t offset,
+		      struct mcr_bpf_seen seen, uint32_t size, const uint32_t each)
 {
-	struct seen_whole *record = reserve(ring, MCR_BPF_TOLD * sizeof(*record));
+	uint64_t records = lesser(datagrams_in(skb, size, 0), MCR_BPF_TOLD);
+	struct mcr_bpf_seen *record = reserve_slots(ring, records * MCR_BPF_SLOTS_OF(each));
 	uint32_t step = skb->gso_size, at = 0;
 
 	for (uint32_t i = 0; record && i < MCR_BPF_TOLD; i++) {
 		seen.count = ++*count;
 		seen.size = (uint16_t)lesser(size - at, step);
-		write_down(record, skb, offset + at, seen, stream->keep);
-		submit(ring, MCR_BPF_MOST_SLOTS);
+		write_down(ring, record, skb, offset + at, seen, each);
 		/* by a number in the instruction: without CAP_PERFMON the verifier follows any other on a way of its own */
-		asm volatile("%0 += %1" : "+r"(record) : "i"(sizeof(*record)));
+		asm volatile("%0 += %1" : "+r"(record) : "i"(each));
 		at += step;
 		if (at >= size)
 			return;
@@ -233,17 +247,40 @@ INLINE void tell_all(struct mcr_bpf_ring *ring, struct __sk_buff *skb, const str
 	*count += (size - at - 1) / step + 1; /* which shows that they were not told of */
 }
 
+INLINE void tell_all(struct mcr_bpf_ring *ring, struct __sk_buff *skb, const struct mcr_bpf_stream *stream,
+		     uint64_t *count, uint32_t offset, struct mcr_bpf_seen seen, uint32_t size)
+{
+	if (stream->keep == MCR_BPF_KEPT_HEAD)
+		tell_each(ring, skb, count, offset, seen, size, sizeof(struct seen_head));
+	else
+		tell_each(ring, skb, count, offset, seen, size, sizeof(struct seen_whole));
+}
+
+INLINE void tell_head(struct mcr_bpf_ring *ring, struct __sk_buff *skb, uint32_t offset, struct mcr_bpf_seen seen)
+{
+	struct mcr_bpf_seen *record = reserve(ring, sizeof(struct seen_head));
+
+	if (record)
+		write_down(ring, record, skb, offset, seen, sizeof(struct seen_head));
+}
+
+INLINE void tell_whole(struct mcr_bpf_ring *ring, struct __sk_buff *skb, uint32_t offset, struct mcr_bpf_seen seen)
+{
+	struct mcr_bpf_seen *record = reserve(ring, sizeof(struct seen_whole));
+
+	if (record)
+		write_down(ring, record, skb, offset, seen, sizeof(struct seen_whole));
+}
+
 INLINE void tell_one(struct mcr_bpf_ring *ring, struct __sk_buff *skb, const struct mcr_bpf_stream *stream,
 		     uint32_t offset, struct mcr_bpf_seen seen)
 {
-	bool told = stream->keep == MCR_BPF_KEPT_HEAD ? tell_plain(ring, skb, offset, seen)
-						      : tell_brief(ring, skb, offset, seen);
-	struct seen_whole *record = told ? 0 : reserve(ring, sizeof(*record));
-
-	if (!record)
-		return;
-	write_down(record, skb, offset, seen, stream->keep);
-	submit(ring, MCR_BPF_MOST_SLOTS);
+	if (stream->keep != MCR_BPF_KEPT_HEAD) {
+		if (!tell_brief(ring, skb, offset, seen))
+			tell_whole(ring, skb, offset, seen);
+	} else if (!tell_plain(ring, skb, offset, seen)) {
+		tell_head(ring, skb, offset, seen);
+	}
 }
 
 /* Tell of each datagram in a frame, if its flow is watched. `begin`: of its payload; `total`: bytes of IP. */

@@ -99,3 +99,25 @@ def test_what_nothing_follows_is_unseen_all_the_same(filter_: Filter) -> None:
     filter_.tell(1, time.monotonic_ns() - 2 * MS, rtp(44))
     wait_until(lambda: filter_.figures().packets == 2, "the next one is told")
     assert (filter_.figures().unseen, filter_.figures().lost) == (145, 0)
+
+
+def test_what_is_told_late_takes_no_time_back(filter_: Filter) -> None:
+    """A processor was held up: its record is older than what the stream has had."""
+    assert lib.mcr_tap_begin(filter_.tap, STREAM, lib.MCR_STREAM_RTP) == 0
+    begin = time.monotonic_ns() - 200 * MS
+    filter_.run()
+    filter_.tell(0, begin, rtp(0))
+    filter_.tell(0, begin + 50 * MS, rtp(10))
+    wait_until(lambda: filter_.figures().packets == 2, "the first are read")
+    filter_.tell(1, begin - 5 * MS, rtp(1))
+    wait_until(lambda: filter_.figures().packets == 3, "the late one is read")
+    assert filter_.figures().gap_longest == 50 * MS
+    assert filter_.figures().newest == begin + 50 * MS
+
+
+@pytest.mark.parametrize(
+    ("present", "count"), [(b"0-3,8-11\n", 12), (b"0\n", 1), (b"0-1", 2), (b"0,2,5\n", 6), (b"\n", 0), (b"", 0)]
+)
+def test_processors_are_counted_up_to_the_last(present: bytes, count: int) -> None:
+    """Each has a ring by its number, and numbers may have gaps."""
+    assert lib.mcr_bpf_processors_in(present) == count

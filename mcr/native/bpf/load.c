@@ -1,10 +1,13 @@
 // SPDX-License-Identifier: MIT
 #include "bpf/load.h"
 
+#include <ctype.h>
 #include <errno.h>
+#include <fcntl.h>
 #include <linux/bpf.h>
 #include <pthread.h>
 #include <signal.h>
+#include <stdlib.h>
 #include <string.h>
 #include <sys/syscall.h>
 #include <unistd.h>
@@ -140,12 +143,38 @@ uint64_t mcr_bpf_tap_step(const struct mcr_bpf_tap *tap)
 	return sizeof(struct mcr_bpf_ring) + (uint64_t)MCR_BPF_SLOT * (tap->slots + MCR_BPF_SPARE_SLOTS);
 }
 
+uint32_t mcr_bpf_processors_in(const char *list)
+{
+	const char *end = list + strlen(list), *begin;
+
+	while (end > list && !isdigit((unsigned char)end[-1]))
+		end--;
+	for (begin = end; begin > list && isdigit((unsigned char)begin[-1]);)
+		begin--;
+	return begin == end ? 0 : (uint32_t)strtoul(begin, NULL, 10) + 1;
+}
+
+/* By number: there may be gaps between those that this machine has, so that it has fewer (sysconf) than the last one says. */
+static uint32_t count_processors(void)
+{
+	char list[4096] = "";
+	int fd = open("/sys/devices/system/cpu/present", O_RDONLY | O_CLOEXEC);
+	uint32_t count = 0;
+
+	if (fd >= 0) {
+		if (read(fd, list, sizeof(list) - 1) > 0)
+			count = mcr_bpf_processors_in(list);
+		close(fd);
+	}
+	return count ? count : (uint32_t)sysconf(_SC_NPROCESSORS_CONF);
+}
+
 /* As long as may be: older kernels let a value have 4 MiB (before 6.0). */
 static int open_rings(struct mcr_bpf_tap *tap)
 {
 	int ret = -E2BIG;
 
-	tap->processors = (uint32_t)sysconf(_SC_NPROCESSORS_CONF);
+	tap->processors = count_processors();
 	for (tap->slots = MOST_SLOTS; ret < 0 && tap->slots >= LEAST_SLOTS; tap->slots /= 2) {
 		if (tap->slots > LEAST_SLOTS && tap->slots * tap->processors > ALL_SLOTS)
 			continue;

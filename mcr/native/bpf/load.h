@@ -75,6 +75,9 @@ int mcr_bpf_count(int rejected, uint32_t capture, uint64_t *count);
 int mcr_bpf_tap_open(struct mcr_bpf_tap *tap);
 void mcr_bpf_tap_close(struct mcr_bpf_tap *tap);
 
+/* How many there are by number, from 0 to the last of a list such as "0-3,8-11". 0: it names none. */
+uint32_t mcr_bpf_processors_in(const char *list);
+
 /* Bytes from one ring to the next. */
 uint64_t mcr_bpf_tap_step(const struct mcr_bpf_tap *tap);
 

@@ -159,15 +159,17 @@ bool mcr_tap_read(struct mcr_tap *tap, uint32_t number, struct mcr_figures *figu
 	return found;
 }
 
+/* A processor that was held up in the middle of a record may tell of it late: for the stream no time goes back. */
 static void show(struct mcr_stream *stream, const struct mcr_bpf_seen *seen, uint32_t size)
 {
-	const void *payload = seen + 1;
+	uint64_t newest = stream->gaps.newest, time = seen->time > newest ? seen->time : newest;
 	uint32_t told = size - (uint32_t)sizeof(*seen);
+	const void *payload = seen + 1;
 
 	if (seen->kept == MCR_BPF_BRIEF && told >= sizeof(struct mcr_bpf_brief) && seen->size <= MCR_BPF_KEPT)
-		mcr_stream_take_brief(stream, seen->time, payload, seen->size);
+		mcr_stream_take_brief(stream, time, payload, seen->size);
 	else if (seen->kept <= told)
-		mcr_stream_take(stream, seen->time, payload, seen->size, seen->kept);
+		mcr_stream_take(stream, time, payload, seen->size, seen->kept);
 }
 
 /* One record. What was told of a stream before that had the number has lower counts, and so has what came too late. */

@@ -118,7 +118,10 @@ class EgressChanges:
     def hear(self) -> Heard:
         """Take note of all there were so far."""
         before, self._silent = self._silent, self._look()
-        heard = [family for family, news in self._sockets.items() if drain(news, partial(self._matters, family))]
+        missed = self._lifetimes.forget
+        heard = [
+            family for family, news in self._sockets.items() if drain(news, partial(self._matters, family), missed)
+        ]
         return Heard(
             blocker=before != self._silent or any(family != socket.NETLINK_ROUTE for family in heard),
             route=socket.NETLINK_ROUTE in heard,

@@ -13,8 +13,17 @@ def _anything(_: bytes) -> bool:
     return True
 
 
-def drain(news: socket.socket, matters: Callable[[bytes], bool] = _anything) -> bool:
-    """Read all that has come to a netlink socket that does not block; whether there was something that matters."""
+def _nothing() -> None:
+    pass
+
+
+def drain(
+    news: socket.socket, matters: Callable[[bytes], bool] = _anything, missed: Callable[[], None] = _nothing
+) -> bool:
+    """Read all that has come to a netlink socket that does not block; whether there was something that matters.
+
+    `missed` is called where something has come that can't be read.
+    """
     heard = False
     while True:
         try:
@@ -22,6 +31,7 @@ def drain(news: socket.socket, matters: Callable[[bytes], bool] = _anything) -> 
         except BlockingIOError:
             return heard
         except OSError:  # ENOBUFS: there were more than it could hold; whatever else, something has happened
+            missed()
             return True
 
 

@@ -175,6 +175,10 @@ class Lifetimes:
         """Nothing is known."""
         self._known: dict[tuple[int, bytes], tuple[bytes, dict[int, bytes]]] = {}
 
+    def forget(self) -> None:
+        """Messages were missed: what was known may not be so any more."""
+        self._known.clear()
+
     def are_all(self, datagram: bytes) -> bool:
         """Whether a datagram speaks of nothing else."""
         found = [self._is_one(message) for message in split(datagram)]  # each of them is noted

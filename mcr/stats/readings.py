@@ -91,8 +91,14 @@ def _sum_columns(parts: Iterable[Iterable[tuple[int, ...]]]) -> Sequence[tuple[i
 
 
 def _combined(two: Callable[[int, int], int], column: Iterable[tuple[int, ...]]) -> tuple[int, ...]:
-    """Of tuples of one length, item by item; without a tuple for each of thousands of items."""
+    """Of tuples of one length, item by item; without a tuple for each of thousands of items.
+
+    Raises:
+        ValueError: they are of several lengths.
+    """
     first, *others = column
+    if any(len(each) != len(first) for each in others):
+        raise ValueError("columns of several lengths")
     return tuple(reduce(partial(map, two), others, iter(first)))
 
 

@@ -3,16 +3,18 @@
 import errno
 from collections.abc import Iterator
 from ipaddress import IPv4Address
+from operator import add
 from typing import cast
 
 import attrs
+import pytest
 
 from mcr.model.flow import Input
 from mcr.model.rule import Output, Rule
 from mcr.model.stats import SendError
 from mcr.relay.placement import OutputSlot, PlacedRule
 from mcr.shm.segment import Cells, OutputCounters, WorkerCounters
-from mcr.stats.readings import Reading, rule_stats
+from mcr.stats.readings import Reading, _combined, rule_stats
 
 
 @attrs.frozen
@@ -73,3 +75,10 @@ def test_each_counter_and_rate_of_an_output_stands_in_its_place() -> None:
         )
     ]
     assert (stats.sent, stats.errors, stats.bytes, stats.bps) == (78, 62, 7_800, 24_000.0)
+
+
+def test_a_part_that_knows_fewer_outputs_is_an_error() -> None:
+    """Not the end of what is told of all."""
+    assert _combined(add, [(1, 2), (3, 4)]) == (4, 6)
+    with pytest.raises(ValueError, match="lengths"):
+        _combined(add, [(1, 2), (3,)])

@@ -1,5 +1,6 @@
 """What the kernel says of the network is understood, and what is known follows what it says."""
 
+import errno
 import socket
 import struct
 from ipaddress import IPv4Address, IPv4Interface
@@ -10,8 +11,9 @@ from pyroute2.netlink.rtnl.ifaddrmsg import ifaddrmsg
 from pyroute2.netlink.rtnl.ifinfmsg import ifinfmsg
 from pyroute2.netlink.rtnl.ndmsg import ndmsg
 
+from mcr.net.netlink import drain
 from mcr.net.network import Neighbour, Network
-from mcr.net.rtnetlink import DUMPS, Known, parse_link
+from mcr.net.rtnetlink import DUMPS, Known, Lifetimes, parse_link
 
 PORT = 4_711
 LINKS, ADDRESSES, NEIGHBOURS = DUMPS
@@ -220,3 +222,19 @@ def test_others_answers_end_no_request(known: Known) -> None:
     known.begin(LINKS)
     known.heed(struct.pack("IHHIIi", 20, 3, 0, 0, PORT + 1, 0))
     assert known.dumping
+
+
+class Overflowing(socket.socket):
+    """More came than it can hold."""
+
+    def recv(self, *_: int) -> bytes:
+        raise OSError(errno.ENOBUFS, "")
+
+
+def test_after_missed_messages_an_address_that_lives_longer_is_news() -> None:
+    """It may have gone and come back, to something else, in what was missed."""
+    lifetimes, told = Lifetimes(), address(1, "198.18.1.1/24")
+    assert [lifetimes.are_all(told), lifetimes.are_all(told)] == [False, True]
+    with Overflowing(socket.AF_UNIX) as news:
+        assert drain(news, lifetimes.are_all, lifetimes.forget)
+    assert not lifetimes.are_all(told)

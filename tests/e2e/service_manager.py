@@ -3,6 +3,7 @@
 import array
 import os
 import socket
+import sys
 import threading
 from collections.abc import Sequence
 from pathlib import Path
@@ -13,6 +14,16 @@ from mcr_process import Mcr
 from topology import MakeMcr
 
 _INT = array.array("i").itemsize
+_STARTER = """
+import fcntl, os, sys
+names, numbers, *command = sys.argv[1:]
+passed = [fcntl.fcntl(int(each), fcntl.F_DUPFD_CLOEXEC, 1000) for each in numbers.split(":")]
+for place, each in enumerate(passed, 3):
+    os.dup2(each, place)
+os.closerange(3 + len(passed), 1000)
+os.environ |= {"LISTEN_PID": str(os.getpid()), "LISTEN_FDS": str(len(passed)), "LISTEN_FDNAMES": names}
+os.execvp(command[0], command)
+"""
 
 
 class StoringManager:
@@ -80,6 +91,15 @@ class StoringManager:
         mcr.leaves_workers = True
         mcr.begin(workers, *options)
         return mcr
+
+    def execute(self, make_mcr: MakeMcr, namespace: Namespace) -> Mcr:
+        """Start mcrd as a service manager does: its program is executed, with what is kept. Wait until it answers."""
+        environment = os.environ | {"NOTIFY_SOCKET": str(self._address), "FDSTORE": "1000"}
+        kept = dict(self.kept)
+        starter = (sys.executable, "-c", _STARTER, ":".join(kept), ":".join(map(str, kept.values())))
+        mcr = make_mcr(namespace, prefix=starter, env=environment, pass_fds=tuple(kept.values()))
+        mcr.leaves_workers = True
+        return mcr.start()
 
     def start(
         self, make_mcr: MakeMcr, namespace: Namespace, *options: str, workers: int = 1, prefix: Sequence[str] = ()

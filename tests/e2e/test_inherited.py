@@ -234,6 +234,6 @@ def test_mcrd_that_cannot_serve_ends_no_worker(plant: Plant, make_mcr: MakeMcr, 
     forward(plant)
     assert all(map(alive, workers))
     mcr.socket.rmdir()
-    mcr = manager.start(make_mcr, plant.relay)
+    mcr = manager.execute(make_mcr, plant.relay)
     forward(plant)
     check_sums(mcr, 1000)

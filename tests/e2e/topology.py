@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from lab import Lab, Namespace
-from mcr_process import IS_ROOT, Mcr, wait_until
+from mcr_process import IS_ROOT, Mcr
 
 MakeMcr = Callable[..., Mcr]
 
@@ -54,13 +54,7 @@ def worker_path(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def need_tcx(mcr: Mcr) -> None:
     """Skip what is claimed of the kernel path where there is none, which its first rule says."""
-
-    def decided() -> str:
-        path, why = (str(mcr.call("list")[0][name]) for name in ("path", "path_reason"))
-        return path if path == "kernel" else why if "Linux 6.6" in why else ""
-
-    if (why := wait_until(decided, "the kernel path is taken, or it is said that there is none")) != "kernel":
-        pytest.skip(why)
+    mcr.wait_for_path("kernel")
 
 
 class Plant:

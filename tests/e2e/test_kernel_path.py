@@ -7,9 +7,13 @@ import socket
 import struct
 
 import pytest
+from scapy.layers.inet import IP
+from scapy.layers.l2 import Ether
 
+from asking import frame, why
 from firewalls import ACCEPT, egress_firewall, firewall
 from mcr_process import Mcr, Receiver, Sender, wait_until
+from sources import sending
 from topology import MakeMcr, Plant, need_tcx
 
 OUT = "239.2.2.2:6000:out0"
@@ -215,15 +219,23 @@ def test_where_datagrams_are_chained_workers_forward(plant: Plant, make_mcr: Mak
 
 def test_it_is_said_which_path_a_rule_takes_and_why(plant: Plant, make_mcr: MakeMcr) -> None:
     mcr = make_mcr(plant.relay).start()
-    mcr.add("in0:239.1.1.1:5000", OUT)
+    mcr.add("in0:239.1.1.1:5000", OUT, rule_id="tv")
     mcr.add("in0:239.1.1.3:5000", "239.2.2.2:6003:out0:gso=off")
-    need_tcx(mcr)
     mcr.wait_for_path("kernel")
     said = [(each["path"], each["path_reason"]) for each in mcr.call("list")]
     assert said == [
         ("kernel", ""),
         ("worker", "239.2.2.2:6003:out0 has gso=off"),
     ]
+    parts = [Ether(dst="01:00:5e:01:01:01") / part for part in frame(size=1000)[IP].fragment(600)]
+    left = "what comes in fragments goes through a worker, as some did just now"
+    forwarded = {
+        "the kernel forwards it, without a worker": [frame()],
+        f"the rule takes the kernel path, but {left}": parts,
+    }
+    for what, frames in forwarded.items():
+        with sending(plant.source, "src0", *frames):
+            assert [each["what"] for each in why(mcr) if each["check"] == "path"] == [what]
     with firewall(plant.relay, "postrouting", ACCEPT, rule=True):
         wait_until(lambda: "nftables" in mcr.call("list")[0]["path_reason"], "`list` names the firewall")
     mcr.wait_for_path("kernel")

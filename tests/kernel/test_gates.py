@@ -33,8 +33,9 @@ MACS = b"\1\0\x5e\x09\x09\x09" + b"\2\0\0\0\0\2"
 OUT = MACS + b"\x08\x00"
 
 
-VERIFIED = 500_000  # instructions, of all programs; the kernel takes 1 to 1.5 µs for each
 RELEASE = [int(each) for each in re.findall(r"\d+", os.uname().release)[:2]]
+VERIFIED = 240_000 if RELEASE == [6, 18] else 500_000
+"""Instructions, of all programs; the kernel takes 1 to 1.5 µs for each. Linux 6.18 looks at 191,887, others differ."""
 TELLS_VERIFIED = RELEASE >= [5, 16]  # Linux
 CAPABILITIES = "-all,+bpf,+net_admin,+net_raw"
 if RELEASE < [6, 18]:  # 6.12 was seen to refuse everything without
@@ -139,10 +140,11 @@ def relay(wire: Wire) -> Iterator[Relay]:
     made.counters.__exit__()
 
 
-def test_the_programs_need_no_more_capabilities_than_the_service_may_have() -> None:
-    """Without CAP_PERFMON the kernel forbids more: to copy what was not written, pointers that leave their value.
+def test_the_programs_need_no_more_capabilities_than_documented() -> None:
+    """From Linux 6.18 on those of the service; before that CAP_PERFMON, too (docs/installation.md).
 
-    And what it looks at is bounded, since mcrd waits for it: a branch at each output multiplies it.
+    Without that the kernel forbids more: to copy what was not written, pointers that leave their value. And what it
+    looks at is bounded, since mcrd waits for it: a branch at each output multiplies it.
     """
     if not may_load_ebpf():
         pytest.skip("eBPF is forbidden here (no CAP_BPF outside user namespaces)")

@@ -55,7 +55,7 @@ def test_cap_net_admin_is_missed_only_where_it_would_help() -> None:
 
 def test_the_filter_in_force_is_named() -> None:
     expect(daemon_findings.judge_filter(daemon()), OK, "eBPF")
-    expect(daemon_findings.judge_filter(daemon(ebpf=False)), ADVICE, "Classic", "no bpf-map")
+    expect(daemon_findings.judge_filter(daemon(ebpf=False)), ADVICE, "Classic", "no bpf-map", "CAP_PERFMON")
     told = daemon_findings.judge_filter(daemon("CAP_BPF", ebpf=False))
     expect(told, OK, "Classic")  # the missing capability has a line of its own
 

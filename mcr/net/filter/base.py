@@ -13,7 +13,7 @@ from mcr.logs.logger import get_logger
 from mcr.model.flow import Flow
 from mcr.model.log import Facility
 from mcr.net.filter.classic import ClassicFilters
-from mcr.net.filter.ebpf import EbpfFilters
+from mcr.net.filter.ebpf import EbpfFilters, tell_refusal
 from mcr.net.filter.path import KernelPath
 from mcr.net.filter.suppress import Suppressor
 from mcr.net.filter.tap import StreamTap
@@ -125,7 +125,7 @@ def open_filters(
         return EbpfFilters(store, path, tap, suppress=suppress)
     except OSError as error:
         reason = describe_errno(error.errno or 0)
-        log.info("no eBPF (%s): classic filters reject what no rule takes", reason)
+        tell_refusal("no eBPF ({}): classic filters reject what no rule takes", error)
         if suppress:
             log.info("MCR_ABSORB has no effect: no eBPF (%s)", reason)
         return ClassicFilters(store, reason)

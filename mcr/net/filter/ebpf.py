@@ -1,5 +1,6 @@
 """One eBPF map of the admitted flows, and for each capture a program that looks them up (native/bpf/load.h)."""
 
+import errno
 import os
 import socket
 from collections import defaultdict
@@ -25,6 +26,23 @@ log = get_logger(Facility.NETWORK)
 
 _REJECTED = "rejected"  # the map, in the store of descriptors
 _HATYPE = 3  # in the address of an AF_PACKET socket
+
+
+def tell_refusal(lost: str, error: OSError) -> None:
+    """Log what is lost without a program, and what would help if it is the kernel's verifier that refuses it.
+
+    Args:
+        lost: has a place for the error.
+        error: from loading it. EACCES is the verifier's, and a security module's; without CAP_BPF it is EPERM, and a
+            kernel that lacks what the program needs answers EINVAL.
+    """
+    text = lost.format(describe_errno(error.errno or 0))
+    if error.errno == errno.EACCES:
+        log.warning(
+            "%s. Before Linux 6.18 the kernel takes the programs of a mcrd with CAP_PERFMON: installation.md", text
+        )
+    else:
+        log.info("%s", text)
 
 
 class EbpfFilters:
@@ -249,7 +267,7 @@ class EbpfFilters:
         """Have the programs do the rest, if they were to serve the kernel path, too."""
         if not self._path:
             raise error
-        log.info("MCR_KERNEL_PATH has no effect: %s", describe_errno(error.errno or 0))
+        tell_refusal("MCR_KERNEL_PATH has no effect: {}: workers forward everything, which costs more", error)
         self._path.bar(REFUSED)
         self._path = None
 

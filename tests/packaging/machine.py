@@ -2,14 +2,20 @@
 
 import contextlib
 import os
+import re
 import signal
 import subprocess
 from pathlib import Path
 
 from lab import Namespace
+from mcr.net.filter.path import is_realtime
 from mcr_process import SLOWNESS, children_of, wait_until
 
 SCRIPT = Path(__file__).with_name("machine.sh")
+
+# Before 6.18 the kernel's verifier wants CAP_PERFMON for it (docs/decisions/0021-the-kernel-path.md).
+RELEASE = [int(each) for each in re.findall(r"\d+", os.uname().release)[:2]]
+KERNEL_PATH_IS_FOR_THE_SERVICE = RELEASE >= [6, 18] and not is_realtime()
 
 
 class Machine:
@@ -60,6 +66,10 @@ class Machine:
     def service(self, property_: str) -> str:
         """A property of mcrd.service, as ``systemctl show`` gives it."""
         return self.ask("systemctl", "show", "mcrd", "--value", "--property", property_)
+
+    def descriptors(self) -> str:
+        """Those of mcrd, as ls shows them; it fails for one that is closed meanwhile."""
+        return self.run("ls", "-l", f"/proc/{self.service('MainPID')}/fd", check=False).stdout
 
     def path(self, absolute: str) -> Path:
         """Where one of its files is, for this process."""

@@ -19,6 +19,7 @@ import trio
 from mcr import __version__
 from mcr._native import lib
 from mcr.actors.config_files import ConfigFiles
+from mcr.actors.loop_watch import run_loop_watch
 from mcr.actors.network_watch import run_network_watch
 from mcr.actors.predecessors import Predecessors
 from mcr.actors.querier_watch import run_querier_watch
@@ -132,8 +133,9 @@ async def run_daemon(
             nursery.start_soon(files.keep)
             log_control = LogControl(settings.levels, workers)
             watch = await nursery.start(run_querier_watch)
+            loops = await nursery.start(run_loop_watch, stats, workers, network)
             diagnosis = Consultation(
-                rules, workers, stats, settings, watch, files, lambda: file.saving if file else unsaved
+                rules, workers, stats, settings, watch, loops, files, lambda: file.saving if file else unsaved
             )
             api = Api(
                 rules=rules,

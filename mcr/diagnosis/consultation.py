@@ -8,6 +8,7 @@ import attrs
 import trio
 
 from mcr.actors.config_files import ConfigFiles
+from mcr.actors.loop_watch import LoopWatch
 from mcr.actors.querier_watch import QuerierWatch
 from mcr.actors.rule_store import RuleStore
 from mcr.actors.stats_aggregator import StatsAggregator
@@ -15,6 +16,7 @@ from mcr.actors.worker_supervisor import WorkerSupervisor
 from mcr.config.settings import Settings
 from mcr.diagnosis.doctor import Relay, examine
 from mcr.diagnosis.fading import Losses
+from mcr.diagnosis.loop_findings import with_loops
 from mcr.diagnosis.present import present_names, present_view
 from mcr.diagnosis.queriers import judge_gone
 from mcr.diagnosis.why import Walk
@@ -44,6 +46,7 @@ class Consultation:
     _stats: StatsAggregator
     _settings: Settings
     _watch: QuerierWatch
+    _loops: LoopWatch
     _files: ConfigFiles
     _saving: Callable[[], Saving]
     _losses: Losses = attrs.field(factory=Losses, init=False)
@@ -108,7 +111,7 @@ class Consultation:
             names = present_names(standing.all())
             if _are_others(names):
                 others = await trio.to_thread.run_sync(_present_all, others, names)
-            return await Walk(
+            found = await Walk(
                 present_view(rule, names),
                 others,
                 workers,
@@ -117,6 +120,7 @@ class Consultation:
                 {names[each.name]: each.index for each in standing.all() if each.name in names},
                 {name: former for former, name in names.items() if name != former},
             ).go()
+            return with_loops(found, (each for each in self._loops.loops() if each.rule.rule_id == rule.rule_id), names)
 
     def stop(self) -> None:
         """Cancel every walk and trace: it would take longer than the daemon may take to stop."""
@@ -139,7 +143,8 @@ class Consultation:
                 found = await trio.to_thread.run_sync(examine, self._settings, relay)
                 heard = {each.name: self._watch.on(each.index) for each in relay.standing.inputs.values()}
                 lately = self._losses.fade(found, trio.current_time())
-                return (*lately, *judge_gone(heard), *self._files.findings())
+                known = with_loops(lately, self._loops.loops(), present_names(relay.standing.all()))
+                return (*known, *judge_gone(heard), *self._files.findings())
 
 
 def _present_all(rules: tuple[RuleView, ...], names: Mapping[str, str]) -> tuple[RuleView, ...]:

@@ -41,6 +41,9 @@ class Actors:
     def findings(self) -> tuple[()]:
         return ()
 
+    def loops(self) -> tuple[()]:
+        return ()
+
     async def idle(self) -> dict[str, float]:
         return {}
 
@@ -50,7 +53,7 @@ class Actors:
 
 def consult() -> Consultation:
     actors: Any = Actors()
-    return Consultation(actors, actors, actors, actors, actors, actors, Saving)
+    return Consultation(actors, actors, actors, actors, actors, actors, actors, Saving)
 
 
 async def test_a_bug_in_an_examination_is_an_error_of_the_request_and_logged(
@@ -134,7 +137,7 @@ async def test_many_rules_of_a_renamed_interface_are_put_into_words_beside_every
     monkeypatch.setattr(consultation, "present_view", note)
     monkeypatch.setattr(Walk, "go", go)
     actors: Any = Renamed()
-    answer: Any = await Consultation(actors, actors, actors, actors, actors, actors, Saving).why("this")
+    answer: Any = await Consultation(actors, actors, actors, actors, actors, actors, actors, Saving).why("this")
     assert answer == ("lo", "lo")
     assert seen == {"this": True, "other": False, "another": False}
 

@@ -1,0 +1,263 @@
+"""Notices loops over other machines, and names them. Nothing is dropped, and no rule moves.
+
+A packet pays nothing for it until a rule is busy. Then short looks at the wire, ever more seldom, tell whether somebody
+returns what others send (tap/returns.py).
+"""
+
+import traceback
+from collections.abc import Callable, Iterator, Mapping
+from functools import partial
+from typing import Final
+
+import attrs
+import trio
+
+from mcr.actors.network_watch import NetworkWatch
+from mcr.actors.stats_aggregator import StatsAggregator
+from mcr.actors.worker_supervisor import WorkerSupervisor
+from mcr.errors import McrError, SystemFault
+from mcr.logs.logger import get_logger
+from mcr.model.log import Facility
+from mcr.model.loop import Loop
+from mcr.net.network import Network
+from mcr.relay.placement import PlacedRule
+from mcr.rules.change_log import fields_of
+from mcr.shm.segment import Cells
+from mcr.stats.moment import Moment
+from mcr.stats.readings import Reading
+from mcr.tap.copies import Origin
+from mcr.tap.returns import Verdict, View, look_for_returners
+
+log = get_logger(Facility.NETWORK)
+
+_APART: Final = 1.0  # seconds between two looks at the rates; at most one look at the wire begins each time
+_LOOKS: Final = 2  # at the wire at a time
+_BUSY: Final = 500.0  # packets a second of a rule that may be in a loop
+_GROWN: Final = 2.0  # times the highest rate at which it was looked at in vain
+_SHORTEST: Final = 2.0  # seconds between the beginnings of two looks at a rule; doubled each time
+_LONGEST: Final = 60.0
+_LONGEST_VARIED: Final = 600.0  # where few datagrams came again
+_KNOWN_APART: Final = 10.0  # seconds between two looks at a loop that is told of
+_TOLD_APART: Final = 60.0  # seconds between two times that a rule's loop is told of anew
+_FORGOTTEN: Final = 180.0  # seconds in which it is not seen
+
+
+@attrs.define
+class _Case:
+    """When a rule is looked at again: at once, if its rate has doubled."""
+
+    at: float = 0.0
+    wait: float = _SHORTEST
+    rate: float = 0.0
+    """The highest at which nobody returned anything."""
+    is_looked_at: bool = False
+    told: float | None = None
+    """When a loop of it was told of last."""
+
+    def is_due(self, rate: float, time: float) -> bool:
+        """Whether it is to be looked at now."""
+        if self.is_looked_at:
+            return False
+        return time >= self.at or (self.told is None and self.rate > 0 and rate >= _GROWN * self.rate)
+
+
+@attrs.define
+class _Told:
+    """A loop that is told of."""
+
+    placed: PlacedRule
+    origins: tuple[Origin, ...]
+    verdict: Verdict
+    began: float
+    seen: float
+
+
+@attrs.frozen
+class LoopWatch:
+    """Handle of the watch."""
+
+    _told: Mapping[int, _Told]
+
+    def loops(self) -> tuple[Loop, ...]:
+        """Those that there seem to be."""
+        now = trio.current_time()
+        return tuple(
+            Loop(
+                each.placed.rule,
+                tuple(map(str, each.origins)),
+                each.verdict.returners[0].returned,
+                each.verdict.returners[0].sent,
+                each.verdict.seconds,
+                now - each.began,
+                now - each.seen,
+            )
+            for each in self._told.values()
+        )
+
+
+async def run_loop_watch(
+    stats: StatsAggregator,
+    workers: WorkerSupervisor,
+    network: NetworkWatch,
+    *,
+    task_status: trio.TaskStatus[LoopWatch] = trio.TASK_STATUS_IGNORED,
+) -> None:
+    """Watch until cancelled, or until a bug shows: packets have nothing to do with it."""
+    state = _State(workers, network)
+    task_status.started(LoopWatch(state.told))
+    try:
+        async with trio.open_nursery() as looks:
+            while True:
+                try:
+                    await state.tick(await stats.moment(), looks)
+                except McrError:  # the actors end, as mcrd does
+                    log.debug("loops over other machines are not looked for: mcrd ends")
+                await trio.sleep(_APART)
+    except* Exception as errors:  # noqa: BLE001 - whatever it is
+        state.told.clear()
+        what = "loops over other machines are not looked for any more, by a bug in mcrd: %s"
+        log.critical(what, "".join(traceback.format_exception(errors)))
+
+
+class _State:
+    def __init__(self, workers: WorkerSupervisor, network: NetworkWatch) -> None:
+        self._workers = workers
+        self._network = network
+        self.told: dict[int, _Told] = {}  # by the tags of rules, as those below
+        self._cases: dict[int, _Case] = {}
+        self._looks = 0
+        self._before: Reading | None = None
+        self._rules: tuple[PlacedRule, ...] = ()
+        self._cells = Cells.of_rules(())
+        self._is_refused = False
+
+    async def tick(self, moment: Moment, looks: trio.Nursery) -> None:
+        """See which rules are busy, and begin to look at the one that needs it most."""
+        if moment.rules is not self._rules:
+            self._follow(moment.rules)
+        self._forget()
+        due = [*self._due(moment.now)]
+        self._before = moment.now
+        if not due or self._looks >= _LOOKS:
+            return
+        placed, rate = max(due, key=lambda each: (self._case(each[0]).rate == 0, each[1]))
+        attached = (await self._workers.standing()).inputs.get(placed.rule.input.interface)
+        if attached is None or attached.lost:
+            return
+        network = await self._network.snapshot()
+        case = self._case(placed)
+        case.is_looked_at, case.at = True, trio.current_time() + case.wait
+        self._looks += 1
+        known = self.told.get(placed.tag)
+        origins = frozenset(known.origins if known else ())
+        left = partial(_left, placed, self._rules, network)
+        see = partial(_see, View(placed.flows, attached.index, rate, known=origins), left)
+        looks.start_soon(self._look, placed, case, rate, see)
+
+    def _follow(self, rules: tuple[PlacedRule, ...]) -> None:
+        """Rules have changed: what was told of those that are gone is over."""
+        self._rules = rules
+        self._cells = Cells.of_rules((each.slot, each.tag) for each in rules)
+        there = {each.tag: each for each in rules}
+        self._cases = {tag: each for tag, each in self._cases.items() if tag in there}
+        for tag in [*self.told]:
+            if tag in there:
+                self.told[tag].placed = there[tag]
+            else:
+                del self.told[tag]
+
+    def _case(self, placed: PlacedRule) -> _Case:
+        return self._cases.setdefault(placed.tag, _Case())
+
+    def _due(self, now: Reading) -> Iterator[tuple[PlacedRule, float]]:
+        """Rules that are to be looked at, and their rates."""
+        before = self._before
+        if not before or now.time <= before.time:
+            return
+        seconds, time = now.time - before.time, trio.current_time()
+        if not self.told and now.totals.matched - before.totals.matched < _BUSY * seconds:
+            return
+        counts = zip(now.rules_matched(self._cells), before.rules_matched(self._cells), strict=True)
+        for placed, (count, past) in zip(self._rules, counts, strict=True):
+            rate = (count - past) / seconds
+            is_busy = rate >= _BUSY or (rate > 0 and placed.tag in self.told)
+            if is_busy and self._case(placed).is_due(rate, time):
+                yield placed, rate
+
+    async def _look(self, placed: PlacedRule, case: _Case, rate: float, see: "partial[Verdict]") -> None:
+        try:
+            verdict = await trio.to_thread.run_sync(see, abandon_on_cancel=True)
+        except SystemFault as error:
+            case.at = trio.current_time() + _LONGEST
+            if not self._is_refused:
+                self._is_refused = True
+                log.info("rule %s: whether it is in a loop cannot be seen: %s", placed.rule.label, error)
+            return
+        except OverflowError:  # so many flows that no filter holds them: never
+            case.at = float("inf")
+            return
+        finally:
+            self._looks -= 1
+            case.is_looked_at = False
+        if placed.tag in self._cases:  # the rule is still there
+            self._judge(placed, case, rate, verdict)
+
+    def _judge(self, placed: PlacedRule, case: _Case, rate: float, verdict: Verdict) -> None:
+        time = trio.current_time()
+        told = self.told.get(placed.tag)
+        if verdict.returners:
+            case.at = time + _KNOWN_APART
+            self._tell(placed, case, verdict, time)
+        elif told and verdict.is_over:
+            self._end(told, "nothing comes back any more")
+        elif told:
+            case.at = time + _KNOWN_APART
+        else:
+            if case.rate and rate >= _GROWN * case.rate:
+                case.wait = _SHORTEST
+            case.rate, case.told = max(case.rate, rate), None
+            case.at = max(case.at, time + case.wait)
+            log.debug("rule %s: nobody is seen to return its %.0f packets a second", placed.rule.label, rate)
+            case.wait = min(2 * case.wait, _LONGEST_VARIED if verdict.is_varied else _LONGEST)
+
+    def _tell(self, placed: PlacedRule, case: _Case, verdict: Verdict, time: float) -> None:
+        found, told = tuple(each.origin for each in verdict.returners), self.told.get(placed.tag)
+        if told:
+            told.origins = (*found, *(each for each in told.origins if each not in found))
+            told.verdict, told.seen = verdict, time
+            return
+        self.told[placed.tag] = _Told(placed, found, verdict, time, time)
+        case.told = time
+        rule = placed.rule
+        what = "rule %s: what it sends on seems to come back to %s from %s: a loop over another machine"
+        log.warning(what, rule.label, rule.input.interface, ", ".join(map(str, found)), **fields_of(rule))
+
+    def _forget(self) -> None:
+        """Loops that were not seen for long."""
+        time = trio.current_time()
+        for each in [*self.told.values()]:
+            if time - each.seen >= _FORGOTTEN:
+                self._end(each, f"it was not seen for {_FORGOTTEN:.0f} s")
+
+    def _end(self, told: _Told, why: str) -> None:
+        del self.told[told.placed.tag]
+        rule, case = told.placed.rule, self._case(told.placed)
+        case.at = max(case.at, (case.told or 0.0) + _TOLD_APART)
+        case.rate, case.wait = 0.0, _SHORTEST
+        log.notice("rule %s: %s: the loop over another machine is over", rule.label, why, **fields_of(rule))
+
+
+def _see(view: View, left: Callable[[], frozenset[bytes]]) -> Verdict:
+    """Look, in a thread."""
+    return look_for_returners(attrs.evolve(view, left=left()))
+
+
+def _left(placed: PlacedRule, rules: tuple[PlacedRule, ...], network: Network) -> frozenset[bytes]:
+    """Whose datagrams the rule does not take: this machine's, and those that rules for their sources take."""
+    own = {each.packed for each in network.own_addresses()} | {link.mac for link in network.links.values() if link.mac}
+    asked = placed.rule.input
+    if asked.sources:
+        return frozenset(own)
+    named = (each.rule.input for each in rules if each.rule.input.sources)
+    same = (each for each in named if attrs.evolve(each, sources=()) == asked)
+    return frozenset(own | {source.packed for each in same for source in each.sources})

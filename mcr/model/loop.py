@@ -1,0 +1,28 @@
+"""A loop over other machines."""
+
+import attrs
+
+from mcr.model.rule import Rule
+
+
+@attrs.frozen
+class Loop:
+    """What a rule sends seems to come back to it.
+
+    Attributes:
+        rule: that one.
+        returners: who sends it back, each an address and a MAC in words.
+        returned: datagrams of others that came back from the first of them, when that was seen last.
+        sent: datagrams of others, of the same time.
+        within: seconds that this took.
+        seconds: since it was noticed.
+        ago: seconds since it was seen last.
+    """
+
+    rule: Rule
+    returners: tuple[str, ...]
+    returned: int
+    sent: int
+    within: float
+    seconds: float
+    ago: float

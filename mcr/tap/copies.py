@@ -1,0 +1,154 @@
+"""Who sends which payloads, and who returns what others send."""
+
+from collections.abc import Collection, Hashable, Iterable
+from ipaddress import ip_address
+from typing import Final
+
+import attrs
+
+
+def again(times: int) -> int:
+    """How often a returner sends a payload, at the least, that others have sent so many times."""
+    return 4 * times + 2
+
+
+AGAIN: Final = again(1)
+"""Less is seldom."""
+
+KINDS: Final = 5
+"""Payloads that were returned, at the least."""
+
+CHAIN: Final = 3
+"""Of them, those that others sent one after the other, each when the one before had come back: others live."""
+
+_SURE = 8  # payloads of which others were the first, for one of which a returner was
+_ORIGINAL = 2  # times that others send such a payload, at most
+_NEARLY_ALL = 0.75  # of what others send
+_FEW = 32  # datagrams tell nothing
+_ALIVE = 8  # payloads of others of which nothing came back: it is over
+
+
+@attrs.frozen
+class Origin:
+    """Who sends.
+
+    Attributes:
+        mac: empty: the interface has none.
+        address: of IPv4 or IPv6, packed.
+    """
+
+    mac: bytes
+    address: bytes
+
+    def __str__(self) -> str:
+        mac = f" ({self.mac.hex(':')})" if self.mac else ""
+        return f"{ip_address(self.address)}{mac}"
+
+
+@attrs.frozen
+class Return:
+    """Somebody returns what others send.
+
+    Attributes:
+        origin: who.
+        returned: payloads of others that came from there, too, and later.
+        sent: payloads of others, of the same time.
+    """
+
+    origin: Origin
+    returned: int
+    sent: int
+
+
+@attrs.frozen
+class _Proof:
+    """A payload that came back. `first`: when others sent it, as a place in the order; `reached`: often enough."""
+
+    first: int
+    reached: int
+
+
+class Sightings:
+    """Who has sent which payloads, in the order in which they came, none left out."""
+
+    def __init__(self) -> None:
+        self._senders: dict[Hashable, dict[Origin, list[int]]] = {}  # of each payload; places in the order of all
+        self._often: dict[Origin, list[Hashable]] = {}  # payloads that came `AGAIN` times from one
+        self.count = 0
+        self._again = 0  # datagrams that the same origin has sent before
+
+    def add(self, origin: Origin, payload: Hashable) -> None:
+        """One that came."""
+        places = self._senders.setdefault(payload, {}).setdefault(origin, [])
+        places.append(self.count)
+        self.count += 1
+        self._again += len(places) > 1
+        if len(places) == AGAIN:
+            self._often.setdefault(origin, []).append(payload)
+
+    def returners(self, enough: int = KINDS, chain: int = CHAIN) -> tuple[Return, ...]:
+        """Origins that return what others send: so many payloads at the least, and so many in a chain.
+
+        Each payload came first from another, who sent it once or twice, and then from them again and again. By
+        redundancy nobody does so: there each sends the same number. Where many senders have the same few things to
+        say, who says them often is first most of the time. After who takes over from another source that one is
+        silent, so there is no chain. And a loop brings back nearly all that others send, but an echo what it is for.
+        """
+        found = []
+        for origin in self._often:
+            proofs, own = self._proofs(origin)
+            if len(proofs) < max(enough, _SURE * own) or _chain(proofs) < chain:
+                continue
+            returned, sent = self._share(origin, max(each.first for each in proofs))
+            if returned >= _NEARLY_ALL * sent:
+                found.append(Return(origin, returned, sent))
+        return tuple(found)
+
+    def _proofs(self, origin: Origin) -> tuple[list[_Proof], int]:
+        """Of payloads that came often from there, seldom from others: those that others sent first; how many rest."""
+        proofs, own = list[_Proof](), 0
+        for senders in map(self._senders.__getitem__, self._often[origin]):
+            seldom = [places for places in senders.values() if len(places) < AGAIN]
+            times, back = sum(map(len, seldom)), senders[origin]
+            if not 1 <= times <= _ORIGINAL or len(back) < again(times):
+                continue
+            first = min(places[0] for places in seldom)
+            if first < back[0]:
+                proofs.append(_Proof(first, back[again(times) - 1]))
+            else:
+                own += 1
+        return proofs, own
+
+    def _share(self, origin: Origin, until: int) -> tuple[int, int]:
+        """Payloads that others sent first, until then, and came from there, too; and all that others sent first."""
+        returned = sent = 0
+        for senders in self._senders.values():
+            who, places = next(iter(senders.items()))  # the first one
+            if who != origin and places[0] <= until:
+                sent += 1
+                returned += origin in senders
+        return returned, sent
+
+    def are_over(self, known: Collection[Origin]) -> bool:
+        """Whether others send, and nothing of that comes from these."""
+        alive = 0
+        for senders in self._senders.values():
+            if any(each not in known for each in senders):
+                if any(each in known for each in senders):
+                    return False
+                alive += 1
+        return alive >= _ALIVE
+
+    @property
+    def are_varied(self) -> bool:
+        """Whether few of them came again: nothing is in a circle."""
+        return self.count >= _FEW and 2 * self._again < self.count
+
+
+def _chain(proofs: Iterable[_Proof]) -> int:
+    """How many there are at the most of which each began when the one before had been reached."""
+    length, end = 0, -1
+    for each in sorted(proofs, key=lambda proof: proof.reached):
+        if each.first > end:
+            length, end = length + 1, each.reached
+    return length

@@ -1,0 +1,207 @@
+"""A short look at the wire for datagrams that other machines return to a rule.
+
+Its own packet socket sees what comes to either path, and costs packets only while it looks.
+"""
+
+import random
+import socket
+import struct
+import time
+from collections.abc import Collection, Iterator
+from typing import Final
+
+import attrs
+
+from mcr.errors import SystemFault
+from mcr.model.flow import IPV4, Flow
+from mcr.net import uapi
+from mcr.net.buffer import set_buffer
+from mcr.net.filter.cbpf import REJECT_ALL, attach_filter, select_udp
+from mcr.net.filter.thinning import thin
+from mcr.net.interfaces import link_header
+from mcr.tap.copies import Origin, Return, Sightings
+
+_SECONDS: Final = 0.5  # of a look
+_SHORTEST_WAIT = 0.001
+_SIGNS_SECONDS: Final = 3.0  # of one that has seen a payload come back, or is to see that nothing does any more
+_DATAGRAMS = 16_384  # then it ends
+_APART = 256  # datagrams between two looks at what was lost
+_PACE = 4_000  # datagrams a second of which all can be seen
+_MOST_SHARE = 1 << 16
+_BUFFER = 8 << 20  # bytes of frames that wait
+_FRAME = 0x10000 + 64  # bytes, at most
+_UDP_HEADER = 8
+_LENGTH = struct.Struct("!H")
+_STATISTICS = struct.Struct("=II")  # struct tpacket_stats: frames that came, and those of them that were lost
+_IPV6_HEADER = 40
+_SHORTEST = 28  # bytes of the headers of IPv4 and UDP
+_MAC = slice(6, 12)  # of the sender, in an Ethernet header
+
+
+@attrs.frozen
+class View:
+    """What is to be looked at.
+
+    Attributes:
+        flows: what the rule takes, all in the same VLAN.
+        index: of the interface.
+        rate: datagrams a second that come, about.
+        left: packed addresses, and MACs, from which the rule takes nothing: this machine's, and other rules' sources.
+        known: who is said to return it.
+    """
+
+    flows: Collection[Flow]
+    index: int
+    rate: float
+    left: Collection[bytes] = frozenset()
+    known: frozenset[Origin] = frozenset()
+
+    @property
+    def vlan(self) -> int:
+        """Of the flows; 0: none."""
+        return next((each.vlan for each in self.flows), None) or 0
+
+
+@attrs.frozen
+class Verdict:
+    """What a look has found out.
+
+    Attributes:
+        returners: who sends what others have sent before.
+        is_varied: if there are none: there was nothing that a loop might have brought.
+        is_over: others send, and nothing of that comes from those who are known.
+        seconds: that it took.
+    """
+
+    returners: tuple[Return, ...] = ()
+    is_varied: bool = False
+    is_over: bool = False
+    seconds: float = 0.0
+
+
+def look_for_returners(view: View) -> Verdict:
+    """Look at what comes in for a rule; and, if that is too much to see all of it, at a share of the payloads.
+
+    Raises:
+        SystemFault: no packet socket could be opened, or it ended.
+        OverflowError: the rule takes so many flows that no filter holds them.
+    """
+    name = str(view.index)
+    try:
+        name = socket.if_indextoname(view.index)
+        verdict, is_whole = _look(view, name, 1)
+        if is_whole or verdict.returners:
+            return verdict
+        return _look(view, name, share_of(view.rate))[0]
+    except OSError as error:
+        raise SystemFault(f"Cannot look for a loop on {name}", error.errno or 0) from None
+
+
+def share_of(rate: float) -> int:
+    """One payload of how many is to be looked at: a power of two."""
+    return min(_MOST_SHARE, 1 << (int(rate) // _PACE).bit_length())
+
+
+def _look(view: View, name: str, share: int) -> tuple[Verdict, bool]:
+    """What it has found out, and whether it has seen all that came."""
+    with _open(view.flows, name, share) as tap:
+        return _watch(tap, link_header(tap), view)
+
+
+def _open(flows: Collection[Flow], name: str, share: int) -> socket.socket:
+    tap = socket.socket(socket.AF_PACKET, socket.SOCK_RAW | socket.SOCK_CLOEXEC, 0)
+    try:
+        attach_filter(tap, REJECT_ALL)
+        set_buffer(tap, socket.SO_RCVBUF, _BUFFER)
+        tap.setsockopt(uapi.SOL_PACKET, uapi.PACKET_AUXDATA, 1)
+        tap.setsockopt(uapi.SOL_PACKET, uapi.PACKET_VNET_HDR, 1)
+        tap.setsockopt(uapi.SOL_PACKET, uapi.PACKET_IGNORE_OUTGOING, 1)  # or the kernel clones each that leaves
+        tap.bind((name, uapi.ETH_P_ALL))
+        link = link_header(tap)
+        wanted = select_udp(flows, link, by_source=True)
+        attach_filter(tap, wanted if share == 1 else thin(wanted, link, share, random.getrandbits(32)))
+    except (OSError, OverflowError):
+        tap.close()
+        raise
+    return tap
+
+
+def _watch(tap: socket.socket, link: int, view: View) -> tuple[Verdict, bool]:
+    """See what comes, until something is proven, or lost: what came before that is whole."""
+    seen, start, frames = Sightings(), time.monotonic(), 0
+    buffer, room = bytearray(_FRAME), socket.CMSG_SPACE(uapi.TPACKET_AUXDATA.size)
+    end = start + _SECONDS
+    while seen.count < _DATAGRAMS:
+        if time.monotonic() >= end:
+            if end > start + _SECONDS or not _is_worth_more(seen, view.known):
+                break
+            end = start + _SIGNS_SECONDS
+        tap.settimeout(max(end - time.monotonic(), _SHORTEST_WAIT))
+        try:
+            size, ancillary, _, _ = tap.recvmsg_into([buffer], room)
+        except TimeoutError:
+            continue
+        frames += 1
+        for origin, flow, payload in datagrams(buffer[:size], ancillary, link, view.vlan):
+            if origin.address not in view.left and origin.mac not in view.left:
+                seen.add(origin, hash((flow, payload)))
+        if frames % _APART == 0:
+            is_lossy, returners = _lost(tap), seen.returners()
+            if is_lossy or returners:
+                return Verdict(returners, seconds=time.monotonic() - start), not is_lossy
+    is_whole = not _lost(tap)
+    is_over = is_whole and seen.are_over(view.known)
+    return Verdict(seen.returners(), is_whole and seen.are_varied, is_over, time.monotonic() - start), is_whole
+
+
+def _is_worth_more(seen: Sightings, known: frozenset[Origin]) -> bool:
+    """Whether a look that was short so far goes on."""
+    if seen.returners():
+        return False
+    return bool(seen.returners(1, 1)) or bool(known and not seen.are_over(known))
+
+
+def _lost(tap: socket.socket) -> bool:
+    _, lost = _STATISTICS.unpack(tap.getsockopt(uapi.SOL_PACKET, uapi.PACKET_STATISTICS, _STATISTICS.size))
+    return bool(lost)
+
+
+def datagrams(
+    data: bytes | bytearray, ancillary: list[tuple[int, int, bytes]], link: int, vlan: int = 0
+) -> Iterator[tuple[Origin, bytes, bytes]]:
+    """Origin, flow and payload of each datagram of a frame, as recvmsg(2) gives it; none of a fragment, or no UDP.
+
+    The flow: bytes of the address and the port that it goes to. `link`: bytes of the link layer's header. `vlan`: of
+    the frames that are meant; 0: without a tag, or with one of a priority alone.
+    """
+    status, _, _, _, network, tci, _ = next((uapi.TPACKET_AUXDATA.unpack(each) for _, _, each in ancillary), (0,) * 7)
+    if vlan != (tci & uapi.VLAN_VID_MASK if status & uapi.TP_STATUS_VLAN_VALID else 0):
+        return
+    _, kind, _, segment, _, _ = uapi.VIRTIO_NET_HDR.unpack_from(data)
+    frame = bytes(data[uapi.VIRTIO_NET_HDR.size :])
+    datagram = frame[network:]
+    found = _udp(datagram)
+    if not found:
+        return
+    source, group, at = found
+    origin = Origin(frame[_MAC] if link else b"", source)
+    flow = group + datagram[at + 2 : at + 4]
+    (length,) = _LENGTH.unpack_from(datagram, at + 4)
+    payload = datagram[at + _UDP_HEADER : at + length] if length else datagram[at + _UDP_HEADER :]
+    step = segment if kind and segment else max(len(payload), 1)
+    for begin in range(0, max(len(payload), 1), step):
+        yield origin, flow, payload[begin : begin + step]
+
+
+def _udp(datagram: bytes) -> tuple[bytes, bytes, int] | None:
+    """Its source, where it goes, and where UDP's header is."""
+    if len(datagram) < _SHORTEST:
+        return None
+    if datagram[0] >> 4 != IPV4:
+        at = _IPV6_HEADER
+        is_udp = len(datagram) >= at + _UDP_HEADER and datagram[6] == socket.IPPROTO_UDP
+        return (datagram[8:24], datagram[24:40], at) if is_udp else None
+    at = 4 * (datagram[0] & 0x0F)
+    whole = not _LENGTH.unpack_from(datagram, 6)[0] & 0x3FFF
+    is_udp = datagram[9] == socket.IPPROTO_UDP and len(datagram) >= at + _UDP_HEADER
+    return (datagram[12:16], datagram[16:20], at) if whole and is_udp else None

@@ -1,0 +1,186 @@
+"""When rules are looked at for loops over other machines, and what is told of them; the looks are the test's."""
+
+import errno
+import logging
+from collections.abc import Callable, Iterator, Sequence
+from ipaddress import IPv4Interface, ip_address
+from types import SimpleNamespace
+from typing import Any
+
+import attrs
+import pytest
+import trio
+import trio.testing
+
+from mcr.actors import loop_watch
+from mcr.actors.loop_watch import LoopWatch, run_loop_watch
+from mcr.actors.stats_aggregator import StatsAggregator, run_stats_aggregator
+from mcr.diagnosis.loop_findings import with_loops
+from mcr.errors import SystemFault
+from mcr.model.finding import Finding
+from mcr.model.finding import Verdict as Judged
+from mcr.model.flow import Input
+from mcr.model.rule import Output, Rule
+from mcr.net.network import Network
+from mcr.process.descriptor_store import DescriptorStore
+from mcr.relay.placement import OutputSlot, PlacedRule
+from mcr.shm.kept import Kept
+from mcr.tap.copies import Origin, Return
+from mcr.tap.returns import Verdict, View
+
+RULE = Rule("tv", Input("eth0", ip_address("239.1.1.1"), 5000), (Output(ip_address("239.9.9.1"), 6000, "eth1"),))
+PLACED = PlacedRule(RULE, tag=7, slot=3, outputs=(OutputSlot(4, 7),), ways=(None,), neighbours=(None,))
+NAMED = attrs.evolve(
+    PLACED,
+    rule=attrs.evolve(RULE, rule_id="one", input=attrs.evolve(RULE.input, sources=(ip_address("198.18.0.7"),))),
+    tag=8,
+    slot=5,
+    outputs=(OutputSlot(6, 8),),
+)
+RETURNER = Origin(bytes.fromhex("020000000009"), bytes([198, 18, 0, 9]))
+OWN = IPv4Interface("198.18.0.1/24")
+LOOP = Verdict((Return(RETURNER, 48, 50),), seconds=0.5)
+VARIED, UNSURE, OVER = Verdict(is_varied=True), Verdict(), Verdict(is_over=True)
+
+
+class Actors:
+    """What the watch asks others for."""
+
+    async def standing(self) -> Any:
+        return SimpleNamespace(inputs={"eth0": SimpleNamespace(index=2, lost=False)})
+
+    async def snapshot(self) -> Network:
+        return Network(addresses={2: (OWN,)})
+
+
+class Scene:
+    """Two rules, and looks that end as the test says."""
+
+    def __init__(self, segments: Sequence[Any], stats: StatsAggregator, watch: LoopWatch) -> None:
+        self.stats, self.watch = stats, watch
+        self.shared = segments[0].shared
+        self.shared.rules[PLACED.slot].tag = PLACED.tag
+        self.looks: list[View] = []
+        self.verdict: Verdict | Exception = VARIED
+
+    def look(self, view: View) -> Verdict:
+        self.looks.append(view)
+        if isinstance(self.verdict, Exception):
+            raise self.verdict
+        return self.verdict
+
+    async def pass_time(self, seconds: int, rate: int = 0, verdict: Verdict | Exception | None = None) -> int:
+        """How often the rule was looked at, with so many packets a second."""
+        self.verdict, looks = verdict or self.verdict, len(self.looks)
+        for _ in range(seconds):
+            self.shared.totals.matched += rate
+            self.shared.rules[PLACED.slot].matched += rate
+            await trio.sleep(1)
+        return len(self.looks) - looks
+
+
+@pytest.fixture
+def kept() -> Iterator[Kept]:
+    with Kept.open(DescriptorStore(), 1) as made:
+        yield made
+
+
+@pytest.fixture
+async def scene(
+    nursery: trio.Nursery, kept: Kept, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> Scene:
+    caplog.set_level(logging.INFO, "mcr.network")
+    stats: StatsAggregator = await nursery.start(run_stats_aggregator, kept)
+    actors: Any = Actors()
+    await stats.rules_placed((PLACED, NAMED), ())
+    watch: LoopWatch = await nursery.start(run_loop_watch, stats, actors, actors)
+
+    async def at_once(work: Callable[..., object], *arguments: object, abandon_on_cancel: bool = False) -> object:
+        """A clock that jumps when all tasks wait does not know of threads."""
+        assert abandon_on_cancel
+        return work(*arguments)
+
+    monkeypatch.setattr(trio.to_thread, "run_sync", at_once)
+    made = Scene(kept.segments, stats, watch)
+    monkeypatch.setattr(loop_watch, "look_for_returners", made.look)
+    return made
+
+
+async def test_a_rule_is_looked_at_ever_more_seldom(scene: Scene, autojump_clock: trio.testing.MockClock) -> None:
+    """And at once when its rate has doubled."""
+    assert await scene.pass_time(10, 200) == 0
+    assert 5 <= await scene.pass_time(100, 1000) <= 8
+    assert 1 <= await scene.pass_time(4, 4000) <= 3
+    assert scene.looks[-1].index == 2
+    await scene.pass_time(150, 4000, UNSURE)
+    assert 2 <= await scene.pass_time(180, 4000) <= 4
+    assert await scene.pass_time(300, 4000, VARIED) <= 3
+
+
+async def test_what_a_rule_does_not_take_is_left_out(scene: Scene, autojump_clock: trio.testing.MockClock) -> None:
+    await scene.pass_time(3, 1000)
+    assert scene.looks[0].left == {OWN.packed, bytes([198, 18, 0, 7])}
+    assert scene.looks[0].flows == RULE.input.flows
+
+
+async def test_a_loop_is_told_of_once_until_it_is_over(
+    scene: Scene, autojump_clock: trio.testing.MockClock, caplog: pytest.LogCaptureFixture
+) -> None:
+    """It is looked at all the while; and told of again a minute later at the earliest."""
+    assert 4 <= await scene.pass_time(50, 1000, LOOP) <= 6
+    assert scene.looks[-1].known == {RETURNER}
+    (loop,) = scene.watch.loops()
+    assert (loop.rule, loop.returners) == (RULE, ("198.18.0.9 (02:00:00:00:00:09)",))
+    (finding,) = with_loops([Finding("loop", Judged.OK, "", "")], [loop], {"eth0": "lan0"})
+    assert finding.what.startswith(
+        "what rule tv sends on seems to come back to lan0 from 198.18.0.9 (02:00:00:00:00:09)"
+    )
+    assert "48 of 50 datagrams of others came back within 0.5 s" in finding.evidence
+    assert caplog.text.count("seems to come back to eth0 from 198.18.0.9 (02:00:00:00:00:09)") == 1
+    await scene.pass_time(20, 10, OVER)
+    assert scene.watch.loops() == ()
+    assert caplog.text.count("nothing comes back any more: the loop over another machine is over") == 1
+    await scene.pass_time(30, 1000, LOOP)
+    assert caplog.text.count("seems to come back") == 2
+
+
+async def test_a_loop_that_comes_and_goes_is_no_flood(
+    scene: Scene, autojump_clock: trio.testing.MockClock, caplog: pytest.LogCaptureFixture
+) -> None:
+    for _ in range(20):
+        await scene.pass_time(7, 1000, LOOP)
+        await scene.pass_time(8, 1000, OVER)
+    assert 3 <= len(caplog.records) <= 10
+
+
+async def test_a_loop_in_which_nothing_flows_is_forgotten(
+    scene: Scene, autojump_clock: trio.testing.MockClock, caplog: pytest.LogCaptureFixture
+) -> None:
+    await scene.pass_time(3, 1000, LOOP)
+    assert await scene.pass_time(150) == 0
+    assert scene.watch.loops()
+    await scene.pass_time(40)
+    assert scene.watch.loops() == ()
+    assert "it was not seen for 180 s" in caplog.text
+
+
+async def test_a_rule_that_is_gone_is_in_no_loop(scene: Scene, autojump_clock: trio.testing.MockClock) -> None:
+    await scene.pass_time(3, 1000, LOOP)
+    await scene.stats.rules_placed((), ("tv",))
+    await scene.pass_time(2)
+    assert scene.watch.loops() == ()
+
+
+async def test_looks_that_fail(
+    scene: Scene, autojump_clock: trio.testing.MockClock, caplog: pytest.LogCaptureFixture
+) -> None:
+    """What the system refuses is told once; what no filter holds is not looked at; a bug ends the watch, not mcrd."""
+    assert await scene.pass_time(300, 1000, SystemFault("Cannot look", errno.EPERM)) in {4, 5, 6}
+    assert [each.levelname for each in caplog.records] == ["INFO"]
+    assert await scene.pass_time(150, 1000, OverflowError()) == 1
+    caplog.clear()
+    await scene.stats.rules_placed((attrs.evolve(PLACED, tag=9),), ("tv",))
+    scene.shared.rules[PLACED.slot].tag = 9
+    assert await scene.pass_time(20, 1000, ValueError("a bug")) == 1
+    assert [each.levelname for each in caplog.records] == ["CRITICAL"]
+    assert "a bug" in caplog.text

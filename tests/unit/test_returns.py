@@ -1,0 +1,157 @@
+"""Datagrams of frames as a tap has them, and who is found to return what others send."""
+
+import random
+from collections.abc import Iterable
+
+import pytest
+from scapy.layers.inet import IP, UDP
+from scapy.layers.inet6 import IPv6
+from scapy.layers.l2 import Ether
+from scapy.packet import Packet, Raw
+
+from mcr.net import uapi
+from mcr.tap.copies import AGAIN, KINDS, Origin, Sightings, again
+from mcr.tap.returns import datagrams, share_of
+
+MAC = bytes.fromhex("020000000001")
+FLOW = bytes([239, 1, 1, 1, 0, 2])
+S, B, C = (Origin(MAC, bytes([198, 18, 0, number])) for number in (1, 2, 3))
+
+
+def seen(
+    packet: Packet, segment: int = 0, pad: bytes = b"", *, vlan: int = 0, tag: int | None = None
+) -> list[tuple[Origin, bytes, bytes]]:
+    header = uapi.VIRTIO_NET_HDR.pack(0, uapi.VIRTIO_NET_HDR_GSO_UDP_L4 if segment else 0, 0, segment, 0, 0)
+    status = 0 if tag is None else uapi.TP_STATUS_VLAN_VALID
+    auxiliary = uapi.TPACKET_AUXDATA.pack(status, 0, 0, 0, 14, tag or 0, 0)
+    frame = bytes(Ether(src=MAC.hex(":"), dst="01:00:5e:01:01:01") / packet)
+    return [*datagrams(header + frame + pad, [(0, 0, auxiliary)], 14, vlan)]
+
+
+def test_datagrams_of_frames() -> None:
+    udp = UDP(sport=1, dport=2) / Raw(b"abcdefg")
+    assert seen(IP(src="198.18.0.1", dst="239.1.1.1") / udp, pad=bytes(11)) == [(S, FLOW, b"abcdefg")]
+    assert seen(IP(src="198.18.0.1", dst="239.1.1.1") / udp, segment=3) == [
+        (S, FLOW, b"abc"),
+        (S, FLOW, b"def"),
+        (S, FLOW, b"g"),
+    ]
+    assert seen(IP(src="198.18.0.1", dst="239.1.1.1") / UDP(dport=2)) == [(S, FLOW, b"")]
+    six = Origin(MAC, bytes(15) + b"\1")
+    assert seen(IPv6(src="::1", dst="::2") / udp) == [(six, bytes(15) + b"\2\0\2", b"abcdefg")]
+
+
+@pytest.mark.parametrize("packet", [IP(frag=1) / UDP(), IP(flags="MF") / UDP(), IP(proto=6), IPv6(nh=6), Raw(b"\x45")])
+def test_what_has_none(packet: Packet) -> None:
+    assert seen(packet) == []
+
+
+def test_who_sends_in_words() -> None:
+    assert str(S) == "198.18.0.1 (02:00:00:00:00:01)"
+    assert str(Origin(b"", S.address)) == "198.18.0.1"
+
+
+@pytest.mark.parametrize(
+    ("vlan", "tag", "is_meant"),
+    [(0, None, True), (0, 0xE000, True), (7, 0xE007, True), (0, 7, False), (7, 8, False), (7, None, False)],
+)
+def test_a_rule_sees_the_frames_of_its_vlan(vlan: int, tag: int | None, is_meant: bool) -> None:
+    assert bool(seen(IP(src="198.18.0.1", dst="239.1.1.1") / UDP(dport=2), vlan=vlan, tag=tag)) is is_meant
+
+
+def sightings(came: Iterable[tuple[Origin, object]]) -> Sightings:
+    made = Sightings()
+    for origin, payload in came:
+        made.add(origin, str(payload))
+    return made
+
+
+def found(*came: tuple[Origin, object]) -> tuple[Origin, ...]:
+    return tuple(each.origin for each in sightings(came).returners())
+
+
+def test_who_returns_payloads() -> None:
+    """Also, while others circle that came before."""
+    loop = [(origin, kind) for kind in range(KINDS) for origin in (S, *[B] * AGAIN)]
+    old = [(B, f"old {number % 7}") for number in range(100)]
+    assert found(*loop) == (B,)
+    assert found(*old, *loop) == (B,)
+    assert found(*loop[1:]) == ()
+    twice = [(origin, kind) for kind in range(KINDS) for origin in (S, C, *[B] * again(2))]
+    assert found(*twice) == (B,)
+    assert found(*twice[:-1]) == ()
+    assert found(*loop[:-1]) == ()
+    assert found(*[(origin, kind) for kind in range(KINDS) for origin in (S, *[B, C] * AGAIN)]) == (B, C)
+
+
+def test_all_that_circles_comes_again_between_what_is_new() -> None:
+    """As in a loop that is full: each payload takes a while to come the sixth time."""
+    loop = list[tuple[Origin, object]]()
+    for number in range(40):
+        loop += [(S, number), *((B, old) for old in range(max(0, number - 8), number + 1))]
+    (found,) = sightings(loop).returners()
+    assert found.origin == B
+    assert found.returned == found.sent > KINDS
+
+
+def test_who_returns_some_of_what_others_send() -> None:
+    """A device that says some values again, and not what others send."""
+    three = [(S, number) if number % 4 else (C, number) for number in range(40)]
+    echo = [each for who, number in three for each in ((who, number), *[(B, number)] * (AGAIN * (number % 4 > 0)))]
+    assert found(*echo) == (B,)
+    half = [each for who, number in three for each in ((who, number), *[(B, number)] * (AGAIN * (number % 2)))]
+    assert found(*half) == ()
+
+
+def test_what_is_over() -> None:
+    fresh = [(S, number) for number in range(8)]
+    assert sightings(fresh).are_over({B})
+    assert sightings([*fresh, (B, "old"), (B, "old")]).are_over({B})
+    assert not sightings([*fresh, (B, 3)]).are_over({B})
+    assert not sightings(fresh[1:]).are_over({B})
+
+
+@pytest.mark.parametrize(
+    "came",
+    [
+        [(S, 0)] * 1000,
+        [(S, number // 7) for number in range(1000)],
+        [(S, 0), *[(B, 0)] * 1000],  # it takes over
+        [(S, 0)] * 100 + [(B, number // 100) for number in range(1000)],
+        [(S, number % 20) for number in range(40)] + [(B, number % 20) for number in range(1000)],  # cyclic values
+        [(S, number) for number in range(20)] + [(B, number % 20) for number in range(1000)],
+        [(origin, number) for number in range(1000) for origin in (S, B)],
+        [(origin, number) for number in range(100) for origin in (*[S] * 5, *[B] * 5)],
+        [(origin, number) for number in range(100) for origin in (*[S] * AGAIN, *[B] * AGAIN)],
+        [(origin, number) for number in range(100) for origin in (*[S] * AGAIN, B)],
+        [(origin, number) for number in range(100) for origin in (*[B] * AGAIN, S)],
+        [(origin, number) for number in range(100) for origin in (S, B, B)],  # an echo
+    ],
+)
+def test_sources_that_repeat_themselves_and_each_other(came: list[tuple[Origin, object]]) -> None:
+    assert found(*came) == ()
+
+
+def test_many_who_have_the_same_few_things_to_say() -> None:
+    """One of them says much."""
+    chance = random.Random(7)
+    slow = [Origin(MAC, number.to_bytes(4, "big")) for number in range(100)]
+    wrong = 0
+    for _ in range(200):
+        came = [(B, chance.randrange(20)) for _ in range(200)] + [(who, chance.randrange(20)) for who in slow[:25]]
+        chance.shuffle(came)
+        wrong += bool(found(*came))
+    assert wrong <= 2
+
+
+def test_what_is_varied() -> None:
+    few, same, many = (
+        sightings((S, n) for n in range(31)),
+        sightings([(S, 0)] * 40),
+        sightings((S, n) for n in range(32)),
+    )
+    assert (few.are_varied, same.are_varied, many.are_varied) == (False, False, True)
+
+
+def test_shares() -> None:
+    assert [share_of(rate) for rate in (500, 3999, 4000, 8000, 60_000, 10**9)] == [1, 1, 2, 4, 16, 65536]

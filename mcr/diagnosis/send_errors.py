@@ -65,7 +65,13 @@ _CAUSES: Final = {
         "if the output names a source: ip address show; the log of mcrd says more",
     ),
     errno.ETIME: ("the TTL of what comes ends here", "have its sender give it more, or name one in the output: ttl=N"),
-    errno.EOPNOTSUPP: ("it has a VLAN tag, which cannot leave here", "mcrctl list says why"),
+    errno.EOPNOTSUPP: (
+        "it has a VLAN tag, and raw frames, which alone have one, cannot leave here",
+        (
+            "mcrctl list says why; often a firewall at postrouting: sudo nft list ruleset; if the interface is "
+            "down, it says that first: ip link show dev {name}"
+        ),
+    ),
     errno.EMSGSIZE: (
         "larger than the interface's MTU",
         "ip link show dev {name}; raise its MTU, or have the source send smaller datagrams",

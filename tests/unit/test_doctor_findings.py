@@ -190,7 +190,7 @@ def test_outputs_that_took_everything_are_fine() -> None:
         (errno.EHOSTUNREACH, ["ip neigh show dev out0"]),
         (errno.ETIME, ["Timer expired (os error 62)", "the TTL of what comes ends here", "ttl=N"]),
         (errno.EADDRNOTAVAIL, ["source=keep", "tentative"]),
-        (errno.EOPNOTSUPP, ["VLAN tag", "mcrctl list"]),
+        (errno.EOPNOTSUPP, ["VLAN tag", "mcrctl list", "nft list ruleset", "ip link show dev out0"]),
     ],
 )
 def test_an_error_of_an_output_is_told_with_its_cause(number: int, words: list[str]) -> None:

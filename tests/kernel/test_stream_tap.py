@@ -149,7 +149,7 @@ def test_what_comes_by_two_processors_at_once_is_told_exactly(tap: StreamTap, wi
     raw, whole = (
         in_super_frames(wire, ts(VIDEO, 0), datagrams) if datagrams > 1 else (wire.sender, framed(ts(VIDEO, 0)))
     )
-    times = 1_200 // datagrams
+    times = min(1_200, tap._maps.slots // 24) // datagrams  # told whole, they fit a ring
     together = Barrier(2)
 
     def send_by(processor: int) -> None:

@@ -196,7 +196,7 @@ def test_a_bug_out_of_a_nursery_is_not_hidden_by_an_error(monkeypatch: pytest.Mo
 
 def test_no_garbage_is_looked_for_while_modules_are_imported() -> None:
     code = "import gc; from mcr.cli import start; looked = []; gc.callbacks.append(lambda *_: looked.append(1)); "
-    code += "freeze = gc.freeze; gc.freeze = lambda: (freeze(), print('looked', len(looked))); start.main()"
+    code += "freeze = gc.freeze; gc.freeze = lambda: (freeze(), print('looked', len(looked), flush=True)); start.main()"
     done = subprocess.run([sys.executable, "-c", code, "--version"], check=True, capture_output=True, text=True)
     assert done.stdout.splitlines() == ["looked 0", f"mcrctl, version {mcr.__version__}"]
 

@@ -31,6 +31,7 @@ from mcr.tap.returns import Verdict, View, look_for_returners
 log = get_logger(Facility.NETWORK)
 
 _APART: Final = 1.0  # seconds between two looks at the rates; at most one look at the wire begins each time
+_MOST: Final = 100_000.0  # above that a look would slow down what it looks at
 _LOOKS: Final = 2  # at the wire at a time
 _BUSY: Final = 500.0  # packets a second of a rule that may be in a loop
 _GROWN: Final = 2.0  # times the highest rate at which it was looked at in vain
@@ -129,6 +130,7 @@ class _State:
         self._before: Reading | None = None
         self._rules: tuple[PlacedRule, ...] = ()
         self._cells = Cells.of_rules(())
+        self._busy = set[int]()  # a second ago: of a part of one a rate tells little
         self._is_refused = False
 
     async def tick(self, moment: Moment, looks: trio.Nursery) -> None:
@@ -178,11 +180,15 @@ class _State:
         if not self.told and now.totals.matched - before.totals.matched < _BUSY * seconds:
             return
         counts = zip(now.rules_matched(self._cells), before.rules_matched(self._cells), strict=True)
+        busy = set[int]()
         for placed, (count, past) in zip(self._rules, counts, strict=True):
             rate = (count - past) / seconds
-            is_busy = rate >= _BUSY or (rate > 0 and placed.tag in self.told)
-            if is_busy and self._case(placed).is_due(rate, time):
+            is_busy = _BUSY <= rate <= _MOST or (rate > 0 and placed.tag in self.told)
+            if is_busy:
+                busy.add(placed.tag)
+            if is_busy and placed.tag in self._busy and self._case(placed).is_due(rate, time):
                 yield placed, rate
+        self._busy = busy
 
     async def _look(self, placed: PlacedRule, case: _Case, rate: float, see: "partial[Verdict]") -> None:
         try:

@@ -33,6 +33,7 @@ log = get_logger(Facility.NETWORK)
 _APART: Final = 1.0  # seconds between two looks at the rates; at most one look at the wire begins each time
 _MOST: Final = 100_000.0  # above that a look would slow down what it looks at
 _LOOKS: Final = 2  # at the wire at a time
+_ORIGINS: Final = 8  # that are told of a loop
 _BUSY: Final = 500.0  # packets a second of a rule that may be in a loop
 _GROWN: Final = 2.0  # times the highest rate at which it was looked at in vain
 _SHORTEST: Final = 2.0  # seconds between the beginnings of two looks at a rule; doubled each time
@@ -142,12 +143,13 @@ class _State:
         self._before = moment.now
         if not due or self._looks >= _LOOKS:
             return
-        placed, rate = max(due, key=lambda each: (self._case(each[0]).rate == 0, each[1]))
+        placed, rate = max(due, key=self._urgency)
+        case = self._case(placed)
         attached = (await self._workers.standing()).inputs.get(placed.rule.input.interface)
         if attached is None or attached.lost:
+            case.at = trio.current_time() + _SHORTEST  # others have their turn
             return
         network = await self._network.snapshot()
-        case = self._case(placed)
         case.is_looked_at, case.at = True, trio.current_time() + case.wait
         self._looks += 1
         known = self.told.get(placed.tag)
@@ -155,6 +157,12 @@ class _State:
         left = partial(_left, placed, self._rules, network)
         see = partial(_see, View(placed.flows, attached.index, rate, known=origins), left)
         looks.start_soon(self._look, placed, case, rate, see)
+
+    def _urgency(self, due: tuple[PlacedRule, float]) -> tuple[bool, bool, float]:
+        """Loops that are told of go first, then what was never looked at, then what waits for longest."""
+        placed, _ = due
+        case = self._case(placed)
+        return placed.tag in self.told, case.rate == 0, -case.at
 
     def _follow(self, rules: tuple[PlacedRule, ...]) -> None:
         """Rules have changed: what was told of those that are gone is over."""
@@ -215,7 +223,7 @@ class _State:
             case.at = time + _KNOWN_APART
             self._tell(placed, case, verdict, time)
         elif told and verdict.is_over:
-            self._end(told, "nothing comes back any more")
+            self._end(told, "nothing comes back any more: the loop over another machine is over")
         elif told:
             case.at = time + _KNOWN_APART
         else:
@@ -229,7 +237,7 @@ class _State:
     def _tell(self, placed: PlacedRule, case: _Case, verdict: Verdict, time: float) -> None:
         found, told = tuple(each.origin for each in verdict.returners), self.told.get(placed.tag)
         if told:
-            told.origins = (*found, *(each for each in told.origins if each not in found))
+            told.origins = (*found, *(each for each in told.origins if each not in found))[:_ORIGINS]
             told.verdict, told.seen = verdict, time
             return
         self.told[placed.tag] = _Told(placed, found, verdict, time, time)
@@ -243,14 +251,15 @@ class _State:
         time = trio.current_time()
         for each in [*self.told.values()]:
             if time - each.seen >= _FORGOTTEN:
-                self._end(each, f"it was not seen for {_FORGOTTEN:.0f} s")
+                what = f"its loop over another machine was not seen for {_FORGOTTEN:.0f} s"
+                self._end(each, f"{what}; whether it is over is not known")
 
     def _end(self, told: _Told, why: str) -> None:
         del self.told[told.placed.tag]
         rule, case = told.placed.rule, self._case(told.placed)
         case.at = max(case.at, (case.told or 0.0) + _TOLD_APART)
         case.rate, case.wait = 0.0, _SHORTEST
-        log.notice("rule %s: %s: the loop over another machine is over", rule.label, why, **fields_of(rule))
+        log.notice("rule %s: %s", rule.label, why, **fields_of(rule))
 
 
 def _see(view: View, left: Callable[[], frozenset[bytes]]) -> Verdict:

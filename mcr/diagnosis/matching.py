@@ -8,6 +8,7 @@ from mcr.model.finding import Finding, Verdict
 from mcr.model.flow import Input
 from mcr.model.rule import RuleView
 from mcr.model.stats import Stats
+from mcr.net.filter.path import LONGEST
 from mcr.net.links import Link
 from mcr.tap.sighting import Look, Wanted
 from mcr.text.plurals import counted
@@ -43,6 +44,8 @@ def judge_path(rule: RuleView, look: Look, links: Mapping[str, Link]) -> Finding
         return Finding("path", Verdict.OK, "a worker forwards it", rule.path_reason)
     see = "mcrctl list --json: path"
     left = ["comes in fragments"] if look.cut is not None else []
+    if (look.payload or 0) + HEADERS[rule.input.group.version] > LONGEST:
+        left.append(f"is longer than {LONGEST:,} bytes")
     if longer := _longer_than_mtus(rule, look.payload or 0, links):
         left.append(f"is longer than the MTU of {' and '.join(longer)}")
     if left:

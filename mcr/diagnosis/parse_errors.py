@@ -7,6 +7,7 @@ import attrs
 
 from mcr.model.finding import Finding, Verdict
 from mcr.model.rule import RuleView
+from mcr.model.span_index import SpanIndex
 from mcr.model.stats import InterfaceStats, ParseErrors, Stats
 
 _LOOPS_NOW: Final = 60.0
@@ -115,7 +116,10 @@ def _goes_on(interface: InterfaceStats) -> bool:
 
 def _is_closed(interface: str, rules: Collection[RuleView]) -> bool:
     """Whether a rule takes there what another sends, or itself: without it, or its sender, the loop is over."""
-    return any(rule.input.interface == interface and is_sent_here(rule, rules) for rule in rules)
+    sent = SpanIndex[None]()
+    for span in {each.span for rule in rules for each in rule.outputs}:
+        sent.add(span, "", None)
+    return any(any(sent.meeting(each.input.span)) for each in rules if each.input.interface == interface)
 
 
 def is_sent_here(rule: RuleView, senders: Iterable[RuleView]) -> bool:

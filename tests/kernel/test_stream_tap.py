@@ -143,9 +143,10 @@ def in_super_frames(wire: Wire, payload: bytes, count: int) -> tuple[socket.sock
 @pytest.mark.parametrize("datagrams", [1, 40])
 def test_what_comes_by_two_processors_at_once_is_told_exactly(tap: StreamTap, wire: Wire, datagrams: int) -> None:
     """Two senders of one stream, alone or in super-frames: each datagram is seen once."""
-    one, *_, other = sorted(os.sched_getaffinity(0))
-    if one == other:
+    processors = os.sched_getaffinity(0)
+    if len(processors) < 2:
         pytest.skip("needs two processors")
+    one, other = min(processors), max(processors)
     raw, whole = (
         in_super_frames(wire, ts(VIDEO, 0), datagrams) if datagrams > 1 else (wire.sender, framed(ts(VIDEO, 0)))
     )
@@ -191,7 +192,7 @@ def test_heads_of_rtp_take_two_slots_each(wire: Wire, monkeypatch: pytest.Monkey
     if not may_load_ebpf():
         pytest.skip("eBPF is forbidden here (no CAP_BPF outside user namespaces)")
     analyse, may_read, processors = filter_tap._analyse, Event(), os.sched_getaffinity(0)
-    monkeypatch.setattr(filter_tap, "_analyse", lambda *args: may_read.wait() and analyse(*args))
+    monkeypatch.setattr(filter_tap, "_analyse", lambda *args: may_read.wait(30) and analyse(*args))
     payload = EXTENDED + rtp(0, payload=bytes(4) + b"media")[1:]
     with StreamTap() as made:
         filters = EbpfFilters(DescriptorStore(), None, made)

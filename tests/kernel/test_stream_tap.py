@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from ipaddress import IPv4Address
 from threading import Barrier, Event
+from unittest.mock import Mock
 
 import attrs
 import pytest
@@ -211,6 +212,26 @@ def test_heads_of_rtp_take_two_slots_each(wire: Wire, monkeypatch: pytest.Monkey
             may_read.set()
         wait_until(lambda: made.read(STREAM, Health.RTP).packets == times * datagrams, "all were told")
         raw.close()
+        count.close()
+        filters.close()
+
+
+def test_a_filter_that_could_not_be_attached_is_tried_again(wire: Wire, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The next change of what is watched attaches it, so that the stream is told of."""
+    if not may_load_ebpf():
+        pytest.skip("eBPF is forbidden here (no CAP_BPF outside user namespaces)")
+    with StreamTap() as made:
+        filters = EbpfFilters(DescriptorStore(), None, made)
+        filters.change([(CAPTURE, WANTED[0])], ())
+        count = opened(filters, wire, CAPTURE)
+        made.begin(STREAM, Health.RTP)
+        made.tell(STREAM, CAPTURE, WANTED[0])
+        with monkeypatch.context() as short:
+            short.setattr(filters, "_attach", Mock(side_effect=OSError(errno.ENOMEM, "")))
+            filters.show_streams()
+        filters.show_streams()
+        sent(wire, [b"\x80" + rtp(0)[1:]])
+        wait_until(lambda: made.read(STREAM, Health.RTP).packets == 1, "it is told")
         count.close()
         filters.close()
 

@@ -288,7 +288,10 @@ def test_a_full_table_of_neighbours_is_advice_as_nothing_may_be_sent_now() -> No
     [
         (Look(0.1, payload=972), "the kernel forwards it, without a worker"),
         (Look(0.1, payload=973), "but what is longer than the MTU of out0 goes through a worker"),
-        (Look(0.1, payload=20_000), "but what is longer than 12,288 bytes or is longer than the MTU of out0 goes through"),
+        (
+            Look(0.1, payload=20_000),
+            "but what is longer than 12,288 bytes or is longer than the MTU of out0 goes through",
+        ),
         (Look(2.0, cut=8000), "but what comes in fragments goes through a worker"),
         (Look(2.0, payload=973, cut=8000), "but what comes in fragments or is longer than the MTU of out0 goes"),
     ],

@@ -214,8 +214,8 @@ class EbpfFilters:
         """Attach programs that tell of streams, or such as don't."""
         assert self._tap
         telling, self._telling = self._telling, self._tap.captures
-        for capture in (telling ^ self._telling) & self._sockets.keys():
-            self._attach_or_tell(capture, self._sockets[capture])
+        changed = (telling ^ self._telling) & self._sockets.keys()
+        self._telling ^= {each for each in changed if not self._attach_or_tell(each, self._sockets[each])}
 
     def forget(self, capture: int) -> None:
         """The program goes with its sockets, and what it admits with it: the next capture may have its slot."""

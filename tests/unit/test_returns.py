@@ -84,6 +84,15 @@ def test_who_returns_payloads() -> None:
     assert found(*[(origin, kind) for kind in range(KINDS) for origin in (S, *[B, C] * AGAIN)]) == (B, C)
 
 
+def test_what_keeps_its_source_is_told_by_its_mac() -> None:
+    """Of one sender. Of two alike each one's datagrams come back as another origin's, half of all: none is found."""
+    other = bytes.fromhex("020000000002")
+    back = {each: Origin(other, each.address) for each in (S, C)}
+    assert found(*[(origin, kind) for kind in range(KINDS) for origin in (S, *[back[S]] * AGAIN)]) == (back[S],)
+    two = [(sender, (sender, kind)) for kind in range(KINDS) for sender in (S, C)]
+    assert found(*[(origin, what) for sender, what in two for origin in (sender, *[back[sender]] * AGAIN)]) == ()
+
+
 def test_all_that_circles_comes_again_between_what_is_new() -> None:
     """As in a loop that is full: each payload takes a while to come the sixth time."""
     loop = list[tuple[Origin, object]]()

@@ -19,23 +19,23 @@ from mcr.errors import ShuttingDown
 from mcr.logs.logger import get_logger
 from mcr.model.edit import RuleEdit
 from mcr.model.log import Facility
-from mcr.model.rule import Origin, Rule, RuleView
+from mcr.model.rule import Rule, RuleView
 from mcr.model.selection import Selection
 from mcr.net.network import Network
 from mcr.rules.advice import advice
 from mcr.rules.catalog import Entry
-from mcr.rules.conditions import Conditions, Standing, judge, view_of, view_of_unusable
+from mcr.rules.conditions import Standing, judge
 from mcr.rules.file_rules import Yielding
 from mcr.rules.hop_cache import HopCache, find_silent
 from mcr.rules.host_log import HostLog
 from mcr.rules.store import RuleFile
+from mcr.rules.views import MANY, Views
 
 network_log = get_logger(Facility.NETWORK)
 
 ACTIVATION_SECONDS = 2.0
 """How long `RuleStore.add` waits for the workers; a rule they have not acknowledged by then is still pending."""
 
-_MANY = 200  # rules: others get their turn while so many are shown
 _RETRY_SECONDS = 5.0  # until an interface, or a rule, that could not be used is tried once more
 _MOST_SECONDS = 60.0  # where that takes long
 _HOSTS_SECONDS = 1.0  # between two times that the log is told of hosts, if anything changes
@@ -79,8 +79,7 @@ class RuleStore:
     _workers: WorkerSupervisor
     _network: NetworkWatch
     _hops: HopCache
-    _well: dict[str, tuple[Entry, RuleView]] = attrs.field(factory=dict, init=False)
-    """The view of rules that lack nothing."""
+    _shown: Views = attrs.field(factory=Views, init=False)
 
     async def add(self, rules: tuple[Rule, ...], *, wait: bool = False) -> tuple[RuleView, ...]:
         """Add all of these rules or none, and wait a little for the workers to forward by them.
@@ -142,7 +141,7 @@ class RuleStore:
         applied: Applied = await ask(self._changes, lambda reply: Remove(selection, reply))
         views = await self._views(applied.entries, await self._settle(applied))
         for view in views:
-            self._well.pop(view.rule_id, None)
+            self._shown.forget(view.rule_id)
         remarks = {rule_id: (remark,) for rule_id, remark in applied.remarks.items()}
         return tuple(_warn(view, remarks.get(view.rule_id, ())) for view in views)
 
@@ -163,7 +162,7 @@ class RuleStore:
         """
         applied: Applied = await ask(self._changes, lambda reply: Use(rules, kept, reply))
         await self._settle(applied)
-        self._well.clear()
+        self._shown.forget_all()
 
     async def list(self) -> tuple[RuleView, ...]:
         """Every rule, in the order in which they were added."""
@@ -210,21 +209,11 @@ class RuleStore:
         silent = await trio.to_thread.run_sync(find_silent, hops, standing.outputs, network) if hops else ()
         sources = {*chain.from_iterable(each.sources for each in entries)}
         conditions = judge(standing, network, hops, silent, sources)
-        if len(entries) > _MANY:
-            return await trio.to_thread.run_sync(self._show, entries, conditions)
-        return self._show(entries, conditions)
-
-    def _show(self, entries: tuple[Entry, ...], conditions: Conditions) -> tuple[RuleView, ...]:
-        return tuple(self._show_one(each, conditions) for each in entries)
-
-    def _show_one(self, entry: Entry, conditions: Conditions) -> RuleView:
-        if entry.fault or entry.generation > conditions.acknowledged or conditions.concern(entry.rule):
-            return _view(entry, conditions)
-        known, view = self._well.get(entry.rule.rule_id, (None, None))
-        if known is not entry or view is None or view.path_reason != conditions.paths.why_worker(entry.rule):
-            view = _view(entry, conditions)
-            self._well[entry.rule.rule_id] = entry, view
-        return view
+        if (known := self._shown.known(entries, conditions)) is not None:
+            return known
+        if len(entries) > MANY:  # others get their turn
+            return await trio.to_thread.run_sync(self._shown.make, entries, conditions)
+        return self._shown.make(entries, conditions)
 
 
 def _advise(views: tuple[RuleView, ...], applied: Applied) -> tuple[RuleView, ...]:
@@ -238,13 +227,6 @@ def _advise(views: tuple[RuleView, ...], applied: Applied) -> tuple[RuleView, ..
 def _warn(view: RuleView, warnings: tuple[str, ...]) -> RuleView:
     """The view with these warnings, and no others."""
     return view if view.warnings == warnings else attrs.evolve(view, warnings=warnings)
-
-
-def _view(entry: Entry, conditions: Conditions) -> RuleView:
-    origin = Origin.FILE if entry.from_file else Origin.RUNTIME
-    if entry.fault:
-        return view_of_unusable(entry.rule, entry.fault, origin)
-    return view_of(entry.rule, entry.generation, conditions, origin)
 
 
 async def run_rule_store(

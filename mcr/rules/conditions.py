@@ -6,6 +6,7 @@ none, it waits until they have been opened again.
 
 from collections.abc import Collection, Iterable, Mapping
 from itertools import chain
+from operator import attrgetter
 
 import attrs
 
@@ -149,7 +150,7 @@ class Conditions:
         mute6: output interfaces without an IPv6 address, by name.
         unjoined6: input interfaces without a link-local IPv6 address, by name; nobody has to ask on the loopback.
         indices: of the input interfaces, by name.
-        network: as it is.
+        network: as it is. Conditions are equal without its neighbours and routes, of which `hosts` says what matters.
     """
 
     acknowledged: int = 0
@@ -163,7 +164,7 @@ class Conditions:
     mute6: frozenset[str] = frozenset()
     unjoined6: frozenset[str] = frozenset()
     indices: Mapping[str, int] = attrs.field(factory=dict)
-    network: Network = attrs.field(factory=Network)
+    network: Network = attrs.field(factory=Network, eq=attrgetter("links", "addresses", "addresses6"))
 
     def concern(self, rule: Rule) -> bool:
         """Whether there is anything to be said of a rule."""

@@ -117,6 +117,25 @@ async def test_rule_is_found_by_name(store: RuleStore) -> None:
     assert caught.value.hints[0] == "did you mean radio?"
 
 
+async def test_list_is_made_anew_only_if_something_has_changed(
+    store: RuleStore, workers: Workers, machine: Network, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("mcr.rules.views.MANY", 1)
+    added = await store.add((rule("239.1.1.1"), rule("239.1.1.2"), rule("239.1.1.3")))
+    listed = await store.list()
+    await store.find(added[0].rule_id)
+    machine.become(neighbours={(2, IPv4Address("198.18.2.1")): network.Neighbour(0x02)}, routes=1)
+    assert await store.list() is listed
+    await store.change(rule_id=added[1].rule_id, edit=RuleEdit(new_name="tv"))
+    assert [each.name for each in await store.list()] == [None, "tv", None]
+    workers.inputs = {"eth0": Attachment("eth0", 1, lost=True)}
+    assert {each.state for each in await store.list()} == {RuleState.WAITING}
+    workers.inputs = {}
+    assert {each.state for each in await store.list()} == {RuleState.ACTIVE}
+    await store.remove(Selection((added[0].rule_id,)))
+    assert [each.rule_id for each in await store.list()] == [each.rule_id for each in added[1:]]
+
+
 async def test_rule_that_workers_do_not_acknowledge_is_pending(
     store: RuleStore, workers: Workers, autojump_clock: trio.testing.MockClock
 ) -> None:

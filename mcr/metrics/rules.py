@@ -114,17 +114,19 @@ class _Filled:
     output_bytes: bytes
 
 
-@attrs.frozen
+@attrs.define
 class _Block:
     """Some rules, and the text of their samples, with a gap for each number.
 
     Attributes:
+        ids: of the rules.
         cells: of the rules' counters.
         output_cells: of their outputs' counters, rule by rule.
         outputs: labels of the outputs, likewise.
     """
 
     rules: Sequence[PlacedRule]
+    ids: Sequence[str]
     cells: Cells
     output_cells: Cells
     outputs: Sequence[str]
@@ -133,35 +135,46 @@ class _Block:
     packets: str
     output_packets: str
     output_bytes: str
+    _last_states: tuple[tuple[RuleState | None, ...], bytes] = ((), b"")
 
     @classmethod
     def of(cls, rules: Sequence[PlacedRule]) -> "_Block":
         """Make the text."""
-        ids = [label_text(rule=each.rule.rule_id) for each in rules]
+        ids = [each.rule.rule_id for each in rules]
+        labels = [label_text(rule=each) for each in ids]
         outputs = [label_text(rule=each.rule.rule_id, output=output) for each in rules for output in each.rule.outputs]
         return cls(
             rules=rules,
+            ids=ids,
             cells=Cells.of_rules((each.slot, each.tag) for each in rules),
             output_cells=Cells.of_outputs(chain.from_iterable(each.outputs for each in rules)),
             outputs=outputs,
             info="".join(map(_info, rules)).encode(),
-            state=_text(STATE, ids, [label_text(state=state) for state in RuleState]),
-            packets=_text(PACKETS, ids),
+            state=_text(STATE, labels, [label_text(state=state) for state in RuleState]),
+            packets=_text(PACKETS, labels),
             output_packets=_text(OUTPUT_PACKETS, outputs, [label_text(result=each) for each in ("sent", "error")]),
             output_bytes=_text(OUTPUT_BYTES, outputs),
         )
 
     def fill(self, now: Reading, states: Mapping[str, RuleState]) -> _Filled:
         """Put the numbers in."""
-        of_states = (_STATES[states.get(each.rule.rule_id)] for each in self.rules)
         sent, errors, in_doubt, sent_bytes = now.outputs_sent(self.output_cells)
         return _Filled(
-            state=(self.state % tuple(chain.from_iterable(of_states))).encode(),
+            state=self._state_lines(states),
             packets=(self.packets % now.rules_matched(self.cells)).encode(),
             output_packets=(self.output_packets % tuple(chain.from_iterable(zip(sent, errors, strict=True)))).encode(),
             output_errors="".join(self._error_lines(errors, in_doubt)).encode() if any(errors) else b"",
             output_bytes=(self.output_bytes % sent_bytes).encode(),
         )
+
+    def _state_lines(self, states: Mapping[str, RuleState]) -> bytes:
+        """A quarter of the page, which hardly ever changes."""
+        now = tuple(map(states.get, self.ids))
+        filled, lines = self._last_states
+        if now != filled:
+            lines = (self.state % tuple(chain.from_iterable(map(_STATES.__getitem__, now)))).encode()
+            self._last_states = now, lines
+        return lines
 
     def _error_lines(self, errors: Iterable[int], in_doubt: Iterable[int]) -> Iterator[str]:
         for labels, failed, doubtful in zip(self.outputs, errors, in_doubt, strict=True):

@@ -7,8 +7,8 @@ shrink it under a reader. Layout and sizes are the compiler's (``native/shm_abi.
 import fcntl
 import mmap
 import os
-from array import array
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from operator import itemgetter
 from typing import Any, Self
 
 import attrs
@@ -251,14 +251,14 @@ class Cells:
 
     Attributes:
         tags: that the slots have to bear.
-        tag_words: where these are.
-        columns: where the counters are, field by field.
+        first_words: gives, of all words, the first one of each slot; of all but the first so many, those behind them.
+        layout: of a slot.
         end: behind all of these.
     """
 
     tags: tuple[int, ...]
-    tag_words: Sequence[int]
-    columns: Sequence[Sequence[int]]
+    first_words: Callable[[memoryview], tuple[int, ...]]
+    layout: _Layout
     end: int
 
     @classmethod
@@ -282,19 +282,23 @@ class Cells:
         for slot, tag in places:
             slots.append(slot * layout.words)
             tags.append(tag)
-        of_tags, *columns = (array("L", (at + field for at in slots)) for field in (layout.tag, *layout.fields))
-        return cls(tuple(tags), of_tags, columns, max(slots, default=0) + layout.words)
+        return cls(tuple(tags), _getter(slots), layout, max(slots, default=0) + layout.words)
+
+
+def _getter(places: Sequence[int]) -> Callable[[memoryview], tuple[int, ...]]:
+    """Gives the words at these places. An `itemgetter` takes a third of the time, but gives a tuple only of several."""
+    return itemgetter(*places) if len(places) > 1 else lambda words: tuple(words[place] for place in places)
 
 
 def _columns(words: memoryview, cells: Cells) -> Iterator[tuple[int, ...]]:
     if cells.end > len(words):  # read before some of the slots were in use
         words = memoryview(bytes(words) + bytes(8 * (cells.end - len(words)))).cast("Q")
-    tags = tuple(map(words.__getitem__, cells.tag_words))
-    for column in cells.columns:
-        values = tuple(map(words.__getitem__, column))
-        if tags != cells.tags:
-            found = zip(values, tags, cells.tags, strict=True)
-            values = tuple([value if tag == wanted else 0 for value, tag, wanted in found])
+    tags = cells.first_words(words[cells.layout.tag :])
+    others = None if tags == cells.tags else [tag != wanted for tag, wanted in zip(tags, cells.tags, strict=True)]
+    for field in cells.layout.fields:
+        values = cells.first_words(words[field:])
+        if others:
+            values = tuple([0 if other else value for value, other in zip(values, others, strict=True)])
         yield values
 
 

@@ -112,7 +112,7 @@ def test_promtool_has_nothing_to_say(segments: tuple[Segment, Segment], rules: l
 def test_a_page_that_was_made_before_says_what_is_new(
     segments: tuple[Segment, Segment], rules: list[PlacedRule]
 ) -> None:
-    """A packet, a name, an output, a rule more and a rule less; what stays is the same."""
+    """A packet, a name, an output, a state, a rule more and a rule less; what stays is the same."""
     page = RulesPage()
     before = read(page.make(reading(segments), rules, {}, Format.OPEN_METRICS))
     assert read(page.make(reading(segments), rules, {}, Format.OPEN_METRICS)) == before
@@ -126,6 +126,9 @@ def test_a_page_that_was_made_before_says_what_is_new(
     now = [*rules[:19], changed, fewer, *rules[22:]]
     after = read(page.make(reading(segments), now, {}, Format.OPEN_METRICS))
     assert after == read(RulesPage().make(reading(segments), now, {}, Format.OPEN_METRICS))
+    degraded = read(page.make(reading(segments), now, {"r22": RuleState.DEGRADED}, Format.OPEN_METRICS))
+    assert value(degraded, "mcr_rule_state", rule="r22", state="degraded") == 1
+    assert read(page.make(reading(segments), now, {}, Format.OPEN_METRICS)) == after
     assert {each for each in after if ("name", "new") in each[1]} == {key for key in after if key not in before}
     assert value(after, "mcr_rule_packets_total", rule="r22") == 7 + value(before, "mcr_rule_packets_total", rule="r22")
     assert total(after, "mcr_output_packets_total", rule="r19") == 0

@@ -14,6 +14,7 @@ from mcr.model.overlaps import Singles, taken_of
 from mcr.model.rule import Output, Rule
 from mcr.relay.slots import Slots
 from mcr.shm.places import Place, Places, digest
+from mcr.text.addresses import plain
 
 
 @attrs.frozen
@@ -138,12 +139,19 @@ def ways_of(rule: Rule, ways: Ways) -> tuple[Way | None, ...]:
 
 def neighbours_of(rule: Rule, neighbours: Collection[Key]) -> tuple[Key | None, ...]:
     """Those of a rule's outputs."""
+    if not neighbours:
+        return (None,) * len(rule.outputs)
     return tuple(key if key in neighbours else None for key in map(key_of, rule.outputs))
 
 
 def _leaves_by(output: Output) -> tuple[object, ...]:
     """What the sockets and the source of an output depend on."""
     return *output.destination, output.source, output.source_port
+
+
+def _identity(rule: Rule) -> str:
+    """What the next mcrd knows it by: the beginning of what digests are made of."""
+    return f"{rule.rule_id}\0{rule.input}"
 
 
 class Placement:
@@ -184,8 +192,9 @@ class Placement:
 
     def place(self, rule: Rule, ways: Ways, neighbours: Collection[Key]) -> PlacedRule:
         """Give a rule its slots. There are enough: `check_room`, and `mcr.rules.catalog` admits no more rules."""
-        slot, tag = self._place_rule(rule)
-        outputs = tuple(self._place_output(rule, output) for output in rule.outputs)
+        identity = _identity(rule)
+        slot, tag = self._place_rule(identity)
+        outputs = tuple(self._place_output(identity, output) for output in rule.outputs)
         waits_for = neighbours_of(rule, neighbours)
         placed = PlacedRule(rule, tag, slot, outputs, ways_of(rule, ways), waits_for)
         self.replace(placed)
@@ -213,8 +222,9 @@ class Placement:
             for output, way, neighbour in zip(before.rule.outputs, before.ways, before.neighbours, strict=True)
         }
         had = {output.destination: place for output, place in zip(before.rule.outputs, before.outputs, strict=True)}
+        identity = _identity(rule)
         outputs = tuple(
-            had.pop(output.destination) if output.destination in had else self._place_output(rule, output)
+            had.pop(output.destination) if output.destination in had else self._place_output(identity, output)
             for output in rule.outputs
         )
         waits_for = neighbours_of(rule, neighbours)
@@ -251,8 +261,8 @@ class Placement:
         for each in leaving:
             self._places.drop_output(each.slot)
 
-    def _place_rule(self, rule: Rule) -> Place:
-        key = digest(rule.rule_id, rule.input)
+    def _place_rule(self, identity: str) -> Place:
+        key = digest(identity)
         place = self._former_rules.pop(key, None)
         if place is None:
             if self._rule_slots.taken >= MAX_RULES:
@@ -261,8 +271,8 @@ class Placement:
             self._places.put_rule(key, place)
         return place
 
-    def _place_output(self, rule: Rule, output: Output) -> OutputSlot:
-        key = digest(rule.rule_id, rule.input, *output.destination)
+    def _place_output(self, identity: str, output: Output) -> OutputSlot:
+        key = digest(identity, *map(plain, output.destination))
         former = self._former_outputs.pop(key, None)
         if former is None:
             if self.output_slots.taken >= MAX_OUTPUTS:

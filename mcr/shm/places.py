@@ -12,7 +12,6 @@ import struct
 from typing import Final, NamedTuple, Self
 
 from mcr._native import lib
-from mcr.text.addresses import plain
 
 _HEAD: Final = struct.Struct("=8sII8xQ")  # magic, numbers of both kinds of slots, newest tag
 _MAGIC: Final = b"mcrplac1"
@@ -111,6 +110,6 @@ class Places:
         return {digest: Place(slot, tag) for slot, (digest, tag) in enumerate(table) if 0 < tag <= newest}
 
 
-def digest(*parts: object) -> bytes:
+def digest(*parts: str) -> bytes:
     """What tells a rule, or an output, from every other."""
-    return hashlib.blake2b("\0".join(map(plain, parts)).encode(), digest_size=16).digest()
+    return hashlib.blake2b("\0".join(parts).encode(), digest_size=16).digest()

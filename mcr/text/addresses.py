@@ -20,7 +20,7 @@ def with_port(address: object, port: object) -> str:
 
 def groups_text(group: object, prefix: object = None) -> str:
     """``239.1.1.1``, ``239.1.0.0/24``."""
-    return str(group) if prefix is None else f"{group}/{prefix}"
+    return plain(group) if prefix is None else f"{group}/{prefix}"
 
 
 def ports_text(port: object, last_port: object = None) -> str:

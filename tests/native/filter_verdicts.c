@@ -48,8 +48,8 @@ static struct filter load_filter(void)
 		exit(FORBIDDEN);
 	filter.program = mcr_bpf_load_filter(wanted, filter.rejected, NULL, &plan);
 	CHECK(filter.program >= 0);
-	CHECK(!mcr_bpf_put(wanted, &flow) && !mcr_bpf_put(wanted, &flow6));
-	CHECK(!mcr_bpf_put(wanted, &fragments));
+	CHECK(!mcr_bpf_put(wanted, &flow, 1) && !mcr_bpf_put(wanted, &flow6, 1));
+	CHECK(!mcr_bpf_put(wanted, &fragments, 1));
 	return filter;
 }
 

@@ -112,12 +112,17 @@ int mcr_bpf_put_value(int map, const void *key, void *value)
 	return ret;
 }
 
-int mcr_bpf_put(int wanted, const struct mcr_flow *flow)
+int mcr_bpf_put(int wanted, const struct mcr_flow *flows, uint32_t count)
 {
-	struct mcr_flow brief = mcr_flow_brief(flow);
-	uint8_t value = 1;
+	int ret = 0;
 
-	return mcr_bpf_put_value(wanted, &brief, &value);
+	for (uint32_t i = 0; i < count && !ret; i++) {
+		struct mcr_flow brief = mcr_flow_brief(&flows[i]);
+		uint8_t value = 1;
+
+		ret = mcr_bpf_put_value(wanted, &brief, &value);
+	}
+	return ret;
 }
 
 int mcr_bpf_drop(int wanted, const struct mcr_flow *flow)

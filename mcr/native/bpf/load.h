@@ -65,7 +65,8 @@ int mcr_bpf_open_wanted(void);
 /* A map of datagrams rejected, by capture. -E2BIG: more processors than `mcr_bpf_count` can add up. */
 int mcr_bpf_open_rejected(void);
 
-int mcr_bpf_put(int wanted, const struct mcr_flow *flow);
+/* Up to the first that fails. */
+int mcr_bpf_put(int wanted, const struct mcr_flow *flows, uint32_t count);
 int mcr_bpf_drop(int wanted, const struct mcr_flow *flow);
 
 /* How many datagrams of a capture were rejected so far. */

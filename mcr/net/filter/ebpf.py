@@ -4,9 +4,10 @@ import errno
 import os
 import socket
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import ExitStack, nullcontext, suppress
 from ipaddress import IPv4Address
+from itertools import chain
 
 from mcr._native import ffi, lib
 from mcr.errors import SystemFault, check_result, describe_errno
@@ -20,7 +21,7 @@ from mcr.net.filter.suppress import Suppressor
 from mcr.net.filter.tap import StreamTap
 from mcr.net.interfaces import Interface, link_header
 from mcr.process.descriptor_store import DescriptorStore
-from mcr.shm.flows import make_flow
+from mcr.shm.flows import flow_bytes, make_flow
 
 log = get_logger(Facility.NETWORK)
 
@@ -94,14 +95,13 @@ class EbpfFilters:
 
     def change(self, added: Iterable[tuple[int, Flow]], removed: Iterable[tuple[int, Flow]]) -> None:
         """Change the map; and the programs, where rules begin to name sources, or end to."""
-        put: list[tuple[int, Flow]] = []  # what others have admitted already is not to be undone
+        # What others have admitted already is not to be undone.
+        put = [*dict.fromkeys(each for each in added if each not in self._admitted)]
+        missing = [*chain.from_iterable(self._admit(*each) for each in put)]
         before = self._with_sources
         step = "BPF_MAP_UPDATE_ELEM"
         try:
-            for capture, flow in added:
-                if (capture, flow) not in self._admitted:
-                    put.append((capture, flow))
-                    self._admit(capture, flow)
+            check_result(lib.mcr_bpf_put(self._wanted, b"".join(missing), len(missing)))
             step = "SO_ATTACH_BPF"
             for capture in self._with_sources - before:
                 self._attach(capture, self._sockets.get(capture, ()))
@@ -121,10 +121,11 @@ class EbpfFilters:
         """Captures of which some rule names its source."""
         return {capture for capture, flows in self._sourced.items() if flows}
 
-    def _admit(self, capture: int, flow: Flow) -> None:
+    def _admit(self, capture: int, flow: Flow) -> Iterator[bytes]:
+        """Note what the map has to have for a flow; what of it is new."""
         for each in (*_shared_by(flow), flow):
             if not (users := self._admitted[capture, each]):
-                check_result(lib.mcr_bpf_put(self._wanted, make_flow(each, capture)))
+                yield flow_bytes(each, capture)
             users.add(flow)
         if flow.source:
             self._sourced[capture].add(flow)

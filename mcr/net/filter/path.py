@@ -9,6 +9,7 @@ import errno
 import math
 import os
 import socket
+import struct
 import time
 from collections import Counter
 from collections.abc import Callable, Collection, Generator, Iterable, Sequence
@@ -20,9 +21,8 @@ import attrs
 from mcr._native import ffi, lib
 from mcr.errors import check_result, describe_errno
 from mcr.model.flow import IPV6, Address, Flow
-from mcr.shm.flows import address_words, make_flow
+from mcr.shm.flows import flow_bytes, make_flow
 from mcr.shm.kernel_counters import KernelCounters, map_values
-from mcr.shm.records import network_address
 
 MAX_OUTPUTS: int = lib.MCR_BPF_OUTPUTS
 """Of a rule that the kernel path may forward by."""
@@ -47,6 +47,13 @@ OWN = "own"
 
 REFUSED = "refused"
 """Who bars the path: this kernel, which does not load its programs."""
+
+# Of a rule in the map (native/bpf/abi.h), which cffi takes thrice as long for: there may be thousands.
+_HEAD = struct.Struct("=I4xII")
+_OUTPUT = struct.Struct("=12sHBBI4s4sHHBxH")
+_OUTPUT6 = struct.Struct("=12sHBBI16s16sHHI")
+_RULE_BYTES = ffi.sizeof("struct mcr_bpf_rule")
+_RULE6_BYTES = ffi.sizeof("struct mcr_bpf_rule6")
 
 _PASSING = (errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.EAGAIN)  # of what is short now; EAGAIN: of the verifier
 _AGAIN_S = 10.0
@@ -275,15 +282,16 @@ class KernelPath:
         is_ipv6 = flow.group.version == IPV6
         if self._freed:
             self.wait()
-        rule = ffi.new("struct mcr_bpf_rule6 *" if is_ipv6 else "struct mcr_bpf_rule *")
-        rule.head.slot, rule.head.mtu, rule.head.count = slot, mtu, len(targets)
-        for image, target in zip(rule.outputs, targets, strict=False):
-            (_fill_in6 if is_ipv6 else _fill_in)(image, target)
-        put = lib.mcr_bpf_path_put6 if is_ipv6 else lib.mcr_bpf_path_put
-        check_result(put(self.maps, make_flow(flow, capture), rule))
-        self._freed |= (capture, flow) in self._flows and capture in self._busy
-        self._flows_of[capture] += (capture, flow) not in self._flows
-        self._flows.add((capture, flow))
+        image = _output6 if is_ipv6 else _output
+        rule = b"".join((_HEAD.pack(slot, mtu, len(targets)), *map(image, targets)))
+        put, size = (lib.mcr_bpf_path_put6, _RULE6_BYTES) if is_ipv6 else (lib.mcr_bpf_path_put, _RULE_BYTES)
+        check_result(put(self.maps, flow_bytes(flow, capture), rule.ljust(size, b"\0")))
+        key = capture, flow
+        if key in self._flows:
+            self._freed |= capture in self._busy
+        else:
+            self._flows_of[capture] += 1
+            self._flows.add(key)
 
     def drop(self, capture: int, flow: Flow) -> None:
         """Forget a flow."""
@@ -307,25 +315,37 @@ class KernelPath:
             self._own.add(key)
 
 
-def _fill_in(image: Any, target: Target) -> None:
+def _output(target: Target) -> bytes:
     """``struct mcr_bpf_output``."""
-    _fill_in_common(image, target)
-    image.ttl, image.vlan = target.ttl, target.vlan
-    image.source, image.group = network_address(target.source[0]), network_address(target.group)
+    return _OUTPUT.pack(
+        target.macs,
+        target.slot,
+        target.ttl,
+        target.dscp << 2,
+        target.interface,
+        target.source[0].packed,
+        target.group.packed,
+        socket.htons(target.source[1]),
+        socket.htons(target.port),
+        target.keeps,
+        target.vlan,
+    )
 
 
-def _fill_in6(image: Any, target: Target) -> None:
+def _output6(target: Target) -> bytes:
     """``struct mcr_bpf_output6``."""
-    _fill_in_common(image, target)
-    image.hops = target.ttl
-    image.source, image.group = address_words(target.source[0]), address_words(target.group)
-
-
-def _fill_in_common(image: Any, target: Target) -> None:
-    image.macs = target.macs
-    image.slot, image.interface = target.slot, target.interface
-    image.service, image.keeps = target.dscp << 2, target.keeps
-    image.source_port, image.port = socket.htons(target.source[1]), socket.htons(target.port)
+    return _OUTPUT6.pack(
+        target.macs,
+        target.slot,
+        target.ttl,
+        target.dscp << 2,
+        target.interface,
+        target.source[0].packed,
+        target.group.packed,
+        socket.htons(target.source[1]),
+        socket.htons(target.port),
+        target.keeps,
+    )
 
 
 def group_mac(group: Address) -> bytes:

@@ -7,7 +7,6 @@ the gateway's hardware address, once it has answered ARP.
 import sys
 from collections.abc import Sequence
 from ipaddress import IPv4Address
-from typing import Any
 
 import attrs
 
@@ -54,15 +53,17 @@ def find_hops(interface: int, addresses: Sequence[Address], source: Address | No
     asked = [network_address(each) for each in addresses]
     asked_source = network_address(source) if source else 0
     check_result(lib.mcr_hop_find(interface, asked_source, asked, found, len(addresses)))
-    return [_read(each) for each in found]
+    hops = [(each.kind, each.gateway) for each in found]
+    read = {each: _read(*each) for each in {*hops}}  # of thousands, few differ
+    return [read[each] for each in hops]
 
 
-def _read(found: Any) -> NextHop | None:
-    match found.kind:
+def _read(kind: int, gateway: int) -> NextHop | None:
+    match kind:
         case lib.MCR_HOP_LINK:
             return NextHop()
         case lib.MCR_HOP_GATEWAY:
-            return NextHop(IPv4Address(int(found.gateway).to_bytes(4, sys.byteorder)))
+            return NextHop(IPv4Address(gateway.to_bytes(4, sys.byteorder)))
         case lib.MCR_HOP_OTHER:
             return NextHop(plain=False)
         case lib.MCR_HOP_ALL:

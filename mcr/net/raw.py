@@ -22,6 +22,7 @@ from mcr.net import uapi
 from mcr.net.buffer import set_buffer
 from mcr.net.interfaces import bind_packet
 from mcr.net.netlink import look_at_links
+from mcr.shm.records import network_address
 
 
 @attrs.frozen
@@ -130,12 +131,13 @@ def find_sources(
     Raises:
         OSError: the socket can't be asked; with ENETDOWN, its interface is down, or has no IPv4.
     """
-    asked = ffi.new("struct mcr_destination[]", len(destinations))
-    for each, (group, port) in zip(asked, destinations, strict=True):
-        each.group, each.port = int.from_bytes(group.packed, sys.byteorder), socket.htons(port)
+    asked = ffi.new(
+        "struct mcr_destination[]", [(network_address(group), socket.htons(port)) for group, port in destinations]
+    )
     found = ffi.new("uint32_t[]", len(destinations))
     result = lib.mcr_source_find(udp.fileno(), mtu, asked, found, len(destinations))
     if result == -errno.EOPNOTSUPP:
         return (None,) * len(destinations)
     check_result(result)
-    return tuple(IPv4Address(each.to_bytes(4, sys.byteorder)) if each else None for each in found)
+    sources = {each: IPv4Address(each.to_bytes(4, sys.byteorder)) if each else None for each in {*found}}
+    return tuple(sources[each] for each in found)

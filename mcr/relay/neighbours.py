@@ -38,6 +38,8 @@ log = get_logger(Facility.NETWORK)
 JUST_GONE = (errno.ENODEV, errno.ENXIO)
 """What the kernel says of an interface that is not there."""
 
+_ON_LINK = NextHop()
+
 _NO_SLOT = -1  # of what has no sockets
 
 _PARTY = 64
@@ -423,5 +425,5 @@ def find_neighbours(rules: Iterable[Rule], interfaces: Mapping[str, Interface]) 
 def _waits(to: Address, hop: NextHop | None) -> bool:
     """Whether what is sent there waits for a neighbour."""
     if to.is_multicast:
-        return hop is not None and hop != NextHop()
+        return hop is not None and hop != _ON_LINK
     return hop is None or not hop.is_all

@@ -43,6 +43,8 @@ _SEE = "see the routes to it, their MTU, and net.ipv4.ip_no_pmtu_disc"
 _PROBE_BYTES = 4096  # of send buffer, for a socket that sends nothing
 
 
+_TO_GROUP, _TO_ALL = NextHop(), NextHop(is_all=True)
+
 _Wanted = dict[tuple[str, Address | None, int], dict[tuple[Address, int, bool], bool]]
 """Ways: by interface, source and version; in each destinations, and whether in a VLAN; do they wait for a neighbour?"""
 
@@ -312,7 +314,7 @@ class OutputInterfaces:
             sources = self._ask(self._by_name[name], source, version, destinations)
             for (destination, waits), own in zip(those.items(), sources, strict=True):
                 group, port, tagged = destination
-                hop = hops.get(group) if waits else NextHop(is_all=not group.is_multicast)
+                hop = hops.get(group) if waits else _TO_GROUP if group.is_multicast else _TO_ALL
                 if own and hop and hop.plain:
                     found[group, port, name, source, tagged] = _way(group, *own, hop)
         return found
@@ -390,7 +392,7 @@ def _wanted(outputs: Iterable[Output], awaited: Collection[Key]) -> _Wanted:
         tagged = output.vlan is not None
         to = output.group, output.port, tagged
         on_link = tagged or (version == IPV6 and output.group.is_multicast)  # no such group has a gateway
-        asked[to] = asked.get(to, False) or (key_of(output) in awaited and not on_link)
+        asked[to] = asked.get(to, False) or (bool(awaited) and key_of(output) in awaited and not on_link)
     return wanted
 
 

@@ -1,6 +1,6 @@
 """What the kernel path can make of a rule's outputs, and why it can make nothing of them."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 
 import attrs
 
@@ -21,7 +21,8 @@ PortOf = Callable[[Key], int | None]
 def hops_of(placed: PlacedRule, egress_of: EgressOf) -> frozenset[NextHop]:
     """Hosts and gateways that a rule's datagrams go to."""
     several = zip(placed.rule.outputs, placed.ways, strict=True)
-    return frozenset(filter(None, (_hop(egress_of(output.interface), output, way) for output, way in several)))
+    found = [_hop(egress_of(output.interface), output, way) for output, way in several if way and way.hop]
+    return frozenset(filter(None, found))
 
 
 def _hop(egress: Egress, output: Output, way: Way | None) -> NextHop | None:
@@ -39,7 +40,7 @@ def has_path_mtu(placed: PlacedRule) -> bool:
 
 
 def _is_told_of(output: Output, way: Way | None, source: Input) -> bool:
-    if output.group.is_multicast and output.group.version == IPV6:
+    if output.group.version == IPV6 and output.group.is_multicast:
         return source.group.version == IPV6  # else the rule is the workers'
     return way is not None and way.hop is not None and way.hop != output.group
 
@@ -47,37 +48,36 @@ def _is_told_of(output: Output, way: Way | None, source: Input) -> bool:
 def why_not(placed: PlacedRule, egress_of: EgressOf, port_of: PortOf, hops: NextHops) -> str:
     """Why the kernel path can't forward by a rule; empty: it can."""
     version = placed.rule.input.group.version
-    other = next((output for output in placed.rule.outputs if output.group.version != version), None)
-    if other:
-        return f"{other} is sent to by IPv{other.group.version}: the kernel path sends by what came in, IPv{version}"
+    for output in placed.rule.outputs:
+        if output.group.version != version:
+            now = output.group.version
+            return f"{output} is sent to by IPv{now}: the kernel path sends by what came in, IPv{version}"
     for output, neighbour in zip(placed.rule.outputs, placed.neighbours, strict=True):
         if neighbour and port_of(neighbour) is None:  # the port that they would reserve may be another's
             return f"the sockets of {output} could not be opened"
     if len(placed.outputs) > MAX_OUTPUTS:
         return f"it has {len(placed.outputs)} outputs: the kernel path takes {MAX_OUTPUTS}"
-    several = zip(placed.rule.outputs, placed.ways, strict=True)
-    reasons = (_why_not_to(output, egress_of(output.interface), way, hops) for output, way in several)
-    return next(filter(None, reasons), "")
+    for output, way in zip(placed.rule.outputs, placed.ways, strict=True):
+        if reason := _why_not_to(output, egress_of(output.interface), way, hops):
+            return reason
+    return ""
 
 
 def _why_not_to(output: Output, egress: Egress, way: Way | None, hops: NextHops) -> str:
-    return next(_reasons(output, egress, way, hops), "")
-
-
-def _reasons(output: Output, egress: Egress, way: Way | None, hops: NextHops) -> Iterator[str]:
     if output.gso != AUTO:
-        yield f"{output} has gso={output.gso}"
+        return f"{output} has gso={output.gso}"
     if egress.raw is None:
-        yield f"frames cannot leave by {output.interface} without IP: {egress.why_not_raw}"
-    elif not egress.raw.up:
-        yield f"{output.interface} is down"
+        return f"frames cannot leave by {output.interface} without IP: {egress.why_not_raw}"
+    if not egress.raw.up:
+        return f"{output.interface} is down"
     if way is None:
-        yield f"IP would do more for {output} than add headers: see the routes to {output.group}"
-    elif (hop := _hop(egress, output, way)) and not hops.mac(hop):
+        return f"IP would do more for {output} than add headers: see the routes to {output.group}"
+    if (hop := _hop(egress, output, way)) and not hops.mac(hop):
         who = f"{way.hop}" if way.hop == output.group else f"the gateway {way.hop} to {output.group}"
         answered = "does not answer" if hops.is_silent(hop) else "has not answered"
         asked = "neighbour solicitations" if output.group.version == IPV6 else "ARP"
-        yield f"{who} {answered} {asked} on {output.interface}"
+        return f"{who} {answered} {asked} on {output.interface}"
+    return ""
 
 
 def find_targets(placed: PlacedRule, egress_of: EgressOf, port_of: PortOf, hops: NextHops) -> tuple[Target, ...]:

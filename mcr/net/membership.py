@@ -75,13 +75,13 @@ class Memberships:
             SystemFault: the kernel refused; the group is not counted.
         """
         key = _Key(group, source, interface.name)
-        if not self._users[key]:
+        users = self._users.get(key, 0)
+        if not users:
             try:
                 self._join(key, interface.index)
             except OSError as error:
-                del self._users[key]
                 raise _fault(key, error) from None
-        self._users[key] += 1
+        self._users[key] = users + 1
 
     def wait(self, group: Address, interface: Interface, source: Address | None = None) -> None:
         """Count a request for a group on an interface that is not there; `move` joins it on the one that comes."""

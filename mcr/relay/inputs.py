@@ -11,7 +11,7 @@ from typing import Any
 from mcr.config.settings import Settings
 from mcr.errors import LimitReached, McrError, describe_errno
 from mcr.logs.logger import get_logger
-from mcr.model.flow import Claim, Flow, Input
+from mcr.model.flow import Address, Claim, Flow, Input
 from mcr.model.limits import INTERFACE_SLOTS
 from mcr.model.log import Facility
 from mcr.net.capture import open_captures, reject
@@ -289,12 +289,19 @@ class InputInterfaces:
 
 def _join(memberships: Memberships, sources: Sequence[Input], captures: Mapping[str, Capture], undo: ExitStack) -> None:
     missing = {name for name in {each.interface for each in sources} if captures[name].is_lost}
+    asked: list[tuple[Address, Interface, Address | None]] = []
+    undo.callback(_leave_all, memberships, asked)
     for source in sources:
+        interface = captures[source.interface].interface
         ask = memberships.wait if source.interface in missing else memberships.join
         for group, sender in source.joins:
-            asked = group, captures[source.interface].interface, sender
-            ask(*asked)
-            undo.callback(memberships.leave, *asked)
+            ask(group, interface, sender)
+            asked.append((group, interface, sender))
+
+
+def _leave_all(memberships: Memberships, asked: Sequence[tuple[Address, Interface, Address | None]]) -> None:
+    for each in reversed(asked):  # the kernel looks for each from the newest on
+        memberships.leave(*each)
 
 
 def _join_missing(captures: Iterable[Capture], memberships: Memberships) -> None:

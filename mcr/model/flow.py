@@ -198,7 +198,8 @@ def without_source(claim: Claim) -> Claim:
 
 def _in_order(sources: Iterable[Address]) -> tuple[Address, ...]:
     """Each once: in whatever order they were given, it is the same input."""
-    return tuple(sorted({*sources}, key=lambda each: (each.version, int(each))))
+    several = {*sources}
+    return tuple(sorted(several, key=lambda each: (each.version, int(each)))) if several else ()
 
 
 @attrs.frozen

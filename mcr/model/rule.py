@@ -278,9 +278,8 @@ class Rule:
                     f"{self._called} sends to {output} with source=keep, but takes IPv{self.input.group.version}",
                     f"send to IPv{self.input.group.version}, or let the source be the relay's",
                 )
-            stays = self.input.interface == LOOPBACK or not may_be_broadcast(output.group)
-            back = self.input.is_own and stays
-            if back and self.input.span.meets(output.span):
+            stays = self.input.is_own and (self.input.interface == LOOPBACK or not may_be_broadcast(output.group))
+            if stays and self.input.span.meets(output.span):
                 raise InvalidParams(
                     f"{self._called} sends {output} to the address that it takes: that does not leave this machine",
                     "name the host, group or broadcast address that is to get it",

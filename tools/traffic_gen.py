@@ -177,6 +177,9 @@ def send_command(
 )
 @click.option("--count", required=True, type=click.IntRange(1), help="Packets of each flow.")
 @click.option(
+    "--read-total", is_flag=True, help="Read from stdin, once it is known, how many of COUNT there are to be."
+)
+@click.option(
     "--idle-timeout",
     default=5.0,
     show_default=True,
@@ -188,7 +191,14 @@ def send_command(
 @click.option("--json", "as_json", is_flag=True, help="Report as one JSON object.")
 @click.option("--progress", is_flag=True, help="Say on stderr, 4 times per second: progress received=N missing=N")
 def receive_command(
-    *, flows: tuple[str, ...], count: int, idle_timeout: float, rcvbuf: int, as_json: bool, progress: bool
+    *,
+    flows: tuple[str, ...],
+    count: int,
+    read_total: bool,
+    idle_timeout: float,
+    rcvbuf: int,
+    as_json: bool,
+    progress: bool,
 ) -> int:
     """Receive, and judge. Exit status 0: exactly what was expected came, once each and in order.
 
@@ -199,6 +209,7 @@ def receive_command(
         idle_timeout_s=idle_timeout,
         rcvbuf=rcvbuf,
         stop=_stopped_by_signals(),
+        total=sys.stdin if read_total else None,
         on_ready=_say_ready,
         on_progress=_say_received if progress else None,
     )

@@ -12,21 +12,26 @@ class Generator(Forked):
     """``traffic_gen.py`` in a namespace.
 
     Attributes:
+        stdin: where it reads from; None if that is nothing.
         stdout: what it has reported; see `report`.
         stderr: what it says meanwhile; None if that is shown with what the test says.
     """
 
     stdout: IO[str]
 
-    def __init__(self, namespace: Namespace, *words: str, read_errors: bool = False) -> None:
+    def __init__(self, namespace: Namespace, *words: str, read_errors: bool = False, write_input: bool = False) -> None:
         self.stdout = TemporaryFile("w+")  # noqa: SIM115 - `lab.end` closes it
         errors = 2
         if read_errors:
             reader, errors = os.pipe()
             self.stderr = open(reader)  # noqa: PTH123, SIM115 - a descriptor, not a path
-        with open(os.devnull) as nothing:  # noqa: PTH123
-            standard = (nothing.fileno(), self.stdout.fileno(), errors)
-            super().__init__("traffic_gen", ["traffic_gen.py", *words], namespace, standard)
+        if write_input:
+            source, writer = os.pipe()
+            self.stdin = open(writer, "w")  # noqa: PTH123, SIM115 - as above
+        else:
+            source = os.open(os.devnull, os.O_RDONLY)
+        super().__init__("traffic_gen", ["traffic_gen.py", *words], namespace, (source, self.stdout.fileno(), errors))
+        os.close(source)
         if read_errors:
             os.close(errors)
 

@@ -28,6 +28,7 @@ multiplied; no claim becomes weaker.
 STATUS = {"ok": 0, "advice": 1, "fault": 2}
 """Exit statuses of `mcrctl why` and `mcrctl doctor`, by the worst verdict."""
 
+_PLENTY = 10_000_000  # packets of a flow that a receiver has room for: more than a test sends
 _LEAST_PAUSE, _LONGEST_PAUSE = 0.01, 0.05  # seconds
 _STANDARD_OUTPUT = 1
 _BOUNDING = "--bounding-set="
@@ -336,11 +337,15 @@ class Sender:
 class Receiver:
     """The traffic generator, judging what arrives."""
 
-    def __init__(self, namespace: Namespace, *flows: str, count: int, idle: float = 5.0) -> None:
-        """Expect `count` packets of each flow ``G:P@IF[=NAME,…]``; returns once it has joined."""
-        words = ["--count", str(count), "--idle-timeout", str(idle * SLOWNESS), "--json"]
+    def __init__(self, namespace: Namespace, *flows: str, count: int | None = None, idle: float = 5.0) -> None:
+        """Expect `count` packets of each flow ``G:P@IF[=NAME,…]``; returns once it has joined.
+
+        Without a count `expect_all_of` says how many there are.
+        """
+        words = ["--count", str(count or _PLENTY), "--idle-timeout", str(idle * SLOWNESS), "--json"]
+        words += ["--read-total"] if count is None else []
         words += [word for flow in flows for word in ("--flow", flow)]
-        self.process = Generator(namespace, "receive", *words, read_errors=True)
+        self.process = Generator(namespace, "receive", *words, read_errors=True, write_input=count is None)
         assert self.process.stderr is not None
         ready = self.process.stderr.readline()
         assert ready == "ready\n", ready + self.process.stderr.read()
@@ -362,6 +367,9 @@ class Receiver:
 
     def expect_all_of(self, sent: int) -> None:
         """Every payload of a sender that was stopped, once and in order."""
+        if self.process.stdin:
+            self.process.stdin.write(f"{sent}\n")
+            self.process.stdin.flush()
         report = self.verdict()
         wrong = {name: report[name] for name in ("duplicated", "reordered", "corrupted", "foreign") if report[name]}
         assert (report["unique"], wrong) == (sent, {}), f"receiver's own drops {report['kernel_drops']}"

@@ -41,8 +41,8 @@ def test_what_stays_of_a_changed_rule_loses_nothing(
     mcr.add(f"in0:{OTHER}", "239.2.2.9:6000:out0")
     generation = mcr.workers()[0]["generation"]
     receivers = [
-        Receiver(plant.receiver, f"239.2.2.2:6000@rx0={CHANGED}", count=PLENTY, idle=1.0),
-        Receiver(plant.receiver, f"239.2.2.9:6000@rx0={OTHER}", count=PLENTY, idle=1.0),
+        Receiver(plant.receiver, f"239.2.2.2:6000@rx0={CHANGED}"),
+        Receiver(plant.receiver, f"239.2.2.9:6000@rx0={OTHER}"),
     ]
     sender = Sender(plant.source, "src0", CHANGED, OTHER, count=PLENTY, rate=4_000)
     wait_until(lambda: mcr.stats()["ingress"]["matched"] > 0, "the stream flows")

@@ -38,7 +38,7 @@ def stream(plant: Plant, mcr: Mcr, size: int = 188) -> Sender:
 
 def test_moves_between_the_paths_lose_double_and_reorder_nothing(plant: Plant, mcr: Mcr) -> None:
     """A change of any interface hands a rule to the workers for a moment; a firewall does while it is there."""
-    receiver = Receiver(plant.receiver, FLOW, count=FOREVER, idle=2.0)
+    receiver = Receiver(plant.receiver, FLOW)
     sender = stream(plant, mcr)
     moves, turn, known = 0, 0, settled(mcr)
     while moves < TURNS:
@@ -78,7 +78,7 @@ def shares(mcr: Mcr) -> tuple[int, int]:
 
 def test_changes_of_a_rule_cost_it_nothing(plant: Plant, mcr: Mcr) -> None:
     """Outputs come and go beside one that stays, which gets every packet."""
-    receiver = Receiver(plant.receiver, FLOW, count=FOREVER, idle=2.0)
+    receiver = Receiver(plant.receiver, FLOW)
     sender = stream(plant, mcr)
     (rule,) = mcr.call("list")
     for turn in range(TURNS // 2 * 2):
@@ -94,8 +94,8 @@ def test_changes_of_a_rule_cost_it_nothing(plant: Plant, mcr: Mcr) -> None:
 
 def test_an_output_that_fails_in_mid_stream_is_counted_exactly(plant: Plant, mcr: Mcr) -> None:
     """It goes down, and its MTU shrinks. The other output gets everything."""
-    receiver = Receiver(plant.receiver, FLOW, count=FOREVER, idle=2.0)
-    other = Receiver(plant.receiver, OTHER_FLOW, count=FOREVER, idle=2.0)
+    receiver = Receiver(plant.receiver, FLOW)
+    other = Receiver(plant.receiver, OTHER_FLOW)
     sender = stream(plant, mcr, size=1316)
     for turn in range(TURNS // 8):
         for change, back in (("down", "up"), ("mtu 1000", "mtu 1500"))[:: 1 if turn % 2 else -1]:
@@ -110,6 +110,7 @@ def test_an_output_that_fails_in_mid_stream_is_counted_exactly(plant: Plant, mcr
     assert (good["sent"], good["errors"]) == (sent, 0)
     assert bad["sent"] + bad["errors"] == sent
     assert bad["errors"] > 0
+    other.process.terminate()
     report = other.verdict()
     wrong = {name: report[name] for name in ("duplicated", "reordered", "corrupted", "foreign") if report[name]}
     assert not wrong

@@ -90,7 +90,7 @@ def test_nothing_is_lost_at_20_000_packets_a_second(
     is_there = wait_for_kernel_path(mcr)
     sent = lost = 0
     for _ in range(TRIES):
-        receiver = Receiver(plant.receiver, TO, count=PLENTY, idle=1.0)
+        receiver = Receiver(plant.receiver, TO)
         sender = Sender(plant.source, "src0", FLOW, count=PLENTY, rate=RATE)
         mcr = replace_under_traffic(mcr, replace, RATE // 2, turns=2)
         wait_until_more_come_in(mcr)

@@ -1,6 +1,7 @@
 """The traffic generator's receiver, on this host: needs no privileges."""
 
 import json
+import os
 import signal
 import socket
 import subprocess
@@ -11,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+from mcr.errors import UsageError
 from traffic import LOOPBACK, datagram
 from trafficgen.mmsg import MessageBuffers
 from trafficgen.receive import receive
@@ -82,6 +84,30 @@ def test_a_receiver_that_is_told_to_stop_reports_what_it_saw() -> None:
         on_progress=lambda progress: stop.set() if progress.received == 2 else None,
     )
     assert report.tally == Tally(expected=10, received=2, unique=2, lost=8)
+
+
+def test_a_receiver_is_told_later_how_many_were_sent() -> None:
+    port = free_port()
+    reading, writing = os.pipe()
+    with open(reading) as total, open(writing, "w") as teller:  # noqa: PTH123 - descriptors
+
+        def tell() -> None:
+            deliver(port, [datagram(sequence) for sequence in (0, 1, 3)])
+            print(3, file=teller, flush=True)
+
+        subscriptions = [Subscription(LOOPBACK, port, None, {"a": 100})]
+        report = receive(subscriptions, idle_timeout_s=20, total=total, on_ready=tell)
+    assert report.tally == Tally(expected=3, received=3, unique=3)  # those that are not among them may have been lost
+
+
+def test_a_total_that_is_no_number_is_refused() -> None:
+    port = free_port()
+    reading, writing = os.pipe()
+    with open(reading) as total:  # noqa: PTH123 - a descriptor
+        os.write(writing, b"many\n")
+        os.close(writing)
+        with pytest.raises(UsageError, match="Invalid number of packets: 'many'"):
+            receive([Subscription(LOOPBACK, port, None, {"a": 100})], total=total)
 
 
 def test_drops_at_the_receiving_socket_are_told_apart() -> None:

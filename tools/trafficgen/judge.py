@@ -36,9 +36,13 @@ class FlowJudge:
         self._unique = self._duplicated = self._reordered = 0
         self.latencies: Counter[int] = Counter()
 
+    def expect(self, count: int) -> None:
+        """No more than so many packets are to come; there was room for at least as many."""
+        self._expected = count
+
     def take(self, sequence: int, latency_us: int) -> Verdict:
         """Count a packet."""
-        if sequence >= self._expected:
+        if sequence >= len(self._seen):
             return Verdict.BEYOND
         if self._seen[sequence]:
             self._duplicated += 1
@@ -88,6 +92,11 @@ class SocketJudge:
         self._flows = {payloads.flow_id(name): FlowJudge(name, count) for name, count in expected.items()}
         self._any_flow = any_flow
         self._corrupted = self._foreign = 0
+
+    def expect(self, count: int) -> None:
+        """So many packets of each flow, which is known only now; not more than was said before."""
+        for flow in self._flows.values():
+            flow.expect(count)
 
     def take(self, payload: memoryview, now_ns: int) -> bool:
         """Count a datagram received at `now_ns` (CLOCK_MONOTONIC); return whether it is expected and new."""

@@ -7,9 +7,11 @@ from collections import Counter
 from collections.abc import Callable, Collection, Sequence
 from contextlib import ExitStack
 from threading import Event
+from typing import TextIO
 
 import attrs
 
+from mcr.errors import UsageError
 from trafficgen.judge import SocketJudge
 from trafficgen.latency import summarize
 from trafficgen.mmsg import MessageBuffers
@@ -65,6 +67,7 @@ def receive(
     idle_timeout_s: float = 5.0,
     rcvbuf: int = DEFAULT_RCVBUF,
     stop: Event | None = None,
+    total: TextIO | None = None,
     on_ready: Callable[[], None] | None = None,
     on_progress: Callable[[ReceiveProgress], None] | None = None,
 ) -> ReceiveReport:
@@ -75,11 +78,13 @@ def receive(
         idle_timeout_s: give up when nothing new came for so many seconds.
         rcvbuf: bytes of receive buffer wanted for each socket.
         stop: set it to end early.
+        total: says in a line how many packets of each flow there are to be, once that is known: at most as many as
+            are expected. A pipe, a socket or a terminal; None: as many as are expected.
         on_ready: called when every socket is open and joined.
         on_progress: called every 0.25 s.
 
     Raises:
-        UsageError: an interface or address does not exist here.
+        UsageError: an interface or address does not exist here, or `total` does not say a number.
         SystemFault: the system refuses.
     """
     stop = stop or Event()
@@ -92,12 +97,18 @@ def receive(
             judge = SocketJudge(subscription.expected, any_flow=subscription.any_flow)
             listeners[sock.fileno()] = _Listener(subscription, sock, judge)
             poll.register(sock, select.EPOLLIN)
+        if total:
+            poll.register(total, select.EPOLLIN)
         if on_ready:
             on_ready()
         heard = 0
         first_ns = last_ns = told_ns = time.monotonic_ns()
         while not stop.is_set():
-            new = sum(listeners[fd].take(buffers) for fd, _ in poll.poll(_NAP_S))
+            ready = [fd for fd, _ in poll.poll(_NAP_S)]
+            new = sum(listeners[fd].take(buffers) for fd in ready if fd in listeners)
+            if total and total.fileno() in ready:
+                poll.unregister(total)
+                _expect(total.readline(), listeners.values())
             now_ns = time.monotonic_ns()
             if new:
                 first_ns = first_ns if heard else now_ns
@@ -109,6 +120,13 @@ def receive(
                 on_progress(ReceiveProgress(heard, sum(listener.judge.missing for listener in listeners.values())))
                 told_ns = now_ns
         return _report(listeners.values(), (last_ns - first_ns) / _SECOND_NS)
+
+
+def _expect(line: str, listeners: Collection[_Listener]) -> None:
+    if not line.strip().isdecimal():
+        raise UsageError(f"Invalid number of packets: {line.strip()!r}", "a line with how many were sent of each flow")
+    for listener in listeners:
+        listener.judge.expect(int(line))
 
 
 def _is_over(quiet_ns: int, idle_timeout_s: float, listeners: Collection[_Listener]) -> bool:

@@ -256,12 +256,17 @@ class Machine:
             return printed
         assert self.service is not None
         network = _network(self.service.pid)
+        assert network
         lines = printed.splitlines(keepends=True)
         return "".join(line for line in lines if _network(line.split()[0]) == network)
 
 
-def _network(pid: int | str) -> os.stat_result:
-    return Path(f"/proc/{pid}/ns/net").stat()
+def _network(pid: int | str) -> int | None:
+    """Which namespace a process is in; None: it has ended since it was found."""
+    try:
+        return Path(f"/proc/{pid}/ns/net").stat().st_ino
+    except (FileNotFoundError, ProcessLookupError):
+        return None
 
 
 def _shell(step: Step) -> list[str]:

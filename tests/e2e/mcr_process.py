@@ -7,6 +7,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -278,8 +279,20 @@ def alive(pid: int) -> bool:
 
 def children_of(pid: int) -> list[int]:
     """Child processes that live, whichever thread made them."""
-    lists = (each.read_text() for each in Path(f"/proc/{pid}/task").glob("*/children"))
+    lists = []
+    for each in Path(f"/proc/{pid}/task").glob("*/children"):
+        with suppress(FileNotFoundError, ProcessLookupError):  # a thread that has ended meanwhile
+            lists.append(each.read_text())
     return [int(child) for children in lists for child in children.split() if alive(int(child))]
+
+
+def descriptors_of(pid: int) -> list[str]:
+    """What a process has open, as the links in /proc/PID/fd say it; nothing of what it closes meanwhile."""
+    found = []
+    for each in Path(f"/proc/{pid}/fd").iterdir():
+        with suppress(FileNotFoundError):
+            found.append(str(each.readlink()))
+    return found
 
 
 class Sender:

@@ -5,13 +5,12 @@ A stream on another pair of interfaces loses nothing meanwhile.
 
 import json
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import pytest
 
 from lab import Namespace
-from mcr_process import IS_ROOT, Mcr, Receiver, Sender, wait_until
+from mcr_process import IS_ROOT, Mcr, Receiver, Sender, descriptors_of, wait_until
 from topology import MakeMcr, Plant
 
 SECOND = "239.1.1.9:5000"
@@ -145,8 +144,7 @@ def test_input_that_comes_and_goes_is_told_and_used_again(plant: Plant, mcr: Mcr
 def suppressing(mcr: Mcr) -> list[str]:
     """Links of the programs that suppress local delivery."""
     assert mcr.process is not None
-    links = (str(path.readlink()) for path in Path(f"/proc/{mcr.process.pid}/fd").iterdir() if path.is_symlink())
-    return [link for link in links if "bpf_link" in link]
+    return [link for link in descriptors_of(mcr.process.pid) if "bpf_link" in link]
 
 
 def test_output_that_comes_and_goes_is_told_and_used_again(plant: Plant, mcr: Mcr) -> None:

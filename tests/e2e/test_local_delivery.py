@@ -6,13 +6,12 @@ import socket
 import struct
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
-from pathlib import Path
+from contextlib import contextmanager
 
 import pytest
 
 from lab import Namespace
-from mcr_process import Mcr, Receiver, Sender, wait_until
+from mcr_process import Mcr, Receiver, Sender, descriptors_of, wait_until
 from topology import MakeMcr, Plant, needs_root
 
 CLOCK_MONOTONIC_COARSE = 6  # <linux/time.h>; counts in ticks
@@ -22,11 +21,7 @@ MRT_INIT, MRT_ADD_VIF, MRT_ADD_MFC = 200, 202, 204  # <linux/mroute.h>
 def links(mcr: Mcr) -> int:
     """Programs that mcrd has at the ingress of interfaces."""
     assert mcr.process
-    found = 0
-    for each in Path(f"/proc/{mcr.process.pid}/fd").iterdir():
-        with suppress(FileNotFoundError):
-            found += str(each.readlink()) == "anon_inode:bpf_link"
-    return found
+    return descriptors_of(mcr.process.pid).count("anon_inode:bpf_link")
 
 
 def wait_for_suppression(mcr: Mcr) -> None:

@@ -13,7 +13,7 @@ from scapy.layers.inet import IP
 from scapy.layers.l2 import Ether
 
 from mcr.net.neighbour_tables import read_tables
-from mcr_process import Mcr, Receiver, Sender, wait_until
+from mcr_process import Mcr, Receiver, Sender, descriptors_of, wait_until
 from raw_frames import frames, wait_for_raw
 from topology import MakeMcr, Plant
 
@@ -154,7 +154,7 @@ def sockets_of(mcr: Mcr) -> int:
     (pid,) = mcr.worker_pids()
     lines = mcr.namespace.run(["cat", "/proc/net/udp"]).stdout.splitlines()
     inodes = {f"socket:[{line.split()[9]}]" for line in lines[1:]}
-    return sum(str(each.readlink()) in inodes for each in Path(f"/proc/{pid}/fd").iterdir())
+    return sum(each in inodes for each in descriptors_of(pid))
 
 
 def test_hosts_beyond_the_limit_of_descriptors_are_refused_and_nothing_changes(plant: Plant, make_mcr: MakeMcr) -> None:

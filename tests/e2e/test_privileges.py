@@ -13,7 +13,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from mcr_process import BIN, Mcr, Receiver, Sender, words_for_group
+from mcr_process import BIN, Mcr, Receiver, Sender, descriptors_of, words_for_group
 from topology import Plant, needs_root
 from users import ADMIN, ALICE, MCR, Stage, socket_directory
 
@@ -42,7 +42,7 @@ def expect_workers_without_rights(mcr: Mcr, *uids: int) -> None:
         assert (status["NoNewPrivs"], status["Seccomp"]) == ("1", "2")
         assert Path(f"/proc/{pid}/fd").stat().st_uid == 0, "its user may trace it"
         assert status["Uid"].split() == [str(uid) for uid in uids]
-        held = {re.sub(r"[0-9]+", "N", str(each.readlink())) for each in Path(f"/proc/{pid}/fd").iterdir()}
+        held = {re.sub(r"[0-9]+", "N", each) for each in descriptors_of(pid)}
         named = {"/dev/null", "/memfd:mcr-worker-N (deleted)", "anon_inode:[eventfd]", "socket:[N]"}
         assert held - {"anon_inode:[io_uring]"} == named, "something that is not named for it"
 

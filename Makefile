@@ -64,7 +64,7 @@ bpf: $(VENV)/.installed
 # moments has the machine for itself.
 test: setup
 	@MCR_EXAMPLES=100 $(MAKE) --no-print-directory -j 2 --output-sync=target check wheel $(if $(shell command -v dpkg-deb),deb)
-	@$(VENV)/bin/pytest -n 3 --dist loadgroup -m 'not alone' tests/native tests/e2e tests/packaging
+	@$(VENV)/bin/pytest -n 4 -m 'not alone' tests/native tests/e2e tests/packaging
 	@$(VENV)/bin/pytest -m alone tests/e2e
 
 # Not a part of `make test`: it fetches kernels, and takes root.

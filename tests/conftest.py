@@ -9,6 +9,7 @@ from control_clients import actors, api, connect, no_threads, path, server
 from fake_daemon import daemon, run
 from filters import wire
 from lab import enter_user_namespace
+from lane import Lane
 from notified import listener
 from stated_rules import rules
 from store_world import file, store, workers
@@ -53,6 +54,11 @@ def pytest_collection_finish() -> None:
     """What has been imported stays until the end, so no garbage is looked for in it."""
     gc.collect()
     gc.freeze()
+
+
+def pytest_xdist_make_scheduler(config: pytest.Config, log: object) -> Lane:
+    """Of processes that share tests out, whatever --dist says."""
+    return Lane(config, log)
 
 
 _OF_THE_KERNEL = ("eBPF is forbidden here", "this kernel has no ")

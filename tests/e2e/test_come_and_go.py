@@ -19,8 +19,6 @@ from lab import Lab
 from mcr_process import SLOWNESS, STATUS, Mcr, Receiver, Sender, wait_until
 from topology import MakeMcr, Plant
 
-pytestmark = pytest.mark.xdist_group("come_and_go")  # one daemon for all
-
 STREAM = "239.1.1.9:5000"
 PLENTY = 1_000_000
 GONE = "there is no interface {} in this network namespace any more"

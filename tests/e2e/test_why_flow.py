@@ -19,8 +19,6 @@ from sources import repeating, sending
 from topology import Plant
 from trafficgen.interface import open_interface
 
-pytestmark = pytest.mark.xdist_group("why_flow")  # one daemon for all
-
 
 @pytest.fixture(scope="module")
 def plant() -> Iterator[Plant]:

@@ -29,7 +29,6 @@ FORWARDED, UNSEEN = ("kernel", ""), ("worker", "legacy iptables cannot be seen")
 CAPABILITIES = ("CapInh", "CapPrm", "CapEff", "CapAmb")
 
 pytestmark = [
-    pytest.mark.xdist_group("deb"),  # one machine for all
     pytest.mark.skipif(not IS_ROOT, reason="takes root outside of any user namespace"),
     pytest.mark.skipif(shutil.which("dpkg") is None, reason="is for Debian: there is no dpkg"),
 ]

@@ -13,7 +13,6 @@ import pytest
 import mcr
 
 ROOT = Path(__file__).parents[2]
-pytestmark = pytest.mark.xdist_group("wheel")  # installed once
 
 C_LIBRARY = re.compile(r"linux-vdso|libc\.so|ld-linux|libpthread\.so|statically linked|^$")
 

@@ -1,58 +1,77 @@
 """The native code by itself: under sanitizers, under fuzzing, and under kill -9 at any instruction."""
 
+import fcntl
 import os
 import subprocess
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from functools import cache
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 
 from fuzz import CORPORA, build_parser_fuzzer
 
-pytestmark = pytest.mark.xdist_group("native")  # built once
-
 HERE = Path(__file__).parent
 NATIVE = HERE.parent.parent / "mcr" / "native"
-ADDRESS = ("-O1", "-fsanitize=address,undefined", "-fno-sanitize-recover=all")
-THREAD = ("-O1", "-fsanitize=thread")
-OPTIMIZED = ("-O2",)
+COMPILE = ("cc", "-std=gnu11", "-g1", "-D_GNU_SOURCE", "-Wall", "-Wextra", "-Werror", f"-I{NATIVE}")
+ADDRESS, THREAD, OPTIMIZED = "address", "thread", "optimized"
+FLAGS = {
+    ADDRESS: ("-O1", "-fsanitize=address,undefined", "-fno-sanitize-recover=all"),
+    THREAD: ("-O1", "-fsanitize=thread"),
+    OPTIMIZED: ("-O2",),
+}
+SOURCES = {
+    "filter_verdicts": ["bpf/load.c", "packet.c"],
+    "ring_stress": [],
+    "stream_fuzz": [f"health/{each}.c" for each in ("delay", "gaps", "pids", "rtp", "stream", "ts")],
+}
+"""What a program needs of the native code, if it is no worker."""
+OF_A_WORKER = ["*.c"]
 EBPF_FORBIDDEN = 77  # exit status
 
-Build = Callable[[str, tuple[str, ...]], Path]
+Build = Callable[[str, str], Path]
 
 
-def compiler(flags: tuple[str, ...]) -> list[str | Path]:
-    """Warnings are errors."""
-    return ["cc", "-std=gnu11", "-g", "-D_GNU_SOURCE", "-Wall", "-Wextra", "-Werror", f"-I{NATIVE}", *flags]
-
-
-@pytest.fixture(scope="session")
+@pytest.fixture
 def build(tmp_path_factory: pytest.TempPathFactory) -> Build:
-    """Compile one of the programs here with the native code, which is compiled once for each set of flags."""
+    """Compile a program by its name and a name of FLAGS; what processes that share tests compile they share, too."""
+    mine = tmp_path_factory.getbasetemp()
+    made = (mine.parent if "PYTEST_XDIST_WORKER" in os.environ else mine) / "native"
 
-    @cache
-    def native_objects(flags: tuple[str, ...]) -> list[Path]:
-        directory = tmp_path_factory.mktemp("native")
-
-        def compile_source(source: Path) -> Path:
-            target = directory / f"{source.stem}.o"
-            subprocess.run([*compiler(flags), "-c", source, "-o", target], check=True)
-            return target
-
-        with ThreadPoolExecutor(os.cpu_count()) as pool:
-            return list(pool.map(compile_source, (each for each in NATIVE.rglob("*.c") if ".bpf" not in each.suffixes)))
-
-    @cache
-    def compile_program(name: str, flags: tuple[str, ...]) -> Path:
-        objects = native_objects(flags)
-        program = objects[0].with_name(name)
-        command = [*compiler(flags), HERE / f"{name}.c", *objects, "-luring", "-o", program]
-        subprocess.run(command, check=True)
+    def compile_program(name: str, flags: str) -> Path:
+        directory = made / flags
+        directory.mkdir(parents=True, exist_ok=True)
+        program = directory / name
+        with alone(directory):
+            if not program.exists():
+                sources = [each for pattern in SOURCES.get(name, OF_A_WORKER) for each in NATIVE.glob(pattern)]
+                link(program, [HERE / f"{name}.c", *sources], FLAGS[flags])
         return program
 
     return compile_program
+
+
+@contextmanager
+def alone(directory: Path) -> Iterator[None]:
+    """Another test that compiles into this directory is waited for."""
+    with (directory / "lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
+
+
+def link(program: Path, sources: list[Path], flags: tuple[str, ...]) -> None:
+    """Compile what has not been compiled yet. Warnings are errors."""
+
+    def compile_source(source: Path) -> Path:
+        target = program.with_name(f"{source.stem}.o")
+        if not target.exists():
+            subprocess.run([*COMPILE, *flags, "-c", source, "-o", target], check=True)
+        return target
+
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        objects = list(pool.map(compile_source, sources))
+    subprocess.run([*COMPILE, *flags, *objects, "-luring", "-o", program], check=True)
 
 
 def run(program: Path, *arguments: object) -> str:
@@ -96,8 +115,8 @@ def test_hostile_frames_break_no_counter_and_nothing_unsound_leaves(build: Build
 
 
 @pytest.mark.parametrize("way", [(), ("raw",)], ids=["udp", "raw"])
-@pytest.mark.parametrize("sanitizer", [ADDRESS, THREAD], ids=["address", "thread"])
-def test_loop_is_clean_under_sanitizers(build: Build, sanitizer: tuple[str, ...], way: tuple[str, ...]) -> None:
+@pytest.mark.parametrize("sanitizer", [ADDRESS, THREAD])
+def test_loop_is_clean_under_sanitizers(build: Build, sanitizer: str, way: tuple[str, ...]) -> None:
     """Every packet once while rules come and go, without a bad access, undefined behaviour or a data race."""
     print(run(build("worker_steady", sanitizer), 100_000, *way))
 
@@ -114,13 +133,13 @@ def test_what_a_dead_worker_had_in_hand_is_of_no_concern_to_what_has_its_place(b
     print(run(build("worker_orphan", ADDRESS)))
 
 
-@pytest.mark.parametrize("sanitizer", [ADDRESS, THREAD], ids=["address", "thread"])
-def test_full_socket_is_a_counted_drop_of_its_output_alone(build: Build, sanitizer: tuple[str, ...]) -> None:
+@pytest.mark.parametrize("sanitizer", [ADDRESS, THREAD])
+def test_full_socket_is_a_counted_drop_of_its_output_alone(build: Build, sanitizer: str) -> None:
     """Where one sendmmsg takes but a part: what arrived is what was counted, in order, and the other output has all."""
     print(run(build("worker_overflow", sanitizer), 20_000))
 
 
-@pytest.mark.parametrize("sanitizer", [ADDRESS, THREAD], ids=["address", "thread"])
-def test_raw_frame_that_is_refused_leaves_as_a_datagram(build: Build, sanitizer: tuple[str, ...]) -> None:
+@pytest.mark.parametrize("sanitizer", [ADDRESS, THREAD])
+def test_raw_frame_that_is_refused_leaves_as_a_datagram(build: Build, sanitizer: str) -> None:
     """At once, before anything later of its output, and without an error."""
     print(run(build("worker_refused", sanitizer), 20_000))

@@ -227,14 +227,21 @@ static void sum_udp(const struct draft *d)
 	store16(udp_of(d) + 6, sum ? sum : 0xffff);
 }
 
+/* A payload of this mark, again and again; by copies of itself, as a sanitizer looks at each access. */
+static void fill(uint8_t *payload, const uint8_t *mark, uint32_t size)
+{
+	memcpy(payload, mark, size < 4 ? size : 4);
+	for (uint32_t done = 4; done < size; done *= 2)
+		memcpy(payload + done, payload, done < size - done ? done : size - done);
+}
+
 /* Every checksum right, from a stranger, to a group's MAC: another host's only in the mark that this relay gives. */
 static void draft_datagram(struct draft *d, uint32_t rule)
 {
 	static const uint8_t types[] = { PACKET_HOST, PACKET_MULTICAST, PACKET_OTHERHOST };
 
 	d->size = put_headers(d->frame, d->header, d->payload, (uint8_t)rule, 5000 + rule);
-	for (uint32_t i = 0; i < d->payload; i++)
-		udp_of(d)[8 + i] = marks[d->kind][i % 4];
+	fill(udp_of(d) + 8, marks[d->kind], d->payload);
 	d->link = (struct sockaddr_ll){
 		.sll_hatype = ARPHRD_ETHER,
 		.sll_pkttype = types[rnd(3)],

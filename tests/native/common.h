@@ -3,6 +3,7 @@
 #ifndef COMMON_H
 #define COMMON_H
 
+#include <endian.h>
 #include <errno.h>
 #include <stdint.h>
 #include <stdio.h>
@@ -43,10 +44,19 @@ static inline void store16(uint8_t *at, uint32_t value)
 	at[1] = (uint8_t)value;
 }
 
-/* The sum of RFC 1071, not yet inverted. */
+/* The sum of RFC 1071, not yet inverted; mostly four words at a time, as a sanitizer looks at each access. */
 static inline uint32_t sum16(uint32_t sum, const uint8_t *data, uint32_t size)
 {
-	for (uint32_t i = 0; i < size; i++)
+	uint32_t i = 0;
+
+	for (; i + 8 <= size; i += 8) {
+		uint64_t eight;
+
+		memcpy(&eight, data + i, sizeof(eight));
+		eight = be64toh(eight);
+		sum += (uint32_t)(eight >> 48) + (eight >> 32 & 0xffff) + (eight >> 16 & 0xffff) + (eight & 0xffff);
+	}
+	for (; i < size; i++)
 		sum += i % 2 ? data[i] : (uint32_t)data[i] << 8;
 	while (sum >> 16)
 		sum = (sum & 0xffff) + (sum >> 16);

@@ -28,6 +28,8 @@ struct input {
 };
 
 static uint8_t edges[EDGES], reached[EDGES]; /* by this input; by any, a bit for each order of magnitude */
+static uint16_t touched[EDGES];              /* the edges that are not 0 */
+static uint32_t touched_count;
 static uintptr_t before;
 static struct input *corpus, current;
 static uint32_t corpus_count;
@@ -39,6 +41,8 @@ NO_TRACE void __sanitizer_cov_trace_pc(void)
 	uint32_t edge = (uint32_t)((here ^ before) * UINT64_C(0x9e3779b97f4a7c15) >> 52) % EDGES;
 
 	before = here >> 1;
+	if (!edges[edge])
+		touched[touched_count++] = (uint16_t)edge;
 	edges[edge] += edges[edge] != UINT8_MAX;
 }
 
@@ -62,19 +66,15 @@ NO_TRACE static bool is_new(void)
 {
 	bool found = false;
 
-	memset(edges, 0, sizeof(edges));
 	before = 0;
 	LLVMFuzzerTestOneInput(current.data, current.size);
-	for (uint32_t at = 0; at < EDGES; at += sizeof(uint64_t)) {
-		uint64_t eight;
+	while (touched_count) {
+		uint16_t edge = touched[--touched_count];
+		uint8_t magnitude = (uint8_t)(1u << (31 - __builtin_clz(edges[edge])));
 
-		memcpy(&eight, edges + at, sizeof(eight));
-		for (uint32_t i = at; eight && i < at + sizeof(eight); i++) {
-			uint8_t magnitude = edges[i] ? (uint8_t)(1u << (31 - __builtin_clz(edges[i]))) : 0;
-
-			found |= magnitude & ~reached[i];
-			reached[i] |= magnitude;
-		}
+		found |= magnitude & ~reached[edge];
+		reached[edge] |= magnitude;
+		edges[edge] = 0;
 	}
 	return found;
 }

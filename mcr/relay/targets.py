@@ -35,8 +35,10 @@ def has_path_mtu(placed: PlacedRule) -> bool:
 
     Of groups of IPv4 they tell nobody (RFC 1112, section 7.2); of those of IPv6 they do (RFC 4443, section 2.4 (e.3)).
     """
-    several = zip(placed.rule.outputs, placed.ways, strict=True)
-    return any(_is_told_of(output, way, placed.rule.input) for output, way in several)
+    for output, way in zip(placed.rule.outputs, placed.ways, strict=True):
+        if _is_told_of(output, way, placed.rule.input):
+            return True
+    return False
 
 
 def _is_told_of(output: Output, way: Way | None, source: Input) -> bool:

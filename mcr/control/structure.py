@@ -113,7 +113,7 @@ class _TooLongError(Exception):
 def _expect(value: object, expected: type[_T]) -> _T:
     if type(value) is not expected:  # isinstance would let true pass for 1
         raise _WrongTypeError(expected, value)
-    if isinstance(value, str) and len(value) > _MAX_TEXT:
+    if expected is str and isinstance(value, str) and len(value) > _MAX_TEXT:
         raise _TooLongError
     return value
 
@@ -227,7 +227,8 @@ _converter.register_structure_hook(Address, lambda value, _: parse_address(_expe
 _converter.register_structure_hook(int | str | None, _structure_number_or_word)
 _converter.register_structure_hook(Input, _structure_endpoint(Input, "input group"))
 _converter.register_structure_hook(Output, _structure_endpoint(Output, "output group"))
-_converter.register_structure_hook(Rule, lambda value, _: _converter.structure(value, RuleParams).rule())
+_structure_rule = _converter.get_structure_hook(RuleParams)
+_converter.register_structure_hook(Rule, lambda value, _: _structure_rule(value, RuleParams).rule())
 _converter.register_unstructure_hook(OutputStats, _unstructure_output)
 for _endpoint_class in (Input, OutputView):
     _converter.register_unstructure_hook(_endpoint_class, _only_what_is_asked_for(_endpoint_class))

@@ -40,6 +40,8 @@ OFF = "off"
 
 _TRAIN_LENGTHS = frozenset(map(str, range(2, MAX_TRAIN + 1)))
 
+_NO_OPTIONS = (None,) * 5
+
 _LABEL_MAX = 128
 
 
@@ -85,14 +87,15 @@ class Output:
     last_port: int | None = None
 
     def __attrs_post_init__(self) -> None:
-        is_sent_to = self.group.is_multicast or self.group == LIMITED_BROADCAST
+        is_group = self.group.is_multicast
+        is_sent_to = is_group or self.group == LIMITED_BROADCAST
         reserved = not is_sent_to and self.group.version == IPV4 and self.group.is_reserved
         if not is_sent_to and (self.group.is_unspecified or self.group.is_loopback or reserved):
             raise InvalidParams(
                 f"Invalid output group: {str(self.group)!r} is neither a group nor a host on a network",
                 "a multicast group such as 239.1.1.1 or a host's address",
             )
-        if self.group.is_multicast:
+        if is_group:
             check_scope(self.group, "output group")
         check_port(self.port, "output port")
         if self.is_range:
@@ -100,6 +103,10 @@ class Output:
         check_interface_name(self.interface, "output interface")
         if self.gso not in {AUTO, OFF} and self.gso not in _TRAIN_LENGTHS:
             raise InvalidParams(f"Invalid gso: {self.gso!r}", "auto, off, or a number of datagrams from 2 to 64")
+        if (self.ttl, self.dscp, self.source, self.source_port, self.vlan) != _NO_OPTIONS:
+            self._check_options(is_sent_to=is_sent_to)
+
+    def _check_options(self, *, is_sent_to: bool) -> None:
         check_ttl(self.ttl)
         check_dscp(self.dscp)
         check_source(self.source, self.group)
@@ -202,6 +209,12 @@ def check_outputs(outputs: Sequence[Output], called: Callable[[], str]) -> None:
         raise InvalidParams(f"{called()} has no outputs", "give at least one output G:P:IF")
     if len(outputs) > MAX_OUTPUTS_PER_RULE:
         raise InvalidParams(f"{called()} has {len(outputs)} outputs", f"at most {MAX_OUTPUTS_PER_RULE} a rule")
+    if len(outputs) > 1:
+        _check_apart(outputs, called)
+
+
+def _check_apart(outputs: Sequence[Output], called: Callable[[], str]) -> None:
+    """Raise `InvalidParams` if two send to one group and port by the same interface."""
     seen: set[tuple[Address | int | str, ...]] = set()
     for output in outputs:
         if output.destination in seen:
@@ -209,13 +222,7 @@ def check_outputs(outputs: Sequence[Output], called: Callable[[], str]) -> None:
                 f"{called()} names output {output} twice", "every packet would leave twice; name it once"
             )
         seen.add(output.destination)
-    if any(output.is_range for output in outputs):
-        _check_apart(outputs, called)
-
-
-def _check_apart(outputs: Sequence[Output], called: Callable[[], str]) -> None:
-    """Raise `InvalidParams` if two send to one group and port by the same interface."""
-    for one, other in combinations(outputs, 2):
+    for one, other in combinations(outputs, 2) if any(output.is_range for output in outputs) else ():
         same = (one.interface, one.vlan) == (other.interface, other.vlan) and (one.is_range or other.is_range)
         if same and one.span.meets(other.span):
             raise InvalidParams(

@@ -296,7 +296,7 @@ class Precedence:
                 *remedies,
                 f"{'or ' if remedies else ''}change that file, then: mcrctl config apply",
             )
-        for part in identity(rule):
+        for part in identity(rule) if self._aside_parts else ():
             if holder := self._aside_parts.get(part):
                 why = self.unusable.get(holder) or self.files.why_aside(holder)
                 what, remedies = _clash(rule, holder)

@@ -30,16 +30,20 @@ class Worker:
         self.log = ffi.new("struct mcr_log *")
         lib.mcr_log_init(self.log, self._ends[0], dropped)
         self.now = 1_795_000_000 * SECOND
+        self._record = ffi.new("struct mcr_rec_log *", {"repeats": 1, "subjects": 1})
 
     def fail(self, output: int, number: int = errno.ENETDOWN, code: int = lib.MCR_LOG_SEND_FAILED) -> None:
-        fields = {"repeats": 1, "subjects": 1, "code": code, "level": 4, "facility": 7}
-        times = {"time_ns": self.now, "first_ns": self.now}
-        lib.mcr_log_fold(self.log, ffi.new("struct mcr_rec_log *", fields | times | {"args": [output, number, 0]}))
+        self._fold(code, 4, 7, (output, number, 0))
 
     def flow(self, group: int, port: int) -> None:
-        fields = {"repeats": 1, "subjects": 1, "code": lib.MCR_LOG_NO_MATCH, "level": 7, "facility": 6}
-        times = {"time_ns": self.now, "first_ns": self.now}
-        lib.mcr_log_fold(self.log, ffi.new("struct mcr_rec_log *", fields | times | {"args": [0, group, port]}))
+        self._fold(lib.MCR_LOG_NO_MATCH, 7, 6, (0, group, port))
+
+    def _fold(self, code: int, level: int, facility: int, args: tuple[int, int, int]) -> None:
+        record = self._record
+        record.time_ns = record.first_ns = self.now
+        record.code, record.level, record.facility = code, level, facility
+        record.args = args
+        lib.mcr_log_fold(self.log, record)
 
     def wait(self, seconds: float) -> None:
         self.now += int(seconds * SECOND)

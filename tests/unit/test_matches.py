@@ -75,9 +75,11 @@ def all_unions() -> dict[str, set[str]]:
     return {f"{path.stem}.{name}": found for path in sources() for name, found in unions(path.read_text()).items()}
 
 
-@pytest.mark.parametrize("path", sources(), ids=lambda path: str(path.relative_to(ROOT)))
-def test_every_match_over_messages_is_exhaustive(path: Path) -> None:
-    assert forgetful(path.read_text(), set().union(*all_unions().values())) == []
+def test_every_match_over_messages_is_exhaustive() -> None:
+    messages = set().union(*all_unions().values())
+    found = {str(path.relative_to(ROOT)): forgetful(path.read_text(), messages) for path in sources()}
+    assert len(found) > 30
+    assert {path: lines for path, lines in found.items() if lines} == {}
 
 
 def test_every_actor_has_its_union() -> None:

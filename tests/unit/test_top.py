@@ -1,5 +1,6 @@
 """What `mcrctl top` shows, at 80 columns, and what keys do."""
 
+import functools
 import math
 import re
 import time
@@ -51,6 +52,11 @@ def reading(
     return Reading({"ingress": ingress, "egress": egress, "rules": counters, "workers": [{}, {}]}, views)
 
 
+@functools.cache
+def many() -> tuple[Reading, ...]:
+    return tuple(reading(*range(MANY), errors=each, states=("waiting", "degraded")) for each in (1, 2))
+
+
 def top(*readings: Reading, order: str = "rate", text: str = "") -> Top:
     made = Top(order, text, blocks=True)
     for each in readings:
@@ -76,8 +82,7 @@ def press(shown: Top, *keys: str) -> None:
 @pytest.mark.parametrize(("width", "height"), [(80, 24), (200, 60), (40, 10), (20, 4)])
 def test_it_fills_the_terminal_and_no_more_with_many_rules(width: int, height: int) -> None:
     """The busiest of 5,000 rules is the first; a frame takes no time that an operator would notice."""
-    states = ("waiting", "degraded")
-    shown = top(*(reading(*range(MANY), errors=each, states=states) for each in (1, 2)))
+    shown = top(*many())
     begun = time.process_time()
     frame = shown.frame(width, height)
     assert time.process_time() - begun < 1

@@ -11,6 +11,7 @@ from filters import wire
 from lab import enter_user_namespace
 from lane import Lane
 from notified import listener
+from shares import pytest_addoption, pytest_runtestloop
 from stated_rules import rules
 from store_world import file, store, workers
 from successors import manager
@@ -31,6 +32,8 @@ __all__ = [
     "no_threads",
     "path",
     "plant",
+    "pytest_addoption",
+    "pytest_runtestloop",
     "rules",
     "run",
     "server",

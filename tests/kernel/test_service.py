@@ -37,7 +37,7 @@ def test_nobody_to_tell_is_no_failure(address: str) -> None:
     ("usec", "pid", "seconds"),
     [
         ("30000000", "", 30.0),
-        ("30000000", str(os.getpid()), 30.0),
+        ("30000000", "{}", 30.0),
         ("30000000", "1", None),
         ("", "", None),
         ("x", "", None),
@@ -45,7 +45,7 @@ def test_nobody_to_tell_is_no_failure(address: str) -> None:
     ids=["any process", "this process", "another process", "none", "no number"],
 )
 def test_signs_of_life_are_wanted_only_of_this_process(usec: str, pid: str, seconds: float | None) -> None:
-    assert ServiceManager("", usec, pid).watchdog_seconds == seconds
+    assert ServiceManager("", usec, pid.format(os.getpid())).watchdog_seconds == seconds
 
 
 def test_workers_do_not_inherit_the_service_manager(monkeypatch: pytest.MonkeyPatch, listener: socket.socket) -> None:

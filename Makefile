@@ -52,7 +52,7 @@ dist/.deb: dist/.wheel packaging/man/mcrd.8 CHANGELOG.md tools/build_deb.sh
 demo: setup
 	@$(VENV)/bin/python tools/demo.py
 
-# Properties are tried with fewer examples than by `make test`.
+# Properties are tried with fewer examples than by `make test`, and tests that are marked as slow are left out.
 check: setup
 	@MCR_EXAMPLES=$${MCR_EXAMPLES:-20} tools/check.sh $(VENV)
 
@@ -63,7 +63,7 @@ bpf: $(VENV)/.installed
 # The packages are built beside the checks; the Debian one where there is dpkg. Then two lanes: what measures rates or
 # moments has the machine for itself.
 test: setup
-	@MCR_EXAMPLES=100 $(MAKE) --no-print-directory -j 2 --output-sync=target check wheel $(if $(shell command -v dpkg-deb),deb)
+	@MCR_EXAMPLES=100 MCR_SLOW=1 $(MAKE) --no-print-directory -j 2 --output-sync=target check wheel $(if $(shell command -v dpkg-deb),deb)
 	@$(VENV)/bin/pytest -n 4 -m 'not alone' tests/native tests/e2e tests/packaging
 	@$(VENV)/bin/pytest -m alone tests/e2e
 

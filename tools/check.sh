@@ -1,5 +1,6 @@
 #!/bin/sh
 # The fast subset: lint, types, C warnings, unit, actor and kernel tests. Types and lint are checked beside the tests.
+# MCR_SLOW=1: with the tests that are marked as slow.
 set -eu
 venv=$1
 said=$(mktemp -d)
@@ -38,17 +39,11 @@ lint() {
 lint=$!
 "$venv/bin/mypy" --no-error-summary >"$said/types" 2>&1 &
 types=$!
-# Three runs that collect a third of the tests each take less than processes of one run, which collect all of them. They
-# last about as long: those of tests/kernel and tests/actors wait half of their time.
-"$venv/bin/pytest" -q tests/actors tests/kernel/test_[!q-z]*.py >"$said/first" 2>&1 &
-first=$!
-"$venv/bin/pytest" -q tests/kernel/test_[q-z]*.py tests/unit/test_[p-z]*.py >"$said/second" 2>&1 &
-second=$!
 failed=0
-"$venv/bin/pytest" -q tests/unit/test_[!p-z]*.py || failed=1
-wait $first || failed=1
-wait $second || failed=1
+# Three: tests of tests/kernel and tests/actors wait for half of their time.
+"$venv/bin/pytest" -q --processes 3 -o console_output_style=classic -m "${MCR_SLOW:+slow or }not slow" \
+	tests/actors tests/kernel tests/unit || failed=1
 wait $lint || failed=1
 wait $types || failed=1
-cat "$said/first" "$said/second" "$said/lint" "$said/types"
+cat "$said/lint" "$said/types"
 exit $failed

@@ -100,6 +100,7 @@ def marker(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return path
 
 
+@pytest.mark.slow
 async def test_nothing_that_a_worker_writes_is_unpickled_and_it_can_not_hang_mcrd(
     marker: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -129,6 +130,7 @@ async def test_a_worker_holds_what_is_named_for_it_and_nothing_else() -> None:
     }
 
 
+@pytest.mark.slow
 async def test_a_standby_process_has_one_socket(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(worker_process, "_STANDBY_SECONDS", 0)
     async with worker() as sound:
@@ -136,6 +138,7 @@ async def test_a_standby_process_has_one_socket(monkeypatch: pytest.MonkeyPatch)
     assert sum(each.startswith("socket:") for each in held) == 1, "where it will call in"
 
 
+@pytest.mark.slow
 def test_multiprocessing_starts_no_resource_tracker() -> None:
     """It removes files and shared memory, with mcrd's rights, for whoever asks, and lets in signals that mcrd holds."""
     code = (
@@ -149,6 +152,7 @@ def test_multiprocessing_starts_no_resource_tracker() -> None:
     assert (done.stdout, done.stderr) == ("None\n", "")
 
 
+@pytest.mark.slow
 async def test_a_process_that_does_not_report_is_replaced(monkeypatch: pytest.MonkeyPatch) -> None:
     """The standby process is stopped, then becomes a worker."""
     monkeypatch.setattr(worker_process, "_STANDBY_SECONDS", 0)
@@ -163,12 +167,14 @@ async def test_a_process_that_does_not_report_is_replaced(monkeypatch: pytest.Mo
         assert (await sound.running()).incarnation >= 3  # more where Python takes long to start
 
 
+@pytest.mark.slow
 async def test_a_worker_that_gives_up_says_at_what(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(worker_process, "worker_main", hostile_worker.gives_up)
     async with worker() as given_up:
         assert (await given_up.next(WorkerExited)).reason == "gave up: start: No space left on device (os error 28)"
 
 
+@pytest.mark.slow
 async def test_a_worker_that_is_told_to_stop_stops() -> None:
     async with worker() as sound:
         started = await sound.running()

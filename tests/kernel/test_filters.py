@@ -337,6 +337,7 @@ def test_too_many_rules_for_a_classic_filter_leave_it_to_the_workers(wire: Wire)
     filters.close()
 
 
+@pytest.mark.slow
 def test_map_holds_as_many_rules_as_a_relay(wire: Wire) -> None:
     """And more, each to a group of its own. Or there is none, and the classic filters take its place."""
     filters = open_filters(DescriptorStore(), suppress=False, path=None)
@@ -356,6 +357,7 @@ def test_map_holds_as_many_rules_as_a_relay(wire: Wire) -> None:
     filters.close()
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not may_load_ebpf(), reason="eBPF is forbidden here (no CAP_BPF outside user namespaces)")
 def test_signals_cost_no_program() -> None:
     """The kernel's verifier gives up whenever one is pending."""

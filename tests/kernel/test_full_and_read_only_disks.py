@@ -82,6 +82,7 @@ assert "Read-only file system" in fails(Put(rule(4)))
 """
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not IS_ROOT, reason="takes root outside of any user namespace")
 @pytest.mark.parametrize("claims", [FULL, OTHERS_FILL_IT, READ_ONLY], ids=["full", "others-fill-it", "read-only"])
 def test_nothing_is_lost_and_what_is_refused_is_told(claims: str) -> None:

@@ -32,7 +32,6 @@ GROUP = IPv4Address("239.9.9.9")
 MACS = b"\1\0\x5e\x09\x09\x09" + b"\2\0\0\0\0\2"
 OUT = MACS + b"\x08\x00"
 
-
 RELEASE = [int(each) for each in re.findall(r"\d+", os.uname().release)[:2]]
 VERIFIED = 285_000 if RELEASE == [6, 18] else 500_000
 """Instructions, of all programs; the kernel takes 1 to 1.5 µs for each. Linux 6.18 looks at 235,913, others differ."""
@@ -140,6 +139,7 @@ def relay(wire: Wire) -> Iterator[Relay]:
     made.counters.__exit__()
 
 
+@pytest.mark.slow
 def test_the_programs_need_no_more_capabilities_than_documented() -> None:
     """From Linux 6.18 on those of the service; before that CAP_PERFMON, too (docs/installation.md).
 

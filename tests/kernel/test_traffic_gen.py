@@ -165,6 +165,7 @@ def test_a_socket_hears_its_group_only(cable: tuple[Namespace, Namespace]) -> No
     assert reports[0].ok, reports[0]
 
 
+@pytest.mark.slow
 def test_the_program_sends_what_a_receiver_program_finds_well(cable: tuple[Namespace, Namespace]) -> None:
     source, receiver = cable
     command: list[str | Path] = [sys.executable, PROGRAM, "receive", "--count", "500", "--idle-timeout", "60"]
@@ -180,6 +181,7 @@ def test_the_program_sends_what_a_receiver_program_finds_well(cable: tuple[Names
     assert json.loads(output)["unique"] == 500
 
 
+@pytest.mark.slow
 def test_a_sender_that_is_told_to_stop_reports_what_it_sent(cable: tuple[Namespace, Namespace]) -> None:
     source, _ = cable
     program = source.popen(

@@ -122,6 +122,7 @@ def test_drops_at_the_receiving_socket_are_told_apart() -> None:
     assert report.kernel_drops == report.tally.lost == 100 - report.tally.unique
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_the_program_says_ready_and_reports_when_it_is_stopped(number: signal.Signals) -> None:
     port = free_port()

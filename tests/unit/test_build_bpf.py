@@ -40,6 +40,7 @@ def change(path: Path, old: str, new: str) -> None:
 # That the header is what the sources compile to is a step of `make check`.
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("file", "old", "new"),
     [
@@ -68,6 +69,7 @@ def test_a_header_that_is_another_is_refused(native: Path, monkeypatch: pytest.M
     assert caught.value.hints[0] == "make bpf"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("old", "new", "reason"),
     [

@@ -19,6 +19,7 @@ from mcr.rules.catalog import Catalog
 GROUP, HOST = ip_address("239.9.9.9"), ip_address("198.18.1.2")
 
 
+@functools.cache
 def rule(number: int, *, rule_id: str | None = None, name: str | None = None, outputs: int = 1) -> Rule:
     source = Input("eth0", ip_address("239.1.0.0") + number, 5000)
     sends_to = tuple(Output(GROUP, 6000 + each, "eth1") for each in range(outputs))
@@ -323,6 +324,7 @@ def pair_rule(number: int, *, apart: bool = False) -> Rule:
     return Rule(f"p{number}", source, (Output(GROUP, first, "eth1", last_port=first + 1),))
 
 
+@pytest.mark.slow
 def test_more_rules_than_a_relay_holds_are_refused() -> None:
     catalog = holding(rule(0))
     several = [rule(number) for number in range(1, MAX_RULES + 1)]
@@ -331,6 +333,7 @@ def test_more_rules_than_a_relay_holds_are_refused() -> None:
         catalog.plan_addition(several)
 
 
+@pytest.mark.slow
 def test_more_outputs_than_a_relay_holds_are_refused() -> None:
     catalog = holding(*most())
     with pytest.raises(LimitReached, match=f"No room for {MAX_OUTPUTS + 1} outputs"):

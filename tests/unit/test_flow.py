@@ -57,6 +57,7 @@ def test_capture_filter_has_an_ipv4_flow_as_it_is(slot: int, vlan: int, group: I
     assert brief(flow, slot) == bytes(ffi.buffer(make_flow(flow, slot)))
 
 
+@pytest.mark.slow
 def test_capture_filter_has_ipv6_flows_in_the_room_of_ipv4_ones() -> None:
     """Of 30,000 groups and sources as people choose them no two are the same there."""
     groups = [IPv6Address(f"ff{flags}{scope}::{end:x}") for flags in "013" for scope in "258e" for end in range(500)]

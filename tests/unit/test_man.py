@@ -90,6 +90,7 @@ def test_the_day_can_be_set_so_that_builds_are_alike(tmp_path: Path, monkeypatch
     assert ".TH MCRD 8 1970-01-02 " in (tmp_path / "man" / "mcrd.8").read_text()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("program", "word", "answers"), [("mcrctl", "list-", "list-workers"), ("mcrd", "s", "supervisor")]
 )

@@ -36,6 +36,7 @@ def unknown_metrics(text: str) -> set[str]:
     return named - METRICS
 
 
+@pytest.mark.slow
 @needs_promtool
 def test_alerts_fire_by_their_causes_and_clear() -> None:
     assert "SUCCESS: " in promtool("check", "rules", ALERTS)

@@ -97,8 +97,8 @@ class EbpfFilters:
         """Change the map; and the programs, where rules begin to name sources, or end to."""
         # What others have admitted already is not to be undone.
         put = [*dict.fromkeys(each for each in added if each not in self._admitted)]
-        missing = [*chain.from_iterable(self._admit(*each) for each in put)]
         before = self._with_sources
+        missing = [*chain.from_iterable(self._admit(*each) for each in put)]
         step = "BPF_MAP_UPDATE_ELEM"
         try:
             check_result(lib.mcr_bpf_put(self._wanted, b"".join(missing), len(missing)))

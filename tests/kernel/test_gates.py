@@ -50,10 +50,10 @@ from mcr.net.filter.path import REFUSED, KernelPath
 from mcr.net.filter.tap import StreamTap
 from mcr.process.descriptor_store import DescriptorStore
 from mcr.shm.kernel_counters import KernelCounters
-store = DescriptorStore()
-tap = StreamTap()
+store, tap = DescriptorStore(), StreamTap()
 path = KernelPath(2, KernelCounters.make(store))
 filters = EbpfFilters(store, path, tap, suppress=True)
+filters._close_spare()
 tap.begin(0, Health.TS)
 tap.tell(0, 0, Flow(IPv4Address("239.1.1.1"), 5000))
 filters._load(0, 0)

@@ -26,6 +26,7 @@ from mcr.shm.flows import flow_bytes, make_flow
 log = get_logger(Facility.NETWORK)
 
 _REJECTED = "rejected"  # the map, in the store of descriptors
+_FIRST = (0, 0, False, False, False, False, ffi.NULL)  # what the program is for that is tried at the start
 _HATYPE = 3  # in the address of an AF_PACKET socket
 
 
@@ -73,6 +74,7 @@ class EbpfFilters:
         self._path = path
         self._wanted = check_result(lib.mcr_bpf_open_wanted())
         self._rejected = -1
+        self._spare: list[int] = []  # the program that was tried
         self._sockets: dict[int, Sequence[socket.socket]] = {}
         self._clipped: set[int] = set()
         self._bare: set[int] = set()  # captures of tunnels
@@ -82,8 +84,8 @@ class EbpfFilters:
         self._sourced: defaultdict[int, set[Flow]] = defaultdict(set)  # flows from one source, by capture
         try:
             self._rejected = self._open_rejected()
-            os.close(self._load_first())
-            self._count(0).close()
+            self._spare = [self._load_first()]  # for the first capture: to verify another takes milliseconds
+            _count(self._rejected, 0).close()
             store.put(_REJECTED, self._rejected)
         except OSError:
             self.close()
@@ -92,6 +94,8 @@ class EbpfFilters:
             self._open_suppressor()
         if not self.suppressor or not self.suppressor.has_tcx:
             self._path = None  # nobody would carry out what filters decide
+        if self._path is not path:
+            self._close_spare()
 
     def change(self, added: Iterable[tuple[int, Flow]], removed: Iterable[tuple[int, Flow]]) -> None:
         """Change the map; and the programs, where rules begin to name sources, or end to."""
@@ -149,7 +153,7 @@ class EbpfFilters:
         self._note_header(capture, sockets)
         try:
             with ExitStack() as undo:
-                count = self._count(capture)
+                count = _count(self._rejected, capture)
                 undo.callback(count.close)
                 self._attach(capture, sockets)
                 undo.pop_all()
@@ -189,7 +193,7 @@ class EbpfFilters:
         self._note_header(capture, sockets)
         self._adopted[capture] = sockets
         self._suppress(capture, interface, sockets)
-        return self._count(capture)
+        return _count(self._rejected, capture)
 
     def install(self) -> None:
         """Attach programs."""
@@ -230,10 +234,14 @@ class EbpfFilters:
         if self.suppressor:
             self.suppressor.close()
             self.suppressor = None
-        for fd in (self._wanted, self._rejected):
-            if fd >= 0:
-                os.close(fd)
+        self._close_spare()
+        for fd in {self._wanted, self._rejected} - {-1}:
+            os.close(fd)
         self._wanted = self._rejected = -1
+
+    def _close_spare(self) -> None:
+        while self._spare:
+            os.close(self._spare.pop())
 
     def _attach_or_tell(self, capture: int, sockets: Sequence[socket.socket]) -> bool:
         try:
@@ -280,19 +288,13 @@ class EbpfFilters:
             finally:
                 os.close(program)  # the socket keeps it
 
-    def _count(self, capture: int) -> "MapCount":
-        fd = os.dup(self._rejected)
-        try:
-            return MapCount(fd, capture)
-        except OSError:
-            os.close(fd)
-            raise
-
     def _load(self, capture: int, worker: int) -> int:
-        clip = capture in self._clipped
-        sourced, bare = bool(self._sourced[capture]), capture in self._bare
+        clip, sourced, bare = capture in self._clipped, bool(self._sourced[capture]), capture in self._bare
         tap = self._tap.maps(capture) if self._tap else ffi.NULL
-        filtered = ffi.new("struct mcr_bpf_filter *", (capture, worker, clip, self._everything, sourced, bare, tap))
+        purpose = (capture, worker, clip, self._everything, sourced, bare, tap)
+        if self._spare and purpose == _FIRST:
+            return self._spare.pop()
+        filtered = ffi.new("struct mcr_bpf_filter *", purpose)
         maps = self._path.maps if self._path else ffi.NULL
         return check_result(lib.mcr_bpf_load_filter(self._wanted, self._rejected, maps, filtered))
 
@@ -323,6 +325,15 @@ class MapCount:
     def close(self) -> None:
         """Close the descriptor."""
         os.close(self._fd)
+
+
+def _count(rejected: int, capture: int) -> MapCount:
+    fd = os.dup(rejected)
+    try:
+        return MapCount(fd, capture)
+    except OSError:
+        os.close(fd)
+        raise
 
 
 def _let_all_in(sockets: Sequence[socket.socket]) -> None:

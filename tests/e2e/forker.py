@@ -49,16 +49,32 @@ _main = sys.modules["__main__"]  # kept alive
 
 
 def mcrd() -> Callable[[], None]:
-    """Import it, as bin/mcrd would have it done, and what it imports soon after its start."""
-    import pyroute2  # noqa: PLC0415
+    """Import it, as bin/mcrd would have it done, and what it imports and makes soon after its start."""
+    from multiprocessing import connection, popen_spawn_posix  # noqa: PLC0415
+
+    from pyroute2.nftables import main as nftables  # noqa: PLC0415
 
     from mcr.cli import failure, mcrd, supervisor  # noqa: PLC0415
 
-    assert failure
-    assert supervisor
-    assert pyroute2
+    assert all((connection, popen_spawn_posix, nftables, failure, supervisor))
+    make_converters()
     sys.modules["__main__"] = mcrd  # which worker processes import as theirs
     return mcrd.main
+
+
+def make_converters() -> None:
+    """Make what turns requests into values, and answers into JSON, as the first of each does otherwise."""
+    from mcr.control.methods import METHODS  # noqa: PLC0415
+    from mcr.control.structure import _converter  # noqa: PLC0415
+    from mcr.model.finding import Finding  # noqa: PLC0415
+    from mcr.model.rule import RuleView  # noqa: PLC0415
+    from mcr.model.stats import Stats  # noqa: PLC0415
+    from mcr.model.worker import WorkerView  # noqa: PLC0415
+
+    for each in METHODS.values():
+        _converter.get_structure_hook(each.params)
+    for made in (Finding, RuleView, Stats, WorkerView):
+        _converter.get_unstructure_hook(made)
 
 
 def mcrctl() -> Callable[[], None]:

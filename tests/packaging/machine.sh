@@ -56,6 +56,7 @@ rm -rf /lib/systemd/system-generators /etc/systemd/system /lib/systemd/system/*.
 mkdir -p /etc/systemd/system/basic.target.wants
 ln -s /lib/systemd/system/systemd-journald.service /etc/systemd/system/basic.target.wants/
 rm -rf /var/lib/mcr /var/lib/private/mcr
+rm -f /var/lib/man-db/auto-update # whatever dpkg does would have all manuals looked through
 rm -f /usr/sbin/policy-rc.d # of container images: no service may start
 : >/etc/fstab
 

@@ -3,7 +3,7 @@
 import json
 import re
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -194,23 +194,15 @@ def test_daemon_has_three_capabilities_and_workers_have_none(site: Site) -> None
 
 
 def test_daemon_and_workers_go_before_ordinary_processes(site: Site) -> None:
-    """Also in a slice of their own, as docs/installation.md has it."""
-
-    def expect() -> None:
-        for pid in (site.main_pid(), *site.wait_for_workers()):
-            assert site.machine.ask("ps", "-o", "ni=", "-p", pid).strip() == "-10"
-
-    expect()
+    expect_priority(site)
     if Path("/proc/self/autogroup").exists():  # the kernel weighs sessions
         for pid in (site.main_pid(), *site.wait_for_workers()):
             assert site.machine.ask("cat", f"/proc/{pid}/autogroup").endswith(" nice -10")
-    with drop_in(site.machine, "Slice=mcr.slice"):
-        site.machine.run("systemctl", "set-property", "mcr.slice", "CPUWeight=1000")
-        site.machine.run("systemctl", "restart", "mcrd")
-        assert site.machine.ask("systemctl", "show", "mcr.slice", "--property=CPUWeight").strip() == "CPUWeight=1000"
-        assert site.machine.service("Slice") == "mcr.slice"
-        expect()
-        site.relay_something()
+
+
+def expect_priority(site: Site) -> None:
+    for pid in (site.main_pid(), *site.wait_for_workers()):
+        assert site.machine.ask("ps", "-o", "ni=", "-p", pid).strip() == "-10"
 
 
 def test_kernel_filters_by_ebpf(site: Site) -> None:
@@ -285,15 +277,18 @@ def test_setting_that_cannot_be_used_is_no_endless_restart(site: Site) -> None:
 
 
 @contextmanager
-def drop_in(machine: Machine, *lines: str) -> Iterator[None]:
-    """The service has these lines, too, as after systemctl edit; and was restarted."""
+def drop_in(machine: Machine) -> Iterator[Callable[..., None]]:
+    """Yield what gives the service these lines, too, as systemctl edit does, in place of others; and restarts it."""
     folder = machine.path("/etc/systemd/system/mcrd.service.d")
     folder.mkdir()
-    (folder / "override.conf").write_text("\n".join(("[Service]", *lines, "")))
-    try:
+
+    def edit(*lines: str) -> None:
+        (folder / "override.conf").write_text("\n".join(("[Service]", *lines, "")))
         machine.run("systemctl", "daemon-reload")
         machine.run("systemctl", "restart", "mcrd")
-        yield
+
+    try:
+        yield edit
     finally:
         machine.run("rm", "-r", "/etc/systemd/system/mcrd.service.d")
         machine.run("systemctl", "daemon-reload")
@@ -307,10 +302,11 @@ def test_the_service_forwards_in_the_kernel_and_a_drop_in_takes_the_right_away(s
     wait_until(lambda: "bpf_link" in site.machine.descriptors(), "a program runs at in0")
     if KERNEL_PATH_IS_FOR_THE_SERVICE:
         wait_until(lambda: site.path_of("in-kernel") in (FORWARDED, UNSEEN), "the programs are loaded")
-    if site.path_of("in-kernel") == UNSEEN:  # as docs/installation.md has it
-        with drop_in(site.machine, "SupplementaryGroups=root"):
+    with drop_in(site.machine) as edit:
+        if site.path_of("in-kernel") == UNSEEN:  # as docs/installation.md has it
+            edit("SupplementaryGroups=root")
             wait_until(lambda: site.path_of("in-kernel") == FORWARDED, "the kernel forwards")
-    with drop_in(site.machine, "AmbientCapabilities=~CAP_NET_ADMIN", "CapabilityBoundingSet=~CAP_NET_ADMIN"):
+        edit("AmbientCapabilities=~CAP_NET_ADMIN", "CapabilityBoundingSet=~CAP_NET_ADMIN")
         assert int(site.status(site.main_pid())["CapEff"], 16) == CAP_NET_RAW | CAP_BPF
         site.wait_for_workers()
         assert site.path_of("in-kernel")[0] == "worker"
@@ -319,20 +315,21 @@ def test_the_service_forwards_in_the_kernel_and_a_drop_in_takes_the_right_away(s
 
 
 def test_drop_in_sets_variables_and_processors(site: Site) -> None:
-    """Environment= and CPUAffinity=, as the guide has them."""
+    """As the guide has it; also a slice, and another place for saved rules, as docs/installation.md has them."""
+    machine = site.machine
+    machine.run("install", "-d", "-o", "mcr", "-g", "mcr", "-m", "0700", "/srv/mcr")
+    machine.run("systemctl", "set-property", "mcr.slice", "CPUWeight=1000")
     variables = ('Environment="MCR_BUFFER_POOL_SMALL=2000"', 'Environment="MCR_BUFFER_POOL_STANDARD=1000"')
-    with drop_in(site.machine, *variables, "CPUAffinity=1"):
+    elsewhere = ("Environment=MCR_STATE_DIR=/srv/mcr", "ReadWritePaths=/srv/mcr")
+    with drop_in(machine) as edit:
+        edit(*variables, "CPUAffinity=1", "Slice=mcr.slice", *elsewhere)
         settings = {each["name"]: each for each in site.ctl("settings")}
         assert settings["MCR_BUFFER_POOL_SMALL"]["source"] == "environment"
         assert settings["MCR_BUFFER_POOL_STANDARD"]["value"] == "1000"
-        site.wait_for_workers()
+        expect_priority(site)
         assert [each["core"] for each in site.ctl("list-workers")] == [1]
-
-
-def test_rules_can_be_saved_elsewhere(site: Site) -> None:
-    """As docs/installation.md has it."""
-    site.machine.run("install", "-d", "-o", "mcr", "-g", "mcr", "-m", "0700", "/srv/mcr")
-    with drop_in(site.machine, "Environment=MCR_STATE_DIR=/srv/mcr", "ReadWritePaths=/srv/mcr"):
+        assert machine.ask("systemctl", "show", "mcr.slice", "--property=CPUWeight").strip() == "CPUWeight=1000"
+        assert machine.service("Slice") == "mcr.slice"
         site.relay_something()
         (finding,) = [each for each in json.loads(site.doctor()) if each["check"] == "saved_rules"]
         assert (finding["verdict"], finding["evidence"]) == ("ok", "/srv/mcr/rules.sqlite")
@@ -370,25 +367,26 @@ def test_rules_of_files_and_those_that_were_added_are_there_at_every_start(site:
     assert origins() == {}
 
 
-def test_killed_daemon_is_restarted_and_no_worker_is_left(site: Site) -> None:
-    workers = site.wait_for_workers()
-    site.restart_after("kill", "-KILL")
-    for pid in workers:
-        wait_until(lambda gone=pid: site.machine.run("test", "-e", f"/proc/{gone}", check=False).returncode, "its end")
-    site.relay_something()
-
-
 def test_stream_goes_on_over_restart_upgrade_and_kill(site: Site) -> None:
-    """Nothing is lost, the counters go on. A capture ring bridges 20 s at this rate: on a busy machine, too."""
+    """Nothing is lost, the counters go on. A capture ring bridges 20 s at this rate: on a busy machine, too.
+
+    An upgrade restarts the service, and leaves a disabled one disabled; a kill leaves no worker behind.
+    """
+    machine = site.machine
     rule = ("--input-interface", "in0", "--input-group", "239.1.1.6", "--input-port", "5000", "--rule-id", "tv")
     site.ctl("add", *rule, "--outputs", "239.2.2.6:6000:out0")
     receiver = Receiver(site.receiver, "239.2.2.6:6000@rx0=239.1.1.6:5000", count=30_000)
     sender = Sender(site.source, "src0", "239.1.1.6:5000", count=30_000, rate=100)
+    machine.run("systemctl", "restart", "mcrd")
+    machine.run("systemctl", "disable", "mcrd")
     before = site.main_pid()
-    site.machine.run("systemctl", "restart", "mcrd")
-    site.machine.run("dpkg", "--install", "/mcr.deb")
+    machine.run("dpkg", "--install", "/mcr.deb")
+    assert site.main_pid() not in ("0", before)
+    assert machine.run("systemctl", "is-enabled", "mcrd", check=False).stdout == "disabled\n"
+    workers = site.wait_for_workers()
     site.restart_after("kill", "-KILL")
-    assert site.main_pid() != before
+    for pid in workers:
+        wait_until(lambda gone=pid: machine.run("test", "-e", f"/proc/{gone}", check=False).returncode, "its end")
     sent = sender.stop()
     receiver.expect_all_of(sent)
     stats = site.ctl("stats")
@@ -425,15 +423,6 @@ def test_stop_leaves_no_process(site: Site) -> None:
     machine.run("systemd-tmpfiles", "--create")  # for a mcrd that systemd does not start
     assert machine.ask("stat", "-c", "%U:%G %a", "/run/mcr") == "mcr:mcr 750"
     machine.run("systemctl", "start", "mcrd")
-
-
-def test_upgrade_restarts_the_service_and_leaves_a_disabled_one_disabled(site: Site) -> None:
-    machine, before = site.machine, site.main_pid()
-    machine.run("systemctl", "disable", "mcrd")
-    machine.run("dpkg", "--install", "/mcr.deb")
-    assert site.main_pid() not in ("0", before)
-    assert site.ctl("ping")["pong"]
-    assert machine.run("systemctl", "is-enabled", "mcrd", check=False).stdout == "disabled\n"
 
 
 def test_purge_leaves_nothing_but_the_user(site: Site) -> None:

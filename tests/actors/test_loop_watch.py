@@ -106,6 +106,7 @@ async def scene(
     return made
 
 
+@pytest.mark.slow
 async def test_a_rule_is_looked_at_ever_more_seldom(scene: Scene, autojump_clock: trio.testing.MockClock) -> None:
     """And at once when its rate has doubled."""
     assert await scene.pass_time(10, 200) == 0
@@ -171,6 +172,7 @@ async def test_a_rule_that_is_gone_is_in_no_loop(scene: Scene, autojump_clock: t
     assert scene.watch.loops() == ()
 
 
+@pytest.mark.slow
 async def test_looks_that_fail(
     scene: Scene, autojump_clock: trio.testing.MockClock, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -117,6 +117,7 @@ async def test_nothing_that_a_worker_writes_is_unpickled_and_it_can_not_hang_mcr
     assert not marker.exists()
 
 
+@pytest.mark.slow
 async def test_a_worker_holds_what_is_named_for_it_and_nothing_else() -> None:
     async with worker() as sound:
         held = Counter(re.sub(r"[0-9]+", "N", each) for each in descriptors((await sound.running()).pid))

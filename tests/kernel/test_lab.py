@@ -221,6 +221,7 @@ with Lab() as lab:
 """
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM, signal.SIGINT])
 def test_nothing_is_left_when_the_owner_is_killed(number: signal.Signals) -> None:
     command = [sys.executable, "-c", OWNER]
@@ -233,6 +234,7 @@ def test_nothing_is_left_when_the_owner_is_killed(number: signal.Signals) -> Non
     wait_for_end(child)
 
 
+@pytest.mark.slow
 def test_an_ordinary_user_can_have_a_lab() -> None:
     """As root we become one first, who may read this Python wherever it is; an ordinary user is one already."""
     reader = ["--inh-caps", "+dac_read_search", "--ambient-caps", "+dac_read_search"]

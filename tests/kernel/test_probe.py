@@ -134,6 +134,7 @@ def test_the_look_ends_with_the_flow(watch: Watch, flow: Packet) -> None:
     assert look.frames == {Sighting.of(SOURCE): 1}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "wanted",
     [Wanted(attrs.evolve(SOURCE, sources=(B, C)), by_source=True), Wanted(SOURCE, frozenset({A}), by_source=True)],

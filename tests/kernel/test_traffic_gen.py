@@ -131,6 +131,7 @@ def test_any_payload_size_crosses_a_cable(cable: tuple[Namespace, Namespace]) ->
     assert reports[0].ok, reports[0]
 
 
+@pytest.mark.slow
 def test_more_flows_than_a_system_call_takes_stay_in_step(cable: tuple[Namespace, Namespace]) -> None:
     source, receiver = cable
     groups = [IPv4Address(f"239.1.2.{last}") for last in range(1, 101)]

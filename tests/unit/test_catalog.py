@@ -64,6 +64,7 @@ def test_two_rules_share_no_source_of_a_flow() -> None:
     assert catalog.same(from_sources("less", 2)) is None
 
 
+@pytest.mark.slow
 def test_a_rule_counts_once_for_each_of_its_sources() -> None:
     """The workers' table has a flow for each."""
     full = holding(*(from_sources(f"r{first}", *range(first, first + 64)) for first in range(1, MAX_RULES + 1, 64)))
@@ -360,6 +361,7 @@ def test_changed_rule_stands_where_it_stood() -> None:
     assert catalog.plan_addition([rule(1, name="news")])
 
 
+@pytest.mark.slow
 def test_changed_rule_has_the_room_of_the_one_that_it_was() -> None:
     catalog = holding(*most())
     catalog.note(catalog.plan_change([rule(0, name="smaller", outputs=MAX_OUTPUTS_PER_RULE - 1)]))

@@ -13,6 +13,7 @@ from itertools import product
 from pathlib import Path
 from typing import NamedTuple
 
+import pytest
 from hypothesis import settings
 from scapy.layers.inet import IP, UDP, IPOption_NOP, IPOption_Router_Alert, in4_chksum
 from scapy.layers.inet6 import (
@@ -175,6 +176,7 @@ def changed(frame: bytes, chance: random.Random) -> bytes:
     return bytes(data[: chance.randint(ETHERNET, len(data))] if not chance.randint(0, 7) else data)
 
 
+@pytest.mark.slow
 def test_parser_and_scapy_read_frames_alike() -> None:
     """Same verdict, same payload; and there are enough of each for that to say something."""
     chance = random.Random(SEED)

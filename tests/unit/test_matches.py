@@ -19,6 +19,11 @@ def sources() -> list[Path]:
     return sorted(path for room in ROOMS for path in (ROOT / room).glob("*.py"))
 
 
+@functools.cache
+def parsed(source: str) -> ast.Module:
+    return ast.parse(source)
+
+
 def members(node: ast.expr) -> Iterator[str]:
     """Names in ``A | B | records.C``, without their modules."""
     match node:
@@ -35,7 +40,7 @@ def unions(source: str) -> dict[str, set[str]]:
     """The unions that a module defines, by name."""
     return {
         name: set(members(value))
-        for statement in ast.parse(source).body
+        for statement in parsed(source).body
         if isinstance(statement, ast.Assign)
         for name, value in [(ast.unparse(statement.targets[0]), statement.value)]
         if isinstance(value, ast.BinOp)
@@ -63,7 +68,7 @@ def forgetful(source: str, messages: set[str]) -> list[int]:
     """Lines of the matches over messages that a new message could be forgotten in."""
     return [
         node.lineno
-        for node in ast.walk(ast.parse(source))
+        for node in ast.walk(parsed(source))
         if isinstance(node, ast.Match)
         and any(matched(case.pattern) & messages for case in node.cases)
         and not is_exhaustive(node, messages)

@@ -208,6 +208,7 @@ def mcrctl_process(*args: str, **options: Any) -> subprocess.CompletedProcess[st
     return subprocess.run([*MCRCTL, *args], check=False, text=True, stderr=subprocess.PIPE, **options)
 
 
+@pytest.mark.slow
 def test_a_reader_that_leaves_is_no_error() -> None:
     reader, writer = os.pipe()
     os.close(reader)
@@ -216,6 +217,7 @@ def test_a_reader_that_leaves_is_no_error() -> None:
     assert (done.returncode, done.stderr) == (-signal.SIGPIPE, "")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("words", [("version",), ("--help",), ("add", "--help"), ("--version",)])
 def test_output_that_cannot_be_written_is_an_error(words: tuple[str, ...]) -> None:
     with Path("/dev/full").open("w") as full:
@@ -262,6 +264,7 @@ def test_an_error_that_cannot_be_written_is_still_a_status() -> None:
     assert done.returncode == 2
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("closed", "status", "said"),
     [

@@ -135,6 +135,7 @@ def test_text_of_others_is_text() -> None:
     assert text.count("&lt;script&gt;") == 5
 
 
+@pytest.mark.slow
 def test_ten_thousand_rules_are_a_short_page_that_says_what_it_leaves_out() -> None:
     text = content(status(*map(rule, range(10_000))))
     assert len(Reader(text).rows) == 1 + MOST_RULES + 2

@@ -79,6 +79,7 @@ def press(shown: Top, *keys: str) -> None:
         assert shown.press(key)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("width", "height"), [(80, 24), (200, 60), (40, 10), (20, 4)])
 def test_it_fills_the_terminal_and_no_more_with_many_rules(width: int, height: int) -> None:
     """The busiest of 5,000 rules is the first; a frame takes no time that an operator would notice."""

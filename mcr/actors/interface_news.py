@@ -1,7 +1,12 @@
 """Tells in the log how the interfaces that rules use stand, where that has changed."""
 
+from functools import partial
+
+import attrs
 import trio
 
+from mcr.actors.mailbox import Reply, ask
+from mcr.actors.network_watch import NetworkWatch
 from mcr.logs.logger import get_logger
 from mcr.model.log import Facility
 from mcr.net.network import Network
@@ -10,6 +15,22 @@ from mcr.rules.conditions import WELL, Standing, judge
 from mcr.rules.interface_log import InterfaceLog
 
 log = get_logger(Facility.NETWORK)
+
+
+@attrs.frozen
+class Heed:
+    """Follow the network as it is now."""
+
+    network: Network
+    reply: Reply[None]
+
+
+async def follow(network: NetworkWatch, inbox: "trio.MemorySendChannel[Heed]") -> None:
+    """Have the owner of the relay react to each change of what is known of the network."""
+    now = Network()
+    while True:
+        now = await network.changed(now.version)
+        await ask(inbox, partial(Heed, now))
 
 
 class InterfaceNews:

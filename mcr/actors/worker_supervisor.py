@@ -4,16 +4,17 @@ A worker has no state that can't be sent again: sockets live here, counters in i
 the whole state, and one that runs gets only changes.
 """
 
-from functools import partial
+from collections.abc import Callable
 from typing import assert_never
 
 import attrs
 import trio
 
-from mcr.actors.interface_news import InterfaceNews
+from mcr.actors.interface_news import Heed, InterfaceNews, follow
 from mcr.actors.mailbox import Reached, Reply, ask, repeat
 from mcr.actors.network_watch import NetworkWatch
 from mcr.actors.predecessors import Predecessors
+from mcr.actors.refusing import Refuse, heed_refusal
 from mcr.actors.reviews import PauseSuppression, Review, ReviewRaw, Reviews, SuppressOn, heed_review, open_reviews
 from mcr.actors.stats_aggregator import StatsAggregator
 from mcr.actors.succession import Succession, close_beside
@@ -41,6 +42,7 @@ from mcr.net.network import Network
 from mcr.net.own import OwnKeys
 from mcr.process.accounts import unprivileged_user
 from mcr.relay.kernel_path import KernelRules
+from mcr.relay.refusals import Refusal
 from mcr.relay.relay import Relay
 from mcr.rules.conditions import Standing
 from mcr.shm import records
@@ -69,12 +71,6 @@ class _Stand:
 
 
 @attrs.frozen
-class _Heed:
-    network: Network
-    reply: Reply[None]
-
-
-@attrs.frozen
 class _SetLogLevels:
     levels: LogLevels
     reply: Reply[None]
@@ -90,7 +86,7 @@ class _Watch:
     pass
 
 
-_Command = _Watch | Review | _Apply | _Describe | _Stand | _Heed | _SetLogLevels | _TakeOver | Ending
+_Command = _Watch | Review | _Apply | _Describe | _Stand | Heed | _SetLogLevels | _TakeOver | Ending | Refuse
 
 
 @attrs.frozen
@@ -132,6 +128,14 @@ class WorkerSupervisor:
     async def set_log_levels(self, levels: LogLevels) -> None:
         """Have the workers log at these levels."""
         await ask(self._inbox, lambda reply: _SetLogLevels(levels, reply))
+
+    async def refuse(self, wanted: tuple[Refusal, ...]) -> None:
+        """Have the workers refuse these flows and no others, for some seconds.
+
+        Raises:
+            SystemFault: the kernel path can't be told. Nothing has changed.
+        """
+        await ask(self._inbox, lambda reply: Refuse(wanted, reply))
 
     async def take_over(self) -> None:
         """Have the workers of the mcrd before this one end (or raise), and those of this one go on from there."""
@@ -186,7 +190,7 @@ async def run_worker_supervisor(
             nursery.start_soon(_hear_of_workers, state, events)
             nursery.start_soon(repeat, send, _Watch(), _WATCH_SECONDS)
             await relay.routing.follow_network(await network.snapshot())  # inputs may be this machine's addresses
-            nursery.start_soon(_follow, network, send)
+            nursery.start_soon(follow, network, send)
             await reviews.review_raw(state.review_raw)  # before there are outputs: UDP sockets send nothing into VLANs
             reviews.start(nursery, relay.inputs.suppressor, send)
             task_status.started(WorkerSupervisor(send, state.acknowledged))
@@ -197,14 +201,6 @@ async def run_worker_supervisor(
                         await state.let_go()
                     if relay.kernel.is_waiting:
                         state.workers.nudge()
-
-
-async def _follow(network: NetworkWatch, inbox: trio.MemorySendChannel[_Command]) -> None:
-    """React to each change of what is known of the network."""
-    now = Network()
-    while True:
-        now = await network.changed(now.version)
-        await ask(inbox, partial(_Heed, now))
 
 
 async def _hear_of_workers(state: "_State", events: trio.MemoryReceiveChannel[WorkerEvent]) -> None:
@@ -231,7 +227,7 @@ async def _handle(state: "_State", command: _Command) -> None:
                 reply.resolve(await state.apply(change))
         case _Describe() | _Stand():
             _tell(state, command)
-        case _Heed(network, reply):
+        case Heed(network, reply):
             with reply:
                 await state.heed(network)
                 reply.resolve(None)
@@ -242,6 +238,8 @@ async def _handle(state: "_State", command: _Command) -> None:
         case _TakeOver(reply):
             with reply:
                 reply.resolve(await state.take_over())
+        case Refuse():
+            await heed_refusal(command, state.refuse, state.workers)
         case Rouse() | KillSilent() | Stop():
             heed_ending(command, state.workers, state.stop)
         case _Watch():
@@ -352,6 +350,10 @@ class _State:
         self._tell_own()
         self.workers.tell_generation(change.generation, *step.commands)
         return self.standing()
+
+    @property
+    def refuse(self) -> Callable[[tuple[Refusal, ...]], records.Command]:
+        return self._relay.refuse
 
     async def take_over(self) -> McrError | None:
         if self._relay.outputs.is_stale:  # while others send: UDP sockets send nothing into VLANs

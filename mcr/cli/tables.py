@@ -34,6 +34,7 @@ _CAUSES: Final = {
     "checksum": (_NOTE, "of parse_err: the checksum of the IP header or of UDP is wrong"),
     "source": (_NOTE, "of parse_err: from an address that no host can have"),
     "loop": (_LOSS, "of parse_err: this machine sent it, and it came back"),
+    "returned": (_LOSS, "of parse_err: another machine returned what others had sent"),
     "other_host": (_NOTE, "of parse_err: to another host's MAC"),
     "vlan": (_NOTE, "of parse_err: with a second VLAN tag, or one that is not 802.1Q's"),
     "no_match": (_NOTE, "no rule takes them"),

@@ -33,6 +33,10 @@ CAUSES: Final = {
         f"give the source an address of its network; the address is in the log: {_NAME_THEM}",
     ),
     "loop": ("were sent by this machine and came back", "see the finding loop"),
+    "returned": (
+        "came from a machine that returns what others send",
+        "see the finding loop; a rule with --input-source takes what that machine sends all the same",
+    ),
     "other_host": (
         "were addressed to another host's MAC",
         (

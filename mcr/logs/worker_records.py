@@ -60,6 +60,7 @@ _PARSE_REASONS = {
 _DROP_REASONS = {
     lib.MCR_CAUSE_CHECKSUM: "its checksum is wrong",
     lib.MCR_CAUSE_SOURCE: "no host can have this address",
+    lib.MCR_CAUSE_RETURNED: "who sent it returns what others send",
     lib.MCR_CAUSE_OTHER_HOST: "it is addressed to another host's MAC",
 }
 

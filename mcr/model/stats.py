@@ -32,6 +32,8 @@ class ParseErrors:
     """Parts of datagrams of which others have not come within a second."""
     fragment_evicted: int = 0
     """Parts of datagrams whose place another one was given: too many were incomplete at a time."""
+    returned: int = 0
+    """From a machine that returns what others send to the rule, while it is refused."""
 
     @classmethod
     def sum(cls, parts: Iterable["ParseErrors"]) -> "ParseErrors":

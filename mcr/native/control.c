@@ -215,6 +215,15 @@ static int put_own(struct mcr_worker *worker, const struct mcr_rec_own *record, 
 	return mcr_own_set(&worker->own, keys, record->count);
 }
 
+static int put_refused(struct mcr_worker *worker, const struct mcr_rec_refused *record, size_t size)
+{
+	const struct mcr_refusal *flows = (const struct mcr_refusal *)(record + 1);
+
+	if (record->count > MCR_MAX_REFUSED || size < sizeof(*record) + record->count * sizeof(*flows))
+		return -EPROTO;
+	return mcr_refused_set(&worker->refused, flows, record->count);
+}
+
 static size_t body_size(uint32_t type)
 {
 	switch (type) {
@@ -236,6 +245,8 @@ static size_t body_size(uint32_t type)
 		return sizeof(struct mcr_rec_levels);
 	case MCR_REC_OWN:
 		return sizeof(struct mcr_rec_own);
+	case MCR_REC_REFUSED:
+		return sizeof(struct mcr_rec_refused);
 	default:
 		return 0;
 	}
@@ -270,6 +281,8 @@ static int apply_record(struct mcr_worker *worker, const struct mcr_record *reco
 		return apply_levels(worker, body);
 	case MCR_REC_OWN:
 		return put_own(worker, body, size);
+	case MCR_REC_REFUSED:
+		return put_refused(worker, body, size);
 	case MCR_REC_STOP:
 		worker->draining = true;
 		return 0;

@@ -7,6 +7,8 @@
 #include "clock.h"
 #include "packet.h"
 #include "parse.h"
+#include "refused.h"
+#include "ring.h"
 #include "sanity.h"
 
 #define MAX_HEADERS (60 + 8) /* bytes, of IPv4 with all options, and of UDP; of IPv6 those without extensions */
@@ -167,6 +169,30 @@ static uint32_t find_flow(const struct mcr_worker *worker, const struct mcr_fram
 	return mcr_match_find(&worker->rules.match, &flow);
 }
 
+/*
+ * Whether it comes from somebody who returns what others send to its rule. `flow`: its slot. The count of each such flow is
+ * mcrd's, to see who sends; the causes hold what was dropped.
+ */
+static enum mcr_cause check_returner(const struct mcr_worker *worker, uint32_t flow, const struct mcr_frame *frame,
+				     const struct mcr_packet *packet, uint32_t count)
+{
+	uint16_t capture = (uint16_t)worker->batch.capture;
+	const struct mcr_refusal *refusal;
+	struct mcr_flow whole = mcr_flow_ipv4(capture, frame->vlan, packet->source, packet->group, packet->port);
+	uint64_t *counter;
+
+	if (packet->family == MCR_FLOW_IPV6)
+		whole = mcr_flow_ipv6(capture, frame->vlan, packet->source6, packet->group6, packet->port);
+	if (mcr_flow_has_source(&worker->rules.match.rules[flow].flow))
+		return MCR_CAUSE_NONE;
+	refusal = mcr_refused_find(&worker->refused, &whole, mcr_clock_ns(CLOCK_MONOTONIC));
+	if (!refusal)
+		return MCR_CAUSE_NONE;
+	counter = &worker->segment->refused[refusal->place];
+	mcr_store_relaxed(counter, mcr_load_relaxed(counter) + count);
+	return MCR_CAUSE_RETURNED;
+}
+
 /* As mcr_packet_parse(). IP takes no datagram of a version that its frame does not announce. */
 static int parse(const struct mcr_frame *frame, struct mcr_packet *packet)
 {
@@ -244,6 +270,8 @@ static void take(struct mcr_worker *worker, struct mcr_frame *frame)
 		return;
 	}
 	cause = mcr_sanity_check(frame, &packet, &worker->own);
+	if (cause == MCR_CAUSE_NONE && worker->refused.count)
+		cause = check_returner(worker, flow, frame, &packet, count);
 	if (cause == MCR_CAUSE_NONE) {
 		take_matched(worker, flow, frame, &packet);
 		return;

@@ -15,7 +15,7 @@
 
 #include "flow.h"
 
-#define MCR_ABI_VERSION 18
+#define MCR_ABI_VERSION 19
 #define MCR_CACHE_LINE  64
 
 #define MCR_MAX_RULES        16384 /* and flows that they take: a rule may take several */
@@ -28,6 +28,7 @@
 #define MCR_NO_EGRESS        UINT32_MAX
 #define MCR_FACILITIES       8
 #define MCR_MAX_OWN          1024 /* addresses and MACs of this machine */
+#define MCR_MAX_REFUSED      32   /* flows from machines that return what others send */
 
 #define MCR_RULE_RING_BYTES  (2u << 20)
 #define MCR_EVENT_RING_BYTES (256u << 10)
@@ -50,6 +51,7 @@ enum mcr_cause {
 	MCR_CAUSE_FRAGMENT_OVERLAP,    /* a part that overlaps others, or is there already; and those others */
 	MCR_CAUSE_FRAGMENT_INCOMPLETE, /* parts of a datagram of which others have not come in time */
 	MCR_CAUSE_FRAGMENT_EVICTED,    /* parts of one whose place another datagram was given */
+	MCR_CAUSE_RETURNED,            /* from a machine that returns what others send: mcr_rec_refused */
 	MCR_CAUSES,
 	MCR_CAUSE_NONE = MCR_CAUSES
 };
@@ -140,6 +142,7 @@ struct mcr_segment {
 	struct mcr_header header;
 	struct mcr_totals totals;
 	struct mcr_capture_counters captures[MCR_MAX_INTERFACES];
+	uint64_t refused[MCR_MAX_REFUSED]; /* worker: datagrams of refused flows, by place; they are causes, too */
 	struct mcr_journal journal;
 	struct mcr_ring rule_ring;  /* supervisor to worker */
 	struct mcr_ring event_ring; /* worker to supervisor */
@@ -176,6 +179,7 @@ enum mcr_record_type {
 	MCR_REC_GENERATION,   /* struct mcr_rec_generation: all before it makes up this generation */
 	MCR_REC_LEVELS,       /* struct mcr_rec_levels */
 	MCR_REC_OWN,          /* struct mcr_rec_own, then its keys; in the place of those before */
+	MCR_REC_REFUSED,      /* struct mcr_rec_refused, then its flows; in the place of those before */
 	MCR_REC_STOP,         /* no body: send what has arrived, then return */
 
 	/* Up the event ring. */
@@ -271,6 +275,22 @@ struct mcr_rec_own {
 struct mcr_rec_own_key {
 	uint64_t key;
 	uint64_t cause; /* enum mcr_cause */
+};
+
+/*
+ * Flows that are dropped though a rule for any source takes them: somebody returns what others send. They end by themselves:
+ * a worker may outlive who watches over them.
+ */
+struct mcr_rec_refused {
+	uint32_t count;
+	uint32_t reserved;
+};
+
+struct mcr_refusal {
+	struct mcr_flow flow; /* with its source */
+	uint64_t until_ns;    /* CLOCK_MONOTONIC */
+	uint32_t place;       /* in mcr_segment.refused */
+	uint32_t reserved;
 };
 
 struct mcr_rec_log {

@@ -15,6 +15,7 @@
 #include "own.h"
 #include "pace.h"
 #include "reassembly.h"
+#include "refused.h"
 #include "ring.h"
 #include "rules.h"
 #include "shm_abi.h"
@@ -41,6 +42,7 @@ struct mcr_worker {
 	struct mcr_refusals refusals;
 	struct mcr_rules rules;
 	struct mcr_own own;
+	struct mcr_refused refused;
 
 	struct mcr_reassembly reassembly;
 	struct mcr_batch batch;

@@ -29,6 +29,7 @@ from mcr.relay.captures import Capture
 from mcr.relay.forgotten import ForgottenGroups
 from mcr.relay.inherited import FormerCaptures, forget_capture, names_of
 from mcr.relay.local_inputs import LocalInputs
+from mcr.relay.refusals import Refusals
 from mcr.relay.slots import Slots, check_interfaces
 from mcr.relay.watched import WatchedStreams
 
@@ -43,6 +44,7 @@ class InputInterfaces:
         watched: of streams, their health.
         former: captures that another mcrd has left, and that no rule uses so far.
         local: those that are no groups.
+        refusals: of flows that others return.
     """
 
     def __init__(
@@ -69,6 +71,7 @@ class InputInterfaces:
         self._memberships = Memberships(store)
         self._forgotten = ForgottenGroups(self._memberships)
         self.local = LocalInputs(store, self.__getitem__, self._filters)
+        self.refusals = Refusals(self.get, self._filters if path else None)
         self._serials = count(1)
         self.former = FormerCaptures(settings, store, self._filters, self._serials, note)
         self._names = {each.slot: each.interface.name for each in self.former}
@@ -220,11 +223,7 @@ class InputInterfaces:
             wait_for_packets()  # what former filters have left to them, they forward: they end now
 
     def give_up_former(self) -> list[Capture]:
-        """Give up the captures that were left and that no rule uses.
-
-        Returns:
-            Those, to be closed.
-        """
+        """Give up the captures that were left and that no rule uses; those, to be closed."""
         unused = self.former.give_up()
         for capture in unused:
             self._let_go(capture)

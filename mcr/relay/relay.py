@@ -30,6 +30,7 @@ from mcr.relay.lookup import find_interfaces
 from mcr.relay.neighbours import JUST_GONE, Neighbour, Neighbours, find_neighbours
 from mcr.relay.outputs import Egress, OutputInterfaces, is_away, tagless
 from mcr.relay.placement import Key, LeavingOutput, PlacedRule, Placement, Replacement, Way
+from mcr.relay.refusals import Refusal
 from mcr.relay.routing import Routing, concerns
 from mcr.rules.conditions import Standing
 from mcr.rules.interface_log import Users
@@ -147,17 +148,9 @@ class Relay:
         else:
             step = await trio.to_thread.run_sync(self._apply, change)
         if step.captures:
-            self._start_counting(step.captures)
+            _start_counting(step.captures, self._kept, self.kernel)
             self._leave_note()
         return step
-
-    def _start_counting(self, captures: Iterable[Capture]) -> None:
-        """Have no capture start where the one before it in its slot ended: not for a next mcrd that is told of it."""
-        for capture in captures:
-            for each in self._kept.segments:
-                each.start_capture(capture.slot)
-            if self.kernel.counters:
-                self.kernel.counters.start_capture(capture.slot)
 
     async def give_up_former(self, generation: int) -> None:
         """Let go of captures that another mcrd has left and that no rule uses. `generation`: the newest."""
@@ -177,13 +170,15 @@ class Relay:
         self._kept.note_captures(self.inputs.note())
 
     def _apply(self, change: RuleChange) -> Step:
+        given_up = self.inputs.refusals.give_way(change)  # before others admit the same
         try:
             prepared = self._prepare_all(change)
         except SystemFault as error:
             if not change.wait or error.errno not in JUST_GONE:
                 raise
             prepared = self._prepare_all(change)  # what has gone since it was found is waited for
-        return self._commit(change, prepared)
+        step = self._commit(change, prepared)
+        return attrs.evolve(step, commands=(*given_up, *step.commands))
 
     def _prepare_all(self, change: RuleChange) -> _Prepared:
         with ExitStack() as undo:
@@ -326,6 +321,10 @@ class Relay:
         outputs = tuple(each for each in released if isinstance(each, LeavingOutput))
         return Released(captures, outputs, tuple(chain.from_iterable(each.all_sockets for each in released)))
 
+    def refuse(self, wanted: Iterable[Refusal]) -> Command:
+        """Refuse these flows and no others; what to tell the workers."""
+        return self.inputs.refusals.change(wanted, [*self._placement])
+
     def used(self) -> set[int]:
         """Indices of the interfaces that are captured or sent by."""
         return {each.interface.index for each in (*self.inputs, *self.outputs)}
@@ -350,6 +349,15 @@ class Relay:
         rules = {capture.interface.name: capture.users for capture in self.inputs}
         outputs = {egress.interface.name: egress.users for egress in self.outputs}
         return {name: Users(rules.get(name, 0), outputs.get(name, 0)) for name in rules | outputs}
+
+
+def _start_counting(captures: Iterable[Capture], kept: Kept, kernel: KernelRules) -> None:
+    """Have no capture start where the one before it in its slot ended: not for a next mcrd that is told of it."""
+    for capture in captures:
+        for each in kept.segments:
+            each.start_capture(capture.slot)
+        if kernel.counters:
+            kernel.counters.start_capture(capture.slot)
 
 
 def _leaves_by(

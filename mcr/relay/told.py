@@ -13,6 +13,7 @@ from mcr.shm.records import Command
 _ORDER = (
     {lib.MCR_REC_LEVELS},
     {lib.MCR_REC_OWN},
+    {lib.MCR_REC_REFUSED},
     {lib.MCR_REC_CAPTURE_PUT, lib.MCR_REC_CAPTURE_DROP},
     {lib.MCR_REC_EGRESS_PUT, lib.MCR_REC_EGRESS_DROP},
     {lib.MCR_REC_RAW_PUT, lib.MCR_REC_RAW_DROP},

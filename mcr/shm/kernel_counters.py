@@ -146,6 +146,11 @@ class KernelCounters:
         """Count for another capture in this slot, from zero."""
         check_result(lib.mcr_bpf_counters_start(self.maps, capture))
 
+    def rule_matched(self, slot: int, tag: int) -> int:
+        """Packets that one rule matched; 0 while its slot does not bear its tag."""
+        counters = self._rules[slot]
+        return int(counters.matched) if counters.tag == tag else 0
+
     def read(self, rules: int = 0, outputs: int = 0) -> Counters:
         """Copy the counters of the first so many rule and output slots."""
         return Counters(self._rules, self._outputs, rules, outputs)

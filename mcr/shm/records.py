@@ -258,6 +258,19 @@ def own(keys: bytes) -> Command:
     return Command(lib.MCR_REC_OWN, _body("mcr_rec_own", count=count) + keys)
 
 
+def refused(flows: Iterable[tuple[Flow, int, int, float]]) -> Command:
+    """Drop these flows, though rules for any source take them, and no others.
+
+    Each with the slot of its capture, its place among the counters of the segment, and the moment by CLOCK_MONOTONIC,
+    in seconds, at which it is refused no longer.
+    """
+    tail = [
+        _body("mcr_refusal", flow=flow_bytes(flow, capture), place=place, until_ns=int(until * 1e9))
+        for flow, capture, place, until in flows
+    ]
+    return Command(lib.MCR_REC_REFUSED, b"".join((_body("mcr_rec_refused", count=len(tail)), *tail)))
+
+
 def stop() -> Command:
     """Send what has arrived, then return."""
     return Command(STOP)

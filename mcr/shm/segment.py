@@ -138,6 +138,15 @@ class Segment:
         """Why datagrams of a capture ring were not relayed."""
         return ParseErrors(*self.shared.captures[capture].causes)
 
+    def rule_matched(self, slot: int, tag: int) -> int:
+        """Packets that one rule matched; 0 while its slot does not bear its tag yet."""
+        counters = self.shared.rules[slot]
+        return int(counters.matched) if counters.tag == tag else 0
+
+    def refused(self, place: int) -> int:
+        """Datagrams of the refused flows that had this place; of a batch that a worker died over, twice."""
+        return int(self.shared.refused[place])
+
     @property
     def engine(self) -> str | None:
         """What the worker runs on; None before the first has started."""

@@ -331,7 +331,11 @@ static void check_flows(struct world *w)
 static void report(const struct world *w)
 {
 	const struct mcr_totals *totals = &w->worker->segment->totals;
+	uint64_t refused = 0;
 
+	for (uint32_t i = 0; i < MCR_MAX_REFUSED; i++)
+		refused += w->worker->segment->refused[i];
+	CHECK(refused == totals->causes[MCR_CAUSE_RETURNED]);
 	printf("%llu batches, %llu frames:", (unsigned long long)w->batches, (unsigned long long)w->frames);
 	printf(" %llu matched, %llu sent,", (unsigned long long)totals->matched, (unsigned long long)totals->sent);
 	printf(" %llu raw, %llu by a common socket,", (unsigned long long)w->raw, (unsigned long long)w->common);

@@ -169,6 +169,21 @@ static void open_captures(struct mcr_worker *worker)
 	}
 }
 
+/* What comes from one source, to whatever rule. */
+static void refuse(struct mcr_worker *worker)
+{
+	struct mcr_refusal flows[RULES];
+
+	for (uint32_t i = 0; i < RULES; i++)
+		flows[i] = (struct mcr_refusal){
+			.flow = mcr_flow_ipv4((uint16_t)(i % CAPTURES), 0, htonl(0xc6120007), htonl(0xef010100 + i),
+					      htons((uint16_t)(5000 + i))),
+			.until_ns = UINT64_MAX,
+			.place = i,
+		};
+	CHECK(!mcr_refused_set(&worker->refused, flows, RULES));
+}
+
 static struct world *world_open(uint64_t number)
 {
 	const struct mcr_rec_own_key own[] = {
@@ -188,6 +203,7 @@ static struct world *world_open(uint64_t number)
 	mcr_rules_init(&w->worker->rules);
 	w->worker->refusals.epoch = 1;
 	CHECK(!mcr_own_set(&w->worker->own, own, sizeof(own) / sizeof(*own)));
+	refuse(w->worker);
 	open_captures(w->worker);
 	for (uint32_t rule = 0; rule < RULES; rule++)
 		put_rule(w, rule);
@@ -295,10 +311,11 @@ static void misshape(struct draft *d)
 static void mistake_source(struct draft *d)
 {
 	static const uint8_t sources[][4] = { { 0, 1, 2, 3 },         { 127, 0, 0, 1 },    { 239, 1, 1, 1 },
-					      { 255, 255, 255, 255 }, { 198, 18, 0, 255 }, { 198, 18, 0, 2 } };
+					      { 255, 255, 255, 255 }, { 198, 18, 0, 255 }, { 198, 18, 0, 2 },
+					      { 198, 18, 0, 7 } };
 
 	if (rnd(4)) {
-		memcpy(ip_of(d) + 12, sources[rnd(6)], 4);
+		memcpy(ip_of(d) + 12, sources[rnd(7)], 4);
 		sum_ip(d);
 		sum_udp(d);
 	} else {

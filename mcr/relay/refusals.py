@@ -1,0 +1,105 @@
+"""Flows that are refused though a rule for any source takes them: another machine returns there what others send.
+
+The workers drop them (native/refused.h), and forget them by themselves unless they are told of them again. On the
+kernel path the filter sends them to a worker, as it looks for a flow with its source first. Belongs to the relay.
+"""
+
+import time
+from collections.abc import Callable, Collection, Iterable, Mapping
+from typing import Final
+
+import attrs
+
+from mcr._native import lib
+from mcr.model.flow import Claim, Flow, without_source
+from mcr.model.rule import RuleChange
+from mcr.net.filter.base import CaptureFilters
+from mcr.relay.captures import Capture
+from mcr.relay.placement import PlacedRule
+from mcr.relay.ranges import claims
+from mcr.shm import records
+from mcr.shm.records import Command
+
+MAX_REFUSED: int = lib.MCR_MAX_REFUSED
+"""Flows, at most."""
+
+HELD: Final = 10.0
+"""Seconds for which workers refuse them unless they are told of them again."""
+
+
+@attrs.frozen
+class Refusal:
+    """A flow that is to be refused.
+
+    Attributes:
+        interface: that it comes in by.
+        flow: with its source.
+        place: of its counter, below `MAX_REFUSED`.
+    """
+
+    interface: str
+    flow: Flow
+    place: int
+
+    @property
+    def claim(self) -> Claim:
+        """What a rule would take that names its source."""
+        return Claim(self.interface, self.flow)
+
+
+class Refusals:
+    """All of them."""
+
+    def __init__(self, find: Callable[[str], Capture | None], filters: CaptureFilters | None) -> None:
+        """`find`: the capture of an interface, if it has one. `filters`: None: workers get all that rules take."""
+        self._find = find
+        self._filters = filters
+        self._held: Mapping[Refusal, Capture] = {}
+
+    def change(self, wanted: Iterable[Refusal], rules: Collection[PlacedRule]) -> Command:
+        """Refuse these and no others, but none that a rule names, or that no rule takes. What to tell the workers.
+
+        Raises:
+            SystemFault: nothing has changed.
+        """
+        held = {each: capture for each in wanted if (capture := self._find(each.interface))}
+        new = {each for each, capture in held.items() if self._held.get(each) is not capture}
+        wrong = {each for each in new if not _is_taken(each, rules)}
+        return self._hold({each: capture for each, capture in held.items() if each not in wrong})
+
+    def give_way(self, change: RuleChange) -> tuple[Command, ...]:
+        """Refuse no more what added rules take by name, or removed and changed ones have taken."""
+        if not self._held:
+            return ()
+        named, gone = {*claims(change.added)}, {*map(without_source, claims((*change.removed, *change.changed)))}
+        held = {
+            each: capture
+            for each, capture in self._held.items()
+            if self._is_there(each) and each.claim not in named and without_source(each.claim) not in gone
+        }
+        return () if len(held) == len(self._held) else (self._hold(held),)
+
+    def _hold(self, held: Mapping[Refusal, Capture]) -> Command:
+        if self._filters:
+            gone = [_key(each) for each in self._held.items() if each[0] not in held and self._is_there(each[0])]
+            new = [_key(each) for each in held.items() if self._held.get(each[0]) is not each[1]]
+            self._filters.change(new, gone)
+        self._held = held
+        until = time.monotonic() + HELD
+        return records.refused((each.flow, capture.slot, each.place, until) for each, capture in held.items())
+
+    def _is_there(self, refusal: Refusal) -> bool:
+        """Whether its capture is; with that, what the filter had of it would be gone."""
+        return self._find(refusal.interface) is self._held[refusal]
+
+
+def _key(held: tuple[Refusal, Capture]) -> tuple[int, Flow]:
+    return held[1].slot, held[0].flow
+
+
+def _is_taken(refusal: Refusal, rules: Iterable[PlacedRule]) -> bool:
+    """Whether a rule takes it, and none by its source."""
+    from_any = without_source(refusal.claim).flow
+    here = [each for each in rules if each.rule.input.interface == refusal.interface]
+    named = any(refusal.flow in each.flows for each in here if each.rule.input.sources)
+    return not named and any(each.rule.input.flows == (from_any,) for each in here)

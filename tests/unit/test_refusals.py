@@ -1,0 +1,138 @@
+"""Which flows are refused, and what workers and filters are told of them."""
+
+import time
+from collections.abc import Collection, Iterable
+from ipaddress import ip_address
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from mcr._native import ffi, lib
+from mcr.model.flow import Flow, Input
+from mcr.model.rule import Output, Rule, RuleChange
+from mcr.relay.placement import OutputSlot, PlacedRule
+from mcr.relay.refusals import HELD, Refusal, Refusals
+from mcr.shm import records
+from mcr.shm.flows import make_flow
+from mcr.shm.records import Command
+
+GROUP, SOURCE, OTHER = map(ip_address, ("239.1.1.1", "198.18.0.9", "198.18.0.8"))
+REFUSED = Refusal("eth0", Flow(GROUP, 5000, source=SOURCE), 3)
+OUTPUT = Output(ip_address("239.9.9.1"), 6000, "eth1")
+RULE = Rule("any", Input("eth0", GROUP, 5000), (OUTPUT,))
+NAMED = Rule("named", Input("eth0", GROUP, 5000, sources=(SOURCE,)), (OUTPUT,))
+
+
+def placed(*rules: Rule) -> list[PlacedRule]:
+    return [PlacedRule(each, 7, 3, (OutputSlot(4, 7),), (None,), (None,)) for each in rules]
+
+
+class World:
+    """Captures by name, and a filter that notes what it was told."""
+
+    def __init__(self) -> None:
+        self.captures: dict[str, Any] = {"eth0": SimpleNamespace(slot=5)}
+        self.steered: set[tuple[int, Flow]] = set()
+        filters: Any = self
+        self.refusals = Refusals(self.captures.get, filters)
+
+    def change(self, added: Iterable[tuple[int, Flow]], removed: Iterable[tuple[int, Flow]]) -> None:
+        for each in added:
+            assert each not in self.steered
+            self.steered.add(each)
+        for each in removed:
+            self.steered.remove(each)
+
+    def refuse(self, *wanted: Refusal, rules: Collection[Rule] = (RULE,)) -> int:
+        return count(self.refusals.change(wanted, placed(*rules)))
+
+
+def count(command: Command) -> int:
+    assert command.type == lib.MCR_REC_REFUSED
+    number: int = ffi.from_buffer("struct mcr_rec_refused *", command.body, require_writable=False).count
+    return number
+
+
+def held(command: Command) -> Any:
+    table = ffi.new("struct mcr_refused *")
+    size = ffi.sizeof("struct mcr_rec_refused")
+    flows = ffi.from_buffer("struct mcr_refusal[]", command.body[size:], require_writable=False)
+    assert not lib.mcr_refused_set(table, flows, count(command))
+    return table
+
+
+def test_a_worker_refuses_a_flow_for_a_while() -> None:
+    """Of its source, interface, VLAN, group and port; it ends though nobody says so."""
+    until = time.monotonic() + HELD
+    table = held(records.refused([(REFUSED.flow, 5, 3, until)]))
+    found = lib.mcr_refused_find(table, make_flow(REFUSED.flow, 5), int((until - 0.1) * 1e9))
+    assert found.place == 3
+    assert not lib.mcr_refused_find(table, make_flow(REFUSED.flow, 5), int((until + 0.1) * 1e9))
+    for flow, slot in (
+        (REFUSED.flow, 6),
+        (Flow(GROUP, 5000, source=OTHER), 5),
+        (Flow(GROUP, 5001, source=SOURCE), 5),
+        (Flow(GROUP, 5000, 7, SOURCE), 5),
+        (Flow(GROUP, 5000), 5),
+    ):
+        assert not lib.mcr_refused_find(table, make_flow(flow, slot), 0)
+    six = Flow(ip_address("ff15::1"), 5000, source=ip_address("fd00::9"))
+    table = held(records.refused([(REFUSED.flow, 5, 3, until), (six, 5, 4, until)]))
+    assert lib.mcr_refused_find(table, make_flow(six, 5), 0).place == 4
+
+
+@pytest.mark.parametrize(
+    ("flow", "place"), [(Flow(GROUP, 5000), 0), (REFUSED.flow, lib.MCR_MAX_REFUSED)], ids=["any source", "no place"]
+)
+def test_a_worker_takes_no_other(flow: Flow, place: int) -> None:
+    with pytest.raises(AssertionError):
+        held(records.refused([(flow, 5, place, 1.0)]))
+
+
+def test_what_is_refused() -> None:
+    """What a rule takes from any source, and none names; the kernel path leaves it to workers."""
+    world = World()
+    assert world.refuse(REFUSED) == 1
+    assert world.steered == {(5, REFUSED.flow)}
+    assert world.refuse(REFUSED) == 1
+    assert world.refuse() == 0
+    assert not world.steered
+    assert world.refuse(REFUSED, rules=(RULE, NAMED)) == 0
+    assert world.refuse(REFUSED, rules=()) == 0
+    assert world.refuse(Refusal("eth9", REFUSED.flow, 0)) == 0
+
+
+@pytest.mark.parametrize(
+    "change",
+    [RuleChange(2, added=(NAMED,)), RuleChange(2, removed=(RULE,)), RuleChange(2, changed=(RULE,))],
+    ids=["named", "removed", "changed"],
+)
+def test_a_refusal_gives_way_to_rules(change: RuleChange) -> None:
+    world = World()
+    assert world.refusals.give_way(change) == ()
+    world.refuse(REFUSED)
+    (command,) = world.refusals.give_way(change)
+    assert count(command) == 0
+    assert not world.steered
+    assert world.refusals.give_way(change) == ()
+
+
+def test_other_changes_leave_it() -> None:
+    world = World()
+    world.refuse(REFUSED)
+    other = Rule("other", Input("eth0", GROUP, 5001, sources=(SOURCE,)), (OUTPUT,))
+    assert world.refusals.give_way(RuleChange(2, added=(other,))) == ()
+
+
+def test_a_capture_that_is_opened_anew() -> None:
+    """What its filter had is gone with it: it is told again, and what has its slot by then is left alone."""
+    world = World()
+    world.refuse(REFUSED)
+    world.captures["eth0"] = SimpleNamespace(slot=6)
+    world.steered.clear()
+    assert world.refuse(REFUSED) == 1
+    assert world.steered == {(6, REFUSED.flow)}
+    del world.captures["eth0"]
+    world.steered.clear()
+    assert world.refuse(REFUSED) == 0

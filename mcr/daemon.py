@@ -52,6 +52,7 @@ from mcr.rules.rule_table import Keep
 from mcr.rules.store import RuleFile, StateInUse
 from mcr.rules.trial import Trial, after_start, kept_trial, this_moment, utc
 from mcr.shm.kept import Kept
+from mcr.stats.meter import Meter
 from mcr.text.plurals import counted
 
 log = get_logger(Facility.SUPERVISOR)
@@ -133,7 +134,7 @@ async def run_daemon(
             nursery.start_soon(files.keep)
             log_control = LogControl(settings.levels, workers)
             watch = await nursery.start(run_querier_watch)
-            loops = await nursery.start(run_loop_watch, stats, workers, network)
+            loops = await nursery.start(run_loop_watch, stats, workers, network, Meter(kept.segments, kernel.counters))
             diagnosis = Consultation(
                 rules, workers, stats, settings, watch, loops, files, lambda: file.saving if file else unsaved
             )

@@ -1,4 +1,4 @@
-"""Notices loops over other machines, and names them. Nothing is dropped, and no rule moves.
+"""Notices loops over other machines, and names them. What returns is refused (actors/damping.py); no rule moves.
 
 A packet pays nothing for it until a rule is busy. Then short looks at the wire, ever more seldom, tell whether somebody
 returns what others send (tap/returns.py).
@@ -6,12 +6,14 @@ returns what others send (tap/returns.py).
 
 import traceback
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import suppress
 from functools import partial
 from typing import Final
 
 import attrs
 import trio
 
+from mcr.actors.damping import Damper
 from mcr.actors.network_watch import NetworkWatch
 from mcr.actors.stats_aggregator import StatsAggregator
 from mcr.actors.worker_supervisor import WorkerSupervisor
@@ -23,23 +25,27 @@ from mcr.net.network import Network
 from mcr.relay.placement import PlacedRule
 from mcr.rules.change_log import fields_of
 from mcr.shm.segment import Cells
+from mcr.stats.meter import Meter
 from mcr.stats.moment import Moment
 from mcr.stats.readings import Reading
-from mcr.tap.copies import Origin
+from mcr.tap.copies import Origin, Return
 from mcr.tap.returns import Verdict, View, look_for_returners
 
 log = get_logger(Facility.NETWORK)
 
-_APART: Final = 1.0  # seconds between two looks at the rates; at most one look at the wire begins each time
+_APART: Final = 0.5  # seconds between two looks at the rates
+_SOON: Final = 0.25  # the same, while some rule may be busy
+_LOOKS_APART: Final = 1.0  # seconds between the beginnings of two looks at the wire
 _MOST: Final = 100_000.0  # above that a look would slow down what it looks at
 _LOOKS: Final = 2  # at the wire at a time
 _ORIGINS: Final = 8  # that are told of a loop
 _BUSY: Final = 500.0  # packets a second of a rule that may be in a loop
+_SURELY_BUSY: Final = 5_000.0  # the same, by one reading
 _GROWN: Final = 2.0  # times the highest rate at which it was looked at in vain
 _SHORTEST: Final = 2.0  # seconds between the beginnings of two looks at a rule; doubled each time
 _LONGEST: Final = 60.0
 _LONGEST_VARIED: Final = 600.0  # where few datagrams came again
-_KNOWN_APART: Final = 10.0  # seconds between two looks at a loop that is told of
+_KNOWN_APART: Final = 10.0  # seconds between two looks at a loop that is told of; fewer, if somebody is refused anew
 _TOLD_APART: Final = 60.0  # seconds between two times that a rule's loop is told of anew
 _FORGOTTEN: Final = 180.0  # seconds in which it is not seen
 
@@ -79,6 +85,7 @@ class LoopWatch:
     """Handle of the watch."""
 
     _told: Mapping[int, _Told]
+    _damper: Damper
 
     def loops(self) -> tuple[Loop, ...]:
         """Those that there seem to be."""
@@ -92,8 +99,11 @@ class LoopWatch:
                 each.verdict.seconds,
                 now - each.began,
                 now - each.seen,
+                tuple(map(str, self._damper.refused(tag))),
+                self._damper.dropped(tag),
+                self._damper.why_not(tag),
             )
-            for each in self._told.values()
+            for tag, each in self._told.items()
         )
 
 
@@ -101,30 +111,38 @@ async def run_loop_watch(
     stats: StatsAggregator,
     workers: WorkerSupervisor,
     network: NetworkWatch,
+    meter: Meter,
     *,
     task_status: trio.TaskStatus[LoopWatch] = trio.TASK_STATUS_IGNORED,
 ) -> None:
     """Watch until cancelled, or until a bug shows: packets have nothing to do with it."""
-    state = _State(workers, network)
-    task_status.started(LoopWatch(state.told))
+    damper = Damper(workers, meter)
+    state = _State(workers, network, damper)
+    task_status.started(LoopWatch(state.told, damper))
     try:
         async with trio.open_nursery() as looks:
+            looks.start_soon(damper.run)
             while True:
                 try:
                     await state.tick(await stats.moment(), looks)
                 except McrError:  # the actors end, as mcrd does
                     log.debug("loops over other machines are not looked for: mcrd ends")
-                await trio.sleep(_APART)
+                apart = _SOON if state.is_busy else _APART
+                await trio.sleep_until((trio.current_time() // apart + 1) * apart)  # when others wake, too
     except* Exception as errors:  # noqa: BLE001 - whatever it is
         state.told.clear()
+        damper.clear()
         what = "loops over other machines are not looked for any more, by a bug in mcrd: %s"
         log.critical(what, "".join(traceback.format_exception(errors)))
+        with suppress(McrError):  # workers would forget by themselves
+            await workers.refuse(())
 
 
 class _State:
-    def __init__(self, workers: WorkerSupervisor, network: NetworkWatch) -> None:
+    def __init__(self, workers: WorkerSupervisor, network: NetworkWatch, damper: Damper) -> None:
         self._workers = workers
         self._network = network
+        self._damper = damper
         self.told: dict[int, _Told] = {}  # by the tags of rules, as those below
         self._cases: dict[int, _Case] = {}
         self._looks = 0
@@ -133,6 +151,8 @@ class _State:
         self._cells = Cells.of_rules(())
         self._busy = set[int]()  # a second ago: of a part of one a rate tells little
         self._is_refused = False
+        self._next = 0.0  # when a look may begin
+        self.is_busy = False  # some rule may be
 
     async def tick(self, moment: Moment, looks: trio.Nursery) -> None:
         """See which rules are busy, and begin to look at the one that needs it most."""
@@ -141,7 +161,7 @@ class _State:
         self._forget()
         due = [*self._due(moment.now)]
         self._before = moment.now
-        if not due or self._looks >= _LOOKS:
+        if not due or self._looks >= _LOOKS or trio.current_time() < self._next:
             return
         placed, rate = max(due, key=self._urgency)
         case = self._case(placed)
@@ -151,6 +171,7 @@ class _State:
             return
         network = await self._network.snapshot()
         case.is_looked_at, case.at = True, trio.current_time() + case.wait
+        self._next = trio.current_time() + _LOOKS_APART
         self._looks += 1
         known = self.told.get(placed.tag)
         origins = frozenset(known.origins if known else ())
@@ -167,6 +188,7 @@ class _State:
     def _follow(self, rules: tuple[PlacedRule, ...]) -> None:
         """Rules have changed: what was told of those that are gone is over."""
         self._rules = rules
+        self._damper.follow(rules)
         self._cells = Cells.of_rules((each.slot, each.tag) for each in rules)
         there = {each.tag: each for each in rules}
         self._cases = {tag: each for tag, each in self._cases.items() if tag in there}
@@ -185,7 +207,9 @@ class _State:
         if not before or now.time <= before.time:
             return
         seconds, time = now.time - before.time, trio.current_time()
-        if not self.told and now.totals.matched - before.totals.matched < _BUSY * seconds:
+        self.is_busy = bool(self.told) or now.totals.matched - before.totals.matched >= _BUSY * seconds
+        if not self.is_busy:
+            self._busy = set()
             return
         counts = zip(now.rules_matched(self._cells), before.rules_matched(self._cells), strict=True)
         busy = set[int]()
@@ -194,7 +218,8 @@ class _State:
             is_busy = _BUSY <= rate <= _MOST or (rate > 0 and placed.tag in self.told)
             if is_busy:
                 busy.add(placed.tag)
-            if is_busy and placed.tag in self._busy and self._case(placed).is_due(rate, time):
+            is_sure = placed.tag in self._busy or rate >= _SURELY_BUSY
+            if is_busy and is_sure and self._case(placed).is_due(rate, time):
                 yield placed, rate
         self._busy = busy
 
@@ -217,22 +242,24 @@ class _State:
             self._judge(placed, case, rate, verdict)
 
     def _judge(self, placed: PlacedRule, case: _Case, rate: float, verdict: Verdict) -> None:
-        time = trio.current_time()
+        time, proven = trio.current_time(), self._damper.heed(placed, verdict)
+        returners = verdict.returners or tuple(Return(each.origin, each.returned, each.sent) for each in proven)
         told = self.told.get(placed.tag)
-        if verdict.returners:
-            case.at = time + _KNOWN_APART
-            self._tell(placed, case, verdict, time)
+        if returners:
+            self._tell(placed, case, attrs.evolve(verdict, returners=returners), time)
+            self._damper.consider(placed, verdict)
         elif told and verdict.is_over:
             self._end(told, "nothing comes back any more: the loop over another machine is over")
-        elif told:
-            case.at = time + _KNOWN_APART
-        else:
+        elif not told:
             if case.rate and rate >= _GROWN * case.rate:
                 case.wait = _SHORTEST
             case.rate, case.told = max(case.rate, rate), None
             case.at = max(case.at, time + case.wait)
             log.debug("rule %s: nobody is seen to return its %.0f packets a second", placed.rule.label, rate)
             case.wait = min(2 * case.wait, _LONGEST_VARIED if verdict.is_varied else _LONGEST)
+        if placed.tag in self.told:
+            since = self._damper.since(placed.tag)
+            case.at = time + (_KNOWN_APART if since is None else min(max(time - since, _SOON), _KNOWN_APART))
 
     def _tell(self, placed: PlacedRule, case: _Case, verdict: Verdict, time: float) -> None:
         found, told = tuple(each.origin for each in verdict.returners), self.told.get(placed.tag)
@@ -256,6 +283,7 @@ class _State:
 
     def _end(self, told: _Told, why: str) -> None:
         del self.told[told.placed.tag]
+        self._damper.end(told.placed.tag, "nothing is told of its loop any more")
         rule, case = told.placed.rule, self._case(told.placed)
         case.at = max(case.at, (case.told or 0.0) + _TOLD_APART)
         case.rate, case.wait = 0.0, _SHORTEST

@@ -20,13 +20,20 @@ def with_loops(findings: Iterable[Finding], loops: Iterable[Loop], names: Mappin
 
 def _judge(loop: Loop, interface: str) -> Finding:
     group = loop.rule.input.group
+    refused = ", ".join(loop.refused)
+    done, remedy = "", ""
+    if refused:
+        done, remedy = f", and the rule takes nothing from {refused}", f"; a rule with --input-source {refused} does"
+    elif loop.why_not:
+        done = f"; it goes on, as {loop.why_not}"
     return Finding(
         "loop",
         Verdict.FAULT,
         f"what rule {loop.rule.label} sends on seems to come back to {interface} from {', '.join(loop.returners)}: a "
-        "loop over another machine",
+        f"loop over another machine{done}",
         f"a look at {interface}, {loop.ago:,.0f} s ago: {loop.returned:,} of {loop.sent:,} datagrams of others came "
-        f"back within {loop.within:.1f} s; noticed {loop.seconds:,.0f} s ago",
+        f"back within {loop.within:.1f} s; noticed {loop.seconds:,.0f} s ago"
+        + (f"; mcrctl stats: returned, {loop.dropped:,} of this rule" if refused else ""),
         f"take out there the rule that sends to {group} on {interface}, or give one relay's output ttl=dec, which ends "
-        "it",
+        f"it{remedy}",
     )

@@ -17,6 +17,9 @@ class Loop:
         within: seconds that this took.
         seconds: since it was noticed.
         ago: seconds since it was seen last.
+        refused: addresses from which the rule takes nothing meanwhile.
+        dropped: datagrams from there.
+        why_not: why nobody is refused; empty: nobody is to be.
     """
 
     rule: Rule
@@ -26,3 +29,6 @@ class Loop:
     within: float
     seconds: float
     ago: float
+    refused: tuple[str, ...] = ()
+    dropped: int = 0
+    why_not: str = ""

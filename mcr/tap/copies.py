@@ -1,5 +1,6 @@
 """Who sends which payloads, and who returns what others send."""
 
+from collections import Counter
 from collections.abc import Collection, Hashable, Iterable
 from ipaddress import ip_address
 from typing import Final
@@ -25,6 +26,7 @@ _SURE = 8  # payloads of which others were the first, for one of which a returne
 _ORIGINAL = 2  # times that others send such a payload, at most
 _NEARLY_ALL = 0.75  # of what others send
 _FEW = 32  # datagrams tell nothing
+_OWN = 4  # payloads that somebody sends first; fewer may have been on their way for long
 _ALIVE = 8  # payloads of others of which nothing came back: it is over
 
 
@@ -61,6 +63,35 @@ class Return:
 
 
 @attrs.frozen
+class Echo:
+    """What somebody sends, of payloads that are new: those that came after what was on its way when a look began.
+
+    Attributes:
+        origin: who.
+        returned: payloads that others sent first.
+        own: those that it sent first.
+        sent: payloads of others that come from here or not.
+        is_shared: others send from the same address, with another MAC.
+    """
+
+    origin: Origin
+    returned: int
+    own: int
+    sent: int
+    is_shared: bool = False
+
+    @property
+    def is_source(self) -> bool:
+        """Whether it brings much that is its own."""
+        return self.own >= _OWN and _SURE * self.own > self.returned
+
+    @property
+    def is_over(self) -> bool:
+        """Whether it returns nothing of what others send."""
+        return self.sent >= _ALIVE and not self.returned
+
+
+@attrs.frozen
 class _Proof:
     """A payload that came back. `first`: when others sent it, as a place in the order; `reached`: often enough."""
 
@@ -76,6 +107,7 @@ class Sightings:
         self._often: dict[Origin, list[Hashable]] = {}  # payloads that came `AGAIN` times from one
         self.count = 0
         self._again = 0  # datagrams that the same origin has sent before
+        self._new: int | None = None  # place of the first that was not on its way before; None: not known
 
     def add(self, origin: Origin, payload: Hashable) -> None:
         """One that came."""
@@ -85,6 +117,29 @@ class Sightings:
         self._again += len(places) > 1
         if len(places) == AGAIN:
             self._often.setdefault(origin, []).append(payload)
+
+    def settle(self) -> None:
+        """What comes from here on is new, unless it is there already. Only the first call counts."""
+        if self._new is None:
+            self._new = self.count
+
+    def echoes(self, of: Collection[Origin]) -> tuple[Echo, ...]:
+        """What these send, and the others; none before `settle`."""
+        if self._new is None:
+            return ()
+        returned, own, sent = Counter[Origin](), Counter[Origin](), 0
+        for senders in self._senders.values():
+            who, places = next(iter(senders.items()))  # the first one
+            if places[0] < self._new:
+                continue
+            if who in of:
+                own[who] += 1
+                continue
+            sent += 1
+            returned.update(each for each in senders if each in of)
+        seen = {each for senders in self._senders.values() for each in senders}
+        used = Counter(each.address for each in seen)
+        return tuple(Echo(each, returned[each], own[each], sent, used[each.address] > (each in seen)) for each in of)
 
     def returners(self, enough: int = KINDS, chain: int = CHAIN) -> tuple[Return, ...]:
         """Origins that return what others send: so many payloads at the least, and so many in a chain.

@@ -19,9 +19,13 @@ from mcr.net.buffer import set_buffer
 from mcr.net.filter.cbpf import REJECT_ALL, attach_filter, select_udp
 from mcr.net.filter.thinning import thin
 from mcr.net.interfaces import link_header
-from mcr.tap.copies import Origin, Return, Sightings
+from mcr.tap.copies import Echo, Origin, Return, Sightings
 
 _SECONDS: Final = 0.5  # of a look
+_SETTLED: Final = 0.1  # of it, after which what was on its way when it began has come
+_KNOWN_SECONDS: Final = 1.0  # of one at somebody who is known, which is to be surer
+_KNOWN_SETTLED: Final = 0.3
+_JUDGED: Final = 0.2  # after that, before which a proof does not end it: who sends what is to be told as well
 _SHORTEST_WAIT = 0.001
 _SIGNS_SECONDS: Final = 3.0  # of one that has seen a payload come back, or is to see that nothing does any more
 _DATAGRAMS = 16_384  # then it ends
@@ -71,12 +75,14 @@ class Verdict:
         is_varied: if there are none: there was nothing that a loop might have brought.
         is_over: others send, and nothing of that comes from those who are known.
         seconds: that it took.
+        echoes: what they send, and those who are known; none, if it can't be told: not all of it was seen.
     """
 
     returners: tuple[Return, ...] = ()
     is_varied: bool = False
     is_over: bool = False
     seconds: float = 0.0
+    echoes: tuple[Echo, ...] = ()
 
 
 def look_for_returners(view: View) -> Verdict:
@@ -130,35 +136,52 @@ def _watch(tap: socket.socket, link: int, view: View) -> tuple[Verdict, bool]:
     """See what comes, until something is proven, or lost: what came before that is whole."""
     seen, start, frames = Sightings(), time.monotonic(), 0
     buffer, room = bytearray(_FRAME), socket.CMSG_SPACE(uapi.TPACKET_AUXDATA.size)
-    end = start + _SECONDS
+    seconds, settled = (_KNOWN_SECONDS, _KNOWN_SETTLED) if view.known else (_SECONDS, _SETTLED)
+    end = start + seconds
     while seen.count < _DATAGRAMS:
-        if time.monotonic() >= end:
-            if end > start + _SECONDS or not _is_worth_more(seen, view.known):
+        now = time.monotonic()
+        if now >= end:
+            if end > start + seconds or not _is_worth_more(seen, view.known):
                 break
             end = start + _SIGNS_SECONDS
-        tap.settimeout(max(end - time.monotonic(), _SHORTEST_WAIT))
+        tap.settimeout(max(end - now, _SHORTEST_WAIT))
         try:
             size, ancillary, _, _ = tap.recvmsg_into([buffer], room)
         except TimeoutError:
             continue
+        if now >= start + settled:
+            seen.settle()
         frames += 1
         for origin, flow, payload in datagrams(buffer[:size], ancillary, link, view.vlan):
             if origin.address not in view.left and origin.mac not in view.left:
                 seen.add(origin, hash((flow, payload)))
         if frames % _APART == 0:
-            is_lossy, returners = _lost(tap), seen.returners()
-            if is_lossy or returners:
-                return Verdict(returners, seconds=time.monotonic() - start), not is_lossy
+            is_lossy, is_proven = _lost(tap), bool(seen.returners())
+            if is_lossy or (is_proven and time.monotonic() >= start + settled + _JUDGED):
+                return _judge(seen, view.known, start, is_whole=not is_lossy), not is_lossy
     is_whole = not _lost(tap)
-    is_over = is_whole and seen.are_over(view.known)
-    return Verdict(seen.returners(), is_whole and seen.are_varied, is_over, time.monotonic() - start), is_whole
+    return _judge(seen, view.known, start, is_whole=is_whole), is_whole
+
+
+def _judge(seen: Sightings, known: frozenset[Origin], start: float, *, is_whole: bool) -> Verdict:
+    """`is_whole`: nothing was lost."""
+    returners = seen.returners()
+    return Verdict(
+        returners,
+        is_varied=is_whole and seen.are_varied,
+        is_over=is_whole and seen.are_over(known),
+        seconds=time.monotonic() - start,
+        echoes=seen.echoes({*known, *(each.origin for each in returners)}) if is_whole else (),
+    )
 
 
 def _is_worth_more(seen: Sightings, known: frozenset[Origin]) -> bool:
     """Whether a look that was short so far goes on."""
     if seen.returners():
         return False
-    return bool(seen.returners(1, 1)) or bool(known and not seen.are_over(known))
+    if seen.returners(1, 1):
+        return True
+    return bool(known) and not seen.are_over(known) and not any(each.returned for each in seen.echoes(known))
 
 
 def _lost(tap: socket.socket) -> bool:

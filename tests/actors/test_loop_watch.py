@@ -1,4 +1,4 @@
-"""When rules are looked at for loops over other machines, and what is told of them; the looks are the test's."""
+"""When rules are looked at for loops over other machines, what is told, who is refused: the looks are the test's."""
 
 import errno
 import logging
@@ -24,8 +24,10 @@ from mcr.model.rule import Output, Rule
 from mcr.net.network import Network
 from mcr.process.descriptor_store import DescriptorStore
 from mcr.relay.placement import OutputSlot, PlacedRule
+from mcr.relay.refusals import Refusal
 from mcr.shm.kept import Kept
-from mcr.tap.copies import Origin, Return
+from mcr.stats.meter import Meter
+from mcr.tap.copies import Echo, Origin, Return
 from mcr.tap.returns import Verdict, View
 
 RULE = Rule("tv", Input("eth0", ip_address("239.1.1.1"), 5000), (Output(ip_address("239.9.9.1"), 6000, "eth1"),))
@@ -41,6 +43,7 @@ RETURNER = Origin(bytes.fromhex("020000000009"), bytes([198, 18, 0, 9]))
 OWN = IPv4Interface("198.18.0.1/24")
 LOOP = Verdict((Return(RETURNER, 48, 50),), seconds=0.5)
 VARIED, UNSURE, OVER = Verdict(is_varied=True), Verdict(), Verdict(is_over=True)
+STEPS = 10  # a second
 
 
 class Actors:
@@ -52,12 +55,20 @@ class Actors:
     async def snapshot(self) -> Network:
         return Network(addresses={2: (OWN,)})
 
+    refused: tuple[Refusal, ...] = ()
+    fault: SystemFault | None = None
+
+    async def refuse(self, wanted: tuple[Refusal, ...]) -> None:
+        if self.fault:
+            raise self.fault
+        self.refused = wanted
+
 
 class Scene:
     """Two rules, and looks that end as the test says."""
 
-    def __init__(self, segments: Sequence[Any], stats: StatsAggregator, watch: LoopWatch) -> None:
-        self.stats, self.watch = stats, watch
+    def __init__(self, segments: Sequence[Any], stats: StatsAggregator, watch: LoopWatch, actors: Actors) -> None:
+        self.stats, self.watch, self.actors = stats, watch, actors
         self.shared = segments[0].shared
         self.shared.rules[PLACED.slot].tag = PLACED.tag
         self.looks: list[View] = []
@@ -69,14 +80,21 @@ class Scene:
             raise self.verdict
         return self.verdict
 
-    async def pass_time(self, seconds: int, rate: int = 0, verdict: Verdict | Exception | None = None) -> int:
-        """How often the rule was looked at, with so many packets a second."""
+    async def pass_time(
+        self, seconds: float, rate: int = 0, verdict: Verdict | Exception | None = None, returned: int = 0
+    ) -> int:
+        """How often the rule was looked at, with so many packets a second, and so many that are refused."""
         self.verdict, looks = verdict or self.verdict, len(self.looks)
-        for _ in range(seconds):
-            self.shared.totals.matched += rate
-            self.shared.rules[PLACED.slot].matched += rate
-            await trio.sleep(1)
+        for _ in range(int(STEPS * seconds)):
+            self.shared.totals.matched += rate // STEPS
+            self.shared.rules[PLACED.slot].matched += rate // STEPS
+            self.shared.refused[0] += returned // STEPS
+            await trio.sleep(1 / STEPS)
         return len(self.looks) - looks
+
+    def sources(self) -> list[str]:
+        """That are refused."""
+        return [str(each.flow.source) for each in self.actors.refused]
 
 
 @pytest.fixture
@@ -93,7 +111,7 @@ async def scene(
     stats: StatsAggregator = await nursery.start(run_stats_aggregator, kept)
     actors: Any = Actors()
     await stats.rules_placed((PLACED, NAMED), ())
-    watch: LoopWatch = await nursery.start(run_loop_watch, stats, actors, actors)
+    watch: LoopWatch = await nursery.start(run_loop_watch, stats, actors, actors, Meter(kept.segments))
 
     async def at_once(work: Callable[..., object], *arguments: object, abandon_on_cancel: bool = False) -> object:
         """A clock that jumps when all tasks wait does not know of threads."""
@@ -101,7 +119,7 @@ async def scene(
         return work(*arguments)
 
     monkeypatch.setattr(trio.to_thread, "run_sync", at_once)
-    made = Scene(kept.segments, stats, watch)
+    made = Scene(kept.segments, stats, watch, actors)
     monkeypatch.setattr(loop_watch, "look_for_returners", made.look)
     return made
 
@@ -128,7 +146,7 @@ async def test_a_loop_is_told_of_once_until_it_is_over(
     scene: Scene, autojump_clock: trio.testing.MockClock, caplog: pytest.LogCaptureFixture
 ) -> None:
     """It is looked at all the while; and told of again a minute later at the earliest."""
-    assert 4 <= await scene.pass_time(50, 1000, LOOP) <= 6
+    assert 7 <= await scene.pass_time(50, 1000, LOOP) <= 10
     assert scene.looks[-1].known == {RETURNER}
     (loop,) = scene.watch.loops()
     assert (loop.rule, loop.returners) == (RULE, ("198.18.0.9 (02:00:00:00:00:09)",))
@@ -151,7 +169,7 @@ async def test_a_loop_that_comes_and_goes_is_no_flood(
     for _ in range(20):
         await scene.pass_time(7, 1000, LOOP)
         await scene.pass_time(8, 1000, OVER)
-    assert 3 <= len(caplog.records) <= 10
+    assert 6 <= len(caplog.records) <= 20
 
 
 async def test_a_loop_in_which_nothing_flows_is_forgotten(
@@ -186,3 +204,118 @@ async def test_looks_that_fail(
     assert await scene.pass_time(20, 1000, ValueError("a bug")) == 1
     assert [each.levelname for each in caplog.records] == ["CRITICAL"]
     assert "a bug" in caplog.text
+
+
+def echoed(returned: int, own: int = 0, sent: int = 50, *, shared: bool = False) -> Verdict:
+    """A look at what is damped, or a proof."""
+    return Verdict(echoes=(Echo(RETURNER, returned, own, sent, shared),), seconds=0.5)
+
+
+def proof(returned: int, own: int = 0, *, shared: bool = False) -> Verdict:
+    return attrs.evolve(LOOP, echoes=echoed(returned, own, shared=shared).echoes)
+
+
+async def test_who_returns_is_refused_while_looks_see_it(
+    scene: Scene, autojump_clock: trio.testing.MockClock, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Soon after the loop began; looks go on, often at first. What it was is told."""
+    await scene.pass_time(1.5, 1000, proof(48))
+    assert scene.sources() == ["198.18.0.9"]
+    assert scene.actors.refused[0].interface == "eth0"
+    assert await scene.pass_time(8, 100, echoed(48), returned=100) in {3, 4, 5}
+    assert 4 <= await scene.pass_time(60, 100, returned=100) <= 7
+    (loop,) = scene.watch.loops()
+    assert loop.refused == ("198.18.0.9",)
+    assert loop.dropped == 6800
+    (finding,) = with_loops([], [loop], {})
+    assert finding.what.endswith("a loop over another machine, and the rule takes nothing from 198.18.0.9")
+    assert finding.evidence.endswith("mcrctl stats: returned, 6,800 of this rule")
+    assert finding.remedy
+    assert "a rule with --input-source 198.18.0.9 does" in finding.remedy
+    assert "rule tv: what 198.18.0.9 (02:00:00:00:00:09) sends is refused" in caplog.text
+    await scene.pass_time(11, 100, attrs.evolve(echoed(0), is_over=True))
+    assert scene.sources() == []
+    assert "is taken again: it returns nothing any more; refused: 6,800 datagrams" in caplog.text
+
+
+async def test_who_is_not_refused(scene: Scene, autojump_clock: trio.testing.MockClock) -> None:
+    """Who also sends what is its own, or shares its address."""
+    for verdict, why in (
+        (proof(20, own=10), "it also sends what is its own"),
+        (proof(48, shared=True), "others send from this address, too"),
+    ):
+        await scene.pass_time(12, 1000, verdict)
+        assert scene.sources() == []
+        (loop,) = scene.watch.loops()
+        assert loop.why_not == why
+        assert with_loops([], [loop], {})[0].what.endswith(f"; it goes on, as {why}")
+
+
+async def test_who_goes_on_alone_is_a_source(
+    scene: Scene, autojump_clock: trio.testing.MockClock, caplog: pytest.LogCaptureFixture
+) -> None:
+    """It is refused no longer at once, and not again for long."""
+    await scene.pass_time(1.5, 1000, proof(48))
+    await scene.pass_time(5, 100, echoed(48), returned=100)
+    await scene.pass_time(1, 0, returned=0)
+    assert scene.sources() == ["198.18.0.9"]
+    await scene.pass_time(1, 100, returned=100)
+    await scene.pass_time(0.6, 0, returned=200)
+    assert scene.sources() == []
+    assert "it goes on while others are silent; it is not refused again for 10 minutes; refused: 6" in caplog.text
+    await scene.pass_time(500, 1000, proof(48))
+    assert scene.sources() == []
+    assert scene.watch.loops()[0].why_not == "it was a source of its own when it was refused"
+    await scene.pass_time(200, 1000)
+    assert scene.sources() == ["198.18.0.9"]
+    await scene.pass_time(1, 0, returned=1000)
+    assert "it is not refused again for 20 minutes" in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("verdict", "why"),
+    [
+        (echoed(20, own=8), "it sends what is its own; it is not refused again for 10 minutes"),
+        (echoed(48, shared=True), "others send from this address, too; it is not refused again for 10 minutes"),
+        (echoed(0), "it returns nothing any more"),
+        (UNSURE, "it was not seen to return anything for 60 s"),
+        (SystemFault("Cannot look", errno.EPERM), "it was not seen to return anything for 60 s"),
+    ],
+    ids=["own", "shared", "over", "lost", "failing"],
+)
+async def test_a_refusal_ends(
+    scene: Scene,
+    autojump_clock: trio.testing.MockClock,
+    caplog: pytest.LogCaptureFixture,
+    verdict: Verdict | Exception,
+    why: str,
+) -> None:
+    await scene.pass_time(1.5, 1000, proof(48))
+    assert scene.sources() == ["198.18.0.9"]
+    await scene.pass_time(65, 100, verdict, returned=100)
+    assert scene.sources() == []
+    assert f"is taken again: {why}; refused: " in caplog.text
+
+
+async def test_a_refusal_ends_with_its_rule_and_with_the_watch(
+    scene: Scene, autojump_clock: trio.testing.MockClock, caplog: pytest.LogCaptureFixture
+) -> None:
+    await scene.pass_time(1.5, 1000, proof(48))
+    changed = attrs.evolve(PLACED, rule=attrs.evolve(RULE, name="other"))
+    await scene.stats.rules_placed((changed,), ())
+    await scene.pass_time(1)
+    assert scene.sources() == []
+    assert "the rule was changed" in caplog.text
+    await scene.pass_time(12, 1000)
+    assert scene.sources() == ["198.18.0.9"]
+    await scene.pass_time(12, 1000, ValueError("a bug"))
+    assert scene.sources() == []
+
+
+async def test_what_the_kernel_path_cannot_be_told_is_not_refused(
+    scene: Scene, autojump_clock: trio.testing.MockClock, caplog: pytest.LogCaptureFixture
+) -> None:
+    scene.actors.fault = SystemFault("Cannot filter by rules", errno.ENOMEM)
+    await scene.pass_time(3, 1000, proof(48))
+    assert "it cannot be refused: Cannot filter by rules" in caplog.text
+    assert scene.watch.loops()[0].refused == ()

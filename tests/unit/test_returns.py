@@ -10,7 +10,7 @@ from scapy.layers.l2 import Ether
 from scapy.packet import Packet, Raw
 
 from mcr.net import uapi
-from mcr.tap.copies import AGAIN, KINDS, Origin, Sightings, again
+from mcr.tap.copies import AGAIN, KINDS, Echo, Origin, Sightings, again
 from mcr.tap.returns import datagrams, share_of
 
 MAC = bytes.fromhex("020000000001")
@@ -164,3 +164,33 @@ def test_what_is_varied() -> None:
 
 def test_shares() -> None:
     assert [share_of(rate) for rate in (500, 3999, 4000, 8000, 60_000, 10**9)] == [1, 1, 2, 4, 16, 65536]
+
+
+def echo(*came: tuple[Origin, object], before: Iterable[tuple[Origin, object]] = ()) -> Echo:
+    """Of B, of what came after what was on its way."""
+    seen = sightings(before)
+    assert seen.echoes({B}) == ()
+    seen.settle()
+    for origin, payload in came:
+        seen.add(origin, str(payload))
+    (found,) = seen.echoes({B})
+    return found
+
+
+def test_who_returns_and_who_sends_what_is_its_own() -> None:
+    """Of what others send, as far as it is new; an address that others have is nobody's."""
+    damped = [(origin, number) for number in range(20) for origin in (S, B)]
+    own = [(B, f"own {number}") for number in range(4)]
+    assert echo(*damped) == Echo(B, returned=20, own=0, sent=20)
+    assert not echo(*damped).is_source
+    assert not echo(*damped, *own[:3]).is_source
+    assert echo(*damped, *own) == Echo(B, 20, 4, 20)
+    assert echo(*damped, *own).is_source
+    assert not echo(*damped, *own, before=own).is_source
+    assert not echo(*damped, *((origin, f"more {number}") for number in range(20) for origin in (C, B)), *own).is_source
+    assert echo(*damped[:14], before=damped) == Echo(B, 0, 0, 0)
+    assert not echo(*damped[:14], before=damped).is_over
+    assert echo(*((S, number) for number in range(8))).is_over
+    assert not echo(*((S, number) for number in range(7))).is_over
+    assert echo(*damped, (Origin(bytes(6), B.address), 1)).is_shared
+    assert not echo(*damped).is_shared

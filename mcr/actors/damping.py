@@ -1,0 +1,233 @@
+"""Refuses what comes from a machine that returns to a rule what others send, for as long as it does so.
+
+It is refused by its address, whatever it sends: once copies are dropped, a payload that comes again proves nothing.
+Every refusal ends by itself, whatever is silent, lost or wrong here.
+"""
+
+from collections.abc import Collection
+from ipaddress import ip_address
+from typing import Final
+
+import attrs
+import trio
+
+from mcr.actors.worker_supervisor import WorkerSupervisor
+from mcr.errors import ShuttingDown, SystemFault
+from mcr.logs.logger import get_logger
+from mcr.model.flow import Address, Input
+from mcr.model.log import Facility
+from mcr.relay.placement import PlacedRule
+from mcr.relay.refusals import HELD, MAX_REFUSED, Refusal
+from mcr.rules.change_log import fields_of
+from mcr.stats.meter import Meter
+from mcr.tap.copies import Echo, Origin
+from mcr.tap.returns import Verdict
+from mcr.text.plurals import counted
+
+log = get_logger(Facility.NETWORK)
+
+_EVERY: Final = 0.05  # seconds between two readings of who sends
+_ON_ITS_WAY: Final = 0.3  # seconds after others' last datagram in which it may still come back
+_ALONE: Final = 10  # datagrams after that, at most: who sends more is no echo
+_UNPROVEN: Final = 60.0  # seconds in which no look has seen anything come back
+_SPARED: Final = 600.0  # seconds in which a machine that was no echo is not refused again; doubled each time
+_LONGEST_SPARED: Final = 86_400.0
+
+
+@attrs.define
+class _Refused:
+    """Somebody whose datagrams are refused.
+
+    Attributes:
+        before: what its counter said when that began.
+        matched: what the rule had matched when that was read last.
+        others: when it was seen to grow.
+        alone: what the counter said when nothing of others could be on its way any more; None: it can.
+    """
+
+    placed: PlacedRule
+    origin: Origin
+    refusal: Refusal
+    began: float
+    proven: float
+    before: int
+    matched: int
+    others: float
+    alone: int | None = None
+
+
+@attrs.frozen
+class _Spared:
+    until: float
+    seconds: float
+
+
+class Damper:
+    """Who is refused, and who is not to be."""
+
+    def __init__(self, workers: WorkerSupervisor, meter: Meter) -> None:
+        self._workers, self._meter = workers, meter
+        self._refused: dict[tuple[int, bytes], _Refused] = {}  # by tags of rules, and addresses
+        self._spared: dict[tuple[Input, bytes], _Spared] = {}
+        self._why_not: dict[int, str] = {}  # by tags of rules
+        self._due = trio.Event()
+
+    # What is told of it.
+
+    def refused(self, tag: int) -> tuple[Address, ...]:
+        """Addresses from which a rule takes nothing."""
+        return tuple(ip_address(each.origin.address) for each in self._of(tag))
+
+    def dropped(self, tag: int) -> int:
+        """Datagrams that were refused since."""
+        return sum(self._count(each) for each in self._of(tag))
+
+    def why_not(self, tag: int) -> str:
+        """Why the one who was seen last is not refused; empty: it is."""
+        return self._why_not.get(tag, "")
+
+    def since(self, tag: int) -> float | None:
+        """When the youngest of a rule's refusals began; None: there is none."""
+        return max((each.began for each in self._of(tag)), default=None)
+
+    def _of(self, tag: int) -> list[_Refused]:
+        return [each for (of, _), each in self._refused.items() if of == tag]
+
+    def _count(self, refused: _Refused) -> int:
+        return self._meter.refused(refused.refusal.place) - refused.before
+
+    # What looks show.
+
+    def heed(self, placed: PlacedRule, verdict: Verdict) -> tuple[Echo, ...]:
+        """Refuse no longer who does not return what others send. What is seen of the rest."""
+        echoes = {each.origin: each for each in verdict.echoes}
+        for each in self._of(placed.tag):
+            if echo := echoes.get(each.origin):
+                self._judge(each, echo)
+        left = {each.origin for each in self._of(placed.tag)}
+        return tuple(each for each in verdict.echoes if each.origin in left and each.returned)
+
+    def consider(self, placed: PlacedRule, verdict: Verdict) -> None:
+        """Refuse who returns what others send, unless something speaks against it."""
+        echoes = {each.origin: each for each in verdict.echoes}
+        for origin in [each.origin for each in verdict.returners]:
+            if (placed.tag, origin.address) not in self._refused:
+                self._consider(placed, origin, echoes.get(origin))
+
+    def _judge(self, refused: _Refused, echo: Echo) -> None:
+        if echo.is_shared:
+            self._spare(refused, "others send from this address, too")
+        elif echo.is_source:
+            self._spare(refused, "it sends what is its own")
+        elif echo.is_over:
+            self._end(refused, "it returns nothing any more")
+        elif echo.returned:
+            refused.proven = trio.current_time()
+
+    def _consider(self, placed: PlacedRule, origin: Origin, echo: Echo | None) -> None:
+        rule, place = placed.rule, self._free_place()
+        why = self._whether_not(rule.input, origin, echo)
+        if why or place is None:
+            self._why_not[placed.tag] = why or f"{MAX_REFUSED} others are refused already"
+            return
+        self._why_not.pop(placed.tag, None)
+        now, source = trio.current_time(), ip_address(origin.address)
+        flow = attrs.evolve(rule.input.flows[0], source=source)
+        refusal = Refusal(rule.input.interface, flow, place)
+        counts = self._meter.refused(place), self._meter.matched(placed)
+        self._refused[placed.tag, origin.address] = _Refused(placed, origin, refusal, now, now, *counts, now)
+        self._due.set()
+        what = "rule %s: what %s sends is refused, and counts as returned; a rule with --input-source %s takes it"
+        log.warning(what, rule.label, origin, source, **fields_of(rule))
+
+    def _whether_not(self, source: Input, origin: Origin, echo: Echo | None) -> str:
+        spared = self._spared.get((source, origin.address))
+        if source.sources:
+            return "the rule names it as a source"
+        if source.is_range:
+            return "the rule takes a range"
+        if echo and echo.is_shared:
+            return "others send from this address, too"
+        if echo and echo.is_source:
+            return "it also sends what is its own"
+        if spared and trio.current_time() < spared.until:
+            return "it was a source of its own when it was refused"
+        return ""
+
+    def _free_place(self) -> int | None:
+        taken = {each.refusal.place for each in self._refused.values()}
+        return next((each for each in range(MAX_REFUSED) if each not in taken), None)
+
+    # How it ends.
+
+    def follow(self, rules: Collection[PlacedRule]) -> None:
+        """Rules have changed."""
+        there = {each.tag: each for each in rules}
+        self._why_not = {tag: why for tag, why in self._why_not.items() if tag in there}
+        for each in [*self._refused.values()]:
+            now = there.get(each.placed.tag)
+            if now is None or now.rule != each.placed.rule:
+                self._end(each, "the rule was changed" if now else "the rule is gone")
+
+    def end(self, tag: int, why: str) -> None:
+        """Nothing more is told of the loop of this rule."""
+        for each in self._of(tag):
+            self._end(each, why)
+
+    def clear(self) -> None:
+        """Forget all."""
+        self._refused.clear()
+
+    def _spare(self, refused: _Refused, why: str) -> None:
+        key, now = (refused.placed.rule.input, refused.origin.address), trio.current_time()
+        self._spared = {each: spared for each, spared in self._spared.items() if now < spared.until + spared.seconds}
+        before = self._spared.get(key)
+        seconds = min(2 * before.seconds, _LONGEST_SPARED) if before else _SPARED
+        self._spared[key] = _Spared(now + seconds, seconds)
+        self._why_not[refused.placed.tag] = "it was a source of its own when it was refused"
+        self._end(refused, f"{why}; it is not refused again for {seconds / 60:.0f} minutes")
+
+    def _end(self, refused: _Refused, why: str) -> None:
+        rule = refused.placed.rule
+        del self._refused[refused.placed.tag, refused.origin.address]
+        self._due.set()
+        what = "rule %s: what %s sends is taken again: %s; refused: %s"
+        dropped = counted(self._count(refused), "datagram")
+        log.notice(what, rule.label, refused.origin, why, dropped, **fields_of(rule))
+
+    # The clock.
+
+    async def run(self) -> None:
+        """Look after those who are refused until cancelled, or until mcrd ends."""
+        told = float("-inf")
+        while True:
+            if not self._refused:
+                await self._due.wait()
+            self._read()
+            if self._due.is_set() or trio.current_time() >= told + HELD / 4:
+                self._due, told = trio.Event(), trio.current_time()
+                await self._tell()
+            await trio.sleep(_EVERY)
+
+    def _read(self) -> None:
+        """See who sends."""
+        now = trio.current_time()
+        for each in [*self._refused.values()]:
+            matched, count = self._meter.matched(each.placed), self._meter.refused(each.refusal.place)
+            if matched != each.matched:
+                each.matched, each.others, each.alone = matched, now, None
+            elif each.alone is None:
+                each.alone = count if now >= each.others + _ON_ITS_WAY else None
+            elif count > each.alone + _ALONE:
+                self._spare(each, "it goes on while others are silent")
+            if (each.placed.tag, each.origin.address) in self._refused and now >= each.proven + _UNPROVEN:
+                self._end(each, f"it was not seen to return anything for {_UNPROVEN:.0f} s")
+
+    async def _tell(self) -> None:
+        try:
+            await self._workers.refuse(tuple(each.refusal for each in self._refused.values()))
+        except SystemFault as error:
+            for each in [*self._refused.values()]:
+                self._spare(each, f"it cannot be refused: {error}")
+        except ShuttingDown:
+            log.debug("nobody is refused any more: mcrd ends")

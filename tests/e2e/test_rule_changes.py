@@ -3,11 +3,31 @@
 import json
 import os
 import signal
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from mcr_process import Receiver, Sender, wait_until
+from mcr.cli.client import Client
+from mcr_process import Mcr, Receiver, Sender, wait_until
 from topology import MakeMcr, Plant
+
+CLIENTS = 2  # while a change of one is saved, that of the other is made
+
+
+def change_rules(mcr: Mcr, number: int, changes: int) -> None:
+    """Add rules and remove them, one after the other, as one client of several; `number` keeps theirs apart."""
+    with Client(str(mcr.socket), "the test") as client:
+        for done in range(changes // 2):
+            # Now and then also on an interface that is opened and closed for it.
+            for name in ("out2", "in0") if not number and done % 25 == 0 else ("in0",):
+                rule = {
+                    "rule_id": f"rule-{number}-{done}",
+                    "input": {"interface": name, "group": f"239.{3 + number}.{done % 256}.1", "port": 7000},
+                    "outputs": [{"group": "239.4.4.4", "port": 7000 + done % 10, "interface": "out1"}],
+                }
+                (added,) = client.call("add", {"rules": [rule]})
+                assert added["state"] == "active"
+                client.call("remove", {"rule_id": rule["rule_id"]})
 
 
 @pytest.mark.alone
@@ -15,25 +35,20 @@ from topology import MakeMcr, Plant
 def test_thousand_changes_cost_another_stream_nothing(
     plant: Plant, make_mcr: MakeMcr, workers: int, changes: int
 ) -> None:
-    """On the same interface, on one that is opened and closed each time, and to new outputs."""
+    """On the same interface, on one that is opened and closed each time, and to new outputs, by two clients at once.
+
+    Hardly any are carried out together, so that as many come to the workers.
+    """
     mcr = make_mcr(plant.relay, executes_workers=False).start(workers)
     mcr.add("in0:239.1.1.1:5000", "239.2.2.2:6000:out0")
     receiver = Receiver(plant.receiver, "239.2.2.2:6000@rx0=239.1.1.1:5000")
     sender = Sender(plant.source, "src0", "239.1.1.1:5000", count=2_000_000, rate=20_000)
     wait_until(lambda: mcr.stats()["ingress"]["recv"] > 0, "the stream flows")
-    done = 0
-    while 2 * done < changes:
-        interface = ("in0", "out2") if done % 50 == 0 else ("in0",)
-        for name in interface:
-            rule = {
-                "rule_id": f"rule-{done}",
-                "input": {"interface": name, "group": f"239.3.{done % 256}.1", "port": 7000},
-                "outputs": [{"group": "239.4.4.4", "port": 7000 + done % 10, "interface": "out1"}],
-            }
-            (added,) = mcr.call("add", {"rules": [rule]})
-            assert added["state"] == "active"
-            mcr.call("remove", {"rule_id": f"rule-{done}"})
-            done += 1
+    (before, *_) = mcr.workers()
+    with ThreadPoolExecutor(CLIENTS) as clients:
+        for each in [clients.submit(change_rules, mcr, number, changes // CLIENTS) for number in range(CLIENTS)]:
+            each.result()
+    assert mcr.workers()[0]["generation"] - before["generation"] > 0.75 * changes
     sent = sender.stop()
     receiver.expect_all_of(sent)
     assert mcr.check_counters(arrived=sent)["ingress"]["matched"] == sent

@@ -1,6 +1,5 @@
 """Metrics of a real mcrd under real traffic, as a scraper gets them."""
 
-import json
 import os
 import signal
 import socket
@@ -201,7 +200,7 @@ def test_many_rules_are_cheap_to_scrape_and_hold_nobody_up(plant: Plant, make_mc
     A ratio, as the same build takes 81 to 160 ms on one machine within minutes.
     """
     path = tmp_path / "metrics.sock"
-    mcr = make_mcr(plant.relay).start(1, "--metrics", f"unix:{path}")
+    mcr = make_mcr(plant.relay, executes_workers=False).start(1, "--metrics", f"unix:{path}")
     assert mcr.process is not None
     input_group, output_group = (int(ip_address(first)) for first in ("239.1.0.0", "239.101.0.0"))
     rules = [
@@ -214,9 +213,7 @@ def test_many_rules_are_cheap_to_scrape_and_hold_nobody_up(plant: Plant, make_mc
         }
         for number in range(RULES)
     ]
-    batch = tmp_path / "rules.json"
-    batch.write_text(json.dumps(rules))
-    mcr.ctl("add", "--batch", str(batch))
+    mcr.call("add", {"rules": rules})
     wait_until(lambda: scrape(path, "/healthz?rules=active")[0] == 200, "all rules are active", 60)
     assert scrape(path, "/metrics/rules")[1].count("\nmcr_output_packets_total{") == 2 * 3 * RULES  # makes the text
     answered: list[float] = []

@@ -106,7 +106,7 @@ def test_a_worker_of_many_hosts_is_back_as_soon(plant: Plant, make_mcr: MakeMcr)
 @pytest.mark.usefixtures("others_room")
 def test_a_full_table_of_neighbours_is_named_until_there_is_room(plant: Plant, make_mcr: MakeMcr) -> None:
     """IP drops what is sent to a host without an entry, and tells the socket nothing: that counts as sent."""
-    mcr = make_mcr(plant.relay).start()
+    mcr = make_mcr(plant.relay, executes_workers=False).start()
     full = f"the kernel's table of neighbours is full (net.ipv4.neigh.default.gc_thresh3={read_tables()[4].limit})"
     turns = count()
     assert fill(plant, next(turns))

@@ -115,7 +115,7 @@ def test_the_same_bytes_as_from_a_udp_socket(plant: Plant, make_mcr: MakeMcr) ->
 @pytest.mark.alone
 def test_a_receiver_can_t_tell_when_it_changes(plant: Plant, make_mcr: MakeMcr) -> None:
     """A firewall comes and goes, eight times while a stream flows: each packet once, in order, from the same port."""
-    mcr = make_mcr(plant.relay).start()
+    mcr = make_mcr(plant.relay, executes_workers=False).start()
     mcr.add("in0:239.1.1.1:5000", OUT)
     wait_for_raw(mcr)
     with plant.receiver.entered():
@@ -285,7 +285,7 @@ def test_the_source_address_and_the_hardware_address_follow_the_interface(plant:
 @pytest.mark.alone
 def test_former_addresses_are_out_of_use_at_once(plant: Plant, make_mcr: MakeMcr) -> None:
     """Also while mcrd still looks at the changes before; meanwhile everything leaves through IP."""
-    mcr = make_mcr(plant.relay).start()
+    mcr = make_mcr(plant.relay, executes_workers=False).start()
     mcr.add("in0:239.1.1.1:5000", OUT)
     wait_for_raw(mcr)
     receiver = Receiver(plant.receiver, "239.2.2.2:6000@rx0=239.1.1.1:5000", count=1_500)
@@ -339,7 +339,7 @@ def test_what_no_longer_fits_the_interface_is_cut_by_ip(plant: Plant, make_mcr: 
 @pytest.mark.alone
 def test_an_mtu_that_shrinks_under_traffic_costs_nothing(plant: Plant, make_mcr: MakeMcr) -> None:
     """What no longer fits is cut by IP from the first datagram on, before the supervisor has heard of it."""
-    mcr = make_mcr(plant.relay).start()
+    mcr = make_mcr(plant.relay, executes_workers=False).start()
     mcr.add("in0:239.1.1.1:5000", "239.2.2.2:6000:out0")
     wait_for_raw(mcr)
     receiver = Receiver(plant.receiver, "239.2.2.2:6000@rx0=239.1.1.1:5000", count=40_000)

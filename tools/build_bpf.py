@@ -36,7 +36,7 @@ OPTIONS = (*TARGET, "-O2", "-ffreestanding", "-Wall", "-Wextra", "-Werror")
 INSTRUCTION = struct.Struct("<BBhi")
 LOAD_64 = 0x18  # BPF_LD | BPF_IMM | BPF_DW: takes the place of two
 CALL, PSEUDO_CALL = 0x85, 1  # of a function of the kernel's, of another one of the program's
-PSEUDO_MAP_FD = 1
+PSEUDO_MAP_FD, PSEUDO_FUNCTION = 1, 4
 LONGEST = 4096  # BPF_MAXINSNS: of a program that unprivileged processes load
 
 TEMPLATE = """\
@@ -87,7 +87,7 @@ class Instruction:
 
 @attrs.frozen
 class Program:
-    """A program; its relocations are indices of instructions and names."""
+    """A program; its relocations are indices of instructions and names. Its own functions are filled in."""
 
     name: str
     instructions: tuple[Instruction, ...]
@@ -129,7 +129,7 @@ def compile_header(native: Path) -> str:
 
 
 def compile_program(clang: str, native: Path, name: str) -> Program:
-    """Compile one source file, which has one function."""
+    """Compile one source file, which has one function, and those that the kernel is to call."""
     multiarch = subprocess.run(["cc", "-print-multiarch"], capture_output=True, text=True, check=True).stdout.strip()
     source = native / "bpf" / f"{name}.bpf.c"
     command = [clang, *OPTIONS, f"-I{native}", "-idirafter", f"/usr/include/{multiarch}", str(source), "-S", "-o"]
@@ -172,7 +172,8 @@ def read_program(name: str, path: Path, meanings: Sequence[str]) -> Program:
             (each["r_offset"] // INSTRUCTION.size, symbols.get_symbol(each["r_info_sym"]).name)
             for each in (table.iter_relocations() if table else ())
         )
-    return Program(name, decode(name, code, dict(relocations), meanings), relocations)
+    instructions = decode(name, code, dict(relocations), meanings)
+    return Program(name, instructions, tuple((index, symbol) for index, symbol in relocations if symbol))
 
 
 def decode(name: str, code: bytes, relocations: dict[int, str], meanings: Sequence[str]) -> tuple[Instruction, ...]:
@@ -183,10 +184,14 @@ def decode(name: str, code: bytes, relocations: dict[int, str], meanings: Sequen
         if found and found[-1].code == LOAD_64 and found[-1].meaning:
             found.append(Instruction(opcode, 0, 0, off, imm, ""))
             continue
-        src = PSEUDO_MAP_FD if relocations.get(index, "").startswith("map_") else registers >> 4
+        symbol, src, number = relocations.get(index), registers >> 4, imm
+        if symbol == "":  # of the section: a function of the program's, by where it begins there
+            src, number = PSEUDO_FUNCTION, imm // INSTRUCTION.size - index - 1
+        elif symbol and symbol.startswith("map_"):
+            src = PSEUDO_MAP_FD
         if opcode == CALL and src == PSEUDO_CALL:
             raise BuildError(f"{name}.bpf.c calls a function that was not inlined")
-        found.append(Instruction(opcode, registers & 15, src, off, imm, next(remaining)))
+        found.append(Instruction(opcode, registers & 15, src, off, number, next(remaining)))
     if len(found) > LONGEST or [*remaining]:
         raise BuildError(f"{name}.bpf.c: the listing is not that of the program, or the program is too long")
     return tuple(found)

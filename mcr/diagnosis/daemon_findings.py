@@ -62,7 +62,7 @@ def judge_filter(daemon: Self) -> Finding:
         Verdict.OK if known else Verdict.ADVICE,
         "Classic socket filters reject what no rule takes, for up to about 800 rules; beyond, the workers do",
         f"{holds} no bpf-map",
-        "" if known else "mcrd's log says why, at its start; before Linux 6.18 CAP_PERFMON may help (installation.md)",
+        "" if known else "mcrd's log says why, at its start; before Linux 6.12 CAP_PERFMON may help (installation.md)",
     )
 
 

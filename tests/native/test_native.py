@@ -109,6 +109,11 @@ def test_capture_filter_and_parser_agree(build: Build) -> None:
     assert done.returncode == 0, done.stdout + done.stderr
 
 
+def test_what_numbers_exclude_is_left_out_of_programs(build: Build) -> None:
+    """And nothing else; jumps and functions that remain are found where they have moved to."""
+    run(build("trim_programs", ADDRESS))
+
+
 def test_hostile_frames_break_no_counter_and_nothing_unsound_leaves(build: Build) -> None:
     """Frames, statuses and offload headers of all kinds through whole batches, every identity checked after each."""
     print(run(build("batch_fuzz", ADDRESS), 200_000, 20_260_101))

@@ -13,9 +13,9 @@ from mcr_process import SLOWNESS, children_of, wait_until
 
 SCRIPT = Path(__file__).with_name("machine.sh")
 
-# Before 6.18 the kernel's verifier wants CAP_PERFMON for it (docs/decisions/0021-the-kernel-path.md).
+# Before 6.12 the kernel's verifier wants CAP_PERFMON for it (docs/decisions/0021-the-kernel-path.md).
 RELEASE = [int(each) for each in re.findall(r"\d+", os.uname().release)[:2]]
-KERNEL_PATH_IS_FOR_THE_SERVICE = RELEASE >= [6, 18] and not is_realtime()
+KERNEL_PATH_IS_FOR_THE_SERVICE = RELEASE >= [6, 12] and not is_realtime()
 
 
 class Machine:

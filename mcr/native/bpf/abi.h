@@ -72,17 +72,17 @@ struct mcr_bpf_head {
 /* Value of the map of what the kernel path forwards. Replaced as a whole, so a packet sees one state of a rule. */
 struct mcr_bpf_rule {
 	struct mcr_bpf_head head;
-	struct mcr_bpf_output outputs[MCR_BPF_OUTPUTS + 1]; /* a spare one: no pointer may leave the value */
+	struct mcr_bpf_output outputs[MCR_BPF_OUTPUTS];
 };
 
 /* The same of rules that take IPv6 and send by it. */
 struct mcr_bpf_rule6 {
 	struct mcr_bpf_head head;
-	struct mcr_bpf_output6 outputs[MCR_BPF_OUTPUTS + 1];
+	struct mcr_bpf_output6 outputs[MCR_BPF_OUTPUTS];
 };
 
-_Static_assert(sizeof(struct mcr_bpf_rule) == 16 + (MCR_BPF_OUTPUTS + 1) * 36, "no padding");
-_Static_assert(sizeof(struct mcr_bpf_rule6) == 16 + (MCR_BPF_OUTPUTS + 1) * 60, "no padding");
+_Static_assert(sizeof(struct mcr_bpf_rule) == 16 + MCR_BPF_OUTPUTS * 36, "no padding");
+_Static_assert(sizeof(struct mcr_bpf_rule6) == 16 + MCR_BPF_OUTPUTS * 60, "no padding");
 
 /* What the kernel path has done with datagrams of one capture, on one processor. */
 struct mcr_bpf_taken {

@@ -35,7 +35,6 @@ PARAMETER(sourced);
  */
 INLINE enum verdict read_ipv6(struct __sk_buff *skb, struct headers6 *headers, struct mcr_flow *flow)
 {
-	*headers = (struct headers6){ 0 };
 	if (skb->pkt_type == PACKET_OUTGOING)
 		return REJECT;
 	if (fetch(skb, 0, headers, IPV6_AND_UDP) && fetch(skb, 0, headers, PORTS6_END))
@@ -188,20 +187,25 @@ INLINE bool is_plain6(struct __sk_buff *skb, const struct headers6 *headers, uin
 	       !is_from_here(skb, mcr_own_address6(headers->ip.source));
 }
 
+/* Look into the ring of one worker. */
+static long look_at(uint64_t i, bool *drained)
+{
+	uint32_t at = (uint32_t)(VALUE(capture) * VALUE(workers)) + (uint32_t)i;
+	const struct mcr_bpf_drain *drain = bpf_map_lookup_elem(map_drains, &at);
+
+	if (drain && drain->entered == drain->seen)
+		return 0;
+	*drained = false;
+	return 1;
+}
+
 /* Whether no worker holds a frame of this capture: what comes now would overtake it on the kernel path. */
 INLINE bool is_drained(void)
 {
-	for (uint32_t i = 0; i < MCR_BPF_WORKERS; i++) {
-		uint32_t at = (uint32_t)(VALUE(capture) * VALUE(workers)) + i;
-		const struct mcr_bpf_drain *drain;
+	bool drained = true;
 
-		if (i >= VALUE(workers))
-			break;
-		drain = bpf_map_lookup_elem(map_drains, &at);
-		if (!drain || drain->entered != drain->seen)
-			return false;
-	}
-	return true;
+	bpf_loop((uint32_t)VALUE(workers), look_at, &drained, 0);
+	return drained;
 }
 
 /* Whether the kernel path forwards a packet of this rule. A flow moves there when it can't overtake itself, and back at once. */
@@ -289,23 +293,27 @@ INLINE struct mcr_flow find_source6(const struct headers6 *headers, struct mcr_f
 	return mcr_flow_brief(flow);
 }
 
+/* A worker gets a packet of this rule, if there is one: what follows must not overtake it on the kernel path. */
+INLINE void take_back(struct mcr_bpf_head *rule)
+{
+	if (rule)
+		rule->epoch = 0;
+}
+
 /*
- * A fragment is admitted if any flow of its group is: that has an entry without a port. It goes to a worker, and what
- * follows it must not overtake it on the kernel path. The first one has the ports, and is the first or the last to come.
+ * A fragment is admitted if any flow of its group is: that has an entry without a port. The first
+ * one has the ports, and is the first or the last to come.
  */
 INLINE int take_part(struct __sk_buff *skb, const struct headers *headers, struct mcr_flow *flow)
 {
-	struct mcr_bpf_rule *rule;
-
 	if (!bpf_map_lookup_elem(map_admitted, flow) && !VALUE(everything)) {
 		count(skb);
 		return DROP;
 	}
 	flow->port = headers->ports.destination;
 	find_source(headers, flow);
-	rule = VALUE(relay) ? bpf_map_lookup_elem(map_forwards, flow) : 0;
-	if (rule)
-		rule->head.epoch = 0;
+	if (VALUE(relay))
+		take_back(bpf_map_lookup_elem(map_forwards, flow));
 	return to_worker(skb, flow->source, ACCEPT_WHOLE);
 }
 
@@ -314,6 +322,7 @@ INLINE uint32_t find_udp6(struct __sk_buff *skb, uint8_t next)
 {
 	uint32_t at = sizeof(struct mcr_ipv6);
 
+#pragma clang loop unroll(full)
 	for (int i = 0; i < MCR_IPV6_EXTENSIONS; i++) {
 		struct mcr_extension header;
 
@@ -327,53 +336,74 @@ INLINE uint32_t find_udp6(struct __sk_buff *skb, uint8_t next)
 	return 0;
 }
 
-/* One with extension headers goes to a worker, and what follows it must not overtake it on the kernel path. */
-INLINE int take_extended(struct __sk_buff *skb, const struct headers6 *headers)
+INLINE void take_back_extended(struct __sk_buff *skb, const struct headers6 *headers)
 {
-	uint32_t at = VALUE(relay) ? find_udp6(skb, headers->ip.next) : 0;
-	struct mcr_bpf_rule6 *rule;
-	struct mcr_udp_ports ports;
+	uint32_t at = find_udp6(skb, headers->ip.next);
+	struct mcr_udp_ports ports = {};
 	struct mcr_flow flow;
 
-	if (at && !fetch(skb, at, &ports, sizeof(ports))) {
-		flow = mcr_flow_ipv6((uint16_t)VALUE(capture), vlan_of(skb), 0, headers->ip.destination,
-				     ports.destination);
-		find_source6(headers, &flow);
-		rule = bpf_map_lookup_elem(map_forwards6, &flow);
-		if (rule)
-			rule->head.epoch = 0;
-	}
+	if (!at || fetch(skb, at, &ports, sizeof(ports)))
+		return;
+	flow = mcr_flow_ipv6((uint16_t)VALUE(capture), vlan_of(skb), 0, headers->ip.destination, ports.destination);
+	find_source6(headers, &flow);
+	take_back(bpf_map_lookup_elem(map_forwards6, &flow));
+}
+
+/* One with extension headers goes to a worker. */
+INLINE int take_extended(struct __sk_buff *skb, const struct headers6 *headers)
+{
+	if (VALUE(relay))
+		take_back_extended(skb, headers);
 	return to_worker(skb, 0, ACCEPT_WHOLE);
 }
 
-int filter(struct __sk_buff *skb)
+/* What follows is the flow's: for the kernel path, for a worker, or for nobody. */
+INLINE int take(struct __sk_buff *skb, const struct mcr_flow *flow)
+{
+	if (bpf_map_lookup_elem(map_admitted, flow) || VALUE(everything))
+		return to_worker(skb, flow->source, accept(skb));
+	count(skb);
+	return DROP;
+}
+
+INLINE int filter4(struct __sk_buff *skb)
 {
 	struct headers headers = {};
-	struct headers6 headers6;    /* of IPv6 alone: there it is written */
-	struct mcr_flow flow, whole; /* of IPv6 */
-	bool six = is_ipv6(skb);
-	enum verdict verdict = six ? read_ipv6(skb, &headers6, &whole)
-				   : read_frame(skb, &headers, &flow, (uint16_t)VALUE(capture));
+	struct mcr_flow flow = {};
+	enum verdict verdict = read_frame(skb, &headers, &flow, (uint16_t)VALUE(capture));
 
-	if (VALUE(relay))
-		look_back();
 	if (verdict == REJECT || is_foreign(skb))
 		return DROP;
 	if (verdict == ACCEPT)
-		return six ? take_extended(skb, &headers6) : to_worker(skb, 0, ACCEPT_WHOLE);
+		return to_worker(skb, 0, ACCEPT_WHOLE);
 	if (verdict == PART)
 		return take_part(skb, &headers, &flow);
-	if (six)
-		flow = find_source6(&headers6, &whole);
-	else
-		find_source(&headers, &flow);
+	find_source(&headers, &flow);
 	if (VALUE(health))
-		tell(skb, &flow, six ? IPV6_AND_UDP : payload_at(&headers.ip),
-		     six ? total_of(&headers6) : MCR_NETWORK16(headers.ip.total));
-	if (VALUE(relay) && (six ? to_kernel6(skb, &headers6, &whole) : to_kernel(skb, &headers, &flow)))
+		tell(skb, &flow, payload_at(&headers.ip), MCR_NETWORK16(headers.ip.total));
+	return VALUE(relay) && to_kernel(skb, &headers, &flow) ? DROP : take(skb, &flow);
+}
+
+INLINE int filter6(struct __sk_buff *skb)
+{
+	struct headers6 headers = {};
+	struct mcr_flow whole = {}, flow;
+	enum verdict verdict = read_ipv6(skb, &headers, &whole);
+
+	if (verdict == REJECT || is_foreign(skb))
 		return DROP;
-	if (bpf_map_lookup_elem(map_admitted, &flow) || VALUE(everything))
-		return to_worker(skb, flow.source, accept(skb));
-	count(skb);
-	return DROP;
+	if (verdict == ACCEPT)
+		return take_extended(skb, &headers);
+	flow = find_source6(&headers, &whole);
+	if (VALUE(health))
+		tell(skb, &flow, IPV6_AND_UDP, total_of(&headers));
+	return VALUE(relay) && to_kernel6(skb, &headers, &whole) ? DROP : take(skb, &flow);
+}
+
+/* The families go apart to the end: what is written for one of them is no more than that for the verifier. */
+int filter(struct __sk_buff *skb)
+{
+	if (VALUE(relay))
+		look_back();
+	return is_ipv6(skb) ? filter6(skb) : filter4(skb);
 }

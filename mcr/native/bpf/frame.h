@@ -32,7 +32,8 @@
 
 /*
  * What the loader fills in, by name (load.c): a map's descriptor, and a number that is the same for as long as the
- * program runs. The compiler takes a number for an address; weak, as it may be 0.
+ * program runs. The compiler takes a number for an address; weak, as it may be 0. What a number excludes the loader leaves
+ * out (trim.c).
  */
 #define MAP(name)        extern char map_##name[]
 #define PARAMETER(name)  extern const char parameter_##name[] __attribute__((weak))
@@ -43,6 +44,12 @@ static long (*const bpf_skb_load_bytes)(const void *skb, uint32_t offset, void *
 					uint32_t size) = (void *)BPF_FUNC_skb_load_bytes;
 static long (*const bpf_skb_load_bytes_relative)(const void *skb, uint32_t offset, void *to, uint32_t size,
 						 uint32_t from) = (void *)BPF_FUNC_skb_load_bytes_relative;
+
+/*
+ * Calls a function for each number below `count`, until it gives 1. Linux 5.17. An ordinary loop has no end for a processor
+ * that guesses its condition wrongly, and without CAP_PERFMON the verifier of Linux 6.12 follows that.
+ */
+static long (*const bpf_loop)(uint32_t count, void *function, void *context, uint64_t flags) = (void *)BPF_FUNC_loop;
 
 #define IP_AND_UDP (sizeof(struct mcr_ipv4) + sizeof(struct mcr_udp)) /* bytes of headers, without options */
 

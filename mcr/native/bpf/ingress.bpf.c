@@ -33,8 +33,8 @@ INLINE bool is_suppressed(struct mcr_flow *flow, uint32_t source)
 }
 
 /*
- * What goes to a worker, or nowhere. `hand`: what the filter has decided; it says nothing of what it has rejected. Local
- * delivery of IPv6 goes on: nobody has looked for its receivers.
+ * What goes to a worker, or nowhere. `hand`: what the filter has decided, if there is a kernel path; it says nothing of
+ * what it has rejected. Local delivery of IPv6 goes on: nobody has looked for its receivers.
  */
 INLINE void leave(struct __sk_buff *skb, struct hand *hand)
 {
@@ -44,7 +44,7 @@ INLINE void leave(struct __sk_buff *skb, struct hand *hand)
 
 	if (verdict == REJECT)
 		return;
-	if (hand) { /* one program serves all interfaces: what a frame came in by is the filter's word */
+	if (VALUE(relay)) { /* one program serves all interfaces: what a frame came in by is the filter's word */
 		if (hand->path != PATH_WORKER)
 			return;
 		hand->path = PATH_NONE;
@@ -58,10 +58,15 @@ INLINE void leave(struct __sk_buff *skb, struct hand *hand)
 
 int ingress(struct __sk_buff *skb)
 {
-	struct hand *hand = VALUE(relay) ? find_hand() : 0;
+	struct hand *hand = 0;
 
-	if (hand && hand->path == PATH_KERNEL)
-		return VALUE(ipv6) && is_ipv6(skb) ? relay6(skb, hand) : relay(skb, hand);
+	if (VALUE(relay)) {
+		hand = find_hand();
+		if (!hand) /* never: for the verifier */
+			return TCX_NEXT;
+		if (hand->path == PATH_KERNEL)
+			return VALUE(ipv6) && is_ipv6(skb) ? relay6(skb, hand) : relay(skb, hand);
+	}
 	leave(skb, hand);
 	return TCX_NEXT; /* other programs are to have their say, too */
 }

@@ -12,12 +12,12 @@
 #include <sys/syscall.h>
 #include <unistd.h>
 
+#include "bpf/functions.h"
 #include "bpf/programs.h"
+#include "bpf/trim.h"
 #include "shm_abi.h"
 
 #define TCX_INGRESS 46 /* BPF_TCX_INGRESS, <linux/bpf.h> from Linux 6.6 on */
-
-#define MAX_PROGRAM 4096
 
 #define TRIES    20 /* to get memory for a key, or to load a program */
 #define PAUSE_US 1000
@@ -48,8 +48,8 @@ struct program {
 		.relocation_count = LENGTH(mcr_bpf_##name##_relocations), \
 	}
 
-_Static_assert(LENGTH(mcr_bpf_filter_code) <= MAX_PROGRAM, "fits load()");
-_Static_assert(LENGTH(mcr_bpf_ingress_code) <= MAX_PROGRAM, "fits load()");
+_Static_assert(LENGTH(mcr_bpf_filter_code) <= MCR_BPF_MAX_PROGRAM, "fits load()");
+_Static_assert(LENGTH(mcr_bpf_ingress_code) <= MCR_BPF_MAX_PROGRAM, "fits load()");
 
 int mcr_bpf(int command, union bpf_attr *attr)
 {
@@ -255,8 +255,10 @@ static int load_without_signals(union bpf_attr *attr)
 static int load(const struct program *program, const uint32_t values[MCR_BPF_SYMBOLS])
 {
 	static const char license[] = "Dual MIT/GPL"; /* the kernel lets only GPL programs call some helpers */
-	struct bpf_insn code[MAX_PROGRAM];
+	struct bpf_insn code[MCR_BPF_MAX_PROGRAM];
+	struct mcr_bpf_functions functions;
 	union bpf_attr attr;
+	int ret;
 
 	if (!IS_LITTLE_ENDIAN)
 		return -EOPNOTSUPP;
@@ -266,10 +268,14 @@ static int load(const struct program *program, const uint32_t values[MCR_BPF_SYM
 	memset(&attr, 0, sizeof(attr));
 	attr.prog_type = program->type;
 	attr.insns = (uintptr_t)code;
-	attr.insn_cnt = program->length;
+	attr.insn_cnt = mcr_bpf_trim(code, program->length);
 	attr.license = (uintptr_t)license;
 	memcpy(attr.prog_name, "mcr", sizeof("mcr"));
-	return load_without_signals(&attr);
+	ret = mcr_bpf_functions_open(&functions, &attr, code);
+	if (!ret)
+		ret = load_without_signals(&attr);
+	mcr_bpf_functions_close(&functions);
+	return ret;
 }
 
 /* The kernel's loader looks at every map that a program names, also where the program can't get to it. */
@@ -298,6 +304,7 @@ int mcr_bpf_load_filter(int wanted, int rejected, const struct mcr_bpf_path *pat
 {
 	static const struct program program = PROGRAM(filter, BPF_PROG_TYPE_SOCKET_FILTER);
 	uint32_t values[MCR_BPF_SYMBOLS];
+	int ret;
 
 	fill_in(values, wanted, rejected, path);
 	values[MCR_BPF_PARAMETER_CAPTURE] = filter->capture;
@@ -313,7 +320,12 @@ int mcr_bpf_load_filter(int wanted, int rejected, const struct mcr_bpf_path *pat
 		values[MCR_BPF_MAP_RINGS] = (uint32_t)filter->tap->rings;
 		values[MCR_BPF_PARAMETER_SLOTS] = filter->tap->slots;
 		values[MCR_BPF_MAP_MEDIA] = (uint32_t)filter->tap->media;
+		values[MCR_BPF_PARAMETER_LOOPS] = true;
 	}
+	ret = load(&program, values);
+	if (ret != -EINVAL || !filter->tap)
+		return ret;
+	values[MCR_BPF_PARAMETER_LOOPS] = false;
 	return load(&program, values);
 }
 

@@ -283,25 +283,41 @@ INLINE uint32_t send(struct __sk_buff *skb, struct frame *now, const struct mcr_
 	return to->vlan ? send_tagged(skb, to) : send_clone(skb, to->interface);
 }
 
-/* Send it to all outputs. `now`: the headers that it has in the end. `failed`: it can't be changed. */
-INLINE void forward(struct __sk_buff *skb, const struct mcr_bpf_rule *rule, struct frame *now, uint32_t datagrams,
-		    struct mcr_bpf_taken *taken, uint32_t failed)
+/* A packet that is sent to all outputs of its rule. */
+struct sending {
+	struct __sk_buff *skb;
+	const struct mcr_bpf_rule *rule;
+	struct mcr_bpf_taken *taken;
+	struct frame now; /* the headers that it has */
+	struct marks came;
+	uint32_t datagrams;
+	uint32_t bytes;
+	uint32_t failed; /* it can't be changed */
+};
+
+static long send_to(uint64_t i, struct sending *sending)
 {
-	const struct mcr_bpf_output *to = rule->outputs;
-	uint32_t bytes = MCR_NETWORK16(now->udp.length) - sizeof(now->udp);
-	const struct marks came = {
+	const struct mcr_bpf_output *to = &sending->rule->outputs[i & (MCR_BPF_OUTPUTS - 1)];
+	uint32_t error = sending->failed;
+
+	if (!error)
+		error = send(sending->skb, &sending->now, to, &sending->came);
+	count_output(to->slot, error, sending->datagrams, sending->bytes, sending->taken);
+	return 0;
+}
+
+INLINE void forward(struct sending *sending)
+{
+	const struct frame *now = &sending->now;
+
+	sending->bytes = MCR_NETWORK16(now->udp.length) - sizeof(now->udp);
+	sending->came = (struct marks){
 		.source = now->ip.source,
 		.port = now->udp.ports.source,
 		.ttl = now->ip.ttl,
 		.service = now->ip.service,
 	};
-
-	for (uint32_t i = 0; i < MCR_BPF_OUTPUTS; i++, to++) {
-		if (i >= rule->head.count)
-			break;
-		OPAQUE(to); /* a sum of the rule and a number that differs from turn to turn is forbidden */
-		count_output(to->slot, failed ? failed : send(skb, now, to, &came), datagrams, bytes, taken);
-	}
+	bpf_loop(sending->rule->head.count, send_to, sending, 0);
 }
 
 /* It has its headers again, and goes on its way. */
@@ -366,21 +382,23 @@ INLINE uint32_t prepare(struct __sk_buff *skb, struct tag tag, uint32_t headers)
 INLINE int relay_by(struct __sk_buff *skb, const struct mcr_bpf_rule *rule, const struct frame *original,
 		    const struct hand *hand, struct mcr_bpf_taken *taken)
 {
-	uint32_t datagrams = hand->datagrams, size = ETH_HLEN + MCR_NETWORK16(original->ip.total), failed;
+	uint32_t size = ETH_HLEN + MCR_NETWORK16(original->ip.total);
 	bool is_sole = hand->sole; /* a clone may come back in, and what is decided of it is handed on likewise */
-	struct frame now = *original;
+	struct sending sending = {
+		.skb = skb, .rule = rule, .taken = taken, .now = *original, .datagrams = hand->datagrams
+	};
 	struct tag tag = tag_of(skb);
 
 	if (!is_udp_sum_right(skb, original)) {
-		taken->checksum += datagrams;
+		taken->checksum += sending.datagrams;
 		return TCX_NEXT;
 	}
 	if (skb->len > size) /* what Ethernet has filled a short frame up with */
 		bpf_skb_change_tail(skb, size, 0);
-	count_matched(&rule->head, datagrams, taken);
-	failed = prepare(skb, tag, FRAME_HEADERS);
-	forward(skb, rule, &now, datagrams, taken, failed);
-	return failed ? TCX_NEXT : let_go(skb, original, &now, tag, is_sole);
+	count_matched(&rule->head, sending.datagrams, taken);
+	sending.failed = prepare(skb, tag, FRAME_HEADERS);
+	forward(&sending);
+	return sending.failed ? TCX_NEXT : let_go(skb, original, &sending.now, tag, is_sole);
 }
 
 /* Forward a datagram, or a super-frame, that the filter has found to be plain. What is to become of the packet itself. */

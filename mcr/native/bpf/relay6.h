@@ -115,25 +115,41 @@ INLINE uint32_t send6(struct __sk_buff *skb, struct frame6 *now, const struct mc
 	return send_clone(skb, to->interface);
 }
 
-/* Send it to all outputs. `now`: the headers that it has in the end. `failed`: it can't be changed. */
-INLINE void forward6(struct __sk_buff *skb, const struct mcr_bpf_rule6 *rule, struct frame6 *now, uint32_t datagrams,
-		     struct mcr_bpf_taken *taken, uint32_t failed)
+/* A packet that is sent to all outputs of its rule. */
+struct sending6 {
+	struct __sk_buff *skb;
+	const struct mcr_bpf_rule6 *rule;
+	struct mcr_bpf_taken *taken;
+	struct frame6 now; /* the headers that it has */
+	struct marks6 came;
+	uint32_t datagrams;
+	uint32_t bytes;
+	uint32_t failed; /* it can't be changed */
+};
+
+static long send_to6(uint64_t i, struct sending6 *sending)
 {
-	const struct mcr_bpf_output6 *to = rule->outputs;
-	uint32_t bytes = MCR_NETWORK16(now->udp.length) - sizeof(now->udp);
-	struct marks6 came = {
+	const struct mcr_bpf_output6 *to = &sending->rule->outputs[i & (MCR_BPF_OUTPUTS - 1)];
+	uint32_t error = sending->failed;
+
+	if (!error)
+		error = send6(sending->skb, &sending->now, to, &sending->came);
+	count_output(to->slot, error, sending->datagrams, sending->bytes, sending->taken);
+	return 0;
+}
+
+INLINE void forward6(struct sending6 *sending)
+{
+	const struct frame6 *now = &sending->now;
+
+	sending->bytes = MCR_NETWORK16(now->udp.length) - sizeof(now->udp);
+	sending->came = (struct marks6){
 		.port = now->udp.ports.source,
 		.hops = now->ip.hops,
 		.service = (uint8_t)(MCR_NETWORK32(now->ip.class) >> SERVICE_SHIFT),
 	};
-
-	__builtin_memcpy(came.source, now->ip.source, sizeof(came.source));
-	for (uint32_t i = 0; i < MCR_BPF_OUTPUTS; i++, to++) {
-		if (i >= rule->head.count)
-			break;
-		OPAQUE(to); /* a sum of the rule and a number that differs from turn to turn is forbidden */
-		count_output(to->slot, failed ? failed : send6(skb, now, to, &came), datagrams, bytes, taken);
-	}
+	__builtin_memcpy(sending->came.source, now->ip.source, sizeof(sending->came.source));
+	bpf_loop(sending->rule->head.count, send_to6, sending, 0);
 }
 
 /* Whether IP has no use for it. */
@@ -164,22 +180,23 @@ INLINE int let_go6(struct __sk_buff *skb, const struct frame6 *original, const s
 INLINE int relay_by6(struct __sk_buff *skb, const struct mcr_bpf_rule6 *rule, const struct frame6 *original,
 		     const struct hand *hand, struct mcr_bpf_taken *taken)
 {
-	uint32_t datagrams = hand->datagrams, failed;
 	uint32_t size = ETH_HLEN + (uint32_t)sizeof(original->ip) + MCR_NETWORK16(original->ip.payload);
 	bool is_sole = hand->sole; /* a clone may come back in, and what is decided of it is handed on likewise */
-	struct frame6 now = *original;
+	struct sending6 sending = {
+		.skb = skb, .rule = rule, .taken = taken, .now = *original, .datagrams = hand->datagrams
+	};
 	struct tag tag = tag_of(skb);
 
 	if (!is_udp6_sum_right(skb, original)) {
-		taken->checksum += datagrams;
+		taken->checksum += sending.datagrams;
 		return TCX_NEXT;
 	}
 	if (skb->len > size) /* what Ethernet has filled a short frame up with */
 		bpf_skb_change_tail(skb, size, 0);
-	count_matched(&rule->head, datagrams, taken);
-	failed = prepare(skb, tag, FRAME6_HEADERS);
-	forward6(skb, rule, &now, datagrams, taken, failed);
-	return failed ? TCX_NEXT : let_go6(skb, original, &now, tag, is_sole);
+	count_matched(&rule->head, sending.datagrams, taken);
+	sending.failed = prepare(skb, tag, FRAME6_HEADERS);
+	forward6(&sending);
+	return sending.failed ? TCX_NEXT : let_go6(skb, original, &sending.now, tag, is_sole);
 }
 
 /* As the filter has found it: from its source if a rule names that. */

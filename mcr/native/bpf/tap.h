@@ -15,6 +15,7 @@ MAP(rings);
 MAP(media);
 PARAMETER(health); /* whether any stream is watched */
 PARAMETER(slots);  /* of each ring */
+PARAMETER(loops);  /* whether the kernel has bpf_loop */
 
 #define TS_PACKET   188
 #define TS_SYNC     0x47
@@ -82,20 +83,19 @@ INLINE struct mcr_bpf_ring *find_ring(void)
 	return bpf_map_lookup_elem(map_rings, &processor);
 }
 
-/* Room for records of so many slots in all: MCR_BPF_SPARE_SLOTS at most. NULL: the ring is full. */
-INLINE void *reserve_slots(struct mcr_bpf_ring *ring, uint64_t slots)
+/*
+ * Whether there is room for records of so many slots in all: MCR_BPF_SPARE_SLOTS at most. Not told by a pointer that may be
+ * NULL: the compiler tests twice what it can derive, and without CAP_PERFMON the verifier follows also that the tests differ.
+ */
+INLINE bool has_room(const struct mcr_bpf_ring *ring, uint64_t slots)
 {
-	uint64_t at = ring->produced;
-
-	if (at - ring->consumed + slots > VALUE(slots))
-		return 0;
-	return ring->slots + (at & (VALUE(slots) - 1)) * MCR_BPF_SLOT;
+	return ring->produced - ring->consumed + slots <= VALUE(slots);
 }
 
-/* Room for a record of up to so many bytes. */
-INLINE void *reserve(struct mcr_bpf_ring *ring, uint32_t size)
+/* Where the next record begins, if there is room. */
+INLINE void *next_record(struct mcr_bpf_ring *ring)
 {
-	return reserve_slots(ring, MCR_BPF_SLOTS_OF(size));
+	return ring->slots + (ring->produced & (VALUE(slots) - 1)) * MCR_BPF_SLOT;
 }
 
 /* A record of so many slots is there. */
@@ -114,9 +114,9 @@ INLINE bool goes_on(uint8_t first)
 /* Tell of a datagram by the plain header of RTP, or what stands in its place. False: that would not do. */
 INLINE bool tell_plain(struct mcr_bpf_ring *ring, struct __sk_buff *skb, uint32_t offset, struct mcr_bpf_seen seen)
 {
-	struct seen_plain *record = reserve(ring, sizeof(*record));
+	struct seen_plain *record = next_record(ring);
 
-	if (!record)
+	if (!has_room(ring, MCR_BPF_SLOTS_OF(sizeof(*record))))
 		return true;
 	seen.kept = copy(skb, offset, record->payload, seen.size, sizeof(record->payload));
 	if (goes_on(record->payload[0]))
@@ -172,6 +172,7 @@ INLINE bool is_brief(struct mcr_bpf_media *media, uint32_t at)
 
 INLINE void abridge(struct mcr_bpf_brief *brief, const struct mcr_bpf_media *media, uint32_t at, uint32_t count)
 {
+#pragma clang loop unroll(full)
 	for (uint32_t i = 0; i < MCR_BPF_BRIEF_PACKETS; i++) {
 		const uint32_t *packet = (const void *)(media->bytes + at + i * TS_PACKET);
 
@@ -204,12 +205,13 @@ INLINE bool tell_brief(struct mcr_bpf_ring *ring, struct __sk_buff *skb, uint32_
 	if (header && media->bytes[0] != RTP_PLAIN)
 		return false;
 	at = place(&media->at, header, RTP_HEADER);
-	for (uint32_t i = 0; i < MCR_BPF_BRIEF_PACKETS && i < count; i++)
-		if (!is_brief(media, at + i * TS_PACKET))
+#pragma clang loop unroll(full)
+	for (uint32_t i = 0; i < MCR_BPF_BRIEF_PACKETS; i++)
+		if (i < count && !is_brief(media, at + i * TS_PACKET))
 			return false;
-	record = reserve(ring, sizeof(*record));
-	if (!record)
+	if (!has_room(ring, MCR_BPF_SLOTS_OF(sizeof(*record))))
 		return true;
+	record = next_record(ring);
 	seen.kept = MCR_BPF_BRIEF;
 	seen.slots = MCR_BPF_SLOTS_OF(sizeof(*record));
 	record->seen = seen;
@@ -223,53 +225,103 @@ INLINE uint32_t payload_at(const struct mcr_ipv4 *ip)
 	return 4u * (ip->version_size & 15) + (uint32_t)sizeof(struct mcr_udp);
 }
 
-/*
- * Each datagram of a super-frame, in records of this size: of one length, so that the verifier knows where each of them
- * is, and not in brief, as it would take seconds.
- */
-INLINE void tell_each(struct mcr_bpf_ring *ring, struct __sk_buff *skb, uint64_t *count, uint32_t offset,
-		      struct mcr_bpf_seen seen, uint32_t size, const uint32_t each)
-{
-	uint64_t records = lesser(datagrams_in(skb, size, 0), MCR_BPF_TOLD);
-	struct mcr_bpf_seen *record = reserve_slots(ring, records * MCR_BPF_SLOTS_OF(each));
-	uint32_t step = skb->gso_size, at = 0;
+/* A super-frame of which is told. */
+struct telling {
+	struct __sk_buff *skb;
+	struct mcr_bpf_ring *ring;
+	uint8_t *records;
+	uint64_t *count;
+	struct mcr_bpf_seen seen;
+	uint32_t offset; /* of its payload */
+	uint32_t size;   /* of that */
+	uint32_t at;     /* the next datagram in it */
+	uint32_t step;
+};
 
-	for (uint32_t i = 0; record && i < MCR_BPF_TOLD; i++) {
-		seen.count = ++*count;
-		seen.size = (uint16_t)lesser(size - at, step);
-		write_down(ring, record, skb, offset + at, seen, each);
-		/* by a number in the instruction: without CAP_PERFMON the verifier follows any other on a way of its own */
-		asm volatile("%0 += %1" : "+r"(record) : "i"(each));
-		at += step;
-		if (at >= size)
-			return;
-	}
-	*count += (size - at - 1) / step + 1; /* which shows that they were not told of */
+/* Tell of the next datagram. Whether that was the last one. */
+INLINE bool tell_next(struct telling *telling, void *record, const uint32_t each)
+{
+	struct mcr_bpf_seen seen = telling->seen;
+
+	seen.count = ++*telling->count;
+	seen.size = (uint16_t)lesser(telling->size - telling->at, telling->step);
+	write_down(telling->ring, record, telling->skb, telling->offset + telling->at, seen, each);
+	telling->at += telling->step;
+	return telling->at >= telling->size;
 }
 
-INLINE void tell_all(struct mcr_bpf_ring *ring, struct __sk_buff *skb, const struct mcr_bpf_stream *stream,
-		     uint64_t *count, uint32_t offset, struct mcr_bpf_seen seen, uint32_t size)
+static long tell_next_head(uint64_t i, struct telling *telling)
+{
+	const uint32_t each = sizeof(struct seen_head);
+
+	return tell_next(telling, telling->records + (i & (MCR_BPF_TOLD - 1)) * each, each);
+}
+
+static long tell_next_whole(uint64_t i, struct telling *telling)
+{
+	const uint32_t each = sizeof(struct seen_whole);
+
+	return tell_next(telling, telling->records + (i & (MCR_BPF_TOLD - 1)) * each, each);
+}
+
+/* Before Linux 5.17. */
+INLINE void tell_by_steps(struct telling *telling, const uint32_t each)
+{
+	uint8_t *record = telling->records;
+	uint32_t left = MCR_BPF_TOLD;
+
+again:
+	if (tell_next(telling, record, each) || !--left)
+		return;
+	/* by a number in the instruction: without CAP_PERFMON the verifier follows any other on a way of its own */
+	asm volatile("%0 += %1" : "+r"(record) : "i"(each));
+	asm goto("goto %l[again]" ::
+			 : "memory"
+		 : again); /* these kernels allow loops by jumps, not by what falls through */
+}
+
+/* Each datagram of a super-frame, in records of this size: of one length, so that the verifier knows where each of them is. */
+INLINE void tell_each(struct telling *telling, const uint32_t each)
+{
+	uint64_t records = lesser(datagrams_in(telling->skb, telling->size, 0), MCR_BPF_TOLD);
+
+	if (!has_room(telling->ring, records * MCR_BPF_SLOTS_OF(each)))
+		return;
+	telling->records = next_record(telling->ring);
+	if (!VALUE(loops)) {
+		tell_by_steps(telling, each);
+	} else if (each == sizeof(struct seen_head)) {
+		asm volatile("# so that the function is named here, and not before the branch");
+		bpf_loop(MCR_BPF_TOLD, tell_next_head, telling, 0);
+	} else {
+		asm volatile("# likewise, and apart from the other one");
+		bpf_loop(MCR_BPF_TOLD, tell_next_whole, telling, 0);
+	}
+}
+
+INLINE void tell_all(struct telling *telling, const struct mcr_bpf_stream *stream)
 {
 	if (stream->keep == MCR_BPF_KEPT_HEAD)
-		tell_each(ring, skb, count, offset, seen, size, sizeof(struct seen_head));
+		tell_each(telling, sizeof(struct seen_head));
 	else
-		tell_each(ring, skb, count, offset, seen, size, sizeof(struct seen_whole));
+		tell_each(telling, sizeof(struct seen_whole));
+	if (telling->at < telling->size) /* which shows that they were not told of */
+		*telling->count += (telling->size - telling->at - 1) / telling->step + 1;
+	/* The compiler uses its memory again; without CAP_PERFMON no pointer there may be overwritten in part. */
+	*telling = (struct telling){ 0 };
+	asm volatile("" ::"r"(telling) : "memory");
 }
 
 INLINE void tell_head(struct mcr_bpf_ring *ring, struct __sk_buff *skb, uint32_t offset, struct mcr_bpf_seen seen)
 {
-	struct mcr_bpf_seen *record = reserve(ring, sizeof(struct seen_head));
-
-	if (record)
-		write_down(ring, record, skb, offset, seen, sizeof(struct seen_head));
+	if (has_room(ring, MCR_BPF_SLOTS_OF(sizeof(struct seen_head))))
+		write_down(ring, next_record(ring), skb, offset, seen, sizeof(struct seen_head));
 }
 
 INLINE void tell_whole(struct mcr_bpf_ring *ring, struct __sk_buff *skb, uint32_t offset, struct mcr_bpf_seen seen)
 {
-	struct mcr_bpf_seen *record = reserve(ring, sizeof(struct seen_whole));
-
-	if (record)
-		write_down(ring, record, skb, offset, seen, sizeof(struct seen_whole));
+	if (has_room(ring, MCR_BPF_SLOTS_OF(sizeof(struct seen_whole))))
+		write_down(ring, next_record(ring), skb, offset, seen, sizeof(struct seen_whole));
 }
 
 INLINE void tell_one(struct mcr_bpf_ring *ring, struct __sk_buff *skb, const struct mcr_bpf_stream *stream,
@@ -304,7 +356,15 @@ INLINE void tell(struct __sk_buff *skb, const struct mcr_flow *flow, uint32_t be
 	seen.time = bpf_ktime_get_ns();
 	seen.stream = (uint16_t)*number;
 	if (skb->gso_size && skb->gso_size < size) {
-		tell_all(ring, skb, stream, count, begin, seen, size);
+		struct telling telling = { .skb = skb,
+					   .ring = ring,
+					   .count = count,
+					   .seen = seen,
+					   .offset = begin,
+					   .size = size,
+					   .step = skb->gso_size };
+
+		tell_all(&telling, stream);
 		return;
 	}
 	seen.count = ++*count;

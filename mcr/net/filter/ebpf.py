@@ -41,7 +41,7 @@ def tell_refusal(lost: str, error: OSError) -> None:
     text = lost.format(describe_errno(error.errno or 0))
     if error.errno == errno.EACCES:
         log.warning(
-            "%s. Before Linux 6.18 the kernel takes the programs of a mcrd with CAP_PERFMON: installation.md", text
+            "%s. Before Linux 6.12 the kernel takes the programs of a mcrd with CAP_PERFMON: installation.md", text
         )
     else:
         log.info("%s", text)

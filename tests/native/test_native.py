@@ -22,9 +22,10 @@ FLAGS = {
     OPTIMIZED: ("-O2",),
 }
 SOURCES = {
-    "filter_verdicts": ["bpf/load.c", "packet.c"],
+    "filter_verdicts": ["bpf/functions.c", "bpf/load.c", "bpf/trim.c", "packet.c"],
     "ring_stress": [],
     "stream_fuzz": [f"health/{each}.c" for each in ("delay", "gaps", "pids", "rtp", "stream", "ts")],
+    "trim_programs": ["bpf/trim.c"],
 }
 """What a program needs of the native code, if it is no worker."""
 OF_A_WORKER = ["*.c"]

@@ -94,7 +94,7 @@ static void step(struct walk *walk, uint32_t at)
 {
 	const struct bpf_insn *insn = &walk->code[at];
 	struct found found = walk->found[at];
-	bool taken, decided = is_decided(insn, &found, &taken);
+	bool taken = false, decided = is_decided(insn, &found, &taken);
 
 	if (insn->code == (BPF_JMP | BPF_EXIT))
 		return;
@@ -117,7 +117,7 @@ static void step(struct walk *walk, uint32_t at)
  */
 static void walk_through(struct walk *walk, struct bpf_insn *code, uint32_t length)
 {
-	bool taken;
+	bool taken = false;
 
 	memset(walk, 0, sizeof(*walk));
 	walk->code = code;

@@ -6,11 +6,13 @@ kernel path the filter sends them to a worker, as it looks for a flow with its s
 
 import time
 from collections.abc import Callable, Collection, Iterable, Mapping
+from contextlib import ExitStack, suppress
 from typing import Final
 
 import attrs
 
 from mcr._native import lib
+from mcr.errors import SystemFault
 from mcr.model.flow import Claim, Flow, without_source
 from mcr.model.rule import RuleChange
 from mcr.net.filter.base import CaptureFilters
@@ -67,7 +69,7 @@ class Refusals:
         wrong = {each for each in new if not _is_taken(each, rules)}
         return self._hold({each: capture for each, capture in held.items() if each not in wrong})
 
-    def give_way(self, change: RuleChange) -> tuple[Command, ...]:
+    def give_way(self, change: RuleChange, undo: ExitStack) -> tuple[Command, ...]:
         """Refuse no more what added rules take by name, or removed and changed ones have taken."""
         if not self._held:
             return ()
@@ -77,13 +79,21 @@ class Refusals:
             for each, capture in self._held.items()
             if self._is_there(each) and each.claim not in named and without_source(each.claim) not in gone
         }
-        return () if len(held) == len(self._held) else (self._hold(held),)
+        if len(held) == len(self._held):
+            return ()
+        undo.callback(self._restore, self._held)
+        return (self._hold(held),)
+
+    def _restore(self, before: Mapping[Refusal, Capture]) -> None:
+        """Refuse again what has given way. Workers were not told that it had."""
+        with suppress(SystemFault):  # the next change tries again; why this is undone matters more
+            self._hold({each: capture for each, capture in before.items() if self._find(each.interface) is capture})
 
     def _hold(self, held: Mapping[Refusal, Capture]) -> Command:
         if self._filters:
-            gone = [_key(each) for each in self._held.items() if each[0] not in held and self._is_there(each[0])]
-            new = [_key(each) for each in held.items() if self._held.get(each[0]) is not each[1]]
-            self._filters.change(new, gone)
+            before = {_key(each) for each in self._held.items() if self._is_there(each[0])}
+            now = {*map(_key, held.items())}  # without places: one flow may have had another before
+            self._filters.change(now - before, before - now)
         self._held = held
         until = time.monotonic() + HELD
         return records.refused((each.flow, capture.slot, each.place, until) for each, capture in held.items())

@@ -170,13 +170,15 @@ class Relay:
         self._kept.note_captures(self.inputs.note())
 
     def _apply(self, change: RuleChange) -> Step:
-        given_up = self.inputs.refusals.give_way(change)  # before others admit the same
-        try:
-            prepared = self._prepare_all(change)
-        except SystemFault as error:
-            if not change.wait or error.errno not in JUST_GONE:
-                raise
-            prepared = self._prepare_all(change)  # what has gone since it was found is waited for
+        with ExitStack() as undo:
+            given_up = self.inputs.refusals.give_way(change, undo)  # before others admit the same
+            try:
+                prepared = self._prepare_all(change)
+            except SystemFault as error:
+                if not change.wait or error.errno not in JUST_GONE:
+                    raise
+                prepared = self._prepare_all(change)  # what has gone since it was found is waited for
+            undo.pop_all()
         step = self._commit(change, prepared)
         return attrs.evolve(step, commands=(*given_up, *step.commands))
 

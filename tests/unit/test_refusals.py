@@ -1,20 +1,30 @@
 """Which flows are refused, and what workers and filters are told of them."""
 
+import errno
 import time
 from collections.abc import Collection, Iterable
+from contextlib import ExitStack, nullcontext
 from ipaddress import ip_address
 from types import SimpleNamespace
 from typing import Any
 
+import attrs
 import pytest
 
 from mcr._native import ffi, lib
+from mcr.config.settings import Settings
+from mcr.errors import LimitReached, SystemFault
 from mcr.model.flow import Flow, Input
+from mcr.model.log import LogLevels
 from mcr.model.rule import Output, Rule, RuleChange
+from mcr.process.descriptor_store import DescriptorStore
+from mcr.relay.kernel_path import KernelRules
 from mcr.relay.placement import OutputSlot, PlacedRule
 from mcr.relay.refusals import HELD, Refusal, Refusals
+from mcr.relay.relay import Relay, Step
 from mcr.shm import records
 from mcr.shm.flows import make_flow
+from mcr.shm.kept import Kept
 from mcr.shm.records import Command
 
 GROUP, SOURCE, OTHER = map(ip_address, ("239.1.1.1", "198.18.0.9", "198.18.0.8"))
@@ -34,10 +44,13 @@ class World:
     def __init__(self) -> None:
         self.captures: dict[str, Any] = {"eth0": SimpleNamespace(slot=5)}
         self.steered: set[tuple[int, Flow]] = set()
+        self.fault: SystemFault | None = None
         filters: Any = self
         self.refusals = Refusals(self.captures.get, filters)
 
     def change(self, added: Iterable[tuple[int, Flow]], removed: Iterable[tuple[int, Flow]]) -> None:
+        if self.fault:
+            raise self.fault
         for each in added:
             assert each not in self.steered
             self.steered.add(each)
@@ -109,20 +122,63 @@ def test_what_is_refused() -> None:
     ids=["named", "removed", "changed"],
 )
 def test_a_refusal_gives_way_to_rules(change: RuleChange) -> None:
-    world = World()
-    assert world.refusals.give_way(change) == ()
+    """And comes back with those that there were before, if the change fails."""
+    world, undo = World(), ExitStack()
+    assert world.refusals.give_way(change, undo) == ()
     world.refuse(REFUSED)
-    (command,) = world.refusals.give_way(change)
+    (command,) = world.refusals.give_way(change, undo)
     assert count(command) == 0
     assert not world.steered
-    assert world.refusals.give_way(change) == ()
+    assert world.refusals.give_way(change, undo) == ()
+    undo.close()
+    assert world.steered == {(5, REFUSED.flow)}
+    assert len(world.refusals.give_way(change, undo)) == 1
+
+
+def test_what_cannot_be_refused_again_hides_no_failure() -> None:
+    """Of the change; it is refused as soon as it can be."""
+    world, undo = World(), ExitStack()
+    world.refuse(REFUSED)
+    world.refusals.give_way(RuleChange(2, added=(NAMED,)), undo)
+    world.fault = SystemFault("Cannot filter by rules", errno.ENOMEM)
+    undo.close()
+    world.fault = None
+    assert world.refuse(REFUSED) == 1
+    assert world.steered == {(5, REFUSED.flow)}
+
+
+@pytest.mark.parametrize("fails", [True, False])
+def test_a_refusal_is_in_force_when_a_change_has_failed(monkeypatch: pytest.MonkeyPatch, *, fails: bool) -> None:
+    with Kept.open(DescriptorStore(), 1) as kept, Relay(Settings("", 1, LogLevels()), kept, KernelRules(None)) as relay:
+        world = World()
+        relay.inputs.refusals = world.refusals
+        world.refuse(REFUSED)
+
+        def prepare(change: RuleChange) -> None:
+            assert change.added == (NAMED,)
+            assert not world.steered
+            if fails:
+                raise LimitReached("There are too many outputs")
+
+        monkeypatch.setattr(relay, "_prepare_all", prepare)
+        monkeypatch.setattr(relay, "_commit", lambda *_: Step((), (), ()))
+        with pytest.raises(LimitReached) if fails else nullcontext():
+            relay._apply(RuleChange(2, added=(NAMED,)))
+        assert world.steered == ({(5, REFUSED.flow)} if fails else set())
 
 
 def test_other_changes_leave_it() -> None:
     world = World()
     world.refuse(REFUSED)
     other = Rule("other", Input("eth0", GROUP, 5001, sources=(SOURCE,)), (OUTPUT,))
-    assert world.refusals.give_way(RuleChange(2, added=(other,))) == ()
+    assert world.refusals.give_way(RuleChange(2, added=(other,)), ExitStack()) == ()
+
+
+def test_a_flow_that_is_refused_again_at_another_place() -> None:
+    world = World()
+    world.refuse(REFUSED)
+    assert world.refuse(attrs.evolve(REFUSED, place=4)) == 1
+    assert world.steered == {(5, REFUSED.flow)}
 
 
 def test_a_capture_that_is_opened_anew() -> None:

@@ -60,7 +60,7 @@ class CaptureFilters(Protocol):
     untold: str
 
     def change(self, added: Iterable[tuple[int, Flow]], removed: Iterable[tuple[int, Flow]]) -> None:
-        """Admit more flows, and fewer.
+        """Admit more flows, and fewer; none is both added and removed.
 
         Raises:
             SystemFault: nothing has changed.

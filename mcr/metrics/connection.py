@@ -2,6 +2,7 @@
 
 from collections.abc import Awaitable, Callable, Hashable, Iterable, Iterator
 from http import HTTPStatus
+from itertools import chain
 from typing import Final
 
 import h11
@@ -129,13 +130,14 @@ class Client:
         if self._http.their_state is not h11.DONE:
             headers.append(("Connection", "close"))
         response = h11.Response(status_code=answer.status, reason=answer.status.phrase, headers=headers)
-        pieces = [] if headers_only else [h11.Data(data=each) for each in _gathered(answer.body)]
+        # One after the other, as they are sent: all of them would be a second copy of the body.
+        pieces = (h11.Data(data=each) for each in _gathered(() if headers_only else answer.body))
         if answer.following and not headers_only:
-            return await self._send_events(response, *pieces) and await self._follow(answer.following)
-        sent = await self._send_events(response, *pieces, h11.EndOfMessage())
+            return await self._send_events(chain((response,), pieces)) and await self._follow(answer.following)
+        sent = await self._send_events(chain((response,), pieces, (h11.EndOfMessage(),)))
         return sent and self._http.our_state is h11.DONE and self._http.their_state is h11.DONE
 
-    async def _send_events(self, *events: h11.Event) -> bool:
+    async def _send_events(self, events: Iterable[h11.Event]) -> bool:
         """False if the client has left, or does not read."""
         with trio.move_on_after(SEND_SECONDS):
             try:
@@ -155,7 +157,7 @@ class Client:
             except McrError:  # mcrd stops, or holds too much; the browser asks anew
                 break
             self.held = len(data)
-            if not await self._send_events(h11.Data(data=data)):
+            if not await self._send_events((h11.Data(data=data),)):
                 break
             self.held = 0
         return False

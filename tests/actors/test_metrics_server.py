@@ -1,6 +1,7 @@
 """The server of metrics on a real unix socket, in front of actors that are played by the test; and its clients."""
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
+from http import HTTPStatus
 from pathlib import Path
 
 import attrs
@@ -15,7 +16,7 @@ from mcr.errors import RuleNotFound, SystemFault
 from mcr.metrics import connection, server
 from mcr.metrics.exposition import Format
 from mcr.metrics.listener import metrics_listener
-from mcr.metrics.pages import PATIENCE, Pages
+from mcr.metrics.pages import PATIENCE, Answer, Pages
 from mcr.metrics.server import MetricsServer
 from mcr.model.endpoint import UnixEndpoint
 from mcr.model.rule import RuleState
@@ -343,6 +344,38 @@ async def test_who_does_not_read_is_disconnected_and_what_it_holds_is_bounded(
         await sleeper.stream.send_all(SMALL)
     for each in (sleeper, same, other, third):
         each.stream.socket.close()
+
+
+class Read(list[bytes]):
+    """A body that counts its pieces that are asked for."""
+
+    taken = 0
+
+    def __iter__(self) -> Iterator[bytes]:
+        for each in super().__iter__():
+            self.taken += 1
+            yield each
+
+
+async def test_a_long_answer_is_copied_no_faster_than_it_is_read(
+    path: Path, actors: Actors, pages: Pages, nursery: trio.Nursery, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    body = Read([bytes(100_000)] * 100)
+
+    async def get(_target: str, _accept: str) -> Answer:
+        body.taken = 0
+        return Answer(HTTPStatus.OK, body)
+
+    monkeypatch.setattr(Pages, "get", lambda _self, *arguments: get(*arguments))
+    monkeypatch.setattr(Answer, "size", 10_000_000)
+    await serve(path, pages, nursery)
+    client = Client(await trio.open_unix_socket(str(path)))
+    await client.stream.send_all(SMALL)
+    with trio.fail_after(5):
+        while not body.taken:
+            await trio.testing.wait_all_tasks_blocked(0.01)
+    assert 0 < body.taken < 50
+    client.stream.socket.close()
 
 
 async def test_a_flood_of_connections_leaves_room_for_a_scraper(

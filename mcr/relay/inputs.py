@@ -299,8 +299,9 @@ def _join(memberships: Memberships, sources: Sequence[Input], captures: Mapping[
 
 
 def _leave_all(memberships: Memberships, asked: Sequence[tuple[Address, Interface, Address | None]]) -> None:
-    for each in reversed(asked):  # the kernel looks for each from the newest on
-        memberships.leave(*each)
+    with ExitStack() as each:  # from the newest on, as the kernel looks for them; one that fails ends no other
+        for request in asked:
+            each.callback(memberships.leave, *request)
 
 
 def _join_missing(captures: Iterable[Capture], memberships: Memberships) -> None:

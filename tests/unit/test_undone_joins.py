@@ -1,0 +1,44 @@
+"""Groups that are joined for rules which then fail."""
+
+import errno
+from collections.abc import Callable
+from contextlib import ExitStack
+from ipaddress import ip_address
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from mcr.errors import SystemFault
+from mcr.model.flow import Address, Input
+from mcr.relay.inputs import _join
+
+GROUPS = [ip_address(f"239.1.1.{number}") for number in (1, 2, 3)]
+
+
+class Groups:
+    """Which were joined and left, one after the other. Leaving the second fails."""
+
+    def __init__(self) -> None:
+        self.joined: list[Address] = []
+        self.left: list[Address] = []
+        self.wait: Callable[..., None] = self.join
+
+    def join(self, group: Address, *_where: object) -> None:
+        self.joined.append(group)
+
+    def leave(self, group: Address, *_where: object) -> None:
+        self.left.append(group)
+        if group == GROUPS[1]:
+            raise SystemFault("Cannot leave", errno.EPERM)
+
+
+def test_a_group_that_cannot_be_left_keeps_no_other_joined() -> None:
+    groups: Any = Groups()
+    captures: Any = {"eth0": SimpleNamespace(interface="eth0", is_lost=False)}
+    undo = ExitStack()
+    _join(groups, [Input("eth0", each, 5000) for each in GROUPS], captures, undo)
+    assert groups.joined == GROUPS
+    with pytest.raises(SystemFault):
+        undo.close()
+    assert groups.left == GROUPS[::-1]

@@ -167,7 +167,9 @@ class RuleStore:
     async def list(self) -> tuple[RuleView, ...]:
         """Every rule, in the order in which they were added."""
         entries: tuple[Entry, ...] = await ask(self._inbox, lambda reply: _List(None, reply))
-        return await self._views(entries, await self._workers.standing())
+        views = await self._views(entries, await self._workers.standing())
+        self._shown.keep(entries)
+        return views
 
     async def yielding(self) -> tuple[Yielding, ...]:
         """Rules of run time that are not used, as they give way to others of files."""

@@ -1,5 +1,6 @@
 """Rules as `mcrctl list` shows them, kept for as long as nothing changes: there may be 10,000."""
 
+from collections.abc import Collection
 from typing import Final
 
 import attrs
@@ -51,6 +52,12 @@ class Views:
         """Any of them may be gone."""
         self._last = None
         self._well.clear()
+
+    def keep(self, entries: Collection[Entry]) -> None:
+        """These are all: others are gone, and a thread has made views of them since they were forgotten."""
+        if len(self._well) > len(entries):
+            for gone in self._well.keys() - {each.rule.rule_id for each in entries}:
+                self._well.pop(gone, None)
 
     def _one(self, entry: Entry, conditions: Conditions) -> RuleView:
         if entry.fault or entry.generation > conditions.acknowledged or conditions.concern(entry.rule):

@@ -43,6 +43,7 @@ class _Refused:
         matched: what the rule had matched when that was read last.
         others: when it was seen to grow.
         alone: what the counter said when nothing of others could be on its way any more; None: it can.
+        told: when the workers were told of it last.
     """
 
     placed: PlacedRule
@@ -54,6 +55,7 @@ class _Refused:
     matched: int
     others: float
     alone: int | None = None
+    told: float = float("-inf")
 
 
 @attrs.frozen
@@ -69,6 +71,7 @@ class Damper:
         self._workers, self._meter = workers, meter
         self._refused: dict[tuple[int, bytes], _Refused] = {}  # by tags of rules, and addresses
         self._spared: dict[tuple[Input, bytes], _Spared] = {}
+        self._ended: set[int] = set()  # places in which workers count until they are told of it
         self._why_not: dict[int, str] = {}  # by tags of rules
         self._due = trio.Event()
 
@@ -155,7 +158,7 @@ class Damper:
         return ""
 
     def _free_place(self) -> int | None:
-        taken = {each.refusal.place for each in self._refused.values()}
+        taken = self._ended | {each.refusal.place for each in self._refused.values()}
         return next((each for each in range(MAX_REFUSED) if each not in taken), None)
 
     # How it ends.
@@ -190,6 +193,7 @@ class Damper:
     def _end(self, refused: _Refused, why: str) -> None:
         rule = refused.placed.rule
         del self._refused[refused.placed.tag, refused.origin.address]
+        self._ended.add(refused.refusal.place)
         self._due.set()
         what = "rule %s: what %s sends is taken again: %s; refused: %s"
         dropped = counted(self._count(refused), "datagram")
@@ -201,7 +205,7 @@ class Damper:
         """Look after those who are refused until cancelled, or until mcrd ends."""
         told = float("-inf")
         while True:
-            if not self._refused:
+            if not self._refused and not self._ended:
                 await self._due.wait()
             self._read()
             if self._due.is_set() or trio.current_time() >= told + HELD / 4:
@@ -224,10 +228,17 @@ class Damper:
                 self._end(each, f"it was not seen to return anything for {_UNPROVEN:.0f} s")
 
     async def _tell(self) -> None:
+        asked, ended, now = [*self._refused.values()], [*self._ended], trio.current_time()
         try:
-            await self._workers.refuse(tuple(each.refusal for each in self._refused.values()))
+            await self._workers.refuse(tuple(each.refusal for each in asked))
         except SystemFault as error:
-            for each in [*self._refused.values()]:
-                self._spare(each, f"it cannot be refused: {error}")
+            for each in asked:  # workers go on with those that they were told of, for a while
+                there = self._refused.get((each.placed.tag, each.origin.address)) is each
+                if there and now >= each.told + HELD:
+                    self._spare(each, f"it cannot be refused: {error}")
         except ShuttingDown:
             log.debug("nobody is refused any more: mcrd ends")
+        else:
+            self._ended.difference_update(ended)
+            for each in asked:
+                each.told = now

@@ -1,4 +1,4 @@
-"""Group memberships, on the loopback interface, which every network namespace has."""
+"""Group memberships, on the loopback interface of a namespace where nobody else joins groups."""
 
 import errno
 import os
@@ -22,17 +22,18 @@ LOOPBACK = Interface("lo", socket.if_nametoindex("lo"), 65_536, None)
 
 
 @pytest.fixture
-def memberships() -> Iterator[Memberships]:
-    made = Memberships(DescriptorStore())
-    yield made
-    made.close()
-    assert joined() == set()
+def memberships(lab: Lab) -> Iterator[Memberships]:
+    with lab.namespace("alone").entered():
+        made = Memberships(DescriptorStore())
+        yield made
+        made.close()
+        assert joined() == set()
 
 
 def joined() -> set[IPv4Address]:
     """Of these groups, those that this machine is a member of on the loopback."""
     names = {socket.htonl(int(group)): group for group in GROUPS}
-    words = Path("/proc/self/net/igmp").read_text().split()
+    words = Path("/proc/thread-self/net/igmp").read_text().split()
     return {group for number, group in names.items() if f"{number:08X}" in words}
 
 

@@ -113,6 +113,7 @@ install -m 755 packaging/deb/postinst packaging/deb/prerm packaging/deb/postrm "
 (cd "$root" && find . -type f ! -path './DEBIAN/*' -printf '%P\0' | sort -z | xargs -0 md5sum) >"$root/DEBIAN/md5sums"
 
 rm -f dist/*.deb
-# Level 6, the default, takes five times as long, and saves a sixth of the size.
-dpkg-deb -Zxz -z1 --root-owner-group --build "$root" "dist/mcr_${version}-1_$architecture.deb" >/dev/null
+# As small as by xz's level 1, in a quarter of the time; xz's level 6 takes fifteen times as long, and saves a sixth of the
+# size. Each dpkg beside a Python 3.11 reads it (Debian 12, Ubuntu 23.04). Control data stay gzip, which all tools read.
+dpkg-deb -Zzstd -z9 --no-uniform-compression --root-owner-group --build "$root" "dist/mcr_${version}-1_$architecture.deb" >/dev/null
 ls dist/*.deb

@@ -18,8 +18,17 @@ static=$(cc -print-file-name=liburing.a)
 	exit 1
 }
 ln -s "$static" "$work/static/"
-LDFLAGS="-L$work/static" "$venv/bin/python" -m pip wheel -q --disable-pip-version-check --no-deps --no-build-isolation \
-	-w "$work" "$work/source"
+# `make setup` has compiled the same sources; only what they are linked with differs. Whoever names other options here
+# has them compiled anew.
+compiled=$PWD
+[ -z "${CC-}${CFLAGS-}${CPPFLAGS-}" ] || compiled=""
+(
+	cd "$work/source"
+	MCR_COMPILED=$compiled LDFLAGS="-L$work/static" "$venv/bin/python" setup.py -q bdist_wheel --dist-dir "$work"
+) >"$work/log" 2>&1 || {
+	cat "$work/log" >&2
+	exit 1
+}
 
 # Tells in the file name how old a C library may be.
 mkdir -p dist

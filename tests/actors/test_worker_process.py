@@ -118,9 +118,19 @@ async def test_nothing_that_a_worker_writes_is_unpickled_and_it_can_not_hang_mcr
 
 
 @pytest.mark.slow
-async def test_a_worker_holds_what_is_named_for_it_and_nothing_else() -> None:
+async def test_a_worker_holds_what_is_named_for_it_and_nothing_else_and_stops_when_told_to(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """And the standby process has one socket."""
+    monkeypatch.setattr(worker_process, "_STANDBY_SECONDS", 0)
     async with worker() as sound:
-        held = Counter(re.sub(r"[0-9]+", "N", each) for each in descriptors((await sound.running()).pid))
+        started = await sound.running()
+        held = Counter(re.sub(r"[0-9]+", "N", each) for each in descriptors(started.pid))
+        held_by_standby = descriptors(await sound.standby(started.pid))
+        sound.process.deliver(started.incarnation, (records.stop(),))
+        exited = await sound.next(WorkerExited)
+    assert (exited.reason, exited.delay) == ("stopped", None)
+    assert sum(each.startswith("socket:") for each in held_by_standby) == 1, "where it will call in"
     ring = held.pop("anon_inode:[io_uring]", 0)
     assert ring <= 1
     assert held == {
@@ -129,14 +139,6 @@ async def test_a_worker_holds_what_is_named_for_it_and_nothing_else() -> None:
         "anon_inode:[eventfd]": 2,
         "socket:[N]": 1,  # its channel
     }
-
-
-@pytest.mark.slow
-async def test_a_standby_process_has_one_socket(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(worker_process, "_STANDBY_SECONDS", 0)
-    async with worker() as sound:
-        held = descriptors(await sound.standby((await sound.running()).pid))
-    assert sum(each.startswith("socket:") for each in held) == 1, "where it will call in"
 
 
 @pytest.mark.slow
@@ -173,15 +175,6 @@ async def test_a_worker_that_gives_up_says_at_what(monkeypatch: pytest.MonkeyPat
     monkeypatch.setattr(worker_process, "worker_main", hostile_worker.gives_up)
     async with worker() as given_up:
         assert (await given_up.next(WorkerExited)).reason == "gave up: start: No space left on device (os error 28)"
-
-
-@pytest.mark.slow
-async def test_a_worker_that_is_told_to_stop_stops() -> None:
-    async with worker() as sound:
-        started = await sound.running()
-        sound.process.deliver(started.incarnation, (records.stop(),))
-        exited = await sound.next(WorkerExited)
-        assert (exited.reason, exited.delay) == ("stopped", None)
 
 
 @pytest.mark.parametrize("commands", ["", "pp", "ds", "dddd", "pdpddpdp", "dddddp"])

@@ -94,7 +94,8 @@ PIECES = st.sampled_from([*TEN_FAULTS.splitlines(keepends=True), *"[]{}\"'=,#.\n
 MUTATION = st.tuples(st.integers(0, len(TEN_FAULTS)), st.integers(0, 12), st.lists(PIECES, max_size=3).map("".join))
 
 
-@settings(suppress_health_check=[HealthCheck.function_scoped_fixture])  # nothing of it is kept
+# Nothing of it is kept. Each example is a command.
+@settings(examples(0.4), suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(st.lists(MUTATION, max_size=6))
 def test_whatever_stands_in_a_file_there_is_no_traceback(
     tmp_path: Path, run: Any, mutations: list[tuple[int, int, str]]

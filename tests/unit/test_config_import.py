@@ -10,6 +10,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from examples import examples
 from mcr.config.file import read_configuration
 from mcr.config.foreign.json5 import NotJson5, read_json5
 
@@ -278,7 +279,8 @@ MUTATIONS = st.lists(
 
 
 @pytest.mark.parametrize(("program", "text"), [("smcroute", SMCROUTE), ("igmpproxy", IGMPPROXY), ("rust-mcr", RUST)])
-@settings(suppress_health_check=[HealthCheck.function_scoped_fixture])  # nothing of it is kept
+# Nothing of it is kept. Each example is a command and a file that it writes.
+@settings(examples(0.4), suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(mutations=MUTATIONS)
 def test_whatever_stands_in_a_file_there_is_no_traceback(
     program: str, text: str, imported: Imported, tmp_path: Path, mutations: list[tuple[int, int, str]]

@@ -65,7 +65,7 @@ def crowded() -> Any:
     return table
 
 
-@examples(0.5)  # of a hundred steps each, and every flow is asked for at the end
+@examples(0.3)  # of a hundred steps each, and every flow is asked for at the end
 @given(st.lists(STEPS, min_size=60, max_size=120))
 def test_every_put_drop_and_find_answers_as_a_dictionary_would(steps: list[tuple[str, int]]) -> None:
     table = ffi.new("struct mcr_match *")

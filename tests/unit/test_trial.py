@@ -5,6 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from examples import examples
 from mcr.errors import UnconfirmedApply
 from mcr.model.rule import Rule
 from mcr.rules.trial import Moment, Trial, after_apply, after_start, kept_trial
@@ -49,6 +50,7 @@ def test_the_deadline_is_told_by_the_clock_of_the_day() -> None:
     assert attrs.evolve(TRIAL, taken_back=True).deadline(later(5000)) == "2026-01-01T00:02:00Z"
 
 
+@examples(0.2)  # of up to ten rules, each independent of the others
 @given(RULES, RULES, st.booleans())
 def test_what_was_kept_is_the_same_again(before: list[Rule], after: list[Rule], taken_back: bool) -> None:
     trial = Trial(tuple(before), tuple(after), BEGUN, 7, taken_back)

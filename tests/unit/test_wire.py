@@ -24,8 +24,8 @@ from mcr.errors import InvalidParams, McrError, RuleNotFound
 LIMIT = 20
 JSON = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats() | st.text(),
-    lambda inner: st.lists(inner) | st.dictionaries(st.text(), inner),
-    max_leaves=5,
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(), inner, max_size=3),
+    max_leaves=10,  # were it easily exceeded, most of the time would go into what is thrown away
 )
 MEMBERS = st.sampled_from(["jsonrpc", "id", "method", "params"])
 

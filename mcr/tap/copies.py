@@ -26,6 +26,8 @@ _SURE = 8  # payloads of which others were the first, for one of which a returne
 _ORIGINAL = 2  # times that others send such a payload, at most
 _NEARLY_ALL = 0.75  # of what others send
 _FEW = 32  # datagrams tell nothing
+_PLAIN = 2048  # datagrams from one origin that says nothing twice: in a circle are others', or the same ones
+_PLAIN_AGAIN = 16  # one of so many may have been said before
 _OWN = 4  # payloads that somebody sends first; fewer may have been on their way for long
 _ALIVE = 8  # payloads of others of which nothing came back: it is over
 
@@ -106,6 +108,7 @@ class Sightings:
         self._senders: dict[Hashable, dict[Origin, list[int]]] = {}  # of each payload; places in the order of all
         self._often: dict[Origin, list[Hashable]] = {}  # payloads that came `AGAIN` times from one
         self.count = 0
+        self._origins = set[Origin]()
         self._again = 0  # datagrams that the same origin has sent before
         self._new: int | None = None  # place of the first that was not on its way before; None: not known
 
@@ -113,6 +116,7 @@ class Sightings:
         """One that came."""
         places = self._senders.setdefault(payload, {}).setdefault(origin, [])
         places.append(self.count)
+        self._origins.add(origin)
         self.count += 1
         self._again += len(places) > 1
         if len(places) == AGAIN:
@@ -137,9 +141,10 @@ class Sightings:
                 continue
             sent += 1
             returned.update(each for each in senders if each in of)
-        seen = {each for senders in self._senders.values() for each in senders}
-        used = Counter(each.address for each in seen)
-        return tuple(Echo(each, returned[each], own[each], sent, used[each.address] > (each in seen)) for each in of)
+        used = Counter(each.address for each in self._origins)
+        return tuple(
+            Echo(each, returned[each], own[each], sent, used[each.address] > (each in self._origins)) for each in of
+        )
 
     def returners(self, enough: int = KINDS, chain: int = CHAIN) -> tuple[Return, ...]:
         """Origins that return what others send: so many payloads at the least, and so many in a chain.
@@ -193,6 +198,11 @@ class Sightings:
                     return False
                 alive += 1
         return alive >= _ALIVE
+
+    @property
+    def are_plain(self) -> bool:
+        """Whether this is a source alone: nobody is there who could return anything, and nothing is in a circle."""
+        return len(self._origins) == 1 and self.count >= _PLAIN and _PLAIN_AGAIN * self._again < self.count
 
     @property
     def are_varied(self) -> bool:

@@ -159,6 +159,8 @@ def _watch(tap: socket.socket, link: int, view: View) -> tuple[Verdict, bool]:
             is_lossy, is_proven = _lost(tap), bool(seen.returners())
             if is_lossy or (is_proven and time.monotonic() >= start + settled + _JUDGED):
                 return _judge(seen, view.known, start, is_whole=not is_lossy), not is_lossy
+            if seen.are_plain and not view.known:
+                break
     is_whole = not _lost(tap)
     return _judge(seen, view.known, start, is_whole=is_whole), is_whole
 

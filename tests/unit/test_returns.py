@@ -194,3 +194,21 @@ def test_who_returns_and_who_sends_what_is_its_own() -> None:
     assert not echo(*((S, number) for number in range(7))).is_over
     assert echo(*damped, (Origin(bytes(6), B.address), 1)).is_shared
     assert not echo(*damped).is_shared
+
+
+@pytest.mark.parametrize(
+    ("count", "origins", "payloads", "are_plain"),
+    [
+        (2048, 1, 2048, True),
+        (2047, 1, 2047, False),
+        (2048, 2, 2048, False),
+        (2048, 1, 1920, False),
+        (2048, 1, 1921, True),
+    ],
+)
+def test_a_source_alone_is_soon_seen_to_be_one(count: int, origins: int, payloads: int, are_plain: bool) -> None:
+    """Unless another sends, or it says again what it has said: a circle of its own looks like that."""
+    made = Sightings()
+    for number in range(count):
+        made.add((S, B)[number % origins], number % payloads)
+    assert made.are_plain is are_plain

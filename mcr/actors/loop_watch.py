@@ -33,7 +33,7 @@ from mcr.tap.returns import Verdict, View, look_for_returners
 
 log = get_logger(Facility.NETWORK)
 
-_APART: Final = 0.5  # seconds between two looks at the rates
+_APART: Final = 0.5  # seconds between two looks at the rates; every other one only if anything came
 _SOON: Final = 0.25  # the same, while some rule may be busy
 _LOOKS_APART: Final = 1.0  # seconds between the beginnings of two looks at the wire
 _MOST: Final = 100_000.0  # above that a look would slow down what it looks at
@@ -117,14 +117,15 @@ async def run_loop_watch(
 ) -> None:
     """Watch until cancelled, or until a bug shows: packets have nothing to do with it."""
     damper = Damper(workers, meter)
-    state = _State(workers, network, damper)
+    state = _State(workers, network, damper, meter)
     task_status.started(LoopWatch(state.told, damper))
     try:
         async with trio.open_nursery() as looks:
             looks.start_soon(damper.run)
             while True:
                 try:
-                    await state.tick(await stats.moment(), looks)
+                    if state.is_due():
+                        await state.tick(await stats.moment(), looks)
                 except McrError:  # the actors end, as mcrd does
                     log.debug("loops over other machines are not looked for: mcrd ends")
                 apart = _SOON if state.is_busy else _APART
@@ -139,10 +140,13 @@ async def run_loop_watch(
 
 
 class _State:
-    def __init__(self, workers: WorkerSupervisor, network: NetworkWatch, damper: Damper) -> None:
+    def __init__(self, workers: WorkerSupervisor, network: NetworkWatch, damper: Damper, meter: Meter) -> None:
         self._workers = workers
         self._network = network
         self._damper = damper
+        self._meter = meter
+        self._slots = 0  # of rules, and of some that are not there
+        self._matched = 0  # by all of them, when that was read last
         self.told: dict[int, _Told] = {}  # by the tags of rules, as those below
         self._cases: dict[int, _Case] = {}
         self._looks = 0
@@ -153,6 +157,12 @@ class _State:
         self._is_refused = False
         self._next = 0.0  # when a look may begin
         self.is_busy = False  # some rule may be
+
+    def is_due(self) -> bool:
+        """Whether the rates are to be looked at: once a second, or more often while something comes."""
+        before, self._matched = self._matched, self._meter.all_matched(self._slots)
+        is_whole = int(trio.current_time() / _APART) % 2 == 0  # seconds
+        return is_whole or self.is_busy or self._matched - before >= _BUSY * _APART
 
     async def tick(self, moment: Moment, looks: trio.Nursery) -> None:
         """See which rules are busy, and begin to look at the one that needs it most."""
@@ -190,6 +200,7 @@ class _State:
         self._rules = rules
         self._damper.follow(rules)
         self._cells = Cells.of_rules((each.slot, each.tag) for each in rules)
+        self._slots = max((each.slot for each in rules), default=-1) + 1
         there = {each.tag: each for each in rules}
         self._cases = {tag: each for tag, each in self._cases.items() if tag in there}
         for tag in [*self.told]:

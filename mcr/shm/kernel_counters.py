@@ -10,7 +10,7 @@ from mcr._native import ffi, lib
 from mcr.errors import check_result
 from mcr.model.stats import ParseErrors
 from mcr.process.descriptor_store import DescriptorStore
-from mcr.shm.segment import Counters, Totals
+from mcr.shm.segment import Counters, Totals, matched_in
 
 _PREFIX: Final = "kernel."
 _MAPS: Final = ("taken", "rules", "outputs")  # of struct mcr_bpf_counters; so are they called in the store
@@ -150,6 +150,10 @@ class KernelCounters:
         """Packets that one rule matched; 0 while its slot does not bear its tag."""
         counters = self._rules[slot]
         return int(counters.matched) if counters.tag == tag else 0
+
+    def rules_matched(self, slots: int) -> int:
+        """Packets that the rules in so many slots matched, and those before them there: worth a difference, no more."""
+        return matched_in(self._rules, slots)
 
     def read(self, rules: int = 0, outputs: int = 0) -> Counters:
         """Copy the counters of the first so many rule and output slots."""

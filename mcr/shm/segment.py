@@ -143,6 +143,10 @@ class Segment:
         counters = self.shared.rules[slot]
         return int(counters.matched) if counters.tag == tag else 0
 
+    def rules_matched(self, slots: int) -> int:
+        """Packets that the rules in so many slots matched, and those before them there: worth a difference, no more."""
+        return matched_in(self.shared.rules, slots)
+
     def refused(self, place: int) -> int:
         """Datagrams of the refused flows that had this place; of a batch that a worker died over, twice."""
         return int(self.shared.refused[place])
@@ -191,6 +195,11 @@ def _checked(fd: int, size: int) -> int:
     if seals & _SEALS != _SEALS or os.fstat(fd).st_size != size:
         raise ValueError("shared memory has another size")
     return fd
+
+
+def matched_in(rules: Any, slots: int) -> int:
+    """The sum of what the counters of the first rules say, whosever they are; ``struct mcr_rule_counters *``."""
+    return sum(_words(rules, slots * _RULE.words)[_RULE.fields[0] :: _RULE.words])
 
 
 class Counters:

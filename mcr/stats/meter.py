@@ -27,6 +27,11 @@ class Meter:
         by_kernel = self.kernel.rule_matched(*place) if self.kernel else 0
         return by_kernel + sum(each.rule_matched(*place) for each in self.segments)
 
+    def all_matched(self, slots: int) -> int:
+        """Packets that all rules in the first slots matched, and those before them: tells whether anything comes."""
+        by_kernel = self.kernel.rules_matched(slots) if self.kernel else 0
+        return by_kernel + sum(each.rules_matched(slots) for each in self.segments)
+
     def refused(self, place: int) -> int:
         """Datagrams of the flows that were refused with this place."""
         return sum(each.refused(place) for each in self.segments)

@@ -14,7 +14,7 @@ import trio
 from mcr.actors.worker_supervisor import WorkerSupervisor
 from mcr.errors import ShuttingDown, SystemFault
 from mcr.logs.logger import get_logger
-from mcr.model.flow import Address, Input
+from mcr.model.flow import Address, Flow, Input
 from mcr.model.log import Facility
 from mcr.relay.placement import PlacedRule
 from mcr.relay.refusals import HELD, MAX_REFUSED, Refusal
@@ -32,6 +32,7 @@ _ALONE: Final = 10  # datagrams after that, at most: who sends more is no echo
 _UNPROVEN: Final = 60.0  # seconds in which no look has seen anything come back
 _SPARED: Final = 600.0  # seconds in which a machine that was no echo is not refused again; doubled each time
 _LONGEST_SPARED: Final = 86_400.0
+_NAMED: Final = "another rule names it as a source"
 
 
 @attrs.define
@@ -73,6 +74,7 @@ class Damper:
         self._spared: dict[tuple[Input, bytes], _Spared] = {}
         self._ended: set[int] = set()  # places in which workers count until they are told of it
         self._why_not: dict[int, str] = {}  # by tags of rules
+        self._rules: Collection[PlacedRule] = ()
         self._due = trio.Event()
 
     # What is told of it.
@@ -155,7 +157,13 @@ class Damper:
             return "it also sends what is its own"
         if spared and trio.current_time() < spared.until:
             return "it was a source of its own when it was refused"
-        return ""
+        flow = attrs.evolve(source.flows[0], source=ip_address(origin.address))
+        return _NAMED if self._is_named(source.interface, flow) else ""
+
+    def _is_named(self, interface: str, flow: Flow) -> bool:
+        """Whether a rule takes it by its source."""
+        inputs = (each.rule.input for each in self._rules)
+        return any(flow.source in each.sources and each.interface == interface and each.covers(flow) for each in inputs)
 
     def _free_place(self) -> int | None:
         taken = self._ended | {each.refusal.place for each in self._refused.values()}
@@ -164,13 +172,17 @@ class Damper:
     # How it ends.
 
     def follow(self, rules: Collection[PlacedRule]) -> None:
-        """Rules have changed."""
-        there = {each.tag: each for each in rules}
+        """Rules have changed. What stays refused may have given way meanwhile, so the workers are told again."""
+        self._rules, there = rules, {each.tag: each for each in rules}
         self._why_not = {tag: why for tag, why in self._why_not.items() if tag in there}
         for each in [*self._refused.values()]:
             now = there.get(each.placed.tag)
             if now is None or now.rule != each.placed.rule:
                 self._end(each, "the rule was changed" if now else "the rule is gone")
+            elif self._is_named(each.refusal.interface, each.refusal.flow):
+                self._end(each, _NAMED)
+        if self._refused:
+            self._due.set()
 
     def end(self, tag: int, why: str) -> None:
         """Nothing more is told of the loop of this rule."""

@@ -70,10 +70,11 @@ class Refusals:
         return self._hold({each: capture for each, capture in held.items() if each not in wrong})
 
     def give_way(self, change: RuleChange, undo: ExitStack) -> tuple[Command, ...]:
-        """Refuse no more what added rules take by name, or removed and changed ones have taken."""
+        """Refuse no more what added rules take by name, or removed and changed ones have taken from any source."""
         if not self._held:
             return ()
-        named, gone = {*claims(change.added)}, {*map(without_source, claims((*change.removed, *change.changed)))}
+        taking = [each for each in (*change.removed, *change.changed) if not each.input.sources]
+        named, gone = {*claims(change.added)}, {*claims(taking)}
         held = {
             each: capture
             for each, capture in self._held.items()

@@ -371,6 +371,29 @@ async def test_a_refusal_ends_with_its_rule_and_with_the_watch(
     assert scene.sources() == []
 
 
+async def test_a_refusal_ends_where_another_rule_names_the_source(
+    scene: Scene, autojump_clock: trio.testing.MockClock, caplog: pytest.LogCaptureFixture
+) -> None:
+    """It is proven anew when that rule is gone. After any other change workers are told again at once."""
+    asked = attrs.evolve(RULE.input, sources=(ip_address("198.18.0.9"),))
+    naming = attrs.evolve(NAMED, rule=attrs.evolve(NAMED.rule, input=asked), tag=10)
+    await scene.pass_time(1.5, 1000, proof(48))
+    scene.actors.refused = ()
+    await scene.stats.rules_placed((attrs.evolve(NAMED, tag=9),), ())
+    await scene.pass_time(0.6, 1000)
+    assert scene.sources() == ["198.18.0.9"]
+    await scene.stats.rules_placed((naming,), ())
+    await scene.pass_time(20, 1000)
+    (loop,) = scene.watch.loops()
+    assert (scene.sources(), loop.refused, loop.why_not) == ([], (), "another rule names it as a source")
+    assert "is taken again: another rule names it as a source; refused: " in caplog.text
+    await scene.stats.rules_placed((), (naming.rule.rule_id,))
+    await scene.pass_time(0.6, 1000, UNSURE)
+    assert scene.sources() == []
+    await scene.pass_time(12, 1000, proof(48))
+    assert scene.sources() == ["198.18.0.9"]
+
+
 async def test_what_the_kernel_path_cannot_be_told_is_not_refused(
     scene: Scene, autojump_clock: trio.testing.MockClock, caplog: pytest.LogCaptureFixture
 ) -> None:

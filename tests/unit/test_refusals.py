@@ -167,11 +167,21 @@ def test_a_refusal_is_in_force_when_a_change_has_failed(monkeypatch: pytest.Monk
         assert world.steered == ({(5, REFUSED.flow)} if fails else set())
 
 
-def test_other_changes_leave_it() -> None:
+ELSEWHERE = Rule("elsewhere", Input("eth0", GROUP, 5001, sources=(SOURCE,)), (OUTPUT,))
+BESIDE = Rule("beside", Input("eth0", GROUP, 5000, sources=(OTHER,)), (OUTPUT,))
+
+
+@pytest.mark.parametrize(
+    "change",
+    [RuleChange(2, added=(ELSEWHERE,)), RuleChange(2, removed=(BESIDE,)), RuleChange(2, changed=(BESIDE,))],
+    ids=["elsewhere", "removed", "changed"],
+)
+def test_other_changes_leave_it(change: RuleChange) -> None:
+    """Of rules that do not take it, though they name other sources of its group."""
     world = World()
     world.refuse(REFUSED)
-    other = Rule("other", Input("eth0", GROUP, 5001, sources=(SOURCE,)), (OUTPUT,))
-    assert world.refusals.give_way(RuleChange(2, added=(other,)), ExitStack()) == ()
+    assert world.refusals.give_way(change, ExitStack()) == ()
+    assert world.steered == {(5, REFUSED.flow)}
 
 
 def test_a_flow_that_is_refused_again_at_another_place() -> None:

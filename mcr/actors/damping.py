@@ -32,6 +32,9 @@ _ALONE: Final = 10  # datagrams after that, at most: who sends more is no echo
 _UNPROVEN: Final = 60.0  # seconds in which no look has seen anything come back
 _SPARED: Final = 600.0  # seconds in which a machine that was no echo is not refused again; doubled each time
 _LONGEST_SPARED: Final = 86_400.0
+_PUT_OFF: Final = 60.0  # seconds until somebody is tried again who could not be refused
+_SOURCE: Final = "it was a source of its own when it was refused"
+_SHARED: Final = "others send from this address, too"
 _NAMED: Final = "another rule names it as a source"
 
 
@@ -44,7 +47,7 @@ class _Refused:
         matched: what the rule had matched when that was read last.
         others: when it was seen to grow.
         alone: what the counter said when nothing of others could be on its way any more; None: it can.
-        told: when the workers were told of it last.
+        told: when the workers were told of it last; before that, when it began.
     """
 
     placed: PlacedRule
@@ -55,14 +58,23 @@ class _Refused:
     before: int
     matched: int
     others: float
+    told: float
     alone: int | None = None
-    told: float = float("-inf")
 
 
 @attrs.frozen
 class _Spared:
+    """Somebody who is not refused.
+
+    Attributes:
+        until: then it may be.
+        seconds: for which it was acquitted last; 0: it never was.
+        why: as is told.
+    """
+
     until: float
     seconds: float
+    why: str
 
 
 class Damper:
@@ -121,7 +133,7 @@ class Damper:
 
     def _judge(self, refused: _Refused, echo: Echo) -> None:
         if echo.is_shared:
-            self._spare(refused, "others send from this address, too")
+            self._spare(refused, _SHARED, _SHARED)
         elif echo.is_source:
             self._spare(refused, "it sends what is its own")
         elif echo.is_over:
@@ -140,7 +152,7 @@ class Damper:
         flow = attrs.evolve(rule.input.flows[0], source=source)
         refusal = Refusal(rule.input.interface, flow, place)
         counts = self._meter.refused(place), self._meter.matched(placed)
-        self._refused[placed.tag, origin.address] = _Refused(placed, origin, refusal, now, now, *counts, now)
+        self._refused[placed.tag, origin.address] = _Refused(placed, origin, refusal, now, now, *counts, now, now)
         self._due.set()
         what = "rule %s: what %s sends is refused, and counts as returned; a rule with --input-source %s takes it"
         log.warning(what, rule.label, origin, source, **fields_of(rule))
@@ -152,11 +164,11 @@ class Damper:
         if source.is_range:
             return "the rule takes a range"
         if echo and echo.is_shared:
-            return "others send from this address, too"
+            return _SHARED
         if echo and echo.is_source:
             return "it also sends what is its own"
         if spared and trio.current_time() < spared.until:
-            return "it was a source of its own when it was refused"
+            return spared.why
         flow = attrs.evolve(source.flows[0], source=ip_address(origin.address))
         return _NAMED if self._is_named(source.interface, flow) else ""
 
@@ -193,14 +205,27 @@ class Damper:
         """Forget all."""
         self._refused.clear()
 
-    def _spare(self, refused: _Refused, why: str) -> None:
-        key, now = (refused.placed.rule.input, refused.origin.address), trio.current_time()
-        self._spared = {each: spared for each, spared in self._spared.items() if now < spared.until + spared.seconds}
-        before = self._spared.get(key)
-        seconds = min(2 * before.seconds, _LONGEST_SPARED) if before else _SPARED
-        self._spared[key] = _Spared(now + seconds, seconds)
-        self._why_not[refused.placed.tag] = "it was a source of its own when it was refused"
+    def _spare(self, refused: _Refused, why: str, then: str = _SOURCE) -> None:
+        """It is no echo. `then`: why it is not refused from now on."""
+        seconds = min(max(2 * self._acquitted(refused), _SPARED), _LONGEST_SPARED)
+        self._leave(refused, _Spared(trio.current_time() + seconds, seconds, then))
         self._end(refused, f"{why}; it is not refused again for {seconds / 60:.0f} minutes")
+
+    def _put_off(self, refused: _Refused, why: str) -> None:
+        """It cannot be refused now, whatever it is."""
+        self._leave(refused, _Spared(trio.current_time() + _PUT_OFF, self._acquitted(refused), why))
+        self._end(refused, f"{why}; that is tried again in {_PUT_OFF:.0f} s")
+
+    def _acquitted(self, refused: _Refused) -> float:
+        """For how many seconds, lately."""
+        now = trio.current_time()
+        self._spared = {each: spared for each, spared in self._spared.items() if now < spared.until + spared.seconds}
+        before = self._spared.get((refused.placed.rule.input, refused.origin.address))
+        return before.seconds if before else 0.0
+
+    def _leave(self, refused: _Refused, spared: _Spared) -> None:
+        self._spared[refused.placed.rule.input, refused.origin.address] = spared
+        self._why_not[refused.placed.tag] = spared.why
 
     def _end(self, refused: _Refused, why: str) -> None:
         rule = refused.placed.rule
@@ -244,10 +269,10 @@ class Damper:
         try:
             await self._workers.refuse(tuple(each.refusal for each in asked))
         except SystemFault as error:
-            for each in asked:  # workers go on with those that they were told of, for a while
+            for each in asked:  # it is tried again, and workers go on with those that they were told of, for a while
                 there = self._refused.get((each.placed.tag, each.origin.address)) is each
                 if there and now >= each.told + HELD:
-                    self._spare(each, f"it cannot be refused: {error}")
+                    self._put_off(each, f"it cannot be refused: {error}")
         except ShuttingDown:
             log.debug("nobody is refused any more: mcrd ends")
         else:

@@ -185,7 +185,7 @@ static enum mcr_cause check_returner(const struct mcr_worker *worker, uint32_t f
 		whole = mcr_flow_ipv6(capture, frame->vlan, packet->source6, packet->group6, packet->port);
 	if (mcr_flow_has_source(&worker->rules.match.rules[flow].flow))
 		return MCR_CAUSE_NONE;
-	refusal = mcr_refused_find(&worker->refused, &whole, mcr_clock_ns(CLOCK_MONOTONIC));
+	refusal = mcr_refused_find(&worker->refused, &whole);
 	if (!refusal)
 		return MCR_CAUSE_NONE;
 	counter = &worker->segment->refused[refusal->place];
@@ -304,6 +304,8 @@ void mcr_gather(struct mcr_worker *worker, uint32_t slot)
 	uint32_t limit = batch_limit(worker, capture);
 	struct mcr_frame frame;
 
+	if (worker->refused.count) /* the clock may be a system call: once a batch */
+		mcr_refused_expire(&worker->refused, mcr_clock_ns(CLOCK_MONOTONIC));
 	mcr_batch_begin(batch, slot, capture->in_doubt);
 	mcr_reassembly_release(&worker->reassembly);
 	while (batch->slots < limit && mcr_batch_has_room(batch) && mcr_reassembly_has_room(&worker->reassembly) &&

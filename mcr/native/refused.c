@@ -16,3 +16,13 @@ int mcr_refused_set(struct mcr_refused *refused, const struct mcr_refusal *flows
 	refused->count = count;
 	return 0;
 }
+
+void mcr_refused_expire(struct mcr_refused *refused, uint64_t now)
+{
+	uint32_t left = 0;
+
+	for (uint32_t i = 0; i < refused->count; i++)
+		if (now < refused->flows[i].until_ns)
+			refused->flows[left++] = refused->flows[i];
+	refused->count = left;
+}

@@ -20,13 +20,15 @@ struct mcr_refused {
 /* Refuse these and no others. 0, or -EINVAL for too many, one from any source, or an impossible place. */
 int mcr_refused_set(struct mcr_refused *refused, const struct mcr_refusal *flows, uint32_t count);
 
-/* What is said of a flow at this time, in ns; NULL: it is not refused. */
-static inline const struct mcr_refusal *mcr_refused_find(const struct mcr_refused *refused, const struct mcr_flow *flow,
-							 uint64_t now)
+/* Forget those whose time is over at this one, in ns: with the last of them packets pay for nothing any more. */
+void mcr_refused_expire(struct mcr_refused *refused, uint64_t now);
+
+/* What is said of a flow; NULL: it is not refused. */
+static inline const struct mcr_refusal *mcr_refused_find(const struct mcr_refused *refused, const struct mcr_flow *flow)
 {
 	for (uint32_t i = 0; i < refused->count; i++)
 		if (mcr_flow_equal(&refused->flows[i].flow, flow))
-			return now < refused->flows[i].until_ns ? &refused->flows[i] : NULL;
+			return &refused->flows[i];
 	return NULL;
 }
 

@@ -335,7 +335,7 @@ static void report(const struct world *w)
 
 	for (uint32_t i = 0; i < MCR_MAX_REFUSED; i++)
 		refused += w->worker->segment->refused[i];
-	CHECK(refused == totals->causes[MCR_CAUSE_RETURNED]);
+	CHECK(refused == totals->causes[MCR_CAUSE_RETURNED] && w->worker->refused.count == RULES);
 	printf("%llu batches, %llu frames:", (unsigned long long)w->batches, (unsigned long long)w->frames);
 	printf(" %llu matched, %llu sent,", (unsigned long long)totals->matched, (unsigned long long)totals->sent);
 	printf(" %llu raw, %llu by a common socket,", (unsigned long long)w->raw, (unsigned long long)w->common);

@@ -169,10 +169,10 @@ static void open_captures(struct mcr_worker *worker)
 	}
 }
 
-/* What comes from one source, to whatever rule. */
+/* What comes from one source, to whatever rule; the time of one more is over. */
 static void refuse(struct mcr_worker *worker)
 {
-	struct mcr_refusal flows[RULES];
+	struct mcr_refusal flows[RULES + 1];
 
 	for (uint32_t i = 0; i < RULES; i++)
 		flows[i] = (struct mcr_refusal){
@@ -181,7 +181,9 @@ static void refuse(struct mcr_worker *worker)
 			.until_ns = UINT64_MAX,
 			.place = i,
 		};
-	CHECK(!mcr_refused_set(&worker->refused, flows, RULES));
+	flows[RULES] = flows[0];
+	flows[RULES].until_ns = 1;
+	CHECK(!mcr_refused_set(&worker->refused, flows, RULES + 1));
 }
 
 static struct world *world_open(uint64_t number)

@@ -79,9 +79,8 @@ def test_a_worker_refuses_a_flow_for_a_while() -> None:
     """Of its source, interface, VLAN, group and port; it ends though nobody says so."""
     until = time.monotonic() + HELD
     table = held(records.refused([(REFUSED.flow, 5, 3, until)]))
-    found = lib.mcr_refused_find(table, make_flow(REFUSED.flow, 5), int((until - 0.1) * 1e9))
-    assert found.place == 3
-    assert not lib.mcr_refused_find(table, make_flow(REFUSED.flow, 5), int((until + 0.1) * 1e9))
+    lib.mcr_refused_expire(table, int((until - 0.1) * 1e9))
+    assert lib.mcr_refused_find(table, make_flow(REFUSED.flow, 5)).place == 3
     for flow, slot in (
         (REFUSED.flow, 6),
         (Flow(GROUP, 5000, source=OTHER), 5),
@@ -89,10 +88,16 @@ def test_a_worker_refuses_a_flow_for_a_while() -> None:
         (Flow(GROUP, 5000, 7, SOURCE), 5),
         (Flow(GROUP, 5000), 5),
     ):
-        assert not lib.mcr_refused_find(table, make_flow(flow, slot), 0)
+        assert not lib.mcr_refused_find(table, make_flow(flow, slot))
     six = Flow(ip_address("ff15::1"), 5000, source=ip_address("fd00::9"))
-    table = held(records.refused([(REFUSED.flow, 5, 3, until), (six, 5, 4, until)]))
-    assert lib.mcr_refused_find(table, make_flow(six, 5), 0).place == 4
+    table = held(records.refused([(REFUSED.flow, 5, 3, until), (six, 5, 4, until + 1)]))
+    assert lib.mcr_refused_find(table, make_flow(six, 5)).place == 4
+    lib.mcr_refused_expire(table, int((until + 0.1) * 1e9))
+    assert table.count == 1
+    assert not lib.mcr_refused_find(table, make_flow(REFUSED.flow, 5))
+    assert lib.mcr_refused_find(table, make_flow(six, 5)).place == 4
+    lib.mcr_refused_expire(table, int((until + 1.1) * 1e9))
+    assert table.count == 0  # packets pay for it no more
 
 
 @pytest.mark.parametrize(

@@ -258,17 +258,20 @@ static int load(const struct program *program, const uint32_t values[MCR_BPF_SYM
 	struct bpf_insn code[MCR_BPF_MAX_PROGRAM];
 	struct mcr_bpf_functions functions;
 	union bpf_attr attr;
-	int ret;
+	int ret, length;
 
 	if (!IS_LITTLE_ENDIAN)
 		return -EOPNOTSUPP;
 	memcpy(code, program->code, program->length * sizeof(*code));
 	for (uint32_t i = 0; i < program->relocation_count; i++)
 		code[program->relocations[i].instruction].imm = (int32_t)values[program->relocations[i].symbol];
+	length = mcr_bpf_trim(code, program->length);
+	if (length < 0)
+		return length;
 	memset(&attr, 0, sizeof(attr));
 	attr.prog_type = program->type;
 	attr.insns = (uintptr_t)code;
-	attr.insn_cnt = mcr_bpf_trim(code, program->length);
+	attr.insn_cnt = (uint32_t)length;
 	attr.license = (uintptr_t)license;
 	memcpy(attr.prog_name, "mcr", sizeof("mcr"));
 	ret = mcr_bpf_functions_open(&functions, &attr, code);

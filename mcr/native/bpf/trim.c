@@ -1,8 +1,9 @@
 // SPDX-License-Identifier: MIT
 #include "bpf/trim.h"
 
+#include <errno.h>
 #include <stdbool.h>
-#include <string.h>
+#include <stdlib.h>
 
 #define REGISTERS 11
 
@@ -10,11 +11,13 @@
 struct found {
 	bool reached;
 	uint16_t known; /* registers with a number, by bit */
-	int32_t values[REGISTERS];
+	int64_t values[REGISTERS];
 };
 
+/* On the heap: a thread's stack may be shorter. */
 struct walk {
 	const struct bpf_insn *code;
+	uint16_t places[MCR_BPF_MAX_PROGRAM]; /* of instructions that are left */
 	uint16_t pending[MCR_BPF_MAX_PROGRAM];
 	bool is_pending[MCR_BPF_MAX_PROGRAM];
 	uint32_t count;
@@ -77,6 +80,12 @@ static void reach(struct walk *walk, uint32_t at, const struct found *with)
 	walk->is_pending[at] = true;
 }
 
+/* The number that a long instruction loads: its halves stand in both of its places. */
+static int64_t number_of(const struct bpf_insn *insn)
+{
+	return (int64_t)((uint64_t)(uint32_t)insn[1].imm << 32 | (uint32_t)insn->imm);
+}
+
 /* What is known when an instruction that is no jump has run. */
 static void run(const struct bpf_insn *insn, struct found *found)
 {
@@ -87,7 +96,7 @@ static void run(const struct bpf_insn *insn, struct found *found)
 	if (!is_load_64(insn) || insn->src_reg)
 		return;
 	found->known |= (uint16_t)(1u << insn->dst_reg);
-	found->values[insn->dst_reg] = insn->imm;
+	found->values[insn->dst_reg] = number_of(insn);
 }
 
 static void step(struct walk *walk, uint32_t at)
@@ -119,7 +128,6 @@ static void walk_through(struct walk *walk, struct bpf_insn *code, uint32_t leng
 {
 	bool taken = false;
 
-	memset(walk, 0, sizeof(*walk));
 	walk->code = code;
 	reach(walk, 0, &(struct found){ 0 });
 	while (walk->count) {
@@ -135,21 +143,20 @@ static void walk_through(struct walk *walk, struct bpf_insn *code, uint32_t leng
 			code[i] = (struct bpf_insn){ .code = BPF_JMP | BPF_JA, .off = taken ? code[i].off : 0 };
 }
 
-uint32_t mcr_bpf_trim(struct bpf_insn *code, uint32_t length)
+/* Leave out what was not reached. Gives the new length. */
+static uint32_t close_gaps(struct walk *walk, struct bpf_insn *code, uint32_t length)
 {
-	uint16_t places[MCR_BPF_MAX_PROGRAM];
+	uint16_t *places = walk->places;
 	uint32_t count = 0;
-	struct walk walk;
 
-	walk_through(&walk, code, length);
 	for (uint32_t i = 0; i < length; i++) {
 		places[i] = (uint16_t)count;
-		count += walk.found[i].reached;
+		count += walk->found[i].reached;
 	}
 	for (uint32_t i = 0; i < length; i++) {
 		struct bpf_insn insn = code[i];
 
-		if (!walk.found[i].reached)
+		if (!walk->found[i].reached)
 			continue;
 		if (is_jump(&insn))
 			insn.off = (int16_t)(places[target_of(code, i)] - places[i] - 1);
@@ -157,5 +164,18 @@ uint32_t mcr_bpf_trim(struct bpf_insn *code, uint32_t length)
 			insn.imm = places[target_of(code, i)] - places[i] - 1;
 		code[places[i]] = insn;
 	}
+	return count;
+}
+
+int mcr_bpf_trim(struct bpf_insn *code, uint32_t length)
+{
+	struct walk *walk = calloc(1, sizeof(*walk));
+	int count;
+
+	if (!walk)
+		return -ENOMEM;
+	walk_through(walk, code, length);
+	count = (int)close_gaps(walk, code, length);
+	free(walk);
 	return count;
 }

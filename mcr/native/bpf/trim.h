@@ -11,8 +11,8 @@
 /*
  * Without CAP_PERFMON the verifier follows also the way that a number excludes, as a processor may guess it. Linux 6.12 takes
  * an error there for one of the program: maps that only the other way uses are not what they should be, and pointers are
- * numbers. So these branches are decided here. Gives the new length.
+ * numbers. So these branches are decided here. Gives the new length, or -ENOMEM.
  */
-uint32_t mcr_bpf_trim(struct bpf_insn *code, uint32_t length);
+int mcr_bpf_trim(struct bpf_insn *code, uint32_t length);
 
 #endif

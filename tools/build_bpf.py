@@ -37,6 +37,7 @@ INSTRUCTION = struct.Struct("<BBhi")
 LOAD_64 = 0x18  # BPF_LD | BPF_IMM | BPF_DW: takes the place of two
 CALL, PSEUDO_CALL = 0x85, 1  # of a function of the kernel's, of another one of the program's
 PSEUDO_MAP_FD, PSEUDO_FUNCTION = 1, 4
+JMP32, STX, ATOMIC, FETCH = 6, 3, 0xC0, 1  # classes of opcodes, a mode of STX, and a bit of its `imm`
 LONGEST = 4096  # BPF_MAXINSNS: of a program that unprivileged processes load
 
 TEMPLATE = """\
@@ -191,10 +192,18 @@ def decode(name: str, code: bytes, relocations: dict[int, str], meanings: Sequen
             src = PSEUDO_MAP_FD
         if opcode == CALL and src == PSEUDO_CALL:
             raise BuildError(f"{name}.bpf.c calls a function that was not inlined")
+        if _is_strange(opcode, imm):
+            raise BuildError(f"{name}.bpf.c has an instruction that bpf/trim.c does not know: {opcode:#x}")
         found.append(Instruction(opcode, registers & 15, src, off, number, next(remaining)))
     if len(found) > LONGEST or [*remaining]:
         raise BuildError(f"{name}.bpf.c: the listing is not that of the program, or the program is too long")
     return tuple(found)
+
+
+def _is_strange(opcode: int, imm: int) -> bool:
+    """Whether it is a jump of 32 bits, or an atomic one that also writes a register."""
+    kind, mode = opcode & 0x07, opcode & 0xE0
+    return kind == JMP32 or (kind == STX and mode == ATOMIC and bool(imm & FETCH))
 
 
 def format_program(program: Program) -> str:

@@ -8,11 +8,13 @@ import pytest
 import build_bpf
 from build_bpf import (
     HEADER,
+    INSTRUCTION,
     NATIVE,
     BuildError,
     NoClangError,
     check_header,
     compile_program,
+    decode,
     find_clang,
     format_program,
 )
@@ -83,6 +85,17 @@ def test_what_the_loader_could_not_load_is_refused(native: Path, before: str, va
     (native / FILTER).write_text(f"{before}\nint filter(const int *number)\n{{\n\treturn {value};\n}}\n")
     with pytest.raises(BuildError, match=reason):
         check_header(native)
+
+
+@pytest.mark.parametrize(
+    ("opcode", "imm"), [(0x16, 0), (0xDB, 0x01), (0xC3, 0xE1)], ids=["32-bit jump", "fetch and add", "exchange"]
+)
+def test_what_trim_does_not_know_is_refused(opcode: int, imm: int) -> None:
+    """It would take a register for what it was before, or a jump for none."""
+    (added,) = decode("filter", INSTRUCTION.pack(0xDB, 0x21, 8, 0), {}, ["lock *(u64 *)(r1 + 8) += r2"])
+    assert (added.dst, added.src) == (1, 2)
+    with pytest.raises(BuildError, match=f"an instruction that bpf/trim.c does not know: {opcode:#x}"):
+        decode("filter", INSTRUCTION.pack(opcode, 0x21, 8, imm), {}, ["what it means"])
 
 
 @pytest.mark.parametrize("installed", ["none", "another version"])

@@ -16,8 +16,9 @@ from mcr.errors import ShuttingDown, SystemFault
 from mcr.logs.logger import get_logger
 from mcr.model.flow import Address, Flow, Input
 from mcr.model.log import Facility
+from mcr.model.loop import REFUSED_SECONDS
 from mcr.relay.placement import PlacedRule
-from mcr.relay.refusals import HELD, MAX_REFUSED, Refusal
+from mcr.relay.refusals import MAX_REFUSED, Refusal
 from mcr.rules.change_log import fields_of
 from mcr.stats.meter import Meter
 from mcr.tap.copies import Echo, Origin
@@ -245,7 +246,7 @@ class Damper:
             if not self._refused and not self._ended:
                 await self._due.wait()
             self._read()
-            if self._due.is_set() or trio.current_time() >= told + HELD / 4:
+            if self._due.is_set() or trio.current_time() >= told + REFUSED_SECONDS / 4:
                 self._due, told = trio.Event(), trio.current_time()
                 await self._tell()
             await trio.sleep(_EVERY)
@@ -271,7 +272,7 @@ class Damper:
         except SystemFault as error:
             for each in asked:  # it is tried again, and workers go on with those that they were told of, for a while
                 there = self._refused.get((each.placed.tag, each.origin.address)) is each
-                if there and now >= each.told + HELD:
+                if there and now >= each.told + REFUSED_SECONDS:
                     self._put_off(each, f"it cannot be refused: {error}")
         except ShuttingDown:
             log.debug("nobody is refused any more: mcrd ends")

@@ -99,7 +99,7 @@ class LoopWatch:
                 each.verdict.seconds,
                 now - each.began,
                 now - each.seen,
-                tuple(map(str, self._damper.refused(tag))),
+                self._damper.refused(tag),
                 self._damper.dropped(tag),
                 self._damper.why_not(tag),
             )

@@ -10,12 +10,14 @@ import sys
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager, nullcontext, suppress
 from datetime import UTC, datetime
+from ipaddress import ip_address
 from itertools import islice
 from pathlib import Path
 from typing import IO, Any, BinaryIO
 
+import attrs
 import click
 
 import mcr
@@ -25,6 +27,8 @@ from mcr.cli.options import common_options
 from mcr.cli.session import Session
 from mcr.config.paths import CONTROL_SOCKET_VARIABLE
 from mcr.errors import McrError, SystemFault, UsageError
+from mcr.model.flow import Address
+from mcr.model.loop import REFUSED_SECONDS
 from mcr.tap.pcapng import ETHERNET, INBOUND, OUTBOUND, RAW_IP, PcapngWriter
 from mcr.tap.rule_capture import Packet, RuleCapture, interfaces_of, places_of
 from mcr.text.addresses import end_text
@@ -34,6 +38,7 @@ from mcr.text.visible import visible
 _SIDES = ("in", "out")
 _NEEDS_ROOT = "captured packets are anybody's: it takes root, or CAP_NET_RAW; as root: sudo mcrctl capture"
 _BILLION = 1_000_000_000
+_ASKED_APART = 0.5  # seconds between two questions who is refused
 
 Show = Callable[[Packet], None]
 
@@ -54,6 +59,7 @@ def capture(
     RULE is an id or a name. Ctrl-C ends it.
 
     Each has its time in nanoseconds, its direction, and what MCR's parser says of it: forwarded, or why it is dropped.
+    Whether its source is refused (dropped: returned) is known half a second late.
     What the capture can't keep up with is missing in it, and counted; the rule forwards it all the same. Datagrams that
     leave together, in one super-frame, are one line, which says how many they are. Packets that a rule with the same
     group and port sends out of the same interface are shown, too.
@@ -92,7 +98,7 @@ def run_capture(
     _check_namespace(session, rule["rule_id"])
     shown = Counter[bool]()
     rules = session.call("list")
-    capture = RuleCapture(places_of(rule, sides, rules), interfaces_of(rules))
+    capture = RuleCapture(places_of(rule, sides, rules), interfaces_of(rules), _Refused(session, rule["rule_id"]))
     with _captured(capture) as captured, _ending() as stopped:
         with _writer(captured, file, _titled(rule), as_json=session.json) as show:
             for packet in islice(captured.packets(seconds, stopped), count):
@@ -100,6 +106,27 @@ def run_capture(
                 shown[captured.places[packet.place].outgoing] += packet.datagrams
         lost = sum(map(captured.lost, range(len(captured.places))))
     terminal.show(f"{counted(shown[False], 'packet')} in, {shown[True]:,} out, {lost:,} lost by the capture", err=True)
+
+
+@attrs.define
+class _Refused:
+    """Sources that mcrd refuses for a rule, as it said half a second ago at most."""
+
+    _session: Session
+    _rule_id: str
+    _asked: float = attrs.field(default=float("-inf"), init=False)
+    _answered: float = attrs.field(default=float("-inf"), init=False)
+    _known: frozenset[Address] = attrs.field(default=frozenset(), init=False)
+
+    def __call__(self) -> frozenset[Address]:
+        now = time.monotonic()
+        if now >= self._asked + _ASKED_APART:
+            self._asked = now
+            with suppress(McrError):  # mcrd is not there, and its workers go by what they were told
+                (rule,) = self._session.call("list", {"rule": self._rule_id})
+                self._known = frozenset(map(ip_address, rule.get("refused", ())))
+                self._answered = now
+        return self._known if now < self._answered + REFUSED_SECONDS else frozenset()
 
 
 @contextmanager

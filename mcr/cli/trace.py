@@ -43,17 +43,19 @@ def trace(session: Session, interface: str, seconds: int) -> None:
 
     By group and port, with rates, and with the commands that would add it.
 
-    It looks for UDP to groups, without VLAN tags. Rules that forward, and what the log says, stay as they are.
+    It looks for UDP to groups, without VLAN tags. Rules that forward, and what the log says, stay as they are. Sources
+    that a rule refuses, as they return what others send to it, are named.
     """
     session.show(session.call("trace", {"interface": interface, "seconds": seconds}), trace_view)
 
 
 def trace_view(found: dict[str, Any], width: int | None) -> str:
     """Flows, one line each, and commands for the first ones: the result of `trace`."""
-    name, flows = found["interface"], found["flows"]
+    name, flows, refused = found["interface"], found["flows"], [*map(_refused, found.get("refused", ()))]
     more = "" if found["whole"] else "; there was more than one look can count"
     if not flows:
-        return f"Nothing arrives on {name} that no rule takes, in {found['seconds']:.1f} s{more}"
+        nothing = f"Nothing arrives on {name} that no rule takes, in {found['seconds']:.1f} s{more}"
+        return "\n".join([nothing, *refused])
     rows = [
         [
             f"{with_port(each['group'], each['port'])}:{name}{_from(each)}",
@@ -68,7 +70,13 @@ def trace_view(found: dict[str, Any], width: int | None) -> str:
     left = len(flows) - len(commands)
     others = [f"and so on for {counted(left, 'more flow')}"] if left else []
     seen = f"seen in {found['seconds']:.1f} s{more}; to add one, with outputs of your own:"
-    return "\n".join([shown, "", seen, *commands, *others])
+    return "\n".join([shown, "", seen, *commands, *others, *refused])
+
+
+def _refused(flow: dict[str, Any]) -> str:
+    end, rule = with_port(flow["group"], flow["port"]), flow["rule_id"]
+    why = "it returns what others send: mcrctl why"
+    return f"refused by rule {rule}: {end} from {flow['source']}, as {why} {shlex.quote(rule)}"
 
 
 def _from(flow: dict[str, Any]) -> str:

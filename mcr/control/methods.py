@@ -24,6 +24,7 @@ from mcr.errors import InvalidParams, MethodNotFound, RuleNotFound
 from mcr.model.edit import RuleEdit
 from mcr.model.event import Event
 from mcr.model.finding import Finding
+from mcr.model.flow import Address
 from mcr.model.health import Health
 from mcr.model.limits import CONFIRM_SECONDS
 from mcr.model.log import Facility, Level, LogLevels, LogLine
@@ -105,6 +106,9 @@ class Diagnosis(Protocol):
 
     async def trace(self, interface: str, seconds: int) -> Unmatched:
         """Look for what arrives there and no rule takes."""
+
+    def refused(self) -> Mapping[str, tuple[Address, ...]]:
+        """Sources that rules refuse at present, by the ids of these."""
 
 
 class Files(Protocol):
@@ -276,8 +280,12 @@ async def _remove(api: Api, params: _RemoveParams) -> Any:
 
 async def _list(api: Api, params: _WhichParams) -> Any:
     rules = await api.rules.list() if params.rule is None else (await api.rules.find(params.rule),)
-    rules = api.files.mark(rules)
-    return await _json_values(rules, rules)
+    rules, refused = api.files.mark(rules), api.diagnosis.refused()
+    values = await _json_values(rules, rules)
+    there = [each for each in values if each["rule_id"] in refused] if refused else ()
+    for each in there:
+        each["refused"] = [str(source) for source in refused[each["rule_id"]]]
+    return values
 
 
 async def _stats(api: Api, params: _WhichParams) -> Any:

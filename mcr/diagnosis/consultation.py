@@ -3,6 +3,7 @@
 import traceback
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from contextlib import asynccontextmanager, contextmanager
+from functools import partial
 
 import attrs
 import trio
@@ -23,11 +24,12 @@ from mcr.diagnosis.why import Walk
 from mcr.errors import LimitReached, McrError, ShuttingDown
 from mcr.logs.logger import get_logger
 from mcr.model.finding import Finding
+from mcr.model.flow import Address
 from mcr.model.log import Facility
 from mcr.model.rule import RuleView
 from mcr.model.saving import Saving
 from mcr.rules.catalog import not_found
-from mcr.tap.unmatched import Unmatched, look_for_unmatched, real_name
+from mcr.tap.unmatched import RefusedFlow, Unmatched, look_for_unmatched, real_name
 
 log = get_logger(Facility.CONTROL)
 
@@ -102,7 +104,9 @@ class Consultation:
                     for each in rules
                 ]
                 # The thread ends by itself: nobody waits for it if the daemon stops.
-                return await trio.to_thread.run_sync(look_for_unmatched, name, inputs, seconds, abandon_on_cancel=True)
+                look = partial(look_for_unmatched, name, inputs, seconds)
+                seen = await trio.to_thread.run_sync(look, abandon_on_cancel=True)
+                return attrs.evolve(seen, refused=(*self._refused_on(name, names),))
         raise ShuttingDown("The daemon is stopping", "start it again: mcrd supervisor")
 
     async def _walk(self, rule: RuleView, others: tuple[RuleView, ...]) -> tuple[Finding, ...]:
@@ -121,6 +125,16 @@ class Consultation:
                 {name: former for former, name in names.items() if name != former},
             ).go()
             return with_loops(found, (each for each in self._loops.loops() if each.rule.rule_id == rule.rule_id), names)
+
+    def _refused_on(self, interface: str, names: Mapping[str, str]) -> Iterator[RefusedFlow]:
+        for loop in self._loops.loops():
+            taken, rule = loop.rule.input, loop.rule.rule_id
+            if names.get(taken.interface, taken.interface) == interface:
+                yield from (RefusedFlow(taken.group, taken.port, each, rule, taken.vlan) for each in loop.refused)
+
+    def refused(self) -> Mapping[str, tuple[Address, ...]]:
+        """Sources that rules refuse at present, by the ids of these."""
+        return {each.rule.rule_id: each.refused for each in self._loops.loops() if each.refused}
 
     def stop(self) -> None:
         """Cancel every walk and trace: it would take longer than the daemon may take to stop."""

@@ -20,7 +20,7 @@ def with_loops(findings: Iterable[Finding], loops: Iterable[Loop], names: Mappin
 
 def _judge(loop: Loop, interface: str) -> Finding:
     group = loop.rule.input.group
-    refused = ", ".join(loop.refused)
+    refused = ", ".join(map(str, loop.refused))
     done, remedy = "", ""
     if refused:
         done, remedy = f", and the rule takes nothing from {refused}", f"; a rule with --input-source {refused} does"

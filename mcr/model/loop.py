@@ -1,8 +1,14 @@
 """A loop over other machines."""
 
+from typing import Final
+
 import attrs
 
+from mcr.model.flow import Address
 from mcr.model.rule import Rule
+
+REFUSED_SECONDS: Final = 10.0
+"""For which workers refuse a source unless they are told again."""
 
 
 @attrs.frozen
@@ -29,6 +35,6 @@ class Loop:
     within: float
     seconds: float
     ago: float
-    refused: tuple[str, ...] = ()
+    refused: tuple[Address, ...] = ()
     dropped: int = 0
     why_not: str = ""

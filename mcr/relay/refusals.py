@@ -7,13 +7,13 @@ kernel path the filter sends them to a worker, as it looks for a flow with its s
 import time
 from collections.abc import Callable, Collection, Iterable, Mapping
 from contextlib import ExitStack, suppress
-from typing import Final
 
 import attrs
 
 from mcr._native import lib
 from mcr.errors import SystemFault
 from mcr.model.flow import Claim, Flow, without_source
+from mcr.model.loop import REFUSED_SECONDS
 from mcr.model.rule import RuleChange
 from mcr.net.filter.base import CaptureFilters
 from mcr.relay.captures import Capture
@@ -24,9 +24,6 @@ from mcr.shm.records import Command
 
 MAX_REFUSED: int = lib.MCR_MAX_REFUSED
 """Flows, at most."""
-
-HELD: Final = 10.0
-"""Seconds for which workers refuse them unless they are told of them again."""
 
 
 @attrs.frozen
@@ -96,7 +93,7 @@ class Refusals:
             now = {*map(_key, held.items())}  # without places: one flow may have had another before
             self._filters.change(now - before, before - now)
         self._held = held
-        until = time.monotonic() + HELD
+        until = time.monotonic() + REFUSED_SECONDS
         return records.refused((each.flow, capture.slot, each.place, until) for each, capture in held.items())
 
     def _is_there(self, refusal: Refusal) -> bool:

@@ -56,6 +56,7 @@ _CAUSES = {
     lib.MCR_CAUSE_LOOP: "loop",
     lib.MCR_CAUSE_OTHER_HOST: "other_host",
 }
+_RETURNED = "dropped: returned"
 
 FORWARDED: Final = "forwarded"
 SENT: Final = "sent"
@@ -182,9 +183,18 @@ class RuleCapture:
         has_link_header: whether packets of a place begin with one.
     """
 
-    def __init__(self, places: Sequence[Place], used: Collection[str]) -> None:
-        """`used`: interfaces of all rules. What comes from their MACs this machine has sent."""
+    def __init__(
+        self, places: Sequence[Place], used: Collection[str], refused: Callable[[], Collection[Address]] = tuple
+    ) -> None:
+        """Open nothing yet.
+
+        Args:
+            places: of the packets.
+            used: interfaces of all rules. What comes from their MACs this machine has sent.
+            refused: sources of which the relay takes nothing at present. Asked whenever packets are read.
+        """
         self.places = places
+        self._refused = refused
         self._used = used
         self.has_link_header: list[bool] = []
         self._sockets: list[socket.socket] = []
@@ -252,6 +262,7 @@ class RuleCapture:
         """What waits at a place, and the time up to which nothing else will come from there."""
         opened, asked = self._sockets[place], time.time_ns()
         packets: list[Packet] = []
+        refused = {each.packed for each in self._refused()}
         for _ in range(_AT_ONCE):
             try:
                 data, ancillary, _, address = opened.recvmsg(_FRAME, _ROOM, socket.MSG_DONTWAIT)
@@ -261,12 +272,14 @@ class RuleCapture:
                 if error.errno is None:
                     raise
                 continue
-            packet = self._packet(place, data, {kind: value for _, kind, value in ancillary}, address)
+            packet = self._packet(place, data, {kind: value for _, kind, value in ancillary}, address, refused)
             if packet:
                 packets.append(packet)
         return packets, packets[-1].time - _ON_ITS_WAY if packets else 0
 
-    def _packet(self, place: int, data: bytes, ancillary: Mapping[int, bytes], address: Any) -> Packet | None:
+    def _packet(
+        self, place: int, data: bytes, ancillary: Mapping[int, bytes], address: Any, refused: Collection[bytes]
+    ) -> Packet | None:
         where = self.places[place]
         status, _, _, _, network, tag, protocol = uapi.TPACKET_AUXDATA.unpack(ancillary[uapi.PACKET_AUXDATA])
         seconds, nanoseconds = _TIME.unpack(ancillary[uapi.SO_TIMESTAMPNS])
@@ -300,7 +313,8 @@ class RuleCapture:
                 parsed.family, parsed.source, parsed.group = socket.AF_INET, *map(_number, (source, group))
             check = lib.mcr_sanity_check_header if is_part else lib.mcr_sanity_check
             cause = _CAUSES.get(check(frame, parsed, self._own))
-            verdict = f"dropped: {cause}" if cause else PART if is_part else FORWARDED
+            sound = _RETURNED if source in refused else PART if is_part else FORWARDED
+            verdict = f"dropped: {cause}" if cause else sound
         if status & uapi.TP_STATUS_VLAN_VALID and self.has_link_header[place]:
             data = data[:_MACS] + _TAG.pack(protocol or uapi.ETH_P_8021Q, tag) + data[_MACS:]
         return Packet(

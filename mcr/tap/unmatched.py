@@ -38,6 +38,17 @@ class UnmatchedFlow:
 
 
 @attrs.frozen
+class RefusedFlow:
+    """What a rule would take, and refuses: its source returns what others send. `vlan`: 0: none."""
+
+    group: Address
+    port: int
+    source: Address
+    rule_id: str
+    vlan: int | None = None
+
+
+@attrs.frozen
 class Unmatched:
     """What was seen.
 
@@ -46,12 +57,14 @@ class Unmatched:
         seconds: how long it was looked at.
         flows: the one with most packets per second first.
         whole: there was not more than one look can count.
+        refused: what rules refuse on the interface, seen or not.
     """
 
     interface: str
     seconds: float
     flows: tuple[UnmatchedFlow, ...]
     whole: bool
+    refused: tuple[RefusedFlow, ...] = ()
 
 
 def real_name(interface: str) -> str:

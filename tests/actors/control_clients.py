@@ -24,7 +24,7 @@ from mcr.errors import NothingToConfirm, RuleNotFound
 from mcr.model.edit import RuleEdit
 from mcr.model.event import Event
 from mcr.model.finding import Finding, Verdict
-from mcr.model.flow import Input
+from mcr.model.flow import Address, Input
 from mcr.model.log import Facility, Level, LogLevels, LogLine
 from mcr.model.rule import OutputView, Rule, RuleState, RuleView
 from mcr.model.selection import Selection
@@ -90,6 +90,9 @@ class Actors:
 
     def setting(self) -> SettingView:
         return SettingView("--config", "none", "none", "default", "configuration files", "none")
+
+    def refused(self) -> dict[str, tuple[Address, ...]]:
+        return {}
 
     def mark(self, rules: tuple[RuleView, ...]) -> tuple[RuleView, ...]:
         return rules

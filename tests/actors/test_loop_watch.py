@@ -279,7 +279,7 @@ async def test_who_returns_is_refused_while_looks_see_it(
     assert await scene.pass_time(8, 100, echoed(48), returned=100) in {3, 4, 5}
     assert 4 <= await scene.pass_time(60, 100, returned=100) <= 7
     (loop,) = scene.watch.loops()
-    assert loop.refused == ("198.18.0.9",)
+    assert loop.refused == (ip_address("198.18.0.9"),)
     assert loop.dropped == 6800
     (finding,) = with_loops([], [loop], {})
     assert finding.what.endswith("a loop over another machine, and the rule takes nothing from 198.18.0.9")
@@ -416,7 +416,7 @@ async def test_who_is_refused_already_stays_so_while_the_kernel_path_cannot_be_t
     await scene.pass_time(1.5, 1000, proof(48))
     scene.actors.fault = SystemFault("Cannot filter by rules", errno.ENOMEM)
     await scene.pass_time(6, 100, echoed(48), returned=100)
-    assert scene.watch.loops()[0].refused == ("198.18.0.9",)
+    assert scene.watch.loops()[0].refused == (ip_address("198.18.0.9"),)
     await scene.pass_time(8, 100, returned=100)
     assert scene.watch.loops()[0].refused == ()
     assert "it cannot be refused: Cannot filter by rules" in caplog.text

@@ -1,15 +1,16 @@
 """Loops over other machines are noticed, named and damped; what sources say again and again is none."""
 
+import json
 import socket
 import threading
 import time
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from typing import Self
 
 from lab import Lab, Namespace
-from mcr_process import Mcr, wait_until
+from mcr_process import BIN, Mcr, wait_until
 from sources import repeating
 from test_unsound import troubles
 from topology import MakeMcr
@@ -92,6 +93,16 @@ def returned(mcr: Mcr) -> int:
     return count
 
 
+def captured(relay: Namespace, mcr: Mcr) -> dict[str, set[str]]:
+    """What `capture` says of the packets that come in, by their sources."""
+    capture = ["capture", "ring", "--side", "in", "--count", "20", "--json"]
+    verdicts = defaultdict[str, set[str]](set)
+    for line in relay.run([BIN / "mcrctl", "--control-socket", mcr.socket, *capture]).stdout.splitlines():
+        packet = json.loads(line)
+        verdicts[packet["source"].split(":")[0]].add(packet["verdict"])
+    return verdicts
+
+
 def loop(mcr: Mcr, *command: str) -> str:
     return troubles(mcr, *command).get("loop", "")
 
@@ -125,6 +136,7 @@ def test_a_loop_over_another_relay_is_damped_until_it_ends(lab: Lab, make_mcr: M
             assert wait_until(lambda: f"rule ring: what it {NAMED}" in left.log(), "the loop is noticed", 20)
             wait_until(lambda: returned(left), "it is refused", 30)
             expect_each_once(receiver, sent)
+            assert captured(ring.left, left) == {"198.18.0.1": {"forwarded"}, "198.18.0.3": {"dropped: returned"}}
             for command in (["why", "ring"], ["doctor"]):
                 told = loop(left, *command)
                 assert told.startswith(f"fault: what rule ring {NAMED}")

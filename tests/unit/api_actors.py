@@ -12,7 +12,7 @@ from mcr.config.difference import RuleDifference
 from mcr.control.methods import Api
 from mcr.errors import InvalidParams, LimitReached, McrError, RuleNotFound, UnconfirmedApply
 from mcr.model.edit import RuleEdit
-from mcr.model.flow import Input
+from mcr.model.flow import Address, Input
 from mcr.model.log import Facility, Level, LogLevels
 from mcr.model.rule import OutputView, Rule, RuleState, RuleView
 from mcr.model.selection import Selection
@@ -98,6 +98,7 @@ class Actors:
     confirmed: int = 0
     differences: tuple[RuleDifference, ...] = ()
     stats: Stats = attrs.field(factory=lambda: Stats(IngressStats(), EgressStats()))
+    refusing: dict[str, tuple[Address, ...]] = attrs.field(factory=dict)
 
     async def add(self, rules: tuple[Rule, ...], *, wait: bool) -> tuple[RuleView, ...]:
         self.waits = wait
@@ -133,6 +134,9 @@ class Actors:
 
     def setting(self) -> SettingView:
         return SettingView("--config", "none", "none", "default", "configuration files", "none")
+
+    def refused(self) -> dict[str, tuple[Address, ...]]:
+        return self.refusing
 
     def mark(self, rules: tuple[RuleView, ...]) -> tuple[RuleView, ...]:
         return rules

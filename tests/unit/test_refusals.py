@@ -16,11 +16,12 @@ from mcr.config.settings import Settings
 from mcr.errors import LimitReached, SystemFault
 from mcr.model.flow import Flow, Input
 from mcr.model.log import LogLevels
+from mcr.model.loop import REFUSED_SECONDS
 from mcr.model.rule import Output, Rule, RuleChange
 from mcr.process.descriptor_store import DescriptorStore
 from mcr.relay.kernel_path import KernelRules
 from mcr.relay.placement import OutputSlot, PlacedRule
-from mcr.relay.refusals import HELD, Refusal, Refusals
+from mcr.relay.refusals import Refusal, Refusals
 from mcr.relay.relay import Relay, Step
 from mcr.shm import records
 from mcr.shm.flows import make_flow
@@ -77,7 +78,7 @@ def held(command: Command) -> Any:
 
 def test_a_worker_refuses_a_flow_for_a_while() -> None:
     """Of its source, interface, VLAN, group and port; it ends though nobody says so."""
-    until = time.monotonic() + HELD
+    until = time.monotonic() + REFUSED_SECONDS
     table = held(records.refused([(REFUSED.flow, 5, 3, until)]))
     lib.mcr_refused_expire(table, int((until - 0.1) * 1e9))
     assert lib.mcr_refused_find(table, make_flow(REFUSED.flow, 5)).place == 3

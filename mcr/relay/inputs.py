@@ -71,7 +71,8 @@ class InputInterfaces:
         self._memberships = Memberships(store)
         self._forgotten = ForgottenGroups(self._memberships)
         self.local = LocalInputs(store, self.__getitem__, self._filters)
-        self.refusals = Refusals(self.get, self._filters if path else None)
+        has_path = self.suppressor is not None and self.suppressor.has_path
+        self.refusals = Refusals(self.get, self._filters if has_path else None)
         self._serials = count(1)
         self.former = FormerCaptures(settings, store, self._filters, self._serials, note)
         self._names = {each.slot: each.interface.name for each in self.former}

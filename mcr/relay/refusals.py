@@ -50,7 +50,12 @@ class Refusals:
     """All of them."""
 
     def __init__(self, find: Callable[[str], Capture | None], filters: CaptureFilters | None) -> None:
-        """`find`: the capture of an interface, if it has one. `filters`: None: workers get all that rules take."""
+        """Refuse nothing yet.
+
+        Args:
+            find: the capture of an interface, if it has one.
+            filters: of the kernel path; None: workers get all that rules take.
+        """
         self._find = find
         self._filters = filters
         self._held: Mapping[Refusal, Capture] = {}

@@ -18,7 +18,10 @@ from mcr.model.flow import Flow, Input
 from mcr.model.log import LogLevels
 from mcr.model.loop import REFUSED_SECONDS
 from mcr.model.rule import Output, Rule, RuleChange
+from mcr.net.filter.classic import ClassicFilters
+from mcr.net.filter.tap import StreamTap
 from mcr.process.descriptor_store import DescriptorStore
+from mcr.relay.inputs import InputInterfaces
 from mcr.relay.kernel_path import KernelRules
 from mcr.relay.placement import OutputSlot, PlacedRule
 from mcr.relay.refusals import Refusal, Refusals
@@ -188,6 +191,22 @@ def test_other_changes_leave_it(change: RuleChange) -> None:
     world.refuse(REFUSED)
     assert world.refusals.give_way(change, ExitStack()) == ()
     assert world.steered == {(5, REFUSED.flow)}
+
+
+def test_filters_without_a_kernel_path_are_not_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Workers get all that rules take. A classic filter would only fill up, and one of eBPF look twice."""
+    store = DescriptorStore()
+    filters = ClassicFilters(store)
+    monkeypatch.setattr("mcr.relay.inputs.open_filters", lambda *_, **__: filters)
+    path: Any = SimpleNamespace(maps=None)
+    with StreamTap() as tap:
+        inputs = InputInterfaces(Settings("", 1, LogLevels()), store, {}, path, tap)
+        inputs._by_name["eth0"] = World().captures["eth0"]
+        filters.change([(5, Flow(GROUP, 5000))], ())
+        assert count(inputs.refusals.change([REFUSED], placed(RULE))) == 1
+        assert filters._wanted[5] == {Flow(GROUP, 5000)}
+        inputs._by_name.clear()
+        inputs.close()
 
 
 def test_a_flow_that_is_refused_again_at_another_place() -> None:

@@ -73,6 +73,11 @@ class Suppressor:
         self._stale = False
         self._useless = False
 
+    @property
+    def has_path(self) -> bool:
+        """Whether packets may take the kernel path, as filters decide."""
+        return self._path is not None and self.has_tcx
+
     def add(self, capture: int, interface: int, *, is_ethernet: bool = False, is_bare: bool = False) -> None:
         """Suppress on an interface, by index, once it is known to have no local receivers."""
         self._interfaces[capture] = interface

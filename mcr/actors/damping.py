@@ -4,7 +4,7 @@ It is refused by its address, whatever it sends: once copies are dropped, a payl
 Every refusal ends by itself, whatever is silent, lost or wrong here.
 """
 
-from collections.abc import Collection
+from collections.abc import Collection, Iterable
 from ipaddress import ip_address
 from typing import Final
 
@@ -40,15 +40,39 @@ _NAMED: Final = "another rule names it as a source"
 
 
 @attrs.define
+class _Others:
+    """Whether anybody sends but the one who is refused.
+
+    Attributes:
+        matched: what rules had matched of them when that was read last.
+        heard: when it was seen to grow.
+        alone: what the counter of the refused one said when nothing of others could be on its way; None: something can.
+    """
+
+    matched: int
+    heard: float
+    alone: int | None = None
+
+    def are_silent(self, matched: int, refused: int, now: float) -> bool:
+        """Whether more has been refused since they fell silent than an echo explains."""
+        if matched != self.matched:
+            self.matched, self.heard, self.alone = matched, now, None
+        elif self.alone is None:
+            self.alone = refused if now >= self.heard + _ON_ITS_WAY else None
+        return self.alone is not None and refused > self.alone + _ALONE
+
+
+@attrs.define
 class _Refused:
     """Somebody whose datagrams are refused.
 
     Attributes:
         before: what its counter said when that began.
-        matched: what the rule had matched when that was read last.
-        others: when it was seen to grow.
-        alone: what the counter said when nothing of others could be on its way any more; None: it can.
+        others: those of the rule.
+        all: they, and the sources of other rules that take the same flow from these.
+        beside: those rules.
         told: when the workers were told of it last; before that, when it began.
+        is_doubted: it goes on while others of the rule are silent, and a look is to say what it is.
     """
 
     placed: PlacedRule
@@ -57,10 +81,11 @@ class _Refused:
     began: float
     proven: float
     before: int
-    matched: int
-    others: float
+    others: _Others
+    all: _Others
+    beside: tuple[PlacedRule, ...]
     told: float
-    alone: int | None = None
+    is_doubted: bool = False
 
 
 @attrs.frozen
@@ -79,7 +104,11 @@ class _Spared:
 
 
 class Damper:
-    """Who is refused, and who is not to be."""
+    """Who is refused, and who is not to be.
+
+    Attributes:
+        doubts: tags of rules that are to be looked at at once, as who is refused may be a source.
+    """
 
     def __init__(self, workers: WorkerSupervisor, meter: Meter) -> None:
         self._workers, self._meter = workers, meter
@@ -89,6 +118,7 @@ class Damper:
         self._why_not: dict[int, str] = {}  # by tags of rules
         self._rules: Collection[PlacedRule] = ()
         self._due = trio.Event()
+        self.doubts = set[int]()
 
     # What is told of it.
 
@@ -110,6 +140,9 @@ class Damper:
 
     def _of(self, tag: int) -> list[_Refused]:
         return [each for (of, _), each in self._refused.items() if of == tag]
+
+    def _matched(self, placed: PlacedRule, beside: Iterable[PlacedRule]) -> int:
+        return sum(map(self._meter.matched, (placed, *beside)))
 
     def _count(self, refused: _Refused) -> int:
         return self._meter.refused(refused.refusal.place) - refused.before
@@ -152,8 +185,10 @@ class Damper:
         now, source = trio.current_time(), ip_address(origin.address)
         flow = attrs.evolve(rule.input.flows[0], source=source)
         refusal = Refusal(rule.input.interface, flow, place)
-        counts = self._meter.refused(place), self._meter.matched(placed)
-        self._refused[placed.tag, origin.address] = _Refused(placed, origin, refusal, now, now, *counts, now, now)
+        before, beside = self._meter.refused(place), rules_beside(rule.input, self._rules)
+        others, everybody = _Others(self._meter.matched(placed), now), _Others(self._matched(placed, beside), now)
+        began = _Refused(placed, origin, refusal, now, now, before, others, everybody, beside, now)
+        self._refused[placed.tag, origin.address] = began
         self._due.set()
         what = "rule %s: what %s sends is refused, and counts as returned; a rule with --input-source %s takes it"
         log.warning(what, rule.label, origin, source, **fields_of(rule))
@@ -164,10 +199,8 @@ class Damper:
             return "the rule names it as a source"
         if source.is_range:
             return "the rule takes a range"
-        if echo and echo.is_shared:
-            return _SHARED
-        if echo and echo.is_source:
-            return "it also sends what is its own"
+        if echo and (why := _what_else(echo)):
+            return why
         if spared and trio.current_time() < spared.until:
             return spared.why
         flow = attrs.evolve(source.flows[0], source=ip_address(origin.address))
@@ -194,6 +227,8 @@ class Damper:
                 self._end(each, "the rule was changed" if now else "the rule is gone")
             elif self._is_named(each.refusal.interface, each.refusal.flow):
                 self._end(each, _NAMED)
+            else:
+                each.beside = rules_beside(now.rule.input, rules)
         if self._refused:
             self._due.set()
 
@@ -255,13 +290,13 @@ class Damper:
         """See who sends."""
         now = trio.current_time()
         for each in [*self._refused.values()]:
-            matched, count = self._meter.matched(each.placed), self._meter.refused(each.refusal.place)
-            if matched != each.matched:
-                each.matched, each.others, each.alone = matched, now, None
-            elif each.alone is None:
-                each.alone = count if now >= each.others + _ON_ITS_WAY else None
-            elif count > each.alone + _ALONE:
+            count = self._meter.refused(each.refusal.place)
+            is_doubted = each.others.are_silent(self._meter.matched(each.placed), count, now)
+            if each.all.are_silent(self._matched(each.placed, each.beside), count, now):
                 self._spare(each, "it goes on while others are silent")
+            elif is_doubted and not each.is_doubted:
+                self.doubts.add(each.placed.tag)
+            each.is_doubted = is_doubted
             if (each.placed.tag, each.origin.address) in self._refused and now >= each.proven + _UNPROVEN:
                 self._end(each, f"it was not seen to return anything for {_UNPROVEN:.0f} s")
 
@@ -280,3 +315,20 @@ class Damper:
             self._ended.difference_update(ended)
             for each in asked:
                 each.told = now
+
+
+def _what_else(echo: Echo) -> str:
+    """What else comes from there but what others have sent; empty: nothing."""
+    if echo.is_shared:
+        return _SHARED
+    if echo.is_source:
+        return "it also sends what is its own"
+    return "it also sends what a source of another rule sends" if echo.is_double else ""
+
+
+def rules_beside(asked: Input, rules: Iterable[PlacedRule]) -> tuple[PlacedRule, ...]:
+    """Those that take the same flow from certain sources, where `asked` takes it from any."""
+    if asked.sources:
+        return ()
+    near = (each for each in rules if each.rule.input.sources and each.rule.input.group == asked.group)
+    return tuple(each for each in near if attrs.evolve(each.rule.input, sources=()) == asked)

@@ -13,7 +13,7 @@ from typing import Final
 import attrs
 import trio
 
-from mcr.actors.damping import Damper
+from mcr.actors.damping import Damper, rules_beside
 from mcr.actors.network_watch import NetworkWatch
 from mcr.actors.stats_aggregator import StatsAggregator
 from mcr.actors.worker_supervisor import WorkerSupervisor
@@ -78,6 +78,8 @@ class _Told:
     verdict: Verdict
     began: float
     seen: float
+    dropped: int = 0
+    """Of who is refused, when that was read last."""
 
 
 @attrs.frozen
@@ -185,8 +187,9 @@ class _State:
         self._looks += 1
         known = self.told.get(placed.tag)
         origins = frozenset(known.origins if known else ())
-        left = partial(_left, placed, self._rules, network)
-        see = partial(_see, View(placed.flows, attached.index, rate, known=origins), left)
+        around = partial(_around, placed, self._rules, network)
+        see = partial(_see, View(placed.flows, attached.index, rate, known=origins), around)
+        self._damper.doubts.discard(placed.tag)
         looks.start_soon(self._look, placed, case, rate, see)
 
     def _urgency(self, due: tuple[PlacedRule, float]) -> tuple[bool, bool, float]:
@@ -226,13 +229,23 @@ class _State:
         busy = set[int]()
         for placed, (count, past) in zip(self._rules, counts, strict=True):
             rate = (count - past) / seconds
-            is_busy = _BUSY <= rate <= _MOST or (rate > 0 and placed.tag in self.told)
+            is_busy = _BUSY <= rate <= _MOST or (placed.tag in self.told and (self._is_refusing(placed) or rate > 0))
             if is_busy:
                 busy.add(placed.tag)
             is_sure = placed.tag in self._busy or rate >= _SURELY_BUSY
-            if is_busy and is_sure and self._case(placed).is_due(rate, time):
+            if is_busy and is_sure and self._is_due(placed, rate, time):
                 yield placed, rate
         self._busy = busy
+
+    def _is_refusing(self, placed: PlacedRule) -> bool:
+        """Whether anything was refused lately, of a rule whose loop is told of."""
+        told, dropped = self.told[placed.tag], self._damper.dropped(placed.tag)
+        before, told.dropped = told.dropped, dropped
+        return dropped != before
+
+    def _is_due(self, placed: PlacedRule, rate: float, time: float) -> bool:
+        case = self._case(placed)
+        return case.is_due(rate, time) or (placed.tag in self._damper.doubts and not case.is_looked_at)
 
     async def _look(self, placed: PlacedRule, case: _Case, rate: float, see: "partial[Verdict]") -> None:
         try:
@@ -301,17 +314,19 @@ class _State:
         log.notice("rule %s: %s", rule.label, why, **fields_of(rule))
 
 
-def _see(view: View, left: Callable[[], frozenset[bytes]]) -> Verdict:
+_Around = Callable[[], tuple[frozenset[bytes], frozenset[bytes]]]
+
+
+def _see(view: View, around: _Around) -> Verdict:
     """Look, in a thread."""
-    return look_for_returners(attrs.evolve(view, left=left()))
+    left, named = around()
+    return look_for_returners(attrs.evolve(view, left=left, named=named))
 
 
-def _left(placed: PlacedRule, rules: tuple[PlacedRule, ...], network: Network) -> frozenset[bytes]:
-    """Whose datagrams the rule does not take: this machine's, and those that rules for their sources take."""
+def _around(
+    placed: PlacedRule, rules: tuple[PlacedRule, ...], network: Network
+) -> tuple[frozenset[bytes], frozenset[bytes]]:
+    """This machine's addresses and MACs; and those from which other rules take what this one takes from any."""
     own = {each.packed for each in network.own_addresses()} | {link.mac for link in network.links.values() if link.mac}
-    asked = placed.rule.input
-    if asked.sources:
-        return frozenset(own)
-    named = (each.rule.input for each in rules if each.rule.input.sources)
-    same = (each for each in named if attrs.evolve(each, sources=()) == asked)
-    return frozenset(own | {source.packed for each in same for source in each.sources})
+    beside = rules_beside(placed.rule.input, rules)
+    return frozenset(own), frozenset(source.packed for each in beside for source in each.rule.input.sources)

@@ -74,6 +74,7 @@ class Echo:
         own: those that it sent first.
         sent: payloads of others that come from here or not.
         is_shared: others send from the same address, with another MAC.
+        doubled: payloads that a source of another rule sent first, and this one after it, but seldom: no circle.
     """
 
     origin: Origin
@@ -81,6 +82,12 @@ class Echo:
     own: int
     sent: int
     is_shared: bool = False
+    doubled: int = 0
+
+    @property
+    def is_double(self) -> bool:
+        """Whether it also sends, as a redundant source, what a source of another rule sends."""
+        return self.doubled >= _OWN and _SURE * self.doubled > self.returned
 
     @property
     def is_source(self) -> bool:
@@ -104,7 +111,9 @@ class _Proof:
 class Sightings:
     """Who has sent which payloads, in the order in which they came, none left out."""
 
-    def __init__(self) -> None:
+    def __init__(self, named: Collection[bytes] = frozenset()) -> None:
+        """`named`: addresses from which other rules take the same flow: others, too, of whom nobody is refused here."""
+        self._named = named
         self._senders: dict[Hashable, dict[Origin, list[int]]] = {}  # of each payload; places in the order of all
         self._often: dict[Origin, list[Hashable]] = {}  # payloads that came `AGAIN` times from one
         self.count = 0
@@ -116,7 +125,8 @@ class Sightings:
         """One that came."""
         places = self._senders.setdefault(payload, {}).setdefault(origin, [])
         places.append(self.count)
-        self._origins.add(origin)
+        if origin.address not in self._named:
+            self._origins.add(origin)
         self.count += 1
         self._again += len(places) > 1
         if len(places) == AGAIN:
@@ -131,7 +141,8 @@ class Sightings:
         """What these send, and the others; none before `settle`."""
         if self._new is None:
             return ()
-        returned, own, sent = Counter[Origin](), Counter[Origin](), 0
+        returned, own, beside, sent = Counter[Origin](), Counter[Origin](), Counter[Origin](), 0
+        doubled, until = Counter[Origin](), {each: self._proven_until(each) for each in of}
         for senders in self._senders.values():
             who, places = next(iter(senders.items()))  # the first one
             if places[0] < self._new:
@@ -139,12 +150,30 @@ class Sightings:
             if who in of:
                 own[who] += 1
                 continue
-            sent += 1
-            returned.update(each for each in senders if each in of)
+            back = [each for each in senders if each in of]
+            returned.update(back)
+            if who.address in self._named:  # whether that comes back or not is for its own rule to say
+                beside.update(back)
+                doubled.update(each for each in back if len(senders[each]) < AGAIN and places[0] <= until[each])
+            else:
+                sent += 1
         used = Counter(each.address for each in self._origins)
         return tuple(
-            Echo(each, returned[each], own[each], sent, used[each.address] > (each in self._origins)) for each in of
+            Echo(
+                each,
+                returned[each],
+                own[each],
+                sent + beside[each],
+                used[each.address] > (each in self._origins),
+                doubled[each],
+            )
+            for each in of
         )
+
+    def _proven_until(self, origin: Origin) -> int:
+        """Place of the last payload that is proven to circle; -1: none is."""
+        proofs = self._proofs(origin, self._named)[0] if origin in self._often else ()
+        return max((each.first for each in proofs), default=-1)
 
     def returners(self, enough: int = KINDS, chain: int = CHAIN) -> tuple[Return, ...]:
         """Origins that return what others send: so many payloads at the least, and so many in a chain.
@@ -153,22 +182,28 @@ class Sightings:
         redundancy nobody does so: there each sends the same number. Where many senders have the same few things to
         say, who says them often is first most of the time. After who takes over from another source that one is
         silent, so there is no chain. And a loop brings back nearly all that others send, but an echo what it is for.
+        It may be a loop of what other rules take by source, or beside it one of the rest.
         """
         found = []
         for origin in self._often:
-            proofs, own = self._proofs(origin)
-            if len(proofs) < max(enough, _SURE * own) or _chain(proofs) < chain:
-                continue
-            returned, sent = self._share(origin, max(each.first for each in proofs))
-            if returned >= _NEARLY_ALL * sent:
-                found.append(Return(origin, returned, sent))
-        return tuple(found)
+            if origin.address not in self._named:
+                whole = self._returns(origin, enough, chain, frozenset())
+                found.append(whole or (self._returns(origin, enough, chain, self._named) if self._named else None))
+        return tuple(each for each in found if each)
 
-    def _proofs(self, origin: Origin) -> tuple[list[_Proof], int]:
+    def _returns(self, origin: Origin, enough: int, chain: int, but: Collection[bytes]) -> Return | None:
+        """What it returns, if that is proven without what comes from these addresses."""
+        proofs, own = self._proofs(origin, but)
+        if len(proofs) < max(enough, _SURE * own) or _chain(proofs) < chain:
+            return None
+        returned, sent = self._share(origin, max(each.first for each in proofs), but)
+        return Return(origin, returned, sent) if returned >= _NEARLY_ALL * sent else None
+
+    def _proofs(self, origin: Origin, but: Collection[bytes]) -> tuple[list[_Proof], int]:
         """Of payloads that came often from there, seldom from others: those that others sent first; how many rest."""
         proofs, own = list[_Proof](), 0
         for senders in map(self._senders.__getitem__, self._often[origin]):
-            seldom = [places for places in senders.values() if len(places) < AGAIN]
+            seldom = [places for who, places in senders.items() if len(places) < AGAIN and who.address not in but]
             times, back = sum(map(len, seldom)), senders[origin]
             if not 1 <= times <= _ORIGINAL or len(back) < again(times):
                 continue
@@ -179,24 +214,24 @@ class Sightings:
                 own += 1
         return proofs, own
 
-    def _share(self, origin: Origin, until: int) -> tuple[int, int]:
+    def _share(self, origin: Origin, until: int, but: Collection[bytes]) -> tuple[int, int]:
         """Payloads that others sent first, until then, and came from there, too; and all that others sent first."""
         returned = sent = 0
         for senders in self._senders.values():
-            who, places = next(iter(senders.items()))  # the first one
-            if who != origin and places[0] <= until:
+            first = next((each for each in senders.items() if each[0].address not in but), None)
+            if first and first[0] != origin and first[1][0] <= until:
                 sent += 1
                 returned += origin in senders
         return returned, sent
 
     def are_over(self, known: Collection[Origin]) -> bool:
-        """Whether others send, and nothing of that comes from these."""
+        """Whether others send that the rule takes, and nothing of that, or of what is named, comes from these."""
         alive = 0
         for senders in self._senders.values():
             if any(each not in known for each in senders):
                 if any(each in known for each in senders):
                     return False
-                alive += 1
+                alive += any(each.address not in self._named for each in senders)
         return alive >= _ALIVE
 
     @property

@@ -50,8 +50,9 @@ class View:
         flows: what the rule takes, all in the same VLAN.
         index: of the interface.
         rate: datagrams a second that come, about.
-        left: packed addresses, and MACs, from which the rule takes nothing: this machine's, and other rules' sources.
+        left: packed addresses, and MACs, of this machine: no rule takes what comes from there.
         known: who is said to return it.
+        named: packed addresses from which other rules take the same flow.
     """
 
     flows: Collection[Flow]
@@ -59,6 +60,7 @@ class View:
     rate: float
     left: Collection[bytes] = frozenset()
     known: frozenset[Origin] = frozenset()
+    named: frozenset[bytes] = frozenset()
 
     @property
     def vlan(self) -> int:
@@ -96,7 +98,7 @@ def look_for_returners(view: View) -> Verdict:
     try:
         name = socket.if_indextoname(view.index)
         verdict, is_whole = _look(view, name, 1)
-        if is_whole or verdict.returners:
+        if is_whole or (verdict.returners and not view.named):
             return verdict
         return _look(view, name, share_of(view.rate))[0]
     except OSError as error:
@@ -134,7 +136,7 @@ def _open(flows: Collection[Flow], name: str, share: int) -> socket.socket:
 
 def _watch(tap: socket.socket, link: int, view: View) -> tuple[Verdict, bool]:
     """See what comes, until something is proven, or lost: what came before that is whole."""
-    seen, start, frames = Sightings(), time.monotonic(), 0
+    seen, start, frames = Sightings(view.named), time.monotonic(), 0
     buffer, room = bytearray(_FRAME), socket.CMSG_SPACE(uapi.TPACKET_AUXDATA.size)
     seconds, settled = (_KNOWN_SECONDS, _KNOWN_SETTLED) if view.known else (_SECONDS, _SETTLED)
     end = start + seconds

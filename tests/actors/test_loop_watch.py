@@ -70,6 +70,8 @@ class Scene:
     """Two rules, and looks that end as the test says. Packets are counted when somebody reads the counters."""
 
     watch: LoopWatch
+    matching = PLACED
+    """The rule that takes what comes."""
 
     def __init__(self, segments: Sequence[Any], stats: StatsAggregator, actors: Actors) -> None:
         self.stats, self.actors = stats, actors
@@ -103,14 +105,15 @@ class Scene:
 
     def _begin(self) -> None:
         self._since = trio.current_time()
-        self._before = self.shared.totals.matched, self.shared.rules[PLACED.slot].matched, self.shared.refused[0]
+        matched = self.shared.rules[self.matching.slot].matched
+        self._before = self.shared.totals.matched, matched, self.shared.refused[0]
 
     def _count(self) -> None:
         """Have the counters show what has come by now."""
         seconds = trio.current_time() - self._since
         taken, refused = (round(rate * seconds) for rate in self._flows)
         self.shared.totals.matched = self._before[0] + taken
-        self.shared.rules[PLACED.slot].matched = self._before[1] + taken
+        self.shared.rules[self.matching.slot].matched = self._before[1] + taken
         self.shared.refused[0] = self._before[2] + refused
 
     # What the watch reads.
@@ -190,9 +193,10 @@ async def test_a_rule_is_looked_at_ever_more_seldom(scene: Scene, autojump_clock
     assert await scene.pass_time(300, 4000, VARIED) <= 3
 
 
-async def test_what_a_rule_does_not_take_is_left_out(scene: Scene, autojump_clock: trio.testing.MockClock) -> None:
+async def test_a_look_knows_what_the_rule_does_not_take(scene: Scene, autojump_clock: trio.testing.MockClock) -> None:
     await scene.pass_time(3, 1000)
-    assert scene.looks[0].left == {OWN.packed, bytes([198, 18, 0, 7])}
+    assert scene.looks[0].left == {OWN.packed}
+    assert scene.looks[0].named == {bytes([198, 18, 0, 7])}
     assert scene.looks[0].flows == RULE.input.flows
 
 
@@ -420,3 +424,17 @@ async def test_who_is_refused_already_stays_so_while_the_kernel_path_cannot_be_t
     await scene.pass_time(8, 100, returned=100)
     assert scene.watch.loops()[0].refused == ()
     assert "it cannot be refused: Cannot filter by rules" in caplog.text
+
+
+async def test_who_goes_on_beside_another_rule_s_source_is_looked_at_at_once(
+    scene: Scene, autojump_clock: trio.testing.MockClock
+) -> None:
+    """Also if nothing else comes to the rule: it may be a source by now, whom nobody must wait for."""
+    await scene.pass_time(1.5, 1000, proof(48))
+    assert await scene.pass_time(30, 100, echoed(48), returned=100) > 0
+    others = scene.shared.rules[NAMED.slot]
+    others.tag, scene.verdict, looks = NAMED.tag, echoed(20, own=10), len(scene.looks)
+    scene.matching = NAMED
+    await scene.pass_time(1.5, 100, returned=100)
+    assert len(scene.looks) > looks
+    assert scene.sources() == []

@@ -59,8 +59,8 @@ def test_a_rule_sees_the_frames_of_its_vlan(vlan: int, tag: int | None, is_meant
     assert bool(seen(IP(src="198.18.0.1", dst="239.1.1.1") / UDP(dport=2), vlan=vlan, tag=tag)) is is_meant
 
 
-def sightings(came: Iterable[tuple[Origin, object]]) -> Sightings:
-    made = Sightings()
+def sightings(came: Iterable[tuple[Origin, object]], *named: Origin) -> Sightings:
+    made = Sightings({each.address for each in named})
     for origin, payload in came:
         made.add(origin, str(payload))
     return made
@@ -138,7 +138,10 @@ def test_what_is_over() -> None:
     ],
 )
 def test_sources_that_repeat_themselves_and_each_other(came: list[tuple[Origin, object]]) -> None:
+    """Whichever of them another rule takes."""
     assert found(*came) == ()
+    for named in ((S,), (B,), (S, B)):
+        assert sightings(came, *named).returners() == ()
 
 
 def test_many_who_have_the_same_few_things_to_say() -> None:
@@ -175,6 +178,54 @@ def echo(*came: tuple[Origin, object], before: Iterable[tuple[Origin, object]] =
         seen.add(origin, str(payload))
     (found,) = seen.echoes({B})
     return found
+
+
+def returning(of: Origin, times: int = AGAIN, count: int = 8) -> list[tuple[Origin, object]]:
+    """What B makes of what somebody sends."""
+    return [(origin, (of.address, number)) for number in range(count) for origin in (of, *[B] * times)]
+
+
+def beside(came: list[tuple[Origin, object]]) -> tuple[tuple[Origin, ...], Echo]:
+    """Who returns it, and what B does, where another rule takes what C sends."""
+    made = sightings([], C)
+    made.settle()
+    for origin, payload in came:
+        made.add(origin, payload)
+    return tuple(each.origin for each in made.returners()), made.echoes({B})[0]
+
+
+def test_what_another_rule_takes_by_its_source_is_not_the_returner_s_own() -> None:
+    """It comes from others; whether it comes back says nothing about the rest, nor about its source."""
+    both = returning(C) + returning(S)
+    for came, count in ((returning(C), 8), (returning(S) + returning(C), 16), (both, 16)):
+        assert beside(came) == ((B,), Echo(B, returned=count, own=0, sent=count))
+    who, echo = beside(returning(S) + returning(C, 0, 30))
+    assert (who, echo.returned, echo.sent) == ((B,), 8, 8)
+    assert beside([(C if origin == B else origin, what) for origin, what in returning(S)])[0] == ()
+    assert beside(returning(C, 1))[0] == beside(returning(C, AGAIN - 1))[0] == ()
+    assert beside(returning(S) + [(B, number) for number in range(4)])[1].is_source
+
+
+def test_who_is_redundant_to_a_source_of_another_rule_is_no_echo_of_it() -> None:
+    """Though it returns what others send: before it is refused. Afterwards once is all that it can return."""
+    mixed = [each for pair in zip(returning(S), returning(C, 1, 28), strict=True) for each in pair]
+    assert len(mixed) == 112
+    who, echo = beside(mixed)
+    assert (who, echo.own, echo.is_double) == ((B,), 0, True)
+    assert not beside(returning(C, 1))[1].is_double
+    assert not beside([*returning(S), *returning(C, 1)])[1].is_double  # it may still come again
+
+
+def test_what_another_rule_s_source_says_ends_nothing() -> None:
+    """That does not come back; but what does goes on."""
+    fresh: list[tuple[Origin, object]] = [(S, number) for number in range(8)]
+    said: list[tuple[Origin, object]] = [(C, f"c {number}") for number in range(20)]
+    assert sightings([*fresh, *said], C).are_over({B})
+    assert not sightings([*fresh[1:], *said], C).are_over({B})
+    assert not sightings([*fresh, *said, (B, "c 3")], C).are_over({B})
+    assert not beside(said)[1].is_over
+    assert beside([*fresh, *said])[1].is_over
+    assert not beside([*fresh, *said, (B, "c 3")])[1].is_over
 
 
 def test_who_returns_and_who_sends_what_is_its_own() -> None:

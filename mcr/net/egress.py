@@ -40,6 +40,7 @@ def open_egress(
     source: Address | None = None,
     is_chosen: bool = False,
     has_df: bool = True,
+    of_neighbours: bool = False,
     version: int = IPV4,
 ) -> socket.socket:
     """Open a socket for outputs on an interface: groups leave by it, hosts are reached through it.
@@ -54,6 +55,7 @@ def open_egress(
         source: the address that it sends from.
         is_chosen: an operator has chosen the port, which others may listen on.
         has_df: routers may not cut what is sent, in IPv4.
+        of_neighbours: it is for hosts and gateways. What is sent to a group by it has to name its TTL.
         version: of IP.
 
     Raises:
@@ -70,6 +72,9 @@ def open_egress(
         _bind(opened, _NO_GROUP[version] if is_chosen else str(source or anywhere), shared_port)
         step = "SO_SNDBUF"
         set_buffer(opened, socket.SO_SNDBUF, send_buffer)
+        step = "IP_MULTICAST_TTL"
+        if of_neighbours:
+            _give_hosts_ttl(opened, version)
     except OSError as error:
         opened.close()
         hints = _port_hints(error, shared_port) if is_chosen and step == "bind" else ()
@@ -87,6 +92,8 @@ def open_raw_egress(
     version: int = IPV4,
 ) -> socket.socket:
     """Open a raw socket for outputs on an interface: what is sent begins with its UDP header, from whatever port.
+
+    What is sent to a group by it has to name its TTL.
 
     Args:
         interface: what it leaves by.
@@ -108,6 +115,8 @@ def open_raw_egress(
         opened.bind((_NO_GROUP[version], 0))  # so that no datagram is copied for it, whoever that is sent to
         step = "SO_SNDBUF"
         set_buffer(opened, socket.SO_SNDBUF, send_buffer)
+        step = "IP_MULTICAST_TTL"
+        _give_hosts_ttl(opened, version)
     except OSError as error:
         opened.close()
         raise SystemFault(f"{_what(interface, to)}: {step}", error.errno or 0) from None
@@ -169,6 +178,16 @@ def _open(
         opened.close()
         raise SystemFault(f"{_what(interface, to)}: {step}", error.errno or 0) from None
     return opened
+
+
+def _give_hosts_ttl(opened: socket.socket, version: int) -> None:
+    """Have groups get the TTL of hosts, too, unless they name another.
+
+    Linux keeps one route for all that goes by a gateway. If a group was the first, hosts have the TTL of groups, 1.
+    """
+    if version == IPV4:
+        ttl = opened.getsockopt(socket.IPPROTO_IP, socket.IP_TTL)
+        opened.setsockopt(socket.IPPROTO_IP, socket.IP_MULTICAST_TTL, ttl)
 
 
 def _cut(version: int) -> Iterator[_Option]:

@@ -247,8 +247,8 @@ class Neighbours:
             is_foreign, has_df = key.kind is Sockets.FOREIGN, _has_df(key)
             open_raw = partial(open_raw_egress, interface, size, foreign=is_foreign, has_df=has_df, version=version)
             return tuple(undo.enter_context(open_raw(to=to)) for _ in ports)
-        is_chosen = bool(key.port)
-        open_one = partial(open_egress, interface, size, is_chosen=is_chosen, has_df=_has_df(key), version=version)
+        of_neighbours = partial(open_egress, interface, size, of_neighbours=True, version=version)
+        open_one = partial(of_neighbours, is_chosen=bool(key.port), has_df=_has_df(key))
         return tuple(undo.enter_context(open_one(to=to, shared_port=port)) for port in ports)
 
     def adopt(self, opened: Mapping[Key, Neighbour]) -> list[Neighbour | Common]:

@@ -10,7 +10,7 @@ from scapy.layers.l2 import Ether
 from scapy.packet import Packet, Raw
 
 from lab import Lab
-from mcr.net.egress import open_raw_egress
+from mcr.net.egress import open_egress, open_raw_egress
 from mcr.net.interfaces import find_interface
 
 SO_DETACH_FILTER = 27
@@ -55,3 +55,23 @@ def test_a_raw_one_is_given_no_copy_of_what_comes_to_groups(version: int, header
                 assert witness.recv(2048).endswith(payload)
             with pytest.raises(BlockingIOError):
                 opened.recv(2048, socket.MSG_DONTWAIT)
+
+
+def test_a_host_keeps_its_ttl_where_groups_take_the_same_gateway() -> None:
+    """The kernel keeps one route for all that goes by a gateway, with the kind of what was sent first."""
+    with Lab() as lab:
+        here, there = lab.namespace("here"), lab.namespace("there")
+        lab.link(here, "a0", there, "a1", a_address="198.18.0.1/24", b_address="198.18.0.2/24")
+        here.ip("route add 203.0.113.0/24 via 198.18.0.2", "route add 239.1.0.0/16 via 198.18.0.2")
+        with there.entered(), socket.socket(socket.AF_PACKET, socket.SOCK_DGRAM, socket.htons(0x0800)) as wire:
+            wire.bind(("a1", 0x0800))
+            wire.settimeout(5)
+            with here.entered():
+                interface = find_interface("a0")
+                datagrams = open_egress(interface, 1 << 16, of_neighbours=True)
+                raw = open_raw_egress(interface, 1 << 16, foreign=False)
+            with datagrams, raw:
+                datagrams.sendto(b"first", ("239.1.1.1", 6000))
+                datagrams.sendto(b"by a socket of UDP", ("203.0.113.7", 6000))
+                raw.sendto(struct.pack("!HHHH", 1, 6000, 9, 0) + b"r", ("203.0.113.7", 0))
+                assert [wire.recv(2048)[8] for _ in range(3)][1:] == [64, 64]

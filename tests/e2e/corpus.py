@@ -56,6 +56,8 @@ class Datagram:
     ttl: int = 16
     options: bytes = b""
     summed: str = "right"
+    group: str = GROUP
+    macs: bytes = GROUP_MAC + SOURCE_MAC
 
     def frame(self, behind: bytes = b"", *, cut_at: int = 0) -> Frame:
         """As Ethernet carries it. `cut_at`: payload of each datagram of a super-frame."""
@@ -65,7 +67,7 @@ class Datagram:
             "!BBHHHBBH4s4s",
             *(0x40 | size // 4, self.service, size + length, self.id, self.fragment, self.ttl, 17, 0),
             socket.inet_aton(self.source),
-            socket.inet_aton(GROUP),
+            socket.inet_aton(self.group),
         )
         ip = begin + self.options
         ip = ip[:10] + struct.pack("!H", 0xFFFF ^ add_up(ip)) + ip[12:]
@@ -76,7 +78,7 @@ class Datagram:
             "partial": add_up(pseudo),
             "right": 0xFFFF ^ add_up(pseudo + ports + self.payload + bytes(length % 2)) or 0xFFFF,
         }
-        data = GROUP_MAC + SOURCE_MAC + b"\x08\x00" + ip + ports + struct.pack("!H", sums[self.summed]) + self.payload
+        data = self.macs + b"\x08\x00" + ip + ports + struct.pack("!H", sums[self.summed]) + self.payload
         if self.summed != "partial":
             return Frame(NO_HEADER, data + behind)
         kind, headers = (5, 14 + size + 8) if cut_at else (0, 0)  # VIRTIO_NET_HDR_GSO_UDP_L4
@@ -97,6 +99,8 @@ class Datagram6:
     next: int = UDP
     options: bytes = b""
     summed: str = "right"
+    group: str = GROUP6
+    macs: bytes = GROUP6_MAC + SOURCE_MAC
 
     def frame(self, behind: bytes = b"", *, cut_at: int = 0) -> Frame:
         """As Ethernet carries it. `cut_at`: payload of each datagram of a super-frame."""
@@ -104,7 +108,7 @@ class Datagram6:
         begin = struct.pack(
             "!IHBB", 6 << 28 | self.service << 20 | self.label, len(self.options) + length, self.next, self.ttl
         )
-        addresses = socket.inet_pton(socket.AF_INET6, self.source) + socket.inet_pton(socket.AF_INET6, GROUP6)
+        addresses = socket.inet_pton(socket.AF_INET6, self.source) + socket.inet_pton(socket.AF_INET6, self.group)
         ip = begin + addresses + self.options
         pseudo = addresses + struct.pack("!II", length, UDP)
         ports = struct.pack("!HHH", *self.ports, length)
@@ -113,7 +117,7 @@ class Datagram6:
             "partial": add_up(pseudo),
             "right": 0xFFFF ^ add_up(pseudo + ports + self.payload + bytes(length % 2)) or 0xFFFF,
         }
-        data = GROUP6_MAC + SOURCE_MAC + b"\x86\xdd" + ip + ports + struct.pack("!H", sums[self.summed]) + self.payload
+        data = self.macs + b"\x86\xdd" + ip + ports + struct.pack("!H", sums[self.summed]) + self.payload
         if self.summed != "partial":
             return Frame(NO_HEADER, data + behind)
         kind, headers = (5, 14 + len(ip) + 8) if cut_at else (0, 0)  # VIRTIO_NET_HDR_GSO_UDP_L4

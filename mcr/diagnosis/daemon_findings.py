@@ -7,6 +7,7 @@ from mcr.model.finding import Finding, Verdict
 from mcr.model.rule import RuleView
 from mcr.model.stats import Stats
 from mcr.model.worker import WorkerState, WorkerView
+from mcr.net.filter.refusal import JIT_OFF, JIT_REMEDY
 from mcr.net.ip_bypass import Blocker
 from mcr.net.machine import CAPABILITIES, Process, Self
 from mcr.text.plurals import counted
@@ -126,7 +127,8 @@ def judge_paths(rules: Collection[RuleView]) -> Iterator[Finding]:
     reasons = Counter(rule.path_reason for rule in rules if rule.path_reason)
     what = f"The kernel forwards by {len(rules) - reasons.total()} of {counted(len(rules), 'rule')}, without a worker"
     most = "".join(f"; {counted(count, 'rule')}: {reason}" for reason, count in reasons.most_common(1))
-    yield Finding("kernel_path", Verdict.OK, what, f"mcrctl list --json: path, path_reason{most}")
+    verdict, remedy = (Verdict.ADVICE, JIT_REMEDY) if JIT_OFF in most else (Verdict.OK, "")
+    yield Finding("kernel_path", verdict, what, f"mcrctl list --json: path, path_reason{most}", remedy)
 
 
 def judge_worker_privileges(workers: Mapping[int, Process | None]) -> tuple[Finding, ...]:

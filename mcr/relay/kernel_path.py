@@ -20,7 +20,6 @@ from mcr.net.filter.path import (
     INHERITED,
     LONGEST,
     OWN,
-    REFUSED,
     REVIEWED,
     SHOWN,
     TRACED,
@@ -239,8 +238,8 @@ class KernelRules:
     def paths(self, inputs: dict[str, str]) -> Paths:
         """Which rules take it, and why others don't. `inputs`: why no packet of an input interface may."""
         everywhere = self._why_not
-        if self.path and self.path.is_barred(REFUSED):
-            everywhere = "this kernel does not load the eBPF programs of the kernel path"
+        if self.path and self.path.why_refused:
+            everywhere = f"this kernel does not load the eBPF programs of the kernel path: {self.path.why_refused}"
         everywhere = everywhere or self.blocker or (_why_barred(self.path) if self.path else "")
         self._told = self._reasons
         return Paths(everywhere, inputs, self._told)

@@ -17,7 +17,7 @@ from mcr._native import ffi, lib
 from mcr.net.filter import path
 from mcr.net.filter.base import Rejected
 from mcr.net.filter.ebpf import EbpfFilters
-from mcr.net.filter.path import INHERITED, REFUSED, REVIEWED, KernelPath, Target
+from mcr.net.filter.path import INHERITED, REVIEWED, KernelPath, Target
 from mcr.net.interfaces import find_interface
 from mcr.net.local_receivers import without_local_receivers
 from mcr.process.descriptor_store import DescriptorStore
@@ -46,7 +46,7 @@ from pathlib import Path
 from mcr.model.flow import Flow
 from mcr.model.health import Health
 from mcr.net.filter.ebpf import EbpfFilters
-from mcr.net.filter.path import REFUSED, KernelPath
+from mcr.net.filter.path import KernelPath
 from mcr.net.filter.tap import StreamTap
 from mcr.process.descriptor_store import DescriptorStore
 from mcr.shm.kernel_counters import KernelCounters
@@ -62,7 +62,7 @@ for each in Path("/proc/self/fdinfo").iterdir():
     with suppress(FileNotFoundError):  # that of the directory
         for line in each.read_text().splitlines():
             verified += int(line.split()[1]) if line.startswith("verified_insns:") else 0
-refused = "the kernel path is refused" if path.is_barred(REFUSED) else path.why_no_ipv6()
+refused = "the kernel path is refused" if path.why_refused else path.why_no_ipv6()
 print(verified, filters.unsuppressed + refused, sep="|", end="")
 """
 
@@ -446,5 +446,5 @@ def test_a_kernel_that_refuses_its_programs_loads_those_that_do_the_rest(
     with wire.b.entered():
         filters = EbpfFilters(DescriptorStore(), relay.path, suppress=True)
     assert filters.suppressor
-    assert relay.path.is_barred(REFUSED)
+    assert relay.path.why_refused
     filters.close()

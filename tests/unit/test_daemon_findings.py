@@ -21,6 +21,7 @@ from mcr.model.finding import Finding, Verdict
 from mcr.model.flow import Input
 from mcr.model.rule import RuleState, RuleView
 from mcr.model.worker import WorkerState
+from mcr.net.filter.refusal import JIT_OFF
 from mcr.net.ip_bypass import Blocker
 from mcr.net.machine import (
     CAPABILITIES,
@@ -139,4 +140,8 @@ def test_who_forwards_is_said_with_the_commonest_reason() -> None:
     (finding,) = daemon_findings.judge_paths(rules)
     assert finding.what == "The kernel forwards by 1 of 4 rules, without a worker"
     assert finding.evidence == "mcrctl list --json: path, path_reason; 2 rules: common"
+    assert finding.verdict is OK
     assert [*daemon_findings.judge_paths(())] == []
+    unjitted = (attrs.evolve(rules[0], path_reason=f"this kernel does not load the eBPF programs: {JIT_OFF}"),)
+    (finding,) = daemon_findings.judge_paths(unjitted)
+    expect(finding, ADVICE, "The kernel forwards by 0 of 1 rule", "sysctl -w net.core.bpf_jit_enable=1")

@@ -2,7 +2,7 @@
 
 import errno
 import os
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from ipaddress import IPv4Address, IPv6Address
 from types import SimpleNamespace
 from typing import Any, cast
@@ -156,7 +156,7 @@ class Kernel:
         self.bars: set[str] = set()
         self.bar, self.is_barred, self.unbar = self.bars.add, self.bars.__contains__, self.bars.discard
         self.sources: list[tuple[Address, int]] = []
-        self.why_no_ipv6: Callable[[], str] = lambda: ""
+        self.why_refused, self.why_no_ipv6 = "", lambda: ""
         self.rules = KernelRules(cast("KernelPath", self))
         self.rules.blocker = ""
         self.deaf: set[Input] = set()

@@ -8,13 +8,13 @@ import socket
 from collections.abc import Iterable, Sequence
 from typing import Protocol
 
-from mcr.errors import describe_errno
 from mcr.logs.logger import get_logger
 from mcr.model.flow import Flow
 from mcr.model.log import Facility
 from mcr.net.filter.classic import ClassicFilters
-from mcr.net.filter.ebpf import EbpfFilters, tell_refusal
+from mcr.net.filter.ebpf import EbpfFilters
 from mcr.net.filter.path import KernelPath
+from mcr.net.filter.refusal import tell_refusal, why_refused
 from mcr.net.filter.suppress import Suppressor
 from mcr.net.filter.tap import StreamTap
 from mcr.net.interfaces import Interface
@@ -124,7 +124,7 @@ def open_filters(
     try:
         return EbpfFilters(store, path, tap, suppress=suppress)
     except OSError as error:
-        reason = describe_errno(error.errno or 0)
+        reason = why_refused(error)
         tell_refusal("no eBPF ({}): classic filters reject what no rule takes", error)
         if suppress:
             log.info("MCR_ABSORB has no effect: no eBPF (%s)", reason)

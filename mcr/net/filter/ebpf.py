@@ -1,6 +1,5 @@
 """One eBPF map of the admitted flows, and for each capture a program that looks them up (native/bpf/load.h)."""
 
-import errno
 import os
 import socket
 from collections import defaultdict
@@ -16,7 +15,8 @@ from mcr.model.flow import Flow
 from mcr.model.log import Facility
 from mcr.net import uapi
 from mcr.net.filter.cbpf import accept_udp, attach_filter
-from mcr.net.filter.path import REFUSED, SHOWN, KernelPath
+from mcr.net.filter.path import SHOWN, KernelPath
+from mcr.net.filter.refusal import is_lacking, tell_refusal, why_refused
 from mcr.net.filter.suppress import Suppressor
 from mcr.net.filter.tap import StreamTap
 from mcr.net.interfaces import Interface, link_header
@@ -28,23 +28,6 @@ log = get_logger(Facility.NETWORK)
 _REJECTED = "rejected"  # the map, in the store of descriptors
 _FIRST = (0, 0, False, False, False, False, ffi.NULL)  # what the program is for that is tried at the start
 _HATYPE = 3  # in the address of an AF_PACKET socket
-
-
-def tell_refusal(lost: str, error: OSError) -> None:
-    """Log what is lost without a program, and what would help if it is the kernel's verifier that refuses it.
-
-    Args:
-        lost: has a place for the error.
-        error: from loading it. EACCES is the verifier's, and a security module's; without CAP_BPF it is EPERM, and a
-            kernel that lacks what the program needs answers EINVAL.
-    """
-    text = lost.format(describe_errno(error.errno or 0))
-    if error.errno == errno.EACCES:
-        log.warning(
-            "%s. Before Linux 6.12 the kernel takes the programs of a mcrd with CAP_PERFMON: installation.md", text
-        )
-    else:
-        log.info("%s", text)
 
 
 class EbpfFilters:
@@ -83,7 +66,7 @@ class EbpfFilters:
         self._admitted: defaultdict[tuple[int, Flow], set[Flow]] = defaultdict(set)
         self._sourced: defaultdict[int, set[Flow]] = defaultdict(set)  # flows from one source, by capture
         try:
-            self._rejected = self._open_rejected()
+            self._rejected = _open_rejected(store)
             self._spare = [self._load_first()]  # for the first capture: to verify another takes milliseconds
             _count(self._rejected, 0).close()
             store.put(_REJECTED, self._rejected)
@@ -174,15 +157,6 @@ class EbpfFilters:
             kind = sockets[0].getsockname()[_HATYPE]
             is_ethernet, is_bare = kind == uapi.ARPHRD_ETHER, capture in self._bare
             self.suppressor.add(capture, interface.index, is_ethernet=is_ethernet, is_bare=is_bare)
-
-    def _open_rejected(self) -> int:
-        """The map of the mcrd before this one: its programs count in it until others are attached."""
-        inherited = self._store.take(_REJECTED)
-        if inherited is not None:
-            if not lib.mcr_bpf_count(inherited, 0, ffi.new("uint64_t *")):
-                return inherited
-            self._store.refuse(_REJECTED, inherited)
-        return check_result(lib.mcr_bpf_open_rejected())
 
     def adopt(
         self, capture: int, interface: Interface, sockets: Sequence[socket.socket], *, clip: bool = False
@@ -277,7 +251,7 @@ class EbpfFilters:
         if not self._path:
             raise error
         tell_refusal("MCR_KERNEL_PATH has no effect: {}: workers forward everything, which costs more", error)
-        self._path.bar(REFUSED)
+        self._path.refuse(why_refused(error))
         self._path = None
 
     def _attach(self, capture: int, sockets: Sequence[socket.socket]) -> None:
@@ -295,8 +269,14 @@ class EbpfFilters:
         if self._spare and purpose == _FIRST:
             return self._spare.pop()
         filtered = ffi.new("struct mcr_bpf_filter *", purpose)
-        maps = self._path.maps if self._path else ffi.NULL
-        return check_result(lib.mcr_bpf_load_filter(self._wanted, self._rejected, maps, filtered))
+        if self._path:
+            try:
+                return check_result(lib.mcr_bpf_load_filter(self._wanted, self._rejected, self._path.maps, filtered))
+            except OSError as error:
+                if not is_lacking(error):
+                    raise
+                self._do_without_path(error)  # the JIT compiler may have been switched off meanwhile
+        return check_result(lib.mcr_bpf_load_filter(self._wanted, self._rejected, ffi.NULL, filtered))
 
 
 class MapCount:
@@ -325,6 +305,16 @@ class MapCount:
     def close(self) -> None:
         """Close the descriptor."""
         os.close(self._fd)
+
+
+def _open_rejected(store: DescriptorStore) -> int:
+    """The map of the mcrd before this one: its programs count in it until others are attached."""
+    inherited = store.take(_REJECTED)
+    if inherited is not None:
+        if not lib.mcr_bpf_count(inherited, 0, ffi.new("uint64_t *")):
+            return inherited
+        store.refuse(_REJECTED, inherited)
+    return check_result(lib.mcr_bpf_open_rejected())
 
 
 def _count(rejected: int, capture: int) -> MapCount:

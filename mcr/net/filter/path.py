@@ -19,8 +19,9 @@ from typing import Any, Self
 import attrs
 
 from mcr._native import ffi, lib
-from mcr.errors import check_result, describe_errno
+from mcr.errors import check_result
 from mcr.model.flow import IPV6, Address, Flow
+from mcr.net.filter.refusal import why_refused
 from mcr.shm.flows import flow_bytes, make_flow
 from mcr.shm.kernel_counters import KernelCounters, map_values
 
@@ -45,8 +46,7 @@ INHERITED = "inherited"
 OWN = "own"
 """Who bars the path: sources of this machine that it does not know of."""
 
-REFUSED = "refused"
-"""Who bars the path: this kernel, which does not load its programs."""
+_REFUSED = "refused"  # likewise: this kernel, which does not load its programs
 
 # Of a rule in the map (native/bpf/abi.h), which cffi takes thrice as long for: there may be thousands.
 _HEAD = struct.Struct("=I4xII")
@@ -98,6 +98,7 @@ class KernelPath:
     Attributes:
         maps: cffi pointer to ``struct mcr_bpf_path``.
         counters: of what it forwards; stay the caller's.
+        why_refused: why this kernel does not load its programs; empty: it does.
         learn_ipv6: has programs run that take IPv6, or raises OSError. Whoever runs them sets it.
 
     Raises:
@@ -116,6 +117,7 @@ class KernelPath:
             lib.mcr_bpf_path_close(self.maps)
             raise
         self.learn_ipv6: Callable[[], None] = lambda: None
+        self.why_refused = ""
         self._why_no_ipv6: str | None = None  # None: nobody has tried
         self._ipv6_again = math.inf  # when to try it anew, by the monotonic clock
         self._linked: set[int] = set()
@@ -194,6 +196,11 @@ class KernelPath:
         self._bars.add(who)
         self._close_gates(self._open)
 
+    def refuse(self, why: str) -> None:
+        """Forward nothing ever: this kernel does not load the programs."""
+        self.why_refused = why
+        self.bar(_REFUSED)
+
     def unbar(self, who: str) -> None:
         """Forward again, unless others bar it."""
         self._bars.discard(who)
@@ -262,8 +269,7 @@ class KernelPath:
             try:
                 self.learn_ipv6()
             except OSError as error:
-                what = describe_errno(error.errno or 0)
-                self._why_no_ipv6 = f"the program that takes IPv6 can't be loaded: {what}"
+                self._why_no_ipv6 = f"the program that takes IPv6 can't be loaded: {why_refused(error)}"
                 if error.errno in _PASSING:
                     self._ipv6_again = time.monotonic() + _AGAIN_S
             else:

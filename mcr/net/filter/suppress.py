@@ -9,10 +9,11 @@ import socket
 from collections.abc import Collection
 
 from mcr._native import ffi, lib
-from mcr.errors import check_result, describe_errno
+from mcr.errors import check_result
 from mcr.logs.logger import get_logger
 from mcr.model.log import Facility
 from mcr.net.filter.path import KernelPath
+from mcr.net.filter.refusal import why_refused
 from mcr.net.local_receivers import LinkChanges, without_others_below_ip
 from mcr.net.offloads import has_chains
 from mcr.net.patience import close_after_exit
@@ -202,10 +203,10 @@ class Suppressor:
         try:
             self._links[capture] = self._link_program(capture, index)
         except OSError as error:
-            self._useless |= error.errno == errno.EINVAL  # a kernel without tcx
+            self._useless |= not self.has_tcx
             self._stale |= error.errno in (errno.EMFILE, errno.ENFILE, errno.ENOMEM)
-            self._barred[capture] = f"no program runs where it comes in: {describe_errno(error.errno or 0)}"
-            self._tell(capture, f"MCR_ABSORB has no effect on {_name(index)}: {describe_errno(error.errno or 0)}")
+            self._barred[capture] = f"no program runs where it comes in: {why_refused(error)}"
+            self._tell(capture, f"MCR_ABSORB has no effect on {_name(index)}: {why_refused(error)}")
         else:
             self._told.discard(capture)
             self._barred.pop(capture, None)

@@ -32,7 +32,7 @@ def datagram(
     return header / UDP(sport=4000, dport=5000) / Raw(payload)
 
 
-def parts(whole: Packet) -> list[bytes]:
+def parts(whole: Packet | bytes) -> list[bytes]:
     """Its fragments, as a network with an MTU of 1,500 bytes makes them."""
     frame = bytes(whole)
     header, data = frame[14:34], frame[34:]

@@ -20,6 +20,7 @@ from mcr import __version__
 from mcr._native import lib
 from mcr.actors.config_files import ConfigFiles
 from mcr.actors.loop_watch import run_loop_watch
+from mcr.actors.mailbox import next_beat
 from mcr.actors.network_watch import run_network_watch
 from mcr.actors.predecessors import Predecessors
 from mcr.actors.querier_watch import run_querier_watch
@@ -291,16 +292,16 @@ def _signals() -> tuple[trio.MemorySendChannel[_Event], trio.MemoryReceiveChanne
 
 
 async def _keep_told(store: DescriptorStore) -> None:
-    """Have the service manager keep what it could not be asked to, as soon as it can."""
+    """Have the service manager, if it keeps anything, keep what it could not be asked to, as soon as it can."""
     knew = True
-    while True:
+    while store.outlives_mcrd:
         knows = store.catch_up()
         if knew and not knows:
             log.warning("the service manager does not keep all that it is to: a restart would lose packets now")
         if knows and not knew:
             log.notice("the service manager keeps all that it is to again")
         knew = knows
-        await trio.sleep(_KEEP_SECONDS)
+        await next_beat(_KEEP_SECONDS)
 
 
 async def _show_life(manager: ServiceManager, questions: Sequence[Callable[[], Awaitable[object]]]) -> None:

@@ -14,6 +14,7 @@ import attrs
 import trio
 
 from mcr.actors.damping import Damper, rules_beside
+from mcr.actors.mailbox import next_beat
 from mcr.actors.network_watch import NetworkWatch
 from mcr.actors.stats_aggregator import StatsAggregator
 from mcr.actors.worker_supervisor import WorkerSupervisor
@@ -24,9 +25,8 @@ from mcr.model.loop import Loop
 from mcr.net.network import Network
 from mcr.relay.placement import PlacedRule
 from mcr.rules.change_log import fields_of
-from mcr.shm.segment import Cells
 from mcr.stats.meter import Meter
-from mcr.stats.moment import Moment
+from mcr.stats.moment import Counts
 from mcr.stats.readings import Reading
 from mcr.tap.copies import Origin, Return
 from mcr.tap.returns import Verdict, View, look_for_returners
@@ -127,11 +127,10 @@ async def run_loop_watch(
             while True:
                 try:
                     if state.is_due():
-                        await state.tick(await stats.moment(), looks)
+                        await state.tick(await stats.counts(), looks)
                 except McrError:  # the actors end, as mcrd does
                     log.debug("loops over other machines are not looked for: mcrd ends")
-                apart = _SOON if state.is_busy else _APART
-                await trio.sleep_until((trio.current_time() // apart + 1) * apart)  # when others wake, too
+                await next_beat(_SOON if state.is_busy else _APART)
     except* Exception as errors:  # noqa: BLE001 - whatever it is
         state.told.clear()
         damper.clear()
@@ -154,7 +153,7 @@ class _State:
         self._looks = 0
         self._before: Reading | None = None
         self._rules: tuple[PlacedRule, ...] = ()
-        self._cells = Cells.of_rules(())
+        self._by_slot: dict[int, PlacedRule] = {}
         self._busy = set[int]()  # a second ago: of a part of one a rate tells little
         self._is_refused = False
         self._next = 0.0  # when a look may begin
@@ -166,13 +165,13 @@ class _State:
         is_whole = int(trio.current_time() / _APART) % 2 == 0  # seconds
         return is_whole or self.is_busy or self._matched - before >= _BUSY * _APART
 
-    async def tick(self, moment: Moment, looks: trio.Nursery) -> None:
+    async def tick(self, counts: Counts, looks: trio.Nursery) -> None:
         """See which rules are busy, and begin to look at the one that needs it most."""
-        if moment.rules is not self._rules:
-            self._follow(moment.rules)
+        if counts.rules is not self._rules:
+            self._follow(counts.rules)
         self._forget()
-        due = [*self._due(moment.now)]
-        self._before = moment.now
+        due = [*self._due(counts.now)]
+        self._before = counts.now
         if not due or self._looks >= _LOOKS or trio.current_time() < self._next:
             return
         placed, rate = max(due, key=self._urgency)
@@ -202,8 +201,8 @@ class _State:
         """Rules have changed: what was told of those that are gone is over."""
         self._rules = rules
         self._damper.follow(rules)
-        self._cells = Cells.of_rules((each.slot, each.tag) for each in rules)
-        self._slots = max((each.slot for each in rules), default=-1) + 1
+        self._by_slot = {each.slot: each for each in rules}
+        self._slots = max(self._by_slot, default=-1) + 1
         there = {each.tag: each for each in rules}
         self._cases = {tag: each for tag, each in self._cases.items() if tag in there}
         for tag in [*self.told]:
@@ -225,10 +224,9 @@ class _State:
         if not self.is_busy:
             self._busy = set()
             return
-        counts = zip(now.rules_matched(self._cells), before.rules_matched(self._cells), strict=True)
         busy = set[int]()
-        for placed, (count, past) in zip(self._rules, counts, strict=True):
-            rate = (count - past) / seconds
+        for placed in self._looked_at(now, before, _BUSY * seconds):
+            rate = (now.rule_matched(placed) - before.rule_matched(placed)) / seconds
             is_busy = _BUSY <= rate <= _MOST or (placed.tag in self.told and (self._is_refusing(placed) or rate > 0))
             if is_busy:
                 busy.add(placed.tag)
@@ -246,6 +244,11 @@ class _State:
     def _is_due(self, placed: PlacedRule, rate: float, time: float) -> bool:
         case = self._case(placed)
         return case.is_due(rate, time) or (placed.tag in self._damper.doubts and not case.is_looked_at)
+
+    def _looked_at(self, now: Reading, before: Reading, least: float) -> Iterator[PlacedRule]:
+        """Rules that may have matched so many packets since, and those that loops are told of; not thousands."""
+        slots = now.rules_grown(before, least) | {each.placed.slot for each in self.told.values()}
+        return (self._by_slot[slot] for slot in sorted(slots) if slot in self._by_slot)
 
     async def _look(self, placed: PlacedRule, case: _Case, rate: float, see: "partial[Verdict]") -> None:
         try:

@@ -60,10 +60,15 @@ class Reached:
         return self.number
 
 
+async def next_beat(seconds: float) -> None:
+    """Wait for the next whole multiple of so many seconds: all who do so wake the process together."""
+    await trio.sleep_until((trio.current_time() // seconds + 1) * seconds)
+
+
 async def repeat(inbox: trio.MemorySendChannel[C], command: C, seconds: float) -> NoReturn:
-    """Send a command at each whole multiple of so many seconds. Actors that do so wake the process together."""
+    """Send a command at each beat."""
     while True:
-        await trio.sleep_until((trio.current_time() // seconds + 1) * seconds)
+        await next_beat(seconds)
         await tell(inbox, command)
 
 

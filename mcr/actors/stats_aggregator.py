@@ -11,7 +11,24 @@ from typing import TypeVar, assert_never
 import attrs
 import trio
 
-from mcr.actors.mailbox import Reply, ask, repeat, tell
+from mcr.actors.mailbox import ask, repeat, tell
+from mcr.actors.stats_requests import (
+    CaptureClosing,
+    CaptureOpened,
+    Command,
+    Count,
+    Events,
+    Idle,
+    Inherited,
+    LinesDue,
+    OutputsClosing,
+    Read,
+    RulesPlaced,
+    Sampled,
+    Save,
+    Stalled,
+    Tick,
+)
 from mcr.logs.limit import UNLIMITED
 from mcr.logs.logger import get_logger
 from mcr.model.event import Event
@@ -26,7 +43,7 @@ from mcr.stats.captures import CaptureCounts, Watched
 from mcr.stats.feed_log import Feeds
 from mcr.stats.former_outputs import FormerOutputs
 from mcr.stats.loss_log import Losses, LossNews
-from mcr.stats.moment import Moment, healths
+from mcr.stats.moment import Counts, Moment, healths
 from mcr.stats.readings import (
     Reading,
     egress_stats,
@@ -46,103 +63,15 @@ ingress_log = get_logger(Facility.INGRESS)
 _TICK = 1.0  # seconds between the readings that rates are taken from
 _MANY_RULES = 200  # beyond that, others get their turn while statistics are put together
 _SAMPLE_PACKETS = 100_000  # on both paths, between two pairs of [STATS:…] lines: as a worker has it
+_MOMENT = 0.1  # seconds for which a reading is of now, for rates
 _LINES_APART = 1.0  # seconds between two pairs of [STATS:…] lines, at least
-
-
-@attrs.frozen
-class _Read:
-    reply: Reply[Moment]
-
-
-@attrs.frozen
-class _Idle:
-    reply: Reply[dict[str, float]]
-
-
-@attrs.frozen
-class _Events:
-    after: int
-    reply: Reply[tuple[Event, ...]]
-
-
-@attrs.frozen
-class _CaptureOpened:
-    capture: int
-    watched: Watched
-    reply: Reply[None]
-
-
-@attrs.frozen
-class _CaptureClosing:
-    capture: int
-    reply: Reply[None]
-
-
-@attrs.frozen
-class _RulesPlaced:
-    placed: tuple[PlacedRule, ...]
-    removed: tuple[str, ...]
-
-
-@attrs.frozen
-class _OutputsClosing:
-    outputs: tuple[LeavingOutput, ...]
-    reply: Reply[None]
-
-
-@attrs.frozen
-class _Inherited:
-    captures: tuple[tuple[int, Watched], ...]
-    reply: Reply[None]
-
-
-@attrs.frozen
-class _Save:
-    reply: Reply[None]
-
-
-@attrs.frozen
-class _Sampled:
-    pass
-
-
-@attrs.frozen
-class _Stalled:
-    reply: Reply[tuple[int, ...]]
-
-
-@attrs.frozen
-class _Tick:
-    pass
-
-
-@attrs.frozen
-class _LinesDue:
-    pass
-
-
-_Command = (
-    _Read
-    | _Idle
-    | _Events
-    | _Stalled
-    | _CaptureOpened
-    | _CaptureClosing
-    | _RulesPlaced
-    | _OutputsClosing
-    | _Inherited
-    | _Save
-    | _Sampled
-    | _Tick
-    | _LinesDue
-)
 
 
 @attrs.frozen
 class StatsAggregator:
     """Handle of the aggregator."""
 
-    _inbox: trio.MemorySendChannel[_Command]
+    _inbox: trio.MemorySendChannel[Command]
 
     async def read(self) -> Stats:
         """All counters, as of now."""
@@ -156,47 +85,51 @@ class StatsAggregator:
 
     async def moment(self) -> Moment:
         """What all counters are made of, as of now."""
-        return await ask(self._inbox, _Read)
+        return await ask(self._inbox, Read)
+
+    async def counts(self) -> Counts:
+        """What rules have matched, as of now; at a tick, as of that: it is one reading for both."""
+        return await ask(self._inbox, Count)
 
     async def idle(self) -> dict[str, float]:
         """Seconds for which each rule, by id, has matched nothing, or that it exists; one less, at most."""
-        return await ask(self._inbox, _Idle)
+        return await ask(self._inbox, Idle)
 
     async def events(self, after: int) -> tuple[Event, ...]:
         """Those with a higher number, of the newest 1,000."""
-        return await ask(self._inbox, lambda reply: _Events(after, reply))
+        return await ask(self._inbox, lambda reply: Events(after, reply))
 
     async def capture_opened(self, capture: int, watched: Watched) -> None:
         """Count what the kernel drops and rejects of a capture, and own its watched sockets from now on."""
-        await ask(self._inbox, lambda reply: _CaptureOpened(capture, watched, reply))
+        await ask(self._inbox, lambda reply: CaptureOpened(capture, watched, reply))
 
     async def capture_closing(self, capture: int) -> None:
         """Count a capture a last time; its slot is free for another when this returns."""
-        await ask(self._inbox, lambda reply: _CaptureClosing(capture, reply))
+        await ask(self._inbox, lambda reply: CaptureClosing(capture, reply))
 
     async def rules_placed(self, placed: tuple[PlacedRule, ...], removed: tuple[str, ...]) -> None:
         """Show these rules, new or changed, and no longer those ids."""
-        await tell(self._inbox, _RulesPlaced(placed, removed))
+        await tell(self._inbox, RulesPlaced(placed, removed))
 
     async def outputs_closing(self, outputs: tuple[LeavingOutput, ...]) -> None:
         """Count outputs that rules have no more a last time; their slots are free for others when this returns."""
-        await ask(self._inbox, lambda reply: _OutputsClosing(outputs, reply))
+        await ask(self._inbox, lambda reply: OutputsClosing(outputs, reply))
 
     async def inherited(self, captures: tuple[tuple[int, Watched], ...]) -> None:
         """Count these captures on that another mcrd has left; others of it are gone."""
-        await ask(self._inbox, lambda reply: _Inherited(captures, reply))
+        await ask(self._inbox, lambda reply: Inherited(captures, reply))
 
     async def save(self) -> None:
         """Have the next mcrd go on from the counts of this moment."""
-        await ask(self._inbox, _Save)
+        await ask(self._inbox, Save)
 
     async def stalled(self) -> tuple[int, ...]:
         """Ids of workers that have let packets wait for some seconds without taking one. Each is reported once."""
-        return await ask(self._inbox, _Stalled)
+        return await ask(self._inbox, Stalled)
 
     async def sampled(self) -> None:
         """A worker has taken another round number of packets: a good moment for a log line."""
-        await tell(self._inbox, _Sampled())
+        await tell(self._inbox, Sampled())
 
 
 async def run_stats_aggregator(
@@ -217,14 +150,14 @@ async def run_stats_aggregator(
         tap: knows the health of streams; stays the caller's. None: nobody watches any.
         task_status: gets the handle.
     """
-    send, receive = trio.open_memory_channel[_Command](0)
+    send, receive = trio.open_memory_channel[Command](0)
     state = _State(kept, kernel, tap or StreamTap(), by_count=not lines_every)
     try:
         async with trio.open_nursery() as nursery:
             with receive:
-                nursery.start_soon(repeat, send, _Tick(), _TICK)
+                nursery.start_soon(repeat, send, Tick(), _TICK)
                 if lines_every:
-                    nursery.start_soon(repeat, send, _LinesDue(), lines_every)
+                    nursery.start_soon(repeat, send, LinesDue(), lines_every)
                 task_status.started(StatsAggregator(send))
                 async for command in receive:
                     await _handle(state, command)
@@ -232,55 +165,66 @@ async def run_stats_aggregator(
         state.close()
 
 
-async def _handle(state: "_State", command: _Command) -> None:
+async def _handle(state: "_State", command: Command) -> None:
     match command:
-        case _Read(reply):
+        case Count(reply):
             with reply:
-                reply.resolve(state.stats())
-        case _Idle(reply):
+                reply.resolve(await state.counts())
+        case Read() | Events() | Stalled():
+            _tell(state, command)
+        case Idle(reply):
             with reply:
                 reply.resolve(await state.idle())
-        case _Events(after, reply):
-            with reply:
-                reply.resolve(state.feeds.after(after))
-        case _Stalled(reply):
-            with reply:
-                reply.resolve(state.stalled())
-        case _CaptureOpened() | _CaptureClosing() | _Inherited():
+        case CaptureOpened() | CaptureClosing() | Inherited():
             _handle_captures(state, command)
-        case _RulesPlaced(placed, removed):
+        case RulesPlaced(placed, removed):
             state.place(placed, removed)
-        case _OutputsClosing(outputs, reply):
+        case OutputsClosing(outputs, reply):
             with reply:
                 state.close_outputs(outputs)
                 reply.resolve(None)
-        case _Save(reply):
+        case Save(reply):
             with reply:
                 state.save()
                 reply.resolve(None)
-        case _Sampled():
+        case Sampled():
             state.log_sample()
-        case _LinesDue():
+        case LinesDue():
             state.log_lines()
-        case _Tick():
-            await state.tick()
+        case Tick():
+            await state.tick_if_due()
         case _:
             assert_never(command)
 
 
-def _handle_captures(state: "_State", command: _CaptureOpened | _CaptureClosing | _Inherited) -> None:
+def _tell(state: "_State", command: Read | Events | Stalled) -> None:
     match command:
-        case _CaptureOpened(capture, watched, reply):
+        case Read(reply):
+            with reply:
+                reply.resolve(state.stats())
+        case Events(after, reply):
+            with reply:
+                reply.resolve(state.feeds.after(after))
+        case Stalled(reply):
+            with reply:
+                reply.resolve(state.stalled())
+        case _:
+            assert_never(command)
+
+
+def _handle_captures(state: "_State", command: CaptureOpened | CaptureClosing | Inherited) -> None:
+    match command:
+        case CaptureOpened(capture, watched, reply):
             with reply:
                 state.captures.open(capture, watched)
                 state.note()
                 reply.resolve(None)
-        case _CaptureClosing(capture, reply):
+        case CaptureClosing(capture, reply):
             with reply:
                 state.captures.close(capture)
                 state.note()
                 reply.resolve(None)
-        case _Inherited(captures, reply):
+        case Inherited(captures, reply):
             with reply:
                 state.inherit(captures)
                 reply.resolve(None)
@@ -301,10 +245,12 @@ class _State:
         self._former = FormerOutputs()
         self._rule_slots = 0  # slots ever in use: how far a reading has to reach
         self._output_slots = 0
+        self._latest: Reading | None = None  # of these rules; of a later one it would say that it came all at once
         self.captures = CaptureCounts(segments, kernel)
         inherits = self._restore()
         self._settles = inherits  # counters of rules that another mcrd had are found as the rules are placed
         self._begin_rates()
+        self._ticked = trio.current_time() // _TICK
         self._lines_at = -_LINES_APART
         self._dropped = self.captures.dropped_by_interface()
         self._stalls = Stalls(len(segments))
@@ -359,6 +305,7 @@ class _State:
             self._rule_slots = max(self._rule_slots, placed.slot + 1)
             self._output_slots = max(self._output_slots, 1 + max(each.slot for each in placed.outputs))
         self._placed = tuple(self._rules.values())
+        self._latest = None
         if self._settles:
             self._begin_rates()
         if self._former.all() is not former:
@@ -374,9 +321,17 @@ class _State:
             self._former.close(output, now)
         self.note()
 
-    async def tick(self) -> None:
+    async def tick_if_due(self) -> None:
+        """Once in a second, whoever comes first."""
+        second = trio.current_time() // _TICK
+        if second != self._ticked:
+            self._ticked = second
+            await self._tick()
+
+    async def _tick(self) -> None:
         self.save()  # often enough that the kernel's 32-bit counts can't wrap
-        self._past.append(self._read())
+        self._latest = self._read()
+        self._past.append(self._latest)
         self._settles = self._settles and not self._rules
         self._warn_of_drops()
         self._sample_kernel_path()
@@ -396,6 +351,13 @@ class _State:
 
     async def idle(self) -> dict[str, float]:
         return await self._look_through_rules(self._activity.idle, self._read())
+
+    async def counts(self) -> Counts:
+        """Without those of outputs, unless they were just read."""
+        await self.tick_if_due()
+        if self._latest is None or trio.current_time() - self._latest.time >= _MOMENT:
+            self._latest = self._read(outputs=0)
+        return Counts(self._latest, self._placed)
 
     def stalled(self) -> tuple[int, ...]:
         return self._stalls.take()
@@ -440,8 +402,9 @@ class _State:
         for line, counters in zip(stats_lines(ingress, egress), fields, strict=True):
             log.log_kind(UNLIMITED, Level.INFO, "%s", line, **counters)  # as often as the settings say
 
-    def _read(self) -> Reading:
-        workers = tuple(segment.read(self._rule_slots, self._output_slots) for segment in self._segments)
-        kernel = self._kernel.read(self._rule_slots, self._output_slots) if self._kernel else None
+    def _read(self, outputs: int | None = None) -> Reading:
+        slots = self._rule_slots, self._output_slots if outputs is None else outputs
+        workers = tuple(segment.read(*slots) for segment in self._segments)
+        kernel = self._kernel.read(*slots) if self._kernel else None
         rejected, taken = self.captures.rejected(), self.captures.taken()
         return Reading(trio.current_time(), workers, rejected, taken=taken, kernel=kernel)

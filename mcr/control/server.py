@@ -20,6 +20,7 @@ from typing import Final, NoReturn
 import attrs
 import trio
 
+from mcr.actors.mailbox import next_beat
 from mcr.control import wire
 from mcr.control.connection import SHORT, ControlClient, has_left
 from mcr.control.door import Door
@@ -123,6 +124,7 @@ class _Clients:
         self._turns = Turns(LOOKERS_SHARE)
         self._examinations = Turns(EXAMINATIONS_SHARE)
         self._stopping = False
+        self._somebody_waits = trio.Event()
         self._door = Door()
 
     def stop(self) -> None:
@@ -222,6 +224,7 @@ class _Clients:
             client.in_hand = len(line)
             if request.progress:
                 client.waits = request.id, trio.current_time()
+                self._somebody_waits.set()
             reply = await self._reply(request, client)
             client.waits = None
             if request.notification:
@@ -237,7 +240,10 @@ class _Clients:
     async def tell_progress(self) -> NoReturn:
         """Send progress messages to all that want them, at each whole second, as the other actors look around then."""
         while True:
-            await trio.sleep_until((trio.current_time() // PROGRESS_INTERVAL + 1) * PROGRESS_INTERVAL)
+            if not any(client.waits for client in self._open):
+                await self._somebody_waits.wait()
+            self._somebody_waits = trio.Event()
+            await next_beat(PROGRESS_INTERVAL)
             for client in self._open:
                 client.tell_progress(PROGRESS_INTERVAL)
 

@@ -8,7 +8,7 @@ import attrs
 import mcr
 from mcr.metrics.exposition import Family, Format, Kind, label_text, page
 from mcr.model.rule import RuleState, RuleView
-from mcr.model.stats import InterfaceStats, ParseErrors, Stats, WorkerStats
+from mcr.model.stats import InterfaceStats, ParseErrors, Stats, WorkerStats, error_counts
 from mcr.model.worker import WorkerState, WorkerView
 
 BUILD = Family("mcr_build", Kind.INFO, "The version of MCR.")
@@ -75,7 +75,7 @@ def _results(of: InterfaceStats | WorkerStats) -> Iterator[tuple[str, int]]:
 
 
 def _all(errors: ParseErrors) -> int:
-    return sum(attrs.astuple(errors))
+    return sum(error_counts(errors))
 
 
 def _egress(stats: Stats) -> dict[Family, list[str]]:

@@ -6,6 +6,7 @@ import attrs
 
 from mcr.model.flow import Address
 from mcr.model.health import StreamHealth
+from mcr.model.numbers import values_of
 
 
 @attrs.frozen
@@ -38,7 +39,10 @@ class ParseErrors:
     @classmethod
     def sum(cls, parts: Iterable["ParseErrors"]) -> "ParseErrors":
         """Add up, field by field."""
-        return cls(*(sum(column) for column in zip(*map(attrs.astuple, parts), strict=True)))
+        return cls(*(sum(column) for column in zip(*map(error_counts, parts), strict=True)))
+
+
+error_counts = values_of(ParseErrors)
 
 
 @attrs.frozen

@@ -2,15 +2,17 @@
 
 import mmap
 from contextlib import ExitStack
+from operator import add
 from typing import Any, Final, Self
 
 import attrs
 
 from mcr._native import ffi, lib
 from mcr.errors import check_result
+from mcr.model.numbers import values_of
 from mcr.model.stats import ParseErrors
 from mcr.process.descriptor_store import DescriptorStore
-from mcr.shm.segment import Counters, Totals, matched_in
+from mcr.shm.segment import Counters, CountsRules, Totals
 
 _PREFIX: Final = "kernel."
 _MAPS: Final = ("taken", "rules", "outputs")  # of struct mcr_bpf_counters; so are they called in the store
@@ -35,7 +37,7 @@ class Taken:
     bytes: int = 0
 
     def __add__(self, other: "Taken") -> "Taken":
-        return Taken(*(a + b for a, b in zip(attrs.astuple(self), attrs.astuple(other), strict=True)))
+        return Taken(*map(add, _taken(self), _taken(other)))
 
     @property
     def received(self) -> int:
@@ -65,7 +67,10 @@ class Taken:
         return ParseErrors(checksum=self.checksum)
 
 
-class KernelCounters:
+_taken = values_of(Taken)
+
+
+class KernelCounters(CountsRules):
     """All of them. A context manager: leaving it closes the maps, which go with the last who has them.
 
     Attributes:
@@ -130,6 +135,11 @@ class KernelCounters:
         self._rules, self._outputs = None, None  # the mappings go with them
         lib.mcr_bpf_counters_close(self.maps)
 
+    @property
+    def rule_counters(self) -> Any:
+        """``struct mcr_rule_counters *``."""
+        return self._rules
+
     def start_rule(self, slot: int, tag: int) -> None:
         """Count for another rule in this slot, from zero; on for one that has it."""
         if self._rules[slot].tag != tag:
@@ -145,15 +155,6 @@ class KernelCounters:
     def start_capture(self, capture: int) -> None:
         """Count for another capture in this slot, from zero."""
         check_result(lib.mcr_bpf_counters_start(self.maps, capture))
-
-    def rule_matched(self, slot: int, tag: int) -> int:
-        """Packets that one rule matched; 0 while its slot does not bear its tag."""
-        counters = self._rules[slot]
-        return int(counters.matched) if counters.tag == tag else 0
-
-    def rules_matched(self, slots: int) -> int:
-        """Packets that the rules in so many slots matched, and those before them there: worth a difference, no more."""
-        return matched_in(self._rules, slots)
 
     def read(self, rules: int = 0, outputs: int = 0) -> Counters:
         """Copy the counters of the first so many rule and output slots."""

@@ -23,6 +23,7 @@ class Memo:
         """Own the descriptor of a file that is empty or holds a note."""
         self.fd = fd
         self._room = 0
+        self._data = b""  # that was written last
 
     @classmethod
     def make(cls, name: str) -> Self:
@@ -32,13 +33,13 @@ class Memo:
     def write(self, value: Any) -> None:
         """Have it say this. One that is too long leaves it as it is."""
         data = json.dumps(value, separators=(",", ":")).encode()
-        if len(data) > _ROOM:
+        if data == self._data or len(data) > _ROOM:
             return
         room = 1 - self._room
         os.pwrite(self.fd, data, _HEAD_BYTES + room * _ROOM)
         fields = room, len(data), zlib.crc32(data)
         os.pwrite(self.fd, _HEAD.pack(_MAGIC, *fields, zlib.crc32(repr(fields).encode())), 0)
-        self._room = room
+        self._room, self._data = room, data
 
     def read(self) -> Any:
         """What it says.

@@ -7,13 +7,15 @@ shrink it under a reader. Layout and sizes are the compiler's (``native/shm_abi.
 import fcntl
 import mmap
 import os
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from operator import itemgetter
+from operator import itemgetter, sub
 from typing import Any, Self
 
 import attrs
 
 from mcr._native import ffi, lib
+from mcr.model.numbers import values_of
 from mcr.model.stats import ParseErrors
 
 ENGINES = {lib.MCR_ENGINE_URING: "io_uring", lib.MCR_ENGINE_POLL: "poll"}
@@ -48,7 +50,10 @@ class Totals:
     @classmethod
     def sum(cls, parts: Iterable["Totals"]) -> "Totals":
         """Add up, field by field."""
-        return cls(*(sum(column) for column in zip(*map(attrs.astuple, parts), strict=True)))
+        return cls(*(sum(column) for column in zip(*map(_totals, parts), strict=True)))
+
+
+_totals = values_of(Totals)
 
 
 @attrs.frozen
@@ -63,7 +68,25 @@ class OutputCounters:
     last_error: int
 
 
-class Segment:
+class CountsRules(ABC):
+    """Memory with counters of rules, whoever writes them."""
+
+    @property
+    @abstractmethod
+    def rule_counters(self) -> Any:
+        """``struct mcr_rule_counters *``."""
+
+    def rule_matched(self, slot: int, tag: int) -> int:
+        """Packets that one rule matched; 0 while its slot does not bear its tag."""
+        counters = self.rule_counters[slot]
+        return int(counters.matched) if counters.tag == tag else 0
+
+    def rules_matched(self, slots: int) -> int:
+        """Packets that the rules in so many slots matched, and those before them there: worth a difference, no more."""
+        return sum(_words(self.rule_counters, slots * _RULE.words)[_RULE.fields[0] :: _RULE.words])
+
+
+class Segment(CountsRules):
     """One worker's segment, created and owned by the supervisor. Use as a context manager.
 
     Attributes:
@@ -138,14 +161,10 @@ class Segment:
         """Why datagrams of a capture ring were not relayed."""
         return ParseErrors(*self.shared.captures[capture].causes)
 
-    def rule_matched(self, slot: int, tag: int) -> int:
-        """Packets that one rule matched; 0 while its slot does not bear its tag yet."""
-        counters = self.shared.rules[slot]
-        return int(counters.matched) if counters.tag == tag else 0
-
-    def rules_matched(self, slots: int) -> int:
-        """Packets that the rules in so many slots matched, and those before them there: worth a difference, no more."""
-        return matched_in(self.shared.rules, slots)
+    @property
+    def rule_counters(self) -> Any:
+        """``struct mcr_rule_counters *``."""
+        return self.shared.rules
 
     def refused(self, place: int) -> int:
         """Datagrams of the refused flows that had this place; of a batch that a worker died over, twice."""
@@ -197,11 +216,6 @@ def _checked(fd: int, size: int) -> int:
     return fd
 
 
-def matched_in(rules: Any, slots: int) -> int:
-    """The sum of what the counters of the first rules say, whosever they are; ``struct mcr_rule_counters *``."""
-    return sum(_words(rules, slots * _RULE.words)[_RULE.fields[0] :: _RULE.words])
-
-
 class Counters:
     """A copy of the counters of rules and outputs, all read within microseconds of each other.
 
@@ -210,13 +224,21 @@ class Counters:
 
     def __init__(self, rules: Any, outputs: Any, rule_count: int, output_count: int) -> None:
         # Copied as a whole, and made into numbers only where they are asked for: most readings are for later rates.
-        self._rules = _words(rules, rule_count * _RULE.words)
+        self.rule_words = _words(rules, rule_count * _RULE.words)
         self._outputs = _words(outputs, output_count * _OUTPUT.words)
 
     def rule_matched(self, slot: int, tag: int) -> int:
         """Packets a rule matched; 0 while the slot does not bear its tag yet."""
-        (matched,) = _fields(self._rules, _RULE, slot, tag)
+        (matched,) = _fields(self.rule_words, _RULE, slot, tag)
         return matched
+
+    def rules_grown(self, before: "Counters", least: float) -> set[int]:
+        """Slots whose rules have matched so many more packets since then, or more; whoever has them."""
+        if self.rule_words.obj == before.rule_words.obj:
+            return set()
+        now, past = (each.rule_words[_RULE.fields[0] :: _RULE.words].tolist() for each in (self, before))
+        past += [0] * (len(now) - len(past))
+        return {slot for slot, grown in enumerate(map(sub, now, past)) if grown >= least}
 
     def output(self, slot: int, tag: int) -> OutputCounters:
         """An output's counters; zeros while the slot does not bear its rule's tag yet."""
@@ -224,7 +246,7 @@ class Counters:
 
     def of_rules(self, cells: "Cells") -> Iterator[tuple[int, ...]]:
         """The counters of many rules at once, field by field; as in `rule_matched`."""
-        return _columns(self._rules, cells)
+        return _columns(self.rule_words, cells)
 
     def of_outputs(self, cells: "Cells") -> Iterator[tuple[int, ...]]:
         """The counters of many outputs at once, field by field; as in `output`."""

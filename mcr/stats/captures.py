@@ -9,7 +9,8 @@ from typing import Any
 
 import attrs
 
-from mcr.model.stats import InterfaceStats, ParseErrors
+from mcr.model.numbers import values_of
+from mcr.model.stats import InterfaceStats, ParseErrors, error_counts
 from mcr.net.capture import read_count
 from mcr.net.filter.base import Rejected
 from mcr.net.patience import close_all
@@ -61,7 +62,10 @@ class _Fates:
     buf_exhaust: int = 0
 
     def __add__(self, other: "_Fates") -> "_Fates":
-        return _Fates(*map(add, attrs.astuple(self), attrs.astuple(other)))
+        return _Fates(*map(add, _fates(self), _fates(other)))
+
+
+_fates = values_of(_Fates)
 
 
 class CaptureCounts:
@@ -95,8 +99,8 @@ class CaptureCounts:
             "accepted": [[*key, count] for key, count in self._accepted.items()],
             "dropped": [[*key, count] for key, count in self._dropped.items()],
             "received": self._received,
-            "fates": {name: attrs.astuple(fates) for name, fates in self._fates.items()},
-            "errors": {name: attrs.astuple(errors) for name, errors in self._errors.items()},
+            "fates": {name: _fates(fates) for name, fates in self._fates.items()},
+            "errors": {name: error_counts(errors) for name, errors in self._errors.items()},
             "rejected_before": self._rejected_before,
             "taken_before": attrs.astuple(self._taken_before),
             "open": [
@@ -267,7 +271,7 @@ class CaptureCounts:
                 dropped[name],
                 errors.get(name, ParseErrors()),
                 round(now - self._looped_at[name], 1) if name in self._looped_at else None,
-                *attrs.astuple(fates.get(name, _Fates())),
+                *_fates(fates.get(name, _Fates())),
             )
             for name in sorted({*received, *dropped})
         )

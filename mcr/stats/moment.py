@@ -12,6 +12,14 @@ from mcr.stats.readings import Former, Reading, rule_stats
 
 
 @attrs.frozen
+class Counts:
+    """What rules have matched, and these rules. Counters of outputs need not be in it."""
+
+    now: Reading
+    rules: tuple[PlacedRule, ...]
+
+
+@attrs.frozen
 class Moment:
     """The readings that statistics are made of: all but those of rules, and where those come from."""
 

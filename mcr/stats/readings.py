@@ -1,7 +1,7 @@
 """Computes statistics from two readings of the workers' counters. Pure."""
 
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
-from functools import partial, reduce
+from functools import cached_property, partial, reduce
 from itertools import chain, islice, repeat
 from operator import add
 from time import monotonic
@@ -45,7 +45,7 @@ class Reading:
     taken: Taken = attrs.field(factory=Taken)
     kernel: Counters | None = None
 
-    @property
+    @cached_property
     def totals(self) -> Totals:
         """Over both paths; `rejected` is apart."""
         return Totals.sum([*(each.totals for each in self.workers), self.taken.totals])
@@ -58,6 +58,12 @@ class Reading:
     def rule_matched(self, placed: PlacedRule) -> int:
         """Packets a rule matched, over both paths."""
         return sum(each.rule_matched(placed.slot, placed.tag) for each in self.parts)
+
+    def rules_grown(self, before: "Reading", least: float) -> set[int]:
+        """Slots of all rules that have matched so many packets since a reading that has them, and perhaps of others."""
+        share = least / len(self.parts)  # one part has it, at least
+        grown = (now.rules_grown(then, share) for now, then in zip(self.parts, before.parts, strict=True))
+        return set[int]().union(*grown)
 
     def output(self, place: OutputSlot) -> OutputCounters:
         """An output's counters, over both paths; the last error is the newest of theirs."""

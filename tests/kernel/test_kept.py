@@ -43,6 +43,15 @@ def test_a_note_says_what_was_written_last() -> None:
             assert Memo(memo.fd).read() == value
 
 
+def test_what_a_note_says_already_is_not_written_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    with closing(Memo.make("note")) as memo:
+        memo.write({"a": 1})
+        monkeypatch.delattr(os, "pwrite")
+        memo.write({"a": 1})
+        with pytest.raises(AttributeError):
+            memo.write({"a": 2})
+
+
 def test_a_write_that_is_cut_short_leaves_the_note_as_it_was(monkeypatch: pytest.MonkeyPatch) -> None:
     """The value stands beside the last one before the head says so."""
     with closing(Memo.make("note")) as memo:

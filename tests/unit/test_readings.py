@@ -8,13 +8,27 @@ from typing import cast
 
 import attrs
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from mcr.model.flow import Input
 from mcr.model.rule import Output, Rule
 from mcr.model.stats import SendError
 from mcr.relay.placement import OutputSlot, PlacedRule
-from mcr.shm.segment import Cells, OutputCounters, WorkerCounters
+from mcr.shm.segment import Cells, OutputCounters, Segment, WorkerCounters
 from mcr.stats.readings import Reading, _combined, rule_stats
+
+RULE = Rule("id", Input("in0", IPv4Address("239.1.1.1"), 5000), (Output(IPv4Address("239.2.2.2"), 6000, "out0"),))
+PLACED = PlacedRule(RULE, 1, 0, (OutputSlot(0, 1),), (None,), (None,))
+
+Counted = tuple[list[int], list[int]]
+"""What each worker has counted for its rules."""
+
+
+@pytest.fixture(scope="module")
+def segments() -> Iterator[tuple[Segment, Segment]]:
+    with Segment(0) as one, Segment(1) as other:
+        yield one, other
 
 
 @attrs.frozen
@@ -46,13 +60,37 @@ def test_last_error_of_an_output_is_the_newest_of_its_workers() -> None:
 
 
 def test_the_time_of_the_newest_error_is_told_by_the_workers_clock() -> None:
-    rule = Rule("id", Input("in0", IPv4Address("239.1.1.1"), 5000), (Output(IPv4Address("239.2.2.2"), 6000, "out0"),))
     now = Reading(7.0, (failed(90_000_000, errno.EPERM), failed(95_500_000, errno.ENOBUFS)), 0, 100.0)
-    (stats,) = rule_stats(now, now, [PlacedRule(rule, 1, 0, (OutputSlot(0, 1),), (None,), (None,))], {}, {})
+    (stats,) = rule_stats(now, now, [PLACED], {}, {})
     assert stats.outputs[0].last_error == SendError(errno.ENOBUFS, 4.5)
     never = attrs.evolve(now, workers=(failed(0, 0),))
-    (stats,) = rule_stats(never, never, [PlacedRule(rule, 1, 0, (OutputSlot(0, 1),), (None,), (None,))], {}, {})
+    (stats,) = rule_stats(never, never, [PLACED], {}, {})
     assert stats.outputs[0].last_error is None
+
+
+_COUNTS = st.tuples(*2 * [st.lists(st.integers(0, 900), min_size=3, max_size=3)])
+
+
+@given(before=_COUNTS, after=_COUNTS, least=st.sampled_from([1, 500]))
+def test_rules_that_grew_are_among_those_found(
+    segments: tuple[Segment, Segment], before: Counted, after: Counted, least: int
+) -> None:
+    """Over both workers, also where not all slots were in use when they were read before."""
+    past, now = (_reading(segments, counts) for counts in (before, after))
+    found = now.rules_grown(past, least)
+    for slot in range(3):
+        rule = attrs.evolve(PLACED, slot=slot)
+        assert now.rule_matched(rule) - past.rule_matched(rule) < least or slot in found
+    assert now.rules_grown(now, least) == set()
+    fewer = attrs.evolve(past, workers=tuple(segment.read(1) for segment in segments))
+    assert now.rules_grown(fewer, least) >= {slot for slot in (1, 2) if sum(part[slot] for part in after) >= least}
+
+
+def _reading(segments: tuple[Segment, Segment], counts: Counted) -> Reading:
+    for segment, part in zip(segments, counts, strict=True):
+        for slot, matched in enumerate(part):
+            segment.shared.rules[slot].tag, segment.shared.rules[slot].matched = PLACED.tag, matched
+    return Reading(0.0, tuple(segment.read(3) for segment in segments), 0)
 
 
 def test_each_counter_and_rate_of_an_output_stands_in_its_place() -> None:

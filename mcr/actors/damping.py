@@ -199,6 +199,8 @@ class Damper:
             return "the rule names it as a source"
         if source.is_range:
             return "the rule takes a range"
+        if not origin.address:
+            return "it sends from addresses of others"
         if echo and (why := _what_else(echo)):
             return why
         if spared and trio.current_time() < spared.until:

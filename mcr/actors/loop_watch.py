@@ -259,9 +259,6 @@ class _State:
                 self._is_refused = True
                 log.info("rule %s: whether it is in a loop cannot be seen: %s", placed.rule.label, error)
             return
-        except OverflowError:  # so many flows that no filter holds them: never
-            case.at = float("inf")
-            return
         finally:
             self._looks -= 1
             case.is_looked_at = False

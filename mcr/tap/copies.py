@@ -38,13 +38,20 @@ class Origin:
 
     Attributes:
         mac: empty: the interface has none.
-        address: of IPv4 or IPv6, packed.
+        address: of IPv4 or IPv6, packed; empty: several that others have, too.
     """
 
     mac: bytes
     address: bytes
 
+    @property
+    def machine(self) -> "Origin":
+        """Whoever has this MAC, whatever the address."""
+        return Origin(self.mac, b"")
+
     def __str__(self) -> str:
+        if not self.address:
+            return f"addresses of others ({self.mac.hex(':')})"
         mac = f" ({self.mac.hex(':')})" if self.mac else ""
         return f"{ip_address(self.address)}{mac}"
 
@@ -131,6 +138,25 @@ class Sightings:
         self._again += len(places) > 1
         if len(places) == AGAIN:
             self._often.setdefault(origin, []).append(payload)
+
+    def by_machine(self) -> "Sightings":
+        """The same, with each MAC that sends from several addresses as one origin; nothing, if none does.
+
+        Who returns datagrams of several senders from their own addresses (`source=keep`) is one of these.
+        """
+        addresses, made = Counter(each.mac for each in self._origins if each.mac), Sightings(self._named)
+        several = {each for each in self._origins if addresses[each.mac] > 1}
+        if not several:
+            return made
+        came = (
+            (place, origin, payload)
+            for payload, senders in self._senders.items()
+            for origin, places in senders.items()
+            for place in places
+        )
+        for _, origin, payload in sorted(came):  # no two have the same place
+            made.add(origin.machine if origin in several else origin, payload)
+        return made
 
     def settle(self) -> None:
         """What comes from here on is new, unless it is there already. Only the first call counts."""

@@ -7,7 +7,8 @@ import random
 import socket
 import struct
 import time
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Sequence
+from contextlib import suppress
 from typing import Final
 
 import attrs
@@ -16,7 +17,7 @@ from mcr.errors import SystemFault
 from mcr.model.flow import IPV4, Flow
 from mcr.net import uapi
 from mcr.net.buffer import set_buffer
-from mcr.net.filter.cbpf import REJECT_ALL, attach_filter, select_udp
+from mcr.net.filter.cbpf import REJECT_ALL, Instruction, accept_udp, attach_filter, select_udp
 from mcr.net.filter.thinning import thin
 from mcr.net.interfaces import link_header
 from mcr.tap.copies import Echo, Origin, Return, Sightings
@@ -92,7 +93,6 @@ def look_for_returners(view: View) -> Verdict:
 
     Raises:
         SystemFault: no packet socket could be opened, or it ended.
-        OverflowError: the rule takes so many flows that no filter holds them.
     """
     name = str(view.index)
     try:
@@ -112,11 +112,11 @@ def share_of(rate: float) -> int:
 
 def _look(view: View, name: str, share: int) -> tuple[Verdict, bool]:
     """What it has found out, and whether it has seen all that came."""
-    with _open(view.flows, name, share) as tap:
+    with _open(view, name, share) as tap:
         return _watch(tap, link_header(tap), view)
 
 
-def _open(flows: Collection[Flow], name: str, share: int) -> socket.socket:
+def _open(view: View, name: str, share: int) -> socket.socket:
     tap = socket.socket(socket.AF_PACKET, socket.SOCK_RAW | socket.SOCK_CLOEXEC, 0)
     try:
         attach_filter(tap, REJECT_ALL)
@@ -126,17 +126,44 @@ def _open(flows: Collection[Flow], name: str, share: int) -> socket.socket:
         tap.setsockopt(uapi.SOL_PACKET, uapi.PACKET_IGNORE_OUTGOING, 1)  # or the kernel clones each that leaves
         tap.bind((name, uapi.ETH_P_ALL))
         link = link_header(tap)
-        wanted = select_udp(flows, link, by_source=True)
-        attach_filter(tap, wanted if share == 1 else thin(wanted, link, share, random.getrandbits(32)))
-    except (OSError, OverflowError):
+        attach_filter(tap, _select(view, link, share, random.getrandbits(32)))
+    except OSError:
         tap.close()
         raise
     return tap
 
 
+def _select(view: View, link: int, share: int, seed: int) -> Sequence[Instruction]:
+    """What the rule takes; if that is so many flows that no filter holds them, all UDP: `Taken` tells later."""
+    with suppress(OverflowError):
+        wanted = select_udp(view.flows, link, by_source=True)
+        return wanted if share == 1 else thin(wanted, link, share, seed)
+    wanted = accept_udp({view.vlan})
+    return wanted if share == 1 else thin(wanted, link, share, seed)
+
+
+class Taken:
+    """Tells what a rule takes, of which a filter has let in more."""
+
+    def __init__(self, view: View) -> None:
+        self._left, self._known = view.left, view.known
+        packed = ((each, each.group.packed + each.port.to_bytes(2)) for each in view.flows)
+        self._flows = {flow + each.source.packed if each.source else flow for each, flow in packed}
+
+    def takes(self, origin: Origin, flow: bytes) -> bool:
+        """Whether it is one of the rule's flows, and not from this machine."""
+        if origin.address in self._left or origin.mac in self._left:
+            return False
+        return flow in self._flows or flow + origin.address in self._flows
+
+    def known_as(self, origin: Origin) -> Origin:
+        """Who is said to return it, if that is a machine by its MAC alone."""
+        return origin.machine if origin.machine in self._known else origin
+
+
 def _watch(tap: socket.socket, link: int, view: View) -> tuple[Verdict, bool]:
     """See what comes, until something is proven, or lost: what came before that is whole."""
-    seen, start, frames = Sightings(view.named), time.monotonic(), 0
+    seen, start, frames, taken = Sightings(view.named), time.monotonic(), 0, Taken(view)
     buffer, room = bytearray(_FRAME), socket.CMSG_SPACE(uapi.TPACKET_AUXDATA.size)
     seconds, settled = (_KNOWN_SECONDS, _KNOWN_SETTLED) if view.known else (_SECONDS, _SETTLED)
     end = start + seconds
@@ -155,8 +182,8 @@ def _watch(tap: socket.socket, link: int, view: View) -> tuple[Verdict, bool]:
             seen.settle()
         frames += 1
         for origin, flow, payload in datagrams(buffer[:size], ancillary, link, view.vlan):
-            if origin.address not in view.left and origin.mac not in view.left:
-                seen.add(origin, hash((flow, payload)))
+            if taken.takes(origin, flow):
+                seen.add(taken.known_as(origin), hash((flow, payload)))
         if frames % _APART == 0:
             is_lossy, is_proven = _lost(tap), bool(seen.returners())
             if is_lossy or (is_proven and time.monotonic() >= start + settled + _JUDGED):
@@ -169,7 +196,7 @@ def _watch(tap: socket.socket, link: int, view: View) -> tuple[Verdict, bool]:
 
 def _judge(seen: Sightings, known: frozenset[Origin], start: float, *, is_whole: bool) -> Verdict:
     """`is_whole`: nothing was lost."""
-    returners = seen.returners()
+    returners = seen.returners() or seen.by_machine().returners()
     return Verdict(
         returners,
         is_varied=is_whole and seen.are_varied,
@@ -181,9 +208,10 @@ def _judge(seen: Sightings, known: frozenset[Origin], start: float, *, is_whole:
 
 def _is_worth_more(seen: Sightings, known: frozenset[Origin]) -> bool:
     """Whether a look that was short so far goes on."""
-    if seen.returners():
+    machines = seen.by_machine()
+    if seen.returners() or machines.returners():
         return False
-    if seen.returners(1, 1):
+    if seen.returners(1, 1) or machines.returners(1, 1):
         return True
     return bool(known) and not seen.are_over(known) and not any(each.returned for each in seen.echoes(known))
 

@@ -2,6 +2,7 @@
 
 import random
 from collections.abc import Iterable
+from ipaddress import ip_address
 
 import pytest
 from scapy.layers.inet import IP, UDP
@@ -9,9 +10,11 @@ from scapy.layers.inet6 import IPv6
 from scapy.layers.l2 import Ether
 from scapy.packet import Packet, Raw
 
+from mcr.model.flow import Flow
 from mcr.net import uapi
-from mcr.tap.copies import AGAIN, KINDS, Echo, Origin, Sightings, again
-from mcr.tap.returns import datagrams, share_of
+from mcr.net.filter.cbpf import accept_udp, select_udp
+from mcr.tap.copies import AGAIN, KINDS, Echo, Origin, Return, Sightings, again
+from mcr.tap.returns import Taken, View, _select, datagrams, share_of
 
 MAC = bytes.fromhex("020000000001")
 FLOW = bytes([239, 1, 1, 1, 0, 2])
@@ -59,6 +62,27 @@ def test_a_rule_sees_the_frames_of_its_vlan(vlan: int, tag: int | None, is_meant
     assert bool(seen(IP(src="198.18.0.1", dst="239.1.1.1") / UDP(dport=2), vlan=vlan, tag=tag)) is is_meant
 
 
+def test_a_range_that_no_filter_holds_is_looked_at_all_the_same() -> None:
+    """By a filter for all UDP of its VLAN, and what it takes is told of each datagram."""
+    flows = [Flow(ip_address("239.1.0.0") + number, 5000, 7) for number in range(1024)]
+    view = View(flows, 2, 1000.0, left=frozenset({C.address}), known=frozenset({Origin(MAC, b"")}))
+    with pytest.raises(OverflowError):
+        select_udp(flows, 14, by_source=True)
+    assert _select(view, 14, 1, 0) == accept_udp({7})
+    assert len(_select(view, 14, 4, 0)) > len(accept_udp({7}))
+    taken = Taken(view)
+    last, port = bytes([239, 1, 3, 255]), (5000).to_bytes(2)
+    assert taken.takes(S, last + port)
+    assert not taken.takes(C, last + port)
+    assert not taken.takes(S, last + bytes(2))
+    assert not taken.takes(S, bytes([239, 1, 4, 0]) + port)
+    assert taken.known_as(S) == Origin(MAC, b"")
+    assert taken.known_as(other := Origin(bytes(6), S.address)) == other
+    named = Taken(View([Flow(ip_address("239.1.1.1"), 2, source=ip_address(S.address))], 2, 1000.0))
+    assert named.takes(S, FLOW)
+    assert not named.takes(B, FLOW)
+
+
 def sightings(came: Iterable[tuple[Origin, object]], *named: Origin) -> Sightings:
     made = Sightings({each.address for each in named})
     for origin, payload in came:
@@ -85,12 +109,18 @@ def test_who_returns_payloads() -> None:
 
 
 def test_what_keeps_its_source_is_told_by_its_mac() -> None:
-    """Of one sender. Of two alike each one's datagrams come back as another origin's, half of all: none is found."""
+    """Of one sender. Of two each one's datagrams come back from its own address, half of all: that machine is found."""
     other = bytes.fromhex("020000000002")
     back = {each: Origin(other, each.address) for each in (S, C)}
     assert found(*[(origin, kind) for kind in range(KINDS) for origin in (S, *[back[S]] * AGAIN)]) == (back[S],)
     two = [(sender, (sender, kind)) for kind in range(KINDS) for sender in (S, C)]
-    assert found(*[(origin, what) for sender, what in two for origin in (sender, *[back[sender]] * AGAIN)]) == ()
+    came = [(origin, what) for sender, what in two for origin in (sender, *[back[sender]] * AGAIN)]
+    assert found(*came) == ()
+    (machine,) = sightings(came).by_machine().returners()
+    assert machine == Return(Origin(other, b""), 2 * KINDS, 2 * KINDS)
+    assert str(machine.origin) == "addresses of others (02:00:00:00:00:02)"
+    assert sightings(came, S).by_machine().returners() == ()  # of the one that is left, no other address came back
+    assert sightings(came[:AGAIN]).by_machine().count == 0
 
 
 def test_all_that_circles_comes_again_between_what_is_new() -> None:
@@ -140,8 +170,11 @@ def test_what_is_over() -> None:
 def test_sources_that_repeat_themselves_and_each_other(came: list[tuple[Origin, object]]) -> None:
     """Whichever of them another rule takes."""
     assert found(*came) == ()
-    for named in ((S,), (B,), (S, B)):
+    for named in ((), (S,), (B,), (S, B)):
         assert sightings(came, *named).returners() == ()
+    another = [(Origin(bytes(6), who.address) if who == B else who, what) for who, what in came]
+    machines = sightings([*another, (Origin(bytes(6), C.address), "other")]).by_machine()
+    assert machines.returners() == ()
 
 
 def test_many_who_have_the_same_few_things_to_say() -> None:

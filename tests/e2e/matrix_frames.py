@@ -230,12 +230,14 @@ class Unsound:
     def _sources(self) -> Iterator[Frame]:
         for source in ("127.0.0.1", "0.0.0.0", "239.9.9.9", "255.255.255.255", "198.18.0.255"):  # noqa: S104
             yield self._frame(source=source)
+        yield self._to_all("198.18.0.255", "0.0.0.0")  # noqa: S104 - which may send to 255.255.255.255 alone
         for source in ("::1", "::", "ff15::9", "::ffff:198.18.0.1"):
             yield self._frame6(source=source)
 
     def _own(self) -> Iterator[Frame]:
         for source in ("198.18.0.2", "198.18.1.1"):
             yield self._frame(source=source)
+        yield self._to_all("255.255.255.255", "198.18.1.1")
         for source in ("2001:db8::2", "2001:db8:1::1"):
             yield self._frame6(source=source)
         for flow in (self._plain, self._ipv6):
@@ -259,7 +261,11 @@ class Unsound:
         first, second, third = parts(self._plain.datagram(4000, id=7).frame().data)
         yield from (Frame(NO_HEADER, each) for each in (first, moved(second, -8), third))
 
+    def _to_all(self, group: str, source: str) -> Frame:
+        return self._frame(group=group, source=source, macs=mac_of_group(group) + SOURCE_MAC)
+
     def _of_nobody(self) -> Iterator[Frame]:
+        yield self._to_all("198.18.1.255", SENDER)  # of another network
         for flow, group in ((self._plain, "239.1.1.99"), (self._tagged, "239.1.1.2"), (self._ipv6, "ff15::99")):
             other = flow.datagram(100, group=group, macs=mac_of_group(group) + SOURCE_MAC).frame()
             yield behind_tag(other, IN_7) if flow.rule.vlan else other

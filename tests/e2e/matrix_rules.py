@@ -2,6 +2,7 @@
 
 import re
 import socket
+from functools import cache
 from ipaddress import IPv4Address, IPv6Address, ip_address
 
 import attrs
@@ -58,19 +59,12 @@ class To:
     @property
     def place(self) -> tuple[IPv4Address | IPv6Address, int, str]:
         """The first group and port, and the interface."""
-        group, _, port, _, interface = self._parts()
-        return ip_address(group), int(port), interface
-
-    def _parts(self) -> tuple[str, ...]:
-        found = _PLACE.match(self.text)
-        assert found
-        return found.groups("")
+        return _place(self.text)[:3]
 
     def leaves(self, came: Came, offset: tuple[int, int], macs: Macs, *, tags: bool) -> Came | str:
         """What leaves of a datagram, or the error. `offset`: of its group and port in a range."""
-        group, port, interface = self.place
-        _, prefix, _, last_port, _ = self._parts()
-        group, port = group + offset[0] * bool(prefix), port + offset[1] * bool(last_port)
+        group, port, interface, has_groups, has_ports = _place(self.text)
+        group, port = group + offset[0] * has_groups, port + offset[1] * has_ports
         is_keeping = self.source == "keep"
         ttl = {"keep": came.ttl, "dec": came.ttl - 1, 0: 1 if group.is_multicast else 64}.get(self.ttl, self.ttl)
         size = 28 + len(came.payload)
@@ -105,6 +99,15 @@ class To:
         if self.gateway or (not group.is_multicast and str(group) not in _ALL):
             return host
         return mac_of_group(str(group))
+
+
+@cache
+def _place(text: str) -> tuple[IPv4Address | IPv6Address, int, str, bool, bool]:
+    """Group, port and interface of an output, and whether it has several groups, and ports."""
+    found = _PLACE.match(text)
+    assert found
+    group, prefix, port, last_port, interface = found.groups("")
+    return ip_address(group), int(port), interface, bool(prefix), bool(last_port)
 
 
 def mac_of_group(group: str) -> bytes:
@@ -235,6 +238,7 @@ RULES = (
             To("239.5.5.5:7100:out1"),
             To("239.4.4.0/30:7200:out2:ttl=dec", ttl="dec"),
             To("198.18.1.2:7300-7302:out0"),
+            To("239.7.0.0/30:7500-7502:out0:source=keep", source="keep", port="keep"),
         ),
         port="5000-5002",
     ),
@@ -286,7 +290,7 @@ RULES = (
     Rule(
         "IPv6 range",
         "ff15::100/126",
-        (To("[ff15::200/126]:7500-7501:out0"), To("[ff15::300]:7600:out1")),
+        (To("[ff15::200/126]:7600-7601:out0"), To("[ff15::300]:7700:out1")),
         port="5000-5001",
     ),
 )

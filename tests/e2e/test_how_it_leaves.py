@@ -1,30 +1,14 @@
 """What leaves is as its outputs ask: TTL, DSCP, source address and port, judged on the wire."""
 
 import socket
-from contextlib import suppress
 from pathlib import Path
-
-import pytest
-from scapy.layers.inet import IP, UDP
-from scapy.layers.l2 import Ether
-from scapy.packet import Raw
 
 from mcr_process import Mcr, wait_until
 from raw_frames import frames, origin, port_of, wait_for_raw
-from test_unsound import tapped
 from topology import MakeMcr, Plant
 
 COUNT = 200
 OWN, OTHER = "198.18.1.1", "198.18.2.1"
-ASKED = {
-    "239.2.2.2:6000:out0": (1, 0, OWN, None),
-    "239.2.2.2:6001:out0:ttl=8:dscp=46": (8, 46 << 2, OWN, None),
-    "239.2.2.2:6002:out0:gso=off:source=198.18.2.1:ttl=255": (255, 0, OTHER, None),
-    "239.2.2.2:6003:out0:source-port=4000": (1, 0, OWN, 4000),
-    "239.2.2.2:6004:out0:source=198.18.2.1:source-port=4000:dscp=63": (1, 63 << 2, OTHER, 4000),
-    "198.18.1.2:6005:out0:ttl=9:dscp=10:source=198.18.2.1:source-port=4001": (9, 40, OTHER, 4001),
-}
-"""TTL, type of service, address and port (None: any but those) of each output's datagrams."""
 
 
 def on_the_wire(plant: Plant, mcr: Mcr, outputs: int) -> dict[int, list[tuple[int, int, str, int]]]:
@@ -33,33 +17,6 @@ def on_the_wire(plant: Plant, mcr: Mcr, outputs: int) -> dict[int, list[tuple[in
     for frame in frames(plant, mcr, COUNT, 188, 50_000, outputs=outputs):
         found.setdefault(port_of(frame), []).append(origin(frame))
     return found
-
-
-@pytest.mark.parametrize("switches", [("KERNEL_PATH=off",), ("KERNEL_PATH=off", "RAW_SEND=0"), ()], ids=str)
-def test_datagrams_leave_as_their_outputs_ask(plant: Plant, make_mcr: MakeMcr, switches: tuple[str, ...]) -> None:
-    """By UDP sockets, by raw frames, and on the kernel path."""
-    plant.relay.cut_super_frames("out0")
-    asked = {text if switches else text.replace(":gso=off", ""): seen for text, seen in ASKED.items()}
-    mcr = make_mcr(plant.relay, prefix=["env", *(f"MCR_{each}" for each in switches)]).start()
-    mcr.add("in0:239.1.1.1:5000", *asked)
-    is_kernel = wait_for_path(mcr, switches)
-    found = on_the_wire(plant, mcr, len(asked))
-    assert {port: len(each) for port, each in found.items()} == dict.fromkeys(range(6000, 6006), COUNT)
-    for port, (ttl, service, source, source_port) in zip(range(6000, 6006), asked.values(), strict=True):
-        (seen,) = {*found[port]}
-        assert seen[:3] == (ttl, service, source)
-        assert (seen[3] == source_port) if source_port else (seen[3] not in {4000, 4001})
-    assert mcr.stats()["kernel_path"]["matched"] == (COUNT if is_kernel else 0)
-
-
-def wait_for_path(mcr: Mcr, switches: tuple[str, ...]) -> bool:
-    """Until its rule takes the path that these leave; whether that is the kernel's. Without tcx it is not."""
-    if "RAW_SEND=0" not in switches:
-        wait_for_raw(mcr)
-    is_kernel = not switches and "MCR_ABSORB has no effect on in0" not in mcr.log()
-    if is_kernel:
-        mcr.wait_for_path("kernel")
-    return is_kernel
 
 
 def test_a_source_that_this_machine_lacks_costs_its_output_alone(plant: Plant, make_mcr: MakeMcr) -> None:
@@ -139,57 +96,3 @@ def test_other_options_of_an_output_lose_no_packet_and_its_counters(plant: Plant
         with plant.receiver.entered(), socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as other:
             other.sendto(b"for the program on this port", (OWN, 4000))
         assert listener.recv(100) == b"for the program on this port"
-
-
-KEPT: dict[str, tuple[int | str, int | str]] = {
-    "239.2.2.2:6000:out0:ttl=dec:dscp=keep": ("dec", "keep"),
-    "239.2.2.2:6001:out0:ttl=keep:dscp=10": ("keep", 40),
-    "239.2.2.2:6002:out0": (1, 0),
-    "198.18.1.2:6003:out0:ttl=dec:dscp=keep": ("dec", "keep"),
-    "198.18.1.2:6004:out0:ttl=keep:dscp=keep:source-port=4000": ("keep", "keep"),
-}
-
-
-@pytest.mark.parametrize("switches", [("RAW_SEND=0",), ("KERNEL_PATH=off",), ()], ids=str)
-def test_what_comes_is_kept(plant: Plant, make_mcr: MakeMcr, switches: tuple[str, ...]) -> None:
-    """TTL and type of service, with ECN, of datagrams that wait together and differ; what comes to 0 does not leave."""
-    plant.relay.cut_super_frames("out0")
-    mcr = make_mcr(plant.relay, prefix=["env", *(f"MCR_{each}" for each in switches)]).start()
-    mcr.add("in0:239.1.1.1:5000", *KEPT)
-    is_kernel = wait_for_path(mcr, switches)
-    marks = [(64, 0), (64, 0), (64, 0xB9), (63, 0xBB), (63, 0xBB), (2, 3), (1, 0xB8), (1, 0), (255, 0xFF), (64, 0)]
-    with tapped(plant.source, "src0") as wire, tapped(plant.receiver, "rx0") as tap:
-
-        def send(number: int, ttl: int = 64, service: int = 0) -> None:
-            """A byte, in a frame that nobody has filled up."""
-            ip = IP(src="198.18.0.1", dst="239.1.1.1", ttl=ttl, tos=service)
-            wire.send(bytes(Ether(dst="01:00:5e:01:01:01") / ip / UDP(sport=1, dport=5000) / Raw(bytes([number]))))
-
-        def moved() -> int:
-            send(255)
-            return int(mcr.stats()["kernel_path"]["matched"])
-
-        if is_kernel:
-            wait_until(moved, "it has moved there")
-        before = mcr.check_counters()["kernel_path"]["matched"]
-        for number, (ttl, service) in enumerate(marks):
-            send(number, ttl, service)
-        after = mcr.check_counters()["kernel_path"]["matched"]
-        found: dict[int, list[tuple[int, int, int]]] = {}
-        tap.settimeout(0.5)
-        with suppress(TimeoutError):
-            while frame := Ether(tap.recv(2048)):
-                if UDP in frame:
-                    seen = frame[Raw].load[0], frame[IP].ttl, frame[IP].tos
-                    found.setdefault(frame[UDP].dport, []).extend([seen] if seen[0] < len(marks) else [])
-    for port, (asked, marked) in enumerate(KEPT.values(), 6000):
-        expected = []
-        for number, (came, mark) in enumerate(marks):
-            left = {"dec": came - 1, "keep": came}.get(str(asked), asked)
-            if left:
-                expected.append((number, left, mark if marked == "keep" else marked))
-        assert found[port] == expected, port
-    (counted,) = mcr.stats()["rules"]
-    assert [each["errors"] for each in counted["outputs"]] == [2, 0, 0, 2, 0]
-    assert counted["outputs"][0]["last_error"] == "Timer expired (os error 62)"
-    assert after - before == (len(marks) if is_kernel else 0)

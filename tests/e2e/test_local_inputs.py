@@ -17,7 +17,7 @@ from test_unsound import mac_of, relayed, tapped
 from topology import MakeMcr, Plant, need_tcx
 
 OWN = "198.18.0.2"
-WAYS = {"kernel": [], "worker": ["MCR_KERNEL_PATH=off"], "guard": ["MCR_ABSORB=0"]}  # where nothing is suppressed
+WAYS = {"kernel": [], "guard": ["MCR_ABSORB=0"]}  # where nothing is suppressed
 
 
 def start(plant: Plant, make_mcr: MakeMcr, way: str, *groups: str) -> Mcr:
@@ -100,29 +100,6 @@ def test_what_is_sent_to_this_machine_is_relayed_and_nothing_goes_back(
 
 def datagram(to: str, payload: bytes, mac: str, source: str = "198.18.0.1") -> bytes:
     return bytes(Ether(dst=mac) / IP(src=source, dst=to, ttl=16) / UDP(sport=5, dport=5000) / Raw(payload))
-
-
-@pytest.mark.parametrize("way", ["kernel", "worker"])
-def test_what_is_sent_to_all_is_relayed(plant: Plant, make_mcr: MakeMcr, way: str) -> None:
-    """As far as it can be meant: a host without an address may send to 255.255.255.255 alone."""
-    mcr = start(plant, make_mcr, way, "255.255.255.255", "198.18.0.255")
-    every = "ff:ff:ff:ff:ff:ff"
-    nobody = "0.0.0.0"  # noqa: S104 - nothing is bound
-    with tapped(plant.source, "src0") as wire, tapped(plant.receiver, "rx0") as tap:
-        wire.send(datagram("198.18.0.255", b"from nobody", every, nobody))
-        wire.send(datagram("198.18.1.255", b"of another network", every))
-        wire.send(datagram("255.255.255.255", b"this machine's own", every, "198.18.1.1"))
-        for to, payload, source in (
-            ("255.255.255.255", b"all", "198.18.0.1"),
-            ("255.255.255.255", b"without an address", nobody),
-            ("198.18.0.255", b"its network", "198.18.0.1"),
-        ):
-            wire.send(datagram(to, payload, every, source))
-        assert relayed(tap, b"its network") == [b"all", b"without an address", b"its network"]
-    ingress = mcr.check_counters(arrived=6)["ingress"]
-    assert (ingress["matched"], ingress["no_match"]) == (3, 1)
-    assert {name: count for name, count in ingress["parse_errors"].items() if count} == {"source": 1, "loop": 1}
-    assert mcr.rules()[0]["warnings"] == []
 
 
 def test_an_address_that_comes_and_goes(plant: Plant, make_mcr: MakeMcr) -> None:

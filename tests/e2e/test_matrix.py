@@ -27,7 +27,7 @@ from raw_frames import wait_for_raw, without_checksum_offload
 from test_fragments import with_checksum
 from test_identity import flat, on_one_processor, packet_socket
 from test_ipv6 import speak_ipv6
-from test_vlans import AUXDATA, PACKET_AUXDATA, SO_RCVBUFFORCE, SOL_PACKET, TP_STATUS_VLAN_VALID
+from test_vlans import AUXDATA, PACKET_AUXDATA, SO_RCVBUFFORCE, SOL_PACKET, TP_STATUS_VLAN_VALID, frames_in
 from topology import MakeMcr, Plant, need_tcx
 
 WITHOUT_IO_URING = Path(__file__).with_name("without_io_uring.py")
@@ -36,6 +36,8 @@ LAST = b"the last of all"
 IPV4, IPV6 = b"\x08\x00", b"\x86\xdd"
 SILENT = "silent host"
 PLAIN, RIGHT = 0x45, 0xFFFF
+RAW_SOCKETS = "groups, out0", "hosts, out0", "groups, out1", "ports, out0"
+SOME = 100  # frames that a machine has to say of itself
 
 
 @attrs.frozen
@@ -342,7 +344,7 @@ def write(file: Path, options: str) -> None:
 
 def passed(plant: Plant, mcr: Mcr, wires: Wires, several: Sequence[Sequence[Sent]], *, by_kernel: bool) -> Wire:
     """Send it all; what leaves."""
-    arrived = mcr.stats()["ingress"]["recv"]
+    arrived, came_before = mcr.stats()["ingress"]["recv"], frames_in(plant.relay, "in0")
     with packet_socket(plant.source, "src0", 4, sends=True) as source:
         for portion in several:
             with ExitStack() as stack:
@@ -353,9 +355,13 @@ def passed(plant: Plant, mcr: Mcr, wires: Wires, several: Sequence[Sequence[Sent
                     source.send(frame.header + frame.data)
             arrived += sum(len(each.came) or each.number * bool(each.cause) for each in portion)
             mcr.check_counters(arrived=arrived)
+    frames = sum(len(each.frames) for portion in several for each in portion)
+    assert frames_in(plant.relay, "in0") - came_before < frames + SOME, "super-frames have come in whole"
     whole = [*put_together(wires.take())]
     for _, _, data in whole:
         check_sums(data, may_lack=by_kernel)
+    ids = [data[18:20] for _, _, data in whole if data[12:14] == IPV4 and not data[20] & 0x40 and any(data[18:20])]
+    assert len({*ids}) > len(ids) / 2, "what routers may cut can be put together"
     return in_order(whole)
 
 
@@ -396,6 +402,9 @@ def test_each_engine_sends_and_counts_the_same(plant: Plant, make_mcr: MakeMcr, 
                 by_kernel = by_kernel or same
                 assert not engine.tags or same == by_kernel, (name, options)
                 before = now
+            if not engine.why:
+                check_words(mcr, now)
+                check_sockets(plant.relay)
             in_kernel = now["kernel_path"]["matched"]
             plain = sum(len(each.came) for each in several[1] if not BY_NAME[each.rule].why)
             assert in_kernel > 0.8 * plain if not engine.why else in_kernel == 0
@@ -408,3 +417,22 @@ def check_errors(stats: dict[str, Any], errors: Sequence[set[str | None]]) -> No
     for each, those in zip(outputs, errors, strict=True):
         assert each["last_error"] in those, each
         assert bool(each["last_error"]) == bool(each["errors"]), each
+
+
+def check_words(mcr: Mcr, stats: dict[str, Any]) -> None:
+    """What an operator is told of it."""
+    shown = " ".join(mcr.ctl("stats").stdout.split())
+    ingress = stats["ingress"]
+    assert f"parse_err {ingress['parse_err']} not a valid UDP datagram for this machine" in shown
+    wrong = ingress["parse_errors"]["checksum"]
+    assert f"checksum {wrong} of parse_err: the checksum of the IP header or of UDP is wrong" in shown
+    assert "fragment_evicted" not in shown
+    (to_all,) = (each for each in mcr.call("list") if each["name"] == "to all")
+    what = "198.18.1.255 is the broadcast address of 198.18.1.0/24: every host there gets what is sent to it"
+    assert to_all["warnings"] == [what]
+
+
+def check_sockets(relay: Namespace) -> None:
+    """There are few raw ones of UDP, as the kernel looks through all: for groups and for hosts, and for kept ports."""
+    with relay.entered():
+        assert Path("/proc/thread-self/net/raw").read_text().count(":0011 ") == len(RAW_SOCKETS)

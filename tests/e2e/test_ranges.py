@@ -137,7 +137,7 @@ class Range:
     To `out0` each goes by its group and port, to `out1` all to one, to `out2` by its group.
     """
 
-    def __init__(self, plant: Plant, mcr: Mcr, wires: Wires, *, ipv6: bool = False, options: str = "") -> None:
+    def __init__(self, plant: Plant, mcr: Mcr, wires: Wires, *, ipv6: bool = False) -> None:
         self.mcr, self.wires, self._source = mcr, wires, plant.source
         self.first, self.there, self.one, self.other = (
             ("ff15::100", "ff15::200", "ff15::1:1", "ff15::2:2")
@@ -147,7 +147,7 @@ class Range:
         self.length, self.shown = (124, "[{}]") if ipv6 else (28, "{}")
         self.named = str(ip_address(self.first) + 5)
         groups, one = self.shown.format(f"{self.there}/{self.length}"), self.shown.format(self.one)
-        self._outputs = f"{groups}:6000-6002:out0,{one}:7000:out1,{groups}:8000:out2{options}"
+        self._outputs = f"{groups}:6000-6002:out0,{one}:7000:out1,{groups}:8000:out2"
 
     def add(self) -> None:
         assert "Error" not in add(self.mcr, "range", f"{self.first}/{self.length}", "5000-5002", self._outputs)
@@ -196,20 +196,18 @@ def check_ports_of_an_address(mcr: Mcr, wires: Wires, source: Namespace, settle:
     return 4
 
 
-@pytest.mark.parametrize("path", ["kernel", "worker", "ipv6"])
+@pytest.mark.parametrize("path", ["kernel", "ipv6"])
 def test_each_flow_of_a_range_goes_to_its_place_unless_a_rule_names_it(
     plant: Plant, make_mcr: MakeMcr, wires: Wires, path: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """By the same offset, or all to one, with one set of counters; and again when the other rule has gone."""
-    expected = "worker" if path == "worker" else "kernel"
-    monkeypatch.setenv("MCR_KERNEL_PATH", "off" if path == "worker" else "auto")
+    expected = "kernel"
     if path == "ipv6":
         for interface, number in (("in0", 0), *((f"out{number}", number + 1) for number in range(3))):
             speak_ipv6(plant.relay, interface, f"fd00:{number}::1/64")
         speak_ipv6(plant.source, "src0", "fd00::2/64")
     mcr = make_mcr(plant.relay).start(2)
-    # What keeps its source has its UDP header from the worker.
-    ranged = Range(plant, mcr, wires, ipv6=path == "ipv6", options=":source=keep" if path == "worker" else "")
+    ranged = Range(plant, mcr, wires, ipv6=path == "ipv6")
 
     def settle() -> None:
         for number in range(len(mcr.call("list"))):
@@ -250,7 +248,7 @@ def test_each_flow_of_a_range_goes_to_its_place_unless_a_rule_names_it(
     matched_more = check_ports_of_an_address(mcr, wires, plant.source, settle) if path != "ipv6" else 0
     stats = mcr.check_counters()
     assert stats["ingress"]["matched"] == 4 * 48 * TIMES + 1 + matched_more
-    assert (stats["kernel_path"]["matched"] > 0) == (path != "worker")
+    assert stats["kernel_path"]["matched"] > 0
 
 
 RULES = """
@@ -289,7 +287,7 @@ def frame_of(group: str, port: int, sender: str, vlan: int) -> bytes:
     return bytes(whole / data / Raw(text_of(group, port, sender, vlan).encode()))
 
 
-@pytest.mark.parametrize("path", ["kernel", "worker", "classic"])
+@pytest.mark.parametrize("path", ["kernel", "classic"])
 def test_ranges_of_a_file_name_vlans_and_sources(
     plant: Plant, make_mcr: MakeMcr, wires: Wires, tmp_path: Path, path: str
 ) -> None:

@@ -111,7 +111,7 @@ def wait_for_matched(mcr: Mcr, **counts: int) -> None:
     wait_until(lambda: matched(mcr) == counts, f"matched are {counts}")
 
 
-@pytest.mark.parametrize("path", ["kernel", "worker", "classic"])
+@pytest.mark.parametrize("path", ["kernel", "classic"])
 def test_a_rule_that_names_the_source_goes_before_one_for_any(
     plant: Plant, make_mcr: MakeMcr, sources: Sources, path: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -10,7 +10,6 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
-import pytest
 from scapy.layers.inet import IP, UDP
 from scapy.layers.l2 import Dot1AD, Dot1Q, Ether
 from scapy.packet import Packet, Raw
@@ -21,7 +20,6 @@ from mcr_process import Mcr, Receiver, Sender, wait_until
 from successors import take_over
 from test_unsound import PAYLOAD_AT, relayed, tapped
 from topology import MakeMcr, Plant, need_tcx
-from tuns import GSO_UDP_L4, NEEDS_CHECKSUM, VIRTIO_NET_HDR
 
 SOL_PACKET, PACKET_AUXDATA, PACKET_VNET_HDR, SO_RCVBUFFORCE = 263, 8, 15, 33
 PLENTY = 1_000_000
@@ -38,12 +36,11 @@ def frame(payload: bytes, *tags: Packet, group: str = "239.1.1.1", flags: int = 
     return bytes(whole / IP(src="198.18.0.1", dst=group, ttl=16, flags=flags) / UDP(sport=1, dport=5000) / Raw(payload))
 
 
-@pytest.mark.parametrize("switch", ["KERNEL_PATH=auto", "KERNEL_PATH=off"])
-def test_a_rule_takes_the_frames_of_its_vlan_alone(plant: Plant, make_mcr: MakeMcr, switch: str) -> None:
+def test_a_rule_takes_the_frames_of_its_vlan_alone(plant: Plant, make_mcr: MakeMcr) -> None:
     """What only an untagged rule wants never comes from a tag, and the other way round."""
     for interface in ("out0", "out1"):
         plant.relay.cut_super_frames(interface)
-    mcr = make_mcr(plant.relay, prefix=["env", f"MCR_{switch}"]).start()
+    mcr = make_mcr(plant.relay).start()
     added = ("add", "--input-interface", "in0", "--input-group", "239.1.1.1", "--input-port", "5000", "--outputs")
     mcr.ctl(*added, "239.2.2.2:6000:out0", "--name", "untagged")
     mcr.ctl(*added, "239.2.2.7:6000:out1", "--input-vlan", "7", "--name", "seven")
@@ -166,16 +163,15 @@ def disturb(plant: Plant, mcr: Mcr) -> None:
         plant.relay.ip("address delete 198.18.1.9/24 dev out0")
 
 
-@pytest.mark.parametrize("switch", ["KERNEL_PATH=auto", "KERNEL_PATH=off"])
-def test_outputs_send_into_their_vlans(plant: Plant, make_mcr: MakeMcr, switch: str) -> None:
+def test_outputs_send_into_their_vlans(plant: Plant, make_mcr: MakeMcr) -> None:
     """Each VLAN gets its own, and nobody without a tag; what can't be tagged does not leave, and it is said why."""
     plant.relay.cut_super_frames("out0")
-    mcr = make_mcr(plant.relay, prefix=["env", f"MCR_{switch}"]).start()
+    mcr = make_mcr(plant.relay, prefix=["env", "MCR_BUFFER_POOL_SMALL=16384"]).start()
     outputs = "239.2.2.2:6000:out0:vlan=7", "239.2.2.2:6000:out0:vlan=8:ttl=9:source-port=4000", "239.2.2.3:6001:out0"
     added = ("add", "--input-interface", "in0", "--input-group", "239.1.1.1", "--input-port", "5000", "--outputs")
     mcr.ctl(*added, ",".join(outputs))
     wait_until(lambda: mcr.call("list")[0]["state"] == "active", "raw frames leave")
-    is_kernel = "auto" in switch and "MCR_ABSORB has no effect on in0" not in mcr.log()
+    is_kernel = "MCR_ABSORB has no effect on in0" not in mcr.log()
     mcr.wait_for_path("kernel" if is_kernel else "worker")
 
     def send(count: int, size: int, meanwhile: Callable[[], None] = lambda: None) -> list[tuple[int | None, bytes]]:
@@ -225,49 +221,10 @@ def test_outputs_send_into_their_vlans(plant: Plant, make_mcr: MakeMcr, switch: 
         fails(188, "Operation not supported (os error 95)")
 
 
-def tagged_super_frame(payloads: list[bytes], vlan: int) -> bytes:
-    """As a card hands it over that merges what arrives, behind a header of virtio; payloads are of one length."""
-    whole = Ether(dst="01:00:5e:01:01:01") / Dot1Q(vlan=vlan) / IP(src="198.18.0.1", dst="239.1.1.1", ttl=16)
-    whole /= UDP(sport=1, dport=5000) / Raw(b"".join(payloads))
-    udp_at = 14 + 4 + 20
-    return VIRTIO_NET_HDR.pack(NEEDS_CHECKSUM, GSO_UDP_L4, udp_at + 8, len(payloads[0]), udp_at, 6) + bytes(whole)
-
-
 def frames_in(namespace: Namespace, interface: str) -> int:
     """That have come in by an interface."""
     (link,) = json.loads(namespace.ip(f"-json -stats link show dev {interface}"))
     return int(link["stats64"]["rx"]["packets"])
-
-
-@pytest.mark.parametrize("switch", ["KERNEL_PATH=auto", "KERNEL_PATH=off"])
-def test_super_frames_with_a_tag_are_cut(plant: Plant, make_mcr: MakeMcr, switch: str) -> None:
-    """Of their VLAN alone; they leave without a tag, and with another."""
-    for interface in ("out0", "out1"):
-        plant.relay.cut_super_frames(interface)
-    mcr = make_mcr(plant.relay, prefix=["env", f"MCR_{switch}"]).start()
-    added = ("add", "--input-interface", "in0", "--input-group", "239.1.1.1", "--input-port", "5000", "--outputs")
-    mcr.ctl(*added, "239.2.2.2:6000:out0,239.2.2.2:6000:out1:vlan=9", "--input-vlan", "7")
-    wait_until(lambda: mcr.call("list")[0]["state"] == "active", "raw frames leave")
-    is_kernel = "auto" in switch and "MCR_ABSORB has no effect on in0" not in mcr.log()
-    mcr.wait_for_path("kernel" if is_kernel else "worker")
-    sent = [f"{number:04}".encode() * 50 for number in range(64)]
-    with (
-        tapped(plant.source, "src0") as wire,
-        tapped(plant.receiver, "rx0") as untagged,
-        auxiliary_tap(plant.receiver, "rx1") as tagged,
-    ):
-        wire.setsockopt(SOL_PACKET, PACKET_VNET_HDR, 1)
-        before = frames_in(plant.relay, "in0")
-        for number in range(0, 64, 32):
-            wire.send(tagged_super_frame([b"another"] * 8, 8))
-            wire.send(tagged_super_frame(sent[number : number + 32], 7))
-        assert relayed(untagged, sent[-1]) == sent
-        stats = mcr.check_counters(arrived=64)
-        assert frames_in(plant.relay, "in0") == before + 4  # nobody has cut them on the way
-        found = tagged_frames(tagged, 6000, plant.relay, "out1")
-    assert [(vlan, data[PAYLOAD_AT:]) for vlan, data in found] == [(9, each) for each in sent]
-    assert stats["ingress"]["matched"] == 64
-    assert stats["kernel_path"]["matched"] == (64 if is_kernel else 0)
 
 
 def test_what_is_tagged_leaves_as_soon_as_anything_does(plant: Plant, make_mcr: MakeMcr, tmp_path: Path) -> None:

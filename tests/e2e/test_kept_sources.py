@@ -51,7 +51,7 @@ def arrived(tap: socket.socket, outputs: int) -> dict[int, list[Packet]]:
             frame = Ether(tap.recv(2048))
             packets += [frame[kind] for kind in (IP, IPv6) if kind in frame]
     found: dict[int, list[Packet]] = {}
-    for each in defragment(packets):  # type: ignore[no-untyped-call]
+    for each in defragment(packets):
         if UDP in each:
             found.setdefault(each[UDP].dport, []).append(each)
     return found
@@ -86,7 +86,7 @@ def test_what_is_odd_about_a_source(plant: Plant, make_mcr: MakeMcr) -> None:
             mcr.wait_for_path("kernel")
         wire.send(datagram(b"from a foreign address", SENDERS[0], "239.1.1.3"))
         for sender in SENDERS[:2]:
-            for part in fragment(Ether(datagram(long, sender))[IP], 1480):  # type: ignore[no-untyped-call]
+            for part in fragment(Ether(datagram(long, sender))[IP], 1480):
                 wire.send(bytes(Ether(dst="01:00:5e:01:01:01") / part))
         for payload, sender in (
             (b"odd", SENDERS6[0]),

@@ -110,7 +110,7 @@ def send_all(end: Tun) -> int:
     end.write(*(each for each in unsound))
     end.write(*(bytes(ipv4(each)) for each in SOUND[:4]))
     end.write(bytes(option / Raw(b"with an option")), bytes(without_checksum(ipv4(b"no checksum"))))
-    end.write(*map(bytes, fragment(ipv4(LONG), 1400)))  # type: ignore[no-untyped-call]
+    end.write(*map(bytes, fragment(ipv4(LONG), 1400)))
     end.write(*(bytes(ipv6(each)) for each in SOUND6))
     end.write(bytes(ipv4(b"last")))
     return len(unsound) - 1

@@ -87,7 +87,7 @@ def why_not6(ip: Packet, told: int, udp: bytes) -> str:
         return "source"
     if source.is_unspecified and not stays_on_link:
         return "source"
-    sum_of_all: int = in6_chksum(17, IPv6(src=ip.src, dst=ip.dst), udp)  # type: ignore[no-untyped-call]
+    sum_of_all: int = in6_chksum(17, IPv6(src=ip.src, dst=ip.dst), udp)
     is_right = told and sum_of_all in {0, 0xFFFF}
     return "" if is_right else "checksum"
 

@@ -41,7 +41,7 @@ def blocks(data: bytes) -> Iterator[tuple[int, bytes]]:
 
 def read(file: io.BytesIO) -> list[Any]:
     """All packets."""
-    with PcapNgReader(file) as reader:  # type: ignore[arg-type]
+    with PcapNgReader(file) as reader:
         return [*reader]
 
 

@@ -34,8 +34,8 @@ LEVEL = {room: level for level, floor in enumerate(FLOORS) for room in floor}
 
 def statements(node: ast.AST) -> Iterator[ast.AST]:
     """All that stand in a source, however deep."""
-    for each in ast.iter_child_nodes(node):
-        if not isinstance(each, ast.expr):
+    for block in ("body", "handlers", "orelse", "finalbody", "cases"):
+        for each in getattr(node, block, ()):
             yield each
             yield from statements(each)
 

@@ -15,13 +15,10 @@ PAT, PMT, VIDEO = 0, 0x100, 0x101
 WHOLE = 1_472
 
 
-@cache  # scapy is slow
 def rtp(number: int, *, source: int = 1, kind: int = 96, stamp: int | None = None, payload: bytes = b"media") -> bytes:
     """An RTP packet; its clock is of 90 kHz, and a packet is of 5 ms."""
     clock = number * 450 if stamp is None else stamp
-    header = RTP(version=2, payload_type=kind)
-    header.sequence, header.timestamp, header.sourcesync = number & 0xFFFF, clock & 0xFFFFFFFF, source
-    return bytes(header) + payload
+    return struct.pack("!BBHII", 2 << 6, kind, number & 0xFFFF, clock & 0xFFFFFFFF, source) + payload
 
 
 def ts(pid: int, counter: int, *, starts: bool = False, content: bytes = b"", field: bytes = b"") -> bytes:

@@ -8,7 +8,7 @@ import pytest
 from mcr._native import lib
 from streams import MS, Watched, judged_rtp, rtp
 
-PACKETS = 3_000
+PACKETS = 2_200
 FIRST = 0xFF00  # numbers wrap
 
 

@@ -97,7 +97,7 @@ def ask(run: Any, words: tuple[str, ...], capsys: pytest.CaptureFixture[str]) ->
 def test_a_value_of_the_wrong_type_is_no_traceback(run: Any, daemon: Any, capsys: Any, words: Any) -> None:
     for value in VALUES:
         daemon.results = dict.fromkeys(["doctor", "settings", "why", "log.recent", *daemon.results], value)
-        for options in ((), ("--json",)):
+        for options in ((), ("--json",)) if words[0] != "report" else ((),):  # which is a text in any case
             ask(run, (*words, *options), capsys)
 
 

@@ -12,6 +12,7 @@ from tempfile import TemporaryFile
 from typing import IO
 
 import pytest
+from hypothesis import given, settings, strategies
 
 _BYTES = 2  # of a file's number
 
@@ -27,6 +28,7 @@ def pytest_runtestloop(session: pytest.Session) -> bool | None:
     if options.processes == 1 or options.collectonly or session.testsfailed:
         return None
     files = [[*items] for _, items in groupby(session.items, key=lambda item: item.path)]
+    _read_constants()
     queue, end = os.pipe()
     os.write(end, b"".join(number.to_bytes(_BYTES) for number in range(len(files))))
     os.close(end)
@@ -51,6 +53,12 @@ def pytest_runtestloop(session: pytest.Session) -> bool | None:
             break
     session.testsfailed += sum(_has_failed(pid, output) for pid, output in forked.items())
     return True
+
+
+@settings(max_examples=1, database=None)
+@given(strategies.text())
+def _read_constants(_: str) -> None:
+    """Have hypothesis gather what it tries: it looks for constants in every module, once a process."""
 
 
 def _share(files: list[list[pytest.Item]], queue: int, first: int) -> Iterator[pytest.Item]:

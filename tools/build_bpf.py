@@ -38,7 +38,7 @@ LOAD_64 = 0x18  # BPF_LD | BPF_IMM | BPF_DW: takes the place of two
 CALL, PSEUDO_CALL = 0x85, 1  # of a function of the kernel's, of another one of the program's
 PSEUDO_MAP_FD, PSEUDO_FUNCTION = 1, 4
 JMP32, STX, ATOMIC, FETCH = 6, 3, 0xC0, 1  # classes of opcodes, a mode of STX, and a bit of its `imm`
-LONGEST = 4096  # BPF_MAXINSNS: of a program that unprivileged processes load
+LONGEST = 8192  # MCR_BPF_MAX_PROGRAM, of bpf/trim.h
 
 TEMPLATE = """\
 /* SPDX-License-Identifier: MIT OR GPL-2.0-only */

@@ -1,6 +1,7 @@
 """What the capture filter tells of transport streams: in brief, where that says as much as all of it."""
 
 import errno
+import mmap
 import os
 import random
 import socket
@@ -14,17 +15,19 @@ from unittest.mock import Mock
 import attrs
 import pytest
 
-from filters import SOL_PACKET, WANTED, Wire, frame, may_load_ebpf, opened
+from filters import SOL_PACKET, WANTED, WANTED6, Wire, frame, frame6, may_load_ebpf, opened
 from mcr._native import lib
 from mcr.model.flow import Flow, Input
 from mcr.model.health import Health
 from mcr.model.rule import Output, Rule
 from mcr.net.filter import tap as filter_tap
 from mcr.net.filter.ebpf import EbpfFilters
+from mcr.net.filter.path import open_kernel_path
 from mcr.net.filter.tap import StreamTap
 from mcr.process.descriptor_store import DescriptorStore
 from mcr.relay.placement import PlacedRule
 from mcr.relay.watched import WatchedStreams
+from mcr.shm.kernel_counters import KernelCounters
 from mcr_process import wait_until
 from streams import PMT, VIDEO, Television, Watched, pmt, rtp, ts
 
@@ -165,6 +168,42 @@ def test_what_comes_by_two_processors_at_once_is_told_exactly(tap: StreamTap, wi
     wait_until(lambda: tap.read(STREAM, Health.TS).packets >= 2 * times * datagrams, "all were told")
     told = tap.read(STREAM, Health.TS)
     assert (told.packets, told.unseen) == (2 * times * datagrams, 0)
+
+
+def slots_told(tap: StreamTap) -> int:
+    """By all processors: the first number of each ring."""
+    step = lib.mcr_bpf_tap_step(tap._maps)
+    with mmap.mmap(tap._maps.rings, step * tap._maps.processors) as rings:
+        return sum(int.from_bytes(rings[at : at + 8], "little") for at in range(0, len(rings), step))
+
+
+@pytest.mark.parametrize("is_ipv6", [False, True], ids=["ipv4", "ipv6"])
+def test_a_stream_of_the_kernel_path_is_found_by_its_rule(wire: Wire, is_ipv6: bool) -> None:
+    """It has the number of the rule's slot; the filter has found the rule, and looks for its flow nowhere else."""
+    if not may_load_ebpf():
+        pytest.skip("eBPF is forbidden here (no CAP_BPF outside user namespaces)")
+    flows, one = (WANTED6, frame6()) if is_ipv6 else (WANTED, frame())
+    store = DescriptorStore()
+    with open_kernel_path(1, KernelCounters.make(store)) as path, StreamTap() as made:
+        filters = EbpfFilters(store, path, made, suppress=True)
+        if not filters.suppressor or not filters.suppressor.has_tcx:
+            pytest.skip("there is no kernel path here")
+        filters.change([(CAPTURE, each) for each in flows[:2]], ())
+        made.begin(STREAM, Health.RTP)
+        made.tell(STREAM, CAPTURE, flows[1])
+        path.forward(CAPTURE, flows[0], STREAM, 0, ())  # what is longer than 0 bytes is the worker's
+        path._gates[CAPTURE].epoch = 1
+        count = opened(filters, wire, CAPTURE)
+        wire.send(one)
+        wait_until(lambda: made.read(STREAM, Health.RTP).packets == 1, "it is told")
+        assert made.read(STREAM, Health.RTP).other == 1
+        told = slots_told(made)
+        made.end(STREAM)
+        wire.send(one)
+        assert wire.receive(2) == [one] * 2
+        assert slots_told(made) == told > 0
+        count.close()
+        filters.close()
 
 
 @pytest.mark.parametrize("more", [4, 12])

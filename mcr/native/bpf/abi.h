@@ -103,15 +103,16 @@ struct mcr_bpf_drain {
 	uint64_t seen;    /* the worker */
 };
 
-#define MCR_BPF_KEPT_PLAIN 40   /* bytes of a datagram that are told at least */
+#define MCR_BPF_KEPT_PLAIN 20   /* bytes of a datagram that are told at least: RTP's plain header, and what is behind */
 #define MCR_BPF_KEPT_HEAD  64   /* if RTP's header goes on behind its twelve bytes */
 #define MCR_BPF_KEPT       1472 /* of a transport stream: all that a frame of Ethernet has */
 
 /* Value of the map of streams whose health is watched, by number. */
 struct mcr_bpf_stream {
 	uint64_t astray; /* datagrams that came by a processor that has no ring */
-	uint32_t keep;   /* bytes of each that may have to be told: of a transport stream MCR_BPF_KEPT */
-	uint32_t reserved;
+	uint32_t
+		keep; /* bytes of each that may have to be told: of a transport stream MCR_BPF_KEPT; 0: there is none */
+	uint32_t number; /* its own */
 };
 
 /* A record that tells of a datagram: this, and the first bytes of the payload. */

@@ -55,6 +55,9 @@ static long (*const bpf_loop)(uint32_t count, void *function, void *context, uin
 
 #define IPV6_AND_UDP (sizeof(struct mcr_ipv6) + sizeof(struct mcr_udp)) /* likewise */
 
+#define OPENING  (IP_AND_UDP + MCR_BPF_KEPT_PLAIN)
+#define OPENING6 (IPV6_AND_UDP + MCR_BPF_KEPT_PLAIN)
+
 /* Several processors may add at the same time. */
 INLINE void add_shared(uint64_t *sum, uint64_t value)
 {
@@ -69,13 +72,25 @@ struct headers {
 	uint16_t udp_checksum;
 } __attribute__((aligned(8)));
 
-#define PORTS_END offsetof(struct headers, udp_length)
+#define PORTS_END  offsetof(struct headers, udp_length)
+#define PORTS6_END offsetof(struct headers6, udp.length)
+
+/* And the first bytes of the payload behind them, MCR_BPF_KEPT_PLAIN of them. */
+struct opening {
+	struct headers headers;
+	uint8_t rest[OPENING - sizeof(struct headers)];
+} __attribute__((aligned(8)));
 
 /* The same of IPv6, without extension headers. */
 struct headers6 {
 	struct mcr_ipv6 ip;
 	struct mcr_udp udp;
 } __attribute__((packed, aligned(8)));
+
+struct opening6 {
+	struct headers6 headers;
+	uint8_t payload[MCR_BPF_KEPT_PLAIN];
+} __attribute__((aligned(8)));
 
 enum verdict {
 	REJECT,  /* not for a worker */
@@ -127,15 +142,20 @@ INLINE bool is_ipv6(const struct __sk_buff *skb)
 	return skb->protocol == MCR_NETWORK16(ETH_P_IPV6);
 }
 
-/* Copy the headers, without ports where there are none. Whether there is one of IP. */
-INLINE bool fetch_headers(struct __sk_buff *skb, struct headers *headers, bool *has_ports)
+/*
+ * Copy the headers, without ports where there are none. Whether there is one of IP. `opening`: they are those of an opening,
+ * which is copied by the same call.
+ */
+INLINE bool fetch_headers(struct __sk_buff *skb, struct headers *headers, bool opening, bool *has_ports)
 {
-	*has_ports = !fetch(skb, 0, headers, IP_AND_UDP) || !fetch(skb, 0, headers, PORTS_END);
+	*has_ports = (opening && !fetch(skb, 0, headers, OPENING)) || !fetch(skb, 0, headers, IP_AND_UDP) ||
+		     !fetch(skb, 0, headers, PORTS_END);
 	return *has_ports || !fetch(skb, 0, &headers->ip, sizeof(headers->ip));
 }
 
-/* IPv4 UDP that this machine did not send, with its headers and its flow. */
-INLINE enum verdict read_frame(struct __sk_buff *skb, struct headers *headers, struct mcr_flow *flow, uint16_t capture)
+/* IPv4 UDP that this machine did not send, with its headers and its flow. `opening`: as fetch_headers has it. */
+INLINE enum verdict read_frame(struct __sk_buff *skb, struct headers *headers, bool opening, struct mcr_flow *flow,
+			       uint16_t capture)
 {
 	uint32_t size;
 	bool has_ports;
@@ -144,7 +164,7 @@ INLINE enum verdict read_frame(struct __sk_buff *skb, struct headers *headers, s
 		return REJECT;
 	if (skb->protocol != MCR_NETWORK16(ETH_P_IP))
 		return is_tagged_again(skb) ? ACCEPT : REJECT;
-	if (!fetch_headers(skb, headers, &has_ports) || headers->ip.protocol != IPPROTO_UDP)
+	if (!fetch_headers(skb, headers, opening, &has_ports) || headers->ip.protocol != IPPROTO_UDP)
 		return REJECT;
 	if (mcr_parse_ipv4(&headers->ip, &size))
 		return ACCEPT;
@@ -156,6 +176,26 @@ INLINE enum verdict read_frame(struct __sk_buff *skb, struct headers *headers, s
 	if (!has_ports)
 		return ACCEPT;
 	flow->port = headers->ports.destination;
+	return LOOK_UP;
+}
+
+/*
+ * IPv6 UDP that this machine did not send, with its whole flow. What stands behind extension headers a worker finds out:
+ * there is little of it, and each of them would cost as much as all the rest here.
+ */
+INLINE enum verdict read_ipv6(struct __sk_buff *skb, struct headers6 *headers, bool opening, struct mcr_flow *flow,
+			      uint16_t capture)
+{
+	if (skb->pkt_type == PACKET_OUTGOING)
+		return REJECT;
+	if ((!opening || fetch(skb, 0, headers, OPENING6)) && fetch(skb, 0, headers, IPV6_AND_UDP) &&
+	    fetch(skb, 0, headers, PORTS6_END))
+		return ACCEPT;
+	if (!mcr_is_ipv6(&headers->ip))
+		return REJECT;
+	if (headers->ip.next != IPPROTO_UDP)
+		return mcr_is_extension(headers->ip.next) ? ACCEPT : REJECT;
+	*flow = mcr_flow_ipv6(capture, vlan_of(skb), 0, headers->ip.destination, headers->udp.ports.destination);
 	return LOOK_UP;
 }
 

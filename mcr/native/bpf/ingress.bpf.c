@@ -40,7 +40,8 @@ INLINE void leave(struct __sk_buff *skb, struct hand *hand)
 {
 	struct headers headers = {};
 	struct mcr_flow flow = {};
-	enum verdict verdict = is_ipv6(skb) ? ACCEPT : read_frame(skb, &headers, &flow, (uint16_t)VALUE(capture));
+	enum verdict verdict = is_ipv6(skb) ? ACCEPT
+					    : read_frame(skb, &headers, false, &flow, (uint16_t)VALUE(capture));
 
 	if (verdict == REJECT)
 		return;

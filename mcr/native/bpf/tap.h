@@ -17,6 +17,7 @@ PARAMETER(health); /* whether any stream is watched */
 PARAMETER(slots);  /* of each ring */
 PARAMETER(loops);  /* whether the kernel has bpf_loop */
 
+#define NO_SLOT     MCR_MAX_RULES
 #define TS_PACKET   188
 #define TS_SYNC     0x47
 #define TS_STARTS   0x40 /* payload_unit_start_indicator, in the second byte */
@@ -111,20 +112,18 @@ INLINE bool goes_on(uint8_t first)
 	return (first & RTP_VERSION) == RTP_PLAIN && first & RTP_MORE;
 }
 
-/* Tell of a datagram by the plain header of RTP, or what stands in its place. False: that would not do. */
-INLINE bool tell_plain(struct mcr_bpf_ring *ring, struct __sk_buff *skb, uint32_t offset, struct mcr_bpf_seen seen)
+/* Tell of a datagram by the plain header of RTP, or what stands in its place. */
+INLINE void tell_plain(struct mcr_bpf_ring *ring, const void *payload, struct mcr_bpf_seen seen)
 {
 	struct seen_plain *record = next_record(ring);
 
 	if (!has_room(ring, MCR_BPF_SLOTS_OF(sizeof(*record))))
-		return true;
-	seen.kept = copy(skb, offset, record->payload, seen.size, sizeof(record->payload));
-	if (goes_on(record->payload[0]))
-		return false;
+		return;
+	seen.kept = sizeof(record->payload);
 	seen.slots = MCR_BPF_SLOTS_OF(sizeof(*record));
 	record->seen = seen;
+	__builtin_memcpy(record->payload, payload, sizeof(record->payload));
 	submit(ring, MCR_BPF_SLOTS_OF(sizeof(*record)));
-	return true;
 }
 
 /* Tell of a datagram by as many of its first bytes as a record of this size has room for. */
@@ -219,6 +218,14 @@ INLINE bool tell_brief(struct mcr_bpf_ring *ring, struct __sk_buff *skb, uint32_
 	submit(ring, MCR_BPF_SLOTS_OF(sizeof(*record)));
 	return true;
 }
+
+/* A frame of which is told. */
+struct told {
+	uint32_t total;         /* bytes of IP */
+	uint32_t begin;         /* of its payload */
+	uint32_t plain_begin;   /* where it begins if its first bytes were copied with the headers */
+	const uint8_t *payload; /* those, MCR_BPF_KEPT_PLAIN if there are so many */
+};
 
 INLINE uint32_t payload_at(const struct mcr_ipv4 *ip)
 {
@@ -325,42 +332,58 @@ INLINE void tell_whole(struct mcr_bpf_ring *ring, struct __sk_buff *skb, uint32_
 }
 
 INLINE void tell_one(struct mcr_bpf_ring *ring, struct __sk_buff *skb, const struct mcr_bpf_stream *stream,
-		     uint32_t offset, struct mcr_bpf_seen seen)
+		     struct mcr_bpf_seen seen, const struct told *told)
 {
 	if (stream->keep != MCR_BPF_KEPT_HEAD) {
-		if (!tell_brief(ring, skb, offset, seen))
-			tell_whole(ring, skb, offset, seen);
-	} else if (!tell_plain(ring, skb, offset, seen)) {
-		tell_head(ring, skb, offset, seen);
+		if (!tell_brief(ring, skb, told->begin, seen))
+			tell_whole(ring, skb, told->begin, seen);
+	} else if (told->begin == told->plain_begin && seen.size >= MCR_BPF_KEPT_PLAIN && !goes_on(told->payload[0])) {
+		tell_plain(ring, told->payload, seen);
+	} else {
+		tell_head(ring, skb, told->begin, seen);
 	}
 }
 
-/* Tell of each datagram in a frame, if its flow is watched. `begin`: of its payload; `total`: bytes of IP. */
-INLINE void tell(struct __sk_buff *skb, const struct mcr_flow *flow, uint32_t begin, uint32_t total)
+/*
+ * The stream that a flow is, if it is watched. The kernel path has found its rule already: streams have the numbers of their
+ * rules' slots. `slot`: of that, or NO_SLOT.
+ */
+INLINE uint32_t number_of(const struct mcr_flow *flow, uint32_t slot)
 {
-	const uint32_t *number = bpf_map_lookup_elem(map_watched, flow);
-	struct mcr_bpf_stream *stream = number ? bpf_map_lookup_elem(map_streams, number) : 0;
-	uint32_t size = total - begin;
+	const uint32_t *number;
+
+	if (slot != NO_SLOT)
+		return slot;
+	number = bpf_map_lookup_elem(map_watched, flow);
+	return number ? *number : NO_SLOT;
+}
+
+/* Tell of each datagram in a frame, if its flow is watched: number_of(). */
+INLINE void tell(struct __sk_buff *skb, uint32_t number, const struct told *told)
+{
+	struct mcr_bpf_stream *stream = bpf_map_lookup_elem(map_streams, &number);
+	uint32_t size = told->total - told->begin;
 	struct mcr_bpf_seen seen = {};
 	struct mcr_bpf_ring *ring;
 	uint64_t *count;
 
-	if (!stream || size > 0xffff)
+	if (!stream || !stream->keep || size > 0xffff)
 		return;
 	ring = find_ring();
 	if (!ring) { /* a processor that came after the map: what it has is not seen */
 		__sync_fetch_and_add(&stream->astray, datagrams_in(skb, size, 0));
 		return;
 	}
-	count = &ring->counts[*number & (MCR_MAX_RULES - 1)];
+	number = stream->number; /* without CAP_PERFMON the verifier wants one range, wherever it came from */
+	count = &ring->counts[number & (MCR_MAX_RULES - 1)];
 	seen.time = bpf_ktime_get_ns();
-	seen.stream = (uint16_t)*number;
+	seen.stream = (uint16_t)number;
 	if (skb->gso_size && skb->gso_size < size) {
 		struct telling telling = { .skb = skb,
 					   .ring = ring,
 					   .count = count,
 					   .seen = seen,
-					   .offset = begin,
+					   .offset = told->begin,
 					   .size = size,
 					   .step = skb->gso_size };
 
@@ -369,7 +392,7 @@ INLINE void tell(struct __sk_buff *skb, const struct mcr_flow *flow, uint32_t be
 	}
 	seen.count = ++*count;
 	seen.size = (uint16_t)size;
-	tell_one(ring, skb, stream, begin, seen);
+	tell_one(ring, skb, stream, seen, told);
 }
 
 #endif

@@ -6,7 +6,7 @@
 #include <linux/bpf.h>
 #include <stdint.h>
 
-#define MCR_BPF_MAX_PROGRAM 4096 /* instructions */
+#define MCR_BPF_MAX_PROGRAM 8192 /* instructions, before it is trimmed */
 
 /*
  * Without CAP_PERFMON the verifier follows also the way that a number excludes, as a processor may guess it. Linux 6.12 takes

@@ -126,7 +126,8 @@ int mcr_tap_begin(struct mcr_tap *tap, uint32_t number, uint32_t kind)
 	mcr_tap_end(tap, number);
 	pthread_mutex_lock(&tap->lock);
 	begin_counts(tap, stream, number);
-	tap->told[number].keep = mcr_stream_needs(stream);
+	tap->told[number].number = number;
+	mcr_store_release32(&tap->told[number].keep, mcr_stream_needs(stream));
 	tap->streams[number] = stream;
 	pthread_mutex_unlock(&tap->lock);
 	return 0;
@@ -141,6 +142,7 @@ void mcr_tap_end(struct mcr_tap *tap, uint32_t number)
 	pthread_mutex_lock(&tap->lock);
 	stream = tap->streams[number];
 	tap->streams[number] = NULL;
+	tap->told[number].keep = 0;
 	pthread_mutex_unlock(&tap->lock);
 	free(stream);
 }

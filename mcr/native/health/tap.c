@@ -11,10 +11,12 @@
 #include "ring.h"
 #include "shm_abi.h"
 
-#define PAUSE_NS \
-	10000000    /* between two looks: a ring of 2 MiB holds 100,000 datagrams per second for longer, told whole */
-#define AT_ONCE 256 /* records, before somebody else may ask */
-#define WAIT_NS (MCR_SECOND_NS / 10)
+/* Between two looks, for each slot of a ring: it holds 100,000 datagrams per second for longer, told whole. */
+#define PAUSE_SLOT_NS  300
+#define PAUSE_LEAST_NS (MCR_SECOND_NS / 100)
+#define PAUSE_MOST_NS  (MCR_SECOND_NS / 25)
+#define AT_ONCE        256 /* records, before somebody else may ask */
+#define WAIT_NS        (MCR_SECOND_NS / 10)
 
 /*
  * What is younger waits for the next look. By then what other processors told before it can be seen, and all of it: their
@@ -278,19 +280,18 @@ static uint32_t read_some(struct mcr_tap *tap, uint64_t before)
 	return count;
 }
 
-/* What came on a processor a while ago, and was not told: no record may ever follow that shows it. */
-static void find_untold(struct mcr_tap *tap, struct told *told)
+/* What came of a stream a while ago, by any processor, and was not told: no record may ever follow that shows it. */
+static void find_untold(struct mcr_tap *tap, uint32_t number)
 {
-	for (uint32_t i = 0; i < MCR_MAX_RULES; i++) {
-		struct counted *counted = &told->counted[i];
+	for (uint32_t i = 0; i < tap->processors; i++) {
+		struct told *told = &tap->of_processors[i];
+		struct counted *counted = &told->counted[number];
 
-		if (!tap->streams[i])
-			continue;
 		if (counted->came > counted->read) {
-			mcr_stream_miss(tap->streams[i], counted->came - counted->read);
+			mcr_stream_miss(tap->streams[number], counted->came - counted->read);
 			counted->read = counted->came;
 		}
-		counted->came = mcr_load_relaxed(&told->ring->counts[i]);
+		counted->came = mcr_load_relaxed(&told->ring->counts[number]);
 	}
 }
 
@@ -310,19 +311,28 @@ static void wait_for_more(struct mcr_tap *tap, uint64_t now)
 	if (now - tap->waited < WAIT_NS)
 		return;
 	tap->waited = now;
-	for (uint32_t i = 0; i < tap->processors; i++)
-		find_untold(tap, &tap->of_processors[i]);
 	for (uint32_t i = 0; i < MCR_MAX_RULES; i++) {
 		if (!tap->streams[i])
 			continue;
+		find_untold(tap, i);
 		find_astray(tap->streams[i], &tap->told[i]);
 		mcr_stream_wait(tap->streams[i], now);
 	}
 }
 
+/* As long as may be: to wake costs more than to read some records. */
+static struct timespec pause_of(const struct mcr_tap *tap)
+{
+	uint64_t pause = (uint64_t)tap->slots * PAUSE_SLOT_NS;
+
+	if (pause < PAUSE_LEAST_NS)
+		pause = PAUSE_LEAST_NS;
+	return (struct timespec){ .tv_nsec = (long)(pause < PAUSE_MOST_NS ? pause : PAUSE_MOST_NS) };
+}
+
 void mcr_tap_run(struct mcr_tap *tap)
 {
-	const struct timespec pause = { .tv_nsec = PAUSE_NS };
+	const struct timespec pause = pause_of(tap);
 	uint32_t count;
 	uint64_t now;
 

@@ -2,6 +2,7 @@
 
 import enum
 from collections.abc import Iterable, Mapping
+from functools import lru_cache
 from typing import Final
 
 import attrs
@@ -22,6 +23,7 @@ class Format(enum.Enum):
     PROMETHEUS = "text/plain; version=0.0.4; charset=utf-8"
 
     @classmethod
+    @lru_cache(16)
     def chosen(cls, accept: str) -> "Format":
         """The one that a client likes better, by its header `Accept` (RFC 9110, 12.5.1)."""
         open_metrics = plain = 0.0
@@ -55,7 +57,7 @@ class Kind(enum.Enum):
         self.suffix = suffix
 
 
-@attrs.frozen
+@attrs.frozen(cache_hash=True)
 class Family:
     """Metrics of one name. `unit`: the end of the name, if it is a unit."""
 
@@ -86,10 +88,19 @@ def label_text(**labels: object) -> str:
     return ",".join(f'{name}="{str(value).translate(_ESCAPES)}"' for name, value in labels.items())
 
 
+kept_labels = lru_cache(1024, typed=True)(label_text)
+"""The same, for samples that each scrape has: text is made once."""
+
+
+@lru_cache(256)
+def _head(family: Family, chosen: Format) -> bytes:
+    return family.head(chosen).encode()
+
+
 def page(sections: Iterable[tuple[Family, Iterable[bytes]]], chosen: Format) -> list[bytes]:
     """Families with the text of their samples, in pieces. Families without samples are left out."""
     pieces = []
     for family, samples in sections:
         if text := [each for each in samples if each]:
-            pieces += [family.head(chosen).encode(), *text]
+            pieces += [_head(family, chosen), *text]
     return [*pieces, END.encode()] if chosen is Format.OPEN_METRICS else pieces

@@ -3,7 +3,8 @@
 import math
 import socket
 import time
-from collections.abc import Awaitable, Callable, Sequence
+from collections import Counter
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from http import HTTPStatus
 from typing import Final, Protocol
 from urllib.parse import parse_qs, urlsplit
@@ -102,6 +103,8 @@ class Pages:
     _stats: Statistics
     _started: float = attrs.field(factory=time.time, init=False)
     _rules_page: RulesPage = attrs.field(factory=RulesPage, init=False)
+    _counted: tuple[RuleView, ...] = attrs.field(default=(), init=False)
+    _states: Mapping[RuleState, int] = attrs.field(factory=Counter, init=False)
     _shown: str = attrs.field(default="", init=False)
     _shown_until: float = attrs.field(default=-math.inf, init=False)
 
@@ -159,8 +162,14 @@ class Pages:
         return self._shown
 
     async def _totals(self, chosen: Format) -> list[bytes]:
-        moment, rules = await self._stats.moment(), await self._rules.list()
-        return totals_page(moment.stats, await self._workers.describe(), rules, self._started, chosen)
+        moment, states = await self._stats.moment(), self._count(await self._rules.list())
+        return totals_page(moment.stats, await self._workers.describe(), states, self._started, chosen)
+
+    def _count(self, rules: tuple[RuleView, ...]) -> Mapping[RuleState, int]:
+        """Rules in each state. While none changes, many are the same tuple."""
+        if rules is not self._counted:
+            self._counted, self._states = rules, Counter(each.state for each in rules)
+        return self._states
 
     async def _all_rules(self, chosen: Format) -> list[bytes]:
         states = {each.rule_id: each.state for each in await self._rules.list()}

@@ -1,13 +1,12 @@
 """The page of totals, input interfaces and workers."""
 
-from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 import attrs
 
 import mcr
-from mcr.metrics.exposition import Family, Format, Kind, label_text, page
-from mcr.model.rule import RuleState, RuleView
+from mcr.metrics.exposition import Family, Format, Kind, kept_labels, page
+from mcr.model.rule import RuleState
 from mcr.model.stats import InterfaceStats, ParseErrors, Stats, WorkerStats, error_counts
 from mcr.model.worker import WorkerState, WorkerView
 
@@ -34,19 +33,20 @@ WORKER_DROPS = Family(
 WORKER_EGRESS = Family("mcr_worker_output_packets", Kind.COUNTER, "A worker's share of the datagrams owed, by result.")
 WORKER_LOG = Family("mcr_worker_log_dropped", Kind.COUNTER, "Log records of a worker that were lost.")
 
+_CAUSES = [field.name for field in attrs.fields(ParseErrors)]
+
 SEND, IN_DOUBT = "send", "in_doubt"
 """Why datagrams were not sent: the kernel refused, or a worker died that had them in hand."""
 
 
 def totals_page(
-    stats: Stats, workers: Sequence[WorkerView], rules: Iterable[RuleView], started: float, chosen: Format
+    stats: Stats, workers: Sequence[WorkerView], states: Mapping[RuleState, int], started: float, chosen: Format
 ) -> list[bytes]:
-    """The page, in pieces. `started`: when, in seconds since 1970."""
-    states = Counter(each.state for each in rules)
+    """The page, in pieces. `states`: rules in each; `started`: when, in seconds since 1970."""
     sections = {
-        BUILD: [BUILD.line(label_text(version=mcr.__version__), 1)],
+        BUILD: [BUILD.line(kept_labels(version=mcr.__version__), 1)],
         START: [START.line("", f"{started:.3f}")],
-        RULES: [RULES.line(label_text(state=state), states[state]) for state in RuleState],
+        RULES: [RULES.line(kept_labels(state=state), states.get(state, 0)) for state in RuleState],
         **_ingress(stats.interfaces),
         **_egress(stats),
         **_workers(workers, stats.workers),
@@ -58,12 +58,12 @@ def _ingress(interfaces: Iterable[InterfaceStats]) -> dict[Family, list[str]]:
     results, causes, drops = [], [], []
     for each in interfaces:
         name = each.interface
-        results += [INGRESS.line(label_text(interface=name, result=result), count) for result, count in _results(each)]
+        results += [INGRESS.line(kept_labels(interface=name, result=result), count) for result, count in _results(each)]
         causes += [
-            PARSE_ERRORS.line(label_text(interface=name, cause=cause), count)
-            for cause, count in attrs.asdict(each.parse_errors).items()
+            PARSE_ERRORS.line(kept_labels(interface=name, cause=cause), count)
+            for cause, count in zip(_CAUSES, error_counts(each.parse_errors), strict=True)
         ]
-        drops.append(KERNEL_DROPS.line(label_text(interface=name), each.kernel_drops))
+        drops.append(KERNEL_DROPS.line(kept_labels(interface=name), each.kernel_drops))
     return {INGRESS: results, PARSE_ERRORS: causes, KERNEL_DROPS: drops}
 
 
@@ -83,12 +83,12 @@ def _egress(stats: Stats) -> dict[Family, list[str]]:
     return {
         OWED: [OWED.line("", egress.submitted)],
         EGRESS: [
-            EGRESS.line(label_text(result="sent"), egress.sent),
-            EGRESS.line(label_text(result="error"), egress.errors),
+            EGRESS.line(kept_labels(result="sent"), egress.sent),
+            EGRESS.line(kept_labels(result="error"), egress.errors),
         ],
         EGRESS_ERRORS: [
-            EGRESS_ERRORS.line(label_text(error=SEND), egress.errors - egress.in_doubt),
-            EGRESS_ERRORS.line(label_text(error=IN_DOUBT), egress.in_doubt),
+            EGRESS_ERRORS.line(kept_labels(error=SEND), egress.errors - egress.in_doubt),
+            EGRESS_ERRORS.line(kept_labels(error=IN_DOUBT), egress.in_doubt),
         ],
         EGRESS_BYTES: [EGRESS_BYTES.line("", egress.bytes)],
     }
@@ -98,20 +98,20 @@ def _workers(views: Iterable[WorkerView], shares: Iterable[WorkerStats]) -> dict
     sections: dict[Family, list[str]] = {WORKER_STATE: [], WORKER_RESTARTS: []}
     for view in views:
         sections[WORKER_STATE] += [
-            WORKER_STATE.line(label_text(worker=view.worker_id, state=state), int(view.state is state))
+            WORKER_STATE.line(kept_labels(worker=view.worker_id, state=state), int(view.state is state))
             for state in WorkerState
         ]
-        sections[WORKER_RESTARTS].append(WORKER_RESTARTS.line(label_text(worker=view.worker_id), view.restarts))
+        sections[WORKER_RESTARTS].append(WORKER_RESTARTS.line(kept_labels(worker=view.worker_id), view.restarts))
     sections |= {WORKER_INGRESS: [], WORKER_DROPS: [], WORKER_EGRESS: [], WORKER_LOG: []}
     for each in shares:
         worker = each.worker_id
         sections[WORKER_INGRESS] += [
-            WORKER_INGRESS.line(label_text(worker=worker, result=result), count) for result, count in _results(each)
+            WORKER_INGRESS.line(kept_labels(worker=worker, result=result), count) for result, count in _results(each)
         ]
-        sections[WORKER_DROPS].append(WORKER_DROPS.line(label_text(worker=worker), each.kernel_drops))
+        sections[WORKER_DROPS].append(WORKER_DROPS.line(kept_labels(worker=worker), each.kernel_drops))
         sections[WORKER_EGRESS] += [
-            WORKER_EGRESS.line(label_text(worker=worker, result="sent"), each.sent),
-            WORKER_EGRESS.line(label_text(worker=worker, result="error"), each.errors),
+            WORKER_EGRESS.line(kept_labels(worker=worker, result="sent"), each.sent),
+            WORKER_EGRESS.line(kept_labels(worker=worker, result="error"), each.errors),
         ]
-        sections[WORKER_LOG].append(WORKER_LOG.line(label_text(worker=worker), each.log_dropped))
+        sections[WORKER_LOG].append(WORKER_LOG.line(kept_labels(worker=worker), each.log_dropped))
     return sections

@@ -60,6 +60,16 @@ async def connect(path: Path, serving: MetricsServer) -> AsyncIterator[Connect]:
 # Pages
 
 
+async def test_rules_are_counted_anew_when_one_changes(connect: Connect, actors: Actors) -> None:
+    client = await connect()
+    for state in (RuleState.ACTIVE, RuleState.WAITING, RuleState.WAITING, RuleState.ACTIVE):
+        actors.rules = (view(state),)
+        found = samples((await client.get("/metrics")).text, Format.PROMETHEUS)
+        assert {each: value(found, "mcr_rules", state=each) for each in RuleState if each in (state, "active")} == (
+            {RuleState.ACTIVE: 0, state: 1}
+        )
+
+
 async def test_pages_come_one_after_the_other_on_one_connection(connect: Connect) -> None:
     client = await connect()
     for accept, chosen in (("", Format.PROMETHEUS), ("application/openmetrics-text", Format.OPEN_METRICS)):

@@ -1,9 +1,10 @@
 """The formats of metrics, and the page of totals."""
 
+import attrs
 import pytest
 
 from exposition import needs_promtool, promtool, samples, total, value
-from mcr.metrics.exposition import Format, label_text
+from mcr.metrics.exposition import Format, kept_labels, label_text
 from mcr.metrics.totals import totals_page
 from mcr.model.rule import RuleState
 from mcr.model.stats import EgressStats, IngressStats, InterfaceStats, ParseErrors, Stats, WorkerStats
@@ -22,7 +23,7 @@ WORKERS = (WorkerView(0, 42, 0, ("eth0",), WorkerState.RUNNING, 3, 1),)
 
 
 def text(chosen: Format) -> str:
-    return b"".join(totals_page(STATS, WORKERS, (), 1.5, chosen)).decode()
+    return b"".join(totals_page(STATS, WORKERS, {RuleState.ACTIVE: 2}, 1.5, chosen)).decode()
 
 
 PROMETHEUS_2 = (
@@ -73,7 +74,8 @@ def test_totals_are_read_by_the_official_parser_and_add_up(chosen: Format) -> No
     assert value(found, "mcr_egress_errors_total", error="in_doubt") == STATS.egress.in_doubt
     assert value(found, "mcr_worker_restarts_total", worker=0) == 3
     assert value(found, "mcr_worker_state", worker=0, state="running") == total(found, "mcr_worker_state") == 1
-    assert value(found, "mcr_rules", state=RuleState.ACTIVE) == 0
+    assert value(found, "mcr_rules", state=RuleState.ACTIVE) == 2
+    assert value(found, "mcr_rules", state=RuleState.WAITING) == 0
 
 
 def test_both_formats_have_the_same_samples() -> None:
@@ -84,6 +86,19 @@ def test_both_formats_have_the_same_samples() -> None:
 @needs_promtool
 def test_promtool_has_nothing_to_say() -> None:
     assert promtool("check", "metrics", given=text(Format.PROMETHEUS)) == ""
+
+
+def test_a_page_after_another_says_what_is_new() -> None:
+    """Text that scrapes have in common is made once."""
+    before = text(Format.PROMETHEUS)
+    other = attrs.evolve(STATS.interfaces[0], interface="eth9", matched=71)
+    new = attrs.evolve(STATS, interfaces=(other, STATS.interfaces[1]))
+    after = b"".join(totals_page(new, WORKERS, {RuleState.WAITING: 3}, 1.5, Format.PROMETHEUS)).decode()
+    kept_labels.cache_clear()
+    assert after == b"".join(totals_page(new, WORKERS, {RuleState.WAITING: 3}, 1.5, Format.PROMETHEUS)).decode()
+    changed = {*after.splitlines()} - {*before.splitlines()}
+    assert 'mcr_rules{state="waiting"} 3' in changed
+    assert all("mcr_rules" in line or "eth9" in line for line in changed)
 
 
 def test_labels_are_escaped() -> None:

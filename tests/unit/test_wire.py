@@ -238,6 +238,14 @@ def test_a_result_is_one_line(encode: Callable[[str, object], bytes]) -> None:
     assert encode("x", {"a": ["line\nbreak"]}) == b'{"jsonrpc":"2.0","id":"x","result":{"a":["line\\nbreak"]}}\n'
 
 
+@pytest.mark.parametrize("count", [0, 1, 15, 16, 17, 32, 33])
+def test_a_long_result_says_what_a_short_one_does(count: int) -> None:
+    """It is encoded some entries at a time."""
+    rules = [{"rule_id": str(number), "outputs": [{"sent": number}] * (number % 3)} for number in range(count)]
+    for result in (rules, {"rules": rules, "workers": []}):
+        assert encode_long_result(1, result) == encode_result(1, result)
+
+
 def test_an_error_names_its_kind_and_hints() -> None:
     assert reply_error(encode_error(1, RuleNotFound("No rule", "look", "again"))) == {
         "code": -32002,

@@ -199,33 +199,26 @@ static int parse(const struct mcr_frame *frame, struct mcr_packet *packet)
 	int ret = frame->tagged_again ? -EPFNOSUPPORT
 				      : mcr_packet_parse(frame->data, frame->size, frame->network, packet);
 
-	return !ret && frame->ipv6 != (packet->family == MCR_FLOW_IPV6) ? -EBADMSG : ret;
+	return (!ret || ret == -EOPNOTSUPP) && frame->ipv6 != (packet->family == MCR_FLOW_IPV6) ? -EBADMSG : ret;
 }
 
-/* Of IPv6 fragments are not put together. */
-static bool is_ipv4(const struct mcr_frame *frame)
+/*
+ * Whether a fragment was the last that its datagram lacked: then `frame` is that. Otherwise it is counted later. `packet`:
+ * what is known of it.
+ */
+static bool put_together(struct mcr_worker *worker, struct mcr_frame *frame, struct mcr_packet *packet)
 {
-	return !frame->ipv6 && frame->data[frame->network] >> 4 == 4;
-}
-
-/* Whether a fragment was the last that its datagram lacked: then `frame` is that. Otherwise it is counted later. */
-static bool put_together(struct mcr_worker *worker, struct mcr_frame *frame)
-{
-	const struct mcr_ipv4 *ip = (const struct mcr_ipv4 *)(frame->data + frame->network);
-	const struct mcr_packet packet = {
-		.family = MCR_FLOW_IPV4,
-		.source = ip->source,
-		.group = ip->destination,
-	};
-	enum mcr_cause cause = mcr_sanity_check_header(frame, &packet, &worker->own);
+	enum mcr_cause cause = mcr_sanity_check_header(frame, packet, &worker->own);
 	int ret;
 
+	packet->port = 0;
 	if (cause != MCR_CAUSE_NONE) {
 		drop(worker, cause, 1);
-		log_unsound(worker, &packet, cause);
+		log_unsound(worker, packet, cause);
 		return false;
 	}
-	ret = mcr_reassembly_add(&worker->reassembly, worker->batch.capture, mcr_clock_ns(CLOCK_MONOTONIC), frame);
+	ret = mcr_reassembly_add(&worker->reassembly, worker->batch.capture, packet, mcr_clock_ns(CLOCK_MONOTONIC),
+				 frame);
 	if (ret < 0)
 		take_malformed(worker, frame, ret == -EEXIST ? EEXIST : EOPNOTSUPP);
 	return ret > 0;
@@ -254,8 +247,8 @@ static void take(struct mcr_worker *worker, struct mcr_frame *frame)
 	ret = parse(frame, &packet);
 	if (ret == -EPROTONOSUPPORT && frame->ipv6)
 		return;
-	if (ret == -EOPNOTSUPP && is_ipv4(frame)) {
-		if (!put_together(worker, frame))
+	if (ret == -EOPNOTSUPP) {
+		if (!put_together(worker, frame, &packet))
 			return;
 		ret = parse(frame, &packet);
 	}

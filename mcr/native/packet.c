@@ -26,50 +26,68 @@ static int parse_ip(const uint8_t *data, uint32_t left, uint32_t *header, uint32
 	return mcr_is_fragment(ip) ? -EOPNOTSUPP : 0;
 }
 
-/* Past one extension header of a protocol, at `at`; and the protocol of what follows. */
-static int skip_extension(const uint8_t *ip, uint32_t total, uint32_t *at, uint8_t *protocol)
-{
-	const struct mcr_extension *header = (const struct mcr_extension *)(ip + *at);
-	uint32_t size;
+/* What is found behind the header of IPv6. */
+struct chain {
+	uint32_t at;      /* bytes from that header on */
+	uint8_t protocol; /* of what stands there */
+	bool routed;
+	bool part; /* it is the first fragment */
+};
 
-	if (!mcr_is_extension(*protocol))
+/* Past one extension header. */
+static int skip_extension(const uint8_t *ip, uint32_t total, struct chain *chain)
+{
+	const struct mcr_extension *header = (const struct mcr_extension *)(ip + chain->at);
+	uint32_t left = total - chain->at, size;
+	bool part;
+
+	if (!mcr_is_extension(chain->protocol))
 		return -EPROTONOSUPPORT;
-	if (total - *at < sizeof(*header))
+	if (left < sizeof(*header))
 		return -EBADMSG;
-	if (mcr_is_ipv6_fragment(*protocol, header))
-		return header->next == IPPROTO_UDP ? -EOPNOTSUPP : -EPROTONOSUPPORT;
-	size = mcr_extension_bytes(*protocol, header);
-	if (size > total - *at)
+	part = mcr_is_ipv6_fragment(chain->protocol, header);
+	if (part && !mcr_may_be_udp(header))
+		return -EPROTONOSUPPORT;
+	size = mcr_extension_bytes(chain->protocol, header);
+	if (size > left || (part && chain->part))
 		return -EBADMSG;
-	*at += size;
-	*protocol = header->next;
+	if (part && !mcr_is_first_fragment(header))
+		return -EOPNOTSUPP;
+	chain->routed |= chain->protocol == IPPROTO_ROUTING;
+	chain->part |= part;
+	chain->at += size;
+	chain->protocol = header->next;
 	return 0;
 }
 
-/* Bytes of the IPv6 header and those that follow, up to UDP's, and of the whole datagram. */
+/*
+ * Bytes of the IPv6 header and those that follow, up to UDP's, and of the whole datagram. The first fragment has them all,
+ * and UDP's (RFC 7112).
+ */
 static int parse_ipv6(const uint8_t *data, uint32_t left, uint32_t *header, uint32_t *total)
 {
 	const struct mcr_ipv6 *ip = (const struct mcr_ipv6 *)data;
-	uint8_t protocol;
-	bool routed = false;
+	struct chain chain = { .at = sizeof(*ip) };
 	int ret = 0;
 
 	if (left < sizeof(*ip))
 		return -EPROTONOSUPPORT; /* for all that is known */
-	protocol = ip->next;
-	*header = sizeof(*ip);
+	chain.protocol = ip->next;
 	*total = (uint32_t)sizeof(*ip) + ntohs(ip->payload);
-	for (int i = 0; i < MCR_IPV6_EXTENSIONS && protocol != IPPROTO_UDP && !ret; i++) {
-		routed |= protocol == IPPROTO_ROUTING;
-		ret = skip_extension(data, *total < left ? *total : left, header, &protocol);
-	}
-	if (ret == -EPROTONOSUPPORT || (protocol != IPPROTO_UDP && !mcr_is_extension(protocol)))
+	for (int i = 0; i < MCR_IPV6_EXTENSIONS && chain.protocol != IPPROTO_UDP && !ret; i++)
+		ret = skip_extension(data, *total < left ? *total : left, &chain);
+	*header = chain.at;
+	if (ret == -EPROTONOSUPPORT || (chain.protocol != IPPROTO_UDP && !mcr_is_extension(chain.protocol)))
 		return -EPROTONOSUPPORT; /* also what is cut short: it is not the relay's to count */
 	if (*total > left)
 		return -EMSGSIZE;
+	if (chain.routed)
+		return -EBADMSG;
 	if (ret)
 		return ret;
-	return routed || protocol != IPPROTO_UDP ? -EBADMSG : 0;
+	if (chain.protocol != IPPROTO_UDP || (chain.part && *total - *header < sizeof(struct mcr_udp)))
+		return -EBADMSG;
+	return chain.part ? -EOPNOTSUPP : 0;
 }
 
 static void note_ipv4(const struct mcr_ipv4 *ip, struct mcr_packet *packet)
@@ -101,6 +119,12 @@ int mcr_packet_parse(const uint8_t *frame, uint32_t size, uint32_t network, stru
 		return -EBADMSG;
 	is_ipv6 = network < size && mcr_is_ipv6((const struct mcr_ipv6 *)(frame + network));
 	ret = (is_ipv6 ? parse_ipv6 : parse_ip)(frame + network, size - network, &header, &total);
+	if (ret && ret != -EOPNOTSUPP)
+		return ret;
+	if (is_ipv6)
+		note_ipv6((const struct mcr_ipv6 *)(frame + network), packet);
+	else
+		note_ipv4((const struct mcr_ipv4 *)(frame + network), packet);
 	if (ret)
 		return ret;
 	if (total - header < sizeof(*udp))
@@ -109,11 +133,6 @@ int mcr_packet_parse(const uint8_t *frame, uint32_t size, uint32_t network, stru
 	udp_length = ntohs(udp->length);
 	if (udp_length < sizeof(*udp) || udp_length > total - header)
 		return -EBADMSG;
-
-	if (is_ipv6)
-		note_ipv6((const struct mcr_ipv6 *)(frame + network), packet);
-	else
-		note_ipv4((const struct mcr_ipv4 *)(frame + network), packet);
 	packet->port = udp->ports.destination;
 	packet->source_port = udp->ports.source;
 	packet->payload = network + header + (uint32_t)sizeof(*udp);

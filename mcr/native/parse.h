@@ -29,6 +29,7 @@
 
 #define MCR_IPV4_FRAGMENT 0x3fff /* more-fragments flag and offset */
 #define MCR_IPV6_FRAGMENT 0xfff9 /* offset and more-fragments flag */
+#define MCR_IPV6_OFFSET   0xfff8
 
 #define MCR_IPV6_EXTENSIONS 4 /* headers before UDP's, at most: as RFC 8200, 4.1 has them, but for routing */
 
@@ -129,6 +130,18 @@ static inline __attribute__((always_inline)) bool mcr_is_ipv6_fragment(uint8_t p
 								       const struct mcr_extension *header)
 {
 	return protocol == IPPROTO_FRAGMENT && header->fragment & MCR_NETWORK16(MCR_IPV6_FRAGMENT);
+}
+
+/* Only the first fragment has the headers that follow. */
+static inline __attribute__((always_inline)) bool mcr_is_first_fragment(const struct mcr_extension *header)
+{
+	return !(header->fragment & MCR_NETWORK16(MCR_IPV6_OFFSET));
+}
+
+/* Whether a fragment may be one of UDP, by what its own header says of the first one (RFC 8200, 4.5). */
+static inline __attribute__((always_inline)) bool mcr_may_be_udp(const struct mcr_extension *header)
+{
+	return header->next == IPPROTO_UDP || mcr_is_extension(header->next);
 }
 
 static inline __attribute__((always_inline)) uint32_t mcr_extension_bytes(uint8_t protocol,

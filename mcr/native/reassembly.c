@@ -5,39 +5,80 @@
 #include <errno.h>
 #include <string.h>
 
-#include "parse.h"
-
 #define MORE_FRAGMENTS 0x2000
 #define OFFSET         0x1fff
-#define ECN            3 /* and the mark of congestion: both bits (RFC 3168, 5) */
+
+#define MORE_FRAGMENTS6 1
+
+#define ECN        3        /* and the mark of congestion: both bits (RFC 3168, 5) */
+#define ECN6       (3 << 4) /* the same in the second byte of an IPv6 header */
+#define MAX_HEADER sizeof(struct mcr_ipv6)
 
 /* Where a fragment's bytes belong in its datagram, counted from behind the IP header. */
 struct part {
 	struct mcr_flow flow;
 	uint32_t id;
 	uint32_t start, end;
+	uint32_t before; /* bytes of headers that are in front of them, and count as the datagram's */
 	bool last;
-	const struct mcr_ipv4 *ip;
+	uint8_t service;
+	uint8_t next;      /* of IPv6: the protocol of the bytes, if it is the first */
+	const uint8_t *ip; /* the header of IP */
 	const uint8_t *bytes;
 };
 
-static int read_part(const struct mcr_frame *frame, uint32_t capture, struct part *part)
+static void read_ipv4(const uint8_t *data, struct part *part, uint32_t *size)
 {
-	const struct mcr_ipv4 *ip = (const struct mcr_ipv4 *)(frame->data + frame->network);
-	uint32_t header = (ip->version_size & 15u) * 4, total = ntohs(ip->total), place = ntohs(ip->fragment);
+	const struct mcr_ipv4 *ip = (const struct mcr_ipv4 *)data;
+	uint32_t place = ntohs(ip->fragment);
 
-	*part = (struct part){
-		.flow = mcr_flow_ipv4((uint16_t)capture, frame->vlan, ip->source, ip->destination, 0),
-		.id = ip->id,
-		.start = (place & OFFSET) * MCR_FRAGMENT_UNIT,
-		.last = !(place & MORE_FRAGMENTS),
-		.ip = ip,
-		.bytes = (const uint8_t *)ip + header,
-	};
-	if (total == header)
-		return -EBADMSG;
-	part->end = part->start + total - header;
-	if (part->end + header > MCR_DATAGRAM_BYTES || (!part->last && part->end % MCR_FRAGMENT_UNIT))
+	part->id = ip->id;
+	part->before = (ip->version_size & 15u) * 4;
+	part->start = (place & OFFSET) * MCR_FRAGMENT_UNIT;
+	part->last = !(place & MORE_FRAGMENTS);
+	part->bytes = data + part->before;
+	*size = ntohs(ip->total) - part->before;
+}
+
+/* Headers in front of that of the fragment are each fragment's own (RFC 8200, 4.5); the parser has been past them. */
+static void read_ipv6(const uint8_t *data, struct part *part, uint32_t *size)
+{
+	const struct mcr_ipv6 *ip = (const struct mcr_ipv6 *)data;
+	const uint8_t *at = data + sizeof(*ip);
+	const struct mcr_extension *header = (const struct mcr_extension *)at;
+	uint8_t protocol = ip->next;
+	uint32_t place;
+
+	while (!mcr_is_ipv6_fragment(protocol, header)) {
+		at += mcr_extension_bytes(protocol, header);
+		protocol = header->next;
+		header = (const struct mcr_extension *)at;
+	}
+	place = ntohs(header->fragment);
+	memcpy(&part->id, at + sizeof(*header), sizeof(part->id));
+	part->before = (uint32_t)(at - data) - (uint32_t)sizeof(*ip);
+	part->start = place & MCR_IPV6_OFFSET;
+	part->last = !(place & MORE_FRAGMENTS6);
+	part->next = header->next;
+	part->bytes = at + mcr_extension_bytes(protocol, header);
+	*size = ntohs(ip->payload) - (uint32_t)(part->bytes - data) + (uint32_t)sizeof(*ip);
+}
+
+static int read_part(const struct mcr_frame *frame, uint32_t capture, const struct mcr_packet *packet,
+		     struct part *part)
+{
+	bool is_ipv6 = packet->family == MCR_FLOW_IPV6;
+	uint16_t slot = (uint16_t)capture;
+	uint32_t size;
+
+	*part = (struct part){ .ip = frame->data + frame->network, .service = packet->service };
+	if (is_ipv6)
+		part->flow = mcr_flow_ipv6(slot, frame->vlan, packet->source6, packet->group6, 0);
+	else
+		part->flow = mcr_flow_ipv4(slot, frame->vlan, packet->source, packet->group, 0);
+	(is_ipv6 ? read_ipv6 : read_ipv4)(part->ip, part, &size);
+	part->end = part->start + size;
+	if (!size || part->end + part->before > MCR_DATAGRAM_BYTES || (!part->last && size % MCR_FRAGMENT_UNIT))
 		return -EBADMSG;
 	return 0;
 }
@@ -45,9 +86,12 @@ static int read_part(const struct mcr_frame *frame, uint32_t capture, struct par
 /* Sources that have the same hash share their lot. */
 static uint8_t *sent_by(struct mcr_reassembly *reassembly, const struct mcr_partial *partial)
 {
-	uint32_t hash = partial->flow.source * UINT32_C(0x9e3779b1);
+	const struct mcr_flow *flow = &partial->flow;
+	uint64_t hash = mcr_mix(mcr_mix(0, flow->source | (uint64_t)flow->source_rest[0] << 32),
+				flow->source_rest[1] | (uint64_t)flow->source_rest[2] << 32);
 
-	return &reassembly->sent_by[(uint64_t)hash * MCR_REASSEMBLIES >> 32]; /* its upper bits have something of all */
+	return &reassembly->sent_by[(hash & UINT32_MAX) * MCR_REASSEMBLIES >>
+				    32]; /* its upper bits have something of all */
 }
 
 static bool is_waiting(const struct mcr_partial *partial)
@@ -163,7 +207,21 @@ static void mark_units(uint64_t *map, uint32_t first, uint32_t end)
 
 static uint8_t *place_of(struct mcr_reassembly *reassembly, const struct mcr_partial *partial)
 {
-	return reassembly->datagrams[partial - reassembly->partials] + sizeof(struct mcr_ipv4);
+	return reassembly->datagrams[partial - reassembly->partials] + MAX_HEADER;
+}
+
+/* Bytes of the header that stands before it. */
+static uint32_t header_size(const struct mcr_partial *partial)
+{
+	return partial->flow.family == MCR_FLOW_IPV6 ? sizeof(struct mcr_ipv6) : sizeof(struct mcr_ipv4);
+}
+
+/* The first fragment's headers are the datagram's, and may be longer than those of the others. */
+static bool is_too_long(const struct mcr_partial *partial, const struct part *part)
+{
+	uint32_t before = part->start ? partial->before : part->before;
+
+	return before + (part->end > partial->reach ? part->end : partial->reach) > MCR_DATAGRAM_BYTES;
 }
 
 /* 0: it fits. 1: it is there already. -EEXIST: it contradicts others. */
@@ -174,14 +232,15 @@ static int compare(struct mcr_reassembly *reassembly, const struct mcr_partial *
 	if (part->last ? (partial->end && partial->end != part->end) || partial->reach > part->end
 		       : partial->end && part->end > partial->end)
 		return -EEXIST;
+	if (is_too_long(partial, part))
+		return -EEXIST;
 	there = units_there(reassembly->maps[partial - reassembly->partials], first, end);
 	if (!there)
 		return 0;
-	return there == end - first && part->end <= partial->reach &&
-			       !memcmp(place_of(reassembly, partial) + part->start, part->bytes,
-				       part->end - part->start)
-		       ? 1
-		       : -EEXIST;
+	if (there < end - first || part->end > partial->reach || (part->last && !partial->end) ||
+	    memcmp(place_of(reassembly, partial) + part->start, part->bytes, part->end - part->start))
+		return -EEXIST;
+	return 1;
 }
 
 /*
@@ -205,8 +264,11 @@ static void store(struct mcr_reassembly *reassembly, struct mcr_partial *partial
 {
 	uint8_t *place = place_of(reassembly, partial);
 
-	if (!part->start)
-		memcpy(place - sizeof(*part->ip), part->ip, sizeof(*part->ip));
+	if (!part->start) {
+		memcpy(place - header_size(partial), part->ip, header_size(partial));
+		partial->before = part->before;
+		partial->next = part->next;
+	}
 	memcpy(place + part->start, part->bytes, part->end - part->start);
 	mark_units(reassembly->maps[partial - reassembly->partials], part->start / MCR_FRAGMENT_UNIT,
 		   (part->end - 1) / MCR_FRAGMENT_UNIT + 1);
@@ -215,39 +277,61 @@ static void store(struct mcr_reassembly *reassembly, struct mcr_partial *partial
 	if (part->end > partial->reach)
 		partial->reach = part->end;
 	partial->bytes += part->end - part->start;
-	partial->congested |= (part->ip->service & ECN) == ECN;
+	partial->congested |= (part->service & ECN) == ECN;
 	partial->fragments++;
 	reassembly->fragments[partial->flow.interface]++;
 }
 
 /* Of the first fragment's header, without options. Its checksum is not made again: those of the fragments were right. */
-static void finish(struct mcr_reassembly *reassembly, struct mcr_partial *partial, struct mcr_frame *frame)
+static void finish_ipv4(const struct mcr_partial *partial, struct mcr_ipv4 *ip)
 {
-	struct mcr_ipv4 *ip = (struct mcr_ipv4 *)reassembly->datagrams[partial - reassembly->partials];
-	uint32_t total = (uint32_t)sizeof(*ip) + partial->end;
-
 	ip->version_size = 0x45;
-	ip->total = htons((uint16_t)total);
+	ip->total = htons((uint16_t)(sizeof(*ip) + partial->end));
 	ip->fragment = 0;
 	if (partial->congested && ip->service & ECN)
 		ip->service |= ECN;
+}
+
+/* The same, without the headers that each fragment has. */
+static void finish_ipv6(const struct mcr_partial *partial, struct mcr_ipv6 *ip)
+{
+	uint8_t *service = (uint8_t *)ip + 1;
+
+	ip->payload = htons((uint16_t)partial->end);
+	ip->next = partial->next;
+	if (partial->congested && *service & ECN6)
+		*service |= ECN6;
+}
+
+static void finish(struct mcr_reassembly *reassembly, struct mcr_partial *partial, struct mcr_frame *frame)
+{
+	bool is_ipv6 = partial->flow.family == MCR_FLOW_IPV6;
+	uint8_t *ip = place_of(reassembly, partial) - header_size(partial);
+	uint32_t total = header_size(partial) + partial->end;
+
+	if (is_ipv6)
+		finish_ipv6(partial, (struct mcr_ipv6 *)ip);
+	else
+		finish_ipv4(partial, (struct mcr_ipv4 *)ip);
 	reassembly->fragments[partial->flow.interface] -= partial->fragments;
 	stop_waiting(reassembly, partial, MCR_PARTIAL_WHOLE);
 	reassembly->whole++;
 	*frame = (struct mcr_frame){
-		.data = (const uint8_t *)ip,
+		.data = ip,
 		.size = total,
 		.wire_size = total,
 		.vlan = partial->flow.vlan,
+		.ipv6 = is_ipv6,
 		.put_together = true,
 	};
 }
 
-int mcr_reassembly_add(struct mcr_reassembly *reassembly, uint32_t capture, uint64_t now_ns, struct mcr_frame *frame)
+int mcr_reassembly_add(struct mcr_reassembly *reassembly, uint32_t capture, const struct mcr_packet *packet,
+		       uint64_t now_ns, struct mcr_frame *frame)
 {
 	struct mcr_partial *partial;
 	struct part part;
-	int ret = read_part(frame, capture, &part);
+	int ret = read_part(frame, capture, packet, &part);
 
 	if (ret)
 		return ret;

@@ -42,7 +42,7 @@
 /* Why a datagram could not be relayed as it came: the parts of parse_err. */
 enum mcr_cause {
 	MCR_CAUSE_MALFORMED,           /* not a whole, well-formed UDP datagram of IPv4 or IPv6 */
-	MCR_CAUSE_FRAGMENT,            /* a part of one that can belong to none, or of IPv6 */
+	MCR_CAUSE_FRAGMENT,            /* a part of one that can belong to none */
 	MCR_CAUSE_CHECKSUM,            /* the IP header's or UDP's is wrong, or IPv6 has none */
 	MCR_CAUSE_SOURCE,              /* from an address that nobody can have: IP drops these, too */
 	MCR_CAUSE_LOOP,                /* from an address or MAC of this machine */

@@ -17,9 +17,10 @@ from typing import Final, NamedTuple
 import attrs
 
 from mcr.errors import SystemFault
-from mcr.model.flow import IPV4, Input
+from mcr.model.flow import Input
 from mcr.net import uapi
-from mcr.net.filter.cbpf import REJECT_ALL, attach_filter, select_kin
+from mcr.net.filter.cbpf import REJECT_ALL, attach_filter
+from mcr.net.filter.kin import select_kin
 from mcr.net.patience import set_option
 from mcr.tap.sighting import Datagram, Look, Query, Sighting, Tag, Wanted, identify
 
@@ -103,8 +104,8 @@ def look_at_wire(wanted: Wanted, index: int, seconds: float = LOOK_SECONDS) -> L
 
 
 def _is_first_part(sighting: Sighting) -> bool:
-    """Whether it is the first fragment of a datagram that is put together here; those of IPv6 are not."""
-    return sighting.fragment and sighting.port is not None and sighting.group.version == IPV4
+    """Whether it is the first fragment of a datagram."""
+    return sighting.fragment and sighting.port is not None
 
 
 def _open(source: Input, index: int) -> socket.socket:

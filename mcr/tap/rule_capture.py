@@ -8,7 +8,6 @@ import errno
 import select
 import socket
 import struct
-import sys
 import time
 from collections import defaultdict
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
@@ -299,7 +298,7 @@ class RuleCapture:
         wanted = (vlan, group, ports[1])
         if is_other or wanted not in self._wanted[place] or not where.takes(*wanted, source):
             return None
-        is_part = ret == -errno.EOPNOTSUPP and len(group) == _IPV4_BYTES
+        is_part = ret == -errno.EOPNOTSUPP
         verdict = SENT if where.outgoing else "" if is_part else _unsound(ret)
         if not verdict:
             known = {
@@ -309,8 +308,6 @@ class RuleCapture:
                 "loopback": address[3] == uapi.ARPHRD_LOOPBACK,
             }
             frame = ffi.new("struct mcr_frame *", {"data": buffer, "size": len(data), "network": network, **known})
-            if is_part:
-                parsed.family, parsed.source, parsed.group = socket.AF_INET, *map(_number, (source, group))
             check = lib.mcr_sanity_check_header if is_part else lib.mcr_sanity_check
             cause = _CAUSES.get(check(frame, parsed, self._own))
             sound = _RETURNED if source in refused else PART if is_part else FORWARDED
@@ -347,14 +344,7 @@ def _addresses(data: bytes, network: int) -> tuple[bytes, bytes]:
 
 def _unsound(ret: int) -> str:
     """Why the parser refuses a frame; empty if it doesn't."""
-    if ret == 0:
-        return ""
-    return "dropped: fragment" if ret == -errno.EOPNOTSUPP else "dropped: malformed"
-
-
-def _number(address: bytes) -> int:
-    """As it lies in memory."""
-    return int.from_bytes(address, sys.byteorder)
+    return "dropped: malformed" if ret else ""
 
 
 def _mac(address: Any) -> int:

@@ -223,13 +223,13 @@ def _identify_ipv6(data: bytes, interface: str, tags: tuple[Tag, ...], segment: 
         at += 8 if kind == _WITHOUT_SIZE else 8 * (size + 1)
         if kind == _WITHOUT_SIZE and fragment & _CUT6:
             cut = fragment
-            break
+        if cut & _OFFSET6:
+            is_udp = transport == socket.IPPROTO_UDP or transport in _EXTENSIONS  # as far as it can be told
+            return Datagram(Sighting(interface, group, None, tags, fragment=True), 0, source) if is_udp else None
     if transport == socket.IPPROTO_ICMPV6 and not cut:
         return Query(interface, IPV6) if not tags and group == _ALL_NODES and data[at : at + 1] == _MLD_TYPE else None
     if transport != socket.IPPROTO_UDP:
         return None
-    if cut & _OFFSET6:
-        return Datagram(Sighting(interface, group, None, tags, fragment=True), 0, source)
     port, length = _UDP_HEADER.unpack_from(data, at)
     payload = segment or max(length - _UDP_HEADER.size, 0)
     return Datagram(Sighting(interface, group, port, tags, fragment=bool(cut)), payload, source)

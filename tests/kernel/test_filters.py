@@ -3,6 +3,7 @@
 import os
 import resource
 import signal
+import struct
 from collections.abc import Iterator
 from ipaddress import IPv4Address, IPv6Address
 
@@ -80,7 +81,7 @@ def test_extension_headers_are_for_the_worker_to_look_behind_and_what_is_no_udp_
     filters: CaptureFilters, wire: Wire
 ) -> None:
     rejected = opened(filters, wire)
-    options, fragment = b"\x11\0\1\4" + bytes(4), b"\x11\0\0\1" + bytes(4)
+    options, fragment = b"\x11\0\1\4" + bytes(4), b"\x11\0\0\6" + bytes(4)
     behind = [frame6(extensions=options, first=each) for each in (0, 43, 60)]
     behind += [frame6(extensions=fragment, first=44), frame6()[:56]]
     older = frame6()[:14] + b"\x40" + frame6()[15:]
@@ -180,6 +181,34 @@ def test_fragments_come_in_if_anything_of_their_group_is_wanted(filters: Capture
     wire.send(frame())
     assert wire.receive(1) == [frame()]
     assert rejected.read() == len(strangers) + 2
+    rejected.close()
+
+
+def part6(group: str, place: int, *, protocol: int = 17, port: int = 5000, options: int = 0) -> bytes:
+    """A fragment, behind so many headers with options; `place`: offset and more-fragments flag."""
+    header, padding = struct.pack("!BxHI", protocol, place, 7), b"\1\4" + bytes(4)
+    before = b"".join(bytes([44 if last else 60, 0]) + padding for last in [False, True][2 - options :])
+    return frame6(group, port, extensions=before + header, first=60 if options else 44)
+
+
+def test_fragments_of_ipv6_come_in_if_anything_of_their_group_is_wanted(filters: CaptureFilters, wire: Wire) -> None:
+    """What has the header of one and is whole is for the worker; what belongs to no UDP for nobody. Classic filters do
+    not look behind other headers."""
+    filters.change([(3, each) for each in WANTED6], ())
+    rejected = opened(filters, wire)
+    parts = [part6("ff15::1", place, port=port) for port in (5000, 9) for place in (1, 81, 0xFFF8)]
+    parts += [part6("ff15::1", 81, protocol=60), part6("ff15::1", 80)[:62], part6("ff15::1", 81, options=2)]
+    parts += [part6("ff15::3", 0), part6("ff15::3", 6)]
+    strangers = [part6("ff15::3", place) for place in (1, 80, 81)]
+    if isinstance(filters, EbpfFilters):
+        strangers += [part6("ff15::3", 80, options=1), part6("ff15::3", 1, options=2)]
+    wire.send(*parts, *strangers, part6("ff15::1", 80, protocol=58))
+    assert wire.receive(len(parts)) == parts
+    assert rejected.read() == len(strangers)
+    filters.change((), [(3, each) for each in WANTED6[:2]])
+    wire.send(parts[0], frame6("ff15::2"))
+    assert wire.receive(1) == [frame6("ff15::2")]
+    assert rejected.read() == len(strangers) + 1
     rejected.close()
 
 

@@ -41,15 +41,15 @@ static struct filter load_filter(void)
 	const struct mcr_bpf_filter plan = { .capture = CAPTURE };
 	int wanted = mcr_bpf_open_wanted();
 	struct filter filter = { .rejected = mcr_bpf_open_rejected() };
-	struct mcr_flow flow = admitted(), flow6 = admitted6(), fragments = admitted();
+	struct mcr_flow flow = admitted(), flow6 = admitted6(), fragments = admitted(), fragments6 = admitted6();
 
-	fragments.port = 0;
+	fragments.port = fragments6.port = 0;
 	if (wanted == -EPERM)
 		exit(FORBIDDEN);
 	filter.program = mcr_bpf_load_filter(wanted, filter.rejected, NULL, &plan);
 	CHECK(filter.program >= 0);
 	CHECK(!mcr_bpf_put(wanted, &flow, 1) && !mcr_bpf_put(wanted, &flow6, 1));
-	CHECK(!mcr_bpf_put(wanted, &fragments, 1));
+	CHECK(!mcr_bpf_put(wanted, &fragments, 1) && !mcr_bpf_put(wanted, &fragments6, 1));
 	return filter;
 }
 
@@ -98,19 +98,50 @@ static bool is_extension(uint8_t protocol)
 	return protocol == 0 || protocol == 43 || protocol == 44 || protocol == 60;
 }
 
-/* The same of IPv6: behind extension headers only the worker looks. */
+enum part { WHOLE, FIRST, LATER, FOREIGN };
+
+/* Whether it is the first fragment of UDP, one that may belong to such a one, or to something else; by RFC 8200 alone. */
+static enum part part_of(const uint8_t *frame, uint32_t size)
+{
+	uint32_t at = ETHERNET + 40;
+	uint8_t next = frame[ETHERNET + 6];
+	bool part = false;
+
+	for (int i = 0; i < 4; i++) {
+		const uint8_t *header = frame + at;
+
+		if (at + 4 > size || !is_extension(next))
+			return WHOLE;
+		if (next == 44 && header[2] | (header[3] & 0xf8))
+			return header[0] == 17 || is_extension(header[0]) ? LATER : FOREIGN;
+		part |= next == 44 && header[3] & 1;
+		at += next == 44 ? 8 : 8u * (header[1] + 1);
+		next = header[0];
+		if (next == 17)
+			return part ? FIRST : WHOLE;
+	}
+	return WHOLE;
+}
+
+/* The same of IPv6: behind extension headers only the worker looks, but for what is a fragment of which group. */
 static int expected6(const uint8_t *frame, uint32_t size)
 {
 	struct mcr_flow flow, wanted = admitted6();
 	struct mcr_packet packet;
 	int ret = mcr_packet_parse(frame, size, ETHERNET, &packet);
+	enum part part;
 
 	if (size < ETHERNET + 44)
 		return 1;
 	if (frame[ETHERNET] >> 4 != 6)
 		return 0;
-	if (frame[ETHERNET + 6] != 17)
-		return is_extension(frame[ETHERNET + 6]);
+	if (frame[ETHERNET + 6] != 17) {
+		part = part_of(frame, size);
+		CHECK(ret != -EOPNOTSUPP || part == FIRST || part == LATER);
+		if (part == WHOLE || part == FOREIGN)
+			return is_extension(frame[ETHERNET + 6]) && part == WHOLE;
+		return !memcmp(frame + ETHERNET + 24, "\xff\x15\0\0\0\0\0\0\0\0\0\0\0\0\0\1", 16);
+	}
 	if (ret)
 		return -1;
 	flow = mcr_flow_ipv6(CAPTURE, 0, NULL, packet.group6, packet.port);
@@ -121,7 +152,9 @@ static bool is_udp(const uint8_t *frame, uint32_t size)
 {
 	if (frame[12] == 8)
 		return frame[ETHERNET + 9] == 17;
-	return size >= ETHERNET + 44 && frame[ETHERNET] >> 4 == 6 && frame[ETHERNET + 6] == 17;
+	if (size < ETHERNET + 44 || frame[ETHERNET] >> 4 != 6)
+		return false;
+	return frame[ETHERNET + 6] == 17 || part_of(frame, size) == FIRST || part_of(frame, size) == LATER;
 }
 
 static void check(struct filter *filter, const uint8_t *frame, uint32_t size)
@@ -131,6 +164,23 @@ static void check(struct filter *filter, const uint8_t *frame, uint32_t size)
 
 	CHECK(wish < 0 || accepted == wish);
 	CHECK(counted(filter) == (is_udp(frame, size) && !accepted));
+}
+
+/* Have one of its extension headers be a fragment's. */
+static void cut(uint8_t *frame, uint32_t size)
+{
+	uint32_t at = ETHERNET + 40;
+	uint8_t *next = frame + ETHERNET + 6;
+
+	while (*next != 17 && rnd(2) && at + 8u * (frame[at + 1] + 1) + 8 < size) {
+		next = frame + at;
+		at += 8u * (frame[at + 1] + 1);
+	}
+	if (*next == 17 || at + 8 > size || !rnd(3))
+		return;
+	*next = 44;
+	frame[at + 1] = 0;
+	store16(frame + at + 2, rnd(2) ? 1 : 1u << rnd(16));
 }
 
 /* A datagram of one of four flows, one of them admitted, with up to three bytes spoilt. How many bytes are there. */
@@ -148,8 +198,10 @@ static uint32_t draw(uint8_t *frame)
 		frame[rnd(size)] = (uint8_t)rnd(256);
 	if (!ipv6 && !rnd(8))
 		store16(frame + ETHERNET + 6, 1u << rnd(14)); /* a fragment */
-	store16(frame + 12, ipv6 ? 0x86dd : 0x800);           /* of IP: the kernel looks at no other's headers */
-	least = ETHERNET + (ipv6 ? 40 : 20);                  /* of fewer bytes newer kernels make no packet */
+	if (ipv6 && frame[ETHERNET + 6] != 17)
+		cut(frame, size);
+	store16(frame + 12, ipv6 ? 0x86dd : 0x800); /* of IP: the kernel looks at no other's headers */
+	least = ETHERNET + (ipv6 ? 40 : 20);        /* of fewer bytes newer kernels make no packet */
 	return mutations && !rnd(4) ? least + rnd(size - least + 1) : size;
 }
 

@@ -76,6 +76,17 @@ def test_link_layer_header_may_have_any_length() -> None:
         (ETHER / IPV6 / IPv6ExtHdrFragment(m=1) / DATAGRAM / b"first", errno.EOPNOTSUPP),
         (ETHER / IPV6 / IPv6ExtHdrFragment(offset=9, nh=17) / b"the rest of it", errno.EOPNOTSUPP),
         (ETHER / IPV6 / IPv6ExtHdrFragment(offset=9, nh=58) / b"the rest of it", errno.EPROTONOSUPPORT),
+        (ETHER / IPV6 / IPv6ExtHdrFragment(offset=9, nh=60) / b"the rest of it", errno.EOPNOTSUPP),
+        (ETHER / IPV6 / IPv6ExtHdrFragment(m=1) / IPv6ExtHdrDestOpt() / DATAGRAM / b"first", errno.EOPNOTSUPP),
+        (ETHER / IPV6 / IPv6ExtHdrDestOpt() / IPv6ExtHdrFragment(offset=9, nh=17) / b"the rest", errno.EOPNOTSUPP),
+        # The first one has to have all headers (RFC 7112), and UDP behind them.
+        (ETHER / IPV6 / IPv6ExtHdrFragment(m=1) / IPv6ExtHdrDestOpt(), errno.EPROTONOSUPPORT),
+        (ETHER / IPV6 / IPv6ExtHdrFragment(m=1) / IPv6ExtHdrDestOpt() / TCP(), errno.EPROTONOSUPPORT),
+        (ETHER / IPV6 / IPv6ExtHdrFragment(m=1) / IPv6ExtHdrDestOpt(nh=17), errno.EBADMSG),
+        (ETHER / IPV6 / IPv6ExtHdrFragment(m=1) / IPv6ExtHdrDestOpt(len=9, nh=17) / DATAGRAM, errno.EBADMSG),
+        (ETHER / IPV6 / IPv6ExtHdrFragment(m=1) / IPv6ExtHdrFragment(m=1) / DATAGRAM, errno.EBADMSG),
+        (ETHER / IPV6 / IPv6ExtHdrRouting() / IPv6ExtHdrFragment(offset=9, nh=17) / b"the rest", errno.EBADMSG),
+        (ETHER / IPv6(dst="ff15::1", nh=44) / b"\x11\0\0\1", errno.EBADMSG),
         (ETHER / IPv6(dst="ff15::1", plen=900) / DATAGRAM / b"x", errno.EMSGSIZE),
         (ETHER / IPv6(dst="ff15::1", nh=17, plen=0) / DATAGRAM / b"a jumbogram would be such", errno.EBADMSG),
         (ETHER / IPV6 / IPv6ExtHdrDestOpt(len=200) / DATAGRAM, errno.EBADMSG),
@@ -93,6 +104,14 @@ def test_link_layer_header_may_have_any_length() -> None:
 )
 def test_refusal_says_why(frame: Any, reason: int) -> None:
     assert parse(bytes(frame))[0] == -reason
+
+
+def test_addresses_of_a_fragment_are_known() -> None:
+    result, packet = parse(bytes(ETHER / IPV6 / IPv6ExtHdrFragment(offset=9, nh=17) / b"the rest of it"))
+    assert (result, packet.family) == (-errno.EOPNOTSUPP, socket.AF_INET6)
+    assert bytes(ffi.buffer(packet.group6)) == socket.inet_pton(socket.AF_INET6, "ff15::1")
+    result, packet = parse(bytes(ETHER / IP(dst="239.1.1.1", frag=100, proto=17) / b"the rest of it"))
+    assert (result, packet.family) == (-errno.EOPNOTSUPP, socket.AF_INET)
 
 
 def test_clipped_frame_is_told_from_a_malformed_one() -> None:

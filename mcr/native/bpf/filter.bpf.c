@@ -304,43 +304,64 @@ INLINE int take_part(struct __sk_buff *skb, const struct headers *headers, struc
 	return to_worker(skb, flow->source, ACCEPT_WHOLE);
 }
 
-/* Where UDP's header stands behind extension headers, in bytes from IP's; 0 if it does not. */
-INLINE uint32_t find_udp6(struct __sk_buff *skb, uint8_t next)
+/*
+ * What stands behind extension headers: a fragment that may be one of UDP, or whatever a worker will find. `udp`: where UDP's
+ * header is, in bytes from IP's, if it is there.
+ */
+INLINE enum verdict read_extensions(struct __sk_buff *skb, uint8_t next, uint32_t *udp)
 {
 	uint32_t at = sizeof(struct mcr_ipv6);
+	bool part = false;
 
 #pragma clang loop unroll(full)
 	for (int i = 0; i < MCR_IPV6_EXTENSIONS; i++) {
 		struct mcr_extension header;
 
 		if (!mcr_is_extension(next) || fetch(skb, at, &header, sizeof(header)))
-			return 0;
+			return ACCEPT;
+		if (mcr_is_ipv6_fragment(next, &header)) {
+			if (!mcr_is_first_fragment(&header))
+				return mcr_may_be_udp(&header) ? PART : REJECT;
+			part = true;
+		}
 		at += mcr_extension_bytes(next, &header);
 		next = header.next;
-		if (next == IPPROTO_UDP)
-			return at;
+		if (next == IPPROTO_UDP) {
+			*udp = at;
+			return part ? PART : ACCEPT;
+		}
 	}
-	return 0;
+	return ACCEPT;
 }
 
-INLINE void take_back_extended(struct __sk_buff *skb, const struct headers6 *headers)
+INLINE void take_back_extended(struct __sk_buff *skb, const struct headers6 *headers, struct mcr_flow *flow,
+			       uint32_t udp)
 {
-	uint32_t at = find_udp6(skb, headers->ip.next);
 	struct mcr_udp_ports ports = {};
-	struct mcr_flow flow;
 
-	if (!at || fetch(skb, at, &ports, sizeof(ports)))
+	if (!udp || fetch(skb, udp, &ports, sizeof(ports)))
 		return;
-	flow = mcr_flow_ipv6((uint16_t)VALUE(capture), vlan_of(skb), 0, headers->ip.destination, ports.destination);
-	find_source6(headers, &flow);
-	take_back(bpf_map_lookup_elem(map_forwards6, &flow));
+	flow->port = ports.destination;
+	find_source6(headers, flow);
+	take_back(bpf_map_lookup_elem(map_forwards6, flow));
 }
 
-/* One with extension headers goes to a worker. */
+/* One with extension headers goes to a worker, but for fragments to groups of which nothing is admitted. */
 INLINE int take_extended(struct __sk_buff *skb, const struct headers6 *headers)
 {
+	struct mcr_flow flow = mcr_flow_ipv6((uint16_t)VALUE(capture), vlan_of(skb), 0, headers->ip.destination, 0);
+	struct mcr_flow brief = mcr_flow_brief(&flow);
+	uint32_t udp = 0;
+	enum verdict verdict = read_extensions(skb, headers->ip.next, &udp);
+
+	if (verdict == REJECT)
+		return DROP;
+	if (verdict == PART && !bpf_map_lookup_elem(map_admitted, &brief) && !VALUE(everything)) {
+		count(skb);
+		return DROP;
+	}
 	if (VALUE(relay))
-		take_back_extended(skb, headers);
+		take_back_extended(skb, headers, &flow, udp);
 	return to_worker(skb, 0, ACCEPT_WHOLE);
 }
 

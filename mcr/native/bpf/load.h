@@ -89,7 +89,7 @@ int mcr_bpf_tap_drop(const struct mcr_bpf_tap *tap, const struct mcr_flow *flow)
 /*
  * A socket filter for a capture's sockets (SO_ATTACH_BPF, socket(7)): lets in UDP that a rule wants, and whatever
  * claims to be UDP but can't be told from its headers, which is for the worker to count; also what has IPv6 extension
- * headers, for the worker to look behind. Counts the UDP that it rejects; other frames, and VLANs of which no rule
+ * headers, for the worker to look behind, unless it is a fragment to a group of which no rule wants anything. Counts the UDP that it rejects; other frames, and VLANs of which no rule
  * wants anything, are nobody's business. Where the kernel can't tell a worker how to cut a super-frame, `clip` it, so
  * that the worker at least counts what is in it. `everything`: as if rules wanted all UDP. `sourced`: some rule of the
  * capture names its source; without that none is looked for. With a kernel path, it leaves to that what it may

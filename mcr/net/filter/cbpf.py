@@ -4,26 +4,24 @@ import ctypes
 import socket
 import struct
 from collections import defaultdict
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from ipaddress import IPv4Address, IPv6Address
-from itertools import islice
 from typing import NamedTuple
 
-from mcr.model.flow import IPV4, IPV6, Address, Flow, Input
+from mcr.model.flow import IPV4, IPV6, Address, Flow
 from mcr.net import uapi
 
 _MAX_JUMP = 255
-_IGMP_QUERY = 0x11  # RFC 3376, 4
+IGMP_QUERY = 0x11  # RFC 3376, 4
 _WHOLE = 0x40000  # bytes: more than any frame has
 _MAX_VLANS = 200  # of a filter: its jumps are short
-_MAX_LEFT = 1_000  # sources that a filter leaves out: it has 4,096 instructions at most
 
 _Ports = Mapping[Address, Mapping[int, set[Address | None]]]  # with sources, by group; None: any
 _GROUP, _PORT = 0, 1  # words of scratch memory
 _ANY_PORT = 0  # of fragments
 
-_UDP = 17
-_IPV6_BYTES = 40
+UDP = 17
+IPV6_BYTES = 40
 _EXTENSIONS = (socket.IPPROTO_HOPOPTS, socket.IPPROTO_ROUTING, socket.IPPROTO_FRAGMENT, socket.IPPROTO_DSTOPTS)
 
 
@@ -36,7 +34,8 @@ class Instruction(NamedTuple):
     k: int
 
 
-def _return(size: int) -> Instruction:
+def give(size: int) -> Instruction:
+    """So many bytes of the frame to the socket; 0: none of it."""
     return Instruction(0x06, 0, 0, size)
 
 
@@ -72,16 +71,16 @@ def _ip(vlans: Iterable[int], *, outgoing: bool = False) -> tuple[Instruction, .
         load_half(uapi.SKF_AD_OFF),  # protocol
         if_equal(uapi.ETH_P_IP, 2, 0),
         if_equal(uapi.ETH_P_IPV6, 1, 0),
-        _return(0),
+        give(0),
         load_half(uapi.SKF_AD_OFF + 48),  # VLAN tag present
         if_equal(0, 2 + len(choices) + 1, 0),
         load_half(uapi.SKF_AD_OFF + 44),  # the tag
         Instruction(0x54, 0, 0, uapi.VLAN_VID_MASK),
         *choices,
-        _return(0),  # others are their VLAN's interface's
+        give(0),  # others are their VLAN's interface's
         load_half(uapi.SKF_AD_OFF + 4),  # packet type
         if_equal(uapi.PACKET_OUTGOING, *((1, 0) if outgoing else (0, 1))),
-        _return(0),
+        give(0),
     )
 
 
@@ -93,8 +92,8 @@ def _by_family(ipv4: Sequence[Instruction], ipv6: Sequence[Instruction]) -> tupl
 
 _UDP_OVER_IPV4 = (
     _load_byte(uapi.SKF_NET_OFF + 9),  # IP protocol
-    if_equal(_UDP, 1, 0),
-    _return(0),
+    if_equal(UDP, 1, 0),
+    give(0),
 )
 
 
@@ -104,33 +103,58 @@ def _room(size: int, link: int, otherwise: int) -> tuple[Instruction, ...]:
         Instruction(0x80, 0, 0, 0),  # length of the frame
         Instruction(0x1C, 0, 0, 0),  # less X
         Instruction(0x35, 1, 0, link + size),
-        _return(otherwise),
+        give(otherwise),
     )
 
 
-def _udp_over_ipv6(yes: int) -> tuple[Instruction, ...]:
-    """Go on with UDP, with the offset of its header in X. What stands behind extension headers is let in."""
+def _udp_over_ipv6(yes: int, cut: Sequence[Instruction]) -> tuple[Instruction, ...]:
+    """Go on with UDP, with the offset of its header in X. What stands behind extension headers is let in.
+
+    Args:
+        yes: bytes of a frame that is let in.
+        cut: what is done first if a fragment header is next.
+    """
+    udp = len(_EXTENSIONS) + 2 + len(cut)
+    far = (0 if each == socket.IPPROTO_FRAGMENT and cut else len(cut) for each in _EXTENSIONS)
+    left = reversed(range(1, len(_EXTENSIONS) + 1))
     return (
         _load_byte(uapi.SKF_NET_OFF),
         Instruction(0x54, 0, 0, 0xF0),
         if_equal(0x60, 0, 6),  # the version
         _load_byte(uapi.SKF_NET_OFF + 6),  # protocol of what follows
-        if_equal(_UDP, 6, 0),
-        *(if_equal(each, left, 0) for left, each in zip((4, 3, 2, 1), _EXTENSIONS, strict=True)),
-        _return(0),
-        _return(yes),
-        Instruction(0x01, 0, 0, _IPV6_BYTES),
+        if_equal(UDP, udp, 0),
+        *(if_equal(each, at + more, 0) for at, more, each in zip(left, far, _EXTENSIONS, strict=True)),
+        give(0),
+        *cut,
+        give(yes),
+        Instruction(0x01, 0, 0, IPV6_BYTES),
     )
 
 
-REJECT_ALL = (_return(0),)
+def _select_part6(link: int, yes: int) -> tuple[Instruction, ...]:
+    """Of a fragment the group alone is looked at; what has the header of one and is whole is let in."""
+    may_be_udp = (UDP, *_EXTENSIONS)
+    return (
+        Instruction(0x01, 0, 0, IPV6_BYTES),
+        *_room(8, link, yes),
+        load_half(uapi.SKF_NET_OFF + IPV6_BYTES + 2),
+        Instruction(0x45, 0, 4 + len(may_be_udp), 0xFFF9),  # offset and more-fragments flag
+        _load_byte(uapi.SKF_NET_OFF + IPV6_BYTES),
+        *(if_equal(each, left, 0) for left, each in zip(reversed(range(1, 6)), may_be_udp, strict=True)),
+        give(0),
+        Instruction(0x00, 0, 0, _ANY_PORT),
+        Instruction(0x05, 0, 0, 7),  # to where the port is put
+    )
+
+
+REJECT_ALL = (give(0),)
 """The filter that a socket has until all of its fan-out group is in place."""
 
 
 def accept_udp(vlans: Iterable[int] = (), *, outgoing: bool = False) -> tuple[Instruction, ...]:
     """Make a filter that lets in all UDP, untagged or of these VLANs. `outgoing`: what this machine has sent."""
-    accept = _return(_WHOLE)
-    by_family = _by_family((*_UDP_OVER_IPV4, accept), (*_udp_over_ipv6(_WHOLE), accept))
+    accept = give(_WHOLE)
+    by_family = _by_family((*_UDP_OVER_IPV4, accept), (*_udp_over_ipv6(_WHOLE, ()), accept))
     return (*_ip(vlans, outgoing=outgoing), *by_family)
 
 
@@ -167,9 +191,9 @@ def _select_ipv4(ports: _Ports, link: int, yes: int, no: int) -> list[Instructio
         *_UDP_OVER_IPV4,
         _load_byte(uapi.SKF_NET_OFF),
         Instruction(0x35, 1, 0, 0x45),  # version and header length
-        _return(yes),
+        give(yes),
         Instruction(0x35, 0, 1, 0x50),
-        _return(yes),
+        give(yes),
         load_half(uapi.SKF_NET_OFF + 6),
         Instruction(0x45, 0, 2, 0x3FFF),
         Instruction(0x00, 0, 0, _ANY_PORT),  # a fragment
@@ -183,12 +207,12 @@ def _select_ipv4(ports: _Ports, link: int, yes: int, no: int) -> list[Instructio
     ]
     for number in sorted(int(group) for group in ports if group.version == IPV4):
         program += _select_group(number, ports[IPv4Address(number)], yes, no)
-    return [*program, _return(no)]
+    return [*program, give(no)]
 
 
 def _select_ipv6(ports: _Ports, link: int, yes: int, no: int) -> list[Instruction]:
     program = [
-        *_udp_over_ipv6(yes),
+        *_udp_over_ipv6(yes, _select_part6(link, yes)),
         *_room(4, link, yes),
         Instruction(0x48, 0, 0, uapi.SKF_NET_OFF + 2),  # destination port
         Instruction(0x02, 0, 0, _PORT),
@@ -201,7 +225,7 @@ def _select_ipv6(ports: _Ports, link: int, yes: int, no: int) -> list[Instructio
             offset = uapi.SKF_NET_OFF + 36 - 4 * word  # in the destination
             block = [load_word(offset), if_equal(number >> 32 * word & 0xFFFFFFFF, 0, len(block)), *block]
         program += block
-    return [*program, _return(no)]
+    return [*program, give(no)]
 
 
 def select_groups(program: Sequence[Instruction]) -> tuple[Instruction, ...]:
@@ -211,11 +235,11 @@ def select_groups(program: Sequence[Instruction]) -> tuple[Instruction, ...]:
         if_equal(uapi.ETH_P_IPV6, 0, 3),
         _load_byte(uapi.SKF_NET_OFF + 24),  # the destination
         if_equal(0xFF, 5, 0),
-        _return(0),
+        give(0),
         load_word(uapi.SKF_NET_OFF + 16),
         Instruction(0x54, 0, 0, 0xF0000000),
         if_equal(0xE0000000, 1, 0),
-        _return(0),
+        give(0),
         *program,
     )
 
@@ -226,201 +250,44 @@ def _select_group(group: int, ports: Mapping[int, set[Address | None]], yes: int
     known = (_ANY_PORT, *(port for port in sorted(ports) if None in ports[port]))
     far = reversed(range(len(steps) + 1, len(steps) + len(known) + 1))
     choices = [if_equal(port, left, 0) for left, port in zip(far, known, strict=True)]
-    block = [Instruction(0x60, 0, 0, _PORT), *choices, *steps, _return(no), _return(yes)]
+    block = [Instruction(0x60, 0, 0, _PORT), *choices, *steps, give(no), give(yes)]
     if len(block) > _MAX_JUMP:
         raise OverflowError(f"{len(ports)} ports of one group")
     return [if_equal(group, 0, len(block)), *block]
 
 
 def _select_source(sources: Iterable[Address | None], yes: int, no: int) -> list[Instruction]:
-    choices = [step for each in sources if each for step in (if_equal(int(each), 0, 1), _return(yes))]
-    return [load_word(uapi.SKF_NET_OFF + 12), *choices, _return(no)]
+    choices = [step for each in sources if each for step in (if_equal(int(each), 0, 1), give(yes))]
+    return [load_word(uapi.SKF_NET_OFF + 12), *choices, give(no)]
 
 
 def _select_port6(ports: Mapping[int, set[Address | None]], yes: int, no: int) -> list[Instruction]:
-    choices: list[Instruction] = []
+    choices = [if_equal(_ANY_PORT, 0, 1), give(yes)]
     for port in sorted(ports):
-        choice = [_return(yes)] if None in ports[port] else _select_source6(ports[port], yes, no)
+        choice = [give(yes)] if None in ports[port] else _select_source6(ports[port], yes, no)
         choices += if_equal(port, 0, len(choice)), *choice
-    return [Instruction(0x60, 0, 0, _PORT), *choices, _return(no)]
+    return [Instruction(0x60, 0, 0, _PORT), *choices, give(no)]
 
 
 def _select_source6(sources: Iterable[Address | None], yes: int, no: int) -> list[Instruction]:
     choices: list[Instruction] = []
     for number in sorted(int(each) for each in sources if each):
-        block = [_return(yes)]
+        block = [give(yes)]
         for word in (3, 2, 1, 0):  # from the last
             offset = uapi.SKF_NET_OFF + 20 - 4 * word
             block = [load_word(offset), if_equal(number >> 32 * word & 0xFFFFFFFF, 0, len(block)), *block]
         choices += block
-    return [*choices, _return(no)]
+    return [*choices, give(no)]
 
 
 IGMP_QUERIES = (
     Instruction(0xB1, 0, 0, 0),  # X = length of the IP header
     Instruction(0x50, 0, 0, 0),  # IGMP type
-    if_equal(_IGMP_QUERY, 0, 1),
-    _return(_WHOLE),
-    _return(0),
+    if_equal(IGMP_QUERY, 0, 1),
+    give(_WHOLE),
+    give(0),
 )
 """For a raw IGMP socket, whose data begins at the IP header: lets in queries."""
-
-
-def select_kin(
-    flow: Input, size: int, *, strictly: bool = False, sources: Collection[Address] = (), left: Collection[Address] = ()
-) -> tuple[Instruction, ...]:
-    """Make a filter for a probe of frames like a rule's, tagged or not: UDP to its groups, or its ports of any group.
-
-    IGMP queries come in, too. Of what this machine sends, only the very flow. The kernel has taken the outermost VLAN
-    tag out of the frame; a second one is skipped.
-
-    Args:
-        flow: the groups and ports.
-        size: bytes of a frame that are kept.
-        strictly: only UDP to this very group and port, and queries.
-        sources: with `strictly`, only what comes from these; none: from anywhere.
-        left: with `strictly`, not what comes from these, as far as they fit.
-    """
-    if flow.group.version == IPV6:
-        return _select_kin6(flow, size, strictly=strictly)
-    # X is where the IP header begins, counted from the network header; after that, where it ends.
-    skip_ip_header = (
-        Instruction(0x50, 0, 0, uapi.SKF_NET_OFF),
-        Instruction(0x54, 0, 0, 0x0F),  # words of the IP header
-        Instruction(0x64, 0, 0, 2),
-        Instruction(0x0C, 0, 0, 0),
-        Instruction(0x07, 0, 0, 0),
-    )
-    destination = (Instruction(0x40, 0, 0, uapi.SKF_NET_OFF + 16), *_masked(flow))
-    group_alone = (if_equal(int(flow.group), 1, 0), _return(0))
-    group_or_port = (
-        if_equal(int(flow.group), 0, 1),
-        _return(size),
-        Instruction(0x54, 0, 0, 0xF0000000),
-        if_equal(0xE0000000, 1, 0),  # a group
-        _return(0),
-    )
-    # Of what this machine sends, the other groups and ports are the relay's own output.
-    own_alone = (
-        load_half(uapi.SKF_AD_OFF + 4),  # packet type
-        if_equal(uapi.PACKET_OUTGOING, 0, 2 + len(destination)),
-        *destination,
-        if_equal(int(flow.group), 1 + len(destination) + len(group_or_port), 0),
-        _return(0),
-    )
-    udp = (
-        *(() if strictly else own_alone),
-        *destination,
-        *((*group_alone, *_from_alone(sources, left)) if strictly else group_or_port),
-        Instruction(0x48, 0, 0, uapi.SKF_NET_OFF + 6),
-        Instruction(0x45, 0, 1, 0x1FFF),  # a fragment without a port
-        _return(0),
-        *skip_ip_header,
-        Instruction(0x48, 0, 0, uapi.SKF_NET_OFF + 2),  # destination port
-        *_if_port(flow),
-        _return(size),
-        _return(0),
-    )
-    return (
-        load_half(uapi.SKF_AD_OFF),  # protocol
-        Instruction(0x01, 0, 0, 0),  # X = 0
-        if_equal(uapi.ETH_P_IP, 7, 0),
-        if_equal(uapi.ETH_P_8021Q, 2, 0),
-        if_equal(uapi.ETH_P_8021AD, 1, 0),
-        _return(0),
-        load_half(uapi.SKF_NET_OFF + 2),  # protocol after the second tag
-        if_equal(uapi.ETH_P_IP, 1, 0),
-        _return(0),
-        Instruction(0x01, 0, 0, 4),
-        Instruction(0x50, 0, 0, uapi.SKF_NET_OFF + 9),  # IP protocol
-        if_equal(socket.IPPROTO_IGMP, 2, 0),
-        if_equal(socket.IPPROTO_UDP, 1 + len(skip_ip_header) + 4, 0),
-        _return(0),
-        *skip_ip_header,
-        Instruction(0x50, 0, 0, uapi.SKF_NET_OFF),  # IGMP type
-        if_equal(_IGMP_QUERY, 0, 1),
-        _return(size),
-        _return(0),
-        *udp,
-    )
-
-
-def _masked(flow: Input) -> tuple[Instruction, ...]:
-    """Of the last word of a group, leave what those of a prefix have in common. None where there is one group."""
-    return () if flow.prefix is None else (Instruction(0x54, 0, 0, 0x1_0000_0000 - flow.span.groups),)
-
-
-def _if_port(flow: Input) -> tuple[Instruction, ...]:
-    """Skip the next instruction unless it is one of its ports."""
-    return Instruction(0x35, 0, 2, flow.port), Instruction(0x25, 1, 0, flow.last_port or flow.port)
-
-
-def _select_kin6(flow: Input, size: int, *, strictly: bool) -> tuple[Instruction, ...]:
-    """Make the same for IPv6, and MLD queries. X is where the IP header begins, counted from the network header."""
-    next_header = Instruction(0x50, 0, 0, uapi.SKF_NET_OFF + 6)
-    is_to_port = (
-        Instruction(0x48, 0, 0, uapi.SKF_NET_OFF + _IPV6_BYTES + 2),
-        *_if_port(flow),
-        _return(size),
-        _return(0),
-    )
-    query = (  # to all nodes, with a router alert
-        next_header,
-        if_equal(socket.IPPROTO_HOPOPTS, 0, 5),
-        Instruction(0x40, 0, 0, uapi.SKF_NET_OFF + 24),
-        if_equal(0xFF020000, 0, 3),
-        Instruction(0x40, 0, 0, uapi.SKF_NET_OFF + 36),
-        if_equal(1, 0, 1),
-        _return(size),
-    )
-    to_group: tuple[Instruction, ...] = (_return(size),)
-    if strictly:  # what extension headers hide passes
-        to_group = (next_header, if_equal(_UDP, 1, 0), _return(size), *is_to_port)
-    to_port = (
-        load_half(uapi.SKF_AD_OFF + 4),  # of what this machine sends, the others are the relay's own output
-        if_equal(uapi.PACKET_OUTGOING, 0, 1),
-        _return(0),
-        Instruction(0x50, 0, 0, uapi.SKF_NET_OFF + 24),
-        if_equal(0xFF, 1, 0),  # a group
-        _return(0),
-        next_header,
-        if_equal(_UDP, 1, 0),
-        _return(0),
-        *is_to_port,
-    )
-    same_group: list[Instruction] = []
-    for at, masked in enumerate(((), (), (), _masked(flow))):
-        word = int(flow.group) >> 32 * (3 - at) & 0xFFFFFFFF
-        otherwise = 2 * (3 - at) + len(to_group) + (0 if masked else len(_masked(flow)))
-        same_group += (Instruction(0x40, 0, 0, uapi.SKF_NET_OFF + 24 + 4 * at), *masked, if_equal(word, 0, otherwise))
-    return (
-        load_half(uapi.SKF_AD_OFF),  # protocol
-        Instruction(0x01, 0, 0, 0),  # X = 0
-        if_equal(uapi.ETH_P_IPV6, 7, 0),
-        if_equal(uapi.ETH_P_8021Q, 2, 0),
-        if_equal(uapi.ETH_P_8021AD, 1, 0),
-        _return(0),
-        load_half(uapi.SKF_NET_OFF + 2),  # protocol after the second tag
-        if_equal(uapi.ETH_P_IPV6, 1, 0),
-        _return(0),
-        Instruction(0x01, 0, 0, 4),
-        *query,
-        *same_group,
-        *to_group,
-        *((_return(0),) if strictly else to_port),
-    )
-
-
-def _from_alone(sources: Collection[Address], left: Collection[Address]) -> Iterable[Instruction]:
-    """Reject what comes from elsewhere than these sources, if there are any, or from one of those left."""
-    yield Instruction(0x40, 0, 0, uapi.SKF_NET_OFF + 12)  # source
-    for after, each in zip(reversed(range(len(sources))), sources, strict=True):
-        yield if_equal(int(each), 1 + after, 0)
-        if not after:
-            yield _return(0)
-    for each in islice(left, _MAX_LEFT):
-        yield if_equal(int(each), 0, 1)
-        yield _return(0)
 
 
 def attach_filter(target: socket.socket, program: Sequence[Instruction]) -> None:

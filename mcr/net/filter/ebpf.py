@@ -334,12 +334,12 @@ def _let_all_in(sockets: Sequence[socket.socket]) -> None:
 
 
 def _shared_by(flow: Flow) -> tuple[Flow, ...]:
-    """What the map has beside a flow, once for all that share it: its group's fragments (IPv4), and its VLAN.
+    """What the map has beside a flow, once for all that share it: its group's fragments, and its VLAN.
 
     The filter leaves other VLANs alone.
     """
-    group = (Flow(flow.group, 0, flow.vlan),) if isinstance(flow.group, IPv4Address) else ()
-    return (*group, Flow(IPv4Address(0), 0, flow.vlan)) if flow.vlan else group
+    group = Flow(flow.group, 0, flow.vlan)
+    return (group, Flow(IPv4Address(0), 0, flow.vlan)) if flow.vlan else (group,)
 
 
 def _attach_program(target: socket.socket, program: int) -> None:

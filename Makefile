@@ -18,7 +18,7 @@ help:
 	@echo 'make kernels  the tests on older and newer kernels of Debian (an hour or two; KERNEL=5.10: one of them)'
 	@echo "make chaos   a plant's year: everything is disturbed at random (ten minutes; SECONDS=60: one; SEED=N)"
 	@echo 'make crashes  mcrd is killed 1,000 times while rules change (ROUNDS=50: fewer; SEED=N)'
-	@echo 'make fuzz    the frame parser and the control protocol, guided by coverage (a minute; EXECUTIONS=N SECONDS=N SEED=N)'
+	@echo 'make fuzz    frame parser, reassembly and control protocol, guided by coverage (a minute; EXECUTIONS=N SECONDS=N SEED=N)'
 	@echo 'make bench   measure against other relays, write docs/performance.md (about an hour)'
 	@echo 'make bench-quick  the main ratios in two and a half minutes'
 	@echo 'make man     write man pages and shell completion to packaging/'

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from fuzz import CORPORA, build_parser_fuzzer
+from fuzz import CORPORA, build_fuzzer
 
 HERE = Path(__file__).parent
 NATIVE = HERE.parent.parent / "mcr" / "native"
@@ -93,7 +93,12 @@ def test_ring_has_no_data_race(build: Build) -> None:
 
 def test_parser_reads_no_byte_beyond_the_frame(tmp_path: Path) -> None:
     """Three million frames, changed by what they reach, under AddressSanitizer and UBSan; another reading agrees."""
-    print(run(build_parser_fuzzer(tmp_path), CORPORA / "packet", 3_000_000, 20_260_101))
+    print(run(build_fuzzer("packet", tmp_path), CORPORA / "packet", 3_000_000, 20_260_101))
+
+
+def test_reassembly_does_what_another_one_does(tmp_path: Path) -> None:
+    """Fragments of both families in thirty thousand orders, under AddressSanitizer and UBSan; each is counted once."""
+    print(run(build_fuzzer("reassembly", tmp_path), CORPORA / "reassembly", 30_000, 20_260_101))
 
 
 def test_analysers_of_streams_read_no_byte_beyond_what_was_kept(build: Build) -> None:

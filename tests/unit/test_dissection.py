@@ -4,6 +4,7 @@ IPv4 and IPv6, as scapy builds them and as they come to be when bytes change. `m
 `make check` six hundred; `MCR_FRAMES=100000 MCR_SEED=7 pytest tests/unit/test_dissection.py` others, and more.
 """
 
+import errno
 import os
 import random
 import struct
@@ -11,7 +12,7 @@ from collections import Counter
 from ipaddress import IPv4Address, IPv4Network, IPv6Address
 from itertools import product
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import pytest
 from hypothesis import settings
@@ -23,6 +24,8 @@ from scapy.layers.inet6 import (
     IPv6ExtHdrHopByHop,
     IPv6ExtHdrRouting,
     PadN,
+    defragment6,
+    fragment6,
     in6_chksum,
 )
 from scapy.layers.l2 import Ether
@@ -174,6 +177,51 @@ def changed(frame: bytes, chance: random.Random) -> bytes:
     for _ in range(chance.choice([0, 0, 1, 2])):
         data[chance.randint(ETHERNET, min(len(data), 64) - 1)] = chance.getrandbits(8)
     return bytes(data[: chance.randint(ETHERNET, len(data))] if not chance.randint(0, 7) else data)
+
+
+def cut(whole: Packet, chance: random.Random) -> list[Packet]:
+    """A datagram of IPv6 in fragments, as scapy makes them for some MTU."""
+    made: list[Packet] = fragment6(whole, chance.choice([200, 576, 1280]))
+    return made
+
+
+def drawn_to_be_cut(chance: random.Random, number: int) -> Packet:
+    """With options in front of the header of fragments, and behind it."""
+    packet: Packet = IPv6(src="2001:db8::1", dst="ff15::1", hlim=chance.randint(1, 255))
+    if chance.randint(0, 1):
+        packet /= IPv6ExtHdrHopByHop(options=[PadN(optdata=bytes(chance.choice([4, 12])))])
+    packet /= IPv6ExtHdrFragment(id=number)
+    if chance.randint(0, 1):
+        packet /= IPv6ExtHdrDestOpt(options=[PadN(optdata=bytes(chance.choice([4, 20])))])
+    return packet / UDP(sport=9, dport=5000) / Raw(chance.randbytes(chance.choice([1300, 3000, 9000])))
+
+
+def put_together(parts: list[Packet], reassembly: Any) -> list[bytes]:
+    """Payloads of what becomes whole, by the worker's reassembly."""
+    whole: list[bytes] = []
+    for each in parts:
+        data, packet = bytes(each), ffi.new("struct mcr_packet *")
+        buffer = ffi.from_buffer("uint8_t[]", data)
+        assert lib.mcr_packet_parse(buffer, len(data), 0, packet) == -errno.EOPNOTSUPP
+        frame = ffi.new("struct mcr_frame *", {"data": buffer, "size": len(data)})
+        if lib.mcr_reassembly_add(reassembly, 0, packet, 1, frame) == 1:
+            assert lib.mcr_packet_parse(frame.data, frame.size, 0, packet) == 0
+            assert lib.mcr_sanity_check(frame, packet, ffi.new("struct mcr_own *")) == lib.MCR_CAUSES
+            whole.append(bytes(ffi.buffer(frame.data + packet.payload, packet.payload_size)))
+            lib.mcr_reassembly_release(reassembly)
+    return whole
+
+
+def test_reassembly_and_scapy_put_the_same_together() -> None:
+    """Datagrams of IPv6, several at a time, their fragments in any order."""
+    chance, reassembly = random.Random(SEED), ffi.new("struct mcr_reassembly *")
+    for turn in range(0, max(FRAMES // 25, 40), 4):
+        several = [cut(drawn_to_be_cut(chance, turn + each), chance) for each in range(4)]
+        expected = [bytes(IPv6(bytes(defragment6(each)))[UDP].payload) for each in several]
+        mixed = [part for each in several for part in each]
+        chance.shuffle(mixed)
+        assert sorted(put_together(mixed, reassembly)) == sorted(expected)
+    assert not reassembly.waiting
 
 
 @pytest.mark.slow

@@ -27,7 +27,7 @@ _NAME_COLUMNS: Final = 16  # that a rule's name has at least before outputs get 
 _CAUSES: Final = {
     "parse_err": (_NOTE, "not a valid UDP datagram for this machine"),
     "malformed": (_NOTE, "of parse_err: cut short or malformed"),
-    "fragment": (_NOTE, "of parse_err: fragments that can belong to no datagram, or of IPv6"),
+    "fragment": (_NOTE, "of parse_err: fragments that can belong to no datagram"),
     "fragment_overlap": (_NOTE, "of parse_err: fragments that overlap, or came twice"),
     "fragment_incomplete": (_NOTE, "of parse_err: fragments of datagrams of which others did not come"),
     "fragment_evicted": (_LOSS, "of parse_err: fragments, too many datagrams were incomplete"),

@@ -8,9 +8,10 @@ from typing import Final
 import attrs
 
 from mcr.diagnosis.matching import matched
+from mcr.diagnosis.outgoing import HEADERS
 from mcr.diagnosis.queriers import Queriers, judge_querier_of_a_flow, judge_querier_without_a_flow
 from mcr.model.finding import Finding, Verdict
-from mcr.model.flow import IPV4, Claim, Flow, Input
+from mcr.model.flow import Claim, Flow, Input
 from mcr.model.rule import RuleView
 from mcr.model.stats import Stats
 from mcr.net.uapi import ETH_P_8021AD
@@ -85,10 +86,8 @@ def _is_cut(sighting: Sighting, wanted: Wanted) -> bool:
 
 
 def _judge_fragments(source: Input, see: str) -> Finding:
-    what = f"a part of {source.named_groups} arrives in fragments, which are "
-    if source.group.version == IPV4:
-        return Finding(_FRAGMENTS, Verdict.OK, f"{what}put together", see)
-    return Finding(_FRAGMENTS, Verdict.ADVICE, f"{what}dropped", see, _remedy_for_fragments(source))
+    what = f"a part of {source.named_groups} arrives in fragments, which are put together"
+    return Finding(_FRAGMENTS, Verdict.OK, what, see)
 
 
 def _with_dropped(absence: Finding, name: str, dropped: int, mtu: int) -> Finding:
@@ -317,15 +316,11 @@ def _vlan_interface(below: str, tag: Tag) -> str:
 
 
 def _remedy_for_fragments(source: Input) -> str:
-    if source.group.version == IPV4:
-        return (
-            "a datagram is relayed when all of its fragments have come, and mcrctl stats counts the others "
-            "(fragment_…): have the source send what fits the MTU, so that less is lost: with 1500, 1,472 bytes of "
-            "payload at most"
-        )
+    most = 1500 - HEADERS[source.group.version]
     return (
-        "fragments of IPv6 are dropped, and mcrctl stats counts them as fragment: have the source send what fits the "
-        "MTU: with 1500, 1,452 bytes of payload at most"
+        "a datagram is relayed when all of its fragments have come, and mcrctl stats counts the others "
+        f"(fragment_…): have the source send what fits the MTU, so that less is lost: with 1500, {most:,} bytes of "
+        "payload at most"
     )
 
 

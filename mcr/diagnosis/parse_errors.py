@@ -18,10 +18,12 @@ _GOES_ON: Final = 10.0
 
 _NAME_THEM: Final = "mcrctl log-level set --facility ingress --level debug"
 
+_SHOW_FRAGMENTS: Final = "tcpdump -v -i IF 'ip[6:2] & 0x3fff != 0 or ip6[6] = 44'"
+
 CAUSES: Final = {
     "malformed": ("were cut short or malformed", f"they are named in the log: {_NAME_THEM}"),
     "fragment": (
-        "were fragments that can belong to no datagram, or of IPv6",
+        "were fragments that can belong to no datagram",
         f"they are named in the log: {_NAME_THEM}",
     ),
     "checksum": (
@@ -50,7 +52,7 @@ CAUSES: Final = {
     ),
     "fragment_overlap": (
         "were fragments that overlap others, or came twice",
-        "does the network double frames, or does somebody forge them? tcpdump -v -i IF 'ip[6:2] & 0x3fff != 0'",
+        f"does the network double frames, or does somebody forge them? {_SHOW_FRAGMENTS}",
     ),
     "fragment_incomplete": (
         "were fragments of datagrams of which others did not come within a second",
@@ -60,7 +62,7 @@ CAUSES: Final = {
         "were fragments of datagrams whose place others were given, as too many were incomplete at a time",
         (
             "fragments are lost on the way, or somebody sends beginnings of datagrams and never their ends: "
-            "tcpdump -v -i IF 'ip[6:2] & 0x3fff != 0'"
+            f"{_SHOW_FRAGMENTS}"
         ),
     ),
 }

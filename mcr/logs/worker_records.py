@@ -50,7 +50,7 @@ def _port(in_memory: int) -> int:
 
 _PARSE_REASONS = {
     errno.EPROTONOSUPPORT: "not UDP",
-    errno.EOPNOTSUPP: "a fragment that can belong to no datagram, or of IPv6",
+    errno.EOPNOTSUPP: "a fragment that can belong to no datagram",
     errno.EEXIST: "a fragment that overlaps others, or is there already",
     errno.EMSGSIZE: "shorter than its IP header says",
     errno.EBADMSG: "malformed",

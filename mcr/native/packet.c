@@ -74,6 +74,10 @@ static int parse_ipv6(const uint8_t *data, uint32_t left, uint32_t *header, uint
 		return -EPROTONOSUPPORT; /* for all that is known */
 	chain.protocol = ip->next;
 	*total = (uint32_t)sizeof(*ip) + ntohs(ip->payload);
+	if (chain.protocol == IPPROTO_UDP) { /* as in most */
+		*header = sizeof(*ip);
+		return *total > left ? -EMSGSIZE : 0;
+	}
 	for (int i = 0; i < MCR_IPV6_EXTENSIONS && chain.protocol != IPPROTO_UDP && !ret; i++)
 		ret = skip_extension(data, *total < left ? *total : left, &chain);
 	*header = chain.at;

@@ -9,6 +9,7 @@ from typing import Any
 import attrs
 
 from corpus import DF, FRAGMENT, MF, NO_HEADER, OPTIONS, OPTIONS6, SOURCE_MAC, Datagram, Datagram6, Frame
+from fragments import IN_IPV4, IN_IPV6, with_checksum
 from matrix_rules import (
     BY_NAME,
     SECOND,
@@ -22,7 +23,6 @@ from matrix_rules import (
     Rule,
     mac_of_group,
 )
-from test_fragments import parts, with_checksum
 
 SIZES = 0, 1, 2, 17, 18, 19, 188, 1316
 PRIORITY, IN_7, IN_8 = bytes.fromhex("8100a000"), bytes.fromhex("8100a007"), bytes.fromhex("81000008")
@@ -134,12 +134,16 @@ class Flow:
         if self.is_ipv6:
             for number, header in OPTIONS6.items():
                 yield self.sent(self.datagram(100, next=number, options=header))
+            for size, order in ((2000, 1), (4001, 1), (3000, -1)):
+                whole = self.datagram(size, next=FRAGMENT, options=OPTIONS6[FRAGMENT])
+                parts = [IN_IPV6.numbered(each, size) for each in IN_IPV6.parts(whole.frame().data)]
+                yield self.sent(whole, *(Frame(NO_HEADER, each) for each in parts[::order]))
         else:
             for options in OPTIONS:
                 yield self.sent(self.datagram(100, options=options))
             for size, order in ((2000, 1), (4001, 1), (3000, -1)):
                 whole = self.datagram(size)
-                yield self.sent(whole, *(Frame(NO_HEADER, each) for each in parts(whole.frame().data)[::order]))
+                yield self.sent(whole, *(Frame(NO_HEADER, each) for each in IN_IPV4.parts(whole.frame().data)[::order]))
         if not self.rule.vlan:
             with_priority = self.datagram(100)
             yield self.sent(with_priority, behind_tag(with_priority.frame(), PRIORITY))
@@ -197,7 +201,7 @@ class Unsound:
             ("loop", self._own()),
             ("other_host", self._foreign()),
             ("vlan", [behind_tag(behind_tag(self._frame(), IN_8), IN_7)]),
-            ("fragment", [*self._fragments(), *self._fragments6()]),
+            ("fragment", self._fragments()),
             ("fragment_overlap", self._overlaps()),
             ("no_match", self._of_nobody()),
             ("", self._not_counted()),
@@ -251,14 +255,11 @@ class Unsound:
         """Of no datagram: offsets are counted in eight bytes, and none is longer than 65,535."""
         yield self._frame(101, fragment=MF)
         yield self._frame(100, fragment=0x1FFF)
-
-    def _fragments6(self) -> Iterator[Frame]:
-        """Of IPv6 there is no reassembly: all of them are dropped, whatever they are."""
-        for header in ("1100000100000007", "1100000800000007"):  # the first of several, and a later one
-            yield self._frame6(next=FRAGMENT, options=bytes.fromhex(header))
+        yield self._frame6(101, next=FRAGMENT, options=bytes.fromhex("1100000100000007"))
+        yield self._frame6(100, next=FRAGMENT, options=bytes.fromhex("1100fff800000007"))
 
     def _overlaps(self) -> Iterator[Frame]:
-        first, second, third = parts(self._plain.datagram(4000, id=7).frame().data)
+        first, second, third = IN_IPV4.parts(self._plain.datagram(4000, id=7).frame().data)
         yield from (Frame(NO_HEADER, each) for each in (first, moved(second, -8), third))
 
     def _to_all(self, group: str, source: str) -> Frame:
@@ -275,7 +276,7 @@ class Unsound:
             yield self._frame(group=group, ports=(1, port), macs=mac_of_group(group) + SOURCE_MAC)
         yield Flow("IPv6 named source", "2001:db8::5", port=5001).datagram(100).frame()
         long = self._plain.datagram(3000, group="239.1.1.99", macs=mac_of_group("239.1.1.99") + SOURCE_MAC)
-        yield from (Frame(NO_HEADER, each) for each in parts(long.frame().data))
+        yield from (Frame(NO_HEADER, each) for each in IN_IPV4.parts(long.frame().data))
 
     def _not_counted(self) -> Iterator[Frame]:
         """Of VLANs that no rule is about, and no UDP."""

@@ -19,12 +19,12 @@ import attrs
 import pytest
 
 from corpus import FRAGMENT, UDP, add_up
+from fragments import with_checksum
 from lab import Namespace
 from matrix_frames import Sent, Unsound, beside, flows
 from matrix_rules import BY_NAME, FREE_PORTS, MTU, OWN6, RULES, SILENT_HOST, Macs, To
 from mcr_process import Mcr, wait_until
 from raw_frames import wait_for_raw, without_checksum_offload
-from test_fragments import with_checksum
 from test_identity import flat, on_one_processor, packet_socket
 from test_ipv6 import speak_ipv6
 from test_vlans import AUXDATA, PACKET_AUXDATA, SO_RCVBUFFORCE, SOL_PACKET, TP_STATUS_VLAN_VALID, frames_in

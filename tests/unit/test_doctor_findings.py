@@ -140,11 +140,6 @@ def test_malformed_packets_are_told() -> None:
     expect(parse_errors.judge_parse_errors(IDLE), OK)
 
 
-def test_sound_fragments_of_ipv6_are_not_said_to_belong_to_no_datagram() -> None:
-    ingress = IngressStats(recv=9, parse_err=4, parse_errors=ParseErrors(fragment=4))
-    expect(parse_errors.judge_parse_errors(Stats(ingress, EgressStats())), ADVICE, "to no datagram, or of IPv6")
-
-
 def test_that_an_interface_is_promiscuous_is_not_claimed_without_a_look() -> None:
     ingress = IngressStats(recv=9, parse_err=4, parse_errors=ParseErrors(other_host=4))
     (finding,) = parse_errors.judge_parse_errors(Stats(ingress, EgressStats()))

@@ -14,7 +14,7 @@ from mcr.diagnosis.arrival import judge_arrival
 from mcr.diagnosis.incoming import Entrance, judge_entrance, judge_rule
 from mcr.diagnosis.queriers import Queriers, judge_gone
 from mcr.model.finding import Finding, Verdict
-from mcr.model.flow import Input
+from mcr.model.flow import Address, Input
 from mcr.model.rule import RuleState, RuleView
 from mcr.model.worker import WorkerState, WorkerView
 from mcr.net.firewall import Chain, Firewall
@@ -156,25 +156,20 @@ def test_querier_of_a_flow_that_arrives(
 
 
 @pytest.mark.parametrize("port", [5000, None])
-def test_flow_a_part_of_which_is_cut(port: int | None) -> None:
-    findings = arrival(FLOW, Sighting("in0", GROUP, port, (), fragment=True))
+@pytest.mark.parametrize("group", [GROUP, IPv6Address("ff15::1")])
+def test_flow_a_part_of_which_is_cut(group: Address, port: int | None) -> None:
+    rule = attrs.evolve(RULE, input=Input("in0", group, 5000))
+    findings = arrival(Sighting("in0", group, 5000), Sighting("in0", group, port, (), fragment=True), rule=rule)
     assert not troubles(findings)
     assert "arrives in fragments, which are put together" in " ".join(each.what for each in findings)
 
 
-def test_fragments_of_ipv6_are_said_to_be_dropped() -> None:
+def test_ipv6_leaves_less_room_for_what_is_not_cut() -> None:
     group = IPv6Address("ff15::1")
     rule = attrs.evolve(RULE, input=Input("in0", group, 5000))
-    cut = Sighting("in0", group, None, (), fragment=True)
-    found = [each for each in arrival(Sighting("in0", group, 5000), cut, rule=rule) if each.check == "fragments"]
-    found += arrival(cut, rule=rule)
-    assert verdicts(found) == ["advice fragments", "fault fragments"]
-    assert found[0].what == "a part of ff15::1 arrives in fragments, which are dropped"
-    for each in found:
-        assert each.remedy == (
-            "fragments of IPv6 are dropped, and mcrctl stats counts them as fragment: have the source send what fits "
-            "the MTU: with 1500, 1,452 bytes of payload at most"
-        )
+    (finding,) = arrival(Sighting("in0", group, None, (), fragment=True), rule=rule)
+    assert verdicts([finding]) == ["fault fragments"]
+    assert "with 1500, 1,452 bytes of payload" in finding.remedy
 
 
 @pytest.mark.parametrize(

@@ -304,36 +304,6 @@ INLINE int take_part(struct __sk_buff *skb, const struct headers *headers, struc
 	return to_worker(skb, flow->source, ACCEPT_WHOLE);
 }
 
-/*
- * What stands behind extension headers: a fragment that may be one of UDP, or whatever a worker will find. `udp`: where UDP's
- * header is, in bytes from IP's, if it is there.
- */
-INLINE enum verdict read_extensions(struct __sk_buff *skb, uint8_t next, uint32_t *udp)
-{
-	uint32_t at = sizeof(struct mcr_ipv6);
-	bool part = false;
-
-#pragma clang loop unroll(full)
-	for (int i = 0; i < MCR_IPV6_EXTENSIONS; i++) {
-		struct mcr_extension header;
-
-		if (!mcr_is_extension(next) || fetch(skb, at, &header, sizeof(header)))
-			return ACCEPT;
-		if (mcr_is_ipv6_fragment(next, &header)) {
-			if (!mcr_is_first_fragment(&header))
-				return mcr_may_be_udp(&header) ? PART : REJECT;
-			part = true;
-		}
-		at += mcr_extension_bytes(next, &header);
-		next = header.next;
-		if (next == IPPROTO_UDP) {
-			*udp = at;
-			return part ? PART : ACCEPT;
-		}
-	}
-	return ACCEPT;
-}
-
 INLINE void take_back_extended(struct __sk_buff *skb, const struct headers6 *headers, struct mcr_flow *flow,
 			       uint32_t udp)
 {

@@ -180,7 +180,7 @@ INLINE enum verdict read_frame(struct __sk_buff *skb, struct headers *headers, b
 }
 
 /*
- * IPv6 UDP that this machine did not send, with its whole flow. What stands behind extension headers a worker finds out:
+ * IPv6 UDP that this machine did not send, with its whole flow. What stands behind extension headers is read apart:
  * there is little of it, and each of them would cost as much as all the rest here.
  */
 INLINE enum verdict read_ipv6(struct __sk_buff *skb, struct headers6 *headers, bool opening, struct mcr_flow *flow,
@@ -197,6 +197,36 @@ INLINE enum verdict read_ipv6(struct __sk_buff *skb, struct headers6 *headers, b
 		return mcr_is_extension(headers->ip.next) ? ACCEPT : REJECT;
 	*flow = mcr_flow_ipv6(capture, vlan_of(skb), 0, headers->ip.destination, headers->udp.ports.destination);
 	return LOOK_UP;
+}
+
+/*
+ * What stands behind extension headers: a fragment that may be one of UDP, or whatever a worker will find. `udp`: where UDP's
+ * header is, in bytes from IP's, if it is there.
+ */
+INLINE enum verdict read_extensions(struct __sk_buff *skb, uint8_t next, uint32_t *udp)
+{
+	uint32_t at = sizeof(struct mcr_ipv6);
+	bool part = false;
+
+#pragma clang loop unroll(full)
+	for (int i = 0; i < MCR_IPV6_EXTENSIONS; i++) {
+		struct mcr_extension header;
+
+		if (!mcr_is_extension(next) || fetch(skb, at, &header, sizeof(header)))
+			return ACCEPT;
+		if (mcr_is_ipv6_fragment(next, &header)) {
+			if (!mcr_is_first_fragment(&header))
+				return mcr_may_be_udp(&header) ? PART : REJECT;
+			part = true;
+		}
+		at += mcr_extension_bytes(next, &header);
+		next = header.next;
+		if (next == IPPROTO_UDP) {
+			*udp = at;
+			return part ? PART : ACCEPT;
+		}
+	}
+	return ACCEPT;
 }
 
 #endif

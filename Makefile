@@ -60,12 +60,13 @@ check: setup
 bpf: $(VENV)/.installed
 	@$(VENV)/bin/python tools/build_bpf.py
 
-# The packages are built beside the checks; the Debian one where there is dpkg. Then two lanes: what measures rates or
-# moments has the machine for itself.
+# Tests four at a time; then those that measure rates or moments, which have the machine for themselves.
+LANES := -q --processes 4 --by-test -o console_output_style=classic
+
+# The packages are built beside the checks; the Debian one where there is dpkg.
 test: setup
 	@MCR_EXAMPLES=100 MCR_SLOW=1 $(MAKE) --no-print-directory -j 2 --output-sync=target check wheel $(if $(shell command -v dpkg-deb),deb)
-	@$(VENV)/bin/pytest -n 4 -m 'not alone' tests/native tests/e2e tests/packaging
-	@$(VENV)/bin/pytest -m alone tests/e2e
+	@$(VENV)/bin/pytest $(LANES) tests/native tests/e2e tests/packaging
 
 # Not a part of `make test`: it fetches kernels, and takes root.
 kernels: setup
@@ -84,7 +85,7 @@ fuzz: setup
 		$(if $(SEED),--seed $(SEED))
 
 e2e: setup
-	@$(VENV)/bin/pytest tests/e2e
+	@$(VENV)/bin/pytest $(LANES) tests/e2e
 
 man: packaging/man/mcrd.8
 

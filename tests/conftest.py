@@ -8,8 +8,8 @@ from hypothesis import settings
 from control_clients import actors, api, connect, no_threads, path, server
 from fake_daemon import daemon, run
 from filters import wire
+from forked import prepare
 from lab import enter_user_namespace
-from lane import Lane
 from notified import listener
 from shares import pytest_addoption, pytest_runtestloop
 from stated_rules import rules
@@ -53,17 +53,18 @@ settings.register_profile("mcr", deadline=None, max_examples=int(os.environ.get(
 settings.load_profile("mcr")
 
 
-def pytest_collection_finish() -> None:
+def pytest_collection_finish(session: pytest.Session) -> None:
     """What has been imported stays until the end, so no garbage is looked for in it; and seldom in what tests leave."""
     gc.collect()
     gc.freeze()
     gc.set_threshold(20_000, 10, 10)
-
-
-@pytest.hookimpl(optionalhook=True)  # `make check` does not load pytest-xdist
-def pytest_xdist_make_scheduler(config: pytest.Config, log: object) -> Lane:
-    """Of processes that share tests out, whatever --dist says."""
-    return Lane(config, log)
+    options = session.config.option
+    if (
+        options.processes > 1
+        and not options.collectonly
+        and any(item.path.parent.name == "e2e" for item in session.items)
+    ):
+        prepare()
 
 
 _OF_THE_KERNEL = ("eBPF is forbidden here", "this kernel has no ")

@@ -178,10 +178,14 @@ def run_mcrctl(
 
 
 class _Forker:
-    """The process that those of one program are forked from. It ends with this one, and they with it."""
+    """The process that those of one program are forked from. It ends with this one, and they with it.
+
+    Processes of tests that are forked from this one ask it, too.
+    """
 
     def __init__(self, program: str) -> None:
         self._door, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        self._asker = os.getpid()
         self._one_at_a_time = threading.Lock()
         number = theirs.fileno()
         alone = ["-I"] if program in ("mcrd", "mcrctl") else []  # from the test's modules, as they are when started
@@ -196,10 +200,25 @@ class _Forker:
     def fork(self, request: bytes, *descriptors: int) -> int:
         """The pid of a new process; descriptors of the report of its end, its network, and its standard ones."""
         with self._one_at_a_time:
+            if self._asker != os.getpid():
+                self._make_door()
             socket.send_fds(self._door, [request], descriptors)
             answer = self._door.recv(_ANSWER_BYTES)
         assert answer, "the process that others are forked from has ended"
         return int(answer)
 
+    def _make_door(self) -> None:
+        """Of this process, which was forked from the one that the door is of: it would read others' answers there."""
+        mine, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        with theirs, self._door as door:
+            socket.send_fds(door, [b"door"], [theirs.fileno()])
+        self._door, self._asker = mine, os.getpid()
+
 
 _forker = cache(_Forker)
+
+
+def prepare() -> None:
+    """Start what processes are forked from, before this process itself is forked: all have one of each program."""
+    for program in ("mcrd", "mcrctl", "traffic_gen"):
+        _forker(program)

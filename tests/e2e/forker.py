@@ -1,7 +1,7 @@
 """Forks processes of one program, which it has imported, for `forked.Forked`: ``forker.py PROGRAM DESCRIPTOR``.
 
-DESCRIPTOR is of the socket that requests come from. It ends with who holds the other end, and all that it has forked
-end with it.
+DESCRIPTOR is of the socket that requests come from; "door" is one for another such socket. It ends with those who hold
+the other ends, and all that it has forked end with it.
 """
 
 import atexit
@@ -108,30 +108,40 @@ def serve(door: socket.socket) -> tuple[dict[str, Any], list[int]] | None:
     signal.signal(signal.SIGCHLD, lambda *_: None)
     signal.set_wakeup_fd(rings.fileno())
     reports: dict[int, int] = {}  # by pid: who is told of its end
+    doors = [door]
     with selectors.DefaultSelector() as selector:
         for each in (door, ended):
             selector.register(each, selectors.EVENT_READ)
-        while True:
+        while doors:
             for key, _ in selector.select():
-                if key.fileobj is ended:
+                asker = key.fileobj
+                assert isinstance(asker, socket.socket)
+                if asker is ended:
                     ended.recv(_REQUEST_BYTES)
                     report_ends(reports)
                     continue
-                request, descriptors, _, _ = socket.recv_fds(door, _REQUEST_BYTES, _DESCRIPTORS)
+                request, descriptors, _, _ = socket.recv_fds(asker, _REQUEST_BYTES, _DESCRIPTORS)
                 if not request:
-                    return None
+                    selector.unregister(asker)
+                    doors.remove(asker)
+                    asker.close()
+                    continue
+                if request == b"door":
+                    doors.append(socket.socket(fileno=descriptors[0]))
+                    selector.register(doors[-1], selectors.EVENT_READ)
+                    continue
                 report, *others = descriptors
                 pid = os.fork()
                 if not pid:
                     signal.set_wakeup_fd(-1)
-                    for descriptor in (*reports.values(), report, ended.fileno(), rings.detach()):
+                    for descriptor in (*reports.values(), report, *(each.detach() for each in (*doors, ended, rings))):
                         os.close(descriptor)
-                    ended.detach()
                     return json.loads(request), others
                 reports[pid] = report
                 for descriptor in others:
                     os.close(descriptor)
-                door.send(str(pid).encode())
+                asker.send(str(pid).encode())
+    return None
 
 
 def report_ends(reports: dict[int, int]) -> None:
@@ -312,9 +322,7 @@ def main() -> None:
     run = PROGRAMS[sys.argv[1]]()
     gc.freeze()
     gc.enable()
-    with socket.socket(fileno=int(sys.argv[2])) as door:
-        forked = serve(door)
-    if forked:
+    if forked := serve(socket.socket(fileno=int(sys.argv[2]))):
         request, descriptors = forked
         become(request, *descriptors)
         run_to_the_end(run)

@@ -37,8 +37,7 @@ Build = Callable[[str, str], Path]
 @pytest.fixture
 def build(tmp_path_factory: pytest.TempPathFactory) -> Build:
     """Compile a program by its name and a name of FLAGS; what processes that share tests compile they share, too."""
-    mine = tmp_path_factory.getbasetemp()
-    made = (mine.parent if "PYTEST_XDIST_WORKER" in os.environ else mine) / "native"
+    made = tmp_path_factory.getbasetemp() / "native"
 
     def compile_program(name: str, flags: str) -> Path:
         directory = made / flags

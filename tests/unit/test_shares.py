@@ -27,22 +27,48 @@ def test_number(number):
 """
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize(("files", "failed"), [(9, 2), (7, 0)])
-def test_each_runs_once_and_what_fails_is_told(tmp_path: Path, files: int, failed: int) -> None:
-    for number in range(files):
-        (tmp_path / f"test_{number if failed else 10 + number}.py").write_text(TEST)
-    (tmp_path / "conftest.py").write_text(CONFTEST)
-    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:trio", "-p", "no:hypothesispytest", "--processes", "3"]
-    ran = subprocess.run(
+OF_ONE_FILE = """
+import os, pathlib, pytest, time
+
+def note(name):
+    with open("ran", "a") as ran:
+        ran.write(f"{os.getpid()} {name}\\n")
+
+@pytest.mark.alone
+@pytest.mark.parametrize("number", range(2))
+def test_alone(number):
+    note("alone")
+
+@pytest.mark.parametrize("number", range(2))
+def test_that_waits_for_the_other(number):
+    note(number)
+    until = time.monotonic() + 30
+    while pathlib.Path("ran").read_text().count("\\n") < 2:
+        assert time.monotonic() < until
+        time.sleep(0.01)
+"""
+
+
+def run(directory: Path, *options: str) -> subprocess.CompletedProcess[str]:
+    (directory / "conftest.py").write_text(CONFTEST)
+    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:trio", "-p", "no:hypothesispytest", *options]
+    return subprocess.run(
         command,
-        cwd=tmp_path,
+        cwd=directory,
         env={"PYTHONPATH": str(Path(__file__).parent)},
         capture_output=True,
         text=True,
         timeout=60,
         check=False,
     )
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("files", "failed"), [(9, 2), (7, 0)])
+def test_each_runs_once_and_what_fails_is_told(tmp_path: Path, files: int, failed: int) -> None:
+    for number in range(files):
+        (tmp_path / f"test_{number if failed else 10 + number}.py").write_text(TEST)
+    ran = run(tmp_path, "--processes", "3", *(() if failed else ("--by-test",)))
     assert ran.stderr == ""
     print(ran.stdout)
     assert ran.returncode == (1 if failed else 0)
@@ -52,3 +78,17 @@ def test_each_runs_once_and_what_fails_is_told(tmp_path: Path, files: int, faile
     assert len((tmp_path / "ended").read_text().splitlines()) == files
     counts = re.findall(r"(\d+) (passed|failed)", ran.stdout)
     assert sum(int(count) for count, what in counts if what == "failed") == failed
+
+
+@pytest.mark.slow
+def test_tests_of_a_file_run_beside_each_other_and_those_alone_when_nothing_else_does(tmp_path: Path) -> None:
+    """By several processes; the last ones by the first process, after it has waited for the others."""
+    (tmp_path / "test_one.py").write_text(OF_ONE_FILE)
+    ran = run(tmp_path, "--processes", "2", "--by-test")
+    print(ran.stdout)
+    assert ran.returncode == 0
+    pids, names = zip(*(line.split() for line in (tmp_path / "ran").read_text().splitlines()), strict=True)
+    assert {*names[:2]} == {"0", "1"}
+    assert names[2:] == ("alone", "alone")
+    assert pids[0] != pids[1]
+    assert pids[2] == pids[3]

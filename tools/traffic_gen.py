@@ -202,7 +202,7 @@ def receive_command(
 ) -> int:
     """Receive, and judge. Exit status 0: exactly what was expected came, once each and in order.
 
-    Says "ready" on stderr when it has joined. Ends when all has come and 0.3 s more brought nothing else.
+    Says "ready" on stderr when it has joined. Ends when all has come and 0.1 s more brought nothing else.
     """
     report = receive(
         [parse_subscription(flow, count) for flow in flows],

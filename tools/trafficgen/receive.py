@@ -26,7 +26,7 @@ _SLOTS = 64  # datagrams a system call: few enough to stay in the L2 cache
 _SLOT_SIZE = 65_536  # any datagram
 _NAP_S = 0.05  # a stop, and the end, are noticed so soon
 _PROGRESS_NS = 250_000_000
-_SETTLE_NS = 300_000_000  # all is here: how long to listen on for what should not come
+_SETTLE_NS = 100_000_000  # all is here: how long to listen on for what should not come
 
 
 @attrs.frozen
@@ -71,7 +71,7 @@ def receive(
     on_ready: Callable[[], None] | None = None,
     on_progress: Callable[[ReceiveProgress], None] | None = None,
 ) -> ReceiveReport:
-    """Receive until all that is expected has come, and then 0.3 s more for what is not expected.
+    """Receive until all that is expected has come, and then 0.1 s more for what is not expected.
 
     Args:
         subscriptions: one or more; their sockets are opened in this thread's network namespace.

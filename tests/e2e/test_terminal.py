@@ -10,7 +10,7 @@ import termios
 import time
 from pathlib import Path
 
-from mcr_process import BIN, Mcr, Receiver, Sender, children_of, wait_until
+from mcr_process import BIN, SLOWNESS, Mcr, Receiver, Sender, children_of, wait_until
 from topology import MakeMcr, Plant
 
 
@@ -70,12 +70,12 @@ def test_closed_descriptors_do_not_become_sockets(plant: Plant, make_mcr: MakeMc
 def test_signal_during_the_start_does_what_it_does_later(plant: Plant, make_mcr: MakeMcr, tmp_path: Path) -> None:
     """At any moment: it ends in order, with status 0 and nothing left behind, or takes SIGHUP for what it is."""
     moments = random.Random()
-    signals = 2 * [signal.SIGTERM, signal.SIGINT, signal.SIGHUP]
+    signals = [signal.SIGTERM, signal.SIGHUP, signal.SIGINT, signal.SIGTERM]
     daemons = [(make_mcr(plant.relay, f"mcr-{number}", executed=True), signum) for number, signum in enumerate(signals)]
-    for mcr, signum in daemons:
+    for number, (mcr, signum) in enumerate(daemons):
         process = mcr.begin()
         wait_until(lambda pid=process.pid: is_python(pid), "bin/mcrd has become Python")
-        time.sleep(moments.uniform(0, 0.5))
+        time.sleep((number + moments.random()) / len(daemons) * 0.5)  # one in each part of the start
         process.send_signal(signum)
     for mcr, signum in daemons:
         if signum == signal.SIGHUP:
@@ -84,7 +84,7 @@ def test_signal_during_the_start_does_what_it_does_later(plant: Plant, make_mcr:
             mcr.stop()
         else:
             assert mcr.process is not None
-            assert mcr.process.wait(10) == 0, mcr.log()
+            assert mcr.process.wait(30 * SLOWNESS) == 0, mcr.log()
             assert mcr.says(f"{signum.name}: stopping")
     assert list(tmp_path.glob("*.sock*")) == []
 

@@ -167,9 +167,9 @@ def test_what_goes_is_waited_for_and_what_returns_is_used(feed: Feed, side: str,
     assert len(said) <= 5, said
 
 
-def test_twenty_rounds_of_delete_and_make_again(feed: Feed) -> None:
+def test_ten_rounds_of_delete_and_make_again(feed: Feed) -> None:
     """Both interfaces, with the index that they had and with another by turns."""
-    for turn in range(20):
+    for turn in range(10):
         for cable in (feed.input, feed.output):
             index = cable.index if turn % 2 else None
             cable.delete()

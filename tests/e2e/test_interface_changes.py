@@ -237,7 +237,7 @@ def test_interface_that_flaps_does_not_flood_the_log(plant: Plant, mcr: Mcr) -> 
     def flap() -> None:
         """And then out0 goes down, which is told in one turn with all that was seen of out1 before, or later."""
         told = len(lines(mcr, "out0 is down"))
-        for _ in range(50):  # by a process each time, so that mcrd sees most of them
+        for _ in range(25):  # by a process each time, so that mcrd sees most of them
             plant.relay.ip("link set dev out1 down", "link set dev out1 up")
         plant.relay.ip("link set dev out0 down")
         wait_until(lambda: len(lines(mcr, "out0 is down")) > told, "what came after it is logged")

@@ -13,7 +13,7 @@ from test_config import LATE, NEWS, SPORT, hang_up, names
 from test_state import crash
 from topology import MakeMcr, Plant
 
-RULES = 400
+RULES = 200
 TAKEN_BACK = "nobody confirmed what the configuration files say"
 
 
@@ -129,7 +129,7 @@ def test_without_state_nothing_can_be_taken_back(plant: Plant, make_mcr: MakeMcr
 
 
 def many(base: int) -> str:
-    """Rules for forty ports of each of ten groups."""
+    """Rules for twenty ports of each of ten groups."""
     return "".join(
         f'[[rule]]\nname = "{base}-{number}"\n'
         f'input = {{ interface = "in0", group = "239.{base}.1.{number % 10}", port = {5000 + number // 10} }}\n'

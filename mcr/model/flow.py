@@ -10,6 +10,7 @@ from typing import Final, NamedTuple
 import attrs
 
 from mcr.errors import InvalidParams
+from mcr.model.address import RuleAddress
 from mcr.model.limits import MAX_FLOWS, MAX_SOURCES
 from mcr.model.span import Span, check_span
 from mcr.text.addresses import groups_text, span_text, with_port
@@ -65,7 +66,7 @@ def parse_address(text: str, what: str) -> Address:
         what: what the address is for, to name it in the error ("input group").
     """
     try:
-        return IPv4Address(socket.inet_pton(socket.AF_INET, text))  # thrice as fast as in Python
+        return RuleAddress(socket.inet_pton(socket.AF_INET, text))  # thrice as fast as in Python
     except (OSError, ValueError):
         pass
     try:
@@ -252,7 +253,9 @@ class Input:
             )
 
     def __str__(self) -> str:
-        return f"{self.where} on {self.interface}{self.in_vlan}{self.whence}"
+        if self.is_range or self.vlan is not None or self.sources:
+            return f"{self.where} on {self.interface}{self.in_vlan}{self.whence}"
+        return f"{with_port(self.group, self.port)} on {self.interface}"
 
     @property
     def in_vlan(self) -> str:
@@ -288,7 +291,7 @@ class Input:
         """Its sources, to be said of its group: " from A or B"; empty: any."""
         return f" from {' or '.join(map(str, self.sources))}" if self.sources else ""
 
-    @cached_property
+    @property
     def is_own(self) -> bool:
         """It takes what is sent to an address of this machine, or to the broadcast address of one of its networks."""
         return not self.group.is_multicast and self.group != LIMITED_BROADCAST

@@ -42,6 +42,8 @@ _TRAIN_LENGTHS = frozenset(map(str, range(2, MAX_TRAIN + 1)))
 
 _NO_OPTIONS = (None,) * 5
 
+_NOTHING = (None,) * 7
+
 _LABEL_MAX = 128
 
 
@@ -146,6 +148,12 @@ class Output:
     def span(self) -> Span:
         """Groups and ports that it sends to."""
         return Span.of(self.group, self.port, self.prefix, self.last_port)
+
+    @property
+    def is_plain(self) -> bool:
+        """Whether it says nothing but where it sends."""
+        asked = self.ttl, self.dscp, self.source, self.source_port, self.vlan, self.prefix, self.last_port
+        return asked == _NOTHING and self.gso == AUTO
 
     @property
     def own_source(self) -> Address | None:

@@ -5,14 +5,15 @@ from socket import AF_INET6
 
 from mcr._native import lib
 from mcr.model.flow import Address
+from mcr.model.limits import DEFAULT_TRAIN
 from mcr.model.rule import Output
 from mcr.relay.captures import Capture
 from mcr.relay.marks import keeps_of, shifts_of
 from mcr.relay.neighbours import Common, Neighbour
 from mcr.relay.outputs import Egress
-from mcr.relay.placement import Key, PlacedRule, Way
+from mcr.relay.placement import Key, OutputSlot, PlacedRule, Way
 from mcr.shm import records
-from mcr.shm.records import Command
+from mcr.shm.records import Command, OutputPlace
 
 
 def attach_capture(capture: Capture) -> Command:
@@ -71,33 +72,38 @@ def attach_rule(placed: PlacedRule, capture: int, egress: Iterable[int], carrier
         carriers: whether they leave, in the same order: their interfaces have carrier, and sockets could be opened.
     """
     rule, ways = placed.rule, zip(placed.ways, placed.neighbours, strict=True)
+    several = zip(rule.outputs, placed.outputs, egress, ways, strict=True)
     return records.rule_put(
         tag=placed.tag,
         rule=placed.slot,
         capture=capture,
         flows=placed.flows,
         first_port=rule.input.port,
-        groups=rule.input.span.groups,
-        outputs=[
-            records.OutputPlace(
-                *place,
-                leaves_by,
-                output.group,
-                output.port,
-                output.max_train,
-                _raw_source(output, way, neighbour),
-                carrier,
-                ttl=_ttl(output, way, neighbour),
-                dscp=_number(output.dscp),
-                keeps=keeps_of(output) | shifts_of(output),
-                asked_source=output.own_source,
-                vlan=output.vlan or 0,
-                source_port=output.own_port,
-            )
-            for output, place, leaves_by, (way, neighbour), carrier in zip(
-                rule.outputs, placed.outputs, egress, ways, carriers, strict=True
-            )
-        ],
+        groups=1 if rule.input.prefix is None else rule.input.span.groups,
+        outputs=[_place(*each, carrier=carrier) for each, carrier in zip(several, carriers, strict=True)],
+    )
+
+
+def _place(
+    output: Output, place: OutputSlot, leaves_by: int, way: tuple[Way | None, Key | None], *, carrier: bool
+) -> OutputPlace:
+    source, ttl = _raw_source(output, *way), _ttl(output, *way)
+    if output.is_plain:  # as thousands are
+        return OutputPlace(*place, leaves_by, output.group, output.port, DEFAULT_TRAIN, source, carrier, ttl)
+    return OutputPlace(
+        *place,
+        leaves_by,
+        output.group,
+        output.port,
+        output.max_train,
+        source,
+        carrier,
+        ttl,
+        dscp=_number(output.dscp),
+        keeps=keeps_of(output) | shifts_of(output),
+        asked_source=output.own_source,
+        vlan=output.vlan or 0,
+        source_port=output.own_port,
     )
 
 

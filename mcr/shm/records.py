@@ -5,7 +5,7 @@ import socket
 import struct
 import sys
 from collections.abc import Iterable, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import attrs
 
@@ -69,6 +69,11 @@ def _code(ctype: Any) -> str:
 
 
 _layout = functools.cache(_Layout)
+
+# Of these there may be thousands: their fields are given in their order (tests/unit/test_records.py).
+_RULE, _OUTPUT = _layout("mcr_rec_rule"), _layout("mcr_rec_output")
+_FLOW_BYTES: int = ffi.sizeof("struct mcr_flow")
+_OUTPUT_BYTES: int = ffi.sizeof("struct mcr_rec_output")
 
 
 def _body(ctype: str, **fields: Any) -> bytes:
@@ -157,8 +162,7 @@ def raw_drop(egress: int) -> Command:
     return Command(lib.MCR_REC_RAW_DROP, _body("mcr_rec_egress", egress=egress), slot=egress)
 
 
-@attrs.frozen
-class OutputPlace:
+class OutputPlace(NamedTuple):
     """One output of a rule: its slot and tag, its interface's egress slot, its destination.
 
     At most `max_train` datagrams are handed to the kernel together; 1: no UDP segmentation. `source` is the address
@@ -198,42 +202,34 @@ def rule_put(
     Of a range, which may have no flows, `first_port` and the number of `groups` say the place of each.
     """
     tail = b"".join(map(_output, outputs))
-    first, *further = [flow_bytes(flow, capture) for flow in flows] or [bytes(ffi.sizeof("struct mcr_flow"))]
-    head = _body(
-        "mcr_rec_rule",
-        tag=tag,
-        flow=first,
-        rule=rule,
-        output_count=len(tail) // ffi.sizeof("struct mcr_rec_output"),
-        more_flows=len(further),
-        first_port=socket.htons(first_port),
-        group_mask=groups - 1,
+    first, *further = [flow_bytes(flow, capture) for flow in flows] or [bytes(_FLOW_BYTES)]
+    head = _RULE.packed.pack(
+        tag, first, rule, len(tail) // _OUTPUT_BYTES, len(further), socket.htons(first_port), groups - 1
     )
     return Command(lib.MCR_REC_RULE_PUT, b"".join((head, tail, *further)), slot=rule)
 
 
 def _output(place: OutputPlace) -> bytes:
     address, address_rest = address_parts(place.address)
-    asked, asked_rest = address_parts(place.asked_source)
-    return _body(
-        "mcr_rec_output",
-        tag=place.tag,
-        output=place.output,
-        egress=place.egress,
-        family=family_of(place.address),
-        address=address,
-        address_rest=address_rest,
-        port=socket.htons(place.port),
-        max_train=place.max_train,
-        source=network_address(place.source) if place.source else 0,
-        no_carrier=not place.carrier,
-        ttl=place.ttl,
-        service=place.dscp << 2,
-        keeps=place.keeps,
-        asked_source=asked,
-        asked_source_rest=asked_rest,
-        vlan=place.vlan,
-        source_port=socket.htons(place.source_port),
+    asked, asked_rest = address_parts(place.asked_source) if place.asked_source else (0, b"")
+    return _OUTPUT.packed.pack(
+        place.tag,
+        place.output,
+        place.egress,
+        address,
+        network_address(place.source) if place.source else 0,
+        socket.htons(place.port),
+        place.max_train,
+        not place.carrier,
+        place.ttl,
+        place.dscp << 2,
+        place.keeps,
+        asked,
+        place.vlan,
+        socket.htons(place.source_port),
+        family_of(place.address),
+        address_rest,
+        asked_rest,
     )
 
 

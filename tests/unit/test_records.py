@@ -9,6 +9,7 @@ from mcr._native import ffi, lib
 from mcr.model.flow import Flow
 from mcr.model.log import Facility, Level, LogLevels
 from mcr.shm import records
+from mcr.shm.flows import address_words, family_of, make_flow
 
 
 def test_rule_record_carries_key_and_outputs_in_network_byte_order() -> None:
@@ -37,6 +38,23 @@ def test_rule_record_carries_key_and_outputs_in_network_byte_order() -> None:
     assert int(outputs[2].address).to_bytes(4, "little") == socket.inet_aton("239.0.0.2")
     assert [(o.ttl, o.service) for o in outputs] == [(0, 0), (0, 0), (8, 0xB8)]
     assert int(outputs[2].asked_source).to_bytes(4, "little") == asked.packed
+
+
+def test_each_field_of_a_rule_and_its_outputs_is_where_the_compiler_has_it() -> None:
+    group, source, asked = (ip_address(each) for each in ("ff15::1", "198.18.0.1", "2001:db8::7"))
+    place = records.OutputPlace(1, 2, 3, group, 4, 5, source, False, 6, 7, 8, asked, 9, 10)
+    body = records.rule_put(
+        tag=11, rule=12, capture=13, flows=[Flow(group, 14)], outputs=[place], first_port=15, groups=16
+    ).body
+    rule = ffi.new("struct mcr_rec_rule *", {"tag": 11, "rule": 12, "output_count": 1, "group_mask": 15})
+    rule.flow, rule.first_port = make_flow(Flow(group, 14), 13)[0], socket.htons(15)
+    output = ffi.new("struct mcr_rec_output *", {"output": 1, "tag": 2, "egress": 3, "port": socket.htons(4)})
+    output.max_train, output.source, output.no_carrier = 5, records.network_address(source), 1
+    output.ttl, output.service, output.keeps, output.vlan = 6, 7 << 2, 8, 9
+    output.source_port, output.family = socket.htons(10), family_of(group)
+    output.address, *output.address_rest = address_words(group)
+    output.asked_source, *output.asked_source_rest = address_words(asked)
+    assert body == bytes(ffi.buffer(rule)) + bytes(ffi.buffer(output))
 
 
 def test_what_a_struct_does_not_hold_is_refused() -> None:

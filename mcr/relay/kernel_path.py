@@ -7,8 +7,7 @@ that was found for those. What is not so is a worker's; the rule is the same, an
 from collections.abc import Callable, Generator, Iterable, Sequence
 from collections.abc import Set as AbstractSet
 from contextlib import ExitStack, contextmanager
-
-import attrs
+from typing import NamedTuple
 
 from mcr.config.settings import Settings
 from mcr.config.table import ABSORB, KERNEL_PATH, RAW_SEND
@@ -42,8 +41,7 @@ _UNSEEN = "it has not been seen yet what acts on packets that leave, which takes
 _ONE_BY_ONE = 4  # replaced flows, each of which may take a grace period; for more, one with their gates closed
 
 
-@attrs.frozen
-class _Served:
+class _Served(NamedTuple):
     """What the kernel path has of a rule. `mtu`: 0: nothing may take it for now."""
 
     capture: int
@@ -60,8 +58,7 @@ class _Served:
         return tuple(flow for flow in other.flows if flow not in have)
 
 
-@attrs.frozen
-class _Plan:
+class _Plan(NamedTuple):
     """What the kernel path is to have of a rule; with a reason, why it forwards nothing by it."""
 
     rule_id: str
@@ -151,10 +148,10 @@ class KernelRules:
         self.path.hold([*self._stuck.values(), *(before.capture for _, before, _ in less)])
         self.path.wait()
         for plan, before, lost in less:
-            self._drop(attrs.evolve(before, flows=lost))
+            self._drop(before._replace(flows=lost))
             gone = frozenset(lost)
             kept = tuple(flow for flow in before.flows if flow not in gone)
-            self._served[plan.rule_id] = attrs.evolve(before, flows=kept)
+            self._served[plan.rule_id] = before._replace(flows=kept)
 
     def ask_hops(self) -> None:
         """Have the kernel ask hosts and gateways whether they are there, where it is in doubt."""
@@ -266,7 +263,7 @@ class KernelRules:
             self._drop(before)
             del self._served[rule_id]
         elif before and not targets:  # packets that the filter has left to the kernel path are to find it
-            now = attrs.evolve(before, flows=_both(before.flows, placed), mtu=0)
+            now = before._replace(flows=_both(before.flows, placed), mtu=0)
         return _Plan(rule_id, placed.slot, reason, now)
 
     def _try(self, step: Callable[[_Plan], bool], plan: _Plan) -> bool:
@@ -289,7 +286,7 @@ class KernelRules:
         before, now = self._served[plan.rule_id], plan.now
         if now.mtu >= before.mtu:
             return False
-        self._forward(plan, attrs.evolve(before, mtu=now.mtu))
+        self._forward(plan, before._replace(mtu=now.mtu))
         return now.targets != before.targets
 
     def _serve(self, plan: _Plan) -> bool:
@@ -306,7 +303,7 @@ class KernelRules:
                 self.path.forward(now.capture, flow, plan.slot, now.mtu, targets_of(flow, now.source, now.targets))
         except OSError:  # what of it came in new would outlive the rule
             before = self._served.get(plan.rule_id)
-            self._drop(attrs.evolve(now, flows=before.lacks(now)) if before else now)
+            self._drop(now._replace(flows=before.lacks(now)) if before else now)
             raise
         self._served[plan.rule_id] = now
 

@@ -2,8 +2,6 @@
 
 from collections.abc import Callable
 
-import attrs
-
 from mcr._native import lib
 from mcr.model.flow import IPV6, Flow, Input
 from mcr.model.rule import AUTO, Output
@@ -94,24 +92,28 @@ def find_targets(placed: PlacedRule, egress_of: EgressOf, port_of: PortOf, hops:
         port = egress.port
         if neighbour and output.group.version == IPV6:  # an output interface's own sockets are of IPv4
             port = port_of(neighbour) or 0
-        targets.append(
-            Target(
-                slot=place.slot,
-                interface=egress.interface.index if egress.carrier else 0,
-                macs=(hops.mac(hop) if hop else group_mac(output.group)) + egress.raw.mac,
-                mtu=egress.raw.mtu,
-                source=(way.source, output.own_port or port),
-                group=output.group,
-                port=output.port,
-                ttl=output.ttl if isinstance(output.ttl, int) else way.ttl,
-                dscp=output.dscp if isinstance(output.dscp, int) else 0,
-                keeps=keeps_of(output) | (lib.MCR_MAY_BE_CUT if output.own_port else 0),
-                vlan=output.vlan or 0,
-                by_group=output.prefix is not None,
-                by_port=output.last_port is not None,
-            )
+        target = Target(
+            slot=place.slot,
+            interface=egress.interface.index if egress.carrier else 0,
+            macs=(hops.mac(hop) if hop else group_mac(output.group)) + egress.raw.mac,
+            mtu=egress.raw.mtu,
+            source=(way.source, output.own_port or port),
+            group=output.group,
+            port=output.port,
+            ttl=output.ttl if isinstance(output.ttl, int) else way.ttl,
         )
+        targets.append(target if output.is_plain else _with_options(target, output))
     return tuple(targets)
+
+
+def _with_options(target: Target, output: Output) -> Target:
+    return target._replace(
+        dscp=output.dscp if isinstance(output.dscp, int) else 0,
+        keeps=keeps_of(output) | (lib.MCR_MAY_BE_CUT if output.own_port else 0),
+        vlan=output.vlan or 0,
+        by_group=output.prefix is not None,
+        by_port=output.last_port is not None,
+    )
 
 
 def targets_of(flow: Flow, source: Input, targets: tuple[Target, ...]) -> tuple[Target, ...]:
@@ -127,4 +129,4 @@ def _moved(target: Target, groups: int, ports: int) -> Target:
     group = type(target.group)(int(target.group) + groups)
     if groups and macs.startswith(group_mac(target.group)):  # else they go by a gateway
         macs = group_mac(group) + macs[len(group_mac(group)) :]
-    return attrs.evolve(target, group=group, port=target.port + ports, macs=macs)
+    return target._replace(group=group, port=target.port + ports, macs=macs)

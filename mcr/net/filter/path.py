@@ -14,9 +14,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Collection, Generator, Iterable, Sequence
 from contextlib import contextmanager
-from typing import Any, Self
-
-import attrs
+from typing import Any, NamedTuple, Self
 
 from mcr._native import ffi, lib
 from mcr.errors import check_result
@@ -60,8 +58,7 @@ _AGAIN_S = 10.0
 _GRACE_SECONDS = 0.05  # where the kernel does not say when all packets have been dealt with
 
 
-@attrs.frozen
-class Target:
+class Target(NamedTuple):
     """Where the kernel path sends one output's datagrams.
 
     Attributes:
@@ -363,8 +360,8 @@ def group_mac(group: Address) -> bytes:
         return b"\xff" * 6
     if group.version == IPV6:
         return b"\x33\x33" + group.packed[-4:]
-    bits = int.from_bytes(group.packed, "big") & 0x7F_FFFF
-    return b"\x01\x00\x5e" + bits.to_bytes(3, "big")
+    packed = group.packed
+    return bytes((1, 0, 0x5E, packed[1] & 0x7F, packed[2], packed[3]))
 
 
 def wait_for_packets() -> None:

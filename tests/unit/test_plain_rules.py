@@ -1,0 +1,54 @@
+"""Rules as most are, which are read without cattrs: what comes of them is the same."""
+
+from typing import Any
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from mcr.control import structure
+from mcr.control.structure import RuleParams, check_rules
+from mcr.model.rule import Rule
+
+TEXTS = st.sampled_from(
+    ["239.1.1.1", "239.1.1.2", "ff15::1", "ff01::1", "198.18.0.9", "0.0.0.1", "eth0", "eth1", "", "a" * 1001]
+)
+PORTS = st.sampled_from([5000, 5001, 0, 65536, True, "5000", 5.0, None])
+GROUPS = st.sampled_from(["239.1.1.1", "239.1.1.2", "ff15::1"])
+LABELS = st.sampled_from([None, "a", " a", 7])
+
+
+def _ends(**more: Any) -> st.SearchStrategy[Any]:
+    """Inputs or outputs: mostly sound, some with a member that is another, missing, or one too many."""
+    sound = {"interface": st.sampled_from(["eth0", "eth1"]), "group": GROUPS, "port": st.just(5000)}
+    odd = st.fixed_dictionaries(
+        {"interface": TEXTS, "group": TEXTS}, optional={"port": PORTS, "vlan": st.just(7), "none": st.just(1)} | more
+    )
+    return st.fixed_dictionaries(sound) | st.fixed_dictionaries(sound) | odd | st.sampled_from([None, []])
+
+
+RULES = st.fixed_dictionaries(
+    {"input": _ends(), "outputs": st.lists(_ends(ttl=st.sampled_from([8, "keep", 0])), max_size=3) | st.just({})},
+    optional={"rule_id": LABELS, "name": LABELS, "health": st.just("rtp"), "none": st.just(1)},
+)
+
+
+def _by_cattrs(value: Any) -> Rule | None:
+    try:
+        read: Rule = structure._structure_rule(value, RuleParams).rule()
+    except Exception:  # noqa: BLE001 - a fault, whatever it is
+        return None
+    return read
+
+
+@given(RULES | st.none() | st.just([]))
+def test_a_plain_rule_is_read_as_by_cattrs_or_left_to_it(value: Any) -> None:
+    read = structure._plain_rule(value)
+    assert read is None or read == _by_cattrs(value)
+
+
+def test_a_batch_of_plain_rules_is_not_left_to_cattrs() -> None:
+    end = {"interface": "eth1", "group": "239.1.1.1", "port": 5000}
+    for more in ({}, {"rule_id": None, "name": None}, {"rule_id": "a", "name": "b"}):
+        value = {"input": end | {"interface": "eth0"}, "outputs": [end, end | {"port": 5001}]} | more
+        (rule,) = check_rules([value])
+        assert structure._plain_rule(value) == rule

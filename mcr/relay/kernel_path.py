@@ -256,7 +256,7 @@ class KernelRules:
         if not self._serves(source):
             reason = f"this machine does not listen to {source.group}"
         targets = () if reason else find_targets(placed, self._egress_of, self._port_of, self.hops)
-        mtu = min((*(each.mtu for each in targets), LONGEST)) if targets else 0
+        mtu = min([LONGEST, *[each.mtu for each in targets]]) if targets else 0
         now = _Served(self._capture_of(source.interface), source, placed.flows, mtu, targets)
         before = self._served.get(rule_id)
         if before and before.capture != now.capture:  # its interface was opened again: what came in by it is no more

@@ -20,7 +20,7 @@ from mcr.config.settings import Settings
 from mcr.errors import McrError, SystemFault, describe_errno
 from mcr.logs.logger import get_logger
 from mcr.logs.standing_reason import StandingReason
-from mcr.model.flow import IPV6, Address, may_be_broadcast
+from mcr.model.flow import IPV4, IPV6, Address, may_be_broadcast
 from mcr.model.limits import INTERFACE_SLOTS, MAX_NEIGHBOURS
 from mcr.model.log import Facility
 from mcr.model.output_options import Sockets
@@ -404,6 +404,9 @@ def find_neighbours(rules: Iterable[Rule], interfaces: Mapping[str, Interface]) 
     groups: dict[str, dict[Address, None]] = {}
     found: set[Key] = set()
     for output in chain.from_iterable(rule.outputs for rule in rules):
+        if output.is_plain and output.group.version == IPV4 and output.group.is_multicast:  # as thousands are
+            groups.setdefault(output.interface, {})[output.group] = None
+            continue
         key = key_of(output)
         if output.vlan and not key.port:
             continue  # raw frames, or the kernel path's, which wait for nobody

@@ -272,7 +272,10 @@ class Placement:
         return place
 
     def _place_output(self, identity: str, output: Output) -> OutputSlot:
-        key = digest(identity, *map(plain, output.destination))
+        if output.is_plain:
+            key = digest(identity, plain(output.group), str(output.port), output.interface)
+        else:
+            key = digest(identity, *map(plain, output.destination))
         former = self._former_outputs.pop(key, None)
         if former is None:
             if self.output_slots.taken >= MAX_OUTPUTS:
@@ -297,8 +300,12 @@ class Placement:
         rule = placed.rule
         self._by_id[rule.rule_id] = placed
         self._rule_names[placed.slot] = rule.label
-        has_tags = any(output.vlan is not None for output in rule.outputs)
-        (self._tagged.add if has_tags else self._tagged.discard)(rule.rule_id)
+        for output in rule.outputs:
+            if output.vlan is not None:
+                self._tagged.add(rule.rule_id)
+                break
+        else:
+            self._tagged.discard(rule.rule_id)
         self._singles.add(rule.input)
         if rule.input.is_range:
             self._ranges[rule.rule_id] = None

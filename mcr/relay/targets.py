@@ -1,6 +1,7 @@
 """What the kernel path can make of a rule's outputs, and why it can make nothing of them."""
 
 from collections.abc import Callable
+from typing import Final
 
 from mcr._native import lib
 from mcr.model.flow import IPV6, Flow, Input
@@ -11,6 +12,8 @@ from mcr.relay.next_hops import NextHop, NextHops
 from mcr.relay.outputs import Egress
 from mcr.relay.placement import Key, PlacedRule, Way
 
+_NONE: Final[frozenset[NextHop]] = frozenset()
+
 EgressOf = Callable[[str], Egress]
 PortOf = Callable[[Key], int | None]
 """The port that a neighbour's sockets send from; None: it has none."""
@@ -20,7 +23,7 @@ def hops_of(placed: PlacedRule, egress_of: EgressOf) -> frozenset[NextHop]:
     """Hosts and gateways that a rule's datagrams go to."""
     several = zip(placed.rule.outputs, placed.ways, strict=True)
     found = [_hop(egress_of(output.interface), output, way) for output, way in several if way and way.hop]
-    return frozenset(filter(None, found))
+    return frozenset(filter(None, found)) if found else _NONE
 
 
 def _hop(egress: Egress, output: Output, way: Way | None) -> NextHop | None:

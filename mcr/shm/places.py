@@ -15,6 +15,7 @@ from mcr._native import lib
 
 _HEAD: Final = struct.Struct("=8sII8xQ")  # magic, numbers of both kinds of slots, newest tag
 _MAGIC: Final = b"mcrplac1"
+_TAG: Final = struct.Struct("=Q")
 _TAG_AT: Final = _HEAD.size - 8
 _ENTRY: Final = struct.Struct("=16sQ")
 _RULES_AT: Final = 4096
@@ -36,6 +37,7 @@ class Places:
     def __init__(self, fd: int) -> None:
         self.fd = fd
         self._memory = mmap.mmap(fd, _SIZE)
+        self._newest: int = _HEAD.unpack_from(self._memory)[3]  # nobody else writes it
 
     @classmethod
     def make(cls) -> Self:
@@ -67,16 +69,11 @@ class Places:
         self._memory.close()
         os.close(self.fd)
 
-    @property
-    def newest_tag(self) -> int:
-        """The newest tag that was ever given."""
-        return int(_HEAD.unpack_from(self._memory)[3])
-
     def new_tag(self) -> int:
         """A tag that no slot has borne."""
-        tag = self.newest_tag + 1
-        struct.pack_into("=Q", self._memory, _TAG_AT, tag)
-        return tag
+        self._newest += 1
+        _TAG.pack_into(self._memory, _TAG_AT, self._newest)
+        return self._newest
 
     def rules(self) -> dict[bytes, Place]:
         """Rules that have a slot."""
@@ -103,7 +100,7 @@ class Places:
         _ENTRY.pack_into(self._memory, _OUTPUTS_AT + slot * _ENTRY.size, b"", 0)
 
     def _read(self, at: int, count: int) -> dict[bytes, Place]:
-        newest = self.newest_tag
+        newest = self._newest
         if not newest:  # nothing was ever put in
             return {}
         table = _ENTRY.iter_unpack(self._memory[at : at + count * _ENTRY.size])

@@ -207,7 +207,7 @@ class Catalog:
 
     def _clashes(self, rules: Sequence[Rule]) -> Iterator[RuleExists]:
         """The rules whose identity is taken, by a rule that is there or one earlier among them."""
-        seen: dict[tuple[str, object], int] = {}
+        seen = _Seen()
         for index, rule in enumerate(rules):
             if taken := self._taken(rule):
                 yield taken.at(f"rules[{index}]") if len(rules) > 1 else taken
@@ -325,17 +325,32 @@ def mixed_up(rule: Rule, holder: Rule) -> RuleExists:
     )
 
 
-def _taken_among(seen: dict[tuple[str, object], int], index: int, rule: Rule) -> RuleExists | None:
+@attrs.frozen
+class _Seen:
+    """What earlier rules of a request have, and their places in it."""
+
+    claims: dict[Claim, int] = attrs.field(factory=dict)
+    ids: dict[str, int] = attrs.field(factory=dict)
+    names: dict[str, int] = attrs.field(factory=dict)
+
+
+def _taken_among(seen: _Seen, index: int, rule: Rule) -> RuleExists | None:
     """The part of a rule's identity that an earlier one in the same request has."""
-    parts = (*(("input", claim) for claim in rule.input.claims), ("id", rule.rule_id), ("name", rule.name))
-    for what, value in parts:
-        earlier = seen.setdefault((what, value), index)
-        if earlier != index and value is not None:
-            return RuleExists(
-                f"Rule already exists: rules[{index}] has the same {what} as rules[{earlier}], {value}",
-                "every rule needs an input, an id and a name of its own",
-            )
+    for claim in rule.input.claims:
+        if (earlier := seen.claims.setdefault(claim, index)) != index:
+            return _same("input", claim, earlier, index)
+    if (earlier := seen.ids.setdefault(rule.rule_id, index)) != index:
+        return _same("id", rule.rule_id, earlier, index)
+    if rule.name is not None and (earlier := seen.names.setdefault(rule.name, index)) != index:
+        return _same("name", rule.name, earlier, index)
     return None
+
+
+def _same(what: str, value: object, earlier: int, index: int) -> RuleExists:
+    return RuleExists(
+        f"Rule already exists: rules[{index}] has the same {what} as rules[{earlier}], {value}",
+        "every rule needs an input, an id and a name of its own",
+    )
 
 
 def _name(rule: Rule) -> str | None:

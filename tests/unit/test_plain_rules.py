@@ -1,13 +1,19 @@
 """Rules as most are, which are read without cattrs: what comes of them is the same."""
 
+from collections.abc import Callable
 from typing import Any
 
 from hypothesis import given
 from hypothesis import strategies as st
 
+from calls import count_calls
 from mcr.control import structure
 from mcr.control.structure import RuleParams, check_rules
 from mcr.model.rule import Rule
+from mcr.relay import commands
+from mcr.relay.placement import PlacedRule, Placement
+from mcr.rules.catalog import Catalog
+from mcr.shm.places import Places
 
 TEXTS = st.sampled_from(
     ["239.1.1.1", "239.1.1.2", "ff15::1", "ff01::1", "198.18.0.9", "0.0.0.1", "eth0", "eth1", "", "a" * 1001]
@@ -52,3 +58,24 @@ def test_a_batch_of_plain_rules_is_not_left_to_cattrs() -> None:
         value = {"input": end | {"interface": "eth0"}, "outputs": [end, end | {"port": 5001}]} | more
         (rule,) = check_rules([value])
         assert structure._plain_rule(value) == rule
+
+
+def test_a_plain_rule_takes_few_calls_to_be_read_planned_placed_and_told_of() -> None:
+    """Of thousands that are added at once each costs what these cost (docs/decisions/0024)."""
+    many = 100
+    values = [
+        {
+            "input": {"interface": "eth0", "group": f"239.1.1.{each}", "port": 5000},
+            "outputs": [{"group": f"239.2.2.{each}", "port": 5000, "interface": "eth1"}],
+        }
+        for each in range(1, many + 1)
+    ]
+    rules, placement, placed = check_rules(values), Placement(Places.make()), list[PlacedRule]()
+    steps: list[tuple[Callable[[], object], int]] = [
+        (lambda: check_rules(values), 46),
+        (lambda: Catalog().plan_addition(rules), 21),
+        (lambda: placed.extend(placement.place(rule, {}, ()) for rule in rules), 43),
+        (lambda: [commands.attach_rule(each, 0, [0], [True]) for each in placed], 17),
+    ]
+    for number, (step, most) in enumerate(steps):
+        assert count_calls(step) <= most * many, f"step {number}"

@@ -93,7 +93,7 @@ def test_every_actor_has_its_union() -> None:
     assert {
         "network_watch._Command",
         "rule_store._Command",
-        "stats_aggregator._Command",
+        "stats_requests.Command",
         "worker_supervisor._Command",
     } <= commands
 

@@ -42,7 +42,8 @@ types=$!
 failed=0
 # Four: tests of tests/kernel and tests/actors wait for half of their time. Plugins by name, or pytest would compile
 # all of hypothesis once more the first time.
-"$venv/bin/pytest" -q --processes 4 -o console_output_style=classic --disable-plugin-autoload -p trio -p hypothesispytest -m "${MCR_SLOW:+slow or }not slow" \
+"$venv/bin/pytest" -q --processes 4 -o console_output_style=classic \
+	--disable-plugin-autoload -p trio -p hypothesispytest -m "${MCR_SLOW:+slow or }not slow" \
 	tests/actors tests/kernel tests/unit || failed=1
 wait $lint || failed=1
 wait $types || failed=1

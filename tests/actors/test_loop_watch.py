@@ -228,6 +228,7 @@ async def test_a_loop_is_told_of_once_until_it_is_over(
     assert caplog.text.count("seems to come back") == 2
 
 
+@pytest.mark.slow
 async def test_a_loop_that_comes_and_goes_is_no_flood(
     scene: Scene, autojump_clock: trio.testing.MockClock, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -402,6 +403,7 @@ async def test_a_refusal_ends_where_another_rule_names_the_source(
     assert scene.sources() == ["198.18.0.9"]
 
 
+@pytest.mark.slow
 async def test_what_the_kernel_path_cannot_be_told_is_tried_again(
     scene: Scene, autojump_clock: trio.testing.MockClock, caplog: pytest.LogCaptureFixture
 ) -> None:

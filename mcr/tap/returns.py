@@ -28,6 +28,7 @@ _KNOWN_SECONDS: Final = 1.0  # of one at somebody who is known, which is to be s
 _KNOWN_SETTLED: Final = 0.3
 _JUDGED: Final = 0.2  # after that, before which a proof does not end it: who sends what is to be told as well
 _SHORTEST_WAIT = 0.001
+_HELD = 1_000  # flows, at the most, that a filter may hold
 _SIGNS_SECONDS: Final = 3.0  # of one that has seen a payload come back, or is to see that nothing does any more
 _DATAGRAMS = 16_384  # then it ends
 _APART = 256  # datagrams between two looks at what was lost
@@ -136,6 +137,8 @@ def _open(view: View, name: str, share: int) -> socket.socket:
 def _select(view: View, link: int, share: int, seed: int) -> Sequence[Instruction]:
     """What the rule takes; if that is so many flows that no filter holds them, all UDP: `Taken` tells later."""
     with suppress(OverflowError):
+        if len(view.flows) > _HELD:  # to find out takes long, and nobody else is answered meanwhile
+            raise OverflowError
         wanted = select_udp(view.flows, link, by_source=True)
         return wanted if share == 1 else thin(wanted, link, share, seed)
     wanted = accept_udp({view.vlan})

@@ -200,7 +200,7 @@ class Unsound:
             ("source", self._sources()),
             ("loop", self._own()),
             ("other_host", self._foreign()),
-            ("vlan", [behind_tag(behind_tag(self._frame(), IN_8), IN_7)]),
+            ("vlan", [behind_tag(behind_tag(each, IN_8), IN_7) for each in (self._frame(), self._frame6())]),
             ("fragment", self._fragments()),
             ("fragment_overlap", self._overlaps()),
             ("no_match", self._of_nobody()),
@@ -225,6 +225,7 @@ class Unsound:
     def _malformed(self) -> Iterator[Frame]:
         for whole, length_at in ((self._frame(), 34 + 4), (self._frame6(), 54 + 4)):
             yield Frame(NO_HEADER, whole.data[:-1])
+            yield Frame(NO_HEADER, whole.data[:length_at])  # in UDP's header
             for length in (7, 900):
                 yield Frame(NO_HEADER, whole.data[:length_at] + length.to_bytes(2) + whole.data[length_at + 2 :])
         routed = bytes.fromhex("1102000100000000") + bytes(16)
@@ -270,6 +271,8 @@ class Unsound:
         for flow, group in ((self._plain, "239.1.1.99"), (self._tagged, "239.1.1.2"), (self._ipv6, "ff15::99")):
             other = flow.datagram(100, group=group, macs=mac_of_group(group) + SOURCE_MAC).frame()
             yield behind_tag(other, IN_7) if flow.rule.vlan else other
+        scope = "ff12::1"  # another one than the rule's
+        yield self._frame6(group=scope, macs=mac_of_group(scope) + SOURCE_MAC)
         yield self._frame(ports=(1, 5009))
         yield self._frame6(ports=(1, 5009))
         for group, port in (("239.1.4.4", 5000), ("239.1.4.0", 5003)):  # beside the range
@@ -284,6 +287,8 @@ class Unsound:
         yield behind_tag(self._frame(), OF_PROVIDER)
         yield behind_tag(behind_tag(self._frame(), IN_7), IN_8)
         yield behind_tag(self._frame6(), IN_8)
+        for whole in (self._frame(), self._frame6()):
+            yield Frame(NO_HEADER, whole.data[:20])  # in IP's header: of nobody knows which protocol
         no_udp = self._frame().data
         yield Frame(NO_HEADER, no_udp[:14] + with_checksum(no_udp[14:23] + b"\x06" + no_udp[24:34]) + no_udp[34:])
         yield Frame(NO_HEADER, self._frame6().data[:20] + b"\x06" + self._frame6().data[21:])

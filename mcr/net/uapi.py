@@ -220,25 +220,6 @@ NF_NETDEV_INGRESS: Final = 0
 NF_NETDEV_EGRESS: Final = 1
 NF_DROP: Final = 0
 
-# linux/netfilter/nfnetlink.h, nf_tables.h
-NFGENMSG: Final = struct.Struct("=BBH")  # family, version, resource
-NFNL_SUBSYS_NFTABLES: Final = 10
-NFT_MSG_GETCHAIN: Final = 4
-NFT_MSG_GETRULE: Final = 7
-NFTA_CHAIN_TABLE: Final = 1
-NFTA_CHAIN_NAME: Final = 3
-NFTA_CHAIN_HOOK: Final = 4
-NFTA_CHAIN_POLICY: Final = 5
-NFTA_CHAIN_TYPE: Final = 7
-NFTA_HOOK_HOOKNUM: Final = 1
-NFTA_RULE_TABLE: Final = 1
-NFTA_RULE_CHAIN: Final = 2
-NFTA_RULE_EXPRESSIONS: Final = 4
-NFTA_EXPR_NAME: Final = 1
-NFTA_EXPR_DATA: Final = 2
-NFTA_CMP_DATA: Final = 3
-NFTA_DATA_VALUE: Final = 1
-
 # <linux/capability.h>, <linux/seccomp.h>
 CAP_NET_ADMIN: Final = 12
 CAP_NET_RAW: Final = 13

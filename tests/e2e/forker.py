@@ -52,11 +52,11 @@ def mcrd() -> Callable[[], None]:
     """Import it, as bin/mcrd would have it done, and what it imports and makes soon after its start."""
     from multiprocessing import connection, popen_spawn_posix  # noqa: PLC0415
 
-    from pyroute2 import Ethtool, IPRoute  # noqa: PLC0415
+    from pyroute2.nftables import main as nftables  # noqa: PLC0415
 
     from mcr.cli import failure, mcrd, supervisor  # noqa: PLC0415
 
-    assert all((connection, popen_spawn_posix, Ethtool, IPRoute, failure, supervisor))
+    assert all((connection, popen_spawn_posix, nftables, failure, supervisor))
     make_converters()
     sys.modules["__main__"] = mcrd  # which worker processes import as theirs
     return mcrd.main

@@ -58,7 +58,7 @@ def test_c_is_as_it_was_by_its_contents_and_its_compilers(tmp_path: Path) -> Non
 
 def test_the_forge_s_workflow_calls_what_ci_calls() -> None:
     steps = re.findall(r"^ +run: (.+)$", (ROOT / ".github/workflows/ci.yml").read_text(), re.MULTILINE)
-    assert steps == ["sudo bash .ci/run"]
+    assert steps == ["sudo bash .ci/run", "sudo make fuzz"]
 
 
 def test_the_form_for_bugs_asks_for_a_report() -> None:

@@ -265,7 +265,8 @@ def processors(_: Machine) -> Iterator[None]:
 def getting_help(machine: Machine) -> Iterator[None]:
     machine.start_service()
     yield
-    assert set(json.loads(machine.mcrctl("log-level get --json")).values()) == {"info"}
+    levels = {"info"}  # systemd would wait for the reload, a signal does not
+    wait_until(lambda: set(json.loads(machine.mcrctl("log-level get --json")).values()) == levels, "those of the start")
 
 
 @pytest.fixture

@@ -7,15 +7,16 @@ import shlex
 import signal
 import stat
 import sys
+import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, nullcontext, suppress
+from contextlib import contextmanager, nullcontext
 from datetime import UTC, datetime
 from ipaddress import ip_address
 from itertools import islice
 from pathlib import Path
-from typing import IO, Any, BinaryIO
+from typing import IO, Any, BinaryIO, Self
 
 import attrs
 import click
@@ -38,7 +39,7 @@ from mcr.text.visible import visible
 _SIDES = ("in", "out")
 _NEEDS_ROOT = "captured packets are anybody's: it takes root, or CAP_NET_RAW; as root: sudo mcrctl capture"
 _BILLION = 1_000_000_000
-_ASKED_APART = 0.5  # seconds between two questions who is refused
+_ASKED_APART = 0.5  # seconds between an answer and the next question who is refused
 
 Show = Callable[[Packet], None]
 
@@ -97,9 +98,9 @@ def run_capture(
     """
     _check_namespace(session, rule["rule_id"])
     shown = Counter[bool]()
-    rules = session.call("list")
-    capture = RuleCapture(places_of(rule, sides, rules), interfaces_of(rules), _Refused(session, rule["rule_id"]))
-    with _captured(capture) as captured, _ending() as stopped:
+    rules, refused = session.call("list"), _Refused(session, rule)
+    capture = RuleCapture(places_of(rule, sides, rules), interfaces_of(rules), refused)
+    with refused, _captured(capture) as captured, _ending() as stopped:
         with _writer(captured, file, _titled(rule), as_json=session.json) as show:
             for packet in islice(captured.packets(seconds, stopped), count):
                 show(packet)
@@ -110,23 +111,52 @@ def run_capture(
 
 @attrs.define
 class _Refused:
-    """Sources that mcrd refuses for a rule, as it said half a second ago at most."""
+    """Sources that mcrd refuses for a rule, as it said about half a second ago.
+
+    A thread asks, which nobody waits for: while mcrd takes its time, or hangs, packets are read all the same. They are
+    judged by the newest answer, for as long as workers go by it.
+    """
 
     _session: Session
-    _rule_id: str
-    _asked: float = attrs.field(default=float("-inf"), init=False)
-    _answered: float = attrs.field(default=float("-inf"), init=False)
-    _known: frozenset[Address] = attrs.field(default=frozenset(), init=False)
+    _rule: dict[str, Any]
+    _newest: tuple[float, frozenset[Address]] = attrs.field(init=False)  # and when it was asked for
+    _ended: threading.Event = attrs.field(factory=threading.Event, init=False)
+
+    def __attrs_post_init__(self) -> None:
+        self._newest = time.monotonic(), _refused_of(self._rule)
+
+    def __enter__(self) -> Self:
+        threading.Thread(target=self._keep_asking, daemon=True).start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._ended.set()
 
     def __call__(self) -> frozenset[Address]:
-        now = time.monotonic()
-        if now >= self._asked + _ASKED_APART:
-            self._asked = now
-            with suppress(McrError):  # mcrd is not there, and its workers go by what they were told
-                (rule,) = self._session.call("list", {"rule": self._rule_id})
-                self._known = frozenset(map(ip_address, rule.get("refused", ())))
-                self._answered = now
-        return self._known if now < self._answered + REFUSED_SECONDS else frozenset()
+        asked, known = self._newest
+        return known if time.monotonic() < asked + REFUSED_SECONDS else frozenset()
+
+    def _keep_asking(self) -> None:
+        pause = _ASKED_APART
+        while not self._ended.wait(pause):
+            # An mcrd that hangs, or is not there, is left alone for as long as an answer holds.
+            pause = _ASKED_APART if self._ask() else REFUSED_SECONDS
+
+    def _ask(self) -> bool:
+        """Whether an answer came."""
+        asked = time.monotonic()
+        try:
+            with self._session.understand():
+                (rule,) = self._session.call("list", {"rule": self._rule["rule_id"]})
+                self._newest = asked, _refused_of(rule)
+        except McrError:
+            return False
+        return True
+
+
+def _refused_of(rule: dict[str, Any]) -> frozenset[Address]:
+    """As `list` gives the rule."""
+    return frozenset(map(ip_address, rule.get("refused", ())))
 
 
 @contextmanager

@@ -2,6 +2,8 @@
 
 import socket
 import struct
+import threading
+from collections.abc import Iterator
 from ipaddress import ip_address
 from typing import Any
 
@@ -54,24 +56,65 @@ def test_what_comes_from_a_refused_source_is_returned(packet: Packet, verdict: s
     assert found.verdict == verdict
 
 
-def test_a_capture_asks_twice_a_second_and_workers_forget(daemon: Daemon, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_capture_knows_the_last_answer_and_workers_forget(daemon: Daemon, monkeypatch: pytest.MonkeyPatch) -> None:
     """Who is refused: as the last answer says, for as long as workers go by it where mcrd is gone."""
     now = 100.0
     monkeypatch.setattr("mcr.cli.capture.time.monotonic", lambda: now)
-    refused, listed = _Refused(Session(), "tv"), daemon.results["list"]
+    refused = _Refused(Session(), VIEW | {"rule_id": "tv", "refused": [str(OTHER)]})
+    assert refused() == {OTHER}
     daemon.results["list"] = [VIEW | {"refused": [str(SOURCE)]}]
-    assert refused() == refused() == {SOURCE}
+    assert refused._ask()
     assert daemon.calls == [("list", {"rule": "tv"})]
-    daemon.results["list"], now = listed, now + 0.4
+    assert refused() == {SOURCE}
+    now += 9.9
+    daemon.failure = McrError("mcrd is gone")
+    assert not refused._ask()
     assert refused() == {SOURCE}
     now += 0.2
     assert refused() == frozenset()
-    daemon.results["list"], now = [VIEW | {"refused": [str(SOURCE)]}], now + 1
-    assert refused() == {SOURCE}
-    daemon.failure, now = McrError("mcrd is gone"), now + 9.9
-    assert refused() == {SOURCE}
-    now += 0.2
+    daemon.failure, daemon.results["list"] = None, [VIEW | {"refused": ["nonsense"]}]
+    assert not refused._ask()
     assert refused() == frozenset()
+    daemon.results["list"] = [VIEW]
+    assert refused._ask()
+    assert refused() == frozenset()
+
+
+def test_it_is_asked_twice_a_second_and_left_alone_after_a_failure(
+    daemon: Daemon, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The pause begins when the answer has come, or has failed to."""
+    answers: Iterator[McrError | None] = iter([None, McrError("No reply from mcrd within 5 s"), None])
+    pauses: list[float] = []
+
+    def wait(pause: float) -> bool:
+        pauses.append(pause)
+        daemon.failure = next(answers, None)
+        return len(pauses) == 4
+
+    refused = _Refused(Session(), VIEW)
+    monkeypatch.setattr(refused._ended, "wait", wait)
+    refused._keep_asking()
+    assert pauses == [0.5, 0.5, 10, 0.5]
+    assert len(daemon.calls) == 3
+
+
+def test_nobody_waits_for_an_mcrd_that_hangs(daemon: Daemon, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Packets are judged by the last answer meanwhile, and the end of the capture comes at once."""
+    asked, answered = threading.Event(), threading.Event()
+
+    def hang(method: str, _: Any) -> Any:
+        asked.set()
+        assert answered.wait(60)
+        raise McrError(f"no reply to {method}")
+
+    monkeypatch.setattr(Daemon, "call", lambda _, *words: hang(*words))
+    monkeypatch.setattr("mcr.cli.capture._ASKED_APART", 0)
+    with _Refused(Session(), VIEW | {"refused": [str(SOURCE)]}) as refused:
+        assert asked.wait(60)
+        assert refused() == {SOURCE}
+    assert not answered.is_set()
+    answered.set()
 
 
 async def test_list_names_them_of_the_rules_that_have_some() -> None:

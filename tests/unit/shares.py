@@ -2,14 +2,18 @@
 
 What tests import takes seconds of a processor, which pytest-xdist would spend in each process. Each one takes the next
 file when it has finished one, or with ``--by-test`` the next test: those of a file that share what is set up once for
-them stay together, and begin first. What the forked ones have to say is printed when the first one has finished. Tests
+them stay together, and begin first. What the forked ones have to say is printed when the first one has finished. Then
+the tests that were run are counted: a process that leaves in the middle of them, however it does, fails the run. Tests
 that are marked as alone come last, when no other process is left.
 """
 
 import os
+import signal
 import sys
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from itertools import chain, groupby, pairwise
+from mmap import mmap
 from tempfile import TemporaryFile
 from typing import IO
 
@@ -17,6 +21,7 @@ import pytest
 from hypothesis import given, settings, strategies
 
 _BYTES = 2  # of a portion's number
+_COUNT_BYTES = 4
 _FOR_SEVERAL = {"class", "module", "package"}
 
 
@@ -41,25 +46,68 @@ def pytest_runtestloop(session: pytest.Session) -> bool | None:
     session.config._tmp_path_factory.getbasetemp()  # type: ignore[attr-defined]  # which all of them have
     first = os.getpid()
     forked: dict[int, IO[str]] = {}
+    tally, process = Tally(session.items, options.processes), 0
     sys.stdout.flush()
-    for _ in range(1, options.processes):
+    for number in range(1, options.processes):
         output = TemporaryFile("w+")  # noqa: SIM115 - closed when it has been read
         pid = os.fork()
         if not pid:
             for each in forked.values():
                 each.close()
             forked.clear()
+            process = number
             with output:
                 _write_to(output, session.config)
             break
         forked[pid] = output
-    _run(session, _share(portions, queue, first))
+    _run(session, _share(portions, queue, first), tally, process)
     if session.shouldfail or session.shouldstop:
+        tally.stop()
         os.read(queue, len(portions) * _BYTES)  # no process begins another
-    session.testsfailed += sum(_has_failed(pid, output) for pid, output in forked.items())
-    if os.getpid() == first and not (options.maxfail and session.testsfailed >= options.maxfail):
-        _run(session, [[item for item in session.items if item.get_closest_marker("alone")]])
+    if process:
+        return True
+    for number, (pid, said) in enumerate(forked.items(), 1):
+        session.testsfailed += _has_failed(pid, said, tally, number)
+    session.testsfailed += _has_lost(tally, len(beside))
+    if not (options.maxfail and session.testsfailed >= options.maxfail):
+        _run(session, [[item for item in session.items if item.get_closest_marker("alone")]], tally, process)
     return True
+
+
+class Tally:
+    """What processes have run, in memory that they share."""
+
+    def __init__(self, items: Sequence[pytest.Item], processes: int) -> None:
+        """Before they are forked."""
+        self._names = [item.nodeid for item in items]
+        self._numbers = {item: number for number, item in enumerate(items)}
+        memory = memoryview(mmap(-1, (2 * processes + 1) * _COUNT_BYTES)).cast("I")
+        self._last, self._ended, self._stopped = memory[:processes], memory[processes:-1], memory[-1:]
+
+    @contextmanager
+    def running(self, process: int, item: pytest.Item) -> Iterator[None]:
+        """While a process runs a test."""
+        self._last[process] = self._numbers[item] + 1
+        yield
+        self._last[process] = 0
+        self._ended[process] += 1
+
+    def stop(self) -> None:
+        """Some are not to be run any more."""
+        self._stopped[0] = 1
+
+    def is_stopped(self) -> bool:
+        """Whether some were not to be run."""
+        return bool(self._stopped[0])
+
+    def ran(self) -> int:
+        """How many tests ended."""
+        return sum(self._ended)
+
+    def cut_off(self, process: int) -> str:
+        """The test that a process began and did not end; empty: none."""
+        number = self._last[process]
+        return self._names[number - 1] if number else ""
 
 
 @settings(max_examples=1, database=None)
@@ -89,14 +137,15 @@ def _share(portions: list[list[pytest.Item]], queue: int, first: int) -> Iterato
         yield portions[int.from_bytes(number)]
 
 
-def _run(session: pytest.Session, portions: Iterable[list[pytest.Item]]) -> None:
+def _run(session: pytest.Session, portions: Iterable[list[pytest.Item]], tally: Tally, process: int) -> None:
     """Run tests, until one has failed that is to be the last: by --exitfirst, for example."""
     for portion in portions:
         for item, following in pairwise(chain(portion, [None])):
             if session.shouldfail or session.shouldstop:
                 return
             assert item
-            item.ihook.pytest_runtest_protocol(item=item, nextitem=following)
+            with tally.running(process, item):
+                item.ihook.pytest_runtest_protocol(item=item, nextitem=following)
 
 
 def _write_to(output: IO[str], config: pytest.Config) -> None:
@@ -109,10 +158,22 @@ def _write_to(output: IO[str], config: pytest.Config) -> None:
     capture.suspend_global_capture()
 
 
-def _has_failed(pid: int, output: IO[str]) -> bool:
-    """Print what a process has said."""
-    _, status = os.waitpid(pid, 0)
+def _has_failed(pid: int, output: IO[str], tally: Tally, process: int) -> bool:
+    """Print what a process has said, and which test it left in the middle."""
+    status = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+    cut_off = tally.cut_off(process)
     with output:
         output.seek(0)
         print("\n" + output.read().rstrip(), flush=True)
-    return os.waitstatus_to_exitcode(status) not in {pytest.ExitCode.OK, pytest.ExitCode.NO_TESTS_COLLECTED}
+    if status < 0 or cut_off:
+        how = f"was ended by {signal.Signals(-status).name}" if status < 0 else f"left with status {status}"
+        print(f"A process of tests {how}, {f'in {cut_off}' if cut_off else 'between tests'}", flush=True)
+    return bool(cut_off) or status not in {pytest.ExitCode.OK, pytest.ExitCode.NO_TESTS_COLLECTED}
+
+
+def _has_lost(tally: Tally, collected: int) -> bool:
+    """Say so, if tests were not run that should have been."""
+    if tally.is_stopped() or tally.ran() == collected:
+        return False
+    print(f"Of {collected} tests {tally.ran()} were run to their end", flush=True)
+    return True

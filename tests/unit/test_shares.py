@@ -48,6 +48,23 @@ def test_that_waits_for_the_other(number):
         time.sleep(0.01)
 """
 
+THAT_LEAVES = """
+import os, pathlib, pytest, signal, time
+
+FIRST = os.getpid()  # which has collected this
+
+@pytest.mark.parametrize("number", range(6))
+def test_number(number):
+    if os.getpid() == FIRST:  # waits, until another process has begun one
+        until = time.monotonic() + 30
+        while not pathlib.Path("left").exists():
+            assert time.monotonic() < until
+            time.sleep(0.01)
+        return
+    pathlib.Path("left").touch()
+    HOW
+"""
+
 
 def run(directory: Path, *options: str) -> subprocess.CompletedProcess[str]:
     (directory / "conftest.py").write_text(CONFTEST)
@@ -92,3 +109,34 @@ def test_tests_of_a_file_run_beside_each_other_and_those_alone_when_nothing_else
     assert names[2:] == ("alone", "alone")
     assert pids[0] != pids[1]
     assert pids[2] == pids[3]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("how", "said"),
+    [
+        ("os._exit(0)", "A process of tests left with status 0, in "),
+        ("pytest.exit('enough', returncode=0)", "A process of tests left with status 0, in "),
+        ("os.kill(os.getpid(), signal.SIGKILL)", "A process of tests was ended by SIGKILL, in "),
+    ],
+)
+def test_a_process_that_leaves_in_the_middle_fails_the_run(tmp_path: Path, how: str, said: str) -> None:
+    """Though all that has been run has passed."""
+    (tmp_path / "test_one.py").write_text(THAT_LEAVES.replace("HOW", how))
+    ran = run(tmp_path, "--processes", "2", "--by-test")
+    print(ran.stdout)
+    assert ran.returncode == 1
+    assert f"{said}test_one.py::test_number[" in ran.stdout
+    assert "Of 6 tests 5 were run to their end" in ran.stdout
+
+
+@pytest.mark.slow
+def test_what_is_not_run_any_more_is_not_missed(tmp_path: Path) -> None:
+    """Another process than the first has failed, with --exitfirst."""
+    (tmp_path / "test_one.py").write_text(THAT_LEAVES.replace("HOW", "assert False"))
+    ran = run(tmp_path, "--processes", "2", "--by-test", "-x")
+    print(ran.stdout)
+    assert ran.returncode == 1
+    assert "1 failed" in ran.stdout
+    assert "were run to their end" not in ran.stdout
+    assert "A process of tests" not in ran.stdout

@@ -120,7 +120,7 @@ def serve(door: socket.socket) -> tuple[dict[str, Any], list[int]] | None:
                     ended.recv(_REQUEST_BYTES)
                     report_ends(reports)
                     continue
-                request, descriptors, _, _ = socket.recv_fds(asker, _REQUEST_BYTES, _DESCRIPTORS)
+                request, descriptors = receive(asker)
                 if not request:
                     selector.unregister(asker)
                     doors.remove(asker)
@@ -140,8 +140,18 @@ def serve(door: socket.socket) -> tuple[dict[str, Any], list[int]] | None:
                 reports[pid] = report
                 for descriptor in others:
                     os.close(descriptor)
-                asker.send(str(pid).encode())
+                with suppress(ConnectionError):  # it is gone, as is seen when it is read from next
+                    asker.send(str(pid).encode())
     return None
+
+
+def receive(asker: socket.socket) -> tuple[bytes, list[int]]:
+    """A request and its descriptors; an empty one: the asker is gone."""
+    try:
+        request, descriptors, _, _ = socket.recv_fds(asker, _REQUEST_BYTES, _DESCRIPTORS)
+    except ConnectionError:  # with an answer that it has not read
+        return b"", []
+    return request, descriptors
 
 
 def report_ends(reports: dict[int, int]) -> None:
@@ -151,7 +161,8 @@ def report_ends(reports: dict[int, int]) -> None:
         if not pid:
             return
         report = reports.pop(pid)
-        os.write(report, str(os.waitstatus_to_exitcode(status)).encode())
+        with suppress(BrokenPipeError):  # who asked for it is gone
+            os.write(report, str(os.waitstatus_to_exitcode(status)).encode())
         os.close(report)
 
 

@@ -4,7 +4,6 @@ For developers: the header is committed, and nobody else needs this or clang. Th
 one may choose other instructions.
 """
 
-import difflib
 import os
 import re
 import shutil
@@ -12,6 +11,7 @@ import struct
 import subprocess
 import sys
 from collections.abc import Sequence
+from itertools import zip_longest
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -226,10 +226,10 @@ def check_header(native: Path) -> None:
     """
     committed, compiled = (native / HEADER).read_text(), compile_header(native)
     if committed != compiled:
-        lines = difflib.unified_diff(
-            committed.splitlines(), compiled.splitlines(), "committed", "compiled", lineterm="", n=1
-        )
-        raise BuildError(f"{HEADER} is not what its sources compile to", "make bpf", "\n".join(lines))
+        pairs = zip_longest(*(each.splitlines(keepends=True) for each in (committed, compiled)), fillvalue="")
+        number, (old, new) = next((number, pair) for number, pair in enumerate(pairs, 1) if pair[0] != pair[1])
+        first = f"the first line that differs is {number}: committed: {old.strip()}; compiled: {new.strip()}"
+        raise BuildError(f"{HEADER} is not what its sources compile to", "make bpf", first)
 
 
 @click.command()

@@ -65,10 +65,17 @@ def test_a_header_that_is_another_is_refused(native: Path, monkeypatch: pytest.M
     compiled = (native / HEADER).read_text()
     monkeypatch.setattr(build_bpf, "compile_header", lambda _: compiled)
     check_header(native)
-    change(native / HEADER, "{ 0x95, 0, 0, 0, 0 }", "{ 0x95, 0, 0, 0, 1 }")
+    changed = compiled.replace("{ 0x95, 0, 0, 0, 0 }", "{ 0x95, 0, 0, 0, 1 }")
+    assert changed != compiled
+    (native / HEADER).write_text(changed)
     with pytest.raises(BuildError, match=r"programs\.h is not what its sources compile to") as caught:
         check_header(native)
-    assert caught.value.hints[0] == "make bpf"
+    number = compiled[: compiled.index("{ 0x95, 0, 0, 0, 0 }")].count("\n") + 1
+    hint, first = caught.value.hints
+    assert hint == "make bpf"
+    assert f" {number}: committed: {{ 0x95, 0, 0, 0, 1 }}," in first
+    assert "compiled: { 0x95, 0, 0, 0, 0 }," in first
+    assert len(first) < 300  # of which there would be thousands
 
 
 @pytest.mark.slow

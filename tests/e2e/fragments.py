@@ -61,9 +61,11 @@ class Family:
         return Ether(dst="33:33:00:00:00:01") / header / udp
 
     def parts(self, whole: Packet | bytes) -> list[bytes]:
-        """Its fragments."""
+        """Its fragments. What is short has none: it is one frame, of IPv6 without a fragment header."""
         frame = bytes(whole)
         header, data = (frame[:_IPV4], frame[_IPV4:]) if self.version == 4 else (frame[: _IPV6 + 8], frame[_IPV6 + 8 :])
+        if self.version == 6 and len(data) <= self.first:
+            return [frame[:18] + struct.pack("!HB", len(data), frame[_IPV6]) + frame[21:_IPV6] + data]
         starts = range(0, len(data), self.first)
         return [
             self._part(header, data[start : start + self.first], start, start + self.first < len(data))

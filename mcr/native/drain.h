@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 /*
  * A worker says which of its rings are empty, so that a flow can move to the kernel path (bpf/filter.bpf.c): what the kernel
- * forwards must not overtake what waits in a ring, or is being sent.
+ * forwards must not overtake what waits in a ring or for other fragments, or is being sent.
  */
 #ifndef MCR_DRAIN_H
 #define MCR_DRAIN_H
@@ -24,7 +24,7 @@ static inline uint64_t mcr_drain_entered(const struct mcr_worker *worker, uint32
 	return worker->drains ? mcr_load_acquire(&mcr_drain_of(worker, capture)->entered) : 0;
 }
 
-/* There were none, and all before them have been sent. */
+/* There were none, all before them have been sent, and of none the worker holds fragments. */
 static inline void mcr_drain_see(const struct mcr_worker *worker, uint32_t capture, uint64_t entered)
 {
 	if (worker->drains && mcr_drain_of(worker, capture)->seen != entered)

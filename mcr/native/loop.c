@@ -63,7 +63,8 @@ uint32_t mcr_loop_move(struct mcr_worker *worker, uint32_t slot)
 
 	mcr_gather(worker, slot);
 	if (!batch->slots) {
-		mcr_drain_see(worker, slot, entered);
+		if (!worker->reassembly.fragments[slot]) /* those are to leave as a datagram, or to be given up */
+			mcr_drain_see(worker, slot, entered);
 		rest(capture);
 		if (batch->add.recv) /* fragments that are lost */
 			mcr_commit(worker);

@@ -50,10 +50,14 @@ def start(plant: Plant, make_mcr: MakeMcr, workers: int = 1) -> Mcr:
     mcr = make_mcr(plant.relay).start(workers)
     for family in FAMILIES:
         mcr.add(*family.rule)
-    if "MCR_ABSORB has no effect on in0" not in mcr.log():
+    if is_by_kernel(mcr):
         for rule in range(len(FAMILIES)):
             mcr.wait_for_path("kernel", rule)
     return mcr
+
+
+def is_by_kernel(mcr: Mcr) -> bool:
+    return "MCR_ABSORB has no effect on in0" not in mcr.log()
 
 
 def errors(mcr: Mcr) -> dict[str, int]:
@@ -61,11 +65,17 @@ def errors(mcr: Mcr) -> dict[str, int]:
 
 
 def test_what_comes_in_fragments_is_relayed_whole(both: Plant, make_mcr: MakeMcr) -> None:
-    """In any order of fragments, among whole datagrams and in the order of these, beside what lacks some."""
+    """In any order of fragments, among whole datagrams and in the order of these, beside what lacks some. When nothing
+    waits any more, flows take the kernel path."""
     mcr = start(both, make_mcr, 2)
-    did = [relay_whole(both, family) for family in FAMILIES]
+    did = [keep_order(both, family, mcr.worker_pids()) for family in FAMILIES]
+    did += [relay_whole(both, family) for family in FAMILIES]
     missing = sum(each.lacking for each in did)
     wait_until(lambda: errors(mcr) == {"fragment_incomplete": missing}, "what lacks some is given up")
+    before = mcr.stats()["kernel_path"]["matched"]
+    did += [relay_one(both, family) for family in FAMILIES]
+    if is_by_kernel(mcr):
+        wait_until(lambda: mcr.stats()["kernel_path"]["matched"] == before + len(FAMILIES), "the kernel path has both")
     matched, others = sum(each.matched for each in did), sum(each.others for each in did)
     stats = mcr.check_counters(arrived=matched + missing + others)
     assert (stats["ingress"]["matched"], stats["ingress"]["no_match"]) == (matched, others)
@@ -77,6 +87,44 @@ class Sums:
 
     def __init__(self) -> None:
         self.matched = self.lacking = self.others = self.size = 0
+
+
+@contextmanager
+def standing_still(workers: list[int]) -> Iterator[None]:
+    """What overtakes them can do so."""
+    for pid in workers:
+        os.kill(pid, signal.SIGSTOP)
+    try:
+        yield
+    finally:
+        for pid in workers:
+            os.kill(pid, signal.SIGCONT)
+
+
+def keep_order(plant: Plant, family: Family, workers: list[int]) -> Sums:
+    """What follows fragments does not overtake them, whatever another sender's whole datagrams bring about."""
+    sums, long, short = Sums(), filled(9000, 70), filled(100, 71)
+    others = [filled(100, 80 + each) for each in range(10)]
+    *beginning, end = family.parts(family.datagram(long, 2000))
+    with family.receiving(plant.receiver) as receiver, sending(plant.source) as wire:
+        send_all(wire, beginning)
+        for each in others:
+            send_all(wire, family.parts(family.datagram(each, 2001, source=family.other)))
+            assert receiver.recv(family.largest) == each
+        with standing_still(workers):
+            send_all(wire, [end, *family.parts(family.datagram(short, 2002))])
+        assert family.come(receiver, short) == [long, short]
+    sums.matched, sums.size = 2 + len(others), sum(map(len, [long, short, *others]))
+    return sums
+
+
+def relay_one(plant: Plant, family: Family) -> Sums:
+    sums = Sums()
+    with family.receiving(plant.receiver) as receiver, sending(plant.source) as wire:
+        send_all(wire, family.parts(family.datagram(b"one", 2003)))
+        assert receiver.recv(family.largest) == b"one"
+    sums.matched, sums.size = 1, len(b"one")
+    return sums
 
 
 def relay_whole(plant: Plant, family: Family) -> Sums:

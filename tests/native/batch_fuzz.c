@@ -15,6 +15,7 @@
 #define RAW_FD 1100
 
 static struct world *world;
+static struct mcr_bpf_drain drains[CAPTURES]; /* of the only worker */
 
 /* The first one has a UDP socket alone, two have raw frames, and two are neighbours that share a common one. */
 static void open_egress(struct mcr_worker *worker)
@@ -291,10 +292,12 @@ static void drain_events(struct world *w)
 		CHECK(type == MCR_REC_LOG || type == MCR_REC_SAMPLE);
 }
 
-/* Move what is in a ring, batch by batch. */
+/* Move what is in a ring, batch by batch. Then nothing of it waits, unless fragments do. */
 static void move_all(struct world *w, uint32_t slot, uint32_t left)
 {
 	const struct mcr_capture_counters *capture = &w->worker->segment->captures[slot];
+
+	drains[slot].entered += left;
 
 	for (; left; w->batches++) {
 		uint64_t before = capture->recv;
@@ -307,6 +310,7 @@ static void move_all(struct world *w, uint32_t slot, uint32_t left)
 		check_identities(w);
 	}
 	CHECK(!mcr_loop_move(w->worker, slot));
+	CHECK((drains[slot].seen == drains[slot].entered) == !w->worker->reassembly.fragments[slot]);
 	CHECK(w->worker->segment->totals.matched >= w->owed);
 }
 
@@ -357,6 +361,8 @@ int main(int argc, char **argv)
 	CHECK(batches);
 	world = world_open(strtoull(argv[2], NULL, 10));
 	open_egress(world->worker);
+	world->worker->drains = drains;
+	world->worker->segment->header.workers = 1;
 	check_flows(world);
 	while (world->batches < batches) {
 		uint32_t slot = rnd(CAPTURES);

@@ -3,11 +3,13 @@
  * Fragments of IPv4 and IPv6, put together from frames in exactly sized buffers, beside another way to do it, byte by byte:
  * what one takes, drops or makes of them the other does. An input is fragments of six bytes each:
  *
- *	shape    1: IPv6, 6: identification, 8: source, 16: the last one, 32: time passes, 192: headers in front
+ *	shape    1: IPv6, 6: identification, 8: another key, 16: the last one, 32: time passes, 192: headers in front
  *	place    of two bytes, in units of eight
  *	length   of the bytes, and one
- *	scale    7: the length doubles so many times, 8: in units of eight; 16: other bytes
- *	service  3: ECN, 4: options behind the header of the fragment
+ *	scale    7: the length doubles so many times, 8: in units of eight; 16: other bytes, 32: another VLAN
+ *	service  3: ECN, 4: options behind the header of the fragment, 248: by which byte of the addresses the key is another
+ *
+ * Of a longer input the first MCR_REASSEMBLIES fragments are taken: none pushes out another.
  */
 #include "guided.h"
 
@@ -17,12 +19,13 @@
 #include "reassembly.h"
 
 #define STEP  6u
-#define KEYS  16u
-#define DONES (INPUT_BYTES / STEP)
+#define STEPS MCR_REASSEMBLIES
 #define ROOM  70000u
 
-enum { IPV6 = 1, LAST = 16, LATER = 32 };
-enum { EIGHTS = 8, OTHER = 16, OPTIONS = 4 };
+enum { IPV6 = 1, ANOTHER = 8, LAST = 16, LATER = 32 };
+enum { EIGHTS = 8, OTHER = 16, VLAN = 32, OPTIONS = 4 };
+
+#define OTHER_VLAN 7
 
 static const uint32_t greatest = 65535;
 
@@ -43,9 +46,15 @@ struct datagram {
 };
 
 static struct mcr_reassembly reassembly;
-static struct datagram datagrams[KEYS], dones[DONES];
-static uint32_t done_count, expected[MCR_CAUSES];
+static struct datagram datagrams[STEPS], dones[STEPS]; /* one for each key; what was whole */
+static uint32_t datagram_count, done_count, expected[MCR_CAUSES];
 static uint64_t now;
+
+/* Which byte of source and destination is another one, of so many. */
+static uint32_t place_of_key(const uint8_t *step, uint32_t bytes)
+{
+	return (step[5] >> 3) % bytes;
+}
 
 static void put_ipv4(const uint8_t *step, uint8_t *ip, const struct fragment *f)
 {
@@ -55,7 +64,7 @@ static void put_ipv4(const uint8_t *step, uint8_t *ip, const struct fragment *f)
 	store16(ip + 4, step[0] >> 1 & 3);
 	store16(ip + 6, f->start / 8 | (f->last ? 0 : 0x2000));
 	ip[9] = 17;
-	ip[15] = step[0] & 8;
+	ip[12 + place_of_key(step, 8)] = step[0] & ANOTHER;
 }
 
 /* With options for the destination in front, one of 1,600 bytes or up to two of eight. */
@@ -66,7 +75,7 @@ static void put_ipv6(const uint8_t *step, uint8_t *ip, const struct fragment *f)
 	ip[0] = 0x60;
 	ip[1] = (uint8_t)(f->service << 4);
 	store16(ip + 4, f->header - 40 + f->size);
-	ip[23] = step[0] & 8;
+	ip[8 + place_of_key(step, 32)] = step[0] & ANOTHER;
 	while (at < ip + 40 + f->before) {
 		*next = 60;
 		next = at;
@@ -77,6 +86,14 @@ static void put_ipv6(const uint8_t *step, uint8_t *ip, const struct fragment *f)
 	at[0] = f->next;
 	store16(at + 2, f->start | !f->last);
 	at[7] = step[0] >> 1 & 3;
+}
+
+/* Fragments of a datagram have the same. */
+static uint32_t key_of(const uint8_t *step)
+{
+	uint32_t place = step[0] & ANOTHER ? 1 + place_of_key(step, step[0] & IPV6 ? 32 : 8) : 0;
+
+	return (step[0] & 7u) | (step[4] & VLAN ? 8u : 0) | place << 4;
 }
 
 /* Bytes of datagrams, by their place. */
@@ -94,7 +111,7 @@ static uint32_t draw(const uint8_t *step, uint8_t *ip, struct fragment *f)
 {
 	uint32_t extra = step[0] >> 6, most;
 
-	*f = (struct fragment){ .ipv6 = step[0] & IPV6, .key = step[0] & 15, .last = step[0] & LAST };
+	*f = (struct fragment){ .ipv6 = step[0] & IPV6, .key = key_of(step), .last = step[0] & LAST };
 	f->start = 8 * ((step[1] | (uint32_t)step[2] << 8) & 0x1fff);
 	f->size = (step[3] + !(step[4] & EIGHTS)) << (step[4] & 7) << (step[4] & EIGHTS ? 3 : 0);
 	f->service = step[5] & 3;
@@ -131,12 +148,22 @@ static bool contradicts(const struct datagram *d, const struct fragment *f)
 	return memchr(d->has + f->start, true, f->size);
 }
 
-static void begin(struct datagram *d, uint32_t key)
+static struct datagram *find(uint32_t key)
+{
+	uint32_t i = 0;
+
+	while (i < datagram_count && datagrams[i].key != key)
+		i++;
+	if (i == datagram_count)
+		datagrams[datagram_count++].key = key;
+	return &datagrams[i];
+}
+
+static void begin(struct datagram *d)
 {
 	memset(d->has, 0, d->reach); /* of the one before */
 	d->waits = true;
 	d->spoilt = d->ends = d->congested = false;
-	d->key = key;
 	d->count = d->there = d->reach = d->before = 0;
 	d->since = now;
 }
@@ -153,7 +180,7 @@ static void keep_done(const struct datagram *d)
 /* What has to come of it: as mcr_reassembly_add(). */
 static int add(const struct fragment *f)
 {
-	struct datagram *d = &datagrams[f->key];
+	struct datagram *d = find(f->key);
 	uint32_t end = f->start + f->size;
 
 	if (!f->size || end + f->before > greatest || (!f->last && f->size % 8))
@@ -163,7 +190,7 @@ static int add(const struct fragment *f)
 		    is_copy(&dones[i], f))
 			return -EEXIST;
 	if (!d->waits)
-		begin(d, f->key);
+		begin(d);
 	if (d->spoilt || is_copy(d, f))
 		return -EEXIST;
 	if (contradicts(d, f)) {
@@ -195,7 +222,7 @@ static int add(const struct fragment *f)
 
 static void expire(void)
 {
-	for (uint32_t i = 0; i < KEYS; i++) {
+	for (uint32_t i = 0; i < datagram_count; i++) {
 		if (!datagrams[i].waits || now - datagrams[i].since < MCR_REASSEMBLY_NS)
 			continue;
 		expected[MCR_CAUSE_FRAGMENT_INCOMPLETE] += datagrams[i].count;
@@ -217,6 +244,7 @@ static void check_whole(const struct mcr_frame *frame, bool ipv6)
 	struct mcr_packet packet;
 	int ret;
 
+	CHECK(frame->vlan == (d->key & 8 ? OTHER_VLAN : 0));
 	CHECK(frame->ipv6 == ipv6 && frame->put_together && !frame->network && frame->size == header + d->reach);
 	CHECK(ip[0] >> 4 == (ipv6 ? 6 : 4) && length_of(ip, ipv6) == frame->size);
 	CHECK(service == (d->congested && d->service ? 3 : d->service));
@@ -229,7 +257,7 @@ static void check_whole(const struct mcr_frame *frame, bool ipv6)
 
 static void take(const uint8_t *step, uint8_t *room)
 {
-	struct mcr_frame frame = { 0 };
+	struct mcr_frame frame = { .vlan = step[4] & VLAN ? OTHER_VLAN : 0 };
 	struct mcr_packet packet;
 	struct fragment f;
 	int wish;
@@ -258,7 +286,7 @@ static void end(void)
 {
 	struct mcr_totals totals = { 0 };
 
-	for (uint32_t i = 0; i < KEYS; i++) {
+	for (uint32_t i = 0; i < datagram_count; i++) {
 		expected[MCR_CAUSE_FRAGMENT_INCOMPLETE] += datagrams[i].waits ? datagrams[i].count : 0;
 		datagrams[i].waits = false;
 	}
@@ -270,7 +298,7 @@ static void end(void)
 		CHECK(!reassembly.sent_by[i] && reassembly.partials[i].state == MCR_PARTIAL_FREE);
 	CHECK(!reassembly.waiting && !reassembly.whole && !reassembly.losses && !reassembly.fragments[0]);
 	memset(expected, 0, sizeof(expected));
-	done_count = 0;
+	datagram_count = done_count = 0;
 }
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
@@ -278,7 +306,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 	static uint8_t room[ROOM];
 
 	now += 2 * MCR_REASSEMBLY_NS;
-	for (; size >= STEP; data += STEP, size -= STEP)
+	for (uint32_t i = 0; i < STEPS && size >= STEP; i++, data += STEP, size -= STEP)
 		take(data, room);
 	end();
 	return 0;

@@ -255,12 +255,25 @@ static void check_whole(const struct mcr_frame *frame, bool ipv6)
 	mcr_reassembly_release(&reassembly);
 }
 
+/* What the parser says. The first fragment has all headers: UDP's, and eight bytes of options if there are any. */
+static void check_verdict(const struct fragment *f, int verdict)
+{
+	uint32_t headers = f->next == 60 ? 16 : 8;
+
+	if (!f->start && f->last)
+		CHECK(verdict == 0 || verdict == -EBADMSG);
+	else if (f->ipv6 && !f->start && f->size < headers)
+		CHECK(verdict == -EBADMSG);
+	else
+		CHECK(verdict == -EOPNOTSUPP);
+}
+
 static void take(const uint8_t *step, uint8_t *room)
 {
 	struct mcr_frame frame = { .vlan = step[4] & VLAN ? OTHER_VLAN : 0 };
 	struct mcr_packet packet;
 	struct fragment f;
-	int wish;
+	int verdict, wish;
 
 	now += step[0] & LATER ? MCR_REASSEMBLY_NS / 3 : 1;
 	expire();
@@ -268,7 +281,9 @@ static void take(const uint8_t *step, uint8_t *room)
 	frame.data = malloc(frame.size);
 	CHECK(frame.data);
 	memcpy((void *)frame.data, room, frame.size);
-	if (mcr_packet_parse(frame.data, frame.size, 0, &packet) == -EOPNOTSUPP) {
+	verdict = mcr_packet_parse(frame.data, frame.size, 0, &packet);
+	check_verdict(&f, verdict);
+	if (verdict == -EOPNOTSUPP) {
 		const uint8_t *copy = frame.data;
 
 		wish = add(&f);

@@ -11,7 +11,10 @@
 #include "ring.h"
 #include "shm_abi.h"
 
-/* Between two looks, for each slot of a ring: it holds 100,000 datagrams per second for longer, told whole. */
+/*
+ * Between two looks, for each slot of a ring. A datagram that is told whole takes 24 of them: the ring holds 100,000 per second
+ * for longer. One of less than 24,000 slots does not, as it is looked at every PAUSE_LEAST_NS all the same.
+ */
 #define PAUSE_SLOT_NS  300
 #define PAUSE_LEAST_NS (MCR_SECOND_NS / 100)
 #define PAUSE_MOST_NS  (MCR_SECOND_NS / 25)

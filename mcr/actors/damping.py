@@ -21,7 +21,7 @@ from mcr.relay.placement import PlacedRule
 from mcr.relay.refusals import MAX_REFUSED, Refusal
 from mcr.rules.change_log import fields_of
 from mcr.stats.meter import Meter
-from mcr.tap.copies import Echo, Origin
+from mcr.tap.copies import Echo, Origin, Return
 from mcr.tap.returns import Verdict
 from mcr.text.plurals import counted
 
@@ -37,6 +37,7 @@ _PUT_OFF: Final = 60.0  # seconds until somebody is tried again who could not be
 _SOURCE: Final = "it was a source of its own when it was refused"
 _SHARED: Final = "others send from this address, too"
 _NAMED: Final = "another rule names it as a source"
+_BESIDE: Final = "it is only seen to return what sources of other rules send"
 
 
 @attrs.define
@@ -68,11 +69,8 @@ class _Refused:
 
     Attributes:
         before: what its counter said when that began.
-        others: those of the rule.
-        all: they, and the sources of other rules that take the same flow from these.
-        beside: those rules.
+        others: those of the rule; not sources that other rules name.
         told: when the workers were told of it last; before that, when it began.
-        is_doubted: it goes on while others of the rule are silent, and a look is to say what it is.
     """
 
     placed: PlacedRule
@@ -82,10 +80,7 @@ class _Refused:
     proven: float
     before: int
     others: _Others
-    all: _Others
-    beside: tuple[PlacedRule, ...]
     told: float
-    is_doubted: bool = False
 
 
 @attrs.frozen
@@ -104,11 +99,7 @@ class _Spared:
 
 
 class Damper:
-    """Who is refused, and who is not to be.
-
-    Attributes:
-        doubts: tags of rules that are to be looked at at once, as who is refused may be a source.
-    """
+    """Who is refused, and who is not to be."""
 
     def __init__(self, workers: WorkerSupervisor, meter: Meter) -> None:
         self._workers, self._meter = workers, meter
@@ -118,7 +109,6 @@ class Damper:
         self._why_not: dict[int, str] = {}  # by tags of rules
         self._rules: Collection[PlacedRule] = ()
         self._due = trio.Event()
-        self.doubts = set[int]()
 
     # What is told of it.
 
@@ -141,9 +131,6 @@ class Damper:
     def _of(self, tag: int) -> list[_Refused]:
         return [each for (of, _), each in self._refused.items() if of == tag]
 
-    def _matched(self, placed: PlacedRule, beside: Iterable[PlacedRule]) -> int:
-        return sum(map(self._meter.matched, (placed, *beside)))
-
     def _count(self, refused: _Refused) -> int:
         return self._meter.refused(refused.refusal.place) - refused.before
 
@@ -161,9 +148,9 @@ class Damper:
     def consider(self, placed: PlacedRule, verdict: Verdict) -> None:
         """Refuse who returns what others send, unless something speaks against it."""
         echoes = {each.origin: each for each in verdict.echoes}
-        for origin in [each.origin for each in verdict.returners]:
-            if (placed.tag, origin.address) not in self._refused:
-                self._consider(placed, origin, echoes.get(origin))
+        for each in verdict.returners:
+            if (placed.tag, each.origin.address) not in self._refused:
+                self._consider(placed, each, echoes.get(each.origin))
 
     def _judge(self, refused: _Refused, echo: Echo) -> None:
         if echo.is_shared:
@@ -175,33 +162,34 @@ class Damper:
         elif echo.returned:
             refused.proven = trio.current_time()
 
-    def _consider(self, placed: PlacedRule, origin: Origin, echo: Echo | None) -> None:
-        rule, place = placed.rule, self._free_place()
-        why = self._whether_not(rule.input, origin, echo)
+    def _consider(self, placed: PlacedRule, returner: Return, echo: Echo | None) -> None:
+        rule, place, origin = placed.rule, self._free_place(), returner.origin
+        why = self._whether_not(rule.input, returner, echo)
         if why or place is None:
-            self._why_not[placed.tag] = why or f"{MAX_REFUSED} others are refused already"
+            why = why or f"{MAX_REFUSED} others are refused already"
+            if placed.tag not in self._why_not:
+                log.notice("rule %s: what %s sends is not refused: %s", rule.label, origin, why, **fields_of(rule))
+            self._why_not[placed.tag] = why
             return
         self._why_not.pop(placed.tag, None)
         now, source = trio.current_time(), ip_address(origin.address)
         flow = attrs.evolve(rule.input.flows[0], source=source)
         refusal = Refusal(rule.input.interface, flow, place)
-        before, beside = self._meter.refused(place), rules_beside(rule.input, self._rules)
-        others, everybody = _Others(self._meter.matched(placed), now), _Others(self._matched(placed, beside), now)
-        began = _Refused(placed, origin, refusal, now, now, before, others, everybody, beside, now)
+        before, others = self._meter.refused(place), _Others(self._meter.matched(placed), now)
+        began = _Refused(placed, origin, refusal, now, now, before, others, now)
         self._refused[placed.tag, origin.address] = began
         self._due.set()
         what = "rule %s: what %s sends is refused, and counts as returned; a rule with --input-source %s takes it"
         log.warning(what, rule.label, origin, source, **fields_of(rule))
 
-    def _whether_not(self, source: Input, origin: Origin, echo: Echo | None) -> str:
+    def _whether_not(self, source: Input, returner: Return, echo: Echo | None) -> str:
+        origin = returner.origin
         spared = self._spared.get((source, origin.address))
         if source.sources:
             return "the rule names it as a source"
         if source.is_range:
             return "the rule takes a range"
-        if not origin.address:
-            return "it sends from addresses of others"
-        if echo and (why := _what_else(echo)):
+        if why := _what_else(returner, echo):
             return why
         if spared and trio.current_time() < spared.until:
             return spared.why
@@ -229,8 +217,6 @@ class Damper:
                 self._end(each, "the rule was changed" if now else "the rule is gone")
             elif self._is_named(each.refusal.interface, each.refusal.flow):
                 self._end(each, _NAMED)
-            else:
-                each.beside = rules_beside(now.rule.input, rules)
         if self._refused:
             self._due.set()
 
@@ -293,13 +279,9 @@ class Damper:
         now = trio.current_time()
         for each in [*self._refused.values()]:
             count = self._meter.refused(each.refusal.place)
-            is_doubted = each.others.are_silent(self._meter.matched(each.placed), count, now)
-            if each.all.are_silent(self._matched(each.placed, each.beside), count, now):
+            if each.others.are_silent(self._meter.matched(each.placed), count, now):
                 self._spare(each, "it goes on while others are silent")
-            elif is_doubted and not each.is_doubted:
-                self.doubts.add(each.placed.tag)
-            each.is_doubted = is_doubted
-            if (each.placed.tag, each.origin.address) in self._refused and now >= each.proven + _UNPROVEN:
+            elif now >= each.proven + _UNPROVEN:
                 self._end(each, f"it was not seen to return anything for {_UNPROVEN:.0f} s")
 
     async def _tell(self) -> None:
@@ -319,8 +301,14 @@ class Damper:
                 each.told = now
 
 
-def _what_else(echo: Echo) -> str:
-    """What else comes from there but what others have sent; empty: nothing."""
+def _what_else(returner: Return, echo: Echo | None) -> str:
+    """What else comes from there, or may, but what others of the rule have sent; empty: nothing."""
+    if not returner.origin.address:
+        return "it sends from addresses of others"
+    if returner.is_beside:
+        return _BESIDE
+    if not echo:
+        return ""
     if echo.is_shared:
         return _SHARED
     if echo.is_source:

@@ -78,8 +78,6 @@ class _Told:
     verdict: Verdict
     began: float
     seen: float
-    dropped: int = 0
-    """Of who is refused, when that was read last."""
 
 
 @attrs.frozen
@@ -188,7 +186,6 @@ class _State:
         origins = frozenset(known.origins if known else ())
         around = partial(_around, placed, self._rules, network)
         see = partial(_see, View(placed.flows, attached.index, rate, known=origins), around)
-        self._damper.doubts.discard(placed.tag)
         looks.start_soon(self._look, placed, case, rate, see)
 
     def _urgency(self, due: tuple[PlacedRule, float]) -> tuple[bool, bool, float]:
@@ -227,23 +224,13 @@ class _State:
         busy = set[int]()
         for placed in self._looked_at(now, before, _BUSY * seconds):
             rate = (now.rule_matched(placed) - before.rule_matched(placed)) / seconds
-            is_busy = _BUSY <= rate <= _MOST or (placed.tag in self.told and (self._is_refusing(placed) or rate > 0))
+            is_busy = _BUSY <= rate <= _MOST or (rate > 0 and placed.tag in self.told)
             if is_busy:
                 busy.add(placed.tag)
             is_sure = placed.tag in self._busy or rate >= _SURELY_BUSY
-            if is_busy and is_sure and self._is_due(placed, rate, time):
+            if is_busy and is_sure and self._case(placed).is_due(rate, time):
                 yield placed, rate
         self._busy = busy
-
-    def _is_refusing(self, placed: PlacedRule) -> bool:
-        """Whether anything was refused lately, of a rule whose loop is told of."""
-        told, dropped = self.told[placed.tag], self._damper.dropped(placed.tag)
-        before, told.dropped = told.dropped, dropped
-        return dropped != before
-
-    def _is_due(self, placed: PlacedRule, rate: float, time: float) -> bool:
-        case = self._case(placed)
-        return case.is_due(rate, time) or (placed.tag in self._damper.doubts and not case.is_looked_at)
 
     def _looked_at(self, now: Reading, before: Reading, least: float) -> Iterator[PlacedRule]:
         """Rules that may have matched so many packets since, and those that loops are told of; not thousands."""

@@ -64,11 +64,13 @@ class Return:
         origin: who.
         returned: payloads of others that came from there, too, and later.
         sent: payloads of others, of the same time.
+        is_beside: only with payloads of sources that other rules name it is proven.
     """
 
     origin: Origin
     returned: int
     sent: int
+    is_beside: bool = False
 
 
 @attrs.frozen
@@ -77,9 +79,9 @@ class Echo:
 
     Attributes:
         origin: who.
-        returned: payloads that others sent first.
+        returned: payloads that others sent first, but for sources that other rules name.
         own: those that it sent first.
-        sent: payloads of others that come from here or not.
+        sent: payloads of these others that come from here or not.
         is_shared: others send from the same address, with another MAC.
         doubled: payloads that a source of another rule sent first, and this one after it, but seldom: no circle.
     """
@@ -167,7 +169,7 @@ class Sightings:
         """What these send, and the others; none before `settle`."""
         if self._new is None:
             return ()
-        returned, own, beside, sent = Counter[Origin](), Counter[Origin](), Counter[Origin](), 0
+        returned, own, sent = Counter[Origin](), Counter[Origin](), 0
         doubled, until = Counter[Origin](), {each: self._proven_until(each) for each in of}
         for senders in self._senders.values():
             who, places = next(iter(senders.items()))  # the first one
@@ -177,11 +179,10 @@ class Sightings:
                 own[who] += 1
                 continue
             back = [each for each in senders if each in of]
-            returned.update(back)
             if who.address in self._named:  # whether that comes back or not is for its own rule to say
-                beside.update(back)
                 doubled.update(each for each in back if len(senders[each]) < AGAIN and places[0] <= until[each])
             else:
+                returned.update(back)
                 sent += 1
         used = Counter(each.address for each in self._origins)
         return tuple(
@@ -189,7 +190,7 @@ class Sightings:
                 each,
                 returned[each],
                 own[each],
-                sent + beside[each],
+                sent,
                 used[each.address] > (each in self._origins),
                 doubled[each],
             )
@@ -208,13 +209,14 @@ class Sightings:
         redundancy nobody does so: there each sends the same number. Where many senders have the same few things to
         say, who says them often is first most of the time. After who takes over from another source that one is
         silent, so there is no chain. And a loop brings back nearly all that others send, but an echo what it is for.
-        It may be a loop of what other rules take by source, or beside it one of the rest.
+        It may be a loop of what other rules take by source, which is told apart: their sources may be said again.
         """
         found = []
         for origin in self._often:
             if origin.address not in self._named:
-                whole = self._returns(origin, enough, chain, frozenset())
-                found.append(whole or (self._returns(origin, enough, chain, self._named) if self._named else None))
+                rest = self._returns(origin, enough, chain, self._named)
+                whole = self._returns(origin, enough, chain, frozenset()) if self._named and not rest else None
+                found.append(attrs.evolve(whole, is_beside=True) if whole else rest)
         return tuple(each for each in found if each)
 
     def _returns(self, origin: Origin, enough: int, chain: int, but: Collection[bytes]) -> Return | None:
@@ -229,6 +231,8 @@ class Sightings:
         """Of payloads that came often from there, seldom from others: those that others sent first; how many rest."""
         proofs, own = list[_Proof](), 0
         for senders in map(self._senders.__getitem__, self._often[origin]):
+            if next(iter(senders)).address in but:
+                continue
             seldom = [places for who, places in senders.items() if len(places) < AGAIN and who.address not in but]
             times, back = sum(map(len, seldom)), senders[origin]
             if not 1 <= times <= _ORIGINAL or len(back) < again(times):

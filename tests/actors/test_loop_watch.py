@@ -303,17 +303,25 @@ async def test_who_returns_is_refused_while_looks_see_it(
     assert "is taken again: it returns nothing any more; refused: 6,800 datagrams" in caplog.text
 
 
-async def test_who_is_not_refused(scene: Scene, autojump_clock: trio.testing.MockClock) -> None:
-    """Who also sends what is its own, or shares its address."""
+async def test_who_is_not_refused(
+    scene: Scene, autojump_clock: trio.testing.MockClock, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Who says again what another rule's source says, sends also what is its own, or shares its address."""
+    beside = attrs.evolve(proof(0), returners=(attrs.evolve(LOOP.returners[0], is_beside=True),))
     for verdict, why in (
+        (beside, "it is only seen to return what sources of other rules send"),
         (proof(20, own=10), "it also sends what is its own"),
         (proof(48, shared=True), "others send from this address, too"),
     ):
         await scene.pass_time(12, 1000, verdict)
-        assert scene.sources() == []
         (loop,) = scene.watch.loops()
-        assert loop.why_not == why
+        assert (scene.sources(), loop.why_not) == ([], why)
         assert with_loops([], [loop], {})[0].what.endswith(f"; it goes on, as {why}")
+    assert caplog.text.count("is not refused: it is only seen to return what sources of other rules send") == 1
+    await scene.pass_time(11, 1000, proof(48))
+    assert scene.sources() == ["198.18.0.9"]
+    await scene.pass_time(11, 100, beside, returned=100)
+    assert scene.sources() == []
 
 
 async def test_who_goes_on_alone_is_a_source(
@@ -434,15 +442,9 @@ async def test_who_is_refused_already_stays_so_while_the_kernel_path_cannot_be_t
     assert "it cannot be refused: Cannot filter by rules" in caplog.text
 
 
-async def test_who_goes_on_beside_another_rule_s_source_is_looked_at_at_once(
-    scene: Scene, autojump_clock: trio.testing.MockClock
-) -> None:
-    """Also if nothing else comes to the rule: it may be a source by now, whom nobody must wait for."""
+async def test_who_goes_on_beside_a_named_source(scene: Scene, autojump_clock: trio.testing.MockClock) -> None:
+    """Though that one lives: it may be what is said again, and the rule takes that from nobody else."""
     await scene.pass_time(1.5, 1000, proof(48))
-    assert await scene.pass_time(30, 100, echoed(48), returned=100) > 0
-    others = scene.shared.rules[NAMED.slot]
-    others.tag, scene.verdict, looks = NAMED.tag, echoed(20, own=10), len(scene.looks)
-    scene.matching = NAMED
-    await scene.pass_time(1.5, 100, returned=100)
-    assert len(scene.looks) > looks
+    scene.shared.rules[NAMED.slot].tag, scene.matching = NAMED.tag, NAMED
+    await scene.pass_time(1.5, 100, echoed(48), returned=100)
     assert scene.sources() == []

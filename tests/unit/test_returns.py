@@ -229,9 +229,11 @@ def beside(came: list[tuple[Origin, object]]) -> tuple[tuple[Origin, ...], Echo]
 
 def test_what_another_rule_takes_by_its_source_is_not_the_returner_s_own() -> None:
     """It comes from others; whether it comes back says nothing about the rest, nor about its source."""
-    both = returning(C) + returning(S)
-    for came, count in ((returning(C), 8), (returning(S) + returning(C), 16), (both, 16)):
+    for came, count in ((returning(C), 0), (returning(S) + returning(C), 8), (returning(C) + returning(S), 8)):
         assert beside(came) == ((B,), Echo(B, returned=count, own=0, sent=count))
+        assert [each.is_beside for each in sightings(came, C).returners()] == [not count]
+    late = [(who, number) for number in range(8) for who in (C, S, *[B] * again(2))]
+    assert [each.is_beside for each in sightings(late, C).returners()] == [True]  # C has said it first
     who, echo = beside(returning(S) + returning(C, 0, 30))
     assert (who, echo.returned, echo.sent) == ((B,), 8, 8)
     assert beside([(C if origin == B else origin, what) for origin, what in returning(S)])[0] == ()
@@ -258,7 +260,7 @@ def test_what_another_rule_s_source_says_ends_nothing() -> None:
     assert not sightings([*fresh, *said, (B, "c 3")], C).are_over({B})
     assert not beside(said)[1].is_over
     assert beside([*fresh, *said])[1].is_over
-    assert not beside([*fresh, *said, (B, "c 3")])[1].is_over
+    assert beside([*fresh, *said, (B, "c 3")])[1].is_over  # of what is held against it
 
 
 def test_who_returns_and_who_sends_what_is_its_own() -> None:

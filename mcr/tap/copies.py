@@ -142,22 +142,23 @@ class Sightings:
             self._often.setdefault(origin, []).append(payload)
 
     def by_machine(self) -> "Sightings":
-        """The same, with each MAC that sends from several addresses as one origin; nothing, if none does.
+        """The same, with each MAC that sends from others' addresses what they have sent as one origin, as to that.
 
-        Who returns datagrams of several senders from their own addresses (`source=keep`) is one of these.
+        Who returns datagrams of several senders from their own addresses (`source=keep`) is one of these. Machines
+        behind one router have its MAC, too, but addresses of their own: they remain apart.
         """
-        addresses, made = Counter(each.mac for each in self._origins if each.mac), Sightings(self._named)
-        several = {each for each in self._origins if addresses[each.mac] > 1}
-        if not several:
-            return made
-        came = (
-            (place, origin, payload)
-            for payload, senders in self._senders.items()
-            for origin, places in senders.items()
-            for place in places
-        )
+        keeping = {each.mac for senders in self._senders.values() for each in senders if _keeps_source(each, senders)}
+        if not keeping:
+            return self
+        came = []
+        for payload, senders in self._senders.items():
+            first = next(iter(senders))
+            for origin, places in senders.items():
+                is_machine = origin.mac in keeping and (origin == first or _keeps_source(origin, senders))
+                came += [(place, origin.machine if is_machine else origin, payload) for place in places]
+        made = Sightings(self._named)
         for _, origin, payload in sorted(came):  # no two have the same place
-            made.add(origin.machine if origin in several else origin, payload)
+            made.add(origin, payload)
         return made
 
     def settle(self) -> None:
@@ -273,6 +274,12 @@ class Sightings:
     def are_varied(self) -> bool:
         """Whether few of them came again: nothing is in a circle."""
         return self.count >= _FEW and 2 * self._again < self.count
+
+
+def _keeps_source(origin: Origin, senders: Iterable[Origin]) -> bool:
+    """Whether it has the address of the first of those who send a payload, and another MAC."""
+    first = next(iter(senders))
+    return origin.address == first.address and origin.mac != first.mac
 
 
 def _chain(proofs: Iterable[_Proof]) -> int:

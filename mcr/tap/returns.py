@@ -149,7 +149,7 @@ class Taken:
     """Tells what a rule takes, of which a filter has let in more."""
 
     def __init__(self, view: View) -> None:
-        self._left, self._known = view.left, view.known
+        self._left = view.left
         packed = ((each, each.group.packed + each.port.to_bytes(2)) for each in view.flows)
         self._flows = {flow + each.source.packed if each.source else flow for each, flow in packed}
 
@@ -158,10 +158,6 @@ class Taken:
         if origin.address in self._left or origin.mac in self._left:
             return False
         return flow in self._flows or flow + origin.address in self._flows
-
-    def known_as(self, origin: Origin) -> Origin:
-        """Who is said to return it, if that is a machine by its MAC alone."""
-        return origin.machine if origin.machine in self._known else origin
 
 
 def _watch(tap: socket.socket, link: int, view: View) -> tuple[Verdict, bool]:
@@ -186,7 +182,7 @@ def _watch(tap: socket.socket, link: int, view: View) -> tuple[Verdict, bool]:
         frames += 1
         for origin, flow, payload in datagrams(buffer[:size], ancillary, link, view.vlan):
             if taken.takes(origin, flow):
-                seen.add(taken.known_as(origin), hash((flow, payload)))
+                seen.add(origin, hash((flow, payload)))
         if frames % _APART == 0:
             is_lossy, is_proven = _lost(tap), bool(seen.returners())
             if is_lossy or (is_proven and time.monotonic() >= start + settled + _JUDGED):
@@ -199,11 +195,12 @@ def _watch(tap: socket.socket, link: int, view: View) -> tuple[Verdict, bool]:
 
 def _judge(seen: Sightings, known: frozenset[Origin], start: float, *, is_whole: bool) -> Verdict:
     """`is_whole`: nothing was lost."""
-    returners = seen.returners() or seen.by_machine().returners()
+    machines = seen.by_machine()
+    returners = seen.returners() or machines.returners()
     return Verdict(
         returners,
         is_varied=is_whole and seen.are_varied,
-        is_over=is_whole and seen.are_over(known),
+        is_over=is_whole and seen.are_over(known) and machines.are_over(known),
         seconds=time.monotonic() - start,
         echoes=seen.echoes({*known, *(each.origin for each in returners)}) if is_whole else (),
     )
@@ -216,7 +213,8 @@ def _is_worth_more(seen: Sightings, known: frozenset[Origin]) -> bool:
         return False
     if seen.returners(1, 1) or machines.returners(1, 1):
         return True
-    return bool(known) and not seen.are_over(known) and not any(each.returned for each in seen.echoes(known))
+    is_over = seen.are_over(known) and machines.are_over(known)
+    return bool(known) and not is_over and not any(each.returned for each in seen.echoes(known))
 
 
 def _lost(tap: socket.socket) -> bool:

@@ -1,8 +1,11 @@
 """Datagrams of frames as a tap has them, and who is found to return what others send."""
 
+import itertools
 import random
 from collections.abc import Iterable
 from ipaddress import ip_address
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 from scapy.layers.inet import IP, UDP
@@ -13,8 +16,9 @@ from scapy.packet import Packet, Raw
 from mcr.model.flow import Flow
 from mcr.net import uapi
 from mcr.net.filter.cbpf import accept_udp, select_udp
+from mcr.tap import returns
 from mcr.tap.copies import AGAIN, KINDS, Echo, Origin, Return, Sightings, again
-from mcr.tap.returns import Taken, View, _select, datagrams, share_of
+from mcr.tap.returns import Taken, Verdict, View, _select, datagrams, share_of
 
 MAC = bytes.fromhex("020000000001")
 FLOW = bytes([239, 1, 1, 1, 0, 2])
@@ -65,7 +69,7 @@ def test_a_rule_sees_the_frames_of_its_vlan(vlan: int, tag: int | None, is_meant
 def test_a_range_that_no_filter_holds_is_looked_at_all_the_same() -> None:
     """By a filter for all UDP of its VLAN, and what it takes is told of each datagram."""
     flows = [Flow(ip_address("239.1.0.0") + number, 5000, 7) for number in range(1024)]
-    view = View(flows, 2, 1000.0, left=frozenset({C.address}), known=frozenset({Origin(MAC, b"")}))
+    view = View(flows, 2, 1000.0, left=frozenset({C.address}))
     with pytest.raises(OverflowError):
         select_udp(flows, 14, by_source=True)
     assert _select(view, 14, 1, 0) == accept_udp({7})
@@ -76,11 +80,36 @@ def test_a_range_that_no_filter_holds_is_looked_at_all_the_same() -> None:
     assert not taken.takes(C, last + port)
     assert not taken.takes(S, last + bytes(2))
     assert not taken.takes(S, bytes([239, 1, 4, 0]) + port)
-    assert taken.known_as(S) == Origin(MAC, b"")
-    assert taken.known_as(other := Origin(bytes(6), S.address)) == other
     named = Taken(View([Flow(ip_address("239.1.1.1"), 2, source=ip_address(S.address))], 2, 1000.0))
     assert named.takes(S, FLOW)
     assert not named.takes(B, FLOW)
+
+
+class Tap:
+    """A socket that such datagrams come to, and then no more."""
+
+    def __init__(
+        self, came: Iterable[tuple[Origin, object]], group: str = "239.1.1.1", *, is_lossy: bool = False
+    ) -> None:
+        self.frames, self._came, self._group, self._is_lossy = 0, iter(came), group, is_lossy
+
+    def settimeout(self, seconds: float) -> None:
+        assert seconds > 0
+
+    def recvmsg_into(self, buffers: list[bytearray], room: int) -> tuple[int, list[tuple[int, int, bytes]], int, None]:
+        assert room
+        origin, payload = next(self._came, (None, None))
+        if not origin:
+            raise TimeoutError
+        self.frames += 1
+        packet = IP(src=str(ip_address(origin.address)), dst=self._group) / UDP(dport=2) / Raw(str(payload).encode())
+        data = bytes(uapi.VIRTIO_NET_HDR.size) + bytes(Ether(src=origin.mac.hex(":"), dst="01:00:5e:01:01:01") / packet)
+        buffers[0][: len(data)] = data
+        return len(data), [(0, 0, uapi.TPACKET_AUXDATA.pack(0, 0, 0, 0, 14, 0, 0))], 0, None
+
+    def getsockopt(self, level: int, option: int, size: int) -> bytes:
+        assert (level, option, size) == (uapi.SOL_PACKET, uapi.PACKET_STATISTICS, 8)
+        return bytes(7) + bytes([self._is_lossy])
 
 
 def sightings(came: Iterable[tuple[Origin, object]], *named: Origin) -> Sightings:
@@ -119,8 +148,39 @@ def test_what_keeps_its_source_is_told_by_its_mac() -> None:
     (machine,) = sightings(came).by_machine().returners()
     assert machine == Return(Origin(other, b""), 2 * KINDS, 2 * KINDS)
     assert str(machine.origin) == "addresses of others (02:00:00:00:00:02)"
-    assert sightings(came, S).by_machine().returners() == ()  # of the one that is left, no other address came back
-    assert sightings(came[:AGAIN]).by_machine().count == 0
+    unchanged = sightings([(S, 0), (C, 0), (back[S], 1), (back[C], 2)])
+    assert unchanged.by_machine() is unchanged
+
+
+def test_devices_behind_one_router_are_no_circle() -> None:
+    """Each echoes a datagram once, from an address of its own: they are not one machine, though they have one MAC."""
+    router = bytes.fromhex("020000000002")
+    devices = [Origin(router, bytes([198, 18, 7, number])) for number in range(AGAIN)]
+    came = [(origin, number) for number in range(20) for origin in (S, *devices)]
+    keeping = Origin(router, S.address)
+    assert sightings([*came, (S, "kept"), (keeping, "kept")]).by_machine().returners() == ()
+    assert sightings(came).by_machine().returners() == ()
+
+
+def judged(monkeypatch: pytest.MonkeyPatch, came: Iterable[tuple[Origin, object]], known: Origin) -> Verdict:
+    """By a look in which this comes."""
+    tap: Any = Tap(came)
+    clock = itertools.count()
+    monkeypatch.setattr(returns, "time", SimpleNamespace(monotonic=lambda: next(clock) / 1000))
+    view = View([Flow(ip_address("239.1.1.1"), 2)], 1, 600.0, known=frozenset({known}))
+    return returns._watch(tap, 14, view)[0]
+
+
+def test_who_is_known_by_its_mac_and_sends_from_its_own_address(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is named by that one at once. While it sends from others', its loop is not over."""
+    other = bytes.fromhex("020000000002")
+    machine, own = Origin(other, b""), Origin(other, B.address)
+    new = [(sender, (sender, kind)) for kind in range(KINDS) for sender in (S, C)]
+    kept = [each for who, what in new for each in ((who, what), (Origin(other, who.address), what))]
+    changed = [each for who, what in new for each in ((who, ("own", what)), *[(own, ("own", what))] * AGAIN)]
+    assert [each.origin for each in judged(monkeypatch, [*kept[:4], *changed], machine).returners] == [own]
+    assert not judged(monkeypatch, kept, machine).is_over
+    assert judged(monkeypatch, new, machine).is_over
 
 
 def test_all_that_circles_comes_again_between_what_is_new() -> None:

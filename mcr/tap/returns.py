@@ -30,7 +30,7 @@ _JUDGED: Final = 0.2  # after that, before which a proof does not end it: who se
 _SHORTEST_WAIT = 0.001
 _HELD = 1_000  # flows, at the most, that a filter may hold
 _SIGNS_SECONDS: Final = 3.0  # of one that has seen a payload come back, or is to see that nothing does any more
-_DATAGRAMS = 16_384  # then it ends
+_DATAGRAMS = 16_384  # then it ends, and after so many frames, whoever takes them
 _APART = 256  # datagrams between two looks at what was lost
 _PACE = 4_000  # datagrams a second of which all can be seen
 _MOST_SHARE = 1 << 16
@@ -98,10 +98,10 @@ def look_for_returners(view: View) -> Verdict:
     name = str(view.index)
     try:
         name = socket.if_indextoname(view.index)
-        verdict, is_whole = _look(view, name, 1)
-        if is_whole or (verdict.returners and not view.named):
-            return verdict
-        return _look(view, name, share_of(view.rate))[0]
+        seen = _look(view, name, 1)
+        if seen.is_whole or (seen.verdict.returners and not view.named):
+            return seen.verdict
+        return _look(view, name, share_of(view.rate * seen.frames_each)).verdict
     except OSError as error:
         raise SystemFault(f"Cannot look for a loop on {name}", error.errno or 0) from None
 
@@ -111,8 +111,22 @@ def share_of(rate: float) -> int:
     return min(_MOST_SHARE, 1 << (int(rate) // _PACE).bit_length())
 
 
-def _look(view: View, name: str, share: int) -> tuple[Verdict, bool]:
-    """What it has found out, and whether it has seen all that came."""
+@attrs.frozen
+class _Seen:
+    """A look that has ended.
+
+    Attributes:
+        verdict: what it has found out.
+        is_whole: nothing was lost.
+        frames_each: for each datagram of the rule; more than one, if the filter lets in what it does not take.
+    """
+
+    verdict: Verdict
+    is_whole: bool
+    frames_each: float
+
+
+def _look(view: View, name: str, share: int) -> _Seen:
     with _open(view, name, share) as tap:
         return _watch(tap, link_header(tap), view)
 
@@ -160,13 +174,14 @@ class Taken:
         return flow in self._flows or flow + origin.address in self._flows
 
 
-def _watch(tap: socket.socket, link: int, view: View) -> tuple[Verdict, bool]:
+def _watch(tap: socket.socket, link: int, view: View) -> _Seen:
     """See what comes, until something is proven, or lost: what came before that is whole."""
     seen, start, frames, taken = Sightings(view.named), time.monotonic(), 0, Taken(view)
     buffer, room = bytearray(_FRAME), socket.CMSG_SPACE(uapi.TPACKET_AUXDATA.size)
     seconds, settled = (_KNOWN_SECONDS, _KNOWN_SETTLED) if view.known else (_SECONDS, _SETTLED)
     end = start + seconds
-    while seen.count < _DATAGRAMS:
+    is_whole = True
+    while max(seen.count, frames) < _DATAGRAMS:
         now = time.monotonic()
         if now >= end:
             if end > start + seconds or not _is_worth_more(seen, view.known):
@@ -184,13 +199,14 @@ def _watch(tap: socket.socket, link: int, view: View) -> tuple[Verdict, bool]:
             if taken.takes(origin, flow):
                 seen.add(origin, hash((flow, payload)))
         if frames % _APART == 0:
-            is_lossy, is_proven = _lost(tap), bool(seen.returners())
-            if is_lossy or (is_proven and time.monotonic() >= start + settled + _JUDGED):
-                return _judge(seen, view.known, start, is_whole=not is_lossy), not is_lossy
+            is_whole, is_proven = not _lost(tap), bool(seen.returners())
+            if not is_whole or (is_proven and time.monotonic() >= start + settled + _JUDGED):
+                break
             if seen.are_plain and not view.known:
                 break
-    is_whole = not _lost(tap)
-    return _judge(seen, view.known, start, is_whole=is_whole), is_whole
+    is_whole = is_whole and not _lost(tap)
+    verdict = _judge(seen, view.known, start, is_whole=is_whole)
+    return _Seen(verdict, is_whole, max(frames / max(seen.count, 1), 1.0))
 
 
 def _judge(seen: Sightings, known: frozenset[Origin], start: float, *, is_whole: bool) -> Verdict:

@@ -3,6 +3,7 @@
 import itertools
 import random
 from collections.abc import Iterable
+from contextlib import AbstractContextManager, nullcontext
 from ipaddress import ip_address
 from types import SimpleNamespace
 from typing import Any
@@ -18,7 +19,7 @@ from mcr.net import uapi
 from mcr.net.filter.cbpf import accept_udp, select_udp
 from mcr.tap import returns
 from mcr.tap.copies import AGAIN, KINDS, Echo, Origin, Return, Sightings, again
-from mcr.tap.returns import Taken, Verdict, View, _select, datagrams, share_of
+from mcr.tap.returns import Taken, Verdict, View, _select, datagrams, look_for_returners, share_of
 
 MAC = bytes.fromhex("020000000001")
 FLOW = bytes([239, 1, 1, 1, 0, 2])
@@ -86,12 +87,10 @@ def test_a_range_that_no_filter_holds_is_looked_at_all_the_same() -> None:
 
 
 class Tap:
-    """A socket that such datagrams come to, and then no more."""
+    """A socket that such datagrams come to, and then no more; one of so many is to the rule's group."""
 
-    def __init__(
-        self, came: Iterable[tuple[Origin, object]], group: str = "239.1.1.1", *, is_lossy: bool = False
-    ) -> None:
-        self.frames, self._came, self._group, self._is_lossy = 0, iter(came), group, is_lossy
+    def __init__(self, came: Iterable[tuple[Origin, object]], taken: int = 1, *, is_lossy: bool = False) -> None:
+        self.frames, self._came, self._taken, self._is_lossy = 0, iter(came), taken, is_lossy
 
     def settimeout(self, seconds: float) -> None:
         assert seconds > 0
@@ -102,7 +101,8 @@ class Tap:
         if not origin:
             raise TimeoutError
         self.frames += 1
-        packet = IP(src=str(ip_address(origin.address)), dst=self._group) / UDP(dport=2) / Raw(str(payload).encode())
+        group = "239.1.1.1" if self.frames % self._taken == 0 else "239.1.1.2"
+        packet = IP(src=str(ip_address(origin.address)), dst=group) / UDP(dport=2) / Raw(str(payload).encode())
         data = bytes(uapi.VIRTIO_NET_HDR.size) + bytes(Ether(src=origin.mac.hex(":"), dst="01:00:5e:01:01:01") / packet)
         buffers[0][: len(data)] = data
         return len(data), [(0, 0, uapi.TPACKET_AUXDATA.pack(0, 0, 0, 0, 14, 0, 0))], 0, None
@@ -162,13 +162,29 @@ def test_devices_behind_one_router_are_no_circle() -> None:
     assert sightings(came).by_machine().returners() == ()
 
 
-def judged(monkeypatch: pytest.MonkeyPatch, came: Iterable[tuple[Origin, object]], known: Origin) -> Verdict:
-    """By a look in which this comes."""
-    tap: Any = Tap(came)
+def judged(monkeypatch: pytest.MonkeyPatch, tap: Any, known: Origin) -> Verdict:
     clock = itertools.count()
     monkeypatch.setattr(returns, "time", SimpleNamespace(monotonic=lambda: next(clock) / 1000))
     view = View([Flow(ip_address("239.1.1.1"), 2)], 1, 600.0, known=frozenset({known}))
-    return returns._watch(tap, 14, view)[0]
+    return returns._watch(tap, 14, view).verdict
+
+
+def test_a_look_ends_after_so_many_frames_whoever_takes_them(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where a filter lets in all UDP, most may be others'; a share of it goes by all that comes."""
+    monkeypatch.setattr(returns, "_DATAGRAMS", 256)
+    came = [(S, number) for number in range(300)]
+    tap, shares, taps = Tap(came, 64), list[int](), [Tap(came, 64, is_lossy=True), Tap(came, 64)]
+    judged(monkeypatch, tap, B)
+    assert tap.frames == 256
+
+    def opened(_view: View, _name: str, share: int) -> AbstractContextManager[Tap]:
+        shares.append(share)
+        return nullcontext(taps[len(shares) - 1])
+
+    monkeypatch.setattr(returns, "_open", opened)
+    monkeypatch.setattr(returns, "link_header", lambda _tap: 14)
+    look_for_returners(View([Flow(ip_address("239.1.1.1"), 2)], 1, 600.0))
+    assert shares == [1, share_of(64 * 600)]
 
 
 def test_who_is_known_by_its_mac_and_sends_from_its_own_address(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -178,9 +194,9 @@ def test_who_is_known_by_its_mac_and_sends_from_its_own_address(monkeypatch: pyt
     new = [(sender, (sender, kind)) for kind in range(KINDS) for sender in (S, C)]
     kept = [each for who, what in new for each in ((who, what), (Origin(other, who.address), what))]
     changed = [each for who, what in new for each in ((who, ("own", what)), *[(own, ("own", what))] * AGAIN)]
-    assert [each.origin for each in judged(monkeypatch, [*kept[:4], *changed], machine).returners] == [own]
-    assert not judged(monkeypatch, kept, machine).is_over
-    assert judged(monkeypatch, new, machine).is_over
+    assert [each.origin for each in judged(monkeypatch, Tap([*kept[:4], *changed]), machine).returners] == [own]
+    assert not judged(monkeypatch, Tap(kept), machine).is_over
+    assert judged(monkeypatch, Tap(new), machine).is_over
 
 
 def test_all_that_circles_comes_again_between_what_is_new() -> None:

@@ -150,6 +150,9 @@ def test_what_keeps_its_source_is_told_by_its_mac() -> None:
     assert str(machine.origin) == "addresses of others (02:00:00:00:00:02)"
     unchanged = sightings([(S, 0), (C, 0), (back[S], 1), (back[C], 2)])
     assert unchanged.by_machine() is unchanged
+    often = [(origin, kind) for kind in range(12) for origin in (S, *[back[S]] * AGAIN)]
+    first = [(origin, f"first {kind}") for kind in range(2) for origin in (*[back[S]] * AGAIN, S)]  # by two cards
+    assert sightings([*first, *often]).by_machine().returners() == ()
 
 
 def test_devices_behind_one_router_are_no_circle() -> None:
@@ -162,10 +165,10 @@ def test_devices_behind_one_router_are_no_circle() -> None:
     assert sightings(came).by_machine().returners() == ()
 
 
-def judged(monkeypatch: pytest.MonkeyPatch, tap: Any, known: Origin) -> Verdict:
+def judged(monkeypatch: pytest.MonkeyPatch, tap: Any, known: Origin, *named: bytes) -> Verdict:
     clock = itertools.count()
-    monkeypatch.setattr(returns, "time", SimpleNamespace(monotonic=lambda: next(clock) / 1000))
-    view = View([Flow(ip_address("239.1.1.1"), 2)], 1, 600.0, known=frozenset({known}))
+    monkeypatch.setattr(returns, "time", SimpleNamespace(monotonic=lambda: next(clock) / 400))
+    view = View([Flow(ip_address("239.1.1.1"), 2)], 1, 600.0, known=frozenset({known}), named=frozenset(named))
     return returns._watch(tap, 14, view).verdict
 
 
@@ -292,6 +295,11 @@ def echo(*came: tuple[Origin, object], before: Iterable[tuple[Origin, object]] =
 def returning(of: Origin, times: int = AGAIN, count: int = 8) -> list[tuple[Origin, object]]:
     """What B makes of what somebody sends."""
     return [(origin, (of.address, number)) for number in range(count) for origin in (of, *[B] * times)]
+
+
+def test_a_look_goes_on_until_it_is_proven_without_what_other_rules_take(monkeypatch: pytest.MonkeyPatch) -> None:
+    (found,) = judged(monkeypatch, Tap(returning(C, count=40) + returning(S)), B, C.address).returners
+    assert not found.is_beside
 
 
 def beside(came: list[tuple[Origin, object]]) -> tuple[tuple[Origin, ...], Echo]:

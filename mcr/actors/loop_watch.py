@@ -217,12 +217,10 @@ class _State:
         if not before or now.time <= before.time:
             return
         seconds, time = now.time - before.time, trio.current_time()
-        self.is_busy = bool(self.told) or now.totals.matched - before.totals.matched >= _BUSY * seconds
-        if not self.is_busy:
-            self._busy = set()
-            return
+        looked_at = self._looked_at(now, before, _BUSY * seconds)
+        self.is_busy = bool(looked_at)
         busy = set[int]()
-        for placed in self._looked_at(now, before, _BUSY * seconds):
+        for placed in looked_at:
             rate = (now.rule_matched(placed) - before.rule_matched(placed)) / seconds
             is_busy = _BUSY <= rate <= _MOST or (rate > 0 and placed.tag in self.told)
             if is_busy:
@@ -232,10 +230,10 @@ class _State:
                 yield placed, rate
         self._busy = busy
 
-    def _looked_at(self, now: Reading, before: Reading, least: float) -> Iterator[PlacedRule]:
+    def _looked_at(self, now: Reading, before: Reading, least: float) -> list[PlacedRule]:
         """Rules that may have matched so many packets since, and those that loops are told of; not thousands."""
         slots = now.rules_grown(before, least) | {each.placed.slot for each in self.told.values()}
-        return (self._by_slot[slot] for slot in sorted(slots) if slot in self._by_slot)
+        return [self._by_slot[slot] for slot in sorted(slots) if slot in self._by_slot]
 
     async def _look(self, placed: PlacedRule, case: _Case, rate: float, see: "partial[Verdict]") -> None:
         try:

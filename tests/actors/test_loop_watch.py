@@ -106,15 +106,14 @@ class Scene:
     def _begin(self) -> None:
         self._since = trio.current_time()
         matched = self.shared.rules[self.matching.slot].matched
-        self._before = self.shared.totals.matched, matched, self.shared.refused[0]
+        self._before = matched, self.shared.refused[0]
 
     def _count(self) -> None:
-        """Have the counters show what has come by now."""
+        """Have the counters of rules show what has come by now; totals of the kernel path come once a second."""
         seconds = trio.current_time() - self._since
         taken, refused = (round(rate * seconds) for rate in self._flows)
-        self.shared.totals.matched = self._before[0] + taken
-        self.shared.rules[self.matching.slot].matched = self._before[1] + taken
-        self.shared.refused[0] = self._before[2] + refused
+        self.shared.rules[self.matching.slot].matched = self._before[0] + taken
+        self.shared.refused[0] = self._before[1] + refused
 
     # What the watch reads.
 

@@ -3,14 +3,12 @@
 What is to come out is stated by `matrix_rules.py` and `matrix_frames.py`, so all engines can't be wrong alike.
 """
 
-import os
-import signal
 import socket
 import struct
 import sys
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack
 from itertools import chain, product
 from pathlib import Path
 from typing import Any
@@ -27,6 +25,7 @@ from mcr_process import Mcr, wait_until
 from raw_frames import wait_for_raw, without_checksum_offload
 from test_identity import flat, on_one_processor, packet_socket
 from test_ipv6 import speak_ipv6
+from test_trains import waiting_together
 from test_vlans import AUXDATA, PACKET_AUXDATA, SO_RCVBUFFORCE, SOL_PACKET, TP_STATUS_VLAN_VALID, frames_in
 from topology import MakeMcr, Plant, need_tcx
 
@@ -267,17 +266,6 @@ def difference(ours: Wire, theirs: Wire) -> list[str]:
     return found[:10]
 
 
-@contextmanager
-def together(mcr: Mcr) -> Iterator[None]:
-    """What is sent meanwhile waits in the rings, and leaves in trains where it may."""
-    pids = mcr.worker_pids()
-    for pid in pids:
-        os.kill(pid, signal.SIGSTOP)
-    yield
-    for pid in pids:
-        os.kill(pid, signal.SIGCONT)
-
-
 def portions(macs: Macs) -> list[list[Sent]]:
     """First one of each, so that flows move to the kernel path; then what that forwards, and all the rest."""
     several = [*flows(macs)]
@@ -349,7 +337,7 @@ def passed(plant: Plant, mcr: Mcr, wires: Wires, several: Sequence[Sequence[Sent
         for portion in several:
             with ExitStack() as stack:
                 if not by_kernel:
-                    stack.enter_context(together(mcr))
+                    stack.enter_context(waiting_together(mcr))
                 stack.enter_context(on_one_processor())
                 for frame in chain.from_iterable(each.frames for each in portion):
                     source.send(frame.header + frame.data)

@@ -32,8 +32,8 @@ def test_a_raw_one_is_given_no_copy_of_what_comes_to_groups(version: int, header
         inside.ip("link add a0 type veth peer name a1")
         inside.sysctl("net.ipv6.conf.a1.disable_ipv6", "0")
         inside.ip("address add 198.18.0.2/24 dev a1")
-        inside.ip("link set a0 up")
-        inside.ip("link set a1 up")
+        inside.set_up("a0")
+        inside.bring_up("a1", "a0")
         with (
             inside.entered(),
             open_raw_egress(find_interface("a1"), 1 << 16, foreign=True, version=version) as opened,

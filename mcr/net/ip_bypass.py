@@ -13,7 +13,7 @@ import select
 import socket
 import struct
 from collections.abc import Iterable
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from functools import partial
 from pathlib import Path
 
@@ -105,7 +105,9 @@ class EgressChanges:
             self._legacy = [_TableNames(each) for each in (LEGACY_TABLES, LEGACY_TABLES6)]
             for each in self._legacy:
                 undo.callback(each.close)
-            self._group = _open(_control_group(), undo)
+            self._group: int | None = None  # there is none, or it can't be seen: `find_blocker` tells
+            with suppress(FileNotFoundError, PermissionError):
+                self._group = _control_group(undo)
             self._undo = undo.pop_all()
         self._lifetimes = Lifetimes()
         self._silent = self._look()
@@ -165,17 +167,6 @@ class _TableNames:
         if self._opened is not None:
             os.close(self._opened)
             self._opened = None
-
-
-def _open(path: Path | None, undo: ExitStack) -> int | None:
-    """A descriptor to look with again and again; None if there is nothing, or only for others: `find_blocker` tells."""
-    try:
-        opened = os.open(path, os.O_RDONLY | os.O_CLOEXEC) if path else None
-    except (FileNotFoundError, PermissionError):
-        return None
-    if opened is not None:
-        undo.callback(os.close, opened)
-    return opened
 
 
 def describe_hidden(error: OSError) -> str:
@@ -263,27 +254,38 @@ def _control_group_blocker() -> Blocker | None:
 
 
 def _count_control_group_programs() -> int:
-    directory = _control_group()
-    if directory is None:
-        return 0
-    group = os.open(directory, os.O_RDONLY | os.O_CLOEXEC)
-    try:
-        return check_result(lib.mcr_bpf_count_egress(group))
-    finally:
-        os.close(group)
+    with ExitStack() as undo:
+        group = _control_group(undo)
+        return 0 if group is None else check_result(lib.mcr_bpf_count_egress(group))
 
 
-def _control_group() -> Path | None:
-    """Directory of this process's group in cgroup2; None where there is no cgroup2.
+def _control_group(undo: ExitStack) -> int | None:
+    """Open the directory of this process's group in cgroup2; None where there is no cgroup2.
 
     Raises:
-        FileNotFoundError: it is not to be seen from here, as in ``ip netns exec``.
+        FileNotFoundError: no mount shows it, as in ``ip netns exec``, and this process may not mount it.
+        OSError: this process may not open it.
     """
     group = re.search(r"^0::/(.*)$", Path("/proc/self/cgroup").read_text(), re.MULTILINE)
     if not group:
         return None
+    root = _cgroups()
+    try:
+        opened = os.open(group[1] or ".", os.O_RDONLY | os.O_CLOEXEC, dir_fd=root)
+    finally:
+        os.close(root)
+    undo.callback(os.close, opened)
+    return opened
+
+
+def _cgroups() -> int:
+    """Open the root of cgroup2. Its mounts are as good as none where another one lies over them."""
     mounts = (line.split() for line in Path("/proc/self/mountinfo").read_text().splitlines())
-    where = next((fields[4] for fields in mounts if fields[fields.index("-") + 1] == "cgroup2"), None)
-    if where is None:
+    for fields in mounts:
+        if fields[fields.index("-") + 1] == "cgroup2":
+            with suppress(FileNotFoundError):
+                return os.open(fields[4], os.O_PATH | os.O_CLOEXEC)
+    opened: int = lib.mcr_cgroup_open()
+    if opened < 0:
         raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT))
-    return Path(where) / group[1]
+    return opened

@@ -196,14 +196,18 @@ def test_ipsec_policies_are_obeyed(plant: Plant, make_mcr: MakeMcr) -> None:
 
 @needs_root
 def test_programs_of_the_control_group_are_obeyed(plant: Plant, make_mcr: MakeMcr) -> None:
-    """As systemd's IPAddressDeny= and IPAccounting= load them, also into a service that runs."""
+    """As systemd's IPAddressDeny= and IPAccounting= load them, also into a service that runs.
+
+    mcrd has a /sys of its own here, as in ``ip netns exec``, where no mount shows control groups.
+    """
     mounts = Path("/proc/self/mountinfo").read_text()
     where = re.search(r"^\S+ \S+ \S+ \S+ (\S+) .* - cgroup2 ", mounts, re.MULTILINE)
     if not where:
         pytest.skip("there are no control groups of version 2 here")
     group = Path(where[1]) / f"mcr-test-{os.getpid()}"
     group.mkdir()
-    mcr = make_mcr(plant.relay, prefix=["sh", "-c", f'echo $$ > {group}/cgroup.procs; exec "$@"', "sh"])
+    inside = f'echo $$ > {group}/cgroup.procs; mount -t sysfs none /sys; exec "$@"'
+    mcr = make_mcr(plant.relay, prefix=["unshare", "--mount", "sh", "-ec", inside, "sh"])
     try:
         mcr.start()
         mcr.add("in0:239.1.1.1:5000", OUT)

@@ -1,5 +1,6 @@
 """What of a firewall is a blocker; the kernel's answers: tests/e2e/test_raw_frames.py."""
 
+import errno
 import subprocess
 from pathlib import Path
 
@@ -8,7 +9,7 @@ import pytest
 from mcr.model.flow import IPV6
 from mcr.net import ip_bypass
 from mcr.net.firewall import Chain, Firewall
-from mcr.net.ip_bypass import Blocker, EgressChanges, firewall_blocker, netdev_blocker
+from mcr.net.ip_bypass import Blocker, EgressChanges, find_blocker, firewall_blocker, netdev_blocker
 
 
 def chain(hook: str, *, drops: bool = False, rules: int = 0, kind: str = "filter") -> Chain:
@@ -77,7 +78,7 @@ def test_legacy_tables_are_seen_whenever_their_module_is_loaded(
     monkeypatch.setattr(ip_bypass, "LEGACY_TABLES", tables)
     monkeypatch.setattr(ip_bypass, "LEGACY_TABLES6", tmp_path / "tables6")
     monkeypatch.setattr(ip_bypass, "_HEARD", ())
-    monkeypatch.setattr(ip_bypass, "_control_group", lambda: None)
+    monkeypatch.setattr(ip_bypass, "_control_group", lambda _: None)
     changes = EgressChanges()
 
     def is_changed() -> bool:
@@ -99,3 +100,18 @@ def test_legacy_tables_are_seen_whenever_their_module_is_loaded(
     assert not is_changed()
     changes.close()
     assert _count_descriptors() == descriptors
+
+
+def test_control_groups_that_cannot_be_seen_are_named_as_the_reason(monkeypatch: pytest.MonkeyPatch) -> None:
+    """And changes of all else are heard of."""
+
+    def hidden(*_: object) -> int:
+        raise FileNotFoundError(errno.ENOENT, "No such file or directory")
+
+    monkeypatch.setattr(ip_bypass, "_HEARD", ())
+    monkeypatch.setattr(ip_bypass, "_cgroups", hidden)
+    monkeypatch.setattr(ip_bypass, "look_at_firewall", lambda *_: Firewall())
+    EgressChanges().close()
+    blocker = find_blocker()
+    assert blocker
+    assert "programs of the control group cannot be seen: no cgroup2 is mounted here" in blocker.reason

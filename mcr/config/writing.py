@@ -23,13 +23,14 @@ def table_of(rule: Rule) -> dict[str, Any]:
         table["input"]["vlan"] = source.vlan
     if source.sources:
         table["input"]["sources"] = [*map(str, source.sources)]
-    table["outputs"] = [*map(_output, rule.outputs)]
+    table["outputs"] = [*map(output_text, rule.outputs)]
     if rule.health is not Health.NONE:
         table["health"] = str(rule.health)
     return table
 
 
-def _output(output: Output) -> str:
+def output_text(output: Output) -> str:
+    """One as an operator writes it, with its options."""
     return f"{output.where}:{output.interface}{options_text(partial(getattr, output))}"
 
 

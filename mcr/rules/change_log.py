@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 
+from mcr.config.writing import output_text
 from mcr.logs.logger import get_logger
 from mcr.model.log import Facility
 from mcr.model.rule import Rule
@@ -33,7 +34,7 @@ def _log_rules(what: str, rules: Sequence[Rule], by: str) -> None:
         log.info("%d rules %s together: %s%s", len(rules), what, these, by, rules=len(rules))
         return
     for rule in rules:
-        sends_to = f" to {', '.join(map(str, rule.outputs))}" if what == "added" else ""
+        sends_to = f" to {', '.join(map(output_text, rule.outputs))}" if what == "added" else ""
         log.info("rule %s %s: %s%s%s", rule.label, what, rule.input, sends_to, by, **fields_of(rule))
 
 
@@ -51,7 +52,7 @@ def _describe_change(before: Rule, now: Rule) -> str:
         "removed": [each for each in before.outputs if each.destination not in has],
         "with other options": [each for each in now.outputs if had.get(each.destination, each) != each],
     }
-    words = [f"{what}: {', '.join(map(str, outputs))}" for what, outputs in said.items() if outputs]
+    words = [f"{what}: {', '.join(map(output_text, outputs))}" for what, outputs in said.items() if outputs]
     renamed = [] if before.name == now.name else [f"named {now.name!r}"]
     watched = [] if before.health is now.health else [f"health of its stream: {now.health}"]
     return "; ".join([*renamed, *words, *watched]) or "its outputs in another order"

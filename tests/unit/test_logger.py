@@ -13,6 +13,7 @@ from ipaddress import IPv4Address
 from pathlib import Path
 from typing import Any
 
+import attrs
 import pytest
 
 from mcr.cli import failure, supervisor
@@ -110,10 +111,13 @@ def test_a_line_about_a_rule_has_its_id_and_its_name(lines: Callable[[], list[st
     source = Input("eth0", IPv4Address("239.1.1.1"), 5000)
     rule = Rule("dada", source, (Output(IPv4Address("239.2.2.2"), 6000, "eth1"),), "studio 1")
     log_draft(Draft((), added=(rule,)), " by alice")
+    after = attrs.evolve(rule, outputs=(Output(IPv4Address("239.2.2.2"), 6000, "eth1", ttl=8),))
+    log_draft(Draft((), former=(rule,), changed=(after,)), "")
     log_draft(Draft((), removed=(rule, rule)), "")
-    added, removed = map(json.loads, lines())
+    added, changed, removed = map(json.loads, lines())
     assert added["message"] == "rule dada (studio 1) added: 239.1.1.1:5000 on eth0 to 239.2.2.2:6000:eth1 by alice"
     assert (added["rule"], added["name"]) == ("dada", "studio 1")
+    assert changed["message"] == "rule dada (studio 1) changed: with other options: 239.2.2.2:6000:eth1:ttl=8"
     assert removed["message"] == "2 rules removed together: dada (studio 1), dada (studio 1)"
     assert removed["rules"] == 2
 

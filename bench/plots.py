@@ -5,11 +5,12 @@ from pathlib import Path
 from typing import Any
 
 from bench.findings import Finding, Row, findings
-from bench.subjects import LABELS
+from bench.subjects import BY_WORKERS, LABELS
 from bench.sums import Spread
 
 COLOURS = {
     "mcr": "#d62728",
+    BY_WORKERS: "#ff9896",
     "kernel": "#1f77b4",
     "mmsg": "#2ca02c",
     "uring": "#9467bd",

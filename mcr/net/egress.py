@@ -28,6 +28,7 @@ _LOW_PORT = (
 _NO_GROUP = {IPV4: "224.0.0.0", IPV6: "ff00::"}  # that nobody sends to (RFC 5771; RFC 4291, 2.7)
 _IN6_ANY = "::"
 _CHECKSUM_AT = 6  # in a UDP header
+_USUAL_TTL = 64
 _Option = tuple[str, int, int, int | bytes]
 
 
@@ -55,7 +56,8 @@ def open_egress(
         source: the address that it sends from.
         is_chosen: an operator has chosen the port, which others may listen on.
         has_df: routers may not cut what is sent, in IPv4.
-        of_neighbours: it is for hosts and gateways. What is sent to a group by it has to name its TTL.
+        of_neighbours: it is for hosts and gateways: what is sent to a group by it has to name its TTL. By others what
+            is sent to a broadcast address has to.
         version: of IP.
 
     Raises:
@@ -73,8 +75,7 @@ def open_egress(
         step = "SO_SNDBUF"
         set_buffer(opened, socket.SO_SNDBUF, send_buffer)
         step = "IP_MULTICAST_TTL"
-        if of_neighbours:
-            _give_hosts_ttl(opened, version)
+        _equal_ttls(opened, version, of_hosts=of_neighbours)
     except OSError as error:
         opened.close()
         hints = _port_hints(error, shared_port) if is_chosen and step == "bind" else ()
@@ -116,7 +117,7 @@ def open_raw_egress(
         step = "SO_SNDBUF"
         set_buffer(opened, socket.SO_SNDBUF, send_buffer)
         step = "IP_MULTICAST_TTL"
-        _give_hosts_ttl(opened, version)
+        _equal_ttls(opened, version, of_hosts=True)
     except OSError as error:
         opened.close()
         raise SystemFault(f"{_what(interface, to)}: {step}", error.errno or 0) from None
@@ -141,6 +142,15 @@ def open_ear(interface: Interface) -> socket.socket:
         ("SO_RCVBUF", socket.SOL_SOCKET, socket.SO_RCVBUF, 0),  # nobody reads what it is told
     ]
     return _open(socket.SOCK_RAW, IPV6, interface, options, None)
+
+
+def hosts_ttl() -> int:
+    """The TTL that what is sent to hosts has on this machine (net.ipv4.ip_default_ttl)."""
+    try:
+        with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as asked:
+            return asked.getsockopt(socket.IPPROTO_IP, socket.IP_TTL)
+    except OSError:  # no descriptor is left
+        return _USUAL_TTL
 
 
 def share_egress(opened: socket.socket, interface: Interface, to: Address | None = None) -> socket.socket:
@@ -180,14 +190,15 @@ def _open(
     return opened
 
 
-def _give_hosts_ttl(opened: socket.socket, version: int) -> None:
-    """Have groups get the TTL of hosts, too, unless they name another.
+def _equal_ttls(opened: socket.socket, version: int, *, of_hosts: bool) -> None:
+    """Have hosts and groups get one TTL, that of hosts or that of groups, unless they name another.
 
-    Linux keeps one route for all that goes by a gateway. If a group was the first, hosts have the TTL of groups, 1.
+    Linux keeps one route for all that goes by a next hop, a gateway or the link itself, with the kind of what was sent
+    first: hosts have the TTL of groups then, or groups that of hosts.
     """
     if version == IPV4:
-        ttl = opened.getsockopt(socket.IPPROTO_IP, socket.IP_TTL)
-        opened.setsockopt(socket.IPPROTO_IP, socket.IP_MULTICAST_TTL, ttl)
+        usual, other = (socket.IP_TTL, socket.IP_MULTICAST_TTL)[:: 1 if of_hosts else -1]
+        opened.setsockopt(socket.IPPROTO_IP, other, opened.getsockopt(socket.IPPROTO_IP, usual))
 
 
 def _cut(version: int) -> Iterator[_Option]:

@@ -7,6 +7,7 @@ from mcr._native import lib
 from mcr.model.flow import Address
 from mcr.model.limits import DEFAULT_TRAIN
 from mcr.model.rule import Output
+from mcr.net.egress import hosts_ttl
 from mcr.relay.captures import Capture
 from mcr.relay.marks import keeps_of, shifts_of
 from mcr.relay.neighbours import Common, Neighbour
@@ -113,15 +114,17 @@ def _raw_source(output: Output, way: Way | None, neighbour: Key | None) -> Addre
 
 
 def _ttl(output: Output, way: Way | None, neighbour: Key | None) -> int:
-    """A group that shares its gateway with hosts gets the hosts' TTL from the kernel, unless it is told another.
+    """What the socket has not: a neighbour's has the TTL of hosts, an output interface's that of groups.
 
     Raw frames have a group's: to a broadcast address they are told the hosts'.
     """
-    if output.ttl is None and output.group.is_multicast:
+    if output.ttl is not None:
+        return _number(output.ttl)
+    if output.group.is_multicast:
         return 1 if neighbour else 0
-    if output.ttl is None and way and not way.hop:
+    if way and not way.hop:
         return way.ttl
-    return _number(output.ttl)
+    return 0 if neighbour else hosts_ttl()
 
 
 def _number(option: int | str | None) -> int:

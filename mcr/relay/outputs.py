@@ -23,7 +23,7 @@ from mcr.model.flow import IPV6, Address
 from mcr.model.limits import INTERFACE_SLOTS
 from mcr.model.log import Facility
 from mcr.model.rule import Output, Rule
-from mcr.net.egress import open_egress
+from mcr.net.egress import hosts_ttl, open_egress
 from mcr.net.hops import NextHop, find_hops
 from mcr.net.interfaces import Interface, find_anew, open_witness
 from mcr.net.ip_bypass import UNSURE, Blocker
@@ -362,7 +362,7 @@ class OutputInterfaces:
 
 
 def _find(probe: socket.socket, mtu: int, to: Sequence[tuple[Address, int]]) -> Sequence[tuple[Address, int] | None]:
-    ttl = probe.getsockopt(socket.IPPROTO_IP, socket.IP_TTL)
+    ttl = hosts_ttl()
     return [(each, ttl) if each else None for each in find_sources(probe, mtu, to)]
 
 

@@ -57,21 +57,29 @@ def test_a_raw_one_is_given_no_copy_of_what_comes_to_groups(version: int, header
                 opened.recv(2048, socket.MSG_DONTWAIT)
 
 
-def test_a_host_keeps_its_ttl_where_groups_take_the_same_gateway() -> None:
-    """The kernel keeps one route for all that goes by a gateway, with the kind of what was sent first."""
+@pytest.mark.parametrize("hop", ["via 198.18.0.2", "dev a0"])
+def test_hosts_and_groups_keep_their_ttl_where_they_take_the_same_way(hop: str) -> None:
+    """The kernel keeps one route for all that goes by a next hop, with the kind of what was sent first."""
     with Lab() as lab:
         here, there = lab.namespace("here"), lab.namespace("there")
         lab.link(here, "a0", there, "a1", a_address="198.18.0.1/24", b_address="198.18.0.2/24")
-        here.ip("route add 203.0.113.0/24 via 198.18.0.2", "route add 239.1.0.0/16 via 198.18.0.2")
+        there.ip("address add 203.0.113.7/24 dev a1")
+        routes = [f"{each} {hop}" for each in ("203.0.113.0/24", "239.1.0.0/16")]
+        here.ip(*(f"route add {each}" for each in routes))
         with there.entered(), socket.socket(socket.AF_PACKET, socket.SOCK_DGRAM, socket.htons(0x0800)) as wire:
             wire.bind(("a1", 0x0800))
             wire.settimeout(5)
             with here.entered():
                 interface = find_interface("a0")
-                datagrams = open_egress(interface, 1 << 16, of_neighbours=True)
+                hosts = open_egress(interface, 1 << 16, of_neighbours=True)
+                groups = open_egress(interface, 1 << 16)
                 raw = open_raw_egress(interface, 1 << 16, foreign=False)
-            with datagrams, raw:
-                datagrams.sendto(b"first", ("239.1.1.1", 6000))
-                datagrams.sendto(b"by a socket of UDP", ("203.0.113.7", 6000))
+            with hosts, groups, raw:
+                hosts.sendto(b"first", ("239.1.1.1", 6000))
+                hosts.sendto(b"by a socket of UDP", ("203.0.113.7", 6000))
                 raw.sendto(struct.pack("!HHHH", 1, 6000, 9, 0) + b"r", ("203.0.113.7", 0))
                 assert [wire.recv(2048)[8] for _ in range(3)][1:] == [64, 64]
+                here.ip(*(f"route {do} {each}" for each in routes for do in ("del", "add")))
+                hosts.sendto(b"first", ("203.0.113.7", 6000))
+                groups.sendto(b"to a group on the link", ("239.1.1.1", 6000))
+                assert [wire.recv(2048)[8] for _ in range(2)][1:] == [1]

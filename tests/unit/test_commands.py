@@ -53,17 +53,20 @@ def test_neighbour_names_the_sockets_that_it_shares(opened: socket.socket) -> No
     assert [commands.detach_neighbour(each).slot for each in (common, neighbour)] == [first + 4, first + 5]
 
 
-def test_rule_is_attached_with_its_slots_in_the_order_of_its_outputs() -> None:
+def test_rule_is_attached_with_its_slots_in_the_order_of_its_outputs(monkeypatch: pytest.MonkeyPatch) -> None:
+    """To a broadcast address a TTL is told: by the sockets that groups share it would be theirs."""
+    monkeypatch.setattr(commands, "hosts_ttl", lambda: 63)
     group, host = ip_address("239.9.9.9"), ip_address("198.18.1.2")
     outputs = (
         Output(group, 6000, "eth1", "off"),
         Output(host, 6001, "eth1", ttl=9, dscp=46, source=ip_address("198.18.0.2")),
+        Output(ip_address("255.255.255.255"), 6002, "eth1"),
     )
     source = ip_address("198.18.0.1")
     placement = Placement(Places.make())
     rule = Rule("tv", Input("eth0", ip_address("239.1.1.1"), 5000), outputs)
     placed = placement.place(rule, {way_key(outputs[0]): Way(source), way_key(outputs[1]): Way(source, host)}, ())
-    assert commands.attach_rule(placed, 2, (8, 9), (True, False)) == records.rule_put(
+    assert commands.attach_rule(placed, 2, (8, 9, 8), (True, False, True)) == records.rule_put(
         tag=placed.tag,
         rule=placed.slot,
         capture=2,
@@ -82,6 +85,7 @@ def test_rule_is_attached_with_its_slots_in_the_order_of_its_outputs() -> None:
                 dscp=46,
                 asked_source=outputs[1].own_source,
             ),
+            records.OutputPlace(*placed.outputs[2], 8, outputs[2].group, 6002, outputs[2].max_train, ttl=63),
         ],
     )
     assert commands.detach_rule(placed) == records.rule_drop(placed.slot)

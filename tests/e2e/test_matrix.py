@@ -48,23 +48,26 @@ class Engine:
         workers: how many there are.
         has_io_uring: or they poll.
         tags: whether frames can have tags.
-        one_by_one: it is tried without trains, too.
+        trains: options of outputs that it is tried with, one after the other: with trains, and without.
     """
 
     why: str = ""
     workers: int = 1
     has_io_uring: bool = True
     tags: bool = True
-    one_by_one: bool = False
+    trains: tuple[str, ...] = ("",)
 
 
+WITHOUT_TRAINS = ":gso=off"
 ENGINES = {
     "kernel": Engine(),
-    "io_uring": Engine("MCR_KERNEL_PATH=off", one_by_one=True),
-    "two workers": Engine("MCR_KERNEL_PATH=off", workers=2),
-    "two workers that poll": Engine("MCR_KERNEL_PATH=off", workers=2, has_io_uring=False, one_by_one=True),
+    "io_uring": Engine("MCR_KERNEL_PATH=off", trains=("", WITHOUT_TRAINS)),
+    "poll": Engine("MCR_KERNEL_PATH=off", has_io_uring=False, trains=(WITHOUT_TRAINS,)),
+    "two workers": Engine("MCR_KERNEL_PATH=off", workers=2, trains=(WITHOUT_TRAINS,)),
+    "two workers that poll": Engine("MCR_KERNEL_PATH=off", workers=2, has_io_uring=False),
     "UDP sockets": Engine("MCR_RAW_SEND=0", tags=False),
 }
+"""Any two of io_uring or poll, one worker or two, trains or none are together once."""
 
 OF_WORKERS = frozenset(to.place[1] for rule in RULES if rule.why for to in rule.outputs)
 SENT = "submitted", "sent", "errors", "bytes"
@@ -313,7 +316,7 @@ def settle(mcr: Mcr, engine: Engine, options: str) -> None:
 
 def start(plant: Plant, make_mcr: MakeMcr, engine: Engine, name: str, file: Path) -> Mcr:
     """A daemon that forwards so."""
-    write(file, "")
+    write(file, engine.trains[0])
     executed = () if engine.has_io_uring else (sys.executable, WITHOUT_IO_URING)
     mcr = make_mcr(plant.relay, name.replace(" ", "-"), prefix=["env", *engine.why.split(), *executed])
     mcr.start(engine.workers, "--config", str(file))
@@ -374,8 +377,8 @@ def test_each_engine_sends_and_counts_the_same(plant: Plant, make_mcr: MakeMcr, 
         for name, engine in ENGINES.items():
             mcr = start(plant, make_mcr, engine, name, file)
             before = mcr.stats()
-            for options in ("", ":gso=off")[: 1 + engine.one_by_one]:
-                if options:
+            for number, options in enumerate(engine.trains):
+                if number:
                     write(file, options)
                     mcr.call("config.apply")
                 settle(mcr, engine, options)

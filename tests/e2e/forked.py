@@ -98,10 +98,11 @@ class Forked:
         }
         mounts = [user.mounts] if user else []
         self._report, reports = os.pipe()
-        self.pid = _forker(program).fork(
-            json.dumps(request).encode(), reports, namespace.fd, *mounts, *standard, *(kept or {}).values()
-        )
-        os.close(reports)
+        descriptors = (reports, namespace.fd, *mounts, *standard, *(kept or {}).values())
+        try:
+            self.pid = _forker(program).fork(json.dumps(request).encode(), *descriptors)
+        finally:
+            os.close(reports)
         self.returncode: int | None = None
         self._handle: int | None = None
         with suppress(ProcessLookupError):
@@ -186,6 +187,7 @@ class _Forker:
     def __init__(self, program: str) -> None:
         self._door, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         self._asker = os.getpid()
+        self._program = program
         self._one_at_a_time = threading.Lock()
         number = theirs.fileno()
         alone = ["-I"] if program in ("mcrd", "mcrctl") else []  # from the test's modules, as they are when started
@@ -205,7 +207,9 @@ class _Forker:
             socket.send_fds(self._door, [request], descriptors)
             answer = self._door.recv(_ANSWER_BYTES)
         assert answer, "the process that others are forked from has ended"
-        return int(answer)
+        if (pid := int(answer)) < 0:
+            raise OSError(-pid, f"Cannot fork {self._program}: {os.strerror(-pid)}")
+        return pid
 
     def _make_door(self) -> None:
         """Of this process, which was forked from the one that the door is of: it would read others' answers there."""

@@ -6,6 +6,7 @@ the other ends, and all that it has forked end with it.
 
 import atexit
 import ctypes
+import errno
 import fcntl
 import gc
 import io
@@ -127,30 +128,50 @@ def serve(door: socket.socket) -> tuple[dict[str, Any], list[int]] | None:
                     asker.close()
                     continue
                 if request == b"door":
+                    if not descriptors:
+                        continue  # who asked sees that its other end is closed
                     doors.append(socket.socket(fileno=descriptors[0]))
                     selector.register(doors[-1], selectors.EVENT_READ)
                     continue
-                report, *others = descriptors
-                pid = os.fork()
+                pid = fork(descriptors)
                 if not pid:
                     signal.set_wakeup_fd(-1)
-                    for descriptor in (*reports.values(), report, *(each.detach() for each in (*doors, ended, rings))):
+                    for descriptor in (
+                        *reports.values(),
+                        descriptors[0],
+                        *(each.detach() for each in (*doors, ended, rings)),
+                    ):
                         os.close(descriptor)
-                    return json.loads(request), others
-                reports[pid] = report
-                for descriptor in others:
+                    return json.loads(request), descriptors[1:]
+                if pid > 0:
+                    reports[pid] = descriptors.pop(0)
+                for descriptor in descriptors:
                     os.close(descriptor)
                 with suppress(ConnectionError):  # it is gone, as is seen when it is read from next
                     asker.send(str(pid).encode())
     return None
 
 
-def receive(asker: socket.socket) -> tuple[bytes, list[int]]:
-    """A request and its descriptors; an empty one: the asker is gone."""
+def fork(descriptors: Sequence[int]) -> int:
+    """The pid of a new process, 0 in that; negative: why there is none (errno), which costs only who asked for it."""
+    if not descriptors:
+        return -errno.EMFILE
     try:
-        request, descriptors, _, _ = socket.recv_fds(asker, _REQUEST_BYTES, _DESCRIPTORS)
+        return os.fork()
+    except OSError as error:
+        return -(error.errno or errno.EAGAIN)
+
+
+def receive(asker: socket.socket) -> tuple[bytes, list[int]]:
+    """A request and its descriptors: none, if there was no room for all; an empty one: the asker is gone."""
+    try:
+        request, descriptors, flags, _ = socket.recv_fds(asker, _REQUEST_BYTES, _DESCRIPTORS)
     except ConnectionError:  # with an answer that it has not read
         return b"", []
+    if flags & socket.MSG_CTRUNC:
+        for each in descriptors:
+            os.close(each)
+        descriptors = []
     return request, descriptors
 
 

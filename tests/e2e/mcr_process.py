@@ -8,6 +8,7 @@ import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -26,9 +27,12 @@ SLOWNESS = float(os.environ.get("MCR_SLOWNESS", "1"))
 """How many times slower than a machine of today this one is; an emulated one is. Rates are divided by it, patience
 multiplied; no claim becomes weaker.
 """
+PATIENCE = 30.0 * SLOWNESS
+"""Seconds after which what has to come is missed. Nobody waits for so long, but where something is wrong."""
 STATUS = {"ok": 0, "advice": 1, "fault": 2}
 """Exit statuses of `mcrctl why` and `mcrctl doctor`, by the worst verdict."""
 
+_START_SECONDS = 60.0
 _PLENTY = 10_000_000  # packets of a flow that a receiver has room for: more than a test sends
 _LEAST_PAUSE, _LONGEST_PAUSE = 0.01, 0.05  # seconds
 _STANDARD_OUTPUT = 1
@@ -36,7 +40,7 @@ _BOUNDING = "--bounding-set="
 _NO_TCX = "Linux 6.6"  # part of why rules take the worker path where the kernel has no other
 
 
-def wait_until(condition: Callable[..., Any], what: str, seconds: float = 10.0) -> Any:
+def wait_until(condition: Callable[..., Any], what: str, seconds: float = 30.0) -> Any:
     """Ask again and again until the answer is true, and return it. For what can't be waited on.
 
     What has taken long is asked for less often: it is known a tenth later at most.
@@ -97,7 +101,7 @@ class Mcr(DaemonProcess):
     def start(self, workers: int | None = 1, *options: str) -> "Mcr":
         """Start it and wait until it answers and its workers run; None: as many as it likes."""
         self.begin(workers, *options)
-        self.wait_until_it_answers(30.0 * SLOWNESS)
+        self.wait_until_it_answers(_START_SECONDS * SLOWNESS)
         return self
 
     def begin(self, workers: int | None = 1, *options: str) -> Running:
@@ -138,10 +142,17 @@ class Mcr(DaemonProcess):
         interface, rest = source.split(":", 1)
         group, port = rest.rsplit(":", 1)
         place = {"interface": interface, "group": group.strip("[]"), "port": int(port)}
-        rule = {"input": place, "outputs": [parse_output(each) for each in outputs]}
-        (rule,) = self.call("add", {"rules": [rule | ({"rule_id": rule_id} if rule_id else {})]})
+        wanted = {"input": place, "outputs": [parse_output(each) for each in outputs]}
+        (rule,) = self.call("add", {"rules": [wanted | ({"rule_id": rule_id} if rule_id else {})]})
+        if rule["state"] == "pending":  # the machine has let a worker wait for two seconds
+            rule = wait_until(partial(self._acknowledged, rule["rule_id"]), "the workers have it")
         assert rule["state"] == state
         return str(rule["rule_id"])
+
+    def _acknowledged(self, rule_id: str) -> dict[str, Any] | None:
+        """A rule as it is listed, unless a worker does not have it yet."""
+        (rule,) = (each for each in self.call("list") if each["rule_id"] == rule_id)
+        return None if rule["state"] == "pending" else dict(rule)
 
     def wait_for_workers(self) -> list[dict[str, Any]]:
         """Wait until all run."""
@@ -350,10 +361,10 @@ class Sender:
 class Receiver:
     """The traffic generator, judging what arrives."""
 
-    def __init__(self, namespace: Namespace, *flows: str, count: int | None = None, idle: float = 5.0) -> None:
+    def __init__(self, namespace: Namespace, *flows: str, count: int | None = None, idle: float = 30.0) -> None:
         """Expect `count` packets of each flow ``G:P@IF[=NAME,…]``; returns once it has joined.
 
-        Without a count `expect_all_of` says how many there are.
+        Without a count `tell` or `expect_all_of` says how many there are.
         """
         words = ["--count", str(count or _PLENTY), "--idle-timeout", str(idle * SLOWNESS), "--json"]
         words += ["--read-total"] if count is None else []
@@ -378,11 +389,15 @@ class Receiver:
         assert report["ok"], f"{wrong}, receiver's own drops {report['kernel_drops']}"
         return report
 
-    def expect_all_of(self, sent: int) -> None:
-        """Every payload of a sender that was stopped, once and in order."""
+    def tell(self, sent: int) -> None:
+        """How many were sent of each flow, unless it knows: only from then on it gives up when nothing comes."""
         if self.process.stdin:
             self.process.stdin.write(f"{sent}\n")
             self.process.stdin.flush()
+
+    def expect_all_of(self, sent: int) -> None:
+        """Every payload of a sender that was stopped, once and in order."""
+        self.tell(sent)
         report = self.verdict()
         wrong = {name: report[name] for name in ("duplicated", "reordered", "corrupted", "foreign") if report[name]}
         assert (report["unique"], wrong) == (sent, {}), f"receiver's own drops {report['kernel_drops']}"

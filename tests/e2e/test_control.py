@@ -180,7 +180,7 @@ def test_hostile_lookers_keep_neither_root_nor_a_worker_waiting(plant: Plant, ma
     mcr.call("add", {"rules": [{"input": each, "outputs": outputs} for each in inputs]})
     (before,) = mcr.workers()
     with hostile_lookers(plant, mcr):
-        receiver = Receiver(plant.receiver, "239.2.2.2:6000@rx0=239.1.1.1:5000", count=packets, idle=3)
+        receiver = Receiver(plant.receiver, "239.2.2.2:6000@rx0=239.1.1.1:5000", idle=3)
         sender = Sender(plant.source, "src0", "239.1.1.1:5000", count=packets, rate=rate)
         wait_until(lambda: mcr.stats()["ingress"]["recv"] > 0, "the stream flows", 60)
         os.kill(before["pid"], signal.SIGKILL)
@@ -193,6 +193,7 @@ def test_hostile_lookers_keep_neither_root_nor_a_worker_waiting(plant: Plant, ma
             answers.append(timed_ping(mcr))
         commands = [timed_ctl(mcr, "ping") for _ in range(5)]
     sender.finish()
+    receiver.tell(packets)
     verdict = receiver.verdict()
     stats = mcr.check_counters(arrived=packets)
     print(f"answer: median {statistics.median(answers):.4f} s, worst {max(answers):.4f} s; worker back in {back:.3f} s")

@@ -2,6 +2,7 @@
 
 import os
 import signal
+import socket
 import sqlite3
 import sys
 from collections.abc import Callable
@@ -117,16 +118,32 @@ def test_what_nobody_would_carry_out_is_a_worker_s(plant: Plant, make_mcr: MakeM
     end(mcr)
     for name in [each for each in manager.kept if each.startswith("link.")]:
         manager.forget(name)
-    receiver = Receiver(plant.receiver, TO, count=500, idle=1.0)
+    receiver = Receiver(plant.receiver, TO, idle=2.0)
     Sender(plant.source, "src0", FLOW, count=500, rate=5000).finish()
+    receiver.tell(500)
     lost = int(receiver.verdict()["lost"])
     assert 1 <= lost <= (os.cpu_count() or 1)
     mcr = manager.start(make_mcr, plant.relay)
     wait_for_kernel_path(mcr)
     forward(plant)
-    stats = mcr.check_counters(arrived=1500)
+    processors = send_by_each_processor(plant)
+    stats = mcr.check_counters(arrived=1500 + processors)
     assert stats["ingress"]["kernel_drops"] == stats["kernel_path"]["kernel_drops"] == lost
-    assert stats["kernel_path"]["matched"] == 1000
+    assert stats["kernel_path"]["matched"] == 1000 + processors
+
+
+def send_by_each_processor(plant: Plant) -> int:
+    """One packet each: it is counted then that the one before, on that processor, was carried out by nobody."""
+    processors = os.sched_getaffinity(0)
+    with plant.source.entered(), socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sending:
+        sending.setsockopt(socket.IPPROTO_IP, socket.IP_MULTICAST_IF, socket.inet_aton("198.18.0.1"))
+        try:
+            for each in processors:
+                os.sched_setaffinity(0, {each})
+                sending.sendto(b"x", ("239.1.1.1", 5000))
+        finally:
+            os.sched_setaffinity(0, processors)
+    return len(processors)
 
 
 def test_what_cannot_be_gone_on_with_is_never_captured_beside_what_takes_its_place(
@@ -142,7 +159,7 @@ def test_what_cannot_be_gone_on_with_is_never_captured_beside_what_takes_its_pla
     )
     mcr = manager.start(make_mcr, plant.relay)
     mcr.add(f"in0:{FLOW}", *OUTPUTS)
-    receiver = Receiver(plant.receiver, TO, count=100_000, idle=1.0)
+    receiver = Receiver(plant.receiver, TO)
     sender = Sender(plant.source, "src0", FLOW, count=100_000, rate=1000)
     for spoil, prefix in cases:
         wait_until_more_come_in(mcr)
@@ -152,10 +169,9 @@ def test_what_cannot_be_gone_on_with_is_never_captured_beside_what_takes_its_pla
         assert mcr.says("captured anew, and packets lost meanwhile")
     wait_until_more_come_in(mcr)
     sender.stop()
-    report = receiver.verdict()
     stats = mcr.check_counters()
     (rule,) = stats["rules"]
-    assert (report["duplicated"], report["reordered"], report["unique"]) == (0, 0, rule["matched"])
+    receiver.expect_all_of(rule["matched"])
     assert rule["sent"] == 2 * rule["matched"]
     in_hand = stats["kernel_path"]["kernel_drops"]  # of the kernel path, if it was there: one for each processor
     assert in_hand <= len(cases) * (os.cpu_count() or 1)
@@ -213,7 +229,8 @@ def test_worker_that_hangs_is_not_left_behind(plant: Plant, make_mcr: MakeMcr, m
     hung, other = mcr.worker_pids()
     os.kill(hung, signal.SIGSTOP)
     end(mcr)
-    assert (alive(hung), alive(other)) == (False, True)
+    wait_until(lambda: not alive(hung), "it has ended")  # mcrd does not wait until the kernel has closed its sockets
+    assert alive(other)
     assert mcr.says(f"worker 0 (pid {hung}) does not answer, and mcrd is about to leave it to the next one")
     mcr = manager.start(make_mcr, plant.relay, workers=2)
     forward(plant)

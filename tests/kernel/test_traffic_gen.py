@@ -16,6 +16,7 @@ import traffic_gen
 from lab import Lab, Namespace
 from mcr.cli.failure import run
 from mcr.errors import SystemFault
+from mcr_process import PATIENCE
 from traffic import NAME, template
 from traffic_gen import parse_subscription
 from trafficgen.frame import multicast_template
@@ -80,7 +81,7 @@ def cable() -> Iterator[tuple[Namespace, Namespace]]:
 
 
 @contextmanager
-def receiving(namespace: Namespace, *flows: str, count: int, seconds: float = 60) -> Iterator[list[ReceiveReport]]:
+def receiving(namespace: Namespace, *flows: str, count: int) -> Iterator[list[ReceiveReport]]:
     """Have a thread receive in a namespace during the block; its report is in the list after it."""
     ready = threading.Event()
     reports: list[ReceiveReport] = []
@@ -88,12 +89,12 @@ def receiving(namespace: Namespace, *flows: str, count: int, seconds: float = 60
     def run() -> None:
         with namespace.entered():
             subscriptions = [parse_subscription(flow, count) for flow in flows]
-            reports.append(receive(subscriptions, idle_timeout_s=seconds, on_ready=ready.set))
+            reports.append(receive(subscriptions, idle_timeout_s=PATIENCE, on_ready=ready.set))
 
     thread = threading.Thread(target=run)
     thread.start()
     try:
-        assert ready.wait(10)
+        assert ready.wait(PATIENCE)
         yield reports
     finally:
         thread.join()
@@ -150,9 +151,13 @@ def test_a_wrong_udp_checksum_is_a_drop_at_the_socket(cable: tuple[Namespace, Na
     source, receiver = cable
     wrong = template()
     wrong[UDP].chksum = 0x1234
-    with receiving(receiver, "239.129.1.1:5001@rcv0=a,b", count=10, seconds=0.5) as reports:
+
+    def send_all() -> None:
         send_flows(source, Flow("a", template()), Flow("b", wrong), count=10)
-    (report,) = reports
+
+    with receiver.entered():  # the time without anything new is counted from when all is sent
+        subscription = parse_subscription("239.129.1.1:5001@rcv0=a,b", 10)
+        report = receive([subscription], idle_timeout_s=0.5, on_ready=send_all)
     assert report.tally == Tally(expected=20, received=10, unique=10, lost=10)
     assert report.kernel_drops == 10
 
@@ -161,7 +166,7 @@ def test_a_socket_hears_its_group_only(cable: tuple[Namespace, Namespace]) -> No
     source, receiver = cable
     other = template()
     other[IP].dst = "239.1.1.1"  # the same MAC address
-    with receiving(receiver, "239.129.1.1:5001@rcv0=a", "239.1.1.1:5001@rcv0=b", count=10, seconds=1) as reports:
+    with receiving(receiver, "239.129.1.1:5001@rcv0=a", "239.1.1.1:5001@rcv0=b", count=10) as reports:
         send_flows(source, Flow("a", template()), Flow("b", other), count=10)
     assert reports[0].ok, reports[0]
 
@@ -176,7 +181,7 @@ def test_the_program_sends_what_a_receiver_program_finds_well(cable: tuple[Names
     assert program.stderr
     assert program.stderr.readline() == "ready\n"
     sent = source.run([*SEND, "--count", "500", "--rate", "5000", "--json"])
-    output, _ = program.communicate(timeout=30)
+    output, _ = program.communicate(timeout=PATIENCE)
     assert program.returncode == 0
     assert json.loads(sent.stdout)["sent"] == 500
     assert json.loads(output)["unique"] == 500
@@ -193,7 +198,7 @@ def test_a_sender_that_is_told_to_stop_reports_what_it_sent(cable: tuple[Namespa
     assert program.stderr
     assert program.stderr.readline().startswith("progress sent=")
     program.terminate()
-    output, _ = program.communicate(timeout=30)
+    output, _ = program.communicate(timeout=PATIENCE)
     assert program.returncode == 1
     assert 0 < json.loads(output)["sent"] < 1_000_000
 

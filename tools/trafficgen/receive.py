@@ -1,5 +1,6 @@
 """Receiving: sockets, a judge for each, and when to stop."""
 
+import math
 import select
 import socket
 import time
@@ -75,7 +76,7 @@ def receive(
 
     Args:
         subscriptions: one or more; their sockets are opened in this thread's network namespace.
-        idle_timeout_s: give up when nothing new came for so many seconds.
+        idle_timeout_s: give up when nothing new came for so many seconds; not before `total` has said how many.
         rcvbuf: bytes of receive buffer wanted for each socket.
         stop: set it to end early.
         total: says in a line how many packets of each flow there are to be, once that is known: at most as many as
@@ -109,12 +110,13 @@ def receive(
             if total and total.fileno() in ready:
                 poll.unregister(total)
                 _expect(total.readline(), listeners.values())
+                total, last_ns = None, time.monotonic_ns()
             now_ns = time.monotonic_ns()
             if new:
                 first_ns = first_ns if heard else now_ns
                 last_ns = now_ns
                 heard += new
-            elif _is_over(now_ns - last_ns, idle_timeout_s, listeners.values()):
+            elif _is_over(now_ns - last_ns, math.inf if total else idle_timeout_s, listeners.values()):
                 break
             if on_progress and now_ns - told_ns >= _PROGRESS_NS:
                 on_progress(ReceiveProgress(heard, sum(listener.judge.missing for listener in listeners.values())))

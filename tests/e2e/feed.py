@@ -15,7 +15,7 @@ import attrs
 from lab import LabError, Namespace
 from link_state import End, make_cable
 from mcr.errors import McrError
-from mcr_process import SLOWNESS, Mcr, wait_until
+from mcr_process import PATIENCE, Mcr, wait_until
 
 MTU = 1500
 _IGMP_V3_REPORT = 0x22
@@ -60,7 +60,8 @@ class Cable:
         self.relay.ip(f"address add {self.address}/24 dev {self.name}")
 
     def up(self) -> None:
-        """Set the relay's end up, and return when both carry traffic."""
+        """Set both ends up, and return when they carry traffic."""
+        self.there.set_up(self.far)
         self.relay.bring_up(self.name)
         self.there.bring_up(self.far)
 
@@ -73,10 +74,11 @@ class Cable:
         self.relay.ip(f"link delete dev {self.name}")
 
     def rename(self, old: str, new: str) -> None:
-        """Rename the relay's end; older kernels rename nothing that is up."""
+        """Rename the relay's end, and return when both carry traffic; older kernels rename nothing that is up."""
         self.relay.ip(f"link set dev {old} down")
         self.relay.ip(f"link set dev {old} name {new}")
-        self.relay.ip(f"link set dev {new} up")
+        self.relay.bring_up(new)
+        self.there.bring_up(self.far)
 
     @property
     def index(self) -> int:
@@ -200,7 +202,7 @@ class Feed:
 
     @staticmethod
     def _take(listening: socket.socket, sent: list[bytes]) -> set[str]:
-        listening.settimeout(5.0 * SLOWNESS)
+        listening.settimeout(PATIENCE)
         came, sources = [], set()
         for _ in sent:
             try:

@@ -125,7 +125,7 @@ LINES = {
     "carrier": Line(
         lambda cable: cable.there.ip(f"link set dev {cable.far} down"),
         "{} has no carrier",
-        _after(lambda cable: cable.there.ip(f"link set dev {cable.far} up")),
+        _after(Cable.up),
     ),
     "deleted": Line(Cable.delete, GONE, Cable.connect),
     "renamed": Line(
@@ -217,7 +217,8 @@ def test_names_are_swapped(feed: Feed, world: World, side: str) -> None:
     def swap() -> None:
         for old, new in ((mine.name, "spare"), (others.name, mine.name), ("spare", others.name)):
             mine.rename(old, new)
-        mine.relay.bring_up(mine.name, others.name)
+        mine.up()
+        others.up()
         for each in (feed, second):
             each.expect("active")
 

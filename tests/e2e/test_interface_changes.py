@@ -106,7 +106,7 @@ def test_input_that_comes_and_goes_is_told_and_used_again(plant: Plant, mcr: Mcr
     expect(mcr, "active", "")
     plant.source.ip("link set dev src0 down")
     expect(mcr, "waiting", "in0 has no carrier")
-    plant.source.ip("link set dev src0 up")
+    plant.source.bring_up("src0")
     plant.relay.bring_up("in0")
     expect(mcr, "active", "")
 
@@ -130,6 +130,7 @@ def test_input_that_comes_and_goes_is_told_and_used_again(plant: Plant, mcr: Mcr
     expect(mcr, "waiting", GONE.format("in0"))
     move("in0", plant.receiver, plant.relay)
     plant.relay.bring_up("in0")
+    plant.source.bring_up("src0")
     expect(mcr, "active", "")
     passes(plant)
     checks = {each["check"]: each for each in json.loads(mcr.ctl("doctor", "--json", check=False).stdout)}

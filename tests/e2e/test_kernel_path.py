@@ -12,7 +12,7 @@ from scapy.layers.l2 import Ether
 
 from asking import frame, why
 from firewalls import ACCEPT, egress_firewall, firewall
-from mcr_process import Mcr, Receiver, Sender, wait_until
+from mcr_process import PATIENCE, Mcr, Receiver, Sender, wait_until
 from sources import sending
 from topology import MakeMcr, Plant, need_tcx
 
@@ -68,7 +68,7 @@ def test_super_frames_pass_whole_and_count_as_their_datagrams(plant: Plant, make
     with plant.source.entered():
         sender = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
     with sender, receiver:
-        receiver.settimeout(10)
+        receiver.settimeout(PATIENCE)
         receiver.bind(("239.2.2.2", 6000))
         membership = struct.pack("4s4s", socket.inet_aton("239.2.2.2"), socket.inet_aton("198.18.1.2"))
         receiver.setsockopt(socket.IPPROTO_IP, socket.IP_ADD_MEMBERSHIP, membership)
@@ -87,7 +87,7 @@ def test_a_socket_of_this_machine_gets_them_as_they_came(plant: Plant, make_mcr:
     with plant.relay.entered():
         local = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
     with local:
-        local.settimeout(10)
+        local.settimeout(PATIENCE)
         local.bind(("239.1.1.1", 5000))
         membership = struct.pack("4s4s", socket.inet_aton("239.1.1.1"), socket.inet_aton("198.18.0.2"))
         local.setsockopt(socket.IPPROTO_IP, socket.IP_ADD_MEMBERSHIP, membership)
@@ -118,7 +118,7 @@ def test_packets_are_consumed_until_somebody_comes_who_wants_them(plant: Plant, 
     inside = f"/proc/{os.getpid()}/fd/{container.fd}"
     plant.relay.ip(f"link add link in0 name eth0 netns {inside} type macvlan mode bridge")
     container.ip("address add 198.18.0.3/24 dev eth0")
-    container.ip("link set eth0 up")
+    container.bring_up("eth0")
     mcr.wait_for_path("kernel")
     before = mcr.stats()["kernel_path"]["matched"]
     behind, receiver = (
@@ -141,7 +141,7 @@ def test_an_output_that_is_down_is_counted_and_stops_no_other(plant: Plant, make
     down, up = mcr.check_counters(arrived=500)["rules"][0]["outputs"]
     assert (down["errors"], down["last_error"]) == (500, "Network is unreachable (os error 101)")
     assert up["sent"] == 500
-    plant.relay.ip("link set dev out0 up")
+    plant.relay.bring_up("out0")
     mcr.wait_for_path("kernel")
     receiver = Receiver(plant.receiver, FLOW, count=500)
     send(plant, count=500)

@@ -167,7 +167,7 @@ def test_who_is_behind_a_bridge_or_a_macvlan_gets_every_packet_too(plant: Plant,
         inside = f"/proc/{os.getpid()}/fd/{container.fd}"
         plant.relay.ip(f"link add link in0 name eth0 netns {inside} type macvlan mode bridge")
         container.ip("address add 198.18.0.3/24 dev eth0")
-        container.ip("link set eth0 up")
+        container.bring_up("eth0")
     mcr = make_mcr(plant.relay).start()
     mcr.add("in0:239.1.1.1:5000", "239.2.2.2:6000:out0", state="degraded" if kind == "bridge" else "active")
     if kind == "macvlan":

@@ -15,6 +15,7 @@ from scapy.packet import Packet, Raw
 
 from corpus import add_up
 from lab import Namespace
+from mcr_process import PATIENCE
 
 MORE = 1 << 13  # fragments of IPv4 follow (RFC 791)
 _ETHERNET, _IPV4, _IPV6 = 14, 34, 54  # where headers end
@@ -124,7 +125,7 @@ class Family:
                     opened.setsockopt(socket.IPPROTO_IP, socket.IP_ADD_MEMBERSHIP, group + bytes(4) + index)
                 else:
                     opened.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_JOIN_GROUP, group + index)
-            opened.settimeout(10)
+            opened.settimeout(PATIENCE)
             yield opened
 
     def come(self, receiver: socket.socket, last: bytes) -> list[bytes]:

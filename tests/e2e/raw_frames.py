@@ -6,7 +6,7 @@ import struct
 
 from corpus import add_up
 from lab import Namespace
-from mcr_process import Mcr, Receiver, Sender, wait_until
+from mcr_process import PATIENCE, Mcr, Receiver, Sender, wait_until
 from topology import Plant
 
 _PLAIN_IP = 0x45  # version, and length in words
@@ -51,7 +51,7 @@ def frames(plant: Plant, mcr: Mcr, count: int, size: int, rate: float, *, output
     with wire:
         wire.setsockopt(socket.SOL_SOCKET, 33, 64 << 20)  # SO_RCVBUFFORCE
         wire.bind(("rx0", 0x0800))
-        wire.settimeout(10)
+        wire.settimeout(PATIENCE)
         Sender(plant.source, "src0", "239.1.1.1:5000", count=count, rate=rate, size=size).finish()
         mcr.check_counters()
         taken: list[bytes] = []

@@ -15,9 +15,9 @@ from scapy.layers.l2 import Ether
 from scapy.packet import Packet
 
 from fragments import FAMILIES, Family, filled
+from ipv6_addresses import speak_ipv6
 from lab import Namespace
-from mcr_process import Mcr, wait_until
-from test_ipv6 import speak_ipv6
+from mcr_process import PATIENCE, Mcr, wait_until
 from topology import MakeMcr, Plant
 
 
@@ -176,7 +176,7 @@ def test_they_leave_in_fragments_of_the_outputs_mtu(both: Plant, make_mcr: MakeM
         ):
             for each in (small, large):
                 each.bind((each.getsockname()[0], family.kind))
-                each.settimeout(10)
+                each.settimeout(PATIENCE)
             send_all(wire, fragments)
             came = [udp_of(small) for _ in range(3)]
             whole = udp_of(large)

@@ -3,7 +3,7 @@
 import socket
 from pathlib import Path
 
-from mcr_process import Mcr, wait_until
+from mcr_process import PATIENCE, Mcr, wait_until
 from raw_frames import frames, origin, port_of, wait_for_raw
 from topology import MakeMcr, Plant
 
@@ -91,7 +91,7 @@ def test_other_options_of_an_output_lose_no_packet_and_its_counters(plant: Plant
     with plant.relay.entered(), socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as listener:
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         listener.bind(("", 4000))
-        listener.settimeout(5)
+        listener.settimeout(PATIENCE)
         mcr.ctl("change", rule_id, "--add-outputs", "239.2.2.2:6000:out0:source-port=4000")
         with plant.receiver.entered(), socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as other:
             other.sendto(b"for the program on this port", (OWN, 4000))

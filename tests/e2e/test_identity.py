@@ -10,10 +10,10 @@ from typing import Any
 import pytest
 
 from corpus import FRAGMENT, GROUP, GROUP6, PORT, UDP, Corpus, Corpus6, Datagram, Datagram6, Frame, add_up
+from ipv6_addresses import speak_ipv6
 from lab import Namespace
-from mcr_process import Mcr, wait_until
+from mcr_process import PATIENCE, Mcr, wait_until
 from raw_frames import without_checksum_offload
-from test_ipv6 import speak_ipv6
 from topology import MakeMcr, Plant, need_tcx
 
 SOL_PACKET, PACKET_VNET_HDR = 263, 15
@@ -48,7 +48,7 @@ def packet_socket(namespace: Namespace, interface: str, version: int, *, sends: 
             opened.setsockopt(SOL_PACKET, PACKET_VNET_HDR, 1)
         opened.setsockopt(socket.SOL_SOCKET, SO_SNDBUFFORCE if sends else SO_RCVBUFFORCE, 256 << 20)
         opened.bind((interface, 0 if sends else ETH_P[version]))
-        opened.settimeout(10)
+        opened.settimeout(PATIENCE)
         yield opened
 
 

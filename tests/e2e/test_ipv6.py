@@ -23,21 +23,15 @@ from scapy.layers.inet6 import (
 from scapy.layers.l2 import Dot1Q, Ether
 from scapy.packet import Packet, Raw
 
+from ipv6_addresses import speak_ipv6
 from lab import Namespace
-from mcr_process import Mcr, wait_until
+from mcr_process import PATIENCE, Mcr, wait_until
 from sources import repeating, sending
 from test_unsound import damaged, mac_of, tapped, troubles
 from topology import MakeMcr, Plant
 
 GROUP = "ff15::1"
 HEADERS = 14 + 40 + 8
-
-
-def speak_ipv6(namespace: Namespace, interface: str, address: str) -> None:
-    """Without duplicate address detection: the address can be used at once."""
-    namespace.sysctl(f"net.ipv6.conf.{interface}.accept_dad", "0")
-    namespace.sysctl(f"net.ipv6.conf.{interface}.disable_ipv6", "0")
-    namespace.ip(f"address add {address} dev {interface} nodad")
 
 
 def drain(tap: socket.socket) -> None:
@@ -151,7 +145,7 @@ SOUND = [
 
 def test_ipv6_is_relayed_and_the_payload_crosses_families(plant6: Plant, make_mcr: MakeMcr) -> None:
     """Groups and hosts; with hop limit, traffic class, source and port as outputs ask."""
-    plant6.relay.ip("address add 2001:db8:1::9/64 dev out0 nodad")
+    speak_ipv6(plant6.relay, "out0", "2001:db8:1::9/64")
     own = {"2001:db8:1::1", "2001:db8:1::9"}
     mcr = make_mcr(plant6.relay).start(2)
     outputs = (
@@ -297,7 +291,7 @@ def test_large_and_small_datagrams_and_batches(plant6: Plant, make_mcr: MakeMcr)
         for name in ("rx0", "rx1"):
             member = socket.inet_pton(socket.AF_INET6, "ff15::2") + socket.if_nametoindex(name).to_bytes(4, "little")
             receiver.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_JOIN_GROUP, member)
-        receiver.settimeout(5)
+        receiver.settimeout(PATIENCE)
         with plant6.source.entered(), socket.socket(socket.AF_INET6, socket.SOCK_DGRAM) as sender:
             sender.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_MULTICAST_IF, socket.if_nametoindex("src0"))
             for each in sent:
@@ -312,7 +306,7 @@ def test_large_and_small_datagrams_and_batches(plant6: Plant, make_mcr: MakeMcr)
 
 def test_rules_outlive_a_restart_and_joins_a_flap(plant6: Plant, make_mcr: MakeMcr) -> None:
     """And are removed by the id that their input gives."""
-    plant6.receiver.ip("address add fe80::1/64 dev rx0 nodad")
+    speak_ipv6(plant6.receiver, "rx0", "fe80::1/64")
     mcr = make_mcr(plant6.relay).start()
     add(mcr, "[ff15::2]:6000:out0,[fe80::1]:6001:out0:source=[2001:db8:1::1]", group="FF15:0::1")
     before = mcr.rules()

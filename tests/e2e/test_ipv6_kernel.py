@@ -6,7 +6,7 @@ from scapy.layers.inet6 import IPv6
 from scapy.layers.l2 import Ether
 
 from firewalls import ACCEPT, firewall
-from mcr_process import Mcr, wait_until
+from mcr_process import PATIENCE, Mcr, wait_until
 from sources import sending
 from test_ipv6 import GROUP, add, found, frame, payloads, plant6, relayed, wait_for_report
 from test_unsound import mac_of, tapped
@@ -61,7 +61,7 @@ def test_the_kernel_path_takes_ipv6(plant6: Plant, make_mcr: MakeMcr) -> None:
         }
         assert taken(mcr) == (20, 0)
         with plant6.relay.entered(), socket.socket(socket.AF_INET6, socket.SOCK_DGRAM) as local:
-            local.settimeout(10)
+            local.settimeout(PATIENCE)
             local.bind(("::", 5000))
             member = socket.inet_pton(socket.AF_INET6, GROUP) + socket.if_nametoindex("in0").to_bytes(4, "little")
             local.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_JOIN_GROUP, member)

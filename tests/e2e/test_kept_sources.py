@@ -8,8 +8,9 @@ from scapy.layers.inet6 import IPv6
 from scapy.layers.l2 import Ether
 from scapy.packet import Packet, Raw
 
+from ipv6_addresses import speak_ipv6
+from mcr_process import PATIENCE
 from raw_frames import without_checksum_offload
-from test_ipv6 import speak_ipv6
 from test_unsound import tapped
 from topology import MakeMcr, Plant
 
@@ -45,7 +46,7 @@ def is_sound(packet: Packet) -> bool:
 def arrived(tap: socket.socket, outputs: int) -> dict[int, list[Packet]]:
     """Datagrams off the wire, by their port, until each output's last one is there. Fragments are put together."""
     packets: list[Packet] = []
-    tap.settimeout(5)
+    tap.settimeout(PATIENCE)
     with suppress(TimeoutError):
         while sum(LAST in bytes(each) for each in packets if ICMP not in each) < outputs:
             frame = Ether(tap.recv(2048))

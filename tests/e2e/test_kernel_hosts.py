@@ -8,7 +8,7 @@ from scapy.layers.inet import ICMP, IP, UDP
 from scapy.layers.l2 import Ether
 from scapy.packet import Raw
 
-from mcr_process import Mcr, Receiver, Sender, wait_until
+from mcr_process import PATIENCE, Mcr, Receiver, Sender, wait_until
 from raw_frames import frames, is_datagram, is_sound, wait_for_raw, without_checksum_offload
 from test_kernel_path import WITHOUT, shares, start
 from test_unsound import mac_of, tapped
@@ -99,7 +99,7 @@ def test_a_mac_is_followed_and_a_host_that_has_gone_is_noticed(plant: Plant, mak
     plant.receiver.sysctl("net.ipv4.conf.rx0.arp_notify", "1")
     plant.receiver.ip("link set dev rx0 address 02:00:00:00:00:99")
     with tapped(plant.source, "src0") as sender, tapped(plant.receiver, "rx0") as tap:
-        tap.settimeout(10)
+        tap.settimeout(PATIENCE)
         frame = Ether(dst="01:00:5e:01:01:01") / IP(src="198.18.0.1", dst="239.1.1.1") / UDP(sport=1, dport=5000)
         reached = ""
         while reached != "02:00:00:00:00:99":
@@ -136,7 +136,7 @@ def test_a_way_that_carries_less_is_noticed(plant: Plant, make_mcr: MakeMcr) -> 
         tap.send(bytes(Ether(src=whole.dst, dst=whole.src) / said))
         wait_until(lambda: why(mcr).startswith("IP would do more for 203.0.113.9"), "it is a worker's")
         pass_one_long(plant)
-        tap.settimeout(10)
+        tap.settimeout(PATIENCE)
         while not (parts := Ether(tap.recv(2048)))[IP].flags.MF:
             pass
     assert parts[IP].dst == "203.0.113.9"

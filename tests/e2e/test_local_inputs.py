@@ -9,10 +9,10 @@ from scapy.layers.inet import IP, UDP
 from scapy.layers.l2 import Ether
 from scapy.packet import Raw
 
+from ipv6_addresses import speak_ipv6
 from lab import Namespace
-from mcr_process import SLOWNESS, Mcr, wait_until
+from mcr_process import PATIENCE, SLOWNESS, Mcr, wait_until
 from successors import take_over
-from test_ipv6 import speak_ipv6
 from test_unsound import mac_of, relayed, tapped
 from topology import MakeMcr, Plant, need_tcx
 
@@ -40,7 +40,7 @@ def udp(
     with namespace.entered():
         made = socket.socket(socket.AF_INET6 if to and ":" in to[0] else socket.AF_INET, socket.SOCK_DGRAM)
     with made:
-        made.settimeout(5)
+        made.settimeout(PATIENCE)
         if at:
             made.bind(at)
         if to:

@@ -8,6 +8,7 @@ from contextlib import ExitStack, contextmanager
 import pytest
 
 from lab import LabError, Namespace
+from mcr_process import PATIENCE
 from sources import repeating
 from test_unsound import relayed, tapped, troubles
 from topology import MakeMcr, Plant
@@ -42,7 +43,7 @@ def listening(namespace: Namespace, address: str, port: int) -> Iterator[socket.
         made = socket.socket(family_of(address), socket.SOCK_DGRAM)
     with made:
         made.bind((address, port))
-        made.settimeout(5)
+        made.settimeout(PATIENCE)
         yield made
 
 

@@ -18,13 +18,13 @@ import pytest
 
 from corpus import FRAGMENT, UDP, add_up
 from fragments import with_checksum
+from ipv6_addresses import speak_ipv6
 from lab import Namespace
 from matrix_frames import Sent, Unsound, beside, flows
 from matrix_rules import BY_NAME, FREE_PORTS, MTU, OWN6, RULES, SILENT_HOST, Macs, To
-from mcr_process import Mcr, wait_until
+from mcr_process import PATIENCE, Mcr, wait_until
 from raw_frames import wait_for_raw, without_checksum_offload
 from test_identity import flat, on_one_processor, packet_socket
-from test_ipv6 import speak_ipv6
 from test_trains import waiting_together
 from test_vlans import AUXDATA, PACKET_AUXDATA, SO_RCVBUFFORCE, SOL_PACKET, TP_STATUS_VLAN_VALID, frames_in
 from topology import MakeMcr, Plant, need_tcx
@@ -96,7 +96,7 @@ class Wires:
         opened.setsockopt(socket.SOL_SOCKET, SO_RCVBUFFORCE, 64 << 20)
         opened.setsockopt(SOL_PACKET, PACKET_AUXDATA, 1)
         opened.bind((interface, protocol))
-        opened.settimeout(10)
+        opened.settimeout(PATIENCE)
         return opened
 
     def take(self) -> Iterator[Taken]:

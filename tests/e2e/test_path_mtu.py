@@ -7,9 +7,9 @@ from functools import partial
 
 import pytest
 
+from ipv6_addresses import speak_ipv6
 from lab import Namespace
-from mcr_process import Sender, wait_until
-from test_ipv6 import speak_ipv6
+from mcr_process import PATIENCE, Sender, wait_until
 from topology import MakeMcr, Plant
 
 HOST, HOST6, OTHER6 = "203.0.113.9", "2001:db8:7::9", "2001:db8:7::a"
@@ -74,5 +74,5 @@ def test_a_way_that_carries_less_loses_nothing(plant: Plant, far: Namespace, mak
             receiver.setblocking(False)
             wait_until(partial(arrives, receiver, group), "one gets there")
             send(group, COUNT)
-            receiver.settimeout(5)
+            receiver.settimeout(PATIENCE)
             assert all(receive(receiver) for _ in range(COUNT))

@@ -14,8 +14,9 @@ from scapy.layers.inet import IP, UDP
 from scapy.layers.l2 import Dot1Q, Ether
 from scapy.packet import Raw
 
+from ipv6_addresses import speak_ipv6
 from lab import Namespace
-from mcr_process import Mcr, wait_until
+from mcr_process import PATIENCE, Mcr, wait_until
 from successors import take_over
 from topology import MakeMcr, Plant, needs_root
 
@@ -34,12 +35,6 @@ def groups_of(first: str, count: int = 16) -> list[str]:
     return [str(ip_address(first) + number) for number in range(count)]
 
 
-def speak_ipv6(namespace: Namespace, interface: str, address: str) -> None:
-    namespace.sysctl(f"net.ipv6.conf.{interface}.accept_dad", "0")
-    namespace.sysctl(f"net.ipv6.conf.{interface}.disable_ipv6", "0")
-    namespace.ip(f"address add {address} dev {interface} nodad")
-
-
 class Wires:
     """What leaves the relay, by its output interface."""
 
@@ -50,7 +45,7 @@ class Wires:
                 opened = socket.socket(socket.AF_PACKET, socket.SOCK_DGRAM, socket.htons(ETH_P_ALL))
                 opened.setsockopt(socket.SOL_SOCKET, 33, 4 << 20)  # SO_RCVBUFFORCE
                 opened.bind((f"rx{number}", ETH_P_ALL))
-                opened.settimeout(5)
+                opened.settimeout(PATIENCE)
                 self._sockets[f"out{number}"] = opened
 
     def close(self) -> None:

@@ -16,7 +16,7 @@ import pytest
 from firewalls import ACCEPT, DROP, firewall
 from lab import Namespace
 from mcr.net.capture import describes_super_frames
-from mcr_process import SLOWNESS, Receiver, Sender, wait_until
+from mcr_process import PATIENCE, SLOWNESS, Receiver, Sender, wait_until
 from raw_frames import (
     OUT,
     by_sockets,
@@ -370,7 +370,7 @@ def test_order_is_kept_between_what_fits_and_what_does_not(plant: Plant, make_mc
     with sender, receiver:
         sender.setsockopt(socket.IPPROTO_IP, socket.IP_MULTICAST_IF, socket.inet_aton("198.18.0.1"))
         receiver.bind(("239.2.2.2", 6000))
-        receiver.settimeout(10)
+        receiver.settimeout(PATIENCE)
         where = socket.inet_aton("239.2.2.2") + socket.inet_aton("198.18.1.2")
         receiver.setsockopt(socket.IPPROTO_IP, socket.IP_ADD_MEMBERSHIP, where)
         sizes = (100, 100, 4000, 1000, 4000, 4000, 1472, 1473, 8)

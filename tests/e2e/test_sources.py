@@ -10,7 +10,7 @@ import pytest
 
 from lab import Namespace
 from mcr.errors import McrError
-from mcr_process import Mcr, wait_until
+from mcr_process import PATIENCE, Mcr, wait_until
 from successors import take_over
 from topology import MakeMcr, Plant, needs_root
 
@@ -80,7 +80,7 @@ def receiver(namespace: Namespace, interface: str, group: str, port: int) -> Ite
         opened.bind((group, port))
         member = socket.inet_aton(group) + bytes(4) + index.to_bytes(4, "little")
         opened.setsockopt(socket.IPPROTO_IP, socket.IP_ADD_MEMBERSHIP, member)
-        opened.settimeout(5)
+        opened.settimeout(PATIENCE)
         yield opened
 
 
@@ -175,7 +175,7 @@ def forget_heard(wire: socket.socket) -> None:
     with suppress(BlockingIOError):
         while wire.recv(2000):
             pass
-    wire.settimeout(5)
+    wire.settimeout(PATIENCE)
 
 
 def test_the_network_hears_of_the_source_and_why_says_what_is_wrong(
@@ -187,7 +187,7 @@ def test_the_network_hears_of_the_source_and_why_says_what_is_wrong(
         wire = socket.socket(socket.AF_PACKET, socket.SOCK_DGRAM, socket.htons(0x0800))
     with wire:
         wire.bind(("src0", 0x0800))
-        wire.settimeout(5)
+        wire.settimeout(PATIENCE)
         add(mcr, "named", ("239.2.2.2", 6000, "out0"), [FIRST])
 
         def hear() -> None:

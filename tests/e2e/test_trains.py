@@ -15,7 +15,7 @@ import pytest
 
 from lab import Lab, Namespace
 from mcr.net.capture import describes_super_frames
-from mcr_process import Mcr, Receiver, Sender, wait_until
+from mcr_process import PATIENCE, Mcr, Receiver, Sender, wait_until
 from topology import MakeMcr, Plant
 
 pytestmark = pytest.mark.usefixtures("worker_path")
@@ -58,7 +58,7 @@ def frames_on(namespace: Namespace, interface: str) -> Iterator[socket.socket]:
     with raw:
         raw.setsockopt(socket.SOL_SOCKET, 33, 64 << 20)  # SO_RCVBUFFORCE
         raw.bind((interface, 0x0800))
-        raw.settimeout(10)
+        raw.settimeout(PATIENCE)
         yield raw
 
 
@@ -202,7 +202,7 @@ def test_super_frames_are_taken_apart(plant: Plant, make_mcr: MakeMcr) -> None:
         receiver = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
     with receiver:
         receiver.bind(("198.18.1.2", 6000))
-        receiver.settimeout(5)
+        receiver.settimeout(PATIENCE)
         arrived = 0
         for segment, count in ((100, 13), (1316, 40), (1400, 46), (700, 2)):
             send_trains_and_compare(plant.source, receiver, segment, count)

@@ -13,6 +13,7 @@ from scapy.layers.inet6 import IPv6
 from scapy.packet import Packet, Raw
 from scapy.utils import PcapNgReader
 
+from ipv6_addresses import wait_for_address
 from mcr_process import wait_until
 from sources import repeating
 from test_unsound import damaged, relayed, tapped, troubles
@@ -42,6 +43,8 @@ def tunnels(plant: Plant) -> Iterator[Tunnels]:
         tun(plant.relay, "tun0", "198.18.9.1 peer 198.18.9.2", "fd00:9::1/64 nodad") as first,
         tun(plant.relay, "tun1", "198.18.8.1 peer 198.18.8.2", "fd00:8::1/64 nodad") as second,
     ):
+        for number in (8, 9):
+            wait_for_address(plant.relay, f"fd00:{number}::1")
         yield Tunnels(plant, first, second)
 
 

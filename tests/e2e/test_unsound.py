@@ -10,7 +10,7 @@ from scapy.layers.l2 import Ether
 from scapy.packet import Packet, Raw
 
 from lab import Lab, Namespace
-from mcr_process import STATUS, Mcr, wait_until
+from mcr_process import PATIENCE, STATUS, Mcr, wait_until
 from sources import sending
 from topology import MakeMcr, Plant
 
@@ -46,7 +46,7 @@ def tapped(namespace: Namespace, interface: str) -> Iterator[socket.socket]:
         tap = socket.socket(socket.AF_PACKET, socket.SOCK_RAW)
     with tap:
         tap.bind((interface, ETH_P_ALL))
-        tap.settimeout(5)
+        tap.settimeout(PATIENCE)
         yield tap
 
 

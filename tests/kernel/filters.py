@@ -15,6 +15,7 @@ from mcr.net.filter.cbpf import REJECT_ALL, attach_filter
 from mcr.net.filter.ebpf import EbpfFilters
 from mcr.net.interfaces import find_interface
 from mcr.process.descriptor_store import DescriptorStore
+from mcr_process import PATIENCE
 
 IN_VLAN = Flow(IPv4Address("239.1.1.1"), 5001, 7)
 WANTED = [Flow(IPv4Address("239.1.1.1"), 5000), Flow(IPv4Address("239.1.1.1"), 5002)]
@@ -102,7 +103,7 @@ class Wire:
 
     def receive(self, count: int) -> list[bytes]:
         """So many frames, and no more."""
-        self.capture.settimeout(5)
+        self.capture.settimeout(PATIENCE)
         got = [self.capture.recv(2000) for _ in range(count)]
         self.capture.settimeout(0)
         with pytest.raises(BlockingIOError):

@@ -12,6 +12,7 @@ from scapy.packet import Packet, Raw
 from lab import Lab
 from mcr.net.egress import open_egress, open_raw_egress
 from mcr.net.interfaces import find_interface
+from mcr_process import PATIENCE
 
 SO_DETACH_FILTER = 27
 GROUP, GROUP6 = "224.0.0.251", "ff02::fb"
@@ -41,7 +42,7 @@ def test_a_raw_one_is_given_no_copy_of_what_comes_to_groups(version: int, header
             socket.socket(socket.AF_PACKET, socket.SOCK_RAW) as wire,
         ):
             opened.setsockopt(socket.SOL_SOCKET, SO_DETACH_FILTER, 0)  # or it would hide what it is given
-            witness.settimeout(5)
+            witness.settimeout(PATIENCE)
             if version == 4:
                 join = socket.inet_aton(GROUP) + socket.inet_aton("198.18.0.2")
                 witness.setsockopt(socket.IPPROTO_IP, socket.IP_ADD_MEMBERSHIP, join)
@@ -68,7 +69,7 @@ def test_hosts_and_groups_keep_their_ttl_where_they_take_the_same_way(hop: str) 
         here.ip(*(f"route add {each}" for each in routes))
         with there.entered(), socket.socket(socket.AF_PACKET, socket.SOCK_DGRAM, socket.htons(0x0800)) as wire:
             wire.bind(("a1", 0x0800))
-            wire.settimeout(5)
+            wire.settimeout(PATIENCE)
             with here.entered():
                 interface = find_interface("a0")
                 hosts = open_egress(interface, 1 << 16, of_neighbours=True)

@@ -21,6 +21,7 @@ from mcr.net.filter.classic import ClassicFilters
 from mcr.net.filter.ebpf import EbpfFilters
 from mcr.net.interfaces import find_interface
 from mcr.process.descriptor_store import DescriptorStore
+from mcr_process import wait_until
 
 
 @pytest.fixture(params=[EbpfFilters, ClassicFilters])
@@ -284,7 +285,7 @@ def test_a_change_that_fails_undoes_only_itself(filters: CaptureFilters, wire: W
 def test_next_capture_in_a_slot_counts_from_zero(filters: CaptureFilters, wire: Wire) -> None:
     first = opened(filters, wire)
     wire.send(frame(), frame())
-    assert first.read() == 2
+    wait_until(lambda: first.read() == 2, "both are counted")
     filters.forget(3)
     first.close()
     attach_filter(wire.capture, REJECT_ALL)
@@ -292,7 +293,7 @@ def test_next_capture_in_a_slot_counts_from_zero(filters: CaptureFilters, wire: 
     second = opened(filters, wire)
     assert second.read() == 0
     wire.send(frame())
-    assert second.read() == 1
+    wait_until(lambda: second.read() == 1, "it is counted")
     second.close()
 
 
@@ -313,7 +314,7 @@ def test_next_mcrd_goes_on_with_a_filter_and_its_count(filters: CaptureFilters, 
     filters.change([(3, WANTED[0])], ())
     first = opened(filters, wire)
     wire.send(frame(port=5001))
-    assert first.read() == 1
+    wait_until(lambda: first.read() == 1, "it is counted")
     state = first.state
     left = what_is_left(filters)
     first.close()

@@ -22,6 +22,7 @@ from mcr.net.interfaces import find_interface
 from mcr.net.local_receivers import without_local_receivers
 from mcr.process.descriptor_store import DescriptorStore
 from mcr.shm.kernel_counters import KernelCounters, Taken
+from mcr_process import PATIENCE
 
 CAPTURE, RULE, OUTPUT = 3, 7, 11
 TAG = 5
@@ -112,7 +113,7 @@ class Relay:
 
     def forwarded(self, count: int) -> list[bytes]:
         """So many frames that it has sent."""
-        self.wire.sender.settimeout(5)
+        self.wire.sender.settimeout(PATIENCE)
         got: list[bytes] = []
         while len(got) < count:
             frame = self.wire.sender.recv(2000)
@@ -238,7 +239,7 @@ def listen(wire: Wire, kind: str) -> socket.socket:
 
 
 def received(listener: socket.socket, count: int) -> list[bytes]:
-    listener.settimeout(5)
+    listener.settimeout(PATIENCE)
     return [listener.recv(2000) for _ in range(count)]
 
 
@@ -344,9 +345,7 @@ def super_frame(payload: bytes, behind: bytes = b"") -> bytes:
 
 
 def send_super_frame(wire: Wire, whole: bytes) -> None:
-    with wire.a.entered():
-        raw = socket.socket(socket.AF_PACKET, socket.SOCK_RAW, 0)
-    with raw:
+    with wire.a.entered(), socket.socket(socket.AF_PACKET, socket.SOCK_RAW, 0) as raw:
         raw.bind(("a0", 0x0800))
         raw.setsockopt(263, PACKET_VNET_HDR, 1)
         raw.send(struct.pack("=BBHHHH", NEEDS_CHECKSUM, GSO_UDP_L4, 42, 1, 34, 6) + whole)

@@ -15,6 +15,7 @@ from pathlib import Path
 import pytest
 
 from lab import Lab, LabError
+from mcr_process import PATIENCE
 
 TOOLS = Path(__file__).parents[2] / "tools"
 
@@ -31,7 +32,7 @@ def wait_for_end(pid: int) -> None:
     except ProcessLookupError:
         return
     with open(handle, closefd=True):  # noqa: PTH123 - a descriptor, not a path
-        assert select.select([handle], [], [], 10)[0], f"process {pid} is still there"
+        assert select.select([handle], [], [], PATIENCE)[0], f"process {pid} is still there"
 
 
 def test_a_datagram_crosses_a_link_as_soon_as_there_is_one(lab: Lab) -> None:
@@ -44,7 +45,7 @@ def test_a_datagram_crosses_a_link_as_soon_as_there_is_one(lab: Lab) -> None:
             receiver = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
         with sender, receiver:
             receiver.bind(("198.18.1.2", 5001))
-            receiver.settimeout(10)
+            receiver.settimeout(PATIENCE)
             sender.sendto(b"%d" % number, ("198.18.1.2", 5001))
             assert receiver.recv(100) == b"%d" % number
 
@@ -135,7 +136,7 @@ def test_super_frames_cross_whole_or_not_as_asked(lab: Lab, gso: bool) -> None:
         sender = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
     with tap, sender:
         tap.bind(("b0", 0x0800))
-        tap.settimeout(10)
+        tap.settimeout(PATIENCE)
         sender.setsockopt(socket.IPPROTO_UDP, 103, 100)  # UDP_SEGMENT
         sender.setsockopt(socket.IPPROTO_IP, socket.IP_MULTICAST_IF, socket.inet_aton("198.18.1.1"))
         sender.sendto(b"x" * 400, ("239.1.1.1", 5001))
@@ -157,14 +158,14 @@ def test_a_bridge_forwards_a_group_to_who_asked_for_it_and_to_nobody_else(lab: L
     source, member, stranger = udp
     with source, member, stranger, tap:
         member.bind(("239.1.1.1", 5001))
-        member.settimeout(10)
+        member.settimeout(PATIENCE)
         join = socket.inet_aton("239.1.1.1") + socket.inet_aton("198.18.1.2")
         member.setsockopt(socket.IPPROTO_IP, socket.IP_ADD_MEMBERSHIP, join)
-        deadline = time.monotonic() + 10
+        deadline = time.monotonic() + PATIENCE
         while "grp 239.1.1.1" not in switch.run(["bridge", "mdb", "show"]).stdout:
             assert time.monotonic() < deadline, "the bridge has not heard that anybody wants the group"
         source.setsockopt(socket.IPPROTO_IP, socket.IP_MULTICAST_IF, socket.inet_aton("198.18.1.1"))
-        tap.settimeout(10)
+        tap.settimeout(PATIENCE)
 
         def stranger_sees() -> list[bytes]:
             """What comes to the stranger, up to what is sent to it after the group's."""

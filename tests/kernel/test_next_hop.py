@@ -7,6 +7,7 @@ from ipaddress import IPv4Address, IPv6Address
 
 import pytest
 
+from ipv6_addresses import wait_for_address
 from lab import Lab, Namespace
 from mcr.net.hops import NextHop, find_hops
 from mcr.net.next_hop import use_neighbours
@@ -21,8 +22,7 @@ def inside() -> Iterator[Namespace]:
     with Lab() as lab:
         made = lab.namespace("inside")
         made.ip("link add a0 type veth peer name a1")
-        made.ip("link set a1 up")
-        made.ip("link set a0 up")
+        made.bring_up("a1", "a0")
         made.ip("address add 198.18.0.1/24 dev a0")
         with made.entered():
             yield made
@@ -67,6 +67,7 @@ def test_how_ipv6_gets_to_hosts(inside: Namespace) -> None:
         "route add blackhole 2001:db8:2::/64",
         "route add 2001:db8:3::/64 via 2001:db8::7 encap ip6 id 5 dst 2001:db8::9 dev a0",
     )
+    wait_for_address(inside, "2001:db8::1")
     ways = {
         "2001:db8::7": NextHop(),
         "fe80::7": NextHop(),

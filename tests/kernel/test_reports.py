@@ -6,6 +6,7 @@ import pytest
 
 from lab import Lab
 from mcr.net.igmp import ask_for_reports
+from mcr_process import PATIENCE
 
 GROUPS = 5_000
 
@@ -20,7 +21,7 @@ def test_only_reports_of_single_groups_are_given_time(lab: Lab, version: str, te
         heard = socket.socket(socket.AF_INET, socket.SOCK_RAW, socket.IPPROTO_IGMP)
         index = socket.if_nametoindex("in0")
         with heard:
-            heard.settimeout(5)
+            heard.settimeout(PATIENCE)
             ask_for_reports(index, GROUPS)
             packet = heard.recv(100)
     message = packet[4 * (packet[0] & 0x0F) :]

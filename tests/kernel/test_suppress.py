@@ -16,6 +16,7 @@ from mcr.net.filter.base import Rejected
 from mcr.net.filter.ebpf import EbpfFilters
 from mcr.net.local_receivers import LinkChanges, without_local_receivers, without_others_below_ip
 from mcr.process.descriptor_store import DescriptorStore
+from mcr_process import PATIENCE
 
 MEMBERSHIP = socket.inet_aton("239.1.1.1") + socket.inet_aton("198.18.0.2")  # struct ip_mreq
 
@@ -89,7 +90,7 @@ def test_the_ip_stack_does_not_get_what_is_wanted_unless_a_socket_listens(suppre
         assert wire.receive(1) == [frame()]
         assert unheard(wire.b) - before in (BURST, BURST + 1)
         listener.bind(("", 5000))
-        listener.settimeout(5)
+        listener.settimeout(PATIENCE)
         assert send_burst(wire, frame()) == 0
         assert [listener.recv(100) for _ in range(BURST)] == [b"239.1.1.1:5000"] * BURST
         assert suppressing.suppressor
@@ -114,7 +115,7 @@ def test_every_kind_of_udp_socket_gets_what_is_suppressed(suppressing: EbpfFilte
             listener.bind(("" if kind == "by interface" else "239.1.1.1", 5000))
         if kind == "connected to the sender":
             listener.connect(("198.18.0.1", 4000))
-        listener.settimeout(5)
+        listener.settimeout(PATIENCE)
         rejected = begin(suppressing, wire)
         assert send_burst(wire, frame()) == 0
         assert [listener.recv(100) for _ in range(BURST)] == [b"239.1.1.1:5000"] * BURST
@@ -181,7 +182,7 @@ def test_who_takes_packets_below_ip_gets_what_is_suppressed(suppressing: EbpfFil
         behind = socket.socket(socket.AF_PACKET, socket.SOCK_RAW, socket.htons(0x0800))
     with behind, join(wire.b):
         behind.bind(("b0", 0x0800))
-        behind.settimeout(5)
+        behind.settimeout(PATIENCE)
         rejected = begin(suppressing, wire)
         assert send_burst(wire, frame()) < BURST // 2
         assert [behind.recv(2000) for _ in range(BURST)] == [frame()] * BURST

@@ -1,12 +1,14 @@
-"""Rules as most are, which are read without cattrs: what comes of them is the same."""
+"""Rules as most are, which are read without cattrs or a reader of TOML: what comes of them is the same."""
 
 from collections.abc import Callable
 from typing import Any
 
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from calls import count_calls
+from mcr.config import blocks
+from mcr.config.writing import toml_of
 from mcr.control import structure
 from mcr.control.structure import RuleParams, check_rules
 from mcr.model.rule import Rule
@@ -58,6 +60,41 @@ def test_a_batch_of_plain_rules_is_not_left_to_cattrs() -> None:
         value = {"input": end | {"interface": "eth0"}, "outputs": [end, end | {"port": 5001}]} | more
         (rule,) = check_rules([value])
         assert structure._plain_rule(value) == rule
+
+
+BLOCK = """\
+[[rule]]
+name = "a b"
+rule_id = "c"
+input = { interface = "eth0", group = "239.1.1.1", port = 5000 }
+outputs = ["239.2.2.2:6000:eth1", "239.2.2.3:6000:eth1"]
+"""
+PIECES = st.sampled_from([*"\n\r\t\v\f \"\\',:=[]{}#0123456789.-_/abé\x00\x7f\x85\u2028", '"""', " # a\n", ":ttl=8"])
+MUTATIONS = st.lists(st.tuples(st.integers(0, len(BLOCK)), st.integers(0, 2), PIECES), max_size=2)
+
+
+@given(MUTATIONS)
+@example([(len(BLOCK) - 2, 0, "\v")])  # white space, and TOML has none like it
+def test_a_plain_block_of_a_file_is_read_as_a_reader_of_toml_reads_it_or_left_to_it(
+    mutations: list[tuple[int, int, str]],
+) -> None:
+    block = BLOCK
+    for start, length, piece in mutations:
+        block = block[:start] + piece + block[start + length :]
+    read = blocks._read_plain(block)
+    try:
+        as_toml = blocks._read_any(block)
+    except ValueError:
+        as_toml = None
+    assert read is None or read == as_toml
+
+
+def test_what_mcrctl_writes_of_plain_rules_is_not_left_to_a_reader_of_toml() -> None:
+    end = {"interface": "eth1", "group": "239.1.1.1", "port": 5000}
+    for outputs in ([end], [end, end | {"port": 5001}]):
+        for more in ({}, {"name": "b c"}, {"rule_id": "a", "name": "b"}):
+            (rule,) = check_rules([{"input": end | {"interface": "eth0"}, "outputs": outputs} | more])
+            assert blocks._read_plain(toml_of([rule])) == rule
 
 
 def test_a_plain_rule_takes_few_calls_to_be_read_planned_placed_and_told_of() -> None:

@@ -46,6 +46,24 @@ class User:
     ambient: tuple[str, ...] = ()
 
 
+@attrs.frozen
+class Limits:
+    """What is withheld from a process.
+
+    Attributes:
+        bounding: what ``setpriv --bounding-set`` would be given; empty: nothing.
+        descriptors: how many it may have, as ``prlimit --nofile`` would be told; None: as many as this process.
+        denied: a filter of its system calls, by `seccomp.denial`; empty: none.
+    """
+
+    bounding: str = ""
+    descriptors: int | None = None
+    denied: bytes = b""
+
+
+_NO_LIMITS = Limits()
+
+
 class Forked:
     """A process in a namespace; the lab ends it. Used like a `subprocess.Popen`.
 
@@ -69,7 +87,7 @@ class Forked:
         kept: Mapping[str, int] | None = None,
         forks_workers: bool = False,
         directory: Path | None = None,
-        bounding: str = "",
+        limits: Limits = _NO_LIMITS,
         user: User | None = None,
     ) -> None:
         """Start it.
@@ -83,7 +101,7 @@ class Forked:
             kept: more descriptors, by their names: as a service manager passes them (sd_listen_fds(3)).
             forks_workers: it forks its worker processes instead of executing Python for each.
             directory: where it is; None: where this process is.
-            bounding: what ``setpriv --bounding-set`` would be given; empty: nothing.
+            limits: what is withheld from it.
             user: None: this process's.
         """
         self._words = [os.fspath(word) for word in words]
@@ -93,7 +111,7 @@ class Forked:
             "directory": str(directory or Path.cwd()),
             "kept": ":".join(kept or {}),
             "forks_workers": forks_workers,
-            "bounding": bounding,
+            "limits": attrs.asdict(limits) | {"denied": limits.denied.hex()},
             "user": user and {"uid": user.uid, "groups": user.groups, "ambient": user.ambient},
         }
         mounts = [user.mounts] if user else []

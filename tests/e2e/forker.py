@@ -12,6 +12,7 @@ import gc
 import io
 import json
 import os
+import resource
 import selectors
 import signal
 import socket
@@ -28,6 +29,8 @@ from typing import Any, NoReturn
 _CLONE_NEWNS, _CLONE_NEWNET = 0x00020000, 0x40000000
 _PR_SET_PDEATHSIG, _PR_SET_DUMPABLE, _PR_SET_KEEPCAPS, _PR_CAPBSET_DROP, _PR_CAP_AMBIENT = 1, 4, 8, 24, 47
 _PR_CAP_AMBIENT_RAISE = 2
+_PR_SET_SECCOMP, _SECCOMP_MODE_FILTER = 22, 2
+_INSTRUCTION_BYTES = 8
 _CAPABILITY_VERSION = 0x20080522  # capget(2), of the third version: two words of 32 bits for each set
 _CAPABILITIES = {
     "setgid": 6,
@@ -213,11 +216,22 @@ def become(request: dict[str, Any], network: int, *others: int) -> None:
     signal.signal(signal.SIGCHLD, signal.SIG_DFL)
     if request["forks_workers"]:
         util.spawnv_passfds = fork_worker
-    if request["bounding"]:
-        keep_in_bounds(request["bounding"].split(","))
+    obey(**request["limits"])
     if request["user"]:
         become_user(**request["user"])
     sys.argv = request["words"]
+
+
+def obey(bounding: str, descriptors: int | None, denied: str) -> None:
+    """As `forked.Limits` says."""
+    if descriptors is not None:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (descriptors, descriptors))
+    if denied:  # before what allows to set a filter may be gone
+        code = ctypes.create_string_buffer(bytes.fromhex(denied))
+        program = struct.pack("@HP", len(denied) // 2 // _INSTRUCTION_BYTES, ctypes.addressof(code))
+        check(_libc.prctl(_PR_SET_SECCOMP, _SECCOMP_MODE_FILTER, program, 0, 0))
+    if bounding:
+        keep_in_bounds(bounding.split(","))
 
 
 def keep_in_bounds(words: Sequence[str]) -> None:

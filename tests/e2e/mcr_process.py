@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -12,13 +13,15 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import attrs
 import pytest
 
 from daemon_process import DaemonProcess
-from forked import Forked, run_mcrctl
+from forked import Forked, Limits, run_mcrctl
 from generator import Generator
 from lab import Namespace, Running, environment_of
 from mcr.config.output_text import parse_output
+from seccomp import DENIES_IO_URING, WITHOUT_IO_URING
 
 BIN = Path(sys.executable).parent
 IS_ROOT = os.geteuid() == 0 and Path("/proc/self/uid_map").read_text().split() == ["0", "0", "4294967295"]
@@ -37,6 +40,7 @@ _PLENTY = 10_000_000  # packets of a flow that a receiver has room for: more tha
 _LEAST_PAUSE, _LONGEST_PAUSE = 0.01, 0.05  # seconds
 _STANDARD_OUTPUT = 1
 _BOUNDING = "--bounding-set="
+_DESCRIPTORS = re.compile(r"--nofile=([0-9]+):\1")
 _NO_TCX = "Linux 6.6"  # part of why rules take the worker path where the kernel has no other
 
 
@@ -79,8 +83,8 @@ class Mcr(DaemonProcess):
             name: of these.
             prefix: a command that runs it.
             executed: have it started as a shell would, because the start is what matters. It is, too, if there are
-                options of the process, or a prefix other than ``env NAME=VALUE…`` and ``setpriv --bounding-set=…``;
-                otherwise it is forked.
+                options of the process, or a prefix other than ``env NAME=VALUE…``, ``setpriv --bounding-set=…``,
+                ``prlimit --nofile=N:N`` and `WITHOUT_IO_URING`; otherwise it is forked.
             executes_workers: have a forked one start its workers as it does outside of tests, because their start is
                 what matters; otherwise it forks them.
             kept: descriptors that a service manager has kept, by their names; for one that is forked.
@@ -115,7 +119,7 @@ class Mcr(DaemonProcess):
         if self._executed or process_options or given is None:
             assert not self._kept, "only what is forked gets these; see service_manager.py"
             return super().launch(*options, prefix=prefix, **process_options)
-        settings, bounding = given
+        settings, limits = given
         environment = environment_of(os.environ | settings)
         with self.log_file.open("a") as log, Path(os.devnull).open() as nothing:
             standard = nothing.fileno(), _STANDARD_OUTPUT, log.fileno()
@@ -124,7 +128,7 @@ class Mcr(DaemonProcess):
                 environment=environment,
                 kept=self._kept,
                 forks_workers=not self._executes_workers,
-                bounding=bounding,
+                limits=limits,
             )
         return self.process
 
@@ -254,22 +258,27 @@ class Mcr(DaemonProcess):
         return self.process is not None and self.process.poll() is None
 
 
-def _given(prefix: Sequence[str | Path]) -> tuple[dict[str, str], str] | None:
-    """The variables and the bounding set of capabilities that a prefix gives, if that is all that it does."""
+def _given(prefix: Sequence[str | Path]) -> tuple[dict[str, str], Limits] | None:
+    """The variables and the limits that a prefix gives, if that is all that it does."""
     settings: dict[str, str] = {}
-    bounding = ""
+    limits = Limits()
     program = "env"
+    python, denies = map(str, WITHOUT_IO_URING)
     for word in map(str, prefix):
-        if word in ("env", "setpriv", "--"):
+        if word in ("env", "setpriv", "prlimit", "--", python):
             program = "env" if word == "--" else word
         elif program == "env" and "=" in word and not word.startswith("-"):
             name, value = word.split("=", 1)
             settings[name] = value
-        elif program == "setpriv" and word.startswith(_BOUNDING) and not bounding:
-            bounding = word.removeprefix(_BOUNDING)
+        elif program == "setpriv" and word.startswith(_BOUNDING) and not limits.bounding:
+            limits = attrs.evolve(limits, bounding=word.removeprefix(_BOUNDING))
+        elif program == "prlimit" and (match := _DESCRIPTORS.fullmatch(word)):
+            limits = attrs.evolve(limits, descriptors=int(match[1]))
+        elif (program, word) == (python, denies):
+            limits, program = attrs.evolve(limits, denied=DENIES_IO_URING), "env"
         else:
             return None
-    return settings, bounding
+    return settings, limits
 
 
 def without_rates(stats: Any) -> Any:

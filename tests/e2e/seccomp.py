@@ -6,11 +6,13 @@ import os
 import struct
 import sys
 from collections.abc import Sequence
+from pathlib import Path
 from typing import NoReturn
 
 PR_SET_SECCOMP, SECCOMP_MODE_FILTER = 22, 2
 LOAD, JUMP_IF_EQUAL, RETURN = 0x20, 0x15, 0x06
 ERRNO, ALLOW = 0x00050000, 0x7FFF0000
+INSTRUCTION_BYTES = 8
 NUMBER, FIRST_ARGUMENT = 0, 16  # offsets in struct seccomp_data
 
 CALLS = {
@@ -31,12 +33,16 @@ CALLS = {
 
 def become(command: Sequence[str], *, without: int, argument: int | None = None, errno: int) -> NoReturn:
     """Execute a command to which a system call, or only it with this first argument, is denied with an errno."""
+    execute(command, denial(without=without, argument=argument, errno=errno))
+
+
+def denial(*, without: int, argument: int | None = None, errno: int) -> bytes:
+    """The program of a filter that does so: instructions of classic BPF."""
     checks = [(NUMBER, without)] + ([] if argument is None else [(FIRST_ARGUMENT, argument)])
     program = []
     for left, (offset, value) in zip(range(len(checks) - 1, -1, -1), checks, strict=True):
         program += [(LOAD, 0, 0, offset), (JUMP_IF_EQUAL, 0, 2 * left + 1, value)]
-    program += [(RETURN, 0, 0, ERRNO | errno), (RETURN, 0, 0, ALLOW)]
-    _become(command, program)
+    return _packed([*program, (RETURN, 0, 0, ERRNO | errno), (RETURN, 0, 0, ALLOW)])
 
 
 def become_without(command: Sequence[str], *names: str) -> NoReturn:
@@ -45,15 +51,25 @@ def become_without(command: Sequence[str], *names: str) -> NoReturn:
     program = [(LOAD, 0, 0, NUMBER)]
     for name in names:
         program += [(JUMP_IF_EQUAL, 0, 1, CALLS[name][machine]), (RETURN, 0, 0, ERRNO | numbers.EPERM)]
-    _become(command, [*program, (RETURN, 0, 0, ALLOW)])
+    execute(command, _packed([*program, (RETURN, 0, 0, ALLOW)]))
 
 
-def _become(command: Sequence[str], program: list[tuple[int, int, int, int]]) -> NoReturn:
-    code = ctypes.create_string_buffer(b"".join(struct.pack("HBBI", *instruction) for instruction in program))
-    filter_program = struct.pack("@HP", len(program), ctypes.addressof(code))
+def _packed(program: list[tuple[int, int, int, int]]) -> bytes:
+    return b"".join(struct.pack("HBBI", *instruction) for instruction in program)
+
+
+def execute(command: Sequence[str], program: bytes) -> NoReturn:
+    """Execute a command of whose system calls a filter denies some."""
+    code = ctypes.create_string_buffer(program)
+    filter_program = struct.pack("@HP", len(program) // INSTRUCTION_BYTES, ctypes.addressof(code))
     if ctypes.CDLL(None, use_errno=True).prctl(PR_SET_SECCOMP, SECCOMP_MODE_FILTER, filter_program, 0, 0):
         raise OSError(ctypes.get_errno(), "seccomp")
     os.execvp(command[0], [*command])  # noqa: S606
+
+
+DENIES_IO_URING = denial(without=425, errno=numbers.EPERM)
+WITHOUT_IO_URING = (sys.executable, Path(__file__).with_name("without_io_uring.py"))
+"""A command that runs another one to which io_uring_setup(2) is forbidden."""
 
 
 if __name__ == "__main__":

@@ -229,7 +229,7 @@ def test_daemon_without_a_descriptor_left_survives_deaths_and_requests(plant: Pl
     """Every descriptor taken by idle clients: adding fails with a reason, a worker that dies comes back later."""
     # Looking for local receivers and blockers takes some descriptors for a moment; then a worker could have them.
     plain = ["env", "MCR_ABSORB=0", "MCR_RAW_SEND=0"]
-    mcr = make_mcr(plant.relay, prefix=[*plain, "prlimit", "--nofile=64:64"]).start()
+    mcr = make_mcr(plant.relay, prefix=[*plain, "prlimit", "--nofile=64:64"], executes_workers=True).start()
     mcr.add("in0:239.1.1.1:5000", "239.2.2.2:6000:out0")
     rule = {
         "input": {"interface": "out2", "group": "239.1.1.2", "port": 5000},
@@ -260,7 +260,7 @@ def test_daemon_without_a_descriptor_left_survives_deaths_and_requests(plant: Pl
 
 def test_daemon_out_of_descriptors_keeps_serving(plant: Plant, make_mcr: MakeMcr) -> None:
     """No descriptor left for another client: the stream flows, those connected are served, and it recovers."""
-    mcr = make_mcr(plant.relay, prefix=["prlimit", "--nofile=100:100"]).start()
+    mcr = make_mcr(plant.relay, prefix=["prlimit", "--nofile=100:100"], executes_workers=True).start()
     mcr.add("in0:239.1.1.1:5000", "239.2.2.2:6000:out0")
     with idle_clients(mcr, 1) as (connected,), idle_clients(mcr, 120):
         receiver = Receiver(plant.receiver, "239.2.2.2:6000@rx0=239.1.1.1:5000", count=1000)

@@ -13,9 +13,9 @@ from firewalls import close_firewall
 from lab import end
 from mcr.config.output_text import parse_output
 from mcr_process import BIN, Mcr, Sender, wait_until
+from seccomp import WITHOUT_IO_URING
 from topology import MakeMcr, Plant
 
-WITHOUT_IO_URING = Path(__file__).with_name("without_io_uring.py")
 OF_THE_TEST_MACHINE = {"backlog", "send_buffer", "copy_buffer", "filter", "io_uring"}
 """What doctor may have to say of the machine that tests run on: others use it, and users may not have everything."""
 
@@ -75,7 +75,7 @@ def test_missing_capabilities_are_named(plant: Plant, make_mcr: MakeMcr) -> None
 
 
 def test_forbidden_io_uring_is_told_with_who_forbids_it(plant: Plant, make_mcr: MakeMcr) -> None:
-    mcr = make_mcr(plant.relay, prefix=[sys.executable, str(WITHOUT_IO_URING)]).start()
+    mcr = make_mcr(plant.relay, prefix=WITHOUT_IO_URING).start()
     finding = examine(mcr, status=1)["io_uring"]
     assert "not available (Operation not permitted (os error 1)): workers run on poll" in finding["what"]
     assert "Seccomp: 2" in finding["evidence"] or "kernel.io_uring_disabled" in finding["evidence"]

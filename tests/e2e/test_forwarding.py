@@ -3,7 +3,6 @@
 import errno
 import os
 import signal
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -13,13 +12,12 @@ from lab import Lab, LabError
 from mcr._native import lib
 from mcr.net.capture import describes_super_frames
 from mcr_process import Receiver, Sender, wait_until
+from seccomp import WITHOUT_IO_URING
 from topology import MakeMcr, Plant
 
 PACKETS = 2000
 """As many as a capture ring holds, so that none is lost however long a busy machine keeps a worker waiting."""
 RATE = 10_000
-
-WITHOUT_IO_URING = (sys.executable, Path(__file__).parent / "without_io_uring.py")
 
 both_worker_counts = pytest.mark.parametrize("workers", [1, 2])
 

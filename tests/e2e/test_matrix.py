@@ -5,7 +5,6 @@ What is to come out is stated by `matrix_rules.py` and `matrix_frames.py`, so al
 
 import socket
 import struct
-import sys
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import ExitStack
@@ -24,12 +23,12 @@ from matrix_frames import Sent, Unsound, beside, flows
 from matrix_rules import BY_NAME, FREE_PORTS, MTU, OWN6, RULES, SILENT_HOST, Macs, To
 from mcr_process import PATIENCE, Mcr, wait_until
 from raw_frames import wait_for_raw, without_checksum_offload
+from seccomp import WITHOUT_IO_URING
 from test_identity import flat, on_one_processor, packet_socket
 from test_trains import waiting_together
 from test_vlans import AUXDATA, PACKET_AUXDATA, SO_RCVBUFFORCE, SOL_PACKET, TP_STATUS_VLAN_VALID, frames_in
 from topology import MakeMcr, Plant, need_tcx
 
-WITHOUT_IO_URING = Path(__file__).with_name("without_io_uring.py")
 ETH_P_ALL = 3
 LAST = b"the last of all"
 IPV4, IPV6 = b"\x08\x00", b"\x86\xdd"
@@ -317,8 +316,8 @@ def settle(mcr: Mcr, engine: Engine, options: str) -> None:
 def start(plant: Plant, make_mcr: MakeMcr, engine: Engine, name: str, file: Path) -> Mcr:
     """A daemon that forwards so."""
     write(file, engine.trains[0])
-    executed = () if engine.has_io_uring else (sys.executable, WITHOUT_IO_URING)
-    mcr = make_mcr(plant.relay, name.replace(" ", "-"), prefix=["env", *engine.why.split(), *executed])
+    denying = () if engine.has_io_uring else WITHOUT_IO_URING
+    mcr = make_mcr(plant.relay, name.replace(" ", "-"), prefix=["env", *engine.why.split(), *denying])
     mcr.start(engine.workers, "--config", str(file))
     if not engine.why:
         need_tcx(mcr)

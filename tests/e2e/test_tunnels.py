@@ -1,7 +1,6 @@
 """Tunnels as inputs and outputs: packets without a link layer come in and leave, in either family."""
 
 import socket
-import sys
 from collections import defaultdict
 from collections.abc import Iterator
 from pathlib import Path
@@ -15,13 +14,13 @@ from scapy.utils import PcapNgReader
 
 from ipv6_addresses import wait_for_address
 from mcr_process import wait_until
+from seccomp import WITHOUT_IO_URING
 from sources import repeating
 from test_unsound import damaged, relayed, tapped, troubles
 from topology import MakeMcr, Plant
 from tuns import Tun, tun
 
-WITHOUT_IO_URING = (sys.executable, Path(__file__).parent / "without_io_uring.py")
-WITHOUT_EBPF = ("setpriv", "--bounding-set", "-bpf,-sys_admin", "--inh-caps", "-bpf,-sys_admin")
+WITHOUT_EBPF = ("setpriv", "--bounding-set=-bpf,-sys_admin")
 LONG = bytes(range(256)) * 12
 
 

@@ -43,7 +43,7 @@ def check_loss_is_accounted_for(verdict: dict[str, Any], stats: dict[str, Any]) 
 
 
 @pytest.mark.alone
-@pytest.mark.parametrize(("workers", "deaths"), [(1, 2), (2, 5)])
+@pytest.mark.parametrize(("workers", "deaths"), [(1, 2), (2, 3)])
 def test_stream_goes_on_over_the_death_of_its_worker(
     plant: Plant, make_mcr: MakeMcr, workers: int, deaths: int
 ) -> None:

@@ -179,7 +179,7 @@ def test_a_port_is_served_and_taken_over(plant: Plant, make_mcr: MakeMcr) -> Non
 
 # What it costs
 
-RULES, SCRAPES = 4_000, 10
+RULES, SCRAPES = 4_000, 6
 SAMPLES = 15  # of a rule with three outputs
 
 

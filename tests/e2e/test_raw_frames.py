@@ -112,7 +112,7 @@ def test_the_same_bytes_as_from_a_udp_socket(plant: Plant, make_mcr: MakeMcr) ->
 
 @pytest.mark.alone
 def test_a_receiver_can_t_tell_when_it_changes(plant: Plant, make_mcr: MakeMcr) -> None:
-    """A firewall comes and goes, eight times while a stream flows: each packet once, in order, from the same port."""
+    """A firewall comes and goes, four times while a stream flows: each packet once, in order, from the same port."""
     mcr = make_mcr(plant.relay, executes_workers=False).start()
     mcr.add("in0:239.1.1.1:5000", OUT)
     wait_for_raw(mcr)
@@ -124,7 +124,7 @@ def test_a_receiver_can_t_tell_when_it_changes(plant: Plant, make_mcr: MakeMcr) 
         before = by_sockets(plant.relay)
         receiver = Receiver(plant.receiver, "239.2.2.2:6000@rx0=239.1.1.1:5000")
         sender = Sender(plant.source, "src0", "239.1.1.1:5000", count=1_000_000, rate=20_000)
-        for turn in range(8):
+        for turn in range(4):
             with firewall(plant.relay, "postrouting", ACCEPT, rule=True):
                 wait_until(lambda: mcr.log().count("no raw frames leave") > turn, "barred")  # noqa: B023
             wait_for_raw(mcr, times=2 + turn)

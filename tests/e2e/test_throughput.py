@@ -28,14 +28,16 @@ def has_arrived(sink: Sink, packets: int) -> bool:
 def test_settings_of_the_guide_lose_nothing_at_high_rates(lab: Lab, make_mcr: MakeMcr, tmp_path: Path) -> None:
     """Every packet of two seconds arrives, in one of five attempts at least; in the others each loss is counted."""
     rig = Rig.build(lab, "fast", 1)
+    bench = Path(__file__).parents[2] / "bench"
+    programs = [f"{tmp_path}/{each}" for each in ("gen", "sink")]
+    compilation = subprocess.Popen(["make", "-s", "-j", "2", "-C", bench, f"OUT={tmp_path}", *programs])
     mcr = make_mcr(rig.relay, prefix=["env", *SETTINGS, "taskset", "--cpu-list", str(RELAY_CPU)]).start()
     shown = {setting["name"]: setting for setting in mcr.call("settings")}
     for each in SETTINGS:
         name, value = each.split("=")
         assert (shown[name]["value"], shown[name]["source"]) == (value, "environment")
     mcr.add(f"in0:{FIRST_GROUP}:{PORT}", f"{output_group(0)}:{PORT}:out0")
-    bench = Path(__file__).parents[2] / "bench"
-    subprocess.run(["make", "-s", "-C", bench, f"OUT={tmp_path}", f"{tmp_path}/gen", f"{tmp_path}/sink"], check=True)
+    assert compilation.wait() == 0
     sink = Sink(rig.sink, tmp_path / "sink", str(PORT), "snk0")
     sent = 0
     for _ in range(ATTEMPTS):

@@ -80,15 +80,27 @@ class Destinations:
                 self._rules[each] = there if len(there) > 1 else next(iter(there))
 
     def shared(self, rules: Iterable[Rule]) -> dict[str, tuple[str, ...]]:
-        """What is to be said of those of these rules that share outputs with others, by their ids."""
+        """What is to be said of those of these rules that share outputs or sources with others, by their ids."""
         return {rule.rule_id: told for rule in rules if (told := tuple(self._told(rule)))}
 
     def _told(self, rule: Rule) -> Iterator[str]:
+        yield from self._told_of_sources(rule.input)
         for output in rule.outputs:
             if others := self._others(rule, output):
                 first, number = others
                 who = f"rule {first}" + (f" and {number - 1:,} more" if number > 1 else "")
                 yield f"{output} is an output of {who}, too: {MIXED}; have another output unless that is meant"
+
+    def _told_of_sources(self, source: Input) -> Iterator[str]:
+        """What a range names is let in as its own, so neither the kernel path nor health sees it as a rule's inside."""
+        around = {} if source.sources else self._around(source)
+        for name, named in ((name, ranged.sources) for name, ranged in around.items() if ranged.sources):
+            more = f" and {len(named) - 1:,} more" if len(named) > 1 else ""
+            yield (
+                f"{source} is in the range of rule {name}, which names sources: workers forward what comes from "
+                f"{named[0]}{more}, not the kernel path, and health leaves it out, unless a rule for this group and "
+                "port names them, too (--input-source)"
+            )
 
     def _others(self, rule: Rule, output: Output) -> tuple[str, int] | None:
         """The first other rule that sends to an output's place, and how many do.

@@ -307,6 +307,23 @@ def test_rules_that_send_to_ranges_are_told_of_each_other() -> None:
     assert catalog.destinations.shared([pairs[1], inside]) == {}
 
 
+def test_a_rule_for_any_source_is_told_of_a_range_around_it_that_names_some() -> None:
+    """But not one that names them, too, nor one beside the range."""
+    group, named = ip_address("239.1.0.0"), tuple(map(ip_address, ("10.0.0.1", "10.0.0.2")))
+    ranged = Rule("ranged", Input("eth0", group, 5000, None, named, 24), rule(1).outputs)
+    any_source = Rule("any", Input("eth0", group + 7, 5000), rule(2).outputs)
+    beside = Rule("beside", Input("eth1", group + 7, 5000), rule(3).outputs)
+    some = Rule("some", attrs.evolve(any_source.input, sources=named), rule(4).outputs)
+    catalog = holding(ranged, any_source, beside, some)
+    told = catalog.destinations.shared([ranged, any_source, beside, some])
+    those = {name: [each for each in texts if "in the range of" in each] for name, texts in told.items()}
+    assert {name: len(texts) for name, texts in those.items() if texts} == {"any": 1}
+    assert "239.1.0.7:5000 on eth0 is in the range of rule ranged, which names sources" in those["any"][0]
+    assert "what comes from 10.0.0.1 and 1 more, not" in those["any"][0]
+    catalog.note(catalog.plan_removal([ranged]))
+    assert not any("in the range of" in each for each in catalog.destinations.shared([any_source])["any"])
+
+
 @pytest.mark.parametrize("apart", [False, True])
 def test_what_is_told_of_many_ranges_does_not_take_long(*, apart: bool) -> None:
     """Nobody is answered meanwhile. `apart`: each sends to ports of its own. So it is with rules that send into one."""

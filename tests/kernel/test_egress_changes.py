@@ -12,7 +12,7 @@ from mcr_process import wait_until
 
 def test_an_address_that_only_lives_longer_is_no_change(monkeypatch: pytest.MonkeyPatch) -> None:
     """As after each Router Advertisement; what else becomes of it is one."""
-    monkeypatch.setattr(ip_bypass, "_control_group", lambda: None)
+    monkeypatch.setattr(ip_bypass, "_control_group", lambda _: None)
     with Lab() as lab:
         inside = lab.namespace("inside")
         inside.ip("link add a0 type veth peer name a1")

@@ -8,6 +8,10 @@ PACKED := $(shell find mcr packaging docs -type f ! -path 'packaging/man/*' ! -p
 # Tests import the same modules hundreds of times: they are compiled once.
 unexport PYTHONDONTWRITEBYTECODE
 
+# As tools/setup.sh does: nothing is compiled again, and no other import finder gets in the way of tests/unit/test_imports.py.
+EXTRA := MCR_BUILT_APART=1 $(VENV)/bin/pip install -q --disable-pip-version-check --no-build-isolation \
+	--config-settings editable_mode=compat
+
 .PHONY: help setup wheel deb demo test check bpf e2e fuzz chaos crashes kernels man bench bench-quick clean
 
 help:
@@ -80,7 +84,7 @@ crashes: setup
 		$(if $(SEED),--seed $(SEED))
 
 fuzz: setup
-	@$(VENV)/bin/pip install -q --disable-pip-version-check -e '.[fuzz]'
+	@$(EXTRA) -e '.[fuzz]'
 	@$(VENV)/bin/python tools/fuzz.py $(if $(EXECUTIONS),--executions $(EXECUTIONS)) $(if $(SECONDS),--seconds $(SECONDS)) \
 		$(if $(SEED),--seed $(SEED))
 
@@ -93,7 +97,7 @@ packaging/man/mcrd.8: $(VENV)/.ready tools/man.py $(shell find mcr -name '*.py')
 	@$(VENV)/bin/python tools/man.py packaging
 
 bench: setup
-	@$(VENV)/bin/pip install -q --disable-pip-version-check -e '.[bench]'
+	@$(EXTRA) -e '.[bench]'
 	@PYTHONPATH=tools $(VENV)/bin/python -m bench --document docs/performance.md
 
 bench-quick: setup

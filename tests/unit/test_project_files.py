@@ -66,3 +66,13 @@ def test_the_form_for_bugs_asks_for_a_report() -> None:
     report = form[form.index("id: report") :]
     assert "mcrctl report" in report
     assert "required: true" in report
+
+
+def test_mcr_is_installed_in_one_way_only() -> None:
+    """Another editable mode brings an import finder of its own, which costs each start of mcrctl imports."""
+    scripts = "".join((ROOT / each).read_text() for each in ("Makefile", "tools/setup.sh")).replace("\\\n", "")
+    installs = re.findall(r"^.*pip install .*", scripts, re.MULTILINE)
+    ours = [each for each in installs if "-e '.[" in each or each.startswith("EXTRA")]
+    assert len(ours) == 2
+    assert [each for each in ours if "--config-settings editable_mode=compat" not in each] == []
+    assert scripts.count("-e '.[") == scripts.count("@$(EXTRA) -e '.[") + 1

@@ -241,6 +241,8 @@ def _cut_rules(document: Document) -> set[int]:
 
 def _tell_duplicates(tables: Sequence[tuple[FileFaults, RuleTable]]) -> None:
     """Each rule needs an input, an id and a name of its own."""
+    if _are_apart([table for _, table in tables]):
+        return
     seen: dict[tuple[str, object], tuple[FileFaults, RuleTable]] = {}
     for reader, table in tables:
         same_input: RuleTable | None = None
@@ -260,6 +262,13 @@ def _tell_duplicates(tables: Sequence[tuple[FileFaults, RuleTable]]) -> None:
                 f"Rule already exists: {_same(what, value, other)} at {place}, {value}",
                 "every rule needs an input, an id and a name of its own",
             )
+
+
+def _are_apart(tables: Sequence[RuleTable]) -> bool:
+    """Whether no two have anything of that, as it is mostly: to find out where takes longer."""
+    claims = [claim for table in tables if table.input for claim in table.input.claims]
+    labels = [label for table in tables for label in {table.rule_id, table.name} if label is not None]
+    return len({*claims}) == len(claims) and len({*labels}) == len(labels)
 
 
 def _same(what: str, value: object, other: RuleTable) -> str:

@@ -30,7 +30,7 @@ from mcr.net.ip_bypass import Blockers
 from mcr.relay.next_hops import NextHops
 from mcr.relay.outputs import Egress
 from mcr.relay.placement import PlacedRule, Replacement
-from mcr.relay.targets import PortOf, find_targets, has_path_mtu, hops_of, targets_of, why_not
+from mcr.relay.targets import PortOf, find_targets, has_path_mtu, hops_of, plain_targets, targets_of, why_not
 from mcr.rules.conditions import Paths
 from mcr.shm.kept import Kept
 from mcr.shm.kernel_counters import KernelCounters
@@ -248,14 +248,16 @@ class KernelRules:
 
     def _plan(self, placed: PlacedRule) -> _Plan:
         rule_id, source = placed.rule.rule_id, placed.rule.input
-        told_of_mtu = has_path_mtu(placed) or (rule_id in self.hops.with_path_mtu and None in placed.ways)
-        self.hops.use(rule_id, hops_of(placed, self._egress_of), path_mtu=told_of_mtu)
-        reason = why_not(placed, self._egress_of, self._port_of, self.hops)
+        plain = plain_targets(placed, self._egress_of)
+        lacks_way = rule_id in self.hops.with_path_mtu and None in placed.ways
+        told_of_mtu = plain is None and (has_path_mtu(placed) or lacks_way)
+        self.hops.use(rule_id, () if plain else hops_of(placed, self._egress_of), path_mtu=told_of_mtu)
+        reason = "" if plain else why_not(placed, self._egress_of, self._port_of, self.hops)
         if self.path and source.group.version == IPV6:
             reason = reason or self.blocker6 or self.path.why_no_ipv6()
         if not self._serves(source):
             reason = f"this machine does not listen to {source.group}"
-        targets = () if reason else find_targets(placed, self._egress_of, self._port_of, self.hops)
+        targets = () if reason else plain or find_targets(placed, self._egress_of, self._port_of, self.hops)
         mtu = min([LONGEST, *[each.mtu for each in targets]]) if targets else 0
         now = _Served(self._capture_of(source.interface), source, placed.flows, mtu, targets)
         before = self._served.get(rule_id)

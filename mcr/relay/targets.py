@@ -4,7 +4,7 @@ from collections.abc import Callable
 from typing import Final
 
 from mcr._native import lib
-from mcr.model.flow import IPV6, Flow, Input
+from mcr.model.flow import IPV4, IPV6, Flow, Input
 from mcr.model.rule import AUTO, Output
 from mcr.net.filter.path import MAX_OUTPUTS, Target, group_mac
 from mcr.relay.marks import keeps_of
@@ -107,6 +107,26 @@ def find_targets(placed: PlacedRule, egress_of: EgressOf, port_of: PortOf, hops:
         )
         targets.append(target if output.is_plain else _with_options(target, output))
     return tuple(targets)
+
+
+def plain_targets(placed: PlacedRule, egress_of: EgressOf) -> tuple[Target, ...] | None:
+    """The same of a rule that sends to groups of IPv4 on the link, without options; None: it is another, or can't.
+
+    Thousands are like that: of these nothing else has to be asked.
+    """
+    targets = []
+    each = zip(placed.rule.outputs, placed.outputs, placed.ways, placed.neighbours, strict=True)
+    for output, place, way, neighbour in each:
+        egress, group = egress_of(output.interface), output.group
+        if not (way and egress.raw and egress.raw.up) or way.hop or neighbour:
+            return None
+        if not (output.is_plain and group.is_multicast and group.version == IPV4):
+            return None
+        index, link = egress.interface.index if egress.carrier else 0, egress.raw
+        source, macs = (way.source, egress.port), group_mac(group) + link.mac
+        targets.append(Target(place.slot, index, macs, link.mtu, source, group, output.port, way.ttl))
+    is_served = placed.rule.input.group.version == IPV4 and len(targets) <= MAX_OUTPUTS
+    return tuple(targets) if is_served else None
 
 
 def _with_options(target: Target, output: Output) -> Target:

@@ -223,10 +223,7 @@ def _differences(session: Session, files: tuple[str, ...]) -> dict[str, Any]:
     return {
         "files": list(configuration.files),
         "faults": plain_faults(configuration.faults),
-        "differences": [
-            {"rule_id": each.rule_id, "change": each.change, "before": each.before, "after": each.after}
-            for each in found
-        ],
+        "differences": [each.json for each in found],
         "restart": [],
         "trial": None,
     }

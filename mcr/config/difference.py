@@ -15,14 +15,20 @@ class RuleDifference:
 
     Attributes:
         change: ``added``, ``removed`` or ``changed``.
-        before: as a table of a file; None: it is not there.
-        after: the same.
+        old: None: it is not there.
+        new: the same.
     """
 
     rule_id: str
     change: str
-    before: dict[str, Any] | None
-    after: dict[str, Any] | None
+    old: Rule | None
+    new: Rule | None
+
+    @property
+    def json(self) -> dict[str, Any]:
+        """As clients see it: rules as tables of a file. It takes a while for thousands, so not before they are used."""
+        before, after = (each and table_of(each) for each in (self.old, self.new))
+        return {"rule_id": self.rule_id, "change": self.change, "before": before, "after": after}
 
 
 def difference(before: Iterable[Rule], after: Iterable[Rule]) -> tuple[RuleDifference, ...]:
@@ -30,12 +36,7 @@ def difference(before: Iterable[Rule], after: Iterable[Rule]) -> tuple[RuleDiffe
     old, new = ({rule.rule_id: rule for rule in rules} for rules in (before, after))
     kinds = {(True, False): "removed", (False, True): "added", (True, True): "changed"}
     return tuple(
-        RuleDifference(
-            rule_id,
-            kinds[rule_id in old, rule_id in new],
-            table_of(old[rule_id]) if rule_id in old else None,
-            table_of(new[rule_id]) if rule_id in new else None,
-        )
+        RuleDifference(rule_id, kinds[rule_id in old, rule_id in new], old.get(rule_id), new.get(rule_id))
         for rule_id in {**old, **new}
         if old.get(rule_id) != new.get(rule_id)
     )

@@ -14,7 +14,7 @@ from mcr.errors import InvalidParams, LimitReached, McrError, RuleNotFound, Unco
 from mcr.model.edit import RuleEdit
 from mcr.model.flow import Address, Input
 from mcr.model.log import Facility, Level, LogLevels
-from mcr.model.rule import OutputView, Rule, RuleState, RuleView
+from mcr.model.rule import Output, OutputView, Rule, RuleState, RuleView
 from mcr.model.selection import Selection
 from mcr.model.setting import SettingView
 from mcr.model.stats import (
@@ -75,12 +75,9 @@ def applied(*, dry_run: bool, confirm: int | None, reload: bool) -> Application:
     """What comes of reading the configuration files again; unless nothing is changed by it, a rule is gone."""
     if reload:
         raise UnconfirmedApply("it was taken back")
-    cam = {
-        "name": "cam",
-        "input": {"interface": "eth0", "group": "239.1.1.1", "port": 5000},
-        "outputs": ["239.2.2.2:5001:eth1"],
-    }
-    gone = () if dry_run else (RuleDifference("dcfca9531161", "removed", cam, None),)
+    source, sent = Input("eth0", IPv4Address("239.1.1.1"), 5000), Output(IPv4Address("239.2.2.2"), 5001, "eth1")
+    cam = Rule("dcfca9531161", source, (sent,), "cam")
+    gone = () if dry_run else (RuleDifference(cam.rule_id, "removed", cam, None),)
     trial = TrialView("waiting", "2026-01-01T12:02:00Z", float(confirm)) if confirm else None
     return Application(("/etc/mcr/mcr.toml",), (), gone, trial=trial)
 

@@ -301,7 +301,8 @@ async def test_a_reload_is_told_from_an_apply(api: Api) -> None:
 async def test_an_apply_tells_of_new_rules_that_are_not_active(api: Api, actors: Actors) -> None:
     added = (Rule("a", SHOWN.input, SHOWN.outputs), Rule("other", SHOWN.input, SHOWN.outputs))
     await actors.add(added, wait=True)
-    actors.differences = (RuleDifference("a", "added", None, {}), RuleDifference("gone", "changed", {}, {}))
+    rule = added[0]
+    actors.differences = (RuleDifference("a", "added", None, rule), RuleDifference("gone", "changed", rule, rule))
     applied = await call(api, "config.apply")
     assert applied["not_active"] == [{"rule_id": "a", "state": "pending", "reason": "soon"}]
 

@@ -16,7 +16,7 @@ def without_paths(script: str) -> str:
 def test_pre_commit_checks_nothing_that_make_check_does_not() -> None:
     hooks = re.findall(r"^ +entry: (.+)$", (ROOT / ".pre-commit-config.yaml").read_text(), re.MULTILINE)
     commands = [" ".join(word for word in without_paths(hook).split() if word[0] != "-") for hook in hooks]
-    checked = without_paths((ROOT / "tools/check.sh").read_text())
+    checked = without_paths("".join((ROOT / f"tools/{each}.sh").read_text() for each in ("check", "spelling")))
     assert len(commands) == 6
     assert [command for command in commands if command not in checked] == []
 
@@ -54,6 +54,36 @@ def test_c_is_as_it_was_by_its_contents_and_its_compilers(tmp_path: Path) -> Non
     assert state() == before
     (tmp_path / "bench/new.c").touch()
     assert state() != before
+
+
+def test_words_are_looked_at_where_a_file_has_changed_since_none_was_wrong(tmp_path: Path) -> None:
+    installed = tmp_path / ".venv/lib/python3/site-packages/codespell-2.dist-info"
+    for each in installed, tmp_path / ".venv/bin", tmp_path / "tools":
+        each.mkdir(parents=True)
+    for name in "pyproject.toml", "tools/spelling.sh", "new words.md", "mcr.so":
+        (tmp_path / name).write_text(name)
+    (installed / "RECORD").write_text("2")
+    codespell = tmp_path / ".venv/bin/codespell"
+    codespell.write_text('#!/bin/sh\nprintf "%s\\n" "$@"\n! grep -q teh "$@"\n')
+    codespell.chmod(0o755)
+
+    def look(**environment: str) -> tuple[bool, set[str]]:
+        """Whether nothing is wrong, and where that was looked for."""
+        command, given = [str(ROOT / "tools/spelling.sh"), ".venv"], os.environ | {"MCR_RUN_ALL": ""} | environment
+        ran = subprocess.run(command, cwd=tmp_path, env=given, capture_output=True, text=True, check=False)
+        return not ran.returncode, {*ran.stdout.splitlines()}
+
+    every = {"./pyproject.toml", "./tools/spelling.sh", "./new words.md"}
+    assert look() == (True, every)
+    assert look() == (True, set())
+    assert look(MCR_RUN_ALL="1") == (True, every)
+    (tmp_path / "new words.md").write_text("teh")
+    os.utime(tmp_path / "new words.md", (0, 0))
+    assert [look(), look()] == [(False, {"./new words.md"})] * 2
+    (tmp_path / "new words.md").write_text("the")
+    assert look() == (True, {"./new words.md"})
+    (installed / "RECORD").write_text("3")
+    assert look() == (True, every)
 
 
 def test_the_forge_s_workflow_calls_what_ci_calls() -> None:

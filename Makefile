@@ -58,7 +58,7 @@ demo: setup
 
 # Properties are tried with fewer examples than by `make test`, and tests that are marked as slow are left out.
 check: setup
-	@MCR_EXAMPLES=$${MCR_EXAMPLES:-20} tools/check.sh $(VENV)
+	@MCR_EXAMPLES=$${MCR_EXAMPLES:-12} tools/check.sh $(VENV)
 
 # Without $(VENV)/.ready, which takes the header.
 bpf: $(VENV)/.installed

@@ -48,6 +48,9 @@ __all__ = [
 # nothing; as anybody else the tests run all the same.
 enter_user_namespace()
 
+# Until all tests have been collected: what is imported stays.
+gc.disable()
+
 # A test is not wrong because the machine is slow.
 settings.register_profile("mcr", deadline=None, max_examples=int(os.environ.get("MCR_EXAMPLES", "100")))
 settings.load_profile("mcr")
@@ -58,6 +61,7 @@ def pytest_collection_finish(session: pytest.Session) -> None:
     gc.collect()
     gc.freeze()
     gc.set_threshold(20_000, 10, 10)
+    gc.enable()
     options = session.config.option
     if (
         options.processes > 1

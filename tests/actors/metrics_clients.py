@@ -110,7 +110,7 @@ class Client:
         return response
 
     async def response(self) -> Response:
-        body = b""
+        body = bytearray()
         head: h11.Response | None = None
         with trio.fail_after(200):
             while True:
@@ -124,7 +124,7 @@ class Client:
                     case h11.EndOfMessage():
                         assert head is not None
                         named = {name.decode(): each.decode() for name, each in head.headers}
-                        return Response(head.status_code, named, body)
+                        return Response(head.status_code, named, bytes(body))
 
     async def raw(self, data: bytes) -> bytes:
         """Send bytes; everything that comes until the end of the stream."""

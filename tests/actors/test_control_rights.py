@@ -130,7 +130,7 @@ async def test_what_was_changed_is_said_also_when_long_replies_are_too_many(
 ) -> None:
     """An error would tell that it was not."""
     monkeypatch.setattr(control_server, "MAX_HELD", 1)
-    actors.rules = long_reply()
+    actors.rules = long_reply()[:100]  # longer than a short one
     actors.gate.set()
     client = await connect()
     rule = {

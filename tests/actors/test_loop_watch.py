@@ -188,6 +188,7 @@ async def test_all_counters_are_read_once_a_second(
     assert {*readings} == {every, (every[0], 0)}
 
 
+@pytest.mark.slow
 async def test_a_rule_is_looked_at_ever_more_seldom(scene: Scene, autojump_clock: trio.testing.MockClock) -> None:
     """And at once when its rate has doubled."""
     assert await scene.pass_time(10, 200) == 0

@@ -3,6 +3,8 @@
 import subprocess
 import sys
 
+import pytest
+
 
 def imported(what: str) -> set[str]:
     """Modules of a Python that has imported this, and nothing else."""
@@ -10,6 +12,7 @@ def imported(what: str) -> set[str]:
     return {*subprocess.run(command, check=True, capture_output=True, text=True, timeout=60).stdout.split()}
 
 
+@pytest.mark.slow
 def test_the_start_of_mcrd_waits_neither_for_netlink_nor_for_what_serves_metrics() -> None:
     """pyroute2, and asyncio with it, takes as long to import as everything else. Not every mcrd serves metrics."""
     modules = imported("mcr.cli.supervisor")

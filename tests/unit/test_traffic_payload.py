@@ -62,7 +62,7 @@ def test_a_payload_with_something_appended_is_not_read() -> None:
 def test_every_stamp_leaves_the_udp_checksum_as_scapy_would_compute_it(headers: Ether, size: int) -> None:
     frame = Frame.build(headers, size)
     buffer = bytearray(frame.data)
-    for number in range(20):
+    for number in range(8):
         sequence = number * 0x9E3779B97F4A7C15 % 2**64  # the golden ratio's: all bits change
         frame.stamp_into(buffer, 0, 0xDEADBEEF, sequence, sequence // 7)
         expected = Ether(bytes(buffer))

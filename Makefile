@@ -12,7 +12,7 @@ unexport PYTHONDONTWRITEBYTECODE
 EXTRA := MCR_BUILT_APART=1 $(VENV)/bin/pip install -q --disable-pip-version-check --no-build-isolation \
 	--config-settings editable_mode=compat
 
-.PHONY: help setup wheel deb demo test check bpf e2e fuzz chaos crashes kernels man bench bench-quick clean
+.PHONY: help setup wheel deb demo test check bpf e2e fuzz chaos crashes interop kernels man bench bench-quick clean
 
 help:
 	@echo 'make demo    watch MCR relay a stream between network namespaces of its own'
@@ -23,6 +23,7 @@ help:
 	@echo "make chaos   a plant's year: everything is disturbed at random (ten minutes; SECONDS=60: one; SEED=N)"
 	@echo 'make crashes  mcrd is killed 1,000 times while rules change (ROUNDS=50: fewer; SEED=N)'
 	@echo 'make fuzz    frame parser, reassembly and control protocol, guided by coverage (a minute; EXECUTIONS=N SECONDS=N SEED=N)'
+	@echo 'make interop  other programs across a relay: ffmpeg, upnpc, avahi, on either path (three minutes)'
 	@echo 'make bench   measure against other relays, write docs/performance.md (about an hour)'
 	@echo 'make bench-quick  the main ratios in two and a half minutes'
 	@echo 'make man     write man pages and shell completion to packaging/'
@@ -82,6 +83,10 @@ chaos: setup
 crashes: setup
 	@PYTHONPATH=tools:tests/e2e $(VENV)/bin/python tools/crashes.py $(if $(ROUNDS),--rounds $(ROUNDS)) \
 		$(if $(SEED),--seed $(SEED))
+
+# Not a part of `make test`: it takes programs that tests do without.
+interop: setup
+	@PYTHONPATH=tools $(VENV)/bin/python tools/interop.py
 
 fuzz: setup
 	@$(EXTRA) -e '.[fuzz]'

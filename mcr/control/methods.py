@@ -8,8 +8,9 @@ import os
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import suppress
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
-from typing import Any, Final, Protocol
+from typing import Any, Final
 
 import attrs
 import trio
@@ -18,116 +19,21 @@ import mcr
 from mcr.actors.config_files import Application
 from mcr.config.effective import effective_views
 from mcr.config.settings import Settings
+from mcr.control.owners import Diagnosis, Files, Logging, Rules, Statistics, Workers
+from mcr.control.rule_text import stats_text, views_text
 from mcr.control.structure import structure, unstructure
-from mcr.control.wire import MANY, PROTOCOL
+from mcr.control.wire import MANY, PROTOCOL, Written
 from mcr.errors import InvalidParams, MethodNotFound, RuleNotFound
 from mcr.model.edit import RuleEdit
-from mcr.model.event import Event
-from mcr.model.finding import Finding
-from mcr.model.flow import Address
 from mcr.model.health import Health
 from mcr.model.limits import CONFIRM_SECONDS
-from mcr.model.log import Facility, Level, LogLevels, LogLine
+from mcr.model.log import Facility, Level, LogLevels
 from mcr.model.rule import Output, Rule, RuleState, RuleView
 from mcr.model.selection import Selection
-from mcr.model.setting import SettingView
-from mcr.model.stats import RuleStats, Stats
-from mcr.model.worker import WorkerView
-from mcr.tap.unmatched import Unmatched
+from mcr.relay.placement import PlacedRule
 
 _TRACE_SECONDS = range(1, 11)
 _SEE_RULES = "rule_id and name are shown by: mcrctl list"
-
-
-class Rules(Protocol):
-    """The owner of the rules."""
-
-    async def add(self, rules: tuple[Rule, ...], *, wait: bool) -> tuple[RuleView, ...]:
-        """Add all of them or none; `wait`: also if they name interfaces that are not there."""
-
-    async def ensure(self, rules: tuple[Rule, ...], *, wait: bool) -> tuple[tuple[RuleView, ...], frozenset[str]]:
-        """Add those that are not there, or none; all of them, and the ids of those that were there."""
-
-    async def change(self, *, rule_id: str | None, name: str | None, edit: RuleEdit, wait: bool) -> RuleView:
-        """Change one in its place."""
-
-    async def remove(self, selection: Selection) -> tuple[RuleView, ...]:
-        """Remove all of these or none."""
-
-    async def list(self) -> tuple[RuleView, ...]:
-        """Every rule."""
-
-    async def find(self, rule: str) -> RuleView:
-        """One, by its id or its name."""
-
-
-class Workers(Protocol):
-    """The owner of the worker processes."""
-
-    async def describe(self) -> tuple[WorkerView, ...]:
-        """Every worker."""
-
-
-class Statistics(Protocol):
-    """The owner of totals and rates."""
-
-    async def read(self) -> Stats:
-        """The totals and rates of this moment."""
-
-    async def events(self, after: int) -> tuple[Event, ...]:
-        """What has happened to feeds, from the next number on."""
-
-
-class Logging(Protocol):
-    """The owner of the log levels."""
-
-    @property
-    def levels(self) -> LogLevels:
-        """The levels in force."""
-
-    def recent(self) -> tuple[LogLine, ...]:
-        """The newest warnings and errors, oldest first."""
-
-    async def set_global(self, level: Level) -> LogLevels:
-        """Set every facility to one level; return the new levels."""
-
-    async def set_facility(self, facility: Facility, level: Level) -> LogLevels:
-        """Set one facility; return the new levels."""
-
-
-class Diagnosis(Protocol):
-    """The diagnosis."""
-
-    async def why(self, rule: str) -> tuple[Finding, ...]:
-        """Walk a rule, named by its id or name, from wire to wire."""
-
-    async def doctor(self) -> tuple[Finding, ...]:
-        """Check the machine and the daemon."""
-
-    async def trace(self, interface: str, seconds: int) -> Unmatched:
-        """Look for what arrives there and no rule takes."""
-
-    def refused(self) -> Mapping[str, tuple[Address, ...]]:
-        """Sources that rules refuse at present, by the ids of these."""
-
-
-class Files(Protocol):
-    """The owner of the configuration files."""
-
-    async def apply(self, *, dry_run: bool = False, confirm: int | None = None, reload: bool = False) -> Application:
-        """Read them again, and go by them.
-
-        `dry_run`: only tell what would differ; `confirm`: for so many seconds; `reload`: not by what was taken back.
-        """
-
-    async def confirm(self) -> None:
-        """Keep what is on trial."""
-
-    def setting(self) -> SettingView:
-        """Which ones mcrd reads."""
-
-    def mark(self, rules: tuple[RuleView, ...]) -> tuple[RuleView, ...]:
-        """Warn of rules on trial."""
 
 
 @attrs.frozen
@@ -153,7 +59,7 @@ class Api:
             long: they take long to look through.
 
         Returns:
-            The result, in values that JSON knows.
+            The result, in values that JSON knows; what was asked of rules is JSON already.
 
         Raises:
             McrError: what the client must be told.
@@ -236,11 +142,15 @@ class _SetLevelParams:
     facility: Facility | None = None
 
 
-async def _json_values(value: object, rules: Sequence[RuleView | RuleStats]) -> Any:
-    """Turn a value that concerns these rules into JSON values."""
+async def _written(rules: Sequence[RuleView | PlacedRule], write: Callable[[], Written]) -> Written:
+    """JSON of these rules; if they are many, a thread writes it."""
     if len(rules) + sum(len(rule.outputs) for rule in rules) > MANY:
-        return await trio.to_thread.run_sync(unstructure, value)
-    return unstructure(value)
+        return await trio.to_thread.run_sync(write)
+    return write()
+
+
+async def _shown(rules: Sequence[RuleView], more: Mapping[str, Mapping[str, Any]] | None = None) -> Written:
+    return await _written(rules, partial(views_text, rules, more))
 
 
 async def _add(api: Api, params: _AddParams) -> Any:
@@ -248,10 +158,8 @@ async def _add(api: Api, params: _AddParams) -> Any:
         raise InvalidParams("No rules to add", "rules is an array of one rule or more")
     if params.idempotent:
         rules, there = await api.rules.ensure(params.rules, wait=params.wait)
-        values = await _json_values(rules, rules)
-        return [value | {"added": value["rule_id"] not in there} for value in values]
-    added = await api.rules.add(params.rules, wait=params.wait)
-    return await _json_values(added, added)
+        return await _shown(rules, {each.rule_id: {"added": each.rule_id not in there} for each in rules})
+    return await _shown(await api.rules.add(params.rules, wait=params.wait))
 
 
 async def _change(api: Api, params: _ChangeParams) -> Any:
@@ -270,8 +178,7 @@ async def _remove(api: Api, params: _RemoveParams) -> Any:
     if some + one + params.all > 1:
         raise InvalidParams("Give rule_ids and names, or all, or one rule_id or name", _SEE_RULES)
     if some or params.all:
-        removed = await api.rules.remove(Selection(params.rule_ids, params.names, params.all))
-        return await _json_values(removed, removed)
+        return await _shown(await api.rules.remove(Selection(params.rule_ids, params.names, params.all)))
     _check_one(params)
     rule_ids, names = ((each,) if each is not None else () for each in (params.rule_id, params.name))
     (rule,) = await api.rules.remove(Selection(rule_ids, names, literal=True))
@@ -280,20 +187,17 @@ async def _remove(api: Api, params: _RemoveParams) -> Any:
 
 async def _list(api: Api, params: _WhichParams) -> Any:
     rules = await api.rules.list() if params.rule is None else (await api.rules.find(params.rule),)
-    rules, refused = api.files.mark(rules), api.diagnosis.refused()
-    values = await _json_values(rules, rules)
-    there = [each for each in values if each["rule_id"] in refused] if refused else ()
-    for each in there:
-        each["refused"] = [str(source) for source in refused[each["rule_id"]]]
-    return values
+    refused = {rule_id: {"refused": [*map(str, sources)]} for rule_id, sources in api.diagnosis.refused().items()}
+    return await _shown(api.files.mark(rules), refused)
 
 
 async def _stats(api: Api, params: _WhichParams) -> Any:
     only = None if params.rule is None else (await api.rules.find(params.rule)).rule_id
-    stats = await api.stats.read()
+    moment = await api.stats.moment()
     if only is not None:
-        stats = attrs.evolve(stats, rules=tuple(each for each in stats.rules if each.rule_id == only))
-    return await _json_values(stats, stats.rules)
+        moment = moment.only(only)
+    rules = await _written(moment.rules, lambda: stats_text(moment.columns, moment.health()))
+    return unstructure(moment.stats) | {"rules": rules}
 
 
 async def _events(api: Api, params: _EventsParams) -> Any:

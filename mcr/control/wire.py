@@ -10,6 +10,7 @@ Rules of the module:
 
 import json
 import math
+from collections.abc import Collection
 from typing import Any, Final, NoReturn, cast
 
 import attrs
@@ -28,6 +29,7 @@ MANY: Final = 200
 MAX_VALUES: Final = 2_000_000
 """Values in a request, about: what Python makes of one takes up to 72 bytes. A full relay has a third of them."""
 
+_LONG_TEXT = 64 * 1024  # of a result that is written already: to copy it takes a while
 _PIECE = 16  # rules that are encoded at a time; one at a time takes a third longer
 _MAX_MESSAGE = 1_000  # an error message quotes what the client sent, which may be megabytes
 
@@ -52,6 +54,13 @@ class Rejection:
     """A line that is no request, and the error reply that says why."""
 
     reply: bytes
+
+
+@attrs.frozen
+class Written:
+    """A result, or a member of one, that is JSON already, on one line."""
+
+    text: str
 
 
 class LineBuffer:
@@ -119,12 +128,14 @@ def parse_request(line: bytes) -> Request | Rejection:
 
 def encode_result(request_id: RequestId, result: object) -> bytes:
     """The reply that carries a result."""
+    if any(isinstance(part, Written) for part in _parts(result)):
+        return encode_long_result(request_id, result)
     return _line({"jsonrpc": "2.0", "id": request_id, "result": result})
 
 
 def encode_long_result(request_id: RequestId, result: object) -> bytes:
     """The same, in a thread: other threads run between its parts."""
-    return f'{{"jsonrpc":"2.0","id":{_dump(request_id)},"result":{_dump_long(result)}}}\n'.encode()
+    return f'{{"jsonrpc":"2.0","id":{dump(request_id)},"result":{_dump_long(result)}}}\n'.encode()
 
 
 def encode_progress(request_id: RequestId, seconds: float) -> bytes:
@@ -135,8 +146,15 @@ def encode_progress(request_id: RequestId, seconds: float) -> bytes:
 
 def is_long(result: object) -> bool:
     """Whether a result takes long to encode."""
-    parts = result.values() if isinstance(result, dict) else (result,)
-    return any(_entries(part) > MANY for part in parts if isinstance(part, list))
+    return any(
+        len(part.text) > _LONG_TEXT if isinstance(part, Written) else _entries(part) > MANY
+        for part in _parts(result)
+        if isinstance(part, list | Written)
+    )
+
+
+def _parts(result: object) -> Collection[object]:
+    return result.values() if isinstance(result, dict) else (result,)
 
 
 def _entries(part: list[Any]) -> int:
@@ -195,17 +213,22 @@ def _reject(error: McrError, request_id: RequestId = None) -> Rejection:
 
 
 def _line(message: dict[str, object]) -> bytes:
-    return _dump(message).encode() + b"\n"
+    return dump(message).encode() + b"\n"
 
 
-_dump: Final = json.JSONEncoder(separators=(",", ":"), allow_nan=False).encode
+dump: Final = json.JSONEncoder(separators=(",", ":"), allow_nan=False).encode
+"""JSON of a value."""
 
 
 def _dump_long(value: object) -> str:
     # Piece by piece: in one piece, no other thread would run until it is done.
-    if isinstance(value, list):
-        pieces = (_dump(value[start : start + _PIECE])[1:-1] for start in range(0, len(value), _PIECE))
-        return f"[{','.join(pieces)}]"
-    if isinstance(value, dict):
-        return f"{{{','.join(f'{_dump(name)}:{_dump_long(part)}' for name, part in value.items())}}}"
-    return _dump(value)
+    match value:
+        case Written(text):
+            return text
+        case list():
+            pieces = (dump(value[start : start + _PIECE])[1:-1] for start in range(0, len(value), _PIECE))
+            return f"[{','.join(pieces)}]"
+        case dict():
+            return f"{{{','.join(f'{dump(name)}:{_dump_long(part)}' for name, part in value.items())}}}"
+        case _:
+            return dump(value)

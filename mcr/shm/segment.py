@@ -316,6 +316,11 @@ class Cells:
         """Of outputs by their slots and tags: the fields of `OutputCounters`."""
         return cls._of(_OUTPUT, places)
 
+    @property
+    def sending(self) -> "Cells":
+        """Of these outputs: `SENDING`."""
+        return attrs.evolve(self, layout=_SENDING)
+
     @classmethod
     def _of(cls, layout: _Layout, places: Iterable[tuple[int, int]]) -> Self:
         slots, tags = [], []

@@ -8,7 +8,8 @@ from mcr.model.health import Health, StreamHealth
 from mcr.model.stats import RuleStats, Stats
 from mcr.net.filter.tap import StreamTap
 from mcr.relay.placement import PlacedRule
-from mcr.stats.readings import Former, Reading, rule_stats
+from mcr.stats.columns import RuleColumns
+from mcr.stats.readings import Former, Reading
 
 
 @attrs.frozen
@@ -31,9 +32,18 @@ class Moment:
     last: Mapping[int, float]
     tap: StreamTap = attrs.field(factory=StreamTap)
 
+    def only(self, rule_id: str) -> "Moment":
+        """The same with one rule alone."""
+        return attrs.evolve(self, rules=tuple(each for each in self.rules if each.rule.rule_id == rule_id))
+
+    @property
+    def columns(self) -> RuleColumns:
+        """What rules have counted; `health` is apart."""
+        return RuleColumns.of(self.now, self.past, self.rules, self.former, self.last)
+
     def of_rules(self) -> tuple[RuleStats, ...]:
         """Those of rules."""
-        stats = rule_stats(self.now, self.past, self.rules, self.former, self.last)
+        stats = self.columns.stats()
         found = self.health()
         return tuple(attrs.evolve(each, health=found.get(each.rule_id)) for each in stats) if found else stats
 

@@ -1,8 +1,7 @@
 """Computes statistics from two readings of the workers' counters. Pure."""
 
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from functools import cached_property, partial, reduce
-from itertools import chain, islice, repeat
 from operator import add
 from time import monotonic
 
@@ -12,17 +11,12 @@ from mcr.model.stats import (
     EgressStats,
     IngressStats,
     KernelPathStats,
-    OutputStats,
     ParseErrors,
-    RuleStats,
-    SendError,
     WorkerStats,
 )
 from mcr.relay.placement import OutputSlot, PlacedRule
 from mcr.shm.kernel_counters import Taken
 from mcr.shm.segment import Cells, Counters, OutputCounters, Totals, WorkerCounters
-
-_ERRNO, _TIME = 0xFFFF, 16  # of a last error: the mask of its number, and the bits below its time in µs
 
 
 @attrs.frozen
@@ -191,99 +185,6 @@ class Former:
     sent: int = 0
     errors: int = 0
     bytes: int = 0
-
-
-_NO_FORMER = Former()
-
-
-def rule_stats(
-    now: Reading,
-    past: Reading,
-    rules: Collection[PlacedRule],
-    former: Mapping[int, Former],
-    last: Mapping[int, float],
-) -> tuple[RuleStats, ...]:
-    """Each rule, in the order given.
-
-    Args:
-        now: the counters.
-        past: those that rates are taken from.
-        rules: the rules.
-        former: outputs that rules have no more, by the rules' tags.
-        last: times at which they were seen to have matched packets, by their tags.
-    """
-    cells = Cells.of_rules((each.slot, each.tag) for each in rules)
-    outputs = _all_output_stats(now, past, rules)
-    return tuple(
-        _rule_stats(
-            (now, past),
-            placed,
-            (former.get(placed.tag, _NO_FORMER), last.get(placed.tag)),
-            matched,
-            [*islice(outputs, len(placed.outputs))],
-        )
-        for placed, *matched in zip(rules, now.rules_matched(cells), past.rules_matched(cells), strict=True)
-    )
-
-
-def _all_output_stats(now: Reading, past: Reading, rules: Collection[PlacedRule]) -> Iterator[tuple[OutputStats, int]]:
-    """Each output of the rules, and its bytes in the past reading. Column by column: there may be thousands."""
-    cells = Cells.of_whole_outputs(chain.from_iterable(each.outputs for each in rules))
-    seconds = now.time - past.time
-    submitted, sent, errors, in_doubt, size, failed = now.whole_outputs(cells)
-    _, past_sent, past_errors, _, past_size, _ = past.whole_outputs(cells)
-    outputs = [*chain.from_iterable(each.rule.outputs for each in rules)]
-    stats = map(
-        OutputStats,  # in the order of its fields
-        [each.group for each in outputs],
-        [each.port for each in outputs],
-        [each.interface for each in outputs],
-        submitted,
-        sent,
-        errors,
-        in_doubt,
-        size,
-        [_send_error(each, now.clock) if each else None for each in failed],
-        map(_rate, sent, past_sent, repeat(seconds)),
-        map(_rate, size, past_size, repeat(seconds / 8)),
-        map(_rate, errors, past_errors, repeat(seconds)),
-        [each.vlan for each in outputs],
-        [each.prefix for each in outputs],
-        [each.last_port for each in outputs],
-    )
-    return zip(stats, past_size, strict=True)
-
-
-def _rule_stats(
-    readings: tuple[Reading, Reading],
-    placed: PlacedRule,
-    history: tuple[Former, float | None],
-    matched: Sequence[int],
-    outputs: Sequence[tuple[OutputStats, int]],
-) -> RuleStats:
-    """One rule. Of readings, and of what it matched, there is a new one and a past one; so of each output's bytes."""
-    (now, past), (former, last) = readings, history
-    seconds = now.time - past.time
-    counted: list[OutputStats | OutputCounters] = [each for each, _ in outputs]
-    counted += map(now.output, former.leaving)
-    sent_bytes = sum([each.bytes for each in counted])
-    past_bytes = sum([each for _, each in outputs]) + sum(past.output(each).bytes for each in former.leaving)
-    return RuleStats(
-        rule_id=placed.rule.rule_id,
-        name=placed.rule.name,
-        matched=matched[0],
-        sent=former.sent + sum([each.sent for each in counted]),
-        errors=former.errors + sum([each.errors for each in counted]),
-        bytes=former.bytes + sent_bytes,
-        pps=_rate(matched[0], matched[1], seconds),
-        bps=_rate(8 * sent_bytes, 8 * past_bytes, seconds),
-        outputs=tuple([each for each, _ in outputs]),
-        last_packet_ago=None if last is None else round(max(now.time - last, 0.0), 1),
-    )
-
-
-def _send_error(noted: int, clock: float) -> SendError:
-    return SendError(noted & _ERRNO, round(max(clock - (noted >> _TIME) / 1e6, 0.0), 1))
 
 
 def stats_lines(ingress: IngressStats, egress: EgressStats) -> tuple[str, str]:

@@ -14,6 +14,7 @@ import trio
 import trio.testing
 
 from api_actors import applied
+from counted import moment
 from mcr.actors.config_files import Application
 from mcr.config.settings import settings_from
 from mcr.config.table import Source
@@ -35,6 +36,7 @@ from mcr.model.stats import (
     Stats,
 )
 from mcr.model.worker import WorkerView
+from mcr.stats.moment import Moment
 from mcr.tap.unmatched import Unmatched, UnmatchedFlow
 
 LIST = {"jsonrpc": "2.0", "id": 1, "method": "list"}
@@ -106,8 +108,8 @@ class Actors:
     async def describe(self) -> tuple[WorkerView, ...]:
         return ()
 
-    async def read(self) -> Stats:
-        return Stats(IngressStats(), EgressStats())
+    async def moment(self) -> Moment:
+        return moment(Stats(IngressStats(), EgressStats()), ())
 
     async def events(self, after: int) -> tuple[Event, ...]:
         return (Event(after + 1, "2026-01-01T12:00:00.000Z", "feed_silent", "dcfca9531161", "cam", 60.0),)

@@ -12,6 +12,7 @@ import trio
 import trio.testing
 
 from control_clients import Actors, Client, long_reply, serve
+from counted import moment
 from mcr import errors
 from mcr.control.server import ControlServer
 from mcr.errors import McrError, RuleNotFound, UsageError
@@ -23,13 +24,12 @@ from mcr.model.stats import (
     EgressStats,
     IngressStats,
     InterfaceStats,
-    OutputStats,
-    RuleStats,
-    SendError,
     Stats,
     WorkerStats,
 )
 from mcr.model.worker import WorkerState, WorkerView
+from mcr.shm.segment import OutputCounters
+from mcr.stats.moment import Moment
 
 DOCUMENT = Path(__file__).parents[2] / "docs" / "control-protocol.md"
 
@@ -85,14 +85,13 @@ class RelayOfOneRule(Actors):
     async def describe(self) -> tuple[WorkerView, ...]:
         return (WorkerView(0, 1, 0, ("eth0",), WorkerState.RUNNING, 0, 1, "x"),)
 
-    async def read(self) -> Stats:
-        (output,) = self.rules[0].outputs
-        outputs = (
-            OutputStats(output.group, output.port, output.interface, 0, 0, 0, 0, 0, SendError(errno.ENETDOWN, 3.5)),
-        )
-        rules = (RuleStats("id", "cam", 0, 0, 0, 0, 0.0, 0.0, outputs, 0.4),)
-        workers = (WorkerStats(*[0] * 12),)
-        return Stats(IngressStats(), EgressStats(), rules, workers, (InterfaceStats("eth0", 0, 0),))
+    async def moment(self) -> Moment:
+        (shown,) = self.rules
+        rule = Rule(shown.rule_id, shown.input, tuple(map(plain, shown.outputs)), shown.name)
+        failed = OutputCounters(1, 0, 1, 0, 0, 8_500_000 << 16 | errno.ENETDOWN)
+        rest = WorkerStats(*[0] * 12), InterfaceStats("eth0", 0, 0)
+        stats = Stats(IngressStats(), EgressStats(), workers=rest[:1], interfaces=rest[1:])
+        return moment(stats, [rule], [(1, [failed])], {1: 1.6})
 
 
 async def test_every_documented_request_gets_the_documented_reply(path: Path, nursery: trio.Nursery) -> None:

@@ -24,12 +24,10 @@ from mcr.model.stats import (
     EgressStats,
     IngressStats,
     InterfaceStats,
-    OutputStats,
-    RuleStats,
-    SendError,
     Stats,
     WorkerStats,
 )
+from mcr.shm.segment import OutputCounters
 
 
 @pytest.fixture
@@ -168,15 +166,12 @@ async def test_a_change_that_cannot_be_meant_is_refused(
 
 async def test_list_and_stats_of_one_rule(api: Api, actors: Actors) -> None:
     await call(api, "add", rules=[RULE | {"name": "a"}, RULE | {"name": "b", "rule_id": "other"}])
-    actors.stats = Stats(
-        IngressStats(),
-        EgressStats(),
-        tuple(RuleStats(rule.rule_id, rule.name, 0, 0, 0, 0, 0.0, 0.0, ()) for rule in actors.added),
-    )
+    actors.counted = ((3, ()), (5, ()))
     for which in ("b", "other"):
         (listed,) = await call(api, "list", rule=which)
         (read,) = (await call(api, "stats", rule=which))["rules"]
         assert listed["rule_id"] == read["rule_id"] == "other"
+        assert read["matched"] == 5
     for method in ("list", "stats"):
         with pytest.raises(RuleNotFound):
             await api.call(method, {"rule": "nothing"})
@@ -210,13 +205,13 @@ async def test_workers_have_the_shape_scripts_rely_on(api: Api) -> None:
 
 
 async def test_stats_have_the_shape_scripts_rely_on(api: Api, actors: Actors) -> None:
-    output = OutputStats(IPv4Address("239.2.2.2"), 5001, "eth1", 9, 8, 1, 0, 700, SendError(errno.ENETDOWN, 3.5))
+    await call(api, "add", rules=[RULE])
+    actors.counted = ((9, (OutputCounters(9, 8, 1, 0, 700, 8_500_000 << 16 | errno.ENETDOWN),)),)
     actors.stats = Stats(
         IngressStats(recv=10, matched=9, no_match=1, pps=1.5),
         EgressStats(submitted=9, sent=8, errors=1, bytes=700, pps=1.5),
-        (RuleStats("x", None, 9, 8, 1, 700, 1.5, 99.5, (output,)),),
-        (WorkerStats(0, 10, 9, 0, 1, 0, 0, 9, 8, 1, 700, 0),),
-        (InterfaceStats("eth0", 10, 0),),
+        workers=(WorkerStats(0, 10, 9, 0, 1, 0, 0, 9, 8, 1, 700, 0),),
+        interfaces=(InterfaceStats("eth0", 10, 0),),
     )
     stats = await call(api, "stats")
     assert stats["ingress"].keys() >= {

@@ -15,8 +15,9 @@ from mcr.model.flow import Input
 from mcr.model.rule import Output, Rule
 from mcr.model.stats import SendError
 from mcr.relay.placement import OutputSlot, PlacedRule
-from mcr.shm.segment import Cells, OutputCounters, Segment, WorkerCounters
-from mcr.stats.readings import Reading, _combined, rule_stats
+from mcr.shm.segment import SENDING, Cells, OutputCounters, Segment, WorkerCounters
+from mcr.stats.columns import RuleColumns
+from mcr.stats.readings import Reading, _combined
 
 RULE = Rule("id", Input("in0", IPv4Address("239.1.1.1"), 5000), (Output(IPv4Address("239.2.2.2"), 6000, "out0"),))
 PLACED = PlacedRule(RULE, 1, 0, (OutputSlot(0, 1),), (None,), (None,))
@@ -39,7 +40,9 @@ class _Worker:
         return iter([(10,) * len(cells.tags)])
 
     def of_outputs(self, cells: Cells) -> Iterator[tuple[int, ...]]:
-        return iter([(value,) * len(cells.tags) for value in attrs.astuple(self.counters)])
+        counters = attrs.asdict(self.counters)
+        names = SENDING if len(cells.layout.fields) == len(SENDING) else counters
+        return iter([(counters[name],) * len(cells.tags) for name in names])
 
     def output(self, _slot: int, _tag: int) -> OutputCounters:
         return self.counters
@@ -61,10 +64,10 @@ def test_last_error_of_an_output_is_the_newest_of_its_workers() -> None:
 
 def test_the_time_of_the_newest_error_is_told_by_the_workers_clock() -> None:
     now = Reading(7.0, (failed(90_000_000, errno.EPERM), failed(95_500_000, errno.ENOBUFS)), 0, 100.0)
-    (stats,) = rule_stats(now, now, [PLACED], {}, {})
+    (stats,) = RuleColumns.of(now, now, [PLACED], {}, {}).stats()
     assert stats.outputs[0].last_error == SendError(errno.ENOBUFS, 4.5)
     never = attrs.evolve(now, workers=(failed(0, 0),))
-    (stats,) = rule_stats(never, never, [PLACED], {}, {})
+    (stats,) = RuleColumns.of(never, never, [PLACED], {}, {}).stats()
     assert stats.outputs[0].last_error is None
 
 
@@ -105,7 +108,7 @@ def test_each_counter_and_rate_of_an_output_stands_in_its_place() -> None:
         for counters in ((10, 9, 1, 0, 900), (70, 39, 31, 5, 3_900))
     ]
     past, now = (Reading(at, (each,), 0) for at, each in zip((1.0, 3.0), worker, strict=True))
-    (stats,) = rule_stats(now, past, [placed], {}, {})
+    (stats,) = RuleColumns.of(now, past, [placed], {}, {}).stats()
     assert [*map(attrs.astuple, stats.outputs)] == [
         (*place, 70, 39, 31, 5, 3_900, None, 15.0, 12_000.0, 15.0, vlan, *span)
         for *place, vlan, span in (

@@ -1,0 +1,55 @@
+"""Statistics of one moment, whose counters the test sets."""
+
+from collections.abc import Mapping, Sequence
+
+import attrs
+
+from mcr.model.rule import Rule
+from mcr.model.stats import Stats
+from mcr.relay.placement import OutputSlot, PlacedRule
+from mcr.shm.segment import OutputCounters, Segment
+from mcr.stats.moment import Moment
+from mcr.stats.readings import Reading
+
+NOTHING = OutputCounters(0, 0, 0, 0, 0, 0)
+SECONDS = 2.0
+"""Between the readings that rates are taken from."""
+
+Counts = tuple[int, Sequence[OutputCounters]]
+"""What a rule has matched, and what its first outputs have counted; the others have counted nothing."""
+
+
+def place(rules: Sequence[Rule]) -> tuple[PlacedRule, ...]:
+    """Rules in slots of their own."""
+    placed, taken = [], 0
+    for slot, rule in enumerate(rules):
+        slots = tuple(OutputSlot(taken + number, slot + 1) for number in range(len(rule.outputs)))
+        none = (None,) * len(slots)
+        placed.append(PlacedRule(rule, slot + 1, slot, slots, none, none))
+        taken += len(slots)
+    return tuple(placed)
+
+
+def moment(
+    stats: Stats, rules: Sequence[Rule], now: Sequence[Counts] = (), last: Mapping[int, float] | None = None
+) -> Moment:
+    """A moment at which these rules have counted this since `SECONDS` ago, and nothing before; by one worker.
+
+    Args:
+        stats: all but those of rules.
+        rules: the rules; their tags are 1, 2, and so on.
+        now: what they have counted.
+        last: when they have matched packets, by their tags; it is `SECONDS` now.
+    """
+    placed = place(rules)
+    with Segment(0) as segment:
+        size = len(placed), sum(len(each.outputs) for each in placed)
+        past = Reading(0.0, (segment.read(*size),), 0, 10.0)
+        for each, (matched, outputs) in zip(placed, now, strict=False):
+            segment.shared.rules[each.slot].tag, segment.shared.rules[each.slot].matched = each.tag, matched
+            for at, counters in zip(each.outputs, outputs, strict=False):
+                cell = segment.shared.outputs[at.slot]
+                cell.tag = at.tag
+                for name, value in attrs.asdict(counters).items():
+                    setattr(cell, name, value)
+        return Moment(stats, Reading(SECONDS, (segment.read(*size),), 0, 12.0), past, placed, {}, last or {})

@@ -20,7 +20,7 @@ from mcr.actors.config_files import Application
 from mcr.config.effective import effective_views
 from mcr.config.settings import Settings
 from mcr.control.owners import Diagnosis, Files, Logging, Rules, Statistics, Workers
-from mcr.control.rule_text import stats_text, views_text
+from mcr.control.rule_text import RuleText, views_text
 from mcr.control.structure import structure, unstructure
 from mcr.control.wire import MANY, PROTOCOL, Written
 from mcr.errors import InvalidParams, MethodNotFound, RuleNotFound
@@ -47,6 +47,7 @@ class Api:
     diagnosis: Diagnosis
     settings: Settings
     files: Files
+    text: RuleText = attrs.field(factory=RuleText, init=False)
     network: int = attrs.field(factory=lambda: Path("/proc/self/ns/net").stat().st_ino, init=False)
     started: str = attrs.field(factory=lambda: f"{datetime.now(UTC):%Y-%m-%dT%H:%M:%SZ}", init=False)
 
@@ -188,7 +189,8 @@ async def _remove(api: Api, params: _RemoveParams) -> Any:
 async def _list(api: Api, params: _WhichParams) -> Any:
     rules = await api.rules.list() if params.rule is None else (await api.rules.find(params.rule),)
     refused = {rule_id: {"refused": [*map(str, sources)]} for rule_id, sources in api.diagnosis.refused().items()}
-    return await _shown(api.files.mark(rules), refused)
+    marked = api.files.mark(rules)
+    return await _written(marked, partial(api.text.listed, marked, refused))
 
 
 async def _stats(api: Api, params: _WhichParams) -> Any:
@@ -196,7 +198,7 @@ async def _stats(api: Api, params: _WhichParams) -> Any:
     moment = await api.stats.moment()
     if only is not None:
         moment = moment.only(only)
-    rules = await _written(moment.rules, lambda: stats_text(moment.columns, moment.health()))
+    rules = await _written(moment.rules, lambda: api.text.stats(moment.columns, moment.health()))
     return unstructure(moment.stats) | {"rules": rules}
 
 

@@ -1,7 +1,9 @@
 """JSON of rules that is written column by column, beside the one that is made of their values."""
 
 import json
+from collections.abc import Sequence
 from ipaddress import IPv4Address, IPv6Address
+from weakref import ref
 
 import attrs
 import pytest
@@ -9,7 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from counted import SECONDS, Counts, moment
-from mcr.control.rule_text import stats_text, views_text
+from mcr.control.kept_blocks import BLOCK, KeptBlocks
+from mcr.control.rule_text import RuleText, views_text
 from mcr.control.structure import unstructure
 from mcr.control.wire import dump, encode_long_result, encode_result, is_long
 from mcr.model.flow import Input
@@ -85,7 +88,7 @@ def test_statistics_are_written_as_their_values_are(now: list[Counts], gone: boo
         told = attrs.evolve(told, former={told.rules[2].tag: former})
     health = {"range": StreamHealth(Health.RTP, kind="rtp", lost=3)} if watched else {}
     values = [attrs.evolve(each, health=health.get(each.rule_id)) for each in told.of_rules()]
-    assert stats_text(told.columns, health).text == dump(unstructure(values))
+    assert RuleText().stats(told.columns, health).text == dump(unstructure(values))
 
 
 def test_outputs_that_a_rule_has_no_more_count_for_it() -> None:
@@ -111,3 +114,42 @@ def test_a_result_has_what_is_written_in_its_place(count: int) -> None:
         assert encode_result(1, result) == encode_long_result(1, result) == encode_result(1, expected)
         assert json.loads(encode_result(1, result))["result"] == expected
         assert is_long(result) == (count == 400)
+
+
+@pytest.mark.parametrize("count", [0, 1, 201, BLOCK + 1, 2 * BLOCK])
+def test_what_is_kept_of_a_list_says_what_is_new(count: int) -> None:
+    """A view more, another one in its place, and one less; what stays is not written again."""
+    views = [RuleView(str(n), None, RULES[0].input, (), RuleState.ACTIVE) for n in range(count)]
+    text = RuleText()
+    new = (
+        attrs.evolve(views[0], state=RuleState.WAITING)
+        if views
+        else RuleView("x", None, RANGE.input, (), RuleState.ACTIVE)
+    )
+    for now in (views, views, [*views, new], [new, *views[1:]], views[:-1], []):
+        more = {"0": {"refused": ["10.0.0.1"]}}
+        assert text.listed(now, {}).text == dump(unstructure(now))
+        assert text.listed(now, more).text == dump([unstructure(each) | more.get(each.rule_id, {}) for each in now])
+
+
+def test_what_stays_is_made_once_and_what_is_gone_is_not_held() -> None:
+    made: list[int] = []
+
+    def make(values: Sequence[Rule]) -> list[str]:
+        made.append(len(values))
+        return [each.rule_id for each in values]
+
+    def rule(number: int) -> Rule:
+        return attrs.evolve(RULES[0], rule_id=str(number))
+
+    blocks, rules = KeptBlocks(make), [rule(number) for number in range(2 * BLOCK)]
+    for _ in range(3):
+        assert blocks.of(rules) == [*map(str, range(2 * BLOCK))]
+    assert made == [BLOCK, BLOCK]
+    rules[1] = rule(7)
+    assert blocks.of(rules)[:3] == ["0", "7", "2"]
+    assert made == [BLOCK, BLOCK, BLOCK]
+    gone = ref(rules[0])
+    rules[0] = rule(9)
+    assert gone() is None
+    assert blocks.of(rules)[0] == "9"

@@ -94,11 +94,13 @@ def test_statistics_are_written_as_their_values_are(now: list[Counts], gone: boo
 def test_outputs_that_a_rule_has_no_more_count_for_it() -> None:
     """Those that are still counted for have a rate; what others had is only in the sums."""
     counted = OutputCounters(50, 40, 10, 0, 4_000, 0)
-    told = moment(Stats(IngressStats(), EgressStats()), RULES, [(50, [counted]), (0, []), (7, [counted])])
+    before = OutputCounters(10, 10, 0, 0, 1_000, 0)
+    now, past = [(50, [counted]), (0, []), (7, [counted])], [(10, [before])]
+    told = moment(Stats(IngressStats(), EgressStats()), RULES, now, past=past)
     former = Former(told.rules[0].outputs, sent=1, errors=2, bytes=3)
     (*_, rule) = attrs.evolve(told, former={told.rules[2].tag: former}).of_rules()
     assert (rule.matched, rule.sent, rule.errors, rule.bytes) == (7, 81, 22, 8_003)
-    assert (rule.pps, rule.bps) == (3.5, 32_000.0)
+    assert (rule.pps, rule.bps) == (3.5, 28_000.0)
     assert rule.outputs[0].sent == 40
 
 

@@ -15,7 +15,7 @@ from shares import pytest_addoption, pytest_runtestloop
 from stated_rules import rules
 from store_world import file, store, workers
 from successors import manager
-from topology import daemons, lab, make_mcr, plant, worker_path
+from topology import daemons, lab, make_mcr, memory, plant, worker_path
 from users import stage
 
 __all__ = [
@@ -29,6 +29,7 @@ __all__ = [
     "listener",
     "make_mcr",
     "manager",
+    "memory",
     "no_threads",
     "path",
     "plant",

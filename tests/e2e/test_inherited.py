@@ -186,7 +186,7 @@ def test_what_has_changed_meanwhile_is_followed(plant: Plant, make_mcr: MakeMcr,
     mcr.add("out2:239.1.1.2:5000", "239.2.2.3:6000:out0", rule_id="went")
     forward(plant)
     kill(mcr)
-    (plant_database,) = mcr.log_file.with_suffix(".state").glob("*.sqlite")
+    (plant_database,) = mcr.state.glob("*.sqlite")
     with closing(sqlite3.connect(plant_database)) as database, database:
         database.execute("DELETE FROM rules WHERE rule_id = 'went'")
     plant.relay.ip("link del in0")

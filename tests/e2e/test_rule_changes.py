@@ -3,10 +3,7 @@
 import json
 import os
 import signal
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
-from tempfile import TemporaryDirectory
 
 import pytest
 
@@ -34,22 +31,13 @@ def change_rules(mcr: Mcr, number: int, changes: int) -> None:
                 client.call("remove", {"rule_id": rule["rule_id"]})
 
 
-@pytest.fixture
-def memory() -> Iterator[Path]:
-    """A directory that is on no disk, which would have each change wait."""
-    with TemporaryDirectory(dir="/dev/shm") as made:
-        yield Path(made)
-
-
 @pytest.mark.alone
-def test_hundreds_of_changes_cost_another_stream_nothing(plant: Plant, make_mcr: MakeMcr, memory: Path) -> None:
+def test_hundreds_of_changes_cost_another_stream_nothing(plant: Plant, make_mcr: MakeMcr) -> None:
     """On the same interface, on one that is opened and closed each time, and to new outputs, by two clients at once.
 
     Hardly any are carried out together, so that as many come to each of the workers.
     """
-    mcr = make_mcr(plant.relay, executes_workers=False)
-    mcr.state = memory / "state"
-    mcr.start(2)
+    mcr = make_mcr(plant.relay, executes_workers=False).start(2)
     mcr.add("in0:239.1.1.1:5000", "239.2.2.2:6000:out0")
     receiver = Receiver(plant.receiver, "239.2.2.2:6000@rx0=239.1.1.1:5000")
     sender = Sender(plant.source, "src0", "239.1.1.1:5000", count=2_000_000, rate=20_000)

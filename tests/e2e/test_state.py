@@ -29,7 +29,7 @@ def forwarded(plant: Plant, flow: str = FLOW, output: str = "239.2.2.2:6000@rx0"
 
 
 def test_what_was_acknowledged_is_there_after_a_crash(plant: Plant, make_mcr: MakeMcr) -> None:
-    mcr = make_mcr(plant.relay).start()
+    mcr = make_mcr(plant.relay, on_disk=True).start()
     rule = mcr.add(f"in0:{FLOW}", OUT)
     mcr.add("in0:239.1.1.2:5000", "239.2.2.3:6000:out1", rule_id="gone")
     mcr.ctl("remove", "--rule-id", "gone")

@@ -148,7 +148,7 @@ def test_an_apply_that_is_interrupted_is_whole_or_not_there(plant: Plant, make_m
     path = tmp_path / "mcr.toml"
     path.write_text(many(3))
     options = (1, "--config", str(path))
-    mcr = make_mcr(plant.relay).start(*options)
+    mcr = make_mcr(plant.relay, on_disk=True).start(*options)
     dice = random.Random(14)
     path.write_text(many(4))
     begun = time.monotonic()

@@ -1,8 +1,10 @@
 """The networks of the end-to-end tests, and daemons in them."""
 
 import json
+import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import pytest
 
@@ -21,7 +23,15 @@ def lab() -> Iterator[Lab]:
 
 
 @pytest.fixture
-def daemons() -> Iterator[list[Mcr]]:
+def memory() -> Iterator[Path]:
+    """A directory that is on no disk: who saves something there waits for none."""
+    shared = "/dev/shm"
+    with TemporaryDirectory(dir=shared if os.access(shared, os.W_OK) else None) as made:
+        yield Path(made)
+
+
+@pytest.fixture
+def daemons(memory: Path) -> Iterator[list[Mcr]]:
     """All of a test. Those that still run at the end must have exact counters, and stop as they should."""
     made: list[Mcr] = []
     yield made
@@ -32,12 +42,17 @@ def daemons() -> Iterator[list[Mcr]]:
 
 
 @pytest.fixture
-def make_mcr(daemons: list[Mcr], tmp_path: Path, request: pytest.FixtureRequest) -> MakeMcr:
-    """Make daemons. Where nothing runs beside them they start workers as ever, and have to stop within two seconds."""
+def make_mcr(daemons: list[Mcr], memory: Path, tmp_path: Path, request: pytest.FixtureRequest) -> MakeMcr:
+    """Make daemons. Where nothing runs beside them they start workers as ever, and have to stop within two seconds.
+
+    Their state is on no disk, unless what a disk takes is a part of the claim (`on_disk`).
+    """
     alone = request.node.get_closest_marker("alone") is not None
 
-    def make(namespace: Namespace, name: str = "mcr", **options: object) -> Mcr:
+    def make(namespace: Namespace, name: str = "mcr", *, on_disk: bool = False, **options: object) -> Mcr:
         made = Mcr(namespace, tmp_path, name, **{"executes_workers": alone} | options)  # type: ignore[arg-type]
+        if not on_disk:
+            made.state = memory / made.state.name
         if alone:
             made.stop_seconds = 2.0
         daemons.append(made)

@@ -66,7 +66,7 @@ bpf: $(VENV)/.installed
 	@$(VENV)/bin/python tools/build_bpf.py
 
 # Tests four at a time; then those that measure rates or moments, which have the machine for themselves.
-LANES := -q --processes 4 --by-test -o console_output_style=classic
+LANES := -q --processes 4 --by-test -o console_output_style=classic --disable-plugin-autoload -p trio -p hypothesispytest
 
 # The packages are built beside the checks; the Debian one where there is dpkg.
 test: setup

@@ -1,6 +1,7 @@
 import gc
 import os
 from collections.abc import Generator
+from pathlib import Path
 
 import pytest
 from hypothesis import settings
@@ -57,19 +58,19 @@ settings.register_profile("mcr", deadline=None, max_examples=int(os.environ.get(
 settings.load_profile("mcr")
 
 
-def pytest_collection_finish(session: pytest.Session) -> None:
+def pytest_configure(config: pytest.Config) -> None:
+    """What processes are forked from is imported while the tests are."""
+    options = config.option
+    if options.processes > 1 and not options.collectonly and any("e2e" in Path(each).parts for each in config.args):
+        prepare()
+
+
+def pytest_collection_finish() -> None:
     """What has been imported stays until the end, so no garbage is looked for in it; and seldom in what tests leave."""
     gc.collect()
     gc.freeze()
     gc.set_threshold(20_000, 10, 10)
     gc.enable()
-    options = session.config.option
-    if (
-        options.processes > 1
-        and not options.collectonly
-        and any(item.path.parent.name == "e2e" for item in session.items)
-    ):
-        prepare()
 
 
 _OF_THE_KERNEL = ("eBPF is forbidden here", "this kernel has no ")

@@ -349,8 +349,8 @@ static void report(const struct world *w)
 	}
 	printf(" by cause, %llu no match, %llu without a buffer\n", (unsigned long long)totals->no_match,
 	       (unsigned long long)totals->buf_exhaust);
-	printf("%llu in fragments\n", (unsigned long long)w->parts);
-	CHECK(w->parts && totals->matched && totals->no_match && totals->buf_exhaust && totals->errors &&
+	printf("%llu in fragments, %llu of IPv6\n", (unsigned long long)w->parts, (unsigned long long)w->parts6);
+	CHECK(w->parts && w->parts6 && totals->matched && totals->no_match && totals->buf_exhaust && totals->errors &&
 	      totals->in_doubt && w->raw && w->common);
 }
 

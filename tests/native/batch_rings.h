@@ -3,7 +3,7 @@
 #ifndef BATCH_RINGS_H
 #define BATCH_RINGS_H
 
-#include "batch_world.h"
+#include "batch_ipv6.h"
 
 /* A sound datagram in two fragments, the last one first as often as not. */
 static void put_in_parts(struct world *w, uint32_t slot, const struct draft *d)
@@ -29,7 +29,8 @@ static void put_in_parts(struct world *w, uint32_t slot, const struct draft *d)
 /* Whether it is sound, and short enough for a slot in any case. */
 static bool is_to_be_cut(const struct draft *d)
 {
-	return d->kind == SOUND && !d->offload.gso_type && d->payload && !rnd(4);
+	return d->kind == SOUND && !d->offload.gso_type && d->payload && !rnd(4) &&
+	       (!is_ipv6(d) || d->header == IPV6_BYTES);
 }
 
 /* Fill some slots of a ring. How many. */
@@ -43,10 +44,10 @@ static uint32_t world_fill(struct world *w, uint32_t slot)
 		struct draft d = { .frame = frame };
 		bool cut;
 
-		make(w, slot, &d);
+		(rnd(4) ? make : make6)(w, slot, &d);
 		cut = count - filled > 1 && is_to_be_cut(&d);
 		if (cut)
-			put_in_parts(w, slot, &d);
+			(is_ipv6(&d) ? put_in_parts6 : put_in_parts)(w, slot, &d);
 		else
 			put(w, slot, &d);
 		filled += 1 + cut;

@@ -12,9 +12,9 @@
 #include <netinet/udp.h>
 #include <sys/mman.h>
 
+#include "batch_rules.h"
 #include "bpf/abi.h"
 #include "clock.h"
-#include "common.h"
 #include "offload.h"
 #include "worker.h"
 
@@ -27,14 +27,9 @@
 #define IS_READABLE(start, size)                 ((void)(start), (void)(size), true)
 #endif
 
-#define CAPTURES   3
-#define DESCRIBED  2 /* of them: the kernel says how to cut super-frames */
-#define RULES      8
-#define OUTPUTS    5 /* of a rule, at most */
 #define RING_SLOTS 64u
 #define ROOM       (SLOT_BYTES - MAC_OFFSET)
 #define CAPTURE_FD 1200
-#define PORT       6000 /* and the slot of an output */
 #define MAX_FRAME  66000u
 
 /* What payloads are made of, over and over. */
@@ -54,7 +49,7 @@ struct world {
 	uint64_t owed; /* datagrams that have to have matched */
 	uint64_t sent, bytes;
 	uint64_t raw, common;           /* of these, by such sockets */
-	uint64_t parts;                 /* sound datagrams that came in fragments */
+	uint64_t parts, parts6;         /* sound datagrams that came in fragments, of IPv4 and of IPv6 */
 	uint32_t next[RULES * OUTPUTS]; /* by output: the first payload of the batch that may still leave by it */
 };
 
@@ -78,61 +73,6 @@ static void *allocate(size_t size)
 
 /* The worker. */
 
-/* One rule in four takes what comes from two sources, one of them that of the frames; by its second flow or its first. */
-static void name_sources(struct mcr_rec_rule *head, struct mcr_flow *further)
-{
-	bool second = rnd(2);
-
-	if (head->rule % 4 != 3)
-		return;
-	*further = head->flow;
-	head->flow.source = htonl(second ? 0xc6120005 : 0xc6120001);
-	further->source = htonl(second ? 0xc6120001 : 0xc6120005);
-	head->more_flows = 1;
-}
-
-/* Whether raw frames may go to a rule's output; the others may keep where datagrams came from. */
-static bool may_be_raw(uint32_t output)
-{
-	return output == 1 || output == 2;
-}
-
-static void put_rule(struct world *w, uint32_t rule)
-{
-	struct mcr_rec_rule head = { .tag = 1 + rule, .rule = rule };
-	struct {
-		struct mcr_rec_output outputs[OUTPUTS];
-		struct mcr_flow room;
-	} tail;
-	struct mcr_rec_output *outputs = tail.outputs;
-
-	head.flow = mcr_flow_ipv4(rule % CAPTURES, 0, 0, htonl(0xef010100 + rule), htons((uint16_t)(5000 + rule)));
-	head.output_count = (uint16_t)(rule % (OUTPUTS + 1));
-	for (uint32_t i = 0; i < head.output_count; i++)
-		outputs[i] = (struct mcr_rec_output){
-			.tag = head.tag,
-			.output = rule * OUTPUTS + i,
-			.egress = i,
-			.address = htonl(0xef020200 + i),
-			.source = rnd(4) && may_be_raw(i) ? htonl(0xc6120002) : 0,
-			.port = htons((uint16_t)(PORT + rule * OUTPUTS + i)),
-			.max_train = (uint16_t)(2 + rnd(MCR_TRAIN_MAX - 1)),
-			.no_carrier = !rnd(8),
-			.ttl = rnd(2) ? 8 : 0,
-			.service = rnd(2) ? 0xb8 : 0,
-			.keeps = rnd(2) ? (uint8_t)rnd(may_be_raw(i) ? 8 : 32) : 0,
-			.asked_source = rnd(8) ? 0 : htonl(0xc6120003),
-		};
-	for (uint32_t i = 0; i < head.output_count; i++)
-		if (outputs[i].keeps & MCR_KEEP_ORIGIN)
-			outputs[i].max_train = 1;
-	name_sources(&head, (struct mcr_flow *)(outputs + head.output_count));
-	CHECK(!mcr_rules_put(&w->worker->rules, w->worker->segment, &head, outputs));
-	CHECK(w->worker->rules.match.unused <= MCR_MAX_RULES + RULES);
-	memset(&w->worker->refusals.outputs[rule * OUTPUTS], 0, OUTPUTS * sizeof(*w->worker->refusals.outputs));
-	w->held |= 1u << rule;
-}
-
 /* Between two batches: rules come and go, and a predecessor may have died. */
 static void world_change(struct world *w)
 {
@@ -151,7 +91,8 @@ static void world_change(struct world *w)
 		CHECK(!mcr_rules_drop(&w->worker->rules, &head));
 		w->held &= ~(1u << rule);
 	} else {
-		put_rule(w, rule);
+		put_rule(w->worker, rule);
+		w->held |= 1u << rule;
 	}
 }
 
@@ -208,7 +149,8 @@ static struct world *world_open(uint64_t number)
 	refuse(w->worker);
 	open_captures(w->worker);
 	for (uint32_t rule = 0; rule < RULES; rule++)
-		put_rule(w, rule);
+		put_rule(w->worker, rule);
+	w->held = (1u << RULES) - 1;
 	world_change(w);
 	return w;
 }
@@ -253,19 +195,25 @@ static void fill(uint8_t *payload, const uint8_t *mark, uint32_t size)
 		memcpy(payload + done, payload, done < size - done ? done : size - done);
 }
 
-/* Every checksum right, from a stranger, to a group's MAC: another host's only in the mark that this relay gives. */
-static void draft_datagram(struct draft *d, uint32_t rule)
+/* From a stranger, to a group's MAC: another host's only in the mark that this relay gives. */
+static void set_link(struct draft *d)
 {
 	static const uint8_t types[] = { PACKET_HOST, PACKET_MULTICAST, PACKET_OTHERHOST };
 
-	d->size = put_headers(d->frame, d->header, d->payload, (uint8_t)rule, 5000 + rule);
-	fill(udp_of(d) + 8, marks[d->kind], d->payload);
 	d->link = (struct sockaddr_ll){
 		.sll_hatype = ARPHRD_ETHER,
 		.sll_pkttype = types[rnd(3)],
 		.sll_halen = rnd(8) ? 6 : 0,
 		.sll_addr = { 2, 0, 0, 0, 0, 1 },
 	};
+}
+
+/* Every checksum right. */
+static void draft_datagram(struct draft *d, uint32_t rule)
+{
+	d->size = put_headers(d->frame, d->header, d->payload, (uint8_t)rule, 5000 + rule);
+	fill(udp_of(d) + 8, marks[d->kind], d->payload);
+	set_link(d);
 	sum_ip(d);
 	sum_udp(d);
 }

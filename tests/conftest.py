@@ -50,9 +50,6 @@ __all__ = [
 # nothing; as anybody else the tests run all the same.
 enter_user_namespace()
 
-# Until all tests have been collected: what is imported stays.
-gc.disable()
-
 # A test is not wrong because the machine is slow.
 settings.register_profile("mcr", deadline=None, max_examples=int(os.environ.get("MCR_EXAMPLES", "100")))
 settings.load_profile("mcr")
@@ -70,7 +67,6 @@ def pytest_collection_finish() -> None:
     gc.collect()
     gc.freeze()
     gc.set_threshold(20_000, 10, 10)
-    gc.enable()
 
 
 _OF_THE_KERNEL = ("eBPF is forbidden here", "this kernel has no ")

@@ -64,7 +64,7 @@ def test_words_are_looked_at_where_a_file_has_changed_since_none_was_wrong(tmp_p
         (tmp_path / name).write_text(name)
     (installed / "RECORD").write_text("2")
     codespell = tmp_path / ".venv/bin/codespell"
-    codespell.write_text('#!/bin/sh\nprintf "%s\\n" "$@"\n! grep -q teh "$@"\n')
+    codespell.write_text('#!/bin/sh\nprintf "%s\\n" "$@"\n! grep -q wrong "$@"\n')
     codespell.chmod(0o755)
 
     def look(**environment: str) -> tuple[bool, set[str]]:
@@ -77,10 +77,10 @@ def test_words_are_looked_at_where_a_file_has_changed_since_none_was_wrong(tmp_p
     assert look() == (True, every)
     assert look() == (True, set())
     assert look(MCR_RUN_ALL="1") == (True, every)
-    (tmp_path / "new words.md").write_text("teh")
+    (tmp_path / "new words.md").write_text("wrong")
     os.utime(tmp_path / "new words.md", (0, 0))
     assert [look(), look()] == [(False, {"./new words.md"})] * 2
-    (tmp_path / "new words.md").write_text("the")
+    (tmp_path / "new words.md").write_text("right")
     assert look() == (True, {"./new words.md"})
     (installed / "RECORD").write_text("3")
     assert look() == (True, every)

@@ -11,6 +11,7 @@ from fake_daemon import daemon, run
 from filters import wire
 from forked import prepare
 from lab import enter_user_namespace
+from loop_scene import kept, scene
 from notified import listener
 from shares import pytest_addoption, pytest_runtestloop
 from stated_rules import rules
@@ -26,6 +27,7 @@ __all__ = [
     "daemon",
     "daemons",
     "file",
+    "kept",
     "lab",
     "listener",
     "make_mcr",
@@ -38,6 +40,7 @@ __all__ = [
     "pytest_runtestloop",
     "rules",
     "run",
+    "scene",
     "server",
     "stage",
     "store",

@@ -1,29 +1,20 @@
 """When workers are told of who is refused, and of who is not any more."""
 
 import errno
-from collections.abc import Iterator
 from typing import Any
 
-import pytest
 import trio
 import trio.testing
 
+from loop_scene import LOOP, PLACED, Actors
 from mcr.actors.damping import Damper
 from mcr.errors import SystemFault
-from mcr.process.descriptor_store import DescriptorStore
 from mcr.shm.kept import Kept
 from mcr.stats.meter import Meter
 from mcr.tap.copies import Origin, Return
 from mcr.tap.returns import Verdict
-from test_loop_watch import LOOP, PLACED, Actors
 
 OTHER = Origin(bytes.fromhex("020000000008"), bytes([198, 18, 0, 8]))
-
-
-@pytest.fixture
-def kept() -> Iterator[Kept]:
-    with Kept.open(DescriptorStore(), 1) as made:
-        yield made
 
 
 async def test_who_was_not_asked_for_is_not_spared(kept: Kept, autojump_clock: trio.testing.MockClock) -> None:

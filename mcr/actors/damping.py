@@ -30,12 +30,15 @@ log = get_logger(Facility.NETWORK)
 _EVERY: Final = 0.05  # seconds between two readings of who sends
 _ON_ITS_WAY: Final = 0.3  # seconds after others' last datagram in which it may still come back
 _ALONE: Final = 10  # datagrams after that, at most: who sends more is no echo
+_TRIAL: Final = 5.0  # seconds in which a look has to show that a circle was broken that is not proven as a whole
 _UNPROVEN: Final = 60.0  # seconds in which no look has seen anything come back
 _SPARED: Final = 600.0  # seconds in which a machine that was no echo is not refused again; doubled each time
 _LONGEST_SPARED: Final = 86_400.0
 _PUT_OFF: Final = 60.0  # seconds until somebody is tried again who could not be refused
 _SOURCE: Final = "it was a source of its own when it was refused"
 _SHARED: Final = "others send from this address, too"
+_UNSEEN: Final = "no look has shown that to refuse it ends the loop"
+_UNBROKEN: Final = "what others send went on to come back again and again while it was refused"
 _NAMED: Final = "another rule names it as a source"
 _BESIDE: Final = "it is only seen to return what sources of other rules send"
 
@@ -71,6 +74,7 @@ class _Refused:
         before: what its counter said when that began.
         others: those of the rule; not sources that other rules name.
         told: when the workers were told of it last; before that, when it began.
+        is_on_trial: much of what others send did not come back: it stays refused only if that ends the circle.
     """
 
     placed: PlacedRule
@@ -81,6 +85,7 @@ class _Refused:
     before: int
     others: _Others
     told: float
+    is_on_trial: bool = False
 
 
 @attrs.frozen
@@ -159,8 +164,10 @@ class Damper:
             self._spare(refused, "it sends what is its own")
         elif echo.is_over:
             self._end(refused, "it returns nothing any more")
+        elif refused.is_on_trial and echo.again:
+            self._spare(refused, _UNBROKEN, _UNBROKEN)
         elif echo.returned:
-            refused.proven = trio.current_time()
+            refused.proven, refused.is_on_trial = trio.current_time(), False
 
     def _consider(self, placed: PlacedRule, returner: Return, echo: Echo | None) -> None:
         rule, place, origin = placed.rule, self._free_place(), returner.origin
@@ -176,7 +183,7 @@ class Damper:
         flow = attrs.evolve(rule.input.flows[0], source=source)
         refusal = Refusal(rule.input.interface, flow, place)
         before, others = self._meter.refused(place), _Others(self._meter.matched(placed), now)
-        began = _Refused(placed, origin, refusal, now, now, before, others, now)
+        began = _Refused(placed, origin, refusal, now, now, before, others, now, returner.is_part)
         self._refused[placed.tag, origin.address] = began
         self._due.set()
         what = "rule %s: what %s sends is refused, and counts as returned; a rule with --input-source %s takes it"
@@ -281,6 +288,8 @@ class Damper:
             count = self._meter.refused(each.refusal.place)
             if each.others.are_silent(self._meter.matched(each.placed), count, now):
                 self._spare(each, "it goes on while others are silent")
+            elif each.is_on_trial and now >= each.began + _TRIAL:
+                self._spare(each, _UNSEEN, _UNSEEN)
             elif now >= each.proven + _UNPROVEN:
                 self._end(each, f"it was not seen to return anything for {_UNPROVEN:.0f} s")
 

@@ -4,6 +4,7 @@ A packet pays nothing for it until a rule is busy. Then short looks at the wire,
 returns what others send (tap/returns.py).
 """
 
+import math
 import traceback
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
@@ -17,11 +18,12 @@ from mcr.actors.damping import Damper, rules_beside
 from mcr.actors.mailbox import next_beat
 from mcr.actors.network_watch import NetworkWatch
 from mcr.actors.stats_aggregator import StatsAggregator
+from mcr.actors.suspicions import Suspicions
 from mcr.actors.worker_supervisor import WorkerSupervisor
 from mcr.errors import McrError, SystemFault
 from mcr.logs.logger import get_logger
 from mcr.model.log import Facility
-from mcr.model.loop import Loop
+from mcr.model.loop import Loop, Suspicion
 from mcr.net.network import Network
 from mcr.relay.placement import PlacedRule
 from mcr.rules.change_log import fields_of
@@ -36,7 +38,8 @@ log = get_logger(Facility.NETWORK)
 _APART: Final = 0.5  # seconds between two looks at the rates; every other one only if anything came
 _SOON: Final = 0.25  # the same, while some rule may be busy
 _LOOKS_APART: Final = 1.0  # seconds between the beginnings of two looks at the wire
-_MOST: Final = 100_000.0  # above that a look would slow down what it looks at
+_MOST: Final = 100_000.0  # above that a look slows down what it looks at, so it waits, and they are a minute apart
+_PATIENCE: Final = 5.0  # seconds for which it waits
 _LOOKS: Final = 2  # at the wire at a time
 _ORIGINS: Final = 8  # that are told of a loop
 _BUSY: Final = 500.0  # packets a second of a rule that may be in a loop
@@ -66,7 +69,12 @@ class _Case:
         """Whether it is to be looked at now."""
         if self.is_looked_at:
             return False
-        return time >= self.at or (self.told is None and self.rate > 0 and rate >= _GROWN * self.rate)
+        is_grown = self.told is None and self.rate > 0 and rate >= _GROWN * self.rate
+        if rate <= _MOST:
+            return time >= self.at or is_grown
+        if is_grown or not self.at:
+            self.at = min(self.at or math.inf, time + _PATIENCE)
+        return time >= self.at
 
 
 @attrs.define
@@ -86,6 +94,11 @@ class LoopWatch:
 
     _told: Mapping[int, _Told]
     _damper: Damper
+    _suspicions: Suspicions
+
+    def told(self) -> tuple[Loop | Suspicion, ...]:
+        """The loops that there seem to be, and those that there may be."""
+        return (*self.loops(), *self._suspicions.all())
 
     def loops(self) -> tuple[Loop, ...]:
         """Those that there seem to be."""
@@ -118,7 +131,7 @@ async def run_loop_watch(
     """Watch until cancelled, or until a bug shows: packets have nothing to do with it."""
     damper = Damper(workers, meter)
     state = _State(workers, network, damper, meter)
-    task_status.started(LoopWatch(state.told, damper))
+    task_status.started(LoopWatch(state.told, damper, state.suspicions))
     try:
         async with trio.open_nursery() as looks:
             looks.start_soon(damper.run)
@@ -132,6 +145,7 @@ async def run_loop_watch(
     except* Exception as errors:  # noqa: BLE001 - whatever it is
         state.told.clear()
         damper.clear()
+        state.suspicions.keep(())
         what = "loops over other machines are not looked for any more, by a bug in mcrd: %s"
         log.critical(what, "".join(traceback.format_exception(errors)))
         with suppress(McrError):  # workers would forget by themselves
@@ -146,6 +160,7 @@ class _State:
         self._meter = meter
         self._slots = 0  # of rules, and of some that are not there
         self._matched = 0  # by all of them, when that was read last
+        self.suspicions = Suspicions()
         self.told: dict[int, _Told] = {}  # by the tags of rules, as those below
         self._cases: dict[int, _Case] = {}
         self._looks = 0
@@ -202,6 +217,7 @@ class _State:
         self._slots = max(self._by_slot, default=-1) + 1
         there = {each.tag: each for each in rules}
         self._cases = {tag: each for tag, each in self._cases.items() if tag in there}
+        self.suspicions.keep(there)
         for tag in [*self.told]:
             if tag in there:
                 self.told[tag].placed = there[tag]
@@ -222,7 +238,7 @@ class _State:
         busy = set[int]()
         for placed in looked_at:
             rate = (now.rule_matched(placed) - before.rule_matched(placed)) / seconds
-            is_busy = _BUSY <= rate <= _MOST or (rate > 0 and placed.tag in self.told)
+            is_busy = rate >= _BUSY or (rate > 0 and placed.tag in self.told)
             if is_busy:
                 busy.add(placed.tag)
             is_sure = placed.tag in self._busy or rate >= _SURELY_BUSY
@@ -252,6 +268,7 @@ class _State:
 
     def _judge(self, placed: PlacedRule, case: _Case, rate: float, verdict: Verdict) -> None:
         time, proven = trio.current_time(), self._damper.heed(placed, verdict)
+        self.suspicions.heed(placed, rate, verdict)
         returners = verdict.returners or tuple(Return(each.origin, each.returned, each.sent) for each in proven)
         told = self.told.get(placed.tag)
         if returners:
@@ -262,6 +279,8 @@ class _State:
         elif not told:
             if case.rate and rate >= _GROWN * case.rate:
                 case.wait = _SHORTEST
+            if rate > _MOST:
+                case.wait = max(case.wait, _LONGEST)
             case.rate, case.told = max(case.rate, rate), None
             case.at = max(case.at, time + case.wait)
             log.debug("rule %s: nobody is seen to return its %.0f packets a second", placed.rule.label, rate)

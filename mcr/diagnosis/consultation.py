@@ -124,7 +124,7 @@ class Consultation:
                 {names[each.name]: each.index for each in standing.all() if each.name in names},
                 {name: former for former, name in names.items() if name != former},
             ).go()
-            return with_loops(found, (each for each in self._loops.loops() if each.rule.rule_id == rule.rule_id), names)
+            return with_loops(found, (each for each in self._loops.told() if each.rule.rule_id == rule.rule_id), names)
 
     def _refused_on(self, interface: str, names: Mapping[str, str]) -> Iterator[RefusedFlow]:
         for loop in self._loops.loops():
@@ -157,7 +157,7 @@ class Consultation:
                 found = await trio.to_thread.run_sync(examine, self._settings, relay)
                 heard = {each.name: self._watch.on(each.index) for each in relay.standing.inputs.values()}
                 lately = self._losses.fade(found, trio.current_time())
-                known = with_loops(lately, self._loops.loops(), present_names(relay.standing.all()))
+                known = with_loops(lately, self._loops.told(), present_names(relay.standing.all()))
                 return (*known, *judge_gone(heard), *self._files.findings())
 
 

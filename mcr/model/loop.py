@@ -38,3 +38,26 @@ class Loop:
     refused: tuple[Address, ...] = ()
     dropped: int = 0
     why_not: str = ""
+
+
+@attrs.frozen
+class Suspicion:
+    """A source that repeats itself, or a loop over another machine that is so full that nothing new gets in.
+
+    Attributes:
+        rule: that takes it.
+        who: sends it, an address and a MAC in words.
+        count: datagrams from there that a look has seen.
+        payloads: different ones among them.
+        others: datagrams of all others, of the same time.
+        within: seconds that the look took.
+        ago: seconds since.
+    """
+
+    rule: Rule
+    who: str
+    count: int
+    payloads: int
+    others: int
+    within: float
+    ago: float

@@ -25,11 +25,15 @@ CHAIN: Final = 3
 _SURE = 8  # payloads of which others were the first, for one of which a returner was
 _ORIGINAL = 2  # times that others send such a payload, at most
 _NEARLY_ALL = 0.75  # of what others send
+_MOST: Final = 0.5  # more of it is enough for a trial
+_DROWNS: Final = 8  # times what all others send; then a trial takes no share of it
 _FEW = 32  # datagrams tell nothing
 _PLAIN = 2048  # datagrams from one origin that says nothing twice: in a circle are others', or the same ones
 _PLAIN_AGAIN = 16  # one of so many may have been said before
 _OWN = 4  # payloads that somebody sends first; fewer may have been on their way for long
 _ALIVE = 8  # payloads of others of which nothing came back: it is over
+_CROWD = 1000  # datagrams of one who may be a full loop
+_SAME: Final = 16  # times that it says each payload, on the average
 
 
 @attrs.frozen
@@ -65,12 +69,33 @@ class Return:
         returned: payloads of others that came from there, too, and later.
         sent: payloads of others, of the same time.
         is_beside: only with payloads of sources that other rules name it is proven.
+        is_part: of others' much does not come back, as in a loop that is full: whether it is one a trial tells.
     """
 
     origin: Origin
     returned: int
     sent: int
     is_beside: bool = False
+    is_part: bool = False
+
+
+@attrs.frozen
+class Crowd:
+    """Somebody says little, drowns all others with it, and returns nothing that can be seen.
+
+    A loop that is so full that nothing new gets in looks like that, and so does a source that repeats itself.
+
+    Attributes:
+        origin: who.
+        count: datagrams that it sent.
+        payloads: different ones among them.
+        others: datagrams of all others.
+    """
+
+    origin: Origin
+    count: int
+    payloads: int
+    others: int
 
 
 @attrs.frozen
@@ -84,6 +109,7 @@ class Echo:
         sent: payloads of these others that come from here or not.
         is_shared: others send from the same address, with another MAC.
         doubled: payloads that a source of another rule sent first, and this one after it, but seldom: no circle.
+        again: of those returned, the ones that came as often as in a circle.
     """
 
     origin: Origin
@@ -92,6 +118,7 @@ class Echo:
     sent: int
     is_shared: bool = False
     doubled: int = 0
+    again: int = 0
 
     @property
     def is_double(self) -> bool:
@@ -170,7 +197,7 @@ class Sightings:
         """What these send, and the others; none before `settle`."""
         if self._new is None:
             return ()
-        returned, own, sent = Counter[Origin](), Counter[Origin](), 0
+        returned, own, sent, often = Counter[Origin](), Counter[Origin](), 0, Counter[Origin]()
         doubled, until = Counter[Origin](), {each: self._proven_until(each) for each in of}
         for senders in self._senders.values():
             who, places = next(iter(senders.items()))  # the first one
@@ -184,6 +211,7 @@ class Sightings:
                 doubled.update(each for each in back if len(senders[each]) < AGAIN and places[0] <= until[each])
             else:
                 returned.update(back)
+                often.update(each for each in back if len(senders[each]) >= again(len(places)))
                 sent += 1
         used = Counter(each.address for each in self._origins)
         return tuple(
@@ -194,6 +222,7 @@ class Sightings:
                 sent,
                 used[each.address] > (each in self._origins),
                 doubled[each],
+                often[each],
             )
             for each in of
         )
@@ -220,13 +249,47 @@ class Sightings:
                 found.append(attrs.evolve(whole, is_beside=True) if whole else rest)
         return tuple(each for each in found if each)
 
+    def part_returners(self, enough: int = KINDS, chain: int = CHAIN) -> tuple[Return, ...]:
+        """Origins that are proven in the same way, but that much of what others send does not come back.
+
+        In a loop that is full most gets lost. Who sends many times what all others do, or returns more than half,
+        may be one.
+        """
+        others = (each for each in self._often if each.address not in self._named)
+        proven = (self._proven(each, enough, chain, self._named) for each in others)
+        found = (each for each in proven if each and (each.returned > _MOST * each.sent or self._drowns(each.origin)))
+        return tuple(attrs.evolve(each, is_part=True) for each in found)
+
+    def crowd(self) -> Crowd | None:
+        """Who says the same few things so often that a full loop would look like it."""
+        counts = Counter[Origin]()
+        payloads = Counter[Origin]()
+        for senders in self._senders.values():
+            for origin, places in senders.items():
+                counts[origin] += len(places)
+                payloads[origin] += 1
+        for origin, count in counts.most_common(1):
+            is_same = count >= _CROWD and count >= _SAME * payloads[origin]
+            if is_same and self._drowns(origin) and origin.address not in self._named:
+                return Crowd(origin, count, payloads[origin], self.count - count)
+        return None
+
+    def _drowns(self, origin: Origin) -> bool:
+        """Whether it sends many times what all others do."""
+        count = sum(len(senders.get(origin, ())) for senders in self._senders.values())
+        return count >= _DROWNS * (self.count - count)
+
     def _returns(self, origin: Origin, enough: int, chain: int, but: Collection[bytes]) -> Return | None:
+        """What it returns, if that is nearly all."""
+        found = self._proven(origin, enough, chain, but)
+        return found if found and found.returned >= _NEARLY_ALL * found.sent else None
+
+    def _proven(self, origin: Origin, enough: int, chain: int, but: Collection[bytes]) -> Return | None:
         """What it returns, if that is proven without what comes from these addresses."""
         proofs, own = self._proofs(origin, but)
         if len(proofs) < max(enough, _SURE * own) or _chain(proofs) < chain:
             return None
-        returned, sent = self._share(origin, max(each.first for each in proofs), but)
-        return Return(origin, returned, sent) if returned >= _NEARLY_ALL * sent else None
+        return Return(origin, *self._share(origin, max(each.first for each in proofs), but))
 
     def _proofs(self, origin: Origin, but: Collection[bytes]) -> tuple[list[_Proof], int]:
         """Of payloads that came often from there, seldom from others: those that others sent first; how many rest."""

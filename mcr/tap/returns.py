@@ -20,7 +20,7 @@ from mcr.net.buffer import set_buffer
 from mcr.net.filter.cbpf import REJECT_ALL, Instruction, accept_udp, attach_filter, select_udp
 from mcr.net.filter.thinning import thin
 from mcr.net.interfaces import link_header
-from mcr.tap.copies import Echo, Origin, Return, Sightings
+from mcr.tap.copies import Crowd, Echo, Origin, Return, Sightings
 
 _SECONDS: Final = 0.5  # of a look
 _SETTLED: Final = 0.1  # of it, after which what was on its way when it began has come
@@ -80,6 +80,7 @@ class Verdict:
         is_over: others send, and nothing of that comes from those who are known.
         seconds: that it took.
         echoes: what they send, and those who are known; none, if it can't be told: not all of it was seen.
+        crowd: if there are none: who may be a loop that is full, or a source that repeats itself.
     """
 
     returners: tuple[Return, ...] = ()
@@ -87,6 +88,7 @@ class Verdict:
     is_over: bool = False
     seconds: float = 0.0
     echoes: tuple[Echo, ...] = ()
+    crowd: Crowd | None = None
 
 
 def look_for_returners(view: View) -> Verdict:
@@ -101,7 +103,10 @@ def look_for_returners(view: View) -> Verdict:
         seen = _look(view, name, 1)
         if seen.is_whole or (seen.verdict.returners and not view.named):
             return seen.verdict
-        return _look(view, name, share_of(view.rate * seen.frames_each)).verdict
+        second = _look(view, name, share_of(view.rate * seen.frames_each)).verdict
+        if second.returners or second.crowd:
+            return second
+        return attrs.evolve(second, crowd=seen.verdict.crowd)  # of few payloads there may be none in the share
     except OSError as error:
         raise SystemFault(f"Cannot look for a loop on {name}", error.errno or 0) from None
 
@@ -212,22 +217,23 @@ def _watch(tap: socket.socket, link: int, view: View) -> _Seen:
 def _judge(seen: Sightings, known: frozenset[Origin], start: float, *, is_whole: bool) -> Verdict:
     """`is_whole`: nothing was lost."""
     machines = seen.by_machine()
-    returners = seen.returners() or machines.returners()
+    returners = seen.returners() or machines.returners() or seen.part_returners()
     return Verdict(
         returners,
         is_varied=is_whole and seen.are_varied,
         is_over=is_whole and seen.are_over(known) and machines.are_over(known),
         seconds=time.monotonic() - start,
         echoes=seen.echoes({*known, *(each.origin for each in returners)}) if is_whole else (),
+        crowd=None if returners else seen.crowd(),
     )
 
 
 def _is_worth_more(seen: Sightings, known: frozenset[Origin]) -> bool:
     """Whether a look that was short so far goes on."""
     machines = seen.by_machine()
-    if seen.returners() or machines.returners():
+    if seen.returners() or machines.returners() or seen.part_returners():
         return False
-    if seen.returners(1, 1) or machines.returners(1, 1):
+    if seen.returners(1, 1) or machines.returners(1, 1) or seen.part_returners(1, 1) or seen.crowd():
         return True
     is_over = seen.are_over(known) and machines.are_over(known)
     return bool(known) and not is_over and not any(each.returned for each in seen.echoes(known))

@@ -41,7 +41,7 @@ class Actors:
     def findings(self) -> tuple[()]:
         return ()
 
-    def loops(self) -> tuple[()]:
+    def told(self) -> tuple[()]:
         return ()
 
     async def idle(self) -> dict[str, float]:

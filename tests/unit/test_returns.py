@@ -258,7 +258,7 @@ def test_sources_that_repeat_themselves_and_each_other(came: list[tuple[Origin, 
     """Whichever of them another rule takes."""
     assert found(*came) == ()
     for named in ((), (S,), (B,), (S, B)):
-        assert sightings(came, *named).returners() == ()
+        assert sightings(came, *named).returners() == sightings(came, *named).part_returners() == ()
     another = [(Origin(bytes(6), who.address) if who == B else who, what) for who, what in came]
     machines = sightings([*another, (Origin(bytes(6), C.address), "other")]).by_machine()
     assert machines.returners() == ()
@@ -322,7 +322,7 @@ def beside(came: list[tuple[Origin, object]]) -> tuple[tuple[Origin, ...], Echo]
 def test_what_another_rule_takes_by_its_source_is_not_the_returner_s_own() -> None:
     """It comes from others; whether it comes back says nothing about the rest, nor about its source."""
     for came, count in ((returning(C), 0), (returning(S) + returning(C), 8), (returning(C) + returning(S), 8)):
-        assert beside(came) == ((B,), Echo(B, returned=count, own=0, sent=count))
+        assert beside(came) == ((B,), Echo(B, returned=count, own=0, sent=count, again=count))
         assert [each.is_beside for each in sightings(came, C).returners()] == [not count]
     late = [(who, number) for number in range(8) for who in (C, S, *[B] * again(2))]
     assert [each.is_beside for each in sightings(late, C).returners()] == [True]  # C has said it first

@@ -1,0 +1,87 @@
+"""Loops over other machines that are so full that most of what others send gets lost."""
+
+from collections.abc import Iterable
+
+import pytest
+
+from mcr.tap.copies import AGAIN, KINDS, Crowd, Echo, Origin, Return, Sightings
+
+MAC = bytes.fromhex("020000000001")
+S, B, C = (Origin(MAC, bytes([198, 18, 0, number])) for number in (1, 2, 3))
+
+Came = Iterable[tuple[Origin, object]]
+
+
+def sightings(came: Came, *named: Origin) -> Sightings:
+    made = Sightings({each.address for each in named})
+    for origin, payload in came:
+        made.add(origin, payload)
+    return made
+
+
+def lossy(of: int, times: int, count: int = 40) -> list[tuple[Origin, object]]:
+    """One datagram of so many finds a place, and circles until it gets lost; what circled before goes on."""
+    came = list[tuple[Origin, object]]()
+    for number in range(count):
+        came += [(S, number), *[(B, "old")] * 4, *[(B, number)] * (times if number % of == 0 else 0)]
+    return came
+
+
+def test_some_of_what_others_send_circles() -> None:
+    """Far more often than others send, or most of it: whether that is a loop has to be tried."""
+    full = sightings(lossy(4, 40))
+    assert full.returners() == ()
+    assert full.part_returners() == (Return(B, 10, 37, is_part=True),)
+    most = sightings(each for each in lossy(1, AGAIN) if each[1] == "old" or int(str(each[1])) % 3 or each[0] == S)
+    assert most.returners() == ()
+    assert [each.origin for each in most.part_returners()] == [B]
+    assert sightings(lossy(4, 40), B).part_returners() == ()
+    assert sightings(lossy(4, 40, 4 * KINDS - 4)).part_returners() == ()
+
+
+def test_a_device_that_echoes_some_of_what_it_hears_is_not_tried() -> None:
+    assert sightings(lossy(3, AGAIN)).part_returners() == ()
+    assert sightings(lossy(4, 2 * AGAIN)).part_returners() == ()
+
+
+@pytest.mark.parametrize(
+    "came",
+    [
+        [(S, "silence")] * 2000 + [(C, number) for number in range(30)],
+        [(B, "null"), *[(B, "null"), (S, "null")] * 1000],
+        [(B, number % 50) for number in range(4000)],
+        [(B if number % 20 else S, number % 49) for number in range(4000)],  # who says some of what a carousel says
+        [each for number in range(1000) for each in (*[(B, number % 50)] * 12, (S, number % 50))],
+        [each for number in range(400) for each in (*[(B, number % 50)] * 12, (S, f"own {number}"))],
+        [each for number in range(900) for each in ((S, number), (B, number))],  # redundant
+        [each for number in range(300) for each in (*[(S, number)] * 6, *[(B, number)] * 6)],
+    ],
+    ids=["silence", "nulls", "carousel", "echo", "bursts", "beside", "redundant", "repeated"],
+)
+def test_sources_that_drown_others_are_not_tried(came: list[tuple[Origin, object]]) -> None:
+    """A carousel, constant payloads, redundant feeds: whatever they are named for, nobody is refused for a moment."""
+    made = sightings(came)
+    assert made.returners() == made.part_returners() == made.by_machine().returners() == ()
+
+
+def test_who_may_be_a_loop_into_which_nothing_new_gets() -> None:
+    """Or a source that repeats itself: it says little, and others hardly come through."""
+    came = [(B, number % 4) for number in range(1000)]
+    others = [(S, number) for number in range(125)]
+    assert sightings([*came, *others]).crowd() == Crowd(B, 1000, 4, 125)
+    assert sightings(came).crowd() == Crowd(B, 1000, 4, 0)
+    assert sightings(came[1:]).crowd() is None
+    assert sightings([*came, *others, (S, "more")]).crowd() is None
+    assert sightings([(B, number % 63) for number in range(1000)]).crowd() is None
+    assert sightings(came, B).crowd() is None
+    assert sightings([]).crowd() is None
+
+
+def test_what_goes_on_to_come_back_often_is_told() -> None:
+    """Once who returned it is refused, a loop brings each datagram back once for each output."""
+    made = sightings([])
+    made.settle()
+    for number in range(20):
+        for origin in (S, *[B] * (AGAIN if number < 3 else 2)):
+            made.add(origin, number)
+    assert made.echoes({B}) == (Echo(B, 20, 0, 20, again=3),)

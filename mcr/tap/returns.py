@@ -205,6 +205,7 @@ def _watch(tap: socket.socket, link: int, view: View) -> _Seen:
                 seen.add(origin, hash((flow, payload)))
         if frames % _APART == 0:
             is_whole, is_proven = not _lost(tap), any(not each.is_beside for each in seen.returners())
+            is_proven = is_proven or (end > start + seconds and bool(seen.part_returners()))
             if not is_whole or (is_proven and time.monotonic() >= start + settled + _JUDGED):
                 break
             if seen.are_plain and not view.known:

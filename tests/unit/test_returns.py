@@ -198,6 +198,16 @@ def test_a_look_ends_after_so_many_frames_whoever_takes_them(monkeypatch: pytest
     assert shares == [1, share_of(64 * 600)]
 
 
+def test_a_look_that_goes_on_ends_once_a_part_is_proven(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As in a loop that is full; a short one does not, as more may be."""
+    came = [(who, each) for each in range(40) for who in (S, *[B] * (40 if each % 4 == 0 else 0), *[None] * 4)]
+    tap, clock = Tap([(who, what) if who else (B, "old") for who, what in came]), itertools.count()
+    monkeypatch.setattr(returns, "time", SimpleNamespace(monotonic=lambda: next(clock) / 400))
+    seen = returns._watch(tap, 14, View([Flow(ip_address("239.1.1.1"), 2)], 1, 600.0))  # type: ignore[arg-type]
+    assert tap.frames < len(came)
+    assert [(each.origin, each.is_part) for each in seen.verdict.returners] == [(B, True)]
+
+
 def test_who_is_known_by_its_mac_and_sends_from_its_own_address(monkeypatch: pytest.MonkeyPatch) -> None:
     """It is named by that one at once. While it sends from others', its loop is not over."""
     other = bytes.fromhex("020000000002")

@@ -35,7 +35,7 @@ OPTIONS = (*TARGET, "-O2", "-ffreestanding", "-Wall", "-Wextra", "-Werror")
 
 INSTRUCTION = struct.Struct("<BBhi")
 LOAD_64 = 0x18  # BPF_LD | BPF_IMM | BPF_DW: takes the place of two
-CALL, PSEUDO_CALL = 0x85, 1  # of a function of the kernel's, of another one of the program's
+CALL, PSEUDO_CALL, PSEUDO_KERNEL = 0x85, 1, 2  # of a helper, of the program's own function, of one of the kernel's
 PSEUDO_MAP_FD, PSEUDO_FUNCTION = 1, 4
 JMP32, STX, ATOMIC, FETCH = 6, 3, 0xC0, 1  # classes of opcodes, a mode of STX, and a bit of its `imm`
 LONGEST = 8192  # MCR_BPF_MAX_PROGRAM, of bpf/trim.h
@@ -190,6 +190,8 @@ def decode(name: str, code: bytes, relocations: dict[int, str], meanings: Sequen
             src, number = PSEUDO_FUNCTION, imm // INSTRUCTION.size - index - 1
         elif symbol and symbol.startswith("map_"):
             src = PSEUDO_MAP_FD
+        elif symbol and symbol.startswith("function_"):
+            src, number = PSEUDO_KERNEL, 0
         if opcode == CALL and src == PSEUDO_CALL:
             raise BuildError(f"{name}.bpf.c calls a function that was not inlined")
         if _is_strange(opcode, imm):

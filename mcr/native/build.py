@@ -24,6 +24,7 @@ ffi.set_source(
 
     #include "bpf/load.h"
     #include "bpf/path.h"
+    #include "bpf/types.h"
     #include "cgroup.h"
     #include "checksum.h"
     #include "engine.h"

@@ -37,14 +37,21 @@ PACKET_VNET_HDR, NEEDS_CHECKSUM, GSO_UDP_L4 = 15, 1, 5
 EXTENDED = b"\x90"  # the first byte of RTP with an extension, of the four bytes that follow
 
 
+@pytest.fixture(name="in_place")
+def find_whether_in_place() -> bool:
+    """Whether packets are read where they lie, where the kernel lets filters do so (Linux 6.5)."""
+    return True
+
+
 @pytest.fixture
-def tap(wire: Wire) -> Iterator[StreamTap]:
+def tap(wire: Wire, in_place: bool) -> Iterator[StreamTap]:
     if not may_load_ebpf():
         pytest.skip("eBPF is forbidden here (no CAP_BPF outside user namespaces)")
     with StreamTap() as made:
         filters = EbpfFilters(DescriptorStore(), None, made)
         filters.change([(CAPTURE, WANTED[0])], ())
         made.begin(STREAM, Health.TS)
+        made._maps.slice *= in_place
         made.tell(STREAM, CAPTURE, WANTED[0])
         count = opened(filters, wire, CAPTURE)
         yield made
@@ -96,6 +103,7 @@ def sent(wire: Wire, payloads: list[bytes]) -> None:
     wire.send(*map(framed, payloads))
 
 
+@pytest.mark.parametrize("in_place", [True, False], ids=["in place", "copied"])
 @pytest.mark.parametrize("header", [b"", b"\x80", EXTENDED], ids=["plain", "rtp", "extended"])
 def test_a_brief_says_as_much_as_the_whole(tap: StreamTap, wire: Wire, header: bytes) -> None:
     """The same faults are found in what the filter tells as in the datagrams themselves."""
@@ -175,6 +183,26 @@ def slots_told(tap: StreamTap) -> int:
     step = lib.mcr_bpf_tap_step(tap._maps)
     with mmap.mmap(tap._maps.rings, step * tap._maps.processors) as rings:
         return sum(int.from_bytes(rings[at : at + 8], "little") for at in range(0, len(rings), step))
+
+
+@pytest.mark.parametrize(
+    ("first", "slots"),
+    [
+        (ts(VIDEO, 0), 1),
+        (ts(VIDEO, 0, field=b"\x10" + bytes(6)), 2),
+        (ts(VIDEO, 0, starts=True, content=b"\0\0\1\xe0"), 2),
+        (pmt(0), 24),
+    ],
+    ids=["payload", "a clock", "media begins", "a table"],
+)
+@pytest.mark.parametrize("header", [b"", rtp(0, kind=33, payload=b"")], ids=["plain", "rtp"])
+def test_most_datagrams_take_one_slot(tap: StreamTap, wire: Wire, header: bytes, first: bytes, slots: int) -> None:
+    """A line of the cache tells of seven packets; of their clocks, another one; of a table, all that it takes."""
+    if not tap._maps.slice:
+        pytest.skip("this kernel lets no filter read packets where they lie")
+    sent(wire, [header + first + b"".join(ts(VIDEO, at) for at in range(1, 7))])
+    wait_until(lambda: tap.read(STREAM, Health.TS).packets == 1, "it is told")
+    assert slots_told(tap) == slots
 
 
 @pytest.mark.parametrize("is_ipv6", [False, True], ids=["ipv4", "ipv6"])

@@ -40,13 +40,16 @@ static uint32_t put_datagram(uint8_t *at, uint16_t *sequence, uint8_t *counter)
 	return rnd(4) ? header + put_ts(at + header, counter) : header + rnd(64);
 }
 
-/* What the filter tells in brief, of as many packets as may be. */
+/* What the filter tells in brief, of as many packets as may be, with their fields or without. */
 static void take_brief(struct mcr_stream *stream, uint64_t time, const uint8_t *whole)
 {
-	struct mcr_bpf_brief *brief = malloc(sizeof(*brief));
+	bool has_fields = rnd(2);
+	size_t bytes = has_fields ? sizeof(struct mcr_bpf_brief) : offsetof(struct mcr_bpf_brief, fields);
+	uint32_t size = rnd(8) * MCR_TS_PACKET + MCR_RTP_HEADER * rnd(2);
+	struct mcr_bpf_brief *brief = malloc(bytes);
 
-	memcpy(brief, whole, sizeof(*brief));
-	mcr_stream_take_brief(stream, time, brief, rnd(8) * MCR_TS_PACKET + MCR_RTP_HEADER * rnd(2));
+	memcpy(brief, whole, bytes);
+	mcr_stream_take_brief(stream, time, brief, size, has_fields);
 	free(brief);
 }
 

@@ -127,15 +127,18 @@ struct mcr_bpf_seen {
 
 #define MCR_BPF_BRIEF         0xffffu
 #define MCR_BPF_BRIEF_PACKETS 7
-#define MCR_BPF_BRIEF_WORDS   3
+#define MCR_BPF_RTP_WORDS     3
+#define MCR_BPF_FIELD_WORDS   2
 
 /*
  * Of a datagram that is a transport stream's, with or without the plain header of RTP: that, and what stands in front of
- * each packet up to its clock. Nothing else of it matters: no table begins there.
+ * each packet up to its clock. Nothing else of it matters: no table begins there. A record of one slot ends before the
+ * fields: no packet has any.
  */
 struct mcr_bpf_brief {
-	uint32_t rtp[MCR_BPF_BRIEF_WORDS];
-	uint32_t packets[MCR_BPF_BRIEF_PACKETS][MCR_BPF_BRIEF_WORDS];
+	uint32_t rtp[MCR_BPF_RTP_WORDS];
+	uint32_t headers[MCR_BPF_BRIEF_PACKETS];
+	uint32_t fields[MCR_BPF_BRIEF_PACKETS][MCR_BPF_FIELD_WORDS]; /* the first bytes of adaptation fields, or payload */
 };
 
 #define MCR_BPF_TOLD           64 /* datagrams of a super-frame: the verifier walks through each */

@@ -15,6 +15,7 @@
 #include "bpf/functions.h"
 #include "bpf/programs.h"
 #include "bpf/trim.h"
+#include "bpf/types.h"
 #include "shm_abi.h"
 
 #define TCX_INGRESS 46 /* BPF_TCX_INGRESS, <linux/bpf.h> from Linux 6.6 on */
@@ -190,6 +191,17 @@ static int open_rings(struct mcr_bpf_tap *tap)
 	return ret;
 }
 
+/* Those that read packets where they lie. */
+static void find_functions(struct mcr_bpf_tap *tap)
+{
+	static const char *const names[] = { "bpf_dynptr_from_skb", "bpf_dynptr_slice" };
+	uint32_t numbers[LENGTH(names)];
+
+	mcr_bpf_types_find(MCR_BPF_KERNEL_TYPES, names, numbers, LENGTH(names));
+	tap->from_skb = numbers[0];
+	tap->slice = numbers[1];
+}
+
 int mcr_bpf_tap_open(struct mcr_bpf_tap *tap)
 {
 	int ret;
@@ -207,6 +219,8 @@ int mcr_bpf_tap_open(struct mcr_bpf_tap *tap)
 						    sizeof(struct mcr_bpf_media), 1, 0);
 	if (ret < 0)
 		mcr_bpf_tap_close(tap);
+	else
+		find_functions(tap);
 	return ret < 0 ? ret : 0;
 }
 
@@ -303,11 +317,38 @@ static void fill_in(uint32_t values[MCR_BPF_SYMBOLS], int wanted, int rejected, 
 	values[MCR_BPF_MAP_TAKEN] = (uint32_t)path->counters.taken;
 }
 
+static void fill_in_tap(uint32_t values[MCR_BPF_SYMBOLS], const struct mcr_bpf_tap *tap)
+{
+	values[MCR_BPF_MAP_WATCHED] = (uint32_t)tap->watched;
+	values[MCR_BPF_MAP_STREAMS] = (uint32_t)tap->streams;
+	values[MCR_BPF_MAP_RINGS] = (uint32_t)tap->rings;
+	values[MCR_BPF_MAP_MEDIA] = (uint32_t)tap->media;
+	values[MCR_BPF_FUNCTION_DYNPTR_FROM_SKB] = tap->from_skb;
+	values[MCR_BPF_FUNCTION_DYNPTR_SLICE] = tap->slice;
+	values[MCR_BPF_PARAMETER_SLOTS] = tap->slots;
+	values[MCR_BPF_PARAMETER_LOOPS] = true;
+	values[MCR_BPF_PARAMETER_SLICES] = tap->from_skb && tap->slice;
+}
+
+/* A filter that tells, by what this kernel has. */
+static int load_telling(const struct program *program, uint32_t values[MCR_BPF_SYMBOLS])
+{
+	int ret = load(program, values);
+
+	if (ret < 0 && values[MCR_BPF_PARAMETER_SLICES]) {
+		values[MCR_BPF_PARAMETER_SLICES] = false;
+		ret = load(program, values);
+	}
+	if (ret != -EINVAL)
+		return ret;
+	values[MCR_BPF_PARAMETER_LOOPS] = false;
+	return load(program, values);
+}
+
 int mcr_bpf_load_filter(int wanted, int rejected, const struct mcr_bpf_path *path, const struct mcr_bpf_filter *filter)
 {
 	static const struct program program = PROGRAM(filter, BPF_PROG_TYPE_SOCKET_FILTER);
 	uint32_t values[MCR_BPF_SYMBOLS];
-	int ret;
 
 	fill_in(values, wanted, rejected, path);
 	values[MCR_BPF_PARAMETER_CAPTURE] = filter->capture;
@@ -317,19 +358,10 @@ int mcr_bpf_load_filter(int wanted, int rejected, const struct mcr_bpf_path *pat
 	values[MCR_BPF_PARAMETER_SOURCED] = filter->sourced;
 	values[MCR_BPF_PARAMETER_BARE] = filter->bare;
 	values[MCR_BPF_PARAMETER_HEALTH] = !!filter->tap;
-	if (filter->tap) {
-		values[MCR_BPF_MAP_WATCHED] = (uint32_t)filter->tap->watched;
-		values[MCR_BPF_MAP_STREAMS] = (uint32_t)filter->tap->streams;
-		values[MCR_BPF_MAP_RINGS] = (uint32_t)filter->tap->rings;
-		values[MCR_BPF_PARAMETER_SLOTS] = filter->tap->slots;
-		values[MCR_BPF_MAP_MEDIA] = (uint32_t)filter->tap->media;
-		values[MCR_BPF_PARAMETER_LOOPS] = true;
-	}
-	ret = load(&program, values);
-	if (ret != -EINVAL || !filter->tap)
-		return ret;
-	values[MCR_BPF_PARAMETER_LOOPS] = false;
-	return load(&program, values);
+	if (!filter->tap)
+		return load(&program, values);
+	fill_in_tap(values, filter->tap);
+	return load_telling(&program, values);
 }
 
 int mcr_bpf_load_ingress(int wanted, int rejected, const struct mcr_bpf_path *path,

@@ -7,34 +7,21 @@
 #ifndef MCR_BPF_TAP_H
 #define MCR_BPF_TAP_H
 
+#include "bpf/brief.h"
 #include "bpf/hand.h"
 
 MAP(watched);
 MAP(streams);
-MAP(rings);
-MAP(media);
 PARAMETER(health); /* whether any stream is watched */
-PARAMETER(slots);  /* of each ring */
 PARAMETER(loops);  /* whether the kernel has bpf_loop */
 
 #define NO_SLOT     MCR_MAX_RULES
-#define TS_PACKET   188
-#define TS_SYNC     0x47
-#define TS_STARTS   0x40 /* payload_unit_start_indicator, in the second byte */
-#define TS_FIELD    0x20 /* an adaptation field, in the fourth */
-#define TS_HEADER   4
-#define TS_PID_HIGH 0x1f /* the upper bits of the PID, in the second byte */
-#define BEGIN_MASK  511
-#define PMT_ID      2
-#define RTP_HEADER  12
-#define RTP_PLAIN   0x80 /* version 2; neither padding, extension nor sources */
 #define RTP_VERSION 0xc0
 #define RTP_MORE    0x1f /* an extension, or sources */
 
 _Static_assert(!(MCR_MAX_RULES & (MCR_MAX_RULES - 1)), "a power of two");
 
 static uint64_t (*const bpf_ktime_get_ns)(void) = (void *)BPF_FUNC_ktime_get_ns;
-static uint32_t (*const bpf_get_smp_processor_id)(void) = (void *)BPF_FUNC_get_smp_processor_id;
 
 struct seen_plain {
 	struct mcr_bpf_seen seen;
@@ -50,61 +37,6 @@ struct seen_whole {
 	struct mcr_bpf_seen seen;
 	uint8_t payload[MCR_BPF_KEPT];
 } __attribute__((aligned(MCR_BPF_SLOT)));
-
-struct seen_brief {
-	struct mcr_bpf_seen seen;
-	struct mcr_bpf_brief brief;
-};
-
-/* Without a branch, as the verifier follows both sides of each. Below 2^63. */
-INLINE uint64_t lesser(uint64_t a, uint64_t b)
-{
-	uint64_t more = a - b, sign = (uint64_t)((int64_t)more >> 63);
-
-	asm volatile("" : "+r"(sign)); /* else the compiler makes it one */
-	return b + (more & sign);
-}
-
-/* So many bytes of the packet, from its IP header on. 0: they aren't there. */
-INLINE uint16_t copy(struct __sk_buff *skb, uint32_t offset, void *to, uint64_t size, uint64_t most)
-{
-	uint64_t last = lesser(size, most) - 1;
-
-	OPAQUE(last); /* before Linux 6.8 the verifier learns nothing from a comparison with 0 */
-	if (last >= most)
-		return 0;
-	size = last + 1;
-	return fetch(skb, offset, to, (uint32_t)size) ? 0 : (uint16_t)size;
-}
-
-INLINE struct mcr_bpf_ring *find_ring(void)
-{
-	uint32_t processor = bpf_get_smp_processor_id();
-
-	return bpf_map_lookup_elem(map_rings, &processor);
-}
-
-/*
- * Whether there is room for records of so many slots in all: MCR_BPF_SPARE_SLOTS at most. Not told by a pointer that may be
- * NULL: the compiler tests twice what it can derive, and without CAP_PERFMON the verifier follows also that the tests differ.
- */
-INLINE bool has_room(const struct mcr_bpf_ring *ring, uint64_t slots)
-{
-	return ring->produced - ring->consumed + slots <= VALUE(slots);
-}
-
-/* Where the next record begins, if there is room. */
-INLINE void *next_record(struct mcr_bpf_ring *ring)
-{
-	return ring->slots + (ring->produced & (VALUE(slots) - 1)) * MCR_BPF_SLOT;
-}
-
-/* A record of so many slots is there. */
-INLINE void submit(struct mcr_bpf_ring *ring, uint32_t slots)
-{
-	asm volatile("" ::: "memory"); /* what was written before is there before */
-	*(volatile uint64_t *)&ring->produced += slots;
-}
 
 /* Whether an RTP header may go on behind what is told of most. */
 INLINE bool goes_on(uint8_t first)
@@ -137,95 +69,6 @@ INLINE void write_down(struct mcr_bpf_ring *ring, struct mcr_bpf_seen *record, s
 	*record = seen;
 	submit(ring, MCR_BPF_SLOTS_OF(size));
 }
-
-/*
- * A number that says where something is. Without CAP_PERFMON the verifier wants it to be of one range wherever it came
- * from, so it is read from memory.
- */
-INLINE uint32_t place(volatile uint32_t *at, uint32_t value, uint32_t mask)
-{
-	*at = value;
-	return *at & mask;
-}
-
-/*
- * Whether its first bytes are all that matters of a packet: neither PAT nor PMT begins in it. A table that does not begin
- * right at the start of the payload may be one; what begins with 0 and 0 is media.
- */
-INLINE bool is_brief(struct mcr_bpf_media *media, uint32_t at)
-{
-	const uint8_t *packet = media->bytes + at;
-	uint32_t begin = TS_HEADER;
-
-	if (packet[0] != TS_SYNC)
-		return false;
-	if (!(packet[1] & TS_STARTS))
-		return true;
-	if (!(packet[1] & TS_PID_HIGH) && !packet[2])
-		return false;
-	if (packet[3] & TS_FIELD)
-		begin += 1u + packet[TS_HEADER];
-	packet += place(&media->begin, begin, BEGIN_MASK);
-	return !packet[0] && packet[1] != PMT_ID;
-}
-
-INLINE void abridge(struct mcr_bpf_brief *brief, const struct mcr_bpf_media *media, uint32_t at, uint32_t count)
-{
-#pragma clang loop unroll(full)
-	for (uint32_t i = 0; i < MCR_BPF_BRIEF_PACKETS; i++) {
-		const uint32_t *packet = (const void *)(media->bytes + at + i * TS_PACKET);
-
-		if (i >= count)
-			break;
-		brief->packets[i][0] = packet[0];
-		brief->packets[i][1] = packet[1];
-		brief->packets[i][2] = packet[2];
-	}
-	for (uint32_t i = 0; i < MCR_BPF_BRIEF_WORDS; i++)
-		brief->rtp[i] = ((const uint32_t *)(const void *)media->bytes)[i];
-}
-
-/* How many packets there are, if it is no more than what is kept: without a division. */
-INLINE uint32_t packets_in(uint32_t size)
-{
-	return size * 349u >> 16;
-}
-
-/* Tell of the packets of a transport stream by their first bytes. False: that would not do. */
-INLINE bool tell_brief(struct mcr_bpf_ring *ring, struct __sk_buff *skb, uint32_t offset, struct mcr_bpf_seen seen)
-{
-	uint32_t count = packets_in(seen.size), header = seen.size - count * TS_PACKET, index = 0, at;
-	struct mcr_bpf_media *media = bpf_map_lookup_elem(map_media, &index);
-	struct seen_brief *record;
-
-	if (!media || !count || count > MCR_BPF_BRIEF_PACKETS || (header && header != RTP_HEADER) ||
-	    !copy(skb, offset, media->bytes, seen.size, MCR_BPF_KEPT))
-		return false;
-	if (header && media->bytes[0] != RTP_PLAIN)
-		return false;
-	at = place(&media->at, header, RTP_HEADER);
-#pragma clang loop unroll(full)
-	for (uint32_t i = 0; i < MCR_BPF_BRIEF_PACKETS; i++)
-		if (i < count && !is_brief(media, at + i * TS_PACKET))
-			return false;
-	if (!has_room(ring, MCR_BPF_SLOTS_OF(sizeof(*record))))
-		return true;
-	record = next_record(ring);
-	seen.kept = MCR_BPF_BRIEF;
-	seen.slots = MCR_BPF_SLOTS_OF(sizeof(*record));
-	record->seen = seen;
-	abridge(&record->brief, media, at, count);
-	submit(ring, MCR_BPF_SLOTS_OF(sizeof(*record)));
-	return true;
-}
-
-/* A frame of which is told. */
-struct told {
-	uint32_t total;         /* bytes of IP */
-	uint32_t begin;         /* of its payload */
-	uint32_t plain_begin;   /* where it begins if its first bytes were copied with the headers */
-	const uint8_t *payload; /* those, MCR_BPF_KEPT_PLAIN if there are so many */
-};
 
 INLINE uint32_t payload_at(const struct mcr_ipv4 *ip)
 {
@@ -335,6 +178,8 @@ INLINE void tell_one(struct mcr_bpf_ring *ring, struct __sk_buff *skb, const str
 		     struct mcr_bpf_seen seen, const struct told *told)
 {
 	if (stream->keep != MCR_BPF_KEPT_HEAD) {
+		if (VALUE(slices) && tell_in_place(ring, skb, told, seen))
+			return;
 		if (!tell_brief(ring, skb, told->begin, seen))
 			tell_whole(ring, skb, told->begin, seen);
 	} else if (told->begin == told->plain_begin && seen.size >= MCR_BPF_KEPT_PLAIN && !goes_on(told->payload[0])) {

@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: MIT
 #include "health/stream.h"
 
+#include <string.h>
+
 #define ALIKE  3   /* datagrams that show what a stream is */
 #define UNLIKE 100 /* that show that it is something else now */
 
@@ -9,7 +11,8 @@ struct datagram {
 	uint64_t time;
 	const uint8_t *payload;
 	uint32_t size, kept;
-	const struct mcr_bpf_brief *brief;
+	const void *packets; /* of a brief, each `step` bytes; NULL: there is none */
+	uint32_t step;
 };
 
 static bool is_ts(const uint8_t *payload, uint32_t size, uint32_t kept)
@@ -82,9 +85,8 @@ static void take_media(struct mcr_stream *stream, const struct datagram *datagra
 
 	if (!(stream->kind & MCR_STREAM_TS))
 		return;
-	if (datagram->brief)
-		mcr_ts_take(&stream->ts, datagram->time, (const uint8_t *)datagram->brief->packets, packets,
-			    MCR_TS_BRIEF);
+	if (datagram->packets)
+		mcr_ts_take(&stream->ts, datagram->time, datagram->packets, packets, datagram->step);
 	else if (datagram->kept == datagram->size)
 		mcr_ts_take(&stream->ts, datagram->time, datagram->payload + header, packets, MCR_TS_PACKET);
 	else
@@ -152,12 +154,28 @@ void mcr_stream_take(struct mcr_stream *stream, uint64_t time, const uint8_t *pa
 	take(stream, &datagram, looks, &packet);
 }
 
-void mcr_stream_take_brief(struct mcr_stream *stream, uint64_t time, const struct mcr_bpf_brief *brief, uint32_t size)
+/* The packets of a brief with their fields, as far as they are there. */
+static void join(uint32_t packets[MCR_BPF_BRIEF_PACKETS][MCR_TS_BRIEF / 4], const struct mcr_bpf_brief *brief)
 {
-	const struct datagram datagram = { .time = time, .size = size, .kept = size, .brief = brief };
-	struct mcr_rtp_packet packet = { 0 };
-	uint32_t looks = MCR_STREAM_TS;
+	for (uint32_t i = 0; i < MCR_BPF_BRIEF_PACKETS; i++) {
+		packets[i][0] = brief->headers[i];
+		memcpy(&packets[i][1], brief->fields[i], sizeof(brief->fields[i]));
+	}
+}
 
+void mcr_stream_take_brief(struct mcr_stream *stream, uint64_t time, const struct mcr_bpf_brief *brief, uint32_t size,
+			   bool has_fields)
+{
+	struct datagram datagram = { .time = time, .size = size, .kept = size, .packets = brief->headers };
+	uint32_t packets[MCR_BPF_BRIEF_PACKETS][MCR_TS_BRIEF / 4], looks = MCR_STREAM_TS;
+	struct mcr_rtp_packet packet = { 0 };
+
+	datagram.step = MCR_TS_TERSE;
+	if (has_fields) {
+		join(packets, brief);
+		datagram.packets = packets;
+		datagram.step = MCR_TS_BRIEF;
+	}
 	if (size % MCR_TS_PACKET)
 		looks = mcr_rtp_read(&packet, (const uint8_t *)brief->rtp, size, sizeof(brief->rtp))
 				? MCR_STREAM_RTP | MCR_STREAM_TS

@@ -43,8 +43,9 @@ struct mcr_stream {
 /* A datagram has come, of `size` bytes, of which `kept` are there. */
 void mcr_stream_take(struct mcr_stream *stream, uint64_t time, const uint8_t *payload, uint32_t size, uint32_t kept);
 
-/* Likewise, where the filter tells of a transport stream's in brief. */
-void mcr_stream_take_brief(struct mcr_stream *stream, uint64_t time, const struct mcr_bpf_brief *brief, uint32_t size);
+/* Likewise, where the filter tells of a transport stream's in brief. If not `has_fields`, it ends before those. */
+void mcr_stream_take_brief(struct mcr_stream *stream, uint64_t time, const struct mcr_bpf_brief *brief, uint32_t size,
+			   bool has_fields);
 
 /* Time goes by without a datagram. */
 void mcr_stream_wait(struct mcr_stream *stream, uint64_t now);

@@ -173,8 +173,8 @@ static void show(struct mcr_stream *stream, const struct mcr_bpf_seen *seen, uin
 	uint32_t told = size - (uint32_t)sizeof(*seen);
 	const void *payload = seen + 1;
 
-	if (seen->kept == MCR_BPF_BRIEF && told >= sizeof(struct mcr_bpf_brief) && seen->size <= MCR_BPF_KEPT)
-		mcr_stream_take_brief(stream, time, payload, seen->size);
+	if (seen->kept == MCR_BPF_BRIEF && seen->slots && seen->size <= MCR_BPF_KEPT)
+		mcr_stream_take_brief(stream, time, payload, seen->size, told >= sizeof(struct mcr_bpf_brief));
 	else if (seen->kept <= told)
 		mcr_stream_take(stream, time, payload, seen->size, seen->kept);
 }

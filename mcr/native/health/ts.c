@@ -43,15 +43,15 @@ struct packet {
 	uint8_t flags;    /* of the adaptation field; 0: there is none */
 };
 
-static struct packet read_packet(const uint8_t *data, bool is_brief)
+static struct packet read_packet(const uint8_t *data, uint32_t kept)
 {
 	struct packet packet = { .data = data, .pid = (uint16_t)((data[1] & 0x1f) << 8 | data[2]), .payload = HEADER };
 
-	if (data[3] & HAS_FIELD) {
+	if (data[3] & HAS_FIELD && kept > MCR_TS_TERSE) {
 		packet.payload += 1u + data[4];
 		packet.flags = data[4] ? data[5] : 0;
 	}
-	if (is_brief || !(data[3] & HAS_PAYLOAD) || packet.payload > MCR_TS_PACKET)
+	if (kept < MCR_TS_PACKET || !(data[3] & HAS_PAYLOAD) || packet.payload > MCR_TS_PACKET)
 		packet.payload = MCR_TS_PACKET;
 	return packet;
 }
@@ -246,13 +246,13 @@ static bool take_ordinary(struct mcr_ts *ts, const uint8_t *data)
 	return true;
 }
 
-static void take_packet(struct mcr_ts *ts, uint64_t time, const uint8_t *data, bool is_brief)
+static void take_packet(struct mcr_ts *ts, uint64_t time, const uint8_t *data, uint32_t kept)
 {
 	struct packet packet;
 
 	if (!check_sync(ts, data))
 		return;
-	packet = read_packet(data, is_brief);
+	packet = read_packet(data, kept);
 	if (data[1] & DAMAGED) { /* nothing else of it can be relied on */
 		ts->transport++;
 		return;
@@ -268,7 +268,7 @@ void mcr_ts_take(struct mcr_ts *ts, uint64_t time, const uint8_t *packets, uint3
 	for (; count; count--, packets += step) {
 		ts->packets++;
 		if (ts->unsynchronized || !take_ordinary(ts, packets))
-			take_packet(ts, time, packets, step < MCR_TS_PACKET);
+			take_packet(ts, time, packets, step);
 	}
 	check_tables(ts, time);
 }

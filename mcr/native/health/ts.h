@@ -15,6 +15,7 @@
 
 #define MCR_TS_PACKET   188 /* bytes */
 #define MCR_TS_BRIEF    12  /* bytes of one, up to its clock */
+#define MCR_TS_TERSE    4   /* of one that has no adaptation field */
 #define MCR_TS_SYNC     0x47
 #define MCR_TS_PIDS     8192
 #define MCR_TS_PROGRAMS 64 /* whose PMTs are watched */
@@ -54,8 +55,8 @@ struct mcr_ts {
 };
 
 /*
- * A datagram has come: packets, one each `step` bytes. Of a step below MCR_TS_PACKET it is the first MCR_TS_BRIEF bytes of
- * each, in which nothing begins that would have to be read (bpf/abi.h).
+ * A datagram has come: packets, one each `step` bytes. A step of MCR_TS_BRIEF or MCR_TS_TERSE: so many are there of each, and
+ * nothing begins in them that would have to be read (bpf/abi.h).
  */
 void mcr_ts_take(struct mcr_ts *ts, uint64_t time, const uint8_t *packets, uint32_t count, uint32_t step);
 

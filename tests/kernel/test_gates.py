@@ -101,7 +101,7 @@ class Relay:
             assert paused is not None
             suppressor.suppress_on(without_local_receivers(paused))
         if suppressor.has_tcx:
-            assert suppressor.why_not(CAPTURE) == "workers may hold packets that came in before"
+            assert suppressor.why_not(CAPTURE) == "workers may hold packets, or fragments of some, that came in before"
             self.look()
         if suppressor.why_not(CAPTURE):
             pytest.skip(suppressor.why_not(CAPTURE))

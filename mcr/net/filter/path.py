@@ -212,7 +212,10 @@ class KernelPath:
         return capture in self._contested or (capture in self._open and not self._gates[capture].epoch)
 
     def is_early(self, capture: int) -> bool:
-        """Whether a worker may hold packets that came before its gate was opened, and that matters to a flow."""
+        """Whether a worker may hold packets that came before its gate was opened, and that matters to a flow.
+
+        Of fragments whose others do not come it holds some for up to two seconds.
+        """
         return (
             capture in self._open
             and self._flows_of[capture] > 0

@@ -114,7 +114,7 @@ class Suppressor:
         if path.is_held(capture):
             return "there was no memory to change what the kernel has of its rules"
         if path.is_early(capture):
-            return "workers may hold packets that came in before"
+            return "workers may hold packets, or fragments of some, that came in before"
         if capture in self._chains:
             return "the input interface chains datagrams, and the kernel path reaches but the first: rx-gro-list is on"
         return ""

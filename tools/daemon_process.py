@@ -82,6 +82,10 @@ class DaemonProcess:
         """Run mcrctl."""
         return self.namespace.run(self._mcrctl(arguments), check=check, **options)
 
+    def popen_ctl(self, *arguments: str, **options: Any) -> subprocess.Popen[str]:
+        """Only start mcrctl."""
+        return self.namespace.popen(self._mcrctl(arguments), **options)
+
     def _mcrctl(self, arguments: Sequence[str]) -> list[str | Path]:
         """The command that asks it."""
         return [self._programs / "mcrctl", "--control-socket", self.socket, *arguments]

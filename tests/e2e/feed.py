@@ -254,7 +254,7 @@ class Reports:
             self.hear(0.02)
             return {*groups} <= self.groups.keys()
 
-        wait_until(told, f"reports of {groups} are on the wire", 3.0)
+        wait_until(told, f"reports of {groups} are on the wire")
 
 
 def _reported(message: bytes) -> list[str]:

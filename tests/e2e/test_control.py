@@ -7,7 +7,6 @@ import re
 import signal
 import socket
 import statistics
-import subprocess
 import sys
 import threading
 import time
@@ -19,6 +18,7 @@ import pytest
 from mcr.cli.client import Client
 from mcr.errors import McrError
 from mcr_process import BIN, SLOWNESS, Mcr, Receiver, Sender, children_of, wait_until, words_for_group
+from moments import timed_ctl, timed_ping
 from topology import MakeMcr, Plant, needs_root
 
 LOOKERS = Path(__file__).with_name("lookers.py")
@@ -33,20 +33,6 @@ def idle_clients(mcr: Mcr, count: int) -> Iterator[list[socket.socket]]:
         for client in clients:
             client.connect(str(mcr.socket))
         yield clients
-
-
-def timed_ctl(mcr: Mcr, *words: str) -> float:
-    """Seconds that an mcrctl command takes, the interpreter's start included."""
-    before = time.monotonic()
-    mcr.ctl(*words, stdin=subprocess.DEVNULL)  # executed, not forked
-    return time.monotonic() - before
-
-
-def timed_ping(mcr: Mcr) -> float:
-    """Seconds that the daemon takes to answer."""
-    before = time.monotonic()
-    mcr.call("ping")
-    return time.monotonic() - before
 
 
 @pytest.mark.alone
@@ -335,8 +321,6 @@ def test_environment_sets_send_buffer_and_stats_interval(plant: Plant, make_mcr:
 
 
 def test_bad_variable_stops_the_start_with_its_name(plant: Plant) -> None:
-    refused = plant.relay.run(
-        ["env", "MCR_STATS_INTERVAL_MS=soon", BIN / "mcrd", "supervisor"], check=False, timeout=10
-    )
+    refused = plant.relay.run(["env", "MCR_STATS_INTERVAL_MS=soon", BIN / "mcrd", "supervisor"], check=False)
     assert refused.returncode == 2
     assert refused.stderr.startswith("Error: Invalid MCR_STATS_INTERVAL_MS: 'soon'\nhint: ")

@@ -17,6 +17,7 @@ from lab import Lab
 from mcr.cli.client import Client
 from mcr.metrics.exposition import Format
 from mcr_process import SLOWNESS, Mcr, Receiver, Sender, wait_until
+from moments import timed
 from topology import MakeMcr, Plant
 
 FLOW = "239.1.1.1:5000"
@@ -222,9 +223,7 @@ def test_many_rules_are_cheap_to_scrape_and_hold_nobody_up(plant: Plant, make_mc
     def ask() -> None:
         with Client(str(mcr.socket), "the caller") as client:
             while not done.wait(0.01):
-                asked = time.monotonic()
-                client.call("ping")
-                answered.append(time.monotonic() - asked)
+                answered.append(timed(lambda: client.call("ping")))
 
     def spent() -> float:
         assert mcr.process is not None

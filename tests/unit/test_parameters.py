@@ -141,10 +141,10 @@ async def test_what_is_huge_and_wrong_is_refused_at_once(api: Api, case: str) ->
     params = make()
     tracemalloc.start()
     try:
-        before = time.perf_counter()
+        before = time.process_time()  # what others take is not its own
         with pytest.raises((InvalidParams, LimitReached)) as caught:
             await api.call(method, params)
-        took = time.perf_counter() - before
+        took = time.process_time() - before
         _, most = tracemalloc.get_traced_memory()
     finally:
         tracemalloc.stop()

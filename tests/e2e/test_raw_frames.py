@@ -342,7 +342,8 @@ def test_what_no_longer_fits_the_interface_is_cut_by_ip(plant: Plant, make_mcr: 
 @pytest.mark.alone
 def test_an_mtu_that_shrinks_under_traffic_costs_nothing(plant: Plant, make_mcr: MakeMcr) -> None:
     """What no longer fits is cut by IP from the first datagram on, before the supervisor has heard of it."""
-    mcr = make_mcr(plant.relay, executes_workers=False).start()
+    ring = ["env", "MCR_BUFFER_POOL_SMALL=16384"]  # for 0.8 s of the stream
+    mcr = make_mcr(plant.relay, prefix=ring, executes_workers=False).start()
     mcr.add("in0:239.1.1.1:5000", "239.2.2.2:6000:out0")
     wait_for_raw(mcr)
     receiver = Receiver(plant.receiver, "239.2.2.2:6000@rx0=239.1.1.1:5000", count=40_000)

@@ -12,7 +12,7 @@ SAY = "print('x' * 200_000, file=sys.stderr); print('y'); sys.stderr.flush(); pr
 
 
 def run(code: str, **options: Any) -> int:
-    return subprocess.run([sys.executable, "-c", code], check=False, timeout=20, **options).returncode
+    return subprocess.run([sys.executable, "-c", code], check=False, timeout=60, **options).returncode
 
 
 @pytest.mark.parametrize("traceback", ["", "; 1 / 0"])

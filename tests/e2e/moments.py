@@ -1,6 +1,6 @@
-"""How long something takes, without the time for which the machine has no processor for whom it is measured at.
+"""How long something takes, without the time for which who is measured could have run, and others did.
 
-A time that mcrd keeps somebody waiting counts in full, whatever it waits for itself.
+What mcrd waits for counts in full; without its own waits for a processor only where the claim is about its work alone.
 """
 
 import os
@@ -14,16 +14,23 @@ from pathlib import Path
 from mcr_process import Mcr
 
 
-def timed(action: Callable[[], object]) -> float:
-    """Seconds that the calling thread needs, or waits for other processes."""
-    begun, waited = time.monotonic(), _waited_here()
+def timed(action: Callable[[], object], *others: Path) -> float:
+    """Seconds that the calling thread, and other processes for it, need."""
+    measured = [*_threads_here(), *others]
+    begun, waited = time.monotonic(), sum(map(_waited, measured))
     action()
-    return time.monotonic() - begun - (_waited_here() - waited)
+    return time.monotonic() - begun - (sum(map(_waited, measured)) - waited)
 
 
 def timed_ping(mcr: Mcr) -> float:
     """Seconds that the daemon takes to answer."""
     return timed(lambda: mcr.call("ping"))
+
+
+def main_thread(mcr: Mcr) -> Path:
+    """The one that answers."""
+    assert mcr.process is not None
+    return Path("/proc", str(mcr.process.pid))
 
 
 def timed_ctl(mcr: Mcr, *words: str) -> float:
@@ -39,10 +46,9 @@ def timed_ctl(mcr: Mcr, *words: str) -> float:
     return timed(run) - taken[0]
 
 
-def _waited_here() -> float:
+def _threads_here() -> list[Path]:
     """The calling thread, and the main thread, which may have Python's lock meanwhile."""
-    threads = {threading.get_native_id(), os.getpid()}
-    return sum(_waited(Path("/proc/self/task", str(each))) for each in threads)
+    return [Path("/proc/self/task", str(each)) for each in {threading.get_native_id(), os.getpid()}]
 
 
 def _waited(whose: Path) -> float:

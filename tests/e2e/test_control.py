@@ -18,7 +18,7 @@ import pytest
 from mcr.cli.client import Client
 from mcr.errors import McrError
 from mcr_process import BIN, SLOWNESS, Mcr, Receiver, Sender, children_of, wait_until, words_for_group
-from moments import timed_ctl, timed_ping
+from moments import main_thread, timed, timed_ctl, timed_ping
 from topology import MakeMcr, Plant, needs_root
 
 LOOKERS = Path(__file__).with_name("lookers.py")
@@ -118,7 +118,7 @@ def test_misbehaving_clients_disturb_nobody(plant: Plant, make_mcr: MakeMcr) -> 
         answers: list[float] = []
         # Who reads no replies is disconnected after ten seconds; nobody waits for that here.
         while any(flood.is_alive() for flood in floods[1:3]) or len(answers) < 1000:
-            answers.append(timed_ping(mcr))
+            answers.append(timed(lambda: mcr.call("ping"), main_thread(mcr)))
         assert max(answers) < 0.1, f"slowest of {len(answers)}: {max(answers)}"
         late.sendall(b'{"jsonrpc":"2.0","id":7,"method":"ping"}\n')
         assert b'"id":7' in late.makefile("rb").readline().replace(b" ", b"")

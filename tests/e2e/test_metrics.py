@@ -17,7 +17,7 @@ from lab import Lab
 from mcr.cli.client import Client
 from mcr.metrics.exposition import Format
 from mcr_process import SLOWNESS, Mcr, Receiver, Sender, wait_until
-from moments import timed
+from moments import main_thread, timed
 from topology import MakeMcr, Plant
 
 FLOW = "239.1.1.1:5000"
@@ -223,7 +223,7 @@ def test_many_rules_are_cheap_to_scrape_and_hold_nobody_up(plant: Plant, make_mc
     def ask() -> None:
         with Client(str(mcr.socket), "the caller") as client:
             while not done.wait(0.01):
-                answered.append(timed(lambda: client.call("ping")))
+                answered.append(timed(lambda: client.call("ping"), main_thread(mcr)))
 
     def spent() -> float:
         assert mcr.process is not None

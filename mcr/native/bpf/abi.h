@@ -138,7 +138,8 @@ struct mcr_bpf_seen {
 struct mcr_bpf_brief {
 	uint32_t rtp[MCR_BPF_RTP_WORDS];
 	uint32_t headers[MCR_BPF_BRIEF_PACKETS];
-	uint32_t fields[MCR_BPF_BRIEF_PACKETS][MCR_BPF_FIELD_WORDS]; /* the first bytes of adaptation fields, or payload */
+	uint32_t fields[MCR_BPF_BRIEF_PACKETS]
+		       [MCR_BPF_FIELD_WORDS]; /* the first bytes of adaptation fields, or payload */
 };
 
 #define MCR_BPF_TOLD           64 /* datagrams of a super-frame: the verifier walks through each */

@@ -15,10 +15,10 @@ PARAMETER(slices); /* whether packets can be read where they lie: Linux 6.5 */
 #define TS_HEADER   4
 #define TS_PID_HIGH 0x1f /* the upper bits of the PID, in the second byte */
 
-#define BEGIN_MASK  511
-#define PMT_ID      2
-#define RTP_HEADER  12
-#define RTP_PLAIN   0x80 /* version 2; neither padding, extension nor sources */
+#define BEGIN_MASK 511
+#define PMT_ID     2
+#define RTP_HEADER 12
+#define RTP_PLAIN  0x80 /* version 2; neither padding, extension nor sources */
 
 /* Of the first four bytes of a packet, as a number: those that are TS_SYNC if it is synchronous, and nothing begins in it. */
 #define WORD_BEGIN 0x40ffu

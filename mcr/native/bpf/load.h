@@ -38,7 +38,7 @@ struct mcr_bpf_path {
 struct mcr_bpf_tap {
 	int watched, streams, rings, media;
 	uint32_t processors;
-	uint32_t slots; /* of each ring */
+	uint32_t slots;    /* of each ring */
 	uint32_t from_skb; /* numbers of functions of the kernel (types.h); 0: it has none */
 	uint32_t slice;
 };

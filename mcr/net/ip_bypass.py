@@ -279,13 +279,18 @@ def _control_group(undo: ExitStack) -> int | None:
 
 
 def _cgroups() -> int:
-    """Open the root of cgroup2. Its mounts are as good as none where another one lies over them."""
-    mounts = (line.split() for line in Path("/proc/self/mountinfo").read_text().splitlines())
-    for fields in mounts:
-        if fields[fields.index("-") + 1] == "cgroup2":
-            with suppress(FileNotFoundError):
-                return os.open(fields[4], os.O_PATH | os.O_CLOEXEC)
-    opened: int = lib.mcr_cgroup_open()
-    if opened < 0:
+    """Open the root of cgroup2. A mount is as good as none where another one lies over it, or if it shows a part."""
+    for line in Path("/proc/self/mountinfo").read_text().splitlines():
+        fields = line.split()  # proc_pid_mountinfo(5)
+        device, root, where = fields[2:5]
+        if root != "/" or fields[fields.index("-") + 1] != "cgroup2":
+            continue
+        with suppress(FileNotFoundError):
+            opened = os.open(where, os.O_PATH | os.O_CLOEXEC)
+            if os.fstat(opened).st_dev == os.makedev(*map(int, device.split(":"))):
+                return opened
+            os.close(opened)
+    opened = lib.mcr_cgroup_open()
+    if opened in {-errno.EPERM, -errno.ENOSYS}:
         raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT))
-    return opened
+    return check_result(opened)

@@ -1,8 +1,10 @@
 """What of a firewall is a blocker; the kernel's answers: tests/e2e/test_raw_frames.py."""
 
 import errno
+import os
 import subprocess
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -115,3 +117,32 @@ def test_control_groups_that_cannot_be_seen_are_named_as_the_reason(monkeypatch:
     blocker = find_blocker()
     assert blocker
     assert "programs of the control group cannot be seen: no cgroup2 is mounted here" in blocker.reason
+
+
+@pytest.mark.parametrize(
+    ("line", "is_taken"),
+    [
+        ("30 1 {device} / {where} rw - cgroup2 none rw", True),
+        ("30 1 0:1 / {where} rw - cgroup2 none rw", False),
+        ("30 1 {device} /part {where} rw - cgroup2 none rw", False),
+        ("30 1 {device} / {where} rw - cgroup none rw", False),
+        ("30 1 {device} / {where}/gone rw - cgroup2 none rw", False),
+    ],
+    ids=["a mount", "another over it", "a part of it", "version 1", "hidden"],
+)
+def test_control_groups_are_read_where_a_mount_shows_all_of_them(
+    line: str, is_taken: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    device = tmp_path.stat().st_dev
+    shown = line.format(device=f"{os.major(device)}:{os.minor(device)}", where=tmp_path)
+    monkeypatch.setattr(Path, "read_text", lambda _: shown)
+    monkeypatch.setattr(ip_bypass, "lib", SimpleNamespace(mcr_cgroup_open=lambda: -errno.EPERM))
+    before = _count_descriptors()
+    if is_taken:
+        opened = ip_bypass._cgroups()
+        assert os.path.samestat(os.fstat(opened), tmp_path.stat())
+        os.close(opened)
+    else:
+        with pytest.raises(FileNotFoundError):
+            ip_bypass._cgroups()
+    assert _count_descriptors() == before

@@ -66,7 +66,7 @@ wait $native
 
 # To check metrics and alert rules. Debian's package would start a server here, so this program alone is taken from it.
 get_promtool() {
-	command -v promtool >/dev/null || [ -x "$venv/bin/promtool" ] || {
+	[ -x /usr/bin/promtool ] || [ -x "$venv/bin/promtool" ] || {
 		unpacked=$(mktemp -d)
 		(
 			cd "$unpacked"

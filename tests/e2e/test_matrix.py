@@ -3,6 +3,7 @@
 What is to come out is stated by `matrix_rules.py` and `matrix_frames.py`, so all engines can't be wrong alike.
 """
 
+import os
 import socket
 import struct
 from collections import Counter, defaultdict
@@ -101,14 +102,25 @@ class Wires:
     def take(self) -> Iterator[Taken]:
         """All that has come: interface, VLAN, frame."""
         for interface, tap in self._taps.items():
-            self._ends[interface].send(bytes(12) + b"\x88\xb5" + LAST)
-            data = b""
-            while not data.endswith(LAST):
+            ahead = self._end(self._ends[interface])
+            while ahead:
                 data, extra, *_ = tap.recvmsg(2048, 128)
+                ahead -= data.endswith(LAST)
                 (auxiliary,) = (value for level, kind, value in extra if (level, kind) == (SOL_PACKET, PACKET_AUXDATA))
                 status, *_, tag, _ = AUXDATA.unpack(auxiliary)
                 if is_udp(data):
                     yield interface, tag & 0xFFF if status & TP_STATUS_VLAN_VALID else None, data
+
+    def _end(self, end: socket.socket) -> int:
+        """Send the last frame from each processor, as each has a backlog of its own that those behind it wait in."""
+        processors = os.sched_getaffinity(0)
+        try:
+            for each in processors:
+                os.sched_setaffinity(0, {each})
+                end.send(bytes(12) + b"\x88\xb5" + LAST)
+        finally:
+            os.sched_setaffinity(0, processors)
+        return len(processors)
 
 
 def is_udp(frame: bytes) -> bool:

@@ -85,7 +85,7 @@ def judge_unmatched(stats: Stats) -> Finding:
     ingress = stats.ingress
     evidence = f"mcrctl stats: no_match={ingress.no_match}"
     if ingress.no_match_pps <= _FEW_PPS:
-        return Finding("no_match", Verdict.OK, "Hardly anything arrives that no rule takes", evidence)
+        return Finding("no_match", Verdict.OK, "Hardly anything arrives now that no rule takes", evidence)
     there = sorted((each for each in stats.interfaces if each.no_match), key=lambda each: -each.no_match)
     look = "; ".join(f"sudo mcrctl trace --unmatched {each.interface}" for each in there[:_NAMED])
     return Finding(

@@ -220,6 +220,7 @@ class InputInterfaces:
     def take_over(self) -> None:
         """Have the filters of the captures that were left let in what rules want now."""
         self._filters.install()
+        self.watched.show()
         if self._store.inherited(LINKS):
             wait_for_packets()  # what former filters have left to them, they forward: they end now
 

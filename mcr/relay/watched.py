@@ -48,15 +48,23 @@ class WatchedStreams:
             now = _Watched(placed.slot, rule.health, capture, rule.input.flows)
             if now != before:
                 self._watch(rule.rule_id, before, now)
-        self._filters.show_streams()
-        self._tap.rest()
+        self.show()
 
     def move(self, old: int, now: int) -> None:
         """A capture was opened again, in another slot. Counts go on."""
         for rule_id, before in [*self._watched.items()]:  # of which some may be given up
             if before.capture == old:
                 self._watch(rule_id, before, attrs.evolve(before, capture=now))
-        self._filters.show_streams()
+        self.show()
+
+    def show(self) -> None:
+        """Have filters tell of the streams. Where one could not be attached, nothing can be known of them."""
+        failed = self._filters.show_streams()
+        for rule_id, each in [*self._watched.items()]:
+            if each.capture in failed:
+                self._end(rule_id)
+                self._refuse(rule_id, each, failed[each.capture])
+        self._tap.rest()
 
     def _watch(self, rule_id: str, before: _Watched | None, now: _Watched) -> None:
         """Watch one. Counts go on where its interface was opened again, or its rule has changed otherwise."""
@@ -69,16 +77,18 @@ class WatchedStreams:
             for flow in now.flows:
                 self._tap.tell(now.slot, now.capture, flow)
         except OSError as error:
-            reason = describe_errno(error.errno or 0)
-            log.warning("the health of rule %s cannot be watched: %s", rule_id, reason)
             if before:
                 self._end(rule_id)
             self._tell_no_more(now)  # of its flows, some may be told
-            self._tap.refuse(now.slot, reason)
+            self._refuse(rule_id, now, describe_errno(error.errno or 0))
             return
         if before and before.capture != now.capture:  # its flows stay as long as it does
             self._tell_no_more(before)
         self._watched[rule_id] = now
+
+    def _refuse(self, rule_id: str, now: _Watched, reason: str) -> None:
+        log.warning("the health of rule %s cannot be watched: %s", rule_id, reason)
+        self._tap.refuse(now.slot, reason)
 
     def _end(self, rule_id: str) -> None:
         gone = self._watched.pop(rule_id)

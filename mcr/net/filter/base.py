@@ -97,8 +97,8 @@ class CaptureFilters(Protocol):
         """Whether workers are to see flows that no rule takes, and log them."""
         ...
 
-    def show_streams(self) -> None:
-        """Tell of streams whose health is watched, if there are any."""
+    def show_streams(self) -> dict[int, str]:
+        """Tell of streams whose health is watched, if there are any. By capture, why that could not be changed."""
         ...
 
     def forget(self, capture: int) -> None:

@@ -145,8 +145,9 @@ class ClassicFilters:
             except OverflowError as error:
                 log.warning("a filter could not be changed: %s are too many for classic BPF", error)
 
-    def show_streams(self) -> None:
-        """It can't."""
+    def show_streams(self) -> dict[int, str]:
+        """It can't, which `untold` says."""
+        return {}
 
     def forget(self, capture: int) -> None:
         """Count no more for it."""

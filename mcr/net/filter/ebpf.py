@@ -3,10 +3,12 @@
 import os
 import socket
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Sequence
-from contextlib import ExitStack, nullcontext, suppress
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import ExitStack, nullcontext
+from functools import partial
 from ipaddress import IPv4Address
 from itertools import chain
+from typing import Any, TypeVar
 
 from mcr._native import ffi, lib
 from mcr.errors import SystemFault, check_result, describe_errno
@@ -14,14 +16,16 @@ from mcr.logs.logger import get_logger
 from mcr.model.flow import Flow
 from mcr.model.log import Facility
 from mcr.net import uapi
-from mcr.net.filter.cbpf import accept_udp, attach_filter
-from mcr.net.filter.path import SHOWN, KernelPath
+from mcr.net.filter.attach import NoRoomError, attach_programs, let_all_in, why_unattached
+from mcr.net.filter.path import SHOWN, KernelPath, wait_for_packets
 from mcr.net.filter.refusal import is_lacking, tell_refusal, why_refused
 from mcr.net.filter.suppress import Suppressor
 from mcr.net.filter.tap import StreamTap
 from mcr.net.interfaces import Interface, link_header
 from mcr.process.descriptor_store import DescriptorStore
 from mcr.shm.flows import flow_bytes, make_flow
+
+_T = TypeVar("_T")
 
 log = get_logger(Facility.NETWORK)
 
@@ -67,7 +71,8 @@ class EbpfFilters:
         self._sourced: defaultdict[int, set[Flow]] = defaultdict(set)  # flows from one source, by capture
         try:
             self._rejected = _open_rejected(store)
-            self._spare = [self._load_first()]  # for the first capture: to verify another takes milliseconds
+            # For the first capture: to verify another takes milliseconds.
+            self._spare = [self._with_path_or_without(lambda: self._load(0, 0))]
             _count(self._rejected, 0).close()
             store.put(_REJECTED, self._rejected)
         except OSError:
@@ -131,9 +136,7 @@ class EbpfFilters:
         self, capture: int, interface: Interface, sockets: Sequence[socket.socket], *, clip: bool = False
     ) -> "MapCount":
         """Attach a program."""
-        if clip:
-            self._clipped.add(capture)
-        self._note_header(capture, sockets)
+        self._note(capture, sockets, clip=clip)
         try:
             with ExitStack() as undo:
                 count = _count(self._rejected, capture)
@@ -146,35 +149,34 @@ class EbpfFilters:
         self._suppress(capture, interface, sockets)
         return count
 
-    def _note_header(self, capture: int, sockets: Sequence[socket.socket]) -> None:
-        """Whether the kernel hands packets over without a link layer's header."""
+    def _note(self, capture: int, sockets: Sequence[socket.socket], *, clip: bool) -> None:
+        """Whether it clips super-frames, and whether the kernel hands packets over without a link layer's header."""
+        if clip:
+            self._clipped.add(capture)
         self._bare.discard(capture)
         if sockets and not link_header(sockets[0]):
             self._bare.add(capture)
 
     def _suppress(self, capture: int, interface: Interface, sockets: Sequence[socket.socket]) -> None:
         if self.suppressor:
-            kind = sockets[0].getsockname()[_HATYPE]
-            is_ethernet, is_bare = kind == uapi.ARPHRD_ETHER, capture in self._bare
-            self.suppressor.add(capture, interface.index, is_ethernet=is_ethernet, is_bare=is_bare)
+            is_ethernet = sockets[0].getsockname()[_HATYPE] == uapi.ARPHRD_ETHER
+            self.suppressor.add(capture, interface.index, is_ethernet=is_ethernet, is_bare=capture in self._bare)
 
     def adopt(
         self, capture: int, interface: Interface, sockets: Sequence[socket.socket], *, clip: bool = False
     ) -> "MapCount":
         """Attach nothing yet."""
-        if clip:
-            self._clipped.add(capture)
-        self._note_header(capture, sockets)
+        self._note(capture, sockets, clip=clip)
         self._adopted[capture] = sockets
         self._suppress(capture, interface, sockets)
         return _count(self._rejected, capture)
 
     def install(self) -> None:
-        """Attach programs."""
+        """Attach programs; such as tell of streams when `show_streams` is called next."""
         self._sockets |= self._adopted
         for capture, sockets in self._adopted.items():
-            if not self._attach_or_tell(capture, sockets):
-                _let_all_in(sockets)
+            if self._attach_or_tell(capture, sockets):
+                let_all_in(sockets, _vlans_of(capture, self._admitted))
         self._adopted = {}
 
     def show_all(self, *, everything: bool) -> None:
@@ -189,12 +191,14 @@ class EbpfFilters:
         if not everything and self._path:
             self._path.unbar(SHOWN)
 
-    def show_streams(self) -> None:
+    def show_streams(self) -> dict[int, str]:
         """Attach programs that tell of streams, or such as don't."""
         assert self._tap
-        telling, self._telling = self._telling, self._tap.captures
-        changed = (telling ^ self._telling) & self._sockets.keys()
-        self._telling ^= {each for each in changed if not self._attach_or_tell(each, self._sockets[each])}
+        wanted = self._tap.captures & self._sockets.keys()
+        changed = (self._telling & self._sockets.keys()) ^ wanted
+        failed = {each: why for each in changed if (why := self._attach_or_tell(each, self._sockets[each]))}
+        self._telling = wanted - failed.keys()
+        return failed
 
     def forget(self, capture: int) -> None:
         """The program goes with its sockets, and what it admits with it: the next capture may have its slot."""
@@ -217,34 +221,30 @@ class EbpfFilters:
         while self._spare:
             os.close(self._spare.pop())
 
-    def _attach_or_tell(self, capture: int, sockets: Sequence[socket.socket]) -> bool:
+    def _attach_or_tell(self, capture: int, sockets: Sequence[socket.socket]) -> str:
+        """Why it could not be; empty: it is attached."""
         try:
             self._attach(capture, sockets)
         except OSError as error:  # no descriptor, no memory: what is filtered stays as it was
-            log.warning("a filter could not be changed: %s", describe_errno(error.errno or 0))
-            return False
-        return True
+            log.warning("a filter could not be changed: %s", why := why_unattached(error))
+            return why
+        return ""
 
     def _open_suppressor(self) -> None:
         try:
-            self.suppressor = self._make_suppressor()
+            self.suppressor = self._with_path_or_without(
+                lambda: Suppressor(self._wanted, self._rejected, self._path, self._store)
+            )
         except OSError as error:
             self.unsuppressed = describe_errno(error.errno or 0)
             log.info("MCR_ABSORB has no effect: %s", self.unsuppressed)
 
-    def _load_first(self) -> int:
+    def _with_path_or_without(self, make: Callable[[], _T]) -> _T:
         try:
-            return self._load(0, 0)
+            return make()
         except OSError as error:
             self._do_without_path(error)
-            return self._load(0, 0)
-
-    def _make_suppressor(self) -> Suppressor:
-        try:
-            return Suppressor(self._wanted, self._rejected, self._path, self._store)
-        except OSError as error:
-            self._do_without_path(error)
-            return Suppressor(self._wanted, self._rejected, None, self._store)
+            return make()
 
     def _do_without_path(self, error: OSError) -> None:
         """Have the programs do the rest, if they were to serve the kernel path, too."""
@@ -255,17 +255,23 @@ class EbpfFilters:
         self._path = None
 
     def _attach(self, capture: int, sockets: Sequence[socket.socket]) -> None:
-        for worker, each in enumerate(sockets):
-            program = self._load(capture, worker)
-            try:
-                _attach_program(each, program)
-            finally:
-                os.close(program)  # the socket keeps it
+        attach = partial(attach_programs, sockets, partial(self._load, capture))
+        try:
+            attach()
+        except NoRoomError:
+            if self._tap_of(capture) and capture not in self._telling:
+                raise  # it may be too long for the socket alone, and the one before is in force
+            with self._path.closed({capture}) if self._path else nullcontext():
+                attach(_vlans_of(capture, self._admitted))
+                wait_for_packets()  # what was let in meanwhile is with the workers, who have to deal with it first
+
+    def _tap_of(self, capture: int) -> Any:
+        """What its programs tell; NULL: nothing, or not yet."""
+        return self._tap.maps(capture) if self._tap and capture not in self._adopted else ffi.NULL
 
     def _load(self, capture: int, worker: int) -> int:
         clip, sourced, bare = capture in self._clipped, bool(self._sourced[capture]), capture in self._bare
-        tap = self._tap.maps(capture) if self._tap else ffi.NULL
-        purpose = (capture, worker, clip, self._everything, sourced, bare, tap)
+        purpose = (capture, worker, clip, self._everything, sourced, bare, self._tap_of(capture))
         if self._spare and purpose == _FIRST:
             return self._spare.pop()
         filtered = ffi.new("struct mcr_bpf_filter *", purpose)
@@ -326,11 +332,8 @@ def _count(rejected: int, capture: int) -> MapCount:
         raise
 
 
-def _let_all_in(sockets: Sequence[socket.socket]) -> None:
-    """Have the workers tell what rules take, as far as there is memory for that: no filter of another mcrd stays."""
-    with suppress(OSError):
-        for each in sockets:
-            attach_filter(each, accept_udp())
+def _vlans_of(capture: int, admitted: Iterable[tuple[int, Flow]]) -> set[int]:
+    return {flow.vlan for each, flow in admitted if each == capture}
 
 
 def _shared_by(flow: Flow) -> tuple[Flow, ...]:
@@ -340,12 +343,3 @@ def _shared_by(flow: Flow) -> tuple[Flow, ...]:
     """
     group = Flow(flow.group, 0, flow.vlan)
     return (group, Flow(IPv4Address(0), 0, flow.vlan)) if flow.vlan else (group,)
-
-
-def _attach_program(target: socket.socket, program: int) -> None:
-    """Put an eBPF program in the place of the socket's filter, between two packets.
-
-    Raises:
-        OSError: from setsockopt(2).
-    """
-    target.setsockopt(socket.SOL_SOCKET, uapi.SO_ATTACH_BPF, program)

@@ -185,8 +185,10 @@ class KernelPath:
     def closed(self, captures: Iterable[int]) -> Generator[None]:
         """Forward nothing of these captures meanwhile. Then each flow moves here anew, once no worker holds a frame."""
         self._close_gates({*captures})
-        yield
-        self._open_gates()
+        try:
+            yield
+        finally:
+            self._open_gates()
 
     def bar(self, who: str) -> None:
         """Forward nothing, from the next packet on."""

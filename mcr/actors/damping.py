@@ -31,6 +31,9 @@ _EVERY: Final = 0.05  # seconds between two readings of who sends
 _ON_ITS_WAY: Final = 0.3  # seconds after others' last datagram in which it may still come back
 _ALONE: Final = 10  # datagrams after that, at most: who sends more is no echo
 _TRIAL: Final = 5.0  # seconds in which a look has to show that a circle was broken that is not proven as a whole
+_LONGEST_TRIAL: Final = 15.0  # the same, where no look has ended
+_DRAINED: Final = 1.0  # seconds of a trial in which a full link may still bring more than others send
+_SURELY_OVER: Final = 64  # payloads of others of which nothing came back on a link that may be full
 _UNPROVEN: Final = 60.0  # seconds in which no look has seen anything come back
 _SPARED: Final = 600.0  # seconds in which a machine that was no echo is not refused again; doubled each time
 _LONGEST_SPARED: Final = 86_400.0
@@ -67,6 +70,23 @@ class _Others:
 
 
 @attrs.define
+class _Trial:
+    """Whether a circle that is not proven as a whole ends, if somebody is refused.
+
+    Attributes:
+        began: when; anew, if somebody else is refused, too.
+        is_looked_at: a look has ended that began later.
+    """
+
+    began: float
+    is_looked_at: bool = False
+
+    def is_in_vain(self, now: float) -> bool:
+        """Whether looks had the time to show it."""
+        return now >= self.began + (_TRIAL if self.is_looked_at else _LONGEST_TRIAL)
+
+
+@attrs.define
 class _Refused:
     """Somebody whose datagrams are refused.
 
@@ -74,7 +94,8 @@ class _Refused:
         before: what its counter said when that began.
         others: those of the rule; not sources that other rules name.
         told: when the workers were told of it last; before that, when it began.
-        is_on_trial: much of what others send did not come back: it stays refused only if that ends the circle.
+        is_part: much of what others send did not come back: it stays refused while looks see the circle broken.
+        trial: of that; None: there is none, or a look has seen it.
     """
 
     placed: PlacedRule
@@ -85,7 +106,20 @@ class _Refused:
     before: int
     others: _Others
     told: float
-    is_on_trial: bool = False
+    is_part: bool
+    trial: _Trial | None
+
+    def is_over(self, echo: Echo) -> bool:
+        """Whether it returns nothing any more; on a full link what it returns may be lost."""
+        if self.is_part:
+            return not self.trial and echo.is_over and echo.sent >= _SURELY_OVER
+        return echo.is_over
+
+    def are_others_silent(self, matched: int, refused: int, now: float) -> bool:
+        """Whether it is none of them who sends."""
+        if self.trial and now < self.began + _DRAINED:
+            return False
+        return self.others.are_silent(matched, refused, now)
 
 
 @attrs.frozen
@@ -96,11 +130,13 @@ class _Spared:
         until: then it may be.
         seconds: for which it was acquitted last; 0: it never was.
         why: as is told.
+        is_tried: only a trial says so: it is refused nevertheless if the whole is proven.
     """
 
     until: float
     seconds: float
     why: str
+    is_tried: bool = False
 
 
 class Damper:
@@ -144,9 +180,16 @@ class Damper:
     def heed(self, placed: PlacedRule, verdict: Verdict) -> tuple[Echo, ...]:
         """Refuse no longer who does not return what others send. What is seen of the rest."""
         echoes = {each.origin: each for each in verdict.echoes}
+        others = [each for each in verdict.returners if (placed.tag, each.origin.address) not in self._refused]
+        is_alone = all(self._whether_not(placed.rule.input, each, echoes.get(each.origin)) for each in others)
+        whole = {each.origin for each in verdict.returners if not each.is_part and not each.is_beside}
         for each in self._of(placed.tag):
+            if each.origin in whole:
+                each.is_part, each.trial = False, None
+            if each.trial:
+                each.trial.is_looked_at = True
             if echo := echoes.get(each.origin):
-                self._judge(each, echo)
+                self._judge(each, echo, is_alone=is_alone)
         left = {each.origin for each in self._of(placed.tag)}
         return tuple(each for each in verdict.echoes if each.origin in left and each.returned)
 
@@ -157,17 +200,23 @@ class Damper:
             if (placed.tag, each.origin.address) not in self._refused:
                 self._consider(placed, each, echoes.get(each.origin))
 
-    def _judge(self, refused: _Refused, echo: Echo) -> None:
+    def is_part(self, tag: int) -> bool:
+        """Whether some of a loop was proven only in part: then eight payloads do not tell that it is over."""
+        return any(each.is_part for each in self._of(tag))
+
+    def _judge(self, refused: _Refused, echo: Echo, *, is_alone: bool) -> None:
+        """`is_alone`: nobody else is to be refused, who may be the one who closes the circle."""
         if echo.is_shared:
             self._spare(refused, _SHARED, _SHARED)
         elif echo.is_source:
             self._spare(refused, "it sends what is its own")
-        elif echo.is_over:
+        elif refused.is_over(echo):
             self._end(refused, "it returns nothing any more")
-        elif refused.is_on_trial and echo.again:
-            self._spare(refused, _UNBROKEN, _UNBROKEN)
+        elif refused.is_part and echo.again:
+            if is_alone:
+                self._spare(refused, _UNBROKEN, _UNBROKEN, is_tried=True)
         elif echo.returned:
-            refused.proven, refused.is_on_trial = trio.current_time(), False
+            refused.proven, refused.trial = trio.current_time(), None
 
     def _consider(self, placed: PlacedRule, returner: Return, echo: Echo | None) -> None:
         rule, place, origin = placed.rule, self._free_place(), returner.origin
@@ -183,7 +232,10 @@ class Damper:
         flow = attrs.evolve(rule.input.flows[0], source=source)
         refusal = Refusal(rule.input.interface, flow, place)
         before, others = self._meter.refused(place), _Others(self._meter.matched(placed), now)
-        began = _Refused(placed, origin, refusal, now, now, before, others, now, returner.is_part)
+        for each in self._of(placed.tag):
+            each.trial = each.trial and _Trial(now)
+        trial = _Trial(now) if returner.is_part else None
+        began = _Refused(placed, origin, refusal, now, now, before, others, now, returner.is_part, trial)
         self._refused[placed.tag, origin.address] = began
         self._due.set()
         what = "rule %s: what %s sends is refused, and counts as returned; a rule with --input-source %s takes it"
@@ -198,7 +250,7 @@ class Damper:
             return "the rule takes a range"
         if why := _what_else(returner, echo):
             return why
-        if spared and trio.current_time() < spared.until:
+        if spared and trio.current_time() < spared.until and (returner.is_part or not spared.is_tried):
             return spared.why
         flow = attrs.evolve(source.flows[0], source=ip_address(origin.address))
         return _NAMED if self._is_named(source.interface, flow) else ""
@@ -236,15 +288,16 @@ class Damper:
         """Forget all."""
         self._refused.clear()
 
-    def _spare(self, refused: _Refused, why: str, then: str = _SOURCE) -> None:
-        """It is no echo. `then`: why it is not refused from now on."""
+    def _spare(self, refused: _Refused, why: str, then: str = _SOURCE, *, is_tried: bool = False) -> None:
+        """It is no echo. `then`: why it is not refused from now on. `is_tried`: it may be, if the whole is proven."""
         seconds = min(max(2 * self._acquitted(refused), _SPARED), _LONGEST_SPARED)
-        self._leave(refused, _Spared(trio.current_time() + seconds, seconds, then))
-        self._end(refused, f"{why}; it is not refused again for {seconds / 60:.0f} minutes")
+        self._leave(refused, _Spared(trio.current_time() + seconds, seconds, then, is_tried))
+        what = "tried" if is_tried else "refused"
+        self._end(refused, f"{why}; it is not {what} again for {seconds / 60:.0f} minutes")
 
-    def _put_off(self, refused: _Refused, why: str) -> None:
-        """It cannot be refused now, whatever it is."""
-        self._leave(refused, _Spared(trio.current_time() + _PUT_OFF, self._acquitted(refused), why))
+    def _put_off(self, refused: _Refused, why: str, *, is_tried: bool = False) -> None:
+        """Nothing is proven of it, and it is not refused now. `is_tried`: unless the whole is proven."""
+        self._leave(refused, _Spared(trio.current_time() + _PUT_OFF, self._acquitted(refused), why, is_tried))
         self._end(refused, f"{why}; that is tried again in {_PUT_OFF:.0f} s")
 
     def _acquitted(self, refused: _Refused) -> float:
@@ -286,10 +339,10 @@ class Damper:
         now = trio.current_time()
         for each in [*self._refused.values()]:
             count = self._meter.refused(each.refusal.place)
-            if each.others.are_silent(self._meter.matched(each.placed), count, now):
+            if each.are_others_silent(self._meter.matched(each.placed), count, now):
                 self._spare(each, "it goes on while others are silent")
-            elif each.is_on_trial and now >= each.began + _TRIAL:
-                self._spare(each, _UNSEEN, _UNSEEN)
+            elif each.trial and each.trial.is_in_vain(now):
+                self._put_off(each, _UNSEEN, is_tried=True)
             elif now >= each.proven + _UNPROVEN:
                 self._end(each, f"it was not seen to return anything for {_UNPROVEN:.0f} s")
 

@@ -274,7 +274,7 @@ class _State:
         if returners:
             self._tell(placed, case, attrs.evolve(verdict, returners=returners), time)
             self._damper.consider(placed, verdict)
-        elif told and verdict.is_over:
+        elif told and verdict.is_over and not self._damper.is_part(placed.tag):
             self._end(told, "nothing comes back any more: the loop over another machine is over")
         elif not told:
             if case.rate and rate >= _GROWN * case.rate:

@@ -8,7 +8,7 @@ from loop_scene import LOOP, NAMED, PLACED, RETURNER, UNSURE, VARIED, Scene
 from mcr.diagnosis.loop_findings import with_loops
 from mcr.model.finding import Finding
 from mcr.model.finding import Verdict as Judged
-from mcr.tap.copies import Crowd, Echo
+from mcr.tap.copies import Crowd, Echo, Origin, Return
 from mcr.tap.returns import Verdict
 
 PART = attrs.evolve(LOOP, returners=(attrs.evolve(LOOP.returners[0], returned=20, is_part=True),))
@@ -17,6 +17,11 @@ CROWD = Verdict(crowd=Crowd(RETURNER, 16_000, 4, 9), seconds=0.5)
 
 def echoed(again: int) -> Verdict:
     return Verdict(echoes=(Echo(RETURNER, 48, 0, 50, again=again),), seconds=0.5)
+
+
+def silent(sent: int) -> Verdict:
+    """A look that saw nothing come back."""
+    return Verdict(is_over=True, echoes=(Echo(RETURNER, 0, 0, sent),), seconds=0.5)
 
 
 async def test_who_returns_a_part_stays_refused_if_that_breaks_the_circle(
@@ -44,18 +49,114 @@ async def test_who_goes_on_to_return_it_is_taken_again(
     verdict: Verdict,
     why: str,
 ) -> None:
-    """Within some seconds, and not tried again for ten minutes; it is told of, with what to do."""
+    """Within some seconds, and not tried again for long; it is told of, with what to do. The whole is proof enough."""
     await scene.pass_time(1.5, 1000, PART)
     assert scene.sources() == ["198.18.0.9"]
     await scene.pass_time(6, 1000, verdict, returned=1000)
     assert scene.sources() == []
-    assert f"is taken again: {why}; it is not refused again for 10 minutes" in caplog.text
+    then = "that is tried again in 60 s" if verdict == UNSURE else "it is not tried again for 10 minutes"
+    assert f"is taken again: {why}; {then}" in caplog.text
     await scene.pass_time(30, 1000, PART)
     assert scene.sources() == []
     (finding,) = with_loops([], scene.watch.told(), {})
     assert finding.what.endswith(f"; it goes on, as {why}")
     assert finding.remedy
     assert "--input-source" in finding.remedy
+    await scene.pass_time(11, 1000, LOOP)
+    assert scene.sources() == ["198.18.0.9"]
+    await scene.pass_time(20, 100, echoed(1), returned=100)
+    assert scene.sources() == ["198.18.0.9"]
+
+
+async def test_no_trial_is_needed_once_the_whole_is_proven(
+    scene: Scene, autojump_clock: trio.testing.MockClock, caplog: pytest.LogCaptureFixture
+) -> None:
+    await scene.pass_time(1.5, 1000, PART)
+    await scene.pass_time(6, 1000, attrs.evolve(echoed(3), returners=LOOP.returners), returned=1000)
+    await scene.pass_time(6, 1000, UNSURE, returned=1000)
+    assert scene.sources() == ["198.18.0.9"]
+    assert "is taken again" not in caplog.text
+
+
+async def test_a_trial_that_shows_nothing_is_held_again_soon(
+    scene: Scene, autojump_clock: trio.testing.MockClock, caplog: pytest.LogCaptureFixture
+) -> None:
+    """However often that was so: it is no evidence."""
+    for times in range(1, 4):
+        while not scene.sources():
+            await scene.pass_time(1, 1000, PART)
+        await scene.pass_time(6, 1000, UNSURE, returned=1000)
+        assert scene.sources() == []
+        assert caplog.text.count("that is tried again in 60 s") == times
+    assert trio.current_time() < 300
+
+
+async def test_two_returners_do_not_acquit_each_other(
+    scene: Scene, autojump_clock: trio.testing.MockClock, caplog: pytest.LogCaptureFixture
+) -> None:
+    """What comes back again and again may do so by the other one: it is refused as well, and the trial begins anew."""
+    other = Origin(bytes.fromhex("020000000008"), bytes([198, 18, 0, 8]))
+    await scene.pass_time(1.5, 1000, PART)
+    await scene.pass_time(2.5, 1000, UNSURE)
+    both = attrs.evolve(echoed(3), returners=(*PART.returners, Return(other, 20, 50, is_part=True)))
+    await scene.pass_time(1.5, 1000, both)
+    assert scene.sources() == ["198.18.0.9", "198.18.0.8"]
+    await scene.pass_time(3, 1000, UNSURE)
+    assert scene.sources() == ["198.18.0.9", "198.18.0.8"]
+    await scene.pass_time(2, 1000, echoed(1))
+    assert "198.18.0.9" not in scene.sources()
+
+
+async def test_a_circle_that_was_broken_once_may_be_seen_to_go_on(
+    scene: Scene, autojump_clock: trio.testing.MockClock, caplog: pytest.LogCaptureFixture
+) -> None:
+    """One look may have seen too little: who is refused for a part stays so only as long as no look says otherwise."""
+    await scene.pass_time(1.5, 1000, PART)
+    await scene.pass_time(20, 100, echoed(0), returned=100)
+    assert scene.sources() == ["198.18.0.9"]
+    await scene.pass_time(11, 100, echoed(1), returned=100)
+    assert scene.sources() == []
+    assert "went on to come back again and again" in caplog.text
+
+
+async def test_on_a_full_link_a_few_that_are_lost_end_nothing(
+    scene: Scene, autojump_clock: trio.testing.MockClock, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Neither a trial, whatever is lost, nor the refusal after it."""
+    await scene.pass_time(1.5, 1000, PART)
+    await scene.pass_time(3, 100, silent(64), returned=100)
+    assert scene.sources() == ["198.18.0.9"]
+    await scene.pass_time(10, 100, echoed(0), returned=100)
+    await scene.pass_time(20, 100, silent(63), returned=100)
+    assert scene.sources() == ["198.18.0.9"]
+    await scene.pass_time(11, 100, silent(64), returned=100)
+    assert (scene.sources(), scene.watch.loops()) == ([], ())
+    assert "is taken again: it returns nothing any more; refused: " in caplog.text
+
+
+async def test_a_trial_waits_for_a_look(
+    scene: Scene, autojump_clock: trio.testing.MockClock, caplog: pytest.LogCaptureFixture
+) -> None:
+    """But not for ever."""
+    await scene.pass_time(1.5, 1000, PART)
+    assert await scene.pass_time(13) == 0
+    assert scene.sources() == ["198.18.0.9"]
+    assert await scene.pass_time(3) == 0
+    assert scene.sources() == []
+    assert "no look has shown that to refuse it ends the loop" in caplog.text
+
+
+async def test_what_a_full_link_still_brings_is_no_source(
+    scene: Scene, autojump_clock: trio.testing.MockClock, caplog: pytest.LogCaptureFixture
+) -> None:
+    """For a second; who goes on alone later is one, also during a trial."""
+    while not scene.sources():
+        await scene.pass_time(0.05, 1000, PART)
+    await scene.pass_time(0.8, 0, returned=100)
+    assert scene.sources() == ["198.18.0.9"]
+    await scene.pass_time(1, 0, returned=100)
+    assert scene.sources() == []
+    assert "it goes on while others are silent" in caplog.text
 
 
 async def test_what_may_be_a_full_loop_is_told_of_and_nobody_is_refused(

@@ -4,7 +4,6 @@ A packet pays nothing for it until a rule is busy. Then short looks at the wire,
 returns what others send (tap/returns.py).
 """
 
-import math
 import traceback
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
@@ -39,7 +38,7 @@ _APART: Final = 0.5  # seconds between two looks at the rates; every other one o
 _SOON: Final = 0.25  # the same, while some rule may be busy
 _LOOKS_APART: Final = 1.0  # seconds between the beginnings of two looks at the wire
 _MOST: Final = 100_000.0  # above that a look slows down what it looks at, so it waits, and they are a minute apart
-_PATIENCE: Final = 5.0  # seconds for which it waits
+_PATIENCE: Final = 5.0  # seconds for which it waits after a rule has become so busy
 _LOOKS: Final = 2  # at the wire at a time
 _ORIGINS: Final = 8  # that are told of a loop
 _BUSY: Final = 500.0  # packets a second of a rule that may be in a loop
@@ -65,16 +64,12 @@ class _Case:
     told: float | None = None
     """When a loop of it was told of last."""
 
-    def is_due(self, rate: float, time: float) -> bool:
-        """Whether it is to be looked at now."""
+    def is_due(self, rate: float, time: float, flooded: float | None) -> bool:
+        """Whether it is to be looked at now. `flooded`: since when a look would slow it down; None: it would not."""
         if self.is_looked_at:
             return False
         is_grown = self.told is None and self.rate > 0 and rate >= _GROWN * self.rate
-        if rate <= _MOST:
-            return time >= self.at or is_grown
-        if is_grown or not self.at:
-            self.at = min(self.at or math.inf, time + _PATIENCE)
-        return time >= self.at
+        return (time >= self.at or is_grown) and (flooded is None or time >= flooded + _PATIENCE)
 
 
 @attrs.define
@@ -168,6 +163,7 @@ class _State:
         self._rules: tuple[PlacedRule, ...] = ()
         self._by_slot: dict[int, PlacedRule] = {}
         self._busy = set[int]()  # a second ago: of a part of one a rate tells little
+        self._flooded = dict[int, float]()  # since when a look would slow the rule down
         self._is_refused = False
         self._next = 0.0  # when a look may begin
         self.is_busy = False  # some rule may be
@@ -235,16 +231,18 @@ class _State:
         seconds, time = now.time - before.time, trio.current_time()
         looked_at = self._looked_at(now, before, _BUSY * seconds)
         self.is_busy = bool(looked_at)
-        busy = set[int]()
+        busy, flooded = set[int](), dict[int, float]()
         for placed in looked_at:
             rate = (now.rule_matched(placed) - before.rule_matched(placed)) / seconds
             is_busy = rate >= _BUSY or (rate > 0 and placed.tag in self.told)
             if is_busy:
                 busy.add(placed.tag)
+            if rate > _MOST:
+                flooded[placed.tag] = self._flooded.get(placed.tag, time)
             is_sure = placed.tag in self._busy or rate >= _SURELY_BUSY
-            if is_busy and is_sure and self._case(placed).is_due(rate, time):
+            if is_busy and is_sure and self._case(placed).is_due(rate, time, flooded.get(placed.tag)):
                 yield placed, rate
-        self._busy = busy
+        self._busy, self._flooded = busy, flooded
 
     def _looked_at(self, now: Reading, before: Reading, least: float) -> list[PlacedRule]:
         """Rules that may have matched so many packets since, and those that loops are told of; not thousands."""

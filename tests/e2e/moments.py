@@ -17,9 +17,10 @@ from mcr_process import Mcr
 def timed(action: Callable[[], object], *others: Path) -> float:
     """Seconds that the calling thread, and other processes for it, need."""
     measured = [*_threads_here(), *others]
-    begun, waited = time.monotonic(), sum(map(_waited, measured))
+    waited, begun = sum(map(_waited, measured)), time.monotonic()  # to read them takes Python's lock again and again
     action()
-    return time.monotonic() - begun - (sum(map(_waited, measured)) - waited)
+    took = time.monotonic() - begun
+    return took - (sum(map(_waited, measured)) - waited)
 
 
 def timed_ping(mcr: Mcr) -> float:

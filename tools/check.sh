@@ -28,12 +28,13 @@ check_scripts() {
 		echo "shellcheck is not installed: shell scripts were not checked" >&2
 		return
 	fi
+	set -- .ci/run tools/*.sh tests/packaging/*.sh packaging/deb/postinst packaging/deb/prerm packaging/deb/postrm
 	{
 		shellcheck --version
-		sha256sum .ci/run tools/*.sh tests/packaging/*.sh packaging/deb/postinst packaging/deb/prerm packaging/deb/postrm
+		sha256sum "$@"
 	} >"$said/scripts"
 	if [ -n "${MCR_RUN_ALL:-}" ] || ! cmp -s "$said/scripts" "$venv/.scripts-looked-at"; then
-		shellcheck .ci/run tools/*.sh tests/packaging/*.sh packaging/deb/postinst packaging/deb/prerm packaging/deb/postrm
+		shellcheck "$@"
 		mv "$said/scripts" "$venv/.scripts-looked-at"
 	fi
 }

@@ -21,7 +21,7 @@ from mcr.relay.placement import PlacedRule
 from mcr.relay.refusals import MAX_REFUSED, Refusal
 from mcr.rules.change_log import fields_of
 from mcr.stats.meter import Meter
-from mcr.tap.copies import Echo, Origin, Return
+from mcr.tap.copies import Echo, Origin, Return, are_again
 from mcr.tap.returns import Verdict
 from mcr.text.plurals import counted
 
@@ -212,7 +212,7 @@ class Damper:
             self._spare(refused, "it sends what is its own")
         elif refused.is_over(echo):
             self._end(refused, "it returns nothing any more")
-        elif refused.is_part and echo.again:
+        elif refused.is_part and are_again(echo.turns, len(refused.placed.rule.outputs)):
             if is_alone:
                 self._spare(refused, _UNBROKEN, _UNBROKEN, is_tried=True)
         elif echo.returned:

@@ -7,10 +7,18 @@ from typing import Final
 
 import attrs
 
+_TURNS = 4  # of a payload, at the least
+_SPARE = 2  # times that it may come for another reason
+
 
 def again(times: int) -> int:
     """How often a returner sends a payload, at the least, that others have sent so many times."""
-    return 4 * times + 2
+    return _TURNS * times + _SPARE
+
+
+def are_again(turns: int, outputs: int) -> bool:
+    """Whether a payload came as often as in a circle, where each output may bring it back once for each time."""
+    return turns >= _TURNS * outputs
 
 
 AGAIN: Final = again(1)
@@ -109,7 +117,7 @@ class Echo:
         sent: payloads of these others that come from here or not.
         is_shared: others send from the same address, with another MAC.
         doubled: payloads that a source of another rule sent first, and this one after it, but seldom: no circle.
-        again: of those returned, the ones that came as often as in a circle.
+        turns: of the one that came back most often: times, two of them spared, for each time that others sent it.
     """
 
     origin: Origin
@@ -118,7 +126,7 @@ class Echo:
     sent: int
     is_shared: bool = False
     doubled: int = 0
-    again: int = 0
+    turns: int = 0
 
     @property
     def is_double(self) -> bool:
@@ -197,7 +205,7 @@ class Sightings:
         """What these send, and the others; none before `settle`."""
         if self._new is None:
             return ()
-        returned, own, sent, often = Counter[Origin](), Counter[Origin](), 0, Counter[Origin]()
+        returned, own, sent, turns = Counter[Origin](), Counter[Origin](), 0, Counter[Origin]()
         doubled, until = Counter[Origin](), {each: self._proven_until(each) for each in of}
         for senders in self._senders.values():
             who, places = next(iter(senders.items()))  # the first one
@@ -211,7 +219,7 @@ class Sightings:
                 doubled.update(each for each in back if len(senders[each]) < AGAIN and places[0] <= until[each])
             else:
                 returned.update(back)
-                often.update(each for each in back if len(senders[each]) >= again(len(places)))
+                turns |= Counter({each: (len(senders[each]) - _SPARE) // len(places) for each in back})
                 sent += 1
         used = Counter(each.address for each in self._origins)
         return tuple(
@@ -222,7 +230,7 @@ class Sightings:
                 sent,
                 used[each.address] > (each in self._origins),
                 doubled[each],
-                often[each],
+                turns[each],
             )
             for each in of
         )

@@ -1,5 +1,7 @@
 """Loops that are so full that they are not proven as a whole: who is tried, who is acquitted, and what is told."""
 
+from ipaddress import ip_address
+
 import attrs
 import pytest
 import trio.testing
@@ -8,15 +10,23 @@ from loop_scene import LOOP, NAMED, PLACED, RETURNER, UNSURE, VARIED, Scene
 from mcr.diagnosis.loop_findings import with_loops
 from mcr.model.finding import Finding
 from mcr.model.finding import Verdict as Judged
-from mcr.tap.copies import Crowd, Echo, Origin, Return
+from mcr.model.rule import Output
+from mcr.tap.copies import AGAIN, Crowd, Echo, Origin, Return, Sightings, again
 from mcr.tap.returns import Verdict
 
 PART = attrs.evolve(LOOP, returners=(attrs.evolve(LOOP.returners[0], returned=20, is_part=True),))
+SOURCE = Origin(bytes.fromhex("020000000007"), bytes([198, 18, 0, 7]))
 CROWD = Verdict(crowd=Crowd(RETURNER, 16_000, 4, 9), seconds=0.5)
 
 
-def echoed(again: int) -> Verdict:
-    return Verdict(echoes=(Echo(RETURNER, 48, 0, 50, again=again),), seconds=0.5)
+def echoed(times: int) -> Verdict:
+    """A look that saw each datagram come back so many times."""
+    seen = Sightings()
+    seen.settle()
+    for number in range(50):
+        for origin in (SOURCE, *[RETURNER] * times):
+            seen.add(origin, number)
+    return Verdict(echoes=seen.echoes({RETURNER}), seconds=0.5)
 
 
 def silent(sent: int) -> Verdict:
@@ -29,7 +39,7 @@ async def test_who_returns_a_part_stays_refused_if_that_breaks_the_circle(
 ) -> None:
     await scene.pass_time(1.5, 1000, PART)
     assert scene.sources() == ["198.18.0.9"]
-    await scene.pass_time(3, 100, echoed(0), returned=100)
+    await scene.pass_time(3, 100, echoed(1), returned=100)
     await scene.pass_time(20, 100, UNSURE, returned=100)
     assert scene.sources() == ["198.18.0.9"]
 
@@ -37,7 +47,7 @@ async def test_who_returns_a_part_stays_refused_if_that_breaks_the_circle(
 @pytest.mark.parametrize(
     ("verdict", "why"),
     [
-        (echoed(1), "what others send went on to come back again and again while it was refused"),
+        (echoed(AGAIN), "what others send went on to come back again and again while it was refused"),
         (UNSURE, "no look has shown that to refuse it ends the loop"),
     ],
     ids=["unbroken", "unseen"],
@@ -64,7 +74,7 @@ async def test_who_goes_on_to_return_it_is_taken_again(
     assert "--input-source" in finding.remedy
     await scene.pass_time(11, 1000, LOOP)
     assert scene.sources() == ["198.18.0.9"]
-    await scene.pass_time(20, 100, echoed(1), returned=100)
+    await scene.pass_time(20, 100, echoed(AGAIN), returned=100)
     assert scene.sources() == ["198.18.0.9"]
 
 
@@ -72,7 +82,7 @@ async def test_no_trial_is_needed_once_the_whole_is_proven(
     scene: Scene, autojump_clock: trio.testing.MockClock, caplog: pytest.LogCaptureFixture
 ) -> None:
     await scene.pass_time(1.5, 1000, PART)
-    await scene.pass_time(6, 1000, attrs.evolve(echoed(3), returners=LOOP.returners), returned=1000)
+    await scene.pass_time(6, 1000, attrs.evolve(echoed(AGAIN), returners=LOOP.returners), returned=1000)
     await scene.pass_time(6, 1000, UNSURE, returned=1000)
     assert scene.sources() == ["198.18.0.9"]
     assert "is taken again" not in caplog.text
@@ -98,12 +108,12 @@ async def test_two_returners_do_not_acquit_each_other(
     other = Origin(bytes.fromhex("020000000008"), bytes([198, 18, 0, 8]))
     await scene.pass_time(1.5, 1000, PART)
     await scene.pass_time(2.5, 1000, UNSURE)
-    both = attrs.evolve(echoed(3), returners=(*PART.returners, Return(other, 20, 50, is_part=True)))
+    both = attrs.evolve(echoed(AGAIN), returners=(*PART.returners, Return(other, 20, 50, is_part=True)))
     await scene.pass_time(1.5, 1000, both)
     assert scene.sources() == ["198.18.0.9", "198.18.0.8"]
     await scene.pass_time(3, 1000, UNSURE)
     assert scene.sources() == ["198.18.0.9", "198.18.0.8"]
-    await scene.pass_time(2, 1000, echoed(1))
+    await scene.pass_time(2, 1000, echoed(AGAIN))
     assert "198.18.0.9" not in scene.sources()
 
 
@@ -112,11 +122,26 @@ async def test_a_circle_that_was_broken_once_may_be_seen_to_go_on(
 ) -> None:
     """One look may have seen too little: who is refused for a part stays so only as long as no look says otherwise."""
     await scene.pass_time(1.5, 1000, PART)
-    await scene.pass_time(20, 100, echoed(0), returned=100)
+    await scene.pass_time(20, 100, echoed(1), returned=100)
     assert scene.sources() == ["198.18.0.9"]
-    await scene.pass_time(11, 100, echoed(1), returned=100)
+    await scene.pass_time(11, 100, echoed(AGAIN), returned=100)
     assert scene.sources() == []
     assert "went on to come back again and again" in caplog.text
+
+
+async def test_each_output_may_bring_a_datagram_back_once(
+    scene: Scene, autojump_clock: trio.testing.MockClock, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Or four times, as the other relay may have several rules, too: the circle is broken all the same."""
+    outputs = tuple(Output(ip_address(f"239.9.9.{number}"), 6000, "eth1") for number in range(6))
+    many = attrs.evolve(PLACED, rule=attrs.evolve(PLACED.rule, outputs=outputs))
+    await scene.stats.rules_placed((many,), ())
+    await scene.pass_time(1.5, 1000, PART)
+    await scene.pass_time(20, 100, echoed(len(outputs)), returned=600)
+    await scene.pass_time(20, 100, echoed(again(len(outputs)) - 1), returned=600)
+    assert scene.sources() == ["198.18.0.9"]
+    await scene.pass_time(11, 100, echoed(again(len(outputs))), returned=600)
+    assert scene.sources() == []
 
 
 async def test_on_a_full_link_a_few_that_are_lost_end_nothing(
@@ -126,7 +151,7 @@ async def test_on_a_full_link_a_few_that_are_lost_end_nothing(
     await scene.pass_time(1.5, 1000, PART)
     await scene.pass_time(3, 100, silent(64), returned=100)
     assert scene.sources() == ["198.18.0.9"]
-    await scene.pass_time(10, 100, echoed(0), returned=100)
+    await scene.pass_time(10, 100, echoed(1), returned=100)
     await scene.pass_time(20, 100, silent(63), returned=100)
     assert scene.sources() == ["198.18.0.9"]
     await scene.pass_time(11, 100, silent(64), returned=100)

@@ -4,7 +4,7 @@ from collections.abc import Iterable
 
 import pytest
 
-from mcr.tap.copies import AGAIN, KINDS, Crowd, Echo, Origin, Return, Sightings
+from mcr.tap.copies import AGAIN, KINDS, Crowd, Echo, Origin, Return, Sightings, again, are_again
 
 MAC = bytes.fromhex("020000000001")
 S, B, C = (Origin(MAC, bytes([198, 18, 0, number])) for number in (1, 2, 3))
@@ -79,9 +79,12 @@ def test_who_may_be_a_loop_into_which_nothing_new_gets() -> None:
 
 def test_what_goes_on_to_come_back_often_is_told() -> None:
     """Once who returned it is refused, a loop brings each datagram back once for each output."""
-    made = sightings([])
-    made.settle()
-    for number in range(20):
-        for origin in (S, *[B] * (AGAIN if number < 3 else 2)):
-            made.add(origin, number)
-    assert made.echoes({B}) == (Echo(B, 20, 0, 20, again=3),)
+    for times in (1, 2):
+        made = sightings([])
+        made.settle()
+        for number in range(20):
+            for origin in (*[S] * times, *[B] * (again(times) if number == 3 else 2)):
+                made.add(origin, number)
+        (echo,) = made.echoes({B})
+        assert echo == Echo(B, 20, 0, 20, turns=4)
+        assert (are_again(echo.turns, 1), are_again(echo.turns, 2)) == (True, False)

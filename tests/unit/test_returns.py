@@ -332,7 +332,7 @@ def beside(came: list[tuple[Origin, object]]) -> tuple[tuple[Origin, ...], Echo]
 def test_what_another_rule_takes_by_its_source_is_not_the_returner_s_own() -> None:
     """It comes from others; whether it comes back says nothing about the rest, nor about its source."""
     for came, count in ((returning(C), 0), (returning(S) + returning(C), 8), (returning(C) + returning(S), 8)):
-        assert beside(came) == ((B,), Echo(B, returned=count, own=0, sent=count, again=count))
+        assert beside(came) == ((B,), Echo(B, returned=count, own=0, sent=count, turns=4 if count else 0))
         assert [each.is_beside for each in sightings(came, C).returners()] == [not count]
     late = [(who, number) for number in range(8) for who in (C, S, *[B] * again(2))]
     assert [each.is_beside for each in sightings(late, C).returners()] == [True]  # C has said it first

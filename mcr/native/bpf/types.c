@@ -12,6 +12,9 @@
 #define DECLARED   17 /* kinds that <linux/btf.h> may have no names for: BTF_KIND_DECL_TAG, BTF_KIND_ENUM64 */
 #define ENUM64     19
 
+/* Five bits: BTF_INFO_KIND of headers before Linux 5.13 has four, and takes an ENUM64 for an array. */
+#define KIND_OF(type) ((type)->info >> 24 & 0x1f)
+
 /* A description in memory. */
 struct types {
 	const uint8_t *bytes;
@@ -24,7 +27,7 @@ static uint32_t rest_of(const struct btf_type *type)
 {
 	uint32_t count = BTF_INFO_VLEN(type->info);
 
-	switch (BTF_INFO_KIND(type->info)) {
+	switch (KIND_OF(type)) {
 	case BTF_KIND_INT:
 	case BTF_KIND_VAR:
 	case DECLARED:
@@ -71,7 +74,7 @@ static bool begin(struct types *types, const uint8_t *bytes, uint32_t size)
 static void compare(const struct types *types, const struct btf_type *type, uint32_t number, const char *const names[],
 		    uint32_t numbers[], uint32_t count)
 {
-	if (BTF_INFO_KIND(type->info) != BTF_KIND_FUNC || type->name_off >= types->names_end - types->names)
+	if (KIND_OF(type) != BTF_KIND_FUNC || type->name_off >= types->names_end - types->names)
 		return;
 	for (uint32_t i = 0; i < count; i++)
 		if (!strcmp((const char *)types->bytes + types->names + type->name_off, names[i]))

@@ -21,15 +21,11 @@ def judge_stream(rule: RuleStats) -> Iterator[Finding]:
     if health is None:
         return
     evidence = f"mcrctl stats {rule.rule_id}"
-    if health.reason:
-        what = f"The health of its stream is not watched: {health.reason}"
-        yield Finding("stream_health", Verdict.ADVICE, what, evidence)
-        return
     if what := _trouble(health):
         yield Finding("stream_health", Verdict.ADVICE, f"Its stream comes in broken: {what}", evidence, _UPSTREAM)
         return
-    if past := [*judge_stopped_stream(rule)]:
-        yield from past
+    if stopped := [*judge_stopped_stream(rule)]:
+        yield from stopped
         return
     whole = "comes in whole" if health.packets else "is watched, and nothing of it has come"
     so_far = f"{counted(health.packets, 'datagram')} looked at since it is watched, {_lost(health)}"
@@ -37,9 +33,14 @@ def judge_stream(rule: RuleStats) -> Iterator[Finding]:
 
 
 def judge_stopped_stream(rule: RuleStats) -> Iterator[Finding]:
-    """What was wrong with the stream of a rule not long ago, whether something of it comes now or not."""
-    if rule.health and (what := _past(rule.health)):
-        see = f"mcrctl stats {rule.rule_id}"
+    """What is to say whether something comes now or not: that its health is not watched, or what was wrong not long ago."""
+    if rule.health is None:
+        return
+    see = f"mcrctl stats {rule.rule_id}"
+    if rule.health.reason:
+        what = f"The health of its stream is not watched: {rule.health.reason}"
+        yield Finding("stream_health", Verdict.ADVICE, what, see)
+    elif what := _past(rule.health):
         yield Finding("stream_health", Verdict.ADVICE, f"Its stream came in broken: {what}", see, _UPSTREAM)
 
 

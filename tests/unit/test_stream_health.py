@@ -99,6 +99,7 @@ def test_why_says_that_it_came_broken() -> None:
     assert away.what == "Its stream comes in broken: PIDs 0 (PAT), 257 of its transport stream stay away"
     (unknown,) = judge_stream(of(UNKNOWN))
     assert unknown.what == "The health of its stream is not watched: it takes eBPF"
+    assert [*judge_stopped_stream(of(UNKNOWN))] == [unknown], "also while nothing comes"
 
 
 def test_a_loss_that_is_over_is_told_as_such_until_it_is_old() -> None:

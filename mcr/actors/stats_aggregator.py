@@ -123,9 +123,13 @@ class StatsAggregator:
         """Have the next mcrd go on from the counts of this moment."""
         await ask(self._inbox, Save)
 
-    async def stalled(self) -> tuple[int, ...]:
-        """Ids of workers that have let packets wait for some seconds without taking one. Each is reported once."""
-        return await ask(self._inbox, Stalled)
+    async def stalled(self, shares: tuple[float, ...]) -> tuple[int, ...]:
+        """Ids of workers that have let packets wait for some seconds without taking one. Each is reported once.
+
+        Args:
+            shares: of the time since the last call in which each worker had a processor, or wanted none.
+        """
+        return await ask(self._inbox, lambda reply: Stalled(shares, reply))
 
     async def sampled(self) -> None:
         """A worker has taken another round number of packets: a good moment for a log line."""
@@ -205,9 +209,9 @@ def _tell(state: "_State", command: Read | Events | Stalled) -> None:
         case Events(after, reply):
             with reply:
                 reply.resolve(state.feeds.after(after))
-        case Stalled(reply):
+        case Stalled(shares, reply):
             with reply:
-                reply.resolve(state.stalled())
+                reply.resolve(state.stalls.check(shares))
         case _:
             assert_never(command)
 
@@ -253,7 +257,7 @@ class _State:
         self._ticked = trio.current_time() // _TICK
         self._lines_at = -_LINES_APART
         self._dropped = self.captures.dropped_by_interface()
-        self._stalls = Stalls(len(segments))
+        self.stalls = Stalls(len(segments))
         self.feeds = Feeds()
         self._activity = Activity(from_zero=not inherits)
         self._sampled_at = 0  # datagrams on both paths at the last log line for their sake
@@ -335,7 +339,7 @@ class _State:
         self._settles = self._settles and not self._rules
         self._warn_of_drops()
         self._sample_kernel_path()
-        self._stalls.note(map(self.captures.backlog, range(len(self._segments))))
+        self.stalls.note(map(self.captures.backlog, range(len(self._segments))))
         self.feeds.tell(await self._look_through_rules(self._activity.note, self._past[-1]))
         self.feeds.tell_losses(await self._look_through_rules(self._note_losses, self._past[-1]))
 
@@ -358,9 +362,6 @@ class _State:
         if self._latest is None or trio.current_time() - self._latest.time >= _MOMENT:
             self._latest = self._read(outputs=0)
         return Counts(self._latest, self._placed)
-
-    def stalled(self) -> tuple[int, ...]:
-        return self._stalls.take()
 
     def _warn_of_drops(self) -> None:
         dropped = self.captures.dropped_by_interface()

@@ -93,8 +93,9 @@ class Sampled:
 
 @attrs.frozen
 class Stalled:
-    """Say which workers take nothing, each once."""
+    """Say which workers take nothing, each once. `shares`: of the time in which each could have, since the last one."""
 
+    shares: tuple[float, ...]
     reply: Reply[tuple[int, ...]]
 
 

@@ -433,7 +433,7 @@ class _State:
         self.acknowledged.set(self.workers.acknowledged())
 
     async def kill_hung_workers(self) -> None:
-        for worker_id in await self._stats.stalled():
+        for worker_id in await self._stats.stalled(self.workers.check_turns()):
             self.workers[worker_id].kill("takes no packets although some wait")
         self.workers.kill_overdue()
 

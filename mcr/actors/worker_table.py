@@ -12,13 +12,14 @@ from mcr.logs.logger import get_logger
 from mcr.model.log import Facility, LogLevels
 from mcr.model.rule import NO_RULES
 from mcr.model.worker import WorkerState, WorkerView
+from mcr.process.turns import Turns
 from mcr.relay.told import Told
 from mcr.shm import records
 from mcr.shm.segment import Segment
 
 log = get_logger(Facility.SUPERVISOR)
 
-_OVERDUE_WATCHES = 3  # without an acknowledgement that is due: the worker hangs
+_OVERDUE_WATCHES = 3  # without an acknowledgement that is due: the worker hangs, unless others had the processor
 
 
 @attrs.define
@@ -34,8 +35,12 @@ class Worker:
     generation: int = 0
     restarts: int = 0
     last_exit: str | None = None
-    overdue: int = 0
-    """For how many checks it has acknowledged nothing although something is due."""
+    overdue: float = 0
+    """For how many checks it has acknowledged nothing although something is due, and it could have."""
+    turns: Turns | None = None
+    """As of the last check."""
+    share: float = 1.0
+    """Of the time between the last two checks, in which it had a processor, or wanted none."""
     hung: int | None = None
     """Pid that was killed since it did not do its work."""
     ended: bool = False
@@ -143,6 +148,7 @@ class WorkerTable:
         worker.incarnation = started.incarnation
         worker.state = WorkerState.STARTING
         worker.overdue = 0
+        worker.turns, worker.share = None, 1.0
         worker.tell(*self._told.whole())
         what = "worker %d started, pid %d, core %d"
         log.info(what, worker.worker_id, worker.pid, worker.core, worker=worker.worker_id, pid=worker.pid)
@@ -182,11 +188,20 @@ class WorkerTable:
             restarts=worker.restarts,
         )
 
+    def check_turns(self) -> tuple[float, ...]:
+        """Find out for which share of the time since the last check each had a processor, or wanted none."""
+        for worker in self:
+            if worker.pid is not None:
+                before, worker.turns = worker.turns, Turns.of(worker.pid)
+                worker.share = before.share(worker.turns) if before else 1.0
+        return tuple(worker.share for worker in self)
+
     def kill_overdue(self) -> None:
         """End those that have not acknowledged the newest generation for some checks."""
-        # Counted, not timed: a supervisor that was itself stopped must first read the reports of that time.
+        # Counted, not timed: a supervisor that was itself stopped must first read the reports of that time. And without
+        # what others had of the processor: one that waits for it does not hang, and one in its place would wait, too.
         for worker in self:
-            worker.overdue = worker.overdue + 1 if worker.generation < self.newest else 0
+            worker.overdue = worker.overdue + worker.share if worker.generation < self.newest else 0
             if worker.overdue >= _OVERDUE_WATCHES:
                 worker.kill(f"has not acknowledged generation {self.newest}")
 

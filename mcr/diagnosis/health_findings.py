@@ -33,7 +33,7 @@ def judge_stream(rule: RuleStats) -> Iterator[Finding]:
 
 
 def judge_stopped_stream(rule: RuleStats) -> Iterator[Finding]:
-    """What is to say whether something comes now or not: that its health is not watched, or what was wrong not long ago."""
+    """What is to say also while nothing comes: that its health is not watched, or what was wrong not long ago."""
     if rule.health is None:
         return
     see = f"mcrctl stats {rule.rule_id}"

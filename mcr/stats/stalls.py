@@ -1,20 +1,21 @@
 """Finds workers that have let packets wait for some seconds without taking one."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 import attrs
 
 from mcr.stats.captures import Backlog
 
-_TICKS = 3  # without a step while packets wait: it hangs
+_CHECKS = 3  # without a step while packets wait, and it could have taken some: it hangs
 
 
 @attrs.frozen
 class _Stall:
-    """A worker's backlog at the last tick, and for how many it has not moved."""
+    """A worker's backlog at the last tick; whether it has not moved, and for how many checks."""
 
     backlog: Backlog = attrs.field(factory=lambda: Backlog(0, 0))
-    ticks: int = 0
+    stuck: bool = False
+    checks: float = 0
 
 
 class Stalls:
@@ -28,11 +29,17 @@ class Stalls:
         for worker, backlog in enumerate(backlogs):
             before = self._stalls[worker]
             stuck = backlog.waiting > 0 and backlog.taken == before.backlog.taken
-            self._stalls[worker] = _Stall(backlog, before.ticks + 1 if stuck else 0)
+            self._stalls[worker] = _Stall(backlog, stuck, before.checks if stuck else 0)
 
-    def take(self) -> tuple[int, ...]:
-        """Ids of those that hang; each is found once."""
-        found = tuple(worker for worker, stall in enumerate(self._stalls) if stall.ticks >= _TICKS)
+    def check(self, shares: Sequence[float]) -> tuple[int, ...]:
+        """Ids of those that hang; each is found once.
+
+        Args:
+            shares: of the time since the last check in which each had a processor, or wanted none.
+        """
+        for worker, (stall, share) in enumerate(zip(self._stalls, shares, strict=True)):
+            self._stalls[worker] = attrs.evolve(stall, checks=stall.checks + share if stall.stuck else 0)
+        found = tuple(worker for worker, stall in enumerate(self._stalls) if stall.checks >= _CHECKS)
         for worker in found:
-            self._stalls[worker] = attrs.evolve(self._stalls[worker], ticks=0)
+            self._stalls[worker] = attrs.evolve(self._stalls[worker], checks=0)
         return found

@@ -1,0 +1,44 @@
+"""What the scheduler tells of a process: how long it could have run, and others did."""
+
+import time
+from contextlib import suppress
+from pathlib import Path
+from typing import Self
+
+import attrs
+
+_NS = 1e9
+
+
+@attrs.frozen
+class Turns:
+    """Of its main thread.
+
+    Attributes:
+        at: when this was read, in seconds of the monotonic clock.
+        ran, waited: seconds for which it has had a processor so far, and waited for one until it had it.
+        wants: whether it has one, or waits.
+    """
+
+    at: float
+    ran: float = 0.0
+    waited: float = 0.0
+    wants: bool = False
+
+    @classmethod
+    def of(cls, pid: int) -> Self:
+        """Until now. Without schedstat in the kernel (proc(5)) nobody waits."""
+        with suppress(OSError, ValueError, IndexError):
+            ran, waited, *_ = Path(f"/proc/{pid}/schedstat").read_text(encoding="ascii").split()
+            _, _, state = Path(f"/proc/{pid}/stat").read_bytes().rpartition(b") ")
+            return cls(time.monotonic(), int(ran) / _NS, int(waited) / _NS, state.startswith(b"R"))
+        return cls(time.monotonic())
+
+    def share(self, later: "Turns") -> float:
+        """Of the time until then, in which it ran or had nothing to do."""
+        passed = later.at - self.at
+        if passed <= 0:
+            return 1.0
+        # How long it waits by then is not known before it gets its turn.
+        lacked = passed - (later.ran - self.ran) if later.wants else later.waited - self.waited
+        return 1 - min(max(lacked / passed, 0), 1)

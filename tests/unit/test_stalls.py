@@ -1,0 +1,64 @@
+"""Workers that hang are told from those that get no processor."""
+
+import os
+import subprocess
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+
+from mcr.process.turns import Turns
+from mcr.stats.captures import Backlog
+from mcr.stats.stalls import Stalls
+
+
+@contextmanager
+def spinning(processor: int) -> Iterator[int]:
+    with subprocess.Popen(["sh", "-c", "while :; do :; done"]) as process:
+        try:
+            os.sched_setaffinity(process.pid, {processor})
+            yield process.pid
+        finally:
+            process.kill()
+
+
+def test_who_waits_for_the_processor_is_told_from_who_has_it() -> None:
+    """Of three that want one all the time somebody gets a third at most."""
+    processor = min(os.sched_getaffinity(0))
+    with ExitStack() as stack:
+        pids = [stack.enter_context(spinning(processor)) for _ in range(3)]
+        first = then = [*map(Turns.of, pids)]
+        while min(each.ran for each in then) < 0.02 or then[0].at - first[0].at < 0.2:
+            os.sched_yield()
+            then = [*map(Turns.of, pids)]
+        shares = [before.share(after) for before, after in zip(first, then, strict=True)]
+        assert 0 < min(shares) < 0.5
+    assert Turns.of(pids[0]).ran == 0, "it has ended"
+
+
+def test_shares_are_of_the_time_in_which_it_could_have_run() -> None:
+    asleep, running = Turns(10.0, 3.0, 1.0), Turns(10.0, 3.0, 1.0, wants=True)
+    assert asleep.share(Turns(12.0, 3.0, 1.0)) == 1
+    assert asleep.share(Turns(12.0, 3.5, 2.0)) == 0.5
+    assert running.share(Turns(12.0, 5.0, 1.0, wants=True)) == 1
+    assert running.share(Turns(12.0, 3.5, 1.5, wants=True)) == 0.25
+    assert running.share(Turns(11.0, 3.1, 9.0)) == 0, "what is told of is longer ago"
+    assert running.share(running) == running.share(Turns(12.0)) == 1
+
+
+def test_a_worker_hangs_if_it_could_have_taken_what_waits() -> None:
+    """Each is found once, and one that gets a tenth of a processor later."""
+    stalls, found = Stalls(3), []
+    for _ in range(32):
+        stalls.note([Backlog(5, 7), Backlog(5, 7), Backlog(0, 7)])
+        found.append(stalls.check((0.125, 1.0, 1.0)))
+    assert [at for at, each in enumerate(found) if 0 in each] == [24]
+    assert [at for at, each in enumerate(found) if 1 in each] == [*range(3, 32, 3)]
+    assert not any(2 in each for each in found)
+
+
+def test_a_worker_that_has_taken_one_is_counted_anew() -> None:
+    stalls = Stalls(1)
+    for taken in (1, 1, 1, 2, 2, 2):
+        stalls.note([Backlog(5, taken)])
+        assert stalls.check((1.0,)) == ()
+    stalls.note([Backlog(5, 2)])
+    assert stalls.check((1.0,)) == (0,)

@@ -80,6 +80,8 @@ class KernelCounters(CountsRules):
     def __init__(self, maps: Any) -> None:
         """Own the maps."""
         self.maps = maps
+        self._path: Any = ffi.NULL
+        self._strays = ffi.new("struct mcr_bpf_stray[]", lib.MCR_BPF_MAX_CPUS)
         self._rules = map_values(maps.rules, "struct mcr_rule_counters", lib.MCR_MAX_RULES)
         self._outputs = map_values(maps.outputs, "struct mcr_output_counters", lib.MCR_MAX_OUTPUTS)
 
@@ -160,10 +162,19 @@ class KernelCounters(CountsRules):
         """Copy the counters of the first so many rule and output slots."""
         return Counters(self._rules, self._outputs, rules, outputs)
 
+    def watch(self, path: Any) -> None:
+        """Look also at what this kernel path's filters hand over (``struct mcr_bpf_path *``); NULL: at nothing more."""
+        self._path = path
+
+    def look(self) -> None:
+        """Find what is lost though no packet has followed on its processor: known half a second after a look."""
+        if self._path:
+            check_result(lib.mcr_bpf_path_look(self._path, self._strays))
+
     def taken(self, capture: int) -> Taken:
         """What was done with a capture's datagrams so far."""
         found = ffi.new("struct mcr_bpf_taken *")
-        check_result(lib.mcr_bpf_counters_taken(self.maps, capture, found))
+        check_result(lib.mcr_bpf_counters_taken(self.maps, capture, self._strays, found))
         return Taken(found.matched, found.checksum, found.lost, found.sent, found.errors, found.bytes)
 
 

@@ -185,6 +185,8 @@ class CaptureCounts:
 
     def update(self) -> None:
         """Read what the kernel counted since the last time."""
+        if self._kernel:
+            self._kernel.look()
         for capture, opened in self._open.items():
             for worker, each in enumerate(opened.sockets):
                 count = read_count(each)

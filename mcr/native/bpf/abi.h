@@ -94,6 +94,23 @@ struct mcr_bpf_taken {
 	uint64_t bytes;
 };
 
+enum mcr_bpf_fate { PATH_NONE, PATH_WORKER, PATH_KERNEL };
+
+/* What the filter has decided of a packet, on its processor (hand.h). */
+struct mcr_bpf_hand {
+	uint16_t path;   /* enum mcr_bpf_fate */
+	uint16_t sole;   /* as the gate's */
+	uint32_t worker; /* whose ring the frame is in */
+	uint32_t capture;
+	uint32_t interface;
+	uint32_t datagrams;
+	uint32_t group; /* destination of the packet, of IPv6 its last word, if it is for the kernel path */
+	uint32_t ports;
+	uint32_t source; /* that its rule names, of IPv6 whether it does; 0: its rule takes any */
+	uint32_t epoch;  /* of the capture's gate */
+	uint32_t unused; /* values for each processor take whole words */
+};
+
 /*
  * Frames in one ring of a capture. `entered` counts those that are there to be read, or were. A worker reads it, finds its
  * ring empty, and writes what it read to `seen`: when both are equal nothing waits, and nothing is being sent.

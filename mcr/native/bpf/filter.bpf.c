@@ -55,16 +55,16 @@ INLINE int accept(const struct __sk_buff *skb)
 /* What became of the packet before this one, on this processor. */
 INLINE void look_back(void)
 {
-	struct hand *hand = find_hand();
+	struct mcr_bpf_hand *hand = find_hand();
 
 	if (hand && hand->path == PATH_KERNEL)
 		count_lost(hand);
 }
 
-INLINE void hand_on(const struct __sk_buff *skb, enum path path, uint32_t datagrams, uint32_t group, uint32_t ports,
-		    uint32_t source, struct mcr_bpf_gate gate)
+INLINE void hand_on(const struct __sk_buff *skb, enum mcr_bpf_fate path, uint32_t datagrams, uint32_t group,
+		    uint32_t ports, uint32_t source, struct mcr_bpf_gate gate)
 {
-	struct hand *hand = find_hand();
+	struct mcr_bpf_hand *hand = find_hand();
 
 	if (!hand) /* never: for the verifier */
 		return;

@@ -14,27 +14,12 @@ MAP(hand);
 MAP(taken);
 PARAMETER(relay); /* whether there is a kernel path */
 
-enum path { PATH_NONE, PATH_WORKER, PATH_KERNEL };
-
-struct hand {
-	uint16_t path;
-	uint16_t sole;   /* as the gate's */
-	uint32_t worker; /* whose ring the frame is in */
-	uint32_t capture;
-	uint32_t interface;
-	uint32_t datagrams;
-	uint32_t group; /* destination of the packet, of IPv6 its last word, if it is for the kernel path */
-	uint32_t ports;
-	uint32_t source; /* that its rule names, of IPv6 whether it does; 0: its rule takes any */
-	uint32_t epoch;  /* of the capture's gate */
-};
-
 INLINE uint32_t ports_of(const struct mcr_udp_ports *ports)
 {
 	return ports->source | (uint32_t)ports->destination << 16;
 }
 
-INLINE struct hand *find_hand(void)
+INLINE struct mcr_bpf_hand *find_hand(void)
 {
 	uint32_t index = 0;
 
@@ -45,7 +30,7 @@ INLINE struct hand *find_hand(void)
  * Whoever finds a decision that nobody has carried out knows that another program at the ingress took the packet, or that
  * ours does not run there any more. The workers get what comes next: they see packets before any of these programs.
  */
-INLINE void count_lost(struct hand *hand)
+INLINE void count_lost(struct mcr_bpf_hand *hand)
 {
 	uint32_t capture = hand->capture;
 	struct mcr_bpf_taken *taken = bpf_map_lookup_elem(map_taken, &capture);

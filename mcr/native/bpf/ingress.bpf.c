@@ -7,7 +7,7 @@ PARAMETER(capture);
 PARAMETER(workers);
 
 /* The frame is in a worker's ring by now. */
-INLINE void count_entered(const struct hand *hand)
+INLINE void count_entered(const struct mcr_bpf_hand *hand)
 {
 	uint32_t at = hand->capture * (uint32_t)VALUE(workers) + hand->worker;
 	struct mcr_bpf_drain *drain = bpf_map_lookup_elem(map_drains, &at);
@@ -36,7 +36,7 @@ INLINE bool is_suppressed(struct mcr_flow *flow, uint32_t source)
  * What goes to a worker, or nowhere. `hand`: what the filter has decided, if there is a kernel path; it says nothing of
  * what it has rejected. Local delivery of IPv6 goes on: nobody has looked for its receivers.
  */
-INLINE void leave(struct __sk_buff *skb, struct hand *hand)
+INLINE void leave(struct __sk_buff *skb, struct mcr_bpf_hand *hand)
 {
 	struct headers headers = {};
 	struct mcr_flow flow = {};
@@ -59,7 +59,7 @@ INLINE void leave(struct __sk_buff *skb, struct hand *hand)
 
 int ingress(struct __sk_buff *skb)
 {
-	struct hand *hand = 0;
+	struct mcr_bpf_hand *hand = 0;
 
 	if (VALUE(relay)) {
 		hand = find_hand();

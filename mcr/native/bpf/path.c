@@ -9,10 +9,11 @@
 #include <sys/syscall.h>
 #include <unistd.h>
 
+#include "clock.h"
 #include "ring.h"
 
-#define HAND_BYTES    36 /* struct hand of hand.h */
 #define SCRATCH_BYTES 520
+#define STRAY_NS      (MCR_SECOND_NS / 2)
 
 /* One of the maps: an array of so many values, or by flow or source. */
 struct plan {
@@ -105,7 +106,7 @@ int mcr_bpf_path_open(struct mcr_bpf_path *path, uint32_t workers, const struct 
 	const struct plan plans[] = {
 		{ &path->own, BPF_MAP_TYPE_HASH, sizeof(uint64_t), 1, MCR_MAX_OWN, grows },
 		{ &path->gates, BPF_MAP_TYPE_ARRAY, index, sizeof(struct mcr_bpf_gate), MCR_MAX_INTERFACES, shared },
-		{ &path->hand, BPF_MAP_TYPE_PERCPU_ARRAY, index, HAND_BYTES, 1, 0 },
+		{ &path->hand, BPF_MAP_TYPE_PERCPU_ARRAY, index, sizeof(struct mcr_bpf_hand), 1, 0 },
 		{ &path->drains, BPF_MAP_TYPE_ARRAY, index, sizeof(struct mcr_bpf_drain), MCR_MAX_INTERFACES * workers,
 		  shared },
 		{ &path->forwards, BPF_MAP_TYPE_HASH, MCR_FLOW_IPV4_BYTES, sizeof(struct mcr_bpf_rule), MCR_MAX_RULES,
@@ -169,9 +170,74 @@ int mcr_bpf_counters_start(const struct mcr_bpf_counters *counters, uint32_t cap
 	return mcr_bpf_change(BPF_MAP_UPDATE_ELEM, counters->taken, &capture, by_cpu);
 }
 
-int mcr_bpf_counters_taken(const struct mcr_bpf_counters *counters, uint32_t capture, struct mcr_bpf_taken *taken)
+/* What the kernel path has done with one, whatever that is. */
+static uint64_t done_in(const struct mcr_bpf_taken *taken)
+{
+	return taken->matched + taken->checksum + taken->lost;
+}
+
+/* Which processors have done what with captures of which something is handed over. */
+static int note_done(const struct mcr_bpf_counters *counters, const struct mcr_bpf_hand hands[], uint64_t done[])
+{
+	struct mcr_bpf_taken by_cpu[MCR_BPF_MAX_CPUS];
+	uint32_t capture = UINT32_MAX;
+
+	memset(by_cpu, 0, sizeof(by_cpu));
+	for (uint32_t i = 0; i < MCR_BPF_MAX_CPUS; i++) {
+		int ret = 0;
+
+		if (hands[i].path != PATH_KERNEL)
+			continue;
+		if (hands[i].capture != capture)
+			ret = mcr_bpf_change(BPF_MAP_LOOKUP_ELEM, counters->taken, &hands[i].capture, by_cpu);
+		if (ret)
+			return ret;
+		capture = hands[i].capture;
+		done[i] = done_in(&by_cpu[i]);
+	}
+	return 0;
+}
+
+int mcr_bpf_path_look(const struct mcr_bpf_path *path, struct mcr_bpf_stray strays[])
+{
+	struct mcr_bpf_hand before[MCR_BPF_MAX_CPUS], now[MCR_BPF_MAX_CPUS];
+	uint64_t done[MCR_BPF_MAX_CPUS] = { 0 }, time = mcr_clock_ns(CLOCK_MONOTONIC);
+	uint32_t first = 0;
+	int ret;
+
+	memset(before, 0, sizeof(before));
+	memset(now, 0, sizeof(now));
+	ret = mcr_bpf_change(BPF_MAP_LOOKUP_ELEM, path->hand, &first, before);
+	if (!ret)
+		ret = note_done(&path->counters, before, done);
+	if (!ret) /* once more: what was handed over before may have been done by then, and is this */
+		ret = mcr_bpf_change(BPF_MAP_LOOKUP_ELEM, path->hand, &first, now);
+	for (uint32_t i = 0; !ret && i < MCR_BPF_MAX_CPUS; i++) {
+		struct mcr_bpf_stray *stray = &strays[i];
+		bool is_there = before[i].path == PATH_KERNEL && now[i].path == PATH_KERNEL &&
+				before[i].capture == now[i].capture;
+
+		if (!is_there)
+			*stray = (struct mcr_bpf_stray){ 0 };
+		else if (!stray->since || stray->capture != now[i].capture || stray->done != done[i])
+			*stray = (struct mcr_bpf_stray){ time, done[i], now[i].capture, now[i].datagrams };
+	}
+	return ret;
+}
+
+/* What is handed over takes some microseconds to be done, unless it is lost. */
+static bool is_lost(const struct mcr_bpf_stray *stray, uint32_t capture, const struct mcr_bpf_taken *taken,
+		    uint64_t time)
+{
+	return stray->since && stray->capture == capture && stray->done == done_in(taken) &&
+	       time - stray->since >= STRAY_NS;
+}
+
+int mcr_bpf_counters_taken(const struct mcr_bpf_counters *counters, uint32_t capture,
+			   const struct mcr_bpf_stray strays[], struct mcr_bpf_taken *taken)
 {
 	struct mcr_bpf_taken by_cpu[MCR_BPF_MAX_CPUS]; /* a value for each possible processor */
+	uint64_t time = mcr_clock_ns(CLOCK_MONOTONIC);
 	int ret;
 
 	memset(by_cpu, 0, sizeof(by_cpu));
@@ -181,6 +247,7 @@ int mcr_bpf_counters_taken(const struct mcr_bpf_counters *counters, uint32_t cap
 		taken->matched += by_cpu[i].matched;
 		taken->checksum += by_cpu[i].checksum;
 		taken->lost += by_cpu[i].lost;
+		taken->lost += is_lost(&strays[i], capture, &by_cpu[i], time) ? strays[i].datagrams : 0;
 		taken->sent += by_cpu[i].sent;
 		taken->errors += by_cpu[i].errors;
 		taken->bytes += by_cpu[i].bytes;

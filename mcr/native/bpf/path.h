@@ -19,8 +19,23 @@ int mcr_bpf_counters_check(struct mcr_bpf_counters *counters);
 /* Count for another capture in this slot, from zero. */
 int mcr_bpf_counters_start(const struct mcr_bpf_counters *counters, uint32_t capture);
 
-/* What was done with a capture's datagrams so far, on all processors. */
-int mcr_bpf_counters_taken(const struct mcr_bpf_counters *counters, uint32_t capture, struct mcr_bpf_taken *taken);
+/*
+ * Datagrams of a capture that a processor has handed over, and that nobody had taken up when it was looked at first. `done`:
+ * what the kernel path had done there by then. As long as it is the same, these are still there: another program has them.
+ */
+struct mcr_bpf_stray {
+	uint64_t since; /* CLOCK_MONOTONIC, ns; 0: there are none */
+	uint64_t done;
+	uint32_t capture;
+	uint32_t datagrams;
+};
+
+/* What was done with a capture's datagrams so far, on all processors, with strays (by processor) that are lost by now. */
+int mcr_bpf_counters_taken(const struct mcr_bpf_counters *counters, uint32_t capture,
+			   const struct mcr_bpf_stray strays[], struct mcr_bpf_taken *taken);
+
+/* Look for strays: the next packet on their processor would count them, but there may be none. */
+int mcr_bpf_path_look(const struct mcr_bpf_path *path, struct mcr_bpf_stray strays[]);
 
 /* Make all other maps. `counters` stay the caller's. -E2BIG: more workers than there is room for. */
 int mcr_bpf_path_open(struct mcr_bpf_path *path, uint32_t workers, const struct mcr_bpf_counters *counters);

@@ -380,7 +380,7 @@ INLINE uint32_t prepare(struct __sk_buff *skb, struct tag tag, uint32_t headers)
 
 /* Forward it by its rule. */
 INLINE int relay_by(struct __sk_buff *skb, const struct mcr_bpf_rule *rule, const struct frame *original,
-		    const struct hand *hand, struct mcr_bpf_taken *taken)
+		    const struct mcr_bpf_hand *hand, struct mcr_bpf_taken *taken)
 {
 	uint32_t size = ETH_HLEN + MCR_NETWORK16(original->ip.total);
 	bool is_sole = hand->sole; /* a clone may come back in, and what is decided of it is handed on likewise */
@@ -402,7 +402,7 @@ INLINE int relay_by(struct __sk_buff *skb, const struct mcr_bpf_rule *rule, cons
 }
 
 /* Forward a datagram, or a super-frame, that the filter has found to be plain. What is to become of the packet itself. */
-INLINE int relay(struct __sk_buff *skb, struct hand *hand)
+INLINE int relay(struct __sk_buff *skb, struct mcr_bpf_hand *hand)
 {
 	struct frame original = {}; /* all of it: without CAP_PERFMON no byte may be copied that was not written */
 	const struct mcr_bpf_rule *rule;

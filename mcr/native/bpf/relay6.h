@@ -178,7 +178,7 @@ INLINE int let_go6(struct __sk_buff *skb, const struct frame6 *original, const s
 
 /* Forward it by its rule. */
 INLINE int relay_by6(struct __sk_buff *skb, const struct mcr_bpf_rule6 *rule, const struct frame6 *original,
-		     const struct hand *hand, struct mcr_bpf_taken *taken)
+		     const struct mcr_bpf_hand *hand, struct mcr_bpf_taken *taken)
 {
 	uint32_t size = ETH_HLEN + (uint32_t)sizeof(original->ip) + MCR_NETWORK16(original->ip.payload);
 	bool is_sole = hand->sole; /* a clone may come back in, and what is decided of it is handed on likewise */
@@ -200,7 +200,8 @@ INLINE int relay_by6(struct __sk_buff *skb, const struct mcr_bpf_rule6 *rule, co
 }
 
 /* As the filter has found it: from its source if a rule names that. */
-INLINE struct mcr_flow flow_of6(const struct __sk_buff *skb, const struct frame6 *frame, const struct hand *hand)
+INLINE struct mcr_flow flow_of6(const struct __sk_buff *skb, const struct frame6 *frame,
+				const struct mcr_bpf_hand *hand)
 {
 	uint32_t source[4];
 
@@ -211,7 +212,7 @@ INLINE struct mcr_flow flow_of6(const struct __sk_buff *skb, const struct frame6
 }
 
 /* Forward a datagram, or a super-frame, that the filter has found to be plain. What is to become of the packet itself. */
-INLINE int relay6(struct __sk_buff *skb, struct hand *hand)
+INLINE int relay6(struct __sk_buff *skb, struct mcr_bpf_hand *hand)
 {
 	struct frame6 original = {}; /* all of it: without CAP_PERFMON no byte may be copied that was not written */
 	const struct mcr_bpf_rule6 *rule;

@@ -113,6 +113,7 @@ class KernelPath:
         except OSError:
             lib.mcr_bpf_path_close(self.maps)
             raise
+        counters.watch(self.maps)
         self.learn_ipv6: Callable[[], None] = lambda: None
         self.why_refused = ""
         self._why_no_ipv6: str | None = None  # None: nobody has tried
@@ -135,6 +136,7 @@ class KernelPath:
 
     def __exit__(self, *_exc: object) -> None:
         self._drains, self._gates = None, None  # the mappings go with them
+        self.counters.watch(ffi.NULL)
         lib.mcr_bpf_path_close(self.maps)
 
     @property

@@ -52,6 +52,7 @@ from mcr.stats.readings import (
     stats_lines,
     worker_stats,
 )
+from mcr.stats.send_log import SendErrors, log_send_errors
 from mcr.stats.stalls import Stalls
 from mcr.text.plurals import counted
 
@@ -241,6 +242,7 @@ class _State:
         self._kept = kept
         self._tap = tap
         self._losses = Losses()
+        self._send_errors = SendErrors()
         self._kernel = kernel
         self._segments = segments = kept.segments
         self._by_count = by_count
@@ -341,10 +343,14 @@ class _State:
         self._sample_kernel_path()
         self.stalls.note(map(self.captures.backlog, range(len(self._segments))))
         self.feeds.tell(await self._look_through_rules(self._activity.note, self._past[-1]))
+        log_send_errors(await self._look_through_rules(self._note_send_errors, self._past[-1]))
         self.feeds.tell_losses(await self._look_through_rules(self._note_losses, self._past[-1]))
 
     def _note_losses(self, now: Reading, placed: tuple[PlacedRule, ...]) -> LossNews:
         return self._losses.note(healths(placed, self._tap), now.time)
+
+    def _note_send_errors(self, now: Reading, placed: tuple[PlacedRule, ...]) -> tuple[str, ...]:
+        return self._send_errors.note(self._past[0], now, placed)
 
     def _sample_kernel_path(self) -> None:
         """As workers do it, for both paths."""

@@ -1,0 +1,118 @@
+"""What the log says of sends that the kernel path cannot make."""
+
+import errno
+from collections.abc import Callable, Iterator, Mapping
+from ipaddress import ip_address
+
+import pytest
+
+from counted import place
+from mcr.errors import describe_errno
+from mcr.model.flow import Input
+from mcr.model.rule import Output, Rule
+from mcr.relay.placement import PlacedRule
+from mcr.shm.kernel_counters import Taken
+from mcr.shm.segment import Segment
+from mcr.stats.readings import Reading
+from mcr.stats.send_log import SendErrors
+
+OUTPUTS = tuple(Output(ip_address(f"239.2.2.{number}"), 6000, "out0") for number in range(6))
+PLACED = place([Rule("tv", Input("in0", ip_address("239.1.1.1"), 5000), OUTPUTS)])
+DOWN, FORBIDDEN = errno.ENETDOWN, errno.EPERM
+
+Tick = Callable[..., list[str]]
+"""A second later, in which outputs by their numbers have failed so often; with which error."""
+
+
+class Kernel:
+    """Its counters, as the test has them."""
+
+    def __init__(self, segment: Segment) -> None:
+        self._segment = segment
+        self._errors = 0
+        self._log = SendErrors()
+        self._before = self._read(0.0)
+
+    def _read(self, time: float) -> Reading:
+        counters = self._segment.read(1, len(OUTPUTS))
+        return Reading(time, (), 0, taken=Taken(errors=self._errors), kernel=counters)
+
+    def tick(
+        self,
+        failed: Mapping[int, int] | None = None,
+        error: int = DOWN,
+        seconds: float = 1.0,
+        rules: tuple[PlacedRule, ...] = PLACED,
+    ) -> list[str]:
+        for number, count in (failed or {}).items():
+            cell = self._segment.shared.outputs[number]
+            cell.tag = PLACED[0].outputs[number].tag
+            cell.errors += count
+            cell.last_error = 1 << 16 | error
+            self._errors += count
+        now = self._read(self._before.time + seconds)
+        before, self._before = self._before, now
+        return [*self._log.note(before, now, rules)]
+
+
+@pytest.fixture
+def tick() -> Iterator[Tick]:
+    with Segment(0) as segment:
+        yield Kernel(segment).tick
+
+
+def failed(number: int, more: str = "", error: int = DOWN) -> str:
+    return f"send to 239.2.2.{number}:6000:out0 failed: {describe_errno(error)}{more}"
+
+
+def test_nothing_is_written_while_nothing_fails(tick: Tick) -> None:
+    assert [tick() for _ in range(3)] == [[]] * 3
+
+
+def test_an_output_that_fails_is_written_at_once_and_then_more_and_more_seldom(tick: Tick) -> None:
+    assert tick({0: 1}) == [failed(0)]
+    lines = [(second, each) for second in range(1, 400) for each in tick({0: 10})]
+    assert [second for second, _ in lines] == [1, 3, 7, 15, 31, 63, 123, 183, 243, 303, 363]
+    assert lines[0][1] == failed(0, " (10 times in 1.0 s)")
+    assert lines[-1][1] == failed(0, " (600 times in 60.0 s)")
+
+
+def test_what_is_held_back_is_written_though_nothing_fails_any_more(tick: Tick) -> None:
+    assert tick({0: 1}) == [failed(0)]
+    assert tick({0: 5}, seconds=0.5) == []
+    assert [tick() for _ in range(4)] == [[failed(0, " (5 times in 1.5 s)")], [], [], []]
+
+
+def test_another_error_of_an_output_is_news(tick: Tick) -> None:
+    tick({0: 1})
+    assert tick({0: 1}, FORBIDDEN, 0.1) == [failed(0, error=FORBIDDEN)]
+
+
+def test_an_output_that_was_well_for_a_minute_is_news_again(tick: Tick) -> None:
+    for _ in range(40):
+        tick({0: 1})
+    assert tick({0: 1}) == []
+    while tick(seconds=30.0):
+        pass
+    tick(seconds=61.0)
+    assert tick({0: 1}) == [failed(0)]
+
+
+def test_of_many_outputs_three_have_lines_and_the_others_one(tick: Tick) -> None:
+    assert tick(dict.fromkeys(range(6), 1)) == [
+        failed(0),
+        failed(1),
+        failed(2),
+        failed(3, " (3 times in 1.0 s), and so for 3 outputs together"),
+    ]
+    assert [len(tick(dict.fromkeys(range(6), 1))) for _ in range(4)] == [4, 0, 4, 0]
+
+
+def test_a_new_output_goes_first(tick: Tick) -> None:
+    tick(dict.fromkeys(range(4), 1))
+    assert tick(dict.fromkeys(range(6), 1))[:2] == [failed(4), failed(5)]
+
+
+def test_what_was_counted_before_rules_were_placed_is_not_news(tick: Tick) -> None:
+    assert tick({0: 7}, rules=()) == []
+    assert tick({1: 1}) == [failed(1)]

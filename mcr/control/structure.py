@@ -5,7 +5,9 @@ cattrs on its own would turn "5" into 5 and a string into a tuple of its charact
 for, or a fault.
 """
 
+import re
 from collections.abc import Callable, Iterator
+from functools import partial
 from heapq import nsmallest
 from ipaddress import IPv4Address, IPv6Address
 from itertools import islice
@@ -30,6 +32,8 @@ from mcr.text.addresses import plain
 
 _MANY_MEMBERS = 50  # of an object; none has as many
 _MAX_TEXT = 1_000  # characters; no parameter needs as many
+_MAX_TARGET = 100  # characters of an output, in a message about it
+_IN_OUTPUT = re.compile(r"(?:rules\[(\d+)\]\.)?((?:add_|remove_)?outputs)\[(\d+)\]")  # a path
 _MOST: Final[dict[object, tuple[int, str]]] = {
     Rule: (MAX_RULES, f"a relay holds at most {MAX_RULES:,} rules"),
     str: (MAX_RULES, f"a relay holds at most {MAX_RULES:,} rules"),
@@ -62,7 +66,8 @@ def structure(params: dict[str, Any], cls: type[_T]) -> _T:
         return _converter.structure(params, cls)
     except cattrs.BaseValidationError as error:
         several_rules = isinstance(rules, list) and len(rules) > 1
-        faults = list(islice(_faults(error, several_rules=several_rules), MAX_FAULTS + 1))
+        named = partial(_place, params, several_rules=several_rules)
+        faults = list(islice(_faults(error, named=named), MAX_FAULTS + 1))
     raise faults[0] if isinstance(faults[0], LimitReached) else together(faults)
 
 
@@ -292,16 +297,34 @@ def _check_outputs(rules: object) -> None:
         raise LimitReached(f"{total:,} outputs are too many", f"a relay holds at most {MAX_OUTPUTS:,} outputs")
 
 
-def _faults(error: Exception, path: str = "", *, several_rules: bool) -> Iterator[InvalidParams | LimitReached]:
-    """Every fault in what cattrs raised, in words, with its path."""
+def _place(params: dict[str, Any], path: str, *, several_rules: bool) -> str:
+    """Where a bad value is, for its message: its rule and its output, each if it is one of several."""
+    if not (found := _IN_OUTPUT.match(path)):
+        return f" ({path})" if several_rules else ""
+    rule, outputs, index = found.groups()
+    among = (params if rule is None else params["rules"][int(rule)])[outputs]
+    target = f": {_target(among[int(index)])}" if len(among) > 1 else ""
+    if several_rules:
+        return f" ({path}{target})"
+    return f" ({outputs}[{index}]{target})" if target else ""
+
+
+def _target(output: dict[str, Any]) -> str:
+    """Where an output sends, as its client has written it; there may be anything."""
+    group, *ends = (str(output.get(name, "")) for name in ("group", "port", "interface"))
+    return ":".join((f"[{group}]" if ":" in group else group, *ends))[:_MAX_TARGET]
+
+
+def _faults(error: Exception, path: str = "", *, named: Callable[[str], str]) -> Iterator[InvalidParams | LimitReached]:
+    """Every fault in what cattrs raised, in words, with its path. `named`: words that name the path of a bad value."""
     match error:
         case cattrs.ClassValidationError() | cattrs.IterableValidationError():
             inside, here = error.group_exceptions()
             for child, note in inside:
                 step = f"[{note.index}]" if isinstance(note, IterableValidationNote) else f".{note.name}"
-                yield from _faults(child, (path + step).removeprefix("."), several_rules=several_rules)
+                yield from _faults(child, (path + step).removeprefix("."), named=named)
             for child in here:
-                yield from _faults(child, path, several_rules=several_rules)
+                yield from _faults(child, path, named=named)
         case KeyError():
             yield InvalidParams(f"Missing parameter: {path}")
         case cattrs.ForbiddenExtraKeysError():
@@ -316,6 +339,6 @@ def _faults(error: Exception, path: str = "", *, several_rules: bool) -> Iterato
         case LimitReached():
             yield error.at(path)
         case McrError():
-            yield InvalidParams(f"{error.message} ({path})" if several_rules else error.message, *error.hints)
+            yield InvalidParams(f"{error.message}{named(path)}", *error.hints)
         case _:
             raise error

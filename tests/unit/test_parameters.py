@@ -91,6 +91,18 @@ async def test_a_wrong_value_is_told_with_its_path_if_there_are_several_rules(
     assert (await refusal(api, "add", rules=[RULE, rule])).message == f"{words} (rules[1]{path})"
 
 
+async def test_a_wrong_value_names_its_output_if_there_are_several(api: Api) -> None:
+    words = "Invalid ttl: 0"
+    rule = edited(outputs=[*RULE["outputs"], {"group": "ff15::2", "port": 5001, "interface": "eth1", "ttl": 0}])
+    assert (await refusal(api, "add", rules=[rule])).message == f"{words} (outputs[1]: [ff15::2]:5001:eth1)"
+    several = await refusal(api, "add", rules=[RULE, rule])
+    assert several.message == f"{words} (rules[1].outputs[1]: [ff15::2]:5001:eth1)"
+    change = await refusal(api, "change", rule_id="cam", add_outputs=rule["outputs"])
+    assert change.message == f"{words} (add_outputs[1]: [ff15::2]:5001:eth1)"
+    rule["outputs"][1] = {"group": "x" * 200, "port": None}
+    assert (await refusal(api, "add", rules=[rule])).faults[0].message.endswith(f"(outputs[1]: {'x' * 100})")
+
+
 async def test_a_wrong_value_keeps_its_hints(api: Api) -> None:
     error = await refusal(api, "add", rules=[edited("input", group="240.0.0.1")])
     assert error.hints == ("a group such as 239.1.1.1 or ff15::1, an address of this machine, or a broadcast address",)

@@ -138,6 +138,8 @@ def _astray(wanted: Wanted, look: Look, others: Collection[RuleView]) -> dict[Si
         for group, port in (each.span.each() if each.is_range else ((each.group, each.port),))
     }
     for sighting in look.frames:
+        if sighting.group.version != wanted.input.group.version:
+            continue  # another group, for who has chosen this version of IP
         differs = tuple(_differences(wanted, sighting))
         if _GROUP in differs and differs != (_GROUP,):
             continue  # it has nothing in common with the flow but the port

@@ -100,6 +100,7 @@ def judge_unmatched(stats: Stats) -> Finding:
 def _kin(source: Input, strays: Mapping[Sighting, int]) -> list[Sighting]:
     """Strays like the rule's flow: its group with another port, or its port with another group; most frames first."""
     here = [each for each in strays if each.interface == source.interface]
+    here = [each for each in here if each.group.version == source.group.version]
     span = source.span
     kin = [each for each in here if span.has_group(each.group)] or [each for each in here if span.has_port(each.port)]
     return sorted(kin, key=lambda each: -strays[each])

@@ -1,7 +1,7 @@
 """What doctor says of flows and of the hosts that get them."""
 
 from collections.abc import Iterable, Mapping
-from ipaddress import IPv4Address
+from ipaddress import IPv4Address, IPv6Address
 
 import attrs
 import pytest
@@ -81,7 +81,8 @@ def test_what_arrives_instead_is_named() -> None:
     expect(
         matching(100, 0, strays=many), ADVICE, "but 239.7.7.15:5000, 239.7.7.14:5000, 239.7.7.13:5000 and 5 more do,"
     )
-    expect(matching(100, 0, strays={Sighting("in0", OTHER, 6000): 9}), ADVICE, "no rule has matched one")
+    for other in (Sighting("in0", OTHER, 6000), Sighting("in0", IPv6Address("ff15::1"), 5000)):
+        expect(matching(100, 0, strays={other: 9}), ADVICE, "no rule has matched one")
 
 
 def test_many_rules_that_miss_their_flow_are_few_lines() -> None:

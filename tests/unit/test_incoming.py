@@ -287,6 +287,12 @@ def test_other_groups_elsewhere_or_tagged_are_no_likeness() -> None:
     assert verdicts(arrival(*seen)) == ["fault flow_arrives"]
 
 
+def test_what_comes_by_the_other_version_of_ip_is_no_likeness() -> None:
+    """Nobody types an address of the other version by mistake."""
+    assert verdicts(arrival(Sighting("in0", IPv6Address("ff15::1"), 5000))) == ["fault flow_arrives"]
+    assert verdicts(arrival(Sighting("in0", OTHER, 5000))) == ["fault group"]
+
+
 @pytest.mark.parametrize(
     ("querier", "check", "evidence"),
     [

@@ -142,9 +142,14 @@ def supervisor(context: click.Context, /, config_paths: tuple[str, ...], *, take
 def configuration_paths(chosen: tuple[str, ...], given: Given) -> ConfigurationPaths:
     """Where to look for configuration. The service's is not for another mcrd, which has a control socket of its own."""
     if chosen:
-        return ConfigurationPaths(chosen)
+        return ConfigurationPaths(tuple(map(_absolute, chosen)))
     is_service = choose(CONTROL_SOCKET, given).value == DEFAULT_CONTROL_SOCKET
     return ConfigurationPaths(CONFIGURATION if is_service else (), must_exist=False)
+
+
+def _absolute(path: str) -> str:
+    """The path as whoever reads a message of mcrd can use it, who is in another directory. `..` behind links stays."""
+    return os.path.join(os.getcwd(), path) if path else path  # noqa: PTH109, PTH118 - a path such as ./x stays
 
 
 def _text(value: object) -> str:

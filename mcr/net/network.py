@@ -95,6 +95,11 @@ class Network:
         held = chain[tuple[IPv4Interface | IPv6Interface, ...]](self.addresses.values(), self.addresses6.values())
         return (each.ip for addresses in held for each in addresses)
 
+    def is_on_a_network(self, address: Address) -> bool:
+        """Whether an address is in a network of one of the interfaces."""
+        held = chain[tuple[IPv4Interface | IPv6Interface, ...]](self.addresses.values(), self.addresses6.values())
+        return any(address in each.network for addresses in held for each in addresses)
+
     def listens_to(self, address: Address, index: int, vlan: int | None = None) -> bool:
         """Whether IP takes what comes in by an interface, in a VLAN or in none, for an address, which is no group's."""
         if address == LIMITED_BROADCAST:

@@ -7,10 +7,11 @@ none, it waits until they have been opened again.
 from collections.abc import Collection, Iterable, Mapping
 from itertools import chain
 from operator import attrgetter
+from typing import Final
 
 import attrs
 
-from mcr.model.flow import IPV6, LIMITED_BROADCAST, Address, resolution_to
+from mcr.model.flow import IPV4, IPV6, LIMITED_BROADCAST, Address, resolution_to
 from mcr.model.output_options import Sockets
 from mcr.model.rule import Origin, Output, OutputView, Path, Rule, RuleState, RuleView
 from mcr.net.interfaces import was_never_there
@@ -180,6 +181,13 @@ class Conditions:
             or (each.vlan is not None and each in self.tagless)
             for each in rule.outputs
         )
+
+
+_MEANT: Final = {
+    IPV4: "{} is no group, nor on a network of this machine; if a group was meant: those begin with 224 to 239",
+    IPV6: "{} is no group, nor on a network of this machine; if a group was meant: those begin with ff",
+}
+"""Of an input that waits for its address."""
 
 
 def _waiting(reason: str) -> Condition:
@@ -403,7 +411,9 @@ def _address_of_input(rule: Rule, conditions: Conditions) -> Condition:
         if index is None or conditions.network.listens_to(group, index, vlan):
             return WELL
         where = name if vlan is None else f"the device of VLAN {vlan} on {name}"
-        return _waiting(f"{group} is not an address of this machine, nor a broadcast address of {where}")
+        reason = f"{group} is not an address of this machine, nor a broadcast address of {where}"
+        known = conditions.network.is_on_a_network(group)
+        return Condition(RuleState.WAITING, reason, () if known else (_MEANT[group.version].format(group),))
     if rule.input.group.version != IPV6 or name not in conditions.unjoined6:
         return WELL
     return Condition(RuleState.DEGRADED, f"{name} has no link-local IPv6 address, which MLD needs to ask for groups")

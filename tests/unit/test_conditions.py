@@ -172,6 +172,17 @@ def test_input_that_is_no_address_of_this_machine_waits_for_it(address: str, the
     reason = f"{address} is not an address of this machine, nor a broadcast address of in0"
     assert found.reason == ("" if there else reason)
     assert conditions.concern(rule) is not there
+    assert found.warnings == ()
+
+
+@pytest.mark.parametrize(("address", "begin"), [("39.1.1.1", "224 to 239"), ("15::1", "ff")])
+def test_an_input_that_no_network_here_can_have_was_perhaps_meant_to_be_a_group(address: str, begin: str) -> None:
+    network = attrs.evolve(NETWORK, addresses={7: (IPv4Interface("198.18.0.2/24"),)})
+    rule = attrs.evolve(RULE, input=Input("in0", ip_address(address), 5000))
+    (warning,) = view_of(rule, 5, judge(STANDING, network)).warnings
+    assert warning == (
+        f"{address} is no group, nor on a network of this machine; if a group was meant: those begin with {begin}"
+    )
 
 
 def test_output_that_cannot_be_served_degrades_its_rule() -> None:

@@ -200,7 +200,8 @@ def test_the_services_files_are_read_by_the_service_alone() -> None:
     assert configuration_paths((), {}) == there
     assert configuration_paths((), {Source.ENVIRONMENT: {"MCR_CONTROL_SOCKET": "/run/mcr/control.sock"}}) == there
     assert configuration_paths((), {Source.COMMAND_LINE: {"--control-socket": "/tmp/mcr.sock"}}).paths == ()
-    assert configuration_paths(("mine",), {}) == ConfigurationPaths(("mine",))
+    mine = str(Path.cwd() / "mine")  # messages name it to somebody in another directory
+    assert configuration_paths(("mine", "/etc/x", ""), {}) == ConfigurationPaths((mine, "/etc/x", ""))
 
 
 def test_systemds_state_directory_counts_after_that_of_a_file(monkeypatch: pytest.MonkeyPatch) -> None:

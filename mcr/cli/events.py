@@ -31,6 +31,8 @@ def events(session: Session, *, follow: bool) -> None:
     When those of rules went silent and came back. Of streams whose health is watched, when packets were lost before the
     relay, and when PIDs stayed away.
 
+    Changes of rules, interfaces, hosts and workers are no events: mcrd's log has them.
+
     mcrd remembers the newest 1,000 events since it was started. With --follow these come first, then what happens. With
     --json and --follow each is a line. If mcrd ends meanwhile, the next one is waited for.
     """

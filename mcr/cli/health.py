@@ -29,7 +29,7 @@ def health_table(rules: Sequence[Any], width: int | None) -> str:
     """The rules whose streams are watched, one line each; empty if there are none."""
     rows = [
         [
-            rule["rule_id"],
+            rule["name"] or rule["rule_id"],
             rule["health"]["reason"] or rule["health"]["kind"],
             _lost(rule["health"]),
             *_errors(rule["health"]),
@@ -40,7 +40,7 @@ def health_table(rules: Sequence[Any], width: int | None) -> str:
         for rule in rules
         if rule.get("health")
     ]
-    header = ["RULE ID", "STREAM IN", "#LOST", "#MISPLACED", "#TS ERRORS", "#STALLS", "#LONGEST GAP", "#MDI"]
+    header = ["RULE", "STREAM IN", "#LOST", "#MISPLACED", "#TS ERRORS", "#STALLS", "#LONGEST GAP", "#MDI"]
     return table(header, rows, width)
 
 

@@ -20,7 +20,7 @@ from mcr.cli import completion, requests, tables, terminal
 from mcr.cli.command import Group
 from mcr.cli.options import common_options
 from mcr.cli.session import Session
-from mcr.errors import McrError, UsageError
+from mcr.errors import McrError, RuleNotFound, UsageError
 from mcr.text.visible import all_visible
 
 _WATCH_INTERVAL = 1
@@ -54,13 +54,14 @@ def list_rules(session: Session, rule: str | None) -> None:
 
 @cli.command()
 @click.argument("rule", required=False, shell_complete=completion.rules)
-@click.option("--watch", is_flag=True, help="Show them again every second, until Ctrl-C.")
+@click.option("--watch", is_flag=True, help="Show them again every second, until Ctrl-C. It takes no interval.")
 @common_options
 @click.pass_obj
 def stats(session: Session, rule: str | None, *, watch: bool) -> None:
     """Show what was received, sent and lost, and why.
 
-    With RULE, an id or a name: what that rule matched, and what each of its outputs sent.
+    With RULE, an id or a name: what that rule matched, and what each of its outputs sent. A rule's own counters have
+    what outputs sent that it has no more, too.
     """
     if not watch:
         requests.stats(session, rule)
@@ -191,11 +192,18 @@ def _watch(session: Session, which: dict[str, str] | None, show: Callable[[Any],
                         time.sleep(_WATCH_INTERVAL)
             except McrError as error:
                 if not (seen and error.passing):
-                    raise
+                    raise _without_interval(error, which) from None
             if not waits:
                 terminal.show("mcrd has gone: waiting for the next one", err=True)
             waits = True
             time.sleep(_WATCH_INTERVAL)
+
+
+def _without_interval(error: McrError, which: dict[str, str] | None) -> McrError:
+    """Other programs take a number of seconds; here it is read as the name of a rule."""
+    if error.code == RuleNotFound.code and which and which["rule"].replace(".", "", 1).isdecimal():
+        error.hints = ("--watch takes no interval: it shows them every second", *error.hints)
+    return error
 
 
 def _statistics(session: Session, which: dict[str, str] | None, result: Any) -> str:

@@ -18,6 +18,11 @@ def input_text(value: dict[str, Any]) -> str:
     return f"{end_text(value)}:{value['interface']}{tag}{sources}"
 
 
+def label(rule: dict[str, Any]) -> str:
+    """A rule in a sentence: its id, with its name."""
+    return f"{rule['rule_id']} ({rule['name']})" if rule.get("name") else str(rule["rule_id"])
+
+
 def count(value: int) -> str:
     """A number of things."""
     return f"{value:,}"

@@ -22,6 +22,7 @@ from mcr.cli.batch import (
 from mcr.cli.command import Command
 from mcr.cli.failure import NO_SPACE
 from mcr.cli.options import common_options
+from mcr.cli.quantities import label
 from mcr.cli.rule_words import health_option, outputs_params, rule_options, rule_params
 from mcr.cli.session import Session
 from mcr.errors import McrError, RuleNotFound, UsageError, together
@@ -213,7 +214,7 @@ def remove(
     with session.understand():
         for rule in all_visible(removed if isinstance(removed, list) else [removed]):
             for remark in rule.get("warnings", ()):
-                terminal.show(f"Note: rule {rule['rule_id']}: {remark}", err=True)
+                terminal.show(f"Note: rule {label(rule)}: {remark}", err=True)
     if everything:
         _note_what_stays(session)
 
@@ -286,7 +287,7 @@ def _warn(session: Session, added: list[dict[str, Any]]) -> None:
         for rule in all_visible(added):
             for what in (*rule.get("warnings", ()), rule.get("reason") if rule["state"] != "pending" else ""):
                 if what:
-                    said.setdefault(what, []).append(rule["rule_id"])
+                    said.setdefault(what, []).append(label(rule))
     for what, rules in said.items():
         others = f" (and {len(rules) - 1:,} more rules)" if len(rules) > 1 else ""
         terminal.show(f"Warning: rule {rules[0]}{others}: {what}", err=True)
@@ -295,7 +296,7 @@ def _warn(session: Session, added: list[dict[str, Any]]) -> None:
 def _check_active(session: Session, added: list[dict[str, Any]]) -> None:
     """Fail if rules were added that not every worker forwards by yet."""
     with session.understand():
-        pending = [rule["rule_id"] for rule in added if rule["state"] == "pending"]
+        pending = [label(rule) for rule in added if rule["state"] == "pending"]
     if pending:
         which, them = (f"rule {pending[0]} is", "it") if len(pending) == 1 else (f"{len(pending):,} rules are", "them")
         raise McrError(

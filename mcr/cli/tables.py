@@ -13,7 +13,7 @@ from typing import Any, Final
 from mcr.cli import terminal
 from mcr.cli.grid import clip, fits, table
 from mcr.cli.health import health_table, health_view
-from mcr.cli.quantities import count, duration, endpoint, input_text, megabits, rate, size
+from mcr.cli.quantities import count, duration, endpoint, input_text, label, megabits, rate, size
 
 _NO_RULES: Final = (
     "No rules. Add one:\n  mcrctl add --input-interface IF --input-group G --input-port P --outputs G:P:IF[,G:P:IF...]"
@@ -98,7 +98,7 @@ def reasons(rules: Sequence[Any]) -> list[str]:
     for rule in rules:
         for what in (rule.get("reason"), *rule.get("warnings", ())):
             if what:
-                said.setdefault(what, []).append(rule["rule_id"])
+                said.setdefault(what, []).append(label(rule))
     lines = []
     for what, those in said.items():
         more = f" and {len(those) - _NAMED:,} more" if len(those) > _NAMED else ""
@@ -205,10 +205,20 @@ def rule_stats_view(stats: dict[str, Any], width: int | None) -> str:
     parts = (
         _rules_table(stats["rules"], width),
         outputs,
+        *_sent_formerly(stats["rules"]),
         _failing_outputs_table(stats["rules"], width),
         *(health_view(rule["health"]) for rule in stats["rules"] if rule.get("health")),
     )
     return "\n\n".join(part for part in parts if part)
+
+
+def _sent_formerly(rules: Sequence[Any]) -> Iterator[str]:
+    """Why the numbers of a rule's outputs don't add up to its own, where they don't: a counter never goes back."""
+    for rule in rules:
+        sent, errors = (rule[name] - sum(each[name] for each in rule["outputs"]) for name in ("sent", "errors"))
+        if sent > 0 or errors > 0:
+            also = f", and {count(errors)} of its errors," if errors > 0 else ""
+            yield f"{count(sent)} of the rule's sent{also} are of outputs that it has no more."
 
 
 def _block(title: str, values: dict[str, Any], names: Iterable[str], **rates: str) -> str:
@@ -245,12 +255,12 @@ def _rules_table(rules: Sequence[Any], width: int | None) -> str:
 
 def _failing_outputs_table(rules: Sequence[Any], width: int | None) -> str:
     rows = [
-        [rule["rule_id"], endpoint(output), count(output["errors"]), _last_error(output)]
+        [rule["name"] or rule["rule_id"], endpoint(output), count(output["errors"]), _last_error(output)]
         for rule in rules
         for output in rule["outputs"]
         if output["errors"]
     ]
-    return table(["RULE ID", "=OUTPUT WITH ERRORS", "#ERRORS", "LAST ERROR"], rows, width)
+    return table(["RULE", "=OUTPUT WITH ERRORS", "#ERRORS", "LAST ERROR"], rows, width)
 
 
 def _last_error(output: dict[str, Any]) -> str:

@@ -221,7 +221,7 @@ class Catalog:
             named = f"--rule-id {shlex.quote(holder)}"
             same = self._by_id[holder].rule.input == rule.input
             return RuleExists(
-                f"Rule already exists: {holder} takes {rule.input if same else taken}",
+                f"Rule already exists: {self._by_id[holder].rule.label} takes {rule.input if same else taken}",
                 f"remove it first: mcrctl remove {named}",
                 f"or change its outputs: mcrctl change {named} --add-outputs G:P:IF",
                 *self._renaming(rule, holder),

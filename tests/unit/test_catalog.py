@@ -197,7 +197,7 @@ def test_entry_knows_the_hosts_that_its_rule_sends_to() -> None:
 @pytest.mark.parametrize(
     ("second", "message"),
     [
-        (rule(1, rule_id="other"), "Rule already exists: r1 takes 239.1.0.1:5000 on eth0"),
+        (rule(1, rule_id="other"), "Rule already exists: r1 (tv) takes 239.1.0.1:5000 on eth0"),
         (rule(2, rule_id="r1"), "Rule already exists: r1"),
         (rule(2, name="tv"), "Rule already exists: r1 is named 'tv'"),
     ],

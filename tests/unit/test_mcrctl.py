@@ -13,7 +13,7 @@ import pytest
 import mcr
 from fake_daemon import ADD, INPUT, LEVELS, PARAMS, STATS, VIEW, Daemon, Run
 from mcr.cli.quantities import endpoint
-from mcr.errors import InterfaceNotFound, McrError, SystemFault
+from mcr.errors import InterfaceNotFound, McrError, RuleNotFound, SystemFault
 
 
 def test_what_is_odd_about_a_rule_that_was_added_is_a_warning(run: Run, daemon: Daemon) -> None:
@@ -22,7 +22,10 @@ def test_what_is_odd_about_a_rule_that_was_added_is_a_warning(run: Run, daemon: 
     daemon.results = {"add": [daemon.results["list"][0] | odd]}
     status, out, err = run(*ADD)
     assert (status, "dcfca9531161" in out) == (0, True)
-    assert err == ["Warning: rule dcfca9531161: eth1 is called eth9 now", "Warning: rule dcfca9531161: eth0 is down"]
+    assert err == [
+        "Warning: rule dcfca9531161 (cam): eth1 is called eth9 now",
+        "Warning: rule dcfca9531161 (cam): eth0 is down",
+    ]
     status, out, err = run(*ADD, "--json")
     assert (status, json.loads(out)[0]["warnings"], err) == (0, odd["warnings"], [])
 
@@ -32,7 +35,7 @@ def test_rule_that_not_every_worker_has_taken_over_is_told_as_list_tells_it(run:
     daemon.results = {"add": [daemon.results["list"][0] | {"state": "pending"}]}
     status, out, err = run(*ADD)
     assert (status, out) == (1, "Added rule dcfca9531161\n")
-    not_yet = "The rule dcfca9531161 is in place, but not active yet: not every worker has acknowledged it yet"
+    not_yet = "The rule dcfca9531161 (cam) is in place, but not active yet: not every worker has acknowledged it yet"
     assert f"Error: {not_yet}" in err
 
 
@@ -369,6 +372,17 @@ def test_a_watch_in_a_pipe_prints_a_block_a_second_until_ctrl_c(run: Run, daemon
 def test_a_watch_for_machines_prints_an_object_a_line(run: Run) -> None:
     _, out, _ = run("stats", "--watch", "--json")
     assert [json.loads(line) for line in out.splitlines()] == [STATS] * 3
+
+
+def test_who_gives_a_watch_an_interval_is_told_that_it_takes_none(run: Run, daemon: Daemon) -> None:
+    """It is read as the name of a rule, of which there may be one."""
+    for rule, hints in (("0.5", ["hint: --watch takes no interval: it shows them every second"]), ("tv", [])):
+        daemon.failure = RuleNotFound(f"No rule has the id or name {rule!r}", "see the rules: mcrctl list")
+        assert run("stats", "--watch", rule)[2] == [
+            f"Error: No rule has the id or name {rule!r}",
+            *hints,
+            "hint: see the rules: mcrctl list",
+        ]
 
 
 def test_a_watch_waits_for_the_next_daemon(run: Run, daemon: Daemon, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -60,7 +60,7 @@ def test_change_asks_for_what_is_given(
 def test_what_is_odd_about_a_changed_rule_is_a_warning(run: Run, daemon: Daemon) -> None:
     daemon.results["change"] = VIEW | {"state": "degraded", "reason": "1 of 2 outputs: eth1 is down"}
     status, _, err = run("change", "--name", "cam", "--new-name", "tv")
-    assert (status, err) == (0, ["Warning: rule dcfca9531161: 1 of 2 outputs: eth1 is down"])
+    assert (status, err) == (0, ["Warning: rule dcfca9531161 (cam): 1 of 2 outputs: eth1 is down"])
 
 
 # remove
@@ -297,7 +297,7 @@ def test_what_a_removal_leaves_is_named(run: Run, daemon: Daemon) -> None:
     status, out, errors = run("remove", "--all")
     assert (status, out) == (0, f"Removed rule {VIEW['rule_id']}\n")
     assert errors == [
-        f"Note: rule {VIEW['rule_id']}: it was saved, and not in use",
+        f"Note: rule {VIEW['rule_id']} (cam): it was saved, and not in use",
         f"Note: 1 rule of configuration files stays: {VIEW['rule_id']}",
     ]
 

@@ -108,7 +108,8 @@ def test_state_of_outputs_is_beside_them_and_reasons_are_below() -> None:
         "\x1b[33mrule-0: 1 of 2 outputs: eth1 is down\x1b[0m",
         "\x1b[33mrule-0: eth0 is called eth9 now\x1b[0m",
     ]
-    assert "rule-0, rule-1, rule-2 and 2 more: 1 of 2 outputs: eth1 is down" in rules_view(rules, 80)
+    rules[1]["name"] = "cam"
+    assert "rule-0, rule-1 (cam), rule-2 and 2 more: 1 of 2 outputs: eth1 is down" in rules_view(rules, 80)
 
 
 def test_names_have_a_column_if_there_are_any() -> None:
@@ -295,6 +296,13 @@ def test_an_output_of_one_rule_shows_its_rates() -> None:
     assert row.split()[1:] == ["10", "10", "0", "13.16", "kB", "10", "0.10"]
 
 
+def test_why_outputs_do_not_add_up_to_their_rule_is_said_where_they_do_not() -> None:
+    whole = RULE_STATS | {"sent": 12, "errors": 3}
+    view = rule_stats_view(stats(rules=[whole]), 80)
+    assert "2 of the rule's sent, and 3 of its errors, are of outputs that it has no more." in view
+    assert "has no more" not in rule_stats_view(stats(rules=[RULE_STATS | {"sent": 10}]), 80)
+
+
 def test_the_traffic_of_all_rules_is_summed() -> None:
     assert "259.95 Mbit/s" in line(stats_view(stats(rules=[RULE_STATS] * 2), None), "bytes")
 
@@ -303,8 +311,10 @@ def test_an_output_that_fails_shows_its_last_error_and_others_do_not() -> None:
     failing = OUTPUT_STATS | {"interface": "eth9", "errors": 3, "last_error_ago": 75.2}
     failing["last_error"] = "Network is down (os error 100)"
     view = stats_view(stats(rules=[RULE_STATS | {"outputs": [OUTPUT_STATS, failing]}]), None)
-    assert "239.2.2.2:5001:eth9       3  Network is down (os error 100), 75 s ago" in view
+    assert "dcfca9531161  239.2.2.2:5001:eth9       3  Network is down (os error 100), 75 s ago" in view
     assert "239.2.2.2:5001:eth1" not in view
+    named = stats_view(stats(rules=[RULE_STATS | {"name": "cam", "outputs": [failing]}]), None)
+    assert "cam   239.2.2.2:5001:eth9" in named
 
 
 def test_no_rules_is_said_in_the_statistics_too() -> None:

@@ -256,14 +256,16 @@ def name_places(error: McrError, batch: Batch) -> McrError:
         return batch.places[int(match[1])] + (batch.separator if match[2] else "")
 
     def name(message: str) -> str:
+        front = ""
         if found := _LAST.search(message):
             rest = f" ({more})" if (more := found[2].lstrip(".; ")) else ""
-            message = f"{batch.places[int(found[1])]}: {message[: found.start()]}{rest}"
+            front, message = f"{batch.places[int(found[1])]}: ", f"{message[: found.start()]}{rest}"
         elif found := _SAME.match(message):
-            message = f"{batch.places[int(found[1])]}: Rule already exists: it has {message[found.end() :]}"
+            front = f"{batch.places[int(found[1])]}: "
+            message = f"Rule already exists: it has {message[found.end() :]}"
         elif len(batch.places) == 1 and is_about_rules(error) and not _COUNTED.search(message):
-            message = f"{batch.places[0]}: {message}"
-        return _COUNTED.sub(place, message)
+            front = f"{batch.places[0]}: "
+        return front + _COUNTED.sub(place, message)  # a place in JSON counts rules itself
 
     return error.reworded(name)
 

@@ -46,7 +46,7 @@ def test_what_one_lists_another_takes(plant: Plant, make_mcr: MakeMcr) -> None:
     second.ctl("change", "--rule-id", "x", "--new-name", "other")
     differs = second.ctl("add", "--batch", "-", "--idempotent", input=listed, check=False)
     assert (differs.returncode, differs.stdout) == (1, "")
-    assert "<stdin>: rules[1]: Rule already exists: x takes 239.1.1.2:5000 on in0" in differs.stderr
+    assert "Error: <stdin>: rules[1]: Rule already exists: x (other) takes 239.1.1.2:5000 on in0" in differs.stderr
     wrong = json.loads(listed)
     wrong[1]["outputs"][0]["port"] = "6000"
     refused = second.ctl("add", "--batch", "-", input=json.dumps(wrong), check=False)

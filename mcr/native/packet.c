@@ -30,9 +30,28 @@ static int parse_ip(const uint8_t *data, uint32_t left, uint32_t *header, uint32
 struct chain {
 	uint32_t at;      /* bytes from that header on */
 	uint8_t protocol; /* of what stands there */
-	bool routed;
-	bool part; /* it is the first fragment */
+	bool refused;     /* IP drops it */
+	bool part;        /* it is the first fragment */
 };
+
+/*
+ * Whether IP drops a datagram for one of its options: nobody knows it, and its type says what to do then (RFC 8200, 4.2). Or
+ * they go on behind their header.
+ */
+static bool is_option_refused(const uint8_t *option, uint32_t left)
+{
+	while (left) {
+		uint32_t size = 1; /* of a single byte of padding */
+
+		if (*option)
+			size = left > 1 ? option[1] + 2u : 2;
+		if (*option & MCR_IPV6_DROPS || size > left)
+			return true;
+		option += size;
+		left -= size;
+	}
+	return false;
+}
 
 /* Past one extension header. */
 static int skip_extension(const uint8_t *ip, uint32_t total, struct chain *chain)
@@ -53,7 +72,9 @@ static int skip_extension(const uint8_t *ip, uint32_t total, struct chain *chain
 		return -EBADMSG;
 	if (part && !mcr_is_first_fragment(header))
 		return -EOPNOTSUPP;
-	chain->routed |= chain->protocol == IPPROTO_ROUTING;
+	chain->refused |= mcr_is_refused_extension(chain->protocol);
+	if (chain->protocol == IPPROTO_HOPOPTS || chain->protocol == IPPROTO_DSTOPTS)
+		chain->refused |= is_option_refused(ip + chain->at + 2, size - 2);
 	chain->part |= part;
 	chain->at += size;
 	chain->protocol = header->next;
@@ -85,7 +106,7 @@ static int parse_ipv6(const uint8_t *data, uint32_t left, uint32_t *header, uint
 		return -EPROTONOSUPPORT; /* also what is cut short: it is not the relay's to count */
 	if (*total > left)
 		return -EMSGSIZE;
-	if (chain.routed)
+	if (chain.refused)
 		return -EBADMSG;
 	if (ret)
 		return ret;

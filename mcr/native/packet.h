@@ -30,8 +30,9 @@ struct mcr_packet {
  *   -EPROTONOSUPPORT  neither IP nor UDP
  *   -EMSGSIZE         the datagram is longer than what was captured
  *   -EOPNOTSUPP       a fragment, with a whole IP header: of `packet` ports and payload are not known
- *   -EBADMSG          malformed: a length that contradicts another; in IPv6 also a routing header, which IP drops with
- *                     datagrams to groups, too many extension headers, or a first fragment without all of them
+ *   -EBADMSG          malformed: a length that contradicts another; in IPv6 also what IP drops: a routing header, an
+ *                     authentication header without a key, an option that has to be known; and too many extension
+ *                     headers, or a first fragment without all of them
  * The payload's size is the UDP header's (RFC 768), so Ethernet padding is not part of it. Addresses and checksums are
  * not judged here: see sanity.h.
  */

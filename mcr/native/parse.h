@@ -30,6 +30,7 @@
 #define MCR_IPV4_FRAGMENT 0x3fff /* more-fragments flag and offset */
 #define MCR_IPV6_FRAGMENT 0xfff9 /* offset and more-fragments flag */
 #define MCR_IPV6_OFFSET   0xfff8
+#define MCR_IPV6_DROPS    0xc0 /* of an option's type: if one is set, who does not know it drops the datagram */
 
 #define MCR_IPV6_EXTENSIONS 4 /* headers before UDP's, at most: as RFC 8200, 4.1 has them, but for routing */
 
@@ -58,7 +59,7 @@ struct mcr_ipv6 {
 /* What extension headers begin with. */
 struct mcr_extension {
 	uint8_t next;
-	uint8_t size;      /* in units of 8 bytes, without the first; a fragment header has none */
+	uint8_t size;      /* in units of 8 bytes, without the first; of AH of 4, without two; fragments have none */
 	uint16_t fragment; /* of a fragment header: offset and flags */
 } __attribute__((packed));
 
@@ -122,7 +123,13 @@ static inline __attribute__((always_inline)) bool mcr_is_impossible6(const uint3
 static inline __attribute__((always_inline)) bool mcr_is_extension(uint8_t protocol)
 {
 	return protocol == IPPROTO_HOPOPTS || protocol == IPPROTO_ROUTING || protocol == IPPROTO_FRAGMENT ||
-	       protocol == IPPROTO_DSTOPTS;
+	       protocol == IPPROTO_DSTOPTS || protocol == IPPROTO_AH;
+}
+
+/* Whether IP drops a datagram for it, unless there is something that the relay has not: routing to do, or an IPsec key. */
+static inline __attribute__((always_inline)) bool mcr_is_refused_extension(uint8_t protocol)
+{
+	return protocol == IPPROTO_ROUTING || protocol == IPPROTO_AH;
 }
 
 /* A datagram with a fragment header may be whole all the same (RFC 6946). */
@@ -147,6 +154,8 @@ static inline __attribute__((always_inline)) bool mcr_may_be_udp(const struct mc
 static inline __attribute__((always_inline)) uint32_t mcr_extension_bytes(uint8_t protocol,
 									  const struct mcr_extension *header)
 {
+	if (protocol == IPPROTO_AH)
+		return (header->size + 2u) * 4;
 	return protocol == IPPROTO_FRAGMENT ? 8 : (header->size + 1u) * 8;
 }
 

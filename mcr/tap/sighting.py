@@ -22,7 +22,13 @@ _ALL_HOSTS = IPv4Address("224.0.0.1")  # one to another group reaches only hosts
 _IPV6_HEADER = struct.Struct("!6xBx16s16s")  # protocol of what follows, source, destination
 _EXTENSION = struct.Struct("!BBHxxxx")  # protocol of what follows, size, and of a fragment header offset and flags
 _WITHOUT_SIZE = socket.IPPROTO_FRAGMENT
-_EXTENSIONS = {socket.IPPROTO_HOPOPTS, socket.IPPROTO_ROUTING, socket.IPPROTO_DSTOPTS, socket.IPPROTO_FRAGMENT}
+_EXTENSIONS = {
+    socket.IPPROTO_HOPOPTS,
+    socket.IPPROTO_ROUTING,
+    socket.IPPROTO_DSTOPTS,
+    socket.IPPROTO_FRAGMENT,
+    socket.IPPROTO_AH,
+}
 _OFFSET6, _CUT6 = 0xFFF8, 0xFFF9  # of a fragment header: offset; the same and more-fragments flag
 _ALL_NODES = IPv6Address("ff02::1")
 _MLD_TYPE = bytes([130])  # of a query (RFC 3810, 5.1)
@@ -220,7 +226,7 @@ def _identify_ipv6(data: bytes, interface: str, tags: tuple[Tag, ...], segment: 
     while transport in _EXTENSIONS:
         kind = transport
         transport, size, fragment = _EXTENSION.unpack_from(data, at)
-        at += 8 if kind == _WITHOUT_SIZE else 8 * (size + 1)
+        at += 8 if kind == _WITHOUT_SIZE else 4 * (size + 2) if kind == socket.IPPROTO_AH else 8 * (size + 1)
         if kind == _WITHOUT_SIZE and fragment & _CUT6:
             cut = fragment
         if cut & _OFFSET6:

@@ -85,8 +85,9 @@ def test_extension_headers_are_for_the_worker_to_look_behind_and_what_is_no_udp_
     options, fragment = b"\x11\0\1\4" + bytes(4), b"\x11\0\0\6" + bytes(4)
     behind = [frame6(extensions=options, first=each) for each in (0, 43, 60)]
     behind += [frame6(extensions=fragment, first=44), frame6()[:56]]
+    behind += [frame6(extensions=b"\x11\4\0\0" + bytes(20), first=51)]  # an authentication header
     older = frame6()[:14] + b"\x40" + frame6()[15:]
-    wire.send(frame6(first=58), frame6(first=50), frame6(extensions=options, first=51), older, *behind)
+    wire.send(frame6(first=58), frame6(first=50), older, *behind)
     assert wire.receive(len(behind)) == behind
     assert rejected.read() == 0
     rejected.close()

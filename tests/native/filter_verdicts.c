@@ -95,7 +95,7 @@ static int expected(const uint8_t *frame, uint32_t size)
 
 static bool is_extension(uint8_t protocol)
 {
-	return protocol == 0 || protocol == 43 || protocol == 44 || protocol == 60;
+	return protocol == 0 || protocol == 43 || protocol == 44 || protocol == 60 || protocol == 51;
 }
 
 enum part { WHOLE, FIRST, LATER, FOREIGN };
@@ -115,7 +115,7 @@ static enum part part_of(const uint8_t *frame, uint32_t size)
 		if (next == 44 && header[2] | (header[3] & 0xf8))
 			return header[0] == 17 || is_extension(header[0]) ? LATER : FOREIGN;
 		part |= next == 44 && header[3] & 1;
-		at += next == 44 ? 8 : 8u * (header[1] + 1);
+		at += next == 44 ? 8 : next == 51 ? 4u * (header[1] + 2) : 8u * (header[1] + 1);
 		next = header[0];
 		if (next == 17)
 			return part ? FIRST : WHOLE;

@@ -48,7 +48,25 @@ static struct reading read4(const uint8_t *ip, uint32_t left)
 	return (struct reading){ header, udp_length(ip + header, total - header), false };
 }
 
-/* RFC 8200: four extension headers at most, none of them for routing, and no fragment. */
+/* RFC 8200, 4.2: those that nobody has to know, as the first two bits of their types say, and that fill their header. */
+static bool are_options_fine(const uint8_t *header, uint32_t size)
+{
+	uint32_t at = 2;
+
+	while (at < size) {
+		if (header[at] >= 0x40)
+			return false;
+		if (header[at] == 0)
+			at += 1;
+		else if (at + 1 < size)
+			at += 2u + header[at + 1];
+		else
+			return false;
+	}
+	return at == size;
+}
+
+/* RFC 8200: four extension headers at most, with fine options, none of them for routing or IPsec, and no fragment. */
 static struct reading read6(const uint8_t *ip, uint32_t left)
 {
 	uint32_t total, at = 40, size;
@@ -63,6 +81,8 @@ static struct reading read6(const uint8_t *ip, uint32_t left)
 			return (struct reading){ 0 };
 		size = next == 44 ? 8 : 8u * (ip[at + 1] + 1);
 		if (at + size > total || (next == 44 && load16(ip + at + 2) & 0xfff9))
+			return (struct reading){ 0 };
+		if (next != 44 && !are_options_fine(ip + at, size))
 			return (struct reading){ 0 };
 		next = ip[at];
 		at += size;

@@ -71,7 +71,10 @@ def by_scapy6(data: bytes) -> Reading:
         is_fragment = isinstance(layer, IPv6ExtHdrFragment)
         if is_fragment and (layer.offset or layer.m):
             return Reading(None)
-        at += 8 if is_fragment else 8 * (layer.len + 1)
+        size = 8 if is_fragment else 8 * (layer.len + 1)
+        if not is_fragment and not are_fine(data[at + 2 : at + size]):
+            return Reading(None)
+        at += size
         layer, headers = layer.payload, headers + 1
     if not isinstance(layer, UDP) or headers > HEADERS_OF_IPV6 or total > len(data):
         return Reading(None)
@@ -80,6 +83,16 @@ def by_scapy6(data: bytes) -> Reading:
     udp = data[at : at + layer.len]
     assert bytes(layer.payload.original)[: layer.len - 8] == udp[8:]
     return Reading(udp[8:], why_not6(ip, layer.chksum, udp))
+
+
+def are_fine(options: bytes) -> bool:
+    """RFC 8200, 4.2: of some types who does not know them drops the datagram. scapy cuts off one that is too long."""
+    while options:
+        kind, *rest = options
+        if kind >= 0x40 or (kind and (not rest or len(rest) <= rest[0])):
+            return False
+        options = options[2 + rest[0] :] if kind else options[1:]
+    return True
 
 
 def why_not6(ip: Packet, told: int, udp: bytes) -> str:

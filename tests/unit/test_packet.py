@@ -10,12 +10,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scapy.layers.inet import IP, TCP, UDP, IPOption
 from scapy.layers.inet6 import (
+    HBHOptUnknown,
     ICMPv6MLQuery2,
     IPv6,
     IPv6ExtHdrDestOpt,
     IPv6ExtHdrFragment,
     IPv6ExtHdrHopByHop,
     IPv6ExtHdrRouting,
+    Pad1,
     PadN,
     RouterAlert,
 )
@@ -28,6 +30,7 @@ ETHER = Ether(src="02:00:00:00:00:01", dst="01:00:5e:01:01:01")
 IPV4 = IP(src="198.18.0.1", dst="239.1.1.1")
 IPV6 = IPv6(src="2001:db8::1", dst="ff15::1")
 DATAGRAM = UDP(sport=1234, dport=5000)
+AUTHENTICATION = Raw(b"\x11\4\0\0" + bytes(20))  # of UDP (RFC 4302)
 
 
 def parse(frame: bytes, network: int = 14) -> tuple[int, Any]:
@@ -91,6 +94,15 @@ def test_link_layer_header_may_have_any_length() -> None:
         (ETHER / IPv6(dst="ff15::1", nh=17, plen=0) / DATAGRAM / b"a jumbogram would be such", errno.EBADMSG),
         (ETHER / IPV6 / IPv6ExtHdrDestOpt(len=200) / DATAGRAM, errno.EBADMSG),
         (ETHER / IPV6 / IPv6ExtHdrRouting(addresses=["2001:db8::7"]) / DATAGRAM, errno.EBADMSG),
+        # What only an IPsec key, or who knows the option, could tell to be fine (RFC 4302; RFC 8200, 4.2).
+        (ETHER / IPv6(dst="ff15::1", nh=51) / AUTHENTICATION / DATAGRAM / b"x", errno.EBADMSG),
+        (ETHER / IPv6(dst="ff15::1", nh=51) / Raw(b"\x06" + bytes(AUTHENTICATION)[1:]) / TCP(), errno.EPROTONOSUPPORT),
+        *(
+            (ETHER / IPV6 / header(options=[HBHOptUnknown(otype=kind, optdata=b"1234")]) / DATAGRAM, errno.EBADMSG)
+            for header in (IPv6ExtHdrHopByHop, IPv6ExtHdrDestOpt)
+            for kind in (0x7E, 0xBE, 0xFE)
+        ),
+        (ETHER / IPv6(dst="ff15::1", nh=60) / Raw(b"\x11\0\x01\5\0\0\0\0") / DATAGRAM, errno.EBADMSG),
         (ETHER / IPV6 / UDP(dport=5000, len=7) / b"x", errno.EBADMSG),
         (ETHER / IPV6 / UDP(dport=5000, len=900) / b"x", errno.EBADMSG),
         (ETHER / IP(dst="239.1.1.1", flags="MF") / DATAGRAM / b"first", errno.EOPNOTSUPP),
@@ -117,6 +129,13 @@ def test_addresses_of_a_fragment_are_known() -> None:
 def test_clipped_frame_is_told_from_a_malformed_one() -> None:
     frame = bytes(ETHER / IPV4 / DATAGRAM / bytes(1000))
     assert parse(frame[:500])[0] == -errno.EMSGSIZE
+
+
+@pytest.mark.parametrize(
+    "options", [[PadN(optdata=bytes(4))], [HBHOptUnknown(otype=0x1E, optdata=b"1234")], [Pad1()] * 6]
+)
+def test_options_that_nobody_has_to_know_are_skipped(options: list[Packet]) -> None:
+    assert payload_of(bytes(ETHER / IPV6 / IPv6ExtHdrDestOpt(options=options) / DATAGRAM / b"hello")) == b"hello"
 
 
 OPTIONS = (

@@ -22,7 +22,13 @@ _ANY_PORT = 0  # of fragments
 
 UDP = 17
 IPV6_BYTES = 40
-_EXTENSIONS = (socket.IPPROTO_HOPOPTS, socket.IPPROTO_ROUTING, socket.IPPROTO_FRAGMENT, socket.IPPROTO_DSTOPTS)
+_EXTENSIONS = (
+    socket.IPPROTO_HOPOPTS,
+    socket.IPPROTO_ROUTING,
+    socket.IPPROTO_FRAGMENT,
+    socket.IPPROTO_DSTOPTS,
+    socket.IPPROTO_AH,
+)
 
 
 class Instruction(NamedTuple):
@@ -140,7 +146,10 @@ def _select_part6(link: int, yes: int) -> tuple[Instruction, ...]:
         load_half(uapi.SKF_NET_OFF + IPV6_BYTES + 2),
         Instruction(0x45, 0, 4 + len(may_be_udp), 0xFFF9),  # offset and more-fragments flag
         _load_byte(uapi.SKF_NET_OFF + IPV6_BYTES),
-        *(if_equal(each, left, 0) for left, each in zip(reversed(range(1, 6)), may_be_udp, strict=True)),
+        *(
+            if_equal(each, left, 0)
+            for left, each in zip(reversed(range(1, len(may_be_udp) + 1)), may_be_udp, strict=True)
+        ),
         give(0),
         Instruction(0x00, 0, 0, _ANY_PORT),
         Instruction(0x05, 0, 0, 7),  # to where the port is put

@@ -187,7 +187,7 @@ def _watch(session: Session, which: dict[str, str] | None, show: Callable[[Any],
             try:
                 with session.connect() as daemon:
                     while True:
-                        show(daemon.call("stats", which))
+                        show(requests.read_stats(session, daemon.call, which))
                         seen, waits = True, False
                         time.sleep(_WATCH_INTERVAL)
             except McrError as error:

@@ -32,11 +32,26 @@ def list_rules(session: Session, rule: str | None = None) -> None:
 
 def stats(session: Session, rule: str | None = None) -> None:
     """Show statistics of all, or of one rule."""
-    result = session.call("stats", about(rule))
+    result = read_stats(session, session.call, about(rule))
     if rule:
         session.show(result, lambda *given: _tables().rule_stats_view(*given))
     else:
         session.show(result, lambda *given: _tables().stats_view(*given))
+
+
+def read_stats(session: Session, ask: Callable[..., Any], which: dict[str, str] | None) -> Any:
+    """Statistics; for people with the states of outputs: what is sent to a host that does not answer counts as sent.
+
+    Args:
+        session: says for whom.
+        ask: calls a method of the daemon.
+        which: the rule; None: all.
+    """
+    result = ask("stats", which)
+    if session.json:
+        return result
+    with session.understand():
+        return _tables().with_states(result, ask("list", which)) if _tables().has_hosts(result) else result
 
 
 def list_workers(session: Session) -> None:

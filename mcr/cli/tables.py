@@ -22,6 +22,9 @@ _NO_WORKERS: Final = "No workers. See the log of mcrd for why."
 _LOSS: Final = "red"
 _NOTE: Final = "yellow"
 _NAMED: Final = 3  # rules before a reason that they share
+_HOSTS: Final = 5  # that wait, in one table
+_LOST: Final = "What is sent to a host that does not answer is lost, though it counts as sent."
+_GROUPS: Final = frozenset(map(str, range(224, 240)))  # first numbers of IPv4 groups
 _NAME_COLUMNS: Final = 16  # that a rule's name has at least before outputs get lines of their own
 # Counters that may need attention: the colour when they are not zero, and what they mean.
 _CAUSES: Final = {
@@ -160,6 +163,34 @@ def cut(view: str, height: int | None) -> str:
     return "\n".join([*lines[:kept], f"... {len(lines) - kept:,} more lines: mcrctl top, or mcrctl stats RULE"])
 
 
+def has_hosts(stats: dict[str, Any]) -> bool:
+    """Whether some output is a host, and not a group."""
+    return any(not _is_group(each["group"]) for rule in stats["rules"] for each in rule["outputs"])
+
+
+def _is_group(address: str) -> bool:
+    first, dot, _ = address.partition(".")
+    return first in _GROUPS if dot else address[:2].lower() == "ff"
+
+
+def with_states(stats: dict[str, Any], rules: Sequence[Any]) -> dict[str, Any]:
+    """Statistics whose outputs have the states that `list` tells of them."""
+    states = {(rule["rule_id"], *_end(each)): each for rule in rules for each in rule["outputs"]}
+    marked = []
+    for rule in stats["rules"]:
+        told = [states.get((rule["rule_id"], *_end(each)), {}) for each in rule["outputs"]]
+        outputs = [
+            each | {name: view[name] for name in ("state", "reason") if name in view}
+            for each, view in zip(rule["outputs"], told, strict=True)
+        ]
+        marked.append(rule | {"outputs": outputs})
+    return stats | {"rules": marked}
+
+
+def _end(output: dict[str, Any]) -> tuple[Any, ...]:
+    return tuple(output.get(name) for name in ("group", "port", "interface", "vlan", "prefix", "last_port"))
+
+
 def stats_view(stats: dict[str, Any], width: int | None, *, short: bool = False) -> str:
     """Totals and rates: the result of `stats`."""
     ingress, egress = stats["ingress"], stats["egress"]
@@ -182,6 +213,7 @@ def stats_view(stats: dict[str, Any], width: int | None, *, short: bool = False)
         ),
         _rules_table(stats["rules"], width) or _NO_RULES,
         _failing_outputs_table(stats["rules"], width),
+        *_silent_hosts(stats["rules"], width),
         health_table(stats["rules"], width),
         "" if short else _workers_table(stats["workers"], stats.get("kernel_path", {}), width),
     ]
@@ -192,7 +224,7 @@ def rule_stats_view(stats: dict[str, Any], width: int | None) -> str:
     """One rule and each of its outputs: the result of `stats` with a rule."""
     rows = [
         [
-            endpoint(output),
+            _output(output),
             *(count(output[name]) for name in ("submitted", "sent", "errors")),
             size(output["bytes"]),
             rate(output["pps"]),
@@ -207,6 +239,7 @@ def rule_stats_view(stats: dict[str, Any], width: int | None) -> str:
         outputs,
         *_sent_formerly(stats["rules"]),
         _failing_outputs_table(stats["rules"], width),
+        *_silent_hosts(stats["rules"], width),
         *(health_view(rule["health"]) for rule in stats["rules"] if rule.get("health")),
     )
     return "\n\n".join(part for part in parts if part)
@@ -261,6 +294,20 @@ def _failing_outputs_table(rules: Sequence[Any], width: int | None) -> str:
         if output["errors"]
     ]
     return table(["RULE", "=OUTPUT WITH ERRORS", "#ERRORS", "LAST ERROR"], rows, width)
+
+
+def _silent_hosts(rules: Sequence[Any], width: int | None) -> Iterator[str]:
+    """Hosts that wait, unlike groups: what is sent there may count as sent while the kernel asks for their MACs."""
+    waiting = [
+        [rule["name"] or rule["rule_id"], endpoint(output), count(output["sent"]), output["reason"]]
+        for rule in rules
+        for output in rule["outputs"]
+        if output.get("state") == "waiting" and not _is_group(output["group"])
+    ]
+    if waiting:
+        yield table(["RULE", "=HOST THAT WAITS", "#SENT", "WHY"], waiting[:_HOSTS], width)
+        more = f"{len(waiting) - _HOSTS:,} more wait: mcrctl list. " if len(waiting) > _HOSTS else ""
+        yield terminal.style(f"{more}{_LOST}", fg=_NOTE)
 
 
 def _last_error(output: dict[str, Any]) -> str:

@@ -16,7 +16,7 @@ from typing import Any, Final, Protocol
 from mcr.cli import terminal
 from mcr.cli.grid import clip, columns
 from mcr.cli.quantities import duration, endpoint, input_text, megabits, rate, size
-from mcr.cli.tables import rule_stats_view
+from mcr.cli.tables import rule_stats_view, with_states
 from mcr.text.plurals import counted
 from mcr.text.visible import all_visible, visible
 
@@ -292,7 +292,9 @@ class Top:
             why = f": {view['path_reason']}" if view.get("path_reason") else ""
             lines.append(f"path: {view.get('path', '')}{why}")
         lines += ["", self._curve(row.rates, min(width, _REMEMBERED)).strip(), ""]
-        return lines + rule_stats_view({"rules": [stats]}, width).split("\n")
+        return lines + rule_stats_view(
+            with_states({"rules": [stats]}, [view | {"rule_id": stats["rule_id"]}]), width
+        ).split("\n")
 
     def _foot(self) -> str:
         if self._types:

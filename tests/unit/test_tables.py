@@ -6,7 +6,16 @@ from typing import Any
 import click
 import pytest
 
-from mcr.cli.tables import levels_view, rule_stats_view, rules_view, stats_view, watched_view, workers_view
+from mcr.cli.tables import (
+    has_hosts,
+    levels_view,
+    rule_stats_view,
+    rules_view,
+    stats_view,
+    watched_view,
+    with_states,
+    workers_view,
+)
 
 RULE: dict[str, Any] = {
     "rule_id": "dcfca9531161",
@@ -294,6 +303,32 @@ def test_a_rule_shows_when_its_last_packet_came(seconds: float | None, text: str
 def test_an_output_of_one_rule_shows_its_rates() -> None:
     row = line(rule_stats_view(stats(rules=[RULE_STATS]), 80), "239.2.2.2:5001:eth1")
     assert row.split()[1:] == ["10", "10", "0", "13.16", "kB", "10", "0.10"]
+
+
+def test_a_host_that_waits_is_named_as_what_is_sent_there_counts_as_sent() -> None:
+    host, group = OUTPUT_STATS | {"group": "192.0.2.7"}, OUTPUT_STATS
+    told = stats(rules=[RULE_STATS | {"name": "cam", "outputs": [group, host]}])
+    silent = {"state": "waiting", "reason": "192.0.2.7 does not answer ARP on eth1"}
+    view = RULE | {"outputs": [RULE["outputs"][0] | silent, RULE["outputs"][0] | {"group": "192.0.2.7"} | silent]}
+    assert "waits" not in stats_view(told, None)
+    marked = with_states(told, [view])
+    shown = stats_view(marked, None)
+    assert "cam   192.0.2.7:5001:eth1    10  192.0.2.7 does not answer ARP on eth1" in shown.splitlines()
+    assert "it counts as sent" in shown
+    assert "239.2.2.2:5001:eth1 " not in shown  # what a group waits for counts as errors
+    alone = rule_stats_view(marked, None)
+    assert ("192.0.2.7:5001:eth1 (waiting)" in alone, "239.2.2.2:5001:eth1 (waiting)" in alone) == (True, True)
+    many = stats(rules=[RULE_STATS | {"outputs": [marked["rules"][0]["outputs"][1]] * 7}])
+    assert "2 more wait: mcrctl list. What is sent" in stats_view(many, None)
+    assert with_states(told, []) == told  # the rule is gone since
+
+
+@pytest.mark.parametrize(
+    ("address", "is_host"),
+    [("239.1.1.1", False), ("224.0.0.1", False), ("ff15::1", False), ("223.1.1.1", True), ("2001:db8::ff", True)],
+)
+def test_hosts_are_told_from_groups(address: str, is_host: bool) -> None:
+    assert has_hosts(stats(rules=[RULE_STATS | {"outputs": [OUTPUT_STATS | {"group": address}]}])) is is_host
 
 
 def test_why_outputs_do_not_add_up_to_their_rule_is_said_where_they_do_not() -> None:

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 from scapy.layers.inet import IP, UDP
 from scapy.layers.inet6 import (
+    HBHOptUnknown,
     ICMPv6MLQuery2,
     ICMPv6MLReport2,
     IPv6,
@@ -239,6 +240,13 @@ def test_what_ip_would_drop_of_ipv6_is_counted_by_its_cause(plant6: Plant, make_
             bytes(frame(b"cut"))[:-1],
             bytes(frame(b"routed", IPv6ExtHdrRouting(addresses=["2001:db8::7"]))),
             bytes(frame(b"too many", *[IPv6ExtHdrDestOpt()] * 5)),
+            bytes(frame(b"an option to know", IPv6ExtHdrDestOpt(options=[HBHOptUnknown(otype=0x7E, optdata=b"1234")]))),
+            bytes(
+                Ether(dst="33:33:00:00:00:01")
+                / IPv6(src="2001:db8::1", dst=GROUP, nh=socket.IPPROTO_AH)
+                / Raw(b"\x11\4\0\0" + bytes(20))
+                / UDP(dport=5000)
+            ),
             bytes(
                 Ether(dst="33:33:00:00:00:01") / IPv6(dst=GROUP) / IPv6ExtHdrFragment(m=1) / IPv6ExtHdrDestOpt(nh=17)
             ),

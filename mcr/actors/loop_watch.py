@@ -8,6 +8,7 @@ import traceback
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
 from functools import partial
+from time import thread_time
 from typing import Final
 
 import attrs
@@ -36,19 +37,25 @@ log = get_logger(Facility.NETWORK)
 
 _APART: Final = 0.5  # seconds between two looks at the rates; every other one only if anything came
 _SOON: Final = 0.25  # the same, while some rule may be busy
-_LOOKS_APART: Final = 1.0  # seconds between the beginnings of two looks at the wire
+_AT_ONCE: Final = 0.125  # the same, once what comes for all rules has jumped
+_JUMP: Final = 64.0  # packets a second that such a jump reaches, at the least
+_FADES: Final = 0.9  # of the highest rate of late, at each look at the rates
+_LOOKS_APART: Final = 0.2  # seconds between the beginnings of two looks at the wire, at the least
+_DEAR_APART: Final = 1.0  # the same, at the most, after one that took much of a processor:
+_REST: Final = 9.0  # seconds after it for each second of a processor
 _MOST: Final = 100_000.0  # above that a look slows down what it looks at, so it waits, and they are a minute apart
 _PATIENCE: Final = 5.0  # seconds for which it waits after a rule has become so busy
 _LOOKS: Final = 2  # at the wire at a time
 _ORIGINS: Final = 8  # that are told of a loop
 _BUSY: Final = 500.0  # packets a second of a rule that may be in a loop
-_SURELY_BUSY: Final = 5_000.0  # the same, by one reading
+_SURELY_BUSY: Final = 1_000.0  # the same, by one reading
 _GROWN: Final = 2.0  # times the highest rate at which it was looked at in vain
 _SHORTEST: Final = 2.0  # seconds between the beginnings of two looks at a rule; doubled each time
 _LONGEST: Final = 60.0
 _LONGEST_VARIED: Final = 600.0  # where few datagrams came again
 _KNOWN_APART: Final = 10.0  # seconds between two looks at a loop that is told of; fewer, if somebody is refused anew
 _TOLD_APART: Final = 60.0  # seconds between two times that a rule's loop is told of anew
+_MOMENT: Final = 0.01  # seconds, at the least, between two looks at the rates
 _FORGOTTEN: Final = 180.0  # seconds in which it is not seen
 
 
@@ -68,8 +75,35 @@ class _Case:
         """Whether it is to be looked at now. `flooded`: since when a look would slow it down; None: it would not."""
         if self.is_looked_at:
             return False
-        is_grown = self.told is None and self.rate > 0 and rate >= _GROWN * self.rate
-        return (time >= self.at or is_grown) and (flooded is None or time >= flooded + _PATIENCE)
+        return (time >= self.at or self.is_grown(rate)) and (flooded is None or time >= flooded + _PATIENCE)
+
+    def is_grown(self, rate: float) -> bool:
+        """Whether that is much more than what was looked at in vain."""
+        return self.told is None and self.rate > 0 and rate >= _GROWN * self.rate
+
+
+@attrs.define
+class _Arrivals:
+    """What comes for all rules together, as far as that tells when one of them may have become busy.
+
+    Attributes:
+        matched: packets, when that was read last.
+        time: when that was.
+        usual: the highest rate of late.
+        has_jumped: the last rate is far above what it was before.
+    """
+
+    matched: int = 0
+    time: float = 0.0
+    usual: float = 0.0
+    has_jumped: bool = False
+
+    def are_many(self, matched: int, time: float) -> bool:
+        """Whether so many come that a rule may be busy, or far more than before, now or when that was read last."""
+        rate, had_jumped = (matched - self.matched) / max(time - self.time, _MOMENT), self.has_jumped
+        self.has_jumped = rate >= max(_JUMP, _GROWN * self.usual)
+        self.matched, self.time, self.usual = matched, time, max(rate, _FADES * self.usual)
+        return rate >= _BUSY or self.has_jumped or had_jumped
 
 
 @attrs.define
@@ -136,7 +170,7 @@ async def run_loop_watch(
                         await state.tick(await stats.counts(), looks)
                 except McrError:  # the actors end, as mcrd does
                     log.debug("loops over other machines are not looked for: mcrd ends")
-                await next_beat(_SOON if state.is_busy else _APART)
+                await next_beat(state.until_next)
     except* Exception as errors:  # noqa: BLE001 - whatever it is
         state.told.clear()
         damper.clear()
@@ -154,7 +188,7 @@ class _State:
         self._damper = damper
         self._meter = meter
         self._slots = 0  # of rules, and of some that are not there
-        self._matched = 0  # by all of them, when that was read last
+        self._arrivals = _Arrivals()
         self.suspicions = Suspicions()
         self.told: dict[int, _Told] = {}  # by the tags of rules, as those below
         self._cases: dict[int, _Case] = {}
@@ -166,13 +200,21 @@ class _State:
         self._flooded = dict[int, float]()  # since when a look would slow the rule down
         self._is_refused = False
         self._next = 0.0  # when a look may begin
-        self.is_busy = False  # some rule may be
+        self._is_busy = False  # some rule may be
+
+    @property
+    def until_next(self) -> float:
+        """Seconds between this look at the rates and the next one."""
+        if self._arrivals.has_jumped:
+            return _AT_ONCE
+        return _SOON if self._is_busy else _APART
 
     def is_due(self) -> bool:
         """Whether the rates are to be looked at: once a second, or more often while something comes."""
-        before, self._matched = self._matched, self._meter.all_matched(self._slots)
-        is_whole = int(trio.current_time() / _APART) % 2 == 0  # seconds
-        return is_whole or self.is_busy or self._matched - before >= _BUSY * _APART
+        time = trio.current_time()
+        are_many = self._arrivals.are_many(self._meter.all_matched(self._slots), time)
+        is_whole = int(time / _APART) % 2 == 0  # seconds
+        return is_whole or self._is_busy or are_many
 
     async def tick(self, counts: Counts, looks: trio.Nursery) -> None:
         """See which rules are busy, and begin to look at the one that needs it most."""
@@ -199,11 +241,11 @@ class _State:
         see = partial(_see, View(placed.flows, attached.index, rate, known=origins), around)
         looks.start_soon(self._look, placed, case, rate, see)
 
-    def _urgency(self, due: tuple[PlacedRule, float]) -> tuple[bool, bool, float]:
-        """Loops that are told of go first, then what was never looked at, then what waits for longest."""
-        placed, _ = due
+    def _urgency(self, due: tuple[PlacedRule, float]) -> tuple[bool, float, float]:
+        """Loops that are told of go first, then what is new, most packets first, then what waits for longest."""
+        placed, rate = due
         case = self._case(placed)
-        return placed.tag in self.told, case.rate == 0, -case.at
+        return placed.tag in self.told, rate if case.rate == 0 or case.is_grown(rate) else 0.0, -case.at
 
     def _follow(self, rules: tuple[PlacedRule, ...]) -> None:
         """Rules have changed: what was told of those that are gone is over."""
@@ -230,7 +272,7 @@ class _State:
             return
         seconds, time = now.time - before.time, trio.current_time()
         looked_at = self._looked_at(now, before, _BUSY * seconds)
-        self.is_busy = bool(looked_at)
+        self._is_busy = bool(looked_at)
         busy, flooded = set[int](), dict[int, float]()
         for placed in looked_at:
             rate = (now.rule_matched(placed) - before.rule_matched(placed)) / seconds
@@ -249,9 +291,11 @@ class _State:
         slots = now.rules_grown(before, least) | {each.placed.slot for each in self.told.values()}
         return [self._by_slot[slot] for slot in sorted(slots) if slot in self._by_slot]
 
-    async def _look(self, placed: PlacedRule, case: _Case, rate: float, see: "partial[Verdict]") -> None:
+    async def _look(self, placed: PlacedRule, case: _Case, rate: float, see: "partial[tuple[Verdict, float]]") -> None:
+        began = trio.current_time()
         try:
-            verdict = await trio.to_thread.run_sync(see, abandon_on_cancel=True)
+            verdict, cost = await trio.to_thread.run_sync(see, abandon_on_cancel=True)
+            self._next = max(self._next, min(trio.current_time() + _REST * cost, began + _DEAR_APART))
         except SystemFault as error:
             case.at = trio.current_time() + _LONGEST
             if not self._is_refused:
@@ -319,10 +363,12 @@ class _State:
 _Around = Callable[[], tuple[frozenset[bytes], frozenset[bytes]]]
 
 
-def _see(view: View, around: _Around) -> Verdict:
-    """Look, in a thread."""
+def _see(view: View, around: _Around) -> tuple[Verdict, float]:
+    """Look, in a thread. What it has found out, and the seconds of a processor that it took."""
+    begun = thread_time()
     left, named = around()
-    return look_for_returners(attrs.evolve(view, left=left, named=named))
+    verdict = look_for_returners(attrs.evolve(view, left=left, named=named))
+    return verdict, thread_time() - begun
 
 
 def _around(

@@ -37,7 +37,7 @@ def silent(sent: int) -> Verdict:
 async def test_who_returns_a_part_stays_refused_if_that_breaks_the_circle(
     scene: Scene, autojump_clock: trio.testing.MockClock
 ) -> None:
-    await scene.pass_time(1.5, 1000, PART)
+    await scene.pass_time(0.6, 1000, PART)
     assert scene.sources() == ["198.18.0.9"]
     await scene.pass_time(3, 100, echoed(1), returned=100)
     await scene.pass_time(20, 100, UNSURE, returned=100)
@@ -60,7 +60,7 @@ async def test_who_goes_on_to_return_it_is_taken_again(
     why: str,
 ) -> None:
     """Within some seconds, and not tried again for long; it is told of, with what to do. The whole is proof enough."""
-    await scene.pass_time(1.5, 1000, PART)
+    await scene.pass_time(0.6, 1000, PART)
     assert scene.sources() == ["198.18.0.9"]
     await scene.pass_time(6, 1000, verdict, returned=1000)
     assert scene.sources() == []
@@ -81,7 +81,7 @@ async def test_who_goes_on_to_return_it_is_taken_again(
 async def test_no_trial_is_needed_once_the_whole_is_proven(
     scene: Scene, autojump_clock: trio.testing.MockClock, caplog: pytest.LogCaptureFixture
 ) -> None:
-    await scene.pass_time(1.5, 1000, PART)
+    await scene.pass_time(0.6, 1000, PART)
     await scene.pass_time(6, 1000, attrs.evolve(echoed(AGAIN), returners=LOOP.returners), returned=1000)
     await scene.pass_time(6, 1000, UNSURE, returned=1000)
     assert scene.sources() == ["198.18.0.9"]
@@ -106,7 +106,7 @@ async def test_two_returners_do_not_acquit_each_other(
 ) -> None:
     """What comes back again and again may do so by the other one: it is refused as well, and the trial begins anew."""
     other = Origin(bytes.fromhex("020000000008"), bytes([198, 18, 0, 8]))
-    await scene.pass_time(1.5, 1000, PART)
+    await scene.pass_time(0.6, 1000, PART)
     await scene.pass_time(2.5, 1000, UNSURE)
     both = attrs.evolve(echoed(AGAIN), returners=(*PART.returners, Return(other, 20, 50, is_part=True)))
     await scene.pass_time(1.5, 1000, both)
@@ -121,7 +121,7 @@ async def test_a_circle_that_was_broken_once_may_be_seen_to_go_on(
     scene: Scene, autojump_clock: trio.testing.MockClock, caplog: pytest.LogCaptureFixture
 ) -> None:
     """One look may have seen too little: who is refused for a part stays so only as long as no look says otherwise."""
-    await scene.pass_time(1.5, 1000, PART)
+    await scene.pass_time(0.6, 1000, PART)
     await scene.pass_time(20, 100, echoed(1), returned=100)
     assert scene.sources() == ["198.18.0.9"]
     await scene.pass_time(11, 100, echoed(AGAIN), returned=100)
@@ -136,7 +136,7 @@ async def test_each_output_may_bring_a_datagram_back_once(
     outputs = tuple(Output(ip_address(f"239.9.9.{number}"), 6000, "eth1") for number in range(6))
     many = attrs.evolve(PLACED, rule=attrs.evolve(PLACED.rule, outputs=outputs))
     await scene.stats.rules_placed((many,), ())
-    await scene.pass_time(1.5, 1000, PART)
+    await scene.pass_time(0.6, 1000, PART)
     await scene.pass_time(20, 100, echoed(len(outputs)), returned=600)
     await scene.pass_time(20, 100, echoed(again(len(outputs)) - 1), returned=600)
     assert scene.sources() == ["198.18.0.9"]
@@ -148,7 +148,7 @@ async def test_on_a_full_link_a_few_that_are_lost_end_nothing(
     scene: Scene, autojump_clock: trio.testing.MockClock, caplog: pytest.LogCaptureFixture
 ) -> None:
     """Neither a trial, whatever is lost, nor the refusal after it."""
-    await scene.pass_time(1.5, 1000, PART)
+    await scene.pass_time(0.6, 1000, PART)
     await scene.pass_time(3, 100, silent(64), returned=100)
     assert scene.sources() == ["198.18.0.9"]
     await scene.pass_time(10, 100, echoed(1), returned=100)
@@ -163,7 +163,7 @@ async def test_a_trial_waits_for_a_look(
     scene: Scene, autojump_clock: trio.testing.MockClock, caplog: pytest.LogCaptureFixture
 ) -> None:
     """But not for ever."""
-    await scene.pass_time(1.5, 1000, PART)
+    await scene.pass_time(0.6, 1000, PART)
     assert await scene.pass_time(13) == 0
     assert scene.sources() == ["198.18.0.9"]
     assert await scene.pass_time(3) == 0

@@ -1,6 +1,7 @@
 """When rules are looked at for loops over other machines, what is told, who is refused: the looks are the test's."""
 
 import errno
+from functools import partial
 from ipaddress import ip_address
 
 import attrs
@@ -9,6 +10,7 @@ import trio
 import trio.testing
 
 from loop_scene import LOOP, NAMED, OVER, OWN, PLACED, RETURNER, RULE, UNSURE, VARIED, Scene
+from mcr.actors import loop_watch
 from mcr.diagnosis.loop_findings import with_loops
 from mcr.errors import SystemFault
 from mcr.model.finding import Finding
@@ -22,21 +24,69 @@ async def test_all_counters_are_read_once_a_second(
     scene: Scene, monkeypatch: pytest.MonkeyPatch, autojump_clock: trio.testing.MockClock
 ) -> None:
     """For rates and loops, whoever is woken first; it costs also an idle mcrd. In between, those of rules alone are."""
-    readings, read = list[tuple[int, int]](), Segment.read
+    readings, read, woken = list[tuple[int, int]](), Segment.read, list[float]()
 
     def noted(segment: Segment, rules: int = 0, outputs: int = 0) -> WorkerCounters:
         readings.append((rules, outputs))
         return read(segment, rules, outputs)
 
-    await scene.pass_time(2)
+    def beat(slots: int) -> int:
+        woken.append(trio.current_time())
+        return Scene.all_matched(scene, slots)
+
+    await scene.pass_time(2, 200)
     monkeypatch.setattr(Segment, "read", noted)
+    monkeypatch.setattr(scene, "all_matched", beat)
     every = NAMED.slot + 1, NAMED.outputs[0].slot + 1
     await scene.pass_time(20, 200)
     assert readings == [every] * 20
+    assert len(woken) == 40
     await scene.pass_time(10, 4000)
     assert readings.count(every) == 30
     assert len(readings) >= 20 + 38  # four a second, but for the first
     assert {*readings} == {every, (every[0], 0)}
+
+
+@pytest.mark.parametrize(("rate", "seconds"), [(3000, 0.52), (600, 0.9)])
+async def test_a_rule_is_looked_at_within_a_second(
+    scene: Scene, autojump_clock: trio.testing.MockClock, rate: int, seconds: float
+) -> None:
+    """After the first packet, wherever between two readings that comes, and whatever came a while ago."""
+    for number in range(6):
+        placed = attrs.evolve(PLACED, tag=100 + number)
+        await scene.stats.rules_placed((placed,), (PLACED.rule.rule_id,))
+        scene.shared.rules[PLACED.slot].tag = placed.tag
+        await scene.pass_time(30 + number / 12)
+        began = trio.current_time()
+        while not await scene.pass_time(0.01, rate):
+            assert trio.current_time() <= began + seconds
+
+
+async def test_the_busiest_rule_is_looked_at_first(
+    scene: Scene, autojump_clock: trio.testing.MockClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of those that are new. The next one soon, or a second later if the look was dear."""
+    former = "tv", "one"
+    for clock, least, most in (([0.0, 0.01] * 9, 0.2, 0.3), ([0.0, 0.5] * 9, 1.0, 1.3)):
+        two = attrs.evolve(RULE, rule_id="two", input=attrs.evolve(RULE.input, port=7))
+        rules = [
+            attrs.evolve(PLACED, tag=len(scene.looks) + 10),
+            attrs.evolve(PLACED, rule=two, tag=len(scene.looks) + 20, slot=4),
+        ]
+        await scene.stats.rules_placed(tuple(rules), former)
+        former = "tv", "two"
+        monkeypatch.setattr(loop_watch, "thread_time", partial(clock.pop, 0))
+        for each in rules:
+            scene.shared.rules[each.slot].tag = each.tag
+        scene.matching, before = rules[0], len(scene.looks)
+        await scene.pass_time(40)
+        times = list[float]()
+        while len(times) < 2:
+            scene.shared.rules[rules[1].slot].matched += 15
+            if await scene.pass_time(0.01, 1000):
+                times.append(trio.current_time())
+        assert [each.flows for each in scene.looks[before:]] == [each.flows for each in reversed(rules)]
+        assert least <= times[1] - times[0] <= most
 
 
 @pytest.mark.slow
@@ -62,7 +112,7 @@ async def test_a_loop_is_told_of_once_until_it_is_over(
     scene: Scene, autojump_clock: trio.testing.MockClock, caplog: pytest.LogCaptureFixture
 ) -> None:
     """It is looked at all the while; and told of again a minute later at the earliest."""
-    assert 7 <= await scene.pass_time(50, 1000, LOOP) <= 10
+    assert 7 <= await scene.pass_time(50, 1000, LOOP) <= 11
     assert scene.looks[-1].known == {RETURNER}
     (loop,) = scene.watch.loops()
     assert (loop.rule, loop.returners) == (RULE, ("198.18.0.9 (02:00:00:00:00:09)",))

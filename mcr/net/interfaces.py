@@ -118,6 +118,14 @@ def is_there(name: str) -> bool:
         return False
 
 
+def is_gone(interface: Interface) -> bool:
+    """Whether it was there, and is no more, also if another has its name."""
+    try:
+        return not interface.is_absent and not socket.if_indextoname(interface.index)
+    except OSError:
+        return True
+
+
 @attrs.frozen
 class Binding:
     """What an AF_PACKET socket is bound to, as against the interface that has a name now.

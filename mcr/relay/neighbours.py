@@ -27,7 +27,7 @@ from mcr.model.output_options import Sockets
 from mcr.model.rule import Rule
 from mcr.net.egress import open_ear, open_egress, open_raw_egress, share_egress
 from mcr.net.hops import NextHop, find_hops
-from mcr.net.interfaces import Interface
+from mcr.net.interfaces import Interface, is_gone
 from mcr.net.neighbour_tables import unresolved_bytes
 from mcr.net.patience import close_all
 from mcr.relay.placement import Key, in_order, key_of
@@ -330,6 +330,8 @@ class Neighbours:
                 opened = self.open(keys, interfaces, undo)
                 undo.pop_all()
         except McrError as error:
+            if any(is_gone(interfaces[key.interface]) for key in keys):
+                return []  # the log has that, and they are opened with it when it is back
             if self._not_opened.is_news(error.message):
                 log.warning("%s: groups whose routes lead to a gateway now can keep others waiting", error.message)
             return []

@@ -8,6 +8,7 @@ Rules of the module:
 """
 
 from collections.abc import Iterable, Iterator, Sequence
+from textwrap import wrap
 from typing import Any, Final
 
 from mcr.cli import terminal
@@ -25,7 +26,9 @@ _NAMED: Final = 3  # rules before a reason that they share
 _HOSTS: Final = 5  # that wait, in one table
 _LOST: Final = "What is sent to a host that does not answer is lost, though it counts as sent."
 _GROUPS: Final = frozenset(map(str, range(224, 240)))  # first numbers of IPv4 groups
+_MEANING_COLUMNS: Final = 40  # that the meaning of a setting has at least beside it
 _NAME_COLUMNS: Final = 16  # that a rule's name has at least before outputs get lines of their own
+_COUNTED: Final = ("#MATCHED", "#SENT", "#ERRORS", "#BYTES", "#PPS", "#MBIT/S", "#IDLE")  # of rules
 # Counters that may need attention: the colour when they are not zero, and what they mean.
 _CAUSES: Final = {
     "parse_err": (_NOTE, "not a valid UDP datagram for this machine"),
@@ -133,12 +136,15 @@ def workers_view(workers: Sequence[Any], width: int | None) -> str:
 
 
 def settings_view(settings: Sequence[Any], width: int | None) -> str:
-    """The settings: the result of `settings`."""
-    rows = [
-        [setting["name"], setting["value"], setting["source"], setting["effective"] or "", setting["meaning"]]
-        for setting in settings
-    ]
-    return table(["SETTING", "VALUE", "FROM", "IN FORCE", "MEANING"], rows, width)
+    """The settings: the result of `settings`. Where there is little room, meanings stand below."""
+    header = ["=SETTING", "VALUE", "FROM", "IN FORCE"]
+    rows = [[each["name"], each["value"], each["source"], each["effective"] or ""] for each in settings]
+    meanings = [each["meaning"] for each in settings]
+    beside = [[*row, clip(meaning, _MEANING_COLUMNS)] for row, meaning in zip(rows, meanings, strict=True)]
+    if width is None or fits([[*header, "MEANING"], *beside], width):
+        whole = [[*row, meaning] for row, meaning in zip(rows, meanings, strict=True)]
+        return table([*header, "MEANING"], whole, width)
+    return table(header, rows, width, below=[["MEANING"], *(wrap(each, max(width - 4, 1)) for each in meanings)])
 
 
 def levels_view(levels: dict[str, str], width: int | None) -> str:
@@ -269,8 +275,9 @@ def _block(title: str, values: dict[str, Any], names: Iterable[str], **rates: st
 
 
 def _rules_table(rules: Sequence[Any], width: int | None) -> str:
+    """With ids and names if there is room for both. Names alone are folded, where they are long."""
     named = any(rule["name"] for rule in rules)
-    header = ["RULE ID", *(["NAME"] if named else [])]
+    header = ["RULE ID", *(["NAME"] if named else []), *_COUNTED]
     rows = [
         [
             rule["rule_id"],
@@ -283,7 +290,9 @@ def _rules_table(rules: Sequence[Any], width: int | None) -> str:
         ]
         for rule in rules
     ]
-    return table([*header, "#MATCHED", "#SENT", "#ERRORS", "#BYTES", "#PPS", "#MBIT/S", "#IDLE"], rows, width)
+    if named and width is not None and not fits([header, *rows], width):
+        return table(["RULE", *_COUNTED], [[row[1] or row[0], *row[2:]] for row in rows], width)
+    return table(header, rows, width)
 
 
 def _failing_outputs_table(rules: Sequence[Any], width: int | None) -> str:

@@ -11,6 +11,7 @@ from mcr.cli.tables import (
     levels_view,
     rule_stats_view,
     rules_view,
+    settings_view,
     stats_view,
     watched_view,
     with_states,
@@ -172,6 +173,27 @@ def test_outputs_stand_below_their_rule_where_there_is_no_room_beside_it() -> No
         "    239.255.202.1:50000:bond1.1204",
         "    239.255.202.2:50000:bond1.1204 (waiting)",
     ]
+
+
+def test_rules_have_their_names_alone_where_there_is_no_room_for_ids() -> None:
+    told = stats(rules=[RULE_STATS | {"name": "studio 1, camera 2"}, RULE_STATS])
+    assert "dcfca9531161  studio 1, camera 2" in stats_view(told, 120)
+    narrow = stats_view(told, 80)
+    assert max(map(len, narrow.splitlines())) <= 80
+    assert line(narrow, "RULE").split()[:2] == ["RULE", "MATCHED"]
+    assert line(narrow, "dcfca9531161").split()[1] == "1,234,567"
+
+
+@pytest.mark.parametrize("width", [80, 120, None])
+def test_settings_can_be_read_at_any_width(width: int | None) -> None:
+    """And their names copied; in 80 columns a setting takes no more than three lines."""
+    meaning = "slots of a capture ring, for frames of up to 2 KB, and what else there is to be said of it here"
+    given = {"value": "2000", "source": "default", "effective": "2048 (a power of two)", "meaning": meaning}
+    view = settings_view([{"name": "MCR_BUFFER_POOL_STANDARD"} | given] * 3, width)
+    assert view.count("MCR_BUFFER_POOL_STANDARD") == 3
+    assert max(map(len, view.splitlines())) <= (width or 1000)
+    assert " ".join(view.split()).count("2 KB, and what else") == 3 or width == 120
+    assert len(view.splitlines()) <= (11 if width == 80 else 13)
 
 
 def test_numbers_are_never_folded() -> None:

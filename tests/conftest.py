@@ -8,7 +8,7 @@ from hypothesis import settings
 
 from control_clients import actors, api, connect, no_threads, path, server
 from fake_daemon import daemon, run
-from filters import wire
+from filters import one_processor, wire
 from forked import prepare
 from lab import enter_user_namespace
 from loop_scene import kept, scene
@@ -34,6 +34,7 @@ __all__ = [
     "manager",
     "memory",
     "no_threads",
+    "one_processor",
     "path",
     "plant",
     "pytest_addoption",

@@ -1,5 +1,6 @@
 """A capture socket with a filter, and the frames that are sent to it."""
 
+import os
 import socket
 import struct
 from collections.abc import Iterator
@@ -121,3 +122,12 @@ def wire(lab: Lab) -> Iterator[Wire]:
     made = Wire(lab)
     with made.sender, made.capture:
         yield made
+
+
+@pytest.fixture
+def one_processor() -> Iterator[None]:
+    """What this thread sends is handed on, and carried out, on one processor."""
+    processors = os.sched_getaffinity(0)
+    os.sched_setaffinity(0, {min(processors)})
+    yield
+    os.sched_setaffinity(0, processors)

@@ -400,22 +400,12 @@ def test_a_flow_that_has_been_dropped_is_the_workers(relay: Relay, wire: Wire) -
     assert (relay.counts.read(), relay.taken()) == (0, Taken())
 
 
-@pytest.fixture
-def one_processor() -> Iterator[None]:
-    """What this thread sends is handed on, and carried out, on one processor."""
-    processors = os.sched_getaffinity(0)
-    os.sched_setaffinity(0, {min(processors)})
-    yield
-    os.sched_setaffinity(0, processors)
-
-
 @pytest.mark.usefixtures("one_processor")
 def test_the_worker_gets_what_nobody_would_carry_out(relay: Relay, wire: Wire) -> None:
     """The program is gone, or another one takes packets first: one packet is lost, and counted, and nothing more."""
     suppressor = relay.filters.suppressor
     assert suppressor
-    (link,) = suppressor._links.values()
-    lib.mcr_bpf_unlink(os.dup(link))
+    lib.mcr_bpf_unlink(os.dup(*suppressor._links.values()))
     wire.send(frame())
     while not (lost := relay.taken().lost):  # no packet has followed on its processor that would count it
         relay.counters.look()

@@ -1,7 +1,7 @@
 """Diagnosis in the daemon: collects what the actors and the kernel know, and passes it to the judges."""
 
 import traceback
-from collections.abc import AsyncIterator, Callable, Iterator, Mapping
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping
 from contextlib import asynccontextmanager, contextmanager
 from functools import partial
 
@@ -99,12 +99,8 @@ class Consultation:
             async with _place(self._walks, _PATIENCE):
                 rules, standing = await self._rules.list(), await self._workers.standing()
                 names = present_names(standing.all())
-                inputs = [
-                    attrs.evolve(each.input, interface=names.get(each.input.interface, each.input.interface))
-                    for each in rules
-                ]
                 # The thread ends by itself: nobody waits for it if the daemon stops.
-                look = partial(look_for_unmatched, name, inputs, seconds)
+                look = partial(_look_for_unmatched, name, rules, names, seconds)
                 seen = await trio.to_thread.run_sync(look, abandon_on_cancel=True)
                 return attrs.evolve(seen, refused=(*self._refused_on(name, names),))
         raise ShuttingDown("The daemon is stopping", "start it again: mcrd supervisor")
@@ -159,6 +155,13 @@ class Consultation:
                 lately = self._losses.fade(found, trio.current_time())
                 known = with_loops(lately, self._loops.told(), present_names(relay.standing.all()))
                 return (*known, *judge_gone(heard), *self._files.findings())
+
+
+def _look_for_unmatched(interface: str, rules: Iterable[RuleView], names: Mapping[str, str], seconds: int) -> Unmatched:
+    inputs = [
+        attrs.evolve(each.input, interface=names.get(each.input.interface, each.input.interface)) for each in rules
+    ]
+    return look_for_unmatched(interface, inputs, seconds)
 
 
 def _present_all(rules: tuple[RuleView, ...], names: Mapping[str, str]) -> tuple[RuleView, ...]:

@@ -5,6 +5,7 @@ import socket
 import time
 from collections import Counter
 from collections.abc import Awaitable, Callable, Mapping, Sequence
+from functools import partial
 from http import HTTPStatus
 from typing import Final, Protocol
 from urllib.parse import parse_qs, urlsplit
@@ -18,7 +19,6 @@ from mcr.metrics.rules import RulesPage, one_rule
 from mcr.metrics.status import POLICY, Status, content, event, page
 from mcr.metrics.totals import totals_page
 from mcr.model.rule import RuleState, RuleView
-from mcr.model.stats import Stats
 from mcr.model.worker import WorkerState, WorkerView
 from mcr.stats.moment import Moment
 
@@ -36,6 +36,7 @@ _EVENTS = "text/event-stream"
 _UNHELD = (("Cache-Control", "no-store"), ("X-Accel-Buffering", "no"))  # nginx waits for 4 KiB, unless told otherwise
 _MOST_NAMED = 20  # rules that are not active, by name
 _MOST_PARAMETERS = 4
+_MANY_RULES = 200  # beyond that, others get their turn while the status page is put together
 
 
 class Rules(Protocol):
@@ -57,9 +58,6 @@ class Workers(Protocol):
 
 class Statistics(Protocol):
     """The owner of the counters."""
-
-    async def read(self) -> Stats:
-        """All counters, as of now."""
 
     async def moment(self) -> Moment:
         """All counters, as of now."""
@@ -156,8 +154,13 @@ class Pages:
     async def _content(self) -> str:
         """What the status page shows. It is put together once for everybody who looks."""
         if not self._shown or trio.current_time() >= self._shown_until:
-            stats, rules, workers = await self._stats.read(), await self._rules.list(), await self._workers.describe()
-            self._shown = content(Status(socket.gethostname(), self._started, stats, rules, workers))
+            moment, rules, workers = (
+                await self._stats.moment(),
+                await self._rules.list(),
+                await self._workers.describe(),
+            )
+            show = partial(_show, self._started, moment, rules, workers)
+            self._shown = await trio.to_thread.run_sync(show) if len(rules) > _MANY_RULES else show()
             self._shown_until = trio.current_time() + STATUS_SECONDS
         return self._shown
 
@@ -190,6 +193,12 @@ class Pages:
             ill = _fault_of(workers) or (_faults_of(rules) if active else [])
             return Answer.of(HTTPStatus.SERVICE_UNAVAILABLE, *ill) if ill else Answer.of(HTTPStatus.OK, "ok")
         return Answer.of(HTTPStatus.SERVICE_UNAVAILABLE, f"mcrd has not answered within {PATIENCE:.0f} s")
+
+
+def _show(started: float, moment: Moment, rules: tuple[RuleView, ...], workers: tuple[WorkerView, ...]) -> str:
+    """What the status page shows. Counters of single rules are made here, and freed, as that takes long, too."""
+    stats = attrs.evolve(moment.stats, rules=moment.of_rules())
+    return content(Status(socket.gethostname(), started, stats, rules, workers))
 
 
 def _shown(query: dict[str, list[str]]) -> str:

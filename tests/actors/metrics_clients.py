@@ -64,17 +64,14 @@ class Actors:
     async def describe(self) -> tuple[WorkerView, ...]:
         return (WorkerView(0, 42, 0, (), self.worker, 1, 1, "2026-01-01T12:00:00Z killed"),)
 
-    async def read(self) -> Stats:
+    async def moment(self) -> Moment:
         self.reads += 1
         if self.failure:
             raise self.failure
-        return Stats(IngressStats(recv=self.reads), EgressStats())
-
-    async def moment(self) -> Moment:
         with Segment(0) as segment:
             segment.shared.rules[0].tag, segment.shared.rules[0].matched = 7, 5
             now = Reading(0.0, (segment.read(1, 1),), 0)
-        return Moment(Stats(IngressStats(), EgressStats()), now, now, (PLACED,), {}, {})
+        return Moment(Stats(IngressStats(recv=self.reads), EgressStats()), now, now, (PLACED,), {}, {})
 
 
 class LongPages(Pages):

@@ -14,9 +14,8 @@ import attrs
 
 from mcr.config.document import Document
 from mcr.config.rule_table import FileFaults, read_rule
-from mcr.errors import McrError
-from mcr.model.flow import Input, parse_address
-from mcr.model.rule import Output, Rule, automatic_rule_id
+from mcr.model.plain import plain_rule
+from mcr.model.rule import Rule
 
 _HEADER: Final = re.compile(r"^\[\[rule\]\][ \t\r]*(?:#.*)?$", re.MULTILINE)
 
@@ -89,12 +88,8 @@ def _read_plain(block: str) -> Rule | None:
     sent = _SENT.findall(listed)
     if 2 * len(sent) != listed.count('"'):
         return None
-    try:
-        source = Input(interface, parse_address(group, ""), int(port))
-        outputs = tuple([Output(parse_address(group, ""), int(port), name) for group, port, name in sent])
-        return Rule(automatic_rule_id(source) if rule_id is None else rule_id, source, outputs, name)
-    except McrError:
-        return None
+    ends = [(interface, group, int(port)), *((name, group, int(port)) for group, port, name in sent)]
+    return plain_rule(ends, rule_id, name)
 
 
 def _read_any(block: str) -> Rule | None:

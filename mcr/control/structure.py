@@ -11,6 +11,7 @@ from functools import partial
 from heapq import nsmallest
 from ipaddress import IPv4Address, IPv6Address
 from itertools import islice
+from operator import itemgetter
 from typing import Any, Final, TypeVar
 
 import attrs
@@ -26,6 +27,7 @@ from mcr.model.health import Health
 from mcr.model.limits import MAX_OUTPUTS, MAX_OUTPUTS_PER_RULE, MAX_RULES, MAX_SOURCES
 from mcr.model.log import Facility, Level
 from mcr.model.output_options import Source, parse_source
+from mcr.model.plain import plain_rule
 from mcr.model.rule import Output, OutputView, Rule, automatic_rule_id
 from mcr.model.stats import OutputStats
 from mcr.text.addresses import plain
@@ -97,47 +99,29 @@ class _Rules:
     rules: tuple[Rule, ...]
 
 
-_INPUT = {"interface", "group", "port"}
-_OUTPUT = {"group", "port", "interface"}
-_RULE = {"input", "outputs"}
-_RULE_OR_MORE = _RULE | {"rule_id", "name"}
+_RULE_OR_MORE = {"input", "outputs", "rule_id", "name"}
+_END = itemgetter("interface", "group", "port")
+_END_MEMBERS = 3
 
 
 def _plain_rule(value: Any) -> Rule | None:
     """A rule that says what every rule says, perhaps an id and a name, and has no faults; None: it is another.
 
-    Thousands are like that, and cattrs, which notes where faults may be, takes more than twice as long for them.
+    Thousands are like that, and cattrs, which notes where faults may be, takes several times as long for them.
     """
-    if type(value) is not dict or not _RULE <= value.keys() <= _RULE_OR_MORE:
+    if type(value) is not dict or not value.keys() <= _RULE_OR_MORE:
         return None
-    source, outputs, labels = value["input"], value["outputs"], (value.get("rule_id"), value.get("name"))
-    if type(outputs) is not list or len(outputs) > MAX_OUTPUTS_PER_RULE or not _is_plain(source, _INPUT):
+    source, outputs = value.get("input"), value.get("outputs")
+    if type(outputs) is not list or len(outputs) > MAX_OUTPUTS_PER_RULE:
         return None
-    if not all(_is_plain(each, _OUTPUT) for each in outputs) or not all(
-        each is None or _is_text(each) for each in labels
-    ):
-        return None
+    ends = [source, *outputs]
     try:
-        taken = Input(source["interface"], parse_address(source["group"], ""), source["port"])
-        sent = tuple(Output(parse_address(each["group"], ""), each["port"], each["interface"]) for each in outputs)
-        return RuleParams(taken, sent, *labels).rule()
-    except McrError:
+        if {*map(len, ends)} != {_END_MEMBERS}:
+            return None
+        read = [*map(_END, ends)]
+    except (KeyError, TypeError):  # one is no object
         return None
-
-
-def _is_plain(end: Any, members: set[str]) -> bool:
-    """Whether an input or output is an object with these members alone, and they are of their types."""
-    return (
-        type(end) is dict
-        and end.keys() == members
-        and type(end["port"]) is int
-        and _is_text(end["interface"])
-        and _is_text(end["group"])
-    )
-
-
-def _is_text(value: object) -> bool:
-    return type(value) is str and len(value) <= _MAX_TEXT
+    return plain_rule(read, value.get("rule_id"), value.get("name"))
 
 
 def check_rules(rules: list[Any]) -> tuple[Rule, ...]:

@@ -7,6 +7,7 @@ different families, as only the payload goes on.
 import enum
 import hashlib
 from collections.abc import Callable, Sequence
+from functools import cached_property
 from itertools import combinations
 from typing import Self
 
@@ -149,7 +150,7 @@ class Output:
         """Groups and ports that it sends to."""
         return Span.of(self.group, self.port, self.prefix, self.last_port)
 
-    @property
+    @cached_property
     def is_plain(self) -> bool:
         """Whether it says nothing but where it sends."""
         asked = self.ttl, self.dscp, self.source, self.source_port, self.vlan, self.prefix, self.last_port
@@ -208,6 +209,11 @@ def automatic_rule_id(source: Input) -> str:
         text += f"|prefix={source.prefix}"
     if source.last_port is not None:
         text += f"|last_port={source.last_port}"
+    return hashed_id(text)
+
+
+def hashed_id(text: str) -> str:
+    """The automatic id of a rule whose input reads like this."""
     return hashlib.sha256(text.encode()).hexdigest()[:12]
 
 

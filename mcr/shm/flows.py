@@ -9,15 +9,20 @@ from mcr._native import ffi
 from mcr.model.flow import Address, Flow
 
 _FLOW = struct.Struct("=4H4s4s12s12s")  # which fills what addresses of IPv4 lack with zeros
+_PLAIN = struct.Struct("=4H4s28x")  # of IPv4, from any source, as most are
 _FLOW_POINTER = ffi.typeof("struct mcr_flow *")
 _WORD_BYTES = 4
 _ADDRESS_WORDS = struct.Struct("=4I")
-_FAMILIES = {4: int(socket.AF_INET), 6: int(socket.AF_INET6)}
+_AF_INET = int(socket.AF_INET)
+_FAMILIES = {4: _AF_INET, 6: int(socket.AF_INET6)}
 
 
 def flow_bytes(flow: Flow, slot: int) -> bytes:
     """A flow that comes in by the interface of this slot. What is not used is zero."""
-    group, source = flow.group.packed, flow.source.packed if flow.source else b""
+    group = flow.group.packed
+    if flow.source is None and len(group) == _WORD_BYTES:
+        return _PLAIN.pack(slot, flow.vlan, _AF_INET, socket.htons(flow.port), group)
+    source = flow.source.packed if flow.source else b""
     return _FLOW.pack(
         slot,
         flow.vlan,

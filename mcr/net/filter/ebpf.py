@@ -2,12 +2,9 @@
 
 import os
 import socket
-from collections import defaultdict
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import ExitStack, nullcontext
 from functools import partial
-from ipaddress import IPv4Address
-from itertools import chain
 from typing import Any, TypeVar
 
 from mcr._native import ffi, lib
@@ -16,6 +13,7 @@ from mcr.logs.logger import get_logger
 from mcr.model.flow import Flow
 from mcr.model.log import Facility
 from mcr.net import uapi
+from mcr.net.filter.admitted import Admitted, capture_of, has_source
 from mcr.net.filter.attach import NoRoomError, attach_programs, let_all_in, why_unattached
 from mcr.net.filter.path import SHOWN, KernelPath, wait_for_packets
 from mcr.net.filter.refusal import is_lacking, tell_refusal, why_refused
@@ -23,7 +21,7 @@ from mcr.net.filter.suppress import Suppressor
 from mcr.net.filter.tap import StreamTap
 from mcr.net.interfaces import Interface, link_header
 from mcr.process.descriptor_store import DescriptorStore
-from mcr.shm.flows import flow_bytes, make_flow
+from mcr.shm.flows import flow_bytes
 
 _T = TypeVar("_T")
 
@@ -66,9 +64,7 @@ class EbpfFilters:
         self._clipped: set[int] = set()
         self._bare: set[int] = set()  # captures of tunnels
         self._everything = False
-        # What the map has, by capture, and the flows that it has it for.
-        self._admitted: defaultdict[tuple[int, Flow], set[Flow]] = defaultdict(set)
-        self._sourced: defaultdict[int, set[Flow]] = defaultdict(set)  # flows from one source, by capture
+        self._admitted = Admitted()
         try:
             self._rejected = _open_rejected(store)
             # For the first capture: to verify another takes milliseconds.
@@ -88,49 +84,28 @@ class EbpfFilters:
     def change(self, added: Iterable[tuple[int, Flow]], removed: Iterable[tuple[int, Flow]]) -> None:
         """Change the map; and the programs, where rules begin to name sources, or end to."""
         # What others have admitted already is not to be undone.
-        put = [*dict.fromkeys(each for each in added if each not in self._admitted)]
-        before = self._with_sources
-        missing = [*chain.from_iterable(self._admit(*each) for each in put)]
+        put, before = self._admitted.lacking(added), self._admitted.with_sources
+        missing = self._admitted.add(put)
         step = "BPF_MAP_UPDATE_ELEM"
         try:
             check_result(lib.mcr_bpf_put(self._wanted, b"".join(missing), len(missing)))
             step = "SO_ATTACH_BPF"
-            for capture in self._with_sources - before:
+            for capture in self._admitted.with_sources - before:
                 self._attach(capture, self._sockets.get(capture, ()))
         except OSError as error:
             self._reject(put)
             raise SystemFault(f"Cannot filter by rules: {step}", error.errno or 0) from None
-        before, gone = self._with_sources, [*removed]
+        before, gone = self._admitted.with_sources, [flow_bytes(flow, capture) for capture, flow in removed]
         # What came from a source may be with a worker, and go the way of what comes from any from here on.
-        moving = {capture for capture, flow in gone if flow.source}
+        moving = {capture_of(key) for key in gone if has_source(key)}
         with self._path.closed(moving) if self._path and moving else nullcontext():
             self._reject(gone)
-        for capture in before - self._with_sources:
+        for capture in before - self._admitted.with_sources:
             self._attach_or_tell(capture, self._sockets.get(capture, ()))
 
-    @property
-    def _with_sources(self) -> set[int]:
-        """Captures of which some rule names its source."""
-        return {capture for capture, flows in self._sourced.items() if flows}
-
-    def _admit(self, capture: int, flow: Flow) -> Iterator[bytes]:
-        """Note what the map has to have for a flow; what of it is new."""
-        for each in (*_shared_by(flow), flow):
-            if not (users := self._admitted[capture, each]):
-                yield flow_bytes(each, capture)
-            users.add(flow)
-        if flow.source:
-            self._sourced[capture].add(flow)
-
-    def _reject(self, flows: Iterable[tuple[int, Flow]]) -> None:
-        for capture, flow in flows:
-            for each in (flow, *_shared_by(flow)):
-                users = self._admitted[capture, each]
-                users.discard(flow)
-                if not users:
-                    del self._admitted[capture, each]
-                    lib.mcr_bpf_drop(self._wanted, make_flow(each, capture))
-            self._sourced[capture].discard(flow)
+    def _reject(self, keys: Iterable[bytes]) -> None:
+        for key in self._admitted.drop(keys):
+            lib.mcr_bpf_drop(self._wanted, ffi.from_buffer("struct mcr_flow *", key))
 
     def open(
         self, capture: int, interface: Interface, sockets: Sequence[socket.socket], *, clip: bool = False
@@ -176,7 +151,7 @@ class EbpfFilters:
         self._sockets |= self._adopted
         for capture, sockets in self._adopted.items():
             if self._attach_or_tell(capture, sockets):
-                let_all_in(sockets, _vlans_of(capture, self._admitted))
+                let_all_in(sockets, self._admitted.vlans_of(capture))
         self._adopted = {}
 
     def show_all(self, *, everything: bool) -> None:
@@ -204,7 +179,7 @@ class EbpfFilters:
         """The program goes with its sockets, and what it admits with it: the next capture may have its slot."""
         self._sockets.pop(capture, None)
         self._adopted.pop(capture, None)
-        self._reject([each for each, users in self._admitted.items() if each[0] == capture and each[1] in users])
+        self._reject(self._admitted.of(capture))
         self._clipped.discard(capture)
 
     def close(self) -> None:
@@ -262,7 +237,7 @@ class EbpfFilters:
             if self._tap_of(capture) and capture not in self._telling:
                 raise  # it may be too long for the socket alone, and the one before is in force
             with self._path.closed({capture}) if self._path else nullcontext():
-                attach(_vlans_of(capture, self._admitted))
+                attach(self._admitted.vlans_of(capture))
                 wait_for_packets()  # what was let in meanwhile is with the workers, who have to deal with it first
 
     def _tap_of(self, capture: int) -> Any:
@@ -270,7 +245,7 @@ class EbpfFilters:
         return self._tap.maps(capture) if self._tap and capture not in self._adopted else ffi.NULL
 
     def _load(self, capture: int, worker: int) -> int:
-        clip, sourced, bare = capture in self._clipped, bool(self._sourced[capture]), capture in self._bare
+        clip, sourced, bare = capture in self._clipped, self._admitted.has_sources(capture), capture in self._bare
         purpose = (capture, worker, clip, self._everything, sourced, bare, self._tap_of(capture))
         if self._spare and purpose == _FIRST:
             return self._spare.pop()
@@ -330,16 +305,3 @@ def _count(rejected: int, capture: int) -> MapCount:
     except OSError:
         os.close(fd)
         raise
-
-
-def _vlans_of(capture: int, admitted: Iterable[tuple[int, Flow]]) -> set[int]:
-    return {flow.vlan for each, flow in admitted if each == capture}
-
-
-def _shared_by(flow: Flow) -> tuple[Flow, ...]:
-    """What the map has beside a flow, once for all that share it: its group's fragments, and its VLAN.
-
-    The filter leaves other VLANs alone.
-    """
-    group = Flow(flow.group, 0, flow.vlan)
-    return (group, Flow(IPv4Address(0), 0, flow.vlan)) if flow.vlan else (group,)

@@ -4,7 +4,7 @@ from collections.abc import Iterable
 from socket import AF_INET6
 
 from mcr._native import lib
-from mcr.model.flow import Address
+from mcr.model.flow import IPV4, Address
 from mcr.model.limits import DEFAULT_TRAIN
 from mcr.model.rule import Output
 from mcr.net.egress import hosts_ttl
@@ -72,32 +72,36 @@ def attach_rule(placed: PlacedRule, capture: int, egress: Iterable[int], carrier
         egress: slots of what its outputs leave by, in the rule's order.
         carriers: whether they leave, in the same order: their interfaces have carrier, and sockets could be opened.
     """
-    rule, ways = placed.rule, zip(placed.ways, placed.neighbours, strict=True)
+    rule, source, ways = placed.rule, placed.rule.input, zip(placed.ways, placed.neighbours, strict=True)
     several = zip(rule.outputs, placed.outputs, egress, ways, strict=True)
     return records.rule_put(
         tag=placed.tag,
         rule=placed.slot,
         capture=capture,
         flows=placed.flows,
-        first_port=rule.input.port,
-        groups=1 if rule.input.prefix is None else rule.input.span.groups,
-        outputs=[_place(*each, carrier=carrier) for each, carrier in zip(several, carriers, strict=True)],
+        first_port=source.port,
+        groups=1 if source.prefix is None else source.span.groups,
+        outputs=[_place(*each, carrier=leaves) for each, leaves in zip(several, carriers, strict=True)],
     )
 
 
 def _place(
-    output: Output, place: OutputSlot, leaves_by: int, way: tuple[Way | None, Key | None], *, carrier: bool
-) -> OutputPlace:
-    source, ttl = _raw_source(output, *way), _ttl(output, *way)
-    if output.is_plain:  # as thousands are
-        return OutputPlace(*place, leaves_by, output.group, output.port, DEFAULT_TRAIN, source, carrier, ttl)
+    output: Output, place: OutputSlot, leaves_by: int, leads: tuple[Way | None, Key | None], *, carrier: bool
+) -> OutputPlace | bytes:
+    group, is_plain, (way, neighbour) = output.group, output.is_plain, leads
+    if is_plain and neighbour is None and group.is_multicast and group.version == IPV4:  # as thousands are
+        source = way.source.packed if way and not way.hop else b""
+        return records.plain_output(place, leaves_by, (group.packed, output.port), source, carrier=carrier)
+    raw_source, ttl = _raw_source(output, way, neighbour), _ttl(output, way, neighbour)
+    if is_plain:
+        return OutputPlace(*place, leaves_by, group, output.port, DEFAULT_TRAIN, raw_source, carrier, ttl)
     return OutputPlace(
         *place,
         leaves_by,
-        output.group,
+        group,
         output.port,
         output.max_train,
-        source,
+        raw_source,
         carrier,
         ttl,
         dscp=_number(output.dscp),

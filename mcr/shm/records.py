@@ -11,6 +11,7 @@ import attrs
 
 from mcr._native import ffi, lib
 from mcr.model.flow import Address, Flow
+from mcr.model.limits import DEFAULT_TRAIN
 from mcr.model.log import Facility, Level, LogLevels
 from mcr.shm.flows import address_parts, family_of, flow_bytes
 
@@ -70,10 +71,27 @@ def _code(ctype: Any) -> str:
 
 _layout = functools.cache(_Layout)
 
+
+def _packer(ctype: str, codes: str, names: tuple[str, ...]) -> struct.Struct:
+    """Makes the bytes of a struct of which these fields alone are not 0, in these codes of the struct module."""
+    fields, end, parts = dict(ffi.typeof(f"struct {ctype}").fields), 0, ["="]
+    for name, code in zip(names, codes.split(), strict=True):
+        parts += [f"{fields[name].offset - end}x", code]
+        end = fields[name].offset + struct.calcsize(f"={code}")
+    return struct.Struct("".join((*parts, f"{ffi.sizeof(f'struct {ctype}') - end}x")))
+
+
 # Of these there may be thousands: their fields are given in their order (tests/unit/test_records.py).
 _RULE, _OUTPUT = _layout("mcr_rec_rule"), _layout("mcr_rec_output")
 _FLOW_BYTES: int = ffi.sizeof("struct mcr_flow")
 _OUTPUT_BYTES: int = ffi.sizeof("struct mcr_rec_output")
+_PLAIN_OUTPUT = _packer(
+    "mcr_rec_output",
+    "Q I I 4s 4s H H B I",
+    ("tag", "output", "egress", "address", "source", "port", "max_train", "no_carrier", "family"),
+)
+_AF_INET = int(socket.AF_INET)
+_NOWHERE = bytes(4)  # no address
 
 
 def _body(ctype: str, **fields: Any) -> bytes:
@@ -193,20 +211,32 @@ def rule_put(
     rule: int,
     capture: int,
     flows: Sequence[Flow],
-    outputs: Iterable[OutputPlace],
+    outputs: Iterable[OutputPlace | bytes],
     first_port: int = 0,
     groups: int = 1,
 ) -> Command:
     """Forward what arrives on `capture` of these flows to `outputs`.
 
-    Of a range, which may have no flows, `first_port` and the number of `groups` say the place of each.
+    Of a range, which may have no flows, `first_port` and the number of `groups` say the place of each. An output may
+    be what `plain_output` has made.
     """
-    tail = b"".join(map(_output, outputs))
+    tail = b"".join([each if isinstance(each, bytes) else _output(each) for each in outputs])
     first, *further = [flow_bytes(flow, capture) for flow in flows] or [bytes(_FLOW_BYTES)]
     head = _RULE.packed.pack(
         tag, first, rule, len(tail) // _OUTPUT_BYTES, len(further), socket.htons(first_port), groups - 1
     )
     return Command(lib.MCR_REC_RULE_PUT, b"".join((head, tail, *further)), slot=rule)
+
+
+def plain_output(place: tuple[int, int], egress: int, to: tuple[bytes, int], source: bytes, *, carrier: bool) -> bytes:
+    """An output of IPv4 for which nothing is asked: an `OutputPlace`, of which there may be thousands.
+
+    `place` is its slot and tag. Addresses are their bytes; no `source`: it gets no raw frames.
+    """
+    (output, tag), (address, port) = place, to
+    return _PLAIN_OUTPUT.pack(
+        tag, output, egress, address, source or _NOWHERE, socket.htons(port), DEFAULT_TRAIN, not carrier, _AF_INET
+    )
 
 
 def _output(place: OutputPlace) -> bytes:

@@ -1,12 +1,13 @@
 """Records are what the compiler says they are, and carry what was put in."""
 
 import socket
-from ipaddress import ip_address
+from ipaddress import IPv4Address, ip_address
 
 import pytest
 
 from mcr._native import ffi, lib
 from mcr.model.flow import Flow
+from mcr.model.limits import DEFAULT_TRAIN
 from mcr.model.log import Facility, Level, LogLevels
 from mcr.shm import records
 from mcr.shm.flows import address_words, family_of, make_flow
@@ -55,6 +56,15 @@ def test_each_field_of_a_rule_and_its_outputs_is_where_the_compiler_has_it() -> 
     output.address, *output.address_rest = address_words(group)
     output.asked_source, *output.asked_source_rest = address_words(asked)
     assert body == bytes(ffi.buffer(rule)) + bytes(ffi.buffer(output))
+
+
+@pytest.mark.parametrize("source", [None, ip_address("198.18.0.1")])
+@pytest.mark.parametrize("carrier", [True, False])
+def test_plain_output_is_packed_as_others_are(source: IPv4Address | None, *, carrier: bool) -> None:
+    group = ip_address("239.1.1.1")
+    place = records.OutputPlace(1, 2, 3, group, 4, DEFAULT_TRAIN, source, carrier)
+    packed = records.plain_output((1, 2), 3, (group.packed, 4), source.packed if source else b"", carrier=carrier)
+    assert packed == records._output(place)
 
 
 def test_what_a_struct_does_not_hold_is_refused() -> None:

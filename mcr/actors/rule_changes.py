@@ -21,6 +21,7 @@ from mcr.model.rule import Rule, RuleChange
 from mcr.rules.catalog import Catalog, Entry
 from mcr.rules.change_log import fields_of, log_aside, log_draft
 from mcr.rules.conditions import Standing
+from mcr.rules.destinations import Destinations
 from mcr.rules.drafts import Draft, Drafts, put_together, take_together, with_inputs_kept, with_real_names
 from mcr.rules.file_rules import FileRules, Precedence, Yielding
 from mcr.rules.rule_table import Drop, Keep, Put
@@ -136,6 +137,13 @@ def _draft(drafts: Drafts, command: AtRunTime, standing: Standing) -> Draft:
             return drafts.removal(selection)
         case _:
             assert_never(command)
+
+
+def _tell(command: AtRunTime, draft: Draft, step: _Step, destinations: Destinations) -> Applied:
+    """Tell the log of a draft that was carried out; what to tell the client."""
+    log_draft(draft, command.by)
+    told = step.told(draft)
+    return attrs.evolve(told, advice=destinations.shared(each.rule for each in told.entries))
 
 
 class RuleSet:
@@ -277,7 +285,7 @@ class RuleSet:
             if draft.former:
                 late.append((command, draft))
             else:
-                self._answer(command, draft, step)
+                await self._answer(command, draft, step)
         if late:
             await self._change(late, whole)
         return len(made)
@@ -304,11 +312,10 @@ class RuleSet:
             raise whole.place(error) from None
 
     async def _save(self, whole: Draft) -> McrError | None:
-        writes: list[Put | Drop] = [
-            *map(Put, (*whole.added, *whole.changed)),
-            *(Drop(rule.rule_id) for rule in (*whole.removed, *whole.aside)),
-        ]
-        return await self._saved.save(writes) if writes else None
+        lasting, gone = (*whole.added, *whole.changed), (*whole.removed, *whole.aside)
+        if not lasting and not gone:
+            return None
+        return await self._saved.save(chain(map(Put, lasting), (Drop(rule.rule_id) for rule in gone)))
 
     async def _change(self, late: Sequence[tuple[AtRunTime, Draft]], whole: Draft) -> None:
         """Change and remove what is saved like that."""
@@ -324,14 +331,12 @@ class RuleSet:
             await self._make_apart([command for command, _ in late], told)
             return
         for command, draft in late:
-            self._answer(command, draft, step)
+            await self._answer(command, draft, step)
 
-    def _answer(self, command: AtRunTime, draft: Draft, step: _Step) -> None:
+    async def _answer(self, command: AtRunTime, draft: Draft, step: _Step) -> None:
         self._precedence.forget(draft.aside)
-        log_draft(draft, command.by)
-        told = step.told(draft)
-        advice = self._catalog.destinations.shared(each.rule for each in told.entries)
-        command.reply.resolve(attrs.evolve(told, advice=advice))
+        tell = partial(_tell, command, draft, step, self._catalog.destinations)
+        command.reply.resolve(await trio.to_thread.run_sync(tell) if len(draft.about) > _MANY else tell())
 
     async def use(self, command: Use) -> None:
         """Go by what the files say now: all of it, or nothing is changed.
@@ -364,7 +369,11 @@ class RuleSet:
 
     async def _apply(self, change: RuleChange) -> _Step:
         standing = await self._workers.apply(change)
-        entries = {each.rule.rule_id: each for each in self._catalog.note(change)}
+        if len(change.added) + len(change.removed) + len(change.changed) > _MANY:
+            noted = self._catalog.show(await trio.to_thread.run_sync(self._catalog.prepare, change))
+        else:
+            noted = self._catalog.note(change)
+        entries = {each.rule.rule_id: each for each in noted}
         return _Step(entries, change.generation, standing)
 
     # Names that belong to other interfaces now.

@@ -95,7 +95,7 @@ class RuleStore:
             McrError: from `WorkerSupervisor.apply`.
         """
         applied: Applied = await ask(self._changes, lambda reply: Add(rules, wait, False, reply))
-        return _advise(await self._views(applied.entries, await self._settle(applied)), applied)
+        return await _advise(await self._views(applied.entries, await self._settle(applied)), applied)
 
     async def ensure(
         self, rules: tuple[Rule, ...], *, wait: bool = False
@@ -106,7 +106,7 @@ class RuleStore:
             All of them, and the ids of those that were there already, with the same input, outputs and name.
         """
         applied: Applied = await ask(self._changes, lambda reply: Add(rules, wait, True, reply))
-        return _advise(await self._views(applied.entries, await self._settle(applied)), applied), applied.there
+        return await _advise(await self._views(applied.entries, await self._settle(applied)), applied), applied.there
 
     async def change(
         self, *, rule_id: str | None = None, name: str | None = None, edit: RuleEdit, wait: bool = False
@@ -127,7 +127,7 @@ class RuleStore:
             McrError: from `WorkerSupervisor.apply`; nothing is changed.
         """
         applied: Applied = await ask(self._changes, lambda reply: Edit(rule_id, name, edit, wait, reply))
-        (view,) = _advise(await self._views(applied.entries, await self._settle(applied)), applied)
+        (view,) = await _advise(await self._views(applied.entries, await self._settle(applied)), applied)
         return view
 
     async def remove(self, selection: Selection) -> tuple[RuleView, ...]:
@@ -222,12 +222,17 @@ class RuleStore:
 _hosts, _sources = attrgetter("hosts"), attrgetter("sources")  # of thousands, at each scrape
 
 
-def _advise(views: tuple[RuleView, ...], applied: Applied) -> tuple[RuleView, ...]:
+async def _advise(views: tuple[RuleView, ...], applied: Applied) -> tuple[RuleView, ...]:
     """The views, with what one should know of rules that were added or changed."""
     more = applied.advice
-    return tuple(
-        _warn(each, (*each.warnings, *advice(each.input, each.outputs), *more.get(each.rule_id, ()))) for each in views
-    )
+
+    def advise() -> tuple[RuleView, ...]:
+        return tuple(
+            _warn(each, (*each.warnings, *advice(each.input, each.outputs), *more.get(each.rule_id, ())))
+            for each in views
+        )
+
+    return await trio.to_thread.run_sync(advise) if len(views) > MANY else advise()
 
 
 def _warn(view: RuleView, warnings: tuple[str, ...]) -> RuleView:

@@ -68,11 +68,11 @@ class SavedRules:
         return await self.save([Keep(text)])
 
     async def save(self, changes: Iterable[Change]) -> McrError | None:
-        """Have changes on the disk when this returns; or the reason why they are not."""
+        """Have changes on the disk when this returns; or the reason why they are not. A thread goes through them."""
         if not self._file:
             return None
         try:
-            await trio.to_thread.run_sync(self._file.write, [*changes], limiter=self._thread)
+            await trio.to_thread.run_sync(self._file.write, changes, limiter=self._thread)
         except McrError as error:
             log.log(Level.ERROR, "%s", error.message)
             return error

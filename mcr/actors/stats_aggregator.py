@@ -309,7 +309,7 @@ class _State:
                 self._former.leave(before, placed)
             self._rules[placed.rule.rule_id] = placed
             self._rule_slots = max(self._rule_slots, placed.slot + 1)
-            self._output_slots = max(self._output_slots, 1 + max(each.slot for each in placed.outputs))
+            self._output_slots = max(self._output_slots, 1 + max(placed.outputs).slot)
         self._placed = tuple(self._rules.values())
         self._latest = None
         if self._settles:

@@ -215,7 +215,10 @@ class _Clients:
         if isinstance(line, wire.Rejection):
             return await client.send(line.reply)
         async with self._turn(client):
-            request = wire.parse_request(line)
+            if len(line) > _MEDIUM:
+                request = await trio.to_thread.run_sync(wire.parse_long_request, line)
+            else:
+                request = wire.parse_request(line)
         if isinstance(request, wire.Rejection):
             return await client.send(request.reply)
         if self._hand_over and request.method == METHOD:

@@ -10,7 +10,7 @@ Rules of the module:
 
 import json
 import math
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 from typing import Any, Final, NoReturn, cast
 
 import attrs
@@ -117,9 +117,23 @@ class LineBuffer:
 
 def parse_request(line: bytes) -> Request | Rejection:
     """Read one line."""
+    return _parse(line, None)
+
+
+def parse_long_request(line: bytes) -> Request | Rejection:
+    """The same, in a thread: other threads run between its objects."""
+    return _parse(line, _pause)
+
+
+def _pause(members: dict[str, Any]) -> dict[str, Any]:
+    """What Python calls for each object, where another thread may have its turn: it has none in the JSON module."""
+    return members
+
+
+def _parse(line: bytes, pause: Callable[[dict[str, Any]], dict[str, Any]] | None) -> Request | Rejection:
     request_id: RequestId = None
     try:
-        message = _load(line)
+        message = _load(line, pause)
         request_id = _request_id(message)
         return _request(message, request_id)
     except McrError as error:
@@ -168,11 +182,11 @@ def encode_error(request_id: RequestId, error: McrError) -> bytes:
     return _line({"jsonrpc": "2.0", "id": request_id, "error": error.to_json() | {"message": message}})
 
 
-def _load(line: bytes) -> dict[str, Any]:
+def _load(line: bytes, pause: Callable[[dict[str, Any]], dict[str, Any]] | None) -> dict[str, Any]:
     if len(line) > MAX_VALUES and sum(map(line.count, (b",", b"[", b"{"))) > MAX_VALUES:
         raise LimitReached(f"A request has more than {MAX_VALUES:,} values", "send fewer rules in one request")
     try:
-        message = json.loads(line.decode(), parse_constant=_refuse_constant)
+        message = json.loads(line.decode(), parse_constant=_refuse_constant, object_hook=pause)
     except (ValueError, RecursionError) as error:  # ValueError: not UTF-8, not JSON, or a 5,000-digit integer
         raise ParseError(f"Not a JSON message: {error}", "a message is one JSON object on one line") from None
     if isinstance(message, list):

@@ -45,6 +45,21 @@ class Entry:
     sources: tuple[Address, ...] = ()
 
 
+@attrs.frozen
+class Noted:
+    """What a change has done to the catalog.
+
+    Attributes:
+        claims: of what is new or changed.
+    """
+
+    generation: int
+    added: tuple[Entry, ...]
+    removed: tuple[Entry, ...]
+    changed: tuple[Entry, ...]
+    claims: Mapping[Claim, str]
+
+
 class Catalog:
     """All rules of a generation, in the order in which they were added.
 
@@ -140,11 +155,28 @@ class Catalog:
 
     def note(self, change: RuleChange) -> tuple[Entry, ...]:
         """Take in a planned change that was applied; what it added, then what it removed, then what it changed."""
+        return self.show(self.prepare(change))
+
+    def prepare(self, change: RuleChange) -> Noted:
+        """What `note` does that takes long with thousands of rules: `show` does the rest.
+
+        Nobody but who plans changes sees anything of it, so it may be done in a thread.
+        """
         assert change.generation == self.generation + 1, "a change was planned before another was noted"
-        self.generation = change.generation
-        removed = [attrs.evolve(self._drop(rule), generation=self.generation) for rule in change.removed]
-        added = [self._put(rule) for rule in change.added]
-        return (*added, *removed, *map(self._replace, change.changed))
+        return _noted(change, self._by_id, self.destinations)
+
+    def show(self, noted: Noted) -> tuple[Entry, ...]:
+        """Have everybody see it."""
+        self.generation = noted.generation
+        for entry in noted.removed:
+            self._drop(entry.rule)
+        for entry in noted.changed:
+            self._drop_name(self._by_id[entry.rule.rule_id].rule)
+        fresh = (*noted.added, *noted.changed)
+        self._by_id |= {each.rule.rule_id: each for each in fresh}
+        self._by_claim |= noted.claims
+        self._by_name |= {each.rule.name: each.rule.rule_id for each in fresh if each.rule.name is not None}
+        return (*noted.added, *noted.removed, *noted.changed)
 
     def mark(self, in_files: Container[str]) -> None:
         """Note which rules stand in configuration files, by their ids."""
@@ -269,32 +301,37 @@ class Catalog:
 
     # Changing.
 
-    def _put(self, rule: Rule) -> Entry:
-        hosts = tuple((each.group, each.interface) for each in rule.outputs if not each.group.is_multicast)
-        sources = tuple(each.own_source for each in rule.outputs if each.own_source)
-        entry = self._by_id[rule.rule_id] = Entry(rule, self.generation, hosts, sources=sources)
-        self._by_claim |= dict.fromkeys(rule.input.claims, rule.rule_id)
-        if rule.name is not None:
-            self._by_name[rule.name] = rule.rule_id
-        self.destinations.add(rule)
-        return entry
-
-    def _replace(self, rule: Rule) -> Entry:
-        """Put a rule in the place of the one with its id."""
-        before = self._by_id[rule.rule_id].rule
-        if before.name is not None and self._by_name.get(before.name) == rule.rule_id:
-            del self._by_name[before.name]
-        self.destinations.drop(before)
-        return self._put(rule)
-
-    def _drop(self, rule: Rule) -> Entry:
-        entry = self._by_id.pop(rule.rule_id)
+    def _drop(self, rule: Rule) -> None:
+        del self._by_id[rule.rule_id]
         for claim in rule.input.claims:
             del self._by_claim[claim]
-        if rule.name is not None:
+        self._drop_name(rule)
+
+    def _drop_name(self, rule: Rule) -> None:
+        if rule.name is not None and self._by_name.get(rule.name) == rule.rule_id:
             del self._by_name[rule.name]
-        self.destinations.drop(rule)
-        return entry
+
+
+def _noted(change: RuleChange, by_id: Mapping[str, Entry], destinations: Destinations) -> Noted:
+    gone = [by_id[rule.rule_id] for rule in (*change.removed, *change.changed)]
+    for entry in gone:
+        destinations.drop(entry.rule)
+    fresh = [_entry(rule, change.generation) for rule in (*change.added, *change.changed)]
+    for entry in fresh:
+        destinations.add(entry.rule)
+    return Noted(
+        change.generation,
+        added=tuple(fresh[: len(change.added)]),
+        removed=tuple(attrs.evolve(each, generation=change.generation) for each in gone[: len(change.removed)]),
+        changed=tuple(fresh[len(change.added) :]),
+        claims={claim: each.rule.rule_id for each in fresh for claim in each.rule.input.claims},
+    )
+
+
+def _entry(rule: Rule, generation: int) -> Entry:
+    hosts = tuple([(each.group, each.interface) for each in rule.outputs if not each.group.is_multicast])
+    sources = tuple([each.own_source for each in rule.outputs if each.own_source])
+    return Entry(rule, generation, hosts, sources=sources)
 
 
 def _mixed_up(

@@ -1,9 +1,11 @@
 """The rule store with workers that the test plays."""
 
 import logging
+import sys
 import threading
 from collections.abc import Callable, Iterable
 from ipaddress import IPv4Address, IPv6Interface, ip_address
+from types import FrameType
 
 import attrs
 import pytest
@@ -134,6 +136,34 @@ async def test_list_is_made_anew_only_if_something_has_changed(
     assert {each.state for each in await store.list()} == {RuleState.ACTIVE}
     await store.remove(Selection((added[0].rule_id,)))
     assert [each.rule_id for each in await store.list()] == [each.rule_id for each in added[1:]]
+
+
+class LongestStep(trio.abc.Instrument):
+    """Calls of functions that one step of the event loop has made: others wait meanwhile."""
+
+    def __init__(self) -> None:
+        self.calls = self._now = 0
+
+    def before_task_step(self, _task: trio.lowlevel.Task) -> None:
+        self._now = 0
+        sys.setprofile(self._note)
+
+    def after_task_step(self, _task: trio.lowlevel.Task) -> None:
+        sys.setprofile(None)
+        self.calls = max(self.calls, self._now)
+
+    def _note(self, _frame: FrameType, event: str, _argument: object) -> None:
+        self._now += event == "call"
+
+
+async def test_no_step_of_the_event_loop_goes_through_many_rules(store: RuleStore) -> None:
+    rules = tuple(rule(f"239.1.{number >> 8}.{number & 0xFF}") for number in range(2000))
+    longest = LongestStep()
+    trio.lowlevel.add_instrument(longest)
+    views = await store.add(rules)
+    trio.lowlevel.remove_instrument(longest)
+    assert len(views) == len(rules)
+    assert longest.calls < len(rules) // 4
 
 
 async def test_rule_that_workers_do_not_acknowledge_is_pending(

@@ -49,6 +49,21 @@ def from_sources(rule_id: str, *sources: int) -> Rule:
     return attrs.evolve(rule(1, rule_id=rule_id), input=attrs.evolve(rule(1).input, sources=taken))
 
 
+def test_nobody_sees_of_a_change_what_is_only_prepared() -> None:
+    catalog = holding(rule(1, name="a"), rule(2))
+    change = catalog.plan_exchange([rule(3)], [rule(2)], [rule(1, name="b")])
+    prepared = catalog.prepare(change)
+    assert held(catalog) == ["r1", "r2"]
+    assert catalog.find(None, "a").rule == rule(1, name="a")
+    assert catalog.generation == change.generation - 1
+    catalog.show(prepared)
+    assert held(catalog) == ["r1", "r3"]
+    assert catalog.find(None, "b").rule == rule(1, name="b")
+    with pytest.raises(RuleNotFound):
+        catalog.find(None, "a")
+    assert catalog.generation == change.generation
+
+
 def test_two_rules_share_no_source_of_a_flow() -> None:
     """One for any source is beside those for some; what a rule lets go another may take."""
     catalog = holding(from_sources("some", 1, 2), from_sources("any"))

@@ -17,6 +17,7 @@ from mcr.control.wire import (
     encode_error,
     encode_long_result,
     encode_result,
+    parse_long_request,
     parse_request,
 )
 from mcr.errors import InvalidParams, McrError, RuleNotFound
@@ -200,6 +201,7 @@ def test_a_malformed_request_is_rejected_with_its_id(line: bytes, code: int, wor
 )
 def test_no_line_raises_and_every_rejection_is_a_reply(line: bytes) -> None:
     parsed = parse_request(line)
+    assert parse_long_request(line) == parsed
     if isinstance(parsed, Rejection):
         assert reply_error(parsed.reply)["code"] in {-32700, -32600, -32602}
 

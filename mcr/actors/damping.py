@@ -32,7 +32,7 @@ _ON_ITS_WAY: Final = 0.3  # seconds after others' last datagram in which it may 
 _ALONE: Final = 10  # datagrams after that, at most: who sends more is no echo
 _TRIAL: Final = 5.0  # seconds in which a look has to show that a circle was broken that is not proven as a whole
 _LONGEST_TRIAL: Final = 15.0  # the same, where no look has ended
-_DRAINED: Final = 1.0  # seconds of a trial in which a full link may still bring more than others send
+_DRAINED: Final = 1.0  # seconds after its beginning in which a full link may still bring more than others send
 _SURELY_OVER: Final = 64  # payloads of others of which nothing came back on a link that may be full
 _UNPROVEN: Final = 60.0  # seconds in which no look has seen anything come back
 _SPARED: Final = 600.0  # seconds in which a machine that was no echo is not refused again; doubled each time
@@ -117,7 +117,7 @@ class _Refused:
 
     def are_others_silent(self, matched: int, refused: int, now: float) -> bool:
         """Whether it is none of them who sends."""
-        if self.trial and now < self.began + _DRAINED:
+        if self.is_part and now < self.began + _DRAINED:
             return False
         return self.others.are_silent(matched, refused, now)
 

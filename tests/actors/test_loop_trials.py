@@ -174,10 +174,11 @@ async def test_a_trial_waits_for_a_look(
 async def test_what_a_full_link_still_brings_is_no_source(
     scene: Scene, autojump_clock: trio.testing.MockClock, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """For a second; who goes on alone later is one, also during a trial."""
+    """For a second, though a look has seen the circle broken; who goes on alone later is one, also during a trial."""
     while not scene.sources():
         await scene.pass_time(0.05, 1000, PART)
-    await scene.pass_time(0.8, 0, returned=100)
+    await scene.pass_time(0.4, 100, echoed(1), returned=100)
+    await scene.pass_time(0.5, 0, returned=100)
     assert scene.sources() == ["198.18.0.9"]
     await scene.pass_time(1, 0, returned=100)
     assert scene.sources() == []

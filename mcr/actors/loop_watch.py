@@ -53,7 +53,7 @@ _GROWN: Final = 2.0  # times the highest rate at which it was looked at in vain
 _SHORTEST: Final = 2.0  # seconds between the beginnings of two looks at a rule; doubled each time
 _LONGEST: Final = 60.0
 _LONGEST_VARIED: Final = 600.0  # where few datagrams came again
-_KNOWN_APART: Final = 10.0  # seconds between two looks at a loop that is told of; fewer, if somebody is refused anew
+_KNOWN_APART: Final = 10.0  # seconds between two looks at a loop that is told of; fewer, if that or a refusal is new
 _TOLD_APART: Final = 60.0  # seconds between two times that a rule's loop is told of anew
 _MOMENT: Final = 0.01  # seconds, at the least, between two looks at the rates
 _FORGOTTEN: Final = 180.0  # seconds in which it is not seen
@@ -328,8 +328,8 @@ class _State:
             log.debug("rule %s: nobody is seen to return its %.0f packets a second", placed.rule.label, rate)
             case.wait = min(2 * case.wait, _LONGEST_VARIED if verdict.is_varied else _LONGEST)
         if placed.tag in self.told:
-            since = self._damper.since(placed.tag)
-            case.at = time + (_KNOWN_APART if since is None else min(max(time - since, _SOON), _KNOWN_APART))
+            since = max(self._damper.since(placed.tag) or 0.0, self.told[placed.tag].began)
+            case.at = time + min(max(time - since, _SOON), _KNOWN_APART)
 
     def _tell(self, placed: PlacedRule, case: _Case, verdict: Verdict, time: float) -> None:
         found, told = tuple(each.origin for each in verdict.returners), self.told.get(placed.tag)

@@ -146,9 +146,10 @@ class Echo:
 
 @attrs.frozen
 class _Proof:
-    """A payload that came back. `first`: when others sent it, as a place in the order; `reached`: often enough."""
+    """A payload that came back: when others sent it, as a place in the order, it came back first, and often enough."""
 
     first: int
+    back: int
     reached: int
 
 
@@ -202,14 +203,22 @@ class Sightings:
             self._new = self.count
 
     def echoes(self, of: Collection[Origin]) -> tuple[Echo, ...]:
-        """What these send, and the others; none before `settle`."""
+        """What these send, and the others; none before `settle`.
+
+        What is in a circle as the look begins comes within a turn. So much of what was seen tells nothing, either.
+        """
         if self._new is None:
             return ()
         returned, own, sent, turns = Counter[Origin](), Counter[Origin](), 0, Counter[Origin]()
-        doubled, until = Counter[Origin](), {each: self._proven_until(each) for each in of}
+        proofs = {each: self._proofs(each, self._named)[0] if each in self._often else [] for each in of}
+        doubled, until = (
+            Counter[Origin](),
+            {each: max((proof.first for proof in proofs[each]), default=-1) for each in of},
+        )
+        new = max(self._new, _longest_turn(proof for found in proofs.values() for proof in found))
         for senders in self._senders.values():
             who, places = next(iter(senders.items()))  # the first one
-            if places[0] < self._new:
+            if places[0] < new:
                 continue
             if who in of:
                 own[who] += 1
@@ -234,11 +243,6 @@ class Sightings:
             )
             for each in of
         )
-
-    def _proven_until(self, origin: Origin) -> int:
-        """Place of the last payload that is proven to circle; -1: none is."""
-        proofs = self._proofs(origin, self._named)[0] if origin in self._often else ()
-        return max((each.first for each in proofs), default=-1)
 
     def returners(self, enough: int = KINDS, chain: int = CHAIN) -> tuple[Return, ...]:
         """Origins that return what others send: so many payloads at the least, and so many in a chain.
@@ -311,7 +315,7 @@ class Sightings:
                 continue
             first = min(places[0] for places in seldom)
             if first < back[0]:
-                proofs.append(_Proof(first, back[again(times) - 1]))
+                proofs.append(_Proof(first, back[0], back[again(times) - 1]))
             else:
                 own += 1
         return proofs, own
@@ -351,6 +355,11 @@ def _keeps_source(origin: Origin, senders: Iterable[Origin]) -> bool:
     """Whether it has the address of the first of those who send a payload, and another MAC."""
     first = next(iter(senders))
     return origin.address == first.address and origin.mac != first.mac
+
+
+def _longest_turn(proofs: Iterable[_Proof]) -> int:
+    """Datagrams between one of others and its return, at the most."""
+    return max((each.back - each.first - 1 for each in proofs), default=0)
 
 
 def _chain(proofs: Iterable[_Proof]) -> int:

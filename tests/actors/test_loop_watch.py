@@ -225,6 +225,16 @@ async def test_who_is_not_refused(
     assert scene.sources() == []
 
 
+async def test_who_is_not_refused_yet_is_looked_at_again_soon(
+    scene: Scene, autojump_clock: trio.testing.MockClock
+) -> None:
+    """One look may take for its own what was on its way."""
+    await scene.pass_time(0.6, 1000, proof(20, own=10))
+    assert (scene.sources(), len(scene.watch.loops())) == ([], 1)
+    await scene.pass_time(0.6, 1000, proof(48))
+    assert scene.sources() == ["198.18.0.9"]
+
+
 async def test_who_goes_on_alone_is_a_source(
     scene: Scene, autojump_clock: trio.testing.MockClock, caplog: pytest.LogCaptureFixture
 ) -> None:

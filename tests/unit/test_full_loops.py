@@ -77,10 +77,23 @@ def test_who_may_be_a_loop_into_which_nothing_new_gets() -> None:
     assert sightings([]).crowd() is None
 
 
+def test_what_circles_as_a_look_begins_is_not_the_returner_s_own() -> None:
+    """It comes within a turn, however long that takes; what comes later is."""
+    for own in (0, 1):
+        made = sightings([])
+        made.settle()
+        for number in range(60):
+            came = [(S, number), *[(B, number - 20)] * AGAIN, *[(B, f"its own {number}")] * own]
+            for origin, payload in came:
+                made.add(origin, payload)
+        (echo,) = made.echoes({B})
+        assert echo.is_source == bool(own)
+
+
 def test_what_goes_on_to_come_back_often_is_told() -> None:
     """Once who returned it is refused, a loop brings each datagram back once for each output."""
     for times in (1, 2):
-        made = sightings([])
+        made = sightings([(S, "before")] * times)
         made.settle()
         for number in range(20):
             for origin in (*[S] * times, *[B] * (again(times) if number == 3 else 2)):

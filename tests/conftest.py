@@ -66,11 +66,18 @@ def pytest_configure(config: pytest.Config) -> None:
         prepare()
 
 
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection() -> None:
+    """What is imported now stays until the end, so no garbage is looked for in it."""
+    gc.disable()
+
+
 def pytest_collection_finish() -> None:
-    """What has been imported stays until the end, so no garbage is looked for in it; and seldom in what tests leave."""
+    """Nor later; and seldom in what tests leave."""
     gc.collect()
     gc.freeze()
     gc.set_threshold(20_000, 10, 10)
+    gc.enable()
 
 
 _OF_THE_KERNEL = ("eBPF is forbidden here", "this kernel has no ")

@@ -139,6 +139,7 @@ async def test_a_loop_that_comes_and_goes_is_no_flood(
     assert 6 <= len(caplog.records) <= 20
 
 
+@pytest.mark.slow
 async def test_a_loop_in_which_nothing_flows_is_forgotten(
     scene: Scene, autojump_clock: trio.testing.MockClock, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -225,6 +225,7 @@ def put_together(parts: list[Packet], reassembly: Any) -> list[bytes]:
     return whole
 
 
+@pytest.mark.slow
 def test_reassembly_and_scapy_put_the_same_together() -> None:
     """Datagrams of IPv6, several at a time, their fragments in any order."""
     chance, reassembly = random.Random(SEED), ffi.new("struct mcr_reassembly *")

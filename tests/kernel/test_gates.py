@@ -24,8 +24,7 @@ from mcr.process.descriptor_store import DescriptorStore
 from mcr.shm.kernel_counters import KernelCounters, Taken
 from mcr_process import PATIENCE
 
-CAPTURE, RULE, OUTPUT = 3, 7, 11
-TAG = 5
+CAPTURE, RULE, OUTPUT, TAG = 3, 7, 11, 5
 ETH_P_IP = 0x0800
 PACKET_VNET_HDR, NEEDS_CHECKSUM, GSO_UDP_L4 = 15, 1, 5
 SOURCE = IPv4Address("198.18.0.2")

@@ -1,6 +1,8 @@
 """Reads firewall rules from the kernel. It only looks; others judge."""
 
 import errno
+import os
+import socket
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -10,6 +12,8 @@ import attrs
 from mcr.errors import describe_errno
 from mcr.model.flow import IPV4, IPV6
 from mcr.net import uapi
+from mcr.net.netlink import error_of
+from mcr.net.rtnetlink import split
 
 _IP_HOOKS = {
     uapi.NF_INET_PRE_ROUTING: "prerouting",
@@ -28,6 +32,7 @@ _FAMILIES = {  # with their hooks, by version of IP; others never see what leave
 _QUERIES = {IPV4: b"\x02", IPV6: b"\x3a"}  # by IPPROTO_IGMP, and IPPROTO_ICMPV6
 _ABSENT = (errno.EINVAL, errno.EOPNOTSUPP, errno.EPROTONOSUPPORT)  # a kernel without nftables, or without netfilter
 
+_MESSAGE_BYTES = 65_536
 
 LEGACY_TABLES = Path("/proc/thread-self/net/ip_tables_names")
 """Names of the tables of legacy iptables that are loaded, in the network namespace of who opens it."""
@@ -90,19 +95,46 @@ class Firewall:
 
 def look_at_firewall(version: int = IPV4) -> Firewall:
     """Ask the kernel, in the network namespace of the calling thread, what acts on packets of this version of IP."""
-    from pyroute2.netlink.exceptions import NetlinkError  # noqa: PLC0415 - slow to import, seldom needed
-    from pyroute2.nftables.main import NFTables  # noqa: PLC0415
-
     legacy = legacy_tables(version)
     found = Firewall(legacy=legacy or (), legacy_hidden=legacy is None)
     try:
-        with NFTables(nfgen_family=0) as netlink:
-            return attrs.evolve(found, chains=tuple(_chains(netlink.get_chains(), netlink.get_rules(), version)))
-    except NetlinkError as error:
-        code = error.code
+        return attrs.evolve(found, chains=_look_at_chains(version)) if _has_chains() else found
     except OSError as error:
         code = error.errno or 0
     return found if code in _ABSENT else attrs.evolve(found, hidden=describe_errno(code))
+
+
+def _has_chains() -> bool:
+    """Whether nftables has any chain: most relays have none, and then pyroute2 need not be imported, which takes 0.2 s.
+
+    Raises:
+        OSError: the kernel does not tell.
+    """
+    kind = uapi.NFNL_SUBSYS_NFTABLES << 8 | uapi.NFT_MSG_GETCHAIN
+    size = uapi.NLMSGHDR.size + uapi.NFGENMSG.size
+    request = uapi.NLMSGHDR.pack(size, kind, uapi.NLM_F_REQUEST | uapi.NLM_F_DUMP, 1, 0) + bytes(uapi.NFGENMSG.size)
+    with socket.socket(socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_CLOEXEC, uapi.NETLINK_NETFILTER) as netlink:
+        netlink.send(request)
+        first = next(split(netlink.recv(_MESSAGE_BYTES)))
+    if first.kind in (uapi.NLMSG_ERROR, uapi.NLMSG_DONE) and (code := error_of(first)):
+        raise OSError(code, os.strerror(code))
+    return first.kind != uapi.NLMSG_DONE or bool(first.flags & uapi.NLM_F_DUMP_INTR)
+
+
+def _look_at_chains(version: int) -> tuple[Chain, ...]:
+    """Those of nftables.
+
+    Raises:
+        OSError: the kernel does not tell.
+    """
+    from pyroute2.netlink.exceptions import NetlinkError  # noqa: PLC0415 - slow to import, seldom needed
+    from pyroute2.nftables.main import NFTables  # noqa: PLC0415
+
+    try:
+        with NFTables(nfgen_family=0) as netlink:
+            return tuple(_chains(netlink.get_chains(), netlink.get_rules(), version))
+    except NetlinkError as error:
+        raise OSError(error.code, os.strerror(error.code)) from None
 
 
 def legacy_tables(version: int = IPV4) -> tuple[str, ...] | None:

@@ -6,13 +6,12 @@ not asked for here: the program that suppresses local delivery looks for them, p
 
 import os
 import socket
-import struct
 from collections.abc import Collection, Iterator
 from pathlib import Path
 
 from mcr._native import lib
 from mcr.net import uapi
-from mcr.net.netlink import drain, look_at_links
+from mcr.net.netlink import drain, error_of, look_at_links
 from mcr.net.rtnetlink import split
 
 _MESSAGE_BYTES = 65_536
@@ -58,11 +57,7 @@ def without_local_receivers(interfaces: Collection[int]) -> frozenset[int]:
     Raises:
         OSError: no netlink socket could be opened, or the kernel refuses to tell.
     """
-    return frozenset(
-        index
-        for index, link in look_at_links(interfaces)
-        if link.get("master") is None and not _is_routed(str(link.get("ifname")))
-    )
+    return frozenset(link.index for link in look_at_links(interfaces) if not link.master and not _is_routed(link.name))
 
 
 def _is_routed(name: str) -> bool:
@@ -124,8 +119,7 @@ def _with_tc() -> Iterator[int]:
                 if message.kind == uapi.NLMSG_DONE:
                     return
                 if message.kind == uapi.NLMSG_ERROR:
-                    (code,) = struct.unpack_from("i", message.body)
-                    raise OSError(-code, os.strerror(-code))
+                    raise OSError(error_of(message), os.strerror(error_of(message)))
                 _, index, _, parent, _ = uapi.TCMSG.unpack_from(message.body)
                 if parent == uapi.TC_H_INGRESS:
                     yield index

@@ -47,11 +47,9 @@ def find_links(interfaces: Collection[int]) -> dict[int, RawLink]:
         OSError: no netlink socket could be opened, or the kernel refuses to tell.
     """
     return {
-        index: RawLink(
-            bytes.fromhex(link.get("address").replace(":", "")), link.get("mtu"), bool(link["flags"] & uapi.IFF_UP)
-        )
-        for index, link in look_at_links(interfaces)
-        if link["ifi_type"] == uapi.ARPHRD_ETHER and link.get("gso_max_segs") >= MAX_TRAIN
+        link.index: RawLink(link.mac, link.mtu, bool(link.flags & uapi.IFF_UP))
+        for link in look_at_links(interfaces)
+        if link.kind == uapi.ARPHRD_ETHER and link.most_segments >= MAX_TRAIN
     }
 
 
@@ -61,7 +59,7 @@ def why_unfit(index: int) -> str:
     Raises:
         OSError: no netlink socket could be opened, or the kernel refuses to tell.
     """
-    kind = next((link["ifi_type"] for _, link in look_at_links({index})), None)
+    kind = next((link.kind for link in look_at_links({index})), None)
     if kind is None:
         return "there is no such interface now"
     return "it takes no GSO batches" if kind == uapi.ARPHRD_ETHER else "it is not Ethernet"

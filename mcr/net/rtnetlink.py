@@ -85,11 +85,13 @@ def attributes(body: bytes, at: int) -> Iterator[tuple[int, bytes]]:
         at += length + 3 & ~3
 
 
-def _text(value: bytes) -> str:
+def text_of(value: bytes) -> str:
+    """An attribute that is a name."""
     return value.rstrip(b"\0").decode(errors="surrogateescape")
 
 
-def _number(value: bytes | None) -> int:
+def number_of(value: bytes | None) -> int:
+    """An attribute of 32 bits; 0: it is not there."""
     return int(_NUMBER.unpack(value)[0]) if value and len(value) == _NUMBER.size else 0
 
 
@@ -104,20 +106,20 @@ def parse_link(body: bytes) -> Link | None:
     carrier = found.get(uapi.IFLA_CARRIER)
     others = attributes(found.get(uapi.IFLA_PROP_LIST, b""), 0)
     information = dict(attributes(found.get(uapi.IFLA_LINKINFO, b""), 0))
-    kind = _text(information.get(uapi.IFLA_INFO_KIND, b""))
+    kind = text_of(information.get(uapi.IFLA_INFO_KIND, b""))
     return Link(
         index=index,
-        name=_text(found[uapi.IFLA_IFNAME]),
-        altnames=tuple(_text(value) for kind, value in others if kind == uapi.IFLA_ALT_IFNAME),
+        name=text_of(found[uapi.IFLA_IFNAME]),
+        altnames=tuple(text_of(value) for kind, value in others if kind == uapi.IFLA_ALT_IFNAME),
         up=bool(flags & uapi.IFF_UP),
         carrier=bool(carrier[0]) if carrier else bool(flags & uapi.IFF_LOWER_UP),
-        carrier_ups=_number(found.get(uapi.IFLA_CARRIER_UP_COUNT)),
+        carrier_ups=number_of(found.get(uapi.IFLA_CARRIER_UP_COUNT)),
         running=bool(flags & uapi.IFF_RUNNING),
         arp=not flags & (uapi.IFF_NOARP | uapi.IFF_POINTOPOINT),
         loopback=bool(flags & uapi.IFF_LOOPBACK),
-        mtu=_number(found.get(uapi.IFLA_MTU)),
+        mtu=number_of(found.get(uapi.IFLA_MTU)),
         mac=found.get(uapi.IFLA_ADDRESS, b""),
-        master=_number(found.get(uapi.IFLA_MASTER)),
+        master=number_of(found.get(uapi.IFLA_MASTER)),
         kind=kind,
         tags=_tags(found, information) if kind == _VLAN else None,
     )
@@ -128,7 +130,7 @@ def _tags(found: Mapping[int, bytes], information: Mapping[int, bytes]) -> tuple
     vlan = dict(attributes(information.get(uapi.IFLA_INFO_DATA, b""), 0)).get(uapi.IFLA_VLAN_ID, b"")
     if uapi.IFLA_LINK_NETNSID in found or len(vlan) != _VLAN_ID.size:
         return None
-    return _number(found.get(uapi.IFLA_LINK)), int(_VLAN_ID.unpack(vlan)[0])
+    return number_of(found.get(uapi.IFLA_LINK)), int(_VLAN_ID.unpack(vlan)[0])
 
 
 def parse_address(body: bytes) -> tuple[int, IPv4Interface | IPv6Interface] | None:

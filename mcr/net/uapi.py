@@ -89,6 +89,14 @@ SIOCGIFNAME: Final = 0x8910
 SIOCGIFADDR: Final = 0x8915
 SIOCGIFMTU: Final = 0x8921
 SIOCGIFINDEX: Final = 0x8933
+SIOCETHTOOL: Final = 0x8946
+
+# <linux/ethtool.h>
+ETHTOOL_GSTRINGS: Final = 0x1B
+ETHTOOL_GSSET_INFO: Final = 0x37
+ETHTOOL_GFEATURES: Final = 0x3A
+ETH_SS_FEATURES: Final = 4
+ETH_GSTRING_LEN: Final = 32
 
 # <linux/netlink.h>
 NETLINK_XFRM: Final = 6
@@ -161,6 +169,7 @@ IFLA_LINKINFO: Final = 18
 IFLA_EXT_MASK: Final = 29
 IFLA_CARRIER: Final = 33
 IFLA_LINK_NETNSID: Final = 37
+IFLA_GSO_MAX_SEGS: Final = 40
 IFLA_CARRIER_UP_COUNT: Final = 47
 IFLA_PROP_LIST: Final = 52
 IFLA_ALT_IFNAME: Final = 53
@@ -200,11 +209,14 @@ NUD_PERMANENT: Final = 0x80
 NUD_CONNECTED: Final = NUD_PERMANENT | NUD_NOARP | NUD_REACHABLE
 NUD_VALID: Final = NUD_CONNECTED | NUD_PROBE | NUD_STALE | NUD_DELAY
 
-# <linux/xfrm.h>, <linux/netfilter/nfnetlink.h>
+# <linux/xfrm.h>, <linux/netfilter/nfnetlink.h>, <linux/netfilter/nf_tables.h>
 XFRM_MSG_GETPOLICY: Final = 0x15
 XFRM_USERPOLICY_ID_BYTES: Final = 64
 XFRMGRP_POLICY: Final = 1 << 3
 NFNLGRP_NFTABLES_BIT: Final = 1 << 6
+NFNL_SUBSYS_NFTABLES: Final = 10
+NFT_MSG_GETCHAIN: Final = 4
+NFGENMSG: Final = struct.Struct("BBH")  # family, version, …
 
 # <linux/netfilter.h>
 NFPROTO_INET: Final = 1

@@ -11,7 +11,7 @@ HEADERS = """\
 asm/socket.h linux/in.h linux/udp.h linux/virtio_net.h linux/if_ether.h linux/if_arp.h linux/if_packet.h
 linux/filter.h linux/if.h linux/sockios.h linux/netlink.h linux/rtnetlink.h linux/if_link.h linux/if_addr.h
 linux/neighbour.h linux/pkt_sched.h linux/xfrm.h linux/netfilter.h linux/netfilter/nfnetlink.h linux/capability.h
-linux/seccomp.h linux/icmpv6.h
+linux/seccomp.h linux/icmpv6.h linux/netfilter/nf_tables.h linux/ethtool.h
 """
 
 INSIDE = """\
@@ -48,6 +48,7 @@ STRUCTS = {
     "NDMSG": "ndmsg",
     "NDTMSG": "ndtmsg",
     "TCMSG": "tcmsg",
+    "NFGENMSG": "nfgenmsg",
 }
 
 
